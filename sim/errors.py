@@ -1,0 +1,35 @@
+"""The errors a user can cause or meet.
+
+`InputError` is for anything the user can correct: the command line turns it into one line and exit status 2.
+`SimulationError` says that the program broke one of its own rules: exit status 1.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from difflib import get_close_matches
+
+
+class SimError(Exception):
+    """Base of all errors raised on purpose by this package."""
+
+
+class InputError(SimError):
+    """The input is wrong. The message is one line that says where, what was expected and what was found."""
+
+
+class SimulationError(SimError):
+    """An invariant of the simulation does not hold: a defect of the program, never of its input."""
+
+
+def nearest(word: str, valid: Iterable[str]) -> str:
+    """Return `` (did you mean 'x'?)`` for the valid name closest to `word`, or an empty string."""
+    close = get_close_matches(str(word).lower(), {v.lower(): v for v in valid}, n=1, cutoff=0.5)
+    by_lower = {v.lower(): v for v in valid}
+    return f" (did you mean {by_lower[close[0]]!r}?)" if close else ""
+
+
+def unknown(what: str, word: str, valid: Iterable[str]) -> InputError:
+    """The error for a name that is not among the valid ones: names it, the nearest, and all of them."""
+    names = sorted(valid)
+    return InputError(f"unknown {what} {word!r}{nearest(word, names)}; known: {', '.join(names)}")

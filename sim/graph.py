@@ -1,0 +1,213 @@
+"""The op graph: what one decode step of a model computes and moves, before any machine is chosen.
+
+An `OpGraph` is a DAG of ops in program order. The costs of an op are exact functions of three integers:
+
+    B  batch: sequences in the step
+    Q  query: tokens that each sequence feeds into the step (1 in plain decode)
+    N  context: tokens of each sequence already in the KV cache
+
+Each cost is a polynomial over `MONOMIALS`, in pieces along N (a sliding window stops growing at its width).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from sim.errors import InputError
+
+IntArray = npt.NDArray[np.int64]
+
+#: What is counted for each op. `flops` are those of matrix products (two per multiply-add); `vector_ops` are elements
+#: touched by everything else; the others are bytes by class. `act_*` would reach DRAM only if activations were off chip.
+QUANTITIES = ("flops", "vector_ops", "weight", "kv_read", "kv_write", "act_read", "act_write")
+
+#: Exponents of (B, Q, N). Every cost of a decoder is a sum of these: nothing is more than linear in the batch and the
+#: context, and only attention within the new tokens is quadratic in Q.
+MONOMIALS = (
+    (0, 0, 0), (0, 1, 0), (0, 2, 0), (0, 0, 1), (0, 1, 1),
+    (1, 0, 0), (1, 1, 0), (1, 2, 0), (1, 0, 1), (1, 1, 1),
+)  # fmt: skip
+
+#: One coefficient per monomial.
+Polynomial = tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Op:
+    """One operation.
+
+    kind: what people call it (`norm`, `q_proj`, `scores`, ...), or the aten name of what has no such name.
+    path: module path that issued it, e.g. `model.layers.0.self_attn.q_proj`.
+    layer: index of the decoder layer, -1 outside of layers.
+    part: tells ops of one kind and path apart (`q` and `k` of rope), else empty.
+    heads: number of attention heads the op can be split over, 0 if it is not per head.
+    dtype: torch's name of the compute type, e.g. `bfloat16`.
+    shape: the result's dimensions, as text in B, Q and N.
+    inputs: indices of the ops whose results it needs, ascending, all smaller than its own.
+    costs: for each of `QUANTITIES`, an index into `OpGraph.polynomials`.
+    """
+
+    kind: str
+    path: str
+    layer: int
+    part: str = ""
+    heads: int = 0
+    dtype: str
+    shape: tuple[str, ...] = ()
+    inputs: tuple[int, ...] = ()
+    costs: tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class OpGraph:
+    """The DAG of one step.
+
+    breaks: ascending contexts at which a new piece of the costs starts; piece p holds for breaks[p-1] <= N < breaks[p].
+    polynomials: distinct piecewise polynomials; `polynomials[i][p]` is piece p of number i, `len(breaks) + 1` pieces.
+    """
+
+    ops: tuple[Op, ...]
+    polynomials: tuple[tuple[Polynomial, ...], ...]
+    breaks: tuple[int, ...] = ()
+    _table: IntArray = field(init=False, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        pieces = len(self.breaks) + 1
+        for polynomial in self.polynomials:
+            if len(polynomial) != pieces:
+                raise ValueError(f"a cost has {len(polynomial)} pieces, expected {pieces}")
+        for i, op in enumerate(self.ops):
+            if len(op.costs) != len(QUANTITIES) or any(not 0 <= j < i for j in op.inputs):
+                raise ValueError(f"op {i} ({op.kind} at {op.path}) has bad inputs {op.inputs} or costs {op.costs}")
+        table = np.array(self.polynomials, dtype=np.int64).reshape(len(self.polynomials), pieces, len(MONOMIALS))
+        object.__setattr__(self, "_table", table)
+
+    def __repr__(self) -> str:
+        return f"OpGraph({len(self.ops)} ops, {len(self.polynomials)} costs, breaks={self.breaks})"
+
+    def costs(self, context: int | IntArray, batch: int = 1, query: int = 1) -> IntArray:
+        """Evaluate all costs exactly.
+
+        `context` may be a vector with one lane per step. Returns int64 [quantity, op] or [quantity, op, lane].
+        """
+        lanes = np.atleast_1d(np.asarray(context, dtype=np.int64))
+        piece = np.searchsorted(np.asarray(self.breaks, dtype=np.int64), lanes, side="right")
+        powers = np.stack([np.full_like(lanes, batch**b * query**q) * lanes**n for b, q, n in MONOMIALS])  # [M, lane]
+        values = np.empty((len(self.polynomials), len(lanes)), dtype=np.int64)
+        for p in range(len(self.breaks) + 1):
+            chosen = piece == p
+            if chosen.any():
+                values[:, chosen] = self._table[:, p, :] @ powers[:, chosen]
+        index = np.array([op.costs for op in self.ops], dtype=np.int64).reshape(len(self.ops), len(QUANTITIES)).T
+        result = values[index]  # [quantity, op, lane]
+        return result if np.ndim(context) else result[:, :, 0]
+
+    def layers(self) -> int:
+        """Number of decoder layers that the graph holds."""
+        return 1 + max((op.layer for op in self.ops), default=-1)
+
+    def select(self, layers: int | None = None, scope: str = "model") -> OpGraph:
+        """Keep the first `layers` layers, and with scope `block` nothing but layers.
+
+        What read the last layer's result now reads the same op of the last layer kept: the graph that the model would
+        give if its config said `layers`.
+        """
+        total = self.layers()
+        layers = total if layers is None else layers
+        if not 1 <= layers <= total:
+            raise InputError(f"layers: expected 1 to {total} (the model has {total} layers), found {layers}")
+        by_role = {self._role(op): i for i, op in enumerate(self.ops) if op.layer == layers - 1}
+        new_index: dict[int, int] = {}
+        kept: list[Op] = []
+        for i, op in enumerate(self.ops):
+            if op.layer >= layers or (scope == "block" and op.layer < 0):
+                continue
+            inputs = set()
+            for j in op.inputs:
+                source = self.ops[j]
+                if source.layer >= layers:
+                    role = self._role(source)
+                    if role not in by_role:
+                        raise InputError(
+                            f"layers: layer {layers - 1} has no {source.kind!r} to stand for that of layer {source.layer}; "
+                            f"use all {total} layers"
+                        )
+                    j = by_role[role]
+                if j in new_index:  # with scope block, what comes from outside is simply there
+                    inputs.add(new_index[j])
+            new_index[i] = len(kept)
+            kept.append(replace(op, inputs=tuple(sorted(inputs))))
+        return OpGraph(ops=tuple(kept), polynomials=self.polynomials, breaks=self.breaks)
+
+    @staticmethod
+    def _role(op: Op) -> tuple[str, str, str]:
+        return op.kind, op.part, op.path.replace(f".{op.layer}.", ".*.", 1).removesuffix(f".{op.layer}")
+
+    def to_json(self) -> dict[str, Any]:
+        """A JSON-ready form that `from_json` reads back."""
+        columns = {
+            name: [getattr(op, name) for op in self.ops]
+            for name in ("kind", "path", "layer", "part", "heads", "dtype", "shape", "inputs", "costs")
+        }
+        return {"breaks": self.breaks, "polynomials": self.polynomials, "ops": columns}
+
+    @classmethod
+    def from_json(cls, data: Mapping[str, Any]) -> OpGraph:
+        columns = data["ops"]
+        ops = tuple(
+            Op(
+                kind=kind, path=path, layer=layer, part=part, heads=heads, dtype=dtype,
+                shape=tuple(shape), inputs=tuple(inputs), costs=tuple(costs),
+            )
+            for kind, path, layer, part, heads, dtype, shape, inputs, costs in zip(
+                *(columns[name] for name in ("kind", "path", "layer", "part", "heads", "dtype", "shape", "inputs", "costs")),
+                strict=True,
+            )
+        )  # fmt: skip
+        polynomials = tuple(tuple(tuple(piece) for piece in pieces) for pieces in data["polynomials"])
+        return cls(ops=ops, polynomials=polynomials, breaks=tuple(data["breaks"]))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ModelGraph:
+    """All that the simulator knows of a model: facts from its config, and its op graphs.
+
+    A model may run other ops for one sequence than for several, and for one query token than for several, so there are
+    up to four graphs, by (B > 1, Q > 1).
+    """
+
+    name: str
+    layers: int
+    hidden: int
+    heads: int
+    kv_heads: int
+    head_dim: int
+    vocabulary: int
+    dtype: str
+    parameters: int  # elements, each shared tensor once
+    parameter_bytes: int
+    provenance: Mapping[str, str]  # library versions, capture version, config digest
+    variants: Mapping[tuple[bool, bool], OpGraph]
+
+    def step(self, batch: int = 1, query: int = 1) -> OpGraph:
+        """The op graph of a step of `batch` sequences with `query` tokens each."""
+        return self.variants[batch > 1, query > 1]
+
+    def to_json(self) -> dict[str, Any]:
+        facts = {
+            name: getattr(self, name)
+            for name in ("name", "layers", "hidden", "heads", "kv_heads", "head_dim", "vocabulary", "dtype", "parameters", "parameter_bytes")
+        }
+        variants = [{"batch": b, "query": q, "graph": g.to_json()} for (b, q), g in sorted(self.variants.items())]
+        return {**facts, "provenance": dict(self.provenance), "variants": variants}
+
+    @classmethod
+    def from_json(cls, data: Mapping[str, Any]) -> ModelGraph:
+        facts = {key: value for key, value in data.items() if key != "variants"}
+        variants = {(v["batch"], v["query"]): OpGraph.from_json(v["graph"]) for v in data["variants"]}
+        return cls(**facts, variants=variants)

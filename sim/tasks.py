@@ -1,0 +1,103 @@
+"""The task graph: what is scheduled. Lowering makes it from an op graph; it is one DAG per step, kept as arrays.
+
+A task computes on an engine, moves bytes through the memory channel, or does both (under `blocking` and `stream`
+execution an engine loads the private operands of the task that it runs). Each task is a share of one op:
+share `part` of `parts`, so that the shares of an op sum to the op exactly.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import numpy as np
+import numpy.typing as npt
+
+from sim.graph import QUANTITIES, IntArray, OpGraph
+
+#: Byte classes, as bits of `TaskGraph.moves`: bit i stands for `QUANTITIES[i]`.
+BYTE_CLASSES = ("weight", "kv_read", "kv_write", "act_read", "act_write")
+CLASS_BIT = {name: 1 << QUANTITIES.index(name) for name in BYTE_CLASSES}
+WRITE_BITS = CLASS_BIT["kv_write"] | CLASS_BIT["act_write"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TaskGraph:
+    """The DAG of tasks of one step. All columns have one entry per task, in program order.
+
+    ops: the op graph it was lowered from.
+    kinds: names; `kind[t]` indexes it. A task has its op's kind, or `weight_load`, `act_load`, `act_store`.
+    op, part, parts: the share of the op that the task stands for.
+    head, tile: which head or tile of its op, -1 if the op was not split that way.
+    layer: decoder layer, -1 outside of layers.
+    engine: True if an engine is held while it runs, False if a DMA issues it.
+    computes: True if it does its op's arithmetic.
+    moves: bits of `CLASS_BIT`: the bytes that it moves through the channel; 0 if none.
+    prefetch: True for a load that waits for nothing but room in SRAM.
+    inputs, input_start: CSR of the tasks it needs (indices smaller than its own).
+    outputs, output_start: CSR of the tasks that need it.
+    kv_loads, kv_stores: layer -> tasks that read or append to the KV cache of that layer.
+    """
+
+    ops: OpGraph
+    kinds: tuple[str, ...]
+    kind: npt.NDArray[np.int16]
+    op: npt.NDArray[np.int32]
+    part: npt.NDArray[np.int32]
+    parts: npt.NDArray[np.int32]
+    head: npt.NDArray[np.int16]
+    tile: npt.NDArray[np.int16]
+    layer: npt.NDArray[np.int16]
+    engine: npt.NDArray[np.bool_]
+    computes: npt.NDArray[np.bool_]
+    moves: npt.NDArray[np.uint8]
+    prefetch: npt.NDArray[np.bool_]
+    inputs: npt.NDArray[np.int32]
+    input_start: npt.NDArray[np.int32]
+    outputs: npt.NDArray[np.int32] = field(repr=False)
+    output_start: npt.NDArray[np.int32] = field(repr=False)
+    kv_loads: dict[int, tuple[int, ...]] = field(default_factory=dict)
+    kv_stores: dict[int, tuple[int, ...]] = field(default_factory=dict)
+
+    def __len__(self) -> int:
+        return len(self.op)
+
+    def __repr__(self) -> str:
+        return f"TaskGraph({len(self)} tasks, {len(self.inputs)} edges)"
+
+    def kind_of(self, task: int) -> str:
+        return self.kinds[self.kind[task]]
+
+    def name(self, task: int) -> str:
+        """What to call the task: its kind, with its part, head or tile: `scores h3`, `rope q`, `up_proj t0`."""
+        op = self.ops.ops[self.op[task]]
+        kind = self.kind_of(task)
+        words = [kind]
+        if kind != op.kind:
+            words.append(op.kind)
+        if op.part:
+            words.append(op.part)
+        if self.head[task] >= 0:
+            words.append(f"h{self.head[task]}")
+        if self.tile[task] >= 0:
+            words.append(f"t{self.tile[task]}")
+        return " ".join(words)
+
+    def share(self, quantity: IntArray) -> IntArray:
+        """Split a per-op quantity [op(, lane)] over tasks [task(, lane)]: integers that sum to the op's value exactly."""
+        part, parts = self.part.astype(np.int64), self.parts.astype(np.int64)
+        if quantity.ndim == 2:
+            part, parts = part[:, None], parts[:, None]
+        whole = quantity[self.op]
+        # x * (i + 1) // k - x * i // k, without the product that could overflow
+        each, rest = whole // parts, whole % parts
+        return each + rest * (part + 1) // parts - rest * part // parts
+
+    def bytes_moved(self, costs: IntArray) -> IntArray:
+        """Bytes that each task moves through the channel, from `OpGraph.costs` [quantity, op(, lane)]."""
+        total = np.zeros((len(self), *costs.shape[2:]), dtype=np.int64)
+        for name, bit in CLASS_BIT.items():
+            chosen = (self.moves & bit) != 0
+            if chosen.any():
+                shared = self.share(costs[QUANTITIES.index(name)])
+                total[chosen] += shared[chosen]
+        return total

@@ -1,0 +1,41 @@
+"""Units inside the program: integers, picoseconds, bytes.
+
+Time is an `int` of picoseconds, data an `int` of bytes, rates an `int` per second. Only readers (scenario files) and
+writers (traces, reports) convert.
+"""
+
+from __future__ import annotations
+
+PS_PER_NS = 1_000
+PS_PER_US = 1_000_000
+PS_PER_MS = 1_000_000_000
+PS_PER_S = 1_000_000_000_000
+
+
+def ceil_div(a: int, b: int) -> int:
+    """a / b rounded up, for integers, b > 0."""
+    return -(-a // b)
+
+
+def format_time(ps: int) -> str:
+    """A time to read: `12.200 ms`, `41.5 us`, `3 ps`."""
+    for unit, size in (("s", PS_PER_S), ("ms", PS_PER_MS), ("us", PS_PER_US), ("ns", PS_PER_NS)):
+        if abs(ps) >= size:
+            return f"{ps / size:.3f} {unit}"
+    return f"{ps} ps"
+
+
+def format_bytes(count: float) -> str:
+    """Bytes to read, in SI units: `2.480 GB`."""
+    for unit, size in (("TB", 1e12), ("GB", 1e9), ("MB", 1e6), ("kB", 1e3)):
+        if abs(count) >= size:
+            return f"{count / size:.3f} {unit}"
+    return f"{count:.0f} B"
+
+
+def format_rate(per_second: float, what: str) -> str:
+    """A rate to read: `format_rate(1e11, "B/s")` gives `100 GB/s`."""
+    for prefix, size in (("T", 1e12), ("G", 1e9), ("M", 1e6), ("k", 1e3)):
+        if abs(per_second) >= size:
+            return f"{per_second / size:.4g} {prefix}{what}"
+    return f"{per_second:.4g} {what}"
