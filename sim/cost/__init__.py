@@ -1,0 +1,19 @@
+"""Cost models: how long a task computes on an engine, and how long its bytes take on a free channel.
+
+The contract: `durations(graph, steps)` returns two int64 arrays [task, lane] of picoseconds, one lane per step: time on an
+engine (0 for tasks that do not compute), and time on the channel at full speed (0 for tasks that move nothing). What a task
+does takes at least 1 ps. An op kind that the model does not know is an error that names it.
+
+To add one: write such a class in a file of its own and register it as an entry point in the group `decode_sim.cost_models`.
+"""
+
+from __future__ import annotations
+
+from sim.cost.fixed import Fixed
+from sim.cost.model import CostModel, Machine, StepLanes
+from sim.cost.roofline import Roofline
+from sim.registry import Registry
+
+COST_MODELS: Registry[type[CostModel]] = Registry("cost model", {"roofline": Roofline, "fixed": Fixed})
+
+__all__ = ["COST_MODELS", "CostModel", "Fixed", "Machine", "Roofline", "StepLanes"]

@@ -1,0 +1,90 @@
+"""Fixed costs: a table of durations by op kind, with optional seeded jitter.
+
+The time of an op is shared by its tasks (heads, tiles) so that they sum to it exactly. The time of a transfer is what it
+takes on a free channel.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import numpy as np
+
+from sim.cost.model import Machine, StepLanes
+from sim.cost.tables import TABLES, Table
+from sim.errors import InputError, nearest
+from sim.graph import QUANTITIES, IntArray
+from sim.tasks import TaskGraph
+
+FLOPS, VECTOR_OPS = QUANTITIES.index("flops"), QUANTITIES.index("vector_ops")
+
+
+class Fixed:
+    """`table`: a shipped name, or picoseconds by kind. `jitter`: each task varies uniformly by up to this fraction."""
+
+    def __init__(
+        self, *, machine: Machine, seed: int, table: str | Mapping[str, int] = "block_estimates", jitter: float = 0.0
+    ) -> None:
+        if not 0 <= jitter < 1:
+            raise ValueError(f"jitter: expected 0 up to below 1, found {jitter}")
+        self.machine = machine
+        self.table = TABLES.get(table) if isinstance(table, str) else Table(kinds=table, groups={})
+        self.seed = seed
+        self.jitter = jitter
+
+    def durations(self, graph: TaskGraph, steps: StepLanes) -> tuple[IntArray, IntArray]:
+        lanes = len(steps.context)
+        per_task = graph.share(self._per_op(graph))
+        loads = [i for i, kind in enumerate(graph.kinds) if kind in ("weight_load", "act_load", "act_store")]
+        for kind in loads:
+            chosen = graph.kind == kind
+            per_task[chosen] = self.table.kinds.get(graph.kinds[kind]) or self._unknown(graph.kinds[kind])
+        if ((graph.moves != 0) & graph.computes).any():
+            self._unknown("weight_load")  # a table has no bytes: operands that an engine loads need explicit transfers
+        times = np.repeat(per_task[:, None], lanes, axis=1)
+        if self.jitter:
+            times = np.stack([self._vary(times[:, i], steps, i) for i in range(lanes)], axis=1)
+        times = np.maximum(times, 1)
+        return np.where(graph.computes[:, None], times, 0), np.where((graph.moves != 0)[:, None], times, 0)
+
+    def _per_op(self, graph: TaskGraph) -> IntArray:
+        costs = graph.ops.costs(0)
+        amount = costs[FLOPS] + costs[VECTOR_OPS]
+        group_of = {kind: (name, time) for name, (kinds, time) in self.table.groups.items() for kind in kinds}
+        members: dict[tuple[str, int], list[int]] = {}
+        times = np.zeros(len(graph.ops.ops), dtype=np.int64)
+        for i, op in enumerate(graph.ops.ops):
+            if op.kind in self.table.kinds:
+                times[i] = self.table.kinds[op.kind]
+            elif op.kind in group_of:
+                members.setdefault((group_of[op.kind][0], op.layer), []).append(i)
+            else:
+                self._unknown(op.kind)
+        for (name, _), ops in members.items():
+            shares = largest_remainder([int(amount[i]) for i in ops], self.table.groups[name][1])
+            times[ops] = shares
+        return times
+
+    def _unknown(self, kind: str) -> int:
+        known = [*self.table.kinds, *(k for kinds, _ in self.table.groups.values() for k in kinds)]
+        raise InputError(f"cost.table: no time for op kind {kind!r}{nearest(kind, known)}; known: {', '.join(known)}")
+
+    def _vary(self, times: IntArray, steps: StepLanes, lane: int) -> IntArray:
+        # Counter-based and keyed by what the step is, so a time does not depend on what else was simulated. The raw
+        # stream is used because NumPy promises to keep it the same across versions; its distributions it does not.
+        key = [self.seed, (int(steps.sequence[lane]) << 32) | int(steps.token[lane])]
+        raw = np.random.Philox(key=key).random_raw(len(times))
+        uniform = (raw >> np.uint64(11)).astype(np.float64) / 2.0**53
+        return np.rint(times * (1.0 + self.jitter * (2.0 * uniform - 1.0))).astype(np.int64)
+
+
+def largest_remainder(weights: list[int], total: int) -> list[int]:
+    """Split `total` in proportion to `weights` into integers that sum to it; what is over goes to the largest fractions."""
+    whole = sum(weights)
+    if whole == 0:
+        weights, whole = [1] * len(weights), len(weights)
+    shares = [total * weight // whole for weight in weights]
+    by_fraction = sorted(range(len(weights)), key=lambda i: (-(total * weights[i] % whole), i))
+    for i in by_fraction[: total - sum(shares)]:
+        shares[i] += 1
+    return shares

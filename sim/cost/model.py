@@ -1,0 +1,52 @@
+"""What every cost model is told and must answer."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from math import gcd
+from typing import Protocol
+
+import numpy as np
+
+from sim.graph import IntArray
+from sim.tasks import TaskGraph
+
+_SAFE = 2**62
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Machine:
+    """The rates that costs follow from: FLOP/s of one engine by dtype, its vector op/s, ps per task, channel bytes/s."""
+
+    flops: Mapping[str, int]
+    vector_flops: int
+    overhead: int
+    bandwidth: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StepLanes:
+    """The steps to be costed, one lane each: int64 vectors of their sequence, token and context."""
+
+    sequence: IntArray
+    token: IntArray
+    context: IntArray
+
+
+class CostModel(Protocol):
+    """Made with the machine, the seed of the run and the options of the scenario; see the package for the contract."""
+
+    def __init__(self, *, machine: Machine, seed: int) -> None: ...
+
+    def durations(self, graph: TaskGraph, steps: StepLanes) -> tuple[IntArray, IntArray]: ...
+
+
+def time_at_rate(amount: IntArray, per_second: int) -> IntArray:
+    """Picoseconds to process `amount` at an integer rate, rounded up, exactly: ceil(amount * 1e12 / per_second)."""
+    common = gcd(10**12, per_second)
+    num, den = 10**12 // common, per_second // common
+    if int(amount.max(initial=0)) < _SAFE // num - den:
+        return np.asarray(-(-amount * num // den), dtype=np.int64)
+    exact = [-(-int(x) * num // den) for x in amount.ravel()]  # the product would overflow int64
+    return np.array(exact, dtype=np.int64).reshape(amount.shape)

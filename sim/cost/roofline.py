@@ -1,0 +1,46 @@
+"""Roofline costs (Williams, Waterman, Patterson, 2009), with the memory roof left to the simulated channel.
+
+    time on an engine = matrix FLOPs / peak of the op's dtype + elements / vector rate + overhead
+    time on the channel = bytes / bandwidth
+
+A lower bound, never a prediction: real kernels reach part of the peak.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from sim.cost.model import Machine, StepLanes, time_at_rate
+from sim.errors import InputError
+from sim.graph import QUANTITIES, IntArray
+from sim.tasks import TaskGraph
+
+FLOPS, VECTOR_OPS = QUANTITIES.index("flops"), QUANTITIES.index("vector_ops")
+
+
+class Roofline:
+    """`machine` gives the peaks; nothing is random, so `seed` is not used."""
+
+    def __init__(self, *, machine: Machine, seed: int) -> None:
+        self.machine = machine
+        self.seed = seed
+
+    def durations(self, graph: TaskGraph, steps: StepLanes) -> tuple[IntArray, IntArray]:
+        costs = graph.ops.costs(steps.context)
+        flops, vector_ops = graph.share(costs[FLOPS]), graph.share(costs[VECTOR_OPS])
+        compute = time_at_rate(vector_ops, self.machine.vector_flops) + self.machine.overhead
+        dtypes = np.array([op.dtype for op in graph.ops.ops])[graph.op]
+        for dtype in np.unique(dtypes[graph.computes & (flops.max(axis=1, initial=0) > 0)]):
+            peak = self.machine.flops.get(str(dtype))
+            if peak is None:
+                task = int(np.flatnonzero((dtypes == dtype) & (flops.max(axis=1) > 0))[0])
+                known = ", ".join(self.machine.flops)
+                raise InputError(
+                    f"hardware.engines.flops: op {graph.kind_of(task)!r} computes in {dtype}, known here: {known}"
+                )
+            rows = dtypes == dtype
+            compute[rows] += time_at_rate(flops[rows], peak)
+        compute = np.where(graph.computes[:, None], np.maximum(compute, 1), 0)
+        work = time_at_rate(graph.bytes_moved(costs), self.machine.bandwidth)
+        work = np.where((graph.moves != 0)[:, None], np.maximum(work, 1), 0)
+        return compute, work

@@ -1,0 +1,135 @@
+"""Schedulers: which ready task a free engine takes.
+
+The contract. A scheduler ranks the tasks of a step when the step is released: among ready tasks the lowest rank goes
+first, and among equals program order decides (sequences as the scenario lists them, then tokens, then the step's own
+order). It may bind tasks into chains, which stay on the engine that ran their first task, and may limit how many engines
+work at once. It must not change what it is given and never sees the clock: so a schedule depends on nothing but the order
+of events, which is what allows steps to be replayed.
+
+To add one: write such a class in a file of its own and register it as an entry point in the group `decode_sim.schedulers`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple, Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+from sim.registry import Registry
+from sim.tasks import TaskGraph
+
+
+class StepView(NamedTuple):
+    """What a scheduler may know of a step.
+
+    age: number of its release, smaller is older. compute, work: picoseconds of each task on an engine and, at full speed,
+    on the channel.
+    """
+
+    graph: TaskGraph
+    age: int
+    compute: npt.NDArray[np.int64]
+    work: npt.NDArray[np.int64]
+
+
+class Scheduler(Protocol):
+    """See the module for the contract.
+
+    engines: how many engines may work at once, None for all.
+    work_conserving: no engine stays idle while a ready task could run on it.
+    """
+
+    engines: int | None
+    work_conserving: bool
+
+    def ranks(self, step: StepView) -> Sequence[int]:
+        """One rank per task; the lowest goes first."""
+        ...
+
+    def chains(self, graph: TaskGraph) -> Sequence[int] | None:
+        """One chain number per task, or None if any engine will do."""
+        ...
+
+
+class Earliest:
+    """List scheduling in program order."""
+
+    engines: int | None = None
+    work_conserving = True
+
+    def ranks(self, step: StepView) -> Sequence[int]:
+        return [0] * len(step.graph)
+
+    def chains(self, graph: TaskGraph) -> Sequence[int] | None:  # noqa: ARG002
+        return None
+
+
+class Serial(Earliest):
+    """One task at a time over all engines, in program order."""
+
+    engines = 1
+    work_conserving = False
+
+
+class Sticky(Earliest):
+    """Program order, and a chain stays on its engine: its data is there.
+
+    A task goes on with the chain of the last input that no earlier task went on with; one without such an input starts a
+    chain, on any engine.
+    """
+
+    work_conserving = False
+
+    def chains(self, graph: TaskGraph) -> Sequence[int] | None:
+        chain = list(range(len(graph)))
+        taken = [not held for held in graph.engine.tolist()]
+        start, inputs = graph.input_start.tolist(), graph.inputs.tolist()
+        for task, held in enumerate(graph.engine.tolist()):
+            if not held:
+                continue
+            for source in reversed(inputs[start[task] : start[task + 1]]):
+                if not taken[source]:
+                    taken[source] = True
+                    chain[task] = chain[source]
+                    break
+        return chain
+
+
+class CriticalPath(Earliest):
+    """Longest remaining path first: the upward rank of HEFT (Topcuoglu et al., 2002) on identical engines."""
+
+    def ranks(self, step: StepView) -> Sequence[int]:
+        graph = step.graph
+        duration = (step.compute + step.work).tolist()
+        start, outputs = graph.output_start.tolist(), graph.outputs.tolist()
+        upward = [0] * len(graph)
+        for task in range(len(graph) - 1, -1, -1):
+            after = outputs[start[task] : start[task + 1]]
+            upward[task] = duration[task] + max((upward[t] for t in after), default=0)
+        return [-rank for rank in upward]
+
+
+class OldestToken(Earliest):
+    """First the tasks of the token whose step was released first."""
+
+    def ranks(self, step: StepView) -> Sequence[int]:
+        return [step.age] * len(step.graph)
+
+
+class Shortest(Earliest):
+    """Shortest task first."""
+
+    def ranks(self, step: StepView) -> Sequence[int]:
+        durations: list[int] = (step.compute + step.work).tolist()
+        return durations
+
+
+SCHEDULERS: Registry[type[Scheduler]] = Registry(
+    "scheduler",
+    {
+        "serial": Serial, "earliest": Earliest, "sticky": Sticky, "critical_path": CriticalPath,
+        "oldest_token": OldestToken, "shortest": Shortest,
+    },
+)  # fmt: skip
