@@ -1,0 +1,116 @@
+"""Scenario files: read, checked and frozen, with the place of every key kept for later errors.
+
+`load("scenarios/two_tokens_4_engines.yaml", ["hardware.memory.bandwidth=50 GB/s"])` gives a `Scenario` whose
+`hardware.memory.bandwidth` is 50_000_000_000 (bytes a second). What only a later stage can find out is raised with its
+place: `raise scenario.error("model.layers", "expected 1 to 16, found 40")`.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Collection, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from pydantic import ValidationError
+
+from sim.documents import Document, from_plain, read
+from sim.documents import parse as parse_document
+from sim.scenario.problems import raise_first, translate, unknown_names
+from sim.scenario.sections import (
+    NAME,
+    Arbiter,
+    Choice,
+    Cost,
+    Engines,
+    Hardware,
+    Memory,
+    Model,
+    ModelMapping,
+    Scenario,
+    Scheduler,
+    SequenceGroup,
+    Trace,
+    Window,
+    Workload,
+)
+
+__all__ = [
+    "Arbiter",
+    "Choice",
+    "Cost",
+    "Engines",
+    "Hardware",
+    "Known",
+    "Memory",
+    "Model",
+    "ModelMapping",
+    "Scenario",
+    "Scheduler",
+    "SequenceGroup",
+    "Trace",
+    "Window",
+    "Workload",
+    "from_dict",
+    "json_schema",
+    "load",
+    "override",
+    "parse",
+]
+
+#: The names that `arbiter`, `scheduler` and `cost` may have; what is not listed is not checked here.
+Known = Mapping[str, Collection[str]]
+
+
+def load(path: str | Path, overrides: Sequence[str] = (), known: Known | None = None) -> Scenario:
+    """Read a scenario file.
+
+    overrides: assignments such as `hardware.memory.bandwidth=50 GB/s`, applied in order before the check.
+    known: valid names of policies by what they are (`arbiter`, `scheduler`, `cost`).
+    Raises InputError in one line, `file:line:column: key: expected ..., found ...`, for whatever is wrong.
+    """
+    return _validate(read(path).override(overrides), known, Path(path).stem)
+
+
+def parse(text: str, source: str = "<string>", overrides: Sequence[str] = (), known: Known | None = None) -> Scenario:
+    """Read a scenario from YAML text, as `load` does. `source` stands for the file in errors."""
+    return _validate(parse_document(text, source).override(overrides), known)
+
+
+def from_dict(
+    data: Mapping[str, Any], source: str = "<dict>", overrides: Sequence[str] = (), known: Known | None = None
+) -> Scenario:
+    """Read a scenario from plain data with quantities as text (`100 GB/s`), as `load` does."""
+    return _validate(from_plain(data, source).override(overrides), known)
+
+
+def override(scenario: Scenario, assignments: Sequence[str], known: Known | None = None) -> Scenario:
+    """The same scenario with some values changed, checked again. Raises InputError that names the assignment."""
+    return _validate(scenario._document.override(assignments), known, scenario.name)
+
+
+def json_schema() -> dict[str, Any]:
+    """The JSON Schema (draft 2020-12) of scenario files, for editors.
+
+    It accepts all that is valid; what it cannot say (sizes that are no whole number of bytes, sums over sections, names
+    of policies) only the check itself refuses.
+    """
+    schema = Scenario.model_json_schema(mode="validation")
+    return {"$schema": "https://json-schema.org/draft/2020-12/schema", **schema}
+
+
+def _validate(document: Document, known: Known | None, name: str = "scenario") -> Scenario:
+    data = document.plain()
+    if isinstance(data, dict) and "name" not in data and re.match(NAME, name):
+        data["name"] = name
+    problems = list(unknown_names(document, known or {}))
+    try:
+        scenario = Scenario.model_validate(data)
+    except ValidationError as error:
+        details = error.errors(include_url=False)
+        problems += translate(details, document)
+        raise_first(problems)
+        raise  # unreachable: every detail is a problem
+    raise_first(problems)
+    scenario._document = document
+    return scenario

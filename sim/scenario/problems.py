@@ -1,0 +1,170 @@
+"""What is wrong with a scenario, in the words of whoever wrote it: where, what was expected, what was found."""
+
+from __future__ import annotations
+
+import re
+import sys
+from collections.abc import Collection, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any, get_args
+
+from annotated_types import Ge, Gt, Le, Lt
+from pydantic import BaseModel
+from pydantic.fields import FieldInfo
+from pydantic_core import ErrorDetails
+
+from sim.documents import Document, KeyPath, Place, dotted
+from sim.errors import nearest
+from sim.quantities import show
+from sim.scenario.sections import DTYPE, NAME, Choice, Scenario
+
+#: Names that are open to third parties: what they name, and the path of the choice.
+OPEN_NAMES: tuple[tuple[str, KeyPath], ...] = (
+    ("arbiter", ("hardware", "memory", "arbiter")),
+    ("scheduler", ("scheduler",)),
+    ("cost", ("cost",)),
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Problem:
+    """One thing that is wrong."""
+
+    place: Place
+    path: KeyPath
+    message: str
+    absent: bool = False  # a key that is missing
+
+
+def raise_first(problems: list[Problem]) -> None:
+    """Raise InputError for the first problem in reading order, and say how many more there are.
+
+    Overrides come after the file, and missing keys after all others: most often one is there, but misspelled.
+    """
+    if not problems:
+        return
+    first, *others = sorted(problems, key=lambda p: (p.absent, p.place.line or sys.maxsize, p.place.column))
+    more = f" (and {len(others)} more {'errors' if len(others) > 1 else 'error'})" if others else ""
+    where = f"{dotted(first.path)}: " if first.path else ""
+    raise first.place.error(f"{where}{first.message}{more}")
+
+
+def unknown_names(document: Document, known: Mapping[str, Collection[str]]) -> Iterator[Problem]:
+    """Names of policies that are not among the known ones, and their options where `known` lists those."""
+    for what, path in OPEN_NAMES:
+        if what not in known:
+            continue
+        choice, reached = document.find(path)
+        if reached != path:
+            continue
+        key = "model" if what == "cost" else "name"
+        written = choice.value if isinstance(choice.value, Mapping) else {key: choice}
+        name = written[key].value if key in written else None
+        if not isinstance(name, str):
+            continue  # its type is a problem of its own
+        if name not in known[what]:
+            place = document.place((*path, key))
+            yield Problem(place, document.find((*path, key))[1], one_of(known[what], name))
+
+
+def one_of(valid: Collection[str], found: object) -> str:
+    hint = nearest(found, valid) if isinstance(found, str) else ""
+    return f"expected one of {', '.join(sorted(valid))}, found {show(found)}{hint}"
+
+
+def translate(details: list[ErrorDetails], document: Document) -> Iterator[Problem]:
+    """Put pydantic's errors into our words."""
+    for detail in details:
+        kind, found, context = detail["type"], detail["input"], detail.get("ctx", {})
+        is_key = detail["loc"][-1:] == ("[key]",)
+        path = tuple(part for part in detail["loc"] if part != "[key]" and not str(part).startswith("<"))
+        place = document.place(path, key=is_key)
+        if kind == "too_short" and found:
+            continue  # pydantic counts only the valid items; the others have errors of their own
+        if kind == "missing":
+            yield Problem(document.place(path[:-1], key=True), path[:-1], f"the key {path[-1]!r} is missing", True)
+        elif kind == "extra_forbidden":
+            valid = list(_fields(path[:-1]))
+            message = f"unknown key {path[-1]!r}{nearest(str(path[-1]), valid)}; valid: {', '.join(valid)}"
+            yield Problem(document.place(path, key=True), path[:-1], message)
+        elif kind == "literal_error":
+            valid = re.findall(r"'([^']*)'", context["expected"])
+            yield Problem(place, path, one_of(valid, found))
+        elif kind == "value_error":
+            yield Problem(place, document.find(path)[1], str(context["error"]))
+        else:
+            expected = _EXPECTED.get(kind, detail["msg"])
+            if kind == "string_pattern_mismatch":
+                expected = _PATTERNS[context["pattern"]]
+            elif kind == "model_type" and issubclass(_section(path) or Scenario, Choice):
+                expected = "a name, or a mapping with a name and options"
+            elif kind == "string_type" and path == ("cost", "table"):
+                expected = "the name of a table, or a mapping of op kinds to durations"
+            expected = expected.format(range=_range(path), **context)
+            subject = "as key " if is_key else ""
+            yield Problem(place, document.find(path)[1], f"expected {subject}{expected}, found {show(found)}")
+
+
+_EXPECTED = {
+    "int_type": "a whole number{range}",
+    "int_from_float": "a whole number{range}",
+    "float_type": "a number{range}",
+    "finite_number": "a number{range}",
+    "string_type": "a text",
+    "string_too_short": "a text that is not empty",
+    "string_too_long": "a text of at most {max_length} characters",
+    "model_type": "a mapping",
+    "dict_type": "a mapping",
+    "tuple_type": "a list",
+    "too_short": "at least one item",
+    "greater_than": "a number{range}",
+    "greater_than_equal": "a number{range}",
+    "less_than": "a number{range}",
+    "less_than_equal": "a number{range}",
+}
+
+_PATTERNS = {
+    NAME: "a name of at most 100 characters without slashes, line breaks or a leading dot",
+    DTYPE: "torch's name of a number format, such as bfloat16",
+}
+
+
+def _section(path: KeyPath) -> type[BaseModel] | None:
+    """The model of the section at `path`."""
+    section: type[BaseModel] | None = Scenario
+    for key in path:
+        if isinstance(key, int):
+            continue
+        field = section.model_fields.get(key) if section is not None else None
+        section = next(_models(field.annotation), None) if field is not None else None
+    return section
+
+
+def _models(annotation: Any) -> Iterator[type[BaseModel]]:
+    """The models in an annotation such as `tuple[SequenceGroup, ...]` or `Window | None`."""
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        yield annotation
+    for argument in get_args(annotation):
+        yield from _models(argument)
+
+
+def _fields(path: KeyPath) -> dict[str, FieldInfo]:
+    section = _section(path)
+    return dict(section.model_fields) if section is not None else {}
+
+
+def _range(path: KeyPath) -> str:
+    """The bounds that a field sets, as text: ` from 1 to 4096`."""
+    field = _fields(path[:-1]).get(str(path[-1])) if path else None
+    low = high = ""
+    for bound in field.metadata if field is not None else ():
+        match bound:
+            case Ge(ge=value):
+                low = f" from {value}"
+            case Gt(gt=value):
+                low = f" above {value}"
+            case Le(le=value):
+                high = f" to {value}"
+            case Lt(lt=value):
+                high = f" to below {value}"
+    return low + high

@@ -1,0 +1,348 @@
+"""The sections of a scenario, as frozen models. Quantities are integers of base units: ps, bytes, bytes/s, FLOP/s.
+
+The descriptions go into the JSON Schema, so that an editor shows them. `Choice` is what names a policy: its names are
+open, because others register theirs; whoever validates a scenario passes the names it knows.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from typing import Annotated, Any, ClassVar, Literal
+
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Discriminator,
+    Field,
+    GetJsonSchemaHandler,
+    PrivateAttr,
+    Tag,
+    field_validator,
+    model_serializer,
+    model_validator,
+)
+from pydantic_core import CoreSchema
+
+from sim.documents import Document, key_path
+from sim.errors import InputError
+from sim.quantities import Bandwidth, Duration, FlopRate, Size
+
+MAX_SEQUENCES = 100_000
+
+#: Names become parts of file names: no control character, no slash, no leading dot or space, at most 100 characters.
+NAME = r"^[^\s./\\\x00-\x1f\x7f][^/\\\x00-\x1f\x7f]{0,99}$"
+
+DTYPE = "^[a-z][a-z0-9_]*$"
+
+
+def _integral(value: object) -> object:
+    """`1e3` is a float in YAML, and a fine count."""
+    return int(value) if isinstance(value, float) and value.is_integer() else value
+
+
+Whole = Annotated[int, BeforeValidator(_integral)]
+
+
+#: Building is left to the whole `Scenario`: the sections are never validated alone, and importing is faster.
+_COMMON = ConfigDict(frozen=True, strict=True, allow_inf_nan=False, protected_namespaces=(), defer_build=True)
+
+
+def _default(written: Any, description: str, **constraints: Any) -> Any:
+    """A field whose default is written as in YAML, and validated like it."""
+    return Field(default=written, validate_default=True, description=description, **constraints)
+
+
+class Section(BaseModel):
+    """A mapping with known keys."""
+
+    model_config = ConfigDict(extra="forbid", **_COMMON)
+
+
+class Choice(BaseModel):
+    """A policy by its name, alone or in a mapping with the options of that policy.
+
+    The options are plain data here; the policy itself reads and checks them.
+    """
+
+    model_config = ConfigDict(extra="allow", **_COMMON)
+
+    #: The key that holds the name when the choice is written as a mapping.
+    key: ClassVar[str] = "name"
+    #: Names to offer in an editor.
+    examples: ClassVar[tuple[str, ...]] = ()
+
+    @property
+    def options(self) -> Mapping[str, Any]:
+        """What was written besides the known keys, as plain data."""
+        return self.__pydantic_extra__ or {}
+
+    @model_validator(mode="before")
+    @classmethod
+    def _name_alone(cls, value: object) -> object:
+        return {cls.key: value} if isinstance(value, str) else value
+
+    @model_serializer(mode="wrap")
+    def _short(self, handler: Callable[[Any], dict[str, Any]]) -> Any:
+        written = {k: v for k, v in handler(self).items() if v is not None}
+        return written[self.key] if len(written) == 1 else written
+
+    @classmethod
+    def __get_pydantic_json_schema__(cls, core: CoreSchema, handler: GetJsonSchemaHandler) -> dict[str, Any]:
+        mapping = handler.resolve_ref_schema(handler(core))
+        title, description = mapping.pop("title", cls.__name__), mapping.pop("description", "")
+        name = {"type": "string", "minLength": 1, "examples": list(cls.examples)}
+        return {"title": title, "description": description, "anyOf": [name, mapping]}
+
+
+def _form(value: object) -> str:
+    return "<table>" if isinstance(value, Mapping) else "<one>"
+
+
+DtypeName = Annotated[str, Field(pattern=DTYPE)]
+
+#: One rate for all number formats, or a table by torch's name of the format.
+FlopTable = Annotated[
+    Annotated[FlopRate, Tag("<one>")] | Annotated[dict[DtypeName, FlopRate], Field(min_length=1), Tag("<table>")],
+    Discriminator(_form),
+]
+
+#: The name of a shipped table, the path of a file, or the table itself: duration by op kind.
+CostTable = Annotated[
+    Annotated[str, Field(min_length=1), Tag("<one>")] | Annotated[dict[str, Duration], Field(min_length=1), Tag("<table>")],
+    Discriminator(_form),
+]
+
+
+class Model(Section):
+    """What is decoded."""
+
+    config: str = Field(
+        min_length=1,
+        description="A shipped model, the path of a config.json or its folder, or a Hugging Face id.",
+        examples=["llama-3.2-1b"],
+    )
+    layers: Whole | None = Field(
+        default=None, ge=1, le=10_000, description="Keep only this many of the first layers; null keeps all."
+    )
+    scope: Literal["block", "model"] = Field(
+        default="model", description="`block`: the decoder layers alone; `model`: with embedding and LM head."
+    )
+    dtype: Literal["bfloat16", "float16", "float32"] | None = Field(
+        default=None, description="Number format of weights and KV cache; null takes that of the config."
+    )
+
+
+class SequenceGroup(Section):
+    """One request, or several that are alike."""
+
+    context: Whole = Field(
+        default=0, ge=0, le=100_000_000, description="Tokens already in the KV cache when the sequence starts."
+    )
+    tokens: Whole = Field(default=1, ge=1, le=10_000_000, description="Tokens to decode.")
+    arrival: Duration = _default("0 us", description="When it arrives, from the start of the simulation.")
+    count: Whole = Field(default=1, ge=1, le=MAX_SEQUENCES, description="How many such sequences there are.")
+
+
+class Workload(Section):
+    """Who decodes how much, and when."""
+
+    sequences: tuple[SequenceGroup, ...] = _default(
+        [{}],
+        min_length=1,
+        strict=False,  # YAML has lists, not tuples
+        description="The sequences, in program order.",
+    )
+    dependency: Literal["sampled", "known"] = Field(
+        default="sampled",
+        description="`sampled`: a token depends on the one before it, so a step waits for all of the last one. "
+        "`known`: tokens are given beforehand (drafts, teacher forcing) and their steps overlap.",
+    )
+
+    @field_validator("sequences")
+    @classmethod
+    def _few_enough(cls, sequences: tuple[SequenceGroup, ...]) -> tuple[SequenceGroup, ...]:
+        total = sum(group.count for group in sequences)
+        if total > MAX_SEQUENCES:
+            raise ValueError(f"expected at most {MAX_SEQUENCES} sequences, found {total}")
+        return sequences
+
+    def each(self) -> Iterator[SequenceGroup]:
+        """Every single sequence, in program order: a group of `count` n comes n times."""
+        for group in self.sequences:
+            yield from [group] * group.count
+
+
+class Engines(Section):
+    """The compute engines, all alike."""
+
+    count: Whole = Field(default=4, ge=1, le=4096, description="Number of engines.")
+    flops: FlopTable = _default(
+        "2 TFLOP/s",
+        description="Peak of one engine for matrix products: one rate, or a table by number format.",
+        examples=["2 TFLOP/s", {"bfloat16": "2 TFLOP/s"}],
+    )
+    vector_flops: FlopRate = _default(
+        "100 GFLOP/s", description="Rate of one engine for all that is no matrix product, in elements a second."
+    )
+    overhead: Duration = _default("0 us", description="Fixed time that every compute task takes on top.")
+
+    def peak(self, dtype: str) -> int | None:
+        """FLOP/s of one engine for matrix products in `dtype`; None if the table does not have it."""
+        return self.flops.get(dtype) if isinstance(self.flops, dict) else self.flops
+
+
+class Arbiter(Choice):
+    """How bandwidth is divided among outstanding transfers: a name, or a mapping of `name` and its options."""
+
+    examples = ("fifo", "processor_sharing")
+
+    name: str = Field(min_length=1, description="Name of the arbiter.")
+
+
+class Memory(Section):
+    """The memory channel that all engines share."""
+
+    bandwidth: Bandwidth = _default("100 GB/s", description="Bandwidth of the channel.")
+    latency: Duration = _default(
+        "0 ns", description="Delay of every transfer. It is pipelined: the channel is not occupied meanwhile."
+    )
+    arbiter: Arbiter = _default("fifo", description="How bandwidth is divided among outstanding transfers.")
+    port_bandwidth: Bandwidth | None = Field(
+        default=None, description="The most that one requester can draw; null: the whole channel."
+    )
+
+
+class Hardware(Section):
+    """The machine. What is not given is that of a small generic NPU."""
+
+    engines: Engines = _default({}, description="The compute engines.")
+    memory: Memory = _default({}, description="The memory channel.")
+    sram: Size | None = Field(default=None, description="On-chip memory for operands in flight; null: unbounded.")
+
+
+class ModelMapping(Section):
+    """How the model is laid onto the machine."""
+
+    heads: Literal["split", "fused"] = Field(
+        default="split", description="Attention as one task per head, or as one task for all heads."
+    )
+    softmax: Literal["three_pass"] = Field(
+        default="three_pass", description="Softmax as three tasks: subtract the maximum, exponentiate, normalise."
+    )
+    granularity: Literal["op", "aten"] = Field(
+        default="op", description="`op`: the operations people name; `aten`: every operation that torch issues."
+    )
+    weights: Literal["resident", "streamed"] = Field(
+        default="streamed", description="Weights stay on chip and cost no bandwidth, or are read at every step."
+    )
+    activations: Literal["on_chip", "off_chip"] = Field(
+        default="on_chip", description="Whether results between ops stay on chip or travel through the channel."
+    )
+    execution: Literal["blocking", "stream", "prefetch"] = Field(
+        default="prefetch",
+        description="`blocking`: an engine waits while operands load; `stream`: load and compute overlap within a "
+        "task; `prefetch`: operands load ahead of their task as far as SRAM allows.",
+    )
+    tiles: Whole = Field(default=1, ge=1, le=1024, description="Tasks that each projection and MLP is split into.")
+
+
+class Scheduler(Choice):
+    """Which ready task a free engine takes: a name, or a mapping of `name` and its options."""
+
+    examples = ("earliest", "serial", "sticky", "critical_path")
+
+    name: str = Field(min_length=1, description="Name of the scheduler.")
+
+
+class Cost(Choice):
+    """How long tasks take: the name of a cost model, or a mapping of `model` and its options."""
+
+    key = "model"
+    examples = ("roofline", "fixed")
+
+    model: str = Field(min_length=1, description="Name of the cost model.", examples=["roofline", "fixed"])
+    table: CostTable | None = Field(
+        default=None,
+        description="For `fixed`: a shipped table, the path of one, or a mapping of op kinds to durations.",
+        examples=["block_estimates", {"norm": "300 us"}],
+    )
+    jitter: float = Field(
+        default=0.0, ge=0, lt=1, description="For `fixed`: durations vary uniformly by this share, up and down."
+    )
+
+
+class Window(Section):
+    """A part of the simulated time."""
+
+    start: Duration = _default("0 us", description="From when.")
+    end: Duration | None = Field(default=None, description="Until when; null: to the end.")
+
+    @model_validator(mode="after")
+    def _not_empty(self) -> Window:
+        if self.end is not None and self.end <= self.start:
+            raise ValueError("expected an end after the start")
+        return self
+
+
+class Trace(Section):
+    """What the trace shows."""
+
+    detail: Literal["full", "ops", "engines"] = Field(
+        default="full", description="`full`: everything; `ops`: no waiting slices; `engines`: engines and channel only."
+    )
+    flows: Literal["all", "critical", "none"] = Field(
+        default="all", description="Arrows for all dependencies, for those on the critical path, or none."
+    )
+    window: Window | None = Field(default=None, description="Only what happens in this time; null: all.")
+
+
+class Scenario(Section):
+    """Model, machine, workload and mapping: all that a run depends on."""
+
+    _document: Document = PrivateAttr()
+
+    name: str = Field(
+        default="scenario",
+        pattern=NAME,
+        description="What reports call it; by default the name of the file. No slash, no leading dot.",
+    )
+    description: str = Field(default="", max_length=10_000, description="What it shows, for people.")
+    model: Model = Field(description="What is decoded.")
+    workload: Workload = _default({}, description="Who decodes how much, and when.")
+    hardware: Hardware = _default({}, description="The machine.")
+    mapping: ModelMapping = _default({}, description="How the model is laid onto the machine.")
+    scheduler: Scheduler = _default("earliest", description="Which ready task a free engine takes.")
+    cost: Cost = _default("roofline", description="How long tasks take.")
+    seed: Whole = Field(default=0, ge=0, lt=2**63, description="Seed of all that is random.")
+    trace: Trace = _default({}, description="What the trace shows.")
+
+    @property
+    def source(self) -> str:
+        """Where it was read from: a path as it was given, or a name in angle brackets."""
+        return self._document.source
+
+    @property
+    def text(self) -> str:
+        """The YAML text it was read from, without overrides; empty if it came from a dict."""
+        return self._document.text
+
+    def locate(self, key: str) -> str:
+        """Where `key`, such as `model.layers` or `workload.sequences[0].tokens`, is written: `file:3:12`.
+
+        If it is not written (a default holds), where the section around it is.
+        """
+        return str(self._document.place(key_path(key)))
+
+    def error(self, key: str, message: str) -> InputError:
+        """The error for a value that a later stage cannot use: `file:3:12: model.layers: expected 1 to 16, found 40`."""
+        return self._document.place(key_path(key)).error(f"{key}: {message}")
+
+    def to_dict(self) -> dict[str, Any]:
+        """Everything, defaults included, as plain data with quantities as text: `from_dict` gives an equal scenario."""
+        return self.model_dump(mode="json")
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Scenario) and self.__dict__ == other.__dict__  # wherever it was read from
+
+    __hash__ = None  # type: ignore[assignment]
