@@ -1,0 +1,148 @@
+"""Attention whose softmax is three passes, so that any family shows the ops a machine would run.
+
+Registered with transformers under `NAME`, as an attention function and as its mask. Each part of the computation runs
+under a role, which the recorder reads to name the aten ops issued meanwhile:
+
+    scores           q k^T, scaling, soft cap, mask
+    softmax_max      the largest score of each row, and its subtraction
+    softmax_exp      the exponential
+    softmax_norm     the sum of the exponentials (and of the sink's), and the division by it
+    weighted_values  the weighted sum of the values, and its layout for the output projection
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from transformers import AttentionInterface, AttentionMaskInterface
+from transformers.masking_utils import eager_mask
+
+#: The name under which transformers knows this attention.
+NAME = "decode_sim"
+
+#: Roles of the ops that attention issues, in program order.
+ROLES = ("scores", "softmax_max", "softmax_exp", "softmax_norm", "weighted_values")
+
+#: Tensors that some families hand to their attention and that would change its result. Ignoring them would be a silent
+#: error, so they are refused.
+_UNSUPPORTED = ("position_bias", "alibi", "head_mask", "relative_position_bias")
+
+#: The role of what is done on the side (allocating a buffer, asking about the mask): the recorder leaves it out.
+ASIDE = "aside"
+
+_stack: list[tuple[str, int]] = []
+
+
+@contextmanager
+def role(name: str, heads: int = 0) -> Iterator[None]:
+    """Name the aten ops issued inside; `heads` is over how many heads they can be split."""
+    _stack.append((name, heads))
+    try:
+        yield
+    finally:
+        _stack.pop()
+
+
+def current_role() -> tuple[str, int]:
+    """The innermost role and its heads, or ("", 0)."""
+    return _stack[-1] if _stack else ("", 0)
+
+
+def three_pass_attention(
+    module: torch.nn.Module,
+    query: torch.Tensor,  # [B, H, Q, D]
+    key: torch.Tensor,  # [B, KV, T, D]
+    value: torch.Tensor,  # [B, KV, T, Dv]
+    attention_mask: torch.Tensor | None,  # [B, 1 or H, Q, T], added to the scores
+    scaling: float | None = None,
+    softcap: float | None = None,
+    s_aux: torch.Tensor | None = None,  # [H], a score per head that takes weight but has no value
+    **options: Any,
+) -> tuple[torch.Tensor, None]:
+    """Attend, and return ([B, Q, H, Dv], None) as transformers expects.
+
+    Heads that share a key and value head are put side by side as rows of one matrix product, so that the cache is read
+    and never copied. Softmax runs in float32, like transformers' own eager attention.
+
+    Raises NotImplementedError if the family passes a bias that this function does not know.
+    """
+    for name in _UNSUPPORTED:
+        if options.get(name) is not None:
+            raise NotImplementedError(f"its attention takes {name!r}, which is not supported")
+    B, H, Q, D = query.shape
+    KV, T = key.shape[1], key.shape[2]
+    G = H // KV
+    scaling = D**-0.5 if scaling is None else scaling
+
+    with role("scores", H):
+        scores = torch.matmul(query.reshape(B, KV, G * Q, D), key.transpose(2, 3))  # [B, KV, G*Q, T]
+        if scaling != 1.0:
+            scores = scores * scaling
+        if softcap is not None:
+            scores = torch.tanh(scores / softcap) * softcap
+        scores = scores.view(B, KV, G, Q, T)
+        if attention_mask is not None:
+            mask = attention_mask[..., :T]
+            scores = scores + (mask.unsqueeze(2) if mask.shape[1] == 1 else mask.reshape(B, KV, G, Q, T))
+
+    with role("softmax_max", H):
+        scores = scores.to(torch.float32)
+        peak = scores.amax(dim=-1, keepdim=True)  # [B, KV, G, Q, 1]
+        if s_aux is not None:
+            sink = s_aux.reshape(1, KV, G, 1, 1).to(torch.float32)
+            peak = torch.maximum(peak, sink)
+        scores = scores - peak
+
+    with role("softmax_exp", H):
+        weights = torch.exp(scores)
+
+    with role("softmax_norm", H):
+        total = weights.sum(dim=-1, keepdim=True)
+        if s_aux is not None:
+            total = total + torch.exp(sink - peak)
+        weights = (weights / total).to(value.dtype)
+
+    with role("weighted_values", H):
+        output = torch.matmul(weights.view(B, KV, G * Q, T), value)  # [B, KV, G*Q, Dv]
+        output = output.view(B, H, Q, value.shape[-1]).transpose(1, 2).contiguous()
+    return output, None
+
+
+def mask(
+    batch_size: int,
+    q_length: int,
+    kv_length: int,
+    q_offset: int = 0,
+    kv_offset: int = 0,
+    mask_function: Callable[..., Any] | None = None,
+    attention_mask: torch.Tensor | None = None,
+    **options: Any,
+) -> torch.Tensor | None:
+    """The mask for `three_pass_attention`: None where one query sees every key of the cache, so it costs nothing."""
+    if q_length == 1 and attention_mask is None and mask_function is not None:
+        with role(ASIDE):
+            zero = torch.zeros((), dtype=torch.long)
+            visible = mask_function(zero, zero, zero + q_offset, torch.arange(kv_length) + kv_offset)
+            # A pattern that depends on tensors without data (left padding of chunks) proves nothing: keep the mask.
+            if visible.device.type != "meta" and bool(visible.all()):
+                return None
+    result: torch.Tensor = eager_mask(
+        batch_size=batch_size,
+        q_length=q_length,
+        kv_length=kv_length,
+        q_offset=q_offset,
+        kv_offset=kv_offset,
+        attention_mask=attention_mask,
+        **({} if mask_function is None else {"mask_function": mask_function}),
+        **options,
+    )
+    return result
+
+
+def register() -> None:
+    """Tell transformers of this attention and of its mask. Without the latter the mask would silently be None."""
+    AttentionInterface.register(NAME, three_pass_attention)
+    AttentionMaskInterface.register(NAME, mask)

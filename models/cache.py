@@ -1,0 +1,88 @@
+"""A KV cache as an inference engine keeps it: buffers with room for the step, to which the new rows are appended.
+
+transformers' own dynamic cache copies every cached row each step, and would charge the model for it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from transformers import DynamicCache, PretrainedConfig
+from transformers.cache_utils import DynamicLayer, DynamicSlidingWindowLayer
+
+from models.attention import ASIDE, role
+from sim.errors import InputError
+
+#: Makes the buffer of one layer: (layer, shape with the past rows and the new ones, past rows, like) -> tensor.
+Allocate = Callable[[int, tuple[int, ...], int, torch.Tensor], torch.Tensor]
+
+#: The role of the append; its two copies, of the keys and then of the values, become one op.
+KV_STORE = "kv_store"
+
+
+class AppendLayer(DynamicLayer):  # type: ignore[misc]
+    """The cache of one layer, with `context` tokens already in it.
+
+    A layer with a window W holds the last min(context, W - 1) of them: with the new token that is what a query sees.
+    """
+
+    def __init__(self, index: int, context: int, window: int | None, allocate: Allocate) -> None:
+        super().__init__()
+        self.index, self.context, self.window, self.allocate = index, context, window, allocate
+        self.past = context if window is None else min(context, window - 1)
+        self.is_sliding = window is not None
+        self.keys: torch.Tensor | None = None  # [B, KV, past + Q, D]
+        self.values: torch.Tensor | None = None
+        self.is_initialized = True
+
+    def update(
+        self, key_states: torch.Tensor, value_states: torch.Tensor, *_: Any, **__: Any
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Append the new rows [B, KV, Q, D]; returns all rows [B, KV, past + Q, D] of keys and of values."""
+        if self.keys is not None:
+            raise NotImplementedError("one layer of its cache is written twice in a step, which is not supported")
+        new = key_states.shape[-2]
+        with role(ASIDE):
+            self.keys, self.values = (
+                self.allocate(self.index, (*rows.shape[:-2], self.past + new, rows.shape[-1]), self.past, rows)
+                for rows in (key_states, value_states)
+            )
+        with role(KV_STORE):
+            self.keys.narrow(-2, self.past, new).copy_(key_states)
+            self.values.narrow(-2, self.past, new).copy_(value_states)
+        return self.keys, self.values
+
+    def get_mask_sizes(self, query_length: int) -> tuple[int, int]:
+        """Number of keys that the step sees, and the position of the first."""
+        return self.past + query_length, self.context - self.past
+
+    def get_seq_length(self) -> int:
+        """Number of tokens before the step."""
+        return self.context
+
+
+def append_cache(config: PretrainedConfig, context: int, allocate: Allocate) -> DynamicCache:
+    """The cache for one step after `context` tokens, with each layer's kind and window as transformers reads the config.
+
+    Raises InputError for a model that keeps a state which is no KV cache.
+    """
+    cache = DynamicCache(config=config)
+    for i, layer in enumerate(cache.layers):
+        if type(layer) is DynamicLayer:
+            cache.layers[i] = AppendLayer(i, context, None, allocate)
+        elif type(layer) is DynamicSlidingWindowLayer:
+            cache.layers[i] = AppendLayer(i, context, layer.sliding_window, allocate)
+        elif type(layer).__name__ != "DummyLayer":  # a dummy shares the cache of another layer
+            raise InputError(
+                f"model_type {config.model_type!r}: layer {i} keeps a state that is no KV cache "
+                f"({type(layer).__name__}); only attention over a KV cache can be captured"
+            )
+    return cache
+
+
+def windows(config: PretrainedConfig) -> list[int]:
+    """The attention windows of the model's layers, distinct and ascending."""
+    layers = DynamicCache(config=config).layers
+    return sorted({layer.sliding_window for layer in layers if type(layer) is DynamicSlidingWindowLayer})

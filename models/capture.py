@@ -1,0 +1,262 @@
+"""Capture the op graphs of a model from its config alone.
+
+The real Hugging Face model is built on the meta device and run for one step, at a few batch sizes, numbers of query
+tokens and contexts. The runs of one variant must issue the same ops; from their costs the exact cost functions follow.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Mapping
+from copy import deepcopy
+from dataclasses import dataclass
+from importlib.metadata import version
+from typing import Any
+
+import numpy as np
+import torch
+from transformers import CONFIG_MAPPING, AutoModelForCausalLM, PretrainedConfig, PreTrainedModel
+from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
+
+from models import attention
+from models.cache import append_cache, windows
+from models.config import CAPTURE_VERSION, ModelConfig, dtype_of
+from models.costs import Plan, Point, plan, shape_text, solve
+from models.grouping import Group, group, single
+from models.recorder import Recorder, Recording
+from sim.errors import InputError, unknown
+from sim.graph import QUANTITIES, ModelGraph, Op, OpGraph
+
+#: The variants of a step, by (B > 1, Q > 1).
+VARIANTS = ((False, False), (False, True), (True, False), (True, True))
+
+GRANULARITIES = ("op", "aten")
+
+
+def hf_config(config: ModelConfig) -> PretrainedConfig:
+    """The transformers config. Raises InputError if the type is unknown or no causal language model."""
+    model_type = str(config.data["model_type"])
+    if model_type not in CONFIG_MAPPING:
+        raise unknown("model_type", model_type, MODEL_FOR_CAUSAL_LM_MAPPING_NAMES)
+    if model_type not in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES:
+        raise InputError(f"{config.name}: model_type {model_type!r} is not a causal language model (it does not decode)")
+    try:
+        result: PretrainedConfig = CONFIG_MAPPING[model_type].from_dict(deepcopy(dict(config.data)))  # it edits what it gets
+    except Exception as error:  # transformers validates with several exception types
+        raise InputError(f"{config.name}: transformers rejects the config: {_one_line(error)}") from error
+    return result
+
+
+def build(config: PretrainedConfig, dtype: str, device: str = "meta", attention_name: str = attention.NAME) -> PreTrainedModel:
+    """The model with the given attention, ready for inference; on `meta` it takes no memory."""
+    attention.register()
+    with torch.device(device):
+        model: PreTrainedModel = AutoModelForCausalLM.from_config(
+            config,
+            dtype=getattr(torch, dtype),
+            attn_implementation=attention_name,
+            experts_implementation="batched_mm",
+        )
+    return model.eval()
+
+
+@torch.no_grad()
+def step(
+    model: PreTrainedModel, recorder: Recorder, point: Point, cache: Any, tokens: torch.Tensor | None = None
+) -> torch.Tensor:
+    """Run one step at (B, Q, N) under the recorder; returns the logits of the last token of each sequence [B, 1, V]."""
+    B, Q, N = point
+    device = model.device
+    tokens = torch.zeros(B, Q, dtype=torch.long, device=device) if tokens is None else tokens
+    parameters = inspect.signature(model.forward).parameters
+    options: dict[str, Any] = {"input_ids": tokens, "past_key_values": cache, "use_cache": True}
+    if "position_ids" in parameters:
+        options["position_ids"] = (torch.arange(Q, device=device) + N).expand(B, Q).contiguous()
+    if "logits_to_keep" in parameters:
+        options["logits_to_keep"] = 1
+    with recorder.active():
+        logits: torch.Tensor = model(**options).logits
+    return logits
+
+
+def record(model: PreTrainedModel, point: Point) -> Recording:
+    """Record one step at (B, Q, N) on the meta device."""
+    config = model.config.get_text_config(decoder=True)
+    recorder = Recorder(model, config.num_hidden_layers)
+
+    def allocate(layer: int, shape: tuple[int, ...], past: int, like: torch.Tensor) -> torch.Tensor:
+        buffer = torch.empty(shape, dtype=like.dtype, device=like.device)
+        recorder.register_cache(buffer, layer, past)
+        return buffer
+
+    step(model, recorder, point, append_cache(config, point[2], allocate))
+    return recorder.recording()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Variant:
+    """The raw ops of one variant with their exact costs [node, quantity, piece, monomial] and symbolic shapes."""
+
+    recording: Recording
+    costs: np.ndarray[Any, np.dtype[np.int64]]
+    shapes: tuple[tuple[str, ...], ...]
+
+
+def capture(config: ModelConfig, dtype: str | None = None) -> dict[str, ModelGraph]:
+    """Capture a model at every granularity.
+
+    Returns a `ModelGraph` by granularity. Raises InputError, in one line, for a model that cannot be captured.
+    """
+    hf = hf_config(config)
+    dtype = dtype_of(config, dtype)
+    try:
+        model = build(hf, dtype)
+        text = model.config.get_text_config(decoder=True)
+        first = record(model, (1, 1, 5))
+        if not any(node.name == "kv_store" for node in first.nodes):
+            raise InputError(
+                f"{config.name}: model_type {hf.model_type!r} keeps no KV cache in this form "
+                "(encoder-only, or not written for the cache interface of transformers)"
+            )
+        if not any(node.role == "scores" for node in first.nodes):
+            raise InputError(f"{config.name}: model_type {hf.model_type!r} does not use transformers' attention interface")
+        breaks = tuple(w - 1 for w in windows(text) if w > 1)
+        variants = {key: _variant(model, key, breaks) for key in VARIANTS}
+    except InputError:
+        raise
+    except Exception as error:  # whatever a model's own code may raise on tensors without data
+        raise InputError(f"{config.name}: cannot capture model_type {hf.model_type!r}: {_one_line(error)}") from error
+    return {granularity: _model_graph(config, dtype, model, variants, breaks, granularity) for granularity in GRANULARITIES}
+
+
+def _one_line(error: Exception) -> str:
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return f"{type(error).__name__}: {' '.join(lines)[:200]}"
+
+
+def _variant(model: PreTrainedModel, key: tuple[bool, bool], breaks: tuple[int, ...]) -> Variant:
+    reference: Recording | None = None
+    costs, dims = [], []
+    bounds = (0, *breaks, None)
+    for low, high in zip(bounds, bounds[1:], strict=False):
+        assert low is not None
+        chosen = plan(*key, low, high)
+        rows: list[list[int]] = []
+        for point in (*chosen.solve, *chosen.check):
+            recording = record(model, point)
+            reference = reference or recording
+            _same_ops(reference, recording, point)
+            rows.append([v for n in recording.nodes for v in n.costs] + [d for n in recording.nodes for d in n.shape])
+        assert reference is not None
+        piece = _solve(chosen, rows, reference)
+        split = len(reference.nodes) * len(QUANTITIES)
+        costs.append(piece[:split].reshape(len(reference.nodes), len(QUANTITIES), -1))
+        dims.append(piece[split:])
+    assert reference is not None
+    return Variant(recording=reference, costs=np.stack(costs, axis=2), shapes=_shapes(reference, dims, breaks))
+
+
+def _same_ops(reference: Recording, recording: Recording, point: Point) -> None:
+    for i, (a, b) in enumerate(zip(reference.nodes, recording.nodes, strict=False)):
+        if a.signature != b.signature:
+            raise InputError(
+                f"the ops of the model change with the step: op {i} is {a.name} at {a.path!r}, "
+                f"but {b.name} at {b.path!r} for (B, Q, N) = {point}"
+            )
+    if len(reference.nodes) != len(recording.nodes):
+        raise InputError(
+            f"the ops of the model change with the step: {len(reference.nodes)}, "
+            f"but {len(recording.nodes)} for (B, Q, N) = {point}"
+        )
+
+
+def _solve(chosen: Plan, rows: list[list[int]], reference: Recording) -> np.ndarray[Any, np.dtype[np.int64]]:
+    values = np.array(rows, dtype=np.int64)
+    count = len(chosen.solve)
+    table, bad = solve(chosen, values[:count], values[count:])
+    if bad is not None:
+        costs = len(reference.nodes) * len(QUANTITIES)
+        what = QUANTITIES[bad % len(QUANTITIES)] if bad < costs else "shape"
+        owners = [n for n in reference.nodes for _ in n.shape]
+        node = reference.nodes[bad // len(QUANTITIES)] if bad < costs else owners[bad - costs]
+        raise InputError(f"{what} of {node.name} at {node.path!r} is no polynomial in batch, query tokens and context")
+    return table
+
+
+def _shapes(
+    reference: Recording, dims: list[np.ndarray[Any, np.dtype[np.int64]]], breaks: tuple[int, ...]
+) -> tuple[tuple[str, ...], ...]:
+    pieces = np.stack(dims, axis=1)  # [dim, piece, monomial]
+    texts: dict[bytes, str] = {}
+    flat = [texts.setdefault(p.tobytes(), "") or _remember(texts, p, breaks) for p in pieces]
+    result, at = [], 0
+    for node in reference.nodes:
+        result.append(tuple(flat[at : at + len(node.shape)]))
+        at += len(node.shape)
+    return tuple(result)
+
+
+def _remember(texts: dict[bytes, str], pieces: np.ndarray[Any, np.dtype[np.int64]], breaks: tuple[int, ...]) -> str:
+    texts[pieces.tobytes()] = shape_text(pieces.tolist(), breaks)
+    return texts[pieces.tobytes()]
+
+
+def _model_graph(
+    config: ModelConfig,
+    dtype: str,
+    model: PreTrainedModel,
+    variants: Mapping[tuple[bool, bool], Variant],
+    breaks: tuple[int, ...],
+    granularity: str,
+) -> ModelGraph:
+    text = model.config.get_text_config(decoder=True)
+    recording = variants[False, False].recording
+    parameters = dict.fromkeys(model.parameters())  # each shared tensor once
+    kv_heads, head_dim = recording.kv_shape
+    return ModelGraph(
+        name=config.name,
+        layers=text.num_hidden_layers,
+        hidden=text.hidden_size,
+        heads=next(node.heads for node in recording.nodes if node.role == "scores"),
+        kv_heads=kv_heads,
+        head_dim=head_dim,
+        vocabulary=text.vocab_size,
+        dtype=dtype,
+        parameters=sum(p.numel() for p in parameters),
+        parameter_bytes=sum(p.numel() * p.element_size() for p in parameters),
+        provenance={
+            "capture": str(CAPTURE_VERSION),
+            "config": config.digest,
+            "granularity": granularity,
+            "model_type": str(text.model_type),
+            "torch": version("torch"),
+            "transformers": version("transformers"),
+        },
+        variants={key: _op_graph(variant, breaks, granularity) for key, variant in variants.items()},
+    )
+
+
+def _op_graph(variant: Variant, breaks: tuple[int, ...], granularity: str) -> OpGraph:
+    nodes = variant.recording.nodes
+    groups: list[Group] = group(variant.recording) if granularity == "op" else [single(i, n) for i, n in enumerate(nodes)]
+    home = {i: g for g, members in enumerate(groups) for i in members.nodes}
+    polynomials: dict[tuple[tuple[int, ...], ...], int] = {}
+    ops = []
+    for g, members in enumerate(groups):
+        total = variant.costs[list(members.nodes)].sum(axis=0)  # [quantity, piece, monomial]
+        keys = [tuple(tuple(piece) for piece in quantity) for quantity in total.tolist()]
+        result = members.result
+        ops.append(
+            Op(
+                kind=members.kind,
+                path=members.path,
+                layer=nodes[result].layer,
+                part=members.part,
+                heads=members.heads,
+                dtype=nodes[result].dtype,
+                shape=variant.shapes[result],
+                inputs=tuple(sorted({home[j] for i in members.nodes for j in nodes[i].inputs} - {g})),
+                costs=tuple(polynomials.setdefault(key, len(polynomials)) for key in keys),
+            )
+        )
+    return OpGraph(ops=tuple(ops), polynomials=tuple(polynomials), breaks=breaks)

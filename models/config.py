@@ -1,0 +1,123 @@
+"""Which model: a shipped name, a config.json, or a Hugging Face id. Nothing here imports torch or transformers."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+from sim.errors import InputError, nearest, unknown
+
+#: Raise it whenever a capture of the same model may come out different: stored graphs are then made anew.
+CAPTURE_VERSION = 1
+
+CONFIGS = Path(__file__).parent / "configs"
+
+DTYPES = ("bfloat16", "float16", "float32")
+
+_HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
+
+#: Endings of the class names of models that decode.
+_DECODERS = ("ForCausalLM", "LMHeadModel", "ForConditionalGeneration")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ModelConfig:
+    """A model's config as its config.json has it.
+
+    name: what to call it. data: the contents, without keys that start with an underscore (those are notes).
+    """
+
+    name: str
+    data: Mapping[str, Any]
+
+    @property
+    def digest(self) -> str:
+        """SHA-256 of the contents, the same for any order of keys."""
+        return hashlib.sha256(json.dumps(self.data, sort_keys=True).encode()).hexdigest()
+
+
+def names() -> tuple[str, ...]:
+    """The shipped models, in alphabetical order."""
+    return tuple(sorted(path.stem for path in CONFIGS.glob("*.json")))
+
+
+def notes(name: str) -> dict[str, Any]:
+    """What a shipped config says of itself: `_source`, and `_parameters` as published."""
+    data = json.loads((CONFIGS / f"{name}.json").read_text(encoding="utf-8"))
+    return {key: value for key, value in data.items() if key.startswith("_")}
+
+
+def resolve(config: str) -> ModelConfig:
+    """Find the config that `model.config` means.
+
+    In this order: a shipped name; a path to a config.json or to its folder; a Hugging Face id (`owner/name`).
+    Raises InputError, in one line, for all that is not the config of a causal language model.
+    """
+    if config in names():
+        return _read(CONFIGS / f"{config}.json", config)
+    path = Path(config).expanduser()
+    try:
+        is_folder, exists = path.is_dir(), path.exists()
+    except (OSError, ValueError) as error:
+        raise InputError(f"model config {config[:80]!r} is no usable path: {error}") from error
+    if is_folder:
+        if not (path / "config.json").exists():
+            raise InputError(f"{path}: the folder has no config.json")
+        return _read(path / "config.json", path.resolve().name)
+    if exists:
+        return _read(path, path.parent.resolve().name if path.name == "config.json" else path.stem)
+    if path.suffix == ".json" or config.startswith((".", "/", "~")):
+        raise InputError(f"{path}: no such file")
+    if _HUB_ID.fullmatch(config):
+        # Only here is transformers imported: nobody else waits for it.
+        return _checked(config, import_module("models.hub").fetch(config), config)
+    raise unknown("model config", config, names())
+
+
+def dtype_of(config: ModelConfig, dtype: str | None) -> str:
+    """The dtype to run in: the one asked for, else the config's own, else float32 as in transformers."""
+    chosen = dtype or config.data.get("dtype") or config.data.get("torch_dtype") or "float32"
+    if chosen not in DTYPES:
+        raise unknown("model dtype", str(chosen), DTYPES)
+    return str(chosen)
+
+
+def _read(path: Path, name: str) -> ModelConfig:
+    try:
+        text = path.read_text(encoding="utf-8")
+    except UnicodeDecodeError as error:
+        raise InputError(f"{path}: not UTF-8 (byte {error.start}: {error.reason})") from error
+    except OSError as error:
+        raise InputError(f"{path}: cannot be read: {error.strerror}") from error
+    try:
+        data = json.loads(text)
+    except json.JSONDecodeError as error:
+        raise InputError(f"{path}:{error.lineno}:{error.colno}: broken JSON: {error.msg}") from error
+    except RecursionError as error:
+        raise InputError(f"{path}: broken JSON: nested too deeply") from error
+    return _checked(str(path), data, name)
+
+
+def _checked(where: str, data: Any, name: str) -> ModelConfig:
+    """Check what can be told without transformers."""
+    if not isinstance(data, dict):
+        raise InputError(f"{where}: expected a JSON object, found {type(data).__name__}")
+    if not isinstance(data.get("model_type"), str):
+        near = nearest("model_type", data) if "model_type" not in data else ""
+        raise InputError(f"{where}: no model_type{near}; expected the config.json of a Hugging Face model")
+    architectures = data.get("architectures") or []
+    if data.get("is_encoder_decoder"):
+        raise InputError(
+            f"{where}: {data['model_type']!r} is an encoder-decoder; only causal (decoder-only) models are supported"
+        )
+    if architectures and not any(str(a).endswith(_DECODERS) for a in architectures) and not data.get("is_decoder"):
+        raise InputError(
+            f"{where}: {architectures[0]} is not a causal language model (encoder-only, or without a language head)"
+        )
+    return ModelConfig(name=name, data={k: v for k, v in data.items() if not k.startswith("_")})

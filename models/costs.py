@@ -1,0 +1,139 @@
+"""Exact cost functions from a handful of measured points.
+
+A cost of a decoder op is a polynomial over `sim.graph.MONOMIALS` in batch B, query tokens Q and context N, in pieces along N.
+So on each piece as many points as there are free monomials determine it, and every further point checks it. All is
+integer arithmetic: a coefficient that comes out fractional, or a check that fails, is an error and never a fit.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from fractions import Fraction
+from math import lcm
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from sim.graph import MONOMIALS
+
+#: (B, Q, N) of one capture.
+Point = tuple[int, int, int]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Plan:
+    """Where to capture on one piece: `solve` determines the coefficients of `monomials`, `check` verifies them."""
+
+    monomials: tuple[int, ...]
+    solve: tuple[Point, ...]
+    check: tuple[Point, ...]
+
+
+def plan(many_sequences: bool, many_queries: bool, low: int, high: int | None) -> Plan:
+    """The points for one variant on the piece low <= N < high (None: unbounded).
+
+    A variable that cannot vary (B in the variant of one sequence, N on a piece of one context) takes no monomials: what
+    depends on it is constant there.
+    """
+    room = 10**6 if high is None else high - low
+    n0, n1 = low + min(2, max(room - 3, 0)), low + min(7, room - 1)
+    free = tuple(
+        i
+        for i, (b, q, n) in enumerate(MONOMIALS)
+        if (many_sequences or not b) and (many_queries or not q) and (room > 1 or not n)
+    )
+    batches = (2, 3) if many_sequences else (1,)
+    at_n0 = (2, 3, 4) if many_queries else (1,)
+    at_n1 = ((2, 3) if many_queries else (1,)) if room > 1 else ()
+    solve = tuple((b, q, n) for b in batches for n, queries in ((n0, at_n0), (n1, at_n1)) for q in queries)
+    far = low + 1531 if high is None else high - 1
+    b, q = (5 if many_sequences else 1), (6 if many_queries else 1)
+    check = dict.fromkeys(p for p in ((b, q, low), (b + (b > 1), q + (q > 1), far)) if p not in solve)
+    return Plan(monomials=free, solve=solve, check=tuple(check))
+
+
+def _inverse(rows: Sequence[Sequence[int]]) -> tuple[list[list[int]], int]:
+    """The inverse of an integer matrix, as an integer matrix over one common denominator."""
+    n = len(rows)
+    work = [[Fraction(v) for v in row] + [Fraction(int(i == j)) for j in range(n)] for i, row in enumerate(rows)]
+    for i in range(n):
+        pivot = next(r for r in range(i, n) if work[r][i])
+        work[i], work[pivot] = work[pivot], work[i]
+        work[i] = [v / work[i][i] for v in work[i]]
+        for r in range(n):
+            if r != i and work[r][i]:
+                work[r] = [a - work[r][i] * b for a, b in zip(work[r], work[i], strict=True)]
+    inverse = [row[n:] for row in work]
+    common = lcm(*(v.denominator for row in inverse for v in row))
+    return [[int(v * common) for v in row] for row in inverse], common
+
+
+def powers(point: Point) -> list[int]:
+    """The value of each monomial at a point."""
+    B, Q, N = point
+    return [B**b * Q**q * N**n for b, q, n in MONOMIALS]
+
+
+def solve(
+    plan: Plan, solved: npt.NDArray[np.int64], checked: npt.NDArray[np.int64]
+) -> tuple[npt.NDArray[np.int64], int | None]:
+    """Coefficients [row, monomial] of costs given at the plan's points ([point, row]).
+
+    Returns the coefficients, and the number of the first row that no polynomial fits (None if all do).
+    """
+    matrix = [[powers(p)[m] for m in plan.monomials] for p in plan.solve]
+    inverse, common = _inverse(matrix)
+    # Layers repeat, so few rows are distinct; Python integers cannot overflow.
+    rows = np.concatenate([solved, checked]).T
+    distinct, where = np.unique(rows, axis=0, return_inverse=True)
+    table = np.zeros((len(distinct), len(MONOMIALS)), dtype=np.int64)
+    bad: set[int] = set()
+    at_checks = [powers(p) for p in plan.check]
+    for r, row in enumerate(distinct.tolist()):
+        known, expected = row[: len(plan.solve)], row[len(plan.solve) :]
+        scaled = [sum(a * v for a, v in zip(line, known, strict=True)) for line in inverse]
+        coefficients = [0] * len(MONOMIALS)
+        for m, value in zip(plan.monomials, scaled, strict=True):
+            coefficients[m], rest = divmod(value, common)
+            if rest:
+                bad.add(r)
+        for values, want in zip(at_checks, expected, strict=True):
+            if sum(c * v for c, v in zip(coefficients, values, strict=True)) != want:
+                bad.add(r)
+        table[r] = coefficients
+    first_bad = next((i for i, r in enumerate(where.reshape(-1).tolist()) if r in bad), None)
+    return table[where.reshape(-1)], first_bad
+
+
+def text(coefficients: Sequence[int], context: str = "N") -> str:
+    """A polynomial as people write it, e.g. `N+Q` or `8*B`."""
+    terms: list[tuple[int, str]] = []
+    names = ("B", "Q", context)
+    for exponents, c in zip(MONOMIALS, coefficients, strict=True):
+        if c:
+            factors = [name for name, e in zip(names, exponents, strict=True) for _ in range(e)]
+            head = [str(c)] if c != 1 or not factors else []
+            terms.append((-sum(exponents) - 2 * exponents[2], "*".join(head + factors)))
+    return "+".join(t for _, t in sorted(terms, key=lambda item: item[0])).replace("+-", "-") or "0"
+
+
+def shape_text(pieces: Sequence[Sequence[int]], breaks: Sequence[int]) -> str:
+    """One dimension that is given piece by piece, as one text: with `min(N,b)` where it stops growing at a break b."""
+    if all(tuple(p) == tuple(pieces[0]) for p in pieces):
+        return text(pieces[0])
+    for k, b in enumerate(breaks):
+        if all(tuple(p) == tuple(pieces[0]) for p in pieces[: k + 1]) and all(
+            tuple(p) == _frozen(pieces[0], b) for p in pieces[k + 1 :]
+        ):
+            return text(pieces[0], f"min(N,{b})")
+    return text(pieces[0])
+
+
+def _frozen(coefficients: Sequence[int], context: int) -> tuple[int, ...]:
+    """The polynomial with N held at `context`."""
+    result: dict[Any, int] = dict.fromkeys(MONOMIALS, 0)
+    for (b, q, n), c in zip(MONOMIALS, coefficients, strict=True):
+        result[b, q, 0] += c * context**n
+    return tuple(result[m] for m in MONOMIALS)

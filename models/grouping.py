@@ -1,0 +1,386 @@
+"""Group aten ops into the ops that people name.
+
+First each node gets a label (kind, module path, part) from what is known of it: the role under which the attention
+function issued it, the module and the function it came from, the parameters it reads, and where its result goes. There
+is no code per family; names of modules are used where a convention is common, the flow of data where it is not.
+Then nodes of one label that are connected become one group. A node without a label stays alone under its aten name.
+
+Nothing is lost: a group's costs are the sums of its nodes', activations that never leave the group included.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from heapq import heapify, heappop, heappush
+
+from models.attention import ROLES
+from models.cache import KV_STORE
+from models.recorder import KV_LOAD, Node, Recording
+
+#: kind, path, part
+Label = tuple[str, str, str]
+
+#: Common names of the projections of an MLP. What is named otherwise is told by the flow of data.
+_MLP = {
+    "gate_proj": ("gate_proj", "w1"),
+    "up_proj": ("up_proj", "w3", "fc1", "c_fc", "fc_in", "dense_h_to_4h", "lin1", "wi"),
+    "down_proj": ("down_proj", "w2", "fc2", "c_proj", "fc_out", "dense_4h_to_h", "lin2", "wo"),
+    "gate_up_proj": ("gate_up_proj",),
+}
+_MLP_KIND = {name: kind for kind, group_names in _MLP.items() for name in group_names}
+_INTO_MLP = {"gate_proj", "up_proj", "gate_up_proj"}
+
+#: What a projection is called, by which of the attention's operands it makes.
+_PROJECTIONS = {
+    "q": "q_proj",
+    "k": "k_proj",
+    "v": "v_proj",
+    "kv": "kv_proj",
+    "qk": "qk_proj",
+    "qv": "qv_proj",
+    "qkv": "qkv_proj",
+}
+
+_ROUTERS = {"gate", "router"}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Group:
+    """Nodes (ascending) that are one op, and its names. `result` is the node whose result the op is known by."""
+
+    kind: str
+    path: str
+    part: str
+    heads: int
+    nodes: tuple[int, ...]
+    result: int
+
+
+def single(index: int, node: Node) -> Group:
+    """A node as an op of its own, under its aten name."""
+    return Group(kind=node.name, path=node.path, part="", heads=node.heads, nodes=(index,), result=index)
+
+
+def group(recording: Recording) -> list[Group]:
+    """The groups of a recording in an order in which each comes after all it needs."""
+    nodes = recording.nodes
+    labels = _Labels(recording).labels
+    home = _connected(nodes, labels)
+    while cyclic := _cyclic(nodes, home):
+        for i, g in enumerate(home):
+            if g in cyclic:
+                home[i], labels[i] = i, None
+    members: dict[int, list[int]] = {}
+    for i, g in enumerate(home):
+        members.setdefault(g, []).append(i)
+    groups = [_make(nodes, tuple(indices), labels[indices[0]]) for indices in members.values()]
+    return _in_order(nodes, groups)
+
+
+def _make(nodes: list[Node], indices: tuple[int, ...], label: Label | None) -> Group:
+    if label is None:
+        return single(indices[0], nodes[indices[0]])
+    kind, path, part = label
+    inside = set(indices)
+    used = {j for i in indices for j in nodes[i].inputs}
+    # The last op whose result nobody inside needs: an op may also issue views and dead code.
+    result = next((i for i in reversed(indices) if i not in used), indices[-1])
+    return Group(kind=kind, path=path, part=part, heads=max(nodes[i].heads for i in inside), nodes=indices, result=result)
+
+
+def _in_order(nodes: list[Node], groups: list[Group]) -> list[Group]:
+    """Topological order that follows the program: a group stands where its last node stood."""
+    home = {i: g for g, members in enumerate(groups) for i in members.nodes}
+    needs = [{home[j] for i in members.nodes for j in nodes[i].inputs} - {g} for g, members in enumerate(groups)]
+    feeds: list[list[int]] = [[] for _ in groups]
+    for g, sources in enumerate(needs):
+        for s in sources:
+            feeds[s].append(g)
+    waiting = [len(sources) for sources in needs]
+    ready = [(members.nodes[-1], g) for g, members in enumerate(groups) if not waiting[g]]
+    heapify(ready)
+    order = []
+    while ready:
+        _, g = heappop(ready)
+        order.append(groups[g])
+        for f in feeds[g]:
+            waiting[f] -= 1
+            if not waiting[f]:
+                heappush(ready, (groups[f].nodes[-1], f))
+    assert len(order) == len(groups)
+    return order
+
+
+def _connected(nodes: list[Node], labels: list[Label | None]) -> list[int]:
+    """For each node the smallest node of its group: union of neighbours that share label and layer."""
+    home = list(range(len(nodes)))
+
+    def find(i: int) -> int:
+        while home[i] != i:
+            home[i] = home[home[i]]
+            i = home[i]
+        return i
+
+    def unite(a: int, b: int) -> None:
+        a, b = find(a), find(b)
+        home[max(a, b)] = min(a, b)
+
+    latest: dict[tuple[Label, int], int] = {}
+    for i, (node, label) in enumerate(zip(nodes, labels, strict=True)):
+        if label is None:
+            continue
+        for j in node.inputs:
+            residuals = label[0] == "residual" and node.name == nodes[j].name
+            if labels[j] == label and nodes[j].layer == node.layer and not residuals:
+                unite(i, j)
+        if node.role in ROLES or label[0] in {"rope", "mask"}:  # one op even where its parts do not meet
+            unite(i, latest.setdefault((label, node.layer), i))
+    return [find(i) for i in range(len(nodes))]
+
+
+def _cyclic(nodes: list[Node], home: list[int]) -> set[int]:
+    """The groups of several nodes that lie on, or between, cycles of the graph of groups."""
+    needs: dict[int, set[int]] = {}
+    feeds: dict[int, set[int]] = {}
+    for i, node in enumerate(nodes):
+        for j in node.inputs:
+            if home[i] != home[j]:
+                needs.setdefault(home[i], set()).add(home[j])
+                feeds.setdefault(home[j], set()).add(home[i])
+    left = set(home)
+    for edges_in, edges_out in ((needs, feeds), (feeds, needs)):  # strip what is before all cycles, then what is after
+        waiting = {g: len(edges_in.get(g, set()) & left) for g in left}
+        free = [g for g, n in waiting.items() if not n]
+        while free:
+            g = free.pop()
+            left.discard(g)
+            for f in edges_out.get(g, set()) & left:
+                waiting[f] -= 1
+                if not waiting[f]:
+                    free.append(f)
+    sizes: dict[int, int] = {}
+    for g in home:
+        sizes[g] = sizes.get(g, 0) + 1
+    return {g for g in left if sizes[g] > 1}
+
+
+class _Labels:
+    """Labels the nodes of a recording, rule by rule; a rule never overwrites what an earlier one said."""
+
+    def __init__(self, recording: Recording) -> None:
+        self.nodes = recording.nodes
+        self.classes = recording.classes
+        self.layers_path = recording.layers_path
+        self.labels: list[Label | None] = [None] * len(self.nodes)
+        self.users: list[list[int]] = [[] for _ in self.nodes]
+        for i, node in enumerate(self.nodes):
+            for j in node.inputs:
+                self.users[j].append(i)
+        self.by_layer: dict[int, list[int]] = {}
+        for i, node in enumerate(self.nodes):
+            self.by_layer.setdefault(node.layer, []).append(i)
+        self._by_origin()
+        for layer, indices in self.by_layer.items():
+            if layer >= 0:
+                self._attention(indices)
+                self._experts(indices)
+                self._mlp(indices)
+                self._router(indices)
+                self._same_module(indices)
+                self._residuals(indices)
+        self._outside(self.by_layer.get(-1, []))
+
+    def _set(self, i: int, kind: str, path: str = "", part: str = "") -> None:
+        if self.labels[i] is None:
+            self.labels[i] = (kind, path or self.nodes[i].path, part)
+
+    def _by_origin(self) -> None:
+        """What the place in the code says: attention roles, norms, rope, masks, routers, embeddings."""
+        for i, node in enumerate(self.nodes):
+            norm = self._inside(node.path, lambda name, leaf: "norm" in name or leaf.startswith("ln_"))
+            parts = node.path.split(".")
+            if node.role in (*ROLES, KV_LOAD, KV_STORE):
+                self._set(i, node.role)
+            elif norm:
+                self._set(i, "norm", norm)
+            elif any("rotary" in part for part in parts) or (node.hint == "rope" and node.layer < 0):
+                self._set(i, "rope", part="table")
+            elif node.hint == "mask":
+                self._set(i, "mask")
+            elif node.name == "aten.embedding":
+                self._set(i, "embedding")
+            elif node.layer >= 0 and (at := next((k for k, part in enumerate(parts) if part in _ROUTERS), 0)):
+                owner = ".".join(parts[:at])
+                if any(path.startswith(owner + ".") and "expert" in path for path in self.classes):
+                    self._set(i, "router", ".".join(parts[: at + 1]))
+
+    def _inside(self, path: str, matches: Callable[[str, str], bool]) -> str:
+        """The outermost module on `path`, below the decoder layer, that matches by class name or by own name."""
+        parts = path.split(".")
+        for n in range(1, len(parts) + 1):
+            prefix = ".".join(parts[:n])
+            if matches(self.classes.get(prefix, "").lower(), parts[n - 1]) and not any(
+                other.startswith(prefix + ".") and "attention" in name.lower() for other, name in self.classes.items()
+            ):
+                return prefix
+        return ""
+
+    def _back(self, starts: Iterable[int], among: set[int], *, through: Callable[[int], bool] = lambda _: True) -> set[int]:
+        """The nodes among `among` from which one gets to `starts`, walking through those that may be passed."""
+        return self._flood(starts, among, lambda i: self.nodes[i].inputs, through)
+
+    def _forth(self, starts: Iterable[int], among: set[int], *, through: Callable[[int], bool] = lambda _: True) -> set[int]:
+        """The nodes among `among` to which one gets from `starts`."""
+        return self._flood(starts, among, lambda i: self.users[i], through)
+
+    @staticmethod
+    def _flood(
+        starts: Iterable[int], among: set[int], step: Callable[[int], Iterable[int]], through: Callable[[int], bool]
+    ) -> set[int]:
+        seen: set[int] = set()
+        stack = [i for i in starts if i in among]
+        while stack:
+            i = stack.pop()
+            if i not in seen:
+                seen.add(i)
+                if through(i):
+                    stack.extend(j for j in step(i) if j in among)
+        return seen
+
+    def _linear(self, i: int) -> bool:
+        return self.nodes[i].costs[0] > 0 and bool(self.nodes[i].weights) and self.nodes[i].role not in ROLES
+
+    def _attention(self, indices: list[int]) -> None:
+        """Projections and rope, by which operand of the attention they make."""
+        among = set(indices)
+        scores = [i for i in indices if self.nodes[i].role == "scores"]
+        stores = [i for i in indices if self.nodes[i].role == KV_STORE]
+        if not scores:
+            return
+        path = self.nodes[scores[0]].path
+        own = {i for i in among if self.nodes[i].path == path or self.nodes[i].path.startswith(path + ".")}
+        roles = {*ROLES, KV_LOAD, KV_STORE}
+        keys = {i for s in stores for i in self.nodes[s].sources[0]}
+        values = {i for s in stores for i in self.nodes[s].sources[1]}
+        queries = {j for s in scores[:1] for j in self.nodes[s].inputs if j in own and self.nodes[j].role not in roles} - keys
+        makes = {
+            "q": self._back(queries or keys, own),
+            "k": self._back(keys, own),
+            "v": self._back(values, own),
+        }
+        after = self._forth((i for i in indices if self.nodes[i].role == "weighted_values"), own)
+        for i in sorted(own):
+            operands = "".join(name for name, nodes in makes.items() if i in nodes)
+            if self._linear(i):
+                if operands:
+                    self._set(i, _PROJECTIONS[operands])
+                elif i in after:
+                    self._set(i, "o_proj")
+            elif self.nodes[i].hint == "rope":
+                self._set(i, "rope", path, operands if operands in ("q", "k") else "table")
+        # Rope of a part of the head ends in a concatenation outside of the function.
+        for i in sorted(own):
+            for j in self.nodes[i].inputs:
+                label = self.labels[j]
+                if label and label[0] == "rope" and label[2] in ("q", "k") and self.nodes[i].name == "aten.cat":
+                    self._set(i, *label)
+
+    def _experts(self, indices: list[int]) -> None:
+        """The products of the chosen experts with their gathered weights, and what is around them."""
+        own = [i for i in indices if self.nodes[i].hint == "experts"]
+        if not own:
+            return
+        among = set(own)
+        for i in own:
+            if self.nodes[i].weights:
+                self._set(i, self.nodes[i].weights[0].split(".")[-1].removesuffix("_bias"), part="experts")
+        for i in own:  # the product, and the bias, of gathered weights
+            for j in self.nodes[i].inputs:
+                label = self.labels[j]
+                if (
+                    label
+                    and j in among
+                    and self.nodes[j].weights
+                    and (self.nodes[i].costs[0] or self.nodes[i].name == "aten.add_")
+                ):
+                    self._set(i, *label)
+        products = [i for i in own if self.nodes[i].costs[0]]
+        if not products:
+            return
+        before = self._back(products[:1], among)
+        after = self._forth(products[-1:], among)
+        for i in own:
+            self._set(i, "dispatch" if i in before else "combine" if i in after else "act", part="experts")
+
+    def _mlp(self, indices: list[int]) -> None:
+        among = set(indices)
+        free = [i for i in indices if self._linear(i) and self.labels[i] is None]
+        for i in free:
+            if kind := _MLP_KIND.get(self.nodes[i].path.split(".")[-1]):
+                self._set(i, kind)
+        unknown = [i for i in free if self.labels[i] is None]
+        plain = {i for i in among if self.labels[i] is None}
+        for i in unknown:
+            ahead = self._forth([i], plain) - {i}
+            behind = self._back([i], plain) - {i}
+            if any(j in ahead for j in unknown):
+                self._set(i, "up_proj")
+            elif any(j in behind for j in unknown):
+                self._set(i, "down_proj")
+        ups = [i for i in indices if (label := self.labels[i]) and label[0] in _INTO_MLP and not label[2]]
+        for down in [i for i in indices if (label := self.labels[i]) and label[0] == "down_proj" and not label[2]]:
+            start = {down}
+            behind = self._back(start, among, through=lambda i, start=start: self.labels[i] is None or i in start)
+            ahead = self._forth(ups, among, through=lambda i: self.labels[i] is None or i in ups)
+            path = self.nodes[down].path.rpartition(".")[0]
+            for i in sorted(behind & ahead):
+                self._set(i, "act", path)
+
+    def _router(self, indices: list[int]) -> None:
+        """What chooses the experts outside of the router's own module."""
+        among = set(indices)
+        routers = [i for i in indices if (label := self.labels[i]) and label[0] == "router"]
+        experts = [i for i in indices if self.nodes[i].hint == "experts"]
+        if not routers or not experts:
+            return
+        free = {i for i in among if self.labels[i] is None}
+        ahead = self._forth(routers, free | set(routers))
+        behind = self._back((j for i in experts for j in self.nodes[i].inputs), free | set(routers))
+        label = self.labels[routers[0]]
+        assert label is not None
+        for i in sorted(ahead & behind):
+            self._set(i, *label)
+
+    def _same_module(self, indices: list[int]) -> None:
+        """What a linear module issues beside its product (a bias added apart) belongs to it."""
+        of_module = {label[1]: label for i in indices if self._linear(i) and (label := self.labels[i])}
+        for i in indices:
+            if self.labels[i] is None and (found := of_module.get(self.nodes[i].path)):
+                self._set(i, *found)
+
+    def _residuals(self, indices: list[int]) -> None:
+        """Sums of two activations in the layer's own code, each with the scaling that only it uses."""
+        for i in reversed(indices):
+            node = self.nodes[i]
+            at_layer = node.path == f"{self.layers_path}.{node.layer}"
+            if self.labels[i] is None and at_layer and node.name in ("aten.add", "aten.add_") and len(node.inputs) > 1:
+                self.labels[i] = ("residual", node.path, "")
+                for j in node.inputs:
+                    alone = self.users[j] == [i]
+                    if (
+                        self.labels[j] is None
+                        and alone
+                        and self.nodes[j].path == node.path
+                        and self.nodes[j].name != "aten.add"
+                    ):
+                        self.labels[j] = ("residual", node.path, "")
+
+    def _outside(self, indices: list[int]) -> None:
+        linears = [i for i in indices if self._linear(i)]
+        if not linears:
+            return
+        head = linears[-1]
+        self._set(head, "lm_head")
+        for i in sorted(self._forth([head], {j for j in indices if self.labels[j] is None or j == head})):
+            self._set(i, "lm_head", self.nodes[head].path)

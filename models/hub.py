@@ -1,0 +1,23 @@
+"""Fetch a config from the Hugging Face hub (or its local cache)."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from transformers import AutoConfig
+
+from sim.errors import InputError
+
+
+def fetch(model_id: str) -> dict[str, Any]:
+    """The config of `owner/name` as a dictionary. Raises InputError if there is no such model, or no network."""
+    try:
+        config = AutoConfig.from_pretrained(model_id)
+    except Exception as error:  # the hub's client raises errors of several libraries
+        reason = next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
+        raise InputError(
+            f"model config {model_id!r}: neither a shipped name nor a file, and not to be had from the Hugging Face hub: {reason}"
+        ) from error
+    data: dict[str, Any] = config.to_dict()
+    # What the library adds of its own would change the digest with its version.
+    return {key: value for key, value in data.items() if key not in {"transformers_version", "_name_or_path"}}

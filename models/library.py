@@ -1,0 +1,115 @@
+"""Get the op graph of a model: shipped with the package, else from the disk cache, else by capture.
+
+Only a capture imports torch and transformers.
+"""
+
+from __future__ import annotations
+
+import gzip
+import hashlib
+import json
+import os
+import tempfile
+from importlib import import_module
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+
+from platformdirs import user_cache_path
+
+from models.config import CAPTURE_VERSION, ModelConfig, dtype_of, names, resolve
+from sim.errors import unknown
+from sim.graph import ModelGraph
+
+__all__ = ["load", "names"]
+
+GRAPHS = Path(__file__).parent / "graphs"
+
+#: Environment variable that says where captured graphs are kept.
+CACHE_VARIABLE = "DECODE_SIM_CACHE"
+
+GRANULARITIES = ("op", "aten")
+
+
+def load(config: str, *, granularity: str = "op", dtype: str | None = None) -> ModelGraph:
+    """The graph of the model that `config` means (see `models.config.resolve`), always of the whole model.
+
+    granularity: `op` for the ops that people name, `aten` for the raw ones. dtype: instead of the config's own.
+    Raises InputError, in one line, for what is no model, or cannot be captured.
+    """
+    if granularity not in GRANULARITIES:
+        raise unknown("granularity", granularity, GRANULARITIES)
+    model = resolve(config)
+    dtype = dtype_of(model, dtype)
+    for path in (_shipped(model, granularity), _cached(model, dtype, granularity)):
+        graph = _read(path)
+        if graph is not None and _fits(graph, model, dtype, granularity):
+            return graph
+    # Only here is torch imported, which takes seconds: a run of a known model must not wait for it.
+    captured: dict[str, ModelGraph] = import_module("models.capture").capture(model, dtype)
+    for name, graph in captured.items():
+        _write_cache(_cached(model, dtype, name), graph)
+    return captured[granularity]
+
+
+def cache_folder() -> Path:
+    """Where captured graphs are kept."""
+    chosen = os.environ.get(CACHE_VARIABLE)
+    return Path(chosen) if chosen else user_cache_path("decode-sim")
+
+
+def encode(graph: ModelGraph) -> bytes:
+    """The stored form of a graph: gzipped JSON, the same bytes for the same graph."""
+    text = json.dumps(graph.to_json(), separators=(",", ":"), sort_keys=True)
+    return gzip.compress(text.encode(), compresslevel=9, mtime=0)
+
+
+def shipped_path(name: str, granularity: str) -> Path:
+    """Where the graph of a shipped model is, if it is shipped too."""
+    return GRAPHS / (f"{name}.json.gz" if granularity == "op" else f"{name}.{granularity}.json.gz")
+
+
+def _shipped(model: ModelConfig, granularity: str) -> Path:
+    return shipped_path(model.name, granularity)
+
+
+def _cached(model: ModelConfig, dtype: str, granularity: str) -> Path:
+    key = json.dumps(
+        [model.name, model.digest, dtype, granularity, CAPTURE_VERSION, _version("torch"), _version("transformers")]
+    )
+    return cache_folder() / f"{hashlib.sha256(key.encode()).hexdigest()[:32]}.json.gz"
+
+
+def _version(package: str) -> str:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return "none"
+
+
+def _read(path: Path) -> ModelGraph | None:
+    """The stored graph, or None if there is none or it is damaged: it can always be made anew."""
+    try:
+        return ModelGraph.from_json(json.loads(gzip.decompress(path.read_bytes())))
+    except (OSError, EOFError, ValueError, KeyError, TypeError, AttributeError):
+        return None
+
+
+def _fits(graph: ModelGraph, model: ModelConfig, dtype: str, granularity: str) -> bool:
+    wanted = {"config": model.digest, "granularity": granularity, "capture": str(CAPTURE_VERSION)}
+    return graph.dtype == dtype and all(graph.provenance.get(key) == value for key, value in wanted.items())
+
+
+def _write_cache(path: Path, graph: ModelGraph) -> None:
+    """Keep a graph for next time. A cache that cannot be written is no error: the graph is there all the same."""
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=path.name)
+        try:
+            with os.fdopen(handle, "wb") as file:
+                file.write(encode(graph))
+            Path(temporary).replace(path)  # atomic: a reader sees all of it or nothing
+        except BaseException:
+            Path(temporary).unlink(missing_ok=True)
+            raise
+    except OSError:
+        pass

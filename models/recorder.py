@@ -1,0 +1,410 @@
+"""Record one step of a model: every aten op, what it needs, and what it costs.
+
+A `Recorder` is a dispatch mode. It sees each aten op after autograd and before any kernel, so it works the same on the
+meta device (no memory, no arithmetic) and on a real one. Identity is that of storages: a view is no op of its own, and
+the last op that wrote a storage is what a later reader depends on.
+"""
+
+from __future__ import annotations
+
+import math
+import sys
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from functools import cache
+from types import FrameType
+from typing import Any
+
+import torch
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves, tree_map
+from torch.utils.flop_counter import flop_registry
+
+from models.attention import ASIDE, current_role
+from models.cache import KV_STORE
+from sim.errors import InputError
+
+#: Name of the op that brings the past rows of a layer's cache onto the chip.
+KV_LOAD = "kv_load"
+
+#: Ops that read only the rows their indices name.
+GATHERS = {"embedding", "index", "index_select", "gather", "take", "take_along_dim"}
+
+#: Ops that overwrite their first argument without reading it.
+OVERWRITES = {"copy_", "fill_", "zero_"}
+
+#: Matrix-vector products, for which torch's registry has no formula: two FLOPs per element of the matrix.
+_MATRIX_ARGUMENT = {"mv": 0, "dot": 0, "vdot": 0, "addmv": 1}
+
+#: A frame whose function has such a name on the way to an op says what the op is for. The innermost wins.
+_HINTS = (("rotary", "rope"), ("rope", "rope"), ("mask", "mask"), ("experts_forward", "experts"))
+
+
+@dataclass(slots=True, kw_only=True)
+class Storage:
+    """What the recorder knows of one piece of memory.
+
+    kind: `weight` (what a checkpoint holds), `gathered` (weights on their way from a gather to the product that uses
+    them), `cache`, or `activation` (all else: results, inputs, constants).
+    """
+
+    kind: str = "activation"
+    name: str = ""  # of the parameter
+    layer: int = -1  # of the cache
+    past: int = 0  # rows of the cache from before the step
+    rows: int = 0
+    shape: tuple[int, ...] = ()  # of the cache: [B, KV, rows, D]
+    loaded: int = 0  # bytes of past rows that the step needs
+    writers: tuple[int, ...] = ()
+    readers: set[int] = field(default_factory=set)  # since it was last written
+    keep: Any = None  # the storage itself, lest its address be used again
+
+
+@dataclass(slots=True, kw_only=True)
+class Node:
+    """One aten op of the step, or the explicit load or store of a layer's cache.
+
+    costs: in the order of `sim.graph.QUANTITIES`. weights: names of the parameters it reads.
+    call: function and arguments, with `TensorRef` for tensors, if the recorder keeps them.
+    """
+
+    name: str
+    path: str
+    layer: int
+    role: str = ""
+    heads: int = 0
+    hint: str = ""
+    dtype: str = ""
+    shape: tuple[int, ...] = ()
+    inputs: tuple[int, ...] = ()
+    costs: tuple[int, ...] = (0,) * 7
+    weights: tuple[str, ...] = ()
+    sources: tuple[tuple[int, ...], ...] = ()  # of a store: what makes the keys, what makes the values
+    calls: tuple[tuple[Any, Any, Any, Any], ...] = ()
+
+    @property
+    def signature(self) -> tuple[Any, ...]:
+        """What must be the same in every capture of one variant."""
+        return self.name, self.path, self.role, self.inputs, len(self.shape)
+
+
+@dataclass(frozen=True, slots=True)
+class TensorRef:
+    """A tensor as the place it has in its storage."""
+
+    storage: int
+    size: tuple[int, ...]
+    stride: tuple[int, ...]
+    offset: int
+    dtype: torch.dtype
+
+
+@dataclass(kw_only=True)
+class Recording:
+    """The ops of one step in program order, and what names them: module classes by path, and the list of layers."""
+
+    nodes: list[Node]
+    classes: dict[str, str]
+    layers_path: str
+    storages: dict[int, Storage]
+    kv_shape: tuple[int, int] = (0, 0)  # KV heads, head dim of the keys of the first layer
+
+
+class Recorder(TorchDispatchMode):
+    """Records while it is active. `keep_calls` keeps what is needed to run the ops again."""
+
+    def __init__(self, model: torch.nn.Module, layers: int, *, keep_calls: bool = False) -> None:
+        super().__init__()
+        self.nodes: list[Node] = []
+        self.storages: dict[int, Storage] = {}
+        self.keep_calls = keep_calls
+        self.kv_shape = (0, 0)
+        self._model = model
+        self._paths: list[str] = [""]
+        self._names = {module: path for path, module in model.named_modules()}
+        self.classes = {path: type(module).__name__ for module, path in self._names.items()}
+        self.layers_path = _layers_path(model, layers)
+        for name, parameter in model.named_parameters():
+            self._storage(parameter).kind, self._storage(parameter).name = "weight", name
+        saved = model.state_dict(keep_vars=True)
+        for name, buffer in model.named_buffers():
+            if name in saved:  # constants that the code computes (rope frequencies, causal masks) are no weights
+                self._storage(buffer).kind, self._storage(buffer).name = "weight", name
+
+    def recording(self) -> Recording:
+        """What was recorded, with the loads and stores of the cache made explicit."""
+        return Recording(
+            nodes=_with_transfers(self.nodes, self.storages),
+            classes=self.classes,
+            layers_path=self.layers_path,
+            storages=self.storages,
+            kv_shape=self.kv_shape,
+        )
+
+    def register_cache(self, buffer: torch.Tensor, layer: int, past: int) -> None:
+        """Say that `buffer` [B, KV, rows, D] is the cache of a layer, whose first `past` rows were there before."""
+        storage = self._storage(buffer)
+        storage.kind, storage.layer, storage.past, storage.rows = "cache", layer, past, buffer.shape[-2]
+        storage.shape = tuple(buffer.shape)
+        if self.kv_shape == (0, 0) and buffer.dim() == 4:
+            self.kv_shape = (buffer.shape[1], buffer.shape[3])
+
+    @contextmanager
+    def active(self) -> Iterator[None]:
+        """Record what the model does inside."""
+        handles = []
+        for module in self._names:
+            handles.append(module.register_forward_pre_hook(self._enter))
+            handles.append(module.register_forward_hook(self._leave, always_call=True))
+        try:
+            with self:
+                yield
+        finally:
+            for handle in handles:
+                handle.remove()
+
+    def _enter(self, module: torch.nn.Module, _: Any) -> None:
+        self._paths.append(self._names[module])
+
+    def _leave(self, _module: torch.nn.Module, _inputs: Any, _outputs: Any) -> None:
+        self._paths.pop()
+
+    def _storage(self, tensor: torch.Tensor) -> Storage:
+        raw = tensor.untyped_storage()
+        return self.storages.setdefault(raw._cdata, Storage(keep=raw))
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = kwargs or {}
+        out = func(*args, **kwargs)
+        if current_role()[0] == ASIDE:
+            return out
+        name = func._overloadpacket.__name__
+        results = [t for t in tree_leaves(out) if isinstance(t, torch.Tensor)]
+        written = [t for t in _written(func, args, kwargs) if isinstance(t, torch.Tensor)]
+        operands = _tensors(args) + _tensors(kwargs)
+        if name.startswith(("empty", "new_empty")) or not results and not written:
+            for tensor in results:
+                self._storage(tensor)
+            return out
+        held = {t.untyped_storage()._cdata for t in operands}
+        fresh = [t for t in results if t.untyped_storage()._cdata not in held]
+        if not fresh and not written:
+            return out  # a view
+        read = [t for t in operands if not (name in OVERWRITES and t is args[0])]
+        self._append(func, name, args, kwargs, out, read, fresh + written)
+        return out
+
+    def _append(self, func: Any, name: str, args: Any, kwargs: Any, out: Any, read: list[Any], made: list[Any]) -> None:
+        index = len(self.nodes)
+        path = self._paths[-1]
+        role, heads = current_role()
+        hint = _hint(sys._getframe(2))
+        inputs: set[int] = set()
+        for tensor in read:
+            storage = self._storage(tensor)
+            inputs.update(storage.writers)
+            storage.readers.add(index)
+        cache_append = role == KV_STORE
+        flops = _flops(func, name, args, kwargs, out)
+        costs = self._costs(name, hint, flops, read, made, cache_append=cache_append)
+        for tensor in made:
+            storage = self._storage(tensor)
+            if storage.kind == "cache":
+                # Two appends must not hide each other, and who reads the cache needs both.
+                storage.writers = (*storage.writers, index)
+                continue
+            # An op that overwrites must wait for those that still read what was there.
+            inputs.update(storage.writers)
+            inputs.update(storage.readers)
+            storage.writers, storage.readers = (index,), set()
+        inputs.discard(index)
+        calls: tuple[Any, ...] = ()
+        if self.keep_calls:
+            calls = ((func, *_refs((args, kwargs)), _refs(out)),)
+        self.nodes.append(
+            Node(
+                name=f"aten.{name}",
+                path=path,
+                layer=self._layer(path),
+                role=role,
+                heads=heads,
+                hint=hint,
+                dtype=str(made[0].dtype).removeprefix("torch."),
+                shape=tuple(made[0].shape),
+                inputs=tuple(sorted(inputs)),
+                costs=costs,
+                weights=tuple(sorted({self._storage(t).name for t in read if self._storage(t).kind == "weight"})),
+                calls=calls,
+            )
+        )
+
+    def _layer(self, path: str) -> int:
+        prefix = self.layers_path + "."
+        return int(path[len(prefix) :].split(".")[0]) if path.startswith(prefix) else -1
+
+    def _costs(
+        self, name: str, hint: str, flops: int, read: list[Any], made: list[Any], *, cache_append: bool
+    ) -> tuple[int, ...]:
+        weight = kv_write = act_read = act_write = 0
+        gathered = False
+        for position, tensor in enumerate(_distinct(read)):
+            storage = self._storage(tensor)
+            size = _bytes(tensor)
+            if name in GATHERS and position == 0:
+                size = made[0].numel() * tensor.element_size()
+                gathered = storage.kind == "weight" and hint == "experts"
+            if storage.kind == "weight":
+                weight += size
+            elif storage.kind == "cache":
+                old, rest = divmod(size * storage.past, storage.rows)
+                if rest:
+                    raise NotImplementedError(f"{name} at {self._paths[-1]!r} reads a part of the cache that is no row")
+                storage.loaded = max(storage.loaded, old)
+                act_read += size - old
+            elif storage.kind == "activation":
+                act_read += size
+        for tensor in made:
+            storage = self._storage(tensor)
+            if gathered:
+                storage.kind = "gathered"
+            elif storage.kind == "cache":
+                kv_write += _bytes(tensor)
+            else:
+                act_write += _bytes(tensor)
+        vector_ops = 0
+        if not flops and not gathered and not cache_append:
+            produced = sum(t.numel() for t in made)
+            consumed = 0 if name in GATHERS else max((t.numel() for t in read), default=0)
+            vector_ops = max(produced, consumed)
+        return flops, vector_ops, weight, 0, kv_write, act_read, act_write
+
+
+def _with_transfers(nodes: list[Node], storages: Mapping[int, Storage]) -> list[Node]:
+    """Make one load and one store of each layer's cache out of the ops that read it and append to it.
+
+    The load comes first in its layer and needs nothing. It holds the bytes of the past rows, each once however many ops
+    read them: afterwards they are on the chip. Who reads the cache needs the load and the ops that made the new rows;
+    nobody waits for the store.
+    """
+    appends: dict[int, list[int]] = {}  # layer -> its copies
+    for i, node in enumerate(nodes):
+        if node.role == KV_STORE:
+            appends.setdefault(node.layer, []).append(i)
+    first = {layer: next(i for i, node in enumerate(nodes) if node.layer == layer) for layer in appends}
+    starting = {i: layer for layer, i in first.items()}
+    last = {copies[-1]: layer for layer, copies in appends.items()}
+    caches: dict[int, list[Storage]] = {}
+    for storage in storages.values():
+        if storage.kind == "cache":
+            caches.setdefault(nodes[storage.writers[0]].layer, []).append(storage)
+
+    result: list[Node] = []
+    moved: dict[int, tuple[int, ...]] = {}  # old index -> what a reader of its result needs now
+    load_at: dict[int, int] = {}
+    for i, node in enumerate(nodes):
+        if i in starting:
+            layer = starting[i]
+            load_at[layer] = len(result)
+            keys = caches[layer][0]
+            result.append(
+                Node(
+                    name=KV_LOAD,
+                    path=nodes[appends[layer][0]].path,
+                    layer=layer,
+                    role=KV_LOAD,
+                    dtype=nodes[appends[layer][0]].dtype,
+                    shape=(*keys.shape[:-2], keys.past, keys.shape[-1]),
+                    costs=(0, 0, 0, sum(storage.loaded for storage in caches[layer]), 0, 0, 0),
+                )
+            )
+        inputs = {k for j in node.inputs for k in moved[j]}
+        if node.role == KV_STORE:
+            # The rows in front of the appended ones do not matter to it, nor does the other copy.
+            moved[i] = tuple(sorted({load_at[node.layer], *inputs}))
+            if i in last:
+                copies = [nodes[j] for j in appends[node.layer]]
+                sources = tuple(tuple(sorted({k for j in c.inputs for k in moved[j]} - {load_at[node.layer]})) for c in copies)
+                result.append(
+                    replace(
+                        node,
+                        name=KV_STORE,
+                        shape=copies[0].shape,
+                        inputs=tuple(sorted({k for made in sources for k in made})),
+                        sources=sources,
+                        costs=tuple(map(sum, zip(*(c.costs for c in copies), strict=True))),
+                        calls=tuple(call for c in copies for call in c.calls),
+                    )
+                )
+        else:
+            moved[i] = (len(result),)
+            result.append(replace(node, inputs=tuple(sorted(inputs))))
+    return result
+
+
+def _layers_path(model: torch.nn.Module, layers: int) -> str:
+    """Path of the list of decoder layers: the outermost list of that many modules."""
+    lists = [
+        path for path, module in model.named_modules() if isinstance(module, torch.nn.ModuleList) and len(module) == layers
+    ]
+    if not lists:
+        raise InputError(f"{type(model).__name__} has no list of {layers} decoder layers")
+    return min(lists, key=lambda path: (path.count("."), lists.index(path)))
+
+
+def _tensors(tree: Any) -> list[torch.Tensor]:
+    return [leaf for leaf in tree_leaves(tree) if isinstance(leaf, torch.Tensor)]
+
+
+def _distinct(tensors: list[torch.Tensor]) -> list[torch.Tensor]:
+    """Each operand once, even if an op takes it twice (`x * x`)."""
+    keys = [(t.untyped_storage()._cdata, t.shape, t.stride(), t.storage_offset()) for t in tensors]
+    return [t for i, t in enumerate(tensors) if keys.index(keys[i]) == i]
+
+
+def _bytes(tensor: torch.Tensor) -> int:
+    """Bytes of the memory behind a tensor: an expanded dimension (stride 0) is there once."""
+    sizes = (size if stride else 1 for size, stride in zip(tensor.shape, tensor.stride(), strict=True))
+    return math.prod(sizes) * tensor.element_size()
+
+
+@cache
+def _write_positions(func: Any) -> tuple[tuple[int, str], ...]:
+    arguments = func._schema.arguments
+    return tuple((i, a.name) for i, a in enumerate(arguments) if a.alias_info is not None and a.alias_info.is_write)
+
+
+def _written(func: Any, args: Any, kwargs: Any) -> list[Any]:
+    return [args[i] if i < len(args) else kwargs.get(name) for i, name in _write_positions(func)]
+
+
+def _flops(func: Any, name: str, args: Any, kwargs: Any, out: Any) -> int:
+    if func._overloadpacket in flop_registry:
+        return int(flop_registry[func._overloadpacket](*args, **kwargs, out_val=out))
+    if name in _MATRIX_ARGUMENT:
+        return 2 * int(args[_MATRIX_ARGUMENT[name]].numel())
+    return 0
+
+
+def _hint(frame: FrameType | None) -> str:
+    while frame is not None:
+        function = frame.f_code.co_name
+        if function == "active" or function == "step":
+            return ""
+        for part, hint in _HINTS:
+            if part in function:
+                return hint
+        frame = frame.f_back
+    return ""
+
+
+def _refs(tree: Any) -> Any:
+    """The same structure with each tensor as a `TensorRef`."""
+
+    def ref(leaf: Any) -> Any:
+        if not isinstance(leaf, torch.Tensor):
+            return leaf
+        storage = leaf.untyped_storage()._cdata
+        return TensorRef(storage, tuple(leaf.shape), leaf.stride(), leaf.storage_offset(), leaf.dtype)
+
+    return tree_map(ref, tree)
