@@ -1,3 +1,35 @@
-"""Where does LLM decode wait? A discrete-event simulator of engines that share a memory channel."""
+"""Where does LLM decode wait? A discrete-event simulator of engines that share a memory channel.
+
+    import sim
+
+    result = sim.run("scenarios/two_tokens_4_engines.yaml")
+    print(result.makespan, result.bounds.lower)
+
+`sim.load` reads a scenario, `sim.run` runs one and returns a `sim.Result`; `sim.write_trace` writes its trace.
+"""
+
+from importlib import import_module
+from typing import Any
 
 __version__ = "0.1.0"
+
+#: What the package offers -> where it is. Imported on first use, so that `import sim` costs nothing.
+_PUBLIC = {
+    "load": "sim.runner:read",
+    "run": "sim.runner:run",
+    "Result": "sim.result:Result",
+    "Scenario": "sim.scenario:Scenario",
+    "InputError": "sim.errors:InputError",
+    "SimulationError": "sim.errors:SimulationError",
+    "summary": "sim.report.summary:summary",
+    "write_trace": "sim.trace:write",
+}
+
+__all__ = [*_PUBLIC, "__version__"]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _PUBLIC:
+        raise AttributeError(f"module 'sim' has no attribute {name!r}")
+    module, attribute = _PUBLIC[name].split(":")
+    return getattr(import_module(module), attribute)

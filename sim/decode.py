@@ -16,6 +16,7 @@ import simpy
 from sim.hardware.arbiters import Transfer
 from sim.hardware.channel import Channel
 from sim.hardware.engines import EnginePool
+from sim.hardware.instant import Environment
 from sim.tasks import TaskGraph
 
 
@@ -100,7 +101,7 @@ class Decoder:
     """
 
     def __init__(
-        self, env: simpy.Environment, *, engines: int, limit: int | None, overlap: bool, channel: Channel,
+        self, env: Environment, *, engines: int, limit: int | None, overlap: bool, channel: Channel,
         sram: int | None, rank: Callable[[Step], None],
     ) -> None:  # fmt: skip
         self.env = env
@@ -128,7 +129,7 @@ class Decoder:
         step.loaded[task] = self.env.now
         self._finished(step, task)
 
-    def _input_ended(self, step: Step, task: int) -> None:
+    def input_ended(self, step: Step, task: int) -> None:
         step.waiting[task] -= 1
         if not step.waiting[task]:
             self._ready(step, task)
@@ -209,7 +210,7 @@ def known_sequence(decoder: Decoder, arrival: int, steps: Sequence[Step]) -> Gen
     """A sequence whose tokens are given: the steps overlap as far as the KV cache allows."""
     if arrival:
         yield decoder.env.timeout(arrival)
-    order = KVOrder(steps, decoder._input_ended)
+    order = KVOrder(steps, decoder.input_ended)
     decoder.orders[steps[0].sequence] = order
     decoder.run(steps)
     for step in steps:

@@ -111,4 +111,5 @@ class EventLog:
 
     def name(self, row: int) -> str:
         """What to call the task of a row."""
-        return self.graphs[self.steps.graph[self.tasks.step[row]]].name(int(self.tasks.task[row]))
+        graph = self.graphs[int(self.steps.graph[self.tasks.step[row]])]
+        return graph.name(int(self.tasks.task[row]))

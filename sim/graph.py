@@ -201,7 +201,18 @@ class ModelGraph:
     def to_json(self) -> dict[str, Any]:
         facts = {
             name: getattr(self, name)
-            for name in ("name", "layers", "hidden", "heads", "kv_heads", "head_dim", "vocabulary", "dtype", "parameters", "parameter_bytes")
+            for name in (
+                "name",
+                "layers",
+                "hidden",
+                "heads",
+                "kv_heads",
+                "head_dim",
+                "vocabulary",
+                "dtype",
+                "parameters",
+                "parameter_bytes",
+            )
         }
         variants = [{"batch": b, "query": q, "graph": g.to_json()} for (b, q), g in sorted(self.variants.items())]
         return {**facts, "provenance": dict(self.provenance), "variants": variants}

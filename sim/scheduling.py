@@ -41,8 +41,10 @@ class Scheduler(Protocol):
     work_conserving: no engine stays idle while a ready task could run on it.
     """
 
-    engines: int | None
-    work_conserving: bool
+    @property
+    def engines(self) -> int | None: ...
+    @property
+    def work_conserving(self) -> bool: ...
 
     def ranks(self, step: StepView) -> Sequence[int]:
         """One rank per task; the lowest goes first."""
@@ -62,14 +64,14 @@ class Earliest:
     def ranks(self, step: StepView) -> Sequence[int]:
         return [0] * len(step.graph)
 
-    def chains(self, graph: TaskGraph) -> Sequence[int] | None:  # noqa: ARG002
+    def chains(self, graph: TaskGraph) -> Sequence[int] | None:
         return None
 
 
 class Serial(Earliest):
     """One task at a time over all engines, in program order."""
 
-    engines = 1
+    engines: int | None = 1
     work_conserving = False
 
 

@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
-import simpy
 
 from sim.cost import CostModel, StepLanes
 from sim.decode import Decoder, Step, known_sequence, sampled_sequence
@@ -16,6 +15,7 @@ from sim.eventlog import EventLog, GrantTable, StepTable, TaskTable
 from sim.graph import IntArray
 from sim.hardware.arbiters import Arbiter, Transfer
 from sim.hardware.channel import Channel
+from sim.hardware.instant import Environment
 from sim.scheduling import Scheduler, StepView
 from sim.tasks import TaskGraph
 from sim.units import format_bytes
@@ -58,7 +58,7 @@ class Setup:
 
 def simulate(setup: Setup) -> EventLog:
     """Run it. Raises InputError if operands cannot fit SRAM, SimulationError if the simulation cannot end."""
-    env = simpy.Environment()
+    env = Environment()
     record = _Record(setup)
     channel = Channel(env, setup.arbiter, latency=setup.latency, record=record.grant)
     ages = iter(range(2**62))
@@ -88,7 +88,7 @@ def simulate(setup: Setup) -> EventLog:
 class _Steps:
     """Makes the steps of a sequence as they are needed, costing them some lanes at a time."""
 
-    def __init__(self, env: simpy.Environment, setup: Setup, record: _Record) -> None:
+    def __init__(self, env: Environment, setup: Setup, record: _Record) -> None:
         self.env, self.setup, self.record = env, setup, record
         graph = setup.graph
         self.waiting = np.diff(graph.input_start).tolist()
@@ -134,7 +134,7 @@ def _sram_use(setup: Setup) -> dict[int, int]:
         if setup.sram is not None and size > setup.sram:
             parts = int(graph.parts[task])
             raise InputError(
-                f"hardware.sram: {graph.name(task)} needs {format_bytes(size)} at once, SRAM holds {format_bytes(setup.sram)}; "
+                f"hardware.sram: {graph.name(task)} needs {format_bytes(size)} at once, SRAM has {format_bytes(setup.sram)}; "
                 f"mapping.tiles of {parts * -(-size // setup.sram)} would fit it"
             )
         use[consumer] = use.get(consumer, 0) + size

@@ -65,11 +65,11 @@ class TaskGraph:
         return f"TaskGraph({len(self)} tasks, {len(self.inputs)} edges)"
 
     def kind_of(self, task: int) -> str:
-        return self.kinds[self.kind[task]]
+        return self.kinds[int(self.kind[task])]
 
     def name(self, task: int) -> str:
         """What to call the task: its kind, with its part, head or tile: `scores h3`, `rope q`, `up_proj t0`."""
-        op = self.ops.ops[self.op[task]]
+        op = self.ops.ops[int(self.op[task])]
         kind = self.kind_of(task)
         words = [kind]
         if kind != op.kind:
@@ -83,14 +83,15 @@ class TaskGraph:
         return " ".join(words)
 
     def share(self, quantity: IntArray) -> IntArray:
-        """Split a per-op quantity [op(, lane)] over tasks [task(, lane)]: integers that sum to the op's value exactly."""
+        """Split a per-op quantity [op(, lane)] over tasks [task(, lane)], into integers that sum to the op's value."""
         part, parts = self.part.astype(np.int64), self.parts.astype(np.int64)
         if quantity.ndim == 2:
             part, parts = part[:, None], parts[:, None]
         whole = quantity[self.op]
         # x * (i + 1) // k - x * i // k, without the product that could overflow
         each, rest = whole // parts, whole % parts
-        return each + rest * (part + 1) // parts - rest * part // parts
+        shares: IntArray = each + rest * (part + 1) // parts - rest * part // parts
+        return shares
 
     def bytes_moved(self, costs: IntArray) -> IntArray:
         """Bytes that each task moves through the channel, from `OpGraph.costs` [quantity, op(, lane)]."""

@@ -13,7 +13,7 @@ PS_PER_S = 1_000_000_000_000
 
 
 def ceil_div(a: int, b: int) -> int:
-    """a / b rounded up, for integers, b > 0."""
+    """Divide and round up: a / b, for integers, b > 0."""
     return -(-a // b)
 
 

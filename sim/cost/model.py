@@ -17,12 +17,18 @@ _SAFE = 2**62
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Machine:
-    """The rates that costs follow from: FLOP/s of one engine by dtype, its vector op/s, ps per task, channel bytes/s."""
+    """The rates that costs follow from: FLOP/s of one engine (for all dtypes or by dtype), its vector op/s, ps per task,
+    channel bytes/s.
+    """
 
-    flops: Mapping[str, int]
+    flops: int | Mapping[str, int]
     vector_flops: int
     overhead: int
     bandwidth: int
+
+    def peak(self, dtype: str) -> int | None:
+        """FLOP/s of one engine in `dtype`, None if that is not known."""
+        return self.flops if isinstance(self.flops, int) else self.flops.get(dtype)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

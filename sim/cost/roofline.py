@@ -31,10 +31,10 @@ class Roofline:
         compute = time_at_rate(vector_ops, self.machine.vector_flops) + self.machine.overhead
         dtypes = np.array([op.dtype for op in graph.ops.ops])[graph.op]
         for dtype in np.unique(dtypes[graph.computes & (flops.max(axis=1, initial=0) > 0)]):
-            peak = self.machine.flops.get(str(dtype))
+            peak = self.machine.peak(str(dtype))
             if peak is None:
                 task = int(np.flatnonzero((dtypes == dtype) & (flops.max(axis=1) > 0))[0])
-                known = ", ".join(self.machine.flops)
+                known = "" if isinstance(self.machine.flops, int) else ", ".join(self.machine.flops)
                 raise InputError(
                     f"hardware.engines.flops: op {graph.kind_of(task)!r} computes in {dtype}, known here: {known}"
                 )

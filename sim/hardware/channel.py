@@ -18,7 +18,7 @@ from typing import Any
 import simpy
 
 from sim.hardware.arbiters import Arbiter, Plan, Transfer
-from sim.hardware.instant import PLAN, EndOfInstant
+from sim.hardware.instant import PLAN, EndOfInstant, Environment
 from sim.units import ceil_div
 
 IDLE = Plan((), 1)
@@ -31,7 +31,7 @@ class Channel:
     """
 
     def __init__(
-        self, env: simpy.Environment, arbiter: Arbiter, *, latency: int = 0,
+        self, env: Environment, arbiter: Arbiter, *, latency: int = 0,
         record: Callable[[Transfer, int, int, int], None],
     ) -> None:  # fmt: skip
         if latency < 0:

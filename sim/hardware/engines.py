@@ -13,7 +13,7 @@ from typing import Any, Protocol
 
 import simpy
 
-from sim.hardware.instant import DISPATCH, EndOfInstant
+from sim.hardware.instant import DISPATCH, EndOfInstant, Environment
 
 
 class Work(Protocol):
@@ -27,8 +27,8 @@ class Work(Protocol):
     program: int
     chain: Sequence[int] | None
     home: dict[int, int]
-    compute: Sequence[int]
-    work: Sequence[int]
+    compute: list[int]
+    work: list[int]
     start: list[int]
     loaded: list[int]
     engine: list[int]
@@ -46,7 +46,7 @@ class EnginePool:
     """
 
     def __init__(
-        self, env: simpy.Environment, count: int, *, limit: int | None, overlap: bool, load: Load,
+        self, env: Environment, count: int, *, limit: int | None, overlap: bool, load: Load,
         finished: Callable[[Any, int], None],
     ) -> None:  # fmt: skip
         self.env = env

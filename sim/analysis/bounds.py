@@ -1,0 +1,112 @@
+"""Bounds on the makespan, from the tasks alone: no schedule, no code of the simulator.
+
+    lower = max(T, W / m, C)          upper = T + W / m + C / port + transfers
+
+T: the longest path through the data, with arrivals, latencies and transfers at the speed of their port; W: work on m engines;
+C: work of the channel. The upper bound is Graham's (1966), with the channel as a second resource: at each instant the longest
+path advances, or all engines are busy, or the channel is. It holds where no engine is held while it waits, SRAM is unbounded,
+scheduler and channel conserve work. `port` is the share that one port can draw (the queue of a DMA is served in order, so it
+may be alone at the channel); one picosecond a transfer is for times that round up.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from sim.analysis.context import Rules, grid
+from sim.eventlog import EventLog
+from sim.tasks import TaskGraph
+from sim.units import ceil_div
+
+Times = npt.NDArray[np.int64]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Bounds:
+    """Picoseconds. upper is None where the theorem does not apply."""
+
+    critical_path: int
+    compute: int
+    memory: int
+    upper: int | None
+
+    @property
+    def lower(self) -> int:
+        """The largest of the three lower bounds."""
+        return max(self.critical_path, self.compute, self.memory)
+
+    def gap(self, makespan: int) -> float:
+        """How far a makespan is above the lower bound: 0.07 is 7 %."""
+        return makespan / self.lower - 1 if self.lower else 0.0
+
+
+def bounds(log: EventLog, rules: Rules) -> Bounds:
+    """Compute all bounds."""
+    longest = _longest_path(log, rules)
+    compute = ceil_div(int(log.tasks.compute.sum()), log.engines)
+    memory = ceil_div(int(log.tasks.work.sum()), log.channels)
+    applies = (
+        rules.execution == "prefetch"
+        and not rules.bounded_sram
+        and rules.work_conserving_channel
+        and rules.work_conserving_scheduler
+        and log.channels == 1
+    )
+    transfers = int((log.tasks.work > 0).sum())
+    at_port = ceil_div(memory * rules.cap[1], rules.cap[0])
+    upper = longest + compute + at_port + transfers if applies else None
+    return Bounds(critical_path=longest, compute=compute, memory=memory, upper=upper)
+
+
+def _shortest_times(log: EventLog, rules: Rules) -> Times:
+    """The least time from start to end of each row: alone on the machine."""
+    num, den = rules.cap
+    work, compute = log.tasks.work, log.tasks.compute
+    transfer = np.where(work > 0, -(-work * den // num) + rules.latency, 0)
+    return np.maximum(transfer, compute) if rules.execution == "stream" else transfer + compute
+
+
+def _longest_path(log: EventLog, rules: Rules) -> int:
+    shortest = _shortest_times(log, rules)
+    sequences = len(rules.arrivals)
+    reached = np.array(rules.arrivals, dtype=np.int64)  # per sequence: the earliest end of what came before
+    if rules.dependency == "sampled":
+        for number, graph in enumerate(log.graphs):
+            steps = np.flatnonzero(log.steps.graph == number)
+            durations = np.ascontiguousarray(grid(log, number, shortest).T)
+            alone = _finish(graph, durations, np.zeros(len(steps), dtype=np.int64), {}).max(axis=0, initial=0)
+            np.add.at(reached, log.steps.sequence[steps], alone)
+        return int(reached.max(initial=0))
+    stored: dict[int, Times] = {}  # layer -> per sequence, the earliest end of all stores so far
+    end = reached.copy()
+    for token in range(int(log.steps.token.max(initial=-1)) + 1):
+        for number, graph in enumerate(log.graphs):
+            here = (log.steps.token == token) & (log.steps.graph == number)
+            if not here.any():
+                continue
+            sequence = log.steps.sequence[here]
+            durations = np.ascontiguousarray(shortest[log.steps.first[here][:, None] + np.arange(len(graph))].T)
+            finish = _finish(graph, durations, reached[sequence], {k: v[sequence] for k, v in stored.items()})
+            end[sequence] = np.maximum(end[sequence], finish.max(axis=0))
+            for layer, tasks in graph.kv_stores.items():
+                column = stored.setdefault(layer, np.zeros(sequences, dtype=np.int64))
+                column[sequence] = np.maximum(column[sequence], finish[list(tasks)].max(axis=0))
+    return int(end.max(initial=0))
+
+
+def _finish(graph: TaskGraph, durations: Times, released: Times, stored: dict[int, Times]) -> Times:
+    """Earliest finish [task, lane] without contention; loads of a layer wait for `stored[layer]`."""
+    after = {task: stored[layer] for layer, tasks in graph.kv_loads.items() if layer in stored for task in tasks}
+    start, inputs = graph.input_start.tolist(), graph.inputs
+    finish = np.empty_like(durations)
+    for task in range(len(graph)):
+        ready = released
+        if start[task] < start[task + 1]:
+            ready = np.maximum(ready, finish[inputs[start[task] : start[task + 1]]].max(axis=0))
+        if task in after:
+            ready = np.maximum(ready, after[task])
+        np.add(ready, durations[task], out=finish[task])
+    return finish

@@ -1,0 +1,133 @@
+"""What must hold of every run, checked on every run. A failure is a defect of the simulator, never of the input."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+
+from sim.analysis.bounds import Bounds
+from sim.analysis.context import Rules, grid
+from sim.errors import SimulationError
+from sim.eventlog import EventLog
+from sim.units import format_time
+
+
+def check(log: EventLog, rules: Rules, bounds: Bounds) -> list[str]:
+    """Return the names of the invariants that were checked; raises SimulationError at the first that does not hold."""
+    passed = []
+    for name, holds in CHECKS.items():
+        trouble = holds(log, rules, bounds)
+        if trouble:
+            raise SimulationError(f"invariant does not hold: {name}: {trouble}")
+        passed.append(name)
+    return passed
+
+
+def _times_in_order(log: EventLog, _rules: Rules, _bounds: Bounds) -> str | None:
+    t = log.tasks
+    bad = ~((t.ready <= t.start) & (t.start <= t.loaded) & (t.loaded <= t.end) & (t.start < t.end) & (t.ready >= 0))
+    return f"{log.name(int(np.flatnonzero(bad)[0]))}" if bad.any() else None
+
+
+def _after_inputs(log: EventLog, _rules: Rules, _bounds: Bounds) -> str | None:
+    for number, graph in enumerate(log.graphs):
+        end, ready = grid(log, number, log.tasks.end), grid(log, number, log.tasks.ready)
+        consumer = np.repeat(np.arange(len(graph)), np.diff(graph.input_start))
+        late = end[:, graph.inputs] > ready[:, consumer]
+        if late.any():
+            return f"{graph.name(int(consumer[np.argwhere(late)[0][1]]))} was ready before an input ended"
+    return None
+
+
+def _engines_exclusive(log: EventLog, _rules: Rules, _bounds: Bounds) -> str | None:
+    rows = np.flatnonzero(log.tasks.engine >= 0)
+    rows = rows[np.lexsort((log.tasks.start[rows], log.tasks.engine[rows]))]
+    engine, start, end = log.tasks.engine[rows], log.tasks.start[rows], log.tasks.end[rows]
+    clash = (engine[1:] == engine[:-1]) & (start[1:] < end[:-1])
+    return f"engine {engine[1:][clash][0]} ran two tasks at once" if clash.any() else None
+
+
+def _kv_order(log: EventLog, _rules: Rules, _bounds: Bounds) -> str | None:
+    stored: dict[tuple[int, int], int] = {}
+    for step in np.lexsort((log.steps.token, log.steps.sequence)).tolist():
+        graph, first, sequence = log.graphs[log.steps.graph[step]], int(log.steps.first[step]), int(log.steps.sequence[step])
+        for layer, tasks in graph.kv_loads.items():
+            if min(int(log.tasks.start[first + task]) for task in tasks) < stored.get((sequence, layer), 0):
+                return f"token {sequence}.{log.steps.token[step]} loaded layer {layer} before it was stored"
+        for layer, tasks in graph.kv_stores.items():
+            last = max(int(log.tasks.end[first + task]) for task in tasks)
+            stored[sequence, layer] = max(stored.get((sequence, layer), 0), last)
+    return None
+
+
+def _barriers(log: EventLog, rules: Rules, _bounds: Bounds) -> str | None:
+    if rules.dependency == "known":
+        return None
+    order = np.lexsort((log.steps.token, log.steps.sequence))
+    same = log.steps.sequence[order][1:] == log.steps.sequence[order][:-1]
+    early = same & (log.steps.released[order][1:] < log.steps.end[order][:-1])
+    return "a step was released before the one before it had ended" if early.any() else None
+
+
+def _work_conserved(log: EventLog, _rules: Rules, _bounds: Bounds) -> str | None:
+    delivered = np.zeros(len(log.tasks), dtype=np.int64)
+    np.add.at(delivered, log.grants.task, log.grants.work)
+    bad = delivered != log.tasks.work
+    return f"{log.name(int(np.flatnonzero(bad)[0]))} asked for one amount and got another" if bad.any() else None
+
+
+def _never_over_capacity(log: EventLog, _rules: Rules, _bounds: Bounds) -> str | None:
+    g = log.grants
+    order = np.lexsort((g.end, g.start, g.channel))
+    channel, start, end, work = g.channel[order], g.start[order], g.end[order], g.work[order]
+    if not len(order):
+        return None
+    new = np.concatenate(([True], (channel[1:] != channel[:-1]) | (start[1:] != start[:-1]) | (end[1:] != end[:-1])))
+    first = np.flatnonzero(new)
+    if (np.add.reduceat(work, first) > (end - start)[first]).any():
+        return "the channel delivered more than its bandwidth"
+    overlap = (channel[first][1:] == channel[first][:-1]) & (start[first][1:] < end[first][:-1])
+    return "intervals of service overlap" if overlap.any() else None
+
+
+def _never_idle(log: EventLog, rules: Rules, _bounds: Bounds) -> str | None:
+    if not rules.work_conserving_channel or log.channels > 1:
+        return None
+    rows = np.flatnonzero(log.tasks.work > 0)
+    if not len(rows):
+        return None
+    issued = log.tasks.start[rows]
+    # Under blocking and stream an engine's operands arrive at `loaded`; a DMA's at `end`, which is the same column there.
+    arrived = np.where(log.tasks.engine[rows] >= 0, log.tasks.loaded[rows], log.tasks.end[rows])
+    start, end = np.unique(np.stack([log.grants.start, log.grants.end]), axis=1)
+    busy_before = np.concatenate(([0], np.cumsum(end - start)))
+
+    def busy(t: np.ndarray[tuple[int], np.dtype[np.int64]]) -> np.ndarray[tuple[int], np.dtype[np.int64]]:
+        i = np.searchsorted(start, t, side="right")
+        inside = np.where(i > 0, np.minimum(t, end[i - 1]) - start[i - 1], 0)
+        return busy_before[np.maximum(i - 1, 0)] + inside
+
+    idle = (busy(arrived) - busy(issued + rules.latency)) < arrived - issued - rules.latency
+    return f"the channel was idle while {log.name(int(rows[idle][0]))} was eligible" if idle.any() else None
+
+
+def _bounds_hold(log: EventLog, _rules: Rules, bounds: Bounds) -> str | None:
+    if bounds.lower > log.makespan:
+        return f"makespan {format_time(log.makespan)} is below the lower bound {format_time(bounds.lower)}"
+    if bounds.upper is not None and bounds.upper < log.makespan:
+        return f"makespan {format_time(log.makespan)} is above the upper bound {format_time(bounds.upper)}"
+    return None
+
+
+CHECKS: dict[str, Callable[[EventLog, Rules, Bounds], str | None]] = {
+    "ready <= start <= loaded <= end": _times_in_order,
+    "tasks start after all their inputs end": _after_inputs,
+    "no engine runs two tasks at once": _engines_exclusive,
+    "KV order per sequence and layer": _kv_order,
+    "sampled steps are barriers": _barriers,
+    "bytes requested = bytes delivered": _work_conserved,
+    "channel never above its bandwidth": _never_over_capacity,
+    "channel never idle while a transfer is eligible": _never_idle,
+    "lower bound <= makespan <= upper bound": _bounds_hold,
+}

@@ -1,0 +1,39 @@
+"""What an analysis must know beside the event log: the rules under which the log came about."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+import numpy.typing as npt
+
+from sim.eventlog import EventLog
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Rules:
+    """The semantics of a run, as plain values.
+
+    arrivals: ps, per sequence. cap: largest share of the channel that one requester draws, (numerator, denominator).
+    bounded_sram: an admission limit was in force.
+    """
+
+    arrivals: tuple[int, ...]
+    dependency: Literal["sampled", "known"]
+    execution: Literal["blocking", "stream", "prefetch"]
+    latency: int
+    cap: tuple[int, int]
+    bounded_sram: bool
+    work_conserving_channel: bool
+    work_conserving_scheduler: bool
+
+
+def grid(log: EventLog, graph: int, column: npt.NDArray[np.integer]) -> npt.NDArray[np.integer]:
+    """View a column of the task table as [step, task] for the steps of one graph."""
+    steps = np.flatnonzero(log.steps.graph == graph)
+    n = len(log.graphs[graph])
+    first = log.steps.first[steps]
+    if len(steps) and (np.diff(first) == n).all():
+        return column[first[0] : first[0] + n * len(steps)].reshape(len(steps), n)
+    return column[first[:, None] + np.arange(n)]

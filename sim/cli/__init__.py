@@ -1,0 +1,77 @@
+"""The command line. Exit status: 0 success, 1 failure, 2 bad input.
+
+Each command is a module of its own that is imported only when it is used, so that `sim --help` and tab completion answer
+at once.
+"""
+
+from __future__ import annotations
+
+import sys
+from importlib import import_module
+from typing import Any
+
+import click
+
+from sim import __version__
+from sim.errors import InputError, SimError
+
+#: name -> (module, one line for `sim --help`)
+COMMANDS = {
+    "run": ("sim.cli.run", "Run scenarios: summary, trace, JSON."),
+    "check": ("sim.cli.check", "Check scenarios without running them."),
+    "list": ("sim.cli.listing", "List models, hardware, arbiters, schedulers, costs or scenarios."),
+    "schema": ("sim.cli.schema", "Print the JSON Schema of scenario files."),
+    "capture": ("sim.cli.capture", "Print the op graph of a model as a table."),
+    "completion": ("sim.cli.completion", "Print the script that gives your shell tab completion."),
+}
+
+
+class LazyGroup(click.Group):
+    """A group whose commands are imported on use."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return list(COMMANDS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        if cmd_name not in COMMANDS:
+            return None
+        command: click.Command = import_module(COMMANDS[cmd_name][0]).command
+        return command
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        with formatter.section("Commands"):
+            formatter.write_dl([(name, text) for name, (_, text) in COMMANDS.items()])
+
+
+@click.group(cls=LazyGroup, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(__version__, prog_name="sim")
+def cli() -> None:
+    """Where does LLM decode wait? Simulate engines that share a memory channel."""
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Run the command line and exit: what the `sim` command calls."""
+    try:
+        status: Any = cli.main(args=arguments, prog_name="sim", standalone_mode=False)
+    except click.exceptions.Exit as stop:
+        status = stop.exit_code
+    except (click.Abort, KeyboardInterrupt):
+        click.echo("interrupted", err=True)
+        status = 130
+    except click.ClickException as error:  # wrong options: click's own words, in one line
+        click.echo(f"error: {error.format_message()}", err=True)
+        status = 2
+    except InputError as error:
+        click.echo(f"error: {error}", err=True)
+        status = 2
+    except SimError as error:
+        click.echo(f"error: {error}", err=True)
+        status = 1
+    except BrokenPipeError:  # `sim list models | head`
+        sys.stderr.close()
+        status = 0
+    except OSError as error:
+        where = f"{error.filename}: " if error.filename else ""
+        click.echo(f"error: {where}{error.strerror or error}", err=True)
+        status = 1
+    sys.exit(status if isinstance(status, int) else 0)

@@ -1,0 +1,52 @@
+"""`sim capture`."""
+
+from __future__ import annotations
+
+import json
+
+import click
+from rich.console import Console
+from rich.table import Table
+
+import models.library
+from sim.graph import QUANTITIES
+
+
+@click.command("capture")
+@click.argument("config")
+@click.option("--context", type=click.IntRange(0), default=256, show_default=True, help="Tokens in the KV cache.")
+@click.option("--batch", type=click.IntRange(1), default=1, show_default=True, help="Sequences in the step.")
+@click.option("--query", type=click.IntRange(1), default=1, show_default=True, help="New tokens of each sequence.")
+@click.option("--layers", type=click.IntRange(1), default=None, help="Only the first layers.")
+@click.option("--scope", type=click.Choice(["model", "block"]), default="model", show_default=True)
+@click.option("--granularity", type=click.Choice(["op", "aten"]), default="op", show_default=True)
+@click.option("--dtype", type=click.Choice(["bfloat16", "float16", "float32"]), default=None, help="Instead of the config's.")
+@click.option("--json", "as_json", is_flag=True, help="One JSON object per op, one a line.")
+def command(
+    config: str, context: int, batch: int, query: int, layers: int | None, scope: str, granularity: str, dtype: str | None,
+    as_json: bool,
+) -> None:  # fmt: skip
+    """Print the op graph of a model: a shipped name, a config.json, or a Hugging Face id."""
+    model = models.library.load(config, granularity=granularity, dtype=dtype)
+    graph = model.step(batch, query).select(layers, scope)
+    costs = graph.costs(context, batch, query)
+    if as_json:
+        for i, op in enumerate(graph.ops):
+            row = {"op": i, "kind": op.kind, "part": op.part, "path": op.path, "layer": op.layer, "heads": op.heads,
+                   "dtype": op.dtype, "shape": op.shape, "inputs": op.inputs}  # fmt: skip
+            click.echo(json.dumps({**row, **{name: int(costs[q, i]) for q, name in enumerate(QUANTITIES)}}))
+        return
+    table = Table(box=None, pad_edge=False, header_style="bold", title_justify="left",
+                  title=f"{model.name}: {model.parameters:,} parameters; a step of {batch} x {query} tokens, context {context}",
+                  )  # fmt: skip
+    for name, justify in (("#", "right"), ("op", "left"), ("path", "left"), ("result", "left"), ("needs", "left")):
+        table.add_column(name, justify=justify)  # type: ignore[arg-type]
+    for name in QUANTITIES:
+        table.add_column(name, justify="right")
+    for i, op in enumerate(graph.ops):
+        table.add_row(
+            str(i), f"{op.kind} {op.part}".rstrip(), op.path, " x ".join(op.shape), " ".join(map(str, op.inputs)),
+            *(f"{int(costs[q, i]):,}" if costs[q, i] else "" for q in range(len(QUANTITIES))),
+        )  # fmt: skip
+    table.add_row("", "all", "", "", "", *(f"{int(costs[q].sum()):,}" for q in range(len(QUANTITIES))), style="bold")
+    Console(width=None if Console().is_terminal else 250).print(table)

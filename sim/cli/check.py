@@ -1,0 +1,21 @@
+"""`sim check`."""
+
+from __future__ import annotations
+
+import click
+
+from sim.cli.options import scenario_arguments
+from sim.runner import op_graph, prepare, read
+from sim.shipped import find_scenario
+
+
+@click.command("check")
+@scenario_arguments
+def command(names: tuple[str, ...], overrides: tuple[str, ...]) -> None:
+    """Check scenarios without running them: syntax, names, values, and that the model can be lowered and costed."""
+    for name in names:
+        path = find_scenario(name)
+        scenario = read(path, list(overrides))
+        model, ops = op_graph(scenario)
+        setup = prepare(scenario, ops)
+        click.echo(f"{path}: ok: {model.name}, {len(ops.ops)} ops, {len(setup.graph)} tasks a step")

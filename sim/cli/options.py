@@ -1,0 +1,29 @@
+"""Options that several commands share."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import click
+import click.shell_completion
+
+from sim.shipped import scenarios
+
+Command = Callable[..., Any]
+
+
+def scenario_arguments(command: Command) -> Command:
+    """SCENARIO... and --set, as `names` and `overrides`."""
+    command = click.option(
+        "--set", "overrides", multiple=True, metavar="KEY=VALUE",
+        help='Change a value, e.g. --set hardware.memory.bandwidth="50 GB/s". May be given several times.',
+    )(command)  # fmt: skip
+    return click.argument("names", nargs=-1, required=True, metavar="SCENARIO...", shell_complete=complete_scenario)(command)
+
+
+def complete_scenario(_ctx: click.Context, _param: click.Parameter, incomplete: str) -> list[Any]:
+    """Shipped names, and files."""
+    names: list[Any] = [name for name in scenarios() if name.startswith(incomplete)]
+    return names or [click.shell_completion.CompletionItem(incomplete, type="file")]
+

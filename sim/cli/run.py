@@ -1,0 +1,70 @@
+"""`sim run`."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+
+import click
+from rich.console import Console
+
+import sim.trace
+from sim import __version__
+from sim.cli.options import scenario_arguments
+from sim.errors import InputError
+from sim.report import terminal
+from sim.report.summary import summary
+from sim.result import Result
+from sim.runner import read, run
+from sim.scenario import Scenario
+from sim.shipped import find_scenario
+
+
+@click.command("run")
+@scenario_arguments
+@click.option("--out", type=click.Path(path_type=Path, file_okay=False), default=Path("traces"), show_default=True,
+              help="Folder for traces.")  # fmt: skip
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object per scenario, one a line.")
+@click.option("--trace/--no-trace", "with_trace", default=True, help="Write a trace, or none.")
+@click.option("--trace-format", type=click.Choice(["pftrace", "pftrace.gz", "json"]), default="pftrace", show_default=True,
+              help="Perfetto's own format, the same compressed, or Chrome JSON.")  # fmt: skip
+def command(
+    names: tuple[str, ...], overrides: tuple[str, ...], out: Path, as_json: bool, with_trace: bool, trace_format: str
+) -> None:
+    """Run scenarios: files, or names of shipped ones (`sim list scenarios`)."""
+    paths = [find_scenario(name) for name in names]
+    scenarios = [read(path, list(overrides)) for path in paths]  # all are checked before any runs
+    targets = [out / f"{path.stem}.{trace_format}" for path in paths]
+    if with_trace and len(set(targets)) < len(targets):
+        twice = next(target for i, target in enumerate(targets) if target in targets[:i])
+        raise InputError(f"{twice}: two scenarios would write this file; run them one by one with --out")
+    console, status = Console(), Console(stderr=True)
+    for scenario, target in zip(scenarios, targets, strict=True):
+        with status.status(f"simulating {scenario.name}"):
+            result = run(scenario)
+        if with_trace:
+            with status.status(f"writing {target}"):
+                write_trace(result, target)
+        if as_json:
+            click.echo(json.dumps(summary(result, trace=target if with_trace else None)))
+            continue
+        terminal.show(result, console)
+        if with_trace:
+            console.print(f"\ntrace  {target}\n       open it at https://ui.perfetto.dev (Open trace file)", highlight=False)
+        sys.stdout.flush()
+
+
+def write_trace(result: Result, path: Path) -> None:
+    """Write the trace of a result; the format follows from the name."""
+    scenario: Scenario = result.scenario
+    path.parent.mkdir(parents=True, exist_ok=True)
+    window = scenario.trace.window
+    sim.trace.write(
+        result.log,
+        path,
+        metadata={"scenario": scenario.name, "seed": str(scenario.seed), "version": __version__},
+        detail=scenario.trace.detail,
+        flows=scenario.trace.flows,
+        window=(window.start, window.end if window.end is not None else result.makespan) if window else None,
+    )

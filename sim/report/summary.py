@@ -1,0 +1,54 @@
+"""The JSON object of a run: every number that the other renderers show."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from sim.result import Result
+
+
+def summary(result: Result, *, trace: Path | None = None, timing: bool = True) -> dict[str, Any]:
+    """Plain data, in a fixed order. Times are integers of picoseconds; `timing` (wall-clock seconds) can be left out."""
+    m, b = result.metrics, result.bounds
+    data: dict[str, Any] = {
+        "scenario": result.scenario.name,
+        "seed": result.scenario.seed,
+        "makespan_ps": m.makespan,
+        "tasks": m.tasks,
+        "tokens": [{"sequence": t.sequence, "token": t.token, "start_ps": t.start, "end_ps": t.end} for t in m.tokens],
+        "engines": [
+            {"name": f"engine {i}", "busy_ps": busy, "utilisation": _share(busy, m.makespan)}
+            for i, busy in enumerate(m.engine_busy)
+        ],
+        "memory": {
+            "bytes_read": m.bytes_read,
+            "bytes_written": m.bytes_written,
+            "busy_ps": m.channel_busy,
+            "utilisation": _share(m.delivered, m.makespan * result.log.channels),
+        },
+        "bounds": {
+            "critical_path_ps": b.critical_path,
+            "compute_ps": b.compute,
+            "memory_ps": b.memory,
+            "lower_ps": b.lower,
+            "upper_ps": b.upper,
+            "gap": round(b.gap(m.makespan), 6),
+        },
+        "by_kind": [
+            {"kind": k.kind, "tasks": k.tasks, "compute_ps": k.compute, "transfer_ps": k.transfer, "bytes": k.bytes}
+            for k in m.kinds
+        ],
+        "checks": list(result.checks),
+        "trace": str(trace) if trace else None,
+    }
+    if timing:
+        t = result.timing
+        data["timing"] = {
+            "capture_s": round(t.capture, 4), "simulate_s": round(t.simulate, 4), "analyse_s": round(t.analyse, 4),
+        }  # fmt: skip
+    return data
+
+
+def _share(part: int, whole: int) -> float:
+    return round(part / whole, 6) if whole else 0.0

@@ -1,0 +1,87 @@
+"""The summary on a terminal."""
+
+from __future__ import annotations
+
+from rich.console import Console, Group, RenderableType
+from rich.table import Table
+from rich.text import Text
+
+from sim.result import Result
+from sim.units import format_bytes, format_rate, format_time
+
+TOP = 12  # rows of the list of kinds
+MANY = 10  # tokens or engines listed one by one
+
+
+def render(result: Result) -> RenderableType:
+    """What a run came to, on one screen."""
+    m = result.metrics
+    hardware = result.scenario.hardware
+    head = Text.assemble((result.scenario.name, "bold"), f"  {result.scenario.description}".rstrip())
+    facts = Table.grid(padding=(0, 2))
+    facts.add_row("makespan", f"{format_time(m.makespan)}, {m.tasks:,} tasks")
+    facts.add_row("tokens", _tokens(result))
+    facts.add_row(
+        "memory",
+        f"{format_bytes(m.bytes_read)} read, {format_bytes(m.bytes_written)} written at "
+        f"{format_rate(hardware.memory.bandwidth, 'B/s')}; channel {_percent(m.delivered, m.makespan * result.log.channels)}",
+    )
+    facts.add_row("engines", _engines(result))
+    facts.add_row("bounds", _bounds(result))
+    facts.add_row("checks", f"{len(result.checks)} invariants hold")
+    return Group(head, facts, Text(), _kinds(result))
+
+
+def _tokens(result: Result) -> str:
+    tokens = result.metrics.tokens
+    if len(tokens) <= MANY:
+        return ", ".join(f"{t.sequence}.{t.token} in {format_time(t.end - t.start)}" for t in tokens)
+    times = sorted(t.end - t.start for t in tokens)
+    mean = sum(times) // len(times)
+    return (
+        f"{len(tokens):,} tokens of {len({t.sequence for t in tokens}):,} sequences; per token mean {format_time(mean)}, "
+        f"min {format_time(times[0])}, max {format_time(times[-1])}; "
+        f"{len(tokens) / (result.makespan / 1e12):,.1f} tokens/s"
+    )
+
+
+def _engines(result: Result) -> str:
+    m = result.metrics
+    if len(m.engine_busy) <= MANY:
+        return "  ".join(f"{i} {_percent(busy, m.makespan)}" for i, busy in enumerate(m.engine_busy))
+    mean = sum(m.engine_busy) / len(m.engine_busy)
+    return f"{len(m.engine_busy)}, {_percent(int(mean), m.makespan)} on average"
+
+
+def _bounds(result: Result) -> str:
+    b = result.bounds
+    upper = f", at most {format_time(b.upper)}" if b.upper is not None else ""
+    return (
+        f"at least {format_time(b.lower)} (longest path {format_time(b.critical_path)}, compute {format_time(b.compute)}, "
+        f"memory {format_time(b.memory)}){upper}; this run is {b.gap(result.makespan):.1%} above"
+    )
+
+
+def _kinds(result: Result) -> Table:
+    kinds = result.metrics.kinds
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    table.add_column("op")
+    for name in ("tasks", "on engines", "on channel", "bytes"):
+        table.add_column(name, justify="right")
+    for k in kinds[:TOP]:
+        table.add_row(
+            k.kind, f"{k.tasks:,}", format_time(k.compute) if k.compute else "",
+            format_time(k.transfer) if k.transfer else "", format_bytes(k.bytes) if k.bytes else "",
+        )  # fmt: skip
+    if len(kinds) > TOP:
+        table.add_row(f"and {len(kinds) - TOP} more", "", "", "", "", style="dim")
+    return table
+
+
+def show(result: Result, console: Console) -> None:
+    """Print it."""
+    console.print(render(result))
+
+
+def _percent(part: int, whole: int) -> str:
+    return f"{part / whole:.0%}" if whole else "0%"

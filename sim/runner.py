@@ -1,0 +1,156 @@
+"""Run a scenario: the one public entry point.
+
+    result = run("scenarios/two_tokens_4_engines.yaml")
+    result.metrics.makespan, result.log.tasks.start
+"""
+
+from __future__ import annotations
+
+from math import gcd
+from pathlib import Path
+from time import perf_counter
+from typing import Any
+
+import models.library
+from sim.analysis.bounds import bounds
+from sim.analysis.checks import check
+from sim.analysis.context import Rules
+from sim.analysis.metrics import metrics
+from sim.cost import COST_MODELS, CostModel, Machine
+from sim.errors import InputError
+from sim.graph import ModelGraph, OpGraph
+from sim.hardware.arbiters import ARBITERS, Arbiter
+from sim.lowering import Mapping, lower
+from sim.result import Result, Timing
+from sim.scenario import Known, Scenario, load
+from sim.scheduling import SCHEDULERS, Scheduler
+from sim.simulation import Request, Setup, simulate
+
+LARGEST_CAP = 2**16  # denominators of channel shares stay small enough for int64 arithmetic on whole runs
+
+
+def known_names() -> Known:
+    """The names that a scenario may use for its policies, third-party ones included."""
+    return {"arbiter": ARBITERS.names(), "scheduler": SCHEDULERS.names(), "cost": COST_MODELS.names()}
+
+
+def read(path: str | Path, overrides: list[str] | None = None) -> Scenario:
+    """Read and check a scenario file; raises InputError in one line."""
+    return load(path, overrides or [], known_names())
+
+
+def run(scenario: Scenario | str | Path) -> Result:
+    """Simulate a scenario and account for it.
+
+    Raises InputError if something in the scenario cannot be used, SimulationError if an invariant does not hold.
+    """
+    if not isinstance(scenario, Scenario):
+        scenario = read(scenario)
+    began = perf_counter()
+    model, ops = op_graph(scenario)
+    captured = perf_counter()
+    setup = prepare(scenario, ops)
+    log = simulate(setup)
+    simulated = perf_counter()
+    rules = Rules(
+        arrivals=tuple(request.arrival for request in setup.sequences),
+        dependency=setup.dependency,
+        execution=scenario.mapping.execution,
+        latency=setup.latency,
+        cap=_cap(scenario),
+        bounded_sram=setup.sram is not None,
+        work_conserving_channel=setup.arbiter.work_conserving,
+        work_conserving_scheduler=setup.scheduler.work_conserving,
+    )
+    limits = bounds(log, rules)
+    checks = check(log, rules, limits)
+    numbers = metrics(log)
+    timing = Timing(capture=captured - began, simulate=simulated - captured, analyse=perf_counter() - simulated)
+    return Result(
+        scenario=scenario, model=model, log=log, rules=rules, metrics=numbers, bounds=limits, checks=tuple(checks), timing=timing
+    )  # fmt: skip
+
+
+def op_graph(scenario: Scenario) -> tuple[ModelGraph, OpGraph]:
+    """The model of a scenario, and the ops of one of its decode steps."""
+    wanted = scenario.model
+    try:
+        model = models.library.load(wanted.config, granularity=scenario.mapping.granularity, dtype=wanted.dtype)
+    except InputError as error:
+        raise scenario.error("model.config", str(error)) from None
+    if wanted.layers is not None and wanted.layers > model.layers:
+        raise scenario.error("model.layers", f"expected 1 to {model.layers}, all layers of {model.name}, found {wanted.layers}")
+    return model, model.step().select(wanted.layers, wanted.scope)
+
+
+def prepare(scenario: Scenario, ops: OpGraph) -> Setup:
+    """Turn a scenario into what the simulator takes: plain values and policies."""
+    hardware, mapping, workload = scenario.hardware, scenario.mapping, scenario.workload
+    graph = lower(
+        ops,
+        Mapping(
+            heads=mapping.heads,
+            weights=mapping.weights,
+            activations=mapping.activations,
+            execution=mapping.execution,
+            tiles=mapping.tiles,
+        ),
+    )
+    setup = Setup(
+        graph=graph,
+        sequences=[Request(context=s.context, tokens=s.tokens, arrival=s.arrival) for s in workload.each()],
+        dependency=workload.dependency,
+        costs=_costs(scenario),
+        engines=hardware.engines.count,
+        scheduler=_scheduler(scenario),
+        overlap=mapping.execution == "stream",
+        arbiter=_arbiter(scenario),
+        bandwidth=hardware.memory.bandwidth,
+        latency=hardware.memory.latency,
+        sram=hardware.sram if mapping.execution == "prefetch" else None,
+    )
+    return setup
+
+
+def _cap(scenario: Scenario) -> tuple[int, int]:
+    """The largest share of the channel that one port draws, rounded down to a small denominator."""
+    port, bandwidth = scenario.hardware.memory.port_bandwidth, scenario.hardware.memory.bandwidth
+    if port is None or port >= bandwidth:
+        return 1, 1
+    common = gcd(port, bandwidth)
+    num, den = port // common, bandwidth // common
+    if den <= LARGEST_CAP:
+        return num, den
+    num = port * LARGEST_CAP // bandwidth
+    if not num:
+        raise scenario.error("hardware.memory.port_bandwidth", f"expected at least 1/{LARGEST_CAP} of the bandwidth")
+    return num, LARGEST_CAP
+
+
+def _arbiter(scenario: Scenario) -> Arbiter:
+    choice = scenario.hardware.memory.arbiter
+    return _made(scenario, "hardware.memory.arbiter", ARBITERS, choice.name, {**choice.options, "cap": _cap(scenario)})
+
+
+def _scheduler(scenario: Scenario) -> Scheduler:
+    return _made(scenario, "scheduler", SCHEDULERS, scenario.scheduler.name, dict(scenario.scheduler.options))
+
+
+def _costs(scenario: Scenario) -> CostModel:
+    engines, memory, cost = scenario.hardware.engines, scenario.hardware.memory, scenario.cost
+    machine = Machine(
+        flops=engines.flops, vector_flops=engines.vector_flops, overhead=engines.overhead, bandwidth=memory.bandwidth
+    )  # fmt: skip
+    options = dict(cost.options)
+    if cost.table is not None:
+        options["table"] = cost.table
+    if cost.jitter:
+        options["jitter"] = cost.jitter
+    return _made(scenario, "cost", COST_MODELS, cost.model, {**options, "machine": machine, "seed": scenario.seed})
+
+
+def _made(scenario: Scenario, key: str, registry: Any, name: str, options: dict[str, Any]) -> Any:
+    try:
+        return registry.make(name, options)
+    except InputError as error:
+        raise scenario.error(key, str(error)) from None
