@@ -1,0 +1,45 @@
+# Everything happens in .venv; nothing is installed outside of it.
+PYTHON ?= python3
+BIN := .venv/bin
+
+.PHONY: run test test-all lint setup bench graphs schema reports clean
+
+run: setup
+	$(BIN)/sim run scenarios/two_tokens_4_engines.yaml
+
+test: setup
+	$(BIN)/python -m pytest -m "not slow" -n auto
+
+test-all: setup
+	$(BIN)/python -m pytest -n auto
+
+lint: setup
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+# A no-op when done: the stamp is newer than what it was made from.
+setup: .venv/installed
+
+.venv/installed: pyproject.toml constraints.txt
+	$(PYTHON) -c 'import sys; assert sys.version_info >= (3, 11), "Python 3.11 or newer is needed, this is " + sys.version'
+	$(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[dev]'
+	touch .venv/installed
+
+bench: setup
+	$(BIN)/python -m benchmarks
+
+# What is made from the code and kept in the repository:
+graphs: setup
+	$(BIN)/python -m models.ship
+
+schema: setup
+	$(BIN)/sim schema > sim/schema.json
+
+reports: setup
+	$(BIN)/python -m tests.reports
+
+clean:
+	rm -rf .venv
