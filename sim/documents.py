@@ -321,6 +321,8 @@ class _Builder:
                 if event.anchor is not None:
                     self.anchors[event.anchor] = Node(event.value, place)
             else:
+                if parent is not None and parent.key is not None and event.style is None and not event.value:
+                    place = parent.keys[parent.key]  # nothing is written, and the parser says: on the next line
                 self.add(Node(self.read_scalar(event, place), place), event.anchor)
             return
         if wants_key:

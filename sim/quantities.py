@@ -39,7 +39,7 @@ class Dimension:
 
     article, base: how errors name it (`a bandwidth`) and the base unit that values count (`B/s`).
     units: what each unit that may be written is worth in base units.
-    ladder: the units that `format` chooses from, ascending.
+    ladder: the units that `format` chooses from, ascending; powers of ten.
     zero: whether 0 makes sense.
     """
 
@@ -99,7 +99,7 @@ class Dimension:
         """The text of `value` base units that `parse` reads back as the same integer: `12.2 ms`."""
         unit = max((u for u in self.ladder if self.units[u] <= value), key=self.units.__getitem__, default=self.ladder[0])
         whole, rest = divmod(value, self.units[unit])
-        digits = len(str(self.units[unit])) - 1  # the ladder has powers of ten only, so the decimal is finite
+        digits = len(str(self.units[unit])) - 1  # a power of ten, so the decimal is finite
         fraction = f"{rest:0{digits}d}".rstrip("0") if rest else ""
         return f"{whole}.{fraction} {unit}" if fraction else f"{whole} {unit}"
 
@@ -141,17 +141,13 @@ _SI = "k M G T P"
 _BINARY = "Ki Mi Gi Ti Pi"
 
 
-def _ladder(units: Mapping[str, int], binary: bool = False) -> tuple[str, ...]:
-    return tuple(sorted((u for u in units if binary or "i" not in u), key=units.__getitem__))
-
-
 _TIME_UNITS = _units("s", "p n u m", PS_PER_S)
 
 DURATION = Dimension(
     article="a duration",
     base="ps",
     units={**_TIME_UNITS, "µs": _TIME_UNITS["us"], "μs": _TIME_UNITS["us"]},  # the micro sign and the Greek letter
-    ladder=_ladder(_TIME_UNITS),
+    ladder=("ps", "ns", "us", "ms", "s"),
     example="300 us",
     zero=True,
 )
@@ -159,21 +155,21 @@ SIZE = Dimension(
     article="a size",
     base="B",
     units=_units("B", f"{_SI} K {_BINARY}"),
-    ladder=_ladder(_units("B", _SI)),
+    ladder=("B", "kB", "MB", "GB", "TB", "PB"),
     example="8 MiB",
 )
 BANDWIDTH = Dimension(
     article="a bandwidth",
     base="B/s",
     units=_units("B/s", f"{_SI} K {_BINARY}"),
-    ladder=_ladder(_units("B/s", _SI)),
+    ladder=("B/s", "kB/s", "MB/s", "GB/s", "TB/s", "PB/s"),
     example="100 GB/s",
 )
 FLOP_RATE = Dimension(
     article="a compute rate",
     base="FLOP/s",
     units={**_units("FLOP/s", _SI), **_units("OP/s", _SI)},  # OP/s: what data sheets say of integer types
-    ladder=_ladder(_units("FLOP/s", _SI)),
+    ladder=("FLOP/s", "kFLOP/s", "MFLOP/s", "GFLOP/s", "TFLOP/s", "PFLOP/s"),
     example="2 TFLOP/s",
 )
 

@@ -157,7 +157,7 @@ def _range(path: KeyPath) -> str:
     """The bounds that a field sets, as text: ` from 1 to 4096`."""
     field = _fields(path[:-1]).get(str(path[-1])) if path else None
     low = high = ""
-    for bound in field.metadata if field is not None else ():
+    for bound in (*field.metadata, *_metadata(field.annotation)) if field is not None else ():
         match bound:
             case Ge(ge=value):
                 low = f" from {value}"
@@ -168,3 +168,10 @@ def _range(path: KeyPath) -> str:
             case Lt(lt=value):
                 high = f" to below {value}"
     return low + high
+
+
+def _metadata(annotation: Any) -> Iterator[Any]:
+    """What is noted inside an annotation such as `Annotated[int, Ge(1)] | None`."""
+    yield from getattr(annotation, "__metadata__", ())
+    for argument in get_args(annotation):
+        yield from _metadata(argument)

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping
 from typing import Annotated, Any, ClassVar, Literal
 
+from annotated_types import Ge, Le
 from pydantic import (
     BaseModel,
     BeforeValidator,
@@ -103,7 +104,10 @@ DtypeName = Annotated[str, Field(pattern=DTYPE)]
 
 #: One rate for all number formats, or a table by torch's name of the format.
 FlopTable = Annotated[
-    Annotated[FlopRate, Tag("<one>")] | Annotated[dict[DtypeName, FlopRate], Field(min_length=1), Tag("<table>")],
+    Annotated[FlopRate, Tag("<one>")]
+    | Annotated[
+        dict[DtypeName, FlopRate], Field(min_length=1, json_schema_extra={"additionalProperties": False}), Tag("<table>")
+    ],
     Discriminator(_form),
 ]
 
@@ -122,8 +126,8 @@ class Model(Section):
         description="A shipped model, the path of a config.json or its folder, or a Hugging Face id.",
         examples=["llama-3.2-1b"],
     )
-    layers: Whole | None = Field(
-        default=None, ge=1, le=10_000, description="Keep only this many of the first layers; null keeps all."
+    layers: Annotated[int, Ge(1), Le(10_000), BeforeValidator(_integral)] | None = Field(
+        default=None, description="Keep only this many of the first layers; null keeps all."
     )
     scope: Literal["block", "model"] = Field(
         default="model", description="`block`: the decoder layers alone; `model`: with embedding and LM head."
