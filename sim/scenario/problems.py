@@ -50,7 +50,7 @@ def raise_first(problems: list[Problem]) -> None:
 
 
 def unknown_names(document: Document, known: Mapping[str, Collection[str]]) -> Iterator[Problem]:
-    """Names of policies that are not among the known ones, and their options where `known` lists those."""
+    """Names of policies that are not among the known ones; a kind that `known` does not list is not checked."""
     for what, path in OPEN_NAMES:
         if what not in known:
             continue
