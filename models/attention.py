@@ -13,12 +13,12 @@ under a role, which the recorder reads to name the aten ops issued meanwhile:
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any
 
 import torch
 from transformers import AttentionInterface, AttentionMaskInterface
-from transformers.masking_utils import eager_mask
+from transformers.masking_utils import causal_mask_function, eager_mask
 
 #: The name under which transformers knows this attention.
 NAME = "decode_sim"
@@ -117,29 +117,28 @@ def mask(
     kv_length: int,
     q_offset: int = 0,
     kv_offset: int = 0,
-    mask_function: Callable[..., Any] | None = None,
+    mask_function: Callable[..., Any] = causal_mask_function,
     attention_mask: torch.Tensor | None = None,
     **options: Any,
 ) -> torch.Tensor | None:
     """The mask for `three_pass_attention`: None where one query sees every key of the cache, so it costs nothing."""
-    if q_length == 1 and attention_mask is None and mask_function is not None:
-        with role(ASIDE):
-            zero = torch.zeros((), dtype=torch.long)
-            visible = mask_function(zero, zero, zero + q_offset, torch.arange(kv_length) + kv_offset)
-            # A pattern that depends on tensors without data (left padding of chunks) proves nothing: keep the mask.
-            if visible.device.type != "meta" and bool(visible.all()):
+    if q_length == 1 and attention_mask is None:
+        with role(ASIDE), suppress(RuntimeError):
+            # A pattern that depends on tensors without data (left padding of chunks) raises, and keeps its mask.
+            zero = torch.zeros((), dtype=torch.long, device="cpu")
+            keys = torch.arange(kv_length, device="cpu") + kv_offset
+            if bool(mask_function(zero, zero, zero + q_offset, keys).all()):
                 return None
-    result: torch.Tensor = eager_mask(
+    return eager_mask(
         batch_size=batch_size,
         q_length=q_length,
         kv_length=kv_length,
         q_offset=q_offset,
         kv_offset=kv_offset,
+        mask_function=mask_function,
         attention_mask=attention_mask,
-        **({} if mask_function is None else {"mask_function": mask_function}),
         **options,
     )
-    return result
 
 
 def register() -> None:

@@ -3,6 +3,9 @@
 transformers' own dynamic cache copies every cached row each step, and would charge the model for it.
 """
 
+# torch and transformers leave parts of themselves without types.
+# mypy: allow-untyped-calls
+
 from __future__ import annotations
 
 from collections.abc import Callable
@@ -22,7 +25,7 @@ Allocate = Callable[[int, tuple[int, ...], int, torch.Tensor], torch.Tensor]
 KV_STORE = "kv_store"
 
 
-class AppendLayer(DynamicLayer):  # type: ignore[misc]
+class AppendLayer(DynamicLayer):
     """The cache of one layer, with `context` tokens already in it.
 
     A layer with a window W holds the last min(context, W - 1) of them: with the new token that is what a query sees.

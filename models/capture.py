@@ -4,6 +4,9 @@ The real Hugging Face model is built on the meta device and run for one step, at
 tokens and contexts. The runs of one variant must issue the same ops; from their costs the exact cost functions follow.
 """
 
+# torch and transformers leave parts of themselves without types.
+# mypy: allow-untyped-calls
+
 from __future__ import annotations
 
 import inspect
@@ -11,6 +14,7 @@ from collections.abc import Mapping
 from copy import deepcopy
 from dataclasses import dataclass
 from importlib.metadata import version
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -33,6 +37,9 @@ VARIANTS = ((False, False), (False, True), (True, False), (True, True))
 GRANULARITIES = ("op", "aten")
 
 
+_OWN_ATTENTION = "model_type {!r} has attention code of its own, outside of transformers' attention interface"
+
+
 def hf_config(config: ModelConfig) -> PretrainedConfig:
     """The transformers config. Raises InputError if the type is unknown or no causal language model."""
     model_type = str(config.data["model_type"])
@@ -44,6 +51,8 @@ def hf_config(config: ModelConfig) -> PretrainedConfig:
         result: PretrainedConfig = CONFIG_MAPPING[model_type].from_dict(deepcopy(dict(config.data)))  # it edits what it gets
     except Exception as error:  # transformers validates with several exception types
         raise InputError(f"{config.name}: transformers rejects the config: {_one_line(error)}") from error
+    if getattr(type(result), "is_decoder", None) is False and not result.is_decoder:
+        raise InputError(f"{config.name}: model_type {model_type!r} is encoder-only (its config has no is_decoder: true)")
     return result
 
 
@@ -51,13 +60,16 @@ def build(config: PretrainedConfig, dtype: str, device: str = "meta", attention_
     """The model with the given attention, ready for inference; on `meta` it takes no memory."""
     attention.register()
     with torch.device(device):
-        model: PreTrainedModel = AutoModelForCausalLM.from_config(
+        model: Any = AutoModelForCausalLM.from_config(
             config,
             dtype=getattr(torch, dtype),
             attn_implementation=attention_name,
             experts_implementation="batched_mm",
         )
-    return model.eval()
+    # It serves here only a warning about padding, which would look at tokens that have no data.
+    model.config.pad_token_id = None
+    built: PreTrainedModel = model.eval()
+    return built
 
 
 @torch.no_grad()
@@ -89,8 +101,7 @@ def record(model: PreTrainedModel, point: Point) -> Recording:
         recorder.register_cache(buffer, layer, past)
         return buffer
 
-    step(model, recorder, point, append_cache(config, point[2], allocate))
-    return recorder.recording()
+    return recorder.recording(step(model, recorder, point, append_cache(config, point[2], allocate)))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -119,11 +130,15 @@ def capture(config: ModelConfig, dtype: str | None = None) -> dict[str, ModelGra
                 "(encoder-only, or not written for the cache interface of transformers)"
             )
         if not any(node.role == "scores" for node in first.nodes):
-            raise InputError(f"{config.name}: model_type {hf.model_type!r} does not use transformers' attention interface")
+            raise InputError(f"{config.name}: {_OWN_ATTENTION.format(hf.model_type)}")
         breaks = tuple(w - 1 for w in windows(text) if w > 1)
         variants = {key: _variant(model, key, breaks) for key in VARIANTS}
     except InputError:
         raise
+    except KeyError as error:
+        if error.args != (attention.NAME,):
+            raise InputError(f"{config.name}: cannot capture model_type {hf.model_type!r}: no {error}") from error
+        raise InputError(f"{config.name}: {_OWN_ATTENTION.format(hf.model_type)}") from error
     except Exception as error:  # whatever a model's own code may raise on tensors without data
         raise InputError(f"{config.name}: cannot capture model_type {hf.model_type!r}: {_one_line(error)}") from error
     return {granularity: _model_graph(config, dtype, model, variants, breaks, granularity) for granularity in GRANULARITIES}
@@ -138,7 +153,7 @@ def _variant(model: PreTrainedModel, key: tuple[bool, bool], breaks: tuple[int, 
     reference: Recording | None = None
     costs, dims = [], []
     bounds = (0, *breaks, None)
-    for low, high in zip(bounds, bounds[1:], strict=False):
+    for low, high in pairwise(bounds):
         assert low is not None
         chosen = plan(*key, low, high)
         rows: list[list[int]] = []

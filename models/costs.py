@@ -37,6 +37,8 @@ def plan(many_sequences: bool, many_queries: bool, low: int, high: int | None) -
     A variable that cannot vary (B in the variant of one sequence, N on a piece of one context) takes no monomials: what
     depends on it is constant there.
     """
+    if low == 0 and not many_queries and (high is None or high > 1):
+        low = 1  # one token after none: the cache is one row, and rows of one element need no copies where others do
     room = 10**6 if high is None else high - low
     n0, n1 = low + min(2, max(room - 3, 0)), low + min(7, room - 1)
     free = tuple(

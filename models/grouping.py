@@ -263,22 +263,30 @@ class _Labels:
         roles = {*ROLES, KV_LOAD, KV_STORE}
         keys = {i for s in stores for i in self.nodes[s].sources[0]}
         values = {i for s in stores for i in self.nodes[s].sources[1]}
-        queries = {j for s in scores[:1] for j in self.nodes[s].inputs if j in own and self.nodes[j].role not in roles} - keys
+        # What comes between the cache and the scores (a latent cache is expanded) is no part of the queries.
+        unpacked = self._forth((i for i in indices if self.nodes[i].role == KV_LOAD), among) - set(stores)
+        queries = {j for j in self.nodes[scores[0]].inputs if j in own and self.nodes[j].role not in roles}
+        queries -= keys | unpacked
         makes = {
             "q": self._back(queries or keys, own),
             "k": self._back(keys, own),
             "v": self._back(values, own),
         }
-        after = self._forth((i for i in indices if self.nodes[i].role == "weighted_values"), own)
-        for i in sorted(own):
+        results = {i for i in indices if self.nodes[i].role == "weighted_values"}
+        after = self._forth(results, own)
+        # Where the output projection lives in another module, it is the first product that reads the result.
+        after |= self._forth(results, among, through=lambda i: not self._linear(i))
+        for i in sorted(own | after):
             operands = "".join(name for name, nodes in makes.items() if i in nodes)
             if self._linear(i):
                 if operands:
                     self._set(i, _PROJECTIONS[operands])
+                elif i in unpacked and i not in after:
+                    self._set(i, "kv_proj")
                 elif i in after:
                     self._set(i, "o_proj")
             elif self.nodes[i].hint == "rope":
-                self._set(i, "rope", path, operands if operands in ("q", "k") else "table")
+                self._set(i, "rope", path, "q" if operands == "q" else "k" if operands in {"k", "v", "kv"} else "table")
         # Rope of a part of the head ends in a concatenation outside of the function.
         for i in sorted(own):
             for j in self.nodes[i].inputs:
@@ -292,9 +300,10 @@ class _Labels:
         if not own:
             return
         among = set(own)
+        path = min((self.nodes[i].path for i in own), key=len)
         for i in own:
             if self.nodes[i].weights:
-                self._set(i, self.nodes[i].weights[0].split(".")[-1].removesuffix("_bias"), part="experts")
+                self._set(i, self.nodes[i].weights[0].split(".")[-1].removesuffix("_bias"), path, "experts")
         for i in own:  # the product, and the bias, of gathered weights
             for j in self.nodes[i].inputs:
                 label = self.labels[j]
@@ -311,7 +320,7 @@ class _Labels:
         before = self._back(products[:1], among)
         after = self._forth(products[-1:], among)
         for i in own:
-            self._set(i, "dispatch" if i in before else "combine" if i in after else "act", part="experts")
+            self._set(i, "dispatch" if i in before else "combine" if i in after else "act", path, "experts")
 
     def _mlp(self, indices: list[int]) -> None:
         among = set(indices)
@@ -330,9 +339,9 @@ class _Labels:
                 self._set(i, "down_proj")
         ups = [i for i in indices if (label := self.labels[i]) and label[0] in _INTO_MLP and not label[2]]
         for down in [i for i in indices if (label := self.labels[i]) and label[0] == "down_proj" and not label[2]]:
-            start = {down}
-            behind = self._back(start, among, through=lambda i, start=start: self.labels[i] is None or i in start)
-            ahead = self._forth(ups, among, through=lambda i: self.labels[i] is None or i in ups)
+            loose = {i for i in among if self.labels[i] is None}
+            behind = self._back([down], loose | {down})
+            ahead = self._forth(ups, loose | set(ups))
             path = self.nodes[down].path.rpartition(".")[0]
             for i in sorted(behind & ahead):
                 self._set(i, "act", path)

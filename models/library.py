@@ -40,8 +40,8 @@ def load(config: str, *, granularity: str = "op", dtype: str | None = None) -> M
         raise unknown("granularity", granularity, GRANULARITIES)
     model = resolve(config)
     dtype = dtype_of(model, dtype)
-    for path in (_shipped(model, granularity), _cached(model, dtype, granularity)):
-        graph = _read(path)
+    for place in (_shipped, _cached):
+        graph = _read(place(model, dtype, granularity))
         if graph is not None and _fits(graph, model, dtype, granularity):
             return graph
     # Only here is torch imported, which takes seconds: a run of a known model must not wait for it.
@@ -68,7 +68,7 @@ def shipped_path(name: str, granularity: str) -> Path:
     return GRAPHS / (f"{name}.json.gz" if granularity == "op" else f"{name}.{granularity}.json.gz")
 
 
-def _shipped(model: ModelConfig, granularity: str) -> Path:
+def _shipped(model: ModelConfig, _dtype: str, granularity: str) -> Path:
     return shipped_path(model.name, granularity)
 
 

@@ -5,6 +5,9 @@ meta device (no memory, no arithmetic) and on a real one. Identity is that of st
 the last op that wrote a storage is what a later reader depends on.
 """
 
+# torch and transformers leave parts of themselves without types.
+# mypy: allow-untyped-calls
+
 from __future__ import annotations
 
 import math
@@ -36,6 +39,9 @@ OVERWRITES = {"copy_", "fill_", "zero_"}
 
 #: Matrix-vector products, for which torch's registry has no formula: two FLOPs per element of the matrix.
 _MATRIX_ARGUMENT = {"mv": 0, "dot": 0, "vdot": 0, "addmv": 1}
+
+#: Functions that run the model: the names of frames outside of them mean nothing.
+_OUTSIDE = {"step", "active"}
 
 #: A frame whose function has such a name on the way to an op says what the op is for. The innermost wins.
 _HINTS = (("rotary", "rope"), ("rope", "rope"), ("mask", "mask"), ("experts_forward", "experts"))
@@ -80,6 +86,7 @@ class Node:
     inputs: tuple[int, ...] = ()
     costs: tuple[int, ...] = (0,) * 7
     weights: tuple[str, ...] = ()
+    cache: int = -1  # of an append: the layer of the cache it goes to
     sources: tuple[tuple[int, ...], ...] = ()  # of a store: what makes the keys, what makes the values
     calls: tuple[tuple[Any, Any, Any, Any], ...] = ()
 
@@ -132,10 +139,14 @@ class Recorder(TorchDispatchMode):
             if name in saved:  # constants that the code computes (rope frequencies, causal masks) are no weights
                 self._storage(buffer).kind, self._storage(buffer).name = "weight", name
 
-    def recording(self) -> Recording:
-        """What was recorded, with the loads and stores of the cache made explicit."""
+    def recording(self, result: torch.Tensor) -> Recording:
+        """What was recorded, with the loads and stores of the cache made explicit.
+
+        Ops from which neither `result` nor the cache gets anything are left out, as an engine would.
+        """
+        nodes = _alive(self.nodes, self._storage(result).writers)
         return Recording(
-            nodes=_with_transfers(self.nodes, self.storages),
+            nodes=_with_transfers(nodes, self.storages),
             classes=self.classes,
             layers_path=self.layers_path,
             storages=self.storages,
@@ -183,7 +194,7 @@ class Recorder(TorchDispatchMode):
         results = [t for t in tree_leaves(out) if isinstance(t, torch.Tensor)]
         written = [t for t in _written(func, args, kwargs) if isinstance(t, torch.Tensor)]
         operands = _tensors(args) + _tensors(kwargs)
-        if name.startswith(("empty", "new_empty")) or not results and not written:
+        if name.startswith(("empty", "new_empty")) or (not results and not written):
             for tensor in results:
                 self._storage(tensor)
             return out
@@ -234,6 +245,7 @@ class Recorder(TorchDispatchMode):
                 shape=tuple(made[0].shape),
                 inputs=tuple(sorted(inputs)),
                 costs=costs,
+                cache=self._storage(made[0]).layer,
                 weights=tuple(sorted({self._storage(t).name for t in read if self._storage(t).kind == "weight"})),
                 calls=calls,
             )
@@ -241,7 +253,7 @@ class Recorder(TorchDispatchMode):
 
     def _layer(self, path: str) -> int:
         prefix = self.layers_path + "."
-        return int(path[len(prefix) :].split(".")[0]) if path.startswith(prefix) else -1
+        return int(path[len(prefix) :].split(".", 1)[0]) if path.startswith(prefix) else -1
 
     def _costs(
         self, name: str, hint: str, flops: int, read: list[Any], made: list[Any], *, cache_append: bool
@@ -280,6 +292,17 @@ class Recorder(TorchDispatchMode):
         return flops, vector_ops, weight, 0, kv_write, act_read, act_write
 
 
+def _alive(nodes: list[Node], results: tuple[int, ...]) -> list[Node]:
+    """The ops that `results` and the appends to the cache depend on."""
+    alive = {i for i, node in enumerate(nodes) if node.role == KV_STORE} | set(results)
+    for i in reversed(range(len(nodes))):  # inputs come before the ops that need them
+        if i in alive:
+            alive.update(nodes[i].inputs)
+    new_index = {i: n for n, i in enumerate(sorted(alive))}
+    # What an op must not overtake may itself be needed by nobody.
+    return [replace(nodes[i], inputs=tuple(new_index[j] for j in nodes[i].inputs)) for i in new_index]
+
+
 def _with_transfers(nodes: list[Node], storages: Mapping[int, Storage]) -> list[Node]:
     """Make one load and one store of each layer's cache out of the ops that read it and append to it.
 
@@ -297,7 +320,7 @@ def _with_transfers(nodes: list[Node], storages: Mapping[int, Storage]) -> list[
     caches: dict[int, list[Storage]] = {}
     for storage in storages.values():
         if storage.kind == "cache":
-            caches.setdefault(nodes[storage.writers[0]].layer, []).append(storage)
+            caches.setdefault(storage.layer, []).append(storage)
 
     result: list[Node] = []
     moved: dict[int, tuple[int, ...]] = {}  # old index -> what a reader of its result needs now
@@ -306,7 +329,8 @@ def _with_transfers(nodes: list[Node], storages: Mapping[int, Storage]) -> list[
         if i in starting:
             layer = starting[i]
             load_at[layer] = len(result)
-            keys = caches[layer][0]
+            held = caches[nodes[appends[layer][0]].cache]
+            keys = held[0]
             result.append(
                 Node(
                     name=KV_LOAD,
@@ -315,7 +339,7 @@ def _with_transfers(nodes: list[Node], storages: Mapping[int, Storage]) -> list[
                     role=KV_LOAD,
                     dtype=nodes[appends[layer][0]].dtype,
                     shape=(*keys.shape[:-2], keys.past, keys.shape[-1]),
-                    costs=(0, 0, 0, sum(storage.loaded for storage in caches[layer]), 0, 0, 0),
+                    costs=(0, 0, 0, sum(storage.loaded for storage in held), 0, 0, 0),
                 )
             )
         inputs = {k for j in node.inputs for k in moved[j]}
@@ -349,7 +373,8 @@ def _layers_path(model: torch.nn.Module, layers: int) -> str:
     ]
     if not lists:
         raise InputError(f"{type(model).__name__} has no list of {layers} decoder layers")
-    return min(lists, key=lambda path: (path.count("."), lists.index(path)))
+    outermost: str = min(lists, key=lambda path: str(path).count("."))
+    return outermost
 
 
 def _tensors(tree: Any) -> list[torch.Tensor]:
@@ -389,7 +414,7 @@ def _flops(func: Any, name: str, args: Any, kwargs: Any, out: Any) -> int:
 def _hint(frame: FrameType | None) -> str:
     while frame is not None:
         function = frame.f_code.co_name
-        if function == "active" or function == "step":
+        if function in _OUTSIDE:
             return ""
         for part, hint in _HINTS:
             if part in function:
@@ -405,6 +430,6 @@ def _refs(tree: Any) -> Any:
         if not isinstance(leaf, torch.Tensor):
             return leaf
         storage = leaf.untyped_storage()._cdata
-        return TensorRef(storage, tuple(leaf.shape), leaf.stride(), leaf.storage_offset(), leaf.dtype)
+        return TensorRef(storage, tuple(leaf.shape), leaf.stride(), int(leaf.storage_offset()), leaf.dtype)
 
     return tree_map(ref, tree)
