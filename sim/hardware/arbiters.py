@@ -23,7 +23,7 @@ from sim.registry import Registry
 class Transfer:
     """One request to the channel.
 
-    order: number of its arrival. work: picoseconds it takes at full channel speed; remaining: what is left of it.
+    row: (step, task) in program order. order: number of its arrival at the channel. work: picoseconds it takes at full channel speed; remaining: what is left of it.
     requester: the engine port or DMA queue that issued it; a requester has one transfer at the channel at a time.
     kind, sequence, token: whose it is. in_service: it had a share in the plan until now.
     """

@@ -5,7 +5,7 @@ floor(time * p / q) of it, and the last of the shares takes what the floors leav
 exactly what it has. The end of a transfer rounds up: none is faster than at full speed.
 
 A requester (the port of an engine, the queue of a DMA) has one transfer at the channel at a time; others wait behind it in
-order. Latency is pipelined: it delays a transfer before it reaches the channel, and occupies nothing.
+order. What arrives at the same instant is taken in program order. Latency is pipelined: it delays a transfer before it reaches the channel, and occupies nothing.
 """
 
 from __future__ import annotations
@@ -44,6 +44,8 @@ class Channel:
         self.queues: dict[int, deque[Transfer]] = {}  # per requester; its head is at the channel
         self.ended: dict[Transfer, Callable[[], Any]] = {}
         self.arrivals = 0
+        self._arrived: list[Transfer] = []  # at this instant
+        self._heads: list[Transfer] = []  # of a queue since this instant
         self._plan = IDLE
         self._served: list[Transfer] = []  # in service until now
         self._since = 0
@@ -64,16 +66,22 @@ class Channel:
             self._arrive(transfer)
 
     def _arrive(self, transfer: Transfer, _event: object = None) -> None:
-        queue = self.queues.setdefault(transfer.requester, deque())
-        queue.append(transfer)
-        if len(queue) == 1:
-            self._admit(transfer)
-
-    def _admit(self, transfer: Transfer) -> None:
-        transfer.order = self.arrivals
-        self.arrivals += 1
-        self.pending.append(transfer)
+        self._arrived.append(transfer)
         self._replan_at_end_of_instant()
+
+    def _admit(self) -> None:
+        """Let those of this instant queue, and the new heads of queues to the channel: both in program order."""
+        for transfer in sorted(self._arrived, key=_program_order):
+            queue = self.queues.setdefault(transfer.requester, deque())
+            queue.append(transfer)
+            if len(queue) == 1:
+                self._heads.append(transfer)
+        for transfer in sorted(self._heads, key=_program_order):
+            transfer.order = self.arrivals
+            self.arrivals += 1
+            self.pending.append(transfer)
+        self._arrived.clear()
+        self._heads.clear()
 
     def _replan_at_end_of_instant(self) -> None:
         if not self._planning:
@@ -83,6 +91,7 @@ class Channel:
     def _replan(self, _event: object) -> None:
         """Ask the arbiter, once all arrivals and departures of this instant are known."""
         self._planning = False
+        self._admit()
         plan = self.arbiter.plan(self.pending) if self.pending else IDLE
         if plan == self._plan and plan.quantum is None:
             return  # whoever was in service goes on as before
@@ -111,7 +120,7 @@ class Channel:
             queue = self.queues[transfer.requester]
             queue.popleft()
             if queue:
-                self._admit(queue[0])
+                self._heads.append(queue[0])
         for transfer in finished:
             self.ended.pop(transfer)()
         self._replan_at_end_of_instant()
@@ -130,3 +139,7 @@ class Channel:
                 transfer.remaining -= work
                 self.record(transfer, self._since, now, work)
         self._since = now
+
+
+def _program_order(transfer: Transfer) -> tuple[int, int]:
+    return transfer.row
