@@ -133,6 +133,7 @@ class Details:
             (slices.role == Role.OP, self._op),
             (slices.role == Role.PHASE, self._phase),
             (slices.role == Role.STEP, self._step),
+            (slices.role == Role.LAYER, lambda _: ()),
         )
         parts = []
         for present, describe in groups:

@@ -1,7 +1,7 @@
 """From an event log to tracks: which slices and counters a trace shows, and where.
 
     Machine
-      Engines     busy engines, ready queue (counters); engine n: what ran, with `waiting for channel` and `load` nested
+      Engines     busy engines, ready queue (counters); engine n: what ran, with `channel wait` and `load` nested
       Memory      GB/s delivered, outstanding transfers (counters); for each channel lanes of transfers being served,
                   and below them lanes of transfers that queue
     Sequences
@@ -26,10 +26,10 @@ from sim.trace.tracks import Counter, Role, Slices, Strings, Times, Tracks, lane
 
 Rows = npt.NDArray[np.int64]
 
-WAIT_ENGINE = "waiting for engine"
-WAIT_CHANNEL = "waiting for channel"
-WAIT_INPUT = "waiting for input"
-WAIT_SRAM = "waiting for SRAM"
+WAIT_ENGINE = "engine wait"
+WAIT_CHANNEL = "channel wait"
+WAIT_INPUT = "input wait"
+WAIT_SRAM = "SRAM wait"
 
 Window = tuple[int, int] | None
 

@@ -1,0 +1,147 @@
+"""How fast the trace writer is, and how large its traces are.
+
+    python -m benchmarks.trace_writer [--slices 1000000] [--tasks 300000] [--rounds 5]
+
+Encodes the same bare slices (BEGIN and END with interned name, category and track) with the columnar encoder, with a plain
+encoder that writes one record at a time, and with the classes that protobuf generates, in one run. Then it writes
+whole traces of a synthetic run at each level of detail.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import statistics
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+
+from sim.eventlog import EventLog, GrantTable, StepTable, TaskTable
+from sim.trace import perfetto, write
+from sim.trace.tracks import Role, Slices, nesting_order, to_ns
+from tests.trace import reference
+from tests.trace.logs import decoder, run
+
+
+def bare(count: int, tracks: int = 16) -> Slices:
+    """Slices end to end on each track, of a microsecond or so."""
+    random = np.random.default_rng(0)
+    track = np.arange(count) % tracks + 1
+    length = random.integers(100_000, 2_000_000, count)
+    end = np.zeros(count, dtype=np.int64)
+    for each in range(tracks):
+        end[each::tracks] = np.cumsum(length[each::tracks])
+    return Slices.make(track=track, start=end - length, end=end, name=random.integers(1, 200, count), category=1, role=Role.RUN)
+
+
+def columnar(slices: Slices) -> int:
+    return sum(len(block) for block in perfetto._slice_blocks(slices, None, None))
+
+
+def plain(slices: Slices) -> int:
+    index, begin = nesting_order(slices)
+    ns = to_ns(np.where(begin, slices.start[index], slices.end[index]))
+    rows = zip(begin.tolist(), ns.tolist(), slices.track[index].tolist(), slices.name[index].tolist(), strict=True)
+    return sum(len(reference.slice_packet(reference.Slice(b, at, track, name))) for b, at, track, name in rows)
+
+
+def generated(slices: Slices) -> int:
+    from perfetto.protos.perfetto.trace.perfetto_trace_pb2 import TracePacket  # noqa: PLC0415 -- only needed to compare
+
+    index, begin = nesting_order(slices)
+    ns = to_ns(np.where(begin, slices.start[index], slices.end[index]))
+    size = 0
+    for b, at, track, name in zip(
+        begin.tolist(), ns.tolist(), slices.track[index].tolist(), slices.name[index].tolist(), strict=True
+    ):
+        packet = TracePacket(timestamp=at, trusted_packet_sequence_id=1, sequence_flags=2)
+        event = packet.track_event
+        event.type, event.track_uuid = 1 if b else 2, track
+        if b:
+            event.category_iids.append(1)
+            event.name_iid = name
+        size += len(packet.SerializeToString()) + 2
+    return size
+
+
+def rate(work: Callable[[Slices], int], slices: Slices, rounds: int) -> tuple[float, float, int]:
+    """Median slices/s over some rounds, its spread (largest over smallest), and the bytes."""
+    seconds = []
+    for _ in range(rounds):
+        start = time.perf_counter()
+        size = work(slices)
+        seconds.append(time.perf_counter() - start)
+    return len(slices) / statistics.median(seconds), max(seconds) / min(seconds), size
+
+
+def long_run(tasks: int) -> EventLog:
+    """A toy token, repeated one after the other until there are about so many tasks."""
+    one = run(decoder(layers=4, heads=32), tokens=1)
+    size, times = len(one.tasks), max(1, tasks // len(one.tasks))
+    shift = np.arange(times, dtype=np.int64) * one.makespan
+
+    def later(column: np.ndarray) -> np.ndarray:
+        return (column[None, :] + shift[:, None]).ravel()
+
+    def again(column: np.ndarray) -> np.ndarray:
+        return np.tile(column, times)
+
+    number = np.arange(times)
+    table, grants = one.tasks, one.grants
+    return dataclasses.replace(
+        one,
+        tasks=TaskTable(
+            step=np.repeat(number, size).astype(np.int32), task=again(table.task), engine=again(table.engine),
+            ready=later(table.ready), start=later(table.start), loaded=later(table.loaded), end=later(table.end),
+            compute=again(table.compute), work=again(table.work),
+        ),
+        grants=GrantTable(
+            task=(grants.task[None, :] + size * number[:, None]).ravel(), channel=again(grants.channel),
+            start=later(grants.start), end=later(grants.end), work=again(grants.work),
+        ),
+        steps=StepTable(
+            sequence=np.zeros(times, np.int32), token=number.astype(np.int32), context=4 + number.astype(np.int64),
+            graph=np.zeros(times, np.int32), first=number * size, released=shift, end=shift + one.makespan,
+        ),
+    )  # fmt: skip
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--slices", type=int, default=1_000_000)
+    parser.add_argument("--tasks", type=int, default=300_000)
+    parser.add_argument("--rounds", type=int, default=5)
+    options = parser.parse_args()
+
+    print("| bare slices | slices/s | spread | bytes a slice | ratio |")
+    print("| --- | --- | --- | --- | --- |")
+    few = bare(max(options.slices // 20, 1))
+    assert columnar(few) == plain(few)
+    rows = {
+        "one record at a time": rate(plain, few, options.rounds),
+        "generated classes": rate(generated, few, options.rounds),
+        "columnar": rate(columnar, bare(options.slices), options.rounds),
+    }
+    base = rows["generated classes"][0]
+    for name, (speed, spread, size) in rows.items():
+        count = options.slices if name == "columnar" else len(few)
+        print(f"| {name} | {speed:,.0f} | {spread:.2f} | {size / count:.1f} | {speed / base:.1f} |")
+
+    log = long_run(options.tasks)
+    print(f"\n| whole trace of {len(log.tasks):,} tasks | slices | seconds | slices/s | bytes a slice |")
+    print("| --- | --- | --- | --- | --- |")
+    with tempfile.TemporaryDirectory() as folder:
+        for detail, suffix in (("engines", "pftrace"), ("ops", "pftrace"), ("full", "pftrace"), ("full", "pftrace.gz")):
+            path = Path(folder) / f"trace.{suffix}"
+            start = time.perf_counter()
+            count = write(log, path, metadata={}, detail=detail)
+            seconds = time.perf_counter() - start
+            size = path.stat().st_size / count
+            print(f"| {detail}, {suffix} | {count:,} | {seconds:.2f} | {count / seconds:,.0f} | {size:.1f} |")
+
+
+if __name__ == "__main__":
+    main()

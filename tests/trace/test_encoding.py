@@ -1,0 +1,110 @@
+"""The columnar encoder gives the bytes of the plain one, record by record."""
+
+from __future__ import annotations
+
+import numpy as np
+from hypothesis import given
+from hypothesis import strategies as st
+
+from sim.trace import protobuf, track_event
+from sim.trace.protobuf import Cells, Ragged, interleave, join, spread
+from sim.trace.track_event import Events, counter_packets, flow_fields, integer_annotation, slice_packets, text_annotation
+from tests.trace import reference
+
+small = st.integers(1, 300)
+time = st.one_of(st.integers(0, 200), st.integers(0, 1 << 40), st.integers(0, (1 << 63) - 1))
+
+
+@st.composite
+def slices(draw: st.DrawFn) -> list[reference.Slice]:
+    """Records that all may have the same arguments, each of which is there or not."""
+    keys = draw(st.lists(small, max_size=3))
+    text_keys = draw(st.lists(small, max_size=2))
+    records = []
+    for _ in range(draw(st.integers(1, 12))):
+        begin = draw(st.booleans())
+        record = reference.Slice(begin, draw(time), draw(small))
+        if begin:
+            record.name, record.category, record.colour = draw(small), draw(small), draw(st.integers(0, 1 << 20))
+            record.integers = [(key, draw(time)) for key in keys if draw(st.booleans())]
+            record.texts = [(key, draw(small)) for key in text_keys if draw(st.booleans())]
+            record.leaving = draw(st.lists(time, max_size=3))
+            record.arriving = draw(st.lists(time, max_size=3))
+        records.append(record)
+    return records
+
+
+def columns(records: list[reference.Slice]) -> Events:
+    def column(name: str) -> np.ndarray:
+        return np.array([getattr(record, name) for record in records], dtype=np.int64)
+
+    begins = [record for record in records if record.begin]
+    cells: list[Cells] = []
+    for name, encode in (("integers", integer_annotation), ("texts", text_annotation)):
+        pairs = [getattr(record, name) for record in begins]
+        # One column per argument and place in the list, so that the order is that of the records.
+        for place in range(max(map(len, pairs), default=0)):
+            for key in sorted({pair[place][0] for pair in pairs if len(pair) > place}):
+                present = np.array([len(pair) > place and pair[place][0] == key for pair in pairs])
+                values = np.array([pair[place][1] if there else 0 for pair, there in zip(pairs, present, strict=True)])
+                cells += encode(key, values.astype(np.int64), present)
+    details = join(cells, len(begins)) if cells else Ragged(np.zeros(0, np.uint8), np.zeros(len(begins), np.int64))
+    for name, terminating in (("leaving", False), ("arriving", True)):
+        flows = [getattr(record, name) for record in begins]
+        ids = np.array([flow for each in flows for flow in each], dtype=np.int64)
+        details = interleave(details, flow_fields(ids, np.array([len(each) for each in flows]), terminating=terminating))
+    return Events(
+        begin=column("begin").astype(bool), ns=column("ns"), track=column("track"), name=column("name"),
+        category=column("category"), colour=column("colour"), details=details,
+    )  # fmt: skip
+
+
+@given(slices())
+def test_slices_equal_the_reference(records: list[reference.Slice]) -> None:
+    assert slice_packets(columns(records)).tobytes() == b"".join(map(reference.slice_packet, records))
+
+
+@given(st.lists(st.tuples(time, st.integers(0, (1 << 63) - 1)), min_size=1), small)
+def test_integer_counters_equal_the_reference(values: list[tuple[int, int]], track: int) -> None:
+    ns, value = np.array(values, dtype=np.int64).T
+    expected = b"".join(reference.counter_packet(at, track, each) for at, each in values)
+    assert counter_packets(ns, track, value).tobytes() == expected
+
+
+@given(st.lists(st.tuples(time, st.floats(allow_nan=False)), min_size=1), small)
+def test_real_counters_equal_the_reference(values: list[tuple[int, float]], track: int) -> None:
+    ns = np.array([at for at, _ in values], dtype=np.int64)
+    expected = b"".join(reference.counter_packet(at, track, each) for at, each in values)
+    assert counter_packets(ns, track, np.array([each for _, each in values])).tobytes() == expected
+
+
+@given(st.lists(st.integers(0, (1 << 63) - 1), min_size=1))
+def test_varints(values: list[int]) -> None:
+    cells = protobuf.varints(np.array(values, dtype=np.int64))
+    assert join([cells], len(values)).data.tobytes() == b"".join(map(reference.varint, values))
+    assert [protobuf.varint(value) for value in values] == [reference.varint(value) for value in values]
+
+
+@given(st.lists(st.tuples(st.binary(max_size=5), st.binary(max_size=5), st.booleans()), min_size=1))
+def test_interleave_and_spread(rows: list[tuple[bytes, bytes, bool]]) -> None:
+    def ragged(parts: list[bytes]) -> Ragged:
+        return Ragged(np.frombuffer(b"".join(parts), np.uint8), np.array([len(part) for part in parts], np.int64))
+
+    present = np.array([there for _, _, there in rows])
+    second = spread(ragged([b for _, b, there in rows if there]), present)
+    merged = interleave(ragged([a for a, _, _ in rows]), second)
+    assert merged.data.tobytes() == b"".join(a + b * there for a, b, there in rows)
+    assert merged.length.tolist() == [len(a + b * there) for a, b, there in rows]
+
+
+def test_strings_are_declared_once() -> None:
+    interned = track_event.Interned()
+    interned.names("a")
+    first = interned.packet()
+    assert reference.sub(2, reference.uint(1, 1) + reference.sub(2, b"a")) in first
+    assert interned.packet() == b""
+    interned.names("b")
+    interned.names("a")
+    second = interned.packet()
+    assert b"b" in second
+    assert reference.sub(2, b"a") not in second
