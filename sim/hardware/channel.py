@@ -5,7 +5,8 @@ floor(time * p / q) of it, and the last of the shares takes what the floors leav
 exactly what it has. The end of a transfer rounds up: none is faster than at full speed.
 
 A requester (the port of an engine, the queue of a DMA) has one transfer at the channel at a time; others wait behind it in
-order. What arrives at the same instant is taken in program order. Latency is pipelined: it delays a transfer before it reaches the channel, and occupies nothing.
+order. What arrives at the same instant is taken in program order. Latency is pipelined: it delays a transfer before it
+reaches the channel, and occupies nothing.
 """
 
 from __future__ import annotations
@@ -92,8 +93,11 @@ class Channel:
         """Ask the arbiter, once all arrivals and departures of this instant are known."""
         self._planning = False
         self._admit()
+        informed = self.arbiter.reads_remaining
+        if informed:
+            self._deliver()
         plan = self.arbiter.plan(self.pending) if self.pending else IDLE
-        if plan == self._plan and plan.quantum is None:
+        if plan == self._plan and plan.quantum is None and not informed:
             return  # whoever was in service goes on as before
         self._deliver()
         for transfer in self._served:

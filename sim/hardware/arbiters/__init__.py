@@ -1,0 +1,35 @@
+"""Arbiters: who gets how much of the memory channel. `contract` says what one must answer.
+
+| name                | serves                                                        |
+| ------------------- | ------------------------------------------------------------- |
+| `fifo`              | one at a time, in order of arrival                            |
+| `priority`          | one at a time, the most urgent class first                    |
+| `round_robin`       | one at a time, a burst for each requester in turn             |
+| `processor_sharing` | all at once, equal shares                                     |
+| `weighted`          | all at once, shares by weight                                 |
+| `proportional`      | all at once, shares by demand                                 |
+
+To add one: write such a class in a file of its own and register it as an entry point in the group `decode_sim.arbiters`;
+`docs/guides/own_arbiter.md` does it step by step.
+"""
+
+from __future__ import annotations
+
+from sim.hardware.arbiters.contract import Arbiter, Plan, Transfer
+from sim.hardware.arbiters.derated import Derated, Efficiency
+from sim.hardware.arbiters.exclusive import Fifo, Priority, RoundRobin
+from sim.hardware.arbiters.sharing import ProcessorSharing, Proportional, Weighted, water_fill
+from sim.registry import Registry
+
+ARBITERS: Registry[type[Arbiter]] = Registry(
+    "arbiter",
+    {
+        "fifo": Fifo, "processor_sharing": ProcessorSharing, "priority": Priority, "round_robin": RoundRobin,
+        "weighted": Weighted, "proportional": Proportional,
+    },
+)  # fmt: skip
+
+__all__ = [
+    "ARBITERS", "Arbiter", "Derated", "Efficiency", "Fifo", "Plan", "Priority", "ProcessorSharing", "Proportional",
+    "RoundRobin", "Transfer", "Weighted", "water_fill",
+]  # fmt: skip
