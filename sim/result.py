@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from sim.analysis.bounds import Bounds
+from sim.analysis.breakdown import Breakdown
 from sim.analysis.context import Rules
 from sim.analysis.metrics import Metrics
 from sim.eventlog import EventLog
@@ -31,6 +32,7 @@ class Result:
     rules: Rules
     metrics: Metrics
     bounds: Bounds
+    breakdown: Breakdown
     checks: tuple[str, ...]
     timing: Timing
 

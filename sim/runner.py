@@ -13,6 +13,7 @@ from typing import Any
 
 import models.library
 from sim.analysis.bounds import bounds
+from sim.analysis.breakdown import INVARIANT, breakdown
 from sim.analysis.checks import check
 from sim.analysis.context import Rules
 from sim.analysis.metrics import metrics
@@ -64,10 +65,12 @@ def run(scenario: Scenario | str | Path) -> Result:
     )
     limits = bounds(log, rules)
     checks = check(log, rules, limits)
+    account = breakdown(log, rules)
     numbers = metrics(log)
     timing = Timing(capture=captured - began, simulate=simulated - captured, analyse=perf_counter() - simulated)
     return Result(
-        scenario=scenario, model=model, log=log, rules=rules, metrics=numbers, bounds=limits, checks=tuple(checks), timing=timing
+        scenario=scenario, model=model, log=log, rules=rules, metrics=numbers, bounds=limits, breakdown=account,
+        checks=(*checks, INVARIANT), timing=timing
     )  # fmt: skip
 
 

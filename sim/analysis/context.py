@@ -16,7 +16,7 @@ class Rules:
     """The semantics of a run, as plain values.
 
     arrivals: ps, per sequence. cap: largest share of the channel that one requester draws, (numerator, denominator).
-    bounded_sram: an admission limit was in force.
+    bounded_sram: an admission limit was in force. stripes: over how many channels each transfer is spread (interleaved).
     """
 
     arrivals: tuple[int, ...]
@@ -27,6 +27,7 @@ class Rules:
     bounded_sram: bool
     work_conserving_channel: bool
     work_conserving_scheduler: bool
+    stripes: int = 1
 
 
 def grid(log: EventLog, graph: int, column: npt.NDArray[np.integer]) -> npt.NDArray[np.integer]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from sim.analysis.breakdown import PARTS
 from sim.result import Result
 
 
@@ -16,7 +17,16 @@ def summary(result: Result, *, trace: Path | None = None, timing: bool = True) -
         "seed": result.scenario.seed,
         "makespan_ps": m.makespan,
         "tasks": m.tasks,
-        "tokens": [{"sequence": t.sequence, "token": t.token, "start_ps": t.start, "end_ps": t.end} for t in m.tokens],
+        "tokens": [
+            {
+                "sequence": t.sequence,
+                "token": t.token,
+                "start_ps": t.start,
+                "end_ps": t.end,
+                "breakdown_ps": dict(zip(PARTS, parts, strict=True)),
+            }
+            for t, parts in zip(m.tokens, result.breakdown.tokens.tolist(), strict=True)
+        ],
         "engines": [
             {"name": f"engine {i}", "busy_ps": busy, "utilisation": _share(busy, m.makespan)}
             for i, busy in enumerate(m.engine_busy)
