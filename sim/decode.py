@@ -15,6 +15,7 @@ import simpy
 
 from sim.hardware.arbiters import Transfer
 from sim.hardware.channel import Channel
+from sim.hardware.channels import Channels
 from sim.hardware.engines import EnginePool
 from sim.hardware.instant import Environment
 from sim.tasks import TaskGraph
@@ -24,7 +25,8 @@ from sim.tasks import TaskGraph
 class Step:
     """One decode step while it runs: columns with one entry per task of its graph.
 
-    waiting: inputs that have not ended yet. sram: bytes that a task frees in SRAM when it ends. The last five are the record.
+    waiting: inputs that have not ended yet. sram: bytes that a task frees in SRAM when it ends. age: number of its release.
+    The last five are the record.
     """
 
     sequence: int
@@ -43,6 +45,7 @@ class Step:
     rank: Sequence[int] = ()
     chain: Sequence[int] | None = None
     home: dict[int, int] = field(default_factory=dict)
+    age: int = 0
     left: int = 0
     released: int = -1
     ready: list[int] = field(default_factory=list)
@@ -71,9 +74,7 @@ class KVOrder:
         self.ready = ready
         self.missing = [{layer: len(tasks) for layer, tasks in step.graph.kv_stores.items()} for step in steps]
         self.frontier: dict[int, int] = {}  # layer -> tokens that have stored, without a gap
-        self.layer_of = {
-            task: layer for tasks in steps[:1] for layer, ts in tasks.graph.kv_stores.items() for task in ts
-        }
+        self.layer_of = {task: layer for tasks in steps[:1] for layer, ts in tasks.graph.kv_stores.items() for task in ts}
         for step in steps[1:]:
             for tasks in step.graph.kv_loads.values():
                 for task in tasks:
@@ -101,7 +102,7 @@ class Decoder:
     """
 
     def __init__(
-        self, env: Environment, *, engines: int, limit: int | None, overlap: bool, channel: Channel,
+        self, env: Environment, *, engines: int, limit: int | None, overlap: bool, channel: Channel | Channels,
         sram: int | None, rank: Callable[[Step], None],
     ) -> None:  # fmt: skip
         self.env = env
@@ -116,8 +117,9 @@ class Decoder:
     def _transfer(self, step: Step, task: int, requester: int, ended: Callable[[], Any]) -> None:
         work = step.work[task]
         transfer = Transfer(
-            (step.program, task), requester, step.graph.kind_of(task), step.sequence, step.token, work, work
-        )
+            (step.program, task), requester, step.graph.kind_of(task), step.sequence, step.token, work, work,
+            age=step.age, moves=int(step.graph.moves[task]),
+        )  # fmt: skip
         self.channel.request(transfer, ended)
 
     def _dma(self, step: Step, task: int, queue: int) -> None:

@@ -25,7 +25,8 @@ class TaskTable:
     start: an engine took it; for a DMA transfer: it was issued, SRAM had room.
     loaded: its operands had arrived (equals `start` where it loads nothing). Under `blocking` it computes from then on.
     end: it had finished.
-    compute: its time on an engine. work: its transfer at full channel speed, without latency.
+    compute: its time on an engine. work: its transfer at the full speed of one channel, without latency; over how many
+    channels it is spread, the grants say.
     """
 
     step: npt.NDArray[np.int32]
@@ -46,7 +47,7 @@ class TaskTable:
 class GrantTable:
     """One row for each interval in which a channel served one transfer at one rate, in order of `end`.
 
-    task: row of the task table whose bytes moved. work: picoseconds of full channel bandwidth delivered in [start, end).
+    task: row of the task table whose bytes moved. work: picoseconds of the channel's full bandwidth delivered in [start, end).
     """
 
     task: npt.NDArray[np.int64]

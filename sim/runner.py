@@ -1,11 +1,13 @@
 """Run a scenario: the one public entry point.
 
-    result = run("scenarios/two_tokens_4_engines.yaml")
-    result.metrics.makespan, result.log.tasks.start
+result = run("scenarios/two_tokens_4_engines.yaml")
+result.metrics.makespan, result.log.tasks.start
 """
 
 from __future__ import annotations
 
+from fractions import Fraction
+from inspect import signature
 from math import gcd
 from pathlib import Path
 from time import perf_counter
@@ -20,7 +22,7 @@ from sim.analysis.metrics import metrics
 from sim.cost import COST_MODELS, CostModel, Machine
 from sim.errors import InputError
 from sim.graph import ModelGraph, OpGraph
-from sim.hardware.arbiters import ARBITERS, Arbiter
+from sim.hardware.arbiters import ARBITERS, Arbiter, Derated, Efficiency
 from sim.lowering import Mapping, lower
 from sim.result import Result, Timing
 from sim.scenario import Known, Scenario, load
@@ -109,6 +111,8 @@ def prepare(scenario: Scenario, ops: OpGraph) -> Setup:
         overlap=mapping.execution == "stream",
         arbiter=_arbiter(scenario),
         bandwidth=hardware.memory.bandwidth,
+        channels=hardware.memory.channels.count,
+        route=hardware.memory.channels.route,
         latency=hardware.memory.latency,
         sram=hardware.sram if mapping.execution == "prefetch" else None,
     )
@@ -131,8 +135,23 @@ def _cap(scenario: Scenario) -> tuple[int, int]:
 
 
 def _arbiter(scenario: Scenario) -> Arbiter:
-    choice = scenario.hardware.memory.arbiter
-    return _made(scenario, "hardware.memory.arbiter", ARBITERS, choice.name, {**choice.options, "cap": _cap(scenario)})
+    memory, key = scenario.hardware.memory, "hardware.memory.arbiter"
+    options = {**memory.arbiter.options, "cap": _cap(scenario)}
+    try:
+        factory = ARBITERS.get(memory.arbiter.name)
+    except InputError as error:
+        raise scenario.error(key, str(error)) from None
+    if "bandwidth" in signature(factory).parameters:
+        options["bandwidth"] = memory.bandwidth
+    arbiter: Arbiter = _made(scenario, key, ARBITERS, memory.arbiter.name, options)
+    efficiency = _efficiency(scenario)
+    return Derated(arbiter, efficiency) if efficiency is not None else arbiter
+
+
+def _efficiency(scenario: Scenario) -> Efficiency | None:
+    """The curve of the scenario as exact fractions: 0.54 is 27/50."""
+    written = scenario.hardware.memory.efficiency
+    return Efficiency({int(n): Fraction(str(share)) for n, share in written.items()}) if written is not None else None
 
 
 def _scheduler(scenario: Scenario) -> Scheduler:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from copy import deepcopy
 from dataclasses import dataclass
+from functools import partial
 from typing import Literal
 
 import numpy as np
@@ -15,6 +17,7 @@ from sim.eventlog import EventLog, GrantTable, StepTable, TaskTable
 from sim.graph import IntArray
 from sim.hardware.arbiters import Arbiter, Transfer
 from sim.hardware.channel import Channel
+from sim.hardware.channels import Channels, Route
 from sim.hardware.instant import Environment
 from sim.scheduling import Scheduler, StepView
 from sim.tasks import TaskGraph
@@ -39,8 +42,8 @@ class Request:
 class Setup:
     """All that a simulation needs.
 
-    graph: the task graph of every step. bandwidth: of the channel, bytes/s (kept with the log, it does not enter times).
-    latency: ps. sram: bytes, None if unbounded.
+    graph: the task graph of every step. arbiter: each channel of each run has a copy of its own. bandwidth: of each channel,
+    bytes/s (kept with the log, it does not enter times). latency: ps. sram: bytes, None if unbounded.
     """
 
     graph: TaskGraph
@@ -52,6 +55,8 @@ class Setup:
     overlap: bool
     arbiter: Arbiter
     bandwidth: int
+    channels: int = 1
+    route: Route = "interleaved"
     latency: int = 0
     sram: int | None = None
 
@@ -60,12 +65,17 @@ def simulate(setup: Setup) -> EventLog:
     """Run it. Raises InputError if operands cannot fit SRAM, SimulationError if the simulation cannot end."""
     env = Environment()
     record = _Record(setup)
-    channel = Channel(env, setup.arbiter, latency=setup.latency, record=record.grant)
+    channels = [
+        Channel(env, deepcopy(setup.arbiter), latency=setup.latency, record=partial(record.grant, number))
+        for number in range(setup.channels)
+    ]
+    channel = channels[0] if len(channels) == 1 else Channels(channels, setup.route)
     ages = iter(range(2**62))
     chains = setup.scheduler.chains(setup.graph)
 
     def rank(step: Step) -> None:
-        view = StepView(step.graph, next(ages), np.asarray(step.compute), np.asarray(step.work))
+        step.age = next(ages)
+        view = StepView(step.graph, step.age, np.asarray(step.compute), np.asarray(step.work))
         step.rank, step.chain = setup.scheduler.ranks(view), chains
 
     decoder = Decoder(
@@ -148,14 +158,14 @@ class _Record:
         self.setup = setup
         self.steps: dict[int, Step] = {}  # by program order, until they end
         self.done: dict[int, tuple[Step, tuple[IntArray, ...]]] = {}
-        self.grants: list[tuple[int, int, int, int, int]] = []
+        self.grants: list[tuple[int, int, int, int, int, int]] = []
 
     def expect(self, step: Step) -> None:
         self.steps[step.program] = step
         step.done.callbacks.append(lambda _event: self._ended(step))
 
-    def grant(self, transfer: Transfer, start: int, end: int, work: int) -> None:
-        self.grants.append((*transfer.row, start, end, work))
+    def grant(self, channel: int, transfer: Transfer, start: int, end: int, work: int) -> None:
+        self.grants.append((*transfer.row, channel, start, end, work))
 
     def _ended(self, step: Step) -> None:
         columns = (step.engine, step.ready, step.start, step.loaded, step.end, step.compute, step.work)
@@ -187,13 +197,13 @@ class _Record:
             released=np.array([s.released for s in steps], dtype=np.int64),
             end=end.reshape(len(steps), n).max(axis=1),
         )
-        grants = np.array(self.grants, dtype=np.int64).reshape(len(self.grants), 5)
+        grants = np.array(self.grants, dtype=np.int64).reshape(len(self.grants), 6)
         row = first[np.searchsorted(np.array(programs, dtype=np.int64), grants[:, 0])] + grants[:, 1]
         served = GrantTable(
-            task=row, channel=np.zeros(len(row), dtype=np.int16),
-            start=grants[:, 2].copy(), end=grants[:, 3].copy(), work=grants[:, 4].copy(),
+            task=row, channel=grants[:, 2].astype(np.int16),
+            start=grants[:, 3].copy(), end=grants[:, 4].copy(), work=grants[:, 5].copy(),
         )  # fmt: skip
         return EventLog(
             graphs=(self.setup.graph,), tasks=tasks, grants=served, steps=table,
-            engines=self.setup.engines, channels=1, bandwidth=self.setup.bandwidth,
+            engines=self.setup.engines, channels=self.setup.channels, bandwidth=self.setup.bandwidth,
         )  # fmt: skip

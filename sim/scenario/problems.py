@@ -16,7 +16,7 @@ from pydantic_core import ErrorDetails
 from sim.documents import Document, KeyPath, Place, dotted
 from sim.errors import nearest
 from sim.quantities import show
-from sim.scenario.sections import DTYPE, NAME, Choice, Scenario
+from sim.scenario.sections import COUNT, DTYPE, NAME, Choice, Scenario
 
 #: Names that are open to third parties: what they name, and the path of the choice.
 OPEN_NAMES: tuple[tuple[str, KeyPath], ...] = (
@@ -125,6 +125,7 @@ _EXPECTED = {
 
 _PATTERNS = {
     NAME: "a name of at most 100 characters without slashes, line breaks or a leading dot",
+    COUNT: "a whole number from 1 to 999999",
     DTYPE: "torch's name of a number format, such as bfloat16",
 }
 

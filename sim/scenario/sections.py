@@ -36,6 +36,8 @@ NAME = r"^[^\s./\\\x00-\x1f\x7f][^/\\\x00-\x1f\x7f]{0,99}$"
 
 DTYPE = "^[a-z][a-z0-9_]*$"
 
+COUNT = "^[1-9][0-9]{0,5}$"
+
 
 def _integral(value: object) -> object:
     """`1e3` is a float in YAML, and a fine count."""
@@ -43,6 +45,11 @@ def _integral(value: object) -> object:
 
 
 Whole = Annotated[int, BeforeValidator(_integral)]
+
+
+def _real(value: object) -> object:
+    """`1` is a whole number in YAML, and a fine share."""
+    return float(value) if isinstance(value, int) and not isinstance(value, bool) else value
 
 
 #: Building is left to the whole `Scenario`: the sections are never validated alone, and importing is faster.
@@ -204,16 +211,42 @@ class Arbiter(Choice):
     name: str = Field(min_length=1, description="Name of the arbiter.")
 
 
-class Memory(Section):
-    """The memory channel that all engines share."""
+class Channels(Section):
+    """Several memory channels instead of one."""
 
-    bandwidth: Bandwidth = _default("100 GB/s", description="Bandwidth of the channel.")
+    count: Whole = Field(default=1, ge=1, le=1024, description="Number of channels; each has the bandwidth of `memory`.")
+    route: Literal["interleaved", "sequence", "class"] = Field(
+        default="interleaved",
+        description="Where a transfer goes. `interleaved`: in equal parts over all channels, and it ends with its last part; "
+        "`sequence`: to the channel of its sequence (number modulo count); `class`: weights to channel 0, KV cache to 1, "
+        "activations to 2 (modulo count).",
+    )
+
+
+#: Numbers of transfers, as text: all keys of a document are.
+Concurrency = Annotated[str, Field(pattern=COUNT)]
+Efficiency = Annotated[float, Field(gt=0, le=1), BeforeValidator(_real)]
+
+
+class Memory(Section):
+    """The memory channels that all engines share."""
+
+    bandwidth: Bandwidth = _default("100 GB/s", description="Bandwidth of each channel.")
     latency: Duration = _default(
         "0 ns", description="Delay of every transfer. It is pipelined: the channel is not occupied meanwhile."
     )
     arbiter: Arbiter = _default("fifo", description="How bandwidth is divided among outstanding transfers.")
     port_bandwidth: Bandwidth | None = Field(
-        default=None, description="The most that one requester can draw; null: the whole channel."
+        default=None, description="The most that one requester can draw from a channel; null: all of it."
+    )
+    channels: Channels = _default({}, description="How many channels there are, and which of them a transfer goes to.")
+    efficiency: (
+        Annotated[dict[Concurrency, Efficiency], Field(min_length=1, json_schema_extra={"additionalProperties": False})] | None
+    ) = Field(
+        default=None,
+        description="Share of the bandwidth that a channel can deliver, by number of transfers it serves at once; linear "
+        "between the numbers, constant beyond them. null: all of it.",
+        examples=[{"1": 0.54, "2": 0.78, "4": 0.68}],
     )
 
 

@@ -113,7 +113,7 @@ class Proportional(Arbiter):
         if self.demand is None:
             # Shares in proportion to what remains keep that proportion while they hold, so asking at arrivals and
             # departures is exact unless a port is the limit.
-            shares, denominator = water_fill([transfer.remaining for transfer in pending], self.cap)
+            shares, denominator = water_fill([max(1, transfer.remaining) for transfer in pending], self.cap)
             return Plan(list(zip(pending, shares, strict=True)), denominator)
         num, den = self.cap
         port = num * self.bandwidth  # rates in units of 1/den bytes/s, so that the cap is whole
