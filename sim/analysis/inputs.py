@@ -30,6 +30,13 @@ class Inputs:
         )
         self._layer_of = [self._loads(graph) for graph in log.graphs]
         self._stored_end, self._stored_row = self._stores()
+        # A memoryview gives plain integers, which is what makes single look-ups fast.
+        self._step, self._task, self._end = (log.tasks.step.data, log.tasks.task.data, log.tasks.end.data)
+        self._first, self._graph = log.steps.first.data, log.steps.graph.data
+        self._lists = [
+            (graph.input_start.tolist(), graph.inputs.tolist(), layer_of.tolist() if self._layers else [])
+            for graph, layer_of in zip(log.graphs, self._layer_of, strict=True)
+        ]
 
     def last(self, rows: Rows) -> tuple[Rows, Rows]:
         """For each row of the task table the row of its input that ended last, and when; `NONE` for both if it has none."""
@@ -52,6 +59,23 @@ class Inputs:
                 later = (stored != NONE) & (stored >= ended[loads])
                 ended[loads[later]] = stored[later]
                 source[loads[later]] = self._stored_row[step[loads], layer[loads]][later]
+        return source, ended
+
+    def last_of(self, row: int) -> tuple[int, int]:
+        """`last` of a single row, several times faster than a vector of one."""
+        step, task = self._step[row], self._task[row]
+        number = self._graph[step]
+        start, inputs, layer_of = self._lists[number]
+        first, end = self._first[step], self._end
+        source = ended = NONE
+        for i in range(start[task], start[task + 1]):
+            candidate = first + inputs[i]
+            if end[candidate] > ended:
+                source, ended = candidate, end[candidate]
+        if layer_of and layer_of[task] != NONE:
+            stored = int(self._stored_end[step, layer_of[task]])
+            if stored != NONE and stored >= ended:
+                source, ended = int(self._stored_row[step, layer_of[task]]), stored
         return source, ended
 
     def _latest(self, graph: TaskGraph, first: Rows, begin: Rows, count: Rows) -> tuple[Rows, Rows]:

@@ -11,6 +11,7 @@ from rich.console import Console
 
 import sim.trace
 from sim import __version__
+from sim.analysis.critical_path import critical_path
 from sim.cli.options import scenario_arguments
 from sim.errors import InputError
 from sim.report import terminal
@@ -67,4 +68,5 @@ def write_trace(result: Result, path: Path) -> None:
         detail=scenario.trace.detail,
         flows=scenario.trace.flows,
         window=(window.start, window.end if window.end is not None else result.makespan) if window else None,
+        critical=critical_path(result.log, result.rules).rows,
     )
