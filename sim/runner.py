@@ -55,12 +55,15 @@ def run(scenario: Scenario | str | Path) -> Result:
     setup = prepare(scenario, ops)
     log = simulate(setup)
     simulated = perf_counter()
+    efficiency = _efficiency(scenario)
     rules = Rules(
         arrivals=tuple(request.arrival for request in setup.sequences),
         dependency=setup.dependency,
         execution=scenario.mapping.execution,
         latency=setup.latency,
-        cap=_cap(scenario),
+        cap=setup.arbiter.cap,
+        stripes=setup.channels if setup.route == "interleaved" else 1,
+        efficiency=(efficiency.least, efficiency.most) if efficiency is not None else (Fraction(1), Fraction(1)),
         bounded_sram=setup.sram is not None,
         work_conserving_channel=setup.arbiter.work_conserving,
         work_conserving_scheduler=setup.scheduler.work_conserving,
@@ -101,7 +104,7 @@ def prepare(scenario: Scenario, ops: OpGraph) -> Setup:
             tiles=mapping.tiles,
         ),
     )
-    setup = Setup(
+    return Setup(
         graph=graph,
         sequences=[Request(context=s.context, tokens=s.tokens, arrival=s.arrival) for s in workload.each()],
         dependency=workload.dependency,
@@ -116,7 +119,6 @@ def prepare(scenario: Scenario, ops: OpGraph) -> Setup:
         latency=hardware.memory.latency,
         sram=hardware.sram if mapping.execution == "prefetch" else None,
     )
-    return setup
 
 
 def _cap(scenario: Scenario) -> tuple[int, int]:
@@ -136,6 +138,9 @@ def _cap(scenario: Scenario) -> tuple[int, int]:
 
 def _arbiter(scenario: Scenario) -> Arbiter:
     memory, key = scenario.hardware.memory, "hardware.memory.arbiter"
+    for name, instead in (("cap", "port_bandwidth"), ("bandwidth", "bandwidth")):
+        if name in memory.arbiter.options:
+            raise scenario.error(f"{key}.{name}", f"no option of an arbiter; expected hardware.memory.{instead}")
     options = {**memory.arbiter.options, "cap": _cap(scenario)}
     try:
         factory = ARBITERS.get(memory.arbiter.name)
@@ -149,9 +154,13 @@ def _arbiter(scenario: Scenario) -> Arbiter:
 
 
 def _efficiency(scenario: Scenario) -> Efficiency | None:
-    """The curve of the scenario as exact fractions: 0.54 is 27/50."""
+    """The curve of the scenario as small fractions: 0.54 is 27/50."""
     written = scenario.hardware.memory.efficiency
-    return Efficiency({int(n): Fraction(str(share)) for n, share in written.items()}) if written is not None else None
+    if written is None:
+        return None
+    points = {int(n): Fraction(str(share)).limit_denominator(LARGEST_CAP) for n, share in written.items()}
+    least = Fraction(1, LARGEST_CAP)
+    return Efficiency({n: max(share, least) for n, share in points.items()})
 
 
 def _scheduler(scenario: Scenario) -> Scheduler:

@@ -1,12 +1,13 @@
 """Bounds on the makespan, from the tasks alone: no schedule, no code of the simulator.
 
-    lower = max(T, W / m, C)          upper = T + W / m + C / port + transfers
+    lower = max(T, W / m, C / n / most)          upper = T + W / m + C / least + transfers
 
-T: the longest path through the data, with arrivals, latencies and transfers at the speed of their port; W: work on m engines;
-C: work of the channel. The upper bound is Graham's (1966), with the channel as a second resource: at each instant the longest
+T: the longest path through the data, with arrivals, latencies and transfers at the most that one can get; W: work on m
+engines; C: work of n channels, of which a busy one delivers from `least` to `most` of its bandwidth (1, unless its efficiency
+depends on concurrency). The upper bound is Graham's (1966), with the channel as a second resource: at each instant the longest
 path advances, or all engines are busy, or the channel is. It holds where no engine is held while it waits, SRAM is unbounded,
-scheduler and channel conserve work. `port` is the share that one port can draw (the queue of a DMA is served in order, so it
-may be alone at the channel); one picosecond a transfer is for times that round up.
+there is one channel, scheduler and channel conserve work. `least` is no more than one port can draw (the queue of a DMA is
+served in order, so it may be alone at the channel); one picosecond a transfer is for times that round up.
 """
 
 from __future__ import annotations
@@ -47,7 +48,9 @@ def bounds(log: EventLog, rules: Rules) -> Bounds:
     """Compute all bounds."""
     longest = _longest_path(log, rules)
     compute = ceil_div(int(log.tasks.compute.sum()), log.engines)
-    memory = ceil_div(int(log.tasks.work.sum()), log.channels)
+    work = int(log.tasks.work.sum())
+    most, least = rules.efficiency[1], rules.slowest
+    memory = ceil_div(work * most.denominator, log.channels * most.numerator)
     applies = (
         rules.execution == "prefetch"
         and not rules.bounded_sram
@@ -56,15 +59,15 @@ def bounds(log: EventLog, rules: Rules) -> Bounds:
         and log.channels == 1
     )
     transfers = int((log.tasks.work > 0).sum())
-    at_port = ceil_div(memory * rules.cap[1], rules.cap[0])
-    upper = longest + compute + at_port + transfers if applies else None
+    at_least = ceil_div(work * least.denominator, least.numerator)
+    upper = longest + compute + at_least + transfers if applies else None
     return Bounds(critical_path=longest, compute=compute, memory=memory, upper=upper)
 
 
 def _shortest_times(log: EventLog, rules: Rules) -> Times:
     """The least time from start to end of each row: alone on the machine."""
-    num, den = rules.cap
-    work, compute = log.tasks.work, log.tasks.compute
+    num, den = rules.fastest.as_integer_ratio()
+    work, compute = -(-log.tasks.work // rules.stripes), log.tasks.compute
     transfer = np.where(work > 0, -(-work * den // num) + rules.latency, 0)
     return np.maximum(transfer, compute) if rules.execution == "stream" else transfer + compute
 

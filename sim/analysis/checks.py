@@ -5,12 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import numpy as np
+import numpy.typing as npt
 
 from sim.analysis.bounds import Bounds
 from sim.analysis.context import Rules, grid
 from sim.errors import SimulationError
 from sim.eventlog import EventLog
-from sim.units import format_time
+from sim.units import ceil_div, format_time
 
 
 def check(log: EventLog, rules: Rules, bounds: Bounds) -> list[str]:
@@ -92,15 +93,25 @@ def _never_over_capacity(log: EventLog, _rules: Rules, _bounds: Bounds) -> str |
 
 
 def _never_idle(log: EventLog, rules: Rules, _bounds: Bounds) -> str | None:
-    if not rules.work_conserving_channel or log.channels > 1:
+    if not rules.work_conserving_channel:
         return None
-    rows = np.flatnonzero(log.tasks.work > 0)
-    if not len(rows):
+    for channel in range(log.channels):
+        row = _waited_while_idle(log, rules, log.grants.channel == channel)
+        if row is not None:
+            return f"channel {channel} was idle while {log.name(row)} was eligible"
+    return None
+
+
+def _waited_while_idle(log: EventLog, rules: Rules, here: npt.NDArray[np.bool_]) -> int | None:
+    """A row whose part on one channel, the one of the grants `here`, was not all there while that channel served nobody."""
+    task = log.grants.task[here]
+    if not len(task):
         return None
-    issued = log.tasks.start[rows]
-    # Under blocking and stream an engine's operands arrive at `loaded`; a DMA's at `end`, which is the same column there.
-    arrived = np.where(log.tasks.engine[rows] >= 0, log.tasks.loaded[rows], log.tasks.end[rows])
-    start, end = np.unique(np.stack([log.grants.start, log.grants.end]), axis=1)
+    last = np.zeros(len(log.tasks), dtype=np.int64)
+    last[task] = log.grants.end[here]  # grants are in order of end, so the last one stays
+    rows = np.unique(task)
+    issued, arrived = log.tasks.start[rows], last[rows]
+    start, end = np.unique(np.stack([log.grants.start[here], log.grants.end[here]]), axis=1)
     busy_before = np.concatenate(([0], np.cumsum(end - start)))
 
     def busy(t: np.ndarray[tuple[int], np.dtype[np.int64]]) -> np.ndarray[tuple[int], np.dtype[np.int64]]:
@@ -109,13 +120,16 @@ def _never_idle(log: EventLog, rules: Rules, _bounds: Bounds) -> str | None:
         return busy_before[np.maximum(i - 1, 0)] + inside
 
     idle = (busy(arrived) - busy(issued + rules.latency)) < arrived - issued - rules.latency
-    return f"the channel was idle while {log.name(int(rows[idle][0]))} was eligible" if idle.any() else None
+    return int(rows[idle][0]) if idle.any() else None
 
 
-def _bounds_hold(log: EventLog, _rules: Rules, bounds: Bounds) -> str | None:
-    if bounds.lower > log.makespan:
+def _bounds_hold(log: EventLog, rules: Rules, bounds: Bounds) -> str | None:
+    # An interval of service moves up to 1 ps of work per transfer from one to the last of them, and may lose the fraction
+    # of one: a transfer can be that much faster than its port (never faster than the channel), or later than it would be.
+    rounding = len(log.grants) * ceil_div(rules.slowest.denominator, rules.slowest.numerator)
+    if bounds.lower > log.makespan + (rounding if rules.fastest < 1 else 0):
         return f"makespan {format_time(log.makespan)} is below the lower bound {format_time(bounds.lower)}"
-    if bounds.upper is not None and bounds.upper < log.makespan:
+    if bounds.upper is not None and bounds.upper + rounding < log.makespan:
         return f"makespan {format_time(log.makespan)} is above the upper bound {format_time(bounds.upper)}"
     return None
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from fractions import Fraction
 from typing import Literal
 
 import numpy as np
@@ -17,6 +18,7 @@ class Rules:
 
     arrivals: ps, per sequence. cap: largest share of the channel that one requester draws, (numerator, denominator).
     bounded_sram: an admission limit was in force. stripes: over how many channels each transfer is spread (interleaved).
+    efficiency: the least and the largest share of its bandwidth that a channel can deliver, however many it serves.
     """
 
     arrivals: tuple[int, ...]
@@ -28,6 +30,17 @@ class Rules:
     work_conserving_channel: bool
     work_conserving_scheduler: bool
     stripes: int = 1
+    efficiency: tuple[Fraction, Fraction] = (Fraction(1), Fraction(1))
+
+    @property
+    def fastest(self) -> Fraction:
+        """The largest share of a channel that one transfer can get."""
+        return min(Fraction(*self.cap), self.efficiency[1])
+
+    @property
+    def slowest(self) -> Fraction:
+        """The least share of its bandwidth that a busy channel delivers, if its arbiter conserves work."""
+        return min(Fraction(*self.cap), self.efficiency[0])
 
 
 def grid(log: EventLog, graph: int, column: npt.NDArray[np.integer]) -> npt.NDArray[np.integer]:
