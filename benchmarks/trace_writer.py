@@ -10,7 +10,6 @@ whole traces of a synthetic run at each level of detail.
 from __future__ import annotations
 
 import argparse
-import dataclasses
 import statistics
 import tempfile
 import time
@@ -19,11 +18,10 @@ from pathlib import Path
 
 import numpy as np
 
-from sim.eventlog import EventLog, GrantTable, StepTable, TaskTable
 from sim.trace import perfetto, write
 from sim.trace.tracks import Role, Slices, nesting_order, to_ns
 from tests.trace import reference
-from tests.trace.logs import decoder, run
+from tests.trace.logs import decoder, repeat, run
 
 
 def bare(count: int, tracks: int = 16) -> Slices:
@@ -77,38 +75,6 @@ def rate(work: Callable[[Slices], int], slices: Slices, rounds: int) -> tuple[fl
     return len(slices) / statistics.median(seconds), max(seconds) / min(seconds), size
 
 
-def long_run(tasks: int) -> EventLog:
-    """A toy token, repeated one after the other until there are about so many tasks."""
-    one = run(decoder(layers=4, heads=32), tokens=1)
-    size, times = len(one.tasks), max(1, tasks // len(one.tasks))
-    shift = np.arange(times, dtype=np.int64) * one.makespan
-
-    def later(column: np.ndarray) -> np.ndarray:
-        return (column[None, :] + shift[:, None]).ravel()
-
-    def again(column: np.ndarray) -> np.ndarray:
-        return np.tile(column, times)
-
-    number = np.arange(times)
-    table, grants = one.tasks, one.grants
-    return dataclasses.replace(
-        one,
-        tasks=TaskTable(
-            step=np.repeat(number, size).astype(np.int32), task=again(table.task), engine=again(table.engine),
-            ready=later(table.ready), start=later(table.start), loaded=later(table.loaded), end=later(table.end),
-            compute=again(table.compute), work=again(table.work),
-        ),
-        grants=GrantTable(
-            task=(grants.task[None, :] + size * number[:, None]).ravel(), channel=again(grants.channel),
-            start=later(grants.start), end=later(grants.end), work=again(grants.work),
-        ),
-        steps=StepTable(
-            sequence=np.zeros(times, np.int32), token=number.astype(np.int32), context=4 + number.astype(np.int64),
-            graph=np.zeros(times, np.int32), first=number * size, released=shift, end=shift + one.makespan,
-        ),
-    )  # fmt: skip
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--slices", type=int, default=1_000_000)
@@ -130,7 +96,8 @@ def main() -> None:
         count = options.slices if name == "columnar" else len(few)
         print(f"| {name} | {speed:,.0f} | {spread:.2f} | {size / count:.1f} | {speed / base:.1f} |")
 
-    log = long_run(options.tasks)
+    one = run(decoder(layers=4, heads=32), tokens=1)
+    log = repeat(one, max(1, options.tasks // len(one.tasks)))
     print(f"\n| whole trace of {len(log.tasks):,} tasks | slices | seconds | slices/s | bytes a slice |")
     print("| --- | --- | --- | --- | --- |")
     with tempfile.TemporaryDirectory() as folder:

@@ -12,9 +12,10 @@ import numpy.typing as npt
 from sim.errors import InputError, unknown
 from sim.eventlog import EventLog
 from sim.trace.chrome import write_chrome
+from sim.trace.layout import EXPANDED
 from sim.trace.perfetto import DETAILS, FLOWS, write_perfetto
 
-__all__ = ["DETAILS", "FLOWS", "FORMATS", "format_of", "write", "write_chrome", "write_perfetto"]
+__all__ = ["DETAILS", "EXPANDED", "FLOWS", "FORMATS", "format_of", "write", "write_chrome", "write_perfetto"]
 
 #: Names of the formats, which are also the suffixes of their files.
 FORMATS = ("pftrace", "pftrace.gz", "json", "json.gz")

@@ -71,13 +71,13 @@ class Flows:
 
 def dependency_pairs(log: EventLog) -> tuple[Rows, Rows]:
     """All edges of the task graphs, for every step: rows of producers and of consumers."""
-    producers, consumers = [], []
+    producers, consumers = [np.zeros(0, dtype=np.int64)], [np.zeros(0, dtype=np.int64)]
     for number, graph in enumerate(log.graphs):
         first = log.steps.first[log.steps.graph == number][:, None]
         consumer = np.repeat(np.arange(len(graph)), np.diff(graph.input_start))
         producers.append((first + graph.inputs).ravel())
         consumers.append((first + consumer).ravel())
-    return np.concatenate(producers).astype(np.int64), np.concatenate(consumers).astype(np.int64)
+    return np.concatenate(producers), np.concatenate(consumers)
 
 
 def arrows(log: EventLog, machine: Slices, flows: str, critical: Rows | None) -> tuple[Rows, Rows]:

@@ -31,6 +31,9 @@ WAIT_CHANNEL = "channel wait"
 WAIT_INPUT = "input wait"
 WAIT_SRAM = "SRAM wait"
 
+#: Tracks that a viewer should expand on arrival, by name: all but the two that have a line for each of many things.
+EXPANDED = r"^(?!ops$|.* queue$)"
+
 Window = tuple[int, int] | None
 
 

@@ -26,9 +26,8 @@ from types import TracebackType
 from typing import Any
 from urllib.parse import quote
 
+from sim.trace import EXPANDED
 from tests.tools.web_dist import program, root
-
-EVERYTHING = (".*",)
 
 
 class _Handler(SimpleHTTPRequestHandler):
@@ -147,19 +146,19 @@ class Browser:
         self._profile.cleanup()
 
 
-def address(server: str, trace: Path, expand: Sequence[str] = EVERYTHING, pin: Sequence[str] = ()) -> str:
+def address(server: str, trace: Path, expand: Sequence[str] = (EXPANDED,), pin: Sequence[str] = ()) -> str:
     """The UI's address that opens a trace with groups expanded and tracks pinned."""
     commands = [{"id": "dev.perfetto.ExpandTracksByRegex", "args": [regex]} for regex in expand]
     commands += [{"id": "dev.perfetto.PinTracksByRegex", "args": [regex]} for regex in pin]
     url = quote(f"{server}/traces/{quote(trace.name)}", safe="")
-    return f"{server}/#!/?url={url}&startupCommands={quote(json.dumps(commands), safe='')}"
+    return f"{server}/#!/?url={url}&hideSidebar=true&startupCommands={quote(json.dumps(commands), safe='')}"
 
 
 def screenshot(
     trace: Path,
     picture: Path | None = None,
     *,
-    expand: Sequence[str] = EVERYTHING,
+    expand: Sequence[str] = (EXPANDED,),
     pin: Sequence[str] = (),
     size: tuple[int, int] = (1600, 1000),
     script: str = "",
@@ -192,7 +191,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("trace", type=Path)
     parser.add_argument("picture", type=Path)
-    parser.add_argument("--expand", action="append", help="expand tracks whose path matches (default: all)")
+    parser.add_argument("--expand", action="append", help="expand tracks whose path matches (default: what reads well)")
     parser.add_argument("--pin", action="append", default=[], help="pin tracks whose name matches")
     parser.add_argument("--size", default="1600x1000")
     parser.add_argument("--script", default="", help="JavaScript to run before the picture is taken")
@@ -201,7 +200,7 @@ def main() -> None:
     seen = screenshot(
         options.trace,
         options.picture,
-        expand=options.expand or EVERYTHING,
+        expand=options.expand or (EXPANDED,),
         pin=options.pin,
         size=(width, height),
         script=options.script,

@@ -7,7 +7,7 @@ neither a model nor the simulator.
 from __future__ import annotations
 
 import heapq
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import chain, count
 
 import numpy as np
@@ -231,4 +231,35 @@ def run(  # noqa: C901 -- one loop of events, easier to follow in one piece
             first=np.arange(steps) * size, released=released, end=ends.max(axis=1),
         ),
         engines=engines, channels=1, bandwidth=BANDWIDTH,
+    )  # fmt: skip
+
+
+def repeat(one: EventLog, times: int) -> EventLog:
+    """A log of a single token, so many times one after the other: large logs in no time."""
+    size = len(one.tasks)
+    shift = np.arange(times, dtype=np.int64) * one.makespan
+
+    def later(column: np.ndarray) -> np.ndarray:
+        return (column[None, :] + shift[:, None]).ravel()
+
+    def again(column: np.ndarray) -> np.ndarray:
+        return np.tile(column, times)
+
+    number = np.arange(times)
+    table, grants = one.tasks, one.grants
+    return replace(
+        one,
+        tasks=TaskTable(
+            step=np.repeat(number, size).astype(np.int32), task=again(table.task), engine=again(table.engine),
+            ready=later(table.ready), start=later(table.start), loaded=later(table.loaded), end=later(table.end),
+            compute=again(table.compute), work=again(table.work),
+        ),
+        grants=GrantTable(
+            task=(grants.task[None, :] + size * number[:, None]).ravel(), channel=again(grants.channel),
+            start=later(grants.start), end=later(grants.end), work=again(grants.work),
+        ),
+        steps=StepTable(
+            sequence=np.zeros(times, np.int32), token=number.astype(np.int32), context=4 + number.astype(np.int64),
+            graph=np.zeros(times, np.int32), first=number * size, released=shift, end=shift + one.makespan,
+        ),
     )  # fmt: skip

@@ -5,6 +5,8 @@ from __future__ import annotations
 import struct
 from dataclasses import dataclass, field
 
+INTEGER, TEXT = 4, 17  # fields of DebugAnnotation: int_value, string_value_iid
+
 
 def varint(value: int) -> bytes:
     groups = [value & 0x7F]
@@ -35,8 +37,7 @@ class Slice:
     name: int = 1
     category: int = 1
     colour: int = 0
-    integers: list[tuple[int, int]] = field(default_factory=list)  # (interned name, value)
-    texts: list[tuple[int, int]] = field(default_factory=list)  # (interned name, interned string)
+    args: list[tuple[int, int, int]] = field(default_factory=list)  # (interned name, INTEGER or TEXT, value)
     leaving: list[int] = field(default_factory=list)
     arriving: list[int] = field(default_factory=list)
 
@@ -52,10 +53,8 @@ def slice_packet(record: Slice) -> bytes:
         event += uint(3, record.category) + uint(10, record.name)
         if record.colour:
             event += uint(52, record.colour)
-        for name, value in record.integers:
-            event += sub(4, uint(1, name) + uint(4, value))
-        for name, value in record.texts:
-            event += sub(4, uint(1, name) + uint(17, value))
+        for name, kind, value in record.args:
+            event += sub(4, uint(1, name) + uint(kind, value))
         for flow in record.leaving:
             event += eight(47, struct.pack("<Q", flow))
         for flow in record.arriving:

@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
 import numpy as np
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sim.trace import protobuf, track_event
+from sim.trace import protobuf, track_event, write_perfetto
 from sim.trace.protobuf import Cells, Ragged, interleave, join, spread
 from sim.trace.track_event import Events, counter_packets, flow_fields, integer_annotation, slice_packets, text_annotation
 from tests.trace import reference
+from tests.trace.logs import decoder, run
 
 small = st.integers(1, 300)
 time = st.one_of(st.integers(0, 200), st.integers(0, 1 << 40), st.integers(0, (1 << 63) - 1))
@@ -18,16 +24,14 @@ time = st.one_of(st.integers(0, 200), st.integers(0, 1 << 40), st.integers(0, (1
 @st.composite
 def slices(draw: st.DrawFn) -> list[reference.Slice]:
     """Records that all may have the same arguments, each of which is there or not."""
-    keys = draw(st.lists(small, max_size=3))
-    text_keys = draw(st.lists(small, max_size=2))
+    keys = draw(st.lists(st.tuples(small, st.sampled_from((reference.INTEGER, reference.TEXT))), max_size=5))
     records = []
     for _ in range(draw(st.integers(1, 12))):
         begin = draw(st.booleans())
         record = reference.Slice(begin, draw(time), draw(small))
         if begin:
             record.name, record.category, record.colour = draw(small), draw(small), draw(st.integers(0, 1 << 20))
-            record.integers = [(key, draw(time)) for key in keys if draw(st.booleans())]
-            record.texts = [(key, draw(small)) for key in text_keys if draw(st.booleans())]
+            record.args = [(key, kind, draw(time)) for key, kind in keys if draw(st.booleans())]
             record.leaving = draw(st.lists(time, max_size=3))
             record.arriving = draw(st.lists(time, max_size=3))
         records.append(record)
@@ -40,14 +44,15 @@ def columns(records: list[reference.Slice]) -> Events:
 
     begins = [record for record in records if record.begin]
     cells: list[Cells] = []
-    for name, encode in (("integers", integer_annotation), ("texts", text_annotation)):
-        pairs = [getattr(record, name) for record in begins]
-        # One column per argument and place in the list, so that the order is that of the records.
-        for place in range(max(map(len, pairs), default=0)):
-            for key in sorted({pair[place][0] for pair in pairs if len(pair) > place}):
-                present = np.array([len(pair) > place and pair[place][0] == key for pair in pairs])
-                values = np.array([pair[place][1] if there else 0 for pair, there in zip(pairs, present, strict=True)])
-                cells += encode(key, values.astype(np.int64), present)
+    # A column for each argument at each place in the list, so that the order within a record is kept.
+    for place in range(max((len(record.args) for record in begins), default=0)):
+        for key, kind in sorted({record.args[place][:2] for record in begins if len(record.args) > place}):
+            present = np.array(
+                [record.args[place : place + 1] != [] and record.args[place][:2] == (key, kind) for record in begins]
+            )
+            values = np.array([record.args[place][2] if there else 0 for record, there in zip(begins, present, strict=True)])
+            encode = integer_annotation if kind == reference.INTEGER else text_annotation
+            cells += encode(key, values.astype(np.int64), present)
     details = join(cells, len(begins)) if cells else Ragged(np.zeros(0, np.uint8), np.zeros(len(begins), np.int64))
     for name, terminating in (("leaving", False), ("arriving", True)):
         flows = [getattr(record, name) for record in begins]
@@ -108,3 +113,51 @@ def test_strings_are_declared_once() -> None:
     second = interned.packet()
     assert b"b" in second
     assert reference.sub(2, b"a") not in second
+
+
+def packets(content: bytes) -> Iterator[bytes]:
+    """The packets of a trace, as they stand in the file."""
+    at = 0
+    while at < len(content):
+        start, size, shift = at, 0, 0
+        while True:  # a length in varint follows the one-byte tag
+            at += 1
+            size |= (content[at] & 0x7F) << shift
+            shift += 7
+            if content[at] < 0x80:
+                break
+        at += 1 + size
+        yield content[start:at]
+
+
+def encoded_again(packet: Any) -> bytes:
+    """The plain encoding of what protobuf's own classes read."""
+    event = packet.track_event
+    if event.type == event.TYPE_COUNTER:
+        value = event.counter_value if event.HasField("counter_value") else event.double_counter_value
+        return reference.counter_packet(packet.timestamp, event.track_uuid, value)
+    record = reference.Slice(event.type == event.TYPE_SLICE_BEGIN, packet.timestamp, event.track_uuid)
+    if record.begin:
+        record.name, record.category, record.colour = event.name_iid, event.category_iids[0], event.correlation_id
+        record.leaving, record.arriving = list(event.flow_ids), list(event.terminating_flow_ids)
+        for arg in event.debug_annotations:
+            text = arg.HasField("string_value_iid")
+            value = arg.string_value_iid if text else arg.int_value
+            record.args.append((arg.name_iid, reference.TEXT if text else reference.INTEGER, value))
+    return reference.slice_packet(record)
+
+
+@pytest.mark.parametrize("overlap", [True, False])
+def test_whole_traces_equal_the_reference(tmp_path: Path, overlap: bool) -> None:
+    messages = pytest.importorskip("perfetto.protos.perfetto.trace.perfetto_trace_pb2")
+    path = tmp_path / "toy.pftrace"
+    slices = write_perfetto(run(decoder(), overlap=overlap), path, metadata={})
+    content = path.read_bytes()
+    events = [
+        (raw, packet)
+        for raw, packet in zip(packets(content), messages.Trace.FromString(content).packet, strict=True)
+        if packet.HasField("track_event")
+    ]
+    assert len(events) > 2 * slices
+    for raw, packet in events:
+        assert raw == encoded_again(packet)

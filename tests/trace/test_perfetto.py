@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -11,11 +12,11 @@ import numpy as np
 import pytest
 
 from sim.errors import InputError
-from sim.eventlog import EventLog
+from sim.eventlog import EventLog, GrantTable, StepTable, TaskTable
 from sim.trace import write_perfetto
 from sim.trace.tracks import to_ns
 from tests.tools.trace_processor import TraceProcessor
-from tests.trace.logs import decoder, run
+from tests.trace.logs import decoder, repeat, run
 
 Load = Callable[[Path], TraceProcessor]
 
@@ -232,6 +233,25 @@ def test_an_empty_log(load: Load, tmp_path: Path) -> None:
     log = run(decoder())
     write_perfetto(log, tmp_path / "empty.pftrace", metadata=FACTS, window=(log.makespan * 2, log.makespan * 3))
     assert count(load, tmp_path / "empty.pftrace", "slice") == 0
+
+
+def test_a_log_without_tasks(load: Load, tmp_path: Path) -> None:
+    none = np.zeros(0, dtype=np.int64)
+    columns = {table: {f.name: none for f in fields(table)} for table in (TaskTable, GrantTable, StepTable)}
+    log = EventLog(
+        graphs=(), tasks=TaskTable(**columns[TaskTable]), grants=GrantTable(**columns[GrantTable]),
+        steps=StepTable(**columns[StepTable]), engines=2, channels=1, bandwidth=1,
+    )  # fmt: skip
+    write_perfetto(log, tmp_path / "none.pftrace", metadata=FACTS)
+    assert count(load, tmp_path / "none.pftrace", "slice") == 0
+
+
+@pytest.mark.slow
+def test_a_million_slices(load: Load, tmp_path: Path) -> None:
+    log = repeat(run(decoder(layers=4, heads=32), tokens=1), 800)
+    written = write_perfetto(log, tmp_path / "big.pftrace", metadata=FACTS)
+    assert written > 1_000_000
+    assert count(load, tmp_path / "big.pftrace", "slice") == written
 
 
 @pytest.mark.parametrize("option", [{"detail": "fall"}, {"flows": "al"}, {"flows": "critical"}])
