@@ -24,6 +24,7 @@ from sim.errors import InputError
 from sim.graph import ModelGraph, OpGraph
 from sim.hardware.arbiters import ARBITERS, Arbiter, Derated, Efficiency
 from sim.lowering import Mapping, lower
+from sim.opgraph import written_costs, written_model
 from sim.result import Result, Timing
 from sim.scenario import Known, Scenario, load
 from sim.scheduling import SCHEDULERS, Scheduler
@@ -82,6 +83,9 @@ def run(scenario: Scenario | str | Path) -> Result:
 def op_graph(scenario: Scenario) -> tuple[ModelGraph, OpGraph]:
     """The model of a scenario, and the ops of one of its decode steps."""
     wanted = scenario.model
+    if wanted.config is None:
+        model = written_model(scenario)
+        return model, model.step()
     try:
         model = models.library.load(wanted.config, granularity=scenario.mapping.granularity, dtype=wanted.dtype)
     except InputError as error:
@@ -177,7 +181,8 @@ def _costs(scenario: Scenario) -> CostModel:
         options["table"] = cost.table
     if cost.jitter:
         options["jitter"] = cost.jitter
-    return _made(scenario, "cost", COST_MODELS, cost.model, {**options, "machine": machine, "seed": scenario.seed})
+    costs: CostModel = _made(scenario, "cost", COST_MODELS, cost.model, {**options, "machine": machine, "seed": scenario.seed})
+    return costs if scenario.model.config is not None else written_costs(scenario, costs)
 
 
 def _made(scenario: Scenario, key: str, registry: Any, name: str, options: dict[str, Any]) -> Any:

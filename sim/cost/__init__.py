@@ -10,10 +10,11 @@ To add one: write such a class in a file of its own and register it as an entry 
 from __future__ import annotations
 
 from sim.cost.fixed import Fixed
+from sim.cost.given import Given
 from sim.cost.model import CostModel, Machine, StepLanes
 from sim.cost.roofline import Roofline
 from sim.registry import Registry
 
 COST_MODELS: Registry[type[CostModel]] = Registry("cost model", {"roofline": Roofline, "fixed": Fixed})
 
-__all__ = ["COST_MODELS", "CostModel", "Fixed", "Machine", "Roofline", "StepLanes"]
+__all__ = ["COST_MODELS", "CostModel", "Fixed", "Given", "Machine", "Roofline", "StepLanes"]

@@ -16,11 +16,12 @@ from pydantic import ValidationError
 
 from sim.documents import Document, from_plain, read
 from sim.documents import parse as parse_document
+from sim.scenario.base import Choice
+from sim.scenario.graph_op import GraphOp
 from sim.scenario.problems import raise_first, translate, unknown_names
 from sim.scenario.sections import (
     NAME,
     Arbiter,
-    Choice,
     Cost,
     Engines,
     Hardware,
@@ -40,6 +41,7 @@ __all__ = [
     "Choice",
     "Cost",
     "Engines",
+    "GraphOp",
     "Hardware",
     "Known",
     "Memory",

@@ -16,7 +16,8 @@ from pydantic_core import ErrorDetails
 from sim.documents import Document, KeyPath, Place, dotted
 from sim.errors import nearest
 from sim.quantities import show
-from sim.scenario.sections import COUNT, DTYPE, NAME, Choice, Scenario
+from sim.scenario.base import Choice
+from sim.scenario.sections import COUNT, DTYPE, NAME, Scenario
 
 #: Names that are open to third parties: what they name, and the path of the choice.
 OPEN_NAMES: tuple[tuple[str, KeyPath], ...] = (

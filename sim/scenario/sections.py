@@ -6,28 +6,17 @@ open, because others register theirs; whoever validates a scenario passes the na
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
-from typing import Annotated, Any, ClassVar, Literal
+from collections.abc import Iterator, Mapping
+from typing import Annotated, Any, Literal
 
 from annotated_types import Ge, Le
-from pydantic import (
-    BaseModel,
-    BeforeValidator,
-    ConfigDict,
-    Discriminator,
-    Field,
-    GetJsonSchemaHandler,
-    PrivateAttr,
-    Tag,
-    field_validator,
-    model_serializer,
-    model_validator,
-)
-from pydantic_core import CoreSchema
+from pydantic import BeforeValidator, ConfigDict, Discriminator, Field, PrivateAttr, Tag, field_validator, model_validator
 
 from sim.documents import Document, key_path
 from sim.errors import InputError
 from sim.quantities import Bandwidth, Duration, FlopRate, Size
+from sim.scenario.base import Choice, Section, Whole, default, integral, real
+from sim.scenario.graph_op import MAX_OPS, GraphOp
 
 MAX_SEQUENCES = 100_000
 
@@ -37,70 +26,6 @@ NAME = r"^[^\s./\\\x00-\x1f\x7f][^/\\\x00-\x1f\x7f]{0,99}$"
 DTYPE = "^[a-z][a-z0-9_]*$"
 
 COUNT = "^[1-9][0-9]{0,5}$"
-
-
-def _integral(value: object) -> object:
-    """`1e3` is a float in YAML, and a fine count."""
-    return int(value) if isinstance(value, float) and value.is_integer() else value
-
-
-Whole = Annotated[int, BeforeValidator(_integral)]
-
-
-def _real(value: object) -> object:
-    """`1` is a whole number in YAML, and a fine share."""
-    return float(value) if isinstance(value, int) and not isinstance(value, bool) else value
-
-
-#: Building is left to the whole `Scenario`: the sections are never validated alone, and importing is faster.
-_COMMON = ConfigDict(frozen=True, strict=True, allow_inf_nan=False, protected_namespaces=(), defer_build=True)
-
-
-def _default(written: Any, description: str, **constraints: Any) -> Any:
-    """A field whose default is written as in YAML, and validated like it."""
-    return Field(default=written, validate_default=True, description=description, **constraints)
-
-
-class Section(BaseModel):
-    """A mapping with known keys."""
-
-    model_config = ConfigDict(extra="forbid", **_COMMON)
-
-
-class Choice(BaseModel):
-    """A policy by its name, alone or in a mapping with the options of that policy.
-
-    The options are plain data here; the policy itself reads and checks them.
-    """
-
-    model_config = ConfigDict(extra="allow", **_COMMON)
-
-    #: The key that holds the name when the choice is written as a mapping.
-    key: ClassVar[str] = "name"
-    #: Names to offer in an editor.
-    examples: ClassVar[tuple[str, ...]] = ()
-
-    @property
-    def options(self) -> Mapping[str, Any]:
-        """What was written besides the known keys, as plain data."""
-        return self.__pydantic_extra__ or {}
-
-    @model_validator(mode="before")
-    @classmethod
-    def _name_alone(cls, value: object) -> object:
-        return {cls.key: value} if isinstance(value, str) else value
-
-    @model_serializer(mode="wrap")
-    def _short(self, handler: Callable[[Any], dict[str, Any]]) -> Any:
-        written = {k: v for k, v in handler(self).items() if v is not None}
-        return written[self.key] if len(written) == 1 else written
-
-    @classmethod
-    def __get_pydantic_json_schema__(cls, core: CoreSchema, handler: GetJsonSchemaHandler) -> dict[str, Any]:
-        mapping = handler.resolve_ref_schema(handler(core))
-        title, description = mapping.pop("title", cls.__name__), mapping.pop("description", "")
-        name = {"type": "string", "minLength": 1, "examples": list(cls.examples)}
-        return {"title": title, "description": description, "anyOf": [name, mapping]}
 
 
 def _form(value: object) -> str:
@@ -126,14 +51,24 @@ CostTable = Annotated[
 
 
 class Model(Section):
-    """What is decoded."""
+    """What is decoded: a model by its config, or a graph of ops."""
 
-    config: str = Field(
+    model_config = ConfigDict(json_schema_extra={"anyOf": [{"required": ["config"]}, {"required": ["graph"]}]})
+
+    config: str | None = Field(
+        default=None,
         min_length=1,
         description="A shipped model, the path of a config.json or its folder, or a Hugging Face id.",
         examples=["llama-3.2-1b"],
     )
-    layers: Annotated[int, Ge(1), Le(10_000), BeforeValidator(_integral)] | None = Field(
+    graph: tuple[GraphOp, ...] | None = Field(
+        default=None,
+        min_length=1,
+        max_length=MAX_OPS,
+        strict=False,  # YAML has lists, not tuples
+        description="Instead of a config: the ops of one step, which is repeated for each token.",
+    )
+    layers: Annotated[int, Ge(1), Le(10_000), BeforeValidator(integral)] | None = Field(
         default=None, description="Keep only this many of the first layers; null keeps all."
     )
     scope: Literal["block", "model"] = Field(
@@ -143,6 +78,16 @@ class Model(Section):
         default=None, description="Number format of weights and KV cache; null takes that of the config."
     )
 
+    @model_validator(mode="after")
+    def _one_of_two(self) -> Model:
+        if self.config is None and self.graph is None:
+            raise ValueError("expected the key 'config' or 'graph'")
+        if self.config is not None and self.graph is not None:
+            raise ValueError("expected only one of the keys 'config' and 'graph', found both")
+        if self.graph is not None and self.layers is not None:
+            raise ValueError("expected 'layers' only with 'config': a graph is taken as it is written")
+        return self
+
 
 class SequenceGroup(Section):
     """One request, or several that are alike."""
@@ -151,14 +96,14 @@ class SequenceGroup(Section):
         default=0, ge=0, le=100_000_000, description="Tokens already in the KV cache when the sequence starts."
     )
     tokens: Whole = Field(default=1, ge=1, le=10_000_000, description="Tokens to decode.")
-    arrival: Duration = _default("0 us", description="When it arrives, from the start of the simulation.")
+    arrival: Duration = default("0 us", description="When it arrives, from the start of the simulation.")
     count: Whole = Field(default=1, ge=1, le=MAX_SEQUENCES, description="How many such sequences there are.")
 
 
 class Workload(Section):
     """Who decodes how much, and when."""
 
-    sequences: tuple[SequenceGroup, ...] = _default(
+    sequences: tuple[SequenceGroup, ...] = default(
         [{}],
         min_length=1,
         strict=False,  # YAML has lists, not tuples
@@ -188,15 +133,15 @@ class Engines(Section):
     """The compute engines, all alike."""
 
     count: Whole = Field(default=4, ge=1, le=4096, description="Number of engines.")
-    flops: FlopTable = _default(
+    flops: FlopTable = default(
         "2 TFLOP/s",
         description="Peak of one engine for matrix products: one rate, or a table by number format.",
         examples=["2 TFLOP/s", {"bfloat16": "2 TFLOP/s"}],
     )
-    vector_flops: FlopRate = _default(
+    vector_flops: FlopRate = default(
         "100 GFLOP/s", description="Rate of one engine for all that is no matrix product, in elements a second."
     )
-    overhead: Duration = _default("0 us", description="Fixed time that every compute task takes on top.")
+    overhead: Duration = default("0 us", description="Fixed time that every compute task takes on top.")
 
     def peak(self, dtype: str) -> int | None:
         """FLOP/s of one engine for matrix products in `dtype`; None if the table does not have it."""
@@ -225,21 +170,21 @@ class Channels(Section):
 
 #: Numbers of transfers, as text: all keys of a document are.
 Concurrency = Annotated[str, Field(pattern=COUNT)]
-Efficiency = Annotated[float, Field(gt=0, le=1), BeforeValidator(_real)]
+Efficiency = Annotated[float, Field(gt=0, le=1), BeforeValidator(real)]
 
 
 class Memory(Section):
     """The memory channels that all engines share."""
 
-    bandwidth: Bandwidth = _default("100 GB/s", description="Bandwidth of each channel.")
-    latency: Duration = _default(
+    bandwidth: Bandwidth = default("100 GB/s", description="Bandwidth of each channel.")
+    latency: Duration = default(
         "0 ns", description="Delay of every transfer. It is pipelined: the channel is not occupied meanwhile."
     )
-    arbiter: Arbiter = _default("fifo", description="How bandwidth is divided among outstanding transfers.")
+    arbiter: Arbiter = default("fifo", description="How bandwidth is divided among outstanding transfers.")
     port_bandwidth: Bandwidth | None = Field(
         default=None, description="The most that one requester can draw from a channel; null: all of it."
     )
-    channels: Channels = _default({}, description="How many channels there are, and which of them a transfer goes to.")
+    channels: Channels = default({}, description="How many channels there are, and which of them a transfer goes to.")
     efficiency: (
         Annotated[dict[Concurrency, Efficiency], Field(min_length=1, json_schema_extra={"additionalProperties": False})] | None
     ) = Field(
@@ -253,8 +198,8 @@ class Memory(Section):
 class Hardware(Section):
     """The machine. What is not given is that of a small generic NPU."""
 
-    engines: Engines = _default({}, description="The compute engines.")
-    memory: Memory = _default({}, description="The memory channel.")
+    engines: Engines = default({}, description="The compute engines.")
+    memory: Memory = default({}, description="The memory channel.")
     sram: Size | None = Field(default=None, description="On-chip memory for operands in flight; null: unbounded.")
 
 
@@ -312,7 +257,7 @@ class Cost(Choice):
 class Window(Section):
     """A part of the simulated time."""
 
-    start: Duration = _default("0 us", description="From when.")
+    start: Duration = default("0 us", description="From when.")
     end: Duration | None = Field(default=None, description="Until when; null: to the end.")
 
     @model_validator(mode="after")
@@ -346,13 +291,13 @@ class Scenario(Section):
     )
     description: str = Field(default="", max_length=10_000, description="What it shows, for people.")
     model: Model = Field(description="What is decoded.")
-    workload: Workload = _default({}, description="Who decodes how much, and when.")
-    hardware: Hardware = _default({}, description="The machine.")
-    mapping: ModelMapping = _default({}, description="How the model is laid onto the machine.")
-    scheduler: Scheduler = _default("earliest", description="Which ready task a free engine takes.")
-    cost: Cost = _default("roofline", description="How long tasks take.")
+    workload: Workload = default({}, description="Who decodes how much, and when.")
+    hardware: Hardware = default({}, description="The machine.")
+    mapping: ModelMapping = default({}, description="How the model is laid onto the machine.")
+    scheduler: Scheduler = default("earliest", description="Which ready task a free engine takes.")
+    cost: Cost = default("roofline", description="How long tasks take.")
     seed: Whole = Field(default=0, ge=0, lt=2**63, description="Seed of all that is random.")
-    trace: Trace = _default({}, description="What the trace shows.")
+    trace: Trace = default({}, description="What the trace shows.")
 
     @property
     def source(self) -> str:

@@ -1,0 +1,46 @@
+"""Costs that the op graph itself gives; a cost model fills in what it does not."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from sim.cost.model import CostModel, StepLanes
+from sim.graph import IntArray
+from sim.tasks import CLASS_BIT, TaskGraph
+
+_OPERANDS = CLASS_BIT["weight"] | CLASS_BIT["kv_read"] | CLASS_BIT["kv_write"]
+
+
+class Given:
+    """`compute` and `transfer`: picoseconds of each op on an engine and on a free channel, or None: `others` says.
+
+    Tasks share the time of their op so that they sum to it. What moves activations is never given.
+    """
+
+    def __init__(self, compute: Sequence[int | None], transfer: Sequence[int | None], *, others: CostModel) -> None:
+        self.compute = compute
+        self.transfer = transfer
+        self.others = others
+
+    def durations(self, graph: TaskGraph, steps: StepLanes) -> tuple[IntArray, IntArray]:
+        on_engine, computes = self._shares(graph, self.compute), graph.computes
+        on_channel, moves = self._shares(graph, self.transfer), graph.moves != 0
+        given_engine = computes & (on_engine > 0)
+        given_channel = ((graph.moves & _OPERANDS) != 0) & (on_channel > 0)
+        if (computes & ~given_engine).any() or (moves & ~given_channel).any():
+            compute, work = self.others.durations(graph, steps)
+        else:
+            compute, work = np.zeros((2, len(graph), len(steps.context)), dtype=np.int64)
+        return (
+            np.where(given_engine[:, None], on_engine[:, None], compute),
+            np.where(given_channel[:, None], on_channel[:, None], work),
+        )
+
+    @staticmethod
+    def _shares(graph: TaskGraph, times: Sequence[int | None]) -> IntArray:
+        """Per task, at least 1 ps where its op gives a time, else 0."""
+        given = np.array([time is not None for time in times])[graph.op]
+        shares = graph.share(np.array([time or 0 for time in times], dtype=np.int64))
+        return np.where(given, np.maximum(shares, 1), 0)

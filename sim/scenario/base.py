@@ -1,0 +1,81 @@
+"""What all sections of a scenario are made of."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Annotated, Any, ClassVar
+
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    GetJsonSchemaHandler,
+    model_serializer,
+    model_validator,
+)
+from pydantic_core import CoreSchema
+
+
+def integral(value: object) -> object:
+    """`1e3` is a float in YAML, and a fine count."""
+    return int(value) if isinstance(value, float) and value.is_integer() else value
+
+
+Whole = Annotated[int, BeforeValidator(integral)]
+
+
+def real(value: object) -> object:
+    """`1` is a whole number in YAML, and a fine share."""
+    return float(value) if isinstance(value, int) and not isinstance(value, bool) else value
+
+
+#: Building is left to the whole `Scenario`: the sections are never validated alone, and importing is faster.
+COMMON = ConfigDict(frozen=True, strict=True, allow_inf_nan=False, protected_namespaces=(), defer_build=True)
+
+
+def default(written: Any, description: str, **constraints: Any) -> Any:
+    """A field whose default is written as in YAML, and validated like it."""
+    return Field(default=written, validate_default=True, description=description, **constraints)
+
+
+class Section(BaseModel):
+    """A mapping with known keys."""
+
+    model_config = ConfigDict(extra="forbid", **COMMON)
+
+
+class Choice(BaseModel):
+    """A policy by its name, alone or in a mapping with the options of that policy.
+
+    The options are plain data here; the policy itself reads and checks them.
+    """
+
+    model_config = ConfigDict(extra="allow", **COMMON)
+
+    #: The key that holds the name when the choice is written as a mapping.
+    key: ClassVar[str] = "name"
+    #: Names to offer in an editor.
+    examples: ClassVar[tuple[str, ...]] = ()
+
+    @property
+    def options(self) -> Mapping[str, Any]:
+        """What was written besides the known keys, as plain data."""
+        return self.__pydantic_extra__ or {}
+
+    @model_validator(mode="before")
+    @classmethod
+    def _name_alone(cls, value: object) -> object:
+        return {cls.key: value} if isinstance(value, str) else value
+
+    @model_serializer(mode="wrap")
+    def _short(self, handler: Callable[[Any], dict[str, Any]]) -> Any:
+        written = {k: v for k, v in handler(self).items() if v is not None}
+        return written[self.key] if len(written) == 1 else written
+
+    @classmethod
+    def __get_pydantic_json_schema__(cls, core: CoreSchema, handler: GetJsonSchemaHandler) -> dict[str, Any]:
+        mapping = handler.resolve_ref_schema(handler(core))
+        title, description = mapping.pop("title", cls.__name__), mapping.pop("description", "")
+        name = {"type": "string", "minLength": 1, "examples": list(cls.examples)}
+        return {"title": title, "description": description, "anyOf": [name, mapping]}

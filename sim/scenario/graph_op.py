@@ -1,0 +1,67 @@
+"""One op of a graph that is written in the scenario itself."""
+
+from __future__ import annotations
+
+from pydantic import Field, model_validator
+
+from sim.quantities import Duration, Size
+from sim.scenario.base import Section, Whole
+
+MAX_OPS = 100_000
+
+_COUNT = 2**62
+
+
+class GraphOp(Section):
+    """One op of a step: what it computes, what it moves, what it needs."""
+
+    name: str = Field(min_length=1, max_length=100, description="What other ops call it.")
+    kind: str | None = Field(
+        default=None,
+        min_length=1,
+        max_length=100,
+        description="What it is; null: its name. `kv_load` and `kv_store` move the KV cache and compute nothing.",
+    )
+    inputs: tuple[str, ...] = Field(
+        default=(), strict=False, description="Names of the ops whose results it needs, wherever they are in the list."
+    )
+    layer: Whole = Field(default=0, ge=0, lt=2**15, description="The layer it is of: its KV cache is ordered layer by layer.")
+    heads: Whole = Field(default=0, ge=0, lt=2**15, description="Attention heads that it can be split over; 0: not per head.")
+    flops: Whole = Field(default=0, ge=0, lt=_COUNT, description="Floating-point operations of matrix products.")
+    vector_ops: Whole = Field(default=0, ge=0, lt=_COUNT, description="Elements that all else touches.")
+    duration: Duration | None = Field(
+        default=None, description="Time on an engine, instead of `flops` and `vector_ops`, whatever the cost model says."
+    )
+    weight: Size | None = Field(default=None, description="Bytes of weights that it reads.")
+    kv_read: Size | None = Field(default=None, description="Bytes of KV cache that it reads; for a `kv_load`.")
+    kv_write: Size | None = Field(default=None, description="Bytes of KV cache that it appends; for a `kv_store`.")
+    act_read: Size | None = Field(default=None, description="Bytes of activations that it reads, if they are off chip.")
+    act_write: Size | None = Field(default=None, description="Bytes of activations that it writes, if they are off chip.")
+    transfer: Duration | None = Field(
+        default=None,
+        description="Time of its weights (of a `kv_load` or `kv_store`: of its KV cache) on a free channel, instead of bytes.",
+    )
+
+    @property
+    def moves_kv(self) -> str | None:
+        """`kv_read` or `kv_write` if it only moves the KV cache."""
+        return {"kv_load": "kv_read", "kv_store": "kv_write"}.get(self.kind or self.name)
+
+    @model_validator(mode="after")
+    def _consistent(self) -> GraphOp:
+        computes = self.duration is not None or bool(self.flops or self.vector_ops)
+        sizes = [name for name in ("weight", "kv_read", "kv_write", "act_read", "act_write") if getattr(self, name) is not None]
+        if self.duration is not None and (self.flops or self.vector_ops):
+            raise ValueError("expected either a duration or flops and vector_ops, found both")
+        if self.transfer is not None and sizes:
+            raise ValueError(f"expected either a transfer time or bytes, found transfer and {sizes[0]}")
+        if self.moves_kv is None:
+            if not computes:
+                raise ValueError("expected a duration, flops or vector_ops: only kv_load and kv_store compute nothing")
+            if self.kv_read is not None or self.kv_write is not None:
+                raise ValueError("expected kv_read only in an op of kind kv_load, kv_write in one of kind kv_store")
+        elif computes:
+            raise ValueError(f"expected no duration, flops or vector_ops: a {self.kind or self.name} only moves data")
+        elif sizes != [self.moves_kv] and not (self.transfer is not None and not sizes):
+            raise ValueError(f"expected {self.moves_kv} or a transfer time, and nothing else")
+        return self
