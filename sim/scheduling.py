@@ -15,8 +15,8 @@ from collections.abc import Sequence
 from typing import NamedTuple, Protocol
 
 import numpy as np
-import numpy.typing as npt
 
+from sim.graph import IntArray
 from sim.registry import Registry
 from sim.tasks import TaskGraph
 
@@ -25,13 +25,13 @@ class StepView(NamedTuple):
     """What a scheduler may know of a step.
 
     age: number of its release, smaller is older. compute, work: picoseconds of each task on an engine and, at full speed,
-    on the channel.
+    on the channel; [task], or [task, lane] for several steps of the same graph at once.
     """
 
     graph: TaskGraph
     age: int
-    compute: npt.NDArray[np.int64]
-    work: npt.NDArray[np.int64]
+    compute: IntArray
+    work: IntArray
 
 
 class Scheduler(Protocol):
@@ -46,8 +46,8 @@ class Scheduler(Protocol):
     @property
     def work_conserving(self) -> bool: ...
 
-    def ranks(self, step: StepView) -> Sequence[int]:
-        """One rank per task; the lowest goes first."""
+    def ranks(self, step: StepView) -> IntArray:
+        """One rank per task, the lowest goes first: [task] if it is the same in all lanes, else as `compute`."""
         ...
 
     def chains(self, graph: TaskGraph) -> Sequence[int] | None:
@@ -61,8 +61,8 @@ class Earliest:
     engines: int | None = None
     work_conserving = True
 
-    def ranks(self, step: StepView) -> Sequence[int]:
-        return [0] * len(step.graph)
+    def ranks(self, step: StepView) -> IntArray:
+        return np.zeros(len(step.graph), dtype=np.int64)
 
     def chains(self, graph: TaskGraph) -> Sequence[int] | None:
         return None
@@ -102,30 +102,28 @@ class Sticky(Earliest):
 class CriticalPath(Earliest):
     """Longest remaining path first: the upward rank of HEFT (Topcuoglu et al., 2002) on identical engines."""
 
-    def ranks(self, step: StepView) -> Sequence[int]:
+    def ranks(self, step: StepView) -> IntArray:
         graph = step.graph
-        duration = (step.compute + step.work).tolist()
-        start, outputs = graph.output_start.tolist(), graph.outputs.tolist()
-        upward = [0] * len(graph)
+        upward = step.compute + step.work
+        start, outputs = graph.output_start.tolist(), graph.outputs
         for task in range(len(graph) - 1, -1, -1):
-            after = outputs[start[task] : start[task + 1]]
-            upward[task] = duration[task] + max((upward[t] for t in after), default=0)
-        return [-rank for rank in upward]
+            if start[task] < start[task + 1]:
+                upward[task] += upward[outputs[start[task] : start[task + 1]]].max(axis=0)
+        return -upward
 
 
 class OldestToken(Earliest):
     """First the tasks of the token whose step was released first."""
 
-    def ranks(self, step: StepView) -> Sequence[int]:
-        return [step.age] * len(step.graph)
+    def ranks(self, step: StepView) -> IntArray:
+        return np.full(len(step.graph), step.age, dtype=np.int64)
 
 
 class Shortest(Earliest):
     """Shortest task first."""
 
-    def ranks(self, step: StepView) -> Sequence[int]:
-        durations: list[int] = (step.compute + step.work).tolist()
-        return durations
+    def ranks(self, step: StepView) -> IntArray:
+        return step.compute + step.work
 
 
 SCHEDULERS: Registry[type[Scheduler]] = Registry(

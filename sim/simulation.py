@@ -76,7 +76,7 @@ def simulate(setup: Setup) -> EventLog:
     def rank(step: Step) -> None:
         step.age = next(ages)
         view = StepView(step.graph, step.age, np.asarray(step.compute), np.asarray(step.work))
-        step.rank, step.chain = setup.scheduler.ranks(view), chains
+        step.rank, step.chain = setup.scheduler.ranks(view).tolist(), chains
 
     decoder = Decoder(
         env, engines=setup.engines, limit=setup.scheduler.engines, overlap=setup.overlap, channel=channel, sram=setup.sram,
@@ -106,7 +106,7 @@ class _Steps:
         self.outputs = [outputs[start[t] : start[t + 1]] for t in range(len(graph))]
         self.held = graph.engine.tolist()
         self.prefetch = np.flatnonzero(graph.prefetch).tolist()
-        self.sram = _sram_use(setup) if setup.sram is not None else {}
+        self.sram = sram_use(setup) if setup.sram is not None else {}
 
     def of(self, number: int, sequence: Request) -> Iterator[Step]:
         for first in range(0, sequence.tokens, LANES):
@@ -133,7 +133,7 @@ class _Steps:
                 yield step
 
 
-def _sram_use(setup: Setup) -> dict[int, int]:
+def sram_use(setup: Setup) -> dict[int, int]:
     """Bytes of SRAM that the operand of each computing task takes."""
     graph = setup.graph
     moved = graph.bytes_moved(graph.ops.costs(0))
