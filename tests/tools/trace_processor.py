@@ -32,7 +32,7 @@ SILENT = (
     "misplaced_end_event",
 )
 
-#: Everything wrong with a trace, as rows (problem, value); `chunk` of the file is what one request carries.
+#: Everything wrong with a trace, as rows (problem, value).
 HEALTH = f"""
 SELECT name AS problem, value FROM stats
 WHERE value > 0 AND (severity IN ('error', 'data_loss') OR name IN {SILENT})
@@ -46,7 +46,7 @@ UNION ALL SELECT 'slices that overlap', count(*) FROM (
 ) WHERE ts < before HAVING count(*) > 0
 """
 
-_CHUNK = 8 << 20
+_CHUNK = 8 << 20  # bytes of the file in one request
 
 
 class _Pipe:
