@@ -134,7 +134,7 @@ def _connected(nodes: list[Node], labels: list[Label | None]) -> list[int]:
             residuals = label[0] == "residual" and node.name == nodes[j].name
             if labels[j] == label and nodes[j].layer == node.layer and not residuals:
                 unite(i, j)
-        if node.role in ROLES or label[0] in {"rope", "mask"}:  # one op even where its parts do not meet
+        if node.role in ROLES or (label[0] == "rope" and node.layer >= 0):  # one op even where its parts do not meet
             unite(i, latest.setdefault((label, node.layer), i))
     return [find(i) for i in range(len(nodes))]
 

@@ -122,10 +122,11 @@ class OpGraph:
         if not 1 <= layers <= total:
             raise InputError(f"layers: expected 1 to {total} (the model has {total} layers), found {layers}")
         by_role = {self._role(op): i for i, op in enumerate(self.ops) if op.layer == layers - 1}
+        left_out = self._left_out(layers, scope)
         new_index: dict[int, int] = {}
         kept: list[Op] = []
         for i, op in enumerate(self.ops):
-            if op.layer >= layers or (scope == "block" and op.layer < 0):
+            if i in left_out:
                 continue
             inputs = set()
             for j in op.inputs:
@@ -143,6 +144,20 @@ class OpGraph:
             new_index[i] = len(kept)
             kept.append(replace(op, inputs=tuple(sorted(inputs))))
         return OpGraph(ops=tuple(kept), polynomials=self.polynomials, breaks=self.breaks)
+
+    def _left_out(self, layers: int, scope: str) -> set[int]:
+        """The ops of the other layers, and what only they use (a mask for a kind of layer that is no longer there)."""
+        users: list[list[int]] = [[] for _ in self.ops]
+        for i, op in enumerate(self.ops):
+            for j in op.inputs:
+                users[j].append(i)
+        result: set[int] = set()
+        for i in reversed(range(len(self.ops))):  # users come after what they use
+            op = self.ops[i]
+            outside = op.layer < 0 and (scope == "block" or (bool(users[i]) and result.issuperset(users[i])))
+            if op.layer >= layers or outside:
+                result.add(i)
+        return result
 
     @staticmethod
     def _role(op: Op) -> tuple[str, str, str]:

@@ -49,7 +49,7 @@ FAMILIES: dict[str, dict[str, Any]] = {
     "gemma": {"head_dim": 8},
     "gemma2": {"head_dim": 8, "sliding_window": 6, "query_pre_attn_scalar": 8},
     "gemma3_text": {"head_dim": 8, "sliding_window": 6, "num_hidden_layers": 3, "sliding_window_pattern": 3},
-    "gpt2": {"n_embd": 32, "n_layer": 2, "n_head": 4, "n_positions": 512},
+    "gpt2": {},
     "gpt_neox": {"rotary_pct": 0.25},
     "gpt_oss": {**_MOE, "num_local_experts": 4, "head_dim": 8, "sliding_window": 6},
     "opt": {"ffn_dim": 48, "word_embed_proj_dim": 32},

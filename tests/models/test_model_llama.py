@@ -1,0 +1,135 @@
+"""Llama-3.2-1B against arithmetic done by hand."""
+
+from __future__ import annotations
+
+import gzip
+import json
+
+import numpy as np
+import pytest
+
+from models.capture import capture
+from models.config import resolve
+from models.library import encode, load, shipped_path
+from sim.graph import QUANTITIES, OpGraph
+
+HIDDEN, INTER, LAYERS, HEADS, KV, DIM, VOCAB, WIDTH = 2048, 8192, 16, 32, 8, 64, 128256, 2
+PARAMETERS = 1_235_814_400
+
+ATTENTION = ["scores", "softmax_max", "softmax_exp", "softmax_norm", "weighted_values"]
+BLOCK = [
+    *("kv_load", "norm", "q_proj", "k_proj", "v_proj", "rope:q", "rope:k", "kv_store", *ATTENTION, "o_proj", "residual"),
+    *("norm", "gate_proj", "up_proj", "act", "down_proj", "residual"),
+]
+POINTS = [(1, 1, 1), (256, 1, 1), (2048, 1, 1), (777, 5, 1), (0, 1, 512), (100, 3, 7)]
+
+
+def total(graph: OpGraph, context: int, batch: int = 1, query: int = 1) -> dict[str, int]:
+    return dict(zip(QUANTITIES, graph.costs(context, batch, query).sum(axis=1).tolist(), strict=True))
+
+
+def names(graph: OpGraph) -> list[str]:
+    return [op.kind + (f":{op.part}" if op.part else "") for op in graph.ops]
+
+
+@pytest.fixture(scope="module")
+def model():
+    return load("llama-3.2-1b")
+
+
+@pytest.fixture(scope="module")
+def fresh():
+    return capture(resolve("llama-3.2-1b"))
+
+
+def test_the_shipped_graphs_are_what_a_capture_gives_now(fresh):
+    for granularity, graph in fresh.items():
+        stored = json.loads(gzip.decompress(shipped_path("llama-3.2-1b", granularity).read_bytes()))
+        now = json.loads(gzip.decompress(encode(graph)))
+        for library in ("torch", "transformers"):  # their versions may move on, the graph may not
+            stored["provenance"].pop(library)
+            now["provenance"].pop(library)
+        assert now == stored
+
+
+def test_facts(model):
+    assert (model.layers, model.hidden, model.heads, model.kv_heads, model.head_dim) == (LAYERS, HIDDEN, HEADS, KV, DIM)
+    assert (model.vocabulary, model.dtype) == (VOCAB, "bfloat16")
+    attention = HIDDEN * DIM * (HEADS + 2 * KV) + HEADS * DIM * HIDDEN
+    layer = attention + 3 * HIDDEN * INTER + 2 * HIDDEN
+    assert model.parameters == VOCAB * HIDDEN + LAYERS * layer + HIDDEN == PARAMETERS
+    assert model.parameter_bytes == WIDTH * PARAMETERS
+
+
+@pytest.mark.parametrize("key", [(False, False), (False, True), (True, False), (True, True)])
+def test_one_block_has_these_ops_in_this_order(model, key):
+    block = model.variants[key].select(layers=1, scope="block")
+    assert names(block) == BLOCK
+    assert len(block.ops) == 21
+    heads = {op.kind: op.heads for op in block.ops if op.heads}
+    assert heads == dict.fromkeys(ATTENTION, HEADS)
+
+
+def test_dependencies_of_one_block(model):
+    block = model.step().select(layers=1, scope="block")
+    label = names(block)
+    needs = {name: {label[j] for j in op.inputs} for name, op in zip(label, block.ops, strict=True)}
+    assert needs["kv_load"] == set()
+    assert needs["kv_store"] == {"rope:k", "v_proj"}
+    assert needs["scores"] == {"kv_load", "rope:q", "rope:k"}
+    assert needs["weighted_values"] == {"kv_load", "v_proj", "softmax_norm"}
+    assert needs["softmax_norm"] == {"softmax_exp"}
+    assert needs["act"] == {"gate_proj", "up_proj"}
+    assert needs["rope:q"] == {"q_proj"}  # and the table, outside of the block
+    assert block.ops[label.index("o_proj")].inputs == (label.index("weighted_values"),)
+
+
+@pytest.mark.parametrize(
+    ("context", "batch", "query"), [(1, 1, 1), (256, 1, 1), (2048, 1, 1), (777, 5, 1), (0, 1, 512), (100, 3, 7)]
+)
+def test_bytes_of_a_step(model, context, batch, query):
+    cost = total(model.step(batch, query), context, batch, query)
+    # Every weight once, the embedding as the tied head; and the rows that the embedding looks up.
+    assert cost["weight"] == WIDTH * PARAMETERS + WIDTH * HIDDEN * batch * query
+    assert cost["kv_read"] == 32_768 * context * batch  # 2 * 16 layers * 8 heads * 64 * 2 bytes = 32,768 per token
+    assert cost["kv_write"] == 32_768 * batch * query
+    assert 2 * LAYERS * KV * DIM * WIDTH == 32_768
+
+
+@pytest.mark.parametrize(("context", "batch", "query"), POINTS)
+def test_flops_of_a_step(model, context, batch, query):
+    linear = LAYERS * (2 * HIDDEN * DIM * (HEADS + KV) + 3 * HIDDEN * INTER)
+    keys = context + query
+    attention = LAYERS * 2 * HEADS * DIM * keys
+    expected = 2 * (batch * query * (linear + attention) + batch * VOCAB * HIDDEN)  # the head: last token of each only
+    assert total(model.step(batch, query), context, batch, query)["flops"] == expected
+
+
+def test_flops_of_each_product_are_two_per_weight(model):
+    for op, (flops, weight) in zip(model.step().ops, model.step().costs(9)[[0, 2]].T.tolist(), strict=True):
+        if op.kind.endswith("_proj") or op.kind == "lm_head":
+            assert flops == 2 * weight // WIDTH > 0
+
+
+def test_groups_lose_nothing(fresh):
+    for key, grouped in fresh["op"].variants.items():
+        raw = fresh["aten"].variants[key]
+        for context in (1, 300, 5000):
+            point = (context, 3 if key[0] else 1, 4 if key[1] else 1)
+            assert total(grouped, *point) == total(raw, *point)
+
+
+def test_shapes(model):
+    ops = {op.kind: op for op in model.step(2, 1).select(layers=1).ops}
+    assert ops["scores"].shape == ("B", "8", "4", "N+1")
+    assert ops["kv_load"].shape == ("B", "8", "N", "64")
+    assert ops["lm_head"].shape == ("B", "128256")
+    assert {op.kind: op for op in model.step(2, 2).ops}["q_proj"].shape == ("B*Q", "2048")
+
+
+def test_all_lanes_at_once_equal_one_by_one(model):
+    graph = model.step()
+    contexts = np.array([0, 1, 255, 70_000])
+    lanes = graph.costs(contexts)
+    for i, n in enumerate(contexts.tolist()):
+        assert (lanes[:, :, i] == graph.costs(n)).all()
