@@ -38,6 +38,11 @@ EXPANDED = r"^(?!ops$|.* queue$)"
 Window = tuple[int, int] | None
 
 
+def _colour(step: npt.NDArray[np.integer]) -> npt.NDArray[np.int32]:
+    """Numbers far apart for steps that follow each other: the Perfetto UI gives near numbers near hues."""
+    return np.asarray((step.astype(np.int64) + 1) * 40_503 % 65_521, dtype=np.int32)
+
+
 class Layout:
     """The tracks of a log, built as its groups of slices are asked for: machine, then counters, then sequences.
 
@@ -80,7 +85,7 @@ class Layout:
 
     def colour_of(self, rows: Rows) -> npt.NDArray[np.int32]:
         """One colour per token."""
-        return np.asarray(self.log.tasks.step[rows]) + 1
+        return _colour(np.asarray(self.log.tasks.step[rows]))
 
     # Machine
 
@@ -307,7 +312,7 @@ class Layout:
             Slices.make(
                 track=step_track[steps], start=table.released[steps], end=table.end[steps], row=steps,
                 name=np.array([self.names(f"token {token}") for token in table.token[steps]], dtype=np.int32),
-                category=self.categories("token"), colour=steps + 1, role=Role.STEP,
+                category=self.categories("token"), colour=_colour(steps), role=Role.STEP,
             )
         )  # fmt: skip
         pieces += self._chain(steps, step_track)
