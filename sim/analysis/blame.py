@@ -6,10 +6,10 @@ Both matrices have a row for whoever waited and a column for whoever was in the 
 Engines. While a task waits and all m engines are busy, m tasks hold them, each to blame for 1/m of that time. So with the
 clock of `AllBusy`, which runs only then, an entry is the overlap of waits and holds, over m.
 
-Channel. First what is nobody's fault but the machine's: what a transfer would lose to the limit of its own port if it were
-alone (column `alone`). The rest is split over the other transfers that the channel served between its issue and its end,
-by the work that they received meanwhile; under FIFO that is who was ahead of it, under sharing who shared. If the channel
-served nobody else, the rest is `alone` too (a channel that does not reach its full speed, and picoseconds of rounding).
+Channel. First what is nobody's fault but the machine's (column `alone`): what a transfer would lose to the limit of its own
+port, or to a channel that never reaches its peak, if nobody else were there. The rest is split over the other transfers that
+the channel served between its issue and its end, by the work that they received meanwhile; under FIFO that is who was ahead
+of it, under sharing who shared. If the channel served nobody else, the rest is `alone` too (mere picoseconds of rounding).
 
 Fractions are carried through the sums and given out once per row, by largest remainder. Cost: n log n for each pair of a
 waiting and a holding group that overlap in time.
@@ -184,7 +184,7 @@ class _Channel:
         rows = np.flatnonzero(t.work > 0)
         parts = Split(log, rules)(rows)
         wait, at_best = parts[WAIT_CHANNEL], parts[TRANSFER]
-        num, den = rules.cap
+        num, den = rules.fastest.as_integer_ratio()
         at_port = -(-(-(-t.work[rows] // rules.stripes) * den) // num) + rules.latency
         if rules.execution == "stream":
             at_best = at_best + parts[COMPUTE]

@@ -1,0 +1,55 @@
+"""A machine whose times can be done in one's head: an op takes as many ps as it has FLOPs, and as it has bytes."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from fractions import Fraction
+
+from sim.analysis.context import Rules
+from sim.cost import StepLanes
+from sim.eventlog import EventLog
+from sim.graph import QUANTITIES, IntArray, OpGraph
+from sim.hardware.arbiters import ARBITERS
+from sim.lowering import Mapping, lower
+from sim.scheduling import SCHEDULERS
+from sim.simulation import Request, Setup, simulate
+from sim.tasks import TaskGraph
+
+
+class UnitCosts:
+    """1 FLOP takes 1 ps on an engine, 1 byte takes 1 ps on a free channel."""
+
+    def durations(self, graph: TaskGraph, steps: StepLanes) -> tuple[IntArray, IntArray]:
+        costs = graph.ops.costs(steps.context)
+        flops = graph.share(costs[QUANTITIES.index("flops")])
+        return (flops.clip(1) * graph.computes[:, None], graph.bytes_moved(costs).clip(1) * (graph.moves != 0)[:, None])
+
+
+def setup(
+    ops: OpGraph, *, execution: str = "prefetch", engines: int = 1, arbiter: str = "fifo", scheduler: str = "earliest",
+    dependency: str = "sampled", requests: Sequence[tuple[int, int]] = ((1, 0),), latency: int = 0,
+    cap: tuple[int, int] = (1, 1), sram: int | None = None, weights: str = "streamed", channels: int = 1,
+    route: str = "interleaved", **options: object,
+) -> Setup:  # fmt: skip
+    """requests: (tokens, arrival) of each sequence."""
+    return Setup(
+        graph=lower(ops, Mapping(execution=execution, weights=weights)),
+        sequences=[Request(context=0, tokens=tokens, arrival=arrival) for tokens, arrival in requests],
+        dependency=dependency, costs=UnitCosts(), engines=engines, scheduler=SCHEDULERS.make(scheduler, {}),
+        overlap=execution == "stream", arbiter=ARBITERS.make(arbiter, {"cap": cap, **options}), bandwidth=10**12,
+        channels=channels, route=route, latency=latency, sram=sram if execution == "prefetch" else None,
+    )  # fmt: skip
+
+
+def rules_of(made: Setup, execution: str) -> Rules:
+    return Rules(
+        arrivals=tuple(request.arrival for request in made.sequences), dependency=made.dependency, execution=execution,
+        latency=made.latency, cap=made.arbiter.cap, bounded_sram=made.sram is not None,
+        stripes=made.channels if made.route == "interleaved" else 1, efficiency=(Fraction(1), Fraction(1)),
+        work_conserving_channel=made.arbiter.work_conserving, work_conserving_scheduler=made.scheduler.work_conserving,
+    )  # fmt: skip
+
+
+def run(ops: OpGraph, *, execution: str = "prefetch", **rest: object) -> tuple[EventLog, Rules]:
+    made = setup(ops, execution=execution, **rest)
+    return simulate(made), rules_of(made, execution)

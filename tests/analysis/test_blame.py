@@ -1,0 +1,133 @@
+"""Blame on cases small enough to do by hand."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import numpy as np
+import pytest
+
+from sim.analysis.blame import blame
+from sim.analysis.breakdown import breakdown
+from tests.analysis.machine import run
+from tests.analysis.test_breakdown import chain
+from tests.graphs import GraphBuilder
+
+
+def of(log, rules):
+    return blame(log, rules, breakdown(log, rules))
+
+
+def entries(matrix) -> dict[tuple[str, str], int]:
+    return {(who, whom): ps for who, whom, ps in matrix.largest(10_000)}
+
+
+def loads(*sizes: int):
+    b = GraphBuilder()
+    for i, size in enumerate(sizes):
+        b.add(f"load_{i}", flops=1, weight=size)
+    return b.graph()
+
+
+def test_two_transfers_that_share_equally():
+    found = of(*run(loads(4, 4), execution="blocking", engines=2, arbiter="processor_sharing"))
+    assert entries(found.channel_by_kind) == {("load_0", "load_1"): 4, ("load_1", "load_0"): 4}
+    assert entries(found.engine_by_kind) == {}
+
+
+def test_three_that_share_unequally():
+    # 2, 4 and 9: the first ends at 6 = 3 * 2, the second at 10 = 6 + 2 * 2, the third at 15
+    log, rules = run(loads(2, 4, 9), execution="blocking", engines=3, arbiter="processor_sharing")
+    assert (log.tasks.loaded).tolist() == [6, 10, 15]
+    assert entries(of(log, rules).channel_by_kind) == {
+        ("load_0", "load_1"): 2, ("load_0", "load_2"): 2,  # 4 in all
+        ("load_1", "load_0"): 2, ("load_1", "load_2"): 4,  # 6
+        ("load_2", "load_0"): 2, ("load_2", "load_1"): 4,  # 6
+    }  # fmt: skip
+
+
+def test_a_queue_blames_who_is_ahead():
+    found = of(*run(loads(2, 4, 9), execution="blocking", engines=3))
+    assert entries(found.channel_by_kind) == {("load_1", "load_0"): 2, ("load_2", "load_0"): 2, ("load_2", "load_1"): 4}
+
+
+def test_issued_while_another_is_served():
+    b = GraphBuilder()
+    b.add("first", flops=1, weight=10)
+    early = b.add("norm", flops=3)
+    b.add("second", early, flops=1, weight=4)
+    log, rules = run(b.graph(), execution="blocking", engines=2)
+    assert entries(of(log, rules).channel_by_kind) == {("second", "first"): 7}  # issued at 3, served from 10
+
+
+def test_the_limit_of_a_port_is_nobodys_fault():
+    log, rules = run(loads(4, 4), execution="blocking", engines=2, arbiter="processor_sharing", cap=(1, 2))
+    assert entries(of(log, rules).channel_by_kind) == {("load_0", "alone"): 4, ("load_1", "alone"): 4}
+    log, rules = run(loads(4, 4), execution="blocking", engines=2, cap=(1, 2))  # one after the other, each at half speed
+    assert entries(of(log, rules).channel_by_kind) == {
+        ("load_0", "alone"): 4, ("load_1", "alone"): 4, ("load_1", "load_0"): 8,
+    }  # fmt: skip
+
+
+def test_channels_apart_do_not_delay_each_other():
+    log, rules = run(loads(4, 4), execution="blocking", engines=2, channels=2, route="sequence", requests=[(1, 0), (1, 0)])
+    found = of(log, rules)
+    assert {(who[0], whom[0]) for who, whom in entries(found.channel_by_owner)} <= {("0", "0"), ("1", "1")}
+
+
+def test_engines_blame_who_holds_them_equally():
+    b = GraphBuilder()
+    b.add("long", flops=9)
+    b.add("short", flops=4)
+    b.add("third", flops=1)
+    found = of(*run(b.graph(), engines=2))  # the third waits 4, while the long and the short one hold the engines
+    assert entries(found.engine_by_kind) == {("third", "long"): 2, ("third", "short"): 2}
+
+
+def test_odd_picoseconds_go_to_the_first():
+    b = GraphBuilder()
+    b.add("long", flops=9)
+    b.add("short", flops=3)
+    b.add("third", flops=1)
+    found = of(*run(b.graph(), engines=2))
+    assert entries(found.engine_by_kind) == {("third", "long"): 2, ("third", "short"): 1}
+
+
+def test_a_scheduler_that_declines_is_not_blamed_on_tasks():
+    log, rules = run(chain({"flops": 5}, repeat=3), engines=2, scheduler="serial")
+    assert entries(of(log, rules).engine_by_owner) == {}
+
+
+@pytest.mark.parametrize(("sequences", "tokens", "owner", "size"), [(2, 3, "token", 6), (3, 40, "sequence", 3)])
+def test_owner_is_as_fine_as_can_be_read(sequences, tokens, owner, size):
+    log, rules = run(loads(4), execution="blocking", engines=2, requests=[(tokens, 0)] * sequences)
+    found = of(log, rules)
+    assert (found.owner, len(found.channel_by_owner.names)) == (owner, size)
+    assert found.engine_by_owner.wait.sum() == breakdown(log, rules).total[2]
+
+
+def test_many_sequences_are_taken_in_ranges():
+    log, rules = run(loads(4, 4), execution="blocking", engines=2, requests=[(250, 0)])
+    steps = dataclasses.replace(log.steps, sequence=log.steps.token, token=np.zeros_like(log.steps.token))
+    found = of(dataclasses.replace(log, steps=steps), rules)
+    assert (found.owner, len(found.channel_by_owner.names)) == ("sequences", 100)
+    assert found.channel_by_owner.names[0] == "0-2"
+    assert found.channel_by_owner.wait.sum() == 250 * 4
+
+
+def test_against_a_plain_count():
+    """Engine waits, instant by instant."""
+    b = GraphBuilder()
+    rng = np.random.default_rng(1)
+    for i in range(14):
+        inputs = [int(x) for x in rng.integers(0, i, 2)] if i > 2 else []
+        b.add(f"kind_{i % 4}", *inputs, flops=int(rng.integers(1, 9)))
+    log, rules = run(b.graph(), engines=2, requests=[(1, 0)] * 3)
+    found, t = of(log, rules).engine_by_owner, log.tasks
+    halves = np.zeros((3, 3), dtype=np.int64)
+    for row in range(len(t)):
+        for now in range(int(t.ready[row]), int(t.start[row])):
+            holders = np.flatnonzero((t.start <= now) & (now < t.end))
+            assert len(holders) == 2
+            np.add.at(halves[t.step[row]], t.step[holders], 1)
+    assert (abs(2 * found.wait - halves) <= 1).all()

@@ -1,0 +1,148 @@
+"""The critical path on cases small enough to do by hand."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from sim.analysis.critical_path import Cause, Place, critical_path, kind_of
+from sim.analysis.inputs import Inputs
+from tests.analysis.machine import run
+from tests.analysis.test_breakdown import chain, kv_block
+from tests.graphs import GraphBuilder, llama_block
+
+
+def links(log, rules) -> list[tuple[str, str, str, int, int]]:
+    path = critical_path(log, rules)
+    return [
+        (kind_of(log, row) if row >= 0 else "", Place(place).name.lower(), Cause(cause).name.lower(), begin, end)
+        for row, place, cause, begin, end in zip(
+            path.row.tolist(), path.place.tolist(), path.cause.tolist(), path.begin.tolist(), path.end.tolist(), strict=True
+        )
+    ]
+
+
+def test_through_data():
+    assert links(*run(chain({"kind": "norm", "flops": 5}, {"kind": "act", "flops": 7}))) == [
+        ("norm", "engine", "start", 0, 5),
+        ("act", "engine", "input", 5, 12),
+    ]
+
+
+def test_through_an_engine():
+    b = GraphBuilder()
+    b.add("norm", flops=5)
+    b.add("act", flops=7)
+    assert links(*run(b.graph())) == [("norm", "engine", "start", 0, 5), ("act", "engine", "engine", 5, 12)]
+
+
+def test_through_the_channel():
+    b = GraphBuilder()
+    b.add("first", flops=9, weight=4)
+    b.add("second", flops=9, weight=3)
+    log, rules = run(b.graph(), execution="blocking", engines=2, latency=1)
+    assert links(log, rules) == [
+        ("first", "latency", "start", 0, 1),
+        ("first", "channel", "itself", 1, 5),
+        ("second", "channel", "channel", 5, 8),
+        ("second", "engine", "itself", 8, 17),
+    ]
+    path = critical_path(log, rules)
+    assert path.by_resource(log) == {"engine 1": 9, "channel": 7, "latency": 1}
+    assert path.by_kind(log) == {"second": 12, "first": 5}
+    assert path.by_cause() == {"start": 1, "channel": 1}
+    assert path.rows.tolist() == [0, 1]
+
+
+def test_sharing_is_told_from_the_channel():
+    b = GraphBuilder()
+    b.add("first", flops=1, weight=4)
+    b.add("second", flops=2, weight=4)
+    log, rules = run(b.graph(), execution="blocking", engines=2, arbiter="processor_sharing")
+    assert critical_path(log, rules).by_resource(log) == {"engine 1": 2, "channel": 4, "sharing": 4}
+
+
+@pytest.mark.parametrize(("flops", "weight", "place"), [(5, 3, "engine"), (3, 5, "channel")])
+def test_stream_goes_through_the_longer(flops, weight, place):
+    assert links(*run(chain({"flops": flops, "weight": weight}), execution="stream")) == [("norm", place, "start", 0, 5)]
+
+
+def test_through_the_scheduler():
+    b = GraphBuilder()
+    for kind in ("norm", "act"):
+        b.add(kind, flops=5)
+    b.add("rope", 0, flops=3)
+    assert links(*run(b.graph(), engines=3, scheduler="serial"))[-1] == ("rope", "engine", "engine", 10, 13)
+    b = GraphBuilder()
+    first = b.add("norm", flops=2)
+    b.add("norm", flops=6)
+    b.add("act", flops=10)
+    b.add("o_proj", first, flops=1)
+    assert links(*run(b.graph(), engines=2, scheduler="sticky"))[-1] == ("o_proj", "engine", "engine", 12, 13)
+
+
+def test_through_sram():
+    b = GraphBuilder()
+    for _ in range(2):
+        b.add("o_proj", flops=5, weight=4)
+    assert links(*run(b.graph(), sram=4)) == [
+        ("weight_load", "channel", "start", 0, 4),
+        ("o_proj", "engine", "input", 4, 9),
+        ("weight_load", "channel", "sram", 9, 13),
+        ("o_proj", "engine", "input", 13, 18),
+    ]
+
+
+def test_through_steps_and_the_arrival():
+    log, rules = run(chain({"flops": 5}), requests=[(2, 3)])
+    assert links(log, rules) == [
+        ("", "arrival", "start", 0, 3),
+        ("norm", "engine", "arrival", 3, 8),
+        ("norm", "engine", "step", 8, 13),
+    ]
+    assert critical_path(log, rules).by_kind(log) == {"norm": 10, "arrival": 3}
+
+
+def test_an_arrival_is_not_mistaken_for_the_end_of_another_sequence():
+    log, rules = run(chain({"flops": 5}), requests=[(1, 0), (1, 5)])
+    assert links(log, rules)[0] == ("", "arrival", "start", 0, 5)
+
+
+def test_through_the_kv_cache():
+    log, rules = run(kv_block(), dependency="known", requests=[(2, 0)], engines=4)
+    assert [(kind, cause) for kind, _, cause, _, _ in links(log, rules)] == [
+        ("k_proj", "start"), ("kv_store", "input"), ("kv_store", "channel"), ("kv_load", "channel"), ("scores", "input"),
+    ]  # fmt: skip
+
+
+def test_in_bursts():
+    b = GraphBuilder()
+    b.add("first", flops=1, weight=6)
+    b.add("second", flops=1, weight=6)
+    log, rules = run(b.graph(), execution="blocking", engines=2, arbiter="round_robin", burst="2 B", bandwidth=10**12)
+    path = critical_path(log, rules)
+    assert (path.begin[0], path.end[-1]) == (0, log.makespan)
+    assert {kind_of(log, row) for row in path.rows.tolist()} == {"first", "second"}
+
+
+def test_last_input_of_one_row_and_of_many_agree():
+    log, rules = run(llama_block(2, heads=4, hidden=64, mlp=128, kv=16), dependency="known", requests=[(3, 0), (2, 5)],
+                     engines=3)  # fmt: skip
+    inputs = Inputs(log, rules)
+    source, ended = inputs.last(np.arange(len(log.tasks)))
+    assert [inputs.last_of(row) for row in range(len(log.tasks))] == list(zip(source.tolist(), ended.tolist(), strict=True))
+    has = source >= 0
+    assert (ended[has] == log.tasks.ready[has]).all()
+
+
+def test_kv_order_looks_at_all_earlier_tokens():
+    """A store of token 0 that ends after that of token 1 holds up token 2."""
+    b = GraphBuilder()
+    load = b.add("kv_load", kv_read=1)
+    proj = b.add("k_proj", flops=(5))
+    b.add("kv_store", proj, kv_write=3)
+    b.add("scores", load, flops=1)
+    log, rules = run(b.graph(), dependency="known", requests=[(3, 0)], engines=1)
+    inputs = Inputs(log, rules)
+    end = log.tasks.end.reshape(3, 4)
+    assert inputs.last_of(8) == ((2 if end[0, 2] >= end[1, 2] else 6), end[:2, 2].max())

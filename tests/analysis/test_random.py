@@ -1,0 +1,77 @@
+"""On random graphs, machines and policies the account adds up: `breakdown`, `blame` and `critical_path` assert it themselves."""
+
+from __future__ import annotations
+
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from sim.analysis.blame import blame
+from sim.analysis.bounds import bounds
+from sim.analysis.breakdown import PARTS, WAIT_INPUT, WAIT_POLICY, breakdown
+from sim.analysis.checks import check
+from sim.analysis.critical_path import Place, critical_path
+from sim.graph import OpGraph
+from tests.analysis.machine import run
+from tests.graphs import GraphBuilder
+
+KINDS = ("norm", "q_proj", "act", "o_proj")
+
+
+@st.composite
+def graphs(draw: st.DrawFn) -> OpGraph:
+    b = GraphBuilder()
+    for i in range(draw(st.integers(1, 8))):
+        inputs = draw(st.lists(st.integers(0, i - 1), max_size=3)) if i else []
+        what = draw(st.sampled_from(("compute", "weights", "kv_load", "kv_store")))
+        size, layer = draw(st.integers(1, 12)), draw(st.integers(0, 1))
+        if what == "kv_load":
+            b.add(what, *inputs, layer=layer, kv_read=size)
+        elif what == "kv_store":
+            b.add(what, *inputs, layer=layer, kv_write=size)
+        else:
+            weight = draw(st.integers(1, 12)) if what == "weights" else 0
+            b.add(draw(st.sampled_from(KINDS)), *inputs, layer=layer, flops=size, weight=weight)
+    for layer in {op.layer for op in b.ops if op.kind == "kv_load"} - {op.layer for op in b.ops if op.kind == "kv_store"}:
+        b.add("kv_store", layer=layer, kv_write=1)  # what is loaded was stored
+    return b.graph()
+
+
+@st.composite
+def machines(draw: st.DrawFn) -> dict[str, object]:
+    return {
+        "execution": draw(st.sampled_from(("blocking", "stream", "prefetch"))),
+        "arbiter": draw(st.sampled_from(("fifo", "processor_sharing"))),
+        "scheduler": draw(st.sampled_from(("serial", "earliest", "sticky", "critical_path", "oldest_token", "shortest"))),
+        "dependency": draw(st.sampled_from(("sampled", "known"))),
+        "engines": draw(st.integers(1, 4)),
+        "latency": draw(st.integers(0, 3)),
+        "cap": draw(st.sampled_from(((1, 1), (1, 2), (2, 3)))),
+        "sram": draw(st.sampled_from((None, 12, 30))),
+        "channels": draw(st.integers(1, 2)),
+        "route": draw(st.sampled_from(("interleaved", "sequence", "class"))),
+        "requests": draw(st.lists(st.tuples(st.integers(1, 3), st.integers(0, 9)), min_size=1, max_size=3)),
+    }
+
+
+@settings(max_examples=150, deadline=None)
+@given(graphs(), machines())
+def test_the_account_adds_up(graph: OpGraph, machine: dict[str, object]):
+    log, rules = run(graph, **machine)
+    check(log, rules, bounds(log, rules))
+    account = breakdown(log, rules)
+    assert account.tokens.shape == (len(log.steps), len(PARTS))
+    assert (account.tokens >= 0).all()
+    if rules.dependency == "sampled":
+        assert not account.tokens[:, WAIT_INPUT].any()
+    if rules.work_conserving_scheduler:
+        assert not account.total[WAIT_POLICY]
+    found = blame(log, rules, account)
+    for matrix in (found.engine_by_owner, found.engine_by_kind, found.channel_by_owner, found.channel_by_kind):
+        assert (matrix.wait >= 0).all()
+        assert (matrix.alone >= 0).all()
+    path = critical_path(log, rules)
+    assert path.begin[0] == 0
+    assert path.end[-1] == log.makespan
+    assert (path.begin < path.end).all()
+    assert sum(path.by_kind(log).values()) == log.makespan == sum(path.by_resource(log).values())
+    assert not (path.place == Place.WAIT).any(), "each link was held up by somebody"
