@@ -10,16 +10,21 @@ from sim.analysis.context import Rules
 from sim.analysis.metrics import Metrics
 from sim.eventlog import EventLog
 from sim.graph import ModelGraph
+from sim.replay import Replayed
 from sim.scenario import Scenario
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Timing:
-    """Seconds of wall-clock time that the parts of a run took: the only part of a result that is not reproducible."""
+    """How a run came about: seconds of wall-clock time of its parts, and what was replayed.
+
+    The only part of a result that differs between runs of the same scenario.
+    """
 
     capture: float
     simulate: float
     analyse: float
+    replayed: Replayed
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -25,10 +25,11 @@ from sim.graph import ModelGraph, OpGraph
 from sim.hardware.arbiters import ARBITERS, Arbiter, Derated, Efficiency
 from sim.lowering import Mapping, lower
 from sim.opgraph import written_costs, written_model
+from sim.replay import run as simulate
 from sim.result import Result, Timing
 from sim.scenario import Known, Scenario, load
 from sim.scheduling import SCHEDULERS, Scheduler
-from sim.simulation import Request, Setup, simulate
+from sim.simulation import Request, Setup
 
 LARGEST_CAP = 2**16  # denominators of channel shares stay small enough for int64 arithmetic on whole runs
 
@@ -43,8 +44,8 @@ def read(path: str | Path, overrides: list[str] | None = None) -> Scenario:
     return load(path, overrides or [], known_names())
 
 
-def run(scenario: Scenario | str | Path) -> Result:
-    """Simulate a scenario and account for it.
+def run(scenario: Scenario | str | Path, *, replay: bool = True) -> Result:
+    """Simulate a scenario and account for it. Without `replay` the result is the same, and takes longer.
 
     Raises InputError if something in the scenario cannot be used, SimulationError if an invariant does not hold.
     """
@@ -54,7 +55,7 @@ def run(scenario: Scenario | str | Path) -> Result:
     model, ops = op_graph(scenario)
     captured = perf_counter()
     setup = prepare(scenario, ops)
-    log = simulate(setup)
+    log, replayed = simulate(setup, replay=replay)
     simulated = perf_counter()
     efficiency = _efficiency(scenario)
     rules = Rules(
@@ -73,7 +74,9 @@ def run(scenario: Scenario | str | Path) -> Result:
     checks = check(log, rules, limits)
     account = breakdown(log, rules)
     numbers = metrics(log)
-    timing = Timing(capture=captured - began, simulate=simulated - captured, analyse=perf_counter() - simulated)
+    timing = Timing(
+        capture=captured - began, simulate=simulated - captured, analyse=perf_counter() - simulated, replayed=replayed
+    )
     return Result(
         scenario=scenario, model=model, log=log, rules=rules, metrics=numbers, bounds=limits, breakdown=account,
         checks=(*checks, INVARIANT), timing=timing

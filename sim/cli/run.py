@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import sys
 from pathlib import Path
+from time import perf_counter
 
 import click
 from rich.console import Console
@@ -28,10 +29,12 @@ from sim.shipped import find_scenario
               help="Folder for traces.")  # fmt: skip
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object per scenario, one a line.")
 @click.option("--trace/--no-trace", "with_trace", default=True, help="Write a trace, or none.")
+@click.option("--replay/--no-replay", default=True, help="Replay steps that are alike, or simulate each; the result is the same.")
 @click.option("--trace-format", type=click.Choice(["pftrace", "pftrace.gz", "json"]), default="pftrace", show_default=True,
               help="Perfetto's own format, the same compressed, or Chrome JSON.")  # fmt: skip
 def command(
-    names: tuple[str, ...], overrides: tuple[str, ...], out: Path, as_json: bool, with_trace: bool, trace_format: str
+    names: tuple[str, ...], overrides: tuple[str, ...], out: Path, as_json: bool, with_trace: bool, trace_format: str,
+    replay: bool,
 ) -> None:
     """Run scenarios: files, or names of shipped ones (`sim list scenarios`)."""
     paths = [find_scenario(name) for name in names]
@@ -43,12 +46,14 @@ def command(
     console, status = Console(), Console(stderr=True)
     for scenario, target in zip(scenarios, targets, strict=True):
         with status.status(f"simulating {scenario.name}"):
-            result = run(scenario)
+            result = run(scenario, replay=replay)
+        began = perf_counter()
         if with_trace:
             with status.status(f"writing {target}"):
                 write_trace(result, target)
+        written = perf_counter() - began
         if as_json:
-            click.echo(json.dumps(summary(result, trace=target if with_trace else None)))
+            click.echo(json.dumps(summary(result, trace=target if with_trace else None, write=written)))
             continue
         terminal.show(result, console)
         if with_trace:

@@ -16,6 +16,6 @@ What may be replayed: a step that starts with nothing else running (a barrier), 
 arithmetic, and the order and ties of its instants are decisions too.
 """
 
-from sim.replay.run import Replayed, run
+from sim.replay.driver import Replayed, run
 
 __all__ = ["Replayed", "run"]

@@ -5,12 +5,17 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from sim.analysis.breakdown import PARTS
+from sim.analysis.blame import blame
+from sim.analysis.critical_path import critical_path
+from sim.report import account
 from sim.result import Result
 
 
-def summary(result: Result, *, trace: Path | None = None, timing: bool = True) -> dict[str, Any]:
-    """Plain data, in a fixed order. Times are integers of picoseconds; `timing` (wall-clock seconds) can be left out."""
+def summary(result: Result, *, trace: Path | None = None, timing: bool = True, write: float = 0.0) -> dict[str, Any]:
+    """Plain data, in a fixed order. Times are integers of picoseconds.
+
+    `timing` is what differs between runs of a scenario, and can be left out; `write`: seconds that writing the trace took.
+    """
     m, b = result.metrics, result.bounds
     data: dict[str, Any] = {
         "scenario": result.scenario.name,
@@ -23,9 +28,9 @@ def summary(result: Result, *, trace: Path | None = None, timing: bool = True) -
                 "token": t.token,
                 "start_ps": t.start,
                 "end_ps": t.end,
-                "breakdown_ps": dict(zip(PARTS, parts, strict=True)),
+                "breakdown_ps": account.parts(parts),
             }
-            for t, parts in zip(m.tokens, result.breakdown.tokens.tolist(), strict=True)
+            for t, parts in zip(m.tokens, result.breakdown.tokens, strict=True)
         ],
         "engines": [
             {"name": f"engine {i}", "busy_ps": busy, "utilisation": _share(busy, m.makespan)}
@@ -49,6 +54,9 @@ def summary(result: Result, *, trace: Path | None = None, timing: bool = True) -
             {"kind": k.kind, "tasks": k.tasks, "compute_ps": k.compute, "transfer_ps": k.transfer, "bytes": k.bytes}
             for k in m.kinds
         ],
+        "breakdown_ps": account.totals(result),
+        "blame": account.blame(blame(result.log, result.rules, result.breakdown)),
+        "critical_path": account.critical_path(result, critical_path(result.log, result.rules)),
         "checks": list(result.checks),
         "trace": str(trace) if trace else None,
     }
@@ -56,6 +64,7 @@ def summary(result: Result, *, trace: Path | None = None, timing: bool = True) -
         t = result.timing
         data["timing"] = {
             "capture_s": round(t.capture, 4), "simulate_s": round(t.simulate, 4), "analyse_s": round(t.analyse, 4),
+            "write_s": round(write, 4), "steps": t.replayed.steps, "replayed_steps": t.replayed.replayed,
         }  # fmt: skip
     return data
 

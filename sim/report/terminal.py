@@ -29,6 +29,7 @@ def render(result: Result) -> RenderableType:
     facts.add_row("engines", _engines(result))
     facts.add_row("bounds", _bounds(result))
     facts.add_row("checks", f"{len(result.checks)} invariants hold")
+    facts.add_row("replay", _replay(result))
     return Group(head, facts, Text(), _kinds(result))
 
 
@@ -43,6 +44,14 @@ def _tokens(result: Result) -> str:
         f"min {format_time(times[0])}, max {format_time(times[-1])}; "
         f"{len(tokens) / (result.makespan / 1e12):,.1f} tokens/s"
     )
+
+
+def _replay(result: Result) -> str:
+    replayed = result.timing.replayed
+    if not replayed.replayed:
+        return f"none: {', '.join(replayed.reasons)}"
+    others = "; ".join(f"{count:,} simulated: {reason}" for reason, count in replayed.reasons.most_common())
+    return f"{replayed.replayed:,} of {replayed.steps:,} steps, from {replayed.tapes:,} simulated{'; ' + others if others else ''}"
 
 
 def _engines(result: Result) -> str:
