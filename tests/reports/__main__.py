@@ -1,0 +1,18 @@
+"""Write the stored reports of all shipped scenarios: `make reports`."""
+
+from __future__ import annotations
+
+from sim.shipped import scenarios
+from tests.reports import FOLDER, stored
+
+
+def main() -> None:
+    wanted = {FOLDER / f"{name}.json": path for name, path in scenarios().items()}
+    for old in set(FOLDER.glob("*.json")) - set(wanted):
+        old.unlink()
+    for report, path in wanted.items():
+        report.write_text(stored(path))
+
+
+if __name__ == "__main__":
+    main()
