@@ -69,7 +69,7 @@ def sojourns(
             if instant > env.now:
                 yield env.timeout(instant - env.now)
 
-            def end(i: int = i) -> None:
+            def end(i: int = i, instant: int = instant) -> None:
                 ended[i] = env.now - instant
 
             kind = kinds[i] if kinds else "load"
