@@ -105,9 +105,11 @@ class EventLog:
     def bytes_moved(self) -> npt.NDArray[np.int64]:
         """Bytes through the channel, per row of the task table."""
         moved = np.zeros(len(self.tasks), dtype=np.int64)
-        for step in range(len(self.steps)):
-            graph = self.graphs[self.steps.graph[step]]
-            moved[self.rows(step)] = graph.bytes_moved(graph.ops.costs(int(self.steps.context[step])))
+        for number, graph in enumerate(self.graphs):
+            steps = np.flatnonzero(self.steps.graph == number)
+            tasks = np.flatnonzero(graph.moves)
+            rows = self.steps.first[steps][:, None] + tasks
+            moved[rows] = graph.bytes_moved(graph.ops.costs(self.steps.context[steps]), tasks).T
         return moved
 
     def name(self, row: int) -> str:

@@ -82,23 +82,45 @@ class TaskGraph:
             words.append(f"t{self.tile[task]}")
         return " ".join(words)
 
-    def share(self, quantity: IntArray) -> IntArray:
-        """Split a per-op quantity [op(, lane)] over tasks [task(, lane)], into integers that sum to the op's value."""
-        part, parts = self.part.astype(np.int64), self.parts.astype(np.int64)
+    def share(self, quantity: IntArray, tasks: npt.NDArray[np.intp] | None = None) -> IntArray:
+        """Split a per-op quantity [op(, lane)] over tasks [task(, lane)], into integers that sum to the op's value.
+
+        tasks: only the shares of these.
+        """
+        tasks = np.arange(len(self)) if tasks is None else tasks
+        part, parts = self.part[tasks].astype(np.int64), self.parts[tasks].astype(np.int64)
         if quantity.ndim == 2:
             part, parts = part[:, None], parts[:, None]
-        whole = quantity[self.op]
+        whole = quantity[self.op[tasks]]
         # x * (i + 1) // k - x * i // k, without the product that could overflow
-        each, rest = whole // parts, whole % parts
-        shares: IntArray = each + rest * (part + 1) // parts - rest * part // parts
-        return shares
+        each = whole // parts
+        rest = whole - each * parts
+        if rest.any():
+            each += rest * (part + 1) // parts - rest * part // parts
+        return each
 
-    def bytes_moved(self, costs: IntArray) -> IntArray:
-        """Bytes that each task moves through the channel, from `OpGraph.costs` [quantity, op(, lane)]."""
-        total = np.zeros((len(self), *costs.shape[2:]), dtype=np.int64)
+    def bytes_moved(self, costs: IntArray, tasks: npt.NDArray[np.intp] | None = None) -> IntArray:
+        """Bytes that each task (or each of `tasks`) moves through the channel, from `OpGraph.costs` [quantity, op(, lane)]."""
+        tasks = np.arange(len(self)) if tasks is None else tasks
+        moves = self.moves[tasks]
+        total = np.zeros((len(tasks), *costs.shape[2:]), dtype=np.int64)
         for name, bit in CLASS_BIT.items():
-            chosen = (self.moves & bit) != 0
-            if chosen.any():
-                shared = self.share(costs[QUANTITIES.index(name)])
-                total[chosen] += shared[chosen]
+            chosen = np.flatnonzero(moves & bit)
+            if len(chosen):
+                total[chosen] += self.share(costs[QUANTITIES.index(name)], tasks[chosen])
         return total
+
+    def alike(self, costs: IntArray) -> tuple[npt.NDArray[np.intp], npt.NDArray[np.intp]]:
+        """Tasks that stand for all: (representatives, for each task the index of its own).
+
+        Equal shares of one op cost the same, and most ops divide evenly: what is computed per representative and spread by the
+        index is computed some ten times less often.
+        """
+        parts = np.ones(len(self.ops.ops), dtype=np.int64)
+        parts[self.op] = self.parts
+        divides = (costs.reshape(len(QUANTITIES), len(parts), -1) % parts[:, None] == 0).all(axis=(0, 2))
+        same = np.where(divides[self.op], 0, self.part.astype(np.int64))
+        form = self.moves.astype(np.int64) * 2 + self.computes
+        key = (self.op.astype(np.int64) * (int(self.parts.max(initial=0)) + 1) + same) * 512 + form
+        _, first, index = np.unique(key, return_index=True, return_inverse=True)
+        return first, index

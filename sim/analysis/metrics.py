@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from sim.analysis.context import grid
 from sim.eventlog import EventLog
 from sim.tasks import WRITE_BITS
 
@@ -49,28 +50,22 @@ class Metrics:
 def metrics(log: EventLog) -> Metrics:
     """Compute them all."""
     t = log.tasks
-    held = t.engine >= 0
-    busy = np.zeros(log.engines, dtype=np.int64)
-    np.add.at(busy, t.engine[held], (t.end - t.start)[held])
+    by_engine = np.argsort(t.engine, kind="stable")  # a radix sort, on 16 bits
+    until = np.searchsorted(t.engine[by_engine], np.arange(-1, log.engines), side="right")
+    held = np.concatenate(([0], np.cumsum((t.end - t.start)[by_engine])))[until]
     intervals = np.unique(np.stack([log.grants.channel.astype(np.int64), log.grants.start, log.grants.end]), axis=1)
     moved = log.bytes_moved()
-    kind, names = _kinds(log)
-    written = np.zeros(len(t), dtype=np.bool_)
-    for step in range(len(log.steps)):
-        graph = log.graphs[log.steps.graph[step]]
-        written[log.rows(step)] = (graph.moves & WRITE_BITS) != 0
-
-    def total(column: np.ndarray[tuple[int], np.dtype[np.int64]]) -> list[int]:
-        sums = np.zeros(len(names), dtype=np.int64)
-        np.add.at(sums, kind, column)
-        return [int(x) for x in sums]
-
-    kinds = [
-        Kind(kind=name, tasks=count, compute=compute, transfer=transfer, bytes=size)
-        for name, count, compute, transfer, size in zip(
-            names, total(np.ones_like(t.start)), total(t.compute), total(t.work), total(moved), strict=True
-        )
-    ]
+    read = written = 0
+    kinds: dict[str, list[int]] = {}
+    for number, graph in enumerate(log.graphs):
+        steps = int((log.steps.graph == number).sum())
+        compute, work, size = (grid(log, number, column).sum(axis=0) for column in (t.compute, t.work, moved))
+        writes = (graph.moves & WRITE_BITS) != 0
+        read, written = read + int(size[~writes].sum()), written + int(size[writes].sum())
+        for kind, name in enumerate(graph.kinds):
+            of = graph.kind == kind
+            here = (steps * int(of.sum()), int(compute[of].sum()), int(work[of].sum()), int(size[of].sum()))
+            kinds[name] = [a + b for a, b in zip(kinds.get(name, (0, 0, 0, 0)), here, strict=True)]
     return Metrics(
         makespan=log.makespan,
         tasks=len(t),
@@ -78,20 +73,13 @@ def metrics(log: EventLog) -> Metrics:
             Token(sequence=int(s), token=int(k), start=int(a), end=int(b))
             for s, k, a, b in zip(log.steps.sequence, log.steps.token, log.steps.released, log.steps.end, strict=True)
         ),
-        engine_busy=tuple(int(x) for x in busy),
+        engine_busy=tuple(np.diff(held).tolist()),
         channel_busy=int((intervals[2] - intervals[1]).sum()),
         delivered=int(log.grants.work.sum()),
-        bytes_read=int(moved[~written].sum()),
-        bytes_written=int(moved[written].sum()),
-        kinds=tuple(sorted(kinds, key=lambda k: (-(k.compute + k.transfer), k.kind))),
+        bytes_read=read,
+        bytes_written=written,
+        kinds=tuple(
+            Kind(kind=kind, tasks=tasks, compute=compute, transfer=transfer, bytes=size)
+            for kind, (tasks, compute, transfer, size) in sorted(kinds.items(), key=lambda k: (-(k[1][1] + k[1][2]), k[0]))
+        ),
     )
-
-
-def _kinds(log: EventLog) -> tuple[np.ndarray[tuple[int], np.dtype[np.int64]], list[str]]:
-    """The kind of each row, as an index into a list of names."""
-    names = sorted({kind for graph in log.graphs for kind in graph.kinds})
-    column = np.empty(len(log.tasks), dtype=np.int64)
-    number = [np.array([names.index(kind) for kind in graph.kinds], dtype=np.int64)[graph.kind] for graph in log.graphs]
-    for step in range(len(log.steps)):
-        column[log.rows(step)] = number[int(log.steps.graph[step])]
-    return column, names

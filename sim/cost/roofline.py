@@ -27,20 +27,20 @@ class Roofline:
 
     def durations(self, graph: TaskGraph, steps: StepLanes) -> tuple[IntArray, IntArray]:
         costs = graph.ops.costs(steps.context)
-        flops, vector_ops = graph.share(costs[FLOPS]), graph.share(costs[VECTOR_OPS])
+        tasks, index = graph.alike(costs)
+        flops, vector_ops = graph.share(costs[FLOPS], tasks), graph.share(costs[VECTOR_OPS], tasks)
+        computes = graph.computes[tasks]
         compute = time_at_rate(vector_ops, self.machine.vector_flops) + self.machine.overhead
-        dtypes = np.array([op.dtype for op in graph.ops.ops])[graph.op]
-        for dtype in np.unique(dtypes[graph.computes & (flops.max(axis=1, initial=0) > 0)]):
+        dtypes = np.array([op.dtype for op in graph.ops.ops])[graph.op[tasks]]
+        for dtype in np.unique(dtypes[computes & (flops.max(axis=1, initial=0) > 0)]):
             peak = self.machine.peak(str(dtype))
             if peak is None:
-                task = int(np.flatnonzero((dtypes == dtype) & (flops.max(axis=1) > 0))[0])
+                task = int(tasks[np.flatnonzero((dtypes == dtype) & (flops.max(axis=1) > 0))[0]])
                 known = "" if isinstance(self.machine.flops, int) else ", ".join(self.machine.flops)
-                raise InputError(
-                    f"hardware.engines.flops: op {graph.kind_of(task)!r} computes in {dtype}, known here: {known}"
-                )
+                raise InputError(f"hardware.engines.flops: op {graph.kind_of(task)!r} computes in {dtype}, known here: {known}")
             rows = dtypes == dtype
             compute[rows] += time_at_rate(flops[rows], peak)
-        compute = np.where(graph.computes[:, None], np.maximum(compute, 1), 0)
-        work = time_at_rate(graph.bytes_moved(costs), self.machine.bandwidth)
-        work = np.where((graph.moves != 0)[:, None], np.maximum(work, 1), 0)
-        return compute, work
+        compute = np.where(computes[:, None], np.maximum(compute, 1), 0)
+        work = time_at_rate(graph.bytes_moved(costs, tasks), self.machine.bandwidth)
+        work = np.where((graph.moves[tasks] != 0)[:, None], np.maximum(work, 1), 0)
+        return compute[index], work[index]

@@ -17,7 +17,7 @@ from sim.scheduling import StepView
 from sim.simulation import Request, Setup, simulate, sram_use
 from sim.tasks import TaskGraph
 
-LANES = 512  # steps replayed at once: long vectors, and few enough that their times stay near the processor
+LANES = 256  # steps replayed at once: long vectors, and few enough that their times stay near the processor
 MAX_TAPES = 32
 FEW = 2  # a tape that serves fewer lanes than this was not worth making
 
@@ -161,8 +161,11 @@ class _Block:
         if not len(lanes):
             return
         everything = len(lanes) == self.lanes
-        for column, rows in zip(self.times, (times.ready, times.start, times.loaded, times.end), strict=True):
-            column[slice(None) if everything else lanes] = (rows if everything else rows[:, held]).T
+        for column, places in zip(self.times, times.columns, strict=True):
+            if everything:
+                np.take(times.times, places, axis=1, out=column, mode="clip")
+            else:
+                column[lanes] = times.times[held][:, places]
         self.engine[lanes] = engine
         tasks, *grants = times.grants
         columns = [(rows if everything else rows[:, held]).T.ravel() for rows in grants]

@@ -98,9 +98,7 @@ class Service:
         num, den = self.channel.cap
         return (num, den) if active * num <= den else (1, active)
 
-    def _deliver(
-        self, instant: Instant, left: IntArray, before: IntArray, now: IntArray, share: int, denominator: int
-    ) -> None:
+    def _deliver(self, instant: Instant, left: IntArray, before: IntArray, now: IntArray, share: int, denominator: int) -> None:
         elapsed = now - before
         each = elapsed * share // denominator
         got = np.minimum(each, left)

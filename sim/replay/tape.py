@@ -11,11 +11,12 @@ import numpy as np
 
 from sim.eventlog import EventLog
 from sim.graph import IntArray
-from sim.replay.program import COMPUTE, LATENCY, TRANSFER, ZERO, Program
+from sim.replay.program import COMPUTE, LATENCY, TRANSFER, ZERO, Program, Rows
 from sim.replay.reach import Reach
 from sim.replay.sharing import SharedChannel
 from sim.tasks import TaskGraph
 
+AT_ONCE = 128  # decisions verified at once: their times stay in the processor's cache
 MAX_TASKS = 8192  # what a tape costs to make grows with the square of the step: beyond, the plain path is as good
 
 
@@ -41,14 +42,13 @@ class Rules:
 class Lanes:
     """The times of replayed steps, relative to their release.
 
-    ready, start, loaded, end: int64 [task, lane]. grants: (tasks [grant], start, end, work [grant, lane]) in order of time.
+    times: int64 [lane, place]; columns: the places of ready, start, loaded and end of each task. grants: (tasks [grant], start, end, work
+    [grant, lane]) in order of time.
     failed: per lane, the index of the first decision that came out differently, -1 if none did.
     """
 
-    ready: IntArray
-    start: IntArray
-    loaded: IntArray
-    end: IntArray
+    times: IntArray
+    columns: tuple[Rows, Rows, Rows, Rows]
     grants: tuple[IntArray, IntArray, IntArray, IntArray]
     failed: IntArray
 
@@ -292,7 +292,8 @@ class Tape:
             for strict in (False, True)
         ]
         columns = (self.ready, self.start, self._loads(), self.end)
-        self._columns = tuple(place[np.array(rows, dtype=np.intp)] for rows in columns)
+        ready, start, loaded, end = (place[np.array(rows, dtype=np.intp)] for rows in columns)
+        self._columns = (ready, start, loaded, end)
         self._grant_rows = place[self.served], place[[self.arrived[task] for task in self.transfers]]
 
     def _loads(self) -> list[int]:
@@ -313,13 +314,22 @@ class Tape:
             times = self.program.run((compute, transfer, self.rules.latency), service.instant)
             grants = service.grants()
             failed[service.failed] = len(self.decisions)
+        self._verify(times, failed)
+        return Lanes(times=np.ascontiguousarray(times.T), columns=self._columns, grants=grants, failed=failed)
+
+    def _verify(self, times: IntArray, failed: IntArray) -> None:
+        """Write into `failed` the first decision of each lane that came out differently."""
+        left, right = np.empty((2, AT_ONCE, times.shape[1]), dtype=np.int64)
         for a, b, index, strict in self._checks:
-            if len(a):
-                wrong = times[a] >= times[b] if strict else times[a] > times[b]
-                bad = wrong.any(axis=0) & (failed < 0)
-                failed[bad] = index[wrong[:, bad].argmax(axis=0)]
-        ready, start, loaded, end = (times[rows] for rows in self._columns)
-        return Lanes(ready=ready, start=start, loaded=loaded, end=end, grants=grants, failed=failed)
+            for first in range(0, len(a), AT_ONCE):
+                here = slice(first, first + AT_ONCE)
+                n = len(a[here])
+                np.take(times, a[here], axis=0, out=left[:n], mode="clip")
+                np.take(times, b[here], axis=0, out=right[:n], mode="clip")
+                wrong = left[:n] >= right[:n] if strict else left[:n] > right[:n]
+                if wrong.any():
+                    bad = np.flatnonzero(wrong.any(axis=0) & (failed < 0))
+                    failed[bad] = index[here][wrong[:, bad].argmax(axis=0)]
 
     def why(self, decision: int) -> str:
         """What a lane decided differently."""
