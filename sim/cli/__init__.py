@@ -18,6 +18,8 @@ from sim.errors import InputError, SimError
 #: name -> (module, one line for `sim --help`)
 COMMANDS = {
     "run": ("sim.cli.run", "Run scenarios: summary, trace, JSON."),
+    "explain": ("sim.cli.explain", "Where the time went, who is to blame, how far from the best, and what would help."),
+    "compare": ("sim.cli.compare", "Two scenarios side by side, with differences and what they come from."),
     "check": ("sim.cli.check", "Check scenarios without running them."),
     "list": ("sim.cli.listing", "List models, hardware, arbiters, schedulers, costs or scenarios."),
     "schema": ("sim.cli.schema", "Print the JSON Schema of scenario files."),

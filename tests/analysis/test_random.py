@@ -1,4 +1,4 @@
-"""On random graphs, machines and policies the account adds up: `breakdown`, `blame` and `critical_path` assert it themselves."""
+"""On random graphs, machines and policies the account adds up; `breakdown`, `blame`, `critical_path` assert it themselves."""
 
 from __future__ import annotations
 

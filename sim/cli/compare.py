@@ -1,0 +1,30 @@
+"""`sim compare`."""
+
+from __future__ import annotations
+
+import json
+
+import click
+from rich.console import Console
+
+from sim.cli.options import complete_scenario
+from sim.report import compare
+from sim.runner import read, run
+from sim.shipped import find_scenario
+
+
+@click.command("compare")
+@click.argument("first", metavar="A", shell_complete=complete_scenario)
+@click.argument("second", metavar="B", shell_complete=complete_scenario)
+@click.option("--set", "overrides", multiple=True, metavar="KEY=VALUE", help="Change a value in both, as in `sim run`.")
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
+def command(first: str, second: str, overrides: tuple[str, ...], as_json: bool) -> None:
+    """Run two scenarios and show them side by side, with differences and what they come from."""
+    scenarios = [read(find_scenario(name), list(overrides)) for name in (first, second)]  # both are checked before any runs
+    with Console(stderr=True).status("simulating"):
+        a, b = (run(scenario) for scenario in scenarios)
+    data = compare.compare(a, b)
+    if as_json:
+        click.echo(json.dumps(data))
+        return
+    Console(width=None if Console().is_terminal else 120).print(compare.render(data), highlight=False)

@@ -1,0 +1,77 @@
+"""`sim explain`."""
+
+from __future__ import annotations
+
+import json
+from importlib import import_module
+from typing import TYPE_CHECKING
+
+import click
+from rich.console import Console
+
+from sim.analysis.blame import blame
+from sim.analysis.critical_path import critical_path
+from sim.cli.options import complete_scenario
+from sim.errors import InputError
+from sim.report import account, explain
+from sim.report.summary import summary
+from sim.result import Result
+from sim.runner import read, run
+from sim.shipped import find_scenario
+from sim.what_if import to_json as what_if_data
+from sim.what_if import what_if
+
+if TYPE_CHECKING:
+    from sim.analysis.optimal import Optimum
+
+
+@click.command("explain")
+@click.argument("name", metavar="SCENARIO", shell_complete=complete_scenario)
+@click.option("--set", "overrides", multiple=True, metavar="KEY=VALUE", help="Change a value, as in `sim run`.")
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object: that of `sim run` with `what_if`, `optimal`.")
+@click.option("--what-if/--no-what-if", "with_what_if", default=True, help="Run it again on better machines, or not.")
+@click.option("--optimal", "with_optimal", is_flag=True, help="Look for the best schedule (needs the extra `optimal`).")
+@click.option("--time-limit", type=click.FloatRange(min=0, min_open=True), default=30.0, show_default=True,
+              help="Seconds that --optimal may take.")  # fmt: skip
+def command(
+    name: str, overrides: tuple[str, ...], as_json: bool, with_what_if: bool, with_optimal: bool, time_limit: float
+) -> None:
+    """Account for a run: where the time went, who is to blame, how far it is from the best, and what would help."""
+    scenario = read(find_scenario(name), list(overrides))
+    status = Console(stderr=True)
+    with status.status(f"simulating {scenario.name}"):
+        result = run(scenario)
+        found, path = blame(result.log, result.rules, result.breakdown), critical_path(result.log, result.rules)
+    answer = None
+    if with_optimal:
+        with status.status("looking for the best schedule"):
+            answer = _optimal(result, time_limit)
+    changes = None
+    if with_what_if:
+        with status.status("running it on better machines"):
+            changes = what_if(result)
+    if as_json:
+        data = summary(result, timing=False)
+        data["critical_path"] = account.critical_path(result, path, links=True)
+        data["what_if"] = None if changes is None else what_if_data(changes)
+        data["optimal"] = None if answer is None else account.optimal(answer, result.makespan)
+        click.echo(json.dumps(data))
+        return
+    console = Console(width=None if Console().is_terminal else 120)
+    console.print(explain.render(result, found, path), highlight=False)
+    if answer is not None:
+        console.print(f"\n{answer.sentence(result.makespan)}", highlight=False)
+    if changes is not None:
+        rows = [(change.name, change.makespan, change.note) for change in changes.changes]
+        console.print(explain.what_would_help(result.makespan, rows, changes.bottleneck), highlight=False)
+
+
+def _optimal(result: Result, time_limit: float) -> Optimum:
+    try:
+        optimal = import_module("sim.analysis.optimal")  # an extra, and slow to import
+    except ModuleNotFoundError:
+        raise InputError("--optimal needs OR-tools: pip install 'decode-sim[optimal]'") from None
+    answer: Optimum = optimal.optimum(
+        result.log, result.rules, result.scenario.hardware.memory.arbiter.name, time_limit=time_limit
+    )
+    return answer
