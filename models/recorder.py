@@ -232,7 +232,7 @@ class Recorder(TorchDispatchMode):
         inputs.discard(index)
         calls: tuple[Any, ...] = ()
         if self.keep_calls:
-            calls = ((func, *_refs((args, kwargs)), _refs(out)),)
+            calls = ((func, *tensor_refs((args, kwargs)), tensor_refs(out)),)
         self.nodes.append(
             Node(
                 name=f"aten.{name}",
@@ -423,7 +423,7 @@ def _hint(frame: FrameType | None) -> str:
     return ""
 
 
-def _refs(tree: Any) -> Any:
+def tensor_refs(tree: Any) -> Any:
     """The same structure with each tensor as a `TensorRef`."""
 
     def ref(leaf: Any) -> Any:

@@ -129,8 +129,8 @@ class OpGraph:
             if i in left_out:
                 continue
             inputs = set()
-            for j in op.inputs:
-                source = self.ops[j]
+            for original in op.inputs:
+                j, source = original, self.ops[original]
                 if source.layer >= layers:
                     role = self._role(source)
                     if role not in by_role:

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from functools import cache
 from typing import Any
 
+from models.capture import capture
 from models.config import ModelConfig
+from sim.graph import ModelGraph
 
 _SMALL: dict[str, Any] = {
     "vocab_size": 97,
@@ -118,3 +121,9 @@ def small(model_type: str, **changes: Any) -> ModelConfig:
     """A small float32 config of a family."""
     data = {"model_type": model_type, "dtype": "float32", **_SMALL, **FAMILIES.get(model_type, {}), **changes}
     return ModelConfig(name=f"small-{model_type}", data=data)
+
+
+@cache
+def captured(model_type: str, **changes: Any) -> dict[str, ModelGraph]:
+    """The graphs of a small config by granularity, captured once for all tests."""
+    return capture(small(model_type, **changes))

@@ -17,7 +17,7 @@ from models.cache import KV_STORE, append_cache
 from models.capture import build, hf_config, step
 from models.config import ModelConfig
 from models.grouping import Group, group, single
-from models.recorder import KV_LOAD, Recorder, Recording, TensorRef, _refs
+from models.recorder import KV_LOAD, Recorder, Recording, TensorRef, tensor_refs
 from sim.graph import OpGraph
 
 
@@ -69,7 +69,7 @@ def real_step(config: ModelConfig, batch: int, query: int, context: int) -> Real
         recording=recorder.recording(logits),
         past=past_rows,
         logits=logits,
-        logits_ref=_refs(logits),
+        logits_ref=tensor_refs(logits),
         eager=eager.logits[:, -1:],
     )
 

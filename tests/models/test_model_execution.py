@@ -6,10 +6,9 @@ from dataclasses import replace
 
 import pytest
 import torch
-from model_families import small
+from model_families import captured, small
 from model_replay import RealStep, real_step, replay
 
-from models.capture import capture
 from sim.graph import OpGraph
 
 #: Grouped queries, windows, soft cap, sinks, experts, latent cache, fused projections, parallel blocks, partial rope.
@@ -22,7 +21,7 @@ CONTEXT = 9  # past the windows of 6
 @pytest.fixture(scope="module", params=[*FAMILIES, *(pytest.param(f, marks=pytest.mark.slow) for f in MORE_FAMILIES)])
 def family(request: pytest.FixtureRequest):
     config = small(request.param)
-    return config, capture(config)
+    return config, captured(request.param)
 
 
 @pytest.mark.parametrize(
@@ -52,7 +51,7 @@ def without_edge(graph: OpGraph, kind: str, needed: str) -> OpGraph:
 )
 def test_a_graph_with_a_missing_dependency_is_found_out(kind, needed):
     config = small("llama")
-    graph = without_edge(capture(config)["op"].step(2, 3), kind, needed)
+    graph = without_edge(captured("llama")["op"].step(2, 3), kind, needed)
     real: RealStep = real_step(config, 2, 3, CONTEXT)
     logits = replay(real, graph, "op", seed=0, last=needed)
     assert not torch.allclose(logits, real.logits, rtol=1e-5, atol=1e-6)
