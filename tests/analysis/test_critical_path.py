@@ -135,11 +135,19 @@ def test_last_input_of_one_row_and_of_many_agree():
     assert (ended[has] == log.tasks.ready[has]).all()
 
 
+def test_inputs_that_end_together_go_by_program_order():
+    b = GraphBuilder()
+    b.add("act", *(b.add("norm", flops=5) for _ in range(3)), flops=1)
+    inputs = Inputs(*run(b.graph(), engines=3))
+    assert inputs.last_of(3) == (0, 5)
+    assert [column.tolist() for column in inputs.last(np.array([3]))] == [[0], [5]]
+
+
 def test_kv_order_looks_at_all_earlier_tokens():
     """A store of token 0 that ends after that of token 1 holds up token 2."""
     b = GraphBuilder()
     load = b.add("kv_load", kv_read=1)
-    proj = b.add("k_proj", flops=(5))
+    proj = b.add("k_proj", flops=5)
     b.add("kv_store", proj, kv_write=3)
     b.add("scores", load, flops=1)
     log, rules = run(b.graph(), dependency="known", requests=[(3, 0)], engines=1)

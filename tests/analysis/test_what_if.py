@@ -1,0 +1,104 @@
+"""What would help, and the commands that show the account."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+from click.testing import CliRunner
+
+from sim.cli import cli
+from sim.runner import read, run
+from sim.shipped import find_scenario
+from sim.what_if import bottleneck, what_if
+
+
+def help_for(name: str, *overrides: str):
+    result = run(read(find_scenario(name), list(overrides)))
+    found = what_if(result)
+    return {change.name: change.speedup(result.makespan) for change in found.changes}, found.bottleneck, result, found
+
+
+def call(*arguments: str) -> str:
+    done = CliRunner().invoke(cli, arguments, catch_exceptions=False)
+    assert done.exit_code == 0, done.output
+    return done.stdout
+
+
+def test_lockstep():
+    """Closed loop, N = 4, Z = 3, D = 1: fifo 4 a round against 7 under sharing; without the channel 3."""
+    speedups, sentence, _, _ = help_for("lockstep_processor_sharing")
+    assert speedups["infinite bandwidth"] == pytest.approx(7 / 3)
+    assert speedups["bandwidth x2"] == pytest.approx(7 / 5)
+    assert speedups["no sharing losses"] == pytest.approx(7 / 4, rel=0.01)
+    assert sentence.startswith("The memory channel is the bottleneck")
+    assert "fifo" in sentence
+
+
+def test_a_scheduler_that_leaves_engines_idle():
+    speedups, sentence, _, _ = help_for("no_parallelism")
+    assert speedups["earliest"] > 2
+    assert sentence.startswith("The scheduler is the bottleneck: serial")
+
+
+def test_a_chain_of_dependencies():
+    speedups, sentence, _, _ = help_for("parallel")
+    assert max(speedups.values()) == pytest.approx(1.0)
+    assert sentence.startswith("The dependencies between tasks are the bottleneck")
+
+
+def test_engines():
+    speedups, sentence, result, found = help_for("multi_head", "hardware.engines.count=1")
+    assert speedups["infinite engines"] >= speedups["engines x2"] > 1
+    assert sentence.startswith("The engines are the bottleneck")
+    assert bottleneck(result, found.changes) == found.bottleneck
+
+
+def test_what_cannot_be_changed_says_why():
+    _, _, _, found = help_for("two_sequences_fifo", "model.layers=1", "model.scope=block", "hardware.sram=1 kB")
+    (change,) = [change for change in found.changes if change.name == "prefetch"]
+    assert change.makespan is None
+    assert "hardware.sram" in change.note
+
+
+def test_explain_in_json_is_run_in_json_and_more():
+    data = json.loads(call("explain", "two_tokens_4_engines", "--json"))
+    ran = json.loads(call("run", "two_tokens_4_engines", "--json", "--no-trace"))
+    for key in ("makespan_ps", "tokens", "breakdown_ps", "blame", "bounds", "checks"):
+        assert data[key] == ran[key]
+    for token in ran["tokens"]:
+        assert sum(token["breakdown_ps"].values()) == token["end_ps"] - token["start_ps"]
+    links = data["critical_path"]["links"]
+    assert (links[0]["begin_ps"], links[-1]["end_ps"]) == (0, data["makespan_ps"])
+    assert {key: data["critical_path"][key] for key in ran["critical_path"]} == ran["critical_path"]
+    assert data["what_if"]["bottleneck"]
+    assert data["optimal"] is None
+    total = data["breakdown_ps"]["total"]
+    for group in ("by_kind", "by_layer", "by_token", "by_sequence"):
+        assert {part: sum(row[part] for row in data["breakdown_ps"][group]) for part in total} == total
+    for resource in ("engine", "channel"):
+        for table in data["blame"][resource].values():
+            waits = sum(map(sum, table["wait_ps"])) + sum(table["alone_ps"])
+            assert waits == total[f"wait_{resource}"]
+
+
+def test_explain_as_a_page():
+    page = call("explain", "two_tokens_4_engines", "--no-what-if")
+    for title in ("Where the time of each token went", "Who waited for an engine", "Critical path of the run", "Bounds"):
+        assert title in page
+    assert "What would help" not in page
+
+
+def test_compare():
+    data = json.loads(call("compare", "lockstep_fifo", "lockstep_processor_sharing", "--json"))
+    assert data["keys"] == {"hardware.memory.arbiter": ["fifo", "processor_sharing"]}
+    numbers = {row["name"]: row for row in data["numbers"]}
+    assert numbers["makespan"]["ratio"] == pytest.approx(7 / 4, rel=0.01)
+    assert {row["part"] for row in data["sources"]} == {"wait_engine", "wait_channel"}
+    assert "Where the difference comes from" in call("compare", "lockstep_fifo", "lockstep_processor_sharing")
+
+
+def test_compare_with_itself():
+    data = json.loads(call("compare", "multi_head", "multi_head", "--json"))
+    assert (data["keys"], data["sources"]) == ({}, [])
+    assert all(row["difference"] == 0 for row in data["numbers"])
