@@ -20,7 +20,7 @@ from typing import Any
 import numpy as np
 import torch
 from transformers import CONFIG_MAPPING, AutoModelForCausalLM, PretrainedConfig, PreTrainedModel
-from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
+from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES, MODEL_FOR_MASKED_LM_MAPPING_NAMES
 
 from models import attention
 from models.cache import append_cache, windows
@@ -51,7 +51,8 @@ def hf_config(config: ModelConfig) -> PretrainedConfig:
         result: PretrainedConfig = CONFIG_MAPPING[model_type].from_dict(deepcopy(dict(config.data)))  # it edits what it gets
     except Exception as error:  # transformers validates with several exception types
         raise InputError(f"{config.name}: transformers rejects the config: {_one_line(error)}") from error
-    if getattr(type(result), "is_decoder", None) is False and not result.is_decoder:
+    # Decoders of other families may have the field too, and leave it false; what fills in masked words is an encoder.
+    if model_type in MODEL_FOR_MASKED_LM_MAPPING_NAMES and getattr(result, "is_decoder", None) is False:
         raise InputError(f"{config.name}: model_type {model_type!r} is encoder-only (its config has no is_decoder: true)")
     return result
 

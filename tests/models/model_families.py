@@ -102,6 +102,7 @@ FAMILIES: dict[str, dict[str, Any]] = {
     "mpt": {},
     "mamba": {},
     "bert": {},
+    "roberta": {},
     "codegen": {},
     "llama4_text": {
         **_MOE,

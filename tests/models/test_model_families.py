@@ -16,6 +16,7 @@ SOFTMAX = {"scores", "softmax_max", "softmax_exp", "softmax_norm", "weighted_val
 
 REFUSED = {
     "bert": "encoder-only",
+    "roberta": "encoder-only",
     "mamba": "no KV cache",
     "minimax": "no KV cache",
     "bloom": "attention code of its own",
