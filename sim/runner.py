@@ -6,12 +6,14 @@ result.metrics.makespan, result.log.tasks.start
 
 from __future__ import annotations
 
+import math
 from fractions import Fraction
 from inspect import signature
-from math import gcd
 from pathlib import Path
 from time import perf_counter
 from typing import Any
+
+import numpy as np
 
 import models.library
 from sim.analysis.bounds import bounds
@@ -19,7 +21,7 @@ from sim.analysis.breakdown import INVARIANT, breakdown
 from sim.analysis.checks import check
 from sim.analysis.context import Rules
 from sim.analysis.metrics import metrics
-from sim.cost import COST_MODELS, CostModel, Machine
+from sim.cost import COST_MODELS, CostModel, Machine, StepLanes
 from sim.errors import InputError
 from sim.graph import ModelGraph, OpGraph
 from sim.hardware.arbiters import ARBITERS, Arbiter, Derated, Efficiency
@@ -30,6 +32,9 @@ from sim.result import Result, Timing
 from sim.scenario import Known, Scenario, load
 from sim.scheduling import SCHEDULERS, Scheduler
 from sim.simulation import Request, Setup
+
+MOST_TASKS = 2**28  # 16 GB of event log
+LONGEST = 2**62  # picoseconds, 53 days: sums of two times still fit int64
 
 LARGEST_CAP = 2**16  # denominators of channel shares stay small enough for int64 arithmetic on whole runs
 
@@ -111,7 +116,7 @@ def prepare(scenario: Scenario, ops: OpGraph) -> Setup:
             tiles=mapping.tiles,
         ),
     )
-    return Setup(
+    setup = Setup(
         graph=graph,
         sequences=[Request(context=s.context, tokens=s.tokens, arrival=s.arrival) for s in workload.each()],
         dependency=workload.dependency,
@@ -126,6 +131,36 @@ def prepare(scenario: Scenario, ops: OpGraph) -> Setup:
         latency=hardware.memory.latency,
         sram=hardware.sram if mapping.execution == "prefetch" else None,
     )
+    _feasible(scenario, setup)
+    return setup
+
+
+def _feasible(scenario: Scenario, setup: Setup) -> None:
+    """Refuse at once what has no costs, would not fit memory, or would end after the end of int64."""
+    groups, size = scenario.workload.sequences, len(setup.graph)
+    tasks = sum(group.count * group.tokens for group in groups) * size
+    if tasks > MOST_TASKS:
+        raise scenario.error("workload.sequences", f"expected at most {MOST_TASKS:,} tasks in all, found {tasks:,}")
+    efficiency = _efficiency(scenario)
+    slowest = min(Fraction(*setup.arbiter.cap), efficiency.least if efficiency is not None else Fraction(1))
+    longest = max(group.arrival for group in groups)
+    for number, group in enumerate(groups):
+        # Of the last token, whose context is the longest: no other costs more.
+        token, context = group.tokens - 1, group.context + group.tokens - 1
+        last = StepLanes(sequence=np.array([number]), token=np.array([token]), context=np.array([context]))
+        try:
+            compute, work = setup.costs.durations(setup.graph, last)
+        except InputError as error:  # what cost models raise begins with the key it is about
+            key, _, message = str(error).partition(": ")
+            raise scenario.error(key, message) from None
+        except OverflowError:
+            longest = LONGEST
+            break
+        alone = sum(compute.ravel().tolist()) + size * setup.latency + math.ceil(sum(work.ravel().tolist()) / slowest)
+        longest += group.count * group.tokens * alone
+    if longest >= LONGEST:
+        limit = LONGEST // 10**12
+        raise scenario.error("hardware", f"so slow that the run could take more than {limit:,} s of simulated time")
 
 
 def _cap(scenario: Scenario) -> tuple[int, int]:
@@ -133,7 +168,7 @@ def _cap(scenario: Scenario) -> tuple[int, int]:
     port, bandwidth = scenario.hardware.memory.port_bandwidth, scenario.hardware.memory.bandwidth
     if port is None or port >= bandwidth:
         return 1, 1
-    common = gcd(port, bandwidth)
+    common = math.gcd(port, bandwidth)
     num, den = port // common, bandwidth // common
     if den <= LARGEST_CAP:
         return num, den
