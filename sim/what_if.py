@@ -25,10 +25,11 @@ from sim.analysis.breakdown import WAIT_ENGINE, WAIT_POLICY
 from sim.cost import CostModel, StepLanes
 from sim.errors import InputError
 from sim.graph import IntArray
+from sim.replay import run as simulate
 from sim.result import Result
 from sim.runner import known_names, op_graph, prepare
 from sim.scenario import override
-from sim.simulation import Setup, simulate
+from sim.simulation import Setup
 from sim.tasks import TaskGraph
 
 #: A speed-up below this is not worth a sentence.
@@ -111,7 +112,7 @@ def _changes(result: Result) -> Iterator[Change]:
 
 
 def _changed(name: str, setup: Setup) -> Change:
-    return Change(name=name, makespan=simulate(setup).makespan)
+    return Change(name=name, makespan=simulate(setup)[0].makespan)
 
 
 def _overridden(result: Result, name: str, assignment: str) -> Change:
@@ -129,7 +130,7 @@ def _infinite_engines(result: Result, setup: Setup) -> Change:
     held = int(setup.graph.engine.sum()) * len(result.log.steps)
     engines = min(held, _widest(setup.graph) * max(len(setup.sequences), 1))
     while True:
-        log = simulate(replace(setup, engines=engines))
+        log, _ = simulate(replace(setup, engines=engines))
         if (
             engines >= held
             or _most_busy(log.tasks.start[log.tasks.engine >= 0], log.tasks.end[log.tasks.engine >= 0]) < engines
