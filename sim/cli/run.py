@@ -66,12 +66,16 @@ def write_trace(result: Result, path: Path) -> None:
     scenario: Scenario = result.scenario
     path.parent.mkdir(parents=True, exist_ok=True)
     window = scenario.trace.window
-    sim.trace.write(
-        result.log,
-        path,
-        metadata={"scenario": scenario.name, "seed": str(scenario.seed), "version": __version__},
-        detail=scenario.trace.detail,
-        flows=scenario.trace.flows,
-        window=(window.start, window.end if window.end is not None else result.makespan) if window else None,
-        critical=critical_path(result.log, result.rules).rows,
-    )
+    try:
+        sim.trace.write(
+            result.log,
+            path,
+            metadata={"scenario": scenario.name, "seed": str(scenario.seed), "version": __version__},
+            detail=scenario.trace.detail,
+            flows=scenario.trace.flows,
+            window=(window.start, window.end if window.end is not None else result.makespan) if window else None,
+            critical=critical_path(result.log, result.rules).rows,
+        )
+    except OSError as error:
+        error.filename = str(path)  # not the name it has until it is whole; of a full disk the error names none
+        raise
