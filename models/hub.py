@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from logging import ERROR
 from typing import Any
 
+from huggingface_hub.utils import logging
 from transformers import AutoConfig
 
 from sim.errors import InputError
@@ -11,6 +13,8 @@ from sim.errors import InputError
 
 def fetch(model_id: str) -> dict[str, Any]:
     """The config of `owner/name` as a dictionary. Raises InputError if there is no such model, or no network."""
+    verbosity = logging.get_verbosity()
+    logging.set_verbosity(ERROR)  # it tells of each retry, and the error below of all
     try:
         config = AutoConfig.from_pretrained(model_id)
     except Exception as error:  # the hub's client raises errors of several libraries
@@ -18,6 +22,8 @@ def fetch(model_id: str) -> dict[str, Any]:
         raise InputError(
             f"model config {model_id!r}: no shipped name, no file, and not to be had from the Hugging Face hub: {reason}"
         ) from error
+    finally:
+        logging.set_verbosity(verbosity)
     data: dict[str, Any] = config.to_dict()
     # What the library adds of its own would change the digest with its version.
     return {key: value for key, value in data.items() if key not in {"transformers_version", "_name_or_path"}}

@@ -6,6 +6,7 @@ at once.
 
 from __future__ import annotations
 
+import os
 import sys
 from importlib import import_module
 from typing import Any
@@ -45,6 +46,9 @@ class LazyGroup(click.Group):
             return super().invoke(ctx)
         except KeyboardInterrupt:  # here, because click itself prints an empty line at it
             raise click.Abort from None
+        except BrokenPipeError:  # `sim list models | head`; here, because click ends with status 1 at it
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # for what is still to be flushed
+            raise click.exceptions.Exit(0) from None
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         with formatter.section("Commands"):
@@ -78,9 +82,6 @@ def main(arguments: list[str] | None = None) -> None:
     except SimError as error:
         click.echo(f"error: {error}", err=True)
         status = 1
-    except BrokenPipeError:  # `sim list models | head`
-        sys.stderr.close()
-        status = 0
     except OSError as error:
         where = f"{error.filename}: " if error.filename else ""
         click.echo(f"error: {where}{error.strerror or error}", err=True)

@@ -1,0 +1,55 @@
+"""Nothing waits for torch: it takes seconds to import, and only a capture needs it."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+HEAVY = {"torch", "transformers", "huggingface_hub", "scipy", "pandas"}
+
+
+def imported(code: str, cwd: Path) -> set[str]:
+    """Top-level packages that a fresh interpreter has imported after `code`."""
+    script = f"import contextlib, sys\nwith contextlib.suppress(SystemExit):\n    {code}\nprint()\nprint(*sys.modules)"
+    done = subprocess.run([sys.executable, "-c", script], cwd=cwd, capture_output=True, text=True, check=True)
+    return {name.partition(".")[0] for name in done.stdout.splitlines()[-1].split()}
+
+
+def main(*arguments: str) -> str:
+    return f"import sim.cli; sim.cli.main({list(arguments)!r})"
+
+
+@pytest.mark.parametrize(
+    "code",
+    [
+        "import sim",
+        main("--help"),
+        main("check", "llama_1b_context_256"),
+        main("run", "two_tokens_4_engines"),
+        main("run", "llama_1b_context_256", "--no-trace"),
+        main("capture", "llama-3.2-1b"),
+    ],
+)
+def test_without_torch(code: str, tmp_path: Path) -> None:
+    assert not imported(code, tmp_path) & HEAVY
+
+
+def test_importing_sim_imports_next_to_nothing(tmp_path: Path) -> None:
+    assert not imported("import sim", tmp_path) & {"numpy", "simpy", "pydantic", "click", "rich"}
+
+
+def test_help_imports_only_click(tmp_path: Path) -> None:
+    assert not imported(main("--help"), tmp_path) & {"numpy", "simpy", "pydantic", "rich"}
+
+
+def test_help_answers_at_once(tmp_path: Path) -> None:
+    best = float("inf")
+    for _ in range(3):
+        began = time.perf_counter()
+        subprocess.run([sys.executable, "-m", "sim", "--help"], cwd=tmp_path, capture_output=True, check=True)
+        best = min(best, time.perf_counter() - began)
+    assert best < 1, "about 0.1 s on an idle machine"

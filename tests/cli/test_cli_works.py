@@ -1,0 +1,178 @@
+"""The commands, as a user types them."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+import subprocess
+from pathlib import Path
+
+import jsonschema
+import pytest
+
+import sim as library
+from sim.cli import COMMANDS
+from sim.shipped import SCENARIOS, scenarios
+from tests.cli.conftest import SIM, Sim
+
+SCHEMA = Path(library.__file__).parent / "schema.json"
+
+
+def test_run_by_name_by_path_and_anywhere(sim: Sim, tmp_path: Path) -> None:
+    shutil.copy(SCENARIOS / "parallel.yaml", tmp_path / "copy.yaml")
+    by_name = sim("run", "parallel", "--no-trace").stdout
+    assert by_name == sim("run", SCENARIOS / "parallel.yaml", "--no-trace").stdout
+    assert by_name == sim("run", "copy.yaml", "--no-trace").stdout
+    assert "makespan  7.067 ms, 21 tasks" in by_name
+    assert [path.name for path in tmp_path.iterdir() if path.name != "cache"] == ["copy.yaml"]
+
+
+@pytest.mark.parametrize("kind", ["pftrace", "pftrace.gz", "json"])
+def test_run_writes_a_trace_and_says_where(kind: str, sim: Sim, tmp_path: Path) -> None:
+    out = sim("run", "parallel", "--trace-format", kind, "--out", "some/folder").stdout
+    path = tmp_path / "some" / "folder" / f"parallel.{kind}"
+    assert f"trace  some/folder/parallel.{kind}\n" in out
+    assert "https://ui.perfetto.dev" in out
+    assert path.stat().st_size > 500
+    assert list(path.parent.iterdir()) == [path]
+
+
+def test_the_same_twice_is_the_same(sim: Sim, tmp_path: Path) -> None:
+    jitter = ["--set", "cost.jitter=0.05", "--set", "seed=7"]
+    for folder in ("a", "b"):
+        sim("run", "multi_head", *jitter, "--out", folder)
+    assert (tmp_path / "a" / "multi_head.pftrace").read_bytes() == (tmp_path / "b" / "multi_head.pftrace").read_bytes()
+    sim("run", "multi_head", "--set", "cost.jitter=0.05", "--set", "seed=8", "--out", "c")
+    assert (tmp_path / "a" / "multi_head.pftrace").read_bytes() != (tmp_path / "c" / "multi_head.pftrace").read_bytes()
+
+
+def test_json_is_one_object_per_scenario_and_line(sim: Sim) -> None:
+    lines = sim("run", "parallel", "multi_head", "--json", "--no-trace").stdout.splitlines()
+    assert [json.loads(line)["scenario"] for line in lines] == ["parallel", "multi-head"]
+    data = json.loads(lines[0])
+    required = {
+        "scenario", "seed", "makespan_ps", "tasks", "tokens", "engines", "memory", "bounds", "by_kind", "checks", "trace",
+    }  # fmt: skip
+    assert required <= set(data)
+    assert {"sequence", "token", "start_ps", "end_ps"} <= set(data["tokens"][0])
+    assert {"name", "busy_ps", "utilisation"} <= set(data["engines"][0])
+    assert {"bytes_read", "bytes_written", "busy_ps", "utilisation"} <= set(data["memory"])
+    assert {"critical_path_ps", "compute_ps", "memory_ps", "lower_ps", "gap"} <= set(data["bounds"])
+    assert {"kind", "tasks", "compute_ps", "bytes"} <= set(data["by_kind"][0])
+    assert data["trace"] is None
+    assert "NaN" not in lines[0]
+    assert "Infinity" not in lines[0]
+
+
+def test_json_says_what_python_says(sim: Sim) -> None:
+    printed = json.loads(sim("run", "parallel", "--json", "--out", "t").stdout)
+    assert printed.pop("trace") == "t/parallel.pftrace"
+    printed.pop("timing")
+    result = library.run(scenarios()["parallel"])
+    expected = json.loads(json.dumps(library.summary(result, timing=False)))
+    expected.pop("trace")
+    assert printed == expected
+
+
+def test_set_changes_values_in_order(sim: Sim) -> None:
+    def makespan(*changes: str, scenario: str = "multi_head") -> int:
+        arguments = [word for change in changes for word in ("--set", change)]
+        printed: int = json.loads(sim("run", scenario, "--json", "--no-trace", *arguments).stdout)["makespan_ps"]
+        return printed
+
+    assert makespan() == makespan("scheduler=serial", "scheduler=earliest")
+    assert makespan("scheduler=serial") == 12_200_000_000
+    assert makespan("hardware.engines.count=1") == 12_200_000_000
+    slow = makespan("hardware.memory.bandwidth=200 GB/s", "hardware.memory.bandwidth=50 GB/s", scenario="llama_1b_context_256")
+    assert slow > 49_000_000_000  # 2.48 GB at 50 GB/s
+
+
+def test_it_is_quiet_in_a_pipe(sim: Sim) -> None:
+    for arguments in (["run", "parallel"], ["check", "parallel"], ["list", "scenarios"], ["--help"]):
+        done = sim(*arguments)
+        assert done.stderr == "", "no spinner"
+        assert "\x1b" not in done.stdout, "no escape codes"
+        assert "\r" not in done.stdout
+
+
+def test_help(sim: Sim) -> None:
+    out = sim("--help").stdout
+    for name in COMMANDS:
+        assert re.search(rf"^  {name} ", out, re.MULTILINE)
+        assert sim(name, "--help").stdout.startswith(f"Usage: sim {name} ")
+    assert sim("--version").stdout == f"sim, version {library.__version__}\n"
+
+
+def test_check(sim: Sim) -> None:
+    lines = sim("check", *scenarios()).stdout.splitlines()
+    assert len(lines) == len(scenarios())
+    assert f"{scenarios()['parallel']}: ok: llama-3.2-1b, 21 ops, 21 tasks a step" in lines
+
+
+@pytest.mark.parametrize(
+    ("what", "names"),
+    [
+        ("models", ["llama-3.2-1b"]),
+        ("hardware", ["generic-npu"]),
+        ("arbiters", ["fifo", "processor_sharing"]),
+        ("schedulers", ["serial", "earliest", "sticky", "critical_path"]),
+        ("costs", ["fixed", "roofline"]),
+        ("scenarios", list(scenarios())),
+    ],
+)
+def test_list(what: str, names: list[str], sim: Sim) -> None:
+    listed = [line.split()[0] for line in sim("list", what).stdout.splitlines()]
+    assert set(names) <= set(listed)
+    assert len(set(listed)) == len(listed)
+
+
+def test_capture(sim: Sim) -> None:
+    out = sim("capture", "llama-3.2-1b", "--context", "256").stdout
+    assert "1,235,814,400 parameters" in out
+    ops = [
+        json.loads(line)
+        for line in sim("capture", "llama-3.2-1b", "--layers", "1", "--scope", "block", "--json").stdout.splitlines()
+    ]
+    assert len(ops) == 21
+    assert ops[0]["kind"] == "kv_load"
+    assert ops[0]["kv_read"] == 2 * 256 * 8 * 64 * 2  # key and value, context, KV heads, head dim, bytes of bfloat16
+
+
+def test_schema_is_stored_and_current(sim: Sim) -> None:
+    out = sim("schema").stdout
+    assert out == SCHEMA.read_text(), "run `make schema` and commit sim/schema.json"
+    jsonschema.Draft202012Validator.check_schema(json.loads(out))
+
+
+def test_shipped_scenarios_point_their_editor_at_the_schema() -> None:
+    for path in scenarios().values():
+        link = path.read_text().splitlines()[0].removeprefix("# yaml-language-server: $schema=")
+        assert (path.parent / link).resolve() == SCHEMA.resolve(), path
+
+
+@pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
+def test_completion_script(shell: str, sim: Sim) -> None:
+    script = sim("completion", shell).stdout
+    assert "_SIM_COMPLETE" in script
+    if shell == "bash":
+        subprocess.run(["bash", "-n"], input=script, text=True, check=True)
+
+
+@pytest.mark.parametrize(
+    ("words", "offered"),
+    [("sim ch", "plain,check"), ("sim run two_tokens_8", "plain,two_tokens_8_engines"), ("sim list sched", "plain,schedulers")],
+)
+def test_completion(words: str, offered: str) -> None:
+    last = str(len(words.split()) - 1)
+    environment = {**os.environ, "_SIM_COMPLETE": "bash_complete", "COMP_WORDS": words, "COMP_CWORD": last}
+    done = subprocess.run([SIM], env=environment, capture_output=True, text=True, check=False)
+    assert done.stdout.splitlines() == [offered]
+
+
+def test_python_m_sim(tmp_path: Path) -> None:
+    done = subprocess.run(
+        [Path(SIM).with_name("python"), "-m", "sim", "--version"], cwd=tmp_path, capture_output=True, text=True, check=False
+    )
+    assert done.stdout == f"sim, version {library.__version__}\n"
