@@ -1,0 +1,56 @@
+"""The lockstep pair: exact makespans, the ratio they tend to, and the guide that tells of them."""
+
+from __future__ import annotations
+
+import os
+import re
+import shlex
+import subprocess
+import sys
+from fractions import Fraction
+from pathlib import Path
+
+import pytest
+
+from sim.runner import read, run
+from sim.shipped import find_scenario
+
+GUIDE = Path(__file__).parents[2] / "docs/guides/lockstep.md"
+MS = 10**9
+ARBITERS = ("fifo", "processor_sharing")
+
+
+def makespan(arbiter: str, *changes: str) -> int:
+    return run(read(find_scenario(f"lockstep_{arbiter}"), list(changes))).makespan
+
+
+def test_makespans_by_hand():
+    """FIFO: the last of 4 engines begins to load at 3 ms, then 200 rounds of 4 ms. Sharing: 200 rounds of 4 + 3 ms."""
+    assert makespan("fifo") == (3 + 200 * 4) * MS
+    assert makespan("processor_sharing") == 200 * (4 * 1 + 3) * MS
+
+
+@pytest.mark.parametrize("rounds", [50, 200])
+def test_the_ratio_tends_to_7_quarters(rounds):
+    fifo, sharing = (makespan(a, f"workload.sequences=[{{tokens: {rounds}, count: 4}}]") for a in ARBITERS)
+    assert Fraction(sharing, fifo) == Fraction(7 * rounds, 4 * rounds + 3)
+    assert Fraction(7, 4) - Fraction(sharing, fifo) < Fraction(2, rounds)
+
+
+@pytest.mark.parametrize("arbiter", ARBITERS)
+def test_prefetch_removes_it(arbiter):
+    assert makespan(arbiter, "mapping.execution=prefetch") == (200 * 4 * 1 + 3) * MS
+
+
+def test_the_guide_shows_what_the_commands_print():
+    blocks = re.findall(r"```console\n(.*?)```", GUIDE.read_text(encoding="utf-8"), flags=re.DOTALL)
+    assert len(blocks) == 4
+    for block in blocks:
+        command, *lines = block.splitlines()
+        arguments = [sys.executable, "-m", "sim", *shlex.split(command.removeprefix("$ sim "))]
+        output = subprocess.run(
+            arguments, check=True, capture_output=True, encoding="utf-8", env={**os.environ, "COLUMNS": "120"}
+        )
+        printed = [line.split() for line in output.stdout.splitlines()]
+        for line in lines:
+            assert line.split() in printed, f"{command}: {line}"
