@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: run test test-all lint setup bench graphs schema reports clean
+.PHONY: run test test-all lint setup bench graphs schema docs reports clean
 
 run: setup
 	$(BIN)/sim run scenarios/two_tokens_4_engines.yaml
@@ -37,6 +37,9 @@ graphs: setup
 
 schema: setup
 	$(BIN)/sim schema > sim/schema.json
+
+docs: setup
+	$(BIN)/python -m tests.docs
 
 reports: setup
 	$(BIN)/python -m tests.reports

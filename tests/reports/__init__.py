@@ -11,8 +11,11 @@ from pathlib import Path
 from typing import Any
 
 import sim
+from sim.cli.run import write_trace
+from sim.shipped import find_scenario
 
 FOLDER = Path(__file__).parent
+SAMPLE = FOLDER.parents[1] / "traces" / "sample.pftrace.gz"
 LONGEST = 64  # items of a list that are stored one by one
 
 
@@ -20,6 +23,11 @@ def stored(path: Path) -> str:
     """The stored form of the report of a scenario."""
     data = json.loads(json.dumps(sim.summary(sim.run(path), timing=False)))
     return _lines(_short(data)) + "\n"
+
+
+def write_sample(path: Path) -> None:
+    """Write the trace that is kept in the repository."""
+    write_trace(sim.run(find_scenario("two_tokens_4_engines")), path)
 
 
 def _short(value: Any) -> Any:

@@ -1,9 +1,9 @@
-"""Write the stored reports of all shipped scenarios: `make reports`."""
+"""Write the stored reports of all shipped scenarios, and the sample trace: `make reports`."""
 
 from __future__ import annotations
 
 from sim.shipped import scenarios
-from tests.reports import FOLDER, stored
+from tests.reports import FOLDER, SAMPLE, stored, write_sample
 
 
 def main() -> None:
@@ -12,6 +12,7 @@ def main() -> None:
         old.unlink()
     for report, path in wanted.items():
         report.write_text(stored(path))
+    write_sample(SAMPLE)
 
 
 if __name__ == "__main__":

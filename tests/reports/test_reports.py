@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import gzip
 from pathlib import Path
 
 import pytest
 
 from sim.shipped import scenarios
-from tests.reports import FOLDER, stored
+from tests.reports import FOLDER, SAMPLE, stored, write_sample
 
 
 @pytest.mark.parametrize("path", scenarios().values(), ids=list(scenarios()))
@@ -19,3 +20,10 @@ def test_report(path: Path) -> None:
 
 def test_no_report_is_left_over() -> None:
     assert {report.stem for report in FOLDER.glob("*.json")} == set(scenarios())
+
+
+def test_the_sample_trace_is_what_is_written_today(tmp_path: Path) -> None:
+    write_sample(tmp_path / SAMPLE.name)
+    today = gzip.decompress((tmp_path / SAMPLE.name).read_bytes())
+    assert today == gzip.decompress(SAMPLE.read_bytes()), "the trace changed: if it should, run `make reports` and look at it"
+    assert SAMPLE.stat().st_size < 100_000

@@ -1,0 +1,114 @@
+"""Documentation made from the code: `make docs` writes it."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import click
+
+from sim.cli import COMMANDS, cli
+from sim.scenario import json_schema
+
+ROOT = Path(__file__).parents[2]
+REFERENCE = ROOT / "docs" / "reference"
+
+#: Title of each section, and where it is in a scenario.
+SECTIONS = {
+    "Model": "model", "GraphOp": "model.graph[]", "Workload": "workload", "SequenceGroup": "workload.sequences[]",
+    "Hardware": "hardware", "Engines": "hardware.engines", "Memory": "hardware.memory", "Arbiter": "hardware.memory.arbiter",
+    "Channels": "hardware.memory.channels", "ModelMapping": "mapping", "Scheduler": "scheduler", "Cost": "cost",
+    "Trace": "trace", "Window": "trace.window",
+}  # fmt: skip
+
+
+def scenario_keys() -> str:
+    """docs/reference/scenario.md, from the schema."""
+    schema = json_schema()
+    paths = [*SECTIONS, *(name for name in schema["$defs"] if name not in SECTIONS)]
+    lines = [
+        "# Scenario keys", "",
+        "Made from the schema by `make docs`. A scenario is YAML 1.2. Every key but `model` has a default; an unknown key is "
+        + "an error. Quantities have units: `100 GB/s` is 10^11 bytes per s, `8 MiB` is 8 x 2^20 bytes; `kB`, `MB`, `GB` are "
+        + "powers of 1000, `KiB`, `MiB`, `GiB` of 1024. `sim schema` prints the schema itself, for editors.", "",
+        "## The scenario", "", *_table(schema, schema),
+    ]  # fmt: skip
+    for name in paths:
+        section = schema["$defs"][name]
+        lines += ["", f"## {SECTIONS.get(name, name)}", "", section.get("description", "").replace("\n", " "), ""]
+        lines += _table(next((each for each in section.get("anyOf", ()) if "properties" in each), section), schema)
+    return "\n".join(lines) + "\n"
+
+
+def _table(section: dict[str, Any], schema: dict[str, Any]) -> Iterator[str]:
+    yield "| key | value | default | what it is |"
+    yield "| --- | --- | --- | --- |"
+    for key, field in section["properties"].items():
+        default = (
+            f"`{_plain(field['default'])}`" if "default" in field else "required" if key in section.get("required", ()) else ""
+        )
+        named = schema["$defs"].get(field.get("$ref", "").rpartition("/")[2], {})
+        text = field.get("description", named.get("description", "")).replace("\n", " ")
+        yield f"| `{key}` | {_value(field)} | {default} | {text} |".replace("  ", " ")
+
+
+def _plain(value: Any) -> str:
+    return value if isinstance(value, str) and value else json.dumps(value)
+
+
+def _value(field: dict[str, Any]) -> str:
+    """What a field may hold, in words."""
+    choices = [_value(each) for each in field.get("anyOf", field.get("oneOf", ()))]
+    if choices:
+        return " or ".join(dict.fromkeys(choices))
+    if "$ref" in field:
+        name = field["$ref"].rpartition("/")[2]
+        where = SECTIONS.get(name, name)
+        return f"[{where}](#{where.replace('.', '').replace('[]', '')})"
+    if "const" in field:
+        return f"`{_plain(field['const'])}`"
+    if "enum" in field:
+        return ", ".join(f"`{_plain(each)}`" for each in field["enum"])
+    if field.get("type") == "array":
+        return f"list of {_value(field['items'])}"
+    if field.get("type") == "object":
+        rest = field.get("additionalProperties") or next(iter(field.get("patternProperties", {}).values()), None)
+        return f"mapping of names to {_value(rest)}" if rest else "mapping"
+    if field.get("type") in ("integer", "number"):
+        low = field.get("minimum", field.get("exclusiveMinimum"))
+        high = field.get("maximum", field.get("exclusiveMaximum"))
+        above = f" above {low}" if "exclusiveMinimum" in field else f" from {low}" if low is not None else ""
+        below = f" to below {high}" if "exclusiveMaximum" in field else f" to {high}" if high is not None else ""
+        return {"integer": "whole number", "number": "number"}[field["type"]] + above + below
+    if field.get("type") == "string" and field.get("examples") and "pattern" in field:
+        return f"quantity, such as `{_plain(field['examples'][0])}`"
+    return {"string": "text", "null": "`null`", "boolean": "`true`, `false`"}.get(field.get("type", ""), "anything")
+
+
+def command_line() -> str:
+    """docs/reference/command_line.md, from the commands."""
+    lines = [
+        "# Command line", "",
+        "Made from the commands by `make docs`. Exit status: 0 success, 1 failure, 2 bad input, 130 interrupted. Errors are "
+        + "one line on stderr. In a pipe there are no colours and no progress. A scenario is a file, or the name of a shipped "
+        + "one.", "",
+        'Tab completion: `eval "$(sim completion bash)"` (or `zsh`; for fish `sim completion fish | source`).',
+    ]  # fmt: skip
+    for path in ["", *COMMANDS]:
+        lines += ["", f"## sim {path}".rstrip(), "", "```text", _help(path), "```"]
+    return "\n".join(lines) + "\n"
+
+
+def _help(name: str) -> str:
+    # The width is set so that the result depends on no terminal.
+    parent = click.Context(cli, info_name="sim", terminal_width=100, max_content_width=100)
+    if not name:
+        return cli.get_help(parent)
+    command = cli.get_command(parent, name)
+    assert command is not None
+    return command.get_help(click.Context(command, parent, info_name=name, terminal_width=100, max_content_width=100))
+
+
+MADE = {REFERENCE / "scenario.md": scenario_keys, REFERENCE / "command_line.md": command_line}

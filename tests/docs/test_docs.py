@@ -1,0 +1,118 @@
+"""README and docs are true: what they say to type is typed, and what they show comes out.
+
+In each page, in order and in one folder: a ```yaml block whose first line is `# NAME.yaml` is written to that file, ```python
+blocks run, and ```console blocks run line by line: each line after `$ command` must appear in what the command prints, in
+this order (blanks aside, for a terminal may be wider). ```text after ```python is what it prints. ```sh is for set-up, which
+`.ci/run` does.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import io
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import sim
+from sim.eventlog import GrantTable, StepTable, TaskTable
+from sim.shipped import SCENARIOS, scenarios
+from tests.docs import MADE, ROOT
+
+PAGES = sorted([ROOT / "README.md", ROOT / "CONTRIBUTING.md", ROOT / "traces" / "README.md", *(ROOT / "docs").rglob("*.md")])
+
+BLOCK = re.compile(r"^```(\w+)\n(.*?)^```$", re.DOTALL | re.MULTILINE)
+
+
+def squeeze(text: str) -> str:
+    return " ".join(text.split())
+
+
+def console(block: str, folder: Path) -> None:
+    environment = {**os.environ, "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}", "COLUMNS": "128"}
+    for part in re.split(r"^\$ ", block, flags=re.MULTILINE)[1:]:
+        command, *expected = part.rstrip().splitlines()
+        done = subprocess.run(
+            ["bash", "-o", "pipefail", "-c", command], cwd=folder, env=environment, text=True, check=False,
+            stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+        )  # fmt: skip
+        fails = any(line.startswith("error: ") for line in expected)
+        assert (done.returncode != 0) == fails, done.stdout
+        rest = squeeze(done.stdout)
+        for line in expected:
+            if line.strip() == "...":
+                continue
+            found = rest.find(squeeze(line))
+            assert found >= 0, f"{command}\nnot printed, or not there: {line}\n{done.stdout}"
+            rest = rest[found + len(squeeze(line)) :]
+
+
+@pytest.mark.parametrize("page", PAGES, ids=[str(page.relative_to(ROOT)) for page in PAGES])
+def test_page(page: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    blocks = BLOCK.findall(page.read_text())
+    if not {"python", "console"} & {language for language, _ in blocks} or page.name == "own_arbiter.md":
+        pytest.skip("nothing to run, or run by a test of its own")
+    shutil.copytree(SCENARIOS, tmp_path / "scenarios", ignore=shutil.ignore_patterns("__pycache__"))
+    monkeypatch.chdir(tmp_path)
+    names: dict[str, object] = {"__name__": "__page__"}
+    printed = ""
+    for language, block in blocks:
+        file = re.match(r"# ([\w.-]+\.yaml)\n", block)
+        if language == "yaml" and file:
+            (tmp_path / file[1]).write_text(block)
+        elif language == "console":
+            console(block, tmp_path)
+        elif language == "python":
+            with contextlib.redirect_stdout(io.StringIO()) as out:
+                exec(compile(block, str(page), "exec"), names)
+            printed = out.getvalue()
+        elif language == "text" and printed:
+            assert squeeze(block) == squeeze(printed)
+            printed = ""
+
+
+@pytest.mark.parametrize("page", MADE, ids=lambda page: page.name)
+def test_made_pages_are_current(page: Path) -> None:
+    assert page.read_text() == MADE[page](), "run `make docs` and commit what it writes"
+
+
+@pytest.mark.parametrize("page", PAGES, ids=[str(page.relative_to(ROOT)) for page in PAGES])
+def test_links_lead_somewhere(page: Path) -> None:
+    for link in re.findall(r"\]\(([^)#]+)(?:#[^)]*)?\)", page.read_text()):
+        if not link.startswith("https://"):
+            assert (page.parent / link).exists(), link
+
+
+def test_event_log_page_names_every_column() -> None:
+    text = (ROOT / "docs" / "reference" / "event_log.md").read_text()
+    for table in (TaskTable, GrantTable, StepTable):
+        for column in dataclasses.fields(table):
+            assert f"`{column.name}`" in text, column.name
+
+
+def test_json_page_names_every_field() -> None:
+    text = (ROOT / "docs" / "reference" / "json.md").read_text()
+    data = json.loads(json.dumps(sim.summary(sim.run(scenarios()["parallel"]))))
+    for name, value in data.items():
+        assert f"`{name}`" in text, name
+        first = value[0] if isinstance(value, list) and value else value
+        for key in first if isinstance(first, dict) else ():
+            assert f"`{key}`" in text, f"{name}: {key}"
+
+
+def test_readme_lists_every_scenario() -> None:
+    text = (ROOT / "README.md").read_text()
+    for name in scenarios():
+        assert f"`{name}`" in text, name
+
+
+def test_pictures_are_small() -> None:
+    for picture in (ROOT / "docs" / "images").iterdir():
+        assert picture.stat().st_size < 400_000, picture
