@@ -21,6 +21,8 @@ COMMANDS = {
     "run": ("sim.cli.run", "Run scenarios: summary, trace, JSON."),
     "explain": ("sim.cli.explain", "Where the time went, who is to blame, how far from the best, and what would help."),
     "compare": ("sim.cli.compare", "Two scenarios side by side, with differences and what they come from."),
+    "report": ("sim.cli.report", "Write one HTML page of a run: timeline, charts, tables."),
+    "view": ("sim.cli.view", "Open a trace in the Perfetto UI."),
     "check": ("sim.cli.check", "Check scenarios without running them."),
     "list": ("sim.cli.listing", "List models, hardware, arbiters, schedulers, costs or scenarios."),
     "schema": ("sim.cli.schema", "Print the JSON Schema of scenario files."),

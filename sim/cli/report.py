@@ -1,0 +1,42 @@
+"""`sim report`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+from rich.console import Console
+
+from sim.cli.options import complete_scenario
+from sim.report.page import render
+from sim.runner import read, run
+from sim.shipped import find_scenario
+from sim.trace.files import whole_file
+from sim.what_if import to_json, what_if
+
+
+@click.command("report")
+@click.argument("name", metavar="SCENARIO", shell_complete=complete_scenario)
+@click.option(
+    "-o", "--out", type=click.Path(path_type=Path, dir_okay=False), help="The page to write  [default: traces/SCENARIO.html]"
+)
+@click.option("--set", "overrides", multiple=True, metavar="KEY=VALUE", help="Change a value, as in `sim run`.")
+@click.option("--what-if/--no-what-if", "with_what_if", default=True, help="Run it again on better machines, or not.")
+def command(name: str, out: Path | None, overrides: tuple[str, ...], with_what_if: bool) -> None:
+    """Write one self-contained HTML page of a run: timeline, charts, tables. It needs no network."""
+    path = find_scenario(name)
+    scenario = read(path, list(overrides))
+    out = out or Path("traces") / f"{path.stem}.html"
+    status = Console(stderr=True)
+    with status.status(f"simulating {scenario.name}"):
+        result = run(scenario)
+    changes = None
+    if with_what_if:
+        with status.status("running it on better machines"):
+            changes = to_json(what_if(result))
+    with status.status(f"writing {out}"):
+        page = render(result, what_if=changes, overrides=overrides).encode()
+        out.parent.mkdir(parents=True, exist_ok=True)
+        with whole_file(out) as file:
+            file.write(page)
+    click.echo(f"{out}: {len(page) / 1e6:.1f} MB, open it in any browser")

@@ -1,0 +1,150 @@
+"use strict";
+/* The charts, by Observable Plot: SVG whose colours are the custom properties of the style sheet. Each function returns an element. */
+
+const fill = (name) => `var(--${name})`;
+const BASE = { style: { fontSize: "12px", color: "var(--soft)", background: "none" } };
+
+function note(text) { return Object.assign(document.createElement("p"), { textContent: text }); }
+
+/** GB/s delivered, on average in each pixel of what the timeline shows. */
+function bandwidthChart(run, from, to, width, gutter) {
+  const room = Math.max(width - gutter, 50), bins = Math.min(Math.ceil(room / 2), 500), span = (to - from) / bins;
+  const peak = run.bandwidth * run.channels / 1e9, points = [];
+  for (let i = 0; i < bins; i++) points.push({ at: from + i * span, rate: run.rate(from + i * span, from + (i + 1) * span) / 1e9 });
+  points.push({ at: to, rate: points.at(-1).rate });
+  const chart = Plot.plot({
+    ...BASE, width, height: 118, marginLeft: gutter, marginRight: 1, marginTop: 20, marginBottom: 6,
+    ariaLabel: "Bandwidth delivered over time", ariaDescription: `In the span that the timeline shows; the peak is ${peak.toPrecision(4)} GB/s.`,
+    x: { domain: [from, to], axis: null }, y: { domain: [0, peak * 1.04], label: null, ticks: 3, tickSize: 0, grid: true },
+    marks: [
+      Plot.areaY(points, { x: "at", y: "rate", fill: fill("transfer"), fillOpacity: 0.55, curve: "step-after" }),
+      Plot.lineY(points, { x: "at", y: "rate", stroke: fill("compute"), strokeWidth: 1.2, curve: "step-after" }),
+      Plot.ruleY([peak], { stroke: fill("soft"), strokeDasharray: "3,3" }),
+      Plot.text([`peak ${+peak.toPrecision(4)} GB/s`], { frameAnchor: "top-right", dy: -16, fill: fill("soft") }),
+      Plot.text(["GB/s delivered"], { frameAnchor: "top-left", dy: -16, dx: -gutter, textAnchor: "start", fill: fill("ink"), fontWeight: 600 }),
+      Plot.tip(points, Plot.pointerX({ x: "at", y: "rate", title: (d) => `${d.rate.toFixed(2)} GB/s\n${time(Math.round(d.at))}`, fill: fill("surface") })),
+    ],
+  });
+  return chart;
+}
+
+const BARS = 240; // more bars than this are means of neighbours
+
+/** Stacked parts of the time of each token; of very many, the mean of runs of neighbours. */
+function breakdownChart(tokens, parts, width) {
+  const size = Math.ceil(tokens.length / BARS), bars = [];
+  for (let first = 0; first < tokens.length; first += size) {
+    const group = tokens.slice(first, first + size), last = group.at(-1);
+    const name = (t) => `${t.sequence}.${t.token}`;
+    const label = size > 1 && group.length > 1 ? `${name(group[0])} to ${name(last)}, mean` : name(group[0]);
+    for (const part of parts) {
+      const ps = group.reduce((sum, t) => sum + t.breakdown_ps[part], 0) / group.length;
+      if (ps) bars.push({ at: bars.length, index: first / size, label, part, ps });
+    }
+  }
+  const total = Math.ceil(tokens.length / size), largest = d3.max(d3.rollups(bars, (g) => d3.sum(g, (d) => d.ps), (d) => d.index), (d) => d[1]) ?? 1;
+  const [unit, scale] = UNITS.find(([, s]) => largest >= s) ?? ["ps", 1];
+  const labels = d3.rollup(bars, (g) => g[0].label, (d) => d.index);
+  const few = total <= 8, room = few ? 46 : 60;
+  const options = { ...BASE, width, ariaLabel: "Time of each token, in stacked parts", color: { domain: parts, range: parts.map(fill) } };
+  const title = (d) => `token ${d.label}\n${words(d.part)} ${time(Math.round(d.ps))}`;
+  if (few) { // rows read better than a few fat columns
+    return Plot.plot({
+      ...options, height: 52 + total * 34, marginLeft: room, marginRight: 16, marginTop: 8, marginBottom: 40,
+      y: { label: null, tickSize: 0, tickFormat: (i) => labels.get(i), padding: 0.28 },
+      x: { label: `${unit} →`, transform: (ps) => ps / scale, ticks: Math.min(8, Math.floor(width / 90)), tickSize: 4, nice: false },
+      marks: [Plot.barX(bars, { y: "index", x: "ps", fill: "part", title, tip: { fill: fill("surface") }, insetRight: 0.5 }), Plot.ruleX([0], { stroke: fill("faint") })],
+    });
+  }
+  const every = Math.max(1, Math.ceil(total / Math.max(2, Math.floor((width - room) / 64))));
+  return Plot.plot({
+    ...options, height: 280, marginLeft: room, marginBottom: 38,
+    x: { type: "band", domain: d3.range(total), label: "sequence.token →", ticks: d3.range(0, total, every), tickSize: 0, padding: total > 60 ? 0 : 0.15,
+      tickFormat: (i) => (i % every ? "" : labels.get(i)?.split(" ")[0]) },
+    y: { label: `↑ ${unit}`, transform: (ps) => ps / scale, grid: true, tickSize: 0, nice: true },
+    marks: [Plot.barY(bars, { x: "index", y: "ps", fill: "part", title, tip: { fill: fill("surface") } }), Plot.ruleY([0], { stroke: fill("faint") })],
+  });
+}
+
+const CELLS = 28; // rows and columns of the heat map; the table has them all
+
+/** Waits as a matrix: who waited, in rows, because of whom, in columns. Returns null if nobody waited. */
+function blameChart(table, width, nobody) {
+  const { names, wait_ps: waits, alone_ps: alone } = table;
+  const all = d3.sum(waits, (row) => d3.sum(row)) + d3.sum(alone);
+  if (!all) return null;
+  const rowSum = names.map((_, i) => d3.sum(waits[i]) + alone[i]), columnSum = names.map((_, j) => d3.sum(waits, (row) => row[j]));
+  const chosen = (sums) => d3.range(names.length).filter((i) => sums[i] > 0).sort((a, b) => sums[b] - sums[a]).slice(0, CELLS);
+  const inOrder = (indices) => (/^\d/.test(names[0] ?? "") ? indices.sort((a, b) => a - b) : indices);
+  const rows = inOrder(chosen(rowSum)), columns = inOrder(chosen(columnSum)), cells = [];
+  for (const i of rows) {
+    for (const j of columns) cells.push({ who: names[i], whom: names[j], ps: waits[i][j] });
+    if (d3.some(alone, (ps) => ps > 0)) cells.push({ who: names[i], whom: nobody, ps: alone[i] });
+  }
+  const largest = d3.max(cells, (d) => d.ps), whom = columns.map((j) => names[j]);
+  if (d3.some(alone, (ps) => ps > 0)) whom.push(nobody);
+  const longest = d3.max([...rows.map((i) => names[i]), "x"], (name) => name.length), left = Math.min(150, 18 + longest * 6.6);
+  const side = Math.min((width - left - 20) / whom.length, 84), tall = Math.max(18, Math.min(side, 30));
+  const name = d3.max(whom, (each) => each.length), flat = name * 7 < side, below = flat ? 26 : Math.min(130, 20 + name * 5.4);
+  const shown = side > 44 && rows.length <= 20;
+  return Plot.plot({
+    ...BASE, width: Math.min(width, left + side * whom.length + 20), height: 24 + tall * rows.length + below,
+    marginLeft: left, marginTop: 20, marginBottom: below, marginRight: 20, padding: 0.06, ariaLabel: "Who waited because of whom",
+    x: { type: "band", domain: whom, label: null, tickSize: 0, tickRotate: flat ? 0 : side < 40 ? -50 : -35 },
+    y: { type: "band", domain: rows.map((i) => names[i]), label: null, tickSize: 0 },
+    marks: [
+      Plot.cell(cells, { x: "whom", y: "who", fill: fill("band") }),
+      Plot.cell(cells.filter((d) => d.ps), { x: "whom", y: "who", fill: fill("heat"), fillOpacity: (d) => 0.06 + 0.94 * Math.sqrt(d.ps / largest),
+        title: (d) => `${d.who} waited ${time(d.ps)}\n${d.whom === nobody ? nobody : `because of ${d.whom}`}\n${percent(d.ps / all)} of all`, tip: { fill: fill("surface") } }),
+      shown ? Plot.text(cells.filter((d) => d.ps > all * 0.005), { x: "whom", y: "who", text: (d) => percent(d.ps / all, 0).replace(" ", "\u2009"),
+        fill: (d) => (d.ps > largest * 0.3 ? fill("surface") : fill("ink")), fontSize: 11 }) : null,
+      Plot.text(["who waited ↓   because of →"], { frameAnchor: "top-left", dy: -16, dx: -left + 2, textAnchor: "start", fill: fill("soft") }),
+    ],
+  });
+}
+
+/** Each kind of op under the roofs of the machine, on logarithmic axes. */
+function rooflineChart(data, colour, width) {
+  const roofs = Object.entries(data.roofs), points = data.kinds.filter((d) => d.intensity), dry = data.kinds.filter((d) => !d.intensity);
+  const ridge = roofs.map(([, peak]) => peak / data.bytes_per_s), across = [...points.map((d) => d.intensity), ...ridge];
+  if (dry.length) across.push(d3.max(across) * 8);
+  const low = d3.min(across) / 3, high = d3.max(across) * 3, top = roofs.length ? d3.max(roofs, (d) => d[1]) : 1;
+  const bottom = d3.min([...data.kinds.map((d) => d.flops_per_s), low * data.bytes_per_s, top / 100]) / 3;
+  const lines = roofs.flatMap(([name, peak]) => [
+    { name, x: low, y: Math.min(peak, low * data.bytes_per_s) }, { name, x: peak / data.bytes_per_s, y: peak }, { name, x: high, y: peak }]);
+  const title = (d) => `${d.kind}\n${d.intensity ? `${d.intensity.toPrecision(4)} FLOP/byte` : "no bytes through the channel"}\n${flops(d.flops_per_s)} while active`;
+  const radius = d3.scaleSqrt([0, d3.max(data.kinds, (d) => d.active_ps)], [4, 13]);
+  const x = (d) => d.intensity ?? high / 3;
+  // Dots that coincide would have names on top of each other: those near each other share a label.
+  const place = (d) => [Math.log(x(d)) / Math.log(high / low) * width, Math.log(d.flops_per_s) / Math.log(top / bottom) * 380];
+  const near = (one, other) => { const [a, b] = place(one), [c, d] = place(other); return Math.abs(b - d) < 16 && Math.abs(a - c) < 90; };
+  const clusters = [];
+  for (const d of data.kinds) {
+    const cluster = clusters.find(([first]) => near(first, d));
+    if (cluster) cluster.push(d); else clusters.push([d]);
+  }
+  const most = width < 560 ? 1 : 3;
+  const label = (cluster) => cluster.slice(0, most).map((d) => d.kind).join(", ") + (cluster.length > most ? ` and ${cluster.length - most} more` : "");
+  const tens = d3.range(Math.ceil(Math.log10(bottom)), Math.log10(top * 2)).map((power) => 10 ** power);
+  return Plot.plot({
+    ...BASE, width, height: width < 560 ? 340 : 420, marginLeft: 62, marginRight: 16, marginTop: 28, marginBottom: 40,
+    ariaLabel: "Roofline: achieved FLOP/s against FLOP/byte of each kind of op",
+    x: { type: "log", domain: [low, high], label: "FLOP per byte →", tickFormat: (v) => (d3.precisionFixed(v) >= 0 ? `${+v.toPrecision(3)}` : ""), ticks: width < 560 ? 4 : 8 },
+    y: { type: "log", domain: [bottom, top * 2], label: "↑ FLOP/s", tickFormat: "~s", ticks: tens, grid: true, tickSize: 0 },
+    r: { type: "identity" },
+    marks: [
+      Plot.lineY(lines, { x: "x", y: "y", z: "name", stroke: fill("soft"), strokeWidth: 1.5, strokeDasharray: data.nominal ? "4,4" : null }),
+      Plot.text(roofs, { x: () => high, y: (d) => d[1], text: (d) => `${d[0]} ${flops(d[1])}`, textAnchor: "end", dy: -8, fill: fill("soft") }),
+      Plot.text([0], { x: () => low * 1.25, y: () => low * 1.25 * data.bytes_per_s, text: () => bytes(data.bytes_per_s) + "/s", textAnchor: "start", dx: 12, dy: 12, fill: fill("soft") }),
+      dry.length ? Plot.text([0], { x: () => high / 3, y: () => bottom, text: () => "no bytes", dy: -8, fill: fill("soft"), stroke: fill("surface"), strokeWidth: 3 }) : null,
+      Plot.dot(points, { x, y: "flops_per_s", r: (d) => radius(d.active_ps), fill: (d) => colour(d.kind), fillOpacity: 0.85, stroke: fill("surface") }),
+      Plot.dot(dry, { x, y: "flops_per_s", r: (d) => radius(d.active_ps), symbol: "triangle", fill: (d) => colour(d.kind), fillOpacity: 0.85, stroke: fill("surface") }),
+      ...clusters.map((cluster) => {
+        const gap = radius(cluster[0].active_ps) + 5, flip = x(cluster[0]) > high / 4; // at the right edge names stand to the left
+        return Plot.text([cluster[0]], { x, y: "flops_per_s", text: () => label(cluster), dx: flip ? -gap : gap, textAnchor: flip ? "end" : "start",
+          fill: fill("ink"), stroke: fill("surface"), strokeWidth: 3 });
+      }),
+      Plot.tip(data.kinds, Plot.pointer({ x, y: "flops_per_s", title, fill: fill("surface") })),
+    ],
+  });
+}

@@ -1,0 +1,42 @@
+"""Columns of integers as text that a page can carry: planes of bytes, gzip, base64.
+
+Plane k of a column is byte k of each value. Neighbours in a plane are alike (high bytes are nearly all zero), which is what
+gzip is good at: a task of a large run takes some 10 bytes in the page.
+"""
+
+from __future__ import annotations
+
+import gzip
+from base64 import b64encode
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+Ints = npt.NDArray[np.integer]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Packed:
+    """layout: for each column, in order, its name, rows and planes. text: base64 of the gzipped planes."""
+
+    layout: tuple[tuple[str, int, int], ...]
+    text: str
+
+
+def pack(columns: Mapping[str, Ints]) -> Packed:
+    """Pack columns. Raises ValueError for a negative value, or one that JavaScript's numbers cannot hold."""
+    layout, planes = [], []
+    for name, column in columns.items():
+        values = np.ascontiguousarray(column, dtype="<u8")
+        largest = int(values.max(initial=0))
+        if largest >= 1 << 53:
+            raise ValueError(
+                f"column {name}: expected values from 0 to 2^53 - 1, found {int(column.min())} to {int(column.max())}"
+            )
+        count = (largest.bit_length() + 7) // 8
+        layout.append((name, len(values), count))
+        planes.append(values.view(np.uint8).reshape(-1, 8)[:, :count].T.tobytes())
+    packed = gzip.compress(b"".join(planes), compresslevel=9, mtime=0)
+    return Packed(layout=tuple(layout), text=b64encode(packed).decode("ascii"))

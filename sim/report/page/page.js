@@ -1,0 +1,178 @@
+"use strict";
+/* Puts the page together from the JSON embedded in it. */
+
+const summary = embedded("summary"), account = embedded("account");
+const $ = (id) => document.getElementById(id);
+const TONES = 14; // colours of kinds in the style sheet; what comes after shares one
+
+/** Kinds by the time they took, which is their order in the summary, and their colours. */
+const ranks = new Map(summary.by_kind.map(({ kind }, i) => [kind, Math.min(i, TONES)]));
+const paint = { names: [...Array.from({ length: TONES }, (_, i) => `k${i}`), "rest"], kind: (name) => ranks.get(name) ?? TONES };
+
+/** The colour of a kind of op: its own tasks have it, or else the loads made for it. */
+const colourOf = (kind) => `var(--${paint.names[paint.kind(kind)]})`;
+
+function make(tag, properties = {}, ...children) {
+  const element = Object.assign(document.createElement(tag), properties);
+  element.append(...children);
+  return element;
+}
+
+/** A table. columns: [title, of(row) -> {value, text} or text]; an exact value goes into `data-value`. */
+function table(caption, columns, rows, { lead = () => false } = {}) {
+  const cell = (row, [, of], i) => {
+    const got = of(row), { value, text, node, kind } = typeof got === "object" && got !== null ? got : { text: got };
+    const element = i ? make("td") : make("th", { scope: "row" });
+    if (kind) element.append(Object.assign(make("i"), { style: `background: ${kind}` }));
+    element.append(node ?? text ?? "");
+    if (value !== undefined && value !== null) { element.dataset.value = value; if (Number.isInteger(value) && Math.abs(value) > 9999) element.title = count(value); }
+    if (got?.prose) element.className = "text";
+    return element;
+  };
+  return make("table", {}, make("caption", { textContent: caption }),
+    make("thead", {}, make("tr", {}, ...columns.map(([title]) => make("th", { scope: "col", textContent: title })))),
+    make("tbody", {}, ...rows.map((row) => make("tr", { className: lead(row) ? "own" : "" }, ...columns.map((column, i) => cell(row, column, i))))));
+}
+const ps = (value) => ({ value, text: value === null ? "" : value ? time(value) : "–" });
+const num = (value) => ({ value, text: count(value) });
+const size = (value) => ({ value, text: value ? bytes(value) : "–" });
+const share = (value) => ({ value, text: percent(value) });
+
+function figures() {
+  const tokens = summary.tokens.length, engines = summary.engines;
+  const busy = engines.reduce((sum, engine) => sum + engine.utilisation, 0) / engines.length;
+  const entries = [["Makespan", time(summary.makespan_ps)], ["Tokens", count(tokens)],
+    ["Tokens per second", (tokens / (summary.makespan_ps / 1e12)).toLocaleString("en", { maximumSignificantDigits: 4 })],
+    ["Memory channel used", percent(summary.memory.utilisation)], ["Engines held", percent(busy)], ["Above the lower bound", percent(summary.bounds.gap)]];
+  $("figures").append(...entries.map(([name, value]) => make("div", {}, make("dt", { textContent: name }), make("dd", { textContent: value }))));
+}
+
+function tables() {
+  const { bounds, memory, critical_path: path } = summary, makespan = summary.makespan_ps;
+  $("bounds-table").append(table("Lower bounds hold for any schedule of the same tasks", [["", (r) => r[0]], ["time", (r) => ps(r[1])], ["this run is", (r) => r[2]]], [
+    ["this run", makespan, ""],
+    ...[["longest path", bounds.critical_path_ps], ["work of the engines", bounds.compute_ps], ["bytes of the channel", bounds.memory_ps], ["lower bound: the largest", bounds.lower_ps]]
+      .map(([name, value]) => [name, value, value ? `${percent(makespan / value - 1)} above` : ""]),
+    ...(bounds.upper_ps === null ? [] : [["upper bound", bounds.upper_ps, `${percent(1 - makespan / bounds.upper_ps)} below`]]),
+  ], { lead: (r) => r[0] === "this run" }));
+  const help = account.what_if;
+  if (help) {
+    const most = Math.max(...help.changes.map((c) => c.speedup ?? 1));
+    const bar = (c) => make("span", { className: "bar", style: `width: ${Math.round(90 * Math.max(0, (c.speedup ?? 1) - 1) / Math.max(most - 1, 0.05))}px` });
+    $("help-table").append(table("The same scenario on a machine better in one way", [["change", (c) => c.change], ["makespan", (c) => ps(c.makespan_ps)],
+      ["speed-up", (c) => ({ value: c.speedup, text: c.speedup === null ? "" : `${c.speedup.toFixed(2)}×` })],
+      ["", (c) => ({ node: c.note ? make("span", { textContent: c.note }) : bar(c), prose: true })]], help.changes));
+  } else $("help").hidden = true;
+  const shares = (title, sums) => table(title, [["", (r) => r[0]], ["time", (r) => ps(r[1])], ["share", (r) => percent(r[1] / (makespan || 1))]], Object.entries(sums));
+  $("path-lead").textContent = `The ${count(path.tasks)} tasks that decided when the run ended; shortening anything else changes nothing, until another path is as long.`;
+  $("path-resource").append(shares("By resource", path.by_resource_ps));
+  $("path-kind").append(shares("By kind", path.by_kind_ps));
+  $("kind-table").append(table("Sums over all tasks", [["kind", (k) => ({ text: k.kind, kind: colourOf(k.kind) })], ["tasks", (k) => num(k.tasks)],
+    ["on engines", (k) => ps(k.compute_ps)], ["on the channel", (k) => ps(k.transfer_ps)], ["bytes", (k) => size(k.bytes)]], summary.by_kind));
+  $("engine-table").append(table("Time that engines were held", [["engine", (e) => e.name], ["held", (e) => ps(e.busy_ps)], ["of the run", (e) => share(e.utilisation)]], summary.engines.slice(0, 64)));
+  $("memory-table").append(table("Memory", [["", (r) => r[0]], ["", (r) => r[1]]], [["read", size(memory.bytes_read)], ["written", size(memory.bytes_written)],
+    ["channel serving", ps(memory.busy_ps)], ["of its bandwidth", share(memory.utilisation)]]));
+  $("checks").textContent = `${summary.checks.length} invariants were checked on this run and hold: ${summary.checks.join("; ")}.`;
+}
+
+const parts = account.parts.filter((part) => summary.tokens.some((token) => token.breakdown_ps[part]));
+
+function breakdown() {
+  const sums = parts.map((part) => [part, summary.tokens.reduce((sum, token) => sum + token.breakdown_ps[part], 0)]);
+  const all = sums.reduce((sum, [, each]) => sum + each, 0);
+  $("breakdown-lead").textContent = "Along the critical chain of each token: from its last task back through the input that ended last. The parts sum to its time exactly.";
+  $("breakdown-legend").append(...sums.map(([part, sum]) => make("span", {}, make("i", { style: `background: var(--${part})` }), `${words(part)} ${percent(sum / all)}`)));
+  const FIRST = 1000, shown = summary.tokens.slice(0, FIRST);
+  $("token-table").append(table(summary.tokens.length > FIRST ? `The first ${count(FIRST)} of ${count(summary.tokens.length)} tokens` : "All tokens",
+    [["token", (t) => `${t.sequence}.${t.token}`], ["starts", (t) => ps(t.start_ps)], ["takes", (t) => ps(t.end_ps - t.start_ps)],
+      ...parts.map((part) => [words(part), (t) => ps(t.breakdown_ps[part])])], shown));
+}
+
+const NOBODY = "nobody";
+
+function blame() {
+  const data = summary.blame, waited = (resource) => data[resource].by_kind.wait_ps.flat().concat(data[resource].by_kind.alone_ps).reduce((a, b) => a + b, 0);
+  const resources = [["channel", "the memory channel"], ["engine", "an engine"]].filter(([name]) => waited(name));
+  $("blame-resource").append(...resources.map(([value, name]) => make("option", { value, textContent: `waits for ${name}` })));
+  $("blame-group").append(make("option", { value: "by_kind", textContent: "by kind of op" }), make("option", { value: "by_owner", textContent: `by ${data.owner}` }));
+  if (!resources.length) { $("blame-lead").textContent = "Nobody waited for an engine or for the channel."; $("blame").querySelector(".tools").hidden = true; }
+  const show = () => {
+    const chosen = data[$("blame-resource").value]?.[$("blame-group").value];
+    const surface = $("blame-chart").parentElement;
+    surface.hidden = !chosen;
+    $("blame").querySelector("details").hidden = !chosen;
+    if (!chosen) return;
+    const engine = $("blame-resource").value === "engine";
+    $("blame-lead").textContent = engine
+      ? "While a task waits and all engines are busy, the tasks that hold them share the blame equally."
+      : "A transfer's wait is split over the transfers that the channel served meanwhile; what its own port would cost it anyway is nobody's fault.";
+    $("blame-chart").replaceChildren(blameChart(chosen, $("blame-chart").clientWidth, NOBODY));
+    const entries = chosen.names.flatMap((who, i) => [...chosen.names.map((whom, j) => [who, whom, chosen.wait_ps[i][j]]), [who, NOBODY, chosen.alone_ps[i]]])
+      .filter(([, , wait]) => wait).sort((a, b) => b[2] - a[2]);
+    $("blame-table").replaceChildren(table(entries.length > 500 ? "The 500 largest" : "Largest first", [["who waited", (r) => r[0]], ["because of", (r) => r[1]], ["time", (r) => ps(r[2])]], entries.slice(0, 500)));
+  };
+  $("blame-resource").onchange = $("blame-group").onchange = show;
+  return show;
+}
+
+function roofline() {
+  const data = account.roofline, some = data.kinds.length > 0;
+  $("roofline-lead").textContent = !some ? "The ops of this run have times, but no FLOPs: there is nothing to place under a roof."
+    : `FLOPs of each kind over the bytes it moved, against its rate while any of it ran or was loading; the area of a dot is that time.${
+      data.nominal ? " Durations come from a table here, so the roofs are only nominal." : ""}${
+      data.kinds.some((k) => k.intensity === null) ? " Triangles moved no bytes through the channel." : ""}`;
+  $("roofline-chart").parentElement.hidden = $("roofline").querySelector("details").hidden = !some;
+  if (!some) return () => {};
+  $("roofline-table").append(table("Kinds of op", [["kind", (k) => k.kind], ["FLOPs", (k) => num(k.flops)], ["bytes", (k) => size(k.bytes)], ["active", (k) => ps(k.active_ps)],
+    ["FLOP/byte", (k) => ({ value: k.intensity, text: k.intensity === null ? "–" : k.intensity.toPrecision(4) })], ["rate", (k) => ({ value: k.flops_per_s, text: flops(k.flops_per_s) })]], data.kinds));
+  return () => $("roofline-chart").replaceChildren(rooflineChart(data, colourOf, $("roofline-chart").clientWidth));
+}
+
+function legend(timeline) {
+  const box = $("legend"), kinds = summary.by_kind.slice(0, TONES).map(({ kind }, i) => [kind, i]);
+  if (summary.by_kind.length > TONES) kinds.push([`${summary.by_kind.length - TONES} more`, TONES]);
+  const buttons = kinds.map(([kind, i]) => {
+    const button = make("button", { type: "button", ariaPressed: "false" }, make("i", { style: `background: var(--${paint.names[i]})` }), kind);
+    button.onclick = () => {
+      timeline.single = timeline.single === i ? -1 : i;
+      buttons.forEach((each, n) => { each.ariaPressed = String(kinds[n][1] === timeline.single); });
+      box.classList.toggle("single", timeline.single >= 0);
+      timeline.redraw();
+    };
+    return button;
+  });
+  box.append(...buttons);
+  if (timeline.run.execution === "blocking" && summary.memory.bytes_read + summary.memory.bytes_written)
+    box.append(make("span", {}, make("i", { className: "hatch" }), "waits for the channel"), make("span", {}, make("i", { className: "pale" }), "loads or stores"));
+}
+
+async function main() {
+  figures(); tables(); breakdown();
+  const charts = [() => $("breakdown-chart").replaceChildren(breakdownChart(summary.tokens, parts, $("breakdown-chart").clientWidth)), blame(), roofline()];
+  const draw = () => charts.forEach((chart) => chart());
+  draw();
+  const facts = embedded("timeline-data");
+  const run = new Run(facts, await unpack(facts.layout, $("columns").textContent), summary.tokens);
+  const timeline = new Timeline(run, paint, {
+    canvas: $("canvas"), scroller: $("scroller"), spacer: $("spacer"), tip: $("tip"),
+    onView: (from, to, gutter) => {
+      $("bandwidth").replaceChildren(run.rates.some((rate) => rate.times.length > 1) ? bandwidthChart(run, from, to, $("bandwidth").clientWidth, gutter) : note("Nothing moved through the memory channel."));
+      $("view").textContent = `${time(Math.round(from))} to ${time(Math.round(to))}${run.shown < run.tasks ? `, of the first ${count(run.shown)} of ${count(run.tasks)} tasks` : `, ${count(run.tasks)} tasks`}.`;
+    },
+  });
+  legend(timeline);
+  for (const button of document.querySelectorAll("[data-do]"))
+    button.onclick = () => ({ in: () => timeline.zoom(1 / 1.8), out: () => timeline.zoom(1.8), reset: () => timeline.reset() })[button.dataset.do]();
+  $("critical").onchange = () => { timeline.showCritical = $("critical").checked; timeline.redraw(); };
+  matchMedia("(prefers-color-scheme: dark)").addEventListener("change", () => timeline.theme());
+  let wide = innerWidth;
+  addEventListener("resize", () => { if (innerWidth !== wide) { wide = innerWidth; draw(); } });
+  // Paper is white: what is printed is the light page, canvas included.
+  const light = (on) => { if (on) document.documentElement.dataset.theme = "light"; else delete document.documentElement.dataset.theme; timeline.theme(); timeline.draw(); };
+  addEventListener("beforeprint", () => light(true));
+  addEventListener("afterprint", () => light(false));
+  globalThis.timeline = timeline; // for the curious, and for tests
+  document.documentElement.dataset.ready = "yes";
+}
+
+main();
