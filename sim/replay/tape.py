@@ -106,7 +106,8 @@ class Tape:
         count = 1 + max(self.engine, default=-1)
         free_choice = np.full(count, -1, dtype=np.int64)  # engine -> last position of a task that could run on any
         waiting = -1  # last position of such a task that had to wait
-        gaps: list[tuple[int, int]] = []  # (position, engine): the engine was idle before it took the task
+        gaps: list[tuple[int, int]] = []  # (position, engine): the engine had nothing to do before it took the task
+        later = self._earliest_later(order)
         for position, task in enumerate(order):
             engine = self.engine[task]
             before = latest.get(engine)
@@ -114,7 +115,9 @@ class Tape:
             if before is not None:
                 self._while_running(order, before, free_choice, waiting)
             waited = self._start[task] > self._ready[task]
-            tied = before is not None and self._end[order[before]] == self._start[task]
+            # If others were waiting when its engine became free, the task was ready at that very instant, and must be again.
+            freed = before is not None and self._end[order[before]] == self._start[task]
+            tied = freed and later[position + 1] < self._start[task]
             self.start[task] = free if waited else self.ready[task]
             if waited or tied:
                 self._decide(self.ready[task], free, "a task waits for an engine")
@@ -132,6 +135,13 @@ class Tape:
             self._while_running(order, position, free_choice, waiting)
         self._ranks(order, bound)
         self._idle(order, bound, gaps)
+
+    def _earliest_later(self, order: list[int]) -> list[int]:
+        """For each position in order of dispatch, the earliest time at which one from there on was ready."""
+        earliest = [max(self._ready, default=0) + 1]
+        for task in reversed(order):
+            earliest.append(min(earliest[-1], self._ready[task]))
+        return earliest[::-1]
 
     def _bound(self, order: list[int]) -> list[bool]:
         """Whether each task, in order of dispatch, could run only on the engine of its chain."""
