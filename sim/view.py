@@ -31,6 +31,9 @@ HOST = "127.0.0.1"
 #: Tracks that stay in view at the top: what the memory channel does, and the first few engines.
 PINNED = r"^(GB/s delivered.*|outstanding transfers|engine [0-7])$"
 
+#: For the local UI, which would otherwise ask Google's servers for extras. It evaluates code: WebAssembly, and its queries.
+LOCAL_POLICY = "default-src 'self' 'unsafe-inline' 'unsafe-eval' data: blob:"
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Viewer:
@@ -144,6 +147,8 @@ class _Handler(SimpleHTTPRequestHandler):
     def end_headers(self) -> None:
         if self._ui is None:
             self.send_header("Access-Control-Allow-Origin", ONLINE)
+        else:
+            self.send_header("Content-Security-Policy", LOCAL_POLICY)
         self.send_header("Cache-Control", "no-store")  # the next trace may have the same name
         super().end_headers()
 

@@ -183,9 +183,17 @@ def test_the_offline_ui_loads_the_trace(trace: Path) -> None:
         assert titles.count("GB/s delivered") == titles.count("engine 0") == 2
         for title in ("Machine", "Engines", "Memory", "Sequences"):
             assert title in titles
-        asked = {
-            urlsplit(e["params"]["request"]["url"]).hostname
+        # What it would like from elsewhere, the policy forbids.
+        sent = {
+            e["params"]["requestId"]: e["params"]["request"]["url"]
             for e in browser.events
             if e["method"] == "Network.requestWillBeSent"
         }
-        print(asked)
+        blocked = {
+            e["params"]["requestId"]
+            for e in browser.events
+            if e["method"] == "Network.loadingFailed" and e["params"].get("blockedReason") == "csp"
+        }
+        elsewhere = {number for number, url in sent.items() if urlsplit(url).hostname not in {"127.0.0.1", None}}
+        print([sent[number] for number in elsewhere])
+        assert elsewhere <= blocked
