@@ -75,10 +75,11 @@ class KVOrder:
         self.missing = [{layer: len(tasks) for layer, tasks in step.graph.kv_stores.items()} for step in steps]
         self.frontier: dict[int, int] = {}  # layer -> tokens that have stored, without a gap
         self.layer_of = {task: layer for tasks in steps[:1] for layer, ts in tasks.graph.kv_stores.items() for task in ts}
-        for step in steps[1:]:
-            for tasks in step.graph.kv_loads.values():
-                for task in tasks:
-                    step.waiting[task] += 1
+        for before, step in zip(steps, steps[1:], strict=False):
+            for layer, tasks in step.graph.kv_loads.items():
+                if layer in before.graph.kv_stores:  # a cache that nobody writes is there from the start
+                    for task in tasks:
+                        step.waiting[task] += 1
 
     def ended(self, step: Step, task: int) -> None:
         """A task has ended: if it was a store that others waited for, their loads may go."""

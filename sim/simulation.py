@@ -25,8 +25,8 @@ from sim.units import format_bytes
 
 LANES = 64  # steps costed at once: enough to make NumPy's overhead vanish, few enough to keep the columns in cache
 
-#: Program order packs (sequence, token, task) into one integer.
-SEQUENCE_BITS, TOKEN_BITS = 56, 24
+#: Program order packs (sequence, token, task) into one int64: 2**19 tasks a step, 2**24 tokens, 2**20 sequences.
+SEQUENCE_BITS, TOKEN_BITS = 43, 19
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

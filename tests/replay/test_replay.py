@@ -89,7 +89,7 @@ def test_random_runs_are_the_same_to_the_bit(setup: Setup):
 
 
 @pytest.mark.slow
-@settings(max_examples=8000, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=2500, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(setups())
 def test_many_random_runs_are_the_same_to_the_bit(setup: Setup):
     log, _ = driver.run(setup)
@@ -127,18 +127,23 @@ def test_one_tape_serves_all_steps_of_a_block(execution: str):
     assert_same(log, simulate(setup))
 
 
-def test_an_order_that_changes_takes_another_tape():
+def _crossing() -> Setup:
+    """20 steps in which one task is ready before another until the context is 10."""
     build = GraphBuilder()
-    build.add("kv_load", kv_read=(0, 1))  # ends before the other until the context is 10
+    build.add("kv_load", kv_read=(0, 1))
     build.add("norm", flops=10)
     build.add("q_proj", 0, flops=3)
     build.add("q_proj", 1, flops=3)
     build.add("kv_store", kv_write=1)
-    setup = Setup(
+    return Setup(
         graph=lower(build.graph(), Mapping(execution="prefetch", weights="resident")),
         sequences=[Request(context=1, tokens=20, arrival=0)], dependency="sampled", costs=UnitCosts(), engines=1,
         scheduler=SCHEDULERS.make("earliest", {}), overlap=False, arbiter=ARBITERS.make("fifo", {}), bandwidth=10**12,
     )  # fmt: skip
+
+
+def test_an_order_that_changes_takes_another_tape():
+    setup = _crossing()
     log, report = driver.run(setup)
     assert report.tapes > 1
     assert_same(log, simulate(setup))
@@ -146,13 +151,12 @@ def test_an_order_that_changes_takes_another_tape():
 
 def test_lanes_that_no_tape_serves_are_simulated_and_say_why(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(driver, "MAX_TAPES", 1)
-    setup = _llama(40, arbiter="processor_sharing", execution="stream")
+    setup = _crossing()
     log, report = driver.run(setup)
     assert_same(log, simulate(setup))
-    assert report.replayed < 40
-    assert set(report.reasons) <= {
-        "order of instants at the shared channel", "order of starts", "order of arrival at the channel",
-    }  # fmt: skip
+    assert 0 < report.replayed < 20
+    assert sum(report.reasons.values()) == 20 - report.replayed
+    assert set(report.reasons) <= {"an engine waits for a task", "a task waits for an engine", "which task goes first"}
 
 
 def test_a_tape_without_its_decisions_would_be_wrong(monkeypatch: pytest.MonkeyPatch):
