@@ -25,7 +25,7 @@ _PUBLIC = {
     "write_trace": "sim.trace:write",
 }
 
-__all__ = [*_PUBLIC, "__version__"]
+__all__ = ["InputError", "Result", "Scenario", "SimulationError", "__version__", "load", "run", "summary", "write_trace"]
 
 
 def __getattr__(name: str) -> Any:

@@ -134,9 +134,7 @@ def _shares_needed(
     return [made[part]] if (same_heads or same_tiles) and len(made) == split else made
 
 
-def _columns(
-    ops: OpGraph, build: _Builder, kv_loads: dict[int, list[int]], kv_stores: dict[int, list[int]]
-) -> TaskGraph:
+def _columns(ops: OpGraph, build: _Builder, kv_loads: dict[int, list[int]], kv_stores: dict[int, list[int]]) -> TaskGraph:
     table = np.array(build.rows, dtype=np.int64).reshape(len(build.rows), 11).T
     counts = np.array([len(row) for row in build.inputs], dtype=np.int64)
     inputs = np.array([source for row in build.inputs for source in row], dtype=np.int32)

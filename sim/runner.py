@@ -206,7 +206,9 @@ def _efficiency(scenario: Scenario) -> Efficiency | None:
 
 
 def _scheduler(scenario: Scenario) -> Scheduler:
-    return _made(scenario, "scheduler", SCHEDULERS, scenario.scheduler.name, dict(scenario.scheduler.options))
+    options = dict(scenario.scheduler.options)
+    scheduler: Scheduler = _made(scenario, "scheduler", SCHEDULERS, scenario.scheduler.name, options)
+    return scheduler
 
 
 def _costs(scenario: Scenario) -> CostModel:

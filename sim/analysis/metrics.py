@@ -34,7 +34,7 @@ class Kind:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Metrics:
-    """`engine_busy`: ps per engine. `channel_busy`: ps in which the channel served somebody; `delivered`: ps of its bandwidth."""
+    """`engine_busy`: ps per engine. `channel_busy`: ps in which the channel served; `delivered`: ps of its bandwidth."""
 
     makespan: int
     tasks: int

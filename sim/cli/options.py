@@ -26,4 +26,3 @@ def complete_scenario(_ctx: click.Context, _param: click.Parameter, incomplete: 
     """Shipped names, and files."""
     names: list[Any] = [name for name in scenarios() if name.startswith(incomplete)]
     return names or [click.shell_completion.CompletionItem(incomplete, type="file")]
-

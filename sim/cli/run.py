@@ -29,11 +29,16 @@ from sim.shipped import find_scenario
               help="Folder for traces.")  # fmt: skip
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object per scenario, one a line.")
 @click.option("--trace/--no-trace", "with_trace", default=True, help="Write a trace, or none.")
-@click.option("--replay/--no-replay", default=True, help="Replay steps that are alike, or simulate each; the result is the same.")
+@click.option("--replay/--no-replay", default=True, help="Replay steps that are alike, or simulate each; results are equal.")
 @click.option("--trace-format", type=click.Choice(["pftrace", "pftrace.gz", "json"]), default="pftrace", show_default=True,
               help="Perfetto's own format, the same compressed, or Chrome JSON.")  # fmt: skip
 def command(
-    names: tuple[str, ...], overrides: tuple[str, ...], out: Path, as_json: bool, with_trace: bool, trace_format: str,
+    names: tuple[str, ...],
+    overrides: tuple[str, ...],
+    out: Path,
+    as_json: bool,
+    with_trace: bool,
+    trace_format: str,
     replay: bool,
 ) -> None:
     """Run scenarios: files, or names of shipped ones (`sim list scenarios`)."""

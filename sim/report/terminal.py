@@ -51,7 +51,8 @@ def _replay(result: Result) -> str:
     if not replayed.replayed:
         return f"none: {', '.join(replayed.reasons)}"
     others = "; ".join(f"{count:,} simulated: {reason}" for reason, count in replayed.reasons.most_common())
-    return f"{replayed.replayed:,} of {replayed.steps:,} steps, from {replayed.tapes:,} simulated{'; ' + others if others else ''}"
+    more = f"; {others}" if others else ""
+    return f"{replayed.replayed:,} of {replayed.steps:,} steps, from {replayed.tapes:,} simulated{more}"
 
 
 def _engines(result: Result) -> str:
