@@ -49,6 +49,6 @@ def grid(log: EventLog, graph: int, column: npt.NDArray[np.integer]) -> npt.NDAr
     n = len(log.graphs[graph])
     first = log.steps.first[steps]
     if len(steps) and (np.diff(first) == n).all():
-        block: npt.NDArray[np.integer] = column[first[0] : first[0] + n * len(steps)].reshape(len(steps), n)
-        return block
-    return column[first[:, None] + np.arange(n)]
+        return column[first[0] : first[0] + n * len(steps)].reshape(len(steps), n)
+    gathered: npt.NDArray[np.integer] = column[first[:, None] + np.arange(n)]
+    return gathered
