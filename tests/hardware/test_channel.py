@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from fractions import Fraction
 
 import pytest
@@ -175,9 +176,8 @@ class TestArbiters:
         ],
     )  # fmt: skip
     def test_options_are_checked(self, name, options, message):
-        with pytest.raises(ValueError) as caught:  # noqa: PT011
+        with pytest.raises(ValueError, match=f"^{re.escape(message)}"):
             ARBITERS.get(name)(**options)
-        assert str(caught.value).startswith(message)
 
     def test_a_plan_of_no_bandwidth_lost_is_left_alone(self):
         pending = [Transfer((0, 0), 0, "load", 0, 0, 9, 9)]
