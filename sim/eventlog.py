@@ -1,11 +1,15 @@
 """The columnar record of a run: what ran, where and when. Everything shown to a user is derived from it.
 
-Times are int64 picoseconds; there is no Python object per event. A task row takes 58 bytes, a grant row 34.
+Times are int64 picoseconds; there is no Python object per event. A task row takes 58 bytes, a grant row 34. Columns that
+follow from what is kept anyway may come later, when they are first read: a replayed run keeps each time once, in some
+12 bytes a task, until then.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from typing import Any, Self
 
 import numpy as np
 import numpy.typing as npt
@@ -15,8 +19,31 @@ from sim.tasks import TaskGraph
 Column = npt.NDArray[np.integer]
 
 
+class Table:
+    """A table whose columns may be made on first use."""
+
+    __slots__ = ("_later", "_rows")
+
+    @classmethod
+    def deferred(cls, rows: int, columns: Mapping[str, Callable[[], Column]]) -> Self:
+        """A table of so many rows; each column is what its function returns, once it is wanted."""
+        table = object.__new__(cls)
+        object.__setattr__(table, "_later", dict(columns))
+        object.__setattr__(table, "_rows", rows)
+        return table
+
+    def __getattr__(self, name: str) -> Any:
+        """Only called while a column is not there yet."""
+        if name in Table.__slots__ or name not in getattr(self, "_later", ()):
+            raise AttributeError(f"{type(self).__name__} has no column {name!r}", name=name, obj=self)
+        column = self._later[name]()
+        object.__setattr__(self, name, column)
+        del self._later[name]  # and with it what only this column was made from
+        return column
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
-class TaskTable:
+class TaskTable(Table):
     """One row per task, in order of step and, within a step, of the task graph.
 
     step: row of the step table; task: index in the step's task graph.
@@ -40,7 +67,7 @@ class TaskTable:
     work: npt.NDArray[np.int64]
 
     def __len__(self) -> int:
-        return len(self.step)
+        return self._rows if hasattr(self, "_rows") else len(self.step)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -95,7 +122,7 @@ class EventLog:
     @property
     def makespan(self) -> int:
         """Picoseconds from 0 to the end of the last task."""
-        return int(self.tasks.end.max(initial=0))
+        return int(self.steps.end.max(initial=0))
 
     def rows(self, step: int) -> slice:
         """The rows of the task table that belong to a step."""

@@ -2,7 +2,8 @@
 
 The contract: `durations(graph, steps)` returns two int64 arrays [task, lane] of picoseconds, one lane per step: time on an
 engine (0 for tasks that do not compute), and time on the channel at full speed (0 for tasks that move nothing). What a task
-does takes at least 1 ps. An op kind that the model does not know is an error that names it.
+does takes at least 1 ps. An op kind that the model does not know is an error that names it. A model in which many tasks cost
+the same may also have `distinct(graph, steps)`: durations of some tasks that stand for all, [row, lane], and each task's row.
 
 To add one: write such a class in a file of its own and register it as an entry point in the group `decode_sim.cost_models`.
 """

@@ -26,6 +26,11 @@ class Roofline:
         self.seed = seed
 
     def durations(self, graph: TaskGraph, steps: StepLanes) -> tuple[IntArray, IntArray]:
+        compute, work, index = self.distinct(graph, steps)
+        return compute[index], work[index]
+
+    def distinct(self, graph: TaskGraph, steps: StepLanes) -> tuple[IntArray, IntArray, IntArray]:
+        """Durations of tasks that stand for all [row, lane], and the row of each task."""
         costs = graph.ops.costs(steps.context)
         tasks, index = graph.alike(costs)
         flops, vector_ops = graph.share(costs[FLOPS], tasks), graph.share(costs[VECTOR_OPS], tasks)
@@ -43,4 +48,4 @@ class Roofline:
         compute = np.where(computes[:, None], np.maximum(compute, 1), 0)
         work = time_at_rate(graph.bytes_moved(costs, tasks), self.machine.bandwidth)
         work = np.where((graph.moves[tasks] != 0)[:, None], np.maximum(work, 1), 0)
-        return compute[index], work[index]
+        return compute, work, index

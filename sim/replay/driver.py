@@ -3,23 +3,28 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Hashable, Iterator
 from dataclasses import dataclass, field, replace
+from typing import cast
 
 import numpy as np
 
 from sim.cost import StepLanes
 from sim.errors import SimulationError
-from sim.eventlog import EventLog, GrantTable, StepTable, TaskTable
+from sim.eventlog import EventLog
 from sim.graph import IntArray
 from sim.hardware.arbiters import Fifo, ProcessorSharing
-from sim.replay.tape import MAX_TASKS, Lanes, Rules, Tape
+from sim.replay.block import Block, assemble
+from sim.replay.tape import MAX_TASKS, Costs, Rules, Tape
 from sim.scheduling import StepView
 from sim.simulation import Request, Setup, simulate, sram_use
 from sim.tasks import TaskGraph
 
-LANES = 256  # steps replayed at once: long vectors, and few enough that their times stay near the processor
-MAX_TAPES = 32
-FEW = 2  # a tape that serves fewer lanes than this was not worth making
+TIMES_AT_ONCE = 2**22  # of tasks, replayed at once: long vectors, for NumPy's overhead is per operation, in bounded memory
+LANES = 1024  # at most
+MAX_TAPES = 4096
+FEW = 4  # lanes; a tape that serves fewer took longer to make than to simulate them
+LATELY = 2  # a tape that served no lane so many times in a row will not again: contexts only grow
 
 
 @dataclass(slots=True)
@@ -42,6 +47,50 @@ class _Given:
         return self.times
 
 
+class _View:
+    """A `StepView` of several steps, which spreads costs over all tasks only for schedulers that look at them."""
+
+    age = 0
+
+    def __init__(self, graph: TaskGraph, costs: Costs) -> None:
+        self.graph, self._costs = graph, costs
+
+    @property
+    def compute(self) -> IntArray:
+        return self._costs.compute[self._costs.rows]
+
+    @property
+    def work(self) -> IntArray:
+        return self._costs.work[self._costs.rows]
+
+
+@dataclass(slots=True, eq=False)
+class _Known:
+    """A tape, and the order of ranks that it rests on, if steps may differ in it."""
+
+    tape: Tape
+    order: IntArray | None
+
+
+class Tapes:
+    """Tapes that several runs share whose machines differ only in delays: bandwidth, latency, speed of engines, costs."""
+
+    KEPT = 64  # of one kind; a tape takes a few megabytes
+
+    def __init__(self) -> None:
+        self._known: dict[tuple[Hashable, ...], list[_Known]] = {}
+
+    def of(self, setup: Setup, rules: Rules) -> list[_Known]:
+        """Those that may hold for a run, the last one made first; its decisions tell for which steps they do."""
+        g = setup.graph
+        structure = tuple(a.tobytes() for a in (g.inputs, g.input_start, g.engine, g.computes, g.moves, g.prefetch))
+        key = (
+            *structure, setup.engines, setup.scheduler.engines, rules.overlap, rules.delayed, rules.shared,
+            rules.sram, tuple(rules.freed.items()), tuple(rules.chain or ()), tuple(rules.rank),
+        )  # fmt: skip
+        return self._known.setdefault(key, [])
+
+
 def obstacle(setup: Setup) -> str | None:
     """Why no step of a run can be replayed; None if they can."""
     if setup.dependency != "sampled":
@@ -55,177 +104,154 @@ def obstacle(setup: Setup) -> str | None:
     return None
 
 
-def run(setup: Setup, *, replay: bool = True) -> tuple[EventLog, Replayed]:
-    """Simulate a run. With `replay` the log is the same to the bit, and comes sooner."""
-    steps = sum(request.tokens for request in setup.sequences)
+def run(setup: Setup, *, replay: bool = True, tapes: Tapes | None = None) -> tuple[EventLog, Replayed]:
+    """Simulate a run. With `replay` the log is the same to the bit, and comes sooner; still sooner with the `tapes` of
+    others like it.
+    """
     reason = obstacle(setup) if replay else "switched off"
+    report = Replayed(steps=sum(request.tokens for request in setup.sequences))
     if reason is not None:
-        return simulate(setup), Replayed(steps=steps, reasons=Counter({reason: steps}))
-    report = Replayed(steps=steps)
-    return _Replay(setup, report).log(), report
+        report.reasons[reason] = report.steps
+        return simulate(setup), report
+    return assemble(setup, list(_Replay(setup, report, tapes or Tapes()).blocks())), report
+
+
+def stream(setup: Setup, *, tapes: Tapes | None = None) -> Iterator[tuple[EventLog, Replayed]]:
+    """A run that can be replayed (see `obstacle`), in logs of some steps each, in order; only one is in memory at a time.
+
+    Rows and steps are numbered through the whole run. The report is that of the run so far.
+    """
+    report = Replayed(steps=sum(request.tokens for request in setup.sequences))
+    step = 0
+    for block in _Replay(setup, report, tapes or Tapes()).blocks():
+        yield assemble(setup, [block], step, step * len(setup.graph)), report
+        step += block.lanes
 
 
 class _Replay:
-    """The steps of one sequence, some lanes at a time."""
+    """The steps of one sequence, some lanes at a time.
 
-    def __init__(self, setup: Setup, report: Replayed) -> None:
+    Contexts grow from step to step, so a tape holds for neighbours: those used last are tried first, on about as many steps
+    as they have served.
+    """
+
+    def __init__(self, setup: Setup, report: Replayed, tapes: Tapes) -> None:
         self.setup, self.report = setup, report
-        self.tapes: list[tuple[Tape, IntArray | None]] = []  # and the order of ranks, if lanes may differ in it
-        self.worthless = 0
-        self.freed = {} if setup.sram is None else sram_use(setup)
+        ranks = setup.scheduler.ranks(StepView(setup.graph, 0, *np.zeros((2, len(setup.graph)), dtype=np.int64)))
+        self.rules = Rules(
+            overlap=setup.overlap, delayed=setup.latency > 0, shared=isinstance(setup.arbiter, ProcessorSharing),
+            rank=ranks.tolist(), chain=setup.scheduler.chains(setup.graph), sram=setup.sram,
+            freed={} if setup.sram is None else sram_use(setup),
+        )  # fmt: skip
+        self.shared = tapes.of(setup, self.rules)
+        self.tapes = list(self.shared)  # the one used last comes first
+        self.unused: Counter[_Known] = Counter()  # how often each has served no step, since it last served one
+        self.window = LANES
+        self.pause, self.pauses = 0, 1  # steps to simulate before the next tape is made, and how many after one that is no use
 
-    def log(self) -> EventLog:
-        request = self.setup.sequences[0]
-        blocks = []
+    def blocks(self) -> Iterator[Block]:
+        setup, (request,) = self.setup, self.setup.sequences
         released = request.arrival
-        for first in range(0, request.tokens, LANES):
-            tokens = np.arange(first, min(first + LANES, request.tokens), dtype=np.int64)
+        size = max(1, min(LANES, TIMES_AT_ONCE // max(1, len(setup.graph))))
+        for first in range(0, request.tokens, size):
+            tokens = np.arange(first, min(first + size, request.tokens), dtype=np.int64)
             lanes = StepLanes(sequence=np.zeros_like(tokens), token=tokens, context=request.context + tokens)
-            block = _Block(self.setup.graph, lanes, *self.setup.costs.durations(self.setup.graph, lanes))
+            block = Block(setup.graph, lanes, _costs(setup, lanes))
             self._fill(block)
             released = block.place(released)
-            blocks.append(block)
-        return _assemble(self.setup, blocks)
+            yield block
 
-    def _fill(self, block: _Block) -> None:
+    def _fill(self, block: Block) -> None:
         """Give each lane its times: from a tape that holds for it, or from the simulator."""
-        ranks = self.setup.scheduler.ranks(StepView(self.setup.graph, 0, block.compute, block.work))
+        ranks = self.setup.scheduler.ranks(cast("StepView", _View(self.setup.graph, block.costs)))
         todo = np.arange(block.lanes)
-        for tape, order in self.tapes:
-            todo = self._replay(tape, order, ranks, block, todo)
         while len(todo):
-            lane = int(todo[0])
-            log = self._record(block, lane)
-            if len(self.tapes) < MAX_TAPES and self.worthless < FEW:
-                rank = ranks if ranks.ndim == 1 else ranks[:, lane]
-                tape = Tape(self.setup.graph, log, self._rules(rank))
-                order = None if ranks.ndim == 1 else np.lexsort((np.arange(len(rank)), rank))
-                left = self._replay(tape, order, ranks, block, todo)
-                self.worthless = 0 if len(todo) - len(left) >= FEW or not len(left) else self.worthless + 1
-                todo = left
-                if lane not in left:
-                    self.tapes.append((tape, order))
-                    self.report.tapes += 1
-                    continue
-                if tape.shared is None:
-                    raise SimulationError(f"{tape} does not reproduce the step it was made from: {block.reason[lane]}")
-                # Rounding may end a shared transfer at an instant that is another's: no tape holds that.
-            block.take_log(lane, log)
-            self.report.reasons[block.reason[lane]] += 1
-            todo = todo[1:]
+            here, later = todo[: self.window], todo[self.window :]
+            left = self._replay_any(ranks, block, here)
+            if len(left):
+                left = self._simulate_one(ranks, block, left)
+            served = len(here) - len(left)
+            self.window = min(LANES, 4 * self.window if not len(left) else max(8, 2 * served))
+            todo = np.concatenate([left, later])
 
-    def _replay(self, tape: Tape, order: IntArray | None, ranks: IntArray, block: _Block, todo: IntArray) -> IntArray:
-        """Replay what is left; returns the lanes that took other decisions."""
-        if not len(todo):
-            return todo
+    def _replay_any(self, ranks: IntArray, block: Block, todo: IntArray) -> IntArray:
+        """Try the known tapes; returns the lanes for which none holds."""
+        for known in self.tapes.copy():
+            if not len(todo):
+                break
+            left = self._replay(known, ranks, block, todo)
+            if len(left) < len(todo):
+                self.unused[known] = 0
+                if known is not self.tapes[0]:
+                    self.tapes.remove(known)
+                    self.tapes.insert(0, known)
+            else:
+                self.unused[known] += 1
+                if self.unused[known] >= LATELY:
+                    self.tapes.remove(known)
+            todo = left
+        return todo
+
+    def _simulate_one(self, ranks: IntArray, block: Block, todo: IntArray) -> IntArray:
+        """Simulate the first of some lanes, and if it may be worth it make a tape of it; returns the lanes still to do."""
+        lane = int(todo[0])
+        log = self._record(block, lane)
+        if self.pause:
+            self.pause -= 1
+        elif self.report.tapes < MAX_TAPES:
+            known = self._tape(log, ranks, lane)
+            left = self._replay(known, ranks, block, todo, fresh=True)
+            served = len(todo) - len(left)
+            self.pauses = 1 if served >= FEW or not len(left) else 2 * self.pauses
+            self.pause = self.pauses - 1
+            todo = left
+            if lane not in left:
+                self._keep(known)
+                return left
+            if known.tape.shared is None:
+                raise SimulationError(f"{known.tape} does not reproduce the step it was made from: {block.reason[lane]}")
+            # Rounding may end a shared transfer at an instant that is another's: no tape holds that.
+        block.take_log(lane, log)
+        self.report.reasons[block.reason[lane] or "no tape was made for it"] += 1
+        return todo[1:] if todo[0] == lane else todo
+
+    def _tape(self, log: EventLog, ranks: IntArray, lane: int) -> _Known:
+        rank = ranks if ranks.ndim == 1 else ranks[:, lane]
+        order = None if ranks.ndim == 1 else np.lexsort((np.arange(len(rank)), rank))
+        return _Known(Tape(self.setup.graph, log, replace(self.rules, rank=rank.tolist()), self.setup.latency), order)
+
+    def _keep(self, known: _Known) -> None:
+        self.report.tapes += 1
+        self.tapes.insert(0, known)
+        self.shared.insert(0, known)
+        del self.shared[Tapes.KEPT :]
+
+    def _replay(self, known: _Known, ranks: IntArray, block: Block, todo: IntArray, *, fresh: bool = False) -> IntArray:
+        """Replay what is left; returns the lanes that took other decisions. fresh: nothing says more why than this tape."""
+        tape, order = known.tape, known.order
         whole = len(todo) == block.lanes
-        times = tape.replay(*((c if whole else c[:, todo]) for c in (block.compute, block.work)))
-        held = times.failed < 0
+        found = tape.replay(block.costs if whole else block.costs.of(todo), self.setup.latency, self.setup.arbiter.cap)
+        held = found.failed < 0
         if order is not None:
             here = ranks[order][:, todo]
             inverted = order[1:] < order[:-1]
             held &= ~((here[1:] < here[:-1]) | ((here[1:] == here[:-1]) & inverted[:, None])).any(axis=0)
-        for lane, decision in zip(todo[~held].tolist(), times.failed[~held].tolist(), strict=True):
-            block.reason[lane] = tape.why(decision) if decision >= 0 else "order of ranks"
-        block.take_lanes(todo[held], times, held, tape.engine)
+        for lane, decision in zip(todo[~held].tolist(), found.failed[~held].tolist(), strict=True):
+            if fresh or not block.reason[lane]:
+                block.reason[lane] = tape.why(decision) if decision >= 0 else "order of ranks"
+        block.take_lanes(todo[held], found, held, tape.engine_column)
         self.report.replayed += int(held.sum())
         return todo[~held]
 
-    def _record(self, block: _Block, lane: int) -> EventLog:
-        costs = _Given(block.compute[:, lane].copy(), block.work[:, lane].copy())
+    def _record(self, block: Block, lane: int) -> EventLog:
+        compute, work, rows = block.costs
         alone = Request(context=int(block.steps.context[lane]), tokens=1, arrival=0)
-        return simulate(replace(self.setup, sequences=[alone], costs=costs))
-
-    def _rules(self, rank: IntArray) -> Rules:
-        setup = self.setup
-        return Rules(
-            overlap=setup.overlap, latency=setup.latency, shared=isinstance(setup.arbiter, ProcessorSharing),
-            cap=setup.arbiter.cap, rank=rank.tolist(), chain=setup.scheduler.chains(setup.graph), sram=setup.sram,
-            freed=self.freed,
-        )  # fmt: skip
+        return simulate(replace(self.setup, sequences=[alone], costs=_Given(compute[rows, lane], work[rows, lane])))
 
 
-class _Block:
-    """Some steps of a sequence: their costs, and their times as they become known, relative to their release at first."""
-
-    def __init__(self, graph: TaskGraph, steps: StepLanes, compute: IntArray, work: IntArray) -> None:
-        self.steps, self.compute, self.work = steps, compute, work
-        self.lanes = len(steps.context)
-        shape = (self.lanes, len(graph))
-        self.times = [np.empty(shape, dtype=np.int64) for _ in range(4)]  # ready, start, loaded, end [lane, task]
-        self.engine = np.empty(shape, dtype=np.int16)
-        self.reason = [""] * self.lanes
-        self.released = np.zeros(self.lanes, dtype=np.int64)
-        self._grants: list[tuple[IntArray, IntArray, IntArray, IntArray, IntArray]] = []  # lane, task, start, end, work
-
-    def take_lanes(self, lanes: IntArray, times: Lanes, held: IntArray, engine: list[int]) -> None:
-        if not len(lanes):
-            return
-        everything = len(lanes) == self.lanes
-        for column, places in zip(self.times, times.columns, strict=True):
-            if everything:
-                np.take(times.times, places, axis=1, out=column, mode="clip")
-            else:
-                column[lanes] = times.times[held][:, places]
-        self.engine[lanes] = engine
-        tasks, *grants = times.grants
-        columns = [(rows if everything else rows[:, held]).T.ravel() for rows in grants]
-        self._grants.append((np.repeat(lanes, len(tasks)), np.tile(tasks, len(lanes)), *columns))
-
-    def take_log(self, lane: int, log: EventLog) -> None:
-        t, g = log.tasks, log.grants
-        for column, rows in zip(self.times, (t.ready, t.start, t.loaded, t.end), strict=True):
-            column[lane] = rows
-        self.engine[lane] = t.engine
-        self._grants.append((np.full(len(g), lane), g.task, g.start, g.end, g.work))
-
-    def place(self, released: int) -> int:
-        """Put the steps one after another; returns when the last has ended."""
-        lengths = self.times[3].max(axis=1, initial=0)
-        self.ends = released + np.cumsum(lengths)
-        self.released = self.ends - lengths
-        for column in self.times:
-            np.add(column, self.released[:, None], out=column)
-        return int(self.ends[-1])
-
-    def grants(self, first: int, tasks: int) -> list[IntArray]:
-        """Rows, start, end, work of the grants, in order of time. first: row of the first task of the block."""
-        lane, task, start, end, work = (np.concatenate(columns) for columns in zip(*self._grants, strict=True))
-        if len(self._grants) > 1:
-            order = np.argsort(lane, kind="stable")
-            lane, task, start, end, work = (column[order] for column in (lane, task, start, end, work))
-        return [first + lane * tasks + task, start + self.released[lane], end + self.released[lane], work]
-
-
-def _assemble(setup: Setup, blocks: list[_Block]) -> EventLog:
-    """One log from the blocks."""
-    n = len(setup.graph)
-    steps = sum(block.lanes for block in blocks)
-    ready, start, loaded, end = (np.concatenate([block.times[i].ravel() for block in blocks]) for i in range(4))
-    first = np.arange(steps, dtype=np.int64) * n
-    at = np.cumsum([0, *(block.lanes * n for block in blocks)]).tolist()
-    parts = [block.grants(row, n) for block, row in zip(blocks, at, strict=False)]
-    grants = [np.concatenate(column) for column in zip(*parts, strict=True)]
-    tasks = TaskTable(
-        step=np.repeat(np.arange(steps, dtype=np.int32), n),
-        task=np.tile(np.arange(n, dtype=np.int32), steps),
-        engine=np.concatenate([block.engine.ravel() for block in blocks]),
-        ready=ready, start=start, loaded=loaded, end=end,
-        compute=np.concatenate([block.compute.T.ravel() for block in blocks]),
-        work=np.concatenate([block.work.T.ravel() for block in blocks]),
-    )  # fmt: skip
-    table = StepTable(
-        sequence=np.zeros(steps, dtype=np.int32),
-        token=np.concatenate([block.steps.token for block in blocks]).astype(np.int32),
-        context=np.concatenate([block.steps.context for block in blocks]),
-        graph=np.zeros(steps, dtype=np.int32),
-        first=first,
-        released=np.concatenate([block.released for block in blocks]),
-        end=np.concatenate([block.ends for block in blocks]),
-    )
-    return EventLog(
-        graphs=(setup.graph,), tasks=tasks, steps=table, engines=setup.engines, channels=1, bandwidth=setup.bandwidth,
-        grants=GrantTable(
-            task=grants[0], channel=np.zeros(len(grants[0]), dtype=np.int16), start=grants[1], end=grants[2], work=grants[3]
-        ),
-    )  # fmt: skip
+def _costs(setup: Setup, lanes: StepLanes) -> Costs:
+    """The costs of some steps; by representatives, if the cost model tells which tasks cost the same."""
+    distinct = getattr(setup.costs, "distinct", None)
+    if distinct is not None:
+        return Costs(*distinct(setup.graph, lanes))
+    return Costs(*setup.costs.durations(setup.graph, lanes), np.arange(len(setup.graph)))

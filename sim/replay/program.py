@@ -17,20 +17,21 @@ from dataclasses import dataclass, field
 import numpy as np
 import numpy.typing as npt
 
+from sim.errors import SimulationError
 from sim.graph import IntArray
 
 ZERO = 0
-COMPUTE, TRANSFER, LATENCY = 0, 1, 2  # what a delay is: of which task follows from its index
+COMPUTE, TRANSFER, LATENCY = 0, 1, 2  # what a delay is; of which task, comes with it
 
 Rows = npt.NDArray[np.intp]
 
 
 @dataclass(slots=True)
 class _Level:
-    """sums: (form of delay, rows, sources, indices of delays); maxima: (rows, sources [arity, row]); numbers of instants."""
+    """sums: (form of delay, rows, sources, tasks of the delays); maxima: (rows, sources [arity, row]); numbers of instants."""
 
-    sums: list[tuple[int, Rows, Rows, Rows]] = field(default_factory=list)
-    maxima: list[tuple[Rows, Rows]] = field(default_factory=list)
+    sums: list[tuple[int, slice, Rows, Rows]] = field(default_factory=list)
+    maxima: list[tuple[slice, Rows]] = field(default_factory=list)
     instants: list[int] = field(default_factory=list)
 
 
@@ -97,13 +98,15 @@ class Program:
         self.levels = [_Level() for _ in range(1 + max(level, default=0))]
         for (depth, form, _), rows in sorted(forms.items()):
             here = self.levels[depth]
+            first = int(place[rows[0]])
+            neighbours = slice(first, first + len(rows))
             if form == 3:
                 here.instants += [self.instant[row] for row in rows]
             elif form == 4:
-                here.maxima.append((place[rows], place[np.array([self.sources[row] for row in rows]).T]))
+                here.maxima.append((neighbours, place[np.array([self.sources[row] for row in rows]).T]))
             else:
-                delays = np.array([delay[1] for row in rows if (delay := self.delay[row])], dtype=np.intp)
-                here.sums.append((form, place[rows], place[[self.sources[row][0] for row in rows]], delays))
+                tasks = np.array([delay[1] for row in rows if (delay := self.delay[row])], dtype=np.intp)
+                here.sums.append((form, neighbours, place[[self.sources[row][0] for row in rows]], tasks))
 
     def _names(self) -> list[int]:
         """For each row, the row that it is only another name for."""
@@ -122,6 +125,7 @@ class Program:
         level = [-1] * len(self)
         level[ZERO] = 0
         self.order = [ZERO]
+        edges = sum(map(len, self.sources))
         for wanted in range(1, len(self)):
             stack = [name[wanted]]
             while stack:
@@ -131,6 +135,8 @@ class Program:
                     continue
                 missing = [source for source in self.sources[row] if level[source] < 0]
                 if missing:
+                    if len(stack) > edges + 1:
+                        raise SimulationError(f"the rows of a tape wait for each other: {stack[-8:]}")
                     stack += missing
                     continue
                 level[row] = 1 + max(level[source] for source in self.sources[row])
@@ -138,19 +144,25 @@ class Program:
                 stack.pop()
         return level
 
-    def run(self, delays: tuple[IntArray, IntArray, int], instant: Callable[[int, IntArray], None]) -> IntArray:
-        """Compute all times [place, lane]. delays: compute and transfer [task, lane], latency; `instant` fills its own row."""
-        lanes = delays[0].shape[1]
-        times = np.zeros((self.places, lanes), dtype=np.int64)
+    def run(
+        self, delays: tuple[IntArray, IntArray, int], index: Rows, instant: Callable[[int, IntArray], None]
+    ) -> IntArray:  # fmt: skip
+        """Compute all times [place, lane]. delays: compute and transfer [row, lane], whose row for each task `index` gives,
+        and latency; `instant` fills its own row.
+        """
+        compute, transfer, latency = delays
+        lanes = compute.shape[1]
+        times = np.empty((self.places, lanes), dtype=np.int64)
+        times[ZERO] = 0
         for level in self.levels:
-            for form, rows, sources, index in level.sums:
-                out = times[rows[0] : rows[-1] + 1]  # neighbours, see `compile`
+            for form, rows, sources, tasks in level.sums:
+                out = times[rows]
                 np.take(times, sources, axis=0, out=out, mode="clip")
-                out += delays[form][index] if form != LATENCY else delays[LATENCY]
-            for rows, sources in level.maxima:
-                out = times[rows[0] : rows[-1] + 1]
-                np.take(times, sources[0], axis=0, out=out, mode="clip")
-                for more in sources[1:]:
+                out += latency if form == LATENCY else (compute if form == COMPUTE else transfer)[index[tasks]]
+            for rows, arguments in level.maxima:
+                out = times[rows]
+                np.take(times, arguments[0], axis=0, out=out, mode="clip")
+                for more in arguments[1:]:
                     np.maximum(out, times[more], out=out)
             for number in level.instants:
                 instant(number, times)

@@ -16,7 +16,10 @@ from sim.replay.program import ZERO, Program
 
 @dataclass(slots=True)
 class Instant:
-    """row: its time. before: the time of the last one. Tasks in service until now, that arrive, that end; their rows."""
+    """row: its time. before: the time of the last one. Tasks in service until now, that arrive, that end.
+
+    arrival_rows: if none ends, the rows that set its time.
+    """
 
     row: int
     before: int
@@ -30,14 +33,14 @@ class SharedChannel:
     """The instants of a recorded step.
 
     order: transfers in order of arrival at the channel, at times `at` and rows `at_row`. loaded, arrived: time and row of the
-    end of each transfer. cap: largest share of one port.
+    end of each transfer.
     """
 
     def __init__(
-        self, program: Program, cap: tuple[int, int], order: list[int], at: dict[int, int], at_row: dict[int, int],
-        loaded: list[int], arrived: list[int],
+        self, program: Program, order: list[int], at: dict[int, int], at_row: dict[int, int], loaded: list[int],
+        arrived: list[int],
     ) -> None:  # fmt: skip
-        self.program, self.cap, self.order = program, cap, order
+        self.program, self.order = program, order
         coming: dict[int, list[int]] = {}
         going: dict[int, list[int]] = {}
         for task in order:
@@ -46,11 +49,16 @@ class SharedChannel:
         active: list[int] = []
         before = ZERO
         self.instants: list[Instant] = []
+        self.together: list[tuple[int, int]] = []  # rows that must be at the same time
         for time in sorted({*coming, *going}):
             arrivals, departures = coming.get(time, []), going.get(time, [])
-            ends = {arrived[task] for task in departures}  # whoever follows one of these in its queue comes with it
-            rows = [at_row[task] for task in arrivals if at_row[task] not in ends]
-            row = program.row((before, *rows))
+            rows = [at_row[task] for task in arrivals]
+            if departures:  # they set the time; what arrives with them may do so because they end: it is a decision
+                row = program.row((before,))
+                self.together += [(row, at) for at in rows]
+                rows = []
+            else:
+                row = program.row((before, *rows))
             program.instant[row] = len(self.instants)
             self.instants.append(Instant(row, before, list(active), arrivals, rows, departures))
             for task in departures:
@@ -59,16 +67,16 @@ class SharedChannel:
             active += arrivals
             before = row
 
-    def service(self, work: IntArray) -> Service:
-        """Serve lanes whose transfers take `work` [task, lane] at full speed."""
-        return Service(self, work)
+    def service(self, work: IntArray, cap: tuple[int, int]) -> Service:
+        """Serve lanes whose transfers take `work` [task, lane] at full speed. cap: largest share of one port."""
+        return Service(self, work, cap)
 
 
 class Service:
     """One run over lanes: the work that remains, who got what, and which lanes left the recorded order."""
 
-    def __init__(self, channel: SharedChannel, work: IntArray) -> None:
-        self.channel = channel
+    def __init__(self, channel: SharedChannel, work: IntArray, cap: tuple[int, int]) -> None:
+        self.channel, self.cap = channel, cap
         self.remaining = work.copy()
         self.failed = np.zeros(work.shape[1], dtype=np.bool_)
         self._grants: list[tuple[list[int], IntArray, IntArray, IntArray]] = []
@@ -95,7 +103,7 @@ class Service:
             self._deliver(instant, left, before, now, share, denominator)
 
     def _shares(self, active: int) -> tuple[int, int]:
-        num, den = self.channel.cap
+        num, den = self.cap
         return (num, den) if active * num <= den else (1, active)
 
     def _deliver(self, instant: Instant, left: IntArray, before: IntArray, now: IntArray, share: int, denominator: int) -> None:

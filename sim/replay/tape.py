@@ -6,6 +6,7 @@ from bisect import bisect_left
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
+from typing import NamedTuple
 
 import numpy as np
 
@@ -20,18 +21,29 @@ AT_ONCE = 128  # decisions verified at once: their times stay in the processor's
 MAX_TASKS = 8192  # what a tape costs to make grows with the square of the step: beyond, the plain path is as good
 
 
+class Costs(NamedTuple):
+    """Picoseconds on an engine and, at full speed, on the channel: [row, lane]; `rows` gives the row of each task."""
+
+    compute: IntArray
+    work: IntArray
+    rows: IntArray
+
+    def of(self, lanes: IntArray) -> Costs:
+        """The costs of some lanes."""
+        return Costs(self.compute[:, lanes], self.work[:, lanes], self.rows)
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Rules:
     """What a tape must know of the machine beside the recorded step.
 
-    overlap: compute while operands load. shared: the channel is `processor_sharing`, else `fifo`; cap: of one port, a share.
-    rank, chain: per task, from the scheduler. sram: bytes, None if unbounded; freed: bytes by computing task.
+    overlap: compute while operands load. delayed: the channel has latency. shared: it is `processor_sharing`, else
+    `fifo`. rank, chain: per task, from the scheduler. sram: bytes, None if unbounded; freed: bytes by computing task.
     """
 
     overlap: bool
-    latency: int
+    delayed: bool
     shared: bool
-    cap: tuple[int, int]
     rank: Sequence[int]
     chain: Sequence[int] | None
     sram: int | None
@@ -42,26 +54,29 @@ class Rules:
 class Lanes:
     """The times of replayed steps, relative to their release.
 
-    times: int64 [lane, place]; columns: the places of ready, start, loaded and end of each task. grants: (tasks [grant], start, end, work
-    [grant, lane]) in order of time.
+    times: int64 [place, lane]; columns: the places of ready, start, loaded and end of each task. length: per lane, when the
+    last task ended. grants: (tasks [grant], start, end, work [grant, lane]) in order of time.
     failed: per lane, the index of the first decision that came out differently, -1 if none did.
     """
 
     times: IntArray
     columns: tuple[Rows, Rows, Rows, Rows]
+    length: IntArray
     grants: tuple[IntArray, IntArray, IntArray, IntArray]
     failed: IntArray
 
 
 class Tape:
-    """One recorded step: `replay` gives the times of others, and tells which of them took other decisions.
+    """One recorded step, with a channel of that latency (ps): `replay` gives the times of others, and tells which of them
+    took other decisions.
 
     `decisions` holds rows of times with a <= b, or a < b if strict, and the name of what rests on it.
     """
 
-    def __init__(self, graph: TaskGraph, log: EventLog, rules: Rules) -> None:
+    def __init__(self, graph: TaskGraph, log: EventLog, rules: Rules, latency: int) -> None:
         self.graph, self.rules = graph, rules
         t = log.tasks
+        self.engine_column = t.engine
         self.engine: list[int] = t.engine.tolist()
         self._ready, self._start, self._loaded, self._end = (c.tolist() for c in (t.ready, t.start, t.loaded, t.end))
         self._computes, self._moves = (t.compute > 0).tolist(), (t.work > 0).tolist()
@@ -79,7 +94,7 @@ class Tape:
         self._ends()
         self.shared: SharedChannel | None = None
         self.served: list[int] = []
-        self.transfers = self._channel()
+        self.transfers = self._channel(latency)
         self._compile()
 
     def __repr__(self) -> str:
@@ -104,7 +119,7 @@ class Tape:
         bound = self._bound(order)
         latest: dict[int, int] = {}  # engine -> position of the last task that it took
         count = 1 + max(self.engine, default=-1)
-        free_choice = np.full(count, -1, dtype=np.int64)  # engine -> last position of a task that could run on any
+        free_choice = [-1] * count  # engine -> last position of a task that could run on any
         waiting = -1  # last position of such a task that had to wait
         gaps: list[tuple[int, int]] = []  # (position, engine): the engine had nothing to do before it took the task
         later = self._earliest_later(order)
@@ -154,10 +169,10 @@ class Tape:
             seen.add(self.rules.chain[task])
         return bound
 
-    def _while_running(self, order: list[int], here: int, free_choice: IntArray, waiting: int) -> None:
+    def _while_running(self, order: list[int], here: int, free_choice: list[int], waiting: int) -> None:
         """While the task at `here` ran, others took higher engines, so this one was busy; or waited, so all were."""
         task = order[here]
-        higher = int(free_choice[self.engine[task] + 1 :].max(initial=-1))
+        higher = max(free_choice[self.engine[task] + 1 :], default=-1)
         if higher > here:
             self._decide(self.start[order[higher]], self.end[task], "which engine is free", strict=True)
         if waiting > here:
@@ -205,7 +220,7 @@ class Tape:
             return
         freed = self.rules.freed
         releases = sorted(freed, key=lambda task: (self._end[task], task))
-        room = []
+        room: list[int] = []
         for before, task in zip([None, *releases], releases, strict=False):
             if before is not None:
                 self._decide(self.end[before], self.end[task], "order in which SRAM is freed")
@@ -229,10 +244,9 @@ class Tape:
             else:
                 program.sum(self.arrived[task], COMPUTE, task, end)
 
-    def _channel(self) -> list[int]:
+    def _channel(self, latency: int) -> list[int]:
         """Transfers in order of arrival at the channel: each requester's queue lets them there one by one."""
         moving = [task for task, moves in enumerate(self._moves) if moves]
-        latency = self.rules.latency
         queued = {task: self._start[task] + latency for task in moving}
         queued_row = {task: self.program.sum(self.start[task], LATENCY, 0) if latency else self.start[task] for task in moving}
         at, at_row = dict(queued), dict(queued_row)
@@ -249,7 +263,10 @@ class Tape:
         for a, b in pairwise(order):
             self._decide(at_row[a], at_row[b], "order of arrival at the channel", strict=a > b)
         if self.rules.shared:
-            self.shared = SharedChannel(self.program, self.rules.cap, order, at, at_row, self._loaded, self.arrived)
+            self.shared = SharedChannel(self.program, order, at, at_row, self._loaded, self.arrived)
+            for a, b in self.shared.together:
+                self._decide(a, b, "order of instants at the shared channel")
+                self._decide(b, a, "order of instants at the shared channel")
         else:
             self._serve(order, at_row)
         return order
@@ -304,28 +321,29 @@ class Tape:
         columns = (self.ready, self.start, self._loads(), self.end)
         ready, start, loaded, end = (place[np.array(rows, dtype=np.intp)] for rows in columns)
         self._columns = (ready, start, loaded, end)
+        self._last = end[np.diff(self.graph.output_start) == 0]  # whatever has an output ends before it
         self._grant_rows = place[self.served], place[[self.arrived[task] for task in self.transfers]]
 
     def _loads(self) -> list[int]:
         return [self.arrived[task] if moves else self.start[task] for task, moves in enumerate(self._moves)]
 
-    def replay(self, compute: IntArray, work: IntArray) -> Lanes:
-        """Times of the steps that take `compute` and `work` [task, lane] picoseconds."""
-        num, den = self.rules.cap
-        lanes = compute.shape[1]
+    def replay(self, costs: Costs, latency: int, cap: tuple[int, int]) -> Lanes:
+        """Times of the steps that take `costs`, on a channel of that latency (ps), of which one port draws up to `cap`."""
+        num, den = cap
+        compute, work, rows = costs
         transfer = work if num == den else -(-work * den // num)
-        failed = np.full(lanes, -1, dtype=np.int64)
+        failed = np.full(compute.shape[1], -1, dtype=np.int64)
         if self.shared is None:
-            times = self.program.run((compute, transfer, self.rules.latency), lambda _number, _times: None)
+            times = self.program.run((compute, transfer, latency), rows, lambda _number, _times: None)
             tasks = np.array(self.transfers, dtype=np.int64)
-            grants = (tasks, times[self._grant_rows[0]], times[self._grant_rows[1]], work[tasks])
+            grants = (tasks, times[self._grant_rows[0]], times[self._grant_rows[1]], work[rows[tasks]])
         else:
-            service = self.shared.service(work)
-            times = self.program.run((compute, transfer, self.rules.latency), service.instant)
+            service = self.shared.service(work[rows], cap)
+            times = self.program.run((compute, transfer, latency), rows, service.instant)
             grants = service.grants()
             failed[service.failed] = len(self.decisions)
         self._verify(times, failed)
-        return Lanes(times=np.ascontiguousarray(times.T), columns=self._columns, grants=grants, failed=failed)
+        return Lanes(times=times, columns=self._columns, length=times[self._last].max(axis=0), grants=grants, failed=failed)
 
     def _verify(self, times: IntArray, failed: IntArray) -> None:
         """Write into `failed` the first decision of each lane that came out differently."""

@@ -142,8 +142,22 @@ def _crossing() -> Setup:
     )  # fmt: skip
 
 
+def _order_that_changes() -> Setup:
+    build = GraphBuilder()
+    build.add("kv_load", kv_read=(0, 1))  # ends before the other until the context is 10
+    build.add("norm", flops=10)
+    build.add("q_proj", 0, flops=3)
+    build.add("q_proj", 1, flops=3)
+    build.add("kv_store", kv_write=1)
+    return Setup(
+        graph=lower(build.graph(), Mapping(execution="prefetch", weights="resident")),
+        sequences=[Request(context=1, tokens=20, arrival=0)], dependency="sampled", costs=UnitCosts(), engines=1,
+        scheduler=SCHEDULERS.make("earliest", {}), overlap=False, arbiter=ARBITERS.make("fifo", {}), bandwidth=10**12,
+    )  # fmt: skip
+
+
 def test_an_order_that_changes_takes_another_tape():
-    setup = _crossing()
+    setup = _order_that_changes()
     log, report = driver.run(setup)
     assert report.tapes > 1
     assert_same(log, simulate(setup))
@@ -162,17 +176,7 @@ def test_lanes_that_no_tape_serves_are_simulated_and_say_why(monkeypatch: pytest
 def test_a_tape_without_its_decisions_would_be_wrong(monkeypatch: pytest.MonkeyPatch):
     """The decisions are what keeps replay exact: without them an order that changes goes unnoticed."""
     monkeypatch.setattr(Tape, "_verify", lambda _self, _times, _failed: None)
-    build = GraphBuilder()
-    build.add("norm", flops=(0, 1))
-    build.add("norm", flops=5)
-    build.add("q_proj", 0, flops=9)
-    build.add("q_proj", 1, flops=4)
-    build.add("kv_store", kv_write=1)
-    setup = Setup(
-        graph=lower(build.graph(), Mapping(execution="prefetch", weights="resident")),
-        sequences=[Request(context=1, tokens=12, arrival=0)], dependency="sampled", costs=UnitCosts(), engines=2,
-        scheduler=SCHEDULERS.make("sticky", {}), overlap=False, arbiter=ARBITERS.make("fifo", {}), bandwidth=10**12,
-    )  # fmt: skip
+    setup = _order_that_changes()
     log, _ = driver.run(setup)
     with pytest.raises(AssertionError):
         assert_same(log, simulate(setup))
