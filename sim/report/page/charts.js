@@ -125,6 +125,16 @@ function rooflineChart(data, colour, width) {
   }
   const most = width < 560 ? 1 : 3;
   const label = (cluster) => cluster.slice(0, most).map((d) => d.kind).join(", ") + (cluster.length > most ? ` and ${cluster.length - most} more` : "");
+  // A label on a roof goes below it, and so does one that would cover another.
+  const boxes = roofs.map(([, peak]) => ({ from: 0, to: width, y: place({ intensity: high, flops_per_s: peak })[1], roof: true }));
+  const labels = clusters.map((cluster) => {
+    const [at, up] = place(cluster[0]), text = label(cluster), wide = text.length * 6.8, gap = radius(cluster[0].active_ps) + 5;
+    const flip = x(cluster[0]) > high / 4, from = flip ? at - gap - wide : at + gap; // at the right edge names stand to the left
+    let y = up;
+    while (boxes.some((box) => from < box.to && from + wide > box.from && Math.abs(box.y - y) < (box.roof ? 10 : 17))) y -= 2;
+    boxes.push({ from, to: from + wide, y });
+    return { d: cluster[0], text, dx: flip ? -gap : gap, dy: up - y, textAnchor: flip ? "end" : "start" };
+  });
   const tens = d3.range(Math.ceil(Math.log10(bottom)), Math.log10(top * 2)).map((power) => 10 ** power);
   return Plot.plot({
     ...BASE, width, height: width < 560 ? 340 : 420, marginLeft: 62, marginRight: 16, marginTop: 28, marginBottom: 40,
@@ -134,16 +144,13 @@ function rooflineChart(data, colour, width) {
     r: { type: "identity" },
     marks: [
       Plot.lineY(lines, { x: "x", y: "y", z: "name", stroke: fill("soft"), strokeWidth: 1.5, strokeDasharray: data.nominal ? "4,4" : null }),
-      Plot.text(roofs, { x: () => high, y: (d) => d[1], text: (d) => `${d[0]} ${flops(d[1])}`, textAnchor: "end", dy: -8, fill: fill("soft") }),
+      Plot.text(roofs, { x: () => high, y: (d) => d[1], text: (d) => `${d[0]} ${flops(d[1])}`, textAnchor: "end", dy: -11, fill: fill("soft") }),
       Plot.text([0], { x: () => low * 1.25, y: () => low * 1.25 * data.bytes_per_s, text: () => bytes(data.bytes_per_s) + "/s", textAnchor: "start", dx: 12, dy: 12, fill: fill("soft") }),
       dry.length ? Plot.text([0], { x: () => high / 3, y: () => bottom, text: () => "no bytes", dy: -8, fill: fill("soft"), stroke: fill("surface"), strokeWidth: 3 }) : null,
       Plot.dot(points, { x, y: "flops_per_s", r: (d) => radius(d.active_ps), fill: (d) => colour(d.kind), fillOpacity: 0.85, stroke: fill("surface") }),
       Plot.dot(dry, { x, y: "flops_per_s", r: (d) => radius(d.active_ps), symbol: "triangle", fill: (d) => colour(d.kind), fillOpacity: 0.85, stroke: fill("surface") }),
-      ...clusters.map((cluster) => {
-        const gap = radius(cluster[0].active_ps) + 5, flip = x(cluster[0]) > high / 4; // at the right edge names stand to the left
-        return Plot.text([cluster[0]], { x, y: "flops_per_s", text: () => label(cluster), dx: flip ? -gap : gap, textAnchor: flip ? "end" : "start",
-          fill: fill("ink"), stroke: fill("surface"), strokeWidth: 3 });
-      }),
+      ...labels.map(({ d, text, ...where }) => Plot.text([d], { x, y: "flops_per_s", text: () => text, ...where,
+        fill: fill("ink"), stroke: fill("surface"), strokeWidth: 3 })),
       Plot.tip(data.kinds, Plot.pointer({ x, y: "flops_per_s", title, fill: fill("surface") })),
     ],
   });

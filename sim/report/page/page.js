@@ -43,7 +43,7 @@ function figures() {
   const busy = engines.reduce((sum, engine) => sum + engine.utilisation, 0) / engines.length;
   const entries = [["Makespan", time(summary.makespan_ps)], ["Tokens", count(tokens)],
     ["Tokens per second", (tokens / (summary.makespan_ps / 1e12)).toLocaleString("en", { maximumSignificantDigits: 4 })],
-    ["Memory channel used", percent(summary.memory.utilisation)], ["Engines held", percent(busy)], ["Above the lower bound", percent(summary.bounds.gap)]];
+    ["Memory channel used", percent(summary.memory.utilisation)], ["Engines held", percent(busy)], ["Above lower bound", percent(summary.bounds.gap)]];
   $("figures").append(...entries.map(([name, value]) => make("div", {}, make("dt", { textContent: name }), make("dd", { textContent: value }))));
 }
 

@@ -306,7 +306,7 @@ class Timeline {
     if (!this.widths.has(text)) this.widths.set(text, this.context.measureText(text).width);
     const wide = this.widths.get(text);
     if (wide <= room) return text;
-    const fits = Math.floor(text.length * room / wide) - 1;
+    const fits = Math.floor(text.length * (room - 9) / wide);
     return fits > 2 ? `${text.slice(0, fits)}…` : "";
   }
 
