@@ -16,11 +16,13 @@ from typing import Any
 import numpy as np
 
 import models.library
+from sim import formats
 from sim.analysis.bounds import bounds
 from sim.analysis.breakdown import INVARIANT, breakdown
 from sim.analysis.checks import check
 from sim.analysis.context import Rules
 from sim.analysis.metrics import metrics
+from sim.capacity import footprint
 from sim.cost import COST_MODELS, CostModel, Machine, StepLanes
 from sim.errors import InputError
 from sim.graph import ModelGraph, OpGraph
@@ -29,9 +31,10 @@ from sim.lowering import Mapping, lower
 from sim.opgraph import written_costs, written_model
 from sim.replay import run as simulate
 from sim.result import Result, Timing
-from sim.scenario import Known, Scenario, load
+from sim.scenario import Formats, Known, Scenario, load
 from sim.scheduling import SCHEDULERS, Scheduler
 from sim.simulation import Request, Setup
+from sim.units import format_bytes
 
 MOST_TASKS = 2**28  # 16 GB of event log
 LONGEST = 2**62  # picoseconds, 53 days: sums of two times still fit int64
@@ -92,6 +95,8 @@ def op_graph(scenario: Scenario) -> tuple[ModelGraph, OpGraph]:
     """The model of a scenario, and the ops of one of its decode steps."""
     wanted = scenario.model
     if wanted.config is None:
+        if scenario.mapping.formats != Formats():
+            raise scenario.error("mapping.formats", "expected only with model.config: a written graph says its own bytes")
         model = written_model(scenario)
         return model, model.step()
     try:
@@ -100,7 +105,25 @@ def op_graph(scenario: Scenario) -> tuple[ModelGraph, OpGraph]:
         raise scenario.error("model.config", str(error)) from None
     if wanted.layers is not None and wanted.layers > model.layers:
         raise scenario.error("model.layers", f"expected 1 to {model.layers}, all layers of {model.name}, found {wanted.layers}")
-    return model, model.step().select(wanted.layers, wanted.scope)
+    stored = formats.Formats(**scenario.mapping.formats.model_dump())
+    ops = formats.apply(model.step().select(wanted.layers, wanted.scope), stored, element=formats.ELEMENT[model.dtype])
+    _fits(scenario, model, ops, stored)
+    return model, ops
+
+
+def _fits(scenario: Scenario, model: ModelGraph, ops: OpGraph, stored: formats.Formats) -> None:
+    """Refuse what the memory of the device cannot hold."""
+    capacity = scenario.hardware.memory.capacity
+    if capacity is None:
+        return
+    sequences = [(group.context + group.tokens, group.count) for group in scenario.workload.sequences]
+    held = footprint(model, ops, stored, whole=scenario.model.scope == "model", sequences=sequences)
+    if held.total > capacity:
+        raise scenario.error(
+            "hardware.memory.capacity",
+            f"{format_bytes(held.weights)} of weights and {format_bytes(held.kv)} of KV cache at the final contexts are "
+            f"{format_bytes(held.total - capacity)} more than the {format_bytes(capacity)} of memory",
+        )
 
 
 def prepare(scenario: Scenario, ops: OpGraph) -> Setup:

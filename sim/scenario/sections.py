@@ -14,6 +14,7 @@ from pydantic import BeforeValidator, ConfigDict, Discriminator, Field, PrivateA
 
 from sim.documents import Document, key_path
 from sim.errors import InputError
+from sim.presets import complete, find
 from sim.quantities import Bandwidth, Duration, FlopRate, Size
 from sim.scenario.base import Choice, Section, Whole, default, integral, real
 from sim.scenario.graph_op import MAX_OPS, GraphOp
@@ -193,14 +194,71 @@ class Memory(Section):
         "between the numbers, constant beyond them. null: all of it.",
         examples=[{"1": 0.54, "2": 0.78, "4": 0.68}],
     )
+    achievable: bool = Field(
+        default=False,
+        description="Take `efficiency` from the preset: the share of the bandwidth that kernels were seen to reach. "
+        "Otherwise a preset gives the peak.",
+    )
+    capacity: Size | None = Field(
+        default=None,
+        description="Size of the memory (of all channels together): weights and KV cache of a model config must fit. null: "
+        "any size.",
+    )
 
 
 class Hardware(Section):
-    """The machine. What is not given is that of a small generic NPU."""
+    """The machine. What is not given is that of the preset, or without one of a small generic NPU."""
 
+    preset: str | None = Field(
+        default=None,
+        min_length=1,
+        description="A machine by its name (`sim list hardware`), or the path of its file. It gives engines and memory; what "
+        "is written here holds instead.",
+        examples=["a100-80g-sxm"],
+    )
     engines: Engines = default({}, description="The compute engines.")
     memory: Memory = default({}, description="The memory channel.")
     sram: Size | None = Field(default=None, description="On-chip memory for operands in flight; null: unbounded.")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _from_preset(cls, value: object) -> object:
+        name = value.get("preset") if isinstance(value, Mapping) else None
+        if not isinstance(value, Mapping) or not isinstance(name, str) or not name:
+            return value
+        try:
+            preset = find(name)
+        except InputError:
+            return value  # the field says so, at its own place
+        return complete(preset, value)
+
+    @field_validator("preset")
+    @classmethod
+    def _known(cls, name: str | None) -> str | None:
+        try:
+            if name is not None:
+                find(name)
+        except InputError as error:
+            raise ValueError(str(error)) from None
+        return name
+
+    @model_validator(mode="after")
+    def _reachable(self) -> Hardware:
+        if self.memory.achievable and self.memory.efficiency is None:
+            whose = f"preset {self.preset!r} has none" if self.preset is not None else "no preset is named"
+            raise ValueError(f"expected memory.achievable only where a share is known: {whose}; write memory.efficiency")
+        return self
+
+
+class Formats(Section):
+    """How many bits numbers take in memory. Arithmetic stays that of the model; null: as captured."""
+
+    weights: Literal["bf16", "fp8", "int8", "int4"] | None = Field(
+        default=None, description="Of weights of matrix products and embeddings; norms stay as captured."
+    )
+    kv: Literal["bf16", "fp8", "int8"] | None = Field(default=None, description="Of the KV cache.")
+    activations: Literal["bf16"] | None = Field(default=None, description="Of results between ops, where they are off chip.")
+    group: Whole = Field(default=128, ge=1, le=2**20, description="int4 weights that share one scale of 2 bytes.")
 
 
 class ModelMapping(Section):
@@ -227,6 +285,7 @@ class ModelMapping(Section):
         "task; `prefetch`: operands load ahead of their task as far as SRAM allows.",
     )
     tiles: Whole = Field(default=1, ge=1, le=1024, description="Tasks that each projection and MLP is split into.")
+    formats: Formats = default({}, description="How many bits numbers take in memory; for a model by its config.")
 
 
 class Scheduler(Choice):
