@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Generator, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import partial
+from itertools import pairwise
 from typing import Any
 
 import simpy
@@ -75,7 +76,7 @@ class KVOrder:
         self.missing = [{layer: len(tasks) for layer, tasks in step.graph.kv_stores.items()} for step in steps]
         self.frontier: dict[int, int] = {}  # layer -> tokens that have stored, without a gap
         self.layer_of = {task: layer for tasks in steps[:1] for layer, ts in tasks.graph.kv_stores.items() for task in ts}
-        for before, step in zip(steps, steps[1:], strict=False):
+        for before, step in pairwise(steps):
             for layer, tasks in step.graph.kv_loads.items():
                 if layer in before.graph.kv_stores:  # a cache that nobody writes is there from the start
                     for task in tasks:
