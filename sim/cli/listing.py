@@ -8,10 +8,14 @@ import click
 
 import models.library
 from sim.cost import COST_MODELS
+from sim.errors import unknown
+from sim.graph import QUANTITIES
 from sim.hardware.arbiters import ARBITERS
+from sim.presets import PRESETS, Figure, find
 from sim.runner import read
 from sim.scheduling import SCHEDULERS
 from sim.shipped import scenarios
+from sim.units import format_bytes
 
 
 def _documented(names: list[str], get: Callable[[str], object]) -> list[tuple[str, str]]:
@@ -23,12 +27,41 @@ def _scenarios() -> list[tuple[str, str]]:
 
 
 def _models() -> list[tuple[str, str]]:
-    return [(name, "") for name in models.library.names()]
+    rows = []
+    for name in models.library.names():
+        model = models.library.load(name)
+        kv = int(model.step().costs(0)[QUANTITIES.index("kv_write")].sum())
+        size = f"{model.parameters:,} parameters ({format_bytes(model.parameter_bytes)} as {model.dtype})"
+        rows.append((name, f"{size}, {model.layers} layers, hidden {model.hidden}, KV cache {kv:,} B a token"))
+    return rows
+
+
+def _hardware() -> list[tuple[str, str]]:
+    rows = []
+    for name in PRESETS.names():
+        preset = find(name)
+        figures = [f"{key.removeprefix('peak.').removeprefix('on_chip.')} {figure}" for key, figure in preset.figures()]
+        if preset.bandwidth is None:
+            figures.append("bandwidth not published")
+        rows.append((name, f"{preset.title}: {', '.join(figures)}"))
+    return rows
+
+
+def _machine(name: str) -> list[tuple[str, str]]:
+    """Every figure of a preset, with its source and what is doubtful about it."""
+    preset = find(name)
+    rows = [(key, _account(figure)) for key, figure in preset.figures()]
+    return rows if preset.bandwidth is not None else [*rows, ("bandwidth", f"not published: {preset.unpublished}")]
+
+
+def _account(figure: Figure) -> str:
+    notes = [f"{word}: {note}" for word in ("derived", "unsure") if (note := getattr(figure, word))]
+    return "; ".join([f"{figure.text}  {figure.source}", *notes])
 
 
 LISTS: dict[str, Callable[[], list[tuple[str, str]]]] = {
     "models": _models,
-    "hardware": lambda: [("generic-npu", "4 engines of 2 TFLOP/s (bfloat16) on one 100 GB/s channel: the defaults.")],
+    "hardware": _hardware,
     "arbiters": lambda: _documented(ARBITERS.names(), ARBITERS.get),
     "schedulers": lambda: _documented(SCHEDULERS.names(), SCHEDULERS.get),
     "costs": lambda: _documented(COST_MODELS.names(), COST_MODELS.get),
@@ -38,9 +71,15 @@ LISTS: dict[str, Callable[[], list[tuple[str, str]]]] = {
 
 @click.command("list")
 @click.argument("what", type=click.Choice(list(LISTS)))
-def command(what: str) -> None:
-    """List what a scenario can name."""
-    rows = LISTS[what]()
-    width = max((len(name) for name, _ in rows), default=0)
-    for name, text in rows:
-        click.echo(f"{name:<{width}}  {text}".rstrip())
+@click.argument("name", required=False)
+def command(what: str, name: str | None) -> None:
+    """List what a scenario can name, or only NAME: of hardware, all figures with their sources and doubts."""
+    rows = _machine(name) if what == "hardware" and name else LISTS[what]()
+    if name and what != "hardware":
+        names = [each for each, _ in rows]
+        if name not in names:
+            raise unknown(what.removesuffix("s"), name, names)
+        rows = [row for row in rows if row[0] == name]
+    width = max((len(key) for key, _ in rows), default=0)
+    for key, text in rows:
+        click.echo(f"{key:<{width}}  {text}".rstrip())
