@@ -8,7 +8,8 @@ nothing, until another path is as long.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from bisect import bisect_left, bisect_right
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from enum import IntEnum
 
@@ -75,9 +76,15 @@ class CriticalPath:
     def by_kind(self, log: EventLog) -> dict[str, int]:
         """Picoseconds of each kind of task, the largest first; `arrival` stands for the time before a request came."""
         sums: dict[str, int] = {}
-        for row, span in zip(self.row.tolist(), (self.end - self.begin).tolist(), strict=True):
-            kind = kind_of(log, row) if row != NONE else "arrival"
-            sums[kind] = sums.get(kind, 0) + span
+        span, graph_of = self.end - self.begin, log.steps.graph[log.tasks.step[self.row]]
+        for number, graph in enumerate(log.graphs):
+            here = (graph_of == number) & (self.row != NONE)
+            kind = graph.kind[log.tasks.task[self.row[here]]]
+            for each in np.unique(kind).tolist():
+                name = graph.kinds[each]
+                sums[name] = sums.get(name, 0) + int(span[here][kind == each].sum())
+        if (self.row == NONE).any():
+            sums["arrival"] = int(span[self.row == NONE].sum())
         return dict(sorted(sums.items(), key=lambda item: (-item[1], item[0])))
 
     def by_resource(self, log: EventLog) -> dict[str, int]:
@@ -98,6 +105,11 @@ class CriticalPath:
         """How many links were held up by what."""
         counts = np.bincount(self.cause, minlength=len(Cause))
         return {cause.name.lower(): int(counts[cause]) for cause in Cause if counts[cause] and cause is not Cause.ITSELF}
+
+
+def _equal(column: Sequence[int], value: int) -> range:
+    """Where an ascending column has that value."""
+    return range(bisect_left(column, value), bisect_right(column, value))
 
 
 def kind_of(log: EventLog, row: int) -> str:
@@ -135,11 +147,15 @@ class _Walk:
         t = log.tasks
         self._ready, self._start, self._loaded, self._end = t.ready.data, t.start.data, t.loaded.data, t.end.data
         self._engine, self._compute = t.engine.data, t.compute.data
-        self._by_end = np.argsort(t.end, kind="stable")
-        self._ends = t.end[self._by_end]
-        grants = log.grants
-        self._by_task = np.argsort(grants.task, kind="stable")
-        self._first_grant = np.searchsorted(grants.task[self._by_task], np.arange(len(t) + 1))
+        self._by_end: Sequence[int] | None = None  # rows in order of end, and when: made if they are wanted
+        self._ends: Sequence[int] = ()
+        # Memoryviews give plain integers, which is what makes single look-ups fast.
+        g = log.grants
+        by_task = np.argsort(g.task, kind="stable")
+        first = np.concatenate(([0], np.cumsum(np.bincount(g.task, minlength=len(t)))))
+        self._by_task, self._first_grant = by_task.data, first.data
+        self._owner, self._channel = g.task.data, g.channel.data
+        self._from, self._until, self._work = g.start.data, g.end.data, g.work.data
         self._row = int(t.end.argmax())
         self._time = self._end[self._row]
         self._links: list[tuple[int, int, int, int, int, int]] = []
@@ -182,15 +198,17 @@ class _Walk:
         row, issued = self._row, self._start[self._row]
         if self._time <= issued:
             return None
-        grants, mine = self._log.grants, self._by_task[self._first_grant[row] : self._first_grant[row + 1]]
-        mine = mine[grants.end[mine] <= self._time]
-        if len(mine):
-            channel = grants.channel[mine[grants.end[mine].argmax()]]  # striped over several, the last part decides
-            mine = mine[grants.channel[mine] == channel]
-            began = int(grants.start[mine].min())
-            self._add(Place.CHANNEL, began, int(grants.work[mine].sum()))
+        mine: Sequence[int] = self._by_task[self._first_grant[row] : self._first_grant[row + 1]]
+        if len(mine) > 1:
+            mine = [g for g in mine if self._until[g] <= self._time]
+        if mine and self._until[mine[0]] <= self._time:
+            channel = self._channel[max(mine, key=self._until.__getitem__)]  # striped over several, the last part decides
+            if len(mine) > 1:
+                mine = [g for g in mine if self._channel[g] == channel]
+            began = min(map(self._from.__getitem__, mine))
+            self._add(Place.CHANNEL, began, sum(map(self._work.__getitem__, mine)))
             if began > issued + self._latency:
-                before = self._served_until(began, int(channel))
+                before = self._served_until(began, channel)
                 if before is not None:
                     return Cause.CHANNEL, before
                 self._add(Place.WAIT, issued + self._latency)
@@ -199,10 +217,10 @@ class _Walk:
 
     def _served_until(self, time: int, channel: int) -> int | None:
         """Whose service ended then: of a transfer that was complete if there is one, else of the first in program order."""
-        ends = self._log.grants.end
-        low, high = np.searchsorted(ends, time, side="left"), np.searchsorted(ends, time, side="right")
-        rows = [r for r, c in zip(self._log.grants.task[low:high].tolist(), self._log.grants.channel[low:high], strict=True)
-                if c == channel and r != self._row]  # fmt: skip
+        grants = _equal(self._until, time)
+        rows = [r for g in grants if self._channel[g] == channel and (r := self._owner[g]) != self._row]
+        if len(rows) == 1:
+            return rows[0]
         complete = [r for r in rows if (self._loaded if self._engine[r] >= 0 else self._end)[r] == time]
         return min(complete or rows, default=None)
 
@@ -221,8 +239,11 @@ class _Walk:
         return self._release(row)
 
     def _ended_at(self, time: int, keep: Callable[[int], bool]) -> int | None:
-        low, high = np.searchsorted(self._ends, time, side="left"), np.searchsorted(self._ends, time, side="right")
-        return min((r for r in self._by_end[low:high].tolist() if keep(r)), default=None)
+        if self._by_end is None:
+            end = self._log.tasks.end
+            by_end = np.argsort(end, kind="stable")
+            self._by_end, self._ends = by_end.data, end[by_end].data
+        return min((r for i in _equal(self._ends, time) if keep(r := self._by_end[i])), default=None)
 
     def _freed_engine(self, row: int) -> tuple[Cause, int] | None:
         engine, start = self._engine[row], self._start[row]

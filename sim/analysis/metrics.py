@@ -53,7 +53,6 @@ def metrics(log: EventLog) -> Metrics:
     by_engine = np.argsort(t.engine, kind="stable")  # a radix sort, on 16 bits
     until = np.searchsorted(t.engine[by_engine], np.arange(-1, log.engines), side="right")
     held = np.concatenate(([0], np.cumsum((t.end - t.start)[by_engine])))[until]
-    intervals = np.unique(np.stack([log.grants.channel.astype(np.int64), log.grants.start, log.grants.end]), axis=1)
     moved = log.bytes_moved()
     read = written = 0
     kinds: dict[str, list[int]] = {}
@@ -74,7 +73,7 @@ def metrics(log: EventLog) -> Metrics:
             for s, k, a, b in zip(log.steps.sequence, log.steps.token, log.steps.released, log.steps.end, strict=True)
         ),
         engine_busy=tuple(np.diff(held).tolist()),
-        channel_busy=int((intervals[2] - intervals[1]).sum()),
+        channel_busy=_busy(log),
         delivered=int(log.grants.work.sum()),
         bytes_read=read,
         bytes_written=written,
@@ -83,3 +82,11 @@ def metrics(log: EventLog) -> Metrics:
             for kind, (tasks, compute, transfer, size) in sorted(kinds.items(), key=lambda k: (-(k[1][1] + k[1][2]), k[0]))
         ),
     )
+
+
+def _busy(log: EventLog) -> int:
+    """Picoseconds in which channels served somebody; intervals of service of one channel are equal or disjoint."""
+    by_channel = np.argsort(log.grants.channel, kind="stable")  # and within each in order of end
+    channel, start, end = (column[by_channel] for column in (log.grants.channel, log.grants.start, log.grants.end))
+    same = (channel[1:] == channel[:-1]) & (start[1:] == start[:-1]) & (end[1:] == end[:-1])
+    return int((end - start).sum() - (end - start)[1:][same].sum())

@@ -8,8 +8,8 @@ simulated step is a *tape*: a program of
 Steps of the same structure differ only in the delays (which depend on the context), so the program runs on vectors with one
 lane per step. What the causes rest on are decisions: who came first at the channel, which engine was free first, which ready
 task had the lower rank. Each is written down as a comparison of two times of the tape, a <= b or a < b. A lane in which all
-of them hold took the same decisions, so by induction over the instants its times are those that the simulation would give, to the
-picosecond; other lanes go to another tape, or are simulated. Comparisons that the program itself implies are left out.
+of them hold took the same decisions, so by induction over the instants its times are those that the simulation would give, to
+the picosecond; other lanes go to another tape, or are simulated. Comparisons that the program itself implies are left out.
 
 What may be replayed: a step that starts with nothing else running (a barrier), scheduled by ranks, on a `fifo` or
 `processor_sharing` channel. Shared channels are not max-plus: their recurrence runs on the lanes with the same integer

@@ -10,9 +10,12 @@ from sim.analysis.critical_path import critical_path
 from sim.report import account
 from sim.result import Result
 
+#: Tasks. Who is to blame takes several times as long as all else; `sim explain` tells it of larger runs too.
+MOST_BLAMED = 1_000_000
+
 
 def summary(result: Result, *, trace: Path | None = None, timing: bool = True, write: float = 0.0) -> dict[str, Any]:
-    """Plain data, in a fixed order. Times are integers of picoseconds.
+    """Plain data, in a fixed order. Times are integers of picoseconds. `blame` is None with more than `MOST_BLAMED` tasks.
 
     `timing` is what differs between runs of a scenario, and can be left out; `write`: seconds that writing the trace took.
     """
@@ -55,7 +58,7 @@ def summary(result: Result, *, trace: Path | None = None, timing: bool = True, w
             for k in m.kinds
         ],
         "breakdown_ps": account.totals(result),
-        "blame": account.blame(blame(result.log, result.rules, result.breakdown)),
+        "blame": account.blame(blame(result.log, result.rules, result.breakdown)) if m.tasks <= MOST_BLAMED else None,
         "critical_path": account.critical_path(result, critical_path(result.log, result.rules)),
         "checks": list(result.checks),
         "trace": str(trace) if trace else None,
