@@ -19,8 +19,8 @@ REFERENCE = ROOT / "docs" / "reference"
 SECTIONS = {
     "Model": "model", "GraphOp": "model.graph[]", "Workload": "workload", "SequenceGroup": "workload.sequences[]",
     "Hardware": "hardware", "Engines": "hardware.engines", "Memory": "hardware.memory", "Arbiter": "hardware.memory.arbiter",
-    "Channels": "hardware.memory.channels", "ModelMapping": "mapping", "Formats": "mapping.formats", "Scheduler": "scheduler", "Cost": "cost",
-    "Trace": "trace", "Window": "trace.window",
+    "Channels": "hardware.memory.channels", "ModelMapping": "mapping", "Formats": "mapping.formats",
+    "Scheduler": "scheduler", "Cost": "cost", "Trace": "trace", "Window": "trace.window",
 }  # fmt: skip
 
 
