@@ -6,6 +6,7 @@
     print(result.makespan, result.bounds.lower)
 
 `sim.load` reads a scenario, `sim.run` runs one and returns a `sim.Result`; `sim.write_trace` writes its trace.
+`sim.save_log` and `sim.load_log` keep event logs as Parquet.
 """
 
 from importlib import import_module
@@ -23,6 +24,8 @@ _PUBLIC = {
     "SimulationError": "sim.errors:SimulationError",
     "summary": "sim.report.summary:summary",
     "write_trace": "sim.trace:write",
+    "save_log": "sim.storage:save",
+    "load_log": "sim.storage:load",
 }
 
 __all__ = ["InputError", "Result", "Scenario", "SimulationError", "__version__", "load", "run", "summary", "write_trace"]

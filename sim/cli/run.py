@@ -11,7 +11,7 @@ import click
 from rich.console import Console
 
 import sim.trace
-from sim import __version__
+from sim import __version__, storage
 from sim.analysis.critical_path import critical_path
 from sim.cli.options import scenario_arguments
 from sim.errors import InputError
@@ -21,6 +21,7 @@ from sim.result import Result
 from sim.runner import read, run
 from sim.scenario import Scenario
 from sim.shipped import find_scenario
+from sim.units import format_time
 
 
 @click.command("run")
@@ -32,6 +33,10 @@ from sim.shipped import find_scenario
 @click.option("--replay/--no-replay", default=True, help="Replay steps that are alike, or simulate each; results are equal.")
 @click.option("--trace-format", type=click.Choice(["pftrace", "pftrace.gz", "json"]), default="pftrace", show_default=True,
               help="Perfetto's own format, the same compressed, or Chrome JSON.")  # fmt: skip
+@click.option("--save-log", type=click.Path(path_type=Path, dir_okay=False), metavar="FILE.parquet",
+              help="Keep the event log, with the scenario inside; needs pyarrow.")  # fmt: skip
+@click.option("--log-only", is_flag=True,
+              help="With --save-log: no account and no trace; replayed steps are written as they come.")  # fmt: skip
 def command(
     names: tuple[str, ...],
     overrides: tuple[str, ...],
@@ -40,10 +45,20 @@ def command(
     with_trace: bool,
     trace_format: str,
     replay: bool,
+    save_log: Path | None,
+    log_only: bool,
 ) -> None:
     """Run scenarios: files, or names of shipped ones (`sim list scenarios`)."""
     paths = [find_scenario(name) for name in names]
     scenarios = [read(path, list(overrides)) for path in paths]  # all are checked before any runs
+    if save_log is not None and len(paths) > 1:
+        raise InputError("--save-log: expected one scenario, for each file holds one log")
+    if log_only:
+        if save_log is None:
+            raise InputError("--log-only: expected --save-log FILE.parquet as well")
+        makespan, report = storage.run_to_file(scenarios[0], save_log)
+        click.echo(f"{save_log}: {format_time(makespan)}, {report.replayed:,} of {report.steps:,} steps replayed")
+        return
     targets = [out / f"{path.stem}.{trace_format}" for path in paths]
     if with_trace and len(set(targets)) < len(targets):
         twice = next(target for i, target in enumerate(targets) if target in targets[:i])
@@ -52,6 +67,8 @@ def command(
     for scenario, target in zip(scenarios, targets, strict=True):
         with status.status(f"simulating {scenario.name}"):
             result = run(scenario, replay=replay)
+        if save_log is not None:
+            storage.save(result.log, scenario, save_log)
         began = perf_counter()
         if with_trace:
             with status.status(f"writing {target}"):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import fields
+from dataclasses import fields, replace
 from pathlib import Path
 
 import numpy as np
@@ -187,3 +187,33 @@ def test_what_cannot_be_replayed_says_why():
     known = Setup(**{**{f.name: getattr(setup, f.name) for f in fields(setup)}, "dependency": "known"})
     assert "barriers" in str(driver.obstacle(known))
     assert driver.run(setup, replay=False)[1].reasons == {"switched off": 2}
+
+
+def test_other_bandwidths_and_latencies_reuse_a_tape():
+    tapes = driver.Tapes()
+    first = _llama(60, latency=3)
+    driver.run(first, tapes=tapes)
+    for change in ({"latency": 90}, {"costs": UnitCosts(), "bandwidth": 10**11}):
+        setup = replace(first, **change)
+        log, report = driver.run(setup, tapes=tapes)
+        assert_same(log, simulate(setup))
+        assert (report.replayed, report.tapes) == (60, 0)
+    for change in ({"engines": 3}, {"latency": 0}, {"overlap": True}):
+        setup = replace(first, **change)
+        log, report = driver.run(setup, tapes=tapes)
+        assert_same(log, simulate(setup))
+        assert report.tapes >= 1  # other rules
+
+
+@settings(max_examples=60, deadline=None, suppress_health_check=list(HealthCheck))
+@given(graph=graphs(), latencies=st.lists(st.integers(1, 9), min_size=2, max_size=4), engines=st.integers(1, 3))
+def test_shared_tapes_give_what_the_simulation_gives(graph: OpGraph, latencies: list[int], engines: int):
+    tapes = driver.Tapes()
+    for latency in latencies:
+        setup = Setup(
+            graph=lower(graph, Mapping(execution="prefetch", weights="streamed")),
+            sequences=[Request(context=1, tokens=12, arrival=0)], dependency="sampled", costs=UnitCosts(), engines=engines,
+            scheduler=SCHEDULERS.make("earliest", {}), overlap=False, arbiter=ARBITERS.make("fifo", {}), bandwidth=10**12,
+            latency=latency,
+        )  # fmt: skip
+        assert_same(driver.run(setup, tapes=tapes)[0], simulate(setup))

@@ -1,0 +1,173 @@
+"""Event logs as Parquet files: for pandas, DuckDB or Polars, and to be read again.
+
+One row per task, in the order of the task table, with the scenario in the file's metadata. Needs pyarrow: `pip install
+'decode-sim[parquet]'`.
+
+| column | what it is |
+| --- | --- |
+| `step` | row of the step table |
+| `sequence`, `token`, `context`, `released` | of its step |
+| `task`, `name` | index in the task graph, and what it is called |
+| `engine`, `ready`, `start`, `loaded`, `end`, `compute`, `work` | as in the task table; times in ps |
+| `grants` | what the channels delivered to it: list of `order` (row of the grant table), `channel`, `start`, `end`, `work` |
+
+Metadata: `sim.version`, `sim.scenario` (JSON, with every default), `sim.seed`, `sim.engines`, `sim.channels`, `sim.bandwidth`
+(bytes/s). The task graph is not stored: `load` makes it again from the scenario, and refuses if it has other tasks.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from importlib import import_module
+from typing import Any
+
+import numpy as np
+
+from sim import __version__
+from sim.errors import InputError
+from sim.eventlog import EventLog, GrantTable, StepTable, TaskTable
+from sim.replay import Replayed, obstacle, stream
+from sim.replay import run as simulate
+from sim.runner import known_names, op_graph, prepare
+from sim.scenario import Scenario, from_dict
+from sim.trace.files import whole_file
+
+ROWS = 1 << 20  # of a row group, about
+_TIMES = ("ready", "start", "loaded", "end", "compute", "work")
+_TASKS = ("step", "task", "engine", *_TIMES)
+_STEPS = ("sequence", "token", "context", "released")
+_GRANT = ("order", "channel", "start", "end", "work")
+_REPEATED = ["step", *_STEPS, "task", "name", "engine"]
+COLUMNS = ("step", *_STEPS, "task", "name", "engine", *_TIMES, "grants")
+
+
+def save(log: EventLog, scenario: Scenario, path: str | os.PathLike[str]) -> None:
+    """Write a log. The file is whole or not there. Raises OSError."""
+    with _writer(path, log, scenario) as write:
+        write(log)
+
+
+def run_to_file(scenario: Scenario, path: str | os.PathLike[str]) -> tuple[int, Replayed]:
+    """Simulate and write at once, without an account; returns the makespan in ps, and what was replayed.
+
+    Where the run can be replayed (see `sim.replay.obstacle`) a thousand steps are in memory at a time, however long it is;
+    else all of it.
+    """
+    setup = prepare(scenario, op_graph(scenario)[1])
+    logs = stream(setup) if obstacle(setup) is None else iter([simulate(setup)])
+    log, report = next(logs)
+    with _writer(path, log, scenario) as write:
+        write(log)
+        while (following := next(logs, None)) is not None:
+            log, report = following
+            write(log)
+    return log.makespan, report
+
+
+def load(path: str | os.PathLike[str]) -> tuple[EventLog, Scenario]:
+    """Read a log and the scenario that it came from. Raises InputError if the file holds no log."""
+    parquet = _pyarrow("pyarrow.parquet")
+    try:
+        table = parquet.read_table(path)
+    except (OSError, ValueError) as error:
+        raise InputError(f"{path}: {str(error).splitlines()[0]}") from None
+    metadata = {key.decode(): value.decode() for key, value in (table.schema.metadata or {}).items()}
+    if "sim.scenario" not in metadata:
+        raise InputError(f"{path}: expected a log written by `sim run --save-log`, found other data")
+    scenario = from_dict(json.loads(metadata["sim.scenario"]), str(path), (), known_names())
+    graph = prepare(scenario, op_graph(scenario)[1]).graph
+    column = {name: table[name].to_numpy() for name in (*_STEPS, *_TASKS)}
+    rows, n = len(table), len(graph)
+    if rows % n or not np.array_equal(column["task"], np.tile(np.arange(n, dtype=np.int32), rows // n)):
+        raise InputError(f"{path}: its steps have other tasks than the {n} of the model's graph today")
+    first = np.arange(rows // n, dtype=np.int64) * n
+    steps = StepTable(
+        **{name: column[name][first] for name in _STEPS},
+        graph=np.zeros(len(first), dtype=np.int32), first=first, end=column["end"].reshape(-1, n).max(axis=1),
+    )  # fmt: skip
+    tasks = TaskTable(**{name: column[name] for name in _TASKS})
+    log = EventLog(
+        graphs=(graph,), tasks=tasks, steps=steps, grants=_grants(table["grants"].combine_chunks()),
+        engines=int(metadata["sim.engines"]), channels=int(metadata["sim.channels"]), bandwidth=int(metadata["sim.bandwidth"]),
+    )  # fmt: skip
+    return log, scenario
+
+
+def _grants(lists: Any) -> GrantTable:
+    task = np.repeat(np.arange(len(lists), dtype=np.int64), lists.value_lengths().to_numpy())
+    each = lists.flatten()
+    column = {name: each.field(name).to_numpy() for name in _GRANT}
+    order = np.argsort(column.pop("order"), kind="stable")
+    return GrantTable(task=task[order], **{name: values[order] for name, values in column.items()})
+
+
+def _pyarrow(module: str) -> Any:
+    """Pyarrow is large and optional, so it is imported when a log is written or read, and not before."""
+    try:
+        return import_module(module)
+    except ImportError:
+        raise InputError("event logs as Parquet need pyarrow: pip install 'decode-sim[parquet]'") from None
+
+
+@contextmanager
+def _writer(path: str | os.PathLike[str], log: EventLog, scenario: Scenario) -> Iterator[Callable[[EventLog], None]]:
+    """Gives a function that appends the next steps of a run; `log` is the first of them."""
+    arrow, parquet = _pyarrow("pyarrow"), _pyarrow("pyarrow.parquet")
+    metadata = {
+        "sim.version": __version__, "sim.scenario": json.dumps(scenario.to_dict()), "sim.seed": str(scenario.seed),
+        "sim.engines": str(log.engines), "sim.channels": str(log.channels), "sim.bandwidth": str(log.bandwidth),
+    }  # fmt: skip
+    schema = _schema(arrow).with_metadata(metadata)
+    with (
+        whole_file(path) as file,
+        parquet.ParquetWriter(
+            file, schema, compression="zstd", use_dictionary=_REPEATED,
+            column_encoding=dict.fromkeys(_TIMES, "DELTA_BINARY_PACKED"),
+        ) as sink,
+    ):  # fmt: skip
+        granted = 0
+
+        def write(part: EventLog) -> None:
+            nonlocal granted
+            for rows in _row_groups(arrow, schema, part, granted):
+                sink.write_table(rows)
+            granted += len(part.grants)
+
+        yield write
+
+
+def _schema(arrow: Any) -> Any:
+    types = {"name": arrow.dictionary(arrow.int32(), arrow.string())}
+    types |= dict.fromkeys(("step", "sequence", "token", "task"), arrow.int32())
+    types |= dict.fromkeys(("engine", "channel"), arrow.int16())
+    grant = [(name, types.get(name, arrow.int64())) for name in _GRANT]
+    types["grants"] = arrow.list_(arrow.struct(grant))
+    return arrow.schema([(name, types.get(name, arrow.int64())) for name in COLUMNS])
+
+
+def _row_groups(arrow: Any, schema: Any, log: EventLog, granted: int) -> Iterator[Any]:
+    """The rows of a log, some steps at a time. granted: rows of the grant table before it."""
+    (graph,) = log.graphs
+    n = len(graph)
+    names, code = np.unique([graph.name(task) for task in range(n)], return_inverse=True)
+    order = np.argsort(log.grants.task, kind="stable")
+    owner = log.grants.task[order]
+    size = max(1, ROWS // max(n, 1))
+    for begin in range(0, len(log.steps), size):
+        steps = slice(begin, min(begin + size, len(log.steps)))
+        count = steps.stop - begin
+        rows = slice(begin * n, steps.stop * n)
+        columns = {name: np.repeat(getattr(log.steps, name)[steps], n) for name in _STEPS}
+        columns |= {name: getattr(log.tasks, name)[rows] for name in _TASKS}
+        bounds = np.searchsorted(owner, log.steps.first[begin] + np.arange(count * n + 1))
+        mine = order[bounds[0] : bounds[-1]]
+        grant = {name: getattr(log.grants, name)[mine] for name in _GRANT[1:]} | {"order": granted + mine}
+        fields = list(schema.field("grants").type.value_type)
+        each = arrow.StructArray.from_arrays([grant[name] for name in _GRANT], fields=fields)
+        arrays = {name: arrow.array(column) for name, column in columns.items()}
+        arrays["name"] = arrow.DictionaryArray.from_arrays(np.tile(code, count).astype(np.int32), names.tolist())
+        arrays["grants"] = arrow.ListArray.from_arrays((bounds - bounds[0]).astype(np.int32), each)
+        yield arrow.table([arrays[name] for name in COLUMNS], schema=schema)
