@@ -15,10 +15,12 @@ def whole_file(path: str | os.PathLike[str]) -> Iterator[BinaryIO]:
     """Open a binary file for writing; compress it if its name ends in `.gz`.
 
     It is written under another name in the same folder and renamed at the end. On any failure, Ctrl-C included, nothing is
-    left, and a file that was there before stays as it was. Raises OSError.
+    left, and a file that was there before stays as it was. A device or a pipe cannot be renamed over: it is written as it is.
+    Raises OSError.
     """
     target = Path(path)
-    partial = target.with_name(f".{target.name}.{os.getpid()}.part")
+    in_place = target.exists() and not target.is_file()
+    partial = target if in_place else target.with_name(f".{target.name}.{os.getpid()}.part")
     try:
         with partial.open("wb") as raw:
             if target.suffix == ".gz":
@@ -28,7 +30,9 @@ def whole_file(path: str | os.PathLike[str]) -> Iterator[BinaryIO]:
                     yield cast("BinaryIO", packed)
             else:
                 yield raw
-        partial.replace(target)
+        if not in_place:
+            partial.replace(target)
     except BaseException:
-        partial.unlink(missing_ok=True)
+        if not in_place:
+            partial.unlink(missing_ok=True)
         raise
