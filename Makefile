@@ -29,7 +29,7 @@ setup: .venv/installed
 	touch .venv/installed
 
 bench: setup
-	$(BIN)/python -m benchmarks
+	$(BIN)/python -m benchmarks --write docs/reference/benchmarks.md
 
 # What is made from the code and kept in the repository:
 graphs: setup
