@@ -24,7 +24,6 @@ TIMES_AT_ONCE = 2**22  # of tasks, replayed at once: long vectors, for NumPy's o
 LANES = 1024  # at most
 MAX_TAPES = 4096
 FEW = 4  # lanes; a tape that serves fewer took longer to make than to simulate them
-LATELY = 2  # a tape that served no lane so many times in a row will not again: contexts only grow
 
 
 @dataclass(slots=True)
@@ -145,7 +144,6 @@ class _Replay:
         )  # fmt: skip
         self.shared = tapes.of(setup, self.rules)
         self.tapes = list(self.shared)  # the one used last comes first
-        self.unused: Counter[_Known] = Counter()  # how often each has served no step, since it last served one
         self.window = LANES
         self.pause, self.pauses = 0, 1  # steps to simulate before the next tape is made, and how many after one that is no use
 
@@ -180,15 +178,9 @@ class _Replay:
             if not len(todo):
                 break
             left = self._replay(known, ranks, block, todo)
+            self.tapes.remove(known)
             if len(left) < len(todo):
-                self.unused[known] = 0
-                if known is not self.tapes[0]:
-                    self.tapes.remove(known)
-                    self.tapes.insert(0, known)
-            else:
-                self.unused[known] += 1
-                if self.unused[known] >= LATELY:
-                    self.tapes.remove(known)
+                self.tapes.insert(0, known)  # else its time is over: contexts only grow
             todo = left
         return todo
 
