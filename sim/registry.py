@@ -8,11 +8,15 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from importlib.metadata import entry_points
+from inspect import Parameter, signature
 from typing import Any, Generic, TypeVar
 
-from sim.errors import InputError, unknown
+from sim.errors import InputError, nearest, unknown
 
 T = TypeVar("T")
+
+#: What the program hands to a policy itself: no option of a scenario.
+GIVEN = ("cap", "bandwidth", "machine", "seed")
 
 
 class Registry(Generic[T]):
@@ -36,11 +40,20 @@ class Registry(Generic[T]):
     def make(self, name: str, options: Mapping[str, Any]) -> Any:
         """Call what is registered under `name` with the options of the scenario; a wrong option is an InputError."""
         factory: Any = self.get(name)
+        takes = signature(factory).parameters
+        if not any(parameter.kind is Parameter.VAR_KEYWORD for parameter in takes.values()):
+            for option in options:
+                if option not in takes:
+                    valid = [key for key in takes if key not in GIVEN]
+                    known = f"{nearest(option, valid)}; valid: {', '.join(valid)}" if valid else ", which takes none"
+                    raise InputError(f"unknown option {option!r} of {self.what} {name!r}{known}")
+        for option, parameter in takes.items():
+            if parameter.default is Parameter.empty and option not in options and parameter.kind is Parameter.KEYWORD_ONLY:
+                raise InputError(f"{self.what} {name!r}: the option {option!r} is missing")
         try:
             return factory(**options)
         except (TypeError, ValueError) as error:
-            text = str(error).replace(f"{getattr(factory, '__name__', name)}.__init__()", f"{self.what} {name!r}")
-            raise InputError(f"{self.what} {name!r}: {text}") from None
+            raise InputError(f"{self.what} {name!r}: {error}") from None
 
     def names(self) -> list[str]:
         """All names, ours first."""

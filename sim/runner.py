@@ -24,7 +24,7 @@ from sim.analysis.context import Rules
 from sim.analysis.metrics import metrics
 from sim.capacity import footprint
 from sim.cost import COST_MODELS, CostModel, Machine, StepLanes
-from sim.errors import InputError
+from sim.errors import InputError, unknown
 from sim.graph import ModelGraph, OpGraph
 from sim.hardware.arbiters import ARBITERS, Arbiter, Derated, Efficiency
 from sim.lowering import Mapping, lower
@@ -33,7 +33,7 @@ from sim.replay import run as simulate
 from sim.result import Result, Timing
 from sim.scenario import Formats, Known, Scenario, load
 from sim.scheduling import SCHEDULERS, Scheduler
-from sim.simulation import Request, Setup
+from sim.simulation import Request, Setup, sram_use
 from sim.units import format_bytes
 
 MOST_TASKS = 2**28  # 16 GB of event log
@@ -155,7 +155,16 @@ def prepare(scenario: Scenario, ops: OpGraph) -> Setup:
         sram=hardware.sram if mapping.execution == "prefetch" else None,
     )
     _feasible(scenario, setup)
+    _kinds_known(scenario, setup)
     return setup
+
+
+def _kinds_known(scenario: Scenario, setup: Setup) -> None:
+    """Refuse an arbiter's option that names a kind of transfer which does not exist."""
+    kinds = {"weight_load", "kv_load", "kv_store", "act_load", "act_store", *setup.graph.kinds}
+    for kind in setup.arbiter.kinds:
+        if kind not in kinds:
+            raise scenario.error("hardware.memory.arbiter", str(unknown("kind of transfer", kind, kinds)))
 
 
 def _feasible(scenario: Scenario, setup: Setup) -> None:
@@ -164,9 +173,13 @@ def _feasible(scenario: Scenario, setup: Setup) -> None:
     tasks = sum(group.count * group.tokens for group in groups) * size
     if tasks > MOST_TASKS:
         raise scenario.error("workload.sequences", f"expected at most {MOST_TASKS:,} tasks in all, found {tasks:,}")
+    try:
+        sram_use(setup)
+    except InputError as error:
+        raise scenario.error("hardware.sram", str(error)) from None
     efficiency = _efficiency(scenario)
     slowest = min(Fraction(*setup.arbiter.cap), efficiency.least if efficiency is not None else Fraction(1))
-    longest = max(group.arrival for group in groups)
+    longest, transfers = max(group.arrival for group in groups), 0
     for number, group in enumerate(groups):
         # Of the last token, whose context is the longest: no other costs more.
         token, context = group.tokens - 1, group.context + group.tokens - 1
@@ -179,8 +192,13 @@ def _feasible(scenario: Scenario, setup: Setup) -> None:
         except OverflowError:
             longest = LONGEST
             break
+        transfers += group.count * group.tokens * sum(work.ravel().tolist())
         alone = sum(compute.ravel().tolist()) + size * setup.latency + math.ceil(sum(work.ravel().tolist()) / slowest)
         longest += group.count * group.tokens * alone
+    burst = getattr(setup.arbiter, "burst", None)
+    if burst is not None and transfers // burst > MOST_TASKS:
+        message = f"a burst so small that the run could take {transfers // burst:,} turns; expected at most {MOST_TASKS:,}"
+        raise scenario.error("hardware.memory.arbiter", message)
     if longest >= LONGEST:
         limit = LONGEST // 10**12
         raise scenario.error("hardware", f"so slow that the run could take more than {limit:,} s of simulated time")
@@ -240,6 +258,9 @@ def _costs(scenario: Scenario) -> CostModel:
         flops=engines.flops, vector_flops=engines.vector_flops, overhead=engines.overhead, bandwidth=memory.bandwidth
     )  # fmt: skip
     options = dict(cost.options)
+    for name in ("machine", "seed"):
+        if name in options:
+            raise scenario.error(f"cost.{name}", "no option of a cost model")
     if cost.table is not None:
         options["table"] = cost.table
     if cost.jitter:

@@ -14,7 +14,7 @@ from sim.cost import CostModel, StepLanes
 from sim.decode import Decoder, Step, known_sequence, sampled_sequence
 from sim.errors import InputError, SimulationError
 from sim.eventlog import EventLog, GrantTable, StepTable, TaskTable
-from sim.graph import IntArray
+from sim.graph import QUANTITIES, IntArray
 from sim.hardware.arbiters import Arbiter, Transfer
 from sim.hardware.channel import Channel
 from sim.hardware.channels import Channels, Route
@@ -70,11 +70,11 @@ def simulate(setup: Setup) -> EventLog:
         for number in range(setup.channels)
     ]
     channel = channels[0] if len(channels) == 1 else Channels(channels, setup.route)
-    ages = iter(range(2**62))
+    instants: dict[int, int] = {}  # time of a release -> its number: steps released together are of one age
     chains = setup.scheduler.chains(setup.graph)
 
     def rank(step: Step) -> None:
-        step.age = next(ages)
+        step.age = instants.setdefault(env.now, len(instants))
         view = StepView(step.graph, step.age, np.asarray(step.compute), np.asarray(step.work))
         step.rank, step.chain = setup.scheduler.ranks(view).tolist(), chains
 
@@ -134,21 +134,30 @@ class _Steps:
 
 
 def sram_use(setup: Setup) -> dict[int, int]:
-    """Bytes of SRAM that the operand of each computing task takes."""
+    """Bytes of SRAM that the operand of each computing task takes; raises InputError if one does not fit."""
     graph = setup.graph
-    moved = graph.bytes_moved(graph.ops.costs(0))
+    costs = graph.ops.costs(0)
+    moved = graph.bytes_moved(costs)
     use: dict[int, int] = {}
     for task in np.flatnonzero(graph.prefetch).tolist():
         consumer = int(graph.outputs[graph.output_start[task]])
-        size = max(1, int(moved[task]))
-        if setup.sram is not None and size > setup.sram:
-            parts = int(graph.parts[task])
-            raise InputError(
-                f"hardware.sram: {graph.name(task)} needs {format_bytes(size)} at once, SRAM has {format_bytes(setup.sram)}; "
-                f"mapping.tiles of {parts * -(-size // setup.sram)} would fit it"
-            )
-        use[consumer] = use.get(consumer, 0) + size
+        use[consumer] = use.get(consumer, 0) + max(1, int(moved[task]))
+    if setup.sram is not None and max(use.values(), default=0) > setup.sram:
+        raise InputError(_what_would_fit(graph, costs, use, setup.sram))
     return use
+
+
+def _what_would_fit(graph: TaskGraph, costs: IntArray, use: dict[int, int], sram: int) -> str:
+    largest = max(use, key=lambda task: use[task])
+    flops = costs[QUANTITIES.index("flops")]
+    tiles = 1
+    for task, size in use.items():
+        if size > sram and (not flops[graph.op[task]] or graph.head[task] >= 0):  # only products by weights are tiled
+            tiles, largest = 0, task
+            break
+        tiles = max(tiles, int(graph.parts[task]) * -(-size // sram))
+    advice = f"mapping.tiles of {tiles} would fit" if tiles else "tiling does not cut it"
+    return f"{graph.name(largest)} needs {format_bytes(use[largest])} at once, SRAM has {format_bytes(sram)}; {advice}"
 
 
 class _Record:

@@ -133,11 +133,10 @@ def _infinite_engines(result: Result, setup: Setup) -> Change:
     engines = min(held, _widest(setup.graph) * max(len(setup.sequences), 1))
     while True:
         log, _ = simulate(replace(setup, engines=engines))
-        if (
-            engines >= held
-            or _most_busy(log.tasks.start[log.tasks.engine >= 0], log.tasks.end[log.tasks.engine >= 0]) < engines
-        ):
-            return Change(name="infinite engines", makespan=log.makespan, note=f"{engines} are as good")
+        on_engine = log.tasks.engine >= 0
+        most = _most_busy(log.tasks.start[on_engine], log.tasks.end[on_engine])
+        if engines >= held or most < engines:
+            return Change(name="infinite engines", makespan=log.makespan, note=f"at most {most} busy at once")
         engines = min(held, 4 * engines)
 
 

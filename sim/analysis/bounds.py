@@ -49,8 +49,10 @@ def bounds(log: EventLog, rules: Rules) -> Bounds:
     longest = _longest_path(log, rules)
     compute = ceil_div(int(log.tasks.compute.sum()), log.engines)
     work = int(log.tasks.work.sum())
+    # Which channel a transfer goes to is the machine's: no schedule changes it, so the fullest channel counts.
+    fullest = max(int(log.grants.work[log.grants.channel == channel].sum()) for channel in range(log.channels))
     most, least = rules.efficiency[1], rules.slowest
-    memory = ceil_div(work * most.denominator, log.channels * most.numerator)
+    memory = ceil_div(fullest * most.denominator, most.numerator)
     applies = (
         rules.execution == "prefetch"
         and not rules.bounded_sram

@@ -34,14 +34,14 @@ class Kind:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Metrics:
-    """`engine_busy`: ps per engine. `channel_busy`: ps in which the channel served; `delivered`: ps of its bandwidth."""
+    """`engine_busy`: ps per engine. `channel_busy`: ps in which some channel served; `delivered`: ps of bandwidth, each."""
 
     makespan: int
     tasks: int
     tokens: tuple[Token, ...]
     engine_busy: tuple[int, ...]
     channel_busy: int
-    delivered: int
+    delivered: tuple[int, ...]
     bytes_read: int
     bytes_written: int
     kinds: tuple[Kind, ...]
@@ -74,7 +74,7 @@ def metrics(log: EventLog) -> Metrics:
         ),
         engine_busy=tuple(np.diff(held).tolist()),
         channel_busy=_busy(log),
-        delivered=int(log.grants.work.sum()),
+        delivered=tuple(int(log.grants.work[log.grants.channel == number].sum()) for number in range(log.channels)),
         bytes_read=read,
         bytes_written=written,
         kinds=tuple(
@@ -85,8 +85,10 @@ def metrics(log: EventLog) -> Metrics:
 
 
 def _busy(log: EventLog) -> int:
-    """Picoseconds in which channels served somebody; intervals of service of one channel are equal or disjoint."""
-    by_channel = np.argsort(log.grants.channel, kind="stable")  # and within each in order of end
-    channel, start, end = (column[by_channel] for column in (log.grants.channel, log.grants.start, log.grants.end))
-    same = (channel[1:] == channel[:-1]) & (start[1:] == start[:-1]) & (end[1:] == end[:-1])
-    return int((end - start).sum() - (end - start)[1:][same].sum())
+    """Picoseconds in which some channel served somebody."""
+    if not len(log.grants):
+        return 0
+    order = np.argsort(log.grants.start, kind="stable")
+    start, until = log.grants.start[order], np.maximum.accumulate(log.grants.end[order])
+    idle = np.maximum(start[1:] - until[:-1], 0).sum()
+    return int(until[-1] - start[0] - idle)

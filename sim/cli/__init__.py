@@ -7,6 +7,7 @@ at once.
 from __future__ import annotations
 
 import os
+import signal
 import sys
 from importlib import import_module
 from typing import Any
@@ -65,6 +66,9 @@ def cli() -> None:
 
 def main(arguments: list[str] | None = None) -> None:
     """Run the command line and exit: what the `sim` command calls."""
+    if sys.stdout is None:
+        sys.exit("error: standard output is closed")
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # by an exception, so that half-written files are removed
     try:
         status: Any = cli.main(args=arguments, prog_name="sim", standalone_mode=False)
     except click.exceptions.Exit as stop:

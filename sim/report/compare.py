@@ -63,7 +63,7 @@ def _numbers(a: Result, b: Result) -> list[tuple[str, str, float, float]]:
         pair("tokens", "", lambda r: len(r.metrics.tokens)),
         pair("time of a token", "ps", lambda r: sum(t.end - t.start for t in r.metrics.tokens) // len(r.metrics.tokens)),
         pair("engine utilisation", "share", lambda r: _share(sum(r.metrics.engine_busy), r.makespan * r.log.engines)),
-        pair("channel utilisation", "share", lambda r: _share(r.metrics.delivered, r.makespan * r.log.channels)),
+        pair("channel utilisation", "share", lambda r: _share(sum(r.metrics.delivered), r.makespan * r.log.channels)),
         pair("bytes read", "bytes", lambda r: r.metrics.bytes_read),
         pair("bytes written", "bytes", lambda r: r.metrics.bytes_written),
         pair("longest path", "ps", lambda r: r.bounds.critical_path),

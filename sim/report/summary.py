@@ -43,7 +43,11 @@ def summary(result: Result, *, trace: Path | None = None, timing: bool = True, w
             "bytes_read": m.bytes_read,
             "bytes_written": m.bytes_written,
             "busy_ps": m.channel_busy,
-            "utilisation": _share(m.delivered, m.makespan * result.log.channels),
+            "utilisation": _share(sum(m.delivered), m.makespan * result.log.channels),
+            "channels": [
+                {"name": f"channel {i}", "delivered_ps": delivered, "utilisation": _share(delivered, m.makespan)}
+                for i, delivered in enumerate(m.delivered)
+            ],
         },
         "bounds": {
             "critical_path_ps": b.critical_path,

@@ -16,21 +16,29 @@ MANY = 10  # tokens or engines listed one by one
 def render(result: Result) -> RenderableType:
     """What a run came to, on one screen."""
     m = result.metrics
-    hardware = result.scenario.hardware
     head = Text.assemble((result.scenario.name, "bold"), f"  {result.scenario.description}".rstrip())
     facts = Table.grid(padding=(0, 2))
     facts.add_row("makespan", f"{format_time(m.makespan)}, {m.tasks:,} tasks")
     facts.add_row("tokens", _tokens(result))
-    facts.add_row(
-        "memory",
-        f"{format_bytes(m.bytes_read)} read, {format_bytes(m.bytes_written)} written at "
-        f"{format_rate(hardware.memory.bandwidth, 'B/s')}; channel {_percent(m.delivered, m.makespan * result.log.channels)}",
-    )
+    facts.add_row("memory", _memory(result))
     facts.add_row("engines", _engines(result))
     facts.add_row("bounds", _bounds(result))
     facts.add_row("checks", f"{len(result.checks)} invariants hold")
     facts.add_row("replay", _replay(result))
     return Group(head, facts, Text(), _kinds(result))
+
+
+def _memory(result: Result) -> str:
+    m, memory = result.metrics, result.scenario.hardware.memory
+    moved = f"{format_bytes(m.bytes_read)} read, {format_bytes(m.bytes_written)} written"
+    if result.scenario.cost.model == "fixed":
+        rate = " (transfer times from a table, not from bytes)"
+    else:
+        rate = f" at {f'{len(m.delivered)} x ' if len(m.delivered) > 1 else ''}{format_rate(memory.bandwidth, 'B/s')}"
+    if len(m.delivered) == 1:
+        return f"{moved}{rate}; channel {_percent(m.delivered[0], m.makespan)}"
+    used = ", ".join(f"{i} {_percent(delivered, m.makespan)}" for i, delivered in enumerate(m.delivered[:MANY]))
+    return f"{moved}{rate}; channels {used}{' ...' if len(m.delivered) > MANY else ''}"
 
 
 def _tokens(result: Result) -> str:

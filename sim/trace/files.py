@@ -18,7 +18,7 @@ def whole_file(path: str | os.PathLike[str]) -> Iterator[BinaryIO]:
     left, and a file that was there before stays as it was. A device or a pipe cannot be renamed over: it is written as it is.
     Raises OSError.
     """
-    target = Path(path)
+    target = Path(os.path.realpath(path))  # through a link, to what it stands for
     in_place = target.exists() and not target.is_file()
     partial = target if in_place else target.with_name(f".{target.name}.{os.getpid()}.part")
     try:

@@ -10,7 +10,7 @@ channel idle while a transfer is pending.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple, Protocol
 
@@ -60,10 +60,12 @@ class Arbiter(Protocol):
     work_conserving: it never leaves the channel idle.
     reads_remaining: its answers depend on `Transfer.remaining`. The channel then credits all work before it asks; else it
     does so only when the plan changes, which is cheaper and keeps intervals of service whole.
+    kinds: kinds of transfers that its options name, so that a misspelled one is found.
     """
 
     cap: tuple[int, int]
     work_conserving: bool
     reads_remaining: bool = False
+    kinds: Collection[str] = ()
 
     def plan(self, pending: Sequence[Transfer]) -> Plan: ...

@@ -61,6 +61,7 @@ class Derated(Arbiter):
         self.cap = arbiter.cap
         self.work_conserving = arbiter.work_conserving
         self.reads_remaining = arbiter.reads_remaining
+        self.kinds = arbiter.kinds
 
     def plan(self, pending: Sequence[Transfer]) -> Plan:
         shares, denominator, quantum = self.arbiter.plan(pending)

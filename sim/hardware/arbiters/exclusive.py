@@ -48,6 +48,7 @@ class Priority(Arbiter):
             if not isinstance(kind, str) or not kind or kind in self.level:
                 raise expected("classes", "each kind once, as a text", kind)
             self.level[kind] = len(self.level)
+        self.kinds = tuple(self.level)
 
     def urgency(self, transfer: Transfer) -> int:
         """The class of a transfer; the lowest goes first."""

@@ -70,6 +70,7 @@ class Weighted(Arbiter):
             raise expected("weights", "whole numbers by kind of transfer, or by number of sequence", weights)
         self.by_sequence = numbered[0]
         self.weights = {str(key): at_least_one(f"weights.{key}", weight) for key, weight in table.items()}
+        self.kinds = () if self.by_sequence else tuple(self.weights)
 
     def weight(self, transfer: Transfer) -> int:
         """What a transfer's share is in proportion to."""
@@ -108,6 +109,7 @@ class Proportional(Arbiter):
                 self.demand[kind] = BANDWIDTH.parse(rate)
             except ValueError as error:
                 raise ValueError(f"demand.{kind}: {error}") from None
+        self.kinds = tuple(self.demand)
 
     def plan(self, pending: Sequence[Transfer]) -> Plan:
         if self.demand is None:
