@@ -142,12 +142,17 @@ class Document:
 
 def key_path(text: str) -> KeyPath:
     """The path that `workload.sequences[0].tokens` or `workload.sequences.0.tokens` stands for."""
-    return tuple(int(name) if name.isdecimal() else name for name in _names(text))
+    return tuple(int(name) if _is_index(name) else name for name in _names(text))
 
 
 def dotted(path: KeyPath) -> str:
     """A path as errors write it: `workload.sequences[0].tokens`."""
     return "".join(f"[{key}]" if isinstance(key, int) else f".{key}" for key in path).removeprefix(".")
+
+
+def _is_index(name: str) -> bool:
+    """Whether a name stands for a place in a list. No list is that long, and Python refuses to read longer numbers."""
+    return name.isdecimal() and len(name) <= 9
 
 
 def _names(text: str) -> list[str]:
@@ -420,7 +425,7 @@ def _assign(node: Node, keys: tuple[str, ...], value: Node, place: Place, done: 
     key, *rest = keys
     here = f"{done}.{key}" if done else key
     if isinstance(node.value, list):
-        if not key.isdecimal() or int(key) >= len(node.value):
+        if not _is_index(key) or int(key) >= len(node.value):
             raise place.error(f"{done} is a list of {len(node.value)}, expected an index below that, found {show(key)}")
         items = list(node.value)
         items[int(key)] = _assign(items[int(key)], tuple(rest), value, place, here)

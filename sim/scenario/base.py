@@ -39,6 +39,16 @@ def default(written: Any, description: str, **constraints: Any) -> Any:
     return Field(default=written, validate_default=True, description=description, **constraints)
 
 
+#: Ranges of control characters, for a class in a pattern. A terminal would obey them wherever a text is printed.
+CONTROL = r"\x00-\x1f\x7f-\x9f"
+
+#: A text on one line.
+LINE = rf"^[^{CONTROL}]*$"
+
+#: A text on several lines: of the control characters, tab and newline.
+LINES = r"^[^\x00-\x08\x0b-\x1f\x7f-\x9f]*$"
+
+
 class Section(BaseModel):
     """A mapping with known keys."""
 

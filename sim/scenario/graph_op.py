@@ -5,7 +5,7 @@ from __future__ import annotations
 from pydantic import Field, model_validator
 
 from sim.quantities import Duration, Size
-from sim.scenario.base import Section, Whole
+from sim.scenario.base import LINE, Section, Whole
 
 MAX_OPS = 100_000
 
@@ -15,11 +15,12 @@ _COUNT = 2**62
 class GraphOp(Section):
     """One op of a step: what it computes, what it moves, what it needs."""
 
-    name: str = Field(min_length=1, max_length=100, description="What other ops call it.")
+    name: str = Field(min_length=1, max_length=100, pattern=LINE, description="What other ops call it.")
     kind: str | None = Field(
         default=None,
         min_length=1,
         max_length=100,
+        pattern=LINE,
         description="What it is; null: its name. `kv_load` and `kv_store` move the KV cache and compute nothing.",
     )
     inputs: tuple[str, ...] = Field(

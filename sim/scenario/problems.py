@@ -16,8 +16,8 @@ from pydantic_core import ErrorDetails
 from sim.documents import Document, KeyPath, Place, dotted
 from sim.errors import nearest
 from sim.quantities import show
-from sim.scenario.base import Choice
-from sim.scenario.sections import COUNT, DTYPE, NAME, Scenario
+from sim.scenario.base import LINE, LINES, Choice
+from sim.scenario.sections import COUNT, DTYPE, NAME, ONE, TABLE, Scenario
 
 #: Names that are open to third parties: what they name, and the path of the choice.
 OPEN_NAMES: tuple[tuple[str, KeyPath], ...] = (
@@ -77,8 +77,7 @@ def translate(details: list[ErrorDetails], document: Document) -> Iterator[Probl
     """Put pydantic's errors into our words."""
     for detail in details:
         kind, found, context = detail["type"], detail["input"], detail.get("ctx", {})
-        is_key = detail["loc"][-1:] == ("[key]",)
-        path = tuple(part for part in detail["loc"] if part != "[key]" and not str(part).startswith("<"))
+        path, is_key = _way(detail["loc"], kind)
         place = document.place(path, key=is_key)
         if kind == "too_short" and found:
             continue  # pydantic counts only the valid items; the others have errors of their own
@@ -86,7 +85,7 @@ def translate(details: list[ErrorDetails], document: Document) -> Iterator[Probl
             yield Problem(document.place(path[:-1], key=True), path[:-1], f"the key {path[-1]!r} is missing", True)
         elif kind == "extra_forbidden":
             valid = list(_fields(path[:-1]))
-            message = f"unknown key {path[-1]!r}{nearest(str(path[-1]), valid)}; valid: {', '.join(valid)}"
+            message = f"unknown key {show(path[-1])}{nearest(str(path[-1]), valid)}; valid: {', '.join(valid)}"
             yield Problem(document.place(path, key=True), path[:-1], message)
         elif kind == "literal_error":
             valid = re.findall(r"'([^']*)'", context["expected"])
@@ -105,6 +104,23 @@ def translate(details: list[ErrorDetails], document: Document) -> Iterator[Probl
             subject = "as key " if is_key else ""
             yield Problem(place, document.find(path)[1], f"expected {subject}{expected}, found {show(found)}")
 
+
+def _way(loc: KeyPath, kind: str) -> tuple[KeyPath, bool]:
+    """The path in the document that pydantic's `loc` stands for, and whether the error is about the key there.
+
+    Pydantic puts the tag of a union, and "[key]" for a key, between the keys; an author may have written the same as a
+    key, so only what stands where pydantic puts it is left out. The keys of tables are texts, as are their errors.
+    """
+    is_key = loc[-1:] == ("[key]",) and kind.startswith("string_")
+    path = loc[:-1] if is_key else loc
+    for union in _UNIONS:
+        if path[: len(union)] == union and path[len(union) : len(union) + 1] in ((ONE,), (TABLE,)):
+            path = union + path[len(union) + 1 :]
+    return path, is_key
+
+
+#: Where one value or a table may be written.
+_UNIONS: tuple[KeyPath, ...] = (("hardware", "engines", "flops"), ("cost", "table"))
 
 _EXPECTED = {
     "int_type": "a whole number{range}",
@@ -127,6 +143,8 @@ _EXPECTED = {
 _PATTERNS = {
     NAME: "a name of at most 100 characters without slashes, line breaks or a leading dot",
     COUNT: "a whole number from 1 to 999999",
+    LINE: "a text on one line, without control characters",
+    LINES: "a text without control characters other than tab and newline",
     DTYPE: "torch's name of a number format, such as bfloat16",
 }
 
@@ -156,8 +174,10 @@ def _fields(path: KeyPath) -> dict[str, FieldInfo]:
 
 
 def _range(path: KeyPath) -> str:
-    """The bounds that a field sets, as text: ` from 1 to 4096`."""
+    """The bounds that a field sets, as text: ` from 1 to 4096`. A value in a table has those of the table's values."""
     field = _fields(path[:-1]).get(str(path[-1])) if path else None
+    if field is None and len(path) > 1:
+        field = _fields(path[:-2]).get(str(path[-2]))
     low = high = ""
     for bound in (*field.metadata, *_metadata(field.annotation)) if field is not None else ():
         match bound:
@@ -174,6 +194,7 @@ def _range(path: KeyPath) -> str:
 
 def _metadata(annotation: Any) -> Iterator[Any]:
     """What is noted inside an annotation such as `Annotated[int, Ge(1)] | None`."""
-    yield from getattr(annotation, "__metadata__", ())
+    for noted in getattr(annotation, "__metadata__", ()):
+        yield from noted.metadata if isinstance(noted, FieldInfo) else (noted,)
     for argument in get_args(annotation):
         yield from _metadata(argument)

@@ -16,37 +16,39 @@ from sim.documents import Document, key_path
 from sim.errors import InputError
 from sim.presets import complete, find
 from sim.quantities import Bandwidth, Duration, FlopRate, Size
-from sim.scenario.base import Choice, Section, Whole, default, integral, real
+from sim.scenario.base import CONTROL, LINES, Choice, Section, Whole, default, integral, real
 from sim.scenario.graph_op import MAX_OPS, GraphOp
 
 MAX_SEQUENCES = 100_000
 
 #: Names become parts of file names: no control character, no slash, no leading dot or space, at most 100 characters.
-NAME = r"^[^\s./\\\x00-\x1f\x7f][^/\\\x00-\x1f\x7f]{0,99}$"
+NAME = rf"^[^\s./\\{CONTROL}][^/\\{CONTROL}]{{0,99}}$"
 
 DTYPE = "^[a-z][a-z0-9_]*$"
 
 COUNT = "^[1-9][0-9]{0,5}$"
 
 
+#: The two forms of a value, as pydantic names them on the way to an error inside.
+ONE, TABLE = "<one>", "<table>"
+
+
 def _form(value: object) -> str:
-    return "<table>" if isinstance(value, Mapping) else "<one>"
+    return TABLE if isinstance(value, Mapping) else ONE
 
 
 DtypeName = Annotated[str, Field(pattern=DTYPE)]
 
 #: One rate for all number formats, or a table by torch's name of the format.
 FlopTable = Annotated[
-    Annotated[FlopRate, Tag("<one>")]
-    | Annotated[
-        dict[DtypeName, FlopRate], Field(min_length=1, json_schema_extra={"additionalProperties": False}), Tag("<table>")
-    ],
+    Annotated[FlopRate, Tag(ONE)]
+    | Annotated[dict[DtypeName, FlopRate], Field(min_length=1, json_schema_extra={"additionalProperties": False}), Tag(TABLE)],
     Discriminator(_form),
 ]
 
-#: The name of a shipped table, the path of a file, or the table itself: duration by op kind.
+#: The name of a shipped table, or the table itself: duration by op kind.
 CostTable = Annotated[
-    Annotated[str, Field(min_length=1), Tag("<one>")] | Annotated[dict[str, Duration], Field(min_length=1), Tag("<table>")],
+    Annotated[str, Field(min_length=1), Tag(ONE)] | Annotated[dict[str, Duration], Field(min_length=1), Tag(TABLE)],
     Discriminator(_form),
 ]
 
@@ -305,7 +307,7 @@ class Cost(Choice):
     model: str = Field(min_length=1, description="Name of the cost model.", examples=["roofline", "fixed"])
     table: CostTable | None = Field(
         default=None,
-        description="For `fixed`: a shipped table, the path of one, or a mapping of op kinds to durations.",
+        description="For `fixed`: the name of a shipped table, or a mapping of op kinds to durations.",
         examples=["block_estimates", {"norm": "300 us"}],
     )
     jitter: float = Field(
@@ -348,7 +350,7 @@ class Scenario(Section):
         pattern=NAME,
         description="What reports call it; by default the name of the file. No slash, no leading dot.",
     )
-    description: str = Field(default="", max_length=10_000, description="What it shows, for people.")
+    description: str = Field(default="", max_length=10_000, pattern=LINES, description="What it shows, for people.")
     model: Model = Field(description="What is decoded.")
     workload: Workload = default({}, description="Who decodes how much, and when.")
     hardware: Hardware = default({}, description="The machine.")

@@ -249,3 +249,10 @@ def test_any_text_is_a_document_or_an_input_error(text: str) -> None:
         is_one_line_with_its_place(error)
     else:
         assert from_plain(document.plain()).plain() == document.plain() or "nan" in str(document.plain())
+
+
+def test_an_index_of_absurd_length() -> None:
+    nines = "9" * 5000
+    with pytest.raises(InputError, match=r"^--set [^\n]*a is a list of 1, expected an index below that, found '9+\.\.\.'$"):
+        parse("a: [{b: 1}]").override([f"a.{nines}.b=1"])
+    assert key_path(f"a.{nines}") == ("a", nines)

@@ -418,3 +418,44 @@ def test_importing_is_light() -> None:
     code = "import sys, sim.scenario; print([m for m in ('torch', 'transformers', 'rich', 'simpy') if m in sys.modules])"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
+
+
+@pytest.mark.parametrize("key", ["<b>", "<<", "<one>", "<table>", "[key]"])
+def test_an_unknown_key_that_looks_like_a_tag(key: str) -> None:
+    assert f"unknown key '{key}'" in message(f"{MINIMAL}'{key}': 1\n")
+    assert f"model: unknown key '{key}'" in message(f"model: {{config: gpt2, '{key}': 1}}\n")
+    with pytest.raises(InputError, match="unknown key"):
+        from_dict({"model": {"config": "gpt2"}, key: 1})
+
+
+@pytest.mark.parametrize("key", ["<b>", "<<"])
+def test_an_unknown_key_that_looks_like_a_tag_in_an_override(key: str) -> None:
+    assert f"unknown key '{key}'" in message(MINIMAL, f"{key}=1")
+
+
+def test_what_looks_like_a_tag_inside_a_table() -> None:
+    assert "cost.table.<b>: expected a duration" in message(f"{MINIMAL}cost: {{model: fixed, table: {{<b>: 3}}}}\n")
+    assert "cost.table.<one>: expected a duration" in message(f"{MINIMAL}cost: {{model: fixed, table: {{<one>: 3}}}}\n")
+    assert "cost.table: expected a duration" not in message(f"{MINIMAL}cost: {{model: fixed, table: {{'[key]': 3}}}}\n")
+    assert "as key torch's name" in message(f"{MINIMAL}hardware: {{engines: {{flops: {{<one>: 2 TFLOP/s}}}}}}\n")
+
+
+@pytest.mark.parametrize("share", ["0", "1.2", "-1", "much"])
+def test_the_range_of_an_efficiency(share: str) -> None:
+    text = f"{MINIMAL}hardware: {{memory: {{efficiency: {{1: {share}}}}}}}\n"
+    assert "hardware.memory.efficiency.1: expected a number above 0 to 1, found" in message(text)
+
+
+@pytest.mark.parametrize("character", [r"\e", r"\0", r"\r", r"\x7f", r"\x9b"])
+def test_control_characters_are_refused(character: str) -> None:
+    assert "description: expected a text without control" in message(f'{MINIMAL}description: "a{character}b"\n')
+    for key in ("name", "kind"):
+        written = {"name": "a", key: "PLACE"}
+        op = ", ".join(f'{k}: "{v}"' for k, v in written.items()).replace("PLACE", f"a{character}b")
+        text = f"model: {{graph: [{{{op}, duration: 1 us}}]}}\n"
+        assert f"model.graph[0].{key}: expected a text on one line" in message(text)
+
+
+def test_a_description_of_several_lines() -> None:
+    assert parse(f'{MINIMAL}description: "a\\n\\tb"\n').description == "a\n\tb"
+    assert "one line" in message('model: {graph: [{name: "a\\nb", duration: 1 us}]}\n')
