@@ -10,7 +10,10 @@ tokens and contexts. The runs of one variant must issue the same ops; from their
 from __future__ import annotations
 
 import inspect
-from collections.abc import Mapping
+import logging
+import warnings
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from copy import deepcopy
 from dataclasses import dataclass
 from importlib.metadata import version
@@ -21,6 +24,7 @@ import numpy as np
 import torch
 from transformers import CONFIG_MAPPING, AutoModelForCausalLM, PretrainedConfig, PreTrainedModel
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES, MODEL_FOR_MASKED_LM_MAPPING_NAMES
+from transformers.utils import logging as transformers_logging
 
 from models import attention
 from models.cache import append_cache, windows
@@ -28,8 +32,9 @@ from models.config import CAPTURE_VERSION, ModelConfig, dtype_of
 from models.costs import Plan, Point, plan, shape_text, solve
 from models.grouping import Group, group, single
 from models.recorder import Recorder, Recording
-from sim.errors import InputError, unknown
+from sim.errors import InputError, nearest
 from sim.graph import QUANTITIES, ModelGraph, Op, OpGraph
+from sim.quantities import show
 
 #: The variants of a step, by (B > 1, Q > 1).
 VARIANTS = ((False, False), (False, True), (True, False), (True, True))
@@ -44,7 +49,11 @@ def hf_config(config: ModelConfig) -> PretrainedConfig:
     """The transformers config. Raises InputError if the type is unknown or no causal language model."""
     model_type = str(config.data["model_type"])
     if model_type not in CONFIG_MAPPING:
-        raise unknown("model_type", model_type, MODEL_FOR_CAUSAL_LM_MAPPING_NAMES)
+        # There are hundreds of them: the nearest must do.
+        near = nearest(model_type[:100], MODEL_FOR_CAUSAL_LM_MAPPING_NAMES)
+        raise InputError(
+            f"{config.name}: unknown model_type {show(model_type)} in transformers {version('transformers')}{near}"
+        )
     if model_type not in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES:
         raise InputError(f"{config.name}: model_type {model_type!r} is not a causal language model (it does not decode)")
     try:
@@ -114,6 +123,23 @@ class Variant:
     shapes: tuple[tuple[str, ...], ...]
 
 
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Keep transformers from printing.
+
+    It warns of token ids and weights, which play no part here, and of what the one-line error says again.
+    """
+    verbosity = transformers_logging.get_verbosity()
+    transformers_logging.set_verbosity(logging.CRITICAL)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        transformers_logging.set_verbosity(verbosity)
+
+
+@_quiet()
 def capture(config: ModelConfig, dtype: str | None = None) -> dict[str, ModelGraph]:
     """Capture a model at every granularity.
 

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from sim.errors import InputError, nearest, unknown
+from sim.quantities import show
 
 #: Raise it whenever a capture of the same model may come out different: stored graphs are then made anew.
 CAPTURE_VERSION = 1
@@ -20,7 +21,17 @@ CONFIGS = Path(__file__).parent / "configs"
 
 DTYPES = ("bfloat16", "float16", "float32")
 
-_HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
+#: The hub's own limit is 96 characters for both together.
+_HUB_ID = re.compile(r"[\w.-]{1,96}/[\w.-]{1,96}")
+
+#: Real ones have some kilobytes.
+MAX_BYTES = 2**20
+
+#: A capture builds and runs every layer; what is refused here would take hours, and is no model that exists.
+MAX_LAYERS = 10_000
+
+_LAYERS = ("num_hidden_layers", "num_layers", "n_layer", "n_layers")
+_HEADS = ("num_attention_heads", "num_key_value_heads", "num_heads", "n_head", "n_heads")
 
 #: Endings of the class names of models that decode.
 _DECODERS = ("ForCausalLM", "LMHeadModel", "ForConditionalGeneration")
@@ -65,19 +76,27 @@ def resolve(config: str) -> ModelConfig:
     try:
         is_folder, exists = path.is_dir(), path.exists()
     except (OSError, ValueError) as error:
-        raise InputError(f"model config {config[:80]!r} is no usable path: {error}") from error
+        reason = getattr(error, "strerror", None) or error  # the text of an OSError has the path once more, in full
+        raise InputError(f"model config {show(config)} is no usable path: {reason}") from error
     if is_folder:
         if not (path / "config.json").exists():
-            raise InputError(f"{path}: the folder has no config.json")
+            raise InputError(f"{_where(path)}: the folder has no config.json")
         return _read(path / "config.json", path.resolve().name)
     if exists:
         return _read(path, path.parent.resolve().name if path.name == "config.json" else path.stem)
     if path.suffix == ".json" or config.startswith((".", "/", "~")):
-        raise InputError(f"{path}: no such file")
+        raise InputError(f"{_where(path)}: no such file")
     if _HUB_ID.fullmatch(config):
-        # Only here is transformers imported: nobody else waits for it.
-        return _checked(config, import_module("models.hub").fetch(config), config)
-    raise unknown("model config", config, names())
+        try:
+            # Only here is transformers imported: nobody else waits for it.
+            hub = import_module("models.hub")
+        except ImportError as error:
+            raise InputError(
+                f"model config {show(config)}: no shipped name, no file, and asking the Hugging Face hub needs transformers "
+                "(pip install transformers)"
+            ) from error
+        return _checked(config, hub.fetch(config), config)
+    raise InputError(f"unknown model config {show(config)}{nearest(config[:200], names())}; known: {', '.join(names())}")
 
 
 def dtype_of(config: ModelConfig, dtype: str | None) -> str:
@@ -88,20 +107,36 @@ def dtype_of(config: ModelConfig, dtype: str | None) -> str:
     return str(chosen)
 
 
+def _where(path: Path) -> str:
+    """A path as errors name it: in full, unless it is of absurd length or would not print."""
+    text = str(path)
+    return text if len(text) <= 200 and text.isprintable() else show(text)
+
+
 def _read(path: Path, name: str) -> ModelConfig:
+    where = _where(path)
+    # A device may never end, and opening a pipe waits for somebody who writes.
+    if not path.is_file():
+        raise InputError(f"{where}: expected a config.json, found no regular file")
     try:
-        text = path.read_text(encoding="utf-8")
+        with path.open("rb") as file:
+            content = file.read(MAX_BYTES + 1)
+        if len(content) > MAX_BYTES:
+            raise InputError(f"{where}: larger than {MAX_BYTES} bytes")
+        text = content.decode("utf-8")
     except UnicodeDecodeError as error:
-        raise InputError(f"{path}: not UTF-8 (byte {error.start}: {error.reason})") from error
+        raise InputError(f"{where}: not UTF-8 (byte {error.start}: {error.reason})") from error
     except OSError as error:
-        raise InputError(f"{path}: cannot be read: {error.strerror}") from error
+        raise InputError(f"{where}: cannot be read: {error.strerror}") from error
     try:
         data = json.loads(text)
     except json.JSONDecodeError as error:
-        raise InputError(f"{path}:{error.lineno}:{error.colno}: broken JSON: {error.msg}") from error
+        raise InputError(f"{where}:{error.lineno}:{error.colno}: broken JSON: {error.msg}") from error
+    except ValueError as error:  # Python's own limit on the digits of a number
+        raise InputError(f"{where}: broken JSON: a number of absurd length") from error
     except RecursionError as error:
-        raise InputError(f"{path}: broken JSON: nested too deeply") from error
-    return _checked(str(path), data, name)
+        raise InputError(f"{where}: broken JSON: nested too deeply") from error
+    return _checked(where, data, name)
 
 
 def _checked(where: str, data: Any, name: str) -> ModelConfig:
@@ -114,10 +149,21 @@ def _checked(where: str, data: Any, name: str) -> ModelConfig:
     architectures = data.get("architectures") or []
     if data.get("is_encoder_decoder"):
         raise InputError(
-            f"{where}: {data['model_type']!r} is an encoder-decoder; only causal (decoder-only) models are supported"
+            f"{where}: {show(data['model_type'])} is an encoder-decoder; only causal (decoder-only) models are supported"
         )
     if architectures and not any(str(a).endswith(_DECODERS) for a in architectures) and not data.get("is_decoder"):
         raise InputError(
-            f"{where}: {architectures[0]} is not a causal language model (encoder-only, or without a language head)"
+            f"{where}: {str(architectures[0])[:100]} is not a causal language model (encoder-only, or without a language head)"
         )
+    for part in (data, *(value for value in data.values() if isinstance(value, dict))):
+        _check_counts(where, part)
     return ModelConfig(name=name, data={k: v for k, v in data.items() if not k.startswith("_")})
+
+
+def _check_counts(where: str, data: Mapping[str, Any]) -> None:
+    """Check the numbers of layers and heads, in a config or in one nested in it, such as `text_config`."""
+    for key in (*_LAYERS, *_HEADS):
+        count, most = data.get(key), MAX_LAYERS if key in _LAYERS else None
+        if isinstance(count, (int, float)) and not isinstance(count, bool) and not 1 <= count <= (most or count):
+            wanted = f"expected 1 to {most}" if most else "expected at least 1"
+            raise InputError(f"{where}: {key}: {wanted}, found {show(count)}")

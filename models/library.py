@@ -9,6 +9,7 @@ import gzip
 import hashlib
 import json
 import os
+import sys
 import tempfile
 from importlib import import_module
 from importlib.metadata import PackageNotFoundError, version
@@ -17,8 +18,9 @@ from pathlib import Path
 from platformdirs import user_cache_path
 
 from models.config import CAPTURE_VERSION, ModelConfig, dtype_of, names, resolve
-from sim.errors import unknown
+from sim.errors import InputError, unknown
 from sim.graph import ModelGraph
+from sim.quantities import show
 
 __all__ = ["load", "names"]
 
@@ -44,8 +46,16 @@ def load(config: str, *, granularity: str = "op", dtype: str | None = None) -> M
         graph = _read(place(model, dtype, granularity))
         if graph is not None and _fits(graph, model, dtype, granularity):
             return graph
-    # Only here is torch imported, which takes seconds: a run of a known model must not wait for it.
-    captured: dict[str, ModelGraph] = import_module("models.capture").capture(model, dtype)
+    if sys.stderr.isatty():  # somebody waits, and would wonder; a pipe gets the results alone
+        sys.stderr.write(f"capturing {show(model.name)} as {dtype}, once: it is kept in {cache_folder()}\n")
+    try:
+        # Only here is torch imported, which takes seconds: a run of a known model must not wait for it.
+        module = import_module("models.capture")
+    except ImportError as error:
+        raise InputError(
+            f"capturing {show(model.name)} as {dtype} needs torch and transformers (pip install torch transformers)"
+        ) from error
+    captured: dict[str, ModelGraph] = module.capture(model, dtype)
     for name, graph in captured.items():
         _write_cache(_cached(model, dtype, name), graph)
     return captured[granularity]

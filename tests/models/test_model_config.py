@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 
 import pytest
 
@@ -112,12 +113,54 @@ def test_an_unreadable_file(tmp_path, monkeypatch):
     def refuse(*_args, **_options):
         raise PermissionError(13, "Permission denied")
 
-    monkeypatch.setattr(type(path), "read_text", refuse)
+    monkeypatch.setattr(type(path), "open", refuse)
     assert "cannot be read: Permission denied" in error_of(path)
 
 
 def test_a_name_that_no_path_can_have():
     assert "no usable path" in error_of("a" * 5000)
+
+
+@pytest.mark.parametrize("name", ["a" * 5000, "a/" * 2500, "./" + "a/" * 2000, "owner/" + "a" * 200, "a" * 250])
+def test_a_name_of_absurd_length_is_not_told_in_full(name):
+    assert len(error_of(name)) < 500
+
+
+def test_a_device_or_a_pipe(tmp_path):
+    assert error_of("/dev/zero") == "/dev/zero: expected a config.json, found no regular file"
+    os.mkfifo(tmp_path / "config.json")
+    assert "found no regular file" in error_of(tmp_path)
+
+
+def test_a_file_that_is_too_large(tmp_path):
+    path = write(tmp_path / "config.json", json.dumps(LLAMA) + " " * 2**20)
+    assert error_of(path) == f"{path}: larger than 1048576 bytes"
+
+
+def test_a_number_of_absurd_length(tmp_path):
+    path = write(tmp_path / "config.json", f'{{"model_type": "llama", "vocab_size": {"9" * 5000}}}')
+    assert error_of(path) == f"{path}: broken JSON: a number of absurd length"
+
+
+@pytest.mark.parametrize("key", ["num_hidden_layers", "n_layer"])
+@pytest.mark.parametrize("count", [10_001, 10**12, 1e30, 0, -1])
+def test_a_number_of_layers_that_no_model_has(tmp_path, key, count):
+    wanted = f"{key}: expected 1 to 10000, found {count}"
+    assert wanted in error_of(write(tmp_path / "config.json", {**LLAMA, key: count}))
+    assert wanted in error_of(write(tmp_path / "config.json", {**LLAMA, "text_config": {key: count}}))
+
+
+@pytest.mark.parametrize("key", ["num_attention_heads", "num_key_value_heads", "n_head"])
+def test_no_heads(tmp_path, key):
+    assert f"{key}: expected at least 1, found 0" in error_of(write(tmp_path / "config.json", {**LLAMA, key: 0}))
+
+
+def test_a_hub_id_without_transformers(monkeypatch):
+    def fail(name):
+        raise ModuleNotFoundError(f"No module named {name!r}")
+
+    monkeypatch.setattr(model_config, "import_module", fail)
+    assert "needs transformers (pip install transformers)" in error_of("someone/model")
 
 
 def test_a_hub_id_that_cannot_be_had(monkeypatch):

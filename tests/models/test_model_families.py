@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import logging
+from contextlib import suppress
+from dataclasses import replace
 from itertools import product
 
 import pytest
@@ -76,6 +79,29 @@ def test_what_transformers_cannot_run_is_an_error_in_one_line(family):
 def test_an_unknown_model_type():
     with pytest.raises(InputError, match=r"unknown model_type 'lama'.*did you mean 'llama'"):
         capture(small("lama"))
+
+
+def test_of_all_model_types_an_unknown_one_names_the_nearest_alone():
+    with pytest.raises(InputError, match=r"^small: unknown model_type '(lama)+m?\w*\.\.\.'") as caught:
+        capture(replace(small("lama" * 1000), name="small"))
+    assert len(str(caught.value)) < 200
+
+
+@pytest.mark.parametrize(("family", "changes"), [("gpt2", {}), ("llama", {"hidden_size": 33, "bos_token_id": 10**6})])
+def test_transformers_prints_nothing(family, changes):
+    records = []
+    handler = logging.Handler()
+    handler.emit = records.append
+    logger = logging.getLogger("transformers")
+    level = logger.level
+    logger.addHandler(handler)
+    try:
+        with suppress(InputError):
+            capture(small(family, **changes))
+    finally:
+        logger.removeHandler(handler)
+    assert records == []
+    assert logger.level == level
 
 
 def test_a_model_type_that_does_not_decode():

@@ -117,6 +117,24 @@ def test_an_interrupted_write_leaves_nothing(cache, tiny, captures, monkeypatch)
     assert list(cache.iterdir()) == []
 
 
+def test_a_capture_without_torch(cache, tiny, monkeypatch):
+    monkeypatch.setitem(sys.modules, "models.capture", None)  # so that importing it fails
+    with pytest.raises(InputError, match=r"^capturing 'tiny' as float32 needs torch and transformers \(pip install torch"):
+        load(tiny)
+
+
+def test_a_capture_is_told_on_a_terminal_alone(cache, tiny, captures, monkeypatch, capsys):
+    load(tiny)
+    assert capsys.readouterr() == ("", "")
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
+    load(tiny, dtype="float16")
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert err == f"capturing 'tiny' as float16, once: it is kept in {cache}\n"
+    load(tiny, dtype="float16")
+    assert capsys.readouterr() == ("", "")
+
+
 def test_an_unknown_granularity(tiny):
     with pytest.raises(InputError, match=r"unknown granularity 'ops'.*did you mean 'op'"):
         load(tiny, granularity="ops")
