@@ -160,7 +160,9 @@ def prepare(scenario: Scenario, ops: OpGraph) -> Setup:
 
 
 def _kinds_known(scenario: Scenario, setup: Setup) -> None:
-    """Refuse an arbiter's option that names a kind of transfer which does not exist."""
+    """Refuse an arbiter's option that names a kind of transfer which the model does not have."""
+    if scenario.model.config is None:
+        return  # kinds of written graphs are free: the same policy may serve many
     kinds = {"weight_load", "kv_load", "kv_store", "act_load", "act_store", *setup.graph.kinds}
     for kind in setup.arbiter.kinds:
         if kind not in kinds:
