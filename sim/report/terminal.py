@@ -16,7 +16,7 @@ MANY = 10  # tokens or engines listed one by one
 def render(result: Result) -> RenderableType:
     """What a run came to, on one screen."""
     m = result.metrics
-    head = Text.assemble((result.scenario.name, "bold"), f"  {result.scenario.description}".rstrip())
+    head = Text.assemble((result.scenario.name, "bold"), "  " + " ".join(result.scenario.description.split()))
     facts = Table.grid(padding=(0, 2))
     facts.add_row("makespan", f"{format_time(m.makespan)}, {m.tasks:,} tasks")
     facts.add_row("tokens", _tokens(result))
