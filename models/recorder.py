@@ -127,7 +127,6 @@ class Recorder(TorchDispatchMode):
         self.storages: dict[int, Storage] = {}
         self.keep_calls = keep_calls
         self.kv_shape = (0, 0)
-        self._model = model
         self._paths: list[str] = [""]
         self._names = {module: path for path, module in model.named_modules()}
         self.classes = {path: type(module).__name__ for module, path in self._names.items()}

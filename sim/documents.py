@@ -66,12 +66,6 @@ class Node:
     size: int = 1
     height: int = 1
 
-    def children(self) -> Iterator[Node]:
-        if isinstance(self.value, Mapping):
-            yield from self.value.values()
-        elif isinstance(self.value, list):
-            yield from self.value
-
     def child(self, key: str | int) -> Node | None:
         if isinstance(self.value, Mapping):
             return self.value.get(key) if isinstance(key, str) else None

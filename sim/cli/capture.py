@@ -39,8 +39,9 @@ def command(
     table = Table(box=None, pad_edge=False, header_style="bold", title_justify="left",
                   title=f"{model.name}: {model.parameters:,} parameters; a step of {batch} x {query} tokens, context {context}",
                   )  # fmt: skip
-    for name, justify in (("#", "right"), ("op", "left"), ("path", "left"), ("result", "left"), ("needs", "left")):
-        table.add_column(name, justify=justify)  # type: ignore[arg-type]
+    table.add_column("#", justify="right")
+    for name in ("op", "path", "result", "needs"):
+        table.add_column(name)
     for name in QUANTITIES:
         table.add_column(name, justify="right")
     for i, op in enumerate(graph.ops):

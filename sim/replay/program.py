@@ -111,11 +111,11 @@ class Program:
     def _names(self) -> list[int]:
         """For each row, the row that it is only another name for."""
         name = list(range(len(self)))
-        for row in range(1, len(self)):
-            chain = []
+        for first in range(1, len(self)):
+            row, chain = first, []
             while len(self.sources[row]) == 1 and self.delay[row] is None and row not in self.instant:
                 chain.append(row)
-                row = self.sources[row][0]  # noqa: PLW2901
+                row = self.sources[row][0]
             for alias in chain:
                 name[alias] = row
         return name
