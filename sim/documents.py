@@ -9,7 +9,7 @@ knows how large and how deep it is with all aliases written out, so an alias bom
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -73,6 +73,28 @@ class Node:
             found: Node = self.value[key]
             return found
         return None
+
+    def mapping(self, valid: Collection[str] = ()) -> Mapping[str, Node]:
+        """The entries of a mapping; InputError at its place if it is none, or has a key that is not among the valid."""
+        if not isinstance(self.value, Mapping):
+            raise self.place.error(f"expected a mapping, found {show(self.plain())}")
+        for key in self.value if valid else ():
+            if key not in valid:
+                raise self.keys[key].error(f"unknown key {key!r}{nearest(key, valid)}; valid: {', '.join(valid)}")
+        return self.value
+
+    def needed(self, key: str, valid: Collection[str] = ()) -> Node:
+        """The value at a key of a mapping; InputError if it is missing."""
+        entries = self.mapping(valid)
+        if key not in entries:
+            raise self.place.error(f"the key {key!r} is missing")
+        return entries[key]
+
+    def text(self) -> str:
+        """A text that is not empty; InputError at its place for all else."""
+        if not isinstance(self.value, str) or not self.value:
+            raise self.place.error(f"expected a text, found {show(self.plain())}")
+        return self.value
 
     def plain(self) -> Any:
         """The value as dicts, lists and scalars."""

@@ -29,11 +29,11 @@ import numpy as np
 from sim import __version__
 from sim.errors import InputError
 from sim.eventlog import EventLog, GrantTable, StepTable, TaskTable
+from sim.files import whole_file
 from sim.replay import Replayed, obstacle, stream
 from sim.replay import run as simulate
 from sim.runner import known_names, op_graph, prepare
 from sim.scenario import Scenario, from_dict
-from sim.trace.files import whole_file
 
 ROWS = 1 << 20  # of a row group, about
 _TIMES = ("ready", "start", "loaded", "end", "compute", "work")

@@ -8,10 +8,10 @@ import click
 from rich.console import Console
 
 from sim.cli.options import complete_scenario
+from sim.files import whole_file
 from sim.report.page import render
 from sim.runner import read, run
 from sim.shipped import find_scenario
-from sim.trace.files import whole_file
 from sim.what_if import to_json, what_if
 
 

@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 from sim.documents import Node, read
-from sim.errors import nearest
 from sim.quantities import BANDWIDTH, FLOP_RATE, SIZE, QuantityError, show
 
 KEYS = (
@@ -92,17 +91,17 @@ class Preset:
 def read_preset(path: str | Path, name: str) -> Preset:
     """Read the file of a preset. Raises InputError, with file, line and column, for whatever is wrong with it."""
     reader = _Reader(read(path).root)
-    root = _mapping(reader.root, KEYS)
+    root = reader.root.mapping(KEYS)
     bandwidth = root.get("bandwidth")
-    unpublished = _mapping(bandwidth).get("unpublished") if bandwidth is not None else None
+    unpublished = bandwidth.mapping().get("unpublished") if bandwidth is not None else None
     return Preset(
         name=name,
-        title=_text(reader.needed(root, "title")),
-        engines=reader.figure(reader.needed(root, "engines"), _count),
-        peak=reader.table(reader.needed(root, "peak"), FLOP_RATE.parse),
-        vector=reader.figure(reader.needed(root, "vector"), FLOP_RATE.parse),
-        bandwidth=reader.figure(reader.needed(root, "bandwidth"), BANDWIDTH.parse) if unpublished is None else None,
-        unpublished=_text(unpublished) if unpublished is not None else "",
+        title=reader.root.needed("title").text(),
+        engines=reader.figure(reader.root.needed("engines"), _count),
+        peak=reader.table(reader.root.needed("peak"), FLOP_RATE.parse),
+        vector=reader.figure(reader.root.needed("vector"), FLOP_RATE.parse),
+        bandwidth=reader.figure(reader.root.needed("bandwidth"), BANDWIDTH.parse) if unpublished is None else None,
+        unpublished=unpublished.text() if unpublished is not None else "",
         achievable=reader.figure(root["achievable"], _shares) if "achievable" in root else None,
         port_bandwidth=reader.figure(root["port_bandwidth"], BANDWIDTH.parse) if "port_bandwidth" in root else None,
         capacity=reader.figure(root["capacity"], SIZE.parse) if "capacity" in root else None,
@@ -115,21 +114,16 @@ class _Reader:
 
     def __init__(self, root: Node) -> None:
         self.root = root
-        sources = _mapping(root).get("sources")
-        self.sources = {key: _text(node) for key, node in _mapping(sources).items()} if sources is not None else {}
-
-    def needed(self, mapping: Mapping[str, Node], key: str) -> Node:
-        if key not in mapping:
-            raise self.root.place.error(f"the key {key!r} is missing")
-        return mapping[key]
+        sources = root.mapping().get("sources")
+        self.sources = {key: node.text() for key, node in sources.mapping().items()} if sources is not None else {}
 
     def table(self, node: Node, parse: Callable[[object], Any]) -> dict[str, Figure]:
-        return {name: self.figure(each, parse) for name, each in _mapping(node).items()}
+        return {name: self.figure(each, parse) for name, each in node.mapping().items()}
 
     def figure(self, node: Node, parse: Callable[[object], Any]) -> Figure:
-        parts = _mapping(node, FIGURE_KEYS)
+        parts = node.mapping(FIGURE_KEYS)
         value, source = self.needed_in(node, parts, "value"), self.needed_in(node, parts, "source")
-        name = _text(source)
+        name = source.text()
         if name not in self.sources:
             raise source.place.error(f"source: expected one of {', '.join(self.sources)}, found {show(name)}")
         plain = value.plain()
@@ -137,7 +131,7 @@ class _Reader:
             parsed = parse(plain)
         except ValueError as error:
             raise value.place.error(f"value: {error}") from None
-        notes = {key: _text(parts[key]) for key in ("derived", "unsure") if key in parts}
+        notes = {key: parts[key].text() for key in ("derived", "unsure") if key in parts}
         text = "/".join(str(share) for share in plain.values()) if isinstance(plain, Mapping) else str(plain)
         return Figure(value=parsed, text=text, source=self.sources[name], **notes)
 
@@ -146,21 +140,6 @@ class _Reader:
         if key not in parts:
             raise node.place.error(f"the key {key!r} is missing: a figure has a value and a source")
         return parts[key]
-
-
-def _mapping(node: Node, valid: tuple[str, ...] = ()) -> Mapping[str, Node]:
-    if not isinstance(node.value, Mapping):
-        raise node.place.error(f"expected a mapping, found {show(node.plain())}")
-    for key in node.value if valid else ():
-        if key not in valid:
-            raise node.keys[key].error(f"unknown key {key!r}{nearest(key, valid)}; valid: {', '.join(valid)}")
-    return node.value
-
-
-def _text(node: Node) -> str:
-    if not isinstance(node.value, str) or not node.value:
-        raise node.place.error(f"expected a text, found {show(node.plain())}")
-    return node.value
 
 
 def _count(value: object) -> int:

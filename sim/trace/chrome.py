@@ -15,8 +15,8 @@ import numpy as np
 import numpy.typing as npt
 
 from sim.eventlog import EventLog
+from sim.files import whole_file
 from sim.trace.details import arrows, carries_flow, constant_args, flops_and_bytes
-from sim.trace.files import whole_file
 from sim.trace.layout import Layout
 from sim.trace.perfetto import check_options
 from sim.trace.tracks import Counter, Role, Slices, Track, Tracks, to_ns

@@ -10,8 +10,8 @@ import numpy.typing as npt
 
 from sim.errors import InputError, unknown
 from sim.eventlog import EventLog
+from sim.files import whole_file
 from sim.trace.details import Details, Flows, arrows
-from sim.trace.files import whole_file
 from sim.trace.layout import Layout
 from sim.trace.track_event import (
     Events,

@@ -13,8 +13,8 @@ import pytest
 from sim import trace
 from sim.errors import InputError
 from sim.eventlog import EventLog
+from sim.files import whole_file
 from sim.trace import FORMATS, perfetto, write
-from sim.trace.files import whole_file
 from tests.tools.trace_processor import TraceProcessor
 from tests.trace.logs import decoder, run
 

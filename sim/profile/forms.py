@@ -1,0 +1,94 @@
+"""What a kernel's time is made of: the physical forms whose coefficients a fit finds.
+
+A form is a pure function of coefficients and shapes. It uses only operations that IEEE 754 defines to the last bit (no exp,
+log or matrix product), so that predictions are the same on every machine.
+
+| form    | time                                                  | of what                                              |
+| ------- | ----------------------------------------------------- | ---------------------------------------------------- |
+| `sum`   | overhead + bytes / bandwidth + amount / rate          | kernels that load, then compute: thin CPU kernels    |
+| `later` | overhead + max(bytes / bandwidth, amount / rate)      | kernels that overlap the two                         |
+
+A coefficient that is absent costs nothing. `amount` is that of the kernel's `unit`: its flops, its elements, or outputs.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+from sim.quantities import BANDWIDTH, DURATION, FLOP_RATE, Dimension
+from sim.registry import Registry
+from sim.units import PS_PER_S
+
+Floats = npt.NDArray[np.float64]
+Ints = npt.NDArray[np.int64]
+
+#: What a rate may count.
+UNITS = ("flops", "elements", "outputs")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Shapes:
+    """Shapes of ops, in columns of one length (or one number for all): see `sim.profile.samples` for what they are."""
+
+    rows: Ints
+    n: Ints
+    k: Ints
+    heads: Ints
+    kv_heads: Ints
+    head_dim: Ints
+    context: Ints
+    flops: Ints
+    elements: Ints
+    bytes: Ints  # read and written
+
+    def amount(self, unit: str) -> Ints:
+        """How much of a unit each op has. `outputs` are the numbers of the result."""
+        if unit == "outputs":
+            return self.rows * self.n
+        amount: Ints = getattr(self, unit)
+        return amount
+
+
+class Form(Protocol):
+    """coefficients: their names, and how each is written."""
+
+    coefficients: Mapping[str, Dimension]
+
+    def time(self, values: Mapping[str, int], shapes: Shapes, unit: str) -> Floats:
+        """Picoseconds, for coefficients in base units."""
+        ...
+
+
+class Sum:
+    """overhead + bytes / bandwidth + amount / rate."""
+
+    coefficients: Mapping[str, Dimension] = {"overhead": DURATION, "bandwidth": BANDWIDTH, "rate": FLOP_RATE}
+
+    def time(self, values: Mapping[str, int], shapes: Shapes, unit: str) -> Floats:
+        loading = at_rate(shapes.bytes, values.get("bandwidth"))
+        return values.get("overhead", 0) + loading + at_rate(shapes.amount(unit), values.get("rate"))
+
+
+class Later:
+    """overhead + the later of bytes / bandwidth and amount / rate."""
+
+    coefficients = Sum.coefficients
+
+    def time(self, values: Mapping[str, int], shapes: Shapes, unit: str) -> Floats:
+        loading = at_rate(shapes.bytes, values.get("bandwidth"))
+        return values.get("overhead", 0) + np.maximum(loading, at_rate(shapes.amount(unit), values.get("rate")))
+
+
+def at_rate(amount: Ints, per_second: int | None) -> Floats:
+    """Picoseconds that an amount takes at a rate; nothing without one."""
+    if per_second is None:
+        return np.zeros(np.shape(amount))
+    return np.asarray(amount, dtype=np.float64) / per_second * PS_PER_S
+
+
+FORMS: Registry[Form] = Registry("profile form", {"sum": Sum(), "later": Later()})
