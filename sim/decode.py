@@ -146,12 +146,17 @@ class Decoder:
             self._dma(step, task, 1)
 
     def _finished(self, step: Step, task: int) -> None:
-        step.end[task] = self.env.now
+        now = self.env.now
+        step.end[task] = now
         waiting = step.waiting
         for output in step.outputs[task]:
-            waiting[output] -= 1
-            if not waiting[output]:
-                self._ready(step, output)
+            left = waiting[output] = waiting[output] - 1
+            if not left:  # as in `_ready`, which once more is a call per task
+                step.ready[output] = now
+                if step.held[output]:
+                    self.pool.offer(step, output)
+                else:
+                    self._dma(step, output, 1)
         if self.orders:
             self.orders[step.sequence].ended(step, task)
         if step.sram and task in step.sram and self.sram is not None:

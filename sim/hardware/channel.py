@@ -19,7 +19,7 @@ from typing import Any
 import simpy
 
 from sim.hardware.arbiters import Arbiter, Plan, Transfer
-from sim.hardware.instant import PLAN, EndOfInstant, Environment
+from sim.hardware.instant import PLAN, Alarm, Environment
 from sim.units import ceil_div
 
 IDLE = Plan((), 1)
@@ -52,6 +52,7 @@ class Channel:
         self._since = 0
         self._version = 0  # tells a timer that is still wanted from one that a new plan overtook
         self._planning = False
+        self._plan_event = Alarm(env, self._replan, PLAN)
 
     def __repr__(self) -> str:
         return f"Channel({len(self.pending)} pending, {sum(map(len, self.queues.values()))} outstanding)"
@@ -87,7 +88,7 @@ class Channel:
     def _replan_at_end_of_instant(self) -> None:
         if not self._planning:
             self._planning = True
-            EndOfInstant(self.env, PLAN).callbacks.append(self._replan)
+            self._plan_event.set(0)
 
     def _replan(self, _event: object) -> None:
         """Ask the arbiter, once all arrivals and departures of this instant are known."""

@@ -210,7 +210,7 @@ def test_full_disk_behind_stdout(arguments: list[str], sim: Sim) -> None:
 def test_interrupted(when: str, tmp_path: Path) -> None:
     traces = tmp_path / "traces"
     process = subprocess.Popen(
-        [SIM, "run", "four_sequences_fifo", "--set", "workload.sequences.0.tokens=12"],
+        [SIM, "run", "four_sequences_fifo", "--set", "workload.sequences.0.tokens=80"],
         cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
     )  # fmt: skip
     try:

@@ -25,7 +25,7 @@ from sim.hardware.arbiters import (
 from sim.hardware.channel import Channel
 from sim.hardware.channels import Channels, stripes
 from sim.hardware.engines import EnginePool
-from sim.hardware.instant import DISPATCH, PLAN, EndOfInstant, Environment
+from sim.hardware.instant import DISPATCH, PLAN, Alarm, Environment
 from sim.tasks import CLASS_BIT
 from tests.theory.harness import Jobs
 
@@ -231,6 +231,19 @@ class TestEnginePool:
         assert (jobs.engine, jobs.start) == ([0, 1, 1, 0], [0, 0, 5, 2])
 
 
+def test_a_failing_process_fails_the_run_with_its_own_error():
+    env = Environment()
+
+    def process():
+        yield env.timeout(3)
+        raise ArithmeticError("a defect")
+
+    env.process(process())
+    with pytest.raises(ArithmeticError, match="a defect"):
+        env.run()
+    assert env.now == 3
+
+
 def test_within_an_instant_completions_come_before_dispatch_and_dispatch_before_plans():
     env, order = Environment(), []
 
@@ -239,8 +252,8 @@ def test_within_an_instant_completions_come_before_dispatch_and_dispatch_before_
 
     def process():
         yield env.timeout(5)
-        EndOfInstant(env, PLAN).callbacks.append(note("plan"))
-        EndOfInstant(env, DISPATCH).callbacks.append(note("dispatch"))
+        Alarm(env, note("plan"), PLAN).set(0)
+        Alarm(env, note("dispatch"), DISPATCH).set(0)
         env.event().succeed().callbacks.append(note("caused by a completion"))
         yield env.timeout(0)
         order.append("a completion that comes later in the same instant")
