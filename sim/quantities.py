@@ -165,6 +165,13 @@ BANDWIDTH = Dimension(
     ladder=("B/s", "kB/s", "MB/s", "GB/s", "TB/s", "PB/s"),
     example="100 GB/s",
 )
+REQUEST_RATE = Dimension(
+    article="a rate",
+    base="requests per 10^6 s",
+    units={"/s": 10**6, "/ms": 10**9, "/us": 10**12},
+    ladder=("/s",),
+    example="2/s",
+)
 FLOP_RATE = Dimension(
     article="a compute rate",
     base="FLOP/s",
@@ -186,3 +193,4 @@ Duration = Annotated[int, *_annotation(DURATION)]
 Size = Annotated[int, *_annotation(SIZE)]
 Bandwidth = Annotated[int, *_annotation(BANDWIDTH)]
 FlopRate = Annotated[int, *_annotation(FLOP_RATE)]
+RequestRate = Annotated[int, *_annotation(REQUEST_RATE)]

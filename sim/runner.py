@@ -7,6 +7,7 @@ result.metrics.makespan, result.log.tasks.start
 from __future__ import annotations
 
 import math
+from collections import Counter
 from fractions import Fraction
 from inspect import signature
 from pathlib import Path
@@ -33,8 +34,9 @@ from sim.replay import run as simulate
 from sim.result import Result, Timing
 from sim.scenario import Formats, Known, Scenario, load
 from sim.scheduling import SCHEDULERS, Scheduler
-from sim.simulation import Request, Setup, sram_use
+from sim.simulation import Setup, sram_use
 from sim.units import format_bytes
+from sim.workload import requests
 
 MOST_TASKS = 2**28  # 16 GB of event log
 LONGEST = 2**62  # picoseconds, 53 days: sums of two times still fit int64
@@ -116,7 +118,7 @@ def _fits(scenario: Scenario, model: ModelGraph, ops: OpGraph, stored: formats.F
     capacity = scenario.hardware.memory.capacity
     if capacity is None:
         return
-    sequences = [(group.context + group.tokens, group.count) for group in scenario.workload.sequences]
+    sequences = [(request.context + request.tokens, 1) for request in requests(scenario)]
     held = footprint(model, ops, stored, whole=scenario.model.scope == "model", sequences=sequences)
     if held.total > capacity:
         raise scenario.error(
@@ -141,7 +143,7 @@ def prepare(scenario: Scenario, ops: OpGraph) -> Setup:
     )
     setup = Setup(
         graph=graph,
-        sequences=[Request(context=s.context, tokens=s.tokens, arrival=s.arrival) for s in workload.each()],
+        sequences=requests(scenario),
         dependency=workload.dependency,
         costs=_costs(scenario),
         engines=hardware.engines.count,
@@ -171,20 +173,24 @@ def _kinds_known(scenario: Scenario, setup: Setup) -> None:
 
 def _feasible(scenario: Scenario, setup: Setup) -> None:
     """Refuse at once what has no costs, would not fit memory, or would end after the end of int64."""
-    groups, size = scenario.workload.sequences, len(setup.graph)
-    tasks = sum(group.count * group.tokens for group in groups) * size
+    if any(request.prompt for request in setup.sequences) or scenario.workload.concurrency is not None:
+        raise scenario.error("workload", "prompts and closed loops are not simulated yet")
+    groups, size = Counter((request.context, request.tokens) for request in setup.sequences), len(setup.graph)
+    tasks = sum(request.tokens for request in setup.sequences) * size
     if tasks > MOST_TASKS:
-        raise scenario.error("workload.sequences", f"expected at most {MOST_TASKS:,} tasks in all, found {tasks:,}")
+        raise scenario.error(
+            f"workload.{scenario.workload.source}", f"expected at most {MOST_TASKS:,} tasks in all, found {tasks:,}"
+        )
     try:
         sram_use(setup)
     except InputError as error:
         raise scenario.error("hardware.sram", str(error)) from None
     efficiency = _efficiency(scenario)
     slowest = min(Fraction(*setup.arbiter.cap), efficiency.least if efficiency is not None else Fraction(1))
-    longest, transfers = max(group.arrival for group in groups), 0
-    for number, group in enumerate(groups):
+    longest, transfers = max(request.arrival for request in setup.sequences), 0
+    for number, ((cached, tokens), count) in enumerate(groups.items()):
         # Of the last token, whose context is the longest: no other costs more.
-        token, context = group.tokens - 1, group.context + group.tokens - 1
+        token, context = tokens - 1, cached + tokens - 1
         last = StepLanes(sequence=np.array([number]), token=np.array([token]), context=np.array([context]))
         try:
             compute, work = setup.costs.durations(setup.graph, last)
@@ -194,9 +200,9 @@ def _feasible(scenario: Scenario, setup: Setup) -> None:
         except OverflowError:
             longest = LONGEST
             break
-        transfers += group.count * group.tokens * sum(work.ravel().tolist())
+        transfers += count * tokens * sum(work.ravel().tolist())
         alone = sum(compute.ravel().tolist()) + size * setup.latency + math.ceil(sum(work.ravel().tolist()) / slowest)
-        longest += group.count * group.tokens * alone
+        longest += count * tokens * alone
     burst = getattr(setup.arbiter, "burst", None)
     if burst is not None and transfers // burst > MOST_TASKS:
         message = f"a burst so small that the run could take {transfers // burst:,} turns; expected at most {MOST_TASKS:,}"

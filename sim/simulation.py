@@ -19,6 +19,7 @@ from sim.hardware.arbiters import Arbiter, Transfer
 from sim.hardware.channel import Channel
 from sim.hardware.channels import Channels, Route
 from sim.hardware.instant import Environment
+from sim.requests import Request
 from sim.scheduling import Scheduler, StepView
 from sim.tasks import TaskGraph
 from sim.units import format_bytes
@@ -27,15 +28,6 @@ LANES = 64  # steps costed at once: enough to make NumPy's overhead vanish, few 
 
 #: Program order packs (sequence, token, task) into one int64: 2**19 tasks a step, 2**24 tokens, 2**20 sequences.
 SEQUENCE_BITS, TOKEN_BITS = 43, 19
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Request:
-    """One request: it arrives at `arrival` ps with `context` tokens in its cache and decodes `tokens` more."""
-
-    context: int
-    tokens: int
-    arrival: int
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

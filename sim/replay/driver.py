@@ -16,8 +16,9 @@ from sim.graph import IntArray
 from sim.hardware.arbiters import Fifo, ProcessorSharing
 from sim.replay.block import Block, assemble
 from sim.replay.tape import MAX_TASKS, Costs, Rules, Tape
+from sim.requests import Request
 from sim.scheduling import StepView
-from sim.simulation import Request, Setup, simulate, sram_use
+from sim.simulation import Setup, simulate, sram_use
 from sim.tasks import TaskGraph
 
 TIMES_AT_ONCE = 2**22  # of tasks, replayed at once: long vectors, for NumPy's overhead is per operation, in bounded memory

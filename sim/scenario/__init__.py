@@ -16,6 +16,7 @@ from pydantic import ValidationError
 
 from sim.documents import Document, from_plain, read
 from sim.documents import parse as parse_document
+from sim.scenario.arriving import Arrivals, Columns, Concurrency, Generate, Lengths, RequestTrace
 from sim.scenario.base import Choice
 from sim.scenario.graph_op import GraphOp
 from sim.scenario.problems import raise_first, translate, unknown_names
@@ -39,16 +40,22 @@ from sim.scenario.sections import (
 
 __all__ = [
     "Arbiter",
+    "Arrivals",
     "Choice",
+    "Columns",
+    "Concurrency",
     "Cost",
     "Engines",
     "Formats",
+    "Generate",
     "GraphOp",
     "Hardware",
     "Known",
+    "Lengths",
     "Memory",
     "Model",
     "ModelMapping",
+    "RequestTrace",
     "Scenario",
     "Scheduler",
     "SequenceGroup",

@@ -39,6 +39,15 @@ def default(written: Any, description: str, **constraints: Any) -> Any:
     return Field(default=written, validate_default=True, description=description, **constraints)
 
 
+#: The two forms of a value, one or a table, as pydantic names them on the way to an error inside.
+ONE, TABLE = "<one>", "<table>"
+
+
+def form(value: object) -> str:
+    """Which of the two forms a value has, for a discriminator."""
+    return TABLE if isinstance(value, (Mapping, BaseModel)) else ONE
+
+
 #: Ranges of control characters, for a class in a pattern. A terminal would obey them wherever a text is printed.
 CONTROL = r"\x00-\x1f\x7f-\x9f"
 
@@ -53,6 +62,26 @@ class Section(BaseModel):
     """A mapping with known keys."""
 
     model_config = ConfigDict(extra="forbid", **COMMON)
+
+
+class Short(Section):
+    """A mapping that may also be written as the value of one of its keys."""
+
+    #: That key, the types that its value may have, and how errors name what may be written.
+    key: ClassVar[str]
+    types: ClassVar[tuple[type, ...]]
+    expected: ClassVar[str]
+
+    @model_validator(mode="before")
+    @classmethod
+    def _one_alone(cls, value: object) -> object:
+        return {cls.key: value} if isinstance(value, cls.types) and not isinstance(value, bool) else value
+
+    @classmethod
+    def __get_pydantic_json_schema__(cls, core: CoreSchema, handler: GetJsonSchemaHandler) -> dict[str, Any]:
+        mapping = handler.resolve_ref_schema(handler(core))
+        title, description = mapping.pop("title", cls.__name__), mapping.pop("description", "")
+        return {"title": title, "description": description, "anyOf": [mapping["properties"][cls.key], mapping]}
 
 
 class Choice(BaseModel):

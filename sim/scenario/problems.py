@@ -16,8 +16,8 @@ from pydantic_core import ErrorDetails
 from sim.documents import Document, KeyPath, Place, dotted
 from sim.errors import nearest
 from sim.quantities import show
-from sim.scenario.base import LINE, LINES, Choice
-from sim.scenario.sections import COUNT, DTYPE, NAME, ONE, TABLE, Scenario
+from sim.scenario.base import LINE, LINES, ONE, TABLE, Choice, Short
+from sim.scenario.sections import COUNT, DTYPE, NAME, Scenario
 
 #: Names that are open to third parties: what they name, and the path of the choice.
 OPEN_NAMES: tuple[tuple[str, KeyPath], ...] = (
@@ -96,13 +96,20 @@ def translate(details: list[ErrorDetails], document: Document) -> Iterator[Probl
             expected = _EXPECTED.get(kind, detail["msg"])
             if kind == "string_pattern_mismatch":
                 expected = _PATTERNS[context["pattern"]]
-            elif kind == "model_type" and issubclass(_section(path) or Scenario, Choice):
-                expected = "a name, or a mapping with a name and options"
+            elif kind == "model_type":
+                expected = _mapping(_section(path) or Scenario)
             elif kind == "string_type" and path == ("cost", "table"):
                 expected = "the name of a table, or a mapping of op kinds to durations"
             expected = expected.format(range=_range(path), **context)
             subject = "as key " if is_key else ""
             yield Problem(place, document.find(path)[1], f"expected {subject}{expected}, found {show(found)}")
+
+
+def _mapping(section: type[BaseModel]) -> str:
+    """What may be written for a section."""
+    if issubclass(section, Choice):
+        return "a name, or a mapping with a name and options"
+    return section.expected if issubclass(section, Short) else "a mapping"
 
 
 def _way(loc: KeyPath, kind: str) -> tuple[KeyPath, bool]:
@@ -120,7 +127,11 @@ def _way(loc: KeyPath, kind: str) -> tuple[KeyPath, bool]:
 
 
 #: Where one value or a table may be written.
-_UNIONS: tuple[KeyPath, ...] = (("hardware", "engines", "flops"), ("cost", "table"))
+_UNIONS: tuple[KeyPath, ...] = (
+    ("hardware", "engines", "flops"),
+    ("cost", "table"),
+    *(("workload", "generate", name) for name in ("context", "prompt", "tokens")),
+)
 
 _EXPECTED = {
     "int_type": "a whole number{range}",
@@ -130,7 +141,6 @@ _EXPECTED = {
     "string_type": "a text",
     "string_too_short": "a text that is not empty",
     "string_too_long": "a text of at most {max_length} characters",
-    "model_type": "a mapping",
     "dict_type": "a mapping",
     "tuple_type": "a list",
     "too_short": "at least one item",

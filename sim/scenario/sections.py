@@ -16,10 +16,10 @@ from sim.documents import Document, key_path
 from sim.errors import InputError
 from sim.presets import complete, find
 from sim.quantities import Bandwidth, Duration, FlopRate, Size
-from sim.scenario.base import CONTROL, LINES, Choice, Section, Whole, default, integral, real
+from sim.requests import MAX_CONTEXT, MAX_REQUESTS, MAX_TOKENS
+from sim.scenario.arriving import Concurrency, Generate, RequestTrace
+from sim.scenario.base import CONTROL, LINES, ONE, TABLE, Choice, Section, Whole, default, form, integral, real
 from sim.scenario.graph_op import MAX_OPS, GraphOp
-
-MAX_SEQUENCES = 100_000
 
 #: Names become parts of file names: no control character, no slash, no leading dot or space, at most 100 characters.
 NAME = rf"^[^\s./\\{CONTROL}][^/\\{CONTROL}]{{0,99}}$"
@@ -29,27 +29,19 @@ DTYPE = "^[a-z][a-z0-9_]*$"
 COUNT = "^[1-9][0-9]{0,5}$"
 
 
-#: The two forms of a value, as pydantic names them on the way to an error inside.
-ONE, TABLE = "<one>", "<table>"
-
-
-def _form(value: object) -> str:
-    return TABLE if isinstance(value, Mapping) else ONE
-
-
 DtypeName = Annotated[str, Field(pattern=DTYPE)]
 
 #: One rate for all number formats, or a table by torch's name of the format.
 FlopTable = Annotated[
     Annotated[FlopRate, Tag(ONE)]
     | Annotated[dict[DtypeName, FlopRate], Field(min_length=1, json_schema_extra={"additionalProperties": False}), Tag(TABLE)],
-    Discriminator(_form),
+    Discriminator(form),
 ]
 
 #: The name of a shipped table, or the table itself: duration by op kind.
 CostTable = Annotated[
     Annotated[str, Field(min_length=1), Tag(ONE)] | Annotated[dict[str, Duration], Field(min_length=1), Tag(TABLE)],
-    Discriminator(_form),
+    Discriminator(form),
 ]
 
 
@@ -96,21 +88,34 @@ class SequenceGroup(Section):
     """One request, or several that are alike."""
 
     context: Whole = Field(
-        default=0, ge=0, le=100_000_000, description="Tokens already in the KV cache when the sequence starts."
+        default=0, ge=0, le=MAX_CONTEXT, description="Tokens already in the KV cache when the sequence starts."
     )
-    tokens: Whole = Field(default=1, ge=1, le=10_000_000, description="Tokens to decode.")
+    tokens: Whole = Field(default=1, ge=1, le=MAX_TOKENS, description="Tokens to decode.")
     arrival: Duration = default("0 us", description="When it arrives, from the start of the simulation.")
-    count: Whole = Field(default=1, ge=1, le=MAX_SEQUENCES, description="How many such sequences there are.")
+    count: Whole = Field(default=1, ge=1, le=MAX_REQUESTS, description="How many such sequences there are.")
+
+
+#: Keys of a workload that say which requests there are.
+_SOURCES = ("sequences", "generate", "trace")
 
 
 class Workload(Section):
     """Who decodes how much, and when."""
 
-    sequences: tuple[SequenceGroup, ...] = default(
+    sequences: Annotated[tuple[SequenceGroup, ...], Field(min_length=1, strict=False)] | None = default(
         [{}],
-        min_length=1,
-        strict=False,  # YAML has lists, not tuples
-        description="The sequences, in program order.",
+        description="The sequences, in program order; null where they are generated or read from a trace.",
+    )
+    generate: Generate | None = Field(default=None, description="Instead of `sequences`: requests from random numbers.")
+    trace: RequestTrace | None = Field(
+        default=None,
+        description="Instead of `sequences`: requests from a file, by its path or with options.",
+        examples=["AzureLLMInferenceTrace_conv.csv"],
+    )
+    concurrency: Concurrency | None = Field(
+        default=None,
+        description="A closed loop: so many requests at a time, the next when one has ended; times of arrival are not used.",
+        examples=[8],
     )
     dependency: Literal["sampled", "known"] = Field(
         default="sampled",
@@ -120,15 +125,46 @@ class Workload(Section):
 
     @field_validator("sequences")
     @classmethod
-    def _few_enough(cls, sequences: tuple[SequenceGroup, ...]) -> tuple[SequenceGroup, ...]:
-        total = sum(group.count for group in sequences)
-        if total > MAX_SEQUENCES:
-            raise ValueError(f"expected at most {MAX_SEQUENCES} sequences, found {total}")
+    def _few_enough(cls, sequences: tuple[SequenceGroup, ...] | None) -> tuple[SequenceGroup, ...] | None:
+        total = sum(group.count for group in sequences or ())
+        if total > MAX_REQUESTS:
+            raise ValueError(f"expected at most {MAX_REQUESTS} sequences, found {total}")
         return sequences
 
+    @model_validator(mode="before")
+    @classmethod
+    def _no_sequences(cls, value: object) -> object:
+        """Without it, the default would be one sequence beside those from elsewhere."""
+        if isinstance(value, Mapping) and (value.get("generate") is not None or value.get("trace") is not None):
+            return {"sequences": None, **value}
+        return value
+
+    @property
+    def source(self) -> str:
+        """The key that says which requests there are."""
+        return next(name for name in _SOURCES if getattr(self, name))
+
+    @model_validator(mode="after")
+    def _one_source(self) -> Workload:
+        sources = [name for name in _SOURCES if getattr(self, name)]
+        if not sources:
+            raise ValueError("expected the key 'sequences', 'generate' or 'trace'")
+        if len(sources) > 1:
+            raise ValueError(
+                f"expected only one of the keys 'sequences', 'generate' and 'trace', found {sources[0]!r} and {sources[1]!r}"
+            )
+        timed = any(group.arrival for group in self.sequences or ()) or (
+            self.generate is not None and self.generate.arrivals.rate is not None
+        )
+        if self.concurrency is not None and timed:
+            raise ValueError(
+                "expected either arrival times or the key 'concurrency', found both: in a closed loop each waits for one to end"
+            )
+        return self
+
     def each(self) -> Iterator[SequenceGroup]:
-        """Every single sequence, in program order: a group of `count` n comes n times."""
-        for group in self.sequences:
+        """Every single one of `sequences`, in program order: a group of `count` n comes n times."""
+        for group in self.sequences or ():
             yield from [group] * group.count
 
 
@@ -172,7 +208,7 @@ class Channels(Section):
 
 
 #: Numbers of transfers, as text: all keys of a document are.
-Concurrency = Annotated[str, Field(pattern=COUNT)]
+AtOnce = Annotated[str, Field(pattern=COUNT)]
 Efficiency = Annotated[float, Field(gt=0, le=1), BeforeValidator(real)]
 
 
@@ -189,7 +225,7 @@ class Memory(Section):
     )
     channels: Channels = default({}, description="How many channels there are, and which of them a transfer goes to.")
     efficiency: (
-        Annotated[dict[Concurrency, Efficiency], Field(min_length=1, json_schema_extra={"additionalProperties": False})] | None
+        Annotated[dict[AtOnce, Efficiency], Field(min_length=1, json_schema_extra={"additionalProperties": False})] | None
     ) = Field(
         default=None,
         description="Share of the bandwidth that a channel can deliver, by number of transfers it serves at once; linear "

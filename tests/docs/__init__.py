@@ -18,6 +18,8 @@ REFERENCE = ROOT / "docs" / "reference"
 #: Title of each section, and where it is in a scenario.
 SECTIONS = {
     "Model": "model", "GraphOp": "model.graph[]", "Workload": "workload", "SequenceGroup": "workload.sequences[]",
+    "Generate": "workload.generate", "Arrivals": "workload.generate.arrivals", "Lengths": "workload.generate.tokens",
+    "RequestTrace": "workload.trace", "Columns": "workload.trace.columns", "Concurrency": "workload.concurrency",
     "Hardware": "hardware", "Engines": "hardware.engines", "Memory": "hardware.memory", "Arbiter": "hardware.memory.arbiter",
     "Channels": "hardware.memory.channels", "ModelMapping": "mapping", "Formats": "mapping.formats",
     "Scheduler": "scheduler", "Cost": "cost", "Trace": "trace", "Window": "trace.window",

@@ -1,0 +1,59 @@
+"""Requests made from random numbers: arrivals by a renewal process, lengths from distributions.
+
+Each quantity has a stream of its own, so that another distribution of prompts leaves arrivals and output lengths as they were,
+and request k is the same however many there are.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from decimal import Decimal
+from itertools import accumulate, repeat
+
+from sim.distributions import Stream, exact, lognormal_parameters, rounded
+from sim.requests import MAX_CONTEXT, MAX_TOKENS, Request
+from sim.scenario import Arrivals, Generate, Lengths
+from sim.units import PS_PER_S
+
+MICRO = 10**6  # rates count requests per 10^6 s
+
+
+def generate(wanted: Generate, seed: int) -> list[Request]:
+    """The requests, in order of arrival; the first arrives at 0."""
+    prompt, context, tokens = (
+        _lengths(getattr(wanted, name), most, Stream(seed, name), wanted.count)
+        for name, most in (("prompt", MAX_CONTEXT), ("context", MAX_CONTEXT), ("tokens", MAX_TOKENS))
+    )
+    return [
+        Request(arrival=arrival, context=c, prompt=p, tokens=t)
+        for arrival, c, p, t in zip(_arrivals(wanted.arrivals, seed, wanted.count), context, prompt, tokens, strict=True)
+    ]
+
+
+def _arrivals(wanted: Arrivals, seed: int, count: int) -> Iterator[int]:
+    """Picoseconds. Gaps are independent, with mean 1/rate and a standard deviation of `cv` times that."""
+    if wanted.process == "all_at_once":
+        return repeat(0, count)
+    assert wanted.rate is not None
+    if wanted.process == "constant":
+        return (k * PS_PER_S * MICRO // wanted.rate for k in range(count))
+    stream, mean = Stream(seed, "arrivals"), Decimal(PS_PER_S * MICRO) / Decimal(wanted.rate)
+    if wanted.process == "poisson":
+        gaps = (rounded(mean * stream.exponential()) for _ in range(count - 1))
+    else:
+        square = exact(wanted.cv) ** 2
+        gaps = (rounded(mean * square * stream.gamma(1 / square)) for _ in range(count - 1))
+    return accumulate(gaps, initial=0)
+
+
+def _lengths(wanted: int | Lengths, most: int, stream: Stream, count: int) -> Iterator[int]:
+    """Tokens. What a lognormal gives outside of its bounds is set to the bound."""
+    if isinstance(wanted, int):
+        return repeat(wanted, count)
+    low, high = wanted.bounds[0], min(wanted.bounds[1], most)
+    if wanted.distribution == "constant":
+        return repeat(wanted.value or 0, count)
+    if wanted.distribution == "uniform":
+        return (stream.whole(low, high) for _ in range(count))
+    mu, sigma = lognormal_parameters(median=wanted.median, mean=wanted.mean, sigma=wanted.sigma, tail=wanted.tail)
+    return (min(max(rounded(stream.lognormal(mu, sigma)), low), high) for _ in range(count))
