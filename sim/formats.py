@@ -79,7 +79,7 @@ def apply(ops: OpGraph, formats: Formats, *, element: int) -> OpGraph:
             if quantity != "weight" or is_matrix(ops, op):
                 costs[i] = stored(costs[i], name, group)
         made.append(replace(op, costs=tuple(costs)))
-    return OpGraph(ops=tuple(made), polynomials=tuple(polynomials), breaks=ops.breaks)
+    return replace(ops, ops=tuple(made), polynomials=tuple(polynomials))
 
 
 def is_matrix(ops: OpGraph, op: Op) -> bool:

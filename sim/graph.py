@@ -69,11 +69,13 @@ class OpGraph:
 
     breaks: ascending contexts at which a new piece of the costs starts; piece p holds for breaks[p-1] <= N < breaks[p].
     polynomials: distinct piecewise polynomials; `polynomials[i][p]` is piece p of number i, `len(breaks) + 1` pieces.
+    batch: B of the step that is meant, where nothing else is said.
     """
 
     ops: tuple[Op, ...]
     polynomials: tuple[tuple[Polynomial, ...], ...]
     breaks: tuple[int, ...] = ()
+    batch: int = 1
     _table: IntArray = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
@@ -90,11 +92,16 @@ class OpGraph:
     def __repr__(self) -> str:
         return f"OpGraph({len(self.ops)} ops, {len(self.polynomials)} costs, breaks={self.breaks})"
 
-    def costs(self, context: int | IntArray, batch: int = 1, query: int = 1) -> IntArray:
+    def at_batch(self, batch: int) -> OpGraph:
+        """The same step for `batch` sequences."""
+        return self if batch == self.batch else replace(self, batch=batch)
+
+    def costs(self, context: int | IntArray, batch: int | None = None, query: int = 1) -> IntArray:
         """Evaluate all costs exactly.
 
         `context` may be a vector with one lane per step. Returns int64 [quantity, op] or [quantity, op, lane].
         """
+        batch = self.batch if batch is None else batch
         lanes = np.atleast_1d(np.asarray(context, dtype=np.int64))
         piece = np.searchsorted(np.asarray(self.breaks, dtype=np.int64), lanes, side="right")
         powers = np.stack([np.full_like(lanes, batch**b * query**q) * lanes**n for b, q, n in MONOMIALS])  # [M, lane]
@@ -143,7 +150,7 @@ class OpGraph:
                     inputs.add(new_index[j])
             new_index[i] = len(kept)
             kept.append(replace(op, inputs=tuple(sorted(inputs))))
-        return OpGraph(ops=tuple(kept), polynomials=self.polynomials, breaks=self.breaks)
+        return replace(self, ops=tuple(kept))
 
     def _left_out(self, layers: int, scope: str) -> set[int]:
         """The ops of the other layers, and what only they use (a mask for a kind of layer that is no longer there)."""
@@ -211,7 +218,7 @@ class ModelGraph:
 
     def step(self, batch: int = 1, query: int = 1) -> OpGraph:
         """The op graph of a step of `batch` sequences with `query` tokens each."""
-        return self.variants[batch > 1, query > 1]
+        return self.variants[batch > 1, query > 1].at_batch(batch)
 
     def to_json(self) -> dict[str, Any]:
         facts = {

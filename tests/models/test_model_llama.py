@@ -133,3 +133,14 @@ def test_all_lanes_at_once_equal_one_by_one(model):
     lanes = graph.costs(contexts)
     for i, n in enumerate(contexts.tolist()):
         assert (lanes[:, :, i] == graph.costs(n)).all()
+
+
+def test_a_step_of_several_sequences_costs_what_its_batch_says_wherever_it_goes():
+    model = load("llama-3.2-1b")
+    step = model.step(3)
+    assert (step.costs(100) == model.variants[True, False].costs(100, batch=3)).all()
+    assert (step.select(2).costs(100) == model.variants[True, False].select(2).costs(100, batch=3)).all()
+    # 3 sequences x 100 past rows x 8 heads x 64 x 2 bytes, of keys and of values.
+    loaded = step.select(1).costs(100)[QUANTITIES.index("kv_read")].sum()
+    assert loaded == 3 * 100 * 8 * 64 * 2 * 2
+    assert model.step().batch == 1
