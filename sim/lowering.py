@@ -3,6 +3,7 @@
 | op                 | becomes                                                                                    |
 | ------------------ | ------------------------------------------------------------------------------------------ |
 | kv_load, kv_store  | one transfer task; under `blocking` it holds an engine, else a DMA issues it                |
+| kv_load, kv        | with `kv: operands` no task: the cache is a private operand of the ops that read it          |
 | per-head op        | one task per head if heads are split; the same head of two ops depends one to one           |
 | product by weights | `tiles` tasks, each with its columns of the weights; `act` is tiled along with its inputs   |
 | streamed weights   | private operands of their task; under `prefetch` a `weight_load` of their own, by a DMA     |
@@ -11,12 +12,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Literal
 
 import numpy as np
 
-from sim.graph import QUANTITIES, OpGraph
+from sim.graph import QUANTITIES, Op, OpGraph, Polynomial
 from sim.tasks import CLASS_BIT, TaskGraph
 
 Execution = Literal["blocking", "stream", "prefetch"]
@@ -30,7 +31,12 @@ class Mapping:
     weights: Literal["resident", "streamed"] = "resident"
     activations: Literal["on_chip", "off_chip"] = "on_chip"
     execution: Execution = "prefetch"
+    kv: Literal["transfers", "operands"] = "transfers"
     tiles: int = 1
+
+    def __post_init__(self) -> None:
+        if self.kv == "operands" and self.execution == "prefetch":
+            raise ValueError("expected kv: operands only where an engine loads operands itself: blocking or stream execution")
 
 
 @dataclass(slots=True)
@@ -53,6 +59,8 @@ class _Builder:
 
 def lower(ops: OpGraph, mapping: Mapping) -> TaskGraph:
     """Make the task graph of one step."""
+    if mapping.kv == "operands":
+        ops = _read_in_place(ops)
     has = {
         name: [any(any(piece) for piece in ops.polynomials[op.costs[QUANTITIES.index(name)]]) for op in ops.ops]
         for name in QUANTITIES
@@ -80,7 +88,7 @@ def lower(ops: OpGraph, mapping: Mapping) -> TaskGraph:
             share = (part, split)
             head = part if op.heads and split > 1 else -1
             tile = part if head < 0 and split > 1 else -1
-            private = 0
+            private = CLASS_BIT["kv_read"] if has["kv_read"][i] else 0
             if mapping.weights == "streamed" and has["weight"][i]:
                 if prefetch:
                     load = build.add(
@@ -106,8 +114,40 @@ def lower(ops: OpGraph, mapping: Mapping) -> TaskGraph:
                     moves=CLASS_BIT["act_write"],
                 )  # fmt: skip
             results.append(task)
+            if has["kv_read"][i]:
+                kv_loads.setdefault(op.layer, []).append(task)
         made.append(results)
     return _columns(ops, build, kv_loads, kv_stores)
+
+
+def _read_in_place(ops: OpGraph) -> OpGraph:
+    """The graph without `kv_load`: what read its result reads the cache itself, in equal parts (keys here, values there)."""
+    loads = {i: op for i, op in enumerate(ops.ops) if op.kind == "kv_load"}
+    readers = {i: [j for j, op in enumerate(ops.ops) if i in op.inputs] for i in loads}
+    polynomials, kv_read = list(ops.polynomials), QUANTITIES.index("kv_read")
+    index = {polynomial: i for i, polynomial in enumerate(polynomials)}
+    new_index: dict[int, int] = {}
+    kept: list[Op] = []
+    for i, op in enumerate(ops.ops):
+        if i in loads:
+            continue
+        parts = [polynomials[op.costs[kv_read]]]
+        parts += [_part(polynomials[loads[j].costs[kv_read]], readers[j], i) for j in op.inputs if j in loads]
+        total = tuple(tuple(map(sum, zip(*pieces, strict=True))) for pieces in zip(*parts, strict=True))
+        if total not in index:
+            index[total] = len(polynomials)
+            polynomials.append(total)
+        costs = (*op.costs[:kv_read], index[total], *op.costs[kv_read + 1 :])
+        inputs = {k for j in op.inputs for k in (loads[j].inputs if j in loads else (j,))}
+        new_index[i] = len(kept)
+        kept.append(replace(op, costs=costs, inputs=tuple(sorted(new_index[j] for j in inputs))))
+    return OpGraph(ops=tuple(kept), polynomials=tuple(polynomials), breaks=ops.breaks)
+
+
+def _part(whole: tuple[Polynomial, ...], readers: list[int], reader: int) -> tuple[Polynomial, ...]:
+    """The share of one reader; what does not divide goes to the first ones."""
+    count, rank = len(readers), readers.index(reader)
+    return tuple(tuple((term + count - 1 - rank) // count for term in piece) for piece in whole)
 
 
 def _is_prefetch(build: _Builder, task: int) -> bool:

@@ -8,6 +8,7 @@ from sim.analysis.bounds import Bounds
 from sim.analysis.breakdown import Breakdown
 from sim.analysis.context import Rules
 from sim.analysis.metrics import Metrics
+from sim.cost import Doubt
 from sim.eventlog import EventLog
 from sim.graph import ModelGraph
 from sim.replay import Replayed
@@ -29,7 +30,9 @@ class Timing:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Result:
-    """A run and its account. `log` holds the event log as NumPy columns; `checks` names the invariants that were checked."""
+    """A run and its account. `log` holds the event log as NumPy columns; `checks` names the invariants that were checked,
+    `doubts` what the costs are less than sure of.
+    """
 
     scenario: Scenario
     model: ModelGraph
@@ -39,6 +42,7 @@ class Result:
     bounds: Bounds
     breakdown: Breakdown
     checks: tuple[str, ...]
+    doubts: tuple[Doubt, ...]
     timing: Timing
 
     @property

@@ -24,7 +24,7 @@ from sim.analysis.checks import check
 from sim.analysis.context import Rules
 from sim.analysis.metrics import metrics
 from sim.capacity import footprint
-from sim.cost import COST_MODELS, CostModel, Machine, StepLanes
+from sim.cost import COST_MODELS, CostModel, Doubt, Machine, StepLanes
 from sim.errors import InputError, unknown
 from sim.graph import ModelGraph, OpGraph
 from sim.hardware.arbiters import ARBITERS, Arbiter, Derated, Efficiency
@@ -89,8 +89,18 @@ def run(scenario: Scenario | str | Path, *, replay: bool = True) -> Result:
     )
     return Result(
         scenario=scenario, model=model, log=log, rules=rules, metrics=numbers, bounds=limits, breakdown=account,
-        checks=(*checks, INVARIANT), timing=timing
+        checks=(*checks, INVARIANT), doubts=doubts(setup), timing=timing
     )  # fmt: skip
+
+
+def doubts(setup: Setup) -> tuple[Doubt, ...]:
+    """What the costs of a run are less than sure of, from its shortest context to its longest."""
+    judge = getattr(setup.costs, "doubts", None)
+    if judge is None:
+        return ()
+    contexts = [c for s in setup.sequences for c in (s.context, s.context + s.tokens - 1)]
+    ends = np.array(sorted({min(contexts), max(contexts)}), dtype=np.int64)
+    return tuple(judge(setup.graph, StepLanes(sequence=np.zeros_like(ends), token=np.zeros_like(ends), context=ends)))
 
 
 def op_graph(scenario: Scenario) -> tuple[ModelGraph, OpGraph]:
@@ -138,6 +148,7 @@ def prepare(scenario: Scenario, ops: OpGraph) -> Setup:
             weights=mapping.weights,
             activations=mapping.activations,
             execution=mapping.execution,
+            kv=mapping.kv,
             tiles=mapping.tiles,
         ),
     )
@@ -254,6 +265,17 @@ def _efficiency(scenario: Scenario) -> Efficiency | None:
     return Efficiency({n: max(share, least) for n, share in points.items()})
 
 
+def _alone(scenario: Scenario) -> tuple[int, int]:
+    """The share of a channel that a lone transfer gets; of several that it is spread over, the sum of shares."""
+    efficiency, channels = _efficiency(scenario), scenario.hardware.memory.channels
+    share = Fraction(*_cap(scenario))
+    if efficiency is not None:
+        share = min(share, efficiency.at(1))
+    if channels.route == "interleaved":
+        share *= channels.count
+    return share.numerator, share.denominator
+
+
 def _scheduler(scenario: Scenario) -> Scheduler:
     options = dict(scenario.scheduler.options)
     scheduler: Scheduler = _made(scenario, "scheduler", SCHEDULERS, scenario.scheduler.name, options)
@@ -263,7 +285,8 @@ def _scheduler(scenario: Scenario) -> Scheduler:
 def _costs(scenario: Scenario) -> CostModel:
     engines, memory, cost = scenario.hardware.engines, scenario.hardware.memory, scenario.cost
     machine = Machine(
-        flops=engines.flops, vector_flops=engines.vector_flops, overhead=engines.overhead, bandwidth=memory.bandwidth
+        flops=engines.flops, vector_flops=engines.vector_flops, overhead=engines.overhead, bandwidth=memory.bandwidth,
+        alone=_alone(scenario), overlap=scenario.mapping.execution == "stream",
     )  # fmt: skip
     options = dict(cost.options)
     for name in ("machine", "seed"):
@@ -271,6 +294,10 @@ def _costs(scenario: Scenario) -> CostModel:
             raise scenario.error(f"cost.{name}", "no option of a cost model")
     if cost.table is not None:
         options["table"] = cost.table
+    if cost.profile is not None:
+        options["profile"] = str(scenario.folder / cost.profile)
+    if cost.otherwise is not None:
+        options["otherwise"] = cost.otherwise
     if cost.jitter:
         options["jitter"] = cost.jitter
     costs: CostModel = _made(scenario, "cost", COST_MODELS, cost.model, {**options, "machine": machine, "seed": scenario.seed})

@@ -5,7 +5,8 @@ from __future__ import annotations
 import click
 
 from sim.cli.options import scenario_arguments
-from sim.runner import op_graph, prepare, read
+from sim.report import account
+from sim.runner import doubts, op_graph, prepare, read
 from sim.shipped import find_scenario
 
 
@@ -19,3 +20,5 @@ def command(names: tuple[str, ...], overrides: tuple[str, ...]) -> None:
         model, ops = op_graph(scenario)
         setup = prepare(scenario, ops)
         click.echo(f"{path}: ok: {model.name}, {len(ops.ops)} ops, {len(setup.graph)} tasks a step")
+        for doubt in account.doubts(doubts(setup)):
+            click.echo(f"  doubt: {doubt}")

@@ -12,10 +12,11 @@ from __future__ import annotations
 
 from sim.cost.fixed import Fixed
 from sim.cost.given import Given
-from sim.cost.model import CostModel, Machine, StepLanes
+from sim.cost.model import CostModel, Doubt, Machine, StepLanes
+from sim.cost.profiled import Profiled
 from sim.cost.roofline import Roofline
 from sim.registry import Registry
 
-COST_MODELS: Registry[type[CostModel]] = Registry("cost model", {"roofline": Roofline, "fixed": Fixed})
+COST_MODELS: Registry[type[CostModel]] = Registry("cost model", {"roofline": Roofline, "fixed": Fixed, "profiled": Profiled})
 
-__all__ = ["COST_MODELS", "CostModel", "Fixed", "Given", "Machine", "Roofline", "StepLanes"]
+__all__ = ["COST_MODELS", "CostModel", "Doubt", "Fixed", "Given", "Machine", "Profiled", "Roofline", "StepLanes"]

@@ -19,12 +19,17 @@ _SAFE = 2**62
 class Machine:
     """The rates that costs follow from: FLOP/s of one engine (for all dtypes or by dtype), its vector op/s, ps per task,
     channel bytes/s.
+
+    alone: the share of a channel (numerator, denominator) that a transfer gets while no other wants any. overlap: an engine
+    computes while the operands of its task load (`stream`), not after (`blocking`).
     """
 
     flops: int | Mapping[str, int]
     vector_flops: int
     overhead: int
     bandwidth: int
+    alone: tuple[int, int] = (1, 1)
+    overlap: bool = False
 
     def peak(self, dtype: str) -> int | None:
         """FLOP/s of one engine in `dtype`, None if that is not known."""
@@ -40,8 +45,21 @@ class StepLanes:
     context: IntArray
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Doubt:
+    """Costs that are less than known: of how many ops of a kind, their share of the time of a step's ops, and why."""
+
+    kind: str
+    ops: int
+    share: float
+    why: str
+
+
 class CostModel(Protocol):
-    """Made with the machine, the seed of the run and the options of the scenario; see the package for the contract."""
+    """Made with the machine, the seed of the run and the options of the scenario; see the package for the contract.
+
+    One that knows where its costs are guesses also has `doubts(graph, steps)`, a list of `Doubt`.
+    """
 
     def __init__(self, *, machine: Machine, seed: int) -> None: ...
 

@@ -44,13 +44,14 @@ def complete(preset: Preset, written: Mapping[str, Any]) -> dict[str, Any]:
             f"the bandwidth of preset {preset.name!r} is not published ({preset.unpublished}): "
             "expected the key hardware.memory.bandwidth"
         )
-    return _over(preset.hardware(achievable=memory.get("achievable") is True), written)
+    return over(preset.hardware(achievable=memory.get("achievable") is True), written)
 
 
-def _over(base: Mapping[str, Any], written: Mapping[str, Any]) -> dict[str, Any]:
+def over(base: Mapping[str, Any], written: Mapping[str, Any]) -> dict[str, Any]:
+    """A `hardware` section with what is written in place of what it says."""
     result = {**base, **written}
     for key in base.keys() & written.keys() - WHOLE:
         below, above = base[key], written[key]
         if isinstance(below, Mapping) and isinstance(above, Mapping):
-            result[key] = _over(below, above)
+            result[key] = over(below, above)
     return result

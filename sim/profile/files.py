@@ -12,7 +12,7 @@ from typing import Any
 from sim.documents import Node, read
 from sim.files import whole_file
 from sim.profile.device import DeviceProfile, Provenance, Residual, RowFit, Step, Timing
-from sim.profile.forms import FORMS, UNITS
+from sim.profile.forms import DIMENSIONS, FORMS, UNITS
 from sim.quantities import BANDWIDTH, DURATION, SIZE, Dimension, show
 
 KEYS = ("title", "provenance", "engines", "bandwidth", "read", "write", "capacity", "step", "ops")
@@ -22,7 +22,7 @@ PROVENANCE = (
 STEP = ("scale", "per_op", "per_step", "residual")
 TIMING = ("form", "unit", "ranges", "rows")
 RESIDUAL = ("samples", "median", "p90")
-RANGES = ("n", "k", "heads", "kv_heads", "head_dim", "context", "flops", "elements", "bytes")
+RANGES = (*DIMENSIONS, *UNITS)
 
 
 def read_profile(path: str | os.PathLike[str]) -> DeviceProfile:

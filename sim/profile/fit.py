@@ -15,7 +15,7 @@ import numpy.typing as npt
 
 from sim.errors import InputError
 from sim.profile.device import DeviceProfile, Provenance, Residual, RowFit, Step, Timing
-from sim.profile.forms import FORMS, UNITS, Floats, Shapes
+from sim.profile.forms import DIMENSIONS, FORMS, UNITS, Floats, Shapes
 from sim.profile.nnls import nnls
 from sim.profile.samples import Samples
 from sim.quantities import MAXIMUM
@@ -27,11 +27,8 @@ STEP, READ, WRITE = "step", "read", "write"
 #: Median errors that differ by less say nothing about which form is right.
 TIE = 0.002
 
-#: Columns of shapes that a range is kept of, where they vary or say what was measured.
-RANGED = ("n", "k", "heads", "kv_heads", "head_dim", "context", "bytes")
-
-_SHAPE = ("rows", "n", "k", "heads", "kv_heads", "head_dim", "context", "flops", "elements", "bytes_read", "bytes_written")
-_IDENTITY = ("kind", "dtype", "model", *_SHAPE)
+_SHAPE = ("rows", "n", "k", "heads", "kv_heads", "head_dim", "context", "flops", "elements")
+_IDENTITY = ("kind", "dtype", "model", *_SHAPE, "bytes_read", "bytes_written")
 
 
 def fit(
@@ -93,8 +90,8 @@ def group(samples: Samples, names: Sequence[str]) -> npt.NDArray[np.intp]:
 
 def shapes_of(samples: Samples) -> Shapes:
     """The shapes of samples, as forms take them."""
-    given = {name: samples.columns[name] for name in _SHAPE[:-2]}
-    return Shapes(**given, bytes=samples.bytes_read + samples.bytes_written)
+    given = {name: samples.columns[name] for name in _SHAPE}
+    return Shapes(**given, bytes=samples.bytes_read + samples.bytes_written, shared=samples.bytes_shared)
 
 
 def residual(predicted: Floats, measured: npt.NDArray[np.int64]) -> Residual:
@@ -123,7 +120,7 @@ def _timing(samples: Samples, kind: str, dtype: str, forms: Sequence[str]) -> Ti
     candidates = [_candidate(samples, form, unit) for form in forms for unit in units]
     least = min(candidate.error for candidate in candidates)
     best = next(candidate for candidate in candidates if candidate.error <= least + TIE)  # the first of equals
-    ranges = {name: getattr(shapes, name) for name in RANGED}
+    ranges = {name: getattr(shapes, name) for name in (*DIMENSIONS, *UNITS[:2])}
     return Timing(
         kind=kind, dtype=dtype, form=best.form, unit=best.unit, rows=best.rows,
         ranges={name: (int(column.min()), int(column.max())) for name, column in ranges.items() if column.max()},

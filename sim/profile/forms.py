@@ -14,7 +14,7 @@ A coefficient that is absent costs nothing. `amount` is that of the kernel's `un
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Protocol
 
 import numpy as np
@@ -29,6 +29,9 @@ Ints = npt.NDArray[np.int64]
 
 #: What a rate may count.
 UNITS = ("flops", "elements", "outputs")
+
+#: Columns of shapes beside the amounts, whose measured range a profile keeps.
+DIMENSIONS = ("n", "k", "heads", "kv_heads", "head_dim", "context", "bytes")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -45,6 +48,7 @@ class Shapes:
     flops: Ints
     elements: Ints
     bytes: Ints  # read and written
+    shared: Ints  # of these, what all rows share: weights
 
     def amount(self, unit: str) -> Ints:
         """How much of a unit each op has. `outputs` are the numbers of the result."""
@@ -52,6 +56,12 @@ class Shapes:
             return self.rows * self.n
         amount: Ints = getattr(self, unit)
         return amount
+
+    def at_rows(self, rows: int) -> Shapes:
+        """The same ops with another number of rows."""
+        flops, elements, own = (x // self.rows * rows for x in (self.flops, self.elements, self.bytes - self.shared))
+        moved = self.shared + own
+        return replace(self, rows=np.full_like(self.rows, rows), flops=flops, elements=elements, bytes=moved)
 
 
 class Form(Protocol):
@@ -61,6 +71,10 @@ class Form(Protocol):
 
     def time(self, values: Mapping[str, int], shapes: Shapes, unit: str) -> Floats:
         """Picoseconds, for coefficients in base units."""
+        ...
+
+    def depends(self, unit: str) -> tuple[str, ...]:
+        """The columns of shapes beside rows that must have been measured: beyond them a time is an extrapolation."""
         ...
 
 
@@ -73,6 +87,9 @@ class Sum:
         loading = at_rate(shapes.bytes, values.get("bandwidth"))
         return values.get("overhead", 0) + loading + at_rate(shapes.amount(unit), values.get("rate"))
 
+    def depends(self, unit: str) -> tuple[str, ...]:
+        return ("n", "k", "context", "bytes", unit)
+
 
 class Later:
     """overhead + the later of bytes / bandwidth and amount / rate."""
@@ -82,6 +99,9 @@ class Later:
     def time(self, values: Mapping[str, int], shapes: Shapes, unit: str) -> Floats:
         loading = at_rate(shapes.bytes, values.get("bandwidth"))
         return values.get("overhead", 0) + np.maximum(loading, at_rate(shapes.amount(unit), values.get("rate")))
+
+    def depends(self, unit: str) -> tuple[str, ...]:
+        return ("n", "k", "context", "bytes", unit)
 
 
 def at_rate(amount: Ints, per_second: int | None) -> Floats:

@@ -9,6 +9,7 @@
 | `heads`, `kv_heads`, `head_dim`, `context` | of an attention op; context counts the tokens attended |
 | `flops`, `elements` | floating-point operations of matrix products; elements that all else touches |
 | `bytes_read`, `bytes_written` | weights, KV cache and activations; of a stream, what it moved |
+| `bytes_shared` | of `bytes_read`, what all rows share: weights |
 | `ops` | of a step: how many ops it has; 1 of all others |
 | `duration` | picoseconds |
 | `streams` | how many such streams or ops ran at once, this one included |
@@ -37,7 +38,8 @@ TEXTS = ("kind", "dtype", "beside", "model")
 #: Columns of whole numbers, with what stands where nothing is said.
 NUMBERS: Mapping[str, int] = {
     "rows": 1, "n": 0, "k": 0, "heads": 0, "kv_heads": 0, "head_dim": 0, "context": 0, "flops": 0, "elements": 0,
-    "bytes_read": 0, "bytes_written": 0, "ops": 1, "duration": 0, "streams": 1, "step": -1, "round": 0,
+    "bytes_read": 0, "bytes_written": 0, "bytes_shared": 0, "ops": 1, "duration": 0, "streams": 1, "step": -1,
+    "round": 0,
 }  # fmt: skip
 COLUMNS = (*TEXTS, *NUMBERS)
 

@@ -5,6 +5,7 @@ Each function is pure and gives JSON-ready data in a fixed order; times are inte
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -13,6 +14,7 @@ import numpy.typing as npt
 from sim.analysis.blame import Blame, Matrix
 from sim.analysis.breakdown import PARTS
 from sim.analysis.critical_path import Cause, CriticalPath, Place
+from sim.cost import Doubt
 from sim.result import Result
 
 if TYPE_CHECKING:  # needs OR-tools, which is an extra
@@ -24,6 +26,14 @@ Times = npt.NDArray[np.int64]
 def parts(row: Times) -> dict[str, int]:
     """One row of a breakdown by the names of its parts."""
     return {name: int(ps) for name, ps in zip(PARTS, row, strict=True)}
+
+
+def doubts(found: Sequence[Doubt]) -> list[str]:
+    """What the costs are less than sure of, one sentence each, what takes the most time first."""
+    return [
+        f"{doubt.kind}: {doubt.why} ({doubt.ops} op{'s' if doubt.ops > 1 else ''}, {doubt.share:.1%} of the time on engines)"
+        for doubt in sorted(found, key=lambda doubt: -doubt.share)
+    ]
 
 
 def totals(result: Result) -> dict[str, Any]:

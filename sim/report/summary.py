@@ -64,6 +64,7 @@ def summary(result: Result, *, trace: Path | None = None, timing: bool = True, w
         "breakdown_ps": account.totals(result),
         "blame": account.blame(blame(result.log, result.rules, result.breakdown)) if m.tasks <= MOST_BLAMED else None,
         "critical_path": account.critical_path(result, critical_path(result.log, result.rules)),
+        "doubts": [{"kind": d.kind, "ops": d.ops, "share": d.share, "why": d.why} for d in result.doubts],
         "checks": list(result.checks),
         "trace": str(trace) if trace else None,
     }

@@ -6,6 +6,7 @@ from rich.console import Console, Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
+from sim.report import account
 from sim.result import Result
 from sim.units import format_bytes, format_rate, format_time
 
@@ -25,6 +26,8 @@ def render(result: Result) -> RenderableType:
     facts.add_row("bounds", _bounds(result))
     facts.add_row("checks", f"{len(result.checks)} invariants hold")
     facts.add_row("replay", _replay(result))
+    for i, doubt in enumerate(account.doubts(result.doubts)):
+        facts.add_row("" if i else "doubts", Text(doubt, style="yellow"))
     return Group(head, facts, Text(), _kinds(result))
 
 

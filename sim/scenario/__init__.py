@@ -36,6 +36,7 @@ from sim.scenario.sections import (
     Trace,
     Window,
     Workload,
+    folder_of,
 )
 
 __all__ = [
@@ -116,7 +117,7 @@ def _validate(document: Document, known: Known | None, name: str = "scenario") -
         data["name"] = name
     problems = list(unknown_names(document, known or {}))
     try:
-        scenario = Scenario.model_validate(data)
+        scenario = Scenario.model_validate(data, context={"folder": folder_of(document)})
     except ValidationError as error:
         details = error.errors(include_url=False)
         problems += translate(details, document)

@@ -7,14 +7,26 @@ open, because others register theirs; whoever validates a scenario passes the na
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from annotated_types import Ge, Le
-from pydantic import BeforeValidator, ConfigDict, Discriminator, Field, PrivateAttr, Tag, field_validator, model_validator
+from pydantic import (
+    BeforeValidator,
+    ConfigDict,
+    Discriminator,
+    Field,
+    PrivateAttr,
+    Tag,
+    ValidationInfo,
+    field_validator,
+    model_validator,
+)
 
 from sim.documents import Document, key_path
 from sim.errors import InputError
-from sim.presets import complete, find
+from sim.presets import complete, find, over
+from sim.profile import hardware, read_profile
 from sim.quantities import Bandwidth, Duration, FlopRate, Size
 from sim.requests import MAX_CONTEXT, MAX_REQUESTS, MAX_TOKENS
 from sim.scenario.arriving import Concurrency, Generate, RequestTrace
@@ -244,6 +256,18 @@ class Memory(Section):
     )
 
 
+def folder_of(document: Document) -> Path:
+    """The folder of the file that a document was read from."""
+    source = Path(document.source)
+    return source.parent if document.text and source.suffix else Path()
+
+
+def beside(path: str, info: ValidationInfo) -> Path:
+    """A path in a scenario: from the folder of its file, if it has one."""
+    folder: Path = (info.context or {}).get("folder", Path())
+    return folder / path
+
+
 class Hardware(Section):
     """The machine. What is not given is that of the preset, or without one of a small generic NPU."""
 
@@ -254,21 +278,40 @@ class Hardware(Section):
         "is written here holds instead.",
         examples=["a100-80g-sxm"],
     )
+    from_profile: str | None = Field(
+        default=None,
+        min_length=1,
+        description="Instead of a preset: path of a device profile, from the folder of the scenario. It gives the number of "
+        "engines, bandwidth, its efficiency by number of transfers, and capacity; what is written here holds instead.",
+        examples=["device.yaml"],
+    )
     engines: Engines = default({}, description="The compute engines.")
     memory: Memory = default({}, description="The memory channel.")
     sram: Size | None = Field(default=None, description="On-chip memory for operands in flight; null: unbounded.")
 
     @model_validator(mode="before")
     @classmethod
-    def _from_preset(cls, value: object) -> object:
-        name = value.get("preset") if isinstance(value, Mapping) else None
-        if not isinstance(value, Mapping) or not isinstance(name, str) or not name:
+    def _completed(cls, value: object, info: ValidationInfo) -> object:
+        if not isinstance(value, Mapping):
             return value
+        name, profile = value.get("preset"), value.get("from_profile")
         try:
-            preset = find(name)
+            if isinstance(profile, str) and profile and name is None:
+                return over(hardware(read_profile(beside(profile, info))), value)
+            preset = find(name) if isinstance(name, str) and name else None
         except InputError:
             return value  # the field says so, at its own place
-        return complete(preset, value)
+        return complete(preset, value) if preset is not None else value
+
+    @field_validator("from_profile")
+    @classmethod
+    def _readable(cls, path: str | None, info: ValidationInfo) -> str | None:
+        try:
+            if path is not None:
+                read_profile(beside(path, info))
+        except InputError as error:
+            raise ValueError(str(error)) from None
+        return path
 
     @field_validator("preset")
     @classmethod
@@ -279,6 +322,12 @@ class Hardware(Section):
         except InputError as error:
             raise ValueError(str(error)) from None
         return name
+
+    @model_validator(mode="after")
+    def _one_source(self) -> Hardware:
+        if self.preset is not None and self.from_profile is not None:
+            raise ValueError("expected only one of the keys 'preset' and 'from_profile', found both")
+        return self
 
     @model_validator(mode="after")
     def _reachable(self) -> Hardware:
@@ -322,8 +371,19 @@ class ModelMapping(Section):
         description="`blocking`: an engine waits while operands load; `stream`: load and compute overlap within a "
         "task; `prefetch`: operands load ahead of their task as far as SRAM allows.",
     )
+    kv: Literal["transfers", "operands"] = Field(
+        default="transfers",
+        description="`transfers`: the KV cache of a layer is loaded by a transfer of its own, which all heads share; "
+        "`operands`: the ops of attention read it themselves, as kernels of CPUs and GPUs do (`blocking` or `stream`).",
+    )
     tiles: Whole = Field(default=1, ge=1, le=1024, description="Tasks that each projection and MLP is split into.")
     formats: Formats = default({}, description="How many bits numbers take in memory; for a model by its config.")
+
+    @model_validator(mode="after")
+    def _loads_itself(self) -> ModelMapping:
+        if self.kv == "operands" and self.execution == "prefetch":
+            raise ValueError("expected 'kv: operands' only with execution blocking or stream, where engines load operands")
+        return self
 
 
 class Scheduler(Choice):
@@ -338,9 +398,9 @@ class Cost(Choice):
     """How long tasks take: the name of a cost model, or a mapping of `model` and its options."""
 
     key = "model"
-    examples = ("roofline", "fixed")
+    examples = ("roofline", "fixed", "profiled")
 
-    model: str = Field(min_length=1, description="Name of the cost model.", examples=["roofline", "fixed"])
+    model: str = Field(min_length=1, description="Name of the cost model.", examples=["roofline", "fixed", "profiled"])
     table: CostTable | None = Field(
         default=None,
         description="For `fixed`: the name of a shipped table, or a mapping of op kinds to durations.",
@@ -348,6 +408,17 @@ class Cost(Choice):
     )
     jitter: float = Field(
         default=0.0, ge=0, lt=1, description="For `fixed`: durations vary uniformly by this share, up and down."
+    )
+
+    profile: str | None = Field(
+        default=None,
+        min_length=1,
+        description="For `profiled`: path of a device profile, from the folder of the scenario.",
+        examples=["device.yaml"],
+    )
+    otherwise: Literal["roofline"] | None = Field(
+        default=None,
+        description="For `profiled`: what ops cost that the profile lacks, and the report lists them; null: they are errors.",
     )
 
 
@@ -405,6 +476,11 @@ class Scenario(Section):
     def text(self) -> str:
         """The YAML text it was read from, without overrides; empty if it came from a dict."""
         return self._document.text
+
+    @property
+    def folder(self) -> Path:
+        """The folder of its file, from which paths in it start; the working directory if it came from no file."""
+        return folder_of(self._document)
 
     def locate(self, key: str) -> str:
         """Where `key`, such as `model.layers` or `workload.sequences[0].tokens`, is written: `file:3:12`.

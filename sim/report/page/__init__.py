@@ -17,6 +17,7 @@ from typing import Any
 from sim import __version__
 from sim.analysis.breakdown import PARTS
 from sim.analysis.critical_path import critical_path
+from sim.report import account
 from sim.report.page.columns import pack
 from sim.report.page.roofline import roofline
 from sim.report.page.timeline import LIMIT, timeline
@@ -49,6 +50,7 @@ def render(result: Result, *, what_if: dict[str, Any] | None = None, overrides: 
             "title": html.escape(scenario.name),
             "description": html.escape(scenario.description),
             "finding": html.escape(finding(result, what_if)),
+            "doubts": _doubts(result),
             "version": html.escape(__version__),
             "scenario": html.escape(_written(result)),
             "overrides": html.escape("\n".join(f"--set {assignment}" for assignment in overrides)),
@@ -62,6 +64,14 @@ def render(result: Result, *, what_if: dict[str, Any] | None = None, overrides: 
             "columns": packed.text,
         },
     )  # fmt: skip
+
+
+def _doubts(result: Result) -> str:
+    """What the costs of the run are less than sure of, as a list."""
+    if not result.doubts:
+        return ""
+    items = "".join(f"<li>{html.escape(text)}</li>" for text in account.doubts(result.doubts))
+    return f'<div class="note" id="doubts"><p>Not interpolated between measurements:</p><ul>{items}</ul></div>'
 
 
 def finding(result: Result, what_if: dict[str, Any] | None) -> str:

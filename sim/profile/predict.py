@@ -1,0 +1,50 @@
+"""The time of an op by a profile, and what of it was never measured."""
+
+from __future__ import annotations
+
+from bisect import bisect_left
+from collections.abc import Iterator
+from typing import NamedTuple
+
+import numpy as np
+
+from sim.profile.device import Timing
+from sim.profile.forms import FORMS, Floats, Shapes
+
+
+class Outside(NamedTuple):
+    """A column of shapes that left the range it was measured in."""
+
+    column: str
+    found: tuple[int, int]
+    measured: tuple[int, int]
+
+    def __str__(self) -> str:
+        (low, high), (least, most) = self.found, self.measured
+        found = f"{low:,}" if low == high else f"{low:,} to {high:,}"
+        return f"{self.column} {found}, measured {f'{least:,}' if least == most else f'{least:,} to {most:,}'}"
+
+
+def time(timing: Timing, shapes: Shapes) -> Floats:
+    """Picoseconds of each op; all must have one number of rows.
+
+    Between two numbers of rows that were measured the time is linear in rows, beyond them the nearest fit is used as it is.
+    """
+    rows, form = int(shapes.rows.flat[0]), FORMS.get(timing.form)
+    known = list(timing.rows)
+    i = bisect_left(known, rows)
+    if i == len(known) or i == 0 or known[i] == rows:
+        nearest = timing.rows[known[min(i, len(known) - 1)]]
+        return form.time(nearest.coefficients, shapes, timing.unit)
+    low, high = known[i - 1], known[i]
+    a, b = (form.time(timing.rows[r].coefficients, shapes.at_rows(r), timing.unit) for r in (low, high))
+    return np.asarray(a + (b - a) * ((rows - low) / (high - low)))
+
+
+def outside(timing: Timing, shapes: Shapes) -> Iterator[Outside]:
+    """What of these shapes is beyond what was measured: only columns that the form depends on."""
+    checked = {name: getattr(shapes, name) for name in FORMS.get(timing.form).depends(timing.unit) if name in timing.ranges}
+    for name, column in {"rows": shapes.rows, **checked}.items():
+        low, high = (min(timing.rows), max(timing.rows)) if name == "rows" else timing.ranges[name]
+        if column.min() < low or column.max() > high:
+            yield Outside(name, (int(column.min()), int(column.max())), (low, high))
