@@ -45,7 +45,8 @@ class Op:
     path: module path that issued it, e.g. `model.layers.0.self_attn.q_proj`.
     layer: index of the decoder layer, -1 outside of layers.
     part: tells ops of one kind and path apart (`q` and `k` of rope), else empty.
-    heads: number of attention heads the op can be split over, 0 if it is not per head.
+    heads: number of attention heads the op can be split over (of a KV load: heads of the cache), 0 if it is not per head.
+    splits: parts along the keys in which attention computes it, and in which its cache is loaded; 1 if it is one.
     dtype: torch's name of the compute type, e.g. `bfloat16`.
     shape: the result's dimensions, as text in B, Q and N.
     inputs: indices of the ops whose results it needs, ascending, all smaller than its own.
@@ -57,6 +58,7 @@ class Op:
     layer: int
     part: str = ""
     heads: int = 0
+    splits: int = 1
     dtype: str
     shape: tuple[str, ...] = ()
     inputs: tuple[int, ...] = ()

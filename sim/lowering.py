@@ -3,8 +3,10 @@
 | op                 | becomes                                                                                    |
 | ------------------ | ------------------------------------------------------------------------------------------ |
 | kv_load, kv_store  | one transfer task; under `blocking` it holds an engine, else a DMA issues it                |
-| kv_load, kv        | with `kv: operands` no task: the cache is a private operand of the ops that read it          |
+| kv_load            | with `kv: operands` no task: the cache is a private operand of the ops that read it         |
+| kv_load            | with `kv_loads: head` one for each head of the cache: query heads that share it share it    |
 | per-head op        | one task per head if heads are split; the same head of two ops depends one to one           |
+| op with splits     | one task per split of the keys (and head): it needs its own split of the cache              |
 | product by weights | `tiles` tasks, each with its columns of the weights; `act` is tiled along with its inputs   |
 | streamed weights   | private operands of their task; under `prefetch` a `weight_load` of their own, by a DMA     |
 | off-chip results   | an `act_store` after each task, and operand bytes (or under `prefetch` an `act_load`) before |
@@ -28,6 +30,7 @@ class Mapping:
     """How ops are put on the machine. The fields are those of `mapping` in a scenario."""
 
     heads: Literal["split", "fused"] = "split"
+    kv_loads: Literal["layer", "head"] = "layer"
     weights: Literal["resident", "streamed"] = "resident"
     activations: Literal["on_chip", "off_chip"] = "on_chip"
     execution: Execution = "prefetch"
@@ -57,6 +60,35 @@ class _Builder:
         return len(self.rows) - 1
 
 
+@dataclass(frozen=True, slots=True)
+class _Grid:
+    """How an op is cut: heads, each into splits of the keys, each into tiles. Shares are numbered in this order."""
+
+    heads: int = 1
+    splits: int = 1
+    tiles: int = 1
+
+    def __len__(self) -> int:
+        return self.heads * self.splits * self.tiles
+
+    def coordinates(self, share: int) -> tuple[int, int, int]:
+        rest, tile = divmod(share, self.tiles)
+        return *divmod(rest, self.splits), tile
+
+    def labels(self, share: int) -> tuple[int, int]:
+        """The head, and the tile or split, of a share: -1 if the op is not cut that way."""
+        head, split, tile = self.coordinates(share)
+        return head if self.heads > 1 else -1, split if self.splits > 1 else tile if self.tiles > 1 else -1
+
+    def shares(self, head: int | None, split: int | None, tile: int | None) -> list[int]:
+        """The shares at these coordinates; None stands for all."""
+        heads, splits, tiles = (
+            range(count) if at is None else (at,)
+            for at, count in ((head, self.heads), (split, self.splits), (tile, self.tiles))
+        )
+        return [(h * self.splits + s) * self.tiles + t for h in heads for s in splits for t in tiles]
+
+
 def lower(ops: OpGraph, mapping: Mapping) -> TaskGraph:
     """Make the task graph of one step."""
     if mapping.kv == "operands":
@@ -68,26 +100,26 @@ def lower(ops: OpGraph, mapping: Mapping) -> TaskGraph:
     build = _Builder()
     blocking, prefetch = mapping.execution == "blocking", mapping.execution == "prefetch"
     off_chip = mapping.activations == "off_chip"
-    tiles = _tiles(ops, has, mapping)
+    grids = _grids(ops, has, mapping)
     made: list[list[int]] = []  # per op, the tasks after which its result can be used; share by share
     kv_loads: dict[int, list[int]] = {}
     kv_stores: dict[int, list[int]] = {}
 
     for i, op in enumerate(ops.ops):
-        if op.kind in ("kv_load", "kv_store"):
-            sources = [task for j in op.inputs for task in made[j]]
-            bit = CLASS_BIT["kv_read" if op.kind == "kv_load" else "kv_write"]
-            task = build.add(i, op.kind, op.layer, sources, engine=blocking, computes=False, moves=bit)
-            (kv_loads if op.kind == "kv_load" else kv_stores).setdefault(op.layer, []).append(task)
-            made.append([task])
-            continue
-        split = op.heads if op.heads and mapping.heads == "split" else tiles[i]
         results = []
-        for part in range(split):
-            inputs = [task for j in op.inputs for task in _shares_needed(ops, i, j, split, part, made[j], tiles)]
-            share = (part, split)
-            head = part if op.heads and split > 1 else -1
-            tile = part if head < 0 and split > 1 else -1
+        for part in range(len(grids[i])):
+            inputs = [made[j][share] for j in op.inputs for share in _shares_needed(ops, i, j, part, grids)]
+            share = (part, len(grids[i]))
+            head, tile = grids[i].labels(part)
+            if op.kind in ("kv_load", "kv_store"):
+                bit = CLASS_BIT["kv_read" if op.kind == "kv_load" else "kv_write"]
+                task = build.add(
+                    i, op.kind, op.layer, inputs, share=share, head=head, tile=tile, engine=blocking, computes=False,
+                    moves=bit,
+                )  # fmt: skip
+                (kv_loads if op.kind == "kv_load" else kv_stores).setdefault(op.layer, []).append(task)
+                results.append(task)
+                continue
             private = CLASS_BIT["kv_read"] if has["kv_read"][i] else 0
             if mapping.weights == "streamed" and has["weight"][i]:
                 if prefetch:
@@ -141,7 +173,7 @@ def _read_in_place(ops: OpGraph) -> OpGraph:
         inputs = {k for j in op.inputs for k in (loads[j].inputs if j in loads else (j,))}
         new_index[i] = len(kept)
         kept.append(replace(op, costs=costs, inputs=tuple(sorted(new_index[j] for j in inputs))))
-    return OpGraph(ops=tuple(kept), polynomials=tuple(polynomials), breaks=ops.breaks)
+    return replace(ops, ops=tuple(kept), polynomials=tuple(polynomials))
 
 
 def _part(whole: tuple[Polynomial, ...], readers: list[int], reader: int) -> tuple[Polynomial, ...]:
@@ -154,24 +186,39 @@ def _is_prefetch(build: _Builder, task: int) -> bool:
     return bool(build.rows[task][-1])
 
 
-def _tiles(ops: OpGraph, has: dict[str, list[bool]], mapping: Mapping) -> list[int]:
-    """Into how many column tiles each op is cut: products by weights, and the activation between two of them."""
-    tiles: list[int] = []
+def _grids(ops: OpGraph, has: dict[str, list[bool]], mapping: Mapping) -> list[_Grid]:
+    """How each op is cut: per head, along the keys, or (products by weights, and activations between them) by columns."""
+    grids: list[_Grid] = []
     for i, op in enumerate(ops.ops):
-        product = has["flops"][i] and has["weight"][i]
-        follows = op.kind == "act" and bool(op.inputs) and all(tiles[j] > 1 for j in op.inputs)
-        tiles.append(mapping.tiles if product or follows else 1)
-    return tiles
+        if op.kind == "kv_load":
+            grid = _Grid(heads=op.heads or 1 if mapping.kv_loads == "head" else 1, splits=op.splits)
+        elif op.kind == "kv_store":
+            grid = _Grid()
+        elif op.heads or op.splits > 1:
+            grid = _Grid(heads=op.heads or 1 if mapping.heads == "split" else 1, splits=op.splits)
+        elif has["flops"][i] and has["weight"][i]:
+            grid = _Grid(tiles=mapping.tiles)
+        elif op.kind == "act" and len({grids[j].tiles for j in op.inputs}) == 1:
+            grid = _Grid(tiles=grids[op.inputs[0]].tiles)
+        else:
+            grid = _Grid()
+        grids.append(grid)
+    return grids
 
 
-def _shares_needed(
-    ops: OpGraph, consumer: int, producer: int, split: int, part: int, made: list[int], tiles: list[int]
-) -> list[int]:
-    """One share of the producer where heads or tiles line up, else all of them."""
-    to, source = ops.ops[consumer], ops.ops[producer]
-    same_heads = bool(to.heads) and to.heads == source.heads
-    same_tiles = to.kind == "act" and tiles[consumer] == tiles[producer]
-    return [made[part]] if (same_heads or same_tiles) and len(made) == split else made
+def _shares_needed(ops: OpGraph, consumer: int, producer: int, part: int, grids: list[_Grid]) -> list[int]:
+    """The shares of the producer that one share of the consumer needs: the same head, split and tile where they line up.
+
+    Query heads share a head of the cache in groups of equal size. What does not line up needs all.
+    """
+    to, source = grids[consumer], grids[producer]
+    head, split, tile = to.coordinates(part)
+    groups = to.heads == source.heads or (ops.ops[producer].kind == "kv_load" and to.heads % source.heads == 0)
+    return source.shares(
+        head * source.heads // to.heads if groups else None,
+        split if to.splits == source.splits else None,
+        tile if to.tiles == source.tiles and ops.ops[consumer].kind == "act" else None,
+    )
 
 
 def _columns(ops: OpGraph, build: _Builder, kv_loads: dict[int, list[int]], kv_stores: dict[int, list[int]]) -> TaskGraph:

@@ -26,13 +26,14 @@ from sim.analysis.metrics import metrics
 from sim.capacity import footprint
 from sim.cost import COST_MODELS, CostModel, Doubt, Machine, StepLanes
 from sim.errors import InputError, unknown
+from sim.fusion import Fusion, fuse, with_kv_heads
 from sim.graph import ModelGraph, OpGraph
 from sim.hardware.arbiters import ARBITERS, Arbiter, Derated, Efficiency
 from sim.lowering import Mapping, lower
 from sim.opgraph import written_costs, written_model
 from sim.replay import run as simulate
 from sim.result import Result, Timing
-from sim.scenario import Formats, Known, Scenario, load
+from sim.scenario import Formats, Fuse, Known, Scenario, load
 from sim.scheduling import SCHEDULERS, Scheduler
 from sim.simulation import Setup, sram_use
 from sim.units import format_bytes
@@ -109,6 +110,9 @@ def op_graph(scenario: Scenario) -> tuple[ModelGraph, OpGraph]:
     if wanted.config is None:
         if scenario.mapping.formats != Formats():
             raise scenario.error("mapping.formats", "expected only with model.config: a written graph says its own bytes")
+        for key, plain in (("softmax", "three_pass"), ("fuse", Fuse())):
+            if getattr(scenario.mapping, key) != plain:
+                raise scenario.error(f"mapping.{key}", "expected only with model.config: a written graph says its own ops")
         model = written_model(scenario)
         return model, model.step()
     try:
@@ -118,9 +122,22 @@ def op_graph(scenario: Scenario) -> tuple[ModelGraph, OpGraph]:
     if wanted.layers is not None and wanted.layers > model.layers:
         raise scenario.error("model.layers", f"expected 1 to {model.layers}, all layers of {model.name}, found {wanted.layers}")
     stored = formats.Formats(**scenario.mapping.formats.model_dump())
-    ops = formats.apply(model.step().select(wanted.layers, wanted.scope), stored, element=formats.ELEMENT[model.dtype])
+    ops = _kernels(scenario, model, model.step().select(wanted.layers, wanted.scope))
+    ops = formats.apply(ops, stored, element=formats.ELEMENT[model.dtype])
     _fits(scenario, model, ops, stored)
     return model, ops
+
+
+def _kernels(scenario: Scenario, model: ModelGraph, ops: OpGraph) -> OpGraph:
+    """The ops as the kernels of the mapping compute them."""
+    mapping = scenario.mapping
+    wanted = Fusion(softmax=mapping.softmax, kv_splits=mapping.kv_splits, **mapping.fuse.model_dump())
+    try:
+        fused = fuse(ops, wanted, element=formats.ELEMENT[model.dtype])
+    except InputError as error:  # what fusion raises begins with the key it is about
+        key, _, message = str(error).partition(": ")
+        raise scenario.error(key, message) from None
+    return with_kv_heads(fused, model.kv_heads)
 
 
 def _fits(scenario: Scenario, model: ModelGraph, ops: OpGraph, stored: formats.Formats) -> None:
@@ -145,6 +162,7 @@ def prepare(scenario: Scenario, ops: OpGraph) -> Setup:
         ops,
         Mapping(
             heads=mapping.heads,
+            kv_loads=mapping.kv_loads,
             weights=mapping.weights,
             activations=mapping.activations,
             execution=mapping.execution,

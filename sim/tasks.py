@@ -27,7 +27,8 @@ class TaskGraph:
     ops: the op graph it was lowered from.
     kinds: names; `kind[t]` indexes it. A task has its op's kind, or `weight_load`, `act_load`, `act_store`.
     op, part, parts: the share of the op that the task stands for.
-    head, tile: which head or tile of its op, -1 if the op was not split that way.
+    head, tile: which head, and which tile (or split of the keys) of its op, -1 if the op was not cut that way. Heads of a
+    KV load are those of the cache.
     layer: decoder layer, -1 outside of layers.
     engine: True if an engine is held while it runs, False if a DMA issues it.
     computes: True if it does its op's arithmetic.
@@ -68,7 +69,7 @@ class TaskGraph:
         return self.kinds[int(self.kind[task])]
 
     def name(self, task: int) -> str:
-        """What to call the task: its kind, with its part, head or tile: `scores h3`, `rope q`, `up_proj t0`."""
+        """What to call the task: its kind, with its part, head, split or tile: `scores h3`, `rope q`, `attention h3 s0`."""
         op = self.ops.ops[int(self.op[task])]
         kind = self.kind_of(task)
         words = [kind]
@@ -79,7 +80,7 @@ class TaskGraph:
         if self.head[task] >= 0:
             words.append(f"h{self.head[task]}")
         if self.tile[task] >= 0:
-            words.append(f"t{self.tile[task]}")
+            words.append(f"{'s' if op.splits > 1 else 't'}{self.tile[task]}")
         return " ".join(words)
 
     def share(self, quantity: IntArray, tasks: npt.NDArray[np.intp] | None = None) -> IntArray:

@@ -348,15 +348,37 @@ class Formats(Section):
     group: Whole = Field(default=128, ge=1, le=2**20, description="int4 weights that share one scale of 2 bytes.")
 
 
+class Fuse(Section):
+    """Which products by weights that read the same input are one kernel, as in inference engines."""
+
+    qkv: bool = Field(default=False, description="The projections to queries, keys and values.")
+    gate_up: bool = Field(default=False, description="The gate and up projections of the MLP.")
+
+
 class ModelMapping(Section):
     """How the model is laid onto the machine."""
 
     heads: Literal["split", "fused"] = Field(
         default="split", description="Attention as one task per head, or as one task for all heads."
     )
-    softmax: Literal["three_pass"] = Field(
-        default="three_pass", description="Softmax as three tasks: subtract the maximum, exponentiate, normalise."
+    softmax: Literal["three_pass", "fused", "online"] = Field(
+        default="three_pass",
+        description="`three_pass`: subtract the maximum, exponentiate, normalise; `fused`: one task, one pass over scores on "
+        "chip; `online`: scores, softmax and values as one task (FlashAttention).",
     )
+    kv_splits: Whole = Field(
+        default=1,
+        ge=1,
+        le=1024,
+        description="With `softmax: online`: parts of the keys that are attended to independently and then combined "
+        "(flash-decoding); each loads its own part of the KV cache.",
+    )
+    kv_loads: Literal["layer", "head"] = Field(
+        default="layer",
+        description="The KV cache of a layer as one transfer, or as one for each of its heads, which query heads that share it "
+        "share.",
+    )
+    fuse: Fuse = default({}, description="Which projections are one kernel.")
     granularity: Literal["op", "aten"] = Field(
         default="op", description="`op`: the operations people name; `aten`: every operation that torch issues."
     )
@@ -380,7 +402,13 @@ class ModelMapping(Section):
     formats: Formats = default({}, description="How many bits numbers take in memory; for a model by its config.")
 
     @model_validator(mode="after")
-    def _loads_itself(self) -> ModelMapping:
+    def _consistent(self) -> ModelMapping:
+        if self.kv_splits > 1 and self.softmax != "online":
+            raise ValueError(f"expected kv_splits only with softmax: online, found softmax: {self.softmax}")
+        if self.granularity == "aten" and (self.softmax != "three_pass" or self.fuse != Fuse()):
+            raise ValueError("expected softmax: fused, softmax: online and fuse only with granularity: op")
+        if self.kv == "operands" and self.kv_loads == "head":
+            raise ValueError("expected 'kv_loads: head' only with kv: transfers, of which there can be one per head")
         if self.kv == "operands" and self.execution == "prefetch":
             raise ValueError("expected 'kv: operands' only with execution blocking or stream, where engines load operands")
         return self

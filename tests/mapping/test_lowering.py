@@ -1,0 +1,164 @@
+"""How ops are cut into tasks: times by hand where an op takes as many ps as it has FLOPs and as it has bytes."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+import models.library
+from sim.eventlog import EventLog
+from sim.fusion import Fusion, fuse, with_kv_heads
+from sim.graph import QUANTITIES, OpGraph
+from sim.lowering import Mapping, lower
+from sim.replay import driver
+from sim.runner import op_graph, prepare
+from sim.scenario import from_dict
+from sim.simulation import simulate
+from sim.tasks import TaskGraph
+from tests.analysis import machine
+from tests.graphs import GraphBuilder
+from tests.replay.test_replay import assert_same
+
+
+def attention(heads: int = 1, kv_heads: int = 1, **fusion: object) -> OpGraph:
+    """A KV load of 8 bytes; attention to 4 keys, for each of them and each head 2 FLOPs of scores and 2 of values."""
+    build = GraphBuilder()
+    per_key = {"scores": (heads * 4, heads), "flops": (2 * heads * 4, 2 * heads)}
+    load = build.add("kv_load", kv_read=8)
+    last = build.add("scores", load, heads=heads, flops=per_key["flops"], act_read=heads)
+    for kind in ("softmax_max", "softmax_exp", "softmax_norm"):
+        last = build.add(kind, last, heads=heads, vector_ops=per_key["scores"])
+    values = {"flops": per_key["flops"], "act_read": per_key["scores"], "act_write": heads}
+    last = build.add("weighted_values", load, last, heads=heads, **values)
+    build.add("o_proj", last, flops=5)
+    return with_kv_heads(fuse(build.graph(), Fusion(**fusion), element=1), kv_heads)
+
+
+def run(ops: OpGraph, mapping: Mapping, engines: int) -> EventLog:
+    return simulate(replace(machine.setup(ops, engines=engines), graph=lower(ops, mapping)))
+
+
+def spans(log: EventLog, kind: str) -> list[tuple[int, int]]:
+    rows = [row for row in range(len(log.tasks)) if log.name(row).split()[0] == kind]
+    return [(int(log.tasks.start[row]), int(log.tasks.end[row])) for row in rows]
+
+
+def test_splits_overlap_their_loads_with_the_attention_before() -> None:
+    """Loads of 2 one after another; each lets 4 of attention begin on an engine of its own; combine, o_proj."""
+    ops = attention(softmax="online", kv_splits=4)
+    log = run(ops, Mapping(weights="resident"), engines=4)
+    assert spans(log, "kv_load") == [(0, 2), (0, 4), (0, 6), (0, 8)]  # asked for at once, served in turn
+    assert spans(log, "attention") == [(2, 6), (4, 8), (6, 10), (8, 12)]
+    assert spans(log, "combine") == [(12, 13)]  # no FLOPs: the least that a task takes
+    assert log.makespan == 13 + 5
+
+
+@pytest.mark.parametrize(
+    ("splits", "engines", "end"),
+    [
+        (1, 4, 8 + 16),  # one task: more engines do not help, and it waits for the whole cache
+        (1, 1, 8 + 16),
+        (2, 2, 8 + 8 + 1),  # loads of 4, attention of 8
+        (2, 1, 4 + 16 + 1),  # one engine is busy from the first load on
+        (4, 1, 2 + 16 + 1),
+        (4, 2, 2 + 8 + 2 + 1),  # the last load ends at 8: engine 0 is busy from 2 to 10, engine 1 from 4 to 12
+    ],
+)
+def test_splits_on_engines(splits: int, engines: int, end: int) -> None:
+    log = run(attention(softmax="online", kv_splits=splits), Mapping(weights="resident"), engines)
+    assert spans(log, "o_proj") == [(end, end + 5)]
+
+
+def test_three_passes_take_the_time_of_their_parts() -> None:
+    """Load 8, scores 8, three passes of 1 (no FLOPs), values 8: and no engine but one can help."""
+    for engines in (1, 4):
+        assert spans(run(attention(), Mapping(weights="resident"), engines), "o_proj") == [(27, 32)]
+
+
+def test_query_heads_share_the_load_of_their_kv_head() -> None:
+    """4 query heads on 2 KV heads, online: loads of 4, attention of 16 each."""
+    ops = attention(heads=4, kv_heads=2, softmax="online")
+    by_head = run(ops, Mapping(weights="resident", kv_loads="head"), engines=4)
+    assert spans(by_head, "kv_load") == [(0, 4), (0, 8)]
+    assert spans(by_head, "attention") == [(4, 20), (4, 20), (8, 24), (8, 24)]
+    by_layer = run(ops, Mapping(weights="resident"), engines=4)
+    assert spans(by_layer, "kv_load") == [(0, 8)]
+    assert spans(by_layer, "attention") == [(8, 24)] * 4
+    fused = run(ops, Mapping(weights="resident", kv_loads="head", heads="fused"), engines=4)
+    assert spans(fused, "attention") == [(8, 72)]  # one task for all heads needs all of the cache
+
+
+def test_scores_and_values_share_the_load_of_their_kv_head_too() -> None:
+    ops = attention(heads=4, kv_heads=2)
+    graph = lower(ops, Mapping(weights="resident", kv_loads="head"))
+    for kind in ("scores", "weighted_values"):
+        for head in range(4):
+            task = next(t for t in range(len(graph)) if graph.name(t) == f"{kind} h{head}")
+            loads = [graph.name(s) for s in sources(graph, task) if graph.kind_of(s) == "kv_load"]
+            assert loads == [f"kv_load h{head // 2}"]
+
+
+def test_heads_and_splits_together() -> None:
+    """Of 4 query heads, 2 KV heads and 3 splits: task h, s needs the load of head h // 2 and split s alone."""
+    graph = lower(attention(heads=4, kv_heads=2, softmax="online", kv_splits=3), Mapping(weights="resident", kv_loads="head"))
+    names = {graph.name(task): [graph.name(s) for s in sources(graph, task)] for task in range(len(graph))}
+    assert [name for name in names if name.startswith("kv_load")] == [f"kv_load h{h} s{s}" for h in (0, 1) for s in (0, 1, 2)]
+    for head in range(4):
+        for split in range(3):
+            assert names[f"attention h{head} s{split}"] == [f"kv_load h{head // 2} s{split}"]
+        assert names[f"combine splits h{head}"] == [f"attention h{head} s{split}" for split in range(3)]
+    assert names["o_proj"] == [f"combine splits h{head}" for head in range(4)]
+
+
+def sources(graph: TaskGraph, task: int) -> list[int]:
+    return graph.inputs[graph.input_start[task] : graph.input_start[task + 1]].tolist()
+
+
+MAPPINGS = {
+    "online": {"softmax": "online"},
+    "splits": {"softmax": "online", "kv_splits": 5},
+    "heads": {"kv_loads": "head"},
+    "heads fused": {"kv_loads": "head", "heads": "fused"},
+    "splits fused": {"softmax": "online", "kv_splits": 3, "heads": "fused"},
+    "operands": {"softmax": "online", "kv_splits": 3, "kv": "operands", "execution": "stream"},
+    "everything": {"softmax": "online", "kv_splits": 3, "kv_loads": "head", "fuse": {"qkv": True, "gate_up": True}, "tiles": 3},
+}
+
+
+@pytest.mark.parametrize("name", MAPPINGS)
+@pytest.mark.parametrize("model", models.library.names())
+def test_shares_sum_to_the_captured_costs(model: str, name: str) -> None:
+    """Whatever the mapping: FLOPs of all tasks, and bytes of each class but activations, are those that were captured."""
+    text = {"model": {"config": model, "layers": 2}, "mapping": MAPPINGS[name]}
+    plain = op_graph(from_dict({**text, "mapping": {}}))[1].costs(1234)
+    scenario = from_dict(text)
+    graph = prepare(scenario, op_graph(scenario)[1]).graph
+    costs = graph.ops.costs(1234)
+    for number, quantity in enumerate(QUANTITIES):
+        shares = graph.share(costs[number])
+        if quantity == "flops":
+            assert shares[graph.computes].sum() == plain[number].sum()
+        elif quantity in ("weight", "kv_read", "kv_write"):
+            assert shares[(graph.moves & 1 << number) != 0].sum() == plain[number].sum()
+
+
+@pytest.mark.parametrize("name", MAPPINGS)
+def test_replay_is_the_same_to_the_bit(name: str) -> None:
+    text = {
+        "model": {"config": "llama-3.2-1b", "layers": 2},
+        "workload": {"sequences": [{"context": 300, "tokens": 40}]},
+        "mapping": MAPPINGS[name],
+    }
+    scenario = from_dict(text)
+    setup = prepare(scenario, op_graph(scenario)[1])
+    log, report = driver.run(setup)
+    assert report.replayed > 0
+    assert_same(log, simulate(setup))
+
+
+def test_a_latent_cache_has_one_head() -> None:
+    scenario = from_dict({"model": {"config": "deepseek-v2-lite", "layers": 1}, "mapping": {"kv_loads": "head"}})
+    graph = prepare(scenario, op_graph(scenario)[1]).graph
+    assert np.count_nonzero(graph.kind == graph.kinds.index("kv_load")) == 1
