@@ -180,6 +180,11 @@ FLOP_RATE = Dimension(
     example="2 TFLOP/s",
 )
 
+FREQUENCY = Dimension(
+    article="a rate", base="Hz", units=_units("Hz", _SI), ladder=("Hz", "kHz", "MHz", "GHz", "THz", "PHz"), example="20 MHz"
+)  # fmt: skip
+COUNT = Dimension(article="a count", base="steps", units={"steps": 1}, ladder=("steps",), example="4096 steps")
+
 
 def _annotation(dimension: Dimension) -> tuple[Any, ...]:
     return (

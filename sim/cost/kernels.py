@@ -12,7 +12,7 @@ import numpy as np
 
 from sim.formats import ELEMENT
 from sim.graph import QUANTITIES, IntArray, Op, OpGraph
-from sim.profile import ATTENTION, DIMENSIONS, ELEMENTWISE, PRODUCT, UNITS, Shapes
+from sim.profile import ATTENTION, DIMENSIONS, ELEMENTWISE, MULTI_HEAD, PRODUCT, UNITS, Shapes
 
 FLOPS, VECTOR_OPS, WEIGHT, KV_READ, KV_WRITE, ACT_READ, ACT_WRITE = range(len(QUANTITIES))
 
@@ -115,11 +115,12 @@ class _Shapes:
     def fused(self, layer: int) -> Kernel:
         members = [i for i, op in enumerate(self.ops.ops) if op.heads and op.layer == layer]
         first = self.ops.ops[members[0]]
-        _, dim, _ = self.attention[layer]
+        kv_heads, dim, _ = self.attention[layer]
+        kinds = (MULTI_HEAD, ATTENTION) if (kv_heads == first.heads).all() else (ATTENTION,)
         cache = sum((self.cache(self.ops.ops[i]) + self.costs[KV_READ, i] for i in members), np.zeros_like(self.context))
         rows = self.rows * first.heads * dim * ELEMENT.get(first.dtype, 2)  # queries, and as many outputs
         flops, elements = (self.costs[quantity, members].sum(axis=0) for quantity in (FLOPS, VECTOR_OPS))
-        return self.made(first, (ATTENTION,), flops, elements, cache + rows, rows, cache)
+        return self.made(first, kinds, flops, elements, cache + rows, rows, cache)
 
     def cache(self, op: Op) -> IntArray:
         """Bytes of the KV cache that an op reads of what others have loaded."""

@@ -113,7 +113,7 @@ class Profiled:
         fused: dict[int, list[int]] = {}
         for i, (op, kernel) in enumerate(zip(ops.ops, each, strict=True)):
             timing = self.profile.timing(kernel.kinds, kernel.dtype)
-            if timing is None and op.heads and self._attention(ops, op.layer) is not None:
+            if timing is None and op.heads and self._fuses(ops, op.layer):
                 fused.setdefault(op.layer, []).append(i)
                 continue
             if timing is None and op.kind not in ONLY_MOVES and self.otherwise is None:
@@ -125,11 +125,12 @@ class Profiled:
             key = tuple(map(id, members))
             if key not in whole:
                 whole[key] = fused_attention(ops, context, layer)
-            yield TimedKernel(tuple(rows), members, whole[key], self._attention(ops, layer))
+            yield TimedKernel(tuple(rows), members, whole[key], self.profile.timing(whole[key].kinds, whole[key].dtype))
 
-    def _attention(self, ops: OpGraph, layer: int) -> Timing | None:
+    def _fuses(self, ops: OpGraph, layer: int) -> bool:
+        """Whether the attention of a layer is measured as one kernel."""
         first = next(op for op in ops.ops if op.heads and op.layer == layer)
-        return self.profile.timing((ATTENTION,), first.dtype)
+        return self.profile.timing((ATTENTION,), first.dtype) is not None
 
     def _unknown(self, op: Op) -> InputError:
         known = sorted({timing.kind for timing in self.profile.timings})

@@ -7,22 +7,35 @@
     device    what a profile holds
     machine   the `hardware` of a scenario that follows from it
     files     a profile as a YAML file
+    tables    public tables of kernel times as samples
 
 The cost model that costs the tasks of a run by a profile is `sim.cost.profiled`.
 """
 
 from __future__ import annotations
 
-from sim.profile.device import ATTENTION, ELEMENTWISE, PRODUCT, DeviceProfile, Provenance, Residual, RowFit, Step, Timing
+from sim.profile.device import (
+    ATTENTION,
+    ELEMENTWISE,
+    MULTI_HEAD,
+    PRODUCT,
+    DeviceProfile,
+    Provenance,
+    Residual,
+    RowFit,
+    Step,
+    Timing,
+)
 from sim.profile.files import read_profile, write_profile
 from sim.profile.fit import fit, residual
 from sim.profile.forms import DIMENSIONS, FORMS, UNITS, Shapes
 from sim.profile.machine import hardware
-from sim.profile.predict import Outside, outside, time
-from sim.profile.samples import Samples, read_samples, write_samples
+from sim.profile.predict import Outside, outside, predict, time
+from sim.profile.samples import Samples, read_samples, shapes_of, write_samples
+from sim.profile.tables import KernelTables, read_tables
 
 __all__ = [
-    "ATTENTION", "DIMENSIONS", "ELEMENTWISE", "FORMS", "PRODUCT", "UNITS", "DeviceProfile", "Outside", "Provenance", "Residual",
-    "RowFit", "Samples", "Shapes", "Step", "Timing", "fit", "hardware", "outside", "read_profile", "read_samples", "residual",
-    "time", "write_profile", "write_samples",
+    "ATTENTION", "DIMENSIONS", "ELEMENTWISE", "FORMS", "MULTI_HEAD", "PRODUCT", "UNITS", "DeviceProfile", "KernelTables",
+    "Outside", "Provenance", "Residual", "RowFit", "Samples", "Shapes", "Step", "Timing", "fit", "hardware", "outside",
+    "predict", "read_profile", "read_samples", "read_tables", "residual", "shapes_of", "time", "write_profile", "write_samples",
 ]  # fmt: skip

@@ -8,8 +8,9 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 
-#: Classes of kernels, for ops whose kind has no timing of its own.
-PRODUCT, ATTENTION, ELEMENTWISE = "product", "attention", "elementwise"
+#: Classes of kernels, for ops whose kind has no timing of its own. `attention`: all of a layer's attention as one kernel;
+#: `multi_head_attention`: the same where every head has keys of its own, which some libraries give another kernel.
+PRODUCT, ATTENTION, MULTI_HEAD, ELEMENTWISE = "product", "attention", "multi_head_attention", "elementwise"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

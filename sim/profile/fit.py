@@ -8,16 +8,15 @@ negative is left out of the form. Repetitions of one shape count as one sample, 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
 
 from sim.errors import InputError
 from sim.profile.device import DeviceProfile, Provenance, Residual, RowFit, Step, Timing
-from sim.profile.forms import DIMENSIONS, FORMS, UNITS, Floats, Shapes
+from sim.profile.forms import DIMENSIONS, FORMS, UNITS, Cached, Floats, Shapes
 from sim.profile.nnls import nnls
-from sim.profile.samples import Samples
+from sim.profile.samples import SHAPE, Samples, shapes_of
 from sim.quantities import MAXIMUM
 from sim.units import PS_PER_S
 
@@ -27,25 +26,26 @@ STEP, READ, WRITE = "step", "read", "write"
 #: Median errors that differ by less say nothing about which form is right.
 TIE = 0.002
 
-_SHAPE = ("rows", "n", "k", "heads", "kv_heads", "head_dim", "context", "flops", "elements")
-_IDENTITY = ("kind", "dtype", "model", *_SHAPE, "bytes_read", "bytes_written")
+_IDENTITY = ("kind", "dtype", "model", *SHAPE, "bytes_read", "bytes_written")
 
 
 def fit(
     samples: Samples, provenance: Provenance, *, title: str = "", engines: int = 1, bandwidth: int | None = None,
-    capacity: int | None = None, forms: Sequence[str] = ("sum", "later"),
+    capacity: int | None = None, cache: int | None = None, forms: Sequence[str] | None = None,
 ) -> DeviceProfile:  # fmt: skip
     """Make a profile.
 
-    bandwidth: bytes/s of the memory; by default the best that streams reached. forms: of these each kind takes the one with the
-    smallest median error. Raises InputError if nothing can be fitted.
+    bandwidth: bytes/s of the memory; by default the best that streams reached. cache: bytes of the last cache, where kernels
+    were measured with their operands in it if they fit. forms: of these each kind takes the one with the smallest median error;
+    by default `sum` and `later`, with a cache `cached`. Raises InputError if nothing can be fitted.
     """
+    forms = forms or (("cached",) if cache is not None else tuple(PLAIN))
     alone = (samples.streams == 1) & (samples.beside == "")
     ops = ~np.isin(samples.kind.astype(str), (STEP, READ, WRITE))
     shapes = medians(samples.take(alone & ops))
     timings = []
     for kind, dtype in sorted({(k, d) for k, d in zip(shapes.kind, shapes.dtype, strict=True)}):
-        timings.append(_timing(shapes.take((shapes.kind == kind) & (shapes.dtype == dtype)), kind, dtype, forms))
+        timings.append(_timing(shapes.take((shapes.kind == kind) & (shapes.dtype == dtype)), kind, dtype, forms, cache))
     if not timings:
         raise InputError("expected samples of ops that ran alone, found none")
     read, write = (_streams(samples, kind) for kind in (READ, WRITE))
@@ -88,12 +88,6 @@ def group(samples: Samples, names: Sequence[str]) -> npt.NDArray[np.intp]:
     return index
 
 
-def shapes_of(samples: Samples) -> Shapes:
-    """The shapes of samples, as forms take them."""
-    given = {name: samples.columns[name] for name in _SHAPE}
-    return Shapes(**given, bytes=samples.bytes_read + samples.bytes_written, shared=samples.bytes_shared)
-
-
 def residual(predicted: Floats, measured: npt.NDArray[np.int64]) -> Residual:
     """Median and 90th percentile of |predicted / measured - 1|."""
     errors = np.abs(predicted / measured - 1.0)
@@ -104,45 +98,58 @@ def residual(predicted: Floats, measured: npt.NDArray[np.int64]) -> Residual:
 
 # Ops ------------------------------------------------------------------------------------------------------------------------
 
-
-@dataclass(frozen=True, slots=True)
-class _Candidate:
-    form: str
-    unit: str
-    rows: dict[int, RowFit]
-    error: float
+#: Coefficients of a form, by number of rows.
+ByRows = dict[int, dict[str, int]]
 
 
-def _timing(samples: Samples, kind: str, dtype: str, forms: Sequence[str]) -> Timing:
+def _timing(samples: Samples, kind: str, dtype: str, forms: Sequence[str], cache: int | None) -> Timing:
     """The best of the forms, with the best unit, for one kind in one format."""
     shapes = shapes_of(samples)
     units = [unit for unit in UNITS if np.unique(shapes.amount(unit)).size > 1] or [UNITS[0]]
-    candidates = [_candidate(samples, form, unit) for form in forms for unit in units]
-    least = min(candidate.error for candidate in candidates)
-    best = next(candidate for candidate in candidates if candidate.error <= least + TIE)  # the first of equals
+    tried = []
+    for form in forms:
+        for unit in units if form in PLAIN else UNITS[:1]:
+            rows = fit_plain(samples, form, unit) if form in PLAIN else fit_cached(samples, cache)
+            tried.append((form, unit, rows, _error(samples, form, unit, rows)))
+    least = min(error for *_, error in tried)
+    form, unit, rows, _ = next(found for found in tried if found[-1] <= least + TIE)  # the first of equals
     ranges = {name: getattr(shapes, name) for name in (*DIMENSIONS, *UNITS[:2])}
+    fits = {}
+    for number, coefficients in rows.items():
+        chosen = samples.take(samples.rows == number)
+        predicted = FORMS.get(form).time(coefficients, shapes_of(chosen), unit)
+        fits[number] = RowFit(coefficients=coefficients, residual=residual(predicted, chosen.duration))
     return Timing(
-        kind=kind, dtype=dtype, form=best.form, unit=best.unit, rows=best.rows,
+        kind=kind, dtype=dtype, form=form, unit=unit, rows=fits,
         ranges={name: (int(column.min()), int(column.max())) for name, column in ranges.items() if column.max()},
     )  # fmt: skip
 
 
-def _candidate(samples: Samples, form: str, unit: str) -> _Candidate:
-    rows, errors = {}, []
+def _predict(samples: Samples, form: str, unit: str, rows: ByRows) -> Floats:
+    predicted = np.zeros(len(samples))
+    for number, coefficients in rows.items():
+        chosen = samples.rows == number
+        predicted[chosen] = FORMS.get(form).time(coefficients, shapes_of(samples.take(chosen)), unit)
+    return predicted
+
+
+def _error(samples: Samples, form: str, unit: str, rows: ByRows) -> float:
+    return float(np.median(np.abs(_predict(samples, form, unit, rows) / samples.duration - 1.0)))
+
+
+def fit_plain(samples: Samples, form: str, unit: str) -> ByRows:
+    """Coefficients of `sum` or `later`, at each number of rows by itself."""
+    rows = {}
     for number in np.unique(samples.rows).tolist():
         chosen = samples.take(samples.rows == number)
-        shapes = shapes_of(chosen)
-        coefficients = FITS[form](shapes, chosen.duration, unit)
-        predicted = FORMS.get(form).time(coefficients, shapes, unit)
-        rows[number] = RowFit(coefficients=coefficients, residual=residual(predicted, chosen.duration))
-        errors.append(np.abs(predicted / chosen.duration - 1.0))
-    return _Candidate(form, unit, rows, float(np.median(np.concatenate(errors))))
+        rows[number] = PLAIN[form](shapes_of(chosen), chosen.duration, unit)
+    return rows
 
 
 def fit_sum(shapes: Shapes, durations: npt.NDArray[np.int64], unit: str) -> dict[str, int]:
     """Coefficients of overhead + bytes / bandwidth + amount / rate."""
     columns = np.stack([np.ones(len(durations)), shapes.bytes, shapes.amount(unit)], axis=1).astype(np.float64)
-    return _coefficients(nnls(columns / durations[:, None], np.ones(len(durations))))
+    return _coefficients(_relative(columns, durations))
 
 
 def fit_later(shapes: Shapes, durations: npt.NDArray[np.int64], unit: str) -> dict[str, int]:
@@ -159,8 +166,7 @@ def fit_later(shapes: Shapes, durations: npt.NDArray[np.int64], unit: str) -> di
         x = np.zeros(3)
         for _ in range(30):
             parts = np.where(later, 0, amounts[0]), np.where(later, amounts[1], 0)
-            columns = np.stack([np.ones(len(durations)), *parts], axis=1)
-            x = nnls(columns / durations[:, None], np.ones(len(durations)))
+            x = _relative(np.stack([np.ones(len(durations)), *parts], axis=1), durations)
             now = x[2] * amounts[1] > x[1] * amounts[0]
             if (now == later).all():
                 break
@@ -173,16 +179,54 @@ def fit_later(shapes: Shapes, durations: npt.NDArray[np.int64], unit: str) -> di
     return _coefficients(best[1])
 
 
-FITS = {"sum": fit_sum, "later": fit_later}
+PLAIN = {"sum": fit_sum, "later": fit_later}
+
+#: Depths at which kernels may begin to split their loop.
+SPLITS = (1024, 2048, 4096)
+
+
+def fit_cached(samples: Samples, cache: int | None) -> ByRows:
+    """Coefficients of `cached`, for a last cache of so many bytes, with the split that fits best."""
+    found = [_cached(samples, cache, split) for split in SPLITS]
+    return min(found, key=lambda rows: _error(samples, "cached", UNITS[0], rows))
+
+
+def _cached(samples: Samples, cache: int | None, split: int) -> ByRows:
+    """What memory costs beyond the cache is one figure of the device, fitted to all rows at once; the rest is by rows."""
+    form, fixed = Cached(), {"split": split, **({"cache": cache} if cache is not None else {})}
+    parts = form.parts(fixed, shapes_of(samples))
+    rows, durations = samples.rows, samples.duration
+    pooled = ("beyond", "bandwidth", "chain", "serial", "lanes")
+    columns = [np.ones(len(rows)), *(parts[name] for name in pooled), rows * parts["tiles"], rows * parts["queries"]]
+    beyond = float(_relative(np.stack(columns, axis=1).astype(np.float64), durations)[1])
+    names = [name for name in parts if name != "beyond"]
+    result = {}
+    for number in np.unique(rows).tolist():
+        chosen = rows == number
+        columns = [np.ones(int(chosen.sum())), *(parts[name][chosen] for name in names)]
+        left = durations[chosen] - beyond * parts["beyond"][chosen]
+        x = nnls(np.stack(columns, axis=1) / durations[chosen, None], left / durations[chosen])
+        rates = {name: _rate(slope) for name, slope in [*zip(names, x[1:].tolist(), strict=True), ("beyond", beyond)]}
+        used = {name: rate for name, rate in rates.items() if rate is not None}
+        needed = {key: value for key, value in fixed.items() if {"split": "chain", "cache": "beyond"}[key] in used}
+        result[number] = {"overhead": round(float(x[0])), **used, **needed}
+    return result
+
+
+def _relative(columns: Floats, durations: npt.NDArray[np.int64]) -> Floats:
+    """Least squares of predicted / measured - 1."""
+    return nnls(columns / durations[:, None], np.ones(len(durations)))
 
 
 def _coefficients(x: Floats) -> dict[str, int]:
     """ps, ps per byte and ps per unit as an overhead and rates in base units; what costs nothing is left out."""
-    values = {"overhead": round(float(x[0]))}
-    for name, slope in (("bandwidth", float(x[1])), ("rate", float(x[2]))):
-        if slope > 0 and (rate := PS_PER_S / slope) < MAXIMUM:
-            values[name] = max(1, round(rate))
-    return values
+    rates = {"bandwidth": _rate(float(x[1])), "rate": _rate(float(x[2]))}
+    return {"overhead": round(float(x[0])), **{name: rate for name, rate in rates.items() if rate is not None}}
+
+
+def _rate(slope: float) -> int | None:
+    """Units per second for so many ps a unit, None for as good as nothing."""
+    return max(1, round(PS_PER_S / slope)) if slope * MAXIMUM > PS_PER_S else None
 
 
 # Steps and streams ----------------------------------------------------------------------------------------------------------
@@ -198,7 +242,7 @@ def _step(samples: Samples) -> Step:
     steps = samples.take(whole)
     sums, durations = total[steps.step], steps.duration
     columns = np.stack([sums, steps.ops.astype(np.float64), np.ones(len(sums))], axis=1)
-    x = nnls(columns / durations[:, None], np.ones(len(sums)))
+    x = _relative(columns, durations)
     step = Step(scale=round(float(x[0]), 6), per_op=round(float(x[1])), per_step=round(float(x[2])))
     predicted = step.scale * sums + step.per_op * steps.ops + step.per_step
     return Step(scale=step.scale, per_op=step.per_op, per_step=step.per_step, residual=residual(predicted, durations))

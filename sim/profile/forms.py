@@ -7,6 +7,7 @@ log or matrix product), so that predictions are the same on every machine.
 | ------- | ----------------------------------------------------- | ---------------------------------------------------- |
 | `sum`   | overhead + bytes / bandwidth + amount / rate          | kernels that load, then compute: thin CPU kernels    |
 | `later` | overhead + max(bytes / bandwidth, amount / rate)      | kernels that overlap the two                         |
+| `cached` | see `Cached`                                         | GPU kernels, whose operands may fit the last cache   |
 
 A coefficient that is absent costs nothing. `amount` is that of the kernel's `unit`: its flops, its elements, or outputs.
 """
@@ -20,7 +21,7 @@ from typing import Protocol
 import numpy as np
 import numpy.typing as npt
 
-from sim.quantities import BANDWIDTH, DURATION, FLOP_RATE, Dimension
+from sim.quantities import BANDWIDTH, COUNT, DURATION, FLOP_RATE, FREQUENCY, SIZE, Dimension
 from sim.registry import Registry
 from sim.units import PS_PER_S
 
@@ -104,6 +105,45 @@ class Later:
         return ("n", "k", "context", "bytes", unit)
 
 
+class Cached:
+    """A GPU kernel, as a sum of what each of these adds.
+
+    overhead: launch and tail. bytes / bandwidth: as if they were all in the last cache. bytes / beyond: on top, if an op has
+    more bytes than the cache: a cache that is read in a circle keeps nothing once the circle does not fit. min(depth, split) /
+    chain: the loop along k (or the context) of one block of threads, step by step; a deeper one is split over blocks. depth /
+    serial: what no split shortens. width / tiles: blocks side by side, one for so many columns n (or a KV head). heads /
+    queries, head_dim / lanes: work of attention by query heads and by head size.
+    """
+
+    coefficients: Mapping[str, Dimension] = {
+        "overhead": DURATION, "bandwidth": BANDWIDTH, "beyond": BANDWIDTH, "cache": SIZE, "chain": FREQUENCY, "split": COUNT,
+        "serial": FREQUENCY, "tiles": FREQUENCY, "queries": FREQUENCY, "lanes": FREQUENCY,
+    }  # fmt: skip
+
+    def parts(self, values: Mapping[str, int], shapes: Shapes) -> dict[str, Ints]:
+        """How much of each there is: what a rate of that name divides."""
+        depth = np.maximum(shapes.k, shapes.context)
+        cache, split = values.get("cache"), values.get("split")
+        return {
+            "bandwidth": shapes.bytes,
+            "beyond": shapes.bytes * (shapes.bytes > cache) if cache is not None else np.zeros_like(shapes.bytes),
+            "chain": np.minimum(depth, split) if split is not None else depth,
+            "serial": depth,
+            "tiles": np.maximum(shapes.n, shapes.kv_heads),
+            "queries": shapes.heads,
+            "lanes": shapes.head_dim,
+        }
+
+    def time(self, values: Mapping[str, int], shapes: Shapes, unit: str) -> Floats:
+        total = np.full(np.shape(shapes.bytes), float(values.get("overhead", 0)))
+        for name, amount in self.parts(values, shapes).items():
+            total = total + at_rate(amount, values.get(name))
+        return total
+
+    def depends(self, unit: str) -> tuple[str, ...]:
+        return DIMENSIONS
+
+
 def at_rate(amount: Ints, per_second: int | None) -> Floats:
     """Picoseconds that an amount takes at a rate; nothing without one."""
     if per_second is None:
@@ -111,4 +151,4 @@ def at_rate(amount: Ints, per_second: int | None) -> Floats:
     return np.asarray(amount, dtype=np.float64) / per_second * PS_PER_S
 
 
-FORMS: Registry[Form] = Registry("profile form", {"sum": Sum(), "later": Later()})
+FORMS: Registry[Form] = Registry("profile form", {"sum": Sum(), "later": Later(), "cached": Cached()})

@@ -8,8 +8,9 @@ from typing import NamedTuple
 
 import numpy as np
 
-from sim.profile.device import Timing
+from sim.profile.device import DeviceProfile, Timing
 from sim.profile.forms import FORMS, Floats, Shapes
+from sim.profile.samples import Samples, shapes_of
 
 
 class Outside(NamedTuple):
@@ -39,6 +40,17 @@ def time(timing: Timing, shapes: Shapes) -> Floats:
     low, high = known[i - 1], known[i]
     a, b = (form.time(timing.rows[r].coefficients, shapes.at_rows(r), timing.unit) for r in (low, high))
     return np.asarray(a + (b - a) * ((rows - low) / (high - low)))
+
+
+def predict(profile: DeviceProfile, samples: Samples) -> Floats:
+    """Picoseconds of samples by a profile, `nan` for what it has no timing of."""
+    predicted = np.full(len(samples), np.nan)
+    for timing in profile.timings:
+        of_kind = (samples.kind == timing.kind) & (samples.dtype == timing.dtype)
+        for rows in np.unique(samples.rows[of_kind]).tolist():
+            chosen = of_kind & (samples.rows == rows)
+            predicted[chosen] = time(timing, shapes_of(samples.take(chosen)))
+    return predicted
 
 
 def outside(timing: Timing, shapes: Shapes) -> Iterator[Outside]:

@@ -33,6 +33,7 @@ import numpy.typing as npt
 
 from sim.errors import InputError
 from sim.files import whole_file
+from sim.profile.forms import Shapes
 
 TEXTS = ("kind", "dtype", "beside", "model")
 #: Columns of whole numbers, with what stands where nothing is said.
@@ -42,6 +43,9 @@ NUMBERS: Mapping[str, int] = {
     "round": 0,
 }  # fmt: skip
 COLUMNS = (*TEXTS, *NUMBERS)
+
+#: Columns that are shapes; the bytes are, too.
+SHAPE = ("rows", "n", "k", "heads", "kv_heads", "head_dim", "context", "flops", "elements")
 
 Column = npt.NDArray[Any]
 
@@ -89,6 +93,12 @@ class Samples:
     def concatenate(parts: Sequence[Samples]) -> Samples:
         """All rows of the parts, in their order."""
         return Samples({name: np.concatenate([part.columns[name] for part in parts]) for name in COLUMNS if parts})
+
+
+def shapes_of(samples: Samples) -> Shapes:
+    """The shapes of samples, as forms take them."""
+    given = {name: samples.columns[name] for name in SHAPE}
+    return Shapes(**given, bytes=samples.bytes_read + samples.bytes_written, shared=samples.bytes_shared)
 
 
 def write_samples(samples: Samples, path: str | os.PathLike[str]) -> None:

@@ -107,7 +107,7 @@ def test_what_is_wrong_with_a_profile_is_said_in_one_line(tmp_path) -> None:  # 
     write_profile(fit(products(), HERE, bandwidth=10**11), path)
     text = path.read_text()
     for old, new, expected in (
-        ("form: sum", "form: sums", "expected one of sum, later, found 'sums'"),
+        ("form: sum", "form: sums", "expected one of sum, later, cached, found 'sums'"),
         ("bandwidth: 100 GB/s", "bandwidth: 100", "expected a bandwidth with its unit"),
         ("title:", "titel:", "unknown key 'titel' (did you mean 'title'?)"),
         ("n: [512, 8192]", "n: [512]", "expected [smallest, largest], two whole numbers"),

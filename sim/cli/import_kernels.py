@@ -1,0 +1,51 @@
+"""`sim import-kernels`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+import numpy as np
+from rich.console import Console
+from rich.table import Table
+
+from sim.profile import fit, predict, read_tables, write_profile, write_samples
+from sim.profile.fit import residual
+
+
+@click.command("import-kernels")
+@click.argument("mapping", type=click.Path(path_type=Path, dir_okay=False))
+@click.option("--tables", "folder", type=click.Path(path_type=Path, file_okay=False),
+              help="Folder of the tables, if not that of MAPPING.")  # fmt: skip
+@click.option("-o", "--out", type=click.Path(path_type=Path, dir_okay=False), required=True, metavar="DEVICE.yaml",
+              help="Where to write the device profile.")  # fmt: skip
+@click.option("--samples", type=click.Path(path_type=Path, dir_okay=False), metavar="FILE.parquet",
+              help="Keep the rows of the tables as samples, too; needs pyarrow.")  # fmt: skip
+def command(mapping: Path, folder: Path | None, out: Path, samples: Path | None) -> None:
+    """Make a device profile from tables of kernel times (CSV or Parquet). MAPPING says which column is what.
+
+    Fits to the rows that the mapping names for calibration, and shows how far it is off on those and on all others.
+    """
+    found = read_tables(mapping, folder)
+    profile = fit(
+        found.samples.take(found.calibrate), found.provenance, title=found.title, bandwidth=found.bandwidth,
+        capacity=found.capacity, cache=found.cache,
+    )  # fmt: skip
+    predicted = predict(profile, found.samples)
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    for name in ("kernels", "form", "calibrated", "median", "p90", "others", "median", "p90"):
+        table.add_column(name, justify="left" if name in ("kernels", "form") else "right")
+    for timing in profile.timings:
+        cells = [f"{timing.kind} ({timing.dtype})", timing.form]
+        for part in (found.calibrate, ~found.calibrate):
+            chosen = part & (found.samples.kind == timing.kind) & (found.samples.dtype == timing.dtype) & np.isfinite(predicted)
+            if chosen.any():
+                error = residual(predicted[chosen], found.samples.duration[chosen])
+                cells += [f"{error.samples:,}", f"{error.median:.1%}", f"{error.p90:.1%}"]
+        table.add_row(*cells)
+    write_profile(profile, out)
+    if samples is not None:
+        write_samples(found.samples, samples)
+    console = Console()
+    console.print(table)
+    console.print(f"\n{out}", highlight=False)
