@@ -24,7 +24,7 @@ _MIN = re.compile(r"min\(N,(\d+)\)")
 
 @dataclass(frozen=True, slots=True)
 class Kernel:
-    """An op, or the whole attention of a layer (`fused_attention`).
+    """An op as a device runs it.
 
     kinds: names that a timing of it may have, the most particular first. shapes: columns with one entry per context.
     read, written: its bytes, which sum to `shapes.bytes`; memory: of these, weights and KV cache.
@@ -51,13 +51,12 @@ class Kernel:
         }  # fmt: skip
 
 
-def kernels(ops: OpGraph, context: IntArray, batch: int = 1, query: int = 1) -> list[Kernel]:
+def kernels(ops: OpGraph, context: IntArray, query: int = 1) -> list[Kernel]:
     """One kernel per op, in order, at these contexts. Ops that are alike share one object.
 
     The bytes of a `kv_load` are also those of the ops that read what it loads, in equal parts: kernels read the cache.
     """
-    costs = ops.costs(context, batch, query)  # [quantity, op, lane]
-    shapes = _Shapes(ops, costs, context, batch, query)
+    shapes = _Shapes(ops, context, query)
     made: dict[tuple[object, ...], Kernel] = {}
     result = []
     for i, op in enumerate(ops.ops):
@@ -70,33 +69,32 @@ def kernels(ops: OpGraph, context: IntArray, batch: int = 1, query: int = 1) -> 
     return result
 
 
-def fused_attention(ops: OpGraph, context: IntArray, layer: int, batch: int = 1, query: int = 1) -> Kernel:
-    """The attention of a layer as one kernel: it reads the KV cache and its queries, and writes its outputs."""
-    costs = ops.costs(context, batch, query)
-    return _Shapes(ops, costs, context, batch, query).fused(layer)
-
-
 class _Shapes:
-    def __init__(self, ops: OpGraph, costs: IntArray, context: IntArray, batch: int, query: int) -> None:
-        self.ops, self.costs, self.context, self.batch, self.query = ops, costs, context, batch, query
-        self.rows = batch * query
-        readers = np.zeros(len(ops.ops), dtype=np.int64)
+    def __init__(self, ops: OpGraph, context: IntArray, query: int) -> None:
+        self.ops, self.costs = ops, ops.costs(context, query=query)  # [quantity, op, lane]
+        self.context, self.query, self.rows = context, query, ops.batch * query
+        self.readers = np.zeros(len(ops.ops), dtype=np.int64)
         for op in ops.ops:
-            for j in op.inputs:
-                readers[j] += ops.ops[j].kind == "kv_load"
-        self.readers = np.maximum(readers, 1)
+            self.readers[list(op.inputs)] += 1
         self.attention: dict[int, tuple[IntArray, IntArray, IntArray]] = {}  # layer -> kv_heads, head_dim, context
         for i, op in enumerate(ops.ops):
-            if op.heads and op.layer not in self.attention and costs[FLOPS, i].any() and len(op.shape) > 1:
-                attended, group = self.extent(op.shape[-1]), self.extent(op.shape[-2])
-                dim = costs[FLOPS, i] // np.maximum(2 * self.rows * op.heads * attended, 1)
-                self.attention[op.layer] = op.heads * query // np.maximum(group, 1), dim, attended
+            if op.heads and op.layer not in self.attention and self.costs[FLOPS, i].any() and len(op.shape) > 1:
+                self.attention[op.layer] = self.heads(i, op)
+
+    def heads(self, i: int, op: Op) -> tuple[IntArray, IntArray, IntArray]:
+        """KV heads, size of a head, and tokens attended: of scores [..., group of queries, keys], or of fused attention."""
+        per_head = self.costs[FLOPS, i] // (2 * self.rows * op.heads)
+        last, group = self.extent(op.shape[-1]), np.maximum(self.extent(op.shape[-2]), 1)
+        kv_heads = op.heads * self.query // group
+        if op.kind == ATTENTION:  # results [..., group, head_dim] of two products
+            return kv_heads, last, per_head // np.maximum(2 * last, 1)
+        return kv_heads, per_head // np.maximum(last, 1), last
 
     def extent(self, text: str) -> IntArray:
         """A dimension such as `8*B` or `min(N,4095)+1`, at each context."""
         limit = _MIN.search(text)
         past = np.minimum(self.context, int(limit[1])) if limit else self.context
-        value: Mapping[str, IntArray | int] = {"B": self.batch, "Q": self.query, "N": past}
+        value: Mapping[str, IntArray | int] = {"B": self.ops.batch, "Q": self.query, "N": past}
         terms = [
             prod((value[f] if f in value else int(f) for f in term.split("*")), start=1)
             for term in _MIN.sub("N", text).replace("-", "+-").split("+")
@@ -105,41 +103,34 @@ class _Shapes:
         return np.broadcast_to(np.asarray(sum(terms), dtype=np.int64), self.context.shape)
 
     def kernel(self, i: int) -> Kernel:
-        op, costs = self.ops.ops[i], self.costs
-        product = bool(costs[FLOPS, i].any() and costs[WEIGHT, i].any())
-        kinds = (op.kind,) if op.heads or op.kind in ONLY_MOVES else (op.kind, PRODUCT if product else ELEMENTWISE)
+        op, costs, zero = self.ops.ops[i], self.costs, np.zeros_like(self.context)
         cached = costs[WEIGHT, i] + costs[KV_READ, i] + self.cache(op)
         read, written = cached + costs[ACT_READ, i], costs[KV_WRITE, i] + costs[ACT_WRITE, i]
-        return self.made(op, kinds, costs[FLOPS, i], costs[VECTOR_OPS, i], read, written, cached + costs[KV_WRITE, i])
+        product = bool(costs[FLOPS, i].any() and costs[WEIGHT, i].any())
+        per_head = bool(op.heads) and op.kind not in ONLY_MOVES
+        kv_heads, dim, attended = self.attention.get(op.layer, (zero, zero, zero)) if per_head else (zero, zero, zero)
+        kinds: tuple[str, ...] = (op.kind, PRODUCT if product else ELEMENTWISE)
+        if op.kind == ATTENTION and (kv_heads == op.heads).all():
+            kinds = (MULTI_HEAD, ATTENTION)
+        elif per_head or op.kind in ONLY_MOVES:
+            kinds = (op.kind,)
+        n = zero if per_head else self.width(i, op)
+        shapes = Shapes(
+            rows=np.full_like(self.context, self.rows), n=n,
+            k=costs[FLOPS, i] // np.maximum(2 * self.rows * n, 1) if product else zero,
+            heads=np.full_like(self.context, op.heads if per_head else 0), kv_heads=kv_heads, head_dim=dim, context=attended,
+            flops=costs[FLOPS, i], elements=costs[VECTOR_OPS, i], bytes=read + written,
+            shared=zero if per_head else costs[WEIGHT, i],
+        )  # fmt: skip
+        return Kernel(kinds, op.dtype, shapes, read, written, cached + costs[KV_WRITE, i])
 
-    def fused(self, layer: int) -> Kernel:
-        members = [i for i, op in enumerate(self.ops.ops) if op.heads and op.layer == layer]
-        first = self.ops.ops[members[0]]
-        kv_heads, dim, _ = self.attention[layer]
-        kinds = (MULTI_HEAD, ATTENTION) if (kv_heads == first.heads).all() else (ATTENTION,)
-        cache = sum((self.cache(self.ops.ops[i]) + self.costs[KV_READ, i] for i in members), np.zeros_like(self.context))
-        rows = self.rows * first.heads * dim * ELEMENT.get(first.dtype, 2)  # queries, and as many outputs
-        flops, elements = (self.costs[quantity, members].sum(axis=0) for quantity in (FLOPS, VECTOR_OPS))
-        return self.made(first, kinds, flops, elements, cache + rows, rows, cache)
+    def width(self, i: int, op: Op) -> IntArray:
+        """Numbers of the result of one row; of fused products, which have no one shape, by the bytes they write."""
+        if not op.shape:
+            return np.asarray(self.costs[ACT_WRITE, i] // (ELEMENT.get(op.dtype, 2) * self.rows))
+        return np.asarray(np.prod([self.extent(text) for text in op.shape], axis=0, dtype=np.int64) // self.rows)
 
     def cache(self, op: Op) -> IntArray:
         """Bytes of the KV cache that an op reads of what others have loaded."""
-        zero = np.zeros_like(self.context)
         loads = (j for j in op.inputs if self.ops.ops[j].kind == "kv_load")
-        return sum((self.costs[KV_READ, j] // self.readers[j] for j in loads), zero)
-
-    def made(
-        self, op: Op, kinds: tuple[str, ...], flops: IntArray, elements: IntArray, read: IntArray, written: IntArray,
-        memory: IntArray,
-    ) -> Kernel:  # fmt: skip
-        zero = np.zeros_like(self.context)
-        kv_heads, dim, attended = self.attention.get(op.layer, (zero, zero, zero)) if op.heads else (zero, zero, zero)
-        results = np.prod([self.extent(text) for text in op.shape], axis=0, dtype=np.int64) if op.shape else zero
-        n = zero if op.heads else results // self.rows
-        k = flops // np.maximum(2 * self.rows * n, 1) if PRODUCT in kinds else zero
-        shapes = Shapes(
-            rows=np.full_like(self.context, self.rows), n=n, k=k, heads=np.full_like(self.context, op.heads), kv_heads=kv_heads,
-            head_dim=dim, context=attended, flops=flops, elements=elements, bytes=read + written,
-            shared=zero if op.heads or op.kind in ONLY_MOVES else memory,
-        )  # fmt: skip
-        return Kernel(kinds, op.dtype, shapes, read, written, memory)
+        return sum((self.costs[KV_READ, j] // self.readers[j] for j in loads), np.zeros_like(self.context))

@@ -10,18 +10,18 @@ What was measured faster than its bytes can come from memory was read from cache
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator
+from collections.abc import Collection
 from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
 
-from sim.cost.kernels import ONLY_MOVES, Kernel, fused_attention, kernels
+from sim.cost.kernels import ONLY_MOVES, Kernel, kernels
 from sim.cost.model import Doubt, Machine, StepLanes, time_at_rate
 from sim.cost.roofline import Roofline
 from sim.errors import InputError, nearest
 from sim.graph import QUANTITIES, IntArray, Op, OpGraph
-from sim.profile import ATTENTION, DeviceProfile, Timing, outside, read_profile, time
+from sim.profile import ATTENTION, DeviceProfile, outside, read_profile, time
 from sim.tasks import CLASS_BIT, TaskGraph
 
 #: What an op reads from memory, or appends to it; activations may stay on chip.
@@ -40,20 +40,6 @@ class OpTimes:
     loading: IntArray
     work: IntArray
     measured: npt.NDArray[np.bool_]
-
-
-@dataclass(frozen=True, slots=True)
-class TimedKernel:
-    """What is timed as a whole: its ops and their kernels, and its timing, None if the profile has none."""
-
-    ops: tuple[int, ...]
-    members: tuple[Kernel, ...]
-    whole: Kernel
-    timing: Timing | None
-
-    @property
-    def only_moves(self) -> bool:
-        return self.whole.kinds[0] in ONLY_MOVES
 
 
 class Profiled:
@@ -95,89 +81,57 @@ class Profiled:
         """How long each op of a step takes alone. Raises InputError that names an op kind which the profile lacks."""
         whole, loading, work = np.zeros((3, len(ops.ops), len(context)), dtype=np.int64)
         measured = np.ones(len(ops.ops), dtype=np.bool_)
-        made: dict[tuple[int, ...], tuple[IntArray, IntArray, IntArray]] = {}
-        for kernel in self.timed(ops, context):
-            key = tuple(id(member) for member in kernel.members)
-            if key not in made:
-                made[key] = self._times(kernel)
-            rows = list(kernel.ops)
-            whole[rows], loading[rows], work[rows] = made[key]
-            measured[rows] = kernel.timing is not None
+        made: dict[int, tuple[IntArray, IntArray, IntArray, bool]] = {}
+        each = kernels(ops, context)
+        for i, (op, kernel) in enumerate(zip(ops.ops, each, strict=True)):
+            if id(kernel) not in made:
+                made[id(kernel)] = self._times(op, kernel)
+            whole[i], loading[i], work[i], measured[i] = made[id(kernel)]
         computing = [i for i, op in enumerate(ops.ops) if op.kind not in ONLY_MOVES]
         whole[computing[:1]] += self.profile.step.per_step
         return OpTimes(whole, loading, work, measured)
 
-    def timed(self, ops: OpGraph, context: IntArray) -> Iterator[TimedKernel]:
-        """The kernels of a step, each with its ops: one op, or all of a layer's attention if it is measured as one kernel."""
-        each = kernels(ops, context)
-        fused: dict[int, list[int]] = {}
-        for i, (op, kernel) in enumerate(zip(ops.ops, each, strict=True)):
-            timing = self.profile.timing(kernel.kinds, kernel.dtype)
-            if timing is None and op.heads and self._fuses(ops, op.layer):
-                fused.setdefault(op.layer, []).append(i)
-                continue
-            if timing is None and op.kind not in ONLY_MOVES and self.otherwise is None:
+    def _times(self, op: Op, kernel: Kernel) -> tuple[IntArray, IntArray, IntArray, bool]:
+        """Whole, loading and work of an op, as in `OpTimes`, and whether it was measured."""
+        num, den = self.machine.alone
+        work = time_at_rate(kernel.memory, self.machine.bandwidth)
+        timing, step = self.profile.timing(kernel.kinds, kernel.dtype), self.profile.step
+        if timing is None:
+            if op.kind not in ONLY_MOVES and self.otherwise is None:
                 raise self._unknown(op)
-            yield TimedKernel((i,), (kernel,), kernel, timing)
-        whole: dict[tuple[int, ...], Kernel] = {}
-        for layer, rows in fused.items():
-            members = tuple(each[i] for i in rows)
-            key = tuple(map(id, members))
-            if key not in whole:
-                whole[key] = fused_attention(ops, context, layer)
-            yield TimedKernel(tuple(rows), members, whole[key], self.profile.timing(whole[key].kinds, whole[key].dtype))
-
-    def _fuses(self, ops: OpGraph, layer: int) -> bool:
-        """Whether the attention of a layer is measured as one kernel."""
-        first = next(op for op in ops.ops if op.heads and op.layer == layer)
-        return self.profile.timing((ATTENTION,), first.dtype) is not None
+            loading = _ceil_scaled(work, den, num)
+            return loading, loading, work, False
+        alone = np.rint(step.scale * time(timing, kernel.shapes) + step.per_op)
+        whole = np.maximum(alone.astype(np.int64), 1)
+        if op.kind in ONLY_MOVES:  # all of its time is on the channel
+            return whole, whole, np.maximum(work, whole * num // den), True
+        work = np.minimum(work, (whole - 1) * num // den)  # what was faster than memory came from caches
+        return whole, _ceil_scaled(work, den, num), work, True
 
     def _unknown(self, op: Op) -> InputError:
         known = sorted({timing.kind for timing in self.profile.timings})
+        fused = "; it has attention as one kernel: mapping.softmax: online" if op.heads and ATTENTION in known else ""
         return InputError(
             f"cost.profile: no timing for op kind {op.kind!r} in {op.dtype}{nearest(op.kind, known)}; measured: "
-            f"{', '.join(self.profile.kinds())}; `otherwise: roofline` would take its lower bound"
+            f"{', '.join(self.profile.kinds())}{fused}; otherwise: roofline would take its lower bound"
         )
-
-    def _times(self, kernel: TimedKernel) -> tuple[IntArray, IntArray, IntArray]:
-        """Of the ops of a kernel [op, lane]: whole, loading and work, as in `OpTimes`."""
-        num, den = self.machine.alone
-        moved = np.stack([member.memory for member in kernel.members])
-        work = time_at_rate(moved, self.machine.bandwidth)
-        if kernel.timing is None:
-            loading = _ceil_scaled(work, den, num)
-            return loading, loading, work
-        step = self.profile.step
-        alone = np.rint(step.scale * time(kernel.timing, kernel.whole.shapes) + step.per_op * len(kernel.ops))
-        whole = np.maximum(alone.astype(np.int64), len(kernel.ops))  # each of them at least 1 ps
-        if kernel.only_moves:
-            work = np.maximum(work, whole * num // den)
-            return whole[None], whole[None], work
-        most = (whole - len(kernel.ops)) * num // den  # what was faster than memory came from caches
-        total = work.sum(axis=0)
-        if (total > most).any():
-            work = np.where(total > most, work * (most / np.maximum(total, 1)), work).astype(np.int64)
-        loading = _ceil_scaled(work, den, num)
-        weights = np.stack([member.shapes.flops + member.shapes.elements for member in kernel.members])
-        engine = _parts(whole - loading.sum(axis=0), weights)
-        return engine + loading, loading, work
 
     def doubts(self, graph: TaskGraph, steps: StepLanes) -> list[Doubt]:
         """What of these steps is no interpolation between measurements."""
         found: dict[tuple[str, str], list[int]] = {}
-        for kernel in self.timed(graph.ops, steps.context):
-            kinds = dict.fromkeys(graph.ops.ops[i].kind for i in kernel.ops)
-            if kernel.timing is None:
-                why = "not measured: roofline, a lower bound" if not ONLY_MOVES.issuperset(kinds) else ""
+        for i, (op, kernel) in enumerate(zip(graph.ops.ops, kernels(graph.ops, steps.context), strict=True)):
+            timing = self.profile.timing(kernel.kinds, kernel.dtype)
+            if timing is not None:
+                why = "; ".join(map(str, outside(timing, kernel.shapes)))
             else:
-                why = "; ".join(map(str, outside(kernel.timing, kernel.whole.shapes)))
+                why = "" if op.kind in ONLY_MOVES else "not measured: roofline, a lower bound"
             if why:
-                found.setdefault((", ".join(kinds), why), []).extend(kernel.ops)
+                found.setdefault((op.kind, why), []).append(i)
+        whole = np.zeros(len(graph.ops.ops))
         compute, _ = self.durations(graph, steps)
-        by_op = np.zeros(len(graph.ops.ops))
-        np.add.at(by_op, graph.op, compute.sum(axis=1))
+        np.add.at(whole, graph.op, compute.sum(axis=1))
         return [
-            Doubt(kind=kind, ops=len(ops), share=round(float(by_op[ops].sum() / max(1, by_op.sum())), 6), why=why)
+            Doubt(kind=kind, ops=len(ops), share=round(float(whole[ops].sum() / max(1.0, whole.sum())), 6), why=why)
             for (kind, why), ops in found.items()
         ]
 
@@ -193,12 +147,3 @@ def _only(costs: IntArray, names: Collection[str]) -> IntArray:
 def _ceil_scaled(amount: IntArray, num: int, den: int) -> IntArray:
     """ceil(amount * num / den), without the product that could overflow."""
     return np.asarray(amount // den * num - (-(amount % den) * num // den))
-
-
-def _parts(total: IntArray, weights: IntArray) -> IntArray:
-    """Split totals [lane] by weights [op, lane] into integers that sum to them, each at least 1."""
-    spare = total - len(weights)
-    upto = np.cumsum(weights, axis=0) / np.maximum(weights.sum(axis=0), 1)
-    upto[-1] = 1.0
-    ends: IntArray = np.rint(upto * spare).astype(np.int64)
-    return np.asarray(np.diff(ends, axis=0, prepend=0) + 1)

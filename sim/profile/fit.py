@@ -196,7 +196,7 @@ def _cached(samples: Samples, cache: int | None, split: int) -> ByRows:
     form, fixed = Cached(), {"split": split, **({"cache": cache} if cache is not None else {})}
     parts = form.parts(fixed, shapes_of(samples))
     rows, durations = samples.rows, samples.duration
-    pooled = ("beyond", "bandwidth", "chain", "serial", "lanes")
+    pooled = ("beyond", "bandwidth", "chain", "serial", "lanes", "tiles", "queries")
     columns = [np.ones(len(rows)), *(parts[name] for name in pooled), rows * parts["tiles"], rows * parts["queries"]]
     beyond = float(_relative(np.stack(columns, axis=1).astype(np.float64), durations)[1])
     names = [name for name in parts if name != "beyond"]

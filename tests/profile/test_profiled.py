@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 import models.library
-from sim.cost.kernels import fused_attention, kernels
+from sim.cost.kernels import kernels
 from sim.errors import InputError
 from sim.profile import (
     DeviceProfile,
@@ -105,14 +105,15 @@ def test_replay_is_the_simulation(tmp_path: Path) -> None:
 def test_attention_as_one_kernel_takes_its_time(tmp_path: Path) -> None:
     others = [t for t in OPS if t.kind not in ("scores", "weighted_values") and not t.kind.startswith("softmax")]
     attention = timing("attention", unit="flops", overhead=9_000_000, bandwidth=10 * 10**9)
-    result = run(scenario(tmp_path, profile(*others, attention)))
-    kernel = fused_attention(BLOCK, np.array([100]), layer=1)
-    assert kernel.shapes.context[0] == 101
-    assert kernel.shapes.bytes[0] == 2 * 100 * 8 * 64 * 2 + 2 * 32 * 64 * 2  # KV rows, queries and outputs
+    with pytest.raises(InputError, match=r"no timing for op kind 'scores'.*attention as one kernel: mapping.softmax: online"):
+        run(scenario(tmp_path, profile(*others, attention)))
+    result = run(scenario(tmp_path, profile(*others, attention), "mapping.softmax=online"))
     log, graph = result.log, result.log.graphs[0]
-    rows = [t for t in range(len(graph)) if graph.ops.ops[graph.op[t]].heads and graph.layer[t] == 1]
-    taken = sum(int(log.tasks.end[t] - log.tasks.start[t]) for t in rows)
-    assert taken == pytest.approx(9_000_000 + kernel.shapes.bytes[0] * 100, abs=10)
+    task = next(t for t in range(len(graph)) if graph.kind_of(t) == "attention")
+    (kernel,) = {id(k): k for k in kernels(graph.ops, np.array([100])) if k.kinds == ("attention",)}.values()
+    assert (kernel.shapes.kv_heads[0], kernel.shapes.head_dim[0], kernel.shapes.context[0]) == (8, 64, 101)
+    assert kernel.memory[0] == 2 * 100 * 8 * 64 * 2  # keys and values, bfloat16
+    assert log.tasks.end[task] - log.tasks.start[task] == pytest.approx(9_000_000 + kernel.shapes.bytes[0] * 100, abs=5)
 
 
 def test_shapes_are_those_of_the_model() -> None:
