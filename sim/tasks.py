@@ -89,15 +89,20 @@ class TaskGraph:
         tasks: only the shares of these.
         """
         tasks = np.arange(len(self)) if tasks is None else tasks
-        part, parts = self.part[tasks].astype(np.int64), self.parts[tasks].astype(np.int64)
+        each = quantity[self.op[tasks]]
+        split = np.flatnonzero(self.parts[tasks] > 1)
+        if not len(split):
+            return each
+        part, parts = self.part[tasks[split]].astype(np.int64), self.parts[tasks[split]].astype(np.int64)
         if quantity.ndim == 2:
             part, parts = part[:, None], parts[:, None]
-        whole = quantity[self.op[tasks]]
         # x * (i + 1) // k - x * i // k, without the product that could overflow
-        each = whole // parts
-        rest = whole - each * parts
+        whole = each[split]
+        portion = whole // parts
+        rest = whole - portion * parts
         if rest.any():
-            each += rest * (part + 1) // parts - rest * part // parts
+            portion += rest * (part + 1) // parts - rest * part // parts
+        each[split] = portion
         return each
 
     def bytes_moved(self, costs: IntArray, tasks: npt.NDArray[np.intp] | None = None) -> IntArray:
@@ -119,7 +124,9 @@ class TaskGraph:
         """
         parts = np.ones(len(self.ops.ops), dtype=np.int64)
         parts[self.op] = self.parts
-        divides = (costs.reshape(len(QUANTITIES), len(parts), -1) % parts[:, None] == 0).all(axis=(0, 2))
+        split = np.flatnonzero(parts > 1)
+        divides = np.ones(len(parts), dtype=np.bool_)
+        divides[split] = (costs.reshape(len(QUANTITIES), len(parts), -1)[:, split] % parts[split, None] == 0).all(axis=(0, 2))
         same = np.where(divides[self.op], 0, self.part.astype(np.int64))
         form = self.moves.astype(np.int64) * 2 + self.computes
         key = (self.op.astype(np.int64) * (int(self.parts.max(initial=0)) + 1) + same) * 512 + form

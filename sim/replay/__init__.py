@@ -12,8 +12,8 @@ of them hold took the same decisions, so by induction over the instants its time
 the picosecond; other lanes go to another tape, or are simulated. Comparisons that the program itself implies are left out.
 
 What may be replayed: a step that starts with nothing else running (a barrier), scheduled by ranks, on a `fifo` or
-`processor_sharing` channel. Shared channels are not max-plus: their recurrence runs on the lanes with the same integer
-arithmetic, and the order and ties of its instants are decisions too.
+`processor_sharing` channel, with any cap, latency and efficiency. Shared channels are not max-plus: their recurrence runs
+on the lanes with the same integer arithmetic, and the order and ties of its instants are decisions too.
 """
 
 from sim.replay.driver import Replayed, Tapes, obstacle, run, stream

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Hashable, Iterator
 from dataclasses import dataclass, field, replace
+from functools import cache
+from math import gcd
 from typing import cast
 
 import numpy as np
@@ -13,9 +15,10 @@ from sim.cost import StepLanes
 from sim.errors import SimulationError
 from sim.eventlog import EventLog
 from sim.graph import IntArray
-from sim.hardware.arbiters import Fifo, ProcessorSharing
+from sim.hardware.arbiters import Arbiter, Derated, Fifo, ProcessorSharing, Transfer
 from sim.replay.block import Block, assemble
-from sim.replay.tape import MAX_TASKS, Costs, Rules, Tape
+from sim.replay.sharing import Rate
+from sim.replay.tape import Costs, Rules, Tape
 from sim.requests import Request
 from sim.scheduling import StepView
 from sim.simulation import Setup, simulate, sram_use
@@ -25,6 +28,7 @@ TIMES_AT_ONCE = 2**22  # of tasks, replayed at once: long vectors, for NumPy's o
 LANES = 1024  # at most
 MAX_TAPES = 4096
 FEW = 4  # lanes; a tape that serves fewer took longer to make than to simulate them
+FREE = 8  # tapes that are made in any case: what they cost together is a fraction of a second
 
 
 @dataclass(slots=True)
@@ -97,11 +101,28 @@ def obstacle(setup: Setup) -> str | None:
         return "known tokens overlap: their steps are not separated by barriers"
     if len(setup.sequences) != 1:
         return "several decode loops overlap: their steps are not separated by barriers"
-    if type(setup.arbiter) not in (Fifo, ProcessorSharing) or setup.channels != 1:
+    if type(_policy(setup.arbiter)) not in (Fifo, ProcessorSharing) or setup.channels != 1:
         return "only one channel with a fifo or processor_sharing arbiter can be replayed"
-    if len(setup.graph) > MAX_TASKS:
-        return f"steps of more than {MAX_TASKS:,} tasks are not replayed"
     return None
+
+
+def _policy(arbiter: Arbiter) -> Arbiter:
+    """The arbiter itself, whatever the efficiency of its channel."""
+    return arbiter.arbiter if isinstance(arbiter, Derated) else arbiter
+
+
+def _rate(arbiter: Arbiter) -> Rate:
+    """The share that each of n transfers in service gets of such an arbiter: what it plans for them, in lowest terms."""
+
+    @cache
+    def rate(n: int) -> tuple[int, int]:
+        waiting = [Transfer((0, i), i, "", 0, 0, 1, 1, order=i) for i in range(n)]
+        shares, denominator, _ = arbiter.plan(waiting)
+        (share,) = {share for _, share in shares}
+        common = gcd(share, denominator)
+        return share // common, denominator // common
+
+    return rate
 
 
 def run(setup: Setup, *, replay: bool = True, tapes: Tapes | None = None) -> tuple[EventLog, Replayed]:
@@ -139,10 +160,11 @@ class _Replay:
         self.setup, self.report = setup, report
         ranks = setup.scheduler.ranks(StepView(setup.graph, 0, *np.zeros((2, len(setup.graph)), dtype=np.int64)))
         self.rules = Rules(
-            overlap=setup.overlap, delayed=setup.latency > 0, shared=isinstance(setup.arbiter, ProcessorSharing),
+            overlap=setup.overlap, delayed=setup.latency > 0, shared=isinstance(_policy(setup.arbiter), ProcessorSharing),
             rank=ranks.tolist(), chain=setup.scheduler.chains(setup.graph), sram=setup.sram,
             freed={} if setup.sram is None else sram_use(setup),
         )  # fmt: skip
+        self.rate = _rate(setup.arbiter)
         self.shared = tapes.of(setup, self.rules)
         self.tapes = list(self.shared)  # the one used last comes first
         self.window = LANES
@@ -195,7 +217,7 @@ class _Replay:
             known = self._tape(log, ranks, lane)
             left = self._replay(known, ranks, block, todo, fresh=True)
             served = len(todo) - len(left)
-            self.pauses = 1 if served >= FEW or not len(left) else 2 * self.pauses
+            self.pauses = 1 if served >= FEW or not len(left) or self.report.tapes < FREE else 2 * self.pauses
             self.pause = self.pauses - 1
             todo = left
             if lane not in left:
@@ -211,7 +233,8 @@ class _Replay:
     def _tape(self, log: EventLog, ranks: IntArray, lane: int) -> _Known:
         rank = ranks if ranks.ndim == 1 else ranks[:, lane]
         order = None if ranks.ndim == 1 else np.lexsort((np.arange(len(rank)), rank))
-        return _Known(Tape(self.setup.graph, log, replace(self.rules, rank=rank.tolist()), self.setup.latency), order)
+        rules = replace(self.rules, rank=rank.tolist())
+        return _Known(Tape(self.setup.graph, log, rules, self.setup.latency, self.rate), order)
 
     def _keep(self, known: _Known) -> None:
         self.report.tapes += 1
@@ -223,7 +246,7 @@ class _Replay:
         """Replay what is left; returns the lanes that took other decisions. fresh: nothing says more why than this tape."""
         tape, order = known.tape, known.order
         whole = len(todo) == block.lanes
-        found = tape.replay(block.costs if whole else block.costs.of(todo), self.setup.latency, self.setup.arbiter.cap)
+        found = tape.replay(block.costs if whole else block.costs.of(todo), self.setup.latency, self.rate)
         held = found.failed < 0
         if order is not None:
             here = ranks[order][:, todo]

@@ -2,40 +2,62 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection
 
 from sim.replay.program import Program
 
+TARGETS = 4096  # rows that are looked for at once, as the bits of one integer
+WINDOW = 3 * TARGETS  # rows walked through for them: what is farther apart is not looked into
 
-class Reach:
-    """For each row of a compiled program, as bit sets: the rows, and the given tasks, whose times cannot be earlier.
 
-    tasks: (task, row) pairs.
+def implied(program: Program, comparisons: Collection[tuple[int, int, bool]]) -> set[tuple[int, int, bool]]:
+    """Those of the comparisons (a, b, strict) for which t[a] <= t[b], or < if strict, follows from a compiled program.
+
+    Not all that follow: time and memory must not grow with the square of the program, and a comparison that is verified
+    needlessly does no harm.
     """
+    place: list[int] = program.index.tolist()  # by level: sources first
+    sources: list[tuple[int, ...]] = [()] * len(program.order)
+    delayed = [False] * len(sources)
+    for row in program.order:
+        sources[place[row]] = tuple([place[source] for source in program.sources[row]])
+        delayed[place[row]] = program.delay[row] is not None  # every delay is at least 1 ps
+    found: set[tuple[int, int, bool]] = set()
+    near: dict[int, list[tuple[int, int, tuple[int, int, bool]]]] = {}  # by block of targets
+    for comparison in comparisons:
+        a, b = place[comparison[0]], place[comparison[1]]
+        block = b // TARGETS
+        if a in (0, b) and not comparison[2]:  # place 0 is the release
+            found.add(comparison)
+        elif max(0, (block + 1) * TARGETS - WINDOW) <= a < b:
+            near.setdefault(block, []).append((a, b, comparison))
+    for block, wanted in near.items():
+        first, low = block * TARGETS, min(a for a, _, _ in wanted)
+        end = 1 + max(b for _, b, _ in wanted)
+        after, later = _reached(sources, delayed, low, first, end)
+        for a, b, comparison in wanted:
+            if (later if comparison[2] else after)[a - low] >> (b - first) & 1:
+                found.add(comparison)
+    return found
 
-    def __init__(self, program: Program, tasks: Iterable[tuple[int, int]]) -> None:
-        self.name = program.name
-        after, later, reached = ([0] * len(program) for _ in range(3))
-        for task, row in tasks:
-            reached[self.name[row]] |= 1 << task
-        for row in reversed(program.order):
-            after[row] |= 1 << row
-            delayed = program.delay[row] is not None  # every delay is at least 1 ps
-            for source in program.sources[row] if row else ():
-                after[source] |= after[row]
-                later[source] |= after[row] if delayed else later[row]
-                reached[source] |= reached[row]
-        self._after, self._later, self._tasks = after, later, reached
 
-    def follows(self, a: int, b: int, *, strict: bool) -> bool:
-        """Whether t[a] <= t[b], or < if strict, whatever the delays are."""
-        reached = self._later if strict else self._after
-        return bool(reached[self.name[a]] >> self.name[b] & 1)
-
-    def not_after(self, row: int, tasks: int) -> Iterator[int]:
-        """The tasks of a bit set that may be earlier than a row."""
-        left = tasks & ~self._tasks[self.name[row]]
-        while left:
-            lowest = left & -left
-            yield lowest.bit_length() - 1
-            left ^= lowest
+def _reached(
+    sources: list[tuple[int, ...]], delayed: list[bool], low: int, first: int, end: int
+) -> tuple[list[int], list[int]]:  # fmt: skip
+    """For each place from `low` to `end`, the places from `first` to `end`, as bits, whose times cannot be earlier, and
+    those that must be later.
+    """
+    after, later = [0] * (end - low), [0] * (end - low)
+    bit = 1 << max(0, end - 1 - first)
+    for here in range(end - 1, low - 1, -1):
+        reached = after[here - low] | bit
+        bit >>= 1  # none before `first`
+        if not reached:
+            continue
+        after[here - low] = reached
+        beyond = reached if delayed[here] else later[here - low]
+        for source in sources[here]:
+            if source >= low:
+                after[source - low] |= reached
+                later[source - low] |= beyond
+    return after, later

@@ -13,12 +13,11 @@ import numpy as np
 from sim.eventlog import EventLog
 from sim.graph import IntArray
 from sim.replay.program import COMPUTE, LATENCY, TRANSFER, ZERO, Program, Rows
-from sim.replay.reach import Reach
-from sim.replay.sharing import SharedChannel
+from sim.replay.reach import implied
+from sim.replay.sharing import Rate, SharedChannel, time_to_serve
 from sim.tasks import TaskGraph
 
 AT_ONCE = 128  # decisions verified at once: their times stay in the processor's cache
-MAX_TASKS = 8192  # what a tape costs to make grows with the square of the step: beyond, the plain path is as good
 
 
 class Costs(NamedTuple):
@@ -73,7 +72,7 @@ class Tape:
     `decisions` holds rows of times with a <= b, or a < b if strict, and the name of what rests on it.
     """
 
-    def __init__(self, graph: TaskGraph, log: EventLog, rules: Rules, latency: int) -> None:
+    def __init__(self, graph: TaskGraph, log: EventLog, rules: Rules, latency: int, rate: Rate) -> None:
         self.graph, self.rules = graph, rules
         t = log.tasks
         self.engine_column = t.engine
@@ -88,13 +87,12 @@ class Tape:
         self.arrived = [self.program.row() if moves else ZERO for moves in self._moves]  # the last byte of its transfer
         self.ready = self._inputs()
         self.start = [ZERO] * n
-        self.gaps: list[tuple[int, int]] = []  # (row, tasks of bit set) that must not be ready before the row
         self._engines()
         self._dma()
         self._ends()
         self.shared: SharedChannel | None = None
         self.served: list[int] = []
-        self.transfers = self._channel(latency)
+        self.transfers = self._channel(latency, t.work.tolist(), rate)
         self._compile()
 
     def __repr__(self) -> str:
@@ -195,18 +193,19 @@ class Tape:
             mine.append(position)
 
     def _idle(self, order: list[int], bound: list[bool], gaps: list[tuple[int, int]]) -> None:
-        """While an engine was idle, no task that came later and could run on it was ready."""
-        anywhere = sum(1 << task for position, task in enumerate(order) if not bound[position])
-        on = dict.fromkeys(range(1 + max(self.engine, default=-1)), 0)
+        """While an engine was idle, no task that came later and could run on it was ready.
+
+        That none was before the last such gap is enough: starts are in order.
+        """
+        engine_at = dict(gaps)
+        last = -1
+        last_on: dict[int, int] = {}
         for position, task in enumerate(order):
-            on[self.engine[task]] |= int(bound[position]) << task
-        later = 0
-        at = len(order)
-        for position, engine in reversed(gaps):
-            while at > position + 1:
-                at -= 1
-                later |= 1 << order[at]
-            self.gaps.append((self.start[order[position]], later & (anywhere | on[engine])))
+            gap = last_on.get(self.engine[task], -1) if bound[position] else last
+            if gap >= 0:
+                self._decide(self.start[order[gap]], self.ready[task], "an engine has nothing to do")
+            if position in engine_at:
+                last = last_on[engine_at[position]] = position
 
     # DMA, operands and the channel ----------------------------------------------------------------------------------------
 
@@ -244,7 +243,7 @@ class Tape:
             else:
                 program.sum(self.arrived[task], COMPUTE, task, end)
 
-    def _channel(self, latency: int) -> list[int]:
+    def _channel(self, latency: int, work: list[int], rate: Rate) -> list[int]:
         """Transfers in order of arrival at the channel: each requester's queue lets them there one by one."""
         moving = [task for task, moves in enumerate(self._moves) if moves]
         queued = {task: self._start[task] + latency for task in moving}
@@ -263,7 +262,7 @@ class Tape:
         for a, b in pairwise(order):
             self._decide(at_row[a], at_row[b], "order of arrival at the channel", strict=a > b)
         if self.rules.shared:
-            self.shared = SharedChannel(self.program, order, at, at_row, self._loaded, self.arrived)
+            self.shared = SharedChannel(self.program, order, at, at_row, self._loaded, self.arrived, work, rate)
             for a, b in self.shared.together:
                 self._decide(a, b, "order of instants at the shared channel")
                 self._decide(b, a, "order of instants at the shared channel")
@@ -298,15 +297,12 @@ class Tape:
         """Keep the decisions that do not follow from the program, and put rows where they are computed."""
         program = self.program
         program.compile()
-        reach = Reach(program, [(task, row) for task, row in enumerate(self.ready) if self.engine[task] >= 0])
+        implied_by_program = implied(program, {decision[:3] for decision in self.decisions})
         kept = {
             (program.name[a], program.name[b], strict, what): None
             for a, b, strict, what in self.decisions
-            if not reach.follows(a, b, strict=strict)
+            if (a, b, strict) not in implied_by_program
         }
-        for row, tasks in self.gaps:
-            for task in reach.not_after(row, tasks):
-                kept[program.name[row], program.name[self.ready[task]], False, "an engine has nothing to do"] = None
         self.decisions = list(kept)
         place = program.index
         self._checks = [
@@ -327,18 +323,18 @@ class Tape:
     def _loads(self) -> list[int]:
         return [self.arrived[task] if moves else self.start[task] for task, moves in enumerate(self._moves)]
 
-    def replay(self, costs: Costs, latency: int, cap: tuple[int, int]) -> Lanes:
-        """Times of the steps that take `costs`, on a channel of that latency (ps), of which one port draws up to `cap`."""
-        num, den = cap
+    def replay(self, costs: Costs, latency: int, rate: Rate) -> Lanes:
+        """Times of the steps that take `costs`, on a channel of that latency (ps), which serves n at once at `rate(n)` each."""
         compute, work, rows = costs
-        transfer = work if num == den else -(-work * den // num)
+        num, den = rate(1)
+        transfer = work if num == den else time_to_serve(work, num, den)
         failed = np.full(compute.shape[1], -1, dtype=np.int64)
         if self.shared is None:
             times = self.program.run((compute, transfer, latency), rows, lambda _number, _times: None)
             tasks = np.array(self.transfers, dtype=np.int64)
             grants = (tasks, times[self._grant_rows[0]], times[self._grant_rows[1]], work[rows[tasks]])
         else:
-            service = self.shared.service(work[rows], cap)
+            service = self.shared.service(work[rows], rate)
             times = self.program.run((compute, transfer, latency), rows, service.instant)
             grants = service.grants()
             failed[service.failed] = len(self.decisions)
