@@ -12,7 +12,7 @@ under a role, which the recorder reads to name the aten ops issued meanwhile:
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from typing import Any
 
@@ -58,11 +58,23 @@ def three_pass_attention(
     value: torch.Tensor,  # [B, KV, T, Dv]
     attention_mask: torch.Tensor | None,  # [B, 1 or H, Q, T], added to the scores
     scaling: float | None = None,
+    **options: Any,
+) -> tuple[torch.Tensor, None]:
+    """Attend, and return ([B, Q, H, Dv], None) as transformers expects. See `attend` for the options."""
+    scaling = query.shape[-1] ** -0.5 if scaling is None else scaling
+    return attend([(query, key)], value, attention_mask, scaling, **options), None
+
+
+def attend(
+    operands: Sequence[tuple[torch.Tensor, torch.Tensor]],  # queries [B, H, Q, D] and keys [B, KV, T, D], D of their own
+    value: torch.Tensor,  # [B, KV, T, Dv]
+    attention_mask: torch.Tensor | None,  # [B, 1 or H, Q, T]
+    scaling: float,
     softcap: float | None = None,
     s_aux: torch.Tensor | None = None,  # [H], a score per head that takes weight but has no value
     **options: Any,
-) -> tuple[torch.Tensor, None]:
-    """Attend, and return ([B, Q, H, Dv], None) as transformers expects.
+) -> torch.Tensor:
+    """Three-pass attention whose scores are the sum of the products of several queries and keys; returns [B, Q, H, Dv].
 
     Heads that share a key and value head are put side by side as rows of one matrix product, so that the cache is read
     and never copied. Softmax runs in float32, like transformers' own eager attention.
@@ -72,13 +84,18 @@ def three_pass_attention(
     for name in _UNSUPPORTED:
         if options.get(name) is not None:
             raise NotImplementedError(f"its attention takes {name!r}, which is not supported")
-    B, H, Q, D = query.shape
-    KV, T = key.shape[1], key.shape[2]
+    B, H, Q, _ = operands[0][0].shape
+    KV, T, Dv = value.shape[1:]
     G = H // KV
-    scaling = D**-0.5 if scaling is None else scaling
 
     with role("scores", H):
-        scores = torch.matmul(query.reshape(B, KV, G * Q, D), key.transpose(2, 3))  # [B, KV, G*Q, T]
+        products = [
+            torch.matmul(query.reshape(B, KV, G * Q, query.shape[-1]), key.transpose(2, 3))  # [B, KV, G*Q, T]
+            for query, key in operands
+        ]
+        scores = products[0]
+        for product in products[1:]:
+            scores = scores + product
         if scaling != 1.0:
             scores = scores * scaling
         if softcap is not None:
@@ -107,8 +124,7 @@ def three_pass_attention(
 
     with role("weighted_values", H):
         output = torch.matmul(weights.view(B, KV, G * Q, T), value)  # [B, KV, G*Q, Dv]
-        output = output.view(B, H, Q, value.shape[-1]).transpose(1, 2).contiguous()
-    return output, None
+        return output.view(B, H, Q, Dv).transpose(1, 2).contiguous()
 
 
 def mask(

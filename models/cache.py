@@ -8,7 +8,7 @@ transformers' own dynamic cache copies every cached row each step, and would cha
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
@@ -16,6 +16,7 @@ from transformers import DynamicCache, PretrainedConfig
 from transformers.cache_utils import DynamicLayer, DynamicSlidingWindowLayer
 
 from models.attention import ASIDE, role
+from models.latent import Expand
 from sim.errors import InputError
 
 #: Makes the buffer of one layer: (layer, shape with the past rows and the new ones, past rows, like) -> tensor.
@@ -31,9 +32,9 @@ class AppendLayer(DynamicLayer):
     A layer with a window W holds the last min(context, W - 1) of them: with the new token that is what a query sees.
     """
 
-    def __init__(self, index: int, context: int, window: int | None, allocate: Allocate) -> None:
+    def __init__(self, index: int, context: int, window: int | None, allocate: Allocate, expand: Expand | None = None) -> None:
         super().__init__()
-        self.index, self.context, self.window, self.allocate = index, context, window, allocate
+        self.index, self.context, self.window, self.allocate, self.expand = index, context, window, allocate, expand
         self.past = context if window is None else min(context, window - 1)
         self.is_sliding = window is not None
         self.keys: torch.Tensor | None = None  # [B, KV, past + Q, D]
@@ -43,9 +44,14 @@ class AppendLayer(DynamicLayer):
     def update(
         self, key_states: torch.Tensor, value_states: torch.Tensor, *_: Any, **__: Any
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Append the new rows [B, KV, Q, D]; returns all rows [B, KV, past + Q, D] of keys and of values."""
+        """Append the new rows [B, KV, Q, D]; returns all rows [B, KV, past + Q, D] of keys and of values.
+
+        An expanded cache gets latents, and appends and returns what they expand to.
+        """
         if self.keys is not None:
             raise NotImplementedError("one layer of its cache is written twice in a step, which is not supported")
+        if self.expand is not None:
+            key_states, value_states = self.expand(key_states, value_states)
         new = key_states.shape[-2]
         with role(ASIDE):
             self.keys, self.values = (
@@ -66,15 +72,18 @@ class AppendLayer(DynamicLayer):
         return self.context
 
 
-def append_cache(config: PretrainedConfig, context: int, allocate: Allocate) -> DynamicCache:
+def append_cache(
+    config: PretrainedConfig, context: int, allocate: Allocate, expand: Mapping[int, Expand] | None = None
+) -> DynamicCache:
     """The cache for one step after `context` tokens, with each layer's kind and window as transformers reads the config.
 
+    expand: by layer, what makes the rows of a cache that keeps latents expanded.
     Raises InputError for a model that keeps a state which is no KV cache.
     """
     cache = DynamicCache(config=config)
     for i, layer in enumerate(cache.layers):
         if type(layer) is DynamicLayer:
-            cache.layers[i] = AppendLayer(i, context, None, allocate)
+            cache.layers[i] = AppendLayer(i, context, None, allocate, (expand or {}).get(i))
         elif type(layer) is DynamicSlidingWindowLayer:
             cache.layers[i] = AppendLayer(i, context, layer.sliding_window, allocate)
         elif type(layer).__name__ != "DummyLayer":  # a dummy shares the cache of another layer

@@ -12,7 +12,7 @@ from __future__ import annotations
 import inspect
 import logging
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from copy import deepcopy
 from dataclasses import dataclass
@@ -26,13 +26,14 @@ from transformers import CONFIG_MAPPING, AutoModelForCausalLM, PretrainedConfig,
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES, MODEL_FOR_MASKED_LM_MAPPING_NAMES
 from transformers.utils import logging as transformers_logging
 
-from models import attention
+from models import attention, latent
 from models.cache import append_cache, windows
-from models.config import CAPTURE_VERSION, ModelConfig, dtype_of
-from models.costs import Plan, Point, plan, shape_text, solve
+from models.config import CAPTURE_VERSION, MLA_FORMS, ModelConfig, dtype_of
+from models.costs import Plan, Point, plan, powers, shape_text, solve
 from models.grouping import Group, group, single
-from models.recorder import Recorder, Recording
+from models.recorder import Node, Recorder, Recording
 from sim.errors import InputError, nearest
+from sim.experts import Experts
 from sim.graph import QUANTITIES, ModelGraph, Op, OpGraph
 from sim.quantities import show
 
@@ -111,7 +112,7 @@ def record(model: PreTrainedModel, point: Point) -> Recording:
         recorder.register_cache(buffer, layer, past)
         return buffer
 
-    return recorder.recording(step(model, recorder, point, append_cache(config, point[2], allocate)))
+    return recorder.recording(step(model, recorder, point, append_cache(config, point[2], allocate, latent.expansions(model))))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -140,8 +141,8 @@ def _quiet() -> Iterator[None]:
 
 
 @_quiet()
-def capture(config: ModelConfig, dtype: str | None = None) -> dict[str, ModelGraph]:
-    """Capture a model at every granularity.
+def capture(config: ModelConfig, dtype: str | None = None, mla: str = MLA_FORMS[0]) -> dict[str, ModelGraph]:
+    """Capture a model at every granularity. mla: what a cache of latent attention holds, one of `MLA_FORMS`.
 
     Returns a `ModelGraph` by granularity. Raises InputError, in one line, for a model that cannot be captured.
     """
@@ -149,6 +150,7 @@ def capture(config: ModelConfig, dtype: str | None = None) -> dict[str, ModelGra
     dtype = dtype_of(config, dtype)
     try:
         model = build(hf, dtype)
+        form = mla if latent.keep(model, mla) else "none"
         text = model.config.get_text_config(decoder=True)
         first = record(model, (1, 1, 5))
         if not any(node.name == "kv_store" for node in first.nodes):
@@ -168,7 +170,7 @@ def capture(config: ModelConfig, dtype: str | None = None) -> dict[str, ModelGra
         raise InputError(f"{config.name}: {_OWN_ATTENTION.format(hf.model_type)}") from error
     except Exception as error:  # whatever a model's own code may raise on tensors without data
         raise InputError(f"{config.name}: cannot capture model_type {hf.model_type!r}: {_one_line(error)}") from error
-    return {granularity: _model_graph(config, dtype, model, variants, breaks, granularity) for granularity in GRANULARITIES}
+    return {name: _model_graph(config, dtype, model, form, variants, breaks, name) for name in GRANULARITIES}
 
 
 def _one_line(error: Exception) -> str:
@@ -247,6 +249,7 @@ def _model_graph(
     config: ModelConfig,
     dtype: str,
     model: PreTrainedModel,
+    form: str,
     variants: Mapping[tuple[bool, bool], Variant],
     breaks: tuple[int, ...],
     granularity: str,
@@ -266,19 +269,46 @@ def _model_graph(
         dtype=dtype,
         parameters=sum(p.numel() for p in parameters),
         parameter_bytes=sum(p.numel() * p.element_size() for p in parameters),
+        positions=_positions(model),
         provenance={
             "capture": str(CAPTURE_VERSION),
             "config": config.digest,
             "granularity": granularity,
+            "mla": form,
             "model_type": str(text.model_type),
             "torch": version("torch"),
             "transformers": version("transformers"),
         },
-        variants={key: _op_graph(variant, breaks, granularity) for key, variant in variants.items()},
+        variants={key: _op_graph(variant, key, breaks, granularity) for key, variant in variants.items()},
     )
 
 
-def _op_graph(variant: Variant, breaks: tuple[int, ...], granularity: str) -> OpGraph:
+def _positions(model: PreTrainedModel) -> int | None:
+    """How many positions the model can tell apart, None where it computes their encoding.
+
+    A learned one is a table with a row for each, and in some families a few rows more, of padding.
+    """
+    limit: int = getattr(model.config.get_text_config(decoder=True), "max_position_embeddings", None) or 0
+    words = model.get_input_embeddings()
+    tables = [m for m in model.modules() if isinstance(m, torch.nn.Embedding) and m is not words]
+    return limit if limit and any(limit <= table.num_embeddings <= limit + 2 for table in tables) else None
+
+
+def _experts(nodes: list[Node], weight: Sequence[Sequence[int]], key: tuple[bool, bool]) -> Experts | None:
+    """The experts of an op of these nodes, whose bytes of weights are `weight` [piece, monomial]."""
+    gathers = [node for node in nodes if node.experts != (0, 0)]
+    if not gathers:
+        return None
+    count, size = gathers[0].experts[0], sum(node.experts[1] for node in gathers)
+    B, Q = (2 if many else 1 for many in key)
+    chosen = {sum(c * p for c, p in zip(piece, powers((B, Q, 0)), strict=True)) for piece in weight}
+    top_k, rest = divmod(chosen.pop(), size * B * Q)
+    if rest or chosen or any(node.experts[0] != count for node in gathers):
+        raise InputError(f"the experts at {gathers[0].path!r} are not chosen one by one, a fixed number for each token")
+    return Experts(count=count, top_k=top_k, bytes=size)
+
+
+def _op_graph(variant: Variant, key: tuple[bool, bool], breaks: tuple[int, ...], granularity: str) -> OpGraph:
     nodes = variant.recording.nodes
     groups: list[Group] = group(variant.recording) if granularity == "op" else [single(i, n) for i, n in enumerate(nodes)]
     home = {i: g for g, members in enumerate(groups) for i in members.nodes}
@@ -286,7 +316,7 @@ def _op_graph(variant: Variant, breaks: tuple[int, ...], granularity: str) -> Op
     ops = []
     for g, members in enumerate(groups):
         total = variant.costs[list(members.nodes)].sum(axis=0)  # [quantity, piece, monomial]
-        keys = [tuple(tuple(piece) for piece in quantity) for quantity in total.tolist()]
+        costs = [tuple(tuple(piece) for piece in quantity) for quantity in total.tolist()]
         result = members.result
         ops.append(
             Op(
@@ -298,7 +328,8 @@ def _op_graph(variant: Variant, breaks: tuple[int, ...], granularity: str) -> Op
                 dtype=nodes[result].dtype,
                 shape=variant.shapes[result],
                 inputs=tuple(sorted({home[j] for i in members.nodes for j in nodes[i].inputs} - {g})),
-                costs=tuple(polynomials.setdefault(key, len(polynomials)) for key in keys),
+                costs=tuple(polynomials.setdefault(cost, len(polynomials)) for cost in costs),
+                experts=_experts([nodes[i] for i in members.nodes], costs[QUANTITIES.index("weight")], key),
             )
         )
     return OpGraph(ops=tuple(ops), polynomials=tuple(polynomials), breaks=breaks)

@@ -15,9 +15,12 @@ from sim.errors import InputError, nearest, unknown
 from sim.quantities import show
 
 #: Raise it whenever a capture of the same model may come out different: stored graphs are then made anew.
-CAPTURE_VERSION = 1
+CAPTURE_VERSION = 2
 
 CONFIGS = Path(__file__).parent / "configs"
+
+#: What the cache of multi-head latent attention may hold: see `models.latent`.
+MLA_FORMS = ("latent", "expanded")
 
 DTYPES = ("bfloat16", "float16", "float32")
 

@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from heapq import heapify, heappop, heappush
 
+from models import latent
 from models.attention import ROLES
 from models.cache import KV_STORE
 from models.recorder import KV_LOAD, Node, Recording
@@ -200,7 +201,7 @@ class _Labels:
         for i, node in enumerate(self.nodes):
             norm = self._inside(node.path, lambda name, leaf: "norm" in name or leaf.startswith("ln_"))
             parts = node.path.split(".")
-            if node.role in (*ROLES, KV_LOAD, KV_STORE):
+            if node.role in (*ROLES, *latent.ROLES, KV_LOAD, KV_STORE):
                 self._set(i, node.role)
             elif norm:
                 self._set(i, "norm", norm)

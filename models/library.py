@@ -17,7 +17,7 @@ from pathlib import Path
 
 from platformdirs import user_cache_path
 
-from models.config import CAPTURE_VERSION, ModelConfig, dtype_of, names, resolve
+from models.config import CAPTURE_VERSION, MLA_FORMS, ModelConfig, dtype_of, names, resolve
 from sim.errors import InputError, unknown
 from sim.graph import ModelGraph
 from sim.quantities import show
@@ -32,20 +32,25 @@ CACHE_VARIABLE = "DECODE_SIM_CACHE"
 GRANULARITIES = ("op", "aten")
 
 
-def load(config: str, *, granularity: str = "op", dtype: str | None = None) -> ModelGraph:
+def load(config: str, *, granularity: str = "op", dtype: str | None = None, mla: str = MLA_FORMS[0]) -> ModelGraph:
     """The graph of the model that `config` means (see `models.config.resolve`), always of the whole model.
 
     granularity: `op` for the ops that people name, `aten` for the raw ones. dtype: instead of the config's own.
+    mla: what a cache of latent attention holds, one of `MLA_FORMS`; means nothing to models without (`keeps_latents`).
     Raises InputError, in one line, for what is no model, or cannot be captured.
     """
     if granularity not in GRANULARITIES:
         raise unknown("granularity", granularity, GRANULARITIES)
+    if mla not in MLA_FORMS:
+        raise unknown("form of latent attention", mla, MLA_FORMS)
     model = resolve(config)
     dtype = dtype_of(model, dtype)
-    for place in (_shipped, _cached):
-        graph = _read(place(model, dtype, granularity))
-        if graph is not None and _fits(graph, model, dtype, granularity):
-            return graph
+    # A model without latent attention is kept once, where the first form would be.
+    for form in dict.fromkeys((mla, MLA_FORMS[0])):
+        for path in (shipped_path(model.name, granularity, form), _cached(model, dtype, granularity, form)):
+            graph = _read(path)
+            if graph is not None and _fits(graph, model, dtype, granularity, mla):
+                return graph
     if sys.stderr.isatty():  # somebody waits, and would wonder; a pipe gets the results alone
         sys.stderr.write(f"capturing {show(model.name)} as {dtype}, once: it is kept in {cache_folder()}\n")
     try:
@@ -55,10 +60,15 @@ def load(config: str, *, granularity: str = "op", dtype: str | None = None) -> M
         raise InputError(
             f"capturing {show(model.name)} as {dtype} needs torch and transformers (pip install torch transformers)"
         ) from error
-    captured: dict[str, ModelGraph] = module.capture(model, dtype)
+    captured: dict[str, ModelGraph] = module.capture(model, dtype, mla)
     for name, graph in captured.items():
-        _write_cache(_cached(model, dtype, name), graph)
+        _write_cache(_cached(model, dtype, name, mla if keeps_latents(graph) else MLA_FORMS[0]), graph)
     return captured[granularity]
+
+
+def keeps_latents(graph: ModelGraph) -> bool:
+    """Whether the model has multi-head latent attention, so that the form of its cache is a choice."""
+    return graph.provenance.get("mla") in MLA_FORMS
 
 
 def cache_folder() -> Path:
@@ -73,18 +83,15 @@ def encode(graph: ModelGraph) -> bytes:
     return gzip.compress(text.encode(), compresslevel=9, mtime=0)
 
 
-def shipped_path(name: str, granularity: str) -> Path:
-    """Where the graph of a shipped model is, if it is shipped too."""
-    return GRAPHS / (f"{name}.json.gz" if granularity == "op" else f"{name}.{granularity}.json.gz")
+def shipped_path(name: str, granularity: str, mla: str = MLA_FORMS[0]) -> Path:
+    """Where the graph of a shipped model is, if it is shipped too. The usual choices are not part of its name."""
+    words = [name, *([mla] if mla != MLA_FORMS[0] else []), *([granularity] if granularity != GRANULARITIES[0] else [])]
+    return GRAPHS / f"{'.'.join(words)}.json.gz"
 
 
-def _shipped(model: ModelConfig, _dtype: str, granularity: str) -> Path:
-    return shipped_path(model.name, granularity)
-
-
-def _cached(model: ModelConfig, dtype: str, granularity: str) -> Path:
+def _cached(model: ModelConfig, dtype: str, granularity: str, mla: str) -> Path:
     key = json.dumps(
-        [model.name, model.digest, dtype, granularity, CAPTURE_VERSION, _version("torch"), _version("transformers")]
+        [model.name, model.digest, dtype, granularity, mla, CAPTURE_VERSION, _version("torch"), _version("transformers")]
     )
     return cache_folder() / f"{hashlib.sha256(key.encode()).hexdigest()[:32]}.json.gz"
 
@@ -104,8 +111,10 @@ def _read(path: Path) -> ModelGraph | None:
         return None
 
 
-def _fits(graph: ModelGraph, model: ModelConfig, dtype: str, granularity: str) -> bool:
+def _fits(graph: ModelGraph, model: ModelConfig, dtype: str, granularity: str, mla: str) -> bool:
     wanted = {"config": model.digest, "granularity": granularity, "capture": str(CAPTURE_VERSION)}
+    if keeps_latents(graph):
+        wanted["mla"] = mla
     return graph.dtype == dtype and all(graph.provenance.get(key) == value for key, value in wanted.items())
 
 

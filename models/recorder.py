@@ -72,7 +72,8 @@ class Node:
     """One aten op of the step, or the explicit load or store of a layer's cache.
 
     costs: in the order of `sim.graph.QUANTITIES`. weights: names of the parameters it reads.
-    call: function and arguments, with `TensorRef` for tensors, if the recorder keeps them.
+    experts: of a gather of experts' weights, how many there are and bytes of one.
+    calls: function, arguments and results, with `TensorRef` for tensors, if the recorder keeps them.
     """
 
     name: str
@@ -86,6 +87,7 @@ class Node:
     inputs: tuple[int, ...] = ()
     costs: tuple[int, ...] = (0,) * 7
     weights: tuple[str, ...] = ()
+    experts: tuple[int, int] = (0, 0)
     cache: int = -1  # of an append: the layer of the cache it goes to
     sources: tuple[tuple[int, ...], ...] = ()  # of a store: what makes the keys, what makes the values
     calls: tuple[tuple[Any, Any, Any, Any], ...] = ()
@@ -217,6 +219,7 @@ class Recorder(TorchDispatchMode):
             storage.readers.add(index)
         cache_append = role == KV_STORE
         flops = _flops(func, name, args, kwargs, out)
+        experts = self._experts(name, hint, read)
         costs = self._costs(name, hint, flops, read, made, cache_append=cache_append)
         for tensor in made:
             storage = self._storage(tensor)
@@ -244,6 +247,7 @@ class Recorder(TorchDispatchMode):
                 shape=tuple(made[0].shape),
                 inputs=tuple(sorted(inputs)),
                 costs=costs,
+                experts=experts,
                 cache=self._storage(made[0]).layer,
                 weights=tuple(sorted({self._storage(t).name for t in read if self._storage(t).kind == "weight"})),
                 calls=calls,
@@ -253,6 +257,11 @@ class Recorder(TorchDispatchMode):
     def _layer(self, path: str) -> int:
         prefix = self.layers_path + "."
         return int(path[len(prefix) :].split(".", 1)[0]) if path.startswith(prefix) else -1
+
+    def _experts(self, name: str, hint: str, read: list[Any]) -> tuple[int, int]:
+        if name not in GATHERS or hint != "experts" or self._storage(read[0]).kind != "weight":
+            return 0, 0
+        return read[0].shape[0], _bytes(read[0]) // read[0].shape[0]
 
     def _costs(
         self, name: str, hint: str, flops: int, read: list[Any], made: list[Any], *, cache_append: bool

@@ -1,6 +1,7 @@
 """Make the graphs that ship with the package: `python -m models.ship [NAME...]`.
 
-Without names, those of all shipped configs. Graphs at the granularity `aten` ship for `ATEN` only.
+Without names, those of all shipped configs. Graphs at the granularity `aten` ship for `ATEN` only; those of models with
+latent attention ship in every form of their cache.
 """
 
 from __future__ import annotations
@@ -8,8 +9,8 @@ from __future__ import annotations
 import sys
 
 from models.capture import capture
-from models.config import names, resolve
-from models.library import GRAPHS, encode, shipped_path
+from models.config import MLA_FORMS, names, resolve
+from models.library import GRAPHS, encode, keeps_latents, shipped_path
 
 #: Models whose raw graphs ship as well.
 ATEN = ("llama-3.2-1b",)
@@ -19,12 +20,16 @@ def main(chosen: list[str]) -> None:
     """Capture and store; prints one line for each file."""
     GRAPHS.mkdir(exist_ok=True)
     for name in chosen or names():
-        for granularity, graph in capture(resolve(name)).items():
-            if granularity == "op" or name in ATEN:
-                path = shipped_path(name, granularity)
-                path.write_bytes(encode(graph))
-                ops = ", ".join(str(len(g.ops)) for g in graph.variants.values())
-                print(f"{path.name}: {path.stat().st_size} bytes; {graph.parameters} parameters; ops: {ops}")
+        for form in MLA_FORMS:
+            graphs = capture(resolve(name), mla=form)
+            for granularity, graph in graphs.items():
+                if granularity == "op" or name in ATEN:
+                    path = shipped_path(name, granularity, form)
+                    path.write_bytes(encode(graph))
+                    ops = ", ".join(str(len(g.ops)) for g in graph.variants.values())
+                    print(f"{path.name}: {path.stat().st_size} bytes; {graph.parameters} parameters; ops: {ops}")
+            if not keeps_latents(graphs["op"]):
+                break
 
 
 if __name__ == "__main__":

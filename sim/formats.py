@@ -78,13 +78,14 @@ def apply(ops: OpGraph, formats: Formats, *, element: int) -> OpGraph:
             i = QUANTITIES.index(quantity)
             if quantity != "weight" or is_matrix(ops, op):
                 costs[i] = stored(costs[i], name, group)
-        made.append(replace(op, costs=tuple(costs)))
+        experts = op.experts and replace(op.experts, bytes=formats.weight_bytes(op.experts.bytes, element))
+        made.append(replace(op, costs=tuple(costs), experts=experts))
     return replace(ops, ops=tuple(made), polynomials=tuple(polynomials))
 
 
 def is_matrix(ops: OpGraph, op: Op) -> bool:
     """Whether the weights of an op are a matrix: it multiplies by them, or looks rows up in them."""
-    return any(any(piece) for piece in ops.polynomials[op.costs[FLOPS]]) or "embedding" in op.kind
+    return op.experts is not None or any(any(piece) for piece in ops.polynomials[op.costs[FLOPS]]) or "embedding" in op.kind
 
 
 def _stored(captured: int, element: int, name: str | None, group: int) -> int:

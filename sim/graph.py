@@ -19,6 +19,7 @@ import numpy as np
 import numpy.typing as npt
 
 from sim.errors import InputError
+from sim.experts import Experts
 
 IntArray = npt.NDArray[np.int64]
 
@@ -32,6 +33,9 @@ MONOMIALS = (
     (0, 0, 0), (0, 1, 0), (0, 2, 0), (0, 0, 1), (0, 1, 1),
     (1, 0, 0), (1, 1, 0), (1, 2, 0), (1, 0, 1), (1, 1, 1),
 )  # fmt: skip
+
+#: Fields of an op that are stored as they are.
+_COLUMNS = ("kind", "path", "layer", "part", "heads", "dtype", "shape", "inputs", "costs")
 
 #: One coefficient per monomial.
 Polynomial = tuple[int, ...]
@@ -51,6 +55,8 @@ class Op:
     shape: the result's dimensions, as text in B, Q and N.
     inputs: indices of the ops whose results it needs, ascending, all smaller than its own.
     costs: for each of `QUANTITIES`, an index into `OpGraph.polynomials`.
+    experts: None, or the experts of whose weights it reads those that its tokens choose. Its polynomial of `weight` counts
+        every choice of every token.
     """
 
     kind: str
@@ -63,6 +69,7 @@ class Op:
     shape: tuple[str, ...] = ()
     inputs: tuple[int, ...] = ()
     costs: tuple[int, ...]
+    experts: Experts | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -174,10 +181,8 @@ class OpGraph:
 
     def to_json(self) -> dict[str, Any]:
         """A JSON-ready form that `from_json` reads back."""
-        columns = {
-            name: [getattr(op, name) for op in self.ops]
-            for name in ("kind", "path", "layer", "part", "heads", "dtype", "shape", "inputs", "costs")
-        }
+        columns = {name: [getattr(op, name) for op in self.ops] for name in _COLUMNS}
+        columns["experts"] = [op.experts and (op.experts.count, op.experts.top_k, op.experts.bytes) for op in self.ops]
         return {"breaks": self.breaks, "polynomials": self.polynomials, "ops": columns}
 
     @classmethod
@@ -187,9 +192,10 @@ class OpGraph:
             Op(
                 kind=kind, path=path, layer=layer, part=part, heads=heads, dtype=dtype,
                 shape=tuple(shape), inputs=tuple(inputs), costs=tuple(costs),
+                experts=experts and Experts(count=experts[0], top_k=experts[1], bytes=experts[2]),
             )
-            for kind, path, layer, part, heads, dtype, shape, inputs, costs in zip(
-                *(columns[name] for name in ("kind", "path", "layer", "part", "heads", "dtype", "shape", "inputs", "costs")),
+            for kind, path, layer, part, heads, dtype, shape, inputs, costs, experts in zip(
+                *(columns[name] for name in (*_COLUMNS, "experts")),
                 strict=True,
             )
         )  # fmt: skip
@@ -215,12 +221,28 @@ class ModelGraph:
     dtype: str
     parameters: int  # elements, each shared tensor once
     parameter_bytes: int
+    positions: int | None = None  # that the model can tell apart, where it has learned a vector for each
     provenance: Mapping[str, str]  # library versions, capture version, config digest
     variants: Mapping[tuple[bool, bool], OpGraph]
+
+    def __str__(self) -> str:
+        experts = f" with {self.experts.top_k} of {self.experts.count} experts a token" if self.experts is not None else ""
+        return f"{self.name}{experts}"
 
     def step(self, batch: int = 1, query: int = 1) -> OpGraph:
         """The op graph of a step of `batch` sequences with `query` tokens each."""
         return self.variants[batch > 1, query > 1].at_batch(batch)
+
+    @property
+    def experts(self) -> Experts | None:
+        """The experts of a layer that has some, None in a dense model."""
+        return next((op.experts for op in self.step().ops if op.experts is not None), None)
+
+    def too_long(self, tokens: int) -> str:
+        """Why a sequence of so many tokens is too long for the model; empty if it is not."""
+        if self.positions is None or tokens <= self.positions:
+            return ""
+        return f"expected at most {self.positions} tokens in all, the positions that {self.name} has learned, found {tokens}"
 
     def to_json(self) -> dict[str, Any]:
         facts = {
@@ -236,6 +258,7 @@ class ModelGraph:
                 "dtype",
                 "parameters",
                 "parameter_bytes",
+                "positions",
             )
         }
         variants = [{"batch": b, "query": q, "graph": g.to_json()} for (b, q), g in sorted(self.variants.items())]

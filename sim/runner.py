@@ -116,11 +116,17 @@ def op_graph(scenario: Scenario) -> tuple[ModelGraph, OpGraph]:
         model = written_model(scenario)
         return model, model.step()
     try:
-        model = models.library.load(wanted.config, granularity=scenario.mapping.granularity, dtype=wanted.dtype)
+        mapping = scenario.mapping
+        model = models.library.load(wanted.config, granularity=mapping.granularity, dtype=wanted.dtype, mla=mapping.mla)
     except InputError as error:
         raise scenario.error("model.config", str(error)) from None
+    if "mla" in mapping.model_fields_set and not models.library.keeps_latents(model):
+        raise scenario.error("mapping.mla", f"expected only for multi-head latent attention, which {model.name} does not have")
     if wanted.layers is not None and wanted.layers > model.layers:
         raise scenario.error("model.layers", f"expected 1 to {model.layers}, all layers of {model.name}, found {wanted.layers}")
+    for i, group in enumerate(scenario.workload.sequences):
+        if why := model.too_long(group.context + group.tokens):
+            raise scenario.error(f"workload.sequences[{i}]", why)
     stored = formats.Formats(**scenario.mapping.formats.model_dump())
     ops = _kernels(scenario, model, model.step().select(wanted.layers, wanted.scope))
     ops = formats.apply(ops, stored, element=formats.ELEMENT[model.dtype])

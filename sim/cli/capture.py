@@ -9,6 +9,8 @@ from rich.console import Console
 from rich.table import Table
 
 import models.library
+from models.config import MLA_FORMS
+from sim.errors import InputError
 from sim.graph import QUANTITIES
 
 
@@ -21,23 +23,27 @@ from sim.graph import QUANTITIES
 @click.option("--scope", type=click.Choice(["model", "block"]), default="model", show_default=True)
 @click.option("--granularity", type=click.Choice(["op", "aten"]), default="op", show_default=True)
 @click.option("--dtype", type=click.Choice(["bfloat16", "float16", "float32"]), default=None, help="Instead of the config's.")
+@click.option("--mla", type=click.Choice(MLA_FORMS), default=MLA_FORMS[0], show_default=True, help="Cache of latent attention.")
 @click.option("--json", "as_json", is_flag=True, help="One JSON object per op, one a line.")
 def command(
     config: str, context: int, batch: int, query: int, layers: int | None, scope: str, granularity: str, dtype: str | None,
-    as_json: bool,
+    mla: str, as_json: bool,
 ) -> None:  # fmt: skip
     """Print the op graph of a model: a shipped name, a config.json, or a Hugging Face id."""
-    model = models.library.load(config, granularity=granularity, dtype=dtype)
+    model = models.library.load(config, granularity=granularity, dtype=dtype, mla=mla)
+    if why := model.too_long(context + query):
+        raise InputError(why)
     graph = model.step(batch, query).select(layers, scope)
     costs = graph.costs(context, batch, query)
     if as_json:
         for i, op in enumerate(graph.ops):
+            experts = op.experts and {"count": op.experts.count, "top_k": op.experts.top_k, "bytes": op.experts.bytes}
             row = {"op": i, "kind": op.kind, "part": op.part, "path": op.path, "layer": op.layer, "heads": op.heads,
-                   "dtype": op.dtype, "shape": op.shape, "inputs": op.inputs}  # fmt: skip
+                   "dtype": op.dtype, "shape": op.shape, "inputs": op.inputs, "experts": experts}  # fmt: skip
             click.echo(json.dumps({**row, **{name: int(costs[q, i]) for q, name in enumerate(QUANTITIES)}}))
         return
     table = Table(box=None, pad_edge=False, header_style="bold", title_justify="left",
-                  title=f"{model.name}: {model.parameters:,} parameters; a step of {batch} x {query} tokens, context {context}",
+                  title=f"{model}: {model.parameters:,} parameters; a step of {batch} x {query} tokens, context {context}",
                   )  # fmt: skip
     table.add_column("#", justify="right")
     for name in ("op", "path", "result", "needs"):

@@ -19,6 +19,6 @@ def command(names: tuple[str, ...], overrides: tuple[str, ...]) -> None:
         scenario = read(path, list(overrides))
         model, ops = op_graph(scenario)
         setup = prepare(scenario, ops)
-        click.echo(f"{path}: ok: {model.name}, {len(ops.ops)} ops, {len(setup.graph)} tasks a step")
+        click.echo(f"{path}: ok: {model}, {len(ops.ops)} ops, {len(setup.graph)} tasks a step")
         for doubt in account.doubts(doubts(setup)):
             click.echo(f"  doubt: {doubt}")

@@ -32,7 +32,8 @@ def _models() -> list[tuple[str, str]]:
         model = models.library.load(name)
         kv = int(model.step().costs(0)[QUANTITIES.index("kv_write")].sum())
         size = f"{model.parameters:,} parameters ({format_bytes(model.parameter_bytes)} as {model.dtype})"
-        rows.append((name, f"{size}, {model.layers} layers, hidden {model.hidden}, KV cache {kv:,} B a token"))
+        experts = f", {model.experts.top_k} of {model.experts.count} experts a token" if model.experts is not None else ""
+        rows.append((name, f"{size}, {model.layers} layers, hidden {model.hidden}, KV cache {kv:,} B a token{experts}"))
     return rows
 
 

@@ -382,6 +382,11 @@ class ModelMapping(Section):
     granularity: Literal["op", "aten"] = Field(
         default="op", description="`op`: the operations people name; `aten`: every operation that torch issues."
     )
+    mla: Literal["latent", "expanded"] = Field(
+        default="latent",
+        description="For models with multi-head latent attention. The cache holds `latent`: the latents, with the "
+        "up-projections absorbed; `expanded`: keys and values of every head.",
+    )
     weights: Literal["resident", "streamed"] = Field(
         default="streamed", description="Weights stay on chip and cost no bandwidth, or are read at every step."
     )

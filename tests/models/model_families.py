@@ -125,6 +125,6 @@ def small(model_type: str, **changes: Any) -> ModelConfig:
 
 
 @cache
-def captured(model_type: str, **changes: Any) -> dict[str, ModelGraph]:
+def captured(model_type: str, mla: str = "latent", **changes: Any) -> dict[str, ModelGraph]:
     """The graphs of a small config by granularity, captured once for all tests."""
-    return capture(small(model_type, **changes))
+    return capture(small(model_type, **changes), mla=mla)

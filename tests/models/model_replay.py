@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from torch.utils._pytree import tree_leaves, tree_map
 
+from models import latent
 from models.cache import KV_STORE, append_cache
 from models.capture import build, hf_config, step
 from models.config import ModelConfig
@@ -47,6 +48,7 @@ def real_step(config: ModelConfig, batch: int, query: int, context: int) -> Real
     tokens = torch.randint(3, 90, (batch, query), generator=torch.Generator().manual_seed(1))
     generator = torch.Generator().manual_seed(2)
     model = real_model(config, "decode_sim")
+    latent.keep(model, "latent")
     text = model.config.get_text_config(decoder=True)
     recorder = Recorder(model, text.num_hidden_layers, keep_calls=True)
     past_rows: dict[int, list[torch.Tensor]] = {}

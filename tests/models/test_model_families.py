@@ -10,6 +10,7 @@ from itertools import product
 import pytest
 from model_families import FAMILIES, captured, small
 
+from models import latent
 from models.cache import windows
 from models.capture import VARIANTS, build, capture, hf_config, record
 from sim.errors import InputError
@@ -45,6 +46,7 @@ def test_a_family(family):
     config = small(family)
     graphs = captured(family)
     model = build(hf_config(config), "float32")
+    latent.keep(model, "latent")
     assert graphs["op"].parameter_bytes == 4 * graphs["op"].parameters == 4 * sum(p.numel() for p in {*model.parameters()})
     for key in VARIANTS:
         grouped, raw = graphs["op"].variants[key], graphs["aten"].variants[key]

@@ -42,7 +42,7 @@ def captures(monkeypatch):
 
     class Capture:
         @staticmethod
-        def capture(config, dtype):
+        def capture(config, dtype, mla):
             made.append(config.name)
             result = {}
             for granularity in ("op", "aten"):

@@ -8,50 +8,94 @@ import json
 import pytest
 
 from models.capture import capture
-from models.config import names, notes, resolve
+from models.config import MLA_FORMS, names, notes, resolve
 from models.library import encode, load, shipped_path
 from sim.graph import QUANTITIES
 
-#: Bytes that one more token of context adds to a step: 2 (K and V) x layers x KV heads x head dim x width.
-KV_BYTES_PER_TOKEN = {
-    "deepseek-v2-lite": 27 * (512 + 64) * 2,  # the latent and the rope part of the keys, once for all heads
-    "gemma-2-2b": 2 * 26 * 4 * 256 * 2,
-    "gpt2": 2 * 12 * 12 * 64 * 4,
-    "llama-2-7b": 2 * 32 * 32 * 128 * 2,
-    "llama-3.1-8b": 2 * 32 * 8 * 128 * 2,
-    "llama-3.2-1b": 2 * 16 * 8 * 64 * 2,
-    "llama-3.2-3b": 2 * 28 * 8 * 128 * 2,
-    "mistral-7b-v0.1": 2 * 32 * 8 * 128 * 2,
-    "mixtral-8x7b": 2 * 32 * 8 * 128 * 2,
-    "opt-1.3b": 2 * 24 * 32 * 64 * 2,
-    "phi-3-mini-4k": 2 * 32 * 32 * 96 * 2,
-    "qwen2.5-0.5b": 2 * 24 * 2 * 64 * 2,
-    "qwen3-0.6b": 2 * 28 * 8 * 128 * 2,
-    "qwen3-30b-a3b": 2 * 48 * 4 * 128 * 2,
+#: Groups of layers: how many, bytes that each keeps of a token, and its window. K and V: 2 x KV heads x dim x width.
+KV_CACHE = {
+    "deepseek-v2-lite": [(27, (512 + 64) * 2, None)],  # the latent and the rotary part of the keys, once for all heads
+    "deepseek-v3": [(61, (512 + 64) * 2, None)],
+    "gemma-2-2b": [(13, 2 * 4 * 256 * 2, None), (13, 2 * 4 * 256 * 2, 4096)],
+    "gemma-3-1b": [(4, 2 * 1 * 256 * 2, None), (22, 2 * 1 * 256 * 2, 512)],  # every sixth layer sees all
+    "gpt2": [(12, 2 * 12 * 64 * 4, None)],
+    "gpt-oss-20b": [(12, 2 * 8 * 64 * 2, None), (12, 2 * 8 * 64 * 2, 128)],
+    "llama-2-7b": [(32, 2 * 32 * 128 * 2, None)],
+    "llama-3.1-8b": [(32, 2 * 8 * 128 * 2, None)],
+    "llama-3.2-1b": [(16, 2 * 8 * 64 * 2, None)],
+    "llama-3.2-3b": [(28, 2 * 8 * 128 * 2, None)],
+    "mistral-7b-v0.1": [(32, 2 * 8 * 128 * 2, 4096)],
+    "mixtral-8x7b": [(32, 2 * 8 * 128 * 2, None)],
+    "opt-1.3b": [(24, 2 * 32 * 64 * 2, None)],
+    "phi-3-mini-4k": [(32, 2 * 32 * 96 * 2, 2047)],
+    "qwen1.5-moe-a2.7b": [(24, 2 * 16 * 128 * 2, None)],
+    "qwen2-1.5b": [(28, 2 * 2 * 128 * 2, None)],
+    "qwen2.5-0.5b": [(24, 2 * 2 * 64 * 2, None)],
+    "qwen3-0.6b": [(28, 2 * 8 * 128 * 2, None)],
+    "qwen3-30b-a3b": [(48, 2 * 4 * 128 * 2, None)],
+}
+
+#: Experts of a layer, how many each token chooses, layers with experts, and parameters of one expert.
+EXPERTS = {
+    "deepseek-v2-lite": (64, 6, 26, 3 * 2048 * 1408),  # the first layer has none
+    "deepseek-v3": (256, 8, 58, 3 * 7168 * 2048),  # the first three have none
+    "gpt-oss-20b": (32, 4, 24, 3 * 2880 * 2880 + 3 * 2880),  # with biases
+    "mixtral-8x7b": (8, 2, 32, 3 * 4096 * 14336),
+    "qwen1.5-moe-a2.7b": (60, 4, 24, 3 * 2048 * 1408),
+    "qwen3-30b-a3b": (128, 8, 48, 3 * 2048 * 768),
 }
 
 
 @pytest.mark.parametrize("name", names())
-def test_parameters_and_kv_bytes(name):
+def test_parameters(name):
     model = load(name)
     assert model.parameters == notes(name)["_parameters"]
     assert model.parameter_bytes == model.parameters * (4 if model.dtype == "float32" else 2)
-    kv_read = model.step().costs(1000)[QUANTITIES.index("kv_read")].sum()
-    assert kv_read == 1000 * KV_BYTES_PER_TOKEN[name]
 
 
-def test_beyond_its_window_a_layer_reads_no_more():
-    model = load("gemma-2-2b")  # every other of its 26 layers has a window of 4096
-    kv_read = [int(model.step().costs(n)[QUANTITIES.index("kv_read")].sum()) for n in (4095, 4096, 8000)]
-    per_layer = 2 * 4 * 256 * 2
-    assert kv_read == [13 * per_layer * (4095 + n) for n in (4095, 4096, 8000)]
+@pytest.mark.parametrize("name", names())
+def test_bytes_of_the_cache_before_and_beyond_the_windows(name):
+    graph = load(name).step()
+    for context in (0, 100, 127, 128, 511, 512, 4095, 4096, 20_000):
+        kv_read, kv_write = graph.costs(context).sum(axis=1)[[QUANTITIES.index("kv_read"), QUANTITIES.index("kv_write")]]
+        # A window of W holds W - 1 tokens, and the new one.
+        assert kv_read == sum(
+            n * size * (min(context, window - 1) if window else context) for n, size, window in KV_CACHE[name]
+        )
+        assert kv_write == sum(n * size for n, size, _ in KV_CACHE[name])
+
+
+@pytest.mark.parametrize("name", names())
+def test_experts(name):
+    model = load(name)
+    for (many, several), graph in model.variants.items():
+        found = [(op.layer, op.experts) for op in graph.ops if op.experts is not None]
+        if name not in EXPERTS:
+            assert not found
+            continue
+        count, top_k, layers, parameters = EXPERTS[name]
+        assert {(e.count, e.top_k) for _, e in found} == {(count, top_k)}
+        assert len({layer for layer, _ in found}) == layers
+        assert sum(e.bytes for _, e in found) == layers * parameters * 2
+        B, Q = 3 if many else 1, 5 if several else 1
+        weight = graph.costs(50, B, Q)[QUANTITIES.index("weight")]
+        chosen = sum(int(w) for w, op in zip(weight, graph.ops, strict=True) if op.experts is not None)
+        assert chosen == layers * parameters * 2 * top_k * B * Q  # of every choice
+
+
+@pytest.mark.parametrize("name", names())
+def test_learned_positions(name):
+    assert load(name).positions == {"gpt2": 1024, "opt-1.3b": 2048}.get(name)
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", names())
-def test_a_capture_gives_the_shipped_graph(name):
-    stored = json.loads(gzip.decompress(shipped_path(name, "op").read_bytes()))
-    now = json.loads(gzip.decompress(encode(capture(resolve(name))["op"])))
+@pytest.mark.parametrize(
+    ("name", "form"),
+    [(name, MLA_FORMS[0]) for name in names()] + [("deepseek-v2-lite", "expanded"), ("deepseek-v3", "expanded")],
+)
+def test_a_capture_gives_the_shipped_graph(name, form):
+    stored = json.loads(gzip.decompress(shipped_path(name, "op", form).read_bytes()))
+    now = json.loads(gzip.decompress(encode(capture(resolve(name), mla=form)["op"])))
     for library in ("torch", "transformers"):
         stored["provenance"].pop(library)
         now["provenance"].pop(library)

@@ -36,4 +36,5 @@ def test_models_with_their_size() -> None:
     assert set(rows) == set(models.library.names())
     llama = "1,235,814,400 parameters (2.472 GB as bfloat16), 16 layers, hidden 2048, KV cache 32,768 B a token"
     assert rows["llama-3.2-1b"].strip() == llama
+    assert rows["mixtral-8x7b"].endswith("KV cache 131,072 B a token, 2 of 8 experts a token")
     assert list(listed("models", "gpt2")) == ["gpt2"]

@@ -1,0 +1,70 @@
+"""Mixture of experts: how many distinct experts the tokens of a step choose.
+
+The weights of an expert are read once in a step, however many of its tokens choose it. So the weight bytes of a step's
+expert ops are those of the distinct experts that its tokens choose, while the arithmetic is that of every choice. With
+T tokens that each choose k of E experts evenly, E (1 - (1 - k/E)^T) distinct ones are to be expected.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+IntArray = npt.NDArray[np.int64]
+
+#: Choices, and marks of (layer, step, expert), that are held at once.
+_BLOCK = 2**22
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Experts:
+    """The experts of one op. count: E. top_k: how many each token chooses. bytes: weights that the op reads of one expert."""
+
+    count: int
+    top_k: int
+    bytes: int
+
+    def __post_init__(self) -> None:
+        if not 1 <= self.top_k <= self.count:
+            raise ValueError(f"expected each token to choose 1 to {self.count} experts, found {self.top_k}")
+
+
+class Routing(Protocol):
+    """Says which experts tokens choose: a function of sequence, position and layer, and of nothing else."""
+
+    def choose(self, layer: IntArray, sequence: IntArray, position: IntArray, experts: Experts) -> IntArray:
+        """The experts, from 0, of tokens given by vectors of equal length: [token, top_k], no two alike in a row."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Tokens:
+    """The new tokens of some steps: vectors of equal length. lane: the step that a token is in, ascending, below `lanes`."""
+
+    sequence: IntArray
+    position: IntArray
+    lane: IntArray
+    lanes: int
+
+
+def distinct(routing: Routing, experts: Experts, layers: Sequence[int], tokens: Tokens) -> IntArray:
+    """How many distinct experts the tokens of each step choose in some layers: [layer, lane]."""
+    layer = np.asarray(layers, dtype=np.int64)
+    result = np.zeros((len(layer), tokens.lanes), dtype=np.int64)
+    most_lanes = max(1, _BLOCK // max(1, len(layer) * experts.count))
+    most_tokens = max(1, _BLOCK // max(1, len(layer) * experts.top_k))
+    for first in range(0, tokens.lanes, most_lanes):
+        last = min(first + most_lanes, tokens.lanes)
+        begin, end = np.searchsorted(tokens.lane, (first, last)).tolist()
+        chosen_by_some = np.zeros((len(layer), last - first, experts.count), dtype=np.bool_)
+        for start in range(begin, end, most_tokens):
+            part = slice(start, min(start + most_tokens, end))
+            row, token = (grid.ravel() for grid in np.mgrid[: len(layer), part])  # every layer with every token
+            chosen = routing.choose(layer[row], tokens.sequence[token], tokens.position[token], experts)
+            chosen_by_some[row[:, None], tokens.lane[token][:, None] - first, chosen] = True
+        result[:, first:last] = chosen_by_some.sum(axis=2)
+    return result
