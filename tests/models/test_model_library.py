@@ -147,10 +147,13 @@ def test_stored_bytes_are_the_same_for_the_same_graph():
 
 @pytest.mark.parametrize("path", sorted(GRAPHS.glob("*.json.gz")), ids=lambda path: path.name)
 def test_every_shipped_graph_fits_its_config(path):
-    name = path.name.removesuffix(".json.gz").removesuffix(".aten")
-    granularity = "aten" if ".aten." in path.name else "op"
+    words = path.name.removesuffix(".json.gz").split(".")
+    granularity = "aten" if "aten" in words else "op"
+    form = "expanded" if "expanded" in words else "latent"
+    name = ".".join(word for word in words if word not in ("aten", "expanded"))
     assert name in names()
     data = json.loads(gzip.decompress(path.read_bytes()))
     assert data["provenance"]["config"] == resolve(name).digest
     assert data["provenance"]["granularity"] == granularity
-    assert shipped_path(name, granularity) == path
+    assert data["provenance"]["mla"] in (form, "none")
+    assert shipped_path(name, granularity, form) == path
