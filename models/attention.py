@@ -89,13 +89,11 @@ def attend(
     G = H // KV
 
     with role("scores", H):
-        products = [
-            torch.matmul(query.reshape(B, KV, G * Q, query.shape[-1]), key.transpose(2, 3))  # [B, KV, G*Q, T]
-            for query, key in operands
-        ]
-        scores = products[0]
-        for product in products[1:]:
-            scores = scores + product
+        (query, key), *others = operands
+        scores = torch.matmul(query.reshape(B, KV, G * Q, query.shape[-1]), key.transpose(2, 3))  # [B, KV, G*Q, T]
+        for query, key in others:  # each product is added to the sum as it is made
+            rows = query.reshape(B * KV, G * Q, query.shape[-1])
+            scores = torch.baddbmm(scores.flatten(0, 1), rows, key.flatten(0, 1).transpose(1, 2)).view_as(scores)
         if scaling != 1.0:
             scores = scores * scaling
         if softcap is not None:

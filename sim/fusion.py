@@ -95,19 +95,17 @@ def _projections(ops: OpGraph, kinds: Sequence[str]) -> list[list[int]]:
 
 
 def _chains(ops: OpGraph) -> Iterable[list[int]]:
-    """The five ops of each attention: each needs the one before, which nothing else needs."""
+    """The five ops of each attention: each needs the one before, and nothing else needs any but the last."""
     users: dict[int, list[int]] = {}
     for i, op in enumerate(ops.ops):
         for j in op.inputs:
             users.setdefault(j, []).append(i)
     for i in range(len(ops.ops)):
         chain = [i]
-        while len(chain) < len(ATTENTION):
-            following = users.get(chain[-1], [])
-            if len(following) != 1:
-                break
-            chain.append(following[0])
-        if tuple(ops.ops[j].kind for j in chain) == ATTENTION:
+        for kind in ATTENTION[1:]:
+            chain += [j for j in users.get(chain[-1], []) if ops.ops[j].kind == kind][:1]
+        inside = {j for i in chain[:-1] for j in users.get(i, [])}
+        if tuple(ops.ops[j].kind for j in chain) == ATTENTION and inside.issubset(chain):
             yield chain
 
 
@@ -157,7 +155,7 @@ class _Rewrite:
     def softmax(self, chain: list[int], element: int) -> None:
         passes = chain[1:4]
         scores = self.cost(passes[1], "vector_ops")  # the exponential touches each score once
-        costs = {"vector_ops": self.total(passes, "vector_ops")}
+        costs = {quantity: self.total(passes, quantity) for quantity in ("vector_ops", "weight")}  # weights: of sinks
         costs["act_read"] = costs["act_write"] = scores * element
         last = self.ops.ops[passes[-1]]
         self.put(passes, self.op(last, "softmax", costs, dtype=self.ops.ops[passes[0]].dtype))
@@ -166,7 +164,7 @@ class _Rewrite:
         first, last = self.ops.ops[chain[0]], self.ops.ops[chain[-1]]
         scores = self.cost(chain[2], "vector_ops")
         key_dim, head_dim = (self._ratio(self.cost(i, "flops"), 2 * scores, i) for i in (chain[0], chain[-1]))
-        costs = {quantity: self.total(chain, quantity) for quantity in ("flops", "vector_ops")}
+        costs = {quantity: self.total(chain, quantity) for quantity in ("flops", "vector_ops", "weight")}
         costs["vector_ops"] += -(-scores * (head_dim + 2) // KEY_BLOCK)
         # Queries, keys and values are read: all but the probabilities, and what elementwise ops read of each other.
         outer = [chain[0], chain[-1]]

@@ -124,9 +124,9 @@ def op_graph(scenario: Scenario) -> tuple[ModelGraph, OpGraph]:
         raise scenario.error("mapping.mla", f"expected only for multi-head latent attention, which {model.name} does not have")
     if wanted.layers is not None and wanted.layers > model.layers:
         raise scenario.error("model.layers", f"expected 1 to {model.layers}, all layers of {model.name}, found {wanted.layers}")
-    for i, group in enumerate(scenario.workload.sequences):
-        if why := model.too_long(group.context + group.tokens):
-            raise scenario.error(f"workload.sequences[{i}]", why)
+    for i, request in enumerate(requests(scenario)):
+        if why := model.too_long(request.context + max(request.prompt - 1, 0) + request.tokens):
+            raise scenario.error("workload", f"sequence {i}: {why}")
     stored = formats.Formats(**scenario.mapping.formats.model_dump())
     ops = _kernels(scenario, model, model.step().select(wanted.layers, wanted.scope))
     ops = formats.apply(ops, stored, element=formats.ELEMENT[model.dtype])

@@ -29,7 +29,7 @@ def test_a_sequence_beyond_the_learned_positions(config, positions):
     run(scenario(config, workload=last, hardware=a100))
     message = error_of(config, workload={"sequences": [{}, {"context": positions - 2, "tokens": 3}]})
     assert message.endswith(
-        f"workload.sequences[1]: expected at most {positions} tokens in all, the positions that {config} has learned, "
+        f"workload: sequence 1: expected at most {positions} tokens in all, the positions that {config} has learned, "
         f"found {positions + 1}"
     )
 
