@@ -8,6 +8,7 @@
 | per-head op        | one task per head if heads are split; the same head of two ops depends one to one           |
 | op with splits     | one task per split of the keys (and head): it needs its own split of the cache              |
 | product by weights | `tiles` tasks, each with its columns of the weights; `act` is tiled along with its inputs   |
+| resident weights   | nothing; of a share that is resident, only the rest is moved                                |
 | streamed weights   | private operands of their task; under `prefetch` a `weight_load` of their own, by a DMA     |
 | off-chip results   | an `act_store` after each task, and operand bytes (or under `prefetch` an `act_load`) before |
 """
@@ -15,6 +16,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
+from fractions import Fraction
 from typing import Literal
 
 import numpy as np
@@ -22,20 +24,31 @@ import numpy as np
 from sim.graph import QUANTITIES, Op, OpGraph, Polynomial
 from sim.tasks import CLASS_BIT, TaskGraph
 
+#: Tasks that a product by weights can be cut into.
+MOST_TILES = 1024
+
 Execution = Literal["blocking", "stream", "prefetch"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Mapping:
-    """How ops are put on the machine. The fields are those of `mapping` in a scenario."""
+    """How ops are put on the machine. The fields are those of `mapping` in a scenario.
+
+    weights: or the share of each op's weights that is resident, above 0 and below 1; the rest is streamed.
+    tiles: of all products by weights, or by kind: those of `default` (1 if it is not there) for what is not named.
+    """
 
     heads: Literal["split", "fused"] = "split"
     kv_loads: Literal["layer", "head"] = "layer"
-    weights: Literal["resident", "streamed"] = "resident"
+    weights: Literal["resident", "streamed"] | Fraction = "resident"
     activations: Literal["on_chip", "off_chip"] = "on_chip"
     execution: Execution = "prefetch"
     kv: Literal["transfers", "operands"] = "transfers"
-    tiles: int = 1
+    tiles: int | dict[str, int] = 1
+
+    def tiles_of(self, kind: str) -> int:
+        """Into how many tasks a product by weights of this kind is cut."""
+        return self.tiles if isinstance(self.tiles, int) else self.tiles.get(kind, self.tiles.get("default", 1))
 
     def __post_init__(self) -> None:
         if self.kv == "operands" and self.execution == "prefetch":
@@ -93,6 +106,8 @@ def lower(ops: OpGraph, mapping: Mapping) -> TaskGraph:
     """Make the task graph of one step."""
     if mapping.kv == "operands":
         ops = _read_in_place(ops)
+    if isinstance(mapping.weights, Fraction):
+        ops = _without_resident(ops, mapping.weights)
     has = {
         name: [any(any(piece) for piece in ops.polynomials[op.costs[QUANTITIES.index(name)]]) for op in ops.ops]
         for name in QUANTITIES
@@ -100,7 +115,7 @@ def lower(ops: OpGraph, mapping: Mapping) -> TaskGraph:
     build = _Builder()
     blocking, prefetch = mapping.execution == "blocking", mapping.execution == "prefetch"
     off_chip = mapping.activations == "off_chip"
-    grids = _grids(ops, has, mapping)
+    grids = _grids(ops, mapping)
     made: list[list[int]] = []  # per op, the tasks after which its result can be used; share by share
     kv_loads: dict[int, list[int]] = {}
     kv_stores: dict[int, list[int]] = {}
@@ -121,7 +136,7 @@ def lower(ops: OpGraph, mapping: Mapping) -> TaskGraph:
                 results.append(task)
                 continue
             private = CLASS_BIT["kv_read"] if has["kv_read"][i] else 0
-            if mapping.weights == "streamed" and has["weight"][i]:
+            if mapping.weights != "resident" and has["weight"][i]:
                 if prefetch:
                     load = build.add(
                         i, "weight_load", op.layer, [], share=share, head=head, tile=tile, engine=False, computes=False,
@@ -176,6 +191,35 @@ def _read_in_place(ops: OpGraph) -> OpGraph:
     return replace(ops, ops=tuple(kept), polynomials=tuple(polynomials))
 
 
+def _without_resident(ops: OpGraph, resident: Fraction) -> OpGraph:
+    """The graph whose weights are those that are streamed: of each op, what is left of them, rounded up to whole bytes."""
+    weight = QUANTITIES.index("weight")
+    polynomials = list(ops.polynomials)
+    index = {polynomial: i for i, polynomial in enumerate(polynomials)}
+    made = []
+    for op in ops.ops:
+        rest = tuple(tuple(term - kept(term, resident) for term in piece) for piece in polynomials[op.costs[weight]])
+        if rest not in index:
+            index[rest] = len(polynomials)
+            polynomials.append(rest)
+        made.append(replace(op, costs=(*op.costs[:weight], index[rest], *op.costs[weight + 1 :])))
+    return replace(ops, ops=tuple(made), polynomials=tuple(polynomials))
+
+
+def kept(size: int, resident: Fraction) -> int:
+    """Of so many bytes of weights of an op, those that stay on chip: whole bytes, rounded down."""
+    return size * resident.numerator // resident.denominator
+
+
+def weight_products(ops: OpGraph) -> list[bool]:
+    """Per op, whether it is a product by weights: it can be cut into tiles, each with its columns of the weights."""
+    flops, weight = (
+        [any(any(piece) for piece in ops.polynomials[op.costs[QUANTITIES.index(name)]]) for op in ops.ops]
+        for name in ("flops", "weight")
+    )
+    return [a and b for a, b in zip(flops, weight, strict=True)]
+
+
 def _part(whole: tuple[Polynomial, ...], readers: list[int], reader: int) -> tuple[Polynomial, ...]:
     """The share of one reader; what does not divide goes to the first ones."""
     count, rank = len(readers), readers.index(reader)
@@ -186,9 +230,10 @@ def _is_prefetch(build: _Builder, task: int) -> bool:
     return bool(build.rows[task][-1])
 
 
-def _grids(ops: OpGraph, has: dict[str, list[bool]], mapping: Mapping) -> list[_Grid]:
+def _grids(ops: OpGraph, mapping: Mapping) -> list[_Grid]:
     """How each op is cut: per head, along the keys, or (products by weights, and activations between them) by columns."""
     grids: list[_Grid] = []
+    products = weight_products(ops)
     for i, op in enumerate(ops.ops):
         if op.kind == "kv_load":
             grid = _Grid(heads=op.heads or 1 if mapping.kv_loads == "head" else 1, splits=op.splits)
@@ -196,8 +241,8 @@ def _grids(ops: OpGraph, has: dict[str, list[bool]], mapping: Mapping) -> list[_
             grid = _Grid()
         elif op.heads or op.splits > 1:
             grid = _Grid(heads=op.heads or 1 if mapping.heads == "split" else 1, splits=op.splits)
-        elif has["flops"][i] and has["weight"][i]:
-            grid = _Grid(tiles=mapping.tiles)
+        elif products[i]:
+            grid = _Grid(tiles=mapping.tiles_of(op.kind))
         elif op.kind == "act" and len({grids[j].tiles for j in op.inputs}) == 1:
             grid = _Grid(tiles=grids[op.inputs[0]].tiles)
         else:

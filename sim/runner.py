@@ -12,7 +12,7 @@ from fractions import Fraction
 from inspect import signature
 from pathlib import Path
 from time import perf_counter
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
@@ -29,7 +29,7 @@ from sim.errors import InputError, unknown
 from sim.fusion import Fusion, fuse, with_kv_heads
 from sim.graph import ModelGraph, OpGraph
 from sim.hardware.arbiters import ARBITERS, Arbiter, Derated, Efficiency
-from sim.lowering import Mapping, lower
+from sim.lowering import Mapping, lower, weight_products
 from sim.opgraph import written_costs, written_model
 from sim.replay import run as simulate
 from sim.result import Result, Timing
@@ -113,6 +113,10 @@ def op_graph(scenario: Scenario) -> tuple[ModelGraph, OpGraph]:
         for key, plain in (("softmax", "three_pass"), ("fuse", Fuse())):
             if getattr(scenario.mapping, key) != plain:
                 raise scenario.error(f"mapping.{key}", "expected only with model.config: a written graph says its own ops")
+        if isinstance(_resident(scenario), Fraction):
+            raise scenario.error(
+                "mapping.weights", "expected a share only with model.config: a written graph says its own bytes"
+            )
         model = written_model(scenario)
         return model, model.step()
     try:
@@ -169,11 +173,11 @@ def prepare(scenario: Scenario, ops: OpGraph) -> Setup:
         Mapping(
             heads=mapping.heads,
             kv_loads=mapping.kv_loads,
-            weights=mapping.weights,
+            weights=_resident(scenario),
             activations=mapping.activations,
             execution=mapping.execution,
             kv=mapping.kv,
-            tiles=mapping.tiles,
+            tiles=_tiles(scenario, ops),
         ),
     )
     setup = Setup(
@@ -194,6 +198,23 @@ def prepare(scenario: Scenario, ops: OpGraph) -> Setup:
     _feasible(scenario, setup)
     _kinds_known(scenario, setup)
     return setup
+
+
+def _resident(scenario: Scenario) -> Literal["resident", "streamed"] | Fraction:
+    """What is resident of the weights: all, nothing, or the share that is written, exactly: 0.4 is 2/5."""
+    weights = scenario.mapping.weights
+    return weights if isinstance(weights, str) else Fraction(str(weights.resident))
+
+
+def _tiles(scenario: Scenario, ops: OpGraph) -> int | dict[str, int]:
+    """Tiles per product, as written; refuses kinds that are no product by weights of the model."""
+    tiles = scenario.mapping.tiles
+    if isinstance(tiles, dict):
+        kinds = {op.kind for op, product in zip(ops.ops, weight_products(ops), strict=True) if product}
+        for kind in tiles:
+            if kind != "default" and kind not in kinds:
+                raise scenario.error(f"mapping.tiles.{kind}", str(unknown("product by weights", kind, kinds)))
+    return tiles
 
 
 def _kinds_known(scenario: Scenario, setup: Setup) -> None:

@@ -19,6 +19,7 @@ from sim.hardware.arbiters import Arbiter, Transfer
 from sim.hardware.channel import Channel
 from sim.hardware.channels import Channels, Route
 from sim.hardware.instant import Environment
+from sim.lowering import MOST_TILES
 from sim.requests import Request
 from sim.scheduling import Scheduler, StepView
 from sim.tasks import TaskGraph
@@ -140,15 +141,21 @@ def sram_use(setup: Setup) -> dict[int, int]:
 
 
 def _what_would_fit(graph: TaskGraph, costs: IntArray, use: dict[int, int], sram: int) -> str:
-    largest = max(use, key=lambda task: use[task])
-    flops = costs[QUANTITIES.index("flops")]
-    tiles = 1
+    flops, weights = costs[QUANTITIES.index("flops")].tolist(), costs[QUANTITIES.index("weight")].tolist()
+    tiles: dict[str, int] = {}
+    least = 0  # bytes that tiling cannot go below
     for task, size in use.items():
-        if size > sram and (not flops[graph.op[task]] or graph.head[task] >= 0):  # only products by weights are tiled
-            tiles, largest = 0, task
-            break
-        tiles = max(tiles, int(graph.parts[task]) * -(-size // sram))
-    advice = f"mapping.tiles of {tiles} would fit" if tiles else "tiling does not cut it"
+        op = int(graph.op[task])
+        tiled = flops[op] and graph.head[task] < 0  # only products by weights
+        least = max(least, -(-weights[op] // MOST_TILES) if tiled else size)
+        if size > sram:
+            tiles[graph.kind_of(task)] = max(tiles.get(graph.kind_of(task), 1), -(-weights[op] // max(sram, 1)))
+    if least > sram:
+        advice = f"tiling does not cut it below {format_bytes(least)}"
+    else:
+        by_kind = ", ".join(f"{kind}: {count}" for kind, count in tiles.items())
+        advice = f"mapping.tiles of {max(tiles.values())} would fit" + (f", or of {{{by_kind}}}" if len(tiles) > 1 else "")
+    largest = max(use, key=lambda task: use[task])
     return f"{graph.name(largest)} needs {format_bytes(use[largest])} at once, SRAM has {format_bytes(sram)}; {advice}"
 
 

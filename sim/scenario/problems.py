@@ -130,6 +130,8 @@ def _way(loc: KeyPath, kind: str) -> tuple[KeyPath, bool]:
 _UNIONS: tuple[KeyPath, ...] = (
     ("hardware", "engines", "flops"),
     ("cost", "table"),
+    ("mapping", "weights"),
+    ("mapping", "tiles"),
     *(("workload", "generate", name) for name in ("context", "prompt", "tokens")),
 )
 

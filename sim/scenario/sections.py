@@ -25,12 +25,13 @@ from pydantic import (
 
 from sim.documents import Document, key_path
 from sim.errors import InputError
+from sim.lowering import MOST_TILES
 from sim.presets import complete, find, over
 from sim.profile import hardware, read_profile
 from sim.quantities import Bandwidth, Duration, FlopRate, Size
 from sim.requests import MAX_CONTEXT, MAX_REQUESTS, MAX_TOKENS
 from sim.scenario.arriving import Concurrency, Generate, RequestTrace
-from sim.scenario.base import CONTROL, LINES, ONE, TABLE, Choice, Section, Whole, default, form, integral, real
+from sim.scenario.base import CONTROL, LINE, LINES, ONE, TABLE, Choice, Section, Whole, default, form, integral, real
 from sim.scenario.graph_op import MAX_OPS, GraphOp
 
 #: Names become parts of file names: no control character, no slash, no leading dot or space, at most 100 characters.
@@ -348,6 +349,30 @@ class Formats(Section):
     group: Whole = Field(default=128, ge=1, le=2**20, description="int4 weights that share one scale of 2 bytes.")
 
 
+class Residency(Section):
+    """Weights that stay on chip in part."""
+
+    resident: Annotated[float, Field(gt=0, lt=1), BeforeValidator(real)] = Field(
+        description="Share of the weights of each op that stays on chip; the rest is read at every step."
+    )
+
+
+#: All, none or a share of the weights on chip.
+Weights = Annotated[
+    Annotated[Literal["resident", "streamed"], Tag(ONE)] | Annotated[Residency, Tag(TABLE)],
+    Discriminator(form),
+]
+
+Tiles = Annotated[Whole, Field(ge=1, le=MOST_TILES)]
+KindName = Annotated[str, Field(pattern=LINE, min_length=1, max_length=100)]
+
+#: One number for all products by weights, or a table by op kind.
+TileTable = Annotated[
+    Annotated[Tiles, Tag(ONE)] | Annotated[dict[KindName, Tiles], Field(min_length=1), Tag(TABLE)],
+    Discriminator(form),
+]
+
+
 class Fuse(Section):
     """Which products by weights that read the same input are one kernel, as in inference engines."""
 
@@ -387,8 +412,11 @@ class ModelMapping(Section):
         description="For models with multi-head latent attention. The cache holds `latent`: the latents, with the "
         "up-projections absorbed; `expanded`: keys and values of every head.",
     )
-    weights: Literal["resident", "streamed"] = Field(
-        default="streamed", description="Weights stay on chip and cost no bandwidth, or are read at every step."
+    weights: Weights = default(
+        "streamed",
+        description="Weights stay on chip and cost no bandwidth, or are read at every step, or a share of each. What stays on "
+        "chip must fit `hardware.sram`, if that is bounded, and leaves the rest of it to operands in flight.",
+        examples=["streamed", {"resident": 0.4}],
     )
     activations: Literal["on_chip", "off_chip"] = Field(
         default="on_chip", description="Whether results between ops stay on chip or travel through the channel."
@@ -403,7 +431,12 @@ class ModelMapping(Section):
         description="`transfers`: the KV cache of a layer is loaded by a transfer of its own, which all heads share; "
         "`operands`: the ops of attention read it themselves, as kernels of CPUs and GPUs do (`blocking` or `stream`).",
     )
-    tiles: Whole = Field(default=1, ge=1, le=1024, description="Tasks that each projection and MLP is split into.")
+    tiles: TileTable = default(
+        1,
+        description="Tasks that each product by weights is split into: one number, or a table by kind, with `default` for what "
+        "is not named (1 if it is not there).",
+        examples=[4, {"default": 1, "lm_head": 8}],
+    )
     formats: Formats = default({}, description="How many bits numbers take in memory; for a model by its config.")
 
     @model_validator(mode="after")

@@ -123,6 +123,7 @@ MAPPINGS = {
     "heads fused": {"kv_loads": "head", "heads": "fused"},
     "splits fused": {"softmax": "online", "kv_splits": 3, "heads": "fused"},
     "operands": {"softmax": "online", "kv_splits": 3, "kv": "operands", "execution": "stream"},
+    "tiles": {"tiles": {"default": 2, "down_proj": 3}},
     "everything": {"softmax": "online", "kv_splits": 3, "kv_loads": "head", "fuse": {"qkv": True, "gate_up": True}, "tiles": 3},
 }
 
@@ -144,12 +145,12 @@ def test_shares_sum_to_the_captured_costs(model: str, name: str) -> None:
             assert shares[(graph.moves & 1 << number) != 0].sum() == plain[number].sum()
 
 
-@pytest.mark.parametrize("name", MAPPINGS)
+@pytest.mark.parametrize("name", [*MAPPINGS, "weights"])
 def test_replay_is_the_same_to_the_bit(name: str) -> None:
     text = {
         "model": {"config": "llama-3.2-1b", "layers": 2},
         "workload": {"sequences": [{"context": 300, "tokens": 40}]},
-        "mapping": MAPPINGS[name],
+        "mapping": {**MAPPINGS, "weights": {"weights": {"resident": 0.3}}}[name],
     }
     scenario = from_dict(text)
     setup = prepare(scenario, op_graph(scenario)[1])

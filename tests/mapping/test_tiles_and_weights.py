@@ -1,0 +1,131 @@
+"""Tiles by kind, weights that stay on chip in part, and what fits SRAM."""
+
+from __future__ import annotations
+
+import re
+from fractions import Fraction
+
+import numpy as np
+import pytest
+
+import sim
+from sim.errors import InputError
+from sim.graph import QUANTITIES
+from sim.lowering import Mapping, lower
+from sim.runner import op_graph
+from sim.scenario import from_dict
+from tests.graphs import GraphBuilder, llama_block
+
+MODEL = {"config": "llama-3.2-1b", "layers": 2}
+
+
+def tasks(mapping: Mapping) -> dict[str, int]:
+    """Tasks of each kind of a hand-made block."""
+    graph = lower(llama_block(), mapping)
+    return {kind: int(np.count_nonzero(graph.kind == number)) for number, kind in enumerate(graph.kinds)}
+
+
+def test_one_number_cuts_all_products() -> None:
+    found = tasks(Mapping(tiles=3))
+    assert {found[kind] for kind in ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")} == {3}
+    assert (found["act"], found["norm"], found["scores"]) == (3, 2, 32)  # an activation is cut along with its inputs
+
+
+def test_a_table_cuts_by_kind() -> None:
+    found = tasks(Mapping(tiles={"default": 2, "down_proj": 5, "gate_proj": 4, "up_proj": 4}))
+    assert [found[kind] for kind in ("q_proj", "o_proj", "gate_proj", "up_proj", "act", "down_proj")] == [2, 2, 4, 4, 4, 5]
+
+
+def test_without_a_default_the_others_stay_whole() -> None:
+    found = tasks(Mapping(tiles={"up_proj": 6}))
+    assert (found["up_proj"], found["gate_proj"], found["q_proj"]) == (6, 1, 1)
+    assert found["act"] == 1  # its inputs are cut differently: it needs all of both
+
+
+def test_a_tile_needs_its_own_tile_of_what_it_follows() -> None:
+    build = GraphBuilder()
+    gate = build.add("gate_proj", flops=12, weight=12)
+    build.add("down_proj", build.add("act", gate, vector_ops=6), flops=12, weight=12)
+    graph = lower(build.graph(), Mapping(tiles={"gate_proj": 3, "down_proj": 2}))
+    needs = {
+        graph.name(t): [graph.name(s) for s in graph.inputs[graph.input_start[t] : graph.input_start[t + 1]]] for t in range(8)
+    }
+    assert [needs[f"act t{i}"] for i in range(3)] == [["gate_proj t0"], ["gate_proj t1"], ["gate_proj t2"]]
+    assert needs["down_proj t0"] == needs["down_proj t1"] == ["act t0", "act t1", "act t2"]
+
+
+@pytest.mark.parametrize("written", [0.4, 0.125, 0.999, 1e-9])
+def test_a_share_of_each_products_weights_is_streamed(written: float) -> None:
+    """What stays is rounded down, op by op, so nothing is read twice and nothing is lost."""
+    share = Fraction(str(written))
+    captured = op_graph(from_dict({"model": MODEL}))[1].costs(0)[QUANTITIES.index("weight")].tolist()
+    result = sim.run(from_dict({"model": MODEL, "mapping": {"weights": {"resident": written}, "tiles": 3}}))
+    assert result.metrics.bytes_read == sum(size - size * share.numerator // share.denominator for size in captured)
+    streamed = sim.run(from_dict({"model": MODEL, "mapping": {"tiles": 3}}))
+    assert result.metrics.tasks == streamed.metrics.tasks
+    assert sum(result.metrics.engine_busy) == sum(streamed.metrics.engine_busy)
+
+
+@pytest.mark.parametrize("execution", ["blocking", "stream", "prefetch"])
+def test_less_to_read_never_takes_longer_on_one_engine(execution: str) -> None:
+    text = {"model": MODEL, "hardware": {"engines": {"count": 1}, "memory": {"bandwidth": "20 GB/s"}}}
+    makespans = [
+        sim.run(from_dict({**text, "mapping": {"weights": weights, "execution": execution}})).makespan
+        for weights in ("streamed", {"resident": 0.25}, {"resident": 0.5}, {"resident": 0.9}, "resident")
+    ]
+    assert makespans == sorted(makespans, reverse=True)
+    assert len(set(makespans)) == 5
+
+
+@pytest.mark.parametrize(
+    ("mapping", "message"),
+    [
+        (
+            {"tiles": {"lm_haed": 8}},
+            r"mapping.tiles.lm_haed: unknown product by weights 'lm_haed' \(did you mean 'lm_head'\?\); ",
+        ),
+        ({"tiles": {"norm": 8}}, "unknown product by weights 'norm'.*; known: down_proj, gate_proj, k_proj, lm_head"),
+        ({"tiles": {"q_proj": 8}, "fuse": {"qkv": True}}, "unknown product by weights 'q_proj' .*'qkv_proj'"),
+        ({"tiles": {"lm_head": 0}}, "mapping.tiles.lm_head: expected a number from 1 to 1024, found 0"),
+        ({"tiles": 0}, "mapping.tiles: expected a number from 1 to 1024, found 0"),
+        ({"weights": "risident"}, "mapping.weights: expected one of resident, streamed, found 'risident'"),
+        ({"weights": {"resident": 1.5}}, "mapping.weights.resident: expected a number above 0 to below 1, found 1.5"),
+        ({"weights": {"residnt": 0.5}}, "mapping.weights: unknown key 'residnt' .did you mean 'resident'"),
+    ],
+)
+def test_what_cannot_be_is_said(mapping: dict[str, object], message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        sim.run(from_dict({"model": MODEL, "mapping": mapping}))
+
+
+def test_a_written_graph_says_its_own_bytes() -> None:
+    with pytest.raises(InputError, match=r"expected a share only with model\.config"):
+        sim.run(from_dict({"model": {"graph": [{"name": "a", "flops": 1}]}, "mapping": {"weights": {"resident": 0.5}}}))
+
+
+@pytest.mark.parametrize("sram", [8 << 20, 1 << 20, 525_000])
+@pytest.mark.parametrize("tiles", [1, {"default": 2, "lm_head": 7}])
+def test_what_is_said_to_fit_fits(sram: int, tiles: int | dict[str, int]) -> None:
+    """Both pieces of advice, the number and the table, run; one tile less of what is too large does not."""
+
+    def attempt(tiles: int | dict[str, int]) -> str:
+        text = {"model": MODEL, "hardware": {"sram": f"{sram} B"}, "mapping": {"tiles": tiles}}
+        try:
+            sim.run(from_dict(text))
+        except InputError as error:
+            return str(error)
+        return ""
+
+    said, before = attempt(tiles), tiles if isinstance(tiles, dict) else {}
+    number, table = re.search(r"mapping.tiles of (\d+) would fit, or of \{(.*)\}", said).groups()
+    kinds = {kind: int(count) for kind, count in (pair.split(": ") for pair in table.split(", "))}
+    assert attempt(int(number)) == attempt({**before, **kinds}) == ""
+    if not before:
+        less = attempt({**kinds, "lm_head": kinds["lm_head"] - 1})
+        assert less.endswith(f"mapping.tiles of {kinds['lm_head']} would fit")
+
+
+def test_what_no_tiling_fits_is_said() -> None:
+    """The LM head of 128,256 x 2,048 numbers of 2 bytes: in 1,024 tiles 513,024 bytes each."""
+    with pytest.raises(InputError, match=r"SRAM has 100.000 kB; tiling does not cut it below 513.024 kB"):
+        sim.run(from_dict({"model": MODEL, "hardware": {"sram": "100 kB"}}))
