@@ -19,10 +19,11 @@ from sim.cli.run import write_trace
 from sim.eventlog import EventLog
 from sim.replay import run as replay
 from sim.report.summary import summary
+from sim.requests import Request
 from sim.result import Result
-from sim.runner import op_graph, prepare, read, run
+from sim.runner import op_graphs, prepare, read, run
 from sim.shipped import scenarios
-from sim.simulation import Request, Setup, simulate
+from sim.simulation import Setup, simulate
 
 SCENARIO = "llama_1b_context_256"
 STEPS = 1024
@@ -31,7 +32,7 @@ FEW = 4  # steps simulated one by one
 
 def setup_of(steps: int) -> Setup:
     scenario = read(scenarios()[SCENARIO])
-    setup = prepare(scenario, op_graph(scenario)[1])
+    setup = prepare(scenario, *op_graphs(scenario))
     return replace(setup, sequences=[Request(context=256, tokens=steps, arrival=0)])
 
 

@@ -2,6 +2,7 @@
 
 sequence ─ sampled: step, step, step, ...             each a barrier for the next
          └ known:   all steps at once                 only the KV cache orders them, layer by layer
+loop     ─ batched: step, step, ...                   of whoever is there; each a barrier for the next
 """
 
 from __future__ import annotations
@@ -14,11 +15,13 @@ from typing import Any
 
 import simpy
 
+from sim.errors import SimulationError
 from sim.hardware.arbiters import Transfer
 from sim.hardware.channel import Channel
 from sim.hardware.channels import Channels
 from sim.hardware.engines import EnginePool
 from sim.hardware.instant import Environment
+from sim.serving import Batch, Batcher
 from sim.tasks import TaskGraph
 
 
@@ -26,7 +29,9 @@ from sim.tasks import TaskGraph
 class Step:
     """One decode step while it runs: columns with one entry per task of its graph.
 
-    waiting: inputs that have not ended yet. sram: bytes that a task frees in SRAM when it ends. age: number of its release.
+    sequence, token: which; where steps are batched, the number of the loop and of its step. owner: the sequence of each task,
+    for DMA queues and arbiters (what serves all is the loop's). waiting: inputs that have not ended yet. sram: bytes that a
+    task frees in SRAM when it ends. age: number of its release.
     The last five are the record.
     """
 
@@ -38,6 +43,7 @@ class Step:
     done: simpy.Event
     compute: list[int]
     work: list[int]
+    owner: Sequence[int]
     waiting: list[int]
     outputs: list[list[int]]
     held: list[bool]
@@ -100,7 +106,8 @@ class KVOrder:
 class Decoder:
     """Runs steps on a machine: hands ready tasks to engines and DMA, and releases what waited for those that end.
 
-    A sequence has two DMA queues: one for weights, which are prefetched in program order, one for shared transfers.
+    A sequence has two DMA queues: one for weights, which are prefetched in program order, one for shared transfers. What serves
+    several sequences at once goes through the queues of their loop's number.
     """
 
     def __init__(
@@ -119,14 +126,14 @@ class Decoder:
     def _transfer(self, step: Step, task: int, requester: int, ended: Callable[[], Any]) -> None:
         work = step.work[task]
         transfer = Transfer(
-            (step.program, task), requester, step.graph.kind_of(task), step.sequence, step.token, work, work,
+            (step.program, task), requester, step.graph.kind_of(task), step.owner[task], step.token, work, work,
             age=step.age, moves=int(step.graph.moves[task]),
         )  # fmt: skip
         self.channel.request(transfer, ended)
 
     def _dma(self, step: Step, task: int, queue: int) -> None:
         step.start[task] = self.env.now
-        requester = self.pool.count + 2 * step.sequence + queue
+        requester = self.pool.count + 2 * step.owner[task] + queue
         self._transfer(step, task, requester, partial(self._dma_ended, step, task))
 
     def _dma_ended(self, step: Step, task: int) -> None:
@@ -213,6 +220,22 @@ def sampled_sequence(decoder: Decoder, arrival: int, steps: Iterator[Step]) -> G
         yield decoder.env.timeout(arrival)
     for step in steps:
         yield from decode_step(decoder, step)
+
+
+def batched_loop(decoder: Decoder, batcher: Batcher, step_of: Callable[[Batch], Step]) -> Generator[simpy.Event, Any, None]:
+    """A loop whose steps are made up of whoever is there when each begins."""
+    while True:
+        now = decoder.env.now
+        batch = batcher.next(now)
+        if batch is not None:
+            yield from decode_step(decoder, step_of(batch))
+            batcher.ended(batch, decoder.env.now)
+        elif (arrival := batcher.arrivals.next) is None:
+            return
+        elif arrival > now:
+            yield decoder.env.timeout(arrival - now)
+        else:
+            raise SimulationError(f"{len(batcher.waiting)} requests wait and none can be served")
 
 
 def known_sequence(decoder: Decoder, arrival: int, steps: Sequence[Step]) -> Generator[simpy.Event, Any, None]:

@@ -8,12 +8,13 @@ follow from what is kept anyway may come later, when they are first read: a repl
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Self
 
 import numpy as np
 import numpy.typing as npt
 
+from sim.graph import Members, StepLanes
 from sim.tasks import TaskGraph
 
 Column = npt.NDArray[np.integer]
@@ -89,9 +90,10 @@ class GrantTable:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StepTable:
-    """One row per decode step, in order of sequence and token.
+    """One row per step, in order of sequence and token.
 
-    sequence, token: which. context: tokens in the KV cache when it starts. graph: index into `EventLog.graphs`.
+    sequence, token: which; where steps are batched, the number of the decode loop and of its step. context: tokens in the KV
+    cache when it starts, of all its members together. graph: index into `EventLog.graphs`.
     first: row of its first task. released: the first instant at which its tasks could run. end: its last task ended.
     """
 
@@ -108,8 +110,43 @@ class StepTable:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class MemberTable(Table):
+    """Who took part in which step: one row each, in order of the step table and of the members of its graph.
+
+    step: row of the step table. sequence: which. context: its tokens in the KV cache when the step starts. query: tokens that
+    it fed in (several in prefill and verification; 0: its cache was swapped, or it got its first token from another sample of
+    its prompt). loads: cached tokens that were loaded for it alone. logits: rows of logits for it. emitted: output tokens that
+    it had when the step ended.
+    """
+
+    step: npt.NDArray[np.int32]
+    sequence: npt.NDArray[np.int32]
+    context: npt.NDArray[np.int64]
+    query: npt.NDArray[np.int32]
+    loads: npt.NDArray[np.int64]
+    logits: npt.NDArray[np.int32]
+    emitted: npt.NDArray[np.int32]
+
+    def __len__(self) -> int:
+        return len(self.step)
+
+    @classmethod
+    def plain(cls, steps: StepTable) -> MemberTable:
+        """Of steps that are one sequence each, which decodes one token."""
+        one = np.ones(len(steps), dtype=np.int32)
+        number = np.arange(len(steps), dtype=np.int32)
+        return cls(
+            step=number, sequence=steps.sequence, context=steps.context, loads=steps.context, query=one, logits=one, emitted=one
+        )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class EventLog:
-    """A whole run. `engines` and `channels` count them; `bandwidth` is bytes/s of each channel."""
+    """A whole run. `engines` and `channels` count them; `bandwidth` is bytes/s of each channel.
+
+    batched: who took part in each step; None where each step is one sequence that decodes one token.
+    arrival: ps, when each sequence came.
+    """
 
     graphs: tuple[TaskGraph, ...]
     tasks: TaskTable
@@ -118,6 +155,31 @@ class EventLog:
     engines: int
     channels: int
     bandwidth: int
+    batched: MemberTable | None = None
+    arrival: npt.NDArray[np.int64] = field(default_factory=lambda: np.zeros(0, dtype=np.int64))
+
+    @property
+    def members(self) -> MemberTable:
+        """Who took part in each step."""
+        return MemberTable.plain(self.steps) if self.batched is None else self.batched
+
+    def lanes(self, steps: npt.NDArray[np.integer]) -> StepLanes:
+        """Some steps of one graph, to be costed."""
+        table = self.steps
+        sequence, token = table.sequence[steps].astype(np.int64), table.token[steps].astype(np.int64)
+        return StepLanes(sequence=sequence, token=token, context=table.context[steps], members=self._members(steps))
+
+    def _members(self, steps: npt.NDArray[np.integer]) -> Members | None:
+        if self.batched is None or not len(steps):
+            return None
+        members = self.graphs[int(self.steps.graph[steps[0]])].ops.members
+        if members is None:
+            return None
+        # Those of the graph come first among the rows of a step.
+        rows = np.searchsorted(self.batched.step, steps) + np.arange(members)[:, None]  # [member, lane]
+        columns = (self.batched.sequence, self.batched.context, self.batched.query, self.batched.loads, self.batched.logits)
+        sequence, context, query, loads, logits = (column[rows].astype(np.int64) for column in columns)
+        return Members(sequence=sequence, context=context, query=query, loads=loads, logits=logits.sum(axis=0))
 
     @property
     def makespan(self) -> int:
@@ -136,7 +198,7 @@ class EventLog:
             steps = np.flatnonzero(self.steps.graph == number)
             tasks = np.flatnonzero(graph.moves)
             rows = self.steps.first[steps][:, None] + tasks
-            moved[rows] = graph.bytes_moved(graph.ops.costs(self.steps.context[steps]), tasks).T
+            moved[rows] = graph.bytes_moved(graph.ops.costs_of(self.lanes(steps)), tasks).T
         return moved
 
     def name(self, row: int) -> str:

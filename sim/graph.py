@@ -42,6 +42,36 @@ Polynomial = tuple[int, ...]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Members:
+    """Who takes part in some steps of one graph, int64 [member, lane].
+
+    sequence: which. context: its tokens in the KV cache. query: tokens that it feeds in. loads: how many of the cached tokens
+    it loads itself; another member loads the rest, which they share.
+    logits: [lane], rows of logits that are wanted, of all members together.
+    """
+
+    sequence: IntArray
+    context: IntArray
+    query: IntArray
+    loads: IntArray
+    logits: IntArray
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StepLanes:
+    """Some steps of one graph, one lane each: int64 vectors.
+
+    sequence, token: which step, as in the event log. context: tokens in the KV cache, of all its members together.
+    members: None where each step is one sequence that decodes one token.
+    """
+
+    sequence: IntArray
+    token: IntArray
+    context: IntArray
+    members: Members | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Op:
     """One operation.
 
@@ -86,6 +116,7 @@ class OpGraph:
     breaks: tuple[int, ...] = ()
     batch: int = 1
     _table: IntArray = field(init=False, repr=False, compare=False)
+    _index: IntArray = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         pieces = len(self.breaks) + 1
@@ -97,6 +128,8 @@ class OpGraph:
                 raise ValueError(f"op {i} ({op.kind} at {op.path}) has bad inputs {op.inputs} or costs {op.costs}")
         table = np.array(self.polynomials, dtype=np.int64).reshape(len(self.polynomials), pieces, len(MONOMIALS))
         object.__setattr__(self, "_table", table)
+        index = np.array([op.costs for op in self.ops], dtype=np.int64).reshape(len(self.ops), len(QUANTITIES)).T
+        object.__setattr__(self, "_index", index)
 
     def __repr__(self) -> str:
         return f"OpGraph({len(self.ops)} ops, {len(self.polynomials)} costs, breaks={self.breaks})"
@@ -112,16 +145,39 @@ class OpGraph:
         """
         batch = self.batch if batch is None else batch
         lanes = np.atleast_1d(np.asarray(context, dtype=np.int64))
-        piece = np.searchsorted(np.asarray(self.breaks, dtype=np.int64), lanes, side="right")
-        powers = np.stack([np.full_like(lanes, batch**b * query**q) * lanes**n for b, q, n in MONOMIALS])  # [M, lane]
-        values = np.empty((len(self.polynomials), len(lanes)), dtype=np.int64)
+        values = self.evaluate(np.full_like(lanes, batch), np.full_like(lanes, query), lanes)
+        result = values[self.cost_index]  # [quantity, op, lane]
+        return result if np.ndim(context) else result[:, :, 0]
+
+    def costs_of(self, steps: StepLanes) -> IntArray:
+        """All costs of some steps, int64 [quantity, op, lane]. This graph is that of one sequence that decodes one token."""
+        return self.costs(steps.context)
+
+    def evaluate(self, batch: IntArray, query: IntArray, context: IntArray) -> IntArray:
+        """Every polynomial at each (B, Q, N) of three vectors: int64 [polynomial, lane]."""
+        piece = np.searchsorted(np.asarray(self.breaks, dtype=np.int64), context, side="right")
+        powers = np.stack([batch**b * query**q * context**n for b, q, n in MONOMIALS])  # [monomial, lane]
+        values = np.empty((len(self.polynomials), len(context)), dtype=np.int64)
         for p in range(len(self.breaks) + 1):
             chosen = piece == p
             if chosen.any():
                 values[:, chosen] = self._table[:, p, :] @ powers[:, chosen]
-        index = np.array([op.costs for op in self.ops], dtype=np.int64).reshape(len(self.ops), len(QUANTITIES)).T
-        result = values[index]  # [quantity, op, lane]
-        return result if np.ndim(context) else result[:, :, 0]
+        return values
+
+    @property
+    def cost_index(self) -> IntArray:
+        """[quantity, op]: which polynomial it is."""
+        return self._index
+
+    @property
+    def members(self) -> int | None:
+        """How many sequences a step has, None if it is one that decodes one token."""
+        return None
+
+    @property
+    def member(self) -> IntArray:
+        """[op]: whose op it is among the members of the step; -1 if it serves all, or there is only one."""
+        return np.full(len(self.ops), -1, dtype=np.int64)
 
     def layers(self) -> int:
         """Number of decoder layers that the graph holds."""

@@ -27,6 +27,9 @@ from sim.tasks import CLASS_BIT, TaskGraph
 #: Tasks that a product by weights can be cut into.
 MOST_TILES = 1024
 
+#: Ops that move the KV cache, and what that is to the device's memory: swapped out, it is read from there.
+KV_CLASS = {"kv_load": "kv_read", "kv_store": "kv_write", "kv_swap_out": "kv_read", "kv_swap_in": "kv_write"}
+
 Execution = Literal["blocking", "stream", "prefetch"]
 
 
@@ -105,7 +108,7 @@ class _Grid:
 def lower(ops: OpGraph, mapping: Mapping) -> TaskGraph:
     """Make the task graph of one step."""
     if mapping.kv == "operands":
-        ops = _read_in_place(ops)
+        ops = read_in_place(ops)
     if isinstance(mapping.weights, Fraction):
         ops = _without_resident(ops, mapping.weights)
     has = {
@@ -126,13 +129,13 @@ def lower(ops: OpGraph, mapping: Mapping) -> TaskGraph:
             inputs = [made[j][share] for j in op.inputs for share in _shares_needed(ops, i, j, part, grids)]
             share = (part, len(grids[i]))
             head, tile = grids[i].labels(part)
-            if op.kind in ("kv_load", "kv_store"):
-                bit = CLASS_BIT["kv_read" if op.kind == "kv_load" else "kv_write"]
+            if op.kind in KV_CLASS:
+                bit = CLASS_BIT[KV_CLASS[op.kind]]
                 task = build.add(
                     i, op.kind, op.layer, inputs, share=share, head=head, tile=tile, engine=blocking, computes=False,
                     moves=bit,
                 )  # fmt: skip
-                (kv_loads if op.kind == "kv_load" else kv_stores).setdefault(op.layer, []).append(task)
+                (kv_loads if bit == CLASS_BIT["kv_read"] else kv_stores).setdefault(op.layer, []).append(task)
                 results.append(task)
                 continue
             private = CLASS_BIT["kv_read"] if has["kv_read"][i] else 0
@@ -167,7 +170,7 @@ def lower(ops: OpGraph, mapping: Mapping) -> TaskGraph:
     return _columns(ops, build, kv_loads, kv_stores)
 
 
-def _read_in_place(ops: OpGraph) -> OpGraph:
+def read_in_place(ops: OpGraph) -> OpGraph:
     """The graph without `kv_load`: what read its result reads the cache itself, in equal parts (keys here, values there)."""
     loads = {i: op for i, op in enumerate(ops.ops) if op.kind == "kv_load"}
     readers = {i: [j for j, op in enumerate(ops.ops) if i in op.inputs] for i in loads}

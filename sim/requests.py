@@ -13,10 +13,16 @@ class Request:
     """One request. It arrives at `arrival` ps with `context` tokens in its KV cache and feeds in `prompt` more, the last of
     which gives its first token; without a prompt the first token comes from the next step, as all others do.
 
-    tokens: output tokens in all.
+    tokens: output tokens in all. group: requests of one group (>= 0) are samples of one prompt, and share its KV cache.
     """
 
     context: int
     tokens: int
     arrival: int
     prompt: int = 0
+    group: int = -1
+
+    @property
+    def final(self) -> int:
+        """Tokens in its KV cache when it ends: the last output token is never fed in."""
+        return self.context + (self.prompt - 1 if self.prompt else 0) + self.tokens

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
+from dataclasses import replace
 from fractions import Fraction
 from inspect import signature
 from pathlib import Path
@@ -23,22 +24,28 @@ from sim.analysis.breakdown import INVARIANT, breakdown
 from sim.analysis.checks import check
 from sim.analysis.context import Rules
 from sim.analysis.metrics import metrics
+from sim.batch import Laid, Shape, StepGraphs, Variants
 from sim.capacity import footprint
-from sim.cost import COST_MODELS, CostModel, Doubt, Machine, StepLanes
+from sim.cost import COST_MODELS, CostModel, Doubt, Machine
 from sim.errors import InputError, unknown
+from sim.eventlog import EventLog
 from sim.fusion import Fusion, fuse, with_kv_heads
-from sim.graph import ModelGraph, OpGraph
+from sim.graph import QUANTITIES, ModelGraph, OpGraph, StepLanes
 from sim.hardware.arbiters import ARBITERS, Arbiter, Derated, Efficiency
-from sim.lowering import Mapping, lower, weight_products
+from sim.lowering import KV_CLASS, Mapping, weight_products
 from sim.opgraph import written_costs, written_model
 from sim.replay import run as simulate
+from sim.requests import Request
 from sim.result import Result, Timing
 from sim.scenario import Formats, Fuse, Known, Scenario, load
 from sim.scheduling import SCHEDULERS, Scheduler
-from sim.simulation import Setup, sram_use
-from sim.units import format_bytes
+from sim.serving import Batch, Batching, Member, Speculation, feasible
+from sim.simulation import Setup, lanes_of, sram_use
+from sim.units import ceil_div, format_bytes
 from sim.workload import requests
 
+PLAIN = Shape((False,))
+DISTINCT = 256  # requests whose times are looked at one by one before a run
 MOST_TASKS = 2**28  # 16 GB of event log
 LONGEST = 2**62  # picoseconds, 53 days: sums of two times still fit int64
 
@@ -63,14 +70,14 @@ def run(scenario: Scenario | str | Path, *, replay: bool = True) -> Result:
     if not isinstance(scenario, Scenario):
         scenario = read(scenario)
     began = perf_counter()
-    model, ops = op_graph(scenario)
+    model, variants = op_graphs(scenario)
     captured = perf_counter()
-    setup = prepare(scenario, ops)
+    setup = prepare(scenario, model, variants)
     log, replayed = simulate(setup, replay=replay)
     simulated = perf_counter()
     efficiency = _efficiency(scenario)
     rules = Rules(
-        arrivals=tuple(request.arrival for request in setup.sequences),
+        arrivals=_arrivals(log, setup),
         dependency=setup.dependency,
         execution=scenario.mapping.execution,
         latency=setup.latency,
@@ -99,13 +106,22 @@ def doubts(setup: Setup) -> tuple[Doubt, ...]:
     judge = getattr(setup.costs, "doubts", None)
     if judge is None:
         return ()
-    contexts = [c for s in setup.sequences for c in (s.context, s.context + s.tokens - 1)]
+    contexts = [c for s in setup.sequences for c in (s.context, s.final - 1)]
     ends = np.array(sorted({min(contexts), max(contexts)}), dtype=np.int64)
     return tuple(judge(setup.graph, StepLanes(sequence=np.zeros_like(ends), token=np.zeros_like(ends), context=ends)))
 
 
-def op_graph(scenario: Scenario) -> tuple[ModelGraph, OpGraph]:
-    """The model of a scenario, and the ops of one of its decode steps."""
+def _arrivals(log: EventLog, setup: Setup) -> tuple[int, ...]:
+    """When each decode loop could begin: each sequence has its own, or all share one."""
+    if setup.batching is None:
+        return tuple(request.arrival for request in setup.sequences)
+    first = np.full(int(log.steps.sequence.max()) + 1, LONGEST, dtype=np.int64)
+    np.minimum.at(first, log.steps.sequence[log.members.step], log.arrival[log.members.sequence])
+    return tuple(first.tolist())
+
+
+def op_graphs(scenario: Scenario) -> tuple[ModelGraph, Variants]:
+    """The model of a scenario, and the ops of its steps: of one sequence or several, with one new token each or more."""
     wanted = scenario.model
     if wanted.config is None:
         if scenario.mapping.formats != Formats():
@@ -118,7 +134,7 @@ def op_graph(scenario: Scenario) -> tuple[ModelGraph, OpGraph]:
                 "mapping.weights", "expected a share only with model.config: a written graph says its own bytes"
             )
         model = written_model(scenario)
-        return model, model.step()
+        return model, model.variants
     try:
         mapping = scenario.mapping
         model = models.library.load(wanted.config, granularity=mapping.granularity, dtype=wanted.dtype, mla=mapping.mla)
@@ -132,10 +148,12 @@ def op_graph(scenario: Scenario) -> tuple[ModelGraph, OpGraph]:
         if why := model.too_long(request.context + max(request.prompt - 1, 0) + request.tokens):
             raise scenario.error("workload", f"sequence {i}: {why}")
     stored = formats.Formats(**scenario.mapping.formats.model_dump())
-    ops = _kernels(scenario, model, model.step().select(wanted.layers, wanted.scope))
-    ops = formats.apply(ops, stored, element=formats.ELEMENT[model.dtype])
-    _fits(scenario, model, ops, stored)
-    return model, ops
+    element = formats.ELEMENT[model.dtype]
+
+    def laid_out(captured: OpGraph) -> OpGraph:
+        return formats.apply(_kernels(scenario, model, captured.select(wanted.layers, wanted.scope)), stored, element=element)
+
+    return model, Laid(model.variants, laid_out)
 
 
 def _kernels(scenario: Scenario, model: ModelGraph, ops: OpGraph) -> OpGraph:
@@ -150,26 +168,75 @@ def _kernels(scenario: Scenario, model: ModelGraph, ops: OpGraph) -> OpGraph:
     return with_kv_heads(fused, model.kv_heads)
 
 
-def _fits(scenario: Scenario, model: ModelGraph, ops: OpGraph, stored: formats.Formats) -> None:
-    """Refuse what the memory of the device cannot hold."""
-    capacity = scenario.hardware.memory.capacity
-    if capacity is None:
-        return
-    sequences = [(request.context + request.tokens, 1) for request in requests(scenario)]
-    held = footprint(model, ops, stored, whole=scenario.model.scope == "model", sequences=sequences)
-    if held.total > capacity:
-        raise scenario.error(
-            "hardware.memory.capacity",
-            f"{format_bytes(held.weights)} of weights and {format_bytes(held.kv)} of KV cache at the final contexts are "
-            f"{format_bytes(held.total - capacity)} more than the {format_bytes(capacity)} of memory",
-        )
+def _kv_blocks(scenario: Scenario, model: ModelGraph, ops: OpGraph, sequences: list[Request]) -> int | None:
+    """How many blocks of KV cache there are, None if as many as it takes. Refuses what the memory of the device cannot hold."""
+    capacity, pages = scenario.hardware.memory.capacity, scenario.workload.batching.kv
+    batched = scenario.workload.batching.policy != "independent"
+    stored = formats.Formats(**scenario.mapping.formats.model_dump())
+    room = pages.capacity
+    if capacity is not None and scenario.model.config is not None:
+        alone = () if batched else [(request.final, 1) for request in sequences]
+        held = footprint(model, ops, stored, whole=scenario.model.scope == "model", sequences=alone)
+        needed = held.weights + (room if batched and room is not None else held.kv)
+        if needed > capacity:
+            contents = f"{format_bytes(held.weights)} of weights and {format_bytes(needed - held.weights)} of KV cache"
+            raise scenario.error(
+                "hardware.memory.capacity",
+                f"{contents}{'' if batched else ' at the final contexts'} are {format_bytes(needed - capacity)} more than the "
+                f"{format_bytes(capacity)} of memory",
+            )
+        room = capacity - held.weights if room is None else room
+    if not batched or room is None:
+        return None
+    block = pages.block * int(ops.costs(0)[QUANTITIES.index("kv_write")].sum())
+    return room // block if block else None
 
 
-def prepare(scenario: Scenario, ops: OpGraph) -> Setup:
+def _batching(scenario: Scenario, model: ModelGraph, ops: OpGraph, sequences: list[Request]) -> Batching | None:
+    """How steps are made up; None if each is one sequence that decodes one token."""
+    blocks = _kv_blocks(scenario, model, ops, sequences)
+    workload = scenario.workload
+    alone = workload.batching.policy == "independent" and workload.speculative is None and workload.concurrency is None
+    if alone and not any(request.prompt for request in sequences):
+        return None
+    if workload.dependency == "known":
+        raise scenario.error("workload.dependency", "expected 'sampled' where there are prompts, found 'known'")
+    if scenario.model.config is None:
+        message = "expected a model.config for batching, prompts, speculation and closed loops: a written graph is one step"
+        raise scenario.error("workload", message)
+    if scenario.mapping.granularity != "op":
+        raise scenario.error("mapping.granularity", "expected 'op' for batching, prompts and speculation, found 'aten'")
+    written, drafts = workload.batching, workload.speculative
+    most = written.max_batch or (1 if written.policy == "independent" else len(sequences))
+    needed = most * (1 if drafts is None else 1 + drafts.draft)
+    if written.max_tokens is not None and written.max_tokens < needed:
+        message = f"expected at least {needed}, so that all of a batch can decode, found {written.max_tokens}"
+        raise scenario.error("workload.batching.max_tokens", message)
+    batching = Batching(
+        policy=written.policy,
+        sequences=most,
+        tokens=written.max_tokens,
+        chunk=workload.prefill.chunk,
+        blocks=blocks,
+        block=written.kv.block,
+        full=written.kv.full,
+        speculation=None if drafts is None else Speculation(draft=drafts.draft, acceptance=drafts.acceptance),
+        seed=scenario.seed,
+    )
+    try:
+        feasible(batching, sequences)
+    except InputError as error:
+        key, _, message = str(error).partition(": ")
+        raise scenario.error(key, message) from None
+    return batching
+
+
+def prepare(scenario: Scenario, model: ModelGraph, variants: Variants) -> Setup:
     """Turn a scenario into what the simulator takes: plain values and policies."""
     hardware, mapping, workload = scenario.hardware, scenario.mapping, scenario.workload
-    graph = lower(
-        ops,
+    ops, sequences = variants[False, False], requests(scenario)
+    graphs = StepGraphs(
+        variants,
         Mapping(
             heads=mapping.heads,
             kv_loads=mapping.kv_loads,
@@ -181,8 +248,12 @@ def prepare(scenario: Scenario, ops: OpGraph) -> Setup:
         ),
     )
     setup = Setup(
-        graph=graph,
-        sequences=requests(scenario),
+        graph=graphs(PLAIN),
+        graphs=graphs,
+        sequences=sequences,
+        batching=_batching(scenario, model, ops, sequences),
+        concurrency=None if workload.concurrency is None else workload.concurrency.users,
+        think=0 if workload.concurrency is None else workload.concurrency.think,
         dependency=workload.dependency,
         costs=_costs(scenario),
         engines=hardware.engines.count,
@@ -221,7 +292,7 @@ def _kinds_known(scenario: Scenario, setup: Setup) -> None:
     """Refuse an arbiter's option that names a kind of transfer which the model does not have."""
     if scenario.model.config is None:
         return  # kinds of written graphs are free: the same policy may serve many
-    kinds = {"weight_load", "kv_load", "kv_store", "act_load", "act_store", *setup.graph.kinds}
+    kinds = {"weight_load", "act_load", "act_store", *KV_CLASS, *setup.graph.kinds}
     for kind in setup.arbiter.kinds:
         if kind not in kinds:
             raise scenario.error("hardware.memory.arbiter", str(unknown("kind of transfer", kind, kinds)))
@@ -229,14 +300,15 @@ def _kinds_known(scenario: Scenario, setup: Setup) -> None:
 
 def _feasible(scenario: Scenario, setup: Setup) -> None:
     """Refuse at once what has no costs, would not fit memory, or would end after the end of int64."""
-    if any(request.prompt for request in setup.sequences) or scenario.workload.concurrency is not None:
-        raise scenario.error("workload", "prompts and closed loops are not simulated yet")
-    groups, size = Counter((request.context, request.tokens) for request in setup.sequences), len(setup.graph)
-    tasks = sum(request.tokens for request in setup.sequences) * size
-    if tasks > MOST_TASKS:
-        raise scenario.error(
-            f"workload.{scenario.workload.source}", f"expected at most {MOST_TASKS:,} tasks in all, found {tasks:,}"
-        )
+    size = len(setup.graph)
+    alike = Counter(replace(request, arrival=0, group=-1) for request in setup.sequences)
+    if len(alike) > DISTINCT:  # as if each were the longest
+        longest_one = {name: max(getattr(r, name) for r in alike) for name in ("context", "prompt", "tokens")}
+        alike = Counter({Request(arrival=0, **longest_one): len(setup.sequences)})
+    steps = sum(request.tokens + _prefills(request, setup) for request in setup.sequences)
+    if steps * size > MOST_TASKS:
+        place = f"workload.{scenario.workload.source}"
+        raise scenario.error(place, f"expected at most {MOST_TASKS:,} tasks in all, found {steps * size:,}")
     try:
         sram_use(setup)
     except InputError as error:
@@ -244,21 +316,23 @@ def _feasible(scenario: Scenario, setup: Setup) -> None:
     efficiency = _efficiency(scenario)
     slowest = min(Fraction(*setup.arbiter.cap), efficiency.least if efficiency is not None else Fraction(1))
     longest, transfers = max(request.arrival for request in setup.sequences), 0
-    for number, ((cached, tokens), count) in enumerate(groups.items()):
-        # Of the last token, whose context is the longest: no other costs more.
-        token, context = tokens - 1, cached + tokens - 1
-        last = StepLanes(sequence=np.array([number]), token=np.array([token]), context=np.array([context]))
-        try:
-            compute, work = setup.costs.durations(setup.graph, last)
-        except InputError as error:  # what cost models raise begins with the key it is about
-            key, _, message = str(error).partition(": ")
-            raise scenario.error(key, message) from None
-        except OverflowError:
-            longest = LONGEST
-            break
-        transfers += count * tokens * sum(work.ravel().tolist())
-        alone = sum(compute.ravel().tolist()) + size * setup.latency + math.ceil(sum(work.ravel().tolist()) / slowest)
-        longest += count * tokens * alone
+    for request, many in alike.items():
+        # Of the last token, whose context is the longest: no other costs more. And of the prompt as a whole.
+        last = Member(0, request.final - 1, 1, request.final - 1, 1, 1)
+        whole = Member(0, request.context, request.prompt, request.context, 1, 1)
+        for member, times in ((last, request.tokens), (whole, 1)) if request.prompt else ((last, request.tokens),):
+            graph = setup.graph if setup.graphs is None else setup.graphs(Batch((member,)).shape)
+            try:
+                compute, work = setup.costs.durations(graph, lanes_of(0, request.tokens - 1, Batch((member,))))
+            except InputError as error:  # what cost models raise begins with the key it is about
+                key, _, message = str(error).partition(": ")
+                raise scenario.error(key, message) from None
+            except OverflowError:
+                longest = LONGEST
+                break
+            transfers += many * times * sum(work.ravel().tolist())
+            alone = sum(compute.ravel().tolist()) + size * setup.latency + math.ceil(sum(work.ravel().tolist()) / slowest)
+            longest += many * times * alone
     burst = getattr(setup.arbiter, "burst", None)
     if burst is not None and transfers // burst > MOST_TASKS:
         message = f"a burst so small that the run could take {transfers // burst:,} turns; expected at most {MOST_TASKS:,}"
@@ -266,6 +340,13 @@ def _feasible(scenario: Scenario, setup: Setup) -> None:
     if longest >= LONGEST:
         limit = LONGEST // 10**12
         raise scenario.error("hardware", f"so slow that the run could take more than {limit:,} s of simulated time")
+
+
+def _prefills(request: Request, setup: Setup) -> int:
+    """Steps that a prompt takes."""
+    if not request.prompt or setup.batching is None:
+        return 0
+    return ceil_div(request.prompt, setup.batching.chunk or request.prompt)
 
 
 def _cap(scenario: Scenario) -> tuple[int, int]:

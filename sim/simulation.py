@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
 from copy import deepcopy
 from dataclasses import dataclass
 from functools import partial
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 
-from sim.cost import CostModel, StepLanes
-from sim.decode import Decoder, Step, known_sequence, sampled_sequence
+from sim.batch import Shape
+from sim.cost import CostModel
+from sim.decode import Decoder, Step, batched_loop, known_sequence, sampled_sequence
 from sim.errors import InputError, SimulationError
-from sim.eventlog import EventLog, GrantTable, StepTable, TaskTable
-from sim.graph import QUANTITIES, IntArray
+from sim.eventlog import EventLog, GrantTable, MemberTable, StepTable, TaskTable
+from sim.graph import QUANTITIES, IntArray, Members, StepLanes
 from sim.hardware.arbiters import Arbiter, Transfer
 from sim.hardware.channel import Channel
 from sim.hardware.channels import Channels, Route
@@ -22,6 +24,7 @@ from sim.hardware.instant import Environment
 from sim.lowering import MOST_TILES
 from sim.requests import Request
 from sim.scheduling import Scheduler, StepView
+from sim.serving import Batch, Batcher, Batching, loops
 from sim.tasks import TaskGraph
 from sim.units import format_bytes
 
@@ -35,8 +38,11 @@ SEQUENCE_BITS, TOKEN_BITS = 43, 19
 class Setup:
     """All that a simulation needs.
 
-    graph: the task graph of every step. arbiter: each channel of each run has a copy of its own. bandwidth: of each channel,
-    bytes/s (kept with the log, it does not enter times). latency: ps. sram: bytes, None if unbounded.
+    graph: the task graph of a step of one sequence that decodes one token. batching: how steps are made up if there are others
+    (prefill, several sequences, drafts), with `graphs`, which gives the task graph of each; then `concurrency` may limit how
+    many requests there are at a time, each coming `think` ps after one has ended. arbiter: each channel of each run has a
+    copy of its own. bandwidth: of each channel, bytes/s (kept with the log, it does not enter times). latency: ps. sram:
+    bytes, None if unbounded.
     """
 
     graph: TaskGraph
@@ -52,6 +58,10 @@ class Setup:
     route: Route = "interleaved"
     latency: int = 0
     sram: int | None = None
+    batching: Batching | None = None
+    graphs: Callable[[Shape], TaskGraph] | None = None
+    concurrency: int | None = None
+    think: int = 0
 
 
 def simulate(setup: Setup) -> EventLog:
@@ -64,18 +74,26 @@ def simulate(setup: Setup) -> EventLog:
     ]
     channel = channels[0] if len(channels) == 1 else Channels(channels, setup.route)
     instants: dict[int, int] = {}  # time of a release -> its number: steps released together are of one age
-    chains = setup.scheduler.chains(setup.graph)
+    chains: dict[int, Sequence[int] | None] = {}
 
     def rank(step: Step) -> None:
         step.age = instants.setdefault(env.now, len(instants))
         view = StepView(step.graph, step.age, np.asarray(step.compute), np.asarray(step.work))
-        step.rank, step.chain = setup.scheduler.ranks(view).tolist(), chains
+        if id(step.graph) not in chains:
+            chains[id(step.graph)] = setup.scheduler.chains(step.graph)
+        step.rank, step.chain = setup.scheduler.ranks(view).tolist(), chains[id(step.graph)]
 
     decoder = Decoder(
         env, engines=setup.engines, limit=setup.scheduler.engines, overlap=setup.overlap, channel=channel, sram=setup.sram,
         rank=rank,
     )  # fmt: skip
     factory = _Steps(env, setup, record)
+    if setup.batching is not None:
+        batchers = loops(setup.batching, setup.sequences, concurrency=setup.concurrency, think=setup.think)
+        for number, batcher in enumerate(batchers):
+            env.process(batched_loop(decoder, batcher, partial(factory.batch, number)))
+        env.run()
+        return record.log(_arrival(batchers, len(setup.sequences)))
     for number, sequence in enumerate(setup.sequences):
         steps = factory.of(number, sequence)
         process = (
@@ -85,7 +103,28 @@ def simulate(setup: Setup) -> EventLog:
         )
         env.process(process)
     env.run()
-    return record.log()
+    return record.log(np.array([request.arrival for request in setup.sequences], dtype=np.int64))
+
+
+def _arrival(batchers: Sequence[Batcher], sequences: int) -> IntArray:
+    """When each sequence came."""
+    times: dict[int, int] = {}
+    for batcher in batchers:
+        times |= batcher.arrivals.times
+    return np.array([times[number] for number in range(sequences)], dtype=np.int64)
+
+
+class _Form:
+    """What the steps of one graph have in common."""
+
+    def __init__(self, graph: TaskGraph) -> None:
+        self.graph = graph
+        self.waiting = np.diff(graph.input_start).tolist()
+        outputs, start = graph.outputs.tolist(), graph.output_start.tolist()
+        self.outputs = [outputs[start[t] : start[t + 1]] for t in range(len(graph))]
+        self.held = graph.engine.tolist()
+        self.prefetch = np.flatnonzero(graph.prefetch).tolist()
+        self.member = graph.ops.member[graph.op].tolist() if graph.ops.members is not None else None
 
 
 class _Steps:
@@ -93,43 +132,97 @@ class _Steps:
 
     def __init__(self, env: Environment, setup: Setup, record: _Record) -> None:
         self.env, self.setup, self.record = env, setup, record
-        graph = setup.graph
-        self.waiting = np.diff(graph.input_start).tolist()
-        outputs, start = graph.outputs.tolist(), graph.output_start.tolist()
-        self.outputs = [outputs[start[t] : start[t + 1]] for t in range(len(graph))]
-        self.held = graph.engine.tolist()
-        self.prefetch = np.flatnonzero(graph.prefetch).tolist()
-        self.sram = sram_use(setup) if setup.sram is not None else {}
+        self.forms: dict[int, _Form] = {}  # by graph
+        self.taken: Counter[int] = Counter()  # loop -> its steps so far
 
     def of(self, number: int, sequence: Request) -> Iterator[Step]:
+        """The steps of a sequence that decodes, one token each."""
+        graph = self.setup.graph
+        sram = sram_use(self.setup) if self.setup.sram is not None else {}
         for first in range(0, sequence.tokens, LANES):
             tokens = np.arange(first, min(first + LANES, sequence.tokens), dtype=np.int64)
             lanes = StepLanes(sequence=np.full_like(tokens, number), token=tokens, context=sequence.context + tokens)
-            compute, work = self.setup.costs.durations(self.setup.graph, lanes)
+            compute, work = self.setup.costs.durations(graph, lanes)
             for lane, token in enumerate(tokens.tolist()):
-                step = Step(
-                    sequence=number,
-                    token=token,
-                    context=sequence.context + token,
-                    graph=self.setup.graph,
-                    program=(number << SEQUENCE_BITS) + (token << TOKEN_BITS),
-                    done=self.env.event(),
-                    compute=compute[:, lane].tolist(),
-                    work=work[:, lane].tolist(),
-                    waiting=self.waiting.copy(),
-                    outputs=self.outputs,
-                    held=self.held,
-                    prefetch=self.prefetch,
-                    sram=self.sram,
-                )
-                self.record.expect(step)
-                yield step
+                yield self._step(graph, number, token, sequence.context + token, compute[:, lane], work[:, lane], sram)
+
+    def batch(self, number: int, batch: Batch) -> Step:
+        """The next step of a loop."""
+        assert self.setup.graphs is not None
+        graph = self.setup.graphs(batch.shape)
+        lanes = lanes_of(number, self.taken[number], batch)
+        self.taken[number] += 1
+        compute, work = self.setup.costs.durations(graph, lanes)
+        sram = sram_use(self.setup, graph, lanes) if self.setup.sram is not None else {}
+        token, context = int(lanes.token[0]), int(lanes.context[0])
+        step = self._step(graph, number, token, context, compute[:, 0], work[:, 0], sram, batch)
+        self.record.members[step.program] = batch
+        return step
+
+    def _step(
+        self, graph: TaskGraph, number: int, token: int, context: int, compute: IntArray, work: IntArray, sram: dict[int, int],
+        batch: Batch | None = None,
+    ) -> Step:  # fmt: skip
+        if id(graph) not in self.forms:
+            self.forms[id(graph)] = _Form(graph)
+        form = self.forms[id(graph)]
+        owner: Sequence[int]
+        if batch is None:
+            owner = Same(number)
+        elif form.member is None:
+            owner = Same(batch.members[0].sequence)
+        else:
+            owner = [batch.members[member].sequence if member >= 0 else number for member in form.member]
+        step = Step(
+            sequence=number,
+            token=token,
+            context=context,
+            graph=graph,
+            program=(number << SEQUENCE_BITS) + (token << TOKEN_BITS),
+            done=self.env.event(),
+            compute=compute.tolist(),
+            work=work.tolist(),
+            owner=owner,
+            waiting=form.waiting.copy(),
+            outputs=form.outputs,
+            held=form.held,
+            prefetch=form.prefetch,
+            sram=sram,
+        )
+        self.record.expect(step)
+        return step
 
 
-def sram_use(setup: Setup) -> dict[int, int]:
-    """Bytes of SRAM that the operand of each computing task takes; raises InputError if one does not fit."""
-    graph = setup.graph
-    costs = graph.ops.costs(0)
+class Same(Sequence[int]):
+    """One number for all tasks of a step."""
+
+    def __init__(self, number: int) -> None:
+        self.number = number
+
+    def __getitem__(self, _task: Any) -> Any:
+        return self.number
+
+    def __len__(self) -> int:
+        raise TypeError("one number for any task")
+
+
+def lanes_of(number: int, token: int, batch: Batch) -> StepLanes:
+    """A step of a loop, to be costed."""
+    columns = [np.array(column, dtype=np.int64)[:, None] for column in zip(*batch.members, strict=True)]
+    sequence, context, query, loads, logits = columns[:5]
+    return StepLanes(
+        sequence=np.array([number]), token=np.array([token]), context=context.sum(axis=0),
+        members=Members(sequence=sequence, context=context, query=query, loads=loads, logits=logits.sum(axis=0)),
+    )  # fmt: skip
+
+
+def sram_use(setup: Setup, graph: TaskGraph | None = None, lanes: StepLanes | None = None) -> dict[int, int]:
+    """Bytes of SRAM that the operand of each computing task takes; raises InputError if one does not fit.
+
+    Of the step that decodes one token, or of this one.
+    """
+    graph = setup.graph if graph is None else graph
+    costs = graph.ops.costs(0) if lanes is None else graph.ops.costs_of(lanes)[:, :, 0]
     moved = graph.bytes_moved(costs)
     use: dict[int, int] = {}
     for task in np.flatnonzero(graph.prefetch).tolist():
@@ -167,6 +260,7 @@ class _Record:
         self.steps: dict[int, Step] = {}  # by program order, until they end
         self.done: dict[int, tuple[Step, tuple[IntArray, ...]]] = {}
         self.grants: list[tuple[int, int, int, int, int, int]] = []
+        self.members: dict[int, Batch] = {}  # by program order, of all steps that are batched
 
     def expect(self, step: Step) -> None:
         self.steps[step.program] = step
@@ -182,28 +276,30 @@ class _Record:
             column.clear()
         del self.steps[step.program]
 
-    def log(self) -> EventLog:
+    def log(self, arrival: IntArray) -> EventLog:
         if self.steps:
             raise SimulationError(f"the simulation ended with work left: {next(iter(self.steps.values()))}")
         programs = sorted(self.done)
         steps = [self.done[program][0] for program in programs]
-        n = len(self.setup.graph)
-        first = np.arange(len(steps), dtype=np.int64) * n
+        graphs = {id(step.graph): step.graph for step in steps}
+        numbers = {key: number for number, key in enumerate(graphs)}
+        size = np.array([len(step.graph) for step in steps], dtype=np.int64)
+        first = np.cumsum(size) - size
         columns = [np.concatenate([self.done[p][1][i] for p in programs]) for i in range(7)]
         engine, ready, start, loaded, end, compute, work = columns
+        number = np.repeat(np.arange(len(steps), dtype=np.int32), size)
         tasks = TaskTable(
-            step=np.repeat(np.arange(len(steps), dtype=np.int32), n),
-            task=np.tile(np.arange(n, dtype=np.int32), len(steps)),
+            step=number, task=(np.arange(len(number)) - first[number]).astype(np.int32),
             engine=engine.astype(np.int16), ready=ready, start=start, loaded=loaded, end=end, compute=compute, work=work,
         )  # fmt: skip
         table = StepTable(
             sequence=np.array([s.sequence for s in steps], dtype=np.int32),
             token=np.array([s.token for s in steps], dtype=np.int32),
             context=np.array([s.context for s in steps], dtype=np.int64),
-            graph=np.zeros(len(steps), dtype=np.int32),
+            graph=np.array([numbers[id(s.graph)] for s in steps], dtype=np.int32),
             first=first,
             released=np.array([s.released for s in steps], dtype=np.int64),
-            end=end.reshape(len(steps), n).max(axis=1),
+            end=np.maximum.reduceat(end, first),
         )
         grants = np.array(self.grants, dtype=np.int64).reshape(len(self.grants), 6)
         row = first[np.searchsorted(np.array(programs, dtype=np.int64), grants[:, 0])] + grants[:, 1]
@@ -212,6 +308,20 @@ class _Record:
             start=grants[:, 3].copy(), end=grants[:, 4].copy(), work=grants[:, 5].copy(),
         )  # fmt: skip
         return EventLog(
-            graphs=(self.setup.graph,), tasks=tasks, grants=served, steps=table,
+            graphs=tuple(graphs.values()), tasks=tasks, grants=served, steps=table,
             engines=self.setup.engines, channels=self.setup.channels, bandwidth=self.setup.bandwidth,
+            batched=member_table([self.members[p] for p in programs]) if self.members else None, arrival=arrival,
         )  # fmt: skip
+
+
+def member_table(batches: Sequence[Batch]) -> MemberTable:
+    """Who took part in some steps that follow one another."""
+    rows: list[tuple[int, ...]] = []
+    for step, batch in enumerate(batches):
+        rows += [(step, *member[:6]) for member in batch.members]
+        rows += [(step, sequence, 0, 0, 0, 0, 1) for sequence in batch.forks]
+    step, sequence, context, query, loads, logits, emitted = np.array(rows, dtype=np.int64).T
+    return MemberTable(
+        step=step.astype(np.int32), sequence=sequence.astype(np.int32), context=context, query=query.astype(np.int32),
+        loads=loads, logits=logits.astype(np.int32), emitted=emitted.astype(np.int32),
+    )  # fmt: skip

@@ -12,28 +12,33 @@ One row per task, in the order of the task table, with the scenario in the file'
 | `grants` | what the channels delivered to it: list of `order` (row of the grant table), `channel`, `start`, `end`, `work` |
 
 Metadata: `sim.version`, `sim.scenario` (JSON, with every default), `sim.seed`, `sim.engines`, `sim.channels`, `sim.bandwidth`
-(bytes/s). The task graph is not stored: `load` makes it again from the scenario, and refuses if it has other tasks.
+(bytes/s), `sim.arrival` (ps, of each sequence), `sim.batches` (JSON: who took part in which step). The task graphs are not
+stored: `load` makes them again from the scenario, and refuses if they have other tasks.
 """
 
 from __future__ import annotations
 
 import json
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from importlib import import_module
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
 from sim import __version__
+from sim.batch import BatchGraph, Shape
 from sim.errors import InputError
-from sim.eventlog import EventLog, GrantTable, StepTable, TaskTable
+from sim.eventlog import EventLog, GrantTable, MemberTable, StepTable, TaskTable
 from sim.files import whole_file
 from sim.replay import Replayed, obstacle, stream
 from sim.replay import run as simulate
-from sim.runner import known_names, op_graph, prepare
+from sim.runner import known_names, op_graphs, prepare
 from sim.scenario import Scenario, from_dict
+from sim.simulation import Setup
+from sim.tasks import TaskGraph
 
 ROWS = 1 << 20  # of a row group, about
 _TIMES = ("ready", "start", "loaded", "end", "compute", "work")
@@ -56,7 +61,7 @@ def run_to_file(scenario: Scenario, path: str | os.PathLike[str]) -> tuple[int, 
     Where the run can be replayed (see `sim.replay.obstacle`) a thousand steps are in memory at a time, however long it is;
     else all of it.
     """
-    setup = prepare(scenario, op_graph(scenario)[1])
+    setup = prepare(scenario, *op_graphs(scenario))
     logs = stream(setup) if obstacle(setup) is None else iter([simulate(setup)])
     log, report = next(logs)
     with _writer(path, log, scenario) as write:
@@ -78,22 +83,51 @@ def load(path: str | os.PathLike[str]) -> tuple[EventLog, Scenario]:
     if "sim.scenario" not in metadata:
         raise InputError(f"{path}: expected a log written by `sim run --save-log`, found other data")
     scenario = from_dict(json.loads(metadata["sim.scenario"]), str(path), (), known_names())
-    graph = prepare(scenario, op_graph(scenario)[1]).graph
+    setup = prepare(scenario, *op_graphs(scenario))
     column = {name: table[name].to_numpy() for name in (*_STEPS, *_TASKS)}
-    rows, n = len(table), len(graph)
-    if rows % n or not np.array_equal(column["task"], np.tile(np.arange(n, dtype=np.int32), rows // n)):
-        raise InputError(f"{path}: its steps have other tasks than the {n} of the model's graph today")
-    first = np.arange(rows // n, dtype=np.int64) * n
+    first = np.flatnonzero(column["task"] == 0)
+    graphs, graph, members = _batches(metadata, setup, len(first))
+    size = np.array([len(g) for g in graphs], dtype=np.int64)[graph]
+    if not np.array_equal(np.diff(np.append(first, len(table))), size):
+        raise InputError(f"{path}: its steps have other tasks than the {len(setup.graph)} of the model's graph today")
     steps = StepTable(
-        **{name: column[name][first] for name in _STEPS},
-        graph=np.zeros(len(first), dtype=np.int32), first=first, end=column["end"].reshape(-1, n).max(axis=1),
+        **{name: column[name][first] for name in _STEPS}, graph=graph, first=first,
+        end=np.maximum.reduceat(column["end"], first),
     )  # fmt: skip
     tasks = TaskTable(**{name: column[name] for name in _TASKS})
     log = EventLog(
-        graphs=(graph,), tasks=tasks, steps=steps, grants=_grants(table["grants"].combine_chunks()),
+        graphs=graphs, tasks=tasks, steps=steps, grants=_grants(table["grants"].combine_chunks()),
         engines=int(metadata["sim.engines"]), channels=int(metadata["sim.channels"]), bandwidth=int(metadata["sim.bandwidth"]),
+        batched=members, arrival=np.array(json.loads(metadata["sim.arrival"]), dtype=np.int64),
     )  # fmt: skip
     return log, scenario
+
+
+_MEMBERS = ("step", "sequence", "context", "query", "loads", "logits", "emitted")
+
+
+def _batched(log: EventLog) -> dict[str, Any]:
+    """What a batched log has beside its rows: the shape of each graph, the graph of each step, and who took part."""
+    if log.batched is None:
+        return {}
+    shapes = [graph.ops.shape if isinstance(graph.ops, BatchGraph) else Shape((False,)) for graph in log.graphs]
+    members = {name: getattr(log.batched, name).tolist() for name in _MEMBERS}
+    return {"shapes": shapes, "graph": log.steps.graph.tolist(), "members": members}
+
+
+def _batches(
+    metadata: Mapping[str, str], setup: Setup, steps: int
+) -> tuple[tuple[TaskGraph, ...], npt.NDArray[np.int32], MemberTable | None]:
+    """The graphs of a log, that of each step, and who took part."""
+    stored = json.loads(metadata["sim.batches"])
+    if not stored or setup.graphs is None:
+        return (setup.graph,), np.zeros(steps, dtype=np.int32), None
+    graphs = tuple(setup.graphs(Shape(tuple(a), b, tuple(c), d)) for a, b, c, d in stored["shapes"])
+    wide = ("context", "loads")
+    columns: dict[str, Any] = {
+        name: np.array(stored["members"][name], dtype=np.int64 if name in wide else np.int32) for name in _MEMBERS
+    }
+    return graphs, np.array(stored["graph"], dtype=np.int32), MemberTable(**columns)
 
 
 def _grants(lists: Any) -> GrantTable:
@@ -118,6 +152,7 @@ def _writer(path: str | os.PathLike[str], log: EventLog, scenario: Scenario) -> 
     arrow, parquet = _pyarrow("pyarrow"), _pyarrow("pyarrow.parquet")
     metadata = {
         "sim.version": __version__, "sim.scenario": json.dumps(scenario.to_dict()), "sim.seed": str(scenario.seed),
+        "sim.batches": json.dumps(_batched(log)), "sim.arrival": json.dumps(log.arrival.tolist()),
         "sim.engines": str(log.engines), "sim.channels": str(log.channels), "sim.bandwidth": str(log.bandwidth),
     }  # fmt: skip
     schema = _schema(arrow).with_metadata(metadata)
@@ -150,24 +185,28 @@ def _schema(arrow: Any) -> Any:
 
 def _row_groups(arrow: Any, schema: Any, log: EventLog, granted: int) -> Iterator[Any]:
     """The rows of a log, some steps at a time. granted: rows of the grant table before it."""
-    (graph,) = log.graphs
-    n = len(graph)
-    names, code = np.unique([graph.name(task) for task in range(n)], return_inverse=True)
+    size = np.array([len(graph) for graph in log.graphs], dtype=np.int64)
+    offset = np.cumsum(size) - size  # of the names of each graph
+    names, code = np.unique([graph.name(task) for graph in log.graphs for task in range(len(graph))], return_inverse=True)
     order = np.argsort(log.grants.task, kind="stable")
     owner = log.grants.task[order]
-    size = max(1, ROWS // max(n, 1))
-    for begin in range(0, len(log.steps), size):
-        steps = slice(begin, min(begin + size, len(log.steps)))
-        count = steps.stop - begin
-        rows = slice(begin * n, steps.stop * n)
-        columns = {name: np.repeat(getattr(log.steps, name)[steps], n) for name in _STEPS}
+    ends = np.cumsum(size[log.steps.graph])  # rows of this log, which may be a part of a run
+    begin = 0
+    while begin < len(log.steps):
+        row = int(ends[begin - 1]) if begin else 0
+        steps = slice(begin, max(begin + 1, int(np.searchsorted(ends, row + ROWS, side="right"))))
+        rows = slice(row, int(ends[steps.stop - 1]))
+        each = size[log.steps.graph[steps]]
+        columns = {name: np.repeat(getattr(log.steps, name)[steps], each) for name in _STEPS}
         columns |= {name: getattr(log.tasks, name)[rows] for name in _TASKS}
-        bounds = np.searchsorted(owner, log.steps.first[begin] + np.arange(count * n + 1))
+        named = code[np.repeat(offset[log.steps.graph[steps]], each) + columns["task"]].astype(np.int32)
+        bounds = np.searchsorted(owner, log.steps.first[begin] + np.arange(rows.stop - rows.start + 1))
         mine = order[bounds[0] : bounds[-1]]
         grant = {name: getattr(log.grants, name)[mine] for name in _GRANT[1:]} | {"order": granted + mine}
         fields = list(schema.field("grants").type.value_type)
-        each = arrow.StructArray.from_arrays([grant[name] for name in _GRANT], fields=fields)
+        items = arrow.StructArray.from_arrays([grant[name] for name in _GRANT], fields=fields)
         arrays = {name: arrow.array(column) for name, column in columns.items()}
-        arrays["name"] = arrow.DictionaryArray.from_arrays(np.tile(code, count).astype(np.int32), names.tolist())
-        arrays["grants"] = arrow.ListArray.from_arrays((bounds - bounds[0]).astype(np.int32), each)
+        arrays["name"] = arrow.DictionaryArray.from_arrays(named, names.tolist())
+        arrays["grants"] = arrow.ListArray.from_arrays((bounds - bounds[0]).astype(np.int32), items)
         yield arrow.table([arrays[name] for name in COLUMNS], schema=schema)
+        begin = steps.stop

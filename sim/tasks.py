@@ -73,6 +73,8 @@ class TaskGraph:
         op = self.ops.ops[int(self.op[task])]
         kind = self.kind_of(task)
         words = [kind]
+        if self.ops.members is not None and self.ops.members > 1 and (member := int(self.ops.member[self.op[task]])) >= 0:
+            words.append(f"m{member}")
         if kind != op.kind:
             words.append(op.kind)
         if op.part:

@@ -28,7 +28,7 @@ from sim.graph import IntArray
 from sim.replay import Tapes
 from sim.replay import run as simulate
 from sim.result import Result
-from sim.runner import known_names, op_graph, prepare
+from sim.runner import known_names, op_graphs, prepare
 from sim.scenario import override
 from sim.simulation import Setup
 from sim.tasks import TaskGraph
@@ -94,8 +94,7 @@ def what_if(result: Result) -> WhatIf:
 
 def _changes(result: Result) -> Iterator[Change]:
     scenario = result.scenario
-    _, ops = op_graph(scenario)
-    setup = prepare(scenario, ops)
+    setup = prepare(scenario, *op_graphs(scenario))
     tapes = Tapes()  # other bandwidths are only other delays
     for name, factor in (("bandwidth x2", 2), ("infinite bandwidth", None)):
         yield _changed(name, replace(setup, costs=_Faster(setup.costs, factor)), tapes)
@@ -120,7 +119,7 @@ def _changed(name: str, setup: Setup, tapes: Tapes | None = None) -> Change:
 def _overridden(result: Result, name: str, assignment: str) -> Change:
     try:
         scenario = override(result.scenario, [assignment], known_names())
-        return _changed(name, prepare(scenario, op_graph(scenario)[1]))
+        return _changed(name, prepare(scenario, *op_graphs(scenario)))
     except InputError as error:
         return Change(name=name, makespan=None, note=str(error))
 

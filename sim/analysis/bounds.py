@@ -6,8 +6,9 @@ T: the longest path through the data, with arrivals, latencies and transfers at 
 engines; C: work of n channels, of which a busy one delivers from `least` to `most` of its bandwidth (1, unless its efficiency
 depends on concurrency). The upper bound is Graham's (1966), with the channel as a second resource: at each instant the longest
 path advances, or all engines are busy, or the channel is. It holds where no engine is held while it waits, SRAM is unbounded,
-there is one channel, scheduler and channel conserve work. `least` is no more than one port can draw (the queue of a DMA is
-served in order, so it may be alone at the channel); one picosecond a transfer is for times that round up.
+there is one channel, scheduler and channel conserve work; time in which a batched loop had nobody to serve comes on top.
+`least` is no more than one port can draw (the queue of a DMA is served in order, so it may be alone at the channel); one
+picosecond a transfer is for times that round up.
 """
 
 from __future__ import annotations
@@ -62,8 +63,18 @@ def bounds(log: EventLog, rules: Rules) -> Bounds:
     )
     transfers = int((log.tasks.work > 0).sum())
     at_least = ceil_div(work * least.denominator, least.numerator)
-    upper = longest + compute + at_least + transfers if applies else None
+    upper = longest + _gaps(log) + compute + at_least + transfers if applies else None
     return Bounds(critical_path=longest, compute=compute, memory=memory, upper=upper)
+
+
+def _gaps(log: EventLog) -> int:
+    """The longest time that a loop, between its steps, had nothing to do, for nobody was there."""
+    order = np.lexsort((log.steps.token, log.steps.sequence))
+    sequence, released, end = (column[order] for column in (log.steps.sequence, log.steps.released, log.steps.end))
+    gaps = np.where(sequence[1:] == sequence[:-1], np.maximum(released[1:] - end[:-1], 0), 0)
+    total = np.zeros(int(sequence.max(initial=0)) + 1, dtype=np.int64)
+    np.add.at(total, sequence[1:], gaps)
+    return int(total.max())
 
 
 def _shortest_times(log: EventLog, rules: Rules) -> Times:

@@ -6,7 +6,7 @@ import click
 
 from sim.cli.options import scenario_arguments
 from sim.report import account
-from sim.runner import doubts, op_graph, prepare, read
+from sim.runner import doubts, op_graphs, prepare, read
 from sim.shipped import find_scenario
 
 
@@ -17,8 +17,8 @@ def command(names: tuple[str, ...], overrides: tuple[str, ...]) -> None:
     for name in names:
         path = find_scenario(name)
         scenario = read(path, list(overrides))
-        model, ops = op_graph(scenario)
-        setup = prepare(scenario, ops)
-        click.echo(f"{path}: ok: {model}, {len(ops.ops)} ops, {len(setup.graph)} tasks a step")
+        model, variants = op_graphs(scenario)
+        setup = prepare(scenario, model, variants)
+        click.echo(f"{path}: ok: {model}, {len(variants[False, False].ops)} ops, {len(setup.graph)} tasks a step")
         for doubt in account.doubts(doubts(setup)):
             click.echo(f"  doubt: {doubt}")

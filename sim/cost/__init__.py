@@ -12,9 +12,10 @@ from __future__ import annotations
 
 from sim.cost.fixed import Fixed
 from sim.cost.given import Given
-from sim.cost.model import CostModel, Doubt, Machine, StepLanes
+from sim.cost.model import CostModel, Doubt, Machine
 from sim.cost.profiled import Profiled
 from sim.cost.roofline import Roofline
+from sim.graph import StepLanes
 from sim.registry import Registry
 
 COST_MODELS: Registry[type[CostModel]] = Registry("cost model", {"roofline": Roofline, "fixed": Fixed, "profiled": Profiled})

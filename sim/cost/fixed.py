@@ -10,10 +10,10 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from sim.cost.model import Machine, StepLanes
+from sim.cost.model import Machine
 from sim.cost.tables import TABLES, Table
 from sim.errors import InputError, nearest
-from sim.graph import QUANTITIES, IntArray
+from sim.graph import QUANTITIES, IntArray, StepLanes
 from sim.tasks import TaskGraph
 
 FLOPS, VECTOR_OPS = QUANTITIES.index("flops"), QUANTITIES.index("vector_ops")

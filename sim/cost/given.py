@@ -6,8 +6,8 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from sim.cost.model import CostModel, StepLanes
-from sim.graph import IntArray
+from sim.cost.model import CostModel
+from sim.graph import IntArray, StepLanes
 from sim.tasks import CLASS_BIT, TaskGraph
 
 _OPERANDS = CLASS_BIT["weight"] | CLASS_BIT["kv_read"] | CLASS_BIT["kv_write"]

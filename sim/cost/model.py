@@ -9,7 +9,7 @@ from typing import Protocol
 
 import numpy as np
 
-from sim.graph import IntArray
+from sim.graph import IntArray, StepLanes
 from sim.tasks import TaskGraph
 
 _SAFE = 2**62
@@ -34,15 +34,6 @@ class Machine:
     def peak(self, dtype: str) -> int | None:
         """FLOP/s of one engine in `dtype`, None if that is not known."""
         return self.flops if isinstance(self.flops, int) else self.flops.get(dtype)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class StepLanes:
-    """The steps to be costed, one lane each: int64 vectors of their sequence, token and context."""
-
-    sequence: IntArray
-    token: IntArray
-    context: IntArray
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

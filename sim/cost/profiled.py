@@ -17,10 +17,10 @@ import numpy as np
 import numpy.typing as npt
 
 from sim.cost.kernels import ONLY_MOVES, Kernel, kernels
-from sim.cost.model import Doubt, Machine, StepLanes, time_at_rate
+from sim.cost.model import Doubt, Machine, time_at_rate
 from sim.cost.roofline import Roofline
 from sim.errors import InputError, nearest
-from sim.graph import QUANTITIES, IntArray, Op, OpGraph
+from sim.graph import QUANTITIES, IntArray, Op, OpGraph, StepLanes
 from sim.profile import ATTENTION, DeviceProfile, outside, read_profile, time
 from sim.tasks import CLASS_BIT, TaskGraph
 
@@ -61,7 +61,9 @@ class Profiled:
 
     def distinct(self, graph: TaskGraph, steps: StepLanes) -> tuple[IntArray, IntArray, IntArray]:
         """Durations of tasks that stand for all [row, lane], and the row of each task."""
-        costs = graph.ops.costs(steps.context)
+        if graph.ops.members is not None:
+            raise InputError("cost.model: profiled does not know steps of several sequences or of several new tokens yet")
+        costs = graph.ops.costs_of(steps)
         tasks, index = graph.alike(costs)
         times = self.op_times(graph.ops, steps.context)
         computes, from_memory = graph.computes[tasks], (graph.moves[tasks] & MEMORY) != 0

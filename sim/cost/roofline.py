@@ -10,9 +10,9 @@ from __future__ import annotations
 
 import numpy as np
 
-from sim.cost.model import Machine, StepLanes, time_at_rate
+from sim.cost.model import Machine, time_at_rate
 from sim.errors import InputError
-from sim.graph import QUANTITIES, IntArray
+from sim.graph import QUANTITIES, IntArray, StepLanes
 from sim.tasks import TaskGraph
 
 FLOPS, VECTOR_OPS = QUANTITIES.index("flops"), QUANTITIES.index("vector_ops")
@@ -31,7 +31,7 @@ class Roofline:
 
     def distinct(self, graph: TaskGraph, steps: StepLanes) -> tuple[IntArray, IntArray, IntArray]:
         """Durations of tasks that stand for all [row, lane], and the row of each task."""
-        costs = graph.ops.costs(steps.context)
+        costs = graph.ops.costs_of(steps)
         tasks, index = graph.alike(costs)
         flops, vector_ops = graph.share(costs[FLOPS], tasks), graph.share(costs[VECTOR_OPS], tasks)
         computes = graph.computes[tasks]

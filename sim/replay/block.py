@@ -157,6 +157,7 @@ def assemble(setup: Setup, blocks: list[Block], step: int = 0, row: int = 0) -> 
     )
     return EventLog(
         graphs=(setup.graph,), tasks=tasks, steps=table, engines=setup.engines, channels=1, bandwidth=setup.bandwidth,
+        arrival=np.array([request.arrival for request in setup.sequences], dtype=np.int64),
         grants=GrantTable(
             task=grants[0], channel=np.zeros(len(grants[0]), dtype=np.int16), start=grants[1], end=grants[2], work=grants[3]
         ),

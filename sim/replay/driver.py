@@ -97,6 +97,8 @@ class Tapes:
 
 def obstacle(setup: Setup) -> str | None:
     """Why no step of a run can be replayed; None if they can."""
+    if setup.batching is not None:
+        return "steps that are made up as requests come and go are not replayed"
     if setup.dependency != "sampled":
         return "known tokens overlap: their steps are not separated by barriers"
     if len(setup.sequences) != 1:
@@ -132,8 +134,9 @@ def run(setup: Setup, *, replay: bool = True, tapes: Tapes | None = None) -> tup
     reason = obstacle(setup) if replay else "switched off"
     report = Replayed(steps=sum(request.tokens for request in setup.sequences))
     if reason is not None:
-        report.reasons[reason] = report.steps
-        return simulate(setup), report
+        log = simulate(setup)
+        report.steps = report.reasons[reason] = len(log.steps)
+        return log, report
     return assemble(setup, list(_Replay(setup, report, tapes or Tapes()).blocks())), report
 
 

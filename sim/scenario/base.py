@@ -81,7 +81,8 @@ class Short(Section):
     def __get_pydantic_json_schema__(cls, core: CoreSchema, handler: GetJsonSchemaHandler) -> dict[str, Any]:
         mapping = handler.resolve_ref_schema(handler(core))
         title, description = mapping.pop("title", cls.__name__), mapping.pop("description", "")
-        return {"title": title, "description": description, "anyOf": [mapping["properties"][cls.key], mapping]}
+        alone = {k: v for k, v in mapping["properties"][cls.key].items() if k not in ("default", "description", "title")}
+        return {"title": title, "description": description, "anyOf": [alone, mapping]}
 
 
 class Choice(BaseModel):

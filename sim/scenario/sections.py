@@ -32,6 +32,7 @@ from sim.quantities import Bandwidth, Duration, FlopRate, Size
 from sim.requests import MAX_CONTEXT, MAX_REQUESTS, MAX_TOKENS
 from sim.scenario.arriving import Concurrency, Generate, RequestTrace
 from sim.scenario.base import CONTROL, LINE, LINES, ONE, TABLE, Choice, Section, Whole, default, form, integral, real
+from sim.scenario.batching import Batching, Prefill, Speculative
 from sim.scenario.graph_op import MAX_OPS, GraphOp
 
 #: Names become parts of file names: no control character, no slash, no leading dot or space, at most 100 characters.
@@ -103,9 +104,15 @@ class SequenceGroup(Section):
     context: Whole = Field(
         default=0, ge=0, le=MAX_CONTEXT, description="Tokens already in the KV cache when the sequence starts."
     )
-    tokens: Whole = Field(default=1, ge=1, le=MAX_TOKENS, description="Tokens to decode.")
+    prompt: Whole = Field(
+        default=0, ge=0, le=MAX_CONTEXT, description="Tokens to prefill first; the last of them gives the first output token."
+    )
+    tokens: Whole = Field(default=1, ge=1, le=MAX_TOKENS, description="Tokens to decode: output tokens in all.")
     arrival: Duration = default("0 us", description="When it arrives, from the start of the simulation.")
     count: Whole = Field(default=1, ge=1, le=MAX_REQUESTS, description="How many such sequences there are.")
+    samples: Whole = Field(
+        default=1, ge=1, le=1024, description="Output sequences that each samples from the same prompt, sharing its KV cache."
+    )
 
 
 #: Keys of a workload that say which requests there are.
@@ -135,11 +142,14 @@ class Workload(Section):
         description="`sampled`: a token depends on the one before it, so a step waits for all of the last one. "
         "`known`: tokens are given beforehand (drafts, teacher forcing) and their steps overlap.",
     )
+    batching: Batching = default("independent", description="Which sequences share a step.")
+    prefill: Prefill = default({}, description="How prompts are fed in.")
+    speculative: Speculative | None = Field(default=None, description="Speculative decoding; null: one token at a time.")
 
     @field_validator("sequences")
     @classmethod
     def _few_enough(cls, sequences: tuple[SequenceGroup, ...] | None) -> tuple[SequenceGroup, ...] | None:
-        total = sum(group.count for group in sequences or ())
+        total = sum(group.count * group.samples for group in sequences or ())
         if total > MAX_REQUESTS:
             raise ValueError(f"expected at most {MAX_REQUESTS} sequences, found {total}")
         return sequences
@@ -179,6 +189,15 @@ class Workload(Section):
         """Every single one of `sequences`, in program order: a group of `count` n comes n times."""
         for group in self.sequences or ():
             yield from [group] * group.count
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Workload:
+        alone = self.batching.policy == "independent"
+        if self.dependency == "known" and not (alone and self.speculative is None and self.concurrency is None):
+            raise ValueError("expected dependency 'known' only without batching, speculation and concurrency")
+        if any(group.samples > 1 for group in self.sequences or ()) and (alone or self.batching.kv.full != "wait"):
+            raise ValueError("expected samples only with 'static' or 'continuous' batching and kv.full 'wait'")
+        return self
 
 
 class Engines(Section):

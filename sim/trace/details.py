@@ -37,7 +37,7 @@ def flops_and_bytes(log: EventLog) -> tuple[Rows, Rows]:
     for number, graph in enumerate(log.graphs):
         of_graph = np.flatnonzero(log.steps.graph == number)
         for block in np.array_split(of_graph, -(-len(of_graph) // 64)) if len(of_graph) else ():
-            costs = graph.ops.costs(log.steps.context[block])  # [quantity, op, lane]
+            costs = graph.ops.costs_of(log.lanes(block))  # [quantity, op, lane]
             rows = log.steps.first[block] + np.arange(len(graph))[:, None]  # [task, lane]
             flops[rows] = graph.share(costs[QUANTITIES.index("flops")]) * graph.computes[:, None]
             moved[rows] = graph.bytes_moved(costs)

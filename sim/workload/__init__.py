@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from fractions import Fraction
 from pathlib import Path
 
@@ -32,7 +33,11 @@ def requests(scenario: Scenario) -> list[Request]:
         return found
     if workload.trace is not None:
         return _traced(scenario, workload.trace)
-    return [Request(arrival=s.arrival, context=s.context, tokens=s.tokens) for s in workload.each()]
+    made: list[Request] = []
+    for number, s in enumerate(workload.each()):
+        one = Request(arrival=s.arrival, context=s.context, prompt=s.prompt, tokens=s.tokens)
+        made += [one] if s.samples == 1 else [replace(one, group=number)] * s.samples
+    return made
 
 
 def _traced(scenario: Scenario, wanted: RequestTrace) -> list[Request]:

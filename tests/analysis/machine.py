@@ -11,8 +11,9 @@ from sim.eventlog import EventLog
 from sim.graph import QUANTITIES, IntArray, OpGraph
 from sim.hardware.arbiters import ARBITERS
 from sim.lowering import Mapping, lower
+from sim.requests import Request
 from sim.scheduling import SCHEDULERS
-from sim.simulation import Request, Setup, simulate
+from sim.simulation import Setup, simulate
 from sim.tasks import TaskGraph
 
 

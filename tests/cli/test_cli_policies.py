@@ -5,13 +5,13 @@ from __future__ import annotations
 import pytest
 
 from sim.errors import InputError
-from sim.runner import op_graph, prepare, read
+from sim.runner import op_graphs, prepare, read
 from sim.shipped import scenarios
 
 
 def check(name: str, *changes: str) -> None:
     scenario = read(scenarios()[name], list(changes))
-    prepare(scenario, op_graph(scenario)[1])
+    prepare(scenario, *op_graphs(scenario))
 
 
 @pytest.mark.parametrize(

@@ -7,7 +7,7 @@ from dataclasses import fields
 
 from sim.eventlog import EventLog
 from sim.replay import run
-from sim.runner import op_graph, prepare, read
+from sim.runner import op_graphs, prepare, read
 from sim.shipped import scenarios
 
 
@@ -16,7 +16,7 @@ def replayed(tokens: int) -> EventLog:
         scenarios()["llama_1b_context_256"],
         [f"workload.sequences=[{{context: 256, tokens: {tokens}}}]", "model.layers=1", "model.scope=block"],
     )
-    return run(prepare(scenario, op_graph(scenario)[1]))[0]
+    return run(prepare(scenario, *op_graphs(scenario)))[0]
 
 
 def test_a_log_takes_64_bytes_a_task():

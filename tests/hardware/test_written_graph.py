@@ -6,7 +6,7 @@ import pytest
 
 import sim.scenario
 from sim.errors import InputError
-from sim.runner import op_graph, run
+from sim.runner import op_graphs, run
 
 TEXT = """\
 model:
@@ -58,7 +58,8 @@ def test_a_cost_model_is_asked_only_for_what_is_not_given():
 
 
 def test_ops_in_any_order_and_kept_where_free():
-    model, ops = op_graph(sim.scenario.parse(TEXT, "g.yaml"))
+    model, variants = op_graphs(sim.scenario.parse(TEXT, "g.yaml"))
+    ops = variants[False, False]
     assert [op.path for op in ops.ops] == ["cache", "q", "attend", "store"]
     assert [op.inputs for op in ops.ops] == [(), (), (0, 1), (2,)]
     assert (model.layers, model.parameter_bytes) == (1, 100_000_000)

@@ -9,8 +9,9 @@ from sim.capacity import footprint
 from sim.errors import InputError
 from sim.formats import Formats, apply
 from sim.graph import MONOMIALS, QUANTITIES, Op, OpGraph
-from sim.runner import op_graph
+from sim.runner import op_graphs, prepare
 from sim.scenario import from_dict
+from sim.simulation import Setup
 
 LAYERS, HIDDEN, KV, MLP, VOCABULARY = 16, 2048, 512, 8192, 128_256  # Llama-3.2-1B
 IN_LAYER = HIDDEN * (HIDDEN + KV + KV + HIDDEN) + 3 * HIDDEN * MLP
@@ -20,8 +21,14 @@ NORMS = (2 * LAYERS + 1) * HIDDEN
 
 def costs(context: int = 0, model: str = "llama-3.2-1b", **formats: object) -> dict[str, int]:
     """Sums of all costs of a step, in these formats."""
-    _, ops = op_graph(from_dict({"model": {"config": model}, "mapping": {"formats": formats}}))
+    ops = op_graphs(from_dict({"model": {"config": model}, "mapping": {"formats": formats}}))[1][False, False]
     return dict(zip(QUANTITIES, ops.costs(context).sum(axis=1).tolist(), strict=True))
+
+
+def prepared(written: dict) -> Setup:  # type: ignore[type-arg]
+    """As a run does it, up to the simulation."""
+    scenario = from_dict(written)
+    return prepare(scenario, *op_graphs(scenario))
 
 
 @pytest.mark.parametrize(
@@ -93,7 +100,7 @@ def test_a_negative_term_is_never_rounded() -> None:
 def test_formats_are_not_for_written_graphs() -> None:
     written = {"model": {"graph": [{"name": "a", "flops": 1}]}, "mapping": {"formats": {"kv": "fp8"}}}
     with pytest.raises(InputError, match=r"mapping\.formats: expected only with model\.config"):
-        op_graph(from_dict(written))
+        prepared(written)
 
 
 def held(name: str, layers: int | None = None, scope: str = "model", **formats: str) -> int:
@@ -120,16 +127,16 @@ def test_parts_of_a_model_take_their_part() -> None:
 def test_what_does_not_fit_is_told_by_how_much() -> None:
     """14 GB of weights would fit an L4, and 80 sequences of 4,096 tokens with 128 KiB each do not."""
     fits = {"model": {"config": "llama-3.1-8b"}, "hardware": {"preset": "l4"}}
-    op_graph(from_dict(fits))
+    prepared(fits)
     many = {**fits, "workload": {"sequences": [{"context": 4000, "tokens": 96, "count": 80}]}}
     weights, kv = 16_060_522_496, 80 * 4096 * 131_072
     over = weights + kv - 24 * 10**9
     text = rf"{weights / 1e9:.3f} GB of weights and {kv / 1e9:.3f} GB of KV cache .* are {over / 1e9:.3f} GB more than the 24"
     with pytest.raises(InputError, match=rf"hardware\.memory\.capacity: {text}"):
-        op_graph(from_dict(many))
-    op_graph(from_dict({**many, "hardware": {"preset": "l4", "memory": {"capacity": None}}}))
+        prepared(many)
+    prepared({**many, "hardware": {"preset": "l4", "memory": {"capacity": None}}})
     with pytest.raises(InputError, match=f"{(over - kv / 2) / 1e9:.3f} GB more"):
-        op_graph(from_dict({**many, "mapping": {"formats": {"kv": "int8"}}}))
+        prepared({**many, "mapping": {"formats": {"kv": "int8"}}})
 
 
 def test_a_sliding_window_holds_no_more_than_itself() -> None:

@@ -18,10 +18,11 @@ from sim.lowering import Mapping, lower
 from sim.replay import driver
 from sim.replay.sharing import served_in, time_to_serve
 from sim.replay.tape import Tape
-from sim.runner import op_graph, prepare, read
+from sim.requests import Request
+from sim.runner import op_graphs, prepare, read
 from sim.scheduling import SCHEDULERS
 from sim.shipped import scenarios
-from sim.simulation import Request, Setup, simulate
+from sim.simulation import Setup, simulate
 from tests.analysis.machine import UnitCosts
 from tests.graphs import GraphBuilder, llama_block
 
@@ -108,7 +109,7 @@ def test_many_random_runs_are_the_same_to_the_bit(setup: Setup):
 @pytest.mark.parametrize("path", scenarios().values(), ids=lambda path: path.stem)
 def test_shipped_scenarios_are_the_same_and_nearly_all_steps_replay(path: Path):
     scenario = read(path)
-    setup = prepare(scenario, op_graph(scenario)[1])
+    setup = prepare(scenario, *op_graphs(scenario))
     log, report = driver.run(setup)
     assert_same(log, simulate(setup))
     if setup.dependency == "sampled" and len(setup.sequences) == 1:

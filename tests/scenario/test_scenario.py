@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 
 from sim.documents import parse as parse_document
 from sim.errors import InputError
+from sim.runner import requests
 from sim.scenario import Known, Scenario, from_dict, json_schema, load, override, parse
 
 TEXT = """\
@@ -108,7 +109,7 @@ def test_choices_with_options() -> None:
 
 def test_groups_repeat() -> None:
     scenario = parse(MINIMAL + "workload: {sequences: [{count: 2, context: 5}, {tokens: 1e3}]}")
-    assert [(s.context, s.tokens) for s in scenario.workload.each()] == [(5, 1), (5, 1), (0, 1000)]
+    assert [(s.context, s.tokens) for s in requests(scenario)] == [(5, 1), (5, 1), (0, 1000)]
 
 
 # `@` marks the place that the error must name: that of a value, or of the key where the key is wrong.

@@ -59,9 +59,9 @@ def _flops(log: EventLog, names: list[str]) -> tuple[Ints, list[str]]:
         computed = np.unique(graph.op[graph.computes])
         ops = graph.ops.ops
         kind = np.array([names.index(ops[op].kind) for op in computed], dtype=np.int64)
-        contexts = log.steps.context[log.steps.graph == number]
-        for first in range(0, len(contexts), _BLOCK):
-            costs = graph.ops.costs(contexts[first : first + _BLOCK])
+        steps = np.flatnonzero(log.steps.graph == number)
+        for first in range(0, len(steps), _BLOCK):
+            costs = graph.ops.costs_of(log.lanes(steps[first : first + _BLOCK]))
             np.add.at(total, kind, (costs[FLOPS] + costs[VECTOR_OPS]).sum(axis=1)[computed])
             dtypes |= {ops[op].dtype for op in computed if costs[FLOPS][op].any()}
     return total, sorted(dtypes)

@@ -1,0 +1,414 @@
+"""Who takes part in the next step: batching, prefill, speculation, and admission by room in the KV cache. No clock, no events.
+
+A `Batcher` is a state machine that a decode loop asks for its next step and tells when that has ended. It never looks ahead:
+what it answers depends on the requests that have arrived, and on the steps that have ended.
+
+1. Requests wait in order of arrival. `static` admits only when the batch has run out; `continuous` before every step.
+2. A sequence that decodes feeds in its last token, and with speculation the drafts of the next ones.
+3. What is left of the token budget goes to prefill, whole or in chunks, in order of admission.
+4. The KV cache is paged. `full: wait` sets blocks aside for all that a request will ever hold. `recompute` and `swap` admit
+   a request as soon as its prompt fits; when a sequence then finds no block for its next tokens, the one admitted last gives up
+   all of its own, to be prefilled again, or moved out and back in through the channel.
+"""
+
+from __future__ import annotations
+
+from collections import Counter, deque
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Literal, NamedTuple
+
+import numpy as np
+
+from sim.batch import Shape
+from sim.errors import InputError
+from sim.requests import Request
+from sim.units import ceil_div
+
+
+class Member(NamedTuple):
+    """One sequence in a step.
+
+    context: its tokens in the KV cache. query: tokens that it feeds in. loads: cached tokens that it loads itself. logits:
+    rows that are wanted. emitted: output tokens that the step gives it. leader: member that loads what they share, or -1.
+    """
+
+    sequence: int
+    context: int
+    query: int
+    loads: int
+    logits: int
+    emitted: int
+    leader: int = -1
+
+
+class Batch(NamedTuple):
+    """The members of a step. swap: their cache moves, and nothing else happens. forks: sequences that take no part, and get
+    their first token from the logits of another sample of their prompt.
+    """
+
+    members: tuple[Member, ...]
+    swap: Literal["", "out", "in"] = ""
+    forks: tuple[int, ...] = ()
+
+    @property
+    def shape(self) -> Shape:
+        """What the structure of its graph depends on."""
+        return Shape(
+            several=tuple(m.query > 1 for m in self.members),
+            logits=any(m.logits for m in self.members),
+            leaders=tuple(m.leader for m in self.members) if any(m.leader >= 0 for m in self.members) else (),
+            swap=self.swap,
+        )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Speculation:
+    """`draft` tokens are guessed before each step, which verifies them. acceptance: the probability that a guess is right, each
+    independently, or numbers of guesses accepted, step by step, over and over.
+    """
+
+    draft: int
+    acceptance: float | tuple[int, ...]
+
+    def accepted(self, drafts: int, *, seed: int, sequence: int, step: int) -> int:
+        """How many of the first `drafts` guesses are right before one is wrong."""
+        if not isinstance(self.acceptance, float):
+            return min(drafts, self.acceptance[step % len(self.acceptance)])
+        if not drafts:
+            return 0
+        # Keyed by what the step is; the raw stream, which NumPy promises to keep, against an integer threshold.
+        raw = np.random.Philox(key=[seed, (sequence << 32) | step]).random_raw(drafts)
+        right = (raw >> np.uint64(11)) < np.uint64(int(self.acceptance * 2**53))
+        return drafts if right.all() else int(right.argmin())
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Batching:
+    """How steps are made up; see the scenario for each. tokens: the budget of a step. chunk: of a prompt, None for whole.
+    blocks: of the KV cache, of `block` tokens each, None for as many as it takes.
+    """
+
+    policy: Literal["independent", "static", "continuous"] = "independent"
+    sequences: int = 1
+    tokens: int | None = None
+    chunk: int | None = None
+    blocks: int | None = None
+    block: int = 16
+    full: Literal["wait", "recompute", "swap"] = "wait"
+    speculation: Speculation | None = None
+    seed: int = 0
+
+
+@dataclass(slots=True, eq=False)
+class _Sequence:
+    """A request on its way. cached: tokens in its KV cache. pending: tokens to prefill before it decodes (the last gives an
+    output token), 0 if it decodes. decoded: its steps since, whatever
+    came between. forked: waits for the first of its group. blocks: those it holds itself.
+    """
+
+    number: int
+    request: Request
+    cached: int
+    pending: int
+    generated: int = 0
+    decoded: int = 0
+    blocks: int = 0
+    forked: bool = False
+    shared: int = 0  # cached tokens that it shares with its group
+
+
+class Arrivals:
+    """When requests come: at their own time, or (closed loop) so many at once, the next when one has ended and its user has
+    thought. `times` says when each comes, as far as that is known. only: this request alone.
+    """
+
+    def __init__(
+        self, requests: Sequence[Request], *, only: int | None = None, concurrency: int | None = None, think: int = 0
+    ) -> None:
+        self.requests, self.think = requests, think
+        self.times: dict[int, int] = {}
+        numbers = range(len(requests)) if only is None else (only,)
+        self._open: deque[int] = deque()  # in order of arrival
+        self._backlog = deque(numbers if concurrency is not None else ())
+        for number in sorted(numbers, key=lambda i: (requests[i].arrival, i)) if concurrency is None else ():
+            self._come(number, requests[number].arrival)
+        for _ in range(min(concurrency or 0, len(requests))):
+            self._come(self._backlog.popleft(), 0)
+
+    def _come(self, number: int, time: int) -> None:
+        self.times[number] = time
+        self._open.append(number)
+
+    @property
+    def next(self) -> int | None:
+        """When the next one comes, None if nobody does until one has ended."""
+        return self.times[self._open[0]] if self._open else None
+
+    def take(self, now: int) -> int | None:
+        """The number of one that has come by now."""
+        return self._open.popleft() if self._open and self.times[self._open[0]] <= now else None
+
+    def ended(self, now: int) -> None:
+        """A request has ended."""
+        if self._backlog:  # think times are all alike, so who ends first also comes back first
+            self._come(self._backlog.popleft(), now + self.think)
+
+
+@dataclass(slots=True, eq=False)
+class Batcher:
+    """Makes up the steps of one loop. `arrivals` may be shared by several loops, each of which serves one at a time."""
+
+    batching: Batching
+    arrivals: Arrivals
+    waiting: deque[_Sequence] = field(default_factory=deque)
+    running: list[_Sequence] = field(default_factory=list)
+    swapped: deque[_Sequence] = field(default_factory=deque)
+    used: int = 0  # blocks
+    _moves: deque[tuple[_Sequence, Literal["out", "in"]]] = field(default_factory=deque)
+    _batch: list[_Sequence] = field(default_factory=list)
+    _held: dict[int, int] = field(default_factory=dict)  # group -> how many of its samples still need its shared blocks
+    preemptions: int = 0
+
+    def next(self, now: int) -> Batch | None:
+        """The next step at this time, None if there is nothing to do before the next arrival."""
+        self._arrive(now)
+        self._make_room()
+        if not self._moves:
+            self._bring_back()
+        if self._moves:
+            sequence, direction = self._moves.popleft()
+            self._batch = []
+            member = Member(sequence.number, sequence.cached, 0, sequence.cached, 0, 0)
+            return Batch((member,), direction)
+        self._admit()
+        members, self._batch = self._compose()
+        ending = {
+            sequence.request.group
+            for member, sequence in zip(members, self._batch, strict=True)
+            if sequence.pending == member.query and sequence.request.group >= 0
+        }
+        forks = tuple(s.number for s in self.running if s.forked and s.request.group in ending) if ending else ()
+        return Batch(tuple(members), forks=forks) if members else None
+
+    def ended(self, batch: Batch, now: int) -> None:
+        """The step that `next` gave last has ended."""
+        if batch.swap:
+            return
+        for member, sequence in zip(batch.members, self._batch, strict=True):
+            sequence.generated += member.emitted
+            if sequence.pending:
+                sequence.pending -= member.query
+                sequence.cached += member.query
+                if not sequence.pending and sequence.request.group >= 0:
+                    self._fork(sequence)
+            else:
+                sequence.cached += member.emitted
+                sequence.decoded += 1
+        for sequence in self.running.copy():
+            if not sequence.forked and sequence.generated >= sequence.request.tokens:
+                self.running.remove(sequence)
+                self._free(sequence)
+                self.arrivals.ended(now)
+
+    # Room
+
+    def _room(self, blocks: int) -> bool:
+        return self.batching.blocks is None or self.used + blocks <= self.batching.blocks
+
+    def _blocks(self, sequence: _Sequence, tokens: int) -> int:
+        """How many of its own blocks a sequence needs to hold so many tokens: blocks it shares in full are its group's."""
+        block = self.batching.block
+        return ceil_div(tokens, block) - sequence.shared // block
+
+    def _grow(self, sequence: _Sequence, tokens: int) -> bool:
+        """Give a sequence the blocks that it needs, if there are so many."""
+        wanted = max(0, self._blocks(sequence, tokens) - sequence.blocks)
+        if not self._room(wanted):
+            return False
+        sequence.blocks += wanted
+        self.used += wanted
+        return True
+
+    def _free(self, sequence: _Sequence) -> None:
+        self.used -= sequence.blocks
+        sequence.blocks = 0
+        group = sequence.request.group
+        if group >= 0:
+            self._held[group] -= 1
+            if not self._held[group]:
+                self.used -= self._shared_blocks(sequence)
+
+    def _shared_blocks(self, sequence: _Sequence) -> int:
+        request = sequence.request
+        return (request.context + request.prompt) // self.batching.block
+
+    def _make_room(self) -> None:
+        """See that all who decode can hold what their next step adds; who came last makes room."""
+        if self.batching.full == "wait":
+            return
+        for sequence in self.running.copy():
+            while sequence in self.running and not sequence.pending:
+                if self._grow(sequence, sequence.cached + self._query(sequence)):
+                    break
+                self._preempt(self.running[-1])
+
+    def _preempt(self, sequence: _Sequence) -> None:
+        self.running.remove(sequence)
+        self._free(sequence)
+        self.preemptions += 1
+        if self.batching.full == "swap" and sequence.cached:
+            self._moves.append((sequence, "out"))
+            self.swapped.appendleft(sequence)
+        else:
+            # All that was cached, and the token to be fed in next, which gives the one after it.
+            sequence.pending = sequence.cached + (sequence.pending or 1)
+            sequence.cached = 0
+            self.waiting.appendleft(sequence)
+
+    def _bring_back(self) -> None:
+        while self.swapped and len(self.running) < self.batching.sequences:
+            sequence = self.swapped[0]
+            if not self._grow(sequence, sequence.cached + (sequence.pending or self._query(sequence))):
+                break
+            self.swapped.popleft()
+            self.running.append(sequence)
+            self._moves.append((sequence, "in"))
+
+    # Admission
+
+    def _arrive(self, now: int) -> None:
+        alone = self.batching.policy == "independent"
+        while not alone or not (self.waiting or self.running):
+            number = self.arrivals.take(now)
+            if number is None:
+                return
+            request = self.arrivals.requests[number]
+            self.waiting.append(_Sequence(number, request, request.context, request.prompt))
+
+    def _admit(self) -> None:
+        if self.batching.policy == "static" and self.running:
+            return
+        while self.waiting and not self.swapped:
+            group = self._group()
+            if len(self.running) + len(group) > self.batching.sequences or not self._take_blocks(group):
+                return
+            for sequence in group:
+                self.waiting.popleft()
+                self.running.append(sequence)
+
+    def _group(self) -> list[_Sequence]:
+        """The first that waits, with all samples of its prompt."""
+        first = self.waiting[0]
+        if first.request.group < 0:
+            return [first]
+        return [s for s in self.waiting if s.request.group == first.request.group]
+
+    def _take_blocks(self, group: list[_Sequence]) -> bool:
+        first, request = group[0], group[0].request
+        if request.group < 0:
+            held = request.final if self.batching.full == "wait" else first.cached + (first.pending or self._query(first))
+            return self._grow(first, held)
+        for sequence in group:
+            sequence.shared = request.context + request.prompt
+        own = [self._blocks(sequence, max(sequence.request.final, sequence.shared)) for sequence in group]
+        if not self._room(sum(own) + self._shared_blocks(first)):
+            return False
+        self.used += sum(own) + self._shared_blocks(first)
+        self._held[request.group] = len(group)
+        for sequence, blocks in zip(group, own, strict=True):
+            sequence.blocks = blocks
+            sequence.forked = bool(request.prompt) and sequence is not first
+        return True
+
+    def _fork(self, first: _Sequence) -> None:
+        """The prompt of a group is in the cache: its other samples go on from there, each with a first token of its own."""
+        for sequence in self.running:
+            if sequence.forked and sequence.request.group == first.request.group:
+                sequence.forked, sequence.pending, sequence.cached = False, 0, first.cached
+                sequence.generated += 1
+
+    # The step
+
+    def _query(self, sequence: _Sequence) -> int:
+        """Tokens that a decoding sequence feeds in: the last one, and drafts of no more than it still needs."""
+        left = sequence.request.tokens - sequence.generated
+        return 1 + (min(self.batching.speculation.draft, left - 1) if self.batching.speculation is not None else 0)
+
+    def _compose(self) -> tuple[list[Member], list[_Sequence]]:
+        """Who decodes comes first, then who is prefilled, each in order of admission."""
+        batching, members, chosen = self.batching, list[Member](), list[_Sequence]()
+        leaders: dict[int, int] = {}
+        budget = batching.tokens
+        for sequence in self.running:
+            if sequence.pending or sequence.forked:
+                continue
+            query = self._query(sequence)
+            if budget is not None:
+                if query > budget:
+                    continue
+                budget -= query
+            emitted = query
+            if batching.speculation is not None:
+                emitted = 1 + batching.speculation.accepted(
+                    query - 1, seed=batching.seed, sequence=sequence.number, step=sequence.decoded
+                )
+            leader = leaders.setdefault(sequence.request.group, len(members)) if sequence.shared else len(members)
+            follows = leader != len(members)
+            loads = sequence.cached - (sequence.shared if follows else 0)
+            members.append(Member(sequence.number, sequence.cached, query, loads, query, emitted, leader if follows else -1))
+            chosen.append(sequence)
+        for sequence in self.running:
+            if not sequence.pending or sequence.forked:
+                continue
+            query = sequence.pending if batching.chunk is None else min(sequence.pending, batching.chunk)
+            if budget is not None:
+                query = min(query, budget) if batching.chunk is not None else query
+                if not query or query > budget:
+                    break
+                budget -= query
+            last = int(query == sequence.pending)
+            members.append(Member(sequence.number, sequence.cached, query, sequence.cached, last, last))
+            chosen.append(sequence)
+        return members, chosen
+
+
+def loops(batching: Batching, requests: Sequence[Request], *, concurrency: int | None = None, think: int = 0) -> list[Batcher]:
+    """The loops of a run: one for all requests, or for each request one, or `concurrency` that serve one at a time.
+
+    think: ps from the end of a request to the next, where `concurrency` limits them.
+    """
+    if batching.policy != "independent":
+        return [Batcher(batching, Arrivals(requests, concurrency=concurrency, think=think))]
+    if concurrency is not None:
+        arrivals = Arrivals(requests, concurrency=concurrency, think=think)
+        return [Batcher(batching, arrivals) for _ in range(min(concurrency, len(requests)))]
+    return [Batcher(batching, Arrivals(requests, only=number)) for number in range(len(requests))]
+
+
+def feasible(batching: Batching, requests: Sequence[Request]) -> None:
+    """Raises InputError for a request that could never be served."""
+    groups = Counter(request.group for request in requests if request.group >= 0)
+    for group, samples in groups.items():
+        if samples > batching.sequences:
+            raise InputError(f"workload.sequences: expected at most max_batch {batching.sequences} samples, found {samples}")
+        request = next(request for request in requests if request.group == group)
+        shared, final = request.context + request.prompt, max(request.final, request.context + request.prompt)
+        blocks = shared // batching.block + samples * (ceil_div(final, batching.block) - shared // batching.block)
+        if batching.blocks is not None and blocks > batching.blocks:
+            raise InputError(
+                f"workload.batching.kv: {samples} samples of one prompt end in {blocks} blocks, more than the "
+                f"{batching.blocks} of the KV cache"
+            )
+    for number, request in enumerate(requests):
+        blocks = ceil_div(request.final, batching.block)
+        if batching.blocks is not None and blocks > batching.blocks:
+            raise InputError(
+                f"workload.batching.kv: sequence {number} ends with {request.final} tokens in {blocks} blocks, more than the "
+                f"{batching.blocks} of the KV cache"
+            )
+        if batching.tokens is not None and batching.chunk is None and request.prompt > batching.tokens:
+            raise InputError(
+                f"workload.batching.max_tokens: expected at least the {request.prompt} tokens of the longest prompt, found "
+                f"{batching.tokens}; a chunked prefill would fit"
+            )

@@ -1,0 +1,223 @@
+"""Batching as a state machine: what is conserved whatever the policy, and small cases by hand."""
+
+from __future__ import annotations
+
+from collections import Counter
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from sim.errors import InputError
+from sim.requests import Request
+from sim.serving import Batch, Batcher, Batching, Speculation, feasible, loops
+
+
+def drive(batchers: list[Batcher], took: int = 10) -> list[tuple[int, Batch]]:
+    """Run loops to the end on an imaginary machine where each step takes `took`; returns (start, batch) in order of start."""
+    steps: list[tuple[int, Batch]] = []
+    clock = [0] * len(batchers)
+    while clock:
+        i = clock.index(min(clock))
+        now, batcher = clock[i], batchers[i]
+        batch = batcher.next(now)
+        if batch is not None:
+            steps.append((now, batch))
+            batcher.ended(batch, now + took)
+            clock[i] += took
+        elif batcher.arrivals.next is not None:
+            assert batcher.arrivals.next > now, "somebody waits and nothing happens"
+            clock[i] = batcher.arrivals.next
+        else:
+            assert not batcher.waiting
+            assert not batcher.running
+            assert not batcher.swapped
+            del clock[i], batchers[i]
+    return steps
+
+
+def emitted(steps: list[tuple[int, Batch]]) -> Counter[int]:
+    total: Counter[int] = Counter()
+    for _, batch in steps:
+        for member in batch.members:
+            total[member.sequence] += member.emitted
+        total.update(batch.forks)
+    return total
+
+
+requests = st.lists(
+    st.builds(
+        Request,
+        context=st.integers(0, 40), prompt=st.integers(0, 50), tokens=st.integers(1, 12), arrival=st.integers(0, 200),
+    ),
+    min_size=1, max_size=8,
+)  # fmt: skip
+
+
+@st.composite
+def batchings(draw: st.DrawFn) -> Batching:
+    most = draw(st.integers(1, 6))
+    speculation = draw(
+        st.none() | st.builds(Speculation, draft=st.integers(1, 4), acceptance=st.floats(0, 1) | st.just((1, 0, 3)))
+    )
+    wide = 1 + (speculation.draft if speculation is not None else 0)
+    chunk = draw(st.none() | st.integers(1, 30))
+    return Batching(
+        policy=draw(st.sampled_from(["static", "continuous"])),
+        sequences=most,
+        tokens=draw(st.none() | st.integers(max(most * wide, 0 if chunk else 50), 100)),
+        chunk=chunk,
+        blocks=draw(st.none() | st.integers(13, 40)),
+        block=8,
+        full=draw(st.sampled_from(["wait", "recompute", "swap"])),
+        speculation=speculation,
+        seed=draw(st.integers(0, 9)),
+    )
+
+
+@settings(max_examples=300, deadline=None)
+@given(requests, batchings(), st.none() | st.integers(1, 4))
+def test_everybody_gets_all_their_tokens(asked: list[Request], batching: Batching, concurrency: int | None) -> None:
+    feasible(batching, asked)
+    batchers = loops(batching, asked, concurrency=concurrency)
+    (batcher,) = batchers
+    steps = drive(batchers)
+    assert emitted(steps) == Counter({i: request.tokens for i, request in enumerate(asked)})
+    assert batcher.used == 0
+    cached = {i: request.context for i, request in enumerate(asked)}
+    prefilled: Counter[int] = Counter()
+    for _, batch in steps:
+        assert len({m.sequence for m in batch.members}) == len(batch.members) <= batching.sequences
+        if batching.tokens is not None:
+            assert sum(m.query for m in batch.members) <= batching.tokens
+        for m in batch.members:
+            if batching.full == "recompute":
+                assert m.context in (cached[m.sequence], 0)  # kept, or dropped
+            else:
+                assert m.context == cached[m.sequence]
+            prefill = m.context < asked[m.sequence].context + asked[m.sequence].prompt
+            prefilled[m.sequence] += m.query if prefill else 0
+            if not batch.swap:
+                cached[m.sequence] = m.context + (m.query if prefill or m.emitted == 0 else m.emitted)
+                if batching.full == "recompute" and m.logits < m.query:  # a chunk
+                    cached[m.sequence] = m.context + m.query
+    if batching.full != "recompute":
+        assert cached == {i: request.final for i, request in enumerate(asked)}
+        assert prefilled == Counter({i: request.prompt for i, request in enumerate(asked)})
+
+
+@settings(max_examples=200, deadline=None)
+@given(requests, st.integers(1, 5), st.integers(13, 30), st.sampled_from(["wait", "recompute", "swap"]))
+def test_never_more_blocks_than_there_are(asked: list[Request], most: int, blocks: int, full: str) -> None:
+    batching = Batching(policy="continuous", sequences=most, blocks=blocks, block=8, full=full)  # type: ignore[arg-type]
+    steps = drive(loops(batching, asked))
+    for _, batch in steps:
+        if not batch.swap:
+            after = sum(-(-(m.context + m.query) // 8) for m in batch.members)
+            assert after <= blocks
+
+
+def test_static_waits_for_the_batch_to_run_out_and_continuous_does_not() -> None:
+    asked = [
+        Request(context=1, tokens=3, arrival=0),
+        Request(context=1, tokens=1, arrival=0),
+        Request(context=1, tokens=1, arrival=5),
+    ]
+    who = {
+        policy: [[m.sequence for m in batch.members] for _, batch in drive(loops(Batching(policy=policy, sequences=2), asked))]
+        for policy in ("static", "continuous")
+    }
+    assert who["static"] == [[0, 1], [0], [0], [2]]
+    assert who["continuous"] == [[0, 1], [0, 2], [0]]
+
+
+def test_chunks_share_the_budget_with_those_that_decode() -> None:
+    asked = [Request(context=4, tokens=4, arrival=0), Request(context=0, prompt=7, tokens=1, arrival=0)]
+    steps = drive(loops(Batching(policy="continuous", sequences=2, tokens=4, chunk=4), asked))
+    assert [[m.query for m in batch.members] for _, batch in steps] == [[1, 3], [1, 3], [1, 1], [1]]
+    assert [[m.emitted for m in batch.members] for _, batch in steps] == [[1, 0], [1, 0], [1, 1], [1]]
+
+
+def test_who_came_last_makes_room() -> None:
+    asked = [Request(context=7, tokens=3, arrival=0), Request(context=7, tokens=3, arrival=0)]
+
+    def queries(full: str) -> list[tuple[str, list[tuple[int, int, int]]]]:
+        batching = Batching(policy="continuous", sequences=2, blocks=3, block=4, full=full)  # type: ignore[arg-type]
+        return [
+            (batch.swap, [(m.sequence, m.context, m.query) for m in batch.members])
+            for _, batch in drive(loops(batching, asked))
+        ]
+
+    alone = [("", [(0, 7, 1)]), ("", [(0, 8, 1)]), ("", [(0, 9, 1)])]
+    assert queries("wait") == [*alone, ("", [(1, 7, 1)]), ("", [(1, 8, 1)]), ("", [(1, 9, 1)])]
+    batching = Batching(policy="continuous", sequences=2, blocks=5, block=4, full="recompute")
+    steps = [
+        [(m.sequence, m.context, m.query) for m in batch.members] for _, batch in drive(loops(batching, asked))
+    ]  # two blocks each to start with, a third each from 9 tokens on: there are five
+    assert steps == [[(0, 7, 1), (1, 7, 1)], [(0, 8, 1)], [(0, 9, 1)], [(1, 0, 9)], [(1, 9, 1)]]
+    batching = Batching(policy="continuous", sequences=2, blocks=5, block=4, full="swap")
+    moves = [
+        (batch.swap, [(m.sequence, m.context, m.query) for m in batch.members]) for _, batch in drive(loops(batching, asked))
+    ]
+    assert moves == [
+        ("", [(0, 7, 1), (1, 7, 1)]), ("out", [(1, 8, 0)]), ("", [(0, 8, 1)]), ("", [(0, 9, 1)]),
+        ("in", [(1, 8, 0)]), ("", [(1, 8, 1)]), ("", [(1, 9, 1)]),
+    ]  # fmt: skip
+
+
+def test_samples_share_the_prompt() -> None:
+    asked = [Request(context=0, prompt=10, tokens=2, arrival=0, group=0)] * 3
+    batching = Batching(policy="continuous", sequences=3, blocks=2 + 3, block=4)  # ten tokens: two full blocks, and one each
+    feasible(batching, asked)
+    first, second = (batch for _, batch in drive(loops(batching, asked)))
+    assert [m.sequence for m in first.members] == [0]
+    assert first.forks == (1, 2)
+    assert [(m.sequence, m.context, m.loads, m.leader) for m in second.members] == [
+        (0, 10, 10, -1),
+        (1, 10, 0, 0),
+        (2, 10, 0, 0),
+    ]
+    with pytest.raises(InputError, match="3 samples of one prompt end in 5 blocks, more than the 4"):
+        feasible(Batching(policy="continuous", sequences=3, blocks=4, block=4), asked)
+
+
+def test_closed_loop_keeps_so_many_on_the_way() -> None:
+    asked = [Request(context=1, tokens=1 + i % 3, arrival=0) for i in range(10)]
+    for policy in ("independent", "continuous"):
+        batchers = loops(Batching(policy=policy, sequences=9), asked, concurrency=3, think=7)  # type: ignore[arg-type]
+        arrivals = batchers[0].arrivals
+        steps = drive(batchers.copy())
+        assert emitted(steps) == Counter({i: request.tokens for i, request in enumerate(asked)})
+        ends: dict[int, int] = {}
+        for start, batch in steps:
+            ends |= {m.sequence: start + 10 for m in batch.members}
+        came = arrivals.times
+        assert [came[i] for i in range(3)] == [0, 0, 0]
+        # Each of the others comes as long after an end as its user thinks.
+        assert sorted(came[i] for i in range(3, 10)) == sorted(ends.values())[:0] + sorted(
+            e + 7 for e in sorted(ends.values())[:7]
+        )
+        for time in sorted(came.values()):
+            assert sum(came[i] <= time < ends[i] for i in came) <= 3
+
+
+def test_acceptance_is_geometric_up_to_the_drafts() -> None:
+    drafts, p, steps = 4, 0.7, 20_000
+    speculation = Speculation(draft=drafts, acceptance=p)
+    counts = Counter(speculation.accepted(drafts, seed=1, sequence=0, step=step) for step in range(steps))
+    for accepted in range(drafts + 1):
+        expected = p**accepted * (1 - p) if accepted < drafts else p**drafts
+        sigma = (expected * (1 - expected) / steps) ** 0.5
+        assert abs(counts[accepted] / steps - expected) < 4 * sigma
+    assert Speculation(draft=2, acceptance=1.0).accepted(2, seed=0, sequence=0, step=0) == 2
+    assert Speculation(draft=2, acceptance=0.0).accepted(2, seed=0, sequence=0, step=0) == 0
+    given = Speculation(draft=4, acceptance=(3, 0, 9))
+    assert [given.accepted(4, seed=0, sequence=0, step=step) for step in range(4)] == [3, 0, 4, 3]
+
+
+def test_what_can_never_be_served_is_refused() -> None:
+    asked = [Request(context=30, tokens=3, arrival=0)]
+    with pytest.raises(InputError, match="sequence 0 ends with 33 tokens in 5 blocks, more than the 4"):
+        feasible(Batching(policy="continuous", blocks=4, block=8), asked)
+    with pytest.raises(InputError, match="at least the 64 tokens of the longest prompt, found 32"):
+        feasible(Batching(policy="continuous", tokens=32), [Request(context=0, prompt=64, tokens=1, arrival=0)])
