@@ -144,16 +144,15 @@ def op_graphs(scenario: Scenario) -> tuple[ModelGraph, Variants]:
         raise scenario.error("mapping.mla", f"expected only for multi-head latent attention, which {model.name} does not have")
     if wanted.layers is not None and wanted.layers > model.layers:
         raise scenario.error("model.layers", f"expected 1 to {model.layers}, all layers of {model.name}, found {wanted.layers}")
-    for i, request in enumerate(requests(scenario)):
-        if why := model.too_long(request.context + max(request.prompt - 1, 0) + request.tokens):
-            raise scenario.error("workload", f"sequence {i}: {why}")
     stored = formats.Formats(**scenario.mapping.formats.model_dump())
     element = formats.ELEMENT[model.dtype]
 
     def laid_out(captured: OpGraph) -> OpGraph:
         return formats.apply(_kernels(scenario, model, captured.select(wanted.layers, wanted.scope)), stored, element=element)
 
-    return model, Laid(model.variants, laid_out)
+    variants = Laid(model.variants, laid_out)
+    variants[False, False]  # what is wrong with it is said here
+    return model, variants
 
 
 def _kernels(scenario: Scenario, model: ModelGraph, ops: OpGraph) -> OpGraph:
@@ -235,6 +234,9 @@ def prepare(scenario: Scenario, model: ModelGraph, variants: Variants) -> Setup:
     """Turn a scenario into what the simulator takes: plain values and policies."""
     hardware, mapping, workload = scenario.hardware, scenario.mapping, scenario.workload
     ops, sequences = variants[False, False], requests(scenario)
+    for i, request in enumerate(sequences):
+        if why := model.too_long(request.final):
+            raise scenario.error("workload", f"sequence {i}: {why}")
     graphs = StepGraphs(
         variants,
         Mapping(

@@ -8,7 +8,7 @@ import models.library
 from sim.errors import InputError
 from sim.fusion import KEY_BLOCK, Fusion, fuse
 from sim.graph import QUANTITIES, ModelGraph, OpGraph
-from sim.runner import op_graph, run
+from sim.runner import op_graphs, run
 from sim.scenario import from_dict
 from tests.graphs import GraphBuilder, llama_block
 
@@ -173,13 +173,13 @@ def test_a_model_without_three_passes_is_refused() -> None:
 )
 def test_what_cannot_be_is_said(mapping: dict[str, object], message: str) -> None:
     with pytest.raises(InputError, match=message):
-        op_graph(from_dict({"model": {"config": "llama-3.2-1b"}, "mapping": mapping}))
+        op_graphs(from_dict({"model": {"config": "llama-3.2-1b"}, "mapping": mapping}))
 
 
 @pytest.mark.parametrize("key", [{"softmax": "fused"}, {"fuse": {"qkv": True}}])
 def test_a_written_graph_is_taken_as_it_is(key: dict[str, object]) -> None:
     with pytest.raises(InputError, match=r"expected only with model\.config"):
-        op_graph(from_dict({"model": {"graph": [{"name": "a", "flops": 1}]}, "mapping": key}))
+        op_graphs(from_dict({"model": {"graph": [{"name": "a", "flops": 1}]}, "mapping": key}))
 
 
 MACHINES = [

@@ -13,7 +13,7 @@ from sim.fusion import Fusion, fuse, with_kv_heads
 from sim.graph import QUANTITIES, OpGraph
 from sim.lowering import Mapping, lower
 from sim.replay import driver
-from sim.runner import op_graph, prepare
+from sim.runner import op_graphs, prepare
 from sim.scenario import from_dict
 from sim.simulation import simulate
 from sim.tasks import TaskGraph
@@ -133,9 +133,9 @@ MAPPINGS = {
 def test_shares_sum_to_the_captured_costs(model: str, name: str) -> None:
     """Whatever the mapping: FLOPs of all tasks, and bytes of each class but activations, are those that were captured."""
     text = {"model": {"config": model, "layers": 2}, "mapping": MAPPINGS[name]}
-    plain = op_graph(from_dict({**text, "mapping": {}}))[1].costs(1234)
+    plain = op_graphs(from_dict({**text, "mapping": {}}))[1][False, False].costs(1234)
     scenario = from_dict(text)
-    graph = prepare(scenario, op_graph(scenario)[1]).graph
+    graph = prepare(scenario, *op_graphs(scenario)).graph
     costs = graph.ops.costs(1234)
     for number, quantity in enumerate(QUANTITIES):
         shares = graph.share(costs[number])
@@ -153,7 +153,7 @@ def test_replay_is_the_same_to_the_bit(name: str) -> None:
         "mapping": {**MAPPINGS, "weights": {"weights": {"resident": 0.3}}}[name],
     }
     scenario = from_dict(text)
-    setup = prepare(scenario, op_graph(scenario)[1])
+    setup = prepare(scenario, *op_graphs(scenario))
     log, report = driver.run(setup)
     assert report.replayed > 0
     assert_same(log, simulate(setup))
@@ -161,5 +161,5 @@ def test_replay_is_the_same_to_the_bit(name: str) -> None:
 
 def test_a_latent_cache_has_one_head() -> None:
     scenario = from_dict({"model": {"config": "deepseek-v2-lite", "layers": 1}, "mapping": {"kv_loads": "head"}})
-    graph = prepare(scenario, op_graph(scenario)[1]).graph
+    graph = prepare(scenario, *op_graphs(scenario)).graph
     assert np.count_nonzero(graph.kind == graph.kinds.index("kv_load")) == 1
