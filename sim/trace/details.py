@@ -6,7 +6,6 @@ What is the same in every step (path, shape, ...) is encoded once per task of a 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from functools import reduce
 
 import numpy as np
 import numpy.typing as npt
@@ -15,7 +14,7 @@ from sim.eventlog import EventLog
 from sim.graph import QUANTITIES
 from sim.tasks import TaskGraph
 from sim.trace.layout import Layout
-from sim.trace.protobuf import Cells, Mask, Ragged, interleave, join, spread
+from sim.trace.protobuf import Cells, Mask, Ragged, join, spread
 from sim.trace.track_event import Interned, annotation_table, flow_fields, integer_annotation, text_annotation
 from sim.trace.tracks import Role, Slices
 
@@ -58,15 +57,15 @@ class Flows:
         self._out, self._in = np.bincount(producer, minlength=rows), np.bincount(consumer, minlength=rows)
         self._out_first, self._in_first = np.cumsum(self._out) - self._out, np.cumsum(self._in) - self._in
 
-    def encode(self, rows: Rows) -> Ragged:
-        """The fields for the slices of these rows."""
+    def encode(self, rows: Rows) -> tuple[Ragged, Ragged]:
+        """The fields for the slices of these rows: arrows that leave, then arrows that arrive."""
         leaving = flow_fields(
             self._by_producer[_ranges(self._out_first[rows], self._out[rows])] + 1, self._out[rows], terminating=False
         )
         arriving = flow_fields(
             self._by_consumer[_ranges(self._in_first[rows], self._in[rows])] + 1, self._in[rows], terminating=True
         )
-        return interleave(leaving, arriving)
+        return leaving, arriving
 
 
 def dependency_pairs(log: EventLog) -> tuple[Rows, Rows]:
@@ -124,10 +123,8 @@ class Details:
         for name in _INTEGERS:
             interned.annotations(name)
 
-    def encode(self, slices: Slices, flows: Flows | None) -> Ragged:
-        """Arguments and flows of a block of slices, one row each."""
-        rows = len(slices)
-        result = Ragged(np.zeros(0, dtype=np.uint8), np.zeros(rows, dtype=np.int64))
+    def encode(self, slices: Slices, flows: Flows | None) -> list[Ragged]:
+        """Arguments and flows of a block of slices, one row each: what goes into a row comes from the parts in turn."""
         groups = (
             ((slices.role == Role.RUN) | (slices.role == Role.MOVE), self._task),
             (slices.role == Role.OP, self._op),
@@ -143,8 +140,8 @@ class Details:
         if flows is not None:
             present = carries_flow(self._log, slices)
             if present.any():
-                parts.append(spread(flows.encode(slices.row[present]), present))
-        return reduce(interleave, parts, result)
+                parts += [spread(part, present) for part in flows.encode(slices.row[present])]
+        return parts
 
     def _integer(self, name: str, values: npt.NDArray[np.integer], present: Mask | None = None) -> list[Cells]:
         return integer_annotation(self._annotations(name), values, present)

@@ -117,7 +117,7 @@ def _slice_blocks(slices: Slices, details: Details | None, flows: Flows | None) 
                 name=block.name,
                 category=block.category,
                 colour=block.colour,
-                details=None if details is None else details.encode(block.take(opens), flows),
+                details=() if details is None else details.encode(block.take(opens), flows),
             )
         )
 

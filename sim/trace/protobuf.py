@@ -3,8 +3,8 @@
 A record is a row; its parts are `Cells`, left-aligned byte strings of at most a few bytes. `join` lays the parts of a block of
 rows side by side in one padded matrix and drops the padding with a single boolean selection, which NumPy does at memory
 speed. What differs in size too much from row to row to be padded (annotations, flows) is kept `Ragged` and merged in
-by `interleave`. Varints are canonical (shortest), so the bytes equal those of any plain encoder that writes the fields
-in the same order.
+by `interleave`, all at once. Varints are canonical (shortest), so the bytes equal those of any plain encoder that writes
+the fields in the same order.
 """
 
 from __future__ import annotations
@@ -154,19 +154,18 @@ def join(parts: Sequence[Cells], rows: int) -> Ragged:
     return Ragged(matrix[mask], total)
 
 
-def interleave(first: Ragged, second: Ragged) -> Ragged:
-    """In each row, what `first` holds, then what `second` holds."""
-    if not len(second.data):
-        return first
-    turns = np.empty(2 * len(first.length), dtype=np.int64)
-    turns[::2], turns[1::2] = first.length, second.length
-    which = np.zeros(len(turns), dtype=np.bool_)
-    which[1::2] = True
-    place = np.repeat(which, turns)
+def interleave(*parts: Ragged) -> Ragged:
+    """In each row, what the first of the parts holds, then what the second holds, and so on."""
+    lengths = np.stack([part.length for part in parts], axis=1)
+    holding = [i for i, part in enumerate(parts) if len(part.data)]
+    if len(holding) < 2:
+        return Ragged(parts[holding[0] if holding else 0].data, lengths.sum(axis=1))
+    which = np.tile(np.arange(len(parts), dtype=np.uint8), len(lengths))
+    place = np.repeat(which, lengths.ravel())  # of each byte, the part that it comes from
     data = np.empty(len(place), dtype=np.uint8)
-    data[place] = second.data
-    data[~place] = first.data
-    return Ragged(data, first.length + second.length)
+    for i in holding:
+        data[place == i] = parts[i].data
+    return Ragged(data, lengths.sum(axis=1))
 
 
 def spread(part: Ragged, present: Mask) -> Ragged:

@@ -6,7 +6,7 @@ Field numbers are those of Perfetto's `trace_packet.proto`, `track_event.proto`,
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -17,6 +17,7 @@ from sim.trace.protobuf import (
     VARINT,
     Bytes,
     Cells,
+    Lengths,
     Mask,
     Ragged,
     Table,
@@ -99,7 +100,8 @@ class Events:
     """A block of BEGINs and ENDs, one row each, in an order in which those of each track nest.
 
     begin: which rows are BEGINs. ns: absolute times. track: uuids. name, category: interned, read for BEGINs only.
-    colour: correlation ids, 0 for none, read for BEGINs only. details: annotations and flows of the BEGINs, one row each.
+    colour: correlation ids, 0 for none, read for BEGINs only.
+    details: annotations and flows of the BEGINs, one row each, part after part.
     """
 
     begin: Mask
@@ -108,13 +110,13 @@ class Events:
     name: Column
     category: Column
     colour: Column
-    details: Ragged | None = None
+    details: Sequence[Ragged] = ()
 
 
 def slice_packets(events: Events) -> Bytes:
     """Encode a block of slice events, as packets end to end."""
     begin, rows = events.begin, len(events.begin)
-    details = None if events.details is None else spread(events.details, begin)
+    details = [spread(part, begin) for part in events.details]
     body = [
         constant(tag(9, VARINT)),
         varints(np.where(begin, BEGIN, END)),
@@ -138,16 +140,16 @@ def counter_packets(ns: Column, track: int, values: npt.NDArray[np.integer | np.
         body += [constant(tag(30, VARINT)), varints(values.astype(np.int64))]
     else:
         body += [constant(tag(44, FIXED64)), fixed64(values.astype(np.float64))]
-    return _packets(ns, body, None, len(ns))
+    return _packets(ns, body, [], len(ns))
 
 
-def _packets(ns: Column, body: list[Cells], details: Ragged | None, rows: int) -> Bytes:
+def _packets(ns: Column, body: list[Cells], details: list[Ragged], rows: int) -> Bytes:
     """Wrap the fields of TrackEvents into packets: the details come last, so that they can be merged in at the end."""
-    extra = 0 if details is None else details.length
+    extra: Lengths | int = sum((part.length for part in details), start=np.zeros(rows, dtype=np.int64)) if details else 0
     event = nested(_TRACK_EVENT, *body, extra=extra)
     parts = [constant(tag(_TIMESTAMP, VARINT)), varints(ns), constant(_STATE), *event]
     head = join(nested(_PACKET, *parts, extra=extra), rows)
-    return head.data if details is None else interleave(head, details).data
+    return interleave(head, *details).data
 
 
 def integer_annotation(name: int, values: Column, present: Mask | None = None) -> list[Cells]:

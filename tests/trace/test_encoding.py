@@ -53,11 +53,11 @@ def columns(records: list[reference.Slice]) -> Events:
             values = np.array([record.args[place][2] if there else 0 for record, there in zip(begins, present, strict=True)])
             encode = integer_annotation if kind == reference.INTEGER else text_annotation
             cells += encode(key, values.astype(np.int64), present)
-    details = join(cells, len(begins)) if cells else Ragged(np.zeros(0, np.uint8), np.zeros(len(begins), np.int64))
+    details = [join(cells, len(begins))] if cells else []
     for name, terminating in (("leaving", False), ("arriving", True)):
         flows = [getattr(record, name) for record in begins]
         ids = np.array([flow for each in flows for flow in each], dtype=np.int64)
-        details = interleave(details, flow_fields(ids, np.array([len(each) for each in flows]), terminating=terminating))
+        details.append(flow_fields(ids, np.array([len(each) for each in flows]), terminating=terminating))
     return Events(
         begin=column("begin").astype(bool), ns=column("ns"), track=column("track"), name=column("name"),
         category=column("category"), colour=column("colour"), details=details,
@@ -90,16 +90,16 @@ def test_varints(values: list[int]) -> None:
     assert [protobuf.varint(value) for value in values] == [reference.varint(value) for value in values]
 
 
-@given(st.lists(st.tuples(st.binary(max_size=5), st.binary(max_size=5), st.booleans()), min_size=1))
-def test_interleave_and_spread(rows: list[tuple[bytes, bytes, bool]]) -> None:
+@given(st.lists(st.tuples(st.binary(max_size=5), st.binary(max_size=5), st.booleans(), st.binary(max_size=3)), min_size=1))
+def test_interleave_and_spread(rows: list[tuple[bytes, bytes, bool, bytes]]) -> None:
     def ragged(parts: list[bytes]) -> Ragged:
         return Ragged(np.frombuffer(b"".join(parts), np.uint8), np.array([len(part) for part in parts], np.int64))
 
-    present = np.array([there for _, _, there in rows])
-    second = spread(ragged([b for _, b, there in rows if there]), present)
-    merged = interleave(ragged([a for a, _, _ in rows]), second)
-    assert merged.data.tobytes() == b"".join(a + b * there for a, b, there in rows)
-    assert merged.length.tolist() == [len(a + b * there) for a, b, there in rows]
+    present = np.array([there for _, _, there, _ in rows])
+    second = spread(ragged([b for _, b, there, _ in rows if there]), present)
+    merged = interleave(ragged([a for a, _, _, _ in rows]), second, ragged([c for _, _, _, c in rows]))
+    assert merged.data.tobytes() == b"".join(a + b * there + c for a, b, there, c in rows)
+    assert merged.length.tolist() == [len(a + b * there + c) for a, b, there, c in rows]
 
 
 def test_strings_are_declared_once() -> None:
