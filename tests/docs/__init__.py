@@ -21,7 +21,8 @@ SECTIONS = {
     "Generate": "workload.generate", "Arrivals": "workload.generate.arrivals", "Lengths": "workload.generate.tokens",
     "RequestTrace": "workload.trace", "Columns": "workload.trace.columns", "Concurrency": "workload.concurrency",
     "Hardware": "hardware", "Engines": "hardware.engines", "Memory": "hardware.memory", "Arbiter": "hardware.memory.arbiter",
-    "Channels": "hardware.memory.channels", "ModelMapping": "mapping", "Formats": "mapping.formats", "Fuse": "mapping.fuse", "Residency": "mapping.weights",
+    "Channels": "hardware.memory.channels", "ModelMapping": "mapping", "Formats": "mapping.formats",
+    "Fuse": "mapping.fuse", "Residency": "mapping.weights",
     "Scheduler": "scheduler", "Cost": "cost", "Trace": "trace", "Window": "trace.window",
 }  # fmt: skip
 
