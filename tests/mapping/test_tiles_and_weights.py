@@ -12,7 +12,7 @@ import sim
 from sim.errors import InputError
 from sim.graph import QUANTITIES
 from sim.lowering import Mapping, lower
-from sim.runner import op_graph
+from sim.runner import op_graphs, prepare
 from sim.scenario import from_dict
 from tests.graphs import GraphBuilder, llama_block
 
@@ -58,7 +58,7 @@ def test_a_tile_needs_its_own_tile_of_what_it_follows() -> None:
 def test_a_share_of_each_products_weights_is_streamed(written: float) -> None:
     """What stays is rounded down, op by op, so nothing is read twice and nothing is lost."""
     share = Fraction(str(written))
-    captured = op_graph(from_dict({"model": MODEL}))[1].costs(0)[QUANTITIES.index("weight")].tolist()
+    captured = op_graphs(from_dict({"model": MODEL}))[1][False, False].costs(0)[QUANTITIES.index("weight")].tolist()
     result = sim.run(from_dict({"model": MODEL, "mapping": {"weights": {"resident": written}, "tiles": 3}}))
     assert result.metrics.bytes_read == sum(size - size * share.numerator // share.denominator for size in captured)
     streamed = sim.run(from_dict({"model": MODEL, "mapping": {"tiles": 3}}))
@@ -109,9 +109,9 @@ def test_what_is_said_to_fit_fits(sram: int, tiles: int | dict[str, int]) -> Non
     """Both pieces of advice, the number and the table, run; one tile less of what is too large does not."""
 
     def attempt(tiles: int | dict[str, int]) -> str:
-        text = {"model": MODEL, "hardware": {"sram": f"{sram} B"}, "mapping": {"tiles": tiles}}
+        scenario = from_dict({"model": MODEL, "hardware": {"sram": f"{sram} B"}, "mapping": {"tiles": tiles}})
         try:
-            sim.run(from_dict(text))
+            prepare(scenario, *op_graphs(scenario))
         except InputError as error:
             return str(error)
         return ""

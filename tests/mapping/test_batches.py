@@ -1,0 +1,33 @@
+"""Kernels, splits and shares in steps of several sequences, prompts in chunks among them."""
+
+from __future__ import annotations
+
+import pytest
+
+import sim
+from sim.scenario import from_dict
+
+MAPPINGS = {
+    "online": {"softmax": "online"},
+    "splits": {"softmax": "online", "kv_splits": 3, "kv_loads": "head"},
+    "projections": {"softmax": "fused", "fuse": {"qkv": True, "gate_up": True}},
+    "operands": {"softmax": "online", "kv_splits": 2, "kv": "operands", "execution": "stream"},
+    "tiles": {"tiles": {"default": 2, "lm_head": 8}},
+}
+
+
+def run(mapping: dict[str, object], *, replay: bool = True) -> sim.Result:
+    sequences = [{"context": 100, "prompt": 70, "tokens": 3}, {"context": 500, "prompt": 3, "tokens": 5, "arrival": "1 ms"}]
+    workload = {"sequences": sequences, "batching": {"policy": "continuous"}, "prefill": {"chunk": 32}}
+    return sim.run(
+        from_dict({"model": {"config": "llama-3.2-1b", "layers": 2}, "workload": workload, "mapping": mapping}), replay=replay
+    )
+
+
+@pytest.mark.parametrize("name", MAPPINGS)
+def test_a_mapping_moves_no_other_bytes(name: str) -> None:
+    """The batches are the same ones here, so the bytes are too; and a replay is the same run."""
+    plain, mapped = run({}), run(MAPPINGS[name])
+    assert len(mapped.log.steps) == len(plain.log.steps)
+    assert (mapped.metrics.bytes_read, mapped.metrics.bytes_written) == (plain.metrics.bytes_read, plain.metrics.bytes_written)
+    assert run(MAPPINGS[name], replay=False).makespan == mapped.makespan
