@@ -19,16 +19,18 @@ from sim.profile.fit import residual
               help="Folder of the tables, if not that of MAPPING.")  # fmt: skip
 @click.option("-o", "--out", type=click.Path(path_type=Path, dir_okay=False), required=True, metavar="DEVICE.yaml",
               help="Where to write the device profile.")  # fmt: skip
+@click.option("--all", "everything", is_flag=True, help="Fit to all rows: a profile to use, not one to judge.")
 @click.option("--samples", type=click.Path(path_type=Path, dir_okay=False), metavar="FILE.parquet",
               help="Keep the rows of the tables as samples, too; needs pyarrow.")  # fmt: skip
-def command(mapping: Path, folder: Path | None, out: Path, samples: Path | None) -> None:
+def command(mapping: Path, folder: Path | None, out: Path, everything: bool, samples: Path | None) -> None:
     """Make a device profile from tables of kernel times (CSV or Parquet). MAPPING says which column is what.
 
     Fits to the rows that the mapping names for calibration, and shows how far it is off on those and on all others.
     """
     found = read_tables(mapping, folder)
+    calibrate = found.calibrate | everything
     profile = fit(
-        found.samples.take(found.calibrate), found.provenance, title=found.title, bandwidth=found.bandwidth,
+        found.samples.take(calibrate), found.provenance, title=found.title, bandwidth=found.bandwidth,
         capacity=found.capacity, cache=found.cache,
     )  # fmt: skip
     predicted = predict(profile, found.samples)
@@ -37,7 +39,7 @@ def command(mapping: Path, folder: Path | None, out: Path, samples: Path | None)
         table.add_column(name, justify="left" if name in ("kernels", "form") else "right")
     for timing in profile.timings:
         cells = [f"{timing.kind} ({timing.dtype})", timing.form]
-        for part in (found.calibrate, ~found.calibrate):
+        for part in (calibrate, ~calibrate):
             chosen = part & (found.samples.kind == timing.kind) & (found.samples.dtype == timing.dtype) & np.isfinite(predicted)
             if chosen.any():
                 error = residual(predicted[chosen], found.samples.duration[chosen])

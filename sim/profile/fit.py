@@ -181,14 +181,19 @@ def fit_later(shapes: Shapes, durations: npt.NDArray[np.int64], unit: str) -> di
 
 PLAIN = {"sum": fit_sum, "later": fit_later}
 
-#: Depths at which kernels may begin to split their loop.
-SPLITS = (1024, 2048, 4096)
+#: Depths at which kernels may begin to split their loop, and how much larger than the least error is as good.
+SPLITS, AS_GOOD = (1024, 2048, 4096), 1.25
 
 
 def fit_cached(samples: Samples, cache: int | None) -> ByRows:
-    """Coefficients of `cached`, for a last cache of so many bytes, with the split that fits best."""
+    """Coefficients of `cached`, for a last cache of so many bytes.
+
+    Of the splits that fit about as well the deepest is taken: what a shallow one leaves to `serial` grows without end beyond
+    the depths that were measured.
+    """
     found = [_cached(samples, cache, split) for split in SPLITS]
-    return min(found, key=lambda rows: _error(samples, "cached", UNITS[0], rows))
+    errors = [_error(samples, "cached", UNITS[0], rows) for rows in found]
+    return next(rows for rows, error in reversed([*zip(found, errors, strict=True)]) if error <= AS_GOOD * min(errors))
 
 
 def _cached(samples: Samples, cache: int | None, split: int) -> ByRows:

@@ -29,11 +29,16 @@ def parts(row: Times) -> dict[str, int]:
 
 
 def doubts(found: Sequence[Doubt]) -> list[str]:
-    """What the costs are less than sure of, one sentence each, what takes the most time first."""
-    return [
-        f"{doubt.kind}: {doubt.why} ({doubt.ops} op{'s' if doubt.ops > 1 else ''}, {doubt.share:.1%} of the time on engines)"
-        for doubt in sorted(found, key=lambda doubt: -doubt.share)
-    ]
+    """What the costs are less than sure of, one sentence for each reason, what takes the most time first."""
+    by_reason: dict[str, list[Doubt]] = {}
+    for doubt in found:
+        by_reason.setdefault(doubt.why, []).append(doubt)
+    texts = []
+    for why, group in sorted(by_reason.items(), key=lambda item: -sum(doubt.share for doubt in item[1])):
+        ops, share = sum(doubt.ops for doubt in group), sum(doubt.share for doubt in group)
+        kinds = ", ".join(doubt.kind for doubt in group)
+        texts.append(f"{kinds}: {why} ({ops} op{'s' if ops > 1 else ''}, {share:.1%} of the time on engines)")
+    return texts
 
 
 def totals(result: Result) -> dict[str, Any]:

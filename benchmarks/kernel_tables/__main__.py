@@ -1,0 +1,133 @@
+"""How far predictions of GPU kernels are off on shapes that the fit never saw.
+
+    python -m benchmarks.kernel_tables FOLDER [--write FILE.md]
+
+FOLDER holds the tables that the mapping files beside this one name. Fits to the rows that those name for calibration, and
+reports on all others. The plain roofline stands beside it: FLOPs at the datasheet's peak, or bytes at its bandwidth.
+"""
+
+from __future__ import annotations
+
+import argparse
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+
+from sim.profile import KernelTables, fit, predict, read_tables
+from sim.profile.samples import SHAPE
+from sim.units import PS_PER_S
+
+HERE = Path(__file__).parent
+
+#: FLOP/s in bfloat16 by the datasheets, for the roofline.
+PEAK = {"h100_sxm": 989 * 10**12, "a100_sxm": 312 * 10**12}
+
+BATCHES = ((1, 1), (2, 8), (9, 32), (33, 128), (129, 4096))
+SIZES = ((0, 4 * 10**6), (4 * 10**6, 40 * 10**6), (40 * 10**6, 200 * 10**6), (200 * 10**6, 10**13))
+
+Mask = npt.NDArray[np.bool_]
+Times = npt.NDArray[np.float64]
+
+
+def page(folder: Path) -> Iterator[str]:
+    """The lines of the Markdown page."""
+    yield f"""# Kernels of GPUs: predicted against measured
+
+Made by `python -m benchmarks.kernel_tables FOLDER` on {time.strftime("%Y-%m-%d")}. Kernel times are NVIDIA's: AIConfigurator
+(github.com/ai-dynamo/aiconfigurator, Apache-2.0), timed through vLLM; the tables are not part of this repository. Profiles are
+fitted to products with n, k up to 8192 and to contexts up to 8192; all else is *unseen*. Errors are |predicted / measured - 1|
+in per cent, median and 90th percentile; *bias* is the median with its sign. *Roofline* is the later of bytes at the datasheet's
+bandwidth and FLOPs at its peak, on the same rows: a lower bound, shown as what it is. *Noise floor* is how far two rows differ
+that do the same work: products of m and m + 1 rows from 4 to 8, attention over 4 and 8 tokens.
+"""
+    for name, peak in PEAK.items():
+        found = read_tables(HERE / f"{name}.yaml", folder)
+        profile = fit(found.samples.take(found.calibrate), found.provenance, bandwidth=found.bandwidth, cache=found.cache)
+        predicted = predict(profile, found.samples)
+        bound = roofline(found, peak)
+        known = np.isfinite(predicted)
+        yield f"## {found.title}\n\n{found.provenance.source}.\n"
+        yield from header("kernels", "rows")
+        for kind in profile_kinds(found):
+            of_kind = known & (found.samples.kind == kind)
+            for label, part in (("calibration", found.calibrate), ("unseen", ~found.calibrate)):
+                yield row(f"{kind}, {label}", of_kind & part, predicted, bound, found)
+        yield f"\nNoise floor: {'; '.join(noise(found))}.\n\nUnseen, by batch:\n"
+        yield from header("kernels", "rows")
+        for kind in profile_kinds(found):
+            for low, high in BATCHES:
+                chosen = known & ~found.calibrate & (found.samples.kind == kind)
+                chosen &= (found.samples.rows >= low) & (found.samples.rows <= high)
+                batch = str(low) if low == high else f"{low} to {high}"
+                yield from [row(f"{kind}, batch {batch}", chosen, predicted, bound, found)] if chosen.any() else []
+        yield "\nUnseen, by bytes that the kernel moves:\n"
+        yield from header("kernels", "rows")
+        moved = found.samples.bytes_read + found.samples.bytes_written
+        for kind in profile_kinds(found):
+            for low, high in SIZES:
+                chosen = known & ~found.calibrate & (found.samples.kind == kind) & (moved >= low) & (moved < high)
+                size = f"over {low // 10**6} MB" if high > 10**12 else f"{low // 10**6} to {high // 10**6} MB"
+                yield from [row(f"{kind}, {size}", chosen, predicted, bound, found)] if chosen.any() else []
+        yield ""
+
+
+def noise(found: KernelTables) -> Iterator[str]:
+    """How far rows differ that do the same work."""
+    samples = found.samples
+    rows = zip(*(samples.columns[name].tolist() for name in ("kind", *SHAPE[:7], "duration")), strict=True)
+    times = {row[:-1]: row[-1] for row in rows}
+    for kind in profile_kinds(found):
+        pairs = []
+        for (what, m, *shape, context), took in times.items():
+            near = (what, m + 1, *shape, context) if kind == "product" else (what, m, *shape, 8)
+            if what == kind and near in times and (4 <= m < 8 if kind == "product" else context == 4):
+                pairs.append(abs(took / times[near] - 1))
+        known = f"{100 * np.median(pairs):.1f} median, {100 * np.quantile(pairs, 0.9):.1f} p90" if pairs else "not known"
+        yield f"{kind} {known}"
+
+
+def profile_kinds(found: KernelTables) -> list[str]:
+    return sorted(set(found.samples.kind), key=lambda kind: (kind != "product", kind))
+
+
+def header(*names: str) -> Iterator[str]:
+    columns = [*names, "median", "p90", "bias", "roofline median", "roofline p90"]
+    yield f"| {' | '.join(columns)} |\n| --- |{' ---: |' * (len(columns) - 1)}"
+
+
+def row(
+    label: str, chosen: Mask, predicted: npt.NDArray[np.float64], bound: npt.NDArray[np.float64], found: KernelTables
+) -> str:
+    measured = found.samples.duration[chosen]
+    error, plain = predicted[chosen] / measured - 1, np.abs(bound[chosen] / measured - 1)
+    size, bias = np.abs(error), np.median(error)
+    numbers = [np.median(size), np.quantile(size, 0.9), bias, np.median(plain), np.quantile(plain, 0.9)]
+    cells = [f"{100 * x:.1f}" if i != 2 else f"{100 * x:+.1f}" for i, x in enumerate(numbers)]
+    return f"| {label} | {int(chosen.sum()):,} | {' | '.join(cells)} |"
+
+
+def roofline(found: KernelTables, peak: int) -> Times:
+    samples = found.samples
+    moved = (samples.bytes_read + samples.bytes_written).astype(np.float64)
+    bound: Times = np.maximum(moved / found.bandwidth, samples.flops / peak) * PS_PER_S
+    return bound
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0] if __doc__ else "")
+    parser.add_argument("folder", type=Path, help="where the tables are")
+    parser.add_argument("--write", type=Path, metavar="FILE.md", help="write the page there")
+    options = parser.parse_args()
+    text = "\n".join(page(options.folder)).rstrip() + "\n"
+    if options.write:
+        reasons = options.write.read_text().partition("\n## Where it misses") if options.write.exists() else ("", "", "")
+        options.write.write_text(text + "".join(reasons[1:]))
+    else:
+        print(text)
+
+
+if __name__ == "__main__":
+    main()
