@@ -8,6 +8,8 @@ from sim.analysis.bounds import Bounds
 from sim.analysis.breakdown import Breakdown
 from sim.analysis.context import Rules
 from sim.analysis.metrics import Metrics
+from sim.analysis.requests import Requests
+from sim.analysis.series import Series
 from sim.cost import Doubt
 from sim.eventlog import EventLog
 from sim.graph import ModelGraph
@@ -31,7 +33,8 @@ class Timing:
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Result:
     """A run and its account. `log` holds the event log as NumPy columns; `checks` names the invariants that were checked,
-    `doubts` what the costs are less than sure of.
+    `doubts` what the costs are less than sure of. `requests`: what each request got; `series`: the same over time; `kv_bytes`:
+    what one token appends to the KV cache.
     """
 
     scenario: Scenario
@@ -44,6 +47,9 @@ class Result:
     checks: tuple[str, ...]
     doubts: tuple[Doubt, ...]
     timing: Timing
+    requests: Requests
+    series: Series
+    kv_bytes: int
 
     @property
     def makespan(self) -> int:

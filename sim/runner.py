@@ -24,6 +24,8 @@ from sim.analysis.breakdown import INVARIANT, breakdown
 from sim.analysis.checks import check
 from sim.analysis.context import Rules
 from sim.analysis.metrics import metrics
+from sim.analysis.requests import requests as served_requests
+from sim.analysis.series import series
 from sim.batch import Laid, Shape, StepGraphs, Variants
 from sim.capacity import footprint
 from sim.cost import COST_MODELS, CostModel, Doubt, Machine
@@ -92,12 +94,16 @@ def run(scenario: Scenario | str | Path, *, replay: bool = True) -> Result:
     checks = check(log, rules, limits)
     account = breakdown(log, rules)
     numbers = metrics(log)
+    warmup = scenario.report
+    served = served_requests(log, account.tokens, warmup_time=warmup.warmup_time, warmup_requests=warmup.warmup_requests)
     timing = Timing(
         capture=captured - began, simulate=simulated - captured, analyse=perf_counter() - simulated, replayed=replayed
     )
     return Result(
         scenario=scenario, model=model, log=log, rules=rules, metrics=numbers, bounds=limits, breakdown=account,
-        checks=(*checks, INVARIANT), doubts=doubts(setup), timing=timing
+        checks=(*checks, INVARIANT), doubts=doubts(setup), timing=timing,
+        requests=served, series=series(log, served.arrival, served.last),
+        kv_bytes=int(variants[False, False].costs(0)[QUANTITIES.index("kv_write")].sum()),
     )  # fmt: skip
 
 

@@ -15,7 +15,9 @@ from sim import __version__, storage
 from sim.analysis.critical_path import critical_path
 from sim.cli.options import scenario_arguments
 from sim.errors import InputError
+from sim.repeats import estimates, numbers, repeat, to_json
 from sim.report import terminal
+from sim.report.repeats import render as render_repeats
 from sim.report.summary import summary
 from sim.result import Result
 from sim.runner import read, run
@@ -33,6 +35,12 @@ from sim.units import format_time
 @click.option("--replay/--no-replay", default=True, help="Replay steps that are alike, or simulate each; results are equal.")
 @click.option("--trace-format", type=click.Choice(["pftrace", "pftrace.gz", "json"]), default="pftrace", show_default=True,
               help="Perfetto's own format, the same compressed, or Chrome JSON.")  # fmt: skip
+@click.option(
+    "--repeats",
+    type=int,
+    metavar="N",
+    help="Run N times, with the scenario's seed and those after it: means and 95 % confidence intervals, no trace.",
+)
 @click.option("--save-log", type=click.Path(path_type=Path, dir_okay=False), metavar="FILE.parquet",
               help="Keep the event log, with the scenario inside; needs pyarrow.")  # fmt: skip
 @click.option("--log-only", is_flag=True,
@@ -47,6 +55,7 @@ def command(
     replay: bool,
     save_log: Path | None,
     log_only: bool,
+    repeats: int | None,
 ) -> None:
     """Run scenarios: files, or names of shipped ones (`sim list scenarios`)."""
     paths = [find_scenario(name) for name in names]
@@ -58,6 +67,12 @@ def command(
             raise InputError("--log-only: expected --save-log FILE.parquet as well")
         makespan, report = storage.run_to_file(scenarios[0], save_log)
         click.echo(f"{save_log}: {format_time(makespan)}, {report.replayed:,} of {report.steps:,} steps replayed")
+        return
+    if repeats is not None:
+        if save_log is not None:
+            raise InputError("--repeats: expected no --save-log, which holds one run")
+        for scenario in scenarios:
+            _repeated(scenario, repeats, as_json, replay)
         return
     targets = [out / f"{path.stem}.{trace_format}" for path in paths]
     if with_trace and len(set(targets)) < len(targets):
@@ -81,6 +96,18 @@ def command(
         if with_trace:
             console.print(f"\ntrace  {target}\n       open it at https://ui.perfetto.dev (Open trace file)", highlight=False)
         sys.stdout.flush()
+
+
+def _repeated(scenario: Scenario, count: int, as_json: bool, replay: bool) -> None:
+    """Run a scenario with several seeds and print what they come to."""
+    found: list[dict[str, tuple[str, float]]] = []
+    with Console(stderr=True).status(f"simulating {scenario.name}"):
+        found.extend(numbers(result) for result in repeat(scenario, count, replay=replay))
+    data = to_json(scenario, estimates(found), count)
+    if as_json:
+        click.echo(json.dumps(data))
+    else:
+        Console(width=None if Console().is_terminal else 120).print(render_repeats(data), highlight=False)
 
 
 def write_trace(result: Result, path: Path) -> None:

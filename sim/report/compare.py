@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import numpy as np
@@ -11,11 +11,12 @@ from rich.table import Table
 from rich.text import Text
 
 from sim.analysis.breakdown import PARTS
+from sim.report.requests import TITLES, data, worth_showing
 from sim.result import Result
 from sim.units import format_bytes, format_time
 
 #: What only names or explains a scenario, or only changes what is shown of it.
-_NO_CAUSE = ("name", "description", "trace.")
+_NO_CAUSE = ("name", "description", "trace.", "report.")
 FEW = 12
 
 
@@ -60,8 +61,8 @@ def _numbers(a: Result, b: Result) -> list[tuple[str, str, float, float]]:
 
     rows = [
         pair("makespan", "ps", lambda r: r.makespan),
-        pair("tokens", "", lambda r: len(r.metrics.tokens)),
-        pair("time of a token", "ps", lambda r: sum(t.end - t.start for t in r.metrics.tokens) // len(r.metrics.tokens)),
+        pair("tokens", "", lambda r: int(r.requests.tokens.sum())),
+        pair("time of a step", "ps", lambda r: sum(t.end - t.start for t in r.metrics.tokens) // len(r.metrics.tokens)),
         pair("engine utilisation", "share", lambda r: _share(sum(r.metrics.engine_busy), r.makespan * r.log.engines)),
         pair("channel utilisation", "share", lambda r: _share(sum(r.metrics.delivered), r.makespan * r.log.channels)),
         pair("bytes read", "bytes", lambda r: r.metrics.bytes_read),
@@ -70,12 +71,27 @@ def _numbers(a: Result, b: Result) -> list[tuple[str, str, float, float]]:
         pair("lower bound", "ps", lambda r: r.bounds.lower),
         pair("above the lower bound", "share", lambda r: round(r.bounds.gap(r.makespan), 6)),
     ]
+    if worth_showing(a) or worth_showing(b):
+        rows += _requests(a, b)
     along = ("tokens", a.breakdown.tokens.sum(axis=0), b.breakdown.tokens.sum(axis=0))
     for title, ours, theirs in (along, ("all tasks", a.breakdown.total, b.breakdown.total)):
         for part, one, other in zip(PARTS, ours.tolist(), theirs.tolist(), strict=True):
             if one or other:
                 rows.append((f"{part.replace('_', ' ')}, {title}", "ps", one, other))
     return rows
+
+
+def _requests(a: Result, b: Result) -> Iterator[tuple[str, str, float, float]]:
+    """What requests got, as far as both runs have it."""
+    one, other = data(a), data(b)
+    yield "tokens/s", "", one["tokens_per_s"], other["tokens_per_s"]
+    for name, title in TITLES.items():
+        first, second = one[f"{name}_ps"], other[f"{name}_ps"]
+        if first is not None and second is not None and (first["max"] or second["max"]):
+            yield from ((f"{title}, {each}", "ps", first[each], second[each]) for each in ("mean", "p99"))
+    for name, title in (("tokens_per_s", "fairness of tokens/s"), ("slowdown", "fairness of slowdowns")):
+        if one["fairness"][name] is not None and other["fairness"][name] is not None:
+            yield title, "", one["fairness"][name], other["fairness"][name]
 
 
 def _difference(name: str, unit: str, a: float, b: float) -> dict[str, Any]:
@@ -138,4 +154,4 @@ def _format(value: float, unit: str, *, sign: bool = False) -> str:
         return plus + format_time(int(value))
     if unit == "bytes":
         return plus + format_bytes(value)
-    return f"{value:.1%}" if unit == "share" else f"{value:,}"
+    return f"{value:.1%}" if unit == "share" else f"{value:,.4g}" if isinstance(value, float) else f"{value:,}"

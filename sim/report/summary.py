@@ -7,7 +7,7 @@ from typing import Any
 
 from sim.analysis.blame import blame
 from sim.analysis.critical_path import critical_path
-from sim.report import account
+from sim.report import account, requests
 from sim.result import Result
 
 #: Tasks. Who is to blame takes several times as long as all else; `sim explain` tells it of larger runs too.
@@ -35,6 +35,7 @@ def summary(result: Result, *, trace: Path | None = None, timing: bool = True, w
             }
             for t, parts in zip(m.tokens, result.breakdown.tokens, strict=True)
         ],
+        "requests": requests.data(result),
         "engines": [
             {"name": f"engine {i}", "busy_ps": busy, "utilisation": _share(busy, m.makespan)}
             for i, busy in enumerate(m.engine_busy)

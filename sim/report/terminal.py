@@ -6,7 +6,7 @@ from rich.console import Console, Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from sim.report import account
+from sim.report import account, requests
 from sim.result import Result
 from sim.units import format_bytes, format_rate, format_time
 
@@ -28,7 +28,8 @@ def render(result: Result) -> RenderableType:
     facts.add_row("replay", _replay(result))
     for i, doubt in enumerate(account.doubts(result.doubts)):
         facts.add_row("" if i else "doubts", Text(doubt, style="yellow"))
-    return Group(head, facts, Text(), _kinds(result))
+    served = [Text(), requests.render(result)] if requests.worth_showing(result) else []
+    return Group(head, facts, *served, Text(), _kinds(result))
 
 
 def _memory(result: Result) -> str:
@@ -45,15 +46,16 @@ def _memory(result: Result) -> str:
 
 
 def _tokens(result: Result) -> str:
-    tokens = result.metrics.tokens
-    if len(tokens) <= MANY:
+    tokens, emitted = result.metrics.tokens, int(result.requests.tokens.sum())
+    batched = result.log.batched is not None
+    if len(tokens) <= MANY and not batched:
         return ", ".join(f"{t.sequence}.{t.token} in {format_time(t.end - t.start)}" for t in tokens)
     times = sorted(t.end - t.start for t in tokens)
     mean = sum(times) // len(times)
     return (
-        f"{len(tokens):,} tokens of {len({t.sequence for t in tokens}):,} sequences; per token mean {format_time(mean)}, "
-        f"min {format_time(times[0])}, max {format_time(times[-1])}; "
-        f"{len(tokens) / (result.makespan / 1e12):,.1f} tokens/s"
+        f"{emitted:,} tokens of {len(result.requests):,} sequences{f' in {len(tokens):,} steps' if batched else ''}; "
+        f"per {'step' if batched else 'token'} mean {format_time(mean)}, min {format_time(times[0])}, "
+        f"max {format_time(times[-1])}; {emitted / (result.makespan / 1e12):,.1f} tokens/s"
     )
 
 

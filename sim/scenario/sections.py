@@ -532,6 +532,20 @@ class Trace(Section):
     window: Window | None = Field(default=None, description="Only what happens in this time; null: all.")
 
 
+class Report(Section):
+    """What statistics over requests leave out."""
+
+    warmup_time: Duration = default(
+        "0 s", description="Requests that arrive earlier than this are not counted, and rates are of the time after it."
+    )
+    warmup_requests: Whole = Field(
+        default=0,
+        ge=0,
+        lt=MAX_REQUESTS,
+        description="So many of the first requests are not counted; rates are of the time after.",
+    )
+
+
 class Scenario(Section):
     """Model, machine, workload and mapping: all that a run depends on."""
 
@@ -551,6 +565,7 @@ class Scenario(Section):
     cost: Cost = default("roofline", description="How long tasks take.")
     seed: Whole = Field(default=0, ge=0, lt=2**63, description="Seed of all that is random.")
     trace: Trace = default({}, description="What the trace shows.")
+    report: Report = default({}, description="What statistics over requests leave out.")
 
     @property
     def source(self) -> str:

@@ -5,6 +5,7 @@
       Memory      GB/s delivered, outstanding transfers (counters); for each channel lanes of transfers being served,
                   and below them lanes of transfers that queue
       critical path (if it is given)
+      Requests    batch size, KV cache (counters), where there are several sequences
     Sequences
       sequence n
         token k   the chain of tasks that decided its end, as token > layer > op, with waiting as slices of its own
@@ -21,6 +22,7 @@ from collections.abc import Iterator
 import numpy as np
 import numpy.typing as npt
 
+from sim.analysis.series import Levels, batches, cached
 from sim.eventlog import EventLog
 from sim.trace.chain import chains
 from sim.trace.tracks import Counter, Role, Slices, Strings, Times, Tracks, lanes, steps_of, thin
@@ -94,6 +96,10 @@ class Layout:
         groups = [*self._engines(), *self._memory()]
         if self.critical is not None:
             groups.append(self._critical_path(self.critical))
+        if self._serves:
+            group = self.tracks.add("Requests", self._machine, "What the machine serves at a time.")
+            self._batch = self.tracks.add("batch size", group, "Sequences that the steps in progress take in.", "sequences")
+            self._cache = self.tracks.add("KV cache", group, "Tokens in the KV cache of all sequences.", "tokens")
         return Slices.concatenate(groups).within(self.window)
 
     def _engines(self) -> Iterator[Slices]:
@@ -250,11 +256,24 @@ class Layout:
             yield self._clip(thin(self._rate(track, channel)))
         moving = np.flatnonzero(self.moves)
         yield self._count(self._outstanding, tasks.start[moving], self.moved[moving])
+        if self._serves:
+            yield self._level(self._batch, batches(self.log))
+            yield self._level(self._cache, cached(self.log))
+
+    @property
+    def _serves(self) -> bool:
+        """Whether there is more than one sequence that decodes."""
+        return self.log.batched is not None or len(self.log.arrival) > 1
 
     def _count(self, track: int, start: Times, end: Times) -> Counter:
         ones = np.ones(len(start), dtype=np.int64)
         time = np.concatenate([[0], start, end])
         time, value = steps_of(time, np.concatenate([[0], ones, -ones]))
+        return self._clip(thin(Counter(track, time, value)))
+
+    def _level(self, track: int, levels: Levels) -> Counter:
+        time = np.concatenate([[0], levels.start, levels.end])
+        time, value = steps_of(time, np.concatenate([[0], levels.value, -levels.value]))
         return self._clip(thin(Counter(track, time, value)))
 
     def _rate(self, track: int, channel: int) -> Counter:

@@ -23,7 +23,7 @@ SECTIONS = {
     "Hardware": "hardware", "Engines": "hardware.engines", "Memory": "hardware.memory", "Arbiter": "hardware.memory.arbiter",
     "Channels": "hardware.memory.channels", "ModelMapping": "mapping", "Formats": "mapping.formats",
     "Fuse": "mapping.fuse", "Residency": "mapping.weights",
-    "Scheduler": "scheduler", "Cost": "cost", "Trace": "trace", "Window": "trace.window",
+    "Scheduler": "scheduler", "Cost": "cost", "Trace": "trace", "Window": "trace.window", "Report": "report",
 }  # fmt: skip
 
 

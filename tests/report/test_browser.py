@@ -235,3 +235,22 @@ def test_a_hundred_thousand_tasks(tmp_path: Path, opened: Open) -> None:
         )
         canvas, total = (statistics.median(column) for column in zip(*frames, strict=True))
         print(f"{name}: canvas {canvas:.1f} ms a frame, with the bandwidth chart {total:.1f} ms")
+
+
+def test_requests(tmp_path: Path, opened: Open) -> None:
+    path = tmp_path / "many.html"
+    call("report", "four_sequences_fifo", "-o", str(path), "--no-what-if", "--set", "model.layers=1")
+    browser = opened(path)
+    data = numbers("four_sequences_fifo", "--set", "model.layers=1")["requests"]
+    names = ("ttft_ps", "tpot_ps", "itl_ps", "e2e_ps")
+    times = [[data[name][of] for of in ("mean", "p50", "p90", "p99", "max")] for name in names]
+    assert [row[1:] for row in cells(browser, "requests-times")][:4] == times
+    assert [(row[0], row[5]) for row in cells(browser, "requests-table")] == [
+        (r["sequence"], r["e2e_ps"]) for r in data["each"]
+    ]
+    assert browser.evaluate("[...document.querySelectorAll('#requests-charts figure, #requests-charts svg')].length") >= 4
+    assert "NaN" not in browser.evaluate("document.getElementById('requests').outerHTML")
+
+
+def test_one_request_has_no_section(page: Path, opened: Open) -> None:
+    assert opened(page).evaluate("document.getElementById('requests').hidden")

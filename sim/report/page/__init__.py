@@ -21,6 +21,7 @@ from sim.report import account
 from sim.report.page.columns import pack
 from sim.report.page.roofline import roofline
 from sim.report.page.timeline import LIMIT, timeline
+from sim.report.requests import worth_showing
 from sim.report.summary import summary
 from sim.result import Result
 
@@ -43,6 +44,7 @@ def render(result: Result, *, what_if: dict[str, Any] | None = None, overrides: 
         "parts": list(PARTS),
         "what_if": what_if,
         "roofline": roofline(result),
+        "requests": worth_showing(result),
     }
     return _fill(
         _read("page", "template.html"),

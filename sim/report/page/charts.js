@@ -66,6 +66,24 @@ function breakdownChart(tokens, parts, width) {
   });
 }
 
+/** A value over the run: means over equal parts of it. */
+function seriesChart(values, step, title, format, width) {
+  const points = values.map((value, i) => ({ at: i * step, value })), end = values.length * step;
+  const [unit, scale] = UNITS.find(([, s]) => end >= s) ?? ["ps", 1];
+  points.push({ at: end, value: values.at(-1) });
+  return Plot.plot({
+    ...BASE, width, height: 150, marginLeft: 80, marginRight: 8, marginTop: 24, marginBottom: 30, ariaLabel: `${title} over time`,
+    x: { domain: [0, end / scale], transform: (at) => at / scale, label: `${unit} →`, ticks: Math.max(2, Math.floor(width / 90)), tickSize: 3 },
+    y: { domain: [0, d3.max(values) * 1.04 || 1], label: null, ticks: 3, tickSize: 0, grid: true, tickFormat: format },
+    marks: [
+      Plot.areaY(points, { x: "at", y: "value", fill: fill("transfer"), fillOpacity: 0.45, curve: "step-after" }),
+      Plot.lineY(points, { x: "at", y: "value", stroke: fill("compute"), strokeWidth: 1.2, curve: "step-after" }),
+      Plot.text([title], { frameAnchor: "top-left", dy: -18, dx: -78, textAnchor: "start", fill: fill("ink"), fontWeight: 600 }),
+      Plot.tip(points, Plot.pointerX({ x: "at", y: "value", title: (d) => `${format(d.value)}\n${time(Math.round(d.at))}`, fill: fill("surface") })),
+    ],
+  });
+}
+
 const CELLS = 28; // rows and columns of the heat map; the table has them all
 
 /** Waits as a matrix: who waited, in rows, because of whom, in columns. Returns null if nobody waited. */

@@ -39,7 +39,7 @@ const size = (value) => ({ value, text: value ? bytes(value) : "–" });
 const share = (value) => ({ value, text: percent(value) });
 
 function figures() {
-  const tokens = summary.tokens.length, engines = summary.engines;
+  const { tokens } = summary.requests, engines = summary.engines;
   const busy = engines.reduce((sum, engine) => sum + engine.utilisation, 0) / engines.length;
   const entries = [["Makespan", time(summary.makespan_ps)], ["Tokens", count(tokens)],
     ["Tokens per second", (tokens / (summary.makespan_ps / 1e12)).toLocaleString("en", { maximumSignificantDigits: 4 })],
@@ -86,6 +86,33 @@ function breakdown() {
   $("token-table").append(table(summary.tokens.length > FIRST ? `The first ${count(FIRST)} of ${count(summary.tokens.length)} tokens` : "All tokens",
     [["token", (t) => `${t.sequence}.${t.token}`], ["starts", (t) => ps(t.start_ps)], ["takes", (t) => ps(t.end_ps - t.start_ps)],
       ...parts.map((part) => [words(part), (t) => ps(t.breakdown_ps[part])])], shown));
+}
+
+/** What requests got; returns the function that draws the charts, which do nothing for a single one. */
+function requests() {
+  const data = summary.requests, { series } = data, some = account.requests;
+  $("requests").hidden = !some;
+  if (!some) return () => {};
+  const plain = (value) => value.toLocaleString("en", { maximumSignificantDigits: 4 });
+  const left = data.count - data.counted;
+  $("requests-lead").textContent = `${count(data.counted)} requests${left ? `, ${count(left)} more in the warm-up` : ""}; ${plain(data.in_system)} in the system on average; `
+    + `${plain(data.tokens_per_s)} tokens/s and ${plain(data.requests_per_s)} requests/s${
+      data.fairness.slowdown === null ? "" : `; Jain's fairness index ${data.fairness.tokens_per_s.toFixed(3)} of tokens/s, ${data.fairness.slowdown.toFixed(3)} of slowdowns`}.`;
+  const names = [["time to first token", "ttft_ps"], ["time per output token", "tpot_ps"], ["inter-token latency", "itl_ps"], ["end to end", "e2e_ps"], ["queued", "queued_ps"]];
+  $("requests-times").append(table("Percentiles are nearest ranks", [["", (r) => r[0]], ...["mean", "p50", "p90", "p99", "max"].map((of) => [of, (r) => ps(data[r[1]][of])])],
+    names.filter(([, key]) => data[key])));
+  const FIRST = 1000;
+  $("requests-table").append(table(data.each.length > FIRST ? `The first ${count(FIRST)} of ${count(data.each.length)}` : "All requests",
+    [["sequence", (r) => num(r.sequence)], ["arrives", (r) => ps(r.arrival_ps)], ["queued", (r) => ps(r.queued_ps)], ["first token", (r) => ps(r.ttft_ps)],
+      ["per token", (r) => ps(r.tpot_ps)], ["end to end", (r) => ps(r.e2e_ps)], ["tokens", (r) => num(r.tokens)],
+      ["slowdown", (r) => ({ value: r.slowdown, text: r.slowdown.toFixed(2) })]], data.each.slice(0, FIRST)));
+  const shown = [["sequences in a step", series.batch, plain], ["requests in the system", series.in_system, plain],
+    ["KV cache", series.kv_bytes.some((v) => v) ? series.kv_bytes : series.kv_tokens, series.kv_bytes.some((v) => v) ? bytes : plain],
+    ["bytes per second", series.bytes_per_s, (v) => `${bytes(v)}/s`]];
+  return () => {
+    const box = $("requests-charts"), room = box.clientWidth, columns = Math.max(1, Math.floor((room + 24) / 444));
+    box.replaceChildren(...shown.map(([title, values, format]) => seriesChart(values, series.width_ps, title, format, (room - 24 * (columns - 1)) / columns)));
+  };
 }
 
 const NOBODY = "nobody";
@@ -148,7 +175,7 @@ function legend(timeline) {
 
 async function main() {
   figures(); tables(); breakdown();
-  const charts = [() => $("breakdown-chart").replaceChildren(breakdownChart(summary.tokens, parts, $("breakdown-chart").clientWidth)), blame(), roofline()];
+  const charts = [() => $("breakdown-chart").replaceChildren(breakdownChart(summary.tokens, parts, $("breakdown-chart").clientWidth)), requests(), blame(), roofline()];
   const draw = () => charts.forEach((chart) => chart());
   draw();
   const facts = embedded("timeline-data");

@@ -1,0 +1,131 @@
+"""Batch size, requests in the system, KV cache and bandwidth over time: means over equal parts of a run, exact before rounding.
+
+A run is cut into at most `BINS` parts of equal length. A value that holds during [start, end) counts in each part for as long
+as it holds there. Sums are integers, so that they do not depend on an order of additions; where they could overflow, times are
+first divided by a power of two.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from sim.eventlog import EventLog
+from sim.units import ceil_div
+
+Times = npt.NDArray[np.int64]
+
+BINS = 200
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Series:
+    """Means over parts of `width` ps each, from 0; the last part may reach beyond the end of the run.
+
+    batch: sequences that the steps in progress take in. in_system: requests that have arrived and not ended. kv_tokens: tokens
+    in the KV cache, those that sequences share counted once. bytes_per_s: through all channels.
+    """
+
+    width: int
+    batch: npt.NDArray[np.float64]
+    in_system: npt.NDArray[np.float64]
+    kv_tokens: npt.NDArray[np.float64]
+    bytes_per_s: npt.NDArray[np.float64]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Levels:
+    """Something that adds `value` from `start` to `end` (ps), row by row."""
+
+    start: Times
+    end: Times
+    value: Times
+
+
+def series(log: EventLog, arrival: Times, last: Times) -> Series:
+    """The series of a run. arrival, last: ps, of each request."""
+    width = max(1, ceil_div(log.makespan, BINS))
+    count = max(1, ceil_div(log.makespan, width))
+    batch = batches(log)
+    return Series(
+        width=width,
+        batch=_means(batch, width, count),
+        in_system=_means(Levels(start=arrival, end=last, value=np.ones_like(arrival)), width, count),
+        kv_tokens=_means(cached(log), width, count),
+        bytes_per_s=_bandwidth(log, width, count),
+    )
+
+
+def batches(log: EventLog) -> Levels:
+    """How many sequences each step takes in."""
+    members = log.members
+    size = np.bincount(members.step[members.query > 0], minlength=len(log.steps)).astype(np.int64)
+    return Levels(start=log.steps.released, end=log.steps.end, value=size)
+
+
+def cached(log: EventLog) -> Levels:
+    """Tokens in the KV cache: from the release of a step what it found and what it adds, after its end what the next one finds.
+
+    Before its first step and after its last one a sequence holds nothing. What moves out of the memory counts until it is out,
+    and again from when it moves in.
+    """
+    members, steps = log.members, log.steps
+    order = np.lexsort((steps.released[members.step], members.sequence))
+    sequence, step, query = members.sequence[order], members.step[order], members.query[order].astype(np.int64)
+    held = members.loads[order]
+    moves = (query == 0) & (members.emitted[order] == 0)
+    # The moves of a sequence alternate: out, in, out, ...
+    turn = np.cumsum(moves)
+    begins = np.flatnonzero(np.append(True, sequence[1:] != sequence[:-1])[: len(sequence)])
+    before = np.repeat(turn[begins] - moves[begins], np.diff(np.append(begins, len(sequence)))) if len(begins) else turn
+    out = moves & ((turn - before) % 2 == 1)
+    follows = np.append(sequence[1:] == sequence[:-1], False)[: len(sequence)]
+    released, end = steps.released[step], steps.end[step]
+    until = np.where(follows, np.append(released[1:], 0)[: len(released)], end)
+    end = np.minimum(end, until)  # steps of known tokens overlap: the last that was released holds all
+    kept = np.where(follows & ~out, np.append(held[1:], 0)[: len(held)], 0)
+    return Levels(
+        start=np.concatenate([released, end]),
+        end=np.concatenate([end, np.maximum(until, end)]),
+        value=np.concatenate([held + query, kept]),
+    )
+
+
+def _means(levels: Levels, width: int, count: int) -> npt.NDArray[np.float64]:
+    """The mean of the sum of all levels in each part."""
+    shift = max(0, (int(np.abs(levels.value).sum()) * width).bit_length() - 62)
+    return np.round(_integrals(levels, width, count, shift) / (width >> shift or 1), 6)
+
+
+def _integrals(levels: Levels, width: int, count: int, shift: int) -> Times:
+    """Value times ps (of 2^shift each) in each part."""
+    keep = levels.start < levels.end
+    start, end, value = levels.start[keep], levels.end[keep], levels.value[keep]
+    first, last = start // width, (end - 1) // width
+    total = np.zeros(count + 1, dtype=np.int64)
+    np.add.at(total, first, value * ((np.minimum(end, (first + 1) * width) - start) >> shift))
+    several = first < last
+    np.add.at(total, last[several], value[several] * ((end - last * width)[several] >> shift))
+    whole = np.zeros(count + 1, dtype=np.int64)  # parts that lie inside
+    np.add.at(whole, first[several] + 1, value[several])
+    np.add.at(whole, last[several], -value[several])
+    return (total + np.cumsum(whole) * (width >> shift))[:count]
+
+
+def _bandwidth(log: EventLog, width: int, count: int) -> npt.NDArray[np.float64]:
+    """Bytes per second: the work of a grant is spread evenly over its time."""
+    grants = log.grants
+    first, last = grants.start // width, (grants.end - 1) // width
+    work = np.zeros(count + 1, dtype=np.int64)
+    inside = first == last
+    np.add.at(work, first[inside], grants.work[inside])
+    for row in np.flatnonzero(~inside).tolist():  # few: a grant is short against a part of the run
+        start, end, amount = int(grants.start[row]), int(grants.end[row]), int(grants.work[row])
+        given = 0
+        for part in range(start // width, (end - 1) // width + 1):
+            upto = amount * (min(end, (part + 1) * width) - start) // (end - start)
+            work[part] += upto - given
+            given = upto
+    return np.round(work[:count] * (log.bandwidth / width), 3)
