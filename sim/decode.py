@@ -30,8 +30,8 @@ class Step:
     """One decode step while it runs: columns with one entry per task of its graph.
 
     sequence, token: which; where steps are batched, the number of the loop and of its step. owner: the sequence of each task,
-    for DMA queues and arbiters (what serves all is the loop's). waiting: inputs that have not ended yet. sram: bytes that a
-    task frees in SRAM when it ends. age: number of its release.
+    as arbiters see it; queues: whose DMA moves it. What serves several sequences has a number of its own in both. waiting:
+    inputs that have not ended yet. sram: bytes that a task frees in SRAM when it ends. age: number of its release.
     The last five are the record.
     """
 
@@ -44,6 +44,7 @@ class Step:
     compute: list[int]
     work: list[int]
     owner: Sequence[int]
+    queues: Sequence[int]
     waiting: list[int]
     outputs: list[list[int]]
     held: list[bool]
@@ -107,7 +108,7 @@ class Decoder:
     """Runs steps on a machine: hands ready tasks to engines and DMA, and releases what waited for those that end.
 
     A sequence has two DMA queues: one for weights, which are prefetched in program order, one for shared transfers. What serves
-    several sequences at once goes through the queues of their loop's number.
+    several sequences at once goes through those of their loop.
     """
 
     def __init__(
@@ -133,7 +134,7 @@ class Decoder:
 
     def _dma(self, step: Step, task: int, queue: int) -> None:
         step.start[task] = self.env.now
-        requester = self.pool.count + 2 * step.owner[task] + queue
+        requester = self.pool.count + 2 * step.queues[task] + queue
         self._transfer(step, task, requester, partial(self._dma_ended, step, task))
 
     def _dma_ended(self, step: Step, task: int) -> None:

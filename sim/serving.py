@@ -15,8 +15,8 @@ from __future__ import annotations
 
 from collections import Counter, deque
 from collections.abc import Sequence
-from dataclasses import dataclass, field
-from typing import Literal, NamedTuple
+from dataclasses import dataclass, field, replace
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 
@@ -118,6 +118,16 @@ class _Sequence:
     shared: int = 0  # cached tokens that it shares with its group
 
 
+class Saved(NamedTuple):
+    """A batcher at some time."""
+
+    queues: tuple[Any, Any, Any, Any]
+    fields: dict[int, _Sequence]
+    used: int
+    held: dict[int, int]
+    preemptions: int
+
+
 class Arrivals:
     """When requests come: at their own time, or (closed loop) so many at once, the next when one has ended and its user has
     thought. `times` says when each comes, as far as that is known. only: this request alone.
@@ -210,6 +220,27 @@ class Batcher:
                 self.running.remove(sequence)
                 self._free(sequence)
                 self.arrivals.ended(now)
+
+    def ending(self, batch: Batch) -> bool:
+        """Whether a request ends with the step that `next` gave last."""
+        gained = {member.sequence: member.emitted for member in batch.members} | dict.fromkeys(batch.forks, 1)
+        return any(s.generated + gained.get(s.number, 0) >= s.request.tokens for s in self.running if not batch.swap)
+
+    def save(self) -> Saved:
+        """All that `next` and `ended` change, arrivals apart."""
+        queues = (tuple(self.waiting), tuple(self.running), tuple(self.swapped), tuple(self._moves))
+        fields = {id(s): replace(s) for queue in queues[:3] for s in queue}
+        return Saved(queues, fields, self.used, dict(self._held), self.preemptions)
+
+    def restore(self, saved: Saved) -> None:
+        """Be as it was."""
+        waiting, running, swapped, moves = saved.queues
+        self.waiting, self.running, self.swapped, self._moves = deque(waiting), list(running), deque(swapped), deque(moves)
+        for queue in saved.queues[:3]:
+            for sequence in queue:
+                for name in _Sequence.__slots__:
+                    setattr(sequence, name, getattr(saved.fields[id(sequence)], name))
+        self.used, self._held, self.preemptions = saved.used, dict(saved.held), saved.preemptions
 
     # Room
 
@@ -407,8 +438,10 @@ def feasible(batching: Batching, requests: Sequence[Request]) -> None:
                 f"workload.batching.kv: sequence {number} ends with {request.final} tokens in {blocks} blocks, more than the "
                 f"{batching.blocks} of the KV cache"
             )
-        if batching.tokens is not None and batching.chunk is None and request.prompt > batching.tokens:
+        again = batching.full == "recompute" and batching.blocks is not None
+        whole = request.final if again else request.prompt
+        if batching.tokens is not None and batching.chunk is None and whole > batching.tokens:
             raise InputError(
-                f"workload.batching.max_tokens: expected at least the {request.prompt} tokens of the longest prompt, found "
-                f"{batching.tokens}; a chunked prefill would fit"
+                f"workload.batching.max_tokens: expected at least {whole}, for sequence {number} is prefilled as a whole"
+                f"{' even after it was dropped' if again else ''}, found {batching.tokens}; chunks would fit"
             )

@@ -167,12 +167,15 @@ class _Steps:
             self.forms[id(graph)] = _Form(graph)
         form = self.forms[id(graph)]
         owner: Sequence[int]
-        if batch is None:
-            owner = Same(number)
-        elif form.member is None:
-            owner = Same(batch.members[0].sequence)
+        queues: Sequence[int]
+        if form.member is None:
+            owner = queues = Same(number if batch is None else batch.members[0].sequence)
+        elif batch is None:  # on its own, it does not matter who takes part
+            owner = queues = [member + 1 for member in form.member]
         else:
-            owner = [batch.members[member].sequence if member >= 0 else number for member in form.member]
+            others = len(self.setup.sequences) + number
+            queues = [batch.members[member].sequence if member >= 0 else others for member in form.member]
+            owner = queues if len(batch.members) > 1 else Same(batch.members[0].sequence)
         step = Step(
             sequence=number,
             token=token,
@@ -183,6 +186,7 @@ class _Steps:
             compute=compute.tolist(),
             work=work.tolist(),
             owner=owner,
+            queues=queues,
             waiting=form.waiting.copy(),
             outputs=form.outputs,
             held=form.held,
@@ -214,6 +218,22 @@ def lanes_of(number: int, token: int, batch: Batch) -> StepLanes:
         sequence=np.array([number]), token=np.array([token]), context=context.sum(axis=0),
         members=Members(sequence=sequence, context=context, query=query, loads=loads, logits=logits.sum(axis=0)),
     )  # fmt: skip
+
+
+def side_by_side(steps: Sequence[StepLanes]) -> StepLanes:
+    """Steps of one graph as lanes."""
+    members = [step.members for step in steps if step.members is not None]
+    joined = None
+    if members:
+        columns = {
+            name: np.concatenate([getattr(m, name) for m in members], axis=-1)
+            for name in ("sequence", "context", "query", "loads", "logits")
+        }
+        joined = Members(**columns)
+    sequence, token, context = (
+        np.concatenate([getattr(step, name) for step in steps]) for name in ("sequence", "token", "context")
+    )
+    return StepLanes(sequence=sequence, token=token, context=context, members=joined)
 
 
 def sram_use(setup: Setup, graph: TaskGraph | None = None, lanes: StepLanes | None = None) -> dict[int, int]:

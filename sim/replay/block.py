@@ -11,12 +11,12 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from sim.cost import StepLanes
 from sim.eventlog import Column, EventLog, GrantTable, StepTable, TaskTable
-from sim.graph import IntArray
+from sim.graph import IntArray, Members, StepLanes
 from sim.replay.program import Rows
 from sim.replay.tape import Costs, Lanes
-from sim.simulation import Setup
+from sim.serving import Batch
+from sim.simulation import Setup, member_table
 from sim.tasks import TaskGraph
 
 TIMES = ("ready", "start", "loaded", "end")
@@ -58,6 +58,7 @@ class Block:
         self.graph, self.steps, self.costs = graph, steps, costs
         self.lanes = len(steps.context)
         self.reason = [""] * self.lanes
+        self.simulated: list[int] = []
         self.released = self.ends = self._lengths = np.zeros(self.lanes, dtype=np.int64)
         self._pieces: list[_Piece] = []
         self._grants: list[tuple[IntArray, IntArray, IntArray, IntArray, IntArray]] = []  # lane, task, start, end, work
@@ -76,12 +77,22 @@ class Block:
 
     def take_log(self, lane: int, log: EventLog) -> None:
         """A lane that was simulated on its own, released at 0."""
+        self.simulated.append(lane)
         t, g, n = log.tasks, log.grants, len(log.tasks)
         times = np.concatenate([t.ready, t.start, t.loaded, t.end])[:, None]
         places = [slice(i * n, (i + 1) * n) for i in range(len(TIMES))]
         self._pieces.append(_Piece(np.array([lane]), times, places, t.engine))
         self._lengths[lane] = log.makespan
         self._grants.append((np.full(len(g), lane), g.task, g.start, g.end, g.work))
+
+    def cut(self, lanes: int) -> None:
+        """Keep only so many of the first steps."""
+        kept = np.arange(lanes)
+        self.costs, self.steps, self.lanes = self.costs.of(kept), _first(self.steps, lanes), lanes
+        self.released, self.ends, self._lengths = self.released[:lanes], self.ends[:lanes], self._lengths[:lanes]
+        pieces = [(piece, piece.lanes < lanes) for piece in self._pieces]
+        self._pieces = [_Piece(p.lanes[some], p.times[:, some], p.places, p.engine) for p, some in pieces if some.any()]
+        self._grants = [tuple(column[g[0] < lanes] for column in g) for g in self._grants]  # type: ignore[misc]
 
     def place(self, released: int) -> int:
         """Put the steps one after another; returns when the last has ended."""
@@ -109,56 +120,74 @@ class Block:
         return [first + lane * len(self.graph) + task, start + self.released[lane], end + self.released[lane], work]
 
 
-def _times(column: int, block: Block, out: IntArray) -> None:
-    block.times(column, out)
+def _first(steps: StepLanes, lanes: int) -> StepLanes:
+    """The first of some steps."""
+    members = steps.members
+    if members is not None:
+        columns = {name: getattr(members, name)[..., :lanes] for name in ("sequence", "context", "query", "loads", "logits")}
+        members = Members(**columns)
+    return StepLanes(sequence=steps.sequence[:lanes], token=steps.token[:lanes], context=steps.context[:lanes], members=members)
 
 
-def assemble(setup: Setup, blocks: list[Block], step: int = 0, row: int = 0) -> EventLog:
-    """One log from blocks that follow one another; `step` and `row` number the first step and its first task."""
-    n = len(setup.graph)
-    steps = sum(block.lanes for block in blocks)
-    at = np.cumsum([0, *(block.lanes for block in blocks)]).tolist()
-    lanes = [slice(*bounds) for bounds in pairwise(at)]
-    parts = [block.grants(row + first * n) for block, first in zip(blocks, at, strict=False)]
+def assemble(
+    setup: Setup, blocks: list[Block], step: int = 0, row: int = 0, *, batches: Sequence[Batch] | None = None,
+    arrival: IntArray | None = None,
+) -> EventLog:  # fmt: skip
+    """One log from blocks that follow one another; `step` and `row` number the first step and its first task.
+
+    batches: who took part in each step, where steps are batched; then `arrival` says when each sequence came.
+    """
+    lanes, tasks = [block.lanes for block in blocks], [len(block.graph) for block in blocks]
+    at = np.cumsum([0, *(n * k for n, k in zip(lanes, tasks, strict=True))]).tolist()
+    where = [(slice(*bounds), (n, k)) for bounds, n, k in zip(pairwise(at), lanes, tasks, strict=True)]
+    parts = [block.grants(row + first) for block, first in zip(blocks, at, strict=False)]
     grants = [np.concatenate(column) for column in zip(*parts, strict=True)]
     costs = [block.costs for block in blocks]  # and not the blocks: they hold the times
+    size = np.repeat(np.array(tasks, dtype=np.int64), lanes)
+    graphs = {id(block.graph): block.graph for block in blocks}
+    numbers = {key: number for number, key in enumerate(graphs)}
 
     def filled(write: Callable[[Block, Any], None], dtype: type[np.integer]) -> Column:
-        out: Column = np.empty((steps, n), dtype=dtype)
-        for block, here in zip(blocks, lanes, strict=True):
-            write(block, out[here])
-        return out.reshape(-1)
+        out: Column = np.empty(at[-1], dtype=dtype)
+        for block, (here, shape) in zip(blocks, where, strict=True):
+            write(block, out[here].reshape(shape))
+        return out
 
     def spread(part: int) -> Column:
-        out = np.empty((steps, n), dtype=np.int64)
-        for each, here in zip(costs, lanes, strict=True):
-            np.take(np.ascontiguousarray(each[part].T), each.rows, axis=1, out=out[here], mode="clip")
-        return out.reshape(-1)
+        out = np.empty(at[-1], dtype=np.int64)
+        for each, (here, shape) in zip(costs, where, strict=True):
+            np.take(np.ascontiguousarray(each[part].T), each.rows, axis=1, out=out[here].reshape(shape), mode="clip")
+        return out
 
-    tasks = TaskTable.deferred(
-        steps * n,
+    table = TaskTable.deferred(
+        at[-1],
         {
-            "step": lambda: np.repeat(np.arange(step, step + steps, dtype=np.int32), n),
-            "task": lambda: np.tile(np.arange(n, dtype=np.int32), steps),
+            "step": lambda: np.repeat(np.arange(step, step + len(size), dtype=np.int32), size),
+            "task": lambda: np.concatenate([np.tile(np.arange(k, dtype=np.int32), n) for _, (n, k) in where]),
             "engine": partial(filled, Block.engines, np.int16),
             **{name: partial(filled, partial(_times, i), np.int64) for i, name in enumerate(TIMES)},
             "compute": partial(spread, 0),
             "work": partial(spread, 1),
         },
     )
-    table = StepTable(
-        sequence=np.zeros(steps, dtype=np.int32),
+    steps = StepTable(
+        sequence=np.zeros(len(size), dtype=np.int32),
         token=np.concatenate([block.steps.token for block in blocks]).astype(np.int32),
         context=np.concatenate([block.steps.context for block in blocks]),
-        graph=np.zeros(steps, dtype=np.int32),
-        first=row + np.arange(steps, dtype=np.int64) * n,
+        graph=np.repeat(np.array([numbers[id(block.graph)] for block in blocks], dtype=np.int32), lanes),
+        first=row + np.cumsum(size) - size,
         released=np.concatenate([block.released for block in blocks]),
         end=np.concatenate([block.ends for block in blocks]),
     )
+    came = np.array([request.arrival for request in setup.sequences], dtype=np.int64) if arrival is None else arrival
     return EventLog(
-        graphs=(setup.graph,), tasks=tasks, steps=table, engines=setup.engines, channels=1, bandwidth=setup.bandwidth,
-        arrival=np.array([request.arrival for request in setup.sequences], dtype=np.int64),
+        graphs=tuple(graphs.values()), tasks=table, steps=steps, engines=setup.engines, channels=1, bandwidth=setup.bandwidth,
+        arrival=came, batched=None if batches is None else member_table(batches),
         grants=GrantTable(
             task=grants[0], channel=np.zeros(len(grants[0]), dtype=np.int16), start=grants[1], end=grants[2], work=grants[3]
         ),
     )  # fmt: skip
+
+
+def _times(column: int, block: Block, out: IntArray) -> None:
+    block.times(column, out)

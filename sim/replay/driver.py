@@ -11,17 +11,19 @@ from typing import cast
 
 import numpy as np
 
-from sim.cost import StepLanes
+from sim.batch import Shape
 from sim.errors import SimulationError
 from sim.eventlog import EventLog
-from sim.graph import IntArray
+from sim.graph import IntArray, StepLanes
 from sim.hardware.arbiters import Arbiter, Derated, Fifo, ProcessorSharing, Transfer
+from sim.replay.ahead import Ahead
 from sim.replay.block import Block, assemble
 from sim.replay.sharing import Rate
 from sim.replay.tape import Costs, Rules, Tape
 from sim.requests import Request
 from sim.scheduling import StepView
-from sim.simulation import Setup, simulate, sram_use
+from sim.serving import Batch, loops
+from sim.simulation import Setup, lanes_of, side_by_side, simulate, sram_use
 from sim.tasks import TaskGraph
 
 TIMES_AT_ONCE = 2**22  # of tasks, replayed at once: long vectors, for NumPy's overhead is per operation, in bounded memory
@@ -97,15 +99,20 @@ class Tapes:
 
 def obstacle(setup: Setup) -> str | None:
     """Why no step of a run can be replayed; None if they can."""
-    if setup.batching is not None:
-        return "steps that are made up as requests come and go are not replayed"
+    if setup.batching is not None and setup.sram is not None:
+        return "operands of batched steps take room in a bounded SRAM that differs from step to step"
     if setup.dependency != "sampled":
         return "known tokens overlap: their steps are not separated by barriers"
-    if len(setup.sequences) != 1:
+    if min(len(setup.sequences), setup.concurrency or len(setup.sequences)) != 1 and not _one_loop(setup):
         return "several decode loops overlap: their steps are not separated by barriers"
     if type(_policy(setup.arbiter)) not in (Fifo, ProcessorSharing) or setup.channels != 1:
         return "only one channel with a fifo or processor_sharing arbiter can be replayed"
     return None
+
+
+def _one_loop(setup: Setup) -> bool:
+    """Whether one loop serves all sequences."""
+    return setup.batching is not None and setup.batching.policy != "independent"
 
 
 def _policy(arbiter: Arbiter) -> Arbiter:
@@ -137,6 +144,8 @@ def run(setup: Setup, *, replay: bool = True, tapes: Tapes | None = None) -> tup
         log = simulate(setup)
         report.steps = report.reasons[reason] = len(log.steps)
         return log, report
+    if setup.batching is not None:
+        return _batched(setup, report, tapes or Tapes()), report
     return assemble(setup, list(_Replay(setup, report, tapes or Tapes()).blocks())), report
 
 
@@ -152,8 +161,44 @@ def stream(setup: Setup, *, tapes: Tapes | None = None) -> Iterator[tuple[EventL
         step += block.lanes
 
 
+def _batched(setup: Setup, report: Replayed, tapes: Tapes) -> EventLog:
+    """A loop of batched steps: all that are known ahead and of one shape are lanes of a block."""
+    assert setup.batching is not None
+    assert setup.graphs is not None
+    (batcher,) = loops(setup.batching, setup.sequences, concurrency=setup.concurrency, think=setup.think)
+    ahead = Ahead(setup, batcher)
+    replays: dict[Shape, _Replay] = {}
+    blocks, batches = list[Block](), list[Batch]()
+    now, window = 0, FEW
+    while True:
+        planned = ahead.plan(now, window)
+        if not planned:
+            if batcher.arrivals.next is None:
+                break
+            now = batcher.arrivals.next
+            continue
+        shape = planned[0].shape
+        if shape not in replays:
+            replays[shape] = _Replay(replace(setup, graph=setup.graphs(shape)), report, tapes)
+        lanes = [lanes_of(0, len(batches) + i, batch) for i, batch in enumerate(planned)]
+        block = replays[shape].block(side_by_side(lanes))
+        block.place(now)
+        right = ahead.took(block.ends.tolist())
+        window = min(LANES, TIMES_AT_ONCE // len(block.graph), 2 * window if right == len(planned) else max(FEW, 2 * right))
+        block.cut(right)
+        now = int(block.ends[-1])
+        blocks.append(block)
+        batches += planned[:right]
+    report.steps = len(batches)
+    reasons = [block.reason[lane] or "one of a kind" for block in blocks for lane in block.simulated if lane < block.lanes]
+    report.reasons = Counter(reasons)
+    report.replayed = report.steps - len(reasons)
+    came = np.array([batcher.arrivals.times[number] for number in range(len(setup.sequences))], dtype=np.int64)
+    return assemble(setup, blocks, batches=batches, arrival=came)
+
+
 class _Replay:
-    """The steps of one sequence, some lanes at a time.
+    """Steps of one graph, some lanes at a time.
 
     Contexts grow from step to step, so a tape holds for neighbours: those used last are tried first, on about as many steps
     as they have served.
@@ -171,6 +216,7 @@ class _Replay:
         self.shared = tapes.of(setup, self.rules)
         self.tapes = list(self.shared)  # the one used last comes first
         self.window = LANES
+        self.fewest = 1 if setup.batching is None else 2  # lanes that a tape is made for: one of a kind may stay so
         self.pause, self.pauses = 0, 1  # steps to simulate before the next tape is made, and how many after one that is no use
 
     def blocks(self) -> Iterator[Block]:
@@ -179,11 +225,15 @@ class _Replay:
         size = max(1, min(LANES, TIMES_AT_ONCE // max(1, len(setup.graph))))
         for first in range(0, request.tokens, size):
             tokens = np.arange(first, min(first + size, request.tokens), dtype=np.int64)
-            lanes = StepLanes(sequence=np.zeros_like(tokens), token=tokens, context=request.context + tokens)
-            block = Block(setup.graph, lanes, _costs(setup, lanes))
-            self._fill(block)
+            block = self.block(StepLanes(sequence=np.zeros_like(tokens), token=tokens, context=request.context + tokens))
             released = block.place(released)
             yield block
+
+    def block(self, lanes: StepLanes) -> Block:
+        """Some steps, timed."""
+        block = Block(self.setup.graph, lanes, _costs(self.setup, lanes))
+        self._fill(block)
+        return block
 
     def _fill(self, block: Block) -> None:
         """Give each lane its times: from a tape that holds for it, or from the simulator."""
@@ -216,7 +266,7 @@ class _Replay:
         log = self._record(block, lane)
         if self.pause:
             self.pause -= 1
-        elif self.report.tapes < MAX_TAPES:
+        elif self.report.tapes < MAX_TAPES and block.lanes >= self.fewest:
             known = self._tape(log, ranks, lane)
             left = self._replay(known, ranks, block, todo, fresh=True)
             served = len(todo) - len(left)
@@ -265,7 +315,8 @@ class _Replay:
     def _record(self, block: Block, lane: int) -> EventLog:
         compute, work, rows = block.costs
         alone = Request(context=int(block.steps.context[lane]), tokens=1, arrival=0)
-        return simulate(replace(self.setup, sequences=[alone], costs=_Given(compute[rows, lane], work[rows, lane])))
+        given = _Given(compute[rows, lane], work[rows, lane])
+        return simulate(replace(self.setup, sequences=[alone], costs=given, batching=None, concurrency=None))
 
 
 def _costs(setup: Setup, lanes: StepLanes) -> Costs:

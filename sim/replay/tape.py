@@ -250,8 +250,10 @@ class Tape:
         queued_row = {task: self.program.sum(self.start[task], LATENCY, 0) if latency else self.start[task] for task in moving}
         at, at_row = dict(queued), dict(queued_row)
         last: dict[int, int] = {}
+        member = self.graph.ops.member[self.graph.op].tolist()
         for task in sorted(moving, key=lambda task: (queued[task], task)):
-            requester = self.engine[task] if self.engine[task] >= 0 else -1 - int(self._prefetch[task])
+            dma = -1 - int(self._prefetch[task]) - 2 * (member[task] + 1)
+            requester = self.engine[task] if self.engine[task] >= 0 else dma
             if requester in last:
                 before = last[requester]
                 self._decide(queued_row[before], queued_row[task], "order in a queue", strict=before > task)

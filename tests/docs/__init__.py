@@ -20,6 +20,8 @@ SECTIONS = {
     "Model": "model", "GraphOp": "model.graph[]", "Workload": "workload", "SequenceGroup": "workload.sequences[]",
     "Generate": "workload.generate", "Arrivals": "workload.generate.arrivals", "Lengths": "workload.generate.tokens",
     "RequestTrace": "workload.trace", "Columns": "workload.trace.columns", "Concurrency": "workload.concurrency",
+    "Batching": "workload.batching", "KVPages": "workload.batching.kv", "Prefill": "workload.prefill",
+    "Speculative": "workload.speculative",
     "Hardware": "hardware", "Engines": "hardware.engines", "Memory": "hardware.memory", "Arbiter": "hardware.memory.arbiter",
     "Channels": "hardware.memory.channels", "ModelMapping": "mapping", "Formats": "mapping.formats",
     "Fuse": "mapping.fuse", "Residency": "mapping.weights",

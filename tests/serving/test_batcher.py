@@ -65,7 +65,7 @@ def batchings(draw: st.DrawFn) -> Batching:
     return Batching(
         policy=draw(st.sampled_from(["static", "continuous"])),
         sequences=most,
-        tokens=draw(st.none() | st.integers(max(most * wide, 0 if chunk else 50), 100)),
+        tokens=draw(st.none() | st.integers(max(most * wide, 0 if chunk else 110), 150)),
         chunk=chunk,
         blocks=draw(st.none() | st.integers(13, 40)),
         block=8,
@@ -219,5 +219,5 @@ def test_what_can_never_be_served_is_refused() -> None:
     asked = [Request(context=30, tokens=3, arrival=0)]
     with pytest.raises(InputError, match="sequence 0 ends with 33 tokens in 5 blocks, more than the 4"):
         feasible(Batching(policy="continuous", blocks=4, block=8), asked)
-    with pytest.raises(InputError, match="at least the 64 tokens of the longest prompt, found 32"):
+    with pytest.raises(InputError, match="at least 64, for sequence 0 is prefilled as a whole, found 32"):
         feasible(Batching(policy="continuous", tokens=32), [Request(context=0, prompt=64, tokens=1, arrival=0)])
