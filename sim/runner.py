@@ -240,6 +240,7 @@ def prepare(scenario: Scenario, model: ModelGraph, variants: Variants) -> Setup:
     """Turn a scenario into what the simulator takes: plain values and policies."""
     hardware, mapping, workload = scenario.hardware, scenario.mapping, scenario.workload
     ops, sequences = variants[False, False], requests(scenario)
+    room = _sram_room(scenario, model, ops)
     for i, request in enumerate(sequences):
         if why := model.too_long(request.final):
             raise scenario.error("workload", f"sequence {i}: {why}")
@@ -272,7 +273,7 @@ def prepare(scenario: Scenario, model: ModelGraph, variants: Variants) -> Setup:
         channels=hardware.memory.channels.count,
         route=hardware.memory.channels.route,
         latency=hardware.memory.latency,
-        sram=hardware.sram if mapping.execution == "prefetch" else None,
+        sram=room if mapping.execution == "prefetch" else None,
     )
     _feasible(scenario, setup)
     _kinds_known(scenario, setup)
@@ -283,6 +284,27 @@ def _resident(scenario: Scenario) -> Literal["resident", "streamed"] | Fraction:
     """What is resident of the weights: all, nothing, or the share that is written, exactly: 0.4 is 2/5."""
     weights = scenario.mapping.weights
     return weights if isinstance(weights, str) else Fraction(str(weights.resident))
+
+
+def _sram_room(scenario: Scenario, model: ModelGraph, ops: OpGraph) -> int | None:
+    """Bytes of SRAM that resident weights leave to operands in flight, None if unbounded. Refuses weights that do not fit."""
+    sram, resident = scenario.hardware.sram, _resident(scenario)
+    if sram is None or resident == "streamed":
+        return sram
+    weights = model.parameter_bytes
+    if scenario.model.config is not None:
+        stored = formats.Formats(**scenario.mapping.formats.model_dump())
+        weights = footprint(model, ops, stored, whole=scenario.model.scope == "model", sequences=()).weights
+    held = weights if resident == "resident" else math.ceil(weights * resident)
+    if held > sram:
+        most = 1000 * sram // weights
+        advice = f"; mapping.weights of {{resident: {most / 1000}}} would fit" if most else ""
+        raise scenario.error(
+            "hardware.sram",
+            f"{format_bytes(held)} of resident weights are {format_bytes(held - sram)} more than the {format_bytes(sram)} of "
+            f"SRAM{advice}",
+        )
+    return sram - held
 
 
 def _tiles(scenario: Scenario, ops: OpGraph) -> int | dict[str, int]:
@@ -320,7 +342,9 @@ def _feasible(scenario: Scenario, setup: Setup) -> None:
     try:
         sram_use(setup)
     except InputError as error:
-        raise scenario.error("hardware.sram", str(error)) from None
+        held = (scenario.hardware.sram or 0) - (setup.sram or 0)
+        beside = f" (resident weights hold {format_bytes(held)} more)" if held else ""
+        raise scenario.error("hardware.sram", f"{error}{beside}") from None
     efficiency = _efficiency(scenario)
     slowest = min(Fraction(*setup.arbiter.cap), efficiency.least if efficiency is not None else Fraction(1))
     longest, transfers = max(request.arrival for request in setup.sequences), 0

@@ -14,6 +14,7 @@ from sim.graph import QUANTITIES
 from sim.lowering import Mapping, lower
 from sim.runner import op_graphs, prepare
 from sim.scenario import from_dict
+from tests.analysis import machine
 from tests.graphs import GraphBuilder, llama_block
 
 MODEL = {"config": "llama-3.2-1b", "layers": 2}
@@ -129,3 +130,49 @@ def test_what_no_tiling_fits_is_said() -> None:
     """The LM head of 128,256 x 2,048 numbers of 2 bytes: in 1,024 tiles 513,024 bytes each."""
     with pytest.raises(InputError, match=r"SRAM has 100.000 kB; tiling does not cut it below 513.024 kB"):
         sim.run(from_dict({"model": MODEL, "hardware": {"sram": "100 kB"}}))
+
+
+WHOLE = 2_471_628_800  # bytes of Llama-3.2-1B in bfloat16: 1,235,814,400 parameters
+
+
+@pytest.mark.parametrize(("weights", "held"), [("resident", WHOLE), ({"resident": 0.4}, WHOLE * 2 // 5)])
+@pytest.mark.parametrize("execution", ["stream", "prefetch"])
+def test_resident_weights_fit_sram_and_leave_the_rest_to_operands(execution: str, weights: object, held: int) -> None:
+    def attempt(sram: int) -> int | None:
+        mapping = {"weights": weights, "execution": execution, "tiles": 1024}
+        scenario = from_dict({"model": {"config": "llama-3.2-1b"}, "hardware": {"sram": f"{sram} B"}, "mapping": mapping})
+        return prepare(scenario, *op_graphs(scenario)).sram
+
+    assert attempt(held + 600_000) == (600_000 if execution == "prefetch" else None)
+    with pytest.raises(InputError, match=r"of resident weights are 1 B more than the .* of SRAM"):
+        attempt(held - 1)
+    if execution == "prefetch" and weights != "resident":
+        with pytest.raises(InputError, match=r"tiling does not cut it below .* \(resident weights hold 988.652 MB more\)"):
+            attempt(held + 1000)
+
+
+def test_the_share_that_is_said_to_fit_fits() -> None:
+    text = {"model": {"config": "llama-3.2-1b"}, "hardware": {"sram": "1 GB"}}
+    with pytest.raises(
+        InputError, match=r"are 1.472 GB more than the 1.000 GB of SRAM; mapping.weights of \{resident: 0.404\} would"
+    ):
+        sim.run(from_dict({**text, "mapping": {"weights": "resident"}}))
+    mapping = {"weights": {"resident": 0.404}, "execution": "stream"}
+    assert sim.run(from_dict({**text, "mapping": mapping})).makespan > 0
+
+
+def test_all_experts_are_resident_not_only_those_that_a_step_reads() -> None:
+    """Mixtral 8x7B: 46.7 billion parameters, of which a token uses 12.9 billion; 2 bytes each."""
+    text = {"model": {"config": "mixtral-8x7b"}, "hardware": {"sram": "30 GB"}, "mapping": {"weights": "resident"}}
+    with pytest.raises(InputError, match=r"93.4\d\d GB of resident weights are 63.4\d\d GB more than the 30.000 GB of SRAM"):
+        sim.run(from_dict(text))
+
+
+def test_less_room_is_less_prefetch() -> None:
+    """Four ops in a chain, 10 bytes and 10 of compute each: with room for two operands a load hides, with room for one not."""
+    build = GraphBuilder()
+    last: tuple[int, ...] = ()
+    for _ in range(4):
+        last = (build.add("q_proj", *last, flops=10, weight=10),)
+    ends = [machine.run(build.graph(), engines=2, sram=room)[0].makespan for room in (10, 19, 20, 30, 40, None)]
+    assert ends == [80, 80, 50, 50, 50, 50]
