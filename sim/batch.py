@@ -89,6 +89,16 @@ class BatchGraph(OpGraph):
         return self._member
 
     def costs_of(self, steps: StepLanes) -> IntArray:
+        columns = self._sizes(steps)
+        values = self.evaluate(*(column.ravel() for column in columns))
+        return np.asarray(values.reshape(-1, *columns[0].shape)[self.cost_index, self._loads])
+
+    def sizes_of(self, steps: StepLanes) -> tuple[IntArray, IntArray, IntArray]:
+        batch, query, context = self._sizes(steps)
+        return batch[self._loads], query[self._loads], context[self._loads]
+
+    def _sizes(self, steps: StepLanes) -> tuple[IntArray, IntArray, IntArray]:
+        """B, Q and N [column of parameters, lane]."""
         members = steps.members
         if members is None or len(members.query) != self.members:
             raise ValueError(f"expected {self.members} members")
@@ -97,8 +107,7 @@ class BatchGraph(OpGraph):
         batch = np.concatenate([members.query.sum(axis=0, keepdims=True), members.logits[None], one, one])
         query = np.concatenate([none + 1, none + 1, members.query, members.query])
         context = np.concatenate([none, none, members.context, members.loads])
-        values = self.evaluate(batch.ravel(), query.ravel(), context.ravel())
-        return np.asarray(values.reshape(-1, len(batch), lanes)[self.cost_index, self._loads])
+        return batch, query, context
 
 
 class Laid(Mapping[tuple[bool, bool], OpGraph]):

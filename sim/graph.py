@@ -153,6 +153,11 @@ class OpGraph:
         """All costs of some steps, int64 [quantity, op, lane]. This graph is that of one sequence that decodes one token."""
         return self.costs(steps.context)
 
+    def sizes_of(self, steps: StepLanes) -> tuple[IntArray, IntArray, IntArray]:
+        """B, Q and N of each op in some steps, int64 [op, lane] each: with what its shape and its costs are evaluated."""
+        context = np.broadcast_to(steps.context, (len(self.ops), len(steps.context)))
+        return np.full_like(context, self.batch), np.ones_like(context), context
+
     def evaluate(self, batch: IntArray, query: IntArray, context: IntArray) -> IntArray:
         """Every polynomial at each (B, Q, N) of three vectors: int64 [polynomial, lane]."""
         piece = np.searchsorted(np.asarray(self.breaks, dtype=np.int64), context, side="right")

@@ -101,20 +101,34 @@ def run(scenario: Scenario | str | Path, *, replay: bool = True) -> Result:
     )
     return Result(
         scenario=scenario, model=model, log=log, rules=rules, metrics=numbers, bounds=limits, breakdown=account,
-        checks=(*checks, INVARIANT), doubts=doubts(setup), timing=timing,
+        checks=(*checks, INVARIANT), doubts=doubts(setup, log), timing=timing,
         requests=served, series=series(log, served.arrival, served.last),
         kv_bytes=int(variants[False, False].costs(0)[QUANTITIES.index("kv_write")].sum()),
     )  # fmt: skip
 
 
-def doubts(setup: Setup) -> tuple[Doubt, ...]:
-    """What the costs of a run are less than sure of, from its shortest context to its longest."""
+def doubts(setup: Setup, log: EventLog | None = None) -> tuple[Doubt, ...]:
+    """What the costs of a run are less than sure of, from its shortest context to its longest.
+
+    Of batches, with a log: those of the most frequent form, and of the one with most sequences.
+    """
     judge = getattr(setup.costs, "doubts", None)
     if judge is None:
         return ()
-    contexts = [c for s in setup.sequences for c in (s.context, s.final - 1)]
-    ends = np.array(sorted({min(contexts), max(contexts)}), dtype=np.int64)
-    return tuple(judge(setup.graph, StepLanes(sequence=np.zeros_like(ends), token=np.zeros_like(ends), context=ends)))
+    if setup.batching is None or log is None:
+        contexts = [c for s in setup.sequences for c in (s.context, s.final - 1)]
+        ends = np.array(sorted({min(contexts), max(contexts)}), dtype=np.int64)
+        return tuple(judge(setup.graph, StepLanes(sequence=np.zeros_like(ends), token=np.zeros_like(ends), context=ends)))
+    counts = np.bincount(log.steps.graph, minlength=len(log.graphs))
+    largest = max(range(len(log.graphs)), key=lambda number: log.graphs[number].ops.members or 0)
+    found: dict[tuple[str, str], Doubt] = {}
+    for number in dict.fromkeys((int(counts.argmax()), largest)):
+        steps = np.flatnonzero(log.steps.graph == number)
+        context = log.steps.context[steps]
+        ends = steps[np.unique([context.argmin(), context.argmax()])]
+        for doubt in judge(log.graphs[number], log.lanes(ends)):
+            found.setdefault((doubt.kind, doubt.why), doubt)
+    return tuple(found.values())
 
 
 def _arrivals(log: EventLog, setup: Setup) -> tuple[int, ...]:

@@ -3,21 +3,21 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from math import prod
 from typing import Any
 
 import numpy as np
 
 from sim.formats import ELEMENT
-from sim.graph import QUANTITIES, IntArray, Op, OpGraph
+from sim.graph import QUANTITIES, IntArray, Op, OpGraph, StepLanes
 from sim.profile import ATTENTION, DIMENSIONS, ELEMENTWISE, MULTI_HEAD, PRODUCT, UNITS, Shapes
 
 FLOPS, VECTOR_OPS, WEIGHT, KV_READ, KV_WRITE, ACT_READ, ACT_WRITE = range(len(QUANTITIES))
 
 #: Ops that compute nothing.
-ONLY_MOVES = frozenset(("kv_load", "kv_store"))
+ONLY_MOVES = frozenset(("kv_load", "kv_store", "kv_swap_out", "kv_swap_in"))
 
 _MIN = re.compile(r"min\(N,(\d+)\)")
 
@@ -51,64 +51,93 @@ class Kernel:
         }  # fmt: skip
 
 
-def kernels(ops: OpGraph, context: IntArray, query: int = 1) -> list[Kernel]:
+def kernels(ops: OpGraph, context: IntArray) -> list[Kernel]:
     """One kernel per op, in order, at these contexts. Ops that are alike share one object.
 
     The bytes of a `kv_load` are also those of the ops that read what it loads, in equal parts: kernels read the cache.
     """
-    shapes = _Shapes(ops, context, query)
+    nothing = np.zeros_like(context)
+    return kernels_of(ops, StepLanes(sequence=nothing, token=nothing, context=context))
+
+
+def kernels_of(ops: OpGraph, steps: StepLanes) -> list[Kernel]:
+    """The kernels of some steps; in a batch each sequence has ops of its own for what depends on its context."""
+    shapes = _Shapes(ops, steps)
     made: dict[tuple[object, ...], Kernel] = {}
     result = []
     for i, op in enumerate(ops.ops):
         loads = tuple(ops.ops[j].costs[KV_READ] for j in op.inputs if ops.ops[j].kind == "kv_load")
-        attention = tuple(column.tobytes() for column in shapes.attention.get(op.layer, ())) if op.heads else ()
-        key = (op.kind, op.dtype, op.heads, op.shape, op.costs, loads, attention)
+        attention = tuple(column.tobytes() for column in shapes.attention.get(shapes.owner(i), ())) if op.heads else ()
+        key = (op.kind, op.dtype, op.heads, op.shape, op.costs, int(ops.member[i]), loads, attention)
         if key not in made:
             made[key] = shapes.kernel(i)
         result.append(made[key])
     return result
 
 
+def together(parts: Sequence[Kernel]) -> Kernel:
+    """Kernels of several sequences as the one that does all their rows; its context is the mean over rows."""
+    if len(parts) == 1:
+        return parts[0]
+    first = parts[0].shapes
+    sums = {name: sum((getattr(p.shapes, name) for p in parts), np.zeros_like(first.rows)) for name in _SUMMED}
+    attended = sum((p.shapes.context * p.shapes.rows for p in parts), np.zeros_like(first.rows))
+    shapes = replace(first, **sums, context=attended // np.maximum(sums["rows"], 1))
+    read, written, memory = (np.asarray(sum(getattr(p, name) for p in parts)) for name in ("read", "written", "memory"))
+    return Kernel(parts[0].kinds, parts[0].dtype, shapes, read, written, memory)
+
+
+_SUMMED = ("rows", "flops", "elements", "bytes", "shared")
+
+
 class _Shapes:
-    def __init__(self, ops: OpGraph, context: IntArray, query: int) -> None:
-        self.ops, self.costs = ops, ops.costs(context, query=query)  # [quantity, op, lane]
-        self.context, self.query, self.rows = context, query, ops.batch * query
+    def __init__(self, ops: OpGraph, steps: StepLanes) -> None:
+        self.ops, self.costs = ops, ops.costs_of(steps)  # [quantity, op, lane]
+        self.batch, self.query, self.past = ops.sizes_of(steps)  # [op, lane]
         self.readers = np.zeros(len(ops.ops), dtype=np.int64)
         for op in ops.ops:
             self.readers[list(op.inputs)] += 1
-        self.attention: dict[int, tuple[IntArray, IntArray, IntArray]] = {}  # layer -> kv_heads, head_dim, context
+        self.attention: dict[tuple[int, int], tuple[IntArray, IntArray, IntArray]] = {}  # kv_heads, head_dim, context
         for i, op in enumerate(ops.ops):
-            if op.heads and op.layer not in self.attention and self.costs[FLOPS, i].any() and len(op.shape) > 1:
-                self.attention[op.layer] = self.heads(i, op)
+            if op.heads and self.owner(i) not in self.attention and self.costs[FLOPS, i].any() and len(op.shape) > 1:
+                self.attention[self.owner(i)] = self.heads(i, op)
+
+    def owner(self, i: int) -> tuple[int, int]:
+        """Layer and member of the batch."""
+        return self.ops.ops[i].layer, int(self.ops.member[i])
+
+    def rows(self, i: int) -> IntArray:
+        return np.asarray(self.batch[i] * self.query[i])
 
     def heads(self, i: int, op: Op) -> tuple[IntArray, IntArray, IntArray]:
         """KV heads, size of a head, and tokens attended: of scores [..., group of queries, keys], or of fused attention."""
-        per_head = self.costs[FLOPS, i] // (2 * self.rows * op.heads)
-        last, group = self.extent(op.shape[-1]), np.maximum(self.extent(op.shape[-2]), 1)
-        kv_heads = op.heads * self.query // group
+        per_head = self.costs[FLOPS, i] // np.maximum(2 * self.rows(i) * op.heads, 1)
+        last, group = self.extent(op.shape[-1], i), np.maximum(self.extent(op.shape[-2], i), 1)
+        kv_heads = op.heads * self.query[i] // group
         if op.kind == ATTENTION:  # results [..., group, head_dim] of two products
             return kv_heads, last, per_head // np.maximum(2 * last, 1)
         return kv_heads, per_head // np.maximum(last, 1), last
 
-    def extent(self, text: str) -> IntArray:
-        """A dimension such as `8*B` or `min(N,4095)+1`, at each context."""
+    def extent(self, text: str, i: int) -> IntArray:
+        """A dimension of an op such as `8*B` or `min(N,4095)+1`."""
         limit = _MIN.search(text)
-        past = np.minimum(self.context, int(limit[1])) if limit else self.context
-        value: Mapping[str, IntArray | int] = {"B": self.ops.batch, "Q": self.query, "N": past}
+        past = np.minimum(self.past[i], int(limit[1])) if limit else self.past[i]
+        value: Mapping[str, IntArray] = {"B": self.batch[i], "Q": self.query[i], "N": past}
         terms = [
             prod((value[f] if f in value else int(f) for f in term.split("*")), start=1)
             for term in _MIN.sub("N", text).replace("-", "+-").split("+")
             if term
         ]
-        return np.broadcast_to(np.asarray(sum(terms), dtype=np.int64), self.context.shape)
+        return np.broadcast_to(np.asarray(sum(terms), dtype=np.int64), past.shape)
 
     def kernel(self, i: int) -> Kernel:
-        op, costs, zero = self.ops.ops[i], self.costs, np.zeros_like(self.context)
+        op, costs, rows = self.ops.ops[i], self.costs, self.rows(i)
+        zero = np.zeros_like(rows)
         cached = costs[WEIGHT, i] + costs[KV_READ, i] + self.cache(op)
         read, written = cached + costs[ACT_READ, i], costs[KV_WRITE, i] + costs[ACT_WRITE, i]
         product = bool(costs[FLOPS, i].any() and costs[WEIGHT, i].any())
         per_head = bool(op.heads) and op.kind not in ONLY_MOVES
-        kv_heads, dim, attended = self.attention.get(op.layer, (zero, zero, zero)) if per_head else (zero, zero, zero)
+        kv_heads, dim, attended = self.attention.get(self.owner(i), (zero, zero, zero)) if per_head else (zero, zero, zero)
         kinds: tuple[str, ...] = (op.kind, PRODUCT if product else ELEMENTWISE)
         if op.kind == ATTENTION and (kv_heads == op.heads).all():
             kinds = (MULTI_HEAD, ATTENTION)
@@ -116,9 +145,9 @@ class _Shapes:
             kinds = (op.kind,)
         n = zero if per_head else self.width(i, op)
         shapes = Shapes(
-            rows=np.full_like(self.context, self.rows), n=n,
-            k=costs[FLOPS, i] // np.maximum(2 * self.rows * n, 1) if product else zero,
-            heads=np.full_like(self.context, op.heads if per_head else 0), kv_heads=kv_heads, head_dim=dim, context=attended,
+            rows=rows, n=n,
+            k=costs[FLOPS, i] // np.maximum(2 * rows * n, 1) if product else zero,
+            heads=np.full_like(rows, op.heads if per_head else 0), kv_heads=kv_heads, head_dim=dim, context=attended,
             flops=costs[FLOPS, i], elements=costs[VECTOR_OPS, i], bytes=read + written,
             shared=zero if per_head else costs[WEIGHT, i],
         )  # fmt: skip
@@ -127,10 +156,14 @@ class _Shapes:
     def width(self, i: int, op: Op) -> IntArray:
         """Numbers of the result of one row; of fused products, which have no one shape, by the bytes they write."""
         if not op.shape:
-            return np.asarray(self.costs[ACT_WRITE, i] // (ELEMENT.get(op.dtype, 2) * self.rows))
-        return np.asarray(np.prod([self.extent(text) for text in op.shape], axis=0, dtype=np.int64) // self.rows)
+            return np.asarray(self.costs[ACT_WRITE, i] // np.maximum(ELEMENT.get(op.dtype, 2) * self.rows(i), 1))
+        results = np.prod([self.extent(text, i) for text in op.shape], axis=0, dtype=np.int64)
+        return np.asarray(results // np.maximum(self.rows(i), 1))
 
     def cache(self, op: Op) -> IntArray:
         """Bytes of the KV cache that an op reads of what others have loaded."""
-        loads = (j for j in op.inputs if self.ops.ops[j].kind == "kv_load")
-        return sum((self.costs[KV_READ, j] // self.readers[j] for j in loads), np.zeros_like(self.context))
+        total: IntArray = np.zeros_like(self.past[0])
+        for j in op.inputs:
+            if self.ops.ops[j].kind == "kv_load":
+                total += self.costs[KV_READ, j] // self.readers[j]
+        return total

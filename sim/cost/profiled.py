@@ -10,13 +10,14 @@ What was measured faster than its bytes can come from memory was read from cache
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections import Counter
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
 
-from sim.cost.kernels import ONLY_MOVES, Kernel, kernels
+from sim.cost.kernels import ONLY_MOVES, Kernel, kernels_of, together
 from sim.cost.model import Doubt, Machine, time_at_rate
 from sim.cost.roofline import Roofline
 from sim.errors import InputError, nearest
@@ -61,11 +62,9 @@ class Profiled:
 
     def distinct(self, graph: TaskGraph, steps: StepLanes) -> tuple[IntArray, IntArray, IntArray]:
         """Durations of tasks that stand for all [row, lane], and the row of each task."""
-        if graph.ops.members is not None:
-            raise InputError("cost.model: profiled does not know steps of several sequences or of several new tokens yet")
         costs = graph.ops.costs_of(steps)
         tasks, index = graph.alike(costs)
-        times = self.op_times(graph.ops, steps.context)
+        times = self.op_times(graph.ops, steps)
         computes, from_memory = graph.computes[tasks], (graph.moves[tasks] & MEMORY) != 0
         whole, loading = graph.share(times.whole, tasks), graph.share(times.loading, tasks)
         overlaps = computes & from_memory & self.machine.overlap
@@ -79,36 +78,45 @@ class Profiled:
         work = np.where((graph.moves[tasks] != 0)[:, None], np.maximum(work, 1), 0)
         return compute, work, index
 
-    def op_times(self, ops: OpGraph, context: IntArray) -> OpTimes:
+    def op_times(self, ops: OpGraph, steps: StepLanes) -> OpTimes:
         """How long each op of a step takes alone. Raises InputError that names an op kind which the profile lacks."""
-        whole, loading, work = np.zeros((3, len(ops.ops), len(context)), dtype=np.int64)
+        whole, loading, work = np.zeros((3, len(ops.ops), len(steps.context)), dtype=np.int64)
         measured = np.ones(len(ops.ops), dtype=np.bool_)
-        made: dict[int, tuple[IntArray, IntArray, IntArray, bool]] = {}
-        each = kernels(ops, context)
-        for i, (op, kernel) in enumerate(zip(ops.ops, each, strict=True)):
-            if id(kernel) not in made:
-                made[id(kernel)] = self._times(op, kernel)
-            whole[i], loading[i], work[i], measured[i] = made[id(kernel)]
+        made: dict[tuple[int, ...], tuple[IntArray, IntArray, IntArray, bool]] = {}
+        for rows, parts in calls(ops, steps):
+            key = tuple(map(id, parts))
+            if key not in made:
+                made[key] = self._times(ops.ops[rows[0]], parts)
+            whole[rows], loading[rows], work[rows], measured[rows] = made[key]
         computing = [i for i, op in enumerate(ops.ops) if op.kind not in ONLY_MOVES]
         whole[computing[:1]] += self.profile.step.per_step
         return OpTimes(whole, loading, work, measured)
 
-    def _times(self, op: Op, kernel: Kernel) -> tuple[IntArray, IntArray, IntArray, bool]:
-        """Whole, loading and work of an op, as in `OpTimes`, and whether it was measured."""
+    def _times(self, op: Op, parts: Sequence[Kernel]) -> tuple[IntArray, IntArray, IntArray, bool]:
+        """Whole, loading and work [op, lane] of the ops of one call, as in `OpTimes`, and whether it was measured."""
         num, den = self.machine.alone
-        work = time_at_rate(kernel.memory, self.machine.bandwidth)
-        timing, step = self.profile.timing(kernel.kinds, kernel.dtype), self.profile.step
+        work = time_at_rate(np.stack([part.memory for part in parts]), self.machine.bandwidth)
+        kernel, step = together(parts), self.profile.step
+        timing = self.profile.timing(kernel.kinds, kernel.dtype)
         if timing is None:
             if op.kind not in ONLY_MOVES and self.otherwise is None:
                 raise self._unknown(op)
             loading = _ceil_scaled(work, den, num)
             return loading, loading, work, False
         alone = np.rint(step.scale * time(timing, kernel.shapes) + step.per_op)
-        whole = np.maximum(alone.astype(np.int64), 1)
+        total = np.maximum(alone.astype(np.int64), 3 * len(parts))  # each of them at least 1 ps, roundings included
         if op.kind in ONLY_MOVES:  # all of its time is on the channel
+            whole = _parts(total, work)
             return whole, whole, np.maximum(work, whole * num // den), True
-        work = np.minimum(work, (whole - 1) * num // den)  # what was faster than memory came from caches
-        return whole, _ceil_scaled(work, den, num), work, True
+        most = (total - 2 * len(parts)) * num // den  # what was faster than memory came from caches
+        work = np.where(work.sum(axis=0) > most, _parts(most, work, least=0), work)
+        loading = _ceil_scaled(work, den, num)
+        return (
+            loading + _parts(total - loading.sum(axis=0), np.stack([part.shapes.bytes for part in parts])),
+            loading,
+            work,
+            True,
+        )
 
     def _unknown(self, op: Op) -> InputError:
         known = sorted({timing.kind for timing in self.profile.timings})
@@ -121,14 +129,15 @@ class Profiled:
     def doubts(self, graph: TaskGraph, steps: StepLanes) -> list[Doubt]:
         """What of these steps is no interpolation between measurements."""
         found: dict[tuple[str, str], list[int]] = {}
-        for i, (op, kernel) in enumerate(zip(graph.ops.ops, kernels(graph.ops, steps.context), strict=True)):
+        for rows, parts in calls(graph.ops, steps):
+            op, kernel = graph.ops.ops[rows[0]], together(parts)
             timing = self.profile.timing(kernel.kinds, kernel.dtype)
             if timing is not None:
                 why = "; ".join(map(str, outside(timing, kernel.shapes)))
             else:
                 why = "" if op.kind in ONLY_MOVES else "not measured: roofline, a lower bound"
             if why:
-                found.setdefault((op.kind, why), []).append(i)
+                found.setdefault((op.kind, why), []).extend(rows)
         whole = np.zeros(len(graph.ops.ops))
         compute, _ = self.durations(graph, steps)
         np.add.at(whole, graph.op, compute.sum(axis=1))
@@ -136,6 +145,29 @@ class Profiled:
             Doubt(kind=kind, ops=len(ops), share=round(float(whole[ops].sum() / max(1.0, whole.sum())), 6), why=why)
             for (kind, why), ops in found.items()
         ]
+
+
+def calls(ops: OpGraph, steps: StepLanes) -> Iterator[tuple[list[int], list[Kernel]]]:
+    """What a device is asked to run, one by one: in a batch, the ops of all sequences that differ in nothing else at once."""
+    groups: dict[object, list[int]] = {}
+    seen: Counter[object] = Counter()
+    for i, (op, member) in enumerate(zip(ops.ops, ops.member.tolist(), strict=True)):
+        role = (op.kind, op.part, op.path)
+        groups.setdefault(i if member < 0 else (role, seen[role, member]), []).append(i)
+        seen[role, member] += 1
+    each = kernels_of(ops, steps)
+    for rows in groups.values():
+        yield rows, [each[i] for i in rows]
+
+
+def _parts(total: IntArray, weights: IntArray, least: int = 1) -> IntArray:
+    """Split totals [lane] by weights [part, lane] into integers that sum to them, each at least `least`."""
+    if len(weights) == 1:
+        return total[None]
+    upto = np.cumsum(weights, axis=0) / np.maximum(weights.sum(axis=0), 1)
+    upto[-1] = 1.0
+    ends: IntArray = np.rint(upto * (total - least * len(weights))).astype(np.int64)
+    return np.asarray(np.diff(ends, axis=0, prepend=0) + least)
 
 
 def _only(costs: IntArray, names: Collection[str]) -> IntArray:

@@ -15,7 +15,7 @@ A coefficient that is absent costs nothing. `amount` is that of the kernel's `un
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from typing import Protocol
 
 import numpy as np
@@ -57,6 +57,10 @@ class Shapes:
             return self.rows * self.n
         amount: Ints = getattr(self, unit)
         return amount
+
+    def take(self, chosen: npt.NDArray[np.bool_]) -> Shapes:
+        """Some of the ops."""
+        return Shapes(**{column.name: getattr(self, column.name)[chosen] for column in fields(self)})
 
     def at_rows(self, rows: int) -> Shapes:
         """The same ops with another number of rows."""

@@ -27,12 +27,19 @@ class Outside(NamedTuple):
 
 
 def time(timing: Timing, shapes: Shapes) -> Floats:
-    """Picoseconds of each op; all must have one number of rows.
+    """Picoseconds of each op.
 
     Between two numbers of rows that were measured the time is linear in rows, beyond them the nearest fit is used as it is.
     """
-    rows, form = int(shapes.rows.flat[0]), FORMS.get(timing.form)
-    known = list(timing.rows)
+    result = np.zeros(np.shape(shapes.rows))
+    for rows in np.unique(shapes.rows).tolist():
+        chosen = shapes.rows == rows
+        result[chosen] = _at(timing, shapes.take(chosen), rows)
+    return result
+
+
+def _at(timing: Timing, shapes: Shapes, rows: int) -> Floats:
+    form, known = FORMS.get(timing.form), list(timing.rows)
     i = bisect_left(known, rows)
     if i == len(known) or i == 0 or known[i] == rows:
         nearest = timing.rows[known[min(i, len(known) - 1)]]
@@ -47,9 +54,7 @@ def predict(profile: DeviceProfile, samples: Samples) -> Floats:
     predicted = np.full(len(samples), np.nan)
     for timing in profile.timings:
         of_kind = (samples.kind == timing.kind) & (samples.dtype == timing.dtype)
-        for rows in np.unique(samples.rows[of_kind]).tolist():
-            chosen = of_kind & (samples.rows == rows)
-            predicted[chosen] = time(timing, shapes_of(samples.take(chosen)))
+        predicted[of_kind] = time(timing, shapes_of(samples.take(of_kind)))
     return predicted
 
 

@@ -94,6 +94,22 @@ def test_a_device_alone_takes_the_sum_of_what_was_measured(tmp_path: Path, execu
         assert (np.abs(steps.end - steps.released - expected) <= 2 * tasks).all()
 
 
+def test_a_batch_runs_each_kernel_once(tmp_path: Path) -> None:
+    """Two sequences of one context in a step: what the graph captured at batch 2 takes, attention of both in one kernel."""
+    device = profile(*OPS, step=Step(scale=1.0, per_op=1_000_000))
+    overrides = ["workload.batching.policy=continuous", "workload.sequences[0].count=2", "workload.sequences[0].tokens=3"]
+    result = run(scenario(tmp_path, device, *overrides))
+    two = models.library.load("llama-3.2-1b").step(2).select(2, "block")
+    for step, context in zip(range(3), (100, 101, 102), strict=True):
+        expected = 0.0
+        for kernel in kernels(two, np.array([context])):
+            found = device.timing(kernel.kinds, kernel.dtype)
+            expected += float(time(found, kernel.shapes)[0]) + 1_000_000 if found is not None else 0
+        steps = result.log.steps
+        assert int(steps.end[step] - steps.released[step]) == pytest.approx(expected, abs=5000)
+    assert "rows 2, measured 1" in {doubt.why for doubt in result.doubts}
+
+
 def test_replay_is_the_simulation(tmp_path: Path) -> None:
     written = scenario(tmp_path, profile(*OPS))
     one, other = run(written), run(written, replay=False)
