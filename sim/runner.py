@@ -160,7 +160,7 @@ def op_graphs(scenario: Scenario) -> tuple[ModelGraph, Variants]:
         model = models.library.load(wanted.config, granularity=mapping.granularity, dtype=wanted.dtype, mla=mapping.mla)
     except InputError as error:
         raise scenario.error("model.config", str(error)) from None
-    if "mla" in mapping.model_fields_set and not models.library.keeps_latents(model):
+    if mapping.mla != "latent" and not models.library.keeps_latents(model):
         raise scenario.error("mapping.mla", f"expected only for multi-head latent attention, which {model.name} does not have")
     if wanted.layers is not None and wanted.layers > model.layers:
         raise scenario.error("model.layers", f"expected 1 to {model.layers}, all layers of {model.name}, found {wanted.layers}")

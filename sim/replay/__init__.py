@@ -11,9 +11,10 @@ task had the lower rank. Each is written down as a comparison of two times of th
 of them hold took the same decisions, so by induction over the instants its times are those that the simulation would give, to
 the picosecond; other lanes go to another tape, or are simulated. Comparisons that the program itself implies are left out.
 
-What may be replayed: a step that starts with nothing else running (a barrier), scheduled by ranks, on a `fifo` or
-`processor_sharing` channel, with any cap, latency and efficiency. Shared channels are not max-plus: their recurrence runs
-on the lanes with the same integer arithmetic, and the order and ties of its instants are decisions too.
+What may be replayed: a step that starts with nothing else running (a barrier), of one sequence or of a batch between arrivals,
+scheduled by ranks, on a `fifo` or `processor_sharing` channel with any cap, latency and efficiency. Shared channels are not
+max-plus: their recurrence runs on the lanes with the same integer arithmetic, and the order and ties of its instants are
+decisions too.
 """
 
 from sim.replay.driver import Replayed, Tapes, obstacle, run, stream
