@@ -88,6 +88,14 @@ def step(
     model: PreTrainedModel, recorder: Recorder, point: Point, cache: Any, tokens: torch.Tensor | None = None
 ) -> torch.Tensor:
     """Run one step at (B, Q, N) under the recorder; returns the logits of the last token of each sequence [B, 1, V]."""
+    options = arguments(model, point, cache, tokens)
+    with recorder.active():
+        logits: torch.Tensor = model(**options).logits
+    return logits
+
+
+def arguments(model: PreTrainedModel, point: Point, cache: Any, tokens: torch.Tensor | None = None) -> dict[str, Any]:
+    """What to call a model with for one step at (B, Q, N)."""
     B, Q, N = point
     device = model.device
     tokens = torch.zeros(B, Q, dtype=torch.long, device=device) if tokens is None else tokens
@@ -97,9 +105,7 @@ def step(
         options["position_ids"] = (torch.arange(Q, device=device) + N).expand(B, Q).contiguous()
     if "logits_to_keep" in parameters:
         options["logits_to_keep"] = 1
-    with recorder.active():
-        logits: torch.Tensor = model(**options).logits
-    return logits
+    return options
 
 
 def record(model: PreTrainedModel, point: Point) -> Recording:
@@ -125,7 +131,7 @@ class Variant:
 
 
 @contextmanager
-def _quiet() -> Iterator[None]:
+def quiet() -> Iterator[None]:
     """Keep transformers from printing.
 
     It warns of token ids and weights, which play no part here, and of what the one-line error says again.
@@ -140,7 +146,7 @@ def _quiet() -> Iterator[None]:
         transformers_logging.set_verbosity(verbosity)
 
 
-@_quiet()
+@quiet()
 def capture(config: ModelConfig, dtype: str | None = None, mla: str = MLA_FORMS[0]) -> dict[str, ModelGraph]:
     """Capture a model at every granularity. mla: what a cache of latent attention holds, one of `MLA_FORMS`.
 

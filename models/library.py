@@ -32,7 +32,9 @@ CACHE_VARIABLE = "DECODE_SIM_CACHE"
 GRANULARITIES = ("op", "aten")
 
 
-def load(config: str, *, granularity: str = "op", dtype: str | None = None, mla: str = MLA_FORMS[0]) -> ModelGraph:
+def load(
+    config: str | ModelConfig, *, granularity: str = "op", dtype: str | None = None, mla: str = MLA_FORMS[0]
+) -> ModelGraph:
     """The graph of the model that `config` means (see `models.config.resolve`), always of the whole model.
 
     granularity: `op` for the ops that people name, `aten` for the raw ones. dtype: instead of the config's own.
@@ -43,7 +45,7 @@ def load(config: str, *, granularity: str = "op", dtype: str | None = None, mla:
         raise unknown("granularity", granularity, GRANULARITIES)
     if mla not in MLA_FORMS:
         raise unknown("form of latent attention", mla, MLA_FORMS)
-    model = resolve(config)
+    model = config if isinstance(config, ModelConfig) else resolve(config)
     dtype = dtype_of(model, dtype)
     # A model without latent attention is kept once, where the first form would be.
     for form in dict.fromkeys((mla, MLA_FORMS[0])):

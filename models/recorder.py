@@ -74,6 +74,7 @@ class Node:
     costs: in the order of `sim.graph.QUANTITIES`. weights: names of the parameters it reads.
     experts: of a gather of experts' weights, how many there are and bytes of one.
     calls: function, arguments and results, with `TensorRef` for tensors, if the recorder keeps them.
+    issued: which of `Recorder.issued` it is; both copies of an append, none of a load.
     """
 
     name: str
@@ -91,6 +92,7 @@ class Node:
     cache: int = -1  # of an append: the layer of the cache it goes to
     sources: tuple[tuple[int, ...], ...] = ()  # of a store: what makes the keys, what makes the values
     calls: tuple[tuple[Any, Any, Any, Any], ...] = ()
+    issued: tuple[int, ...] = ()
 
     @property
     def signature(self) -> tuple[Any, ...]:
@@ -121,11 +123,15 @@ class Recording:
 
 
 class Recorder(TorchDispatchMode):
-    """Records while it is active. `keep_calls` keeps what is needed to run the ops again."""
+    """Records while it is active. `keep_calls` keeps what is needed to run the ops again.
+
+    issued: all ops that are no views, in order, what is done on the side included: aten name and role.
+    """
 
     def __init__(self, model: torch.nn.Module, layers: int, *, keep_calls: bool = False) -> None:
         super().__init__()
         self.nodes: list[Node] = []
+        self.issued: list[tuple[str, str]] = []
         self.storages: dict[int, Storage] = {}
         self.keep_calls = keep_calls
         self.kv_shape = (0, 0)
@@ -189,20 +195,21 @@ class Recorder(TorchDispatchMode):
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
         out = func(*args, **kwargs)
-        if current_role()[0] == ASIDE:
-            return out
-        name = func._overloadpacket.__name__
+        name, aside = func._overloadpacket.__name__, current_role()[0] == ASIDE
         results = [t for t in tree_leaves(out) if isinstance(t, torch.Tensor)]
         written = [t for t in _written(func, args, kwargs) if isinstance(t, torch.Tensor)]
         operands = _tensors(args) + _tensors(kwargs)
         if name.startswith(("empty", "new_empty")) or (not results and not written):
-            for tensor in results:
+            for tensor in () if aside else results:
                 self._storage(tensor)
             return out
         held = {t.untyped_storage()._cdata for t in operands}
         fresh = [t for t in results if t.untyped_storage()._cdata not in held]
         if not fresh and not written:
             return out  # a view
+        self.issued.append((f"aten.{name}", current_role()[0]))
+        if aside:
+            return out
         read = [t for t in operands if not (name in OVERWRITES and t is args[0])]
         self._append(func, name, args, kwargs, out, read, fresh + written)
         return out
@@ -251,6 +258,7 @@ class Recorder(TorchDispatchMode):
                 cache=self._storage(made[0]).layer,
                 weights=tuple(sorted({self._storage(t).name for t in read if self._storage(t).kind == "weight"})),
                 calls=calls,
+                issued=(len(self.issued) - 1,),
             )
         )
 
@@ -366,6 +374,7 @@ def _with_transfers(nodes: list[Node], storages: Mapping[int, Storage]) -> list[
                         sources=sources,
                         costs=tuple(map(sum, zip(*(c.costs for c in copies), strict=True))),
                         calls=tuple(call for c in copies for call in c.calls),
+                        issued=tuple(i for c in copies for i in c.issued),
                     )
                 )
         else:

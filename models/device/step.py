@@ -1,0 +1,209 @@
+"""One decode step, timed op by op.
+
+On a CPU an op takes from when it is called to when it returns. On a GPU its time is that of the kernels that it launched;
+with a CUDA graph, that of the same kernels in a replay of the graph. Where torch's profiler does not see the device (mps),
+each op is waited for, and its time includes that of launching it.
+"""
+
+# torch and transformers leave parts of themselves without types.
+# mypy: allow-untyped-calls
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from models.costs import Point
+from models.device.align import Event, Span, device_spans, kernels_of, match, replayed, spans
+from models.device.real import Decoding
+from sim.cost.kernels import kernels
+from sim.graph import IntArray, OpGraph
+from sim.profile import Samples
+from sim.units import PS_PER_MS, PS_PER_NS, PS_PER_US
+
+#: What the step is called among the events of the profiler.
+_STEP = "decode step"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MeasuredStep:
+    """When the ops of one step ran. Times are picoseconds; those of the step begin at its start.
+
+    ops: the op graph. start, duration: of each op, its first start, and how long it ran; -1 and 0 of those that no code
+    runs (KV loads: kernels read the cache themselves). pieces: an op may run in several pieces, between which others
+    run: columns op, start, duration. wall: of the whole step, while it was being timed. plain: of the step before, of the
+    same shape, that was not, or 0. others: time of what is dispatched and is of no op (views, masks).
+    """
+
+    model: str
+    dtype: str
+    point: Point
+    ops: OpGraph
+    start: IntArray
+    duration: IntArray
+    pieces: IntArray
+    wall: int
+    plain: int
+    others: int
+
+    def __repr__(self) -> str:
+        return f"MeasuredStep({self.model} at {self.point}: {len(self.ops.ops)} ops, {self.wall / 1e9:.3f} ms)"
+
+    @property
+    def covered(self) -> float:
+        """The share of the step that its ops took; the rest is the code between them."""
+        return float(self.duration.sum() / self.wall)
+
+    @property
+    def unaligned(self) -> float:
+        """The share of the step in what was dispatched and is of no op."""
+        return self.others / self.wall
+
+
+def measure(decoding: Decoding, plain: int = 0) -> MeasuredStep:
+    """Run and time one step. `plain`: what one took that was not timed op by op."""
+    found, wall = _waiting(decoding) if decoding.real.place.device == "mps" else _profiled(decoding)
+    return assemble(decoding, found, wall, plain)
+
+
+def assemble(decoding: Decoding, found: Sequence[Span], wall: int, plain: int = 0) -> MeasuredStep:
+    """A measured step from the times of all that it dispatched."""
+    owner = np.array(decoding.owner, dtype=np.int64)
+    start = np.array([span.start for span in found], dtype=np.int64)
+    duration = np.array([span.duration for span in found], dtype=np.int64)
+    mine = owner >= 0
+    count = len(decoding.ops.ops)
+    first = np.full(count, np.iinfo(np.int64).max)
+    np.minimum.at(first, owner[mine], start[mine])
+    total = np.zeros(count, dtype=np.int64)
+    np.add.at(total, owner[mine], duration[mine])
+    return MeasuredStep(
+        model=decoding.real.name, dtype=decoding.real.dtype, point=decoding.point, ops=decoding.ops,
+        start=np.where(first == np.iinfo(np.int64).max, -1, first), duration=total,
+        pieces=np.stack([owner[mine], start[mine], duration[mine]]), wall=wall, plain=plain,
+        others=int(duration[~mine].sum()),
+    )  # fmt: skip
+
+
+def samples(steps: Sequence[MeasuredStep], rounds: Sequence[int], first_step: int = 0) -> Samples:
+    """One row for each op of each step, and one of kind `step` for the step; their `step` counts from `first_step`.
+
+    A step lasts as long as one that was not timed op by op, where that is known. Ops that take no time have no row.
+    """
+    rows: list[dict[str, Any]] = []
+    shapes: dict[tuple[int, int], list[dict[str, Any]]] = {}
+    for number, (step, round_number) in enumerate(zip(steps, rounds, strict=True), first_step):
+        batch, query, context = step.point
+        key = id(step.ops), context
+        if key not in shapes:
+            shapes[key] = [kernel.sample() for kernel in kernels(step.ops, np.array([context]))]
+        common = {"step": number, "round": round_number, "model": step.model}
+        timed = np.flatnonzero(step.duration > 0).tolist()
+        rows += [{**shapes[key][op], **common, "duration": int(step.duration[op])} for op in timed]
+        whole = {"kind": "step", "dtype": step.dtype, "rows": batch * query, "context": context, "ops": len(timed)}
+        rows.append({**whole, **common, "duration": step.plain or step.wall})
+    names = dict.fromkeys(name for row in rows for name in row)
+    blank: dict[str, Any] = {"kind": "", "dtype": "", "rows": 1, "ops": 1}
+    return Samples({name: [row.get(name, blank.get(name, 0)) for row in rows] for name in names})
+
+
+@torch.no_grad()
+def _profiled(decoding: Decoding) -> tuple[list[Span], int]:
+    place = decoding.real.place
+    host, kernels_run, wall = profile(decoding, lambda options: decoding.real.model(**options))
+    found, owner = match(decoding.issued, host)
+    if place.device == "cuda":
+        return _relative(device_spans(found, owner, kernels_run), wall)
+    return _relative(spans(found), wall)
+
+
+def profile(decoding: Decoding, run: Callable[[dict[str, Any]], Any]) -> tuple[list[Event], list[Event], Event]:
+    """Run a step under torch's profiler: events of the host inside of it, kernels of the device, and the step itself."""
+    place = decoding.real.place
+    options = decoding.ready()
+    decoding.real.evict()
+    watch = torch.profiler.profile(activities=place.activities(), acc_events=True)
+    with watch as profiler, torch.profiler.record_function(_STEP):
+        run(options)
+        place.synchronise()
+    events = profiler.events() or []
+    step = next(e for e in events if e.name == _STEP and e.device_type.name == "CPU")
+    whole = _event(step)
+    host = [_event(e) for e in events if e.device_type.name == "CPU" and e.thread == step.thread and e is not step]
+    on_device = [_event(e) for e in events if e.device_type.name != "CPU" and not e.is_user_annotation]
+    return [e for e in host if whole.start <= e.start < whole.end], on_device, whole
+
+
+def _event(event: Any) -> Event:
+    start, end = (round(at * PS_PER_US) for at in (event.time_range.start, event.time_range.end))
+    return Event(event.name, start, end, event.id, event.linked_correlation_id)
+
+
+def _relative(found: Sequence[Span], whole: Event) -> tuple[list[Span], int]:
+    return [Span(span.start - whole.start, span.duration) for span in found], whole.end - whole.start
+
+
+class _Wait(TorchDispatchMode):
+    """Waits for each op."""
+
+    def __init__(self, synchronise: Callable[[], None]) -> None:
+        super().__init__()
+        self.synchronise, self.events = synchronise, list[Event]()
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        began = time.perf_counter_ns()
+        out = func(*args, **(kwargs or {}))
+        self.synchronise()
+        ended = time.perf_counter_ns()
+        name = f"aten.{func._overloadpacket.__name__}"
+        self.events.append(Event(name, began * PS_PER_NS, ended * PS_PER_NS, len(self.events)))
+        return out
+
+
+@torch.no_grad()
+def _waiting(decoding: Decoding) -> tuple[list[Span], int]:
+    options = decoding.ready()
+    decoding.real.evict()
+    mode = _Wait(decoding.real.place.synchronise)
+    began = time.perf_counter_ns()
+    with mode:
+        decoding.real.model(**options)
+    whole = Event(_STEP, began * PS_PER_NS, time.perf_counter_ns() * PS_PER_NS)
+    return _relative(spans(match(decoding.issued, mode.events)[0]), whole)
+
+
+class CudaGraph:
+    """A step as a CUDA graph: what of it runs on the host is not run again."""
+
+    def __init__(self, decoding: Decoding) -> None:
+        self.decoding = decoding
+        run = decoding.real.model
+        with torch.no_grad():
+            host, kernels_run, _ = profile(decoding, lambda options: run(**options))
+            self._launched = kernels_of(len(decoding.issued), match(decoding.issued, host)[1], kernels_run)
+            options = decoding.ready()
+            self._graph = torch.cuda.CUDAGraph()
+            with torch.cuda.graph(self._graph):
+                run(**options)
+
+    def wall(self) -> int:
+        """Replay the step, and nothing beside it; picoseconds by CUDA events."""
+        self.decoding.real.evict()
+        began, ended = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+        began.record()
+        self._graph.replay()
+        ended.record()
+        ended.synchronize()
+        milliseconds: float = began.elapsed_time(ended)
+        return round(milliseconds * PS_PER_MS)
+
+    def measure(self, plain: int = 0) -> MeasuredStep:
+        """Replay and time one step."""
+        _, kernels_run, whole = profile(self.decoding, lambda _: self._graph.replay())
+        return assemble(self.decoding, *_relative(replayed(self._launched, kernels_run), whole), plain)
