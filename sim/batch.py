@@ -11,6 +11,8 @@ own. So the graph of a step is stitched from captured ones:
 
 The last two are those of the capture with several sequences, the first those of a capture with one. Ops of two captures
 correspond if they have the same kind, module path and part (and among equals the same place in the order).
+
+Of the weights of experts, a step reads those of the distinct ones that its new tokens choose: see `sim.experts`.
 """
 
 from __future__ import annotations
@@ -22,6 +24,7 @@ from typing import Literal, NamedTuple
 import numpy as np
 
 from sim.errors import InputError
+from sim.experts import Experts, Routing, Tokens, distinct
 from sim.graph import MONOMIALS, QUANTITIES, IntArray, Op, OpGraph, Polynomial, StepLanes
 from sim.lowering import Mapping as TaskMapping
 from sim.lowering import lower, read_in_place
@@ -36,7 +39,7 @@ TOKENS, LOGITS = -1, -2
 _OF_CONTEXT = [i for i, (_, _, n) in enumerate(MONOMIALS) if n]
 _OF_QUERY = [i for i, (_, q, _) in enumerate(MONOMIALS) if q]
 _OF_BATCH = [i for i, (b, q, n) in enumerate(MONOMIALS) if b and not q and not n]
-KV_READ, KV_WRITE = QUANTITIES.index("kv_read"), QUANTITIES.index("kv_write")
+WEIGHT, KV_READ, KV_WRITE = (QUANTITIES.index(name) for name in ("weight", "kv_read", "kv_write"))
 
 #: Kind, part, path, and which of those that are equal so far.
 Role = tuple[str, str, str, int]
@@ -63,10 +66,14 @@ class Shape(NamedTuple):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BatchGraph(OpGraph):
-    """A stitched graph. `owner` says for each op which member's it is, or `TOKENS` or `LOGITS`."""
+    """A stitched graph. `owner` says for each op which member's it is, or `TOKENS` or `LOGITS`. routing: which experts tokens
+    choose; None: as many distinct ones as there can be.
+    """
 
     shape: Shape
     owner: tuple[int, ...]
+    routing: Routing | None = None
+    _experts: dict[Experts, list[int]] = field(init=False, repr=False, compare=False)
     _loads: IntArray = field(init=False, repr=False, compare=False)
     _member: IntArray = field(init=False, repr=False, compare=False)
 
@@ -79,6 +86,11 @@ class BatchGraph(OpGraph):
         ]
         object.__setattr__(self, "_loads", np.array(columns, dtype=np.int64))
         object.__setattr__(self, "_member", np.maximum(np.array(self.owner, dtype=np.int64), -1))
+        experts: dict[Experts, list[int]] = {}  # by what they have in common, whatever their size
+        for i, op in enumerate(self.ops):
+            if op.experts is not None:
+                experts.setdefault(replace(op.experts, bytes=0), []).append(i)
+        object.__setattr__(self, "_experts", experts)
 
     @property
     def members(self) -> int:
@@ -91,7 +103,15 @@ class BatchGraph(OpGraph):
     def costs_of(self, steps: StepLanes) -> IntArray:
         columns = self._sizes(steps)
         values = self.evaluate(*(column.ravel() for column in columns))
-        return np.asarray(values.reshape(-1, *columns[0].shape)[self.cost_index, self._loads])
+        costs = np.asarray(values.reshape(-1, *columns[0].shape)[self.cost_index, self._loads])
+        members = steps.members
+        if self._experts and members is not None:
+            tokens = Tokens.of(members.sequence, members.context, members.query)
+            for experts, ops in self._experts.items():
+                layers, which = np.unique([self.ops[i].layer for i in ops], return_inverse=True)
+                size = np.array([each.bytes for i in ops if (each := self.ops[i].experts) is not None], dtype=np.int64)
+                costs[WEIGHT, ops] = distinct(self.routing, experts, layers.tolist(), tokens)[which] * size[:, None]
+        return costs
 
     def sizes_of(self, steps: StepLanes) -> tuple[IntArray, IntArray, IntArray]:
         batch, query, context = self._sizes(steps)
@@ -130,18 +150,18 @@ class Laid(Mapping[tuple[bool, bool], OpGraph]):
 
 
 class StepGraphs:
-    """Makes the task graph of a step from its shape, once for each."""
+    """Makes the task graph of a step from its shape, once for each. routing: which experts tokens choose."""
 
-    def __init__(self, variants: Variants, mapping: TaskMapping) -> None:
+    def __init__(self, variants: Variants, mapping: TaskMapping, routing: Routing | None = None) -> None:
         # Once cut into members, a graph no longer says whose a KV load is that has become an operand.
         self.variants = Laid(variants, read_in_place) if mapping.kv == "operands" else variants
-        self.mapping = mapping
+        self.mapping, self.routing = mapping, routing
         self._made: dict[Shape, TaskGraph] = {}
 
     def __call__(self, shape: Shape) -> TaskGraph:
         """Raises InputError if captures do not correspond."""
         if shape not in self._made:
-            ops = self.variants[False, False] if shape.plain else stitch(self.variants, shape)
+            ops = self.variants[False, False] if shape.plain else replace(stitch(self.variants, shape), routing=self.routing)
             self._made[shape] = lower(ops, self.mapping)
         return self._made[shape]
 

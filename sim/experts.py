@@ -50,10 +50,28 @@ class Tokens:
     lane: IntArray
     lanes: int
 
+    @classmethod
+    def of(cls, sequence: IntArray, context: IntArray, query: IntArray) -> Tokens:
+        """Those that members [member, lane] of steps feed in: `query` each, after `context` others."""
+        count = query.T.ravel()
+        first = np.cumsum(count) - count
+        return cls(
+            sequence=np.repeat(sequence.T.ravel(), count),
+            position=np.arange(int(count.sum())) + np.repeat(context.T.ravel() - first, count),
+            lane=np.repeat(np.arange(query.shape[1]), query.sum(axis=0)),
+            lanes=query.shape[1],
+        )
 
-def distinct(routing: Routing, experts: Experts, layers: Sequence[int], tokens: Tokens) -> IntArray:
-    """How many distinct experts the tokens of each step choose in some layers: [layer, lane]."""
+
+def distinct(routing: Routing | None, experts: Experts, layers: Sequence[int], tokens: Tokens) -> IntArray:
+    """How many distinct experts the tokens of each step choose in some layers: [layer, lane].
+
+    Without a routing the most that there can be: as if no two tokens chose the same one, while there are others.
+    """
     layer = np.asarray(layers, dtype=np.int64)
+    if routing is None:
+        most = np.minimum(experts.top_k * np.bincount(tokens.lane, minlength=tokens.lanes), experts.count)
+        return np.tile(most.astype(np.int64), (len(layer), 1))
     result = np.zeros((len(layer), tokens.lanes), dtype=np.int64)
     most_lanes = max(1, _BLOCK // max(1, len(layer) * experts.count))
     most_tokens = max(1, _BLOCK // max(1, len(layer) * experts.top_k))

@@ -18,6 +18,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from fractions import Fraction
+from functools import partial
 from math import ceil
 
 from sim.graph import QUANTITIES, Op, OpGraph
@@ -59,12 +60,17 @@ def apply(ops: OpGraph, formats: Formats, *, element: int) -> OpGraph:
         return ops
     polynomials = list(ops.polynomials)
     index = {polynomial: i for i, polynomial in enumerate(polynomials)}
-    changed: dict[tuple[int, str | None, int], int] = {}
+    changed: dict[tuple[int, str | None, int, int], int] = {}
 
-    def stored(cost: int, name: str | None, group: int) -> int:
-        key = (cost, name, group)
+    def stored(cost: int, name: str | None, group: int, unit: int) -> int:
+        """The cost in a format. unit: bytes that are rounded for themselves, 0: each term as a whole."""
+        key = (cost, name, group, unit)
         if key not in changed:
-            pieces = tuple(tuple(_stored(term, element, name, group) for term in piece) for piece in ops.polynomials[cost])
+            scaled = partial(_stored, element=element, name=name, group=group)
+            pieces = tuple(
+                tuple(term // unit * scaled(unit) if unit else scaled(term) for term in piece)
+                for piece in ops.polynomials[cost]
+            )
             if pieces not in index:
                 index[pieces] = len(polynomials)
                 polynomials.append(pieces)
@@ -77,7 +83,8 @@ def apply(ops: OpGraph, formats: Formats, *, element: int) -> OpGraph:
         for quantity, (name, group) in wanted.items():
             i = QUANTITIES.index(quantity)
             if quantity != "weight" or is_matrix(ops, op):
-                costs[i] = stored(costs[i], name, group)
+                unit = op.experts.bytes if quantity == "weight" and op.experts is not None else 0  # experts are whole
+                costs[i] = stored(costs[i], name, group, unit)
         experts = op.experts and replace(op.experts, bytes=formats.weight_bytes(op.experts.bytes, element))
         made.append(replace(op, costs=tuple(costs), experts=experts))
     return replace(ops, ops=tuple(made), polynomials=tuple(polynomials))

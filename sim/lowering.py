@@ -201,11 +201,17 @@ def _without_resident(ops: OpGraph, resident: Fraction) -> OpGraph:
     index = {polynomial: i for i, polynomial in enumerate(polynomials)}
     made = []
     for op in ops.ops:
-        rest = tuple(tuple(term - kept(term, resident) for term in piece) for piece in polynomials[op.costs[weight]])
+        experts, pieces = op.experts, polynomials[op.costs[weight]]
+        if experts is not None:  # each of them in part
+            left = experts.bytes - kept(experts.bytes, resident)
+            rest = tuple(tuple(term // experts.bytes * left for term in piece) for piece in pieces)
+            experts = replace(experts, bytes=left)
+        else:
+            rest = tuple(tuple(term - kept(term, resident) for term in piece) for piece in pieces)
         if rest not in index:
             index[rest] = len(polynomials)
             polynomials.append(rest)
-        made.append(replace(op, costs=(*op.costs[:weight], index[rest], *op.costs[weight + 1 :])))
+        made.append(replace(op, costs=(*op.costs[:weight], index[rest], *op.costs[weight + 1 :]), experts=experts))
     return replace(ops, ops=tuple(made), polynomials=tuple(polynomials))
 
 

@@ -68,7 +68,7 @@ class Given:
         """Raises InputError for a token that is not there, and for choices that the model cannot make."""
         if self.experts.shape[1] != experts.top_k or int(self.experts.max(initial=0)) >= experts.count:
             raise InputError(
-                f"workload.routing: {self.source}: expected {experts.top_k} experts from 0 to {experts.count - 1} a token, "
+                f"{self.source}: expected {experts.top_k} experts from 0 to {experts.count - 1} a token, "
                 f"found {self.experts.shape[1]} up to {int(self.experts.max(initial=0))}"
             )
         wanted = _key(layer, sequence, position)
@@ -77,7 +77,7 @@ class Given:
         if len(missing):
             i = missing[0]
             raise InputError(
-                f"workload.routing: {self.source}: expected all tokens of the run, found none for sequence {sequence[i]}, "
+                f"{self.source}: expected all tokens of the run, found none for sequence {sequence[i]}, "
                 f"position {position[i]}, layer {layer[i]}"
             )
         return self.experts[row]

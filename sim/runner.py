@@ -26,7 +26,7 @@ from sim.analysis.context import Rules
 from sim.analysis.metrics import metrics
 from sim.analysis.requests import requests as served_requests
 from sim.analysis.series import series
-from sim.batch import Laid, Shape, StepGraphs, Variants
+from sim.batch import BatchGraph, Laid, Shape, StepGraphs, Variants
 from sim.capacity import footprint
 from sim.cost import COST_MODELS, CostModel, Doubt, Machine
 from sim.errors import InputError, unknown
@@ -43,8 +43,9 @@ from sim.scenario import Formats, Fuse, Known, Scenario, load
 from sim.scheduling import SCHEDULERS, Scheduler
 from sim.serving import Batch, Batching, Member, Speculation, feasible
 from sim.simulation import Setup, lanes_of, sram_use
+from sim.tasks import TaskGraph
 from sim.units import ceil_div, format_bytes
-from sim.workload import requests
+from sim.workload import requests, routing
 
 PLAIN = Shape((False,))
 DISTINCT = 256  # requests whose times are looked at one by one before a run
@@ -258,6 +259,8 @@ def prepare(scenario: Scenario, model: ModelGraph, variants: Variants) -> Setup:
     for i, request in enumerate(sequences):
         if why := model.too_long(request.final):
             raise scenario.error("workload", f"sequence {i}: {why}")
+    batching = _batching(scenario, model, ops, sequences)
+    again = batching is not None and batching.blocks is not None and batching.full == "recompute"
     graphs = StepGraphs(
         variants,
         Mapping(
@@ -269,12 +272,13 @@ def prepare(scenario: Scenario, model: ModelGraph, variants: Variants) -> Setup:
             kv=mapping.kv,
             tiles=_tiles(scenario, ops),
         ),
+        routing(scenario, ops, sequences, again=again),
     )
     setup = Setup(
         graph=graphs(PLAIN),
         graphs=graphs,
         sequences=sequences,
-        batching=_batching(scenario, model, ops, sequences),
+        batching=batching,
         concurrency=None if workload.concurrency is None else workload.concurrency.users,
         think=0 if workload.concurrency is None else workload.concurrency.think,
         dependency=workload.dependency,
@@ -367,7 +371,7 @@ def _feasible(scenario: Scenario, setup: Setup) -> None:
         last = Member(0, request.final - 1, 1, request.final - 1, 1, 1)
         whole = Member(0, request.context, request.prompt, request.context, 1, 1)
         for member, times in ((last, request.tokens), (whole, 1)) if request.prompt else ((last, request.tokens),):
-            graph = setup.graph if setup.graphs is None else setup.graphs(Batch((member,)).shape)
+            graph = setup.graph if setup.graphs is None else _at_most(setup.graphs(Batch((member,)).shape))
             try:
                 compute, work = setup.costs.durations(graph, lanes_of(0, request.tokens - 1, Batch((member,))))
             except InputError as error:  # what cost models raise begins with the key it is about
@@ -386,6 +390,11 @@ def _feasible(scenario: Scenario, setup: Setup) -> None:
     if longest >= LONGEST:
         limit = LONGEST // 10**12
         raise scenario.error("hardware", f"so slow that the run could take more than {limit:,} s of simulated time")
+
+
+def _at_most(graph: TaskGraph) -> TaskGraph:
+    """The graph of a step whose tokens choose as many distinct experts as they can, whoever they are."""
+    return replace(graph, ops=replace(graph.ops, routing=None)) if isinstance(graph.ops, BatchGraph) else graph
 
 
 def _prefills(request: Request, setup: Setup) -> int:

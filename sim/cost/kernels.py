@@ -68,7 +68,8 @@ def kernels_of(ops: OpGraph, steps: StepLanes) -> list[Kernel]:
     for i, op in enumerate(ops.ops):
         loads = tuple(ops.ops[j].costs[KV_READ] for j in op.inputs if ops.ops[j].kind == "kv_load")
         attention = tuple(column.tobytes() for column in shapes.attention.get(shapes.owner(i), ())) if op.heads else ()
-        key = (op.kind, op.dtype, op.heads, op.shape, op.costs, int(ops.member[i]), loads, attention)
+        routed = op.layer if op.experts is not None else -1  # in each layer the tokens choose anew
+        key = (op.kind, op.dtype, op.heads, op.shape, op.costs, int(ops.member[i]), loads, attention, routed)
         if key not in made:
             made[key] = shapes.kernel(i)
         result.append(made[key])

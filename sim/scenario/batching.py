@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 from pydantic import BeforeValidator, Discriminator, Field, Tag, model_validator
 
 from sim.quantities import Size
-from sim.scenario.base import ONE, TABLE, Section, Short, Whole, default, real
+from sim.scenario.base import LINE, ONE, TABLE, Section, Short, Whole, default, form, real
 
 
 class KVPages(Section):
@@ -60,6 +60,20 @@ class Prefill(Section):
         default=None, ge=1, le=100_000_000, description="Most tokens of a prompt in one step; null: whole prompts."
     )
 
+
+class RoutingFile(Section):
+    """Choices of experts that are known."""
+
+    file: str = Field(
+        min_length=1, pattern=LINE,
+        description="Path, from the folder of the scenario: JSON Lines with the keys `sequence`, `position`, `layer` (numbers "
+        "from 0) and `experts` (a list of them), for each token that is fed in, in each layer that has experts.",
+        examples=["routes.jsonl"],
+    )  # fmt: skip
+
+
+#: Drawn, or known.
+Routing = Annotated[Annotated[Literal["uniform"], Tag(ONE)] | Annotated[RoutingFile, Tag(TABLE)], Discriminator(form)]
 
 #: The probability that a draft token is accepted.
 Probability = Annotated[float, Field(ge=0, le=1), BeforeValidator(real)]

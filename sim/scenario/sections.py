@@ -32,7 +32,7 @@ from sim.quantities import Bandwidth, Duration, FlopRate, Size
 from sim.requests import MAX_CONTEXT, MAX_REQUESTS, MAX_TOKENS
 from sim.scenario.arriving import Concurrency, Generate, RequestTrace
 from sim.scenario.base import CONTROL, LINE, LINES, ONE, TABLE, Choice, Section, Whole, default, form, integral, real
-from sim.scenario.batching import Batching, Prefill, Speculative
+from sim.scenario.batching import Batching, Prefill, Routing, Speculative
 from sim.scenario.graph_op import MAX_OPS, GraphOp
 
 #: Names become parts of file names: no control character, no slash, no leading dot or space, at most 100 characters.
@@ -145,6 +145,12 @@ class Workload(Section):
     batching: Batching = default("independent", description="Which sequences share a step.")
     prefill: Prefill = default({}, description="How prompts are fed in.")
     speculative: Speculative | None = Field(default=None, description="Speculative decoding; null: one token at a time.")
+    routing: Routing = default(
+        "uniform",
+        description="Which experts of a mixture tokens choose; a step reads each one that is chosen once. `uniform`: for each "
+        "token and layer all sets of experts are equally likely, drawn from the seed.",
+        examples=["uniform", {"file": "routes.jsonl"}],
+    )
 
     @field_validator("sequences")
     @classmethod

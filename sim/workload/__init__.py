@@ -12,9 +12,10 @@ from sim.requests import Request
 from sim.scenario import RequestTrace, Scenario
 from sim.units import PS_PER_S
 from sim.workload.generate import generate
+from sim.workload.routes import routing
 from sim.workload.trace import read
 
-__all__ = ["requests"]
+__all__ = ["requests", "routing"]
 
 
 def requests(scenario: Scenario) -> list[Request]:
