@@ -12,18 +12,16 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from models.costs import Point
 from models.device.align import Event, Span, device_spans, kernels_of, match, replayed, spans
 from models.device.real import Decoding
 from sim.cost.kernels import kernels
-from sim.graph import IntArray, OpGraph
+from sim.measured import MeasuredStep
 from sim.profile import Samples
 from sim.units import PS_PER_MS, PS_PER_NS, PS_PER_US
 
@@ -31,39 +29,7 @@ from sim.units import PS_PER_MS, PS_PER_NS, PS_PER_US
 _STEP = "decode step"
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class MeasuredStep:
-    """When the ops of one step ran. Times are picoseconds; those of the step begin at its start.
-
-    ops: the op graph. start, duration: of each op, its first start, and how long it ran; -1 and 0 of those that no code
-    runs (KV loads: kernels read the cache themselves). pieces: an op may run in several pieces, between which others
-    run: columns op, start, duration. wall: of the whole step, while it was being timed. plain: of the step before, of the
-    same shape, that was not, or 0. others: time of what is dispatched and is of no op (views, masks).
-    """
-
-    model: str
-    dtype: str
-    point: Point
-    ops: OpGraph
-    start: IntArray
-    duration: IntArray
-    pieces: IntArray
-    wall: int
-    plain: int
-    others: int
-
-    def __repr__(self) -> str:
-        return f"MeasuredStep({self.model} at {self.point}: {len(self.ops.ops)} ops, {self.wall / 1e9:.3f} ms)"
-
-    @property
-    def covered(self) -> float:
-        """The share of the step that its ops took; the rest is the code between them."""
-        return float(self.duration.sum() / self.wall)
-
-    @property
-    def unaligned(self) -> float:
-        """The share of the step in what was dispatched and is of no op."""
-        return self.others / self.wall
+__all__ = ["CudaGraph", "MeasuredStep", "assemble", "measure", "profile", "samples"]
 
 
 def measure(decoding: Decoding, plain: int = 0) -> MeasuredStep:

@@ -27,6 +27,7 @@ COMMANDS = {
     "check": ("sim.cli.check", "Check scenarios without running them."),
     "list": ("sim.cli.listing", "List models, hardware, arbiters, schedulers, costs or scenarios."),
     "schema": ("sim.cli.schema", "Print the JSON Schema of scenario files."),
+    "validate": ("sim.cli.validate", "Run a real model on this device and compare it with its simulation."),
     "capture": ("sim.cli.capture", "Print the op graph of a model as a table."),
     "import-kernels": ("sim.cli.import_kernels", "Make a device profile from tables of kernel times."),
     "completion": ("sim.cli.completion", "Print the script that gives your shell tab completion."),
