@@ -34,7 +34,7 @@ from sim.eventlog import EventLog
 from sim.fusion import Fusion, fuse, with_kv_heads
 from sim.graph import QUANTITIES, ModelGraph, OpGraph, StepLanes
 from sim.hardware.arbiters import ARBITERS, Arbiter, Derated, Efficiency
-from sim.lowering import KV_CLASS, Mapping, weight_products
+from sim.lowering import KV_CLASS, MOST_TILES, Mapping, weight_products
 from sim.opgraph import written_costs, written_model
 from sim.replay import run as simulate
 from sim.requests import Request
@@ -326,14 +326,15 @@ def _sram_room(scenario: Scenario, model: ModelGraph, ops: OpGraph) -> int | Non
 
 
 def _tiles(scenario: Scenario, ops: OpGraph) -> int | dict[str, int]:
-    """Tiles per product, as written; refuses kinds that are no product by weights of the model."""
-    tiles = scenario.mapping.tiles
-    if isinstance(tiles, dict):
-        kinds = {op.kind for op, product in zip(ops.ops, weight_products(ops), strict=True) if product}
-        for kind in tiles:
-            if kind != "default" and kind not in kinds:
-                raise scenario.error(f"mapping.tiles.{kind}", str(unknown("product by weights", kind, kinds)))
-    return tiles
+    """Tiles per product, as numbers; refuses kinds that are no product by weights of the model."""
+    tiles, engines = scenario.mapping.tiles, min(scenario.hardware.engines.count, MOST_TILES)
+    if not isinstance(tiles, dict):
+        return engines if tiles == "engines" else tiles
+    kinds = {op.kind for op, product in zip(ops.ops, weight_products(ops), strict=True) if product}
+    for kind in tiles:
+        if kind != "default" and kind not in kinds:
+            raise scenario.error(f"mapping.tiles.{kind}", str(unknown("product by weights", kind, kinds)))
+    return {kind: engines if count == "engines" else count for kind, count in tiles.items()}
 
 
 def _kinds_known(scenario: Scenario, setup: Setup) -> None:

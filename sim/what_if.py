@@ -8,6 +8,7 @@
 | `infinite engines`   | so many that no task waits for one                                                                |
 | `no sharing losses`  | the channel serves one transfer at a time, in order of arrival, as long as its port lets it (`fifo`) |
 | `prefetch`           | `mapping.execution: prefetch`                                                                     |
+| `tiles: engines`     | `mapping.tiles: engines`; only where products by weights leave engines idle                        |
 | `earliest`           | `scheduler: earliest`; only where the scheduler left engines idle that a ready task could have used |
 
 Each changes one thing and keeps the rest, so the speed-ups do not multiply: what one removes may be what hid another.
@@ -21,6 +22,7 @@ from typing import Any
 
 import numpy as np
 
+from sim.analysis.bounds import few_tiles
 from sim.analysis.breakdown import WAIT_ENGINE, WAIT_POLICY
 from sim.cost import CostModel, StepLanes
 from sim.errors import InputError
@@ -35,6 +37,13 @@ from sim.tasks import TaskGraph
 
 #: A speed-up below this is not worth a sentence.
 NOTABLE = 1.02
+
+#: What costs no hardware, in words.
+CHEAP = {
+    "no sharing losses": "serving one transfer at a time (fifo)",
+    "prefetch": "prefetch",
+    "tiles: engines": "products in as many tiles as there are engines (mapping.tiles: engines)",
+}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -108,6 +117,8 @@ def _changes(result: Result) -> Iterator[Change]:
         yield Change(name="prefetch", makespan=result.makespan, note="as it is")
     else:
         yield _overridden(result, "prefetch", "mapping.execution=prefetch")
+    if few_tiles(result.log, result.bounds) is not None:
+        yield _overridden(result, "tiles: engines", "mapping.tiles=engines")
     if result.breakdown.total[WAIT_POLICY]:
         yield _overridden(result, "earliest", "scheduler=earliest")
 
@@ -160,7 +171,7 @@ def bottleneck(result: Result, changes: tuple[Change, ...]) -> str:
     times = {change.name: speedup for change in changes if (speedup := change.speedup(result.makespan)) is not None}
     memory, engines = times.get("infinite bandwidth", 1.0), times.get("infinite engines", 1.0)
     policy = times.get("earliest", 1.0)
-    cheap = {name: times[name] for name in ("no sharing losses", "prefetch") if times.get(name, 1.0) >= NOTABLE}
+    cheap = {name: times[name] for name in CHEAP if times.get(name, 1.0) >= NOTABLE}
     if policy >= max(memory, engines, NOTABLE):
         sentence = (
             f"The scheduler is the bottleneck: {result.scenario.scheduler.name} leaves engines idle, and list scheduling would "
@@ -184,8 +195,7 @@ def bottleneck(result: Result, changes: tuple[Change, ...]) -> str:
         )
     if cheap:
         best = max(cheap, key=lambda name: cheap[name])
-        how = "prefetch" if best == "prefetch" else "serving one transfer at a time (fifo)"
-        sentence += f"; on the same hardware, {how} would be {_faster(cheap[best])}"
+        sentence += f"; on the same hardware, {CHEAP[best]} would be {_faster(cheap[best])}"
     return sentence + "."
 
 

@@ -20,6 +20,7 @@ import numpy.typing as npt
 
 from sim.analysis.context import Rules, grid
 from sim.eventlog import EventLog
+from sim.lowering import weight_products
 from sim.tasks import TaskGraph
 from sim.units import ceil_div
 
@@ -43,6 +44,21 @@ class Bounds:
     def gap(self, makespan: int) -> float:
         """How far a makespan is above the lower bound: 0.07 is 7 %."""
         return makespan / self.lower - 1 if self.lower else 0.0
+
+
+def few_tiles(log: EventLog, limits: Bounds) -> int | None:
+    """The fewest tiles of a product by weights that leaves engines idle; None where more tiles could hardly help.
+
+    They could where the longest path is most of the run, though the engines together have time for twice the work, and a
+    product on that path is cut for fewer engines than there are.
+    """
+    if 2 * limits.critical_path <= log.makespan or 2 * limits.compute >= limits.critical_path:
+        return None
+    fewest = min(
+        int(graph.parts[graph.computes & np.array(weight_products(graph.ops))[graph.op]].min(initial=log.engines))
+        for graph in log.graphs
+    )
+    return fewest if fewest < log.engines else None
 
 
 def bounds(log: EventLog, rules: Rules) -> Bounds:

@@ -6,6 +6,7 @@ from rich.console import Console, Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
+from sim.analysis.bounds import few_tiles
 from sim.report import account, requests
 from sim.result import Result
 from sim.units import format_bytes, format_rate, format_time
@@ -26,6 +27,12 @@ def render(result: Result) -> RenderableType:
     facts.add_row("bounds", _bounds(result))
     facts.add_row("checks", f"{len(result.checks)} invariants hold")
     facts.add_row("replay", _replay(result))
+    if (tiles := few_tiles(result.log, result.bounds)) is not None:
+        many = "one task" if tiles == 1 else f"{tiles} tasks"
+        advice = (
+            f"products by weights are {many} each, for {result.log.engines} engines; mapping.tiles: engines would spread them"
+        )
+        facts.add_row("advice", Text(advice, style="yellow"))
     for i, doubt in enumerate(account.doubts(result.doubts)):
         facts.add_row("" if i else "doubts", Text(doubt, style="yellow"))
     served = [Text(), requests.render(result)] if requests.worth_showing(result) else []

@@ -19,6 +19,7 @@ from pydantic import (
     PrivateAttr,
     Tag,
     ValidationInfo,
+    WithJsonSchema,
     field_validator,
     model_validator,
 )
@@ -28,7 +29,7 @@ from sim.errors import InputError
 from sim.lowering import MOST_TILES
 from sim.presets import complete, find, over
 from sim.profile import hardware, read_profile
-from sim.quantities import Bandwidth, Duration, FlopRate, Size
+from sim.quantities import Bandwidth, Duration, FlopRate, Size, show
 from sim.requests import MAX_CONTEXT, MAX_REQUESTS, MAX_TOKENS
 from sim.scenario.arriving import Concurrency, Generate, RequestTrace
 from sim.scenario.base import CONTROL, LINE, LINES, ONE, TABLE, Choice, Section, Whole, default, form, integral, real
@@ -388,7 +389,21 @@ Weights = Annotated[
     Discriminator(form),
 ]
 
-Tiles = Annotated[Whole, Field(ge=1, le=MOST_TILES)]
+
+def _tile_count(value: object) -> object:
+    """A number of tiles, or `engines`: one error for both, where a union would have two."""
+    count = integral(value)
+    if count != "engines" and (type(count) is not int or not 1 <= count <= MOST_TILES):
+        raise ValueError(f"expected a number from 1 to {MOST_TILES}, or engines, found {show(value)}")
+    return count
+
+
+#: Tiles of a product by weights; `engines`: one for each engine.
+Tiles = Annotated[
+    int | Literal["engines"],
+    BeforeValidator(_tile_count),
+    WithJsonSchema({"anyOf": [{"type": "integer", "minimum": 1, "maximum": MOST_TILES}, {"const": "engines"}]}),
+]
 KindName = Annotated[str, Field(pattern=LINE, min_length=1, max_length=100)]
 
 #: One number for all products by weights, or a table by op kind.
@@ -458,9 +473,9 @@ class ModelMapping(Section):
     )
     tiles: TileTable = default(
         1,
-        description="Tasks that each product by weights is split into: one number, or a table by kind, with `default` for what "
-        "is not named (1 if it is not there).",
-        examples=[4, {"default": 1, "lm_head": 8}],
+        description="Tasks that each product by weights is split into: one number, or `engines` for as many as there are, or a "
+        "table of these by kind, with `default` for what is not named (1 if it is not there).",
+        examples=[4, "engines", {"default": "engines", "k_proj": 8}],
     )
     formats: Formats = default({}, description="How many bits numbers take in memory; for a model by its config.")
 

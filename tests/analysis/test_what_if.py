@@ -7,6 +7,7 @@ import json
 import pytest
 from click.testing import CliRunner
 
+from sim.analysis.bounds import few_tiles
 from sim.cli import cli
 from sim.runner import read, run
 from sim.shipped import find_scenario
@@ -52,6 +53,22 @@ def test_engines():
     assert speedups["infinite engines"] >= speedups["engines x2"] > 1
     assert sentence.startswith("The engines are the bottleneck")
     assert bottleneck(result, found.changes) == found.bottleneck
+
+
+def test_tiles_for_all_engines():
+    """One engine streams the LM head through a port that the others leave idle."""
+    speedups, sentence, result, _ = help_for("lm_head_on_one_engine")
+    better = run(read(find_scenario("lm_head_on_one_engine"), ["mapping.tiles=engines"]))
+    assert speedups["tiles: engines"] == result.makespan / better.makespan > 1.5
+    assert sentence.endswith("(mapping.tiles: engines) would be 1.64x faster.")
+    assert few_tiles(result.log, result.bounds) == 1
+    assert few_tiles(better.log, better.bounds) is None
+
+
+def test_more_tiles_are_no_advice_where_the_channel_is_the_limit():
+    speedups, _, result, _ = help_for("llama_1b_context_256")
+    assert few_tiles(result.log, result.bounds) is None
+    assert "tiles: engines" not in speedups
 
 
 def test_what_cannot_be_changed_says_why():

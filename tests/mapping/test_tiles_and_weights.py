@@ -43,6 +43,18 @@ def test_without_a_default_the_others_stay_whole() -> None:
     assert found["act"] == 1  # its inputs are cut differently: it needs all of both
 
 
+@pytest.mark.parametrize(
+    ("written", "meant"), [("engines", 6), ({"default": "engines", "lm_head": 2}, {"default": 6, "lm_head": 2})]
+)
+def test_tiles_may_follow_the_engines(written: object, meant: object) -> None:
+    def graph(tiles: object) -> list[str]:
+        scenario = from_dict({"model": MODEL, "hardware": {"engines": {"count": 6}}, "mapping": {"tiles": tiles}})
+        result = sim.run(scenario)
+        return [result.log.name(row) for row in range(len(result.log.tasks))]
+
+    assert graph(written) == graph(meant) != graph(1)
+
+
 def test_a_tile_needs_its_own_tile_of_what_it_follows() -> None:
     build = GraphBuilder()
     gate = build.add("gate_proj", flops=12, weight=12)
@@ -87,8 +99,8 @@ def test_less_to_read_never_takes_longer_on_one_engine(execution: str) -> None:
         ),
         ({"tiles": {"norm": 8}}, "unknown product by weights 'norm'.*; known: down_proj, gate_proj, k_proj, lm_head"),
         ({"tiles": {"q_proj": 8}, "fuse": {"qkv": True}}, "unknown product by weights 'q_proj' .*'qkv_proj'"),
-        ({"tiles": {"lm_head": 0}}, "mapping.tiles.lm_head: expected a number from 1 to 1024, found 0"),
-        ({"tiles": 0}, "mapping.tiles: expected a number from 1 to 1024, found 0"),
+        ({"tiles": {"lm_head": 0}}, "mapping.tiles.lm_head: expected a number from 1 to 1024, or engines, found 0"),
+        ({"tiles": 0}, "mapping.tiles: expected a number from 1 to 1024, or engines, found 0"),
         ({"weights": "risident"}, "mapping.weights: expected one of resident, streamed, found 'risident'"),
         ({"weights": {"resident": 1.5}}, "mapping.weights.resident: expected a number above 0 to below 1, found 1.5"),
         ({"weights": {"residnt": 0.5}}, "mapping.weights: unknown key 'residnt' .did you mean 'resident'"),

@@ -156,7 +156,7 @@ def test_groups_repeat() -> None:
         ("context: 4", "context: @-1", "workload.sequences[0].context: expected a number from 0 to 100000000, found -1"),
         ("tokens: 2", "tokens: @10000001", "workload.sequences[0].tokens: expected a number from 1 to 10000000, found"),
         ("layers: 1", "layers: @0", "model.layers: expected a number from 1 to 10000, found 0"),
-        ("tiles: 1", "tiles: @1025", "mapping.tiles: expected a number from 1 to 1024, found 1025"),
+        ("tiles: 1", "tiles: @1025", "mapping.tiles: expected a number from 1 to 1024, or engines, found 1025"),
         ("roofline}", "fixed, jitter: @1}", "cost.jitter: expected a number from 0 to below 1, found 1"),
         ("roofline}", "fixed, jitter: @.nan}", "cost.jitter: expected a number from 0 to below 1, found .nan"),
         ("seed: 0", "seed: @-1", "seed: expected a number from 0 to below 9223372036854775808, found -1"),
