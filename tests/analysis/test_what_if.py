@@ -44,6 +44,7 @@ def test_a_scheduler_that_leaves_engines_idle():
 
 def test_a_chain_of_dependencies():
     speedups, sentence, _, _ = help_for("parallel")
+    assert speedups.pop("tiles: engines") > 1.1  # shorter tasks make a shorter chain
     assert max(speedups.values()) == pytest.approx(1.0)
     assert sentence.startswith("The dependencies between tasks are the bottleneck")
 
