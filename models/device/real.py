@@ -19,6 +19,7 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence
 from copy import deepcopy
+from functools import lru_cache
 from typing import Any
 
 import torch
@@ -82,8 +83,7 @@ class RealModel:
             self.model, self.latent = _build(hf, self.dtype, place.device, mla)
         self.text: PretrainedConfig = self.model.config.get_text_config(decoder=True)
         self.attention = self._choose(attention)
-        size = EVICT[place.device]
-        self._evict = torch.zeros(size // 8, dtype=torch.int64, device=place.device)
+        self._evict = _large(place.device, EVICT[place.device])
         self._random = _block(self.dtype, place.device)
 
     def __repr__(self) -> str:
@@ -99,11 +99,11 @@ class RealModel:
         graph = self.graph.step(batch, query).select(self.layers)
         return graph if self.attention == THREE_PASS else fuse(graph, Fusion(softmax="online"), element=ELEMENT[self.dtype])
 
-    def at(self, batch: int, context: int, query: int = 1) -> Decoding:
-        """Steps of so many sequences with so many tokens in their caches."""
+    def at(self, batch: int, context: int, query: int = 1, *, slots: int | None = None) -> Decoding:
+        """Steps of so many sequences with so many tokens in their caches; of caches there are `slots`, by default enough."""
         if why := self.graph.too_long(context + query):
             raise InputError(f"{self.config.name}: {why}")
-        return Decoding(self, (batch, query, context))
+        return Decoding(self, (batch, query, context), slots)
 
     def evict(self) -> None:
         """Leave nothing of a model in the caches of the processor."""
@@ -152,12 +152,12 @@ class Decoding:
     issued: names of all that a step dispatches, in order. owner: of each, the op of `ops` that it is of, -1 if of none.
     """
 
-    def __init__(self, real: RealModel, point: Point) -> None:
+    def __init__(self, real: RealModel, point: Point, slots: int | None = None) -> None:
         self.real, self.point = real, point
         B, Q, N = point
         self.ops = real.ops(B, Q)
         kv = int(real.graph.step(B, Q).select(real.layers).costs(N, B, Q)[QUANTITIES.index("kv_read")].sum())
-        self.slots = max(1, min(ROTATE, -(-ROTATE_BYTES // max(kv, 1))))
+        self.slots = slots or max(1, min(ROTATE, -(-ROTATE_BYTES // max(kv, 1))))
         real._room(kv * self.slots + EVICT[real.place.device] // 4, f"the KV caches of {B} sequences of {N:,} tokens")
         self._caches: list[list[torch.Tensor]] = [[] for _ in range(self.slots)]
         self._next = 0
@@ -300,6 +300,12 @@ def _build(config: PretrainedConfig, dtype: str, device: str, mla: str) -> tuple
         else:
             parameter.data.fill_(0.0 if name.endswith("bias") else 1.0)
     return model, latent.keep(model, mla)
+
+
+@lru_cache(maxsize=1)
+def _large(device: str, size: int) -> torch.Tensor:
+    """What is read before a step; all models share it."""
+    return torch.zeros(size // 8, dtype=torch.int64, device=device)
 
 
 def _block(dtype: str, device: str) -> torch.Tensor:

@@ -29,6 +29,7 @@ COMMANDS = {
     "schema": ("sim.cli.schema", "Print the JSON Schema of scenario files."),
     "validate": ("sim.cli.validate", "Run a real model on this device and compare it with its simulation."),
     "capture": ("sim.cli.capture", "Print the op graph of a model as a table."),
+    "profile": ("sim.cli.profile", "Measure a device: op times, bandwidth, overheads."),
     "import-kernels": ("sim.cli.import_kernels", "Make a device profile from tables of kernel times."),
     "completion": ("sim.cli.completion", "Print the script that gives your shell tab completion."),
 }

@@ -31,11 +31,12 @@ from sim.profile.fit import fit, residual
 from sim.profile.forms import DIMENSIONS, FORMS, UNITS, Shapes
 from sim.profile.machine import hardware
 from sim.profile.predict import Outside, outside, predict, time
-from sim.profile.samples import Samples, read_samples, shapes_of, write_samples
+from sim.profile.samples import STREAMS, Samples, read_samples, shapes_of, write_samples
 from sim.profile.tables import KernelTables, read_tables
 
 __all__ = [
-    "ATTENTION", "DIMENSIONS", "ELEMENTWISE", "FORMS", "MULTI_HEAD", "PRODUCT", "UNITS", "DeviceProfile", "KernelTables",
-    "Outside", "Provenance", "Residual", "RowFit", "Samples", "Shapes", "Step", "Timing", "fit", "hardware", "outside",
-    "predict", "read_profile", "read_samples", "read_tables", "residual", "shapes_of", "time", "write_profile", "write_samples",
+    "ATTENTION", "DIMENSIONS", "ELEMENTWISE", "FORMS", "MULTI_HEAD", "PRODUCT", "STREAMS", "UNITS", "DeviceProfile",
+    "KernelTables", "Outside", "Provenance", "Residual", "RowFit", "Samples", "Shapes", "Step", "Timing", "fit", "hardware",
+    "outside", "predict", "read_profile", "read_samples", "read_tables", "residual", "shapes_of", "time", "write_profile",
+    "write_samples",
 ]  # fmt: skip

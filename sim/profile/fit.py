@@ -16,17 +16,17 @@ from sim.errors import InputError
 from sim.profile.device import DeviceProfile, Provenance, Residual, RowFit, Step, Timing
 from sim.profile.forms import DIMENSIONS, FORMS, UNITS, Cached, Floats, Shapes
 from sim.profile.nnls import nnls
-from sim.profile.samples import SHAPE, Samples, shapes_of
+from sim.profile.samples import SHAPE, STREAMS, Samples, shapes_of
 from sim.quantities import MAXIMUM
 from sim.units import PS_PER_S
 
-#: Kinds of samples that are no ops.
-STEP, READ, WRITE = "step", "read", "write"
+#: Kinds of samples that are no ops, beside `STREAMS`.
+STEP, (READ, WRITE) = "step", STREAMS[:2]
 
 #: Median errors that differ by less say nothing about which form is right.
 TIE = 0.002
 
-_IDENTITY = ("kind", "dtype", "model", *SHAPE, "bytes_read", "bytes_written")
+IDENTITY = ("kind", "dtype", "model", *SHAPE, "bytes_read", "bytes_written")
 
 
 def fit(
@@ -41,7 +41,7 @@ def fit(
     """
     forms = forms or (("cached",) if cache is not None else tuple(PLAIN))
     alone = (samples.streams == 1) & (samples.beside == "")
-    ops = ~np.isin(samples.kind.astype(str), (STEP, READ, WRITE))
+    ops = ~np.isin(samples.kind.astype(str), (STEP, *STREAMS))
     shapes = medians(samples.take(alone & ops))
     timings = []
     for kind, dtype in sorted({(k, d) for k, d in zip(shapes.kind, shapes.dtype, strict=True)}):
@@ -67,7 +67,7 @@ def fit(
 
 def medians(samples: Samples) -> Samples:
     """One row per distinct op and shape: the median of its repetitions."""
-    index = group(samples, _IDENTITY)
+    index = group(samples, IDENTITY)
     first = np.unique(index, return_index=True)[1]
     result = samples.take(first)
     order = np.lexsort((samples.duration, index))
@@ -238,19 +238,30 @@ def _rate(slope: float) -> int | None:
 
 
 def _step(samples: Samples) -> Step:
-    """Steps as scale * (sum of their ops) + per_op * (number of ops) + per_step, from those measured with their ops."""
-    whole = (samples.kind == STEP) & (samples.step >= 0)
-    if not whole.any():
+    """Steps as scale * (sum of their ops) + per_op * (number of ops) + per_step, from those measured with their ops.
+
+    Repetitions count as one, as those of ops do: the median step against the sum over the medians of its ops.
+    """
+    steps = samples.take((samples.kind == STEP) & (samples.step >= 0))
+    if not len(steps):
         return Step()
-    inside = (samples.kind != STEP) & (samples.step >= 0)
-    total = np.bincount(samples.step[inside], weights=samples.duration[inside], minlength=int(samples.step.max()) + 1)
-    steps = samples.take(whole)
-    sums, durations = total[steps.step], steps.duration
-    columns = np.stack([sums, steps.ops.astype(np.float64), np.ones(len(sums))], axis=1)
-    x = _relative(columns, durations)
+    alike = group(steps, IDENTITY)
+    of_step = np.full(int(steps.step.max()) + 1, -1)
+    of_step[steps.step] = alike
+    ops = samples.take((samples.kind != STEP) & (samples.step >= 0))
+    shape = group(ops, IDENTITY)
+    kinds = of_step[ops.step] * (int(shape.max(initial=0)) + 1) + shape
+    order = np.argsort(kinds, kind="stable")
+    sums = np.zeros(int(alike.max()) + 1)
+    for mine in np.split(order, np.flatnonzero(np.diff(kinds[order])) + 1):
+        point = of_step[ops.step[mine[0]]]
+        sums[point] += np.median(ops.duration[mine]) * len(mine) / int((alike == point).sum())
+    middle = medians(steps)  # in the order of `alike`
+    columns = np.stack([sums, middle.ops.astype(np.float64), np.ones(len(sums))], axis=1)
+    x = _relative(columns, middle.duration)
     step = Step(scale=round(float(x[0]), 6), per_op=round(float(x[1])), per_step=round(float(x[2])))
-    predicted = step.scale * sums + step.per_op * steps.ops + step.per_step
-    return Step(scale=step.scale, per_op=step.per_op, per_step=step.per_step, residual=residual(predicted, durations))
+    predicted = step.scale * sums + step.per_op * middle.ops + step.per_step
+    return Step(scale=step.scale, per_op=step.per_op, per_step=step.per_step, residual=residual(predicted, middle.duration))
 
 
 def _streams(samples: Samples, kind: str) -> dict[int, int]:

@@ -2,7 +2,7 @@
 
 | column | what it is |
 | --- | --- |
-| `kind` | an op kind, or a class of kernels (`sim.profile.classes`); `step`: a whole decode step; `read`, `write`: a stream |
+| `kind` | an op kind, or a class of kernels (`sim.profile.device`); `step`: a whole decode step; one of `STREAMS`: a stream |
 | `dtype` | torch's name of the number format |
 | `rows` | m: sequences x new tokens of each |
 | `n`, `k` | of a product of [rows, k] by [k, n]; of other ops, n is the width of the result |
@@ -43,6 +43,9 @@ NUMBERS: Mapping[str, int] = {
     "round": 0,
 }  # fmt: skip
 COLUMNS = (*TEXTS, *NUMBERS)
+
+#: What streams do: read, write, copy, add two into a third, multiply a matrix by a vector.
+STREAMS = ("read", "write", "copy", "add", "gemv")
 
 #: Columns that are shapes; the bytes are, too.
 SHAPE = ("rows", "n", "k", "heads", "kv_heads", "head_dim", "context", "flops", "elements")

@@ -74,17 +74,20 @@ def test_streams_are_medians_of_all_together() -> None:
 
 
 def test_a_step_is_more_than_its_ops() -> None:
-    """1.1 x sum + 2 us an op + 5 us."""
+    """1.1 x sum + 2 us an op + 5 us, whatever happened in one round of three."""
     rng = np.random.default_rng(1)
     rows: list[dict[str, object]] = []
-    for step in range(12):
-        count = 10 + 7 * (step % 4)
+    for model, count in enumerate((10, 17, 24, 31)):
         times = rng.integers(1_000_000, 90_000_000, count)
-        rows += [{"kind": "norm", "n": 64, "elements": 64, "step": step, "duration": int(t)} for t in times]
-        whole = 1.1 * int(times.sum()) + count * 2_000_000 + 5_000_000
-        rows.append({"kind": "step", "ops": count, "step": step, "duration": round(whole)})
+        for number, disturbed in enumerate((1, 1, 3)):
+            step = {"step": 3 * model + number, "model": f"model {model}", "round": number}
+            rows += [
+                {**step, "kind": "norm", "n": i, "elements": i, "duration": disturbed * int(t)} for i, t in enumerate(times)
+            ]
+            whole = 1.1 * int(times.sum()) + count * 2_000_000 + 5_000_000
+            rows.append({**step, "kind": "step", "ops": count, "duration": disturbed * round(whole)})
     defaults = {"n": 0, "elements": 0, "ops": 1}
-    names = ("kind", "n", "elements", "step", "duration", "ops")
+    names = ("kind", "model", "n", "elements", "step", "round", "duration", "ops")
     columns = {name: [{**defaults, **row}[name] for row in rows] for name in names}
     found = fit(Samples(columns), HERE, bandwidth=1).step
     assert found.scale == pytest.approx(1.1, rel=1e-5)

@@ -1,0 +1,30 @@
+"""Calibrate a device, and in the same rounds measure the models that the profile is judged by. It can be interrupted."""
+
+from __future__ import annotations
+
+import argparse
+from dataclasses import replace
+from pathlib import Path
+
+from benchmarks.fidelity.models import UNSEEN
+from models.config import DTYPES
+from models.device.calibrate import calibrate
+from models.device.place import place
+from models.device.plan import QUICK
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0] if __doc__ else "")
+    parser.add_argument("out", type=Path, metavar="DEVICE.yaml")
+    parser.add_argument("--device", default="cpu")
+    parser.add_argument("--threads", type=int)
+    parser.add_argument("--dtype", choices=DTYPES, default=DTYPES[0])
+    parser.add_argument("--rounds", type=int, default=QUICK.rounds)
+    parser.add_argument("--seconds", type=float, default=QUICK.seconds, help="after which no further round begins")
+    options = parser.parse_args()
+    plan = replace(QUICK, unseen=UNSEEN, rounds=options.rounds, seconds=options.seconds)
+    calibrate(plan, place(options.device, options.threads), options.dtype, options.out, lambda text: print(text, flush=True))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,67 @@
+"""`sim profile`."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+import click
+from rich.console import Console
+from rich.table import Table
+
+from models.config import DTYPES, resolve
+from sim.errors import InputError
+from sim.profile import DeviceProfile
+
+
+@click.command("profile")
+@click.option("--device", default="cpu", show_default=True, metavar="cpu|cuda|mps", help="What to measure.")
+@click.option("--threads", type=click.IntRange(1), default=None, help="Of one op on a CPU; all processors if not given.")
+@click.option("--dtype", type=click.Choice(DTYPES), default=DTYPES[0], show_default=True, help="Number format of the models.")
+@click.option("--models", "names", multiple=True, metavar="CONFIG",
+              help="Calibrate on these instead: a shipped name, a config.json, or a Hugging Face id.")  # fmt: skip
+@click.option("--quick/--full", default=True, show_default=True, help="About 2 minutes, or about 12.")
+@click.option("-o", "--out", type=click.Path(path_type=Path, dir_okay=False), required=True, metavar="DEVICE.yaml",
+              help="Where to write the device profile; samples go beside it, as DEVICE.parquet.")  # fmt: skip
+def command(device: str, threads: int | None, dtype: str, names: tuple[str, ...], quick: bool, out: Path) -> None:
+    """Measure a device: how long the ops of decode steps take, and how much memory gives to several streams.
+
+    Runs steps of small models with random weights, in rounds. If it is interrupted, the same command goes on from the last
+    round. Needs torch, transformers and pyarrow. Let nothing else run beside it.
+    """
+    if out.suffix not in {".yaml", ".yml"}:
+        raise InputError(f"--out: expected a name that ends in .yaml, found {str(out)!r}")
+    if not out.resolve().parent.is_dir():
+        raise InputError(f"--out: {out.parent}: no such folder")
+    models = [resolve(name) for name in names]
+    plans: Any = import_module("models.device.plan")
+    plan = plans.QUICK if quick else plans.FULL
+    if models:
+        plan = replace(plan, models=tuple(models))
+    place = import_module("models.device.place").place(device, threads)
+    measured = import_module("models.device.calibrate").calibrate(
+        plan, place, dtype, out, lambda text: click.echo(text, err=True)
+    )
+    show(measured)
+    click.echo(f"\n{out}\n{out.with_suffix('.parquet')}")
+
+
+def show(profile: DeviceProfile) -> None:
+    """What was measured, with how far the fits are off on it."""
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    for name in ("ops", "form", "shapes", "median", "p90"):
+        table.add_column(name, justify="left" if name in ("ops", "form") else "right")
+    for timing in profile.timings:
+        fits = [fit.residual for fit in timing.rows.values()]
+        count = sum(each.samples for each in fits)
+        mean = [sum(getattr(each, name) * each.samples for each in fits) / count for name in ("median", "p90")]
+        table.add_row(f"{timing.kind} ({timing.dtype})", timing.form, f"{count:,}", *(f"{value:.1%}" for value in mean))
+    if step := profile.step.residual:
+        table.add_row("step", "", f"{step.samples:,}", f"{step.median:.1%}", f"{step.p90:.1%}")
+    Console(width=None if Console().is_terminal else 120).print(table)
+    source = profile.provenance
+    click.echo(f"\n{source.rounds} rounds; spread {source.spread or 0:.1%}, noise floor {source.noise or 0:.1%}")
+    for warning in source.warnings:
+        click.echo(f"warning: {warning}", err=True)
