@@ -153,6 +153,7 @@ class StepGraphs:
     """Makes the task graph of a step from its shape, once for each. routing: which experts tokens choose."""
 
     def __init__(self, variants: Variants, mapping: TaskMapping, routing: Routing | None = None) -> None:
+        self.captured = variants
         # Once cut into members, a graph no longer says whose a KV load is that has become an operand.
         self.variants = Laid(variants, read_in_place) if mapping.kv == "operands" else variants
         self.mapping, self.routing = mapping, routing
@@ -161,7 +162,8 @@ class StepGraphs:
     def __call__(self, shape: Shape) -> TaskGraph:
         """Raises InputError if captures do not correspond."""
         if shape not in self._made:
-            ops = self.variants[False, False] if shape.plain else replace(stitch(self.variants, shape), routing=self.routing)
+            variants = self.captured if shape.swap else self.variants  # what is swapped is what the KV loads say
+            ops = variants[False, False] if shape.plain else replace(stitch(variants, shape), routing=self.routing)
             self._made[shape] = lower(ops, self.mapping)
         return self._made[shape]
 

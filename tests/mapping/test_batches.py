@@ -31,3 +31,20 @@ def test_a_mapping_moves_no_other_bytes(name: str) -> None:
     assert len(mapped.log.steps) == len(plain.log.steps)
     assert (mapped.metrics.bytes_read, mapped.metrics.bytes_written) == (plain.metrics.bytes_read, plain.metrics.bytes_written)
     assert run(MAPPINGS[name], replay=False).makespan == mapped.makespan
+
+
+@pytest.mark.parametrize("kv", ["transfers", "operands"])
+def test_a_swap_moves_the_cache_whoever_reads_it_otherwise(kv: str) -> None:
+    workload = {
+        "sequences": [{"prompt": 60, "tokens": 25, "count": 3}],
+        "batching": {"policy": "continuous", "kv": {"capacity": "0.85 MB", "full": "swap"}},
+    }
+    mapping = {"kv": kv, "execution": "stream"}
+    scenario = {"model": {"config": "llama-3.2-1b", "layers": 2}, "workload": workload, "mapping": mapping}
+    result = sim.run(from_dict(scenario))
+    members = result.log.members
+    swapped = members.context[members.query == 0]
+    assert len(swapped)
+    moved = {kind.kind: kind.bytes for kind in result.metrics.kinds if kind.kind.startswith("kv_swap")}
+    assert sum(moved.values()) == 2 * 2048 * int(swapped.sum())
+    assert moved["kv_swap_out"] == moved["kv_swap_in"]
