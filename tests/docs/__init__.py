@@ -10,7 +10,11 @@ from typing import Any
 import click
 
 from sim.cli import COMMANDS, cli
+from sim.runner import read
 from sim.scenario import json_schema
+from sim.shipped import scenarios
+from sim.units import format_time
+from tests.reports import FOLDER as REPORTS
 
 ROOT = Path(__file__).parents[2]
 REFERENCE = ROOT / "docs" / "reference"
@@ -21,7 +25,7 @@ SECTIONS = {
     "Generate": "workload.generate", "Arrivals": "workload.generate.arrivals", "Lengths": "workload.generate.tokens",
     "RequestTrace": "workload.trace", "Columns": "workload.trace.columns", "Concurrency": "workload.concurrency",
     "Batching": "workload.batching", "KVPages": "workload.batching.kv", "Prefill": "workload.prefill",
-    "Speculative": "workload.speculative",
+    "Speculative": "workload.speculative", "RoutingFile": "workload.routing",
     "Hardware": "hardware", "Engines": "hardware.engines", "Memory": "hardware.memory", "Arbiter": "hardware.memory.arbiter",
     "Channels": "hardware.memory.channels", "ModelMapping": "mapping", "Formats": "mapping.formats",
     "Fuse": "mapping.fuse", "Residency": "mapping.weights",
@@ -116,4 +120,50 @@ def _help(name: str) -> str:
     return command.get_help(click.Context(command, parent, info_name=name, terminal_width=100, max_content_width=100))
 
 
-MADE = {REFERENCE / "scenario.md": scenario_keys, REFERENCE / "command_line.md": command_line}
+#: Title of each group of scenarios, and what names of its scenarios begin with; a name is of the first group it fits.
+GROUPS = {
+    "One block of Llama-3.2-1B, with durations as estimated": ("no_parallelism", "parallel", "multi_head", "two_tokens_"),
+    "Whole models, one sequence": ("llama_1b_", "lm_head_", "long_context_", "weights_"),
+    "Real machines": ("a100_", "h100_", "raspberry_pi_"),
+    "Several sequences, each in a loop of its own": ("two_sequences_", "four_sequences_", "eight_loops"),
+    "Batches": ("batch_", "batching_", "moe_", "dense_"),
+    "Prompts among tokens": ("prefill_",),
+    "Speculation": ("speculation_",),
+    "A full KV cache": ("kv_full_",),
+    "Who gets the channel, who gets an engine": ("arbiter_", "scheduler_", "lockstep_", "engines_"),
+    "Others": ("",),
+}
+
+
+def shipped_scenarios() -> str:
+    """docs/reference/scenarios.md, from the files and their stored reports."""
+    lines = [
+        "# Scenarios that ship", "",
+        "Made from the files and their stored reports by `make docs`. `sim run NAME` runs one from anywhere, `sim list "
+        + "scenarios` lists them. All use Llama-3.2-1B unless they say otherwise.",
+    ]  # fmt: skip
+    left = dict(scenarios())
+    for title, beginnings in GROUPS.items():
+        names = sorted((name for name in left if name.startswith(beginnings)), key=_by_number)
+        if not names:
+            continue
+        lines += ["", f"## {title}", "", "| scenario | what it shows | makespan | tokens/s |", "| --- | --- | ---: | ---: |"]
+        for name in names:
+            report = json.loads((REPORTS / f"{name}.json").read_text())
+            text = " ".join(read(left.pop(name)).description.split()).replace("|", "\\|")
+            rate = report["requests"]["tokens_per_s"]
+            speed = f"{rate:,.0f}" if rate >= 1000 else f"{rate:.4g}"
+            lines.append(f"| `{name}` | {text} | {format_time(report['makespan_ps'])} | {speed} |")
+    return "\n".join(lines) + "\n"
+
+
+def _by_number(name: str) -> list[tuple[int, str]]:
+    """batch_8 before batch_64."""
+    return [(int(part), "") if part.isdigit() else (-1, part) for part in name.split("_")]
+
+
+MADE = {
+    REFERENCE / "scenario.md": scenario_keys,
+    REFERENCE / "scenarios.md": shipped_scenarios,
+    REFERENCE / "command_line.md": command_line,
+}

@@ -23,6 +23,7 @@ import pytest
 
 import sim
 from sim.eventlog import GrantTable, StepTable, TaskTable
+from sim.runner import read
 from sim.shipped import SCENARIOS, scenarios
 from tests.docs import MADE, ROOT
 
@@ -107,10 +108,10 @@ def test_json_page_names_every_field() -> None:
             assert f"`{key}`" in text, f"{name}: {key}"
 
 
-def test_readme_lists_every_scenario() -> None:
-    text = (ROOT / "README.md").read_text()
-    for name in scenarios():
-        assert f"`{name}`" in text, name
+def test_every_scenario_says_what_it_shows() -> None:
+    for name, path in scenarios().items():
+        assert len(read(path).description) > 20, name
+        assert path.read_text().startswith("# yaml-language-server: $schema=../sim/schema.json\n"), name
 
 
 def test_pictures_are_small() -> None:

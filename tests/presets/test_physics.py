@@ -4,10 +4,15 @@ from __future__ import annotations
 
 from fractions import Fraction
 from pathlib import Path
+from typing import Any
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 import sim
+from sim.hardware.arbiters import ARBITERS
+from sim.presets import PRESETS, find
 from sim.scenario import from_dict
 from sim.shipped import find_scenario, scenarios
 
@@ -59,3 +64,61 @@ def test_four_cores_of_the_pi_are_slower_than_two() -> None:
         n: sim.run(read(find_scenario("raspberry_pi_5_llama_1b"), [f"hardware.engines.count={n}"])).makespan for n in (1, 2, 4)
     }
     assert times[2] < times[4] < times[1]
+
+
+@st.composite
+def configurations(draw: st.DrawFn) -> dict[str, Any]:
+    """Two layers and the LM head of Llama-3.2-1B, on any machine, in any way, for any batch."""
+    preset = draw(st.sampled_from([name for name in PRESETS.names() if find(name).bandwidth is not None]))
+    execution = draw(st.sampled_from(["blocking", "stream", "prefetch"]))
+    context, count = draw(st.integers(0, 3000)), draw(st.integers(1, 6))
+    prompt = draw(st.sampled_from([0, 0, 1, 90]))
+    policy = draw(st.sampled_from(["independent", "static", "continuous"]))
+    workload: dict[str, Any] = {
+        "sequences": [{"context": context, "prompt": prompt, "tokens": draw(st.integers(1, 3)), "count": count}],
+        "batching": policy,
+        "prefill": {"chunk": draw(st.sampled_from([None, 32]))},
+    }
+    if draw(st.booleans()):
+        workload["speculative"] = {"draft": draw(st.integers(1, 4)), "acceptance": draw(st.floats(0, 1))}
+    return {
+        "model": {"config": "llama-3.2-1b", "layers": 2},
+        "workload": workload,
+        "hardware": {
+            "preset": preset,
+            "memory": {
+                "arbiter": draw(st.sampled_from([name for name in ARBITERS.names() if name not in ("priority", "weighted")])),
+                "channels": {"count": draw(st.integers(1, 3))},
+                "achievable": find(preset).achievable is not None and draw(st.booleans()),
+            },
+        },
+        "mapping": {
+            "execution": execution,
+            "kv": "transfers" if execution == "prefetch" else draw(st.sampled_from(["transfers", "operands"])),
+            "heads": "fused", "softmax": draw(st.sampled_from(["three_pass", "fused", "online"])),
+            "tiles": draw(st.integers(1, 4)), "activations": draw(st.sampled_from(["on_chip", "off_chip"])),
+            "formats": {
+                "weights": draw(st.sampled_from([None, "bf16", "fp8", "int8", "int4"])),
+                "kv": draw(st.sampled_from([None, "bf16", "fp8", "int8"])),
+            },
+        },
+    }  # fmt: skip
+
+
+BYTES = {None: Fraction(2), "bf16": Fraction(2), "fp8": Fraction(1), "int8": Fraction(1), "int4": Fraction(33, 64)}
+
+
+@settings(max_examples=30, deadline=None)
+@given(configurations())
+def test_no_configuration_beats_bytes_over_bandwidth(scenario: dict[str, Any]) -> None:
+    """The bytes are counted here, from the shapes of the model: what each step must read at least, in whatever way."""
+    result = sim.run(from_dict(scenario))
+    log, formats = result.log, scenario["mapping"]["formats"]
+    layers = 2 * (2048 * (2048 + 512 + 512 + 2048) + 3 * 2048 * 8192) * BYTES[formats["weights"]] + 2 * 2 * 2048 * 2
+    head = 2048 * 128_256 * BYTES[formats["weights"]]
+    token = 2 * 2 * 8 * 64 * BYTES[formats["kv"]]  # layers, key and value, heads, head size
+    members = log.members
+    with_logits = len(set(members.step[members.logits > 0].tolist()))
+    moved = len(log.steps) * layers + with_logits * head + (int(members.context.sum()) + int(members.query.sum())) * token
+    least = moved * PS / (int(find(scenario["hardware"]["preset"]).bandwidth.value) * log.channels)
+    assert result.makespan >= at_full_speed(result) >= least

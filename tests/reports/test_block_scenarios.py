@@ -117,7 +117,7 @@ def test_eight_engines_are_slower_than_four() -> None:
     assert on_channel("two_tokens_8_engines", "kv_store") < on_channel("two_tokens_8_engines", "kv_load")
 
 
-@pytest.mark.parametrize("context", [256, 2048])
+@pytest.mark.parametrize("context", [256, 2048, 8192])
 def test_the_whole_model_reads_its_weights_and_its_cache(context: int) -> None:
     layer = 2048 * (2048 + 512 + 512 + 2048) + 3 * 2048 * 8192 + 2 * 2048
     weights = 2 * (16 * layer + 2048 + 128_256 * 2048)  # with the last norm; the LM head is the embedding, tied
