@@ -154,7 +154,8 @@ class Comparison:
     @property
     def together(self) -> Row:
         """All ops together, without what a step takes beyond them."""
-        return _row("ops", len(self.ops.ops), self.durations.sum(axis=1), int(self.prediction.ops.sum()))
+        ran = int(self.durations.any(axis=0).sum())
+        return _row("ops", ran, self.durations.sum(axis=1), int(self.prediction.ops.sum()))
 
     @property
     def kinds(self) -> list[Row]:

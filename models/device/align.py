@@ -62,41 +62,30 @@ def spans(found: Sequence[Event]) -> list[Span]:
     return [Span(event.start, event.end - event.start) for event in found]
 
 
-def device_spans(found: Sequence[Event], owner: dict[int, int], kernels: Sequence[Event]) -> list[Span]:
-    """The times of ops by what they launched on a device. One that launched none took no time, where the one before ended."""
-    launched = kernels_of(len(found), owner, kernels)
-    result: list[Span] = []
-    before = min((kernel.start for kernel in kernels), default=0)
-    for mine in launched:
-        start = min((kernel.start for kernel in mine), default=before)
-        result.append(Span(start, sum(kernel.end - kernel.start for kernel in mine)))
-        before = max((kernel.end for kernel in mine), default=before)
-    return result
+def launches(owner: dict[int, int], kernels: Sequence[Event]) -> list[tuple[int, Event]]:
+    """What a device ran, in order of time: the op that launched it, -1 if none did, and the event."""
+    return [(owner.get(kernel.link, -1), kernel) for kernel in sorted(kernels, key=lambda kernel: kernel.start)]
 
 
-def kernels_of(ops: int, owner: dict[int, int], kernels: Sequence[Event]) -> list[list[Event]]:
-    """What each op launched, in order of time."""
-    launched: list[list[Event]] = [[] for _ in range(ops)]
-    for kernel in sorted(kernels, key=lambda kernel: kernel.start):
-        if kernel.link in owner:
-            launched[owner[kernel.link]].append(kernel)
-    return launched
+def replayed(launched: Sequence[tuple[int, Event]], kernels: Sequence[Event]) -> list[tuple[int, Event]]:
+    """The same of a replayed CUDA graph, which runs what the step that it was captured from launched, in the same order.
 
-
-def replayed(launched: Sequence[Sequence[Event]], kernels: Sequence[Event]) -> list[Span]:
-    """The times of ops in a replayed CUDA graph, which runs the kernels of the step that it was captured from, in their order.
-
-    launched: of each op, what it launched in that step. kernels: of the replay. Raises SimError if they differ.
+    Raises SimError if it ran something else.
     """
-    names = [kernel.name for mine in launched for kernel in mine]
     order = sorted(kernels, key=lambda kernel: kernel.start)
-    if names != [kernel.name for kernel in order]:
-        raise SimError(f"a CUDA graph ran {len(order):,} kernels that are not the {len(names):,} of the step it is of")
-    result: list[Span] = []
-    at, before = 0, order[0].start if order else 0
-    for mine in launched:
-        part = order[at : at + len(mine)]
-        at += len(mine)
-        result.append(Span(part[0].start if part else before, sum(kernel.end - kernel.start for kernel in part)))
-        before = part[-1].end if part else before
+    if [kernel.name for _, kernel in launched] != [kernel.name for kernel in order]:
+        raise SimError(f"a CUDA graph ran {len(order):,} kernels that are not the {len(launched):,} of the step it is of")
+    return [(op, kernel) for (op, _), kernel in zip(launched, order, strict=True)]
+
+
+def device_spans(ops: int, launched: Sequence[tuple[int, Event]]) -> list[Span]:
+    """The times of ops by what they launched. One that launched nothing took no time, where the one before it ended."""
+    mine: list[list[Event]] = [[] for _ in range(ops)]
+    for op, kernel in launched:
+        if op >= 0:
+            mine[op].append(kernel)
+    result, before = [], launched[0][1].start if launched else 0
+    for events in mine:
+        result.append(Span(events[0].start if events else before, sum(event.end - event.start for event in events)))
+        before = events[-1].end if events else before
     return result

@@ -92,7 +92,11 @@ class RealModel:
     @property
     def name(self) -> str:
         """What to call the model, with how many of its layers it has if not all."""
-        return self.config.name if self.layers is None else f"{self.config.name} ({self.layers} layers)"
+        return (
+            self.config.name
+            if self.layers is None
+            else f"{self.config.name} ({self.layers} layer{'s' if self.layers > 1 else ''})"
+        )
 
     def ops(self, batch: int, query: int = 1) -> OpGraph:
         """The op graph of a step, with attention as it runs here."""

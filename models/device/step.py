@@ -18,7 +18,7 @@ import numpy as np
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from models.device.align import Event, Span, device_spans, kernels_of, match, replayed, spans
+from models.device.align import Event, Span, device_spans, launches, match, replayed, spans
 from models.device.real import Decoding
 from sim.cost.kernels import kernels
 from sim.measured import MeasuredStep
@@ -29,12 +29,12 @@ from sim.units import PS_PER_MS, PS_PER_NS, PS_PER_US
 _STEP = "decode step"
 
 
-__all__ = ["CudaGraph", "MeasuredStep", "assemble", "measure", "profile", "samples"]
+__all__ = ["CudaGraph", "MeasuredStep", "assemble", "measure", "profile", "samples", "waiting"]
 
 
 def measure(decoding: Decoding, plain: int = 0) -> MeasuredStep:
     """Run and time one step. `plain`: what one took that was not timed op by op."""
-    found, wall = _waiting(decoding) if decoding.real.place.device == "mps" else _profiled(decoding)
+    found, wall = waiting(decoding) if decoding.real.place.device == "mps" else _profiled(decoding)
     return assemble(decoding, found, wall, plain)
 
 
@@ -85,7 +85,7 @@ def _profiled(decoding: Decoding) -> tuple[list[Span], int]:
     host, kernels_run, wall = profile(decoding, lambda options: decoding.real.model(**options))
     found, owner = match(decoding.issued, host)
     if place.device == "cuda":
-        return _relative(device_spans(found, owner, kernels_run), wall)
+        return _relative(device_spans(len(found), launches(owner, kernels_run)), wall)
     return _relative(spans(found), wall)
 
 
@@ -101,7 +101,8 @@ def profile(decoding: Decoding, run: Callable[[dict[str, Any]], Any]) -> tuple[l
     events = profiler.events() or []
     step = next(e for e in events if e.name == _STEP and e.device_type.name == "CPU")
     whole = _event(step)
-    host = [_event(e) for e in events if e.device_type.name == "CPU" and e.thread == step.thread and e is not step]
+    ours = [e for e in events if e.device_type.name == "CPU" and e.thread == step.thread and e is not step]
+    host = [_event(e) for e in ours if not e.linked_correlation_id]  # calls of a driver count their ids by themselves
     on_device = [_event(e) for e in events if e.device_type.name != "CPU" and not e.is_user_annotation]
     return [e for e in host if whole.start <= e.start < whole.end], on_device, whole
 
@@ -133,7 +134,8 @@ class _Wait(TorchDispatchMode):
 
 
 @torch.no_grad()
-def _waiting(decoding: Decoding) -> tuple[list[Span], int]:
+def waiting(decoding: Decoding) -> tuple[list[Span], int]:
+    """Run a step and wait for each of its ops: their times, and that of the step."""
     options = decoding.ready()
     decoding.real.evict()
     mode = _Wait(decoding.real.place.synchronise)
@@ -150,9 +152,11 @@ class CudaGraph:
     def __init__(self, decoding: Decoding) -> None:
         self.decoding = decoding
         run = decoding.real.model
+        for _ in range(decoding.slots):  # nothing may be allocated while it is captured
+            decoding.wall()
         with torch.no_grad():
             host, kernels_run, _ = profile(decoding, lambda options: run(**options))
-            self._launched = kernels_of(len(decoding.issued), match(decoding.issued, host)[1], kernels_run)
+            self._launched = launches(match(decoding.issued, host)[1], kernels_run)
             options = decoding.ready()
             self._graph = torch.cuda.CUDAGraph()
             with torch.cuda.graph(self._graph):
@@ -172,4 +176,5 @@ class CudaGraph:
     def measure(self, plain: int = 0) -> MeasuredStep:
         """Replay and time one step."""
         _, kernels_run, whole = profile(self.decoding, lambda _: self._graph.replay())
-        return assemble(self.decoding, *_relative(replayed(self._launched, kernels_run), whole), plain)
+        found = device_spans(len(self.decoding.issued), replayed(self._launched, kernels_run))
+        return assemble(self.decoding, *_relative(found, whole), plain)

@@ -84,7 +84,7 @@ def command(
         "model": model.name, "device": device, "name": on.name, "driver": on.driver, "dtype": model.dtype, "layers": layers,
         "threads": on.threads if device == "cpu" else None, "attention": model.attention, "cuda_graph": cuda_graph,
     }  # fmt: skip
-    title = f"{model.name} in {model.dtype} on {on.name} ({device}{threaded}), {model.attention} attention"
+    title = (f"{model.name} in {model.dtype}, {model.attention} attention", f"{on.name} ({device}{threaded})")
     if trace is not None:
         texts = {key: str(value) for key, value in facts.items() if value is not None}
         texts |= {"profile": profile.title if profile else "none: roofline", "version": __version__}

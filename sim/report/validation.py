@@ -15,11 +15,11 @@ from sim.units import format_time
 from sim.validation import LARGE, Comparison, Row, within
 
 
-def render(comparisons: Sequence[Comparison], *, title: str, profile: str | None, band: float) -> RenderableType:
+def render(comparisons: Sequence[Comparison], *, title: Sequence[str], profile: str | None, band: float) -> RenderableType:
     """A table for each point, and the verdict. Without a profile all predictions are lower bounds, and there is none."""
-    parts: list[RenderableType] = [Text(title, style="bold")]
+    parts: list[RenderableType] = [Text(line, style="bold") for line in title]
     if profile is None:
-        parts.append(Text("no profile: predicted is the roofline at the best rates seen here, a lower bound", style="yellow"))
+        parts.append(Text("no profile: predicted is the roofline at this device's best rates, a lower bound", style="yellow"))
     for comparison in comparisons:
         parts += [Text(), _table(comparison)]
         if errors := comparison.large().tolist():
@@ -79,7 +79,7 @@ def _verdict(comparisons: Sequence[Comparison], profile: str | None, band: float
     errors = [abs(comparison.step.error) for comparison in comparisons]
     worst, noise = max(errors), max(comparison.step.noise for comparison in comparisons)
     if profile is None:
-        return Text(f"steps take {1 / (1 - worst):.2f} times the lower bound at most; a profile would predict (sim profile)")
+        return Text(f"steps take up to {1 / (1 - worst):.2f} times the lower bound; a profile would predict them")
     found = f"error of steps: median {np.median(errors):.1%}, largest {worst:.1%}; noise up to {noise:.1%}"
     if within(comparisons, band):
         return Text(f"{found}; within {band:.0%}", style="green")

@@ -12,10 +12,10 @@ from model_families import small
 
 from models.capture import hf_config
 from models.config import ModelConfig
-from models.device.align import Event, Span, device_spans, kernels_of, match, replayed
+from models.device.align import Event, Span, device_spans, launches, match, replayed
 from models.device.place import place
 from models.device.real import SDPA, THREE_PASS, Decoding, RealModel
-from models.device.step import measure, samples
+from models.device.step import assemble, measure, samples, waiting
 from sim.errors import InputError, SimError
 
 EAGER_ONLY = ["gemma2", "deepseek_v3", "gpt_oss"]
@@ -100,7 +100,7 @@ def test_steps_rotate_caches_and_tokens(llama: RealModel) -> None:
 
 def test_some_layers_are_those_of_the_graph(llama: RealModel) -> None:
     one = real("llama", layers=1)
-    assert one.name == "small-llama (1 layers)"
+    assert one.name == "small-llama (1 layer)"
     assert one.at(1, 9).ops.layers() == 1
     assert hf_config(small("llama")).num_hidden_layers == 2
     with pytest.raises(InputError, match="expected 1 to 2"):
@@ -186,12 +186,25 @@ def test_an_op_without_an_event_is_an_error_that_names_it() -> None:
 
 def test_kernels_belong_to_the_op_that_launched_them() -> None:
     found, owner = match(ISSUED, HOST)
-    assert device_spans(found, owner, KERNELS) == [Span(50, 45), Span(100, 10), Span(110, 0)]
+    launched = launches(owner, KERNELS[::-1])
+    assert [op for op, _ in launched] == [0, 0, 1, -1]
+    assert device_spans(len(found), launched) == [Span(50, 45), Span(100, 10), Span(110, 0)]
 
 
 def test_a_replayed_graph_gives_its_kernels_to_the_ops_in_order() -> None:
-    launched = kernels_of(3, match(ISSUED, HOST)[1], KERNELS)
-    again = [replace(kernel, start=kernel.start * 2, end=kernel.start * 2 + 3, link=500) for kernel in KERNELS[:3]]
-    assert replayed(launched, again) == [Span(100, 6), Span(200, 3), Span(203, 0)]
-    with pytest.raises(SimError, match="2 kernels that are not the 3"):
+    launched = launches(match(ISSUED, HOST)[1], KERNELS)
+    again = [replace(kernel, start=kernel.start * 2, end=kernel.start * 2 + 3, link=500) for kernel in KERNELS]
+    assert device_spans(3, replayed(launched, again)) == [Span(100, 6), Span(200, 3), Span(203, 0)]
+    with pytest.raises(SimError, match="3 kernels that are not the 4"):
         replayed(launched, again[1:])
+
+
+def test_ops_that_are_waited_for_are_the_same_ops(llama: RealModel) -> None:
+    """As on a device that the profiler does not see."""
+    decoding = llama.at(1, 9)
+    found, wall = waiting(decoding)
+    step = assemble(decoding, found, wall)
+    profiled = measure(decoding)
+    np.testing.assert_array_equal(step.duration > 0, profiled.duration > 0)
+    np.testing.assert_array_equal(step.pieces[0], profiled.pieces[0])
+    assert step.duration.sum() < wall
