@@ -104,6 +104,14 @@ def command(
         ctx.exit(1)
 
 
+def _device(name: str) -> Any:
+    """A module of `models.device`. Only here is torch imported: what is wrong with the options is said at once."""
+    try:
+        return import_module(f"models.device.{name}")
+    except ImportError as error:
+        raise InputError(f"sim validate needs torch and transformers (pip install torch transformers): {error}") from error
+
+
 def _writable(trace: Path) -> None:
     """What is wrong with the name of the trace is said before minutes of measuring."""
     if not format_of(trace).startswith("pftrace"):
