@@ -97,9 +97,7 @@ def command(
         console = Console(highlight=False)
         console.print(report.render(comparisons, title=title, profile=named, band=share))
         if trace is not None:
-            console.print(
-                f"\ntrace  {trace}\n       open it at https://ui.perfetto.dev (Open trace file), or: sim view {trace}"
-            )
+            console.print(f"\ntrace  {trace}\n       open it at https://ui.perfetto.dev, or with: sim view {trace}")
     if profile is not None and not within(comparisons, share):
         ctx.exit(1)
 

@@ -3,6 +3,7 @@
     MODEL
       measured    step > layer > op, as the device ran it
       simulated   the same as the simulator has it
+      simulated is ahead by     milliseconds, at the end of each op (below 0: behind)
 
 Each step begins at the same instant on both lines, so that who is ahead can be seen. Ops of one name have one colour.
 """
@@ -22,18 +23,19 @@ from sim.trace.track_event import (
     Events,
     Interned,
     annotation_table,
+    counter_packets,
     first_packet,
     metadata_packet,
     slice_packets,
     track_packet,
 )
-from sim.trace.tracks import Role, Slices, Strings, Tracks, nesting_order, to_ns
-from sim.units import PS_PER_US
+from sim.trace.tracks import Counter, Role, Slices, Strings, Tracks, nesting_order, thin, to_ns
+from sim.units import PS_PER_MS
 
-MEASURED, SIMULATED = "measured", "simulated"
+MEASURED, SIMULATED, AHEAD = "measured", "simulated", "simulated is ahead by"
 
-#: Between one step and the next, so that they do not touch.
-GAP = 10 * PS_PER_US
+#: Between one step and the next there is this part of the longer of the two that stand under each other.
+GAP = 20
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -63,14 +65,18 @@ def write_double(path: str | os.PathLike[str], title: str, pairs: Sequence[Pair]
         tracks.add(MEASURED, group, "What the real model did, by torch's profiler. Gaps are code between ops."),
         tracks.add(SIMULATED, group, "What the simulator makes of it. Time between ops is part of the ops here."),
     )
+    ahead = tracks.add(AHEAD, group, "By how much the simulated op ended before the measured one.", "ms")
     hues, begin = Strings(), 0
     groups: list[Slices] = []
+    leads: list[Counter] = []
     details: list[dict[str, int | str]] = [{}]  # of steps and layers: none
     for pair in pairs:
         for track, run in zip(lines, (pair.measured, pair.simulated), strict=True):
             groups += _slices(pair, run, track, begin, len(details), interned, hues)
         details += _details(pair)
-        begin += max(pair.measured.length, pair.simulated.length) + GAP
+        leads.append(_lead(pair, ahead, begin))
+        longer = max(pair.measured.length, pair.simulated.length)
+        begin += longer + longer // GAP
     slices = Slices.concatenate(groups)
     arguments = annotation_table(interned, details)
     index, opens = nesting_order(slices)
@@ -87,7 +93,23 @@ def write_double(path: str | os.PathLike[str], title: str, pairs: Sequence[Pair]
         file.write(metadata_packet(metadata))
         file.write(b"".join(map(track_packet, tracks.all)) + interned.packet())
         file.write(packets.data)
+        for lead in leads:
+            file.write(counter_packets(to_ns(lead.time), lead.track, lead.value).data)
     return len(slices)
+
+
+def _lead(pair: Pair, track: int, begin: int) -> Counter:
+    """Measured end - simulated end of each op, at the measured one; 0 at the beginning of the step."""
+    ends = []
+    for run in (pair.measured, pair.simulated):
+        end = np.full(len(pair.ops.ops), -1, dtype=np.int64)
+        np.maximum.at(end, run.pieces[0], run.pieces[1] + run.pieces[2])
+        ends.append(end)
+    both = np.flatnonzero((ends[0] >= 0) & (ends[1] >= 0))
+    order = both[np.argsort(ends[0][both], kind="stable")]
+    measured, simulated = ends[0][order], ends[1][order]
+    time = np.concatenate([[0], measured]) + begin
+    return thin(Counter(track, time, np.concatenate([[0.0], (measured - simulated) / PS_PER_MS])))
 
 
 def name_of(ops: OpGraph, op: int) -> str:

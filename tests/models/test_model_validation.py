@@ -165,6 +165,23 @@ def test_the_lines_show_what_was_measured_and_what_was_simulated(trace: Any) -> 
     assert begins["measured"] == begins["simulated"]
 
 
+def test_the_counter_says_by_how_much_the_simulation_is_ahead(trace: Any) -> None:
+    """At the end of the LM head, the last op, and 0 where a step begins."""
+    processor, comparison = trace
+    found = processor.query(
+        "SELECT ts, value FROM counter JOIN track ON counter.track_id = track.id "
+        "WHERE track.name = 'simulated is ahead by' ORDER BY ts"
+    )
+    half = found[: len(found) // 2]
+    op, start, duration = comparison.typical.pieces
+    last = int(np.argmax(start))
+    assert comparison.ops.ops[op[last]].kind == "lm_head"
+    assert (half[0]["ts"], half[0]["value"]) == (0, 0)
+    assert abs(half[-1]["ts"] - (start + duration)[last] / 1000) <= 1
+    assert half[-1]["value"] == pytest.approx(((start + duration)[last] - comparison.prediction.step) / 1e9)
+    assert [row["value"] for row in found] == [row["value"] for row in half] * 2
+
+
 # The command
 
 
