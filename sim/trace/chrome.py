@@ -16,7 +16,7 @@ import numpy.typing as npt
 
 from sim.eventlog import EventLog
 from sim.files import whole_file
-from sim.trace.details import arrows, carries_flow, constant_args, flops_and_bytes
+from sim.trace.details import arrows, carries_flow, constant_args, flops_and_bytes, owner_words
 from sim.trace.layout import Layout
 from sim.trace.perfetto import check_options
 from sim.trace.tracks import Counter, Role, Slices, Track, Tracks, to_ns
@@ -100,6 +100,7 @@ class _Arguments:
 
     def __init__(self, log: EventLog, layout: Layout) -> None:
         self._log, self._layout = log, layout
+        self._owner = dict(zip(owner_words(log), ("sequence", "token"), strict=True))
         self._constant = [constant_args(graph, task) for graph in log.graphs for task in range(len(graph))]
         self._flops, self._bytes = flops_and_bytes(log)
 
@@ -114,9 +115,10 @@ class _Arguments:
                 "flops": int(self._flops[row]),
                 "bytes": int(self._bytes[row]),
             }
-            args |= {"sequence": int(self._log.steps.sequence[step]), "token": int(self._log.steps.token[step])}
+            args |= {word: int(getattr(self._log.steps, name)[step]) for word, name in self._owner.items()}
         elif role == Role.STEP:
-            args |= {name: int(getattr(self._log.steps, name)[row]) for name in ("sequence", "token", "context")}
+            args |= {word: int(getattr(self._log.steps, name)[row]) for word, name in self._owner.items()}
+            args["context"] = int(self._log.steps.context[row])
         elif role == Role.PHASE and slices.cause[i] >= 0:
             args["waited_for"] = self._log.name(int(slices.cause[i]))
         return args

@@ -30,6 +30,11 @@ def constant_args(graph: TaskGraph, task: int) -> dict[str, int | str]:
     return args
 
 
+def owner_words(log: EventLog) -> tuple[str, str]:
+    """What `StepTable.sequence` and `StepTable.token` count."""
+    return ("sequence", "token") if log.batched is None else ("loop", "step")
+
+
 def flops_and_bytes(log: EventLog) -> tuple[Rows, Rows]:
     """FLOPs of each row of the task table, and the bytes it moves."""
     flops, moved = np.zeros(len(log.tasks), dtype=np.int64), np.zeros(len(log.tasks), dtype=np.int64)
@@ -120,7 +125,8 @@ class Details:
             [interned.strings(graph.name(task)) for graph in log.graphs for task in range(len(graph))], dtype=np.int64
         )
         self._flops, self._bytes = flops_and_bytes(log)
-        for name in _INTEGERS:
+        self._owner_words = owner_words(log)
+        for name in _integers(self._owner_words):
             interned.annotations(name)
 
     def encode(self, slices: Slices, flows: Flows | None) -> list[Ragged]:
@@ -152,7 +158,8 @@ class Details:
     def _owner(self, rows: Rows) -> list[Cells]:
         steps = self._log.steps
         step = self._log.tasks.step[rows]
-        return [*self._integer("sequence", steps.sequence[step]), *self._integer("token", steps.token[step])]
+        sequence, token = self._owner_words
+        return [*self._integer(sequence, steps.sequence[step]), *self._integer(token, steps.token[step])]
 
     def _task(self, slices: Slices) -> Sequence[Cells]:
         tasks, rows = self._log.tasks, slices.row
@@ -183,22 +190,29 @@ class Details:
         culprit = np.where(known, slices.cause, slices.row)
         name = self._template_text[self._layout.template[culprit]]
         step = self._log.tasks.step[culprit]
+        sequence, token = _waited_for(self._owner_words)
         return [
             *text_annotation(self._annotations("waited_for"), name, known),
-            *self._integer("waited_for_sequence", self._log.steps.sequence[step], known),
-            *self._integer("waited_for_token", self._log.steps.token[step], known),
+            *self._integer(sequence, self._log.steps.sequence[step], known),
+            *self._integer(token, self._log.steps.token[step], known),
         ]
 
     def _step(self, slices: Slices) -> Sequence[Cells]:
-        steps = self._log.steps
+        steps, (sequence, token) = self._log.steps, self._owner_words
         return [
-            *self._integer("sequence", steps.sequence[slices.row]),
-            *self._integer("token", steps.token[slices.row]),
+            *self._integer(sequence, steps.sequence[slices.row]),
+            *self._integer(token, steps.token[slices.row]),
             *self._integer("context", steps.context[slices.row]),
         ]
 
 
-_INTEGERS = (
-    "start_ps", "end_ps", "ready_ps", "sequence", "token", "context", "engine", "flops", "bytes", "wait_engine_ps",
-    "wait_channel_ps", "waited_for", "waited_for_sequence", "waited_for_token",
-)  # fmt: skip
+def _integers(words: tuple[str, str]) -> tuple[str, ...]:
+    """Names of arguments, in the order in which they are numbered."""
+    return (
+        "start_ps", "end_ps", "ready_ps", *words, "context", "engine", "flops", "bytes", "wait_engine_ps", "wait_channel_ps",
+        "waited_for", *_waited_for(words),
+    )  # fmt: skip
+
+
+def _waited_for(words: tuple[str, str]) -> tuple[str, str]:
+    return f"waited_for_{words[0]}", f"waited_for_{words[1]}"

@@ -11,6 +11,9 @@
         token k   the chain of tasks that decided its end, as token > layer > op, with waiting as slices of its own
           ops     every task of the token, preceded by its wait for an engine, in as many lanes as run or wait at once
 
+Where steps are batched, each sequence has one track with the part it took in each step, and the tracks of tokens are
+those of steps, `Steps` > loop n > step k.
+
 Tokens that do not overlap share a track (a thousand tokens of sampled decode are one line to scroll along); tokens that
 do overlap get one each. A chain never overlaps itself, so that line can be read from left to right without a gap.
 """
@@ -25,7 +28,8 @@ import numpy.typing as npt
 from sim.analysis.series import Levels, batches, cached
 from sim.eventlog import EventLog
 from sim.trace.chain import chains
-from sim.trace.tracks import Counter, Role, Slices, Strings, Times, Tracks, lanes, steps_of, thin
+from sim.trace.requests import parts_taken
+from sim.trace.tracks import Counter, Role, Slices, Strings, Times, Tracks, colours, lanes, steps_of, thin
 
 Rows = npt.NDArray[np.int64]
 
@@ -38,11 +42,6 @@ WAIT_SRAM = "SRAM wait"
 EXPANDED = r"^(?!ops$|.* queue$)"
 
 Window = tuple[int, int] | None
-
-
-def _colour(step: npt.NDArray[np.integer]) -> npt.NDArray[np.int32]:
-    """Numbers far apart for steps that follow each other: the Perfetto UI gives near numbers near hues."""
-    return np.asarray((step.astype(np.int64) + 1) * 40_503 % 65_521, dtype=np.int32)
 
 
 class Layout:
@@ -87,7 +86,7 @@ class Layout:
 
     def colour_of(self, rows: Rows) -> npt.NDArray[np.int32]:
         """One colour per token."""
-        return _colour(np.asarray(self.log.tasks.step[rows]))
+        return colours(np.asarray(self.log.tasks.step[rows]))
 
     # Machine
 
@@ -303,11 +302,18 @@ class Layout:
     def sequences(self) -> Iterator[Slices]:
         """Slices of the tokens, one group per sequence."""
         steps = self.log.steps
+        batched = self.log.batched is not None
         root = self.tracks.add("Sequences", description="Where the time of each token went.")
+        if batched:
+            yield parts_taken(self.log, self.names, self.categories, self.tracks, root).within(self.window)
+            root = self.tracks.add("Steps", description="Where the time of each step went.")
         shown = np.flatnonzero(np.bincount(self.log.tasks.step[self.inside], minlength=len(steps)) > 0)
         for number in np.unique(steps.sequence[shown]):
             mine = shown[steps.sequence[shown] == number]
-            parent = self.tracks.add(f"sequence {number}", root, "One request, token by token.")
+            if batched:
+                parent = self.tracks.add(f"loop {number}", root, "A decode loop, step by step.")
+            else:
+                parent = self.tracks.add(f"sequence {number}", root, "One request, token by token.")
             yield self._sequence(mine, parent).within(self.window)
 
     def _sequence(self, steps: Rows, parent: int) -> Slices:
@@ -315,14 +321,15 @@ class Layout:
         lane = lanes(np.zeros_like(steps), table.released[steps], np.maximum(table.end[steps], table.released[steps] + 1))
         step_track = np.zeros(len(table), dtype=np.int64)
         pieces: list[Slices] = []
+        word = "token" if log.batched is None else "step"
         for n in range(int(lane.max()) + 1):
             mine = steps[lane == n]
             title = (
-                f"token {table.token[mine[0]]}"
+                f"{word} {table.token[mine[0]]}"
                 if len(mine) == 1
-                else f"tokens {table.token[mine[0]]}, {table.token[mine[1]]}, ..."
+                else f"{word}s {table.token[mine[0]]}, {table.token[mine[1]]}, ..."
             )
-            description = "The chain of tasks that decided when the token ended: token, layer, op, and what it waited for."
+            description = f"The chain of tasks that decided when the {word} ended: {word}, layer, op, and what it waited for."
             track = self.tracks.add(title, parent, description)
             step_track[mine] = track
             rows = np.concatenate([np.arange(log.rows(int(step)).start, log.rows(int(step)).stop) for step in mine])
@@ -330,8 +337,8 @@ class Layout:
         pieces.append(
             Slices.make(
                 track=step_track[steps], start=table.released[steps], end=table.end[steps], row=steps,
-                name=np.array([self.names(f"token {token}") for token in table.token[steps]], dtype=np.int32),
-                category=self.categories("token"), colour=_colour(steps), role=Role.STEP,
+                name=np.array([self.names(f"{word} {token}") for token in table.token[steps]], dtype=np.int32),
+                category=self.categories("token"), colour=colours(steps), role=Role.STEP,
             )
         )  # fmt: skip
         pieces += self._chain(steps, step_track)

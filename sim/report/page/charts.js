@@ -59,7 +59,7 @@ function breakdownChart(tokens, parts, width) {
   const every = Math.max(1, Math.ceil(total / Math.max(2, Math.floor((width - room) / 64))));
   return Plot.plot({
     ...options, height: 280, marginLeft: room, marginBottom: 38,
-    x: { type: "band", domain: d3.range(total), label: "sequence.token →", ticks: d3.range(0, total, every), tickSize: 0, padding: total > 60 ? 0 : 0.15,
+    x: { type: "band", domain: d3.range(total), label: `${embedded("timeline-data").words.join(".")} →`, ticks: d3.range(0, total, every), tickSize: 0, padding: total > 60 ? 0 : 0.15,
       tickFormat: (i) => (i % every ? "" : labels.get(i)?.split(" ")[0]) },
     y: { label: `↑ ${unit}`, transform: (ps) => ps / scale, grid: true, tickSize: 0, nice: true },
     marks: [Plot.barY(bars, { x: "index", y: "ps", fill: "part", title, tip: { fill: fill("surface") } }), Plot.ruleY([0], { stroke: fill("faint") })],

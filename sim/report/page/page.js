@@ -78,13 +78,14 @@ function tables() {
 const parts = account.parts.filter((part) => summary.tokens.some((token) => token.breakdown_ps[part]));
 
 function breakdown() {
+  const [, one] = embedded("timeline-data").words;
   const sums = parts.map((part) => [part, summary.tokens.reduce((sum, token) => sum + token.breakdown_ps[part], 0)]);
   const all = sums.reduce((sum, [, each]) => sum + each, 0);
-  $("breakdown-lead").textContent = "Along the critical chain of each token: from its last task back through the input that ended last. The parts sum to its time exactly.";
+  $("breakdown-lead").textContent = `Along the critical chain of each ${one}: from its last task back through the input that ended last. The parts sum to its time exactly.`;
   $("breakdown-legend").append(...sums.map(([part, sum]) => make("span", {}, make("i", { style: `background: var(--${part})` }), `${words(part)} ${percent(sum / all)}`)));
   const FIRST = 1000, shown = summary.tokens.slice(0, FIRST);
-  $("token-table").append(table(summary.tokens.length > FIRST ? `The first ${count(FIRST)} of ${count(summary.tokens.length)} tokens` : "All tokens",
-    [["token", (t) => `${t.sequence}.${t.token}`], ["starts", (t) => ps(t.start_ps)], ["takes", (t) => ps(t.end_ps - t.start_ps)],
+  $("token-table").append(table(summary.tokens.length > FIRST ? `The first ${count(FIRST)} of ${count(summary.tokens.length)} ${one}s` : `All ${one}s`,
+    [[one, (t) => `${t.sequence}.${t.token}`], ["starts", (t) => ps(t.start_ps)], ["takes", (t) => ps(t.end_ps - t.start_ps)],
       ...parts.map((part) => [words(part), (t) => ps(t.breakdown_ps[part])])], shown));
 }
 

@@ -88,9 +88,9 @@ class Timeline {
       if (!row && rows.length < OVERLAP) rows.push(row = []);
       if (row) row.push(i); else left++;
     });
-    head(this.#many("Tokens", sequences.size, SEQUENCES) + (left ? `, without ${count(left)} that overlap these` : ""));
+    head(this.#many(this.run.words[1] === "step" ? "Steps" : "Tokens", sequences.size, SEQUENCES) + (left ? `, without ${count(left)} that overlap these` : ""));
     for (const [number, rows] of [...sequences].slice(0, SEQUENCES))
-      rows.forEach((items, n) => add({ type: "tokens", label: n ? "" : `sequence ${number}`, items,
+      rows.forEach((items, n) => add({ type: "tokens", label: n ? "" : `${this.run.words[0]} ${number}`, items,
         begin: Float64Array.from(items, (i) => this.run.tokens[i].start_ps),
         end: Float64Array.from(items, (i) => Math.min(this.run.tokens[i].end_ps, this.whole)) }));
   }
@@ -420,14 +420,14 @@ class Timeline {
     if (row.type === "tokens") {
       const token = this.run.tokens[row.items[i]];
       const parts = Object.entries(token.breakdown_ps).filter(([, ps]) => ps).map(([name, ps]) => [words(name), time(ps)]);
-      return [`token ${token.token}`, `sequence ${token.sequence}`, [["from", time(token.start_ps)], ["took", time(token.end_ps - token.start_ps)], ...parts]];
+      return [`${this.run.words[1]} ${token.token}`, `${this.run.words[0]} ${token.sequence}`, [["from", time(token.start_ps)], ["took", time(token.end_ps - token.start_ps)], ...parts]];
     }
     return this.#tellTask(row.items[i]);
   }
 
   #tellTask(item) {
     const run = this.run, token = run.token(item), layer = run.layer(item), held = run.engine[item] > 0;
-    const about = [`token ${token.sequence}.${token.token}`, layer >= 0 ? `layer ${layer}` : "", held ? `engine ${run.engine[item] - 1}` : "by DMA"];
+    const about = [`${run.words[1]} ${token.sequence}.${token.token}`, layer >= 0 ? `layer ${layer}` : "", held ? `engine ${run.engine[item] - 1}` : "by DMA"];
     const facts = [["from", time(run.start[item])], ["to", time(run.end[item])], ["took", time(run.end[item] - run.start[item])]];
     const fact = (name, ps) => { if (ps > 0) facts.push([name, time(ps)]); };
     fact(held ? "waited for an engine" : "waited for SRAM", run.start[item] - run.ready[item]);

@@ -58,6 +58,7 @@ def timeline(result: Result, critical: Times, limit: int = LIMIT) -> tuple[dict[
         **_rates(log),
     }
     facts = {
+        "words": ["sequence", "token"] if log.batched is None else ["loop", "step"],
         "tasks": len(tasks),
         "shown": len(shown),
         "horizon_ps": horizon,
