@@ -14,6 +14,7 @@ from pathlib import Path
 
 import numpy as np
 
+from benchmarks.fidelity.contention import section
 from benchmarks.fidelity.judge import Judged, Steps, judge
 
 #: What is aimed at: median and 90th percentile of the error of steps, by number format.
@@ -74,6 +75,7 @@ def device(judged: Judged) -> Iterator[str]:
         cells = [kind, str(len(ops.error)), f"{100 * ops.share:.1f}", *quantiles(ops.error), bias, *quantiles(ops.noise)]
         yield f"| {' | '.join(cells)} |"
     yield f"\n{100 * judged.rest:.1f} % of the steps is in smaller ops.\n"
+    yield from section(judged.profile, judged.samples)
 
 
 def quantiles(errors: Steps | np.ndarray) -> list[str]:  # type: ignore[type-arg]

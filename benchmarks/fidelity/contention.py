@@ -67,6 +67,34 @@ def _halves(by_round: Mapping[int, float]) -> float:
     return abs(float(even / odd) - 1)
 
 
+def section(profile: DeviceProfile, samples: Samples) -> Iterator[str]:
+    """A table of what slowed down, and the errors of each arbiter; nothing if no two streams were measured."""
+    measured = list(pairs(samples)) if profile.engines > 1 else []
+    if not measured:
+        return
+    yield "Two streams at once, on cores of their own: how much each slows down, measured (simulated by `from_profile`):\n"
+    yield "| streams | first | second | noise |\n| --- | ---: | ---: | ---: |"
+    tried = arbiters(profile, samples)
+    found = {name: [simulated(profile, samples, pair.kinds, memory) for pair in measured] for name, memory in tried.items()}
+    for pair, ours in zip(measured, next(iter(found.values())), strict=True):
+        both = (f"{was:.2f} ({is_:.2f})" for was, is_ in zip(pair.slowdown, ours, strict=True))
+        yield f"| {' + '.join(pair.kinds)} | {' | '.join(both)} | {100 * pair.noise:.1f} |"
+    yield "\nErrors of the slow-downs in per cent, of two like streams (aim: 5) and of two unlike ones (aim: 10):\n"
+    yield "| model | like median | like worst | unlike median | unlike worst |\n| --- | ---: | ---: | ---: | ---: |"
+    for name, slowdowns in {"no contention": [(1.0, 1.0)] * len(measured), **found}.items():
+        cells = []
+        for alike in (True, False):
+            errors = [
+                abs(is_ / was - 1)
+                for pair, ours in zip(measured, slowdowns, strict=True)
+                if pair.alike == alike
+                for was, is_ in zip(pair.slowdown, ours, strict=True)
+            ]
+            cells += [f"{100 * np.median(errors):.1f}", f"{100 * max(errors):.1f}"]
+        yield f"| {name} | {' | '.join(cells)} |"
+    yield ""
+
+
 # Simulated ------------------------------------------------------------------------------------------------------------------
 
 

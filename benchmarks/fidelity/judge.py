@@ -54,6 +54,7 @@ class Judged:
     """A profile, and how far it is off. rest: share of the steps in ops that are too small to count."""
 
     profile: DeviceProfile
+    samples: Samples
     steps: Steps
     ops: Mapping[str, Ops]
     rest: float
@@ -66,7 +67,7 @@ def judge(path: Path) -> Judged:
     unseen = samples.take(np.isin(samples.model.astype(str), [config.name for config in UNSEEN]))
     steps = _steps(path, profile, unseen.take(unseen.kind == STEP))
     ops, rest = _ops(profile, unseen)
-    return Judged(profile=profile, steps=steps, ops=ops, rest=rest)
+    return Judged(profile=profile, samples=samples, steps=steps, ops=ops, rest=rest)
 
 
 def _steps(path: Path, profile: DeviceProfile, samples: Samples) -> Steps:
