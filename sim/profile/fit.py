@@ -1,8 +1,8 @@
 """From samples to a device profile: non-negative least squares on relative errors, per kind, number format and rows.
 
 Relative, because an op of 3 us matters as much to its kind as one of 300: each equation is divided by its duration, so that
-the residual is predicted / measured - 1. Non-negative, because nothing takes less than no time: what would come out
-negative is left out of the form. Repetitions of one shape count as one sample, their median.
+the residual is predicted / measured - 1 (products are an exception: `SOFTER`). Non-negative, because nothing takes less than no
+time: what would come out negative is left out of the form. Repetitions of one shape count as one sample, their median.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from sim.errors import InputError
-from sim.profile.device import DeviceProfile, Provenance, Residual, RowFit, Step, Timing
+from sim.profile.device import PRODUCT, DeviceProfile, Provenance, Residual, RowFit, Step, Timing
 from sim.profile.forms import DIMENSIONS, FORMS, UNITS, Cached, Floats, Shapes
 from sim.profile.nnls import nnls
 from sim.profile.samples import SHAPE, STREAMS, Samples, shapes_of
@@ -25,6 +25,10 @@ STEP, (READ, WRITE) = "step", STREAMS[:2]
 
 #: Median errors that differ by less say nothing about which form is right.
 TIE = 0.002
+
+#: Products are divided by duration ** SOFTER: a step is a few large ones and many small ones, whose kernels differ more than a
+#: form with three coefficients can say, and the large ones are most of its time.
+SOFTER = 0.75
 
 IDENTITY = ("kind", "dtype", "model", *SHAPE, "bytes_read", "bytes_written")
 
@@ -142,17 +146,18 @@ def fit_plain(samples: Samples, form: str, unit: str) -> ByRows:
     rows = {}
     for number in np.unique(samples.rows).tolist():
         chosen = samples.take(samples.rows == number)
-        rows[number] = PLAIN[form](shapes_of(chosen), chosen.duration, unit)
+        power = SOFTER if (chosen.kind == PRODUCT).all() else 1.0
+        rows[number] = PLAIN[form](shapes_of(chosen), chosen.duration, unit, power)
     return rows
 
 
-def fit_sum(shapes: Shapes, durations: npt.NDArray[np.int64], unit: str) -> dict[str, int]:
+def fit_sum(shapes: Shapes, durations: npt.NDArray[np.int64], unit: str, power: float = 1.0) -> dict[str, int]:
     """Coefficients of overhead + bytes / bandwidth + amount / rate."""
     columns = np.stack([np.ones(len(durations)), shapes.bytes, shapes.amount(unit)], axis=1).astype(np.float64)
-    return _coefficients(_relative(columns, durations))
+    return _coefficients(_relative(columns, durations, power))
 
 
-def fit_later(shapes: Shapes, durations: npt.NDArray[np.int64], unit: str) -> dict[str, int]:
+def fit_later(shapes: Shapes, durations: npt.NDArray[np.int64], unit: str, power: float = 1.0) -> dict[str, int]:
     """Coefficients of overhead + max(bytes / bandwidth, amount / rate).
 
     Each sample belongs to one of the two; which one follows from the coefficients, which follow from the samples: repeated
@@ -166,13 +171,13 @@ def fit_later(shapes: Shapes, durations: npt.NDArray[np.int64], unit: str) -> di
         x = np.zeros(3)
         for _ in range(30):
             parts = np.where(later, 0, amounts[0]), np.where(later, amounts[1], 0)
-            x = _relative(np.stack([np.ones(len(durations)), *parts], axis=1), durations)
+            x = _relative(np.stack([np.ones(len(durations)), *parts], axis=1), durations, power)
             now = x[2] * amounts[1] > x[1] * amounts[0]
             if (now == later).all():
                 break
             later = now
         predicted = x[0] + np.maximum(x[1] * amounts[0], x[2] * amounts[1])
-        error = float(((predicted / durations - 1.0) ** 2).sum())
+        error = float((((predicted - durations) / durations**power) ** 2).sum())
         if best is None or error < best[0]:
             best = error, x
     assert best is not None
@@ -218,9 +223,10 @@ def _cached(samples: Samples, cache: int | None, split: int) -> ByRows:
     return result
 
 
-def _relative(columns: Floats, durations: npt.NDArray[np.int64]) -> Floats:
-    """Least squares of predicted / measured - 1."""
-    return nnls(columns / durations[:, None], np.ones(len(durations)))
+def _relative(columns: Floats, durations: npt.NDArray[np.int64], power: float = 1.0) -> Floats:
+    """Least squares of (predicted - measured) / measured ** power."""
+    weights = durations.astype(np.float64) ** power
+    return nnls(columns / weights[:, None], durations / weights)
 
 
 def _coefficients(x: Floats) -> dict[str, int]:

@@ -49,7 +49,7 @@ def test_slow_downs_are_against_solo_runs_of_the_same_round(device):
 
 
 def test_two_like_streams_slow_down_in_the_simulation_as_they_were_measured(device):
-    """Medians over rounds: one reader has 7.5 GB/s, two have 9: 2 x 7.5 / 9. Products at 3 GB/s load for 3 / 7.5 of the time."""
+    """Medians over rounds: a reader has 7.5 GB/s, two have 9: 2 x 7.5 / 9. Products of 3 GB/s load for 40 % of the time."""
     profile, samples = device
     ours = arbiters(profile, samples)["processor sharing, efficiency by number of streams (`from_profile`)"]
     assert simulated(profile, samples, ("read", "read"), ours) == pytest.approx((5 / 3, 5 / 3), rel=1e-3)
