@@ -16,6 +16,7 @@ from __future__ import annotations
 from collections import Counter, deque
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
+from itertools import groupby
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
@@ -130,7 +131,8 @@ class Saved(NamedTuple):
 
 class Arrivals:
     """When requests come: at their own time, or (closed loop) so many at once, the next when one has ended and its user has
-    thought. `times` says when each comes, as far as that is known. only: this request alone.
+    thought. Samples of one prompt come together, and have ended when the last has. `times` says when each comes, as far as
+    that is known. only: this request alone.
     """
 
     def __init__(
@@ -140,15 +142,19 @@ class Arrivals:
         self.times: dict[int, int] = {}
         numbers = range(len(requests)) if only is None else (only,)
         self._open: deque[int] = deque()  # in order of arrival
-        self._backlog = deque(numbers if concurrency is not None else ())
+        together = groupby(numbers, key=lambda i: requests[i].group if requests[i].group >= 0 else -1 - i)
+        self._backlog = deque([[*group] for _, group in together] if concurrency is not None else [])
+        self._samples: Counter[int] = Counter()  # group -> samples that have come and not ended
         for number in sorted(numbers, key=lambda i: (requests[i].arrival, i)) if concurrency is None else ():
-            self._come(number, requests[number].arrival)
-        for _ in range(min(concurrency or 0, len(requests))):
+            self._come([number], requests[number].arrival)
+        for _ in range(min(concurrency or 0, len(self._backlog))):
             self._come(self._backlog.popleft(), 0)
 
-    def _come(self, number: int, time: int) -> None:
-        self.times[number] = time
-        self._open.append(number)
+    def _come(self, numbers: Sequence[int], time: int) -> None:
+        for number in numbers:
+            self.times[number] = time
+            self._open.append(number)
+            self._samples[self.requests[number].group] += 1
 
     @property
     def next(self) -> int | None:
@@ -159,9 +165,12 @@ class Arrivals:
         """The number of one that has come by now."""
         return self._open.popleft() if self._open and self.times[self._open[0]] <= now else None
 
-    def ended(self, now: int) -> None:
+    def ended(self, number: int, now: int) -> None:
         """A request has ended."""
-        if self._backlog:  # think times are all alike, so who ends first also comes back first
+        group = self.requests[number].group
+        self._samples[group] -= 1
+        if self._backlog and not (group >= 0 and self._samples[group]):
+            # Think times are all alike, so who ends first also comes back first.
             self._come(self._backlog.popleft(), now + self.think)
 
 
@@ -219,7 +228,7 @@ class Batcher:
             if not sequence.forked and sequence.generated >= sequence.request.tokens:
                 self.running.remove(sequence)
                 self._free(sequence)
-                self.arrivals.ended(now)
+                self.arrivals.ended(sequence.number, now)
 
     def ending(self, batch: Batch) -> bool:
         """Whether a request ends with the step that `next` gave last."""

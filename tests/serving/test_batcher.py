@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections import Counter
+from contextlib import suppress
+from dataclasses import replace
 
 import pytest
 from hypothesis import given, settings
@@ -73,6 +75,31 @@ def batchings(draw: st.DrawFn) -> Batching:
         speculation=speculation,
         seed=draw(st.integers(0, 9)),
     )
+
+
+@st.composite
+def samples(draw: st.DrawFn) -> list[Request]:
+    """Some requests, each with one sample or several."""
+    asked = []
+    for number, request in enumerate(draw(requests)[:4]):
+        several = draw(st.integers(1, 3))
+        asked += [replace(request, group=number if several > 1 else -1)] * several
+    return asked
+
+
+@settings(max_examples=200, deadline=None)
+@given(samples(), st.integers(3, 6), st.none() | st.integers(24, 60), st.none() | st.integers(1, 4))
+def test_every_sample_gets_all_its_tokens(asked: list[Request], most: int, blocks: int | None, concurrency: int | None) -> None:
+    batching = Batching(policy="continuous", sequences=most, blocks=blocks, block=8)
+    with suppress(InputError):
+        feasible(batching, asked)
+        (batcher,) = batchers = loops(batching, asked, concurrency=concurrency)
+        steps = drive(batchers)
+        assert emitted(steps) == Counter({i: request.tokens for i, request in enumerate(asked)})
+        assert batcher.used == 0
+        prompts = {(r.group if r.group >= 0 else -1 - i): r.prompt for i, r in enumerate(asked)}
+        decoded = sum(request.tokens - bool(request.prompt) for request in asked)
+        assert sum(m.query for _, batch in steps for m in batch.members) == sum(prompts.values()) + decoded
 
 
 @settings(max_examples=300, deadline=None)
@@ -199,6 +226,19 @@ def test_closed_loop_keeps_so_many_on_the_way() -> None:
         )
         for time in sorted(came.values()):
             assert sum(came[i] <= time < ends[i] for i in came) <= 3
+
+
+def test_samples_come_and_go_together_in_a_closed_loop() -> None:
+    asked = [Request(context=1, prompt=0, tokens=2, arrival=0)]
+    asked += [Request(context=0, prompt=10, tokens=tokens, arrival=0, group=1) for tokens in (3, 5, 4)]
+    asked += [Request(context=1, prompt=0, tokens=9, arrival=0), Request(context=1, prompt=0, tokens=1, arrival=0)]
+    (batcher,) = batchers = loops(Batching(policy="continuous", sequences=9), asked, concurrency=2, think=5)
+    steps = drive(batchers)
+    assert emitted(steps) == Counter({i: request.tokens for i, request in enumerate(asked)})
+    assert batcher.used == 0
+    # The first ends at 20, so the fifth comes at 25. All samples have ended at 50, so the last comes at 55.
+    assert batcher.arrivals.times == {0: 0, 1: 0, 2: 0, 3: 0, 4: 25, 5: 55}
+    assert steps[0][1].forks == (2, 3)
 
 
 def test_acceptance_is_geometric_up_to_the_drafts() -> None:
