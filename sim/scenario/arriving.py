@@ -191,6 +191,8 @@ class Concurrency(Short):
     key, types, expected = "users", (int, float), "a number of users, or a mapping with the key 'users'"
 
     users: Whole = Field(
-        ge=1, le=MAX_REQUESTS, description="Requests in the system at most, samples of one prompt as one: all are sent in order, by whoever is free."
+        ge=1,
+        le=MAX_REQUESTS,
+        description="Requests in the system at most, samples of one prompt as one: all are sent in order, by whoever is free.",
     )
     think: Duration = default("0 s", description="Time from the end of a request to the next one of the same user.")
