@@ -1,0 +1,210 @@
+"""Whole batched runs against a second implementation, written from the documents: who is in each step, from when to when.
+
+The machine is one on which times add up: one engine that also waits for its operands (`blocking`), 10 ps a byte, 1 ps a FLOP.
+What is no product takes 1 ps. The model is one layer of Llama-3.2-1B: hidden 2048, MLP 8192, 32 heads of 64, 8 of the
+cache.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from sim.graph import QUANTITIES
+from sim.runner import PLAIN, run
+from sim.scenario import from_dict
+from sim.tasks import TaskGraph
+
+PRODUCTS = 2048 * (2048 + 512 + 512 + 2048) + 3 * 2048 * 8192
+NORMS = 2 * 2048
+KV = 2 * 512 * 2  # bytes of a token
+
+HARDWARE = {
+    "engines": {"count": 1, "flops": "1 TFLOP/s", "vector_flops": "1000000 TFLOP/s"}, "memory": {"bandwidth": "100 GB/s"},
+}  # fmt: skip
+
+
+@dataclass
+class Seq:
+    number: int
+    context: int
+    prompt: int
+    tokens: int
+    cached: int = 0
+    todo: int = 0  # to be prefilled
+    out: int = 0
+    steps: int = 0
+
+
+def step_time(members: list[tuple[int, int, int]], others: int) -> int:
+    """Of members (sequence, context, query). others: ps of what is no product."""
+    tokens = sum(query for _, _, query in members)
+    moved = 2 * (PRODUCTS + NORMS) + sum(KV * (context + query) for _, context, query in members)
+    attention = sum(2 * 2 * 32 * 64 * query * (context + query) for _, context, query in members)
+    empty = sum(context == 0 for _, context, _ in members)  # to load nothing takes 1 ps, as any task does
+    return 10 * moved + 2 * PRODUCTS * tokens + attention + empty + others
+
+
+class BruteForce:
+    """`steps`: (begin, end, members), or (begin, end, "out" or "in", sequence)."""
+
+    def __init__(self, asked: list[dict[str, int]], rules: dict[str, Any], others: dict[tuple[bool, ...], int]) -> None:
+        self.rules, self.others = rules, others
+        self.coming = sorted(enumerate(asked), key=lambda each: each[1]["arrival"])
+        self.waiting: list[Seq] = []
+        self.running: list[Seq] = []
+        self.away: list[Seq] = []
+        self.held: dict[int, int] = {}  # pages of 8 tokens
+        self.now = 0
+        self.steps: list[Any] = []
+        while self.coming or self.waiting or self.running or self.away:
+            while self.coming and self.coming[0][1]["arrival"] <= self.now:
+                number, r = self.coming.pop(0)
+                self.waiting.append(Seq(number, r["context"], r["prompt"], r["tokens"], r["context"], r["prompt"]))
+            if not self.move():
+                self.admit()
+                self.step()
+
+    def new_tokens(self, s: Seq) -> int:
+        return s.todo or min(1 + self.rules["drafts"], s.tokens - s.out)
+
+    def fits(self, s: Seq, tokens: int) -> bool:
+        """Whether there are pages for so many tokens; then it has them."""
+        wanted, own = (tokens + 7) // 8, self.held.get(s.number, 0)
+        if self.rules["blocks"] and sum(self.held.values()) - own + wanted > self.rules["blocks"]:
+            return False
+        self.held[s.number] = max(wanted, own)
+        return True
+
+    def move(self) -> bool:
+        """Who does not fit any more goes, and else who does again comes back; whether the channel moved a cache."""
+        moves: list[tuple[str, Seq]] = []
+        for s in list(self.running) if self.rules["full"] != "wait" else ():
+            while s in self.running and not s.todo and not self.fits(s, s.cached + self.new_tokens(s)):
+                last = self.running.pop()
+                del self.held[last.number]
+                if self.rules["full"] == "swap" and last.cached:
+                    self.away.insert(0, last)
+                    moves.append(("out", last))
+                else:
+                    last.cached, last.todo = 0, last.cached + (last.todo or 1)
+                    self.waiting.insert(0, last)
+        while not any(direction == "out" for direction, _ in moves) and self.away and self.may_run(self.away[0]):
+            self.running.append(self.away.pop(0))
+            moves.append(("in", self.running[-1]))
+        for direction, s in moves:
+            self.steps.append((self.now, self.now + 10 * KV * s.cached, direction, s.number))
+            self.now += 10 * KV * s.cached
+        return bool(moves)
+
+    def may_run(self, s: Seq) -> bool:
+        return len(self.running) < self.rules["max_batch"] and self.fits(s, s.cached + self.new_tokens(s))
+
+    def admit(self) -> None:
+        if self.rules["policy"] == "static" and self.running:
+            return
+        while self.waiting and not self.away and len(self.running) < self.rules["max_batch"]:
+            s = self.waiting[0]
+            all_of_it = s.context + max(s.prompt - 1, 0) + s.tokens
+            if not self.fits(s, all_of_it if self.rules["full"] == "wait" else s.cached + self.new_tokens(s)):
+                return
+            self.running.append(self.waiting.pop(0))
+
+    def step(self) -> None:
+        budget, chunk = self.rules["max_tokens"] or 10**9, self.rules["chunk"]
+        members = [(s, self.new_tokens(s)) for s in self.running if not s.todo]
+        budget -= sum(query for _, query in members)
+        for s in (s for s in self.running if s.todo):
+            query = min(s.todo, chunk, budget) if chunk else s.todo
+            if not 0 < query <= budget:
+                break
+            members.append((s, query))
+            budget -= query
+        if not members:
+            self.now = self.coming[0][1]["arrival"]
+            return
+        who = [(s.number, s.cached, query) for s, query in members]
+        end = self.now + step_time(who, self.others[tuple(query > 1 for _, query in members)])
+        self.steps.append((self.now, end, who))
+        self.now = end
+        for s, query in members:
+            self.took(s, query)
+
+    def took(self, s: Seq, query: int) -> None:
+        if s.todo:
+            s.cached, s.todo = s.cached + query, s.todo - query
+            s.out += not s.todo
+        else:
+            right = min(query - 1, self.rules["right"][s.steps % len(self.rules["right"])])
+            s.cached, s.out, s.steps = s.cached + 1 + right, s.out + 1 + right, s.steps + 1
+        if s.out >= s.tokens:
+            self.running.remove(s)
+            del self.held[s.number]
+
+
+def time_of_others(graph: TaskGraph) -> int:
+    """Tasks that compute what is no product, at 1 ps each."""
+    flops, elements = (QUANTITIES.index(name) for name in ("flops", "vector_ops"))
+    count = 0
+    for op in graph.op[graph.computes].tolist():
+        costs = graph.ops.ops[op].costs
+        counts = {what: any(any(piece) for piece in graph.ops.polynomials[costs[what]]) for what in (flops, elements)}
+        count += counts[elements] or not counts[flops]
+    return count
+
+
+@st.composite
+def cases(draw: st.DrawFn) -> tuple[list[dict[str, int]], dict[str, Any]]:
+    asked = draw(
+        st.lists(
+            st.fixed_dictionaries({
+                "context": st.integers(0, 40), "prompt": st.sampled_from([0, 0, 1, 7, 30]), "tokens": st.integers(1, 9),
+                "arrival": st.integers(0, 60).map(lambda ms: ms * 1_000_000_000),
+            }),
+            min_size=1, max_size=6,
+        )
+    )  # fmt: skip
+    chunk = draw(st.sampled_from([None, 1, 5, 16]))
+    drafts = draw(st.integers(0, 3))
+    most = draw(st.integers(1, 4))
+    least = max(most * (1 + drafts), 0 if chunk else 80)
+    return asked, {
+        "policy": draw(st.sampled_from(["static", "continuous"])), "max_batch": most, "chunk": chunk, "drafts": drafts,
+        "max_tokens": draw(st.sampled_from([None, least, least + 9])), "blocks": draw(st.sampled_from([None, 10, 14])),
+        "full": draw(st.sampled_from(["wait", "recompute", "swap"])), "right": draw(st.lists(st.integers(0, 3), min_size=1)),
+    }  # fmt: skip
+
+
+@settings(max_examples=40, deadline=None)
+@given(cases(), st.booleans())
+def test_every_step_is_as_in_the_brute_force(case: tuple[list[dict[str, int]], dict[str, Any]], replay: bool) -> None:
+    asked, rules = case
+    kv = {"block": 8, "full": rules["full"], "capacity": None if rules["blocks"] is None else f"{rules['blocks'] * 8 * KV} B"}
+    limits = {"max_batch": rules["max_batch"], "max_tokens": rules["max_tokens"], "kv": kv}
+    scenario = {
+        "model": {"config": "llama-3.2-1b", "layers": 1, "scope": "block"},
+        "workload": {
+            "sequences": [{**r, "arrival": f"{r['arrival']} ps"} for r in asked],
+            "batching": {"policy": rules["policy"], **limits}, "prefill": {"chunk": rules["chunk"]},
+            "speculative": {"draft": rules["drafts"], "acceptance": rules["right"]} if rules["drafts"] else None,
+        },
+        "hardware": HARDWARE, "mapping": {"heads": "fused", "execution": "blocking"},
+    }  # fmt: skip
+    log = run(from_dict(scenario), replay=replay).log
+    others = {getattr(graph.ops, "shape", PLAIN)[0]: time_of_others(graph) for graph in log.graphs if graph.computes.any()}
+    found: list[Any] = []
+    table = log.members
+    for step in range(len(log.steps)):
+        rows = np.flatnonzero(table.step == step)
+        graph = log.graphs[log.steps.graph[step]]
+        begin, end = int(log.steps.released[step]), int(log.steps.end[step])
+        if graph.computes.any():
+            members = [(int(table.sequence[r]), int(table.context[r]), int(table.query[r])) for r in rows]
+            found.append((begin, end, members))
+        else:
+            found.append((begin, end, graph.kinds[0].removeprefix("kv_swap_"), int(table.sequence[rows[0]])))
+    assert found == BruteForce(asked, rules, others).steps
