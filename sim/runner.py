@@ -42,7 +42,7 @@ from sim.result import Result, Timing
 from sim.scenario import Formats, Fuse, Known, Scenario, load
 from sim.scheduling import SCHEDULERS, Scheduler
 from sim.serving import Batch, Batching, Member, Speculation, feasible
-from sim.simulation import Setup, lanes_of, sram_use
+from sim.simulation import Setup, SramError, lanes_of, sram_use
 from sim.tasks import TaskGraph
 from sim.units import ceil_div, format_bytes
 from sim.workload import requests, routing
@@ -76,7 +76,10 @@ def run(scenario: Scenario | str | Path, *, replay: bool = True) -> Result:
     model, variants = op_graphs(scenario)
     captured = perf_counter()
     setup = prepare(scenario, model, variants)
-    log, replayed = simulate(setup, replay=replay)
+    try:
+        log, replayed = simulate(setup, replay=replay)
+    except SramError as error:  # of a step that is wider than those looked at before
+        raise _too_little_sram(scenario, setup, error) from None
     simulated = perf_counter()
     efficiency = _efficiency(scenario)
     rules = Rules(
@@ -360,10 +363,8 @@ def _feasible(scenario: Scenario, setup: Setup) -> None:
         raise scenario.error(place, f"expected at most {MOST_TASKS:,} tasks in all, found {steps * size:,}")
     try:
         sram_use(setup)
-    except InputError as error:
-        held = (scenario.hardware.sram or 0) - (setup.sram or 0)
-        beside = f" (resident weights hold {format_bytes(held)} more)" if held else ""
-        raise scenario.error("hardware.sram", f"{error}{beside}") from None
+    except SramError as error:
+        raise _too_little_sram(scenario, setup, error) from None
     efficiency = _efficiency(scenario)
     slowest = min(Fraction(*setup.arbiter.cap), efficiency.least if efficiency is not None else Fraction(1))
     longest, transfers = max(request.arrival for request in setup.sequences), 0
@@ -391,6 +392,12 @@ def _feasible(scenario: Scenario, setup: Setup) -> None:
     if longest >= LONGEST:
         limit = LONGEST // 10**12
         raise scenario.error("hardware", f"so slow that the run could take more than {limit:,} s of simulated time")
+
+
+def _too_little_sram(scenario: Scenario, setup: Setup, error: SramError) -> InputError:
+    held = (scenario.hardware.sram or 0) - (setup.sram or 0)
+    beside = f" (resident weights hold {format_bytes(held)} more)" if held else ""
+    return scenario.error("hardware.sram", f"{error}{beside}")
 
 
 def _at_most(graph: TaskGraph) -> TaskGraph:

@@ -236,8 +236,12 @@ def side_by_side(steps: Sequence[StepLanes]) -> StepLanes:
     return StepLanes(sequence=sequence, token=token, context=context, members=joined)
 
 
+class SramError(InputError):
+    """Operands of a step do not fit SRAM."""
+
+
 def sram_use(setup: Setup, graph: TaskGraph | None = None, lanes: StepLanes | None = None) -> dict[int, int]:
-    """Bytes of SRAM that the operand of each computing task takes; raises InputError if one does not fit.
+    """Bytes of SRAM that the operand of each computing task takes; raises SramError if one does not fit.
 
     Of the step that decodes one token, or of this one.
     """
@@ -249,11 +253,12 @@ def sram_use(setup: Setup, graph: TaskGraph | None = None, lanes: StepLanes | No
         consumer = int(graph.outputs[graph.output_start[task]])
         use[consumer] = use.get(consumer, 0) + max(1, int(moved[task]))
     if setup.sram is not None and max(use.values(), default=0) > setup.sram:
-        raise InputError(_what_would_fit(graph, costs, use, setup.sram))
+        tokens = 1 if lanes is None or lanes.members is None else int(lanes.members.query.sum())
+        raise SramError(_what_would_fit(graph, costs, use, setup.sram, tokens))
     return use
 
 
-def _what_would_fit(graph: TaskGraph, costs: IntArray, use: dict[int, int], sram: int) -> str:
+def _what_would_fit(graph: TaskGraph, costs: IntArray, use: dict[int, int], sram: int, tokens: int) -> str:
     flops, weights = costs[QUANTITIES.index("flops")].tolist(), costs[QUANTITIES.index("weight")].tolist()
     tiles: dict[str, int] = {}
     least = 0  # bytes that tiling cannot go below
@@ -265,6 +270,8 @@ def _what_would_fit(graph: TaskGraph, costs: IntArray, use: dict[int, int], sram
             tiles[graph.kind_of(task)] = max(tiles.get(graph.kind_of(task), 1), -(-weights[op] // max(sram, 1)))
     if least > sram:
         advice = f"tiling does not cut it below {format_bytes(least)}"
+        if most := tokens * sram // least if tokens > 1 else 0:  # rows of the embedding: one for each new token
+            advice += f", a step of {most} new tokens instead of {tokens} would (workload.prefill.chunk)"
     else:
         by_kind = ", ".join(f"{kind}: {count}" for kind, count in tiles.items())
         advice = f"mapping.tiles of {max(tiles.values())} would fit" + (f", or of {{{by_kind}}}" if len(tiles) > 1 else "")

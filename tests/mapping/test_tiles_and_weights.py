@@ -79,6 +79,21 @@ def test_a_share_of_each_products_weights_is_streamed(written: float) -> None:
     assert sum(result.metrics.engine_busy) == sum(streamed.metrics.engine_busy)
 
 
+def test_a_prompt_whose_embedding_does_not_fit_says_which_chunk_does() -> None:
+    """4096 bytes for each token: 9000 of them take 36.864 MB, and 33.6 MB have room for 8203."""
+
+    def attempt(chunk: int | None) -> None:
+        workload = {"sequences": [{"prompt": 9000, "tokens": 1}], "prefill": {"chunk": chunk}, "batching": "continuous"}
+        mapping = {"heads": "fused", "softmax": "online", "tiles": {"lm_head": 16}}
+        model = {"config": "llama-3.2-1b", "layers": 1}
+        sim.run(from_dict({"model": model, "workload": workload, "hardware": {"sram": "33.6 MB"}, "mapping": mapping}))
+
+    message = r"^<dict>: hardware\.sram: embedding needs 36\.864 MB .* a step of 8203 new tokens instead of 9000 would"
+    with pytest.raises(InputError, match=message):
+        attempt(None)
+    attempt(8203)
+
+
 @pytest.mark.parametrize("execution", ["blocking", "stream", "prefetch"])
 def test_less_to_read_never_takes_longer_on_one_engine(execution: str) -> None:
     text = {"model": MODEL, "hardware": {"engines": {"count": 1}, "memory": {"bandwidth": "20 GB/s"}}}
