@@ -111,8 +111,9 @@ def command_line() -> str:
 
 
 def _help(name: str) -> str:
-    # The width is set so that the result depends on no terminal.
-    parent = click.Context(cli, info_name="sim", terminal_width=100, max_content_width=100)
+    # As the command line has it, but for the width: that must depend on no terminal.
+    settings: Any = cli.context_settings
+    parent = click.Context(cli, info_name="sim", terminal_width=100, max_content_width=100, **settings)
     if not name:
         return cli.get_help(parent)
     command = cli.get_command(parent, name)
