@@ -34,6 +34,10 @@ def test_it_is_refused_at_once(fails: Fails, arguments: list[str], message: str)
 
 def test_what_this_machine_lacks_is_refused(fails: Fails) -> None:
     assert "threads: expected 1 to " in fails("validate", "gpt2", "--threads", 100_000)
+
+
+@pytest.mark.slow
+def test_what_does_not_fit_memory_is_refused(fails: Fails) -> None:
     found = fails("validate", "deepseek-v3", "--dtype", "bfloat16")
     assert found.startswith("deepseek-v3 in bfloat16: its weights need 1.3")
     assert found.endswith("fewer layers would fit")

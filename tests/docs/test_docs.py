@@ -55,7 +55,16 @@ def console(block: str, folder: Path) -> None:
             rest = rest[found + len(squeeze(line)) :]
 
 
-@pytest.mark.parametrize("page", PAGES, ids=[str(page.relative_to(ROOT)) for page in PAGES])
+#: Pages whose commands take more than ten seconds together.
+LONG = {"docs/guides/engines_per_channel.md", "docs/guides/kernels.md", "docs/guides/machines.md", "docs/guides/sharing.md"}
+
+
+def _marked(page: Path) -> object:
+    name = str(page.relative_to(ROOT))
+    return pytest.param(page, id=name, marks=[pytest.mark.slow] if name in LONG else [])
+
+
+@pytest.mark.parametrize("page", map(_marked, PAGES))
 def test_page(page: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     blocks = BLOCK.findall(page.read_text())
     if not {"python", "console"} & {language for language, _ in blocks} or page.name == "own_arbiter.md":

@@ -162,6 +162,7 @@ def test_what_no_tiling_fits_is_said() -> None:
 WHOLE = 2_471_628_800  # bytes of Llama-3.2-1B in bfloat16: 1,235,814,400 parameters
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("weights", "held"), [("resident", WHOLE), ({"resident": 0.4}, WHOLE * 2 // 5)])
 @pytest.mark.parametrize("execution", ["stream", "prefetch"])
 def test_resident_weights_fit_sram_and_leave_the_rest_to_operands(execution: str, weights: object, held: int) -> None:
