@@ -57,7 +57,8 @@ def summary(judged: list[Judged]) -> Iterator[str]:
 def device(judged: Judged) -> Iterator[str]:
     source, steps = judged.profile.provenance, judged.steps
     libraries = ", ".join(f"{name} {number}" for name, number in source.libraries.items())
-    yield f"## {source.device}, {source.settings['threads']} threads, {source.settings['dtype']}\n"
+    threads = source.settings["threads"]
+    yield f"## {source.device}, {threads} thread{'s' * (threads != '1')}, {source.settings['dtype']}\n"
     yield f"{source.date}, {source.driver}, {libraries}; {source.rounds} rounds."
     yield f"Repetitions of an op spread over {source.spread:.0%} of their median."
     yield "".join(f" Warning: {text}." for text in source.warnings)
