@@ -125,7 +125,7 @@ def _help(name: str) -> str:
 GROUPS = {
     "One block of Llama-3.2-1B, with durations as estimated": ("no_parallelism", "parallel", "multi_head", "two_tokens_"),
     "Whole models, one sequence": ("llama_1b_", "lm_head_", "long_context_", "weights_"),
-    "Real machines": ("a100_", "h100_", "raspberry_pi_"),
+    "Real machines": ("a100_", "h100_", "raspberry_pi_", "xeon_"),
     "Several sequences, each in a loop of its own": ("two_sequences_", "four_sequences_", "eight_loops"),
     "Batches": ("batch_", "batching_", "moe_", "dense_"),
     "Prompts among tokens": ("prefill_",),
