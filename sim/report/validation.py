@@ -15,11 +15,14 @@ from sim.units import format_time
 from sim.validation import LARGE, Comparison, Row, within
 
 
-def render(comparisons: Sequence[Comparison], *, title: Sequence[str], profile: str | None, band: float) -> RenderableType:
+def render(
+    comparisons: Sequence[Comparison], *, title: Sequence[str], profile: str | None, warnings: Sequence[str], band: float
+) -> RenderableType:
     """A table for each point, and the verdict. Without a profile all predictions are lower bounds, and there is none."""
     parts: list[RenderableType] = [Text(line, style="bold") for line in title]
     if profile is None:
         parts.append(Text("no profile: predicted is the roofline at this device's best rates, a lower bound", style="yellow"))
+    parts += [Text(f"profile: {warning}", style="yellow") for warning in warnings]
     for comparison in comparisons:
         parts += [Text(), _table(comparison)]
         if errors := comparison.large().tolist():
@@ -29,7 +32,9 @@ def render(comparisons: Sequence[Comparison], *, title: Sequence[str], profile: 
     return Group(*parts, Text(), _verdict(comparisons, profile, band))
 
 
-def to_json(comparisons: Sequence[Comparison], *, facts: Mapping[str, Any], profile: str | None, band: float) -> dict[str, Any]:
+def to_json(
+    comparisons: Sequence[Comparison], *, facts: Mapping[str, Any], profile: str | None, warnings: Sequence[str], band: float
+) -> dict[str, Any]:
     """The same as numbers; times in picoseconds."""
     points = []
     for comparison in comparisons:
@@ -49,7 +54,8 @@ def to_json(comparisons: Sequence[Comparison], *, facts: Mapping[str, Any], prof
             }
         )
     verdict = None if profile is None else within(comparisons, band)
-    return {**facts, "profile": profile, "lower_bound": profile is None, "band": band, "within": verdict, "points": points}
+    judged = {"profile": profile, "warnings": [*warnings], "lower_bound": profile is None, "band": band, "within": verdict}
+    return {**facts, **judged, "points": points}
 
 
 def _numbers(row: Row) -> dict[str, float]:

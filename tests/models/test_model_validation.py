@@ -17,7 +17,7 @@ from models.device.place import place
 from models.device.real import Decoding, RealModel
 from models.device.rounds import collect, roofs
 from models.device.step import samples
-from sim.cli.validate import _pair, command
+from sim.cli.validate import _pair, _warnings, command
 from sim.errors import InputError
 from sim.measured import MeasuredStep
 from sim.profile import DeviceProfile, Provenance, fit, write_profile
@@ -208,6 +208,8 @@ def test_the_command_compares_and_its_status_is_the_verdict(config: Path, profil
     data = json.loads(good.output)
     (found,) = data["points"]
     assert data["within"] is True
+    (warning,) = data["warnings"]
+    assert warning.startswith("it is of this one, and this is ")
     assert (found["batch"], found["context"], found["rounds"]) == (1, 40, 2)
     assert found["ops"]["predicted_ps"] == sum(kind["predicted_ps"] for kind in found["kinds"].values())
     assert set(found["kinds"]) > {"norm", "attention", "lm_head"}
@@ -215,6 +217,14 @@ def test_the_command_compares_and_its_status_is_the_verdict(config: Path, profil
     bad = validate(*common, "--profile", tmp_path / "slow.yaml", "--json")
     assert bad.return_value == 1 or getattr(bad.exception, "exit_code", None) == 1
     assert json.loads(bad.output)["within"] is False
+
+
+def test_a_profile_of_other_threads_or_of_a_busy_machine_is_doubted(profile: DeviceProfile) -> None:
+    busy = replace(WHERE, settings={"threads": "2"}, warnings=("the machine was busy",))
+    of_two = replace(profile, provenance=busy)
+    assert _warnings(of_two, "this one", 2) == ["the machine was busy"]
+    assert _warnings(of_two, "this one", 1) == ["it was measured with 2 threads, and this ran with 1", "the machine was busy"]
+    assert _warnings(of_two, "this one", None) == ["the machine was busy"]
 
 
 def test_without_a_profile_there_is_a_lower_bound_and_no_verdict(config: Path) -> None:
