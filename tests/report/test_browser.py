@@ -254,3 +254,13 @@ def test_requests(tmp_path: Path, opened: Open) -> None:
 
 def test_one_request_has_no_section(page: Path, opened: Open) -> None:
     assert opened(page).evaluate("document.getElementById('requests').hidden")
+
+
+def test_a_batch_has_loops_and_steps(opened: Open, tmp_path: Path) -> None:
+    path = tmp_path / "batch.html"
+    call("report", "batch_8", "-o", str(path), "--no-what-if")
+    browser = opened(path)
+    assert "loop 0" in browser.evaluate("timeline.rows.map((row) => row.label)")
+    text = browser.evaluate("document.body.innerText")
+    assert "Where the time of each step went" in text
+    assert "each token" not in text

@@ -47,7 +47,7 @@ function breakdownChart(tokens, parts, width) {
   const labels = d3.rollup(bars, (g) => g[0].label, (d) => d.index);
   const few = total <= 8, room = few ? 46 : 60;
   const options = { ...BASE, width, ariaLabel: "Time of each token, in stacked parts", color: { domain: parts, range: parts.map(fill) } };
-  const title = (d) => `token ${d.label}\n${words(d.part)} ${time(Math.round(d.ps))}`;
+  const title = (d) => `${embedded("timeline-data").words[1]} ${d.label}\n${words(d.part)} ${time(Math.round(d.ps))}`;
   if (few) { // rows read better than a few fat columns
     return Plot.plot({
       ...options, height: 52 + total * 34, marginLeft: room, marginRight: 16, marginTop: 8, marginBottom: 40,

@@ -81,6 +81,7 @@ function breakdown() {
   const [, one] = embedded("timeline-data").words;
   const sums = parts.map((part) => [part, summary.tokens.reduce((sum, token) => sum + token.breakdown_ps[part], 0)]);
   const all = sums.reduce((sum, [, each]) => sum + each, 0);
+  $("breakdown-title").textContent = `Where the time of each ${one} went`;
   $("breakdown-lead").textContent = `Along the critical chain of each ${one}: from its last task back through the input that ended last. The parts sum to its time exactly.`;
   $("breakdown-legend").append(...sums.map(([part, sum]) => make("span", {}, make("i", { style: `background: var(--${part})` }), `${words(part)} ${percent(sum / all)}`)));
   const FIRST = 1000, shown = summary.tokens.slice(0, FIRST);

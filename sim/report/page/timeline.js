@@ -336,7 +336,7 @@ class Timeline {
       if (right - Math.max(x, gutter) > 24) {
         const at = Math.max(x, gutter) + 5, token = this.run.tokens[row.items[i]];
         c.fillStyle = this.soft;
-        const name = this.#fit(`token ${token.token}`, right - at) || this.#fit(String(token.token), right - at);
+        const name = this.#fit(`${this.run.words[1]} ${token.token}`, right - at) || this.#fit(String(token.token), right - at);
         if (name) c.fillText(name, at, y + row.height / 2 + 1);
       }
     }
