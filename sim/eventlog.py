@@ -2,7 +2,7 @@
 
 Times are int64 picoseconds; there is no Python object per event. A task row takes 58 bytes, a grant row 34. Columns that
 follow from what is kept anyway may come later, when they are first read: a replayed run keeps each time once, in some
-12 bytes a task, until then.
+12 bytes a task, until then. Those that are made from the same thing come together, so that it need not be kept any longer.
 """
 
 from __future__ import annotations
@@ -26,8 +26,10 @@ class Table:
     __slots__ = ("_later", "_rows")
 
     @classmethod
-    def deferred(cls, rows: int, columns: Mapping[str, Callable[[], Column]]) -> Self:
-        """A table of so many rows; each column is what its function returns, once it is wanted."""
+    def deferred(cls, rows: int, columns: Mapping[str, Callable[[], Column | dict[str, Column]]]) -> Self:
+        """A table of so many rows; each column is what its function returns, once it is wanted. One that returns several
+        columns by name is called once for all of them.
+        """
         table = object.__new__(cls)
         object.__setattr__(table, "_later", dict(columns))
         object.__setattr__(table, "_rows", rows)
@@ -37,10 +39,11 @@ class Table:
         """Only called while a column is not there yet."""
         if name in Table.__slots__ or name not in getattr(self, "_later", ()):
             raise AttributeError(f"{type(self).__name__} has no column {name!r}", name=name, obj=self)
-        column = self._later[name]()
-        object.__setattr__(self, name, column)
-        del self._later[name]  # and with it what only this column was made from
-        return column
+        made = self._later[name]()
+        for each, column in made.items() if isinstance(made, dict) else ((name, made),):
+            object.__setattr__(self, each, column)
+            del self._later[each]  # and with it what only these columns were made from
+        return getattr(self, name)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -7,21 +7,23 @@ from collections.abc import Callable, Iterator, Sequence
 from copy import deepcopy
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, Literal
+from typing import Any, BinaryIO, Literal
 
 import numpy as np
 
 from sim.batch import Shape
 from sim.cost import CostModel
 from sim.decode import Decoder, Step, batched_loop, known_sequence, sampled_sequence
-from sim.errors import InputError, SimulationError
-from sim.eventlog import EventLog, GrantTable, MemberTable, StepTable, TaskTable
+from sim.errors import InputError
+from sim.eventlog import EventLog
 from sim.graph import QUANTITIES, IntArray, Members, StepLanes
-from sim.hardware.arbiters import Arbiter, Transfer
+from sim.hardware.arbiters import Arbiter, equal_shares
 from sim.hardware.channel import Channel
 from sim.hardware.channels import Channels, Route
+from sim.hardware.fair import FairChannel
 from sim.hardware.instant import Environment
 from sim.lowering import MOST_TILES
+from sim.record import SEQUENCE_BITS, TOKEN_BITS, Machine, Record, Spilled
 from sim.requests import Request
 from sim.scheduling import Scheduler, StepView
 from sim.serving import Batch, Batcher, Batching, loops
@@ -29,9 +31,6 @@ from sim.tasks import TaskGraph
 from sim.units import format_bytes
 
 LANES = 64  # steps costed at once: enough to make NumPy's overhead vanish, few enough to keep the columns in cache
-
-#: Program order packs (sequence, token, task) into one int64: 2**19 tasks a step, 2**24 tokens, 2**20 sequences.
-SEQUENCE_BITS, TOKEN_BITS = 43, 19
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -66,12 +65,27 @@ class Setup:
 
 def simulate(setup: Setup) -> EventLog:
     """Run it. Raises InputError if operands cannot fit SRAM, SimulationError if the simulation cannot end."""
+    record = Record(_machine(setup))
+    return record.log(_run(setup, record))
+
+
+def simulate_in_parts(setup: Setup, file: BinaryIO) -> Iterator[tuple[EventLog, IntArray]]:
+    """The same, as logs of some steps each, one at a time, with the place of each grant among those of the whole run.
+
+    Steps are kept in a file until all have ended, since they need not end in program order.
+    """
+    record = Spilled(_machine(setup), file)
+    yield from record.logs(_run(setup, record))
+
+
+def _machine(setup: Setup) -> Machine:
+    return Machine(setup.engines, setup.channels, setup.bandwidth)
+
+
+def _run(setup: Setup, record: Record) -> IntArray:
+    """Run it; returns when each sequence came."""
     env = Environment()
-    record = _Record(setup)
-    channels = [
-        Channel(env, deepcopy(setup.arbiter), latency=setup.latency, record=partial(record.grant, number))
-        for number in range(setup.channels)
-    ]
+    channels = [_channel(env, setup, record, number) for number in range(setup.channels)]
     channel = channels[0] if len(channels) == 1 else Channels(channels, setup.route)
     instants: dict[int, int] = {}  # time of a release -> its number: steps released together are of one age
     chains: dict[int, Sequence[int] | None] = {}
@@ -93,7 +107,7 @@ def simulate(setup: Setup) -> EventLog:
         for number, batcher in enumerate(batchers):
             env.process(batched_loop(decoder, batcher, partial(factory.batch, number)))
         env.run()
-        return record.log(_arrival(batchers, len(setup.sequences)))
+        return _arrival(batchers, len(setup.sequences))
     for number, sequence in enumerate(setup.sequences):
         steps = factory.of(number, sequence)
         process = (
@@ -103,7 +117,15 @@ def simulate(setup: Setup) -> EventLog:
         )
         env.process(process)
     env.run()
-    return record.log(np.array([request.arrival for request in setup.sequences], dtype=np.int64))
+    return np.array([request.arrival for request in setup.sequences], dtype=np.int64)
+
+
+def _channel(env: Environment, setup: Setup, record: Record, number: int) -> Channel:
+    arbiter = deepcopy(setup.arbiter)
+    equal = equal_shares(arbiter)
+    if equal is not None:
+        return FairChannel(env, equal, latency=setup.latency, record=partial(record.grants, number))
+    return Channel(env, arbiter, latency=setup.latency, record=partial(record.grant, number))
 
 
 def _arrival(batchers: Sequence[Batcher], sequences: int) -> IntArray:
@@ -130,7 +152,7 @@ class _Form:
 class _Steps:
     """Makes the steps of a sequence as they are needed, costing them some lanes at a time."""
 
-    def __init__(self, env: Environment, setup: Setup, record: _Record) -> None:
+    def __init__(self, env: Environment, setup: Setup, record: Record) -> None:
         self.env, self.setup, self.record = env, setup, record
         self.forms: dict[int, _Form] = {}  # by graph
         self.taken: Counter[int] = Counter()  # loop -> its steps so far
@@ -277,78 +299,3 @@ def _what_would_fit(graph: TaskGraph, costs: IntArray, use: dict[int, int], sram
         advice = f"mapping.tiles of {max(tiles.values())} would fit" + (f", or of {{{by_kind}}}" if len(tiles) > 1 else "")
     largest = max(use, key=lambda task: use[task])
     return f"{graph.name(largest)} needs {format_bytes(use[largest])} at once, SRAM has {format_bytes(sram)}; {advice}"
-
-
-class _Record:
-    """Collects what happens; steps become columns as soon as they end."""
-
-    def __init__(self, setup: Setup) -> None:
-        self.setup = setup
-        self.steps: dict[int, Step] = {}  # by program order, until they end
-        self.done: dict[int, tuple[Step, tuple[IntArray, ...]]] = {}
-        self.grants: list[tuple[int, int, int, int, int, int]] = []
-        self.members: dict[int, Batch] = {}  # by program order, of all steps that are batched
-
-    def expect(self, step: Step) -> None:
-        self.steps[step.program] = step
-        step.done.callbacks.append(lambda _event: self._ended(step))
-
-    def grant(self, channel: int, transfer: Transfer, start: int, end: int, work: int) -> None:
-        self.grants.append((*transfer.row, channel, start, end, work))
-
-    def _ended(self, step: Step) -> None:
-        columns = (step.engine, step.ready, step.start, step.loaded, step.end, step.compute, step.work)
-        self.done[step.program] = (step, tuple(np.array(column, dtype=np.int64) for column in columns))
-        for column in columns:
-            column.clear()
-        del self.steps[step.program]
-
-    def log(self, arrival: IntArray) -> EventLog:
-        if self.steps:
-            raise SimulationError(f"the simulation ended with work left: {next(iter(self.steps.values()))}")
-        programs = sorted(self.done)
-        steps = [self.done[program][0] for program in programs]
-        graphs = {id(step.graph): step.graph for step in steps}
-        numbers = {key: number for number, key in enumerate(graphs)}
-        size = np.array([len(step.graph) for step in steps], dtype=np.int64)
-        first = np.cumsum(size) - size
-        columns = [np.concatenate([self.done[p][1][i] for p in programs]) for i in range(7)]
-        engine, ready, start, loaded, end, compute, work = columns
-        number = np.repeat(np.arange(len(steps), dtype=np.int32), size)
-        tasks = TaskTable(
-            step=number, task=(np.arange(len(number)) - first[number]).astype(np.int32),
-            engine=engine.astype(np.int16), ready=ready, start=start, loaded=loaded, end=end, compute=compute, work=work,
-        )  # fmt: skip
-        table = StepTable(
-            sequence=np.array([s.sequence for s in steps], dtype=np.int32),
-            token=np.array([s.token for s in steps], dtype=np.int32),
-            context=np.array([s.context for s in steps], dtype=np.int64),
-            graph=np.array([numbers[id(s.graph)] for s in steps], dtype=np.int32),
-            first=first,
-            released=np.array([s.released for s in steps], dtype=np.int64),
-            end=np.maximum.reduceat(end, first),
-        )
-        grants = np.array(self.grants, dtype=np.int64).reshape(len(self.grants), 6)
-        row = first[np.searchsorted(np.array(programs, dtype=np.int64), grants[:, 0])] + grants[:, 1]
-        served = GrantTable(
-            task=row, channel=grants[:, 2].astype(np.int16),
-            start=grants[:, 3].copy(), end=grants[:, 4].copy(), work=grants[:, 5].copy(),
-        )  # fmt: skip
-        return EventLog(
-            graphs=tuple(graphs.values()), tasks=tasks, grants=served, steps=table,
-            engines=self.setup.engines, channels=self.setup.channels, bandwidth=self.setup.bandwidth,
-            batched=member_table([self.members[p] for p in programs]) if self.members else None, arrival=arrival,
-        )  # fmt: skip
-
-
-def member_table(batches: Sequence[Batch]) -> MemberTable:
-    """Who took part in some steps that follow one another."""
-    rows: list[tuple[int, ...]] = []
-    for step, batch in enumerate(batches):
-        rows += [(step, *member[:6]) for member in batch.members]
-        rows += [(step, sequence, 0, 0, 0, 0, 1) for sequence in batch.forks]
-    step, sequence, context, query, loads, logits, emitted = np.array(rows, dtype=np.int64).T
-    return MemberTable(
-        step=step.astype(np.int32), sequence=sequence.astype(np.int32), context=context, query=query.astype(np.int32),
-        loads=loads, logits=logits.astype(np.int32), emitted=emitted.astype(np.int32),
-    )  # fmt: skip

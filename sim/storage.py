@@ -11,7 +11,7 @@ One row per task, in the order of the task table, with the scenario in the file'
 | `engine`, `ready`, `start`, `loaded`, `end`, `compute`, `work` | as in the task table; times in ps |
 | `grants` | what the channels delivered to it: list of `order` (row of the grant table), `channel`, `start`, `end`, `work` |
 
-Metadata: `sim.version`, `sim.scenario` (JSON, with every default), `sim.seed`, `sim.engines`, `sim.channels`, `sim.bandwidth`
+Metadata of the file: `sim.version`, `sim.scenario` (JSON, with every default), `sim.seed`, `sim.engines`, `sim.channels`, `sim.bandwidth`
 (bytes/s), `sim.arrival` (ps, of each sequence), `sim.batches` (JSON: who took part in which step). The task graphs are not
 stored: `load` makes them again from the scenario, and refuses if they have other tasks.
 """
@@ -23,6 +23,7 @@ import os
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from importlib import import_module
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -33,8 +34,8 @@ from sim.batch import BatchGraph, Shape
 from sim.errors import InputError
 from sim.eventlog import EventLog, GrantTable, MemberTable, StepTable, TaskTable
 from sim.files import whole_file
-from sim.replay import Replayed, obstacle, stream
-from sim.replay import run as simulate
+from sim.graph import IntArray
+from sim.replay import Replayed, stream
 from sim.runner import known_names, op_graphs, prepare
 from sim.scenario import Scenario, from_dict
 from sim.simulation import Setup
@@ -51,35 +52,35 @@ COLUMNS = ("step", *_STEPS, "task", "name", "engine", *_TIMES, "grants")
 
 def save(log: EventLog, scenario: Scenario, path: str | os.PathLike[str]) -> None:
     """Write a log. The file is whole or not there. Raises OSError."""
-    with _writer(path, log, scenario) as write:
-        write(log)
+    with _writer(path, scenario) as write:
+        write(log, np.arange(len(log.grants)))
 
 
-def run_to_file(scenario: Scenario, path: str | os.PathLike[str]) -> tuple[int, Replayed]:
+def run_to_file(scenario: Scenario, path: str | os.PathLike[str], *, replay: bool = True) -> tuple[int, Replayed]:
     """Simulate and write at once, without an account; returns the makespan in ps, and what was replayed.
 
-    Where the run can be replayed (see `sim.replay.obstacle`) a thousand steps are in memory at a time, however long it is;
-    else all of it.
+    About a million tasks are in memory at a time, however long the run is. If it cannot be replayed (see
+    `sim.replay.obstacle`), its steps are kept on the same disk until all have ended, some 60 bytes a task.
     """
     setup = prepare(scenario, *op_graphs(scenario))
-    logs = stream(setup) if obstacle(setup) is None else iter([simulate(setup)])
-    log, report = next(logs)
-    with _writer(path, log, scenario) as write:
-        write(log)
-        while (following := next(logs, None)) is not None:
-            log, report = following
-            write(log)
-    return log.makespan, report
+    makespan = 0
+    with _writer(path, scenario) as write:
+        for part in stream(setup, Path(path).parent, replay=replay):
+            write(part.log, part.grants)
+            makespan = max(makespan, part.log.makespan)
+            report = part.report
+    return makespan, report
 
 
 def load(path: str | os.PathLike[str]) -> tuple[EventLog, Scenario]:
     """Read a log and the scenario that it came from. Raises InputError if the file holds no log."""
     parquet = _pyarrow("pyarrow.parquet")
     try:
-        table = parquet.read_table(path)
+        with parquet.ParquetFile(path) as file:
+            table, stored = file.read(), file.metadata.metadata or {}
     except (OSError, ValueError) as error:
         raise InputError(f"{path}: {str(error).splitlines()[0]}") from None
-    metadata = {key.decode(): value.decode() for key, value in (table.schema.metadata or {}).items()}
+    metadata = {key.decode(): value.decode() for key, value in stored.items()}
     if "sim.scenario" not in metadata:
         raise InputError(f"{path}: expected a log written by `sim run --save-log`, found other data")
     scenario = from_dict(json.loads(metadata["sim.scenario"]), str(path), (), known_names())
@@ -106,13 +107,33 @@ def load(path: str | os.PathLike[str]) -> tuple[EventLog, Scenario]:
 _MEMBERS = ("step", "sequence", "context", "query", "loads", "logits", "emitted")
 
 
-def _batched(log: EventLog) -> dict[str, Any]:
+class _Batched:
     """What a batched log has beside its rows: the shape of each graph, the graph of each step, and who took part."""
-    if log.batched is None:
-        return {}
-    shapes = [graph.ops.shape if isinstance(graph.ops, BatchGraph) else Shape((False,)) for graph in log.graphs]
-    members = {name: getattr(log.batched, name).tolist() for name in _MEMBERS}
-    return {"shapes": shapes, "graph": log.steps.graph.tolist(), "members": members}
+
+    def __init__(self) -> None:
+        self._numbers: dict[int, int] = {}
+        self._graphs: list[TaskGraph] = []
+        self._graph: list[int] = []
+        self._members: dict[str, list[int]] = {name: [] for name in _MEMBERS}
+
+    def add(self, log: EventLog) -> None:
+        """The next steps."""
+        if log.batched is None:
+            return
+        for graph in log.graphs:
+            if self._numbers.setdefault(id(graph), len(self._graphs)) == len(self._graphs):
+                self._graphs.append(graph)
+        numbers = np.array([self._numbers[id(graph)] for graph in log.graphs])
+        self._graph += numbers[log.steps.graph].tolist()
+        for name, column in self._members.items():
+            column.extend(getattr(log.batched, name).tolist())
+
+    def data(self) -> dict[str, Any]:
+        """Plain data, empty if no step was batched."""
+        if not self._graphs:
+            return {}
+        shapes = [graph.ops.shape if isinstance(graph.ops, BatchGraph) else Shape((False,)) for graph in self._graphs]
+        return {"shapes": shapes, "graph": self._graph, "members": self._members}
 
 
 def _batches(
@@ -147,15 +168,12 @@ def _pyarrow(module: str) -> Any:
 
 
 @contextmanager
-def _writer(path: str | os.PathLike[str], log: EventLog, scenario: Scenario) -> Iterator[Callable[[EventLog], None]]:
-    """Gives a function that appends the next steps of a run; `log` is the first of them."""
+def _writer(path: str | os.PathLike[str], scenario: Scenario) -> Iterator[Callable[[EventLog, IntArray], None]]:
+    """Gives a function that appends the next steps of a run, with the place of each grant among all."""
     arrow, parquet = _pyarrow("pyarrow"), _pyarrow("pyarrow.parquet")
-    metadata = {
+    schema = _schema(arrow).with_metadata({
         "sim.version": __version__, "sim.scenario": json.dumps(scenario.to_dict()), "sim.seed": str(scenario.seed),
-        "sim.batches": json.dumps(_batched(log)), "sim.arrival": json.dumps(log.arrival.tolist()),
-        "sim.engines": str(log.engines), "sim.channels": str(log.channels), "sim.bandwidth": str(log.bandwidth),
-    }  # fmt: skip
-    schema = _schema(arrow).with_metadata(metadata)
+    })  # fmt: skip
     with (
         whole_file(path) as file,
         parquet.ParquetWriter(
@@ -163,15 +181,22 @@ def _writer(path: str | os.PathLike[str], log: EventLog, scenario: Scenario) -> 
             column_encoding=dict.fromkeys(_TIMES, "DELTA_BINARY_PACKED"),
         ) as sink,
     ):  # fmt: skip
-        granted = 0
+        batched = _Batched()
+        last: EventLog | None = None
 
-        def write(part: EventLog) -> None:
-            nonlocal granted
-            for rows in _row_groups(arrow, schema, part, granted):
+        def write(part: EventLog, grants: IntArray) -> None:
+            nonlocal last
+            for rows in _row_groups(arrow, schema, part, grants):
                 sink.write_table(rows)
-            granted += len(part.grants)
+            batched.add(part)
+            last = part
 
         yield write
+        assert last is not None
+        sink.add_key_value_metadata({  # of the file: some is known only now
+            "sim.batches": json.dumps(batched.data()), "sim.arrival": json.dumps(last.arrival.tolist()),
+            "sim.engines": str(last.engines), "sim.channels": str(last.channels), "sim.bandwidth": str(last.bandwidth),
+        })  # fmt: skip
 
 
 def _schema(arrow: Any) -> Any:
@@ -183,7 +208,7 @@ def _schema(arrow: Any) -> Any:
     return arrow.schema([(name, types.get(name, arrow.int64())) for name in COLUMNS])
 
 
-def _row_groups(arrow: Any, schema: Any, log: EventLog, granted: int) -> Iterator[Any]:
+def _row_groups(arrow: Any, schema: Any, log: EventLog, granted: IntArray) -> Iterator[Any]:
     """The rows of a log, some steps at a time. granted: rows of the grant table before it."""
     size = np.array([len(graph) for graph in log.graphs], dtype=np.int64)
     offset = np.cumsum(size) - size  # of the names of each graph
@@ -202,7 +227,7 @@ def _row_groups(arrow: Any, schema: Any, log: EventLog, granted: int) -> Iterato
         named = code[np.repeat(offset[log.steps.graph[steps]], each) + columns["task"]].astype(np.int32)
         bounds = np.searchsorted(owner, log.steps.first[begin] + np.arange(rows.stop - rows.start + 1))
         mine = order[bounds[0] : bounds[-1]]
-        grant = {name: getattr(log.grants, name)[mine] for name in _GRANT[1:]} | {"order": granted + mine}
+        grant = {name: getattr(log.grants, name)[mine] for name in _GRANT[1:]} | {"order": granted[mine]}
         fields = list(schema.field("grants").type.value_type)
         items = arrow.StructArray.from_arrays([grant[name] for name in _GRANT], fields=fields)
         arrays = {name: arrow.array(column) for name, column in columns.items()}

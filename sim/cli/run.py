@@ -44,7 +44,7 @@ from sim.units import format_time
 @click.option("--save-log", type=click.Path(path_type=Path, dir_okay=False), metavar="FILE.parquet",
               help="Keep the event log, with the scenario inside; needs pyarrow.")  # fmt: skip
 @click.option("--log-only", is_flag=True,
-              help="With --save-log: no account and no trace; replayed steps are written as they come.")  # fmt: skip
+              help="With --save-log: no account and no trace, so that a run may be larger than memory.")  # fmt: skip
 def command(
     names: tuple[str, ...],
     overrides: tuple[str, ...],
@@ -65,7 +65,7 @@ def command(
     if log_only:
         if save_log is None:
             raise InputError("--log-only: expected --save-log FILE.parquet as well")
-        makespan, report = storage.run_to_file(scenarios[0], save_log)
+        makespan, report = storage.run_to_file(scenarios[0], save_log, replay=replay)
         click.echo(f"{save_log}: {format_time(makespan)}, {report.replayed:,} of {report.steps:,} steps replayed")
         return
     if repeats is not None:

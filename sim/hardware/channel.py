@@ -12,7 +12,7 @@ reaches the channel, and occupies nothing.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
 
@@ -33,7 +33,7 @@ class Channel:
 
     def __init__(
         self, env: Environment, arbiter: Arbiter, *, latency: int = 0,
-        record: Callable[[Transfer, int, int, int], None],
+        record: Callable[..., None],
     ) -> None:  # fmt: skip
         if latency < 0:
             raise ValueError(f"latency: expected 0 or more, found {latency}")
@@ -122,6 +122,11 @@ class Channel:
         self._plan = IDLE
         for transfer in finished:
             self.pending.remove(transfer)
+        self._end(finished)
+
+    def _end(self, finished: Sequence[Transfer]) -> None:
+        """Let those go that have been served, in order of arrival, and those behind them come to the channel."""
+        for transfer in finished:
             queue = self.queues[transfer.requester]
             queue.popleft()
             if queue:

@@ -7,8 +7,9 @@ resumed twice a task, a third of the time of a run.
 
 from __future__ import annotations
 
+from bisect import bisect_left, insort
 from collections.abc import Callable, Sequence
-from heapq import heapify, heappop, heappush
+from heapq import heappop, heappush
 from typing import Any, Protocol
 
 from sim.hardware.instant import DISPATCH, Alarm, Environment
@@ -90,19 +91,24 @@ class EnginePool:
         self.load = load
         self.finished = finished
         self.engines = [_Engine(self, number) for number in range(count)]
-        self.idle = list(range(count))  # a heap
+        self._idle = list(range(1 - count, 1))  # engines as negative numbers, in order: the lowest engine is the last
         self._ready: list[Ready] = []  # a heap, as are:
         self._bound: dict[int, list[Ready]] = {}  # by engine, if there are any
+        self._wanted: list[int] = []  # engines that have become idle or wanted, with tasks bound to them; some no more
         self._dispatch_event = Alarm(env, self._dispatch, DISPATCH)
         self._dispatching = False
 
     def __repr__(self) -> str:
-        return f"EnginePool({self.count - len(self.idle)} of {self.count} busy, {len(self._ready)} ready)"
+        return f"EnginePool({self.count - len(self._idle)} of {self.count} busy, {len(self._ready)} ready)"
 
     def offer(self, step: Work, task: int) -> None:
         """A task has become ready: some engine takes it at the end of this or a later instant."""
         home = step.home.get(step.chain[task]) if step.chain is not None else None
-        queue = self._ready if home is None else self._bound.setdefault(home, [])
+        if home is None:
+            queue = self._ready
+        else:
+            queue = self._bound.setdefault(home, [])
+            heappush(self._wanted, home)
         heappush(queue, (step.rank[task], step.program + task, step, task))
         if not self._dispatching:
             self._dispatching = True
@@ -110,7 +116,9 @@ class EnginePool:
 
     def ended(self, engine: int, step: Work, task: int) -> None:
         """An engine is free."""
-        heappush(self.idle, engine)
+        insort(self._idle, -engine)
+        if engine in self._bound:
+            heappush(self._wanted, engine)
         self.finished(step, task)
         if not self._dispatching and (self._ready or self._bound):
             self._dispatching = True
@@ -119,14 +127,14 @@ class EnginePool:
     def _dispatch(self, _event: object) -> None:
         """Give ready tasks to free engines: the lowest rank first, to the lowest engine."""
         self._dispatching = False
-        ready, idle, engines = self._ready, self.idle, self.engines
+        ready, idle, engines = self._ready, self._idle, self.engines
         room = self.limit - self.count + len(idle)
         if self._bound:
             self._dispatch_bound(room)
             return
         while ready and idle and room > 0:
             _, _, step, task = heappop(ready)
-            engine = heappop(idle)
+            engine = -idle.pop()
             room -= 1
             if step.chain is not None:
                 step.home.setdefault(step.chain[task], engine)
@@ -134,17 +142,24 @@ class EnginePool:
 
     def _dispatch_bound(self, room: int) -> None:
         """The same where some tasks must run on the engine of their chain: each engine in turn takes what it may."""
-        for engine in sorted(self.idle):
+        ready, idle = self._ready, self._idle
+        while ready and idle and room > 0:
+            engine = -idle.pop()
             bound = self._bound.get(engine)
-            if room <= 0 or not (bound or self._ready):
-                continue
-            queue = bound if bound and (not self._ready or bound[0] < self._ready[0]) else self._ready
-            _, _, step, task = heappop(queue)
-            if not bound:
-                self._bound.pop(engine, None)
-            assert step.chain is not None
-            step.home.setdefault(step.chain[task], engine)
-            self.idle.remove(engine)
+            self._take(engine, bound if bound and bound[0] < ready[0] else ready)
             room -= 1
-            self.engines[engine].take(step, task)
-        heapify(self.idle)
+        while self._wanted and room > 0:  # what any engine may take has run out
+            engine = heappop(self._wanted)
+            at = bisect_left(idle, -engine)
+            if engine in self._bound and idle[at : at + 1] == [-engine]:
+                del idle[at]
+                self._take(engine, self._bound[engine])
+                room -= 1
+
+    def _take(self, engine: int, queue: list[Ready]) -> None:
+        _, _, step, task = heappop(queue)
+        if not queue and queue is not self._ready:
+            del self._bound[engine]
+        assert step.chain is not None
+        step.home.setdefault(step.chain[task], engine)
+        self.engines[engine].take(step, task)

@@ -17,6 +17,6 @@ max-plus: their recurrence runs on the lanes with the same integer arithmetic, a
 decisions too.
 """
 
-from sim.replay.driver import Replayed, Tapes, obstacle, run, stream
+from sim.replay.driver import Part, Replayed, Tapes, obstacle, run, stream
 
-__all__ = ["Replayed", "Tapes", "obstacle", "run", "stream"]
+__all__ = ["Part", "Replayed", "Tapes", "obstacle", "run", "stream"]

@@ -2,21 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import partial
 from itertools import pairwise
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from sim.eventlog import Column, EventLog, GrantTable, StepTable, TaskTable
 from sim.graph import IntArray, Members, StepLanes
+from sim.record import member_table
 from sim.replay.program import Rows
 from sim.replay.tape import Costs, Lanes
 from sim.serving import Batch
-from sim.simulation import Setup, member_table
+from sim.simulation import Setup
 from sim.tasks import TaskGraph
 
 TIMES = ("ready", "start", "loaded", "end")
@@ -31,24 +30,21 @@ class _Piece:
     times: IntArray
     places: Sequence[Rows | slice]  # of each of `TIMES`
     engine: npt.NDArray[np.int16]
-    by_lane: IntArray | None = None  # absolute, made when the first column is wanted; then `times` are gone
 
-    def write(self, column: int, released: IntArray, out: IntArray) -> None:
-        """The times of a column into out [lane of the block, task]."""
-        if self.by_lane is None:
-            self.by_lane = np.empty(self.times.shape[::-1], dtype=np.int64)
-            for first in range(0, len(self.lanes), LANES_AT_ONCE):
-                here = slice(first, first + LANES_AT_ONCE)
-                self.by_lane[here] = self.times[:, here].T
-                self.by_lane[here] += released[self.lanes[here], None]
-            self.times = self.times[:0]
-        places = self.places[column]
-        if isinstance(places, slice):
-            out[self.lanes] = self.by_lane[:, places]
-        elif len(self.lanes) == len(out):
-            np.take(self.by_lane, places, axis=1, out=out, mode="clip")
-        else:
-            out[self.lanes] = np.take(self.by_lane, places, axis=1)
+    def write(self, released: IntArray, out: Sequence[IntArray]) -> None:
+        """The times into a column each, [lane of the block, task]."""
+        for first in range(0, len(self.lanes), LANES_AT_ONCE):
+            here = slice(first, first + LANES_AT_ONCE)
+            lanes = self.lanes[here]
+            by_lane = np.add(self.times[:, here].T, released[lanes, None], order="C")
+            neighbours = slice(int(lanes[0]), int(lanes[-1]) + 1)
+            for places, column in zip(self.places, out, strict=True):
+                if len(lanes) < neighbours.stop - neighbours.start:
+                    column[lanes] = by_lane[:, places]
+                elif isinstance(places, slice):
+                    column[neighbours] = by_lane[:, places]
+                else:
+                    np.take(by_lane, places, axis=1, out=column[neighbours], mode="clip")
 
 
 class Block:
@@ -100,10 +96,11 @@ class Block:
         self.released = self.ends - self._lengths
         return int(self.ends[-1])
 
-    def times(self, column: int, out: IntArray) -> None:
-        """One of `TIMES` into out [lane, task]."""
+    def times(self, out: Sequence[IntArray]) -> None:
+        """All `TIMES` into a column each, [lane, task]; then they are gone from here."""
         for piece in self._pieces:
-            piece.write(column, self.released, out)
+            piece.write(self.released, out)
+            piece.times = piece.times[:0]
 
     def engines(self, out: npt.NDArray[np.int16]) -> None:
         """The engine of each task into out [lane, task]."""
@@ -130,12 +127,11 @@ def _first(steps: StepLanes, lanes: int) -> StepLanes:
 
 
 def assemble(
-    setup: Setup, blocks: list[Block], step: int = 0, row: int = 0, *, batches: Sequence[Batch] | None = None,
-    arrival: IntArray | None = None,
+    setup: Setup, blocks: list[Block], step: int = 0, row: int = 0, *, batches: Sequence[Batch], arrival: IntArray
 ) -> EventLog:  # fmt: skip
     """One log from blocks that follow one another; `step` and `row` number the first step and its first task.
 
-    batches: who took part in each step, where steps are batched; then `arrival` says when each sequence came.
+    batches: who took part in each step, if steps are batched. arrival: when each sequence came.
     """
     lanes, tasks = [block.lanes for block in blocks], [len(block.graph) for block in blocks]
     at = np.cumsum([0, *(n * k for n, k in zip(lanes, tasks, strict=True))]).tolist()
@@ -147,27 +143,34 @@ def assemble(
     graphs = {id(block.graph): block.graph for block in blocks}
     numbers = {key: number for number, key in enumerate(graphs)}
 
-    def filled(write: Callable[[Block, Any], None], dtype: type[np.integer]) -> Column:
-        out: Column = np.empty(at[-1], dtype=dtype)
+    def times() -> dict[str, Column]:
+        columns = {name: np.empty(at[-1], dtype=np.int64) for name in TIMES}
         for block, (here, shape) in zip(blocks, where, strict=True):
-            write(block, out[here].reshape(shape))
+            block.times([column[here].reshape(shape) for column in columns.values()])
+        return {**columns}
+
+    def engines() -> Column:
+        out = np.empty(at[-1], dtype=np.int16)
+        for block, (here, shape) in zip(blocks, where, strict=True):
+            block.engines(out[here].reshape(shape))
         return out
 
-    def spread(part: int) -> Column:
-        out = np.empty(at[-1], dtype=np.int64)
-        for each, (here, shape) in zip(costs, where, strict=True):
-            np.take(np.ascontiguousarray(each[part].T), each.rows, axis=1, out=out[here].reshape(shape), mode="clip")
-        return out
+    def durations() -> dict[str, Column]:
+        columns: dict[str, Column] = {name: np.empty(at[-1], dtype=np.int64) for name in ("compute", "work")}
+        for here, shape in where:
+            *parts, rows = costs.pop(0)
+            for part, column in zip(parts, columns.values(), strict=True):
+                np.take(np.ascontiguousarray(part.T), rows, axis=1, out=column[here].reshape(shape), mode="clip")
+        return columns
 
     table = TaskTable.deferred(
         at[-1],
         {
             "step": lambda: np.repeat(np.arange(step, step + len(size), dtype=np.int32), size),
             "task": lambda: np.concatenate([np.tile(np.arange(k, dtype=np.int32), n) for _, (n, k) in where]),
-            "engine": partial(filled, Block.engines, np.int16),
-            **{name: partial(filled, partial(_times, i), np.int64) for i, name in enumerate(TIMES)},
-            "compute": partial(spread, 0),
-            "work": partial(spread, 1),
+            "engine": engines,
+            **dict.fromkeys(TIMES, times),
+            **dict.fromkeys(("compute", "work"), durations),
         },
     )
     steps = StepTable(
@@ -179,15 +182,10 @@ def assemble(
         released=np.concatenate([block.released for block in blocks]),
         end=np.concatenate([block.ends for block in blocks]),
     )
-    came = np.array([request.arrival for request in setup.sequences], dtype=np.int64) if arrival is None else arrival
     return EventLog(
         graphs=tuple(graphs.values()), tasks=table, steps=steps, engines=setup.engines, channels=1, bandwidth=setup.bandwidth,
-        arrival=came, batched=None if batches is None else member_table(batches),
+        arrival=arrival, batched=member_table(batches, step) if batches else None,
         grants=GrantTable(
             task=grants[0], channel=np.zeros(len(grants[0]), dtype=np.int16), start=grants[1], end=grants[2], work=grants[3]
         ),
     )  # fmt: skip
-
-
-def _times(column: int, block: Block, out: IntArray) -> None:
-    block.times(column, out)

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import os
 from collections import Counter
 from collections.abc import Hashable, Iterator
 from dataclasses import dataclass, field, replace
 from functools import cache
-from math import gcd
-from typing import cast
+from tempfile import TemporaryFile
+from typing import NamedTuple, cast
 
 import numpy as np
 
@@ -15,20 +16,21 @@ from sim.batch import Shape
 from sim.errors import SimulationError
 from sim.eventlog import EventLog
 from sim.graph import IntArray, StepLanes
-from sim.hardware.arbiters import Arbiter, Derated, Fifo, ProcessorSharing, Transfer
+from sim.hardware.arbiters import Arbiter, Derated, Fifo, Transfer, equal_shares
 from sim.replay.ahead import Ahead
 from sim.replay.block import Block, assemble
 from sim.replay.sharing import Rate
 from sim.replay.tape import Costs, Rules, Tape
 from sim.requests import Request
 from sim.scheduling import StepView
-from sim.serving import Batch, loops
-from sim.simulation import Setup, lanes_of, side_by_side, simulate, sram_use
+from sim.serving import Batch, Batcher, loops
+from sim.simulation import Setup, lanes_of, side_by_side, simulate, simulate_in_parts, sram_use
 from sim.tasks import TaskGraph
 
 TIMES_AT_ONCE = 2**22  # of tasks, replayed at once: long vectors, for NumPy's overhead is per operation, in bounded memory
 LANES = 1024  # at most
 MAX_TAPES = 4096
+PART = 2**20  # tasks in memory at a time, about, where a run goes to a file
 FEW = 4  # lanes; a tape that serves fewer took longer to make than to simulate them
 FREE = 8  # tapes that are made in any case: what they cost together is a fraction of a second
 
@@ -105,8 +107,10 @@ def obstacle(setup: Setup) -> str | None:
         return "known tokens overlap: their steps are not separated by barriers"
     if min(len(setup.sequences), setup.concurrency or len(setup.sequences)) != 1 and not _one_loop(setup):
         return "several decode loops overlap: their steps are not separated by barriers"
-    if type(_policy(setup.arbiter)) not in (Fifo, ProcessorSharing) or setup.channels != 1:
-        return "only one channel with a fifo or processor_sharing arbiter can be replayed"
+    if setup.channels != 1:
+        return "several channels: only one can be replayed"
+    if type(_policy(setup.arbiter)) is not Fifo and equal_shares(setup.arbiter) is None:
+        return "its arbiter: only fifo and processor_sharing can be replayed"
     return None
 
 
@@ -121,17 +125,12 @@ def _policy(arbiter: Arbiter) -> Arbiter:
 
 
 def _rate(arbiter: Arbiter) -> Rate:
-    """The share that each of n transfers in service gets of such an arbiter: what it plans for them, in lowest terms."""
-
-    @cache
-    def rate(n: int) -> tuple[int, int]:
-        waiting = [Transfer((0, i), i, "", 0, 0, 1, 1, order=i) for i in range(n)]
-        shares, denominator, _ = arbiter.plan(waiting)
-        (share,) = {share for _, share in shares}
-        common = gcd(share, denominator)
-        return share // common, denominator // common
-
-    return rate
+    """The share that each of n transfers in service gets."""
+    shared = equal_shares(arbiter)
+    if shared is not None:
+        return cache(shared.rate)
+    ((_, share),), denominator, _ = arbiter.plan([Transfer((0, 0), 0, "", 0, 0, 1, 1)])
+    return lambda _one: (share, denominator)
 
 
 def run(setup: Setup, *, replay: bool = True, tapes: Tapes | None = None) -> tuple[EventLog, Replayed]:
@@ -139,62 +138,117 @@ def run(setup: Setup, *, replay: bool = True, tapes: Tapes | None = None) -> tup
     others like it.
     """
     reason = obstacle(setup) if replay else "switched off"
-    report = Replayed(steps=sum(request.tokens for request in setup.sequences))
+    report = Replayed()
     if reason is not None:
         log = simulate(setup)
         report.steps = report.reasons[reason] = len(log.steps)
         return log, report
-    if setup.batching is not None:
-        return _batched(setup, report, tapes or Tapes()), report
-    return assemble(setup, list(_Replay(setup, report, tapes or Tapes()).blocks())), report
+    timed = _Timed(setup, report, tapes or Tapes())
+    blocks = list(timed.blocks())
+    return assemble(setup, blocks, batches=timed.batches, arrival=timed.arrival()), report
 
 
-def stream(setup: Setup, *, tapes: Tapes | None = None) -> Iterator[tuple[EventLog, Replayed]]:
-    """A run that can be replayed (see `obstacle`), in logs of some steps each, in order; only one is in memory at a time.
-
-    Rows and steps are numbered through the whole run. The report is that of the run so far.
+class Part(NamedTuple):
+    """Some steps of a run, with rows and steps numbered through all of it; `grants`: the place of each of its grants among all.
+    The report, and when sequences came, are those of the run so far.
     """
-    report = Replayed(steps=sum(request.tokens for request in setup.sequences))
-    step = 0
-    for block in _Replay(setup, report, tapes or Tapes()).blocks():
-        yield assemble(setup, [block], step, step * len(setup.graph)), report
-        step += block.lanes
+
+    log: EventLog
+    grants: IntArray
+    report: Replayed
 
 
-def _batched(setup: Setup, report: Replayed, tapes: Tapes) -> EventLog:
-    """A loop of batched steps: all that are known ahead and of one shape are lanes of a block."""
-    assert setup.batching is not None
-    assert setup.graphs is not None
-    (batcher,) = loops(setup.batching, setup.sequences, concurrency=setup.concurrency, think=setup.think)
-    ahead = Ahead(setup, batcher)
-    replays: dict[Shape, _Replay] = {}
-    blocks, batches = list[Block](), list[Batch]()
-    now, window = 0, FEW
-    while True:
-        planned = ahead.plan(now, window)
-        if not planned:
-            if batcher.arrivals.next is None:
-                break
-            now = batcher.arrivals.next
-            continue
-        shape = planned[0].shape
-        if shape not in replays:
-            replays[shape] = _Replay(replace(setup, graph=setup.graphs(shape)), report, tapes)
-        lanes = [lanes_of(0, len(batches) + i, batch) for i, batch in enumerate(planned)]
-        block = replays[shape].block(side_by_side(lanes))
-        block.place(now)
-        right = ahead.took(block.ends.tolist())
-        window = min(LANES, TIMES_AT_ONCE // len(block.graph), 2 * window if right == len(planned) else max(FEW, 2 * right))
-        block.cut(right)
-        now = int(block.ends[-1])
+def stream(
+    setup: Setup, folder: str | os.PathLike[str], *, replay: bool = True, tapes: Tapes | None = None
+) -> Iterator[Part]:  # fmt: skip
+    """The same run in parts, in order of the log; only one is in memory at a time.
+
+    What can't be replayed (see `obstacle`) is kept in a file without a name in that folder until all steps have ended.
+    """
+    reason = obstacle(setup) if replay else "switched off"
+    report = Replayed()
+    if reason is not None:
+        with TemporaryFile(dir=folder) as file:
+            for log, grants in simulate_in_parts(setup, file):
+                report.steps = report.reasons[reason] = report.steps + len(log.steps)
+                yield Part(log, grants, report)
+        return
+    timed = _Timed(setup, report, tapes or Tapes())
+    step = row = granted = 0
+    blocks = list[Block]()
+
+    def part() -> Part:
+        nonlocal step, row, granted
+        log = assemble(setup, blocks.copy(), step, row, batches=timed.batches, arrival=timed.arrival())
+        place = granted + np.arange(len(log.grants))
+        step, row, granted = step + len(log.steps), row + len(log.tasks), granted + len(log.grants)
+        blocks.clear()
+        timed.batches.clear()
+        return Part(log, place, report)
+
+    for block in timed.blocks():
         blocks.append(block)
-        batches += planned[:right]
-    report.steps = len(batches)
-    reasons = [block.reason[lane] or "one of a kind" for block in blocks for lane in block.simulated if lane < block.lanes]
-    report.reasons = Counter(reasons)
-    report.replayed = report.steps - len(reasons)
-    came = np.array([batcher.arrivals.times[number] for number in range(len(setup.sequences))], dtype=np.int64)
-    return assemble(setup, blocks, batches=batches, arrival=came)
+        if sum(block.lanes * len(block.graph) for block in blocks) >= PART:
+            yield part()
+    if blocks:
+        yield part()
+
+
+class _Timed:
+    """The steps of a run that can be replayed, one block after another. batches: who took part in each so far."""
+
+    def __init__(self, setup: Setup, report: Replayed, tapes: Tapes) -> None:
+        self.setup, self.report, self.tapes = setup, report, tapes
+        self.batches: list[Batch] = []
+        self._batcher: Batcher | None = None
+        if setup.batching is not None:
+            (self._batcher,) = loops(setup.batching, setup.sequences, concurrency=setup.concurrency, think=setup.think)
+
+    def arrival(self) -> IntArray:
+        """When each sequence came; 0 if it has not yet."""
+        if self._batcher is None:
+            return np.array([request.arrival for request in self.setup.sequences], dtype=np.int64)
+        times = self._batcher.arrivals.times
+        return np.array([times.get(number, 0) for number in range(len(self.setup.sequences))], dtype=np.int64)
+
+    def blocks(self) -> Iterator[Block]:
+        if self._batcher is not None:
+            return self._batched(self._batcher)
+        self.report.steps = sum(request.tokens for request in self.setup.sequences)
+        return _Replay(self.setup, self.report, self.tapes).blocks()
+
+    def _batched(self, batcher: Batcher) -> Iterator[Block]:
+        """All that are known ahead and of one shape are lanes of a block."""
+        setup, report = self.setup, self.report
+        assert setup.graphs is not None
+        ahead = Ahead(setup, batcher)
+        replays: dict[Shape, _Replay] = {}
+        reasons = Counter[str]()
+        now, window = 0, FEW
+        while True:
+            planned = ahead.plan(now, window)
+            if not planned:
+                if batcher.arrivals.next is None:
+                    break
+                now = batcher.arrivals.next
+                continue
+            shape = planned[0].shape
+            if shape not in replays:
+                replays[shape] = _Replay(replace(setup, graph=setup.graphs(shape)), report, self.tapes)
+            lanes = [lanes_of(0, report.steps + i, batch) for i, batch in enumerate(planned)]
+            block = replays[shape].block(side_by_side(lanes))
+            block.place(now)
+            right = ahead.took(block.ends.tolist())
+            most = min(LANES, TIMES_AT_ONCE // len(block.graph))
+            window = min(most, 2 * window if right == len(planned) else max(FEW, 2 * right))
+            block.cut(right)
+            now = int(block.ends[-1])
+            self.batches += planned[:right]
+            reasons.update(block.reason[lane] or "one of a kind" for lane in block.simulated if lane < block.lanes)
+            report.steps += right
+            report.reasons = reasons.copy()
+            report.replayed = report.steps - reasons.total()
+            yield block
 
 
 class _Replay:
@@ -208,7 +262,7 @@ class _Replay:
         self.setup, self.report = setup, report
         ranks = setup.scheduler.ranks(StepView(setup.graph, 0, *np.zeros((2, len(setup.graph)), dtype=np.int64)))
         self.rules = Rules(
-            overlap=setup.overlap, delayed=setup.latency > 0, shared=isinstance(_policy(setup.arbiter), ProcessorSharing),
+            overlap=setup.overlap, delayed=setup.latency > 0, shared=equal_shares(setup.arbiter) is not None,
             rank=ranks.tolist(), chain=setup.scheduler.chains(setup.graph), sram=setup.sram,
             freed={} if setup.sram is None else sram_use(setup),
         )  # fmt: skip

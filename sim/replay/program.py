@@ -161,6 +161,10 @@ class Program:
                 out += latency if form == LATENCY else (compute if form == COMPUTE else transfer)[index[tasks]]
             for rows, arguments in level.maxima:
                 out = times[rows]
+                if len(out) < len(arguments):  # few of many: whatever takes fewer operations
+                    for row, each in zip(out, arguments.T, strict=True):
+                        times[each].max(axis=0, out=row)
+                    continue
                 np.take(times, arguments[0], axis=0, out=out, mode="clip")
                 for more in arguments[1:]:
                     np.maximum(out, times[more], out=out)

@@ -15,7 +15,9 @@ To add one: write such a class in a file of its own and register it as an entry 
 
 from __future__ import annotations
 
-from sim.hardware.arbiters.contract import Arbiter, Plan, Transfer
+from typing import cast
+
+from sim.hardware.arbiters.contract import Arbiter, EqualShares, Plan, Transfer
 from sim.hardware.arbiters.derated import Derated, Efficiency
 from sim.hardware.arbiters.exclusive import Fifo, Priority, RoundRobin
 from sim.hardware.arbiters.sharing import ProcessorSharing, Proportional, Weighted, water_fill
@@ -29,7 +31,14 @@ ARBITERS: Registry[type[Arbiter]] = Registry(
     },
 )  # fmt: skip
 
+
+def equal_shares(arbiter: Arbiter) -> EqualShares | None:
+    """The arbiter, if it gives equal shares; also on a channel whose efficiency depends on how many there are."""
+    policy = arbiter.arbiter if isinstance(arbiter, Derated) else arbiter
+    return cast("EqualShares", arbiter) if hasattr(policy, "rate") else None
+
+
 __all__ = [
-    "ARBITERS", "Arbiter", "Derated", "Efficiency", "Fifo", "Plan", "Priority", "ProcessorSharing", "Proportional",
-    "RoundRobin", "Transfer", "Weighted", "water_fill",
+    "ARBITERS", "Arbiter", "Derated", "Efficiency", "EqualShares", "Fifo", "Plan", "Priority", "ProcessorSharing",
+    "Proportional", "RoundRobin", "Transfer", "Weighted", "equal_shares", "water_fill",
 ]  # fmt: skip

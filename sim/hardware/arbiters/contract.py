@@ -69,3 +69,14 @@ class Arbiter(Protocol):
     kinds: Collection[str] = ()
 
     def plan(self, pending: Sequence[Transfer]) -> Plan: ...
+
+
+class EqualShares(Arbiter, Protocol):
+    """An arbiter that serves all who are pending at one rate, which depends on nothing but their number: one with a `rate`.
+
+    The channel then takes time that grows with the logarithm of how many they are, and steps can be replayed.
+    """
+
+    def rate(self, n: int) -> tuple[int, int]:
+        """The share that `plan` gives each of n, as numerator and denominator."""
+        ...

@@ -9,8 +9,9 @@ from __future__ import annotations
 from bisect import bisect_right
 from collections.abc import Mapping, Sequence
 from fractions import Fraction
+from typing import cast
 
-from sim.hardware.arbiters.contract import Arbiter, Plan, Transfer
+from sim.hardware.arbiters.contract import Arbiter, EqualShares, Plan, Transfer
 
 
 class Efficiency:
@@ -75,3 +76,8 @@ class Derated(Arbiter):
         if quantum is not None:  # it stands for an amount of work
             quantum = -(-quantum * wanted * limit.denominator // (denominator * limit.numerator))
         return Plan(slower, wanted * limit.denominator, quantum)
+
+    def rate(self, n: int) -> tuple[int, int]:
+        """The share of each of n, if the arbiter gives equal shares."""
+        share = min(Fraction(*cast("EqualShares", self.arbiter).rate(n)), self.efficiency.at(n) / n)
+        return share.numerator, share.denominator

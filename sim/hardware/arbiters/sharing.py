@@ -42,11 +42,13 @@ class ProcessorSharing(Arbiter):
         self.cap = cap
 
     def plan(self, pending: Sequence[Transfer]) -> Plan:
+        share, denominator = self.rate(len(pending))
+        return Plan([(transfer, share) for transfer in pending], denominator)
+
+    def rate(self, n: int) -> tuple[int, int]:
+        """The share of each of n."""
         num, den = self.cap
-        n = len(pending)
-        if n * num <= den:  # nobody reaches the fair share: the ports are the limit
-            return Plan([(transfer, num) for transfer in pending], den)
-        return Plan([(transfer, 1) for transfer in pending], n)
+        return (num, den) if n * num <= den else (1, n)  # if nobody reaches the fair share, the ports are the limit
 
 
 class Weighted(Arbiter):
