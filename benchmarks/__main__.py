@@ -14,14 +14,16 @@ import platform
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
-from benchmarks.measure import FEW, SCENARIO, STEPS, Decode, growth, rounds, spread, start_up, trace
+from benchmarks.measure import FEW, SCENARIO, STEPS, Decode, growth, many, rounds, spread, start_up, trace
+from benchmarks.plot import plot
 from benchmarks.trace_writer import bare, columnar, plain, rate
 
 SIZES = (10_000, 30_000, 100_000, 300_000, 1_000_000, 3_000_000, 10_000_000, 30_000_000)
-LARGEST_PLAIN = 300_000  # the plain path is a hundred times slower
+MANY = {"sequences, fifo": (500, 4_000), "sequences, fair shares": (500, 4_000), "engines": (4, 4_096)}
 
 
 def page(options: argparse.Namespace) -> Iterator[str]:
@@ -101,16 +103,35 @@ def growing(options: argparse.Namespace) -> Iterator[str]:
     """Time and memory by size."""
     yield """## Growth
 
-Each row is a process of its own. Memory is what the run added at its peak, every column made.
-
-| tasks | path | us a task, simulated | us a task, every column made | bytes a task |
+Each row is a process of its own. Memory is what the run added at its peak, every column made; 8 thousand tasks fit into what
+was there before.
+"""
+    if options.write:
+        picture = options.write.with_suffix(".svg")
+        yield f"![Time and memory per task against the number of tasks]({picture.name})\n"
+    yield """| tasks | path | us a task, simulated | us a task, every column made | bytes a task |
 | --- | --- | --- | --- | --- |"""
-    for path in ("plain", "replay"):
+    found: dict[str, list[dict[str, Any]]] = {}
+    for path, largest in (("plain", options.largest_plain), ("replay", options.largest)):
         for size in SIZES:
-            if size <= (LARGEST_PLAIN if path == "plain" else options.largest):
-                found = growth(size, plain=path == "plain")
-                each = [1e6 * found[key] / found["tasks"] for key in ("simulated", "whole")]
-                yield f"| {found['tasks']:,} | {path} | {each[0]:.3f} | {each[1]:.3f} | {found['peak'] / found['tasks']:,.0f} |"
+            if size <= largest:
+                row = growth(size, plain=path == "plain")
+                found.setdefault(path, []).append(row)
+                each = [1e6 * row[key] / row["tasks"] for key in ("simulated", "whole")]
+                yield f"| {row['tasks']:,} | {path} | {each[0]:.3f} | {each[1]:.3f} | {row['peak'] / row['tasks']:,.0f} |"
+    yield """
+Many at once, on the plain path: a step of one layer for each of so many sequences, all at the same time, and one sequence on so
+many engines. Grants are rows of the log: one for each transfer in each interval of service, which fair sharing has many of.
+
+| | tasks | us a task | grants a task | bytes a task |
+| --- | --- | --- | --- | --- |"""
+    for what, counts in MANY.items():
+        for count in counts[:1] if options.quick else counts:
+            row = many(what, count)
+            each, grants, memory = (row[key] / row["tasks"] for key in ("whole", "grants", "peak"))
+            yield f"| {count:,} {what} | {row['tasks']:,} | {1e6 * each:.2f} | {grants:.1f} | {memory:,.0f} |"
+    if options.write:
+        plot(found, picture)
 
 
 def main() -> None:
@@ -118,10 +139,11 @@ def main() -> None:
     parser.add_argument("--quick", action="store_true", help="a minute's worth turned into seconds: that it runs, no more")
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--largest", type=int, default=30_000_000, help="tasks of the largest run")
+    parser.add_argument("--largest-plain", type=int, default=1_000_000, help="the same on the plain path, 100 times slower")
     parser.add_argument("--write", type=Path, metavar="FILE.md", help="write the page there as well")
     options = parser.parse_args()
     if options.quick:
-        options.rounds, options.largest = 1, 10_000
+        options.rounds, options.largest, options.largest_plain = 1, 10_000, 10_000
     lines = []
     for line in page(options):
         print(line, flush=True)

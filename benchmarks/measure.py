@@ -113,22 +113,45 @@ def start_up() -> float:
 
 def growth(tasks: int, *, plain: bool) -> dict[str, Any]:
     """A run of about so many tasks in a process of its own: tasks, CPU seconds, bytes of memory it added at the peak."""
-    command = [sys.executable, "-m", "benchmarks.measure", str(tasks), *(["plain"] if plain else [])]
+    return _alone("plain" if plain else "replay", tasks)
+
+
+def many(what: str, count: int) -> dict[str, Any]:
+    """A run with so many sequences or engines at once, in a process of its own: tasks, grants, CPU seconds, bytes of memory."""
+    return _alone(what, count)
+
+
+def _alone(what: str, count: int) -> dict[str, Any]:
+    command = [sys.executable, "-m", "benchmarks.measure", what, str(count)]
     found: dict[str, Any] = json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
     return found
 
 
-def _grow(tasks: int, *, plain: bool) -> None:
-    steps = max(1, round(tasks / len(setup_of(1).graph)))
+def _grow(what: str, count: int) -> dict[str, Any]:
     replay(setup_of(1))  # what is loaded once does not count
-    setup = setup_of(steps)
+    setup = _setup(what, count)
     before = _peak()
     began = time.process_time()
-    log = simulate(setup) if plain else replay(setup)[0]
+    log = replay(setup)[0] if what == "replay" else simulate(setup)
     simulated = time.process_time() - began
     done = read_all(log)
     whole = time.process_time() - began
-    print(json.dumps({"tasks": done, "simulated": simulated, "whole": whole, "peak": _peak() - before}))
+    return {"tasks": done, "grants": len(log.grants), "simulated": simulated, "whole": whole, "peak": _peak() - before}
+
+
+def _setup(what: str, count: int) -> Setup:
+    """So many tasks of `plain` or `replay`, or so many sequences or engines."""
+    if what in {"plain", "replay"}:
+        return setup_of(max(1, round(count / len(setup_of(1).graph))))
+    arbiter = "processor_sharing" if "fair" in what else "fifo"
+    engines, sequences = (count, 1) if what == "engines" else (16, count)
+    scenario = read(scenarios()[SCENARIO], [
+        "model.layers=1", "model.scope=block", f"hardware.memory.arbiter={arbiter}", f"hardware.engines.count={engines}",
+        f"mapping.tiles={64 if what == 'engines' else 1}",
+    ])  # fmt: skip
+    setup = prepare(scenario, *op_graphs(scenario))
+    tokens = 100 if what == "engines" else 1
+    return replace(setup, sequences=[Request(context=256, tokens=tokens, arrival=0)] * sequences)
 
 
 def _peak() -> int:
@@ -145,4 +168,4 @@ def spread(values: list[float], digits: int = 0) -> str:
 
 
 if __name__ == "__main__":
-    _grow(int(sys.argv[1]), plain="plain" in sys.argv[2:])
+    print(json.dumps(_grow(sys.argv[1], int(sys.argv[2]))))

@@ -11,9 +11,9 @@ One row per task, in the order of the task table, with the scenario in the file'
 | `engine`, `ready`, `start`, `loaded`, `end`, `compute`, `work` | as in the task table; times in ps |
 | `grants` | what the channels delivered to it: list of `order` (row of the grant table), `channel`, `start`, `end`, `work` |
 
-Metadata of the file: `sim.version`, `sim.scenario` (JSON, with every default), `sim.seed`, `sim.engines`, `sim.channels`, `sim.bandwidth`
-(bytes/s), `sim.arrival` (ps, of each sequence), `sim.batches` (JSON: who took part in which step). The task graphs are not
-stored: `load` makes them again from the scenario, and refuses if they have other tasks.
+Metadata of the file: `sim.version`, `sim.scenario` (JSON, with every default), `sim.seed`, `sim.engines`, `sim.channels`,
+`sim.bandwidth` (bytes/s), `sim.arrival` (ps, of each sequence), `sim.batches` (JSON: who took part in which step). The task
+graphs are not stored: `load` makes them again from the scenario, and refuses if they have other tasks.
 """
 
 from __future__ import annotations

@@ -240,3 +240,23 @@ def test_shared_tapes_give_what_the_simulation_gives(graph: OpGraph, latencies: 
             latency=latency,
         )  # fmt: skip
         assert_same(driver.run(setup, tapes=tapes)[0], simulate(setup))
+
+
+def test_other_machines_of_one_structure_simulate_no_step_of_their_own():
+    """Bandwidth, speed of engines, latency and costs are delays: what the first run recorded serves the others."""
+    tapes = driver.Tapes()
+
+    def simulated(*overrides: str) -> int:
+        base = ["workload.sequences=[{context: 256, tokens: 50}]", "model.layers=1", "model.scope=block"]
+        scenario = read(scenarios()["llama_1b_context_256"], [*base, "hardware.memory.latency=100 ns", *overrides])
+        setup = prepare(scenario, *op_graphs(scenario))
+        log, report = driver.run(setup, tapes=tapes)
+        assert_same(log, simulate(setup))
+        assert report.replayed == report.steps == 50
+        return report.tapes
+
+    assert simulated() == 1
+    assert simulated("hardware.memory.bandwidth=120 GB/s") == 0
+    assert simulated("hardware.engines.flops=1.1 TFLOP/s") == 0
+    assert simulated("hardware.memory.latency=150 ns") == 0
+    assert simulated("hardware.engines.overhead=200 ns") == 0
