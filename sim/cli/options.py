@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from importlib import import_module
 from typing import Any
 
 import click
 import click.shell_completion
 
+from sim.errors import InputError
 from sim.shipped import scenarios
 
 Command = Callable[..., Any]
@@ -26,3 +28,11 @@ def complete_scenario(_ctx: click.Context, _param: click.Parameter, incomplete: 
     """Shipped names, and files."""
     names: list[Any] = [name for name in scenarios() if name.startswith(incomplete)]
     return names or [click.shell_completion.CompletionItem(incomplete, type="file")]
+
+
+def device_module(name: str) -> Any:
+    """A module of `models.device`. Only here is torch imported: what is wrong with other options is said at once."""
+    try:
+        return import_module(f"models.device.{name}")
+    except ImportError as error:
+        raise InputError(f"a device runs models by torch and transformers (pip install torch transformers): {error}") from error

@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from importlib import import_module
 from pathlib import Path
-from typing import Any
 
 import click
 from rich.console import Console
 from rich.table import Table
 
 from models.config import DTYPES, resolve
+from sim.cli.options import device_module
 from sim.errors import InputError
 from sim.profile import DeviceProfile
 
@@ -36,14 +35,12 @@ def command(device: str, threads: int | None, dtype: str, names: tuple[str, ...]
     if not out.resolve().parent.is_dir():
         raise InputError(f"--out: {out.parent}: no such folder")
     models = [resolve(name) for name in names]
-    plans: Any = import_module("models.device.plan")
+    plans = device_module("plan")
     plan = plans.QUICK if quick else plans.FULL
     if models:
         plan = replace(plan, models=tuple(models))
-    place = import_module("models.device.place").place(device, threads)
-    measured = import_module("models.device.calibrate").calibrate(
-        plan, place, dtype, out, lambda text: click.echo(text, err=True)
-    )
+    place = device_module("place").place(device, threads)
+    measured = device_module("calibrate").calibrate(plan, place, dtype, out, lambda text: click.echo(text, err=True))
     show(measured)
     click.echo(f"\n{out}\n{out.with_suffix('.parquet')}")
 

@@ -7,7 +7,6 @@ import os
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +16,7 @@ from rich.console import Console
 
 from models.config import DTYPES, resolve
 from sim import __version__
+from sim.cli.options import device_module
 from sim.errors import InputError
 from sim.profile import DeviceProfile, read_profile
 from sim.report import validation as report
@@ -69,7 +69,7 @@ def command(
     wanted, profile = resolve(config), None if profile_path is None else read_profile(profile_path)
     with _said() as now:
         now("loading torch")
-        real, step, place, measuring = (import_module(f"models.device.{name}") for name in ("real", "step", "place", "rounds"))
+        real, step, place, measuring = map(device_module, ("real", "step", "place", "rounds"))
         on = place.place(device, threads)
         now(f"building {wanted.name} with random weights")
         model = real.RealModel(wanted, on, dtype=dtype, layers=layers, attention=attention)
@@ -101,14 +101,6 @@ def command(
             console.print(f"\ntrace  {trace}\n       open it at https://ui.perfetto.dev, or with: sim view {trace}")
     if profile is not None and not within(comparisons, share):
         ctx.exit(1)
-
-
-def _device(name: str) -> Any:
-    """A module of `models.device`. Only here is torch imported: what is wrong with the options is said at once."""
-    try:
-        return import_module(f"models.device.{name}")
-    except ImportError as error:
-        raise InputError(f"sim validate needs torch and transformers (pip install torch transformers): {error}") from error
 
 
 def _writable(trace: Path) -> None:

@@ -32,6 +32,14 @@ def test_it_is_refused_at_once(fails: Fails, arguments: list[str], message: str)
     assert message in fails("validate", *arguments)
 
 
+@pytest.mark.parametrize("command", [("validate", "gpt2"), ("profile", "-o", "device.yaml")])
+def test_without_torch_it_says_so(fails: Fails, tmp_path: Path, command: tuple[str, ...]) -> None:
+    (tmp_path / "torch.py").write_text("raise ImportError('No module named torch')")
+    found = fails(*command, env={"PYTHONPATH": str(tmp_path)})
+    assert found.endswith("(pip install torch transformers): No module named torch")
+    assert not (tmp_path / "device.yaml").exists()
+
+
 def test_what_this_machine_lacks_is_refused(fails: Fails) -> None:
     assert "threads: expected 1 to " in fails("validate", "gpt2", "--threads", 100_000)
 
