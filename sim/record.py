@@ -27,7 +27,7 @@ SEQUENCE_BITS, TOKEN_BITS = 43, 19
 _TASK = (1 << TOKEN_BITS) - 1
 
 ROWS = 1 << 18  # put into order, or read, at a time
-GROWTH = 1 << 20  # rows; room is made for twice as many as there are, up to this
+SPARE = 8  # room is made for an eighth more rows than there are: what is spare counts as used memory
 
 _TASKS = {"engine": np.int16} | dict.fromkeys(("ready", "start", "loaded", "end", "compute", "work"), np.int64)
 _GRANTS = {"task": np.int64, "channel": np.int16} | dict.fromkeys(("start", "end", "work"), np.int64)
@@ -52,7 +52,7 @@ class _Columns:
         """Add some rows, given a sequence for each column."""
         first, self.rows = self.rows, self.rows + rows
         if self.rows > self._room:
-            self._resize(max(self.rows, min(2 * self._room, self._room + GROWTH)))
+            self._resize(max(self.rows, self._room + self._room // SPARE))
         for column, part in zip(self._columns.values(), values, strict=True):
             column[first : self.rows] = part
 
