@@ -155,7 +155,12 @@ class _Rows:
                 *self._written.values()
             }  # a column that the scenario takes for another thing is not that of the layout any more
             known = {what: name for what, name in (*layout.columns.items(), *optional.items()) if name not in used}
-            return {**known, **self._written}
+            chosen = {**known, **self._written}
+            if what := next((what for what in ("arrival", "tokens") if what not in chosen), None):
+                raise InputError(
+                    f"{self._path}:1: columns: expected {what} as well, for {show(layout.columns[what])} is taken for another"
+                )
+            return chosen
         if not {"arrival", "tokens"} <= {*self._written}:
             known_names = "; ".join(f"{', '.join(each.columns.values())} ({each.name})" for each in LAYOUTS)
             raise InputError(
@@ -277,7 +282,7 @@ def _jsonl(path: Path, lines: Iterable[str]) -> Iterator[tuple[int, Mapping[str,
             continue
         try:
             row = json.loads(line, parse_float=Decimal)
-        except (ValueError, RecursionError):
+        except (ValueError, RecursionError, InvalidOperation):  # the last: a number with a huge exponent
             raise InputError(f"{path}:{number}: expected a JSON object, found {show(line.strip())}") from None
         if not isinstance(row, dict):
             raise InputError(f"{path}:{number}: expected a JSON object, found {show(row)}")

@@ -110,6 +110,11 @@ def test_a_known_column_may_mean_another_thing(tmp_path: Path) -> None:
     assert rows(found)[0] == (0, 374, 0, 44)
 
 
+def test_a_known_column_that_means_another_thing_leaves_its_own_to_be_named(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"trace\.csv:1: columns: expected tokens as well, for 'tokens' is taken for another"):
+        read(written(tmp_path, "arrival,tokens\n0,1\n"), columns={"arrival": "tokens"})
+
+
 def test_a_part_of_a_trace(tmp_path: Path) -> None:
     path = written(tmp_path, "arrival,tokens\n" + "".join(f"{10 + k},{k + 1}\n" for k in range(10)))
     assert rows(read(path, start=3 * S, duration=4 * S)) == [(k * S, 0, 0, k + 4) for k in range(4)]  # [3 s, 7 s)
@@ -174,6 +179,7 @@ def test_what_is_wrong_with_a_csv(tmp_path: Path, text: str, expected: str) -> N
         ('{"arrival": 1, "tokens": 2}\n[1]\n', "t.jsonl:2: expected a JSON object, found a list"),
         ("arrival,tokens\n", "t.jsonl:1: expected a JSON object, found 'arrival,tokens'"),
         ("[" * 100_000, "t.jsonl:1: expected a JSON object"),
+        ('{"arrival": 1e9999999999999999999, "tokens": 1}', "t.jsonl:1: expected a JSON object"),  # more than a Decimal holds
     ],
 )
 def test_what_is_wrong_with_jsonl(tmp_path: Path, text: str, expected: str) -> None:
