@@ -109,11 +109,18 @@ def _table(node: Node, folder: Path) -> tuple[Samples, npt.NDArray[np.bool_]]:
         if source not in content:
             raise each.place.error(f"no column {show(source)} in {file}{nearest(source, content)}; it has {', '.join(content)}")
         columns[name] = _numbers(content[source], each, UNITS[unit] if name == "duration" else 1)
+        least = 1 if name in ("rows", *NEEDED.get(kind, ())) else 0
+        if name != "duration" and (wrong := np.flatnonzero(columns[name] < least)).size:
+            found = columns[name][wrong[0]]
+            raise each.place.error(f"column {source!r} of {file}: expected whole numbers from {least}, found {found}")
     size, kinds = ELEMENT[dtype], [kind] * len(columns["duration"])
-    if kind == PRODUCT:
-        columns.update(_product(columns, size))
-    elif kind == ATTENTION:
-        columns.update(_attention(columns, size))
+    if kind in (PRODUCT, ATTENTION):
+        formula = _product if kind == PRODUCT else _attention
+        inexact = formula({name: column.astype(np.float64) for name, column in columns.items()}, size)
+        if any((column >= 2**62).any() for column in inexact.values()):
+            raise node.place.error(f"{file}: expected FLOPs and bytes below 2^62, found a larger {kind}")
+        columns.update(formula(columns, size))
+    if kind == ATTENTION:
         kinds = np.where(columns["heads"] == columns["kv_heads"], MULTI_HEAD, ATTENTION).tolist()
     try:
         samples = Samples({**columns, "kind": kinds, "dtype": [dtype] * len(kinds)})

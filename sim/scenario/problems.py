@@ -143,6 +143,8 @@ _EXPECTED = {
     "string_type": "a text",
     "string_too_short": "a text that is not empty",
     "string_too_long": "a text of at most {max_length} characters",
+    "bool_type": "true or false",
+    "bool_parsing": "true or false",
     "dict_type": "a mapping",
     "tuple_type": "a list",
     "too_short": "at least one item",

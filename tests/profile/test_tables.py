@@ -94,6 +94,21 @@ def test_what_is_no_number_is_said(mapping: Path, tmp_path: Path) -> None:
         read_tables(mapping)
 
 
+@pytest.mark.parametrize(
+    ("row", "expected"),
+    [
+        ("0,512,512,3", r"map\.yaml:11:21: column 'm' of gemm\.csv: expected whole numbers from 1, found 0"),
+        ("1,512,-1,3", r"map\.yaml:11:33: column 'k' of gemm\.csv: expected whole numbers from 1, found -1"),
+        ("1,4e9,4e9,3", r"map\.yaml:7:5: gemm\.csv: expected FLOPs and bytes below 2\^62, found a larger product"),
+    ],
+)
+def test_sizes_that_no_kernel_has_are_refused(mapping: Path, tmp_path: Path, row: str, expected: str) -> None:
+    with (tmp_path / "gemm.csv").open("a") as file:
+        file.write(f"{row}\n")
+    with pytest.raises(InputError, match=expected):
+        read_tables(mapping)
+
+
 def test_a_kernel_with_a_cache_is_found() -> None:
     """3 us, 5 TB/s from a cache of 10 MB and 5 TB/s more beyond, 1 GHz along k up to 2048, 4 GHz along n."""
     rng = np.random.default_rng(0)

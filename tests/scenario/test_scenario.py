@@ -139,6 +139,7 @@ def test_groups_repeat() -> None:
         ("100 GB/s", "@100 GBs", "hardware.memory.bandwidth: unknown unit 'GBs' (did you mean 'GB/s'?)"),
         ("100 GB/s", "@100",
          "hardware.memory.bandwidth: expected a bandwidth with its unit, such as '100 GB/s', found the bare number 100"),
+        ("arbiter: fifo", "achievable: @5", "hardware.memory.achievable: expected true or false, found 5"),
         ("100 GB/s", "@0 GB/s", "hardware.memory.bandwidth: expected a bandwidth above zero, found '0 GB/s'"),
         ("100 GB/s", "@-1 GB/s", "hardware.memory.bandwidth: expected a bandwidth that is not negative, found '-1 GB/s'"),
         ("100 GB/s", "@.nan", "hardware.memory.bandwidth: expected a bandwidth with its unit"),
