@@ -16,7 +16,7 @@ def whole_file(path: str | os.PathLike[str]) -> Iterator[BinaryIO]:
 
     It is written under another name in the same folder and renamed at the end. On any failure, Ctrl-C included, nothing is
     left, and a file that was there before stays as it was. A device or a pipe cannot be renamed over: it is written as it is.
-    Raises OSError.
+    Raises OSError that names `path`.
     """
     target = Path(os.path.realpath(path))  # through a link, to what it stands for
     in_place = target.exists() and not target.is_file()
@@ -32,7 +32,9 @@ def whole_file(path: str | os.PathLike[str]) -> Iterator[BinaryIO]:
                 yield raw
         if not in_place:
             partial.replace(target)
-    except BaseException:
+    except BaseException as error:
         if not in_place:
             partial.unlink(missing_ok=True)
+        if isinstance(error, OSError) and error.filename in (None, str(partial)):
+            error.filename = str(path)  # not the name it has until it is whole; of a full disk the error names none
         raise

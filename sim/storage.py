@@ -47,6 +47,7 @@ _TASKS = ("step", "task", "engine", *_TIMES)
 _STEPS = ("sequence", "token", "context", "released")
 _GRANT = ("order", "channel", "start", "end", "work")
 _REPEATED = ["step", *_STEPS, "task", "name", "engine"]
+_METADATA = ("sim.batches", "sim.arrival", "sim.engines", "sim.channels", "sim.bandwidth")  # beside the scenario
 COLUMNS = ("step", *_STEPS, "task", "name", "engine", *_TIMES, "grants")
 
 
@@ -83,6 +84,11 @@ def load(path: str | os.PathLike[str]) -> tuple[EventLog, Scenario]:
     metadata = {key.decode(): value.decode() for key, value in stored.items()}
     if "sim.scenario" not in metadata:
         raise InputError(f"{path}: expected a log written by `sim run --save-log`, found other data")
+    if lacking := [name for name in (*_METADATA, *COLUMNS) if name not in {*metadata, *table.column_names}]:
+        version = metadata.get("sim.version", "another version")
+        raise InputError(
+            f"{path}: expected a log as {__version__} writes it, found one of {version} without {', '.join(lacking)}"
+        )
     scenario = from_dict(json.loads(metadata["sim.scenario"]), str(path), (), known_names())
     setup = prepare(scenario, *op_graphs(scenario))
     column = {name: table[name].to_numpy() for name in (*_STEPS, *_TASKS)}

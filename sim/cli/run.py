@@ -65,6 +65,8 @@ def command(
     if log_only:
         if save_log is None:
             raise InputError("--log-only: expected --save-log FILE.parquet as well")
+        if as_json or repeats is not None:
+            raise InputError(f"--log-only: expected no {'--json' if as_json else '--repeats'}, for there is no account")
         makespan, report = storage.run_to_file(scenarios[0], save_log, replay=replay)
         click.echo(f"{save_log}: {format_time(makespan)}, {report.replayed:,} of {report.steps:,} steps replayed")
         return
@@ -115,16 +117,12 @@ def write_trace(result: Result, path: Path) -> None:
     scenario: Scenario = result.scenario
     path.parent.mkdir(parents=True, exist_ok=True)
     window = scenario.trace.window
-    try:
-        sim.trace.write(
-            result.log,
-            path,
-            metadata={"scenario": scenario.name, "seed": str(scenario.seed), "version": __version__},
-            detail=scenario.trace.detail,
-            flows=scenario.trace.flows,
-            window=(window.start, window.end if window.end is not None else result.makespan) if window else None,
-            critical=critical_path(result.log, result.rules).rows,
-        )
-    except OSError as error:
-        error.filename = str(path)  # not the name it has until it is whole; of a full disk the error names none
-        raise
+    sim.trace.write(
+        result.log,
+        path,
+        metadata={"scenario": scenario.name, "seed": str(scenario.seed), "version": __version__},
+        detail=scenario.trace.detail,
+        flows=scenario.trace.flows,
+        window=(window.start, window.end if window.end is not None else result.makespan) if window else None,
+        critical=critical_path(result.log, result.rules).rows,
+    )

@@ -119,6 +119,27 @@ def test_other_files_are_refused_in_one_line(tmp_path: Path):
         storage.load(tmp_path / "text.parquet")
 
 
+@pytest.mark.parametrize("lacking", ["sim.arrival", "sim.batches", "grants"])
+def test_logs_of_other_versions_are_refused_in_one_line(tmp_path: Path, lacking: str):
+    scenario = read(SHIPPED["two_tokens_4_engines"])
+    path = tmp_path / "log.parquet"
+    storage.run_to_file(scenario, path)
+    with parquet.ParquetFile(path) as file:
+        table, metadata = file.read(), {k: v for k, v in file.metadata.metadata.items() if k.decode() != lacking}
+    table = table.drop_columns([lacking]) if lacking in table.column_names else table
+    parquet.write_table(table.replace_schema_metadata(metadata | {b"sim.version": b"0.1"}), path)
+    with pytest.raises(InputError, match=rf"log\.parquet: expected a log as .* found one of 0\.1 without {lacking}$"):
+        storage.load(path)
+
+
+@pytest.mark.parametrize("option", [["--json"], ["--repeats", "3"]])
+def test_a_log_only_goes_with_nothing_that_needs_an_account(tmp_path: Path, option: list[str]):
+    options = ["run", "two_tokens_4_engines", "--save-log", str(tmp_path / "log.parquet"), "--log-only", *option]
+    with pytest.raises(InputError, match=f"--log-only: expected no {option[0]}, for there is no account"):
+        CliRunner().invoke(cli, options, catch_exceptions=False)
+    assert not list(tmp_path.iterdir())
+
+
 def test_the_command_line_writes_logs(tmp_path: Path):
     target = tmp_path / "log.parquet"
     options = ["run", "two_tokens_4_engines", "--save-log", str(target)]

@@ -113,14 +113,16 @@ def test_a_failure_leaves_no_file(
 def test_a_full_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     real = Path.open
     monkeypatch.setattr(Path, "open", lambda self, mode="r", **rest: real(Path("/dev/full"), mode, **rest))
-    with pytest.raises(OSError, match="No space left"), whole_file(tmp_path / "a.pftrace") as file:
+    with pytest.raises(OSError, match="No space left") as told, whole_file(tmp_path / "a.pftrace") as file:
         file.write(b"x" * 100_000)
+    assert told.value.filename == str(tmp_path / "a.pftrace")
     assert not list(tmp_path.iterdir())
 
 
 def test_a_folder_that_is_not_there(toy: EventLog, tmp_path: Path) -> None:
-    with pytest.raises(FileNotFoundError):
+    with pytest.raises(FileNotFoundError) as told:
         write(toy, tmp_path / "missing" / "a.pftrace", metadata=FACTS)
+    assert told.value.filename == str(tmp_path / "missing" / "a.pftrace")  # not the name it has until it is whole
 
 
 @pytest.mark.skipif(os.name != "posix", reason="file modes")
