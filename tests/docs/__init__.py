@@ -12,6 +12,7 @@ import click
 from sim.cli import COMMANDS, cli
 from sim.runner import read
 from sim.scenario import json_schema
+from sim.scenario.base import LINE
 from sim.shipped import scenarios
 from sim.units import format_time
 from tests.reports import FOLDER as REPORTS
@@ -91,7 +92,7 @@ def _value(field: dict[str, Any]) -> str:
         above = f" above {low}" if "exclusiveMinimum" in field else f" from {low}" if low is not None else ""
         below = f" to below {high}" if "exclusiveMaximum" in field else f" to {high}" if high is not None else ""
         return {"integer": "whole number", "number": "number"}[field["type"]] + above + below
-    if field.get("type") == "string" and field.get("examples") and "pattern" in field:
+    if field.get("type") == "string" and field.get("examples") and field.get("pattern", LINE) != LINE:
         return f"quantity, such as `{_plain(field['examples'][0])}`"
     return {"string": "text", "null": "`null`", "boolean": "`true`, `false`"}.get(field.get("type", ""), "anything")
 
