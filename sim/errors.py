@@ -23,9 +23,14 @@ class SimulationError(SimError):
 
 
 def nearest(word: str, valid: Iterable[str]) -> str:
-    """Return `` (did you mean 'x'?)`` for the valid name closest to `word`, or an empty string."""
-    close = get_close_matches(str(word).lower(), {v.lower(): v for v in valid}, n=1, cutoff=0.5)
+    """Return `` (did you mean 'x'?)`` for the valid name closest to `word`, or an empty string.
+
+    Names that begin with three letters or more of `word` go first: who writes `h100` means `h100-sxm`, not `h200`.
+    """
     by_lower = {v.lower(): v for v in valid}
+    low = str(word).lower()
+    longer = [v for v in by_lower if len(low) >= 3 and v.startswith(low)]
+    close = [min(longer, key=len)] if longer else get_close_matches(low, by_lower, n=1, cutoff=0.5)
     return f" (did you mean {by_lower[close[0]]!r}?)" if close else ""
 
 

@@ -115,6 +115,8 @@ def _changes(result: Result) -> Iterator[Change]:
         yield _overridden(result, "no sharing losses", "hardware.memory.arbiter=fifo")
     if scenario.mapping.execution == "prefetch":
         yield Change(name="prefetch", makespan=result.makespan, note="as it is")
+    elif scenario.mapping.kv == "operands":
+        yield Change(name="prefetch", makespan=None, note="only with mapping.kv: transfers")
     else:
         yield _overridden(result, "prefetch", "mapping.execution=prefetch")
     if few_tiles(result.log, result.bounds) is not None:

@@ -290,12 +290,12 @@ class Layout:
         )
 
     def _clip(self, counter: Counter) -> Counter:
-        """Keep the values of the window: those inside it, and the one it starts with."""
+        """Keep the values of the window: those inside it, and the one it starts with, from there on."""
         if self.window is None:
             return counter
         first = max(int(np.searchsorted(counter.time, self.window[0], side="right")) - 1, 0)
         last = int(np.searchsorted(counter.time, self.window[1], side="right"))
-        return Counter(counter.track, counter.time[first:last], counter.value[first:last])
+        return Counter(counter.track, np.maximum(counter.time[first:last], self.window[0]), counter.value[first:last])
 
     # Sequences
 

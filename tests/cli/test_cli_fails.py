@@ -41,6 +41,7 @@ WRONG = {
     "unknown key": ("hardware:", "hardwear:", "4:1", "did you mean 'hardware'?"),
     "unknown key in a section": ("bandwidth:", "bandwith:", "6:12", "did you mean 'bandwidth'?"),
     "unknown model": ("llama-3.2-1b", "llama-3.2-1", "2:17", "did you mean 'llama-3.2-1b'?"),
+    "the beginning of a model": ("llama-3.2-1b", "qwen3-30b", "2:17", "did you mean 'qwen3-30b-a3b'?"),
     "unknown arbiter": ("arbiter: fifo", "arbiter: fifi", "6:42", "did you mean 'fifo'?"),
     "unknown scheduler": ("scheduler: earliest", "scheduler: earlyest", "8:12", "did you mean 'earliest'?"),
     "unknown cost model": ("model: fixed", "model: fixt", "9:15", "did you mean 'fixed'?"),

@@ -227,6 +227,8 @@ def test_window(load: Load, tmp_path: Path) -> None:
     assert count(load, path, "slice WHERE category = 'engine'") == len(rows)
     outside = f"slice WHERE ts >= {window[1] // 1000 + 1} OR ts + dur < {window[0] // 1000}"
     assert count(load, path, outside) == 0
+    assert count(load, path, f"counter WHERE ts < {window[0] // 1000}") == 0
+    assert count(load, path, "counter") > 0
 
 
 def test_an_empty_log(load: Load, tmp_path: Path) -> None:
