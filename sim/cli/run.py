@@ -62,6 +62,8 @@ def command(
     scenarios = [read(path, list(overrides)) for path in paths]  # all are checked before any runs
     if save_log is not None and len(paths) > 1:
         raise InputError("--save-log: expected one scenario, for each file holds one log")
+    if save_log is not None and not save_log.absolute().parent.is_dir():
+        raise InputError(f"--save-log: {save_log.parent}: no such folder")
     if log_only:
         if save_log is None:
             raise InputError("--log-only: expected --save-log FILE.parquet as well")

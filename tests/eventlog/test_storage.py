@@ -140,6 +140,13 @@ def test_a_log_only_goes_with_nothing_that_needs_an_account(tmp_path: Path, opti
     assert not list(tmp_path.iterdir())
 
 
+def test_a_folder_that_is_not_there_is_told_before_the_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(InputError, match=r"^--save-log: logs: no such folder$"):
+        CliRunner().invoke(cli, ["run", "two_tokens_4_engines", "--save-log", "logs/log.parquet"], catch_exceptions=False)
+    assert not list(tmp_path.iterdir())  # and no trace was written
+
+
 def test_the_command_line_writes_logs(tmp_path: Path):
     target = tmp_path / "log.parquet"
     options = ["run", "two_tokens_4_engines", "--save-log", str(target)]
