@@ -34,6 +34,7 @@ from sim.runner import known_names, op_graphs, prepare
 from sim.scenario import override
 from sim.simulation import Setup
 from sim.tasks import TaskGraph
+from sim.units import format_time
 
 #: A speed-up below this is not worth a sentence.
 NOTABLE = 1.02
@@ -198,6 +199,9 @@ def bottleneck(result: Result, changes: tuple[Change, ...]) -> str:
     if cheap:
         best = max(cheap, key=lambda name: cheap[name])
         sentence += f"; on the same hardware, {CHEAP[best]} would be {_faster(cheap[best])}"
+    last = int(result.requests.arrival.max(initial=0))
+    if result.scenario.workload.concurrency is None and 2 * last > result.makespan:
+        sentence += f"; the last request comes at {format_time(last)}, before which no machine can end"
     return sentence + "."
 
 

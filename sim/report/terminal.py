@@ -14,6 +14,13 @@ from sim.units import format_bytes, format_rate, format_time
 TOP = 12  # rows of the list of kinds
 MANY = 10  # tokens or engines listed one by one
 
+#: What the times of the cost models that ship are worth.
+COSTS = {
+    "roofline": "roofline: no kernel is faster, real ones are slower",
+    "fixed": "fixed: from a table of durations",
+    "profiled": "profiled: as measured on a device",
+}
+
 
 def render(result: Result) -> RenderableType:
     """What a run came to, on one screen."""
@@ -25,6 +32,8 @@ def render(result: Result) -> RenderableType:
     facts.add_row("memory", _memory(result))
     facts.add_row("engines", _engines(result))
     facts.add_row("bounds", _bounds(result))
+    if (costs := COSTS.get(result.scenario.cost.model)) is not None:
+        facts.add_row("times", costs)
     facts.add_row("checks", f"{len(result.checks)} invariants hold")
     facts.add_row("replay", _replay(result))
     if (tiles := few_tiles(result.log, result.bounds)) is not None:
