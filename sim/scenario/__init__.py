@@ -19,18 +19,16 @@ from sim.documents import parse as parse_document
 from sim.scenario.arriving import Arrivals, Columns, Concurrency, Generate, Lengths, RequestTrace
 from sim.scenario.base import Choice
 from sim.scenario.graph_op import GraphOp
+from sim.scenario.mapping import Formats, Fuse, ModelMapping
 from sim.scenario.problems import raise_first, translate, unknown_names
 from sim.scenario.sections import (
     NAME,
     Arbiter,
     Cost,
     Engines,
-    Formats,
-    Fuse,
     Hardware,
     Memory,
     Model,
-    ModelMapping,
     Report,
     Scenario,
     Scheduler,
