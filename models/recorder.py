@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import math
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from functools import cache
@@ -151,7 +151,7 @@ class Recorder(TorchDispatchMode):
 
         Ops from which neither `result` nor the cache gets anything are left out, as an engine would.
         """
-        nodes = _alive(self.nodes, self._storage(result).writers)
+        nodes = _by_first_use(_alive(self.nodes, self._storage(result).writers))
         return Recording(
             nodes=_with_transfers(nodes, self.storages),
             classes=self.classes,
@@ -317,6 +317,48 @@ def _alive(nodes: list[Node], results: tuple[int, ...]) -> list[Node]:
     new_index = {i: n for n, i in enumerate(sorted(alive))}
     # What an op must not overtake may itself be needed by nobody.
     return [replace(nodes[i], inputs=tuple(new_index[j] for j in nodes[i].inputs)) for i in new_index]
+
+
+def _by_first_use(nodes: list[Node]) -> list[Node]:
+    """The same, with like calls of one module in the order in which their results are first used.
+
+    Some families go through a set of names, such as the kinds of their layers, and call one module for each: their order
+    differs from one run of Python to the next.
+    """
+    order = list(range(len(nodes)))
+    begin = 0
+    while begin < len(nodes):
+        end = begin
+        while end < len(nodes) and nodes[end].layer < 0 and nodes[end].path == nodes[begin].path:
+            end += 1
+        if blocks := _like_blocks(nodes, begin, end):
+            used = {
+                block: min(i for i in range(end, len(nodes)) if set(block).intersection(nodes[i].inputs)) for block in blocks
+            }
+            order[begin:end] = [i for block in sorted(blocks, key=used.__getitem__) for i in block]
+        begin = max(end, begin + 1)
+    place = {old: new for new, old in enumerate(order)}
+    return [
+        replace(
+            nodes[i],
+            inputs=tuple(sorted(place[j] for j in nodes[i].inputs)),
+            sources=tuple(tuple(sorted(place[j] for j in source)) for source in nodes[i].sources),
+        )
+        for i in order
+    ]
+
+
+def _like_blocks(nodes: Sequence[Node], begin: int, end: int) -> list[range]:
+    """The shortest repetitions that nodes from begin to end are made of, if they need nothing of each other and are needed."""
+    said = [(node.name, node.role, node.dtype, len(node.shape)) for node in nodes[begin:end]]
+    for size in range(1, len(said) // 2 + 1):
+        if len(said) % size or said[size:] != said[:-size]:
+            continue
+        blocks = [range(first, first + size) for first in range(begin, end, size)]
+        alone = all(j < begin or j in block for block in blocks for i in block for j in nodes[i].inputs)
+        needed = {j for node in nodes[end:] for j in node.inputs}
+        return blocks if alone and all(needed.intersection(block) for block in blocks) else []
+    return []
 
 
 def _with_transfers(nodes: list[Node], storages: Mapping[int, Storage]) -> list[Node]:
