@@ -13,9 +13,11 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
+import numpy.typing as npt
 
 from benchmarks.fidelity.contention import section
 from benchmarks.fidelity.judge import Judged, Steps, judge
+from benchmarks.pages import put
 
 #: What is aimed at: median and 90th percentile of the error of steps, by number format.
 AIMS = {"bfloat16": (0.05, 0.10), "float32": (0.10, 0.20)}
@@ -79,7 +81,7 @@ def device(judged: Judged) -> Iterator[str]:
     yield from section(judged.profile, judged.samples)
 
 
-def quantiles(errors: Steps | np.ndarray) -> list[str]:  # type: ignore[type-arg]
+def quantiles(errors: Steps | npt.NDArray[np.float64]) -> list[str]:
     """Median and 90th percentile of sizes, in per cent."""
     return [f"{100 * float(np.quantile(np.abs(errors), q)):.1f}" for q in (0.5, 0.9)]
 
@@ -89,12 +91,7 @@ def main() -> None:
     parser.add_argument("profiles", type=Path, nargs="+", metavar="DEVICE.yaml")
     parser.add_argument("--write", type=Path, metavar="FILE.md", help="write the page there")
     options = parser.parse_args()
-    text = "\n".join(page(options.profiles)).rstrip() + "\n"
-    if options.write:
-        reasons = options.write.read_text().partition("\n## Where it misses") if options.write.exists() else ("", "", "")
-        options.write.write_text(text + "".join(reasons[1:]))
-    else:
-        print(text)
+    put("\n".join(page(options.profiles)), options.write)
 
 
 if __name__ == "__main__":

@@ -16,6 +16,7 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
+from benchmarks.pages import put
 from sim.profile import KernelTables, fit, predict, read_tables
 from sim.profile.samples import SHAPE
 from sim.units import PS_PER_S
@@ -121,12 +122,7 @@ def main() -> None:
     parser.add_argument("folder", type=Path, help="where the tables are")
     parser.add_argument("--write", type=Path, metavar="FILE.md", help="write the page there")
     options = parser.parse_args()
-    text = "\n".join(page(options.folder)).rstrip() + "\n"
-    if options.write:
-        reasons = options.write.read_text().partition("\n## Where it misses") if options.write.exists() else ("", "", "")
-        options.write.write_text(text + "".join(reasons[1:]))
-    else:
-        print(text)
+    put("\n".join(page(options.folder)), options.write)
 
 
 if __name__ == "__main__":
