@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from benchmarks.fidelity.models import UNSEEN
+from benchmarks.fidelity.models import ALL
 from models.config import ModelConfig
 from sim.profile import DeviceProfile, Samples, predict, read_profile, read_samples
 from sim.profile.fit import IDENTITY, STEP, group
@@ -64,7 +64,7 @@ def judge(path: Path) -> Judged:
     """By the samples beside a profile, of models that it was not fitted to."""
     profile = read_profile(path)
     samples = read_samples(path.with_name(profile.provenance.samples))
-    unseen = samples.take(np.isin(samples.model.astype(str), [config.name for config in UNSEEN]))
+    unseen = samples.take(np.isin(samples.model.astype(str), [config.name for config in ALL]))
     steps = _steps(path, profile, unseen.take(unseen.kind == STEP))
     ops, rest = _ops(profile, unseen)
     return Judged(profile=profile, samples=samples, steps=steps, ops=ops, rest=rest)
@@ -87,7 +87,7 @@ def _steps(path: Path, profile: DeviceProfile, samples: Samples) -> Steps:
 
 
 def _order(point: tuple[str, int, int]) -> tuple[int, int, int]:
-    return [config.name for config in UNSEEN].index(point[0]), point[1], point[2]
+    return [config.name for config in ALL].index(point[0]), point[1], point[2]
 
 
 def simulate(profile: Path, point: tuple[str, int, int], folder: Path) -> tuple[int, int]:
@@ -109,7 +109,7 @@ cost: {{model: profiled, profile: {profile}}}
 
 
 def _config(name: str) -> ModelConfig:
-    return next(config for config in UNSEEN if config.name == name)
+    return next(config for config in ALL if config.name == name)
 
 
 def _ops(profile: DeviceProfile, samples: Samples) -> tuple[dict[str, Ops], float]:

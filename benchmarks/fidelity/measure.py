@@ -6,11 +6,11 @@ import argparse
 from dataclasses import replace
 from pathlib import Path
 
-from benchmarks.fidelity.models import UNSEEN
+from benchmarks.fidelity.models import ALL, UNSEEN
 from models.config import DTYPES
 from models.device.calibrate import calibrate
 from models.device.place import place
-from models.device.plan import QUICK
+from models.device.plan import QUICK, plan_for
 
 
 def main() -> None:
@@ -21,12 +21,14 @@ def main() -> None:
     parser.add_argument("--dtype", choices=DTYPES, default=DTYPES[0])
     parser.add_argument("--rounds", type=int, default=QUICK.rounds)
     parser.add_argument("--seconds", type=float, default=QUICK.seconds, help="after which no further round begins")
-    names = [config.name for config in UNSEEN]
-    parser.add_argument("--unseen", nargs="+", choices=names, default=names, help="judge by these, if memory is short")
+    parser.add_argument("--cuda-graph", action="store_true", help="replay the steps as CUDA graphs")
+    names, usual = ([config.name for config in configs] for configs in (ALL, UNSEEN))
+    parser.add_argument("--unseen", nargs="+", choices=names, default=usual, help="judge by these")
     options = parser.parse_args()
-    unseen = tuple(config for config in UNSEEN if config.name in options.unseen)
-    plan = replace(QUICK, unseen=unseen, rounds=options.rounds, seconds=options.seconds)
-    calibrate(plan, place(options.device, options.threads), options.dtype, options.out, lambda text: print(text, flush=True))
+    unseen = tuple(config for config in ALL if config.name in options.unseen)
+    plan = replace(plan_for(options.device, quick=True), unseen=unseen, rounds=options.rounds, seconds=options.seconds)
+    on = place(options.device, options.threads)
+    calibrate(plan, on, options.dtype, options.out, lambda text: print(text, flush=True), graphs=options.cuda_graph)
 
 
 if __name__ == "__main__":

@@ -23,3 +23,6 @@ UNSEEN = (
     ),
     resolve("llama-3.2-1b"),
 )  # fmt: skip
+
+#: With those for devices that have the memory.
+ALL = (*UNSEEN, resolve("llama-3.2-3b"), resolve("llama-3.1-8b"))

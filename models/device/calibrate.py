@@ -27,32 +27,35 @@ from models.device.partial import Partial
 from models.device.place import Place
 from models.device.plan import Plan
 from models.device.real import Decoding, RealModel
-from models.device.step import MeasuredStep, measure, samples
-from models.device.streams import Streams, most_streams
+from models.device.step import CudaGraph, MeasuredStep, measure, samples
+from models.device.streams import Streams, most_ops
 from sim.profile import ELEMENTWISE, DeviceProfile, Provenance, Samples, fit, write_profile, write_samples
 from sim.profile.quality import noise, spread, warnings
 
 Say = Callable[[str], None]
 
 
-def calibrate(plan: Plan, place: Place, dtype: str, out: Path, say: Say) -> DeviceProfile:
-    """Measure, and write the profile to `out` and its samples beside it. What was interrupted goes on where it stopped."""
+def calibrate(plan: Plan, place: Place, dtype: str, out: Path, say: Say, *, graphs: bool = False) -> DeviceProfile:
+    """Measure, and write the profile to `out` and its samples beside it. What was interrupted goes on where it stopped.
+
+    graphs: whether steps run as CUDA graphs.
+    """
     load = os.getloadavg()[0] if hasattr(os, "getloadavg") else 0.0
-    partial = Partial(out, identity(plan, place, dtype))
+    partial = Partial(out, identity(plan, place, dtype, graphs=graphs))
     if partial.done() < plan.rounds:
-        _measure(plan, place, dtype, partial, say)
+        _measure(plan, place, dtype, partial, say, graphs)
     found = partial.samples()
     kept = out.with_suffix(".parquet")
     seen = found.take(~np.isin(found.model.astype(str), [config.name for config in plan.unseen]))
-    profile = profile_of(seen, provenance(seen, plan, place, dtype, load, kept.name), place)
+    profile = profile_of(seen, provenance(seen, plan, place, dtype, load, kept.name, graphs=graphs), place)
     write_samples(found, kept)
     write_profile(profile, out)
     partial.remove()
     return profile
 
 
-def _measure(plan: Plan, place: Place, dtype: str, partial: Partial, say: Say) -> None:
-    streams, steps = Streams(place, dtype), Steps(plan, place, dtype, say)
+def _measure(plan: Plan, place: Place, dtype: str, partial: Partial, say: Say, graphs: bool) -> None:
+    streams, steps = Streams(place, dtype), Steps(plan, place, dtype, say, graphs=graphs)
     began, first = time.monotonic(), partial.done()
     for number in range(first, plan.rounds):
         spent = time.monotonic() - began
@@ -67,17 +70,19 @@ def _measure(plan: Plan, place: Place, dtype: str, partial: Partial, say: Say) -
 class Steps:
     """The steps of a plan, ready to be run: models with their weights, caches filled, everything called once."""
 
-    def __init__(self, plan: Plan, place: Place, dtype: str, say: Say) -> None:
+    def __init__(self, plan: Plan, place: Place, dtype: str, say: Say, *, graphs: bool = False) -> None:
         self.plan, self.points = plan, plan.points()
-        self.decodings: list[Decoding] = []
+        self.runs: list[Decoding | CudaGraph] = []
+        pool = torch.cuda.graph_pool_handle() if graphs else None
         configs = (*plan.models, *plan.unseen)
         for number, config in enumerate(configs):
             say(f"model {number + 1} of {len(configs)}: {config.name}")
             model = RealModel(config, place, dtype=dtype)
             for point in self.points:
                 if point.model == number:
-                    self.decodings.append(model.at(point.batch, point.context, slots=1))
-                    self.decodings[-1].wall()
+                    decoding = model.at(point.batch, point.context, slots=1)
+                    self.runs.append(CudaGraph(decoding, pool) if graphs else decoding)
+                    self.runs[-1].wall()
 
     def round(self, number: int) -> Samples:
         """Every step once timed op by op, and once as a whole."""
@@ -87,9 +92,9 @@ class Steps:
         timed: dict[int, MeasuredStep] = {}
         for i, whole in visits:
             if whole:
-                walls[i] = self.decodings[i].wall()
+                walls[i] = self.runs[i].wall()
             else:
-                timed[i] = measure(self.decodings[i])
+                timed[i] = measure(self.runs[i])
         found = [replace(timed[i], plain=walls[i]) for i in range(len(self.points))]
         return samples(found, [number] * len(found))
 
@@ -100,7 +105,7 @@ def profile_of(found: Samples, source: Provenance, place: Place) -> DeviceProfil
         Samples.concatenate([found, alike(found)]),
         source,
         title=place.name,
-        engines=most_streams(place),
+        engines=most_ops(place),
         capacity=memory(place),
     )
 
@@ -114,7 +119,9 @@ def alike(found: Samples) -> Samples:
     return result
 
 
-def provenance(found: Samples, plan: Plan, place: Place, dtype: str, load: float, kept: str) -> Provenance:
+def provenance(
+    found: Samples, plan: Plan, place: Place, dtype: str, load: float, kept: str, *, graphs: bool = False
+) -> Provenance:  # fmt: skip
     """Where the samples are from."""
     floor = noise(found)
     return Provenance(
@@ -124,7 +131,7 @@ def provenance(found: Samples, plan: Plan, place: Place, dtype: str, load: float
         driver=place.driver,
         libraries={name: version(name) for name in ("torch", "transformers")},
         settings={
-            "threads": str(place.threads), "dtype": dtype, "models": ", ".join(config.name for config in plan.models),
+            **_ran(place, graphs), "dtype": dtype, "models": ", ".join(config.name for config in plan.models),
             "python": platform.python_version(), "instructions": _instructions(place),
         },
         rounds=int(found.round.max()) + 1,
@@ -135,14 +142,19 @@ def provenance(found: Samples, plan: Plan, place: Place, dtype: str, load: float
     )  # fmt: skip
 
 
-def identity(plan: Plan, place: Place, dtype: str) -> dict[str, str]:
+def identity(plan: Plan, place: Place, dtype: str, *, graphs: bool = False) -> dict[str, str]:
     """What must be the same in all rounds of a profile."""
     return {
         "plan": f"{plan.name}: batches {_list(plan.batches)}, contexts {_list(plan.contexts)}, seed {plan.seed}",
         "models": ", ".join(f"{config.name} {config.digest[:12]}" for config in (*plan.models, *plan.unseen)),
-        "device": f"{place.device}: {place.name}", "threads": str(place.threads), "dtype": dtype,
+        "device": f"{place.device}: {place.name}", **_ran(place, graphs), "dtype": dtype,
         "torch": version("torch"), "transformers": version("transformers"),
     }  # fmt: skip
+
+
+def _ran(place: Place, graphs: bool) -> dict[str, str]:
+    """What, of how steps run, makes them take another time."""
+    return {"steps": "CUDA graphs" if graphs else "eager"} if place.device == "cuda" else {"threads": str(place.threads)}
 
 
 def _list(numbers: Sequence[int]) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import platform
+import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -52,7 +53,10 @@ class Place:
     @property
     def driver(self) -> str:
         """Version of what runs the device."""
-        return f"CUDA {torch.version.cuda}" if self.device == "cuda" else f"{platform.system()} {platform.release()}"
+        if self.device != "cuda":
+            return f"{platform.system()} {platform.release()}"
+        kernel = _number(Path("/proc/driver/nvidia/version"))
+        return f"{f'NVIDIA {kernel}, ' if kernel else ''}CUDA {torch.version.cuda}"
 
     def free_memory(self) -> int | None:
         """Bytes that can be had now, None if that is not known."""
@@ -83,6 +87,15 @@ def place(device: str = "cpu", threads: int | None = None) -> Place:
 def usable_cores() -> int:
     """Processors that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def _number(path: Path) -> str:
+    """The first version number in a file, empty if there is none."""
+    try:
+        found = re.search(r"\b\d+\.\d+(\.\d+)?\b", path.read_text(encoding="utf-8"))
+    except OSError:
+        return ""
+    return found[0] if found else ""
 
 
 def _processor() -> str:

@@ -35,6 +35,7 @@ CALIBRATION = (
     _llama("calibration-1280", 1280, 3840, 20, 20, 64, 65536, layers=2),
 )
 LARGER = (_llama("calibration-3072", 3072, 9216, 24, 3, 128, 157696, layers=2),)
+LARGEST = (_llama("calibration-5120", 5120, 15360, 40, 8, 128, 32768, layers=2),)
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,3 +86,20 @@ FULL = Plan(
     name="full", models=(*CALIBRATION, *LARGER), batches=(1, 2, 4, 8), contexts=(16, 300, 1500, 4000, 8000), rounds=20,
     seconds=700, stream=0.3,
 )  # fmt: skip
+
+#: The same for a GPU, which has more memory and is filled by more sequences.
+GPU = (*CALIBRATION, *LARGER, *LARGEST)
+GPU_QUICK = Plan(
+    name="quick", models=GPU, batches=(1, 8, 32), contexts=(16, 1000, 3000), rounds=10, seconds=90, stream=0.03
+)  # fmt: skip
+GPU_FULL = Plan(
+    name="full", models=GPU, batches=(1, 2, 4, 8, 16, 32), contexts=(16, 300, 1500, 4000, 8000), rounds=20, seconds=600,
+    stream=0.1,
+)  # fmt: skip
+
+
+def plan_for(device: str, *, quick: bool) -> Plan:
+    """What to measure on a device."""
+    if device == "cuda":
+        return GPU_QUICK if quick else GPU_FULL
+    return QUICK if quick else FULL

@@ -33,7 +33,7 @@ def collect(points: Sequence[Decoding | CudaGraph], rounds: int, progress: Progr
         for i in order.sample(range(len(points)), len(points)):
             point = points[i]
             plain = point.wall()
-            step = point.measure(plain) if isinstance(point, CudaGraph) else measure(point, plain)
+            step = measure(point, plain)
             if number:
                 found[i].append(step)
     return found
@@ -42,23 +42,27 @@ def collect(points: Sequence[Decoding | CudaGraph], rounds: int, progress: Progr
 def roofs(place: Place, dtype: str) -> tuple[int, int, int]:
     """The best of a few tries: bytes/s read from memory, FLOP/s of a matrix product, elements/s of an operation in a cache."""
     place.use()
-    large = torch.zeros(EVICT[place.device] // 8, dtype=torch.int64, device=place.device)
-    square = torch.ones(2048, 2048, dtype=getattr(torch, dtype), device=place.device)
-    small = torch.ones(2**18, dtype=getattr(torch, dtype), device=place.device)
+    kind, bytes_read, side, elements = getattr(torch, dtype), EVICT[place.device], 2048, 2**18
+    if place.asynchronous:  # large enough to fill a GPU, and for longer than it takes to start an op there
+        bytes_read, side, elements = 2**30, 8192, 2**23
+    large = torch.zeros(bytes_read // 8, dtype=torch.int64, device=place.device)
+    square = torch.ones(side, side, dtype=kind, device=place.device)
+    small = torch.ones(elements, dtype=kind, device=place.device)
     with torch.no_grad():
         return (
             _rate(place, large.sum, large.numel() * 8),
-            _rate(place, lambda: square @ square, 2 * 2048**3),
+            _rate(place, lambda: square @ square, 2 * side**3),
             _rate(place, lambda: small + small, small.numel()),
         )
 
 
 def _rate(place: Place, run: Callable[[], object], amount: int) -> int:
-    times = []
+    times, queued = [], 20 if place.asynchronous else 1  # one after the other, so that only the first is waited for
     for _ in range(6):
         place.synchronise()
         began = time.perf_counter_ns()
-        run()
+        for _ in range(queued):
+            run()
         place.synchronise()
         times.append(time.perf_counter_ns() - began)
-    return amount * (PS_PER_S // 1000) // max(1, min(times))
+    return queued * amount * (PS_PER_S // 1000) // max(1, min(times))

@@ -23,7 +23,7 @@ from models.device.real import Decoding
 from sim.cost.kernels import kernels
 from sim.measured import MeasuredStep
 from sim.profile import Samples
-from sim.units import PS_PER_MS, PS_PER_NS, PS_PER_US
+from sim.units import PS_PER_MS, PS_PER_NS
 
 #: What the step is called among the events of the profiler.
 _STEP = "decode step"
@@ -32,8 +32,10 @@ _STEP = "decode step"
 __all__ = ["CudaGraph", "MeasuredStep", "assemble", "measure", "profile", "samples", "waiting"]
 
 
-def measure(decoding: Decoding, plain: int = 0) -> MeasuredStep:
+def measure(decoding: Decoding | CudaGraph, plain: int = 0) -> MeasuredStep:
     """Run and time one step. `plain`: what one took that was not timed op by op."""
+    if isinstance(decoding, CudaGraph):
+        return decoding.measure(plain)
     found, wall = waiting(decoding) if decoding.real.place.device == "mps" else _profiled(decoding)
     return assemble(decoding, found, wall, plain)
 
@@ -98,18 +100,21 @@ def profile(decoding: Decoding, run: Callable[[dict[str, Any]], Any]) -> tuple[l
     with watch as profiler, torch.profiler.record_function(_STEP):
         run(options)
         place.synchronise()
-    events = profiler.events() or []
-    step = next(e for e in events if e.name == _STEP and e.device_type.name == "CPU")
-    whole = _event(step)
-    ours = [e for e in events if e.device_type.name == "CPU" and e.thread == step.thread and e is not step]
-    host = [_event(e) for e in ours if not e.linked_correlation_id]  # calls of a driver count their ids by themselves
-    on_device = [_event(e) for e in events if e.device_type.name != "CPU" and not e.is_user_annotation]
-    return [e for e in host if whole.start <= e.start < whole.end], on_device, whole
+    assert profiler.profiler is not None
+    assert profiler.profiler.kineto_results is not None
+    # The list that torch makes of these leaves out, before 2.13, what launched a kernel.
+    events = profiler.profiler.kineto_results.events()
+    step = next(e for e in events if e.name() == _STEP and e.device_type().name == "CPU")
+    whole, thread = _event(step), step.start_thread_id()
+    on_host = [e for e in events if e.device_type().name == "CPU" and e.start_thread_id() == thread]
+    host = [_event(e) for e in on_host if not e.linked_correlation_id()]  # calls of a driver count their ids by themselves
+    on_device = [_event(e) for e in events if e.device_type().name != "CPU" and e.name() != _STEP]
+    return [e for e in host if e.name != _STEP and whole.start <= e.start < whole.end], on_device, whole
 
 
 def _event(event: Any) -> Event:
-    start, end = (round(at * PS_PER_US) for at in (event.time_range.start, event.time_range.end))
-    return Event(event.name, start, end, event.id, event.linked_correlation_id)
+    start, end = event.start_ns() * PS_PER_NS, event.end_ns() * PS_PER_NS
+    return Event(event.name(), start, end, event.correlation_id(), event.linked_correlation_id())
 
 
 def _relative(found: Sequence[Span], whole: Event) -> tuple[list[Span], int]:
@@ -147,9 +152,12 @@ def waiting(decoding: Decoding) -> tuple[list[Span], int]:
 
 
 class CudaGraph:
-    """A step as a CUDA graph: what of it runs on the host is not run again."""
+    """A step as a CUDA graph: what of it runs on the host is not run again.
 
-    def __init__(self, decoding: Decoding) -> None:
+    pool: where graphs that never run at the same time have what they make on the way, from `torch.cuda.graph_pool_handle`.
+    """
+
+    def __init__(self, decoding: Decoding, pool: Any = None) -> None:
         self.decoding = decoding
         run = decoding.real.model
         for _ in range(decoding.slots):  # nothing may be allocated while it is captured
@@ -159,7 +167,7 @@ class CudaGraph:
             self._launched = launches(match(decoding.issued, host)[1], kernels_run)
             options = decoding.ready()
             self._graph = torch.cuda.CUDAGraph()
-            with torch.cuda.graph(self._graph):
+            with torch.cuda.graph(self._graph, pool=pool):
                 run(**options)
 
     def wall(self) -> int:

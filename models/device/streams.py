@@ -24,10 +24,13 @@ import torch
 from models.device.place import Place, usable_cores
 from sim.formats import ELEMENT
 from sim.profile import STREAMS, Samples
-from sim.units import PS_PER_S
+from sim.units import PS_PER_MS
 
 #: Bytes of a buffer that one op goes over: large against the start of an op, small against the time of a run.
-CHUNK = 16 * 2**20
+CHUNK = {"cpu": 16 << 20, "cuda": 256 << 20, "mps": 16 << 20}
+
+#: Sides of matrices are multiples of this, so that a buffer is whole numbers of 8 bytes.
+SIDE = 16
 
 #: Bytes that a stream goes through before it comes back to a buffer, if the size of the last cache is not known.
 LEAST_POOL = 256 * 2**20
@@ -63,7 +66,7 @@ class Streams:
     def __init__(self, place: Place, dtype: str) -> None:
         self.place, self.dtype = place, dtype
         self.most = most_streams(place)
-        side = int((CHUNK / ELEMENT[dtype]) ** 0.5)
+        side = int((CHUNK[place.device] / ELEMENT[dtype]) ** 0.5) // SIDE * SIDE
         self.bytes = side * side * ELEMENT[dtype]
         free = (place.free_memory() or 0) // 4
         count = max(4, min(max(LEAST_POOL, 2 * last_cache(place)), free // self.most) // self.bytes)
@@ -139,27 +142,40 @@ class Streams:
         return found
 
     def _cuda(self, kinds: Sequence[str], seconds: float) -> list[tuple[int, int]]:
-        """As many ops as take about so long alone, on each stream, timed by events on the stream itself."""
+        """As many ops on each stream as take so long together, timed by events on the stream itself.
+
+        What counts is what each had done when the first of them was through, lest the others run alone.
+        """
         streams = [torch.cuda.Stream() for _ in kinds]
-        events = [[torch.cuda.Event(enable_timing=True) for _ in range(2)] for _ in kinds]
         calls = [self._calls(i, kind) for i, kind in enumerate(kinds)]
-        torch.cuda.synchronize()
-        moved = [0] * len(kinds)
-        count = max(8, int(seconds / 20e-6) // len(kinds))  # launches, not their time, are what the host can bound
-        for i, stream in enumerate(streams):
-            with torch.cuda.stream(stream):
-                events[i][0].record()
-        for _ in range(count):
-            for i, stream in enumerate(streams):
-                with torch.cuda.stream(stream):
+
+        def mark(i: int, *, after: bool) -> Any:
+            event = torch.cuda.Event(enable_timing=True)
+            with torch.cuda.stream(streams[i]):
+                if after:
                     load, operands = next(calls[i])
                     load.op(*operands)
-                    moved[i] += len(operands) * self.bytes
-        for i, stream in enumerate(streams):
-            with torch.cuda.stream(stream):
-                events[i][1].record()
+                event.record()
+            return event
+
+        counts = []
+        for i in range(len(kinds)):  # alone, after what the first call of an op does once
+            torch.cuda.synchronize()
+            _, before, after = (mark(i, after=True) for _ in range(3))
+            torch.cuda.synchronize()
+            counts.append(max(4, round(seconds * 1e3 / len(kinds) / before.elapsed_time(after))))
+        starts = [mark(i, after=False) for i in range(len(kinds))]
+        marks: list[list[Any]] = [[] for _ in kinds]
+        for number in range(max(counts)):
+            for i, count in enumerate(counts):
+                if number < count:
+                    marks[i].append(mark(i, after=True))
         torch.cuda.synchronize()
-        return [(moved[i], max(1, round(a.elapsed_time(b) * 1e-3 * PS_PER_S))) for i, (a, b) in enumerate(events)]
+        times = [[start.elapsed_time(event) for event in events] for start, events in zip(starts, marks, strict=True)]
+        until = min(mine[-1] for mine in times)
+        done = [max(1, sum(each <= until for each in mine)) for mine in times]
+        moved = [n * (LOADS[kind].reads + LOADS[kind].writes) * self.bytes for n, kind in zip(done, kinds, strict=True)]
+        return [(size, max(1, round(mine[n - 1] * PS_PER_MS))) for size, mine, n in zip(moved, times, done, strict=True)]
 
 
 def cores() -> list[int]:
@@ -183,6 +199,11 @@ def counts(most: int) -> list[int]:
 def most_streams(place: Place) -> int:
     """As many as have cores of their own; on a GPU four, each of which could fill it."""
     return {"cpu": max(1, usable_cores() // place.threads), "cuda": 4}.get(place.device, 1)
+
+
+def most_ops(place: Place) -> int:
+    """How many ops run at once as fast as alone: on a CPU each has cores of its own, a GPU is filled by one."""
+    return most_streams(place) if place.device == "cpu" else 1
 
 
 def last_cache(place: Place) -> int:

@@ -21,10 +21,13 @@ from sim.profile import DeviceProfile
 @click.option("--dtype", type=click.Choice(DTYPES), default=DTYPES[0], show_default=True, help="Number format of the models.")
 @click.option("--models", "names", multiple=True, metavar="CONFIG",
               help="Calibrate on these instead: a shipped name, a config.json, or a Hugging Face id.")  # fmt: skip
+@click.option("--cuda-graph", is_flag=True, help="Replay the steps as CUDA graphs.")
 @click.option("--quick/--full", default=True, show_default=True, help="About 2 minutes, or about 12.")
 @click.option("-o", "--out", type=click.Path(path_type=Path, dir_okay=False), required=True, metavar="DEVICE.yaml",
               help="Where to write the device profile; samples go beside it, as DEVICE.parquet.")  # fmt: skip
-def command(device: str, threads: int | None, dtype: str, names: tuple[str, ...], quick: bool, out: Path) -> None:
+def command(
+    device: str, threads: int | None, dtype: str, names: tuple[str, ...], cuda_graph: bool, quick: bool, out: Path
+) -> None:  # fmt: skip
     """Measure a device: how long the ops of decode steps take, and how much memory gives to several streams.
 
     Runs steps of small models with random weights, in rounds. If it is interrupted, the same command goes on from the last
@@ -34,13 +37,16 @@ def command(device: str, threads: int | None, dtype: str, names: tuple[str, ...]
         raise InputError(f"--out: expected a name that ends in .yaml, found {str(out)!r}")
     if not out.resolve().parent.is_dir():
         raise InputError(f"--out: {out.parent}: no such folder")
+    if cuda_graph and device != "cuda":
+        raise InputError(f"--cuda-graph: expected --device cuda, found {device}")
     models = [resolve(name) for name in names]
     plans = device_module("plan")
-    plan = plans.QUICK if quick else plans.FULL
+    plan = plans.plan_for(device, quick=quick)
     if models:
         plan = replace(plan, models=tuple(models))
     place = device_module("place").place(device, threads)
-    measured = device_module("calibrate").calibrate(plan, place, dtype, out, lambda text: click.echo(text, err=True))
+    calibrate = device_module("calibrate").calibrate
+    measured = calibrate(plan, place, dtype, out, lambda text: click.echo(text, err=True), graphs=cuda_graph)
     show(measured)
     click.echo(f"\n{out}\n{out.with_suffix('.parquet')}")
 

@@ -90,7 +90,7 @@ def command(
         texts |= {"profile": profile.title if profile else "none: roofline", "version": __version__}
         write_double(trace, model.name, [_pair(comparison) for comparison in comparisons], metadata=texts)
     named, share = None if profile is None else str(profile_path), (BAND if band is None else band) / 100
-    warnings = [] if profile is None else _warnings(profile, on.name, on.threads if device == "cpu" else None)
+    warnings = [] if profile is None else _warnings(profile, on.name, on.threads if device == "cpu" else None, cuda_graph)
     if as_json:
         summary = report.to_json(comparisons, facts=facts, profile=named, warnings=warnings, band=share)
         click.echo(json.dumps({**summary, "trace": None if trace is None else str(trace)}))
@@ -134,13 +134,16 @@ def _predicted(ops: Any, context: int, profile: DeviceProfile | None, rates: tup
     return lower_bound(ops, context, *rates)
 
 
-def _warnings(profile: DeviceProfile, name: str, threads: int | None) -> list[str]:
+def _warnings(profile: DeviceProfile, name: str, threads: int | None, graphs: bool = False) -> list[str]:
     """What should make a reader doubt the profile, or that it is of what ran here."""
     measured, found = profile.provenance, []
     if measured.device != name:
         found.append(f"it is of {measured.device}, and this is {name}")
     if threads is not None and (other := measured.settings.get("threads", str(threads))) != str(threads):
         found.append(f"it was measured with {other} threads, and this ran with {threads}")
+    how = "CUDA graphs" if graphs else "eager"
+    if (other := measured.settings.get("steps", how)) != how:
+        found.append(f"its steps were {other}, and these were {how}")
     return [*found, *measured.warnings]
 
 

@@ -31,7 +31,7 @@ TINY = Plan(
 def little_memory(patch: pytest.MonkeyPatch) -> None:
     """Buffers of streams, and what is read before a step, of sizes for a test."""
     patch.setattr("models.device.streams.LEAST_POOL", 2**20)
-    patch.setattr("models.device.streams.CHUNK", 2**18)
+    patch.setattr("models.device.streams.CHUNK", {"cpu": 2**18})
     patch.setattr("models.device.streams.last_cache", lambda _: 0)
     patch.setattr("models.device.real.EVICT", {"cpu": 2**20})
 
