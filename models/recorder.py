@@ -125,15 +125,16 @@ class Recording:
 class Recorder(TorchDispatchMode):
     """Records while it is active. `keep_calls` keeps what is needed to run the ops again.
 
+    names_only: whether to record only `issued`, not what ops need and cost; kernels that no formula counts may run then.
     issued: all ops that are no views, in order, what is done on the side included: aten name and role.
     """
 
-    def __init__(self, model: torch.nn.Module, layers: int, *, keep_calls: bool = False) -> None:
+    def __init__(self, model: torch.nn.Module, layers: int, *, keep_calls: bool = False, names_only: bool = False) -> None:
         super().__init__()
         self.nodes: list[Node] = []
         self.issued: list[tuple[str, str]] = []
         self.storages: dict[int, Storage] = {}
-        self.keep_calls = keep_calls
+        self.keep_calls, self.names_only = keep_calls, names_only
         self.kv_shape = (0, 0)
         self._paths: list[str] = [""]
         self._names = {module: path for path, module in model.named_modules()}
@@ -208,7 +209,7 @@ class Recorder(TorchDispatchMode):
         if not fresh and not written:
             return out  # a view
         self.issued.append((f"aten.{name}", current_role()[0]))
-        if aside:
+        if aside or self.names_only:
             return out
         read = [t for t in operands if not (name in OVERWRITES and t is args[0])]
         self._append(func, name, args, kwargs, out, read, fresh + written)

@@ -36,7 +36,7 @@ from models.config import MLA_FORMS, ModelConfig, dtype_of
 from models.costs import Point
 from models.device.place import Place
 from models.grouping import group
-from models.recorder import Recorder, Recording
+from models.recorder import Recorder
 from sim.errors import InputError, SimError
 from sim.formats import ELEMENT
 from sim.fusion import Fusion, fuse
@@ -204,19 +204,21 @@ class Decoding:
 
         return append_cache(self.real.text, self.point[2], allocate, latent.expansions(self.real.model))
 
-    def _record(self, attention_name: str) -> tuple[Recorder, Recording]:
+    def _record(self, attention_name: str, *, names_only: bool = False) -> tuple[Recorder, torch.Tensor]:
+        """What a step dispatches, and its logits."""
         self.real.use_attention(attention_name)
-        recorder = Recorder(self.real.model, self.real.text.num_hidden_layers)
+        recorder = Recorder(self.real.model, self.real.text.num_hidden_layers, names_only=names_only)
         with quiet():
             self.wall()  # what is allocated at first is there when the ops are recorded
             logits = step(self.real.model, recorder, self.point, self._cache(0, recorder), self._tokens[0])
         if not bool(torch.isfinite(logits).all()):
             raise SimError(f"{self.real.name}: the logits of a step with random weights are not finite")
-        return recorder, recorder.recording(logits)
+        return recorder, logits
 
     def _ops_of_dispatched(self) -> tuple[list[str], list[int]]:
         """Record the step here, with the softmax in three passes, which names all ops; then with the attention that runs."""
-        recorder, recording = self._record(THREE_PASS)
+        recorder, logits = self._record(THREE_PASS)
+        recording = recorder.recording(logits)
         groups = group(recording)
         unfused = self.real.graph.step(*self.point[:2]).select(self.real.layers)
         expected = [(op.kind, op.part, op.path) for op in unfused.ops]
@@ -245,7 +247,7 @@ class Decoding:
             for (name, role_name), op in zip(reference.issued, owner, strict=True)
             if role_name not in ROLES
         ]
-        recorder, _ = self._record(SDPA)
+        recorder, _ = self._record(SDPA, names_only=True)
         result, at, seen, inside = [], 0, -1, False
         for name, role_name in recorder.issued:
             if role_name == FUSED:

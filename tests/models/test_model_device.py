@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 from model_families import small
+from torch.utils.flop_counter import flop_registry
 
 from models.capture import hf_config
 from models.config import ModelConfig
@@ -61,6 +62,18 @@ def test_attention_is_one_op_by_sdpa_and_five_by_three_passes(llama: RealModel) 
     split = [op.kind for op in real("llama", attention=THREE_PASS).at(1, 9).ops.ops]
     assert len(split) - len(fused) == 4 * layers
     assert fused.count("attention") == layers
+
+
+def test_no_formula_is_asked_for_the_kernels_of_a_device(llama: RealModel, monkeypatch: pytest.MonkeyPatch) -> None:
+    """torch's formula for the attention kernels of GPUs refuses grouped heads; what they cost is known from the op graph."""
+
+    def refuses(*_: Any, **__: Any) -> int:
+        raise AssertionError
+
+    kernel = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu
+    assert f"aten.{kernel.__name__}" in llama.at(1, 9).issued
+    monkeypatch.setitem(flop_registry, kernel, refuses)
+    assert llama.at(1, 10).ops.layers() == 2
 
 
 def test_the_real_model_computes_what_transformers_computes_by_itself(llama: RealModel) -> None:
