@@ -9,7 +9,7 @@ that has the name is the op.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from sim.errors import SimError
 
@@ -70,12 +70,14 @@ def launches(owner: dict[int, int], kernels: Sequence[Event]) -> list[tuple[int,
 def replayed(launched: Sequence[tuple[int, Event]], kernels: Sequence[Event]) -> list[tuple[int, Event]]:
     """The same of a replayed CUDA graph, which runs what the step that it was captured from launched, in the same order.
 
+    A kernel lasts until the next one begins: between them there is only what the device takes to change from one to the other.
     Raises SimError if it ran something else.
     """
     order = sorted(kernels, key=lambda kernel: kernel.start)
     if [kernel.name for _, kernel in launched] != [kernel.name for kernel in order]:
         raise SimError(f"a CUDA graph ran {len(order):,} kernels that are not the {len(launched):,} of the step it is of")
-    return [(op, kernel) for (op, _), kernel in zip(launched, order, strict=True)]
+    ends = [*(kernel.start for kernel in order[1:]), *(kernel.end for kernel in order[-1:])]
+    return [(op, replace(kernel, end=end)) for (op, _), kernel, end in zip(launched, order, ends, strict=True)]
 
 
 def device_spans(ops: int, launched: Sequence[tuple[int, Event]]) -> list[Span]:
@@ -88,4 +90,21 @@ def device_spans(ops: int, launched: Sequence[tuple[int, Event]]) -> list[Span]:
     for events in mine:
         result.append(Span(events[0].start if events else before, sum(event.end - event.start for event in events)))
         before = events[-1].end if events else before
+    return result
+
+
+def issued_spans(found: Sequence[Event], launched: Sequence[tuple[int, Event]], began: int) -> list[Span]:
+    """The times of ops that a host issues, and a device runs as they come.
+
+    An op is through when the host turns to the next one, or when what it launched has run, whichever is later; it lasts from
+    when the op before it was through. So all ops together take what the step takes, whether host or device keeps it waiting.
+    """
+    ends = [*(event.start for event in found[1:]), *(event.end for event in found[-1:])]
+    for op, kernel in launched:
+        if op >= 0:
+            ends[op] = max(ends[op], kernel.end)
+    result, before = [], began
+    for end in ends:
+        result.append(Span(before, max(0, end - before)))
+        before = max(before, end)
     return result

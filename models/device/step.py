@@ -1,8 +1,8 @@
 """One decode step, timed op by op.
 
-On a CPU an op takes from when it is called to when it returns. On a GPU its time is that of the kernels that it launched;
-with a CUDA graph, that of the same kernels in a replay of the graph. Where torch's profiler does not see the device (mps),
-each op is waited for, and its time includes that of launching it.
+On a CPU an op takes from when it is called to when it returns. On a GPU an op is through when it is issued and what it
+launched has run; with a CUDA graph, its time is that of the same kernels in a replay of the graph. Where torch's profiler
+does not see the device (mps), each op is waited for, and its time includes that of launching it.
 """
 
 # torch and transformers leave parts of themselves without types.
@@ -18,8 +18,8 @@ import numpy as np
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from models.device.align import Event, Span, device_spans, launches, match, replayed, spans
-from models.device.real import Decoding
+from models.device.align import Event, Span, device_spans, issued_spans, launches, match, replayed, spans
+from models.device.real import Decoding, undisturbed
 from sim.cost.kernels import kernels
 from sim.measured import MeasuredStep
 from sim.profile import Samples
@@ -87,7 +87,7 @@ def _profiled(decoding: Decoding) -> tuple[list[Span], int]:
     host, kernels_run, wall = profile(decoding, lambda options: decoding.real.model(**options))
     found, owner = match(decoding.issued, host)
     if place.device == "cuda":
-        return _relative(device_spans(len(found), launches(owner, kernels_run)), wall)
+        return _relative(issued_spans(found, launches(owner, kernels_run), wall.start), wall)
     return _relative(spans(found), wall)
 
 
@@ -97,7 +97,7 @@ def profile(decoding: Decoding, run: Callable[[dict[str, Any]], Any]) -> tuple[l
     options = decoding.ready()
     decoding.real.evict()
     watch = torch.profiler.profile(activities=place.activities(), acc_events=True)
-    with watch as profiler, torch.profiler.record_function(_STEP):
+    with undisturbed(), watch as profiler, torch.profiler.record_function(_STEP):
         run(options)
         place.synchronise()
     assert profiler.profiler is not None
@@ -144,10 +144,11 @@ def waiting(decoding: Decoding) -> tuple[list[Span], int]:
     options = decoding.ready()
     decoding.real.evict()
     mode = _Wait(decoding.real.place.synchronise)
-    began = time.perf_counter_ns()
-    with mode:
-        decoding.real.model(**options)
-    whole = Event(_STEP, began * PS_PER_NS, time.perf_counter_ns() * PS_PER_NS)
+    with undisturbed():
+        began = time.perf_counter_ns()
+        with mode:
+            decoding.real.model(**options)
+        whole = Event(_STEP, began * PS_PER_NS, time.perf_counter_ns() * PS_PER_NS)
     return _relative(spans(match(decoding.issued, mode.events)[0]), whole)
 
 
@@ -171,8 +172,12 @@ class CudaGraph:
                 run(**options)
 
     def wall(self) -> int:
-        """Replay the step, and nothing beside it; picoseconds by CUDA events."""
-        self.decoding.real.evict()
+        """Replay the step, and nothing beside it; picoseconds by CUDA events.
+
+        It ran just before, and is in the queue when the device comes to it: as in a loop of steps.
+        """
+        self._graph.replay()
+        self.decoding.real.evict(wait=False)
         began, ended = (torch.cuda.Event(enable_timing=True) for _ in range(2))
         began.record()
         self._graph.replay()
@@ -183,6 +188,7 @@ class CudaGraph:
 
     def measure(self, plain: int = 0) -> MeasuredStep:
         """Replay and time one step."""
+        self._graph.replay()
         _, kernels_run, whole = profile(self.decoding, lambda _: self._graph.replay())
         found = device_spans(len(self.decoding.issued), replayed(self._launched, kernels_run))
         return assemble(self.decoding, *_relative(found, whole), plain)

@@ -13,7 +13,7 @@ from torch.utils.flop_counter import flop_registry
 
 from models.capture import hf_config
 from models.config import ModelConfig
-from models.device.align import Event, Span, device_spans, launches, match, replayed
+from models.device.align import Event, Span, device_spans, issued_spans, launches, match, replayed
 from models.device.place import place
 from models.device.real import SDPA, THREE_PASS, Decoding, RealModel
 from models.device.step import assemble, measure, samples, waiting
@@ -207,9 +207,18 @@ def test_kernels_belong_to_the_op_that_launched_them() -> None:
 def test_a_replayed_graph_gives_its_kernels_to_the_ops_in_order() -> None:
     launched = launches(match(ISSUED, HOST)[1], KERNELS)
     again = [replace(kernel, start=kernel.start * 2, end=kernel.start * 2 + 3, link=500) for kernel in KERNELS]
-    assert device_spans(3, replayed(launched, again)) == [Span(100, 6), Span(200, 3), Span(203, 0)]
+    # Starts at 100, 180, 200, 222; of the last, which no op launched, the end is 225.
+    assert device_spans(3, replayed(launched, again)) == [Span(100, 100), Span(200, 22), Span(222, 0)]
     with pytest.raises(SimError, match="3 kernels that are not the 4"):
         replayed(launched, again[1:])
+
+
+def test_an_op_that_is_issued_is_through_when_host_and_device_are() -> None:
+    """The host turns to the next ops at 40 and 70, and ends at 80; kernels end at 95 (of the first), and 110 or 60."""
+    found, owner = match(ISSUED, HOST)
+    assert issued_spans(found, launches(owner, KERNELS), began=-5) == [Span(-5, 100), Span(95, 15), Span(110, 0)]
+    early = [replace(kernel, end=60) if kernel.link == 6 else kernel for kernel in KERNELS[2:]]
+    assert issued_spans(found, launches(owner, early), began=0) == [Span(0, 40), Span(40, 30), Span(70, 10)]
 
 
 def test_ops_that_are_waited_for_are_the_same_ops(llama: RealModel) -> None:
