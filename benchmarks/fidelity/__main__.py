@@ -51,7 +51,7 @@ def summary(judged: list[Judged]) -> Iterator[str]:
             *quantiles(steps.error), f"{100 * np.median(steps.error):+.1f}", *quantiles(steps.noise),
             f"{100 * aim[0]:.0f} / {100 * aim[1]:.0f}", f"{100 * np.median(steps.bound / steps.measured - 1):+.0f}",
         ]  # fmt: skip
-        cells = [source.device, source.settings["threads"], source.settings["dtype"], str(len(steps.error)), *numbers]
+        cells = [source.device, source.settings.get("threads", "-"), source.settings["dtype"], str(len(steps.error)), *numbers]
         yield f"| {' | '.join(cells)} |"
     yield ""
 
@@ -59,7 +59,7 @@ def summary(judged: list[Judged]) -> Iterator[str]:
 def device(judged: Judged) -> Iterator[str]:
     source, steps = judged.profile.provenance, judged.steps
     libraries = ", ".join(f"{name} {number}" for name, number in source.libraries.items())
-    threads = source.settings["threads"]
+    threads = source.settings.get("threads", "-")
     yield f"## {source.device}, {threads} thread{'s' * (threads != '1')}, {source.settings['dtype']}\n"
     yield f"{source.date}, {source.driver}, {libraries}; {source.rounds} rounds."
     yield f"Repetitions of an op spread over {source.spread:.0%} of their median."

@@ -107,6 +107,7 @@ def profile_of(found: Samples, source: Provenance, place: Place) -> DeviceProfil
         title=place.name,
         engines=most_ops(place),
         capacity=memory(place),
+        forms=("sum", "later", "cached") if place.device == "cuda" else None,  # blocks of a GPU go through k step by step
     )
 
 

@@ -90,10 +90,10 @@ FULL = Plan(
 #: The same for a GPU, which has more memory and is filled by more sequences.
 GPU = (*CALIBRATION, *LARGER, *LARGEST)
 GPU_QUICK = Plan(
-    name="quick", models=GPU, batches=(1, 8, 32), contexts=(16, 1000, 3000), rounds=10, seconds=90, stream=0.03
+    name="quick", models=GPU, batches=(1, 8, 32), contexts=(16, 200, 1000, 3000), rounds=10, seconds=90, stream=0.03
 )  # fmt: skip
 GPU_FULL = Plan(
-    name="full", models=GPU, batches=(1, 2, 4, 8, 16, 32), contexts=(16, 300, 1500, 4000, 8000), rounds=20, seconds=600,
+    name="full", models=GPU, batches=(1, 2, 4, 8, 16, 32), contexts=(16, 200, 1000, 3000, 8000), rounds=20, seconds=600,
     stream=0.1,
 )  # fmt: skip
 

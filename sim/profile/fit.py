@@ -146,9 +146,12 @@ def fit_plain(samples: Samples, form: str, unit: str) -> ByRows:
     rows = {}
     for number in np.unique(samples.rows).tolist():
         chosen = samples.take(samples.rows == number)
-        power = SOFTER if (chosen.kind == PRODUCT).all() else 1.0
-        rows[number] = PLAIN[form](shapes_of(chosen), chosen.duration, unit, power)
+        rows[number] = PLAIN[form](shapes_of(chosen), chosen.duration, unit, _power(chosen))
     return rows
+
+
+def _power(samples: Samples) -> float:
+    return SOFTER if (samples.kind == PRODUCT).all() else 1.0
 
 
 def fit_sum(shapes: Shapes, durations: npt.NDArray[np.int64], unit: str, power: float = 1.0) -> dict[str, int]:
@@ -204,18 +207,20 @@ def fit_cached(samples: Samples, cache: int | None) -> ByRows:
 def _cached(samples: Samples, cache: int | None, split: int) -> ByRows:
     """What memory costs beyond the cache is one figure of the device, fitted to all rows at once; the rest is by rows."""
     form, fixed = Cached(), {"split": split, **({"cache": cache} if cache is not None else {})}
+    power = _power(samples) if cache is None else 1.0  # tables of kernels are of no steps
     parts = form.parts(fixed, shapes_of(samples))
     rows, durations = samples.rows, samples.duration
     pooled = ("beyond", "bandwidth", "chain", "serial", "lanes", "tiles", "queries")
     columns = [np.ones(len(rows)), *(parts[name] for name in pooled), rows * parts["tiles"], rows * parts["queries"]]
-    beyond = float(_relative(np.stack(columns, axis=1).astype(np.float64), durations)[1])
+    beyond = float(_relative(np.stack(columns, axis=1).astype(np.float64), durations, power)[1])
     names = [name for name in parts if name != "beyond"]
     result = {}
     for number in np.unique(rows).tolist():
         chosen = rows == number
         columns = [np.ones(int(chosen.sum())), *(parts[name][chosen] for name in names)]
         left = durations[chosen] - beyond * parts["beyond"][chosen]
-        x = nnls(np.stack(columns, axis=1) / durations[chosen, None], left / durations[chosen])
+        weights = durations[chosen].astype(np.float64) ** power
+        x = nnls(np.stack(columns, axis=1) / weights[:, None], left / weights)
         rates = {name: _rate(slope) for name, slope in [*zip(names, x[1:].tolist(), strict=True), ("beyond", beyond)]}
         used = {name: rate for name, rate in rates.items() if rate is not None}
         needed = {key: value for key, value in fixed.items() if {"split": "chain", "cache": "beyond"}[key] in used}
