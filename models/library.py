@@ -11,6 +11,7 @@ import json
 import os
 import sys
 import tempfile
+from functools import lru_cache
 from importlib import import_module
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -108,9 +109,14 @@ def _version(package: str) -> str:
 def _read(path: Path) -> ModelGraph | None:
     """The stored graph, or None if there is none or it is damaged: it can always be made anew."""
     try:
-        return ModelGraph.from_json(json.loads(gzip.decompress(path.read_bytes())))
+        return _decoded(path, path.stat().st_mtime_ns)
     except (OSError, EOFError, ValueError, KeyError, TypeError, AttributeError):
         return None
+
+
+@lru_cache(maxsize=32)
+def _decoded(path: Path, _stamp: int) -> ModelGraph:
+    return ModelGraph.from_json(json.loads(gzip.decompress(path.read_bytes())))
 
 
 def _fits(graph: ModelGraph, model: ModelConfig, dtype: str, granularity: str, mla: str) -> bool:

@@ -6,7 +6,7 @@ points are looked up only when a name is not ours, or when all names are listed,
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Iterator, Mapping
 from importlib.metadata import entry_points
 from inspect import Parameter, signature
 from typing import Any, Generic, TypeVar
@@ -19,13 +19,22 @@ T = TypeVar("T")
 GIVEN = ("cap", "bandwidth", "machine", "seed")
 
 
-class Registry(Generic[T]):
-    """What a scenario may call by name. `what` is the word used in errors, e.g. `arbiter`."""
+class Registry(Collection[str], Generic[T]):
+    """What a scenario may call by name, as a collection of names. `what` is the word used in errors, e.g. `arbiter`."""
 
     def __init__(self, what: str, builtin: Mapping[str, T]) -> None:
         self.what = what
         self.group = f"decode_sim.{what.replace(' ', '_')}s"
         self._builtin = dict(builtin)
+
+    def __contains__(self, name: object) -> bool:
+        return name in self._builtin or name in self.names()
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.names())
+
+    def __len__(self) -> int:
+        return len(self.names())
 
     def get(self, name: str) -> T:
         """Return what is registered under `name`; raises InputError with the nearest valid name."""

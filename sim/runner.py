@@ -57,7 +57,7 @@ LARGEST_CAP = 2**16  # denominators of channel shares stay small enough for int6
 
 def known_names() -> Known:
     """The names that a scenario may use for its policies, third-party ones included."""
-    return {"arbiter": ARBITERS.names(), "scheduler": SCHEDULERS.names(), "cost": COST_MODELS.names()}
+    return {"arbiter": ARBITERS, "scheduler": SCHEDULERS, "cost": COST_MODELS}
 
 
 def read(path: str | Path, overrides: list[str] | None = None) -> Scenario:

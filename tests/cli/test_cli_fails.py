@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.cli.conftest import SIM, Sim
+from tests.cli.conftest import SIM, Sim, error_of
 
 SCENARIO = """\
 name: mine
@@ -105,8 +105,8 @@ def test_no_scenario_at_all(content: bytes, message: str, tmp_path: Path, fails:
     assert time.monotonic() - before < 20
 
 
-def test_no_file(tmp_path: Path, fails: Callable[..., str]) -> None:
-    assert fails("run", "none.yaml") == "none.yaml: no such file"
+def test_no_file(tmp_path: Path, fails: Callable[..., str], process: Sim) -> None:
+    assert fails("run", "none.yaml") == error_of(process("run", "none.yaml", status=2)) == "none.yaml: no such file"
     assert "did you mean 'two_tokens_4_engines'?" in fails("run", "two_token_4_engines")
     assert fails("run", tmp_path) == f"{tmp_path}: expected a YAML file, found a directory"
 
@@ -134,9 +134,10 @@ def test_bad_config(content: str, message: str, tmp_path: Path, fails: Callable[
 
 
 @pytest.mark.slow  # the client of the hub waits between its attempts
-def test_no_network(fails: Callable[..., str], tmp_path: Path) -> None:
+def test_no_network(process: Sim, tmp_path: Path) -> None:
     nowhere = {"HF_ENDPOINT": "http://127.0.0.1:9", "HF_HOME": str(tmp_path)}
-    assert "not to be had from the Hugging Face hub" in fails("capture", "nobody/nothing", env=nowhere)
+    done = process("capture", "nobody/nothing", status=2, env=nowhere)
+    assert "not to be had from the Hugging Face hub" in error_of(done)
 
 
 @pytest.mark.parametrize(
@@ -187,7 +188,7 @@ def test_a_trace_that_cannot_be_replaced(tmp_path: Path, fails: Callable[..., st
     assert [path.name for path in (tmp_path / "traces").iterdir()] == ["parallel.pftrace"]
 
 
-def test_full_disk(tmp_path: Path, fails: Callable[..., str]) -> None:
+def test_full_disk(tmp_path: Path, process: Sim) -> None:
     old = tmp_path / "traces" / "parallel.pftrace"
     old.parent.mkdir()
     old.write_text("what was there before")
@@ -196,15 +197,16 @@ def test_full_disk(tmp_path: Path, fails: Callable[..., str]) -> None:
         resource.setrlimit(resource.RLIMIT_FSIZE, (4096, 4096))
         signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
 
-    assert fails("run", "parallel", status=1, preexec_fn=limit) == "traces/parallel.pftrace: File too large"
+    done = process("run", "parallel", status=1, preexec_fn=limit)
+    assert error_of(done) == "traces/parallel.pftrace: File too large"
     assert [path.name for path in old.parent.iterdir()] == ["parallel.pftrace"]
     assert old.read_text() == "what was there before"
 
 
-@pytest.mark.parametrize("arguments", [["run", "parallel", "--no-trace"], ["list", "models"], ["schema"], ["--help"]])
-def test_full_disk_behind_stdout(arguments: list[str], sim: Sim) -> None:
+@pytest.mark.parametrize("arguments", [["run", "parallel", "--no-trace"], ["schema"], ["--help"]])
+def test_full_disk_behind_stdout(arguments: list[str], process: Sim) -> None:
     with Path("/dev/full").open("w") as full:
-        assert sim(*arguments, status=1, stdout=full).stderr == "error: No space left on device\n"
+        assert process(*arguments, status=1, stdout=full).stderr == "error: No space left on device\n"
 
 
 @pytest.mark.skipif(not Path("/proc/self/maps").exists(), reason="needs /proc, to see how far a process has come")

@@ -10,9 +10,14 @@ from pathlib import Path
 
 import pytest
 
-from tests.cli.conftest import SIM, Sim
+from tests.cli.conftest import SIM, Sim, error_of
 
 Fails = Callable[..., str]
+
+
+def before_all_else(folder: Path) -> dict[str, str]:
+    """An environment in which a folder goes before other places of modules."""
+    return {"PYTHONPATH": f"{folder}{os.pathsep}{os.environ['PYTHONPATH']}"}
 
 
 @pytest.mark.parametrize(
@@ -33,9 +38,9 @@ def test_it_is_refused_at_once(fails: Fails, arguments: list[str], message: str)
 
 
 @pytest.mark.parametrize("command", [("validate", "gpt2"), ("profile", "-o", "device.yaml")])
-def test_without_torch_it_says_so(fails: Fails, tmp_path: Path, command: tuple[str, ...]) -> None:
+def test_without_torch_it_says_so(process: Sim, tmp_path: Path, command: tuple[str, ...]) -> None:
     (tmp_path / "torch.py").write_text("raise ImportError('No module named torch')")
-    found = fails(*command, env={"PYTHONPATH": str(tmp_path)})
+    found = error_of(process(*command, status=2, env=before_all_else(tmp_path)))
     assert found.endswith("(pip install torch transformers): No module named torch")
     assert not (tmp_path / "device.yaml").exists()
 
@@ -51,9 +56,9 @@ def test_what_does_not_fit_memory_is_refused(fails: Fails) -> None:
     assert found.endswith("fewer layers would fit")
 
 
-def test_its_help_needs_no_torch(sim: Sim, tmp_path: Path) -> None:
+def test_its_help_needs_no_torch(process: Sim, tmp_path: Path) -> None:
     (tmp_path / "torch.py").write_text("raise RuntimeError('torch was imported')")
-    assert "--band PERCENT" in sim("validate", "--help", env={"PYTHONPATH": str(tmp_path)}).stdout
+    assert "--band PERCENT" in process("validate", "--help", env=before_all_else(tmp_path)).stdout
 
 
 @pytest.mark.slow

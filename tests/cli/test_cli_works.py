@@ -20,9 +20,9 @@ from tests.cli.conftest import SIM, Sim
 SCHEMA = Path(library.__file__).parent / "schema.json"
 
 
-def test_run_by_name_by_path_and_anywhere(sim: Sim, tmp_path: Path) -> None:
+def test_run_by_name_by_path_and_anywhere(sim: Sim, process: Sim, tmp_path: Path) -> None:
     shutil.copy(SCENARIOS / "parallel.yaml", tmp_path / "copy.yaml")
-    by_name = sim("run", "parallel", "--no-trace").stdout
+    by_name = process("run", "parallel", "--no-trace").stdout
     assert by_name == sim("run", SCENARIOS / "parallel.yaml", "--no-trace").stdout
     assert by_name == sim("run", "copy.yaml", "--no-trace").stdout
     assert "makespan  7.067 ms, 21 tasks" in by_name
@@ -39,10 +39,10 @@ def test_run_writes_a_trace_and_says_where(kind: str, sim: Sim, tmp_path: Path) 
     assert list(path.parent.iterdir()) == [path]
 
 
-def test_the_same_twice_is_the_same(sim: Sim, tmp_path: Path) -> None:
+def test_the_same_twice_is_the_same(process: Sim, sim: Sim, tmp_path: Path) -> None:
     jitter = ["--set", "cost.jitter=0.05", "--set", "seed=7"]
     for folder in ("a", "b"):
-        sim("run", "multi_head", *jitter, "--out", folder)
+        process("run", "multi_head", *jitter, "--out", folder)
     assert (tmp_path / "a" / "multi_head.pftrace").read_bytes() == (tmp_path / "b" / "multi_head.pftrace").read_bytes()
     sim("run", "multi_head", "--set", "cost.jitter=0.05", "--set", "seed=8", "--out", "c")
     assert (tmp_path / "a" / "multi_head.pftrace").read_bytes() != (tmp_path / "c" / "multi_head.pftrace").read_bytes()
@@ -89,9 +89,9 @@ def test_set_changes_values_in_order(sim: Sim) -> None:
     assert slow > 49_000_000_000  # 2.48 GB at 50 GB/s
 
 
-def test_it_is_quiet_in_a_pipe(sim: Sim) -> None:
-    for arguments in (["run", "parallel"], ["check", "parallel"], ["list", "scenarios"], ["--help"]):
-        done = sim(*arguments)
+def test_it_is_quiet_in_a_pipe(process: Sim) -> None:
+    for arguments in (["run", "parallel"], ["check", "parallel"]):
+        done = process(*arguments)
         assert done.stderr == "", "no spinner"
         assert "\x1b" not in done.stdout, "no escape codes"
         assert "\r" not in done.stdout
@@ -106,9 +106,10 @@ def test_help(sim: Sim) -> None:
 
 
 def test_check(sim: Sim) -> None:
-    told = sim("check", *scenarios()).stdout.splitlines()
+    names = ["parallel", *list(scenarios())[::8]]  # the stored reports are of all
+    told = sim("check", *names).stdout.splitlines()
     lines = [line for line in told if not line.startswith("  doubt: ")]
-    assert len(lines) == len(scenarios())
+    assert len(lines) == len(names)
     assert f"{scenarios()['parallel']}: ok: llama-3.2-1b, 21 ops, 21 tasks a step" in lines
 
 

@@ -14,6 +14,7 @@ import io
 import json
 import os
 import re
+import shlex
 import shutil
 import subprocess
 import sys
@@ -26,6 +27,7 @@ from sim.eventlog import GrantTable, StepTable, TaskTable
 from sim.runner import read
 from sim.shipped import SCENARIOS, scenarios
 from tests.docs import MADE, ROOT
+from tests.tools.command import call
 
 PAGES = sorted([ROOT / "README.md", ROOT / "CONTRIBUTING.md", ROOT / "traces" / "README.md", *(ROOT / "docs").rglob("*.md")])
 
@@ -36,27 +38,42 @@ def squeeze(text: str) -> str:
     return " ".join(text.split())
 
 
-def console(block: str, folder: Path) -> None:
-    environment = {**os.environ, "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}", "COLUMNS": "128"}
+def console(block: str) -> None:
     for part in re.split(r"^\$ ", block, flags=re.MULTILINE)[1:]:
         command, *expected = part.rstrip().splitlines()
-        done = subprocess.run(
-            ["bash", "-o", "pipefail", "-c", command], cwd=folder, env=environment, text=True, check=False,
-            stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
-        )  # fmt: skip
+        status, printed = typed(command)
         fails = any(line.startswith("error: ") for line in expected)
-        assert (done.returncode != 0) == fails, done.stdout
-        rest = squeeze(done.stdout)
+        assert (status != 0) == fails, printed
+        rest = squeeze(printed)
         for line in expected:
             if line.strip() == "...":
                 continue
             found = rest.find(squeeze(line))
-            assert found >= 0, f"{command}\nnot printed, or not there: {line}\n{done.stdout}"
+            assert found >= 0, f"{command}\nnot printed, or not there: {line}\n{printed}"
             rest = rest[found + len(squeeze(line)) :]
 
 
+def typed(command: str) -> tuple[int, str]:
+    """Exit status of a command, and all that it prints; `sim` alone, with plain words, runs in this process."""
+    name, *words = shlex.split(command)
+    shell = shlex.shlex(command, posix=True, punctuation_chars=True)
+    if name == "sim" and "$" not in command and not any(set(word) <= set(shell.punctuation_chars) for word in shell):
+        out = io.StringIO()
+        return call(words, out, out), out.getvalue()
+    done = subprocess.run(
+        ["bash", "-o", "pipefail", "-c", command], text=True, check=False, stdout=subprocess.PIPE, stderr=subprocess.STDOUT
+    )
+    return done.returncode, done.stdout
+
+
 #: Pages whose commands take more than ten seconds together.
-LONG = {"docs/guides/engines_per_channel.md", "docs/guides/kernels.md", "docs/guides/machines.md", "docs/guides/sharing.md"}
+LONG = {
+    "docs/guides/batches.md",
+    "docs/guides/engines_per_channel.md",
+    "docs/guides/kernels.md",
+    "docs/guides/machines.md",
+    "docs/guides/sharing.md",
+}
 
 
 def _marked(page: Path) -> object:
@@ -71,6 +88,8 @@ def test_page(page: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> No
         pytest.skip("nothing to run, or run by a test of its own")
     shutil.copytree(SCENARIOS, tmp_path / "scenarios", ignore=shutil.ignore_patterns("__pycache__"))
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("PATH", str(Path(sys.executable).parent), prepend=os.pathsep)
+    monkeypatch.setenv("COLUMNS", "128")
     names: dict[str, object] = {"__name__": "__page__"}
     printed = ""
     for language, block in blocks:
@@ -78,7 +97,7 @@ def test_page(page: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> No
         if language == "yaml" and file:
             (tmp_path / file[1]).write_text(block)
         elif language == "console":
-            console(block, tmp_path)
+            console(block)
         elif language == "python":
             with contextlib.redirect_stdout(io.StringIO()) as out:
                 exec(compile(block, str(page), "exec"), names)

@@ -8,6 +8,7 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -115,9 +116,20 @@ def scenarios(draw: st.DrawFn) -> dict[str, Any]:
     }
 
 
-@settings(max_examples=250, deadline=None)
+@settings(max_examples=100, deadline=None)
 @given(scenarios())
 def test_every_invariant_holds(data: dict[str, Any]):
+    every_invariant_holds(data)
+
+
+@pytest.mark.slow
+@settings(max_examples=1000, deadline=None)
+@given(scenarios())
+def test_every_invariant_holds_in_many_runs(data: dict[str, Any]):
+    every_invariant_holds(data)
+
+
+def every_invariant_holds(data: dict[str, Any]) -> None:
     result = run(sim.scenario.from_dict(data))
     assert set(CHECKS) <= set(result.checks)
     log = result.log
@@ -130,7 +142,7 @@ def test_every_invariant_holds(data: dict[str, Any]):
         assert (parts.max(axis=1) - parts.min(axis=1) <= 1).all()
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=20, deadline=None)
 @given(scenarios())
 def test_the_same_scenario_gives_the_same_log(data: dict[str, Any]):
     first, second = (run(sim.scenario.from_dict(data)).log for _ in range(2))

@@ -1,21 +1,14 @@
-"""The lockstep pair: exact makespans, the ratio they tend to, and the guide that tells of them."""
+"""The lockstep pair: exact makespans, and the ratio they tend to."""
 
 from __future__ import annotations
 
-import os
-import re
-import shlex
-import subprocess
-import sys
 from fractions import Fraction
-from pathlib import Path
 
 import pytest
 
 from sim.runner import read, run
 from sim.shipped import find_scenario
 
-GUIDE = Path(__file__).parents[2] / "docs/guides/lockstep.md"
 MS = 10**9
 ARBITERS = ("fifo", "processor_sharing")
 
@@ -40,17 +33,3 @@ def test_the_ratio_tends_to_7_quarters(rounds):
 @pytest.mark.parametrize("arbiter", ARBITERS)
 def test_prefetch_removes_it(arbiter):
     assert makespan(arbiter, "mapping.execution=prefetch") == (200 * 4 * 1 + 3) * MS
-
-
-def test_the_guide_shows_what_the_commands_print():
-    blocks = re.findall(r"```console\n(.*?)```", GUIDE.read_text(encoding="utf-8"), flags=re.DOTALL)
-    assert len(blocks) == 4
-    for block in blocks:
-        command, *lines = block.splitlines()
-        arguments = [sys.executable, "-m", "sim", *shlex.split(command.removeprefix("$ sim "))]
-        output = subprocess.run(
-            arguments, check=True, capture_output=True, encoding="utf-8", env={**os.environ, "COLUMNS": "120"}
-        )
-        printed = [line.split() for line in output.stdout.splitlines()]
-        for line in lines:
-            assert line.split() in printed, f"{command}: {line}"

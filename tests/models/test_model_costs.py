@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from models.costs import plan, powers, shape_text, solve, text
@@ -25,6 +25,7 @@ def values(chosen, polynomials):
 
 @pytest.mark.parametrize("variant", VARIANTS)
 @pytest.mark.parametrize("piece", PIECES)
+@settings(max_examples=20)  # of each variant and piece
 @given(data=st.data())
 def test_any_polynomial_is_recovered_exactly(variant, piece, data):
     chosen = plan(*variant, *piece)

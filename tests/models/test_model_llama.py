@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -39,11 +40,29 @@ def model():
 
 @pytest.fixture(scope="module")
 def fresh():
-    return capture(resolve("llama-3.2-1b"))
+    """The first two layers, captured now."""
+    config = resolve("llama-3.2-1b")
+    return capture(replace(config, data={**config.data, "num_hidden_layers": 2}))
 
 
-def test_the_shipped_graphs_are_what_a_capture_gives_now(fresh):
-    for granularity, graph in fresh.items():
+@pytest.mark.parametrize("granularity", ["op", "aten"])
+def test_the_shipped_graphs_begin_as_a_capture_of_two_layers_does(fresh, granularity):
+    shipped = load("llama-3.2-1b", granularity=granularity)
+    for key, now in fresh[granularity].variants.items():
+        first = shipped.variants[key].select(layers=2)
+        assert [bare(op) for op in first.ops] == [bare(op) for op in now.ops]
+        for context in (0, 300, 5000):
+            point = (context, 3 if key[0] else 1, 4 if key[1] else 1)
+            assert (first.costs(*point) == now.costs(*point)).all()
+
+
+def bare(op):
+    return op.kind, op.path, op.layer, op.part, op.heads, op.dtype, op.shape, op.inputs
+
+
+@pytest.mark.slow
+def test_the_shipped_graphs_are_what_a_capture_gives_now():
+    for granularity, graph in capture(resolve("llama-3.2-1b")).items():
         stored = json.loads(gzip.decompress(shipped_path("llama-3.2-1b", granularity).read_bytes()))
         now = json.loads(gzip.decompress(encode(graph)))
         for library in ("torch", "transformers"):  # their versions may move on, the graph may not

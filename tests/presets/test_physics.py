@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
@@ -13,8 +14,10 @@ from hypothesis import strategies as st
 import sim
 from sim.hardware.arbiters import ARBITERS
 from sim.presets import PRESETS, find
+from sim.runner import read
 from sim.scenario import from_dict
 from sim.shipped import find_scenario, scenarios
+from tests.reports import FOLDER as REPORTS
 
 WEIGHTS, ROW, KV = 2_471_628_800, 4096, 32_768  # Llama-3.2-1B in bfloat16: all weights, an embedding row, a token's cache
 PS = 10**12
@@ -43,8 +46,10 @@ def test_a_step_on_the_a100_is_never_under_its_bytes_over_bandwidth(context: int
 
 @pytest.mark.parametrize("path", scenarios().values(), ids=list(scenarios()))
 def test_no_shipped_scenario_beats_its_bandwidth(path: Path) -> None:
-    result = sim.run(path)
-    assert result.makespan >= at_full_speed(result)
+    """By the stored report, which `tests/reports` keeps true."""
+    report, memory = json.loads((REPORTS / f"{path.stem}.json").read_text()), read(path).hardware.memory
+    moved = report["memory"]["bytes_read"] + report["memory"]["bytes_written"]
+    assert report["makespan_ps"] * memory.bandwidth * memory.channels.count >= moved * PS
 
 
 def test_int4_weights_quicken_the_pi_as_their_bytes_say() -> None:
@@ -58,8 +63,6 @@ def test_int4_weights_quicken_the_pi_as_their_bytes_say() -> None:
 
 def test_four_cores_of_the_pi_are_slower_than_two() -> None:
     """Measured: 13.23 GB/s for two that read at once, 11.59 GB/s for four."""
-    from sim.runner import read
-
     times = {
         n: sim.run(read(find_scenario("raspberry_pi_5_llama_1b"), [f"hardware.engines.count={n}"])).makespan for n in (1, 2, 4)
     }
@@ -108,9 +111,20 @@ def configurations(draw: st.DrawFn) -> dict[str, Any]:
 BYTES = {None: Fraction(2), "bf16": Fraction(2), "fp8": Fraction(1), "int8": Fraction(1), "int4": Fraction(33, 64)}
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=12, deadline=None)
 @given(configurations())
 def test_no_configuration_beats_bytes_over_bandwidth(scenario: dict[str, Any]) -> None:
+    not_faster_than_its_bytes(scenario)
+
+
+@pytest.mark.slow
+@settings(max_examples=150, deadline=None)
+@given(configurations())
+def test_none_of_many_configurations_beats_bytes_over_bandwidth(scenario: dict[str, Any]) -> None:
+    not_faster_than_its_bytes(scenario)
+
+
+def not_faster_than_its_bytes(scenario: dict[str, Any]) -> None:
     """The bytes are counted here, from the shapes of the model: what each step must read at least, in whatever way."""
     result = sim.run(from_dict(scenario))
     log, formats = result.log, scenario["mapping"]["formats"]

@@ -94,7 +94,7 @@ def setups(draw: st.DrawFn) -> Setup:
     )  # fmt: skip
 
 
-@settings(max_examples=400, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(setups())
 def test_random_runs_are_the_same_to_the_bit(setup: Setup):
     log, report = driver.run(setup)

@@ -10,10 +10,10 @@ import pytest
 from sim.hardware.arbiters import Fifo, Priority, ProcessorSharing, RoundRobin
 from tests.theory.harness import MEAN, SECOND_MOMENT, Estimate, estimate, poisson, pool_waits, sizes, sojourns
 
-COUNT = 50_000
+COUNT = 20_000
 
 #: Offered load, and number of transfers: a heavier load needs longer runs.
-LOADS = [(0.7, 2 * COUNT), pytest.param(0.9, 20 * COUNT, marks=pytest.mark.slow)]
+LOADS = [(0.7, 2 * COUNT), pytest.param(0.9, 50 * COUNT, marks=pytest.mark.slow)]
 
 
 def draw(seed: int, rho: float, law: str, count: int = COUNT) -> tuple[list[int], list[int]]:

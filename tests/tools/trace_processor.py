@@ -81,7 +81,8 @@ class TraceProcessor:
             from perfetto.trace_processor.rpc import TraceProcessorRpc
         except ImportError as error:
             raise LookupError("the perfetto package is missing: pip install perfetto") from error
-        command = [program("node"), str(Path(__file__).with_name("engine.mjs")), str(version_folder())]
+        quick = "--liftoff-only"  # V8's first compiler alone: the second takes a second more, which no small trace pays back
+        command = [program("node"), quick, str(Path(__file__).with_name("engine.mjs")), str(version_folder())]
         self._process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
         self._protos = ProtoFactory(PlatformDelegate())
         self._pipe = _Pipe(self._process)

@@ -1,0 +1,13 @@
+"""Tests, and the processes that they start, run the code beside them, whatever else is installed."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import sim
+
+ROOT = Path(__file__).parents[1]
+
+assert Path(sim.__file__).parents[1] == ROOT, f"{sim.__file__} is not the code beside these tests"
+os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, (str(ROOT), os.environ.get("PYTHONPATH"))))
