@@ -22,6 +22,7 @@ from dataclasses import dataclass, field, replace
 from typing import Literal, NamedTuple
 
 import numpy as np
+import numpy.typing as npt
 
 from sim.errors import InputError
 from sim.experts import Experts, Routing, Tokens, distinct
@@ -112,6 +113,10 @@ class BatchGraph(OpGraph):
                 size = np.array([each.bytes for i in ops if (each := self.ops[i].experts) is not None], dtype=np.int64)
                 costs[WEIGHT, ops] = distinct(self.routing, experts, layers.tolist(), tokens)[which] * size[:, None]
         return costs
+
+    def alike(self) -> npt.NDArray[np.intp]:
+        chosen = [i if op.experts is not None else -1 for i, op in enumerate(self.ops)]  # experts differ from layer to layer
+        return self._alike(self.cost_index, self._loads, np.array(chosen, dtype=np.int64))
 
     def sizes_of(self, steps: StepLanes) -> tuple[IntArray, IntArray, IntArray]:
         batch, query, context = self._sizes(steps)

@@ -153,6 +153,16 @@ class OpGraph:
         """All costs of some steps, int64 [quantity, op, lane]. This graph is that of one sequence that decodes one token."""
         return self.costs(steps.context)
 
+    def alike(self) -> npt.NDArray[np.intp]:
+        """[op]: the first op of the same dtype that has the same costs in every step."""
+        return self._alike(self.cost_index)
+
+    def _alike(self, *keys: IntArray) -> npt.NDArray[np.intp]:
+        """keys: [op] or [key, op], what costs follow from."""
+        _, dtype = np.unique(np.array([op.dtype for op in self.ops]), return_inverse=True)
+        _, first, which = np.unique(np.vstack([dtype, *keys]), axis=1, return_index=True, return_inverse=True)
+        return first[which]
+
     def sizes_of(self, steps: StepLanes) -> tuple[IntArray, IntArray, IntArray]:
         """B, Q and N of each op in some steps, int64 [op, lane] each: with what its shape and its costs are evaluated."""
         context = np.broadcast_to(steps.context, (len(self.ops), len(steps.context)))

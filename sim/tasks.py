@@ -118,19 +118,23 @@ class TaskGraph:
                 total[chosen] += self.share(costs[QUANTITIES.index(name)], tasks[chosen])
         return total
 
-    def alike(self, costs: IntArray) -> tuple[npt.NDArray[np.intp], npt.NDArray[np.intp]]:
+    def alike(
+        self, costs: IntArray, ops: npt.NDArray[np.intp] | None = None
+    ) -> tuple[npt.NDArray[np.intp], npt.NDArray[np.intp]]:  # fmt: skip
         """Tasks that stand for all: (representatives, for each task the index of its own).
 
         Equal shares of one op cost the same, and most ops divide evenly: what is computed per representative and spread by the
-        index is computed some ten times less often.
+        index is computed some ten times less often. ops: for each op, the first of those that cost the same.
         """
-        parts = np.ones(len(self.ops.ops), dtype=np.int64)
-        parts[self.op] = self.parts
-        split = np.flatnonzero(parts > 1)
-        divides = np.ones(len(parts), dtype=np.bool_)
-        divides[split] = (costs.reshape(len(QUANTITIES), len(parts), -1)[:, split] % parts[split, None] == 0).all(axis=(0, 2))
-        same = np.where(divides[self.op], 0, self.part.astype(np.int64))
+        ops = np.arange(len(self.ops.ops)) if ops is None else ops
+        most = int(self.parts.max(initial=0)) + 1
         form = self.moves.astype(np.int64) * 2 + self.computes
-        key = (self.op.astype(np.int64) * (int(self.parts.max(initial=0)) + 1) + same) * 512 + form
-        _, first, index = np.unique(key, return_index=True, return_inverse=True)
+        share = (ops[self.op] * most + self.parts) * 512 + form
+        _, first, kind = np.unique(share, return_index=True, return_inverse=True)
+        op, parts = self.op[first], self.parts[first].astype(np.int64)
+        split = np.flatnonzero(parts > 1)
+        divides = np.ones(len(first), dtype=np.bool_)
+        divides[split] = (costs.reshape(len(QUANTITIES), len(ops), -1)[:, op[split]] % parts[split, None] == 0).all(axis=(0, 2))
+        same = np.where(divides[kind], 0, self.part.astype(np.int64))
+        _, first, index = np.unique(kind * most + same, return_index=True, return_inverse=True)
         return first, index

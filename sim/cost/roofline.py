@@ -32,7 +32,7 @@ class Roofline:
     def distinct(self, graph: TaskGraph, steps: StepLanes) -> tuple[IntArray, IntArray, IntArray]:
         """Durations of tasks that stand for all [row, lane], and the row of each task."""
         costs = graph.ops.costs_of(steps)
-        tasks, index = graph.alike(costs)
+        tasks, index = graph.alike(costs, graph.ops.alike())
         flops, vector_ops = graph.share(costs[FLOPS], tasks), graph.share(costs[VECTOR_OPS], tasks)
         computes = graph.computes[tasks]
         compute = time_at_rate(vector_ops, self.machine.vector_flops) + self.machine.overhead

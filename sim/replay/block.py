@@ -100,7 +100,7 @@ class Block:
         """All `TIMES` into a column each, [lane, task]; then they are gone from here."""
         for piece in self._pieces:
             piece.write(self.released, out)
-            piece.times = piece.times[:0]
+            piece.times = np.empty((0, 0), dtype=np.int64)  # a part of the old ones would keep them all
 
     def engines(self, out: npt.NDArray[np.int16]) -> None:
         """The engine of each task into out [lane, task]."""

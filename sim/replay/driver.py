@@ -321,7 +321,7 @@ class _Replay:
         if self.pause:
             self.pause -= 1
         elif self.report.tapes < MAX_TAPES and block.lanes >= self.fewest:
-            known = self._tape(log, ranks, lane)
+            known = self._tape(block, log, ranks, lane)
             left = self._replay(known, ranks, block, todo, fresh=True)
             served = len(todo) - len(left)
             self.pauses = 1 if served >= FEW or not len(left) or self.report.tapes < FREE else 2 * self.pauses
@@ -337,11 +337,11 @@ class _Replay:
         self.report.reasons[block.reason[lane] or "no tape was made for it"] += 1
         return todo[1:] if todo[0] == lane else todo
 
-    def _tape(self, log: EventLog, ranks: IntArray, lane: int) -> _Known:
+    def _tape(self, block: Block, log: EventLog, ranks: IntArray, lane: int) -> _Known:
         rank = ranks if ranks.ndim == 1 else ranks[:, lane]
         order = None if ranks.ndim == 1 else np.lexsort((np.arange(len(rank)), rank))
         rules = replace(self.rules, rank=rank.tolist())
-        return _Known(Tape(self.setup.graph, log, rules, self.setup.latency, self.rate), order)
+        return _Known(Tape(self.setup.graph, log, rules, self.setup.latency, self.rate, block.costs.rows), order)
 
     def _keep(self, known: _Known) -> None:
         self.report.tapes += 1
@@ -374,8 +374,18 @@ class _Replay:
 
 
 def _costs(setup: Setup, lanes: StepLanes) -> Costs:
-    """The costs of some steps; by representatives, if the cost model tells which tasks cost the same."""
+    """The costs of some steps, with one row for tasks that cost the same in all of them."""
     distinct = getattr(setup.costs, "distinct", None)
     if distinct is not None:
-        return Costs(*distinct(setup.graph, lanes))
-    return Costs(*setup.costs.durations(setup.graph, lanes), np.arange(len(setup.graph)))
+        compute, work, rows = distinct(setup.graph, lanes)
+    else:
+        compute, work = setup.costs.durations(setup.graph, lanes)
+        rows = np.arange(len(setup.graph))
+    samples = [0, len(lanes.context) // 2, -1]
+    likely = np.concatenate([compute[:, samples], work[:, samples]], axis=1)
+    _, first, which = np.unique(likely, axis=0, return_index=True, return_inverse=True)
+    same = first[which]
+    differ = ((compute[same] != compute) | (work[same] != work)).any(axis=1)
+    same[differ] = np.flatnonzero(differ)
+    kept, place = np.unique(same, return_inverse=True)
+    return Costs(compute[kept], work[kept], place[rows])

@@ -4,39 +4,39 @@ from __future__ import annotations
 
 from collections.abc import Collection
 
-from sim.replay.program import Program
+from sim.replay.program import LATENCY, ZERO, Program
+
+#: t[a] <= t[b], or < if strict, of two places.
+Comparison = tuple[int, int, bool]
 
 TARGETS = 4096  # rows that are looked for at once, as the bits of one integer
 WINDOW = 3 * TARGETS  # rows walked through for them: what is farther apart is not looked into
 
 
-def implied(program: Program, comparisons: Collection[tuple[int, int, bool]]) -> set[tuple[int, int, bool]]:
-    """Those of the comparisons (a, b, strict) for which t[a] <= t[b], or < if strict, follows from a compiled program.
+def implied(program: Program, comparisons: Collection[Comparison]) -> set[Comparison]:
+    """Those of the comparisons that follow from a compiled program.
 
     Not all that follow: time and memory must not grow with the square of the program, and a comparison that is verified
     needlessly does no harm.
     """
-    place: list[int] = program.index.tolist()  # by level: sources first
-    sources: list[tuple[int, ...]] = [()] * len(program.order)
-    delayed = [False] * len(sources)
-    for row in program.order:
-        sources[place[row]] = tuple([place[source] for source in program.sources[row]])
-        delayed[place[row]] = program.delay[row] is not None  # every delay is at least 1 ps
-    found: set[tuple[int, int, bool]] = set()
-    near: dict[int, list[tuple[int, int, tuple[int, int, bool]]]] = {}  # by block of targets
+    sources = [node.sources for node in program.nodes]
+    delayed = [node.form <= LATENCY for node in program.nodes]  # every delay is at least 1 ps
+    found: set[Comparison] = set()
+    near: dict[int, list[Comparison]] = {}  # by block of targets
     for comparison in comparisons:
-        a, b = place[comparison[0]], place[comparison[1]]
+        a, b, strict = comparison
         block = b // TARGETS
-        if a in (0, b) and not comparison[2]:  # place 0 is the release
+        if a in (ZERO, b) and not strict:
             found.add(comparison)
         elif max(0, (block + 1) * TARGETS - WINDOW) <= a < b:
-            near.setdefault(block, []).append((a, b, comparison))
+            near.setdefault(block, []).append(comparison)
     for block, wanted in near.items():
         first, low = block * TARGETS, min(a for a, _, _ in wanted)
         end = 1 + max(b for _, b, _ in wanted)
         after, later = _reached(sources, delayed, low, first, end)
-        for a, b, comparison in wanted:
-            if (later if comparison[2] else after)[a - low] >> (b - first) & 1:
+        for comparison in wanted:
+            a, b, strict = comparison
+            if (later if strict else after)[a - low] >> (b - first) & 1:
                 found.add(comparison)
     return found
 

@@ -13,7 +13,7 @@ import numpy as np
 from sim.eventlog import EventLog
 from sim.graph import IntArray
 from sim.replay.program import COMPUTE, LATENCY, TRANSFER, ZERO, Program, Rows
-from sim.replay.reach import implied
+from sim.replay.reach import Comparison, implied
 from sim.replay.sharing import Rate, SharedChannel, time_to_serve
 from sim.tasks import TaskGraph
 
@@ -55,7 +55,7 @@ class Lanes:
 
     times: int64 [place, lane]; columns: the places of ready, start, loaded and end of each task. length: per lane, when the
     last task ended. grants: (tasks [grant], start, end, work [grant, lane]) in order of time.
-    failed: per lane, the index of the first decision that came out differently, -1 if none did.
+    failed: per lane, the index of the first check that came out differently, -1 if none did.
     """
 
     times: IntArray
@@ -72,7 +72,7 @@ class Tape:
     `decisions` holds rows of times with a <= b, or a < b if strict, and the name of what rests on it.
     """
 
-    def __init__(self, graph: TaskGraph, log: EventLog, rules: Rules, latency: int, rate: Rate) -> None:
+    def __init__(self, graph: TaskGraph, log: EventLog, rules: Rules, latency: int, rate: Rate, rows: IntArray) -> None:
         self.graph, self.rules = graph, rules
         t = log.tasks
         self.engine_column = t.engine
@@ -93,7 +93,7 @@ class Tape:
         self.shared: SharedChannel | None = None
         self.served: list[int] = []
         self.transfers = self._channel(latency, t.work.tolist(), rate)
-        self._compile()
+        self._compile(rows)
 
     def __repr__(self) -> str:
         return f"Tape({len(self.graph)} tasks, {len(self.program)} rows, {len(self.decisions)} decisions)"
@@ -295,32 +295,31 @@ class Tape:
 
     # Running --------------------------------------------------------------------------------------------------------------
 
-    def _compile(self) -> None:
-        """Keep the decisions that do not follow from the program, and put rows where they are computed."""
-        program = self.program
-        program.compile()
-        implied_by_program = implied(program, {decision[:3] for decision in self.decisions})
-        kept = {
-            (program.name[a], program.name[b], strict, what): None
-            for a, b, strict, what in self.decisions
-            if (a, b, strict) not in implied_by_program
-        }
-        self.decisions = list(kept)
-        place = program.index
+    def _compile(self, rows: IntArray) -> None:
+        """Put rows where they are computed, and keep the decisions that do not follow. rows: of the costs, for each task."""
+        _, first, which = np.unique(rows, return_index=True, return_inverse=True)
+        self._alike = first[which]
+        self.program.compile(self._alike.tolist())
+        place = self.program.index.tolist()
+        wanted: dict[Comparison, str] = {}
+        for a, b, strict, what in self.decisions:
+            wanted.setdefault((place[a], place[b], strict), what)
+        proven = implied(self.program, wanted)
+        checked = [(comparison, what) for comparison, what in wanted.items() if comparison not in proven]
+        self._names = [what for _, what in checked]
         self._checks = [
             (
-                np.array([place[a] for a, _, s, _ in self.decisions if s == strict], dtype=np.intp),
-                np.array([place[b] for _, b, s, _ in self.decisions if s == strict], dtype=np.intp),
-                np.array([i for i, decision in enumerate(self.decisions) if decision[2] == strict], dtype=np.intp),
+                np.array([a for (a, _, s), _ in checked if s == strict], dtype=np.intp),
+                np.array([b for (_, b, s), _ in checked if s == strict], dtype=np.intp),
+                np.array([i for i, ((_, _, s), _) in enumerate(checked) if s == strict], dtype=np.intp),
                 strict,
             )
             for strict in (False, True)
         ]
-        columns = (self.ready, self.start, self._loads(), self.end)
-        ready, start, loaded, end = (place[np.array(rows, dtype=np.intp)] for rows in columns)
-        self._columns = (ready, start, loaded, end)
-        self._last = end[np.diff(self.graph.output_start) == 0]  # whatever has an output ends before it
-        self._grant_rows = place[self.served], place[[self.arrived[task] for task in self.transfers]]
+        at = self.program.index
+        self._columns = at[self.ready], at[self.start], at[self._loads()], at[self.end]
+        self._last = np.unique(at[self.end][np.diff(self.graph.output_start) == 0])  # whatever has an output ends before it
+        self._grant_rows = at[self.served], at[[self.arrived[task] for task in self.transfers]]
 
     def _loads(self) -> list[int]:
         return [self.arrived[task] if moves else self.start[task] for task, moves in enumerate(self._moves)]
@@ -328,8 +327,9 @@ class Tape:
     def replay(self, costs: Costs, latency: int, rate: Rate) -> Lanes:
         """Times of the steps that take `costs`, on a channel of that latency (ps), which serves n at once at `rate(n)` each."""
         compute, work, rows = costs
-        num, den = rate(1)
-        transfer = work if num == den else time_to_serve(work, num, den)
+        if (rows[self._alike] != rows).any():
+            self._compile(self._alike * len(rows) + rows)  # tasks that cost the same in all steps seen so far
+        transfer = _transfer(work, rate)
         failed = np.full(compute.shape[1], -1, dtype=np.int64)
         if self.shared is None:
             times = self.program.run((compute, transfer, latency), rows, lambda _number, _times: None)
@@ -339,12 +339,12 @@ class Tape:
             service = self.shared.service(work[rows], rate)
             times = self.program.run((compute, transfer, latency), rows, service.instant)
             grants = service.grants()
-            failed[service.failed] = len(self.decisions)
+            failed[service.failed] = len(self._names)
         self._verify(times, failed)
         return Lanes(times=times, columns=self._columns, length=times[self._last].max(axis=0), grants=grants, failed=failed)
 
     def _verify(self, times: IntArray, failed: IntArray) -> None:
-        """Write into `failed` the first decision of each lane that came out differently."""
+        """Write into `failed` the first check of each lane that came out differently."""
         left, right = np.empty((2, AT_ONCE, times.shape[1]), dtype=np.int64)
         for a, b, index, strict in self._checks:
             for first in range(0, len(a), AT_ONCE):
@@ -359,4 +359,10 @@ class Tape:
 
     def why(self, decision: int) -> str:
         """What a lane decided differently."""
-        return self.decisions[decision][3] if decision < len(self.decisions) else "order of instants at the shared channel"
+        return self._names[decision] if decision < len(self._names) else "order of instants at the shared channel"
+
+
+def _transfer(work: IntArray, rate: Rate) -> IntArray:
+    """How long transfers take that are served alone."""
+    num, den = rate(1)
+    return work if num == den else time_to_serve(work, num, den)

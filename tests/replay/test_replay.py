@@ -12,7 +12,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from sim.eventlog import EventLog
-from sim.graph import OpGraph
+from sim.graph import IntArray, OpGraph, StepLanes
 from sim.hardware.arbiters import ARBITERS, Derated, Efficiency
 from sim.lowering import Mapping, lower
 from sim.replay import driver
@@ -23,6 +23,7 @@ from sim.runner import op_graphs, prepare, read
 from sim.scheduling import SCHEDULERS
 from sim.shipped import scenarios
 from sim.simulation import Setup, simulate
+from sim.tasks import TaskGraph
 from tests.analysis.machine import UnitCosts
 from tests.graphs import GraphBuilder, llama_block
 
@@ -100,6 +101,30 @@ def test_random_runs_are_the_same_to_the_bit(setup: Setup):
     log, report = driver.run(setup)
     assert_same(log, simulate(setup))
     assert report.replayed + sum(report.reasons.values()) == report.steps
+
+
+class _Bump(UnitCosts):
+    """From some step on one task takes longer: tasks that cost the same at first do not any more."""
+
+    def __init__(self, task: int, context: int) -> None:
+        self.task, self.context = task, context
+
+    def durations(self, graph: TaskGraph, steps: StepLanes) -> tuple[IntArray, IntArray]:
+        compute, work = (times.copy() for times in super().durations(graph, steps))
+        task = self.task % len(graph)
+        for times in (compute, work):
+            times[task] += (times[task] > 0) & (steps.context >= self.context)
+        return compute, work
+
+
+@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.too_slow, HealthCheck.function_scoped_fixture])
+@given(setup=setups(), task=st.integers(0, 40), context=st.integers(0, 12))
+def test_tasks_that_cost_the_same_only_at_first_are_told_apart(
+    setup: Setup, task: int, context: int, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(driver, "LANES", 4)  # steps at once: costs are compared within them
+    setup = replace(setup, costs=_Bump(task, context))
+    assert_same(driver.run(setup)[0], simulate(setup))
 
 
 @pytest.mark.slow
