@@ -13,7 +13,8 @@ import numpy.typing as npt
 
 from sim.analysis.blame import Blame, Matrix
 from sim.analysis.breakdown import PARTS
-from sim.analysis.critical_path import Cause, CriticalPath, Place
+from sim.analysis.critical_path import CriticalPath
+from sim.analysis.links import Cause, Place
 from sim.cost import Doubt
 from sim.result import Result
 

@@ -5,8 +5,11 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from sim.analysis.critical_path import Cause, Place, critical_path, kind_of
+from sim.analysis.critical_path import critical_path, kind_of
 from sim.analysis.inputs import Inputs
+from sim.analysis.links import Cause, Place
+from sim.analysis.walk import Walk
+from sim.analysis.walks import Walks, apart
 from tests.analysis.machine import run
 from tests.analysis.test_breakdown import chain, kv_block
 from tests.graphs import GraphBuilder, llama_block
@@ -14,6 +17,8 @@ from tests.graphs import GraphBuilder, llama_block
 
 def links(log, rules) -> list[tuple[str, str, str, int, int]]:
     path = critical_path(log, rules)
+    if apart(log, rules):  # found side by side, which long runs are
+        assert Walks(log, rules).table().tolist() == Walk(log, rules).table().tolist()
     return [
         (kind_of(log, row) if row >= 0 else "", Place(place).name.lower(), Cause(cause).name.lower(), begin, end)
         for row, place, cause, begin, end in zip(

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
-from hypothesis import given, settings
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from sim.analysis.blame import blame
 from sim.analysis.bounds import bounds
 from sim.analysis.breakdown import PARTS, WAIT_INPUT, WAIT_POLICY, breakdown
 from sim.analysis.checks import check
-from sim.analysis.critical_path import Place, critical_path
+from sim.analysis.critical_path import critical_path
+from sim.analysis.links import Place
+from sim.analysis.walk import Walk
+from sim.analysis.walks import Walks, apart
 from sim.graph import OpGraph
 from tests.analysis.machine import run
 from tests.graphs import GraphBuilder
@@ -75,3 +78,19 @@ def test_the_account_adds_up(graph: OpGraph, machine: dict[str, object]):
     assert (path.begin < path.end).all()
     assert sum(path.by_kind(log).values()) == log.makespan == sum(path.by_resource(log).values())
     assert not (path.place == Place.WAIT).any(), "each link was held up by somebody"
+
+
+@settings(max_examples=200, deadline=None)
+@given(graphs(), machines(), st.integers(1, 6), st.integers(0, 9))
+def test_walks_side_by_side_find_the_same_links(graph: OpGraph, machine: dict[str, object], tokens: int, arrival: int):
+    log, rules = run(graph, **{**machine, "dependency": "sampled", "requests": [(tokens, arrival)]})
+    assert apart(log, rules)
+    assert Walks(log, rules).table().tolist() == Walk(log, rules).table().tolist()
+
+
+@settings(max_examples=100, deadline=None)
+@given(graphs(), machines())
+def test_walks_side_by_side_begin_with_the_request_that_the_run_ends_with(graph: OpGraph, machine: dict[str, object]):
+    log, rules = run(graph, **{**machine, "dependency": "sampled"})
+    assume(apart(log, rules))
+    assert Walks(log, rules).table().tolist() == Walk(log, rules).table().tolist()
