@@ -43,8 +43,9 @@ from sim.scenario import Formats, Fuse, Known, Scenario, load
 from sim.scheduling import SCHEDULERS, Scheduler
 from sim.serving import Batch, Batching, Member, Speculation, feasible
 from sim.simulation import Setup, SramError, lanes_of, sram_use
+from sim.size import prefills
 from sim.tasks import TaskGraph
-from sim.units import ceil_div, format_bytes
+from sim.units import format_bytes
 from sim.workload import requests, routing
 
 PLAIN = Shape((False,))
@@ -357,7 +358,7 @@ def _feasible(scenario: Scenario, setup: Setup) -> None:
     if len(alike) > DISTINCT:  # as if each were the longest
         longest_one = {name: max(getattr(r, name) for r in alike) for name in ("context", "prompt", "tokens")}
         alike = Counter({Request(arrival=0, **longest_one): len(setup.sequences)})
-    steps = sum(request.tokens + _prefills(request, setup) for request in setup.sequences)
+    steps = sum(request.tokens + prefills(request, setup) for request in setup.sequences)
     if steps * size > MOST_TASKS:
         place = f"workload.{scenario.workload.source}"
         raise scenario.error(place, f"expected at most {MOST_TASKS:,} tasks in all, found {steps * size:,}")
@@ -403,13 +404,6 @@ def _too_little_sram(scenario: Scenario, setup: Setup, error: SramError) -> Inpu
 def _at_most(graph: TaskGraph) -> TaskGraph:
     """The graph of a step whose tokens choose as many distinct experts as they can, whoever they are."""
     return replace(graph, ops=replace(graph.ops, routing=None)) if isinstance(graph.ops, BatchGraph) else graph
-
-
-def _prefills(request: Request, setup: Setup) -> int:
-    """Steps that a prompt takes."""
-    if not request.prompt or setup.batching is None:
-        return 0
-    return ceil_div(request.prompt, setup.batching.chunk or request.prompt)
 
 
 def _cap(scenario: Scenario) -> tuple[int, int]:

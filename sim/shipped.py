@@ -16,6 +16,10 @@ def scenarios() -> dict[str, Path]:
 
 def find_scenario(name: str) -> Path:
     """A path as it is, or a shipped scenario by its name; raises InputError with the nearest shipped name."""
+    if name.endswith((".pftrace", ".pftrace.gz")):
+        raise InputError(f"{name}: expected a scenario, found a trace; `sim view {name}` opens it")
+    if name.endswith(".parquet"):
+        raise InputError(f"{name}: expected a scenario, found an event log; `sim.load_log` reads it, in Python")
     path = Path(name)
     if path.exists() or path.suffix in {".yaml", ".yml"}:
         if not path.exists() and path.stem in (shipped := scenarios()) and path.parent.name in {"", "scenarios"}:

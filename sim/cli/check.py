@@ -8,6 +8,7 @@ from sim.cli.options import scenario_arguments
 from sim.report import account
 from sim.runner import doubts, op_graphs, prepare, read
 from sim.shipped import find_scenario
+from sim.size import tasks_in_all
 
 
 @click.command("check")
@@ -19,6 +20,15 @@ def command(names: tuple[str, ...], overrides: tuple[str, ...]) -> None:
         scenario = read(path, list(overrides))
         model, variants = op_graphs(scenario)
         setup = prepare(scenario, model, variants)
-        click.echo(f"{path}: ok: {model}, {len(variants[False, False].ops)} ops, {len(setup.graph)} tasks a step")
+        step = f"{len(variants[False, False].ops):,} ops, {len(setup.graph):,} tasks a step"
+        click.echo(f"{path}: ok: {model}, {step}, {_in_all(*tasks_in_all(setup))}")
         for doubt in account.doubts(doubts(setup)):
             click.echo(f"  doubt: {doubt}")
+
+
+def _in_all(fewest: int, most: int) -> str:
+    """How many tasks a run has, in words: how many share a step is known only when it has run."""
+    if fewest == most:
+        return f"{most:,} in all"
+    low, high = (f"{int(float(f'{count:.1e}')):,}" for count in (fewest, most))
+    return f"about {low if low == high else f'{low} to {high}'} in all"

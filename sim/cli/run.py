@@ -23,7 +23,9 @@ from sim.result import Result
 from sim.runner import read, run
 from sim.scenario import Scenario
 from sim.shipped import find_scenario
-from sim.units import format_time
+from sim.units import format_bytes, format_time
+
+LARGE = 10**8  # bytes of a trace that is better compressed
 
 
 @click.command("run")
@@ -99,6 +101,9 @@ def command(
         terminal.show(result, console)
         if with_trace:
             console.print(f"\ntrace  {target}\n       open it at https://ui.perfetto.dev (Open trace file)", highlight=False)
+            if (size := target.stat().st_size) > LARGE and target.suffix != ".gz":
+                advice = "--trace-format pftrace.gz is smaller, trace.window shows a part"
+                console.print(f"       {format_bytes(size)}; {advice}", highlight=False)
         sys.stdout.flush()
 
 

@@ -108,6 +108,9 @@ def test_no_scenario_at_all(content: bytes, message: str, tmp_path: Path, fails:
 def test_no_file(tmp_path: Path, fails: Callable[..., str], process: Sim) -> None:
     assert fails("run", "none.yaml") == error_of(process("run", "none.yaml", status=2)) == "none.yaml: no such file"
     assert "did you mean 'two_tokens_4_engines'?" in fails("run", "two_token_4_engines")
+    for command in ("report", "run", "explain"):
+        assert fails(command, "x.pftrace") == "x.pftrace: expected a scenario, found a trace; `sim view x.pftrace` opens it"
+        assert "`sim.load_log` reads it" in fails(command, "log.parquet")
     assert fails("run", tmp_path) == f"{tmp_path}: expected a YAML file, found a directory"
 
 

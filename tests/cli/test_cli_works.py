@@ -14,6 +14,7 @@ import pytest
 
 import sim as library
 from sim.cli import COMMANDS
+from sim.cli import run as sim_run
 from sim.shipped import SCENARIOS, scenarios
 from tests.cli.conftest import SIM, Sim
 
@@ -37,6 +38,13 @@ def test_run_writes_a_trace_and_says_where(kind: str, sim: Sim, tmp_path: Path) 
     assert "https://ui.perfetto.dev" in out
     assert path.stat().st_size > 500
     assert list(path.parent.iterdir()) == [path]
+
+
+def test_a_large_trace_says_how_to_make_it_smaller(sim: Sim, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert "pftrace.gz" not in sim("run", "parallel").stdout
+    monkeypatch.setattr(sim_run, "LARGE", 500)
+    assert "kB; --trace-format pftrace.gz is smaller" in sim("run", "parallel").stdout
+    assert "is smaller" not in sim("run", "parallel", "--trace-format", "pftrace.gz").stdout
 
 
 def test_the_same_twice_is_the_same(process: Sim, sim: Sim, tmp_path: Path) -> None:
@@ -106,11 +114,12 @@ def test_help(sim: Sim) -> None:
 
 
 def test_check(sim: Sim) -> None:
-    names = ["parallel", *list(scenarios())[::8]]  # the stored reports are of all
+    names = ["parallel", "batch_64", *list(scenarios())[::8]]  # the stored reports are of all
     told = sim("check", *names).stdout.splitlines()
     lines = [line for line in told if not line.startswith("  doubt: ")]
     assert len(lines) == len(names)
-    assert f"{scenarios()['parallel']}: ok: llama-3.2-1b, 21 ops, 21 tasks a step" in lines
+    assert f"{scenarios()['parallel']}: ok: llama-3.2-1b, 21 ops, 21 tasks a step, 21 in all" in lines
+    assert any(line.endswith("212 tasks a step, about 8,900 to 54,000 in all") for line in lines)
 
 
 @pytest.mark.parametrize(
