@@ -18,9 +18,9 @@ def prefills(request: Request, setup: Setup) -> int:
 def tasks_in_all(setup: Setup) -> tuple[int, int]:
     """About so many tasks at least, and at most. They are equal, and exact, where each step is one token of one sequence.
 
-    A sequence more in a step brings tasks of its own, and shares the others. So there are fewest in steps that are as full as
-    they may be, with all drafts accepted, and most if sequences never meet, and no draft is right. What is swapped, or prefilled
-    again after it was dropped, is not counted.
+    A sequence more in a step brings tasks of its own, and shares the others. So there are fewest in steps that are as full
+    as they may be, with all drafts accepted, and most if sequences never meet, and no draft is right. What is swapped, or
+    prefilled again after it was dropped, is not counted.
     """
     one, batching = len(setup.graph), setup.batching
     if batching is None or setup.graphs is None:
@@ -36,5 +36,5 @@ def tasks_in_all(setup: Setup) -> tuple[int, int]:
         fewest.append(own + ceil_div(decoded, guessed))
         most.append(own + decoded)
     another = len(setup.graphs(Shape((False, False)))) - one
-    steps = max(max(fewest), ceil_div(sum(fewest), batching.sequences))
+    steps = max(*fewest, ceil_div(sum(fewest), batching.sequences))
     return steps * (one - another) + sum(fewest) * another, sum(most) * one

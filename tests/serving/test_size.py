@@ -1,4 +1,4 @@
-"""How many tasks a run will have, told before it runs: exact where nothing is shared, between full steps and lone ones where it is."""
+"""How many tasks a run will have, told before it runs: exact where nothing is shared, else from full steps to lone ones."""
 
 from __future__ import annotations
 
