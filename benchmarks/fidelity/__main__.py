@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import argparse
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import numpy as np
@@ -25,7 +25,9 @@ AIMS = {"bfloat16": (0.05, 0.10), "float32": (0.10, 0.20)}
 
 def page(profiles: list[Path]) -> Iterator[str]:
     """The lines of the Markdown page."""
-    yield f"""# Fidelity: predicted against measured
+    judged = [judge(path) for path in profiles]
+    devices = ", ".join(dict.fromkeys(each.profile.provenance.device for each in judged))
+    yield f"""# Fidelity: predicted against measured, {devices}
 
 Made by `python -m benchmarks.fidelity` on {time.strftime("%Y-%m-%d")}. The real models, transformers' code with random weights,
 ran decode steps on the device; the same steps were predicted by a profile from *other* models, small ones with shapes of their
@@ -35,14 +37,13 @@ own, through the simulation. [Measured durations](../guides/measured_durations.m
 is how far the median of the even rounds is from that of the odd ones: no model can be known to be better. *Roofline* is the
 bytes of weights and KV cache at the best bandwidth that was seen on the device: a lower bound, shown as what it is.
 """
-    judged = [judge(path) for path in profiles]
     yield from summary(judged)
     for each in judged:
         yield from device(each)
 
 
 def summary(judged: list[Judged]) -> Iterator[str]:
-    yield "| device | threads | format | steps | median | p90 | bias | noise median | noise p90 | aim | roofline median |"
+    yield "| device | steps run | format | steps | median | p90 | bias | noise median | noise p90 | aim | roofline median |"
     yield "| --- " * 3 + "|" + " ---: |" * 8
     for each in judged:
         steps, source = each.steps, each.profile.provenance
@@ -51,7 +52,7 @@ def summary(judged: list[Judged]) -> Iterator[str]:
             *quantiles(steps.error), f"{100 * np.median(steps.error):+.1f}", *quantiles(steps.noise),
             f"{100 * aim[0]:.0f} / {100 * aim[1]:.0f}", f"{100 * np.median(steps.bound / steps.measured - 1):+.0f}",
         ]  # fmt: skip
-        cells = [source.device, source.settings.get("threads", "-"), source.settings["dtype"], str(len(steps.error)), *numbers]
+        cells = [source.device, ran(source.settings), source.settings["dtype"], str(len(steps.error)), *numbers]
         yield f"| {' | '.join(cells)} |"
     yield ""
 
@@ -59,8 +60,7 @@ def summary(judged: list[Judged]) -> Iterator[str]:
 def device(judged: Judged) -> Iterator[str]:
     source, steps = judged.profile.provenance, judged.steps
     libraries = ", ".join(f"{name} {number}" for name, number in source.libraries.items())
-    threads = source.settings.get("threads", "-")
-    yield f"## {source.device}, {threads} thread{'s' * (threads != '1')}, {source.settings['dtype']}\n"
+    yield f"## {source.device}, {ran(source.settings)}, {source.settings['dtype']}\n"
     yield f"{source.date}, {source.driver}, {libraries}; {source.rounds} rounds."
     yield f"Repetitions of an op spread over {source.spread:.0%} of their median."
     yield "".join(f" Warning: {text}." for text in source.warnings)
@@ -68,8 +68,8 @@ def device(judged: Judged) -> Iterator[str]:
     yield "| --- |" + " ---: |" * 7
     for i, (model, batch, context) in enumerate(steps.points):
         yield (
-            f"| {model} | {batch} | {context:,} | {steps.measured[i] / 1e9:.1f} | {steps.predicted[i] / 1e9:.1f} | "
-            f"{100 * steps.error[i]:+.1f} | {100 * steps.noise[i]:.1f} | {steps.bound[i] / 1e9:.1f} |"
+            f"| {model} | {batch} | {context:,} | {ms(steps.measured[i])} | {ms(steps.predicted[i])} | "
+            f"{100 * steps.error[i]:+.1f} | {100 * steps.noise[i]:.1f} | {ms(steps.bound[i])} |"
         )
     yield "\nOps that take more than 0.5 % of their step:\n"
     yield "| kind | shapes | share of steps | median | p90 | bias | noise median | noise p90 |\n| --- |" + " ---: |" * 7
@@ -79,6 +79,17 @@ def device(judged: Judged) -> Iterator[str]:
         yield f"| {' | '.join(cells)} |"
     yield f"\n{100 * judged.rest:.1f} % of the steps is in smaller ops.\n"
     yield from section(judged.profile, judged.samples)
+
+
+def ran(settings: Mapping[str, str]) -> str:
+    """How the steps of a profile ran: with so many threads, or as what a GPU was given."""
+    threads = settings.get("threads")
+    return settings["steps"] if threads is None else f"{threads} thread{'s' * (threads != '1')}"
+
+
+def ms(picoseconds: float) -> str:
+    """Milliseconds, with more digits if there are few."""
+    return f"{picoseconds / 1e9:.{1 if picoseconds > 30e9 else 3}f}"
 
 
 def quantiles(errors: Steps | npt.NDArray[np.float64]) -> list[str]:

@@ -189,8 +189,9 @@ def fit_later(shapes: Shapes, durations: npt.NDArray[np.int64], unit: str, power
 
 PLAIN = {"sum": fit_sum, "later": fit_later}
 
-#: Depths at which kernels may begin to split their loop, and how much larger than the least error is as good.
-SPLITS, AS_GOOD = (1024, 2048, 4096), 1.25
+#: Depths at which kernels may begin to split their loop, more of them where kernels ran in steps, whose contexts begin with a
+#: few tokens; and how much larger than the least error is as good.
+SPLITS, EARLY, AS_GOOD = (1024, 2048, 4096), (256, 512), 1.25
 
 
 def fit_cached(samples: Samples, cache: int | None) -> ByRows:
@@ -199,7 +200,7 @@ def fit_cached(samples: Samples, cache: int | None) -> ByRows:
     Of the splits that fit about as well the deepest is taken: what a shallow one leaves to `serial` grows without end beyond
     the depths that were measured.
     """
-    found = [_cached(samples, cache, split) for split in SPLITS]
+    found = [_cached(samples, cache, split) for split in (*(EARLY if cache is None else ()), *SPLITS)]
     errors = [_error(samples, "cached", UNITS[0], rows) for rows in found]
     return next(rows for rows, error in reversed([*zip(found, errors, strict=True)]) if error <= AS_GOOD * min(errors))
 
