@@ -21,6 +21,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from models.device.align import Event, Span, device_spans, issued_spans, launches, match, replayed, spans
 from models.device.real import Decoding, undisturbed
 from sim.cost.kernels import kernels
+from sim.errors import InputError
 from sim.measured import MeasuredStep
 from sim.profile import Samples
 from sim.units import PS_PER_MS, PS_PER_NS
@@ -168,8 +169,12 @@ class CudaGraph:
             self._launched = launches(match(decoding.issued, host)[1], kernels_run)
             options = decoding.ready()
             self._graph = torch.cuda.CUDAGraph()
-            with torch.cuda.graph(self._graph, pool=pool):
-                run(**options)
+            try:
+                with torch.cuda.graph(self._graph, pool=pool):
+                    run(**options)
+            except RuntimeError as error:  # whatever CUDA, or the model's code, cannot do meanwhile
+                why = str(error).partition("\n")[0]
+                raise InputError(f"{decoding.real.name}: its steps cannot be CUDA graphs: {why}") from error
 
     def wall(self) -> int:
         """Replay the step, and nothing beside it; picoseconds by CUDA events.
