@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 import sim
+from sim.profile import read_samples
 from sim.runner import read
 from sim.shipped import find_scenario
 
@@ -247,3 +248,21 @@ def test_three_engines_that_wait_for_their_operands_fill_a_channel() -> None:
     assert all(shared[n] > times[n] for n in shared), "engines that share wait together, and compute together"
     ahead = engines(2, "mapping.execution=prefetch").makespan
     assert max(z // 2, d) <= ahead < 1.05 * d, "with loads ahead of their tasks two are enough: the knee is at Z / D"
+
+
+# Measured
+
+
+@pytest.mark.parametrize(("name", "profile", "model", "rows", "context", "error"), [
+    ("h100_llama_1b_graphs", "h100_cuda_graphs", "llama-3.2-1b", 1, 2464, 0.02),
+    ("h100_llama_1b_eager", "h100_eager", "llama-3.2-1b", 1, 2456, 0.15),  # noise: 14 %
+    ("h100_llama_8b_batch_32", "h100_cuda_graphs", "llama-3.1-8b", 32, 2480, 0.02),
+])  # fmt: skip
+def test_a_measured_device_is_predicted(
+    name: str, profile: str, model: str, rows: int, context: int, error: float
+) -> None:  # fmt: skip
+    """The first step against the steps of the real model, which are among the samples and were not fitted to."""
+    found = read_samples(find_scenario(name).with_name("profiles") / f"{profile}.parquet")
+    measured = found.take((found.kind == "step") & (found.model == model) & (found.rows == rows) & (found.context == context))
+    assert len(measured) >= 5
+    assert step_times(run(name))[0] == pytest.approx(np.median(measured.duration), rel=error)
