@@ -5,8 +5,6 @@ What is the same in every step (path, shape, ...) is encoded once per task of a 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import numpy as np
 import numpy.typing as npt
 
@@ -14,8 +12,8 @@ from sim.eventlog import EventLog
 from sim.graph import QUANTITIES
 from sim.tasks import TaskGraph
 from sim.trace.layout import Layout
-from sim.trace.protobuf import Cells, Mask, Ragged, join, spread
-from sim.trace.track_event import Interned, annotation_table, flow_fields, integer_annotation, text_annotation
+from sim.trace.protobuf import Cells, Mask, Part
+from sim.trace.track_event import Interned, annotation_table, flow_field, integer_annotation, text_annotation
 from sim.trace.tracks import Role, Slices
 
 Rows = npt.NDArray[np.int64]
@@ -62,15 +60,14 @@ class Flows:
         self._out, self._in = np.bincount(producer, minlength=rows), np.bincount(consumer, minlength=rows)
         self._out_first, self._in_first = np.cumsum(self._out) - self._out, np.cumsum(self._in) - self._in
 
-    def encode(self, rows: Rows) -> tuple[Ragged, Ragged]:
-        """The fields for the slices of these rows: arrows that leave, then arrows that arrive."""
-        leaving = flow_fields(
-            self._by_producer[_ranges(self._out_first[rows], self._out[rows])] + 1, self._out[rows], terminating=False
-        )
-        arriving = flow_fields(
-            self._by_consumer[_ranges(self._in_first[rows], self._in[rows])] + 1, self._in[rows], terminating=True
-        )
-        return leaving, arriving
+    def encode(self, rows: Rows, at: Rows) -> list[Part]:
+        """The fields for the slices of these rows, at those places of a block: arrows that leave, then arrows that arrive."""
+        leaving = self._by_producer[_ranges(self._out_first[rows], self._out[rows])] + 1
+        arriving = self._by_consumer[_ranges(self._in_first[rows], self._in[rows])] + 1
+        return [
+            Part([flow_field(leaving, terminating=False)], at, self._out[rows]),
+            Part([flow_field(arriving, terminating=True)], at, self._in[rows]),
+        ]
 
 
 def dependency_pairs(log: EventLog) -> tuple[Rows, Rows]:
@@ -129,81 +126,91 @@ class Details:
         for name in _integers(self._owner_words):
             interned.annotations(name)
 
-    def encode(self, slices: Slices, flows: Flows | None) -> list[Ragged]:
-        """Arguments and flows of a block of slices, one row each: what goes into a row comes from the parts in turn."""
+    def encode(self, slices: Slices, flows: Flows | None) -> list[Part]:
+        """Arguments and flows of a block of slices: what goes into a row comes from the parts in turn."""
         groups = (
             ((slices.role == Role.RUN) | (slices.role == Role.MOVE), self._task),
             (slices.role == Role.OP, self._op),
             (slices.role == Role.PHASE, self._phase),
             (slices.role == Role.STEP, self._step),
-            (slices.role == Role.LAYER, lambda _: ()),
+            (slices.role == Role.LAYER, self._layer),
         )
-        parts = []
+        parts: list[Part] = []
         for present, describe in groups:
-            if present.any():
-                mine = slices.take(present)
-                parts.append(spread(join([*self._times(mine), *describe(mine)], len(mine)), present))
+            at = np.flatnonzero(present)
+            if len(at):
+                parts += describe(slices.take(at), at)
         if flows is not None:
-            present = carries_flow(self._log, slices)
-            if present.any():
-                parts += [spread(part, present) for part in flows.encode(slices.row[present])]
+            at = np.flatnonzero(carries_flow(self._log, slices))
+            parts += flows.encode(slices.row[at], at)
         return parts
 
-    def _integer(self, name: str, values: npt.NDArray[np.integer], present: Mask | None = None) -> list[Cells]:
-        return integer_annotation(self._annotations(name), values, present)
+    def _integer(self, name: str, values: npt.NDArray[np.integer]) -> Cells:
+        return integer_annotation(self._annotations(name), values)
+
+    def _where(self, name: str, values: npt.NDArray[np.integer], present: Mask, at: Rows) -> Part:
+        return Part([self._integer(name, values[present])], at[present])
 
     def _times(self, slices: Slices) -> list[Cells]:
-        return [*self._integer("start_ps", slices.start), *self._integer("end_ps", slices.end)]
+        return [self._integer("start_ps", slices.start), self._integer("end_ps", slices.end)]
 
     def _owner(self, rows: Rows) -> list[Cells]:
         steps = self._log.steps
         step = self._log.tasks.step[rows]
         sequence, token = self._owner_words
-        return [*self._integer(sequence, steps.sequence[step]), *self._integer(token, steps.token[step])]
+        return [self._integer(sequence, steps.sequence[step]), self._integer(token, steps.token[step])]
 
-    def _task(self, slices: Slices) -> Sequence[Cells]:
+    def _task(self, slices: Slices, at: Rows) -> list[Part]:
         tasks, rows = self._log.tasks, slices.row
         flops, moved = self._flops[rows], self._bytes[rows]
         held = tasks.engine[rows] >= 0
         queued = np.where(held, tasks.start[rows] - tasks.ready[rows], 0)
         moving = self._layout.moves[rows]
         slowed = np.where(moving, np.maximum(self._layout.moved[rows] - tasks.start[rows] - tasks.work[rows], 0), 0)
-        return [
+        always = [
+            *self._times(slices),
             self._template(self._layout.template[rows]),
             *self._owner(rows),
-            *self._integer("ready_ps", tasks.ready[rows]),
-            *self._integer("flops", flops, flops > 0),
-            *self._integer("bytes", moved, moved > 0),
-            *self._integer("wait_engine_ps", queued, queued > 0),
-            *self._integer("wait_channel_ps", slowed, slowed > 0),
+            self._integer("ready_ps", tasks.ready[rows]),
         ]
-
-    def _op(self, slices: Slices) -> Sequence[Cells]:
-        engine = self._log.tasks.engine[slices.row]
         return [
-            self._template(self._layout.template[slices.row]),
-            *self._integer("engine", np.maximum(engine, 0), engine >= 0),
+            Part(always, at),
+            self._where("flops", flops, flops > 0, at),
+            self._where("bytes", moved, moved > 0, at),
+            self._where("wait_engine_ps", queued, queued > 0, at),
+            self._where("wait_channel_ps", slowed, slowed > 0, at),
         ]
 
-    def _phase(self, slices: Slices) -> Sequence[Cells]:
+    def _op(self, slices: Slices, at: Rows) -> list[Part]:
+        engine = self._log.tasks.engine[slices.row]
+        always = [*self._times(slices), self._template(self._layout.template[slices.row])]
+        return [Part(always, at), self._where("engine", engine, engine >= 0, at)]
+
+    def _phase(self, slices: Slices, at: Rows) -> list[Part]:
         known = slices.cause >= 0
-        culprit = np.where(known, slices.cause, slices.row)
+        culprit = slices.cause[known]
         name = self._template_text[self._layout.template[culprit]]
         step = self._log.tasks.step[culprit]
         sequence, token = _waited_for(self._owner_words)
-        return [
-            *text_annotation(self._annotations("waited_for"), name, known),
-            *self._integer(sequence, self._log.steps.sequence[step], known),
-            *self._integer(token, self._log.steps.token[step], known),
+        why = [
+            text_annotation(self._annotations("waited_for"), name),
+            self._integer(sequence, self._log.steps.sequence[step]),
+            self._integer(token, self._log.steps.token[step]),
         ]
+        return [Part(self._times(slices), at), Part(why, at[known])]
 
-    def _step(self, slices: Slices) -> Sequence[Cells]:
+    def _step(self, slices: Slices, at: Rows) -> list[Part]:
         steps, (sequence, token) = self._log.steps, self._owner_words
-        return [
-            *self._integer(sequence, steps.sequence[slices.row]),
-            *self._integer(token, steps.token[slices.row]),
-            *self._integer("context", steps.context[slices.row]),
+        about = [
+            *self._times(slices),
+            self._integer(sequence, steps.sequence[slices.row]),
+            self._integer(token, steps.token[slices.row]),
+            self._integer("context", steps.context[slices.row]),
         ]
+        return [Part(about, at)]
+
+    def _layer(self, slices: Slices, at: Rows) -> list[Part]:
+        return [Part(self._times(slices), at)]
 
 
 def _integers(words: tuple[str, str]) -> tuple[str, ...]:

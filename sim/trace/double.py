@@ -18,7 +18,7 @@ import numpy as np
 
 from sim.files import whole_file
 from sim.graph import IntArray, OpGraph
-from sim.trace.protobuf import join
+from sim.trace.protobuf import Part
 from sim.trace.track_event import (
     Events,
     Interned,
@@ -84,8 +84,8 @@ def write_double(path: str | os.PathLike[str], title: str, pairs: Sequence[Pair]
     begins = events.take(opens)
     packets = slice_packets(
         Events(
-            begin=opens, ns=to_ns(np.where(opens, events.start, events.end)), track=events.track, name=events.name,
-            category=events.category, colour=events.colour, details=[join([arguments(begins.row)], len(begins))],
+            begin=opens, ns=to_ns(np.where(opens, events.start, events.end)), track=events.track, name=begins.name,
+            category=begins.category, colour=begins.colour, details=[Part([arguments(begins.row)])],
         )
     )  # fmt: skip
     with whole_file(path) as file:

@@ -108,16 +108,16 @@ def _slice_blocks(slices: Slices, details: Details | None, flows: Flows | None) 
     index, begin = nesting_order(slices)
     for offset in range(0, len(index), BLOCK):
         mine, opens = index[offset : offset + BLOCK], begin[offset : offset + BLOCK]
-        block = slices.take(mine)
+        starts = slices.take(mine[opens])
         yield slice_packets(
             Events(
                 begin=opens,
-                ns=to_ns(np.where(opens, block.start, block.end)),
-                track=block.track,
-                name=block.name,
-                category=block.category,
-                colour=block.colour,
-                details=() if details is None else details.encode(block.take(opens), flows),
+                ns=to_ns(np.where(opens, slices.start[mine], slices.end[mine])),
+                track=slices.track[mine],
+                name=starts.name,
+                category=starts.category,
+                colour=starts.colour,
+                details=() if details is None else details.encode(starts, flows),
             )
         )
 

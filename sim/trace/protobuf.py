@@ -1,24 +1,24 @@
 """Protobuf's wire format for columns: many records are encoded at once, with NumPy and no object per record.
 
-A record is a row; its parts are `Cells`, left-aligned byte strings of at most a few bytes. `join` lays the parts of a block of
-rows side by side in one padded matrix and drops the padding with a single boolean selection, which NumPy does at memory
-speed. What differs in size too much from row to row to be padded (annotations, flows) is kept `Ragged` and merged in
-by `interleave`, all at once. Varints are canonical (shortest), so the bytes equal those of any plain encoder that writes
-the fields in the same order.
+A record is a row of a block; its parts are `Cells`, byte strings of a few bytes. `pack` finds out where each part of each row
+begins, and writes a part of all rows at a time: NumPy copies items of any size to any places if they are of the dtype `V`, so
+that neither padding nor a mask is needed. A tag and its number are one or two words of 8 bytes, made by shifts. Varints are
+canonical (shortest), so the bytes equal those of any plain encoder that writes the fields in the same order.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 Bytes = npt.NDArray[np.uint8]
 Lengths = npt.NDArray[np.int64]
+Rows = npt.NDArray[np.int64]
 Mask = npt.NDArray[np.bool_]
+Words = npt.NDArray[np.uint64]
 
 VARINT, FIXED64, LENGTH = 0, 1, 2
 """Wire types."""
@@ -65,17 +65,76 @@ class Cells:
     data: Bytes
     length: Lengths | int
 
-    def only(self, present: Mask) -> Cells:
-        """The same column, empty where `present` is False."""
-        return Cells(self.data, self.length * present.astype(np.int64))
+    def write(self, out: Bytes, at: Rows) -> None:
+        """Write row i so that it begins at at[i]."""
+        if isinstance(self.length, int):
+            _items(out, self.length)[at] = _first(self.data, self.length)
+            return
+        for length in np.flatnonzero(np.bincount(self.length)).tolist():
+            rows = np.flatnonzero(self.length == length)
+            _items(out, length)[at[rows]] = _first(self.data, length)[rows]
 
 
 @dataclass(frozen=True, slots=True)
-class Ragged:
-    """Byte strings end to end: `data` uint8 [sum(length)], `length` int64 [rows]."""
+class Part:
+    """Cells that follow one another in some rows of a block.
 
-    data: Bytes
-    length: Lengths
+    rows: ascending; None for all. count: how many of the cells, which are then of one column and of one length, each of those
+    rows has; None for one.
+    """
+
+    cells: Sequence[Cells]
+    rows: Rows | None = None
+    count: Lengths | None = None
+
+    def lengths(self) -> Lengths | int:
+        """Bytes in each of its rows."""
+        each: Lengths | int = sum((cells.length for cells in self.cells), start=0)
+        return each if self.count is None else each * self.count
+
+    def write(self, out: Bytes, at: Rows) -> None:
+        """Write it where the free bytes of each row of the block begin, and let them begin behind it."""
+        rows = slice(None) if self.rows is None else self.rows
+        here = at[rows]
+        if self.count is None:
+            for cells in self.cells:
+                cells.write(out, here)
+                here = here + cells.length
+            at[rows] = here
+            return
+        (cells,) = self.cells
+        before = np.cumsum(self.count) - self.count
+        number = np.arange(int(self.count.sum())) - np.repeat(before, self.count)  # in its row
+        cells.write(out, np.repeat(here, self.count) + number * cells.length)
+        at[rows] = here + self.lengths()
+
+
+def sizes(parts: Sequence[Part], rows: int) -> Lengths:
+    """Bytes of the parts in each row of a block."""
+    total = np.zeros(rows, dtype=np.int64)
+    for part in parts:
+        total[slice(None) if part.rows is None else part.rows] += part.lengths()
+    return total
+
+
+def pack(parts: Sequence[Part], rows: int) -> Bytes:
+    """The rows end to end, each with its parts one after the other."""
+    size = sizes(parts, rows)
+    at = np.cumsum(size) - size
+    out = np.empty(int(size.sum()), dtype=np.uint8)
+    for part in parts:
+        part.write(out, at)
+    return out
+
+
+def _items(out: Bytes, length: int) -> npt.NDArray[np.void]:
+    """All items of so many bytes in `out`, at any place."""
+    return np.ndarray(max(0, len(out) - length + 1), dtype=f"V{length}", buffer=out, strides=(1,))
+
+
+def _first(data: Bytes, length: int) -> npt.NDArray[np.void]:
+    """The first bytes of each row."""
+    return np.ndarray(len(data), dtype=f"V{length}", buffer=data, strides=(data.strides[0],))
 
 
 def constant(value: bytes) -> Cells:
@@ -83,31 +142,61 @@ def constant(value: bytes) -> Cells:
     return Cells(np.frombuffer(value, dtype=np.uint8)[None, :], len(value))
 
 
-def varints(values: npt.NDArray[np.integer | np.bool_]) -> Cells:
-    """A column of non-negative integers as varints."""
-    top = int(values.max(initial=0))
-    # Narrow arithmetic where the values allow: this is the hottest loop of the writer.
-    rest: npt.NDArray[Any] = values.astype(np.uint32 if top < 1 << 32 else np.uint64)
-    width = max(1, -(-top.bit_length() // 7))
-    data = np.empty((width, len(values)), dtype=np.uint8)
-    if width == 1:
-        data[0] = rest
-        return Cells(data.T, 1)
-    length = np.ones(len(values), dtype=np.int64)
-    for column in data[:-1]:
-        low = rest.astype(np.uint8)
-        rest = rest >> 7
-        more = rest != 0
-        np.bitwise_or(low & 0x7F, more.view(np.uint8) << 7, out=column)
-        length += more
-    data[-1] = rest
-    return Cells(data.T, length)
+def varints(values: npt.NDArray[np.integer | np.bool_], prefix: bytes = b"", *, sized: int | None = None) -> Cells:
+    """A column of non-negative integers as varints behind a prefix (at most 7 bytes).
+
+    sized: the place in the prefix of a byte to which the length of the varint is added.
+    """
+    most = int(values.max(initial=0))
+    narrow, wide = width(int(values.min(initial=most))), width(most)
+    low = _groups(values.astype(np.uint64), most)
+    high = values.astype(np.uint64) >> np.uint64(56) if wide > 8 else None
+    length: Lengths | int = wide
+    if narrow == wide:
+        low |= _MORE[wide]
+    else:
+        length = np.full(len(values), narrow, dtype=np.int64)
+        for groups in range(narrow, wide):
+            length += values >= 1 << 7 * groups
+        low |= _MORE[length]
+    start: Words | int = int.from_bytes(prefix, "little")
+    if sized is not None:
+        start = start + (np.asarray(length, dtype=np.uint64) << np.uint64(8 * sized))
+    return Cells(_behind(start, len(prefix), low, high, len(prefix) + wide), len(prefix) + length)
 
 
-def fixed64(values: npt.NDArray[np.integer | np.floating]) -> Cells:
-    """A column of 8-byte numbers (little-endian, as they are)."""
-    little = np.ascontiguousarray(values).astype(values.dtype.newbyteorder("<"), copy=False)
-    return Cells(little.view(np.uint8).reshape(-1, 8), 8)
+def fixed64(values: npt.NDArray[np.integer | np.floating], prefix: bytes = b"") -> Cells:
+    """A column of 8-byte numbers behind a prefix (at most 7 bytes)."""
+    words = np.ascontiguousarray(values).view(np.uint64)
+    return Cells(_behind(int.from_bytes(prefix, "little"), len(prefix), words, None, len(prefix) + 8), len(prefix) + 8)
+
+
+def width(value: int) -> int:
+    """Bytes of a varint."""
+    return max(1, -(-value.bit_length() // 7))
+
+
+#: By length of a varint: the bits that say that more bytes follow, in the first eight.
+_MORE = np.array([sum(0x80 << 8 * i for i in range(min(length, 9) - 1)) for length in range(11)], dtype=np.uint64)
+
+
+def _groups(values: Words, most: int) -> Words:
+    """Each group of seven bits in a byte of its own, the lowest eight groups."""
+    if most >= 1 << 28:
+        values = (values & np.uint64(0xFFFFFFF)) | (values >> np.uint64(28) & np.uint64(0xFFFFFFF)) << np.uint64(32)
+    if most >= 1 << 14:
+        values = (values & np.uint64(0x00003FFF00003FFF)) | (values & np.uint64(0x0FFFC0000FFFC000)) << np.uint64(2)
+    return (values & np.uint64(0x007F007F007F007F)) | (values & np.uint64(0x3F803F803F803F80)) << np.uint64(1)
+
+
+def _behind(prefix: Words | int, size: int, low: Words, high: Words | None, most: int) -> Bytes:
+    """Rows of at most so many bytes: a prefix of `size`, the eight of `low` and, if there are more, that of `high`."""
+    words = np.empty((len(low), 1 if most <= 8 else 2), dtype="<u8")
+    words[:, 0] = low << np.uint64(8 * size) | np.asarray(prefix, dtype=np.uint64)
+    if most > 8:
+        above = low >> np.uint64(64 - 8 * size) if size else np.zeros_like(low)
+        words[:, 1] = above if high is None else above | high << np.uint64(8 * size)
+    return words.view(np.uint8)
 
 
 class Table:
@@ -121,55 +210,3 @@ class Table:
 
     def __call__(self, index: npt.NDArray[np.integer]) -> Cells:
         return Cells(self._data[index], self._length[index])
-
-
-def nested(field: int, *parts: Cells, extra: Lengths | int = 0) -> tuple[Cells, ...]:
-    """The parts of a message in `field`; `extra` bytes of it per row are appended elsewhere."""
-    size = sum((part.length for part in parts), start=extra)
-    if isinstance(size, int):
-        return (constant(tag(field, LENGTH) + varint(size)), *parts)
-    return (constant(tag(field, LENGTH)), varints(size), *parts)
-
-
-def join(parts: Sequence[Cells], rows: int) -> Ragged:
-    """Concatenate the parts of each row."""
-    width = sum(part.data.shape[1] for part in parts)
-    matrix = np.empty((rows, width), dtype=np.uint8)
-    mask = np.ones((rows, width), dtype=np.bool_)
-    total = np.zeros(rows, dtype=np.int64)
-    at = 0
-    for part in parts:
-        size = part.data.shape[1]
-        if part.data.flags.c_contiguous and len(part.data) > 1 and size > 8:
-            matrix[:, at : at + size] = part.data
-        else:
-            for j in range(size):  # column by column: the inner loop of NumPy then runs over the rows
-                matrix[:, at + j] = part.data[:, j]
-        if not isinstance(part.length, int) or part.length < size:
-            shortest = int(np.min(part.length, initial=size))
-            for j in range(shortest, size):
-                mask[:, at + j] = part.length > j
-        total += part.length
-        at += size
-    return Ragged(matrix[mask], total)
-
-
-def interleave(*parts: Ragged) -> Ragged:
-    """In each row, what the first of the parts holds, then what the second holds, and so on."""
-    lengths = np.stack([part.length for part in parts], axis=1)
-    holding = [i for i, part in enumerate(parts) if len(part.data)]
-    if len(holding) < 2:
-        return Ragged(parts[holding[0] if holding else 0].data, lengths.sum(axis=1))
-    which = np.tile(np.arange(len(parts), dtype=np.uint8), len(lengths))
-    place = np.repeat(which, lengths.ravel())  # of each byte, the part that it comes from
-    data = np.empty(len(place), dtype=np.uint8)
-    for i in holding:
-        data[place == i] = parts[i].data
-    return Ragged(data, lengths.sum(axis=1))
-
-
-def spread(part: Ragged, present: Mask) -> Ragged:
-    """Give the rows of `part` to the rows where `present` is True, and nothing to the others."""
-    length = np.zeros(len(present), dtype=np.int64)
-    length[present] = part.length
-    return Ragged(part.data, length)

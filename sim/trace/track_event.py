@@ -14,21 +14,19 @@ import numpy.typing as npt
 
 from sim.trace.protobuf import (
     FIXED64,
+    LENGTH,
     VARINT,
     Bytes,
     Cells,
-    Lengths,
     Mask,
-    Ragged,
+    Part,
     Table,
     constant,
     fixed64,
-    interleave,
-    join,
     message,
-    nested,
     number,
-    spread,
+    pack,
+    sizes,
     tag,
     text,
     varints,
@@ -45,6 +43,7 @@ _EXPLICIT_ORDER, _NO_MERGE = 3, 2  # TrackDescriptor: child_ordering, sibling_me
 _PACKET, _TIMESTAMP, _TRACK_EVENT, _INTERNED_DATA = 1, 8, 11, 12
 _SEQUENCE = number(10, 1)  # trusted_packet_sequence_id
 _STATE = _SEQUENCE + number(13, _NEEDED)
+_KIND = len(tag(9, VARINT))  # where the number of the first field of a TrackEvent stands
 
 
 @dataclass(slots=True)
@@ -99,9 +98,9 @@ def track_packet(track: Track) -> bytes:
 class Events:
     """A block of BEGINs and ENDs, one row each, in an order in which those of each track nest.
 
-    begin: which rows are BEGINs. ns: absolute times. track: uuids. name, category: interned, read for BEGINs only.
-    colour: correlation ids, 0 for none, read for BEGINs only.
-    details: annotations and flows of the BEGINs, one row each, part after part.
+    begin: which rows are BEGINs. ns: absolute times. track: uuids.
+    name, category: interned. colour: correlation ids, 0 for none. details: annotations and flows, part after part. These have
+    one row for each BEGIN.
     """
 
     begin: Mask
@@ -110,61 +109,58 @@ class Events:
     name: Column
     category: Column
     colour: Column
-    details: Sequence[Ragged] = ()
+    details: Sequence[Part] = ()
 
 
 def slice_packets(events: Events) -> Bytes:
     """Encode a block of slice events, as packets end to end."""
-    begin, rows = events.begin, len(events.begin)
-    details = [spread(part, begin) for part in events.details]
-    body = [
-        constant(tag(9, VARINT)),
-        varints(np.where(begin, BEGIN, END)),
-        constant(tag(11, VARINT)),
-        varints(events.track),
-        constant(tag(3, VARINT)).only(begin),
-        varints(events.category).only(begin),
-        constant(tag(10, VARINT)).only(begin),
-        varints(events.name).only(begin),
-    ]
-    coloured = begin & (events.colour != 0)
-    if coloured.any():
-        body += [constant(tag(52, VARINT)).only(coloured), varints(events.colour).only(coloured)]
-    return _packets(events.ns, body, details, rows)
+    begins = np.flatnonzero(events.begin)
+    fields = varints(events.track, number(9, END) + tag(11, VARINT))
+    fields.data[begins, _KIND] = BEGIN
+    more = [Part([varints(events.category, tag(3, VARINT)), varints(events.name, tag(10, VARINT))], begins)]
+    coloured = np.flatnonzero(events.colour)
+    if len(coloured):
+        more.append(Part([varints(events.colour[coloured], tag(52, VARINT))], begins[coloured]))
+    more += [Part(part.cells, begins if part.rows is None else begins[part.rows], part.count) for part in events.details]
+    return _packets(events.ns, [fields], more)
 
 
 def counter_packets(ns: Column, track: int, values: npt.NDArray[np.integer | np.floating]) -> Bytes:
     """Encode the values of one counter, as packets end to end: integers exactly, others as doubles."""
     body = [constant(number(9, COUNTER) + number(11, track))]
     if np.issubdtype(values.dtype, np.integer):
-        body += [constant(tag(30, VARINT)), varints(values.astype(np.int64))]
+        body.append(varints(values.astype(np.int64), tag(30, VARINT)))
     else:
-        body += [constant(tag(44, FIXED64)), fixed64(values.astype(np.float64))]
-    return _packets(ns, body, [], len(ns))
+        body.append(fixed64(values.astype(np.float64), tag(44, FIXED64)))
+    return _packets(ns, body, [])
 
 
-def _packets(ns: Column, body: list[Cells], details: list[Ragged], rows: int) -> Bytes:
-    """Wrap the fields of TrackEvents into packets: the details come last, so that they can be merged in at the end."""
-    extra: Lengths | int = sum((part.length for part in details), start=np.zeros(rows, dtype=np.int64)) if details else 0
-    event = nested(_TRACK_EVENT, *body, extra=extra)
-    parts = [constant(tag(_TIMESTAMP, VARINT)), varints(ns), constant(_STATE), *event]
-    head = join(nested(_PACKET, *parts, extra=extra), rows)
-    return interleave(head, *details).data
+def _packets(ns: Column, body: Sequence[Cells], more: Sequence[Part]) -> Bytes:
+    """Wrap the fields of TrackEvents into packets: those that all rows have, then what more there is."""
+    rows = len(ns)
+    event = sizes([Part(body), *more], rows)
+    inside = [
+        varints(ns, tag(_TIMESTAMP, VARINT)),
+        constant(_STATE),
+        varints(event, tag(_TRACK_EVENT, LENGTH)),
+    ]
+    whole = event + sum((cells.length for cells in inside), start=0)
+    return pack([Part([varints(whole, tag(_PACKET, LENGTH)), *inside, *body]), *more], rows)
 
 
-def integer_annotation(name: int, values: Column, present: Mask | None = None) -> list[Cells]:
+def integer_annotation(name: int, values: Column) -> Cells:
     """One non-negative integer argument per row, named by an interned string."""
-    value = varints(values)
-    key = number(1, name) + tag(4, VARINT)
-    parts = [*nested(4, constant(key), value)]
-    return parts if present is None else [part.only(present) for part in parts]
+    return _annotation(number(1, name) + tag(4, VARINT), values)
 
 
-def text_annotation(name: int, strings: Column, present: Mask | None = None) -> list[Cells]:
+def text_annotation(name: int, strings: Column) -> Cells:
     """One argument per row whose value is an interned string."""
-    key = number(1, name) + tag(17, VARINT)
-    parts = [*nested(4, constant(key), varints(strings))]
-    return parts if present is None else [part.only(present) for part in parts]
+    return _annotation(number(1, name) + tag(17, VARINT), strings)
+
+
+def _annotation(key: bytes, values: Column) -> Cells:
+    size = tag(4, LENGTH)
+    return varints(values, size + bytes([len(key)]) + key, sized=len(size))
 
 
 def annotation_table(interned: Interned, rows: Iterable[Mapping[str, int | str]]) -> Table:
@@ -180,8 +176,6 @@ def annotation_table(interned: Interned, rows: Iterable[Mapping[str, int | str]]
     return Table(table)
 
 
-def flow_fields(ids: Column, count: Column, *, terminating: bool) -> Ragged:
-    """Flow ids, `count[i]` of them in row i: of arrows that start at the slice, or of arrows that end there."""
-    cells = [constant(tag(48 if terminating else 47, FIXED64)), fixed64(ids.astype(np.uint64))]
-    encoded = join(cells, len(ids))
-    return Ragged(encoded.data, count.astype(np.int64) * 10)
+def flow_field(ids: Column, *, terminating: bool) -> Cells:
+    """Flow ids: of arrows that start at a slice, or of arrows that end there."""
+    return fixed64(ids.astype(np.uint64), tag(48 if terminating else 47, FIXED64))

@@ -193,7 +193,8 @@ def lanes(group: Column, start: Times, end: Times) -> npt.NDArray[np.int64]:
         return np.zeros(0, dtype=np.int64)
     interval = np.concatenate([np.arange(count), np.arange(count)])
     opens = np.repeat(np.array([False, True]), count)
-    order = np.lexsort((opens, np.concatenate([end, start]), np.concatenate([group, group])))
+    order = np.argsort(np.concatenate([end * 2, start * 2 + 1]), kind="stable")  # ends before starts
+    order = order[_stably(np.concatenate([group, group])[order])]
     interval, opens = interval[order], opens[order]
 
     # Free lanes are a stack, so an interval that raises the number of open ones from d to d + 1 takes the lane of the
@@ -201,7 +202,7 @@ def lanes(group: Column, start: Times, end: Times) -> npt.NDArray[np.int64]:
     after = np.cumsum(np.where(opens, 1, -1))
     level = after - opens
     period = np.cumsum(after == 0) - (after == 0)
-    crossing = np.argsort(period * (level.max() + 1) + level, kind="stable")
+    crossing = _stably(period * (level.max() + 1) + level)
     interval, opens, level, period = interval[crossing], opens[crossing], level[crossing], period[crossing]
     inherits = opens.copy()
     inherits[0] = False
@@ -217,6 +218,11 @@ def lanes(group: Column, start: Times, end: Times) -> npt.NDArray[np.int64]:
         if np.array_equal(further, source):
             return lane[source]
         source = further
+
+
+def _stably(key: Column) -> npt.NDArray[np.intp]:
+    """The stable order of small integers: of 16 bits NumPy sorts them by radix, many times faster."""
+    return np.argsort(key.astype(np.uint16) if key.max(initial=0) < 1 << 16 else key, kind="stable")
 
 
 def steps_of(time: Times, change: Times) -> tuple[Times, Times]:

@@ -12,8 +12,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from sim.trace import protobuf, track_event, write_perfetto
-from sim.trace.protobuf import Cells, Ragged, interleave, join, spread
-from sim.trace.track_event import Events, counter_packets, flow_fields, integer_annotation, slice_packets, text_annotation
+from sim.trace.protobuf import Part, pack
+from sim.trace.track_event import Events, counter_packets, flow_field, integer_annotation, slice_packets, text_annotation
 from tests.trace import reference
 from tests.trace.logs import decoder, run
 
@@ -43,25 +43,23 @@ def columns(records: list[reference.Slice]) -> Events:
         return np.array([getattr(record, name) for record in records], dtype=np.int64)
 
     begins = [record for record in records if record.begin]
-    cells: list[Cells] = []
+    details: list[Part] = []
     # A column for each argument at each place in the list, so that the order within a record is kept.
     for place in range(max((len(record.args) for record in begins), default=0)):
         for key, kind in sorted({record.args[place][:2] for record in begins if len(record.args) > place}):
-            present = np.array(
-                [record.args[place : place + 1] != [] and record.args[place][:2] == (key, kind) for record in begins]
-            )
-            values = np.array([record.args[place][2] if there else 0 for record, there in zip(begins, present, strict=True)])
+            rows = [
+                i for i, record in enumerate(begins) if [arg[:2] for arg in record.args[place : place + 1]] == [(key, kind)]
+            ]
+            values = np.array([begins[i].args[place][2] for i in rows], dtype=np.int64)
             encode = integer_annotation if kind == reference.INTEGER else text_annotation
-            cells += encode(key, values.astype(np.int64), present)
-    details = [join(cells, len(begins))] if cells else []
+            details.append(Part([encode(key, values)], np.array(rows)))
     for name, terminating in (("leaving", False), ("arriving", True)):
         flows = [getattr(record, name) for record in begins]
         ids = np.array([flow for each in flows for flow in each], dtype=np.int64)
-        details.append(flow_fields(ids, np.array([len(each) for each in flows]), terminating=terminating))
-    return Events(
-        begin=column("begin").astype(bool), ns=column("ns"), track=column("track"), name=column("name"),
-        category=column("category"), colour=column("colour"), details=details,
-    )  # fmt: skip
+        counts = np.array([len(each) for each in flows], dtype=np.int64)
+        details.append(Part([flow_field(ids, terminating=terminating)], np.arange(len(begins)), counts))
+    of_begins = {name: column(name)[column("begin") != 0] for name in ("name", "category", "colour")}
+    return Events(begin=column("begin").astype(bool), ns=column("ns"), track=column("track"), details=details, **of_begins)
 
 
 @given(slices())
@@ -83,23 +81,32 @@ def test_real_counters_equal_the_reference(values: list[tuple[int, float]], trac
     assert counter_packets(ns, track, np.array([each for _, each in values])).tobytes() == expected
 
 
-@given(st.lists(st.integers(0, (1 << 63) - 1), min_size=1))
-def test_varints(values: list[int]) -> None:
-    cells = protobuf.varints(np.array(values, dtype=np.int64))
-    assert join([cells], len(values)).data.tobytes() == b"".join(map(reference.varint, values))
+@given(st.lists(time), st.binary(max_size=7))
+def test_varints(values: list[int], prefix: bytes) -> None:
+    cells = protobuf.varints(np.array(values, dtype=np.int64), prefix)
+    assert pack([Part([cells])], len(values)).tobytes() == b"".join(prefix + reference.varint(value) for value in values)
     assert [protobuf.varint(value) for value in values] == [reference.varint(value) for value in values]
 
 
-@given(st.lists(st.tuples(st.binary(max_size=5), st.binary(max_size=5), st.booleans(), st.binary(max_size=3)), min_size=1))
-def test_interleave_and_spread(rows: list[tuple[bytes, bytes, bool, bytes]]) -> None:
-    def ragged(parts: list[bytes]) -> Ragged:
-        return Ragged(np.frombuffer(b"".join(parts), np.uint8), np.array([len(part) for part in parts], np.int64))
-
-    present = np.array([there for _, _, there, _ in rows])
-    second = spread(ragged([b for _, b, there, _ in rows if there]), present)
-    merged = interleave(ragged([a for a, _, _, _ in rows]), second, ragged([c for _, _, _, c in rows]))
-    assert merged.data.tobytes() == b"".join(a + b * there + c for a, b, there, c in rows)
-    assert merged.length.tolist() == [len(a + b * there + c) for a, b, there, c in rows]
+@given(st.lists(st.tuples(st.binary(max_size=20), st.booleans(), st.binary(max_size=3), st.integers(0, 3)), min_size=1))
+def test_parts_of_rows(rows: list[tuple[bytes, bool, bytes, int]]) -> None:
+    first, some = (
+        protobuf.Table([a for a, _, _, _ in rows]),
+        np.array([i for i, row in enumerate(rows) if row[1]], dtype=np.int64),
+    )
+    second, count = protobuf.Table([rows[i][2] for i in some]), np.array([row[3] for row in rows])
+    third = protobuf.fixed64(np.arange(count.sum(), dtype=np.uint64), b"x")
+    parts = [
+        Part([first(np.arange(len(rows))), protobuf.constant(b"!")]),
+        Part([second(np.arange(len(some)))], some),
+        Part([third], np.arange(len(rows)), count),
+    ]
+    number = iter(range(int(count.sum())))
+    expected = [
+        a + b"!" + b * there + b"".join(b"x" + next(number).to_bytes(8, "little") for _ in range(n)) for a, there, b, n in rows
+    ]
+    assert pack(parts, len(rows)).tobytes() == b"".join(expected)
+    assert protobuf.sizes(parts, len(rows)).tolist() == [len(row) for row in expected]
 
 
 def test_strings_are_declared_once() -> None:
