@@ -10,7 +10,7 @@ import math
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
-from decimal import Decimal
+from decimal import Decimal, InvalidOperation
 from fractions import Fraction
 from typing import Annotated, Any
 
@@ -25,6 +25,7 @@ from sim.units import PS_PER_S
 MAXIMUM = 10**18
 
 _NUMBER = r"(?:\d+(?:\.\d*)?|\.\d+)(?:[eE][+-]?\d+)?"
+_PLAIN = re.compile(rf"[+-]?{_NUMBER}", re.ASCII)
 _QUANTITY = re.compile(rf"\s*(?P<sign>[+-]?)(?P<number>(?>{_NUMBER}|(?:nan|inf)\b))\s*(?P<unit>\D?.*?)\s*", re.ASCII)
 _LONGEST = 64  # characters: nobody writes more, and it bounds the work on hostile input
 
@@ -115,6 +116,14 @@ class Dimension:
         return {"anyOf": [text, {"const": 0}]} if self.zero else text
 
 
+def number(text: str) -> Decimal | None:
+    """The number that a text is, exactly; None of what is none, such as `1_000`, which Python itself would take."""
+    try:
+        return Decimal(text) if _PLAIN.fullmatch(text) else None
+    except InvalidOperation:  # an exponent beyond all bounds
+        return None
+
+
 def show(value: object) -> str:
     """A value as YAML would have it, short enough for one line: `'fifo'`, `null`, `a list`."""
     if value is None:
@@ -124,9 +133,9 @@ def show(value: object) -> str:
     if isinstance(value, float) and not math.isfinite(value):
         return f"{value}".replace("nan", ".nan").replace("inf", ".inf")
     if isinstance(value, Mapping):
-        return "a mapping"
+        return "a mapping" if value else "an empty mapping"
     if isinstance(value, (list, tuple)):
-        return "a list"
+        return "a list" if value else "an empty list"
     text = repr(value)
     return text if len(text) <= 60 else f"{text[:56]}...{text[-1]}"
 

@@ -138,10 +138,13 @@ def _parsed(line: str) -> tuple[tuple[int, int, int], list[int]]:
         if not _is_count(data[name]) or data[name] >= 2**bits:
             raise ValueError(f"{name}: expected a whole number from 0 to {2**bits - 1}, found {show(data[name])}")
     experts = data["experts"]
-    if not isinstance(experts, list) or not experts or not all(_is_count(e) and e < 2**31 for e in experts):
+    if not isinstance(experts, list) or not experts:
         raise ValueError(f"experts: expected a list of whole numbers from 0, found {show(experts)}")
-    if len(set(experts)) < len(experts):
-        raise ValueError(f"experts: expected no expert twice, found {show(experts)}")
+    for i, expert in enumerate(experts):
+        if not _is_count(expert) or expert >= 2**31:
+            raise ValueError(f"experts: expected whole numbers from 0 to {2**31 - 1}, found {show(expert)}")
+        if expert in experts[:i]:
+            raise ValueError(f"experts: expected no expert twice, found {expert} again")
     return (data["layer"], data["sequence"], data["position"]), experts
 
 

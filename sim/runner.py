@@ -108,7 +108,7 @@ def run(scenario: Scenario | str | Path, *, replay: bool = True) -> Result:
         scenario=scenario, model=model, log=log, rules=rules, metrics=numbers, bounds=limits, breakdown=account,
         checks=(*checks, INVARIANT), doubts=doubts(setup, log), timing=timing,
         requests=served, series=series(log, served.arrival, served.last),
-        kv_bytes=int(variants[False, False].costs(0)[QUANTITIES.index("kv_write")].sum()),
+        kv_bytes=_token_bytes(variants[False, False]),
     )  # fmt: skip
 
 
@@ -212,8 +212,13 @@ def _kv_blocks(scenario: Scenario, model: ModelGraph, ops: OpGraph, sequences: l
         room = capacity - held.weights if room is None else room
     if not batched or room is None:
         return None
-    block = pages.block * int(ops.costs(0)[QUANTITIES.index("kv_write")].sum())
+    block = pages.block * _token_bytes(ops)
     return room // block if block else None
+
+
+def _token_bytes(ops: OpGraph) -> int:
+    """What the KV cache holds of one token."""
+    return int(ops.costs(0)[QUANTITIES.index("kv_write")].sum())
 
 
 def _batching(scenario: Scenario, model: ModelGraph, ops: OpGraph, sequences: list[Request]) -> Batching | None:
@@ -248,7 +253,7 @@ def _batching(scenario: Scenario, model: ModelGraph, ops: OpGraph, sequences: li
         seed=scenario.seed,
     )
     try:
-        feasible(batching, sequences)
+        feasible(batching, sequences, _token_bytes(ops))
     except InputError as error:
         key, _, message = str(error).partition(": ")
         raise scenario.error(key, message) from None

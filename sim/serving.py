@@ -24,7 +24,7 @@ import numpy as np
 from sim.batch import Shape
 from sim.errors import InputError
 from sim.requests import Request
-from sim.units import ceil_div
+from sim.units import ceil_div, format_bytes
 
 
 class Member(NamedTuple):
@@ -426,8 +426,13 @@ def loops(batching: Batching, requests: Sequence[Request], *, concurrency: int |
     return [Batcher(batching, Arrivals(requests, only=number)) for number in range(len(requests))]
 
 
-def feasible(batching: Batching, requests: Sequence[Request]) -> None:
-    """Raises InputError for a request that could never be served."""
+def feasible(batching: Batching, requests: Sequence[Request], token_bytes: int) -> None:
+    """Raises InputError for a request that could never be served. token_bytes: of the KV cache of one token."""
+
+    def size(blocks: int) -> str:
+        tokens = blocks * batching.block
+        return f"{blocks:,} block{'s' if blocks > 1 else ''} ({tokens:,} tokens, {format_bytes(tokens * token_bytes)})"
+
     groups = Counter(request.group for request in requests if request.group >= 0)
     for group, samples in groups.items():
         if samples > batching.sequences:
@@ -437,15 +442,15 @@ def feasible(batching: Batching, requests: Sequence[Request]) -> None:
         blocks = shared // batching.block + samples * (ceil_div(final, batching.block) - shared // batching.block)
         if batching.blocks is not None and blocks > batching.blocks:
             raise InputError(
-                f"workload.batching.kv: {samples} samples of one prompt end in {blocks} blocks, more than the "
-                f"{batching.blocks} of the KV cache"
+                f"workload.batching.kv: {samples} samples of one prompt end in {size(blocks)}, more than the "
+                f"{size(batching.blocks)} of the KV cache"
             )
     for number, request in enumerate(requests):
         blocks = ceil_div(request.final, batching.block)
         if batching.blocks is not None and blocks > batching.blocks:
             raise InputError(
-                f"workload.batching.kv: sequence {number} ends with {request.final} tokens in {blocks} blocks, more than the "
-                f"{batching.blocks} of the KV cache"
+                f"workload.batching.kv: sequence {number} ends with {request.final:,} tokens in {size(blocks)}, more than the "
+                f"{size(batching.blocks)} of the KV cache"
             )
         again = batching.full == "recompute" and batching.blocks is not None
         whole = request.final if again else request.prompt

@@ -89,23 +89,36 @@ def load(path: str | os.PathLike[str]) -> tuple[EventLog, Scenario]:
         raise InputError(
             f"{path}: expected a log as {__version__} writes it, found one of {version} without {', '.join(lacking)}"
         )
-    scenario = from_dict(json.loads(metadata["sim.scenario"]), str(path), (), known_names())
+    try:
+        return _parsed(str(path), table, metadata)
+    except InputError:
+        raise
+    except (ValueError, TypeError, LookupError, AttributeError, OverflowError) as error:
+        raise InputError(f"{path}: damaged: {' '.join(str(error).split())}") from None
+
+
+def _parsed(source: str, table: Any, metadata: Mapping[str, str]) -> tuple[EventLog, Scenario]:
+    """The log of a file that has all columns and metadata. Raises what comes of those that are damaged."""
+    scenario = from_dict(json.loads(metadata["sim.scenario"]), source, (), known_names())
     setup = prepare(scenario, *op_graphs(scenario))
     column = {name: table[name].to_numpy() for name in (*_STEPS, *_TASKS)}
     first = np.flatnonzero(column["task"] == 0)
     graphs, graph, members = _batches(metadata, setup, len(first))
     size = np.array([len(g) for g in graphs], dtype=np.int64)[graph]
     if not np.array_equal(np.diff(np.append(first, len(table))), size):
-        raise InputError(f"{path}: its steps have other tasks than the {len(setup.graph)} of the model's graph today")
+        raise InputError(f"{source}: its steps have other tasks than the {len(setup.graph)} of the model's graph today")
     steps = StepTable(
         **{name: column[name][first] for name in _STEPS}, graph=graph, first=first,
         end=np.maximum.reduceat(column["end"], first),
     )  # fmt: skip
+    arrival = np.array(json.loads(metadata["sim.arrival"]), dtype=np.int64)
+    if arrival.shape != (len(setup.sequences),):
+        raise ValueError(f"expected {len(setup.sequences)} times of arrival, found {arrival.size}")
     tasks = TaskTable(**{name: column[name] for name in _TASKS})
     log = EventLog(
         graphs=graphs, tasks=tasks, steps=steps, grants=_grants(table["grants"].combine_chunks()),
         engines=int(metadata["sim.engines"]), channels=int(metadata["sim.channels"]), bandwidth=int(metadata["sim.bandwidth"]),
-        batched=members, arrival=np.array(json.loads(metadata["sim.arrival"]), dtype=np.int64),
+        batched=members, arrival=arrival,
     )  # fmt: skip
     return log, scenario
 

@@ -20,7 +20,11 @@ FLOPS, VECTOR_OPS = QUANTITIES.index("flops"), QUANTITIES.index("vector_ops")
 
 
 class Fixed:
-    """`table`: a shipped name, or picoseconds by kind. `jitter`: each task varies uniformly by up to this fraction."""
+    """A table of durations by kind of op, alike on all machines.
+
+    table: the name of a shipped one, or durations by kind.
+    jitter: the share by which each task varies, uniformly, up and down.
+    """
 
     def __init__(
         self, *, machine: Machine, seed: int, table: str | Mapping[str, int] = "block_estimates", jitter: float = 0.0

@@ -44,7 +44,11 @@ class OpTimes:
 
 
 class Profiled:
-    """`profile`: the path of a device profile. `otherwise`: `roofline` for ops that it lacks; without it they are errors."""
+    """As long as each kind of op was measured to take on a real device.
+
+    profile: the path of a device profile.
+    otherwise: what ops cost that it lacks, `roofline`; null: they are errors.
+    """
 
     def __init__(self, *, machine: Machine, seed: int, profile: str | DeviceProfile, otherwise: str | None = None) -> None:
         if otherwise not in (None, "roofline"):

@@ -19,7 +19,7 @@ FLOPS, VECTOR_OPS = QUANTITIES.index("flops"), QUANTITIES.index("vector_ops")
 
 
 class Roofline:
-    """`machine` gives the peaks; nothing is random, so `seed` is not used."""
+    """FLOPs over the peak of their number format, elements over the vector rate, bytes over the channel: a lower bound."""
 
     def __init__(self, *, machine: Machine, seed: int) -> None:
         self.machine = machine

@@ -19,9 +19,9 @@ PRESETS: Registry[str | Path] = Registry("hardware preset", {path.stem: path for
 WHOLE = frozenset(("efficiency", "arbiter"))
 
 
-def find(name: str) -> Preset:
-    """The preset of that name, or in the file of that path. Raises InputError with the nearest name."""
-    path = Path(name)
+def find(name: str, folder: Path = Path()) -> Preset:
+    """The preset of that name, or in the file of that path, from a folder. Raises InputError with the nearest name."""
+    path = folder / name
     if path.suffix in (".yaml", ".yml"):
         return read_preset(path, path.stem)
     return _shipped(name)

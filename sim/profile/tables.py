@@ -24,6 +24,7 @@ import csv
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass
+from decimal import Decimal
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -35,7 +36,7 @@ from sim.documents import Node, read
 from sim.errors import InputError, nearest
 from sim.profile.device import ATTENTION, MULTI_HEAD, PRODUCT, Provenance
 from sim.profile.samples import NUMBERS, Samples
-from sim.quantities import BANDWIDTH, SIZE, Dimension, show
+from sim.quantities import BANDWIDTH, SIZE, Dimension, number, show
 
 KEYS = ("device", "title", "source", "date", "driver", "libraries", "bandwidth", "capacity", "cache", "tables")
 TABLE = ("file", "kind", "dtype", "unit", "columns", "calibrate")
@@ -103,16 +104,22 @@ def _table(node: Node, folder: Path) -> tuple[Samples, npt.NDArray[np.bool_]]:
         if name not in given:
             raise node.needed("columns").place.error(f"the key {name!r} is missing")
     content = _read(folder / file)
+    if not any(content.values()):
+        raise node.needed("file").place.error(f"{file}: expected a header and rows, found no rows")
     columns: dict[str, Any] = {}
     for name, each in given.items():
         source = each.text()
         if source not in content:
             raise each.place.error(f"no column {show(source)} in {file}{nearest(source, content)}; it has {', '.join(content)}")
-        columns[name] = _numbers(content[source], each, UNITS[unit] if name == "duration" else 1)
+        found = _numbers(content[source], each)
+        if name == "duration":
+            columns[name] = _whole(found * UNITS[unit], each)
+            continue
+        columns[name] = _whole(found, each)
         least = 1 if name in ("rows", *NEEDED.get(kind, ())) else 0
-        if name != "duration" and (wrong := np.flatnonzero(columns[name] < least)).size:
-            found = columns[name][wrong[0]]
-            raise each.place.error(f"column {source!r} of {file}: expected whole numbers from {least}, found {found}")
+        if (wrong := np.flatnonzero((columns[name] < least) | (columns[name] != found))).size:
+            value = f"{found[wrong[0]]:.12g}"
+            raise each.place.error(f"column {source!r} of {file}: expected whole numbers from {least}, found {value}")
     size, kinds = ELEMENT[dtype], [kind] * len(columns["duration"])
     if kind in (PRODUCT, ATTENTION):
         formula = _product if kind == PRODUCT else _attention
@@ -136,6 +143,8 @@ def _upto(node: Node, samples: Samples) -> npt.NDArray[np.bool_]:
         if not isinstance(limit.value, int) or isinstance(limit.value, bool):
             raise limit.place.error(f"expected a whole number, found {show(limit.plain())}")
         mask &= samples.columns[name] <= limit.value
+    if limits is not None and not mask.any():
+        raise limits.place.error("expected limits that leave rows to fit to, found none within them")
     return mask
 
 
@@ -159,11 +168,11 @@ def _attention(c: Mapping[str, Any], size: int) -> dict[str, Any]:
 
 def _read(path: Path) -> dict[str, list[Any]]:
     """The columns of a CSV or Parquet file."""
+    if path.is_dir():
+        raise InputError(f"{path}: expected a CSV or Parquet file, found a folder")
     try:
         if path.suffix == ".csv":
-            with path.open(newline="", encoding="utf-8-sig") as file:
-                rows = list(csv.DictReader(file))
-            return {name: [row[name] for row in rows] for name in (rows[0] if rows else ())}
+            return _csv(path)
         parquet = import_module("pyarrow.parquet")
         table = parquet.read_table(path)
         return {name: table.column(name).to_pylist() for name in table.column_names}
@@ -171,18 +180,41 @@ def _read(path: Path) -> dict[str, list[Any]]:
         raise InputError(f"{path}: Parquet files need pyarrow: pip install 'decode-sim[parquet]'") from None
     except FileNotFoundError:
         raise InputError(f"{path}: no such file") from None
+    except InputError:
+        raise
     except Exception as error:  # pyarrow raises many kinds, for files that are none of its own
         raise InputError(" ".join(f"{path}: cannot be read as a table: {error}".splitlines())) from None
 
 
-def _numbers(values: list[Any], node: Node, scale: int) -> npt.NDArray[np.int64]:
-    try:
-        numbers = np.array([float(value) for value in values])
-        if not np.isfinite(numbers).all() or (numbers * scale >= 2**62).any():
-            raise ValueError("not finite, or too large")
-    except (TypeError, ValueError) as error:
-        raise node.place.error(f"column {node.text()!r} does not hold numbers: {error}") from None
-    rounded: npt.NDArray[np.int64] = np.rint(numbers * scale).astype(np.int64)
+def _csv(path: Path) -> dict[str, list[Any]]:
+    """The columns of a CSV file: a header, and rows of as many values."""
+    with path.open(newline="", encoding="utf-8-sig") as file:
+        reader = csv.reader(file, strict=True)
+        lines = [(reader.line_num, row) for row in reader if row]
+    if not lines:
+        return {}
+    (first, header), rows = lines[0], lines[1:]
+    names = [name.strip() for name in header]
+    if twice := next((name for i, name in enumerate(names) if name in names[:i]), None):
+        raise InputError(f"{path}:{first}: expected each column once, found {show(twice)} twice")
+    for line, row in rows:
+        if len(row) != len(names):
+            raise InputError(f"{path}:{line}: expected {len(names)} columns, found {len(row)}")
+    return {name: [row[i] for _, row in rows] for i, name in enumerate(names)}
+
+
+def _numbers(values: list[Any], node: Node) -> npt.NDArray[np.float64]:
+    found = [number(value.strip()) if isinstance(value, str) else value for value in values]
+    wrong = next((i for i, value in enumerate(found) if not isinstance(value, (int, float, Decimal))), None)
+    if wrong is not None:
+        raise node.place.error(f"column {node.text()!r} does not hold numbers: {show(values[wrong])}")
+    return np.array(found, dtype=np.float64)
+
+
+def _whole(values: npt.NDArray[np.float64], node: Node) -> npt.NDArray[np.int64]:
+    if not (np.abs(values) < 2**62).all():  # not a number is not below either
+        raise node.place.error(f"column {node.text()!r} does not hold numbers: not finite, or too large")
+    rounded: npt.NDArray[np.int64] = np.rint(values).astype(np.int64)
     return rounded
 
 

@@ -6,7 +6,7 @@ import re
 import sys
 from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any, get_args
+from typing import Any, get_args, get_origin
 
 from annotated_types import Ge, Gt, Le, Lt
 from pydantic import BaseModel
@@ -87,6 +87,8 @@ def translate(details: list[ErrorDetails], document: Document) -> Iterator[Probl
             valid = list(_fields(path[:-1]))
             message = f"unknown key {show(path[-1])}{nearest(str(path[-1]), valid)}; valid: {', '.join(valid)}"
             yield Problem(document.place(path, key=True), path[:-1], message)
+        elif (path, kind) in _WORDS:
+            yield Problem(place, document.find(path)[1], f"expected {_WORDS[path, kind]}, found {show(found)}")
         elif kind == "literal_error":
             valid = re.findall(r"'([^']*)'", context["expected"])
             yield Problem(place, path, one_of(valid, found))
@@ -98,8 +100,6 @@ def translate(details: list[ErrorDetails], document: Document) -> Iterator[Probl
                 expected = _PATTERNS[context["pattern"]]
             elif kind == "model_type":
                 expected = _mapping(_section(path) or Scenario)
-            elif kind == "string_type" and path == ("cost", "table"):
-                expected = "the name of a table, or a mapping of op kinds to durations"
             expected = expected.format(range=_range(path), **context)
             subject = "as key " if is_key else ""
             yield Problem(place, document.find(path)[1], f"expected {subject}{expected}, found {show(found)}")
@@ -132,8 +132,17 @@ _UNIONS: tuple[KeyPath, ...] = (
     ("cost", "table"),
     ("mapping", "weights"),
     ("mapping", "tiles"),
+    ("workload", "routing"),
+    ("workload", "speculative", "acceptance"),
     *(("workload", "generate", name) for name in ("context", "prompt", "tokens")),
 )
+
+#: What may be written in some places, which pydantic does not say in our words.
+_WORDS: dict[tuple[KeyPath, str], str] = {
+    (("cost", "table"), "string_type"): "the name of a table, or a mapping of op kinds to durations",
+    (("hardware", "memory", "efficiency"), "dict_type"): 'shares by number of transfers, such as {"1": 0.54, "4": 0.68}',
+    (("workload", "routing"), "literal_error"): "uniform, or a mapping with the key 'file'",
+}
 
 _EXPECTED = {
     "int_type": "a whole number{range}",
@@ -193,7 +202,8 @@ def _range(path: KeyPath) -> str:
     if field is None and len(path) > 1:
         field = _fields(path[:-2]).get(str(path[-2]))
     low = high = ""
-    for bound in (*field.metadata, *_metadata(field.annotation)) if field is not None else ():
+    inside = isinstance(path[-1], int) if path else False  # of a list, whatever a value in its place may be
+    for bound in () if field is None else _metadata(_items(field.annotation)) if inside else _bounds(field):
         match bound:
             case Ge(ge=value):
                 low = f" from {value}"
@@ -204,6 +214,18 @@ def _range(path: KeyPath) -> str:
             case Lt(lt=value):
                 high = f" to below {value}"
     return low + high
+
+
+def _bounds(field: FieldInfo) -> Iterator[Any]:
+    yield from field.metadata
+    yield from _metadata(field.annotation)
+
+
+def _items(annotation: Any) -> Any:
+    """What the lists in an annotation hold."""
+    if get_origin(annotation) is tuple:
+        return get_args(annotation)[0]
+    return next((found for argument in get_args(annotation) if (found := _items(argument)) is not None), None)
 
 
 def _metadata(annotation: Any) -> Iterator[Any]:

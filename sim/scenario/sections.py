@@ -288,10 +288,20 @@ def folder_of(document: Document) -> Path:
     return source.parent if document.text and source.suffix else Path()
 
 
-def beside(path: str, info: ValidationInfo) -> Path:
-    """A path in a scenario: from the folder of its file, if it has one."""
+def folder_in(info: ValidationInfo) -> Path:
+    """The folder of the file of a scenario, from which paths in it start."""
     folder: Path = (info.context or {}).get("folder", Path())
-    return folder / path
+    return folder
+
+
+def readable_profile(path: str | None, info: ValidationInfo) -> str | None:
+    """The path of a device profile, if it is one. Raises ValueError that says what is wrong with it."""
+    try:
+        if path is not None:
+            read_profile(folder_in(info) / path)
+    except InputError as error:
+        raise ValueError(str(error)) from None
+    return path
 
 
 class Hardware(Section):
@@ -300,8 +310,8 @@ class Hardware(Section):
     preset: str | None = Field(
         default=None,
         min_length=1,
-        description="A machine by its name (`sim list hardware`), or the path of its file. It gives engines and memory; what "
-        "is written here holds instead.",
+        description="A machine by its name (`sim list hardware`), or the path of its file, from the folder of the scenario. It "
+        "gives engines and memory; what is written here holds instead.",
         examples=["a100-80g-sxm"],
     )
     from_profile: str | None = Field(
@@ -323,8 +333,8 @@ class Hardware(Section):
         name, profile = value.get("preset"), value.get("from_profile")
         try:
             if isinstance(profile, str) and profile and name is None:
-                return over(hardware(read_profile(beside(profile, info))), value)
-            preset = find(name) if isinstance(name, str) and name else None
+                return over(hardware(read_profile(folder_in(info) / profile)), value)
+            preset = find(name, folder_in(info)) if isinstance(name, str) and name else None
         except InputError:
             return value  # the field says so, at its own place
         return complete(preset, value) if preset is not None else value
@@ -332,19 +342,14 @@ class Hardware(Section):
     @field_validator("from_profile")
     @classmethod
     def _readable(cls, path: str | None, info: ValidationInfo) -> str | None:
-        try:
-            if path is not None:
-                read_profile(beside(path, info))
-        except InputError as error:
-            raise ValueError(str(error)) from None
-        return path
+        return readable_profile(path, info)
 
     @field_validator("preset")
     @classmethod
-    def _known(cls, name: str | None) -> str | None:
+    def _known(cls, name: str | None, info: ValidationInfo) -> str | None:
         try:
             if name is not None:
-                find(name)
+                find(name, folder_in(info))
         except InputError as error:
             raise ValueError(str(error)) from None
         return name
@@ -397,6 +402,11 @@ class Cost(Choice):
         default=None,
         description="For `profiled`: what ops cost that the profile lacks, and the report lists them; null: they are errors.",
     )
+
+    @field_validator("profile")
+    @classmethod
+    def _readable(cls, path: str | None, info: ValidationInfo) -> str | None:
+        return readable_profile(path, info)
 
 
 class Window(Section):

@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import Any, Literal, TextIO
 
 from sim.errors import InputError, nearest
-from sim.quantities import DURATION, MAXIMUM, QuantityError, show
+from sim.quantities import DURATION, MAXIMUM, QuantityError, number, show
 from sim.requests import MAX_CONTEXT, MAX_REQUESTS, MAX_TOKENS, Request
 from sim.units import PS_PER_S, format_time
 
@@ -175,23 +175,23 @@ class _Rows:
 
     def _count(self, row: Mapping[str, Any], what: str, low: int, high: int) -> int:
         value = self._value(row, what)
-        number = _number(value)
-        if number is None or number != int(number) or not low <= number <= high:
+        count = _number(value)
+        if count is None or count != int(count) or not low <= count <= high:
             raise self.error(what, f"a whole number from {low} to {high}", value)
-        return int(number)
+        return int(count)
 
     def _time(self, row: Mapping[str, Any]) -> int:
         value = self._value(row, "arrival")
-        number = _number(value)
-        if number is not None and abs(number) <= MAXIMUM:
-            return int((number * UNITS[self._unit or "s"]).to_integral_value(ROUND_HALF_EVEN))
+        time = _number(value)
+        if time is not None and abs(time) <= MAXIMUM:
+            return int((time * UNITS[self._unit or "s"]).to_integral_value(ROUND_HALF_EVEN))
         if isinstance(value, str):
             if match := _TIMESTAMP.fullmatch(value):
                 try:
                     return _since_epoch(*match.groups())
                 except ValueError:  # the 31st of February
                     pass
-            elif number is None:
+            elif time is None:
                 try:
                     return DURATION.parse(value)
                 except QuantityError:
@@ -209,11 +209,8 @@ def _number(value: object) -> Decimal | None:
     """A finite number, or the text of one, exactly as it is written; None of all else."""
     if isinstance(value, bool) or not isinstance(value, (int, Decimal, str)):
         return None
-    try:
-        number = Decimal(value)
-    except InvalidOperation:
-        return None
-    return number if number.is_finite() and -40 < number.adjusted() < 40 else None
+    found = number(value) if isinstance(value, str) else Decimal(value)
+    return found if found is not None and found.is_finite() and -40 < found.adjusted() < 40 else None
 
 
 def _since_epoch(
@@ -249,11 +246,11 @@ def _opened(path: Path) -> Iterator[Iterator[str]]:
 
 
 def _lines(path: Path, file: TextIO) -> Iterator[str]:
-    number = 0
+    count = 0
     while line := file.readline(LONGEST):
-        number += 1
+        count += 1
         if len(line) == LONGEST:
-            raise InputError(f"{path}:{number}: expected a line of less than {LONGEST:,} characters")
+            raise InputError(f"{path}:{count}: expected a line of less than {LONGEST:,} characters")
         yield line
 
 
@@ -277,13 +274,13 @@ def _csv(path: Path, lines: Iterable[str]) -> Iterator[tuple[int, Mapping[str, A
 
 
 def _jsonl(path: Path, lines: Iterable[str]) -> Iterator[tuple[int, Mapping[str, Any]]]:
-    for number, line in enumerate(lines, 1):
+    for count, line in enumerate(lines, 1):
         if not line.strip():
             continue
         try:
             row = json.loads(line, parse_float=Decimal)
         except (ValueError, RecursionError, InvalidOperation):  # the last: a number with a huge exponent
-            raise InputError(f"{path}:{number}: expected a JSON object, found {show(line.strip())}") from None
+            raise InputError(f"{path}:{count}: expected a JSON object, found {show(line.strip())}") from None
         if not isinstance(row, dict):
-            raise InputError(f"{path}:{number}: expected a JSON object, found {show(row)}")
-        yield number, row
+            raise InputError(f"{path}:{count}: expected a JSON object, found {show(row)}")
+        yield count, row

@@ -3,16 +3,22 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterator
+from inspect import cleandoc, signature
 from pathlib import Path
 from typing import Any
 
 import click
 
 from sim.cli import COMMANDS, cli
+from sim.cost import COST_MODELS
+from sim.hardware.arbiters import ARBITERS
+from sim.registry import GIVEN, Registry
 from sim.runner import read
 from sim.scenario import json_schema
 from sim.scenario.base import LINE
+from sim.scheduling import SCHEDULERS
 from sim.shipped import scenarios
 from sim.units import format_time
 from tests.reports import FOLDER as REPORTS
@@ -49,6 +55,7 @@ def scenario_keys() -> str:
         section = schema["$defs"][name]
         lines += ["", f"## {SECTIONS.get(name, name)}", "", section.get("description", "").replace("\n", " "), ""]
         lines += _table(next((each for each in section.get("anyOf", ()) if "properties" in each), section), schema)
+        lines += _policies(POLICIES[name]) if name in POLICIES else ()
     return "\n".join(lines) + "\n"
 
 
@@ -62,6 +69,34 @@ def _table(section: dict[str, Any], schema: dict[str, Any]) -> Iterator[str]:
         named = schema["$defs"].get(field.get("$ref", "").rpartition("/")[2], {})
         text = field.get("description", named.get("description", "")).replace("\n", " ")
         yield f"| `{key}` | {_value(field)} | {default} | {text} |".replace("  ", " ")
+
+
+#: What the names of a section stand for.
+POLICIES: dict[str, Registry[Any]] = {"Arbiter": ARBITERS, "Scheduler": SCHEDULERS, "Cost": COST_MODELS}
+
+
+def _policies(registry: Registry[Any]) -> Iterator[str]:
+    """What each policy does, and its options, from its docstring and its parameters."""
+    yield from ("", f"| {registry.what} | option | default | what it does |", "| --- | --- | --- | --- |")
+    for name in registry:
+        policy = registry.get(name)
+        yield f"| `{name}` | | | {_paragraph(policy, 0)} |"
+        for option, parameter in signature(policy).parameters.items():
+            if option not in GIVEN:
+                default = "required" if parameter.default is parameter.empty else f"`{_plain(parameter.default)}`"
+                yield f"| | `{option}` | {default} | {_option(policy, option)} |"
+
+
+def _paragraph(policy: Any, number: int) -> str:
+    return " ".join(cleandoc(policy.__doc__).split("\n\n")[number].split())
+
+
+def _option(policy: Any, option: str) -> str:
+    """What the docstring of a policy says of an option, from its name to the next one."""
+    found = re.search(rf"^{option}: (.*?)(?=^\w+: |\n\n|\Z)", cleandoc(policy.__doc__), re.DOTALL | re.MULTILINE)
+    assert found, f"{policy}: the docstring does not say what {option} is"
+    text = " ".join(found[1].split())
+    return text[0].upper() + text[1:]
 
 
 def _plain(value: Any) -> str:

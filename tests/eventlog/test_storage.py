@@ -132,6 +132,26 @@ def test_logs_of_other_versions_are_refused_in_one_line(tmp_path: Path, lacking:
         storage.load(path)
 
 
+@pytest.mark.parametrize("name", ["sim.scenario", "sim.batches", "sim.arrival", "sim.engines", "sim.bandwidth"])
+@pytest.mark.parametrize(
+    "content", ["", "{", "null", "[1]", '"x"', "7.5", '{"a": 1}', '{"shapes": [[1]], "graph": [0], "members": 3}']
+)
+def test_logs_with_damaged_metadata_are_refused_in_one_line(tmp_path: Path, kept: Path, name: str, content: str):
+    with parquet.ParquetFile(kept) as file:
+        table, metadata = file.read(), dict(file.metadata.metadata)
+    parquet.write_table(table.replace_schema_metadata(metadata | {name.encode(): content.encode()}), tmp_path / "log.parquet")
+    with pytest.raises(InputError, match=r"log\.parquet: ") as caught:
+        storage.load(tmp_path / "log.parquet")
+    assert "\n" not in str(caught.value)
+
+
+@pytest.fixture(scope="module")
+def kept(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("logs") / "whole.parquet"
+    storage.run_to_file(read(SHIPPED["batching_static"], ["model.layers=1", "model.scope=block"]), path)
+    return path
+
+
 @pytest.mark.parametrize("option", [["--json"], ["--repeats", "3"]])
 def test_a_log_only_goes_with_nothing_that_needs_an_account(tmp_path: Path, option: list[str]):
     options = ["run", "two_tokens_4_engines", "--save-log", str(tmp_path / "log.parquet"), "--log-only", *option]

@@ -157,6 +157,20 @@ def test_a_file_of_ones_own(tmp_path: Path) -> None:
     assert (made.engines.count, made.engines.peak("bfloat16"), made.memory.bandwidth) == (2, 15 * 10**11, 10**10)
 
 
+def test_its_path_is_from_the_folder_of_the_scenario(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for folder in ("machines", "elsewhere"):
+        (tmp_path / folder).mkdir()
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    (tmp_path / "machines" / "board.yaml").write_text(BOARD)
+    text = "model: {config: llama-3.2-1b}\nhardware: {preset: board.yaml}\n"
+    for file, place in (("../machines/mine.yaml", "board.yaml"), ("mine.yaml", "../machines/board.yaml")):
+        Path(file).write_text(text.replace("board.yaml", place))
+        assert read(file).hardware.engines.count == 2
+    Path("mine.yaml").write_text(text)
+    with pytest.raises(InputError, match=r"^mine\.yaml:2:20: hardware\.preset: board\.yaml: no such file"):
+        read("mine.yaml")
+
+
 def test_an_entry_point(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "board.yaml").write_text(BOARD)
     (tmp_path / "board_maker.py").write_text("from pathlib import Path\nBOARD = Path(__file__).with_name('board.yaml')\n")

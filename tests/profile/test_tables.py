@@ -99,6 +99,11 @@ def test_what_is_no_number_is_said(mapping: Path, tmp_path: Path) -> None:
     [
         ("0,512,512,3", r"map\.yaml:11:21: column 'm' of gemm\.csv: expected whole numbers from 1, found 0"),
         ("1,512,-1,3", r"map\.yaml:11:33: column 'k' of gemm\.csv: expected whole numbers from 1, found -1"),
+        ("1,512.5,512,3", r"map\.yaml:11:27: column 'n' of gemm\.csv: expected whole numbers from 1, found 512\.5"),
+        ("1_0,512,512,3", r"map\.yaml:11:21: column 'm' does not hold numbers: '1_0'"),
+        ("1,512,512,1e30", r"map\.yaml:11:46: column 'time' does not hold numbers: not finite, or too large"),
+        ("1,512,512,3,9", r"gemm\.csv:10: expected 4 columns, found 5"),
+        ("1,512,512", r"gemm\.csv:10: expected 4 columns, found 3"),
         ("1,4e9,4e9,3", r"map\.yaml:7:5: gemm\.csv: expected FLOPs and bytes below 2\^62, found a larger product"),
     ],
 )
@@ -106,6 +111,36 @@ def test_sizes_that_no_kernel_has_are_refused(mapping: Path, tmp_path: Path, row
     with (tmp_path / "gemm.csv").open("a") as file:
         file.write(f"{row}\n")
     with pytest.raises(InputError, match=expected):
+        read_tables(mapping)
+
+
+@pytest.mark.parametrize(
+    ("content", "expected"),
+    [
+        ("m,n,k,m,time\n1,2,3,4,5\n", r"gemm\.csv:1: expected each column once, found 'm' twice"),
+        ("m,n,k,time\n", r"map\.yaml:7:11: gemm\.csv: expected a header and rows, found no rows"),
+        ("", r"map\.yaml:7:11: gemm\.csv: expected a header and rows, found no rows"),
+        ('m,n,k,time\n1,2,3,"4\n', r"gemm\.csv: cannot be read as a table: unexpected end of data"),
+    ],
+    ids=["a column twice", "a header alone", "empty", "an open quote"],
+)
+def test_what_is_no_table_is_refused(mapping: Path, tmp_path: Path, content: str, expected: str) -> None:
+    (tmp_path / "gemm.csv").write_text(content)
+    with pytest.raises(InputError, match=expected):
+        read_tables(mapping)
+
+
+def test_a_folder_is_no_table(mapping: Path, tmp_path: Path) -> None:
+    for name in ("tables.csv", "tables"):
+        (tmp_path / name).mkdir()
+        mapping.write_text(MAPPING.replace("gemm.csv", name))
+        with pytest.raises(InputError, match=rf"{name}: expected a CSV or Parquet file, found a folder"):
+            read_tables(mapping)
+
+
+def test_limits_that_leave_nothing_to_fit_to_are_refused(mapping: Path) -> None:
+    mapping.write_text(MAPPING.replace("n: 2048", "n: 0"))
+    with pytest.raises(InputError, match=r"map\.yaml:12:16: expected limits that leave rows to fit to, found none"):
         read_tables(mapping)
 
 

@@ -145,7 +145,7 @@ def test_groups_repeat() -> None:
         ("100 GB/s", "@.nan", "hardware.memory.bandwidth: expected a bandwidth with its unit"),
         ("100 GB/s", "@1e30 GB/s", "hardware.memory.bandwidth: expected a bandwidth of at most 1000 PB/s"),
         ("2 TFLOP/s", "@2 TFLOPs", "hardware.engines.flops.bfloat16: unknown unit 'TFLOPs' (did you mean 'TFLOP/s'?)"),
-        ("{bfloat16: 2 TFLOP/s}", "@{}", "hardware.engines.flops: expected at least one item, found a mapping"),
+        ("{bfloat16: 2 TFLOP/s}", "@{}", "hardware.engines.flops: expected at least one item, found an empty mapping"),
         # numbers
         ("count: 4", "count: @0", "hardware.engines.count: expected a number from 1 to 4096, found 0"),
         ("count: 4", "count: @4097", "hardware.engines.count: expected a number from 1 to 4096, found 4097"),
@@ -446,6 +446,28 @@ def test_what_looks_like_a_tag_inside_a_table() -> None:
 def test_the_range_of_an_efficiency(share: str) -> None:
     text = f"{MINIMAL}hardware: {{memory: {{efficiency: {{1: {share}}}}}}}\n"
     assert "hardware.memory.efficiency.1: expected a number above 0 to 1, found" in message(text)
+
+
+@pytest.mark.parametrize(
+    ("assignment", "expected"),
+    [
+        ("hardware.memory.efficiency=0.5", 'expected shares by number of transfers, such as {"1": 0.54, "4": 0.68}, found 0.5'),
+        ("hardware.memory.efficiency={}", "hardware.memory.efficiency: expected at least one item, found an empty mapping"),
+        ("workload.routing=x", "workload.routing: expected uniform, or a mapping with the key 'file', found 'x'"),
+        ("workload.routing=[]", "workload.routing: expected uniform, or a mapping with the key 'file', found an empty list"),
+        ("workload.routing={file: 3}", "workload.routing.file: expected a text, found 3"),
+        ("workload.speculative={draft: 2, acceptance: x}", "speculative.acceptance: expected a number from 0 to 1, found 'x'"),
+        ("workload.speculative={draft: 2, acceptance: [1, x]}", "acceptance[1]: expected a whole number from 0, found 'x'"),
+        ("cost={model: profiled, profile: none.yaml}", "cost.profile: none.yaml: no such file"),
+    ],
+)
+def test_what_has_two_forms_is_told_in_our_words(assignment: str, expected: str) -> None:
+    assert expected in message(MINIMAL, assignment, known=None)
+
+
+def test_a_missing_profile_is_told_at_its_place() -> None:
+    text = f"{MINIMAL}cost:\n  model: profiled\n  profile: none.yaml\n"
+    assert message(text, known=None).startswith("x.yaml:4:12: cost.profile: none.yaml: no such file")
 
 
 @pytest.mark.parametrize("character", [r"\e", r"\0", r"\r", r"\x7f", r"\x9b"])

@@ -92,7 +92,7 @@ def samples(draw: st.DrawFn) -> list[Request]:
 def test_every_sample_gets_all_its_tokens(asked: list[Request], most: int, blocks: int | None, concurrency: int | None) -> None:
     batching = Batching(policy="continuous", sequences=most, blocks=blocks, block=8)
     with suppress(InputError):
-        feasible(batching, asked)
+        feasible(batching, asked, 100)
         (batcher,) = batchers = loops(batching, asked, concurrency=concurrency)
         steps = drive(batchers)
         assert emitted(steps) == Counter({i: request.tokens for i, request in enumerate(asked)})
@@ -105,7 +105,7 @@ def test_every_sample_gets_all_its_tokens(asked: list[Request], most: int, block
 @settings(max_examples=300, deadline=None)
 @given(requests, batchings(), st.none() | st.integers(1, 4))
 def test_everybody_gets_all_their_tokens(asked: list[Request], batching: Batching, concurrency: int | None) -> None:
-    feasible(batching, asked)
+    feasible(batching, asked, 100)
     batchers = loops(batching, asked, concurrency=concurrency)
     (batcher,) = batchers
     steps = drive(batchers)
@@ -195,7 +195,7 @@ def test_who_came_last_makes_room() -> None:
 def test_samples_share_the_prompt() -> None:
     asked = [Request(context=0, prompt=10, tokens=2, arrival=0, group=0)] * 3
     batching = Batching(policy="continuous", sequences=3, blocks=2 + 3, block=4)  # ten tokens: two full blocks, and one each
-    feasible(batching, asked)
+    feasible(batching, asked, 100)
     first, second = (batch for _, batch in drive(loops(batching, asked)))
     assert [m.sequence for m in first.members] == [0]
     assert first.forks == (1, 2)
@@ -204,8 +204,9 @@ def test_samples_share_the_prompt() -> None:
         (1, 10, 0, 0),
         (2, 10, 0, 0),
     ]
-    with pytest.raises(InputError, match="3 samples of one prompt end in 5 blocks, more than the 4"):
-        feasible(Batching(policy="continuous", sequences=3, blocks=4, block=4), asked)
+    much = r"3 samples of one prompt end in 5 blocks \(20 tokens, 2.000 kB\), more than the 4 blocks \(16 tokens, 1.600 kB\)"
+    with pytest.raises(InputError, match=much):
+        feasible(Batching(policy="continuous", sequences=3, blocks=4, block=4), asked, 100)
 
 
 def test_closed_loop_keeps_so_many_on_the_way() -> None:
@@ -257,7 +258,8 @@ def test_acceptance_is_geometric_up_to_the_drafts() -> None:
 
 def test_what_can_never_be_served_is_refused() -> None:
     asked = [Request(context=30, tokens=3, arrival=0)]
-    with pytest.raises(InputError, match="sequence 0 ends with 33 tokens in 5 blocks, more than the 4"):
-        feasible(Batching(policy="continuous", blocks=4, block=8), asked)
+    much = r"sequence 0 ends with 33 tokens in 5 blocks \(40 tokens, 4.000 kB\), more than the 4 blocks \(32 tokens, 3.200 kB\)"
+    with pytest.raises(InputError, match=much):
+        feasible(Batching(policy="continuous", blocks=4, block=8), asked, 100)
     with pytest.raises(InputError, match="at least 64, for sequence 0 is prefilled as a whole, found 32"):
-        feasible(Batching(policy="continuous", tokens=32), [Request(context=0, prompt=64, tokens=1, arrival=0)])
+        feasible(Batching(policy="continuous", tokens=32), [Request(context=0, prompt=64, tokens=1, arrival=0)], 100)
