@@ -30,8 +30,8 @@ STEPS = 1024
 FEW = 4  # steps simulated one by one
 
 
-def setup_of(steps: int) -> Setup:
-    scenario = read(scenarios()[SCENARIO])
+def setup_of(steps: int, *overrides: str) -> Setup:
+    scenario = read(scenarios()[SCENARIO], list(overrides))
     setup = prepare(scenario, *op_graphs(scenario))
     return replace(setup, sequences=[Request(context=256, tokens=steps, arrival=0)])
 

@@ -57,7 +57,7 @@ class Block:
         self.simulated: list[int] = []
         self.released = self.ends = self._lengths = np.zeros(self.lanes, dtype=np.int64)
         self._pieces: list[_Piece] = []
-        self._grants: list[tuple[IntArray, IntArray, IntArray, IntArray, IntArray]] = []  # lane, task, start, end, work
+        self._grants: list[tuple[IntArray, IntArray, tuple[IntArray, ...]]] = []  # lanes, tasks, start, end, work
 
     def take_lanes(self, lanes: IntArray, found: Lanes, held: npt.NDArray[np.bool_], engine: npt.NDArray[np.int16]) -> None:
         """Those of the replayed lanes that held."""
@@ -68,8 +68,7 @@ class Block:
         self._pieces.append(_Piece(lanes, times, found.columns, engine))
         self._lengths[lanes] = length
         tasks, *grants = found.grants
-        start, end, work = ((rows if every else rows[:, held]).T.ravel() for rows in grants)
-        self._grants.append((np.repeat(lanes, len(tasks)), np.tile(tasks, len(lanes)), start, end, work))
+        self._grants.append((lanes, tasks, tuple(rows if every else rows[:, held] for rows in grants)))
 
     def take_log(self, lane: int, log: EventLog) -> None:
         """A lane that was simulated on its own, released at 0."""
@@ -79,7 +78,7 @@ class Block:
         places = [slice(i * n, (i + 1) * n) for i in range(len(TIMES))]
         self._pieces.append(_Piece(np.array([lane]), times, places, t.engine))
         self._lengths[lane] = log.makespan
-        self._grants.append((np.full(len(g), lane), g.task, g.start, g.end, g.work))
+        self._grants.append((np.array([lane]), g.task, (g.start[:, None], g.end[:, None], g.work[:, None])))
 
     def cut(self, lanes: int) -> None:
         """Keep only so many of the first steps."""
@@ -88,7 +87,8 @@ class Block:
         self.released, self.ends, self._lengths = self.released[:lanes], self.ends[:lanes], self._lengths[:lanes]
         pieces = [(piece, piece.lanes < lanes) for piece in self._pieces]
         self._pieces = [_Piece(p.lanes[some], p.times[:, some], p.places, p.engine) for p, some in pieces if some.any()]
-        self._grants = [tuple(column[g[0] < lanes] for column in g) for g in self._grants]  # type: ignore[misc]
+        grants = [(lanes_of < lanes, lanes_of, tasks, rows) for lanes_of, tasks, rows in self._grants]
+        self._grants = [(of[some], tasks, tuple(r[:, some] for r in rows)) for some, of, tasks, rows in grants if some.any()]
 
     def place(self, released: int) -> int:
         """Put the steps one after another; returns when the last has ended."""
@@ -107,14 +107,28 @@ class Block:
         for piece in self._pieces:
             out[piece.lanes] = piece.engine
 
-    def grants(self, first: int) -> list[IntArray]:
-        """Rows, start, end, work of the grants, in order of time. first: row of the first task of the block."""
-        lane, task, start, end, work = (np.concatenate(columns) for columns in zip(*self._grants, strict=True))
-        if len(self._grants) > 1:
-            order = np.argsort(lane, kind="stable")
-            lane, task, start, end, work = (column[order] for column in (lane, task, start, end, work))
+    @property
+    def granted(self) -> int:
+        """How many grants there are."""
+        return sum(len(lanes) * len(tasks) for lanes, tasks, _ in self._grants)
+
+    def grants(self, first: int, out: IntArray) -> None:
+        """Rows, start, end, work of the grants into a column each, in order of time; then they are gone from here.
+
+        first: row of the first task of the block.
+        """
+        count = np.zeros(self.lanes, dtype=np.int64)
+        for lanes, tasks, _ in self._grants:
+            count[lanes] = len(tasks)
+        begin = np.cumsum(count) - count
+        for lanes, tasks, rows in self._grants:
+            released = self.released[lanes, None]
+            start, end, work = (each.T for each in rows)
+            at = begin[lanes, None] + np.arange(len(tasks))
+            by_lane = (first + lanes[:, None] * len(self.graph) + tasks, start + released, end + released, work)
+            for values, column in zip(by_lane, out, strict=True):
+                column[at] = values
         self._grants.clear()
-        return [first + lane * len(self.graph) + task, start + self.released[lane], end + self.released[lane], work]
 
 
 def _first(steps: StepLanes, lanes: int) -> StepLanes:
@@ -136,8 +150,10 @@ def assemble(
     lanes, tasks = [block.lanes for block in blocks], [len(block.graph) for block in blocks]
     at = np.cumsum([0, *(n * k for n, k in zip(lanes, tasks, strict=True))]).tolist()
     where = [(slice(*bounds), (n, k)) for bounds, n, k in zip(pairwise(at), lanes, tasks, strict=True)]
-    parts = [block.grants(row + first) for block, first in zip(blocks, at, strict=False)]
-    grants = [np.concatenate(column) for column in zip(*parts, strict=True)]
+    granted = np.cumsum([0, *(block.granted for block in blocks)]).tolist()
+    grants = np.empty((4, granted[-1]), dtype=np.int64)
+    for block, first, bounds in zip(blocks, at, pairwise(granted), strict=False):
+        block.grants(row + first, grants[:, slice(*bounds)])
     costs = [block.costs for block in blocks]  # and not the blocks: they hold the times
     size = np.repeat(np.array(tasks, dtype=np.int64), lanes)
     graphs = {id(block.graph): block.graph for block in blocks}
@@ -148,6 +164,12 @@ def assemble(
         for block, (here, shape) in zip(blocks, where, strict=True):
             block.times([column[here].reshape(shape) for column in columns.values()])
         return {**columns}
+
+    def tasks_of_steps() -> Column:
+        out = np.empty(at[-1], dtype=np.int32)
+        for here, (n, k) in where:
+            out[here].reshape(n, k)[:] = np.arange(k)
+        return out
 
     def engines() -> Column:
         out = np.empty(at[-1], dtype=np.int16)
@@ -167,7 +189,7 @@ def assemble(
         at[-1],
         {
             "step": lambda: np.repeat(np.arange(step, step + len(size), dtype=np.int32), size),
-            "task": lambda: np.concatenate([np.tile(np.arange(k, dtype=np.int32), n) for _, (n, k) in where]),
+            "task": tasks_of_steps,
             "engine": engines,
             **dict.fromkeys(TIMES, times),
             **dict.fromkeys(("compute", "work"), durations),
