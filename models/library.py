@@ -34,12 +34,13 @@ GRANULARITIES = ("op", "aten")
 
 
 def load(
-    config: str | ModelConfig, *, granularity: str = "op", dtype: str | None = None, mla: str = MLA_FORMS[0]
+    config: str | ModelConfig, *, granularity: str = "op", dtype: str | None = None, mla: str = MLA_FORMS[0], here: bool = False
 ) -> ModelGraph:
     """The graph of the model that `config` means (see `models.config.resolve`), always of the whole model.
 
     granularity: `op` for the ops that people name, `aten` for the raw ones. dtype: instead of the config's own.
     mla: what a cache of latent attention holds, one of `MLA_FORMS`; means nothing to models without (`keeps_latents`).
+    here: whether it must be of the transformers that is installed, whose code may differ from that of a shipped graph.
     Raises InputError, in one line, for what is no model, or cannot be captured.
     """
     if granularity not in GRANULARITIES:
@@ -52,7 +53,9 @@ def load(
     for form in dict.fromkeys((mla, MLA_FORMS[0])):
         for path in (shipped_path(model.name, granularity, form), _cached(model, dtype, granularity, form)):
             graph = _read(path)
-            if graph is not None and _fits(graph, model, dtype, granularity, mla):
+            if graph is None or not _fits(graph, model, dtype, granularity, mla):
+                continue
+            if not here or graph.provenance.get("transformers") == _version("transformers"):
                 return graph
     if sys.stderr.isatty():  # somebody waits, and would wonder; a pipe gets the results alone
         sys.stderr.write(f"capturing {show(model.name)} as {dtype}, once: it is kept in {cache_folder()}\n")

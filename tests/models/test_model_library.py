@@ -47,7 +47,10 @@ def captures(monkeypatch):
             result = {}
             for granularity in ("op", "aten"):
                 data = load("llama-3.2-1b", granularity=granularity).to_json()
-                data["provenance"] = {"config": config.digest, "granularity": granularity, "capture": str(CAPTURE_VERSION)}
+                data["provenance"] = {
+                    "config": config.digest, "granularity": granularity, "capture": str(CAPTURE_VERSION),
+                    "transformers": library._version("transformers"),
+                }  # fmt: skip
                 result[granularity] = ModelGraph.from_json({**data, "name": config.name, "dtype": dtype})
             return result
 
@@ -80,6 +83,18 @@ def test_a_captured_graph_is_kept(cache, tiny, captures):
     assert load(tiny, granularity="aten") != first
     assert captures == ["tiny"]
     assert len(list(cache.iterdir())) == 2
+
+
+def test_a_shipped_graph_of_other_transformers_is_not_of_the_code_here(cache, captures, monkeypatch):
+    shipped = load("llama-3.2-3b", dtype="bfloat16")
+    monkeypatch.setattr(library, "_version", lambda _: shipped.provenance["transformers"])
+    assert load("llama-3.2-3b", dtype="bfloat16", here=True) == shipped
+    assert not captures
+    monkeypatch.setattr(library, "_version", lambda _: "another")
+    assert load("llama-3.2-3b", dtype="bfloat16", here=True).provenance["transformers"] == "another"
+    assert load("llama-3.2-3b", dtype="bfloat16", here=True) != shipped
+    assert captures == ["llama-3.2-3b"]
+    assert load("llama-3.2-3b", dtype="bfloat16") == shipped
 
 
 def test_another_dtype_or_config_is_another_graph(cache, tiny, captures, tmp_path):
