@@ -6,7 +6,7 @@ Rows come in the order in which steps end. A log has them in program order, so w
 from __future__ import annotations
 
 from array import array
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import fields
 from itertools import pairwise
 from typing import Any, BinaryIO, NamedTuple
@@ -68,11 +68,15 @@ class _Columns:
         return columns
 
 
+#: Told of output tokens that have come since it was told last, and of the picosecond at which the last of them came.
+Progress = Callable[[int, int], None]
+
+
 class Record:
     """Collects what happens; a step becomes rows as soon as it ends."""
 
-    def __init__(self, machine: Machine) -> None:
-        self.machine = machine
+    def __init__(self, machine: Machine, progress: Progress | None = None) -> None:
+        self.machine, self._progress = machine, progress
         self.steps: dict[int, Step] = {}  # by program order, until they end
         self.members: dict[int, Batch] = {}  # by program order, of all steps that are batched
         self.graphs: list[TaskGraph] = []
@@ -118,6 +122,9 @@ class Record:
         for each in columns:
             each.clear()
         del self.steps[step.program]
+        if self._progress is not None:
+            batch = self.members.get(step.program)
+            self._progress(1 if batch is None else batch.emitted, about[-1])
 
     def _keep(self, _program: int, columns: Sequence[list[int]]) -> None:
         self._tasks.extend(len(columns[0]), columns)
@@ -176,8 +183,8 @@ class Record:
 class Spilled(Record):
     """The same on disk: what is in memory does not grow with the tasks of steps that have ended."""
 
-    def __init__(self, machine: Machine, file: BinaryIO) -> None:
-        super().__init__(machine)
+    def __init__(self, machine: Machine, file: BinaryIO, progress: Progress | None = None) -> None:
+        super().__init__(machine, progress)
         self._file = file
         self._at: array[int] = array("q")  # where each step begins in the file, as they ended
         self._granted = 0

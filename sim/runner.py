@@ -43,7 +43,7 @@ from sim.scenario import Formats, Fuse, Known, Scenario, load
 from sim.scheduling import SCHEDULERS, Scheduler
 from sim.serving import Batch, Batching, Member, Speculation, feasible
 from sim.simulation import Setup, SramError, lanes_of, sram_use
-from sim.size import prefills
+from sim.size import Told, counted, prefills
 from sim.tasks import TaskGraph
 from sim.units import format_bytes
 from sim.workload import requests, routing
@@ -66,9 +66,10 @@ def read(path: str | Path, overrides: list[str] | None = None) -> Scenario:
     return load(path, overrides or [], known_names())
 
 
-def run(scenario: Scenario | str | Path, *, replay: bool = True) -> Result:
+def run(scenario: Scenario | str | Path, *, replay: bool = True, told: Told | None = None) -> Result:
     """Simulate a scenario and account for it. Without `replay` the result is the same, and takes longer.
 
+    told: called from time to time with the output tokens so far, those in all, and the simulated time in ps.
     Raises InputError if something in the scenario cannot be used, SimulationError if an invariant does not hold.
     """
     if not isinstance(scenario, Scenario):
@@ -78,7 +79,7 @@ def run(scenario: Scenario | str | Path, *, replay: bool = True) -> Result:
     captured = perf_counter()
     setup = prepare(scenario, model, variants)
     try:
-        log, replayed = simulate(setup, replay=replay)
+        log, replayed = simulate(setup, replay=replay, progress=counted(setup, told))
     except SramError as error:  # of a step that is wider than those looked at before
         raise _too_little_sram(scenario, setup, error) from None
     simulated = perf_counter()

@@ -53,6 +53,11 @@ class Batch(NamedTuple):
     forks: tuple[int, ...] = ()
 
     @property
+    def emitted(self) -> int:
+        """Output tokens that it gives."""
+        return sum(member.emitted for member in self.members) + len(self.forks)
+
+    @property
     def shape(self) -> Shape:
         """What the structure of its graph depends on."""
         return Shape(

@@ -23,7 +23,7 @@ from sim.hardware.channels import Channels, Route
 from sim.hardware.fair import FairChannel
 from sim.hardware.instant import Environment
 from sim.lowering import MOST_TILES
-from sim.record import SEQUENCE_BITS, TOKEN_BITS, Machine, Record, Spilled
+from sim.record import SEQUENCE_BITS, TOKEN_BITS, Machine, Progress, Record, Spilled
 from sim.requests import Request
 from sim.scheduling import Scheduler, StepView
 from sim.serving import Batch, Batcher, Batching, loops
@@ -63,18 +63,20 @@ class Setup:
     think: int = 0
 
 
-def simulate(setup: Setup) -> EventLog:
+def simulate(setup: Setup, progress: Progress | None = None) -> EventLog:
     """Run it. Raises InputError if operands cannot fit SRAM, SimulationError if the simulation cannot end."""
-    record = Record(_machine(setup))
+    record = Record(_machine(setup), progress)
     return record.log(_run(setup, record))
 
 
-def simulate_in_parts(setup: Setup, file: BinaryIO) -> Iterator[tuple[EventLog, IntArray]]:
+def simulate_in_parts(
+    setup: Setup, file: BinaryIO, progress: Progress | None = None
+) -> Iterator[tuple[EventLog, IntArray]]:  # fmt: skip
     """The same, as logs of some steps each, one at a time, with the place of each grant among those of the whole run.
 
     Steps are kept in a file until all have ended, since they need not end in program order.
     """
-    record = Spilled(_machine(setup), file)
+    record = Spilled(_machine(setup), file, progress)
     yield from record.logs(_run(setup, record))
 
 

@@ -2,10 +2,30 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from sim.batch import Shape
+from sim.record import Progress
 from sim.requests import Request
 from sim.simulation import Setup
 from sim.units import ceil_div
+
+#: Told of output tokens so far, of those in all, and of the picosecond at which the last of them came.
+Told = Callable[[int, int, int], None]
+
+
+def counted(setup: Setup, told: Told | None) -> Progress | None:
+    """What a simulation tells, for who wants to know how far it is."""
+    if told is None:
+        return None
+    in_all, done = sum(request.tokens for request in setup.sequences), 0
+
+    def progress(tokens: int, now: int) -> None:
+        nonlocal done
+        done += tokens
+        told(done, in_all, now)
+
+    return progress
 
 
 def prefills(request: Request, setup: Setup) -> int:

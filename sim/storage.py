@@ -39,6 +39,7 @@ from sim.replay import Replayed, stream
 from sim.runner import known_names, op_graphs, prepare
 from sim.scenario import Scenario, from_dict
 from sim.simulation import Setup
+from sim.size import Told, counted
 from sim.tasks import TaskGraph
 
 ROWS = 1 << 20  # of a row group, about
@@ -57,7 +58,9 @@ def save(log: EventLog, scenario: Scenario, path: str | os.PathLike[str]) -> Non
         write(log, np.arange(len(log.grants)))
 
 
-def run_to_file(scenario: Scenario, path: str | os.PathLike[str], *, replay: bool = True) -> tuple[int, Replayed]:
+def run_to_file(
+    scenario: Scenario, path: str | os.PathLike[str], *, replay: bool = True, told: Told | None = None
+) -> tuple[int, Replayed]:
     """Simulate and write at once, without an account; returns the makespan in ps, and what was replayed.
 
     About a million tasks are in memory at a time, however long the run is. If it cannot be replayed (see
@@ -66,7 +69,7 @@ def run_to_file(scenario: Scenario, path: str | os.PathLike[str], *, replay: boo
     setup = prepare(scenario, *op_graphs(scenario))
     makespan = 0
     with _writer(path, scenario) as write:
-        for part in stream(setup, Path(path).parent, replay=replay):
+        for part in stream(setup, Path(path).parent, replay=replay, progress=counted(setup, told)):
             write(part.log, part.grants)
             makespan = max(makespan, part.log.makespan)
             report = part.report

@@ -8,6 +8,7 @@ import click
 from rich.console import Console
 
 from sim.cli.options import complete_scenario
+from sim.cli.progress import simulating
 from sim.report import compare
 from sim.runner import read, run
 from sim.shipped import find_scenario
@@ -21,9 +22,11 @@ from sim.shipped import find_scenario
 def command(first: str, second: str, overrides: tuple[str, ...], as_json: bool) -> None:
     """Run two scenarios and show them side by side, with differences and what they come from."""
     scenarios = [read(find_scenario(name), list(overrides)) for name in (first, second)]  # both are checked before any runs
-    with Console(stderr=True).status("simulating"):
-        a, b = (run(scenario) for scenario in scenarios)
-    data = compare.compare(a, b)
+    results = []
+    for scenario in scenarios:
+        with simulating(scenario.name) as told:
+            results.append(run(scenario, told=told))
+    data = compare.compare(*results)
     if as_json:
         click.echo(json.dumps(data))
         return

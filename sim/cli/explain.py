@@ -12,6 +12,7 @@ from rich.console import Console
 from sim.analysis.blame import blame
 from sim.analysis.critical_path import critical_path
 from sim.cli.options import complete_scenario
+from sim.cli.progress import simulating
 from sim.errors import InputError
 from sim.report import account, explain
 from sim.report.summary import summary
@@ -39,8 +40,8 @@ def command(
     """Account for a run: where the time went, who is to blame, how far it is from the best, and what would help."""
     scenario = read(find_scenario(name), list(overrides))
     status = Console(stderr=True)
-    with status.status(f"simulating {scenario.name}"):
-        result = run(scenario)
+    with simulating(scenario.name) as told:
+        result = run(scenario, told=told)
         found, path = blame(result.log, result.rules, result.breakdown), critical_path(result.log, result.rules)
     answer = None
     if with_optimal:

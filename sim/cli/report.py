@@ -8,6 +8,7 @@ import click
 from rich.console import Console
 
 from sim.cli.options import complete_scenario
+from sim.cli.progress import simulating
 from sim.files import whole_file
 from sim.report.page import render
 from sim.runner import read, run
@@ -28,8 +29,8 @@ def command(name: str, out: Path | None, overrides: tuple[str, ...], with_what_i
     scenario = read(path, list(overrides))
     out = out or Path("traces") / f"{path.stem}.html"
     status = Console(stderr=True)
-    with status.status(f"simulating {scenario.name}"):
-        result = run(scenario)
+    with simulating(scenario.name) as told:
+        result = run(scenario, told=told)
     changes = None
     if with_what_if:
         with status.status("running it on better machines"):

@@ -14,6 +14,7 @@ import sim.trace
 from sim import __version__, storage
 from sim.analysis.critical_path import critical_path
 from sim.cli.options import scenario_arguments
+from sim.cli.progress import simulating
 from sim.errors import InputError
 from sim.repeats import estimates, numbers, repeat, to_json
 from sim.report import terminal
@@ -71,7 +72,8 @@ def command(
             raise InputError("--log-only: expected --save-log FILE.parquet as well")
         if as_json or repeats is not None:
             raise InputError(f"--log-only: expected no {'--json' if as_json else '--repeats'}, for there is no account")
-        makespan, report = storage.run_to_file(scenarios[0], save_log, replay=replay)
+        with simulating(scenarios[0].name, then="writing") as told:
+            makespan, report = storage.run_to_file(scenarios[0], save_log, replay=replay, told=told)
         click.echo(f"{save_log}: {format_time(makespan)}, {report.replayed:,} of {report.steps:,} steps replayed")
         return
     if repeats is not None:
@@ -86,8 +88,8 @@ def command(
         raise InputError(f"{twice}: two scenarios would write this file; run them one by one with --out")
     console, status = Console(), Console(stderr=True)
     for scenario, target in zip(scenarios, targets, strict=True):
-        with status.status(f"simulating {scenario.name}"):
-            result = run(scenario, replay=replay)
+        with simulating(scenario.name) as told:
+            result = run(scenario, replay=replay, told=told)
         if save_log is not None:
             storage.save(result.log, scenario, save_log)
         began = perf_counter()

@@ -17,6 +17,7 @@ from sim.errors import SimulationError
 from sim.eventlog import EventLog
 from sim.graph import IntArray, StepLanes
 from sim.hardware.arbiters import Arbiter, Derated, Fifo, Transfer, equal_shares
+from sim.record import Progress
 from sim.replay.ahead import Ahead
 from sim.replay.block import Block, assemble
 from sim.replay.sharing import Rate
@@ -133,17 +134,19 @@ def _rate(arbiter: Arbiter) -> Rate:
     return lambda _one: (share, denominator)
 
 
-def run(setup: Setup, *, replay: bool = True, tapes: Tapes | None = None) -> tuple[EventLog, Replayed]:
+def run(
+    setup: Setup, *, replay: bool = True, tapes: Tapes | None = None, progress: Progress | None = None
+) -> tuple[EventLog, Replayed]:
     """Simulate a run. With `replay` the log is the same to the bit, and comes sooner; still sooner with the `tapes` of
     others like it.
     """
     reason = obstacle(setup) if replay else "switched off"
     report = Replayed()
     if reason is not None:
-        log = simulate(setup)
+        log = simulate(setup, progress)
         report.steps = report.reasons[reason] = len(log.steps)
         return log, report
-    timed = _Timed(setup, report, tapes or Tapes())
+    timed = _Timed(setup, report, tapes or Tapes(), progress)
     blocks = list(timed.blocks())
     return assemble(setup, blocks, batches=timed.batches, arrival=timed.arrival()), report
 
@@ -159,7 +162,8 @@ class Part(NamedTuple):
 
 
 def stream(
-    setup: Setup, folder: str | os.PathLike[str], *, replay: bool = True, tapes: Tapes | None = None
+    setup: Setup, folder: str | os.PathLike[str], *, replay: bool = True, tapes: Tapes | None = None,
+    progress: Progress | None = None,
 ) -> Iterator[Part]:  # fmt: skip
     """The same run in parts, in order of the log; only one is in memory at a time.
 
@@ -169,11 +173,11 @@ def stream(
     report = Replayed()
     if reason is not None:
         with TemporaryFile(dir=folder) as file:
-            for log, grants in simulate_in_parts(setup, file):
+            for log, grants in simulate_in_parts(setup, file, progress):
                 report.steps = report.reasons[reason] = report.steps + len(log.steps)
                 yield Part(log, grants, report)
         return
-    timed = _Timed(setup, report, tapes or Tapes())
+    timed = _Timed(setup, report, tapes or Tapes(), progress)
     step = row = granted = 0
     blocks = list[Block]()
 
@@ -197,8 +201,8 @@ def stream(
 class _Timed:
     """The steps of a run that can be replayed, one block after another. batches: who took part in each so far."""
 
-    def __init__(self, setup: Setup, report: Replayed, tapes: Tapes) -> None:
-        self.setup, self.report, self.tapes = setup, report, tapes
+    def __init__(self, setup: Setup, report: Replayed, tapes: Tapes, progress: Progress | None) -> None:
+        self.setup, self.report, self.tapes, self._progress = setup, report, tapes, progress
         self.batches: list[Batch] = []
         self._batcher: Batcher | None = None
         if setup.batching is not None:
@@ -212,8 +216,14 @@ class _Timed:
         return np.array([times.get(number, 0) for number in range(len(self.setup.sequences))], dtype=np.int64)
 
     def blocks(self) -> Iterator[Block]:
-        if self._batcher is not None:
-            return self._batched(self._batcher)
+        for block in self._batched(self._batcher) if self._batcher is not None else self._alone():
+            if self._progress is not None:
+                members = self.batches[-block.lanes :]
+                tokens = sum(batch.emitted for batch in members) if self._batcher is not None else block.lanes
+                self._progress(tokens, int(block.ends[-1]))
+            yield block
+
+    def _alone(self) -> Iterator[Block]:
         self.report.steps = sum(request.tokens for request in self.setup.sequences)
         return _Replay(self.setup, self.report, self.tapes).blocks()
 

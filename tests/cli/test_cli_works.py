@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import re
@@ -103,6 +104,23 @@ def test_it_is_quiet_in_a_pipe(process: Sim) -> None:
         assert done.stderr == "", "no spinner"
         assert "\x1b" not in done.stdout, "no escape codes"
         assert "\r" not in done.stdout
+
+
+def test_on_a_terminal_it_says_how_far_it_is() -> None:
+    ours, theirs = os.openpty()
+    arguments = [SIM, "run", "four_sequences_fifo", "--no-trace", "--set", "workload.sequences.0.tokens=20"]
+    with subprocess.Popen(arguments, stderr=theirs, stdout=subprocess.PIPE) as process:
+        os.close(theirs)
+        said = b""
+        with contextlib.suppress(OSError):  # which is how a terminal ends
+            while part := os.read(ours, 4096):
+                said += part
+        assert process.stdout is not None
+        assert b"\x1b" not in process.stdout.read()
+    os.close(ours)
+    line = r"simulating four-sequences-fifo: \d+ of 80 tokens, \d+ s left, \d+/s, \d+\.\d+ m?s"
+    assert re.search(line, said.decode()), said
+    assert "accounting for four-sequences-fifo: 80 tokens" in said.decode()
 
 
 def test_help(sim: Sim) -> None:

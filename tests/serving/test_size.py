@@ -1,8 +1,9 @@
-"""How many tasks a run will have, told before it runs: exact where nothing is shared, else from full steps to lone ones."""
+"""How many tasks a run will have, told before it runs, exact where nothing is shared; and how far it is, told as it runs."""
 
 from __future__ import annotations
 
 import json
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -11,6 +12,8 @@ from sim.runner import op_graphs, prepare, read, run
 from sim.scenario import from_dict
 from sim.shipped import scenarios
 from sim.size import tasks_in_all
+from sim.storage import run_to_file
+from sim.workload import requests
 from tests.reports import FOLDER as REPORTS
 
 
@@ -62,3 +65,36 @@ def test_shipped_scenarios_have_as_many_as_told(name: str) -> None:
     scenario = read(scenarios()[name])
     fewest, most = tasks_in_all(prepare(scenario, *op_graphs(scenario)))
     assert fewest <= json.loads((REPORTS / f"{name}.json").read_text())["tasks"] <= most
+
+
+BLOCK = ["model.layers=1", "model.scope=block"]
+RUNS = {
+    "replayed": ("llama_1b_context_256", "workload.sequences=[{context: 64, tokens: 30}]"),
+    "several loops": ("llama_1b_context_256", "workload.sequences=[{context: 64, tokens: 5}, {tokens: 3, arrival: 1 ms}]"),
+    "prompts": ("batching_continuous", "seed=0"),
+    "swaps": ("kv_full_swap", "seed=0"),
+    "dropped": ("kv_full_recompute", "seed=0"),
+    "drafts": ("speculation_4", "seed=0"),
+    "samples": (
+        "llama_1b_context_256",
+        "workload={sequences: [{prompt: 9, tokens: 4, samples: 3}, {prompt: 5, tokens: 2}], batching: continuous}",
+    ),
+}
+
+
+@pytest.mark.parametrize("replay", [True, False], ids=["replay", "plain"])
+@pytest.mark.parametrize(("name", "change"), RUNS.values(), ids=RUNS)
+def test_progress_adds_up_to_all_tokens(name: str, change: str, replay: bool, tmp_path: Path) -> None:
+    """Whether the log stays in memory or not."""
+    scenario, told = read(scenarios()[name], [*BLOCK, change]), []
+    result = run(scenario, replay=replay, told=lambda *each: told.append(each))
+    expected = sum(request.tokens for request in requests(scenario))
+    done, in_all, now = (list(column) for column in zip(*told, strict=True))
+    assert done == sorted(done)
+    assert done[-1] == expected
+    assert set(in_all) == {expected}
+    assert now == sorted(now)
+    assert now[-1] == result.makespan
+    again: list[tuple[int, int, int]] = []
+    run_to_file(scenario, tmp_path / "log.parquet", replay=replay, told=lambda *each: again.append(each))
+    assert again == told
