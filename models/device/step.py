@@ -192,8 +192,9 @@ class CudaGraph:
         return round(milliseconds * PS_PER_MS)
 
     def measure(self, plain: int = 0) -> MeasuredStep:
-        """Replay and time one step."""
+        """Replay and time one step, from its first kernel to its last: launching it under the profiler takes longer."""
         self._graph.replay()
-        _, kernels_run, whole = profile(self.decoding, lambda _: self._graph.replay())
-        found = device_spans(len(self.decoding.issued), replayed(self._launched, kernels_run))
+        launched = replayed(self._launched, profile(self.decoding, lambda _: self._graph.replay())[1])
+        whole = Event(_STEP, launched[0][1].start, launched[-1][1].end)
+        found = device_spans(len(self.decoding.issued), launched)
         return assemble(self.decoding, *_relative(found, whole), plain)
