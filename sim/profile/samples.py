@@ -118,11 +118,16 @@ def read_samples(path: str | os.PathLike[str]) -> Samples:
     parquet = _pyarrow("pyarrow.parquet")
     try:
         table = parquet.read_table(path)
-        return Samples({name: table.column(name).to_pylist() for name in table.column_names})
+        return Samples({name: _column(table.column(name)) for name in table.column_names})
     except FileNotFoundError:
         raise InputError(f"{path}: no such file") from None
     except Exception as error:  # pyarrow raises many kinds, for files that are none of its own
         raise InputError(" ".join(f"{path}: not a file of samples: {error}".splitlines())) from None
+
+
+def _column(column: Any) -> Any:
+    whole = str(column.type) == "int64" and not column.null_count
+    return column.to_numpy() if whole else column.to_pylist()
 
 
 def _pyarrow(module: str) -> Any:
