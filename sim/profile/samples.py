@@ -126,8 +126,10 @@ def read_samples(path: str | os.PathLike[str]) -> Samples:
 
 
 def _column(column: Any) -> Any:
-    whole = str(column.type) == "int64" and not column.null_count
-    return column.to_numpy() if whole else column.to_pylist()
+    if str(column.type) == "int64" and not column.null_count:
+        return column.to_numpy().copy()  # Arrow's own cannot be written to
+    texts = str(column.type).startswith("dictionary<values=string")  # which are slow to look up one by one
+    return (column.cast("string") if texts else column).to_pylist()
 
 
 def _pyarrow(module: str) -> Any:
