@@ -9,6 +9,8 @@ from __future__ import annotations
 import os
 import signal
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from importlib import import_module
 from typing import Any
 
@@ -35,6 +37,19 @@ COMMANDS = {
 }
 
 
+@contextmanager
+def _no_interrupt() -> Iterator[None]:
+    """Ctrl-C counts when this is over: in the middle of an import it would be lost, or come out as an error of another kind."""
+    came: list[int] = []
+    before = signal.signal(signal.SIGINT, lambda number, _frame: came.append(number))
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
+    if came:
+        raise KeyboardInterrupt
+
+
 class LazyGroup(click.Group):
     """A group whose commands are imported on use."""
 
@@ -44,7 +59,8 @@ class LazyGroup(click.Group):
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
         if cmd_name not in COMMANDS:
             return None
-        command: click.Command = import_module(COMMANDS[cmd_name][0]).command
+        with _no_interrupt():
+            command: click.Command = import_module(COMMANDS[cmd_name][0]).command
         return command
 
     def invoke(self, ctx: click.Context) -> Any:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import os
 import subprocess
 import sys
@@ -32,10 +31,10 @@ def sim(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Sim:
         monkeypatch.delenv(name, raising=False)
 
     def run(*arguments: str | Path | float, status: int = 0) -> CompletedProcess[str]:
-        words, out, err = [str(each) for each in arguments], io.StringIO(), io.StringIO()
-        found = call(words, out, err)
-        assert found == status, err.getvalue()
-        return CompletedProcess(words, status, out.getvalue(), err.getvalue())
+        words = [str(each) for each in arguments]
+        done = call(words)
+        assert done.status == status, done.stderr
+        return CompletedProcess(words, *done)
 
     return run
 

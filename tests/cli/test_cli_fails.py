@@ -6,12 +6,14 @@ import os
 import resource
 import signal
 import subprocess
+import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
+from sim.cli import COMMANDS
 from tests.cli.conftest import SIM, Sim, error_of
 
 SCENARIO = """\
@@ -239,6 +241,15 @@ def test_interrupted(when: str, tmp_path: Path) -> None:
     assert process.returncode == 130
     assert (out, error) == ("", "interrupted\n")
     assert not traces.exists() or not list(traces.iterdir())
+
+
+def test_an_interrupt_waits_for_imports(tmp_path: Path, sim: Sim, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Python loses one that comes while it locks a module, and turns one in the body of a class into another error."""
+    (tmp_path / "late.py").write_text("import os, signal\nos.kill(os.getpid(), signal.SIGINT)\ncommand = None\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.setitem(COMMANDS, "late", ("late", ""))
+    assert sim("late", status=130).stderr == "interrupted\n"
+    assert sys.modules.pop("late").command is None, "it was imported to its end"
 
 
 def test_a_reader_that_leaves_early_is_no_error(tmp_path: Path) -> None:

@@ -193,11 +193,11 @@ def test_completion_script(shell: str, sim: Sim) -> None:
     ("words", "offered"),
     [("sim ch", "plain,check"), ("sim run two_tokens_8", "plain,two_tokens_8_engines"), ("sim list sched", "plain,schedulers")],
 )
-def test_completion(words: str, offered: str) -> None:
+def test_completion(words: str, offered: str, sim: Sim, monkeypatch: pytest.MonkeyPatch) -> None:
     last = str(len(words.split()) - 1)
-    environment = {**os.environ, "_SIM_COMPLETE": "bash_complete", "COMP_WORDS": words, "COMP_CWORD": last}
-    done = subprocess.run([SIM], env=environment, capture_output=True, text=True, check=False)
-    assert done.stdout.splitlines() == [offered]
+    for name, value in (("_SIM_COMPLETE", "bash_complete"), ("COMP_WORDS", words), ("COMP_CWORD", last)):
+        monkeypatch.setenv(name, value)
+    assert sim().stdout.splitlines() == [offered]
 
 
 def test_python_m_sim(tmp_path: Path) -> None:

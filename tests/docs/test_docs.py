@@ -58,8 +58,8 @@ def typed(command: str) -> tuple[int, str]:
     name, *words = shlex.split(command)
     shell = shlex.shlex(command, posix=True, punctuation_chars=True)
     if name == "sim" and "$" not in command and not any(set(word) <= set(shell.punctuation_chars) for word in shell):
-        out = io.StringIO()
-        return call(words, out, out), out.getvalue()
+        status, printed, _ = call(words, together=True)
+        return status, printed
     done = subprocess.run(
         ["bash", "-o", "pipefail", "-c", command], text=True, check=False, stdout=subprocess.PIPE, stderr=subprocess.STDOUT
     )

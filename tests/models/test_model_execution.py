@@ -12,8 +12,20 @@ from model_replay import RealStep, real_step, replay
 from sim.graph import OpGraph
 
 #: Grouped queries, windows, soft cap, sinks, experts, latent cache, fused projections, parallel blocks, partial rope.
-FAMILIES = ["llama", "mistral", "gemma2", "gpt_oss", "mixtral"]
-MORE_FAMILIES = ["gemma3_text", "deepseek_v3", "gpt2", "opt", "cohere", "phi", "qwen3_moe", "starcoder2", "olmo2", "granite"]
+FAMILIES = ["llama", "gemma2", "gpt_oss", "mixtral"]
+MORE_FAMILIES = [
+    "mistral",
+    "gemma3_text",
+    "deepseek_v3",
+    "gpt2",
+    "opt",
+    "cohere",
+    "phi",
+    "qwen3_moe",
+    "starcoder2",
+    "olmo2",
+    "granite",
+]
 
 CONTEXT = 9  # past the windows of 6
 

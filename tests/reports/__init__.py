@@ -19,9 +19,9 @@ SAMPLE = FOLDER.parents[1] / "traces" / "sample.pftrace.gz"
 LONGEST = 64  # items of a list that are stored one by one
 
 
-def stored(path: Path) -> str:
-    """The stored form of the report of a scenario."""
-    data = json.loads(json.dumps(sim.summary(sim.run(path), timing=False)))
+def stored(result: sim.Result) -> str:
+    """The stored form of the report of a run."""
+    data = json.loads(json.dumps(sim.summary(result, timing=False)))
     return _lines(_short(data)) + "\n"
 
 

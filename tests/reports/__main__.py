@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sim
 from sim.shipped import scenarios
 from tests.reports import FOLDER, SAMPLE, stored, write_sample
 
@@ -11,7 +12,7 @@ def main() -> None:
     for old in set(FOLDER.glob("*.json")) - set(wanted):
         old.unlink()
     for report, path in wanted.items():
-        report.write_text(stored(path))
+        report.write_text(stored(sim.run(path)))
     write_sample(SAMPLE)
 
 
