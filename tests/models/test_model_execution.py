@@ -12,9 +12,10 @@ from model_replay import RealStep, real_step, replay
 from sim.graph import OpGraph
 
 #: Grouped queries, windows, soft cap, sinks, experts, latent cache, fused projections, parallel blocks, partial rope.
-FAMILIES = ["llama", "gemma2", "gpt_oss", "mixtral"]
+FAMILIES = ["llama", "gemma2", "mixtral"]
 MORE_FAMILIES = [
     "mistral",
+    "gpt_oss",
     "gemma3_text",
     "deepseek_v3",
     "gpt2",

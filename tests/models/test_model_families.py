@@ -32,7 +32,7 @@ REFUSED = {
 #: Default configs that transformers itself cannot use, or code that looks at its data.
 UNUSABLE = {"dbrx", "mpt", "codegen", "gpt_neo"}
 
-FAST = ["gpt2", "opt", "phi3", "gemma2", "gpt_oss", "mixtral", "deepseek_v3"]
+FAST = ["gpt2", "opt", "phi3", "gemma2", "mixtral", "deepseek_v3"]
 SLOW = sorted(set(FAMILIES) - set(FAST) - set(REFUSED) - UNUSABLE)
 
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,12 @@ SAMPLE = FOLDER.parents[1] / "traces" / "sample.pftrace.gz"
 LONGEST = 64  # items of a list that are stored one by one
 
 
+@cache
+def run(name: str) -> sim.Result:
+    """A shipped scenario, run once for all tests."""
+    return sim.run(find_scenario(name))
+
+
 def stored(result: sim.Result) -> str:
     """The stored form of the report of a run."""
     data = json.loads(json.dumps(sim.summary(result, timing=False)))
@@ -27,7 +34,7 @@ def stored(result: sim.Result) -> str:
 
 def write_sample(path: Path) -> None:
     """Write the trace that is kept in the repository."""
-    write_trace(sim.run(find_scenario("two_tokens_4_engines")), path)
+    write_trace(run("two_tokens_4_engines"), path)
 
 
 def _short(value: Any) -> Any:

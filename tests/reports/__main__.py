@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import sim
 from sim.shipped import scenarios
-from tests.reports import FOLDER, SAMPLE, stored, write_sample
+from tests.reports import FOLDER, SAMPLE, run, stored, write_sample
 
 
 def main() -> None:
@@ -12,7 +11,7 @@ def main() -> None:
     for old in set(FOLDER.glob("*.json")) - set(wanted):
         old.unlink()
     for report, path in wanted.items():
-        report.write_text(stored(sim.run(path)))
+        report.write_text(stored(run(path.stem)))
     write_sample(SAMPLE)
 
 

@@ -2,22 +2,14 @@
 
 from __future__ import annotations
 
-from functools import cache
-
 import numpy as np
 import pytest
 
-import sim
-from sim.shipped import find_scenario
+from tests.reports import run
 
 MS = 10**9  # picoseconds
 ATTENTION = ("scores", "softmax_max", "softmax_exp", "softmax_norm", "weighted_values")
 KV_BYTES = 2 * 16 * 8 * 64 * 2  # key and value, layers, KV heads, head dim, bytes of bfloat16: of one token of Llama-3.2-1B
-
-
-@cache
-def run(name: str) -> sim.Result:
-    return sim.run(find_scenario(name))
 
 
 def rows(name: str, token: int, *names: str) -> np.ndarray:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from fractions import Fraction
-from functools import cache
 
 import numpy as np
 import pytest
@@ -12,6 +11,7 @@ import sim
 from sim.profile import read_samples
 from sim.runner import read
 from sim.shipped import find_scenario
+from tests.reports import run
 
 PS = 10**12
 # Llama-3.2-1B in bfloat16: all weights, an embedding row, a token's KV cache; parameters of products in layers, in the LM head
@@ -20,11 +20,6 @@ LAYERS, HEAD = 16 * (2048 * (2048 + 512 + 512 + 2048) + 3 * 2048 * 8192), 2048 *
 A100_BANDWIDTH, A100_FLOPS = 2039 * 10**9, 312 * 10**12
 L4_BANDWIDTH = 300 * 10**9
 PI_FLOPS = 4 * 38_400_000_000
-
-
-@cache
-def run(name: str) -> sim.Result:
-    return sim.run(find_scenario(name))
 
 
 def step_times(result: sim.Result) -> np.ndarray:
