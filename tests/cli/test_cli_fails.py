@@ -218,8 +218,12 @@ def test_full_disk_behind_stdout(arguments: list[str], process: Sim) -> None:
 @pytest.mark.parametrize("when", ["starting", "simulating", "writing"])
 def test_interrupted(when: str, tmp_path: Path) -> None:
     traces = tmp_path / "traces"
+    # To write 225 thousand tasks compressed takes a second or so, to simulate 900 thousand longer than the wait below.
+    changes = {"writing": ["workload.sequences.0.tokens=20", "--trace-format", "pftrace.gz"]}.get(
+        when, ["workload.sequences.0.tokens=80"]
+    )
     process = subprocess.Popen(
-        [SIM, "run", "four_sequences_fifo", "--set", "workload.sequences.0.tokens=80"],
+        [SIM, "run", "four_sequences_fifo", "--set", *changes],
         cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
     )  # fmt: skip
     try:

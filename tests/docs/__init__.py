@@ -18,6 +18,7 @@ from sim.registry import GIVEN, Registry
 from sim.runner import read
 from sim.scenario import json_schema
 from sim.scenario.base import LINE
+from sim.scenario.sections import COUNT, DTYPE
 from sim.scheduling import SCHEDULERS
 from sim.shipped import scenarios
 from sim.units import format_time
@@ -103,6 +104,10 @@ def _plain(value: Any) -> str:
     return value if isinstance(value, str) and value else json.dumps(value)
 
 
+#: What keys of a pattern are.
+KEYS = {COUNT: "whole numbers", DTYPE: "number formats"}
+
+
 def _value(field: dict[str, Any]) -> str:
     """What a field may hold, in words."""
     choices = [_value(each) for each in field.get("anyOf", field.get("oneOf", ()))]
@@ -119,8 +124,8 @@ def _value(field: dict[str, Any]) -> str:
     if field.get("type") == "array":
         return f"list of {_value(field['items'])}"
     if field.get("type") == "object":
-        rest = field.get("additionalProperties") or next(iter(field.get("patternProperties", {}).values()), None)
-        return f"mapping of names to {_value(rest)}" if rest else "mapping"
+        pattern, rest = next(iter(field.get("patternProperties", {}).items()), ("", field.get("additionalProperties")))
+        return f"mapping of {KEYS.get(pattern, 'names')} to {_value(rest)}" if rest else "mapping"
     if field.get("type") in ("integer", "number"):
         low = field.get("minimum", field.get("exclusiveMinimum"))
         high = field.get("maximum", field.get("exclusiveMaximum"))
