@@ -1,8 +1,9 @@
-"""Tests, and the processes that they start, run the code beside them, whatever else is installed."""
+"""Tests, and the processes that they start, run the code beside them, whatever else is installed, and can be interrupted."""
 
 from __future__ import annotations
 
 import os
+import signal
 from pathlib import Path
 
 import sim
@@ -11,3 +12,5 @@ ROOT = Path(__file__).parents[1]
 
 assert Path(sim.__file__).parents[1] == ROOT, f"{sim.__file__} is not the code beside these tests"
 os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, (str(ROOT), os.environ.get("PYTHONPATH"))))
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # as shells start what they put into the background
+    signal.signal(signal.SIGINT, signal.default_int_handler)
