@@ -28,7 +28,19 @@ _PUBLIC = {
     "load_log": "sim.storage:load",
 }
 
-__all__ = ["InputError", "Result", "Scenario", "SimulationError", "__version__", "load", "run", "summary", "write_trace"]
+__all__ = [
+    "InputError",
+    "Result",
+    "Scenario",
+    "SimulationError",
+    "__version__",
+    "load",
+    "load_log",
+    "run",
+    "save_log",
+    "summary",
+    "write_trace",
+]
 
 
 def __getattr__(name: str) -> Any:

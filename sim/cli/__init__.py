@@ -99,7 +99,7 @@ def main(arguments: list[str] | None = None) -> None:
         click.echo(error.format_message(), err=True)
         status = 2
     except click.ClickException as error:  # wrong options: click's own words, in one line
-        click.echo(f"error: {error.format_message()}", err=True)
+        click.echo(f"error: {' '.join(error.format_message().split())}", err=True)
         status = 2
     except InputError as error:
         click.echo(f"error: {error}", err=True)

@@ -9,6 +9,7 @@ from rich.console import Console
 
 from sim.cli.options import complete_scenario
 from sim.cli.progress import simulating
+from sim.errors import InputError
 from sim.files import whole_file
 from sim.report.page import render
 from sim.runner import read, run
@@ -28,6 +29,8 @@ def command(name: str, out: Path | None, overrides: tuple[str, ...], with_what_i
     path = find_scenario(name)
     scenario = read(path, list(overrides))
     out = out or Path("traces") / f"{path.stem}.html"
+    if out.is_dir():
+        raise InputError(f"--out: {out}: expected a file, found a folder")
     status = Console(stderr=True)
     with simulating(scenario.name) as told:
         result = run(scenario, told=told)

@@ -63,10 +63,8 @@ def command(
     """Run scenarios: files, or names of shipped ones (`sim list scenarios`)."""
     paths = [find_scenario(name) for name in names]
     scenarios = [read(path, list(overrides)) for path in paths]  # all are checked before any runs
-    if save_log is not None and len(paths) > 1:
-        raise InputError("--save-log: expected one scenario, for each file holds one log")
-    if save_log is not None and not save_log.absolute().parent.is_dir():
-        raise InputError(f"--save-log: {save_log.parent}: no such folder")
+    if save_log is not None:
+        _check_log(save_log, len(paths))
     if log_only:
         if save_log is None:
             raise InputError("--log-only: expected --save-log FILE.parquet as well")
@@ -102,11 +100,28 @@ def command(
             continue
         terminal.show(result, console)
         if with_trace:
-            console.print(f"\ntrace  {target}\n       open it at https://ui.perfetto.dev (Open trace file)", highlight=False)
-            if (size := target.stat().st_size) > LARGE and target.suffix != ".gz":
-                advice = "--trace-format pftrace.gz is smaller, trace.window shows a part"
-                console.print(f"       {format_bytes(size)}; {advice}", highlight=False)
+            _tell_of_trace(console, target, scenario, result.makespan)
         sys.stdout.flush()
+
+
+def _check_log(path: Path, scenarios: int) -> None:
+    """Raise InputError unless a log can go there, before anything runs."""
+    if scenarios > 1:
+        raise InputError("--save-log: expected one scenario, for each file holds one log")
+    if path.is_dir():
+        raise InputError(f"--save-log: {path}: expected a file, found a folder")
+    if not path.absolute().parent.is_dir():
+        raise InputError(f"--save-log: {path.parent}: no such folder")
+
+
+def _tell_of_trace(console: Console, target: Path, scenario: Scenario, makespan: int) -> None:
+    console.print(f"\ntrace  {target}\n       open it at https://ui.perfetto.dev (Open trace file)", highlight=False)
+    if (size := target.stat().st_size) > LARGE and target.suffix != ".gz":
+        advice = "--trace-format pftrace.gz is smaller, trace.window shows a part"
+        console.print(f"       {format_bytes(size)}; {advice}", highlight=False)
+    if (window := scenario.trace.window) and window.start >= makespan:
+        when = f"trace.window starts at {format_time(window.start)}, after the end of the run"
+        console.print(f"       it is empty: {when}", highlight=False)
 
 
 def _repeated(scenario: Scenario, count: int, as_json: bool, replay: bool) -> None:

@@ -28,6 +28,10 @@ def command(trace: Path, port: int | None, no_browser: bool, online: bool) -> No
         raise InputError(f"{trace}: expected a trace file, found {'a folder' if trace.is_dir() else 'none'}")
     if trace.suffix in {".yaml", ".yml"}:
         raise InputError(f"{trace}: expected a trace ({', '.join(FORMATS)}), found a scenario; `sim run {trace}` writes one")
+    if trace.suffix == ".parquet":
+        raise InputError(
+            f"{trace}: expected a trace ({', '.join(FORMATS)}), found an event log; `sim.load_log` reads it, in Python"
+        )
     with trace.open("rb"):  # say now, not to the browser, that it cannot be read
         pass
     ui = None if online else local_ui()

@@ -26,7 +26,8 @@ def render(result: Result, found: Blame, path: CriticalPath) -> RenderableType:
     b, makespan = result.breakdown, result.makespan
     head = Text.assemble((result.scenario.name, "bold"), f"  {format_time(makespan)}, {len(result.log.tasks):,} tasks")
     sections: list[RenderableType] = [head]
-    sections += _section("Where the time of each token went, along its own critical chain", _tokens(result))
+    one = "token" if result.log.batched is None else "step"
+    sections += _section(f"Where the time of each {one} went, along its own critical chain", _tokens(result, one))
     sections += _section("Where the time of all tasks went, by kind", _parts("kind", b.kinds, b.by_kind))
     if len(b.layers) > 1:
         layers = [f"layer {n}" if n >= 0 else "outside" for n in b.layers]
@@ -38,7 +39,7 @@ def render(result: Result, found: Blame, path: CriticalPath) -> RenderableType:
         ("Who waited for the channel, and who had it", found.channel_by_owner, found.channel_by_kind),
     ):
         if by_kind.largest(1):
-            sections += _section(title, _blame(found.owner, by_owner, by_kind))
+            sections += _section(title, _blame(one if found.owner == "token" else found.owner, by_owner, by_kind))
     sections += _section("Critical path of the run", _critical(result, path))
     sections += _section("Bounds", _bounds(result))
     return Group(*sections)
@@ -67,13 +68,13 @@ def _table(first: str, *columns: str, last: str | None = None) -> Table:
     return table
 
 
-def _tokens(result: Result) -> Table:
+def _tokens(result: Result, one: str) -> Table:
     log, rows = result.log, result.breakdown.tokens
     names = [f"{s}.{t}" for s, t in zip(log.steps.sequence.tolist(), log.steps.token.tolist(), strict=True)]
     if len(names) <= MANY:
-        return _parts("token", names, rows, by_size=False)
+        return _parts(one, names, rows, by_size=False)
     slowest = np.argsort(-rows.sum(axis=1), kind="stable")[:FEW]
-    table = _parts("token", [names[i] for i in slowest], rows[slowest], by_size=False)
+    table = _parts(one, [names[i] for i in slowest], rows[slowest], by_size=False)
     shown = np.flatnonzero(rows[slowest].any(axis=0))
     mean = rows.sum(axis=0) // len(rows)
     table.add_row(f"mean of {len(rows):,}", format_time(int(mean.sum())), *_cells(mean[shown]), style="bold")

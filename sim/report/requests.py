@@ -89,6 +89,8 @@ def render(result: Result) -> RenderableType:
     of_tokens, of_slowdown = r.fairness().values()
     if len(r) - left_out > 1 and of_tokens is not None and of_slowdown is not None:
         facts.add_row("fairness", f"{of_tokens:.3f} of tokens/s, {of_slowdown:.3f} of slowdowns (Jain's index)")
+    if left_out == len(r):
+        return facts
     table = Table(box=None, pad_edge=False, header_style="bold")
     table.add_column("", no_wrap=True)
     for name in ("mean", "p50", "p90", "p99", "max"):

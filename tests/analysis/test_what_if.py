@@ -113,6 +113,13 @@ def test_explain_as_a_page():
     assert "What would help" not in page
 
 
+def test_steps_of_a_batch_are_called_steps():
+    page = call("explain", "batch_8", "--no-what-if", "--set", "model.layers=1")
+    assert "Where the time of each step went" in page
+    assert "\nstep " in page
+    assert "token" not in page
+
+
 def test_compare():
     data = json.loads(call("compare", "lockstep_fifo", "lockstep_processor_sharing", "--json"))
     assert data["keys"] == {"hardware.memory.arbiter": ["fifo", "processor_sharing"]}

@@ -114,6 +114,8 @@ def test_no_file(tmp_path: Path, fails: Callable[..., str], process: Sim) -> Non
         assert fails(command, "x.pftrace") == "x.pftrace: expected a scenario, found a trace; `sim view x.pftrace` opens it"
         assert "`sim.load_log` reads it" in fails(command, "log.parquet")
     assert fails("run", tmp_path) == f"{tmp_path}: expected a YAML file, found a directory"
+    (tmp_path / "log.parquet").touch()
+    assert "found an event log" in fails("view", "log.parquet")
 
 
 @pytest.mark.parametrize(
@@ -160,6 +162,9 @@ def test_no_network(process: Sim, tmp_path: Path) -> None:
         (["capture", "llama-3.2-1b", "--layers", "17"], "expected 1 to 16"),
         (["capture", "llama-3.2-1b", "--context", "-1"], "--context"),
         (["completion", "tcsh"], "'bash', 'zsh', 'fish'"),
+        (["completion"], "Choose from: bash, zsh, fish"),
+        (["run", "parallel", "--save-log", ""], "--save-log: .: expected a file, found a folder"),
+        (["report", "parallel", "--out", ""], "--out: .: expected a file, found a folder"),
     ],
 )
 def test_wrong_arguments(arguments: list[str], message: str, fails: Callable[..., str]) -> None:

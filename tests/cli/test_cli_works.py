@@ -85,6 +85,17 @@ def test_json_says_what_python_says(sim: Sim) -> None:
     assert printed == expected
 
 
+def test_nothing_to_show_is_said(sim: Sim) -> None:
+    late = ("--set", "trace={window: {start: 9 ms}}")  # the run ends at 7.067 ms
+    assert "it is empty: trace.window starts at 9.000 ms" in " ".join(sim("run", "parallel", *late).stdout.split())
+    assert "it is empty" not in sim("run", "parallel", "--set", "trace={window: {start: 7 ms}}").stdout
+    several = ("--set", "workload.sequences.0.count=3")
+    assert "p50" in sim("run", "parallel", "--no-trace", *several).stdout
+    none = sim("run", "parallel", "--no-trace", *several, "--set", "report.warmup_requests=3").stdout
+    assert "0 of 3, the rest is warm-up" in none
+    assert "p50" not in none, "no head of a table without rows"
+
+
 def test_set_changes_values_in_order(sim: Sim) -> None:
     def makespan(*changes: str, scenario: str = "multi_head") -> int:
         arguments = [word for change in changes for word in ("--set", change)]

@@ -256,6 +256,41 @@ def test_one_request_has_no_section(page: Path, opened: Open) -> None:
     assert opened(page).evaluate("document.getElementById('requests').hidden")
 
 
+#: Pairs of names on the roofline that cover each other by more than the space above and below letters.
+COVERED = """(() => {
+  const names = [...document.querySelectorAll('#roofline-chart svg text')].filter((t) => /[a-z]/i.test(t.textContent));
+  const boxes = names.map((t) => [t.textContent, t.getBoundingClientRect()]);
+  return boxes.flatMap(([a, x], i) => boxes.slice(i + 1)
+    .filter(([, y]) => x.left < y.right && y.left < x.right && x.top + 1 < y.bottom - 1 && y.top + 1 < x.bottom - 1)
+    .map(([b]) => [a, b]));
+})()"""
+
+
+def test_names_on_the_roofline_do_not_cover_each_other(opened: Open, tmp_path: Path) -> None:
+    scenario = tmp_path / "prompt.yaml"  # attention that moves no bytes is near the name of the vector roof
+    scenario.write_text(
+        "model: {config: qwen2.5-0.5b, layers: 2}\n"
+        "workload: {sequences: [{prompt: 200, tokens: 2, count: 2}], batching: continuous}\n"
+        "hardware: {preset: raspberry-pi-5}\n"
+        "mapping: {execution: stream, softmax: online, tiles: engines}\n"
+    )
+    path = tmp_path / "prompt.html"
+    call("report", str(scenario), "-o", str(path), "--no-what-if")
+    browser = opened(path)
+    assert "attention" in browser.evaluate("document.getElementById('roofline-chart').textContent")
+    assert browser.evaluate(COVERED) == []
+
+
+def test_nobody_waited(opened: Open, tmp_path: Path) -> None:
+    scenario = tmp_path / "alone.yaml"
+    scenario.write_text("model: {graph: [{name: a, flops: 1000}]}\n")
+    path = tmp_path / "alone.html"
+    call("report", str(scenario), "-o", str(path), "--no-what-if")
+    browser = opened(path)
+    assert "Nobody waited" in browser.evaluate("document.getElementById('blame').innerText")
+    assert browser.evaluate("document.getElementById('blame-group').offsetParent") is None, "there is nothing to choose"
+
+
 def test_a_batch_has_loops_and_steps(opened: Open, tmp_path: Path) -> None:
     path = tmp_path / "batch.html"
     call("report", "batch_8", "-o", str(path), "--no-what-if")

@@ -77,7 +77,7 @@ def _doubts(result: Result) -> str:
 
 
 def finding(result: Result, what_if: dict[str, Any] | None) -> str:
-    """One sentence: the bottleneck if it was looked for, else the largest share of the time of the tokens."""
+    """One sentence: the bottleneck if it was looked for, else the largest share of the time of the tokens (batched: steps)."""
     if what_if is not None:
         return str(what_if["bottleneck"])
     sums = dict(zip(PARTS, result.breakdown.tokens.sum(axis=0).tolist(), strict=True))
@@ -90,7 +90,8 @@ def finding(result: Result, what_if: dict[str, Any] | None) -> str:
     }[part]  # fmt: skip
     share = sums[part] / (sum(sums.values()) or 1)
     gap = result.bounds.gap(result.makespan)
-    return f"{share:.0%} of the time of the tokens {where}; the run is {gap:.1%} above its lower bound."
+    ones = "tokens" if result.log.batched is None else "steps"
+    return f"{share:.0%} of the time of the {ones} {where}; the run is {gap:.1%} above its lower bound."
 
 
 def _written(result: Result) -> str:

@@ -74,7 +74,7 @@ function seriesChart(values, step, title, format, width) {
   return Plot.plot({
     ...BASE, width, height: 150, marginLeft: 80, marginRight: 8, marginTop: 24, marginBottom: 30, ariaLabel: `${title} over time`,
     x: { domain: [0, end / scale], transform: (at) => at / scale, label: `${unit} →`, ticks: Math.max(2, Math.floor(width / 90)), tickSize: 3 },
-    y: { domain: [0, d3.max(values) * 1.04 || 1], label: null, ticks: 3, tickSize: 0, grid: true, tickFormat: format },
+    y: { domain: [0, d3.max(values) * 1.04 || 1], label: null, ticks: 3, tickSize: 0, grid: true, tickFormat: (v) => format(v).replace(/\.0+(?=\D|$)/, "") },
     marks: [
       Plot.areaY(points, { x: "at", y: "value", fill: fill("transfer"), fillOpacity: 0.45, curve: "step-after" }),
       Plot.lineY(points, { x: "at", y: "value", stroke: fill("compute"), strokeWidth: 1.2, curve: "step-after" }),
@@ -134,7 +134,9 @@ function rooflineChart(data, colour, width) {
   const radius = d3.scaleSqrt([0, d3.max(data.kinds, (d) => d.active_ps)], [4, 13]);
   const x = (d) => d.intensity ?? high / 3;
   // Dots that coincide would have names on top of each other: those near each other share a label.
-  const place = (d) => [Math.log(x(d)) / Math.log(high / low) * width, Math.log(d.flops_per_s) / Math.log(top / bottom) * 380];
+  const height = width < 560 ? 340 : 420, margins = { marginLeft: 62, marginRight: 16, marginTop: 28, marginBottom: 40 };
+  const long = width - margins.marginLeft - margins.marginRight, tall = height - margins.marginTop - margins.marginBottom;
+  const place = (d) => [Math.log(x(d) / low) / Math.log(high / low) * long, Math.log(d.flops_per_s / bottom) / Math.log(top * 2 / bottom) * tall];
   const near = (one, other) => { const [a, b] = place(one), [c, d] = place(other); return Math.abs(b - d) < 16 && Math.abs(a - c) < 90; };
   const clusters = [];
   for (const d of data.kinds) {
@@ -143,26 +145,30 @@ function rooflineChart(data, colour, width) {
   }
   const most = width < 560 ? 1 : 3;
   const label = (cluster) => cluster.slice(0, most).map((d) => d.kind).join(", ") + (cluster.length > most ? ` and ${cluster.length - most} more` : "");
-  // A label on a roof goes below it, and so does one that would cover another.
-  const boxes = roofs.map(([, peak]) => ({ from: 0, to: width, y: place({ intensity: high, flops_per_s: peak })[1], roof: true }));
+  // A label on a roof or its name goes below it, and so does one that would cover another.
+  const roofName = ([name, peak]) => `${name} ${flops(peak)}`;
+  const boxes = roofs.flatMap((roof) => {
+    const y = place({ intensity: high, flops_per_s: roof[1] })[1];
+    return [{ from: 0, to: long, y, roof: true }, { from: long - roofName(roof).length * 6.8, to: long, y: y + 11 }];
+  });
   const labels = clusters.map((cluster) => {
     const [at, up] = place(cluster[0]), text = label(cluster), wide = text.length * 6.8, gap = radius(cluster[0].active_ps) + 5;
     const flip = x(cluster[0]) > high / 4, from = flip ? at - gap - wide : at + gap; // at the right edge names stand to the left
     let y = up;
-    while (boxes.some((box) => from < box.to && from + wide > box.from && Math.abs(box.y - y) < (box.roof ? 10 : 17))) y -= 2;
+    while (boxes.some((box) => from < box.to && from + wide > box.from && Math.abs(box.y - y) < (box.roof ? 9 : 14))) y -= 2;
     boxes.push({ from, to: from + wide, y });
     return { d: cluster[0], text, dx: flip ? -gap : gap, dy: up - y, textAnchor: flip ? "end" : "start" };
   });
   const tens = d3.range(Math.ceil(Math.log10(bottom)), Math.log10(top * 2)).map((power) => 10 ** power);
   return Plot.plot({
-    ...BASE, width, height: width < 560 ? 340 : 420, marginLeft: 62, marginRight: 16, marginTop: 28, marginBottom: 40,
+    ...BASE, width, height, ...margins,
     ariaLabel: "Roofline: achieved FLOP/s against FLOP/byte of each kind of op",
     x: { type: "log", domain: [low, high], label: "FLOP per byte →", tickFormat: (v) => (d3.precisionFixed(v) >= 0 ? `${+v.toPrecision(3)}` : ""), ticks: width < 560 ? 4 : 8 },
     y: { type: "log", domain: [bottom, top * 2], label: "↑ FLOP/s", tickFormat: "~s", ticks: tens, grid: true, tickSize: 0 },
     r: { type: "identity" },
     marks: [
       Plot.lineY(lines, { x: "x", y: "y", z: "name", stroke: fill("soft"), strokeWidth: 1.5, strokeDasharray: data.nominal ? "4,4" : null }),
-      Plot.text(roofs, { x: () => high, y: (d) => d[1], text: (d) => `${d[0]} ${flops(d[1])}`, textAnchor: "end", dy: -11, fill: fill("soft") }),
+      Plot.text(roofs, { x: () => high, y: (d) => d[1], text: roofName, textAnchor: "end", dy: -11, fill: fill("soft") }),
       Plot.text([0], { x: () => low * 1.25, y: () => low * 1.25 * data.bytes_per_s, text: () => bytes(data.bytes_per_s) + "/s", textAnchor: "start", dx: 12, dy: 12, fill: fill("soft") }),
       dry.length ? Plot.text([0], { x: () => high / 3, y: () => bottom, text: () => "no bytes", dy: -8, fill: fill("soft"), stroke: fill("surface"), strokeWidth: 3 }) : null,
       Plot.dot(points, { x, y: "flops_per_s", r: (d) => radius(d.active_ps), fill: (d) => colour(d.kind), fillOpacity: 0.85, stroke: fill("surface") }),

@@ -123,7 +123,7 @@ function blame() {
   const data = summary.blame, waited = (resource) => data[resource].by_kind.wait_ps.flat().concat(data[resource].by_kind.alone_ps).reduce((a, b) => a + b, 0);
   const resources = [["channel", "the memory channel"], ["engine", "an engine"]].filter(([name]) => waited(name));
   $("blame-resource").append(...resources.map(([value, name]) => make("option", { value, textContent: `waits for ${name}` })));
-  $("blame-group").append(make("option", { value: "by_kind", textContent: "by kind of op" }), make("option", { value: "by_owner", textContent: `by ${data.owner}` }));
+  $("blame-group").append(make("option", { value: "by_kind", textContent: "by kind of op" }), make("option", { value: "by_owner", textContent: `by ${data.owner === "token" ? embedded("timeline-data").words[1] : data.owner}` }));
   if (!resources.length) { $("blame-lead").textContent = "Nobody waited for an engine or for the channel."; $("blame").querySelector(".tools").hidden = true; }
   const show = () => {
     const chosen = data[$("blame-resource").value]?.[$("blame-group").value];
