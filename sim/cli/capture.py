@@ -5,11 +5,11 @@ from __future__ import annotations
 import json
 
 import click
-from rich.console import Console
 from rich.table import Table
 
 import models.library
 from models.config import MLA_FORMS
+from sim.cli.console import output
 from sim.errors import InputError
 from sim.graph import QUANTITIES
 
@@ -56,4 +56,4 @@ def command(
             *(f"{int(costs[q, i]):,}" if costs[q, i] else "" for q in range(len(QUANTITIES))),
         )  # fmt: skip
     table.add_row("", "all", "", "", "", *(f"{int(costs[q].sum()):,}" for q in range(len(QUANTITIES))), style="bold")
-    Console(width=None if Console().is_terminal else 250).print(table)
+    output(250).print(table)

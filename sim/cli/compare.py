@@ -5,8 +5,8 @@ from __future__ import annotations
 import json
 
 import click
-from rich.console import Console
 
+from sim.cli.console import output
 from sim.cli.options import complete_scenario
 from sim.cli.progress import simulating
 from sim.report import compare
@@ -30,4 +30,4 @@ def command(first: str, second: str, overrides: tuple[str, ...], as_json: bool) 
     if as_json:
         click.echo(json.dumps(data))
         return
-    Console(width=None if Console().is_terminal else 120).print(compare.render(data), highlight=False)
+    output(120).print(compare.render(data), highlight=False)

@@ -7,10 +7,10 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 import click
-from rich.console import Console
 
 from sim.analysis.blame import blame
 from sim.analysis.critical_path import critical_path
+from sim.cli.console import output, status
 from sim.cli.options import complete_scenario
 from sim.cli.progress import simulating
 from sim.errors import InputError
@@ -39,17 +39,16 @@ def command(
 ) -> None:
     """Account for a run: where the time went, who is to blame, how far it is from the best, and what would help."""
     scenario = read(find_scenario(name), list(overrides))
-    status = Console(stderr=True)
     with simulating(scenario.name) as told:
         result = run(scenario, told=told)
         found, path = blame(result.log, result.rules, result.breakdown), critical_path(result.log, result.rules)
     answer = None
     if with_optimal:
-        with status.status("looking for the best schedule"):
+        with status("looking for the best schedule"):
             answer = _optimal(result, time_limit)
     changes = None
     if with_what_if:
-        with status.status("running it on better machines"):
+        with status("running it on better machines"):
             changes = what_if(result)
     if as_json:
         data = summary(result, timing=False)
@@ -58,7 +57,7 @@ def command(
         data["optimal"] = None if answer is None else account.optimal(answer, result.makespan)
         click.echo(json.dumps(data))
         return
-    console = Console(width=None if Console().is_terminal else 120)
+    console = output(120)
     console.print(explain.render(result, found, path), highlight=False)
     if answer is not None:
         console.print(f"\n{answer.sentence(result.makespan)}", highlight=False)

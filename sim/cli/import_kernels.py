@@ -6,9 +6,9 @@ from pathlib import Path
 
 import click
 import numpy as np
-from rich.console import Console
 from rich.table import Table
 
+from sim.cli.console import output
 from sim.profile import fit, predict, read_tables, write_profile, write_samples
 from sim.profile.fit import residual
 
@@ -48,6 +48,6 @@ def command(mapping: Path, folder: Path | None, out: Path, everything: bool, sam
     write_profile(profile, out)
     if samples is not None:
         write_samples(found.samples, samples)
-    console = Console()
+    console = output()
     console.print(table)
     console.print(f"\n{out}", highlight=False)

@@ -6,10 +6,10 @@ from dataclasses import replace
 from pathlib import Path
 
 import click
-from rich.console import Console
 from rich.table import Table
 
 from models.config import DTYPES, resolve
+from sim.cli.console import output
 from sim.cli.options import device_module
 from sim.errors import InputError
 from sim.profile import DeviceProfile
@@ -63,7 +63,7 @@ def show(profile: DeviceProfile) -> None:
         table.add_row(f"{timing.kind} ({timing.dtype})", timing.form, f"{count:,}", *(f"{value:.1%}" for value in mean))
     if step := profile.step.residual:
         table.add_row("step", "", f"{step.samples:,}", f"{step.median:.1%}", f"{step.p90:.1%}")
-    Console(width=None if Console().is_terminal else 120).print(table)
+    output(120).print(table)
     source = profile.provenance
     click.echo(f"\n{source.rounds} rounds; spread {source.spread or 0:.1%}, noise floor {source.noise or 0:.1%}")
     for warning in source.warnings:

@@ -7,8 +7,8 @@ from contextlib import contextmanager
 from time import perf_counter
 
 from rich.console import Console
-from rich.markup import escape
 from rich.status import Status
+from rich.text import Text
 
 from sim.size import Told
 from sim.units import format_time
@@ -23,7 +23,7 @@ def simulating(name: str, then: str = "accounting for") -> Iterator[Told | None]
     then: what is done when all tokens have come.
     """
     console = Console(stderr=True)
-    with console.status(f"simulating {escape(name)}") as status:
+    with console.status(Text(f"simulating {name}")) as status:
         yield Progress(status, name, then) if console.is_terminal else None
 
 
@@ -50,4 +50,4 @@ class Progress:
 
     def _show(self, line: str) -> None:
         room = self._status.console.width - 3  # beside what turns
-        self._status.update(escape(line if len(line) <= room else f"{line[: room - 1]}…"))
+        self._status.update(Text(line if len(line) <= room else f"{line[: room - 1]}…"))

@@ -5,8 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 
 import click
-from rich.console import Console
 
+from sim.cli.console import status
 from sim.cli.options import complete_scenario
 from sim.cli.progress import simulating
 from sim.errors import InputError
@@ -31,14 +31,13 @@ def command(name: str, out: Path | None, overrides: tuple[str, ...], with_what_i
     out = out or Path("traces") / f"{path.stem}.html"
     if out.is_dir():
         raise InputError(f"--out: {out}: expected a file, found a folder")
-    status = Console(stderr=True)
     with simulating(scenario.name) as told:
         result = run(scenario, told=told)
     changes = None
     if with_what_if:
-        with status.status("running it on better machines"):
+        with status("running it on better machines"):
             changes = to_json(what_if(result))
-    with status.status(f"writing {out}"):
+    with status(f"writing {out}"):
         page = render(result, what_if=changes, overrides=overrides).encode()
         out.parent.mkdir(parents=True, exist_ok=True)
         with whole_file(out) as file:

@@ -13,6 +13,7 @@ from rich.console import Console
 import sim.trace
 from sim import __version__, storage
 from sim.analysis.critical_path import critical_path
+from sim.cli.console import output, status
 from sim.cli.options import scenario_arguments
 from sim.cli.progress import simulating
 from sim.errors import InputError
@@ -84,7 +85,7 @@ def command(
     if with_trace and len(set(targets)) < len(targets):
         twice = next(target for i, target in enumerate(targets) if target in targets[:i])
         raise InputError(f"{twice}: two scenarios would write this file; run them one by one with --out")
-    console, status = Console(), Console(stderr=True)
+    console = output()
     for scenario, target in zip(scenarios, targets, strict=True):
         with simulating(scenario.name) as told:
             result = run(scenario, replay=replay, told=told)
@@ -92,7 +93,7 @@ def command(
             storage.save(result.log, scenario, save_log)
         began = perf_counter()
         if with_trace:
-            with status.status(f"writing {target}"):
+            with status(f"writing {target}"):
                 write_trace(result, target)
         written = perf_counter() - began
         if as_json:
@@ -127,13 +128,13 @@ def _tell_of_trace(console: Console, target: Path, scenario: Scenario, makespan:
 def _repeated(scenario: Scenario, count: int, as_json: bool, replay: bool) -> None:
     """Run a scenario with several seeds and print what they come to."""
     found: list[dict[str, tuple[str, float]]] = []
-    with Console(stderr=True).status(f"simulating {scenario.name}"):
+    with status(f"simulating {scenario.name}"):
         found.extend(numbers(result) for result in repeat(scenario, count, replay=replay))
     data = to_json(scenario, estimates(found), count)
     if as_json:
         click.echo(json.dumps(data))
     else:
-        Console(width=None if Console().is_terminal else 120).print(render_repeats(data), highlight=False)
+        output(120).print(render_repeats(data), highlight=False)
 
 
 def write_trace(result: Result, path: Path) -> None:

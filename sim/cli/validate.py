@@ -12,10 +12,10 @@ from typing import Any
 
 import click
 import numpy as np
-from rich.console import Console
 
 from models.config import DTYPES, resolve
 from sim import __version__
+from sim.cli.console import output
 from sim.cli.options import device_module
 from sim.errors import InputError
 from sim.profile import DeviceProfile, read_profile
@@ -95,10 +95,12 @@ def command(
         summary = report.to_json(comparisons, facts=facts, profile=named, warnings=warnings, band=share)
         click.echo(json.dumps({**summary, "trace": None if trace is None else str(trace)}))
     else:
-        console = Console(highlight=False)
-        console.print(report.render(comparisons, title=title, profile=named, warnings=warnings, band=share))
+        console = output()
+        console.print(report.render(comparisons, title=title, profile=named, warnings=warnings, band=share), highlight=False)
         if trace is not None:
-            console.print(f"\ntrace  {trace}\n       open it at https://ui.perfetto.dev, or with: sim view {trace}")
+            console.print(
+                f"\ntrace  {trace}\n       open it at https://ui.perfetto.dev, or with: sim view {trace}", highlight=False
+            )
     if profile is not None and not within(comparisons, share):
         ctx.exit(1)
 

@@ -84,8 +84,8 @@ def render(result: Result) -> RenderableType:
     left_out = len(r) - int(r.counted.sum())
     counted = f"{len(r):,}" if not left_out else f"{len(r) - left_out:,} of {len(r):,}, the rest is warm-up"
     facts = Table.grid(padding=(0, 2))
-    facts.add_row("requests", f"{counted}; {r.in_system:.3g} in the system on average")
-    facts.add_row("rates", f"{r.tokens_per_second:,.1f} tokens/s, {r.requests_per_second:,.3g} requests/s")
+    facts.add_row("requests", f"{counted}; {_short(r.in_system)} in the system on average")
+    facts.add_row("rates", f"{r.tokens_per_second:,.1f} tokens/s, {_short(r.requests_per_second)} requests/s")
     of_tokens, of_slowdown = r.fairness().values()
     if len(r) - left_out > 1 and of_tokens is not None and of_slowdown is not None:
         facts.add_row("fairness", f"{of_tokens:.3f} of tokens/s, {of_slowdown:.3f} of slowdowns (Jain's index)")
@@ -100,3 +100,8 @@ def render(result: Result) -> RenderableType:
             values = (found.mean, found.p50, found.p90, found.p99, found.largest)
             table.add_row(TITLES[name], *map(format_time, values))
     return Group(facts, table)
+
+
+def _short(number: float) -> str:
+    """Three digits, or all before the point."""
+    return f"{number:.3g}" if number < 999.5 else f"{number:,.0f}"

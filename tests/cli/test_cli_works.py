@@ -85,6 +85,22 @@ def test_json_says_what_python_says(sim: Sim) -> None:
     assert printed == expected
 
 
+def test_words_of_the_user_are_no_markup(tmp_path: Path, sim: Sim) -> None:
+    (tmp_path / "n[bold] :x:.yaml").write_text("model: {graph: [{name: a, kind: 'k[/b] :x:', flops: 1000}]}\n")
+    out = sim("run", "n[bold] :x:.yaml", "--out", "o[/b]").stdout
+    assert out.startswith("n[bold] :x:")
+    assert "\nk[/b] :x: " in out
+    assert "trace  o[/b]/n[bold] :x:.pftrace\n" in out
+    assert (tmp_path / "o[/b]" / "n[bold] :x:.pftrace").is_file()
+    sim("report", "n[bold] :x:.yaml", "--no-what-if", "--out", "p[/b].html")
+    assert "\nk[/b] :x: " in sim("explain", "n[bold] :x:.yaml", "--no-what-if").stdout
+
+
+def test_large_rates_are_written_out(sim: Sim) -> None:
+    words = sim("run", "parallel", "--no-trace", "--set", "workload.sequences.0.count=2", "--set", "cost=roofline").stdout
+    assert re.search(r"[1-9][\d,]*\.\d tokens/s, \d{1,3},\d{3} requests/s", words), words
+
+
 def test_nothing_to_show_is_said(sim: Sim) -> None:
     late = ("--set", "trace={window: {start: 9 ms}}")  # the run ends at 7.067 ms
     assert "it is empty: trace.window starts at 9.000 ms" in " ".join(sim("run", "parallel", *late).stdout.split())
