@@ -116,10 +116,9 @@ def _residual(node: Node) -> Residual:
 
 def _range(node: Node) -> tuple[int, int]:
     bounds = [each.value for each in _items(node)]
-    if len(bounds) == 2 and all(isinstance(b, int) and not isinstance(b, bool) for b in bounds):
-        low, high = bounds
-        if 0 <= low <= high:  # type: ignore[operator]
-            return low, high  # type: ignore[return-value]
+    whole = [bound for bound in bounds if isinstance(bound, int) and not isinstance(bound, bool)]
+    if len(whole) == len(bounds) == 2 and 0 <= whole[0] <= whole[1]:
+        return whole[0], whole[1]
     raise node.place.error("expected [smallest, largest], two whole numbers")
 
 
