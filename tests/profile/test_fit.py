@@ -125,6 +125,9 @@ def test_what_is_wrong_with_a_profile_is_said_in_one_line(tmp_path) -> None:  # 
         ("bandwidth: 100 GB/s", "bandwidth: 100", "expected a bandwidth with its unit"),
         ("title:", "titel:", "unknown key 'titel' (did you mean 'title'?)"),
         ("n: [512, 8192]", "n: [512]", "expected [smallest, largest], two whole numbers"),
+        ("n: [512, 8192]", "n: [8192, 512]", "expected [smallest, largest], two whole numbers"),
+        ("n: [512, 8192]", "n: [0.5, 8192]", "expected [smallest, largest], two whole numbers"),
+        ("n: [512, 8192]", "n: [true, 8192]", "expected [smallest, largest], two whole numbers"),
     ):
         path.write_text(text.replace(old, new))
         with pytest.raises(InputError) as error:
