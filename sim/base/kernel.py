@@ -1,0 +1,150 @@
+"""Kernels: functions on integers and arrays that run as plain Python, or compiled by Numba.
+
+`@kernel` marks a function and returns it as it is, so that Python calls it at full speed and importing it imports no Numba.
+`launch(function, compiled)` gives a callable for arrays: the compiled function, or the Python one on memoryviews of the same
+arrays (whose items are Python integers, several times faster than NumPy's, and which cannot overflow in silence).
+
+Rules for the body of a kernel, so that both forms agree:
+
+- Integers, booleans and arrays only; an array is always indexed down to one item (`table[i, j]`, never `table[i]` of a matrix).
+- Quantities fit int64 by the bounds that are checked on the way in; where a product may not, `sim.base.integers` has it.
+- `//` and `%` have non-negative operands. No unsigned integers: mixed with signed ones they become floats in Numba.
+- It calls other kernels by their global names; module constants are integers, and frozen when it is compiled.
+
+Compiled code is cached on disk, in a folder whose name is a hash of the source of all modules that define kernels (Numba alone
+does not notice a change in another file) and of the versions of Python, NumPy, Numba and the processor.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import platform
+import sys
+import tempfile
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+from types import FunctionType
+from typing import Any, TypeVar
+
+import numpy as np
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+#: Tasks from which compiled code pays for its import: below, plain Python is done sooner.
+MANY_TASKS = 25_000
+
+_KERNELS: dict[int, FunctionType] = {}  # by id of the code object
+_DISPATCHERS: dict[int, Any] = {}
+_UNAVAILABLE: list[str] = []  # the reason, once it is known
+
+
+def kernel(function: F) -> F:
+    """Mark a function as one that can be compiled. It stays what it is."""
+    assert isinstance(function, FunctionType)
+    _KERNELS[id(function.__code__)] = function
+    return function
+
+
+def is_kernel(function: object) -> bool:
+    """Whether `kernel` has marked it."""
+    return isinstance(function, FunctionType) and _KERNELS.get(id(function.__code__)) is function
+
+
+def unavailable() -> str:
+    """Why nothing can be compiled here, in a few words; empty if it can. The first call imports Numba."""
+    if not _UNAVAILABLE:
+        try:
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")
+                import numba  # noqa: F401, PLC0415  # half a second, so only for runs that are large enough
+        except ImportError as error:
+            _UNAVAILABLE.append(f"Numba cannot be used here: {str(error).splitlines()[0]}")
+        else:
+            _UNAVAILABLE.append("")
+    return _UNAVAILABLE[0]
+
+
+def loaded() -> bool:
+    """Whether Numba has been imported already, so that compiled code costs nothing more."""
+    return "numba" in sys.modules
+
+
+def launch(function: F, *, compiled: bool) -> F:
+    """The kernel as a callable on arrays: compiled, or as Python on memoryviews of the arrays."""
+    if compiled:
+        dispatcher: F = compile_kernel(function)
+        return dispatcher
+
+    def interpreted(*arguments: Any) -> Any:
+        return function(*(memoryview(a) if isinstance(a, np.ndarray) else a for a in arguments))  # type: ignore[arg-type]
+
+    return interpreted  # type: ignore[return-value]
+
+
+def compile_kernel(function: Callable[..., Any]) -> Any:
+    """The function compiled for whatever types it is called with, with all kernels that it calls."""
+    assert isinstance(function, FunctionType)
+    code = function.__code__
+    if id(code) not in _DISPATCHERS:
+        import numba  # noqa: PLC0415
+
+        _use_cache_folder(numba)
+        names = dict(function.__globals__)
+        for name in code.co_names:
+            called = names.get(name)
+            if is_kernel(called):
+                names[name] = compile_kernel(called)  # type: ignore[arg-type]
+        copy = FunctionType(code, names, function.__name__, function.__defaults__, function.__closure__)
+        copy.__module__, copy.__qualname__ = function.__module__, function.__qualname__
+        _DISPATCHERS[id(code)] = numba.njit(cache=_CACHE.usable, nogil=True)(copy)
+    return _DISPATCHERS[id(code)]
+
+
+class _Cache:
+    """The folder of compiled code. usable: it can be written, or at least some folder in its place."""
+
+    folder: Path | None = None
+    usable = True
+
+
+_CACHE = _Cache()
+
+
+def cache_folder() -> Path:
+    """Where compiled code is kept: `DECODE_SIM_CACHE`, else the user's cache folder; then a hash of sources and versions."""
+    from platformdirs import user_cache_path  # noqa: PLC0415  # only where something is compiled
+
+    base = os.environ.get("DECODE_SIM_CACHE")
+    folder = Path(base) if base else user_cache_path("decode-sim")
+    return folder / f"kernels-{_fingerprint()}"
+
+
+def _fingerprint() -> str:
+    digest = hashlib.sha256()
+    import llvmlite  # noqa: PLC0415
+    import numba  # noqa: PLC0415
+
+    versions = (platform.python_version(), np.__version__, numba.__version__, llvmlite.__version__, platform.machine())
+    digest.update(repr(versions).encode())
+    for path in sorted(Path(__file__).parent.parent.rglob("*.py")):
+        source = path.read_bytes()
+        if b"@kernel" in source:
+            digest.update(source)
+    return digest.hexdigest()[:16]
+
+
+def _use_cache_folder(numba: Any) -> None:
+    """Point Numba at the folder; where it cannot be written, at one that lasts as long as the process."""
+    if _CACHE.folder is not None:
+        return
+    folder = cache_folder()
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+    except OSError:
+        folder = Path(tempfile.mkdtemp(prefix="decode-sim-"))
+    _CACHE.folder = folder
+    numba.config.CACHE_DIR = str(folder)
