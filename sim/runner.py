@@ -42,7 +42,7 @@ from sim.result import Result, Timing
 from sim.scenario import Formats, Fuse, Known, Scenario, load
 from sim.scheduling import SCHEDULERS, Scheduler
 from sim.serving import Batch, Batching, Member, Speculation, feasible
-from sim.simulation import Setup, SramError, lanes_of, sram_use
+from sim.executors.setup import Setup, SramError, lanes_of, sram_use
 from sim.size import Told, counted, prefills
 from sim.tasks import TaskGraph
 from sim.units import format_bytes

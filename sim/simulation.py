@@ -3,64 +3,29 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from copy import deepcopy
-from dataclasses import dataclass
 from functools import partial
-from typing import Any, BinaryIO, Literal
+from typing import Any, BinaryIO
 
 import numpy as np
 
-from sim.batch import Shape
-from sim.cost import CostModel
 from sim.decode import Decoder, Step, batched_loop, known_sequence, sampled_sequence
-from sim.errors import InputError
 from sim.eventlog import EventLog
-from sim.graph import QUANTITIES, IntArray, Members, StepLanes
-from sim.hardware.arbiters import Arbiter, equal_shares
+from sim.executors.setup import Setup, lanes_of, sram_use
+from sim.graph import IntArray, Members, StepLanes
+from sim.hardware.arbiters import equal_shares
 from sim.hardware.channel import Channel
-from sim.hardware.channels import Channels, Route
+from sim.hardware.channels import Channels
 from sim.hardware.fair import FairChannel
 from sim.hardware.instant import Environment
-from sim.lowering import MOST_TILES
 from sim.record import SEQUENCE_BITS, TOKEN_BITS, Machine, Progress, Record, Spilled
 from sim.requests import Request
-from sim.scheduling import Scheduler, StepView
-from sim.serving import Batch, Batcher, Batching, loops
+from sim.scheduling import StepView
+from sim.serving import Batch, Batcher, loops
 from sim.tasks import TaskGraph
-from sim.units import format_bytes
 
 LANES = 64  # steps costed at once: enough to make NumPy's overhead vanish, few enough to keep the columns in cache
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Setup:
-    """All that a simulation needs.
-
-    graph: the task graph of a step of one sequence that decodes one token. batching: how steps are made up if there are others
-    (prefill, several sequences, drafts), with `graphs`, which gives the task graph of each; then `concurrency` may limit how
-    many requests there are at a time, each coming `think` ps after one has ended. arbiter: each channel of each run has a
-    copy of its own. bandwidth: of each channel, bytes/s (kept with the log, it does not enter times). latency: ps. sram:
-    bytes, None if unbounded.
-    """
-
-    graph: TaskGraph
-    sequences: Sequence[Request]
-    dependency: Literal["sampled", "known"]
-    costs: CostModel
-    engines: int
-    scheduler: Scheduler
-    overlap: bool
-    arbiter: Arbiter
-    bandwidth: int
-    channels: int = 1
-    route: Route = "interleaved"
-    latency: int = 0
-    sram: int | None = None
-    batching: Batching | None = None
-    graphs: Callable[[Shape], TaskGraph] | None = None
-    concurrency: int | None = None
-    think: int = 0
 
 
 def simulate(setup: Setup, progress: Progress | None = None) -> EventLog:
@@ -234,16 +199,6 @@ class Same(Sequence[int]):
         raise TypeError("one number for any task")
 
 
-def lanes_of(number: int, token: int, batch: Batch) -> StepLanes:
-    """A step of a loop, to be costed."""
-    columns = [np.array(column, dtype=np.int64)[:, None] for column in zip(*batch.members, strict=True)]
-    sequence, context, query, loads, logits = columns[:5]
-    return StepLanes(
-        sequence=np.array([number]), token=np.array([token]), context=context.sum(axis=0),
-        members=Members(sequence=sequence, context=context, query=query, loads=loads, logits=logits.sum(axis=0)),
-    )  # fmt: skip
-
-
 def side_by_side(steps: Sequence[StepLanes]) -> StepLanes:
     """Steps of one graph as lanes."""
     members = [step.members for step in steps if step.members is not None]
@@ -258,46 +213,3 @@ def side_by_side(steps: Sequence[StepLanes]) -> StepLanes:
         np.concatenate([getattr(step, name) for step in steps]) for name in ("sequence", "token", "context")
     )
     return StepLanes(sequence=sequence, token=token, context=context, members=joined)
-
-
-class SramError(InputError):
-    """Operands of a step do not fit SRAM."""
-
-
-def sram_use(setup: Setup, graph: TaskGraph | None = None, lanes: StepLanes | None = None) -> dict[int, int]:
-    """Bytes of SRAM that the operand of each computing task takes; raises SramError if one does not fit.
-
-    Of the step that decodes one token, or of this one.
-    """
-    graph = setup.graph if graph is None else graph
-    costs = graph.ops.costs(0) if lanes is None else graph.ops.costs_of(lanes)[:, :, 0]
-    moved = graph.bytes_moved(costs)
-    use: dict[int, int] = {}
-    for task in np.flatnonzero(graph.prefetch).tolist():
-        consumer = int(graph.outputs[graph.output_start[task]])
-        use[consumer] = use.get(consumer, 0) + max(1, int(moved[task]))
-    if setup.sram is not None and max(use.values(), default=0) > setup.sram:
-        tokens = 1 if lanes is None or lanes.members is None else int(lanes.members.query.sum())
-        raise SramError(_what_would_fit(graph, costs, use, setup.sram, tokens))
-    return use
-
-
-def _what_would_fit(graph: TaskGraph, costs: IntArray, use: dict[int, int], sram: int, tokens: int) -> str:
-    flops, weights = costs[QUANTITIES.index("flops")].tolist(), costs[QUANTITIES.index("weight")].tolist()
-    tiles: dict[str, int] = {}
-    least = 0  # bytes that tiling cannot go below
-    for task, size in use.items():
-        op = int(graph.op[task])
-        tiled = flops[op] and graph.head[task] < 0  # only products by weights
-        least = max(least, -(-weights[op] // MOST_TILES) if tiled else size)
-        if size > sram:
-            tiles[graph.kind_of(task)] = max(tiles.get(graph.kind_of(task), 1), -(-weights[op] // max(sram, 1)))
-    if least > sram:
-        advice = f"tiling does not cut it below {format_bytes(least)}"
-        if most := tokens * sram // least if tokens > 1 else 0:  # rows of the embedding: one for each new token
-            advice += f", a step of {most} new tokens instead of {tokens} would (workload.prefill.chunk)"
-    else:
-        by_kind = ", ".join(f"{kind}: {count}" for kind, count in tiles.items())
-        advice = f"mapping.tiles of {max(tiles.values())} would fit" + (f", or of {{{by_kind}}}" if len(tiles) > 1 else "")
-    largest = max(use, key=lambda task: use[task])
-    return f"{graph.name(largest)} needs {format_bytes(use[largest])} at once, SRAM has {format_bytes(sram)}; {advice}"

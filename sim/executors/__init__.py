@@ -1,0 +1,1 @@
+"""Executors: what runs a simulation. Two of them, one log."""
