@@ -13,6 +13,7 @@ from sim.cost import CostModel
 from sim.errors import InputError
 from sim.graph import QUANTITIES, IntArray, Members, StepLanes
 from sim.hardware.arbiters import Arbiter
+from sim.hardware.routes import Route
 from sim.lowering import MOST_TILES
 from sim.requests import Request
 from sim.scheduling import Scheduler
@@ -20,7 +21,8 @@ from sim.serving import Batch, Batching
 from sim.tasks import TaskGraph
 from sim.units import format_bytes
 
-Route = Literal["interleaved", "sequence", "class"]
+#: Called with the output tokens that have come since the last call, and the picosecond at which the last of them came.
+Progress = Callable[[int, int], None]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
