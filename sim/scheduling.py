@@ -4,7 +4,7 @@ The contract. A scheduler ranks the tasks of a step when the step is released: a
 first, and among equals program order decides (sequences as the scenario lists them, then tokens, then the step's own
 order). It may bind tasks into chains, which stay on the engine that ran their first task, and may limit how many engines
 work at once. It must not change what it is given and never sees the clock: so a schedule depends on nothing but the order
-of events, which is what allows steps to be replayed.
+of events.
 
 To add one: write such a class in a file of its own and register it as an entry point in the group `decode_sim.schedulers`.
 """
@@ -12,20 +12,37 @@ To add one: write such a class in a file of its own and register it as an entry 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 
+from sim.base.kernel import kernel, launch
 from sim.graph import IntArray
 from sim.registry import Registry
 from sim.tasks import TaskGraph
+
+
+@kernel
+def remaining_paths(
+    first_output: Any, end_output: Any, outputs: Any, first: int, rank: Any, base: int, size: int
+) -> None:  # fmt: skip
+    """Turn the lengths of the tasks of a step into ranks: less the longest path from the start of each to the end of the step.
+
+    rank [base + task]: a length in ps, then the rank. first_output, end_output [first + task]: range of its consumers in
+    `outputs`, which are tasks of the step. The upward rank of HEFT (Topcuoglu et al., 2002) on identical engines.
+    """
+    for task in range(size - 1, -1, -1):
+        after = 0
+        for i in range(first_output[first + task], end_output[first + task]):
+            after = min(after, rank[base + outputs[i]])
+        rank[base + task] = after - rank[base + task]
 
 
 class StepView(NamedTuple):
     """What a scheduler may know of a step.
 
     age: number of its release, smaller is older. compute, work: picoseconds of each task on an engine and, at full speed,
-    on the channel; [task], or [task, lane] for several steps of the same graph at once.
+    on the channel; [task].
     """
 
     graph: TaskGraph
@@ -47,7 +64,7 @@ class Scheduler(Protocol):
     def work_conserving(self) -> bool: ...
 
     def ranks(self, step: StepView) -> IntArray:
-        """One rank per task, the lowest goes first: [task] if it is the same in all lanes, else as `compute`."""
+        """One rank per task, the lowest goes first."""
         ...
 
     def chains(self, graph: TaskGraph) -> Sequence[int] | None:
@@ -100,16 +117,14 @@ class Sticky(Earliest):
 
 
 class CriticalPath(Earliest):
-    """Longest remaining path first: the upward rank of HEFT (Topcuoglu et al., 2002) on identical engines."""
+    """Longest remaining path first."""
 
     def ranks(self, step: StepView) -> IntArray:
         graph = step.graph
-        upward = step.compute + step.work
-        start, outputs = graph.output_start.tolist(), graph.outputs
-        for task in range(len(graph) - 1, -1, -1):
-            if start[task] < start[task + 1]:
-                upward[task] += upward[outputs[start[task] : start[task + 1]]].max(axis=0)
-        return -upward
+        rank = step.compute + step.work
+        compute_ranks = launch(remaining_paths, compiled=False)
+        compute_ranks(graph.output_start[:-1], graph.output_start[1:], graph.outputs, 0, rank, 0, len(graph))
+        return rank
 
 
 class OldestToken(Earliest):

@@ -102,6 +102,8 @@ class Tapes:
 
 def obstacle(setup: Setup) -> str | None:
     """Why no step of a run can be replayed; None if they can."""
+    if setup.scheduler is not None:
+        return "switched off"
     if setup.batching is not None and setup.sram is not None:
         return "operands of batched steps take room in a bounded SRAM that differs from step to step"
     if setup.dependency != "sampled":

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 from sim.hardware.arbiters.contract import Arbiter, Plan, Transfer
 from sim.hardware.arbiters.options import at_least_one, expected, switch
+from sim.hardware.arbiters.rules import NO_LIMIT, turn_is_over, turn_until
 from sim.quantities import SIZE
 from sim.units import PS_PER_S, ceil_div
 
@@ -84,19 +85,20 @@ class RoundRobin(Arbiter):
             self.burst = at_least_one("burst", burst)
         self._turn: Transfer | None = None
         self._from = 0  # what was left of it when it got the channel
-        self._until: int | None = None  # its turn is over when no more than this is left; None while it is alone
+        self._until = NO_LIMIT  # its turn is over when no more than this is left; without a limit while it is alone
 
     def plan(self, pending: Sequence[Transfer]) -> Plan:
         num, den = self.cap
         alone = len(pending) == 1
         turn, until = self._turn, self._until
-        if turn is not None and turn.remaining and until is None and not alone:  # others came during one of its bursts
-            until = self._from - self.burst * max(1, ceil_div(self._from - turn.remaining, self.burst))
-        if turn is None or not turn.remaining or (until is not None and turn.remaining <= until):
+        left = turn.remaining if turn is not None else 0
+        if left and until == NO_LIMIT and not alone:  # others came during one of its bursts
+            until = turn_until(self._from, left, self.burst)
+        if turn is None or turn_is_over(left, until):
             last = turn.requester if turn is not None else -1
             turn = min(pending, key=lambda transfer: (transfer.requester <= last, transfer.requester))
             self._from = turn.remaining
-            until = None if alone else turn.remaining - self.burst
+            until = NO_LIMIT if alone else turn.remaining - self.burst
         self._turn, self._until = turn, until
-        quantum = None if until is None else ceil_div((turn.remaining - until) * den, num)
+        quantum = None if until == NO_LIMIT else ceil_div((turn.remaining - until) * den, num)
         return Plan(((turn, num),), den, quantum)

@@ -2,35 +2,29 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from math import gcd
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from sim.hardware.arbiters.contract import Arbiter, Plan, Transfer
 from sim.hardware.arbiters.options import at_least_one, expected
+from sim.hardware.arbiters.rules import MANY, SHARE, WEIGHT, max_min, rates
 from sim.quantities import BANDWIDTH
 
 
 def water_fill(weights: Sequence[int], cap: tuple[int, int]) -> tuple[list[int], int]:
-    """Divide a channel in proportion to positive weights, none above `cap`; what a capped one leaves goes to the others.
+    """Divide a channel in proportion to positive weights, none above `cap`: numerators and their denominator."""
+    return _by_class(weights, lambda table, classes: max_min(table, classes, *cap))
 
-    Returns numerators and their denominator, exactly (Bertsekas and Gallager, Data Networks, 1992, section 6.5.2: max-min
-    fairness with weights). With k at the cap num/den, the others share (den - k num)/den by weight.
-    """
-    num, den = cap
-    capped, left = 0, sum(weights)
-    heaviest_first = sorted(range(len(weights)), key=lambda i: -weights[i])
-    for i in heaviest_first:
-        if weights[i] * (den - capped * num) < num * left:
-            break  # it stays below the cap, and so do all that are lighter
-        capped, left = capped + 1, left - weights[i]
-    if not left:
-        return [num] * len(weights), den
-    shares = [weight * (den - capped * num) for weight in weights]
-    for i in heaviest_first[:capped]:
-        shares[i] = num * left
-    common = gcd(den * left, *shares)
-    return [share // common for share in shares], den * left // common
+
+def _by_class(weights: Sequence[int], divide: Callable[[Any, int], int]) -> tuple[list[int], int]:
+    """The share of each transfer, where those of equal weight are a class of the table that `divide` fills in."""
+    classes = sorted(set(weights), reverse=True)
+    counts = Counter(weights)
+    table = {(WEIGHT, i): weight for i, weight in enumerate(classes)} | {(MANY, i): counts[w] for i, w in enumerate(classes)}
+    denominator = divide(table, len(classes))
+    share = {weight: table[SHARE, i] for i, weight in enumerate(classes)}
+    return [share[weight] for weight in weights], denominator
 
 
 class ProcessorSharing(Arbiter):
@@ -47,8 +41,9 @@ class ProcessorSharing(Arbiter):
 
     def rate(self, n: int) -> tuple[int, int]:
         """The share of each of n."""
-        num, den = self.cap
-        return (num, den) if n * num <= den else (1, n)  # if nobody reaches the fair share, the ports are the limit
+        table = {(WEIGHT, 0): 1, (MANY, 0): n}
+        denominator = max_min(table, 1, *self.cap)
+        return table[SHARE, 0], denominator
 
 
 class Weighted(Arbiter):
@@ -119,9 +114,14 @@ class Proportional(Arbiter):
             # departures is exact unless a port is the limit.
             shares, denominator = water_fill([max(1, transfer.remaining) for transfer in pending], self.cap)
             return Plan(list(zip(pending, shares, strict=True)), denominator)
+        rate_of, otherwise = self.rates()
+        weights = [rate_of.get(transfer.kind, otherwise) for transfer in pending]
+        whole = self.bandwidth * self.cap[1]
+        shares, denominator = _by_class(weights, lambda table, classes: rates(table, classes, whole))
+        return Plan(list(zip(pending, shares, strict=True)), denominator)
+
+    def rates(self) -> tuple[dict[str, int], int]:
+        """What transfers of each kind draw when they are alone, and all others, in units of 1/den bytes/s: the cap is whole."""
         num, den = self.cap
-        port = num * self.bandwidth  # rates in units of 1/den bytes/s, so that the cap is whole
-        rates = [min(self.demand.get(transfer.kind, self.bandwidth) * den, port) for transfer in pending]
-        whole = max(sum(rates), self.bandwidth * den)
-        common = gcd(whole, *rates)
-        return Plan([(t, rate // common) for t, rate in zip(pending, rates, strict=True)], whole // common)
+        port = num * self.bandwidth
+        return {kind: min(rate * den, port) for kind, rate in (self.demand or {}).items()}, min(self.bandwidth * den, port)
