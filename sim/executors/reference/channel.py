@@ -1,0 +1,184 @@
+"""The memory channel: a resource whose bandwidth an arbiter divides among outstanding transfers.
+
+Work is counted in picoseconds at full channel speed. Time at a share p/q delivers floor(time * p / q) of it, and the last of
+the shares takes what the floors leave over, so that the channel delivers exactly what it has. The end of a transfer rounds
+up: none is faster than at full speed.
+
+A requester (the port of an engine, the queue of a DMA) has one transfer at the channel at a time; others wait behind it in
+order. Latency is pipelined: it delays a transfer before it reaches the channel, and occupies nothing.
+
+Within an instant:
+
+1. A transfer whose last byte has been delivered leaves, and the one behind it in its queue becomes the head.
+2. In the phase `PLAN`, transfers that have arrived join the queues of their requesters, in program order.
+3. Then new heads come to the channel, in program order: the order of arrival that arbiters see.
+4. Then the arbiter plans. If the plan stays the same (and no quantum of it is over), the service goes on without a cut.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+
+import simpy
+
+from sim.executors.reference.instant import PLAN, Environment, Phase
+from sim.hardware.arbiters import Arbiter, Plan, Transfer
+from sim.hardware.routes import ALL_CHANNELS, ROUTES, Route, channel_of, stripe
+from sim.units import ceil_div
+
+Program = tuple[int, int, int]  # the place of a transfer in program order
+
+#: Called for each service interval: the transfer's place in program order, start, end, and the work that was delivered to it.
+Served = Callable[[Program, int, int, int], None]
+
+IDLE = Plan((), 1)
+
+
+class Request(simpy.Event):
+    """A request to a channel; the event happens when the last byte of the transfer has arrived. program: program order."""
+
+    def __init__(self, env: simpy.Environment, transfer: Transfer, program: Program) -> None:
+        super().__init__(env)
+        self.transfer = transfer
+        self.program = program
+
+
+def _program(request: Request) -> Program:
+    return request.program
+
+
+class Channel:
+    """One memory channel.
+
+    arbiter: divides it. latency: ps before a transfer reaches it. served: called for each service interval.
+    """
+
+    def __init__(self, env: Environment, arbiter: Arbiter, served: Served, *, latency: int = 0) -> None:
+        if latency < 0:
+            raise ValueError(f"latency: expected 0 or more, found {latency}")
+        self.env = env
+        self.arbiter = arbiter
+        self.served = served
+        self.latency = latency
+        self.arrived: list[Request] = []  # in this instant
+        self.heads: list[Request] = []  # of a queue since this instant
+        self.queues: dict[int, deque[Request]] = {}  # by requester; the head is at the channel
+        self.requests: dict[Transfer, Request] = {}  # at the channel
+        self.pending: list[Transfer] = []  # the same, in order of arrival
+        self.arrivals = 0
+        self.plan = IDLE
+        self.in_service: list[Transfer] = []  # those of the last plan that had any
+        self.since = 0  # the time up to which work has been delivered
+        self.timer: simpy.Event | None = None  # the next end of a transfer or of a quantum, unless the plan changes before
+        self.phase = Phase(env, PLAN, self._plan)
+
+    def __repr__(self) -> str:
+        return f"Channel({len(self.pending)} pending, {sum(map(len, self.queues.values()))} outstanding)"
+
+    def request(self, transfer: Transfer, program: Program) -> Request:
+        """Issue a transfer."""
+        if transfer.work < 1:
+            raise ValueError(f"{transfer}: expected at least 1 ps of work")
+        request = Request(self.env, transfer, program)
+        if self.latency:
+            self.env.timeout(self.latency).callbacks.append(lambda _: self._arrive(request))
+        else:
+            self._arrive(request)
+        return request
+
+    def _arrive(self, request: Request) -> None:
+        self.arrived.append(request)
+        self.phase.call()
+
+    def _plan(self) -> None:
+        """Ask the arbiter, once all arrivals and departures of this instant are known."""
+        self._admit()
+        if self.arbiter.reads_remaining:
+            self._deliver()
+        plan = self.arbiter.plan(self.pending) if self.pending else IDLE
+        if plan == self.plan and plan.quantum is None and not self.arbiter.reads_remaining:
+            return
+        self._deliver()
+        for transfer in self.in_service:
+            transfer.in_service = False
+        self.in_service = [transfer for transfer, _ in plan.shares]
+        for transfer in self.in_service:
+            transfer.in_service = True
+        self.plan, self.timer = plan, None
+        if plan.shares:
+            wait = min(ceil_div(transfer.remaining * plan.denominator, share) for transfer, share in plan.shares)
+            self.timer = self.env.timeout(wait if plan.quantum is None else min(wait, plan.quantum))
+            self.timer.callbacks.append(self._due)
+
+    def _admit(self) -> None:
+        for request in sorted(self.arrived, key=_program):
+            queue = self.queues.setdefault(request.transfer.requester, deque())
+            queue.append(request)
+            if len(queue) == 1:
+                self.heads.append(request)
+        for request in sorted(self.heads, key=_program):
+            transfer = request.transfer
+            transfer.order = self.arrivals
+            self.arrivals += 1
+            self.requests[transfer] = request
+            self.pending.append(transfer)
+        self.arrived.clear()
+        self.heads.clear()
+
+    def _deliver(self) -> None:
+        """Credit the time since the last delivery to those in service."""
+        elapsed, start, self.since = self.env.now - self.since, self.since, self.env.now
+        shares, denominator = self.plan.shares, self.plan.denominator
+        if not elapsed or not shares:
+            return
+        left = elapsed * sum(share for _, share in shares) // denominator
+        last = shares[-1][0]
+        for transfer, share in shares:
+            work = min(left if transfer is last else elapsed * share // denominator, transfer.remaining)
+            left -= work
+            transfer.remaining -= work
+            self.served(self.requests[transfer].program, start, self.since, work)
+
+    def _due(self, timer: simpy.Event) -> None:
+        """Let those go that have been served."""
+        if timer is not self.timer:
+            return  # the plan has changed since
+        self._deliver()
+        for transfer, _ in self.plan.shares:
+            if not transfer.remaining:
+                self._end(self.requests.pop(transfer))
+        self.plan = IDLE
+        self.phase.call()
+
+    def _end(self, request: Request) -> None:
+        self.pending.remove(request.transfer)
+        queue = self.queues[request.transfer.requester]
+        queue.popleft()
+        if queue:
+            self.heads.append(queue[0])
+        request.succeed()
+
+
+class Channels:
+    """All memory channels, and the route that says which of them a transfer goes to."""
+
+    def __init__(self, env: Environment, channels: Sequence[Channel], route: Route = "interleaved") -> None:
+        if not channels or route not in ROUTES:
+            raise ValueError(f"expected channels and a route of {', '.join(ROUTES)}, found {route!r}")
+        self.env = env
+        self.channels = channels
+        self.route = ROUTES[route]
+
+    def request(self, transfer: Transfer, program: Program) -> simpy.Event:
+        """Issue a transfer; the event happens when its last byte has arrived."""
+        number = channel_of(self.route, transfer.sequence, transfer.moves, len(self.channels))
+        if number != ALL_CHANNELS:
+            return self.channels[number].request(transfer, program)
+        parts: list[simpy.Event] = []
+        for i, channel in enumerate(self.channels):
+            if work := stripe(transfer.work, len(self.channels), i):
+                part = replace(transfer, work=work, remaining=work)
+                parts.append(channel.request(part, program))
+        return self.env.all_of(parts)

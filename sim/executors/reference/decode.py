@@ -1,0 +1,191 @@
+"""Decode: a machine that runs released steps, and the processes that release them.
+
+sequence ─ sampled: step, step, step, ...             each a barrier for the next
+         └ known:   all steps at once                 only the KV cache orders them, layer by layer
+loop     ─ batched: step, step, ...                   of whoever is there; each a barrier for the next
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Generator, Iterator, Sequence
+from itertools import pairwise
+from typing import Any
+
+import simpy
+
+from sim.errors import SimulationError
+from sim.executors.reference.channel import Channels
+from sim.executors.reference.engines import EnginePool, engine
+from sim.executors.reference.instant import Environment, Turns
+from sim.executors.reference.sram import Sram
+from sim.executors.reference.step import Step, Task
+from sim.hardware.arbiters import Transfer
+from sim.serving import Batch, Batcher
+
+Process = Generator[simpy.Event, Any, None]
+
+PREFETCHED, SHARED = 0, 1  # the DMA queues of a sequence: one for operands that are prefetched, one for all other transfers
+
+
+class Machine:
+    """Engines, channels and SRAM, and the steps that run on them.
+
+    limit: engines that may work at once. overlap: engines compute while they load. sram: None if unbounded. ended: called with
+    each step when its last task has ended.
+    """
+
+    def __init__(
+        self, env: Environment, *, engines: int, limit: int | None, overlap: bool, channels: Channels, sram: Sram | None,
+        ended: Callable[[Step], None],
+    ) -> None:  # fmt: skip
+        self.env = env
+        self.channels = channels
+        self.sram = sram
+        self.ended = ended
+        self.orders: dict[int, KVOrder] = {}  # by sequence, of those whose tokens are known
+        self.turns = Turns(env)
+        self.pool = EnginePool(env, engines, limit=limit)
+        for number in range(engines):
+            env.process(engine(env, number, self.pool, self.load, self.finished, overlap=overlap))
+
+    def release(self, *steps: Step) -> None:
+        """Let steps run from now on, in this phase `STEPS`: what needs no input is ready."""
+        for step in steps:
+            prefetched = set(step.form.prefetch)
+            for task in step.tasks:
+                if task.number in prefetched:
+                    task.ready = self.env.now
+                elif not task.waiting:
+                    self.start(task)
+        self.env.process(self.prefetch(steps))
+
+    def prefetch(self, steps: Sequence[Step]) -> Process:
+        """Load private operands in program order, each as soon as SRAM has room."""
+        for step in steps:
+            for number in step.form.prefetch:
+                if self.sram is not None:
+                    consumer = step.form.outputs[number][0]
+                    yield self.sram.get(step.sequence, step.sram[consumer])
+                self.transfer(step.tasks[number], PREFETCHED)
+
+    def start(self, task: Task) -> None:
+        """All inputs of a task have ended: it waits for an engine, or its transfer begins."""
+        task.ready = self.env.now
+        if task.step.form.on_engine[task.number]:
+            self.pool.put(task)
+        else:
+            self.transfer(task, SHARED)
+
+    def transfer(self, task: Task, queue: int) -> None:
+        """Have a DMA of the task's sequence move it."""
+        task.start = self.env.now
+        request = self.load(task, self.pool.count + 2 * task.queue + queue)
+        request.callbacks.append(lambda _: self.transferred(task))
+
+    def transferred(self, task: Task) -> None:
+        task.loaded = self.env.now
+        self.finished(task)
+
+    def load(self, task: Task, requester: int) -> simpy.Event:
+        """Move the bytes of a task through the channels."""
+        form, number = task.step.form, task.number
+        transfer = Transfer(
+            task.program[:2], requester, form.kind[number], task.owner, task.step.token, task.work, task.work,
+            age=task.step.age, moves=form.moves[number],
+        )  # fmt: skip
+        return self.channels.request(transfer, task.program)
+
+    def finished(self, task: Task) -> None:
+        """A task has ended: what waited for it may start, SRAM has room again, and the step may have ended with it."""
+        step = task.step
+        task.end = self.env.now
+        for number in step.form.outputs[task.number]:
+            self.input_ended(step.tasks[number])
+        if step.sequence in self.orders:
+            self.orders[step.sequence].ended(task)
+        if self.sram is not None and task.number in step.sram:
+            self.sram.put(step.sram[task.number])
+        step.left -= 1
+        if not step.left:
+            self.ended(step)
+            step.done.succeed()
+
+    def input_ended(self, task: Task) -> None:
+        task.waiting -= 1
+        if not task.waiting:
+            self.start(task)
+
+
+class KVOrder:
+    """The order that the KV cache imposes on the known tokens of a sequence.
+
+    A token may load a layer's cache once all earlier tokens have stored their rows there: one more input for each such load.
+    """
+
+    def __init__(self, steps: Sequence[Step], input_ended: Callable[[Task], None]) -> None:
+        self.steps = steps
+        self.input_ended = input_ended
+        self.missing = [{layer: len(tasks) for layer, tasks in step.form.graph.kv_stores.items()} for step in steps]
+        self.stored: dict[int, int] = {}  # layer -> tokens that have stored their rows, without a gap
+        self.layer_of = {task: layer for layer, tasks in steps[0].form.graph.kv_stores.items() for task in tasks}
+        for before, step in pairwise(steps):
+            for layer, tasks in step.form.graph.kv_loads.items():
+                if layer in before.form.graph.kv_stores:  # a cache that nobody writes is there from the start
+                    for task in tasks:
+                        step.tasks[task].waiting += 1
+
+    def ended(self, task: Task) -> None:
+        """A task has ended: if it was a store that later tokens waited for, their loads may go."""
+        layer = self.layer_of.get(task.number)
+        if layer is None:
+            return
+        self.missing[task.step.token][layer] -= 1
+        stored = self.stored.get(layer, 0)
+        while stored < len(self.steps) and not self.missing[stored][layer]:
+            stored += 1
+            if stored < len(self.steps):
+                step = self.steps[stored]
+                for load in step.form.graph.kv_loads.get(layer, ()):
+                    self.input_ended(step.tasks[load])
+        self.stored[layer] = stored
+
+
+def sampled_sequence(machine: Machine, number: int, arrival: int, steps: Iterator[Step]) -> Process:
+    """A sequence whose next token is known only when this one's last task has ended."""
+    yield machine.env.timeout(arrival)
+    yield machine.turns.turn(number)
+    for step in steps:
+        machine.release(step)
+        yield step.done
+        yield machine.turns.turn(number)
+
+
+def known_sequence(machine: Machine, number: int, arrival: int, steps: Iterator[Step]) -> Process:
+    """A sequence whose tokens are given: the steps overlap as far as the KV cache allows."""
+    yield machine.env.timeout(arrival)
+    yield machine.turns.turn(number)
+    together = list(steps)
+    machine.orders[number] = KVOrder(together, machine.input_ended)
+    machine.release(*together)
+    yield machine.env.all_of([step.done for step in together])
+
+
+def batched_loop(machine: Machine, number: int, batcher: Batcher, step_of: Callable[[int, Batch], Step]) -> Process:
+    """A loop whose steps are made up of whoever is there when each begins."""
+    env = machine.env
+    yield machine.turns.turn(number)
+    while True:
+        batch = batcher.next(env.now)
+        if batch is not None:
+            step = step_of(number, batch)
+            machine.release(step)
+            yield step.done
+            yield machine.turns.turn(number)
+            batcher.ended(batch, env.now)
+        elif (arrival := batcher.arrivals.next) is None:
+            return
+        elif arrival > env.now:
+            yield env.timeout(arrival - env.now)
+            yield machine.turns.turn(number)
+        else:
+            raise SimulationError(f"{len(batcher.waiting)} requests wait and none can be served")

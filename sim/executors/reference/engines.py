@@ -1,0 +1,99 @@
+"""Compute engines: processes that take ready tasks from a pool, one at a time each, load their operands and compute.
+
+The pool gives tasks to engines once an instant, in the phase `DISPATCH`: free engines take in order of their numbers, the
+lowest first, each the ready task of the lowest rank, and among equals the first in program order. A task of a chain that has
+begun goes to the engine of that chain and to no other. There may be a limit of engines that work at once.
+"""
+
+from __future__ import annotations
+
+from bisect import insort
+from collections.abc import Callable, Generator
+from heapq import heappop, heappush
+from typing import Any
+
+import simpy
+
+from sim.executors.reference.instant import DISPATCH, Environment, Phase
+from sim.executors.reference.step import Program, Task
+
+#: A heap of ready tasks: rank, program order, task.
+Ready = list[tuple[int, Program, Task]]
+
+
+class EnginePool:
+    """Ready tasks, and the engines that wait for one. limit: engines that may work at once, None for all."""
+
+    def __init__(self, env: Environment, count: int, *, limit: int | None = None) -> None:
+        self.env = env
+        self.count = count
+        self.limit = count if limit is None else min(limit, count)
+        self.free: list[int] = []  # engines, in order
+        self.given: dict[int, simpy.Event] = {}  # engine -> what it waits for
+        self.ready: Ready = []  # for any engine
+        self.bound: dict[int, Ready] = {}  # for one engine: that of their chain
+        self.phase = Phase(env, DISPATCH, self._dispatch)
+
+    def __repr__(self) -> str:
+        return f"EnginePool({self.count - len(self.free)} of {self.count} busy, {len(self.ready)} ready)"
+
+    def put(self, task: Task) -> None:
+        """A task has become ready."""
+        home = None if task.chain is None else task.step.home.get(task.chain)
+        queue = self.ready if home is None else self.bound.setdefault(home, [])
+        heappush(queue, (task.rank, task.program, task))
+        self.phase.call()
+
+    def get(self, engine: int) -> simpy.Event:
+        """A task for a free engine: the value of the event."""
+        insort(self.free, engine)
+        self.given[engine] = event = self.env.event()
+        if self.ready or self.bound:
+            self.phase.call()
+        return event
+
+    def _dispatch(self) -> None:
+        """Give ready tasks to free engines."""
+        room = self.limit - (self.count - len(self.free))
+        for engine in self.free.copy():
+            if not room or not (self.ready or self.bound):
+                return
+            queue = self._queue(engine)
+            if queue is None:
+                continue
+            _, _, task = heappop(queue)
+            if not queue:
+                self.bound = {home: tasks for home, tasks in self.bound.items() if tasks}
+            if task.chain is not None:
+                task.step.home.setdefault(task.chain, engine)
+            self.free.remove(engine)
+            self.given.pop(engine).succeed(task)
+            room -= 1
+
+    def _queue(self, engine: int) -> Ready | None:
+        """Where the next task of an engine is: among those that are bound to it, or among those for any engine."""
+        bound = self.bound.get(engine)
+        if bound and self.ready:
+            return min(bound, self.ready, key=lambda tasks: tasks[0][:2])
+        return bound or self.ready or None
+
+
+def engine(
+    env: Environment, number: int, pool: EnginePool, load: Callable[[Task, int], simpy.Event], finished: Callable[[Task], None],
+    *, overlap: bool,
+) -> Generator[simpy.Event, Any, None]:  # fmt: skip
+    """One engine: take a task, load its private operands, compute, and again.
+
+    load: issues the transfer of a task's operands for the port of this engine. overlap: it computes while they load, so that
+    the task ends with the later of the two.
+    """
+    while True:
+        task: Task = yield pool.get(number)
+        task.engine, task.start = number, env.now
+        if task.work:
+            yield load(task, number)
+        task.loaded = env.now
+        ends = task.compute + (task.start if overlap else task.loaded)
+        if ends > env.now:
+            yield env.timeout(ends - env.now)
+        finished(task)

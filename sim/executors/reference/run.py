@@ -1,0 +1,74 @@
+"""Runs: a machine and its sequences or loops, put together from a setup, simulated to the end."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from copy import deepcopy
+from functools import partial
+from typing import BinaryIO
+
+import numpy as np
+
+from sim.errors import SimulationError
+from sim.eventlog import EventLog
+from sim.executors.reference.channel import Channel, Channels
+from sim.executors.reference.decode import Machine, Process, batched_loop, known_sequence, sampled_sequence
+from sim.executors.reference.instant import Environment
+from sim.executors.reference.record import Disk, Memory, Record
+from sim.executors.reference.sram import Sram
+from sim.executors.reference.step import Steps
+from sim.executors.setup import Progress, Setup
+from sim.graph import IntArray
+from sim.serving import Batcher, loops
+
+
+def simulate(setup: Setup, progress: Progress | None = None) -> EventLog:
+    """Simulate to the end. Raises InputError if operands do not fit SRAM, SimulationError if the simulation cannot end."""
+    record = Record(setup, Memory(), progress)
+    return record.log(_run(setup, record))
+
+
+def simulate_in_parts(
+    setup: Setup, file: BinaryIO, progress: Progress | None = None
+) -> Iterator[tuple[EventLog, IntArray]]:  # fmt: skip
+    """Yield the same as logs of some steps each, one at a time, with the number of each service interval in the whole run.
+
+    Steps are kept in a file until all have ended, since they need not end in program order.
+    """
+    record = Record(setup, Disk(file), progress)
+    yield from record.parts(_run(setup, record))
+
+
+def _run(setup: Setup, record: Record) -> IntArray:
+    """Simulate; returns when each sequence came."""
+    env = Environment()
+    machine, steps = _machine(env, setup, record), Steps(env, setup)
+    batchers: list[Batcher] = []
+    processes: list[Process] = []
+    if setup.batching is not None:
+        batchers = loops(setup.batching, setup.sequences, concurrency=setup.concurrency, think=setup.think)
+        processes = [batched_loop(machine, number, batcher, steps.of_batch) for number, batcher in enumerate(batchers)]
+    else:
+        sequence_process = sampled_sequence if setup.dependency == "sampled" else known_sequence
+        for number, sequence in enumerate(setup.sequences):
+            processes.append(sequence_process(machine, number, sequence.arrival, steps.of_sequence(number, sequence)))
+    started = [env.process(process) for process in processes]
+    env.run()
+    if unfinished := [number for number, process in enumerate(started) if process.is_alive]:
+        raise SimulationError(f"the simulation ended with work left in {len(unfinished)} loops, the first is {unfinished[0]}")
+    times = {number: sequence.arrival for number, sequence in enumerate(setup.sequences)}
+    for batcher in batchers:
+        times |= batcher.arrivals.times
+    return np.array([times[number] for number in range(len(times))], dtype=np.int64)
+
+
+def _machine(env: Environment, setup: Setup, record: Record) -> Machine:
+    channels = [
+        Channel(env, deepcopy(setup.arbiter), partial(record.served, number), latency=setup.latency)
+        for number in range(setup.channels)
+    ]
+    return Machine(
+        env, engines=setup.engines, limit=setup.scheduler.engines, overlap=setup.overlap,
+        channels=Channels(env, channels, setup.route), sram=None if setup.sram is None else Sram(env, setup.sram),
+        ended=lambda step: record.ended(step, env.now),
+    )  # fmt: skip

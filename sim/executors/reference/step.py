@@ -1,0 +1,174 @@
+"""Steps and tasks while they run, and how a step is made: its costs, its ranks, and who its tasks are for.
+
+Program order is that of (sequence, token, task): sequences as the scenario lists them, then tokens, then the tasks of a step.
+Where steps are batched, the loop and its step stand for sequence and token.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+
+import numpy as np
+import simpy
+
+from sim.executors.reference.instant import Environment
+from sim.executors.setup import Setup, lanes_of, sram_use
+from sim.graph import IntArray, StepLanes
+from sim.requests import Request
+from sim.scheduling import StepView
+from sim.serving import Batch
+from sim.tasks import TaskGraph
+
+Program = tuple[int, int, int]  # sequence, token, task
+
+LANES = 64  # steps of a sequence that are costed at once: cost models take vectors of steps
+
+
+@dataclass(slots=True, eq=False)
+class Task:
+    """One task of a step.
+
+    number: its place in the task graph. program: its place in program order. rank: its scheduler's; the lowest goes first.
+    chain: the chain that it belongs to, None if any engine will do. owner: the sequence that it is for, as arbiters and
+    routes see it. queue: the sequence (or loop) whose DMA moves it. compute, work: ps on an engine, and on the channel at full
+    speed. waiting: inputs that have not ended.
+    engine, ready, start, loaded, end: what happens to it, as in the log.
+    """
+
+    step: Step
+    number: int
+    program: Program
+    rank: int
+    chain: int | None
+    owner: int
+    queue: int
+    compute: int
+    work: int
+    waiting: int
+    engine: int = -1
+    ready: int = -1
+    start: int = -1
+    loaded: int = -1
+    end: int = -1
+
+    def __repr__(self) -> str:
+        return f"Task({self.step.form.graph.name(self.number)} of token {self.step.sequence}.{self.step.token})"
+
+
+@dataclass(slots=True, eq=False)
+class Step:
+    """One step, from its release on.
+
+    sequence, token: which; where steps are batched, the number of the loop and of its step. context: tokens in the KV cache.
+    age: number of the instant of its release among all such instants. batch: who takes part, None for a sequence on its own.
+    sram: bytes that a load needs and its consumer gives back, by number of the consumer. home: the engine of each chain that
+    has begun. left: tasks that have not ended. done: happens with the last of them.
+    """
+
+    sequence: int
+    token: int
+    context: int
+    form: Form
+    age: int
+    released: int
+    batch: Batch | None
+    sram: dict[int, int]
+    done: simpy.Event
+    tasks: list[Task] = field(default_factory=list)
+    home: dict[int, int] = field(default_factory=dict)
+    left: int = 0
+
+    def __repr__(self) -> str:
+        return f"Step(token {self.sequence}.{self.token}, {self.left} of {len(self.tasks)} tasks left)"
+
+
+class Form:
+    """What the steps of one task graph have in common: its columns, as lists of Python integers."""
+
+    def __init__(self, graph: TaskGraph, setup: Setup) -> None:
+        self.graph = graph
+        self.inputs: list[int] = np.diff(graph.input_start).tolist()  # how many
+        first = graph.output_start.tolist()
+        self.outputs: list[list[int]] = [graph.outputs[first[t] : first[t + 1]].tolist() for t in range(len(graph))]
+        self.on_engine: list[bool] = graph.engine.tolist()
+        self.moves: list[int] = graph.moves.tolist()
+        self.kind = [graph.kind_of(task) for task in range(len(graph))]
+        self.prefetch: list[int] = np.flatnonzero(graph.prefetch).tolist()
+        self.member: list[int] | None = graph.ops.member[graph.op].tolist() if graph.ops.members is not None else None
+        chains = setup.scheduler.chains(graph)
+        self.chain: list[int | None] = [None] * len(graph) if chains is None else [int(chain) for chain in chains]
+
+
+class Steps:
+    """Makes steps; each at the instant at which it is released."""
+
+    def __init__(self, env: Environment, setup: Setup) -> None:
+        self.env = env
+        self.setup = setup
+        self.forms: dict[int, Form] = {}  # by id of their graph
+        self.taken: Counter[int] = Counter()  # loop -> its steps so far
+        self.age = -1
+        self.last_release = -1
+
+    def of_sequence(self, number: int, sequence: Request) -> Iterator[Step]:
+        """The steps of a sequence that decodes, one token each."""
+        graph = self.setup.graph
+        sram = sram_use(self.setup) if self.setup.sram is not None else {}
+        for first in range(0, sequence.tokens, LANES):
+            tokens = np.arange(first, min(first + LANES, sequence.tokens), dtype=np.int64)
+            lanes = StepLanes(sequence=np.full_like(tokens, number), token=tokens, context=sequence.context + tokens)
+            compute, work = self.setup.costs.durations(graph, lanes)
+            for lane, token in enumerate(tokens.tolist()):
+                yield self._made(graph, number, token, sequence.context + token, compute[:, lane], work[:, lane], sram)
+
+    def of_batch(self, loop: int, batch: Batch) -> Step:
+        """The next step of a loop."""
+        assert self.setup.graphs is not None
+        graph = self.setup.graphs(batch.shape)
+        lanes = lanes_of(loop, self.taken[loop], batch)
+        self.taken[loop] += 1
+        compute, work = self.setup.costs.durations(graph, lanes)
+        sram = sram_use(self.setup, graph, lanes) if self.setup.sram is not None else {}
+        token, context = int(lanes.token[0]), int(lanes.context[0])
+        return self._made(graph, loop, token, context, compute[:, 0], work[:, 0], sram, batch)
+
+    def _made(
+        self, graph: TaskGraph, number: int, token: int, context: int, compute: IntArray, work: IntArray, sram: dict[int, int],
+        batch: Batch | None = None,
+    ) -> Step:  # fmt: skip
+        form = self.forms.get(id(graph))
+        if form is None:
+            form = self.forms[id(graph)] = Form(graph, self.setup)
+        step = Step(
+            sequence=number, token=token, context=context, form=form, age=self._age(), released=self.env.now, batch=batch,
+            sram=sram, done=self.env.event(), left=len(graph),
+        )  # fmt: skip
+        rank = self.setup.scheduler.ranks(StepView(graph, step.age, compute, work)).tolist()
+        owner, queue = self._sequences(form, number, batch)
+        columns = zip(rank, form.chain, owner, queue, compute.tolist(), work.tolist(), form.inputs, strict=True)
+        step.tasks = [Task(step, task, (number, token, task), *values) for task, values in enumerate(columns)]
+        return step
+
+    def _age(self) -> int:
+        """Steps released at the same instant are of the same age."""
+        if self.env.now != self.last_release:
+            self.age, self.last_release = self.age + 1, self.env.now
+        return self.age
+
+    def _sequences(self, form: Form, number: int, batch: Batch | None) -> tuple[list[int], list[int]]:
+        """The owner of each task, and whose DMA moves it.
+
+        In a batch, tasks are their member's. What serves several members has a number of its own in both, beyond those of all
+        sequences; but if there is one member, all is its own, moved by two DMAs.
+        """
+        if form.member is None:
+            same = [number if batch is None else batch.members[0].sequence] * len(form.inputs)
+            return same, same
+        if batch is None:  # a step without its batch, alone: members need only be told apart
+            queue = [member + 1 for member in form.member]
+            return queue, queue
+        others = len(self.setup.sequences) + number
+        queue = [batch.members[member].sequence if member >= 0 else others for member in form.member]
+        return queue if len(batch.members) > 1 else [batch.members[0].sequence] * len(queue), queue
