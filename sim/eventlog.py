@@ -178,10 +178,15 @@ class EventLog:
         members = self.graphs[int(self.steps.graph[steps[0]])].ops.members
         if members is None:
             return None
+        first, last = np.searchsorted(self.batched.step, steps), np.searchsorted(self.batched.step, steps, side="right")
+        most = members or int((last - first).max())  # where kernels serve all members, steps have as many as they like
         # Those of the graph come first among the rows of a step.
-        rows = np.searchsorted(self.batched.step, steps) + np.arange(members)[:, None]  # [member, lane]
+        rows = first + np.arange(most)[:, None]  # [member, lane]
+        there = rows < last
         columns = (self.batched.sequence, self.batched.context, self.batched.query, self.batched.loads, self.batched.logits)
-        sequence, context, query, loads, logits = (column[rows].astype(np.int64) for column in columns)
+        sequence, context, query, loads, logits = (
+            np.where(there, column[np.where(there, rows, 0)], 0).astype(np.int64) for column in columns
+        )
         return Members(sequence=sequence, context=context, query=query, loads=loads, logits=logits.sum(axis=0))
 
     @property

@@ -11,7 +11,7 @@ Each cost is a polynomial over `MONOMIALS`, in pieces along N (a sliding window 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -46,7 +46,8 @@ class Members:
     """Who takes part in some steps of one graph, int64 [member, lane].
 
     sequence: which. context: its tokens in the KV cache. query: tokens that it feeds in. loads: how many of the cached tokens
-    it loads itself; another member loads the rest, which they share.
+    it loads itself; another member loads the rest, which they share. Where lanes have different numbers of members, the rest of
+    the column is 0: with no query, a member takes no part.
     logits: [lane], rows of logits that are wanted, of all members together.
     """
 
@@ -55,6 +56,19 @@ class Members:
     query: IntArray
     loads: IntArray
     logits: IntArray
+
+    @classmethod
+    def side_by_side(cls, parts: Sequence[Members]) -> Members:
+        """The lanes of all parts, one after another."""
+        most = max(len(part.query) for part in parts)
+        columns = {
+            name: np.concatenate(
+                [np.pad(column, ((0, most - len(column)), (0, 0))) for part in parts for column in (getattr(part, name),)],
+                axis=1,
+            )
+            for name in ("sequence", "context", "query", "loads")
+        }
+        return cls(**columns, logits=np.concatenate([part.logits for part in parts]))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -87,6 +101,7 @@ class Op:
     costs: for each of `QUANTITIES`, an index into `OpGraph.polynomials`.
     experts: None, or the experts of whose weights it reads those that its tokens choose. Its polynomial of `weight` counts
         every choice of every token.
+    several: of a kernel for all members of a step, the same op of members that feed in several tokens; None: no other.
     """
 
     kind: str
@@ -100,6 +115,7 @@ class Op:
     inputs: tuple[int, ...] = ()
     costs: tuple[int, ...]
     experts: Experts | None = None
+    several: Op | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -109,14 +125,22 @@ class OpGraph:
     breaks: ascending contexts at which a new piece of the costs starts; piece p holds for breaks[p-1] <= N < breaks[p].
     polynomials: distinct piecewise polynomials; `polynomials[i][p]` is piece p of number i, `len(breaks) + 1` pieces.
     batch: B of the step that is meant, where nothing else is said.
+
+    The same as arrays, for evaluation:
+
+    table: int64 [polynomial, piece, monomial], coefficients.
+    cost_index: int64 [quantity, op], which polynomial.
+    several_index: int64 [quantity, op], which one for members that feed in several tokens, where an op serves all members.
     """
 
     ops: tuple[Op, ...]
     polynomials: tuple[tuple[Polynomial, ...], ...]
     breaks: tuple[int, ...] = ()
     batch: int = 1
-    _table: IntArray = field(init=False, repr=False, compare=False)
-    _index: IntArray = field(init=False, repr=False, compare=False)
+    table: IntArray = field(init=False, repr=False, compare=False)
+    cost_index: IntArray = field(init=False, repr=False, compare=False)
+    several_index: IntArray = field(init=False, repr=False, compare=False)
+    _made: dict[str, Any] = field(init=False, repr=False, compare=False)  # columns that have been asked for
 
     def __post_init__(self) -> None:
         pieces = len(self.breaks) + 1
@@ -127,12 +151,18 @@ class OpGraph:
             if len(op.costs) != len(QUANTITIES) or any(not 0 <= j < i for j in op.inputs):
                 raise ValueError(f"op {i} ({op.kind} at {op.path}) has bad inputs {op.inputs} or costs {op.costs}")
         table = np.array(self.polynomials, dtype=np.int64).reshape(len(self.polynomials), pieces, len(MONOMIALS))
-        object.__setattr__(self, "_table", table)
-        index = np.array([op.costs for op in self.ops], dtype=np.int64).reshape(len(self.ops), len(QUANTITIES)).T
-        object.__setattr__(self, "_index", index)
+        object.__setattr__(self, "table", table)
+        object.__setattr__(self, "cost_index", _index([op.costs for op in self.ops]))
+        several = [(op.several or op).costs for op in self.ops]
+        object.__setattr__(self, "several_index", _index(several))
+        object.__setattr__(self, "_made", {})
+
+    def __len__(self) -> int:
+        """Number of ops."""
+        return len(self.ops)
 
     def __repr__(self) -> str:
-        return f"OpGraph({len(self.ops)} ops, {len(self.polynomials)} costs, breaks={self.breaks})"
+        return f"OpGraph({len(self)} ops, {len(self.polynomials)} costs, breaks={self.breaks})"
 
     def at_batch(self, batch: int) -> OpGraph:
         """The same step for `batch` sequences."""
@@ -155,17 +185,37 @@ class OpGraph:
 
     def alike(self) -> npt.NDArray[np.intp]:
         """[op]: the first op of the same dtype that has the same costs in every step."""
-        return self._alike(self.cost_index)
+        if "alike" not in self._made:
+            self._made["alike"] = self._first_alike()
+        made: npt.NDArray[np.intp] = self._made["alike"]
+        return made
 
-    def _alike(self, *keys: IntArray) -> npt.NDArray[np.intp]:
-        """keys: [op] or [key, op], what costs follow from."""
-        _, dtype = np.unique(np.array([op.dtype for op in self.ops]), return_inverse=True)
-        _, first, which = np.unique(np.vstack([dtype, *keys]), axis=1, return_index=True, return_inverse=True)
+    def _first_alike(self, *keys: IntArray) -> npt.NDArray[np.intp]:
+        """keys: [op], what else costs follow from."""
+        _, dtype = np.unique(self.dtype, return_inverse=True)
+        columns = np.vstack([dtype, *keys, self.cost_index, self.several_index])
+        _, first, which = np.unique(columns, axis=1, return_index=True, return_inverse=True)
         return first[which]
+
+    @property
+    def kind(self) -> npt.NDArray[np.str_]:
+        """[op]: its kind."""
+        return self._labels("kind")
+
+    @property
+    def dtype(self) -> npt.NDArray[np.str_]:
+        """[op]: its compute type."""
+        return self._labels("dtype")
+
+    def _labels(self, name: str) -> npt.NDArray[np.str_]:
+        if name not in self._made:
+            self._made[name] = np.array([getattr(op, name) for op in self.ops], dtype=np.str_)
+        made: npt.NDArray[np.str_] = self._made[name]
+        return made
 
     def sizes_of(self, steps: StepLanes) -> tuple[IntArray, IntArray, IntArray]:
         """B, Q and N of each op in some steps, int64 [op, lane] each: with what its shape and its costs are evaluated."""
-        context = np.broadcast_to(steps.context, (len(self.ops), len(steps.context)))
+        context = np.broadcast_to(steps.context, (len(self), len(steps.context)))
         return np.full_like(context, self.batch), np.ones_like(context), context
 
     def evaluate(self, batch: IntArray, query: IntArray, context: IntArray) -> IntArray:
@@ -176,23 +226,18 @@ class OpGraph:
         for p in range(len(self.breaks) + 1):
             chosen = piece == p
             if chosen.any():
-                values[:, chosen] = self._table[:, p, :] @ powers[:, chosen]
+                values[:, chosen] = self.table[:, p, :] @ powers[:, chosen]
         return values
 
     @property
-    def cost_index(self) -> IntArray:
-        """[quantity, op]: which polynomial it is."""
-        return self._index
-
-    @property
     def members(self) -> int | None:
-        """How many sequences a step has, None if it is one that decodes one token."""
+        """How many sequences a step has: None if it is one that decodes one token, 0 if any, whose kernels are one."""
         return None
 
     @property
     def member(self) -> IntArray:
         """[op]: whose op it is among the members of the step; -1 if it serves all, or there is only one."""
-        return np.full(len(self.ops), -1, dtype=np.int64)
+        return np.full(len(self), -1, dtype=np.int64)
 
     def layers(self) -> int:
         """Number of decoder layers that the graph holds."""
@@ -272,6 +317,11 @@ class OpGraph:
         )  # fmt: skip
         polynomials = tuple(tuple(tuple(piece) for piece in pieces) for pieces in data["polynomials"])
         return cls(ops=ops, polynomials=polynomials, breaks=tuple(data["breaks"]))
+
+
+def _index(costs: Sequence[tuple[int, ...]]) -> IntArray:
+    """The costs of each op, as int64 [quantity, op]."""
+    return np.ascontiguousarray(np.array(costs, dtype=np.int64).reshape(len(costs), len(QUANTITIES)).T)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

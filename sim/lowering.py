@@ -20,6 +20,7 @@ from fractions import Fraction
 from typing import Literal
 
 import numpy as np
+import numpy.typing as npt
 
 from sim.graph import QUANTITIES, Op, OpGraph, Polynomial
 from sim.tasks import CLASS_BIT, TaskGraph
@@ -37,6 +38,7 @@ Execution = Literal["blocking", "stream", "prefetch"]
 class Mapping:
     """How ops are put on the machine. The fields are those of `mapping` in a scenario.
 
+    attention: of a step of several sequences; `sim.batch` applies it, lowering does not.
     weights: or the share of each op's weights that is resident, above 0 and below 1; the rest is streamed.
     tiles: of all products by weights, or by kind: those of `default` (1 if it is not there) for what is not named.
     """
@@ -47,6 +49,7 @@ class Mapping:
     activations: Literal["on_chip", "off_chip"] = "on_chip"
     execution: Execution = "prefetch"
     kv: Literal["transfers", "operands"] = "transfers"
+    attention: Literal["sequence", "batch"] = "sequence"
     tiles: int | dict[str, int] = 1
 
     def tiles_of(self, kind: str) -> int:
@@ -111,10 +114,7 @@ def lower(ops: OpGraph, mapping: Mapping) -> TaskGraph:
         ops = read_in_place(ops)
     if isinstance(mapping.weights, Fraction):
         ops = _without_resident(ops, mapping.weights)
-    has = {
-        name: [any(any(piece) for piece in ops.polynomials[op.costs[QUANTITIES.index(name)]]) for op in ops.ops]
-        for name in QUANTITIES
-    }
+    has = {name: _some(ops, name).tolist() for name in QUANTITIES}
     build = _Builder()
     blocking, prefetch = mapping.execution == "blocking", mapping.execution == "prefetch"
     off_chip = mapping.activations == "off_chip"
@@ -173,7 +173,12 @@ def lower(ops: OpGraph, mapping: Mapping) -> TaskGraph:
 def read_in_place(ops: OpGraph) -> OpGraph:
     """The graph without `kv_load`: what read its result reads the cache itself, in equal parts (keys here, values there)."""
     loads = {i: op for i, op in enumerate(ops.ops) if op.kind == "kv_load"}
-    readers = {i: [j for j, op in enumerate(ops.ops) if i in op.inputs] for i in loads}
+    if not loads:
+        return ops
+    readers: dict[int, list[int]] = {i: [] for i in loads}
+    for j, op in enumerate(ops.ops):
+        for i in readers.keys() & op.inputs:
+            readers[i].append(j)
     polynomials, kv_read = list(ops.polynomials), QUANTITIES.index("kv_read")
     index = {polynomial: i for i, polynomial in enumerate(polynomials)}
     new_index: dict[int, int] = {}
@@ -199,8 +204,8 @@ def _without_resident(ops: OpGraph, resident: Fraction) -> OpGraph:
     weight = QUANTITIES.index("weight")
     polynomials = list(ops.polynomials)
     index = {polynomial: i for i, polynomial in enumerate(polynomials)}
-    made = []
-    for op in ops.ops:
+
+    def streamed(op: Op) -> Op:
         experts, pieces = op.experts, polynomials[op.costs[weight]]
         if experts is not None:  # each of them in part
             left = experts.bytes - kept(experts.bytes, resident)
@@ -211,8 +216,11 @@ def _without_resident(ops: OpGraph, resident: Fraction) -> OpGraph:
         if rest not in index:
             index[rest] = len(polynomials)
             polynomials.append(rest)
-        made.append(replace(op, costs=(*op.costs[:weight], index[rest], *op.costs[weight + 1 :]), experts=experts))
-    return replace(ops, ops=tuple(made), polynomials=tuple(polynomials))
+        several = op.several and streamed(op.several)
+        costs = (*op.costs[:weight], index[rest], *op.costs[weight + 1 :])
+        return replace(op, costs=costs, experts=experts, several=several)
+
+    return replace(ops, ops=tuple(map(streamed, ops.ops)), polynomials=tuple(polynomials))
 
 
 def kept(size: int, resident: Fraction) -> int:
@@ -220,13 +228,17 @@ def kept(size: int, resident: Fraction) -> int:
     return size * resident.numerator // resident.denominator
 
 
-def weight_products(ops: OpGraph) -> list[bool]:
-    """Per op, whether it is a product by weights: it can be cut into tiles, each with its columns of the weights."""
-    flops, weight = (
-        [any(any(piece) for piece in ops.polynomials[op.costs[QUANTITIES.index(name)]]) for op in ops.ops]
-        for name in ("flops", "weight")
-    )
-    return [a and b for a, b in zip(flops, weight, strict=True)]
+def weight_products(ops: OpGraph) -> npt.NDArray[np.bool_]:
+    """[op]: whether it is a product by weights, which can be cut into tiles, each with its columns of the weights."""
+    return _some(ops, "flops") & _some(ops, "weight")
+
+
+def _some(ops: OpGraph, quantity: str) -> npt.NDArray[np.bool_]:
+    """[op]: whether there is any of a quantity, at some size of the step."""
+    some = (ops.table != 0).any(axis=(1, 2))  # [polynomial]
+    number = QUANTITIES.index(quantity)
+    found: npt.NDArray[np.bool_] = some[ops.cost_index[number]] | some[ops.several_index[number]]
+    return found
 
 
 def _part(whole: tuple[Polynomial, ...], readers: list[int], reader: int) -> tuple[Polynomial, ...]:

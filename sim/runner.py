@@ -280,6 +280,7 @@ def prepare(scenario: Scenario, model: ModelGraph, variants: Variants) -> Setup:
             activations=mapping.activations,
             execution=mapping.execution,
             kv=mapping.kv,
+            attention=mapping.attention,
             tiles=_tiles(scenario, ops),
         ),
         routing(scenario, ops, sequences, again=again),

@@ -202,13 +202,7 @@ class Same(Sequence[int]):
 def side_by_side(steps: Sequence[StepLanes]) -> StepLanes:
     """Steps of one graph as lanes."""
     members = [step.members for step in steps if step.members is not None]
-    joined = None
-    if members:
-        columns = {
-            name: np.concatenate([getattr(m, name) for m in members], axis=-1)
-            for name in ("sequence", "context", "query", "loads", "logits")
-        }
-        joined = Members(**columns)
+    joined = Members.side_by_side(members) if members else None
     sequence, token, context = (
         np.concatenate([getattr(step, name) for step in steps]) for name in ("sequence", "token", "context")
     )

@@ -7,17 +7,45 @@ share `part` of `parts`, so that the shares of an op sum to the op exactly.
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from sim.graph import QUANTITIES, IntArray, OpGraph
+from sim.template import first_of_each
 
 #: Byte classes, as bits of `TaskGraph.moves`: bit i stands for `QUANTITIES[i]`.
 BYTE_CLASSES = ("weight", "kv_read", "kv_write", "act_read", "act_write")
 CLASS_BIT = {name: 1 << QUANTITIES.index(name) for name in BYTE_CLASSES}
 WRITE_BITS = CLASS_BIT["kv_write"] | CLASS_BIT["act_write"]
+
+
+class ByLayer(Mapping[int, tuple[int, ...]]):
+    """Tasks by layer, sorted when they are asked for. tasks: ascending. layer: that of each."""
+
+    def __init__(self, tasks: npt.NDArray[np.intp], layer: npt.NDArray[np.int16]) -> None:
+        self._tasks, self._layer = tasks, layer
+        self._made: dict[int, tuple[int, ...]] | None = None
+
+    def _sorted(self) -> dict[int, tuple[int, ...]]:
+        if self._made is None:
+            made: dict[int, list[int]] = {}
+            for task, layer in zip(self._tasks.tolist(), self._layer.tolist(), strict=True):
+                made.setdefault(layer, []).append(task)
+            self._made = {layer: tuple(tasks) for layer, tasks in made.items()}
+        return self._made
+
+    def __getitem__(self, layer: int) -> tuple[int, ...]:
+        return self._sorted()[layer]
+
+    def __iter__(self) -> Iterator[int]:
+        return iter(self._sorted())
+
+    def __len__(self) -> int:
+        return len(self._sorted())
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -56,8 +84,9 @@ class TaskGraph:
     input_start: npt.NDArray[np.int32]
     outputs: npt.NDArray[np.int32] = field(repr=False)
     output_start: npt.NDArray[np.int32] = field(repr=False)
-    kv_loads: dict[int, tuple[int, ...]] = field(default_factory=dict)
-    kv_stores: dict[int, tuple[int, ...]] = field(default_factory=dict)
+    kv_loads: Mapping[int, tuple[int, ...]] = field(default_factory=dict)
+    kv_stores: Mapping[int, tuple[int, ...]] = field(default_factory=dict)
+    _made: dict[str, Any] = field(default_factory=dict, init=False, repr=False, compare=False)  # what has been asked for
 
     def __len__(self) -> int:
         return len(self.op)
@@ -126,15 +155,29 @@ class TaskGraph:
         Equal shares of one op cost the same, and most ops divide evenly: what is computed per representative and spread by the
         index is computed some ten times less often. ops: for each op, the first of those that cost the same.
         """
-        ops = np.arange(len(self.ops.ops)) if ops is None else ops
-        most = int(self.parts.max(initial=0)) + 1
-        form = self.moves.astype(np.int64) * 2 + self.computes
-        share = (ops[self.op] * most + self.parts) * 512 + form
-        _, first, kind = np.unique(share, return_index=True, return_inverse=True)
+        first, kind = self._forms(ops)
         op, parts = self.op[first], self.parts[first].astype(np.int64)
         split = np.flatnonzero(parts > 1)
+        of = costs.reshape(len(QUANTITIES), len(self.ops), -1)
         divides = np.ones(len(first), dtype=np.bool_)
-        divides[split] = (costs.reshape(len(QUANTITIES), len(ops), -1)[:, op[split]] % parts[split, None] == 0).all(axis=(0, 2))
+        divides[split] = (of[:, op[split]] % parts[split, None] == 0).all(axis=(0, 2))
+        if divides.all():
+            return first, kind
+        most = int(self.parts.max(initial=0)) + 1
         same = np.where(divides[kind], 0, self.part.astype(np.int64))
-        _, first, index = np.unique(kind * most + same, return_index=True, return_inverse=True)
-        return first, index
+        return first_of_each(kind * most + same, len(first) * most)
+
+    def _forms(self, ops: npt.NDArray[np.intp] | None) -> tuple[npt.NDArray[np.intp], npt.NDArray[np.intp]]:
+        """Tasks that stand for all that are a share of as many of an op that costs the same, and for each task which."""
+        name = "forms of ops" if ops is None else "forms"
+        if name not in self._made or (ops is not None and self._made["ops"] is not ops):
+            which = np.arange(len(self.ops)) if ops is None else ops
+            most = int(self.parts.max(initial=0)) + 1
+            form = self.moves.astype(np.int64) * 2 + self.computes
+            _, compact = first_of_each(form, 512)
+            forms = int(compact.max(initial=0)) + 1
+            share = (which[self.op] * most + self.parts) * forms + compact
+            self._made[name] = first_of_each(share, len(which) * most * forms)
+            self._made["ops"] = ops if ops is not None else self._made.get("ops")
+        made: tuple[npt.NDArray[np.intp], npt.NDArray[np.intp]] = self._made[name]
+        return made

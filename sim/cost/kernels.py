@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from math import prod
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
+from sim.batch import BatchGraph
 from sim.formats import ELEMENT
-from sim.graph import QUANTITIES, IntArray, Op, OpGraph, StepLanes
+from sim.graph import QUANTITIES, IntArray, Members, Op, OpGraph, StepLanes
 from sim.profile import ATTENTION, DIMENSIONS, ELEMENTWISE, MULTI_HEAD, PRODUCT, UNITS, Shapes
 
 FLOPS, VECTOR_OPS, WEIGHT, KV_READ, KV_WRITE, ACT_READ, ACT_WRITE = range(len(QUANTITIES))
@@ -61,19 +63,74 @@ def kernels(ops: OpGraph, context: IntArray) -> list[Kernel]:
 
 
 def kernels_of(ops: OpGraph, steps: StepLanes) -> list[Kernel]:
-    """The kernels of some steps; in a batch each sequence has ops of its own for what depends on its context."""
-    shapes = _Shapes(ops, steps)
+    """The kernels of some steps. In a batch what depends on the context is an op of each sequence, or one that does all."""
+    if not isinstance(ops, BatchGraph) or not ops.template.together:
+        return _kernels(ops, steps, range(len(ops)))
+    summed = ops.column < 0
+    shared = dict(zip(np.flatnonzero(~summed).tolist(), _kernels(ops, steps, np.flatnonzero(~summed).tolist()), strict=True))
+    ofall = dict(zip(np.flatnonzero(summed).tolist(), _of_all(ops, steps, np.flatnonzero(summed).tolist()), strict=True))
+    return [shared[i] if i in shared else ofall[i] for i in range(len(ops))]
+
+
+def _kernels(ops: OpGraph, steps: StepLanes, chosen: Sequence[int]) -> list[Kernel]:
+    """Those of some ops."""
+    shapes = _Shapes(ops, steps, chosen)
     made: dict[tuple[object, ...], Kernel] = {}
     result = []
-    for i, op in enumerate(ops.ops):
+    member = ops.member.tolist()
+    for i in chosen:
+        op = ops.ops[i]
         loads = tuple(ops.ops[j].costs[KV_READ] for j in op.inputs if ops.ops[j].kind == "kv_load")
         attention = tuple(column.tobytes() for column in shapes.attention.get(shapes.owner(i), ())) if op.heads else ()
         routed = op.layer if op.experts is not None else -1  # in each layer the tokens choose anew
-        key = (op.kind, op.dtype, op.heads, op.shape, op.costs, int(ops.member[i]), loads, attention, routed)
+        key = (op.kind, op.dtype, op.heads, op.shape, op.costs, member[i], loads, attention, routed)
         if key not in made:
             made[key] = shapes.kernel(i)
         result.append(made[key])
     return result
+
+
+def _of_all(ops: BatchGraph, steps: StepLanes, chosen: Sequence[int]) -> list[Kernel]:
+    """Kernels that do the rows of all members: what each of these would be asked for alone, together."""
+    members = steps.members
+    assert members is not None
+    parts: list[list[Kernel]] = [[] for _ in chosen]
+    for several in (False, True):
+        alone = members.query > 1 if several else members.query <= 1 if ops.shape.swap else members.query == 1
+        member, lane = np.nonzero(alone)
+        if not len(lane):
+            continue
+        each = {name: getattr(members, name)[member, lane] for name in ("sequence", "context", "query", "loads")}
+        lanes = StepLanes(
+            sequence=each["sequence"], token=np.zeros_like(lane), context=each["context"],
+            members=Members(**{name: column[None] for name, column in each.items()}, logits=np.zeros_like(lane)),
+        )  # fmt: skip
+        kernels = _kernels(ops.alone(several=several), lanes, chosen)
+        summed = {id(kernel): _summed(kernel, lane, len(steps.context)) for kernel in kernels}
+        for part, kernel in zip(parts, kernels, strict=True):
+            part.append(summed[id(kernel)])
+    made: dict[tuple[int, ...], Kernel] = {}
+    for part in parts:
+        made.setdefault(tuple(map(id, part)), together(part))
+    return [made[tuple(map(id, part))] for part in parts]
+
+
+def _summed(kernel: Kernel, lane: npt.NDArray[np.intp], lanes: int) -> Kernel:
+    """A kernel whose entries are members of some steps, as the one that does all their rows. lane: [entry], of which step."""
+
+    def total(column: IntArray) -> IntArray:
+        result = np.zeros(lanes, dtype=np.int64)
+        np.add.at(result, lane, column)
+        return result
+
+    shapes, alike = kernel.shapes, {}
+    for name in ("n", "k", "heads", "kv_heads", "head_dim"):
+        alike[name] = np.zeros(lanes, dtype=np.int64)
+        np.maximum.at(alike[name], lane, getattr(shapes, name))
+    sums = {name: total(getattr(shapes, name)) for name in _SUMMED}
+    context = total(shapes.context * shapes.rows) // np.maximum(sums["rows"], 1)
+    read, written, memory = (total(getattr(kernel, name)) for name in ("read", "written", "memory"))
+    return Kernel(kernel.kinds, kernel.dtype, replace(shapes, **sums, **alike, context=context), read, written, memory)
 
 
 def together(parts: Sequence[Kernel]) -> Kernel:
@@ -92,14 +149,15 @@ _SUMMED = ("rows", "flops", "elements", "bytes", "shared")
 
 
 class _Shapes:
-    def __init__(self, ops: OpGraph, steps: StepLanes) -> None:
+    def __init__(self, ops: OpGraph, steps: StepLanes, chosen: Iterable[int]) -> None:
         self.ops, self.costs = ops, ops.costs_of(steps)  # [quantity, op, lane]
         self.batch, self.query, self.past = ops.sizes_of(steps)  # [op, lane]
-        self.readers = np.zeros(len(ops.ops), dtype=np.int64)
+        self.readers = np.zeros(len(ops), dtype=np.int64)
         for op in ops.ops:
             self.readers[list(op.inputs)] += 1
         self.attention: dict[tuple[int, int], tuple[IntArray, IntArray, IntArray]] = {}  # kv_heads, head_dim, context
-        for i, op in enumerate(ops.ops):
+        for i in chosen:
+            op = ops.ops[i]
             if op.heads and self.owner(i) not in self.attention and self.costs[FLOPS, i].any() and len(op.shape) > 1:
                 self.attention[self.owner(i)] = self.heads(i, op)
 

@@ -36,7 +36,7 @@ class Roofline:
         flops, vector_ops = graph.share(costs[FLOPS], tasks), graph.share(costs[VECTOR_OPS], tasks)
         computes = graph.computes[tasks]
         compute = time_at_rate(vector_ops, self.machine.vector_flops) + self.machine.overhead
-        dtypes = np.array([op.dtype for op in graph.ops.ops])[graph.op[tasks]]
+        dtypes = graph.ops.dtype[graph.op[tasks]]
         for dtype in np.unique(dtypes[computes & (flops.max(axis=1, initial=0) > 0)]):
             peak = self.machine.peak(str(dtype))
             if peak is None:

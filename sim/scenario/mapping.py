@@ -118,6 +118,12 @@ class ModelMapping(Section):
         description="`transfers`: the KV cache of a layer is loaded by a transfer of its own, which all heads share; "
         "`operands`: the ops of attention read it themselves, as kernels of CPUs and GPUs do (`blocking` or `stream`).",
     )
+    attention: Literal["sequence", "batch"] = Field(
+        default="sequence",
+        description="In steps of several sequences, what depends on the context (KV cache, scores, softmax, values) as kernels "
+        "of each sequence, or as one kernel for all of them, which costs the sum (a launch overhead is paid once). "
+        "`sequence` shows who delays whom.",
+    )
     tiles: TileTable = default(
         1,
         description="Tasks that each product by weights is split into: one number, or `engines` for as many as there are, or a "
@@ -132,6 +138,8 @@ class ModelMapping(Section):
             raise ValueError(f"expected kv_splits only with softmax: online, found softmax: {self.softmax}")
         if self.granularity == "aten" and (self.softmax != "three_pass" or self.fuse != Fuse()):
             raise ValueError("expected softmax: fused, softmax: online and fuse only with granularity: op")
+        if self.granularity == "aten" and self.attention == "batch":
+            raise ValueError("expected 'attention: batch' only with granularity: op")
         if self.kv == "operands" and self.kv_loads == "head":
             raise ValueError("expected 'kv_loads: head' only with kv: transfers, of which there can be one per head")
         if self.kv == "operands" and self.execution == "prefetch":

@@ -6,8 +6,9 @@ import numpy as np
 import pytest
 
 import models.library
-from sim.batch import Shape, stitch
+from sim.batch import BatchGraph, Shape, StepGraphs
 from sim.graph import QUANTITIES, IntArray, Members, ModelGraph, StepLanes
+from sim.lowering import Mapping
 
 MODELS = ("llama-3.2-1b", "gemma-2-2b", "qwen3-0.6b", "phi-3-mini-4k", "gpt2", "opt-1.3b", "mixtral-8x7b")
 EXACT = [QUANTITIES.index(name) for name in ("flops", "weight", "kv_read", "kv_write")]
@@ -24,9 +25,17 @@ def lanes(context: list[int], query: list[int], logits: int, loads: list[int] | 
     return StepLanes(sequence=number, token=number, context=columns[0].sum(axis=0), members=members)
 
 
+def stitched(model: ModelGraph, shape: Shape) -> BatchGraph:
+    ops = StepGraphs(model.variants, Mapping())(shape).ops
+    assert isinstance(ops, BatchGraph)
+    return ops
+
+
 def total(model: ModelGraph, context: list[int], query: list[int], **rest: int) -> IntArray:
     shape = Shape(tuple(q > 1 for q in query), logits=bool(rest.get("logits", 1)))
-    graph = stitch(model.variants, shape)
+    if shape.plain:
+        return model.step().costs(context[0]).sum(axis=1)
+    graph = stitched(model, shape)
     return graph.costs_of(lanes(context, query, rest.get("logits", len(query))))[:, :, 0].sum(axis=1)
 
 
@@ -40,8 +49,8 @@ def test_alike_members_cost_what_was_captured(name: str) -> None:
             if experts and batch * query > 1:
                 continue  # which experts tokens share is drawn for each token, and a capture takes them all
             captured = model.step(batch, query).costs(context, batch, query).sum(axis=1)
-            stitched = total(model, [context] * batch, [query] * batch)
-            assert stitched[EXACT].tolist() == captured[EXACT].tolist(), (batch, query)
+            found = total(model, [context] * batch, [query] * batch)
+            assert found[EXACT].tolist() == captured[EXACT].tolist(), (batch, query)
 
 
 def test_each_member_has_its_own_context_and_all_share_the_weights() -> None:
@@ -61,13 +70,13 @@ def test_each_member_has_its_own_context_and_all_share_the_weights() -> None:
 
 def test_a_chunk_without_logits_has_no_lm_head() -> None:
     model = models.library.load("llama-3.2-1b")
-    with_head, without = (stitch(model.variants, Shape((True,), logits=logits)) for logits in (True, False))
+    with_head, without = (stitched(model, Shape((True,), logits=logits)) for logits in (True, False))
     assert {op.kind for op in with_head.ops} - {op.kind for op in without.ops} == {"lm_head"}
 
 
 def test_a_follower_loads_its_own_part_and_waits_for_its_leaders() -> None:
     model = models.library.load("llama-3.2-1b")
-    graph = stitch(model.variants, Shape((False, False), leaders=(-1, 0)))
+    graph = stitched(model, Shape((False, False), leaders=(-1, 0)))
     costs = graph.costs_of(lanes([500, 500], [1, 1], 2, loads=[500, 20]))
     assert int(costs[QUANTITIES.index("kv_read")].sum()) == 32_768 * 520
     loads = [i for i, op in enumerate(graph.ops) if op.kind == "kv_load" and op.layer == 3]
@@ -78,6 +87,6 @@ def test_a_follower_loads_its_own_part_and_waits_for_its_leaders() -> None:
 def test_swapping_moves_the_cache_and_nothing_else() -> None:
     model = models.library.load("llama-3.2-1b")
     for direction, quantity in (("out", "kv_read"), ("in", "kv_write")):
-        graph = stitch(model.variants, Shape((False,), swap=direction))  # type: ignore[arg-type]
+        graph = stitched(model, Shape((False,), swap=direction))  # type: ignore[arg-type]
         moved = dict(zip(QUANTITIES, graph.costs_of(lanes([300], [0], 0))[:, :, 0].sum(axis=1).tolist(), strict=True))
         assert moved == dict.fromkeys(QUANTITIES, 0) | {quantity: 32_768 * 300}

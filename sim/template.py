@@ -1,0 +1,188 @@
+"""Templates: the items of a graph (ops or tasks) in blocks that are repeated, by index arithmetic on whole columns.
+
+In program order a step alternates between what each of its members does for itself and what serves all:
+
+    segment 0                 segment 1                 ...
+    [m0 m0][m1 m1][m2 m2] s   [m0][m1][m2] s s          m: a block of a member's own items, s: an item that is shared
+
+A template has few members, each of which stands for all that are like it. In the graph of a step, the block of a member is
+that of the one that stands for it, moved to its place; so are its edges.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+IntArray = npt.NDArray[np.int64]
+Int32Array = npt.NDArray[np.int32]
+
+
+#: Where one end of an edge is: at a shared item, at one of the member itself, or of the one that it shares a prompt with.
+SHARED, OWN, OTHER = range(3)
+_SORTS = ((OWN, SHARED), (OWN, OWN), (OWN, OTHER), (SHARED, OWN), (SHARED, SHARED))
+_NONE = np.zeros(0, dtype=np.int64)
+
+
+class Edges(NamedTuple):
+    """Edges of a template that are repeated alike: for each member that is like `member`, or once if that is -1.
+
+    into, of: where their ends are. group, offset, input_group, input_offset: the places of consumers and sources; offsets are
+    [edge, 1].
+    """
+
+    member: int
+    into: int
+    of: int
+    group: IntArray
+    offset: IntArray
+    input_group: IntArray
+    input_offset: IntArray
+
+
+class Blocks:
+    """The items of a template.
+
+    owner: int64 [item], the member whose it is, below 0 if it is shared. segment: int64 [item], ascending.
+    inputs, start: the items that each needs, CSR, ascending. plain: members from this one on share the prompt of another, which
+    their edges show; before they are alone.
+    """
+
+    def __init__(
+        self, owner: IntArray, segment: IntArray, inputs: npt.NDArray[np.integer], start: npt.NDArray[np.integer], plain: int
+    ) -> None:
+        own = owner >= 0
+        reps = int(owner.max(initial=-1)) + 1
+        _, active = np.unique(segment[own], return_inverse=True)  # segments in which members have items
+        segments = int(active.max(initial=-1)) + 1
+        items = np.arange(len(owner))
+        self.count = np.zeros((reps, segments), dtype=np.int64)  # items of a block
+        np.add.at(self.count, (owner[own], active), 1)
+        self.first = np.full((reps, segments), len(owner))  # its first item
+        np.minimum.at(self.first, (owner[own], active), items[own])
+        # Place of an item: its group's beginning (a block, or all shared items before one segment) and its offset there.
+        self.group = np.empty(len(owner), dtype=np.int64)
+        self.offset = np.empty(len(owner), dtype=np.int64)
+        self.group[own] = active
+        self.offset[own] = items[own] - self.first[owner[own], active]
+        begins = np.full(segments, len(owner), dtype=np.int64)
+        np.minimum.at(begins, active, items[own])
+        self.group[~own] = np.searchsorted(begins, items[~own])  # segments before it
+        self.offset[~own] = np.arange(len(owner) - len(active))
+        self.shared = items[~own]
+        self.shared_before = np.searchsorted(self.shared, begins)
+        self.own = own
+        self._edges(owner, inputs.astype(np.int64), start.astype(np.int64), plain)
+
+    def _edges(self, owner: IntArray, inputs: IntArray, start: IntArray, plain: int) -> None:
+        consumer = np.repeat(np.arange(len(owner)), np.diff(start))
+        source, into = owner[inputs], owner[consumer]
+        self.edges: list[Edges] = []
+        for member in range(-1, int(owner.max(initial=-1)) + 1):
+            mine, shared, other = source == member, source < 0, (source >= 0) & (source != member)
+            if member < 0:
+                sorts = [(into < 0) & shared]
+            else:
+                sorts = [(into == member) & shared, (into == member) & mine, (into == member) & other]
+                sorts += [(into < 0) & mine] if member < plain else []
+            for sort, chosen in enumerate(sorts):
+                if chosen.any():
+                    places = (self.group[consumer], self.offset[consumer, None], self.group[inputs], self.offset[inputs, None])
+                    self.edges.append(Edges(member, *_SORTS[sort if member >= 0 else -1], *(each[chosen] for each in places)))
+
+    def repeat(self, block: IntArray, like: IntArray, leader: IntArray) -> Repeated:
+        """The items of a step, all three int64 [member].
+
+        block: the member of the template whose blocks it has. like: the one whose edges it has. leader: the member of the step
+        that loads what both share, -1 if there is none.
+        """
+        members, segments = len(block), self.count.shape[1]
+        size = self.count[block].T.ravel()  # [segment x member], in program order
+        before = np.cumsum(size) - size
+        total = int(size.sum())
+        # begin [segment, member]: where a block begins; in the last column, by how much the items before shift shared ones.
+        begin = np.zeros((segments + 1, members + 1), dtype=np.int64)
+        begin[:-1, :-1] = before.reshape(segments, members) + self.shared_before[:, None]
+        begin[1:, -1] = np.cumsum(size.reshape(segments, members).sum(axis=1))
+        source = np.empty(len(self.shared) + total, dtype=np.int64)
+        member = np.full(len(source), -1, dtype=np.int64)
+        source[begin[self.group[self.shared], -1] + self.offset[self.shared]] = self.shared
+        counting = np.arange(total)
+        own = counting + np.repeat(begin[:-1, :-1].ravel() - before, size)
+        within = counting - np.repeat(before, size)
+        source[own] = np.repeat(self.first[block].T.ravel(), size) + within
+        member[own] = np.repeat(np.tile(np.arange(members), segments), size)
+        return Repeated(self, begin, source, member, block, like, leader)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Repeated:
+    """The items of a step.
+
+    begin: int64 [segment, member], see `Blocks.repeat`. source: int64 [item], the item of the template. member: int64 [item],
+    whose it is, -1 if it is shared. block, like, leader: int64 [member], as there.
+    """
+
+    blocks: Blocks
+    begin: IntArray
+    source: IntArray
+    member: IntArray
+    block: IntArray
+    like: IntArray
+    leader: IntArray
+
+    def __len__(self) -> int:
+        return len(self.source)
+
+    def of(self, blocks: Blocks) -> Repeated:
+        """The same where other items are repeated in the same way."""
+        return replace(self, blocks=blocks)
+
+    def place(self, items: npt.NDArray[np.integer], member: IntArray | None = None) -> IntArray:
+        """Where items of the template are in the step: of members, -1 for shared ones."""
+        column = -1 if member is None else member
+        places: IntArray = self.begin[self.blocks.group[items], column] + self.blocks.offset[items]
+        return places
+
+    def edges(self) -> tuple[IntArray, IntArray]:
+        """All edges, in no order: what needs (consumers), and what it needs (sources)."""
+        consumers, sources = [], []
+        shared = np.array([-1])
+        for edges in self.blocks.edges:
+            # Of each edge [edge, 1] one for each member like that of the template [1, member].
+            members = np.flatnonzero((self.like if edges.into == OWN else self.block) == edges.member)
+            columns = {SHARED: shared, OWN: members, OTHER: self.leader[members]}
+            if edges.member < 0:
+                members = shared
+            into = self.begin[edges.group][:, columns[edges.into]] + edges.offset
+            of = self.begin[edges.input_group][:, columns[edges.of]] + edges.input_offset
+            shape = (len(into), len(members))
+            consumers.append(np.broadcast_to(into, shape).ravel())
+            sources.append(np.broadcast_to(of, shape).ravel())
+        return np.concatenate([_NONE, *consumers]), np.concatenate([_NONE, *sources])
+
+
+def rows(row: IntArray, value: IntArray, count: int) -> tuple[Int32Array, Int32Array]:
+    """Values below `count`, sorted by row and value, and where each of `count` rows begins."""
+    bits = count.bit_length()
+    key = (row << bits) | value
+    key.sort()
+    start = np.zeros(count + 1, dtype=np.int32)
+    np.cumsum(np.bincount(row, minlength=count), out=start[1:])
+    return (key & ((1 << bits) - 1)).astype(np.int32), start
+
+
+def first_of_each(key: IntArray, bound: int) -> tuple[IntArray, IntArray]:
+    """As `np.unique` of non-negative keys below `bound`: the first place of each distinct one, and which of these each is."""
+    if bound > 16 * len(key) + 65_536:  # a table of all keys would be sparse
+        _, first, which = np.unique(key, return_index=True, return_inverse=True)
+        return first, which
+    table = np.full(bound, len(key))
+    np.minimum.at(table, key, np.arange(len(key)))
+    present = np.flatnonzero(table < len(key))
+    first = table[present]
+    table[present] = np.arange(len(present))
+    return first, table[key]
