@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: run test test-all lint setup bench graphs schema docs reports clean
+.PHONY: run test test-all lint setup bench bench-peers graphs schema docs reports clean
 
 run: setup
 	$(BIN)/sim run scenarios/two_tokens_4_engines.yaml
@@ -31,6 +31,10 @@ setup: .venv/installed
 
 bench: setup
 	$(BIN)/python -m benchmarks --write docs/reference/benchmarks.md
+
+# Simulators of others that `make bench` compares with, where they are there: into the user's cache folder; needs Node and npm.
+bench-peers: setup
+	$(BIN)/python -m benchmarks.peers install
 
 # What is made from the code and kept in the repository:
 graphs: setup

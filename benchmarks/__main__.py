@@ -1,9 +1,9 @@
 """How fast it is: everything side by side, in one run.
 
-    python -m benchmarks [--quick] [--rounds 5] [--largest 30000000] [--write FILE.md]
+    python -m benchmarks [--quick] [--rounds 5] [--only SECTION ...] [--largest 100000000] [--write FILE.md]
 
-Rounds are interleaved, so that what disturbs the machine disturbs all alike, and ratios are taken within a round. Rates are per
-second of CPU time, since other programs may run beside it. Growth and start-up are measured in processes of their own.
+Rounds are interleaved, so that a disturbance of the machine disturbs all alike, and ratios are taken within a round. Rates are
+per second of CPU time, on one core, since other programs may run beside it. Large runs are processes of their own.
 """
 
 from __future__ import annotations
@@ -11,33 +11,24 @@ from __future__ import annotations
 import argparse
 import os
 import platform
+import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from pathlib import Path
+from statistics import median
 from typing import Any
 
 import numpy as np
 
-from benchmarks.measure import FEW, SCENARIO, STEPS, Decode, growth, many, rounds, spread, start_up, trace
+from benchmarks import baseline, entry, growth, mooncake, peers, starting, trace_writer
+from benchmarks.measure import CORES, Contender, alone, ratios, rounds, spread
 from benchmarks.plot import plot
-from benchmarks.trace_writer import bare, columnar, plain, rate
+from benchmarks.workloads import COMPARED, SERVING, SIDE_BY_SIDE, Compared, Serving
+from sim.executors.setup import Setup
+from sim.scenario import Scenario
 
-SIZES = (10_000, 30_000, 100_000, 300_000, 1_000_000, 3_000_000, 10_000_000, 30_000_000)
-MANY = {"sequences, fifo": (500, 4_000), "sequences, fair shares": (500, 4_000), "engines": (4, 4_096)}
-
-
-def page(options: argparse.Namespace) -> Iterator[str]:
-    """The lines of the Markdown page."""
-    yield f"""# Benchmarks
-
-Made by `make bench` on {time.strftime("%Y-%m-%d")}: {machine()}. Median (least to most) of {options.rounds} interleaved rounds;
-rates are per second of CPU time, ratios are taken within each round. [Speed](../background/speed.md) says what is behind them.
-"""
-    decode = Decode(24 if options.quick else STEPS)
-    yield from simulation(decode, options)
-    yield from writer(decode, options)
-    yield from starting(options)
-    yield from growing(options)
+Lines = Iterator[str]
 
 
 def machine() -> str:
@@ -49,105 +40,305 @@ def machine() -> str:
     return f"{processor}, {os.cpu_count()} cores, Python {platform.python_version()}, NumPy {np.__version__}"
 
 
-def simulation(decode: Decode, options: argparse.Namespace) -> Iterator[str]:
-    """Simulators on the same decode steps."""
-    steps = decode.all.sequences[0].tokens
-    contenders = {
-        "SimPy, idiomatic: a process a task, `Resource.request`": decode.idiomatic,
-        "SimPy, a loop of timeouts (timeouts/s): its ceiling": decode.timeouts,
-        "plain path (`--no-replay`)": decode.plain,
-        "replay, to a log whose columns are made when read": decode.replayed,
-        "replay, every column made": decode.columns,
-        "`sim.run`: replay and account": decode.accounted,
-        "`sim.run` and the summary of `--json`": decode.summarised,
+def title(options: argparse.Namespace) -> Lines:
+    yield f"""# Benchmarks
+
+Made by `make bench` on {time.strftime("%Y-%m-%d")}: {machine()}. Median (least to most) of {options.rounds} interleaved rounds;
+rates are per second of CPU time on one core, ratios are taken within each round. [Speed](../background/speed.md) says what is
+behind them."""
+
+
+def table(*columns: str) -> str:
+    """The head of a table."""
+    return f"| {' | '.join(columns)} |\n|{' --- |' * len(columns)}"
+
+
+def row(*cells: object) -> str:
+    return f"| {' | '.join(map(str, cells))} |"
+
+
+def verdict(found: float, target: float, *, least: bool) -> str:
+    """The target, and whether it is met. least: the more, the better."""
+    return "met" if (found >= target if least else found <= target) else "missed"
+
+
+class Idiomatic:
+    """The idiomatic program on a few tokens of a workload, and how its makespan compares with the reference executor's."""
+
+    def __init__(self, workload: Compared) -> None:
+        scenario = entry.scenario(workload.scenario, *workload.scaled(workload.few))
+        self.setup, self.arbiter = entry.setup_of(scenario), scenario.hardware.memory.arbiter
+        self.tasks = len(self.setup.graph) * sum(request.tokens for request in self.setup.sequences)
+
+    def run(self, _: object = None) -> int:
+        self.makespan = baseline.simulate(self.setup, self.arbiter.name, self.arbiter.options)
+        return self.tasks
+
+    def deviation(self) -> float:
+        self.run()
+        return self.makespan / entry.simulate(self.setup, entry.SIMPY).makespan - 1
+
+
+def _simulate(setup: Setup, executor: str) -> int:
+    return entry.tasks(entry.simulate(setup, executor))
+
+
+def _run(scenario: Scenario, executor: str) -> int:
+    return entry.tasks(entry.run(scenario, executor).log)
+
+
+def compared(options: argparse.Namespace) -> Lines:
+    """Simulator against idiomatic program."""
+    yield """## Against idiomatic SimPy
+
+The base of each row is the program of `benchmarks/baseline.py` (a process for each task, `Resource.request`) on the first
+tokens of the same workload, in the same round; in brackets how far its makespan is from ours. Where nothing else is said, a
+workload is a whole Llama-3.2-1B on a machine of 4 engines, 1,024 tokens from context 256 with prefetch. `simulate` is from a
+setup to an event log with every column; `sim.run` is from a scenario to a result, with all checks and the breakdown.
+"""
+    yield table(
+        "workload", "tasks", "idiomatic, tasks/s", "`simulate`, tasks/s", "times", "target", "`sim.run`, tasks/s", "times",
+        "target",
+    )  # fmt: skip
+    simulate, run = (partial(work, executor=options.executor) for work in (_simulate, _run))
+    for each in COMPARED.values():
+        workload = each.tiny() if options.quick else each
+        base = Idiomatic(workload)
+        overrides = workload.scaled(workload.many)
+        scenario = entry.scenario(workload.scenario, *overrides)
+        tasks = len(base.setup.graph) * entry.tokens(scenario)
+        rates = rounds(
+            {
+                "idiomatic": Contender(lambda: None, base.run),
+                "simulate": Contender(partial(entry.setup_of, scenario), simulate),
+                "run": Contender(partial(entry.scenario, workload.scenario, *overrides), run),
+            },
+            options.rounds,
+            options.shortest,
+        )  # fmt: skip
+        cells = [workload.title, f"{tasks:,}", f"{spread(rates['idiomatic'])} ({base.deviation():+.4%})"]
+        for name, target in (("simulate", workload.simulate), ("run", workload.run)):
+            times = ratios(rates[name], rates["idiomatic"])
+            cells += [spread(rates[name]), spread(times), f"{target}: {verdict(median(times), target, least=True)}"]
+        yield row(*cells)
+
+
+def layers(options: argparse.Namespace) -> Lines:
+    """Executors, and what is done with a log, on the first workload."""
+    workload = COMPARED["fifo"].tiny() if options.quick else COMPARED["fifo"]
+    base, scenario = Idiomatic(workload), entry.scenario(workload.scenario, *workload.scaled(workload.many))
+    simulate = partial(_simulate, executor=options.executor)
+    last: list[Any] = [None]
+
+    def run(_: object, *, summary: bool) -> int:
+        last[0] = entry.run(scenario, options.executor)
+        if summary:
+            entry.summary(last[0])
+        return entry.tasks(last[0].log)
+
+    contenders: dict[str, Contender[Any]] = {
+        "idiomatic SimPy": Contender(lambda: None, base.run),
+        "SimPy, a loop of timeouts (timeouts/s): its ceiling": Contender(lambda: None, lambda _: baseline.timeouts(100_000)),
+        "reference executor": Contender(lambda: base.setup, partial(_simulate, executor=entry.SIMPY)),
+        "compiled executor": Contender(lambda: entry.setup_of(scenario), simulate),
+        "`sim.run`: simulate, check, break down": Contender(lambda: None, partial(run, summary=False)),
+        "`sim.run` and the summary of `--json`": Contender(lambda: None, partial(run, summary=True)),
     }
-    rates = rounds(contenders, options.rounds)
-    base = next(iter(rates.values()))
-    yield f"""## Simulation
+    rates = rounds(contenders, options.rounds, options.shortest)
+    yield f"""## Executors and analyses
 
-`{SCENARIO}`: {decode.size:,} tasks a step. The first three simulate {FEW} steps, the others {steps:,} steps of growing context,
-{decode.size * steps:,} tasks. The makespan of the idiomatic program differs from ours by {decode.deviation:.4%}.
-
-| | tasks/s | times idiomatic | seconds |
-| --- | --- | --- | --- |"""
-    for number, (name, found) in enumerate(rates.items()):
-        ratios = [rate / reference for rate, reference in zip(found, base, strict=True)]
-        seconds = "" if number < 3 else spread([decode.size * steps / rate for rate in found], 2)
-        yield f"| {name} | {spread(found)} | {spread(ratios, 1)} | {seconds} |"
-    yield ""
+One sequence, fifo, {len(base.setup.graph):,} tasks a step: the first three simulate {workload.few} steps, the others
+{workload.many:,}.
+"""
+    yield table("", "tasks/s", "times idiomatic")
+    for name, found in rates.items():
+        yield row(name, spread(found), spread(ratios(found, rates["idiomatic SimPy"]), 1))
+    tasks, seconds, size = trace_writer.whole(last[0])
+    yield f"\nThe trace of the {tasks:,} tasks at `detail: full`: {seconds:.1f} s of CPU time, {size / 1e6:,.0f} MB."
 
 
-def writer(decode: Decode, options: argparse.Namespace) -> Iterator[str]:
-    """The trace writer; `python -m benchmarks.trace_writer` says more."""
-    count = 20_000 if options.quick else 1_000_000
-    few, many = bare(count // 20), bare(count)
-    yield """## Trace writer
-
-| | slices/s of wall-clock time | bytes a slice |
-| --- | --- | --- |"""
-    for name, encoder, slices in (("one record at a time", plain, few), ("columnar", columnar, many)):
-        speed, _, size = rate(encoder, slices, options.rounds)
-        yield f"| bare slices, {name} | {speed:,.0f} | {size / len(slices):.1f} |"
-    assert decode.result is not None
-    tasks, seconds, size = trace(decode.result)
-    yield f"\nThe trace of the {tasks:,} tasks at `detail: full`: {seconds:.1f} s of CPU time, {size / 1e6:,.0f} MB.\n"
+def served(name: str, work: str, file: Path, options: argparse.Namespace, **more: Any) -> dict[str, Any]:
+    """A run of requests in a process of its own, from a scenario to a log or a result."""
+    workload: Serving = SERVING[name]
+    overrides = [*workload.overrides, *([f"workload.trace.file={file}"] if workload.trace else [])]
+    if options.quick:
+        overrides += workload.few
+    return alone(
+        "benchmarks.alone",
+        {"scenario": workload.scenario, "overrides": overrides, "work": work, "executor": options.executor, **more},
+    )
 
 
-def starting(options: argparse.Namespace) -> Iterator[str]:
-    """`sim run` from the shell."""
-    seconds = [start_up() for _ in range(options.rounds)]
-    yield f"## Start-up\n\n`sim run scenarios/two_tokens_4_engines.yaml`, trace included: {spread(seconds, 2)} s of CPU time.\n"
+def serving(options: argparse.Namespace) -> Lines:
+    """Requests in batches, and what others make of them."""
+    yield """## Serving
+
+Llama-3.1-8B; each run is a process of its own, and loading compiled code counts. The first two: an H100 as one engine. The
+last: a device with the rates of a B200 (an H100 would need more than the hour for the prompts), and requests that the benchmark
+makes from a seed in the layout of Mooncake's public trace, with its count and its means (7,590 tokens of input, 182 of output).
+Prefixes that requests share are in that file, and are not used.
+"""
+    yield table(
+        "workload", "work", "steps", "tasks", "output tokens", "CPU s", "wall-clock s", "target", "memory at the peak",
+        "target", "output tokens/s",
+    )  # fmt: skip
+    rates: dict[str, list[float]] = {}
+    with tempfile.TemporaryDirectory() as folder:
+        file = Path(folder) / "requests.jsonl"
+        mooncake.write(file)
+        for name, workload in SERVING.items():
+            for work in ("simulate", "run"):
+                found = [served(name, work, file, options) for _ in range(1 if workload.trace else options.rounds)]
+                rates[name] = [row["tokens"] / row["cpu"] for row in found]
+                yield _served_row(workload, work, found, rates[name])
+    yield from _peers(rates, options)
 
 
-def growing(options: argparse.Namespace) -> Iterator[str]:
+def _served_row(workload: Serving, work: str, found: Sequence[dict[str, Any]], rates: Sequence[float]) -> str:
+    cpu, peak = ([row[key] for row in found] for key in ("cpu", "peak"))
+    limit = f"{workload.seconds:g} s: {verdict(median(cpu), workload.seconds, least=False)}"
+    memory = f"{workload.memory / 1e9:g} GB: {verdict(max(peak), workload.memory, least=False)}" if workload.memory else ""
+    cells = [
+        workload.title, f"`{'sim.run' if work == 'run' else work}`",
+        *(f"{found[0][key]:,}" for key in ("steps", "tasks", "tokens")),
+        spread(cpu, 2), spread([row["wall"] for row in found], 2), limit, f"{max(peak) / 1e6:,.0f} MB", memory, spread(rates),
+    ]  # fmt: skip
+    return row(*cells)
+
+
+def _peers(ours: dict[str, list[float]], options: argparse.Namespace) -> Lines:
+    yield f"""
+### Others
+
+`{peers.PACKAGE}` {peers.VERSION} in Node, on requests that it draws from the same distributions, on a device of the same rates;
+compiling its WebAssembly does not count. {peers.LACKS}
+"""
+    if reason := peers.missing():
+        yield f"Skipped: {reason}."
+        return
+    yield table("workload", "output tokens/s", "times `sim.run`")
+    for name in peers.WORKLOADS:
+        if name not in ours or (options.quick and name == "mooncake"):
+            continue
+        found = peers.run(name, 1 if name == "mooncake" else options.rounds)
+        rates = [found["tokens"] / seconds for seconds in found["seconds"]]
+        yield row(SERVING[name].title, spread(rates), f"{median(rates) / median(ours[name]):.2g}")
+
+
+def two_cores(options: argparse.Namespace) -> Lines:
+    """The same on one core and on two."""
+    yield """## Two cores
+
+Wall-clock time of work that is side by side, kept to one core and on two; results are the same.
+"""
+    yield table("work", "one core, s", "two cores, s", "times as fast", "target")
+    for each in SIDE_BY_SIDE:
+        overrides = [*each.overrides, *(each.few if options.quick else ())]
+        request = {
+            "scenario": each.scenario,
+            "overrides": overrides,
+            "work": each.work,
+            "executor": options.executor,
+            "warm": each.few,
+        }
+        found: dict[int, list[float]] = {1: [], 2: []}
+        for _ in range(options.rounds):
+            for cores, seconds in found.items():
+                seconds.append(alone("benchmarks.alone", {**request, "cores": cores}, cores=cores)["wall"])
+        times = ratios(found[1], found[2])
+        target = f"1.6: {verdict(median(times), 1.6, least=True)}"
+        yield row(each.title, *(spread(values, 2) for values in (found[1], found[2], times)), target)
+
+
+def growing(options: argparse.Namespace) -> Lines:
     """Time and memory by size."""
     yield """## Growth
 
-Each row is a process of its own. Memory is what the run added at its peak, every column made; 8 thousand tasks fit into what
-was there before.
-"""
+One sequence, fifo, by `sim.run` with all checks; each row is a process of its own. Memory is what the run added at its peak."""
     if options.write:
-        picture = options.write.with_suffix(".svg")
-        yield f"![Time and memory per task against the number of tasks]({picture.name})\n"
-    yield """| tasks | path | us a task, simulated | us a task, every column made | bytes a task |
-| --- | --- | --- | --- | --- |"""
+        yield f"\n![Time and memory per task against the number of tasks]({options.write.with_suffix('.svg').name})"
+    yield "\n" + table("tasks", "record", "us a task", "bytes a task")
     found: dict[str, list[dict[str, Any]]] = {}
-    for path, largest in (("plain", options.largest_plain), ("replay", options.largest)):
-        for size in SIZES:
-            if size <= largest:
-                row = growth(size, plain=path == "plain")
-                found.setdefault(path, []).append(row)
-                each = [1e6 * row[key] / row["tasks"] for key in ("simulated", "whole")]
-                yield f"| {row['tasks']:,} | {path} | {each[0]:.3f} | {each[1]:.3f} | {row['peak'] / row['tasks']:,.0f} |"
+    for record, run in growth.rows(options.largest, entry.RECORDS):
+        found.setdefault(record, []).append(run)
+        each = (1e6 * run["cpu"] / run["tasks"], run["added"] / run["tasks"])
+        yield row(f"{run['tasks']:,}", f"`{record}`", f"{each[0]:.3f}", f"{each[1]:,.1f}")
     yield """
-Many at once, on the plain path: a step of one layer for each of so many sequences, all at the same time, and one sequence on so
-many engines. Grants are rows of the log: one for each transfer in each interval of service, which fair sharing has many of.
-
-| | tasks | us a task | grants a task | bytes a task |
-| --- | --- | --- | --- | --- |"""
-    for what, counts in MANY.items():
-        for count in counts[:1] if options.quick else counts:
-            row = many(what, count)
-            each, grants, memory = (row[key] / row["tasks"] for key in ("whole", "grants", "peak"))
-            yield f"| {count:,} {what} | {row['tasks']:,} | {1e6 * each:.2f} | {grants:.1f} | {memory:,.0f} |"
+Many at once, simulated: a step of one layer for each of so many sequences, all at the same time, and one sequence on so many
+engines. Service intervals are rows of the log: one for each transfer in each interval of constant rate.
+"""
+    yield table("", "tasks", "us a task", "service intervals a task", "bytes a task")
+    for name, many in growth.MANY.items():
+        for count in (many.few,) if options.quick else many.counts:
+            run = growth.many(name, count)
+            seconds, intervals, memory = (run[key] / run["tasks"] for key in ("cpu", "intervals", "added"))
+            yield row(f"{count:,} {name}", f"{run['tasks']:,}", f"{1e6 * seconds:.2f}", f"{intervals:.1f}", f"{memory:,.0f}")
     if options.write:
-        plot(found, picture)
+        plot(found, options.write.with_suffix(".svg"))
+
+
+def start(options: argparse.Namespace) -> Lines:
+    """Start-up, imports and compiling."""
+    seconds = [starting.start_up() for _ in range(options.rounds)]
+    yield f"""## Start-up and compiling
+
+`sim run scenarios/two_tokens_4_engines.yaml` from the shell, trace included: {spread(seconds, 2)} s of CPU time.
+
+A process of its own, with an empty cache of compiled code and then with what that left there; CPU s (wall-clock s):
+"""
+    yield table("stage", "empty cache", "full cache")
+    found = starting.compiling(os.cpu_count() or 1)
+    small = "does not import Numba" if not found["warm"]["numba"] else "imports Numba"
+    names = {
+        "import_sim": "import of the simulator", "small": f"`sim.run` of 3 thousand tasks, which {small}",
+        "import_numba": "import of Numba", "first": "first `sim.run` of 119 thousand tasks", "second": "the same again",
+    }  # fmt: skip
+    for stage, name in names.items():
+        cells = [f"{found[state][stage]['cpu']:.2f} ({found[state][stage]['wall']:.2f})" for state in found]
+        yield row(name, *cells)
+    code = {state: found[state]["first"]["wall"] - found[state]["second"]["wall"] for state in found}
+    yield f"""
+Compiling: {code["cold"]:.1f} s of wall-clock time (target 20 s: {verdict(code["cold"], 20, least=False)}); loading what was
+compiled: {code["warm"]:.2f} s (target 1 s: {verdict(code["warm"], 1, least=False)})."""
+
+
+def writer(options: argparse.Namespace) -> Lines:
+    """The trace writer; `python -m benchmarks.trace_writer` has more."""
+    count = 20_000 if options.quick else 1_000_000
+    few, many = trace_writer.bare(count // 20), trace_writer.bare(count)
+    yield "## Trace writer\n\n" + table("", "slices/s of wall-clock time", "bytes a slice")
+    for name, encoder, slices in (
+        ("one record at a time", trace_writer.plain, few), ("columnar", trace_writer.columnar, many)
+    ):  # fmt: skip
+        speed, _, size = trace_writer.rate(encoder, slices, options.rounds)
+        yield row(f"bare slices, {name}", f"{speed:,.0f}", f"{size / len(slices):.1f}")
+
+
+SECTIONS: dict[str, Callable[[argparse.Namespace], Lines]] = {
+    "compared": compared, "layers": layers, "serving": serving, "cores": two_cores, "growth": growing, "start": start,
+    "writer": writer,
+}  # fmt: skip
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--quick", action="store_true", help="a minute's worth turned into seconds: that it runs, no more")
+    parser.add_argument("--quick", action="store_true", help="minutes' worth turned into seconds: that it runs, no more")
     parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--largest", type=int, default=30_000_000, help="tasks of the largest run")
-    parser.add_argument("--largest-plain", type=int, default=1_000_000, help="the same on the plain path, 100 times slower")
+    parser.add_argument("--only", nargs="+", choices=SECTIONS, metavar="SECTION", help=f"of {', '.join(SECTIONS)}")
+    parser.add_argument("--largest", type=int, default=100_000_000, help="tasks of the largest run of the section on growth")
     parser.add_argument("--write", type=Path, metavar="FILE.md", help="write the page there as well")
     options = parser.parse_args()
+    options.shortest, options.executor = (0.0, entry.AUTO) if options.quick else (0.1, entry.COMPILED)
     if options.quick:
-        options.rounds, options.largest, options.largest_plain = 1, 10_000, 10_000
+        options.rounds, options.largest = 1, 10_000
+    os.environ.setdefault(CORES, "1")
     lines = []
-    for line in page(options):
-        print(line, flush=True)
-        lines.append(line)
+    for section in (title, *(SECTIONS[name] for name in options.only or SECTIONS)):
+        for line in section(options):
+            print(line, flush=True)
+            lines.append(line)
+        print(flush=True)
+        lines.append("")
     if options.write:
         options.write.write_text("\n".join(lines).rstrip() + "\n")
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -10,15 +10,15 @@ import matplotlib
 from matplotlib.figure import Figure
 
 
-def plot(found: dict[str, Sequence[dict[str, Any]]], path: Path) -> None:
-    """Write an SVG. found: for each path through the simulator what `measure.growth` says of some sizes."""
+def plot(found: Mapping[str, Sequence[Mapping[str, Any]]], path: Path) -> None:
+    """Write an SVG. found: for each kind of record, rows of `growth.rows`."""
     matplotlib.rcParams["svg.hashsalt"] = "decode-sim"  # the same file for the same numbers
     figure = Figure(figsize=(9, 3.6), layout="constrained")
     time, memory = figure.subplots(1, 2)
     for name, rows in found.items():
         tasks = [row["tasks"] for row in rows]
-        time.plot(tasks, [1e6 * row["whole"] / row["tasks"] for row in rows], "o-", label=name)
-        memory.plot(tasks, [row["peak"] / row["tasks"] for row in rows], "o-", label=name)
+        time.plot(tasks, [1e6 * row["cpu"] / row["tasks"] for row in rows], "o-", label=f"record: {name}")
+        memory.plot(tasks, [row["added"] / row["tasks"] for row in rows], "o-", label=f"record: {name}")
     time.set(xscale="log", yscale="log", xlabel="tasks", ylabel="µs of CPU time a task", title="Time")
     memory.set(xscale="log", ylim=(0, None), xlabel="tasks", ylabel="bytes a task, at the peak", title="Memory")
     for axes in (time, memory):

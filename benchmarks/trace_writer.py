@@ -18,6 +18,8 @@ from pathlib import Path
 
 import numpy as np
 
+from sim.cli.run import write_trace
+from sim.result import Result
 from sim.trace import perfetto, write
 from sim.trace.tracks import Role, Slices, nesting_order, to_ns
 from tests.trace import reference
@@ -73,6 +75,15 @@ def rate(work: Callable[[Slices], int], slices: Slices, rounds: int) -> tuple[fl
         size = work(slices)
         seconds.append(time.perf_counter() - start)
     return len(slices) / statistics.median(seconds), max(seconds) / min(seconds), size
+
+
+def whole(result: Result) -> tuple[int, float, int]:
+    """Tasks, CPU seconds and bytes of the trace of a run."""
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "trace.pftrace"
+        began = time.process_time()
+        write_trace(result, path)
+        return result.metrics.tasks, time.process_time() - began, path.stat().st_size
 
 
 def main() -> None:

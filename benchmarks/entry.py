@@ -1,0 +1,76 @@
+"""The calls that are measured: a scenario, a setup, an event log, a result. Nothing else here calls the simulator."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from dataclasses import fields
+from pathlib import Path
+
+import numpy as np
+
+from sim.eventlog import EventLog
+from sim.executors.setup import Setup
+from sim.repeats import repeat as repeat_scenario
+from sim.report.summary import summary as summary_of
+from sim.result import Result
+from sim.runner import op_graphs, prepare, read
+from sim.runner import run as run_scenario
+from sim.scenario import Scenario
+from sim.shipped import scenarios
+from sim.workload import requests
+
+AUTO, COMPILED, SIMPY = "auto", "compiled", "simpy"
+
+#: What a run may record, and the most tasks that it is measured with: rows of 30 million tasks are 2 GB.
+RECORDS = {"all": 30_000_000, "steps": 10**9}
+
+
+def scenario(name: str | Path, *overrides: str) -> Scenario:
+    """A scenario that ships, by its name, or one of a file."""
+    return read(name if isinstance(name, Path) else scenarios()[name], list(overrides))
+
+
+def setup_of(scenario: Scenario) -> Setup:
+    return prepare(scenario, *op_graphs(scenario))
+
+
+def simulate(setup: Setup, executor: str = COMPILED) -> EventLog:
+    """Simulate a setup, until every column of the log is there."""
+    import sim.replay  # noqa: PLC0415
+    import sim.simulation  # noqa: PLC0415
+
+    log = sim.replay.run(setup)[0] if executor == COMPILED else sim.simulation.simulate(setup)
+    for column in fields(log.tasks):
+        getattr(log.tasks, column.name)
+    return log
+
+
+def run(scenario: Scenario, executor: str = COMPILED) -> Result:
+    """Simulate a scenario, with all checks and the breakdown."""
+    return run_scenario(scenario, replay=executor != SIMPY)
+
+
+def repeat(scenario: Scenario, count: int, executor: str = COMPILED) -> Iterator[Result]:
+    """Run a scenario with several seeds."""
+    return repeat_scenario(scenario, count, replay=executor != SIMPY)
+
+
+def tasks(log: EventLog) -> int:
+    """Tasks that were simulated, whether their rows were kept or not."""
+    return int(sum(len(graph) * count for graph, count in zip(log.graphs, np.bincount(log.steps.graph), strict=True)))
+
+
+def size(log: EventLog) -> dict[str, int]:
+    """How much was simulated."""
+    return {"tasks": tasks(log), "intervals": len(log.grants), "steps": len(log.steps)}
+
+
+def tokens(scenario: Scenario) -> int:
+    """Output tokens of all requests."""
+    return sum(request.tokens for request in requests(scenario))
+
+
+def summary(result: Result) -> str:
+    """What `sim run --json` prints."""
+    return json.dumps(summary_of(result))

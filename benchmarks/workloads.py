@@ -1,0 +1,145 @@
+"""The workloads: each is a scenario that ships and what is different, with how fast it must be.
+
+Targets of those in `COMPARED` are multiples of the tasks/s of the idiomatic SimPy program on the same work (fewer tokens of
+it) in the same round; of those in `SERVING`, seconds and bytes.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Compared:
+    """A workload that the idiomatic program covers.
+
+    overrides: of the shipped scenario. context, count: of its sequences. few, many: the tokens (of each sequence) that the
+    idiomatic program and the simulator decode. simulate, run: how many times as fast the simulator must be.
+    """
+
+    title: str
+    scenario: str = "llama_1b_context_256"
+    overrides: tuple[str, ...] = ()
+    context: int = 256
+    count: int = 1
+    few: int = 4
+    many: int = 1_024
+    simulate: int = 250
+    run: int = 100
+
+    def scaled(self, tokens: int) -> list[str]:
+        """The overrides of a run of so many tokens for each sequence."""
+        return [*self.overrides, f"workload.sequences=[{{context: {self.context}, tokens: {tokens}, count: {self.count}}}]"]
+
+    def tiny(self) -> Compared:
+        """The same for a try."""
+        return replace(self, count=min(self.count, 2), few=1, many=2)
+
+
+#: An arbiter's name and options, as overrides.
+FAIR = "hardware.memory.arbiter=processor_sharing"
+URGENT = "hardware.memory.arbiter={name: priority, classes: [kv_load, kv_store]}"
+WEIGHTED = "hardware.memory.arbiter={name: weighted, weights: {kv_load: 3, weight_load: 1}}"
+BLOCK = ("model.layers=1", "model.scope=block")
+
+COMPARED = {
+    "fifo": Compared(title="one sequence, fifo", simulate=350, run=150),
+    "overhead": Compared(
+        title="from context 100, 1 us of overhead, 100 ns of latency",
+        overrides=("hardware.engines.overhead=1 us", "hardware.memory.latency=100 ns"),
+        context=100,
+    ),
+    "fair": Compared(title="fair sharing, prefetch", overrides=(FAIR,)),
+    "fair_stream": Compared(title="fair sharing, stream", overrides=(FAIR, "mapping.execution=stream")),
+    "sram": Compared(
+        title="SRAM of 8 MiB, tiles", overrides=("hardware.sram=8 MiB", "mapping.tiles={default: 8, lm_head: 64}")
+    ),
+    "two_channels": Compared(title="two interleaved channels", overrides=("hardware.memory.channels.count=2",)),
+    "priority": Compared(title="priority", overrides=(URGENT,)),
+    "weighted": Compared(title="weighted", overrides=(WEIGHTED,)),
+    "sequences": Compared(
+        title="32 independent sequences, fair sharing", overrides=(FAIR,), count=32, few=1, many=32, simulate=150, run=80,
+    ),
+    "known": Compared(
+        title="64 known tokens of one block on 8 engines",
+        overrides=(*BLOCK, "hardware.engines.count=8", "workload.dependency=known"), few=64, many=64, simulate=100, run=60,
+    ),
+}  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Serving:
+    """Requests served in batches. trace: they come from a file that the benchmark makes.
+
+    few: overrides that make it small. seconds, memory: at most so many, of CPU time and bytes; 0 if there is no target.
+    """
+
+    title: str
+    overrides: tuple[str, ...]
+    scenario: str = "dense_batch_32"  # an H100 as one engine, whose kernels run one after another
+    few: tuple[str, ...] = ()
+    trace: bool = False
+    seconds: float = 0
+    memory: int = 0
+
+
+REQUESTS = (
+    "model={config: llama-3.1-8b}",
+    "workload={generate: {count: 1000, arrivals: {process: poisson, rate: 20/s}, prompt: 512, tokens: 128}, "
+    "batching: {policy: continuous, max_batch: 32}}",
+)
+#: The rates of a B200, with which the requests of an hour are served as they come: an H100 would need more than an hour.
+B200 = (
+    "hardware={engines: {count: 1, flops: 2250 TFLOP/s, vector_flops: 40 TOP/s}, "
+    "memory: {bandwidth: 8 TB/s, capacity: 180 GB}}"
+)  # fmt: skip
+MOONCAKE = (
+    "model={config: llama-3.1-8b}",
+    B200,
+    "workload={trace: requests.jsonl, prefill: {chunk: 8192}, "
+    "batching: {policy: continuous, max_batch: 32, max_tokens: 8192}}",
+    "mapping.attention=batch",
+    "record=steps",
+)  # fmt: skip
+SERVING = {
+    "sequence": Serving(
+        title="1,000 requests at 20/s, prompt 512, 128 tokens, batch of 32; attention by sequence",
+        overrides=(*REQUESTS, "mapping.attention=sequence"), few=("workload.generate.count=10",), seconds=4,
+    ),
+    "batch": Serving(
+        title="the same, attention by batch",
+        overrides=(*REQUESTS, "mapping.attention=batch"), few=("workload.generate.count=10",), seconds=1.5,
+    ),
+    "mooncake": Serving(
+        title="Mooncake's layout at its size: 23,608 requests in an hour, batch of 32, attention by batch, `record: steps`",
+        overrides=MOONCAKE, few=("workload.trace.limit=10",), trace=True, seconds=60, memory=10**9,
+    ),
+}  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SideBySide:
+    """Work that is independent. work: as in `benchmarks.alone`. few: overrides that make it small."""
+
+    title: str
+    scenario: str = "llama_1b_context_256"
+    overrides: tuple[str, ...]
+    few: tuple[str, ...]
+    work: str = "run"
+
+
+SIDE_BY_SIDE = (
+    SideBySide(
+        title="one batch of 16 without arrivals: its steps between barriers", scenario="dense_batch_32",
+        overrides=("workload.sequences=[{context: 1024, tokens: 256, count: 16}]", "workload.batching.policy=static"),
+        few=("workload.sequences=[{context: 1024, tokens: 2, count: 2}]",),
+    ),
+    SideBySide(
+        title="four repeats of 100 requests with other seeds", scenario="dense_batch_32",
+        overrides=(
+            "workload={generate: {count: 100, arrivals: {process: poisson, rate: 20/s}, prompt: 512, tokens: 64}, "
+            "batching: {policy: continuous, max_batch: 32}}",
+        ),
+        few=("workload.generate.count=4",), work="repeats",
+    ),
+)  # fmt: skip
