@@ -23,16 +23,90 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from sim.analysis.breakdown import COMPUTE, TRANSFER, WAIT_CHANNEL, WAIT_ENGINE, AllBusy, Breakdown, Split
+from sim.analysis.breakdown import (
+    COMPUTE,
+    INVARIANT,
+    PARTS,
+    TRANSFER,
+    WAIT_CHANNEL,
+    WAIT_ENGINE,
+    WAIT_POLICY,
+    WAIT_SRAM,
+    Breakdown,
+)  # fmt: skip
 from sim.analysis.context import Rules
 from sim.cost.fixed import largest_remainder
 from sim.errors import SimulationError
 from sim.eventlog import EventLog
 
 Ints = npt.NDArray[np.int64]
+Times = Ints
 
 MANY = 100  # a larger matrix is no longer read by anyone: then it is by sequence, and then by ranges of sequences
 ALONE = "alone"
+
+
+class AllBusy:
+    """The intervals in which no engine is idle, and a clock that runs only then: `clock(t)` is their length up to t.
+
+    Among m engines the k-th start (counting from 0 in order of time) leaves none idle exactly until the (k + 1 - m)-th end,
+    if that comes later: k + 1 have started, so k + 1 - m must have ended before the next one can start.
+    """
+
+    def __init__(self, log: EventLog) -> None:
+        held = log.tasks.engine >= 0
+        start, end = np.sort(log.tasks.start[held]), np.sort(log.tasks.end[held])
+        begin, until = start[log.engines - 1 :], end[: max(0, len(end) - log.engines + 1)]
+        some = begin < until
+        self._begin, self._until = begin[some], until[some]
+        self._before = np.concatenate(([0], np.cumsum(self._until - self._begin)))
+
+    def clock(self, time: Times) -> Times:
+        """Picoseconds of [0, time) in which all engines were busy."""
+        if not len(self._begin):
+            return np.zeros_like(time)
+        i = np.searchsorted(self._begin, time, side="right") - 1
+        inside = np.minimum(time, self._until[i]) - self._begin[i]
+        return np.where(i >= 0, self._before[np.maximum(i, 0)] + inside, 0)
+
+
+class Split:
+    """Splits the time [ready, end] of tasks. `Split(log, rules)(rows)` gives one column per entry of `PARTS`."""
+
+    def __init__(self, log: EventLog, rules: Rules) -> None:
+        self._tasks = log.tasks
+        self._rules = rules
+        self._busy: AllBusy | None = None
+        self._log = log
+
+    def __call__(self, rows: npt.NDArray[np.int64]) -> list[Times]:
+        t = self._tasks
+        ready, start, end, engine = t.ready[rows], t.start[rows], t.end[rows], t.engine[rows]
+        compute, work = t.compute[rows], t.work[rows]
+        parts = [np.zeros(len(rows), dtype=np.int64) for _ in PARTS]
+        held = engine >= 0
+        full = np.where(work > 0, -(-work // self._rules.stripes) + self._rules.latency, 0)
+        service = end - start
+        if self._rules.execution == "stream":
+            larger = np.where(held & (compute >= full), compute, 0)
+            parts[COMPUTE] = larger
+            parts[TRANSFER] = np.where(larger > 0, 0, full)
+        else:
+            parts[COMPUTE] = np.where(held, end - t.loaded[rows], 0)
+            parts[TRANSFER] = full
+        parts[WAIT_CHANNEL] = service - parts[COMPUTE] - parts[TRANSFER]
+        waited = start - ready
+        parts[WAIT_SRAM] = np.where(held, 0, waited)
+        queued = np.flatnonzero(held & (waited > 0))
+        if len(queued):
+            if self._busy is None:
+                self._busy = AllBusy(self._log)
+            parts[WAIT_ENGINE][queued] = self._busy.clock(start[queued]) - self._busy.clock(ready[queued])
+            parts[WAIT_POLICY][queued] = waited[queued] - parts[WAIT_ENGINE][queued]
+        if min(int(column.min(initial=0)) for column in parts) < 0:
+            bad = next(int(rows[column.argmin()]) for column in parts if column.min(initial=0) < 0)
+            raise SimulationError(f"invariant does not hold: {INVARIANT}: {self._log.name(bad)} ran faster than it can")
+        return parts
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -43,6 +43,13 @@ class Rules:
         return min(Fraction(*self.cap), self.efficiency[0])
 
 
+#: For what depends on no rules, but is found in one pass with what does.
+ANY_RULES = Rules(
+    arrivals=(), dependency="known", execution="blocking", latency=0, cap=(1, 1), bounded_sram=True,
+    work_conserving_channel=False, work_conserving_scheduler=False,
+)  # fmt: skip
+
+
 def grid(log: EventLog, graph: int, column: npt.NDArray[np.integer]) -> npt.NDArray[np.integer]:
     """View a column of the task table as [step, task] for the steps of one graph."""
     steps = np.flatnonzero(log.steps.graph == graph)

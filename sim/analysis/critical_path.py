@@ -13,8 +13,8 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
+from sim.analysis.columns import NONE
 from sim.analysis.context import Rules
-from sim.analysis.inputs import NONE
 from sim.analysis.links import Cause, Place
 from sim.analysis.walk import Walk
 from sim.analysis.walks import Walks, apart

@@ -10,113 +10,101 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 
+from sim.analysis.columns import NONE, Forms, FormTable, Ints, Steps, forms_of, in_order, is_large, steps_of, tasks_of, viewed
 from sim.analysis.context import Rules
+from sim.base.kernel import kernel, launch
 from sim.eventlog import EventLog
-from sim.tasks import TaskGraph
 
 Rows = npt.NDArray[np.int64]
 
-NONE = -1
+
+@kernel
+def last_input(form: int, first: int, step: int, end: Ints, f: Forms, stored: Ints) -> int:
+    """The row of the input of a task that ended last, -1 if it has none.
+
+    first: row of the first task of its step. stored: see `last_stores`; [0, 0] where steps are barriers.
+    """
+    inputs = f.inputs
+    source, ended = NONE, NONE
+    for i in range(f.input_start[form], f.input_start[form + 1]):
+        candidate = first + inputs[i]
+        if end[candidate] > ended:
+            source, ended = candidate, end[candidate]
+    if len(stored) > 0 and f.loads[form] >= 0:
+        store = stored[step, f.loads[form]]
+        if store >= 0 and end[store] >= ended:  # of an earlier token, so it comes first in program order and wins a tie
+            source = store
+    return int(source)
+
+
+@kernel
+def last_stores(order: Ints, s: Steps, f: Forms, end: Ints, latest: Ints, stored: Ints) -> None:
+    """Fill `stored` [step, layer]: the row of the last store of the layer by an earlier token of the sequence, or -1.
+
+    order: steps by sequence and token. latest: [layer], to work with.
+    """
+    layers = len(latest)
+    sequence = NONE
+    for position in range(len(order)):
+        step = order[position]
+        if s.sequence[step] != sequence:
+            sequence = s.sequence[step]
+            for layer in range(layers):
+                latest[layer] = NONE
+        for layer in range(layers):
+            stored[step, layer] = latest[layer]
+        graph = s.graph[step]
+        for i in range(f.kv_first[graph], f.kv_first[graph + 1]):
+            row, layer = s.first[step] + f.kv_task[i], f.kv_layer[i]
+            if f.kv_stores[i] == 1 and (latest[layer] == NONE or end[row] > end[latest[layer]]):
+                latest[layer] = row
+
+
+def stores_before(log: EventLog, rules: Rules, table: FormTable, *, compiled: bool) -> Rows:
+    """[step, layer] of `last_stores`; [0, 0] where sampled steps are barriers: what a load needs was stored long before."""
+    if rules.dependency == "sampled" or not table.layers:
+        return np.zeros((0, 0), dtype=np.int64)
+    stored = np.empty((len(log.steps), len(table.layers)), dtype=np.int64)
+    launch(last_stores, compiled=compiled)(
+        in_order(log), viewed(steps_of(log), compiled=compiled), viewed(table.columns, compiled=compiled),
+        tasks_of(log).end, np.empty(len(table.layers), dtype=np.int64), stored,
+    )  # fmt: skip
+    return stored
+
+
+@kernel
+def last_inputs(rows: Ints, step_of: Ints, s: Steps, f: Forms, end: Ints, stored: Ints, source: Ints, ended: Ints) -> None:
+    """Fill `source` and `ended` for each of some rows: `last_input`, and when it ended."""
+    for i in range(len(rows)):
+        row = rows[i]
+        step = step_of[row]
+        first = s.first[step]
+        form = f.first[s.graph[step]] + row - first
+        source[i] = last_input(form, first, step, end, f, stored)
+        ended[i] = NONE if source[i] == NONE else end[source[i]]
 
 
 class Inputs:
     """Looks up last inputs in a log; made once per log, since the stores of earlier tokens are accumulated."""
 
     def __init__(self, log: EventLog, rules: Rules) -> None:
-        self._log = log
-        # Sampled steps are barriers: whatever a load needs was stored before its step was released.
-        self._layers = (
-            sorted({layer for graph in log.graphs for layer in graph.kv_loads}) if rules.dependency == "known" else []
-        )
-        self._layer_of = [self._loads(graph) for graph in log.graphs]
-        self._stored_end, self._stored_row = self._stores()
-        # A memoryview gives plain integers, which is what makes single look-ups fast.
-        self._step, self._task, self._end = (log.tasks.step.data, log.tasks.task.data, log.tasks.end.data)
-        self._first, self._graph = log.steps.first.data, log.steps.graph.data
-        self._lists = [
-            (graph.input_start.tolist(), graph.inputs.tolist(), layer_of.tolist() if self._layers else [])
-            for graph, layer_of in zip(log.graphs, self._layer_of, strict=True)
-        ]
+        self._compiled = is_large(log)
+        table = forms_of(log)
+        self._step = np.require(log.tasks.step, np.int32, ["C", "W"])
+        self._end = tasks_of(log).end
+        self._stored = stores_before(log, rules, table, compiled=self._compiled)
+        self._steps = viewed(steps_of(log), compiled=self._compiled)
+        self._forms = viewed(table.columns, compiled=self._compiled)
 
     def last(self, rows: Rows) -> tuple[Rows, Rows]:
         """For each row of the task table the row of its input that ended last, and when; `NONE` for both if it has none."""
-        log = self._log
-        step, task = log.tasks.step[rows], log.tasks.task[rows]
-        source, ended = np.full(len(rows), NONE, dtype=np.int64), np.full(len(rows), NONE, dtype=np.int64)
-        graph_of = log.steps.graph[step]
-        for number, graph in enumerate(log.graphs):
-            mine = np.flatnonzero(graph_of == number)
-            begin = graph.input_start[task[mine]].astype(np.int64)
-            count = graph.input_start[task[mine] + 1] - begin
-            mine, begin, count = mine[count > 0], begin[count > 0], count[count > 0]
-            if len(mine):
-                source[mine], ended[mine] = self._latest(graph, log.steps.first[step[mine]], begin, count)
-            if self._layers:
-                layer = self._layer_of[number][task]
-                loads = np.flatnonzero((graph_of == number) & (layer != NONE))
-                stored = self._stored_end[step[loads], layer[loads]]
-                # A store of an earlier token comes first in program order, so it also wins a tie.
-                later = (stored != NONE) & (stored >= ended[loads])
-                ended[loads[later]] = stored[later]
-                source[loads[later]] = self._stored_row[step[loads], layer[loads]][later]
+        source, ended = np.empty((2, len(rows)), dtype=np.int64)
+        launch(last_inputs, compiled=self._compiled)(
+            rows, self._step, self._steps, self._forms, self._end, self._stored, source, ended
+        )
         return source, ended
 
     def last_of(self, row: int) -> tuple[int, int]:
-        """`last` of a single row, several times faster than a vector of one."""
-        step, task = self._step[row], self._task[row]
-        number = self._graph[step]
-        start, inputs, layer_of = self._lists[number]
-        first, end = self._first[step], self._end
-        source = ended = NONE
-        for i in range(start[task], start[task + 1]):
-            candidate = first + inputs[i]
-            if end[candidate] > ended:
-                source, ended = candidate, end[candidate]
-        if layer_of and layer_of[task] != NONE:
-            stored = int(self._stored_end[step, layer_of[task]])
-            if stored != NONE and stored >= ended:
-                source, ended = int(self._stored_row[step, layer_of[task]]), stored
-        return source, ended
-
-    def _latest(self, graph: TaskGraph, first: Rows, begin: Rows, count: Rows) -> tuple[Rows, Rows]:
-        offset = np.cumsum(count) - count
-        edge = np.arange(int(count.sum())) + np.repeat(begin - offset, count)
-        source = np.repeat(first, count) + graph.inputs[edge]
-        end = self._log.tasks.end[source]
-        latest = np.maximum.reduceat(end, offset)
-        candidates = np.where(end == np.repeat(latest, count), source, np.iinfo(np.int64).max)
-        return np.minimum.reduceat(candidates, offset), latest
-
-    def _loads(self, graph: TaskGraph) -> Rows:
-        """For each task the index of the layer whose KV cache it loads, or `NONE`."""
-        layer_of = np.full(len(graph), NONE, dtype=np.int64)
-        for index, layer in enumerate(self._layers):
-            layer_of[list(graph.kv_loads.get(layer, ()))] = index
-        return layer_of
-
-    def _stores(self) -> tuple[Rows, Rows]:
-        """[step, layer]: when the last store of the layer by an earlier token of the sequence ended, and its row."""
-        log = self._log
-        end = np.full((len(log.steps), len(self._layers)), NONE, dtype=np.int64)
-        row = np.full_like(end, NONE)
-        if not self._layers:
-            return end, row
-        own_end, own_row = end.copy(), row.copy()
-        for number, graph in enumerate(log.graphs):
-            steps = np.flatnonzero(log.steps.graph == number)
-            for index, layer in enumerate(self._layers):
-                stores = np.array(graph.kv_stores.get(layer, ()), dtype=np.int64)
-                if len(stores):
-                    rows = log.steps.first[steps][:, None] + stores
-                    last = log.tasks.end[rows].argmax(axis=1)
-                    own_row[steps, index] = rows[np.arange(len(steps)), last]
-                    own_end[steps, index] = log.tasks.end[own_row[steps, index]]
-        order = np.lexsort((log.steps.token, log.steps.sequence))
-        bounds = np.flatnonzero(np.diff(log.steps.sequence[order])) + 1
-        for steps in np.split(order, bounds):
-            highest = np.maximum.accumulate(own_end[steps], axis=0)
-            before = np.vstack([np.full((1, len(self._layers)), NONE), highest[:-1]])
-            leader = np.maximum.accumulate(np.where(own_end[steps] > before, np.arange(len(steps))[:, None], 0), axis=0)
-            end[steps] = before
-            row[steps[1:]] = np.take_along_axis(own_row[steps], leader[:-1], axis=0)
-        return end, row
+        """`last` of a single row."""
+        source, ended = self.last(np.array([row], dtype=np.int64))
+        return int(source[0]), int(ended[0])

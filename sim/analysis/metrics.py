@@ -4,11 +4,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-import numpy as np
-
-from sim.analysis.context import grid
+from sim.analysis.context import ANY_RULES
+from sim.analysis.moved import moved_by_kind
+from sim.analysis.tally import COMPUTED, MOVED, Tally
 from sim.eventlog import EventLog
-from sim.tasks import WRITE_BITS
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -47,48 +46,32 @@ class Metrics:
     kinds: tuple[Kind, ...]
 
 
-def metrics(log: EventLog) -> Metrics:
-    """Compute them all."""
-    t = log.tasks
-    by_engine = np.argsort(t.engine, kind="stable")  # a radix sort, on 16 bits
-    until = np.searchsorted(t.engine[by_engine], np.arange(-1, log.engines), side="right")
-    held = np.concatenate(([0], np.cumsum((t.end - t.start)[by_engine])))[until]
-    moved = log.bytes_moved()
-    read = written = 0
-    kinds: dict[str, list[int]] = {}
-    for number, graph in enumerate(log.graphs):
-        steps = int((log.steps.graph == number).sum())
-        compute, work, size = (grid(log, number, column).sum(axis=0) for column in (t.compute, t.work, moved))
-        writes = (graph.moves & WRITE_BITS) != 0
-        read, written = read + int(size[~writes].sum()), written + int(size[writes].sum())
-        for kind, name in enumerate(graph.kinds):
-            of = graph.kind == kind
-            here = (steps * int(of.sum()), int(compute[of].sum()), int(work[of].sum()), int(size[of].sum()))
-            kinds[name] = [a + b for a, b in zip(kinds.get(name, (0, 0, 0, 0)), here, strict=True)]
+def metrics(log: EventLog, tally: Tally | None = None) -> Metrics:
+    """Compute them all. tally: of the log, if it is there already; then the log needs no rows."""
+    tally = Tally.of(log, ANY_RULES) if tally is None else tally
+    moved = moved_by_kind(log)
     return Metrics(
         makespan=log.makespan,
-        tasks=len(t),
+        tasks=tally.tasks,
         tokens=tuple(
             Token(sequence=int(s), token=int(k), start=int(a), end=int(b))
             for s, k, a, b in zip(log.steps.sequence, log.steps.token, log.steps.released, log.steps.end, strict=True)
         ),
-        engine_busy=tuple(np.diff(held).tolist()),
-        channel_busy=_busy(log),
-        delivered=tuple(int(log.grants.work[log.grants.channel == number].sum()) for number in range(log.channels)),
-        bytes_read=read,
-        bytes_written=written,
-        kinds=tuple(
-            Kind(kind=kind, tasks=tasks, compute=compute, transfer=transfer, bytes=size)
-            for kind, (tasks, compute, transfer, size) in sorted(kinds.items(), key=lambda k: (-(k[1][1] + k[1][2]), k[0]))
-        ),
+        engine_busy=tuple(tally.engine_busy.tolist()),
+        channel_busy=tally.channel_busy,
+        delivered=tuple(tally.delivered.tolist()),
+        bytes_read=sum(read for read, _ in moved.values()),
+        bytes_written=sum(written for _, written in moved.values()),
+        kinds=_kinds(tally, moved),
     )
 
 
-def _busy(log: EventLog) -> int:
-    """Picoseconds in which some channel served somebody."""
-    if not len(log.grants):
-        return 0
-    order = np.argsort(log.grants.start, kind="stable")
-    start, until = log.grants.start[order], np.maximum.accumulate(log.grants.end[order])
-    idle = np.maximum(start[1:] - until[:-1], 0).sum()
-    return int(until[-1] - start[0] - idle)
+def _kinds(tally: Tally, moved: dict[str, tuple[int, int]]) -> tuple[Kind, ...]:
+    """All kinds, the one that took longest first."""
+    forms = tally.forms
+    sums = {name: [0, 0, 0, sum(moved.get(name, ()))] for name in forms.kinds}
+    for (kind, _), count, row in zip(forms.groups, tally.runs_of_groups().tolist(), tally.totals.tolist(), strict=True):
+        for column, value in enumerate((count, row[COMPUTED], row[MOVED])):
+            sums[forms.kinds[kind]][column] += value
+    kinds = (Kind(kind=n, tasks=t, compute=c, transfer=w, bytes=b) for n, (t, c, w, b) in sums.items())
+    return tuple(sorted(kinds, key=lambda kind: (-(kind.compute + kind.transfer), kind.kind)))

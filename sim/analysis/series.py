@@ -12,12 +12,14 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
+from sim.analysis.channels import deliver_over_time
+from sim.analysis.columns import is_large, services_of, viewed
+from sim.analysis.tally import BINS, Tally
+from sim.base.kernel import launch
 from sim.eventlog import EventLog
 from sim.units import ceil_div
 
 Times = npt.NDArray[np.int64]
-
-BINS = 200
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -44,9 +46,9 @@ class Levels:
     value: Times
 
 
-def series(log: EventLog, arrival: Times, last: Times) -> Series:
-    """The series of a run. arrival, last: ps, of each request."""
-    width = max(1, ceil_div(log.makespan, BINS))
+def series(log: EventLog, arrival: Times, last: Times, tally: Tally | None = None) -> Series:
+    """The series of a run. arrival, last: ps, of each request. tally: of the log, if it is there already."""
+    width, work = _work(log) if tally is None else (tally.width, tally.bins)
     count = max(1, ceil_div(log.makespan, width))
     batch = batches(log)
     return Series(
@@ -54,7 +56,7 @@ def series(log: EventLog, arrival: Times, last: Times) -> Series:
         batch=_means(batch, width, count),
         in_system=_means(Levels(start=arrival, end=last, value=np.ones_like(arrival)), width, count),
         kv_tokens=_means(cached(log), width, count),
-        bytes_per_s=_bandwidth(log, width, count),
+        bytes_per_s=np.round(work[:count] * (log.bandwidth / width), 3),
     )
 
 
@@ -114,18 +116,10 @@ def _integrals(levels: Levels, width: int, count: int, shift: int) -> Times:
     return (total + np.cumsum(whole) * (width >> shift))[:count]
 
 
-def _bandwidth(log: EventLog, width: int, count: int) -> npt.NDArray[np.float64]:
-    """Bytes per second: the work of a grant is spread evenly over its time."""
-    grants = log.grants
-    first, last = grants.start // width, (grants.end - 1) // width
-    work = np.zeros(count + 1, dtype=np.int64)
-    inside = first == last
-    np.add.at(work, first[inside], grants.work[inside])
-    for row in np.flatnonzero(~inside).tolist():  # few: a grant is short against a part of the run
-        start, end, amount = int(grants.start[row]), int(grants.end[row]), int(grants.work[row])
-        given = 0
-        for part in range(start // width, (end - 1) // width + 1):
-            upto = amount * (min(end, (part + 1) * width) - start) // (end - start)
-            work[part] += upto - given
-            given = upto
-    return np.round(work[:count] * (log.bandwidth / width), 3)
+def _work(log: EventLog) -> tuple[int, Times]:
+    """The width of each part in ps, and what all channels delivered in it, in ps of bandwidth."""
+    width = max(1, ceil_div(log.makespan, BINS))
+    work = np.zeros(BINS + 1, dtype=np.int64)
+    compiled = is_large(log)
+    launch(deliver_over_time, compiled=compiled)(viewed(services_of(log), compiled=compiled), width, work)
+    return width, work

@@ -7,8 +7,9 @@ from collections.abc import Callable, Sequence
 import numpy as np
 import numpy.typing as npt
 
+from sim.analysis.columns import NONE
 from sim.analysis.context import Rules
-from sim.analysis.inputs import NONE, Inputs
+from sim.analysis.inputs import Inputs
 from sim.analysis.links import Cause, Place, Releases, equal
 from sim.eventlog import EventLog
 

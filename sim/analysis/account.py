@@ -1,0 +1,71 @@
+"""The whole account of a run from one pass over its log, or from its parts as they come.
+
+account = Account(rules, engines=4, channels=1)
+account.add(log)  # or part after part, each of consecutive whole steps
+account.bounds(log), account.metrics(log), ...  # of a log that needs no rows any more
+
+Parts must be separate in time, as those of a single decode loop are: a step is released when the one before it has ended.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from sim.analysis.bounds import Bounds, bounds
+from sim.analysis.breakdown import INVARIANT, Breakdown, breakdown
+from sim.analysis.checks import check
+from sim.analysis.context import Rules
+from sim.analysis.metrics import Metrics, metrics
+from sim.analysis.requests import Requests, requests
+from sim.analysis.series import Series, series
+from sim.analysis.tally import Tally
+from sim.eventlog import EventLog
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Findings:
+    """Whatever a run is accounted for by. checks: the names of all invariants that were found to hold."""
+
+    bounds: Bounds
+    checks: tuple[str, ...]
+    breakdown: Breakdown
+    metrics: Metrics
+    requests: Requests
+    series: Series
+
+
+class Account:
+    """Adds up a run. compiled: also where few rows come at a time."""
+
+    def __init__(self, rules: Rules, *, engines: int, channels: int, compiled: bool = False) -> None:
+        self._rules = rules
+        self._tally = Tally(rules, engines=engines, channels=channels, compiled=compiled)
+
+    def add(self, part: EventLog) -> None:
+        """Take in a whole log, or the next part of one: consecutive whole steps, whose rows begin at 0.
+
+        Its graphs begin with those of the part before. Raises SimulationError if it begins before all before it has ended.
+        """
+        self._tally.add(part)
+
+    def result(self, log: EventLog, *, warmup_time: int = 0, warmup_requests: int = 0) -> Findings:
+        """All findings. log: the whole run, whose tables of tasks and of service intervals may be empty.
+
+        Raises SimulationError at the first invariant that does not hold.
+        """
+        rules, tally = self._rules, self._tally
+        limits = bounds(log, rules, tally)
+        checks = check(log, rules, limits, tally)
+        parts = breakdown(log, rules, tally)
+        served = requests(log, parts.tokens, warmup_time=warmup_time, warmup_requests=warmup_requests)
+        return Findings(
+            bounds=limits, checks=(*checks, INVARIANT), breakdown=parts, metrics=metrics(log, tally), requests=served,
+            series=series(log, served.arrival, served.last, tally),
+        )  # fmt: skip
+
+
+def account(log: EventLog, rules: Rules, *, warmup_time: int = 0, warmup_requests: int = 0) -> Findings:
+    """All findings of a log that holds all rows."""
+    whole = Account(rules, engines=log.engines, channels=log.channels)
+    whole.add(log)
+    return whole.result(log, warmup_time=warmup_time, warmup_requests=warmup_requests)

@@ -1,0 +1,105 @@
+"""The channels over time, in one pass over the service intervals in order of their end.
+
+Intervals of one channel are equal (several transfers share it) or disjoint. A channel has been busy without a gap since some
+time; a transfer that was eligible before that, and is served now, waited while it was idle.
+"""
+
+from __future__ import annotations
+
+from sim.analysis.columns import NONE, Ints, Services
+from sim.base.integers import mul_div
+from sim.base.kernel import kernel
+
+#: Rows of `state` [.., channel]: the latest interval, what it delivered, since when the channel is busy, all it delivered,
+#: and the first row that waited while it was idle.
+LATEST_START, LATEST_END, IN_LATEST, BUSY_SINCE, DELIVERED, IDLE_ROW = range(6)
+STATE_ROWS = 6
+
+#: What a pass finds wrong.
+NOTHING, NOT_IN_ORDER, TOO_MUCH, OVERLAP = range(4)
+SENTENCES = {
+    NOT_IN_ORDER: "intervals of service are not in order of their ends",
+    TOO_MUCH: "the channel delivered more than its bandwidth",
+    OVERLAP: "intervals of service overlap",
+}
+
+
+@kernel
+def follow_channels(
+    g: Services, issued: Ints, latency: int, conserving: bool, state: Ints, delivered: Ints, width: int, bins: Ints
+) -> int:
+    """Follow all channels; returns what is wrong.
+
+    issued: [row], when a task's transfer was. conserving: channels may not be idle. delivered: [row], work that each task got.
+    width, bins: see `deliver_over_time`.
+    """
+    task, channel, start, end, work = g.task, g.channel, g.start, g.end, g.work
+    latest = 0
+    for i in range(len(task)):
+        row, where, begin, until, amount = task[i], channel[i], start[i], end[i], work[i]
+        if until < latest or begin >= until:
+            return NOT_IN_ORDER
+        latest = until
+        if begin == state[LATEST_START, where] and until == state[LATEST_END, where]:
+            state[IN_LATEST, where] += amount
+        else:
+            if begin < state[LATEST_END, where]:
+                return OVERLAP
+            if begin > state[LATEST_END, where]:
+                state[BUSY_SINCE, where] = begin
+            state[LATEST_START, where] = begin
+            state[LATEST_END, where] = until
+            state[IN_LATEST, where] = amount
+        if state[IN_LATEST, where] > until - begin:
+            return TOO_MUCH
+        state[DELIVERED, where] += amount
+        delivered[row] += amount
+        if conserving and state[BUSY_SINCE, where] > issued[row] + latency:
+            known = state[IDLE_ROW, where]
+            state[IDLE_ROW, where] = row if known == NONE else min(known, row)
+    deliver_over_time(g, width, bins)
+    return NOTHING
+
+
+@kernel
+def deliver_over_time(g: Services, width: int, bins: Ints) -> None:
+    """Add what the channels deliver to `bins` [part + 1], parts of `width` ps each."""
+    start, end, work = g.start, g.end, g.work
+    part = 0
+    for i in range(len(start)):
+        begin, until, amount = start[i], end[i], work[i]
+        while until > (part + 1) * width:
+            part += 1
+        if begin >= part * width:
+            bins[part] += amount
+        else:
+            spread(bins, width, begin, until, amount)
+
+
+@kernel
+def spread(bins: Ints, width: int, begin: int, until: int, amount: int) -> None:
+    """Add an amount to the parts that [begin, until) reaches into, evenly."""
+    given = 0
+    for part in range(begin // width, (until - 1) // width + 1):
+        upto = mul_div(amount, min(until, (part + 1) * width) - begin, until - begin)
+        bins[part] += upto - given
+        given = upto
+
+
+@kernel
+def any_busy(g: Services, runs: Ints) -> int:
+    """Picoseconds in which some channel served; runs: [2, intervals + 1], for stretches that are busy and do not touch."""
+    start, end = g.start, g.end
+    count = 0
+    for i in range(len(start)):
+        begin, until = start[i], end[i]
+        while count > 0 and runs[1, count - 1] >= begin:  # it began before that one ended, so it takes it in
+            count -= 1
+            begin = min(begin, runs[0, count])
+        runs[0, count] = begin
+        runs[1, count] = until
+        count += 1
+    busy = 0
+    for k in range(count):
+        busy += runs[1, k] - runs[0, k]
+    return busy

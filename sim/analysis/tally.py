@@ -1,0 +1,379 @@
+"""One pass over the rows of a log: what the checks look at and what the account sums, step by step while a step is in cache.
+
+`Tally.add` takes a log, or a part of it: consecutive whole steps with their service intervals. In parts that are separate in
+time, as those of a single decode loop are, the sums and what is checked are those of the whole.
+"""
+
+from __future__ import annotations
+
+from enum import IntEnum
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from sim.analysis import channels
+from sim.analysis.channels import any_busy, follow_channels
+from sim.analysis.columns import (
+    NONE,
+    Forms,
+    FormTable,
+    Ints,
+    Steps,
+    Tasks,
+    in_order,
+    is_large,
+    services_of,
+    steps_of,
+    tasks_of,
+    viewed,
+)  # fmt: skip
+from sim.analysis.context import Rules
+from sim.analysis.engines import ALL_BUSY, WORK_ROWS, by_start, sweep_engines
+from sim.analysis.inputs import last_input, stores_before
+from sim.analysis.longest import arrivals_of, extend_paths
+from sim.analysis.parts import PART_COUNT, WAIT_INPUT, full_speed, split
+from sim.analysis.wide import LOW, add_wide, whole
+from sim.base.kernel import kernel, launch
+from sim.errors import SimulationError
+from sim.eventlog import EventLog
+from sim.units import ceil_div
+
+Times = npt.NDArray[np.int64]
+
+BINS = 200  # parts of a run, for means over time
+
+#: Columns of `totals` beside the parts: from ready to end, time on engines, channel time, number of tasks that move something.
+SPENT, COMPUTED, MOVED, TRANSFERS = range(PART_COUNT, PART_COUNT + 4)
+COLUMNS = PART_COUNT + 4
+
+
+class Fault(IntEnum):
+    """What can be wrong with a run. `bad` [fault] holds the first row of the first kinds, or -1."""
+
+    OUT_OF_ORDER = 0
+    BEFORE_INPUT = 1
+    ENGINE_SHARED = 2
+    TOO_FAST = 3
+    KV_ORDER = 4
+    NOT_DELIVERED = 5
+    ABOVE_BANDWIDTH = 6
+    IDLE = 7
+
+
+OUT_OF_ORDER, BEFORE_INPUT, ENGINE_SHARED, TOO_FAST = range(4)
+
+
+@kernel
+def find(bad: Ints, fault: int, row: int) -> None:
+    """Note a row that is wrong, if it is one and the first."""
+    if row != NONE and bad[fault] == NONE:
+        bad[fault] = row
+
+
+@kernel
+def times_in_order(t: Tasks, first: int, after: int, released: int, until: int) -> int:
+    """A row for which released <= ready <= start <= loaded <= end <= until does not hold, or -1; of a step that ends then."""
+    ready, start, loaded, end = t.ready, t.start, t.loaded, t.end
+    for row in range(first, after):
+        if not (released <= ready[row] <= start[row] <= loaded[row] <= end[row] <= until and start[row] < end[row]):
+            return row
+    return NONE
+
+
+@kernel
+def after_inputs(t: Tasks, f: Forms, first: int, after: int, form: int) -> int:
+    """A row that was ready before one of its inputs had ended, or -1. form: of the first row."""
+    ready, end, inputs, input_start = t.ready, t.end, f.inputs, f.input_start
+    edge = input_start[form]
+    for row in range(first, after):
+        last_edge = input_start[form + row - first + 1]
+        while edge < last_edge:
+            if end[first + inputs[edge]] > ready[row]:
+                return row
+            edge += 1
+    return NONE
+
+
+@kernel
+def split_step(
+    t: Tasks, f: Forms, first: int, after: int, form: int, base: int, latency: int, stripes: int, stream: bool, work: Ints,
+    parts: Ints, totals: Ints, step: int, by_step: Ints, busy: Ints,
+) -> int:  # fmt: skip
+    """Add the times of the tasks of one step to all sums; returns a row that ran faster than it can, or -1.
+
+    base: row of `work[ALL_BUSY, 0]`. parts: [part], to work with. totals: [group, column, 2], by_step: [step, part, 2].
+    busy: [engine], ps.
+    """
+    engine, ready, start, loaded, end, compute, moved = t.engine, t.ready, t.start, t.loaded, t.end, t.compute, t.work
+    group = f.group
+    for row in range(first, after):
+        mine, held = group[form + row - first], engine[row] >= 0
+        transfer = full_speed(moved[row], latency, stripes)
+        fits = split(
+            held, ready[row], start[row], loaded[row], end[row], compute[row], transfer, work[ALL_BUSY, row - base], stream,
+            parts,
+        )  # fmt: skip
+        if not fits:
+            return row
+        for part in range(PART_COUNT):
+            if parts[part] > 0:
+                add_wide(totals, mine, part, parts[part])
+                add_wide(by_step, step, part, parts[part])
+        add_wide(totals, mine, SPENT, end[row] - ready[row])
+        add_wide(totals, mine, COMPUTED, compute[row])
+        if moved[row] > 0:
+            add_wide(totals, mine, MOVED, moved[row])
+            totals[mine, TRANSFERS, LOW] += 1
+        if held:
+            busy[engine[row]] += end[row] - start[row]
+    return NONE
+
+
+@kernel
+def last_of_step(end: Ints, first: int, after: int) -> int:
+    """The row that ended last, the first in program order of several; -1 of none."""
+    if first == after:
+        return NONE
+    last = first
+    for row in range(first + 1, after):
+        if end[row] > end[last]:
+            last = row
+    return last
+
+
+@kernel
+def follow_chain(
+    t: Tasks, f: Forms, first: int, after: int, form: int, base: int, latency: int, stripes: int, stream: bool, work: Ints,
+    parts: Ints, step: int, released: int, stored: Ints, tokens: Ints,
+) -> None:  # fmt: skip
+    """Fill `tokens` [step, part]: back from the task that ended last to its last input, and so on. See `split_step`."""
+    engine, ready, start, loaded, end, compute, moved = t.engine, t.ready, t.start, t.loaded, t.end, t.compute, t.work
+    row = last_of_step(end, first, after)
+    while row != NONE:
+        transfer = full_speed(moved[row], latency, stripes)
+        split(
+            engine[row] >= 0, ready[row], start[row], loaded[row], end[row], compute[row], transfer, work[ALL_BUSY, row - base],
+            stream, parts,
+        )  # fmt: skip
+        for part in range(PART_COUNT):
+            tokens[step, part] += parts[part]
+        row = last_input(form + row - first, first, step, end, f, stored)
+        if row != NONE and not first <= row < after:  # a task of another token
+            tokens[step, WAIT_INPUT] += max(0, end[row] - released)
+            row = NONE
+
+
+@kernel
+def not_delivered(work: Ints, delivered: Ints) -> int:
+    """A row that got another amount of work than it asked for, or -1."""
+    for row in range(len(work)):
+        if work[row] != delivered[row]:
+            return row
+    return NONE
+
+
+@kernel
+def tally_steps(
+    t: Tasks, s: Steps, f: Forms, cuts: Ints, latency: int, stripes: int, stream: bool, stored: Ints, work: Ints, parts: Ints,
+    until: Ints, busy: Ints, totals: Ints, by_step: Ints, tokens: Ints, bad: Ints,
+) -> None:  # fmt: skip
+    """Go through all steps, in batches that are separate in time: those from cuts[i] to cuts[i + 1]."""
+    for i in range(len(cuts) - 1):
+        base = s.first[cuts[i]]
+        rows = base
+        for step in range(cuts[i], cuts[i + 1]):
+            first, form = s.first[step], f.first[s.graph[step]]
+            rows = first + f.first[s.graph[step] + 1] - form
+            find(bad, OUT_OF_ORDER, times_in_order(t, first, rows, s.released[step], s.end[step]))
+            find(bad, BEFORE_INPUT, after_inputs(t, f, first, rows, form))
+        find(bad, ENGINE_SHARED, sweep_engines(t, base, by_start(t, base, rows, work), until, work))
+        for step in range(cuts[i], cuts[i + 1]):
+            first, form = s.first[step], f.first[s.graph[step]]
+            after = first + f.first[s.graph[step] + 1] - form
+            wrong = split_step(
+                t, f, first, after, form, base, latency, stripes, stream, work, parts, totals, step, by_step, busy
+            )
+            find(bad, TOO_FAST, wrong)
+            follow_chain(
+                t, f, first, after, form, base, latency, stripes, stream, work, parts, step, s.released[step], stored, tokens
+            )
+
+
+@kernel
+def kv_order(order: Ints, s: Steps, f: Forms, t: Tasks, stored: Ints, early: Ints) -> bool:
+    """Whether no step loads a layer's KV cache before earlier tokens of its sequence have stored it; else `early` says which.
+
+    order: steps by sequence and token. stored: [layer], to work with. early: (step, layer).
+    """
+    sequence = NONE
+    for position in range(len(order)):
+        step = order[position]
+        first, graph = s.first[step], s.graph[step]
+        if s.sequence[step] != sequence:
+            sequence = s.sequence[step]
+            for layer in range(len(stored)):
+                stored[layer] = 0
+        for i in range(f.kv_first[graph], f.kv_first[graph + 1]):
+            if f.kv_stores[i] == 0 and t.start[first + f.kv_task[i]] < stored[f.kv_layer[i]]:
+                early[0], early[1] = step, f.kv_layer[i]
+                return False
+        for i in range(f.kv_first[graph], f.kv_first[graph + 1]):
+            if f.kv_stores[i] == 1:
+                stored[f.kv_layer[i]] = max(stored[f.kv_layer[i]], t.end[first + f.kv_task[i]])
+    return True
+
+
+class Tally:
+    """Sums over the rows of a run, and what is wrong with them.
+
+    forms: the tasks of all graphs. engine_busy: [engine], delivered: [channel], ps. channel_busy: ps in which some channel
+    served. services, tasks: rows. runs: [graph], how often it ran. width, bins: work in parts of `width` ps each, from 0.
+    reached: [sequence], ps, the end of the longest path. faults: a sentence for each kind of fault that was found.
+    """
+
+    def __init__(self, rules: Rules, *, engines: int, channels: int, compiled: bool = False) -> None:
+        """compiled: also where few rows come at a time."""
+        self._rules, self._compiled = rules, compiled
+        self.forms = FormTable()
+        self.engine_busy = np.zeros(engines, dtype=np.int64)
+        self.delivered = np.zeros(channels, dtype=np.int64)
+        self.channel_busy = self.services = self.tasks = 0
+        self.runs = np.zeros(0, dtype=np.int64)
+        self.width, self.bins = 1, np.zeros(BINS + 1, dtype=np.int64)
+        self.reached = np.array(rules.arrivals, dtype=np.int64)
+        self.faults: dict[Fault, str] = {}
+        self._sums = np.zeros((0, COLUMNS, 2), dtype=np.int64)
+        self._by_step: list[npt.NDArray[Any]] = []
+        self._tokens: list[Times] = []
+        self._latest = NONE
+
+    @classmethod
+    def of(cls, log: EventLog, rules: Rules) -> Tally:
+        """The tally of a whole log."""
+        tally = cls(rules, engines=log.engines, channels=log.channels)
+        tally.add(log)
+        return tally
+
+    @property
+    def totals(self) -> npt.NDArray[Any]:
+        """[group, column], groups as in `forms`."""
+        return whole(self._sums)
+
+    @property
+    def by_step(self) -> npt.NDArray[Any]:
+        """[step, part], all tasks of each step."""
+        return np.concatenate([np.zeros((0, PART_COUNT), dtype=np.int64), *self._by_step])
+
+    @property
+    def tokens(self) -> Times:
+        """[step, part], the chain of each step."""
+        return np.concatenate([np.zeros((0, PART_COUNT), dtype=np.int64), *self._tokens])
+
+    def runs_of_groups(self) -> Times:
+        """[group]: how many tasks of it ran."""
+        counts = np.zeros(len(self.forms.groups), dtype=np.int64)
+        first, group = self.forms.columns.first, self.forms.columns.group
+        np.add.at(counts, group, np.repeat(self.runs, np.diff(first)))
+        return counts
+
+    def add(self, log: EventLog) -> None:
+        """Take in a whole log, or the next part of one, which must begin when all before has ended."""
+        if self._latest != NONE and int(log.steps.released.min(initial=self._latest)) < self._latest:
+            raise SimulationError("steps that are accounted for apart overlap in time")
+        compiled = self._compiled or is_large(log)
+        self.forms.add(log.graphs)
+        grown = len(self.forms.groups) - len(self._sums)
+        self._sums = np.concatenate([self._sums, np.zeros((grown, COLUMNS, 2), dtype=np.int64)])
+        self.tasks += len(log.tasks)
+        self.services += len(log.grants)
+        runs = np.bincount(log.steps.graph, minlength=len(log.graphs))
+        runs[: len(self.runs)] += self.runs
+        self.runs = runs
+        arrivals = arrivals_of(log, self._rules)
+        self.reached = np.append(self.reached, arrivals[len(self.reached) :])
+        extend_paths(log, self._rules, self.forms, self.reached, compiled=compiled)
+        self._add_services(log, compiled=compiled)
+        self._add_steps(log, compiled=compiled)
+        self._check_kv_order(log, compiled=compiled)
+        self._latest = max(self._latest, log.makespan)
+
+    def _note(self, kind: Fault, sentence: str) -> None:
+        self.faults.setdefault(kind, sentence)
+
+    def _add_services(self, log: EventLog, *, compiled: bool) -> None:
+        self._widen(log.makespan)
+        g, t = viewed(services_of(log), compiled=compiled), tasks_of(log)
+        state = np.zeros((channels.STATE_ROWS, log.channels), dtype=np.int64)
+        state[channels.LATEST_START] = state[channels.IDLE_ROW] = NONE
+        delivered = np.zeros(len(log.tasks), dtype=np.int64)
+        wrong = launch(follow_channels, compiled=compiled)(
+            g, t.start, self._rules.latency, self._rules.work_conserving_channel, state, delivered, self.width, self.bins
+        )
+        if wrong != channels.NOTHING:
+            self._note(Fault.ABOVE_BANDWIDTH, channels.SENTENCES[wrong])
+            return
+        row = launch(not_delivered, compiled=compiled)(t.work, delivered)
+        if row != NONE:
+            self._note(Fault.NOT_DELIVERED, f"{log.name(row)} asked for one amount and got another")
+        for channel, idle in enumerate(state[channels.IDLE_ROW].tolist()):
+            if idle != NONE:
+                self._note(Fault.IDLE, f"channel {channel} was idle while {log.name(idle)} was eligible")
+        self.delivered += state[channels.DELIVERED]
+        self.channel_busy += launch(any_busy, compiled=compiled)(g, np.empty((2, len(log.grants) + 1), dtype=np.int64))
+
+    def _widen(self, makespan: int) -> None:
+        """Make parts wide enough to reach so far: at first as narrow as can be, later twice as wide again and again."""
+        if self._latest == NONE:
+            self.width = max(1, ceil_div(makespan, BINS))
+        while self.width * BINS < makespan:
+            self.width *= 2
+            self.bins = np.append(self.bins[:-1].reshape(-1, 2).sum(axis=1), np.zeros(BINS // 2 + 1, dtype=np.int64))
+
+    def _add_steps(self, log: EventLog, *, compiled: bool) -> None:
+        rules, steps, count = self._rules, steps_of(log), len(log.steps)
+        cuts = _cuts(log)
+        rows = np.append(steps.first, len(log.tasks))[cuts]
+        by_step, tokens = np.zeros((count, PART_COUNT, 2), dtype=np.int64), np.zeros((count, PART_COUNT), dtype=np.int64)
+        bad = np.full(len(_SENTENCES), NONE, dtype=np.int64)
+        launch(tally_steps, compiled=compiled)(
+            viewed(tasks_of(log), compiled=compiled), viewed(steps, compiled=compiled),
+            viewed(self.forms.columns, compiled=compiled), cuts, rules.latency, rules.stripes, rules.execution == "stream",
+            stores_before(log, rules, self.forms, compiled=compiled),
+            np.empty((WORK_ROWS, int(np.diff(rows).max(initial=0)) + 1), dtype=np.int64), np.zeros(PART_COUNT, dtype=np.int64),
+            np.zeros(len(self.engine_busy), dtype=np.int64), self.engine_busy, self._sums, by_step, tokens, bad,
+        )  # fmt: skip
+        self._by_step.append(whole(by_step))
+        self._tokens.append(tokens)
+        for fault, sentence in _SENTENCES.items():
+            if bad[fault] != NONE:
+                row = int(bad[fault])
+                self._note(fault, sentence.format(name=log.name(row), engine=log.tasks.engine[row]))
+
+    def _check_kv_order(self, log: EventLog, *, compiled: bool) -> None:
+        if not self.forms.layers:
+            return
+        early, steps = np.zeros(2, dtype=np.int64), log.steps
+        fine = launch(kv_order, compiled=compiled)(
+            in_order(log), viewed(steps_of(log), compiled=compiled), viewed(self.forms.columns, compiled=compiled),
+            viewed(tasks_of(log), compiled=compiled), np.zeros(len(self.forms.layers), dtype=np.int64), early,
+        )  # fmt: skip
+        if not fine:
+            token = f"{steps.sequence[early[0]]}.{steps.token[early[0]]}"
+            self._note(Fault.KV_ORDER, f"token {token} loaded layer {self.forms.layers[early[1]]} before it was stored")
+
+
+_SENTENCES = {
+    Fault.OUT_OF_ORDER: "{name}",
+    Fault.BEFORE_INPUT: "{name} was ready before an input ended",
+    Fault.ENGINE_SHARED: "engine {engine} ran two tasks at once",
+    Fault.TOO_FAST: "{name} ran faster than it can",
+}
+
+
+def _cuts(log: EventLog) -> Times:
+    """The steps at which all before have ended, and none of them or later was released before; with 0 and the end."""
+    released, end = log.steps.released, log.steps.end
+    first_from = np.minimum.accumulate(released[::-1])[::-1]
+    cuts = np.flatnonzero(np.maximum.accumulate(end)[:-1] <= first_from[1:]) + 1
+    return np.concatenate([[0], cuts, [len(end)]] if len(end) else [[0]]).astype(np.int64)
