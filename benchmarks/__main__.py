@@ -174,7 +174,7 @@ def serving(options: argparse.Namespace) -> Lines:
     yield """## Serving
 
 Llama-3.1-8B; each run is a process of its own, and loading compiled code counts. The first two: an H100 as one engine. The
-last: a device with the rates of a B200 (an H100 would need more than the hour for the prompts), and requests that the benchmark
+last: a device with the rates of a B200, whose queue does not grow as that of an H100 would, and requests that the benchmark
 makes from a seed in the layout of Mooncake's public trace, with its count and its means (7,590 tokens of input, 182 of output).
 Prefixes that requests share are in that file, and are not used.
 """

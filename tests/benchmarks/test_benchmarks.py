@@ -145,7 +145,16 @@ def test_peers_get_the_requests_of_our_workloads():
     assert generate.count == config["workload"]["num_requests"]
     assert generate.arrivals.rate == config["workload"]["arrival_rate"] * 10**6
     assert (generate.prompt, generate.tokens) == (512, 128)
-    assert scenario.hardware.memory.bandwidth == config["hardware"]["memory_bandwidth"]
+
+
+@pytest.mark.parametrize("name", peers.WORKLOADS)
+def test_peers_get_the_device_of_our_workloads(name: str):
+    overrides = [each for each in SERVING[name].overrides if not each.startswith("record")]
+    hardware = entry.scenario("dense_batch_32", *overrides).hardware
+    config = peers.WORKLOADS[name].config()["hardware"]
+    assert hardware.memory.bandwidth == config["memory_bandwidth"]
+    assert hardware.memory.capacity == config["memory_capacity"]
+    assert hardware.engines.flops == config["compute_flops"]
 
 
 def test_the_benchmarks_run(tmp_path: Path):
