@@ -71,7 +71,7 @@ class Machine:
     def start(self, task: Task) -> None:
         """All inputs of a task have ended: it waits for an engine, or its transfer begins."""
         task.ready = self.env.now
-        if task.step.form.on_engine[task.number]:
+        if task.on_engine:
             self.pool.put(task)
         else:
             self.transfer(task, SHARED)
@@ -97,10 +97,13 @@ class Machine:
 
     def finished(self, task: Task) -> None:
         """A task has ended: what waited for it may start, SRAM has room again, and the step may have ended with it."""
-        step = task.step
+        step, tasks = task.step, task.step.tasks
         task.end = self.env.now
         for number in step.form.outputs[task.number]:
-            self.input_ended(step.tasks[number])
+            output = tasks[number]
+            output.waiting -= 1
+            if not output.waiting:
+                self.start(output)
         if step.sequence in self.orders:
             self.orders[step.sequence].ended(task)
         if self.sram is not None and task.number in step.sram:
@@ -110,10 +113,6 @@ class Machine:
             self.ended(step)
             step.done.succeed()
 
-    def input_ended(self, task: Task) -> None:
-        task.waiting -= 1
-        if not task.waiting:
-            self.start(task)
 
 
 class KVOrder:
@@ -122,9 +121,9 @@ class KVOrder:
     A token may load a layer's cache once all earlier tokens have stored their rows there: one more input for each such load.
     """
 
-    def __init__(self, steps: Sequence[Step], input_ended: Callable[[Task], None]) -> None:
+    def __init__(self, steps: Sequence[Step], start: Callable[[Task], None]) -> None:
         self.steps = steps
-        self.input_ended = input_ended
+        self.start = start
         self.missing = [{layer: len(tasks) for layer, tasks in step.form.graph.kv_stores.items()} for step in steps]
         self.stored: dict[int, int] = {}  # layer -> tokens that have stored their rows, without a gap
         self.layer_of = {task: layer for layer, tasks in steps[0].form.graph.kv_stores.items() for task in tasks}
@@ -145,8 +144,11 @@ class KVOrder:
             stored += 1
             if stored < len(self.steps):
                 step = self.steps[stored]
-                for load in step.form.graph.kv_loads.get(layer, ()):
-                    self.input_ended(step.tasks[load])
+                for number in step.form.graph.kv_loads.get(layer, ()):
+                    load = step.tasks[number]
+                    load.waiting -= 1
+                    if not load.waiting:
+                        self.start(load)
         self.stored[layer] = stored
 
 
@@ -165,7 +167,7 @@ def known_sequence(machine: Machine, number: int, arrival: int, steps: Iterator[
     yield machine.env.timeout(arrival)
     yield machine.turns.turn(number)
     together = list(steps)
-    machine.orders[number] = KVOrder(together, machine.input_ended)
+    machine.orders[number] = KVOrder(together, machine.start)
     machine.release(*together)
     yield machine.env.all_of([step.done for step in together])
 

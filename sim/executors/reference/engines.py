@@ -55,27 +55,25 @@ class EnginePool:
     def _dispatch(self) -> None:
         """Give ready tasks to free engines."""
         room = self.limit - (self.count - len(self.free))
-        for engine in self.free.copy():
+        for engine in self.free[:]:
             if not room or not (self.ready or self.bound):
                 return
-            queue = self._queue(engine)
-            if queue is None:
-                continue
-            _, _, task = heappop(queue)
-            if not queue:
-                self.bound = {home: tasks for home, tasks in self.bound.items() if tasks}
-            if task.chain is not None:
-                task.step.home.setdefault(task.chain, engine)
-            self.free.remove(engine)
-            self.given.pop(engine).succeed(task)
-            room -= 1
+            if task := self._next(engine):
+                if task.chain is not None:
+                    task.step.home.setdefault(task.chain, engine)
+                self.free.remove(engine)
+                self.given.pop(engine).succeed(task)
+                room -= 1
 
-    def _queue(self, engine: int) -> Ready | None:
-        """Where the next task of an engine is: among those that are bound to it, or among those for any engine."""
+    def _next(self, engine: int) -> Task | None:
+        """The first of the tasks that are bound to an engine and of those for any engine."""
         bound = self.bound.get(engine)
-        if bound and self.ready:
-            return min(bound, self.ready, key=lambda tasks: tasks[0][:2])
-        return bound or self.ready or None
+        if bound and not (self.ready and self.ready[0] < bound[0]):
+            task = heappop(bound)[-1]
+            if not bound:
+                del self.bound[engine]
+            return task
+        return heappop(self.ready)[-1] if self.ready else None
 
 
 def engine(
@@ -92,8 +90,8 @@ def engine(
         task.engine, task.start = number, env.now
         if task.work:
             yield load(task, number)
-        task.loaded = env.now
-        ends = task.compute + (task.start if overlap else task.loaded)
-        if ends > env.now:
-            yield env.timeout(ends - env.now)
+        now = task.loaded = env.now
+        end = task.compute + (task.start if overlap else now)
+        if end > now:
+            yield env.timeout(end - now)
         finished(task)

@@ -138,6 +138,7 @@ class Record:
                     len(self.steps),
                 )
             )  # fmt: skip
+            step.tasks.clear()
         self.fresh.clear()
         self.over.clear()
 

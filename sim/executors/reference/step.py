@@ -47,6 +47,7 @@ class Task:
     compute: int
     work: int
     waiting: int
+    on_engine: bool
     engine: int = -1
     ready: int = -1
     start: int = -1
@@ -90,11 +91,11 @@ class Form:
     def __init__(self, graph: TaskGraph, setup: Setup) -> None:
         self.graph = graph
         self.inputs: list[int] = np.diff(graph.input_start).tolist()  # how many
-        first = graph.output_start.tolist()
-        self.outputs: list[list[int]] = [graph.outputs[first[t] : first[t + 1]].tolist() for t in range(len(graph))]
+        outputs, first = graph.outputs.tolist(), graph.output_start.tolist()
+        self.outputs: list[list[int]] = [outputs[first[t] : first[t + 1]] for t in range(len(graph))]
         self.on_engine: list[bool] = graph.engine.tolist()
         self.moves: list[int] = graph.moves.tolist()
-        self.kind = [graph.kind_of(task) for task in range(len(graph))]
+        self.kind = [graph.kinds[kind] for kind in graph.kind.tolist()]
         self.prefetch: list[int] = np.flatnonzero(graph.prefetch).tolist()
         self.member: list[int] | None = graph.ops.member[graph.op].tolist() if graph.ops.members is not None else None
         chains = setup.scheduler.chains(graph)
@@ -147,7 +148,7 @@ class Steps:
         )  # fmt: skip
         rank = self.setup.scheduler.ranks(StepView(graph, step.age, compute, work)).tolist()
         owner, queue = self._sequences(form, number, batch)
-        columns = zip(rank, form.chain, owner, queue, compute.tolist(), work.tolist(), form.inputs, strict=True)
+        columns = zip(rank, form.chain, owner, queue, compute.tolist(), work.tolist(), form.inputs, form.on_engine, strict=True)
         step.tasks = [Task(step, task, (number, token, task), *values) for task, values in enumerate(columns)]
         return step
 
