@@ -95,7 +95,11 @@ def _of_all(ops: BatchGraph, steps: StepLanes, chosen: Sequence[int]) -> list[Ke
     members = steps.members
     assert members is not None
     parts: list[list[Kernel]] = [[] for _ in chosen]
+    some = (ops.table != 0).any(axis=(1, 2))  # [polynomial]
+    costs = [some[index].any(axis=0) for index in (ops.cost_index, ops.several_index)]
     for several in (False, True):
+        # What costs nothing for some members is not run for them: no mask for one token.
+        runs = (costs[several] | ~costs[not several])[chosen]
         alone = members.query > 1 if several else members.query <= 1 if ops.shape.swap else members.query == 1
         member, lane = np.nonzero(alone)
         if not len(lane):
@@ -107,28 +111,44 @@ def _of_all(ops: BatchGraph, steps: StepLanes, chosen: Sequence[int]) -> list[Ke
         )  # fmt: skip
         kernels = _kernels(ops.alone(several=several), lanes, chosen)
         summed = {id(kernel): _summed(kernel, lane, len(steps.context)) for kernel in kernels}
-        for part, kernel in zip(parts, kernels, strict=True):
-            part.append(summed[id(kernel)])
+        for part, kernel, is_run in zip(parts, kernels, runs.tolist(), strict=True):
+            if is_run:
+                part.append(summed[id(kernel)])
     made: dict[tuple[int, ...], Kernel] = {}
     for part in parts:
-        made.setdefault(tuple(map(id, part)), together(part))
+        made.setdefault(tuple(map(id, part)), _joined(part))
     return [made[tuple(map(id, part))] for part in parts]
 
 
+def _joined(parts: Sequence[Kernel]) -> Kernel:
+    """Kernels of `_summed` as one: `together`, where contexts are still sums over rows."""
+    shapes = parts[0].shapes
+    sums = {name: np.asarray(sum(getattr(p.shapes, name) for p in parts)) for name in (*_SUMMED, "context")}
+    sums["context"] //= np.maximum(sums["rows"], 1)
+    read, written, memory = (np.asarray(sum(getattr(p, name) for p in parts)) for name in ("read", "written", "memory"))
+    return Kernel(parts[0].kinds, parts[0].dtype, replace(shapes, **sums), read, written, memory)
+
+
 def _summed(kernel: Kernel, lane: npt.NDArray[np.intp], lanes: int) -> Kernel:
-    """A kernel whose entries are members of some steps, as the one that does all their rows. lane: [entry], of which step."""
+    """A kernel whose entries are members of some steps, as the one that does all their rows, of whose contexts it has the sum.
+
+    lane: [entry], of which step.
+    """
 
     def total(column: IntArray) -> IntArray:
         result = np.zeros(lanes, dtype=np.int64)
         np.add.at(result, lane, column)
         return result
 
-    shapes, alike = kernel.shapes, {}
-    for name in ("n", "k", "heads", "kv_heads", "head_dim"):
-        alike[name] = np.zeros(lanes, dtype=np.int64)
-        np.maximum.at(alike[name], lane, getattr(shapes, name))
+    shapes = kernel.shapes
+    first = np.full(lanes, len(lane))
+    np.minimum.at(first, lane, np.arange(len(lane)))
+    alike = {
+        name: np.append(getattr(shapes, name), 0)[first]  # those of the first member; 0 if a step has none
+        for name in ("n", "k", "heads", "kv_heads", "head_dim")
+    }
     sums = {name: total(getattr(shapes, name)) for name in _SUMMED}
-    context = total(shapes.context * shapes.rows) // np.maximum(sums["rows"], 1)
+    context = total(shapes.context * shapes.rows)
     read, written, memory = (total(getattr(kernel, name)) for name in ("read", "written", "memory"))
     return Kernel(kernel.kinds, kernel.dtype, replace(shapes, **sums, **alike, context=context), read, written, memory)
 

@@ -1,0 +1,259 @@
+"""Graphs of steps: repeating the blocks of a template against stitching op by op; kernels for all members against their sum."""
+
+from __future__ import annotations
+
+from dataclasses import fields
+from fractions import Fraction
+from functools import cache
+
+import numpy as np
+import numpy.typing as npt
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+import models.library
+import sim
+from sim.batch import BatchGraph, Laid, Shape, StepGraphs, Variants, stitch
+from sim.cost.kernels import Kernel, kernels_of, together
+from sim.cost.model import Machine
+from sim.cost.profiled import calls
+from sim.cost.roofline import Roofline
+from sim.errors import InputError
+from sim.fusion import Fusion, fuse, with_kv_heads
+from sim.graph import IntArray, Members, OpGraph, StepLanes
+from sim.lowering import Mapping, lower
+from sim.routing import Uniform
+from sim.scenario import from_dict
+from sim.tasks import TaskGraph
+from sim.template import first_of_each
+
+MODELS = ("llama-3.2-1b", "mixtral-8x7b", "deepseek-v2-lite", "gemma-2-2b", "gpt-oss-20b")
+LAYERS = 2
+MAPPINGS: dict[str, tuple[Mapping, Fusion]] = {
+    "heads split": (Mapping(weights="streamed"), Fusion()),
+    "splits": (Mapping(kv_loads="head", weights="streamed"), Fusion(softmax="online", kv_splits=3)),
+    "operands": (Mapping(kv="operands", execution="stream", heads="fused"), Fusion(softmax="online", kv_splits=2)),
+    "blocking": (Mapping(kv="operands", execution="blocking", activations="off_chip", weights=Fraction(2, 5)), Fusion()),
+    "tiles": (Mapping(tiles={"default": 3, "lm_head": 8}, weights=Fraction(1, 3)), Fusion(softmax="fused", qkv=True)),
+    "off chip": (Mapping(activations="off_chip", tiles=2, weights="streamed", heads="fused"), Fusion(gate_up=True)),
+}
+
+
+@cache
+def laid(model: str, mapping: str) -> Variants:
+    """The captures of a model as a mapping lays them out."""
+    found = models.library.load(model)
+
+    def lay_out(ops: OpGraph) -> OpGraph:
+        kept = with_kv_heads(ops.select(LAYERS), 1 if model.startswith("deepseek") else found.kv_heads)
+        return fuse(kept, MAPPINGS[mapping][1], element=2)
+
+    return Laid(found.variants, lay_out)
+
+
+@cache
+def graphs(model: str, mapping: str, attention: str = "sequence") -> StepGraphs:
+    chosen = {field.name: getattr(MAPPINGS[mapping][0], field.name) for field in fields(Mapping)}
+    return StepGraphs(laid(model, mapping), Mapping(**{**chosen, "attention": attention}), Uniform(3))
+
+
+def lanes(members: list[tuple[int, int, int]], logits: int) -> StepLanes:
+    """One step of members with (context, new tokens, tokens loaded)."""
+    context, query, loads = (np.array(column, dtype=np.int64)[:, None] for column in zip(*members, strict=True))
+    sequence, one = np.arange(len(members))[:, None], np.zeros(1, dtype=np.int64)
+    return StepLanes(
+        sequence=one, token=one, context=context.sum(axis=0),
+        members=Members(sequence=sequence, context=context, query=query, loads=loads, logits=np.array([logits])),
+    )  # fmt: skip
+
+
+@st.composite
+def shapes(draw: st.DrawFn) -> Shape:
+    several = tuple(draw(st.lists(st.booleans(), min_size=1, max_size=6)))
+    leaders = tuple(draw(st.integers(-1, member - 1)) for member in range(len(several)))
+    if draw(st.booleans()) or max(leaders) < 0:
+        leaders = ()
+    return Shape(several, draw(st.booleans()), leaders)
+
+
+COLUMNS = ("kind", "op", "part", "parts", "head", "tile", "layer", "engine", "computes", "moves", "prefetch")
+EDGES = ("inputs", "input_start", "outputs", "output_start")
+
+
+def same(one: TaskGraph, other: TaskGraph) -> None:
+    for name in (*COLUMNS, *EDGES):
+        mine, theirs = getattr(one, name), getattr(other, name)
+        assert mine.dtype == theirs.dtype, name
+        assert np.array_equal(mine, theirs), name
+    assert one.kinds == other.kinds
+    assert (dict(one.kv_loads), dict(one.kv_stores)) == (dict(other.kv_loads), dict(other.kv_stores))
+
+
+@settings(max_examples=40, deadline=None)
+@given(shapes(), st.sampled_from(MODELS), st.sampled_from(sorted(MAPPINGS)))
+def test_blocks_repeated_are_the_graph_stitched_op_by_op(shape: Shape, model: str, mapping: str) -> None:
+    """In program order, to the last edge, label and coefficient."""
+    if shape.plain:
+        return
+    made = graphs(model, mapping)(shape)
+    by_hand = stitch(graphs(model, mapping).variants, shape)
+    expected = lower(by_hand.ops, MAPPINGS[mapping][0])
+    same(made, expected)
+    ops = made.ops
+    assert isinstance(ops, BatchGraph)
+    assert ops.owner.tolist() == list(by_hand.owner)
+    assert np.array_equal(ops.cost_index, expected.ops.cost_index)
+    assert (ops.polynomials, ops.breaks, ops.ops) == (expected.ops.polynomials, expected.ops.breaks, expected.ops.ops)
+    assert [made.kind_of(task) for task in range(len(made))] == [expected.kind_of(task) for task in range(len(made))]
+
+
+@pytest.mark.parametrize("direction", ["in", "out"])
+def test_swaps_are_repeated_too(direction: str) -> None:
+    shape = Shape((False, True, False), logits=False, swap=direction)  # type: ignore[arg-type]
+    made = graphs("llama-3.2-1b", "splits")(shape)
+    same(made, lower(stitch(laid("llama-3.2-1b", "splits"), shape).ops, MAPPINGS["splits"][0]))
+
+
+def test_no_op_object_is_made_before_somebody_asks() -> None:
+    graph = graphs("llama-3.2-1b", "heads split")(Shape((False,) * 9))
+    Roofline(machine=MACHINE, seed=0).durations(graph, lanes([(50, 1, 50)] * 9, 9))
+    with pytest.raises(AttributeError):
+        object.__getattribute__(graph.ops, "ops")  # past what makes it when it is asked for
+    assert len(graph.ops.ops) == len(graph.ops)
+
+
+@given(st.lists(st.integers(0, 40), max_size=60), st.sampled_from([41, 2_000_000]))
+def test_the_first_of_each_key(keys: list[int], bound: int) -> None:
+    first, which = first_of_each(np.array(keys, dtype=np.int64), bound)
+    _, expected, inverse = np.unique(np.array(keys, dtype=np.int64), return_index=True, return_inverse=True)
+    assert (first.tolist(), which.tolist()) == (expected.tolist(), inverse.tolist())
+
+
+MACHINE = Machine(flops=10**12, vector_flops=10**11, overhead=0, bandwidth=10**11)
+MEMBERS = st.lists(
+    st.tuples(st.integers(0, 6000), st.sampled_from([1, 1, 1, 4, 33]), st.integers(0, 6000)).map(
+        lambda member: (member[0], member[1], min(member[0], member[2]))
+    ),
+    min_size=2,
+    max_size=7,
+)
+
+
+def by_role(ops: OpGraph, costs: IntArray) -> dict[tuple[str, str, str], list[int]]:
+    """Costs summed over the ops of one kind, part and path."""
+    total: dict[tuple[str, str, str], npt.NDArray[np.int64]] = {}
+    for i, op in enumerate(ops.ops):
+        role = (op.kind, op.part, op.path)
+        total[role] = total.get(role, 0) + costs[:, i, 0]
+    return {role: values.tolist() for role, values in total.items()}
+
+
+@settings(max_examples=40, deadline=None)
+@given(MEMBERS, st.sampled_from(MODELS), st.sampled_from(sorted(MAPPINGS)))
+def test_a_kernel_for_all_costs_the_sum_of_those_of_each(members: list[tuple[int, int, int]], model: str, mapping: str) -> None:
+    """All quantities, op by op, whoever loads what is shared, and the same experts."""
+    shape, steps = Shape(tuple(query > 1 for _, query, _ in members)), lanes(members, len(members))
+    each, all_ = (graphs(model, mapping, attention)(shape).ops for attention in ("sequence", "batch"))
+    assert by_role(all_, all_.costs_of(steps)) == by_role(each, each.costs_of(steps))
+    assert len({(op.kind, op.part, op.path) for op in all_.ops}) == len({(op.kind, op.part, op.path) for op in each.ops})
+
+
+def test_a_step_looks_the_same_however_many_are_in_it() -> None:
+    """Of Llama-3.2-1B with heads fused: as many tasks as for one sequence, and one of each kind a layer."""
+    steps = graphs("llama-3.2-1b", "operands", "batch")
+    pair, many = steps(Shape((False, False))), steps(Shape((False,) * 200, leaders=(-1,) + (0,) * 199))
+    assert pair is many
+    assert len(pair) == len(steps(Shape((False,))))
+    assert (pair.ops.member == -1).all()
+    mixed = steps(Shape((False,) * 30 + (True,)))
+    assert mixed is steps(Shape((False, True, True)))
+    assert mixed is not steps(Shape((False, True), logits=False))
+    kinds = [op.kind for op in mixed.ops.ops if op.layer == 1]
+    assert all(kinds.count(kind) == 1 for kind in ("kv_store", "attention", "combine"))
+
+
+def test_lanes_may_have_different_numbers_of_members() -> None:
+    ops = graphs("gemma-2-2b", "heads split", "batch")(Shape((False, True))).ops
+    few, many = lanes([(90, 1, 90), (0, 7, 0)], 2), lanes([(4100, 1, 4100), (3, 1, 3), (5000, 20, 17)], 3)
+    members = [step.members for step in (few, many)]
+    joined = StepLanes(
+        sequence=np.zeros(2, dtype=np.int64), token=np.zeros(2, dtype=np.int64),
+        context=np.concatenate([few.context, many.context]),
+        members=Members.side_by_side([each for each in members if each is not None]),
+    )  # fmt: skip
+    assert np.array_equal(ops.costs_of(joined), np.concatenate([ops.costs_of(few), ops.costs_of(many)], axis=2))
+
+
+def test_an_overhead_is_paid_once_a_kernel() -> None:
+    """1 us a kernel: with 8 sequences 8 us a layer for scores of each, 1 us for all of them."""
+    members = [(100 + i, 1, 100 + i) for i in range(8)]
+    steps, slow = lanes(members, 8), Machine(flops=10**12, vector_flops=10**11, overhead=10**6, bandwidth=10**11)
+    more = {}
+    for attention in ("sequence", "batch"):
+        graph = graphs("llama-3.2-1b", "off chip", attention)(Shape((False,) * 8))
+        times = [Roofline(machine=machine, seed=0).durations(graph, steps)[0] for machine in (MACHINE, slow)]
+        assert set((times[1] - times[0])[graph.computes, 0].tolist()) == {10**6}
+        kinds = np.array(graph.kinds)[graph.kind]
+        more[attention] = int((times[1] - times[0])[kinds == "scores"].sum())
+    assert more == {"sequence": LAYERS * 8 * 10**6, "batch": LAYERS * 10**6}
+
+
+@settings(max_examples=15, deadline=None)
+@given(MEMBERS, st.sampled_from(["llama-3.2-1b", "gemma-2-2b"]))
+def test_a_profile_sees_the_same_kernels(members: list[tuple[int, int, int]], model: str) -> None:
+    """What a device is asked to run for each sequence, together, is what it is asked to run for all. Decodes come first."""
+    members.sort(key=lambda member: member[1] > 1)
+    shape, steps = Shape(tuple(query > 1 for _, query, _ in members)), lanes(members, len(members))
+    each, all_ = (graphs(model, "operands", attention)(shape).ops for attention in ("sequence", "batch"))
+    wanted: dict[tuple[str, str, str], list[Kernel]] = {}
+    for rows, parts in calls(each, steps):
+        op = each.ops[rows[0]]
+        wanted.setdefault((op.kind, op.part, op.path), []).append(together(parts))
+    kernels = kernels_of(all_, steps)
+    for op, kernel in zip(all_.ops, kernels, strict=True):
+        expected = wanted[op.kind, op.part, op.path].pop(0)
+        assert (kernel.kinds, kernel.dtype) == (expected.kinds, expected.dtype)
+        for name in ("rows", "flops", "elements", "bytes", "shared", "context", "heads", "kv_heads", "head_dim", "n"):
+            assert getattr(kernel.shapes, name).tolist() == getattr(expected.shapes, name).tolist(), (op.kind, name)
+
+
+def scenario(attention: str, **workload: object) -> sim.Result:
+    return sim.run(
+        from_dict(
+            {
+                "model": {"config": "llama-3.2-1b", "layers": LAYERS},
+                "workload": {"sequences": [{"context": 300, "tokens": 3}], **workload},
+                "mapping": {"attention": attention},
+            }
+        )
+    )
+
+
+def test_it_changes_nothing_for_one_sequence() -> None:
+    one, other = scenario("sequence"), scenario("batch")
+    assert one.makespan == other.makespan
+    assert np.array_equal(one.log.tasks.end, other.log.tasks.end)
+
+
+def test_a_batch_moves_the_same_bytes_in_fewer_tasks() -> None:
+    workload = {
+        "sequences": [{"context": 300, "prompt": 40, "tokens": 4, "count": 3}, {"context": 20, "tokens": 9}],
+        "batching": {"policy": "continuous"},
+        "prefill": {"chunk": 16},
+    }
+    one, other = scenario("sequence", **workload), scenario("batch", **workload)
+    assert [other.metrics.bytes_read, other.metrics.bytes_written] == [one.metrics.bytes_read, one.metrics.bytes_written]
+    assert len(other.log.steps) == len(one.log.steps)
+    assert len(other.log.tasks) < len(one.log.tasks)
+
+
+def test_operations_of_torch_are_no_kernels_for_a_batch() -> None:
+    with pytest.raises(InputError, match="expected 'attention: batch' only with granularity: op"):
+        from_dict(
+            {
+                "model": {"config": "llama-3.2-1b"},
+                "workload": {"sequences": [{"context": 1, "tokens": 1}]},
+                "mapping": {"attention": "batch", "granularity": "aten"},
+            }
+        )
