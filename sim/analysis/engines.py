@@ -6,56 +6,73 @@ tells waits for an engine from waits for the scheduler: `clock(t)` is the length
 
 from __future__ import annotations
 
+from typing import Any, NamedTuple
+
+import numpy as np
+
 from sim.analysis.columns import NONE, Ints, Tasks
-from sim.analysis.sorting import sort_by_key
+from sim.analysis.sorting import sort_pairs
 from sim.base.kernel import kernel
 
-#: Rows of the work table [5, n + 1] for n tasks. The intervals in which all are busy take the place of the spare rows.
-START, ROW, SPARE_START, SPARE_ROW, ALL_BUSY = range(5)
-WORK_ROWS = 5
-BEGIN, BEFORE = SPARE_START, SPARE_ROW
+
+class Work(NamedTuple):
+    """Columns to work with, int64 [n + 1] for n tasks.
+
+    start, row: the tasks that engines ran, by start. begin, before: the intervals in which all are busy, one after the other:
+    when they begin, and the clock then; before[intervals] is the clock at the end of the last. all_busy: of each row, how much
+    of its wait all engines were busy.
+    """
+
+    start: Ints
+    row: Ints
+    begin: Ints
+    before: Ints
+    all_busy: Ints
+
+
+def room_for(tasks: int) -> Any:
+    """Columns for so many tasks."""
+    return Work(*(np.zeros(tasks + 1, dtype=np.int64) for _ in Work._fields))
 
 
 @kernel
-def by_start(t: Tasks, first: int, after: int, work: Ints) -> int:
-    """Put the rows [first, after) that an engine ran into START and ROW of the work table, by start; returns how many."""
-    engine, start = t.engine, t.start
+def by_start(t: Tasks, first: int, after: int, work: Work) -> int:
+    """Fill `start` and `row` of the work columns with those of [first, after) that an engine ran; returns how many."""
+    engine, start, key, value = t.engine, t.start, work.start, work.row
     count = 0
     for row in range(first, after):
         if engine[row] >= 0:
-            work[START, count] = start[row]
-            work[ROW, count] = row
+            key[count], value[count] = start[row], row
             count += 1
-    sort_by_key(work, START, ROW, SPARE_START, SPARE_ROW, count)
+    sort_pairs(key, value, work.begin, work.before, count)
     return count
 
 
 @kernel
-def sweep_engines(t: Tasks, first: int, count: int, until: Ints, work: Ints) -> int:
+def sweep_engines(t: Tasks, first: int, count: int, until: Ints, work: Work) -> int:
     """Go through `count` tasks by start; returns a row whose engine ran another, or -1.
 
-    until: [engine], when it ends what it runs, kept from one sweep to the next. ALL_BUSY of the work table gets, for the task
-    of row `first + i` at i, how much of its wait all engines were busy. BEGIN and BEFORE get the intervals, one after the
-    other: when they begin, and the clock then; `BEFORE[intervals]` is the clock at the end of the last.
+    until: [engine], when it ends what it runs, kept from one sweep to the next. Fills `begin`, `before`, and `all_busy`, which
+    is that of row `first + i` at i.
     """
-    engine, ready, end = t.engine, t.ready, t.end
+    engine, ready, end, begin, before = t.engine, t.ready, t.end, work.begin, work.before
     intervals = 0
-    work[BEFORE, 0] = 0
+    before[0] = 0
     soonest = first_to_end(until)
     for i in range(count):
-        now, row = work[START, i], work[ROW, i]
+        now, row = work.start[i], work.row[i]
         mine = engine[row]
         if now < until[mine]:
             return int(row)
         waited = 0
         if ready[row] < now:
-            waited = work[BEFORE, intervals] - clock(work, intervals, ready[row])
-        work[ALL_BUSY, row - first] = waited
+            waited = before[intervals] - clock(begin, before, intervals, ready[row])
+        work.all_busy[row - first] = waited
         until[mine] = end[row]
         if mine == soonest:
             soonest = first_to_end(until)
         if until[soonest] > now:
-            intervals = add_interval(work, intervals, now, until[soonest])
+            intervals = add_interval(begin, before, intervals, now, until[soonest])
     return NONE
 
 
@@ -70,34 +87,30 @@ def first_to_end(until: Ints) -> int:
 
 
 @kernel
-def add_interval(work: Ints, intervals: int, begin: int, end: int) -> int:
-    """Add [begin, end), which begins no earlier than all others end; returns how many intervals there are then."""
-    clock_at_begin = work[BEFORE, intervals]
-    if intervals > 0:
-        last = intervals - 1
-        if work[BEGIN, last] + clock_at_begin - work[BEFORE, last] == begin:  # goes on where the last one ends
-            work[BEFORE, intervals] = clock_at_begin + end - begin
-            return intervals
-    work[BEGIN, intervals] = begin
-    work[BEFORE, intervals + 1] = clock_at_begin + end - begin
+def add_interval(begin: Ints, before: Ints, intervals: int, start: int, end: int) -> int:
+    """Add [start, end), which begins no earlier than all others end; returns how many intervals there are then."""
+    now = before[intervals]
+    if intervals > 0 and begin[intervals - 1] + now - before[intervals - 1] == start:  # goes on where the last one ends
+        before[intervals] = now + end - start
+        return intervals
+    begin[intervals] = start
+    before[intervals + 1] = now + end - start
     return intervals + 1
 
 
 @kernel
-def clock(work: Ints, intervals: int, time: int) -> int:
+def clock(begin: Ints, before: Ints, intervals: int, time: int) -> int:
     """Picoseconds up to `time` in which all engines were busy. It is most often near the last interval: look there first."""
     low, high, step = intervals - 1, intervals, 1
-    while low >= 0 and work[BEGIN, low] > time:
+    while low >= 0 and begin[low] > time:
         high, low, step = low, low - step, 2 * step
     low = max(low, -1)
-    while high - low > 1:  # BEGIN[low] <= time < BEGIN[high]
+    while high - low > 1:  # begin[low] <= time < begin[high]
         middle = (low + high) >> 1
-        if work[BEGIN, middle] <= time:
+        if begin[middle] <= time:
             low = middle
         else:
             high = middle
     if low < 0:
         return 0
-    before = work[BEFORE, low]
-    inside = min(time - work[BEGIN, low], work[BEFORE, low + 1] - before)
-    return int(before + inside)
+    return int(before[low] + min(time - begin[low], before[low + 1] - before[low]))

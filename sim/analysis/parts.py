@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from sim.analysis.columns import Ints
 from sim.base.integers import ceil_div
 from sim.base.kernel import kernel
 
@@ -20,27 +19,13 @@ def full_speed(work: int, latency: int, stripes: int) -> int:
 
 
 @kernel
-def split(
-    held: bool, ready: int, start: int, loaded: int, end: int, compute: int, transfer: int, all_busy: int, stream: bool,
-    parts: Ints,
-) -> bool:  # fmt: skip
-    """Fill `parts` [part] of one task; False if one of them is negative.
+def service(held: bool, start: int, loaded: int, end: int, compute: int, transfer: int, stream: bool) -> tuple[int, int]:
+    """The parts compute and transfer of a task's [start, end]; what is left is waiting for the channel.
 
-    held: an engine ran it. transfer: its `full_speed`. all_busy: ps of its wait for an engine in which none was idle.
+    held: an engine ran it. transfer: its `full_speed`.
     """
-    if stream:
-        computes = held and compute >= transfer
-        parts[COMPUTE] = compute if computes else 0
-        parts[TRANSFER] = 0 if computes and compute > 0 else transfer
-    else:
-        parts[COMPUTE] = end - loaded if held else 0
-        parts[TRANSFER] = transfer
-    parts[WAIT_CHANNEL] = end - start - parts[COMPUTE] - parts[TRANSFER]
-    waited = start - ready
-    parts[WAIT_ENGINE] = all_busy if held else 0
-    parts[WAIT_POLICY] = waited - all_busy if held else 0
-    parts[WAIT_SRAM] = 0 if held else waited
-    for part in range(PART_COUNT):  # noqa: SIM110  # Numba has no generators in `all`
-        if parts[part] < 0:
-            return False
-    return True
+    if not stream:
+        return (end - loaded if held else 0), transfer
+    if held and compute >= transfer:
+        return compute, 0
+    return 0, transfer

@@ -7,49 +7,51 @@ from sim.base.kernel import kernel
 
 
 @kernel
-def sort_by_key(table: Ints, key: int, value: int, spare_key: int, spare_value: int, count: int) -> None:
-    """Sort `count` columns of a table [row, column] by row `key`, with `value` along; stable.
+def sort_pairs(key: Ints, value: Ints, spare_key: Ints, spare_value: Ints, count: int) -> None:
+    """Sort the first `count` keys, with their values along; stable. The spare columns are as long.
 
-    Runs that ascend are merged two by two, back and forth between the two pairs of rows. So what is sorted takes one look,
-    and what is not takes a pass for each time that the number of runs halves.
+    Runs that ascend are merged two by two until there is one. What is in order already stays where it is.
     """
-    a, x, b, y = key, value, spare_key, spare_value
-    while run_end(table, a, 0, count) < count:
+    while run_end(key, 0, count) < count:
         first = 0
         while first < count:
-            middle = run_end(table, a, first, count)
-            after = run_end(table, a, middle, count)
-            merge(table, a, x, b, y, first, middle, after)
+            middle = run_end(key, first, count)
+            after = run_end(key, middle, count)
+            if middle < after:
+                merge(key, value, spare_key, spare_value, first, middle, after)
             first = after
-        a, x, b, y = b, y, a, x
-    if a != key:
-        for i in range(count):
-            table[key, i] = table[a, i]
-            table[value, i] = table[x, i]
 
 
 @kernel
-def run_end(table: Ints, key: int, first: int, count: int) -> int:
-    """Where the run that begins at `first` ends: the first column that is smaller than the one before it."""
+def run_end(key: Ints, first: int, count: int) -> int:
+    """Where the run that begins at `first` ends: at the first key that is smaller than the one before it."""
     i = first + 1
-    while i < count and table[key, i - 1] <= table[key, i]:
+    while i < count and key[i - 1] <= key[i]:
         i += 1
     return min(i, count)
 
 
 @kernel
-def merge(table: Ints, a: int, x: int, b: int, y: int, first: int, middle: int, after: int) -> None:
-    """Merge the runs [first, middle) and [middle, after) of rows a and x into rows b and y."""
-    i, j = first, middle
-    for k in range(first, after):
-        if j >= after or (i < middle and table[a, i] <= table[a, j]):
-            table[b, k] = table[a, i]
-            table[y, k] = table[x, i]
-            i += 1
+def merge(key: Ints, value: Ints, spare_key: Ints, spare_value: Ints, first: int, middle: int, after: int) -> None:
+    """Merge the runs [first, middle) and [middle, after) in place."""
+    low, high = first, middle  # all before `low` are in their places; those of the first run from there on make room
+    while low < high:
+        half = (low + high) >> 1
+        if key[half] <= key[middle]:
+            low = half + 1
         else:
-            table[b, k] = table[a, j]
-            table[y, k] = table[x, j]
+            high = half
+    for i in range(low, middle):
+        spare_key[i], spare_value[i] = key[i], value[i]
+    i, j, k = low, middle, low
+    while i < middle:
+        if j < after and key[j] < spare_key[i]:
+            key[k], value[k] = key[j], value[j]
             j += 1
+        else:
+            key[k], value[k] = spare_key[i], spare_value[i]
+            i += 1
+        k += 1
 
 
 @kernel

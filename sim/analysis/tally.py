@@ -29,11 +29,23 @@ from sim.analysis.columns import (
     viewed,
 )  # fmt: skip
 from sim.analysis.context import Rules
-from sim.analysis.engines import ALL_BUSY, WORK_ROWS, by_start, sweep_engines
+from sim.analysis.engines import Work, by_start, room_for, sweep_engines
 from sim.analysis.inputs import last_input, stores_before
 from sim.analysis.longest import arrivals_of, extend_paths
-from sim.analysis.parts import PART_COUNT, WAIT_INPUT, full_speed, split
-from sim.analysis.wide import LOW, add_wide, whole
+from sim.analysis.parts import (
+    COMPUTE,
+    PART_COUNT,
+    TRANSFER,
+    WAIT_CHANNEL,
+    WAIT_ENGINE,
+    WAIT_INPUT,
+    WAIT_POLICY,
+    WAIT_SRAM,
+    full_speed,
+    service,
+)
+from sim.analysis.wide import LOW, carry, whole
+from sim.base.integers import LARGEST
 from sim.base.kernel import kernel, launch
 from sim.errors import SimulationError
 from sim.eventlog import EventLog
@@ -65,7 +77,7 @@ OUT_OF_ORDER, BEFORE_INPUT, ENGINE_SHARED, TOO_FAST = range(4)
 
 
 @kernel
-def find(bad: Ints, fault: int, row: int) -> None:
+def note(bad: Ints, fault: int, row: int) -> None:
     """Note a row that is wrong, if it is one and the first."""
     if row != NONE and bad[fault] == NONE:
         bad[fault] = row
@@ -97,37 +109,54 @@ def after_inputs(t: Tasks, f: Forms, first: int, after: int, form: int) -> int:
 
 @kernel
 def split_step(
-    t: Tasks, f: Forms, first: int, after: int, form: int, base: int, latency: int, stripes: int, stream: bool, work: Ints,
-    parts: Ints, totals: Ints, step: int, by_step: Ints, busy: Ints,
-) -> int:  # fmt: skip
-    """Add the times of the tasks of one step to all sums; returns a row that ran faster than it can, or -1.
+    t: Tasks, f: Forms, first: int, after: int, form: int, base: int, latency: int, stripes: int, stream: bool, all_busy: Ints,
+    spent: int, totals: Ints, step: int, by_step: Ints, busy: Ints,
+) -> tuple[int, int]:  # fmt: skip
+    """Add the times of the tasks of one step to all sums; returns `spent`, and a row that ran faster than it can, or -1.
 
-    base: row of `work[ALL_BUSY, 0]`. parts: [part], to work with. totals: [group, column, 2], by_step: [step, part, 2].
-    busy: [engine], ps.
+    base: row of `all_busy[0]`. totals: [group, column, 2], by_step: [step, part, 2], busy: [engine], ps. spent: what tasks
+    took since the last carry; no sum has grown by more, but that of channel time, to which each stripe adds as much.
     """
-    engine, ready, start, loaded, end, compute, moved = t.engine, t.ready, t.start, t.loaded, t.end, t.compute, t.work
-    group = f.group
+    engine, ready, start, loaded, end, compute, work = t.engine, t.ready, t.start, t.loaded, t.end, t.compute, t.work
+    group, limit = f.group, LARGEST // stripes
     for row in range(first, after):
-        mine, held = group[form + row - first], engine[row] >= 0
-        transfer = full_speed(moved[row], latency, stripes)
-        fits = split(
-            held, ready[row], start[row], loaded[row], end[row], compute[row], transfer, work[ALL_BUSY, row - base], stream,
-            parts,
-        )  # fmt: skip
-        if not fits:
-            return row
-        for part in range(PART_COUNT):
-            if parts[part] > 0:
-                add_wide(totals, mine, part, parts[part])
-                add_wide(by_step, step, part, parts[part])
-        add_wide(totals, mine, SPENT, end[row] - ready[row])
-        add_wide(totals, mine, COMPUTED, compute[row])
-        if moved[row] > 0:
-            add_wide(totals, mine, MOVED, moved[row])
+        mine, held, whole_time = group[form + row - first], engine[row] >= 0, end[row] - ready[row]
+        transfer = full_speed(work[row], latency, stripes)
+        computed, moved = service(held, start[row], loaded[row], end[row], compute[row], transfer, stream)
+        channel, waited = end[row] - start[row] - computed - moved, start[row] - ready[row]
+        for_engine = all_busy[row - base] if held else 0
+        if channel < 0 or computed < 0 or waited < 0 or for_engine > waited:
+            return spent, row
+        if spent + whole_time >= limit:
+            for each in range(len(totals)):
+                carry(totals, each)
+            carry(by_step, step)
+            spent = 0
+        spent += whole_time
+        totals[mine, SPENT, LOW] += whole_time
+        totals[mine, COMPUTED, LOW] += compute[row]
+        add(totals, by_step, mine, step, COMPUTE, computed)
+        if work[row] > 0:
+            totals[mine, MOVED, LOW] += work[row]
             totals[mine, TRANSFERS, LOW] += 1
+            add(totals, by_step, mine, step, TRANSFER, moved)
+            add(totals, by_step, mine, step, WAIT_CHANNEL, channel)
+        elif channel > 0:
+            add(totals, by_step, mine, step, WAIT_CHANNEL, channel)
         if held:
             busy[engine[row]] += end[row] - start[row]
-    return NONE
+            add(totals, by_step, mine, step, WAIT_ENGINE, for_engine)
+            add(totals, by_step, mine, step, WAIT_POLICY, waited - for_engine)
+        else:
+            add(totals, by_step, mine, step, WAIT_SRAM, waited)
+    return spent, NONE
+
+
+@kernel
+def add(totals: Ints, by_step: Ints, group: int, step: int, part: int, time: int) -> None:
+    """Add a time to the sums of a group and of a step."""
+    totals[group, part, LOW] += time
+    by_step[step, part, LOW] += time
 
 
 @kernel
@@ -144,20 +173,24 @@ def last_of_step(end: Ints, first: int, after: int) -> int:
 
 @kernel
 def follow_chain(
-    t: Tasks, f: Forms, first: int, after: int, form: int, base: int, latency: int, stripes: int, stream: bool, work: Ints,
-    parts: Ints, step: int, released: int, stored: Ints, tokens: Ints,
+    t: Tasks, f: Forms, first: int, after: int, form: int, base: int, latency: int, stripes: int, stream: bool, all_busy: Ints,
+    step: int, released: int, stored: Ints, tokens: Ints,
 ) -> None:  # fmt: skip
     """Fill `tokens` [step, part]: back from the task that ended last to its last input, and so on. See `split_step`."""
-    engine, ready, start, loaded, end, compute, moved = t.engine, t.ready, t.start, t.loaded, t.end, t.compute, t.work
+    engine, ready, start, loaded, end, compute, work = t.engine, t.ready, t.start, t.loaded, t.end, t.compute, t.work
     row = last_of_step(end, first, after)
     while row != NONE:
-        transfer = full_speed(moved[row], latency, stripes)
-        split(
-            engine[row] >= 0, ready[row], start[row], loaded[row], end[row], compute[row], transfer, work[ALL_BUSY, row - base],
-            stream, parts,
-        )  # fmt: skip
-        for part in range(PART_COUNT):
-            tokens[step, part] += parts[part]
+        held, waited = engine[row] >= 0, start[row] - ready[row]
+        transfer = full_speed(work[row], latency, stripes)
+        computed, moved = service(held, start[row], loaded[row], end[row], compute[row], transfer, stream)
+        tokens[step, COMPUTE] += computed
+        tokens[step, TRANSFER] += moved
+        tokens[step, WAIT_CHANNEL] += end[row] - start[row] - computed - moved
+        if held:
+            tokens[step, WAIT_ENGINE] += all_busy[row - base]
+            tokens[step, WAIT_POLICY] += waited - all_busy[row - base]
+        else:
+            tokens[step, WAIT_SRAM] += waited
         row = last_input(form + row - first, first, step, end, f, stored)
         if row != NONE and not first <= row < after:  # a task of another token
             tokens[step, WAIT_INPUT] += max(0, end[row] - released)
@@ -175,29 +208,31 @@ def not_delivered(work: Ints, delivered: Ints) -> int:
 
 @kernel
 def tally_steps(
-    t: Tasks, s: Steps, f: Forms, cuts: Ints, latency: int, stripes: int, stream: bool, stored: Ints, work: Ints, parts: Ints,
-    until: Ints, busy: Ints, totals: Ints, by_step: Ints, tokens: Ints, bad: Ints,
+    t: Tasks, s: Steps, f: Forms, cuts: Ints, latency: int, stripes: int, stream: bool, stored: Ints, work: Work, until: Ints,
+    busy: Ints, totals: Ints, by_step: Ints, tokens: Ints, bad: Ints,
 ) -> None:  # fmt: skip
     """Go through all steps, in batches that are separate in time: those from cuts[i] to cuts[i + 1]."""
+    all_busy, spent = work.all_busy, 0
     for i in range(len(cuts) - 1):
         base = s.first[cuts[i]]
-        rows = base
-        for step in range(cuts[i], cuts[i + 1]):
-            first, form = s.first[step], f.first[s.graph[step]]
-            rows = first + f.first[s.graph[step] + 1] - form
-            find(bad, OUT_OF_ORDER, times_in_order(t, first, rows, s.released[step], s.end[step]))
-            find(bad, BEFORE_INPUT, after_inputs(t, f, first, rows, form))
-        find(bad, ENGINE_SHARED, sweep_engines(t, base, by_start(t, base, rows, work), until, work))
+        after = base
         for step in range(cuts[i], cuts[i + 1]):
             first, form = s.first[step], f.first[s.graph[step]]
             after = first + f.first[s.graph[step] + 1] - form
-            wrong = split_step(
-                t, f, first, after, form, base, latency, stripes, stream, work, parts, totals, step, by_step, busy
+            note(bad, OUT_OF_ORDER, times_in_order(t, first, after, s.released[step], s.end[step]))
+            note(bad, BEFORE_INPUT, after_inputs(t, f, first, after, form))
+        note(bad, ENGINE_SHARED, sweep_engines(t, base, by_start(t, base, after, work), until, work))
+        for step in range(cuts[i], cuts[i + 1]):
+            first, form, released = s.first[step], f.first[s.graph[step]], s.released[step]
+            after = first + f.first[s.graph[step] + 1] - form
+            spent, wrong = split_step(
+                t, f, first, after, form, base, latency, stripes, stream, all_busy, spent, totals, step, by_step, busy
             )
-            find(bad, TOO_FAST, wrong)
-            follow_chain(
-                t, f, first, after, form, base, latency, stripes, stream, work, parts, step, s.released[step], stored, tokens
-            )
+            note(bad, TOO_FAST, wrong)
+            follow_chain(t, f, first, after, form, base, latency, stripes, stream, all_busy, step, released, stored, tokens)
+            carry(by_step, step)
+    for group in range(len(totals)):
+        carry(totals, group)
 
 
 @kernel
@@ -340,7 +375,7 @@ class Tally:
             viewed(tasks_of(log), compiled=compiled), viewed(steps, compiled=compiled),
             viewed(self.forms.columns, compiled=compiled), cuts, rules.latency, rules.stripes, rules.execution == "stream",
             stores_before(log, rules, self.forms, compiled=compiled),
-            np.empty((WORK_ROWS, int(np.diff(rows).max(initial=0)) + 1), dtype=np.int64), np.zeros(PART_COUNT, dtype=np.int64),
+            viewed(room_for(int(np.diff(rows).max(initial=0))), compiled=compiled),
             np.zeros(len(self.engine_busy), dtype=np.int64), self.engine_busy, self._sums, by_step, tokens, bad,
         )  # fmt: skip
         self._by_step.append(whole(by_step))

@@ -1,7 +1,8 @@
 """Sums that may pass int64: a table whose last axis is (low 62 bits, the rest).
 
-A run of 10^9 tasks that wait a second each has waited 10^21 ps. A sum is kept as low + high * 2^62; each summand is below
-2^62 and the low word as well, so no addition passes 2^63.
+A run of 10^9 tasks that wait a second each has waited 10^21 ps. A sum is kept as low + high * 2^62. Summands are below 2^62,
+and the low word is brought below 2^62 by `carry` before what was added since the last time could pass 2^62: so it stays below
+2^63.
 """
 
 from __future__ import annotations
@@ -19,13 +20,12 @@ LOW, HIGH = 0, 1
 
 
 @kernel
-def add_wide(sums: Ints, row: int, column: int, value: int) -> None:
-    """Add a value in [0, 2^62) to `sums[row, column]` of an int64 [row, column, 2]."""
-    low = sums[row, column, LOW] + value
-    if low >= LARGEST:
-        low -= LARGEST
-        sums[row, column, HIGH] += 1
-    sums[row, column, LOW] = low
+def carry(sums: Ints, row: int) -> None:
+    """Bring the low words of `sums[row]` of an int64 [row, column, 2] below 2^62 again; they are below 2^63."""
+    for column in range(sums.shape[1]):
+        if sums[row, column, LOW] >= LARGEST:
+            sums[row, column, LOW] -= LARGEST
+            sums[row, column, HIGH] += 1
 
 
 def whole(sums: npt.NDArray[np.int64]) -> npt.NDArray[Any]:

@@ -9,7 +9,7 @@ import pytest
 
 from sim.analysis.breakdown import PARTS, breakdown
 from sim.analysis.columns import tasks_of
-from sim.analysis.engines import BEFORE, WORK_ROWS, by_start, clock, sweep_engines
+from sim.analysis.engines import by_start, clock, room_for, sweep_engines
 from sim.errors import SimulationError
 from tests.analysis.machine import run
 from tests.graphs import GraphBuilder
@@ -185,11 +185,11 @@ def test_clock_of_all_engines_busy():
     t = log.tasks
     busy = [sum(int(a <= x < b) for a, b in zip(t.start, t.end, strict=True)) == 2 for x in range(log.makespan)]
     expected = np.concatenate(([0], np.cumsum(busy)))
-    work, columns = np.zeros((WORK_ROWS, len(t) + 1), dtype=np.int64), tasks_of(log)
+    work, columns = room_for(len(t)), tasks_of(log)
     count = by_start(columns, 0, len(t), work)
     assert sweep_engines(columns, 0, count, np.zeros(2, dtype=np.int64), work) == -1
-    intervals = int(work[BEFORE].argmax())
-    assert [clock(work, intervals, time) for time in range(log.makespan + 1)] == expected.tolist()
+    intervals = int(work.before.argmax())
+    assert [clock(work.begin, work.before, intervals, time) for time in range(log.makespan + 1)] == expected.tolist()
 
 
 def test_a_log_that_does_not_add_up_is_refused():
