@@ -13,33 +13,33 @@ MAPPINGS = {
     "projections": {"softmax": "fused", "fuse": {"qkv": True, "gate_up": True}},
     "operands": {"softmax": "online", "kv_splits": 2, "kv": "operands", "execution": "stream"},
     "tiles": {"tiles": {"default": 2, "lm_head": 8}},
+    "batch": {"attention": "batch"},
+    "batch in place": {"attention": "batch", "softmax": "online", "kv": "operands", "execution": "blocking", "heads": "fused"},
 }
 
 
-def run(mapping: dict[str, object], *, replay: bool = True) -> sim.Result:
+def run(mapping: dict[str, object]) -> sim.Result:
     sequences = [{"context": 100, "prompt": 70, "tokens": 3}, {"context": 500, "prompt": 3, "tokens": 5, "arrival": "1 ms"}]
     workload = {"sequences": sequences, "batching": {"policy": "continuous"}, "prefill": {"chunk": 32}}
-    return sim.run(
-        from_dict({"model": {"config": "llama-3.2-1b", "layers": 2}, "workload": workload, "mapping": mapping}), replay=replay
-    )
+    return sim.run(from_dict({"model": {"config": "llama-3.2-1b", "layers": 2}, "workload": workload, "mapping": mapping}))
 
 
 @pytest.mark.parametrize("name", MAPPINGS)
 def test_a_mapping_moves_no_other_bytes(name: str) -> None:
-    """The batches are the same ones here, so the bytes are too; and a replay is the same run."""
+    """The batches are the same ones here, so the bytes are too."""
     plain, mapped = run({}), run(MAPPINGS[name])
     assert len(mapped.log.steps) == len(plain.log.steps)
     assert (mapped.metrics.bytes_read, mapped.metrics.bytes_written) == (plain.metrics.bytes_read, plain.metrics.bytes_written)
-    assert run(MAPPINGS[name], replay=False).makespan == mapped.makespan
 
 
+@pytest.mark.parametrize("attention", ["sequence", "batch"])
 @pytest.mark.parametrize("kv", ["transfers", "operands"])
-def test_a_swap_moves_the_cache_whoever_reads_it_otherwise(kv: str) -> None:
+def test_a_swap_moves_the_cache_whoever_reads_it_otherwise(kv: str, attention: str) -> None:
     workload = {
         "sequences": [{"prompt": 60, "tokens": 25, "count": 3}],
         "batching": {"policy": "continuous", "kv": {"capacity": "0.85 MB", "full": "swap"}},
     }
-    mapping = {"kv": kv, "execution": "stream"}
+    mapping = {"kv": kv, "execution": "stream", "attention": attention}
     scenario = {"model": {"config": "llama-3.2-1b", "layers": 2}, "workload": workload, "mapping": mapping}
     result = sim.run(from_dict(scenario))
     members = result.log.members

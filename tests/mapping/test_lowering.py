@@ -12,14 +12,12 @@ from sim.eventlog import EventLog
 from sim.fusion import Fusion, fuse, with_kv_heads
 from sim.graph import QUANTITIES, OpGraph
 from sim.lowering import Mapping, lower
-from sim.replay import driver
 from sim.runner import op_graphs, prepare
 from sim.scenario import from_dict
 from sim.simulation import simulate
 from sim.tasks import TaskGraph
 from tests.analysis import machine
 from tests.graphs import GraphBuilder
-from tests.replay.test_replay import assert_same
 
 
 def attention(heads: int = 1, kv_heads: int = 1, **fusion: object) -> OpGraph:
@@ -143,20 +141,6 @@ def test_shares_sum_to_the_captured_costs(model: str, name: str) -> None:
             assert shares[graph.computes].sum() == plain[number].sum()
         elif quantity in ("weight", "kv_read", "kv_write"):
             assert shares[(graph.moves & 1 << number) != 0].sum() == plain[number].sum()
-
-
-@pytest.mark.parametrize("name", [*MAPPINGS, "weights"])
-def test_replay_is_the_same_to_the_bit(name: str) -> None:
-    text = {
-        "model": {"config": "llama-3.2-1b", "layers": 2},
-        "workload": {"sequences": [{"context": 300, "tokens": 40}]},
-        "mapping": {**MAPPINGS, "weights": {"weights": {"resident": 0.3}}}[name],
-    }
-    scenario = from_dict(text)
-    setup = prepare(scenario, *op_graphs(scenario))
-    log, report = driver.run(setup)
-    assert report.replayed > 0
-    assert_same(log, simulate(setup))
 
 
 def test_a_latent_cache_has_one_head() -> None:
