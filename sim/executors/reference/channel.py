@@ -28,25 +28,23 @@ from sim.hardware.arbiters import Arbiter, Plan, Transfer
 from sim.hardware.routes import ALL_CHANNELS, ROUTES, Route, channel_of, stripe
 from sim.units import ceil_div
 
-Program = tuple[int, int, int]  # the place of a transfer in program order
-
-#: Called for each service interval: the transfer's place in program order, start, end, and the work that was delivered to it.
-Served = Callable[[Program, int, int, int], None]
+#: Called for each service interval: a transfer, start, end, and the work that was delivered to it.
+Served = Callable[[Transfer, int, int, int], None]
 
 IDLE = Plan((), 1)
 
 
 class Request(simpy.Event):
-    """A request to a channel; the event happens when the last byte of the transfer has arrived. program: program order."""
+    """A request to a channel; the event happens when the last byte of the transfer has arrived."""
 
-    def __init__(self, env: simpy.Environment, transfer: Transfer, program: Program) -> None:
+    def __init__(self, env: simpy.Environment, transfer: Transfer) -> None:
         super().__init__(env)
         self.transfer = transfer
-        self.program = program
 
 
-def _program(request: Request) -> Program:
-    return request.program
+def program_order(request: Request) -> tuple[int, ...]:
+    """What requests of one instant are sorted by."""
+    return request.transfer.row
 
 
 class Channel:
@@ -77,11 +75,11 @@ class Channel:
     def __repr__(self) -> str:
         return f"Channel({len(self.pending)} pending, {sum(map(len, self.queues.values()))} outstanding)"
 
-    def request(self, transfer: Transfer, program: Program) -> Request:
+    def request(self, transfer: Transfer) -> Request:
         """Issue a transfer."""
         if transfer.work < 1:
             raise ValueError(f"{transfer}: expected at least 1 ps of work")
-        request = Request(self.env, transfer, program)
+        request = Request(self.env, transfer)
         if self.latency:
             self.env.timeout(self.latency).callbacks.append(lambda _: self._arrive(request))
         else:
@@ -113,12 +111,12 @@ class Channel:
             self.timer.callbacks.append(self._due)
 
     def _admit(self) -> None:
-        for request in sorted(self.arrived, key=_program):
+        for request in sorted(self.arrived, key=program_order):
             queue = self.queues.setdefault(request.transfer.requester, deque())
             queue.append(request)
             if len(queue) == 1:
                 self.heads.append(request)
-        for request in sorted(self.heads, key=_program):
+        for request in sorted(self.heads, key=program_order):
             transfer = request.transfer
             transfer.order = self.arrivals
             self.arrivals += 1
@@ -139,7 +137,7 @@ class Channel:
             work = min(left if transfer is last else elapsed * share // denominator, transfer.remaining)
             left -= work
             transfer.remaining -= work
-            self.served(self.requests[transfer].program, start, self.since, work)
+            self.served(transfer, start, self.since, work)
 
     def _due(self, timer: simpy.Event) -> None:
         """Let those go that have been served."""
@@ -171,14 +169,13 @@ class Channels:
         self.channels = channels
         self.route = ROUTES[route]
 
-    def request(self, transfer: Transfer, program: Program) -> simpy.Event:
+    def request(self, transfer: Transfer) -> simpy.Event:
         """Issue a transfer; the event happens when its last byte has arrived."""
         number = channel_of(self.route, transfer.sequence, transfer.moves, len(self.channels))
         if number != ALL_CHANNELS:
-            return self.channels[number].request(transfer, program)
+            return self.channels[number].request(transfer)
         parts: list[simpy.Event] = []
         for i, channel in enumerate(self.channels):
             if work := stripe(transfer.work, len(self.channels), i):
-                part = replace(transfer, work=work, remaining=work)
-                parts.append(channel.request(part, program))
+                parts.append(channel.request(replace(transfer, work=work, remaining=work)))
         return self.env.all_of(parts)

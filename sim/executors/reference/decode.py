@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Generator, Iterator, Sequence
 from itertools import pairwise
-from typing import Any
+from typing import Any, cast
 
 import simpy
 
@@ -88,12 +88,12 @@ class Machine:
 
     def load(self, task: Task, requester: int) -> simpy.Event:
         """Move the bytes of a task through the channels."""
-        form, number = task.step.form, task.number
+        step, form = task.step, task.step.form
         transfer = Transfer(
-            task.program[:2], requester, form.kind[number], task.owner, task.step.token, task.work, task.work,
-            age=task.step.age, moves=form.moves[number],
+            row=cast("tuple[int, int]", task.program), requester=requester, kind=form.kind[task.number], sequence=task.owner,
+            token=step.token, work=task.work, remaining=task.work, age=step.age, moves=form.moves[task.number],
         )  # fmt: skip
-        return self.channels.request(transfer, task.program)
+        return self.channels.request(transfer)
 
     def finished(self, task: Task) -> None:
         """A task has ended: what waited for it may start, SRAM has room again, and the step may have ended with it."""
@@ -110,9 +110,9 @@ class Machine:
             self.sram.put(step.sram[task.number])
         step.left -= 1
         if not step.left:
+            step.end = self.env.now
             self.ended(step)
             step.done.succeed()
-
 
 
 class KVOrder:

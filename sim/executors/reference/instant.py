@@ -45,7 +45,6 @@ class Phase(simpy.Event):
         self.act = act
         self.called = True
         self.callbacks = [self._schedule]
-        self.next = [self._happen]  # its callbacks each time after that
         self.succeed()
 
     def call(self) -> None:
@@ -55,7 +54,7 @@ class Phase(simpy.Event):
             self._schedule()
 
     def _schedule(self, _event: object = None) -> None:
-        self.callbacks = self.next
+        self.callbacks = [self._happen]
         self.env.schedule(self, priority=self.priority)
 
     def _happen(self, _event: object) -> None:

@@ -1,122 +1,58 @@
-"""What a simulation leaves behind: the rows of steps that have ended, in memory or in a file, until they are an event log.
+"""What a simulation leaves behind: the rows of steps that have ended, in a file, until they are made into an event log.
 
-Service intervals are numbered as they end, and those that end at one time in order of their channels. A log has steps and
-tasks in program order, whatever the order in which they ended.
+Service intervals are numbered in the order in which they end, and those that end together in order of their channels. A log has
+steps and tasks in program order, whatever the order in which they ended.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import fields
 from itertools import pairwise
-from typing import Any, BinaryIO, NamedTuple, Protocol
+from typing import Any, BinaryIO
 
 import numpy as np
 import numpy.typing as npt
 
 from sim.eventlog import EventLog, GrantTable, MemberTable, StepTable, TaskTable
-from sim.executors.reference.step import Program, Step
+from sim.executors.reference.step import Step
 from sim.executors.setup import Progress, Setup
 from sim.graph import IntArray
+from sim.hardware.arbiters import Transfer
 from sim.serving import Batch
-from sim.tasks import TaskGraph
 
-ROWS = 1 << 18  # of tasks in a part of a log, about
-
+_STEPS = ("sequence", "token", "context", "graph", "released", "end")
 _TASKS = ("engine", "ready", "start", "loaded", "end", "compute", "work")
-_STEPS = ("sequence", "token", "context", "released", "end")
 _GRANTS = ("task", "channel", "start", "end", "work")
-_NARROW = {"engine": np.int16, "channel": np.int16, "sequence": np.int32, "token": np.int32, "graph": np.int32}
-
-
-class Rows(NamedTuple):
-    """The rows of a step. tasks: [task, column]. grants: [service interval, column], of which the first is its number in the
-    whole run, and the second the task's number in the step.
-    """
-
-    tasks: IntArray
-    grants: IntArray
-
-
-class Shelf(Protocol):
-    """Where the rows of steps are kept until all have ended."""
-
-    def put(self, rows: Rows) -> None: ...
-    def get(self, number: int) -> Rows: ...
-
-
-class Memory:
-    """Rows of steps, in memory."""
-
-    def __init__(self) -> None:
-        self.rows: list[Rows] = []
-
-    def put(self, rows: Rows) -> None:
-        self.rows.append(rows)
-
-    def get(self, number: int) -> Rows:
-        return self.rows[number]
-
-
-class Disk:
-    """Rows of steps, in a file: memory does not grow with the tasks of steps that have ended."""
-
-    def __init__(self, file: BinaryIO) -> None:
-        self.file = file
-        self.places: list[tuple[int, int, int]] = []  # where the rows of a step begin, tasks, service intervals
-
-    def put(self, rows: Rows) -> None:
-        self.places.append((self.file.tell(), len(rows.tasks), len(rows.grants)))
-        for part in rows:
-            self.file.write(part.tobytes())
-
-    def get(self, number: int) -> Rows:
-        place, tasks, grants = self.places[number]
-        self.file.seek(place)
-        return Rows(self._read(tasks, len(_TASKS)), self._read(grants, 1 + len(_GRANTS)))
-
-    def _read(self, rows: int, columns: int) -> IntArray:
-        return np.frombuffer(self.file.read(8 * rows * columns), dtype=np.int64).reshape(rows, columns)
-
-
-class Ended(NamedTuple):
-    """A step that has ended. number: of its rows on the shelf."""
-
-    sequence: int
-    token: int
-    context: int
-    graph: TaskGraph
-    released: int
-    end: int
-    batch: Batch | None
-    number: int
+_MEMBERS = ("step", "sequence", "context", "query", "loads", "logits", "emitted")
+_NARROW: dict[str, Any] = dict.fromkeys(("engine", "channel"), np.int16)
+_NARROW |= dict.fromkeys(("step", "sequence", "token", "graph", "query", "logits", "emitted"), np.int32)
 
 
 class Record:
-    """Collects what happens. A step goes to the shelf once the instant is over in which it has ended."""
+    """Collects what happens. The rows of a step go to the file once the instant is over in which it has ended."""
 
-    def __init__(self, setup: Setup, shelf: Shelf, progress: Progress | None = None) -> None:
+    def __init__(self, setup: Setup, file: BinaryIO, progress: Progress | None = None) -> None:
         self.setup = setup
-        self.shelf = shelf
+        self.file = file
         self.progress = progress
-        self.steps: list[Ended] = []
-        self.intervals = 0  # service intervals that have ended before this instant
-        self.grants: dict[tuple[int, int], list[tuple[int, ...]]] = {}  # by sequence and token, of steps that run
+        self.steps: list[tuple[Step, int, int]] = []  # place of its rows in the file, and how many service intervals there are
+        self.grants: dict[tuple[int, ...], list[tuple[int, ...]]] = {}  # by sequence and token, of steps that run
+        self.intervals = 0  # service intervals that ended before this instant
         self.now = 0
-        self.fresh: list[tuple[int, Program, int, int, int]] = []  # service intervals that end at this instant
-        self.over: list[Step] = []  # steps that do
+        self.fresh: list[tuple[int, Transfer, int, int, int]] = []  # service intervals that end at this instant
+        self.over: list[Step] = []  # steps that end at this instant
 
-    def served(self, channel: int, program: Program, start: int, end: int, work: int) -> None:
-        """A channel has served the transfer of a task."""
+    def served(self, channel: int, transfer: Transfer, start: int, end: int, work: int) -> None:
+        """A channel has served a transfer."""
         self._at(end)
-        self.fresh.append((channel, program, start, end, work))
+        self.fresh.append((channel, transfer, start, end, work))
 
-    def ended(self, step: Step, now: int) -> None:
+    def ended(self, step: Step) -> None:
         """The last task of a step has ended."""
-        self._at(now)
+        self._at(step.end)
         self.over.append(step)
         if self.progress is not None:
-            self.progress(1 if step.batch is None else step.batch.emitted, now)
+            self.progress(1 if step.batch is None else step.batch.emitted, step.end)
 
     def _at(self, now: int) -> None:
         if now > self.now:
@@ -125,90 +61,75 @@ class Record:
 
     def _settle(self) -> None:
         """The instant is over: number its service intervals, and put away the steps that ended in it."""
-        for channel, (sequence, token, task), start, end, work in sorted(self.fresh, key=lambda interval: interval[0]):
-            self.grants.setdefault((sequence, token), []).append((self.intervals, task, channel, start, end, work))
+        for channel, transfer, *interval in sorted(self.fresh, key=lambda fresh: fresh[0]):
+            *step_of, task = transfer.row
+            self.grants.setdefault(tuple(step_of), []).append((self.intervals, task, channel, *interval))
             self.intervals += 1
         for step in self.over:
-            tasks = [(t.engine, t.ready, t.start, t.loaded, t.end, t.compute, t.work) for t in step.tasks]
             grants = self.grants.pop((step.sequence, step.token), [])
-            self.shelf.put(Rows(_matrix(tasks, len(_TASKS)), _matrix(grants, 1 + len(_GRANTS))))
-            self.steps.append(
-                Ended(
-                    step.sequence, step.token, step.context, step.form.graph, step.released, self.now, step.batch,
-                    len(self.steps),
-                )
-            )  # fmt: skip
+            self.steps.append((step, self.file.tell(), len(grants)))
+            self._write([(t.engine, t.ready, t.start, t.loaded, t.end, t.compute, t.work) for t in step.tasks])
+            self._write(grants)
             step.tasks.clear()
         self.fresh.clear()
         self.over.clear()
 
-    def log(self, arrival: IntArray) -> EventLog:
-        """All of it. arrival: when each sequence came."""
+    def _write(self, rows: Sequence[tuple[int, ...]]) -> None:
+        self.file.write(np.array(rows, dtype=np.int64).tobytes())
+
+    def _read(self, rows: int, columns: int) -> IntArray:
+        return np.frombuffer(self.file.read(8 * rows * columns), dtype=np.int64).reshape(rows, columns)
+
+    def parts(self, arrival: IntArray, rows: int | None = None) -> Iterator[tuple[EventLog, IntArray]]:
+        """Logs of some steps each, in program order, with the number of each service interval in the whole run.
+
+        arrival: when each sequence came. rows: of tasks in a part, about; None for one part.
+        """
         self._settle()
-        self.steps.sort(key=lambda step: step[:2])
-        log, _ = self._part(self._table(), slice(0, len(self.steps)), arrival)
-        return log
+        self.steps.sort(key=lambda kept: (kept[0].sequence, kept[0].token))
+        graphs = {id(step.form.graph): step.form.graph for step, *_ in self.steps}  # in the order in which steps need them
+        number = {key: i for i, key in enumerate(graphs)}
+        size = np.array([len(step.form.graph) for step, *_ in self.steps], dtype=np.int64)
+        first = np.cumsum(size) - size
+        cuts = np.flatnonzero(np.diff(first // rows)) + 1 if rows is not None else np.zeros(0, dtype=np.int64)
+        for begin, end in pairwise([0, *cuts.tolist(), len(self.steps)]):
+            steps = [step for step, *_ in self.steps[begin:end]]
+            columns = [(s.sequence, s.token, s.context, number[id(s.form.graph)], s.released, s.end) for s in steps]
+            tasks, grants = self._rows(begin, first[begin:end])
+            batches = [step.batch for step in steps if step.batch is not None]
+            log = EventLog(
+                graphs=tuple(graphs.values()), arrival=arrival, tasks=tasks, grants=GrantTable(**_columns(_GRANTS, grants[1:])),
+                steps=StepTable(first=first[begin:end], **_columns(_STEPS, np.array(columns, dtype=np.int64).T)),
+                batched=member_table(batches, begin) if batches else None,
+                engines=self.setup.engines, channels=self.setup.channels, bandwidth=self.setup.bandwidth,
+            )  # fmt: skip
+            yield log, grants[0]
 
-    def parts(self, arrival: IntArray) -> Iterator[tuple[EventLog, IntArray]]:
-        """Logs of some steps each, in program order, with the number of each service interval in the whole run."""
-        self._settle()
-        self.steps.sort(key=lambda step: step[:2])
-        table = self._table()
-        cuts = [0, *(np.flatnonzero(np.diff(table.first // ROWS)) + 1).tolist(), len(self.steps)]
-        for begin, end in pairwise(cuts):
-            yield self._part(table, slice(begin, end), arrival)
-
-    def _table(self) -> StepTable:
-        """The table of all steps; graphs are numbered in the order in which steps need them."""
-        numbers: dict[int, int] = {}
-        for step in self.steps:
-            numbers.setdefault(id(step.graph), len(numbers))
-        size = np.array([len(step.graph) for step in self.steps], dtype=np.int64)
-        columns = {name: [getattr(step, name) for step in self.steps] for name in _STEPS}
-        columns["graph"] = [numbers[id(step.graph)] for step in self.steps]
-        return StepTable(first=np.cumsum(size) - size, **{name: _column(name, values) for name, values in columns.items()})
-
-    def _part(self, table: StepTable, part: slice, arrival: IntArray) -> tuple[EventLog, IntArray]:
-        """The log of some steps; rows and steps are numbered through the whole run."""
-        steps = self.steps[part]
-        rows = [self.shelf.get(step.number) for step in steps]
-        size = [len(each.tasks) for each in rows]
-        tasks = np.concatenate([each.tasks for each in rows])
-        grants = np.concatenate([each.grants for each in rows])
-        grants[:, 1] += np.repeat(table.first[part], [len(each.grants) for each in rows])
-        grants = grants[np.argsort(grants[:, 0])]
-        batches = [step.batch for step in steps if step.batch is not None]
-        log = EventLog(
-            graphs=tuple({id(step.graph): step.graph for step in self.steps}.values()),
-            steps=StepTable(**{each.name: getattr(table, each.name)[part] for each in fields(StepTable)}),
-            tasks=TaskTable(
-                step=np.repeat(np.arange(part.start, part.stop, dtype=np.int32), size),
-                task=np.concatenate([np.arange(each, dtype=np.int32) for each in size]),
-                **{name: _column(name, tasks[:, i]) for i, name in enumerate(_TASKS)},
-            ),
-            grants=GrantTable(**{name: _column(name, grants[:, i]) for i, name in enumerate(_GRANTS, 1)}),
-            engines=self.setup.engines, channels=self.setup.channels, bandwidth=self.setup.bandwidth, arrival=arrival,
-            batched=member_table(batches, part.start) if batches else None,
-        )  # fmt: skip
-        return log, grants[:, 0]
+    def _rows(self, begin: int, first: IntArray) -> tuple[TaskTable, IntArray]:
+        """The task table of some steps, and [number and columns, service interval]. first: row of the first task of each."""
+        tasks, grants = [], []
+        for (step, place, count), row in zip(self.steps[begin:], first.tolist(), strict=False):
+            self.file.seek(place)
+            tasks.append(self._read(len(step.form.graph), len(_TASKS)))
+            grants.append(self._read(count, 1 + len(_GRANTS)) + np.array([0, row, 0, 0, 0, 0]))
+        size = [len(each) for each in tasks]
+        table = TaskTable(
+            step=np.repeat(np.arange(begin, begin + len(size), dtype=np.int32), size),
+            task=np.concatenate([np.arange(each, dtype=np.int32) for each in size]),
+            **_columns(_TASKS, np.concatenate(tasks).T),
+        )
+        together = np.concatenate(grants)
+        return table, together[np.argsort(together[:, 0])].T
 
 
-def _matrix(rows: Sequence[tuple[int, ...]], columns: int) -> IntArray:
-    return np.array(rows, dtype=np.int64).reshape(len(rows), columns)
-
-
-def _column(name: str, values: Sequence[int] | IntArray) -> npt.NDArray[Any]:
-    return np.array(values, dtype=_NARROW.get(name, np.int64))
+def _columns(names: Sequence[str], columns: IntArray) -> dict[str, npt.NDArray[Any]]:
+    return {name: column.astype(_NARROW.get(name, np.int64)) for name, column in zip(names, columns, strict=True)}
 
 
 def member_table(batches: Sequence[Batch], first: int = 0) -> MemberTable:
-    """Who took part in some steps that follow one another; `first` numbers the first of them."""
+    """The members of some steps that follow one another; `first` numbers the first of them."""
     rows: list[tuple[int, ...]] = []
     for step, batch in enumerate(batches, first):
         rows += [(step, *member[:6]) for member in batch.members]
         rows += [(step, sequence, 0, 0, 0, 0, 1) for sequence in batch.forks]
-    step, sequence, context, query, loads, logits, emitted = np.array(rows, dtype=np.int64).T
-    return MemberTable(
-        step=step.astype(np.int32), sequence=sequence.astype(np.int32), context=context, query=query.astype(np.int32),
-        loads=loads, logits=logits.astype(np.int32), emitted=emitted.astype(np.int32),
-    )  # fmt: skip
+    return MemberTable(**_columns(_MEMBERS, np.array(rows, dtype=np.int64).T))

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from copy import deepcopy
 from functools import partial
+from io import BytesIO
 from typing import BinaryIO
 
 import numpy as np
@@ -14,18 +15,21 @@ from sim.eventlog import EventLog
 from sim.executors.reference.channel import Channel, Channels
 from sim.executors.reference.decode import Machine, Process, batched_loop, known_sequence, sampled_sequence
 from sim.executors.reference.instant import Environment
-from sim.executors.reference.record import Disk, Memory, Record
+from sim.executors.reference.record import Record
 from sim.executors.reference.sram import Sram
 from sim.executors.reference.step import Steps
 from sim.executors.setup import Progress, Setup
 from sim.graph import IntArray
 from sim.serving import Batcher, loops
 
+PART = 1 << 18  # tasks in a part of a log, about
+
 
 def simulate(setup: Setup, progress: Progress | None = None) -> EventLog:
     """Simulate to the end. Raises InputError if operands do not fit SRAM, SimulationError if the simulation cannot end."""
-    record = Record(setup, Memory(), progress)
-    return record.log(_run(setup, record))
+    record = Record(setup, BytesIO(), progress)
+    log, _ = next(record.parts(_run(setup, record)))
+    return log
 
 
 def simulate_in_parts(
@@ -35,8 +39,8 @@ def simulate_in_parts(
 
     Steps are kept in a file until all have ended, since they need not end in program order.
     """
-    record = Record(setup, Disk(file), progress)
-    yield from record.parts(_run(setup, record))
+    record = Record(setup, file, progress)
+    yield from record.parts(_run(setup, record), PART)
 
 
 def _run(setup: Setup, record: Record) -> IntArray:
@@ -70,5 +74,5 @@ def _machine(env: Environment, setup: Setup, record: Record) -> Machine:
     return Machine(
         env, engines=setup.engines, limit=setup.scheduler.engines, overlap=setup.overlap,
         channels=Channels(env, channels, setup.route), sram=None if setup.sram is None else Sram(env, setup.sram),
-        ended=lambda step: record.ended(step, env.now),
+        ended=record.ended,
     )  # fmt: skip

@@ -65,7 +65,7 @@ class Step:
     sequence, token: which; where steps are batched, the number of the loop and of its step. context: tokens in the KV cache.
     age: number of the instant of its release among all such instants. batch: who takes part, None for a sequence on its own.
     sram: bytes that a load needs and its consumer gives back, by number of the consumer. home: the engine of each chain that
-    has begun. left: tasks that have not ended. done: happens with the last of them.
+    has begun. left: tasks that have not ended. done: happens with the last of them, at `end`.
     """
 
     sequence: int
@@ -80,6 +80,7 @@ class Step:
     tasks: list[Task] = field(default_factory=list)
     home: dict[int, int] = field(default_factory=dict)
     left: int = 0
+    end: int = -1
 
     def __repr__(self) -> str:
         return f"Step(token {self.sequence}.{self.token}, {self.left} of {len(self.tasks)} tasks left)"
