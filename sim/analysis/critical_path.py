@@ -13,15 +13,12 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from sim.analysis.columns import NONE
+from sim.analysis.columns import NONE, forms_of
 from sim.analysis.context import Rules
 from sim.analysis.links import Cause, Place
-from sim.analysis.walk import Walk
-from sim.analysis.walks import Walks, apart
+from sim.analysis.walk import links_of
 from sim.errors import SimulationError
 from sim.eventlog import EventLog
-
-MANY = 64  # steps; walks through fewer take longer side by side than one after the other
 
 Times = npt.NDArray[np.int64]
 
@@ -52,25 +49,25 @@ class CriticalPath:
 
     def by_kind(self, log: EventLog) -> dict[str, int]:
         """Picoseconds of each kind of task, the largest first; `arrival` stands for the time before a request came."""
-        sums: dict[str, int] = {}
-        span, graph_of = self.end - self.begin, log.steps.graph[log.tasks.step[self.row]]
-        for number, graph in enumerate(log.graphs):
-            here = (graph_of == number) & (self.row != NONE)
-            kind = graph.kind[log.tasks.task[self.row[here]]]
-            for each in np.unique(kind).tolist():
-                name = graph.kinds[each]
-                sums[name] = sums.get(name, 0) + int(span[here][kind == each].sum())
-        if (self.row == NONE).any():
-            sums["arrival"] = int(span[self.row == NONE].sum())
+        forms, span, of_task = forms_of(log), self.end - self.begin, self.row != NONE
+        row = self.row[of_task]
+        step = log.tasks.step[row]
+        form = forms.columns.first[log.steps.graph[step]] + row - log.steps.first[step]
+        kind = np.array([number for number, _ in forms.groups], dtype=np.int64)[forms.columns.group[form]]
+        sums = dict.fromkeys((forms.kinds[each] for each in np.unique(kind).tolist()), 0)
+        for number, total in enumerate(_summed(len(forms.kinds), kind, span[of_task])):
+            if forms.kinds[number] in sums:
+                sums[forms.kinds[number]] = total
+        if not of_task.all():
+            sums["arrival"] = int(span[~of_task].sum())
         return dict(sorted(sums.items(), key=lambda item: (-item[1], item[0])))
 
     def by_resource(self, log: EventLog) -> dict[str, int]:
         """Picoseconds of each resource: `engine n`, `channel` at full speed, `sharing` what it lost to that, and so on."""
         span = self.end - self.begin
-        sums: dict[str, int] = {}
-        for engine in range(log.engines):
-            on = (self.place == Place.ENGINE) & (log.tasks.engine[self.row] == engine)
-            sums[f"engine {engine}"] = int(span[on].sum())
+        on = self.place == Place.ENGINE
+        of_engine = _summed(log.engines, log.tasks.engine[self.row[on]], span[on])
+        sums = {f"engine {engine}": total for engine, total in enumerate(of_engine)}
         served = self.place == Place.CHANNEL
         sums["channel"] = int(self.work[served].sum())
         sums["sharing"] = int(span[served].sum()) - sums["channel"]
@@ -84,6 +81,13 @@ class CriticalPath:
         return {cause.name.lower(): int(counts[cause]) for cause in Cause if counts[cause] and cause is not Cause.ITSELF}
 
 
+def _summed(groups: int, group: npt.NDArray[np.integer], values: Times) -> list[int]:
+    """Values summed by group; all of them together fit int64, as they are parts of the makespan."""
+    sums = np.zeros(groups, dtype=np.int64)
+    np.add.at(sums, group, values)
+    return [int(total) for total in sums]
+
+
 def kind_of(log: EventLog, row: int) -> str:
     """The kind of the task of a row."""
     graph = log.graphs[int(log.steps.graph[log.tasks.step[row]])]
@@ -95,8 +99,7 @@ def critical_path(log: EventLog, rules: Rules) -> CriticalPath:
     if not len(log.tasks):
         row, begin, end, place, cause, work = np.zeros((6, 0), dtype=np.int64)
     else:
-        side_by_side = len(log.steps) >= MANY and apart(log, rules)
-        row, begin, end, place, cause, work = (Walks if side_by_side else Walk)(log, rules).table()
+        row, begin, end, place, cause, work = links_of(log, rules)
     path = CriticalPath(
         row=row, begin=begin, end=end, place=place.astype(np.int8), cause=cause.astype(np.int8), work=work,
     )  # fmt: skip

@@ -1,14 +1,8 @@
-"""What links of a critical path are, and which step another waited for."""
+"""Links of a critical path: where their time was spent, and why they did not begin earlier."""
 
 from __future__ import annotations
 
-from bisect import bisect_left, bisect_right
-from collections.abc import Sequence
 from enum import IntEnum
-
-import numpy as np
-
-from sim.eventlog import EventLog
 
 
 class Place(IntEnum):
@@ -34,26 +28,3 @@ class Cause(IntEnum):
     STEP = 7  # the step before
     ARRIVAL = 8  # of the request
     ITSELF = 9  # the same task, one phase earlier
-
-
-def equal(column: Sequence[int], value: int) -> range:
-    """Where an ascending column has that value."""
-    return range(bisect_left(column, value), bisect_right(column, value))
-
-
-class Releases:
-    """Looks up which step each waited for. arrivals: ps, per sequence."""
-
-    def __init__(self, log: EventLog, arrivals: Sequence[int]) -> None:
-        self._steps, self._arrivals = log.steps, arrivals
-        order = np.argsort(log.steps.end, kind="stable")
-        self._order, self._ends = order.tolist(), log.steps.end[order].tolist()
-
-    def before(self, step: int) -> int | None:
-        """The token before it, else whichever step made room for its sequence; None if it began with the arrival or at 0."""
-        released, sequence = int(self._steps.released[step]), int(self._steps.sequence[step])
-        ended = [self._order[i] for i in equal(self._ends, released)]
-        own = [other for other in ended if self._steps.sequence[other] == sequence]
-        if not own and released == self._arrivals[sequence]:
-            return None
-        return next(iter(own or ended), None)

@@ -30,13 +30,13 @@ def setup(
     ops: OpGraph, *, execution: str = "prefetch", engines: int = 1, arbiter: str = "fifo", scheduler: str = "earliest",
     dependency: str = "sampled", requests: Sequence[tuple[int, int]] = ((1, 0),), latency: int = 0,
     cap: tuple[int, int] = (1, 1), sram: int | None = None, weights: str = "streamed", channels: int = 1,
-    route: str = "interleaved", **options: object,
+    route: str = "interleaved", costs: UnitCosts | None = None, **options: object,
 ) -> Setup:  # fmt: skip
     """requests: (tokens, arrival) of each sequence."""
     return Setup(
         graph=lower(ops, Mapping(execution=execution, weights=weights)),
         sequences=[Request(context=0, tokens=tokens, arrival=arrival) for tokens, arrival in requests],
-        dependency=dependency, costs=UnitCosts(), engines=engines, scheduler=SCHEDULERS.make(scheduler, {}),
+        dependency=dependency, costs=costs or UnitCosts(), engines=engines, scheduler=SCHEDULERS.make(scheduler, {}),
         overlap=execution == "stream", arbiter=ARBITERS.make(arbiter, {"cap": cap, **options}), bandwidth=10**12,
         channels=channels, route=route, latency=latency, sram=sram if execution == "prefetch" else None,
     )  # fmt: skip

@@ -2,23 +2,21 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import numpy as np
 import pytest
 
 from sim.analysis.critical_path import critical_path, kind_of
 from sim.analysis.inputs import Inputs
 from sim.analysis.links import Cause, Place
-from sim.analysis.walk import Walk
-from sim.analysis.walks import Walks, apart
-from tests.analysis.machine import run
+from tests.analysis.machine import UnitCosts, run
 from tests.analysis.test_breakdown import chain, kv_block
 from tests.graphs import GraphBuilder, llama_block
 
 
 def links(log, rules) -> list[tuple[str, str, str, int, int]]:
     path = critical_path(log, rules)
-    if apart(log, rules):  # found side by side, which long runs are
-        assert Walks(log, rules).table().tolist() == Walk(log, rules).table().tolist()
     return [
         (kind_of(log, row) if row >= 0 else "", Place(place).name.lower(), Cause(cause).name.lower(), begin, end)
         for row, place, cause, begin, end in zip(
@@ -148,14 +146,39 @@ def test_inputs_that_end_together_go_by_program_order():
     assert [column.tolist() for column in inputs.last(np.array([3]))] == [[0], [5]]
 
 
+class SlowFirst(UnitCosts):
+    """Token 0 computes four times as long as the others."""
+
+    def durations(self, graph, steps):
+        compute, work = super().durations(graph, steps)
+        return compute * np.where(steps.token == 0, 4, 1), work
+
+
 def test_kv_order_looks_at_all_earlier_tokens():
-    """A store of token 0 that ends after that of token 1 holds up token 2."""
+    """The store of token 0 ends after that of token 1, and holds up token 2."""
     b = GraphBuilder()
     load = b.add("kv_load", kv_read=1)
     proj = b.add("k_proj", flops=5)
     b.add("kv_store", proj, kv_write=3)
     b.add("scores", load, flops=1)
-    log, rules = run(b.graph(), dependency="known", requests=[(3, 0)], engines=1)
+    log, rules = run(b.graph(), dependency="known", requests=[(3, 0)], engines=3, costs=SlowFirst())
+    # [token, task]: k_proj ends at 20, 5, 5; stores end at 23, 8, 11
+    assert log.tasks.end.reshape(3, 4)[:, 2].tolist() == [23, 8, 11]
     inputs = Inputs(log, rules)
-    end = log.tasks.end.reshape(3, 4)
-    assert inputs.last_of(8) == ((2 if end[0, 2] >= end[1, 2] else 6), end[:2, 2].max())
+    assert [inputs.last_of(load) for load in (0, 4, 8)] == [(-1, -1), (2, 23), (2, 23)]
+    assert log.tasks.ready[8] == 23
+    assert [(kind, cause) for kind, _, cause, _, _ in links(log, rules)] == [
+        ("k_proj", "start"), ("kv_store", "input"), ("kv_load", "kv_order"), ("kv_load", "channel"), ("scores", "input"),
+    ]  # fmt: skip
+
+
+def test_stores_that_end_together_go_by_program_order():
+    b = GraphBuilder()
+    load = b.add("kv_load", kv_read=1)
+    b.add("kv_store", kv_write=3)
+    b.add("scores", load, flops=1)
+    log, rules = run(b.graph(), dependency="known", requests=[(3, 0)], engines=3, arbiter="processor_sharing")
+    stores = log.tasks.end.reshape(3, 3)[:, 1]
+    assert stores[0] <= stores[1]
+    same = dataclasses.replace(log, tasks=dataclasses.replace(log.tasks, end=np.maximum(log.tasks.end, stores[1])))
+    assert Inputs(same, rules).last_of(6) == (1, int(stores[1]))

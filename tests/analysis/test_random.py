@@ -2,17 +2,25 @@
 
 from __future__ import annotations
 
-from hypothesis import assume, given, settings
+import dataclasses
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from sim.analysis import columns
+from sim.analysis.account import account
 from sim.analysis.blame import blame
 from sim.analysis.bounds import bounds
 from sim.analysis.breakdown import PARTS, WAIT_INPUT, WAIT_POLICY, breakdown
 from sim.analysis.checks import check
+from sim.analysis.context import Rules
 from sim.analysis.critical_path import critical_path
+from sim.analysis.inputs import Inputs
 from sim.analysis.links import Place
-from sim.analysis.walk import Walk
-from sim.analysis.walks import Walks, apart
+from sim.eventlog import EventLog
 from sim.graph import OpGraph
 from tests.analysis.machine import run
 from tests.graphs import GraphBuilder
@@ -80,17 +88,25 @@ def test_the_account_adds_up(graph: OpGraph, machine: dict[str, object]):
     assert not (path.place == Place.WAIT).any(), "each link was held up by somebody"
 
 
-@settings(max_examples=200, deadline=None)
-@given(graphs(), machines(), st.integers(1, 6), st.integers(0, 9))
-def test_walks_side_by_side_find_the_same_links(graph: OpGraph, machine: dict[str, object], tokens: int, arrival: int):
-    log, rules = run(graph, **{**machine, "dependency": "sampled", "requests": [(tokens, arrival)]})
-    assert apart(log, rules)
-    assert Walks(log, rules).table().tolist() == Walk(log, rules).table().tolist()
-
-
 @settings(max_examples=100, deadline=None)
 @given(graphs(), machines())
-def test_walks_side_by_side_begin_with_the_request_that_the_run_ends_with(graph: OpGraph, machine: dict[str, object]):
-    log, rules = run(graph, **{**machine, "dependency": "sampled"})
-    assume(apart(log, rules))
-    assert Walks(log, rules).table().tolist() == Walk(log, rules).table().tolist()
+def test_compiled_kernels_find_the_same(graph: OpGraph, machine: dict[str, object]):
+    log, rules = run(graph, **machine)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(columns, "MANY_TASKS", 0)
+        compiled = findings(log, rules)
+    assert findings(log, rules) == compiled
+
+
+def findings(log: EventLog, rules: Rules) -> list[object]:
+    """All that the analyses find, to be compared."""
+    whole, rows = account(log, rules), np.arange(len(log.tasks))
+    return plain([whole, blame(log, rules, whole.breakdown), critical_path(log, rules), Inputs(log, rules).last(rows)])
+
+
+def plain(value: Any) -> Any:
+    if isinstance(value, np.ndarray):
+        return value.tolist()
+    if dataclasses.is_dataclass(value):
+        return [plain(getattr(value, each.name)) for each in dataclasses.fields(value)]
+    return [plain(each) for each in value] if isinstance(value, (list, tuple)) else value
