@@ -35,7 +35,7 @@ from sim.experts import Experts, Routing, Tokens, distinct
 from sim.graph import MONOMIALS, QUANTITIES, IntArray, Op, OpGraph, Polynomial, StepLanes
 from sim.lowering import Mapping as TaskMapping
 from sim.lowering import lower, read_in_place
-from sim.tasks import ByLayer, TaskGraph
+from sim.tasks import ByLayer, Links, TaskGraph, with_links
 from sim.template import Blocks, Repeated, first_of_each, rows
 
 #: Captured op graphs of a model, by (several sequences, several new tokens each).
@@ -351,14 +351,21 @@ class Template:
 class TaskTemplate:
     """A template with its lowered tasks. Makes the task graph of a step.
 
-    one_each: each op is one task. kv: int8 [task], 1 if it loads from the KV cache, 2 if it stores.
+    one_each: each op is one task. kv: int8 [task], 1 if it loads from the KV cache, 2 if it stores. node: [item], the node of
+    the task graph that an item of the blocks is: a task, or a join, which stands behind what it needs.
     """
 
     def __init__(self, stitched: Stitched, mapping: TaskMapping) -> None:
         self.tasks = tasks = lower(stitched.ops, mapping)
         self.ops = ops = Template(stitched._replace(ops=tasks.ops))
-        self.one_each = np.array_equal(tasks.op, np.arange(len(tasks.ops)))
-        self.blocks = Blocks(ops.owner[tasks.op], ops.segment[tasks.op], tasks.inputs, tasks.input_start, ops.plain)
+        links, self.node = tasks.links, np.arange(len(tasks))
+        op, inputs, start = tasks.op.astype(np.int64), links.inputs.astype(np.int64), links.input_start.astype(np.int64)
+        if links.joins:
+            op = np.append(op, op[links.inputs[links.input_start[len(tasks) : -1]]])
+            self.node = np.argsort(op, kind="stable")
+            op, inputs, start = op[self.node], *_in_items(inputs, start, self.node)
+        self.one_each = np.array_equal(op, np.arange(len(tasks.ops)))
+        self.blocks = Blocks(ops.owner[op], ops.segment[op], inputs, start, ops.plain)
         self.kv = np.zeros(len(tasks), dtype=np.int8)
         for number, by_layer in ((1, tasks.kv_loads), (2, tasks.kv_stores)):
             self.kv[[task for of_layer in by_layer.values() for task in of_layer]] = number
@@ -366,20 +373,36 @@ class TaskTemplate:
     def graph(self, shape: Shape, routing: Routing | None = None) -> TaskGraph:
         """The task graph of a step."""
         ops, of = BatchGraph(template=self.ops, shape=shape, routing=routing), self.tasks
-        tasks = ops.repeated.of(self.blocks) if self.one_each else self.ops.repeat(self.blocks, shape)
-        source = tasks.source
-        consumers, sources = tasks.edges()
-        inputs, input_start = rows(consumers, sources, len(tasks))
-        outputs, output_start = rows(sources, consumers, len(tasks))
+        items = ops.repeated.of(self.blocks) if self.one_each else self.ops.repeat(self.blocks, shape)
+        consumers, sources = items.edges()
+        source, member, joins = items.source, items.member, 0
+        if of.links.joins:
+            source = self.node[source]
+            task = source < len(of)
+            joins = len(source) - int(task.sum())
+            number = np.where(task, np.cumsum(task), len(source) - joins + np.cumsum(~task)) - 1
+            consumers, sources, source, member = number[consumers], number[sources], source[task], member[task]
+        links = Links(joins, *rows(consumers, sources, len(items)), *rows(sources, consumers, len(items)))
         kv, layer = self.kv[source], of.layer[source]
         loads, stores = (np.flatnonzero(kv == number) for number in (1, 2))
-        return TaskGraph(
-            ops=ops, kinds=of.kinds, kind=of.kind[source], op=ops.repeated.place(of.op[source], tasks.member).astype(np.int32),
-            part=of.part[source], parts=of.parts[source], head=of.head[source], tile=of.tile[source], layer=layer,
-            engine=of.engine[source], computes=of.computes[source], moves=of.moves[source], prefetch=of.prefetch[source],
-            inputs=inputs, input_start=input_start, outputs=outputs, output_start=output_start,
-            kv_loads=ByLayer(loads, layer[loads]), kv_stores=ByLayer(stores, layer[stores]),
-        )  # fmt: skip
+        columns = {
+            "ops": ops, "kinds": of.kinds, "layer": layer, "op": ops.repeated.place(of.op[source], member).astype(np.int32),
+            "kv_loads": ByLayer(loads, layer[loads]), "kv_stores": ByLayer(stores, layer[stores]),
+        }  # fmt: skip
+        return with_links(links, columns | {name: getattr(of, name)[source] for name in _COPIED})
+
+
+#: Columns of tasks that are those of the template.
+_COPIED = ("kind", "part", "parts", "head", "tile", "engine", "computes", "moves", "prefetch")
+
+
+def _in_items(inputs: IntArray, start: IntArray, node: IntArray) -> tuple[IntArray, IntArray]:
+    """CSR of nodes in another order. node: [item], which one it is."""
+    item = np.empty_like(node)
+    item[node] = np.arange(len(node))
+    consumers = np.repeat(item, np.diff(start))
+    in_order, item_start = rows(consumers, item[inputs], len(node))
+    return in_order.astype(np.int64), item_start.astype(np.int64)
 
 
 def _routed(ops: OpGraph) -> Iterator[Routed]:

@@ -17,16 +17,20 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
 from fractions import Fraction
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
 
 from sim.graph import QUANTITIES, Op, OpGraph, Polynomial
-from sim.tasks import CLASS_BIT, TaskGraph
+from sim.tasks import CLASS_BIT, Links, TaskGraph, with_links
+from sim.template import rows
 
 #: Tasks that a product by weights can be cut into.
 MOST_TILES = 1024
+
+#: Edges between two ops from which a join stands between them (see `sim.tasks.Links`).
+MANY_EDGES = 65_536
 
 #: Ops that move the KV cache, and what that is to the device's memory: swapped out, it is read from there.
 KV_CLASS = {"kv_load": "kv_read", "kv_store": "kv_write", "kv_swap_out": "kv_read", "kv_swap_in": "kv_write"}
@@ -68,6 +72,7 @@ class _Builder:
     kinds: dict[str, int] = field(default_factory=dict)
     rows: list[tuple[int, ...]] = field(default_factory=list)
     inputs: list[list[int]] = field(default_factory=list)
+    joins: list[list[int]] = field(default_factory=list)  # what each needs; as an input, join j is -1 - j
 
     def add(
         self, op: int, kind: str, layer: int, inputs: list[int], *, share: tuple[int, int] = (0, 1), head: int = -1,
@@ -77,6 +82,11 @@ class _Builder:
         self.rows.append((number, op, *share, head, tile, layer, engine, computes, moves, prefetch))
         self.inputs.append(sorted(set(inputs)))
         return len(self.rows) - 1
+
+    def join(self, tasks: list[int]) -> int:
+        """What stands for all of some tasks as an input."""
+        self.joins.append(tasks)
+        return -len(self.joins)
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,10 +133,16 @@ def lower(ops: OpGraph, mapping: Mapping) -> TaskGraph:
     kv_loads: dict[int, list[int]] = {}
     kv_stores: dict[int, list[int]] = {}
 
+    joins: dict[int, int] = {}  # per op whose tasks are joined
     for i, op in enumerate(ops.ops):
         results = []
+        joined = [j for j in op.inputs if _is_joined(ops, i, j, grids)]
+        for j in joined:
+            if j not in joins:
+                joins[j] = build.join(made[j])
         for part in range(len(grids[i])):
-            inputs = [made[j][share] for j in op.inputs for share in _shares_needed(ops, i, j, part, grids)]
+            inputs = [joins[j] for j in joined]
+            inputs += [made[j][share] for j in op.inputs if j not in joined for share in _shares_needed(ops, i, j, part, grids)]
             share = (part, len(grids[i]))
             head, tile = grids[i].labels(part)
             if op.kind in KV_CLASS:
@@ -248,7 +264,7 @@ def _part(whole: tuple[Polynomial, ...], readers: list[int], reader: int) -> tup
 
 
 def _is_prefetch(build: _Builder, task: int) -> bool:
-    return bool(build.rows[task][-1])
+    return task >= 0 and bool(build.rows[task][-1])
 
 
 def _grids(ops: OpGraph, mapping: Mapping) -> list[_Grid]:
@@ -287,34 +303,41 @@ def _shares_needed(ops: OpGraph, consumer: int, producer: int, part: int, grids:
     )
 
 
+def _is_joined(ops: OpGraph, consumer: int, producer: int, grids: list[_Grid]) -> bool:
+    """Whether every share of one op needs every share of another, and both have so many that edges would be too many."""
+    shares = len(grids[consumer]), len(grids[producer])
+    many = min(shares) > 1 and shares[0] * shares[1] > MANY_EDGES
+    return many and len(_shares_needed(ops, consumer, producer, 0, grids)) == len(grids[producer])
+
+
 def _columns(ops: OpGraph, build: _Builder, kv_loads: dict[int, list[int]], kv_stores: dict[int, list[int]]) -> TaskGraph:
     table = np.array(build.rows, dtype=np.int64).reshape(len(build.rows), 11).T
-    counts = np.array([len(row) for row in build.inputs], dtype=np.int64)
-    inputs = np.array([source for row in build.inputs for source in row], dtype=np.int32)
-    consumers = np.repeat(np.arange(len(build.rows), dtype=np.int32), counts)
-    by_source = np.argsort(inputs, kind="stable")
-    return TaskGraph(
-        ops=ops,
-        kinds=tuple(build.kinds),
-        kind=table[0].astype(np.int16),
-        op=table[1].astype(np.int32),
-        part=table[2].astype(np.int32),
-        parts=table[3].astype(np.int32),
-        head=table[4].astype(np.int16),
-        tile=table[5].astype(np.int16),
-        layer=table[6].astype(np.int16),
-        engine=table[7].astype(np.bool_),
-        computes=table[8].astype(np.bool_),
-        moves=table[9].astype(np.uint8),
-        prefetch=table[10].astype(np.bool_),
-        inputs=inputs,
-        input_start=_offsets(counts),
-        outputs=consumers[by_source],
-        output_start=_offsets(np.bincount(inputs, minlength=len(build.rows))),
-        kv_loads={layer: tuple(tasks) for layer, tasks in kv_loads.items()},
-        kv_stores={layer: tuple(tasks) for layer, tasks in kv_stores.items()},
-    )
+    links = _links(build)
+    columns: dict[str, Any] = {
+        "ops": ops,
+        "kinds": tuple(build.kinds),
+        "kind": table[0].astype(np.int16),
+        "op": table[1].astype(np.int32),
+        "part": table[2].astype(np.int32),
+        "parts": table[3].astype(np.int32),
+        "head": table[4].astype(np.int16),
+        "tile": table[5].astype(np.int16),
+        "layer": table[6].astype(np.int16),
+        "engine": table[7].astype(np.bool_),
+        "computes": table[8].astype(np.bool_),
+        "moves": table[9].astype(np.uint8),
+        "prefetch": table[10].astype(np.bool_),
+        "kv_loads": {layer: tuple(tasks) for layer, tasks in kv_loads.items()},
+        "kv_stores": {layer: tuple(tasks) for layer, tasks in kv_stores.items()},
+    }
+    return with_links(links, columns)
 
 
-def _offsets(counts: np.ndarray[tuple[int], np.dtype[np.int64]]) -> np.ndarray[tuple[int], np.dtype[np.int32]]:
-    return np.concatenate(([0], np.cumsum(counts))).astype(np.int32)
+def _links(build: _Builder) -> Links:
+    """The edges, joins after tasks."""
+    needs = build.inputs + build.joins
+    counts = np.array([len(row) for row in needs], dtype=np.int64)
+    inputs = np.array([source for row in needs for source in row], dtype=np.int64)
+    inputs = np.where(inputs < 0, len(build.rows) - 1 - inputs, inputs)
+    consumers = np.repeat(np.arange(len(needs)), counts)
+    return Links(len(build.joins), *rows(consumers, inputs, len(needs)), *rows(inputs, consumers, len(needs)))

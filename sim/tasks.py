@@ -9,13 +9,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
 from sim.graph import QUANTITIES, IntArray, OpGraph
-from sim.template import first_of_each
+from sim.template import first_of_each, rows
 
 #: Byte classes, as bits of `TaskGraph.moves`: bit i stands for `QUANTITIES[i]`.
 BYTE_CLASSES = ("weight", "kv_read", "kv_write", "act_read", "act_write")
@@ -48,6 +48,21 @@ class ByLayer(Mapping[int, tuple[int, ...]]):
         return len(self._sorted())
 
 
+class Links(NamedTuple):
+    """Edges of a task graph, in which *joins* may stand between many tasks and many that need all of them.
+
+    Nodes are the tasks, and after them `joins` joins: node `len(graph) + j` is join j. A join is no task. It is there at the
+    instant at which the last task that it needs ends, and what needs the join needs all of these. Joins need tasks only.
+    inputs, input_start: CSR of the nodes that each node needs. outputs, output_start: CSR of the nodes that need it.
+    """
+
+    joins: int
+    inputs: npt.NDArray[np.int32]
+    input_start: npt.NDArray[np.int32]
+    outputs: npt.NDArray[np.int32]
+    output_start: npt.NDArray[np.int32]
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TaskGraph:
     """The DAG of tasks of one step. All columns have one entry per task, in program order.
@@ -64,6 +79,7 @@ class TaskGraph:
     prefetch: True for a load that waits for nothing but room in SRAM.
     inputs, input_start: CSR of the tasks it needs (indices smaller than its own).
     outputs, output_start: CSR of the tasks that need it.
+    links: the same edges, where there are very many of them through joins; executors follow these.
     kv_loads, kv_stores: layer -> tasks that read or append to the KV cache of that layer.
     """
 
@@ -92,7 +108,12 @@ class TaskGraph:
         return len(self.op)
 
     def __repr__(self) -> str:
-        return f"TaskGraph({len(self)} tasks, {len(self.inputs)} edges)"
+        return f"TaskGraph({len(self)} tasks, {len(self.links.inputs)} edges)"
+
+    @property
+    def links(self) -> Links:
+        """The edges as they are stored."""
+        return Links(0, self.inputs, self.input_start, self.outputs, self.output_start)
 
     def kind_of(self, task: int) -> str:
         return self.kinds[int(self.kind[task])]
@@ -181,3 +202,49 @@ class TaskGraph:
             self._made["ops"] = ops if ops is not None else self._made.get("ops")
         made: tuple[npt.NDArray[np.intp], npt.NDArray[np.intp]] = self._made[name]
         return made
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, repr=False)
+class JoinedGraph(TaskGraph):
+    """A task graph with joins. Edges from task to task are made only if somebody asks for them."""
+
+    links: Links = field(repr=False)
+    inputs: npt.NDArray[np.int32] = field(init=False, repr=False, compare=False)
+    input_start: npt.NDArray[np.int32] = field(init=False, repr=False, compare=False)
+    outputs: npt.NDArray[np.int32] = field(init=False, repr=False, compare=False)
+    output_start: npt.NDArray[np.int32] = field(init=False, repr=False, compare=False)
+
+    if not TYPE_CHECKING:  # so that names which do not exist are still found
+
+        def __getattr__(self, name: str) -> Any:
+            """Columns that are made when they are asked for; called for what is not there."""
+            if name not in ("inputs", "input_start", "outputs", "output_start"):
+                raise AttributeError(name)
+            consumers, sources = self._edges()
+            for value, start, row, of in (
+                ("inputs", "input_start", consumers, sources), ("outputs", "output_start", sources, consumers),
+            ):  # fmt: skip
+                made = rows(row, of, len(self))
+                object.__setattr__(self, value, made[0])
+                object.__setattr__(self, start, made[1])
+            return object.__getattribute__(self, name)
+
+    def _edges(self) -> tuple[IntArray, IntArray]:
+        """Edges from task to task, in no order: what needs, and what it needs."""
+        tasks, links = len(self), self.links
+        start = links.input_start.astype(np.int64)
+        consumer = np.repeat(np.arange(tasks), np.diff(start[: tasks + 1]))
+        node = links.inputs[: len(consumer)].astype(np.int64)
+        direct = node < tasks
+        join, needs = node[~direct], consumer[~direct]
+        size = start[join + 1] - start[join]
+        at = np.repeat(start[join] - (np.cumsum(size) - size), size) + np.arange(int(size.sum()))
+        return np.concatenate([consumer[direct], np.repeat(needs, size)]), np.concatenate([node[direct], links.inputs[at]])
+
+
+def with_links(links: Links, columns: dict[str, Any]) -> TaskGraph:
+    """A task graph of these edges and its other columns."""
+    if links.joins:
+        return JoinedGraph(links=links, **columns)
+    _, inputs, input_start, outputs, output_start = links
+    return TaskGraph(inputs=inputs, input_start=input_start, outputs=outputs, output_start=output_start, **columns)

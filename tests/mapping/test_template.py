@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 
 import models.library
 import sim
+import sim.lowering
 from sim.batch import BatchGraph, Laid, Shape, StepGraphs, Variants, stitch
 from sim.cost.kernels import Kernel, kernels_of, together
 from sim.cost.model import Machine
@@ -257,3 +258,39 @@ def test_operations_of_torch_are_no_kernels_for_a_batch() -> None:
                 "mapping": {"attention": "batch", "granularity": "aten"},
             }
         )
+
+
+@settings(max_examples=30, deadline=None)
+@given(shapes(), st.sampled_from(MODELS), st.sampled_from(["tiles", "off chip", "splits"]))
+def test_edges_through_joins_are_the_same_edges(shape: Shape, model: str, mapping: str) -> None:
+    """As if few edges were many already: from task to task they are what they were, in templates as op by op."""
+    plain = graphs(model, mapping)(shape)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sim.lowering, "MANY_EDGES", 4)
+        made = StepGraphs(laid(model, mapping), MAPPINGS[mapping][0])
+        joined = made(shape)
+        ops = laid(model, mapping)[False, False] if shape.plain else stitch(made.variants, shape).ops
+        by_hand = lower(ops, MAPPINGS[mapping][0])
+    assert plain.links.joins == 0
+    assert joined.links.joins > 0 or mapping != "tiles"  # only tiles meet with tiles, or with heads
+    assert len(joined.links.inputs) <= len(plain.inputs)
+    same(joined, plain)
+    links, expected = joined.links, by_hand.links
+    assert links.joins == expected.joins
+    starts = [np.searchsorted(each.inputs[each.input_start[len(plain)] :], len(plain)) for each in (links, expected)]
+    assert starts == [len(each.inputs) - each.input_start[len(plain)] for each in (links, expected)]  # joins need tasks only
+
+
+def test_many_tiles_have_few_edges() -> None:
+    """Each of 1,024 tiles needs all 1,024 of the op before: 2,048 edges and a join, not a million."""
+    mapping = Mapping(tiles=1024, heads="fused")
+    graph = lower(models.library.load("llama-3.2-1b").step().select(1), mapping)
+    assert graph.links.joins > 0
+    assert len(graph.links.inputs) < 8 * len(graph)
+    (down,) = (i for i, op in enumerate(graph.ops.ops) if op.kind == "down_proj")
+    first = int(np.flatnonzero(graph.op == down)[0])
+    (join,) = graph.links.inputs[graph.links.input_start[first] : graph.links.input_start[first + 1]].tolist()
+    (act,) = (i for i, op in enumerate(graph.ops.ops) if op.kind == "act")
+    needed = graph.links.inputs[graph.links.input_start[join] : graph.links.input_start[join + 1]]
+    assert needed.tolist() == np.flatnonzero(graph.op == act).tolist()
+    assert graph.inputs[graph.input_start[first] : graph.input_start[first + 1]].tolist() == needed.tolist()
