@@ -23,19 +23,17 @@ from sim.tasks import TaskGraph
 
 
 @kernel
-def remaining_paths(
-    first_output: Any, end_output: Any, outputs: Any, first: int, rank: Any, base: int, size: int
-) -> None:  # fmt: skip
+def remaining_paths(pool: Any, outputs: int, width: int, ranks: Any, at: int, step: int, size: int) -> None:
     """Turn the lengths of the tasks of a step into ranks: less the longest path from the start of each to the end of the step.
 
-    rank [base + task]: a length in ps, then the rank. first_output, end_output [first + task]: range of its consumers in
-    `outputs`, which are tasks of the step. The upward rank of HEFT (Topcuoglu et al., 2002) on identical engines.
+    ranks: at `at + task * step` a length in ps, then the rank. pool: at `outputs + task * width` where the numbers of the
+    consumers of a task begin in the pool, and then where they end. The upward rank of HEFT (Topcuoglu et al., 2002).
     """
     for task in range(size - 1, -1, -1):
         after = 0
-        for i in range(first_output[first + task], end_output[first + task]):
-            after = min(after, rank[base + outputs[i]])
-        rank[base + task] = after - rank[base + task]
+        for i in range(pool[outputs + task * width], pool[outputs + task * width + 1]):
+            after = min(after, ranks[at + pool[i] * step])
+        ranks[at + task * step] = after - ranks[at + task * step]
 
 
 class StepView(NamedTuple):
@@ -120,10 +118,10 @@ class CriticalPath(Earliest):
     """Longest remaining path first."""
 
     def ranks(self, step: StepView) -> IntArray:
-        graph = step.graph
+        graph, size = step.graph, len(step.graph)
+        ranges = np.column_stack([graph.output_start[:-1], graph.output_start[1:]]) + 2 * size
         rank = step.compute + step.work
-        compute_ranks = launch(remaining_paths, compiled=False)
-        compute_ranks(graph.output_start[:-1], graph.output_start[1:], graph.outputs, 0, rank, 0, len(graph))
+        launch(remaining_paths, compiled=False)(np.concatenate([ranges.ravel(), graph.outputs]), 0, 2, rank, 0, 1, size)
         return rank
 
 

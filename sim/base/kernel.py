@@ -36,7 +36,7 @@ F = TypeVar("F", bound=Callable[..., Any])
 MANY_TASKS = 25_000
 
 _KERNELS: dict[int, FunctionType] = {}  # by id of the code object
-_DISPATCHERS: dict[int, Any] = {}
+_DISPATCHERS: dict[tuple[int, bool], Any] = {}
 _UNAVAILABLE: list[str] = []  # the reason, once it is known
 
 
@@ -83,11 +83,15 @@ def launch(function: F, *, compiled: bool) -> F:
     return interpreted  # type: ignore[return-value]
 
 
-def compile_kernel(function: Callable[..., Any]) -> Any:
-    """The function compiled for whatever types it is called with, with all kernels that it calls."""
+def compile_kernel(function: Callable[..., Any], *, entry: bool = True) -> Any:
+    """The function compiled for whatever types it is called with, with all kernels that it calls.
+
+    entry: it is called from Python, and so kept in the cache, with the code of all that it calls.
+    """
     assert isinstance(function, FunctionType)
     code = function.__code__
-    if id(code) not in _DISPATCHERS:
+    key = (id(code), entry)
+    if key not in _DISPATCHERS:
         import numba  # noqa: PLC0415
 
         _use_cache_folder(numba)
@@ -95,11 +99,13 @@ def compile_kernel(function: Callable[..., Any]) -> Any:
         for name in code.co_names:
             called = names.get(name)
             if is_kernel(called):
-                names[name] = compile_kernel(called)  # type: ignore[arg-type]
+                names[name] = compile_kernel(called, entry=False)  # type: ignore[arg-type]
         copy = FunctionType(code, names, function.__name__, function.__defaults__, function.__closure__)
         copy.__module__, copy.__qualname__ = function.__module__, function.__qualname__
-        _DISPATCHERS[id(code)] = numba.njit(cache=_CACHE.usable, nogil=True)(copy)
-    return _DISPATCHERS[id(code)]
+        # What is called only from other kernels needs no wrappers for Python, which are half of what there is to compile.
+        inner: dict[str, Any] = {} if entry else {"no_cpython_wrapper": True, "no_cfunc_wrapper": True}
+        _DISPATCHERS[key] = numba.njit(cache=entry, nogil=True, error_model="numpy", **inner)(copy)
+    return _DISPATCHERS[key]
 
 
 class _Cache:

@@ -3,85 +3,83 @@
 from __future__ import annotations
 
 from sim.base.kernel import kernel
-from sim.executors.compiled.heaps import pop, push
-from sim.executors.compiled.skew import goes_before, rest_of
+from sim.executors.compiled.heaps import ENTRY, pop, push
+from sim.executors.compiled.skew import goes_before, without_root
 from sim.executors.compiled.state import (
-    BOUND, CHAIN, CHAINED, ENGINES, HOME, IDLE, LIMIT, NONE, READY, S_BASE, S_FORM, SLOT, State,
+    BOUND, BOUND_TABLE, CELL, CHAIN, CHAINED, ENGINES, FORM, HOME, IDLES, LIMIT, NONE, READY, S_BASE, S_FORM, SLOT, Forms, Log, Memory,
 )  # fmt: skip
 from sim.executors.compiled.tasks import take
 
 
 @kernel
-def dispatch(run: State) -> None:
+def dispatch(m: Memory, f: Forms, log: Log) -> None:
     """Give ready tasks to free engines, as long as there are both."""
-    room = run.m[LIMIT] - run.m[ENGINES] + run.m[IDLE]
-    if run.m[BOUND] > 0:
-        dispatch_bound(run, room)
+    room = m[LIMIT] - m[ENGINES] + m[m[IDLES]]
+    if m[BOUND] > 0:
+        dispatch_bound(m, f, log, room)
         return
-    while run.m[READY] > 0 and run.m[IDLE] > 0 and room > 0:
-        take_ready(run, next_idle(run))
+    while m[m[READY]] > 0 and m[m[IDLES]] > 0 and room > 0:
+        take_ready(m, f, log, next_idle(m))
         room -= 1
 
 
 @kernel
-def next_idle(run: State) -> int:
+def next_idle(m: Memory) -> int:
     """Take the lowest idle engine out of the heap."""
-    engine = run.idle[0, 0]
-    run.m[IDLE] = pop(run.idle, run.m[IDLE])
+    engine = m[m[IDLES] + 1]
+    pop(m, m[IDLES])
     return engine
 
 
 @kernel
-def take_ready(run: State, engine: int) -> None:
+def take_ready(m: Memory, f: Forms, log: Log, engine: int) -> None:
     """An engine takes the first of the ready tasks."""
-    cell = run.ready[2, 0]
-    run.m[READY] = pop(run.ready, run.m[READY])
-    take_home(run, cell, engine)
+    cell = m[m[READY] + 3]
+    pop(m, m[READY])
+    take_home(m, f, log, cell, engine)
 
 
 @kernel
-def take_home(run: State, cell: int, engine: int) -> None:
-    """It takes a task, and the chain of the task stays with it from the first one on."""
-    if run.m[CHAINED]:
-        slot = run.cell[SLOT, cell]
-        base = run.slot[S_BASE, slot]
-        chain = base + run.form[CHAIN, run.slot[S_FORM, slot] + cell - base]
-        if run.cell[HOME, chain] == NONE:
-            run.cell[HOME, chain] = engine
-    take(run, cell, engine)
-
-
-@kernel
-def take_bound(run: State, engine: int) -> None:
+def take_bound(m: Memory, f: Forms, log: Log, engine: int) -> None:
     """An engine takes the first of the tasks that are bound to it."""
-    cell = run.bound[engine]
-    run.bound[engine] = rest_of(run, cell)
-    run.m[BOUND] -= 1
-    take_home(run, cell, engine)
+    cell = m[m[BOUND_TABLE] + engine]
+    m[m[BOUND_TABLE] + engine] = without_root(m, cell)
+    m[BOUND] -= 1
+    take_home(m, f, log, cell, engine)
 
 
 @kernel
-def dispatch_bound(run: State, room: int) -> None:
+def take_home(m: Memory, f: Forms, log: Log, cell: int, engine: int) -> None:
+    """An engine takes a task, and the chain of the task stays with it from the first one on."""
+    if m[CHAINED]:
+        slot = m[cell + SLOT]
+        task = (cell - m[slot + S_BASE]) // m[CELL]
+        home = m[slot + S_BASE] + f[m[slot + S_FORM] + task * FORM + CHAIN] * m[CELL] + HOME
+        if m[home] == NONE:
+            m[home] = engine
+    take(m, f, log, cell, engine)
+
+
+@kernel
+def dispatch_bound(m: Memory, f: Forms, log: Log, room: int) -> None:
     """The same where some tasks must run on the engine of their chain: each engine in turn takes what it may."""
-    while run.m[READY] > 0 and run.m[IDLE] > 0 and room > 0:
-        engine = next_idle(run)
-        bound = run.bound[engine]
-        if bound != NONE and goes_before(run, bound, run.ready[2, 0]):
-            take_bound(run, engine)
+    while m[m[READY]] > 0 and m[m[IDLES]] > 0 and room > 0:
+        engine = next_idle(m)
+        bound = m[m[BOUND_TABLE] + engine]
+        if bound != NONE and goes_before(m, bound, m[m[READY] + 3]):
+            take_bound(m, f, log, engine)
         else:
-            take_ready(run, engine)
+            take_ready(m, f, log, engine)
         room -= 1
     # What any engine may take has run out, or the limit is reached: idle engines take what is bound to them.
-    others, kept = run.m[IDLE], 0  # those that take nothing wait in the second half of the table
-    while others > 0:
-        engine = run.idle[0, 0]
-        others = pop(run.idle, others)
-        if room > 0 and run.bound[engine] != NONE:
-            take_bound(run, engine)
+    kept, last = 0, m[IDLES] + 2 * ENTRY * m[ENGINES]  # those that take nothing wait in the second half of the heap's room
+    while m[m[IDLES]] > 0:
+        engine = next_idle(m)
+        if room > 0 and m[m[BOUND_TABLE] + engine] != NONE:
+            take_bound(m, f, log, engine)
             room -= 1
         else:
+            m[last - kept] = engine
             kept += 1
-            run.idle[0, run.idle.shape[1] - kept] = engine
-    run.m[IDLE] = 0
     for i in range(kept):
-        run.m[IDLE] = push(run.idle, run.m[IDLE], run.idle[0, run.idle.shape[1] - 1 - i], 0, 0)
+        push(m, m[IDLES], m[last - i], i, i)

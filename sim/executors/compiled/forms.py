@@ -1,4 +1,4 @@
-"""The pool of task graphs, and what is the same in all steps: the machine's rules as integers."""
+"""The pool of task graphs."""
 
 from __future__ import annotations
 
@@ -9,88 +9,68 @@ import numpy as np
 import numpy.typing as npt
 
 from sim.executors.compiled.state import (
-    CHAIN, COST_ROW, FORM_FIELDS, HELD, INPUTS, LEVEL, MEMBER, MOVES, NONE, OPERAND, OUT, OUT_END, PREFETCH, STORES,
+    CHAIN, COST_ROW, FORM, HELD, INPUTS, LEVEL, MEMBER, MOVES, NONE, OPERAND, OUT, OUT_END, PREFETCH, STORES,
 )  # fmt: skip
 from sim.executors.setup import Setup
-from sim.graph import IntArray
 from sim.hardware.arbiters.disciplines import Discipline
 from sim.tasks import TaskGraph
-
-Table = npt.NDArray[Any]
 
 
 @dataclass(slots=True)
 class Form:
-    """A task graph in the pool: its first task there, and its number of tasks."""
+    """A task graph in the pool: the address of its first task, and how many there are."""
 
     graph: TaskGraph
-    number: int
-    first: int
+    at: int
     size: int
 
 
 @dataclass(slots=True)
 class Forms:
-    """All task graphs of a run, one after another in arrays that grow. form: int32 [field, task]. outputs: int32, relative."""
+    """All task graphs of a run. pool: int64, for each graph its tasks, then their outputs; it grows."""
 
     setup: Setup
     discipline: Discipline
-    form: Table = field(default_factory=lambda: np.zeros((FORM_FIELDS, 0), dtype=np.int32))
-    outputs: Table = field(default_factory=lambda: np.zeros(0, dtype=np.int32))
-    all: list[Form] = field(default_factory=list)
-    tasks: int = 0
-    edges: int = 0
+    pool: npt.NDArray[np.int64] = field(default_factory=lambda: np.zeros(0, dtype=np.int64))
+    used: int = 0
     _known: dict[int, Form] = field(default_factory=dict)
-
-    def of(self, graph: TaskGraph, cost_row: IntArray) -> Form:
-        """The form of a graph, which is added if it is new. cost_row [task]: the row of its durations."""
-        if id(graph) not in self._known:
-            self._known[id(graph)] = self._add(graph, cost_row)
-        return self._known[id(graph)]
 
     def known(self, graph: TaskGraph) -> Form | None:
         """The form of a graph, if it is there."""
         return self._known.get(id(graph))
 
-    def _add(self, graph: TaskGraph, cost_row: IntArray) -> Form:
-        size, first = len(graph), self.tasks
-        self.form = _room(self.form, first + size)
-        self.outputs = _room(self.outputs, self.edges + len(graph.outputs))
-        self.outputs[self.edges : self.edges + len(graph.outputs)] = graph.outputs
-        here = self.form[:, first : first + size]
-        here[HELD], here[PREFETCH], here[MOVES] = graph.engine, graph.prefetch, graph.moves
-        here[INPUTS] = np.diff(graph.input_start)
-        here[OUT], here[OUT_END] = graph.output_start[:-1] + self.edges, graph.output_start[1:] + self.edges
-        here[COST_ROW] = cost_row
-        here[LEVEL] = np.array([self.discipline.level(kind) for kind in graph.kinds], dtype=np.int32)[graph.kind]
-        here[MEMBER] = NONE if graph.ops.members is None else graph.ops.member[graph.op]
+    def add(self, graph: TaskGraph, cost_row: npt.NDArray[Any]) -> Form:
+        """Put a graph into the pool. cost_row [task]: the row of its durations."""
+        size, at = len(graph), self.used
+        first_output = at + size * FORM
+        self.used = first_output + len(graph.outputs)
+        if self.used > len(self.pool):
+            grown = np.zeros(max(self.used, 2 * len(self.pool)), dtype=np.int64)
+            grown[:at] = self.pool[:at]
+            self.pool = grown
+        self.pool[first_output : self.used] = graph.outputs
+        tasks = self.pool[at:first_output].reshape(size, FORM).T
+        tasks[HELD], tasks[PREFETCH], tasks[MOVES] = graph.engine, graph.prefetch, graph.moves
+        tasks[INPUTS] = np.diff(graph.input_start)
+        tasks[OUT], tasks[OUT_END] = graph.output_start[:-1] + first_output, graph.output_start[1:] + first_output
+        tasks[COST_ROW] = cost_row
+        tasks[LEVEL] = np.array([self.discipline.level(kind) for kind in graph.kinds], dtype=np.int64)[graph.kind]
+        tasks[MEMBER] = NONE if graph.ops.members is None else graph.ops.member[graph.op]
         chains = self.setup.scheduler.chains(graph)
-        here[CHAIN] = 0 if chains is None else chains
-        here[STORES] = NONE
+        tasks[CHAIN] = 0 if chains is None else chains
+        tasks[STORES] = NONE
         for number, layer in enumerate(sorted(graph.kv_stores)):
-            here[STORES, list(graph.kv_stores[layer])] = number
-        here[OPERAND] = NONE
+            tasks[STORES, list(graph.kv_stores[layer])] = number
+        tasks[OPERAND] = NONE
         loads = np.flatnonzero(graph.prefetch)
-        here[OPERAND, graph.outputs[graph.output_start[loads]]] = loads
-        self.tasks, self.edges = first + size, self.edges + len(graph.outputs)
-        form = Form(graph, len(self.all), first, size)
-        self.all.append(form)
+        tasks[OPERAND, graph.outputs[graph.output_start[loads]]] = loads
+        form = self._known[id(graph)] = Form(graph, at, size)
         return form
 
 
-def _room(table: Table, wanted: int) -> Table:
-    """The table with room for so many entries along its last axis."""
-    have = table.shape[-1]
-    if wanted <= have:
-        return table
-    grown = np.zeros((*table.shape[:-1], max(wanted, 2 * have)), dtype=table.dtype)
-    grown[..., :have] = table
-    return grown
-
-
-def kv_lists(graph: TaskGraph) -> npt.NDArray[np.int32]:
-    """For the layers whose cache is stored, in ascending order: offsets [layer + 1], then the tasks that load each."""
+def kv_lists(graph: TaskGraph, at: int) -> npt.NDArray[np.int64]:
+    """For the layers whose cache is stored, in order: where its list begins and ends, then the tasks that load each. at: address."""
     layers = sorted(graph.kv_stores)
     loads = [list(graph.kv_loads.get(layer, ())) for layer in layers]
-    offsets = np.cumsum([len(layers) + 1, *map(len, loads)])
-    return np.array([*offsets, *(task for each in loads for task in each)], dtype=np.int32)
+    offsets = at + np.cumsum([len(layers) + 1, *map(len, loads)])
+    return np.array([*offsets, *(task for each in loads for task in each)], dtype=np.int64)

@@ -1,69 +1,54 @@
-"""Binary heaps in arrays [3, capacity]: the least (first, second, third) is at index 0; the caller keeps the count."""
+"""Binary heaps in the memory of a run: a count, then entries of three words; the least (first, second, third) comes first."""
 
 from __future__ import annotations
 
-from typing import Any
-
 from sim.base.kernel import kernel
+from sim.executors.compiled.state import Memory
 
-Table = Any  # int64 [3, capacity]
+ENTRY = 3  # words
 
 
 @kernel
-def push(heap: Table, count: int, a: int, b: int, c: int) -> int:
-    """Add an entry; returns the new count."""
-    i = count
+def push(m: Memory, heap: int, a: int, b: int, c: int) -> None:
+    """Add an entry."""
+    i = m[heap]
+    m[heap] = i + 1
+    first = heap + 1
     while i > 0:
-        parent = (i - 1) >> 1
-        pa = heap[0, parent]
-        if a > pa:
+        parent = first + ((i - 1) >> 1) * ENTRY
+        if not goes_after(m, parent, a, b, c):
             break
-        if a == pa:
-            pb = heap[1, parent]
-            if b > pb or (b == pb and c >= heap[2, parent]):
-                break
-        heap[0, i] = pa
-        heap[1, i] = heap[1, parent]
-        heap[2, i] = heap[2, parent]
-        i = parent
-    heap[0, i] = a
-    heap[1, i] = b
-    heap[2, i] = c
-    return count + 1
+        here = first + i * ENTRY
+        m[here], m[here + 1], m[here + 2] = m[parent], m[parent + 1], m[parent + 2]
+        i = (i - 1) >> 1
+    here = first + i * ENTRY
+    m[here], m[here + 1], m[here + 2] = a, b, c
 
 
 @kernel
-def pop(heap: Table, count: int) -> int:
-    """Remove the least entry, which the caller has read; returns the new count."""
-    count -= 1
-    a, b, c = heap[0, count], heap[1, count], heap[2, count]
-    i = 0
-    while True:
-        child = 2 * i + 1
-        if child >= count:
+def pop(m: Memory, heap: int) -> None:
+    """Remove the least entry, which the caller has read."""
+    count = m[heap] - 1
+    m[heap] = count
+    first = heap + 1
+    last = first + count * ENTRY
+    a, b, c = m[last], m[last + 1], m[last + 2]
+    here, child = first, first + ENTRY
+    while child < last:
+        if child + ENTRY < last and goes_after(m, child, m[child + ENTRY], m[child + ENTRY + 1], m[child + ENTRY + 2]):
+            child += ENTRY
+        if goes_after(m, child, a, b, c):
             break
-        other = child + 1
-        if other < count and before(heap, other, heap[0, child], heap[1, child], heap[2, child]):
-            child = other
-        if not before(heap, child, a, b, c):
-            break
-        heap[0, i] = heap[0, child]
-        heap[1, i] = heap[1, child]
-        heap[2, i] = heap[2, child]
-        i = child
-    heap[0, i] = a
-    heap[1, i] = b
-    heap[2, i] = c
-    return count
+        m[here], m[here + 1], m[here + 2] = m[child], m[child + 1], m[child + 2]
+        here, child = child, first + 2 * (child - first) + ENTRY
+    m[here], m[here + 1], m[here + 2] = a, b, c
 
 
 @kernel
-def before(heap: Table, i: int, a: int, b: int, c: int) -> bool:
-    """Whether entry i comes before (a, b, c)."""
-    first = heap[0, i]
-    if first != a:
-        return first < a
-    second = heap[1, i]
-    if second != b:
-        return second < b
-    return heap[2, i] < c
+def goes_after(m: Memory, entry: int, a: int, b: int, c: int) -> bool:
+    """Whether an entry goes after (a, b, c)."""
+    if m[entry] != a:
+        return m[entry] > a
+    if m[entry + 1] != b:
+        return m[entry + 1] > b
+    return m[entry + 2] > c

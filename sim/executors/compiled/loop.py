@@ -17,244 +17,119 @@ from sim.executors.compiled.channels import plan, timer_due
 from sim.executors.compiled.engines import dispatch
 from sim.executors.compiled.heaps import pop
 from sim.executors.compiled.state import (
-    AGE, AGE_TIME, C_COMPUTE, C_READY, C_WORK, CELL_FIELDS, CHAIN, CHAINED, CHANNELS, COMPLETE, COST_COMPUTE, COST_ROW, COST_WORK,
-    DONE, GRANTS, HELD, HOME, IN_ORDER, INPUTS, K_PENDING, K_TIMER, KNOWN, L_BASE, L_BATCHED, L_COST, L_COST_FIRST, L_COST_LANES,
-    L_COST_STRIDE, L_FETCH, L_FETCH_SLOT, L_FORM, L_KEY, L_ROW, L_SLOT, L_STEP, L_TASKS, L_TOKEN, L_TOKENS, LAYERS,
-    LONGEST_PATH, NEVER, NONE, NOW, OLDEST, OUT, OUT_END, PAUSED, PHASE, PREFETCH, RANKING, RECORDED, REST, RING_HEAD, RING_TAIL,
-    RUNNING, S_AGE, S_BASE, S_COST, S_FORM, S_KEY, S_LEFT, S_LOOP, S_OWNER, S_QUEUE, S_ROW, S_STEP, S_TASKS, S_TOKEN, SHORTEST, SLOT,
-    SRAM, SRAM_FREE, SRAM_HEAD, SRAM_TAIL, STEPS, T_RELEASED, TURN, TURNS, WAITING, WAKES, WANTS_COSTS, WANTS_GRANTS, WANTS_STEP,
-    State,
+    CHANNEL_TABLE, CHANNEL_WORDS, CHANNELS, COMPLETE, DONE, GRANTS, K_PENDING, K_TIMER, L_BATCHED, NEVER, NOW, OUT_OF_RANGE, PAUSED,
+    PHASE, RECORDED, RING, RING_HEAD, RING_SIZE, RING_TAIL, RUNNING, STEPS, TOO_LARGE, TURN, TURN_LIST, TURNS, WAKES, WANTS_COSTS,
+    WANTS_GRANTS, WANTS_STEP, Forms, Log, Memory,
 )  # fmt: skip
-from sim.executors.compiled.tasks import arrive, finish, issue_dma, make_ready, sram_need
-from sim.scheduling import remaining_paths
+from sim.executors.compiled.steps import admit_operands, go_on, release_batch
+from sim.executors.compiled.tasks import arrive, finish
 
 
 @kernel
-def advance(run: State, instants: int) -> int:
+def advance(m: Memory, f: Forms, log: Log, grant: Log, instants: int) -> int:
     """Go on for so many instants; returns why it stopped."""
     for _ in range(instants):
-        if run.m[PHASE] == COMPLETE:
-            now = next_instant(run)
+        if m[PHASE] == COMPLETE:
+            now = next_instant(m)
+            if m[TOO_LARGE]:
+                return OUT_OF_RANGE
             if now == NEVER:
                 return DONE
-            if run.m[RECORDED] and not has_room(run):
+            if m[RECORDED] and not has_room(m, grant.shape[1]):
                 return WANTS_GRANTS
-            run.m[NOW] = now
-            complete(run)
-            sort_turns(run)
-            run.m[PHASE] = STEPS
-        if run.m[PHASE] == STEPS:
-            while run.m[TURN] < run.m[TURNS]:
-                loop = run.turns[run.m[TURN]]
-                if run.loop[L_BATCHED, loop]:
-                    return WANTS_STEP
-                if not go_on(run, loop):
-                    return WANTS_COSTS
-                run.m[TURN] += 1
-            run.m[TURN] = run.m[TURNS] = 0
-        admit_operands(run)
-        dispatch(run)
-        for channel in range(run.m[CHANNELS]):
-            plan(run, channel)
-        run.m[PHASE] = COMPLETE
+            m[NOW] = now
+            complete(m, f, log, grant)
+            m[PHASE] = STEPS
+        if m[TURNS] > 0:
+            wanted = take_turns(m, f, log)
+            if wanted != DONE:
+                return wanted
+        admit_operands(m, f, log)
+        dispatch(m, f, log)
+        for i in range(m[CHANNELS]):
+            plan(m, f, grant, m[CHANNEL_TABLE] + i * CHANNEL_WORDS)
+        m[PHASE] = COMPLETE
     return PAUSED
 
 
 @kernel
-def next_instant(run: State) -> int:
+def serve_batch(m: Memory, f: Forms, log: Log, grant: Log, instants: int, slot: int) -> int:
+    """Release the step of a batched loop, whose slot has been filled in, and go on."""
+    release_batch(m, f, log, slot)
+    m[TURN] += 1
+    return advance(m, f, log, grant, instants)
+
+
+@kernel
+def next_instant(m: Memory) -> int:
     """The next time at which anything happens."""
     now = NEVER
-    if run.m[RUNNING] > 0:
-        now = run.running[0, 0]
-    for channel in range(run.m[CHANNELS]):
-        now = min(now, run.channel[K_TIMER, channel])
-    if run.m[RING_HEAD] < run.m[RING_TAIL]:
-        now = min(now, run.ring[0, run.m[RING_HEAD] % run.ring.shape[1]])
-    if run.m[WAKES] > 0:
-        now = min(now, run.wakes[0, 0])
+    if m[m[RUNNING]] > 0:
+        now = m[m[RUNNING] + 1]
+    for i in range(m[CHANNELS]):
+        now = min(now, m[m[CHANNEL_TABLE] + i * CHANNEL_WORDS + K_TIMER])
+    if m[RING_HEAD] < m[RING_TAIL]:
+        now = min(now, m[m[RING] + 3 * (m[RING_HEAD] % m[RING_SIZE])])
+    if m[m[WAKES]] > 0:
+        now = min(now, m[m[WAKES] + 1])
     return now
 
 
 @kernel
-def has_room(run: State) -> bool:
+def has_room(m: Memory, rows: int) -> bool:
     """Whether an interval of service of every transfer that is pending can be recorded: channels deliver once an instant."""
-    rows = run.m[GRANTS]
-    for channel in range(run.m[CHANNELS]):
-        rows += run.channel[K_PENDING, channel]
-    return rows <= run.grant.shape[1]
-
-
-# Phase 1
+    wanted = m[GRANTS]
+    for i in range(m[CHANNELS]):
+        wanted += m[m[CHANNEL_TABLE] + i * CHANNEL_WORDS + K_PENDING]
+    return wanted <= rows
 
 
 @kernel
-def complete(run: State) -> None:
-    """All that ends or arrives now, in any order: nothing depends on it."""
-    now = run.m[NOW]
-    while run.m[RUNNING] > 0 and run.running[0, 0] == now:
-        cell = run.running[2, 0]
-        run.m[RUNNING] = pop(run.running, run.m[RUNNING])
-        finish(run, cell)
-    for channel in range(run.m[CHANNELS]):
-        if run.channel[K_TIMER, channel] == now:
-            timer_due(run, channel)
-    while run.m[RING_HEAD] < run.m[RING_TAIL] and run.ring[0, run.m[RING_HEAD] % run.ring.shape[1]] == now:
-        place = run.m[RING_HEAD] % run.ring.shape[1]
-        run.m[RING_HEAD] += 1
-        arrive(run, run.ring[1, place], run.ring[2, place])
-    while run.m[WAKES] > 0 and run.wakes[0, 0] == now:
-        run.turns[run.m[TURNS]] = run.wakes[1, 0]
-        run.m[TURNS] += 1
-        run.m[WAKES] = pop(run.wakes, run.m[WAKES])
+def complete(m: Memory, f: Forms, log: Log, grant: Log) -> None:
+    """Phase 1: all that ends or arrives now, in any order, since nothing depends on it."""
+    now = m[NOW]
+    while m[m[RUNNING]] > 0 and m[m[RUNNING] + 1] == now:
+        cell = m[m[RUNNING] + 3]
+        pop(m, m[RUNNING])
+        finish(m, f, log, cell)
+    for i in range(m[CHANNELS]):
+        channel = m[CHANNEL_TABLE] + i * CHANNEL_WORDS
+        if m[channel + K_TIMER] == now:
+            timer_due(m, f, log, grant, channel)
+    while m[RING_HEAD] < m[RING_TAIL] and m[m[RING] + 3 * (m[RING_HEAD] % m[RING_SIZE])] == now:
+        entry = m[RING] + 3 * (m[RING_HEAD] % m[RING_SIZE])
+        m[RING_HEAD] += 1
+        arrive(m, m[entry + 1], m[entry + 2])
+    while m[m[WAKES]] > 0 and m[m[WAKES] + 1] == now:
+        m[m[TURN_LIST] + m[TURNS]] = m[m[WAKES] + 2]
+        m[TURNS] += 1
+        pop(m, m[WAKES])
 
 
 @kernel
-def sort_turns(run: State) -> None:
-    """Loops go on in order of their numbers; those that were woken are in order already."""
-    for i in range(1, run.m[TURNS]):
-        loop, j = run.turns[i], i - 1
-        while j >= 0 and run.turns[j] > loop:
-            run.turns[j + 1] = run.turns[j]
+def take_turns(m: Memory, f: Forms, log: Log) -> int:
+    """Phase 2: loops go on in order of their numbers; returns what one of them wants first, or DONE."""
+    if m[TURN] == 0:
+        sort_turns(m)
+    while m[TURN] < m[TURNS]:
+        loop = m[m[TURN_LIST] + m[TURN]]
+        if m[loop + L_BATCHED]:
+            return WANTS_STEP
+        if not go_on(m, f, log, loop):
+            return WANTS_COSTS
+        m[TURN] += 1
+    m[TURN] = 0
+    m[TURNS] = 0
+    return DONE
+
+
+@kernel
+def sort_turns(m: Memory) -> None:
+    """Put the loops of this instant into order; those that were woken are in order already."""
+    first = m[TURN_LIST]
+    for i in range(1, m[TURNS]):
+        loop, j = m[first + i], i - 1
+        while j >= 0 and m[first + j] > loop:
+            m[first + j + 1] = m[first + j]
             j -= 1
-        run.turns[j + 1] = loop
-
-
-# Phase 2
-
-
-@kernel
-def go_on(run: State, loop: int) -> bool:
-    """Release the next step of a sequence, or all of one whose tokens are known; False if their costs are not there."""
-    token, tokens = run.loop[L_TOKEN, loop], run.loop[L_TOKENS, loop]
-    if token == tokens:
-        return True
-    last = tokens if run.m[KNOWN] else token + 1
-    if last > run.loop[L_COST_FIRST, loop] + run.loop[L_COST_LANES, loop]:
-        return False
-    for each in range(token, last):
-        slot = run.loop[L_SLOT, loop] + (each if run.m[KNOWN] else 0)
-        size = run.loop[L_TASKS, loop]
-        run.slot[S_LOOP, slot] = loop
-        run.slot[S_TOKEN, slot] = each
-        run.slot[S_KEY, slot] = run.loop[L_KEY, loop] + each
-        run.slot[S_FORM, slot] = run.loop[L_FORM, loop]
-        run.slot[S_TASKS, slot] = size
-        run.slot[S_BASE, slot] = run.loop[L_BASE, loop] + (each * size if run.m[KNOWN] else 0)
-        run.slot[S_ROW, slot] = run.loop[L_ROW, loop] + each * size
-        run.slot[S_STEP, slot] = run.loop[L_STEP, loop] + each
-        run.slot[S_COST, slot] = run.loop[L_COST, loop] + (each - run.loop[L_COST_FIRST, loop]) * run.loop[L_COST_STRIDE, loop]
-        run.slot[S_QUEUE, slot] = run.slot[S_OWNER, slot] = loop
-        if run.m[KNOWN] and each > 0:
-            wait_for_stores(run, loop, slot)
-        release(run, slot)
-    run.loop[L_TOKEN, loop] = last
-    ask_for_operands(run, loop, run.loop[L_SLOT, loop] + (token if run.m[KNOWN] else 0))
-    return True
-
-
-@kernel
-def wait_for_stores(run: State, loop: int, slot: int) -> None:
-    """Loads of a known token also wait for the stores of all tokens before it, which count as one input more."""
-    for layer in range(run.m[LAYERS]):
-        for i in range(run.kv[layer], run.kv[layer + 1]):
-            run.cell[WAITING, run.slot[S_BASE, slot] + run.kv[i]] = 1
-
-
-@kernel
-def release(run: State, slot: int) -> None:
-    """The step may run from now on: what needs no input is ready."""
-    if run.m[AGE_TIME] != run.m[NOW]:
-        run.m[AGE_TIME] = run.m[NOW]
-        run.m[AGE] += 1
-    run.slot[S_AGE, slot] = run.m[AGE]
-    run.slot[S_LEFT, slot] = run.slot[S_TASKS, slot]
-    run.step[T_RELEASED, run.slot[S_STEP, slot]] = run.m[NOW]
-    set_up(run, slot)
-    if run.m[RANKING] != IN_ORDER:
-        set_ranks(run, slot)
-    base, form, now = run.slot[S_BASE, slot], run.slot[S_FORM, slot], run.m[NOW]
-    for task in range(run.slot[S_TASKS, slot]):
-        if run.form[PREFETCH, form + task]:
-            run.log[C_READY, run.slot[S_ROW, slot] + task] = now
-            if run.m[SRAM] < 0:
-                issue_dma(run, slot, task, 0)
-        elif run.cell[WAITING, base + task] == 0:
-            make_ready(run, slot, task)
-
-
-@kernel
-def set_up(run: State, slot: int) -> None:
-    """The cells of a step as it begins: what they wait for and how long they take."""
-    base, row, cost = run.slot[S_BASE, slot], run.slot[S_ROW, slot], run.slot[S_COST, slot]
-    form, size = run.slot[S_FORM, slot], run.slot[S_TASKS, slot]
-    later = run.m[KNOWN] and run.slot[S_TOKEN, slot] > 0  # then loads of the cache have been told to wait
-    for task in range(size):
-        before = run.cell[WAITING, base + task] if later else 0
-        run.cell[WAITING, base + task] = run.form[INPUTS, form + task] + before
-        run.cell[SLOT, base + task] = slot
-        line = cost + run.form[COST_ROW, form + task]
-        run.log[C_COMPUTE, row + task] = run.cost[COST_COMPUTE, line]
-        run.log[C_WORK, row + task] = run.cost[COST_WORK, line]
-        run.engine[row + task] = NONE
-    if run.m[CHAINED]:
-        for task in range(size):
-            run.cell[HOME, base + task] = NONE
-
-
-@kernel
-def set_ranks(run: State, slot: int) -> None:
-    """Rank the tasks of a step as the scheduler does."""
-    base, row, size, form = run.slot[S_BASE, slot], run.slot[S_ROW, slot], run.slot[S_TASKS, slot], run.slot[S_FORM, slot]
-    for task in range(size):
-        if run.m[RANKING] == OLDEST:
-            run.rank[base + task] = run.slot[S_AGE, slot]
-        else:
-            run.rank[base + task] = run.log[C_COMPUTE, row + task] + run.log[C_WORK, row + task]
-    if run.m[RANKING] == LONGEST_PATH:
-        remaining_paths(run.form[OUT], run.form[OUT_END], run.outputs, form, run.rank, base, size)
-
-
-# Phase 3
-
-
-@kernel
-def ask_for_operands(run: State, loop: int, slot: int) -> None:
-    """The DMA of a loop asks for room in SRAM for its first operand; it has one request at a time."""
-    if run.m[SRAM] >= 0:
-        run.loop[L_FETCH_SLOT, loop] = slot
-        run.loop[L_FETCH, loop] = NONE
-        ask_for_next(run, loop)
-
-
-@kernel
-def ask_for_next(run: State, loop: int) -> None:
-    """It asks for the next operand in program order, if there is one, at the end of the queue."""
-    slot, task = run.loop[L_FETCH_SLOT, loop], run.loop[L_FETCH, loop] + 1
-    last = run.loop[L_SLOT, loop] + (run.loop[L_TOKENS, loop] - 1 if run.m[KNOWN] else 0)
-    while True:
-        while task < run.slot[S_TASKS, slot] and not run.form[PREFETCH, run.slot[S_FORM, slot] + task]:
-            task += 1
-        if task < run.slot[S_TASKS, slot]:
-            break
-        if slot == last:
-            return
-        slot, task = slot + 1, 0
-    run.loop[L_FETCH_SLOT, loop] = slot
-    run.loop[L_FETCH, loop] = task
-    run.sram_queue[run.m[SRAM_TAIL] % run.sram_queue.shape[0]] = loop
-    run.m[SRAM_TAIL] += 1
-
-
-@kernel
-def admit_operands(run: State) -> None:
-    """Load operands in order of their requests, as long as the first of them fits."""
-    while run.m[SRAM_HEAD] < run.m[SRAM_TAIL]:
-        loop = run.sram_queue[run.m[SRAM_HEAD] % run.sram_queue.shape[0]]
-        slot, task = run.loop[L_FETCH_SLOT, loop], run.loop[L_FETCH, loop]
-        need = sram_need(run, slot, task)
-        if need > run.m[SRAM_FREE]:
-            return
-        run.m[SRAM_FREE] -= need
-        run.m[SRAM_HEAD] += 1
-        issue_dma(run, slot, task, 0)
-        ask_for_next(run, loop)
+        m[first + j + 1] = loop

@@ -4,180 +4,183 @@ from __future__ import annotations
 
 from sim.base.kernel import kernel
 from sim.executors.compiled.heaps import push
-from sim.executors.compiled.skew import meld
+from sim.executors.compiled.skew import add
 from sim.executors.compiled.state import (
-    BOUND, C_COMPUTE, C_END, C_LOADED, C_READY, C_START, C_WORK, CHAIN, CHAINED, CHANNELS, COST_BYTES, COST_ROW, ENGINES, OPERAND,
-    HELD, HOME, IDLE, K_ARRIVED, KNOWN, L_FORM, L_SLOT, L_TOKENS, LATENCY, LAYERS, MEMBER, NONE, NOW, OUT, OUT_END, OVERLAP,
-    MOVES, PARTS, READY, REQUESTER, RING_TAIL, ROUTE, RUNNING, S_BASE, S_COST, S_FORM, S_KEY, S_LEFT, S_LOOP, S_MEMBERS, S_OWNER,
-    S_QUEUE, S_ROW, S_STEP, S_TOKEN, SLOT, SRAM, SRAM_FREE, STORES, T_END, TURNS, WAITING, State,
+    BOUND, BOUND_TABLE, BYTES, C_COMPUTE, C_END, C_ENGINE, C_LOADED, C_READY, C_START, C_WORK, CELL, CHAIN, CHAINED, CHANNEL_TABLE,
+    CHANNEL_WORDS, CHANNELS, COST, COST_ROW, ENGINES, FORM, HELD, HOME, IDLE, IDLES, K_ARRIVALS, K_ARRIVED, K_PART, KNOWN, KV,
+    L_FRONTIER, L_MISSING, L_SLOT, L_TOKENS, LATENCY, LAYERS, MEMBER, MOVES, NOW, OPERAND, OUT, OUT_END, OVERLAP, P_LEFT, PARTS, PREFETCH,
+    RANK, READY, REQUESTER, RING, RING_SIZE, RING_TAIL, ROUTE, RUNNING, S_BASE, S_COST, S_END, S_FORM, S_KEY, S_LEFT, S_LOOP,
+    S_MEMBERS, S_OWNER, S_QUEUE, S_ROW, S_STEP, S_TOKEN, SLOT, SLOT_WORDS, SRAM, SRAM_FREE, STORES, TURN_LIST, TURNS, WAITING, Forms,
+    Log, Memory,
 )  # fmt: skip
 from sim.hardware.routes import ALL_CHANNELS, channel_of, stripe
 
 
 @kernel
-def make_ready(run: State, slot: int, task: int) -> None:
+def make_ready(m: Memory, f: Forms, log: Log, slot: int, task: int) -> None:
     """All inputs of a task have ended: an engine may take it, or its DMA issues it at once."""
-    cell, form = run.slot[S_BASE, slot] + task, run.slot[S_FORM, slot] + task
-    run.log[C_READY, run.slot[S_ROW, slot] + task] = run.m[NOW]
-    if not run.form[HELD, form]:
-        issue_dma(run, slot, task, 1)
+    cell, form = m[slot + S_BASE] + task * m[CELL], m[slot + S_FORM] + task * FORM
+    log[C_READY, m[slot + S_ROW] + task] = m[NOW]
+    if not f[form + HELD]:
+        issue_dma(m, f, log, slot, task)
         return
-    if run.m[CHAINED]:
-        home = run.cell[HOME, run.slot[S_BASE, slot] + run.form[CHAIN, form]]
+    if m[CHAINED]:
+        home = m[m[slot + S_BASE] + f[form + CHAIN] * m[CELL] + HOME]
         if home >= 0:
-            run.bound[home] = meld(run, run.bound[home], cell)
-            run.m[BOUND] += 1
+            m[m[BOUND_TABLE] + home] = add(m, m[m[BOUND_TABLE] + home], cell)
+            m[BOUND] += 1
             return
-    run.m[READY] = push(run.ready, run.m[READY], run.rank[cell], run.slot[S_KEY, slot], cell)
+    push(m, m[READY], m[cell + RANK], m[slot + S_KEY], cell)
 
 
 @kernel
-def issue_dma(run: State, slot: int, task: int, queue: int) -> None:
-    """A DMA issues a transfer. queue: 0 for operands that are prefetched, 1 for all else."""
-    run.log[C_START, run.slot[S_ROW, slot] + task] = run.m[NOW]
-    member = run.form[MEMBER, run.slot[S_FORM, slot] + task]
-    owner = run.slot[S_QUEUE, slot] if member < 0 else run.members[run.slot[S_MEMBERS, slot] + member]
-    issue(run, slot, task, run.m[ENGINES] + 2 * owner + queue)
+def issue_dma(m: Memory, f: Forms, log: Log, slot: int, task: int) -> None:
+    """A DMA issues a transfer: that for operands that are prefetched, or that for all else."""
+    log[C_START, m[slot + S_ROW] + task] = m[NOW]
+    form = m[slot + S_FORM] + task * FORM
+    owner = m[slot + S_QUEUE] if f[form + MEMBER] < 0 else m[m[slot + S_MEMBERS] + f[form + MEMBER]]
+    issue(m, f, log, slot, task, m[ENGINES] + 2 * owner + 1 - f[form + PREFETCH])
 
 
 @kernel
-def owner_of(run: State, slot: int, task: int) -> int:
+def owner_of(m: Memory, f: Forms, slot: int, task: int) -> int:
     """The sequence of a task, as arbiters see it; what serves several has a number of its own."""
-    member = run.form[MEMBER, run.slot[S_FORM, slot] + task]
-    return run.slot[S_OWNER, slot] if member < 0 else run.members[run.slot[S_MEMBERS, slot] + member]
+    member = f[m[slot + S_FORM] + task * FORM + MEMBER]
+    return m[slot + S_OWNER] if member < 0 else m[m[slot + S_MEMBERS] + member]
 
 
 @kernel
-def issue(run: State, slot: int, task: int, requester: int) -> None:
+def issue(m: Memory, f: Forms, log: Log, slot: int, task: int, requester: int) -> None:
     """Send the bytes of a task to the channel that they belong to, or in equal parts to all."""
-    cell, work = run.slot[S_BASE, slot] + task, run.log[C_WORK, run.slot[S_ROW, slot] + task]
-    channels = run.m[CHANNELS]
-    run.cell[REQUESTER, cell] = requester
-    run.cell[PARTS, cell] = 1
-    if channels == 1:
-        run.remaining[0, cell] = work
-        send(run, cell, 0)
+    cell, work = m[slot + S_BASE] + task * m[CELL], log[C_WORK, m[slot + S_ROW] + task]
+    m[cell + REQUESTER] = requester
+    m[cell + PARTS] = 1
+    if m[CHANNELS] == 1:
+        send(m, cell, m[CHANNEL_TABLE], work)
         return
-    moves = run.form[MOVES, run.slot[S_FORM, slot] + task]
-    number = channel_of(run.m[ROUTE], owner_of(run, slot, task), moves, channels)
+    moves = f[m[slot + S_FORM] + task * FORM + MOVES]
+    number = channel_of(m[ROUTE], owner_of(m, f, slot, task), moves, m[CHANNELS])
     if number != ALL_CHANNELS:
-        run.remaining[number, cell] = work
-        send(run, cell, number)
-    else:
-        run.cell[PARTS, cell] = min(work, channels)
-        for number in range(channels):
-            part = stripe(work, channels, number)
-            if part > 0:
-                run.remaining[number, cell] = part
-                send(run, cell, number)
-
-
-@kernel
-def send(run: State, cell: int, channel: int) -> None:
-    """A part of a transfer goes to a channel, where it arrives after the latency."""
-    if run.m[LATENCY] > 0:
-        size = run.ring.shape[1]
-        place = run.m[RING_TAIL] % size
-        run.ring[0, place] = run.m[NOW] + run.m[LATENCY]
-        run.ring[1, place] = cell
-        run.ring[2, place] = channel
-        run.m[RING_TAIL] += 1
-    else:
-        arrive(run, cell, channel)
-
-
-@kernel
-def arrive(run: State, cell: int, channel: int) -> None:
-    """It is at the channel, which learns of it at the end of the instant."""
-    run.arrived[channel, run.channel[K_ARRIVED, channel]] = cell
-    run.channel[K_ARRIVED, channel] += 1
-
-
-@kernel
-def take(run: State, cell: int, engine: int) -> None:
-    """An engine takes a task: it loads its private operands, if there are any, and computes."""
-    slot = run.cell[SLOT, cell]
-    task = cell - run.slot[S_BASE, slot]
-    row = run.slot[S_ROW, slot] + task
-    run.engine[row] = engine
-    run.log[C_START, row] = run.m[NOW]
-    run.log[C_LOADED, row] = run.m[NOW]
-    if run.log[C_WORK, row] > 0:
-        issue(run, slot, task, engine)
-    else:
-        run.m[RUNNING] = push(run.running, run.m[RUNNING], run.m[NOW] + run.log[C_COMPUTE, row], engine, cell)
-
-
-@kernel
-def part_arrived(run: State, cell: int) -> None:
-    """The last byte of a part of a transfer has arrived; with the last part, the task is loaded."""
-    run.cell[PARTS, cell] -= 1
-    if run.cell[PARTS, cell] > 0:
+        send(m, cell, m[CHANNEL_TABLE] + number * CHANNEL_WORDS, work)
         return
-    slot = run.cell[SLOT, cell]
-    task = cell - run.slot[S_BASE, slot]
-    row = run.slot[S_ROW, slot] + task
-    run.log[C_LOADED, row] = run.m[NOW]
-    if run.form[HELD, run.slot[S_FORM, slot] + task]:
-        compute = run.log[C_COMPUTE, row]
-        if run.m[OVERLAP]:
-            compute = max(0, run.log[C_START, row] + compute - run.m[NOW])
+    m[cell + PARTS] = min(work, m[CHANNELS])
+    for each in range(m[CHANNELS]):
+        part = stripe(work, m[CHANNELS], each)
+        if part > 0:
+            send(m, cell, m[CHANNEL_TABLE] + each * CHANNEL_WORDS, part)
+
+
+@kernel
+def send(m: Memory, cell: int, channel: int, work: int) -> None:
+    """A part of a transfer goes to a channel, where it arrives after the latency."""
+    m[cell + m[channel + K_PART] + P_LEFT] = work
+    if m[LATENCY] > 0:
+        entry = m[RING] + 3 * (m[RING_TAIL] % m[RING_SIZE])
+        m[entry] = m[NOW] + m[LATENCY]
+        m[entry + 1] = cell
+        m[entry + 2] = channel
+        m[RING_TAIL] += 1
+    else:
+        arrive(m, cell, channel)
+
+
+@kernel
+def arrive(m: Memory, cell: int, channel: int) -> None:
+    """It is at the channel, which learns of it at the end of the instant."""
+    m[m[channel + K_ARRIVALS] + m[channel + K_ARRIVED]] = cell
+    m[channel + K_ARRIVED] += 1
+
+
+@kernel
+def take(m: Memory, f: Forms, log: Log, cell: int, engine: int) -> None:
+    """An engine takes a task: it loads its private operands, if there are any, and computes."""
+    slot = m[cell + SLOT]
+    task = (cell - m[slot + S_BASE]) // m[CELL]
+    row = m[slot + S_ROW] + task
+    log[C_ENGINE, row] = engine
+    log[C_START, row] = m[NOW]
+    log[C_LOADED, row] = m[NOW]
+    if log[C_WORK, row] > 0:
+        issue(m, f, log, slot, task, engine)
+    else:
+        push(m, m[RUNNING], m[NOW] + log[C_COMPUTE, row], engine, cell)
+
+
+@kernel
+def part_arrived(m: Memory, f: Forms, log: Log, cell: int) -> None:
+    """The last byte of a part of a transfer has arrived; with the last part, the task is loaded."""
+    m[cell + PARTS] -= 1
+    if m[cell + PARTS] > 0:
+        return
+    slot = m[cell + SLOT]
+    task = (cell - m[slot + S_BASE]) // m[CELL]
+    row = m[slot + S_ROW] + task
+    log[C_LOADED, row] = m[NOW]
+    if f[m[slot + S_FORM] + task * FORM + HELD]:
+        compute = log[C_COMPUTE, row]
+        if m[OVERLAP]:
+            compute = max(0, log[C_START, row] + compute - m[NOW])
         if compute > 0:
-            run.m[RUNNING] = push(run.running, run.m[RUNNING], run.m[NOW] + compute, run.engine[row], cell)
+            push(m, m[RUNNING], m[NOW] + compute, log[C_ENGINE, row], cell)
             return
-    finish(run, cell)
+    finish(m, f, log, cell)
 
 
 @kernel
-def finish(run: State, cell: int) -> None:
+def finish(m: Memory, f: Forms, log: Log, cell: int) -> None:
     """A task has ended: its engine is free, its room in SRAM too, and what waited for it may be ready."""
-    slot = run.cell[SLOT, cell]
-    base, form = run.slot[S_BASE, slot], run.slot[S_FORM, slot]
-    task = cell - base
-    row = run.slot[S_ROW, slot] + task
-    run.log[C_END, row] = run.m[NOW]
-    if run.form[HELD, form + task]:
-        run.m[IDLE] = push(run.idle, run.m[IDLE], run.engine[row], 0, 0)
-    for i in range(run.form[OUT, form + task], run.form[OUT_END, form + task]):
-        input_ended(run, slot, run.outputs[i])
-    if run.m[KNOWN] and run.form[STORES, form + task] >= 0:
-        stored(run, slot, run.form[STORES, form + task])
-    if run.m[SRAM] >= 0 and run.form[OPERAND, form + task] >= 0:
-        run.m[SRAM_FREE] += sram_need(run, slot, run.form[OPERAND, form + task])
-    run.slot[S_LEFT, slot] -= 1
-    if run.slot[S_LEFT, slot] == 0:
-        run.step[T_END, run.slot[S_STEP, slot]] = run.m[NOW]
-        if not run.m[KNOWN]:
-            run.turns[run.m[TURNS]] = run.slot[S_LOOP, slot]
-            run.m[TURNS] += 1
+    slot = m[cell + SLOT]
+    task = (cell - m[slot + S_BASE]) // m[CELL]
+    row, form = m[slot + S_ROW] + task, m[slot + S_FORM] + task * FORM
+    log[C_END, row] = m[NOW]
+    if f[form + HELD]:
+        push(m, m[IDLES], log[C_ENGINE, row], row, row)
+    for i in range(f[form + OUT], f[form + OUT_END]):
+        input_ended(m, f, log, slot, f[i])
+    if m[KNOWN] and f[form + STORES] >= 0:
+        stored(m, f, log, slot, f[form + STORES])
+    if m[SRAM] >= 0 and f[form + OPERAND] >= 0:
+        m[SRAM_FREE] += sram_need(m, f, slot, f[form + OPERAND])
+    m[slot + S_LEFT] -= 1
+    if m[slot + S_LEFT] == 0:
+        step_ended(m, slot)
 
 
 @kernel
-def input_ended(run: State, slot: int, task: int) -> None:
+def step_ended(m: Memory, slot: int) -> None:
+    """All tasks of a step have ended: its loop goes on in the next phase."""
+    m[m[slot + S_STEP] + 1] = m[NOW]
+    if not m[KNOWN]:
+        m[m[TURN_LIST] + m[TURNS]] = m[slot + S_LOOP]
+        m[TURNS] += 1
+
+
+@kernel
+def input_ended(m: Memory, f: Forms, log: Log, slot: int, task: int) -> None:
     """One thing less that a task waits for."""
-    cell = run.slot[S_BASE, slot] + task
-    run.cell[WAITING, cell] -= 1
-    if run.cell[WAITING, cell] == 0:
-        make_ready(run, slot, task)
+    cell = m[slot + S_BASE] + task * m[CELL]
+    left = m[cell + WAITING] - 1
+    m[cell + WAITING] = left
+    if left == 0:
+        make_ready(m, f, log, slot, task)
 
 
 @kernel
-def sram_need(run: State, slot: int, load: int) -> int:
+def sram_need(m: Memory, f: Forms, slot: int, load: int) -> int:
     """Bytes of SRAM that a prefetched operand takes, at least 1."""
-    row = run.form[COST_ROW, run.slot[S_FORM, slot] + load]
-    return max(1, run.cost[COST_BYTES, run.slot[S_COST, slot] + row])
+    return max(1, m[m[slot + S_COST] + f[m[slot + S_FORM] + load * FORM + COST_ROW] * COST + BYTES])
 
 
 @kernel
-def stored(run: State, slot: int, layer: int) -> None:
+def stored(m: Memory, f: Forms, log: Log, slot: int, layer: int) -> None:
     """A store to the KV cache has ended: the next known token may load the layer once all earlier ones have stored there."""
-    loop, token = run.slot[S_LOOP, slot], run.slot[S_TOKEN, slot]
-    first, tokens = run.loop[L_SLOT, loop], run.loop[L_TOKENS, loop]
-    run.missing[first + token, layer] -= 1
-    frontier = run.frontier[loop, layer]
-    while frontier < tokens and run.missing[first + frontier, layer] == 0:
+    loop = m[slot + S_LOOP]
+    missing, layers, tokens = m[loop + L_MISSING] + layer, m[LAYERS], m[loop + L_TOKENS]
+    m[missing + m[slot + S_TOKEN] * layers] -= 1
+    frontier = m[m[loop + L_FRONTIER] + layer]
+    while frontier < tokens and m[missing + frontier * layers] == 0:
         frontier += 1
         if frontier < tokens:
-            for i in range(run.kv[layer], run.kv[layer + 1]):
-                input_ended(run, first + frontier, run.kv[i])
-    run.frontier[loop, layer] = frontier
+            for i in range(m[m[KV] + layer], m[m[KV] + layer + 1]):
+                input_ended(m, f, log, m[loop + L_SLOT] + frontier * SLOT_WORDS, m[i])
+    m[m[loop + L_FRONTIER] + layer] = frontier

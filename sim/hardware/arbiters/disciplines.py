@@ -20,13 +20,13 @@ MOST = 2**62
 class Discipline:
     """How a channel is divided, in integers.
 
-    kind: one at a time by urgency, one at a time in turns, or all at once by class. by: what urgency or class follow from.
+    kind: one at a time by urgency, one at a time in turns, all at once by class, or all at once by what is left of each. by: what urgency or class follow from.
     levels: urgency or class by kind of transfer, or class by number of sequence; `other` for what is not named.
-    cap: share of a lone transfer, at most. weights: of each class, descending; with `whole` they are rates, which shrink where
+    cap: share of a lone transfer, at most. weights: of each class; with `whole` they are rates, which shrink where
     their sum exceeds it. efficiency: of the channel with n transfers in service, [n] from 0.
     """
 
-    kind: Literal["exclusive", "turns", "classes"]
+    kind: Literal["exclusive", "turns", "classes", "outstanding"]
     cap: tuple[int, int]
     by: Literal["kind", "age", "sequence"] = "kind"
     preemptive: bool = False
@@ -81,7 +81,9 @@ def _plain(arbiter: Arbiter) -> Discipline | None:
         weights, levels = _classes(arbiter.weights, 1)
         by: Literal["kind", "sequence"] = "sequence" if arbiter.by_sequence else "kind"
         return Discipline(kind="classes", cap=arbiter.cap, by=by, weights=weights, levels=levels, other=weights.index(1))
-    if policy is Proportional and isinstance(arbiter, Proportional) and arbiter.demand is not None:
+    if policy is Proportional and isinstance(arbiter, Proportional) and arbiter.demand is None:
+        return Discipline(kind="outstanding", cap=arbiter.cap)
+    if policy is Proportional and isinstance(arbiter, Proportional):
         rate_of, otherwise = arbiter.rates()
         weights, levels = _classes(rate_of, otherwise)
         whole = arbiter.bandwidth * arbiter.cap[1]
@@ -110,5 +112,7 @@ def _fits(found: Discipline, requesters: int) -> bool:
         return found.burst < MOST and found.cap[1] ** 2 * curve < MOST
     if found.kind == "exclusive":
         return found.cap[1] * curve < MOST
+    if found.kind == "outstanding":  # what is left is checked as it comes
+        return found.cap[1] ** 2 * curve < MOST
     total = requesters * max(found.weights)
     return max(total * found.cap[1] ** 2, found.whole) * curve < MOST

@@ -8,22 +8,21 @@ from typing import Any
 
 from sim.hardware.arbiters.contract import Arbiter, Plan, Transfer
 from sim.hardware.arbiters.options import at_least_one, expected
-from sim.hardware.arbiters.rules import MANY, SHARE, WEIGHT, max_min, rates
+from sim.hardware.arbiters.rules import RECORD, SHARE, max_min, rates
 from sim.quantities import BANDWIDTH
 
 
 def water_fill(weights: Sequence[int], cap: tuple[int, int]) -> tuple[list[int], int]:
     """Divide a channel in proportion to positive weights, none above `cap`: numerators and their denominator."""
-    return _by_class(weights, lambda table, classes: max_min(table, classes, *cap))
+    return _by_class(weights, lambda table, classes: max_min(table, 0, RECORD, classes, *cap))
 
 
 def _by_class(weights: Sequence[int], divide: Callable[[Any, int], int]) -> tuple[list[int], int]:
     """The share of each transfer, where those of equal weight are a class of the table that `divide` fills in."""
-    classes = sorted(set(weights), reverse=True)
     counts = Counter(weights)
-    table = {(WEIGHT, i): weight for i, weight in enumerate(classes)} | {(MANY, i): counts[w] for i, w in enumerate(classes)}
-    denominator = divide(table, len(classes))
-    share = {weight: table[SHARE, i] for i, weight in enumerate(classes)}
+    table = [word for weight, count in counts.items() for word in (weight, count, 0)]
+    denominator = divide(table, len(counts))
+    share = {weight: table[i * RECORD + SHARE] for i, weight in enumerate(counts)}
     return [share[weight] for weight in weights], denominator
 
 
@@ -41,9 +40,9 @@ class ProcessorSharing(Arbiter):
 
     def rate(self, n: int) -> tuple[int, int]:
         """The share of each of n."""
-        table = {(WEIGHT, 0): 1, (MANY, 0): n}
-        denominator = max_min(table, 1, *self.cap)
-        return table[SHARE, 0], denominator
+        table = [1, n, 0]
+        denominator = max_min(table, 0, RECORD, 1, *self.cap)
+        return table[SHARE], denominator
 
 
 class Weighted(Arbiter):
@@ -117,7 +116,7 @@ class Proportional(Arbiter):
         rate_of, otherwise = self.rates()
         weights = [rate_of.get(transfer.kind, otherwise) for transfer in pending]
         whole = self.bandwidth * self.cap[1]
-        shares, denominator = _by_class(weights, lambda table, classes: rates(table, classes, whole))
+        shares, denominator = _by_class(weights, lambda table, classes: rates(table, 0, RECORD, classes, whole))
         return Plan(list(zip(pending, shares, strict=True)), denominator)
 
     def rates(self) -> tuple[dict[str, int], int]:

@@ -1,0 +1,159 @@
+"""Lay out the memory of a run."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from sim.executors.compiled.state import (
+    AGE, AGE_TIME, BOUND_TABLE, BURST, BY_AGE, BY_CLASS, BY_KIND, BY_REST, BY_SEQUENCE, CAP, CAP_OF, CELL, CHAINED, CHANNEL_TABLE,
+    CHANNEL_WORDS, CHANNELS, CLASS, CLASSES, COMPLETE, DENOMINATOR, DERATED, DISCIPLINE, EFFICIENCIES, EFFICIENCY, ENGINES, EXCLUSIVE,
+    FIRST_PART, FIXED_RATES, IDLES, IN_ORDER, K_ARRIVALS, K_CLASSES, K_FIRST, K_HEADS, K_HEAP, K_LAST, K_LAST_PORT, K_LATER, K_NUMBER,
+    K_PART, K_PORTS, K_SERVED, K_TIMER, K_TURN, K_UNTIL, KNOWN, LATENCY, LIMIT, LONGEST_PATH, LOOP_TABLE, LOOP_WORDS, NEVER, NONE,
+    OLDEST, OVERLAP, PART, PHASE, PREEMPTIVE, QUANTUM_DOWN, QUANTUM_UP, RANKING, READY, RECORDED, REGISTERS, RING, RING_SIZE, ROUTE,
+    RUNNING, SEQUENCE_CLASS, SHARE, SHORTEST, SRAM, SRAM_FREE, SRAM_QUEUE, SRAM_SIZE, TURN_BY_TURN, TURN_LIST, URGENCY, W_HEAP, W_ROOM,
+    W_WEIGHT, WAKES, WHOLE,
+)  # fmt: skip
+from sim.executors.setup import Setup
+from sim.hardware.arbiters.disciplines import MOST, Discipline
+from sim.hardware.routes import ROUTES
+from sim.scheduling import CriticalPath, Earliest, OldestToken, Serial, Shortest, Sticky
+
+Words = npt.NDArray[np.int64]
+
+#: How the shipped schedulers rank tasks.
+RANKINGS: dict[type[Any], int] = {
+    Earliest: IN_ORDER, Serial: IN_ORDER, Sticky: IN_ORDER, OldestToken: OLDEST, Shortest: SHORTEST, CriticalPath: LONGEST_PATH,
+}  # fmt: skip
+
+KINDS = {"exclusive": EXCLUSIVE, "turns": TURN_BY_TURN, "classes": BY_CLASS, "outstanding": BY_REST}
+BY = {"kind": BY_KIND, "age": BY_AGE, "sequence": BY_SEQUENCE}
+
+
+class Layout:
+    """Hands out addresses, and then makes the memory."""
+
+    def __init__(self) -> None:
+        self.words = 0
+        self._values: list[tuple[int, Any]] = []
+
+    def take(self, words: int, value: Any = None) -> int:
+        """The address of so many words, 0 unless a value (or one for each) is given."""
+        at, self.words = self.words, self.words + words
+        if value is not None:
+            self._values.append((at, np.broadcast_to(np.asarray(value, dtype=np.int64), words)))
+        return at
+
+    def put(self, at: int, values: Any) -> None:
+        """Give words their values."""
+        self._values.append((at, np.asarray(values, dtype=np.int64)))
+
+    def heap(self, entries: int) -> int:
+        """The address of a heap with room for so many entries."""
+        return self.take(1 + 3 * entries)
+
+    def memory(self) -> Words:
+        """All of it."""
+        m = np.zeros(self.words, dtype=np.int64)
+        for at, value in self._values:
+            m[at : at + len(value)] = value
+        return m
+
+
+class Machine:
+    """What is the same in every run of a setup: registers, channels, heaps. cells: at most, in progress at one time."""
+
+    def __init__(self, setup: Setup, discipline: Discipline, *, loops: int, cells: int, recorded: bool) -> None:
+        self.setup, self.discipline = setup, discipline
+        self.layout = layout = Layout()
+        self.ports = requesters(setup)
+        self.registers = registers(setup, discipline, recorded=recorded)
+        layout.take(REGISTERS)
+        self.cell = self.registers[CELL] = FIRST_PART + PART * setup.channels
+        addresses = {
+            RUNNING: layout.heap(setup.engines), IDLES: layout.heap(2 * setup.engines), WAKES: layout.heap(loops),
+            TURN_LIST: layout.take(2 * loops), SRAM_QUEUE: layout.take(loops + 1), BOUND_TABLE: layout.take(setup.engines, NONE),
+            SEQUENCE_CLASS: self._classes_of_sequences(), EFFICIENCY: self._efficiency(), LOOP_TABLE: layout.take(loops * LOOP_WORDS),
+            CHANNEL_TABLE: layout.take(setup.channels * CHANNEL_WORDS),
+        }  # fmt: skip
+        self.registers.update(addresses)
+        self.registers[SRAM_SIZE] = loops + 1
+        self.registers[EFFICIENCIES] = max(1, len(discipline.efficiency))
+        self.channels = [self._channel(number) for number in range(setup.channels)]
+        self.lists(cells)
+
+    def lists(self, cells: int) -> None:
+        """Room for all that may hold all cells at once."""
+        layout = self.layout
+        size = cells * self.setup.channels if self.setup.latency else 1
+        self.registers |= {READY: layout.heap(cells), RING: layout.take(3 * size), RING_SIZE: size}
+        for channel in self.channels:
+            channel |= {K_ARRIVALS: layout.take(cells), K_HEADS: layout.take(cells)}
+
+    def memory(self) -> Words:
+        """The memory, with registers and channels filled in; loops, slots and cells are 0."""
+        m = self.layout.memory()
+        for register, value in self.registers.items():
+            m[register] = value
+        for number, channel in enumerate(self.channels):
+            for word, value in channel.items():
+                m[self.registers[CHANNEL_TABLE] + number * CHANNEL_WORDS + word] = value
+        idle = self.registers[IDLES]
+        m[idle] = self.setup.engines
+        m[idle + 1 : idle + 1 + 3 * self.setup.engines : 3] = np.arange(self.setup.engines)
+        return m
+
+    def _channel(self, number: int) -> dict[int, int]:
+        layout, kind, ports = self.layout, self.discipline.kind, self.ports
+        weights = self.discipline.weights if kind != "outstanding" else (0,) * ports
+        table = layout.take(len(weights) * CLASS)
+        for i, weight in enumerate(weights):
+            room = 2 * ports + 16 if kind == "classes" else 0
+            record = {W_WEIGHT: weight, W_HEAP: layout.heap(room), W_ROOM: room}
+            layout.put(table + i * CLASS, [record.get(word, 0) for word in range(CLASS)])
+        return {
+            K_NUMBER: number, K_PART: FIRST_PART + number * PART, K_TIMER: NEVER, K_SERVED: NONE, K_TURN: NONE, K_UNTIL: NEVER,
+            K_LAST_PORT: NONE, K_FIRST: NONE, K_LAST: NONE, K_HEAP: layout.heap(ports), K_LATER: layout.heap(ports),
+            K_PORTS: layout.take(2 * ports, NONE), K_CLASSES: table,
+        }  # fmt: skip
+
+    def _classes_of_sequences(self) -> int:
+        """[sequence]: its class, where arbiters weigh by sequence."""
+        owners = (self.ports - self.setup.engines) // 2 if self.discipline.by == "sequence" else 0
+        classes = [self.discipline.levels.get(str(i), self.discipline.other) for i in range(owners)]
+        return self.layout.take(owners, classes)
+
+    def _efficiency(self) -> int:
+        """[n]: numerator and denominator of the efficiency of a channel with n transfers in service."""
+        shares = self.discipline.efficiency
+        return self.layout.take(2 * len(shares), [n for share in shares for n in share.as_integer_ratio()])
+
+
+def requesters(setup: Setup) -> int:
+    """Ports of engines, and two DMA queues of each sequence and of each loop."""
+    owners = len(setup.sequences)
+    if setup.batching is not None:
+        owners += 1 if setup.batching.policy != "independent" else len(setup.sequences)
+    return setup.engines + 2 * owners
+
+
+def registers(setup: Setup, discipline: Discipline, *, recorded: bool) -> dict[int, int]:
+    """What a run begins with, and what does not change."""
+    scheduler, kind = setup.scheduler, discipline.kind
+    alone, (cap, cap_of) = discipline.alone, discipline.cap
+    of_one = discipline.efficiency[1] if discipline.efficiency else alone
+    limit = setup.engines if scheduler.engines is None else min(scheduler.engines, setup.engines)
+    derated = bool(discipline.efficiency) and (kind in {"classes", "outstanding"} or of_one * cap_of < cap)
+    return {
+        AGE: -1, AGE_TIME: NONE, PHASE: COMPLETE, ENGINES: setup.engines, LIMIT: limit, OVERLAP: int(setup.overlap),
+        LATENCY: setup.latency, CHANNELS: setup.channels, ROUTE: ROUTES[setup.route],
+        SRAM: NONE if setup.sram is None else setup.sram, SRAM_FREE: setup.sram or 0, RANKING: RANKINGS[type(scheduler)],
+        CHAINED: int(isinstance(scheduler, Sticky)), KNOWN: int(setup.dependency == "known"), DISCIPLINE: KINDS[kind],
+        URGENCY: BY[discipline.by], PREEMPTIVE: int(discipline.preemptive), SHARE: alone.numerator,
+        DENOMINATOR: alone.denominator, BURST: discipline.burst, CLASSES: len(discipline.weights), CAP: cap, CAP_OF: cap_of,
+        FIXED_RATES: int(discipline.whole > 0), RECORDED: int(recorded), DERATED: int(derated),
+        WHOLE: MOST // cap_of**2 if kind == "outstanding" else discipline.whole,
+        QUANTUM_UP: cap * of_one.denominator, QUANTUM_DOWN: cap_of * of_one.numerator,
+    }  # fmt: skip

@@ -1,0 +1,188 @@
+"""All transfers at once, those of a class at the same rate: `processor_sharing`, `weighted`, `proportional` by kind.
+
+In each interval all of a class get the same, but for the transfer that came last of all, which takes what the floors leave
+over. So the order in which the others of a class end never changes, and a heap keeps it by what the class will have got then.
+The last is counted on its own, until another comes or those after it have ended; entries of the heap from before that are stale.
+"""
+
+from __future__ import annotations
+
+from sim.base.kernel import kernel
+from sim.executors.compiled.heaps import ENTRY, pop, push
+from sim.executors.compiled.ports import at_rate, depart, record, time_for
+from sim.executors.compiled.state import (
+    BY_SEQUENCE, CAP, CAP_OF, CELL, CLASS, CLASSES, DERATED, EFFICIENCIES, EFFICIENCY, FIXED_RATES, FORM, K_CLASSES, K_FIRST, K_HEADS,
+    K_LAST, K_NEW, K_PART, K_PENDING, K_SERVED, K_TIMER, K_WHOLE, LEVEL, NEVER, NONE, NOW, P_EARLIER, P_LATER, P_LEFT, P_ORDER,
+    RECORDED, S_BASE, S_FORM, SEQUENCE_CLASS, SLOT, URGENCY, W_GOT, W_HEAP, W_MANY, W_ROOM, W_SHARE, WHOLE, Forms, Log, Memory,
+)  # fmt: skip
+from sim.executors.compiled.tasks import owner_of
+from sim.hardware.arbiters.rules import derate, max_min, rates
+
+
+@kernel
+def class_of(m: Memory, f: Forms, channel: int, cell: int) -> int:
+    """The class of a transfer: that of its kind, or of its sequence."""
+    slot = m[cell + SLOT]
+    task = (cell - m[slot + S_BASE]) // m[CELL]
+    if m[URGENCY] == BY_SEQUENCE:
+        number = m[m[SEQUENCE_CLASS] + owner_of(m, f, slot, task)]
+    else:
+        number = f[m[slot + S_FORM] + task * FORM + LEVEL]
+    return m[channel + K_CLASSES] + number * CLASS
+
+
+@kernel
+def join_class(m: Memory, f: Forms, channel: int, cell: int) -> None:
+    """From now on a transfer gets what its class gets."""
+    group, part = class_of(m, f, channel, cell), cell + m[channel + K_PART]
+    m[part + P_LEFT] += m[group + W_GOT]
+    if m[m[group + W_HEAP]] == m[group + W_ROOM]:
+        drop_stale(m, channel, m[group + W_HEAP])
+    push(m, m[group + W_HEAP], m[part + P_LEFT], m[part + P_ORDER], cell)
+
+
+@kernel
+def is_current(m: Memory, channel: int, entry: int) -> bool:
+    """Whether an entry of a heap counts: its transfer is at the channel, and has been in its class since."""
+    cell = m[entry + 2]
+    part = cell + m[channel + K_PART]
+    return cell != m[channel + K_LAST] and m[part + P_ORDER] == m[entry + 1] and m[part + P_LEFT] == m[entry]
+
+
+@kernel
+def drop_stale(m: Memory, channel: int, heap: int) -> None:
+    """Keep the entries of a full heap that count."""
+    count = m[heap]
+    m[heap] = 0
+    for i in range(count):
+        entry = heap + 1 + i * ENTRY
+        if is_current(m, channel, entry):
+            push(m, heap, m[entry], m[entry + 1], m[entry + 2])
+
+
+@kernel
+def least_of_class(m: Memory, channel: int, group: int) -> int:
+    """What the class still has to get until its next transfer ends; NEVER if it has none beside the last of all."""
+    heap = m[group + W_HEAP]
+    while m[heap] > 0:
+        if is_current(m, channel, heap + 1):
+            return m[heap + 1] - m[group + W_GOT]
+        pop(m, heap)
+    return NEVER
+
+
+@kernel
+def admit_by_class(m: Memory, f: Forms, channel: int) -> None:
+    """New transfers come to the end of the list of arrivals."""
+    for i in range(m[channel + K_NEW]):
+        cell, last = m[m[channel + K_HEADS] + i], m[channel + K_LAST]
+        part = cell + m[channel + K_PART]
+        m[part + P_EARLIER] = last
+        m[part + P_LATER] = NONE
+        m[channel + K_LAST] = cell
+        m[class_of(m, f, channel, cell) + W_MANY] += 1
+        if last == NONE:
+            m[channel + K_FIRST] = cell
+        else:
+            m[last + m[channel + K_PART] + P_LATER] = cell
+            join_class(m, f, channel, last)
+
+
+@kernel
+def plan_classes(m: Memory, f: Forms, channel: int) -> None:
+    """Set the rates, and the time until the next transfer ends."""
+    last = m[channel + K_LAST]
+    m[channel + K_SERVED] = last
+    m[channel + K_TIMER] = NEVER
+    if last == NONE:
+        return
+    set_rates(m, channel)
+    whole = m[channel + K_WHOLE]
+    wait = time_for(m[last + m[channel + K_PART] + P_LEFT], m[class_of(m, f, channel, last) + W_SHARE], whole)
+    for i in range(m[CLASSES]):
+        group = m[channel + K_CLASSES] + i * CLASS
+        least = least_of_class(m, channel, group)
+        if least != NEVER:
+            wait = min(wait, time_for(least, m[group + W_SHARE], whole))
+    m[channel + K_TIMER] = m[NOW] + wait
+
+
+@kernel
+def set_rates(m: Memory, channel: int) -> None:
+    """The share of each transfer of each class, over their common denominator."""
+    table = m[channel + K_CLASSES]
+    if m[FIXED_RATES]:
+        denominator = rates(m, table, CLASS, m[CLASSES], m[WHOLE])
+    else:
+        denominator = max_min(m, table, CLASS, m[CLASSES], m[CAP], m[CAP_OF])
+    if m[DERATED]:
+        point = m[EFFICIENCY] + 2 * min(m[channel + K_PENDING], m[EFFICIENCIES] - 1)
+        denominator = derate(m, table, CLASS, m[CLASSES], denominator, m[point], m[point + 1])
+    m[channel + K_WHOLE] = denominator
+
+
+@kernel
+def deliver_to_classes(m: Memory, f: Forms, grant: Log, channel: int, since: int) -> None:
+    """Each transfer of a class gets as much; the one that came last of all also gets what the floors leave over."""
+    elapsed, last, whole = m[NOW] - since, m[channel + K_LAST], m[channel + K_WHOLE]
+    of_last = class_of(m, f, channel, last)
+    wanted, given = 0, 0
+    for i in range(m[CLASSES]):
+        group = m[channel + K_CLASSES] + i * CLASS
+        if m[group + W_MANY] > 0:
+            each = at_rate(elapsed, m[group + W_SHARE], whole)
+            m[group + W_GOT] += each
+            wanted += m[group + W_MANY] * m[group + W_SHARE]
+            given += each * (m[group + W_MANY] - (1 if group == of_last else 0))
+    part = last + m[channel + K_PART]
+    over = min(at_rate(elapsed, wanted, whole) - given, m[part + P_LEFT])
+    m[part + P_LEFT] -= over
+    if m[RECORDED]:
+        record_classes(m, f, grant, channel, since, over)
+
+
+@kernel
+def record_classes(m: Memory, f: Forms, grant: Log, channel: int, since: int, over: int) -> None:
+    """An interval of service of each transfer, in order of arrival."""
+    elapsed, cell, last = m[NOW] - since, m[channel + K_FIRST], m[channel + K_LAST]
+    while cell != last:
+        share = m[class_of(m, f, channel, cell) + W_SHARE]
+        record(m, grant, channel, cell, since, at_rate(elapsed, share, m[channel + K_WHOLE]))
+        cell = m[cell + m[channel + K_PART] + P_LATER]
+    record(m, grant, channel, last, since, over)
+
+
+@kernel
+def end_of_class_transfers(m: Memory, f: Forms, log: Log, channel: int) -> None:
+    """All transfers that have got all of theirs depart."""
+    m[channel + K_SERVED] = NONE
+    for i in range(m[CLASSES]):
+        group = m[channel + K_CLASSES] + i * CLASS
+        while least_of_class(m, channel, group) == 0:
+            cell = m[m[group + W_HEAP] + 3]
+            pop(m, m[group + W_HEAP])
+            leave_class(m, f, log, channel, cell)
+    last = m[channel + K_LAST]
+    if m[last + m[channel + K_PART] + P_LEFT] == 0:
+        leave_class(m, f, log, channel, last)
+        previous = m[channel + K_LAST]
+        if previous != NONE:  # from now on it is the last, and counted on its own
+            m[previous + m[channel + K_PART] + P_LEFT] -= m[class_of(m, f, channel, previous) + W_GOT]
+
+
+@kernel
+def leave_class(m: Memory, f: Forms, log: Log, channel: int, cell: int) -> None:
+    """A transfer leaves the list of arrivals and departs."""
+    place = m[channel + K_PART]
+    earlier, later = m[cell + place + P_EARLIER], m[cell + place + P_LATER]
+    if earlier == NONE:
+        m[channel + K_FIRST] = later
+    else:
+        m[earlier + place + P_LATER] = later
+    if later == NONE:
+        m[channel + K_LAST] = earlier
+    else:
+        m[later + place + P_EARLIER] = earlier
+    m[class_of(m, f, channel, cell) + W_MANY] -= 1
+    m[cell + place + P_LEFT] = NONE
+    depart(m, f, log, channel, cell)

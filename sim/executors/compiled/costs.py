@@ -1,0 +1,53 @@
+"""Durations of the tasks of steps, as rows that tasks share."""
+
+from __future__ import annotations
+
+from typing import Any, Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+from sim.executors.compiled.state import BYTES, COMPUTE, WORK
+from sim.executors.setup import Setup, sram_use
+from sim.graph import IntArray, StepLanes
+from sim.tasks import TaskGraph
+
+
+class Costs(Protocol):
+    """Durations of the steps of one graph. rows: how many a step has. row_of [task]: the row of each task."""
+
+    rows: int
+    row_of: IntArray
+
+    def fill(self, out: npt.NDArray[np.int64], lanes: StepLanes) -> None:
+        """Write [lane, row, (compute, work, bytes of SRAM)]."""
+        ...
+
+
+class PerTask:
+    """Any cost model: a row for each task, by NumPy."""
+
+    def __init__(self, setup: Setup, graph: TaskGraph) -> None:
+        self.setup, self.graph = setup, graph
+        self.rows = len(graph)
+        self.row_of = np.arange(self.rows)
+
+    def fill(self, out: npt.NDArray[np.int64], lanes: StepLanes) -> None:
+        compute, work = self.setup.costs.durations(self.graph, lanes)
+        out[:, :, COMPUTE], out[:, :, WORK] = compute.T, work.T
+        if self.setup.sram is not None:
+            out[:, :, BYTES] = operand_bytes(self.setup, self.graph, lanes)
+
+
+def operand_bytes(setup: Setup, graph: TaskGraph, lanes: StepLanes) -> Any:
+    """[task]: bytes of SRAM that a prefetched operand takes; raises SramError if one does not fit."""
+    use = sram_use(setup, graph, lanes) if lanes.members is not None else sram_use(setup)
+    need = np.zeros(len(graph), dtype=np.int64)
+    loads = np.flatnonzero(graph.prefetch)
+    need[loads] = [use[consumer] for consumer in graph.outputs[graph.output_start[loads]].tolist()]
+    return need
+
+
+def costs_of(setup: Setup, graph: TaskGraph) -> Costs:
+    """The durations of the steps of a graph."""
+    return PerTask(setup, graph)

@@ -1,0 +1,215 @@
+"""Feed the event loop: sequences or batches, durations, room for rows; then make the event log of what it wrote."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from sim.base.kernel import compile_kernel
+from sim.errors import SimulationError
+from sim.eventlog import EventLog, GrantTable, StepTable, TaskTable
+from sim.executors.compiled.build import Machine, Words, requesters
+from sim.executors.compiled.costs import costs_of
+from sim.executors.compiled.forms import Forms, kv_lists
+from sim.executors.compiled.heaps import push
+from sim.executors.compiled.loop import advance
+from sim.executors.compiled.state import (
+    C_COMPUTE, C_END, C_ENGINE, C_LOADED, C_READY, C_START, C_WORK, COST, DONE, G_CHANNEL, G_END, G_START, G_TASK, G_WORK, GRANT_FIELDS,
+    GRANTS, KV, L_BASE, L_COST, L_COST_FIRST, L_COST_LANES, L_COST_ROWS, L_FORM, L_FRONTIER, L_KEY, L_MISSING, L_NUMBER, L_ROW, L_SLOT,
+    L_STEP, L_TASKS, L_TOKEN, L_TOKENS, LAYERS, LOG_FIELDS, LOOP_TABLE, LOOP_WORDS, NOW, OUT_OF_RANGE, SLOT_WORDS, TURN, TURN_LIST,
+    WAKES, WANTS_COSTS, WANTS_GRANTS,
+)  # fmt: skip
+from sim.executors.setup import Progress, Setup
+from sim.graph import StepLanes
+from sim.hardware.arbiters.disciplines import Discipline
+
+INSTANTS = 1 << 20  # between two looks at progress and Ctrl-C: a tenth of a second or so
+COSTED = 1 << 17  # rows of durations that are there at once, about: those of all sequences together
+
+
+class OutOfRange(Exception):
+    """A number came up that the compiled executor cannot hold: the reference executor can."""
+
+
+class Run:
+    """What both kinds of runs have in common: memory, and the calls of the event loop.
+
+    m, log, grant: see `sim.executors.compiled.state`.
+    """
+
+    m: Words
+    log: Words
+    grant: Words
+
+    def __init__(self, setup: Setup, discipline: Discipline, progress: Progress | None) -> None:
+        self.setup, self.discipline, self.progress = setup, discipline, progress
+        self.forms = Forms(setup, discipline)
+        self.told = 0  # output tokens
+
+    def execute(self) -> None:
+        """Run to the end. Raises SimulationError if it ends with work left, OutOfRange."""
+        go = compile_kernel(advance)
+        while (status := go(self.m, self.forms.pool, self.log, self.grant, INSTANTS)) != DONE:
+            self.serve(status)
+            self.tell()
+        self.tell()
+        self.verify()
+
+    def serve(self, status: int) -> None:
+        """Give the loop what it stopped for."""
+        if status == WANTS_GRANTS:
+            rows = int(self.m[GRANTS])
+            self.grant = widened(self.grant, rows, rows + rows // 2 + self.setup.channels * requesters(self.setup))
+        elif status == OUT_OF_RANGE:
+            raise OutOfRange
+
+    def tell(self) -> None:
+        """Report output tokens that have come since, and the time."""
+        done = self.tokens()
+        if self.progress is not None and done > self.told:
+            self.progress(done - self.told, int(self.m[NOW]))
+            self.told = done
+
+    def tokens(self) -> int:
+        """Output tokens so far."""
+        raise NotImplementedError
+
+    def verify(self) -> None:
+        """Raise SimulationError if there is work left."""
+        raise NotImplementedError
+
+    def wake(self, loop: int, time: int) -> None:
+        """Have a loop go on at a time."""
+        push(self.m, int(self.m[WAKES]), time, loop, 0)
+
+    def grants(self) -> GrantTable:
+        """Intervals of service in order of their ends, and at one time in order of channels."""
+        table = self.grant[:, : int(self.m[GRANTS])]
+        if self.setup.channels > 1:
+            table = table[:, np.lexsort((table[G_CHANNEL], table[G_END]))]
+        return GrantTable(
+            task=table[G_TASK], channel=table[G_CHANNEL].astype(np.int16), start=table[G_START], end=table[G_END],
+            work=table[G_WORK],
+        )  # fmt: skip
+
+    def tasks(self, step: npt.NDArray[np.int32], task: npt.NDArray[np.int32]) -> TaskTable:
+        """The task table of all rows, in their order."""
+        log = self.log[:, : len(step)]
+        return TaskTable(
+            step=step, task=task, engine=log[C_ENGINE].astype(np.int16), ready=log[C_READY], start=log[C_START],
+            loaded=log[C_LOADED], end=log[C_END], compute=log[C_COMPUTE], work=log[C_WORK],
+        )  # fmt: skip
+
+
+def widened(table: Words, used: int, wanted: int) -> Words:
+    """A table [field, row] with so many rows, of which the first are kept."""
+    grown = np.empty((table.shape[0], wanted), dtype=np.int64)
+    grown[:, :used] = table[:, :used]
+    return grown
+
+
+class Sequences(Run):
+    """Steps that are one sequence each, which decodes one token; sampled or known."""
+
+    def __init__(self, setup: Setup, discipline: Discipline, progress: Progress | None) -> None:
+        super().__init__(setup, discipline, progress)
+        self.costs = costs_of(setup, setup.graph)
+        self.form = self.forms.add(setup.graph, self.costs.row_of)
+        self.count = np.array([request.tokens for request in setup.sequences], dtype=np.int64)
+        self.known = setup.dependency == "known"
+        lanes = max(1, COSTED // (self.costs.rows * len(self.count)))
+        self.lanes = self.count if self.known else np.minimum(self.count, lanes)
+        self._set_up()
+
+    def _set_up(self) -> None:
+        setup, size, loops, steps = self.setup, self.form.size, len(self.count), int(self.count.sum())
+        slots = steps if self.known else loops
+        machine = Machine(setup, self.discipline, loops=loops, cells=slots * size, recorded=True)
+        layout = machine.layout
+        self.slots, cells = layout.take(slots * SLOT_WORDS), layout.take(slots * size * machine.cell)
+        self.steps, costs = layout.take(2 * steps), layout.take(int(self.lanes.sum()) * self.costs.rows * COST)
+        first = np.cumsum(self.count) - self.count
+        place = first if self.known else np.arange(loops)
+        table = np.zeros((loops, LOOP_WORDS), dtype=np.int64).T
+        if self.known:
+            self._know(machine, table, first)
+        table[L_NUMBER], table[L_TOKENS], table[L_FORM], table[L_TASKS] = np.arange(loops), self.count, self.form.at, size
+        table[L_BASE], table[L_SLOT] = cells + place * size * machine.cell, self.slots + place * SLOT_WORDS
+        table[L_ROW], table[L_STEP], table[L_KEY] = first * size, self.steps + 2 * first, first
+        table[L_COST] = costs + (np.cumsum(self.lanes) - self.lanes) * self.costs.rows * COST
+        table[L_COST_ROWS] = self.costs.rows
+        self.table = machine.registers[LOOP_TABLE]
+        layout.put(self.table, table.T.ravel())
+        self.m = machine.memory()
+        self.log = np.empty((LOG_FIELDS, steps * size), dtype=np.int64)
+        self.grant = np.empty((GRANT_FIELDS, steps * size + setup.channels * machine.ports), dtype=np.int64)
+        for number, request in enumerate(setup.sequences):
+            self.wake(self.table + number * LOOP_WORDS, request.arrival)
+
+    def _know(self, machine: Machine, table: Words, first: Words) -> None:
+        """The order that the KV cache imposes on known tokens."""
+        layout, graph, loops = machine.layout, self.setup.graph, len(self.count)
+        stores = [len(graph.kv_stores[layer]) for layer in sorted(graph.kv_stores)]
+        missing = layout.take(int(self.count.sum()) * len(stores), np.tile(stores, int(self.count.sum())))
+        table[L_MISSING] = missing + first * len(stores)
+        table[L_FRONTIER] = layout.take(loops * len(stores)) + np.arange(loops) * len(stores)
+        lists = kv_lists(graph, layout.words)
+        machine.registers |= {LAYERS: len(stores), KV: layout.take(len(lists), lists)}
+
+    def serve(self, status: int) -> None:
+        if status == WANTS_COSTS:
+            self._cost(int(self.m[self.m[TURN_LIST] + self.m[TURN]]))
+        else:
+            super().serve(status)
+
+    def _cost(self, loop: int) -> None:
+        """Durations of the next steps of a sequence."""
+        first, number = int(self.m[loop + L_TOKEN]), int(self.m[loop + L_NUMBER])
+        count = min(int(self.lanes[number]), int(self.count[number]) - first)
+        token = np.arange(first, first + count, dtype=np.int64)
+        lanes = StepLanes(
+            sequence=np.full_like(token, number), token=token, context=self.setup.sequences[number].context + token
+        )  # fmt: skip
+        at, words = int(self.m[loop + L_COST]), count * self.costs.rows * COST
+        self.costs.fill(self.m[at : at + words].reshape(count, self.costs.rows, COST), lanes)
+        self.m[loop + L_COST_FIRST] = first
+        self.m[loop + L_COST_LANES] = count
+
+    def _loops(self) -> Words:
+        return self.m[self.table : self.table + len(self.count) * LOOP_WORDS].reshape(-1, LOOP_WORDS).T
+
+    def _ends(self) -> Words:
+        return self.m[self.steps : self.steps + 2 * int(self.count.sum())].reshape(-1, 2).T
+
+    def tokens(self) -> int:
+        if self.known:
+            return int((self._ends()[1] > 0).sum())
+        token = self._loops()[L_TOKEN]
+        last = self.steps + 2 * (np.cumsum(self.count) - self.count + np.maximum(token - 1, 0)) + 1
+        return int(token.sum()) - int(((token > 0) & (self.m[last] == 0)).sum())
+
+    def verify(self) -> None:
+        if (self._ends()[1] == 0).any():
+            raise SimulationError("the simulation ended with work left")
+
+    def event_log(self) -> EventLog:
+        """The event log; the arrays stay its columns."""
+        steps, size, requests = int(self.count.sum()), self.form.size, self.setup.sequences
+        sequence = np.repeat(np.arange(len(requests), dtype=np.int32), self.count)
+        token = np.arange(steps, dtype=np.int64) - np.repeat(np.cumsum(self.count) - self.count, self.count)
+        context = np.repeat(np.array([request.context for request in requests], dtype=np.int64), self.count) + token
+        released, end = self._ends().copy()
+        tasks = self.tasks(
+            np.repeat(np.arange(steps, dtype=np.int32), size), np.tile(np.arange(size, dtype=np.int32), steps)
+        )  # fmt: skip
+        return EventLog(
+            graphs=(self.setup.graph,), tasks=tasks, grants=self.grants(),
+            steps=StepTable(
+                sequence=sequence, token=token.astype(np.int32), context=context, graph=np.zeros(steps, dtype=np.int32),
+                first=np.arange(steps, dtype=np.int64) * size, released=released, end=end,
+            ),
+            engines=self.setup.engines, channels=self.setup.channels, bandwidth=self.setup.bandwidth,
+            arrival=np.array([request.arrival for request in requests], dtype=np.int64),
+        )  # fmt: skip

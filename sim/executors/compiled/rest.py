@@ -1,0 +1,84 @@
+"""All transfers at once, in proportion to what is left of each: `proportional` by what is outstanding."""
+
+from __future__ import annotations
+
+from sim.base.kernel import kernel
+from sim.executors.compiled.ports import at_rate, depart, record, time_for
+from sim.executors.compiled.state import (
+    CAP, CAP_OF, CLASS, DERATED, EFFICIENCIES, EFFICIENCY, K_ARRIVED, K_CLASSES, K_HEADS, K_HEAP, K_NEW, K_PART, K_SERVED, K_TIMER,
+    K_WHOLE, NEVER, NONE, NOW, P_LEFT, TOO_LARGE, W_MANY, W_SHARE, W_WEIGHT, WHOLE, Forms, Log, Memory,
+)  # fmt: skip
+from sim.hardware.arbiters.rules import derate, max_min
+
+
+@kernel
+def admit_to_list(m: Memory, channel: int) -> None:
+    """New transfers come to the end of the list."""
+    heap = m[channel + K_HEAP]
+    for i in range(m[channel + K_NEW]):
+        m[heap + 1 + m[heap]] = m[m[channel + K_HEADS] + i]
+        m[heap] += 1
+
+
+@kernel
+def plan_list(m: Memory, channel: int) -> None:
+    """Set the share of each transfer, and the time until the next one ends."""
+    heap, table, total = m[channel + K_HEAP], m[channel + K_CLASSES], 0
+    m[channel + K_SERVED] = NONE
+    m[channel + K_TIMER] = NEVER
+    if m[heap] == 0:
+        return
+    for i in range(m[heap]):
+        weight = max(1, m[m[heap + 1 + i] + m[channel + K_PART] + P_LEFT])
+        m[table + i * CLASS + W_WEIGHT] = weight
+        m[table + i * CLASS + W_MANY] = 1
+        total += weight
+    if total > m[WHOLE]:
+        m[TOO_LARGE] = 1
+        return
+    denominator = max_min(m, table, CLASS, m[heap], m[CAP], m[CAP_OF])
+    if m[DERATED]:
+        point = m[EFFICIENCY] + 2 * min(m[heap], m[EFFICIENCIES] - 1)
+        denominator = derate(m, table, CLASS, m[heap], denominator, m[point], m[point + 1])
+    wait = NEVER
+    for i in range(m[heap]):
+        left = m[m[heap + 1 + i] + m[channel + K_PART] + P_LEFT]
+        wait = min(wait, time_for(left, m[table + i * CLASS + W_SHARE], denominator))
+    m[channel + K_SERVED] = m[heap + 1]
+    m[channel + K_WHOLE] = denominator
+    m[channel + K_TIMER] = m[NOW] + wait
+
+
+@kernel
+def deliver_to_list(m: Memory, grant: Log, channel: int, since: int) -> None:
+    """Each transfer gets its share, and the last one what the floors leave over."""
+    heap, table, elapsed, wanted = m[channel + K_HEAP], m[channel + K_CLASSES], m[NOW] - since, 0
+    for i in range(m[heap]):
+        wanted += m[table + i * CLASS + W_SHARE]
+    left = at_rate(elapsed, wanted, m[channel + K_WHOLE])
+    for i in range(m[heap]):
+        cell = m[heap + 1 + i]
+        part = cell + m[channel + K_PART]
+        share = at_rate(elapsed, m[table + i * CLASS + W_SHARE], m[channel + K_WHOLE])
+        work = min(left if i == m[heap] - 1 else share, m[part + P_LEFT])
+        left -= work
+        m[part + P_LEFT] -= work
+        record(m, grant, channel, cell, since, work)
+
+
+@kernel
+def end_of_listed(m: Memory, f: Forms, log: Log, channel: int) -> None:
+    """Transfers of which nothing is left depart."""
+    m[channel + K_SERVED] = NONE
+    heap, gone, kept = m[channel + K_HEAP], m[channel + K_HEAP] + 1 + m[m[channel + K_HEAP]], 0
+    count = m[heap]
+    for i in range(count):
+        cell = m[heap + 1 + i]
+        if m[cell + m[channel + K_PART] + P_LEFT] > 0:
+            m[heap + 1 + kept] = cell
+            kept += 1
+        else:
+            m[gone + i - kept] = cell
+    m[heap] = kept
+    for i in range(count - kept):
+        depart(m, f, log, channel, m[gone + i])

@@ -1,0 +1,162 @@
+"""Phases 2 and 3 of an instant: steps are released, and operands that are prefetched get room in SRAM."""
+
+from __future__ import annotations
+
+from sim.base.kernel import kernel
+from sim.executors.compiled.state import (
+    AGE, AGE_TIME, C_COMPUTE, C_ENGINE, C_READY, C_WORK, CELL, CHAINED, COMPUTE, COST, COST_ROW, FORM, HOME, IN_ORDER, INPUTS, KNOWN,
+    KV, L_BASE, L_COST, L_COST_FIRST, L_COST_LANES, L_COST_ROWS, L_FETCH, L_FETCH_SLOT, L_FORM, L_KEY, L_NUMBER, L_ROW, L_SLOT, L_STEP,
+    L_TASKS, L_TOKEN, L_TOKENS, LAYERS, LONGEST_PATH, NONE, NOW, OLDEST, OUT, PREFETCH, RANK, RANKING, S_AGE, S_BASE, S_COST, S_FORM,
+    S_KEY, S_LEFT, S_LOOP, S_OWNER, S_QUEUE, S_ROW, S_STEP, S_TASKS, S_TOKEN, SLOT, SLOT_WORDS, SRAM, SRAM_FREE, SRAM_HEAD,
+    SRAM_QUEUE, SRAM_SIZE, SRAM_TAIL, WAITING, WORK, Forms, Log, Memory,
+)  # fmt: skip
+from sim.executors.compiled.tasks import issue_dma, make_ready, sram_need
+from sim.scheduling import remaining_paths
+
+
+@kernel
+def go_on(m: Memory, f: Forms, log: Log, loop: int) -> bool:
+    """Release the next step of a sequence, or all of one whose tokens are known; False if their costs are not there."""
+    token, tokens = m[loop + L_TOKEN], m[loop + L_TOKENS]
+    if token == tokens:
+        return True
+    last = tokens if m[KNOWN] else token + 1
+    if last > m[loop + L_COST_FIRST] + m[loop + L_COST_LANES]:
+        return False
+    for each in range(token, last):
+        slot = m[loop + L_SLOT] + (each * SLOT_WORDS if m[KNOWN] else 0)
+        fill_slot(m, loop, slot, each)
+        release(m, f, log, slot)
+    m[loop + L_TOKEN] = last
+    ask_for_operands(m, f, loop)
+    return True
+
+
+@kernel
+def fill_slot(m: Memory, loop: int, slot: int, token: int) -> None:
+    """The step of a token of a sequence."""
+    size = m[loop + L_TASKS]
+    m[slot + S_LOOP] = loop
+    m[slot + S_TOKEN] = token
+    m[slot + S_KEY] = m[loop + L_KEY] + token
+    m[slot + S_FORM] = m[loop + L_FORM]
+    m[slot + S_TASKS] = size
+    m[slot + S_BASE] = m[loop + L_BASE] + (token * size * m[CELL] if m[KNOWN] else 0)
+    m[slot + S_ROW] = m[loop + L_ROW] + token * size
+    m[slot + S_STEP] = m[loop + L_STEP] + 2 * token
+    m[slot + S_COST] = m[loop + L_COST] + (token - m[loop + L_COST_FIRST]) * m[loop + L_COST_ROWS] * COST
+    m[slot + S_QUEUE] = m[loop + L_NUMBER]
+    m[slot + S_OWNER] = m[loop + L_NUMBER]
+
+
+@kernel
+def release_batch(m: Memory, f: Forms, log: Log, slot: int) -> None:
+    """Release the step of a batched loop."""
+    loop = m[slot + S_LOOP]
+    m[loop + L_SLOT] = slot
+    release(m, f, log, slot)
+    ask_for_operands(m, f, loop)
+
+
+@kernel
+def release(m: Memory, f: Forms, log: Log, slot: int) -> None:
+    """The step may run from now on: what needs no input is ready."""
+    if m[AGE_TIME] != m[NOW]:
+        m[AGE_TIME] = m[NOW]
+        m[AGE] += 1
+    m[slot + S_AGE] = m[AGE]
+    m[slot + S_LEFT] = m[slot + S_TASKS]
+    m[m[slot + S_STEP]] = m[NOW]
+    set_up(m, f, log, slot)
+    if m[KNOWN] and m[slot + S_TOKEN] > 0:
+        wait_for_stores(m, slot)
+    if m[RANKING] != IN_ORDER:
+        set_ranks(m, f, log, slot)
+    for task in range(m[slot + S_TASKS]):
+        if f[m[slot + S_FORM] + task * FORM + PREFETCH]:
+            log[C_READY, m[slot + S_ROW] + task] = m[NOW]
+            if m[SRAM] < 0:
+                issue_dma(m, f, log, slot, task)
+        elif m[m[slot + S_BASE] + task * m[CELL] + WAITING] == 0:
+            make_ready(m, f, log, slot, task)
+
+
+@kernel
+def set_up(m: Memory, f: Forms, log: Log, slot: int) -> None:
+    """The cells of a step as it begins: what they wait for and how long they take."""
+    cell, row, cost, form = m[slot + S_BASE], m[slot + S_ROW], m[slot + S_COST], m[slot + S_FORM]
+    words = m[CELL]
+    for row in range(m[slot + S_ROW], m[slot + S_ROW] + m[slot + S_TASKS]):
+        m[cell + WAITING] = f[form + INPUTS]
+        m[cell + SLOT] = slot
+        m[cell + HOME] = NONE
+        line = cost + f[form + COST_ROW] * COST
+        log[C_COMPUTE, row] = m[line + COMPUTE]
+        log[C_WORK, row] = m[line + WORK]
+        log[C_ENGINE, row] = NONE
+        cell += words
+        form += FORM
+
+
+@kernel
+def wait_for_stores(m: Memory, slot: int) -> None:
+    """Loads of a known token also wait for the stores of all tokens before it, which count as one input more."""
+    for layer in range(m[LAYERS]):
+        for i in range(m[m[KV] + layer], m[m[KV] + layer + 1]):
+            m[m[slot + S_BASE] + m[i] * m[CELL] + WAITING] += 1
+
+
+@kernel
+def set_ranks(m: Memory, f: Forms, log: Log, slot: int) -> None:
+    """Rank the tasks of a step as the scheduler does."""
+    rank, row = m[slot + S_BASE] + RANK, m[slot + S_ROW]
+    for task in range(m[slot + S_TASKS]):
+        if m[RANKING] == OLDEST:
+            m[rank + task * m[CELL]] = m[slot + S_AGE]
+        else:
+            m[rank + task * m[CELL]] = log[C_COMPUTE, row + task] + log[C_WORK, row + task]
+    if m[RANKING] == LONGEST_PATH:
+        remaining_paths(f, m[slot + S_FORM] + OUT, FORM, m, rank, m[CELL], m[slot + S_TASKS])
+
+
+@kernel
+def ask_for_operands(m: Memory, f: Forms, loop: int) -> None:
+    """The DMA of a loop asks for room in SRAM for the first operand of its step; it has one request at a time."""
+    if m[SRAM] >= 0:
+        m[loop + L_FETCH_SLOT] = m[loop + L_SLOT]
+        m[loop + L_FETCH] = NONE
+        ask_for_next(m, f, loop)
+
+
+@kernel
+def ask_for_next(m: Memory, f: Forms, loop: int) -> None:
+    """It asks for the next operand in program order, if there is one, at the end of the queue."""
+    slot, task = m[loop + L_FETCH_SLOT], m[loop + L_FETCH] + 1
+    last = m[loop + L_SLOT] + ((m[loop + L_TOKENS] - 1) * SLOT_WORDS if m[KNOWN] else 0)
+    while True:
+        while task < m[slot + S_TASKS] and not f[m[slot + S_FORM] + task * FORM + PREFETCH]:
+            task += 1
+        if task < m[slot + S_TASKS]:
+            break
+        if slot == last:
+            return
+        slot, task = slot + SLOT_WORDS, 0
+    m[loop + L_FETCH_SLOT] = slot
+    m[loop + L_FETCH] = task
+    m[m[SRAM_QUEUE] + m[SRAM_TAIL] % m[SRAM_SIZE]] = loop
+    m[SRAM_TAIL] += 1
+
+
+@kernel
+def admit_operands(m: Memory, f: Forms, log: Log) -> None:
+    """Load operands in order of their requests, as long as the first of them fits."""
+    while m[SRAM_HEAD] < m[SRAM_TAIL]:
+        loop = m[m[SRAM_QUEUE] + m[SRAM_HEAD] % m[SRAM_SIZE]]
+        slot, task = m[loop + L_FETCH_SLOT], m[loop + L_FETCH]
+        need = sram_need(m, f, slot, task)
+        if need > m[SRAM_FREE]:
+            return
+        m[SRAM_FREE] -= need
+        m[SRAM_HEAD] += 1
+        issue_dma(m, f, log, slot, task)
+        ask_for_next(m, f, loop)
