@@ -3,110 +3,58 @@
 Both matrices have a row for whoever waited and a column for whoever was in the way, and each row sums to the waits of its
 `breakdown` exactly.
 
-Engines. While a task waits and all m engines are busy, m tasks hold them, each to blame for 1/m of that time. So with the
-clock of `AllBusy`, which runs only then, an entry is the overlap of waits and holds, over m.
+Engines. While a task waits and all m engines are busy, m tasks hold them, each to blame for 1/m of that time. So on a
+clock that runs only then, an entry is the overlap of waits and holds, over m.
 
 Channel. First what is nobody's fault but the machine's (column `alone`): what a transfer would lose to the limit of its own
 port, or to a channel that never reaches its peak, if nobody else were there. The rest is split over the other transfers that
 the channel served between its issue and its end, by the work that they received meanwhile; under FIFO that is who was ahead
 of it, under sharing who shared. If the channel served nobody else, the rest is `alone` too (mere picoseconds of rounding).
 
-Fractions are carried through the sums and given out once per row, by largest remainder. Cost: n log n for each pair of a
-waiting and a holding group that overlap in time.
+Fractions are carried through the sums and given out once per row, by largest remainder. Cost: n log n, and n for each group.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 import numpy.typing as npt
 
-from sim.analysis.breakdown import (
-    COMPUTE,
-    INVARIANT,
-    PARTS,
-    TRANSFER,
-    WAIT_CHANNEL,
-    WAIT_ENGINE,
-    WAIT_POLICY,
-    WAIT_SRAM,
-    Breakdown,
-)  # fmt: skip
+from sim.analysis.breakdown import Breakdown
+from sim.analysis.columns import NONE, forms_of, is_large, services_of, tasks_of, viewed
 from sim.analysis.context import Rules
+from sim.analysis.overlaps import (
+    ARRIVED,
+    ISSUED,
+    NOBODY,
+    OTHERS,
+    REST,
+    TASK,
+    WAIT_ROWS,
+    add_up,
+    channel_intervals,
+    channel_waits,
+    locate,
+    overlap_engines,
+    own_work,
+    receive,
+)
+from sim.analysis.parts import WAIT_CHANNEL, WAIT_ENGINE
+from sim.analysis.wide import narrow, sum_by
+from sim.base.kernel import launch
 from sim.cost.fixed import largest_remainder
 from sim.errors import SimulationError
 from sim.eventlog import EventLog
 
+F = TypeVar("F", bound=Callable[..., Any])
 Ints = npt.NDArray[np.int64]
-Times = Ints
 
 MANY = 100  # a larger matrix is no longer read by anyone: then it is by sequence, and then by ranges of sequences
 ALONE = "alone"
-
-
-class AllBusy:
-    """The intervals in which no engine is idle, and a clock that runs only then: `clock(t)` is their length up to t.
-
-    Among m engines the k-th start (counting from 0 in order of time) leaves none idle exactly until the (k + 1 - m)-th end,
-    if that comes later: k + 1 have started, so k + 1 - m must have ended before the next one can start.
-    """
-
-    def __init__(self, log: EventLog) -> None:
-        held = log.tasks.engine >= 0
-        start, end = np.sort(log.tasks.start[held]), np.sort(log.tasks.end[held])
-        begin, until = start[log.engines - 1 :], end[: max(0, len(end) - log.engines + 1)]
-        some = begin < until
-        self._begin, self._until = begin[some], until[some]
-        self._before = np.concatenate(([0], np.cumsum(self._until - self._begin)))
-
-    def clock(self, time: Times) -> Times:
-        """Picoseconds of [0, time) in which all engines were busy."""
-        if not len(self._begin):
-            return np.zeros_like(time)
-        i = np.searchsorted(self._begin, time, side="right") - 1
-        inside = np.minimum(time, self._until[i]) - self._begin[i]
-        return np.where(i >= 0, self._before[np.maximum(i, 0)] + inside, 0)
-
-
-class Split:
-    """Splits the time [ready, end] of tasks. `Split(log, rules)(rows)` gives one column per entry of `PARTS`."""
-
-    def __init__(self, log: EventLog, rules: Rules) -> None:
-        self._tasks = log.tasks
-        self._rules = rules
-        self._busy: AllBusy | None = None
-        self._log = log
-
-    def __call__(self, rows: npt.NDArray[np.int64]) -> list[Times]:
-        t = self._tasks
-        ready, start, end, engine = t.ready[rows], t.start[rows], t.end[rows], t.engine[rows]
-        compute, work = t.compute[rows], t.work[rows]
-        parts = [np.zeros(len(rows), dtype=np.int64) for _ in PARTS]
-        held = engine >= 0
-        full = np.where(work > 0, -(-work // self._rules.stripes) + self._rules.latency, 0)
-        service = end - start
-        if self._rules.execution == "stream":
-            larger = np.where(held & (compute >= full), compute, 0)
-            parts[COMPUTE] = larger
-            parts[TRANSFER] = np.where(larger > 0, 0, full)
-        else:
-            parts[COMPUTE] = np.where(held, end - t.loaded[rows], 0)
-            parts[TRANSFER] = full
-        parts[WAIT_CHANNEL] = service - parts[COMPUTE] - parts[TRANSFER]
-        waited = start - ready
-        parts[WAIT_SRAM] = np.where(held, 0, waited)
-        queued = np.flatnonzero(held & (waited > 0))
-        if len(queued):
-            if self._busy is None:
-                self._busy = AllBusy(self._log)
-            parts[WAIT_ENGINE][queued] = self._busy.clock(start[queued]) - self._busy.clock(ready[queued])
-            parts[WAIT_POLICY][queued] = waited[queued] - parts[WAIT_ENGINE][queued]
-        if min(int(column.min(initial=0)) for column in parts) < 0:
-            bad = next(int(rows[column.argmin()]) for column in parts if column.min(initial=0) < 0)
-            raise SimulationError(f"invariant does not hold: {INVARIANT}: {self._log.name(bad)} ran faster than it can")
-        return parts
+MANY_PAIRS = 2**21  # of a task and a group: from there compiled code pays
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -142,16 +90,17 @@ class Blame:
 def blame(log: EventLog, rules: Rules, account: Breakdown) -> Blame:
     """Split all waits. Raises SimulationError if a row does not sum to the waits of its group."""
     owner, owners, of_step = _owners(log)
-    of_owner, of_kind = of_step[log.tasks.step], _kinds(log, account.kinds)
-    waits = np.zeros((len(owners), account.by_step.shape[1]), dtype=np.int64)
-    np.add.at(waits, of_step, account.by_step)
-    engines, channel = _Engines(log), _Channel(log, rules)
+    by_owner = _Groups(owners, of_step[log.tasks.step].astype(np.int16))
+    by_kind = _Groups(account.kinds, _kinds(log, account.kinds))
+    waits = sum_by(account.by_step, of_step, len(owners))
+    compiled = is_large(log) or len(log.tasks) * len(owners) > MANY_PAIRS
+    engines, channel = _Engines(log, account, compiled=compiled), _Channel(log, rules, account, compiled=compiled)
     result = Blame(
         owner=owner,
-        engine_by_owner=engines.matrix(of_owner, owners),
-        engine_by_kind=engines.matrix(of_kind, account.kinds),
-        channel_by_owner=channel.matrix(of_owner, owners),
-        channel_by_kind=channel.matrix(of_kind, account.kinds),
+        engine_by_owner=engines.matrix(by_owner),
+        engine_by_kind=engines.matrix(by_kind),
+        channel_by_owner=channel.matrix(by_owner),
+        channel_by_kind=channel.matrix(by_kind),
     )
     for matrix, expected in (
         (result.engine_by_owner, waits[:, WAIT_ENGINE]),
@@ -178,153 +127,108 @@ def _owners(log: EventLog) -> tuple[str, tuple[str, ...], Ints]:
     return "sequences", names, np.repeat(np.arange(MANY, dtype=np.int64), [len(r) for r in ranges])[of_step]
 
 
-def _kinds(log: EventLog, names: tuple[str, ...]) -> Ints:
+def _kinds(log: EventLog, names: tuple[str, ...]) -> npt.NDArray[np.int16]:
     """The kind of each row, as an index into names."""
-    column = np.empty(len(log.tasks), dtype=np.int64)
-    number = [np.array([names.index(kind) for kind in graph.kinds], dtype=np.int64)[graph.kind] for graph in log.graphs]
-    for step in range(len(log.steps)):
-        column[log.rows(step)] = number[int(log.steps.graph[step])]
+    forms = forms_of(log)
+    number = np.array([names.index(forms.kinds[kind]) for kind, _ in forms.groups], dtype=np.int16)[forms.columns.group]
+    column = np.empty(len(log.tasks), dtype=np.int16)
+    for step, graph in enumerate(log.steps.graph.tolist()):
+        column[log.rows(step)] = number[forms.columns.first[graph] : forms.columns.first[graph + 1]]
     return column
 
 
-def _members(group: Ints) -> Iterator[tuple[int, Ints]]:
-    """Each group that occurs, with the positions of its members in ascending order."""
-    order = np.argsort(group, kind="stable")
-    if len(order):
-        for members in np.split(order, np.flatnonzero(np.diff(group[order])) + 1):
-            yield int(group[members[0]]), members
+class _Groups(NamedTuple):
+    """names: of groups. of: [row], the index of its group."""
+
+    names: tuple[str, ...]
+    of: npt.NDArray[np.int16]
 
 
-def _given_out(names: tuple[str, ...], weights: Ints, totals: Ints, alone: Ints) -> Matrix:
-    rows = [largest_remainder(row, total) if total else [0] * len(names)
-            for row, total in zip(weights.tolist(), totals.tolist(), strict=True)]  # fmt: skip
-    return Matrix(names=names, wait=np.array(rows, dtype=np.int64).reshape(weights.shape), alone=alone)
+def _given_out(names: tuple[str, ...], weights: Ints, totals: npt.NDArray[Any], alone: npt.NDArray[Any]) -> Matrix:
+    """A matrix whose rows sum to totals, in proportion to weights."""
+    rows = [
+        largest_remainder(row, total) if total else [0] * len(names)
+        for row, total in zip(weights.tolist(), totals.tolist(), strict=True)
+    ]
+    return Matrix(names=names, wait=narrow(np.array(rows, dtype=object).reshape(weights.shape)), alone=alone)
 
 
-def _totals(groups: int, group: Ints, values: Ints) -> Ints:
-    sums = np.zeros(groups, dtype=np.int64)
-    np.add.at(sums, group, values)
-    return sums
+def _shift(whole: int) -> int:
+    """By how many bits weights are shortened where they could pass int64: they stay in proportion."""
+    return max(0, whole.bit_length() - 62)
 
 
 class _Engines:
-    """Waits for engines, on the clock of `AllBusy`."""
+    """Waits for engines, while all of them are busy."""
 
-    def __init__(self, log: EventLog) -> None:
-        t = log.tasks
-        clock = AllBusy(log).clock
+    def __init__(self, log: EventLog, account: Breakdown, *, compiled: bool) -> None:
+        self._compiled, self._engines, t = compiled, log.engines, tasks_of(log)
         held = np.flatnonzero(t.engine >= 0)
-        ready, start, end = clock(t.ready[held]), clock(t.start[held]), clock(t.end[held])
-        waits, holds = ready < start, start < end
-        self._waiter, self._ready, self._start = held[waits], ready[waits], start[waits]
-        self._holder, self._from, self._until = held[holds], start[holds], end[holds]
+        waited = held[t.ready[held] < t.start[held]]
+        self._tasks = viewed(t, compiled=compiled)
+        self._by_ready, self._by_start, self._by_end = (
+            rows[np.argsort(column[rows], kind="stable")]
+            for rows, column in ((waited, t.ready), (held, t.start), (held, t.end))
+        )  # fmt: skip
+        self._shift = _shift(log.engines * max(log.makespan, int(account.total[WAIT_ENGINE])))
 
-    def matrix(self, group: Ints, names: tuple[str, ...]) -> Matrix:
-        waiter, holder = group[self._waiter], group[self._holder]
-        overlap = np.zeros((len(names), len(names)), dtype=np.int64)
-        for who, mine in _members(waiter):
-            ready, start = self._ready[mine], self._start[mine]
-            near = np.flatnonzero((self._until > ready.min()) & (self._from < start.max()))
-            waited = _WaitedUntil(ready, start)
-            np.add.at(overlap[who], holder[near], waited(self._until[near]) - waited(self._from[near]))
-        totals = _totals(len(names), waiter, self._start - self._ready)
-        return _given_out(names, overlap, totals, np.zeros_like(totals))
-
-
-class _WaitedUntil:
-    """How long intervals have lasted up to a time, summed over them: sum of (t - begin) if begun, less (t - end) if ended.
-
-    The two sums may overflow int64; their difference does not, and arithmetic modulo 2^64 gets it right.
-    """
-
-    def __init__(self, begin: Ints, end: Ints) -> None:
-        self._edges = [(edge, np.concatenate(([0], np.cumsum(edge)))) for edge in (np.sort(begin), np.sort(end))]
-
-    def __call__(self, time: Ints) -> Ints:
-        begun, ended = (self._since(time, *edge) for edge in self._edges)
-        return begun - ended
-
-    @staticmethod
-    def _since(time: Ints, edge: Ints, sums: Ints) -> Ints:
-        count = np.searchsorted(edge, time)
-        return np.asarray(time * count - sums[count])
+    def matrix(self, groups: _Groups) -> Matrix:
+        n = len(groups.names)
+        holds, waiting, seen, overlap = (np.zeros(shape, dtype=np.int64) for shape in ((2, n), n, (n, n), (n, n)))
+        launch(overlap_engines, compiled=self._compiled)(
+            self._tasks, self._by_ready, self._by_start, self._by_end, self._engines, groups.of, self._shift, holds, waiting,
+            seen, overlap,
+        )  # fmt: skip
+        # All engines are held while the clock runs, so each wait overlaps as many tasks.
+        totals = overlap.sum(axis=1) // self._engines << self._shift
+        return _given_out(groups.names, overlap, totals, np.zeros(n, dtype=np.int64))
 
 
 class _Channel:
     """Waits for the channel: who received work while a transfer was outstanding."""
 
-    def __init__(self, log: EventLog, rules: Rules) -> None:
-        t, self._log = log.tasks, log
-        rows = np.flatnonzero(t.work > 0)
-        parts = Split(log, rules)(rows)
-        wait, at_best = parts[WAIT_CHANNEL], parts[TRANSFER]
-        num, den = rules.fastest.as_integer_ratio()
-        at_port = -(-(-(-t.work[rows] // rules.stripes) * den) // num) + rules.latency
-        if rules.execution == "stream":
-            at_best = at_best + parts[COMPUTE]
-            at_port = np.where(t.engine[rows] >= 0, np.maximum(at_port, t.compute[rows]), at_port)
-        alone = np.clip(at_port - at_best, 0, wait)
-        arrived = np.where(t.engine[rows] >= 0, t.loaded[rows], t.end[rows])
-        some = wait > 0
-        self._rows, self._alone, self._rest = rows[some], alone[some], (wait - alone)[some]
-        self._issued, self._arrived = (t.start[rows] + rules.latency)[some], arrived[some]
-        # Transfers wait only for those on their own channels.
-        self._on = [self._own_work(channel) for channel in range(log.channels)]
-        others = np.zeros_like(self._rest)
-        for channel, own in enumerate(self._on):
-            here = np.flatnonzero(own)
-            served = _ServedUntil(log, np.flatnonzero(log.grants.channel == channel))
-            others[here] += served(self._arrived[here]) - served(self._issued[here]) - own[here]
-        nobody = others == 0
-        self._alone[nobody] += self._rest[nobody]
-        self._rest[nobody] = 0
-        self._scale = self._rest / np.maximum(others, 1)
+    def __init__(self, log: EventLog, rules: Rules, account: Breakdown, *, compiled: bool) -> None:
+        self._compiled, self._channels, services = compiled, log.channels, services_of(log)
+        self._services = viewed(services, compiled=compiled)
+        numerator, denominator = rules.fastest.as_integer_ratio()
+        waits = np.empty((WAIT_ROWS, int((log.tasks.work > 0).sum())), dtype=np.int64)
+        self._place = np.empty(len(log.tasks), dtype=np.int64)
+        count = launch(channel_waits, compiled=compiled)(
+            viewed(tasks_of(log), compiled=compiled), rules.latency, rules.stripes, numerator, denominator,
+            rules.execution == "stream", waits, self._place,
+        )  # fmt: skip
+        self._waits = np.ascontiguousarray(waits[:, :count])
+        self._shift = _shift(int(account.total[WAIT_CHANNEL]) + count)
+        self._mine, self._first, self._before = np.zeros((3, len(services.task) + 1), dtype=np.int64)
+        self._own, self._since, self._until = np.zeros((3, count), dtype=np.int64)
+        nobody = _Groups((), np.zeros(len(log.tasks), dtype=np.int16))
+        for channel in range(log.channels):
+            self._receive(channel, nobody, np.zeros((0, 0), dtype=np.int64))
+        alone = self._waits[OTHERS] == 0
+        self._waits[NOBODY, alone] += self._waits[REST, alone]
+        self._waits[REST, alone] = 0
 
-    def _own_work(self, channel: int) -> Ints:
-        """What each waiting transfer received on a channel."""
-        grants = self._log.grants
-        here = grants.channel == channel
-        return _totals(len(self._log.tasks), grants.task[here], grants.work[here])[self._rows]
+    def _receive(self, channel: int, groups: _Groups, weights: Ints) -> None:
+        """Fill `weights` [who waits, because of whom]; of no groups, the row OTHERS of waits."""
+        g, mine, first, before = self._services, self._mine, self._first, self._before
+        own, since, until, waits = self._own, self._since, self._until, self._waits
+        intervals = self._launch(channel_intervals)(g, channel, mine, first)
+        self._launch(own_work)(g, mine, int(first[intervals]), self._place, own)
+        self._launch(locate)(g, mine, first, intervals, waits, ISSUED, len(own), since)
+        self._launch(locate)(g, mine, first, intervals, waits, ARRIVED, len(own), until)
+        for whom in range(len(groups.names)) if groups.names else (NONE,):
+            self._launch(add_up)(g, mine, first, intervals, groups.of, whom, before)
+            if before[intervals]:
+                self._launch(receive)(g, mine, first, before, waits, own, since, until, groups.of, whom, self._shift, weights)
 
-    def matrix(self, group: Ints, names: tuple[str, ...]) -> Matrix:
-        grants, waiter = self._log.grants, group[self._rows]
-        weights = np.zeros((len(names), len(names)), dtype=np.int64)
-        for channel, own in enumerate(self._on):
-            here = np.flatnonzero(grants.channel == channel)
-            for whom, members in _members(group[grants.task[here]]):
-                mine = here[members]
-                first, last = grants.start[mine].min(), grants.end[mine].max()
-                near = np.flatnonzero((own > 0) & (self._arrived > first) & (self._issued < last))
-                served = _ServedUntil(self._log, mine)
-                received = served(self._arrived[near]) - served(self._issued[near])
-                received -= np.where(waiter[near] == whom, own[near], 0)
-                # Rounded up, so that what is small does not vanish; where the channel ran at full speed the scale is 1.
-                share = np.ceil(received * self._scale[near]).astype(np.int64)
-                np.add.at(weights[:, whom], waiter[near], share)
-        rest, alone = (_totals(len(names), waiter, column) for column in (self._rest, self._alone))
-        return _given_out(names, weights, rest, alone)
+    def _launch(self, function: F) -> F:
+        return launch(function, compiled=self._compiled)
 
-
-class _ServedUntil:
-    """The work that some grants of one channel had delivered up to a time, in ps at full speed, rounded down.
-
-    The intervals of service of a channel are equal or disjoint, so the sum is linear within each.
-    """
-
-    def __init__(self, log: EventLog, grants: Ints) -> None:
-        grants = grants[np.argsort(log.grants.start[grants], kind="stable")]
-        start, end, work = log.grants.start[grants], log.grants.end[grants], log.grants.work[grants]
-        first = np.flatnonzero(np.append(True, start[1:] != start[:-1]))[: len(start)]
-        self._start, self._length = start[first], (end - start)[first]
-        self._work = np.add.reduceat(work, first) if len(first) else work
-        self._before = np.cumsum(self._work) - self._work
-
-    def __call__(self, time: Ints) -> Ints:
-        if not len(self._start):
-            return np.zeros_like(time)
-        i = np.maximum(np.searchsorted(self._start, time, side="right") - 1, 0)
-        inside = np.clip(time - self._start[i], 0, self._length[i])
-        # work * inside / length, without the product that could overflow; at full speed the second term is 0
-        whole, rest = np.divmod(self._work[i], self._length[i])
-        part = np.where(inside == self._length[i], rest, np.floor(rest * (inside / self._length[i])).astype(np.int64))
-        return np.asarray(self._before[i] + whole * inside + part)
+    def matrix(self, groups: _Groups) -> Matrix:
+        n = len(groups.names)
+        weights = np.zeros((n, n), dtype=np.int64)
+        for channel in range(self._channels):
+            self._receive(channel, groups, weights)
+        who = groups.of[self._waits[TASK]]
+        rest, alone = (sum_by(self._waits[row], who, n) for row in (REST, NOBODY))
+        return _given_out(groups.names, weights, rest, alone)

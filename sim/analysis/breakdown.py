@@ -19,9 +19,7 @@ order of the KV cache can bring in, is wait_input.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -39,8 +37,7 @@ from sim.analysis.parts import (
     WAIT_SRAM,
 )  # fmt: skip
 from sim.analysis.tally import SPENT, Fault, Tally
-from sim.analysis.wide import narrow
-from sim.base.integers import LARGEST
+from sim.analysis.wide import sum_by
 from sim.errors import SimulationError
 from sim.eventlog import EventLog
 
@@ -76,7 +73,7 @@ class Breakdown:
     @property
     def total(self) -> Times:
         """[part]: over all tasks of the run."""
-        return np.asarray(_summed(self.by_kind, [0] * len(self.by_kind), 1)[0])
+        return np.asarray(sum_by(self.by_kind, np.zeros(len(self.by_kind), dtype=np.int64), 1)[0])
 
 
 def breakdown(log: EventLog, rules: Rules, tally: Tally | None = None) -> Breakdown:
@@ -89,24 +86,16 @@ def breakdown(log: EventLog, rules: Rules, tally: Tally | None = None) -> Breakd
         raise SimulationError(f"invariant does not hold: {INVARIANT}: {tally.faults[Fault.TOO_FAST]}")
     totals, by_step, forms = tally.totals[:, :PART_COUNT], tally.by_step, tally.forms
     kinds, layers = tuple(sorted(forms.kinds)), tuple(sorted({layer for _, layer in forms.groups}))
-    kind = [kinds.index(forms.kinds[number]) for number, _ in forms.groups]
-    layer = [layers.index(layer) for _, layer in forms.groups]
+    kind = np.array([kinds.index(forms.kinds[number]) for number, _ in forms.groups], dtype=np.int64)
+    layer = np.array([layers.index(layer) for _, layer in forms.groups], dtype=np.int64)
     sequences, of_sequence = np.unique(log.steps.sequence, return_inverse=True)
     result = Breakdown(
-        tokens=tally.tokens, by_step=by_step, kinds=kinds, by_kind=_summed(totals, kind, len(kinds)), layers=layers,
-        by_layer=_summed(totals, layer, len(layers)), sequences=tuple(int(s) for s in sequences),
-        by_sequence=_summed(by_step, of_sequence, len(sequences)),
+        tokens=tally.tokens, by_step=by_step, kinds=kinds, by_kind=sum_by(totals, kind, len(kinds)), layers=layers,
+        by_layer=sum_by(totals, layer, len(layers)), sequences=tuple(int(s) for s in sequences),
+        by_sequence=sum_by(by_step, of_sequence, len(sequences)),
     )  # fmt: skip
     _verify(log, result, sum(tally.totals[:, SPENT].tolist()))
     return result
-
-
-def _summed(values: npt.NDArray[Any], group: Sequence[int] | Times, groups: int) -> npt.NDArray[Any]:
-    """Rows of values [.., part] summed by group: [group, part]; exact, in Python integers where int64 would not do."""
-    exact = len(values) * int(np.abs(values).max(initial=0)) < LARGEST
-    sums = np.zeros((groups, PART_COUNT), dtype=np.int64 if exact else object)
-    np.add.at(sums, np.asarray(group), values if exact else values.astype(object))
-    return narrow(sums)
 
 
 def _verify(log: EventLog, result: Breakdown, whole: int) -> None:

@@ -17,6 +17,7 @@ from sim.analysis.columns import NONE, forms_of
 from sim.analysis.context import Rules
 from sim.analysis.links import Cause, Place
 from sim.analysis.walk import links_of
+from sim.analysis.wide import sum_by
 from sim.errors import SimulationError
 from sim.eventlog import EventLog
 
@@ -55,7 +56,7 @@ class CriticalPath:
         form = forms.columns.first[log.steps.graph[step]] + row - log.steps.first[step]
         kind = np.array([number for number, _ in forms.groups], dtype=np.int64)[forms.columns.group[form]]
         sums = dict.fromkeys((forms.kinds[each] for each in np.unique(kind).tolist()), 0)
-        for number, total in enumerate(_summed(len(forms.kinds), kind, span[of_task])):
+        for number, total in enumerate(sum_by(span[of_task], kind, len(forms.kinds)).tolist()):
             if forms.kinds[number] in sums:
                 sums[forms.kinds[number]] = total
         if not of_task.all():
@@ -66,7 +67,7 @@ class CriticalPath:
         """Picoseconds of each resource: `engine n`, `channel` at full speed, `sharing` what it lost to that, and so on."""
         span = self.end - self.begin
         on = self.place == Place.ENGINE
-        of_engine = _summed(log.engines, log.tasks.engine[self.row[on]], span[on])
+        of_engine = sum_by(span[on], log.tasks.engine[self.row[on]], log.engines).tolist()
         sums = {f"engine {engine}": total for engine, total in enumerate(of_engine)}
         served = self.place == Place.CHANNEL
         sums["channel"] = int(self.work[served].sum())
@@ -79,13 +80,6 @@ class CriticalPath:
         """How many links were held up by what."""
         counts = np.bincount(self.cause, minlength=len(Cause))
         return {cause.name.lower(): int(counts[cause]) for cause in Cause if counts[cause] and cause is not Cause.ITSELF}
-
-
-def _summed(groups: int, group: npt.NDArray[np.integer], values: Times) -> list[int]:
-    """Values summed by group; all of them together fit int64, as they are parts of the makespan."""
-    sums = np.zeros(groups, dtype=np.int64)
-    np.add.at(sums, group, values)
-    return [int(total) for total in sums]
 
 
 def kind_of(log: EventLog, row: int) -> str:

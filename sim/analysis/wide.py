@@ -39,3 +39,11 @@ def narrow(sums: npt.NDArray[Any]) -> npt.NDArray[Any]:
     if sums.dtype != object:
         return sums
     return sums.astype(np.int64) if all(-(2**63) <= value < 2**63 for value in sums.ravel().tolist()) else sums
+
+
+def sum_by(values: npt.NDArray[Any], group: npt.NDArray[np.integer], groups: int) -> npt.NDArray[Any]:
+    """Non-negative values [item, ..] summed by group: [group, ..]; Python integers where int64 would not do."""
+    exact = len(values) * int(values.max(initial=0)) < LARGEST
+    sums = np.zeros((groups, *values.shape[1:]), dtype=np.int64 if exact else object)
+    np.add.at(sums, group, values if exact else values.astype(object))
+    return narrow(sums)

@@ -8,12 +8,13 @@ from fractions import Fraction
 from sim.analysis.context import Rules
 from sim.cost import StepLanes
 from sim.eventlog import EventLog
+from sim.executors.reference import simulate
+from sim.executors.setup import Setup
 from sim.graph import QUANTITIES, IntArray, OpGraph
 from sim.hardware.arbiters import ARBITERS
 from sim.lowering import Mapping, lower
 from sim.requests import Request
 from sim.scheduling import SCHEDULERS
-from sim.simulation import Setup, simulate
 from sim.tasks import TaskGraph
 
 

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from sim.analysis.blame import blame
-from sim.analysis.breakdown import breakdown
+from sim.analysis.breakdown import WAIT_POLICY, breakdown
 from tests.analysis.machine import run
 from tests.analysis.test_breakdown import chain
 from tests.graphs import GraphBuilder
@@ -70,9 +70,8 @@ def test_the_limit_of_a_port_is_nobodys_fault():
 
 
 def test_channels_apart_do_not_delay_each_other():
-    log, rules = run(loads(4, 4), execution="blocking", engines=2, channels=2, route="sequence", requests=[(1, 0), (1, 0)])
-    found = of(log, rules)
-    assert {(who[0], whom[0]) for who, whom in entries(found.channel_by_owner)} <= {("0", "0"), ("1", "1")}
+    log, rules = run(loads(4, 4), execution="blocking", engines=4, channels=2, route="sequence", requests=[(1, 0), (1, 0)])
+    assert entries(of(log, rules).channel_by_owner) == {("0.0", "0.0"): 4, ("1.0", "1.0"): 4}
 
 
 def test_engines_blame_who_holds_them_equally():
@@ -95,6 +94,7 @@ def test_odd_picoseconds_go_to_the_first():
 
 def test_a_scheduler_that_declines_is_not_blamed_on_tasks():
     log, rules = run(chain({"flops": 5}, repeat=3), engines=2, scheduler="serial")
+    assert breakdown(log, rules).total[WAIT_POLICY] == 5 + 10
     assert entries(of(log, rules).engine_by_owner) == {}
 
 

@@ -1,0 +1,198 @@
+"""Who was in the way of waits, summed by group: kernels of `sim.analysis.blame`."""
+
+from __future__ import annotations
+
+from sim.analysis.columns import NONE, Ints, Services, Tasks
+from sim.analysis.parts import full_speed, service
+from sim.base.integers import ceil_div, mul_div, mul_div_up
+from sim.base.kernel import kernel
+
+#: Rows of the sums of a group that holds engines: how many of its tasks do, and how long they have, but for `many` times the
+#: clock: tasks that have ended count from start to end, those that have not count less the clock at their start.
+MANY, HELD = 0, 1
+
+#: Rows of waits for the channel: the task, when its transfer could begin and when all had arrived, what of the wait is
+#: nobody's fault, the rest, and what others received meanwhile.
+TASK, ISSUED, ARRIVED, NOBODY, REST, OTHERS = range(6)
+WAIT_ROWS = 6
+
+
+@kernel
+def overlap_engines(
+    t: Tasks, by_ready: Ints, by_start: Ints, by_end: Ints, engines: int, group: Ints, shift: int, holds: Ints, waiting: Ints,
+    seen: Ints, overlap: Ints,
+) -> None:  # fmt: skip
+    """Fill `overlap` [who waits, who holds]: time that each pair of their tasks overlaps while all engines are busy.
+
+    by_ready, by_start, by_end: rows that engines ran; the first, only those that waited. group: [row]. Times are divided by
+    2^shift. holds: [MANY or HELD, group], waiting: [group], how many wait, seen: [who waits, who holds], what the others had
+    held when it was last looked at; all to work with, and 0.
+    """
+    waits, count = len(by_ready), len(by_start)
+    clock = now = 0  # the clock runs while all engines are busy
+    i = j = k = busy = 0
+    while k < count:
+        time = t.end[by_end[k]]
+        if j < count:
+            time = min(time, t.start[by_start[j]])
+        if i < waits:
+            time = min(time, t.ready[by_ready[i]])
+        if busy == engines:
+            clock += (time >> shift) - (now >> shift)
+        now = time
+        while k < count and t.end[by_end[k]] == time:
+            mine = group[by_end[k]]
+            holds[MANY, mine] -= 1
+            holds[HELD, mine] += clock
+            busy -= 1
+            k += 1
+        while i < waits and t.ready[by_ready[i]] == time:
+            change_waiting(holds, waiting, seen, overlap, group[by_ready[i]], clock, 1)
+            i += 1
+        while j < count and t.start[by_start[j]] == time:
+            row = by_start[j]
+            mine = group[row]
+            if t.ready[row] < time:
+                change_waiting(holds, waiting, seen, overlap, mine, clock, -1)
+            holds[MANY, mine] += 1
+            holds[HELD, mine] -= clock
+            busy += 1
+            j += 1
+
+
+@kernel
+def change_waiting(holds: Ints, waiting: Ints, seen: Ints, overlap: Ints, who: int, clock: int, by: int) -> None:
+    """Add what has been held since the last change for those of a group that waited; from now on they are more or fewer."""
+    for whom in range(len(waiting)):
+        held = holds[HELD, whom] + holds[MANY, whom] * clock
+        overlap[who, whom] += waiting[who] * (held - seen[who, whom])
+        seen[who, whom] = held
+    waiting[who] += by
+
+
+@kernel
+def channel_waits(
+    t: Tasks, latency: int, stripes: int, numerator: int, denominator: int, stream: bool, waits: Ints, place: Ints
+) -> int:  # fmt: skip
+    """Fill the first rows of `waits` [.., wait] for each transfer that waited; returns how many. place: [row], its wait or -1.
+
+    numerator / denominator: the largest share of a channel that one transfer can get.
+    """
+    count = 0
+    for row in range(len(t.work)):
+        place[row] = NONE
+        if t.work[row] == 0:
+            continue
+        held, transfer = t.engine[row] >= 0, full_speed(t.work[row], latency, stripes)
+        computed, moved = service(held, t.start[row], t.loaded[row], t.end[row], t.compute[row], transfer, stream)
+        wait = t.end[row] - t.start[row] - computed - moved
+        if wait <= 0:
+            continue
+        at_port = transfer
+        if numerator != denominator:
+            at_port = latency + mul_div_up(ceil_div(t.work[row], stripes), denominator, numerator)
+        at_best = moved
+        if stream:
+            at_best += computed
+            if held:
+                at_port = max(at_port, t.compute[row])
+        alone = min(max(at_port - at_best, 0), wait)
+        waits[TASK, count], waits[ISSUED, count] = row, t.start[row] + latency
+        waits[ARRIVED, count] = t.loaded[row] if held else t.end[row]
+        waits[NOBODY, count], waits[REST, count], waits[OTHERS, count] = alone, wait - alone, 0
+        place[row] = count
+        count += 1
+    return count
+
+
+@kernel
+def channel_intervals(g: Services, channel: int, mine: Ints, first: Ints) -> int:
+    """Fill `mine` with the services of a channel, and `first` [interval + 1] with where each interval begins there.
+
+    Several services that are the same stretch of time are one interval. Returns how many intervals there are.
+    """
+    services = intervals = 0
+    last = NONE
+    for i in range(len(g.task)):
+        if g.channel[i] == channel:
+            if last == NONE or g.start[i] != g.start[last]:
+                first[intervals] = services
+                intervals += 1
+            mine[services] = i
+            services += 1
+            last = i
+    first[intervals] = services
+    return intervals
+
+
+@kernel
+def locate(g: Services, mine: Ints, first: Ints, intervals: int, times: Ints, row: int, count: int, found: Ints) -> None:
+    """Fill `found` [wait]: for times[row, wait] the last interval that has begun by then, or -1."""
+    for wait in range(count):
+        time, low, high = times[row, wait], 0, intervals
+        while low < high:
+            half = (low + high) >> 1
+            if g.start[mine[first[half]]] <= time:
+                low = half + 1
+            else:
+                high = half
+        found[wait] = low - 1
+
+
+@kernel
+def own_work(g: Services, mine: Ints, services: int, place: Ints, own: Ints) -> None:
+    """Fill `own` [wait]: what each waiting transfer received on a channel."""
+    for wait in range(len(own)):
+        own[wait] = 0
+    for i in range(services):
+        wait = place[g.task[mine[i]]]
+        if wait != NONE:
+            own[wait] += g.work[mine[i]]
+
+
+@kernel
+def add_up(g: Services, mine: Ints, first: Ints, intervals: int, group: Ints, whom: int, before: Ints) -> None:
+    """Fill `before` [interval + 1]: what a group of tasks (or with -1, all) had received on a channel when each began."""
+    total = 0
+    for k in range(intervals):
+        before[k] = total
+        for i in range(first[k], first[k + 1]):
+            if whom == NONE or group[g.task[mine[i]]] == whom:
+                total += g.work[mine[i]]
+    before[intervals] = total
+
+
+@kernel
+def received_by(g: Services, mine: Ints, first: Ints, before: Ints, interval: int, time: int) -> int:
+    """What had been received by a time in or after an interval, before the next; rounded down."""
+    if interval < 0:
+        return 0
+    one = mine[first[interval]]
+    begin, end = g.start[one], g.end[one]
+    if time >= end:
+        return int(before[interval + 1])
+    return int(before[interval] + mul_div(before[interval + 1] - before[interval], time - begin, end - begin))
+
+
+@kernel
+def receive(
+    g: Services, mine: Ints, first: Ints, before: Ints, waits: Ints, own: Ints, since: Ints, until: Ints, group: Ints,
+    whom: int, shift: int, weights: Ints,
+) -> None:  # fmt: skip
+    """Add to each wait what others received meanwhile; with a group `whom`, to `weights` [who, whom] its share of the rest.
+
+    own: [wait], what the transfer itself received on this channel. since, until: [wait], intervals of ISSUED and ARRIVED.
+    """
+    for wait in range(len(own)):
+        if own[wait] == 0:
+            continue
+        received = received_by(g, mine, first, before, until[wait], waits[ARRIVED, wait])
+        received -= received_by(g, mine, first, before, since[wait], waits[ISSUED, wait])
+        if whom == NONE:
+            waits[OTHERS, wait] += received - own[wait]
+            continue
+        who = group[waits[TASK, wait]]
+        if who == whom:
+            received -= own[wait]
+        if received > 0 and waits[REST, wait] > 0:
+            weights[who, whom] += mul_div_up(received, waits[REST, wait] >> shift, waits[OTHERS, wait])
