@@ -273,6 +273,7 @@ class StepGraphs:
         self.mapping, self.routing = mapping, routing
         self._made: dict[Shape, TaskGraph] = {}
         self._templates: dict[Shape, TaskTemplate] = {}
+        self._captures = Captures(self.variants)
 
     def __call__(self, shape: Shape) -> TaskGraph:
         """Raises InputError if captures do not correspond."""
@@ -289,8 +290,11 @@ class StepGraphs:
     def _template(self, shape: Shape, *, together: bool) -> TaskTemplate:
         sort = shape if together else template_of(shape)
         if sort not in self._templates:
-            variants = self.captured if shape.swap else self.variants  # what is swapped is what the KV loads say
-            self._templates[sort] = TaskTemplate(stitch(variants, sort, together=together), self.mapping)
+            if shape.swap:  # of what the KV loads say
+                stitched = swapped(self.captured[False, False], sort, together=together)
+            else:
+                stitched = stitch(self._captures, sort, together=together)
+            self._templates[sort] = TaskTemplate(stitched, self.mapping)
         return self._templates[sort]
 
 
@@ -429,15 +433,12 @@ class Stitched(NamedTuple):
     together: bool
 
 
-def stitch(variants: Variants, shape: Shape, *, together: bool = False) -> Stitched:
+def stitch(captures: Captures, shape: Shape, *, together: bool = False) -> Stitched:
     """The op graph of a step of this shape. together: one kernel serves all members, as the shape's own `together` says."""
-    if shape.swap:
-        return _swap(variants[False, False], shape, together=together)
-    spine = variants[True, any(shape.several)]
-    return _Stitch(variants, spine, shape, together=together).graph()
+    return _Stitch(captures, shape, together=together).graph()
 
 
-def _swap(ops: OpGraph, shape: Shape, *, together: bool) -> Stitched:
+def swapped(ops: OpGraph, shape: Shape, *, together: bool = False) -> Stitched:
     """One transfer a layer and member, of all its tokens: out of the device's memory, or into it."""
     polynomials = (*ops.polynomials, ((0,) * len(MONOMIALS),) * (len(ops.breaks) + 1))
     nothing = [len(ops.polynomials)] * len(QUANTITIES)
@@ -479,20 +480,42 @@ class _Captured:
         return found
 
 
+class Captures:
+    """The captured graphs of a model, prepared once for all that is stitched from them."""
+
+    def __init__(self, variants: Variants) -> None:
+        self._variants = variants
+        self._made: dict[tuple[bool, bool], _Captured] = {}
+        self._merged: _Captured | None = None
+
+    def __getitem__(self, key: tuple[bool, bool]) -> _Captured:
+        if key not in self._made:
+            self._made[key] = _Captured(self._variants[key])
+        return self._made[key]
+
+    @property
+    def merged(self) -> _Captured:
+        """Those of one sequence, with one new token and with several, as one."""
+        if self._merged is None:
+            self._merged = _Captured(_merged(self[False, False], self[False, True]))
+        return self._merged
+
+
 class _Stitch:
     """Stitches one graph."""
 
-    def __init__(self, variants: Variants, spine: OpGraph, shape: Shape, *, together: bool) -> None:
+    def __init__(self, captures: Captures, shape: Shape, *, together: bool) -> None:
         self.shape, self.together = shape, together
-        self.spine = _Captured(spine)
-        logits = _Captured(variants[True, True])
+        self.spine = captures[True, any(shape.several)]
+        logits = captures[True, True]
         self.logits = {role for i, role in enumerate(logits.role) if logits.of_logits[i]}
-        single = {several: _Captured(variants[False, several]) for several in sorted(set(shape.several))}
+        single = {several: captures[False, several] for several in sorted(set(shape.several))}
         self.captured = [single[several] for several in shape.several]
         if together:
-            self.captured = [_Captured(_merged(single[False], single[True])) if len(single) > 1 else self.captured[0]]
+            self.captured = [captures.merged if len(single) > 1 else self.captured[0]]
         self.breaks = tuple(sorted({b for graph in (self.spine, *single.values()) for b in graph.graph.breaks}))
         self.polynomials: dict[tuple[Polynomial, ...], int] = {}
+        self.numbers: dict[tuple[int, int], int] = {}  # graph and its cost -> place among these
         self.made: list[Op] = []
         self.owner: list[int] = []
         self.segment: list[int] = []
@@ -579,8 +602,11 @@ class _Stitch:
 
     def _polynomial(self, graph: OpGraph, cost: int) -> int:
         """The same polynomial in the pieces of all graphs together."""
-        pieces = _in_pieces(graph.polynomials[cost], graph.breaks, self.breaks)
-        return self.polynomials.setdefault(pieces, len(self.polynomials))
+        key = (id(graph), cost)
+        if key not in self.numbers:
+            pieces = _in_pieces(graph.polynomials[cost], graph.breaks, self.breaks)
+            self.numbers[key] = self.polynomials.setdefault(pieces, len(self.polynomials))
+        return self.numbers[key]
 
 
 def _in_pieces(polynomial: tuple[Polynomial, ...], breaks: tuple[int, ...], finer: tuple[int, ...]) -> tuple[Polynomial, ...]:

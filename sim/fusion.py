@@ -100,7 +100,9 @@ def _chains(ops: OpGraph) -> Iterable[list[int]]:
     for i, op in enumerate(ops.ops):
         for j in op.inputs:
             users.setdefault(j, []).append(i)
-    for i in range(len(ops.ops)):
+    for i, op in enumerate(ops.ops):
+        if op.kind != ATTENTION[0]:
+            continue
         chain = [i]
         for kind in ATTENTION[1:]:
             chain += [j for j in users.get(chain[-1], []) if ops.ops[j].kind == kind][:1]
@@ -219,7 +221,9 @@ class _Rewrite:
         made: list[Op] = []
         for i in _in_order(needs):
             inputs = tuple(sorted({index[j] for j in needs[i]}))
-            for op in self.replacements.get(i, [replace(self.ops.ops[i], splits=self.split.get(i, 1))]):
+            if i not in self.replacements:
+                made.append(replace(self.ops.ops[i], inputs=inputs, splits=self.split.get(i, 1)))
+            for op in self.replacements.get(i, ()):
                 made.append(replace(op, inputs=inputs))
                 inputs = (len(made) - 1,)
             index[i] = len(made) - 1

@@ -202,6 +202,10 @@ def read_in_place(ops: OpGraph) -> OpGraph:
     for i, op in enumerate(ops.ops):
         if i in loads:
             continue
+        new_index[i] = len(kept)
+        if not loads.keys() & op.inputs:
+            kept.append(replace(op, inputs=tuple(new_index[j] for j in op.inputs)))
+            continue
         parts = [polynomials[op.costs[kv_read]]]
         parts += [_part(polynomials[loads[j].costs[kv_read]], readers[j], i) for j in op.inputs if j in loads]
         total = tuple(tuple(map(sum, zip(*pieces, strict=True))) for pieces in zip(*parts, strict=True))
@@ -210,7 +214,6 @@ def read_in_place(ops: OpGraph) -> OpGraph:
             polynomials.append(total)
         costs = (*op.costs[:kv_read], index[total], *op.costs[kv_read + 1 :])
         inputs = {k for j in op.inputs for k in (loads[j].inputs if j in loads else (j,))}
-        new_index[i] = len(kept)
         kept.append(replace(op, costs=costs, inputs=tuple(sorted(new_index[j] for j in inputs))))
     return replace(ops, ops=tuple(kept), polynomials=tuple(polynomials))
 
@@ -294,6 +297,8 @@ def _shares_needed(ops: OpGraph, consumer: int, producer: int, part: int, grids:
     Query heads share a head of the cache in groups of equal size. What does not line up needs all.
     """
     to, source = grids[consumer], grids[producer]
+    if len(source) == 1:
+        return [0]
     head, split, tile = to.coordinates(part)
     groups = to.heads == source.heads or (ops.ops[producer].kind == "kv_load" and to.heads % source.heads == 0)
     return source.shares(

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 import models.library
 import sim
 import sim.lowering
-from sim.batch import BatchGraph, Laid, Shape, StepGraphs, Variants, stitch
+from sim.batch import BatchGraph, Captures, Laid, Shape, StepGraphs, Variants, stitch, swapped
 from sim.cost.kernels import Kernel, kernels_of, together
 from sim.cost.model import Machine
 from sim.cost.profiled import calls
@@ -98,7 +98,7 @@ def test_blocks_repeated_are_the_graph_stitched_op_by_op(shape: Shape, model: st
     if shape.plain:
         return
     made = graphs(model, mapping)(shape)
-    by_hand = stitch(graphs(model, mapping).variants, shape)
+    by_hand = stitch(Captures(graphs(model, mapping).variants), shape)
     expected = lower(by_hand.ops, MAPPINGS[mapping][0])
     same(made, expected)
     ops = made.ops
@@ -113,7 +113,7 @@ def test_blocks_repeated_are_the_graph_stitched_op_by_op(shape: Shape, model: st
 def test_swaps_are_repeated_too(direction: str) -> None:
     shape = Shape((False, True, False), logits=False, swap=direction)  # type: ignore[arg-type]
     made = graphs("llama-3.2-1b", "splits")(shape)
-    same(made, lower(stitch(laid("llama-3.2-1b", "splits"), shape).ops, MAPPINGS["splits"][0]))
+    same(made, lower(swapped(laid("llama-3.2-1b", "splits")[False, False], shape).ops, MAPPINGS["splits"][0]))
 
 
 def test_no_op_object_is_made_before_somebody_asks() -> None:
@@ -269,7 +269,7 @@ def test_edges_through_joins_are_the_same_edges(shape: Shape, model: str, mappin
         patch.setattr(sim.lowering, "MANY_EDGES", 4)
         made = StepGraphs(laid(model, mapping), MAPPINGS[mapping][0])
         joined = made(shape)
-        ops = laid(model, mapping)[False, False] if shape.plain else stitch(made.variants, shape).ops
+        ops = laid(model, mapping)[False, False] if shape.plain else stitch(Captures(made.variants), shape).ops
         by_hand = lower(ops, MAPPINGS[mapping][0])
     assert plain.links.joins == 0
     assert joined.links.joins > 0 or mapping != "tiles"  # only tiles meet with tiles, or with heads
