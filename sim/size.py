@@ -5,9 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from sim.batch import Shape
-from sim.record import Progress
+from sim.executors.setup import Progress, Setup
 from sim.requests import Request
-from sim.simulation import Setup
 from sim.units import ceil_div
 
 #: Told of output tokens so far, of those in all, and of the picosecond at which the last of them came.

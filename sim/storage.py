@@ -33,12 +33,12 @@ from sim import __version__
 from sim.batch import BatchGraph, Shape
 from sim.errors import InputError
 from sim.eventlog import EventLog, GrantTable, MemberTable, StepTable, TaskTable
+from sim.executors.setup import Setup
 from sim.files import whole_file
 from sim.graph import IntArray
 from sim.replay import Replayed, stream
 from sim.runner import known_names, op_graphs, prepare
 from sim.scenario import Scenario, from_dict
-from sim.simulation import Setup
 from sim.size import Told, counted
 from sim.tasks import TaskGraph
 

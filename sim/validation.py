@@ -17,6 +17,8 @@ from sim.cost.kernels import ONLY_MOVES, kernels
 from sim.cost.profiled import Profiled
 from sim.cost.roofline import Roofline
 from sim.errors import InputError
+from sim.executors.reference import simulate
+from sim.executors.setup import Setup
 from sim.graph import IntArray, OpGraph, StepLanes
 from sim.hardware.arbiters import ARBITERS
 from sim.lowering import Execution, Mapping, lower
@@ -24,7 +26,6 @@ from sim.measured import MeasuredStep
 from sim.profile import ATTENTION, DeviceProfile, time
 from sim.requests import Request
 from sim.scheduling import SCHEDULERS
-from sim.simulation import Setup, simulate
 
 Floats = npt.NDArray[np.float64]
 

@@ -26,13 +26,13 @@ from sim.analysis.bounds import few_tiles
 from sim.analysis.breakdown import WAIT_ENGINE, WAIT_POLICY
 from sim.cost import CostModel, StepLanes
 from sim.errors import InputError
+from sim.executors.setup import Setup
 from sim.graph import IntArray
 from sim.replay import Tapes
 from sim.replay import run as simulate
 from sim.result import Result
 from sim.runner import known_names, op_graphs, prepare
 from sim.scenario import override
-from sim.simulation import Setup
 from sim.tasks import TaskGraph
 from sim.units import format_time
 

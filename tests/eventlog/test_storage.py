@@ -11,9 +11,10 @@ import pytest
 from click.testing import CliRunner
 
 import sim
-from sim import record, storage
+from sim import storage
 from sim.cli import cli
 from sim.errors import InputError
+from sim.executors.reference import run as reference
 from sim.replay import driver
 from sim.runner import read, run
 from sim.shipped import scenarios
@@ -55,7 +56,7 @@ RUNS = {
 def test_a_run_that_is_written_as_it_comes_is_the_same_file(
     overrides: tuple[str, ...], replay: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
-    for module, name, few in ((driver, "LANES", 5), (driver, "PART", 400), (record, "ROWS", 400)):
+    for module, name, few in ((driver, "LANES", 5), (driver, "PART", 400), (reference, "PART", 400)):
         monkeypatch.setattr(module, name, few)
     monkeypatch.setattr(storage, "ROWS", 1)  # a group a step, so that groups do not depend on how the steps came
     scenario = read(SHIPPED["llama_1b_context_256"], list(overrides))
@@ -80,8 +81,8 @@ def test_a_run_that_is_written_as_it_comes_is_the_same_file(
 def test_a_plain_run_that_is_written_as_it_comes_takes_no_more_memory_when_it_is_longer(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
-    for module in (record, storage):
-        monkeypatch.setattr(module, "ROWS", 2000)
+    for module, name in ((reference, "PART"), (storage, "ROWS")):
+        monkeypatch.setattr(module, name, 2000)
 
     def peak(tokens: int) -> int:
         sequences = f"workload.sequences=[{{context: 64, tokens: {tokens}}}, {{context: 9, tokens: {tokens}}}]"

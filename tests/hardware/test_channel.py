@@ -1,14 +1,17 @@
-"""The channel, the routes over several, the engine pool, and the order within an instant."""
+"""The channel, the routes over several, and the engine pool."""
 
 from __future__ import annotations
 
 import re
 from fractions import Fraction
+from typing import get_args
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from sim.executors.reference.channel import Channel, Channels
+from sim.executors.reference.instant import Environment
 from sim.hardware.arbiters import (
     ARBITERS,
     Arbiter,
@@ -16,18 +19,16 @@ from sim.hardware.arbiters import (
     Efficiency,
     Fifo,
     Plan,
+    Priority,
     ProcessorSharing,
     RoundRobin,
     Transfer,
     Weighted,
     water_fill,
 )
-from sim.hardware.channel import Channel
-from sim.hardware.channels import Channels, stripes
-from sim.hardware.engines import EnginePool
-from sim.hardware.instant import DISPATCH, PLAN, Alarm, Environment
+from sim.hardware.routes import ROUTES, Route, stripe
 from sim.tasks import CLASS_BIT
-from tests.theory.harness import Jobs
+from tests.theory.harness import Engines
 
 Record = list[tuple[str, int, int, int]]
 
@@ -35,14 +36,12 @@ Record = list[tuple[str, int, int, int]]
 def serve(arbiter: Arbiter, *requests: tuple[int, int, int], latency: int = 0) -> tuple[dict[str, int], Record]:
     """Ends by name, and intervals of service, of requests (instant, requester, work) named a, b, c, ..."""
     env, grants, ends = Environment(), [], {}
-    channel = Channel(
-        env, arbiter, latency=latency, record=lambda t, start, end, work: grants.append((t.kind, start, end, work))
-    )
+    channel = Channel(env, arbiter, lambda t, start, end, work: grants.append((t.kind, start, end, work)), latency=latency)
 
     def issue(name: str, number: int, instant: int, requester: int, work: int):
         yield env.timeout(instant)
-        transfer = Transfer((0, number), requester, name, 0, 0, work, work)
-        channel.request(transfer, lambda: ends.setdefault(name, env.now))
+        yield channel.request(Transfer((0, number), requester, name, 0, 0, work, work))
+        ends[name] = env.now
 
     for number, (name, request) in enumerate(zip("abcdefgh", requests, strict=False)):
         env.process(issue(name, number, *request))
@@ -80,9 +79,39 @@ class TestChannel:
         _, grants = serve(Fifo(), (0, 0, 10), (4, 1, 10))
         assert grants == [("a", 0, 10, 10), ("b", 10, 20, 10)]
 
+    def test_hand_arithmetic_of_the_last_share(self):
+        """In the first 10 ps three get 3 each, and the last the 1 that the floors leave over, until another is the last."""
+        ends, grants = serve(ProcessorSharing(), (0, 0, 4), (0, 1, 9), (0, 2, 9), (10, 3, 4))
+        assert ends == {"a": 14, "b": 26, "c": 25, "d": 23}
+        assert grants == [
+            ("a", 0, 10, 3), ("b", 0, 10, 3), ("c", 0, 10, 4),  # 1, 6, 5 are left
+            ("a", 10, 14, 1), ("b", 10, 14, 1), ("c", 10, 14, 1), ("d", 10, 14, 1),  # 0, 5, 4, 3
+            ("b", 14, 23, 3), ("c", 14, 23, 3), ("d", 14, 23, 3),  # 2, 1, 0
+            ("b", 23, 25, 1), ("c", 23, 25, 1),
+            ("b", 25, 26, 1),
+        ]  # fmt: skip
+
+    def test_a_transfer_is_in_service_until_the_plan_after_its_last(self):
+        """What a non-pre-emptive arbiter goes by: b, more urgent, waits for a, although the turn of a is over at 4."""
+
+        class Turns(Priority):
+            def plan(self, pending):
+                asked.append([(t.kind, t.in_service, t.remaining) for t in pending])
+                return super().plan(pending)._replace(quantum=4)
+
+        asked = []
+        ends, _ = serve(Turns(classes=["b"]), (0, 0, 6), (1, 1, 2))
+        assert ends == {"a": 6, "b": 8}
+        assert asked == [
+            [("a", False, 6)],
+            [("a", True, 6), ("b", False, 2)],  # at 1; work is credited when the plan changes
+            [("a", True, 1), ("b", False, 2)],  # at 5: a turn of 4 began at 1
+            [("b", False, 2)],
+        ]  # fmt: skip
+
     def test_refuses_what_cannot_be(self):
         with pytest.raises(ValueError, match="expected 0 or more, found -1"):
-            Channel(Environment(), Fifo(), latency=-1, record=print)
+            Channel(Environment(), Fifo(), print, latency=-1)
         with pytest.raises(ValueError, match="expected at least 1 ps of work"):
             serve(Fifo(), (0, 0, 0))
 
@@ -107,10 +136,10 @@ class TestChannel:
 class TestChannels:
     def transfers(self, route: str, *transfers: Transfer) -> tuple[list[int], list[tuple[int, int]]]:
         env, grants, ends = Environment(), [], []
-        channels = [Channel(env, Fifo(), record=lambda t, start, end, work, n=n: grants.append((n, work))) for n in range(2)]
-        both = Channels(channels, route)
+        channels = [Channel(env, Fifo(), lambda t, start, end, work, n=n: grants.append((n, work))) for n in range(2)]
+        both = Channels(env, channels, route)
         for transfer in transfers:
-            both.request(transfer, lambda: ends.append(env.now))
+            both.request(transfer).callbacks.append(lambda _: ends.append(env.now))
         env.run()
         return ends, sorted(grants)
 
@@ -133,14 +162,16 @@ class TestChannels:
 
     @given(st.integers(1, 10**15), st.integers(1, 64))
     def test_stripes_sum_to_the_whole(self, work, count):
-        parts = stripes(work, count)
+        parts = [stripe(work, count, i) for i in range(count)]
         assert sum(parts) == work
         assert max(parts) - min(parts) <= 1
         assert max(parts) == -(-work // count)
 
     def test_refuses_an_unknown_route(self):
+        env = Environment()
         with pytest.raises(ValueError, match="interleaved, sequence, class, found 'random'"):
-            Channels([Channel(Environment(), Fifo(), record=print)], "random")
+            Channels(env, [Channel(env, Fifo(), print)], "random")
+        assert list(ROUTES) == list(get_args(Route))
 
 
 class TestArbiters:
@@ -161,6 +192,14 @@ class TestArbiters:
             shares = [[share * other.denominator for _, share in plan.shares] for plan, other in
                       ((fair, weighted), (weighted, fair))]  # fmt: skip
             assert shares[0] == shares[1]
+
+    @given(st.sampled_from(((1, 1), (2, 5), (3, 65536), (65535, 65536))), st.booleans(), st.integers(1, 20))
+    def test_a_rate_is_what_the_arbiter_plans(self, cap, derated, n):
+        arbiter = ProcessorSharing(cap=cap)
+        if derated:
+            arbiter = Derated(arbiter, Efficiency({1: Fraction(27, 50), 4: Fraction(1, 7), 9: Fraction(2, 3)}))
+        shares, denominator, _ = arbiter.plan([Transfer((0, i), i, "", 0, 0, 1, 1, order=i) for i in range(n)])
+        assert {Fraction(share, denominator) for _, share in shares} == {Fraction(*arbiter.rate(n))}
 
     @pytest.mark.parametrize(
         ("name", "options", "message"),
@@ -186,49 +225,37 @@ class TestArbiters:
 
 
 class TestEnginePool:
-    def run(
-        self,
-        engines: int,
-        compute: list[int],
-        *,
-        rank: list[int] | None = None,
-        limit: int | None = None,
-        chain=None,
-        offer=None,
-    ):
-        env, ended = Environment(), {}
-        jobs = Jobs(list(compute), rank=list(rank or []), chain=chain)
-        pool = EnginePool(
-            env, engines, limit=limit, overlap=False, load=lambda *_: None, finished=lambda _, t: ended.setdefault(t, env.now)
-        )  # fmt: skip
-        for task in offer or range(len(compute)):
-            pool.offer(jobs, task)
-        env.run()
-        return jobs, ended
-
     def test_lowest_rank_to_lowest_engine_then_program_order(self):
-        jobs, ended = self.run(2, [5, 5, 5], rank=[1, 0, 1], offer=[2, 1, 0])
-        assert (jobs.engine, jobs.start) == ([1, 0, 0], [0, 0, 5])
-        assert ended == {0: 5, 1: 5, 2: 10}
+        engines = Engines(2, [5, 5, 5], rank=[1, 0, 1])
+        engines.offer(2, 1, 0)
+        tasks = engines.run()
+        assert [(t.engine, t.start, t.end) for t in tasks] == [(1, 0, 5), (0, 0, 5), (0, 5, 10)]
 
     def test_a_limit_keeps_engines_idle(self):
-        jobs, _ = self.run(4, [3, 3, 3], limit=2)
-        assert (max(jobs.engine), jobs.start) == (1, [0, 0, 3])
+        engines = Engines(4, [3, 3, 3], limit=2)
+        engines.offer(0, 1, 2)
+        assert [(t.engine, t.start) for t in engines.run()] == [(0, 0), (1, 0), (0, 3)]
 
     def test_a_chain_stays_on_its_engine(self):
         """2 goes on with 1: it waits for engine 1 although engine 0 is idle, and 3, which is free to go, takes that."""
-        env, jobs = Environment(), Jobs([2, 5, 1, 4], chain=[0, 1, 1, 3])
+        engines = Engines(2, [2, 5, 1, 4], chain=[0, 1, 1, 3], then={0: (2, 3)})
+        engines.offer(0, 1)
+        assert [(t.engine, t.start) for t in engines.run()] == [(0, 0), (1, 0), (1, 5), (0, 2)]
 
-        def finished(_step: Jobs, task: int) -> None:
-            if task == 0:
-                pool.offer(jobs, 2)
-                pool.offer(jobs, 3)
+    def test_an_engine_takes_the_first_of_what_is_bound_to_it_and_of_what_is_free_to_go(self):
+        """At 2 both are free: 2 is bound to engine 0, which takes 3, of a lower rank. Then nothing is left for engine 1."""
+        engines = Engines(2, [2, 2, 1, 4], chain=[0, 1, 0, 3], rank=[0, 0, 1, 0], then={0: (2, 3)})
+        engines.offer(0, 1)
+        assert [(t.engine, t.start) for t in engines.run()] == [(0, 0), (1, 0), (0, 6), (0, 2)]
 
-        pool = EnginePool(env, 2, limit=None, overlap=False, load=lambda *_: None, finished=finished)
-        pool.offer(jobs, 0)
-        pool.offer(jobs, 1)
-        env.run()
-        assert (jobs.engine, jobs.start) == ([0, 1, 1, 0], [0, 0, 5, 2])
+    @pytest.mark.parametrize(("overlap", "ends"), [(False, [9, 7]), (True, [5, 4])])
+    def test_an_engine_loads_and_computes(self, overlap, ends):
+        """0 loads for 4 and computes for 5, 1 loads for 4 and computes for 3. Overlapping, each ends with the later."""
+        engines = Engines(2, [5, 3], work=[4, 4], load=4, overlap=overlap)
+        engines.offer(0, 1)
+        tasks = engines.run()
+        assert [(t.start, t.loaded) for t in tasks] == [(0, 4)] * 2
+        assert [t.end for t in tasks] == ends
 
 
 def test_a_failing_process_fails_the_run_with_its_own_error():
@@ -242,25 +269,3 @@ def test_a_failing_process_fails_the_run_with_its_own_error():
     with pytest.raises(ArithmeticError, match="a defect"):
         env.run()
     assert env.now == 3
-
-
-def test_within_an_instant_completions_come_before_dispatch_and_dispatch_before_plans():
-    env, order = Environment(), []
-
-    def note(what: str):
-        return lambda _event: order.append(what)
-
-    def process():
-        yield env.timeout(5)
-        Alarm(env, note("plan"), PLAN).set(0)
-        Alarm(env, note("dispatch"), DISPATCH).set(0)
-        env.event().succeed().callbacks.append(note("caused by a completion"))
-        yield env.timeout(0)
-        order.append("a completion that comes later in the same instant")
-
-    env.process(process())
-    env.timeout(5).callbacks.append(note("another completion"))
-    env.run()
-    assert order == [
-        "another completion", "caused by a completion", "a completion that comes later in the same instant", "dispatch", "plan"
-    ]  # fmt: skip

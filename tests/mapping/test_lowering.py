@@ -9,12 +9,12 @@ import pytest
 
 import models.library
 from sim.eventlog import EventLog
+from sim.executors.reference import simulate
 from sim.fusion import Fusion, fuse, with_kv_heads
 from sim.graph import QUANTITIES, OpGraph
 from sim.lowering import Mapping, lower
 from sim.runner import op_graphs, prepare
 from sim.scenario import from_dict
-from sim.simulation import simulate
 from sim.tasks import TaskGraph
 from tests.analysis import machine
 from tests.graphs import GraphBuilder

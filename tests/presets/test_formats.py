@@ -7,11 +7,11 @@ import pytest
 import models.library
 from sim.capacity import footprint
 from sim.errors import InputError
+from sim.executors.setup import Setup
 from sim.formats import Formats, apply
 from sim.graph import MONOMIALS, QUANTITIES, Op, OpGraph
 from sim.runner import op_graphs, prepare
 from sim.scenario import from_dict
-from sim.simulation import Setup
 
 LAYERS, HIDDEN, KV, MLP, VOCABULARY = 16, 2048, 512, 8192, 128_256  # Llama-3.2-1B
 IN_LAYER = HIDDEN * (HIDDEN + KV + KV + HIDDEN) + 3 * HIDDEN * MLP

@@ -8,10 +8,11 @@ from pathlib import Path
 
 import pytest
 
+from sim.executors.reference import simulate
+from sim.executors.setup import Setup
 from sim.replay import run as replay
 from sim.runner import op_graphs, prepare, read
 from sim.shipped import scenarios
-from sim.simulation import Setup, simulate
 from tests.replay.test_replay import assert_same
 from tests.reports import FOLDER, SAMPLE, run, stored, write_sample
 

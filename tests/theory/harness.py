@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from math import sqrt
+from types import SimpleNamespace
 
 import numpy as np
 
+from sim.executors.reference.channel import Channel
+from sim.executors.reference.engines import EnginePool, engine
+from sim.executors.reference.instant import Environment
+from sim.executors.reference.step import Task
 from sim.hardware.arbiters import Arbiter, Transfer
-from sim.hardware.channel import Channel
-from sim.hardware.engines import EnginePool
-from sim.hardware.instant import Environment
 
 MEAN = 1_000_000  # ps: the mean service time in all random cases, so that rounding to 1 ps is far below the sampling error
 BATCHES = 20
@@ -60,7 +62,7 @@ def sojourns(
 ) -> list[int]:
     """From arrival to end of each transfer, each of its own requester, in order of arrival."""
     env = Environment()
-    channel = Channel(env, arbiter, latency=latency, record=lambda *_: None)
+    channel = Channel(env, arbiter, lambda *_: None, latency=latency)
     ended = [0] * len(works)
     instants = list(arrivals)
 
@@ -69,11 +71,11 @@ def sojourns(
             if instant > env.now:
                 yield env.timeout(instant - env.now)
 
-            def end(i: int = i, instant: int = instant) -> None:
+            def end(_event: object, i: int = i, instant: int = instant) -> None:
                 ended[i] = env.now - instant
 
             kind = kinds[i] if kinds else "load"
-            channel.request(Transfer((0, i), i, kind, i, 0, works[i], works[i], age=i), end)
+            channel.request(Transfer((0, i), i, kind, i, 0, works[i], works[i], age=i)).callbacks.append(end)
 
     env.process(arrive())
     env.run()
@@ -84,56 +86,64 @@ def sojourns(
 def closed_loop(arbiter: Arbiter, engines: int, think: int, load: int, rounds: int) -> int:
     """Makespan of `engines` that load and then compute, `rounds` times each, all from 0."""
     env = Environment()
-    channel = Channel(env, arbiter, record=lambda *_: None)
+    channel = Channel(env, arbiter, lambda *_: None)
 
-    def engine(number: int):
+    def loads_and_computes(number: int):
         for turn in range(rounds):
-            loaded = env.event()
-            channel.request(Transfer((turn, number), number, "load", number, turn, load, load), loaded.succeed)
-            yield loaded
+            yield channel.request(Transfer((turn, number), number, "load", number, turn, load, load))
             yield env.timeout(think)
 
     for number in range(engines):
-        env.process(engine(number))
+        env.process(loads_and_computes(number))
     env.run()
     return env.now
 
 
-@dataclass
-class Jobs:
-    """Independent tasks as the engine pool wants them: columns."""
+class Engines:
+    """Tasks and a pool of engines, without a machine. then: tasks to offer when one has ended. load: ps that a load takes."""
 
-    compute: list[int]
-    rank: list[int] = field(default_factory=list)
-    program: int = 0
-    chain: list[int] | None = None
-    home: dict[int, int] = field(default_factory=dict)
-    work: list[int] = field(default_factory=list)
-    start: list[int] = field(default_factory=list)
-    loaded: list[int] = field(default_factory=list)
-    engine: list[int] = field(default_factory=list)
+    def __init__(
+        self, engines: int, compute: Sequence[int], *, rank: Sequence[int] | None = None, chain: Sequence[int] | None = None,
+        work: Sequence[int] | None = None, load: int = 0, limit: int | None = None, overlap: bool = False,
+        then: Mapping[int, Sequence[int]] | None = None,
+    ) -> None:  # fmt: skip
+        self.env = Environment()
+        self.pool = EnginePool(self.env, engines, limit=limit)
+        self.then = then or {}
+        step = SimpleNamespace(home={})
+        self.tasks = [
+            Task(
+                step, number, (0, 0, number), rank=rank[number] if rank else 0, chain=chain[number] if chain else None, owner=0,
+                queue=0, compute=compute[number], work=work[number] if work else 0, waiting=0, on_engine=True,
+            )
+            for number in range(len(compute))
+        ]  # fmt: skip
+        for number in range(engines):
+            loads = engine(self.env, number, self.pool, lambda *_: self.env.timeout(load), self.finished, overlap=overlap)
+            self.env.process(loads)
 
-    def __post_init__(self) -> None:
-        n = len(self.compute)
-        self.rank, self.work, self.start, self.loaded, self.engine = self.rank or [0] * n, [0] * n, [0] * n, [0] * n, [0] * n
+    def offer(self, *numbers: int) -> None:
+        for number in numbers:
+            self.pool.put(self.tasks[number])
+
+    def finished(self, task: Task) -> None:
+        task.end = self.env.now
+        self.offer(*self.then.get(task.number, ()))
+
+    def run(self) -> list[Task]:
+        self.env.run()
+        return self.tasks
 
 
 def pool_waits(engines: int, arrivals: Sequence[int], works: Sequence[int]) -> list[int]:
     """From arrival to start of each task of a pool of engines."""
-    env = Environment()
-    jobs = Jobs(list(works))
-
-    def no_load(step: Jobs, task: int, requester: int, ended: Callable[[], object]) -> None:
-        raise AssertionError("nothing to load")
-
-    pool = EnginePool(env, engines, limit=None, overlap=False, load=no_load, finished=lambda step, task: None)
+    pool = Engines(engines, works)
 
     def arrive():
         for i, instant in enumerate(arrivals):
-            if instant > env.now:
-                yield env.timeout(instant - env.now)
-            pool.offer(jobs, i)
+            if instant > pool.env.now:
+                yield pool.env.timeout(instant - pool.env.now)
+            pool.offer(i)
 
-    env.process(arrive())
-    env.run()
-    return [start - arrival for start, arrival in zip(jobs.start, arrivals, strict=True)]
+    pool.env.process(arrive())
+    return [task.start - arrival for task, arrival in zip(pool.run(), arrivals, strict=True)]

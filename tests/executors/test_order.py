@@ -1,0 +1,241 @@
+"""The order within an instant, by hand: phases, turns, SRAM, ages, channels. Nothing depends on any other order."""
+
+from __future__ import annotations
+
+import random
+from dataclasses import fields
+from io import BytesIO
+from typing import Any
+
+import numpy as np
+import pytest
+import simpy
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+import sim.scenario
+from sim.eventlog import EventLog
+from sim.executors import reference
+from sim.executors.reference.instant import DISPATCH, PLAN, SRAM, STEPS, Environment, Phase, Turns
+from sim.executors.reference.sram import Sram
+from sim.runner import op_graphs, prepare
+from tests.hardware.test_invariants import scenarios
+
+
+def simulate(data: dict[str, Any]) -> EventLog:
+    return reference.simulate(setup(data))
+
+
+def setup(data: dict[str, Any]):
+    scenario = sim.scenario.from_dict(data)
+    return prepare(scenario, *op_graphs(scenario))
+
+
+def columns(log: EventLog) -> dict[str, np.ndarray]:
+    tables = {name: getattr(log, name) for name in ("tasks", "grants", "steps", "batched")}
+    found = {
+        f"{name}.{field.name}": getattr(table, field.name)
+        for name, table in tables.items() if table is not None for field in fields(table)
+    }  # fmt: skip
+    return found | {"arrival": log.arrival}
+
+
+class TestPhases:
+    def test_what_ends_comes_first_then_each_phase_in_turn(self):
+        env, order = Environment(), []
+
+        def note(what: str):
+            return lambda *_: order.append(what)
+
+        phases = [Phase(env, p, note(name)) for p, name in ((PLAN, "plan"), (DISPATCH, "dispatch"), (SRAM, "sram"))]
+
+        env.run()  # each phase happens when it is made
+        order.clear()
+
+        def process():
+            yield env.timeout(5)
+            Phase(env, STEPS, note("steps"))
+            for phase in phases:
+                phase.call()
+                phase.call()  # it happens once all the same
+            env.event().succeed().callbacks.append(note("caused by a completion"))
+            yield env.timeout(0)
+            order.append("a completion that comes later in the same instant")
+
+        env.process(process())
+        env.timeout(5).callbacks.append(note("another completion"))
+        env.run()
+        assert order == [
+            "another completion", "caused by a completion", "a completion that comes later in the same instant",
+            "steps", "sram", "dispatch", "plan",
+        ]  # fmt: skip
+
+    def test_what_a_phase_triggers_comes_before_the_next_phase(self):
+        env, order = Environment(), []
+
+        def dispatch():
+            env.event().succeed().callbacks.append(lambda _: plan.call())
+            order.append("dispatch")
+
+        plan = Phase(env, PLAN, lambda: order.append("plan"))
+        env.run()
+        order.clear()
+        Phase(env, DISPATCH, dispatch)
+        env.run()
+        assert order == ["dispatch", "plan"]
+
+    def test_turns_are_taken_in_order_of_numbers_one_after_another(self):
+        env, order = Environment(), []
+        turns = Turns(env)
+
+        def loop(number: int, wait: int):
+            yield env.timeout(wait)
+            yield turns.turn(number)
+            order.append((env.now, number, "ends its step"))
+            env.event().succeed().callbacks.append(lambda _: order.append((env.now, number, "what it has triggered")))
+            order.append((env.now, number, "releases the next"))
+
+        for number, wait in ((3, 4), (1, 4), (2, 4), (0, 7)):
+            env.process(loop(number, wait))
+        env.run()
+        assert [entry[:2] for entry in order if entry[2] == "ends its step"] == [(4, 1), (4, 2), (4, 3), (7, 0)]
+        assert order[:2] == [(4, 1, "ends its step"), (4, 1, "releases the next")]
+
+
+class TestSram:
+    def serve(self, capacity: int, *loops: tuple[int, list[int], int]) -> list[tuple[int, int, int]]:
+        """(time, loop, size) of each grant; loops are (number, sizes, how long each is held)."""
+        env, granted = Environment(), []
+        sram = Sram(env, capacity)
+
+        def loop(number: int, requested: list[int], held: int):
+            for size in requested:
+                yield sram.get(number, size)
+                granted.append((env.now, number, size))
+                env.timeout(held).callbacks.append(lambda _, size=size: sram.put(size))
+
+        for each in loops:
+            env.process(loop(*each))
+        env.run()
+        assert sram.free == capacity
+        return granted
+
+    def test_requests_of_an_instant_queue_in_order_of_loops(self):
+        assert self.serve(10, (2, [4], 5), (1, [5], 5), (0, [1], 5)) == [(0, 0, 1), (0, 1, 5), (0, 2, 4)]
+
+    def test_who_has_got_some_asks_for_more_at_the_tail(self):
+        """Of 6 bytes, loop 0 gets 2, then loop 1, then loop 0 again; it is full, and both wait in that order."""
+        assert self.serve(6, (1, [2, 2], 9), (0, [2, 2], 9)) == [(0, 0, 2), (0, 1, 2), (0, 0, 2), (9, 1, 2)]
+
+    def test_the_head_holds_up_those_that_would_fit(self):
+        """Loop 1 waits for 7 bytes until 5, and loop 2 behind it for 1, although 4 are free."""
+        assert self.serve(10, (0, [6], 5), (1, [7], 5), (2, [1], 5)) == [(0, 0, 6), (5, 1, 7), (5, 2, 1)]
+
+    def test_bytes_given_back_at_an_instant_are_there_for_all_its_requests(self):
+        """At 5 both give back, in two events; the head needs the bytes of both."""
+        assert self.serve(10, (0, [5], 5), (1, [5], 5), (2, [10], 1)) == [(0, 0, 5), (0, 1, 5), (5, 2, 10)]
+
+
+BLOCK = {"config": "llama-3.2-1b", "layers": 1, "scope": "block"}
+APART = {"memory": {"channels": {"count": 2, "route": "sequence"}}, "engines": {"count": 64}}  # two sequences that never meet
+
+
+def test_loops_that_end_together_take_the_next_requests_in_order_of_their_numbers():
+    """Requests 0 and 1 are alike and apart, and end together: loop 0 goes on with 2, loop 1 with 3."""
+    log = simulate({
+        "model": BLOCK, "hardware": APART, "mapping": {"execution": "blocking"},
+        "workload": {"sequences": [{"context": 8, "tokens": 2, "count": 4}], "concurrency": {"users": 2}},
+    })  # fmt: skip
+    ends = {(int(s), int(t)): int(end) for s, t, end in zip(log.steps.sequence, log.steps.token, log.steps.end, strict=True)}
+    assert ends[0, 1] == ends[1, 1], "a tie, which the case is about"
+    taken = {
+        (int(log.steps.sequence[row]), int(request))
+        for row, request in zip(log.batched.step, log.batched.sequence, strict=True)
+    }
+    assert taken == {(0, 0), (1, 1), (0, 2), (1, 3)}
+
+
+def test_steps_released_together_are_of_one_age():
+    """0 and 1 begin at 0; 2 comes at 1 ps; the next of 0 and 1 are released together: ages 0, 0, 1, 2, 2."""
+    ages: dict[tuple[int, int], set[int]] = {}
+    run = setup({
+        "model": {"graph": [{"name": "a", "kind": "mix", "duration": "3 ps", "transfer": "2 ps"}]},
+        "workload": {"sequences": [{"tokens": 2, "count": 2}, {"tokens": 1, "arrival": "1 ps"}]},
+        "hardware": {"engines": {"count": 3}, "memory": {"bandwidth": "1 TB/s", "channels": {"count": 3, "route": "sequence"}}},
+        "mapping": {"execution": "blocking"},
+    })  # fmt: skip
+    plan = run.arbiter.plan
+
+    def noting(pending):
+        for transfer in pending:
+            ages.setdefault((transfer.sequence, transfer.token), set()).add(transfer.age)
+        return plan(pending)
+
+    run.arbiter.plan = noting
+    reference.simulate(run)
+    assert ages == {(0, 0): {0}, (1, 0): {0}, (2, 0): {1}, (0, 1): {2}, (1, 1): {2}}
+
+
+def test_service_intervals_that_end_together_are_in_order_of_channels():
+    """Channel 1 loads the cache from 0 to 4; channel 0 weights from 0 to 3 and from 3 to 4: it was set to end at 4 later."""
+    log = simulate({
+        "model": {"graph": [
+            {"name": "k", "kind": "kv_load", "kv_read": "4 B"},
+            {"name": "s", "kind": "kv_store", "kv_write": "1 B", "inputs": ["k"]},
+            {"name": "a", "kind": "mix", "flops": 1, "weight": "3 B"},
+            {"name": "b", "kind": "mix", "flops": 1, "weight": "1 B"},
+        ]},
+        "hardware": {
+            "engines": {"count": 1, "flops": "1 TFLOP/s"},
+            "memory": {"bandwidth": "1 TB/s", "channels": {"count": 2, "route": "class"}},
+        },
+    })  # fmt: skip
+    rows = list(zip(*(getattr(log.grants, name).tolist() for name in ("end", "channel", "start")), strict=True))
+    assert rows == [(3, 0, 0), (4, 0, 3), (4, 1, 0), (5, 1, 4)]
+
+
+class Shuffled(Environment):
+    """SimPy's environment, but what is due at one time comes in a random order: completions, arrivals and ends of waits."""
+
+    random = random.Random(0)
+
+    def schedule(self, event: simpy.Event, priority: float = 1, delay: int = 0) -> None:
+        super().schedule(event, priority + self.random.random() / 2 if delay else priority, delay)
+
+
+@settings(max_examples=80, deadline=None)
+@given(scenarios(), st.integers(0, 99))
+def test_the_order_of_what_ends_at_an_instant_does_not_matter(data: dict[str, Any], seed: int):
+    expected = columns(simulate(data))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("sim.executors.reference.run.Environment", Shuffled)
+        Shuffled.random.seed(seed)
+        found = columns(simulate(data))
+    assert {name for name, column in expected.items() if not np.array_equal(column, found[name])} == set()
+
+
+@settings(max_examples=30, deadline=None)
+@given(scenarios())
+def test_parts_are_the_log(data: dict[str, Any]):
+    """The parts of a log are its rows, and their numbers are the places of service intervals in the whole."""
+    whole = columns(simulate(data))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("sim.executors.reference.run.PART", 4)
+        parts = list(reference.simulate_in_parts(setup(data), BytesIO()))
+    found = [columns(log) for log, _ in parts]
+    place = np.argsort(np.concatenate([numbers for _, numbers in parts]))
+    for name, column in whole.items():
+        if name == "arrival":
+            continue
+        together = np.concatenate([part[name] for part in found])
+        assert np.array_equal(together[place] if name.startswith("grants") else together, column), name
+
+
+def test_progress_counts_each_output_token_once():
+    told: list[tuple[int, int]] = []
+    log = reference.simulate(
+        setup({"model": BLOCK, "workload": {"sequences": [{"context": 8, "tokens": 3, "count": 2}]}}),
+        lambda tokens, now: told.append((tokens, now)),
+    )
+    assert sum(tokens for tokens, _ in told) == 6
+    assert [now for _, now in told] == sorted(log.steps.end.tolist())
