@@ -180,30 +180,36 @@ class BatchGraph(OpGraph):
     def costs_of(self, steps: StepLanes) -> IntArray:
         sizes = self.parameters(steps)
         values = self.evaluate(*(column.ravel() for column in sizes)).reshape(-1, *sizes[0].shape)  # [polynomial, column, lane]
-        column, members = self.column, steps.members
-        if self.template.together:
-            assert members is not None
-            values, column = self._sums(values, members.query), np.where(column < 0, 1 - column, column)
-        costs = np.asarray(values[self.cost_index, column])
-        if self.template.together:
-            summed = self.column < 0
-            costs[:, summed] += values[self.several_index[:, summed], column[summed] + 2]
-        if self.routed and members is not None:
+        members = steps.members
+        assert members is not None
+        costs = self._of_all(values, members.query) if self.template.together else values[self.cost_index, self.column]
+        if self.routed:
             tokens = Tokens.of(members.sequence, members.context, members.query)
             for each in self.routed:
                 counts = distinct(self.routing, each.experts, each.layers, tokens)
                 costs[WEIGHT, each.ops] = counts[each.layer] * each.size[:, None]
-        return costs
+        return np.asarray(costs)
 
-    def _sums(self, values: IntArray, query: IntArray) -> IntArray:
-        """Values [polynomial, column, lane] at the columns of tokens, logits, members with one new token, what these load,
-        members with several, and what these load: each the sum over those members. query: [member, lane].
+    def _of_all(self, values: IntArray, query: IntArray) -> IntArray:
+        """Costs [quantity, op, lane] where kernels serve all members, from values [polynomial, column, lane] at each of them.
+
+        query: int64 [member, lane].
         """
-        count = len(query)
-        own, loads = values[:, 2 : 2 + count], values[:, 2 + count :]
-        one, several = (query <= 1, query > 1) if self.shape.swap else (query == 1, query > 1)
-        sums = [(of * chosen).sum(axis=1) for chosen in (one, several) for of in (own, loads)]
-        return np.concatenate([values[:, :2], np.stack(sums, axis=1)], axis=1)
+        count, several = len(query), query > 1
+        sorts = (
+            [~several if self.shape.swap else query == 1, several]
+            if self.template.mixed
+            else [(query > 0) | bool(self.shape.swap)]
+        )
+        of = (values[:, 2 : 2 + count], values[:, 2 + count :])  # at members' contexts, and at what they load
+        sums = [(each * chosen).sum(axis=1) for chosen in sorts for each in of]
+        values = np.concatenate([values[:, :2], np.stack(sums, axis=1)], axis=1)
+        column = np.where(self.column < 0, 1 - self.column, self.column)  # SUM at 2, SUM_OF_LOADS at 3; 4 and 5 for `several`
+        costs: IntArray = values[self.cost_index, column]
+        if self.template.mixed:
+            summed = self.column < 0
+            costs[:, summed] += values[self.several_index[:, summed], column[summed] + 2]
+        return costs
 
     def _first_alike(self, *keys: IntArray) -> npt.NDArray[np.intp]:
         columns = int(self.column.max(initial=0)) + 3
@@ -315,9 +321,9 @@ class Template:
     """A stitched graph whose blocks are repeated to make others.
 
     ops: the graph. owner: int64 [op], as in `BatchGraph`. segment: int64 [op], as in `Stitched`. together: one kernel serves
-    all members. sorts: by whether a member feeds in several tokens, the one that stands for it. loads: [op], whether it loads
-    from the KV cache. column: int64 [op], as in `BatchGraph`, of ops that are no member's. alike: int64 [op], the first one
-    that costs the same wherever it is. routed: ops with experts.
+    all members; mixed: some of which may feed in one token, and some several. sorts: by whether a member feeds in several
+    tokens, the one that stands for it. loads: [op], whether it loads from the KV cache. column: int64 [op], as in `BatchGraph`,
+    of ops that are no member's. alike: int64 [op], the first one that costs the same wherever it is. routed: ops with experts.
     """
 
     def __init__(self, stitched: Stitched) -> None:
@@ -330,6 +336,7 @@ class Template:
         inputs = np.array([j for op in ops.ops for j in op.inputs], dtype=np.int64)
         start = np.concatenate(([0], np.cumsum([len(op.inputs) for op in ops.ops], dtype=np.int64)))
         self.blocks = Blocks(self.owner, self.segment, inputs, start, self.plain)
+        self.mixed = any(op.several is not None for op in ops.ops)
         self.loads = ops.kind == "kv_load"
         self.column = np.where(self.owner == MEMBERS, np.where(self.loads, SUM_OF_LOADS, SUM), -1 - self.owner)
         self.routed = tuple(_routed(ops))
