@@ -49,11 +49,10 @@ class Machine:
             env.process(engine(env, number, self.pool, self.load, self.finished, overlap=overlap))
 
     def release(self, *steps: Step) -> None:
-        """Let steps run from now on, in this phase `STEPS`: what needs no input is ready."""
+        """Let steps run from now on: tasks without inputs are ready, and operands are prefetched."""
         for step in steps:
-            prefetched = set(step.form.prefetch)
             for task in step.tasks:
-                if task.number in prefetched:
+                if step.form.prefetch[task.number]:
                     task.ready = self.env.now
                 elif not task.waiting:
                     self.start(task)
@@ -62,14 +61,22 @@ class Machine:
     def prefetch(self, steps: Sequence[Step]) -> Process:
         """Load private operands in program order, each as soon as SRAM has room."""
         for step in steps:
-            for number in step.form.prefetch:
+            for task in step.tasks:
+                if not step.form.prefetch[task.number]:
+                    continue
                 if self.sram is not None:
-                    consumer = step.form.outputs[number][0]
+                    consumer = step.form.outputs[task.number][0]
                     yield self.sram.get(step.sequence, step.sram[consumer])
-                self.transfer(step.tasks[number], PREFETCHED)
+                self.transfer(task, PREFETCHED)
+
+    def input_ended(self, task: Task) -> None:
+        """An input of a task has ended; with the last of them the task may start."""
+        task.waiting -= 1
+        if not task.waiting:
+            self.start(task)
 
     def start(self, task: Task) -> None:
-        """All inputs of a task have ended: it waits for an engine, or its transfer begins."""
+        """Have a task wait for an engine, or begin its transfer."""
         task.ready = self.env.now
         if task.on_engine:
             self.pool.put(task)
@@ -77,17 +84,17 @@ class Machine:
             self.transfer(task, SHARED)
 
     def transfer(self, task: Task, queue: int) -> None:
-        """Have a DMA of the task's sequence move it."""
+        """Have a DMA of the task's sequence move its bytes; the task ends with them."""
         task.start = self.env.now
-        request = self.load(task, self.pool.count + 2 * task.queue + queue)
-        request.callbacks.append(lambda _: self.transferred(task))
+        loaded = self.load(task, self.pool.count + 2 * task.queue + queue)
+        loaded.callbacks.append(lambda _: self.transferred(task))
 
     def transferred(self, task: Task) -> None:
         task.loaded = self.env.now
         self.finished(task)
 
     def load(self, task: Task, requester: int) -> simpy.Event:
-        """Move the bytes of a task through the channels."""
+        """Request the channels to move the bytes of a task; requesters are the ports of engines, then the queues of DMAs."""
         step, form = task.step, task.step.form
         transfer = Transfer(
             row=cast("tuple[int, int]", task.program), requester=requester, kind=form.kind[task.number], sequence=task.owner,
@@ -97,13 +104,10 @@ class Machine:
 
     def finished(self, task: Task) -> None:
         """A task has ended: what waited for it may start, SRAM has room again, and the step may have ended with it."""
-        step, tasks = task.step, task.step.tasks
+        step = task.step
         task.end = self.env.now
         for number in step.form.outputs[task.number]:
-            output = tasks[number]
-            output.waiting -= 1
-            if not output.waiting:
-                self.start(output)
+            self.input_ended(step.tasks[number])
         if step.sequence in self.orders:
             self.orders[step.sequence].ended(task)
         if self.sram is not None and task.number in step.sram:
@@ -121,9 +125,9 @@ class KVOrder:
     A token may load a layer's cache once all earlier tokens have stored their rows there: one more input for each such load.
     """
 
-    def __init__(self, steps: Sequence[Step], start: Callable[[Task], None]) -> None:
+    def __init__(self, steps: Sequence[Step], input_ended: Callable[[Task], None]) -> None:
         self.steps = steps
-        self.start = start
+        self.input_ended = input_ended
         self.missing = [{layer: len(tasks) for layer, tasks in step.form.graph.kv_stores.items()} for step in steps]
         self.stored: dict[int, int] = {}  # layer -> tokens that have stored their rows, without a gap
         self.layer_of = {task: layer for layer, tasks in steps[0].form.graph.kv_stores.items() for task in tasks}
@@ -145,10 +149,7 @@ class KVOrder:
             if stored < len(self.steps):
                 step = self.steps[stored]
                 for number in step.form.graph.kv_loads.get(layer, ()):
-                    load = step.tasks[number]
-                    load.waiting -= 1
-                    if not load.waiting:
-                        self.start(load)
+                    self.input_ended(step.tasks[number])
         self.stored[layer] = stored
 
 
@@ -167,7 +168,7 @@ def known_sequence(machine: Machine, number: int, arrival: int, steps: Iterator[
     yield machine.env.timeout(arrival)
     yield machine.turns.turn(number)
     together = list(steps)
-    machine.orders[number] = KVOrder(together, machine.start)
+    machine.orders[number] = KVOrder(together, machine.input_ended)
     machine.release(*together)
     yield machine.env.all_of([step.done for step in together])
 

@@ -97,7 +97,7 @@ class Form:
         self.on_engine: list[bool] = graph.engine.tolist()
         self.moves: list[int] = graph.moves.tolist()
         self.kind = [graph.kinds[kind] for kind in graph.kind.tolist()]
-        self.prefetch: list[int] = np.flatnonzero(graph.prefetch).tolist()
+        self.prefetch: list[bool] = graph.prefetch.tolist()
         self.member: list[int] | None = graph.ops.member[graph.op].tolist() if graph.ops.members is not None else None
         chains = setup.scheduler.chains(graph)
         self.chain: list[int | None] = [None] * len(graph) if chains is None else [int(chain) for chain in chains]
