@@ -36,6 +36,7 @@ F = TypeVar("F", bound=Callable[..., Any])
 MANY_TASKS = 25_000
 
 _KERNELS: dict[int, FunctionType] = {}  # by id of the code object
+_SMALL: set[int] = set()
 _DISPATCHERS: dict[tuple[int, bool], Any] = {}
 _UNAVAILABLE: list[str] = []  # the reason, once it is known
 
@@ -44,6 +45,12 @@ def kernel(function: F) -> F:
     """Mark a function as one that can be compiled. It stays what it is."""
     assert isinstance(function, FunctionType)
     _KERNELS[id(function.__code__)] = function
+    return function
+
+
+def small(function: F) -> F:
+    """Mark a kernel that is small and called often: compiled, its code stands wherever it is called."""
+    _SMALL.add(id(function.__code__))
     return function
 
 
@@ -104,8 +111,19 @@ def compile_kernel(function: Callable[..., Any], *, entry: bool = True) -> Any:
         copy.__module__, copy.__qualname__ = function.__module__, function.__qualname__
         # What is called only from other kernels needs no wrappers for Python, which are half of what there is to compile.
         inner: dict[str, Any] = {} if entry else {"no_cpython_wrapper": True, "no_cfunc_wrapper": True}
-        _DISPATCHERS[key] = numba.njit(cache=entry, nogil=True, error_model="numpy", **inner)(copy)
+        inner["forceinline"] = id(code) in _SMALL
+        dispatcher = numba.njit(cache=entry, nogil=True, error_model="numpy", _nrt=False, **inner)(copy)
+        _take_any_constant(dispatcher, numba)
+        _DISPATCHERS[key] = dispatcher
     return _DISPATCHERS[key]
+
+
+def _take_any_constant(dispatcher: Any, numba: Any) -> None:
+    """Compile a kernel once for all constants that others pass to it: Numba would do so once for each of them."""
+    template, general = dispatcher.get_call_template, numba.types.unliteral
+    dispatcher.get_call_template = lambda arguments, named: template(
+        tuple(map(general, arguments)), {name: general(each) for name, each in named.items()}
+    )
 
 
 class _Cache:

@@ -11,9 +11,9 @@ from sim.base.kernel import kernel
 from sim.executors.compiled.heaps import ENTRY, pop, push
 from sim.executors.compiled.ports import at_rate, depart, record, time_for
 from sim.executors.compiled.state import (
-    BY_SEQUENCE, CAP, CAP_OF, CELL, CLASS, CLASSES, DERATED, EFFICIENCIES, EFFICIENCY, FIXED_RATES, FORM, K_CLASSES, K_FIRST, K_HEADS,
+    BY_SEQUENCE, CAP, CAP_OF, CLASS, CLASSES, DERATED, EFFICIENCIES, EFFICIENCY, FIXED_RATES, FORM, K_CLASSES, K_FIRST, K_HEADS,
     K_LAST, K_NEW, K_PART, K_PENDING, K_SERVED, K_TIMER, K_WHOLE, LEVEL, NEVER, NONE, NOW, P_EARLIER, P_LATER, P_LEFT, P_ORDER,
-    RECORDED, S_BASE, S_FORM, SEQUENCE_CLASS, SLOT, URGENCY, W_GOT, W_HEAP, W_MANY, W_ROOM, W_SHARE, WHOLE, Forms, Log, Memory,
+    RECORDED, S_FORM, SEQUENCE_CLASS, SLOT, URGENCY, W_GOT, W_HEAP, W_MANY, W_ROOM, W_SHARE, WHOLE, Forms, Log, Memory, TASK,
 )  # fmt: skip
 from sim.executors.compiled.tasks import owner_of
 from sim.hardware.arbiters.rules import derate, max_min, rates
@@ -23,7 +23,7 @@ from sim.hardware.arbiters.rules import derate, max_min, rates
 def class_of(m: Memory, f: Forms, channel: int, cell: int) -> int:
     """The class of a transfer: that of its kind, or of its sequence."""
     slot = m[cell + SLOT]
-    task = (cell - m[slot + S_BASE]) // m[CELL]
+    task = m[cell + TASK]
     if m[URGENCY] == BY_SEQUENCE:
         number = m[m[SEQUENCE_CLASS] + owner_of(m, f, slot, task)]
     else:

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from sim.base.kernel import kernel
+from sim.base.kernel import kernel, small
 from sim.executors.compiled.heaps import ENTRY, pop, push
 from sim.executors.compiled.skew import goes_before, without_root
 from sim.executors.compiled.state import (
-    BOUND, BOUND_TABLE, CELL, CHAIN, CHAINED, ENGINES, FORM, HOME, IDLES, LIMIT, NONE, READY, S_BASE, S_FORM, SLOT, Forms, Log, Memory,
+    BOUND, BOUND_TABLE, CELL, CHAIN, CHAINED, ENGINES, FORM, HOME, IDLES, LIMIT, NONE, READY, S_BASE, S_FORM, SLOT, Forms, Log, Memory, TASK,
 )  # fmt: skip
 from sim.executors.compiled.tasks import take
 
@@ -23,6 +23,7 @@ def dispatch(m: Memory, f: Forms, log: Log) -> None:
         room -= 1
 
 
+@small
 @kernel
 def next_idle(m: Memory) -> int:
     """Take the lowest idle engine out of the heap."""
@@ -31,6 +32,7 @@ def next_idle(m: Memory) -> int:
     return engine
 
 
+@small
 @kernel
 def take_ready(m: Memory, f: Forms, log: Log, engine: int) -> None:
     """An engine takes the first of the ready tasks."""
@@ -48,12 +50,13 @@ def take_bound(m: Memory, f: Forms, log: Log, engine: int) -> None:
     take_home(m, f, log, cell, engine)
 
 
+@small
 @kernel
 def take_home(m: Memory, f: Forms, log: Log, cell: int, engine: int) -> None:
     """An engine takes a task, and the chain of the task stays with it from the first one on."""
     if m[CHAINED]:
         slot = m[cell + SLOT]
-        task = (cell - m[slot + S_BASE]) // m[CELL]
+        task = m[cell + TASK]
         home = m[slot + S_BASE] + f[m[slot + S_FORM] + task * FORM + CHAIN] * m[CELL] + HOME
         if m[home] == NONE:
             m[home] = engine

@@ -6,8 +6,8 @@ from sim.base.kernel import kernel
 from sim.executors.compiled.heaps import goes_after, pop, push
 from sim.executors.compiled.ports import at_rate, record, time_for
 from sim.executors.compiled.state import (
-    BY_AGE, CELL, DENOMINATOR, FORM, K_HEADS, K_HEAP, K_NEW, K_PART, K_SERVED, K_SINCE, K_TIMER, LEVEL, NONE, NOW, P_LEFT, P_ORDER,
-    PREEMPTIVE, S_AGE, S_BASE, S_FORM, SHARE, SLOT, URGENCY, Forms, Log, Memory,
+    BY_AGE, DENOMINATOR, FORM, K_HEADS, K_HEAP, K_NEW, K_PART, K_SERVED, K_SINCE, K_TIMER, LEVEL, NONE, NOW, P_LEFT, P_ORDER,
+    PREEMPTIVE, S_AGE, S_FORM, SHARE, SLOT, URGENCY, Forms, Log, Memory, TASK,
 )  # fmt: skip
 
 
@@ -17,7 +17,7 @@ def urgency(m: Memory, f: Forms, cell: int) -> int:
     slot = m[cell + SLOT]
     if m[URGENCY] == BY_AGE:
         return m[slot + S_AGE]
-    return f[m[slot + S_FORM] + (cell - m[slot + S_BASE]) // m[CELL] * FORM + LEVEL]
+    return f[m[slot + S_FORM] + m[cell + TASK] * FORM + LEVEL]
 
 
 @kernel

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from sim.base.kernel import kernel
+from sim.base.kernel import kernel, small
 from sim.executors.compiled.state import Memory
 
 ENTRY = 3  # words
@@ -44,6 +44,7 @@ def pop(m: Memory, heap: int) -> None:
     m[here], m[here + 1], m[here + 2] = a, b, c
 
 
+@small
 @kernel
 def goes_after(m: Memory, entry: int, a: int, b: int, c: int) -> bool:
     """Whether an entry goes after (a, b, c)."""

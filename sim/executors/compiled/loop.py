@@ -12,7 +12,7 @@ and after so many instants, so that Ctrl-C and progress work. All state is in th
 
 from __future__ import annotations
 
-from sim.base.kernel import kernel
+from sim.base.kernel import kernel, small
 from sim.executors.compiled.channels import plan, timer_due
 from sim.executors.compiled.engines import dispatch
 from sim.executors.compiled.heaps import pop
@@ -60,6 +60,7 @@ def serve_batch(m: Memory, f: Forms, log: Log, grant: Log, instants: int, slot: 
     return advance(m, f, log, grant, instants)
 
 
+@small
 @kernel
 def next_instant(m: Memory) -> int:
     """The next time at which anything happens."""
@@ -75,6 +76,7 @@ def next_instant(m: Memory) -> int:
     return now
 
 
+@small
 @kernel
 def has_room(m: Memory, rows: int) -> bool:
     """Whether an interval of service of every transfer that is pending can be recorded: channels deliver once an instant."""

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from sim.base.integers import mul_div, mul_div_up
-from sim.base.kernel import kernel
+from sim.base.kernel import kernel, small
 from sim.executors.compiled.state import (
     G_CHANNEL, G_END, G_START, G_TASK, G_WORK, GRANTS, K_ARRIVALS, K_ARRIVED, K_HEADS, K_NEW, K_NUMBER, K_ORDER, K_PART, K_PENDING,
-    K_PORTS, NONE, NOW, P_BEHIND, P_ORDER, RECORDED, REQUESTER, S_BASE, S_KEY, S_ROW, SLOT, CELL, Forms, Log, Memory,
+    K_PORTS, NONE, NOW, P_BEHIND, P_ORDER, RECORDED, REQUESTER, S_KEY, S_ROW, SLOT, Forms, Log, Memory, TASK,
 )  # fmt: skip
 from sim.executors.compiled.tasks import part_arrived
 
@@ -50,6 +50,7 @@ def depart(m: Memory, f: Forms, log: Log, channel: int, cell: int) -> None:
     part_arrived(m, f, log, cell)
 
 
+@small
 @kernel
 def comes_before(m: Memory, a: int, b: int) -> bool:
     """Whether cell a comes before b in program order."""
@@ -98,12 +99,14 @@ def sift_down(m: Memory, first: int, i: int, count: int) -> None:
         i = child
 
 
+@small
 @kernel
 def at_rate(time: int, share: int, denominator: int) -> int:
     """The work that a share of the channel does in a time, rounded down."""
     return time if share == denominator else mul_div(time, share, denominator)
 
 
+@small
 @kernel
 def time_for(work: int, share: int, denominator: int) -> int:
     """The time that a share of the channel takes for some work, rounded up."""
@@ -116,7 +119,7 @@ def record(m: Memory, grant: Log, channel: int, cell: int, since: int, work: int
     if not m[RECORDED]:
         return
     slot, row = m[cell + SLOT], m[GRANTS]
-    grant[G_TASK, row] = m[slot + S_ROW] + (cell - m[slot + S_BASE]) // m[CELL]
+    grant[G_TASK, row] = m[slot + S_ROW] + m[cell + TASK]
     grant[G_CHANNEL, row] = m[channel + K_NUMBER]
     grant[G_START, row] = since
     grant[G_END, row] = m[NOW]

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from sim.base.kernel import kernel
+from sim.base.kernel import kernel, small
 from sim.executors.compiled.state import (
-    AGE, AGE_TIME, C_COMPUTE, C_ENGINE, C_READY, C_WORK, CELL, CHAINED, COMPUTE, COST, COST_ROW, FORM, HOME, IN_ORDER, INPUTS, KNOWN,
+    AGE, AGE_TIME, C_COMPUTE, C_ENGINE, C_READY, C_WORK, CELL, COMPUTE, COST, COST_ROW, FORM, HOME, IN_ORDER, INPUTS, KNOWN,
     KV, L_BASE, L_COST, L_COST_FIRST, L_COST_LANES, L_COST_ROWS, L_FETCH, L_FETCH_SLOT, L_FORM, L_KEY, L_NUMBER, L_ROW, L_SLOT, L_STEP,
     L_TASKS, L_TOKEN, L_TOKENS, LAYERS, LONGEST_PATH, NONE, NOW, OLDEST, OUT, PREFETCH, RANK, RANKING, S_AGE, S_BASE, S_COST, S_FORM,
     S_KEY, S_LEFT, S_LOOP, S_OWNER, S_QUEUE, S_ROW, S_STEP, S_TASKS, S_TOKEN, SLOT, SLOT_WORDS, SRAM, SRAM_FREE, SRAM_HEAD,
-    SRAM_QUEUE, SRAM_SIZE, SRAM_TAIL, WAITING, WORK, Forms, Log, Memory,
+    SRAM_QUEUE, SRAM_SIZE, SRAM_TAIL, TASK, WAITING, WORK, Forms, Log, Memory,
 )  # fmt: skip
 from sim.executors.compiled.tasks import issue_dma, make_ready, sram_need
 from sim.scheduling import remaining_paths
@@ -81,14 +81,16 @@ def release(m: Memory, f: Forms, log: Log, slot: int) -> None:
             make_ready(m, f, log, slot, task)
 
 
+@small
 @kernel
 def set_up(m: Memory, f: Forms, log: Log, slot: int) -> None:
     """The cells of a step as it begins: what they wait for and how long they take."""
-    cell, row, cost, form = m[slot + S_BASE], m[slot + S_ROW], m[slot + S_COST], m[slot + S_FORM]
-    words = m[CELL]
-    for row in range(m[slot + S_ROW], m[slot + S_ROW] + m[slot + S_TASKS]):
+    cell, cost, form = m[slot + S_BASE], m[slot + S_COST], m[slot + S_FORM]
+    words, first = m[CELL], m[slot + S_ROW]
+    for row in range(first, first + m[slot + S_TASKS]):
         m[cell + WAITING] = f[form + INPUTS]
         m[cell + SLOT] = slot
+        m[cell + TASK] = row - first
         m[cell + HOME] = NONE
         line = cost + f[form + COST_ROW] * COST
         log[C_COMPUTE, row] = m[line + COMPUTE]

@@ -2,20 +2,21 @@
 
 from __future__ import annotations
 
-from sim.base.kernel import kernel
+from sim.base.kernel import kernel, small
 from sim.executors.compiled.heaps import push
 from sim.executors.compiled.skew import add
 from sim.executors.compiled.state import (
     BOUND, BOUND_TABLE, BYTES, C_COMPUTE, C_END, C_ENGINE, C_LOADED, C_READY, C_START, C_WORK, CELL, CHAIN, CHAINED, CHANNEL_TABLE,
-    CHANNEL_WORDS, CHANNELS, COST, COST_ROW, ENGINES, FORM, HELD, HOME, IDLE, IDLES, K_ARRIVALS, K_ARRIVED, K_PART, KNOWN, KV,
+    CHANNEL_WORDS, CHANNELS, COST, COST_ROW, ENGINES, FORM, HELD, HOME, IDLES, K_ARRIVALS, K_ARRIVED, K_PART, KNOWN, KV,
     L_FRONTIER, L_MISSING, L_SLOT, L_TOKENS, LATENCY, LAYERS, MEMBER, MOVES, NOW, OPERAND, OUT, OUT_END, OVERLAP, P_LEFT, PARTS, PREFETCH,
-    RANK, READY, REQUESTER, RING, RING_SIZE, RING_TAIL, ROUTE, RUNNING, S_BASE, S_COST, S_END, S_FORM, S_KEY, S_LEFT, S_LOOP,
+    RANK, READY, REQUESTER, RING, RING_SIZE, RING_TAIL, ROUTE, RUNNING, S_BASE, S_COST, S_FORM, S_KEY, S_LEFT, S_LOOP,
     S_MEMBERS, S_OWNER, S_QUEUE, S_ROW, S_STEP, S_TOKEN, SLOT, SLOT_WORDS, SRAM, SRAM_FREE, STORES, TURN_LIST, TURNS, WAITING, Forms,
-    Log, Memory,
+    Log, Memory, TASK,
 )  # fmt: skip
 from sim.hardware.routes import ALL_CHANNELS, channel_of, stripe
 
 
+@small
 @kernel
 def make_ready(m: Memory, f: Forms, log: Log, slot: int, task: int) -> None:
     """All inputs of a task have ended: an engine may take it, or its DMA issues it at once."""
@@ -42,6 +43,7 @@ def issue_dma(m: Memory, f: Forms, log: Log, slot: int, task: int) -> None:
     issue(m, f, log, slot, task, m[ENGINES] + 2 * owner + 1 - f[form + PREFETCH])
 
 
+@small
 @kernel
 def owner_of(m: Memory, f: Forms, slot: int, task: int) -> int:
     """The sequence of a task, as arbiters see it; what serves several has a number of its own."""
@@ -84,6 +86,7 @@ def send(m: Memory, cell: int, channel: int, work: int) -> None:
         arrive(m, cell, channel)
 
 
+@small
 @kernel
 def arrive(m: Memory, cell: int, channel: int) -> None:
     """It is at the channel, which learns of it at the end of the instant."""
@@ -91,11 +94,12 @@ def arrive(m: Memory, cell: int, channel: int) -> None:
     m[channel + K_ARRIVED] += 1
 
 
+@small
 @kernel
 def take(m: Memory, f: Forms, log: Log, cell: int, engine: int) -> None:
     """An engine takes a task: it loads its private operands, if there are any, and computes."""
     slot = m[cell + SLOT]
-    task = (cell - m[slot + S_BASE]) // m[CELL]
+    task = m[cell + TASK]
     row = m[slot + S_ROW] + task
     log[C_ENGINE, row] = engine
     log[C_START, row] = m[NOW]
@@ -113,7 +117,7 @@ def part_arrived(m: Memory, f: Forms, log: Log, cell: int) -> None:
     if m[cell + PARTS] > 0:
         return
     slot = m[cell + SLOT]
-    task = (cell - m[slot + S_BASE]) // m[CELL]
+    task = m[cell + TASK]
     row = m[slot + S_ROW] + task
     log[C_LOADED, row] = m[NOW]
     if f[m[slot + S_FORM] + task * FORM + HELD]:
@@ -130,7 +134,7 @@ def part_arrived(m: Memory, f: Forms, log: Log, cell: int) -> None:
 def finish(m: Memory, f: Forms, log: Log, cell: int) -> None:
     """A task has ended: its engine is free, its room in SRAM too, and what waited for it may be ready."""
     slot = m[cell + SLOT]
-    task = (cell - m[slot + S_BASE]) // m[CELL]
+    task = m[cell + TASK]
     row, form = m[slot + S_ROW] + task, m[slot + S_FORM] + task * FORM
     log[C_END, row] = m[NOW]
     if f[form + HELD]:
@@ -155,6 +159,7 @@ def step_ended(m: Memory, slot: int) -> None:
         m[TURNS] += 1
 
 
+@small
 @kernel
 def input_ended(m: Memory, f: Forms, log: Log, slot: int, task: int) -> None:
     """One thing less that a task waits for."""
@@ -165,6 +170,7 @@ def input_ended(m: Memory, f: Forms, log: Log, slot: int, task: int) -> None:
         make_ready(m, f, log, slot, task)
 
 
+@small
 @kernel
 def sram_need(m: Memory, f: Forms, slot: int, load: int) -> int:
     """Bytes of SRAM that a prefetched operand takes, at least 1."""
