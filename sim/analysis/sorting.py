@@ -55,26 +55,6 @@ def merge(key: Ints, value: Ints, spare_key: Ints, spare_value: Ints, first: int
 
 
 @kernel
-def count_by(keys: Ints, first: Ints) -> None:
-    """Fill `first` [key + 1] so that keys below k are first[k] in number."""
-    for i in range(len(keys)):
-        first[keys[i] + 1] += 1
-    for k in range(1, len(first)):
-        first[k] += first[k - 1]
-
-
-@kernel
-def place_by(keys: Ints, first: Ints, order: Ints) -> None:
-    """Fill `order` with the indices of keys, key by key. `first` is that of `count_by`, and is the same again in the end."""
-    for i in range(len(keys)):
-        order[first[keys[i]]] = i
-        first[keys[i]] += 1
-    for k in range(len(first) - 1, 0, -1):
-        first[k] = first[k - 1]
-    first[0] = 0
-
-
-@kernel
 def bisect_left(column: Ints, value: int) -> int:
     """The first index of an ascending column whose item is not below the value."""
     low, high = 0, len(column)

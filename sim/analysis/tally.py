@@ -198,15 +198,6 @@ def follow_chain(
 
 
 @kernel
-def not_delivered(work: Ints, delivered: Ints) -> int:
-    """A row that got another amount of work than it asked for, or -1."""
-    for row in range(len(work)):
-        if work[row] != delivered[row]:
-            return row
-    return NONE
-
-
-@kernel
 def tally_steps(
     t: Tasks, s: Steps, f: Forms, cuts: Ints, latency: int, stripes: int, stream: bool, stored: Ints, work: Work, until: Ints,
     busy: Ints, totals: Ints, by_step: Ints, tokens: Ints, bad: Ints,
@@ -348,9 +339,9 @@ class Tally:
         if wrong != channels.NOTHING:
             self._note(Fault.ABOVE_BANDWIDTH, channels.SENTENCES[wrong])
             return
-        row = launch(not_delivered, compiled=compiled)(t.work, delivered)
-        if row != NONE:
-            self._note(Fault.NOT_DELIVERED, f"{log.name(row)} asked for one amount and got another")
+        wrong_rows = np.flatnonzero(t.work != delivered)
+        if len(wrong_rows):
+            self._note(Fault.NOT_DELIVERED, f"{log.name(int(wrong_rows[0]))} asked for one amount and got another")
         for channel, idle in enumerate(state[channels.IDLE_ROW].tolist()):
             if idle != NONE:
                 self._note(Fault.IDLE, f"channel {channel} was idle while {log.name(idle)} was eligible")

@@ -29,7 +29,7 @@ from sim.analysis.context import Rules
 from sim.analysis.inputs import last_input, stores_before
 from sim.analysis.links import Cause, Place
 from sim.analysis.longest import arrivals_of
-from sim.analysis.sorting import bisect_left, count_by, place_by
+from sim.analysis.sorting import bisect_left
 from sim.analysis.tally import last_of_step
 from sim.base.kernel import kernel, launch
 from sim.eventlog import EventLog
@@ -52,9 +52,9 @@ AT_START, BY_INPUT, BY_KV_ORDER, BY_ENGINE, BY_CHANNEL, BY_POLICY, BY_SRAM, BY_S
 
 
 class Index(NamedTuple):
-    """What the walk looks up, int64 but for `step_of`.
+    """What the walk looks up, int64.
 
-    step_of: int32 [row]. services_first: [row + 1] into `services`, those of each row in order of end. held, held_end: the
+    step_of: [row]. services_first: [row + 1] into `services`, those of each row in order of end. held, held_end: the
     rows that engines ran in order of their ends, and when those were; steps, steps_end: the same of steps. arrival: [sequence],
     ps. stored: see `last_stores`.
     """
@@ -231,7 +231,7 @@ def links_of(log: EventLog, rules: Rules) -> npt.NDArray[np.int64]:
     tasks, steps, forms, services = (viewed(each, compiled=compiled) for each in (t, s, table.columns, g))
     index = viewed(
         Index(
-            np.require(log.tasks.step, np.int32, ["C", "W"]), *_by_task(log, g, compiled=compiled), *_by_end(t),
+            log.tasks.step.astype(np.int64), *_by_task(log, g), *_by_end(t),
             *_in_order(log.steps.end), arrivals_of(log, rules), stores_before(log, rules, table, compiled=compiled),
         ),
         compiled=compiled,
@@ -245,12 +245,10 @@ def links_of(log: EventLog, rules: Rules) -> npt.NDArray[np.int64]:
     return np.ascontiguousarray(links[: state[LINKS]][::-1].T)
 
 
-def _by_task(log: EventLog, g: Services, *, compiled: bool) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
+def _by_task(log: EventLog, g: Services) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
     """`services_first` and `services` of the index."""
-    first, order = np.zeros(len(log.tasks) + 1, dtype=np.int64), np.empty(len(g.task), dtype=np.int64)
-    launch(count_by, compiled=compiled)(g.task, first)
-    launch(place_by, compiled=compiled)(g.task, first, order)
-    return first, order
+    counts = np.bincount(g.task, minlength=len(log.tasks))
+    return np.concatenate([[0], np.cumsum(counts)]), np.argsort(g.task, kind="stable")
 
 
 def _by_end(t: Tasks) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
