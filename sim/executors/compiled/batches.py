@@ -1,0 +1,277 @@
+"""Runs whose steps are made up by a batching policy: the event loop stops for each, and goes on with the task graph of its shape."""
+
+from __future__ import annotations
+
+from array import array
+from collections.abc import Sequence
+from itertools import chain
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from sim.base.kernel import compile_kernel
+from sim.errors import SimulationError
+from sim.eventlog import EventLog, MemberTable, StepTable
+from sim.executors.compiled.build import Machine
+from sim.executors.compiled.costs import Costs, costs_of
+from sim.executors.compiled.driver import INSTANTS, Run, widened
+from sim.executors.compiled.forms import Form
+from sim.executors.compiled.loop import advance, serve_batch
+from sim.executors.compiled.state import (
+    CHANNEL_TABLE, CHANNEL_WORDS, COST, DONE, GRANT_FIELDS, K_ARRIVALS, K_ARRIVED, K_HEADS, K_NEW, L_BATCHED, L_NUMBER, LOG_FIELDS,
+    LOOP_TABLE, LOOP_WORDS, NOW, READY, RING, RING_HEAD, RING_SIZE, RING_TAIL, S_BASE, S_COST, S_END, S_FORM, S_KEY, S_LOOP, S_MEMBERS, S_OWNER, S_QUEUE, S_RELEASED, S_ROW, S_STEP, S_TASKS, SLOT_WORDS, TURN, TURN_LIST, WANTS_STEP,
+)  # fmt: skip
+from sim.executors.setup import Progress, Setup, lanes_of
+from sim.hardware.arbiters.disciplines import Discipline
+from sim.serving import Batch, Batcher, loops
+from sim.tasks import TaskGraph
+
+LOOP_BITS = 40  # the key of a step is (loop << 40) + step: 10^12 steps, 4 million loops
+FIRST_ROWS = 1 << 16
+
+
+class Kept(NamedTuple):
+    """What is kept of a step beside its rows."""
+
+    loop: int
+    token: int
+    context: int
+    graph: int
+    row: int
+    released: int
+    end: int
+
+
+class Area:
+    """Room of a loop in memory that grows: its address, and for how many things."""
+
+    __slots__ = ("at", "room")
+
+    def __init__(self) -> None:
+        self.at = self.room = 0
+
+
+class Loop:
+    """A loop of batched steps. slot: the address of its step. batch: the one in progress."""
+
+    def __init__(self, number: int, batcher: Batcher) -> None:
+        self.number, self.batcher = number, batcher
+        self.slot = self.token = self.row = self.graph = 0
+        self.batch: Batch | None = None
+        self.cells, self.costs, self.members = Area(), Area(), Area()
+
+
+class Batches(Run):
+    """Loops of batched steps."""
+
+    def __init__(self, setup: Setup, discipline: Discipline, progress: Progress | None) -> None:
+        super().__init__(setup, discipline, progress)
+        assert setup.batching is not None
+        batchers = loops(setup.batching, setup.sequences, concurrency=setup.concurrency, think=setup.think)
+        self.loops = [Loop(number, batcher) for number, batcher in enumerate(batchers)]
+        self.machine = machine = Machine(setup, discipline, loops=len(batchers), cells=1, recorded=True)
+        self.cells = 1
+        for loop in self.loops:
+            loop.slot = machine.layout.take(SLOT_WORDS)
+        self.m = machine.memory()
+        self.used = len(self.m)
+        self.table = machine.registers[LOOP_TABLE]
+        self.log = np.empty((LOG_FIELDS, FIRST_ROWS), dtype=np.int64)
+        self.grant = np.empty((GRANT_FIELDS, FIRST_ROWS + setup.channels * machine.ports), dtype=np.int64)
+        self.rows = self.done = 0
+        self.kept: list[Kept] = []
+        self.counts, self.member_rows = array("q"), array("q")  # members of each step, and their columns one after another
+        self.graphs: dict[int, tuple[int, Form, Costs]] = {}  # by id
+        self.made: list[TaskGraph] = []
+        for loop in self.loops:
+            place = self.table + loop.number * LOOP_WORDS
+            self.m[place + L_NUMBER], self.m[place + L_BATCHED] = loop.number, 1
+            self.wake(place, 0)
+
+    def execute(self) -> None:
+        go, serve = compile_kernel(advance), compile_kernel(serve_batch)
+        status = go(self.m, self.forms.pool, self.log, self.grant, INSTANTS)
+        while status != DONE:
+            slot = None
+            if status == WANTS_STEP:
+                slot = self._turn()
+                if slot is None:
+                    self.m[TURN] += 1
+            else:
+                self.serve(status)
+            if slot is None:
+                status = go(self.m, self.forms.pool, self.log, self.grant, INSTANTS)
+            else:
+                status = serve(self.m, self.forms.pool, self.log, self.grant, INSTANTS, slot)
+        self.verify()
+
+    def _turn(self) -> int | None:
+        """End the step of the loop whose turn it is, and make up the next one; returns its slot, None if there is none now."""
+        now = int(self.m[NOW])
+        loop = self.loops[(int(self.m[self.m[TURN_LIST] + self.m[TURN]]) - self.table) // LOOP_WORDS]
+        if loop.batch is not None:
+            self._end(loop, loop.batch, now)
+        batch = loop.batcher.next(now)
+        if batch is not None:
+            self._begin(loop, batch)
+            return loop.slot
+        arrival = loop.batcher.arrivals.next
+        if arrival is not None and arrival <= now:
+            raise SimulationError(f"{len(loop.batcher.waiting)} requests wait and none can be served")
+        if arrival is not None:
+            self.wake(self.table + loop.number * LOOP_WORDS, arrival)
+        return None
+
+    def _end(self, loop: Loop, batch: Batch, now: int) -> None:
+        context = sum(member.context for member in batch.members)
+        released, end = self.m[loop.slot + S_RELEASED], self.m[loop.slot + S_END]
+        self.kept.append(Kept(loop.number, loop.token - 1, context, loop.graph, loop.row, int(released), int(end)))
+        self.counts.append(len(batch.members) + len(batch.forks))
+        self.member_rows.extend(chain.from_iterable(batch.members))
+        for fork in batch.forks:
+            self.member_rows.extend((fork, 0, 0, 0, 0, 1, -1))
+        self.done += batch.emitted
+        self.tell()
+        loop.batch = None
+        loop.batcher.ended(batch, now)
+
+    def _begin(self, loop: Loop, batch: Batch) -> None:
+        """Fill in the slot of a step."""
+        assert self.setup.graphs is not None
+        number, form, costs = self._graph(self.setup.graphs(batch.shape))
+        self._make_room(loop, form, costs, len(batch.members))
+        lanes = lanes_of(loop.number, loop.token, batch)
+        at = loop.costs.at
+        costs.fill(self.m[at : at + costs.rows * COST].reshape(1, costs.rows, COST), lanes)
+        members = [member.sequence for member in batch.members]
+        self.m[loop.members.at : loop.members.at + len(members)] = members
+        others, m, slot = len(self.setup.sequences) + loop.number, self.m, loop.slot
+        plain = form.graph.ops.members is None
+        m[slot + S_LOOP] = self.table + loop.number * LOOP_WORDS
+        m[slot + S_KEY] = (loop.number << LOOP_BITS) + loop.token
+        m[slot + S_FORM], m[slot + S_TASKS] = form.at, form.size
+        m[slot + S_BASE], m[slot + S_ROW] = loop.cells.at, self.rows
+        m[slot + S_COST], m[slot + S_STEP] = at, slot + S_RELEASED
+        m[slot + S_QUEUE] = members[0] if plain else others
+        m[slot + S_OWNER] = members[0] if len(members) == 1 else others
+        m[slot + S_MEMBERS] = loop.members.at
+        loop.batch, loop.graph, loop.row = batch, number, self.rows
+        loop.token += 1
+        self.rows += form.size
+
+    def _graph(self, graph: TaskGraph) -> tuple[int, Form, Costs]:
+        if id(graph) not in self.graphs:
+            costs = costs_of(self.setup, graph)
+            self.graphs[id(graph)] = (len(self.made), self.forms.add(graph, costs.row_of), costs)
+            self.made.append(graph)
+        return self.graphs[id(graph)]
+
+    # Room
+
+    def _make_room(self, loop: Loop, form: Form, costs: Costs, members: int) -> None:
+        """See that a step fits: its cells, costs and members, and its rows."""
+        if form.size > loop.cells.room:
+            self._grow_lists(form.size - loop.cells.room)
+            self._grow(loop.cells, form.size, self.machine.cell)
+        if costs.rows > loop.costs.room:
+            self._grow(loop.costs, costs.rows, COST)
+        if members > loop.members.room:
+            self._grow(loop.members, members, 1)
+        if self.rows + form.size > self.log.shape[1]:
+            self.log = widened(self.log, self.rows, self.rows + form.size + self.rows // 2)
+
+    def _grow(self, area: Area, wanted: int, words: int) -> None:
+        """A larger area, elsewhere; nothing is in it between steps."""
+        area.room = max(wanted, 2 * area.room)
+        area.at = self._take(area.room * words)
+
+    def _take(self, words: int) -> int:
+        at, self.used = self.used, self.used + words
+        if self.used > len(self.m):
+            self.m = np.concatenate([self.m, np.zeros(self.used - len(self.m) + len(self.m) // 4, dtype=np.int64)])
+        return at
+
+    def _grow_lists(self, more: int) -> None:
+        """Room for more cells in all lists that may hold every cell."""
+        self.cells += 2 * more
+        self._move(READY, 1 + 3 * self.cells, 1 + 3 * int(self.m[self.m[READY]]))
+        for number in range(self.setup.channels):
+            channel = int(self.m[CHANNEL_TABLE]) + number * CHANNEL_WORDS
+            self._move(channel + K_ARRIVALS, self.cells, int(self.m[channel + K_ARRIVED]))
+            self._move(channel + K_HEADS, self.cells, int(self.m[channel + K_NEW]))
+        if self.setup.latency:
+            self._move_ring(self.cells * self.setup.channels)
+
+    def _move(self, pointer: int, words: int, used: int) -> None:
+        """Move what a pointer points at to where there is more room."""
+        to, at = self._take(words), int(self.m[pointer])
+        self.m[to : to + used] = self.m[at : at + used]
+        self.m[pointer] = to
+
+    def _move_ring(self, size: int) -> None:
+        to, at, old = self._take(3 * size), int(self.m[RING]), int(self.m[RING_SIZE])
+        for i in range(int(self.m[RING_HEAD]), int(self.m[RING_TAIL])):
+            here, there = to + 3 * (i % size), at + 3 * (i % old)
+            self.m[here : here + 3] = self.m[there : there + 3]
+        self.m[RING], self.m[RING_SIZE] = to, size
+
+    # Results
+
+    def tokens(self) -> int:
+        return self.done
+
+    def verify(self) -> None:
+        if any(loop.batch is not None for loop in self.loops):
+            raise SimulationError("the simulation ended with work left")
+
+    def event_log(self) -> EventLog:
+        """The event log, in order of loops and their steps."""
+        order = sorted(range(len(self.kept)), key=lambda i: self.kept[i][:2])
+        kept = np.array([self.kept[i] for i in order], dtype=np.int64).reshape(-1, len(Kept._fields))
+        loop, token, context, graph, row, released, end = kept.T
+        used = list(dict.fromkeys(graph.tolist()))  # graphs in the order in which the log needs them
+        place = np.zeros(len(self.made), dtype=np.int32)
+        place[used] = np.arange(len(used))
+        size = np.array([len(each) for each in self.made], dtype=np.int64)[graph]
+        first = np.cumsum(size) - size
+        if (first != row).any():
+            self._reorder(row, first, size)
+        number = np.repeat(np.arange(len(size), dtype=np.int32), size)
+        task = (np.arange(self.rows) - np.repeat(first, size)).astype(np.int32)
+        return EventLog(
+            graphs=tuple(self.made[i] for i in used), tasks=self.tasks(number, task), grants=self.grants(),
+            steps=StepTable(
+                sequence=loop.astype(np.int32), token=token.astype(np.int32), context=context, graph=place[graph], first=first,
+                released=released, end=end,
+            ),
+            engines=self.setup.engines, channels=self.setup.channels, bandwidth=self.setup.bandwidth,
+            batched=self._members(order), arrival=self._arrival(),
+        )  # fmt: skip
+
+    def _reorder(self, row: Any, first: Any, size: Any) -> None:
+        """Put the rows of steps into program order, and tell the intervals of service."""
+        source = np.arange(self.rows) + np.repeat(row - first, size)
+        self.log = self.log[:, source]
+        target = np.empty_like(source)
+        target[source] = np.arange(self.rows)
+        tasks = self.grant[0]
+        tasks[:] = target[np.minimum(tasks, self.rows - 1)]
+
+    def _members(self, order: Sequence[int]) -> MemberTable:
+        counts = np.array(self.counts, dtype=np.int64)
+        rows = np.array(self.member_rows, dtype=np.int64).reshape(-1, 7)
+        first = np.cumsum(counts) - counts
+        each = counts[order]
+        source = np.arange(len(rows)) + np.repeat(first[order] - (np.cumsum(each) - each), each)
+        sequence, context, query, loads, logits, emitted, _ = rows[source].T
+        return MemberTable(
+            step=np.repeat(np.arange(len(each), dtype=np.int32), each), sequence=sequence.astype(np.int32),
+            context=context.copy(), query=query.astype(np.int32), loads=loads.copy(), logits=logits.astype(np.int32),
+            emitted=emitted.astype(np.int32),
+        )  # fmt: skip
+
+    def _arrival(self) -> Any:
+        times: dict[int, int] = {}
+        for loop in self.loops:
+            times |= loop.batcher.arrivals.times
+        return np.array([times[number] for number in range(len(self.setup.sequences))], dtype=np.int64)
