@@ -1,1 +1,1 @@
-"""The machine: engines, the memory channel and its arbiter, SRAM. Plain values in, SimPy processes inside."""
+"""The parts of the machine that decide: arbiters of channels, and routes over several. No clock, no events."""

@@ -1,8 +1,11 @@
 """Compute engines: processes that take ready tasks from a pool, one at a time each, load their operands and compute.
 
-The pool gives tasks to engines once an instant, in the phase `DISPATCH`: free engines take in order of their numbers, the
-lowest first, each the ready task of the lowest rank, and among equals the first in program order. A task of a chain that has
-begun goes to the engine of that chain and to no other. There may be a limit of engines that work at once.
+The pool gives tasks to engines once an instant, in the phase `DISPATCH`:
+
+1. Free engines take one after another, in order of their numbers, until as many work as may at once, or no task is ready.
+2. Each takes the first of the tasks that are bound to it and of those that any engine may run: the lowest rank, and among
+   equals program order. If there is none, it stays free.
+3. A task is bound if another task of its chain has been given to an engine before this one became ready: to that engine.
 """
 
 from __future__ import annotations

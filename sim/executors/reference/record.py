@@ -1,7 +1,7 @@
 """What a simulation leaves behind: the rows of steps that have ended, in a file, until they are made into an event log.
 
-Service intervals are numbered in the order in which they end, and those that end together in order of their channels. A log has
-steps and tasks in program order, whatever the order in which they ended.
+Service intervals are numbered in the order in which they end, those that end together in order of their channels, and those of
+one channel in the order of its plan. A log has steps and tasks in program order, whatever the order in which they ended.
 """
 
 from __future__ import annotations

@@ -1,7 +1,8 @@
 """Steps and tasks while they run, and how a step is made: its costs, its ranks, and who its tasks are for.
 
 Program order is that of (sequence, token, task): sequences as the scenario lists them, then tokens, then the tasks of a step.
-Where steps are batched, the loop and its step stand for sequence and token.
+Where steps are batched, the loop and its step stand for sequence and token. The age of a step is the number of the instant of
+its release, from 0, among all instants at which steps are released: smaller is older.
 """
 
 from __future__ import annotations
@@ -63,9 +64,9 @@ class Step:
     """One step, from its release on.
 
     sequence, token: which; where steps are batched, the number of the loop and of its step. context: tokens in the KV cache.
-    age: number of the instant of its release among all such instants. batch: who takes part, None for a sequence on its own.
-    sram: bytes that a load needs and its consumer gives back, by number of the consumer. home: the engine of each chain that
-    has begun. left: tasks that have not ended. done: happens with the last of them, at `end`.
+    age: of its release, smaller is older. batch: its members, None for a sequence on its own. sram: bytes that a load takes
+    and its consumer gives back, by number of the consumer. home: the engine of each chain that has begun. left: tasks that have
+    not ended. done: happens with the last of them, at `end`.
     """
 
     sequence: int
