@@ -8,14 +8,10 @@ A lower bound, never a prediction: real kernels reach part of the peak.
 
 from __future__ import annotations
 
-import numpy as np
-
-from sim.cost.model import Machine, time_at_rate
-from sim.errors import InputError
-from sim.graph import QUANTITIES, IntArray, StepLanes
+from sim.cost.model import Machine
+from sim.cost.rows import COMPUTE, WORK, RateTable
+from sim.graph import IntArray, StepLanes
 from sim.tasks import TaskGraph
-
-FLOPS, VECTOR_OPS = QUANTITIES.index("flops"), QUANTITIES.index("vector_ops")
 
 
 class Roofline:
@@ -24,6 +20,13 @@ class Roofline:
     def __init__(self, *, machine: Machine, seed: int) -> None:
         self.machine = machine
         self.seed = seed
+        self._tables: dict[int, RateTable] = {}  # by id of the graph, which each keeps alive
+
+    def table(self, graph: TaskGraph) -> RateTable:
+        """The rows of a graph, made once."""
+        if id(graph) not in self._tables:
+            self._tables[id(graph)] = RateTable(graph, self.machine)
+        return self._tables[id(graph)]
 
     def durations(self, graph: TaskGraph, steps: StepLanes) -> tuple[IntArray, IntArray]:
         compute, work, index = self.distinct(graph, steps)
@@ -31,21 +34,6 @@ class Roofline:
 
     def distinct(self, graph: TaskGraph, steps: StepLanes) -> tuple[IntArray, IntArray, IntArray]:
         """Durations of tasks that stand for all [row, lane], and the row of each task."""
-        costs = graph.ops.costs_of(steps)
-        tasks, index = graph.alike(costs, graph.ops.alike())
-        flops, vector_ops = graph.share(costs[FLOPS], tasks), graph.share(costs[VECTOR_OPS], tasks)
-        computes = graph.computes[tasks]
-        compute = time_at_rate(vector_ops, self.machine.vector_flops) + self.machine.overhead
-        dtypes = graph.ops.dtype[graph.op[tasks]]
-        for dtype in np.unique(dtypes[computes & (flops.max(axis=1, initial=0) > 0)]):
-            peak = self.machine.peak(str(dtype))
-            if peak is None:
-                task = int(tasks[np.flatnonzero((dtypes == dtype) & (flops.max(axis=1) > 0))[0]])
-                known = "" if isinstance(self.machine.flops, int) else ", ".join(self.machine.flops)
-                raise InputError(f"hardware.engines.flops: op {graph.kind_of(task)!r} computes in {dtype}, known here: {known}")
-            rows = dtypes == dtype
-            compute[rows] += time_at_rate(flops[rows], peak)
-        compute = np.where(computes[:, None], np.maximum(compute, 1), 0)
-        work = time_at_rate(graph.bytes_moved(costs, tasks), self.machine.bandwidth)
-        work = np.where((graph.moves[tasks] != 0)[:, None], np.maximum(work, 1), 0)
-        return compute, work, index
+        table = self.table(graph)
+        found = table.durations(steps)
+        return found[:, :, COMPUTE].T, found[:, :, WORK].T, table.rows.of

@@ -7,6 +7,7 @@ from typing import Any, Protocol
 import numpy as np
 import numpy.typing as npt
 
+from sim.cost.roofline import Roofline
 from sim.executors.compiled.state import BYTES, COMPUTE, WORK
 from sim.executors.setup import Setup, sram_use
 from sim.graph import IntArray, StepLanes
@@ -48,6 +49,22 @@ def operand_bytes(setup: Setup, graph: TaskGraph, lanes: StepLanes) -> Any:
     return need
 
 
+class Rated:
+    """Rooflines: a row for all tasks that cost the same, by compiled code."""
+
+    def __init__(self, setup: Setup, graph: TaskGraph, costs: Roofline) -> None:
+        self.setup, self.graph, self.table = setup, graph, costs.table(graph)
+        self.rows, self.row_of = len(self.table.rows.row), self.table.rows.of
+        self.operands = np.unique(self.row_of[graph.prefetch]) if setup.sram is not None else None
+
+    def fill(self, out: npt.NDArray[np.int64], lanes: StepLanes) -> None:
+        self.table.fill(out, lanes, compiled=True)
+        if self.operands is not None and (out[:, self.operands, BYTES] > self.setup.sram).any():
+            operand_bytes(self.setup, self.graph, lanes)  # which raises
+
+
 def costs_of(setup: Setup, graph: TaskGraph) -> Costs:
     """The durations of the steps of a graph."""
+    if type(setup.costs) is Roofline:
+        return Rated(setup, graph, setup.costs)
     return PerTask(setup, graph)

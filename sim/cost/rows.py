@@ -1,0 +1,254 @@
+"""Durations of tasks by rates, worked out once for all tasks of a step that cost the same: a *row* of tasks.
+
+Most ops of a model divide evenly into their tasks, and layers are alike, so a step of thousands of tasks has some fifty rows.
+Per step, a kernel evaluates the polynomials of the ops at the sizes of its members, and then each row:
+
+    time on an engine = FLOPs / peak + elements / vector rate + overhead
+    time on the channel = bytes / bandwidth
+"""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from sim.base.integers import mul_div_up
+from sim.base.kernel import kernel, launch, loaded
+from sim.cost.model import Machine
+from sim.errors import InputError
+from sim.experts import Tokens, distinct
+from sim.graph import QUANTITIES, IntArray, StepLanes
+from sim.tasks import BYTE_CLASSES, CLASS_BIT, TaskGraph
+from sim.units import PS_PER_S
+
+FLOPS, VECTOR_OPS, WEIGHT = (QUANTITIES.index(name) for name in ("flops", "vector_ops", "weight"))
+
+# A term: polynomial for members that feed in one token, for those that feed in several, and the column of parameters.
+T_ONE, T_SEVERAL, T_COLUMN = range(3)
+
+# Columns of parameters; from FIRST_MEMBER on those of members, then what each of them loads.
+SUM_OF_LOADS, SUM, TOKENS, LOGITS, FIRST_MEMBER = -2, -1, 0, 1, 2
+
+# A row: terms of its FLOPs, elements and bytes by class (-1: none), its share, what it does, and its peak as a fraction of ps.
+R_FLOPS, R_ELEMENTS, R_BYTES = 0, 1, 2
+R_PART, R_PARTS, R_COMPUTES, R_MOVES, R_PEAK, R_PEAK_OF = range(2 + len(BYTE_CLASSES), 8 + len(BYTE_CLASSES))
+ROW_FIELDS = 8 + len(BYTE_CLASSES)
+
+# Rates: ps per element and per byte as fractions, overhead in ps
+VECTOR, VECTOR_OF, BANDWIDTH, BANDWIDTH_OF, OVERHEAD = range(5)
+
+COMPUTE, WORK, BYTES = range(3)
+
+
+class Rows(NamedTuple):
+    """The rows of a task graph.
+
+    of [task]: its row. row: [row, field]. term: [term, field]. routed: values after those of the terms, (place in
+    `BatchGraph.routed`, index of the layer, bytes of an expert) of each.
+    """
+
+    of: npt.NDArray[np.int64]
+    row: npt.NDArray[np.int64]
+    term: npt.NDArray[np.int64]
+    routed: npt.NDArray[np.int64]
+
+
+@kernel
+def fill(out: Any, table: Any, breaks: Any, term: Any, row: Any, value: Any, sizes: Any, members: Any, rates: Any) -> None:
+    """Durations of each row in each lane.
+
+    out: [lane, row, (compute ps, work ps, bytes)]. table: [polynomial, piece, monomial]. value: [lane, term], scratch; what is
+    beyond the terms is given. sizes: [lane, (batch, context, new tokens, rows of logits)]. members: [(query, context, loads),
+    member, lane].
+    """
+    for lane in range(out.shape[0]):
+        for i in range(term.shape[0]):
+            value[lane, i] = term_value(table, breaks, term, i, sizes, members, lane)
+        for i in range(row.shape[0]):
+            fill_row(out, row, value, rates, lane, i)
+
+
+@kernel
+def term_value(table: Any, breaks: Any, term: Any, i: int, sizes: Any, members: Any, lane: int) -> int:
+    """A quantity of an op in a step."""
+    column, count = term[i, T_COLUMN], members.shape[1]
+    if count == 0:  # one sequence that decodes one token
+        return polynomial(table, breaks, term[i, T_ONE], sizes[lane, 0], 1, sizes[lane, 1])
+    if column == TOKENS:
+        return polynomial(table, breaks, term[i, T_ONE], sizes[lane, 2], 1, 0)
+    if column == LOGITS:
+        return polynomial(table, breaks, term[i, T_ONE], sizes[lane, 3], 1, 0)
+    if column >= FIRST_MEMBER:
+        member = column - FIRST_MEMBER
+        of = 1
+        if member >= count:
+            member, of = member - count, 2
+        return polynomial(table, breaks, term[i, T_ONE], 1, members[0, member, lane], members[of, member, lane])
+    total = 0
+    for member in range(count):
+        query = members[0, member, lane]
+        which = term[i, T_SEVERAL] if query > 1 else term[i, T_ONE]
+        total += polynomial(table, breaks, which, 1, query, members[-column, member, lane])
+    return total
+
+
+@kernel
+def polynomial(table: Any, breaks: Any, which: int, b: int, q: int, n: int) -> int:
+    """A piecewise polynomial of `OpGraph.table` at batch b, query q and context n; monomials are those of `sim.graph`."""
+    p = 0
+    while p < breaks.shape[0] and breaks[p] <= n:
+        p += 1
+    return powers(table, which, p, q, n, 0) + b * powers(table, which, p, q, n, 5)
+
+
+@kernel
+def powers(table: Any, which: int, p: int, q: int, n: int, first: int) -> int:
+    """The sum of five monomials from `first` on: 1, q, q^2, n and q n."""
+    of_n = table[which, p, first + 3] + q * table[which, p, first + 4]
+    return table[which, p, first] + q * (table[which, p, first + 1] + q * table[which, p, first + 2]) + n * of_n
+
+
+@kernel
+def share(amount: int, part: int, parts: int) -> int:
+    """Share `part` of `parts` of an amount: shares sum to it."""
+    whole = amount // parts
+    rest = amount - whole * parts
+    return whole + rest * (part + 1) // parts - rest * part // parts
+
+
+@kernel
+def fill_row(out: Any, row: Any, value: Any, rates: Any, lane: int, i: int) -> None:
+    """The durations of a row: at least 1 ps for what it does."""
+    part, parts = row[i, R_PART], row[i, R_PARTS]
+    compute = 0
+    if row[i, R_COMPUTES]:
+        elements = share(value[lane, row[i, R_ELEMENTS]], part, parts)
+        flops = share(value[lane, row[i, R_FLOPS]], part, parts)
+        compute = mul_div_up(elements, rates[VECTOR], rates[VECTOR_OF]) + rates[OVERHEAD]
+        compute = max(1, compute + mul_div_up(flops, row[i, R_PEAK], row[i, R_PEAK_OF]))
+    size, work = 0, 0
+    if row[i, R_MOVES]:
+        for k in range(R_BYTES, R_PART):
+            if row[i, k] >= 0:
+                size += share(value[lane, row[i, k]], part, parts)
+        work = max(1, mul_div_up(size, rates[BANDWIDTH], rates[BANDWIDTH_OF]))
+    out[lane, i, COMPUTE] = compute
+    out[lane, i, WORK] = work
+    out[lane, i, BYTES] = size
+
+
+class RateTable:
+    """The durations of steps of one task graph on a machine."""
+
+    def __init__(self, graph: TaskGraph, machine: Machine) -> None:
+        self.graph, self.machine = graph, machine
+        self.rows = rows_of(graph, machine)
+        self.breaks = np.array(graph.ops.breaks, dtype=np.int64)
+        vector, bandwidth = fraction(machine.vector_flops), fraction(machine.bandwidth)
+        self.rates = np.array([*vector, *bandwidth, machine.overhead], dtype=np.int64)
+
+    def fill(self, out: IntArray, steps: StepLanes, *, compiled: bool) -> None:
+        """Write [lane, row, (compute, work, bytes)]."""
+        rows, lanes = self.rows, len(steps.context)
+        value = np.zeros((lanes, len(rows.term) + len(rows.routed)), dtype=np.int64)
+        members = steps.members if self.graph.ops.members is not None else None
+        sizes = np.zeros((lanes, 4), dtype=np.int64)
+        sizes[:, 0], sizes[:, 1] = self.graph.ops.batch, steps.context
+        taking_part = np.zeros((3, 0, lanes), dtype=np.int64)
+        if members is not None:
+            taking_part = np.stack([members.query, members.context, members.loads])
+            sizes[:, 2], sizes[:, 3] = members.query.sum(axis=0), members.logits
+            if len(rows.routed):
+                value[:, len(rows.term) :] = self._routed(steps).T
+        launch(fill, compiled=compiled)(
+            out, self.graph.ops.table, self.breaks, rows.term, rows.row, value, sizes, taking_part, self.rates
+        )
+
+    def _routed(self, steps: StepLanes) -> IntArray:
+        """[value, lane]: bytes of the distinct experts that tokens choose."""
+        members, ops = steps.members, self.graph.ops
+        assert members is not None
+        tokens = Tokens.of(members.sequence, members.context, members.query)
+        counts = [distinct(ops.routing, each.experts, each.layers, tokens) for each in ops.routed]  # type: ignore[attr-defined]
+        return np.stack([counts[which][layer] * size for which, layer, size in self.rows.routed.tolist()])
+
+    def durations(self, steps: StepLanes) -> IntArray:
+        """[lane, row, (compute, work, bytes)]."""
+        out = np.zeros((len(steps.context), len(self.rows.row), 3), dtype=np.int64)
+        self.fill(out, steps, compiled=loaded())
+        return out
+
+
+def fraction(rate: int) -> tuple[int, int]:
+    """Picoseconds for one, at a rate per second, as a fraction."""
+    common = int(np.gcd(PS_PER_S, rate))
+    return PS_PER_S // common, rate // common
+
+
+def rows_of(graph: TaskGraph, machine: Machine) -> Rows:
+    """Sort the tasks of a graph into rows. Raises InputError if it computes in a format whose peak is not known."""
+    first, of = _alike(graph)
+    ops, op = graph.ops, graph.op[first]
+    column = _columns(graph)[op]
+    wanted = np.stack([ops.cost_index[:, op], ops.several_index[:, op], np.broadcast_to(column, (len(QUANTITIES), len(op)))])
+    term, place = np.unique(wanted.reshape(3, -1).T, axis=0, return_inverse=True)
+    place = place.reshape(len(QUANTITIES), len(op))
+    row = np.zeros((len(first), ROW_FIELDS), dtype=np.int64)
+    row[:, R_FLOPS], row[:, R_ELEMENTS] = place[FLOPS], place[VECTOR_OPS]
+    for i, name in enumerate(BYTE_CLASSES):
+        row[:, R_BYTES + i] = np.where(graph.moves[first] & CLASS_BIT[name], place[QUANTITIES.index(name)], -1)
+    routed = _routed(graph, op, row, len(term))
+    row[:, R_PART], row[:, R_PARTS] = graph.part[first], graph.parts[first]
+    row[:, R_COMPUTES], row[:, R_MOVES] = graph.computes[first], graph.moves[first] != 0
+    flops = term[place[FLOPS]]
+    has_flops = (ops.table[flops[:, T_ONE]] | ops.table[flops[:, T_SEVERAL]]).any(axis=(1, 2))
+    row[:, R_PEAK_OF] = 1
+    dtypes = ops.dtype[op]
+    for dtype in np.unique(dtypes[graph.computes[first] & has_flops]).tolist():
+        peak = machine.peak(dtype)
+        if peak is None:
+            task = int(first[np.flatnonzero((dtypes == dtype) & has_flops)[0]])
+            known = "" if isinstance(machine.flops, int) else ", ".join(machine.flops)
+            raise InputError(f"hardware.engines.flops: op {graph.kind_of(task)!r} computes in {dtype}, known here: {known}")
+        row[dtypes == dtype, R_PEAK], row[dtypes == dtype, R_PEAK_OF] = fraction(peak)
+    return Rows(of, row, np.ascontiguousarray(term), routed)
+
+
+def _alike(graph: TaskGraph) -> tuple[npt.NDArray[np.intp], npt.NDArray[np.intp]]:
+    """Tasks that stand for all, and for each task which of them: equal shares of ops that cost the same in every step."""
+    ops, parts = graph.ops, graph.parts.astype(np.int64)
+    most = int(parts.max(initial=0)) + 1
+    form = graph.moves.astype(np.int64) * 2 + graph.computes
+    _, first, kind = np.unique((ops.alike()[graph.op] * most + parts) * 512 + form, return_index=True, return_inverse=True)
+    op = graph.op[first]
+    even = parts[first] == 1
+    for i in np.flatnonzero(~even).tolist():
+        indices = np.concatenate([ops.cost_index[:, op[i]], ops.several_index[:, op[i]]])
+        even[i] = not (ops.table[indices] % parts[first[i]]).any() and not _is_routed(graph, int(op[i]))
+    part = np.where(even[kind], 0, graph.part.astype(np.int64))
+    _, first, of = np.unique(kind * most + part, return_index=True, return_inverse=True)
+    return first, of
+
+
+def _columns(graph: TaskGraph) -> IntArray:
+    """[op]: its column of parameters."""
+    column: IntArray | None = getattr(graph.ops, "column", None)
+    return np.zeros(len(graph.ops), dtype=np.int64) if column is None else column
+
+
+def _is_routed(graph: TaskGraph, op: int) -> bool:
+    return any(op in each.ops for each in getattr(graph.ops, "routed", ()))
+
+
+def _routed(graph: TaskGraph, op: IntArray, row: IntArray, terms: int) -> IntArray:
+    """Have the weights of ops with experts be values of their own, after those of the terms."""
+    found: dict[tuple[int, int, int], int] = {}
+    weight = R_BYTES + BYTE_CLASSES.index("weight")
+    for which, each in enumerate(getattr(graph.ops, "routed", ())):
+        about = {int(o): (which, int(layer), int(size)) for o, layer, size in zip(each.ops, each.layer, each.size, strict=True)}
+        for i, number in enumerate(op.tolist()):
+            if number in about and row[i, weight] >= 0:
+                row[i, weight] = terms + found.setdefault(about[number], len(found))
+    return np.array(list(found), dtype=np.int64).reshape(-1, 3)
