@@ -97,8 +97,8 @@ def blame(log: EventLog, rules: Rules, account: Breakdown) -> Blame:
     engines, channel = _Engines(log, account, compiled=compiled), _Channel(log, rules, account, compiled=compiled)
     result = Blame(
         owner=owner,
-        engine_by_owner=engines.matrix(by_owner),
-        engine_by_kind=engines.matrix(by_kind),
+        engine_by_owner=engines.matrix(by_owner, waits[:, WAIT_ENGINE]),
+        engine_by_kind=engines.matrix(by_kind, account.by_kind[:, WAIT_ENGINE]),
         channel_by_owner=channel.matrix(by_owner),
         channel_by_kind=channel.matrix(by_kind),
     )
@@ -108,7 +108,7 @@ def blame(log: EventLog, rules: Rules, account: Breakdown) -> Blame:
         (result.channel_by_owner, waits[:, WAIT_CHANNEL]),
         (result.channel_by_kind, account.by_kind[:, WAIT_CHANNEL]),
     ):
-        if (matrix.wait.sum(axis=1) + matrix.alone != expected).any():
+        if (matrix.wait.astype(object).sum(axis=1) + matrix.alone != expected).any():
             raise SimulationError("invariant does not hold: who is blamed for a wait sums to the wait")
     return result
 
@@ -172,7 +172,8 @@ class _Engines:
         )  # fmt: skip
         self._shift = _shift(log.engines * max(log.makespan, int(account.total[WAIT_ENGINE])))
 
-    def matrix(self, groups: _Groups) -> Matrix:
+    def matrix(self, groups: _Groups, waits: npt.NDArray[Any]) -> Matrix:
+        """waits: [group], ps; the sums of rows, where they cannot be had from what overlaps, exactly."""
         n = len(groups.names)
         holds, waiting, seen, overlap = (np.zeros(shape, dtype=np.int64) for shape in ((2, n), n, (n, n), (n, n)))
         launch(overlap_engines, compiled=self._compiled)(
@@ -180,7 +181,7 @@ class _Engines:
             seen, overlap,
         )  # fmt: skip
         # All engines are held while the clock runs, so each wait overlaps as many tasks.
-        totals = overlap.sum(axis=1) // self._engines << self._shift
+        totals = waits if self._shift else overlap.sum(axis=1) // self._engines
         return _given_out(groups.names, overlap, totals, np.zeros(n, dtype=np.int64))
 
 

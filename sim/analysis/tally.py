@@ -305,10 +305,10 @@ class Tally:
 
     def add(self, log: EventLog) -> None:
         """Take in a whole log, or the next part of one, which must begin when all before has ended."""
-        if self._latest != NONE and int(log.steps.released.min(initial=self._latest)) < self._latest:
-            raise SimulationError("steps that are accounted for apart overlap in time")
         compiled = self._compiled or is_large(log)
         self.forms.add(log.graphs)
+        if self._latest != NONE and int(log.steps.released.min(initial=self._latest)) < self._latest:
+            raise SimulationError("steps that are accounted for apart overlap in time")
         grown = len(self.forms.groups) - len(self._sums)
         self._sums = np.concatenate([self._sums, np.zeros((grown, COLUMNS, 2), dtype=np.int64)])
         self.tasks += len(log.tasks)
