@@ -63,6 +63,12 @@ class TestChannel:
     def test_equal_arrivals_go_in_program_order(self):
         assert [name for name, *_ in serve(Fifo(), (3, 9, 1), (3, 1, 1), (3, 4, 1))[1]] == ["a", "b", "c"]
 
+    def test_those_that_come_to_the_head_together_come_to_the_channel_in_program_order(self):
+        """a and b share and end together; c has waited behind b, d behind a."""
+        ends, grants = serve(ProcessorSharing(), (0, 0, 10), (0, 1, 10), (1, 1, 5), (1, 0, 5))
+        assert ends == {"a": 20, "b": 20, "c": 30, "d": 30}
+        assert [name for name, *_ in grants] == ["a", "b", "c", "d"]
+
     def test_ends_round_up_and_the_last_share_takes_the_rest(self):
         """Three shares of 1/3: 10 ps of work each end at 30; after 10 ps of 7 they have 3, 3 and 4 of it."""
         assert serve(ProcessorSharing(), (0, 0, 10), (0, 1, 10), (0, 2, 10))[0] == {"a": 30, "b": 30, "c": 30}
