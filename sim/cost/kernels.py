@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from math import prod
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
-from sim.batch import BatchGraph
+from sim.batch import LOGITS, MEMBERS, TOKENS, BatchGraph, Template
 from sim.formats import ELEMENT
-from sim.graph import QUANTITIES, IntArray, Members, Op, OpGraph, StepLanes
+from sim.graph import QUANTITIES, IntArray, Op, OpGraph, StepLanes
 from sim.profile import ATTENTION, DIMENSIONS, ELEMENTWISE, MULTI_HEAD, PRODUCT, UNITS, Shapes
 
 FLOPS, VECTOR_OPS, WEIGHT, KV_READ, KV_WRITE, ACT_READ, ACT_WRITE = range(len(QUANTITIES))
@@ -64,60 +66,160 @@ def kernels(ops: OpGraph, context: IntArray) -> list[Kernel]:
 
 def kernels_of(ops: OpGraph, steps: StepLanes) -> list[Kernel]:
     """The kernels of some steps. In a batch what depends on the context is an op of each sequence, or one that does all."""
-    if not isinstance(ops, BatchGraph) or not ops.template.together:
-        return _kernels(ops, steps, range(len(ops)))
-    summed = ops.column < 0
-    shared = dict(zip(np.flatnonzero(~summed).tolist(), _kernels(ops, steps, np.flatnonzero(~summed).tolist()), strict=True))
-    ofall = dict(zip(np.flatnonzero(summed).tolist(), _of_all(ops, steps, np.flatnonzero(summed).tolist()), strict=True))
-    return [shared[i] if i in shared else ofall[i] for i in range(len(ops))]
+    if isinstance(ops, BatchGraph) and ops.template.together:
+        sizes, result = Sizes(ops, steps), np.empty(len(ops), dtype=np.object_)
+        for call in calls_of(ops.template):
+            result[call.rows(ops)[:, 0]] = sizes.kernel(call)[0]
+        return list(result)
+    structure, member = _Structure(ops.ops, ops.member, _some(ops, ops.cost_index)), ops.member.tolist()
+    costs, (batch, query, past) = ops.costs_of(steps), ops.sizes_of(steps)
 
+    def sized(i: int) -> _Sized:
+        return _Sized(ops.ops[i], costs[:, i], batch[i], query[i], past[i])
 
-def _kernels(ops: OpGraph, steps: StepLanes, chosen: Sequence[int]) -> list[Kernel]:
-    """Those of some ops."""
-    shapes = _Shapes(ops, steps, chosen)
-    made: dict[tuple[object, ...], Kernel] = {}
-    result = []
-    member = ops.member.tolist()
-    for i in chosen:
-        op = ops.ops[i]
-        loads = tuple(ops.ops[j].costs[KV_READ] for j in op.inputs if ops.ops[j].kind == "kv_load")
-        attention = tuple(column.tobytes() for column in shapes.attention.get(shapes.owner(i), ())) if op.heads else ()
-        routed = op.layer if op.experts is not None else -1  # in each layer the tokens choose anew
-        key = (op.kind, op.dtype, op.heads, op.shape, op.costs, member[i], loads, attention, routed)
+    made: dict[object, Kernel] = {}
+    for i in range(len(ops)):
+        key = (structure.key(i), member[i])
         if key not in made:
-            made[key] = shapes.kernel(i)
-        result.append(made[key])
-    return result
+            made[key] = structure.kernel(i, sized)
+    return [made[structure.key(i), member[i]] for i in range(len(ops))]
 
 
-def _of_all(ops: BatchGraph, steps: StepLanes, chosen: Sequence[int]) -> list[Kernel]:
-    """Kernels that do the rows of all members: what each of these would be asked for alone, together."""
-    members = steps.members
-    assert members is not None
-    parts: list[list[Kernel]] = [[] for _ in chosen]
-    some = (ops.table != 0).any(axis=(1, 2))  # [polynomial]
-    costs = [some[index].any(axis=0) for index in (ops.cost_index, ops.several_index)]
-    for several in (False, True):
-        # What costs nothing for some members is not run for them: no mask for one token.
-        runs = (costs[several] | ~costs[not several])[chosen]
-        alone = members.query > 1 if several else members.query <= 1 if ops.shape.swap else members.query == 1
-        member, lane = np.nonzero(alone)
-        if not len(lane):
+def together(parts: Sequence[Kernel]) -> Kernel:
+    """Kernels of several sequences as the one that does all their rows; its context is the mean over rows."""
+    if len(parts) == 1:
+        return parts[0]
+    first = parts[0].shapes
+    sums = {name: sum((getattr(p.shapes, name) for p in parts), np.zeros_like(first.rows)) for name in _SUMMED}
+    attended = sum((p.shapes.context * p.shapes.rows for p in parts), np.zeros_like(first.rows))
+    shapes = replace(first, **sums, context=attended // np.maximum(sums["rows"], 1))
+    read, written, memory = (np.asarray(sum(getattr(p, name) for p in parts)) for name in ("read", "written", "memory"))
+    return Kernel(parts[0].kinds, parts[0].dtype, shapes, read, written, memory)
+
+
+_SUMMED = ("rows", "flops", "elements", "bytes", "shared")
+
+
+@dataclass(frozen=True, slots=True)
+class Call:
+    """What a device is asked to run at once in a step that repeats a template: an op of the template for all members.
+
+    shared: ops of the template that serve all and cost the same, such as one in each layer. own: instead, by whether members
+    feed in several tokens, such ops of theirs. Where kernels serve all members, both are the same ops.
+    structures: what kernels follow from beside sizes, by the same.
+    """
+
+    shared: tuple[int, ...]
+    own: dict[bool, tuple[int, ...]]
+    structures: dict[bool, _Structure]
+
+    @property
+    def first(self) -> int:
+        """The first op in program order."""
+        return self.shared[0] if self.shared else min(ops[0] for ops in self.own.values())
+
+    def rows(self, ops: BatchGraph) -> npt.NDArray[np.intp]:
+        """The ops of a step [op like another, member]."""
+        if self.shared or ops.template.together:
+            of = self.shared or next(iter(self.own.values()))
+            return ops.repeated.place(np.array(of))[:, None]
+        member, template = _members(self, ops.shape.several), np.array(list(self.own.values()))
+        kind = (
+            np.searchsorted(np.array(list(self.own)), np.array(ops.shape.several)[member]) if len(self.own) > 1 else 0 * member
+        )
+        return ops.repeated.place(template[kind].T, member)
+
+
+def _members(call: Call, several: Sequence[bool]) -> npt.NDArray[np.intp]:
+    """Members that have such an op."""
+    return np.flatnonzero([each in call.own for each in several])
+
+
+def calls_of(template: Template) -> list[Call]:
+    """All calls of a step that repeats a template, in program order. Its members share no prompts."""
+    ops, owner = template.ops, template.owner
+    some = {False: _some(ops, ops.cost_index), True: _some(ops, ops.several_index)}
+    structures = {False: _Structure(ops.ops, owner, some[False])}
+    structures[True] = structures[False]
+    if template.mixed:
+        structures[True] = _Structure([op.several or op for op in ops.ops], owner, some[True])
+    shared: dict[object, list[int]] = {}
+    roles: dict[object, dict[bool, int]] = {}
+    seen: Counter[object] = Counter()
+    sort_of = {member: several for several, member in template.sorts.items()}
+    for i, (op, whose) in enumerate(zip(ops.ops, owner.tolist(), strict=True)):
+        if whose in (TOKENS, LOGITS):
+            shared.setdefault((structures[False].key(i), whose), []).append(i)
             continue
-        each = {name: getattr(members, name)[member, lane] for name in ("sequence", "context", "query", "loads")}
-        lanes = StepLanes(
-            sequence=each["sequence"], token=np.zeros_like(lane), context=each["context"],
-            members=Members(**{name: column[None] for name, column in each.items()}, logits=np.zeros_like(lane)),
-        )  # fmt: skip
-        kernels = _kernels(ops.alone(several=several), lanes, chosen)
-        summed = {id(kernel): _summed(kernel, lane, len(steps.context)) for kernel in kernels}
-        for part, kernel, is_run in zip(parts, kernels, runs.tolist(), strict=True):
-            if is_run:
-                part.append(summed[id(kernel)])
-    made: dict[tuple[int, ...], Kernel] = {}
-    for part in parts:
-        made.setdefault(tuple(map(id, part)), _joined(part))
-    return [made[tuple(map(id, part))] for part in parts]
+        sorts = template.shape.several if whose == MEMBERS else [sort_of[whose]] if whose in sort_of else []
+        role = (op.kind, op.part, op.path)
+        for several in set(sorts):
+            # What costs nothing for some members is not run for them: no mask for one token.
+            if not template.mixed or some[several][:, i].any() or not some[not several][:, i].any():
+                roles.setdefault((role, seen[role, whose]), {})[several] = i
+        seen[role, whose] += 1
+    groups: dict[object, list[dict[bool, int]]] = {}
+    for sorted_ops in roles.values():
+        key = tuple((several, structures[several].key(i)) for several, i in sorted(sorted_ops.items()))
+        groups.setdefault(key, []).append(sorted_ops)
+    calls = [Call(tuple(same), {}, structures) for same in shared.values()]
+    for same in groups.values():
+        own = {several: tuple(each[several] for each in same) for several in sorted(same[0])}
+        calls.append(Call((), own, structures))
+    return sorted(calls, key=lambda call: call.first)
+
+
+class Sizes:
+    """Values of all polynomials of a graph in some steps, from which its calls are evaluated."""
+
+    def __init__(self, ops: BatchGraph, steps: StepLanes) -> None:
+        assert steps.members is not None
+        self.ops, self.query = ops, steps.members.query  # [member, lane]
+        self.parameters = ops.parameters(steps)
+        lanes = self.parameters[0].shape
+        self.values = ops.evaluate(*(column.ravel() for column in self.parameters)).reshape(-1, *lanes)
+        self.costs = ops.costs_of(steps) if ops.routed else None
+
+    def kernel(self, call: Call) -> tuple[Kernel, IntArray, IntArray]:
+        """The kernel of a call, and the bytes of memory and of all that each of its ops moves [op, lane]."""
+        if call.shared:
+            kernel = call.structures[False].kernel(call.shared[0], self._shared)
+            return kernel, kernel.memory[None], kernel.shapes.bytes[None]
+        swap, together = bool(self.ops.shape.swap), self.ops.template.together
+        parts, memory, size = [], np.zeros((2, *self.query.shape), dtype=np.int64), []
+        for several in call.own if together else dict.fromkeys(self.ops.shape.several):
+            if several not in call.own:
+                continue
+            chosen = self.query > 1 if several else self.query <= 1 if swap else self.query == 1
+            member, lane = np.nonzero(chosen)
+            if not len(member):
+                continue
+            structure = call.structures[several]
+            each = structure.kernel(call.own[several][0], partial(self._own, structure, member, lane))
+            memory[0, member, lane], memory[1, member, lane] = each.memory, each.shapes.bytes
+            parts.append(_summed(each, lane, self.query.shape[1]))
+        kernel = _joined(parts)
+        if together:
+            return kernel, kernel.memory[None], kernel.shapes.bytes[None]
+        members = _members(call, self.ops.shape.several)
+        return kernel, memory[0, members], memory[1, members]
+
+    def _shared(self, i: int) -> _Sized:
+        """An op of the template that serves all."""
+        template = self.ops.template
+        op, column = template.ops.ops[i], int(template.column[i])
+        if self.costs is not None:
+            costs = self.costs[:, int(self.ops.repeated.place(np.array([i]))[0])]
+        else:
+            costs = self.values[list(op.costs), column]
+        return _Sized(op, costs, *(each[column] for each in self.parameters))
+
+    def _own(self, structure: _Structure, member: IntArray, lane: IntArray, i: int) -> _Sized:
+        """An op of some members in some lanes."""
+        op = structure.ops[i]
+        column = member + 2 + (len(self.query) if op.kind == "kv_load" else 0)
+        costs = self.values[np.array(op.costs)[:, None], column, lane]
+        return _Sized(op, costs, *(each[column, lane] for each in self.parameters))
 
 
 def _joined(parts: Sequence[Kernel]) -> Kernel:
@@ -153,55 +255,34 @@ def _summed(kernel: Kernel, lane: npt.NDArray[np.intp], lanes: int) -> Kernel:
     return Kernel(kernel.kinds, kernel.dtype, replace(shapes, **sums, **alike, context=context), read, written, memory)
 
 
-def together(parts: Sequence[Kernel]) -> Kernel:
-    """Kernels of several sequences as the one that does all their rows; its context is the mean over rows."""
-    if len(parts) == 1:
-        return parts[0]
-    first = parts[0].shapes
-    sums = {name: sum((getattr(p.shapes, name) for p in parts), np.zeros_like(first.rows)) for name in _SUMMED}
-    attended = sum((p.shapes.context * p.shapes.rows for p in parts), np.zeros_like(first.rows))
-    shapes = replace(first, **sums, context=attended // np.maximum(sums["rows"], 1))
-    read, written, memory = (np.asarray(sum(getattr(p, name) for p in parts)) for name in ("read", "written", "memory"))
-    return Kernel(parts[0].kinds, parts[0].dtype, shapes, read, written, memory)
+class _Sized(NamedTuple):
+    """An op at some sizes. costs: int64 [quantity, entry]. batch, query, past: B, Q and N [entry]."""
 
+    op: Op
+    costs: IntArray
+    batch: IntArray
+    query: IntArray
+    past: IntArray
 
-_SUMMED = ("rows", "flops", "elements", "bytes", "shared")
+    @property
+    def rows(self) -> IntArray:
+        return self.batch * self.query
 
-
-class _Shapes:
-    def __init__(self, ops: OpGraph, steps: StepLanes, chosen: Iterable[int]) -> None:
-        self.ops, self.costs = ops, ops.costs_of(steps)  # [quantity, op, lane]
-        self.batch, self.query, self.past = ops.sizes_of(steps)  # [op, lane]
-        self.readers = np.zeros(len(ops), dtype=np.int64)
-        for op in ops.ops:
-            self.readers[list(op.inputs)] += 1
-        self.attention: dict[tuple[int, int], tuple[IntArray, IntArray, IntArray]] = {}  # kv_heads, head_dim, context
-        for i in chosen:
-            op = ops.ops[i]
-            if op.heads and self.owner(i) not in self.attention and self.costs[FLOPS, i].any() and len(op.shape) > 1:
-                self.attention[self.owner(i)] = self.heads(i, op)
-
-    def owner(self, i: int) -> tuple[int, int]:
-        """Layer and member of the batch."""
-        return self.ops.ops[i].layer, int(self.ops.member[i])
-
-    def rows(self, i: int) -> IntArray:
-        return np.asarray(self.batch[i] * self.query[i])
-
-    def heads(self, i: int, op: Op) -> tuple[IntArray, IntArray, IntArray]:
-        """KV heads, size of a head, and tokens attended: of scores [..., group of queries, keys], or of fused attention."""
-        per_head = self.costs[FLOPS, i] // np.maximum(2 * self.rows(i) * op.heads, 1)
-        last, group = self.extent(op.shape[-1], i), np.maximum(self.extent(op.shape[-2], i), 1)
-        kv_heads = op.heads * self.query[i] // group
+    def heads(self) -> Attention:
+        """Of scores [..., group of queries, keys], or of fused attention."""
+        op = self.op
+        per_head = self.costs[FLOPS] // np.maximum(2 * self.rows * op.heads, 1)
+        last, group = self.extent(op.shape[-1]), np.maximum(self.extent(op.shape[-2]), 1)
+        kv_heads = op.heads * self.query // group
         if op.kind == ATTENTION:  # results [..., group, head_dim] of two products
-            return kv_heads, last, per_head // np.maximum(2 * last, 1)
-        return kv_heads, per_head // np.maximum(last, 1), last
+            return Attention(kv_heads, last, per_head // np.maximum(2 * last, 1))
+        return Attention(kv_heads, per_head // np.maximum(last, 1), last)
 
-    def extent(self, text: str, i: int) -> IntArray:
+    def extent(self, text: str) -> IntArray:
         """A dimension of an op such as `8*B` or `min(N,4095)+1`."""
         limit = _MIN.search(text)
-        past = np.minimum(self.past[i], int(limit[1])) if limit else self.past[i]
-        value: Mapping[str, IntArray] = {"B": self.batch[i], "Q": self.query[i], "N": past}
+        past = np.minimum(self.past, int(limit[1])) if limit else self.past
+        value: Mapping[str, IntArray] = {"B": self.batch, "Q": self.query, "N": past}
         terms = [
             prod((value[f] if f in value else int(f) for f in term.split("*")), start=1)
             for term in _MIN.sub("N", text).replace("-", "+-").split("+")
@@ -209,40 +290,83 @@ class _Shapes:
         ]
         return np.broadcast_to(np.asarray(sum(terms), dtype=np.int64), past.shape)
 
-    def kernel(self, i: int) -> Kernel:
-        op, costs, rows = self.ops.ops[i], self.costs, self.rows(i)
+    def width(self) -> IntArray:
+        """Numbers of the result of one row; of fused products, which have no one shape, by the bytes they write."""
+        op = self.op
+        if not op.shape:
+            return np.asarray(self.costs[ACT_WRITE] // np.maximum(ELEMENT.get(op.dtype, 2) * self.rows, 1))
+        results = np.prod([self.extent(text) for text in op.shape], axis=0, dtype=np.int64)
+        return np.asarray(results // np.maximum(self.rows, 1))
+
+
+class Attention(NamedTuple):
+    """KV heads, size of a head, and tokens attended to [entry]."""
+
+    kv_heads: IntArray
+    head_dim: IntArray
+    context: IntArray
+
+
+class _Structure:
+    """What the kernels of a graph follow from beside sizes.
+
+    readers: of each op, how many need it. loads: KV loads that each needs. attention: the op that tells the heads of all of its
+    layer and member, -1 if none does.
+    """
+
+    def __init__(self, ops: Sequence[Op], owner: IntArray, some: npt.NDArray[np.bool_]) -> None:
+        self.ops = ops
+        self.readers = [0] * len(ops)
+        self.loads: list[list[int]] = []
+        first: dict[tuple[int, int], int] = {}
+        for i, (op, whose, computes) in enumerate(zip(ops, owner.tolist(), some[FLOPS].tolist(), strict=True)):
+            self.loads.append([j for j in op.inputs if ops[j].kind == "kv_load"])
+            for j in op.inputs:
+                self.readers[j] += 1
+            if op.heads and computes and len(op.shape) > 1:
+                first.setdefault((op.layer, whose), i)
+        self.attention = [first.get((op.layer, whose), -1) for op, whose in zip(ops, owner.tolist(), strict=True)]
+
+    def key(self, i: int) -> object:
+        """Ops of one member that are alike in this have the same kernel."""
+        op, of = self.ops[i], self.attention[i]
+        loads = tuple((self.ops[j].costs[KV_READ], self.readers[j]) for j in self.loads[i])
+        attention = (
+            (self.ops[of].kind, self.ops[of].heads, self.ops[of].shape, self.ops[of].costs) if op.heads and of >= 0 else ()
+        )
+        routed = op.layer if op.experts is not None else -1  # in each layer the tokens choose anew
+        return (op.kind, op.dtype, op.heads, op.shape, op.costs, loads, attention, routed)
+
+    def kernel(self, i: int, sized: Callable[[int], _Sized]) -> Kernel:
+        """The kernel of an op. sized: ops by number, at the sizes that are meant."""
+        at = sized(i)
+        op, costs, rows = at.op, at.costs, at.rows
         zero = np.zeros_like(rows)
-        cached = costs[WEIGHT, i] + costs[KV_READ, i] + self.cache(op)
-        read, written = cached + costs[ACT_READ, i], costs[KV_WRITE, i] + costs[ACT_WRITE, i]
-        product = bool(costs[FLOPS, i].any() and costs[WEIGHT, i].any())
+        cached = costs[WEIGHT] + costs[KV_READ]
+        for j in self.loads[i]:  # its part of what others have loaded
+            cached = cached + sized(j).costs[KV_READ] // self.readers[j]
+        read, written = cached + costs[ACT_READ], costs[KV_WRITE] + costs[ACT_WRITE]
+        product = bool(costs[FLOPS].any() and costs[WEIGHT].any())
         per_head = bool(op.heads) and op.kind not in ONLY_MOVES
-        kv_heads, dim, attended = self.attention.get(self.owner(i), (zero, zero, zero)) if per_head else (zero, zero, zero)
+        told = per_head and self.attention[i] >= 0
+        attention = sized(self.attention[i]).heads() if told else Attention(zero, zero, zero)
         kinds: tuple[str, ...] = (op.kind, PRODUCT if product else ELEMENTWISE)
-        if op.kind == ATTENTION and (kv_heads == op.heads).all():
+        if op.kind == ATTENTION and (attention.kv_heads == op.heads).all():
             kinds = (MULTI_HEAD, ATTENTION)
         elif per_head or op.kind in ONLY_MOVES:
             kinds = (op.kind,)
-        n = zero if per_head else self.width(i, op)
+        n = zero if per_head else at.width()
         shapes = Shapes(
             rows=rows, n=n,
-            k=costs[FLOPS, i] // np.maximum(2 * rows * n, 1) if product else zero,
-            heads=np.full_like(rows, op.heads if per_head else 0), kv_heads=kv_heads, head_dim=dim, context=attended,
-            flops=costs[FLOPS, i], elements=costs[VECTOR_OPS, i], bytes=read + written,
-            shared=zero if per_head else costs[WEIGHT, i],
+            k=costs[FLOPS] // np.maximum(2 * rows * n, 1) if product else zero,
+            heads=np.full_like(rows, op.heads if per_head else 0), **attention._asdict(),
+            flops=costs[FLOPS], elements=costs[VECTOR_OPS], bytes=read + written,
+            shared=zero if per_head else costs[WEIGHT],
         )  # fmt: skip
-        return Kernel(kinds, op.dtype, shapes, read, written, cached + costs[KV_WRITE, i])
+        return Kernel(kinds, op.dtype, shapes, read, written, cached + costs[KV_WRITE])
 
-    def width(self, i: int, op: Op) -> IntArray:
-        """Numbers of the result of one row; of fused products, which have no one shape, by the bytes they write."""
-        if not op.shape:
-            return np.asarray(self.costs[ACT_WRITE, i] // np.maximum(ELEMENT.get(op.dtype, 2) * self.rows(i), 1))
-        results = np.prod([self.extent(text, i) for text in op.shape], axis=0, dtype=np.int64)
-        return np.asarray(results // np.maximum(self.rows(i), 1))
 
-    def cache(self, op: Op) -> IntArray:
-        """Bytes of the KV cache that an op reads of what others have loaded."""
-        total: IntArray = np.zeros_like(self.past[0])
-        for j in op.inputs:
-            if self.ops.ops[j].kind == "kv_load":
-                total += self.costs[KV_READ, j] // self.readers[j]
-        return total
+def _some(ops: OpGraph, index: IntArray) -> npt.NDArray[np.bool_]:
+    """[quantity, op]: whether there is any of it, at some size of the step."""
+    found: npt.NDArray[np.bool_] = (ops.table != 0).any(axis=(1, 2))[index]
+    return found

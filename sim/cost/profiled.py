@@ -13,11 +13,13 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
+from weakref import WeakKeyDictionary
 
 import numpy as np
 import numpy.typing as npt
 
-from sim.cost.kernels import ONLY_MOVES, Kernel, kernels_of, together
+from sim.batch import BatchGraph, Template
+from sim.cost.kernels import ONLY_MOVES, Call, Kernel, Sizes, calls_of, kernels_of, together
 from sim.cost.model import Doubt, Machine, time_at_rate
 from sim.cost.roofline import Roofline
 from sim.errors import InputError, nearest
@@ -43,6 +45,10 @@ class OpTimes:
     measured: npt.NDArray[np.bool_]
 
 
+#: Whole, loading and work [op, lane], and whether it was measured.
+Times = tuple[IntArray, IntArray, IntArray, bool]
+
+
 class Profiled:
     """As long as each kind of op was measured to take on a real device.
 
@@ -59,6 +65,7 @@ class Profiled:
         self.seed = seed
         self.profile = profile if isinstance(profile, DeviceProfile) else read_profile(profile)
         self.otherwise = Roofline(machine=machine, seed=seed) if otherwise else None
+        self._calls: WeakKeyDictionary[Template, list[Call]] = WeakKeyDictionary()
 
     def durations(self, graph: TaskGraph, steps: StepLanes) -> tuple[IntArray, IntArray]:
         compute, work, index = self.distinct(graph, steps)
@@ -84,23 +91,41 @@ class Profiled:
 
     def op_times(self, ops: OpGraph, steps: StepLanes) -> OpTimes:
         """How long each op of a step takes alone. Raises InputError that names an op kind which the profile lacks."""
-        whole, loading, work = np.zeros((3, len(ops.ops), len(steps.context)), dtype=np.int64)
-        measured = np.ones(len(ops.ops), dtype=np.bool_)
-        made: dict[tuple[int, ...], tuple[IntArray, IntArray, IntArray, bool]] = {}
-        for rows, parts in calls(ops, steps):
-            key = tuple(map(id, parts))
-            if key not in made:
-                made[key] = self._times(ops.ops[rows[0]], parts)
-            whole[rows], loading[rows], work[rows], measured[rows] = made[key]
-        computing = [i for i, op in enumerate(ops.ops) if op.kind not in ONLY_MOVES]
+        whole, loading, work = np.zeros((3, len(ops), len(steps.context)), dtype=np.int64)
+        measured = np.ones(len(ops), dtype=np.bool_)
+        times = self._by_call(ops, steps) if isinstance(ops, BatchGraph) and not ops.shape.leaders else self._by_op(ops, steps)
+        for rows, (a, b, c, known) in times:
+            whole[rows], loading[rows], work[rows], measured[rows] = a, b, c, known
+        computing = np.flatnonzero(~np.isin(ops.kind, list(ONLY_MOVES)))
         whole[computing[:1]] += self.profile.step.per_step
         return OpTimes(whole, loading, work, measured)
 
-    def _times(self, op: Op, parts: Sequence[Kernel]) -> tuple[IntArray, IntArray, IntArray, bool]:
-        """Whole, loading and work [op, lane] of the ops of one call, as in `OpTimes`, and whether it was measured."""
+    def _by_op(self, ops: OpGraph, steps: StepLanes) -> Iterator[tuple[npt.NDArray[np.intp], Times]]:
+        """Ops [op] that are run at once, and how long they take, for all ops."""
+        made: dict[tuple[int, ...], Times] = {}
+        for rows, parts in calls(ops, steps):
+            key = tuple(map(id, parts))
+            if key not in made:
+                memory, size = np.stack([part.memory for part in parts]), np.stack([part.shapes.bytes for part in parts])
+                made[key] = self._times(ops.ops[rows[0]], together(parts), memory, size)
+            yield np.array(rows), made[key]
+
+    def _by_call(self, ops: BatchGraph, steps: StepLanes) -> Iterator[tuple[npt.NDArray[np.intp], Times]]:
+        """The same for steps that repeat a template: ops [op like another, op]."""
+        if ops.template not in self._calls:
+            self._calls[ops.template] = calls_of(ops.template)
+        sizes = Sizes(ops, steps)
+        for call in self._calls[ops.template]:
+            yield call.rows(ops), self._times(ops.template.ops.ops[call.first], *sizes.kernel(call))
+
+    def _times(self, op: Op, kernel: Kernel, memory: IntArray, size: IntArray) -> Times:
+        """Whole, loading and work [op, lane] of the ops of one call, as in `OpTimes`, and whether it was measured.
+
+        memory, size: bytes [op, lane] that each moves from memory, and in all.
+        """
         num, den = self.machine.alone
-        work = time_at_rate(np.stack([part.memory for part in parts]), self.machine.bandwidth)
-        kernel, step = together(parts), self.profile.step
+        work = time_at_rate(memory, self.machine.bandwidth)
+        step, parts = self.profile.step, len(memory)
         timing = self.profile.timing(kernel.kinds, kernel.dtype)
         if timing is None:
             if op.kind not in ONLY_MOVES and self.otherwise is None:
@@ -108,19 +133,14 @@ class Profiled:
             loading = _ceil_scaled(work, den, num)
             return loading, loading, work, False
         alone = np.rint(step.scale * time(timing, kernel.shapes) + step.per_op)
-        total = np.maximum(alone.astype(np.int64), 3 * len(parts))  # each of them at least 1 ps, roundings included
+        total = np.maximum(alone.astype(np.int64), 3 * parts)  # each of them at least 1 ps, roundings included
         if op.kind in ONLY_MOVES:  # all of its time is on the channel
             whole = _parts(total, work)
             return whole, whole, np.maximum(work, whole * num // den), True
-        most = (total - 2 * len(parts)) * num // den  # what was faster than memory came from caches
+        most = (total - 2 * parts) * num // den  # what was faster than memory came from caches
         work = np.where(work.sum(axis=0) > most, _parts(most, work, least=0), work)
         loading = _ceil_scaled(work, den, num)
-        return (
-            loading + _parts(total - loading.sum(axis=0), np.stack([part.shapes.bytes for part in parts])),
-            loading,
-            work,
-            True,
-        )
+        return loading + _parts(total - loading.sum(axis=0), size), loading, work, True
 
     def _unknown(self, op: Op) -> InputError:
         known = sorted({timing.kind for timing in self.profile.timings})
