@@ -6,6 +6,7 @@ import json
 import sys
 from pathlib import Path
 from time import perf_counter
+from typing import get_args
 
 import click
 from rich.console import Console
@@ -17,6 +18,7 @@ from sim.cli.console import output, status
 from sim.cli.options import scenario_arguments
 from sim.cli.progress import simulating
 from sim.errors import InputError
+from sim.executors import Executor
 from sim.repeats import estimates, numbers, repeat, to_json
 from sim.report import terminal
 from sim.report.repeats import render as render_repeats
@@ -36,7 +38,8 @@ LARGE = 10**8  # bytes of a trace that is better compressed
               help="Folder for traces.")  # fmt: skip
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object per scenario, one a line.")
 @click.option("--trace/--no-trace", "with_trace", default=True, help="Write a trace, or none.")
-@click.option("--replay/--no-replay", default=True, help="Replay steps that are alike, or simulate each; results are equal.")
+@click.option("--executor", type=click.Choice(get_args(Executor)), default="auto", show_default=True,
+              help="What runs the simulation: SimPy, or compiled code, which pays for large runs. Results are equal.")  # fmt: skip
 @click.option("--trace-format", type=click.Choice(["pftrace", "pftrace.gz", "json"]), default="pftrace", show_default=True,
               help="Perfetto's own format, the same compressed, or Chrome JSON.")  # fmt: skip
 @click.option(
@@ -56,7 +59,7 @@ def command(
     as_json: bool,
     with_trace: bool,
     trace_format: str,
-    replay: bool,
+    executor: Executor,
     save_log: Path | None,
     log_only: bool,
     repeats: int | None,
@@ -72,14 +75,14 @@ def command(
         if as_json or repeats is not None:
             raise InputError(f"--log-only: expected no {'--json' if as_json else '--repeats'}, for there is no account")
         with simulating(scenarios[0].name, then="writing") as told:
-            makespan, report = storage.run_to_file(scenarios[0], save_log, replay=replay, told=told)
-        click.echo(f"{save_log}: {format_time(makespan)}, {report.replayed:,} of {report.steps:,} steps replayed")
+            makespan, executed = storage.run_to_file(scenarios[0], save_log, executor=executor, told=told)
+        click.echo(f"{save_log}: {format_time(makespan)}, executor {executed.executor}")
         return
     if repeats is not None:
         if save_log is not None:
             raise InputError("--repeats: expected no --save-log, which holds one run")
         for scenario in scenarios:
-            _repeated(scenario, repeats, as_json, replay)
+            _repeated(scenario, repeats, as_json, executor)
         return
     targets = [out / f"{path.stem}.{trace_format}" for path in paths]
     if with_trace and len(set(targets)) < len(targets):
@@ -88,7 +91,7 @@ def command(
     console = output()
     for scenario, target in zip(scenarios, targets, strict=True):
         with simulating(scenario.name) as told:
-            result = run(scenario, replay=replay, told=told)
+            result = run(scenario, executor=executor, told=told)
         if save_log is not None:
             storage.save(result.log, scenario, save_log)
         began = perf_counter()
@@ -125,11 +128,11 @@ def _tell_of_trace(console: Console, target: Path, scenario: Scenario, makespan:
         console.print(f"       it is empty: {when}", highlight=False)
 
 
-def _repeated(scenario: Scenario, count: int, as_json: bool, replay: bool) -> None:
+def _repeated(scenario: Scenario, count: int, as_json: bool, executor: Executor) -> None:
     """Run a scenario with several seeds and print what they come to."""
     found: list[dict[str, tuple[str, float]]] = []
     with status(f"simulating {scenario.name}"):
-        found.extend(numbers(result) for result in repeat(scenario, count, replay=replay))
+        found.extend(numbers(result) for result in repeat(scenario, count, executor=executor))
     data = to_json(scenario, estimates(found), count)
     if as_json:
         click.echo(json.dumps(data))

@@ -1,1 +1,98 @@
-"""Executors: what runs a simulation. Two of them, one log."""
+"""Executors: what runs a simulation. Two of them, one log.
+
+`reference` is SimPy, written to be read: it defines what happens. `compiled` is the same state machine over arrays, compiled by
+Numba; its log is equal to the bit. `auto` takes the compiled one where a run is so large that it pays, unless something that a
+third party has registered in Python, or this installation, leaves only the reference.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass
+from tempfile import TemporaryFile
+from typing import Literal, NamedTuple, get_args
+
+from sim.base.kernel import MANY_TASKS, unavailable
+from sim.errors import InputError, unknown
+from sim.eventlog import EventLog
+from sim.executors.setup import Progress, Setup
+from sim.graph import IntArray
+from sim.size import tasks_in_all
+
+Executor = Literal["auto", "simpy", "compiled"]
+
+
+@dataclass(frozen=True, slots=True)
+class Executed:
+    """Which executor ran, and why it was not the other one; `why` is empty where it was asked for."""
+
+    executor: Literal["simpy", "compiled"]
+    why: str = ""
+
+
+class Part(NamedTuple):
+    """Some steps of a run, rows and steps numbered through all of it. intervals: the numbers of its service intervals."""
+
+    log: EventLog
+    intervals: IntArray
+    executed: Executed
+
+
+def simulate(setup: Setup, executor: Executor = "auto", progress: Progress | None = None) -> tuple[EventLog, Executed]:
+    """Run it. Raises InputError if operands cannot fit SRAM or the executor cannot run it, SimulationError."""
+    chosen = choose(setup, executor)
+    if chosen.executor == "compiled":
+        from sim.executors import compiled  # noqa: PLC0415  # it imports what is only needed for it
+
+        log = compiled.simulate(setup, progress)
+        if log is not None:
+            return log, chosen
+        chosen = Executed("simpy", "its numbers exceed 62 bits")
+    from sim.executors import reference  # noqa: PLC0415  # SimPy, likewise
+
+    return reference.simulate(setup, progress), chosen
+
+
+def stream(
+    setup: Setup, folder: str | os.PathLike[str], executor: Executor = "auto", progress: Progress | None = None
+) -> Iterator[Part]:  # fmt: skip
+    """The same run as parts in order of the log, one in memory at a time.
+
+    What is not in memory is in a file without a name in that folder until it is its turn.
+    """
+    chosen = choose(setup, executor)
+    if chosen.executor == "compiled":
+        from sim.executors import compiled  # noqa: PLC0415
+
+        for log, intervals in compiled.simulate_in_parts(setup, folder, progress):
+            yield Part(log, intervals, chosen)
+        return
+    from sim.executors import reference  # noqa: PLC0415
+
+    with TemporaryFile(dir=folder) as file:
+        for log, intervals in reference.simulate_in_parts(setup, file, progress):
+            yield Part(log, intervals, chosen)
+
+
+def choose(setup: Setup, executor: Executor) -> Executed:
+    """The executor of a run. Raises InputError if the one that is asked for cannot run it."""
+    if executor not in get_args(Executor):
+        raise unknown("executor", executor, get_args(Executor))
+    if executor == "simpy":
+        return Executed("simpy")
+    if executor == "auto" and tasks_in_all(setup)[0] < MANY_TASKS:
+        return Executed("simpy", f"fewer than {MANY_TASKS:,} tasks")
+    why = obstacle(setup)
+    if not why:
+        return Executed("compiled")
+    if executor == "compiled":
+        raise InputError(f"--executor compiled: {why}; expected auto or simpy")
+    return Executed("simpy", why)
+
+
+def obstacle(setup: Setup) -> str:
+    """Why the compiled executor cannot run a setup; empty if it can."""
+    from sim.executors.compiled import rules  # noqa: PLC0415
+
+    return rules.obstacle(setup) or unavailable()

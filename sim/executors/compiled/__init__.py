@@ -1,6 +1,46 @@
-"""The compiled executor: the state machine of `sim.executors.reference` over arrays, in one event loop that Numba compiles.
+"""The compiled executor: the state machine of `sim.executors.reference` in one event loop over integers.
 
-Read `loop.py` first: `advance` goes from instant to instant, and each phase of an instant is a function there. `state.py` says
-what the arrays hold, `channels.py` divides a channel, `engines.py` dispatches tasks, `driver.py` feeds the loop with steps and
-makes the event log.
+Read `state.py` first: what the memory of a run consists of. Then `loop.py`: `advance` goes from instant to instant, and each
+phase of an instant is a function: `steps.py` releases steps and admits operands to SRAM, `engines.py` dispatches tasks,
+`tasks.py` is what happens to a task, and `channels.py` divides a channel, in one of four disciplines (`exclusive.py`, `turns.py`,
+`classes.py`, `rest.py`) over the queues of `ports.py`. These are kernels, and run as plain Python as well.
+
+`build.py` lays out the memory, `forms.py` the task graphs, `costs.py` the durations; `driver.py` and `batches.py` feed the loop
+with sequences or batches, and make the event log.
 """
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+
+from sim.eventlog import EventLog
+from sim.executors.compiled.batches import Batches
+from sim.executors.compiled.driver import OutOfRangeError, Run, Sequences
+from sim.executors.compiled.rules import discipline
+from sim.executors.setup import Progress, Setup
+from sim.graph import IntArray
+
+
+def simulate(setup: Setup, progress: Progress | None = None) -> EventLog | None:
+    """Run it; None if a number came up that is too large for 62 bits, which the reference executor can run.
+
+    Raises InputError if operands cannot fit SRAM, SimulationError if the run cannot end.
+    """
+    run = _run(setup, progress)
+    try:
+        run.execute()
+    except OutOfRangeError:
+        return None
+    return run.event_log()
+
+
+def simulate_in_parts(
+    setup: Setup, folder: str | os.PathLike[str], progress: Progress | None = None
+) -> Iterator[tuple[EventLog, IntArray]]:  # fmt: skip
+    """The same as logs of some steps each, with the number of each service interval in the whole run."""
+    raise NotImplementedError
+
+
+def _run(setup: Setup, progress: Progress | None) -> Run:
+    return (Sequences if setup.batching is None else Batches)(setup, discipline(setup), progress)

@@ -1,4 +1,4 @@
-"""Runs whose steps are made up by a batching policy: the event loop stops for each, and goes on with the task graph of its shape."""
+"""Runs whose steps are made up by a batching policy: the event loop stops for each, and goes on with the graph of its shape."""
 
 from __future__ import annotations
 
@@ -18,8 +18,10 @@ from sim.executors.compiled.driver import INSTANTS, Run, widened
 from sim.executors.compiled.forms import Form
 from sim.executors.compiled.loop import advance, serve_batch
 from sim.executors.compiled.state import (
-    CHANNEL_TABLE, CHANNEL_WORDS, COST, DONE, GRANT_FIELDS, K_ARRIVALS, K_ARRIVED, K_HEADS, K_NEW, L_BATCHED, L_NUMBER, LOG_FIELDS,
-    LOOP_TABLE, LOOP_WORDS, NOW, READY, RING, RING_HEAD, RING_SIZE, RING_TAIL, S_BASE, S_COST, S_END, S_FORM, S_KEY, S_LOOP, S_MEMBERS, S_OWNER, S_QUEUE, S_RELEASED, S_ROW, S_STEP, S_TASKS, SLOT_WORDS, TURN, TURN_LIST, WANTS_STEP,
+    CHANNEL_TABLE, CHANNEL_WORDS, COST, DONE, GRANT_FIELDS, K_ARRIVALS, K_ARRIVED, K_HEADS, K_NEW, LOG_FIELDS, LOOP_TABLE,
+    LOOP_WORDS, L_BATCHED, L_NUMBER, NOW, READY, RING, RING_HEAD, RING_SIZE, RING_TAIL, SLOT_WORDS, S_BASE, S_COST, S_END,
+    S_FORM, S_KEY, S_LOOP, S_MEMBERS, S_NODES, S_OWNER, S_QUEUE, S_RELEASED, S_ROW, S_STEP, S_TASKS, TURN, TURN_LIST,
+    WANTS_STEP,
 )  # fmt: skip
 from sim.executors.setup import Progress, Setup, lanes_of
 from sim.hardware.arbiters.disciplines import Discipline
@@ -149,7 +151,7 @@ class Batches(Run):
         plain = form.graph.ops.members is None
         m[slot + S_LOOP] = self.table + loop.number * LOOP_WORDS
         m[slot + S_KEY] = (loop.number << LOOP_BITS) + loop.token
-        m[slot + S_FORM], m[slot + S_TASKS] = form.at, form.size
+        m[slot + S_FORM], m[slot + S_TASKS], m[slot + S_NODES] = form.at, form.size, form.nodes
         m[slot + S_BASE], m[slot + S_ROW] = loop.cells.at, self.rows
         m[slot + S_COST], m[slot + S_STEP] = at, slot + S_RELEASED
         m[slot + S_QUEUE] = members[0] if plain else others
@@ -170,9 +172,9 @@ class Batches(Run):
 
     def _make_room(self, loop: Loop, form: Form, costs: Costs, members: int) -> None:
         """See that a step fits: its cells, costs and members, and its rows."""
-        if form.size > loop.cells.room:
-            self._grow_lists(form.size - loop.cells.room)
-            self._grow(loop.cells, form.size, self.machine.cell)
+        if form.nodes > loop.cells.room:
+            self._grow_lists(form.nodes - loop.cells.room)
+            self._grow(loop.cells, form.nodes, self.machine.cell)
         if costs.rows > loop.costs.room:
             self._grow(loop.costs, costs.rows, COST)
         if members > loop.members.room:

@@ -8,13 +8,13 @@ import numpy as np
 import numpy.typing as npt
 
 from sim.executors.compiled.state import (
-    AGE, AGE_TIME, BOUND_TABLE, BURST, BY_AGE, BY_CLASS, BY_KIND, BY_REST, BY_SEQUENCE, CAP, CAP_OF, CELL, CHAINED, CHANNEL_TABLE,
-    CHANNEL_WORDS, CHANNELS, CLASS, CLASSES, COMPLETE, DENOMINATOR, DERATED, DISCIPLINE, EFFICIENCIES, EFFICIENCY, ENGINES, EXCLUSIVE,
-    FIRST_PART, FIXED_RATES, IDLES, IN_ORDER, K_ARRIVALS, K_CLASSES, K_FIRST, K_HEADS, K_HEAP, K_LAST, K_LAST_PORT, K_LATER, K_NUMBER,
-    K_PART, K_PORTS, K_SERVED, K_TIMER, K_TURN, K_UNTIL, KNOWN, LATENCY, LIMIT, LONGEST_PATH, LOOP_TABLE, LOOP_WORDS, NEVER, NONE,
-    OLDEST, OVERLAP, PART, PHASE, PREEMPTIVE, QUANTUM_DOWN, QUANTUM_UP, RANKING, READY, RECORDED, REGISTERS, RING, RING_SIZE, ROUTE,
-    RUNNING, SEQUENCE_CLASS, SHARE, SHORTEST, SRAM, SRAM_FREE, SRAM_QUEUE, SRAM_SIZE, TURN_BY_TURN, TURN_LIST, URGENCY, W_HEAP, W_ROOM,
-    W_WEIGHT, WAKES, WHOLE,
+    AGE, AGE_TIME, BOUND_TABLE, BURST, BY_AGE, BY_CLASS, BY_KIND, BY_REST, BY_SEQUENCE, CAP, CAP_OF, CELL, CHAINED, CHANNELS,
+    CHANNEL_TABLE, CHANNEL_WORDS, CLASS, CLASSES, COMPLETE, DENOMINATOR, DERATED, DISCIPLINE, EFFICIENCIES, EFFICIENCY,
+    ENGINES, EXCLUSIVE, FIRST_PART, FIXED_RATES, IDLES, IN_ORDER, KNOWN, K_ARRIVALS, K_CLASSES, K_FIRST, K_HEADS, K_HEAP,
+    K_LAST, K_LAST_PORT, K_LATER, K_NUMBER, K_PART, K_PORTS, K_SERVED, K_TIMER, K_TURN, K_UNTIL, LATENCY, LIMIT,
+    LONGEST_PATH, LOOP_TABLE, LOOP_WORDS, NEVER, NONE, OLDEST, OVERLAP, PART, PHASE, PREEMPTIVE, QUANTUM_DOWN, QUANTUM_UP,
+    RANKING, READY, RECORDED, REGISTERS, RING, RING_SIZE, ROUTE, RUNNING, SEQUENCE_CLASS, SHARE, SHORTEST, SRAM, SRAM_FREE,
+    SRAM_QUEUE, SRAM_SIZE, TURN_BY_TURN, TURN_LIST, URGENCY, WAKES, WHOLE, W_HEAP, W_ROOM, W_WEIGHT,
 )  # fmt: skip
 from sim.executors.setup import Setup
 from sim.hardware.arbiters.disciplines import MOST, Discipline
@@ -74,9 +74,10 @@ class Machine:
         self.cell = self.registers[CELL] = FIRST_PART + PART * setup.channels
         addresses = {
             RUNNING: layout.heap(setup.engines), IDLES: layout.heap(2 * setup.engines), WAKES: layout.heap(loops),
-            TURN_LIST: layout.take(2 * loops), SRAM_QUEUE: layout.take(loops + 1), BOUND_TABLE: layout.take(setup.engines, NONE),
-            SEQUENCE_CLASS: self._classes_of_sequences(), EFFICIENCY: self._efficiency(), LOOP_TABLE: layout.take(loops * LOOP_WORDS),
-            CHANNEL_TABLE: layout.take(setup.channels * CHANNEL_WORDS),
+            TURN_LIST: layout.take(2 * loops), SRAM_QUEUE: layout.take(loops + 1),
+            BOUND_TABLE: layout.take(setup.engines, NONE),
+            SEQUENCE_CLASS: self._classes_of_sequences(), EFFICIENCY: self._efficiency(),
+            LOOP_TABLE: layout.take(loops * LOOP_WORDS), CHANNEL_TABLE: layout.take(setup.channels * CHANNEL_WORDS),
         }  # fmt: skip
         self.registers.update(addresses)
         self.registers[SRAM_SIZE] = loops + 1

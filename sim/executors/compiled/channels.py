@@ -2,12 +2,12 @@
 
 Four disciplines; the first three take time that grows with the logarithm of what is pending:
 
-| discipline     | serves                                             | pending transfers are in                                   |
-| -------------- | -------------------------------------------------- | ---------------------------------------------------------- |
-| `EXCLUSIVE`    | one at a time, the most urgent first               | a heap by urgency and order of arrival                     |
-| `TURN_BY_TURN` | one at a time, a burst for each requester in turn  | two heaps by requester: of this round, and of the next     |
-| `BY_CLASS`     | all at once, transfers of a class at the same rate | per class a heap by what the class will have got at an end |
-| `BY_REST`      | all at once, in proportion to what is left of each | a list in order of arrival                                 |
+| discipline     | serves                                             | pending transfers are in                          |
+| -------------- | -------------------------------------------------- | ------------------------------------------------- |
+| `EXCLUSIVE`    | one at a time, the most urgent first               | a heap by urgency and order of arrival            |
+| `TURN_BY_TURN` | one at a time, a burst for each requester in turn  | two heaps by requester: this round, and the next  |
+| `BY_CLASS`     | all at once, transfers of a class at the same rate | per class a heap by the service that each ends at |
+| `BY_REST`      | all at once, in proportion to what is left of each | a list in order of arrival                        |
 """
 
 from __future__ import annotations
@@ -18,8 +18,8 @@ from sim.executors.compiled.exclusive import admit_by_urgency, deliver_to_one, p
 from sim.executors.compiled.ports import depart, queue_arrivals
 from sim.executors.compiled.rest import admit_to_list, deliver_to_list, end_of_listed, plan_list
 from sim.executors.compiled.state import (
-    BY_CLASS, BY_REST, DISCIPLINE, EXCLUSIVE, K_ARRIVED, K_FIRED, K_NEW, K_PART, K_SERVED, K_SINCE, K_TIMER, K_TURN, NEVER, NONE,
-    NOW, P_LEFT, TURN_BY_TURN, Forms, Log, Memory,
+    BY_CLASS, BY_REST, DISCIPLINE, EXCLUSIVE, K_ARRIVED, K_FIRED, K_NEW, K_PART, K_SERVED, K_SINCE, K_TIMER, K_TURN, NEVER,
+    NONE, NOW, P_LEFT, TURN_BY_TURN, Forms, Log, Memory,
 )  # fmt: skip
 from sim.executors.compiled.turns import admit_by_requester, plan_turn
 

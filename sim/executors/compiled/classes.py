@@ -1,7 +1,6 @@
 """All transfers at once, those of a class at the same rate: `processor_sharing`, `weighted`, `proportional` by kind.
 
-In each interval all of a class get the same, but for the transfer that came last of all, which takes what the floors leave
-over. So the order in which the others of a class end never changes, and a heap keeps it by what the class will have got then.
+In each interval all of a class get the same, but for the transfer that came last of all, which takes what floors leave over. So the order in which the others of a class end never changes, and a heap keeps it by what the class will have got then.
 The last is counted on its own, until another comes or those after it have ended; entries of the heap from before that are stale.
 """
 
@@ -11,9 +10,10 @@ from sim.base.kernel import kernel
 from sim.executors.compiled.heaps import ENTRY, pop, push
 from sim.executors.compiled.ports import at_rate, depart, record, time_for
 from sim.executors.compiled.state import (
-    BY_SEQUENCE, CAP, CAP_OF, CLASS, CLASSES, DERATED, EFFICIENCIES, EFFICIENCY, FIXED_RATES, FORM, K_CLASSES, K_FIRST, K_HEADS,
-    K_LAST, K_NEW, K_PART, K_PENDING, K_SERVED, K_TIMER, K_WHOLE, LEVEL, NEVER, NONE, NOW, P_EARLIER, P_LATER, P_LEFT, P_ORDER,
-    RECORDED, S_FORM, SEQUENCE_CLASS, SLOT, URGENCY, W_GOT, W_HEAP, W_MANY, W_ROOM, W_SHARE, WHOLE, Forms, Log, Memory, TASK,
+    BY_SEQUENCE, CAP, CAP_OF, CLASS, CLASSES, DERATED, EFFICIENCIES, EFFICIENCY, FIXED_RATES, FORM, K_CLASSES, K_FIRST,
+    K_HEADS, K_LAST, K_NEW, K_PART, K_PENDING, K_SERVED, K_TIMER, K_WHOLE, LEVEL, NEVER, NONE, NOW, P_EARLIER, P_LATER,
+    P_LEFT, P_ORDER, RECORDED, SEQUENCE_CLASS, SLOT, S_FORM, TASK, URGENCY, WHOLE, W_GOT, W_HEAP, W_MANY, W_ROOM, W_SHARE,
+    Forms, Log, Memory,
 )  # fmt: skip
 from sim.executors.compiled.tasks import owner_of
 from sim.hardware.arbiters.rules import derate, max_min, rates

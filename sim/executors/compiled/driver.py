@@ -15,10 +15,10 @@ from sim.executors.compiled.forms import Forms, kv_lists
 from sim.executors.compiled.heaps import push
 from sim.executors.compiled.loop import advance
 from sim.executors.compiled.state import (
-    C_COMPUTE, C_END, C_ENGINE, C_LOADED, C_READY, C_START, C_WORK, COST, DONE, G_CHANNEL, G_END, G_START, G_TASK, G_WORK, GRANT_FIELDS,
-    GRANTS, KV, L_BASE, L_COST, L_COST_FIRST, L_COST_LANES, L_COST_ROWS, L_FORM, L_FRONTIER, L_KEY, L_MISSING, L_NUMBER, L_ROW, L_SLOT,
-    L_STEP, L_TASKS, L_TOKEN, L_TOKENS, LAYERS, LOG_FIELDS, LOOP_TABLE, LOOP_WORDS, NOW, OUT_OF_RANGE, SLOT_WORDS, TURN, TURN_LIST,
-    WAKES, WANTS_COSTS, WANTS_GRANTS,
+    COST, C_COMPUTE, C_END, C_ENGINE, C_LOADED, C_READY, C_START, C_WORK, DONE, GRANTS, GRANT_FIELDS, G_CHANNEL, G_END,
+    G_START, G_TASK, G_WORK, KV, LAYERS, LOG_FIELDS, LOOP_TABLE, LOOP_WORDS, L_BASE, L_COST, L_COST_FIRST, L_COST_LANES,
+    L_COST_ROWS, L_FORM, L_FRONTIER, L_KEY, L_MISSING, L_NODES, L_NUMBER, L_ROW, L_SLOT, L_STEP, L_TASKS, L_TOKEN, L_TOKENS,
+    NOW, OUT_OF_RANGE, SLOT_WORDS, TURN, TURN_LIST, WAKES, WANTS_COSTS, WANTS_GRANTS,
 )  # fmt: skip
 from sim.executors.setup import Progress, Setup
 from sim.graph import StepLanes
@@ -28,7 +28,7 @@ INSTANTS = 1 << 20  # between two looks at progress and Ctrl-C: a tenth of a sec
 COSTED = 1 << 17  # rows of durations that are there at once, about: those of all sequences together
 
 
-class OutOfRange(Exception):
+class OutOfRangeError(Exception):
     """A number came up that the compiled executor cannot hold: the reference executor can."""
 
 
@@ -48,7 +48,7 @@ class Run:
         self.told = 0  # output tokens
 
     def execute(self) -> None:
-        """Run to the end. Raises SimulationError if it ends with work left, OutOfRange."""
+        """Run to the end. Raises SimulationError if it ends with work left, OutOfRangeError."""
         go = compile_kernel(advance)
         while (status := go(self.m, self.forms.pool, self.log, self.grant, INSTANTS)) != DONE:
             self.serve(status)
@@ -62,7 +62,7 @@ class Run:
             rows = int(self.m[GRANTS])
             self.grant = widened(self.grant, rows, rows + rows // 2 + self.setup.channels * requesters(self.setup))
         elif status == OUT_OF_RANGE:
-            raise OutOfRange
+            raise OutOfRangeError
 
     def tell(self) -> None:
         """Report output tokens that have come since, and the time."""
@@ -125,9 +125,9 @@ class Sequences(Run):
     def _set_up(self) -> None:
         setup, size, loops, steps = self.setup, self.form.size, len(self.count), int(self.count.sum())
         slots = steps if self.known else loops
-        machine = Machine(setup, self.discipline, loops=loops, cells=slots * size, recorded=True)
+        machine = Machine(setup, self.discipline, loops=loops, cells=slots * self.form.nodes, recorded=True)
         layout = machine.layout
-        self.slots, cells = layout.take(slots * SLOT_WORDS), layout.take(slots * size * machine.cell)
+        self.slots, cells = layout.take(slots * SLOT_WORDS), layout.take(slots * self.form.nodes * machine.cell)
         self.steps, costs = layout.take(2 * steps), layout.take(int(self.lanes.sum()) * self.costs.rows * COST)
         first = np.cumsum(self.count) - self.count
         place = first if self.known else np.arange(loops)
@@ -135,7 +135,8 @@ class Sequences(Run):
         if self.known:
             self._know(machine, table, first)
         table[L_NUMBER], table[L_TOKENS], table[L_FORM], table[L_TASKS] = np.arange(loops), self.count, self.form.at, size
-        table[L_BASE], table[L_SLOT] = cells + place * size * machine.cell, self.slots + place * SLOT_WORDS
+        table[L_BASE], table[L_SLOT] = cells + place * self.form.nodes * machine.cell, self.slots + place * SLOT_WORDS
+        table[L_NODES] = self.form.nodes
         table[L_ROW], table[L_STEP], table[L_KEY] = first * size, self.steps + 2 * first, first
         table[L_COST] = costs + (np.cumsum(self.lanes) - self.lanes) * self.costs.rows * COST
         table[L_COST_ROWS] = self.costs.rows

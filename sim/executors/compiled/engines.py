@@ -6,7 +6,8 @@ from sim.base.kernel import kernel, small
 from sim.executors.compiled.heaps import ENTRY, pop, push
 from sim.executors.compiled.skew import goes_before, without_root
 from sim.executors.compiled.state import (
-    BOUND, BOUND_TABLE, CELL, CHAIN, CHAINED, ENGINES, FORM, HOME, IDLES, LIMIT, NONE, READY, S_BASE, S_FORM, SLOT, Forms, Log, Memory, TASK,
+    BOUND, BOUND_TABLE, CELL, CHAIN, CHAINED, ENGINES, FORM, HOME, IDLES, LIMIT, NONE, READY, SLOT, S_BASE, S_FORM, TASK,
+    Forms, Log, Memory,
 )  # fmt: skip
 from sim.executors.compiled.tasks import take
 

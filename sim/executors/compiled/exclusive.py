@@ -6,8 +6,8 @@ from sim.base.kernel import kernel
 from sim.executors.compiled.heaps import goes_after, pop, push
 from sim.executors.compiled.ports import at_rate, record, time_for
 from sim.executors.compiled.state import (
-    BY_AGE, DENOMINATOR, FORM, K_HEADS, K_HEAP, K_NEW, K_PART, K_SERVED, K_SINCE, K_TIMER, LEVEL, NONE, NOW, P_LEFT, P_ORDER,
-    PREEMPTIVE, S_AGE, S_FORM, SHARE, SLOT, URGENCY, Forms, Log, Memory, TASK,
+    BY_AGE, DENOMINATOR, FORM, K_HEADS, K_HEAP, K_NEW, K_PART, K_SERVED, K_SINCE, K_TIMER, LEVEL, NONE, NOW, PREEMPTIVE,
+    P_LEFT, P_ORDER, SHARE, SLOT, S_AGE, S_FORM, TASK, URGENCY, Forms, Log, Memory,
 )  # fmt: skip
 
 

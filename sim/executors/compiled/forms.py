@@ -18,11 +18,12 @@ from sim.tasks import TaskGraph
 
 @dataclass(slots=True)
 class Form:
-    """A task graph in the pool: the address of its first task, and how many there are."""
+    """A task graph in the pool. at: the address of its first node. size: its tasks. nodes: tasks and joins."""
 
     graph: TaskGraph
     at: int
     size: int
+    nodes: int
 
 
 @dataclass(slots=True)
@@ -41,18 +42,20 @@ class Forms:
 
     def add(self, graph: TaskGraph, cost_row: npt.NDArray[Any]) -> Form:
         """Put a graph into the pool. cost_row [task]: the row of its durations."""
-        size, at = len(graph), self.used
-        first_output = at + size * FORM
-        self.used = first_output + len(graph.outputs)
+        size, at, links = len(graph), self.used, graph.links
+        nodes = size + links.joins
+        first_output = at + nodes * FORM
+        self.used = first_output + len(links.outputs)
         if self.used > len(self.pool):
             grown = np.zeros(max(self.used, 2 * len(self.pool)), dtype=np.int64)
             grown[:at] = self.pool[:at]
             self.pool = grown
-        self.pool[first_output : self.used] = graph.outputs
-        tasks = self.pool[at:first_output].reshape(size, FORM).T
+        self.pool[first_output : self.used] = links.outputs
+        every = self.pool[at:first_output].reshape(nodes, FORM).T
+        every[INPUTS] = np.diff(links.input_start)
+        every[OUT], every[OUT_END] = links.output_start[:-1] + first_output, links.output_start[1:] + first_output
+        tasks = every[:, :size]
         tasks[HELD], tasks[PREFETCH], tasks[MOVES] = graph.engine, graph.prefetch, graph.moves
-        tasks[INPUTS] = np.diff(graph.input_start)
-        tasks[OUT], tasks[OUT_END] = graph.output_start[:-1] + first_output, graph.output_start[1:] + first_output
         tasks[COST_ROW] = cost_row
         tasks[LEVEL] = np.array([self.discipline.level(kind) for kind in graph.kinds], dtype=np.int64)[graph.kind]
         tasks[MEMBER] = NONE if graph.ops.members is None else graph.ops.member[graph.op]
@@ -63,13 +66,13 @@ class Forms:
             tasks[STORES, list(graph.kv_stores[layer])] = number
         tasks[OPERAND] = NONE
         loads = np.flatnonzero(graph.prefetch)
-        tasks[OPERAND, graph.outputs[graph.output_start[loads]]] = loads
-        form = self._known[id(graph)] = Form(graph, at, size)
+        tasks[OPERAND, links.outputs[links.output_start[loads]]] = loads
+        form = self._known[id(graph)] = Form(graph, at, size, nodes)
         return form
 
 
 def kv_lists(graph: TaskGraph, at: int) -> npt.NDArray[np.int64]:
-    """For the layers whose cache is stored, in order: where its list begins and ends, then the tasks that load each. at: address."""
+    """For the layers whose cache is stored, in order: where its list begins and ends, then the tasks of each. at: address."""
     layers = sorted(graph.kv_stores)
     loads = [list(graph.kv_loads.get(layer, ())) for layer in layers]
     offsets = at + np.cumsum([len(layers) + 1, *map(len, loads)])

@@ -17,9 +17,9 @@ from sim.executors.compiled.channels import plan, timer_due
 from sim.executors.compiled.engines import dispatch
 from sim.executors.compiled.heaps import pop
 from sim.executors.compiled.state import (
-    CHANNEL_TABLE, CHANNEL_WORDS, CHANNELS, COMPLETE, DONE, GRANTS, K_PENDING, K_TIMER, L_BATCHED, NEVER, NOW, OUT_OF_RANGE, PAUSED,
-    PHASE, RECORDED, RING, RING_HEAD, RING_SIZE, RING_TAIL, RUNNING, STEPS, TOO_LARGE, TURN, TURN_LIST, TURNS, WAKES, WANTS_COSTS,
-    WANTS_GRANTS, WANTS_STEP, Forms, Log, Memory,
+    CHANNELS, CHANNEL_TABLE, CHANNEL_WORDS, COMPLETE, DONE, GRANTS, K_PENDING, K_TIMER, L_BATCHED, NEVER, NOW, OUT_OF_RANGE,
+    PAUSED, PHASE, RECORDED, RING, RING_HEAD, RING_SIZE, RING_TAIL, RUNNING, STEPS, TOO_LARGE, TURN, TURNS, TURN_LIST, WAKES,
+    WANTS_COSTS, WANTS_GRANTS, WANTS_STEP, Forms, Log, Memory,
 )  # fmt: skip
 from sim.executors.compiled.steps import admit_operands, go_on, release_batch
 from sim.executors.compiled.tasks import arrive, finish

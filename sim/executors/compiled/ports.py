@@ -5,15 +5,15 @@ from __future__ import annotations
 from sim.base.integers import mul_div, mul_div_up
 from sim.base.kernel import kernel, small
 from sim.executors.compiled.state import (
-    G_CHANNEL, G_END, G_START, G_TASK, G_WORK, GRANTS, K_ARRIVALS, K_ARRIVED, K_HEADS, K_NEW, K_NUMBER, K_ORDER, K_PART, K_PENDING,
-    K_PORTS, NONE, NOW, P_BEHIND, P_ORDER, RECORDED, REQUESTER, S_KEY, S_ROW, SLOT, Forms, Log, Memory, TASK,
+    GRANTS, G_CHANNEL, G_END, G_START, G_TASK, G_WORK, K_ARRIVALS, K_ARRIVED, K_HEADS, K_NEW, K_NUMBER, K_ORDER, K_PART,
+    K_PENDING, K_PORTS, NONE, NOW, P_BEHIND, P_ORDER, RECORDED, REQUESTER, SLOT, S_KEY, S_ROW, TASK, Forms, Log, Memory,
 )  # fmt: skip
 from sim.executors.compiled.tasks import part_arrived
 
 
 @kernel
 def queue_arrivals(m: Memory, channel: int) -> None:
-    """Let what arrived at this instant queue behind its requester, then number the new heads of queues: both in program order."""
+    """Let what arrived at this instant queue behind its requester, then number the new heads: both in program order."""
     arrivals, heads, place = m[channel + K_ARRIVALS], m[channel + K_HEADS], m[channel + K_PART]
     sort_cells(m, arrivals, m[channel + K_ARRIVED])
     for i in range(m[channel + K_ARRIVED]):

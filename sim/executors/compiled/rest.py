@@ -6,7 +6,7 @@ from sim.base.kernel import kernel
 from sim.executors.compiled.ports import at_rate, depart, record, time_for
 from sim.executors.compiled.state import (
     CAP, CAP_OF, CLASS, DERATED, EFFICIENCIES, EFFICIENCY, K_CLASSES, K_HEADS, K_HEAP, K_NEW, K_PART, K_SERVED, K_TIMER,
-    K_WHOLE, NEVER, NONE, NOW, P_LEFT, TOO_LARGE, W_MANY, W_SHARE, W_WEIGHT, WHOLE, Forms, Log, Memory,
+    K_WHOLE, NEVER, NONE, NOW, P_LEFT, TOO_LARGE, WHOLE, W_MANY, W_SHARE, W_WEIGHT, Forms, Log, Memory,
 )  # fmt: skip
 from sim.hardware.arbiters.rules import derate, max_min
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from sim.base.kernel import kernel
-from sim.executors.compiled.state import LEFT, NONE, RANK, RIGHT, S_KEY, SLOT, Memory
+from sim.executors.compiled.state import LEFT, NONE, RANK, RIGHT, SLOT, S_KEY, Memory
 
 
 @kernel
@@ -27,7 +27,7 @@ def add(m: Memory, root: int, cell: int) -> int:
 def merge(m: Memory, a: int, b: int) -> int:
     """Merge two heaps along their right spines, whose children change sides; returns the root."""
     root, parent = NONE, NONE
-    while a != NONE and b != NONE:
+    while min(a, b) != NONE:
         if goes_before(m, b, a):
             a, b = b, a
         if parent == NONE:

@@ -6,7 +6,7 @@ record. So a function takes one argument for all state, and a field added later 
 | record  | one for each                                   |
 | ------- | ---------------------------------------------- |
 | slot    | step in progress                               |
-| cell    | task of a step in progress                     |
+| cell    | task or join of a step in progress             |
 | part    | channel that a transfer of a cell may go to; it lies within its cell |
 | loop    | decode loop: a sequence, or a loop of batched steps |
 | channel | memory channel                                 |
@@ -28,7 +28,23 @@ NEVER = 2**62  # a time that does not come
 NONE = -1
 
 # Registers, at addresses from 0: where the run is
-NOW, PHASE, AGE, AGE_TIME, BOUND, IDLE, RING_HEAD, RING_TAIL, TURNS, TURN, SRAM_FREE, SRAM_HEAD, SRAM_TAIL, GRANTS, TOO_LARGE = range(15)
+(
+    NOW,
+    PHASE,
+    AGE,
+    AGE_TIME,
+    BOUND,
+    IDLE,
+    RING_HEAD,
+    RING_TAIL,
+    TURNS,
+    TURN,
+    SRAM_FREE,
+    SRAM_HEAD,
+    SRAM_TAIL,
+    GRANTS,
+    TOO_LARGE,
+) = range(15)
 # what does not change,
 (
     ENGINES, LIMIT, OVERLAP, LATENCY, CHANNELS, ROUTE, SRAM, RANKING, CHAINED, KNOWN, DISCIPLINE, URGENCY, PREEMPTIVE, SHARE,
@@ -54,7 +70,7 @@ BY_KIND, BY_AGE, BY_SEQUENCE = range(3)
 # Ranks of ready tasks
 IN_ORDER, OLDEST, SHORTEST, LONGEST_PATH = range(4)
 
-# A task in the pool of graphs; outputs are numbers of tasks
+# A node in the pool of graphs, a task or (after all tasks) a join, which has inputs and outputs alone; outputs are numbers of nodes
 HELD, PREFETCH, INPUTS, OUT, OUT_END, COST_ROW, LEVEL, MOVES, MEMBER, CHAIN, STORES, OPERAND = range(12)
 FORM = 12
 
@@ -66,22 +82,22 @@ PART = 5
 
 # A slot
 (
-    S_LOOP, S_KEY, S_FORM, S_TASKS, S_BASE, S_ROW, S_LEFT, S_AGE, S_COST, S_STEP, S_QUEUE, S_OWNER, S_MEMBERS, S_TOKEN, S_RELEASED,
-    S_END,
-) = range(16)  # fmt: skip
-SLOT_WORDS = 16
+    S_LOOP, S_KEY, S_FORM, S_TASKS, S_NODES, S_BASE, S_ROW, S_LEFT, S_AGE, S_COST, S_STEP, S_QUEUE, S_OWNER, S_MEMBERS, S_TOKEN,
+    S_RELEASED, S_END,
+) = range(17)  # fmt: skip
+SLOT_WORDS = 17
 
 # A loop. L_MISSING, L_FRONTIER: addresses of [token, layer] and [layer], of known tokens
 (
-    L_NUMBER, L_BATCHED, L_TOKENS, L_TOKEN, L_FORM, L_TASKS, L_BASE, L_SLOT, L_ROW, L_STEP, L_COST, L_COST_ROWS, L_COST_FIRST,
-    L_COST_LANES, L_KEY, L_FETCH_SLOT, L_FETCH, L_MISSING, L_FRONTIER,
-) = range(19)  # fmt: skip
-LOOP_WORDS = 19
+    L_NUMBER, L_BATCHED, L_TOKENS, L_TOKEN, L_FORM, L_TASKS, L_NODES, L_BASE, L_SLOT, L_ROW, L_STEP, L_COST, L_COST_ROWS,
+    L_COST_FIRST, L_COST_LANES, L_KEY, L_FETCH_SLOT, L_FETCH, L_MISSING, L_FRONTIER,
+) = range(20)  # fmt: skip
+LOOP_WORDS = 20
 
 # A channel. K_PART: where its parts lie in cells. K_PORTS: address of [requester] (head, tail) of queues
 (
-    K_NUMBER, K_PART, K_TIMER, K_PENDING, K_SERVED, K_SINCE, K_ORDER, K_ARRIVED, K_HEADS, K_FIRED, K_TURN, K_FROM, K_UNTIL, K_LAST_PORT,
-    K_FIRST, K_LAST, K_WHOLE, K_HEAP, K_LATER, K_PORTS, K_ARRIVALS, K_NEW, K_CLASSES,
+    K_NUMBER, K_PART, K_TIMER, K_PENDING, K_SERVED, K_SINCE, K_ORDER, K_ARRIVED, K_HEADS, K_FIRED, K_TURN, K_FROM, K_UNTIL,
+    K_LAST_PORT, K_FIRST, K_LAST, K_WHOLE, K_HEAP, K_LATER, K_PORTS, K_ARRIVALS, K_NEW, K_CLASSES,
 ) = range(23)  # fmt: skip
 CHANNEL_WORDS = 23
 

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from sim.base.kernel import kernel, small
 from sim.executors.compiled.state import (
-    AGE, AGE_TIME, C_COMPUTE, C_ENGINE, C_READY, C_WORK, CELL, COMPUTE, COST, COST_ROW, FORM, HOME, IN_ORDER, INPUTS, KNOWN,
-    KV, L_BASE, L_COST, L_COST_FIRST, L_COST_LANES, L_COST_ROWS, L_FETCH, L_FETCH_SLOT, L_FORM, L_KEY, L_NUMBER, L_ROW, L_SLOT, L_STEP,
-    L_TASKS, L_TOKEN, L_TOKENS, LAYERS, LONGEST_PATH, NONE, NOW, OLDEST, OUT, PREFETCH, RANK, RANKING, S_AGE, S_BASE, S_COST, S_FORM,
-    S_KEY, S_LEFT, S_LOOP, S_OWNER, S_QUEUE, S_ROW, S_STEP, S_TASKS, S_TOKEN, SLOT, SLOT_WORDS, SRAM, SRAM_FREE, SRAM_HEAD,
-    SRAM_QUEUE, SRAM_SIZE, SRAM_TAIL, TASK, WAITING, WORK, Forms, Log, Memory,
+    AGE, AGE_TIME, CELL, COMPUTE, COST, COST_ROW, C_COMPUTE, C_ENGINE, C_READY, C_WORK, FORM, HOME, INPUTS, IN_ORDER, KNOWN,
+    KV, LAYERS, LONGEST_PATH, L_BASE, L_COST, L_COST_FIRST, L_COST_LANES, L_COST_ROWS, L_FETCH, L_FETCH_SLOT, L_FORM, L_KEY,
+    L_NODES, L_NUMBER, L_ROW, L_SLOT, L_STEP, L_TASKS, L_TOKEN, L_TOKENS, NONE, NOW, OLDEST, OUT, PREFETCH, RANK, RANKING,
+    SLOT, SLOT_WORDS, SRAM, SRAM_FREE, SRAM_HEAD, SRAM_QUEUE, SRAM_SIZE, SRAM_TAIL, S_AGE, S_BASE, S_COST, S_FORM, S_KEY,
+    S_LEFT, S_LOOP, S_NODES, S_OWNER, S_QUEUE, S_ROW, S_STEP, S_TASKS, S_TOKEN, TASK, WAITING, WORK, Forms, Log, Memory,
 )  # fmt: skip
 from sim.executors.compiled.tasks import issue_dma, make_ready, sram_need
 from sim.scheduling import remaining_paths
@@ -35,13 +35,14 @@ def go_on(m: Memory, f: Forms, log: Log, loop: int) -> bool:
 @kernel
 def fill_slot(m: Memory, loop: int, slot: int, token: int) -> None:
     """The step of a token of a sequence."""
-    size = m[loop + L_TASKS]
+    size, nodes = m[loop + L_TASKS], m[loop + L_NODES]
     m[slot + S_LOOP] = loop
     m[slot + S_TOKEN] = token
     m[slot + S_KEY] = m[loop + L_KEY] + token
     m[slot + S_FORM] = m[loop + L_FORM]
     m[slot + S_TASKS] = size
-    m[slot + S_BASE] = m[loop + L_BASE] + (token * size * m[CELL] if m[KNOWN] else 0)
+    m[slot + S_NODES] = nodes
+    m[slot + S_BASE] = m[loop + L_BASE] + (token * nodes * m[CELL] if m[KNOWN] else 0)
     m[slot + S_ROW] = m[loop + L_ROW] + token * size
     m[slot + S_STEP] = m[loop + L_STEP] + 2 * token
     m[slot + S_COST] = m[loop + L_COST] + (token - m[loop + L_COST_FIRST]) * m[loop + L_COST_ROWS] * COST
@@ -96,6 +97,10 @@ def set_up(m: Memory, f: Forms, log: Log, slot: int) -> None:
         log[C_COMPUTE, row] = m[line + COMPUTE]
         log[C_WORK, row] = m[line + WORK]
         log[C_ENGINE, row] = NONE
+        cell += words
+        form += FORM
+    for _ in range(m[slot + S_TASKS], m[slot + S_NODES]):
+        m[cell + WAITING] = f[form + INPUTS]
         cell += words
         form += FORM
 

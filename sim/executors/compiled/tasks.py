@@ -6,12 +6,12 @@ from sim.base.kernel import kernel, small
 from sim.executors.compiled.heaps import push
 from sim.executors.compiled.skew import add
 from sim.executors.compiled.state import (
-    BOUND, BOUND_TABLE, BYTES, C_COMPUTE, C_END, C_ENGINE, C_LOADED, C_READY, C_START, C_WORK, CELL, CHAIN, CHAINED, CHANNEL_TABLE,
-    CHANNEL_WORDS, CHANNELS, COST, COST_ROW, ENGINES, FORM, HELD, HOME, IDLES, K_ARRIVALS, K_ARRIVED, K_PART, KNOWN, KV,
-    L_FRONTIER, L_MISSING, L_SLOT, L_TOKENS, LATENCY, LAYERS, MEMBER, MOVES, NOW, OPERAND, OUT, OUT_END, OVERLAP, P_LEFT, PARTS, PREFETCH,
-    RANK, READY, REQUESTER, RING, RING_SIZE, RING_TAIL, ROUTE, RUNNING, S_BASE, S_COST, S_FORM, S_KEY, S_LEFT, S_LOOP,
-    S_MEMBERS, S_OWNER, S_QUEUE, S_ROW, S_STEP, S_TOKEN, SLOT, SLOT_WORDS, SRAM, SRAM_FREE, STORES, TURN_LIST, TURNS, WAITING, Forms,
-    Log, Memory, TASK,
+    BOUND, BOUND_TABLE, BYTES, CELL, CHAIN, CHAINED, CHANNELS, CHANNEL_TABLE, CHANNEL_WORDS, COST, COST_ROW, C_COMPUTE,
+    C_END, C_ENGINE, C_LOADED, C_READY, C_START, C_WORK, ENGINES, FORM, HELD, HOME, IDLES, KNOWN, KV, K_ARRIVALS, K_ARRIVED,
+    K_PART, LATENCY, LAYERS, L_FRONTIER, L_MISSING, L_SLOT, L_TOKENS, MEMBER, MOVES, NOW, OPERAND, OUT, OUT_END, OVERLAP,
+    PARTS, PREFETCH, P_LEFT, RANK, READY, REQUESTER, RING, RING_SIZE, RING_TAIL, ROUTE, RUNNING, SLOT, SLOT_WORDS, SRAM,
+    SRAM_FREE, STORES, S_BASE, S_COST, S_FORM, S_KEY, S_LEFT, S_LOOP, S_MEMBERS, S_OWNER, S_QUEUE, S_ROW, S_STEP, S_TASKS,
+    S_TOKEN, TASK, TURNS, TURN_LIST, WAITING, Forms, Log, Memory,
 )  # fmt: skip
 from sim.hardware.routes import ALL_CHANNELS, channel_of, stripe
 
@@ -140,7 +140,10 @@ def finish(m: Memory, f: Forms, log: Log, cell: int) -> None:
     if f[form + HELD]:
         push(m, m[IDLES], log[C_ENGINE, row], row, row)
     for i in range(f[form + OUT], f[form + OUT_END]):
-        input_ended(m, f, log, slot, f[i])
+        if f[i] < m[slot + S_TASKS]:
+            input_ended(m, f, log, slot, f[i])
+        else:
+            join_input_ended(m, f, log, slot, f[i])
     if m[KNOWN] and f[form + STORES] >= 0:
         stored(m, f, log, slot, f[form + STORES])
     if m[SRAM] >= 0 and f[form + OPERAND] >= 0:
@@ -168,6 +171,16 @@ def input_ended(m: Memory, f: Forms, log: Log, slot: int, task: int) -> None:
     m[cell + WAITING] = left
     if left == 0:
         make_ready(m, f, log, slot, task)
+
+
+@kernel
+def join_input_ended(m: Memory, f: Forms, log: Log, slot: int, join: int) -> None:
+    """One task less that a join waits for; with the last, all that wait for the join have an input less."""
+    cell, form = m[slot + S_BASE] + join * m[CELL], m[slot + S_FORM] + join * FORM
+    m[cell + WAITING] -= 1
+    if m[cell + WAITING] == 0:
+        for i in range(f[form + OUT], f[form + OUT_END]):
+            input_ended(m, f, log, slot, f[i])
 
 
 @small
