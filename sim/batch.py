@@ -218,24 +218,10 @@ class BatchGraph(OpGraph):
         return first[which]
 
     def sizes_of(self, steps: StepLanes) -> tuple[IntArray, IntArray, IntArray]:
-        """Of an op that serves all members, which has no one size, those of new tokens: see `BatchGraph.alone`."""
+        """Of an op that serves all members, which has no one size, those of new tokens."""
         batch, query, context = self.parameters(steps)
         column = np.maximum(self.column, 0)
         return batch[column], query[column], context[column]
-
-    def alone(self, *, several: bool) -> BatchGraph:
-        """Where kernels serve all members: the step of one member that feeds in one token or several, ops numbered as here."""
-        name = "several" if several else "one"
-        if name not in self._made:
-            shape = self.shape._replace(several=(several,))
-            kernels = tuple(replace(op, several=None) if op.several is None or not several else op.several for op in self.ops)
-            ops = tuple(replace(own, inputs=op.inputs, several=None) for own, op in zip(kernels, self.ops, strict=True))
-            graph = OpGraph(ops=ops, polynomials=self.polynomials, breaks=self.breaks)
-            owner = tuple(0 if number == MEMBERS else number for number in self.owner.tolist())
-            stitched = Stitched(graph, owner, tuple(self.template.segment.tolist()), shape, together=False)
-            self._made[name] = BatchGraph(template=Template(stitched), shape=shape)
-        graph_of_one: BatchGraph = self._made[name]
-        return graph_of_one
 
     def parameters(self, steps: StepLanes) -> tuple[IntArray, IntArray, IntArray]:
         """B, Q and N [column of parameters, lane]."""

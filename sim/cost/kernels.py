@@ -123,11 +123,15 @@ class Call:
         if self.shared or ops.template.together:
             of = self.shared or next(iter(self.own.values()))
             return ops.repeated.place(np.array(of))[:, None]
-        member, template = _members(self, ops.shape.several), np.array(list(self.own.values()))
-        kind = (
-            np.searchsorted(np.array(list(self.own)), np.array(ops.shape.several)[member]) if len(self.own) > 1 else 0 * member
-        )
-        return ops.repeated.place(template[kind].T, member)
+        several = _several(ops)
+        member = _members(self, several)
+        template = np.array([self.own[several[each]] for each in member.tolist()])  # [member, op like another]
+        return ops.repeated.place(template.T, member)
+
+
+def _several(ops: BatchGraph) -> Sequence[bool]:
+    """Of which sort members are: while their caches move, all are of one."""
+    return (False,) * len(ops.shape.several) if ops.shape.swap else ops.shape.several
 
 
 def _members(call: Call, several: Sequence[bool]) -> npt.NDArray[np.intp]:
@@ -186,8 +190,8 @@ class Sizes:
             kernel = call.structures[False].kernel(call.shared[0], self._shared)
             return kernel, kernel.memory[None], kernel.shapes.bytes[None]
         swap, together = bool(self.ops.shape.swap), self.ops.template.together
-        parts, memory, size = [], np.zeros((2, *self.query.shape), dtype=np.int64), []
-        for several in call.own if together else dict.fromkeys(self.ops.shape.several):
+        parts, moved = [], np.zeros((2, *self.query.shape), dtype=np.int64)
+        for several in call.own if together else dict.fromkeys(_several(self.ops)):
             if several not in call.own:
                 continue
             chosen = self.query > 1 if several else self.query <= 1 if swap else self.query == 1
@@ -196,13 +200,13 @@ class Sizes:
                 continue
             structure = call.structures[several]
             each = structure.kernel(call.own[several][0], partial(self._own, structure, member, lane))
-            memory[0, member, lane], memory[1, member, lane] = each.memory, each.shapes.bytes
+            moved[0, member, lane], moved[1, member, lane] = each.memory, each.shapes.bytes
             parts.append(_summed(each, lane, self.query.shape[1]))
         kernel = _joined(parts)
         if together:
             return kernel, kernel.memory[None], kernel.shapes.bytes[None]
-        members = _members(call, self.ops.shape.several)
-        return kernel, memory[0, members], memory[1, members]
+        members = _members(call, _several(self.ops))
+        return kernel, moved[0, members], moved[1, members]
 
     def _shared(self, i: int) -> _Sized:
         """An op of the template that serves all."""

@@ -11,7 +11,7 @@ What was measured faster than its bytes can come from memory was read from cache
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from weakref import WeakKeyDictionary
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import fields
 from fractions import Fraction
 from functools import cache
+from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
@@ -16,9 +17,9 @@ import models.library
 import sim
 import sim.lowering
 from sim.batch import BatchGraph, Captures, Laid, Shape, StepGraphs, Variants, stitch, swapped
-from sim.cost.kernels import Kernel, kernels_of, together
+from sim.cost.kernels import ONLY_MOVES, Kernel, kernels_of, together
 from sim.cost.model import Machine
-from sim.cost.profiled import calls
+from sim.cost.profiled import Profiled, calls
 from sim.cost.roofline import Roofline
 from sim.errors import InputError
 from sim.fusion import Fusion, fuse, with_kv_heads
@@ -132,6 +133,10 @@ def test_the_first_of_each_key(keys: list[int], bound: int) -> None:
 
 
 MACHINE = Machine(flops=10**12, vector_flops=10**11, overhead=0, bandwidth=10**11)
+PROFILED = Profiled(
+    machine=MACHINE, seed=0, otherwise="roofline",
+    profile=str(Path(__file__).parents[2] / "scenarios" / "profiles" / "h100_cuda_graphs.yaml"),
+)  # fmt: skip
 MEMBERS = st.lists(
     st.tuples(st.integers(0, 6000), st.sampled_from([1, 1, 1, 4, 33]), st.integers(0, 6000)).map(
         lambda member: (member[0], member[1], min(member[0], member[2]))
@@ -294,3 +299,30 @@ def test_many_tiles_have_few_edges() -> None:
     needed = graph.links.inputs[graph.links.input_start[join] : graph.links.input_start[join + 1]]
     assert needed.tolist() == np.flatnonzero(graph.op == act).tolist()
     assert graph.inputs[graph.input_start[first] : graph.input_start[first + 1]].tolist() == needed.tolist()
+
+
+@settings(max_examples=30, deadline=None)
+@given(MEMBERS, st.sampled_from(MODELS), st.sampled_from(sorted(MAPPINGS)))
+def test_times_by_call_are_those_of_op_by_op(members: list[tuple[int, int, int]], model: str, mapping: str) -> None:
+    """A profile that measured some of the ops: the same picoseconds, whether a template tells the calls or each op does."""
+    shape, steps = Shape(tuple(query > 1 for _, query, _ in members)), lanes(members, len(members))
+    ops = graphs(model, mapping)(shape).ops
+    found = PROFILED.op_times(ops, steps)
+    whole, loading, work = np.zeros((3, len(ops), 1), dtype=np.int64)
+    measured = np.zeros(len(ops), dtype=np.bool_)
+    for rows, times in PROFILED._by_op(ops, steps):
+        whole[rows], loading[rows], work[rows], measured[rows] = times
+    first = next(i for i, kind in enumerate(ops.kind.tolist()) if kind not in ONLY_MOVES)
+    whole[first] += PROFILED.profile.step.per_step
+    for name, expected in (("whole", whole), ("loading", loading), ("work", work), ("measured", measured)):
+        assert np.array_equal(getattr(found, name), expected), name
+
+
+def test_a_swap_takes_the_same_time_by_call() -> None:
+    ops = graphs("llama-3.2-1b", "splits")(Shape((False, True), logits=False, swap="out")).ops
+    steps = lanes([(900, 0, 900), (30, 0, 30)], 0)
+    found = PROFILED.op_times(ops, steps)
+    for rows, (whole, loading, work, _) in PROFILED._by_op(ops, steps):
+        assert np.array_equal(found.whole[rows], whole)
+        assert np.array_equal(found.loading[rows], loading)
+        assert np.array_equal(found.work[rows], work)
