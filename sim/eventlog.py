@@ -8,7 +8,7 @@ follow from what is kept anyway may come later, when they are first read: a repl
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from typing import Any, Self
 
 import numpy as np
@@ -73,6 +73,12 @@ class TaskTable(Table):
     def __len__(self) -> int:
         return self._rows if hasattr(self, "_rows") else len(self.step)
 
+    @classmethod
+    def empty(cls) -> TaskTable:
+        """A table without rows: those of the run were not kept."""
+        types = {"step": np.int32, "task": np.int32, "engine": np.int16}
+        return cls(**{field.name: np.zeros(0, dtype=types.get(field.name, np.int64)) for field in fields(cls)})  # type: ignore[arg-type]
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class GrantTable:
@@ -89,6 +95,12 @@ class GrantTable:
 
     def __len__(self) -> int:
         return len(self.task)
+
+    @classmethod
+    def empty(cls) -> GrantTable:
+        """A table without rows: those of the run were not kept."""
+        none, channel = np.zeros(0, dtype=np.int64), np.zeros(0, dtype=np.int16)
+        return cls(task=none, channel=channel, start=none, end=none, work=none)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

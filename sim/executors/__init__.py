@@ -7,20 +7,20 @@ third party has registered in Python, or this installation, leaves only the refe
 
 from __future__ import annotations
 
-import os
-from collections.abc import Iterator
-from dataclasses import dataclass
-from tempfile import TemporaryFile
-from typing import Literal, NamedTuple, get_args
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Literal, get_args
 
 from sim.base.kernel import MANY_TASKS, unavailable
 from sim.errors import InputError, unknown
-from sim.eventlog import EventLog
+from sim.eventlog import EventLog, GrantTable, TaskTable
 from sim.executors.setup import Progress, Setup
-from sim.graph import IntArray
 from sim.size import tasks_in_all
 
 Executor = Literal["auto", "simpy", "compiled"]
+
+#: Takes a part of a log.
+Sink = Callable[[EventLog], None]
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,48 +31,29 @@ class Executed:
     why: str = ""
 
 
-class Part(NamedTuple):
-    """Some steps of a run, rows and steps numbered through all of it. intervals: the numbers of its service intervals."""
+def simulate(
+    setup: Setup, executor: Executor = "auto", progress: Progress | None = None, sink: Sink | None = None
+) -> tuple[EventLog, Executed]:  # fmt: skip
+    """Run it. Raises InputError if operands cannot fit SRAM or the executor cannot run it, SimulationError.
 
-    log: EventLog
-    intervals: IntArray
-    executed: Executed
-
-
-def simulate(setup: Setup, executor: Executor = "auto", progress: Progress | None = None) -> tuple[EventLog, Executed]:
-    """Run it. Raises InputError if operands cannot fit SRAM or the executor cannot run it, SimulationError."""
+    sink: takes the log in parts, consecutive steps whose rows begin at 0; the log that is returned has no rows then. Of a single
+    loop a million tasks or less are in memory at a time; where loops overlap, it takes all at the end.
+    """
     chosen = choose(setup, executor)
     if chosen.executor == "compiled":
         from sim.executors import compiled  # noqa: PLC0415  # it imports what is only needed for it
 
-        log = compiled.simulate(setup, progress)
+        log = compiled.simulate(setup, progress, sink)
         if log is not None:
             return log, chosen
         chosen = Executed("simpy", "its numbers exceed 62 bits")
     from sim.executors import reference  # noqa: PLC0415  # SimPy, likewise
 
-    return reference.simulate(setup, progress), chosen
-
-
-def stream(
-    setup: Setup, folder: str | os.PathLike[str], executor: Executor = "auto", progress: Progress | None = None
-) -> Iterator[Part]:  # fmt: skip
-    """The same run as parts in order of the log, one in memory at a time.
-
-    What is not in memory is in a file without a name in that folder until it is its turn.
-    """
-    chosen = choose(setup, executor)
-    if chosen.executor == "compiled":
-        from sim.executors import compiled  # noqa: PLC0415
-
-        for log, intervals in compiled.simulate_in_parts(setup, folder, progress):
-            yield Part(log, intervals, chosen)
-        return
-    from sim.executors import reference  # noqa: PLC0415
-
-    with TemporaryFile(dir=folder) as file:
-        for log, intervals in reference.simulate_in_parts(setup, file, progress):
-            yield Part(log, intervals, chosen)
+    log = reference.simulate(setup, progress)
+    if sink is None:
+        return log, chosen
+    sink(log)
+    return replace(log, tasks=TaskTable.empty(), grants=GrantTable.empty()), chosen
 
 
 def choose(setup: Setup, executor: Executor) -> Executed:

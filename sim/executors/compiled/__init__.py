@@ -11,36 +11,29 @@ with sequences or batches, and make the event log.
 
 from __future__ import annotations
 
-import os
-from collections.abc import Iterator
+from dataclasses import replace
 
-from sim.eventlog import EventLog
+from sim.eventlog import EventLog, GrantTable, TaskTable
 from sim.executors.compiled.batches import Batches
-from sim.executors.compiled.driver import OutOfRangeError, Run, Sequences
+from sim.executors.compiled.driver import OutOfRangeError, Sequences, Sink
 from sim.executors.compiled.rules import discipline
 from sim.executors.setup import Progress, Setup
-from sim.graph import IntArray
 
 
-def simulate(setup: Setup, progress: Progress | None = None) -> EventLog | None:
+def simulate(setup: Setup, progress: Progress | None = None, sink: Sink | None = None) -> EventLog | None:
     """Run it; None if a number came up that is too large for 62 bits, which the reference executor can run.
 
     Raises InputError if operands cannot fit SRAM, SimulationError if the run cannot end.
     """
-    run = _run(setup, progress)
+    rules = discipline(setup)
+    late = rules.kind == "outstanding"  # the one that may find a number too large: the sink must not have parts of it then
+    run = (Sequences if setup.batching is None else Batches)(setup, rules, progress, None if late else sink)
     try:
         run.execute()
     except OutOfRangeError:
         return None
-    return run.event_log()
-
-
-def simulate_in_parts(
-    setup: Setup, folder: str | os.PathLike[str], progress: Progress | None = None
-) -> Iterator[tuple[EventLog, IntArray]]:  # fmt: skip
-    """The same as logs of some steps each, with the number of each service interval in the whole run."""
-    raise NotImplementedError
-
-
-def _run(setup: Setup, progress: Progress | None) -> Run:
-    return (Sequences if setup.batching is None else Batches)(setup, discipline(setup), progress)
+    log = run.event_log()
+    if not late or sink is None:
+        return log
+    sink(log)
+    return replace(log, tasks=TaskTable.empty(), grants=GrantTable.empty())

@@ -11,17 +11,17 @@ import numpy as np
 
 from sim.base.kernel import compile_kernel
 from sim.errors import SimulationError
-from sim.eventlog import EventLog, MemberTable, StepTable
+from sim.eventlog import EventLog, GrantTable, MemberTable, StepTable, TaskTable
 from sim.executors.compiled.build import Machine
 from sim.executors.compiled.costs import Costs, costs_of
-from sim.executors.compiled.driver import INSTANTS, Run, widened
+from sim.executors.compiled.driver import INSTANTS, PART, Run, Sink, widened
 from sim.executors.compiled.forms import Form
 from sim.executors.compiled.loop import advance, serve_batch
 from sim.executors.compiled.state import (
-    CHANNEL_TABLE, CHANNEL_WORDS, COST, DONE, GRANT_FIELDS, K_ARRIVALS, K_ARRIVED, K_HEADS, K_NEW, LOG_FIELDS, LOOP_TABLE,
-    LOOP_WORDS, L_BATCHED, L_NUMBER, NOW, READY, RING, RING_HEAD, RING_SIZE, RING_TAIL, SLOT_WORDS, S_BASE, S_COST, S_END,
-    S_FORM, S_KEY, S_LOOP, S_MEMBERS, S_NODES, S_OWNER, S_QUEUE, S_RELEASED, S_ROW, S_STEP, S_TASKS, TURN, TURN_LIST,
-    WANTS_STEP,
+    CHANNEL_TABLE, CHANNEL_WORDS, COST, DONE, GRANTS, GRANT_FIELDS, K_ARRIVALS, K_ARRIVED, K_HEADS, K_NEW, LOG_FIELDS,
+    LOOP_TABLE, LOOP_WORDS, L_BATCHED, L_NUMBER, NOW, READY, RING, RING_HEAD, RING_SIZE, RING_TAIL, SLOT_WORDS, S_BASE,
+    S_COST, S_END, S_FORM, S_KEY, S_LOOP, S_MEMBERS, S_NODES, S_OWNER, S_QUEUE, S_RELEASED, S_ROW, S_STEP, S_TASKS, TURN,
+    TURN_LIST, WANTS_STEP,
 )  # fmt: skip
 from sim.executors.setup import Progress, Setup, lanes_of
 from sim.hardware.arbiters.disciplines import Discipline
@@ -30,6 +30,7 @@ from sim.tasks import TaskGraph
 
 LOOP_BITS = 40  # the key of a step is (loop << 40) + step: 10^12 steps, 4 million loops
 FIRST_ROWS = 1 << 16
+MEMBER_FIELDS = 7
 
 
 class Kept(NamedTuple):
@@ -66,11 +67,13 @@ class Loop:
 class Batches(Run):
     """Loops of batched steps."""
 
-    def __init__(self, setup: Setup, discipline: Discipline, progress: Progress | None) -> None:
-        super().__init__(setup, discipline, progress)
+    def __init__(self, setup: Setup, discipline: Discipline, progress: Progress | None, sink: Sink | None) -> None:
+        super().__init__(setup, discipline, progress, sink)
         assert setup.batching is not None
         batchers = loops(setup.batching, setup.sequences, concurrency=setup.concurrency, think=setup.think)
         self.loops = [Loop(number, batcher) for number, batcher in enumerate(batchers)]
+        self.in_parts = sink is not None and len(batchers) == 1
+        self.given = self.given_members = 0  # steps that the sink has, and their members
         self.machine = machine = Machine(setup, discipline, loops=len(batchers), cells=1, recorded=True)
         self.cells = 1
         for loop in self.loops:
@@ -113,6 +116,8 @@ class Batches(Run):
         loop = self.loops[(int(self.m[self.m[TURN_LIST] + self.m[TURN]]) - self.table) // LOOP_WORDS]
         if loop.batch is not None:
             self._end(loop, loop.batch, now)
+        if self.in_parts and self.rows >= PART:
+            self._give()
         batch = loop.batcher.next(now)
         if batch is not None:
             self._begin(loop, batch)
@@ -226,22 +231,37 @@ class Batches(Run):
         if any(loop.batch is not None for loop in self.loops):
             raise SimulationError("the simulation ended with work left")
 
+    def _give(self) -> None:
+        """Give the sink the steps that have ended and it does not have; their rows are free then."""
+        assert self.sink is not None
+        if self.given < len(self.kept):
+            self.sink(self._part(slice(self.given, len(self.kept)), rows=True))
+        self.given, self.given_members = len(self.kept), len(self.member_rows) // MEMBER_FIELDS
+        self.rows = self.m[GRANTS] = 0
+
     def event_log(self) -> EventLog:
-        """The event log, in order of loops and their steps."""
-        order = sorted(range(len(self.kept)), key=lambda i: self.kept[i][:2])
+        """The event log, in order of loops and their steps. Without rows, if a sink took them."""
+        if self.sink is not None:
+            self._give()
+            self.given = self.given_members = 0
+        return self._part(slice(0, len(self.kept)), rows=self.sink is None)
+
+    def _part(self, steps: slice, *, rows: bool) -> EventLog:
+        """The log of some steps, whose rows begin at 0, with rows or without."""
+        order = sorted(range(steps.start, steps.stop), key=lambda i: self.kept[i][:2])
         kept = np.array([self.kept[i] for i in order], dtype=np.int64).reshape(-1, len(Kept._fields))
         loop, token, context, graph, row, released, end = kept.T
-        used = list(dict.fromkeys(graph.tolist()))  # graphs in the order in which the log needs them
+        # Graphs in the order in which the log needs them: with one loop that in which they were made.
+        used = list(range(len(self.made))) if self.in_parts else list(dict.fromkeys(graph.tolist()))
         place = np.zeros(len(self.made), dtype=np.int32)
         place[used] = np.arange(len(used))
         size = np.array([len(each) for each in self.made], dtype=np.int64)[graph]
         first = np.cumsum(size) - size
-        if (first != row).any():
+        if rows and (first != row).any():
             self._reorder(row, first, size)
-        number = np.repeat(np.arange(len(size), dtype=np.int32), size)
-        task = (np.arange(self.rows) - np.repeat(first, size)).astype(np.int32)
         return EventLog(
-            graphs=tuple(self.made[i] for i in used), tasks=self.tasks(number, task), grants=self.grants(),
+            graphs=tuple(self.made[i] for i in used), tasks=self._tasks(first, size) if rows else TaskTable.empty(),
+            grants=self.grants() if rows else GrantTable.empty(),
             steps=StepTable(
                 sequence=loop.astype(np.int32), token=token.astype(np.int32), context=context, graph=place[graph], first=first,
                 released=released, end=end,
@@ -249,6 +269,10 @@ class Batches(Run):
             engines=self.setup.engines, channels=self.setup.channels, bandwidth=self.setup.bandwidth,
             batched=self._members(order), arrival=self._arrival(),
         )  # fmt: skip
+
+    def _tasks(self, first: Any, size: Any) -> TaskTable:
+        number = np.repeat(np.arange(len(size), dtype=np.int32), size)
+        return self.tasks(number, (np.arange(self.rows) - np.repeat(first, size)).astype(np.int32))
 
     def _reorder(self, row: Any, first: Any, size: Any) -> None:
         """Put the rows of steps into program order, and tell the intervals of service."""
@@ -260,9 +284,11 @@ class Batches(Run):
         tasks[:] = target[np.minimum(tasks, self.rows - 1)]
 
     def _members(self, order: Sequence[int]) -> MemberTable:
-        counts = np.array(self.counts, dtype=np.int64)
-        rows = np.array(self.member_rows, dtype=np.int64).reshape(-1, 7)
+        begin = order[0] if self.in_parts and order else 0
+        counts = np.array(self.counts[begin:], dtype=np.int64)
+        rows = np.array(self.member_rows[self.given_members * MEMBER_FIELDS :], dtype=np.int64).reshape(-1, MEMBER_FIELDS)
         first = np.cumsum(counts) - counts
+        order = [i - begin for i in order]
         each = counts[order]
         source = np.arange(len(rows)) + np.repeat(first[order] - (np.cumsum(each) - each), each)
         sequence, context, query, loads, logits, emitted, _ = rows[source].T
@@ -276,4 +302,4 @@ class Batches(Run):
         times: dict[int, int] = {}
         for loop in self.loops:
             times |= loop.batcher.arrivals.times
-        return np.array([times[number] for number in range(len(self.setup.sequences))], dtype=np.int64)
+        return np.array([times.get(number, 0) for number in range(len(self.setup.sequences))], dtype=np.int64)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 
 import numpy as np
 import numpy.typing as npt
@@ -26,6 +27,10 @@ from sim.hardware.arbiters.disciplines import Discipline
 
 INSTANTS = 1 << 20  # between two looks at progress and Ctrl-C: a tenth of a second or so
 COSTED = 1 << 17  # rows of durations that are there at once, about: those of all sequences together
+PART = 1 << 18  # tasks that a sink is given at a time, about: their columns stay near the processor
+
+#: Takes a part of a log: consecutive steps, whose rows begin at 0. Its arrays are used again when it returns.
+Sink = Callable[[EventLog], None]
 
 
 class OutOfRangeError(Exception):
@@ -42,8 +47,8 @@ class Run:
     log: Words
     grant: Words
 
-    def __init__(self, setup: Setup, discipline: Discipline, progress: Progress | None) -> None:
-        self.setup, self.discipline, self.progress = setup, discipline, progress
+    def __init__(self, setup: Setup, discipline: Discipline, progress: Progress | None, sink: Sink | None) -> None:
+        self.setup, self.discipline, self.progress, self.sink = setup, discipline, progress, sink
         self.forms = Forms(setup, discipline)
         self.told = 0  # output tokens
 
@@ -112,14 +117,18 @@ def widened(table: Words, used: int, wanted: int) -> Words:
 class Sequences(Run):
     """Steps that are one sequence each, which decodes one token; sampled or known."""
 
-    def __init__(self, setup: Setup, discipline: Discipline, progress: Progress | None) -> None:
-        super().__init__(setup, discipline, progress)
+    def __init__(self, setup: Setup, discipline: Discipline, progress: Progress | None, sink: Sink | None) -> None:
+        super().__init__(setup, discipline, progress, sink)
         self.costs = costs_of(setup, setup.graph)
         self.form = self.forms.add(setup.graph, self.costs.row_of)
         self.count = np.array([request.tokens for request in setup.sequences], dtype=np.int64)
         self.known = setup.dependency == "known"
         lanes = max(1, COSTED // (self.costs.rows * len(self.count)))
+        self.in_parts = sink is not None and len(self.count) == 1 and not self.known
+        if self.in_parts:
+            lanes = max(1, min(lanes, PART // self.form.size))
         self.lanes = self.count if self.known else np.minimum(self.count, lanes)
+        self.given = 0  # steps that the sink has
         self._set_up()
 
     def _set_up(self) -> None:
@@ -143,8 +152,9 @@ class Sequences(Run):
         self.table = machine.registers[LOOP_TABLE]
         layout.put(self.table, table.T.ravel())
         self.m = machine.memory()
-        self.log = np.empty((LOG_FIELDS, steps * size), dtype=np.int64)
-        self.grant = np.empty((GRANT_FIELDS, steps * size + setup.channels * machine.ports), dtype=np.int64)
+        rows = (int(self.lanes[0]) if self.in_parts else steps) * size
+        self.log = np.empty((LOG_FIELDS, rows), dtype=np.int64)
+        self.grant = np.empty((GRANT_FIELDS, rows + setup.channels * machine.ports), dtype=np.int64)
         for number, request in enumerate(setup.sequences):
             self.wake(self.table + number * LOOP_WORDS, request.arrival)
 
@@ -165,8 +175,11 @@ class Sequences(Run):
             super().serve(status)
 
     def _cost(self, loop: int) -> None:
-        """Durations of the next steps of a sequence."""
+        """Durations of the next steps of a sequence. In parts, all steps before them have ended."""
         first, number = int(self.m[loop + L_TOKEN]), int(self.m[loop + L_NUMBER])
+        if self.in_parts:
+            self._give(first)
+            self.m[loop + L_ROW] = -first * self.form.size
         count = min(int(self.lanes[number]), int(self.count[number]) - first)
         token = np.arange(first, first + count, dtype=np.int64)
         lanes = StepLanes(
@@ -194,21 +207,34 @@ class Sequences(Run):
         if (self._ends()[1] == 0).any():
             raise SimulationError("the simulation ended with work left")
 
+    def _give(self, until: int) -> None:
+        """Give the sink the steps that have ended and it does not have; their rows are free then."""
+        if self.sink is not None and until > self.given:
+            self.sink(self._part(slice(self.given, until), rows=True))
+            self.given, self.m[GRANTS] = until, 0
+
     def event_log(self) -> EventLog:
-        """The event log; the arrays stay its columns."""
-        steps, size, requests = int(self.count.sum()), self.form.size, self.setup.sequences
+        """The event log; the arrays stay its columns. Without rows, if a sink took them."""
+        every = slice(0, int(self.count.sum()))
+        self._give(every.stop)
+        return self._part(every, rows=self.sink is None)
+
+    def _part(self, steps: slice, *, rows: bool) -> EventLog:
+        """The log of some steps, whose rows begin at 0, with rows or without."""
+        size, requests, count = self.form.size, self.setup.sequences, steps.stop - steps.start
         sequence = np.repeat(np.arange(len(requests), dtype=np.int32), self.count)
-        token = np.arange(steps, dtype=np.int64) - np.repeat(np.cumsum(self.count) - self.count, self.count)
+        token = np.arange(len(sequence), dtype=np.int64) - np.repeat(np.cumsum(self.count) - self.count, self.count)
         context = np.repeat(np.array([request.context for request in requests], dtype=np.int64), self.count) + token
-        released, end = self._ends().copy()
-        tasks = self.tasks(
-            np.repeat(np.arange(steps, dtype=np.int32), size), np.tile(np.arange(size, dtype=np.int32), steps)
-        )  # fmt: skip
+        released, end = self._ends()[:, steps].copy()
+        number, task = np.arange(count, dtype=np.int32), np.arange(size, dtype=np.int32)
         return EventLog(
-            graphs=(self.setup.graph,), tasks=tasks, grants=self.grants(),
+            graphs=(self.setup.graph,),
+            tasks=self.tasks(np.repeat(number, size), np.tile(task, count)) if rows else TaskTable.empty(),
+            grants=self.grants() if rows else GrantTable.empty(),
             steps=StepTable(
-                sequence=sequence, token=token.astype(np.int32), context=context, graph=np.zeros(steps, dtype=np.int32),
-                first=np.arange(steps, dtype=np.int64) * size, released=released, end=end,
+                sequence=sequence[steps], token=token[steps].astype(np.int32), context=context[steps],
+                graph=np.zeros(count, dtype=np.int32), first=np.arange(count, dtype=np.int64) * size, released=released,
+                end=end,
             ),
             engines=self.setup.engines, channels=self.setup.channels, bandwidth=self.setup.bandwidth,
             arrival=np.array([request.arrival for request in requests], dtype=np.int64),

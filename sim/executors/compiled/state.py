@@ -70,7 +70,7 @@ BY_KIND, BY_AGE, BY_SEQUENCE = range(3)
 # Ranks of ready tasks
 IN_ORDER, OLDEST, SHORTEST, LONGEST_PATH = range(4)
 
-# A node in the pool of graphs, a task or (after all tasks) a join, which has inputs and outputs alone; outputs are numbers of nodes
+# A node in the pool of graphs: a task or, after all tasks, a join, which has inputs and outputs alone. Outputs are numbers
 HELD, PREFETCH, INPUTS, OUT, OUT_END, COST_ROW, LEVEL, MOVES, MEMBER, CHAIN, STORES, OPERAND = range(12)
 FORM = 12
 
