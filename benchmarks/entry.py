@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
+from sim import executors
 from sim.eventlog import EventLog
 from sim.executors.setup import Setup
 from sim.repeats import repeat as repeat_scenario
@@ -37,10 +38,7 @@ def setup_of(scenario: Scenario) -> Setup:
 
 def simulate(setup: Setup, executor: str = COMPILED) -> EventLog:
     """Simulate a setup, until every column of the log is there."""
-    import sim.replay  # noqa: PLC0415
-    import sim.simulation  # noqa: PLC0415
-
-    log = sim.replay.run(setup)[0] if executor == COMPILED else sim.simulation.simulate(setup)
+    log, _ = executors.simulate(setup, executor)
     for column in fields(log.tasks):
         getattr(log.tasks, column.name)
     return log
@@ -48,12 +46,12 @@ def simulate(setup: Setup, executor: str = COMPILED) -> EventLog:
 
 def run(scenario: Scenario, executor: str = COMPILED) -> Result:
     """Simulate a scenario, with all checks and the breakdown."""
-    return run_scenario(scenario, replay=executor != SIMPY)
+    return run_scenario(scenario, executor=executor)
 
 
 def repeat(scenario: Scenario, count: int, executor: str = COMPILED) -> Iterator[Result]:
     """Run a scenario with several seeds."""
-    return repeat_scenario(scenario, count, replay=executor != SIMPY)
+    return repeat_scenario(scenario, count, executor=executor)
 
 
 def tasks(log: EventLog) -> int:
