@@ -54,7 +54,7 @@ Ints = npt.NDArray[np.int64]
 
 MANY = 100  # a larger matrix is no longer read by anyone: then it is by sequence, and then by ranges of sequences
 ALONE = "alone"
-MANY_PAIRS = 2**21  # of a task and a group: from there compiled code pays
+MANY_PAIRS = 2**18  # of a task and a group: from there compiled code pays
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -93,7 +93,7 @@ def blame(log: EventLog, rules: Rules, account: Breakdown) -> Blame:
     by_owner = _Groups(owners, of_step[log.tasks.step].astype(np.int16))
     by_kind = _Groups(account.kinds, _kinds(log, account.kinds))
     waits = sum_by(account.by_step, of_step, len(owners))
-    compiled = is_large(log) or len(log.tasks) * len(owners) > MANY_PAIRS
+    compiled = is_large(log) or len(log.tasks) * max(len(owners), len(account.kinds)) > MANY_PAIRS
     engines, channel = _Engines(log, account, compiled=compiled), _Channel(log, rules, account, compiled=compiled)
     result = Blame(
         owner=owner,
@@ -201,6 +201,7 @@ class _Channel:
         self._waits = np.ascontiguousarray(waits[:, :count])
         self._shift = _shift(int(account.total[WAIT_CHANNEL]) + count)
         self._mine, self._first, self._before = np.zeros((3, len(services.task) + 1), dtype=np.int64)
+        self._span = np.zeros(2, dtype=np.int64)
         self._own, self._since, self._until = np.zeros((3, count), dtype=np.int64)
         nobody = _Groups((), np.zeros(len(log.tasks), dtype=np.int16))
         for channel in range(log.channels):
@@ -218,9 +219,11 @@ class _Channel:
         self._launch(locate)(g, mine, first, intervals, waits, ISSUED, len(own), since)
         self._launch(locate)(g, mine, first, intervals, waits, ARRIVED, len(own), until)
         for whom in range(len(groups.names)) if groups.names else (NONE,):
-            self._launch(add_up)(g, mine, first, intervals, groups.of, whom, before)
+            self._launch(add_up)(g, mine, first, intervals, groups.of, whom, before, self._span)
             if before[intervals]:
-                self._launch(receive)(g, mine, first, before, waits, own, since, until, groups.of, whom, self._shift, weights)
+                self._launch(receive)(
+                    g, mine, first, before, waits, own, since, until, groups.of, whom, self._span, self._shift, weights
+                )
 
     def _launch(self, function: F) -> F:
         return launch(function, compiled=self._compiled)

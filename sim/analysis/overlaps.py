@@ -151,14 +151,20 @@ def own_work(g: Services, mine: Ints, services: int, place: Ints, own: Ints) -> 
 
 
 @kernel
-def add_up(g: Services, mine: Ints, first: Ints, intervals: int, group: Ints, whom: int, before: Ints) -> None:
-    """Fill `before` [interval + 1]: what a group of tasks (or with -1, all) had received on a channel when each began."""
+def add_up(g: Services, mine: Ints, first: Ints, intervals: int, group: Ints, whom: int, before: Ints, span: Ints) -> None:
+    """Fill `before` [interval + 1]: what a group of tasks (or with -1, all) had received on a channel when each began.
+
+    span: the first and the last interval in which it received something.
+    """
     total = 0
+    span[0], span[1] = intervals, NONE
     for k in range(intervals):
         before[k] = total
         for i in range(first[k], first[k + 1]):
             if whom == NONE or group[g.task[mine[i]]] == whom:
                 total += g.work[mine[i]]
+        if total > before[k]:
+            span[0], span[1] = min(span[0], k), k
     before[intervals] = total
 
 
@@ -177,14 +183,14 @@ def received_by(g: Services, mine: Ints, first: Ints, before: Ints, interval: in
 @kernel
 def receive(
     g: Services, mine: Ints, first: Ints, before: Ints, waits: Ints, own: Ints, since: Ints, until: Ints, group: Ints,
-    whom: int, shift: int, weights: Ints,
+    whom: int, span: Ints, shift: int, weights: Ints,
 ) -> None:  # fmt: skip
     """Add to each wait what others received meanwhile; with a group `whom`, to `weights` [who, whom] its share of the rest.
 
     own: [wait], what the transfer itself received on this channel. since, until: [wait], intervals of ISSUED and ARRIVED.
     """
     for wait in range(len(own)):
-        if own[wait] == 0:
+        if own[wait] == 0 or until[wait] < span[0] or since[wait] > span[1]:
             continue
         received = received_by(g, mine, first, before, until[wait], waits[ARRIVED, wait])
         received -= received_by(g, mine, first, before, since[wait], waits[ISSUED, wait])

@@ -14,12 +14,13 @@ from sim.analysis import columns
 from sim.analysis.account import account
 from sim.analysis.blame import blame
 from sim.analysis.bounds import bounds
-from sim.analysis.breakdown import PARTS, WAIT_INPUT, WAIT_POLICY, breakdown
+from sim.analysis.breakdown import PARTS, WAIT_ENGINE, WAIT_INPUT, WAIT_POLICY, breakdown
 from sim.analysis.checks import check
 from sim.analysis.context import Rules
 from sim.analysis.critical_path import critical_path
 from sim.analysis.inputs import Inputs
 from sim.analysis.links import Place
+from sim.cost.fixed import largest_remainder
 from sim.eventlog import EventLog
 from sim.graph import OpGraph
 from tests.analysis.machine import run
@@ -96,6 +97,49 @@ def test_compiled_kernels_find_the_same(graph: OpGraph, machine: dict[str, objec
         patch.setattr(columns, "MANY_TASKS", 0)
         compiled = findings(log, rules)
     assert findings(log, rules) == compiled
+
+
+@settings(max_examples=60, deadline=None)
+@given(graphs(), machines())
+def test_engines_are_blamed_for_each_instant(graph: OpGraph, machine: dict[str, object]):
+    """Against a count, picosecond by picosecond, of who waited and who held an engine while none was idle."""
+    log, rules = run(graph, **machine)
+    t, steps = log.tasks, len(log.steps)
+    account = breakdown(log, rules)
+    held, together = t.engine >= 0, np.zeros((steps, steps), dtype=np.int64)
+    for now in range(log.makespan):
+        holds = held & (t.start <= now) & (now < t.end)
+        if holds.sum() == log.engines:
+            waits = held & (t.ready <= now) & (now < t.start)
+            together += np.outer(*(np.bincount(t.step[those], minlength=steps) for those in (waits, holds)))
+    totals = account.by_step[:, WAIT_ENGINE].tolist()
+    assert together.sum(axis=1).tolist() == [log.engines * total for total in totals]
+    expected = [
+        largest_remainder(row, total) if total else [0] * steps for row, total in zip(together.tolist(), totals, strict=True)
+    ]
+    assert blame(log, rules, account).engine_by_owner.wait.tolist() == expected
+
+
+@settings(max_examples=60, deadline=None)
+@given(graphs(), machines())
+def test_a_queue_is_blamed_on_what_it_served(graph: OpGraph, machine: dict[str, object]):
+    """On one channel at full speed each wait is split by the work that others received meanwhile, counted one by one."""
+    log, rules = run(graph, **{**machine, "arbiter": "fifo", "cap": (1, 1), "channels": 1, "execution": "blocking"})
+    t, g, steps = log.tasks, log.grants, len(log.steps)
+    received = np.zeros((steps, steps), dtype=np.int64)
+    for row in np.flatnonzero(t.work).tolist():
+        issued, arrived = int(t.start[row]) + rules.latency, int(t.loaded[row])
+        others = 0
+        for i in range(len(g)):
+            overlap = min(arrived, int(g.end[i])) - max(issued, int(g.start[i]))
+            if g.task[i] != row and overlap > 0:
+                received[t.step[row], t.step[g.task[i]]] += overlap
+                others += overlap
+        wait = arrived - int(t.start[row]) - int(t.work[row]) - rules.latency
+        assert others == wait
+    found = blame(log, rules, breakdown(log, rules)).channel_by_owner
+    assert found.wait.tolist() == received.tolist()
+    assert not found.alone.any()
 
 
 def findings(log: EventLog, rules: Rules) -> list[object]:
