@@ -7,8 +7,8 @@ follow from what is kept anyway may come later, when they are first read: a repl
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field, fields
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, fields, replace
 from typing import Any, Self
 
 import numpy as np
@@ -225,3 +225,73 @@ class EventLog:
         """What to call the task of a row."""
         graph = self.graphs[int(self.steps.graph[self.tasks.step[row]])]
         return graph.name(int(self.tasks.task[row]))
+
+    @property
+    def has_rows(self) -> bool:
+        """Whether its tasks were recorded, or its steps alone."""
+        return len(self.tasks) > 0 or not len(self.steps)
+
+    def part(self, first: int, after: int) -> EventLog:
+        """A copy of consecutive steps, whose rows begin at 0."""
+        steps, row = slice(first, after), int(self.steps.first[first])
+        last = after - 1
+        rows = slice(row, int(self.steps.first[last]) + len(self.graphs[int(self.steps.graph[last])]))
+        mine = (self.grants.task >= rows.start) & (self.grants.task < rows.stop)
+        columns = {f.name: getattr(self.steps, f.name)[steps].copy() for f in fields(StepTable)}
+        tasks = {f.name: getattr(self.tasks, f.name)[rows].copy() for f in fields(TaskTable)}
+        grants = {f.name: getattr(self.grants, f.name)[mine] for f in fields(GrantTable)}
+        columns["first"] -= row
+        tasks["step"] -= first
+        grants["task"] -= row
+        return replace(
+            self, steps=StepTable(**columns), tasks=TaskTable(**tasks), grants=GrantTable(**grants),
+            batched=self.batched and _members_of(self.batched, steps),
+        )  # fmt: skip
+
+
+def _members_of(members: MemberTable, steps: slice) -> MemberTable:
+    mine = (members.step >= steps.start) & (members.step < steps.stop)
+    columns = {f.name: getattr(members, f.name)[mine] for f in fields(MemberTable)}
+    columns["step"] -= steps.start
+    return MemberTable(**columns)
+
+
+def joined(logs: Sequence[EventLog]) -> EventLog:
+    """One log of several parts that follow one another; the graphs of each begin with those of the part before."""
+    step = row = 0
+    tables: dict[str, list[dict[str, Any]]] = {"steps": [], "tasks": [], "grants": [], "batched": []}
+    for log in logs:
+        moved = {"first": row, "task": row, "step": step}
+        for name, table in (("steps", log.steps), ("tasks", log.tasks), ("grants", log.grants), ("batched", log.batched)):
+            if table is not None:
+                shift = moved if name != "tasks" else {"step": step}
+                columns = {f.name: getattr(table, f.name) for f in fields(table)}
+                tables[name].append({key: column + shift.get(key, 0) for key, column in columns.items()})
+        step, row = step + len(log.steps), row + len(log.tasks)
+    types = {"steps": StepTable, "tasks": TaskTable, "grants": GrantTable, "batched": MemberTable}
+    made = {
+        name: types[name](**{key: np.concatenate([each[key] for each in parts]) for key in parts[0]}) if parts else None
+        for name, parts in tables.items()
+    }
+    return replace(logs[-1], **made)
+
+
+class Window:
+    """Collects the steps of a run that are under way at some time, from parts as they come. start, end: ps."""
+
+    def __init__(self, start: int, end: int | None) -> None:
+        self.start, self.end = start, end
+        self._parts: list[EventLog] = []
+
+    def add(self, part: EventLog) -> None:
+        """The next part; what is wanted of it is copied."""
+        under_way = part.steps.end > self.start
+        if self.end is not None:
+            under_way &= part.steps.released < self.end
+        steps = np.flatnonzero(under_way)
+        if len(steps):
+            self._parts.append(part.part(int(steps[0]), int(steps[-1]) + 1))
+
+    def log(self) -> EventLog | None:
+        """The log of these steps; None if there are none."""
+        return joined(self._parts) if self._parts else None

@@ -12,14 +12,14 @@ from sim.analysis.requests import Requests
 from sim.analysis.series import Series
 from sim.cost import Doubt
 from sim.eventlog import EventLog
+from sim.executors import Executed
 from sim.graph import ModelGraph
-from sim.replay import Replayed
 from sim.scenario import Scenario
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Timing:
-    """How a run came about: seconds of wall-clock time of its parts, and what was replayed.
+    """How a run came about: seconds of wall-clock time of its parts, and which executor ran.
 
     The only part of a result that differs between runs of the same scenario.
     """
@@ -27,13 +27,14 @@ class Timing:
     capture: float
     simulate: float
     analyse: float
-    replayed: Replayed
+    executed: Executed
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Result:
     """A run and its account. `log` holds the event log as NumPy columns; `checks` names the invariants that were checked,
-    `doubts` what the costs are less than sure of. `requests`: what each request got; `series`: the same over time; `kv_bytes`:
+    `doubts` what the costs are less than sure of. `requests`: what each request got; `series`: the same over time; `window`: the
+    steps of `trace.window`, where `log` has no rows; `kv_bytes`:
     what one token appends to the KV cache.
     """
 
@@ -50,11 +51,18 @@ class Result:
     requests: Requests
     series: Series
     kv_bytes: int
+    window: EventLog | None = None
 
     @property
     def makespan(self) -> int:
         """Picoseconds from 0 to the end of the last task."""
         return self.log.makespan
 
+    def rows(self, wanted: str) -> EventLog:
+        """The log with a row for each op. Raises InputError that names what is `wanted` of it, if they were not recorded."""
+        if not self.log.has_rows:
+            raise self.scenario.error("record", f"expected all for {wanted}, found {self.scenario.record}")
+        return self.log
+
     def __repr__(self) -> str:
-        return f"Result({self.scenario.name!r}, {len(self.log.tasks)} tasks, makespan {self.makespan} ps)"
+        return f"Result({self.scenario.name!r}, {self.metrics.tasks} tasks, makespan {self.makespan} ps)"

@@ -19,30 +19,25 @@ import numpy as np
 
 import models.library
 from sim import formats
-from sim.analysis.bounds import bounds
-from sim.analysis.breakdown import INVARIANT, breakdown
-from sim.analysis.checks import check
+from sim.analysis.account import Account
 from sim.analysis.context import Rules
-from sim.analysis.metrics import metrics
-from sim.analysis.requests import requests as served_requests
-from sim.analysis.series import series
 from sim.batch import BatchGraph, Laid, Shape, StepGraphs, Variants
 from sim.capacity import footprint
 from sim.cost import COST_MODELS, CostModel, Doubt, Machine
 from sim.errors import InputError, unknown
-from sim.eventlog import EventLog
+from sim.eventlog import EventLog, Window
+from sim.executors import Executor, simulate
+from sim.executors.setup import Setup, SramError, lanes_of, sram_use
 from sim.fusion import Fusion, fuse, with_kv_heads
 from sim.graph import QUANTITIES, ModelGraph, OpGraph, StepLanes
 from sim.hardware.arbiters import ARBITERS, Arbiter, Derated, Efficiency
 from sim.lowering import KV_CLASS, MOST_TILES, Mapping, weight_products
 from sim.opgraph import written_costs, written_model
-from sim.replay import run as simulate
 from sim.requests import Request
 from sim.result import Result, Timing
 from sim.scenario import Formats, Fuse, Known, Scenario, load
 from sim.scheduling import SCHEDULERS, Scheduler
 from sim.serving import Batch, Batching, Member, Speculation, feasible
-from sim.executors.setup import Setup, SramError, lanes_of, sram_use
 from sim.size import Told, counted, prefills
 from sim.tasks import TaskGraph
 from sim.units import format_bytes
@@ -66,8 +61,8 @@ def read(path: str | Path, overrides: list[str] | None = None) -> Scenario:
     return load(path, overrides or [], known_names())
 
 
-def run(scenario: Scenario | str | Path, *, replay: bool = True, told: Told | None = None) -> Result:
-    """Simulate a scenario and account for it. Without `replay` the result is the same, and takes longer.
+def run(scenario: Scenario | str | Path, *, executor: Executor = "auto", told: Told | None = None) -> Result:
+    """Simulate a scenario and account for it. The result is the same whichever `executor` runs it: `auto` takes the faster one.
 
     told: called from time to time with the output tokens so far, those in all, and the simulated time in ps.
     Raises InputError if something in the scenario cannot be used, SimulationError if an invariant does not hold.
@@ -78,14 +73,50 @@ def run(scenario: Scenario | str | Path, *, replay: bool = True, told: Told | No
     model, variants = op_graphs(scenario)
     captured = perf_counter()
     setup = prepare(scenario, model, variants)
+    keep, window = scenario.record == "all", _window(scenario)
+    rules = _rules(scenario, setup)
+    account = Account(rules, engines=setup.engines, channels=setup.channels)
+    accounting = 0.0
+
+    def take(part: EventLog) -> None:
+        nonlocal accounting
+        at = perf_counter()
+        account.add(part)
+        if window is not None:
+            window.add(part)
+        accounting += perf_counter() - at
+
     try:
-        log, replayed = simulate(setup, replay=replay, progress=counted(setup, told))
+        log, executed = simulate(setup, executor, counted(setup, told), None if keep else take)
     except SramError as error:  # of a step that is wider than those looked at before
         raise _too_little_sram(scenario, setup, error) from None
     simulated = perf_counter()
+    if keep:
+        take(log)
+    found = account.result(
+        log, warmup_time=scenario.report.warmup_time, warmup_requests=scenario.report.warmup_requests
+    )  # fmt: skip
+    timing = Timing(
+        capture=captured - began, simulate=simulated - captured - (0 if keep else accounting),
+        analyse=perf_counter() - simulated + (0 if keep else accounting), executed=executed,
+    )  # fmt: skip
+    return Result(
+        scenario=scenario, model=model, log=log, rules=rules, metrics=found.metrics, bounds=found.bounds,
+        breakdown=found.breakdown, checks=found.checks, doubts=doubts(setup, log), timing=timing, requests=found.requests,
+        series=found.series, kv_bytes=_token_bytes(variants[False, False]), window=window.log() if window is not None else None,
+    )  # fmt: skip
+
+
+def _window(scenario: Scenario) -> Window | None:
+    """The time whose ops are kept although the others are not."""
+    window = scenario.trace.window
+    return None if window is None or scenario.record == "all" else Window(window.start, window.end)
+
+
+def _rules(scenario: Scenario, setup: Setup) -> Rules:
     efficiency = _efficiency(scenario)
-    rules = Rules(
-        arrivals=_arrivals(log, setup),
+    return Rules(
+        arrivals=_arrivals(setup),
         dependency=setup.dependency,
         execution=scenario.mapping.execution,
         latency=setup.latency,
@@ -96,21 +127,6 @@ def run(scenario: Scenario | str | Path, *, replay: bool = True, told: Told | No
         work_conserving_channel=setup.arbiter.work_conserving,
         work_conserving_scheduler=setup.scheduler.work_conserving,
     )
-    limits = bounds(log, rules)
-    checks = check(log, rules, limits)
-    account = breakdown(log, rules)
-    numbers = metrics(log)
-    warmup = scenario.report
-    served = served_requests(log, account.tokens, warmup_time=warmup.warmup_time, warmup_requests=warmup.warmup_requests)
-    timing = Timing(
-        capture=captured - began, simulate=simulated - captured, analyse=perf_counter() - simulated, replayed=replayed
-    )
-    return Result(
-        scenario=scenario, model=model, log=log, rules=rules, metrics=numbers, bounds=limits, breakdown=account,
-        checks=(*checks, INVARIANT), doubts=doubts(setup, log), timing=timing,
-        requests=served, series=series(log, served.arrival, served.last),
-        kv_bytes=_token_bytes(variants[False, False]),
-    )  # fmt: skip
 
 
 def doubts(setup: Setup, log: EventLog | None = None) -> tuple[Doubt, ...]:
@@ -137,13 +153,15 @@ def doubts(setup: Setup, log: EventLog | None = None) -> tuple[Doubt, ...]:
     return tuple(found.values())
 
 
-def _arrivals(log: EventLog, setup: Setup) -> tuple[int, ...]:
-    """When each decode loop could begin: each sequence has its own, or all share one."""
+def _arrivals(setup: Setup) -> tuple[int, ...]:
+    """When each decode loop could begin at the earliest: each sequence has its own, or all share one."""
+    arrivals = [request.arrival for request in setup.sequences]
     if setup.batching is None:
-        return tuple(request.arrival for request in setup.sequences)
-    first = np.full(int(log.steps.sequence.max()) + 1, LONGEST, dtype=np.int64)
-    np.minimum.at(first, log.steps.sequence[log.members.step], log.arrival[log.members.sequence])
-    return tuple(first.tolist())
+        return tuple(arrivals)
+    if setup.concurrency is not None:  # a closed loop begins at once
+        shared = 1 if setup.batching.policy != "independent" else min(setup.concurrency, len(arrivals))
+        return (0,) * shared
+    return (min(arrivals),) if setup.batching.policy != "independent" else tuple(arrivals)
 
 
 def op_graphs(scenario: Scenario) -> tuple[ModelGraph, Variants]:

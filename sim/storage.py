@@ -22,8 +22,8 @@ import json
 import os
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import replace
 from importlib import import_module
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -33,10 +33,10 @@ from sim import __version__
 from sim.batch import BatchGraph, Shape
 from sim.errors import InputError
 from sim.eventlog import EventLog, GrantTable, MemberTable, StepTable, TaskTable
+from sim.executors import Executed, Executor, simulate
 from sim.executors.setup import Setup
 from sim.files import whole_file
 from sim.graph import IntArray
-from sim.replay import Replayed, stream
 from sim.runner import known_names, op_graphs, prepare
 from sim.scenario import Scenario, from_dict
 from sim.size import Told, counted
@@ -53,27 +53,44 @@ COLUMNS = ("step", *_STEPS, "task", "name", "engine", *_TIMES, "grants")
 
 
 def save(log: EventLog, scenario: Scenario, path: str | os.PathLike[str]) -> None:
-    """Write a log. The file is whole or not there. Raises OSError."""
+    """Write a log. The file is whole or not there. Raises OSError, and InputError if the log has no rows."""
+    if not log.has_rows:
+        raise scenario.error("record", f"expected all for an event log in a file, found {scenario.record}")
     with _writer(path, scenario) as write:
         write(log, np.arange(len(log.grants)))
 
 
 def run_to_file(
-    scenario: Scenario, path: str | os.PathLike[str], *, replay: bool = True, told: Told | None = None
-) -> tuple[int, Replayed]:
-    """Simulate and write at once, without an account; returns the makespan in ps, and what was replayed.
+    scenario: Scenario, path: str | os.PathLike[str], *, executor: Executor = "auto", told: Told | None = None
+) -> tuple[int, Executed]:
+    """Simulate and write at once, without an account; returns the makespan in ps, and which executor ran.
 
-    About a million tasks are in memory at a time, however long the run is. If it cannot be replayed (see
-    `sim.replay.obstacle`), its steps are kept on the same disk until all have ended, some 60 bytes a task.
+    Of a run of a single loop, about a quarter of a million tasks are in memory at a time, however long it is. Where loops
+    overlap, all are until the end.
     """
     setup = prepare(scenario, *op_graphs(scenario))
-    makespan = 0
+    makespan = step = row = interval = 0
     with _writer(path, scenario) as write:
-        for part in stream(setup, Path(path).parent, replay=replay, progress=counted(setup, told)):
-            write(part.log, part.grants)
-            makespan = max(makespan, part.log.makespan)
-            report = part.report
-    return makespan, report
+
+        def take(part: EventLog) -> None:
+            nonlocal makespan, step, row, interval
+            write(_moved(part, step, row), interval + np.arange(len(part.grants)))
+            makespan = max(makespan, part.makespan)
+            step, row, interval = step + len(part.steps), row + len(part.tasks), interval + len(part.grants)
+
+        _, executed = simulate(setup, executor, counted(setup, told), take)
+    return makespan, executed
+
+
+def _moved(part: EventLog, step: int, row: int) -> EventLog:
+    """A part of a run with its steps and rows numbered through the run."""
+    if not step:
+        return part
+    return replace(
+        part, steps=replace(part.steps, first=part.steps.first + row), tasks=replace(part.tasks, step=part.tasks.step + step),
+        grants=replace(part.grants, task=part.grants.task + row),
+        batched=part.batched and replace(part.batched, step=part.batched.step + step),
+    )  # fmt: skip
 
 
 def load(path: str | os.PathLike[str]) -> tuple[EventLog, Scenario]:

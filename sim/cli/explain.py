@@ -41,7 +41,8 @@ def command(
     scenario = read(find_scenario(name), list(overrides))
     with simulating(scenario.name) as told:
         result = run(scenario, told=told)
-        found, path = blame(result.log, result.rules, result.breakdown), critical_path(result.log, result.rules)
+        log = result.rows("an explanation")
+        found, path = blame(log, result.rules, result.breakdown), critical_path(log, result.rules)
     answer = None
     if with_optimal:
         with status("looking for the best schedule"):

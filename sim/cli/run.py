@@ -9,6 +9,7 @@ from time import perf_counter
 from typing import get_args
 
 import click
+import numpy as np
 from rich.console import Console
 
 import sim.trace
@@ -95,15 +96,19 @@ def command(
         if save_log is not None:
             storage.save(result.log, scenario, save_log)
         began = perf_counter()
-        if with_trace:
+        traced = with_trace and traceable(result)
+        if traced:
             with status(f"writing {target}"):
                 write_trace(result, target)
         written = perf_counter() - began
         if as_json:
-            click.echo(json.dumps(summary(result, trace=target if with_trace else None, write=written)))
+            click.echo(json.dumps(summary(result, trace=target if traced else None, write=written)))
             continue
         terminal.show(result, console)
-        if with_trace:
+        if with_trace and not traced:
+            advice = "trace.window has ops of a time recorded, record: all those of the whole run"
+            console.print(f"\ntrace  none: ops were not recorded ({advice})", highlight=False)
+        elif traced:
             _tell_of_trace(console, target, scenario, result.makespan)
         sys.stdout.flush()
 
@@ -140,17 +145,23 @@ def _repeated(scenario: Scenario, count: int, as_json: bool, executor: Executor)
         output(120).print(render_repeats(data), highlight=False)
 
 
+def traceable(result: Result) -> bool:
+    """Whether there are ops to show: of the whole run, or of a window."""
+    return result.log.has_rows or result.window is not None
+
+
 def write_trace(result: Result, path: Path) -> None:
-    """Write the trace of a result; the format follows from the name."""
+    """Write the trace of a result; the format follows from the name. Raises InputError if no ops were recorded."""
     scenario: Scenario = result.scenario
+    log = result.window if result.window is not None else result.rows("a trace")
     path.parent.mkdir(parents=True, exist_ok=True)
     window = scenario.trace.window
     sim.trace.write(
-        result.log,
+        log,
         path,
         metadata={"scenario": scenario.name, "seed": str(scenario.seed), "version": __version__},
         detail=scenario.trace.detail,
         flows=scenario.trace.flows,
         window=(window.start, window.end if window.end is not None else result.makespan) if window else None,
-        critical=critical_path(result.log, result.rules).rows,
+        critical=critical_path(result.log, result.rules).rows if result.log.has_rows else np.zeros(0, dtype=np.int64),
     )

@@ -10,12 +10,9 @@ from sim.analysis.critical_path import critical_path
 from sim.report import account, requests
 from sim.result import Result
 
-#: Tasks. Who is to blame takes several times as long as all else; `sim explain` tells it of larger runs too.
-MOST_BLAMED = 1_000_000
-
 
 def summary(result: Result, *, trace: Path | None = None, timing: bool = True, write: float = 0.0) -> dict[str, Any]:
-    """Plain data, in a fixed order. Times are integers of picoseconds. `blame` is None with more than `MOST_BLAMED` tasks.
+    """Plain data, in a fixed order. Times are integers of picoseconds. `blame` and `critical_path` are None if ops were not recorded.
 
     `timing` is what differs between runs of a scenario, and can be left out; `write`: seconds that writing the trace took.
     """
@@ -63,8 +60,8 @@ def summary(result: Result, *, trace: Path | None = None, timing: bool = True, w
             for k in m.kinds
         ],
         "breakdown_ps": account.totals(result),
-        "blame": account.blame(blame(result.log, result.rules, result.breakdown)) if m.tasks <= MOST_BLAMED else None,
-        "critical_path": account.critical_path(result, critical_path(result.log, result.rules)),
+        "blame": account.blame(blame(result.log, result.rules, result.breakdown)) if result.log.has_rows else None,
+        "critical_path": _critical_path(result),
         "doubts": [{"kind": d.kind, "ops": d.ops, "share": d.share, "why": d.why} for d in result.doubts],
         "checks": list(result.checks),
         "trace": str(trace) if trace else None,
@@ -73,9 +70,13 @@ def summary(result: Result, *, trace: Path | None = None, timing: bool = True, w
         t = result.timing
         data["timing"] = {
             "capture_s": round(t.capture, 4), "simulate_s": round(t.simulate, 4), "analyse_s": round(t.analyse, 4),
-            "write_s": round(write, 4), "steps": t.replayed.steps, "replayed_steps": t.replayed.replayed,
+            "write_s": round(write, 4), "executor": t.executed.executor,
         }  # fmt: skip
     return data
+
+
+def _critical_path(result: Result) -> dict[str, Any] | None:
+    return account.critical_path(result, critical_path(result.log, result.rules)) if result.log.has_rows else None
 
 
 def _share(part: int, whole: int) -> float:

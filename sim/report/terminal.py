@@ -35,7 +35,7 @@ def render(result: Result) -> RenderableType:
     if (costs := COSTS.get(result.scenario.cost.model)) is not None:
         facts.add_row("times", costs)
     facts.add_row("checks", f"{len(result.checks)} invariants hold")
-    facts.add_row("replay", _replay(result))
+    facts.add_row("executor", _executor(result))
     if (tiles := few_tiles(result.log, result.bounds)) is not None:
         many = "one task" if tiles == 1 else f"{tiles} tasks"
         advice = (
@@ -75,13 +75,9 @@ def _tokens(result: Result) -> str:
     )
 
 
-def _replay(result: Result) -> str:
-    replayed = result.timing.replayed
-    if not replayed.replayed:
-        return f"none: {', '.join(replayed.reasons)}"
-    others = "; ".join(f"{count:,} simulated: {reason}" for reason, count in replayed.reasons.most_common())
-    more = f"; {others}" if others else ""
-    return f"{replayed.replayed:,} of {replayed.steps:,} steps, from {replayed.tapes:,} simulated{more}"
+def _executor(result: Result) -> str:
+    executed = result.timing.executed
+    return f"{executed.executor}: {executed.why}" if executed.why else executed.executor
 
 
 def _engines(result: Result) -> str:

@@ -466,6 +466,11 @@ class Scenario(Section):
     scheduler: Scheduler = default("earliest", description="Which ready task a free engine takes.")
     cost: Cost = default("roofline", description="How long tasks take.")
     seed: Whole = Field(default=0, ge=0, lt=2**63, description="Seed of all that is random.")
+    record: Literal["all", "steps", "none"] = Field(
+        default="all",
+        description="What is kept of a run. `all`: every op; `steps`: steps, requests and totals, so that a run of any length "
+        "fits memory; `none`: requests and totals. Ops in `trace.window` are kept whatever this says.",
+    )
     trace: Trace = default({}, description="What the trace shows.")
     report: Report = default({}, description="What statistics over requests leave out.")
 

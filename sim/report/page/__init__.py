@@ -36,7 +36,7 @@ def render(result: Result, *, what_if: dict[str, Any] | None = None, overrides: 
     what_if: the data of `sim.what_if.to_json`, if it was asked for. overrides: as given to `--set`, to be shown with the
     scenario. limit: the most tasks that the timeline shows; all else is always of the whole run.
     """
-    path = critical_path(result.log, result.rules)
+    path = critical_path(result.rows("a page"), result.rules)
     facts, columns = timeline(result, path.rows, limit)
     packed = pack(columns)
     scenario = result.scenario
