@@ -16,32 +16,16 @@ Fractions are carried through the sums and given out once per row, by largest re
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
 from sim.analysis.breakdown import Breakdown
-from sim.analysis.columns import NONE, forms_of, is_large, services_of, tasks_of, viewed
+from sim.analysis.columns import forms_of, is_large, services_of, tasks_of, viewed
 from sim.analysis.context import Rules
-from sim.analysis.overlaps import (
-    ARRIVED,
-    ISSUED,
-    NOBODY,
-    OTHERS,
-    REST,
-    TASK,
-    WAIT_ROWS,
-    add_up,
-    channel_intervals,
-    channel_waits,
-    locate,
-    overlap_engines,
-    own_work,
-    receive,
-)
+from sim.analysis.overlaps import NOBODY, OTHERS, REST, TASK, WAIT_ROWS, channel_waits, overlap_engines, receive_on
 from sim.analysis.parts import WAIT_CHANNEL, WAIT_ENGINE
 from sim.analysis.wide import narrow, sum_by
 from sim.base.kernel import launch
@@ -49,7 +33,6 @@ from sim.cost.fixed import largest_remainder
 from sim.errors import SimulationError
 from sim.eventlog import EventLog
 
-F = TypeVar("F", bound=Callable[..., Any])
 Ints = npt.NDArray[np.int64]
 
 MANY = 100  # a larger matrix is no longer read by anyone: then it is by sequence, and then by ranges of sequences
@@ -200,39 +183,27 @@ class _Channel:
         )  # fmt: skip
         self._waits = np.ascontiguousarray(waits[:, :count])
         self._shift = _shift(int(account.total[WAIT_CHANNEL]) + count)
-        self._mine, self._first, self._before = np.zeros((3, len(services.task) + 1), dtype=np.int64)
-        self._span = np.zeros(2, dtype=np.int64)
-        self._own, self._since, self._until = np.zeros((3, count), dtype=np.int64)
-        nobody = _Groups((), np.zeros(len(log.tasks), dtype=np.int16))
-        for channel in range(log.channels):
-            self._receive(channel, nobody, np.zeros((0, 0), dtype=np.int64))
+        mine, first, before = np.zeros((3, len(services.task) + 1), dtype=np.int64)
+        self._room = mine, first, before, np.zeros(2, dtype=np.int64)
+        own, since, until = np.zeros((3, count), dtype=np.int64)
+        self._of_waits = own, since, until
+        self._receive(_Groups((), np.zeros(len(log.tasks), dtype=np.int16)), np.zeros((0, 0), dtype=np.int64))
         alone = self._waits[OTHERS] == 0
         self._waits[NOBODY, alone] += self._waits[REST, alone]
         self._waits[REST, alone] = 0
 
-    def _receive(self, channel: int, groups: _Groups, weights: Ints) -> None:
+    def _receive(self, groups: _Groups, weights: Ints) -> None:
         """Fill `weights` [who waits, because of whom]; of no groups, the row OTHERS of waits."""
-        g, mine, first, before = self._services, self._mine, self._first, self._before
-        own, since, until, waits = self._own, self._since, self._until, self._waits
-        intervals = self._launch(channel_intervals)(g, channel, mine, first)
-        self._launch(own_work)(g, mine, int(first[intervals]), self._place, own)
-        self._launch(locate)(g, mine, first, intervals, waits, ISSUED, len(own), since)
-        self._launch(locate)(g, mine, first, intervals, waits, ARRIVED, len(own), until)
-        for whom in range(len(groups.names)) if groups.names else (NONE,):
-            self._launch(add_up)(g, mine, first, intervals, groups.of, whom, before, self._span)
-            if before[intervals]:
-                self._launch(receive)(
-                    g, mine, first, before, waits, own, since, until, groups.of, whom, self._span, self._shift, weights
-                )
-
-    def _launch(self, function: F) -> F:
-        return launch(function, compiled=self._compiled)
+        for channel in range(self._channels):
+            launch(receive_on, compiled=self._compiled)(
+                self._services, channel, *self._room, self._place, self._waits, *self._of_waits, groups.of, len(groups.names),
+                self._shift, weights,
+            )  # fmt: skip
 
     def matrix(self, groups: _Groups) -> Matrix:
         n = len(groups.names)
         weights = np.zeros((n, n), dtype=np.int64)
-        for channel in range(self._channels):
-            self._receive(channel, groups, weights)
+        self._receive(groups, weights)
         who = groups.of[self._waits[TASK]]
         rest, alone = (sum_by(self._waits[row], who, n) for row in (REST, NOBODY))
         return _given_out(groups.names, weights, rest, alone)

@@ -11,9 +11,9 @@ from sim.base.integers import mul_div
 from sim.base.kernel import kernel
 
 #: Rows of `state` [.., channel]: the latest interval, what it delivered, since when the channel is busy, all it delivered,
-#: and the first row that waited while it was idle.
-LATEST_START, LATEST_END, IN_LATEST, BUSY_SINCE, DELIVERED, IDLE_ROW = range(6)
-STATE_ROWS = 6
+#: the first row that waited while it was idle; ANY_BUSY, of channel 0, is how long some channel was busy.
+LATEST_START, LATEST_END, IN_LATEST, BUSY_SINCE, DELIVERED, IDLE_ROW, ANY_BUSY = range(7)
+STATE_ROWS = 7
 
 #: What a pass finds wrong.
 NOTHING, NOT_IN_ORDER, TOO_MUCH, OVERLAP = range(4)
@@ -26,12 +26,12 @@ SENTENCES = {
 
 @kernel
 def follow_channels(
-    g: Services, issued: Ints, latency: int, conserving: bool, state: Ints, delivered: Ints, width: int, bins: Ints
+    g: Services, issued: Ints, latency: int, conserving: bool, state: Ints, delivered: Ints, width: int, bins: Ints, runs: Ints
 ) -> int:
     """Follow all channels; returns what is wrong.
 
     issued: [row], when a task's transfer was. conserving: channels may not be idle. delivered: [row], work that each task got.
-    width, bins: see `deliver_over_time`.
+    width, bins: see `deliver_over_time`; runs: see `any_busy`.
     """
     task, channel, start, end, work = g.task, g.channel, g.start, g.end, g.work
     latest = 0
@@ -58,6 +58,7 @@ def follow_channels(
             known = state[IDLE_ROW, where]
             state[IDLE_ROW, where] = row if known == NONE else min(known, row)
     deliver_over_time(g, width, bins)
+    state[ANY_BUSY, 0] = any_busy(g, runs)
     return NOTHING
 
 

@@ -126,9 +126,9 @@ def channel_intervals(g: Services, channel: int, mine: Ints, first: Ints) -> int
 
 
 @kernel
-def locate(g: Services, mine: Ints, first: Ints, intervals: int, times: Ints, row: int, count: int, found: Ints) -> None:
+def locate(g: Services, mine: Ints, first: Ints, intervals: int, times: Ints, row: int, found: Ints) -> None:
     """Fill `found` [wait]: for times[row, wait] the last interval that has begun by then, or -1."""
-    for wait in range(count):
+    for wait in range(len(found)):
         time, low, high = times[row, wait], 0, intervals
         while low < high:
             half = (low + high) >> 1
@@ -202,3 +202,19 @@ def receive(
             received -= own[wait]
         if received > 0 and waits[REST, wait] > 0:
             weights[who, whom] += mul_div_up(received, waits[REST, wait] >> shift, waits[OTHERS, wait])
+
+
+@kernel
+def receive_on(
+    g: Services, channel: int, mine: Ints, first: Ints, before: Ints, span: Ints, place: Ints, waits: Ints, own: Ints,
+    since: Ints, until: Ints, group: Ints, groups: int, shift: int, weights: Ints,
+) -> None:  # fmt: skip
+    """Add what others received on a channel during each wait to `weights` [who, whom] of some groups; of none, to OTHERS."""
+    intervals = channel_intervals(g, channel, mine, first)
+    own_work(g, mine, first[intervals], place, own)
+    locate(g, mine, first, intervals, waits, ISSUED, since)
+    locate(g, mine, first, intervals, waits, ARRIVED, until)
+    for whom in range(NONE if groups == 0 else 0, groups):
+        add_up(g, mine, first, intervals, group, whom, before, span)
+        if before[intervals] > 0:
+            receive(g, mine, first, before, waits, own, since, until, group, whom, span, shift, weights)

@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from sim.analysis import channels
-from sim.analysis.channels import any_busy, follow_channels
+from sim.analysis.channels import follow_channels
 from sim.analysis.columns import (
     NONE,
     Forms,
@@ -31,7 +31,7 @@ from sim.analysis.columns import (
 from sim.analysis.context import Rules
 from sim.analysis.engines import Work, by_start, room_for, sweep_engines
 from sim.analysis.inputs import last_input, stores_before
-from sim.analysis.longest import arrivals_of, extend_paths
+from sim.analysis.longest import arrivals_of, extend_path
 from sim.analysis.parts import (
     COMPUTE,
     PART_COUNT,
@@ -227,27 +227,45 @@ def tally_steps(
 
 
 @kernel
-def kv_order(order: Ints, s: Steps, f: Forms, t: Tasks, stored: Ints, early: Ints) -> bool:
-    """Whether no step loads a layer's KV cache before earlier tokens of its sequence have stored it; else `early` says which.
+def loads_too_early(t: Tasks, f: Forms, graph: int, first: int, ended: Ints) -> int:
+    """A layer whose KV cache a step loads before earlier tokens have stored it, or -1; then its own stores count, too.
 
-    order: steps by sequence and token. stored: [layer], to work with. early: (step, layer).
+    ended: [layer], when the last store of a layer ended, kept from step to step of a sequence.
+    """
+    for i in range(f.kv_first[graph], f.kv_first[graph + 1]):
+        if f.kv_stores[i] == 0 and t.start[first + f.kv_task[i]] < ended[f.kv_layer[i]]:
+            return int(f.kv_layer[i])
+    for i in range(f.kv_first[graph], f.kv_first[graph + 1]):
+        if f.kv_stores[i] == 1:
+            ended[f.kv_layer[i]] = max(ended[f.kv_layer[i]], t.end[first + f.kv_task[i]])
+    return NONE
+
+
+@kernel
+def follow_sequences(
+    order: Ints, t: Tasks, s: Steps, f: Forms, latency: int, stripes: int, numerator: int, denominator: int, stream: bool,
+    known: bool, arrival: Ints, reached: Ints, stored: Ints, ended: Ints, finish: Ints, early: Ints,
+) -> None:  # fmt: skip
+    """Go through the steps by sequence and token: the longest path of each sequence, and the order that the KV cache imposes.
+
+    order: steps. numerator / denominator: the largest share of a channel that a transfer can get. arrival, reached: [sequence],
+    ps. stored, ended: [layer], finish: [task], to work with. early: (step, layer) of the first load before a store, if any.
     """
     sequence = NONE
     for position in range(len(order)):
         step = order[position]
-        first, graph = s.first[step], s.graph[step]
+        graph, first = s.graph[step], s.first[step]
         if s.sequence[step] != sequence:
             sequence = s.sequence[step]
             for layer in range(len(stored)):
-                stored[layer] = 0
-        for i in range(f.kv_first[graph], f.kv_first[graph + 1]):
-            if f.kv_stores[i] == 0 and t.start[first + f.kv_task[i]] < stored[f.kv_layer[i]]:
-                early[0], early[1] = step, f.kv_layer[i]
-                return False
-        for i in range(f.kv_first[graph], f.kv_first[graph + 1]):
-            if f.kv_stores[i] == 1:
-                stored[f.kv_layer[i]] = max(stored[f.kv_layer[i]], t.end[first + f.kv_task[i]])
-    return True
+                stored[layer], ended[layer] = 0, 0
+        reached[sequence] = extend_path(
+            t, f, graph, first, arrival[sequence], reached[sequence], latency, stripes, numerator, denominator, stream, known,
+            stored, finish,
+        )  # fmt: skip
+        layer = loads_too_early(t, f, graph, first, ended)
+        if layer != NONE and early[0] == NONE:
+            early[0], early[1] = step, layer
 
 
 class Tally:
@@ -316,12 +334,9 @@ class Tally:
         runs = np.bincount(log.steps.graph, minlength=len(log.graphs))
         runs[: len(self.runs)] += self.runs
         self.runs = runs
-        arrivals = arrivals_of(log, self._rules)
-        self.reached = np.append(self.reached, arrivals[len(self.reached) :])
-        extend_paths(log, self._rules, self.forms, self.reached, compiled=compiled)
+        self._follow_sequences(log, compiled=compiled)
         self._add_services(log, compiled=compiled)
         self._add_steps(log, compiled=compiled)
-        self._check_kv_order(log, compiled=compiled)
         self._latest = max(self._latest, log.makespan)
 
     def _note(self, kind: Fault, sentence: str) -> None:
@@ -334,8 +349,9 @@ class Tally:
         state[channels.LATEST_START] = state[channels.IDLE_ROW] = NONE
         delivered = np.zeros(len(log.tasks), dtype=np.int64)
         wrong = launch(follow_channels, compiled=compiled)(
-            g, t.start, self._rules.latency, self._rules.work_conserving_channel, state, delivered, self.width, self.bins
-        )
+            g, t.start, self._rules.latency, self._rules.work_conserving_channel, state, delivered, self.width, self.bins,
+            np.empty((2, len(log.grants) + 1), dtype=np.int64),
+        )  # fmt: skip
         if wrong != channels.NOTHING:
             self._note(Fault.ABOVE_BANDWIDTH, channels.SENTENCES[wrong])
             return
@@ -346,7 +362,7 @@ class Tally:
             if idle != NONE:
                 self._note(Fault.IDLE, f"channel {channel} was idle while {log.name(idle)} was eligible")
         self.delivered += state[channels.DELIVERED]
-        self.channel_busy += launch(any_busy, compiled=compiled)(g, np.empty((2, len(log.grants) + 1), dtype=np.int64))
+        self.channel_busy += int(state[channels.ANY_BUSY, 0])
 
     def _widen(self, makespan: int) -> None:
         """Make parts wide enough to reach so far: at first as narrow as can be, later twice as wide again and again."""
@@ -376,15 +392,24 @@ class Tally:
                 row = int(bad[fault])
                 self._note(fault, sentence.format(name=log.name(row), engine=log.tasks.engine[row]))
 
-    def _check_kv_order(self, log: EventLog, *, compiled: bool) -> None:
-        if not self.forms.layers:
-            return
-        early, steps = np.zeros(2, dtype=np.int64), log.steps
-        fine = launch(kv_order, compiled=compiled)(
-            in_order(log), viewed(steps_of(log), compiled=compiled), viewed(self.forms.columns, compiled=compiled),
-            viewed(tasks_of(log), compiled=compiled), np.zeros(len(self.forms.layers), dtype=np.int64), early,
+    def _follow_sequences(self, log: EventLog, *, compiled: bool) -> None:
+        rules, steps, layers = self._rules, log.steps, len(self.forms.layers)
+        arrivals = arrivals_of(log, rules)
+        self.reached = np.append(self.reached, arrivals[len(self.reached) :])
+        numerator, denominator = rules.fastest.as_integer_ratio()
+        largest = max((len(graph) for graph in log.graphs), default=0)
+        stored, ended, early = (
+            np.zeros(layers, dtype=np.int64),
+            np.zeros(layers, dtype=np.int64),
+            np.full(2, NONE, dtype=np.int64),
+        )
+        launch(follow_sequences, compiled=compiled)(
+            in_order(log), viewed(tasks_of(log), compiled=compiled), viewed(steps_of(log), compiled=compiled),
+            viewed(self.forms.columns, compiled=compiled), rules.latency, rules.stripes, numerator, denominator,
+            rules.execution == "stream", rules.dependency == "known", arrivals, self.reached, stored, ended,
+            np.empty(largest, dtype=np.int64), early,
         )  # fmt: skip
-        if not fine:
+        if early[0] != NONE:
             token = f"{steps.sequence[early[0]]}.{steps.token[early[0]]}"
             self._note(Fault.KV_ORDER, f"token {token} loaded layer {self.forms.layers[early[1]]} before it was stored")
 
