@@ -15,12 +15,15 @@ from __future__ import annotations
 
 from collections import Counter, deque
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from itertools import groupby
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
+import numpy.typing as npt
 
+from sim.base.kernel import kernel, launch, loaded
+from sim.base.philox import four_draws, highest_bits
 from sim.batch import Shape
 from sim.errors import InputError
 from sim.requests import Request
@@ -43,29 +46,49 @@ class Member(NamedTuple):
     leader: int = -1
 
 
-class Batch(NamedTuple):
-    """The members of a step. swap: their cache moves, and nothing else happens. forks: sequences that take no part, and get
-    their first token from the logits of another sample of their prompt.
+#: What a member that decodes one token adds to its row for the next step: a token in its cache, and one more to load.
+_ONE_MORE = np.array([name in ("context", "loads") for name in Member._fields], dtype=np.int64)
+
+
+class Batch:
+    """The members of a step, as a table int64 [member, field of Member].
+
+    swap: their cache moves, and nothing else happens. forks: sequences that take no part, and get their first token from the
+    logits of another sample of their prompt. emitted: output tokens that it gives. context: of all members together.
+    shape: all that the structure of its graph depends on.
     """
 
-    members: tuple[Member, ...]
-    swap: Literal["", "out", "in"] = ""
-    forks: tuple[int, ...] = ()
+    __slots__ = ("_members", "context", "emitted", "forks", "shape", "swap", "table")
+
+    def __init__(
+        self, members: Sequence[Member], swap: Literal["", "out", "in"] = "", forks: tuple[int, ...] = ()
+    ) -> None:  # fmt: skip
+        self._members: tuple[Member, ...] | None = tuple(members)
+        _, context, query, _, logits, emitted, leader = zip(*members, strict=True)
+        self.table: npt.NDArray[np.int64] = np.array(members, dtype=np.int64)
+        self.swap, self.forks = swap, forks
+        self.emitted, self.context = sum(emitted) + len(forks), sum(context)
+        leaders = leader if max(leader) >= 0 else ()
+        self.shape = Shape(several=tuple(q > 1 for q in query), logits=any(logits), leaders=leaders, swap=swap)
+
+    def __len__(self) -> int:
+        """Number of members."""
+        return len(self.table)
 
     @property
-    def emitted(self) -> int:
-        """Output tokens that it gives."""
-        return sum(member.emitted for member in self.members) + len(self.forks)
+    def members(self) -> tuple[Member, ...]:
+        """The members, one by one."""
+        if self._members is None:
+            self._members = tuple(map(Member._make, self.table.tolist()))
+        return self._members
 
-    @property
-    def shape(self) -> Shape:
-        """What the structure of its graph depends on."""
-        return Shape(
-            several=tuple(m.query > 1 for m in self.members),
-            logits=any(m.logits for m in self.members),
-            leaders=tuple(m.leader for m in self.members) if any(m.leader >= 0 for m in self.members) else (),
-            swap=self.swap,
-        )
+    def decoded_on(self) -> Batch:
+        """The step after this one, where all members have decoded one token and decode another."""
+        made = Batch.__new__(Batch)
+        made._members, made.table = None, self.table + _ONE_MORE
+        made.swap, made.forks, made.shape, made.emitted = "", (), self.shape, self.emitted
+        made.context = self.context + len(self.table)
+        return made
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -77,16 +100,39 @@ class Speculation:
     draft: int
     acceptance: float | tuple[int, ...]
 
-    def accepted(self, drafts: int, *, seed: int, sequence: int, step: int) -> int:
-        """How many of the first `drafts` guesses are right before one is wrong."""
+    def accepted(self, drafts: Sequence[int], *, seed: int, sequences: Sequence[int], steps: Sequence[int]) -> list[int]:
+        """Of each member of a step, how many of its guesses are right before one is wrong.
+
+        drafts: how many guesses it has. steps: how many steps it has decoded before.
+        """
         if not isinstance(self.acceptance, float):
-            return min(drafts, self.acceptance[step % len(self.acceptance)])
-        if not drafts:
-            return 0
+            given = self.acceptance
+            return [min(most, given[step % len(given)]) for most, step in zip(drafts, steps, strict=True)]
         # Keyed by what the step is; the raw stream, which NumPy promises to keep, against an integer threshold.
-        raw = np.random.Philox(key=[seed, (sequence << 32) | step]).random_raw(drafts)
-        right = (raw >> np.uint64(11)) < np.uint64(int(self.acceptance * 2**53))
-        return drafts if right.all() else int(right.argmin())
+        found = np.array(drafts, dtype=np.int64)
+        keys = np.array([(sequence << 32) | step for sequence, step in zip(sequences, steps, strict=True)], dtype=np.int64)
+        launch(right_before_wrong, compiled=loaded())(
+            found, keys, seed, int(self.acceptance * 2**53), np.zeros(8, dtype=np.int64)
+        )
+        return list(found.tolist())
+
+
+@kernel
+def right_before_wrong(drafts: Any, keys: Any, seed: int, threshold: int, words: Any) -> None:
+    """Replace numbers of guesses [member] by how many of them are right before one is wrong.
+
+    keys: what each draws by, beside the seed. A guess is right if the 53 highest bits of its draw are below the threshold.
+    words: scratch of 8.
+    """
+    for member in range(drafts.shape[0]):
+        draw, right = 0, True
+        while right and draw < drafts[member]:
+            if draw % 4 == 0:
+                four_draws(words, seed, keys[member], 1 + draw // 4)
+            right = highest_bits(words, draw % 4) < threshold
+            if right:
+                draw += 1
+        drafts[member] = draw
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -122,16 +168,6 @@ class _Sequence:
     blocks: int = 0
     forked: bool = False
     shared: int = 0  # cached tokens that it shares with its group
-
-
-class Saved(NamedTuple):
-    """A batcher at some time."""
-
-    queues: tuple[Any, Any, Any, Any]
-    fields: dict[int, _Sequence]
-    used: int
-    held: dict[int, int]
-    preemptions: int
 
 
 class Arrivals:
@@ -192,7 +228,8 @@ class Batcher:
     _moves: deque[tuple[_Sequence, Literal["out", "in"]]] = field(default_factory=deque)
     _batch: list[_Sequence] = field(default_factory=list)
     _held: dict[int, int] = field(default_factory=dict)  # group -> how many of its samples still need its shared blocks
-    preemptions: int = 0
+    _last: Batch | None = None  # the step that `next` gave last, if it was no move
+    _steady: bool = False  # it decodes one token of each, as the one before it
 
     def next(self, now: int) -> Batch | None:
         """The next step at this time, None if there is nothing to do before the next arrival."""
@@ -202,23 +239,51 @@ class Batcher:
             self._bring_back()
         if self._moves:
             sequence, direction = self._moves.popleft()
-            self._batch = []
+            self._batch, self._last, self._steady = [], None, False
             member = Member(sequence.number, sequence.cached, 0, sequence.cached, 0, 0)
             return Batch((member,), direction)
         self._admit()
+        last = self._last
+        if last is not None and self._decodes_on(last):
+            self._last, self._steady = last.decoded_on(), True
+            return self._last
         members, self._batch = self._compose()
+        self._last, self._steady = Batch(members, forks=self._forks(members)) if members else None, False
+        return self._last
+
+    def _decodes_on(self, last: Batch) -> bool:
+        """Whether the next step is the last one again, of members that decode one token each: `_compose` would say the same."""
+        if self._batch != self.running or self.batching.speculation is not None or any(last.shape.several):
+            return False
+        return not any(sequence.pending for sequence in self.running)
+
+    def _forks(self, members: list[Member]) -> tuple[int, ...]:
+        """Samples whose prompt will be in the cache when these members have ended."""
         ending = {
             sequence.request.group
             for member, sequence in zip(members, self._batch, strict=True)
-            if sequence.pending == member.query and sequence.request.group >= 0
+            if sequence.request.group >= 0 and sequence.pending == member.query
         }
-        forks = tuple(s.number for s in self.running if s.forked and s.request.group in ending) if ending else ()
-        return Batch(tuple(members), forks=forks) if members else None
+        return tuple(s.number for s in self.running if s.forked and s.request.group in ending) if ending else ()
 
     def ended(self, batch: Batch, now: int) -> None:
         """The step that `next` gave last has ended."""
         if batch.swap:
             return
+        if self._steady:
+            for sequence in self._batch:
+                sequence.generated += 1
+                sequence.cached += 1
+                sequence.decoded += 1
+        else:
+            self._count(batch)
+        for sequence in [s for s in self.running if s.generated >= s.request.tokens and not s.forked]:
+            self.running.remove(sequence)
+            self._free(sequence)
+            self.arrivals.ended(sequence.number, now)
+
+    def _count(self, batch: Batch) -> None:
+        """Count what a step has given its members."""
         for member, sequence in zip(batch.members, self._batch, strict=True):
             sequence.generated += member.emitted
             if sequence.pending:
@@ -229,32 +294,6 @@ class Batcher:
             else:
                 sequence.cached += member.emitted
                 sequence.decoded += 1
-        for sequence in self.running.copy():
-            if not sequence.forked and sequence.generated >= sequence.request.tokens:
-                self.running.remove(sequence)
-                self._free(sequence)
-                self.arrivals.ended(sequence.number, now)
-
-    def ending(self, batch: Batch) -> bool:
-        """Whether a request ends with the step that `next` gave last."""
-        gained = {member.sequence: member.emitted for member in batch.members} | dict.fromkeys(batch.forks, 1)
-        return any(s.generated + gained.get(s.number, 0) >= s.request.tokens for s in self.running if not batch.swap)
-
-    def save(self) -> Saved:
-        """All that `next` and `ended` change, arrivals apart."""
-        queues = (tuple(self.waiting), tuple(self.running), tuple(self.swapped), tuple(self._moves))
-        fields = {id(s): replace(s) for queue in queues[:3] for s in queue}
-        return Saved(queues, fields, self.used, dict(self._held), self.preemptions)
-
-    def restore(self, saved: Saved) -> None:
-        """Be as it was."""
-        waiting, running, swapped, moves = saved.queues
-        self.waiting, self.running, self.swapped, self._moves = deque(waiting), list(running), deque(swapped), deque(moves)
-        for queue in saved.queues[:3]:
-            for sequence in queue:
-                for name in _Sequence.__slots__:
-                    setattr(sequence, name, getattr(saved.fields[id(sequence)], name))
-        self.used, self._held, self.preemptions = saved.used, dict(saved.held), saved.preemptions
 
     # Room
 
@@ -301,7 +340,6 @@ class Batcher:
     def _preempt(self, sequence: _Sequence) -> None:
         self.running.remove(sequence)
         self._free(sequence)
-        self.preemptions += 1
         if self.batching.full == "swap" and sequence.cached:
             self._moves.append((sequence, "out"))
             self.swapped.appendleft(sequence)
@@ -334,7 +372,7 @@ class Batcher:
     def _admit(self) -> None:
         if self.batching.policy == "static" and self.running:
             return
-        while self.waiting and not self.swapped:
+        while self.waiting and not self.swapped and len(self.running) < self.batching.sequences:
             group = self._group()
             if len(self.running) + len(group) > self.batching.sequences or not self._take_blocks(group):
                 return
@@ -381,10 +419,9 @@ class Batcher:
         return 1 + (min(self.batching.speculation.draft, left - 1) if self.batching.speculation is not None else 0)
 
     def _compose(self) -> tuple[list[Member], list[_Sequence]]:
-        """Who decodes comes first, then who is prefilled, each in order of admission."""
-        batching, members, chosen = self.batching, list[Member](), list[_Sequence]()
-        leaders: dict[int, int] = {}
-        budget = batching.tokens
+        """Decodes first, then prefills, each in order of admission."""
+        batching, budget = self.batching, self.batching.tokens
+        chosen, queries = list[_Sequence](), list[int]()
         for sequence in self.running:
             if sequence.pending or sequence.forked:
                 continue
@@ -393,16 +430,9 @@ class Batcher:
                 if query > budget:
                     continue
                 budget -= query
-            emitted = query
-            if batching.speculation is not None:
-                emitted = 1 + batching.speculation.accepted(
-                    query - 1, seed=batching.seed, sequence=sequence.number, step=sequence.decoded
-                )
-            leader = leaders.setdefault(sequence.request.group, len(members)) if sequence.shared else len(members)
-            follows = leader != len(members)
-            loads = sequence.cached - (sequence.shared if follows else 0)
-            members.append(Member(sequence.number, sequence.cached, query, loads, query, emitted, leader if follows else -1))
             chosen.append(sequence)
+            queries.append(query)
+        members = self._decodes(chosen, queries)
         for sequence in self.running:
             if not sequence.pending or sequence.forked:
                 continue
@@ -416,6 +446,25 @@ class Batcher:
             members.append(Member(sequence.number, sequence.cached, query, sequence.cached, last, last))
             chosen.append(sequence)
         return members, chosen
+
+    def _decodes(self, sequences: Sequence[_Sequence], queries: Sequence[int]) -> list[Member]:
+        """Members that decode. The first of a group loads what its samples share."""
+        emitted, speculation, members = queries, self.batching.speculation, list[Member]()
+        if speculation is not None:
+            drafts, numbers, steps = (
+                [query - 1 for query in queries],
+                [s.number for s in sequences],
+                [s.decoded for s in sequences],
+            )
+            accepted = speculation.accepted(drafts, seed=self.batching.seed, sequences=numbers, steps=steps)
+            emitted = [1 + right for right in accepted]
+        leaders: dict[int, int] = {}
+        for number, (sequence, query, given) in enumerate(zip(sequences, queries, emitted, strict=True)):
+            leader, loads = -1, sequence.cached
+            if sequence.shared and leaders.setdefault(sequence.request.group, number) != number:
+                leader, loads = leaders[sequence.request.group], sequence.cached - sequence.shared
+            members.append(Member(sequence.number, sequence.cached, query, loads, query, given, leader))
+        return members
 
 
 def loops(batching: Batching, requests: Sequence[Request], *, concurrency: int | None = None, think: int = 0) -> list[Batcher]:

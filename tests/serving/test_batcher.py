@@ -6,13 +6,15 @@ from collections import Counter
 from contextlib import suppress
 from dataclasses import replace
 
+import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from sim.base.kernel import launch
 from sim.errors import InputError
 from sim.requests import Request
-from sim.serving import Batch, Batcher, Batching, Speculation, feasible, loops
+from sim.serving import Batch, Batcher, Batching, Speculation, feasible, loops, right_before_wrong
 
 
 def drive(batchers: list[Batcher], took: int = 10) -> list[tuple[int, Batch]]:
@@ -212,7 +214,7 @@ def test_samples_share_the_prompt() -> None:
 def test_closed_loop_keeps_so_many_on_the_way() -> None:
     asked = [Request(context=1, tokens=1 + i % 3, arrival=0) for i in range(10)]
     for policy in ("independent", "continuous"):
-        batchers = loops(Batching(policy=policy, sequences=9), asked, concurrency=3, think=7)  # type: ignore[arg-type]
+        batchers = loops(Batching(policy=policy, sequences=9), asked, concurrency=3, think=7)
         arrivals = batchers[0].arrivals
         steps = drive(batchers.copy())
         assert emitted(steps) == Counter({i: request.tokens for i, request in enumerate(asked)})
@@ -245,15 +247,63 @@ def test_samples_come_and_go_together_in_a_closed_loop() -> None:
 def test_acceptance_is_geometric_up_to_the_drafts() -> None:
     drafts, p, steps = 4, 0.7, 20_000
     speculation = Speculation(draft=drafts, acceptance=p)
-    counts = Counter(speculation.accepted(drafts, seed=1, sequence=0, step=step) for step in range(steps))
+    counts = Counter(speculation.accepted([drafts] * steps, seed=1, sequences=[0] * steps, steps=range(steps)))
     for accepted in range(drafts + 1):
         expected = p**accepted * (1 - p) if accepted < drafts else p**drafts
         sigma = (expected * (1 - expected) / steps) ** 0.5
         assert abs(counts[accepted] / steps - expected) < 4 * sigma
-    assert Speculation(draft=2, acceptance=1.0).accepted(2, seed=0, sequence=0, step=0) == 2
-    assert Speculation(draft=2, acceptance=0.0).accepted(2, seed=0, sequence=0, step=0) == 0
+    assert Speculation(draft=2, acceptance=1.0).accepted([2, 1], seed=0, sequences=[0, 1], steps=[0, 0]) == [2, 1]
+    assert Speculation(draft=2, acceptance=0.0).accepted([2, 0], seed=0, sequences=[0, 1], steps=[0, 0]) == [0, 0]
     given = Speculation(draft=4, acceptance=(3, 0, 9))
-    assert [given.accepted(4, seed=0, sequence=0, step=step) for step in range(4)] == [3, 0, 4, 3]
+    assert given.accepted([4, 4, 4, 4, 2], seed=0, sequences=[0] * 5, steps=range(5)) == [3, 0, 4, 3, 0]
+
+
+@pytest.mark.parametrize("compiled", [False, True])
+@settings(max_examples=100, deadline=None)
+@given(
+    st.lists(st.tuples(st.integers(0, 20), st.integers(0, 2**20), st.integers(0, 2**20)), max_size=5),
+    st.integers(0, 2**63 - 1), st.floats(0, 1),
+)  # fmt: skip
+def test_guesses_are_right_by_the_raw_stream_of_numpy(
+    compiled: bool, members: list[tuple[int, int, int]], seed: int, acceptance: float
+) -> None:  # fmt: skip
+    """Each member draws by its sequence and how often it has decoded, whoever is beside it."""
+    threshold = int(acceptance * 2**53)
+    drafts = np.array([drafts for drafts, *_ in members], dtype=np.int64)
+    keys = np.array([(sequence << 32) | step for _, sequence, step in members], dtype=np.int64)
+    expected = []
+    for most, key in zip(drafts.tolist(), keys.tolist(), strict=True):
+        raw = np.random.Philox(key=np.array([seed, key], dtype=np.uint64)).random_raw(most)
+        expected.append(next((i for i, bits in enumerate(raw.tolist()) if bits >> 11 >= threshold), most))
+    launch(right_before_wrong, compiled=compiled)(drafts, keys, seed, threshold, np.zeros(8, dtype=np.int64))
+    assert drafts.tolist() == expected
+
+
+@settings(max_examples=200, deadline=None)
+@given(samples() | requests, batchings(), st.none() | st.integers(1, 4))
+def test_a_step_that_goes_on_is_the_one_that_would_be_made_up(
+    asked: list[Request], batching: Batching, concurrency: int | None
+) -> None:  # fmt: skip
+    """Where all decode on, the next step follows from the last one; made up from the sequences, it is the same."""
+    with suppress(InputError):
+        feasible(batching, asked, 100)
+        (short,), (long,) = (loops(batching, asked, concurrency=concurrency) for _ in range(2))
+        now, going = 0, True
+        while going:
+            long._last = None
+            first, second = short.next(now), long.next(now)
+            assert (first is None) == (second is None)
+            if first is not None and second is not None:
+                assert (first.members, first.swap, first.forks) == (second.members, second.swap, second.forks)
+                assert (first.shape, first.emitted, first.context) == (second.shape, second.emitted, second.context)
+                assert first.table.tolist() == [list(member) for member in first.members]
+                now += 10
+                short.ended(first, now)
+                long.ended(second, now)
+            elif short.arrivals.next is not None:
+                now = short.arrivals.next
+            else:
+                going = False
 
 
 def test_what_can_never_be_served_is_refused() -> None:
