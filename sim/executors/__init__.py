@@ -36,7 +36,7 @@ def simulate(
 ) -> tuple[EventLog, Executed]:  # fmt: skip
     """Run it. Raises InputError if operands cannot fit SRAM or the executor cannot run it, SimulationError.
 
-    sink: takes the log in parts, consecutive steps whose rows begin at 0; the log that is returned has no rows then. Of a single
+    sink: takes the log in parts, consecutive steps whose rows begin at 0; the log that is returned then has no rows. Of one
     loop a million tasks or less are in memory at a time; where loops overlap, it takes all at the end.
     """
     chosen = choose(setup, executor)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import random
 from dataclasses import fields
-from io import BytesIO
 from typing import Any
 
 import numpy as np
@@ -244,23 +243,6 @@ LOOPS: dict[str, dict[str, Any]] = {
 @pytest.mark.parametrize("name", LOOPS)
 def test_nor_does_it_matter_to_loops(name: str, seed: int):
     assert differing({"model": BLOCK, "hardware": APART, **LOOPS[name]}, seed) == set()
-
-
-@settings(max_examples=30, deadline=None)
-@given(scenarios())
-def test_parts_are_the_log(data: dict[str, Any]):
-    """The parts of a log are its rows, and their numbers are the places of service intervals in the whole."""
-    whole = columns(simulate(data))
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("sim.executors.reference.run.PART", 4)
-        parts = list(reference.simulate_in_parts(setup(data), BytesIO()))
-    found = [columns(log) for log, _ in parts]
-    place = np.argsort(np.concatenate([numbers for _, numbers in parts]))
-    for name, column in whole.items():
-        if name == "arrival":
-            continue
-        together = np.concatenate([part[name] for part in found])
-        assert np.array_equal(together[place] if name.startswith("grants") else together, column), name
 
 
 def test_progress_counts_each_output_token_once():

@@ -25,6 +25,6 @@ and its log is the same to the bit. Read it in this order, each file from its to
    machine and its processes are put together from a setup and run.
 """
 
-from sim.executors.reference.run import simulate, simulate_in_parts
+from sim.executors.reference.run import simulate
 
-__all__ = ["simulate", "simulate_in_parts"]
+__all__ = ["simulate"]

@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from copy import deepcopy
 from functools import partial
-from io import BytesIO
-from typing import BinaryIO
 
 import numpy as np
 
@@ -19,33 +16,12 @@ from sim.executors.reference.record import Record
 from sim.executors.reference.sram import Sram
 from sim.executors.reference.step import Steps
 from sim.executors.setup import Progress, Setup
-from sim.graph import IntArray
 from sim.serving import Batcher, loops
-
-PART = 1 << 18  # tasks in a part of a log, about
 
 
 def simulate(setup: Setup, progress: Progress | None = None) -> EventLog:
     """Simulate to the end. Raises InputError if operands do not fit SRAM, SimulationError if the simulation cannot end."""
-    record = Record(setup, BytesIO(), progress)
-    log, _ = next(record.parts(_run(setup, record)))
-    return log
-
-
-def simulate_in_parts(
-    setup: Setup, file: BinaryIO, progress: Progress | None = None
-) -> Iterator[tuple[EventLog, IntArray]]:  # fmt: skip
-    """Yield the same as logs of some steps each, one at a time, with the number of each service interval in the whole run.
-
-    Steps are kept in a file until all have ended, since they need not end in program order.
-    """
-    record = Record(setup, file, progress)
-    yield from record.parts(_run(setup, record), PART)
-
-
-def _run(setup: Setup, record: Record) -> IntArray:
-    """Simulate; returns when each sequence came."""
-    env = Environment()
+    record, env = Record(setup, progress), Environment()
     machine, steps = _machine(env, setup, record), Steps(env, setup)
     batchers: list[Batcher] = []
     processes: list[Process] = []
@@ -63,7 +39,7 @@ def _run(setup: Setup, record: Record) -> IntArray:
     times = {number: sequence.arrival for number, sequence in enumerate(setup.sequences)}
     for batcher in batchers:
         times |= batcher.arrivals.times
-    return np.array([times[number] for number in range(len(times))], dtype=np.int64)
+    return record.log(np.array([times[number] for number in range(len(times))], dtype=np.int64))
 
 
 def _machine(env: Environment, setup: Setup, record: Record) -> Machine:
