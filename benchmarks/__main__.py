@@ -25,6 +25,7 @@ from benchmarks import baseline, entry, growth, mooncake, peers, starting, trace
 from benchmarks.measure import CORES, Contender, alone, ratios, rounds, spread
 from benchmarks.plot import plot
 from benchmarks.workloads import COMPARED, SERVING, SIDE_BY_SIDE, Compared, Serving
+from sim.executors import Executor
 from sim.executors.setup import Setup
 from sim.scenario import Scenario
 
@@ -76,14 +77,14 @@ class Idiomatic:
 
     def deviation(self) -> float:
         self.run()
-        return self.makespan / entry.simulate(self.setup, entry.SIMPY).makespan - 1
+        return self.makespan / entry.simulate(self.setup, "simpy").makespan - 1
 
 
-def _simulate(setup: Setup, executor: str) -> int:
+def _simulate(setup: Setup, executor: Executor) -> int:
     return entry.tasks(entry.simulate(setup, executor))
 
 
-def _run(scenario: Scenario, executor: str) -> int:
+def _run(scenario: Scenario, executor: Executor) -> int:
     return entry.tasks(entry.run(scenario, executor).log)
 
 
@@ -139,7 +140,7 @@ def layers(options: argparse.Namespace) -> Lines:
     contenders: dict[str, Contender[Any]] = {
         "idiomatic SimPy": Contender(lambda: None, base.run),
         "SimPy, a loop of timeouts (timeouts/s): its ceiling": Contender(lambda: None, lambda _: baseline.timeouts(100_000)),
-        "reference executor": Contender(lambda: base.setup, partial(_simulate, executor=entry.SIMPY)),
+        "reference executor": Contender(lambda: base.setup, partial(_simulate, executor="simpy")),
         "compiled executor": Contender(lambda: entry.setup_of(scenario), simulate),
         "`sim.run`: simulate, check, break down": Contender(lambda: None, partial(run, summary=False)),
         "`sim.run` and the summary of `--json`": Contender(lambda: None, partial(run, summary=True)),
@@ -328,7 +329,7 @@ def main() -> None:
     parser.add_argument("--largest", type=int, default=100_000_000, help="tasks of the largest run of the section on growth")
     parser.add_argument("--write", type=Path, metavar="FILE.md", help="write the page there as well")
     options = parser.parse_args()
-    options.shortest, options.executor = (0.0, entry.AUTO) if options.quick else (0.1, entry.COMPILED)
+    options.shortest, options.executor = (0.0, "auto") if options.quick else (0.1, "compiled")
     if options.quick:
         options.rounds, options.largest = 1, 10_000
     os.environ.setdefault(CORES, "1")

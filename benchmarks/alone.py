@@ -16,15 +16,17 @@ from typing import Any
 
 from benchmarks import entry
 from benchmarks.measure import Meter, keep_to
+from sim.executors import Executor
 from sim.scenario import Scenario
 
 REPEATS = 4
 
 
-def done(work: str, scenario: Scenario, executor: str) -> dict[str, int]:
+def done(work: str, scenario: Scenario, executor: Executor) -> dict[str, int]:
     """Do it, and say how much it was."""
     if work == "simulate":
-        return entry.size(entry.simulate(entry.setup_of(scenario), executor))
+        log = entry.simulate(entry.setup_of(scenario), executor, rows=scenario.record == "all")
+        return entry.size(log)
     if work == "run":
         return entry.size(entry.run(scenario, executor).log)
     sizes = [entry.size(result.log) for result in entry.repeat(scenario, REPEATS, executor)]
@@ -35,7 +37,7 @@ def measured(request: Mapping[str, Any]) -> dict[str, float]:
     if "cores" in request:
         keep_to(request["cores"])
     name, overrides, work = (request[key] for key in ("scenario", "overrides", "work"))
-    executor = request.get("executor", entry.COMPILED)
+    executor = request.get("executor", "compiled")
     scenario = entry.scenario(name, *overrides)
     if request.get("warm"):
         done(work, entry.scenario(name, *overrides, *request["warm"]), executor)

@@ -11,6 +11,7 @@ import numpy as np
 
 from sim import executors
 from sim.eventlog import EventLog
+from sim.executors import Executor
 from sim.executors.setup import Setup
 from sim.repeats import repeat as repeat_scenario
 from sim.report.summary import summary as summary_of
@@ -20,8 +21,6 @@ from sim.runner import run as run_scenario
 from sim.scenario import Scenario
 from sim.shipped import scenarios
 from sim.workload import requests
-
-AUTO, COMPILED, SIMPY = "auto", "compiled", "simpy"
 
 #: What a run may record, and the most tasks that it is measured with: rows of 30 million tasks are 2 GB.
 RECORDS = {"all": 30_000_000, "steps": 10**9}
@@ -36,20 +35,24 @@ def setup_of(scenario: Scenario) -> Setup:
     return prepare(scenario, *op_graphs(scenario))
 
 
-def simulate(setup: Setup, executor: str = COMPILED) -> EventLog:
-    """Simulate a setup, until every column of the log is there."""
-    log, _ = executors.simulate(setup, executor)
+def simulate(setup: Setup, executor: Executor = "compiled", *, rows: bool = True) -> EventLog:
+    """Simulate a setup, until every column of the log is there. rows: keep those of tasks."""
+    log, _ = executors.simulate(setup, executor, None, None if rows else _forget)
     for column in fields(log.tasks):
         getattr(log.tasks, column.name)
     return log
 
 
-def run(scenario: Scenario, executor: str = COMPILED) -> Result:
+def _forget(_part: EventLog) -> None:
+    """Take rows that are not kept."""
+
+
+def run(scenario: Scenario, executor: Executor = "compiled") -> Result:
     """Simulate a scenario, with all checks and the breakdown."""
     return run_scenario(scenario, executor=executor)
 
 
-def repeat(scenario: Scenario, count: int, executor: str = COMPILED) -> Iterator[Result]:
+def repeat(scenario: Scenario, count: int, executor: Executor = "compiled") -> Iterator[Result]:
     """Run a scenario with several seeds."""
     return repeat_scenario(scenario, count, executor=executor)
 

@@ -40,13 +40,14 @@ class Contender(Generic[T]):
 
 
 def rounds(contenders: Mapping[str, Contender[Any]], count: int, shortest: float = SHORTEST) -> dict[str, list[float]]:
-    """Rates of each contender in interleaved rounds, after one that warms up."""
+    """Rates of each contender in interleaved rounds, after one that warms up. shortest: 0 for a try, without it."""
+    if shortest:
+        for contender in contenders.values():
+            contender.rate(0)
     rates: dict[str, list[float]] = {name: [] for name in contenders}
-    for number in range(count + 1):
+    for _ in range(count):
         for name, contender in contenders.items():
-            found = contender.rate(shortest if number else 0)
-            if number:
-                rates[name].append(found)
+            rates[name].append(contender.rate(shortest))
     return rates
 
 

@@ -58,7 +58,7 @@ def scaled(values: npt.NDArray[np.float64], total: int, least: int, most: int) -
         raise ValueError(f"expected a sum from {least * len(values)} to {most * len(values)}, found {total}")
 
     def by(factor: float) -> Counts:
-        return np.array(np.clip(np.floor(values * factor), least, most), dtype=np.int64)
+        return (values * factor).astype(np.int64).clip(least, most)
 
     low, high = 0.0, 1.0
     while by(high).sum() < total:

@@ -47,7 +47,7 @@ def stages() -> dict[str, Any]:
     found: dict[str, Any] = {"import_sim": seconds(_import_sim)}
     from benchmarks import entry  # noqa: PLC0415  # what it imports was counted
 
-    found["small"] = seconds(lambda: entry.run(entry.scenario(SCENARIO, SMALL), entry.AUTO))
+    found["small"] = seconds(lambda: entry.run(entry.scenario(SCENARIO, SMALL), "auto"))
     found["numba"] = "numba" in sys.modules
     found["import_numba"] = seconds(_import_numba)
     found["first"] = seconds(lambda: entry.run(entry.scenario(SCENARIO, LARGE)))
