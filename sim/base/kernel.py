@@ -37,6 +37,7 @@ MANY_TASKS = 25_000
 
 _KERNELS: dict[int, FunctionType] = {}  # by id of the code object
 _SMALL: set[int] = set()
+_NATIVE: dict[int, Callable[[], Any]] = {}
 _DISPATCHERS: dict[tuple[int, bool], Any] = {}
 _UNAVAILABLE: list[str] = []  # the reason, once it is known
 
@@ -52,6 +53,16 @@ def small(function: F) -> F:
     """Mark a kernel that is small and called often: compiled, its code stands wherever it is called."""
     _SMALL.add(id(function.__code__))
     return function
+
+
+def native(factory: Callable[[], Any]) -> Callable[[F], F]:
+    """Mark a kernel of which Numba cannot compile the body: the factory makes what stands for it in compiled code."""
+
+    def marked(function: F) -> F:
+        _NATIVE[id(function.__code__)] = factory
+        return function
+
+    return marked
 
 
 def is_kernel(function: object) -> bool:
@@ -99,6 +110,8 @@ def compile_kernel(function: Callable[..., Any], *, entry: bool = True) -> Any:
     code = function.__code__
     key = (id(code), entry)
     if key not in _DISPATCHERS:
+        if id(code) in _NATIVE:
+            return _DISPATCHERS.setdefault(key, _NATIVE[id(code)]())
         import numba  # noqa: PLC0415
 
         _use_cache_folder(numba)

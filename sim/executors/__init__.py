@@ -76,4 +76,4 @@ def obstacle(setup: Setup) -> str:
     """Why the compiled executor cannot run a setup; empty if it can."""
     from sim.executors.compiled import rules  # noqa: PLC0415
 
-    return rules.obstacle(setup) or unavailable()
+    return rules.obstacle(setup) or unavailable() or rules.cannot_compile(setup)

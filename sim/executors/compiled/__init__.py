@@ -2,8 +2,9 @@
 
 Read `state.py` first: what the memory of a run consists of. Then `loop.py`: `advance` goes from instant to instant, and each
 phase of an instant is a function: `steps.py` releases steps and admits operands to SRAM, `engines.py` dispatches tasks,
-`tasks.py` is what happens to a task, and `channels.py` divides a channel, in one of four disciplines (`exclusive.py`, `turns.py`,
-`classes.py`, `rest.py`) over the queues of `ports.py`. These are kernels, and run as plain Python as well.
+`tasks.py` is what happens to a task, and `channels.py` divides a channel, in one of five disciplines (`exclusive.py`,
+`turns.py`, `classes.py`, `rest.py`, `written.py`) over the queues of `ports.py`. These are kernels, and run as plain Python as
+well.
 
 `build.py` lays out the memory, `forms.py` the task graphs, `costs.py` the durations; `driver.py` and `batches.py` feed the loop
 with sequences or batches, and make the event log.

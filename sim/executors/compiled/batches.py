@@ -20,8 +20,8 @@ from sim.executors.compiled.loop import advance, serve_batch
 from sim.executors.compiled.state import (
     CHANNEL_TABLE, CHANNEL_WORDS, COST, DONE, GRANTS, GRANT_FIELDS, K_ARRIVALS, K_ARRIVED, K_HEADS, K_NEW, LOG_FIELDS,
     LOOP_TABLE, LOOP_WORDS, L_BATCHED, L_NUMBER, NOW, READY, RING, RING_HEAD, RING_SIZE, RING_TAIL, SLOT_WORDS, S_BASE,
-    S_COST, S_END, S_FORM, S_KEY, S_LOOP, S_MEMBERS, S_NODES, S_OWNER, S_QUEUE, S_RELEASED, S_ROW, S_STEP, S_TASKS, TURN,
-    TURN_LIST, WANTS_STEP,
+    S_COST, S_END, S_FORM, S_KEY, S_LOOP, S_MEMBERS, S_NODES, S_OWNER, S_QUEUE, S_RELEASED, S_ROW, S_STEP, S_TASKS, S_TOKEN,
+    TURN, TURN_LIST, WANTS_STEP,
 )  # fmt: skip
 from sim.executors.setup import Progress, Setup, lanes_of
 from sim.hardware.arbiters.disciplines import Discipline
@@ -161,7 +161,7 @@ class Batches(Run):
         m[slot + S_COST], m[slot + S_STEP] = at, slot + S_RELEASED
         m[slot + S_QUEUE] = members[0] if plain else others
         m[slot + S_OWNER] = members[0] if len(members) == 1 else others
-        m[slot + S_MEMBERS] = loop.members.at
+        m[slot + S_MEMBERS], m[slot + S_TOKEN] = loop.members.at, loop.token
         loop.batch, loop.graph, loop.row = batch, number, self.rows
         loop.token += 1
         self.rows += form.size

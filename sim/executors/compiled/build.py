@@ -7,17 +7,20 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from sim.base.pointers import pointer_to
 from sim.executors.compiled.state import (
-    AGE, AGE_TIME, BOUND_TABLE, BURST, BY_AGE, BY_CLASS, BY_KIND, BY_REST, BY_SEQUENCE, CAP, CAP_OF, CELL, CHAINED, CHANNELS,
-    CHANNEL_TABLE, CHANNEL_WORDS, CLASS, CLASSES, COMPLETE, DENOMINATOR, DERATED, DISCIPLINE, EFFICIENCIES, EFFICIENCY,
-    ENGINES, EXCLUSIVE, FIRST_PART, FIXED_RATES, IDLES, IN_ORDER, KNOWN, K_ARRIVALS, K_CLASSES, K_FIRST, K_HEADS, K_HEAP,
-    K_LAST, K_LAST_PORT, K_LATER, K_NUMBER, K_PART, K_PORTS, K_SERVED, K_TIMER, K_TURN, K_UNTIL, LATENCY, LIMIT,
-    LONGEST_PATH, LOOP_TABLE, LOOP_WORDS, NEVER, NONE, OLDEST, OVERLAP, PART, PHASE, PREEMPTIVE, QUANTUM_DOWN, QUANTUM_UP,
-    RANKING, READY, RECORDED, REGISTERS, RING, RING_SIZE, ROUTE, RUNNING, SEQUENCE_CLASS, SHARE, SHORTEST, SRAM, SRAM_FREE,
-    SRAM_QUEUE, SRAM_SIZE, TURN_BY_TURN, TURN_LIST, URGENCY, WAKES, WHOLE, W_HEAP, W_ROOM, W_WEIGHT,
+    AGE, AGE_TIME, BOUND_TABLE, BURST, BY_AGE, BY_CLASS, BY_KIND, BY_REST, BY_RULE, BY_SEQUENCE, CAP, CAP_OF, CELL, CHAINED,
+    CHANNELS, CHANNEL_TABLE, CHANNEL_WORDS, CLASS, CLASSES, COMPLETE, DENOMINATOR, DERATED, DISCIPLINE, EFFICIENCIES,
+    EFFICIENCY, ENGINES, EXCLUSIVE, FIRST_PART, FIXED_RATES, IDLES, IN_ORDER, KNOWN, K_ARRIVALS, K_CLASSES, K_FIRST, K_HEADS,
+    K_HEAP, K_LAST, K_LAST_PORT, K_LATER, K_MEMORY, K_NUMBER, K_PART, K_PORTS, K_RECORDS, K_SERVED, K_TIMER, K_TURN, K_UNTIL,
+    LATENCY, LIMIT, LONGEST_PATH, LOOP_TABLE, LOOP_WORDS, MEMORY_WORDS, NEVER, NONE, OLDEST, OVERLAP, PART, PHASE, PREEMPTIVE,
+    QUANTUM_DOWN, QUANTUM_UP, RANKING, READS, READY, RECORDED, REGISTERS, RING, RING_SIZE, ROUTE, RULE, RUNNING,
+    SEQUENCE_CLASS, SHARE, SHORTEST, SRAM, SRAM_FREE, SRAM_QUEUE, SRAM_SIZE, TURN_BY_TURN, TURN_LIST, URGENCY, WAKES, WHOLE,
+    W_HEAP, W_ROOM, W_WEIGHT,
 )  # fmt: skip
 from sim.executors.setup import Setup
 from sim.hardware.arbiters.disciplines import MOST, Discipline
+from sim.hardware.arbiters.written import TRANSFER_WORDS
 from sim.hardware.routes import ROUTES
 from sim.scheduling import CriticalPath, Earliest, OldestToken, Serial, Shortest, Sticky
 
@@ -28,7 +31,7 @@ RANKINGS: dict[type[Any], int] = {
     Earliest: IN_ORDER, Serial: IN_ORDER, Sticky: IN_ORDER, OldestToken: OLDEST, Shortest: SHORTEST, CriticalPath: LONGEST_PATH,
 }  # fmt: skip
 
-KINDS = {"exclusive": EXCLUSIVE, "turns": TURN_BY_TURN, "classes": BY_CLASS, "outstanding": BY_REST}
+KINDS = {"exclusive": EXCLUSIVE, "turns": TURN_BY_TURN, "classes": BY_CLASS, "outstanding": BY_REST, "rule": BY_RULE}
 BY = {"kind": BY_KIND, "age": BY_AGE, "sequence": BY_SEQUENCE}
 
 
@@ -108,7 +111,7 @@ class Machine:
 
     def _channel(self, number: int) -> dict[int, int]:
         layout, kind, ports = self.layout, self.discipline.kind, self.ports
-        weights = self.discipline.weights if kind != "outstanding" else (0,) * ports
+        weights = (0,) * ports if kind in {"outstanding", "rule"} else self.discipline.weights
         table = layout.take(len(weights) * CLASS)
         for i, weight in enumerate(weights):
             room = 2 * ports + 16 if kind == "classes" else 0
@@ -118,6 +121,8 @@ class Machine:
             K_NUMBER: number, K_PART: FIRST_PART + number * PART, K_TIMER: NEVER, K_SERVED: NONE, K_TURN: NONE, K_UNTIL: NEVER,
             K_LAST_PORT: NONE, K_FIRST: NONE, K_LAST: NONE, K_HEAP: layout.heap(ports), K_LATER: layout.heap(ports),
             K_PORTS: layout.take(2 * ports, NONE), K_CLASSES: table,
+            K_RECORDS: layout.take(TRANSFER_WORDS * ports if kind == "rule" else 0),
+            K_MEMORY: layout.take(len(self.discipline.memory), self.discipline.memory),
         }  # fmt: skip
 
     def _classes_of_sequences(self) -> int:
@@ -146,7 +151,7 @@ def registers(setup: Setup, discipline: Discipline, *, recorded: bool) -> dict[i
     alone, (cap, cap_of) = discipline.alone, discipline.cap
     of_one = discipline.efficiency[1] if discipline.efficiency else alone
     limit = setup.engines if scheduler.engines is None else min(scheduler.engines, setup.engines)
-    derated = bool(discipline.efficiency) and (kind in {"classes", "outstanding"} or of_one * cap_of < cap)
+    derated = bool(discipline.efficiency) and (kind in {"classes", "outstanding", "rule"} or of_one * cap_of < cap)
     return {
         AGE: -1, AGE_TIME: NONE, PHASE: COMPLETE, ENGINES: setup.engines, LIMIT: limit, OVERLAP: int(setup.overlap),
         LATENCY: setup.latency, CHANNELS: setup.channels, ROUTE: ROUTES[setup.route],
@@ -157,4 +162,6 @@ def registers(setup: Setup, discipline: Discipline, *, recorded: bool) -> dict[i
         FIXED_RATES: int(discipline.whole > 0), RECORDED: int(recorded), DERATED: int(derated),
         WHOLE: MOST // cap_of**2 if kind == "outstanding" else discipline.whole,
         QUANTUM_UP: cap * of_one.denominator, QUANTUM_DOWN: cap_of * of_one.numerator,
+        RULE: 0 if discipline.rule is None else pointer_to(discipline.rule, compiled=True),
+        MEMORY_WORDS: len(discipline.memory), READS: int(discipline.reads),
     }  # fmt: skip

@@ -1,6 +1,6 @@
 """A channel divides its bandwidth: admit what arrived, plan, deliver. The rules are those of `sim.hardware.arbiters.rules`.
 
-Four disciplines; the first three take time that grows with the logarithm of what is pending:
+Five disciplines; the first three take time that grows with the logarithm of what is pending:
 
 | discipline     | serves                                             | pending transfers are in                          |
 | -------------- | -------------------------------------------------- | ------------------------------------------------- |
@@ -8,6 +8,7 @@ Four disciplines; the first three take time that grows with the logarithm of wha
 | `TURN_BY_TURN` | one at a time, a burst for each requester in turn  | two heaps by requester: this round, and the next  |
 | `BY_CLASS`     | all at once, transfers of a class at the same rate | per class a heap by the service that each ends at |
 | `BY_REST`      | all at once, in proportion to what is left of each | a list in order of arrival                        |
+| `BY_RULE`      | what the function of a third party says            | the same                                          |
 """
 
 from __future__ import annotations
@@ -18,10 +19,11 @@ from sim.executors.compiled.exclusive import admit_by_urgency, deliver_to_one, p
 from sim.executors.compiled.ports import depart, queue_arrivals
 from sim.executors.compiled.rest import admit_to_list, deliver_to_list, end_of_listed, plan_list
 from sim.executors.compiled.state import (
-    BY_CLASS, BY_REST, DISCIPLINE, EXCLUSIVE, K_ARRIVED, K_FIRED, K_NEW, K_PART, K_SERVED, K_SINCE, K_TIMER, K_TURN, NEVER,
-    NONE, NOW, P_LEFT, TURN_BY_TURN, Forms, Log, Memory,
+    BY_CLASS, BY_REST, BY_RULE, DISCIPLINE, EXCLUSIVE, K_ARRIVED, K_FIRED, K_NEW, K_PART, K_SERVED, K_SINCE, K_TIMER, K_TURN,
+    NEVER, NONE, NOW, P_LEFT, READS, TURN_BY_TURN, Forms, Log, Memory,
 )  # fmt: skip
 from sim.executors.compiled.turns import admit_by_requester, plan_turn
+from sim.executors.compiled.written import plan_written
 
 
 @kernel
@@ -32,7 +34,7 @@ def timer_due(m: Memory, f: Forms, log: Log, grant: Log, channel: int) -> None:
     deliver(m, f, grant, channel)
     if m[DISCIPLINE] == BY_CLASS:
         end_of_class_transfers(m, f, log, channel)
-    elif m[DISCIPLINE] == BY_REST:
+    elif m[DISCIPLINE] == BY_REST or m[DISCIPLINE] == BY_RULE:
         end_of_listed(m, f, log, channel)
     else:
         cell = m[channel + K_SERVED]
@@ -51,7 +53,7 @@ def deliver(m: Memory, f: Forms, grant: Log, channel: int) -> None:
         return
     if m[DISCIPLINE] == BY_CLASS:
         deliver_to_classes(m, f, grant, channel, since)
-    elif m[DISCIPLINE] == BY_REST:
+    elif m[DISCIPLINE] == BY_REST or m[DISCIPLINE] == BY_RULE:
         deliver_to_list(m, grant, channel, since)
     else:
         deliver_to_one(m, grant, channel, since)
@@ -76,6 +78,11 @@ def plan(m: Memory, f: Forms, grant: Log, channel: int) -> None:
         deliver(m, f, grant, channel)
         admit_to_list(m, channel)
         plan_list(m, channel)
+    elif m[DISCIPLINE] == BY_RULE:
+        if m[READS]:
+            deliver(m, f, grant, channel)
+        admit_to_list(m, channel)
+        plan_written(m, f, grant, channel)
     elif m[channel + K_NEW] > 0 or fired:  # else whoever is served goes on as before
         deliver(m, f, grant, channel)
         admit_by_class(m, f, channel)

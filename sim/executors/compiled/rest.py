@@ -6,7 +6,7 @@ from sim.base.kernel import kernel
 from sim.executors.compiled.ports import at_rate, depart, record, time_for
 from sim.executors.compiled.state import (
     CAP, CAP_OF, CLASS, DERATED, EFFICIENCIES, EFFICIENCY, K_CLASSES, K_HEADS, K_HEAP, K_NEW, K_PART, K_SERVED, K_TIMER,
-    K_WHOLE, NEVER, NONE, NOW, P_LEFT, TOO_LARGE, WHOLE, W_MANY, W_SHARE, W_WEIGHT, Forms, Log, Memory,
+    K_WHOLE, NEVER, NONE, NOW, P_LEFT, P_SERVED, P_WORK, TOO_LARGE, WHOLE, W_MANY, W_SHARE, W_WEIGHT, Forms, Log, Memory,
 )  # fmt: skip
 from sim.hardware.arbiters.rules import derate, max_min
 
@@ -16,7 +16,12 @@ def admit_to_list(m: Memory, channel: int) -> None:
     """New transfers come to the end of the list."""
     heap = m[channel + K_HEAP]
     for i in range(m[channel + K_NEW]):
-        m[heap + 1 + m[heap]] = m[m[channel + K_HEADS] + i]
+        cell = m[m[channel + K_HEADS] + i]
+        part = cell + m[channel + K_PART]
+        m[part + P_SERVED] = 0
+        m[part + P_WORK] = m[part + P_LEFT]
+        m[m[channel + K_CLASSES] + m[heap] * CLASS + W_SHARE] = 0
+        m[heap + 1 + m[heap]] = cell
         m[heap] += 1
 
 
@@ -51,16 +56,20 @@ def plan_list(m: Memory, channel: int) -> None:
 
 @kernel
 def deliver_to_list(m: Memory, grant: Log, channel: int, since: int) -> None:
-    """Each transfer gets its share, and the last one what the floors leave over."""
-    heap, table, elapsed, wanted = m[channel + K_HEAP], m[channel + K_CLASSES], m[NOW] - since, 0
+    """Each transfer that has a share gets it, and the last of them what the floors leave over."""
+    heap, table, elapsed, wanted, last = m[channel + K_HEAP], m[channel + K_CLASSES], m[NOW] - since, 0, 0
     for i in range(m[heap]):
-        wanted += m[table + i * CLASS + W_SHARE]
+        if m[table + i * CLASS + W_SHARE] > 0:
+            wanted += m[table + i * CLASS + W_SHARE]
+            last = i
     left = at_rate(elapsed, wanted, m[channel + K_WHOLE])
-    for i in range(m[heap]):
+    for i in range(last + 1):
+        if m[table + i * CLASS + W_SHARE] == 0:
+            continue
         cell = m[heap + 1 + i]
         part = cell + m[channel + K_PART]
         share = at_rate(elapsed, m[table + i * CLASS + W_SHARE], m[channel + K_WHOLE])
-        work = min(left if i == m[heap] - 1 else share, m[part + P_LEFT])
+        work = min(left if i == last else share, m[part + P_LEFT])
         left -= work
         m[part + P_LEFT] -= work
         record(m, grant, channel, cell, since, work)

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from sim.base.pointers import CannotCompileError, pointer_to
 from sim.executors.compiled.build import RANKINGS, requesters
 from sim.executors.setup import Setup
+from sim.hardware.arbiters import Derated, KernelArbiter
 from sim.hardware.arbiters.disciplines import Discipline, discipline_of
 
 
@@ -12,7 +14,21 @@ def obstacle(setup: Setup) -> str:
     if type(setup.scheduler) not in RANKINGS:
         return f"the scheduler {type(setup.scheduler).__name__} is Python"
     if discipline_of(setup.arbiter, requesters(setup)) is None:
-        return f"the arbiter {type(setup.arbiter).__name__} is Python, or its numbers are too large"
+        arbiter = setup.arbiter.arbiter if isinstance(setup.arbiter, Derated) else setup.arbiter
+        ours = type(arbiter).plan is KernelArbiter.plan or type(arbiter).__module__.startswith("sim.hardware.arbiters.")
+        return f"the arbiter {type(arbiter).__name__} {'has too large numbers' if ours else 'is Python'}"
+    return ""
+
+
+def cannot_compile(setup: Setup) -> str:
+    """Why the function of a third party cannot be compiled, in a few words; empty if it can, or if there is none."""
+    rule = discipline(setup).rule
+    if rule is None:
+        return ""
+    try:
+        pointer_to(rule, compiled=True)
+    except CannotCompileError as error:
+        return f"Numba cannot compile the arbiter's {error}"
     return ""
 
 

@@ -49,13 +49,14 @@ NONE = -1
 (
     ENGINES, LIMIT, OVERLAP, LATENCY, CHANNELS, ROUTE, SRAM, RANKING, CHAINED, KNOWN, DISCIPLINE, URGENCY, PREEMPTIVE, SHARE,
     DENOMINATOR, BURST, QUANTUM_UP, QUANTUM_DOWN, CLASSES, CAP, CAP_OF, FIXED_RATES, WHOLE, DERATED, RECORDED, LAYERS, CELL,
-) = range(15, 42)  # fmt: skip
+    RULE, MEMORY_WORDS, READS,
+) = range(15, 45)  # fmt: skip
 # and addresses: of heaps, lists and tables
 (
     READY, RUNNING, IDLES, WAKES, RING, RING_SIZE, TURN_LIST, SRAM_QUEUE, SRAM_SIZE, CHANNEL_TABLE, LOOP_TABLE, BOUND_TABLE,
     SEQUENCE_CLASS, EFFICIENCY, EFFICIENCIES, KV,
-) = range(42, 58)  # fmt: skip
-REGISTERS = 58
+) = range(45, 61)  # fmt: skip
+REGISTERS = 61
 
 # The phases of an instant: completions, then steps and all else
 COMPLETE, STEPS = range(2)
@@ -64,7 +65,7 @@ COMPLETE, STEPS = range(2)
 DONE, PAUSED, WANTS_STEP, WANTS_COSTS, WANTS_GRANTS, OUT_OF_RANGE = range(6)
 
 # Disciplines of a channel, and what the urgency or class of a transfer follows from
-EXCLUSIVE, TURN_BY_TURN, BY_CLASS, BY_REST = range(4)
+EXCLUSIVE, TURN_BY_TURN, BY_CLASS, BY_REST, BY_RULE = range(5)
 BY_KIND, BY_AGE, BY_SEQUENCE = range(3)
 
 # Ranks of ready tasks
@@ -78,6 +79,7 @@ FORM = 12
 WAITING, SLOT, TASK, REQUESTER, PARTS, RANK, HOME, LEFT, RIGHT = range(9)
 FIRST_PART = 9
 P_LEFT, P_ORDER, P_BEHIND, P_EARLIER, P_LATER = range(5)
+P_SERVED, P_WORK = P_EARLIER, P_LATER  # where a function divides the channel
 PART = 5
 
 # A slot
@@ -97,9 +99,9 @@ LOOP_WORDS = 20
 # A channel. K_PART: where its parts lie in cells. K_PORTS: address of [requester] (head, tail) of queues
 (
     K_NUMBER, K_PART, K_TIMER, K_PENDING, K_SERVED, K_SINCE, K_ORDER, K_ARRIVED, K_HEADS, K_FIRED, K_TURN, K_FROM, K_UNTIL,
-    K_LAST_PORT, K_FIRST, K_LAST, K_WHOLE, K_HEAP, K_LATER, K_PORTS, K_ARRIVALS, K_NEW, K_CLASSES,
-) = range(23)  # fmt: skip
-CHANNEL_WORDS = 23
+    K_LAST_PORT, K_FIRST, K_LAST, K_WHOLE, K_HEAP, K_LATER, K_PORTS, K_ARRIVALS, K_NEW, K_CLASSES, K_RECORDS, K_MEMORY,
+) = range(25)  # fmt: skip
+CHANNEL_WORDS = 25
 
 # A class: the first three fields are those of `sim.hardware.arbiters.rules`. W_HEAP: address. W_ROOM: entries
 W_WEIGHT, W_MANY, W_SHARE, W_GOT, W_HEAP, W_ROOM = range(6)

@@ -10,7 +10,7 @@
 | `proportional`      | all at once, shares by demand                                 |
 
 To add one: write such a class in a file of its own and register it as an entry point in the group `decode_sim.arbiters`;
-`docs/guides/own_arbiter.md` does it step by step.
+`docs/guides/own_arbiter.md` does it step by step. One whose plan is a function on integers (`written`) is compiled, too.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ from sim.hardware.arbiters.contract import Arbiter, EqualShares, Plan, Transfer
 from sim.hardware.arbiters.derated import Derated, Efficiency
 from sim.hardware.arbiters.exclusive import Fifo, Priority, RoundRobin
 from sim.hardware.arbiters.sharing import ProcessorSharing, Proportional, Weighted, water_fill
+from sim.hardware.arbiters.written import KernelArbiter
 from sim.registry import Registry
 
 ARBITERS: Registry[type[Arbiter]] = Registry(
@@ -39,6 +40,6 @@ def equal_shares(arbiter: Arbiter) -> EqualShares | None:
 
 
 __all__ = [
-    "ARBITERS", "Arbiter", "Derated", "Efficiency", "EqualShares", "Fifo", "Plan", "Priority", "ProcessorSharing",
-    "Proportional", "RoundRobin", "Transfer", "Weighted", "equal_shares", "water_fill",
+    "ARBITERS", "Arbiter", "Derated", "Efficiency", "EqualShares", "Fifo", "KernelArbiter", "Plan", "Priority",
+    "ProcessorSharing", "Proportional", "RoundRobin", "Transfer", "Weighted", "equal_shares", "water_fill",
 ]  # fmt: skip

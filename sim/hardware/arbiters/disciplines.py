@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from fractions import Fraction
-from typing import Literal
+from typing import Any, Literal
 
 from sim.hardware.arbiters.contract import Arbiter
 from sim.hardware.arbiters.derated import Derated, Efficiency
 from sim.hardware.arbiters.exclusive import Fifo, Priority, RoundRobin
 from sim.hardware.arbiters.sharing import ProcessorSharing, Proportional, Weighted
+from sim.hardware.arbiters.written import MOST_SHARES, KernelArbiter
 
 #: Numbers that are multiplied stay below this, so that int64 holds the product.
 MOST = 2**62
@@ -20,13 +21,15 @@ MOST = 2**62
 class Discipline:
     """How a channel is divided, in integers.
 
-    kind: one at a time by urgency, one at a time in turns, all at once by class, or all at once by what is left of each. by: what urgency or class follow from.
+    kind: one at a time by urgency, one at a time in turns, all at once by class, all at once by what is left of each, or as a
+    rule says. by: what urgency or class follow from.
     levels: urgency or class by kind of transfer, or class by number of sequence; `other` for what is not named.
     cap: share of a lone transfer, at most. weights: of each class; with `whole` they are rates, which shrink where
     their sum exceeds it. efficiency: of the channel with n transfers in service, [n] from 0.
+    rule, memory: of a `KernelArbiter`; reads: it reads what is left.
     """
 
-    kind: Literal["exclusive", "turns", "classes", "outstanding"]
+    kind: Literal["exclusive", "turns", "classes", "outstanding", "rule"]
     cap: tuple[int, int]
     by: Literal["kind", "age", "sequence"] = "kind"
     preemptive: bool = False
@@ -36,6 +39,9 @@ class Discipline:
     weights: tuple[int, ...] = (1,)
     whole: int = 0
     efficiency: tuple[Fraction, ...] = ()
+    rule: Callable[[Any, int, Any, Any], int] | None = None
+    memory: tuple[int, ...] = ()
+    reads: bool = False
 
     def level(self, kind: str) -> int:
         """The urgency or class of a kind of transfer."""
@@ -65,6 +71,8 @@ def discipline_of(arbiter: Arbiter, requesters: int) -> Discipline | None:
 
 def _plain(arbiter: Arbiter) -> Discipline | None:
     policy = type(arbiter)  # a subclass may do something else
+    if isinstance(arbiter, KernelArbiter):
+        return _written(arbiter)
     if policy is Fifo:
         return Discipline(kind="exclusive", cap=arbiter.cap)
     if policy is Priority and isinstance(arbiter, Priority):
@@ -93,6 +101,15 @@ def _plain(arbiter: Arbiter) -> Discipline | None:
     return None
 
 
+def _written(arbiter: KernelArbiter) -> Discipline | None:
+    if type(arbiter).plan is not KernelArbiter.plan:
+        return None
+    return Discipline(
+        kind="rule", cap=arbiter.cap, levels={kind: i for i, kind in enumerate(arbiter.kinds)}, other=-1,
+        rule=type(arbiter).rule, memory=tuple(arbiter.memory), reads=arbiter.reads_remaining,
+    )  # fmt: skip
+
+
 def _classes(weight_of: Mapping[str, int], otherwise: int) -> tuple[tuple[int, ...], dict[str, int]]:
     """The distinct weights, the largest first, and the class of each name."""
     weights = tuple(sorted({*weight_of.values(), otherwise}, reverse=True))
@@ -108,6 +125,8 @@ def _curve(efficiency: Efficiency, requesters: int) -> tuple[Fraction, ...]:
 def _fits(found: Discipline, requesters: int) -> bool:
     """Whether no product of shares can exceed int64."""
     curve = max((max(e.numerator, e.denominator) for e in found.efficiency), default=1)
+    if found.kind == "rule":
+        return MOST_SHARES * curve < MOST
     if found.kind == "turns":
         return found.burst < MOST and found.cap[1] ** 2 * curve < MOST
     if found.kind == "exclusive":
