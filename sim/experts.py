@@ -14,7 +14,12 @@ from typing import Protocol
 import numpy as np
 import numpy.typing as npt
 
+from sim.base.kernel import loaded
+
 IntArray = npt.NDArray[np.int64]
+
+#: The first columns of a table of members [lane, member, field]: whose tokens they are, those in its cache, those it feeds in.
+M_SEQUENCE, M_CONTEXT, M_QUERY = range(3)
 
 #: Choices, and marks of (layer, step, expert), that are held at once.
 _BLOCK = 2**22
@@ -34,7 +39,10 @@ class Experts:
 
 
 class Routing(Protocol):
-    """Says which experts tokens choose: a function of sequence, position and layer, and of nothing else."""
+    """Says which experts tokens choose: a function of sequence, position and layer, and of nothing else.
+
+    It may also have `distinct(layers, members, experts)`, which counts as `distinct_of` does, by compiled code.
+    """
 
     def choose(self, layer: IntArray, sequence: IntArray, position: IntArray, experts: Experts) -> IntArray:
         """The experts, from 0, of tokens given by vectors of equal length: [token, top_k], no two alike in a row."""
@@ -86,3 +94,17 @@ def distinct(routing: Routing | None, experts: Experts, layers: Sequence[int], t
             chosen_by_some[row[:, None], tokens.lane[token][:, None] - first, chosen] = True
         result[:, first:last] = chosen_by_some.sum(axis=2)
     return result
+
+
+def distinct_of(routing: Routing | None, experts: Experts, layers: IntArray, members: IntArray) -> IntArray:
+    """The same of members [lane, member, field]."""
+    query = members[:, :, M_QUERY]
+    if routing is None:
+        most = np.minimum(experts.top_k * query.sum(axis=1), experts.count)
+        return np.tile(most, (len(layers), 1))
+    compiled = getattr(routing, "distinct", None)
+    if compiled is not None and loaded():
+        found: IntArray = compiled(layers, members, experts)
+        return found
+    tokens = Tokens.of(members[:, :, M_SEQUENCE].T, members[:, :, M_CONTEXT].T, query.T)
+    return distinct(routing, experts, layers.tolist(), tokens)

@@ -10,12 +10,13 @@ from __future__ import annotations
 import json
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
+from sim.base.kernel import kernel, launch, small
 from sim.errors import InputError, nearest
-from sim.experts import Experts, IntArray
+from sim.experts import M_CONTEXT, M_QUERY, M_SEQUENCE, Experts, IntArray
 from sim.quantities import show
 
 #: Bits that a layer, sequence and position take in a key: an int64 in all.
@@ -23,7 +24,28 @@ _BITS = {"layer": 12, "sequence": 20, "position": 31}
 
 _FIELDS = ("sequence", "position", "layer", "experts")
 
-_STRIDE = np.uint64(0x9E3779B97F4A7C15)
+STRIDE, FIRST, SECOND = (word - 2**64 for word in (0x9E3779B97F4A7C15, 0xBF58476D1CE4E5B9, 0x94D049BB133111EB))
+LOW = 0xFFFFFFFF
+
+
+@small
+@kernel
+def mixed(x: Any) -> Any:
+    """SplitMix64 (Steele, Lea and Flood, OOPSLA 2014): every bit of x has a part in every bit of the result.
+
+    Of an integer modulo 2^64, in whatever form: one of Python, which may be larger, one that is compiled, or an array of int64.
+    """
+    x = x + STRIDE
+    x = (x ^ ((x >> 30) & 0x3FFFFFFFF)) * FIRST
+    x = (x ^ ((x >> 27) & 0x1FFFFFFFFF)) * SECOND
+    return x ^ ((x >> 31) & 0x1FFFFFFFF)
+
+
+@small
+@kernel
+def drawn(stream: Any, last: int) -> Any:
+    """A number from 0 to `last`, from the place of a stream."""
+    return (((mixed(stream) >> 32) & LOW) * (last + 1)) >> 32
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,25 +57,64 @@ class Uniform:
     def choose(self, layer: IntArray, sequence: IntArray, position: IntArray, experts: Experts) -> IntArray:
         # A hash of what the token is starts its random stream, so that no other token has a part in it. Floyd's way to
         # draw without replacement (Bentley and Floyd, CACM 30(9), 1987) takes one number a choice.
-        stream = np.full(len(layer), self.seed, dtype=np.uint64)
+        stream = np.full(len(layer), self.seed, dtype=np.int64)
         for key in (layer, sequence, position):
-            stream = _mix(_mix(stream) ^ key.astype(np.uint64))
+            stream = mixed(mixed(stream) ^ key)
         chosen = np.empty((len(layer), experts.top_k), dtype=np.int64)
         for i in range(experts.top_k):
             last = experts.count - experts.top_k + i
-            stream = stream + _STRIDE
-            drawn = (((_mix(stream) >> np.uint64(32)) * np.uint64(last + 1)) >> np.uint64(32)).astype(np.int64)  # 0 to last
-            taken = (chosen[:, :i] == drawn[:, None]).any(axis=1)
-            chosen[:, i] = np.where(taken, last, drawn)
+            stream = stream + STRIDE
+            number = drawn(stream, last)
+            taken = (chosen[:, :i] == number[:, None]).any(axis=1)
+            chosen[:, i] = np.where(taken, last, number)
         return chosen
 
+    def distinct(self, layers: IntArray, members: IntArray, experts: Experts, *, compiled: bool = True) -> IntArray:
+        """How many distinct experts the tokens of steps choose: [layer, lane]. members: [lane, member, field]."""
+        found = np.zeros((len(layers), len(members)), dtype=np.int64)
+        seen, chosen = np.zeros(experts.count, dtype=np.int64), np.zeros(experts.top_k, dtype=np.int64)
+        launch(count_distinct, compiled=compiled)(found, self.seed, layers, members, seen, chosen)
+        return found
 
-def _mix(x: npt.NDArray[np.uint64]) -> npt.NDArray[np.uint64]:
-    """SplitMix64 (Steele, Lea and Flood, OOPSLA 2014): every bit of x has a part in every bit of the result."""
-    x = x + _STRIDE
-    x = (x ^ (x >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
-    x = (x ^ (x >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
-    return x ^ (x >> np.uint64(31))
+
+@kernel
+def count_distinct(found: Any, seed: int, layers: Any, members: Any, seen: Any, chosen: Any) -> None:
+    """Count the distinct experts of each layer and lane, as `Uniform.choose` draws them.
+
+    seen: [expert], the last place in which it was found. chosen: [choice], scratch.
+    """
+    place = 0
+    for i in range(layers.shape[0]):
+        of_layer = mixed(mixed(mixed(seed) ^ layers[i]))
+        for lane in range(members.shape[0]):
+            place += 1
+            many = 0
+            for member in range(members.shape[1]):
+                stream = mixed(mixed(of_layer ^ members[lane, member, M_SEQUENCE]))
+                first = members[lane, member, M_CONTEXT]
+                for position in range(first, first + members[lane, member, M_QUERY]):
+                    if many < seen.shape[0]:
+                        many += choose_experts(mixed(stream ^ position), seen, chosen, place)
+            found[i, lane] = many
+
+
+@small
+@kernel
+def choose_experts(stream: int, seen: Any, chosen: Any, place: int) -> int:
+    """Draw the experts of a token; returns how many of them have not been seen at this place."""
+    top_k, count, new = chosen.shape[0], seen.shape[0], 0
+    for i in range(top_k):
+        last = count - top_k + i
+        stream += STRIDE
+        number = drawn(stream, last)
+        for j in range(i):
+            if chosen[j] == number:
+                number = last
+        chosen[i] = number
+        if seen[number] != place:
+            seen[number] = place
+            new += 1
+    return new
 
 
 @dataclass(frozen=True, slots=True)

@@ -54,11 +54,11 @@ class Batch:
     """The members of a step, as a table int64 [member, field of Member].
 
     swap: their cache moves, and nothing else happens. forks: sequences that take no part, and get their first token from the
-    logits of another sample of their prompt. emitted: output tokens that it gives. context: of all members together.
-    shape: all that the structure of its graph depends on.
+    logits of another sample of their prompt. emitted: output tokens that it gives. Of all members together: context, tokens
+    that they feed in, logits. shape: all that the structure of its graph depends on.
     """
 
-    __slots__ = ("_members", "context", "emitted", "forks", "shape", "swap", "table")
+    __slots__ = ("_members", "context", "emitted", "forks", "logits", "shape", "swap", "table", "tokens")
 
     def __init__(
         self, members: Sequence[Member], swap: Literal["", "out", "in"] = "", forks: tuple[int, ...] = ()
@@ -67,9 +67,10 @@ class Batch:
         _, context, query, _, logits, emitted, leader = zip(*members, strict=True)
         self.table: npt.NDArray[np.int64] = np.array(members, dtype=np.int64)
         self.swap, self.forks = swap, forks
-        self.emitted, self.context = sum(emitted) + len(forks), sum(context)
+        self.context, self.tokens, self.logits = sum(context), sum(query), sum(logits)
+        self.emitted = sum(emitted) + len(forks)
         leaders = leader if max(leader) >= 0 else ()
-        self.shape = Shape(several=tuple(q > 1 for q in query), logits=any(logits), leaders=leaders, swap=swap)
+        self.shape = Shape(several=tuple(q > 1 for q in query), logits=self.logits > 0, leaders=leaders, swap=swap)
 
     def __len__(self) -> int:
         """Number of members."""
@@ -87,7 +88,7 @@ class Batch:
         made = Batch.__new__(Batch)
         made._members, made.table = None, self.table + _ONE_MORE
         made.swap, made.forks, made.shape, made.emitted = "", (), self.shape, self.emitted
-        made.context = self.context + len(self.table)
+        made.context, made.tokens, made.logits = self.context + len(self.table), self.tokens, self.logits
         return made
 
 

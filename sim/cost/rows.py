@@ -18,8 +18,8 @@ from sim.base.integers import mul_div_up
 from sim.base.kernel import kernel, launch, loaded
 from sim.cost.model import Machine
 from sim.errors import InputError
-from sim.experts import Tokens, distinct
-from sim.graph import QUANTITIES, IntArray, StepLanes
+from sim.experts import M_CONTEXT, M_QUERY, distinct_of
+from sim.graph import QUANTITIES, IntArray, Members, StepLanes
 from sim.tasks import BYTE_CLASSES, CLASS_BIT, TaskGraph
 from sim.units import PS_PER_S
 
@@ -30,6 +30,9 @@ T_ONE, T_SEVERAL, T_COLUMN = range(3)
 
 # Columns of parameters; from FIRST_MEMBER on those of members, then what each of them loads.
 SUM_OF_LOADS, SUM, TOKENS, LOGITS, FIRST_MEMBER = -2, -1, 0, 1, 2
+
+# A table of members [lane, member, field]: M_SEQUENCE, M_CONTEXT, M_QUERY, and the cached tokens that a member loads itself
+M_LOADS = 3
 
 # A row: terms of its FLOPs, elements and bytes by class (-1: none), its share, what it does, and its peak as a fraction of ps.
 R_FLOPS, R_ELEMENTS, R_BYTES = 0, 1, 2
@@ -60,8 +63,7 @@ def fill(out: Any, table: Any, breaks: Any, term: Any, row: Any, value: Any, siz
     """Durations of each row in each lane.
 
     out: [lane, row, (compute ps, work ps, bytes)]. table: [polynomial, piece, monomial]. value: [lane, term], scratch; what is
-    beyond the terms is given. sizes: [lane, (batch, context, new tokens, rows of logits)]. members: [(query, context, loads),
-    member, lane].
+    beyond the terms is given. sizes: [lane, (batch, context, new tokens, rows of logits)]. members: [lane, member, field].
     """
     for lane in range(out.shape[0]):
         for i in range(term.shape[0]):
@@ -82,15 +84,16 @@ def term_value(table: Any, breaks: Any, term: Any, i: int, sizes: Any, members: 
         return polynomial(table, breaks, term[i, T_ONE], sizes[lane, 3], 1, 0)
     if column >= FIRST_MEMBER:
         member = column - FIRST_MEMBER
-        of = 1
+        of = M_CONTEXT
         if member >= count:
-            member, of = member - count, 2
-        return polynomial(table, breaks, term[i, T_ONE], 1, members[0, member, lane], members[of, member, lane])
+            member, of = member - count, M_LOADS
+        return polynomial(table, breaks, term[i, T_ONE], 1, members[lane, member, M_QUERY], members[lane, member, of])
     total = 0
+    of = M_CONTEXT if column == SUM else M_LOADS
     for member in range(count):
-        query = members[0, member, lane]
+        query = members[lane, member, M_QUERY]
         which = term[i, T_SEVERAL] if query > 1 else term[i, T_ONE]
-        total += polynomial(table, breaks, which, 1, query, members[-column, member, lane])
+        total += polynomial(table, breaks, which, 1, query, members[lane, member, of])
     return total
 
 
@@ -107,7 +110,8 @@ def polynomial(table: Any, breaks: Any, which: int, b: int, q: int, n: int) -> i
 def powers(table: Any, which: int, p: int, q: int, n: int, first: int) -> int:
     """The sum of five monomials from `first` on: 1, q, q^2, n and q n."""
     of_n = table[which, p, first + 3] + q * table[which, p, first + 4]
-    return table[which, p, first] + q * (table[which, p, first + 1] + q * table[which, p, first + 2]) + n * of_n
+    total: int = table[which, p, first] + q * (table[which, p, first + 1] + q * table[which, p, first + 2]) + n * of_n
+    return total
 
 
 @kernel
@@ -148,37 +152,60 @@ class RateTable:
         self.breaks = np.array(graph.ops.breaks, dtype=np.int64)
         vector, bandwidth = fraction(machine.vector_flops), fraction(machine.bandwidth)
         self.rates = np.array([*vector, *bandwidth, machine.overhead], dtype=np.int64)
+        self._nobody = np.zeros((1, 0, 4), dtype=np.int64)
+        self._sizes, self._value = np.zeros((1, 4), dtype=np.int64), self._values(1)
+        self._layers: list[IntArray] = [np.array(each.layers, dtype=np.int64) for each in getattr(graph.ops, "routed", ())]
+        first = np.cumsum([0, *map(len, self._layers)])
+        self._place = first[self.rows.routed[:, 0]] + self.rows.routed[:, 1]  # among the layers of all routed ops
+
+    def _values(self, lanes: int) -> IntArray:
+        return np.zeros((lanes, len(self.rows.term) + len(self.rows.routed)), dtype=np.int64)
 
     def fill(self, out: IntArray, steps: StepLanes, *, compiled: bool) -> None:
         """Write [lane, row, (compute, work, bytes)]."""
-        rows, lanes = self.rows, len(steps.context)
-        value = np.zeros((lanes, len(rows.term) + len(rows.routed)), dtype=np.int64)
-        members = steps.members if self.graph.ops.members is not None else None
-        sizes = np.zeros((lanes, 4), dtype=np.int64)
+        lanes = len(steps.context)
+        sizes, members = np.zeros((lanes, 4), dtype=np.int64), np.zeros((lanes, 0, 4), dtype=np.int64)
         sizes[:, 0], sizes[:, 1] = self.graph.ops.batch, steps.context
-        taking_part = np.zeros((3, 0, lanes), dtype=np.int64)
-        if members is not None:
-            taking_part = np.stack([members.query, members.context, members.loads])
-            sizes[:, 2], sizes[:, 3] = members.query.sum(axis=0), members.logits
-            if len(rows.routed):
-                value[:, len(rows.term) :] = self._routed(steps).T
-        launch(fill, compiled=compiled)(
-            out, self.graph.ops.table, self.breaks, rows.term, rows.row, value, sizes, taking_part, self.rates
-        )
+        if steps.members is not None and self.graph.ops.members is not None:
+            members = table_of(steps.members)
+            sizes[:, 2], sizes[:, 3] = members[:, :, M_QUERY].sum(axis=1), steps.members.logits
+        self._fill(out, members, sizes, self._values(lanes), compiled=compiled)
 
-    def _routed(self, steps: StepLanes) -> IntArray:
-        """[value, lane]: bytes of the distinct experts that tokens choose."""
-        members, ops = steps.members, self.graph.ops
-        assert members is not None
-        tokens = Tokens.of(members.sequence, members.context, members.query)
-        counts = [distinct(ops.routing, each.experts, each.layers, tokens) for each in ops.routed]  # type: ignore[attr-defined]
-        return np.stack([counts[which][layer] * size for which, layer, size in self.rows.routed.tolist()])
+    def fill_step(self, out: IntArray, members: IntArray, *, context: int, tokens: int, logits: int) -> None:
+        """Write [lane, row, (compute, work, bytes)] of one step, by compiled code. members: [member, field].
+
+        context, tokens, logits: of all members together; tokens are those that they feed in.
+        """
+        sizes = self._sizes
+        sizes[0, 0], sizes[0, 1], sizes[0, 2], sizes[0, 3] = self.graph.ops.batch, context, tokens, logits
+        plain = self.graph.ops.members is None
+        self._fill(out, self._nobody if plain else members[None], sizes, self._value, compiled=True)
+
+    def _fill(self, out: IntArray, members: IntArray, sizes: IntArray, value: IntArray, *, compiled: bool) -> None:
+        rows, ops = self.rows, self.graph.ops
+        if len(rows.routed):
+            value[:, len(rows.term) :] = self._routed(members)
+        launch(fill, compiled=compiled)(out, ops.table, self.breaks, rows.term, rows.row, value, sizes, members, self.rates)
+
+    def _routed(self, members: IntArray) -> IntArray:
+        """[lane, value]: bytes of the distinct experts that tokens choose."""
+        ops: Any = self.graph.ops
+        counts = [
+            distinct_of(ops.routing, each.experts, layers, members)
+            for each, layers in zip(ops.routed, self._layers, strict=True)
+        ]  # fmt: skip
+        return np.asarray(np.concatenate(counts)[self._place].T * self.rows.routed[:, 2])
 
     def durations(self, steps: StepLanes) -> IntArray:
         """[lane, row, (compute, work, bytes)]."""
         out = np.zeros((len(steps.context), len(self.rows.row), 3), dtype=np.int64)
         self.fill(out, steps, compiled=loaded())
         return out
+
+
+def table_of(members: Members) -> IntArray:
+    """[lane, member, field]."""
+    return np.stack([column.T for column in (members.sequence, members.context, members.query, members.loads)], axis=2)
 
 
 def fraction(rate: int) -> tuple[int, int]:
@@ -242,7 +269,7 @@ def _is_routed(graph: TaskGraph, op: int) -> bool:
     return any(op in each.ops for each in getattr(graph.ops, "routed", ()))
 
 
-def _routed(graph: TaskGraph, op: IntArray, row: IntArray, terms: int) -> IntArray:
+def _routed(graph: TaskGraph, op: npt.NDArray[np.int32], row: IntArray, terms: int) -> IntArray:
     """Have the weights of ops with experts be values of their own, after those of the terms."""
     found: dict[tuple[int, int, int], int] = {}
     weight = R_BYTES + BYTE_CLASSES.index("weight")

@@ -57,11 +57,10 @@ class Setup:
 
 def lanes_of(number: int, token: int, batch: Batch) -> StepLanes:
     """A step of a loop, to be costed."""
-    columns = [np.array(column, dtype=np.int64)[:, None] for column in zip(*batch.members, strict=True)]
-    sequence, context, query, loads, logits = columns[:5]
+    sequence, context, query, loads = (column[:, None] for column in batch.table.T[:4])
     return StepLanes(
-        sequence=np.array([number]), token=np.array([token]), context=context.sum(axis=0),
-        members=Members(sequence=sequence, context=context, query=query, loads=loads, logits=logits.sum(axis=0)),
+        sequence=np.array([number]), token=np.array([token]), context=np.array([batch.context]),
+        members=Members(sequence=sequence, context=context, query=query, loads=loads, logits=np.array([batch.logits])),
     )  # fmt: skip
 
 

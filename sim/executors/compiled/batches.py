@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from array import array
 from collections.abc import Sequence
-from itertools import chain
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from sim.base.kernel import compile_kernel
+from sim.batch import Shape
 from sim.errors import SimulationError
 from sim.eventlog import EventLog, GrantTable, MemberTable, StepTable, TaskTable
 from sim.executors.compiled.build import Machine
@@ -23,7 +23,8 @@ from sim.executors.compiled.state import (
     S_COST, S_END, S_FORM, S_KEY, S_LOOP, S_MEMBERS, S_NODES, S_OWNER, S_QUEUE, S_RELEASED, S_ROW, S_STEP, S_TASKS, S_TOKEN,
     TURN, TURN_LIST, WANTS_STEP,
 )  # fmt: skip
-from sim.executors.setup import Progress, Setup, lanes_of
+from sim.executors.setup import Progress, Setup
+from sim.experts import M_SEQUENCE
 from sim.hardware.arbiters.disciplines import Discipline
 from sim.serving import Batch, Batcher, loops
 from sim.tasks import TaskGraph
@@ -55,12 +56,18 @@ class Area:
 
 
 class Loop:
-    """A loop of batched steps. slot: the address of its step. batch: the one in progress."""
+    """A loop of batched steps. slot: the address of its step. batch: the one in progress.
+
+    shape, made: of its last step, and what all steps of this shape have in common: its graph by number, form and costs.
+    """
+
+    made: tuple[int, Form, Costs]
 
     def __init__(self, number: int, batcher: Batcher) -> None:
         self.number, self.batcher = number, batcher
         self.slot = self.token = self.row = self.graph = 0
         self.batch: Batch | None = None
+        self.shape: Shape | None = None
         self.cells, self.costs, self.members = Area(), Area(), Area()
 
 
@@ -130,11 +137,10 @@ class Batches(Run):
         return None
 
     def _end(self, loop: Loop, batch: Batch, now: int) -> None:
-        context = sum(member.context for member in batch.members)
         released, end = self.m[loop.slot + S_RELEASED], self.m[loop.slot + S_END]
-        self.kept.append(Kept(loop.number, loop.token - 1, context, loop.graph, loop.row, int(released), int(end)))
-        self.counts.append(len(batch.members) + len(batch.forks))
-        self.member_rows.extend(chain.from_iterable(batch.members))
+        self.kept.append(Kept(loop.number, loop.token - 1, batch.context, loop.graph, loop.row, int(released), int(end)))
+        self.counts.append(len(batch) + len(batch.forks))
+        self.member_rows.frombytes(batch.table.tobytes())
         for fork in batch.forks:
             self.member_rows.extend((fork, 0, 0, 0, 0, 1, -1))
         self.done += batch.emitted
@@ -144,24 +150,24 @@ class Batches(Run):
 
     def _begin(self, loop: Loop, batch: Batch) -> None:
         """Fill in the slot of a step."""
-        assert self.setup.graphs is not None
-        number, form, costs = self._graph(self.setup.graphs(batch.shape))
-        self._make_room(loop, form, costs, len(batch.members))
-        lanes = lanes_of(loop.number, loop.token, batch)
-        at = loop.costs.at
-        costs.fill(self.m[at : at + costs.rows * COST].reshape(1, costs.rows, COST), lanes)
-        members = [member.sequence for member in batch.members]
-        self.m[loop.members.at : loop.members.at + len(members)] = members
-        others, m, slot = len(self.setup.sequences) + loop.number, self.m, loop.slot
-        plain = form.graph.ops.members is None
+        if batch.shape is not loop.shape:
+            assert self.setup.graphs is not None
+            loop.shape, loop.made = batch.shape, self._graph(self.setup.graphs(batch.shape))
+        number, form, costs = loop.made
+        self._make_room(loop, form, costs, len(batch))
+        members, m, slot = len(batch), self.m, loop.slot
+        at, members_at = loop.costs.at, loop.members.at
+        costs.fill_step(m[at : at + costs.rows * COST].reshape(1, costs.rows, COST), loop.number, loop.token, batch)
+        m[members_at : members_at + members] = batch.table[:, M_SEQUENCE]
+        first, others = m[members_at], len(self.setup.sequences) + loop.number
         m[slot + S_LOOP] = self.table + loop.number * LOOP_WORDS
         m[slot + S_KEY] = (loop.number << LOOP_BITS) + loop.token
         m[slot + S_FORM], m[slot + S_TASKS], m[slot + S_NODES] = form.at, form.size, form.nodes
         m[slot + S_BASE], m[slot + S_ROW] = loop.cells.at, self.rows
         m[slot + S_COST], m[slot + S_STEP] = at, slot + S_RELEASED
-        m[slot + S_QUEUE] = members[0] if plain else others
-        m[slot + S_OWNER] = members[0] if len(members) == 1 else others
-        m[slot + S_MEMBERS], m[slot + S_TOKEN] = loop.members.at, loop.token
+        m[slot + S_QUEUE] = first if form.graph.ops.members is None else others
+        m[slot + S_OWNER] = first if members == 1 else others
+        m[slot + S_MEMBERS], m[slot + S_TOKEN] = members_at, loop.token
         loop.batch, loop.graph, loop.row = batch, number, self.rows
         loop.token += 1
         self.rows += form.size
@@ -185,7 +191,8 @@ class Batches(Run):
         if members > loop.members.room:
             self._grow(loop.members, members, 1)
         if self.rows + form.size > self.log.shape[1]:
-            self.log = widened(self.log, self.rows, self.rows + form.size + self.rows // 2)
+            # Pages that are not written cost nothing, and copies do.
+            self.log = widened(self.log, self.rows, self.rows + form.size + 3 * self.rows)
 
     def _grow(self, area: Area, wanted: int, words: int) -> None:
         """A larger area, elsewhere; nothing is in it between steps."""

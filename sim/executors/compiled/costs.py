@@ -9,8 +9,9 @@ import numpy.typing as npt
 
 from sim.cost.roofline import Roofline
 from sim.executors.compiled.state import BYTES, COMPUTE, WORK
-from sim.executors.setup import Setup, sram_use
+from sim.executors.setup import Setup, lanes_of, sram_use
 from sim.graph import IntArray, StepLanes
+from sim.serving import Batch
 from sim.tasks import TaskGraph
 
 
@@ -22,6 +23,10 @@ class Costs(Protocol):
 
     def fill(self, out: npt.NDArray[np.int64], lanes: StepLanes) -> None:
         """Write [lane, row, (compute, work, bytes of SRAM)]."""
+        ...
+
+    def fill_step(self, out: npt.NDArray[np.int64], loop: int, token: int, batch: Batch) -> None:
+        """The same of one step of a loop."""
         ...
 
 
@@ -39,6 +44,9 @@ class PerTask:
         if self.setup.sram is not None:
             out[:, :, BYTES] = operand_bytes(self.setup, self.graph, lanes)
 
+    def fill_step(self, out: npt.NDArray[np.int64], loop: int, token: int, batch: Batch) -> None:
+        self.fill(out, lanes_of(loop, token, batch))
+
 
 def operand_bytes(setup: Setup, graph: TaskGraph, lanes: StepLanes) -> Any:
     """[task]: bytes of SRAM that a prefetched operand takes; raises SramError if one does not fit."""
@@ -55,12 +63,22 @@ class Rated:
     def __init__(self, setup: Setup, graph: TaskGraph, costs: Roofline) -> None:
         self.setup, self.graph, self.table = setup, graph, costs.table(graph)
         self.rows, self.row_of = len(self.table.rows.row), self.table.rows.of
-        self.operands = np.unique(self.row_of[graph.prefetch]) if setup.sram is not None else None
+        self.operands = np.unique(self.row_of[graph.prefetch])
 
     def fill(self, out: npt.NDArray[np.int64], lanes: StepLanes) -> None:
         self.table.fill(out, lanes, compiled=True)
-        if self.operands is not None and (out[:, self.operands, BYTES] > self.setup.sram).any():
+        if self.too_large(out):
             operand_bytes(self.setup, self.graph, lanes)  # which raises
+
+    def fill_step(self, out: npt.NDArray[np.int64], loop: int, token: int, batch: Batch) -> None:
+        self.table.fill_step(out, batch.table, context=batch.context, tokens=batch.tokens, logits=batch.logits)
+        if self.too_large(out):
+            operand_bytes(self.setup, self.graph, lanes_of(loop, token, batch))
+
+    def too_large(self, out: npt.NDArray[np.int64]) -> bool:
+        """Whether an operand does not fit SRAM."""
+        sram = self.setup.sram
+        return sram is not None and bool((out[:, self.operands, BYTES] > sram).any())
 
 
 def costs_of(setup: Setup, graph: TaskGraph) -> Costs:
