@@ -7,11 +7,14 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
+from sim.batch import BatchGraph
 from sim.eventlog import EventLog
-from sim.graph import QUANTITIES, IntArray, OpGraph, StepLanes
+from sim.experts import Tokens, distinct
+from sim.graph import MONOMIALS, QUANTITIES, IntArray, OpGraph, StepLanes
 from sim.tasks import CLASS_BIT, WRITE_BITS, TaskGraph
 
-_LANES = 512  # steps at once, so that a matrix of the costs of all ops stays small
+_LANES = 512  # steps at once, so that sums of powers stay far from int64
+WEIGHT = QUANTITIES.index("weight")
 
 
 class _Source(NamedTuple):
@@ -70,8 +73,57 @@ def _whole_ops(graph: TaskGraph, tasks: npt.NDArray[np.intp]) -> npt.NDArray[np.
 
 
 def _op_totals(ops: OpGraph, lanes: StepLanes) -> IntArray:
-    """All costs, summed over some steps [quantity, op]."""
-    if type(ops) is not OpGraph:
-        return np.asarray(ops.costs_of(lanes).sum(axis=2))
-    one = np.ones_like(lanes.context)
-    return np.asarray(ops.evaluate(one * ops.batch, one, lanes.context).sum(axis=1)[ops.cost_index])
+    """All costs, summed over some steps [quantity, op]: the sum of `costs_of` over its lanes.
+
+    A polynomial of a sum of powers is evaluated once, where one of each power would be for each step and member.
+    """
+    if not isinstance(ops, BatchGraph):
+        one = np.ones_like(lanes.context)
+        return np.asarray(_sums(ops, one * ops.batch, one, lanes.context)[ops.cost_index])
+    sizes = ops.parameters(lanes)  # [column, lane] each
+    members = lanes.members
+    assert members is not None
+    if ops.template.together:
+        costs = _of_all_members(ops, sizes, members.query)
+    else:
+        costs = np.asarray(_sums(ops, *sizes)[ops.cost_index, ops.column])
+    if ops.routed:
+        tokens = Tokens.of(members.sequence, members.context, members.query)
+        for each in ops.routed:
+            counts = distinct(ops.routing, each.experts, each.layers, tokens).sum(axis=1)
+            costs[WEIGHT, each.ops] = counts[each.layer] * each.size
+    return costs
+
+
+def _sums(
+    ops: OpGraph, batch: IntArray, query: IntArray, context: IntArray, chosen: npt.NDArray[np.bool_] | bool = True
+) -> IntArray:
+    """Every polynomial summed over the last axis of (B, Q, N), where chosen: [polynomial, ..]."""
+    piece = np.searchsorted(np.asarray(ops.breaks, dtype=np.int64), context, side="right")
+    total = np.zeros((len(ops.polynomials), *context.shape[:-1]), dtype=np.int64)
+    for p in range(len(ops.breaks) + 1):
+        counted = (piece == p) & chosen
+        if counted.any():
+            powers = np.stack([(batch**b * query**q * context**n * counted).sum(axis=-1) for b, q, n in MONOMIALS])
+            total += np.tensordot(ops.table[:, p, :], powers, axes=1)
+    return total
+
+
+def _of_all_members(ops: BatchGraph, sizes: tuple[IntArray, IntArray, IntArray], query: IntArray) -> IntArray:
+    """`_op_totals` where kernels serve all members: the columns of `BatchGraph.costs_of`, each a sum over members, too."""
+    count, several = len(query), (query > 1).ravel()
+    sorts = [(query > 0).ravel() | bool(ops.shape.swap)]
+    if ops.template.mixed:
+        sorts = [~several if ops.shape.swap else (query == 1).ravel(), several]
+    values = [_sums(ops, *(column[:2] for column in sizes))]
+    for chosen in sorts:
+        for part in (slice(2, 2 + count), slice(2 + count, None)):
+            batch, query_of, context = (column[part].reshape(1, -1) for column in sizes)
+            values.append(_sums(ops, batch, query_of, context, chosen))
+    whole = np.concatenate(values, axis=1)
+    column = np.where(ops.column < 0, 1 - ops.column, ops.column)
+    costs = np.asarray(whole[ops.cost_index, column])
+    if ops.template.mixed:
+        summed = ops.column < 0
+        costs[:, summed] += whole[ops.several_index[:, summed], column[summed] + 2]
+    return costs

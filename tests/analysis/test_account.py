@@ -11,6 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+import sim.runner
 from sim.analysis import columns
 from sim.analysis.account import Account, Findings, account
 from sim.analysis.blame import blame
@@ -19,7 +20,7 @@ from sim.analysis.channels import any_busy, deliver_over_time
 from sim.analysis.checks import CHECKS, check
 from sim.analysis.columns import Services
 from sim.analysis.context import Rules
-from sim.analysis.moved import moved_by_kind
+from sim.analysis.moved import _op_totals, moved_by_kind
 from sim.analysis.sorting import sort_pairs
 from sim.analysis.tally import BINS
 from sim.analysis.wide import HIGH, LOW, carry, narrow, sum_by, whole
@@ -28,6 +29,7 @@ from sim.base.kernel import launch
 from sim.errors import SimulationError
 from sim.eventlog import EventLog
 from sim.graph import OpGraph
+from sim.shipped import find_scenario
 from tests.analysis.machine import run
 from tests.analysis.test_breakdown import chain, kv_block
 from tests.analysis.test_random import graphs, machines, plain
@@ -272,3 +274,14 @@ def sum_of_tasks(log: EventLog) -> dict[str, int]:
         if graph.moves[task]:
             sums[graph.kind_of(task)] = sums.get(graph.kind_of(task), 0) + int(moved[row])
     return sums
+
+
+@pytest.mark.parametrize("changes", [(), ("mapping.attention=batch",)])
+@pytest.mark.parametrize("name", ["moe_batch_32", "kv_full_swap", "prefill_chunks_of_512"])
+def test_bytes_of_batches(name: str, changes: tuple[str, ...]) -> None:
+    """The costs of all steps at once are the sum of the costs of each."""
+    log = sim.runner.run(sim.runner.read(find_scenario(name), list(changes))).log
+    for number, graph in enumerate(log.graphs):
+        lanes = log.lanes(np.flatnonzero(log.steps.graph == number))
+        if len(lanes.context):
+            assert (_op_totals(graph.ops, lanes) == graph.ops.costs_of(lanes).sum(axis=2)).all()
