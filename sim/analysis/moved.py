@@ -115,7 +115,7 @@ def _of_all_members(ops: BatchGraph, sizes: tuple[IntArray, IntArray, IntArray],
     sorts = [(query > 0).ravel() | bool(ops.shape.swap)]
     if ops.template.mixed:
         sorts = [~several if ops.shape.swap else (query == 1).ravel(), several]
-    values = [_sums(ops, *(column[:2] for column in sizes))]
+    values = [_sums(ops, sizes[0][:2], sizes[1][:2], sizes[2][:2])]
     for chosen in sorts:
         for part in (slice(2, 2 + count), slice(2 + count, None)):
             batch, query_of, context = (column[part].reshape(1, -1) for column in sizes)
