@@ -1,15 +1,13 @@
 """The columnar record of a run: what ran, where and when. Everything shown to a user is derived from it.
 
-Times are int64 picoseconds; there is no Python object per event. A task row takes 58 bytes, a grant row 34. Columns that
-follow from what is kept anyway may come later, when they are first read: a replayed run keeps each time once, in some
-12 bytes a task, until then. Those that are made from the same thing come together, so that it need not be kept any longer.
+Times are int64 picoseconds; there is no Python object per event. A task row takes 58 bytes, a service interval 34.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field, fields, replace
-from typing import Any, Self
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -17,37 +15,9 @@ import numpy.typing as npt
 from sim.graph import Members, StepLanes
 from sim.tasks import TaskGraph
 
-Column = npt.NDArray[np.integer]
-
-
-class Table:
-    """A table whose columns may be made on first use."""
-
-    __slots__ = ("_later", "_rows")
-
-    @classmethod
-    def deferred(cls, rows: int, columns: Mapping[str, Callable[[], Column | dict[str, Column]]]) -> Self:
-        """A table of so many rows; each column is what its function returns, once it is wanted. One that returns several
-        columns by name is called once for all of them.
-        """
-        table = object.__new__(cls)
-        object.__setattr__(table, "_later", dict(columns))
-        object.__setattr__(table, "_rows", rows)
-        return table
-
-    def __getattr__(self, name: str) -> Any:
-        """Only called while a column is not there yet."""
-        if name in Table.__slots__ or name not in getattr(self, "_later", ()):
-            raise AttributeError(f"{type(self).__name__} has no column {name!r}", name=name, obj=self)
-        made = self._later[name]()
-        for each, column in made.items() if isinstance(made, dict) else ((name, made),):
-            object.__setattr__(self, each, column)
-            del self._later[each]  # and with it what only these columns were made from
-        return getattr(self, name)
-
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class TaskTable(Table):
+class TaskTable:
     """One row per task, in order of step and, within a step, of the task graph.
 
     step: row of the step table; task: index in the step's task graph.
@@ -71,13 +41,13 @@ class TaskTable(Table):
     work: npt.NDArray[np.int64]
 
     def __len__(self) -> int:
-        return self._rows if hasattr(self, "_rows") else len(self.step)
+        return len(self.step)
 
     @classmethod
     def empty(cls) -> TaskTable:
         """A table without rows: those of the run were not kept."""
         types = {"step": np.int32, "task": np.int32, "engine": np.int16}
-        return cls(**{field.name: np.zeros(0, dtype=types.get(field.name, np.int64)) for field in fields(cls)})  # type: ignore[arg-type]
+        return cls(**{field.name: np.zeros(0, dtype=types.get(field.name, np.int64)) for field in fields(cls)})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -125,7 +95,7 @@ class StepTable:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class MemberTable(Table):
+class MemberTable:
     """Who took part in which step: one row each, in order of the step table and of the members of its graph.
 
     step: row of the step table. sequence: which. context: its tokens in the KV cache when the step starts. query: tokens that
@@ -269,7 +239,7 @@ def joined(logs: Sequence[EventLog]) -> EventLog:
                 tables[name].append({key: column + shift.get(key, 0) for key, column in columns.items()})
         step, row = step + len(log.steps), row + len(log.tasks)
     types = {"steps": StepTable, "tasks": TaskTable, "grants": GrantTable, "batched": MemberTable}
-    made = {
+    made: dict[str, Any] = {
         name: types[name](**{key: np.concatenate([each[key] for each in parts]) for key in parts[0]}) if parts else None
         for name, parts in tables.items()
     }

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from sim.errors import InputError
+from sim.executors import Executor
 from sim.report.requests import TITLES, data
 from sim.result import Result
 from sim.runner import known_names, run
@@ -42,12 +43,12 @@ class Estimate:
     half: float
 
 
-def repeat(scenario: Scenario, count: int, *, replay: bool = True) -> Iterator[Result]:
+def repeat(scenario: Scenario, count: int, *, executor: Executor = "auto") -> Iterator[Result]:
     """Run it with its seed and the ones after it. Raises InputError for a count that makes no interval."""
     if not 2 <= count <= MOST:
         raise InputError(f"expected 2 to {MOST} repeats, found {count}")
     for seed in range(scenario.seed, scenario.seed + count):
-        yield run(override(scenario, [f"seed={seed}"], known_names()), replay=replay)
+        yield run(override(scenario, [f"seed={seed}"], known_names()), executor=executor)
 
 
 def estimates(results: Sequence[dict[str, tuple[str, float]]]) -> list[Estimate]:

@@ -33,9 +33,8 @@ class Timing:
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Result:
     """A run and its account. `log` holds the event log as NumPy columns; `checks` names the invariants that were checked,
-    `doubts` what the costs are less than sure of. `requests`: what each request got; `series`: the same over time; `window`: the
-    steps of `trace.window`, where `log` has no rows; `kv_bytes`:
-    what one token appends to the KV cache.
+    `doubts` what the costs are less than sure of. `requests`: what each request got; `series`: the same over time; `window`:
+    the steps of `trace.window`, where `log` has no rows; `kv_bytes`: what one token appends to the KV cache.
     """
 
     scenario: Scenario

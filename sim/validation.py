@@ -17,7 +17,7 @@ from sim.cost.kernels import ONLY_MOVES, kernels
 from sim.cost.profiled import Profiled
 from sim.cost.roofline import Roofline
 from sim.errors import InputError
-from sim.executors.reference import simulate
+from sim.executors import simulate
 from sim.executors.setup import Setup
 from sim.graph import IntArray, OpGraph, StepLanes
 from sim.hardware.arbiters import ARBITERS
@@ -85,7 +85,7 @@ def _setup(ops: OpGraph, context: int, costs: CostModel, bandwidth: int, executi
 
 
 def _simulated(ops: OpGraph, alone: IntArray, setup: Setup, doubts: tuple[Doubt, ...] = ()) -> Prediction:
-    log = simulate(setup)
+    log, _ = simulate(setup)
     start, duration = log.tasks.start, log.tasks.end - log.tasks.start
     pieces = np.stack([_ops_of_tasks(ops, setup)[log.tasks.task], start, duration])
     return Prediction(ops=alone, step=log.makespan, pieces=pieces, doubts=doubts)

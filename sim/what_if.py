@@ -26,10 +26,9 @@ from sim.analysis.bounds import few_tiles
 from sim.analysis.breakdown import WAIT_ENGINE, WAIT_POLICY
 from sim.cost import CostModel, StepLanes
 from sim.errors import InputError
+from sim.executors import simulate
 from sim.executors.setup import Setup
 from sim.graph import IntArray
-from sim.replay import Tapes
-from sim.replay import run as simulate
 from sim.result import Result
 from sim.runner import known_names, op_graphs, prepare
 from sim.scenario import override
@@ -105,9 +104,8 @@ def what_if(result: Result) -> WhatIf:
 def _changes(result: Result) -> Iterator[Change]:
     scenario = result.scenario
     setup = prepare(scenario, *op_graphs(scenario))
-    tapes = Tapes()  # other bandwidths are only other delays
     for name, factor in (("bandwidth x2", 2), ("infinite bandwidth", None)):
-        yield _changed(name, replace(setup, costs=_Faster(setup.costs, factor)), tapes)
+        yield _changed(name, replace(setup, costs=_Faster(setup.costs, factor)))
     yield _changed("engines x2", replace(setup, engines=2 * setup.engines))
     yield _infinite_engines(result, setup)
     if scenario.hardware.memory.arbiter.name == "fifo":
@@ -126,8 +124,8 @@ def _changes(result: Result) -> Iterator[Change]:
         yield _overridden(result, "earliest", "scheduler=earliest")
 
 
-def _changed(name: str, setup: Setup, tapes: Tapes | None = None) -> Change:
-    return Change(name=name, makespan=simulate(setup, tapes=tapes)[0].makespan)
+def _changed(name: str, setup: Setup) -> Change:
+    return Change(name=name, makespan=simulate(setup)[0].makespan)
 
 
 def _overridden(result: Result, name: str, assignment: str) -> Change:

@@ -23,7 +23,9 @@ import platform
 import sys
 import tempfile
 import warnings
-from collections.abc import Callable
+import weakref
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from types import FunctionType
 from typing import Any, TypeVar
@@ -127,6 +129,14 @@ def compile_kernel(function: Callable[..., Any], *, entry: bool = True) -> Any:
         inner["forceinline"] = id(code) in _SMALL
         dispatcher = numba.njit(cache=entry, nogil=True, error_model="numpy", _nrt=False, **inner)(copy)
         _take_any_constant(dispatcher, numba)
+        if entry:
+            compile_alone = dispatcher._compiler.compile
+
+            def compile_linked(arguments: Any, result: Any) -> Any:
+                with _inner_code_is_only_linked():
+                    return compile_alone(arguments, result)
+
+            dispatcher._compiler.compile = compile_linked
         _DISPATCHERS[key] = dispatcher
     return _DISPATCHERS[key]
 
@@ -137,6 +147,54 @@ def _take_any_constant(dispatcher: Any, numba: Any) -> None:
     dispatcher.get_call_template = lambda arguments, named: template(
         tuple(map(general, arguments)), {name: general(each) for name, each in named.items()}
     )
+
+
+@contextmanager
+def _inner_code_is_only_linked() -> Iterator[None]:
+    """While an entry is compiled, kernels that it calls are neither optimized nor turned into machine code on their own.
+
+    Numba does both for every function, over all that it calls in turn, although only the code that is linked into the entry
+    ever runs: half of the time to compile. There is no public way to say so, hence the three private methods; should a release of
+    Numba lack one of them, compiling takes longer and nothing else changes.
+    """
+    from numba.core import codegen, event  # noqa: PLC0415
+
+    inner = [False]
+
+    class Nesting(event.Listener):  # type: ignore[misc]
+        def on_start(self, started: Any) -> None:
+            inner.append(bool(started.data["dispatcher"].targetoptions.get("no_cfunc_wrapper")))
+
+        def on_end(self, ended: Any) -> None:
+            inner.pop()
+
+    def unless_inner(method: Any, instead: Callable[[Any], None]) -> Any:
+        return lambda self, *args: instead(self) if inner[-1] else method(self, *args)
+
+    def only_link(library: Any) -> None:
+        library._finalize_dynamic_globals()
+        library._final_module.__library = weakref.proxy(library)
+        library._finalized = True
+
+    def nothing(_: Any) -> None:
+        pass
+
+    patches = [
+        (codegen.CPUCodeLibrary, "_optimize_final_module", nothing), (codegen.CPUCodeLibrary, "_finalize_final_module", only_link),
+        (codegen.JITCPUCodegen, "set_env", nothing),
+    ]  # fmt: skip
+    if not all(hasattr(where, name) for where, name, _ in patches):
+        yield
+        return
+    originals = [getattr(where, name) for where, name, _ in patches]
+    with event.install_listener("numba:compile", Nesting()):
+        for (where, name, instead), original in zip(patches, originals, strict=True):
+            setattr(where, name, unless_inner(original, instead))
+        try:
+            yield
+        finally:
+            for (where, name, _), original in zip(patches, originals, strict=True):
+                setattr(where, name, original)
 
 
 class _Cache:

@@ -40,7 +40,7 @@ LARGE = 10**8  # bytes of a trace that is better compressed
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object per scenario, one a line.")
 @click.option("--trace/--no-trace", "with_trace", default=True, help="Write a trace, or none.")
 @click.option("--executor", type=click.Choice(get_args(Executor)), default="auto", show_default=True,
-              help="What runs the simulation: SimPy, or compiled code, which pays for large runs. Results are equal.")  # fmt: skip
+              help="What runs it: SimPy, or compiled code, which pays for large runs. Results are equal.")  # fmt: skip
 @click.option("--trace-format", type=click.Choice(["pftrace", "pftrace.gz", "json"]), default="pftrace", show_default=True,
               help="Perfetto's own format, the same compressed, or Chrome JSON.")  # fmt: skip
 @click.option(
