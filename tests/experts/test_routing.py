@@ -8,11 +8,11 @@ from math import comb
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sim.errors import InputError
-from sim.experts import Experts, Tokens, distinct
+from sim.experts import Experts, Tokens, distinct, distinct_of
 from sim.routing import Given, Uniform, read
 
 
@@ -124,6 +124,28 @@ def test_counted_in_blocks_or_by_sets_it_is_the_same(monkeypatch, block):
             assert found[row, lane] == len({expert for row in chosen for expert in row})
 
 
+@pytest.mark.parametrize("compiled", [False, True])
+@settings(max_examples=40, deadline=None)
+@given(
+    seed=st.integers(0, 2**63 - 1),
+    shape=st.integers(1, 40).flatmap(lambda count: st.tuples(st.just(count), st.integers(1, min(count, 9)))),
+    layers=st.lists(st.integers(0, 100), min_size=1, max_size=3),
+    steps=st.lists(
+        st.lists(st.tuples(st.integers(0, 10**6), st.integers(0, 2**31), st.integers(0, 5)), min_size=2, max_size=2),
+        min_size=1, max_size=3,
+    ),
+)  # fmt: skip
+def test_the_kernel_counts_what_vectors_choose(compiled, seed, shape, layers, steps):
+    """members: [lane, member, (sequence, context, new tokens)]."""
+    experts, members = Experts(count=shape[0], top_k=shape[1], bytes=1), np.array(steps, dtype=np.int64)
+    tokens = Tokens.of(*(members[:, :, column].T for column in range(3)))
+    expected = distinct(Uniform(seed), experts, layers, tokens)
+    found = Uniform(seed).distinct(np.array(layers), members, experts, compiled=compiled)
+    assert found.tolist() == expected.tolist()
+    assert distinct_of(Uniform(seed), experts, np.array(layers), members).tolist() == expected.tolist()
+    assert distinct_of(None, experts, np.array(layers), members).tolist() == distinct(None, experts, layers, tokens).tolist()
+
+
 def written(path, *rows):
     path.write_text("\n".join(row if isinstance(row, str) else json.dumps(row) for row in rows) + "\n")
     return path
@@ -140,6 +162,8 @@ def test_given_choices(tmp_path):
     assert routing.choose(*vectors([0, 2, 0], [0, 0, 1], [7, 7, 7]), experts).tolist() == [[1, 3], [0, 1], [3, 2]]
     tokens = Tokens(*vectors([0, 1], [7, 7], [0, 0]), lanes=1)
     assert distinct(routing, experts, [0], tokens).tolist() == [[3]]  # 1, 3 and 2
+    members = np.array([[[0, 7, 1], [1, 7, 1]]])
+    assert distinct_of(routing, experts, np.array([0]), members).tolist() == [[3]]
     with pytest.raises(InputError, match=r"^.*routing\.jsonl: .* none for sequence 0, position 8, layer 0$"):
         routing.choose(*vectors([0], [0], [8]), experts)
     for count, top_k in ((3, 2), (4, 3)):
