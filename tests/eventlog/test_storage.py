@@ -14,11 +14,11 @@ import sim
 from sim import storage
 from sim.cli import cli
 from sim.errors import InputError
-from sim.executors.reference import run as reference
-from sim.replay import driver
+from sim.executors import Executor
+from sim.executors.compiled import batches, driver
 from sim.runner import read, run
 from sim.shipped import scenarios
-from tests.replay.test_replay import assert_same
+from tests.executors import assert_same
 
 parquet = pytest.importorskip("pyarrow.parquet")
 
@@ -41,7 +41,7 @@ SEVERAL = "workload.sequences=[{context: 64, tokens: 5}, {context: 9, tokens: 4,
 CLOSED = "workload.sequences=[{context: 64, tokens: 5}, {context: 9, tokens: 4}, {context: 30, tokens: 6}]"
 BLOCK = ("model.layers=1", "model.scope=block")
 RUNS = {
-    "replayed": ("workload.sequences=[{context: 256, tokens: 13}]",),
+    "one sequence": ("workload.sequences=[{context: 256, tokens: 13}]",),
     "several sequences": (SEVERAL, *BLOCK),
     "fair shares": (SEVERAL, *BLOCK, "hardware.memory.arbiter=processor_sharing"),
     "two channels": (SEVERAL, *BLOCK, "hardware.memory.channels={count: 2}"),
@@ -51,20 +51,20 @@ RUNS = {
 }
 
 
-@pytest.mark.parametrize("replay", [True, False], ids=["replay", "plain"])
+@pytest.mark.parametrize("executor", ["compiled", "simpy"])
 @pytest.mark.parametrize("overrides", RUNS.values(), ids=RUNS.keys())
 def test_a_run_that_is_written_as_it_comes_is_the_same_file(
-    overrides: tuple[str, ...], replay: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    overrides: tuple[str, ...], executor: Executor, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
-    for module, name, few in ((driver, "LANES", 5), (driver, "PART", 400), (reference, "PART", 400)):
-        monkeypatch.setattr(module, name, few)
+    for module in (driver, batches):
+        monkeypatch.setattr(module, "PART", 400)
     monkeypatch.setattr(storage, "ROWS", 1)  # a group a step, so that groups do not depend on how the steps came
     scenario = read(SHIPPED["llama_1b_context_256"], list(overrides))
-    result = run(scenario, replay=replay)
+    result = run(scenario, executor=executor)
     sim.save_log(result.log, scenario, tmp_path / "whole.parquet")
-    makespan, report = storage.run_to_file(scenario, tmp_path / "parts.parquet", replay=replay)
+    makespan, report = storage.run_to_file(scenario, tmp_path / "parts.parquet", executor=executor)
     assert makespan == result.makespan
-    assert report == result.timing.replayed
+    assert report == result.timing.executed
     whole, parts = tmp_path / "whole.parquet", tmp_path / "parts.parquet"
     if scenario.workload.batching is None:
         assert whole.read_bytes() == parts.read_bytes()
@@ -78,18 +78,21 @@ def test_a_run_that_is_written_as_it_comes_is_the_same_file(
     assert sorted(path.name for path in tmp_path.iterdir()) == ["parts.parquet", "whole.parquet"]
 
 
-def test_a_plain_run_that_is_written_as_it_comes_takes_no_more_memory_when_it_is_longer(
+def test_a_run_that_is_written_as_it_comes_takes_no_more_memory_when_it_is_longer(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
-    for module, name in ((reference, "PART"), (storage, "ROWS")):
+    for module, name in ((driver, "PART"), (batches, "PART"), (storage, "ROWS")):
         monkeypatch.setattr(module, name, 2000)
 
     def peak(tokens: int) -> int:
         sequences = f"workload.sequences=[{{context: 64, tokens: {tokens}}}, {{context: 9, tokens: {tokens}}}]"
-        scenario = read(SHIPPED["llama_1b_context_256"], [*BLOCK, sequences, "hardware.memory.arbiter=processor_sharing"])
+        scenario = read(
+            SHIPPED["llama_1b_context_256"],
+            [*BLOCK, sequences, "hardware.memory.arbiter=processor_sharing", "workload.batching=continuous"],
+        )
         tracemalloc.start()
         try:
-            storage.run_to_file(scenario, tmp_path / "log.parquet")
+            storage.run_to_file(scenario, tmp_path / "log.parquet", executor="compiled")
             return tracemalloc.get_traced_memory()[1]
         finally:
             tracemalloc.stop()

@@ -1,0 +1,20 @@
+from __future__ import annotations
+
+from dataclasses import fields
+
+import numpy as np
+
+from sim.eventlog import EventLog
+
+
+def assert_same(a: EventLog, b: EventLog) -> None:
+    """Two logs are equal to the bit: every column of every table, and its type."""
+    for name in ("tasks", "grants", "steps", "members"):
+        left, right = getattr(a, name), getattr(b, name)
+        for column in fields(left):
+            x, y = getattr(left, column.name), getattr(right, column.name)
+            assert x.dtype == y.dtype, f"{name}.{column.name}"
+            np.testing.assert_array_equal(x, y, err_msg=f"{name}.{column.name}")
+    assert (a.engines, a.channels, a.bandwidth, len(a.graphs)) == (b.engines, b.channels, b.bandwidth, len(b.graphs))
+    assert a.arrival.tolist() == b.arrival.tolist()
+    assert (a.batched is None) == (b.batched is None)

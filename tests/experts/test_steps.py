@@ -14,12 +14,14 @@ from sim.analysis.context import grid
 from sim.cost.kernels import kernels_of
 from sim.errors import InputError
 from sim.eventlog import EventLog
+from sim.executors import Executor
 from sim.experts import Experts, Tokens, distinct
 from sim.graph import QUANTITIES
 from sim.result import Result
 from sim.routing import Uniform
 from sim.runner import op_graphs, prepare, run
 from sim.scenario import Scenario, from_dict
+from tests.executors import assert_same
 
 FLOPS, WEIGHT = QUANTITIES.index("flops"), QUANTITIES.index("weight")
 
@@ -33,8 +35,8 @@ def scenario(workload: dict[str, Any], *, config: str = "mixtral-8x7b", layers: 
     return from_dict({"model": model, "workload": workload, "mapping": mapping, "seed": 5, **rest})
 
 
-def result(workload: dict[str, Any], *, replay: bool = True, **rest: Any) -> Result:
-    return run(scenario(workload, **rest), replay=replay)
+def result(workload: dict[str, Any], *, executor: Executor = "auto", **rest: Any) -> Result:
+    return run(scenario(workload, **rest), executor=executor)
 
 
 def expert_bytes(log: EventLog) -> dict[tuple[int, int, str], int]:
@@ -151,20 +153,15 @@ def test_whatever_the_mapping(mapping: str) -> None:
 
 @pytest.mark.parametrize("arbiter", ["fifo", "processor_sharing"])
 @pytest.mark.parametrize("name", WORKLOADS)
-def test_replay_is_the_simulation(name: str, arbiter: str) -> None:
+def test_the_executors_agree(name: str, arbiter: str) -> None:
     machine = {"memory": {"arbiter": arbiter}}
-    fast, slow = (result(WORKLOADS[name], replay=replay, hardware=machine).log for replay in (True, False))
-    for column in ("engine", "ready", "start", "loaded", "end", "compute", "work"):
-        assert np.array_equal(getattr(fast.tasks, column), getattr(slow.tasks, column)), column
-    assert np.array_equal(fast.grants.end, slow.grants.end)
+    assert_same(*(result(WORKLOADS[name], executor=executor, hardware=machine).log for executor in ("compiled", "simpy")))
 
 
-def test_steps_that_differ_in_experts_alone_are_replayed() -> None:
-    run = result(
-        {"sequences": [{"context": 50, "tokens": 60, "count": 4}], "batching": "static"}, hardware={"engines": {"count": 1}}
-    )
-    assert len({*expert_bytes(run.log).values()}) > 6  # three to eight experts, in two products
-    assert run.timing.replayed.replayed >= 50, run.timing.replayed.reasons
+def test_steps_of_one_shape_differ_in_their_experts() -> None:
+    log = result({"sequences": [{"context": 50, "tokens": 60, "count": 4}], "batching": "static"}).log
+    assert len(log.graphs) == 1
+    assert len({*expert_bytes(log).values()}) > 6  # three to eight experts, in two products
 
 
 def test_as_many_distinct_experts_as_are_to_be_expected() -> None:

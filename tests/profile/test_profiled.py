@@ -25,6 +25,7 @@ from sim.profile import (
 )
 from sim.runner import run
 from sim.scenario import Scenario, load
+from tests.executors import assert_same
 
 NONE = Residual(samples=1, median=0.0, p90=0.0)
 HERE = Provenance(device="made up", source="written by hand", date="2026-01-01")
@@ -110,12 +111,9 @@ def test_a_batch_runs_each_kernel_once(tmp_path: Path) -> None:
     assert "rows 2, measured 1" in {doubt.why for doubt in result.doubts}
 
 
-def test_replay_is_the_simulation(tmp_path: Path) -> None:
+def test_the_executors_agree(tmp_path: Path) -> None:
     written = scenario(tmp_path, profile(*OPS))
-    one, other = run(written), run(written, replay=False)
-    assert one.timing.replayed.replayed > 30
-    assert (one.log.tasks.end == other.log.tasks.end).all()
-    assert (one.log.grants.end == other.log.grants.end).all()
+    assert_same(*(run(written, executor=executor).log for executor in ("compiled", "simpy")))
 
 
 def test_attention_as_one_kernel_takes_its_time(tmp_path: Path) -> None:

@@ -14,6 +14,7 @@ import numpy as np
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
+from sim.executors import Executor
 from sim.graph import QUANTITIES
 from sim.runner import PLAIN, run
 from sim.scenario import from_dict
@@ -187,10 +188,10 @@ def crowded(full: str) -> tuple[list[dict[str, int]], dict[str, Any]]:
 
 
 @settings(max_examples=40, deadline=None)
-@given(cases(), st.booleans())
-@example(crowded("recompute"), True)
-@example(crowded("swap"), True)
-def test_every_step_is_as_in_the_brute_force(case: tuple[list[dict[str, int]], dict[str, Any]], replay: bool) -> None:
+@given(cases(), st.sampled_from(("compiled", "simpy")))
+@example(crowded("recompute"), "compiled")
+@example(crowded("swap"), "compiled")
+def test_every_step_is_as_in_the_brute_force(case: tuple[list[dict[str, int]], dict[str, Any]], executor: Executor) -> None:
     asked, rules = case
     kv = {"block": 8, "full": rules["full"], "capacity": None if rules["blocks"] is None else f"{rules['blocks'] * 8 * KV} B"}
     limits = {"max_batch": rules["max_batch"], "max_tokens": rules["max_tokens"], "kv": kv}
@@ -203,7 +204,7 @@ def test_every_step_is_as_in_the_brute_force(case: tuple[list[dict[str, int]], d
         },
         "hardware": HARDWARE, "mapping": {"heads": "fused", "execution": "blocking"},
     }  # fmt: skip
-    log = run(from_dict(scenario), replay=replay).log
+    log = run(from_dict(scenario), executor=executor).log
     others = {getattr(graph.ops, "shape", PLAIN)[0]: time_of_others(graph) for graph in log.graphs if graph.computes.any()}
     found: list[Any] = []
     table = log.members

@@ -1,4 +1,4 @@
-"""Batched runs end to end: against plain runs, against arithmetic, and replay against the simulator."""
+"""Batched runs end to end: against plain runs, against arithmetic, and one executor against the other."""
 
 from __future__ import annotations
 
@@ -8,25 +8,18 @@ import numpy as np
 import pytest
 
 from sim.errors import InputError
-from sim.eventlog import EventLog
+from sim.executors import Executor
 from sim.result import Result
 from sim.runner import run
 from sim.scenario import from_dict
+from tests.executors import assert_same
 
 TASKS = ("step", "task", "engine", "ready", "start", "loaded", "end", "compute", "work")
 
 
-def result(workload: dict[str, Any], *, layers: int = 2, replay: bool = True, **rest: Any) -> Result:
+def result(workload: dict[str, Any], *, layers: int = 2, executor: Executor = "auto", **rest: Any) -> Result:
     scenario = {"model": {"config": "llama-3.2-1b", "layers": layers}, "mapping": {"heads": "fused"}, "workload": workload}
-    return run(from_dict({**scenario, **rest}), replay=replay)
-
-
-def same(a: EventLog, b: EventLog) -> None:
-    for table, columns in (("tasks", TASKS), ("steps", None), ("grants", None), ("batched", None)):
-        mine, other = getattr(a, table), getattr(b, table)
-        for column in columns or type(mine).__annotations__:
-            assert np.array_equal(getattr(mine, column), getattr(other, column)), (table, column)
-    assert np.array_equal(a.arrival, b.arrival)
+    return run(from_dict({**scenario, **rest}), executor=executor)
 
 
 def test_a_batch_of_one_is_a_plain_run() -> None:
@@ -100,12 +93,9 @@ WORKLOADS: dict[str, dict[str, Any]] = {
 
 @pytest.mark.parametrize("arbiter", ["fifo", "processor_sharing"])
 @pytest.mark.parametrize("name", WORKLOADS)
-def test_replay_is_the_simulation(name: str, arbiter: str) -> None:
+def test_the_executors_agree(name: str, arbiter: str) -> None:
     machine = {"memory": {"arbiter": arbiter, "latency": "200 ns"}}
-    fast, slow = (result(WORKLOADS[name], replay=replay, hardware=machine) for replay in (True, False))
-    same(fast.log, slow.log)
-    if name == "static":
-        assert fast.timing.replayed.replayed >= 0.9 * len(fast.log.steps)
+    assert_same(*(result(WORKLOADS[name], executor=executor, hardware=machine).log for executor in ("compiled", "simpy")))
 
 
 def test_what_cannot_be_batched_is_refused() -> None:

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from sim.executors import Executor
 from sim.runner import op_graphs, prepare, read, run
 from sim.scenario import from_dict
 from sim.shipped import scenarios
@@ -69,7 +70,7 @@ def test_shipped_scenarios_have_as_many_as_told(name: str) -> None:
 
 BLOCK = ["model.layers=1", "model.scope=block"]
 RUNS = {
-    "replayed": ("llama_1b_context_256", "workload.sequences=[{context: 64, tokens: 30}]"),
+    "one loop": ("llama_1b_context_256", "workload.sequences=[{context: 64, tokens: 30}]"),
     "several loops": ("llama_1b_context_256", "workload.sequences=[{context: 64, tokens: 5}, {tokens: 3, arrival: 1 ms}]"),
     "prompts": ("batching_continuous", "seed=0"),
     "swaps": ("kv_full_swap", "seed=0"),
@@ -82,12 +83,12 @@ RUNS = {
 }
 
 
-@pytest.mark.parametrize("replay", [True, False], ids=["replay", "plain"])
+@pytest.mark.parametrize("executor", ["compiled", "simpy"])
 @pytest.mark.parametrize(("name", "change"), RUNS.values(), ids=RUNS)
-def test_progress_adds_up_to_all_tokens(name: str, change: str, replay: bool, tmp_path: Path) -> None:
+def test_progress_adds_up_to_all_tokens(name: str, change: str, executor: Executor, tmp_path: Path) -> None:
     """Whether the log stays in memory or not."""
     scenario, told = read(scenarios()[name], [*BLOCK, change]), []
-    result = run(scenario, replay=replay, told=lambda *each: told.append(each))
+    result = run(scenario, executor=executor, told=lambda *each: told.append(each))
     expected = sum(request.tokens for request in requests(scenario))
     done, in_all, now = (list(column) for column in zip(*told, strict=True))
     assert done == sorted(done)
@@ -96,5 +97,5 @@ def test_progress_adds_up_to_all_tokens(name: str, change: str, replay: bool, tm
     assert now == sorted(now)
     assert now[-1] == result.makespan
     again: list[tuple[int, int, int]] = []
-    run_to_file(scenario, tmp_path / "log.parquet", replay=replay, told=lambda *each: again.append(each))
+    run_to_file(scenario, tmp_path / "log.parquet", executor=executor, told=lambda *each: again.append(each))
     assert again == told

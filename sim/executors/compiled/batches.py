@@ -18,10 +18,10 @@ from sim.executors.compiled.driver import INSTANTS, PART, Run, Sink, widened
 from sim.executors.compiled.forms import Form
 from sim.executors.compiled.loop import advance, serve_batch
 from sim.executors.compiled.state import (
-    CHANNEL_TABLE, CHANNEL_WORDS, COST, DONE, GRANTS, GRANT_FIELDS, K_ARRIVALS, K_ARRIVED, K_HEADS, K_NEW, LOG_FIELDS,
-    LOOP_TABLE, LOOP_WORDS, L_BATCHED, L_NUMBER, NOW, READY, RING, RING_HEAD, RING_SIZE, RING_TAIL, SLOT_WORDS, S_BASE,
-    S_COST, S_END, S_FORM, S_KEY, S_LOOP, S_MEMBERS, S_NODES, S_OWNER, S_QUEUE, S_RELEASED, S_ROW, S_STEP, S_TASKS, S_TOKEN,
-    TURN, TURN_LIST, WANTS_STEP,
+    CHANNEL_TABLE, CHANNEL_WORDS, COST, DONE, GRANTS, GRANT_FIELDS, G_TASK, K_ARRIVALS, K_ARRIVED, K_HEADS, K_NEW, LOG_FIELDS,
+    LOOP_TABLE, LOOP_WORDS, L_BATCHED, L_CELLS_OF, L_NUMBER, NONE, NOW, READY, RING, RING_HEAD, RING_SIZE, RING_TAIL,
+    SLOT_WORDS, S_BASE, S_COST, S_END, S_FIRST, S_FIRST_END, S_FORM, S_KEY, S_LOOP, S_MEMBERS, S_NODES, S_OWNER, S_QUEUE,
+    S_RELEASED, S_ROW, S_STEP, S_TASKS, S_TOKEN, TURN, TURN_LIST, WANTS_STEP,
 )  # fmt: skip
 from sim.executors.setup import Progress, Setup
 from sim.experts import M_SEQUENCE
@@ -163,6 +163,7 @@ class Batches(Run):
         m[slot + S_LOOP] = self.table + loop.number * LOOP_WORDS
         m[slot + S_KEY] = (loop.number << LOOP_BITS) + loop.token
         m[slot + S_FORM], m[slot + S_TASKS], m[slot + S_NODES] = form.at, form.size, form.nodes
+        m[slot + S_FIRST], m[slot + S_FIRST_END] = form.first, form.first_end
         m[slot + S_BASE], m[slot + S_ROW] = loop.cells.at, self.rows
         m[slot + S_COST], m[slot + S_STEP] = at, slot + S_RELEASED
         m[slot + S_QUEUE] = first if form.graph.ops.members is None else others
@@ -186,6 +187,7 @@ class Batches(Run):
         if form.nodes > loop.cells.room:
             self._grow_lists(form.nodes - loop.cells.room)
             self._grow(loop.cells, form.nodes, self.machine.cell)
+            self.m[self.table + loop.number * LOOP_WORDS + L_CELLS_OF] = NONE
         if costs.rows > loop.costs.room:
             self._grow(loop.costs, costs.rows, COST)
         if members > loop.members.room:
@@ -287,8 +289,8 @@ class Batches(Run):
         self.log = self.log[:, source]
         target = np.empty_like(source)
         target[source] = np.arange(self.rows)
-        tasks = self.grant[0]
-        tasks[:] = target[np.minimum(tasks, self.rows - 1)]
+        tasks = self.grant[G_TASK, : int(self.m[GRANTS])]
+        tasks[:] = target[tasks]
 
     def _members(self, order: Sequence[int]) -> MemberTable:
         begin = order[0] if self.in_parts and order else 0
