@@ -13,6 +13,7 @@ from sim.errors import InputError
 from sim.hardware.arbiters import ARBITERS
 from sim.runner import read, run
 from sim.scheduling import SCHEDULERS
+from tests.executors import assert_same
 
 GUIDE = Path(__file__).parents[2] / "docs/guides/own_arbiter.md"
 
@@ -39,6 +40,13 @@ def test_the_guide_works(lab):
     assert len(result.metrics.tokens) == 24
     loads = 24 * 5 * 10**9  # the channel is the limit: 24 tokens of 2 ms and 3 ms
     assert loads <= result.makespan <= loads + 24 * 3 * 10**9
+
+
+def test_the_function_on_integers_gives_the_same_log_on_both_executors(lab):
+    kernels = read(lab / "newest.yaml", ["hardware.memory.arbiter.name=newest_kernel", "scheduler=earliest"])
+    expected = run(read(lab / "newest.yaml", ["scheduler=earliest"])).log
+    assert_same(expected, run(kernels).log)
+    assert_same(expected, run(kernels, executor="compiled").log)
 
 
 def test_its_options_are_checked_where_they_stand(lab):
