@@ -35,9 +35,26 @@ class Fixed:
         self.table = TABLES.get(table) if isinstance(table, str) else Table(kinds=table, groups={})
         self.seed = seed
         self.jitter = jitter
+        self._made: dict[int, tuple[TaskGraph, IntArray]] = {}  # by id of the graph, which each keeps alive
+
+    def constant(self, graph: TaskGraph) -> tuple[IntArray, IntArray] | None:
+        """Times on an engine and on the channel [task] if they are the same in every step."""
+        return None if self.jitter else _on_both(graph, np.maximum(self._per_task(graph), 1))
 
     def durations(self, graph: TaskGraph, steps: StepLanes) -> tuple[IntArray, IntArray]:
-        lanes = len(steps.context)
+        per_task, lanes = self._per_task(graph), len(steps.context)
+        times = np.repeat(per_task[:, None], lanes, axis=1)
+        if self.jitter:
+            times = np.stack([self._vary(per_task, steps, i) for i in range(lanes)], axis=1)
+        return _on_both(graph, np.maximum(times, 1))
+
+    def _per_task(self, graph: TaskGraph) -> IntArray:
+        """Picoseconds of each task by the table, made once."""
+        if id(graph) not in self._made:
+            self._made[id(graph)] = (graph, self._shares(graph))
+        return self._made[id(graph)][1]
+
+    def _shares(self, graph: TaskGraph) -> IntArray:
         per_task = graph.share(self._per_op(graph))
         loads = [i for i, kind in enumerate(graph.kinds) if kind in ("weight_load", "act_load", "act_store")]
         for kind in loads:
@@ -45,11 +62,7 @@ class Fixed:
             per_task[chosen] = self.table.kinds.get(graph.kinds[kind]) or self._unknown(graph.kinds[kind])
         if ((graph.moves != 0) & graph.computes).any():
             self._unknown("weight_load")  # a table has no bytes: operands that an engine loads need explicit transfers
-        times = np.repeat(per_task[:, None], lanes, axis=1)
-        if self.jitter:
-            times = np.stack([self._vary(times[:, i], steps, i) for i in range(lanes)], axis=1)
-        times = np.maximum(times, 1)
-        return np.where(graph.computes[:, None], times, 0), np.where((graph.moves != 0)[:, None], times, 0)
+        return per_task
 
     def _per_op(self, graph: TaskGraph) -> IntArray:
         costs = graph.ops.costs(0)
@@ -80,6 +93,14 @@ class Fixed:
         raw = np.random.Philox(key=key).random_raw(len(times))
         uniform = (raw >> np.uint64(11)).astype(np.float64) / 2.0**53
         return np.rint(times * (1.0 + self.jitter * (2.0 * uniform - 1.0))).astype(np.int64)
+
+
+def _on_both(graph: TaskGraph, times: IntArray) -> tuple[IntArray, IntArray]:
+    """Times [task, ...] on an engine of what computes, and on the channel of what moves bytes."""
+    computes, moves = graph.computes, graph.moves != 0
+    if times.ndim > 1:
+        computes, moves = computes[:, None], moves[:, None]
+    return np.where(computes, times, 0), np.where(moves, times, 0)
 
 
 def largest_remainder(weights: list[int], total: int) -> list[int]:

@@ -25,17 +25,22 @@ class Given:
         self.others = others
 
     def durations(self, graph: TaskGraph, steps: StepLanes) -> tuple[IntArray, IntArray]:
-        on_engine, computes = self._shares(graph, self.compute), graph.computes
-        on_channel, moves = self._shares(graph, self.transfer), graph.moves != 0
-        given_engine = computes & (on_engine > 0)
-        given_channel = ((graph.moves & _OPERANDS) != 0) & (on_channel > 0)
-        if (computes & ~given_engine).any() or (moves & ~given_channel).any():
-            compute, work = self.others.durations(graph, steps)
-        else:
+        on_engine, on_channel = self.given(graph)
+        if complete(graph, on_engine, on_channel):
             compute, work = np.zeros((2, len(graph), len(steps.context)), dtype=np.int64)
+        else:
+            compute, work = self.others.durations(graph, steps)
         return (
-            np.where(given_engine[:, None], on_engine[:, None], compute),
-            np.where(given_channel[:, None], on_channel[:, None], work),
+            np.where(on_engine[:, None] > 0, on_engine[:, None], compute),
+            np.where(on_channel[:, None] > 0, on_channel[:, None], work),
+        )
+
+    def given(self, graph: TaskGraph) -> tuple[IntArray, IntArray]:
+        """Times on an engine and on the channel [task], 0 where the op gives none or the task does no such thing."""
+        operands = (graph.moves & _OPERANDS) != 0
+        return (
+            np.where(graph.computes, self._shares(graph, self.compute), 0),
+            np.where(operands, self._shares(graph, self.transfer), 0),
         )
 
     @staticmethod
@@ -44,3 +49,8 @@ class Given:
         given = np.array([time is not None for time in times])[graph.op]
         shares = graph.share(np.array([time or 0 for time in times], dtype=np.int64))
         return np.where(given, np.maximum(shares, 1), 0)
+
+
+def complete(graph: TaskGraph, on_engine: IntArray, on_channel: IntArray) -> bool:
+    """Whether times are given of all that tasks do."""
+    return not ((graph.computes & (on_engine == 0)) | ((graph.moves != 0) & (on_channel == 0))).any()

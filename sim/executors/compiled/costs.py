@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
-from typing import Any, Protocol
+from typing import Protocol
 
 import numpy as np
 import numpy.typing as npt
 
+from sim.cost.fixed import Fixed
+from sim.cost.given import Given, complete
+from sim.cost.model import CostModel, Machine
 from sim.cost.roofline import Roofline
-from sim.executors.compiled.state import BYTES, COMPUTE, WORK
+from sim.cost.rows import RateTable
+from sim.executors.compiled.state import BYTES, COMPUTE, COST, WORK
 from sim.executors.setup import Setup, lanes_of, sram_use
 from sim.graph import IntArray, StepLanes
 from sim.serving import Batch
 from sim.tasks import TaskGraph
+from sim.units import PS_PER_S
 
 
 class Costs(Protocol):
@@ -30,59 +35,140 @@ class Costs(Protocol):
         ...
 
 
+class Constant:
+    """Durations that are the same in every step: a row for all tasks that take as long. compute, work: [task]."""
+
+    def __init__(self, compute: IntArray, work: IntArray) -> None:
+        kinds, self.row_of = np.unique(np.stack([compute, work]), axis=1, return_inverse=True)
+        self.rows = kinds.shape[1]
+        self.table = np.zeros((self.rows, COST), dtype=np.int64)
+        self.table[:, COMPUTE], self.table[:, WORK] = kinds
+
+    def fill(self, out: npt.NDArray[np.int64], lanes: StepLanes) -> None:
+        out[:] = self.table
+
+    def fill_step(self, out: npt.NDArray[np.int64], loop: int, token: int, batch: Batch) -> None:
+        out[:] = self.table
+
+
 class PerTask:
     """Any cost model: a row for each task, by NumPy."""
 
-    def __init__(self, setup: Setup, graph: TaskGraph) -> None:
-        self.setup, self.graph = setup, graph
+    def __init__(self, graph: TaskGraph, costs: CostModel) -> None:
+        self.graph, self.costs = graph, costs
         self.rows = len(graph)
         self.row_of = np.arange(self.rows)
 
     def fill(self, out: npt.NDArray[np.int64], lanes: StepLanes) -> None:
-        compute, work = self.setup.costs.durations(self.graph, lanes)
+        compute, work = self.costs.durations(self.graph, lanes)
         out[:, :, COMPUTE], out[:, :, WORK] = compute.T, work.T
-        if self.setup.sram is not None:
-            out[:, :, BYTES] = operand_bytes(self.setup, self.graph, lanes)
 
     def fill_step(self, out: npt.NDArray[np.int64], loop: int, token: int, batch: Batch) -> None:
         self.fill(out, lanes_of(loop, token, batch))
 
 
-def operand_bytes(setup: Setup, graph: TaskGraph, lanes: StepLanes) -> Any:
-    """[task]: bytes of SRAM that a prefetched operand takes; raises SramError if one does not fit."""
-    use = sram_use(setup, graph, lanes) if lanes.members is not None else sram_use(setup)
-    need = np.zeros(len(graph), dtype=np.int64)
-    loads = np.flatnonzero(graph.prefetch)
-    need[loads] = [use[consumer] for consumer in graph.outputs[graph.output_start[loads]].tolist()]
-    return need
-
-
 class Rated:
-    """Rooflines: a row for all tasks that cost the same, by compiled code."""
+    """Durations by rates: a row for all tasks that cost the same, by compiled code."""
 
-    def __init__(self, setup: Setup, graph: TaskGraph, costs: Roofline) -> None:
-        self.setup, self.graph, self.table = setup, graph, costs.table(graph)
-        self.rows, self.row_of = len(self.table.rows.row), self.table.rows.of
-        self.operands = np.unique(self.row_of[graph.prefetch])
+    def __init__(self, table: RateTable) -> None:
+        self.table = table
+        self.rows, self.row_of = len(table.rows.row), table.rows.of
 
     def fill(self, out: npt.NDArray[np.int64], lanes: StepLanes) -> None:
         self.table.fill(out, lanes, compiled=True)
-        if self.too_large(out):
-            operand_bytes(self.setup, self.graph, lanes)  # which raises
 
     def fill_step(self, out: npt.NDArray[np.int64], loop: int, token: int, batch: Batch) -> None:
         self.table.fill_step(out, batch.table, context=batch.context, tokens=batch.tokens, logits=batch.logits)
-        if self.too_large(out):
-            operand_bytes(self.setup, self.graph, lanes_of(loop, token, batch))
 
-    def too_large(self, out: npt.NDArray[np.int64]) -> bool:
-        """Whether an operand does not fit SRAM."""
-        sram = self.setup.sram
-        return sram is not None and bool((out[:, self.operands, BYTES] > sram).any())
+
+class Both:
+    """Costs of which each row is made of a row of one and a row of another."""
+
+    def __init__(self, one: Costs, other: Costs) -> None:
+        self.one, self.other = one, other
+        pairs, self.row_of = np.unique(np.stack([one.row_of, other.row_of]), axis=1, return_inverse=True)
+        self.of_one, self.of_other = pairs
+        self.rows = len(self.of_one)
+        self._step = self._scratch(1)
+
+    def _scratch(self, lanes: int) -> tuple[IntArray, IntArray]:
+        return np.zeros((lanes, self.one.rows, COST), np.int64), np.zeros((lanes, self.other.rows, COST), np.int64)
+
+    def fill(self, out: npt.NDArray[np.int64], lanes: StepLanes) -> None:
+        first, second = self._scratch(len(lanes.context))
+        self.one.fill(first, lanes)
+        self.other.fill(second, lanes)
+        self.join(out, first[:, self.of_one], second[:, self.of_other])
+
+    def fill_step(self, out: npt.NDArray[np.int64], loop: int, token: int, batch: Batch) -> None:
+        first, second = self._step
+        self.one.fill_step(first, loop, token, batch)
+        self.other.fill_step(second, loop, token, batch)
+        self.join(out, first[:, self.of_one], second[:, self.of_other])
+
+    def join(self, out: npt.NDArray[np.int64], first: IntArray, second: IntArray) -> None:
+        """Write what follows from the rows [lane, row, (compute, work, bytes)] of both."""
+        raise NotImplementedError
+
+
+class Completed(Both):
+    """Durations that are given, and where there are none (0) those of another."""
+
+    def join(self, out: npt.NDArray[np.int64], first: IntArray, second: IntArray) -> None:
+        np.copyto(out, np.where(first > 0, first, second))
+
+
+class WithBytes(Both):
+    """Durations, with the bytes of another: those that operands take in SRAM."""
+
+    def join(self, out: npt.NDArray[np.int64], first: IntArray, second: IntArray) -> None:
+        out[:] = first
+        out[:, :, BYTES] = second[:, :, BYTES]
+
+
+class InSram:
+    """Durations and bytes of operands, each of which must fit SRAM."""
+
+    def __init__(self, setup: Setup, graph: TaskGraph, sram: int, costs: Costs) -> None:
+        self.setup, self.graph, self.sram, self.costs = setup, graph, sram, costs
+        self.rows, self.row_of = costs.rows, costs.row_of
+        self.operands = np.unique(self.row_of[graph.prefetch])
+
+    def fill(self, out: npt.NDArray[np.int64], lanes: StepLanes) -> None:
+        self.costs.fill(out, lanes)
+        if self._too_large(out):
+            sram_use(self.setup)  # which raises, and says what would fit
+
+    def fill_step(self, out: npt.NDArray[np.int64], loop: int, token: int, batch: Batch) -> None:
+        self.costs.fill_step(out, loop, token, batch)
+        if self._too_large(out):
+            sram_use(self.setup, self.graph, lanes_of(loop, token, batch))
+
+    def _too_large(self, out: npt.NDArray[np.int64]) -> bool:
+        return bool((out[:, self.operands, BYTES] > self.sram).any())
+
+
+#: A machine by which nothing but bytes is right.
+BYTES_ALONE = Machine(flops=PS_PER_S, vector_flops=PS_PER_S, overhead=0, bandwidth=PS_PER_S)
 
 
 def costs_of(setup: Setup, graph: TaskGraph) -> Costs:
     """The durations of the steps of a graph."""
-    if type(setup.costs) is Roofline:
-        return Rated(setup, graph, setup.costs)
-    return PerTask(setup, graph)
+    costs = _costs_by(setup.costs, graph)
+    if setup.sram is None:
+        return costs
+    if not isinstance(costs, Rated):
+        costs = WithBytes(costs, Rated(RateTable(graph, BYTES_ALONE)))
+    return InSram(setup, graph, setup.sram, costs)
+
+
+def _costs_by(model: CostModel, graph: TaskGraph) -> Costs:
+    """The durations of the steps of a graph by a cost model."""
+    if type(model) is Roofline:
+        return Rated(model.table(graph))
+    if type(model) is Fixed and (constant := model.constant(graph)) is not None:
+        return Constant(*constant)
+    if type(model) is Given:
+        given = model.given(graph)
+        return Constant(*given) if complete(graph, *given) else Completed(Constant(*given), _costs_by(model.others, graph))
+    return PerTask(graph, model)

@@ -1,0 +1,162 @@
+"""Rows of the compiled executor against the cost models: whatever is shared or kept, each task of each step costs the same."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+import sim.scenario
+from sim.errors import InputError
+from sim.executors.compiled.costs import Constant, Costs, PerTask, costs_of
+from sim.executors.compiled.state import BYTES, COMPUTE, COST, WORK
+from sim.executors.setup import Setup, SramError, lanes_of, sram_use
+from sim.graph import IntArray, StepLanes
+from sim.runner import op_graphs, prepare, read
+from sim.serving import Batcher, loops
+from sim.shipped import scenarios
+from sim.tasks import TaskGraph
+
+KINDS = "norm q_proj k_proj v_proj o_proj rope attention residual act gate_proj up_proj down_proj kv_load kv_store weight_load"
+TABLE = "{" + ", ".join(f"{kind}: {5 + i} us" for i, kind in enumerate(KINDS.split())) + "}"
+
+BATCHES = ("batching_continuous", "model.scope=block", "workload.generate.count=5", "workload.generate.tokens=3")
+PREFETCH = "mapping={softmax: online, heads: split, execution: prefetch, tiles: 4}"
+LOADS = "hardware.sram=40 MiB"
+FIXED = f"cost={{model: fixed, table: {TABLE}}}"
+VARIED = f"cost={{model: fixed, table: {TABLE}, jitter: 0.3}}"
+EXPERTS = ("moe_batch_32", "model.layers=3", "workload.sequences=[{context: 9, tokens: 3, count: 3}, {prompt: 8, tokens: 2}]")
+
+
+CASES = {
+    "roofline": (*BATCHES, "mapping.attention=sequence"),
+    "roofline, kernels for a batch": (*BATCHES, "mapping.attention=batch"),
+    "roofline, prefetched": (*BATCHES, PREFETCH, LOADS),
+    "experts": EXPERTS,
+    "experts, kernels for a batch": (*EXPERTS, "mapping.attention=batch"),
+    "guesses": ("speculation_4",),
+    "a prompt that is shared": (
+        "batching_continuous",
+        "workload={sequences: [{prompt: 70, tokens: 3, samples: 4}], batching: {policy: continuous}}",
+    ),
+    "fixed": (*BATCHES, PREFETCH, FIXED),
+    "fixed, prefetched into little": (*BATCHES, PREFETCH, FIXED, LOADS),
+    "fixed, varied": (*BATCHES, PREFETCH, VARIED, LOADS),
+    "one sequence, fixed": ("two_tokens_4_engines",),
+    "profiled": ("h100_llama_8b_batch_32", "model.layers=2", "workload.sequences=[{context: 9, tokens: 2, count: 3}]"),
+}
+
+
+def setup_of(name: str, *overrides: str) -> Setup:
+    scenario = read(scenarios()[name], list(overrides))
+    return prepare(scenario, *op_graphs(scenario))
+
+
+def expected(setup: Setup, graph: TaskGraph, lanes: StepLanes) -> IntArray:
+    """[lane, task, (compute, work, bytes of a prefetched operand)], as the cost model and SRAM say."""
+    compute, work = setup.costs.durations(graph, lanes)
+    out = np.zeros((len(lanes.context), len(compute), COST), dtype=np.int64)
+    out[:, :, COMPUTE], out[:, :, WORK] = compute.T, work.T
+    return out
+
+
+def assert_equal(setup: Setup, graph: TaskGraph, lanes: StepLanes, found: IntArray) -> None:
+    """found: [lane, task, (compute, work, bytes)]."""
+    wanted = expected(setup, graph, lanes)
+    np.testing.assert_array_equal(found[:, :, :BYTES], wanted[:, :, :BYTES])
+    if setup.sram is not None:
+        use = sram_use(setup, graph, lanes) if lanes.members is not None else sram_use(setup)
+        for load in np.flatnonzero(graph.prefetch).tolist():
+            consumer = int(graph.outputs[graph.output_start[load]])
+            assert (np.maximum(found[:, load, BYTES], 1) == use[consumer]).all()
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_every_task_costs_what_the_model_says(case: str) -> None:
+    setup = setup_of(*CASES[case])
+    if setup.batching is None:
+        assert_lanes(setup, np.arange(3))
+    else:
+        assert_batches(setup, loops(setup.batching, setup.sequences)[0])
+
+
+def assert_lanes(setup: Setup, token: IntArray) -> None:
+    """Steps of one sequence."""
+    costs = costs_of(setup, setup.graph)
+    lanes = StepLanes(sequence=np.zeros_like(token), token=token, context=10 + token)
+    out = np.zeros((len(token), costs.rows, COST), dtype=np.int64)
+    costs.fill(out, lanes)
+    assert_equal(setup, setup.graph, lanes, out[:, costs.row_of])
+
+
+def assert_batches(setup: Setup, batcher: Batcher) -> None:
+    """The first steps of a loop."""
+    made: dict[int, Costs] = {}
+    for number in range(12):
+        batch = batcher.next(10**15)
+        if batch is None:
+            break
+        assert setup.graphs is not None
+        graph = setup.graphs(batch.shape)
+        costs, lanes = made.setdefault(id(graph), costs_of(setup, graph)), lanes_of(0, number, batch)
+        found = np.full((2, 1, costs.rows, COST), -1, dtype=np.int64)
+        costs.fill(found[0], lanes)
+        costs.fill_step(found[1], 0, number, batch)
+        for each in found:
+            assert_equal(setup, graph, lanes, each[:, costs.row_of])
+        batcher.ended(batch, 10**15)
+    assert made
+
+
+def test_costs_that_do_not_depend_on_the_step_have_few_rows() -> None:
+    fixed = setup_of("two_tokens_4_engines")
+    costs = costs_of(fixed, fixed.graph)
+    assert isinstance(costs, Constant)
+    assert costs.rows < 20 < len(fixed.graph)
+    varied = setup_of("two_tokens_4_engines", "cost.jitter=0.1")
+    assert isinstance(costs_of(varied, varied.graph), PerTask)
+
+
+WRITTEN = """\
+model:
+  graph:
+    - {name: cache, kind: kv_load, transfer: 4 ms}
+    - {name: attend, inputs: [cache, q], duration: 3 ms}
+    - {name: q, kind: q_proj, flops: 2000000000, weight: 100 MB}
+    - {name: store, kind: kv_store, inputs: [attend], kv_write: 100 MB}
+workload: {sequences: [{tokens: 2}]}
+hardware: {engines: {count: 1, flops: 2 TFLOP/s}, memory: {bandwidth: 100 GB/s}}
+mapping: {execution: prefetch, tiles: 2}
+"""
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        [],
+        ["hardware.sram=1 GB"],
+        ["cost={model: fixed, table: {q_proj: 7 ms, weight_load: 2 ms, kv_store: 1 ms, kv_load: 1 ms, attend: 1 ms}}"],
+        ["model.graph=[{name: a, duration: 2 ms}, {name: b, inputs: [a], transfer: 1 ms, duration: 1 ms}]", "cost=fixed"],
+    ],
+)
+def test_given_times_are_completed_by_the_model(changes: list[str]) -> None:
+    scenario = sim.scenario.parse(WRITTEN, "g.yaml", changes)
+    setup = prepare(scenario, *op_graphs(scenario))
+    costs = costs_of(setup, setup.graph)
+    assert isinstance(costs, Constant) == (len(changes) == 2)
+    assert_lanes(setup, np.arange(2))
+
+
+@pytest.mark.parametrize("cost", ["cost=roofline", FIXED])
+def test_an_operand_that_does_not_fit_is_refused(cost: str) -> None:
+    setup = setup_of(*BATCHES, PREFETCH, cost, LOADS)
+    assert setup.batching is not None
+    assert setup.graphs is not None
+    object.__setattr__(setup, "sram", 1000)
+    batch = loops(setup.batching, setup.sequences)[0].next(10**15)
+    assert batch is not None
+    costs = costs_of(setup, setup.graphs(batch.shape))
+    out = np.zeros((1, costs.rows, COST), dtype=np.int64)
+    with pytest.raises(SramError, match="at once, SRAM has"):
+        costs.fill_step(out, 0, 0, batch)
+    with pytest.raises(InputError):
+        costs.fill(out, lanes_of(0, 0, batch))
