@@ -15,7 +15,7 @@ from sim.base.kernel import MANY_TASKS, unavailable
 from sim.errors import InputError, unknown
 from sim.eventlog import EventLog, GrantTable, TaskTable
 from sim.executors.setup import Progress, Setup
-from sim.size import tasks_in_all
+from sim.executors.size import tasks_in_all
 
 Executor = Literal["auto", "simpy", "compiled"]
 

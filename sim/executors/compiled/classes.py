@@ -1,6 +1,6 @@
 """All transfers at once, those of a class at the same rate: `processor_sharing`, `weighted`, `proportional` by kind.
 
-In each interval all of a class get the same, but for the transfer that came last of all, which takes what is left over. So the
+In each interval all of a class get the same, but for the transfer that came last of all, which takes the rest. So the
 order in which the others of a class end never changes, and a heap keeps it by what the class will have got then.
 The last is counted on its own, until another comes or those after it have ended; entries of the heap from before that are stale.
 """

@@ -17,9 +17,10 @@ from sim.executors.compiled.heaps import push
 from sim.executors.compiled.loop import advance
 from sim.executors.compiled.state import (
     COST, C_COMPUTE, C_END, C_ENGINE, C_LOADED, C_READY, C_START, C_WORK, DONE, GRANTS, GRANT_FIELDS, G_CHANNEL, G_END,
-    G_START, G_TASK, G_WORK, KV, LAYERS, LOG_FIELDS, LOOP_TABLE, LOOP_WORDS, L_BASE, L_COST, L_COST_FIRST, L_COST_LANES,
-    L_COST_ROWS, L_FORM, L_FRONTIER, L_KEY, L_MISSING, L_NODES, L_NUMBER, L_ROW, L_SLOT, L_STEP, L_TASKS, L_TOKEN, L_TOKENS,
-    NOW, OUT_OF_RANGE, SLOT_WORDS, TURN, TURN_LIST, WAKES, WANTS_COSTS, WANTS_GRANTS,
+    G_START, G_TASK, G_WORK, KV, LAYERS, LOG_FIELDS, LOOP_TABLE, LOOP_WORDS, L_BASE, L_CELLS_OF, L_COST, L_COST_FIRST,
+    L_COST_LANES, L_COST_ROWS, L_FIRST, L_FIRST_END, L_FORM, L_FRONTIER, L_KEY, L_MISSING, L_NODES, L_NUMBER, L_ROW, L_SLOT,
+    L_STEP, L_TASKS, L_TOKEN, L_TOKENS, NONE, NOW, OUT_OF_RANGE, SLOT_WORDS, TURN, TURN_LIST, WAKES, WANTS_COSTS,
+    WANTS_GRANTS,
 )  # fmt: skip
 from sim.executors.setup import Progress, Setup
 from sim.graph import StepLanes
@@ -145,7 +146,8 @@ class Sequences(Run):
             self._know(machine, table, first)
         table[L_NUMBER], table[L_TOKENS], table[L_FORM], table[L_TASKS] = np.arange(loops), self.count, self.form.at, size
         table[L_BASE], table[L_SLOT] = cells + place * self.form.nodes * machine.cell, self.slots + place * SLOT_WORDS
-        table[L_NODES] = self.form.nodes
+        table[L_NODES], table[L_FIRST], table[L_FIRST_END] = self.form.nodes, self.form.first, self.form.first_end
+        table[L_CELLS_OF] = NONE
         table[L_ROW], table[L_STEP], table[L_KEY] = first * size, self.steps + 2 * first, first
         table[L_COST] = costs + (np.cumsum(self.lanes) - self.lanes) * self.costs.rows * COST
         table[L_COST_ROWS] = self.costs.rows

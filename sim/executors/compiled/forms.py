@@ -18,12 +18,17 @@ from sim.tasks import TaskGraph
 
 @dataclass(slots=True)
 class Form:
-    """A task graph in the pool. at: the address of its first node. size: its tasks. nodes: tasks and joins."""
+    """A task graph in the pool. at: the address of its first node. size: its tasks. nodes: tasks and joins.
+
+    first, first_end: where the numbers of the tasks that wait for nothing stand.
+    """
 
     graph: TaskGraph
     at: int
     size: int
     nodes: int
+    first: int
+    first_end: int
 
 
 @dataclass(slots=True)
@@ -45,12 +50,14 @@ class Forms:
         size, at, links = len(graph), self.used, graph.links
         nodes = size + links.joins
         first_output = at + nodes * FORM
-        self.used = first_output + len(links.outputs)
+        starts = np.flatnonzero(graph.prefetch | (np.diff(links.input_start)[:size] == 0))
+        first_end = first_output + len(links.outputs)
+        self.used = first_end + len(starts)
         if self.used > len(self.pool):
             grown = np.zeros(max(self.used, 2 * len(self.pool)), dtype=np.int64)
             grown[:at] = self.pool[:at]
             self.pool = grown
-        self.pool[first_output : self.used] = links.outputs
+        self.pool[first_output:first_end], self.pool[first_end : self.used] = links.outputs, starts
         every = self.pool[at:first_output].reshape(nodes, FORM).T
         every[INPUTS] = np.diff(links.input_start)
         every[OUT], every[OUT_END] = links.output_start[:-1] + first_output, links.output_start[1:] + first_output
@@ -67,7 +74,7 @@ class Forms:
         tasks[OPERAND] = NONE
         loads = np.flatnonzero(graph.prefetch)
         tasks[OPERAND, links.outputs[links.output_start[loads]]] = loads
-        form = self._known[id(graph)] = Form(graph, at, size, nodes)
+        form = self._known[id(graph)] = Form(graph, at, size, nodes, first_end, self.used)
         return form
 
 

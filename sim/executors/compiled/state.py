@@ -82,19 +82,19 @@ P_LEFT, P_ORDER, P_BEHIND, P_EARLIER, P_LATER = range(5)
 P_SERVED, P_WORK = P_EARLIER, P_LATER  # where a function divides the channel
 PART = 5
 
-# A slot
+# A slot. S_FIRST, S_FIRST_END: where the numbers of the tasks that wait for nothing stand in the pool of graphs
 (
     S_LOOP, S_KEY, S_FORM, S_TASKS, S_NODES, S_BASE, S_ROW, S_LEFT, S_AGE, S_COST, S_STEP, S_QUEUE, S_OWNER, S_MEMBERS, S_TOKEN,
-    S_RELEASED, S_END,
-) = range(17)  # fmt: skip
-SLOT_WORDS = 17
+    S_FIRST, S_FIRST_END, S_RELEASED, S_END,
+) = range(19)  # fmt: skip
+SLOT_WORDS = 19
 
-# A loop. L_MISSING, L_FRONTIER: addresses of [token, layer] and [layer], of known tokens
+# A loop. L_CELLS_OF: the form that its cells are set up for. L_MISSING, L_FRONTIER: addresses of [token, layer] and [layer], of known tokens
 (
     L_NUMBER, L_BATCHED, L_TOKENS, L_TOKEN, L_FORM, L_TASKS, L_NODES, L_BASE, L_SLOT, L_ROW, L_STEP, L_COST, L_COST_ROWS,
-    L_COST_FIRST, L_COST_LANES, L_KEY, L_FETCH_SLOT, L_FETCH, L_MISSING, L_FRONTIER,
-) = range(20)  # fmt: skip
-LOOP_WORDS = 20
+    L_COST_FIRST, L_COST_LANES, L_KEY, L_FETCH_SLOT, L_FETCH, L_MISSING, L_FRONTIER, L_FIRST, L_FIRST_END, L_CELLS_OF,
+) = range(23)  # fmt: skip
+LOOP_WORDS = 23
 
 # A channel. K_PART: where its parts lie in cells. K_PORTS: address of [requester] (head, tail) of queues
 (

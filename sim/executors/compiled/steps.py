@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from sim.base.kernel import kernel, small
+from sim.base.kernel import kernel
 from sim.executors.compiled.state import (
-    AGE, AGE_TIME, CELL, COMPUTE, COST, COST_ROW, C_COMPUTE, C_ENGINE, C_READY, C_WORK, FORM, HOME, INPUTS, IN_ORDER, KNOWN,
-    KV, LAYERS, LONGEST_PATH, L_BASE, L_COST, L_COST_FIRST, L_COST_LANES, L_COST_ROWS, L_FETCH, L_FETCH_SLOT, L_FORM, L_KEY,
-    L_NODES, L_NUMBER, L_ROW, L_SLOT, L_STEP, L_TASKS, L_TOKEN, L_TOKENS, NONE, NOW, OLDEST, OUT, PREFETCH, RANK, RANKING,
-    SLOT, SLOT_WORDS, SRAM, SRAM_FREE, SRAM_HEAD, SRAM_QUEUE, SRAM_SIZE, SRAM_TAIL, S_AGE, S_BASE, S_COST, S_FORM, S_KEY,
-    S_LEFT, S_LOOP, S_NODES, S_OWNER, S_QUEUE, S_ROW, S_STEP, S_TASKS, S_TOKEN, TASK, WAITING, WORK, Forms, Log, Memory,
+    AGE, AGE_TIME, CELL, CHAINED, COMPUTE, COST, COST_ROW, C_READY, FORM, HOME, INPUTS, IN_ORDER, KNOWN, KV, LAYERS,
+    LONGEST_PATH, L_BASE, L_CELLS_OF, L_COST, L_COST_FIRST, L_COST_LANES, L_COST_ROWS, L_FETCH, L_FETCH_SLOT, L_FIRST,
+    L_FIRST_END, L_FORM, L_KEY, L_NODES, L_NUMBER, L_ROW, L_SLOT, L_STEP, L_TASKS, L_TOKEN, L_TOKENS, NONE, NOW, OLDEST, OUT,
+    PREFETCH, RANK, RANKING, SLOT, SLOT_WORDS, SRAM, SRAM_FREE, SRAM_HEAD, SRAM_QUEUE, SRAM_SIZE, SRAM_TAIL, S_AGE, S_BASE,
+    S_COST, S_FIRST, S_FIRST_END, S_FORM, S_KEY, S_LEFT, S_LOOP, S_NODES, S_OWNER, S_QUEUE, S_ROW, S_STEP, S_TASKS, S_TOKEN,
+    TASK, WAITING, WORK, Forms, Log, Memory,
 )  # fmt: skip
 from sim.executors.compiled.tasks import issue_dma, make_ready, sram_need
 from sim.scheduling import remaining_paths
@@ -46,6 +47,8 @@ def fill_slot(m: Memory, loop: int, slot: int, token: int) -> None:
     m[slot + S_ROW] = m[loop + L_ROW] + token * size
     m[slot + S_STEP] = m[loop + L_STEP] + 2 * token
     m[slot + S_COST] = m[loop + L_COST] + (token - m[loop + L_COST_FIRST]) * m[loop + L_COST_ROWS] * COST
+    m[slot + S_FIRST] = m[loop + L_FIRST]
+    m[slot + S_FIRST_END] = m[loop + L_FIRST_END]
     m[slot + S_QUEUE] = m[loop + L_NUMBER]
     m[slot + S_OWNER] = m[loop + L_NUMBER]
 
@@ -68,12 +71,16 @@ def release(m: Memory, f: Forms, log: Log, slot: int) -> None:
     m[slot + S_AGE] = m[AGE]
     m[slot + S_LEFT] = m[slot + S_TASKS]
     m[m[slot + S_STEP]] = m[NOW]
-    set_up(m, f, log, slot)
+    loop = m[slot + S_LOOP]
+    if m[KNOWN] or m[CHAINED] or m[loop + L_CELLS_OF] != m[slot + S_FORM]:
+        set_up(m, f, slot)
+        m[loop + L_CELLS_OF] = m[slot + S_FORM]
     if m[KNOWN] and m[slot + S_TOKEN] > 0:
         wait_for_stores(m, slot)
     if m[RANKING] != IN_ORDER:
-        set_ranks(m, f, log, slot)
-    for task in range(m[slot + S_TASKS]):
+        set_ranks(m, f, slot)
+    for i in range(m[slot + S_FIRST], m[slot + S_FIRST_END]):
+        task = f[i]
         if f[m[slot + S_FORM] + task * FORM + PREFETCH]:
             log[C_READY, m[slot + S_ROW] + task] = m[NOW]
             if m[SRAM] < 0:
@@ -82,26 +89,17 @@ def release(m: Memory, f: Forms, log: Log, slot: int) -> None:
             make_ready(m, f, log, slot, task)
 
 
-@small
 @kernel
-def set_up(m: Memory, f: Forms, log: Log, slot: int) -> None:
-    """The cells of a step as it begins: what they wait for and how long they take."""
-    cell, cost, form = m[slot + S_BASE], m[slot + S_COST], m[slot + S_FORM]
-    words, first = m[CELL], m[slot + S_ROW]
-    for row in range(first, first + m[slot + S_TASKS]):
+def set_up(m: Memory, f: Forms, slot: int) -> None:
+    """The cells of a step of another form than the last one there; as tasks end, they leave them as they were."""
+    cell, form = m[slot + S_BASE], m[slot + S_FORM]
+    for node in range(m[slot + S_NODES]):
         m[cell + WAITING] = f[form + INPUTS]
         m[cell + SLOT] = slot
-        m[cell + TASK] = row - first
+        m[cell + TASK] = node
+        m[cell + RANK] = 0
         m[cell + HOME] = NONE
-        line = cost + f[form + COST_ROW] * COST
-        log[C_COMPUTE, row] = m[line + COMPUTE]
-        log[C_WORK, row] = m[line + WORK]
-        log[C_ENGINE, row] = NONE
-        cell += words
-        form += FORM
-    for _ in range(m[slot + S_TASKS], m[slot + S_NODES]):
-        m[cell + WAITING] = f[form + INPUTS]
-        cell += words
+        cell += m[CELL]
         form += FORM
 
 
@@ -114,16 +112,17 @@ def wait_for_stores(m: Memory, slot: int) -> None:
 
 
 @kernel
-def set_ranks(m: Memory, f: Forms, log: Log, slot: int) -> None:
+def set_ranks(m: Memory, f: Forms, slot: int) -> None:
     """Rank the tasks of a step as the scheduler does."""
-    rank, row = m[slot + S_BASE] + RANK, m[slot + S_ROW]
+    rank, form = m[slot + S_BASE] + RANK, m[slot + S_FORM]
     for task in range(m[slot + S_TASKS]):
         if m[RANKING] == OLDEST:
             m[rank + task * m[CELL]] = m[slot + S_AGE]
         else:
-            m[rank + task * m[CELL]] = log[C_COMPUTE, row + task] + log[C_WORK, row + task]
+            line = m[slot + S_COST] + f[form + task * FORM + COST_ROW] * COST
+            m[rank + task * m[CELL]] = m[line + COMPUTE] + m[line + WORK]
     if m[RANKING] == LONGEST_PATH:
-        remaining_paths(f, m[slot + S_FORM] + OUT, FORM, m, rank, m[CELL], m[slot + S_TASKS])
+        remaining_paths(f, form + OUT, FORM, m, rank, m[CELL], m[slot + S_TASKS])
 
 
 @kernel

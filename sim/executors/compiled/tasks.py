@@ -6,12 +6,12 @@ from sim.base.kernel import kernel, small
 from sim.executors.compiled.heaps import push
 from sim.executors.compiled.skew import add
 from sim.executors.compiled.state import (
-    BOUND, BOUND_TABLE, BYTES, CELL, CHAIN, CHAINED, CHANNELS, CHANNEL_TABLE, CHANNEL_WORDS, COST, COST_ROW, C_COMPUTE,
-    C_END, C_ENGINE, C_LOADED, C_READY, C_START, C_WORK, ENGINES, FORM, HELD, HOME, IDLES, KNOWN, KV, K_ARRIVALS, K_ARRIVED,
-    K_PART, LATENCY, LAYERS, L_FRONTIER, L_MISSING, L_SLOT, L_TOKENS, MEMBER, MOVES, NOW, OPERAND, OUT, OUT_END, OVERLAP,
-    PARTS, PREFETCH, P_LEFT, RANK, READY, REQUESTER, RING, RING_SIZE, RING_TAIL, ROUTE, RUNNING, SLOT, SLOT_WORDS, SRAM,
-    SRAM_FREE, STORES, S_BASE, S_COST, S_FORM, S_KEY, S_LEFT, S_LOOP, S_MEMBERS, S_OWNER, S_QUEUE, S_ROW, S_STEP, S_TASKS,
-    S_TOKEN, TASK, TURNS, TURN_LIST, WAITING, Forms, Log, Memory,
+    BOUND, BOUND_TABLE, BYTES, CELL, CHAIN, CHAINED, CHANNELS, CHANNEL_TABLE, CHANNEL_WORDS, COMPUTE, COST, COST_ROW,
+    C_COMPUTE, C_END, C_ENGINE, C_LOADED, C_READY, C_START, C_WORK, ENGINES, FORM, HELD, HOME, IDLES, INPUTS, KNOWN, KV,
+    K_ARRIVALS, K_ARRIVED, K_PART, LATENCY, LAYERS, L_FRONTIER, L_MISSING, L_SLOT, L_TOKENS, MEMBER, MOVES, NONE, NOW,
+    OPERAND, OUT, OUT_END, OVERLAP, PARTS, PREFETCH, P_LEFT, RANK, READY, REQUESTER, RING, RING_SIZE, RING_TAIL, ROUTE,
+    RUNNING, SLOT, SLOT_WORDS, SRAM, SRAM_FREE, STORES, S_BASE, S_COST, S_FORM, S_KEY, S_LEFT, S_LOOP, S_MEMBERS, S_OWNER,
+    S_QUEUE, S_ROW, S_STEP, S_TASKS, S_TOKEN, TASK, TURNS, TURN_LIST, WAITING, WORK, Forms, Log, Memory,
 )  # fmt: skip
 from sim.hardware.routes import ALL_CHANNELS, channel_of, stripe
 
@@ -37,10 +37,21 @@ def make_ready(m: Memory, f: Forms, log: Log, slot: int, task: int) -> None:
 @kernel
 def issue_dma(m: Memory, f: Forms, log: Log, slot: int, task: int) -> None:
     """A DMA issues a transfer: that for operands that are prefetched, or that for all else."""
-    log[C_START, m[slot + S_ROW] + task] = m[NOW]
-    form = m[slot + S_FORM] + task * FORM
+    row, form = m[slot + S_ROW] + task, m[slot + S_FORM] + task * FORM
+    log[C_START, row] = m[NOW]
+    log[C_ENGINE, row] = NONE
+    set_durations(m, f, log, slot, row, form)
     owner = m[slot + S_QUEUE] if f[form + MEMBER] < 0 else m[m[slot + S_MEMBERS] + f[form + MEMBER]]
     issue(m, f, log, slot, task, m[ENGINES] + 2 * owner + 1 - f[form + PREFETCH])
+
+
+@small
+@kernel
+def set_durations(m: Memory, f: Forms, log: Log, slot: int, row: int, form: int) -> None:
+    """How long a task takes on an engine, and how long its transfer takes at full speed."""
+    line = m[slot + S_COST] + f[form + COST_ROW] * COST
+    log[C_COMPUTE, row] = m[line + COMPUTE]
+    log[C_WORK, row] = m[line + WORK]
 
 
 @small
@@ -104,6 +115,7 @@ def take(m: Memory, f: Forms, log: Log, cell: int, engine: int) -> None:
     log[C_ENGINE, row] = engine
     log[C_START, row] = m[NOW]
     log[C_LOADED, row] = m[NOW]
+    set_durations(m, f, log, slot, row, m[slot + S_FORM] + task * FORM)
     if log[C_WORK, row] > 0:
         issue(m, f, log, slot, task, engine)
     else:
@@ -137,6 +149,7 @@ def finish(m: Memory, f: Forms, log: Log, cell: int) -> None:
     task = m[cell + TASK]
     row, form = m[slot + S_ROW] + task, m[slot + S_FORM] + task * FORM
     log[C_END, row] = m[NOW]
+    m[cell + WAITING] = f[form + INPUTS]
     if f[form + HELD]:
         push(m, m[IDLES], log[C_ENGINE, row], row, row)
     for i in range(f[form + OUT], f[form + OUT_END]):
@@ -179,6 +192,7 @@ def join_input_ended(m: Memory, f: Forms, log: Log, slot: int, join: int) -> Non
     cell, form = m[slot + S_BASE] + join * m[CELL], m[slot + S_FORM] + join * FORM
     m[cell + WAITING] -= 1
     if m[cell + WAITING] == 0:
+        m[cell + WAITING] = f[form + INPUTS]
         for i in range(f[form + OUT], f[form + OUT_END]):
             input_ended(m, f, log, slot, f[i])
 
