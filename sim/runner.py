@@ -28,6 +28,7 @@ from sim.errors import InputError, unknown
 from sim.eventlog import EventLog, Window
 from sim.executors import Executor, simulate
 from sim.executors.setup import Setup, SramError, lanes_of, sram_use
+from sim.executors.size import Told, counted, prefills
 from sim.fusion import Fusion, fuse, with_kv_heads
 from sim.graph import QUANTITIES, ModelGraph, OpGraph, StepLanes
 from sim.hardware.arbiters import ARBITERS, Arbiter, Derated, Efficiency
@@ -38,7 +39,6 @@ from sim.result import Result, Timing
 from sim.scenario import Formats, Fuse, Known, Scenario, load
 from sim.scheduling import SCHEDULERS, Scheduler
 from sim.serving import Batch, Batching, Member, Speculation, feasible
-from sim.size import Told, counted, prefills
 from sim.tasks import TaskGraph
 from sim.units import format_bytes
 from sim.workload import requests, routing

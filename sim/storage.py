@@ -35,11 +35,11 @@ from sim.errors import InputError
 from sim.eventlog import EventLog, GrantTable, MemberTable, StepTable, TaskTable
 from sim.executors import Executed, Executor, simulate
 from sim.executors.setup import Setup
+from sim.executors.size import Told, counted
 from sim.files import whole_file
 from sim.graph import IntArray
 from sim.runner import known_names, op_graphs, prepare
 from sim.scenario import Scenario, from_dict
-from sim.size import Told, counted
 from sim.tasks import TaskGraph
 
 ROWS = 1 << 20  # of a row group, about

@@ -46,10 +46,10 @@ def _compiled(function: FunctionType) -> Any:
     import numba  # noqa: PLC0415  # only for runs that are compiled
 
     callee = compile_kernel(function, entry=False)
-    adapter = FunctionType(_adapter.__code__, {"_callee": callee, "_carray": numba.carray})  # type: ignore[attr-defined]
+    adapter = FunctionType(_adapter.__code__, {"_callee": callee, "_carray": numba.carray})
     adapter.__module__ = __name__
     adapter.__qualname__ = f"{function.__name__}_{_digest(function)}"
-    word, words = numba.types.int64, numba.types.CPointer(numba.types.int64)  # type: ignore[no-untyped-call]
+    word, words = numba.types.int64, numba.types.CPointer(numba.types.int64)
     signature = word(words, word, word, words, words, word)
     try:
         return numba.cfunc(signature, cache=True, error_model="numpy")(adapter)
@@ -84,7 +84,7 @@ def _parts(function: FunctionType, seen: set[str]) -> Iterator[Any]:
 
 def _intrinsic() -> Any:
     """`call` in compiled code."""
-    from llvmlite import ir  # type: ignore[import-untyped]  # noqa: PLC0415
+    from llvmlite import ir  # noqa: PLC0415
     from numba import types  # noqa: PLC0415
     from numba.extending import intrinsic  # noqa: PLC0415
 

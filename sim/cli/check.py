@@ -5,10 +5,10 @@ from __future__ import annotations
 import click
 
 from sim.cli.options import scenario_arguments
+from sim.executors.size import tasks_in_all
 from sim.report import account
 from sim.runner import doubts, op_graphs, prepare, read
 from sim.shipped import find_scenario
-from sim.size import tasks_in_all
 
 
 @click.command("check")

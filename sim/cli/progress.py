@@ -10,7 +10,7 @@ from rich.console import Console
 from rich.status import Status
 from rich.text import Text
 
-from sim.size import Told
+from sim.executors.size import Told
 from sim.units import format_time
 
 EVERY = 0.2  # seconds between two changes of the line

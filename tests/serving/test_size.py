@@ -9,10 +9,10 @@ from typing import Any
 import pytest
 
 from sim.executors import Executor
+from sim.executors.size import tasks_in_all
 from sim.runner import op_graphs, prepare, read, run
 from sim.scenario import from_dict
 from sim.shipped import scenarios
-from sim.size import tasks_in_all
 from sim.storage import run_to_file
 from sim.workload import requests
 from tests.reports import FOLDER as REPORTS

@@ -78,7 +78,7 @@ class Record:
         steps, tasks, grants = zip(*self.steps, strict=True)
         graphs = {id(step.form.graph): step.form.graph for step in steps}  # in the order in which steps need them
         number = {key: i for i, key in enumerate(graphs)}
-        size = [len(each) for each in tasks]
+        size = np.array([len(each) for each in tasks], dtype=np.int64)
         first = np.cumsum(size) - size
         served = np.concatenate(
             [each + np.array([0, row, 0, 0, 0, 0]) for each, row in zip(grants, first.tolist(), strict=True)]

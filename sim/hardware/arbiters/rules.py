@@ -45,7 +45,9 @@ def max_min(table: Table, at: int, width: int, classes: int, num: int, den: int)
             table[at + i * width + SHARE] = num
         return den
     for i in range(classes):
-        table[at + i * width + SHARE] = num * left if table[at + i * width + SHARE] > 0 else table[at + i * width + WEIGHT] * (den - capped * num)
+        table[at + i * width + SHARE] = (
+            num * left if table[at + i * width + SHARE] > 0 else table[at + i * width + WEIGHT] * (den - capped * num)
+        )
     return reduced(table, at, width, classes, den * left)
 
 
