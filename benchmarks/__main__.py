@@ -189,6 +189,7 @@ Prefixes that requests share are in that file, and are not used.
         mooncake.write(file)
         for name, workload in SERVING.items():
             for work in ("simulate", "run"):
+                served(name, work, file, argparse.Namespace(**{**vars(options), "quick": True}))  # so that all is compiled
                 found = [served(name, work, file, options) for _ in range(1 if workload.trace else options.rounds)]
                 rates[name] = [row["tokens"] / row["cpu"] for row in found]
                 yield _served_row(workload, work, found, rates[name])

@@ -132,7 +132,7 @@ class SideBySide:
 SIDE_BY_SIDE = (
     SideBySide(
         title="one batch of 16 without arrivals: its steps between barriers", scenario="dense_batch_32",
-        overrides=("workload.sequences=[{context: 1024, tokens: 256, count: 16}]", "workload.batching.policy=static"),
+        overrides=("workload.sequences=[{context: 1024, tokens: 256, count: 16}]", "workload.batching=static"),
         few=("workload.sequences=[{context: 1024, tokens: 2, count: 2}]",),
     ),
     SideBySide(
