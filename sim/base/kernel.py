@@ -42,6 +42,7 @@ _SMALL: set[int] = set()
 _NATIVE: dict[int, Callable[[], Any]] = {}
 _DISPATCHERS: dict[tuple[int, bool], Any] = {}
 _UNAVAILABLE: list[str] = []  # the reason, once it is known
+_LISTENERS: list[Callable[[], None]] = []
 
 
 def kernel(function: F) -> F:
@@ -132,13 +133,25 @@ def compile_kernel(function: Callable[..., Any], *, entry: bool = True) -> Any:
         if entry:
             compile_alone = dispatcher._compiler.compile
 
-            def compile_linked(arguments: Any, result: Any) -> Any:
+            def compile_linked(arguments: Any, result: Any) -> Any:  # called where the cache has no such code
+                for tell in _LISTENERS:
+                    tell()
                 with _inner_code_is_only_linked():
                     return compile_alone(arguments, result)
 
             dispatcher._compiler.compile = compile_linked
         _DISPATCHERS[key] = dispatcher
     return _DISPATCHERS[key]
+
+
+@contextmanager
+def when_compiling(tell: Callable[[], None]) -> Iterator[None]:
+    """Call a function before anything is compiled that is not in the cache, which takes seconds."""
+    _LISTENERS.append(tell)
+    try:
+        yield
+    finally:
+        _LISTENERS.remove(tell)
 
 
 def _take_any_constant(dispatcher: Any, numba: Any) -> None:
@@ -154,8 +167,8 @@ def _inner_code_is_only_linked() -> Iterator[None]:
     """While an entry is compiled, kernels that it calls are neither optimized nor turned into machine code on their own.
 
     Numba does both for every function, over all that it calls in turn, although only the code that is linked into the entry
-    ever runs: half of the time to compile. There is no public way to say so, hence the three private methods; should a release of
-    Numba lack one of them, compiling takes longer and nothing else changes.
+    ever runs: half of the time to compile. There is no public way to say so, hence the three private methods; should a
+    release of Numba lack one of them, compiling takes longer and nothing else changes.
     """
     from numba.core import codegen, event  # noqa: PLC0415
 
@@ -180,7 +193,8 @@ def _inner_code_is_only_linked() -> Iterator[None]:
         pass
 
     patches = [
-        (codegen.CPUCodeLibrary, "_optimize_final_module", nothing), (codegen.CPUCodeLibrary, "_finalize_final_module", only_link),
+        (codegen.CPUCodeLibrary, "_optimize_final_module", nothing),
+        (codegen.CPUCodeLibrary, "_finalize_final_module", only_link),
         (codegen.JITCPUCodegen, "set_env", nothing),
     ]  # fmt: skip
     if not all(hasattr(where, name) for where, name, _ in patches):

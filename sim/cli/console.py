@@ -2,10 +2,16 @@
 
 from __future__ import annotations
 
-from contextlib import AbstractContextManager
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 from rich.console import Console
+from rich.status import Status
 from rich.text import Text
+
+from sim.base.kernel import when_compiling
+
+COMPILING = "compiling what large runs need, once: about 30 s"
 
 
 def output(width: int | None = None) -> Console:
@@ -16,6 +22,9 @@ def output(width: int | None = None) -> Console:
     return console
 
 
-def status(line: str) -> AbstractContextManager[object]:
-    """On a terminal a line on stderr as long as something goes on, elsewhere nothing."""
-    return Console(stderr=True).status(Text(line))
+@contextmanager
+def status(line: str) -> Iterator[Status | None]:
+    """On a terminal a line on stderr as long as something goes on, elsewhere nothing and None."""
+    console = Console(stderr=True)
+    with console.status(Text(line)) as shown, when_compiling(lambda: shown.update(Text(COMPILING))):
+        yield shown if console.is_terminal else None

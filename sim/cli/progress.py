@@ -6,10 +6,10 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from time import perf_counter
 
-from rich.console import Console
 from rich.status import Status
 from rich.text import Text
 
+from sim.cli.console import status
 from sim.executors.size import Told
 from sim.units import format_time
 
@@ -22,9 +22,8 @@ def simulating(name: str, then: str = "accounting for") -> Iterator[Told | None]
 
     then: what is done when all tokens have come.
     """
-    console = Console(stderr=True)
-    with console.status(Text(f"simulating {name}")) as status:
-        yield Progress(status, name, then) if console.is_terminal else None
+    with status(f"simulating {name}") as shown:
+        yield None if shown is None else Progress(shown, name, then)
 
 
 class Progress:

@@ -12,7 +12,8 @@ from sim.result import Result
 
 
 def summary(result: Result, *, trace: Path | None = None, timing: bool = True, write: float = 0.0) -> dict[str, Any]:
-    """Plain data, in a fixed order. Times are integers of picoseconds. `blame` and `critical_path` are None if no ops were kept.
+    """Plain data, in a fixed order. Times are integers of picoseconds. `blame` and `critical_path` are
+    None if no ops were kept.
 
     `timing` is what differs between runs of a scenario, and can be left out; `write`: seconds that writing the trace took.
     """

@@ -2,7 +2,7 @@
 
 In each interval all of a class get the same, but for the transfer that came last of all, which takes the rest. So the
 order in which the others of a class end never changes, and a heap keeps it by what the class will have got then.
-The last is counted on its own, until another comes or those after it have ended; entries of the heap from before that are stale.
+The last is counted on its own, until another comes or those after it have ended; older entries of the heap are stale then.
 """
 
 from __future__ import annotations

@@ -2,8 +2,8 @@
 
 Shares are worked out in a table: a record of `width` words for each class of transfers, which have the same weight and get the
 same share; the record of class i is at `table[at + i * width]`. The table is a list or an array. Bounds, which
-`sim.hardware.arbiters.disciplines` checks: the sum of all weights times the squared denominator of the cap, and times that of the
-efficiency, stays below 2^62.
+`sim.hardware.arbiters.disciplines` checks: the sum of all weights times the squared denominator of the cap, and times
+that of the efficiency, stays below 2^62.
 """
 
 from __future__ import annotations
