@@ -47,7 +47,7 @@ class Member(NamedTuple):
 
 
 #: What a member that decodes one token adds to its row for the next step: a token in its cache, and one more to load.
-_ONE_MORE = np.array([name in ("context", "loads") for name in Member._fields], dtype=np.int64)
+ONE_MORE = np.array([name in ("context", "loads") for name in Member._fields], dtype=np.int64)
 
 
 class Batch:
@@ -86,7 +86,7 @@ class Batch:
     def decoded_on(self) -> Batch:
         """The step after this one, where all members have decoded one token and decode another."""
         made = Batch.__new__(Batch)
-        made._members, made.table = None, self.table + _ONE_MORE
+        made._members, made.table = None, self.table + ONE_MORE
         made.swap, made.forks, made.shape, made.emitted = "", (), self.shape, self.emitted
         made.context, made.tokens, made.logits = self.context + len(self.table), self.tokens, self.logits
         return made

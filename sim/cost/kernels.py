@@ -184,6 +184,17 @@ class Sizes:
         self.values = ops.evaluate(*(column.ravel() for column in self.parameters)).reshape(-1, *lanes)
         self.costs = ops.costs_of(steps) if ops.routed else None
 
+    def of_all(self) -> tuple[int, ...]:
+        """New tokens and rows of logits of each lane, for all members together."""
+        return tuple(self.parameters[0][:2].ravel().tolist())
+
+    def depends_on_all_alone(self, call: Call) -> bool:
+        """Whether the kernel of a call follows from `of_all` and nothing else: not who the members are, or what they choose."""
+        if not call.shared:
+            return False
+        of = call.structures[False]
+        return self.ops.template.ops.ops[call.shared[0]].experts is None and not of.loads[call.shared[0]]
+
     def kernel(self, call: Call) -> tuple[Kernel, IntArray, IntArray]:
         """The kernel of a call, and the bytes of memory and of all that each of its ops moves [op, lane]."""
         if call.shared:

@@ -5,10 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from math import gcd
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 
+from sim.base.integers import mul_div_up
+from sim.base.kernel import kernel, launch, loaded
 from sim.graph import IntArray, StepLanes
 from sim.tasks import TaskGraph
 
@@ -63,5 +65,13 @@ def time_at_rate(amount: IntArray, per_second: int) -> IntArray:
     num, den = 10**12 // common, per_second // common
     if int(amount.max(initial=0)) < _SAFE // num - den:
         return np.asarray(-(-amount * num // den), dtype=np.int64)
-    exact = [-(-int(x) * num // den) for x in amount.ravel()]  # the product would overflow int64
-    return np.array(exact, dtype=np.int64).reshape(amount.shape)
+    exact = amount.ravel().astype(np.int64)  # the product would overflow int64
+    launch(scale_up, compiled=loaded())(exact, num, den)
+    return exact.reshape(amount.shape)
+
+
+@kernel
+def scale_up(amount: Any, num: int, den: int) -> None:
+    """Replace each amount by ceil(amount * num / den)."""
+    for i in range(amount.shape[0]):
+        amount[i] = mul_div_up(amount[i], num, den)

@@ -11,8 +11,9 @@ What was measured faster than its bytes can come from memory was read from cache
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 from weakref import WeakKeyDictionary
 
 import numpy as np
@@ -49,6 +50,17 @@ class OpTimes:
 Times = tuple[IntArray, IntArray, IntArray, bool]
 
 
+class Calls(NamedTuple):
+    """The calls of a template, and what those took that follow from new tokens and logits alone: by number and these."""
+
+    calls: list[Call]
+    known: dict[tuple[int, ...], Times]
+
+
+#: Calls whose times are kept, of one template.
+MOST_KNOWN = 2**16
+
+
 class Profiled:
     """As long as each kind of op was measured to take on a real device.
 
@@ -65,7 +77,9 @@ class Profiled:
         self.seed = seed
         self.profile = profile if isinstance(profile, DeviceProfile) else read_profile(profile)
         self.otherwise = Roofline(machine=machine, seed=seed) if otherwise else None
-        self._calls: WeakKeyDictionary[Template, list[Call]] = WeakKeyDictionary()
+        self._calls: WeakKeyDictionary[Template, Calls] = WeakKeyDictionary()
+        self._made: dict[int, tuple[BatchGraph, list[npt.NDArray[np.intp]]]] = {}  # by id of the graph, which each keeps alive
+        self._first: dict[int, tuple[OpGraph, IntArray]] = {}
 
     def durations(self, graph: TaskGraph, steps: StepLanes) -> tuple[IntArray, IntArray]:
         compute, work, index = self.distinct(graph, steps)
@@ -96,8 +110,9 @@ class Profiled:
         times = self._by_call(ops, steps) if isinstance(ops, BatchGraph) and not ops.shape.leaders else self._by_op(ops, steps)
         for rows, (a, b, c, known) in times:
             whole[rows], loading[rows], work[rows], measured[rows] = a, b, c, known
-        computing = np.flatnonzero(~np.isin(ops.kind, list(ONLY_MOVES)))
-        whole[computing[:1]] += self.profile.step.per_step
+        if id(ops) not in self._first:
+            self._first[id(ops)] = (ops, np.flatnonzero(~np.isin(ops.kind, list(ONLY_MOVES)))[:1])
+        whole[self._first[id(ops)][1]] += self.profile.step.per_step
         return OpTimes(whole, loading, work, measured)
 
     def _by_op(self, ops: OpGraph, steps: StepLanes) -> Iterator[tuple[npt.NDArray[np.intp], Times]]:
@@ -113,10 +128,26 @@ class Profiled:
     def _by_call(self, ops: BatchGraph, steps: StepLanes) -> Iterator[tuple[npt.NDArray[np.intp], Times]]:
         """The same for steps that repeat a template: ops [op like another, op]."""
         if ops.template not in self._calls:
-            self._calls[ops.template] = calls_of(ops.template)
+            self._calls[ops.template] = Calls(calls_of(ops.template), {})
+        calls, known = self._calls[ops.template]
         sizes = Sizes(ops, steps)
-        for call in self._calls[ops.template]:
-            yield call.rows(ops), self._times(ops.template.ops.ops[call.first], *sizes.kernel(call))
+        if len(known) > MOST_KNOWN:
+            known.clear()
+        of_all, rows = sizes.of_all(), self._rows(ops, calls)
+        for number, call in enumerate(calls):
+            op, key = ops.template.ops.ops[call.first], (number, *of_all)
+            if not sizes.depends_on_all_alone(call):
+                yield rows[number], self._times(op, *sizes.kernel(call))
+                continue
+            if key not in known:
+                known[key] = self._times(op, *sizes.kernel(call))
+            yield rows[number], known[key]
+
+    def _rows(self, ops: BatchGraph, calls: Sequence[Call]) -> list[npt.NDArray[np.intp]]:
+        """The ops of each call, made once."""
+        if id(ops) not in self._made:
+            self._made[id(ops)] = (ops, [call.rows(ops) for call in calls])
+        return self._made[id(ops)][1]
 
     def _times(self, op: Op, kernel: Kernel, memory: IntArray, size: IntArray) -> Times:
         """Whole, loading and work [op, lane] of the ops of one call, as in `OpTimes`, and whether it was measured.

@@ -17,7 +17,7 @@ from sim.hardware.routes import Route
 from sim.lowering import MOST_TILES
 from sim.requests import Request
 from sim.scheduling import Scheduler
-from sim.serving import Batch, Batching
+from sim.serving import ONE_MORE, Batch, Batching
 from sim.tasks import TaskGraph
 from sim.units import format_bytes
 
@@ -55,12 +55,15 @@ class Setup:
     think: int = 0
 
 
-def lanes_of(number: int, token: int, batch: Batch) -> StepLanes:
-    """A step of a loop, to be costed."""
-    sequence, context, query, loads = (column[:, None] for column in batch.table.T[:4])
+def lanes_of(number: int, token: int, batch: Batch, lanes: int = 1) -> StepLanes:
+    """A step of a loop, to be costed, and the next ones, so many in all, if its members decode on."""
+    later = np.arange(lanes, dtype=np.int64)
+    table = batch.table[:, :, None] + ONE_MORE[:, None] * later  # [member, field, lane]
     return StepLanes(
-        sequence=np.array([number]), token=np.array([token]), context=np.array([batch.context]),
-        members=Members(sequence=sequence, context=context, query=query, loads=loads, logits=np.array([batch.logits])),
+        sequence=np.full(lanes, number), token=token + later, context=batch.context + len(batch) * later,
+        members=Members(
+            sequence=table[:, 0], context=table[:, 1], query=table[:, 2], loads=table[:, 3], logits=np.full(lanes, batch.logits)
+        ),
     )  # fmt: skip
 
 

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 import sim.scenario
+from sim.cost import CostModel
 from sim.errors import InputError
 from sim.executors.compiled.costs import Constant, Costs, PerTask, costs_of
 from sim.executors.compiled.state import BYTES, COMPUTE, COST, WORK
@@ -160,3 +161,42 @@ def test_an_operand_that_does_not_fit_is_refused(cost: str) -> None:
         costs.fill_step(out, 0, 0, batch)
     with pytest.raises(InputError):
         costs.fill(out, lanes_of(0, 0, batch))
+
+
+class Counted:
+    """A cost model that keeps how many steps it was asked for at once, and knows no context beyond a limit."""
+
+    def __init__(self, of: CostModel, limit: int) -> None:
+        self.of, self.limit, self.asked = of, limit, list[int]()
+
+    def durations(self, graph: TaskGraph, steps: StepLanes) -> tuple[IntArray, IntArray]:
+        if int(steps.context.max()) > self.limit:
+            raise InputError("too long")
+        self.asked.append(len(steps.context))
+        return self.of.durations(graph, steps)
+
+
+@pytest.mark.parametrize("limit", [10**6, 100])
+def test_steps_that_are_worked_out_ahead_cost_the_same(limit: int) -> None:
+    """Of two sequences one ends after 20 steps, with 78 tokens cached in all, the other after 40."""
+    sequences = "workload.sequences=[{context: 10, tokens: 20}, {context: 30, tokens: 40}]"
+    setup = setup_of("batch_8", "model.layers=1", "model.scope=block", PREFETCH, VARIED, sequences)
+    assert setup.batching is not None
+    assert setup.graphs is not None
+    counted = Counted(setup.costs, limit)
+    object.__setattr__(setup, "costs", counted)
+    (batcher,) = loops(setup.batching, setup.sequences)
+    made: dict[int, Costs] = {}
+    for number in range(40):
+        batch = batcher.next(0)
+        assert batch is not None
+        graph = setup.graphs(batch.shape)
+        costs = made.setdefault(id(graph), PerTask(graph, setup.costs))
+        out = np.zeros((1, costs.rows, COST), dtype=np.int64)
+        costs.fill_step(out, 0, number, batch)
+        wanted = counted.of.durations(graph, lanes_of(0, number, batch))
+        np.testing.assert_array_equal(out[0, :, :BYTES].T, np.stack(wanted)[:, :, 0])
+        batcher.ended(batch, 0)
+    assert batcher.next(0) is None
+    assert counted.asked[:3] == [1, 2, 4]
+    assert len(counted.asked) < 20
