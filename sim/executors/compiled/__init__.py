@@ -7,7 +7,7 @@ phase of an instant is a function: `steps.py` releases steps and admits operands
 well.
 
 `build.py` lays out the memory, `forms.py` the task graphs, `costs.py` the durations; `driver.py` and `batches.py` feed the loop
-with sequences or batches, and make the event log.
+with sequences or batches, and make the event log; `spans.py` runs steps side by side.
 """
 
 from __future__ import annotations
@@ -15,9 +15,11 @@ from __future__ import annotations
 from dataclasses import replace
 
 from sim.eventlog import EventLog, GrantTable, TaskTable
+from sim.executors.compiled import spans
 from sim.executors.compiled.batches import Batches
 from sim.executors.compiled.driver import OutOfRangeError, Sequences, Sink
 from sim.executors.compiled.rules import discipline
+from sim.executors.compiled.spans import spans_of
 from sim.executors.setup import Progress, Setup
 
 
@@ -27,6 +29,9 @@ def simulate(setup: Setup, progress: Progress | None = None, sink: Sink | None =
     Raises InputError if operands cannot fit SRAM, SimulationError if the run cannot end.
     """
     rules = discipline(setup)
+    count = spans_of(setup, rules) if sink is None else 1
+    if count > 1:
+        return spans.simulate(setup, rules, count, progress)
     late = rules.kind == "outstanding"  # the one that may find a number too large: the sink must not have parts of it then
     run = (Sequences if setup.batching is None else Batches)(setup, rules, progress, None if late else sink)
     try:

@@ -23,6 +23,7 @@ from sim.executors.compiled.state import (
     RING_TAIL, SLOT_WORDS, S_BASE, S_COST, S_END, S_FIRST, S_FIRST_END, S_FORM, S_KEY, S_LOOP, S_MEMBERS, S_NODES, S_OWNER,
     S_QUEUE, S_RELEASED, S_ROW, S_STEP, S_TASKS, S_TOKEN, TURN, TURN_LIST, WANTS_STEP,
 )  # fmt: skip
+from sim.executors.size import tasks_in_all
 from sim.executors.setup import Progress, Setup
 from sim.experts import M_SEQUENCE
 from sim.hardware.arbiters.disciplines import Discipline
@@ -31,6 +32,7 @@ from sim.tasks import TaskGraph
 
 LOOP_BITS = 40  # the key of a step is (loop << 40) + step: 10^12 steps, 4 million loops
 FIRST_ROWS = 1 << 16
+MOST_AT_FIRST = 1 << 26  # rows; 6 GB of addresses
 MEMBER_FIELDS = 7
 
 
@@ -88,8 +90,10 @@ class Batches(Run):
         self.m = machine.memory()
         self.used = len(self.m)
         self.table = machine.registers[LOOP_TABLE]
-        self.log = np.empty((LOG_FIELDS, FIRST_ROWS), dtype=np.int64)
-        self.grant = np.empty((GRANT_FIELDS, FIRST_ROWS + setup.channels * machine.ports), dtype=np.int64)
+        # Room for a quarter more than a run has at least: pages that are never written take no memory, and copies take time.
+        rows = PART if self.in_parts else min(tasks_in_all(setup)[0] * 5 // 4 + FIRST_ROWS, MOST_AT_FIRST)
+        self.log = np.empty((LOG_FIELDS, rows), dtype=np.int64)
+        self.grant = np.empty((GRANT_FIELDS, rows + setup.channels * machine.ports), dtype=np.int64)
         self.rows = self.done = 0
         self.kept: list[Kept] = []
         self.counts, self.member_rows = array("q"), array("q")  # members of each step, and their columns one after another

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -115,11 +116,21 @@ def widened(table: Words, used: int, wanted: int) -> Words:
     return grown
 
 
+class Span(NamedTuple):
+    """Some steps of the only sequence of a run, on their own from time 0. log: that of all steps."""
+
+    tokens: range
+    log: Words
+
+
 class Sequences(Run):
     """Steps that are one sequence each, which decodes one token; sampled or known."""
 
-    def __init__(self, setup: Setup, discipline: Discipline, progress: Progress | None, sink: Sink | None) -> None:
+    def __init__(
+        self, setup: Setup, discipline: Discipline, progress: Progress | None, sink: Sink | None, span: Span | None = None
+    ) -> None:  # fmt: skip
         super().__init__(setup, discipline, progress, sink)
+        self.span = span
         self.costs = costs_of(setup, setup.graph)
         self.form = self.forms.add(setup.graph, self.costs.row_of)
         self.count = np.array([request.tokens for request in setup.sequences], dtype=np.int64)
@@ -155,10 +166,15 @@ class Sequences(Run):
         layout.put(self.table, table.T.ravel())
         self.m = machine.memory()
         rows = (int(self.lanes[0]) if self.in_parts else steps) * size
-        self.log = np.empty((LOG_FIELDS, rows), dtype=np.int64)
+        if self.span is not None:
+            rows = len(self.span.tokens) * size
+            self.log = self.span.log
+            self.m[self.table + L_TOKEN], self.m[self.table + L_TOKENS] = self.span.tokens.start, self.span.tokens.stop
+        else:
+            self.log = np.empty((LOG_FIELDS, rows), dtype=np.int64)
         self.grant = np.empty((GRANT_FIELDS, rows + setup.channels * machine.ports), dtype=np.int64)
         for number, request in enumerate(setup.sequences):
-            self.wake(self.table + number * LOOP_WORDS, request.arrival)
+            self.wake(self.table + number * LOOP_WORDS, request.arrival if self.span is None else 0)
 
     def _know(self, machine: Machine, table: Words, first: Words) -> None:
         """The order that the KV cache imposes on known tokens."""
@@ -195,18 +211,20 @@ class Sequences(Run):
     def _loops(self) -> Words:
         return self.m[self.table : self.table + len(self.count) * LOOP_WORDS].reshape(-1, LOOP_WORDS).T
 
-    def _ends(self) -> Words:
+    def ends(self) -> Words:
+        """When each step was released and ended, [2, step]; a view."""
         return self.m[self.steps : self.steps + 2 * int(self.count.sum())].reshape(-1, 2).T
 
     def tokens(self) -> int:
         if self.known:
-            return int((self._ends()[1] > 0).sum())
+            return int((self.ends()[1] > 0).sum())
         token = self._loops()[L_TOKEN]
         last = self.steps + 2 * (np.cumsum(self.count) - self.count + np.maximum(token - 1, 0)) + 1
         return int(token.sum()) - int(((token > 0) & (self.m[last] == 0)).sum())
 
     def verify(self) -> None:
-        if (self._ends()[1] == 0).any():
+        ends = self.ends()[1]
+        if (ends if self.span is None else ends[self.span.tokens.start : self.span.tokens.stop]).min() == 0:
             raise SimulationError("the simulation ended with work left")
 
     def _give(self, until: int) -> None:
@@ -227,7 +245,7 @@ class Sequences(Run):
         sequence = np.repeat(np.arange(len(requests), dtype=np.int32), self.count)
         token = np.arange(len(sequence), dtype=np.int64) - np.repeat(np.cumsum(self.count) - self.count, self.count)
         context = np.repeat(np.array([request.context for request in requests], dtype=np.int64), self.count) + token
-        released, end = self._ends()[:, steps].copy()
+        released, end = self.ends()[:, steps].copy()
         number, task = np.arange(count, dtype=np.int32), np.arange(size, dtype=np.int32)
         return EventLog(
             graphs=(self.setup.graph,),

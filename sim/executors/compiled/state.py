@@ -89,7 +89,7 @@ PART = 5
 ) = range(19)  # fmt: skip
 SLOT_WORDS = 19
 
-# A loop. L_CELLS_OF: the form that its cells are set up for. L_MISSING, L_FRONTIER: addresses of [token, layer] and [layer], of known tokens
+# A loop. L_CELLS_OF: the form that its cells are set up for. L_MISSING, L_FRONTIER: addresses of [token, layer] and [layer]
 (
     L_NUMBER, L_BATCHED, L_TOKENS, L_TOKEN, L_FORM, L_TASKS, L_NODES, L_BASE, L_SLOT, L_ROW, L_STEP, L_COST, L_COST_ROWS,
     L_COST_FIRST, L_COST_LANES, L_KEY, L_FETCH_SLOT, L_FETCH, L_MISSING, L_FRONTIER, L_FIRST, L_FIRST_END, L_CELLS_OF,
