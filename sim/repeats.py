@@ -11,10 +11,11 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 from sim.errors import InputError
-from sim.executors import Executor
+from sim.executors import Executor, side_by_side
 from sim.report.requests import TITLES, data
 from sim.result import Result
 from sim.runner import known_names, run
@@ -47,8 +48,9 @@ def repeat(scenario: Scenario, count: int, *, executor: Executor = "auto") -> It
     """Run it with its seed and the ones after it. Raises InputError for a count that makes no interval."""
     if not 2 <= count <= MOST:
         raise InputError(f"expected 2 to {MOST} repeats, found {count}")
-    for seed in range(scenario.seed, scenario.seed + count):
-        yield run(override(scenario, [f"seed={seed}"], known_names()), executor=executor)
+    seeds = range(scenario.seed, scenario.seed + count)
+    scenarios = [override(scenario, [f"seed={seed}"], known_names()) for seed in seeds]
+    yield from side_by_side(partial(run, executor=executor), scenarios)
 
 
 def estimates(results: Sequence[dict[str, tuple[str, float]]]) -> list[Estimate]:

@@ -7,6 +7,7 @@ result.metrics.makespan, result.log.tasks.start
 from __future__ import annotations
 
 import math
+import os
 from collections import Counter
 from dataclasses import replace
 from fractions import Fraction
@@ -28,7 +29,7 @@ from sim.errors import InputError, unknown
 from sim.eventlog import EventLog, Window
 from sim.executors import Executor, simulate
 from sim.executors.setup import Setup, SramError, lanes_of, sram_use
-from sim.executors.size import Told, counted, prefills
+from sim.executors.size import Told, counted, tasks_in_all
 from sim.fusion import Fusion, fuse, with_kv_heads
 from sim.graph import QUANTITIES, ModelGraph, OpGraph, StepLanes
 from sim.hardware.arbiters import ARBITERS, Arbiter, Derated, Efficiency
@@ -45,7 +46,8 @@ from sim.workload import requests, routing
 
 PLAIN = Shape((False,))
 DISTINCT = 256  # requests whose times are looked at one by one before a run
-MOST_TASKS = 2**28  # 16 GB of event log
+MOST_TURNS = 2**28  # of a channel that serves a burst at a time
+ROW = 100  # bytes of a task in a log, with its intervals of service, about
 LONGEST = 2**62  # picoseconds, 53 days: sums of two times still fit int64
 
 LARGEST_CAP = 2**16  # denominators of channel shares stay small enough for int64 arithmetic on whole runs
@@ -383,10 +385,9 @@ def _feasible(scenario: Scenario, setup: Setup) -> None:
     if len(alike) > DISTINCT:  # as if each were the longest
         longest_one = {name: max(getattr(r, name) for r in alike) for name in ("context", "prompt", "tokens")}
         alike = Counter({Request(arrival=0, **longest_one): len(setup.sequences)})
-    steps = sum(request.tokens + prefills(request, setup) for request in setup.sequences)
-    if steps * size > MOST_TASKS:
-        place = f"workload.{scenario.workload.source}"
-        raise scenario.error(place, f"expected at most {MOST_TASKS:,} tasks in all, found {steps * size:,}")
+    if scenario.record == "all" and (rows := tasks_in_all(setup)[0] * ROW) > (there := _memory()):
+        message = f"a row for every op would take {format_bytes(rows)}, there are {format_bytes(there)} of memory; steps fits"
+        raise scenario.error("record", message)
     try:
         sram_use(setup)
     except SramError as error:
@@ -412,12 +413,20 @@ def _feasible(scenario: Scenario, setup: Setup) -> None:
             alone = sum(compute.ravel().tolist()) + size * setup.latency + math.ceil(sum(work.ravel().tolist()) / slowest)
             longest += many * times * alone
     burst = getattr(setup.arbiter, "burst", None)
-    if burst is not None and transfers // burst > MOST_TASKS:
-        message = f"a burst so small that the run could take {transfers // burst:,} turns; expected at most {MOST_TASKS:,}"
+    if burst is not None and transfers // burst > MOST_TURNS:
+        message = f"a burst so small that the run could take {transfers // burst:,} turns; expected at most {MOST_TURNS:,}"
         raise scenario.error("hardware.memory.arbiter", message)
     if longest >= LONGEST:
         limit = LONGEST // 10**12
         raise scenario.error("hardware", f"so slow that the run could take more than {limit:,} s of simulated time")
+
+
+def _memory() -> int:
+    """Bytes of memory of this machine; where it does not say, as many as it takes."""
+    try:
+        return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    except (AttributeError, OSError, ValueError):
+        return LONGEST
 
 
 def _too_little_sram(scenario: Scenario, setup: Setup, error: SramError) -> InputError:

@@ -7,10 +7,13 @@ third party has registered in Python, or this installation, leaves only the refe
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
-from typing import Literal, get_args
+from typing import Literal, TypeVar, get_args
 
+from sim.base.cores import cores
 from sim.base.kernel import MANY_TASKS, unavailable
 from sim.errors import InputError, unknown
 from sim.eventlog import EventLog, GrantTable, TaskTable
@@ -18,6 +21,8 @@ from sim.executors.setup import Progress, Setup
 from sim.executors.size import tasks_in_all
 
 Executor = Literal["auto", "simpy", "compiled"]
+T = TypeVar("T")
+R = TypeVar("R")
 
 #: Takes a part of a log.
 Sink = Callable[[EventLog], None]
@@ -54,6 +59,20 @@ def simulate(
         return log, chosen
     sink(log)
     return replace(log, tasks=TaskTable.empty(), grants=GrantTable.empty()), chosen
+
+
+def side_by_side(work: Callable[[T], R], items: Sequence[T]) -> Iterator[R]:
+    """The results of independent runs in their order, as many at a time as there are cores.
+
+    Compiled code runs at the same time as others'; what is Python takes turns. Only as many results as cores are waiting.
+    """
+    with ThreadPoolExecutor(cores()) as pool:
+        under_way = deque(pool.submit(work, item) for item in items[: cores()])
+        for item in items[cores() :]:
+            yield under_way.popleft().result()
+            under_way.append(pool.submit(work, item))
+        while under_way:
+            yield under_way.popleft().result()
 
 
 def choose(setup: Setup, executor: Executor) -> Executed:

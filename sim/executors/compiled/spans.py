@@ -6,12 +6,12 @@ interpreter's lock); then its times are moved to where the span before it ended.
 
 from __future__ import annotations
 
-import os
 from concurrent.futures import ThreadPoolExecutor
 from itertools import pairwise
 
 import numpy as np
 
+from sim.base.cores import cores
 from sim.eventlog import EventLog
 from sim.executors.compiled.driver import Sequences, Span
 from sim.executors.compiled.state import C_END, C_LOADED, C_READY, C_START, G_END, G_START, GRANTS, LOG_FIELDS
@@ -19,13 +19,6 @@ from sim.executors.setup import Progress, Setup
 from sim.hardware.arbiters.disciplines import Discipline
 
 WORTH = 1 << 19  # tasks of a span, at least: a thread takes longer to start than fewer of them take to simulate
-
-
-def cores() -> int:
-    """Cores that this process may use; `DECODE_SIM_THREADS` may say fewer."""
-    asked = os.environ.get("DECODE_SIM_THREADS", "")
-    there = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return max(1, min(int(asked), there)) if asked.isdecimal() else there
 
 
 def spans_of(setup: Setup, discipline: Discipline, threads: int | None = None) -> int:

@@ -1,0 +1,12 @@
+"""Cores of this machine."""
+
+from __future__ import annotations
+
+import os
+
+
+def cores() -> int:
+    """Cores that this process may use; `DECODE_SIM_THREADS` may say fewer."""
+    asked = os.environ.get("DECODE_SIM_THREADS", "")
+    there = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return max(1, min(int(asked), there)) if asked.isdecimal() else there
