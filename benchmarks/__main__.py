@@ -174,10 +174,13 @@ def serving(options: argparse.Namespace) -> Lines:
     """Requests in batches, and what others make of them."""
     yield """## Serving
 
-Llama-3.1-8B; each run is a process of its own, and loading compiled code counts. The first two: an H100 as one engine. The
-last: a device with the rates of a B200, whose queue does not grow as that of an H100 would, and requests that the benchmark
-makes from a seed in the layout of Mooncake's public trace, with its count and its means (7,590 tokens of input, 182 of output).
-Prefixes that requests share are in that file, and are not used.
+Llama-3.1-8B in continuous batches of up to 32. Each run is a process of its own, and loading compiled code counts.
+
+- 1,000 requests: a Poisson process of 20/s, each with a prompt of 512 tokens and 128 tokens of output, on an H100 as one
+  engine.
+- 23,608 requests: an hour that the benchmark makes from a seed in the layout of Mooncake's public trace, with its count and its
+  means (7,590 tokens of input, 182 of output), on a device with the rates of a B200, whose queue does not grow as that of an
+  H100 would. Prefixes that requests share are in the file, and are not used.
 """
     yield table(
         "workload", "work", "steps", "tasks", "output tokens", "CPU s", "wall-clock s", "target", "memory at the peak",
@@ -212,13 +215,14 @@ def _peers(ours: dict[str, list[float]], options: argparse.Namespace) -> Lines:
     yield f"""
 ### Others
 
-`{peers.PACKAGE}` {peers.VERSION} in Node, on requests that it draws from the same distributions, on a device of the same rates;
-compiling its WebAssembly does not count. {peers.LACKS}
+`{peers.PACKAGE}` {peers.VERSION} in Node, on requests that it draws from the same distributions (those of the hour without the
+upper bounds and the lumps), on a device of the same rates; compiling its WebAssembly does not count.
+{peers.LACKS}
 """
     if reason := peers.missing():
         yield f"Skipped: {reason}."
         return
-    yield table("workload", "output tokens/s", "times `sim.run`")
+    yield table("workload", "output tokens/s", "times as fast as `sim.run`")
     for name in peers.WORKLOADS:
         if name not in ours or (options.quick and name == "mooncake"):
             continue

@@ -104,16 +104,16 @@ MOONCAKE = (
 )  # fmt: skip
 SERVING = {
     "sequence": Serving(
-        title="1,000 requests at 20/s, prompt 512, 128 tokens, batch of 32; attention by sequence",
-        overrides=(*REQUESTS, "mapping.attention=sequence"), few=("workload.generate.count=10",), seconds=4,
+        title="1,000 requests, attention by sequence",
+        overrides=(*REQUESTS, "mapping.attention=sequence"), few=("workload.generate.count=2",), seconds=4,
     ),
     "batch": Serving(
-        title="the same, attention by batch",
-        overrides=(*REQUESTS, "mapping.attention=batch"), few=("workload.generate.count=10",), seconds=1.5,
+        title="1,000 requests, attention by batch",
+        overrides=(*REQUESTS, "mapping.attention=batch"), few=("workload.generate.count=2",), seconds=1.5,
     ),
     "mooncake": Serving(
-        title="Mooncake's layout at its size: 23,608 requests in an hour, batch of 32, attention by batch, `record: steps`",
-        overrides=MOONCAKE, few=("workload.trace.limit=10",), trace=True, seconds=60, memory=10**9,
+        title="23,608 requests, attention by batch, `record: steps`",
+        overrides=MOONCAKE, few=("workload.trace.limit=2",), trace=True, seconds=60, memory=10**9,
     ),
 }  # fmt: skip
 
