@@ -337,7 +337,7 @@ def main() -> None:
     options.shortest, options.executor = (0.0, "auto") if options.quick else (0.1, "compiled")
     if options.quick:
         options.rounds, options.largest = 1, 10_000
-    os.environ.setdefault(CORES, "1")
+    os.environ[CORES] = "1"
     lines = []
     for section in (title, *(SECTIONS[name] for name in options.only or SECTIONS)):
         for line in section(options):

@@ -16,7 +16,7 @@ from typing import Any, Generic, TypeVar
 
 T = TypeVar("T")
 SHORTEST = 0.1  # CPU seconds: what takes less is repeated
-CORES = "NUMBA_NUM_THREADS"
+CORES = "DECODE_SIM_THREADS"
 ROOT = Path(__file__).parents[1]
 
 

@@ -23,8 +23,8 @@ from typing import Any
 from benchmarks.mooncake import HOUR, INPUT, OUTPUT, REQUESTS
 
 PACKAGE, VERSION = "@doublewordai/inference-lab", "0.2.1"
-LACKS = """It does not simulate ops, engines, channels or contention on them, and gives no account of where time went: a step is the
-longer of all its FLOPs over the peak and all its bytes over the bandwidth."""
+LACKS = """It does not simulate ops, engines, channels or contention on them, and gives no account of where time went: a step is
+the longer of all its FLOPs over the peak and all its bytes over the bandwidth."""
 DRIVER = Path(__file__).with_name("inference_lab.mjs")
 
 LLAMA_8B = {

@@ -131,6 +131,10 @@ class SideBySide:
 
 SIDE_BY_SIDE = (
     SideBySide(
+        title="one sequence, fifo: its steps between barriers",
+        overrides=("workload.sequences=[{context: 256, tokens: 2048}]",), few=("workload.sequences=[{context: 256, tokens: 2}]",),
+    ),
+    SideBySide(
         title="one batch of 16 without arrivals: its steps between barriers", scenario="dense_batch_32",
         overrides=("workload.sequences=[{context: 1024, tokens: 256, count: 16}]", "workload.batching=static"),
         few=("workload.sequences=[{context: 1024, tokens: 2, count: 2}]",),
