@@ -67,7 +67,7 @@ class Run:
         """Give the loop what it stopped for."""
         if status == WANTS_GRANTS:
             rows = int(self.m[GRANTS])
-            self.grant = widened(self.grant, rows, rows + rows // 2 + self.setup.channels * requesters(self.setup))
+            self.grant = widened(self.grant, rows, 3 * rows + self.setup.channels * requesters(self.setup))
         elif status == OUT_OF_RANGE:
             raise OutOfRangeError
 
