@@ -5,6 +5,7 @@ Times are a few picoseconds, so that rounding matters and many things happen at 
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -25,8 +26,8 @@ def time(least: int = 1) -> st.SearchStrategy[str]:
     return st.integers(least, 12).map("{} ps".format)
 
 
-def size() -> st.SearchStrategy[str]:
-    return st.integers(1, 12).map("{} B".format)
+def size(unit: int = 1) -> st.SearchStrategy[str]:
+    return st.integers(1, 12).map(lambda n: f"{n * unit} B")
 
 
 @st.composite
@@ -52,10 +53,11 @@ def graphs(draw: st.DrawFn) -> list[dict[str, Any]]:
     return draw(st.permutations(ops))
 
 
-def arbiters() -> st.SearchStrategy[Any]:
-    kinds = st.lists(st.sampled_from(KINDS), min_size=1, max_size=3, unique=True)
+def arbiters(transfers: Sequence[str] = KINDS, unit: int = 1) -> st.SearchStrategy[Any]:
+    """transfers: kinds that options may name. unit: ps or bytes that bursts are a multiple of."""
+    kinds = st.lists(st.sampled_from(transfers), min_size=1, max_size=3, unique=True)
     weights = st.one_of(
-        st.dictionaries(st.sampled_from(KINDS), st.integers(1, 9), min_size=1),
+        st.dictionaries(st.sampled_from(transfers), st.integers(1, 9), min_size=1),
         st.dictionaries(st.sampled_from("012"), st.integers(1, 9), min_size=1),
         st.lists(st.integers(1, 9), min_size=1, max_size=3),
     )
@@ -67,9 +69,9 @@ def arbiters() -> st.SearchStrategy[Any]:
     return st.one_of(
         st.sampled_from(("fifo", "processor_sharing", "proportional")),
         named("priority", classes=st.one_of(st.just("age"), kinds), preemptive=st.booleans()),
-        named("round_robin", burst=st.one_of(st.integers(1, 9), size())),
+        named("round_robin", burst=st.one_of(st.integers(1, 9).map(unit.__mul__), size(unit))),
         named("weighted", weights=weights),
-        named("proportional", demand=st.dictionaries(st.sampled_from(KINDS), rates, min_size=1)),
+        named("proportional", demand=st.dictionaries(st.sampled_from(transfers), rates, min_size=1)),
     )
 
 

@@ -43,7 +43,7 @@ def simulate(setup: Setup, discipline: Discipline, count: int, progress: Progres
     begins = []
     for run, (first, after) in zip(runs, pairwise(cuts), strict=True):
         begins.append(now)
-        ended = run.ends()[:, first:after]
+        ended = run.ends()[:, first:after].copy()  # the first run is the whole
         whole.ends()[:, first:after] = ended + now
         now += int(ended[1, -1])
     with ThreadPoolExecutor(count) as pool:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from fractions import Fraction
+from math import gcd
 from typing import Any, Literal
 
 from sim.hardware.arbiters.contract import Arbiter
@@ -93,8 +94,14 @@ def _plain(arbiter: Arbiter) -> Discipline | None:
         return Discipline(kind="outstanding", cap=arbiter.cap)
     if policy is Proportional and isinstance(arbiter, Proportional):
         rate_of, otherwise = arbiter.rates()
-        weights, levels = _classes(rate_of, otherwise)
         whole = arbiter.bandwidth * arbiter.cap[1]
+        common = gcd(whole, otherwise, *rate_of.values())  # shares are reduced fractions in any case
+        rate_of, otherwise, whole = (
+            {name: rate // common for name, rate in rate_of.items()},
+            otherwise // common,
+            whole // common,
+        )
+        weights, levels = _classes(rate_of, otherwise)
         return Discipline(
             kind="classes", cap=arbiter.cap, weights=weights, levels=levels, other=weights.index(otherwise), whole=whole
         )
@@ -134,4 +141,6 @@ def _fits(found: Discipline, requesters: int) -> bool:
     if found.kind == "outstanding":  # what is left is checked as it comes
         return found.cap[1] ** 2 * curve < MOST
     total = requesters * max(found.weights)
-    return max(total * found.cap[1] ** 2, found.whole) * curve < MOST
+    if found.whole:
+        return max(total, found.whole) * curve < MOST
+    return total * found.cap[1] ** 2 * curve < MOST

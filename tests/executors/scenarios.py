@@ -1,0 +1,146 @@
+"""Random scenarios of real models: batches, prompts, drafts, full caches, experts, closed loops, tiles, cost models."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from hypothesis import strategies as st
+
+from sim.shipped import scenarios as shipped
+from tests.hardware.test_invariants import arbiters
+
+SCHEDULERS = ("serial", "earliest", "sticky", "critical_path", "oldest_token", "shortest")
+TRANSFERS = ("kv_load", "kv_store", "weight_load", "act_load")
+TOKEN_BYTES = 2048  # of the KV cache of a layer of Llama-3.2-1B
+XEON = str(next(iter(shipped().values())).parent / "profiles" / "xeon_1_thread.yaml")
+
+DENSE = ("llama-3.2-1b", "gemma-3-1b", "gpt2", "qwen3-0.6b")
+OTHERS = ("qwen3-30b-a3b", "deepseek-v2-lite", "gpt-oss-20b")  # experts, latents, windows
+
+
+def times(*units: str) -> st.SearchStrategy[str]:
+    return st.builds("{} {}".format, st.integers(0, 40), st.sampled_from(units))
+
+
+@st.composite
+def requests(draw: st.DrawFn, *, together: bool) -> list[dict[str, Any]]:
+    """together: they may share prompts, since they share steps."""
+    found = []
+    for _ in range(draw(st.integers(1, 3))):
+        each = {"tokens": draw(st.integers(1, 6)), "count": draw(st.integers(1, 3))}
+        each |= draw(st.sampled_from(({"prompt": 1}, {"prompt": 19}, {"prompt": 40}, {"context": 5}, {"context": 70}, {})))
+        each |= {"arrival": draw(times("us"))} if draw(st.booleans()) else {}
+        if together and "prompt" in each and draw(st.booleans()):
+            each["samples"] = draw(st.integers(2, 3))
+        found.append(each)
+    return found
+
+
+@st.composite
+def workloads(draw: st.DrawFn, config: str) -> dict[str, Any]:
+    policy = draw(st.sampled_from(("independent", "static", "continuous", "continuous")))
+    workload: dict[str, Any] = {"sequences": draw(requests(together=policy == "continuous"))}
+    batching: dict[str, Any] = {"policy": policy}
+    if draw(st.integers(0, 4)) == 0:
+        workload = {
+            "generate": {
+                "count": draw(st.integers(1, 6)),
+                "arrivals": {"process": "poisson", "rate": draw(st.sampled_from(("1000/s", "30000/s")))},
+                "context": draw(st.sampled_from((0, 33))),
+                "tokens": {"distribution": "uniform", "min": 1, "max": 6},
+            }
+        }
+    elif draw(st.integers(0, 2)) == 0:
+        workload["concurrency"] = {"users": draw(st.integers(1, 4)), "think": draw(times("us"))}
+        for each in workload["sequences"]:
+            each.pop("arrival", None)
+    if policy != "independent":
+        batching |= draw(
+            st.fixed_dictionaries({}, optional={"max_batch": st.integers(3, 5), "max_tokens": st.integers(36, 60)})
+        )
+        if config == "llama-3.2-1b" and "sequences" in workload and draw(st.booleans()):
+            full, block = draw(st.sampled_from(("wait", "recompute", "swap"))), draw(st.sampled_from((4, 16)))
+            wanted = max(
+                (each.get("prompt", 0) + each.get("context", 0) + each["tokens"] + 4) * each.get("samples", 1)
+                for each in workload["sequences"]
+            )
+            blocks = -(-wanted // block) + each_more(draw, block)
+            batching["kv"] = {"capacity": f"{blocks * block * TOKEN_BYTES} B", "block": block, "full": full}
+    if draw(st.integers(0, 2)) == 0:
+        workload["prefill"] = {"chunk": draw(st.sampled_from((1, 7, 16)))}
+    if draw(st.integers(0, 2)) == 0:
+        accepted = st.one_of(st.sampled_from((0, 0.5, 1)), st.lists(st.integers(0, 2), min_size=1, max_size=3))
+        workload["speculative"] = {"draft": draw(st.integers(2, 4)), "acceptance": draw(accepted)}
+    return workload | {"batching": batching}
+
+
+def each_more(draw: st.DrawFn, block: int) -> int:
+    """Blocks beyond those of the longest request."""
+    return draw(st.integers(3, 6 + 64 // block))
+
+
+def machines() -> st.SearchStrategy[dict[str, Any]]:
+    share = st.integers(1, 20).map(lambda n: n / 20)
+    memory = st.fixed_dictionaries(
+        {
+            "bandwidth": st.just("100 GB/s"),
+            "arbiter": arbiters(TRANSFERS, 1_000_000),
+            "latency": st.one_of(st.just("0 ns"), times("ns")),
+            "channels": st.fixed_dictionaries(
+                {"count": st.integers(1, 3), "route": st.sampled_from(("interleaved", "sequence", "class"))}
+            ),
+        },
+        optional={
+            "port_bandwidth": st.integers(1, 99).map("{} GB/s".format),
+            "efficiency": st.dictionaries(st.integers(1, 5).map(str), share, min_size=1),
+        },
+    )
+    engines = st.fixed_dictionaries({"count": st.integers(1, 4)}, optional={"overhead": st.just("300 ns")})
+    return st.fixed_dictionaries({"memory": memory, "engines": engines})
+
+
+def mappings() -> st.SearchStrategy[dict[str, Any]]:
+    tiles = st.one_of(st.integers(1, 5), st.just("engines"), st.just({"o_proj": 3}))
+    given = st.fixed_dictionaries(
+        {"heads": st.sampled_from(("fused", "fused", "fused", "split"))},
+        optional={
+            "softmax": st.sampled_from(("three_pass", "fused", "online")),
+            "kv_loads": st.sampled_from(("layer", "head")),
+            "weights": st.sampled_from(("streamed", "resident", {"resident": 0.4})),
+            "activations": st.sampled_from(("on_chip", "off_chip")),
+            "attention": st.sampled_from(("sequence", "batch")),
+            "fuse": st.just({"qkv": True, "gate_up": True}),
+            "tiles": tiles,
+        },
+    )
+    how = st.one_of(
+        st.sampled_from(("prefetch", "stream", "blocking")).map(lambda name: {"execution": name}),
+        st.sampled_from(("stream", "blocking")).map(lambda name: {"execution": name, "kv": "operands"}),
+    )
+    return st.builds(lambda one, other: one | other, given, how)
+
+
+COSTS = (
+    "roofline", "roofline", {"model": "fixed"}, {"model": "fixed", "jitter": 0.3},
+    {"model": "profiled", "profile": XEON, "otherwise": "roofline"},
+)  # fmt: skip
+
+
+@st.composite
+def served(draw: st.DrawFn) -> dict[str, Any]:
+    """A scenario; a few of them are refused, as what cannot be."""
+    config = draw(st.sampled_from((*DENSE, DENSE[0], DENSE[0], *OTHERS)))
+    model = {"config": config, "scope": draw(st.sampled_from(("block", "block", "model"))), "layers": draw(st.integers(1, 2))}
+    workload = draw(workloads(config))
+    if "kv" in workload["batching"]:
+        model["layers"] = 1
+    mapping = draw(mappings())
+    machine = draw(machines())
+    if mapping["execution"] == "prefetch" and mapping.get("weights", "streamed") == "streamed":
+        machine["sram"] = draw(st.sampled_from((None, "600 MiB", "1200 MiB")))
+        if draw(st.booleans()) and config == DENSE[0] and model["scope"] == "block":
+            machine["sram"], mapping["tiles"] = draw(st.sampled_from(("10 MiB", "40 MiB"))), 8
+    return {
+        "model": model, "workload": workload, "hardware": machine, "mapping": mapping,
+        "scheduler": draw(st.sampled_from(SCHEDULERS)), "cost": draw(st.sampled_from(COSTS)), "seed": draw(st.integers(0, 3)),
+    }  # fmt: skip

@@ -1,0 +1,205 @@
+"""The compiled executor gives the log of the reference executor, every column to the bit, over the whole space of scenarios."""
+
+from __future__ import annotations
+
+import json
+import re
+from dataclasses import fields, replace
+from pathlib import Path
+from typing import Any
+from unittest.mock import patch
+
+import pytest
+from hypothesis import HealthCheck, given, reject, settings
+from hypothesis import strategies as st
+
+import sim.scenario
+from sim.errors import InputError, SimulationError
+from sim.eventlog import EventLog, joined
+from sim.executors import compiled, reference, simulate
+from sim.executors.compiled import batches, driver, rules, spans
+from sim.executors.setup import Setup
+from sim.executors.size import tasks_in_all
+from sim.runner import op_graphs, prepare, read, run
+from sim.shipped import scenarios as shipped
+from tests.executors import assert_same
+from tests.executors.scenarios import served
+from tests.hardware.test_invariants import scenarios as written
+
+LARGE = 20_000  # tasks; the reference takes too long for more
+PARTS = st.sampled_from((1, 7, 100, None))
+
+
+def setup_of(scenario: sim.scenario.Scenario) -> Setup:
+    return prepare(scenario, *op_graphs(scenario))
+
+
+def drawn(data: dict[str, Any]) -> Setup:
+    """The setup of a random scenario; one that is refused, or large, does not count."""
+    try:
+        setup = setup_of(sim.scenario.from_dict(data))
+    except InputError:
+        reject()
+    if tasks_in_all(setup)[0] > LARGE or rules.obstacle(setup):  # numbers beyond 62 bits
+        reject()
+    return setup
+
+
+def both(setup: Setup, pause: int | None = None) -> EventLog:
+    """Run it on both. pause: instants until the event loop returns, and tasks whose durations are there at once."""
+    wrong = None
+    try:
+        expected = reference.simulate(setup)
+    except (InputError, SimulationError) as error:  # steps that do not fit SRAM
+        wrong = error
+    if wrong is not None:
+        with pytest.raises(type(wrong), match=re.escape(str(wrong))):
+            in_pieces(setup, pause)
+        reject()
+    log = in_pieces(setup, pause)
+    assert log is not None
+    assert_same(expected, log)
+    assert all(a is b for a, b in zip(expected.graphs, log.graphs, strict=True))
+    return log
+
+
+def in_pieces(setup: Setup, pause: int | None, sink: driver.Sink | None = None) -> EventLog | None:
+    if pause is None:
+        return compiled.simulate(setup, None, sink)
+    with (
+        patch.object(driver, "INSTANTS", pause), patch.object(driver, "COSTED", pause), patch.object(driver, "PART", pause),
+        patch.object(batches, "INSTANTS", pause), patch.object(batches, "PART", pause),
+    ):  # fmt: skip
+        return compiled.simulate(setup, None, sink)
+
+
+def copied(log: EventLog) -> EventLog:
+    """A part of a log is only there until the next one comes."""
+
+    def copy(table: Any) -> Any:
+        return table and replace(table, **{f.name: getattr(table, f.name).copy() for f in fields(table)})
+
+    return replace(log, tasks=copy(log.tasks), grants=copy(log.grants), steps=copy(log.steps), batched=copy(log.batched))
+
+
+def parts_are_the_whole(setup: Setup, pause: int | None, whole: EventLog) -> None:
+    """What a sink takes, joined, is the log; what is returned has all of it but the rows."""
+    parts: list[EventLog] = []
+    rest = in_pieces(setup, pause, lambda part: parts.append(copied(part)))
+    assert rest is not None
+    assert_same(whole, joined(parts))
+    assert not len(rest.tasks)
+    assert not len(rest.grants)
+    assert_same(replace(whole, tasks=rest.tasks, grants=rest.grants), rest)
+
+
+relaxed = settings(deadline=None, suppress_health_check=list(HealthCheck))
+
+
+@settings(relaxed, max_examples=200)
+@given(written(), PARTS)
+def test_graphs_of_every_kind_on_machines_of_every_kind(data, pause):
+    both(drawn(data), pause)
+
+
+@settings(relaxed, max_examples=50)
+@given(served(), PARTS)
+def test_batches_of_real_models(data, pause):
+    both(drawn(data), pause)
+
+
+@settings(relaxed, max_examples=40)
+@given(st.one_of(written(), served()), PARTS)
+def test_parts_of_a_log_are_the_whole(data, pause):
+    setup = drawn(data)
+    parts_are_the_whole(setup, pause, both(setup))
+
+
+@pytest.mark.slow
+@settings(relaxed, max_examples=4000)
+@given(written(), PARTS)
+def test_many_graphs(data, pause):
+    both(drawn(data), pause)
+
+
+@pytest.mark.slow
+@settings(relaxed, max_examples=1500)
+@given(served(), PARTS)
+def test_many_batches(data, pause):
+    setup = drawn(data)
+    parts_are_the_whole(setup, pause, both(setup, pause))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", shipped())
+def test_what_is_shipped(name):
+    setup = setup_of(read(shipped()[name], ["workload.generate.count=40"] if "serving" in name else []))
+    both(setup)
+
+
+@pytest.mark.parametrize("arbiter", ["fifo", "processor_sharing"])
+@pytest.mark.parametrize("execution", ["stream", "prefetch"])
+def test_spans_side_by_side(arbiter, execution):
+    """However many threads there are: each runs some steps of a single sequence."""
+    changes = [f"hardware.memory.arbiter={arbiter}", f"mapping.execution={execution}", "mapping.tiles=2", "scheduler=sticky"]
+    changes += ["workload.sequences=[{context: 100, tokens: 23, arrival: 3 us}]", "hardware.memory.latency=100 ns"]
+    setup = setup_of(read(shipped()["four_sequences_fifo"], ["model.layers=1", "model.scope=block", *changes]))
+    expected = reference.simulate(setup)
+    for threads in (1, 2, 3, 23):
+        with patch.object(spans, "WORTH", 1), patch.object(spans, "cores", lambda threads=threads: threads):
+            log = compiled.simulate(setup)
+        assert log is not None
+        assert_same(expected, log)
+
+
+@settings(relaxed, max_examples=15)
+@given(served(), st.sampled_from(("simpy", "compiled")))
+def test_recording_steps_alone_says_the_same(data, executor):
+    drawn(data)
+    every, steps = (run(sim.scenario.from_dict(data | {"record": what}), executor=executor) for what in ("all", "steps"))
+    for name in ("metrics", "bounds", "breakdown", "requests", "series", "checks", "makespan"):
+        assert_alike(getattr(every, name), getattr(steps, name), name)
+
+
+def assert_alike(a: Any, b: Any, name: str) -> None:
+    """Two values are equal, arrays item by item."""
+    assert type(a) is type(b), name
+    if hasattr(a, "__dataclass_fields__"):
+        for field in fields(a):
+            assert_alike(getattr(a, field.name), getattr(b, field.name), f"{name}.{field.name}")
+    elif isinstance(a, (tuple, list)):
+        assert len(a) == len(b), name
+        for i, (x, y) in enumerate(zip(a, b, strict=True)):
+            assert_alike(x, y, f"{name}[{i}]")
+    elif isinstance(a, dict):
+        assert a.keys() == b.keys(), name
+        for key in a:
+            assert_alike(a[key], b[key], f"{name}[{key}]")
+    elif hasattr(a, "dtype"):
+        assert a.shape == b.shape, name
+        assert (a == b).all(), name
+    else:
+        assert a == b, name
+
+
+def test_experts_that_are_given(tmp_path):
+    """A file of choices, which both executors read alike."""
+    chosen = [
+        {"sequence": s, "position": p, "layer": 0, "experts": [(s * 7 + p + 11 * e) % 60 for e in range(4)]}
+        for s in range(3) for p in range(12)
+    ]  # fmt: skip
+    path = Path(tmp_path) / "experts.jsonl"
+    path.write_text("\n".join(map(json.dumps, chosen)), encoding="utf-8")
+    both(setup_of(sim.scenario.from_dict({
+        "model": {"config": "qwen1.5-moe-a2.7b", "layers": 1, "scope": "block"},
+        "workload": {
+            "batching": "continuous", "routing": {"file": str(path)}, "sequences": [{"prompt": 6, "tokens": 5, "count": 3}],
+        },
+        "mapping": {"heads": "fused"},
+    })))  # fmt: skip
+
+
+def test_the_choice_of_executor_does_not_show():
+    scenario = read(shipped()["batching_continuous"], ["model.layers=1", "model.scope=block"])
+    setup = setup_of(scenario)
+    assert_same(*(simulate(setup, executor)[0] for executor in ("simpy", "compiled")))
