@@ -158,16 +158,12 @@ One sequence, fifo, {len(base.setup.graph):,} tasks a step: the first three simu
     yield f"\nThe trace of the {tasks:,} tasks at `detail: full`: {seconds:.1f} s of CPU time, {size / 1e6:,.0f} MB."
 
 
-def served(name: str, work: str, file: Path, options: argparse.Namespace, **more: Any) -> dict[str, Any]:
+def served(name: str, work: str, file: Path, executor: str, more: Sequence[str] = ()) -> dict[str, Any]:
     """A run of requests in a process of its own, from a scenario to a log or a result."""
-    workload: Serving = SERVING[name]
-    overrides = [*workload.overrides, *([f"workload.trace.file={file}"] if workload.trace else [])]
-    if options.quick:
-        overrides += workload.few
-    return alone(
-        "benchmarks.alone",
-        {"scenario": workload.scenario, "overrides": overrides, "work": work, "executor": options.executor, **more},
-    )
+    workload = SERVING[name]
+    overrides = [*workload.overrides, *([f"workload.trace.file={file}"] if workload.trace else []), *more]
+    request = {"scenario": workload.scenario, "overrides": overrides, "work": work, "executor": executor}
+    return alone("benchmarks.alone", request)
 
 
 def serving(options: argparse.Namespace) -> Lines:
@@ -192,8 +188,10 @@ Llama-3.1-8B in continuous batches of up to 32. Each run is a process of its own
         mooncake.write(file)
         for name, workload in SERVING.items():
             for work in ("simulate", "run"):
-                served(name, work, file, argparse.Namespace(**{**vars(options), "quick": True}))  # so that all is compiled
-                found = [served(name, work, file, options) for _ in range(1 if workload.trace else options.rounds)]
+                more, rounds = (workload.few, 1) if options.quick else ((), 1 if workload.trace else options.rounds)
+                if not options.quick:
+                    served(name, work, file, options.executor, workload.warm)  # so that all is compiled
+                found = [served(name, work, file, options.executor, more) for _ in range(rounds)]
                 rates[name] = [row["tokens"] / row["cpu"] for row in found]
                 yield _served_row(workload, work, found, rates[name])
     yield from _peers(rates, options)
@@ -239,14 +237,9 @@ Wall-clock time of work that is side by side, kept to one core and on two; resul
 """
     yield table("work", "one core, s", "two cores, s", "times as fast", "target")
     for each in SIDE_BY_SIDE:
-        overrides = [*each.overrides, *(each.few if options.quick else ())]
-        request = {
-            "scenario": each.scenario,
-            "overrides": overrides,
-            "work": each.work,
-            "executor": options.executor,
-            "warm": each.few,
-        }
+        overrides, warm = ((*each.overrides, *each.few), ()) if options.quick else (each.overrides, each.warm)
+        request = {"scenario": each.scenario, "overrides": overrides, "work": each.work, "warm": warm}
+        request["executor"] = options.executor
         found: dict[int, list[float]] = {1: [], 2: []}
         for _ in range(options.rounds):
             for cores, seconds in found.items():

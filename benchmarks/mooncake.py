@@ -74,8 +74,8 @@ def scaled(values: npt.NDArray[np.float64], total: int, least: int, most: int) -
 
 def arrivals(random: np.random.Generator, count: int) -> Counts:
     """Milliseconds, in order, from 0: each request in some lump of the hour."""
-    ticks = np.sort(random.integers(0, HOUR // TICK, count))
-    return (ticks - ticks[0]).astype(np.int64) * TICK
+    ticks: Counts = np.sort(random.integers(0, HOUR // TICK, count))
+    return TICK * (ticks - ticks[0])
 
 
 def write(path: Path, requests: int = REQUESTS, seed: int = 0) -> None:

@@ -71,13 +71,15 @@ COMPARED = {
 class Serving:
     """Requests served in batches. trace: they come from a file that the benchmark makes.
 
-    few: overrides that make it small. seconds, memory: at most so many, of CPU time and bytes; 0 if there is no target.
+    warm: overrides of a run that is just large enough for all to be compiled. few: of a try. seconds, memory: at most so many,
+    of CPU time and bytes; 0 if there is no target.
     """
 
     title: str
     overrides: tuple[str, ...]
     scenario: str = "dense_batch_32"  # an H100 as one engine, whose kernels run one after another
-    few: tuple[str, ...] = ()
+    warm: tuple[str, ...]
+    few: tuple[str, ...]
     trace: bool = False
     seconds: float = 0
     memory: int = 0
@@ -105,26 +107,30 @@ MOONCAKE = (
 SERVING = {
     "sequence": Serving(
         title="1,000 requests, attention by sequence",
-        overrides=(*REQUESTS, "mapping.attention=sequence"), few=("workload.generate.count=2",), seconds=4,
+        overrides=(*REQUESTS, "mapping.attention=sequence"), warm=("workload.generate.count=40",),
+        few=("workload.generate.count=2",), seconds=4,
     ),
     "batch": Serving(
         title="1,000 requests, attention by batch",
-        overrides=(*REQUESTS, "mapping.attention=batch"), few=("workload.generate.count=2",), seconds=1.5,
+        overrides=(*REQUESTS, "mapping.attention=batch"), warm=("workload.generate.count=40",),
+        few=("workload.generate.count=2",), seconds=1.5,
     ),
     "mooncake": Serving(
         title="23,608 requests, attention by batch, `record: steps`",
-        overrides=MOONCAKE, few=("workload.trace.limit=2",), trace=True, seconds=60, memory=10**9,
+        overrides=MOONCAKE, warm=("workload.trace.limit=60",), few=("workload.trace.limit=2",), trace=True, seconds=60,
+        memory=10**9,
     ),
 }  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SideBySide:
-    """Work that is independent. work: as in `benchmarks.alone`. few: overrides that make it small."""
+    """Work that is independent. work: as in `benchmarks.alone`. warm, few: as in `Serving`."""
 
     title: str
     scenario: str = "llama_1b_context_256"
     overrides: tuple[str, ...]
+    warm: tuple[str, ...]
     few: tuple[str, ...]
     work: str = "run"
 
@@ -132,11 +138,13 @@ class SideBySide:
 SIDE_BY_SIDE = (
     SideBySide(
         title="one sequence, fifo: its steps between barriers",
-        overrides=("workload.sequences=[{context: 256, tokens: 2048}]",), few=("workload.sequences=[{context: 256, tokens: 2}]",),
+        overrides=("workload.sequences=[{context: 256, tokens: 2048}]",),
+        warm=("workload.sequences=[{context: 256, tokens: 400}]",), few=("workload.sequences=[{context: 256, tokens: 2}]",),
     ),
     SideBySide(
         title="one batch of 16 without arrivals: its steps between barriers", scenario="dense_batch_32",
         overrides=("workload.sequences=[{context: 1024, tokens: 256, count: 16}]", "workload.batching=static"),
+        warm=("workload.sequences=[{context: 1024, tokens: 40, count: 16}]",),
         few=("workload.sequences=[{context: 1024, tokens: 2, count: 2}]",),
     ),
     SideBySide(
@@ -145,6 +153,6 @@ SIDE_BY_SIDE = (
             "workload={generate: {count: 100, arrivals: {process: poisson, rate: 20/s}, prompt: 512, tokens: 64}, "
             "batching: {policy: continuous, max_batch: 32}}",
         ),
-        few=("workload.generate.count=4",), work="repeats",
+        warm=("workload.generate.count=20",), few=("workload.generate.count=2",), work="repeats",
     ),
 )  # fmt: skip
