@@ -27,7 +27,7 @@ setup: .venv/installed
 	@echo "installing into .venv; PyTorch is large, this takes a minute or more"
 	$(PYTHON) -m venv .venv
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[dev]'
-	@echo "compiling what large runs need, about 30 s"
+	@echo "compiling what large runs need, up to a minute"
 	$(BIN)/python -m sim.compile_ahead
 	touch .venv/installed
 

@@ -11,7 +11,7 @@ from rich.text import Text
 
 from sim.base.kernel import when_compiling
 
-COMPILING = "compiling what large runs need, once: about 30 s"
+COMPILING = "compiling what large runs need, once: up to a minute"
 
 
 def output(width: int | None = None) -> Console:
