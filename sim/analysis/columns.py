@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from sim.base.kernel import MANY_TASKS
+from sim.base.kernel import MANY_TASKS, loaded
 from sim.eventlog import EventLog
 from sim.tasks import TaskGraph
 
@@ -160,9 +160,13 @@ def forms_of(log: EventLog) -> FormTable:
     return table
 
 
+#: Tasks of a log from which compiled code pays where Numba has been imported: then it has only to be read from the cache.
+SOME_TASKS = 5_000
+
+
 def is_large(log: EventLog) -> bool:
-    """Whether compiled code pays for a log."""
-    return len(log.tasks) >= MANY_TASKS
+    """Whether compiled code pays for a log: sooner if Numba is there already."""
+    return len(log.tasks) >= (SOME_TASKS if loaded() else MANY_TASKS)
 
 
 def tasks_of(log: EventLog) -> Tasks:
