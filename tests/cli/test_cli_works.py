@@ -135,8 +135,8 @@ def test_it_is_quiet_in_a_pipe(process: Sim) -> None:
 
 def test_on_a_terminal_it_says_how_far_it_is() -> None:
     ours, theirs = os.openpty()
-    arguments = [SIM, "run", "four_sequences_fifo", "--no-trace", "--set", "workload.sequences.0.tokens=20"]
-    with subprocess.Popen(arguments, stderr=theirs, stdout=subprocess.PIPE) as process:
+    options = ["--no-trace", "--executor", "simpy", "--set", "workload.sequences.0.tokens=20"]
+    with subprocess.Popen([SIM, "run", "four_sequences_fifo", *options], stderr=theirs, stdout=subprocess.PIPE) as process:
         os.close(theirs)
         said = b""
         with contextlib.suppress(OSError):  # which is how a terminal ends

@@ -74,7 +74,7 @@ class Arbiter(Protocol):
 class EqualShares(Arbiter, Protocol):
     """An arbiter that serves all who are pending at one rate, which depends on nothing but their number: one with a `rate`.
 
-    The channel then takes time that grows with the logarithm of how many they are, and steps can be replayed.
+    The compiled executor's channel then takes time that grows with the logarithm of how many they are.
     """
 
     def rate(self, n: int) -> tuple[int, int]:
