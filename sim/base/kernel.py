@@ -17,15 +17,17 @@ does not notice a change in another file) and of the versions of Python, NumPy, 
 
 from __future__ import annotations
 
+import atexit
 import hashlib
 import os
 import platform
+import shutil
 import sys
 import tempfile
 import warnings
 import weakref
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import FunctionType
 from typing import Any, TypeVar
@@ -93,15 +95,24 @@ def loaded() -> bool:
 
 
 def launch(function: F, *, compiled: bool) -> F:
-    """The kernel as a callable on arrays: compiled, or as Python on memoryviews of the arrays."""
-    if compiled:
+    """The kernel as a callable on arrays: compiled (where that is possible), or as Python on memoryviews of the arrays."""
+    if compiled and not unavailable():
         dispatcher: F = compile_kernel(function)
         return dispatcher
 
     def interpreted(*arguments: Any) -> Any:
-        return function(*(memoryview(a) if isinstance(a, np.ndarray) else a for a in arguments))  # type: ignore[arg-type]
+        return function(*map(_viewed, arguments))
 
     return interpreted  # type: ignore[return-value]
+
+
+def _viewed(argument: Any) -> Any:
+    """An array, or a named tuple of arrays, as Python reads it fastest."""
+    if isinstance(argument, np.ndarray):
+        return memoryview(argument)  # type: ignore[arg-type]
+    if isinstance(argument, tuple):
+        return type(argument)(*map(_viewed, argument))
+    return argument
 
 
 def compile_kernel(function: Callable[..., Any], *, entry: bool = True) -> Any:
@@ -140,6 +151,7 @@ def compile_kernel(function: Callable[..., Any], *, entry: bool = True) -> Any:
                     return compile_alone(arguments, result)
 
             dispatcher._compiler.compile = compile_linked
+            forgive(dispatcher._cache)
         _DISPATCHERS[key] = dispatcher
     return _DISPATCHERS[key]
 
@@ -211,11 +223,29 @@ def _inner_code_is_only_linked() -> Iterator[None]:
                 setattr(where, name, original)
 
 
+def forgive(cache: Any) -> None:
+    """A broken cache of a function is no error: what cannot be read is compiled anew, what cannot be written is not kept."""
+    load, save = cache.load_overload, cache.save_overload
+
+    def load_if_sound(signature: Any, context: Any) -> Any:
+        try:
+            return load(signature, context)
+        except Exception:  # pickle and LLVM raise whatever they like for bytes that are not what they were
+            with suppress(OSError):
+                cache.flush()
+            return None
+
+    def save_if_possible(signature: Any, compiled: Any) -> None:
+        with suppress(OSError):
+            save(signature, compiled)
+
+    cache.load_overload, cache.save_overload = load_if_sound, save_if_possible
+
+
 class _Cache:
-    """The folder of compiled code. usable: it can be written, or at least some folder in its place."""
+    """The folder of compiled code that this process uses."""
 
     folder: Path | None = None
-    usable = True
 
 
 _CACHE = _Cache()
@@ -245,7 +275,7 @@ def _fingerprint() -> str:
 
 
 def _use_cache_folder(numba: Any) -> None:
-    """Point Numba at the folder; where it cannot be written, at one that lasts as long as the process."""
+    """Point Numba at the folder; where it cannot be written, at a copy that lasts as long as the process."""
     if _CACHE.folder is not None:
         return
     folder = cache_folder()
@@ -254,6 +284,9 @@ def _use_cache_folder(numba: Any) -> None:
         with tempfile.TemporaryFile(dir=folder):
             pass
     except OSError:
-        folder = Path(tempfile.mkdtemp(prefix="decode-sim-"))
+        kept, folder = folder, Path(tempfile.mkdtemp(prefix="decode-sim-"))
+        atexit.register(shutil.rmtree, folder, ignore_errors=True)
+        with suppress(OSError, shutil.Error):
+            shutil.copytree(kept, folder, dirs_exist_ok=True)
     _CACHE.folder = folder
     numba.config.CACHE_DIR = str(folder)

@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterator
 from types import FunctionType
 from typing import Any
 
-from sim.base.kernel import compile_kernel, is_kernel, kernel, native
+from sim.base.kernel import compile_kernel, forgive, is_kernel, kernel, native
 
 #: Takes records (a flat int64 array), how many there are, an array with a result for each, and an array that is kept
 #: between calls; returns an integer.
@@ -44,6 +44,7 @@ def pointer_to(function: Function, *, compiled: bool) -> int:
 def _compiled(function: FunctionType) -> Any:
     """The function as C would call it: with pointers for arrays. Cached under a name that follows from all that it calls."""
     import numba  # noqa: PLC0415  # only for runs that are compiled
+    from numba.core.ccallback import CFunc  # noqa: PLC0415
 
     callee = compile_kernel(function, entry=False)
     adapter = FunctionType(_adapter.__code__, {"_callee": callee, "_carray": numba.carray})
@@ -51,11 +52,15 @@ def _compiled(function: FunctionType) -> Any:
     adapter.__qualname__ = f"{function.__name__}_{_digest(function)}"
     word, words = numba.types.int64, numba.types.CPointer(numba.types.int64)
     signature = word(words, word, word, words, words, word)
+    found = CFunc(adapter, (signature.args, signature.return_type), locals={}, options={"error_model": "numpy"})
+    found.enable_caching()
+    forgive(found._cache)  # type: ignore[attr-defined]
     try:
-        return numba.cfunc(signature, cache=True, error_model="numpy")(adapter)
+        found.compile()
     except numba.core.errors.NumbaError as error:
         lines = [line.strip() for line in str(error).splitlines() if line.strip()]
         raise CannotCompileError(f"{function.__qualname__}: {' '.join(lines[1:3] or lines)}") from None
+    return found
 
 
 _callee: Any = None  # what `_adapter` calls, once it is a copy with globals of its own
