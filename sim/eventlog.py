@@ -93,6 +93,12 @@ class StepTable:
     def __len__(self) -> int:
         return len(self.sequence)
 
+    @classmethod
+    def empty(cls) -> StepTable:
+        """A table without rows: those of the run were not kept."""
+        narrow = dict.fromkeys(("sequence", "token", "graph"), np.int32)
+        return cls(**{field.name: np.zeros(0, dtype=narrow.get(field.name, np.int64)) for field in fields(cls)})
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class MemberTable:
@@ -199,7 +205,7 @@ class EventLog:
     @property
     def has_rows(self) -> bool:
         """Whether its tasks were recorded, or its steps alone."""
-        return len(self.tasks) > 0 or not len(self.steps)
+        return len(self.tasks) > 0
 
     def part(self, first: int, after: int) -> EventLog:
         """A copy of consecutive steps, whose rows begin at 0."""

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+
+import numpy as np
 
 from sim.analysis.bounds import Bounds
 from sim.analysis.breakdown import Breakdown
 from sim.analysis.context import Rules
 from sim.analysis.metrics import Metrics
+from sim.analysis.parts import PARTS
 from sim.analysis.requests import Requests
 from sim.analysis.series import Series
 from sim.cost import Doubt
-from sim.eventlog import EventLog
+from sim.eventlog import EventLog, StepTable
 from sim.executors import Executed
 from sim.graph import ModelGraph
 from sim.scenario import Scenario
@@ -55,7 +58,15 @@ class Result:
     @property
     def makespan(self) -> int:
         """Picoseconds from 0 to the end of the last task."""
-        return self.log.makespan
+        return self.metrics.makespan
+
+    def without_steps(self) -> Result:
+        """The same with requests and totals alone."""
+        none = np.zeros((0, len(PARTS)), dtype=np.int64)
+        return replace(
+            self, log=replace(self.log, steps=StepTable.empty(), batched=None), metrics=replace(self.metrics, tokens=()),
+            breakdown=replace(self.breakdown, tokens=none, by_step=none),
+        )  # fmt: skip
 
     def rows(self, wanted: str) -> EventLog:
         """The log with a row for each op. Raises InputError that names what is `wanted` of it, if they were not recorded."""

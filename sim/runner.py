@@ -102,11 +102,12 @@ def run(scenario: Scenario | str | Path, *, executor: Executor = "auto", told: T
         capture=captured - began, simulate=simulated - captured - (0 if keep else accounting),
         analyse=perf_counter() - simulated + (0 if keep else accounting), executed=executed,
     )  # fmt: skip
-    return Result(
+    result = Result(
         scenario=scenario, model=model, log=log, rules=rules, metrics=found.metrics, bounds=found.bounds,
         breakdown=found.breakdown, checks=found.checks, doubts=doubts(setup, log), timing=timing, requests=found.requests,
         series=found.series, kv_bytes=_token_bytes(variants[False, False]), window=window.log() if window is not None else None,
     )  # fmt: skip
+    return result.without_steps() if scenario.record == "none" else result
 
 
 def _window(scenario: Scenario) -> Window | None:

@@ -64,14 +64,18 @@ def _memory(result: Result) -> str:
 def _tokens(result: Result) -> str:
     tokens, emitted = result.metrics.tokens, int(result.requests.tokens.sum())
     batched = result.log.batched is not None
+    of_all = f"{emitted:,} tokens of {len(result.requests):,} sequences"
+    rate = f"{emitted / (result.makespan / 1e12):,.1f} tokens/s"
+    if not tokens:
+        return f"{of_all}; {rate}"
     if len(tokens) <= MANY and not batched:
         return ", ".join(f"{t.sequence}.{t.token} in {format_time(t.end - t.start)}" for t in tokens)
     times = sorted(t.end - t.start for t in tokens)
     mean = sum(times) // len(times)
     return (
-        f"{emitted:,} tokens of {len(result.requests):,} sequences{f' in {len(tokens):,} steps' if batched else ''}; "
+        f"{of_all}{f' in {len(tokens):,} steps' if batched else ''}; "
         f"per {'step' if batched else 'token'} mean {format_time(mean)}, min {format_time(times[0])}, "
-        f"max {format_time(times[-1])}; {emitted / (result.makespan / 1e12):,.1f} tokens/s"
+        f"max {format_time(times[-1])}; {rate}"
     )
 
 
