@@ -96,8 +96,8 @@ class StepTable:
     @classmethod
     def empty(cls) -> StepTable:
         """A table without rows: those of the run were not kept."""
-        narrow = dict.fromkeys(("sequence", "token", "graph"), np.int32)
-        return cls(**{field.name: np.zeros(0, dtype=narrow.get(field.name, np.int64)) for field in fields(cls)})
+        short, long = np.zeros(0, dtype=np.int32), np.zeros(0, dtype=np.int64)
+        return cls(sequence=short, token=short, context=long, graph=short, first=long, released=long, end=long)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
