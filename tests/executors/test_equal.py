@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 from unittest.mock import patch
 
+import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, reject, settings
 from hypothesis import strategies as st
@@ -159,6 +160,24 @@ def test_recording_steps_alone_says_the_same(data, executor):
     every, steps = (run(sim.scenario.from_dict(data | {"record": what}), executor=executor) for what in ("all", "steps"))
     for name in ("metrics", "bounds", "breakdown", "requests", "series", "checks", "makespan"):
         assert_alike(getattr(every, name), getattr(steps, name), name)
+
+
+@pytest.mark.parametrize("executor", ["simpy", "compiled"])
+@pytest.mark.parametrize("name", ["four_sequences_fifo", "batching_continuous"])
+def test_a_window_is_that_part_of_the_whole(name, executor):
+    changes = ["model.layers=1", "model.scope=block", "mapping.heads=fused"]
+    if name == "four_sequences_fifo":
+        changes.append("workload.sequences=[{context: 10, tokens: 300}]")
+    whole = run(read(shipped()[name], changes)).log
+    start, end = whole.makespan // 3, whole.makespan // 2
+    changes += ["record=steps", f"trace.window={{start: {start} ps, end: {end} ps}}"]
+    with patch.object(driver, "PART", 500), patch.object(batches, "PART", 500):
+        window = run(read(shipped()[name], changes), executor=executor).window
+    under_way = np.flatnonzero((whole.steps.end > start) & (whole.steps.released < end))
+    assert len(under_way) > 2
+    assert window is not None
+    part = whole.part(int(under_way[0]), int(under_way[-1]) + 1)
+    assert_same(replace(part, graphs=part.graphs[: len(window.graphs)]), window)  # later ones were not there yet
 
 
 def assert_alike(a: Any, b: Any, name: str) -> None:
