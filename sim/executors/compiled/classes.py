@@ -52,13 +52,21 @@ def is_current(m: Memory, channel: int, entry: int) -> bool:
 
 @kernel
 def drop_stale(m: Memory, channel: int, heap: int) -> None:
-    """Keep the entries of a full heap that count."""
+    """Keep the entries of a full heap that count, one of each transfer.
+
+    One that was the last, and got as much as its class meanwhile, has joined again with an entry equal to that from before.
+    """
     count = m[heap]
     m[heap] = 0
     for i in range(count):
         entry = heap + 1 + i * ENTRY
         if is_current(m, channel, entry):
+            part = m[entry + 2] + m[channel + K_PART]
             push(m, heap, m[entry], m[entry + 1], m[entry + 2])
+            m[part + P_LEFT] = -1 - m[part + P_LEFT]  # so that no other entry of it counts
+    for i in range(m[heap]):
+        part = m[heap + 3 + i * ENTRY] + m[channel + K_PART]
+        m[part + P_LEFT] = -1 - m[part + P_LEFT]
 
 
 @kernel
