@@ -15,6 +15,7 @@ from hypothesis import HealthCheck, given, reject, settings
 from hypothesis import strategies as st
 
 import sim.scenario
+from sim.base.kernel import launch
 from sim.errors import InputError, SimulationError
 from sim.eventlog import EventLog, joined
 from sim.executors import compiled, reference, simulate
@@ -127,6 +128,38 @@ def test_batches_of_real_models(data, pause):
 def test_parts_of_a_log_are_the_whole(data, pause):
     setup = drawn(data)
     parts_are_the_whole(setup, pause, both(setup))
+
+
+def as_python(setup: Setup) -> EventLog | None:
+    """The event loop as Python, which raises where compiled code would read or write beyond its arrays."""
+    with (
+        patch.object(driver, "compile_kernel", lambda function: launch(function, compiled=False)),
+        patch.object(batches, "compile_kernel", lambda function: launch(function, compiled=False)),
+    ):
+        return compiled.simulate(setup)
+
+
+@settings(relaxed, max_examples=30)
+@given(written())
+def test_the_event_loop_as_python_stays_within_its_memory(data):
+    setup = drawn(data)
+    log = as_python(setup)
+    assert log is not None
+    assert_same(reference.simulate(setup), log)
+
+
+@pytest.mark.parametrize("arbiter", ["processor_sharing", {"name": "weighted", "weights": {"mix": 1}}])
+def test_many_short_transfers_beside_a_long_one(arbiter):
+    """The long one is the last at the channel again and again, and its class must not be full of it."""
+    short = [{"name": f"load{i}", "kind": "kv_load", "transfer": "2 us"} for i in range(150)]
+    store = {"name": "store", "kind": "kv_store", "transfer": "1 us"}
+    setup = setup_of(sim.scenario.from_dict({
+        "model": {"graph": [{"name": "long", "kind": "mix", "transfer": "1 s", "duration": "1 us"}, *short, store]},
+        "hardware": {"engines": {"count": 2}, "memory": {"arbiter": arbiter}}, "mapping": {"execution": "blocking"},
+    }))  # fmt: skip
+    log = as_python(setup)
+    assert log is not None
+    assert_same(reference.simulate(setup), log)
 
 
 @pytest.mark.slow
