@@ -9,10 +9,11 @@ from typing import Any
 import numpy as np
 import pytest
 import simpy
-from hypothesis import given, settings
+from hypothesis import given, reject, settings
 from hypothesis import strategies as st
 
 import sim.scenario
+from sim.errors import InputError
 from sim.eventlog import EventLog
 from sim.executors import reference
 from sim.executors.reference.instant import DISPATCH, PLAN, SRAM, STEPS, Environment, Phase, Turns
@@ -215,7 +216,11 @@ def differing(data: dict[str, Any], seed: int) -> set[str]:
 @settings(max_examples=80, deadline=None)
 @given(scenarios(), st.integers(0, 99))
 def test_the_order_of_what_ends_at_an_instant_does_not_matter(data: dict[str, Any], seed: int):
-    assert differing(data, seed) == set()
+    try:
+        found = differing(data, seed)
+    except InputError:  # weights that do not fit SRAM
+        reject()
+    assert found == set()
 
 
 ALIKE = [{"context": 8, "tokens": 2, "count": 6}]
