@@ -15,7 +15,8 @@ from hypothesis import strategies as st
 
 import sim.scenario
 from sim.analysis.checks import CHECKS
-from sim.runner import run
+from sim.errors import InputError
+from sim.runner import op_graphs, prepare, run
 from sim.scheduling import SCHEDULERS
 
 TERA = "1 TB/s"  # 1 byte takes 1 ps
@@ -94,7 +95,7 @@ def memories() -> st.SearchStrategy[dict[str, Any]]:
 
 
 @st.composite
-def scenarios(draw: st.DrawFn) -> dict[str, Any]:
+def drawn(draw: st.DrawFn) -> dict[str, Any]:
     sequences = st.fixed_dictionaries({"tokens": st.integers(1, 3), "arrival": time(0)})
     return {
         "model": {"graph": draw(graphs())},
@@ -116,6 +117,20 @@ def scenarios(draw: st.DrawFn) -> dict[str, Any]:
         },
         "scheduler": draw(st.sampled_from(SCHEDULERS.names()[:6])),
     }
+
+
+def accepted(data: dict[str, Any]) -> bool:
+    """Whether a random scenario is not refused, as one is whose weights do not fit SRAM."""
+    try:
+        scenario = sim.scenario.from_dict(data)
+        prepare(scenario, *op_graphs(scenario))
+    except InputError:
+        return False
+    return True
+
+
+def scenarios() -> st.SearchStrategy[dict[str, Any]]:
+    return drawn().filter(accepted)
 
 
 @settings(max_examples=100, deadline=None)
