@@ -28,7 +28,7 @@ setup: .venv/installed
 	$(PYTHON) -m venv .venv
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[dev]'
 	@echo "compiling what large runs need, up to a minute"
-	$(BIN)/python -m sim.compile_ahead
+	$(BIN)/python -m sim.runs.compile_ahead
 	touch .venv/installed
 
 bench: setup

@@ -17,11 +17,11 @@ from typing import Any, NamedTuple
 import numpy as np
 import simpy
 
+from models.graph import IntArray
+from sim.base.units import ceil_div
 from sim.cost import StepLanes
 from sim.executors.setup import Setup, sram_use
-from sim.graph import IntArray
-from sim.requests import Request
-from sim.units import ceil_div
+from sim.workload.requests import Request
 
 Process = Generator[simpy.Event, Any, None]
 

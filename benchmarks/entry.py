@@ -10,17 +10,17 @@ from pathlib import Path
 import numpy as np
 
 from sim import executors
-from sim.eventlog import EventLog
 from sim.executors import Executor
 from sim.executors.setup import Setup
-from sim.repeats import repeat as repeat_scenario
-from sim.report.summary import summary as summary_of
-from sim.result import Result
-from sim.runner import op_graphs, prepare, read
-from sim.runner import run as run_scenario
+from sim.log.tables import EventLog
+from sim.render.summary import summary as summary_of
+from sim.runs.repeats import repeat as repeat_scenario
+from sim.runs.result import Result
+from sim.runs.run import op_graphs, prepare, read
+from sim.runs.run import run as run_scenario
+from sim.runs.workload import requests
 from sim.scenario import Scenario
-from sim.shipped import scenarios
-from sim.workload import requests
+from sim.scenario.shipped import scenarios
 
 #: What a run may record, and the most tasks that it is measured with: rows of 30 million tasks are 2 GB.
 RECORDS = {"all": 30_000_000, "steps": 10**9}

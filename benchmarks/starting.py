@@ -56,7 +56,7 @@ def stages() -> dict[str, Any]:
 
 
 def _import_sim() -> None:
-    import sim.runner  # noqa: F401, PLC0415
+    import sim.runs.run  # noqa: F401, PLC0415
 
 
 def _import_numba() -> None:

@@ -19,11 +19,11 @@ from pathlib import Path
 import numpy as np
 
 from sim.cli.run import write_trace
-from sim.result import Result
-from sim.trace import perfetto, write
-from sim.trace.tracks import Role, Slices, nesting_order, to_ns
-from tests.trace import reference
-from tests.trace.logs import decoder, repeat, run
+from sim.render.trace import perfetto, write
+from sim.render.trace.tracks import Role, Slices, nesting_order, to_ns
+from sim.runs.result import Result
+from tests.render.trace import reference
+from tests.render.trace.logs import decoder, repeat, run
 
 
 def bare(count: int, tracks: int = 16) -> Slices:

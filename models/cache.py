@@ -17,7 +17,7 @@ from transformers.cache_utils import DynamicLayer, DynamicSlidingWindowLayer
 
 from models.attention import ASIDE, role
 from models.latent import Expand
-from sim.errors import InputError
+from sim.base.errors import InputError
 
 #: Makes the buffer of one layer: (layer, shape with the past rows and the new ones, past rows, like) -> tensor.
 Allocate = Callable[[int, tuple[int, ...], int, torch.Tensor], torch.Tensor]

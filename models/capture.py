@@ -30,12 +30,12 @@ from models import attention, latent
 from models.cache import append_cache, windows
 from models.config import CAPTURE_VERSION, MLA_FORMS, ModelConfig, dtype_of
 from models.costs import Plan, Point, plan, powers, shape_text, solve
+from models.experts import Experts
+from models.graph import QUANTITIES, ModelGraph, Op, OpGraph
 from models.grouping import Group, group, single
 from models.recorder import Node, Recorder, Recording
-from sim.errors import InputError, nearest
-from sim.experts import Experts
-from sim.graph import QUANTITIES, ModelGraph, Op, OpGraph
-from sim.quantities import show
+from sim.base.errors import InputError, nearest
+from sim.base.quantities import show
 
 #: The variants of a step, by (B > 1, Q > 1).
 VARIANTS = ((False, False), (False, True), (True, False), (True, True))

@@ -11,8 +11,8 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
-from sim.errors import InputError, nearest, unknown
-from sim.quantities import show
+from sim.base.errors import InputError, nearest, unknown
+from sim.base.quantities import show
 
 #: Raise it whenever a capture of the same model may come out different: stored graphs are then made anew.
 CAPTURE_VERSION = 2

@@ -1,7 +1,7 @@
 """Exact cost functions from a handful of measured points.
 
-A cost of a decoder op is a polynomial over `sim.graph.MONOMIALS` in batch B, query tokens Q and context N, in pieces along N.
-So on each piece as many points as there are free monomials determine it, and every further point checks it. All is
+A cost of a decoder op is a polynomial over `models.graph.MONOMIALS` in batch B, query tokens Q and context N, in pieces along
+N. So on each piece as many points as there are free monomials determine it, and every further point checks it. All is
 integer arithmetic: a coefficient that comes out fractional, or a check that fails, is an error and never a fit.
 """
 
@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from sim.graph import MONOMIALS
+from models.graph import MONOMIALS
 
 #: (B, Q, N) of one capture.
 Point = tuple[int, int, int]

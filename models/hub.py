@@ -8,7 +8,7 @@ from typing import Any
 from huggingface_hub.utils import logging
 from transformers import AutoConfig
 
-from sim.errors import InputError
+from sim.base.errors import InputError
 
 
 def fetch(model_id: str) -> dict[str, Any]:

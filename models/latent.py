@@ -31,7 +31,7 @@ from transformers import AttentionInterface, AttentionMaskInterface
 
 from models.attention import attend, mask, role, three_pass_attention
 from models.config import MLA_FORMS
-from sim.errors import unknown
+from sim.base.errors import unknown
 
 #: The name under which transformers knows attention with absorbed projections.
 NAME = "decode_sim_latent"

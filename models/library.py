@@ -19,9 +19,9 @@ from pathlib import Path
 from platformdirs import user_cache_path
 
 from models.config import CAPTURE_VERSION, MLA_FORMS, ModelConfig, dtype_of, names, resolve
-from sim.errors import InputError, unknown
-from sim.graph import ModelGraph
-from sim.quantities import show
+from models.graph import ModelGraph
+from sim.base.errors import InputError, unknown
+from sim.base.quantities import show
 
 __all__ = ["load", "names"]
 

@@ -26,7 +26,7 @@ from torch.utils.flop_counter import flop_registry
 
 from models.attention import ASIDE, current_role
 from models.cache import KV_STORE
-from sim.errors import InputError
+from sim.base.errors import InputError
 
 #: Name of the op that brings the past rows of a layer's cache onto the chip.
 KV_LOAD = "kv_load"
@@ -71,7 +71,7 @@ class Storage:
 class Node:
     """One aten op of the step, or the explicit load or store of a layer's cache.
 
-    costs: in the order of `sim.graph.QUANTITIES`. weights: names of the parameters it reads.
+    costs: in the order of `models.graph.QUANTITIES`. weights: names of the parameters it reads.
     experts: of a gather of experts' weights, how many there are and bytes of one.
     calls: function, arguments and results, with `TensorRef` for tensors, if the recorder keeps them.
     issued: which of `Recorder.issued` it is; both copies of an append, none of a load.

@@ -16,16 +16,16 @@ __version__ = "0.1.0"
 
 #: What the package offers -> where it is. Imported on first use, so that `import sim` costs nothing.
 _PUBLIC = {
-    "load": "sim.runner:read",
-    "run": "sim.runner:run",
-    "Result": "sim.result:Result",
+    "load": "sim.runs.run:read",
+    "run": "sim.runs.run:run",
+    "Result": "sim.runs.result:Result",
     "Scenario": "sim.scenario:Scenario",
-    "InputError": "sim.errors:InputError",
-    "SimulationError": "sim.errors:SimulationError",
-    "summary": "sim.report.summary:summary",
-    "write_trace": "sim.trace:write",
-    "save_log": "sim.storage:save",
-    "load_log": "sim.storage:load",
+    "InputError": "sim.base.errors:InputError",
+    "SimulationError": "sim.base.errors:SimulationError",
+    "summary": "sim.render.summary:summary",
+    "write_trace": "sim.render.trace:write",
+    "save_log": "sim.runs.saved:save",
+    "load_log": "sim.runs.saved:load",
 }
 
 __all__ = [

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from sim.graph import MONOMIALS, QUANTITIES, Op, OpGraph
+from models.graph import MONOMIALS, QUANTITIES, Op, OpGraph
 
 
 class GraphBuilder:

@@ -11,4 +11,4 @@ from __future__ import annotations
 
 import os
 
-os.environ.setdefault("KINETO_LOG_LEVEL", "6")  # as `models.device` does, before torch is loaded
+os.environ.setdefault("KINETO_LOG_LEVEL", "6")  # as `sim.measure` does, before torch is loaded

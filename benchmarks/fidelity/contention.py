@@ -15,11 +15,11 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from sim.profile import STREAMS, DeviceProfile, Residual, RowFit, Samples, Timing, write_profile
-from sim.quantities import BANDWIDTH, SIZE
-from sim.runner import run
+from sim.base.quantities import BANDWIDTH, SIZE
+from sim.base.units import PS_PER_S
+from sim.cost.profile import STREAMS, DeviceProfile, Residual, RowFit, Samples, Timing, write_profile
+from sim.runs.run import run
 from sim.scenario import parse
-from sim.units import PS_PER_S
 
 Floats = npt.NDArray[np.float64]
 

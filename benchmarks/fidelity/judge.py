@@ -13,11 +13,11 @@ import numpy.typing as npt
 
 from benchmarks.fidelity.models import ALL
 from models.config import ModelConfig
-from sim.profile import DeviceProfile, Samples, predict, read_profile, read_samples
-from sim.profile.fit import IDENTITY, STEP, group
-from sim.runner import run
+from sim.base.units import PS_PER_S
+from sim.cost.profile import DeviceProfile, Samples, predict, read_profile, read_samples
+from sim.cost.profile.fit import IDENTITY, STEP, group
+from sim.runs.run import run
 from sim.scenario import parse
-from sim.units import PS_PER_S
 
 Floats = npt.NDArray[np.float64]
 

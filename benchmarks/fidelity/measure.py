@@ -8,9 +8,9 @@ from pathlib import Path
 
 from benchmarks.fidelity.models import ALL, UNSEEN
 from models.config import DTYPES
-from models.device.calibrate import calibrate
-from models.device.place import place
-from models.device.plan import QUICK, plan_for
+from sim.measure.calibrate import calibrate
+from sim.measure.place import place
+from sim.measure.plan import QUICK, plan_for
 
 
 def main() -> None:

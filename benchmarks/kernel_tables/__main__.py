@@ -17,9 +17,9 @@ import numpy as np
 import numpy.typing as npt
 
 from benchmarks.pages import put
-from sim.profile import KernelTables, fit, predict, read_tables
-from sim.profile.samples import SHAPE
-from sim.units import PS_PER_S
+from sim.base.units import PS_PER_S
+from sim.cost.profile import KernelTables, fit, predict, read_tables
+from sim.cost.profile.samples import SHAPE
 
 HERE = Path(__file__).parent
 

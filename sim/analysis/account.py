@@ -19,7 +19,7 @@ from sim.analysis.metrics import Metrics, metrics
 from sim.analysis.requests import Requests, requests
 from sim.analysis.series import Series, series
 from sim.analysis.tally import Tally
-from sim.eventlog import EventLog
+from sim.log.tables import EventLog
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -28,10 +28,10 @@ from sim.analysis.context import Rules
 from sim.analysis.overlaps import NOBODY, OTHERS, REST, TASK, WAIT_ROWS, channel_waits, overlap_engines, receive_on
 from sim.analysis.parts import WAIT_CHANNEL, WAIT_ENGINE
 from sim.analysis.wide import narrow, sum_by
+from sim.base.errors import SimulationError
 from sim.base.kernel import launch
 from sim.cost.fixed import largest_remainder
-from sim.errors import SimulationError
-from sim.eventlog import EventLog
+from sim.log.tables import EventLog
 
 Ints = npt.NDArray[np.int64]
 

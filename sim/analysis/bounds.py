@@ -20,9 +20,9 @@ import numpy as np
 from sim.analysis.columns import in_order
 from sim.analysis.context import Rules
 from sim.analysis.tally import COMPUTED, MOVED, TRANSFERS, Tally
-from sim.eventlog import EventLog
-from sim.lowering import weight_products
-from sim.units import ceil_div
+from sim.base.units import ceil_div
+from sim.log.tables import EventLog
+from sim.mapping.lowering import weight_products
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -38,8 +38,8 @@ from sim.analysis.parts import (
 )  # fmt: skip
 from sim.analysis.tally import SPENT, Fault, Tally
 from sim.analysis.wide import sum_by
-from sim.errors import SimulationError
-from sim.eventlog import EventLog
+from sim.base.errors import SimulationError
+from sim.log.tables import EventLog
 
 __all__ = [
     "COMPUTE", "INVARIANT", "PARTS", "TRANSFER", "WAIT_CHANNEL", "WAIT_ENGINE", "WAIT_INPUT", "WAIT_POLICY", "WAIT_SRAM",

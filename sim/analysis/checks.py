@@ -12,9 +12,9 @@ from sim.analysis.bounds import Bounds
 from sim.analysis.columns import in_order
 from sim.analysis.context import Rules
 from sim.analysis.tally import Fault, Tally
-from sim.errors import SimulationError
-from sim.eventlog import EventLog
-from sim.units import ceil_div, format_time
+from sim.base.errors import SimulationError
+from sim.base.units import ceil_div, format_time
+from sim.log.tables import EventLog
 
 
 def check(log: EventLog, rules: Rules, bounds: Bounds, tally: Tally | None = None) -> list[str]:

@@ -14,8 +14,8 @@ import numpy as np
 import numpy.typing as npt
 
 from sim.base.kernel import MANY_TASKS, loaded
-from sim.eventlog import EventLog
-from sim.tasks import TaskGraph
+from sim.log.tables import EventLog
+from sim.mapping.tasks import TaskGraph
 
 #: A column of a table inside of kernels: an array or a memoryview of integers, indexed down to one item.
 Ints = Any
@@ -24,7 +24,7 @@ NONE = -1
 
 
 class Tasks(NamedTuple):
-    """The task table [row]; times in ps. See `sim.eventlog.TaskTable`."""
+    """The task table [row]; times in ps. See `sim.log.tables.TaskTable`."""
 
     engine: Ints  # int16, -1 for a transfer that a DMA issued
     ready: Ints  # int64, like all that follow
@@ -36,7 +36,7 @@ class Tasks(NamedTuple):
 
 
 class Services(NamedTuple):
-    """The table of service intervals, in order of end; times in ps. See `sim.eventlog.GrantTable`."""
+    """The table of service intervals, in order of end; times in ps. See `sim.log.tables.GrantTable`."""
 
     task: Ints  # int64: row of the task table
     channel: Ints  # int16
@@ -46,7 +46,7 @@ class Services(NamedTuple):
 
 
 class Steps(NamedTuple):
-    """The step table [step], int64; times in ps. See `sim.eventlog.StepTable`."""
+    """The step table [step], int64; times in ps. See `sim.log.tables.StepTable`."""
 
     sequence: Ints
     graph: Ints

@@ -9,7 +9,7 @@ from typing import Literal
 import numpy as np
 import numpy.typing as npt
 
-from sim.eventlog import EventLog
+from sim.log.tables import EventLog
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

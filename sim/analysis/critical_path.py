@@ -18,8 +18,8 @@ from sim.analysis.context import Rules
 from sim.analysis.links import Cause, Place
 from sim.analysis.walk import links_of
 from sim.analysis.wide import sum_by
-from sim.errors import SimulationError
-from sim.eventlog import EventLog
+from sim.base.errors import SimulationError
+from sim.log.tables import EventLog
 
 Times = npt.NDArray[np.int64]
 

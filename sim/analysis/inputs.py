@@ -13,7 +13,7 @@ import numpy.typing as npt
 from sim.analysis.columns import NONE, Forms, FormTable, Ints, Steps, forms_of, in_order, is_large, steps_of, tasks_of, viewed
 from sim.analysis.context import Rules
 from sim.base.kernel import kernel, launch
-from sim.eventlog import EventLog
+from sim.log.tables import EventLog
 
 Rows = npt.NDArray[np.int64]
 

@@ -9,7 +9,7 @@ from sim.analysis.columns import Forms, Ints, Tasks
 from sim.analysis.context import Rules
 from sim.base.integers import ceil_div, mul_div_up
 from sim.base.kernel import kernel
-from sim.eventlog import EventLog
+from sim.log.tables import EventLog
 
 
 @kernel

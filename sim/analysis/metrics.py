@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from sim.analysis.context import ANY_RULES
 from sim.analysis.moved import moved_by_kind
 from sim.analysis.tally import COMPUTED, MOVED, Tally
-from sim.eventlog import EventLog
+from sim.log.tables import EventLog
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

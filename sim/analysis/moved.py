@@ -7,11 +7,11 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from sim.batch import BatchGraph
-from sim.eventlog import EventLog
-from sim.experts import Tokens, distinct
-from sim.graph import MONOMIALS, QUANTITIES, IntArray, OpGraph, StepLanes
-from sim.tasks import CLASS_BIT, WRITE_BITS, TaskGraph
+from models.experts import Tokens, distinct
+from models.graph import MONOMIALS, QUANTITIES, IntArray, OpGraph, StepLanes
+from sim.log.tables import EventLog
+from sim.mapping.steps import BatchGraph
+from sim.mapping.tasks import CLASS_BIT, WRITE_BITS, TaskGraph
 
 _LANES = 512  # steps at once, so that sums of powers stay far from int64
 WEIGHT = QUANTITIES.index("weight")

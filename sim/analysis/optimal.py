@@ -19,8 +19,8 @@ import numpy as np
 from ortools.sat.python import cp_model
 
 from sim.analysis.context import Rules
-from sim.eventlog import EventLog
-from sim.units import ceil_div, format_time
+from sim.base.units import ceil_div, format_time
+from sim.log.tables import EventLog
 
 LARGEST = 5_000  # tasks: beyond that the solver would not get anywhere
 

@@ -27,13 +27,16 @@ import numpy as np
 import numpy.typing as npt
 
 from sim.analysis.breakdown import COMPUTE, TRANSFER
-from sim.errors import SimulationError
-from sim.eventlog import EventLog
-from sim.units import PS_PER_S
+from sim.base.errors import SimulationError
+from sim.base.units import PS_PER_S
+from sim.log.tables import EventLog
 
 Times = npt.NDArray[np.int64]
 
 PERCENTILES = (50, 90, 99)
+
+#: Names of what is measured of a request, and their titles.
+TITLES = {"ttft": "TTFT", "tpot": "TPOT", "itl": "ITL", "e2e": "end to end", "queued": "queued"}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -16,8 +16,8 @@ from sim.analysis.channels import deliver_over_time
 from sim.analysis.columns import is_large, services_of, viewed
 from sim.analysis.tally import BINS, Tally
 from sim.base.kernel import launch
-from sim.eventlog import EventLog
-from sim.units import ceil_div
+from sim.base.units import ceil_div
+from sim.log.tables import EventLog
 
 Times = npt.NDArray[np.int64]
 

@@ -45,11 +45,11 @@ from sim.analysis.parts import (
     service,
 )
 from sim.analysis.wide import LOW, carry, whole
+from sim.base.errors import SimulationError
 from sim.base.integers import LARGEST
 from sim.base.kernel import kernel, launch
-from sim.errors import SimulationError
-from sim.eventlog import EventLog
-from sim.units import ceil_div
+from sim.base.units import ceil_div
+from sim.log.tables import EventLog
 
 Times = npt.NDArray[np.int64]
 

@@ -32,7 +32,7 @@ from sim.analysis.longest import arrivals_of
 from sim.analysis.sorting import bisect_left
 from sim.analysis.tally import last_of_step
 from sim.base.kernel import kernel, launch
-from sim.eventlog import EventLog
+from sim.log.tables import EventLog
 
 #: Columns of a link. work: on the channel, its time at full speed.
 LINK_ROW, LINK_BEGIN, LINK_END, LINK_PLACE, LINK_CAUSE, LINK_WORK = range(6)

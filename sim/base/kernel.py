@@ -267,7 +267,8 @@ def _fingerprint() -> str:
 
     versions = (platform.python_version(), np.__version__, numba.__version__, llvmlite.__version__, platform.machine())
     digest.update(repr(versions).encode())
-    for path in sorted(Path(__file__).parent.parent.rglob("*.py")):
+    root = Path(__file__).parents[2]  # both packages lie in it, in a checkout and when installed
+    for path in sorted(path for package in ("models", "sim") for path in (root / package).rglob("*.py")):
         source = path.read_bytes()
         if b"@kernel" in source:
             digest.update(source)

@@ -17,7 +17,7 @@ from typing import Any
 import click
 
 from sim import __version__
-from sim.errors import InputError, SimError
+from sim.base.errors import InputError, SimError
 
 #: name -> (module, one line for `sim --help`)
 COMMANDS = {

@@ -9,9 +9,9 @@ from rich.table import Table
 
 import models.library
 from models.config import MLA_FORMS
+from models.graph import QUANTITIES
+from sim.base.errors import InputError
 from sim.cli.console import output
-from sim.errors import InputError
-from sim.graph import QUANTITIES
 
 
 @click.command("capture")

@@ -6,9 +6,9 @@ import click
 
 from sim.cli.options import scenario_arguments
 from sim.executors.size import tasks_in_all
-from sim.report import account
-from sim.runner import doubts, op_graphs, prepare, read
-from sim.shipped import find_scenario
+from sim.render import account
+from sim.runs.run import doubts, op_graphs, prepare, read
+from sim.scenario.shipped import find_scenario
 
 
 @click.command("check")

@@ -9,9 +9,9 @@ import click
 from sim.cli.console import output
 from sim.cli.options import complete_scenario
 from sim.cli.progress import simulating
-from sim.report import compare
-from sim.runner import read, run
-from sim.shipped import find_scenario
+from sim.render import compare
+from sim.runs.run import read, run
+from sim.scenario.shipped import find_scenario
 
 
 @click.command("compare")

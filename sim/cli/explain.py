@@ -10,17 +10,17 @@ import click
 
 from sim.analysis.blame import blame
 from sim.analysis.critical_path import critical_path
+from sim.base.errors import InputError
 from sim.cli.console import output, status
 from sim.cli.options import complete_scenario
 from sim.cli.progress import simulating
-from sim.errors import InputError
-from sim.report import account, explain
-from sim.report.summary import summary
-from sim.result import Result
-from sim.runner import read, run
-from sim.shipped import find_scenario
-from sim.what_if import to_json as what_if_data
-from sim.what_if import what_if
+from sim.render import account, explain
+from sim.render.summary import summary
+from sim.runs.result import Result
+from sim.runs.run import read, run
+from sim.runs.what_if import to_json as what_if_data
+from sim.runs.what_if import what_if
+from sim.scenario.shipped import find_scenario
 
 if TYPE_CHECKING:
     from sim.analysis.optimal import Optimum

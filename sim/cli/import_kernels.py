@@ -9,8 +9,8 @@ import numpy as np
 from rich.table import Table
 
 from sim.cli.console import output
-from sim.profile import fit, predict, read_tables, write_profile, write_samples
-from sim.profile.fit import residual
+from sim.cost.profile import fit, predict, read_tables, write_profile, write_samples
+from sim.cost.profile.fit import residual
 
 
 @click.command("import-kernels")

@@ -7,15 +7,15 @@ from collections.abc import Callable
 import click
 
 import models.library
+from models.graph import QUANTITIES
+from sim.base.errors import unknown
+from sim.base.units import format_bytes
 from sim.cost import COST_MODELS
-from sim.errors import unknown
-from sim.graph import QUANTITIES
-from sim.hardware.arbiters import ARBITERS
-from sim.presets import PRESETS, Figure, find
-from sim.runner import read
-from sim.scheduling import SCHEDULERS
-from sim.shipped import scenarios
-from sim.units import format_bytes
+from sim.machine.arbiters import ARBITERS
+from sim.machine.presets import PRESETS, Figure, find
+from sim.machine.schedulers import SCHEDULERS
+from sim.runs.run import read
+from sim.scenario.shipped import scenarios
 
 
 def _documented(names: list[str], get: Callable[[str], object]) -> list[tuple[str, str]]:

@@ -9,8 +9,8 @@ from typing import Any
 import click
 import click.shell_completion
 
-from sim.errors import InputError
-from sim.shipped import scenarios
+from sim.base.errors import InputError
+from sim.scenario.shipped import scenarios
 
 Command = Callable[..., Any]
 
@@ -31,8 +31,8 @@ def complete_scenario(_ctx: click.Context, _param: click.Parameter, incomplete: 
 
 
 def device_module(name: str) -> Any:
-    """A module of `models.device`. Only here is torch imported: what is wrong with other options is said at once."""
+    """A module of `sim.measure`. Only here is torch imported: what is wrong with other options is said at once."""
     try:
-        return import_module(f"models.device.{name}")
+        return import_module(f"sim.measure.{name}")
     except ImportError as error:
         raise InputError(f"a device runs models by torch and transformers (pip install torch transformers): {error}") from error

@@ -9,10 +9,10 @@ import click
 from rich.table import Table
 
 from models.config import DTYPES, resolve
+from sim.base.errors import InputError
 from sim.cli.console import output
 from sim.cli.options import device_module
-from sim.errors import InputError
-from sim.profile import DeviceProfile
+from sim.cost.profile import DeviceProfile
 
 
 @click.command("profile")

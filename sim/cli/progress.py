@@ -9,9 +9,9 @@ from time import perf_counter
 from rich.status import Status
 from rich.text import Text
 
+from sim.base.units import format_time
 from sim.cli.console import status
 from sim.executors.size import Told
-from sim.units import format_time
 
 EVERY = 0.2  # seconds between two changes of the line
 

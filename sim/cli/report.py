@@ -6,15 +6,15 @@ from pathlib import Path
 
 import click
 
+from sim.base.errors import InputError
+from sim.base.files import whole_file
 from sim.cli.console import status
 from sim.cli.options import complete_scenario
 from sim.cli.progress import simulating
-from sim.errors import InputError
-from sim.files import whole_file
-from sim.report.page import render
-from sim.runner import read, run
-from sim.shipped import find_scenario
-from sim.what_if import to_json, what_if
+from sim.render.page import render
+from sim.runs.run import read, run
+from sim.runs.what_if import to_json, what_if
+from sim.scenario.shipped import find_scenario
 
 
 @click.command("report")

@@ -12,23 +12,24 @@ import click
 import numpy as np
 from rich.console import Console
 
-import sim.trace
-from sim import __version__, storage
+import sim.render.trace
+from sim import __version__
 from sim.analysis.critical_path import critical_path
+from sim.base.errors import InputError
+from sim.base.units import format_bytes, format_time
 from sim.cli.console import output, status
 from sim.cli.options import scenario_arguments
 from sim.cli.progress import simulating
-from sim.errors import InputError
 from sim.executors import Executor
-from sim.repeats import estimates, numbers, repeat, to_json
-from sim.report import terminal
-from sim.report.repeats import render as render_repeats
-from sim.report.summary import summary
-from sim.result import Result
-from sim.runner import read, run
+from sim.render import terminal
+from sim.render.repeats import render as render_repeats
+from sim.render.summary import summary
+from sim.runs import saved as storage
+from sim.runs.repeats import estimates, numbers, repeat, to_json
+from sim.runs.result import Result
+from sim.runs.run import read, run
 from sim.scenario import Scenario
-from sim.shipped import find_scenario
-from sim.units import format_bytes, format_time
+from sim.scenario.shipped import find_scenario
 
 LARGE = 10**8  # bytes of a trace that is better compressed
 
@@ -156,7 +157,7 @@ def write_trace(result: Result, path: Path) -> None:
     log = result.window if result.window is not None else result.rows("a trace")
     path.parent.mkdir(parents=True, exist_ok=True)
     window = scenario.trace.window
-    sim.trace.write(
+    sim.render.trace.write(
         log,
         path,
         metadata={"scenario": scenario.name, "seed": str(scenario.seed), "version": __version__},

@@ -15,14 +15,14 @@ import numpy as np
 
 from models.config import DTYPES, resolve
 from sim import __version__
+from sim.base.errors import InputError
 from sim.cli.console import output
 from sim.cli.options import device_module
-from sim.errors import InputError
-from sim.profile import DeviceProfile, read_profile
-from sim.report import validation as report
-from sim.trace import format_of
-from sim.trace.double import Pair, Run, write_double
-from sim.validation import Comparison, Prediction, lower_bound, predict, within
+from sim.cost.profile import DeviceProfile, read_profile
+from sim.render import validation as report
+from sim.render.trace import format_of
+from sim.render.trace.double import Pair, Run, write_double
+from sim.runs.validation import Comparison, Prediction, lower_bound, predict, within
 
 #: Per cent, where none is given.
 BAND = 10.0

@@ -8,9 +8,9 @@ from threading import Event
 
 import click
 
-from sim.errors import InputError
-from sim.trace import FORMATS
-from sim.view import ONLINE, ONLINE_PORT, local_ui, served
+from sim.base.errors import InputError
+from sim.render.trace import FORMATS
+from sim.render.view import ONLINE, ONLINE_PORT, local_ui, served
 
 
 @click.command("view")

@@ -10,13 +10,13 @@ To add one: write such a class in a file of its own and register it as an entry 
 
 from __future__ import annotations
 
+from models.graph import StepLanes
+from sim.base.registry import Registry
 from sim.cost.fixed import Fixed
 from sim.cost.given import Given
 from sim.cost.model import CostModel, Doubt, Machine
 from sim.cost.profiled import Profiled
 from sim.cost.roofline import Roofline
-from sim.graph import StepLanes
-from sim.registry import Registry
 
 COST_MODELS: Registry[type[CostModel]] = Registry("cost model", {"roofline": Roofline, "fixed": Fixed, "profiled": Profiled})
 

@@ -10,11 +10,11 @@ from collections.abc import Mapping
 
 import numpy as np
 
+from models.graph import QUANTITIES, IntArray, StepLanes
+from sim.base.errors import InputError, nearest
 from sim.cost.model import Machine
 from sim.cost.tables import TABLES, Table
-from sim.errors import InputError, nearest
-from sim.graph import QUANTITIES, IntArray, StepLanes
-from sim.tasks import TaskGraph
+from sim.mapping.tasks import TaskGraph
 
 FLOPS, VECTOR_OPS = QUANTITIES.index("flops"), QUANTITIES.index("vector_ops")
 

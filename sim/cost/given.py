@@ -6,9 +6,9 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from models.graph import IntArray, StepLanes
 from sim.cost.model import CostModel
-from sim.graph import IntArray, StepLanes
-from sim.tasks import CLASS_BIT, TaskGraph
+from sim.mapping.tasks import CLASS_BIT, TaskGraph
 
 _OPERANDS = CLASS_BIT["weight"] | CLASS_BIT["kv_read"] | CLASS_BIT["kv_write"]
 

@@ -13,10 +13,10 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from sim.batch import LOGITS, MEMBERS, TOKENS, BatchGraph, Template
-from sim.formats import ELEMENT
-from sim.graph import QUANTITIES, IntArray, Op, OpGraph, StepLanes
-from sim.profile import ATTENTION, DIMENSIONS, ELEMENTWISE, MULTI_HEAD, PRODUCT, UNITS, Shapes
+from models.formats import ELEMENT
+from models.graph import QUANTITIES, IntArray, Op, OpGraph, StepLanes
+from sim.cost.profile import ATTENTION, DIMENSIONS, ELEMENTWISE, MULTI_HEAD, PRODUCT, UNITS, Shapes
+from sim.mapping.steps import LOGITS, MEMBERS, TOKENS, BatchGraph, Template
 
 FLOPS, VECTOR_OPS, WEIGHT, KV_READ, KV_WRITE, ACT_READ, ACT_WRITE = range(len(QUANTITIES))
 
@@ -47,7 +47,7 @@ class Kernel:
         return PRODUCT if PRODUCT in self.kinds else self.kinds[0]
 
     def sample(self, lane: int = 0) -> dict[str, Any]:
-        """Its columns of `sim.profile.samples` at one of its contexts, to which a measurement adds a duration."""
+        """Its columns of `sim.cost.profile.samples` at one of its contexts, to which a measurement adds a duration."""
         shapes = {name: int(getattr(self.shapes, name)[lane]) for name in (*DIMENSIONS[:-1], *UNITS[:2], "rows")}
         return {
             **shapes, "kind": self.kind, "dtype": self.dtype, "bytes_read": int(self.read[lane]),

@@ -9,10 +9,10 @@ from typing import Any, Protocol
 
 import numpy as np
 
+from models.graph import IntArray, StepLanes
 from sim.base.integers import mul_div_up
 from sim.base.kernel import kernel, launch, loaded
-from sim.graph import IntArray, StepLanes
-from sim.tasks import TaskGraph
+from sim.mapping.tasks import TaskGraph
 
 _SAFE = 2**62
 

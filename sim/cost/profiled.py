@@ -19,14 +19,14 @@ from weakref import WeakKeyDictionary
 import numpy as np
 import numpy.typing as npt
 
-from sim.batch import BatchGraph, Template
+from models.graph import QUANTITIES, IntArray, Op, OpGraph, StepLanes
+from sim.base.errors import InputError, nearest
 from sim.cost.kernels import ONLY_MOVES, Call, Kernel, Sizes, calls_of, kernels_of, together
 from sim.cost.model import Doubt, Machine, time_at_rate
+from sim.cost.profile import ATTENTION, DeviceProfile, outside, read_profile, time
 from sim.cost.roofline import Roofline
-from sim.errors import InputError, nearest
-from sim.graph import QUANTITIES, IntArray, Op, OpGraph, StepLanes
-from sim.profile import ATTENTION, DeviceProfile, outside, read_profile, time
-from sim.tasks import CLASS_BIT, TaskGraph
+from sim.mapping.steps import BatchGraph, Template
+from sim.mapping.tasks import CLASS_BIT, TaskGraph
 
 #: What an op reads from memory, or appends to it; activations may stay on chip.
 MEMORY = CLASS_BIT["weight"] | CLASS_BIT["kv_read"] | CLASS_BIT["kv_write"]

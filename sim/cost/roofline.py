@@ -8,10 +8,10 @@ A lower bound, never a prediction: real kernels reach part of the peak.
 
 from __future__ import annotations
 
+from models.graph import IntArray, StepLanes
 from sim.cost.model import Machine
 from sim.cost.rows import COMPUTE, WORK, RateTable
-from sim.graph import IntArray, StepLanes
-from sim.tasks import TaskGraph
+from sim.mapping.tasks import TaskGraph
 
 
 class Roofline:

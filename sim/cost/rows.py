@@ -14,14 +14,14 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
+from models.experts import M_CONTEXT, M_QUERY, distinct_of
+from models.graph import QUANTITIES, IntArray, Members, StepLanes
+from sim.base.errors import InputError
 from sim.base.integers import mul_div_up
 from sim.base.kernel import kernel, launch, loaded
+from sim.base.units import PS_PER_S
 from sim.cost.model import Machine
-from sim.errors import InputError
-from sim.experts import M_CONTEXT, M_QUERY, distinct_of
-from sim.graph import QUANTITIES, IntArray, Members, StepLanes
-from sim.tasks import BYTE_CLASSES, CLASS_BIT, TaskGraph
-from sim.units import PS_PER_S
+from sim.mapping.tasks import BYTE_CLASSES, CLASS_BIT, TaskGraph
 
 FLOPS, VECTOR_OPS, WEIGHT = (QUANTITIES.index(name) for name in ("flops", "vector_ops", "weight"))
 
@@ -99,7 +99,7 @@ def term_value(table: Any, breaks: Any, term: Any, i: int, sizes: Any, members: 
 
 @kernel
 def polynomial(table: Any, breaks: Any, which: int, b: int, q: int, n: int) -> int:
-    """A piecewise polynomial of `OpGraph.table` at batch b, query q and context n; monomials are those of `sim.graph`."""
+    """A piecewise polynomial of `OpGraph.table` at batch b, query q and context n; monomials are those of `models.graph`."""
     p = 0
     while p < breaks.shape[0] and breaks[p] <= n:
         p += 1

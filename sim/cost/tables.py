@@ -8,8 +8,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from sim.registry import Registry
-from sim.units import PS_PER_US
+from sim.base.registry import Registry
+from sim.base.units import PS_PER_US
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

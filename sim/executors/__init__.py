@@ -14,11 +14,11 @@ from dataclasses import dataclass, replace
 from typing import Literal, TypeVar, get_args
 
 from sim.base.cores import cores
+from sim.base.errors import InputError, unknown
 from sim.base.kernel import MANY_TASKS, unavailable
-from sim.errors import InputError, unknown
-from sim.eventlog import EventLog, GrantTable, TaskTable
 from sim.executors.setup import Progress, Setup
 from sim.executors.size import tasks_in_all
+from sim.log.tables import EventLog, GrantTable, TaskTable
 
 Executor = Literal["auto", "simpy", "compiled"]
 T = TypeVar("T")

@@ -8,18 +8,18 @@ from typing import Literal
 
 import numpy as np
 
-from sim.batch import Shape
+from models.graph import QUANTITIES, IntArray, Members, StepLanes
+from sim.base.errors import InputError
+from sim.base.units import format_bytes
 from sim.cost import CostModel
-from sim.errors import InputError
-from sim.graph import QUANTITIES, IntArray, Members, StepLanes
-from sim.hardware.arbiters import Arbiter
-from sim.hardware.routes import Route
-from sim.lowering import MOST_TILES
-from sim.requests import Request
-from sim.scheduling import Scheduler
-from sim.serving import ONE_MORE, Batch, Batching
-from sim.tasks import TaskGraph
-from sim.units import format_bytes
+from sim.machine.arbiters import Arbiter
+from sim.machine.routes import Route
+from sim.machine.schedulers import Scheduler
+from sim.mapping.lowering import MOST_TILES
+from sim.mapping.steps import Shape
+from sim.mapping.tasks import TaskGraph
+from sim.serving.batcher import ONE_MORE, Batch, Batching
+from sim.workload.requests import Request
 
 #: Called with the output tokens that have come since the last call, and the picosecond at which the last of them came.
 Progress = Callable[[int, int], None]

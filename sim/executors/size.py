@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from sim.batch import Shape
+from sim.base.units import ceil_div
 from sim.executors.setup import Progress, Setup
-from sim.requests import Request
-from sim.units import ceil_div
+from sim.mapping.steps import Shape
+from sim.workload.requests import Request
 
 #: Told of output tokens so far, of those in all, and of the picosecond at which the last of them came.
 Told = Callable[[int, int, int], None]

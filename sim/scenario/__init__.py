@@ -14,12 +14,11 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from sim.documents import Document, from_plain, read
-from sim.documents import parse as parse_document
-from sim.scenario.arriving import Arrivals, Columns, Concurrency, Generate, Lengths, RequestTrace
-from sim.scenario.base import Choice
+from sim.base.documents import Document, from_plain, read
+from sim.base.documents import parse as parse_document
+from sim.base.section import Choice
+from sim.mapping.settings import Formats, Fuse, ModelMapping
 from sim.scenario.graph_op import GraphOp
-from sim.scenario.mapping import Formats, Fuse, ModelMapping
 from sim.scenario.problems import raise_first, translate, unknown_names
 from sim.scenario.sections import (
     NAME,
@@ -38,6 +37,7 @@ from sim.scenario.sections import (
     Workload,
     folder_of,
 )
+from sim.workload.settings import Arrivals, Columns, Concurrency, Generate, Lengths, RequestTrace
 
 __all__ = [
     "Arbiter",

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from pydantic import Field, model_validator
 
-from sim.quantities import Duration, Size
-from sim.scenario.base import LINE, Section, Whole
+from sim.base.quantities import Duration, Size
+from sim.base.section import LINE, Section, Whole
 
 MAX_OPS = 100_000
 

@@ -13,10 +13,10 @@ from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 from pydantic_core import ErrorDetails
 
-from sim.documents import Document, KeyPath, Place, dotted
-from sim.errors import nearest
-from sim.quantities import show
-from sim.scenario.base import LINE, LINES, ONE, TABLE, Choice, Short
+from sim.base.documents import Document, KeyPath, Place, dotted
+from sim.base.errors import nearest
+from sim.base.quantities import show
+from sim.base.section import LINE, LINES, ONE, TABLE, Choice, Short
 from sim.scenario.sections import COUNT, DTYPE, NAME, Scenario
 
 #: Names that are open to third parties: what they name, and the path of the choice.

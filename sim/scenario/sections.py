@@ -23,17 +23,17 @@ from pydantic import (
     model_validator,
 )
 
-from sim.documents import Document, key_path
-from sim.errors import InputError
-from sim.presets import complete, find, over
-from sim.profile import hardware, read_profile
-from sim.quantities import Bandwidth, Duration, FlopRate, Size
-from sim.requests import MAX_CONTEXT, MAX_REQUESTS, MAX_TOKENS
-from sim.scenario.arriving import Concurrency, Generate, RequestTrace
-from sim.scenario.base import CONTROL, LINES, ONE, TABLE, Choice, Section, Whole, default, form, integral, real
-from sim.scenario.batching import Batching, Prefill, Routing, Speculative
+from sim.base.documents import Document, key_path
+from sim.base.errors import InputError
+from sim.base.quantities import Bandwidth, Duration, FlopRate, Size
+from sim.base.section import CONTROL, LINES, ONE, TABLE, Choice, Section, Whole, default, form, integral, real
+from sim.cost.profile import hardware, read_profile
+from sim.machine.presets import complete, find, over
+from sim.mapping.settings import ModelMapping
 from sim.scenario.graph_op import MAX_OPS, GraphOp
-from sim.scenario.mapping import ModelMapping
+from sim.serving.settings import Batching, Prefill, Routing, Speculative
+from sim.workload.requests import MAX_CONTEXT, MAX_REQUESTS, MAX_TOKENS
+from sim.workload.settings import Concurrency, Generate, RequestTrace
 
 #: Names become parts of file names: no control character, no slash, no leading dot or space, at most 100 characters.
 NAME = rf"^[^\s./\\{CONTROL}][^/\\{CONTROL}]{{0,99}}$"

@@ -10,10 +10,10 @@ from collections.abc import Iterator
 from decimal import Decimal
 from itertools import accumulate, repeat
 
-from sim.distributions import Stream, exact, lognormal_parameters, rounded
-from sim.requests import MAX_CONTEXT, MAX_TOKENS, Request
-from sim.scenario import Arrivals, Generate, Lengths
-from sim.units import PS_PER_S
+from sim.base.distributions import Stream, exact, lognormal_parameters, rounded
+from sim.base.units import PS_PER_S
+from sim.workload.requests import MAX_CONTEXT, MAX_TOKENS, Request
+from sim.workload.settings import Arrivals, Generate, Lengths
 
 MICRO = 10**6  # rates count requests per 10^6 s
 

@@ -21,10 +21,10 @@ from fractions import Fraction
 from pathlib import Path
 from typing import Any, Literal, TextIO
 
-from sim.errors import InputError, nearest
-from sim.quantities import DURATION, MAXIMUM, QuantityError, number, show
-from sim.requests import MAX_CONTEXT, MAX_REQUESTS, MAX_TOKENS, Request
-from sim.units import PS_PER_S, format_time
+from sim.base.errors import InputError, nearest
+from sim.base.quantities import DURATION, MAXIMUM, QuantityError, number, show
+from sim.base.units import PS_PER_S, format_time
+from sim.workload.requests import MAX_CONTEXT, MAX_REQUESTS, MAX_TOKENS, Request
 
 LONGEST = 2**20  # characters of a line
 

@@ -5,17 +5,17 @@ from __future__ import annotations
 from collections.abc import Sequence
 from fractions import Fraction
 
+from models.graph import QUANTITIES, IntArray, OpGraph
 from sim.analysis.context import Rules
 from sim.cost import StepLanes
-from sim.eventlog import EventLog
 from sim.executors.reference import simulate
 from sim.executors.setup import Setup
-from sim.graph import QUANTITIES, IntArray, OpGraph
-from sim.hardware.arbiters import ARBITERS
-from sim.lowering import Mapping, lower
-from sim.requests import Request
-from sim.scheduling import SCHEDULERS
-from sim.tasks import TaskGraph
+from sim.log.tables import EventLog
+from sim.machine.arbiters import ARBITERS
+from sim.machine.schedulers import SCHEDULERS
+from sim.mapping.lowering import Mapping, lower
+from sim.mapping.tasks import TaskGraph
+from sim.workload.requests import Request
 
 
 class UnitCosts:

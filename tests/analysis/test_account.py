@@ -11,7 +11,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-import sim.runner
+import sim.runs.run
+from models.graph import OpGraph
 from sim.analysis import columns
 from sim.analysis.account import Account, Findings, account
 from sim.analysis.blame import blame
@@ -24,12 +25,11 @@ from sim.analysis.moved import _op_totals, moved_by_kind
 from sim.analysis.sorting import sort_pairs
 from sim.analysis.tally import BINS
 from sim.analysis.wide import HIGH, LOW, carry, narrow, sum_by, whole
+from sim.base.errors import SimulationError
 from sim.base.integers import LARGEST
 from sim.base.kernel import launch
-from sim.errors import SimulationError
-from sim.eventlog import EventLog
-from sim.graph import OpGraph
-from sim.shipped import find_scenario
+from sim.log.tables import EventLog
+from sim.scenario.shipped import find_scenario
 from tests.analysis.machine import run
 from tests.analysis.test_breakdown import chain, kv_block
 from tests.analysis.test_random import graphs, machines, plain
@@ -280,7 +280,7 @@ def sum_of_tasks(log: EventLog) -> dict[str, int]:
 @pytest.mark.parametrize("name", ["moe_batch_32", "kv_full_swap", "prefill_chunks_of_512"])
 def test_bytes_of_batches(name: str, changes: tuple[str, ...]) -> None:
     """The costs of all steps at once are the sum of the costs of each."""
-    log = sim.runner.run(sim.runner.read(find_scenario(name), list(changes))).log
+    log = sim.runs.run.run(sim.runs.run.read(find_scenario(name), list(changes))).log
     for number, graph in enumerate(log.graphs):
         lanes = log.lanes(np.flatnonzero(log.steps.graph == number))
         if len(lanes.context):

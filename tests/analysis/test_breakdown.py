@@ -10,7 +10,7 @@ import pytest
 from sim.analysis.breakdown import PARTS, breakdown
 from sim.analysis.columns import tasks_of
 from sim.analysis.engines import by_start, clock, room_for, sweep_engines
-from sim.errors import SimulationError
+from sim.base.errors import SimulationError
 from tests.analysis.machine import run
 from tests.graphs import GraphBuilder
 

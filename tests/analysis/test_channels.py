@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from sim.runner import run
+from sim.runs.run import run
 from sim.scenario import from_dict
 
 

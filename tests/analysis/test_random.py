@@ -10,6 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from models.graph import OpGraph
 from sim.analysis import columns
 from sim.analysis.account import account
 from sim.analysis.blame import blame
@@ -21,8 +22,7 @@ from sim.analysis.critical_path import critical_path
 from sim.analysis.inputs import Inputs
 from sim.analysis.links import Place
 from sim.cost.fixed import largest_remainder
-from sim.eventlog import EventLog
-from sim.graph import OpGraph
+from sim.log.tables import EventLog
 from tests.analysis.machine import run
 from tests.graphs import GraphBuilder
 

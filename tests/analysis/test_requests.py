@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 
 from sim.analysis.requests import Distribution, Requests, jain, nearest_rank, requests
 from sim.analysis.series import BINS, Levels, _integrals, batches, cached, series
-from sim.errors import SimulationError
-from sim.eventlog import EventLog, GrantTable, MemberTable, StepTable, TaskTable
+from sim.base.errors import SimulationError
+from sim.log.tables import EventLog, GrantTable, MemberTable, StepTable, TaskTable
 
 S = 10**12
 

@@ -9,9 +9,9 @@ from click.testing import CliRunner
 
 from sim.analysis.bounds import few_tiles
 from sim.cli import cli
-from sim.runner import read, run
-from sim.shipped import find_scenario
-from sim.what_if import bottleneck, what_if
+from sim.runs.run import read, run
+from sim.runs.what_if import bottleneck, what_if
+from sim.scenario.shipped import find_scenario
 
 
 def help_for(name: str, *overrides: str):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from benchmarks.fidelity.contention import arbiters, pairs, section, simulated
-from sim.profile import DeviceProfile, Provenance, Samples, fit
+from sim.cost.profile import DeviceProfile, Provenance, Samples, fit
 
 GB = 10**9
 CHUNK = 2**24

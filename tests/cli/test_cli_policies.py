@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from sim.errors import InputError
-from sim.runner import op_graphs, prepare, read
-from sim.shipped import scenarios
+from sim.base.errors import InputError
+from sim.runs.run import op_graphs, prepare, read
+from sim.scenario.shipped import scenarios
 
 
 def check(name: str, *changes: str) -> None:

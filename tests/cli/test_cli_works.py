@@ -16,7 +16,7 @@ import pytest
 import sim as library
 from sim.cli import COMMANDS
 from sim.cli import run as sim_run
-from sim.shipped import SCENARIOS, scenarios
+from sim.scenario.shipped import SCENARIOS, scenarios
 from tests.cli.conftest import SIM, Sim
 
 SCHEMA = Path(library.__file__).parent / "schema.json"

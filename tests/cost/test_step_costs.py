@@ -6,16 +6,16 @@ import numpy as np
 import pytest
 
 import sim.scenario
+from models.graph import IntArray, StepLanes
+from sim.base.errors import InputError
 from sim.cost import CostModel
-from sim.errors import InputError
 from sim.executors.compiled.costs import Constant, Costs, PerTask, costs_of
 from sim.executors.compiled.state import BYTES, COMPUTE, COST, WORK
 from sim.executors.setup import Setup, SramError, lanes_of, sram_use
-from sim.graph import IntArray, StepLanes
-from sim.runner import op_graphs, prepare, read
-from sim.serving import Batcher, loops
-from sim.shipped import scenarios
-from sim.tasks import TaskGraph
+from sim.mapping.tasks import TaskGraph
+from sim.runs.run import op_graphs, prepare, read
+from sim.scenario.shipped import scenarios
+from sim.serving.batcher import Batcher, loops
 
 KINDS = "norm q_proj k_proj v_proj o_proj rope attention residual act gate_proj up_proj down_proj kv_load kv_store weight_load"
 TABLE = "{" + ", ".join(f"{kind}: {5 + i} us" for i, kind in enumerate(KINDS.split())) + "}"

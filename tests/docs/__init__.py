@@ -11,17 +11,17 @@ from typing import Any
 
 import click
 
+from sim.base.registry import GIVEN, Registry
+from sim.base.section import LINE
+from sim.base.units import format_time
 from sim.cli import COMMANDS, cli
 from sim.cost import COST_MODELS
-from sim.hardware.arbiters import ARBITERS
-from sim.registry import GIVEN, Registry
-from sim.runner import read
+from sim.machine.arbiters import ARBITERS
+from sim.machine.schedulers import SCHEDULERS
+from sim.runs.run import read
 from sim.scenario import json_schema
-from sim.scenario.base import LINE
 from sim.scenario.sections import COUNT, DTYPE
-from sim.scheduling import SCHEDULERS
-from sim.shipped import scenarios
-from sim.units import format_time
+from sim.scenario.shipped import scenarios
 from tests.reports import FOLDER as REPORTS
 
 ROOT = Path(__file__).parents[2]

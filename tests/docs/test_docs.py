@@ -23,9 +23,9 @@ from pathlib import Path
 import pytest
 
 import sim
-from sim.eventlog import GrantTable, StepTable, TaskTable
-from sim.runner import read
-from sim.shipped import SCENARIOS, scenarios
+from sim.log.tables import GrantTable, StepTable, TaskTable
+from sim.runs.run import read
+from sim.scenario.shipped import SCENARIOS, scenarios
 from tests.docs import MADE, ROOT
 from tests.tools.command import call
 

@@ -4,7 +4,7 @@ from dataclasses import fields
 
 import numpy as np
 
-from sim.eventlog import EventLog
+from sim.log.tables import EventLog
 
 
 def assert_same(a: EventLog, b: EventLog) -> None:

@@ -6,8 +6,8 @@ from typing import Any
 
 from hypothesis import strategies as st
 
-from sim.shipped import scenarios as shipped
-from tests.hardware.test_invariants import arbiters
+from sim.scenario.shipped import scenarios as shipped
+from tests.machine.test_invariants import arbiters
 
 SCHEDULERS = ("serial", "earliest", "sticky", "critical_path", "oldest_token", "shortest")
 TRANSFERS = ("kv_load", "kv_store", "weight_load", "act_load")

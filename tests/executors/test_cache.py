@@ -40,7 +40,7 @@ with base.when_compiling(lambda: told.append("compiled")):
 LARGE = """
 import sim.scenario
 from sim.base import kernel as base
-from sim.runner import run
+from sim.runs.run import run
 told = []
 data = {
     "model": {"config": "llama-3.2-1b", "layers": 1, "scope": "block"},

@@ -15,19 +15,19 @@ from hypothesis import HealthCheck, given, reject, settings
 from hypothesis import strategies as st
 
 import sim.scenario
+from models.graph import StepLanes
+from sim.base.errors import InputError, SimulationError
 from sim.base.kernel import launch
-from sim.errors import InputError, SimulationError
-from sim.eventlog import EventLog, joined
 from sim.executors import compiled, reference, simulate
 from sim.executors.compiled import batches, driver, rules, spans
 from sim.executors.setup import Setup
 from sim.executors.size import tasks_in_all
-from sim.graph import StepLanes
-from sim.runner import op_graphs, prepare, read, run
-from sim.shipped import scenarios as shipped
+from sim.log.tables import EventLog, joined
+from sim.runs.run import op_graphs, prepare, read, run
+from sim.scenario.shipped import scenarios as shipped
 from tests.executors import assert_same
 from tests.executors.scenarios import served
-from tests.hardware.test_invariants import scenarios as written
+from tests.machine.test_invariants import scenarios as written
 
 LARGE = 20_000  # tasks; the reference takes too long for more
 PARTS = st.sampled_from((1, 7, 100, None))

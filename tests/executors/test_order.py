@@ -13,13 +13,13 @@ from hypothesis import given, reject, settings
 from hypothesis import strategies as st
 
 import sim.scenario
-from sim.errors import InputError
-from sim.eventlog import EventLog
+from sim.base.errors import InputError
 from sim.executors import reference
 from sim.executors.reference.instant import DISPATCH, PLAN, SRAM, STEPS, Environment, Phase, Turns
 from sim.executors.reference.sram import Sram
-from sim.runner import op_graphs, prepare
-from tests.hardware.test_invariants import scenarios
+from sim.log.tables import EventLog
+from sim.runs.run import op_graphs, prepare
+from tests.machine.test_invariants import scenarios
 
 
 def simulate(data: dict[str, Any]) -> EventLog:

@@ -15,13 +15,13 @@ from hypothesis import given, reject, settings
 from hypothesis import strategies as st
 
 import sim.scenario
+from sim.base.errors import InputError
 from sim.base.integers import ceil_div
 from sim.base.kernel import kernel
-from sim.errors import InputError
 from sim.executors import choose, compiled, reference, simulate
 from sim.executors.setup import Setup
-from sim.hardware.arbiters import Arbiter, Derated, KernelArbiter, Plan, Transfer
-from sim.hardware.arbiters.written import (
+from sim.machine.arbiters import Arbiter, Derated, KernelArbiter, Plan, Transfer
+from sim.machine.arbiters.written import (
     AGE,
     IN_SERVICE,
     KIND,
@@ -38,9 +38,9 @@ from sim.hardware.arbiters.written import (
     TRANSFER_WORDS,
     WORK,
 )  # fmt: skip
-from sim.runner import op_graphs, prepare
+from sim.runs.run import op_graphs, prepare
 from tests.executors import assert_same
-from tests.hardware.test_invariants import scenarios
+from tests.machine.test_invariants import scenarios
 
 
 @kernel
@@ -301,7 +301,7 @@ import sys, dataclasses
 from pathlib import Path
 from sim.base.kernel import cache_folder
 from sim.executors import compiled
-from sim.hardware.arbiters import Fifo
+from sim.machine.arbiters import Fifo
 from tests.executors.test_written import BATCH, RULES, Newest, setup_of
 def files():
     return {path.name: path.stat().st_mtime_ns for path in cache_folder().rglob("*.nb?")}

@@ -5,10 +5,10 @@ from __future__ import annotations
 import pytest
 
 import models.library
-from sim.errors import InputError
-from sim.fusion import KEY_BLOCK, Fusion, fuse
-from sim.graph import QUANTITIES, ModelGraph, OpGraph
-from sim.runner import op_graphs, run
+from models.fusion import KEY_BLOCK, Fusion, fuse
+from models.graph import QUANTITIES, ModelGraph, OpGraph
+from sim.base.errors import InputError
+from sim.runs.run import op_graphs, run
 from sim.scenario import from_dict
 from tests.graphs import GraphBuilder, llama_block
 

@@ -8,14 +8,14 @@ import numpy as np
 import pytest
 
 import models.library
-from sim.eventlog import EventLog
+from models.fusion import Fusion, fuse, with_kv_heads
+from models.graph import QUANTITIES, OpGraph
 from sim.executors.reference import simulate
-from sim.fusion import Fusion, fuse, with_kv_heads
-from sim.graph import QUANTITIES, OpGraph
-from sim.lowering import Mapping, lower
-from sim.runner import op_graphs, prepare
+from sim.log.tables import EventLog
+from sim.mapping.lowering import Mapping, lower
+from sim.mapping.tasks import TaskGraph
+from sim.runs.run import op_graphs, prepare
 from sim.scenario import from_dict
-from sim.tasks import TaskGraph
 from tests.analysis import machine
 from tests.graphs import GraphBuilder
 

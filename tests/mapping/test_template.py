@@ -15,20 +15,20 @@ from hypothesis import strategies as st
 
 import models.library
 import sim
-import sim.lowering
-from sim.batch import BatchGraph, Captures, Laid, Shape, StepGraphs, Variants, stitch, swapped
+import sim.mapping.lowering
+from models.fusion import Fusion, fuse, with_kv_heads
+from models.graph import IntArray, Members, OpGraph, StepLanes
+from sim.base.errors import InputError
 from sim.cost.kernels import ONLY_MOVES, Kernel, kernels_of, together
 from sim.cost.model import Machine
 from sim.cost.profiled import Profiled, calls
 from sim.cost.roofline import Roofline
-from sim.errors import InputError
-from sim.fusion import Fusion, fuse, with_kv_heads
-from sim.graph import IntArray, Members, OpGraph, StepLanes
-from sim.lowering import Mapping, lower
-from sim.routing import Uniform
+from sim.mapping.lowering import Mapping, lower
+from sim.mapping.steps import BatchGraph, Captures, Laid, Shape, StepGraphs, Variants, stitch, swapped
+from sim.mapping.tasks import TaskGraph
+from sim.mapping.template import first_of_each
 from sim.scenario import from_dict
-from sim.tasks import TaskGraph
-from sim.template import first_of_each
+from sim.workload.routing import Uniform
 
 MODELS = ("llama-3.2-1b", "mixtral-8x7b", "deepseek-v2-lite", "gemma-2-2b", "gpt-oss-20b")
 LAYERS = 2
@@ -271,7 +271,7 @@ def test_edges_through_joins_are_the_same_edges(shape: Shape, model: str, mappin
     """As if few edges were many already: from task to task they are what they were, in templates as op by op."""
     plain = graphs(model, mapping)(shape)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(sim.lowering, "MANY_EDGES", 4)
+        patch.setattr(sim.mapping.lowering, "MANY_EDGES", 4)
         made = StepGraphs(laid(model, mapping), MAPPINGS[mapping][0])
         joined = made(shape)
         ops = laid(model, mapping)[False, False] if shape.plain else stitch(Captures(made.variants), shape).ops

@@ -9,10 +9,10 @@ import numpy as np
 import pytest
 
 import sim
-from sim.errors import InputError
-from sim.graph import QUANTITIES
-from sim.lowering import Mapping, lower
-from sim.runner import op_graphs, prepare
+from models.graph import QUANTITIES
+from sim.base.errors import InputError
+from sim.mapping.lowering import Mapping, lower
+from sim.runs.run import op_graphs, prepare
 from sim.scenario import from_dict
 from tests.analysis import machine
 from tests.graphs import GraphBuilder, llama_block

@@ -7,7 +7,7 @@ from typing import Any
 
 from models.capture import capture
 from models.config import ModelConfig
-from sim.graph import ModelGraph
+from models.graph import ModelGraph
 
 _SMALL: dict[str, Any] = {
     "vocab_size": 97,

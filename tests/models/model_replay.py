@@ -17,9 +17,9 @@ from models import latent
 from models.cache import KV_STORE, append_cache
 from models.capture import build, hf_config, step
 from models.config import ModelConfig
+from models.graph import OpGraph
 from models.grouping import Group, group, single
 from models.recorder import KV_LOAD, Recorder, Recording, TensorRef, tensor_refs
-from sim.graph import OpGraph
 
 
 @dataclass

@@ -10,15 +10,15 @@ import numpy as np
 import pytest
 from click.testing import CliRunner
 
-from models.device import calibrate as calibration
-from models.device.partial import Partial
-from models.device.place import place
-from models.device.plan import CALIBRATION, FULL, QUICK, Plan, _llama
-from models.device.streams import LOADS, Streams, counts
+from sim.base.errors import InputError
 from sim.cli import cli
-from sim.errors import InputError
-from sim.profile import STREAMS, Samples, fit, read_profile, read_samples
-from sim.runner import run
+from sim.cost.profile import STREAMS, Samples, fit, read_profile, read_samples
+from sim.measure import calibrate as calibration
+from sim.measure.partial import Partial
+from sim.measure.place import place
+from sim.measure.plan import CALIBRATION, FULL, QUICK, Plan, _llama
+from sim.measure.streams import LOADS, Streams, counts
+from sim.runs.run import run
 from sim.scenario import parse
 
 TINY = Plan(
@@ -30,10 +30,10 @@ TINY = Plan(
 
 def little_memory(patch: pytest.MonkeyPatch) -> None:
     """Buffers of streams, and what is read before a step, of sizes for a test."""
-    patch.setattr("models.device.streams.LEAST_POOL", 2**20)
-    patch.setattr("models.device.streams.CHUNK", {"cpu": 2**18})
-    patch.setattr("models.device.streams.last_cache", lambda _: 0)
-    patch.setattr("models.device.real.EVICT", {"cpu": 2**20})
+    patch.setattr("sim.measure.streams.LEAST_POOL", 2**20)
+    patch.setattr("sim.measure.streams.CHUNK", {"cpu": 2**18})
+    patch.setattr("sim.measure.streams.last_cache", lambda _: 0)
+    patch.setattr("sim.measure.real.EVICT", {"cpu": 2**20})
 
 
 @pytest.fixture(autouse=True)

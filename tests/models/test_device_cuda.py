@@ -13,15 +13,15 @@ from click.testing import CliRunner
 from model_families import small
 
 from models.config import resolve
-from models.device.calibrate import calibrate
-from models.device.place import place
-from models.device.plan import GPU_QUICK
-from models.device.real import Decoding, RealModel
-from models.device.rounds import roofs
-from models.device.step import CudaGraph, measure
-from models.device.streams import Streams
 from sim.cli import cli
-from sim.measured import MeasuredStep
+from sim.measure.calibrate import calibrate
+from sim.measure.measured import MeasuredStep
+from sim.measure.place import place
+from sim.measure.plan import GPU_QUICK
+from sim.measure.real import Decoding, RealModel
+from sim.measure.rounds import roofs
+from sim.measure.step import CudaGraph, measure
+from sim.measure.streams import Streams
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
 

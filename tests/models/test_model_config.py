@@ -9,7 +9,7 @@ import pytest
 
 from models import config as model_config
 from models.config import dtype_of, names, notes, resolve
-from sim.errors import InputError
+from sim.base.errors import InputError
 
 LLAMA = {"model_type": "llama", "architectures": ["LlamaForCausalLM"], "hidden_size": 64}
 

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from models.costs import plan, powers, shape_text, solve, text
-from sim.graph import MONOMIALS
+from models.graph import MONOMIALS
 
 coefficient = st.integers(-(2**31), 2**31)
 VARIANTS = [(False, False), (False, True), (True, False), (True, True)]

@@ -13,11 +13,11 @@ from torch.utils.flop_counter import flop_registry
 
 from models.capture import hf_config
 from models.config import ModelConfig
-from models.device.align import Event, Span, device_spans, issued_spans, launches, match, replayed
-from models.device.place import place
-from models.device.real import SDPA, THREE_PASS, Decoding, RealModel
-from models.device.step import assemble, measure, samples, waiting
-from sim.errors import InputError, SimError
+from sim.base.errors import InputError, SimError
+from sim.measure.align import Event, Span, device_spans, issued_spans, launches, match, replayed
+from sim.measure.place import place
+from sim.measure.real import SDPA, THREE_PASS, Decoding, RealModel
+from sim.measure.step import assemble, measure, samples, waiting
 
 EAGER_ONLY = ["gemma2", "deepseek_v3", "gpt_oss"]
 FAMILIES = ["llama", "gpt2", "mixtral", "gemma2"]

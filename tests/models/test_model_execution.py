@@ -9,7 +9,7 @@ import torch
 from model_families import captured, small
 from model_replay import RealStep, real_step, replay
 
-from sim.graph import OpGraph
+from models.graph import OpGraph
 
 #: Grouped queries, windows, soft cap, sinks, experts, latent cache, fused projections, parallel blocks, partial rope.
 FAMILIES = ["llama", "gemma2", "mixtral"]

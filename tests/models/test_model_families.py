@@ -13,8 +13,8 @@ from model_families import FAMILIES, captured, small
 from models import latent
 from models.cache import windows
 from models.capture import VARIANTS, build, capture, hf_config, record
-from sim.errors import InputError
-from sim.graph import QUANTITIES, OpGraph
+from models.graph import QUANTITIES, OpGraph
+from sim.base.errors import InputError
 
 SOFTMAX = {"scores", "softmax_max", "softmax_exp", "softmax_norm", "weighted_values"}
 

@@ -11,10 +11,10 @@ from models import latent
 from models.cache import append_cache
 from models.capture import build, hf_config, step
 from models.config import MLA_FORMS
+from models.graph import QUANTITIES, OpGraph
 from models.library import keeps_latents, load
 from models.recorder import Recorder
-from sim.errors import InputError
-from sim.graph import QUANTITIES, OpGraph
+from sim.base.errors import InputError
 
 #: layers, hidden, heads, rank of the latents, and the head dims: without positions, rotary, values.
 V2_LITE = (27, 2048, 16, 512, 128, 64, 128)

@@ -11,9 +11,9 @@ import pytest
 
 from models import library
 from models.config import CAPTURE_VERSION, names, resolve
+from models.graph import ModelGraph
 from models.library import CACHE_VARIABLE, GRAPHS, encode, load, shipped_path
-from sim.errors import InputError
-from sim.graph import ModelGraph
+from sim.base.errors import InputError
 
 TINY = {
     "model_type": "llama", "vocab_size": 97, "hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2,
@@ -70,7 +70,7 @@ def test_a_shipped_graph_needs_no_torch_and_little_time():
 
 def test_an_error_about_the_config_needs_no_torch():
     code = (
-        "import sys; from models.library import load; from sim.errors import InputError\n"
+        "import sys; from models.library import load; from sim.base.errors import InputError\n"
         "try: load('lama-3.2-1b')\nexcept InputError: pass\n"
         "assert not {'torch', 'transformers'} & set(sys.modules)"
     )

@@ -5,9 +5,9 @@ from __future__ import annotations
 import pytest
 from click.testing import CliRunner
 
+from sim.base.errors import InputError
 from sim.cli import cli
-from sim.errors import InputError
-from sim.runner import run
+from sim.runs.run import run
 from sim.scenario import from_dict
 
 

@@ -11,8 +11,8 @@ import pytest
 
 from models.capture import capture
 from models.config import resolve
+from models.graph import QUANTITIES, OpGraph
 from models.library import encode, load, shipped_path
-from sim.graph import QUANTITIES, OpGraph
 
 HIDDEN, INTER, LAYERS, HEADS, KV, DIM, VOCAB, WIDTH = 2048, 8192, 16, 32, 8, 64, 128256, 2
 PARAMETERS = 1_235_814_400

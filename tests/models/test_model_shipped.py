@@ -13,8 +13,8 @@ import pytest
 
 from models.capture import capture
 from models.config import MLA_FORMS, names, notes, resolve
+from models.graph import QUANTITIES
 from models.library import encode, load, shipped_path
-from sim.graph import QUANTITIES
 
 ROOT = Path(__file__).parents[2]
 

@@ -13,16 +13,16 @@ import pytest
 from click.testing import CliRunner
 from model_families import small
 
-from models.device.place import place
-from models.device.real import Decoding, RealModel
-from models.device.rounds import collect, roofs
-from models.device.step import samples
+from sim.base.errors import InputError
 from sim.cli.validate import _pair, _warnings, command
-from sim.errors import InputError
-from sim.measured import MeasuredStep
-from sim.profile import DeviceProfile, Provenance, fit, write_profile
-from sim.trace.double import write_double
-from sim.validation import Comparison, lower_bound, predict
+from sim.cost.profile import DeviceProfile, Provenance, fit, write_profile
+from sim.measure.measured import MeasuredStep
+from sim.measure.place import place
+from sim.measure.real import Decoding, RealModel
+from sim.measure.rounds import collect, roofs
+from sim.measure.step import samples
+from sim.render.trace.double import write_double
+from sim.runs.validation import Comparison, lower_bound, predict
 from tests.tools.trace_processor import TraceProcessor
 
 WHERE = Provenance(device="this one", source="a test", date="2026-01-01")

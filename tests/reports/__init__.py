@@ -13,7 +13,7 @@ from typing import Any
 
 import sim
 from sim.cli.run import write_trace
-from sim.shipped import find_scenario
+from sim.scenario.shipped import find_scenario
 
 FOLDER = Path(__file__).parent
 SAMPLE = FOLDER.parents[1] / "traces" / "sample.pftrace.gz"

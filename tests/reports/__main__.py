@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from sim.shipped import scenarios
+from sim.scenario.shipped import scenarios
 from tests.reports import FOLDER, SAMPLE, run, stored, write_sample
 
 

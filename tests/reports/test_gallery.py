@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 
 import sim
-from sim.profile import read_samples
-from sim.runner import read
-from sim.shipped import find_scenario
+from sim.cost.profile import read_samples
+from sim.runs.run import read
+from sim.scenario.shipped import find_scenario
 from tests.reports import run
 
 PS = 10**12

@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 
 from sim.executors import simulate
-from sim.runner import op_graphs, prepare, read
-from sim.shipped import scenarios
+from sim.runs.run import op_graphs, prepare, read
+from sim.scenario.shipped import scenarios
 from tests.executors import assert_same
 from tests.reports import FOLDER, SAMPLE, run, stored, write_sample
 

@@ -11,8 +11,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sim.documents import MAX_BYTES, MAX_DEPTH, dotted, from_plain, key_path, parse, read
-from sim.errors import InputError
+from sim.base.documents import MAX_BYTES, MAX_DEPTH, dotted, from_plain, key_path, parse, read
+from sim.base.errors import InputError
 
 
 @pytest.mark.parametrize(

@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sim.errors import InputError
-from sim.quantities import BANDWIDTH, DURATION, FLOP_RATE, MAXIMUM, SIZE, Dimension
+from sim.base.errors import InputError
+from sim.base.quantities import BANDWIDTH, DURATION, FLOP_RATE, MAXIMUM, SIZE, Dimension
 
 DIMENSIONS = (DURATION, SIZE, BANDWIDTH, FLOP_RATE)
 

@@ -13,9 +13,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from sim.documents import parse as parse_document
-from sim.errors import InputError
-from sim.runner import requests
+from sim.base.documents import parse as parse_document
+from sim.base.errors import InputError
+from sim.runs.run import requests
 from sim.scenario import Known, Scenario, from_dict, json_schema, load, override, parse
 
 TEXT = """\

@@ -11,10 +11,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from sim.base.errors import InputError
 from sim.base.kernel import launch
-from sim.errors import InputError
-from sim.requests import Request
-from sim.serving import Batch, Batcher, Batching, Speculation, feasible, loops, right_before_wrong
+from sim.serving.batcher import Batch, Batcher, Batching, Speculation, feasible, loops, right_before_wrong
+from sim.workload.requests import Request
 
 
 def drive(batchers: list[Batcher], took: int = 10) -> list[tuple[int, Batch]]:

@@ -14,11 +14,11 @@ import numpy as np
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
+from models.graph import QUANTITIES
 from sim.executors import Executor
-from sim.graph import QUANTITIES
-from sim.runner import PLAIN, run
+from sim.mapping.tasks import TaskGraph
+from sim.runs.run import PLAIN, run
 from sim.scenario import from_dict
-from sim.tasks import TaskGraph
 
 PRODUCTS = 2048 * (2048 + 512 + 512 + 2048) + 3 * 2048 * 8192
 NORMS = 2 * 2048

@@ -7,9 +7,9 @@ import pytest
 
 import sim
 from sim.analysis.series import batches, cached
-from sim.runner import run
+from sim.render.trace.layout import Layout
+from sim.runs.run import run
 from sim.scenario import from_dict
-from sim.trace.layout import Layout
 
 S, MS = 10**12, 10**9
 

@@ -7,10 +7,10 @@ from typing import Any
 import numpy as np
 import pytest
 
-from sim.errors import InputError
+from sim.base.errors import InputError
 from sim.executors import Executor
-from sim.result import Result
-from sim.runner import run
+from sim.runs.result import Result
+from sim.runs.run import run
 from sim.scenario import from_dict
 from tests.executors import assert_same
 

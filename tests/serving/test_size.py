@@ -10,11 +10,11 @@ import pytest
 
 from sim.executors import Executor
 from sim.executors.size import tasks_in_all
-from sim.runner import op_graphs, prepare, read, run
+from sim.runs.run import op_graphs, prepare, read, run
+from sim.runs.saved import run_to_file
+from sim.runs.workload import requests
 from sim.scenario import from_dict
-from sim.shipped import scenarios
-from sim.storage import run_to_file
-from sim.workload import requests
+from sim.scenario.shipped import scenarios
 from tests.reports import FOLDER as REPORTS
 
 

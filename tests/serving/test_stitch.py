@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 
 import models.library
-from sim.batch import BatchGraph, Shape, StepGraphs
-from sim.graph import QUANTITIES, IntArray, Members, ModelGraph, StepLanes
-from sim.lowering import Mapping
+from models.graph import QUANTITIES, IntArray, Members, ModelGraph, StepLanes
+from sim.mapping.lowering import Mapping
+from sim.mapping.steps import BatchGraph, Shape, StepGraphs
 
 MODELS = ("llama-3.2-1b", "gemma-2-2b", "qwen3-0.6b", "phi-3-mini-4k", "gpt2", "opt-1.3b", "mixtral-8x7b")
 EXACT = [QUANTITIES.index(name) for name in ("flops", "weight", "kv_read", "kv_write")]

@@ -13,7 +13,7 @@ from sim.executors.reference.channel import Channel
 from sim.executors.reference.engines import EnginePool, engine
 from sim.executors.reference.instant import Environment
 from sim.executors.reference.step import Task
-from sim.hardware.arbiters import Arbiter, Transfer
+from sim.machine.arbiters import Arbiter, Transfer
 
 MEAN = 1_000_000  # ps: the mean service time in all random cases, so that rounding to 1 ps is far below the sampling error
 BATCHES = 20

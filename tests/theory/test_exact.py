@@ -8,7 +8,7 @@ from heapq import heappop, heappush
 import numpy as np
 import pytest
 
-from sim.hardware.arbiters import (
+from sim.machine.arbiters import (
     Derated,
     Efficiency,
     Fifo,

@@ -7,7 +7,7 @@ from math import factorial
 import numpy as np
 import pytest
 
-from sim.hardware.arbiters import Fifo, Priority, ProcessorSharing, RoundRobin
+from sim.machine.arbiters import Fifo, Priority, ProcessorSharing, RoundRobin
 from tests.theory.harness import MEAN, SECOND_MOMENT, Estimate, estimate, poisson, pool_waits, sizes, sojourns
 
 COUNT = 20_000

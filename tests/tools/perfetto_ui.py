@@ -26,7 +26,7 @@ from types import TracebackType
 from typing import Any
 from urllib.parse import quote
 
-from sim.trace import EXPANDED
+from sim.render.trace import EXPANDED
 from tests.tools.web_dist import program, root
 
 

@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from sim.trace import write
+from sim.render.trace import write
+from tests.render.trace.logs import decoder, run
 from tests.tools.perfetto_ui import screenshot
-from tests.trace.logs import decoder, run
 
 
 @pytest.mark.slow

@@ -12,7 +12,7 @@ from statistics import NormalDist
 
 import pytest
 
-from sim.distributions import QUANTILE, Stream, lognormal_parameters, rounded
+from sim.base.distributions import QUANTILE, Stream, lognormal_parameters, rounded
 
 N = 3000
 Draw = Callable[[Stream], Decimal]

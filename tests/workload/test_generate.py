@@ -8,10 +8,10 @@ from statistics import mean, median, pstdev
 
 import pytest
 
-from sim.errors import InputError
-from sim.requests import Request
+from sim.base.errors import InputError
+from sim.runs.workload import requests
 from sim.scenario import from_dict, parse
-from sim.workload import requests
+from sim.workload.requests import Request
 
 S = 10**12
 

@@ -10,11 +10,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sim.errors import InputError
-from sim.requests import Request
+from sim.base.errors import InputError
+from sim.runs.workload import requests
 from sim.scenario import load
-from sim.workload import requests
 from sim.workload import trace as traces
+from sim.workload.requests import Request
 from sim.workload.trace import read
 
 S, MS = 10**12, 10**9

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from sim.eventlog import EventLog, GrantTable, TaskTable
+from sim.log.tables import EventLog, GrantTable, TaskTable
 from sim.executors.compiled import spans
 from sim.executors.compiled.batches import Batches
 from sim.executors.compiled.driver import OutOfRangeError, Sequences, Sink

@@ -9,9 +9,9 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from sim.base.kernel import compile_kernel
-from sim.batch import Shape
-from sim.errors import SimulationError
-from sim.eventlog import EventLog, GrantTable, MemberTable, StepTable, TaskTable
+from sim.mapping.steps import Shape
+from sim.base.errors import SimulationError
+from sim.log.tables import EventLog, GrantTable, MemberTable, StepTable, TaskTable
 from sim.executors.compiled.build import Machine
 from sim.executors.compiled.costs import Costs, costs_of
 from sim.executors.compiled.driver import INSTANTS, PART, Run, Sink, widened
@@ -25,10 +25,10 @@ from sim.executors.compiled.state import (
 )  # fmt: skip
 from sim.executors.size import tasks_in_all
 from sim.executors.setup import Progress, Setup
-from sim.experts import M_SEQUENCE
-from sim.hardware.arbiters.disciplines import Discipline
-from sim.serving import Batch, Batcher, loops
-from sim.tasks import TaskGraph
+from models.experts import M_SEQUENCE
+from sim.machine.arbiters.disciplines import Discipline
+from sim.serving.batcher import Batch, Batcher, loops
+from sim.mapping.tasks import TaskGraph
 
 LOOP_BITS = 40  # the key of a step is (loop << 40) + step: 10^12 steps, 4 million loops
 FIRST_ROWS = 1 << 16

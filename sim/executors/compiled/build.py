@@ -19,10 +19,10 @@ from sim.executors.compiled.state import (
     W_HEAP, W_ROOM, W_WEIGHT,
 )  # fmt: skip
 from sim.executors.setup import Setup
-from sim.hardware.arbiters.disciplines import MOST, Discipline
-from sim.hardware.arbiters.written import TRANSFER_WORDS
-from sim.hardware.routes import ROUTES
-from sim.scheduling import CriticalPath, Earliest, OldestToken, Serial, Shortest, Sticky
+from sim.machine.arbiters.disciplines import MOST, Discipline
+from sim.machine.arbiters.written import TRANSFER_WORDS
+from sim.machine.routes import ROUTES
+from sim.machine.schedulers import CriticalPath, Earliest, OldestToken, Serial, Shortest, Sticky
 
 Words = npt.NDArray[np.int64]
 

@@ -1,4 +1,4 @@
-"""A channel divides its bandwidth: admit what arrived, plan, deliver. The rules are those of `sim.hardware.arbiters.rules`.
+"""A channel divides its bandwidth: admit what arrived, plan, deliver. The rules are those of `sim.machine.arbiters.rules`.
 
 Five disciplines; the first three take time that grows with the logarithm of what is pending:
 

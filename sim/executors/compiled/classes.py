@@ -17,7 +17,7 @@ from sim.executors.compiled.state import (
     Forms, Log, Memory,
 )  # fmt: skip
 from sim.executors.compiled.tasks import owner_of
-from sim.hardware.arbiters.rules import derate, max_min, rates
+from sim.machine.arbiters.rules import derate, max_min, rates
 
 
 @kernel

@@ -12,13 +12,13 @@ from sim.cost.given import Given, complete
 from sim.cost.model import CostModel, Machine
 from sim.cost.roofline import Roofline
 from sim.cost.rows import RateTable
-from sim.errors import InputError
+from sim.base.errors import InputError
 from sim.executors.compiled.state import BYTES, COMPUTE, COST, WORK
 from sim.executors.setup import Setup, lanes_of, sram_use
-from sim.graph import IntArray, StepLanes
-from sim.serving import ONE_MORE, Batch
-from sim.tasks import TaskGraph
-from sim.units import PS_PER_S
+from models.graph import IntArray, StepLanes
+from sim.serving.batcher import ONE_MORE, Batch
+from sim.mapping.tasks import TaskGraph
+from sim.base.units import PS_PER_S
 
 
 MOST_AHEAD = 32  # steps

@@ -9,8 +9,8 @@ import numpy as np
 import numpy.typing as npt
 
 from sim.base.kernel import compile_kernel
-from sim.errors import SimulationError
-from sim.eventlog import EventLog, GrantTable, StepTable, TaskTable
+from sim.base.errors import SimulationError
+from sim.log.tables import EventLog, GrantTable, StepTable, TaskTable
 from sim.executors.compiled.build import Machine, Words, requesters
 from sim.executors.compiled.costs import costs_of
 from sim.executors.compiled.forms import Forms, kv_lists
@@ -24,8 +24,8 @@ from sim.executors.compiled.state import (
     WANTS_GRANTS,
 )  # fmt: skip
 from sim.executors.setup import Progress, Setup
-from sim.graph import StepLanes
-from sim.hardware.arbiters.disciplines import Discipline
+from models.graph import StepLanes
+from sim.machine.arbiters.disciplines import Discipline
 
 INSTANTS = 1 << 20  # between two looks at progress and Ctrl-C: a tenth of a second or so
 COSTED = 1 << 17  # rows of durations that are there at once, about: those of all sequences together

@@ -12,8 +12,8 @@ from sim.executors.compiled.state import (
     CHAIN, COST_ROW, FORM, HELD, INPUTS, LEVEL, MEMBER, MOVES, NONE, OPERAND, OUT, OUT_END, PREFETCH, STORES,
 )  # fmt: skip
 from sim.executors.setup import Setup
-from sim.hardware.arbiters.disciplines import Discipline
-from sim.tasks import TaskGraph
+from sim.machine.arbiters.disciplines import Discipline
+from sim.mapping.tasks import TaskGraph
 
 
 @dataclass(slots=True)

@@ -8,7 +8,7 @@ from sim.executors.compiled.state import (
     CAP, CAP_OF, CLASS, DERATED, EFFICIENCIES, EFFICIENCY, K_CLASSES, K_HEADS, K_HEAP, K_NEW, K_PART, K_SERVED, K_TIMER,
     K_WHOLE, NEVER, NONE, NOW, P_LEFT, P_SERVED, P_WORK, TOO_LARGE, WHOLE, W_MANY, W_SHARE, W_WEIGHT, Forms, Log, Memory,
 )  # fmt: skip
-from sim.hardware.arbiters.rules import derate, max_min
+from sim.machine.arbiters.rules import derate, max_min
 
 
 @kernel

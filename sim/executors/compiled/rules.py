@@ -5,8 +5,8 @@ from __future__ import annotations
 from sim.base.pointers import CannotCompileError, pointer_to
 from sim.executors.compiled.build import RANKINGS, requesters
 from sim.executors.setup import Setup
-from sim.hardware.arbiters import Derated, KernelArbiter
-from sim.hardware.arbiters.disciplines import Discipline, discipline_of
+from sim.machine.arbiters import Derated, KernelArbiter
+from sim.machine.arbiters.disciplines import Discipline, discipline_of
 
 
 def obstacle(setup: Setup) -> str:
@@ -15,7 +15,7 @@ def obstacle(setup: Setup) -> str:
         return f"the scheduler {type(setup.scheduler).__name__} is Python"
     if discipline_of(setup.arbiter, requesters(setup)) is None:
         arbiter = setup.arbiter.arbiter if isinstance(setup.arbiter, Derated) else setup.arbiter
-        ours = type(arbiter).plan is KernelArbiter.plan or type(arbiter).__module__.startswith("sim.hardware.arbiters.")
+        ours = type(arbiter).plan is KernelArbiter.plan or type(arbiter).__module__.startswith("sim.machine.arbiters.")
         return f"the arbiter {type(arbiter).__name__} {'has too large numbers' if ours else 'is Python'}"
     return ""
 

@@ -12,11 +12,11 @@ from itertools import pairwise
 import numpy as np
 
 from sim.base.cores import cores
-from sim.eventlog import EventLog
+from sim.log.tables import EventLog
 from sim.executors.compiled.driver import Sequences, Span
 from sim.executors.compiled.state import C_END, C_LOADED, C_READY, C_START, G_END, G_START, GRANTS, LOG_FIELDS
 from sim.executors.setup import Progress, Setup
-from sim.hardware.arbiters.disciplines import Discipline
+from sim.machine.arbiters.disciplines import Discipline
 
 WORTH = 1 << 19  # tasks of a span, at least: a thread takes longer to start than fewer of them take to simulate
 

@@ -103,7 +103,7 @@ LOOP_WORDS = 23
 ) = range(25)  # fmt: skip
 CHANNEL_WORDS = 25
 
-# A class: the first three fields are those of `sim.hardware.arbiters.rules`. W_HEAP: address. W_ROOM: entries
+# A class: the first three fields are those of `sim.machine.arbiters.rules`. W_HEAP: address. W_ROOM: entries
 W_WEIGHT, W_MANY, W_SHARE, W_GOT, W_HEAP, W_ROOM = range(6)
 CLASS = 6
 

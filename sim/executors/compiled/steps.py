@@ -12,7 +12,7 @@ from sim.executors.compiled.state import (
     TASK, WAITING, WORK, Forms, Log, Memory,
 )  # fmt: skip
 from sim.executors.compiled.tasks import issue_dma, make_ready, sram_need
-from sim.scheduling import remaining_paths
+from sim.machine.schedulers import remaining_paths
 
 
 @kernel

@@ -13,7 +13,7 @@ from sim.executors.compiled.state import (
     RUNNING, SLOT, SLOT_WORDS, SRAM, SRAM_FREE, STORES, S_BASE, S_COST, S_FORM, S_KEY, S_LEFT, S_LOOP, S_MEMBERS, S_OWNER,
     S_QUEUE, S_ROW, S_STEP, S_TASKS, S_TOKEN, TASK, TURNS, TURN_LIST, WAITING, WORK, Forms, Log, Memory,
 )  # fmt: skip
-from sim.hardware.routes import ALL_CHANNELS, channel_of, stripe
+from sim.machine.routes import ALL_CHANNELS, channel_of, stripe
 
 
 @small

@@ -10,7 +10,7 @@ from sim.executors.compiled.state import (
     BURST, CAP, CAP_OF, DENOMINATOR, DERATED, K_FROM, K_HEADS, K_HEAP, K_LAST_PORT, K_LATER, K_NEW, K_PART, K_PENDING,
     K_SERVED, K_TIMER, K_TURN, K_UNTIL, NONE, NOW, P_LEFT, QUANTUM_DOWN, QUANTUM_UP, REQUESTER, SHARE, Memory,
 )  # fmt: skip
-from sim.hardware.arbiters.rules import NO_LIMIT, turn_is_over, turn_until
+from sim.machine.arbiters.rules import NO_LIMIT, turn_is_over, turn_until
 
 
 @kernel

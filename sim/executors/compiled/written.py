@@ -1,4 +1,4 @@
-"""As the function of a third party divides the channel, called through a pointer: `sim.hardware.arbiters.written`."""
+"""As the function of a third party divides the channel, called through a pointer: `sim.machine.arbiters.written`."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from sim.executors.compiled.state import (
     REQUESTER, RULE, SLOT, S_AGE, S_FORM, S_TOKEN, TASK, TOO_LARGE, W_SHARE, Forms, Log, Memory,
 )  # fmt: skip
 from sim.executors.compiled.tasks import owner_of
-from sim.hardware.arbiters.written import MOST_SHARES, TRANSFER_WORDS
+from sim.machine.arbiters.written import MOST_SHARES, TRANSFER_WORDS
 
 
 @kernel

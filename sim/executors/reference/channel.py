@@ -23,10 +23,10 @@ from dataclasses import replace
 
 import simpy
 
+from sim.base.units import ceil_div
 from sim.executors.reference.instant import PLAN, Environment, Phase
-from sim.hardware.arbiters import Arbiter, Plan, Transfer
-from sim.hardware.routes import ALL_CHANNELS, ROUTES, Route, channel_of, stripe
-from sim.units import ceil_div
+from sim.machine.arbiters import Arbiter, Plan, Transfer
+from sim.machine.routes import ALL_CHANNELS, ROUTES, Route, channel_of, stripe
 
 #: Called for each service interval: a transfer, start, end, and the work that was delivered to it.
 Served = Callable[[Transfer, int, int, int], None]

@@ -13,14 +13,14 @@ from typing import Any, cast
 
 import simpy
 
-from sim.errors import SimulationError
+from sim.base.errors import SimulationError
 from sim.executors.reference.channel import Channels
 from sim.executors.reference.engines import EnginePool, engine
 from sim.executors.reference.instant import Environment, Turns
 from sim.executors.reference.sram import Sram
 from sim.executors.reference.step import Step, Task
-from sim.hardware.arbiters import Transfer
-from sim.serving import Batch, Batcher
+from sim.machine.arbiters import Transfer
+from sim.serving.batcher import Batch, Batcher
 
 Process = Generator[simpy.Event, Any, None]
 

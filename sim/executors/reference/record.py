@@ -12,12 +12,12 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from sim.eventlog import EventLog, GrantTable, MemberTable, StepTable, TaskTable
+from models.graph import IntArray
 from sim.executors.reference.step import Step
 from sim.executors.setup import Progress, Setup
-from sim.graph import IntArray
-from sim.hardware.arbiters import Transfer
-from sim.serving import Batch
+from sim.log.tables import EventLog, GrantTable, MemberTable, StepTable, TaskTable
+from sim.machine.arbiters import Transfer
+from sim.serving.batcher import Batch
 
 _STEPS = ("sequence", "token", "context", "graph", "released", "end")
 _TASKS = ("engine", "ready", "start", "loaded", "end", "compute", "work")

@@ -7,8 +7,7 @@ from functools import partial
 
 import numpy as np
 
-from sim.errors import SimulationError
-from sim.eventlog import EventLog
+from sim.base.errors import SimulationError
 from sim.executors.reference.channel import Channel, Channels
 from sim.executors.reference.decode import Machine, Process, batched_loop, known_sequence, sampled_sequence
 from sim.executors.reference.instant import Environment
@@ -16,7 +15,8 @@ from sim.executors.reference.record import Record
 from sim.executors.reference.sram import Sram
 from sim.executors.reference.step import Steps
 from sim.executors.setup import Progress, Setup
-from sim.serving import Batcher, loops
+from sim.log.tables import EventLog
+from sim.serving.batcher import Batcher, loops
 
 
 def simulate(setup: Setup, progress: Progress | None = None) -> EventLog:

@@ -14,13 +14,13 @@ from dataclasses import dataclass, field
 import numpy as np
 import simpy
 
+from models.graph import IntArray, StepLanes
 from sim.executors.reference.instant import Environment
 from sim.executors.setup import Setup, lanes_of, sram_use
-from sim.graph import IntArray, StepLanes
-from sim.requests import Request
-from sim.scheduling import StepView
-from sim.serving import Batch
-from sim.tasks import TaskGraph
+from sim.machine.schedulers import StepView
+from sim.mapping.tasks import TaskGraph
+from sim.serving.batcher import Batch
+from sim.workload.requests import Request
 
 Program = tuple[int, int, int]  # sequence, token, task
 

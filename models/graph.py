@@ -1,0 +1,392 @@
+"""The op graph: what one decode step of a model computes and moves, before any machine is chosen.
+
+An `OpGraph` is a DAG of ops in program order. The costs of an op are exact functions of three integers:
+
+    B  batch: sequences in the step
+    Q  query: tokens that each sequence feeds into the step (1 in plain decode)
+    N  context: tokens of each sequence already in the KV cache
+
+Each cost is a polynomial over `MONOMIALS`, in pieces along N (a sliding window stops growing at its width).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from models.experts import Experts
+from sim.base.errors import InputError
+
+IntArray = npt.NDArray[np.int64]
+
+#: What is counted for each op. `flops` are those of matrix products (two per multiply-add); `vector_ops` are elements
+#: touched by everything else; the others are bytes by class. `act_*` would reach DRAM only if activations were off chip.
+QUANTITIES = ("flops", "vector_ops", "weight", "kv_read", "kv_write", "act_read", "act_write")
+
+#: Exponents of (B, Q, N). Every cost of a decoder is a sum of these: nothing is more than linear in the batch and the
+#: context, and only attention within the new tokens is quadratic in Q.
+MONOMIALS = (
+    (0, 0, 0), (0, 1, 0), (0, 2, 0), (0, 0, 1), (0, 1, 1),
+    (1, 0, 0), (1, 1, 0), (1, 2, 0), (1, 0, 1), (1, 1, 1),
+)  # fmt: skip
+
+#: Fields of an op that are stored as they are.
+_COLUMNS = ("kind", "path", "layer", "part", "heads", "dtype", "shape", "inputs", "costs")
+
+#: One coefficient per monomial.
+Polynomial = tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Members:
+    """Who takes part in some steps of one graph, int64 [member, lane].
+
+    sequence: which. context: its tokens in the KV cache. query: tokens that it feeds in. loads: how many of the cached tokens
+    it loads itself; another member loads the rest, which they share. Where lanes have different numbers of members, the rest of
+    the column is 0: with no query, a member takes no part.
+    logits: [lane], rows of logits that are wanted, of all members together.
+    """
+
+    sequence: IntArray
+    context: IntArray
+    query: IntArray
+    loads: IntArray
+    logits: IntArray
+
+    @classmethod
+    def side_by_side(cls, parts: Sequence[Members]) -> Members:
+        """The lanes of all parts, one after another."""
+        most = max(len(part.query) for part in parts)
+        columns = {
+            name: np.concatenate(
+                [np.pad(column, ((0, most - len(column)), (0, 0))) for part in parts for column in (getattr(part, name),)],
+                axis=1,
+            )
+            for name in ("sequence", "context", "query", "loads")
+        }
+        return cls(**columns, logits=np.concatenate([part.logits for part in parts]))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StepLanes:
+    """Some steps of one graph, one lane each: int64 vectors.
+
+    sequence, token: which step, as in the event log. context: tokens in the KV cache, of all its members together.
+    members: None where each step is one sequence that decodes one token.
+    """
+
+    sequence: IntArray
+    token: IntArray
+    context: IntArray
+    members: Members | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Op:
+    """One operation.
+
+    kind: what people call it (`norm`, `q_proj`, `scores`, ...), or the aten name of what has no such name.
+    path: module path that issued it, e.g. `model.layers.0.self_attn.q_proj`.
+    layer: index of the decoder layer, -1 outside of layers.
+    part: tells ops of one kind and path apart (`q` and `k` of rope), else empty.
+    heads: number of attention heads the op can be split over (of a KV load: heads of the cache), 0 if it is not per head.
+    splits: parts along the keys in which attention computes it, and in which its cache is loaded; 1 if it is one.
+    dtype: torch's name of the compute type, e.g. `bfloat16`.
+    shape: the result's dimensions, as text in B, Q and N.
+    inputs: indices of the ops whose results it needs, ascending, all smaller than its own.
+    costs: for each of `QUANTITIES`, an index into `OpGraph.polynomials`.
+    experts: None, or the experts of whose weights it reads those that its tokens choose. Its polynomial of `weight` counts
+        every choice of every token.
+    several: of a kernel for all members of a step, the same op of members that feed in several tokens; None: no other.
+    """
+
+    kind: str
+    path: str
+    layer: int
+    part: str = ""
+    heads: int = 0
+    splits: int = 1
+    dtype: str
+    shape: tuple[str, ...] = ()
+    inputs: tuple[int, ...] = ()
+    costs: tuple[int, ...]
+    experts: Experts | None = None
+    several: Op | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class OpGraph:
+    """The DAG of one step.
+
+    breaks: ascending contexts at which a new piece of the costs starts; piece p holds for breaks[p-1] <= N < breaks[p].
+    polynomials: distinct piecewise polynomials; `polynomials[i][p]` is piece p of number i, `len(breaks) + 1` pieces.
+    batch: B of the step that is meant, where nothing else is said.
+
+    The same as arrays, for evaluation:
+
+    table: int64 [polynomial, piece, monomial], coefficients.
+    cost_index: int64 [quantity, op], which polynomial.
+    several_index: int64 [quantity, op], which one for members that feed in several tokens, where an op serves all members.
+    """
+
+    ops: tuple[Op, ...]
+    polynomials: tuple[tuple[Polynomial, ...], ...]
+    breaks: tuple[int, ...] = ()
+    batch: int = 1
+    table: IntArray = field(init=False, repr=False, compare=False)
+    cost_index: IntArray = field(init=False, repr=False, compare=False)
+    several_index: IntArray = field(init=False, repr=False, compare=False)
+    _made: dict[str, Any] = field(init=False, repr=False, compare=False)  # columns that have been asked for
+
+    def __post_init__(self) -> None:
+        pieces = len(self.breaks) + 1
+        for polynomial in self.polynomials:
+            if len(polynomial) != pieces:
+                raise ValueError(f"a cost has {len(polynomial)} pieces, expected {pieces}")
+        for i, op in enumerate(self.ops):
+            if len(op.costs) != len(QUANTITIES) or any(not 0 <= j < i for j in op.inputs):
+                raise ValueError(f"op {i} ({op.kind} at {op.path}) has bad inputs {op.inputs} or costs {op.costs}")
+        table = np.array(self.polynomials, dtype=np.int64).reshape(len(self.polynomials), pieces, len(MONOMIALS))
+        object.__setattr__(self, "table", table)
+        object.__setattr__(self, "cost_index", _index([op.costs for op in self.ops]))
+        several = [(op.several or op).costs for op in self.ops]
+        object.__setattr__(self, "several_index", _index(several))
+        object.__setattr__(self, "_made", {})
+
+    def __len__(self) -> int:
+        """Number of ops."""
+        return len(self.ops)
+
+    def __repr__(self) -> str:
+        return f"OpGraph({len(self)} ops, {len(self.polynomials)} costs, breaks={self.breaks})"
+
+    def at_batch(self, batch: int) -> OpGraph:
+        """The same step for `batch` sequences."""
+        return self if batch == self.batch else replace(self, batch=batch)
+
+    def costs(self, context: int | IntArray, batch: int | None = None, query: int = 1) -> IntArray:
+        """Evaluate all costs exactly.
+
+        `context` may be a vector with one lane per step. Returns int64 [quantity, op] or [quantity, op, lane].
+        """
+        batch = self.batch if batch is None else batch
+        lanes = np.atleast_1d(np.asarray(context, dtype=np.int64))
+        values = self.evaluate(np.full_like(lanes, batch), np.full_like(lanes, query), lanes)
+        result = values[self.cost_index]  # [quantity, op, lane]
+        return result if np.ndim(context) else result[:, :, 0]
+
+    def costs_of(self, steps: StepLanes) -> IntArray:
+        """All costs of some steps, int64 [quantity, op, lane]. This graph is that of one sequence that decodes one token."""
+        return self.costs(steps.context)
+
+    def alike(self) -> npt.NDArray[np.intp]:
+        """[op]: the first op of the same dtype that has the same costs in every step."""
+        if "alike" not in self._made:
+            self._made["alike"] = self._first_alike()
+        made: npt.NDArray[np.intp] = self._made["alike"]
+        return made
+
+    def _first_alike(self, *keys: IntArray) -> npt.NDArray[np.intp]:
+        """keys: [op], what else costs follow from."""
+        _, dtype = np.unique(self.dtype, return_inverse=True)
+        columns = np.vstack([dtype, *keys, self.cost_index, self.several_index])
+        _, first, which = np.unique(columns, axis=1, return_index=True, return_inverse=True)
+        return first[which]
+
+    @property
+    def kind(self) -> npt.NDArray[np.str_]:
+        """[op]: its kind."""
+        return self._labels("kind")
+
+    @property
+    def dtype(self) -> npt.NDArray[np.str_]:
+        """[op]: its compute type."""
+        return self._labels("dtype")
+
+    def _labels(self, name: str) -> npt.NDArray[np.str_]:
+        if name not in self._made:
+            self._made[name] = np.array([getattr(op, name) for op in self.ops], dtype=np.str_)
+        made: npt.NDArray[np.str_] = self._made[name]
+        return made
+
+    def sizes_of(self, steps: StepLanes) -> tuple[IntArray, IntArray, IntArray]:
+        """B, Q and N of each op in some steps, int64 [op, lane] each: with what its shape and its costs are evaluated."""
+        context = np.broadcast_to(steps.context, (len(self), len(steps.context)))
+        return np.full_like(context, self.batch), np.ones_like(context), context
+
+    def evaluate(self, batch: IntArray, query: IntArray, context: IntArray) -> IntArray:
+        """Every polynomial at each (B, Q, N) of three vectors: int64 [polynomial, lane]."""
+        piece = np.searchsorted(np.asarray(self.breaks, dtype=np.int64), context, side="right")
+        powers = np.stack([batch**b * query**q * context**n for b, q, n in MONOMIALS])  # [monomial, lane]
+        values = np.empty((len(self.polynomials), len(context)), dtype=np.int64)
+        for p in range(len(self.breaks) + 1):
+            chosen = piece == p
+            if chosen.any():
+                values[:, chosen] = self.table[:, p, :] @ powers[:, chosen]
+        return values
+
+    @property
+    def members(self) -> int | None:
+        """How many sequences a step has: None if it is one that decodes one token, 0 if any, whose kernels are one."""
+        return None
+
+    @property
+    def member(self) -> IntArray:
+        """[op]: whose op it is among the members of the step; -1 if it serves all, or there is only one."""
+        return np.full(len(self), -1, dtype=np.int64)
+
+    def layers(self) -> int:
+        """Number of decoder layers that the graph holds."""
+        return 1 + max((op.layer for op in self.ops), default=-1)
+
+    def select(self, layers: int | None = None, scope: str = "model") -> OpGraph:
+        """Keep the first `layers` layers, and with scope `block` nothing but layers.
+
+        What read the last layer's result now reads the same op of the last layer kept: the graph that the model would
+        give if its config said `layers`.
+        """
+        total = self.layers()
+        layers = total if layers is None else layers
+        if not 1 <= layers <= total:
+            raise InputError(f"layers: expected 1 to {total} (the model has {total} layers), found {layers}")
+        by_role = {self._role(op): i for i, op in enumerate(self.ops) if op.layer == layers - 1}
+        left_out = self._left_out(layers, scope)
+        new_index: dict[int, int] = {}
+        kept: list[Op] = []
+        for i, op in enumerate(self.ops):
+            if i in left_out:
+                continue
+            inputs = set()
+            for original in op.inputs:
+                j, source = original, self.ops[original]
+                if source.layer >= layers:
+                    role = self._role(source)
+                    if role not in by_role:
+                        raise InputError(
+                            f"layers: layer {layers - 1} has no {source.kind!r} to stand for that of layer {source.layer}; "
+                            f"use all {total} layers"
+                        )
+                    j = by_role[role]
+                if j in new_index:  # with scope block, what comes from outside is simply there
+                    inputs.add(new_index[j])
+            new_index[i] = len(kept)
+            kept.append(replace(op, inputs=tuple(sorted(inputs))))
+        return replace(self, ops=tuple(kept))
+
+    def _left_out(self, layers: int, scope: str) -> set[int]:
+        """The ops of the other layers, and what only they use (a mask for a kind of layer that is no longer there)."""
+        users: list[list[int]] = [[] for _ in self.ops]
+        for i, op in enumerate(self.ops):
+            for j in op.inputs:
+                users[j].append(i)
+        result: set[int] = set()
+        for i in reversed(range(len(self.ops))):  # users come after what they use
+            op = self.ops[i]
+            outside = op.layer < 0 and (scope == "block" or (bool(users[i]) and result.issuperset(users[i])))
+            if op.layer >= layers or outside:
+                result.add(i)
+        return result
+
+    @staticmethod
+    def _role(op: Op) -> tuple[str, str, str]:
+        return op.kind, op.part, op.path.replace(f".{op.layer}.", ".*.", 1).removesuffix(f".{op.layer}")
+
+    def to_json(self) -> dict[str, Any]:
+        """A JSON-ready form that `from_json` reads back."""
+        columns = {name: [getattr(op, name) for op in self.ops] for name in _COLUMNS}
+        columns["experts"] = [op.experts and (op.experts.count, op.experts.top_k, op.experts.bytes) for op in self.ops]
+        return {"breaks": self.breaks, "polynomials": self.polynomials, "ops": columns}
+
+    @classmethod
+    def from_json(cls, data: Mapping[str, Any]) -> OpGraph:
+        columns = data["ops"]
+        ops = tuple(
+            Op(
+                kind=kind, path=path, layer=layer, part=part, heads=heads, dtype=dtype,
+                shape=tuple(shape), inputs=tuple(inputs), costs=tuple(costs),
+                experts=experts and Experts(count=experts[0], top_k=experts[1], bytes=experts[2]),
+            )
+            for kind, path, layer, part, heads, dtype, shape, inputs, costs, experts in zip(
+                *(columns[name] for name in (*_COLUMNS, "experts")),
+                strict=True,
+            )
+        )  # fmt: skip
+        polynomials = tuple(tuple(tuple(piece) for piece in pieces) for pieces in data["polynomials"])
+        return cls(ops=ops, polynomials=polynomials, breaks=tuple(data["breaks"]))
+
+
+def _index(costs: Sequence[tuple[int, ...]]) -> IntArray:
+    """The costs of each op, as int64 [quantity, op]."""
+    return np.ascontiguousarray(np.array(costs, dtype=np.int64).reshape(len(costs), len(QUANTITIES)).T)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ModelGraph:
+    """All that the simulator knows of a model: facts from its config, and its op graphs.
+
+    A model may run other ops for one sequence than for several, and for one query token than for several, so there are
+    up to four graphs, by (B > 1, Q > 1).
+    """
+
+    name: str
+    layers: int
+    hidden: int
+    heads: int
+    kv_heads: int
+    head_dim: int
+    vocabulary: int
+    dtype: str
+    parameters: int  # elements, each shared tensor once
+    parameter_bytes: int
+    positions: int | None = None  # that the model can tell apart, where it has learned a vector for each
+    provenance: Mapping[str, str]  # library versions, capture version, config digest
+    variants: Mapping[tuple[bool, bool], OpGraph]
+
+    def __str__(self) -> str:
+        experts = f" with {self.experts.top_k} of {self.experts.count} experts a token" if self.experts is not None else ""
+        return f"{self.name}{experts}"
+
+    def step(self, batch: int = 1, query: int = 1) -> OpGraph:
+        """The op graph of a step of `batch` sequences with `query` tokens each."""
+        return self.variants[batch > 1, query > 1].at_batch(batch)
+
+    @property
+    def experts(self) -> Experts | None:
+        """The experts of a layer that has some, None in a dense model."""
+        return next((op.experts for op in self.step().ops if op.experts is not None), None)
+
+    def too_long(self, tokens: int) -> str:
+        """Why a sequence of so many tokens is too long for the model; empty if it is not."""
+        if self.positions is None or tokens <= self.positions:
+            return ""
+        return f"expected at most {self.positions} tokens in all, the positions that {self.name} has learned, found {tokens}"
+
+    def to_json(self) -> dict[str, Any]:
+        facts = {
+            name: getattr(self, name)
+            for name in (
+                "name",
+                "layers",
+                "hidden",
+                "heads",
+                "kv_heads",
+                "head_dim",
+                "vocabulary",
+                "dtype",
+                "parameters",
+                "parameter_bytes",
+                "positions",
+            )
+        }
+        variants = [{"batch": b, "query": q, "graph": g.to_json()} for (b, q), g in sorted(self.variants.items())]
+        return {**facts, "provenance": dict(self.provenance), "variants": variants}
+
+    @classmethod
+    def from_json(cls, data: Mapping[str, Any]) -> ModelGraph:
+        facts = {key: value for key, value in data.items() if key != "variants"}
+        variants = {(v["batch"], v["query"]): OpGraph.from_json(v["graph"]) for v in data["variants"]}
+        return cls(**facts, variants=variants)

@@ -1,0 +1,111 @@
+"""A device profile: what was measured of a device, as coefficients with their ranges and their errors.
+
+`fit` makes it from samples, `files` reads and writes it, `sim.cost.profiled` costs the tasks of a run by it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+
+#: Classes of kernels, for ops whose kind has no timing of its own. `attention`: all of a layer's attention as one kernel;
+#: `multi_head_attention`: the same where every head has keys of its own, which some libraries give another kernel.
+PRODUCT, ATTENTION, MULTI_HEAD, ELEMENTWISE = "product", "attention", "multi_head_attention", "elementwise"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Provenance:
+    """Where a profile is from.
+
+    source: the command, or the table, that gave the samples. settings: what else mattered (threads, mode, CUDA graphs).
+    rounds: repetitions of each measurement. spread: median over shapes of (p90 - p10) / median of their repetitions.
+    noise: median error of predicting one half of the rounds by the other, below which no model's error can fall.
+    warnings: what should make a reader doubt, e.g. that the machine was not idle. samples: name of the file of raw samples
+    beside the profile, empty if there is none.
+    """
+
+    device: str
+    source: str
+    date: str
+    driver: str = ""
+    libraries: Mapping[str, str] = field(default_factory=dict)
+    settings: Mapping[str, str] = field(default_factory=dict)
+    rounds: int = 1
+    spread: float | None = None
+    noise: float | None = None
+    warnings: tuple[str, ...] = ()
+    samples: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Residual:
+    """Relative errors |predicted / measured - 1| of a fit on its own samples."""
+
+    samples: int
+    median: float
+    p90: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RowFit:
+    """A fit at one number of rows: coefficients of the form, in base units."""
+
+    coefficients: Mapping[str, int]
+    residual: Residual
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Timing:
+    """How long ops of one kind (or class of kernels) take in one number format.
+
+    form: a name of `sim.cost.profile.forms`; unit: what its rate counts. ranges: smallest and largest of each column of shapes
+    that was measured; beyond them a time is an extrapolation. rows: fits by number of rows; between two, linear in rows.
+    """
+
+    kind: str
+    dtype: str
+    form: str
+    unit: str
+    ranges: Mapping[str, tuple[int, int]]
+    rows: Mapping[int, RowFit]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Step:
+    """What a step takes beyond its ops: scale * (sum of their times) + per_op * (number of ops) + per_step. Times in ps."""
+
+    scale: float = 1.0
+    per_op: int = 0
+    per_step: int = 0
+    residual: Residual | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DeviceProfile:
+    """engines: how many ops the device runs at once, each as fast as it was measured alone.
+
+    bandwidth: of the memory channel, bytes/s: the datasheet's, or the best that was measured. read, write: bytes/s of all
+    streams together, by their number; may be empty. capacity: bytes of memory, None if not known.
+    """
+
+    title: str
+    provenance: Provenance
+    engines: int = 1
+    bandwidth: int
+    read: Mapping[int, int] = field(default_factory=dict)
+    write: Mapping[int, int] = field(default_factory=dict)
+    capacity: int | None = None
+    step: Step = Step()
+    timings: tuple[Timing, ...]
+    _index: Mapping[tuple[str, str], Timing] = field(init=False, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "_index", {(timing.kind, timing.dtype): timing for timing in self.timings})
+
+    def timing(self, kinds: Iterable[str], dtype: str) -> Timing | None:
+        """The timing of the first of these kinds that there is one of; None if there is none."""
+        return next((self._index[kind, dtype] for kind in kinds if (kind, dtype) in self._index), None)
+
+    def kinds(self) -> Iterator[str]:
+        """What was measured: `product (bfloat16)`."""
+        return (f"{timing.kind} ({timing.dtype})" for timing in self.timings)

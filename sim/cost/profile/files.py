@@ -1,0 +1,214 @@
+"""Device profiles as YAML files: quantities with units, one line per fit, so that a person can read and check them."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterator, Mapping
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+from sim.base.documents import Node, read
+from sim.base.files import whole_file
+from sim.base.quantities import BANDWIDTH, DURATION, SIZE, Dimension, show
+from sim.cost.profile.device import DeviceProfile, Provenance, Residual, RowFit, Step, Timing
+from sim.cost.profile.forms import DIMENSIONS, FORMS, UNITS
+
+KEYS = ("title", "provenance", "engines", "bandwidth", "read", "write", "capacity", "step", "ops")
+PROVENANCE = (
+    "device", "source", "date", "driver", "libraries", "settings", "rounds", "spread", "noise", "warnings", "samples",
+)  # fmt: skip
+STEP = ("scale", "per_op", "per_step", "residual")
+TIMING = ("form", "unit", "ranges", "rows")
+RESIDUAL = ("samples", "median", "p90")
+RANGES = (*DIMENSIONS, *UNITS)
+
+
+def read_profile(path: str | os.PathLike[str]) -> DeviceProfile:
+    """Read a profile. Raises InputError, with file, line and column, for whatever is wrong with it."""
+    path = Path(path)
+    try:
+        stamp = path.stat().st_mtime_ns
+    except OSError:
+        stamp = 0  # reading says what is wrong
+    return _read(path, stamp)
+
+
+@lru_cache(maxsize=16)
+def _read(path: Path, _stamp: int) -> DeviceProfile:
+    root = read(path).root
+    found = root.mapping(KEYS)
+    return DeviceProfile(
+        title=root.needed("title").text(),
+        provenance=_provenance(root.needed("provenance")),
+        engines=_count(found["engines"]) if "engines" in found else 1,
+        bandwidth=_quantity(root.needed("bandwidth"), BANDWIDTH),
+        read=_by_number(found.get("read"), BANDWIDTH),
+        write=_by_number(found.get("write"), BANDWIDTH),
+        capacity=_quantity(found["capacity"], SIZE) if "capacity" in found else None,
+        step=_step(found["step"]) if "step" in found else Step(),
+        timings=tuple(_timings(root.needed("ops"))),
+    )
+
+
+def _provenance(node: Node) -> Provenance:
+    found = node.mapping(PROVENANCE)
+    optional: dict[str, Any] = {key: found[key].text() for key in ("driver", "samples") if key in found}
+    for key in ("libraries", "settings"):
+        if key in found:
+            optional[key] = {name: each.text() for name, each in found[key].mapping().items()}
+    for key in ("spread", "noise"):
+        if key in found:
+            optional[key] = _real(found[key])
+    if "rounds" in found:
+        optional["rounds"] = _count(found["rounds"])
+    if "warnings" in found:
+        optional["warnings"] = tuple(each.text() for each in _items(found["warnings"]))
+    return Provenance(
+        device=node.needed("device").text(), source=node.needed("source").text(), date=node.needed("date").text(), **optional
+    )
+
+
+def _step(node: Node) -> Step:
+    found = node.mapping(STEP)
+    return Step(
+        scale=_real(found["scale"]) if "scale" in found else 1.0,
+        per_op=_quantity(found["per_op"], DURATION) if "per_op" in found else 0,
+        per_step=_quantity(found["per_step"], DURATION) if "per_step" in found else 0,
+        residual=_residual(found["residual"]) if "residual" in found else None,
+    )
+
+
+def _timings(node: Node) -> Iterator[Timing]:
+    for kind, by_dtype in node.mapping().items():
+        for dtype, each in by_dtype.mapping().items():
+            found = each.mapping(TIMING)
+            form = _one_of(each.needed("form"), FORMS.names())
+            ranges = each.needed("ranges").mapping(RANGES)
+            yield Timing(
+                kind=kind,
+                dtype=dtype,
+                form=form,
+                unit=_one_of(found["unit"], UNITS) if "unit" in found else UNITS[0],
+                ranges={name: _range(bounds) for name, bounds in ranges.items()},
+                rows=_rows(each.needed("rows"), FORMS.get(form).coefficients),
+            )
+
+
+def _rows(node: Node, dimensions: Mapping[str, Dimension]) -> dict[int, RowFit]:
+    fits = {}
+    for number, fit in node.mapping().items():
+        values = fit.mapping((*dimensions, "residual"))
+        if not number.isdecimal() or int(number) < 1:
+            raise node.keys[number].error(f"expected a number of rows as key, found {show(number)}")
+        coefficients = {name: _quantity(each, dimensions[name]) for name, each in values.items() if name != "residual"}
+        fits[int(number)] = RowFit(coefficients=coefficients, residual=_residual(fit.needed("residual")))
+    if not fits:
+        raise node.place.error("expected a fit for at least one number of rows")
+    return dict(sorted(fits.items()))
+
+
+def _residual(node: Node) -> Residual:
+    node.mapping(RESIDUAL)
+    return Residual(samples=_count(node.needed("samples")), median=_real(node.needed("median")), p90=_real(node.needed("p90")))
+
+
+def _range(node: Node) -> tuple[int, int]:
+    bounds = [each.value for each in _items(node)]
+    whole = [bound for bound in bounds if isinstance(bound, int) and not isinstance(bound, bool)]
+    if len(whole) == len(bounds) == 2 and 0 <= whole[0] <= whole[1]:
+        return whole[0], whole[1]
+    raise node.place.error("expected [smallest, largest], two whole numbers")
+
+
+def _by_number(node: Node | None, dimension: Dimension) -> dict[int, int]:
+    table = {}
+    for number, each in node.mapping().items() if node is not None else ():
+        if not number.isdecimal() or int(number) < 1:
+            raise each.place.error(f"expected a number of streams as key, found {show(number)}")
+        table[int(number)] = _quantity(each, dimension)
+    return dict(sorted(table.items()))
+
+
+def _quantity(node: Node, dimension: Dimension) -> int:
+    try:
+        return dimension.parse(node.plain())
+    except ValueError as error:
+        raise node.place.error(str(error)) from None
+
+
+def _items(node: Node) -> list[Node]:
+    if not isinstance(node.value, list):
+        raise node.place.error(f"expected a list, found {show(node.plain())}")
+    return node.value
+
+
+def _count(node: Node) -> int:
+    if not isinstance(node.value, int) or isinstance(node.value, bool) or node.value < 1:
+        raise node.place.error(f"expected a whole number from 1, found {show(node.plain())}")
+    return node.value
+
+
+def _real(node: Node) -> float:
+    if not isinstance(node.value, (int, float)) or isinstance(node.value, bool) or not 0 <= node.value < 1e9:
+        raise node.place.error(f"expected a number from 0, found {show(node.plain())}")
+    return float(node.value)
+
+
+def _one_of(node: Node, valid: tuple[str, ...] | list[str]) -> str:
+    if node.value not in valid:
+        raise node.place.error(f"expected one of {', '.join(valid)}, found {show(node.plain())}")
+    return str(node.value)
+
+
+# Writing --------------------------------------------------------------------------------------------------------------------
+
+
+def write_profile(profile: DeviceProfile, path: str | os.PathLike[str]) -> None:
+    """Write a profile, whole or not at all; `read_profile` gives an equal one. Raises OSError."""
+    with whole_file(path) as file:
+        file.write(("\n".join(_lines(profile)) + "\n").encode())
+
+
+def _lines(profile: DeviceProfile) -> Iterator[str]:
+    """Texts are written as JSON, which is YAML."""
+    p, step = profile.provenance, profile.step
+    yield f"title: {json.dumps(profile.title, ensure_ascii=False)}"
+    yield "provenance:"
+    for key in PROVENANCE:
+        value = getattr(p, key)
+        if value not in ("", {}, (), None):
+            yield f"  {key}: {json.dumps(dict(value) if isinstance(value, Mapping) else value, ensure_ascii=False)}"
+    yield f"engines: {profile.engines}"
+    yield f"bandwidth: {BANDWIDTH.format(profile.bandwidth)}"
+    for key, table in (("read", profile.read), ("write", profile.write)):
+        if table:
+            rates = (f'"{n}": {BANDWIDTH.format(rate)}' for n, rate in table.items())
+            yield f"{key}: {{{', '.join(rates)}}}"
+    if profile.capacity is not None:
+        yield f"capacity: {SIZE.format(profile.capacity)}"
+    overheads = f"per_op: {DURATION.format(step.per_op)}, per_step: {DURATION.format(step.per_step)}"
+    tail = f", residual: {_flow(step.residual)}" if step.residual else ""
+    yield f"step: {{scale: {step.scale!r}, {overheads}{tail}}}"
+    yield "ops:"
+    kind = None
+    for timing in profile.timings:
+        if timing.kind != kind:
+            kind = timing.kind
+            yield f"  {json.dumps(kind)}:"
+        yield f"    {timing.dtype}:"
+        yield f"      form: {timing.form}"
+        yield f"      unit: {timing.unit}"
+        ranges = (f"{name}: [{low}, {high}]" for name, (low, high) in timing.ranges.items())
+        yield f"      ranges: {{{', '.join(ranges)}}}"
+        yield "      rows:"
+        dimensions = FORMS.get(timing.form).coefficients
+        for number, fit in timing.rows.items():
+            values = [f"{name}: {dimensions[name].format(value)}" for name, value in fit.coefficients.items()]
+            values.append(f"residual: {_flow(fit.residual)}")
+            yield f'        "{number}": {{{", ".join(values)}}}'
+
+
+def _flow(residual: Residual) -> str:
+    return f"{{samples: {residual.samples}, median: {residual.median!r}, p90: {residual.p90!r}}}"

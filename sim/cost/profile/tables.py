@@ -1,0 +1,225 @@
+"""Public tables of kernel times as samples: a mapping file says which column is what.
+
+    device: NVIDIA H100 80GB SXM5
+    source: who measured it, how, and under which licence
+    date: "2026-11-22"
+    bandwidth: 3.35 TB/s
+    capacity: 80 GB          # optional
+    cache: 50 MB             # optional: the last cache, if kernels were timed with their operands in it
+    tables:
+      - file: gemm.parquet   # or .csv, in the folder of this file or the one that is named for it
+        kind: product        # or attention, or an op kind
+        dtype: bfloat16
+        unit: ms             # of the durations
+        columns: {rows: m, n: n, k: k, duration: latency_ms}
+        calibrate: {n: 8192, k: 8192}   # fit to rows up to this; report on all others
+
+A product of [rows, k] by [k, n] and an attention of `rows` sequences have their FLOPs and bytes by formula; for other kinds
+name columns for `bytes_read`, `bytes_written`, `elements` or `flops`.
+"""
+
+from __future__ import annotations
+
+import csv
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from decimal import Decimal
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from sim.base.documents import Node, read
+from sim.base.errors import InputError, nearest
+from sim.base.quantities import BANDWIDTH, SIZE, Dimension, number, show
+from sim.cost.profile.device import ATTENTION, MULTI_HEAD, PRODUCT, Provenance
+from sim.cost.profile.samples import NUMBERS, Samples
+
+KEYS = ("device", "title", "source", "date", "driver", "libraries", "bandwidth", "capacity", "cache", "tables")
+TABLE = ("file", "kind", "dtype", "unit", "columns", "calibrate")
+UNITS = {"ps": 1, "ns": 10**3, "us": 10**6, "ms": 10**9, "s": 10**12}
+ELEMENT = {"bfloat16": 2, "float16": 2, "float32": 4, "float8_e4m3fn": 1, "int8": 1}
+
+#: Columns that a kind cannot do without.
+NEEDED = {PRODUCT: ("rows", "n", "k"), ATTENTION: ("rows", "heads", "kv_heads", "head_dim", "context")}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class KernelTables:
+    """What a mapping file and its tables say. calibrate: mask of the samples to fit to; the others judge the fit."""
+
+    title: str
+    provenance: Provenance
+    bandwidth: int
+    capacity: int | None
+    cache: int | None
+    samples: Samples
+    calibrate: npt.NDArray[np.bool_]
+
+
+def read_tables(mapping: str | os.PathLike[str], folder: str | os.PathLike[str] | None = None) -> KernelTables:
+    """Read a mapping file and its tables, which are in `folder` (by default beside it).
+
+    Raises InputError in one line that says where: a key, a column that a table does not have, a value that is no number.
+    """
+    root = read(Path(mapping)).root
+    found = root.mapping(KEYS)
+    parts, masks = [], []
+    tables = root.needed("tables")
+    if not isinstance(tables.value, list) or not tables.value:
+        raise tables.place.error("expected a list of tables")
+    for table in tables.value:
+        samples, mask = _table(table, Path(folder) if folder is not None else Path(mapping).parent)
+        parts.append(samples)
+        masks.append(mask)
+    libraries = {name: each.text() for name, each in found["libraries"].mapping().items()} if "libraries" in found else {}
+    device = root.needed("device").text()
+    return KernelTables(
+        title=found["title"].text() if "title" in found else device,
+        provenance=Provenance(
+            device=device, source=root.needed("source").text(), date=root.needed("date").text(), libraries=libraries,
+            driver=found["driver"].text() if "driver" in found else "",
+        ),
+        bandwidth=_quantity(root.needed("bandwidth"), BANDWIDTH),
+        capacity=_quantity(found["capacity"], SIZE) if "capacity" in found else None,
+        cache=_quantity(found["cache"], SIZE) if "cache" in found else None,
+        samples=Samples.concatenate(parts),
+        calibrate=np.concatenate(masks),
+    )  # fmt: skip
+
+
+def _table(node: Node, folder: Path) -> tuple[Samples, npt.NDArray[np.bool_]]:
+    node.mapping(TABLE)
+    file, kind, dtype = (node.needed(key).text() for key in ("file", "kind", "dtype"))
+    if dtype not in ELEMENT:
+        raise node.needed("dtype").place.error(f"expected one of {', '.join(ELEMENT)}, found {show(dtype)}")
+    unit = node.needed("unit").text()
+    if unit not in UNITS:
+        raise node.needed("unit").place.error(f"expected one of {', '.join(UNITS)}, found {show(unit)}{nearest(unit, UNITS)}")
+    given = node.needed("columns").mapping(list(NUMBERS))
+    for name in (*NEEDED.get(kind, ()), "duration"):
+        if name not in given:
+            raise node.needed("columns").place.error(f"the key {name!r} is missing")
+    content = _read(folder / file)
+    if not any(content.values()):
+        raise node.needed("file").place.error(f"{file}: expected a header and rows, found no rows")
+    columns: dict[str, Any] = {}
+    for name, each in given.items():
+        source = each.text()
+        if source not in content:
+            raise each.place.error(f"no column {show(source)} in {file}{nearest(source, content)}; it has {', '.join(content)}")
+        found = _numbers(content[source], each)
+        if name == "duration":
+            columns[name] = _whole(found * UNITS[unit], each)
+            continue
+        columns[name] = _whole(found, each)
+        least = 1 if name in ("rows", *NEEDED.get(kind, ())) else 0
+        if (wrong := np.flatnonzero((columns[name] < least) | (columns[name] != found))).size:
+            value = f"{found[wrong[0]]:.12g}"
+            raise each.place.error(f"column {source!r} of {file}: expected whole numbers from {least}, found {value}")
+    size, kinds = ELEMENT[dtype], [kind] * len(columns["duration"])
+    if kind in (PRODUCT, ATTENTION):
+        formula = _product if kind == PRODUCT else _attention
+        inexact = formula({name: column.astype(np.float64) for name, column in columns.items()}, size)
+        if any((column >= 2**62).any() for column in inexact.values()):
+            raise node.place.error(f"{file}: expected FLOPs and bytes below 2^62, found a larger {kind}")
+        columns.update(formula(columns, size))
+    if kind == ATTENTION:
+        kinds = np.where(columns["heads"] == columns["kv_heads"], MULTI_HEAD, ATTENTION).tolist()
+    try:
+        samples = Samples({**columns, "kind": kinds, "dtype": [dtype] * len(kinds)})
+    except ValueError as error:
+        raise node.place.error(f"{file}: {error}") from None
+    return samples, _upto(node, samples)
+
+
+def _upto(node: Node, samples: Samples) -> npt.NDArray[np.bool_]:
+    mask = np.ones(len(samples), dtype=np.bool_)
+    limits = node.child("calibrate")
+    for name, limit in limits.mapping(list(NUMBERS)).items() if limits is not None else ():
+        if not isinstance(limit.value, int) or isinstance(limit.value, bool):
+            raise limit.place.error(f"expected a whole number, found {show(limit.plain())}")
+        mask &= samples.columns[name] <= limit.value
+    if limits is not None and not mask.any():
+        raise limits.place.error("expected limits that leave rows to fit to, found none within them")
+    return mask
+
+
+def _product(c: Mapping[str, Any], size: int) -> dict[str, Any]:
+    """[m, k] by [k, n]: 2 m n k FLOPs; the weights, k n numbers, are shared by all rows."""
+    weights = size * c["n"] * c["k"]
+    return {
+        "flops": 2 * c["rows"] * c["n"] * c["k"], "bytes_read": weights + size * c["rows"] * c["k"],
+        "bytes_written": size * c["rows"] * c["n"], "bytes_shared": weights,
+    }  # fmt: skip
+
+
+def _attention(c: Mapping[str, Any], size: int) -> dict[str, Any]:
+    """Scores and weighted values are 2 * heads * head_dim * context FLOPs each; keys and values are read once."""
+    queries = size * c["rows"] * c["heads"] * c["head_dim"]
+    return {
+        "flops": 4 * c["rows"] * c["heads"] * c["head_dim"] * c["context"],
+        "bytes_read": 2 * size * c["rows"] * c["kv_heads"] * c["head_dim"] * c["context"] + queries, "bytes_written": queries,
+    }  # fmt: skip
+
+
+def _read(path: Path) -> dict[str, list[Any]]:
+    """The columns of a CSV or Parquet file."""
+    if path.is_dir():
+        raise InputError(f"{path}: expected a CSV or Parquet file, found a folder")
+    try:
+        if path.suffix == ".csv":
+            return _csv(path)
+        parquet = import_module("pyarrow.parquet")
+        table = parquet.read_table(path)
+        return {name: table.column(name).to_pylist() for name in table.column_names}
+    except ImportError:
+        raise InputError(f"{path}: Parquet files need pyarrow: pip install 'decode-sim[parquet]'") from None
+    except FileNotFoundError:
+        raise InputError(f"{path}: no such file") from None
+    except InputError:
+        raise
+    except Exception as error:  # pyarrow raises many kinds, for files that are none of its own
+        raise InputError(" ".join(f"{path}: cannot be read as a table: {error}".splitlines())) from None
+
+
+def _csv(path: Path) -> dict[str, list[Any]]:
+    """The columns of a CSV file: a header, and rows of as many values."""
+    with path.open(newline="", encoding="utf-8-sig") as file:
+        reader = csv.reader(file, strict=True)
+        lines = [(reader.line_num, row) for row in reader if row]
+    if not lines:
+        return {}
+    (first, header), rows = lines[0], lines[1:]
+    names = [name.strip() for name in header]
+    if twice := next((name for i, name in enumerate(names) if name in names[:i]), None):
+        raise InputError(f"{path}:{first}: expected each column once, found {show(twice)} twice")
+    for line, row in rows:
+        if len(row) != len(names):
+            raise InputError(f"{path}:{line}: expected {len(names)} columns, found {len(row)}")
+    return {name: [row[i] for _, row in rows] for i, name in enumerate(names)}
+
+
+def _numbers(values: list[Any], node: Node) -> npt.NDArray[np.float64]:
+    found = [number(value.strip()) if isinstance(value, str) else value for value in values]
+    wrong = next((i for i, value in enumerate(found) if not isinstance(value, (int, float, Decimal))), None)
+    if wrong is not None:
+        raise node.place.error(f"column {node.text()!r} does not hold numbers: {show(values[wrong])}")
+    return np.array(found, dtype=np.float64)
+
+
+def _whole(values: npt.NDArray[np.float64], node: Node) -> npt.NDArray[np.int64]:
+    if not (np.abs(values) < 2**62).all():  # not a number is not below either
+        raise node.place.error(f"column {node.text()!r} does not hold numbers: not finite, or too large")
+    rounded: npt.NDArray[np.int64] = np.rint(values).astype(np.int64)
+    return rounded
+
+
+def _quantity(node: Node, dimension: Dimension) -> int:
+    try:
+        return dimension.parse(node.plain())
+    except ValueError as error:
+        raise node.place.error(str(error)) from None

@@ -1,0 +1,1 @@
+"""The event log: columnar tables of what ran where and when."""

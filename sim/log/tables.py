@@ -1,0 +1,273 @@
+"""The columnar record of a run: what ran, where and when. Everything shown to a user is derived from it.
+
+Times are int64 picoseconds; there is no Python object per event. A task row takes 58 bytes, a service interval 34.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field, fields, replace
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from models.graph import Members, StepLanes
+from sim.mapping.tasks import TaskGraph
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TaskTable:
+    """One row per task, in order of step and, within a step, of the task graph.
+
+    step: row of the step table; task: index in the step's task graph.
+    engine: the engine that ran it, -1 for a transfer that a DMA issued.
+    ready: all its inputs had ended (and its step was released).
+    start: an engine took it; for a DMA transfer: it was issued, SRAM had room.
+    loaded: its operands had arrived (equals `start` where it loads nothing). Under `blocking` it computes from then on.
+    end: it had finished.
+    compute: its time on an engine. work: its transfer at the full speed of one channel, without latency; over how many
+    channels it is spread, the grants say.
+    """
+
+    step: npt.NDArray[np.int32]
+    task: npt.NDArray[np.int32]
+    engine: npt.NDArray[np.int16]
+    ready: npt.NDArray[np.int64]
+    start: npt.NDArray[np.int64]
+    loaded: npt.NDArray[np.int64]
+    end: npt.NDArray[np.int64]
+    compute: npt.NDArray[np.int64]
+    work: npt.NDArray[np.int64]
+
+    def __len__(self) -> int:
+        return len(self.step)
+
+    @classmethod
+    def empty(cls) -> TaskTable:
+        """A table without rows: those of the run were not kept."""
+        types = {"step": np.int32, "task": np.int32, "engine": np.int16}
+        return cls(**{field.name: np.zeros(0, dtype=types.get(field.name, np.int64)) for field in fields(cls)})
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GrantTable:
+    """One row for each interval in which a channel served one transfer at one rate, in order of `end`.
+
+    task: row of the task table whose bytes moved. work: picoseconds of the channel's full bandwidth delivered in [start, end).
+    """
+
+    task: npt.NDArray[np.int64]
+    channel: npt.NDArray[np.int16]
+    start: npt.NDArray[np.int64]
+    end: npt.NDArray[np.int64]
+    work: npt.NDArray[np.int64]
+
+    def __len__(self) -> int:
+        return len(self.task)
+
+    @classmethod
+    def empty(cls) -> GrantTable:
+        """A table without rows: those of the run were not kept."""
+        none, channel = np.zeros(0, dtype=np.int64), np.zeros(0, dtype=np.int16)
+        return cls(task=none, channel=channel, start=none, end=none, work=none)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StepTable:
+    """One row per step, in order of sequence and token.
+
+    sequence, token: which; where steps are batched, the number of the decode loop and of its step. context: tokens in the KV
+    cache when it starts, of all its members together. graph: index into `EventLog.graphs`.
+    first: row of its first task. released: the first instant at which its tasks could run. end: its last task ended.
+    """
+
+    sequence: npt.NDArray[np.int32]
+    token: npt.NDArray[np.int32]
+    context: npt.NDArray[np.int64]
+    graph: npt.NDArray[np.int32]
+    first: npt.NDArray[np.int64]
+    released: npt.NDArray[np.int64]
+    end: npt.NDArray[np.int64]
+
+    def __len__(self) -> int:
+        return len(self.sequence)
+
+    @classmethod
+    def empty(cls) -> StepTable:
+        """A table without rows: those of the run were not kept."""
+        short, long = np.zeros(0, dtype=np.int32), np.zeros(0, dtype=np.int64)
+        return cls(sequence=short, token=short, context=long, graph=short, first=long, released=long, end=long)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MemberTable:
+    """Who took part in which step: one row each, in order of the step table and of the members of its graph.
+
+    step: row of the step table. sequence: which. context: its tokens in the KV cache when the step starts. query: tokens that
+    it fed in (several in prefill and verification; 0: its cache was swapped, or it got its first token from another sample of
+    its prompt). loads: cached tokens that were loaded for it alone. logits: rows of logits for it. emitted: output tokens that
+    it had when the step ended.
+    """
+
+    step: npt.NDArray[np.int32]
+    sequence: npt.NDArray[np.int32]
+    context: npt.NDArray[np.int64]
+    query: npt.NDArray[np.int32]
+    loads: npt.NDArray[np.int64]
+    logits: npt.NDArray[np.int32]
+    emitted: npt.NDArray[np.int32]
+
+    def __len__(self) -> int:
+        return len(self.step)
+
+    @classmethod
+    def plain(cls, steps: StepTable) -> MemberTable:
+        """Of steps that are one sequence each, which decodes one token."""
+        one = np.ones(len(steps), dtype=np.int32)
+        number = np.arange(len(steps), dtype=np.int32)
+        return cls(
+            step=number, sequence=steps.sequence, context=steps.context, loads=steps.context, query=one, logits=one, emitted=one
+        )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EventLog:
+    """A whole run. `engines` and `channels` count them; `bandwidth` is bytes/s of each channel.
+
+    batched: who took part in each step; None where each step is one sequence that decodes one token.
+    arrival: ps, when each sequence came.
+    """
+
+    graphs: tuple[TaskGraph, ...]
+    tasks: TaskTable
+    grants: GrantTable
+    steps: StepTable
+    engines: int
+    channels: int
+    bandwidth: int
+    batched: MemberTable | None = None
+    arrival: npt.NDArray[np.int64] = field(default_factory=lambda: np.zeros(0, dtype=np.int64))
+
+    @property
+    def members(self) -> MemberTable:
+        """Who took part in each step."""
+        return MemberTable.plain(self.steps) if self.batched is None else self.batched
+
+    def lanes(self, steps: npt.NDArray[np.integer]) -> StepLanes:
+        """Some steps of one graph, to be costed."""
+        table = self.steps
+        sequence, token = table.sequence[steps].astype(np.int64), table.token[steps].astype(np.int64)
+        return StepLanes(sequence=sequence, token=token, context=table.context[steps], members=self._members(steps))
+
+    def _members(self, steps: npt.NDArray[np.integer]) -> Members | None:
+        if self.batched is None or not len(steps):
+            return None
+        members = self.graphs[int(self.steps.graph[steps[0]])].ops.members
+        if members is None:
+            return None
+        first, last = np.searchsorted(self.batched.step, steps), np.searchsorted(self.batched.step, steps, side="right")
+        most = members or int((last - first).max())  # where kernels serve all members, steps have as many as they like
+        # Those of the graph come first among the rows of a step.
+        rows = first + np.arange(most)[:, None]  # [member, lane]
+        there = rows < last
+        columns = (self.batched.sequence, self.batched.context, self.batched.query, self.batched.loads, self.batched.logits)
+        sequence, context, query, loads, logits = (
+            np.where(there, column[np.where(there, rows, 0)], 0).astype(np.int64) for column in columns
+        )
+        return Members(sequence=sequence, context=context, query=query, loads=loads, logits=logits.sum(axis=0))
+
+    @property
+    def makespan(self) -> int:
+        """Picoseconds from 0 to the end of the last task."""
+        return int(self.steps.end.max(initial=0))
+
+    def rows(self, step: int) -> slice:
+        """The rows of the task table that belong to a step."""
+        first = int(self.steps.first[step])
+        return slice(first, first + len(self.graphs[self.steps.graph[step]]))
+
+    def bytes_moved(self) -> npt.NDArray[np.int64]:
+        """Bytes through the channel, per row of the task table."""
+        moved = np.zeros(len(self.tasks), dtype=np.int64)
+        for number, graph in enumerate(self.graphs):
+            steps = np.flatnonzero(self.steps.graph == number)
+            tasks = np.flatnonzero(graph.moves)
+            rows = self.steps.first[steps][:, None] + tasks
+            moved[rows] = graph.bytes_moved(graph.ops.costs_of(self.lanes(steps)), tasks).T
+        return moved
+
+    def name(self, row: int) -> str:
+        """What to call the task of a row."""
+        graph = self.graphs[int(self.steps.graph[self.tasks.step[row]])]
+        return graph.name(int(self.tasks.task[row]))
+
+    @property
+    def has_rows(self) -> bool:
+        """Whether its tasks were recorded, or its steps alone."""
+        return len(self.tasks) > 0
+
+    def part(self, first: int, after: int) -> EventLog:
+        """A copy of consecutive steps, whose rows begin at 0."""
+        steps, row = slice(first, after), int(self.steps.first[first])
+        last = after - 1
+        rows = slice(row, int(self.steps.first[last]) + len(self.graphs[int(self.steps.graph[last])]))
+        mine = (self.grants.task >= rows.start) & (self.grants.task < rows.stop)
+        columns = {f.name: getattr(self.steps, f.name)[steps].copy() for f in fields(StepTable)}
+        tasks = {f.name: getattr(self.tasks, f.name)[rows].copy() for f in fields(TaskTable)}
+        grants = {f.name: getattr(self.grants, f.name)[mine] for f in fields(GrantTable)}
+        columns["first"] -= row
+        tasks["step"] -= first
+        grants["task"] -= row
+        return replace(
+            self, steps=StepTable(**columns), tasks=TaskTable(**tasks), grants=GrantTable(**grants),
+            batched=self.batched and _members_of(self.batched, steps),
+        )  # fmt: skip
+
+
+def _members_of(members: MemberTable, steps: slice) -> MemberTable:
+    mine = (members.step >= steps.start) & (members.step < steps.stop)
+    columns = {f.name: getattr(members, f.name)[mine] for f in fields(MemberTable)}
+    columns["step"] -= steps.start
+    return MemberTable(**columns)
+
+
+def joined(logs: Sequence[EventLog]) -> EventLog:
+    """One log of several parts that follow one another; the graphs of each begin with those of the part before."""
+    step = row = 0
+    tables: dict[str, list[dict[str, Any]]] = {"steps": [], "tasks": [], "grants": [], "batched": []}
+    for log in logs:
+        moved = {"first": row, "task": row, "step": step}
+        for name, table in (("steps", log.steps), ("tasks", log.tasks), ("grants", log.grants), ("batched", log.batched)):
+            if table is not None:
+                shift = moved if name != "tasks" else {"step": step}
+                columns = {f.name: getattr(table, f.name) for f in fields(table)}
+                tables[name].append({key: column + shift.get(key, 0) for key, column in columns.items()})
+        step, row = step + len(log.steps), row + len(log.tasks)
+    types = {"steps": StepTable, "tasks": TaskTable, "grants": GrantTable, "batched": MemberTable}
+    made: dict[str, Any] = {
+        name: types[name](**{key: np.concatenate([each[key] for each in parts]) for key in parts[0]}) if parts else None
+        for name, parts in tables.items()
+    }
+    return replace(logs[-1], **made)
+
+
+class Window:
+    """Collects the steps of a run that are under way at some time, from parts as they come. start, end: ps."""
+
+    def __init__(self, start: int, end: int | None) -> None:
+        self.start, self.end = start, end
+        self._parts: list[EventLog] = []
+
+    def add(self, part: EventLog) -> None:
+        """The next part; what is wanted of it is copied."""
+        under_way = part.steps.end > self.start
+        if self.end is not None:
+            under_way &= part.steps.released < self.end
+        steps = np.flatnonzero(under_way)
+        if len(steps):
+            self._parts.append(part.part(int(steps[0]), int(steps[-1]) + 1))
+
+    def log(self) -> EventLog | None:
+        """The log of these steps; None if there are none."""
+        return joined(self._parts) if self._parts else None

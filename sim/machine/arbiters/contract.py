@@ -1,0 +1,82 @@
+"""The contract between a memory channel and the arbiter that divides it.
+
+`plan(pending)` is told which transfers are at the channel, in order of arrival, and answers with a `Plan`: shares of the
+channel as integer fractions that sum to at most 1 and, if it wants, after how much time at this plan to be asked again. It
+is asked at each arrival, at each departure and when that time is over. An arbiter must not change a transfer, must not look
+at the clock, and must answer the same for the same question: it may keep state of its own, but only what follows from the
+questions it was asked. Each channel of each run has an arbiter of its own. A work-conserving arbiter never leaves the
+channel idle while a transfer is pending.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass
+from typing import NamedTuple, Protocol
+
+
+@dataclass(slots=True, eq=False)
+class Transfer:
+    """One request to the channel.
+
+    row: (step, task) in program order. requester: the engine port or DMA queue that issued it; a requester has one transfer
+    at a channel at a time.
+    kind, sequence, token: of its task. work: picoseconds it takes at full channel speed; remaining: what is left of it.
+    order: number of its arrival at the channel. in_service: it had a share in the plan until now.
+    age: number of the release of its step, smaller is older. moves: its byte classes, bits of `sim.mapping.tasks.CLASS_BIT`.
+    """
+
+    row: tuple[int, int]
+    requester: int
+    kind: str
+    sequence: int
+    token: int
+    work: int
+    remaining: int
+    order: int = 0
+    in_service: bool = False
+    age: int = 0
+    moves: int = 0
+
+    def __repr__(self) -> str:
+        return f"Transfer({self.kind} of token {self.sequence}.{self.token}, {self.remaining}/{self.work} ps left)"
+
+
+class Plan(NamedTuple):
+    """`shares[i]` = (transfer, numerator) over the common `denominator`; `quantum` in ps of time, or None."""
+
+    shares: Sequence[tuple[Transfer, int]]
+    denominator: int
+    quantum: int | None = None
+
+
+class Arbiter(Protocol):
+    """Divides a channel among pending transfers; see the module for the contract.
+
+    It is made with `cap`, with the options of the scenario, and with `bandwidth` (bytes/s of the channel) if it has a
+    parameter of that name. An option that it cannot use is a ValueError that says what was expected and what was found.
+
+    cap: the largest share that one requester's port can draw, as (numerator, denominator).
+    work_conserving: it never leaves the channel idle.
+    reads_remaining: its answers depend on `Transfer.remaining`. The channel then credits all work before it asks; else it
+    does so only when the plan changes, which is cheaper and keeps intervals of service whole.
+    kinds: kinds of transfers that its options name, so that a misspelled one is found.
+    """
+
+    cap: tuple[int, int]
+    work_conserving: bool
+    reads_remaining: bool = False
+    kinds: Collection[str] = ()
+
+    def plan(self, pending: Sequence[Transfer]) -> Plan: ...
+
+
+class EqualShares(Arbiter, Protocol):
+    """An arbiter that serves all who are pending at one rate, which depends on nothing but their number: one with a `rate`.
+
+    The compiled executor's channel then takes time that grows with the logarithm of how many they are.
+    """
+
+    def rate(self, n: int) -> tuple[int, int]:
+        """The share that `plan` gives each of n, as numerator and denominator."""
+        ...

@@ -1,0 +1,126 @@
+"""Arbiters that serve all pending transfers at once, each at a share of the channel."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from sim.base.quantities import BANDWIDTH
+from sim.machine.arbiters.contract import Arbiter, Plan, Transfer
+from sim.machine.arbiters.options import at_least_one, expected
+from sim.machine.arbiters.rules import RECORD, SHARE, max_min, rates
+
+
+def water_fill(weights: Sequence[int], cap: tuple[int, int]) -> tuple[list[int], int]:
+    """Divide a channel in proportion to positive weights, none above `cap`: numerators and their denominator."""
+    return _by_class(weights, lambda table, classes: max_min(table, 0, RECORD, classes, *cap))
+
+
+def _by_class(weights: Sequence[int], divide: Callable[[Any, int], int]) -> tuple[list[int], int]:
+    """The share of each transfer, where those of equal weight are a class of the table that `divide` fills in."""
+    counts = Counter(weights)
+    table = [word for weight, count in counts.items() for word in (weight, count, 0)]
+    denominator = divide(table, len(counts))
+    share = {weight: table[i * RECORD + SHARE] for i, weight in enumerate(counts)}
+    return [share[weight] for weight in weights], denominator
+
+
+class ProcessorSharing(Arbiter):
+    """Max-min fair sharing: equal shares, none above the cap of a requester's port."""
+
+    work_conserving = True
+
+    def __init__(self, *, cap: tuple[int, int] = (1, 1)) -> None:
+        self.cap = cap
+
+    def plan(self, pending: Sequence[Transfer]) -> Plan:
+        share, denominator = self.rate(len(pending))
+        return Plan([(transfer, share) for transfer in pending], denominator)
+
+    def rate(self, n: int) -> tuple[int, int]:
+        """The share of each of n."""
+        table = [1, n, 0]
+        denominator = max_min(table, 0, RECORD, 1, *self.cap)
+        return table[SHARE], denominator
+
+
+class Weighted(Arbiter):
+    """Generalised processor sharing: shares in proportion to weights, none above the cap of a requester's port.
+
+    weights: whole numbers by kind of transfer (`{kv_load: 3, weight_load: 1}`) or by number of sequence (`{0: 3}`, or a
+    list); 1 for what is not named. Parekh and Gallager, 1993.
+    """
+
+    work_conserving = True
+
+    def __init__(self, *, weights: Mapping[str, int] | Sequence[int] | str, cap: tuple[int, int] = (1, 1)) -> None:
+        self.cap = cap
+        table: Mapping[Any, Any] = {}
+        if isinstance(weights, Mapping):
+            table = weights
+        elif isinstance(weights, Sequence) and not isinstance(weights, str):
+            table = dict(enumerate(weights))
+        numbered = [str(key).isdecimal() for key in table]
+        if not table or any(numbered) != all(numbered):
+            raise expected("weights", "whole numbers by kind of transfer, or by number of sequence", weights)
+        self.by_sequence = numbered[0]
+        self.weights = {str(key): at_least_one(f"weights.{key}", weight) for key, weight in table.items()}
+        self.kinds = () if self.by_sequence else tuple(self.weights)
+
+    def weight(self, transfer: Transfer) -> int:
+        """What a transfer's share is in proportion to."""
+        return self.weights.get(str(transfer.sequence) if self.by_sequence else transfer.kind, 1)
+
+    def plan(self, pending: Sequence[Transfer]) -> Plan:
+        shares, denominator = water_fill([self.weight(transfer) for transfer in pending], self.cap)
+        return Plan(list(zip(pending, shares, strict=True)), denominator)
+
+
+class Proportional(Arbiter):
+    """Shares in proportion to demand: the aggressive stream wins, as real memory controllers tend to have it.
+
+    demand: `outstanding` (what is left of a transfer: all that are pending tend to end together), or what each kind of
+    transfer draws when it is alone (`{kv_load: 60 GB/s}`; the whole port for what is not named): all slow down by the same
+    factor once their demands exceed the channel. Such demands are not work-conserving: a lone transfer leaves bandwidth.
+    """
+
+    work_conserving = True
+    reads_remaining = True
+
+    def __init__(
+        self, *, bandwidth: int, demand: str | Mapping[str, str] = "outstanding", cap: tuple[int, int] = (1, 1)
+    ) -> None:
+        self.cap = cap
+        self.bandwidth = bandwidth
+        self.demand: dict[str, int] | None = None
+        if demand == "outstanding":
+            return
+        if not isinstance(demand, Mapping) or not demand:
+            raise expected("demand", "'outstanding' or bandwidths by kind of transfer", demand)
+        self.work_conserving = self.reads_remaining = False
+        self.demand = {}
+        for kind, rate in demand.items():
+            try:
+                self.demand[kind] = BANDWIDTH.parse(rate)
+            except ValueError as error:
+                raise ValueError(f"demand.{kind}: {error}") from None
+        self.kinds = tuple(self.demand)
+
+    def plan(self, pending: Sequence[Transfer]) -> Plan:
+        if self.demand is None:
+            # Shares in proportion to what remains keep that proportion while they hold, so asking at arrivals and
+            # departures is exact unless a port is the limit.
+            shares, denominator = water_fill([max(1, transfer.remaining) for transfer in pending], self.cap)
+            return Plan(list(zip(pending, shares, strict=True)), denominator)
+        rate_of, otherwise = self.rates()
+        weights = [rate_of.get(transfer.kind, otherwise) for transfer in pending]
+        whole = self.bandwidth * self.cap[1]
+        shares, denominator = _by_class(weights, lambda table, classes: rates(table, 0, RECORD, classes, whole))
+        return Plan(list(zip(pending, shares, strict=True)), denominator)
+
+    def rates(self) -> tuple[dict[str, int], int]:
+        """What transfers of each kind draw when they are alone, and all others, in units of 1/den bytes/s: the cap is whole."""
+        num, den = self.cap
+        port = num * self.bandwidth
+        return {kind: min(rate * den, port) for kind, rate in (self.demand or {}).items()}, min(self.bandwidth * den, port)

@@ -1,0 +1,26 @@
+"""Machines by name: figures of real devices, each with where it is from and what is doubtful about it.
+
+A preset is a YAML file; `a100-80g-sxm.yaml` beside this file is an example. Figures are of the whole device:
+
+    title:          what the device is called
+    sources:        short names for where figures are from
+    engines:        how many engines it is simulated as (streaming multiprocessors, compute units, cores)
+    peak:           dense FLOP/s by torch's name of the number format, or under `any` one rate for all
+    vector:         elements a second of all that is no matrix product
+    bandwidth:      peak bytes/s of memory; `unpublished: why` if nobody says
+    achievable:     share of it that kernels were seen to reach, or a table of shares by number of concurrent readers
+    port_bandwidth: the most that one engine draws
+    capacity:       bytes of memory
+    on_chip:        sizes of caches and local memories, by name; for people, no run uses them
+
+Each figure is `{value, source}`, with `derived: how` where it was computed and `unsure: why` where it may be wrong.
+To add one: put such a file into this folder, name it by its path in the scenario, or register its path (a `Path` or
+a text) as an entry point in the group `decode_sim.hardware_presets`.
+"""
+
+from __future__ import annotations
+
+from sim.machine.presets.files import PRESETS, complete, find, over
+from sim.machine.presets.preset import Figure, Preset, read_preset
+
+__all__ = ["PRESETS", "Figure", "Preset", "complete", "find", "over", "read_preset"]

@@ -1,0 +1,57 @@
+"""Where presets are, and how one completes the `hardware` of a scenario."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+from sim.base.registry import Registry
+from sim.machine.presets.preset import Preset, read_preset
+
+FOLDER = Path(__file__).parent
+
+#: Paths of the files of presets, by name.
+PRESETS: Registry[str | Path] = Registry("hardware preset", {path.stem: path for path in sorted(FOLDER.glob("*.yaml"))})
+
+#: What is replaced as a whole: points of two curves, or options of two arbiters, mixed would be neither.
+WHOLE = frozenset(("efficiency", "arbiter"))
+
+
+def find(name: str, folder: Path = Path()) -> Preset:
+    """The preset of that name, or in the file of that path, from a folder. Raises InputError with the nearest name."""
+    path = folder / name
+    if path.suffix in (".yaml", ".yml"):
+        return read_preset(path, path.stem)
+    return _shipped(name)
+
+
+@lru_cache(maxsize=64)
+def _shipped(name: str) -> Preset:
+    return read_preset(PRESETS.get(name), name)
+
+
+def complete(preset: Preset, written: Mapping[str, Any]) -> dict[str, Any]:
+    """The `hardware` section as written, completed by a preset: what is written holds, key by key.
+
+    Raises ValueError if the preset does not know the bandwidth and the scenario does not say it.
+    """
+    memory = written.get("memory")
+    memory = memory if isinstance(memory, Mapping) else {}
+    if preset.bandwidth is None and "bandwidth" not in memory:
+        raise ValueError(
+            f"the bandwidth of preset {preset.name!r} is not published ({preset.unpublished}): "
+            "expected the key hardware.memory.bandwidth"
+        )
+    return over(preset.hardware(achievable=memory.get("achievable") is True), written)
+
+
+def over(base: Mapping[str, Any], written: Mapping[str, Any]) -> dict[str, Any]:
+    """A `hardware` section with what is written in place of what it says."""
+    result = {**base, **written}
+    for key in base.keys() & written.keys() - WHOLE:
+        below, above = base[key], written[key]
+        if isinstance(below, Mapping) and isinstance(above, Mapping):
+            result[key] = over(below, above)
+    return result

@@ -1,0 +1,1 @@
+"""The mapping: op graphs become task graphs and step graphs."""

@@ -1,0 +1,147 @@
+"""The section `mapping` of a scenario: how the model is laid onto the machine."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import BeforeValidator, Discriminator, Field, Tag, WithJsonSchema, model_validator
+
+from sim.base.quantities import show
+from sim.base.section import LINE, ONE, TABLE, Section, Whole, default, form, integral, real
+from sim.mapping.lowering import MOST_TILES
+
+
+class Formats(Section):
+    """How many bits numbers take in memory. Arithmetic stays that of the model; null: as captured."""
+
+    weights: Literal["bf16", "fp8", "int8", "int4"] | None = Field(
+        default=None, description="Of weights of matrix products and embeddings; norms stay as captured."
+    )
+    kv: Literal["bf16", "fp8", "int8"] | None = Field(default=None, description="Of the KV cache.")
+    activations: Literal["bf16"] | None = Field(default=None, description="Of results between ops, where they are off chip.")
+    group: Whole = Field(default=128, ge=1, le=2**20, description="int4 weights that share one scale of 2 bytes.")
+
+
+class Residency(Section):
+    """Weights that stay on chip in part."""
+
+    resident: Annotated[float, Field(gt=0, lt=1), BeforeValidator(real)] = Field(
+        description="Share of the weights of each op that stays on chip; the rest is read at every step."
+    )
+
+
+#: All, none or a share of the weights on chip.
+Weights = Annotated[
+    Annotated[Literal["resident", "streamed"], Tag(ONE)] | Annotated[Residency, Tag(TABLE)],
+    Discriminator(form),
+]
+
+
+def _tile_count(value: object) -> object:
+    """A number of tiles, or `engines`: one error for both, where a union would have two."""
+    count = integral(value)
+    if count != "engines" and (type(count) is not int or not 1 <= count <= MOST_TILES):
+        raise ValueError(f"expected a number from 1 to {MOST_TILES}, or engines, found {show(value)}")
+    return count
+
+
+#: Tiles of a product by weights; `engines`: one for each engine.
+Tiles = Annotated[
+    int | Literal["engines"],
+    BeforeValidator(_tile_count),
+    WithJsonSchema({"anyOf": [{"type": "integer", "minimum": 1, "maximum": MOST_TILES}, {"const": "engines"}]}),
+]
+KindName = Annotated[str, Field(pattern=LINE, min_length=1, max_length=100)]
+
+#: One number for all products by weights, or a table by op kind.
+TileTable = Annotated[
+    Annotated[Tiles, Tag(ONE)] | Annotated[dict[KindName, Tiles], Field(min_length=1), Tag(TABLE)],
+    Discriminator(form),
+]
+
+
+class Fuse(Section):
+    """Which products by weights that read the same input are one kernel, as in inference engines."""
+
+    qkv: bool = Field(default=False, description="The projections to queries, keys and values.")
+    gate_up: bool = Field(default=False, description="The gate and up projections of the MLP.")
+
+
+class ModelMapping(Section):
+    """How the model is laid onto the machine."""
+
+    heads: Literal["split", "fused"] = Field(
+        default="split", description="Attention as one task per head, or as one task for all heads."
+    )
+    softmax: Literal["three_pass", "fused", "online"] = Field(
+        default="three_pass",
+        description="`three_pass`: subtract the maximum, exponentiate, normalise; `fused`: one task, one pass over scores on "
+        "chip; `online`: scores, softmax and values as one task (FlashAttention).",
+    )
+    kv_splits: Whole = Field(
+        default=1,
+        ge=1,
+        le=1024,
+        description="With `softmax: online`: parts of the keys that are attended to independently and then combined "
+        "(flash-decoding); each loads its own part of the KV cache.",
+    )
+    kv_loads: Literal["layer", "head"] = Field(
+        default="layer",
+        description="The KV cache of a layer as one transfer, or as one for each of its heads, which query heads that share it "
+        "share.",
+    )
+    fuse: Fuse = default({}, description="Which projections are one kernel.")
+    granularity: Literal["op", "aten"] = Field(
+        default="op", description="`op`: the operations people name; `aten`: every operation that torch issues."
+    )
+    mla: Literal["latent", "expanded"] = Field(
+        default="latent",
+        description="For models with multi-head latent attention. The cache holds `latent`: the latents, with the "
+        "up-projections absorbed; `expanded`: keys and values of every head.",
+    )
+    weights: Weights = default(
+        "streamed",
+        description="Weights stay on chip and cost no bandwidth, or are read at every step, or a share of each. What stays on "
+        "chip must fit `hardware.sram`, if that is bounded, and leaves the rest of it to operands in flight.",
+        examples=["streamed", {"resident": 0.4}],
+    )
+    activations: Literal["on_chip", "off_chip"] = Field(
+        default="on_chip", description="Whether results between ops stay on chip or travel through the channel."
+    )
+    execution: Literal["blocking", "stream", "prefetch"] = Field(
+        default="prefetch",
+        description="`blocking`: an engine waits while operands load; `stream`: load and compute overlap within a "
+        "task; `prefetch`: operands load ahead of their task as far as SRAM allows.",
+    )
+    kv: Literal["transfers", "operands"] = Field(
+        default="transfers",
+        description="`transfers`: the KV cache of a layer is loaded by a transfer of its own, which all heads share; "
+        "`operands`: the ops of attention read it themselves, as kernels of CPUs and GPUs do (`blocking` or `stream`).",
+    )
+    attention: Literal["sequence", "batch"] = Field(
+        default="sequence",
+        description="In steps of several sequences, what depends on the context (KV cache, scores, softmax, values) as kernels "
+        "of each sequence, or as one kernel for all of them, which costs the sum (a launch overhead is paid once). "
+        "`sequence` shows who delays whom.",
+    )
+    tiles: TileTable = default(
+        1,
+        description="Tasks that each product by weights is split into: one number, or `engines` for as many as there are, or a "
+        "table of these by kind, with `default` for what is not named (1 if it is not there).",
+        examples=[4, "engines", {"default": "engines", "k_proj": 8}],
+    )
+    formats: Formats = default({}, description="How many bits numbers take in memory; for a model by its config.")
+
+    @model_validator(mode="after")
+    def _consistent(self) -> ModelMapping:
+        if self.kv_splits > 1 and self.softmax != "online":
+            raise ValueError(f"expected kv_splits only with softmax: online, found softmax: {self.softmax}")
+        if self.granularity == "aten" and (self.softmax != "three_pass" or self.fuse != Fuse()):
+            raise ValueError("expected softmax: fused, softmax: online and fuse only with granularity: op")
+        if self.granularity == "aten" and self.attention == "batch":
+            raise ValueError("expected 'attention: batch' only with granularity: op")
+        if self.kv == "operands" and self.kv_loads == "head":
+            raise ValueError("expected 'kv_loads: head' only with kv: transfers, of which there can be one per head")
+        if self.kv == "operands" and self.execution == "prefetch":
+            raise ValueError("expected 'kv: operands' only with execution blocking or stream, where engines load operands")
+        return self

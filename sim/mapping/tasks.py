@@ -1,0 +1,250 @@
+"""The task graph: what is scheduled. Lowering makes it from an op graph; it is one DAG per step, kept as arrays.
+
+A task computes on an engine, moves bytes through the memory channel, or does both (under `blocking` and `stream`
+execution an engine loads the private operands of the task that it runs). Each task is a share of one op:
+share `part` of `parts`, so that the shares of an op sum to the op exactly.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from models.graph import QUANTITIES, IntArray, OpGraph
+from sim.mapping.template import first_of_each, rows
+
+#: Byte classes, as bits of `TaskGraph.moves`: bit i stands for `QUANTITIES[i]`.
+BYTE_CLASSES = ("weight", "kv_read", "kv_write", "act_read", "act_write")
+CLASS_BIT = {name: 1 << QUANTITIES.index(name) for name in BYTE_CLASSES}
+WRITE_BITS = CLASS_BIT["kv_write"] | CLASS_BIT["act_write"]
+
+
+class ByLayer(Mapping[int, tuple[int, ...]]):
+    """Tasks by layer, sorted when they are asked for. tasks: ascending. layer: that of each."""
+
+    def __init__(self, tasks: npt.NDArray[np.intp], layer: npt.NDArray[np.int16]) -> None:
+        self._tasks, self._layer = tasks, layer
+        self._made: dict[int, tuple[int, ...]] | None = None
+
+    def _sorted(self) -> dict[int, tuple[int, ...]]:
+        if self._made is None:
+            made: dict[int, list[int]] = {}
+            for task, layer in zip(self._tasks.tolist(), self._layer.tolist(), strict=True):
+                made.setdefault(layer, []).append(task)
+            self._made = {layer: tuple(tasks) for layer, tasks in made.items()}
+        return self._made
+
+    def __getitem__(self, layer: int) -> tuple[int, ...]:
+        return self._sorted()[layer]
+
+    def __iter__(self) -> Iterator[int]:
+        return iter(self._sorted())
+
+    def __len__(self) -> int:
+        return len(self._sorted())
+
+
+class Links(NamedTuple):
+    """Edges of a task graph, in which *joins* may stand between many tasks and many that need all of them.
+
+    Nodes are the tasks, and after them `joins` joins: node `len(graph) + j` is join j. A join is no task. It is there at the
+    instant at which the last task that it needs ends, and what needs the join needs all of these. Joins need tasks only.
+    inputs, input_start: CSR of the nodes that each node needs. outputs, output_start: CSR of the nodes that need it.
+    """
+
+    joins: int
+    inputs: npt.NDArray[np.int32]
+    input_start: npt.NDArray[np.int32]
+    outputs: npt.NDArray[np.int32]
+    output_start: npt.NDArray[np.int32]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TaskGraph:
+    """The DAG of tasks of one step. All columns have one entry per task, in program order.
+
+    ops: the op graph it was lowered from.
+    kinds: names; `kind[t]` indexes it. A task has its op's kind, or `weight_load`, `act_load`, `act_store`.
+    op, part, parts: the share of the op that the task stands for.
+    head, tile: which head, and which tile (or split of the keys) of its op, -1 if the op was not cut that way. Heads of a
+    KV load are those of the cache.
+    layer: decoder layer, -1 outside of layers.
+    engine: True if an engine is held while it runs, False if a DMA issues it.
+    computes: True if it does its op's arithmetic.
+    moves: bits of `CLASS_BIT`: the bytes that it moves through the channel; 0 if none.
+    prefetch: True for a load that waits for nothing but room in SRAM.
+    inputs, input_start: CSR of the tasks it needs (indices smaller than its own).
+    outputs, output_start: CSR of the tasks that need it.
+    links: the same edges, where there are very many of them through joins; executors follow these.
+    kv_loads, kv_stores: layer -> tasks that read or append to the KV cache of that layer.
+    """
+
+    ops: OpGraph
+    kinds: tuple[str, ...]
+    kind: npt.NDArray[np.int16]
+    op: npt.NDArray[np.int32]
+    part: npt.NDArray[np.int32]
+    parts: npt.NDArray[np.int32]
+    head: npt.NDArray[np.int16]
+    tile: npt.NDArray[np.int16]
+    layer: npt.NDArray[np.int16]
+    engine: npt.NDArray[np.bool_]
+    computes: npt.NDArray[np.bool_]
+    moves: npt.NDArray[np.uint8]
+    prefetch: npt.NDArray[np.bool_]
+    inputs: npt.NDArray[np.int32]
+    input_start: npt.NDArray[np.int32]
+    outputs: npt.NDArray[np.int32] = field(repr=False)
+    output_start: npt.NDArray[np.int32] = field(repr=False)
+    kv_loads: Mapping[int, tuple[int, ...]] = field(default_factory=dict)
+    kv_stores: Mapping[int, tuple[int, ...]] = field(default_factory=dict)
+    _made: dict[str, Any] = field(default_factory=dict, init=False, repr=False, compare=False)  # what has been asked for
+
+    def __len__(self) -> int:
+        return len(self.op)
+
+    def __repr__(self) -> str:
+        return f"TaskGraph({len(self)} tasks, {len(self.links.inputs)} edges)"
+
+    @property
+    def links(self) -> Links:
+        """The edges as they are stored."""
+        return Links(0, self.inputs, self.input_start, self.outputs, self.output_start)
+
+    def kind_of(self, task: int) -> str:
+        return self.kinds[int(self.kind[task])]
+
+    def name(self, task: int) -> str:
+        """What to call the task: its kind, with its part, head, split or tile: `scores h3`, `rope q`, `attention h3 s0`."""
+        op = self.ops.ops[int(self.op[task])]
+        kind = self.kind_of(task)
+        words = [kind]
+        if self.ops.members is not None and self.ops.members > 1 and (member := int(self.ops.member[self.op[task]])) >= 0:
+            words.append(f"m{member}")
+        if kind != op.kind:
+            words.append(op.kind)
+        if op.part:
+            words.append(op.part)
+        if self.head[task] >= 0:
+            words.append(f"h{self.head[task]}")
+        if self.tile[task] >= 0:
+            words.append(f"{'s' if op.splits > 1 else 't'}{self.tile[task]}")
+        return " ".join(words)
+
+    def share(self, quantity: IntArray, tasks: npt.NDArray[np.intp] | None = None) -> IntArray:
+        """Split a per-op quantity [op(, lane)] over tasks [task(, lane)], into integers that sum to the op's value.
+
+        tasks: only the shares of these.
+        """
+        tasks = np.arange(len(self)) if tasks is None else tasks
+        each = quantity[self.op[tasks]]
+        split = np.flatnonzero(self.parts[tasks] > 1)
+        if not len(split):
+            return each
+        part, parts = self.part[tasks[split]].astype(np.int64), self.parts[tasks[split]].astype(np.int64)
+        if quantity.ndim == 2:
+            part, parts = part[:, None], parts[:, None]
+        # x * (i + 1) // k - x * i // k, without the product that could overflow
+        whole = each[split]
+        portion = whole // parts
+        rest = whole - portion * parts
+        if rest.any():
+            portion += rest * (part + 1) // parts - rest * part // parts
+        each[split] = portion
+        return each
+
+    def bytes_moved(self, costs: IntArray, tasks: npt.NDArray[np.intp] | None = None) -> IntArray:
+        """Bytes that each task (or each of `tasks`) moves through the channel, from `OpGraph.costs` [quantity, op(, lane)]."""
+        tasks = np.arange(len(self)) if tasks is None else tasks
+        moves = self.moves[tasks]
+        total = np.zeros((len(tasks), *costs.shape[2:]), dtype=np.int64)
+        for name, bit in CLASS_BIT.items():
+            chosen = np.flatnonzero(moves & bit)
+            if len(chosen):
+                total[chosen] += self.share(costs[QUANTITIES.index(name)], tasks[chosen])
+        return total
+
+    def alike(
+        self, costs: IntArray, ops: npt.NDArray[np.intp] | None = None
+    ) -> tuple[npt.NDArray[np.intp], npt.NDArray[np.intp]]:  # fmt: skip
+        """Tasks that stand for all: (representatives, for each task the index of its own).
+
+        Equal shares of one op cost the same, and most ops divide evenly: what is computed per representative and spread by the
+        index is computed some ten times less often. ops: for each op, the first of those that cost the same.
+        """
+        first, kind = self._forms(ops)
+        op, parts = self.op[first], self.parts[first].astype(np.int64)
+        split = np.flatnonzero(parts > 1)
+        of = costs.reshape(len(QUANTITIES), len(self.ops), -1)
+        divides = np.ones(len(first), dtype=np.bool_)
+        divides[split] = (of[:, op[split]] % parts[split, None] == 0).all(axis=(0, 2))
+        if divides.all():
+            return first, kind
+        most = int(self.parts.max(initial=0)) + 1
+        same = np.where(divides[kind], 0, self.part.astype(np.int64))
+        return first_of_each(kind * most + same, len(first) * most)
+
+    def _forms(self, ops: npt.NDArray[np.intp] | None) -> tuple[npt.NDArray[np.intp], npt.NDArray[np.intp]]:
+        """Tasks that stand for all that are a share of as many of an op that costs the same, and for each task which."""
+        name = "forms of ops" if ops is None else "forms"
+        if name not in self._made or (ops is not None and self._made["ops"] is not ops):
+            which = np.arange(len(self.ops)) if ops is None else ops
+            most = int(self.parts.max(initial=0)) + 1
+            form = self.moves.astype(np.int64) * 2 + self.computes
+            _, compact = first_of_each(form, 512)
+            forms = int(compact.max(initial=0)) + 1
+            share = (which[self.op] * most + self.parts) * forms + compact
+            self._made[name] = first_of_each(share, len(which) * most * forms)
+            self._made["ops"] = ops if ops is not None else self._made.get("ops")
+        made: tuple[npt.NDArray[np.intp], npt.NDArray[np.intp]] = self._made[name]
+        return made
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, repr=False)
+class JoinedGraph(TaskGraph):
+    """A task graph with joins. Edges from task to task are made only if somebody asks for them."""
+
+    links: Links = field(repr=False)
+    inputs: npt.NDArray[np.int32] = field(init=False, repr=False, compare=False)
+    input_start: npt.NDArray[np.int32] = field(init=False, repr=False, compare=False)
+    outputs: npt.NDArray[np.int32] = field(init=False, repr=False, compare=False)
+    output_start: npt.NDArray[np.int32] = field(init=False, repr=False, compare=False)
+
+    if not TYPE_CHECKING:  # so that names which do not exist are still found
+
+        def __getattr__(self, name: str) -> Any:
+            """Columns that are made when they are asked for; called for what is not there."""
+            if name not in ("inputs", "input_start", "outputs", "output_start"):
+                raise AttributeError(name)
+            consumers, sources = self._edges()
+            for value, start, row, of in (
+                ("inputs", "input_start", consumers, sources), ("outputs", "output_start", sources, consumers),
+            ):  # fmt: skip
+                made = rows(row, of, len(self))
+                object.__setattr__(self, value, made[0])
+                object.__setattr__(self, start, made[1])
+            return object.__getattribute__(self, name)
+
+    def _edges(self) -> tuple[IntArray, IntArray]:
+        """Edges from task to task, in no order: what needs, and what it needs."""
+        tasks, links = len(self), self.links
+        start = links.input_start.astype(np.int64)
+        consumer = np.repeat(np.arange(tasks), np.diff(start[: tasks + 1]))
+        node = links.inputs[: len(consumer)].astype(np.int64)
+        direct = node < tasks
+        join, needs = node[~direct], consumer[~direct]
+        size = start[join + 1] - start[join]
+        at = np.repeat(start[join] - (np.cumsum(size) - size), size) + np.arange(int(size.sum()))
+        return np.concatenate([consumer[direct], np.repeat(needs, size)]), np.concatenate([node[direct], links.inputs[at]])
+
+
+def with_links(links: Links, columns: dict[str, Any]) -> TaskGraph:
+    """A task graph of these edges and its other columns."""
+    if links.joins:
+        return JoinedGraph(links=links, **columns)
+    _, inputs, input_start, outputs, output_start = links
+    return TaskGraph(inputs=inputs, input_start=input_start, outputs=outputs, output_start=output_start, **columns)

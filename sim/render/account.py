@@ -1,0 +1,108 @@
+"""The account of a run as plain data: where the time went, who is to blame, what was critical, what would help.
+
+Each function is pure and gives JSON-ready data in a fixed order; times are integers of picoseconds.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+
+from sim.analysis.blame import Blame, Matrix
+from sim.analysis.breakdown import PARTS
+from sim.analysis.critical_path import CriticalPath
+from sim.analysis.links import Cause, Place
+from sim.cost import Doubt
+from sim.runs.result import Result
+
+if TYPE_CHECKING:  # needs OR-tools, which is an extra
+    from sim.analysis.optimal import Optimum
+
+Times = npt.NDArray[np.int64]
+
+
+def parts(row: Times) -> dict[str, int]:
+    """One row of a breakdown by the names of its parts."""
+    return {name: int(ps) for name, ps in zip(PARTS, row, strict=True)}
+
+
+def doubts(found: Sequence[Doubt]) -> list[str]:
+    """What the costs are less than sure of, one sentence for each reason, what takes the most time first."""
+    by_reason: dict[str, list[Doubt]] = {}
+    for doubt in found:
+        by_reason.setdefault(doubt.why, []).append(doubt)
+    texts = []
+    for why, group in sorted(by_reason.items(), key=lambda item: -sum(doubt.share for doubt in item[1])):
+        ops, share = sum(doubt.ops for doubt in group), sum(doubt.share for doubt in group)
+        kinds = ", ".join(doubt.kind for doubt in group)
+        texts.append(f"{kinds}: {why} ({ops} op{'s' if ops > 1 else ''}, {share:.1%} of the time on engines)")
+    return texts
+
+
+def totals(result: Result) -> dict[str, Any]:
+    """Over all tasks: `total`, `by_kind`, `by_layer`, `by_token`, `by_sequence`."""
+    b, steps = result.breakdown, result.log.steps
+    return {
+        "total": parts(b.total),
+        "by_kind": [{"kind": name, **parts(row)} for name, row in zip(b.kinds, b.by_kind, strict=True)],
+        "by_layer": [{"layer": layer, **parts(row)} for layer, row in zip(b.layers, b.by_layer, strict=True)],
+        "by_token": [
+            {"sequence": sequence, "token": token, **parts(row)}
+            for sequence, token, row in zip(steps.sequence.tolist(), steps.token.tolist(), b.by_step, strict=True)
+        ],
+        "by_sequence": [{"sequence": number, **parts(row)} for number, row in zip(b.sequences, b.by_sequence, strict=True)],
+    }
+
+
+def blame(found: Blame) -> dict[str, Any]:
+    """`engine` and `channel`, each by `owner` and by `kind`: `wait_ps[who][because of whom]`, and what is nobody's fault."""
+
+    def table(matrix: Matrix) -> dict[str, Any]:
+        return {"names": list(matrix.names), "wait_ps": matrix.wait.tolist(), "alone_ps": matrix.alone.tolist()}
+
+    return {
+        "owner": found.owner,
+        "engine": {"by_owner": table(found.engine_by_owner), "by_kind": table(found.engine_by_kind)},
+        "channel": {"by_owner": table(found.channel_by_owner), "by_kind": table(found.channel_by_kind)},
+    }
+
+
+def critical_path(result: Result, path: CriticalPath, *, links: bool = False) -> dict[str, Any]:
+    """Shares of the critical path, and with `links` all of it."""
+    log = result.log
+    data: dict[str, Any] = {
+        "tasks": len(path.rows),
+        "by_kind_ps": path.by_kind(log),
+        "by_resource_ps": path.by_resource(log),
+        "causes": path.by_cause(),
+    }
+    if links:
+        data["links"] = [
+            {
+                "task": log.name(row) if row >= 0 else "",
+                "sequence": int(log.steps.sequence[log.tasks.step[row]]) if row >= 0 else None,
+                "token": int(log.steps.token[log.tasks.step[row]]) if row >= 0 else None,
+                "engine": int(log.tasks.engine[row]) if row >= 0 and log.tasks.engine[row] >= 0 else None,
+                "place": Place(place).name.lower(),
+                "because": Cause(cause).name.lower(),
+                "begin_ps": begin,
+                "end_ps": end,
+            }
+            for row, place, cause, begin, end in zip(
+                path.row.tolist(), path.place.tolist(), path.cause.tolist(), path.begin.tolist(), path.end.tolist(), strict=True
+            )
+        ]
+    return data
+
+
+def optimal(answer: Optimum, makespan: int) -> dict[str, Any]:
+    """`best_ps` and `bound_ps` are null where it is not supported, and `sentence` says why."""
+    return {
+        "best_ps": answer.best,
+        "bound_ps": answer.bound,
+        "proved": answer.proved,
+        "sentence": answer.sentence(makespan),
+    }

@@ -1,0 +1,134 @@
+"""The account of a run on a terminal: where the time went, who is to blame, what was critical, what would help."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+
+import numpy as np
+import numpy.typing as npt
+from rich.console import Group, RenderableType
+from rich.table import Table
+from rich.text import Text
+
+from sim.analysis.blame import Blame, Matrix
+from sim.analysis.breakdown import PARTS
+from sim.analysis.critical_path import CriticalPath
+from sim.base.units import format_time
+from sim.runs.result import Result
+
+MANY = 12  # rows of a table before it says "and n more"
+FEW = 5
+Times = npt.NDArray[np.int64]
+
+
+def render(result: Result, found: Blame, path: CriticalPath) -> RenderableType:
+    """The page, without what-if and optimum."""
+    b, makespan = result.breakdown, result.makespan
+    head = Text.assemble((result.scenario.name, "bold"), f"  {format_time(makespan)}, {len(result.log.tasks):,} tasks")
+    sections: list[RenderableType] = [head]
+    one = "token" if result.log.batched is None else "step"
+    sections += _section(f"Where the time of each {one} went, along its own critical chain", _tokens(result, one))
+    sections += _section("Where the time of all tasks went, by kind", _parts("kind", b.kinds, b.by_kind))
+    if len(b.layers) > 1:
+        layers = [f"layer {n}" if n >= 0 else "outside" for n in b.layers]
+        sections += _section("By layer", _parts("", layers, b.by_layer))
+    if len(b.sequences) > 1:
+        sections += _section("By sequence", _parts("", [f"sequence {n}" for n in b.sequences], b.by_sequence))
+    for title, by_owner, by_kind in (
+        ("Who waited for an engine, and who held it", found.engine_by_owner, found.engine_by_kind),
+        ("Who waited for the channel, and who had it", found.channel_by_owner, found.channel_by_kind),
+    ):
+        if by_kind.largest(1):
+            sections += _section(title, _blame(one if found.owner == "token" else found.owner, by_owner, by_kind))
+    sections += _section("Critical path of the run", _critical(result, path))
+    sections += _section("Bounds", _bounds(result))
+    return Group(*sections)
+
+
+def what_would_help(makespan: int, changes: Iterable[tuple[str, int | None, str]], bottleneck: str) -> RenderableType:
+    """The table of changes (name, makespan in ps, note) and the sentence."""
+    table = _table("change", "makespan", "speed-up", last="")
+    for name, changed, note in changes:
+        speedup = f"{makespan / changed:.2f}x" if changed else ""
+        table.add_row(name, format_time(changed) if changed is not None else "", speedup, note)
+    return Group(*_section("What would help", table), Text(), Text(bottleneck, style="bold"))
+
+
+def _section(title: str, body: RenderableType) -> list[RenderableType]:
+    return [Text(), Text(title, style="bold"), body]
+
+
+def _table(first: str, *columns: str, last: str | None = None) -> Table:
+    table = Table(box=None, pad_edge=False, header_style="dim")
+    table.add_column(first, no_wrap=True)
+    for name in columns:
+        table.add_column(name, justify="right", no_wrap=True)
+    if last is not None:
+        table.add_column(last)
+    return table
+
+
+def _tokens(result: Result, one: str) -> Table:
+    log, rows = result.log, result.breakdown.tokens
+    names = [f"{s}.{t}" for s, t in zip(log.steps.sequence.tolist(), log.steps.token.tolist(), strict=True)]
+    if len(names) <= MANY:
+        return _parts(one, names, rows, by_size=False)
+    slowest = np.argsort(-rows.sum(axis=1), kind="stable")[:FEW]
+    table = _parts(one, [names[i] for i in slowest], rows[slowest], by_size=False)
+    shown = np.flatnonzero(rows[slowest].any(axis=0))
+    mean = rows.sum(axis=0) // len(rows)
+    table.add_row(f"mean of {len(rows):,}", format_time(int(mean.sum())), *_cells(mean[shown]), style="bold")
+    return table
+
+
+def _parts(what: str, names: Sequence[str], rows: Times, *, by_size: bool = True) -> Table:
+    """Parts of several things; parts that none of them has are left out."""
+    shown = np.flatnonzero(rows.any(axis=0))
+    table = _table(what, "time", *(PARTS[part].replace("_", " ") for part in shown))
+    order = np.argsort(-rows.sum(axis=1), kind="stable") if by_size else np.arange(len(rows))
+    for i in order[:MANY]:
+        table.add_row(names[i], format_time(int(rows[i].sum())), *_cells(rows[i][shown]))
+    if len(order) > MANY:
+        rest = rows[order[MANY:]].sum(axis=0)
+        table.add_row(f"and {len(order) - MANY} more", format_time(int(rest.sum())), *_cells(rest[shown]), style="dim")
+    return table
+
+
+def _cells(parts: Times) -> list[str]:
+    return [format_time(int(ps)) if ps else "" for ps in parts]
+
+
+def _blame(owner: str, by_owner: Matrix, by_kind: Matrix) -> Table:
+    table = _table("who", "waited", last="because of")
+    several = len(by_owner.names) > 1
+    for what, matrix in ((f"{owner} ", by_owner), ("", by_kind)) if several else (("", by_kind),):
+        for who, whom, ps in matrix.largest(FEW):
+            culprit = "nobody: its own port" if whom == "alone" else f"{what}{whom}"
+            table.add_row(f"{what}{who}", format_time(ps), culprit)
+    return table
+
+
+def _critical(result: Result, path: CriticalPath) -> Table:
+    table = Table.grid(padding=(0, 2))
+    whole = result.makespan or 1
+
+    def shares(sums: dict[str, int]) -> str:
+        shown = list(sums.items())[:MANY]
+        more = f", and {len(sums) - MANY} more" if len(sums) > MANY else ""
+        return ", ".join(f"{name} {ps / whole:.1%}" for name, ps in shown) + more
+
+    table.add_row("tasks on it", f"{len(path.rows):,}")
+    table.add_row("by resource", shares(path.by_resource(result.log)))
+    table.add_row("by kind", shares(path.by_kind(result.log)))
+    table.add_row("held up by", ", ".join(f"{name.replace('_', ' ')} {count:,}" for name, count in path.by_cause().items()))
+    return table
+
+
+def _bounds(result: Result) -> Table:
+    b = result.bounds
+    table = _table("bound", "time", "this run is")
+    for name, ps in (("longest path", b.critical_path), ("work of the engines", b.compute), ("bytes of the channel", b.memory)):
+        table.add_row(name, format_time(ps), f"{result.makespan / ps - 1:.1%} above" if ps else "")
+    if b.upper is not None:
+        table.add_row("upper bound", format_time(b.upper), f"{1 - result.makespan / b.upper:.1%} below")
+    return table

@@ -1,0 +1,113 @@
+"""One self-contained HTML page of a run: no network, no other file. The same result gives the same bytes.
+
+`template.html` is the skeleton, `page.css` its looks; `data.js` unpacks what is embedded, `timeline.js` draws the timeline on a
+canvas, `charts.js` the charts with Observable Plot, and `page.js` puts it together. Every number that the page shows comes from
+the JSON objects embedded in it, of which `summary` is that of `sim run --json`.
+"""
+
+from __future__ import annotations
+
+import html
+import json
+import re
+from collections.abc import Sequence
+from importlib.resources import files
+from typing import Any
+
+from sim import __version__
+from sim.analysis.breakdown import PARTS
+from sim.analysis.critical_path import critical_path
+from sim.render import account
+from sim.render.page.columns import pack
+from sim.render.page.roofline import roofline
+from sim.render.page.timeline import LIMIT, timeline
+from sim.render.requests import worth_showing
+from sim.render.summary import summary
+from sim.runs.result import Result
+
+#: Where the scripts come from and under which terms: see `assets/README.md`.
+LIBRARIES = (("d3-7.9.0.min.js", "d3-LICENSE.txt"), ("plot-0.6.17.umd.min.js", "plot-LICENSE.txt"))
+SCRIPTS = ("data.js", "timeline.js", "charts.js", "page.js")
+
+
+def render(result: Result, *, what_if: dict[str, Any] | None = None, overrides: Sequence[str] = (), limit: int = LIMIT) -> str:
+    """The page as text.
+
+    what_if: the data of `sim.runs.what_if.to_json`, if it was asked for. overrides: as given to `--set`, to be shown with the
+    scenario. limit: the most tasks that the timeline shows; all else is always of the whole run.
+    """
+    path = critical_path(result.rows("a page"), result.rules)
+    facts, columns = timeline(result, path.rows, limit)
+    packed = pack(columns)
+    scenario = result.scenario
+    explained = {
+        "parts": list(PARTS),
+        "what_if": what_if,
+        "roofline": roofline(result),
+        "requests": worth_showing(result),
+    }
+    return _fill(
+        _read("page", "template.html"),
+        {
+            "title": html.escape(scenario.name),
+            "description": html.escape(scenario.description),
+            "finding": html.escape(finding(result, what_if)),
+            "doubts": _doubts(result),
+            "version": html.escape(__version__),
+            "scenario": html.escape(_written(result)),
+            "overrides": html.escape("\n".join(f"--set {assignment}" for assignment in overrides)),
+            "style": _read("page", "page.css"),
+            "libraries": "\n".join(f"<script>\n/*!\n{_read('assets', terms)}*/\n{_read('assets', file)}</script>"
+                                   for file, terms in LIBRARIES),
+            "scripts": "\n".join(f"<script>\n{_read('page', file)}</script>" for file in SCRIPTS),
+            "summary": _json(summary(result, timing=False)),
+            "account": _json(explained),
+            "timeline": _json({**facts, "layout": packed.layout}),
+            "columns": packed.text,
+        },
+    )  # fmt: skip
+
+
+def _doubts(result: Result) -> str:
+    """What the costs of the run are less than sure of, as a list."""
+    if not result.doubts:
+        return ""
+    items = "".join(f"<li>{html.escape(text)}</li>" for text in account.doubts(result.doubts))
+    return f'<div class="note" id="doubts"><p>Not interpolated between measurements:</p><ul>{items}</ul></div>'
+
+
+def finding(result: Result, what_if: dict[str, Any] | None) -> str:
+    """One sentence: the bottleneck if it was looked for, else the largest share of the time of the tokens (batched: steps)."""
+    if what_if is not None:
+        return str(what_if["bottleneck"])
+    sums = dict(zip(PARTS, result.breakdown.tokens.sum(axis=0).tolist(), strict=True))
+    part = max(PARTS, key=lambda name: sums[name])
+    where = {
+        "compute": "is spent computing", "transfer": "is spent on transfers at full speed",
+        "wait_engine": "is spent waiting for an engine", "wait_channel": "is spent waiting for the memory channel",
+        "wait_input": "is spent waiting for other tokens", "wait_sram": "is spent waiting for room in SRAM",
+        "wait_policy": "is spent waiting although an engine is idle",
+    }[part]  # fmt: skip
+    share = sums[part] / (sum(sums.values()) or 1)
+    gap = result.bounds.gap(result.makespan)
+    ones = "tokens" if result.log.batched is None else "steps"
+    return f"{share:.0%} of the time of the {ones} {where}; the run is {gap:.1%} above its lower bound."
+
+
+def _written(result: Result) -> str:
+    """The YAML as it was written; what was made in Python has none, and JSON is YAML too."""
+    return result.scenario.text or json.dumps(result.scenario.to_dict(), indent=2)
+
+
+def _json(data: Any) -> str:
+    """JSON that may stand in a script element: no text in it can end the element."""
+    return json.dumps(data, separators=(",", ":")).replace("<", "\\u003c")
+
+
+def _read(folder: str, name: str) -> str:
+    return (files("sim.render") / folder / name).read_text(encoding="utf-8")
+
+
+def _fill(template: str, values: dict[str, str]) -> str:
+    """Replace each `{{ name }}` once, in one pass, so that nothing in a value is taken for a name."""
+    return re.sub(r"\{\{ (\w+) \}\}", lambda match: values[match[1]], template)

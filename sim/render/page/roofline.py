@@ -1,0 +1,91 @@
+"""Where each kind of op stands under the machine's roofs (Williams, Waterman, Patterson, 2009).
+
+The intensity of a kind is its FLOPs over the bytes that it moved through the channel, loads made for it included; its rate is
+its FLOPs over the time in which any of it was on an engine or was served by a channel. So no kind can be above the roofs of
+the machine as a whole: all engines at their peak, all channels at their bandwidth. FLOPs are two per multiply-add of a matrix
+product, and one per element of everything else.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from models.graph import QUANTITIES
+from sim.base.units import PS_PER_S
+from sim.log.tables import EventLog
+from sim.runs.result import Result
+
+Ints = npt.NDArray[np.int64]
+
+FLOPS, VECTOR_OPS = QUANTITIES.index("flops"), QUANTITIES.index("vector_ops")
+_BLOCK = 256  # steps costed at once
+
+
+def roofline(result: Result) -> dict[str, Any]:
+    """JSON-ready: `roofs` of the machine and `kinds` with flops, bytes, ps, intensity (null without bytes) and rate."""
+    log, engines = result.log, result.scenario.hardware.engines
+    names = sorted({op.kind for graph in log.graphs for op in graph.ops.ops})
+    flops, dtypes = _flops(log, names)
+    moved, active = _moved(log, names)
+    kinds = [
+        {
+            "kind": name,
+            "flops": int(flops[i]),
+            "bytes": int(moved[i]),
+            "active_ps": int(active[i]),
+            "intensity": float(flops[i] / moved[i]) if moved[i] else None,
+            "flops_per_s": float(flops[i] / active[i] * PS_PER_S),
+        }
+        for i, name in enumerate(names)
+        if flops[i] and active[i]
+    ]
+    roofs = {dtype: peak * engines.count for dtype in dtypes if (peak := engines.peak(dtype)) is not None}
+    return {
+        "bytes_per_s": log.bandwidth * log.channels,
+        "roofs": {**dict(sorted(roofs.items(), key=lambda roof: -roof[1])), "vector": engines.vector_flops * engines.count},
+        "nominal": result.scenario.cost.model != "roofline",
+        "kinds": sorted(kinds, key=lambda kind: (-kind["active_ps"], kind["kind"])),
+    }
+
+
+def _flops(log: EventLog, names: list[str]) -> tuple[Ints, list[str]]:
+    """Per kind of op; and the number formats that matrix products computed in."""
+    total = np.zeros(len(names), dtype=np.int64)
+    dtypes = set()
+    for number, graph in enumerate(log.graphs):
+        computed = np.unique(graph.op[graph.computes])
+        ops = graph.ops.ops
+        kind = np.array([names.index(ops[op].kind) for op in computed], dtype=np.int64)
+        steps = np.flatnonzero(log.steps.graph == number)
+        for first in range(0, len(steps), _BLOCK):
+            costs = graph.ops.costs_of(log.lanes(steps[first : first + _BLOCK]))
+            np.add.at(total, kind, (costs[FLOPS] + costs[VECTOR_OPS]).sum(axis=1)[computed])
+            dtypes |= {ops[op].dtype for op in computed if costs[FLOPS][op].any()}
+    return total, sorted(dtypes)
+
+
+def _moved(log: EventLog, names: list[str]) -> tuple[Ints, Ints]:
+    """Per kind of op: bytes through the channel, and ps in which any task of it was on an engine or being served."""
+    tasks, grants = log.tasks, log.grants
+    kind = np.zeros(len(tasks), dtype=np.int64)
+    of_task = [np.array([names.index(op.kind) for op in graph.ops.ops], dtype=np.int64)[graph.op] for graph in log.graphs]
+    for step in range(len(log.steps)):
+        kind[log.rows(step)] = of_task[int(log.steps.graph[step])]
+    moved = np.zeros(len(names), dtype=np.int64)
+    np.add.at(moved, kind, log.bytes_moved())
+    held = np.flatnonzero(tasks.engine >= 0)
+    which = np.concatenate([kind[held], kind[grants.task]])
+    start, end = np.concatenate([tasks.start[held], grants.start]), np.concatenate([tasks.end[held], grants.end])
+    active = np.array([_union(start[which == i], end[which == i]) for i in range(len(names))], dtype=np.int64)
+    return moved, active
+
+
+def _union(start: Ints, end: Ints) -> int:
+    """The length of the union of intervals."""
+    order = np.argsort(start, kind="stable")
+    start, end = start[order], end[order]
+    reached = np.concatenate(([0], np.maximum.accumulate(end)))[:-1] if len(end) else end
+    return int(np.maximum(end - np.maximum(start, reached), 0).sum())

@@ -1,0 +1,129 @@
+"""The columns that the timeline of a page is drawn from.
+
+One row per task, in order of start; every time is an offset from the one before it, so that all are small and none negative:
+
+    ready --wait-- start --queued-- served --moving-- moved --rest-- end
+
+A task that moves nothing has served = moved = start. `rates` are the intervals in which a channel served somebody.
+"""
+
+from __future__ import annotations
+
+from heapq import heappop, heappush
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from sim.log.tables import EventLog
+from sim.render.page.columns import Ints
+from sim.runs.result import Result
+
+LIMIT = 400_000  # tasks; beyond that a page is slow to open, and a trace is the better tool
+
+Times = npt.NDArray[np.int64]
+
+
+def timeline(result: Result, critical: Times, limit: int = LIMIT) -> tuple[dict[str, Any], dict[str, Ints]]:
+    """What the page must know of the run, and the columns. critical: rows of the task table on the critical path."""
+    log, tasks = result.log, result.log.tasks
+    order = np.argsort(tasks.start, kind="stable")
+    shown = order[:limit]
+    horizon = log.makespan if len(order) <= limit else int(tasks.start[order[limit]])
+    served, moved, channel, moves = _service(log)
+    if result.rules.stripes > 1:  # each transfer is on all of them
+        channel = np.zeros_like(channel)
+    lane = np.zeros(len(tasks), dtype=np.int64)
+    lane[shown] = _lanes(channel[shown], served[shown], moved[shown], moves[shown])
+    on_path = np.zeros(len(tasks), dtype=np.int8)
+    on_path[critical] = 1
+    names: dict[str, int] = {}
+    templates = [[names.setdefault(graph.name(task), len(names)) for task in range(len(graph))] for graph in log.graphs]
+    start = tasks.start[shown]
+    columns: dict[str, Ints] = {
+        "step": tasks.step[shown],
+        "task": tasks.task[shown],
+        "engine": tasks.engine[shown].astype(np.int64) + 1,
+        "lane": np.where(moves, lane + 1, 0)[shown],
+        "channel": channel[shown],
+        "critical": on_path[shown],
+        "start": np.diff(start, prepend=0),
+        "wait": start - tasks.ready[shown],
+        "queued": (served - tasks.start)[shown],
+        "moving": (moved - served)[shown],
+        "rest": (tasks.end - moved)[shown],
+        "work": tasks.work[shown],
+        "compute": tasks.compute[shown],
+        "bytes": log.bytes_moved()[shown],
+        **_rates(log),
+    }
+    facts = {
+        "words": ["sequence", "token"] if log.batched is None else ["loop", "step"],
+        "tasks": len(tasks),
+        "shown": len(shown),
+        "horizon_ps": horizon,
+        "engines": log.engines,
+        "channels": log.channels,
+        "interleaved": result.rules.stripes > 1,
+        "execution": result.rules.execution,
+        "bandwidth": log.bandwidth,
+        "names": list(names),
+        "graphs": [
+            {
+                "name": template,
+                "kind": [graph.kinds[kind] for kind in graph.kind.tolist()],
+                "layer": graph.layer.tolist(),
+            }
+            for graph, template in zip(log.graphs, templates, strict=True)
+        ],
+        "steps": {
+            "graph": log.steps.graph.tolist(),
+            "context": log.steps.context.tolist(),
+        },
+    }
+    return facts, columns
+
+
+def _service(log: EventLog) -> tuple[Times, Times, Times, npt.NDArray[np.bool_]]:
+    """Per task: when a channel first served it, when its last byte had come, on which channel, and whether it moves any."""
+    tasks, grants = log.tasks, log.grants
+    held = tasks.engine >= 0
+    moves = tasks.work > 0
+    moved = np.where(moves, np.where(held, tasks.loaded, tasks.end), tasks.start)
+    first = np.full(len(tasks), np.iinfo(np.int64).max)
+    np.minimum.at(first, grants.task, grants.start)
+    served = np.where(moves, np.clip(first, tasks.start, np.maximum(moved - 1, tasks.start)), tasks.start)
+    channel = np.zeros(len(tasks), dtype=np.int64)
+    channel[grants.task] = grants.channel
+    return served, moved, channel, moves
+
+
+def _lanes(group: Times, start: Times, end: Times, chosen: npt.NDArray[np.bool_]) -> Times:
+    """For each chosen interval the first lane of its group that is free."""
+    lane = np.zeros(len(start), dtype=np.int64)
+    rows = np.flatnonzero(chosen)
+    rows = rows[np.argsort(start[rows], kind="stable")]
+    lanes: dict[int, tuple[list[tuple[int, int]], list[int]]] = {}
+    columns = (rows.tolist(), group[rows].tolist(), start[rows].tolist(), end[rows].tolist())
+    for row, which, begin, until in zip(*columns, strict=True):
+        busy, free = lanes.setdefault(which, ([], []))
+        while busy and busy[0][0] <= begin:
+            heappush(free, heappop(busy)[1])
+        mine = heappop(free) if free else len(busy)
+        heappush(busy, (until, mine))
+        lane[row] = mine
+    return lane
+
+
+def _rates(log: EventLog) -> dict[str, Ints]:
+    """The intervals in which channels served somebody: idle time before each, its length, and the work delivered in it."""
+    grants = log.grants
+    order = np.lexsort((grants.end, grants.start, grants.channel))
+    channel, start, end, work = grants.channel[order], grants.start[order], grants.end[order], grants.work[order]
+    first = np.flatnonzero(
+        np.append(True, (channel[1:] != channel[:-1]) | (start[1:] != start[:-1]) | (end[1:] != end[:-1]))[: len(order)]
+    )
+    channel, start, end = channel[first], start[first], end[first]
+    work = np.add.reduceat(work, first) if len(first) else work
+    before = np.where(np.append(True, channel[1:] != channel[:-1])[: len(first)], 0, np.append(0, end[:-1])[: len(first)])
+    return {"rate_channel": channel, "rate_idle": start - before, "rate_span": end - start, "rate_work": work}

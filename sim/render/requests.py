@@ -1,0 +1,105 @@
+"""What each request got, as data and on a terminal."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from rich.console import Group, RenderableType
+from rich.table import Table
+
+from sim.analysis.requests import TITLES, Distribution
+from sim.base.units import format_time
+from sim.runs.result import Result
+
+
+def worth_showing(result: Result) -> bool:
+    """With one request that only decodes, there is nothing that the tokens themselves do not say."""
+    return len(result.requests) > 1 or bool((result.log.members.query > 1).any())
+
+
+def data(result: Result) -> dict[str, Any]:
+    """JSON-ready. Times are integers of ps, null where there is nothing to measure; `each` has all requests in order."""
+    r, s = result.requests, result.series
+    times = r.times()
+    tpot = r.tpot.tolist()
+    return {
+        "count": len(r),
+        "counted": int(r.counted.sum()),
+        "begin_ps": r.begin,
+        "end_ps": r.end,
+        **{f"{name}_ps": _distribution(times[name]) for name in TITLES},
+        "tokens": int(r.tokens.sum()),
+        "tokens_per_s": round(r.tokens_per_second, 6),
+        "requests_per_s": round(r.requests_per_second, 6),
+        "in_system": round(r.in_system, 6),
+        "fairness": {name: None if index is None else round(index, 6) for name, index in r.fairness().items()},
+        "each": [
+            {
+                "sequence": number, "arrival_ps": arrival, "queued_ps": queued, "ttft_ps": ttft,
+                "tpot_ps": None if mean < 0 else mean, "e2e_ps": e2e, "tokens": tokens,
+                "slowdown": round(slowdown, 6), "counted": counted,
+            }
+            for number, (arrival, queued, ttft, mean, e2e, tokens, slowdown, counted) in enumerate(
+                zip(
+                    r.arrival.tolist(), r.queued.tolist(), r.ttft.tolist(), tpot, r.e2e.tolist(), r.tokens.tolist(),
+                    r.slowdown.tolist(), r.counted.tolist(), strict=True,
+                )
+            )
+        ],
+        "series": {
+            "width_ps": s.width,
+            "batch": _plain(s.batch),
+            "in_system": _plain(s.in_system),
+            "kv_tokens": _plain(s.kv_tokens),
+            "kv_bytes": _plain(s.kv_tokens * result.kv_bytes),
+            "bytes_per_s": _plain(s.bytes_per_s),
+        },
+    }  # fmt: skip
+
+
+def _distribution(found: Distribution | None) -> dict[str, int] | None:
+    if found is None:
+        return None
+    return {
+        "count": found.count,
+        "mean": found.mean,
+        "p50": found.p50,
+        "p90": found.p90,
+        "p99": found.p99,
+        "max": found.largest,
+    }
+
+
+def _plain(values: npt.NDArray[np.float64]) -> list[float]:
+    return [int(v) if v.is_integer() else round(v, 6) for v in values.tolist()]
+
+
+def render(result: Result) -> RenderableType:
+    """A line each on rates and fairness, and a table of percentiles."""
+    r = result.requests
+    left_out = len(r) - int(r.counted.sum())
+    counted = f"{len(r):,}" if not left_out else f"{len(r) - left_out:,} of {len(r):,}, the rest is warm-up"
+    facts = Table.grid(padding=(0, 2))
+    facts.add_row("requests", f"{counted}; {_short(r.in_system)} in the system on average")
+    facts.add_row("rates", f"{r.tokens_per_second:,.1f} tokens/s, {_short(r.requests_per_second)} requests/s")
+    of_tokens, of_slowdown = r.fairness().values()
+    if len(r) - left_out > 1 and of_tokens is not None and of_slowdown is not None:
+        facts.add_row("fairness", f"{of_tokens:.3f} of tokens/s, {of_slowdown:.3f} of slowdowns (Jain's index)")
+    if left_out == len(r):
+        return facts
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    table.add_column("", no_wrap=True)
+    for name in ("mean", "p50", "p90", "p99", "max"):
+        table.add_column(name, justify="right", no_wrap=True)
+    for name, found in r.times().items():
+        if found is not None and found.largest:
+            values = (found.mean, found.p50, found.p90, found.p99, found.largest)
+            table.add_row(TITLES[name], *map(format_time, values))
+    return Group(facts, table)
+
+
+def _short(number: float) -> str:
+    """Three digits, or all before the point."""
+    return f"{number:.3g}" if number < 999.5 else f"{number:,.0f}"

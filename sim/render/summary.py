@@ -1,0 +1,84 @@
+"""The JSON object of a run: every number that the other renderers show."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from sim.analysis.blame import blame
+from sim.analysis.critical_path import critical_path
+from sim.render import account, requests
+from sim.runs.result import Result
+
+
+def summary(result: Result, *, trace: Path | None = None, timing: bool = True, write: float = 0.0) -> dict[str, Any]:
+    """Plain data, in a fixed order. Times are integers of picoseconds. `blame` and `critical_path` are
+    None if no ops were kept.
+
+    `timing` is what differs between runs of a scenario, and can be left out; `write`: seconds that writing the trace took.
+    """
+    m, b = result.metrics, result.bounds
+    data: dict[str, Any] = {
+        "scenario": result.scenario.name,
+        "seed": result.scenario.seed,
+        "makespan_ps": m.makespan,
+        "tasks": m.tasks,
+        "tokens": [
+            {
+                "sequence": t.sequence,
+                "token": t.token,
+                "start_ps": t.start,
+                "end_ps": t.end,
+                "breakdown_ps": account.parts(parts),
+            }
+            for t, parts in zip(m.tokens, result.breakdown.tokens, strict=True)
+        ],
+        "requests": requests.data(result),
+        "engines": [
+            {"name": f"engine {i}", "busy_ps": busy, "utilisation": _share(busy, m.makespan)}
+            for i, busy in enumerate(m.engine_busy)
+        ],
+        "memory": {
+            "bytes_read": m.bytes_read,
+            "bytes_written": m.bytes_written,
+            "busy_ps": m.channel_busy,
+            "utilisation": _share(sum(m.delivered), m.makespan * result.log.channels),
+            "channels": [
+                {"name": f"channel {i}", "delivered_ps": delivered, "utilisation": _share(delivered, m.makespan)}
+                for i, delivered in enumerate(m.delivered)
+            ],
+        },
+        "bounds": {
+            "critical_path_ps": b.critical_path,
+            "compute_ps": b.compute,
+            "memory_ps": b.memory,
+            "lower_ps": b.lower,
+            "upper_ps": b.upper,
+            "gap": round(b.gap(m.makespan), 6),
+        },
+        "by_kind": [
+            {"kind": k.kind, "tasks": k.tasks, "compute_ps": k.compute, "transfer_ps": k.transfer, "bytes": k.bytes}
+            for k in m.kinds
+        ],
+        "breakdown_ps": account.totals(result),
+        "blame": account.blame(blame(result.log, result.rules, result.breakdown)) if result.log.has_rows else None,
+        "critical_path": _critical_path(result),
+        "doubts": [{"kind": d.kind, "ops": d.ops, "share": d.share, "why": d.why} for d in result.doubts],
+        "checks": list(result.checks),
+        "trace": str(trace) if trace else None,
+    }
+    if timing:
+        t = result.timing
+        data["timing"] = {
+            "capture_s": round(t.capture, 4), "simulate_s": round(t.simulate, 4), "analyse_s": round(t.analyse, 4),
+            "write_s": round(write, 4), "executor": t.executed.executor,
+        }  # fmt: skip
+    return data
+
+
+def _critical_path(result: Result) -> dict[str, Any] | None:
+    return account.critical_path(result, critical_path(result.log, result.rules)) if result.log.has_rows else None
+
+
+def _share(part: int, whole: int) -> float:
+    return round(part / whole, 6) if whole else 0.0

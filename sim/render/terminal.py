@@ -1,0 +1,126 @@
+"""The summary on a terminal."""
+
+from __future__ import annotations
+
+from rich.console import Console, Group, RenderableType
+from rich.table import Table
+from rich.text import Text
+
+from sim.analysis.bounds import few_tiles
+from sim.base.units import format_bytes, format_rate, format_time
+from sim.render import account, requests
+from sim.runs.result import Result
+
+TOP = 12  # rows of the list of kinds
+MANY = 10  # tokens or engines listed one by one
+
+#: What the times of the cost models that ship are worth.
+COSTS = {
+    "roofline": "roofline: no kernel is faster, real ones are slower",
+    "fixed": "fixed: from a table of durations",
+    "profiled": "profiled: as measured on a device",
+}
+
+
+def render(result: Result) -> RenderableType:
+    """What a run came to, on one screen."""
+    m = result.metrics
+    head = Text.assemble((result.scenario.name, "bold"), "  " + " ".join(result.scenario.description.split()))
+    facts = Table.grid(padding=(0, 2))
+    facts.add_row("makespan", f"{format_time(m.makespan)}, {m.tasks:,} tasks")
+    facts.add_row("tokens", _tokens(result))
+    facts.add_row("memory", _memory(result))
+    facts.add_row("engines", _engines(result))
+    facts.add_row("bounds", _bounds(result))
+    if (costs := COSTS.get(result.scenario.cost.model)) is not None:
+        facts.add_row("times", costs)
+    facts.add_row("checks", f"{len(result.checks)} invariants hold")
+    facts.add_row("executor", _executor(result))
+    if (tiles := few_tiles(result.log, result.bounds)) is not None:
+        many = "one task" if tiles == 1 else f"{tiles} tasks"
+        advice = (
+            f"products by weights are {many} each, for {result.log.engines} engines; mapping.tiles: engines would spread them"
+        )
+        facts.add_row("advice", Text(advice, style="yellow"))
+    for i, doubt in enumerate(account.doubts(result.doubts)):
+        facts.add_row("" if i else "doubts", Text(doubt, style="yellow"))
+    served = [Text(), requests.render(result)] if requests.worth_showing(result) else []
+    return Group(head, facts, *served, Text(), _kinds(result))
+
+
+def _memory(result: Result) -> str:
+    m, memory = result.metrics, result.scenario.hardware.memory
+    moved = f"{format_bytes(m.bytes_read)} read, {format_bytes(m.bytes_written)} written"
+    if result.scenario.cost.model == "fixed":
+        rate = " (transfer times from a table, not from bytes)"
+    else:
+        rate = f" at {f'{len(m.delivered)} x ' if len(m.delivered) > 1 else ''}{format_rate(memory.bandwidth, 'B/s')}"
+    if len(m.delivered) == 1:
+        return f"{moved}{rate}; channel {_percent(m.delivered[0], m.makespan)}"
+    used = ", ".join(f"{i} {_percent(delivered, m.makespan)}" for i, delivered in enumerate(m.delivered[:MANY]))
+    return f"{moved}{rate}; channels {used}{' ...' if len(m.delivered) > MANY else ''}"
+
+
+def _tokens(result: Result) -> str:
+    tokens, emitted = result.metrics.tokens, int(result.requests.tokens.sum())
+    batched = result.log.batched is not None
+    of_all = f"{emitted:,} tokens of {len(result.requests):,} sequences"
+    rate = f"{emitted / (result.makespan / 1e12):,.1f} tokens/s"
+    if not tokens:
+        return f"{of_all}; {rate}"
+    if len(tokens) <= MANY and not batched:
+        return ", ".join(f"{t.sequence}.{t.token} in {format_time(t.end - t.start)}" for t in tokens)
+    times = sorted(t.end - t.start for t in tokens)
+    mean = sum(times) // len(times)
+    return (
+        f"{of_all}{f' in {len(tokens):,} steps' if batched else ''}; "
+        f"per {'step' if batched else 'token'} mean {format_time(mean)}, min {format_time(times[0])}, "
+        f"max {format_time(times[-1])}; {rate}"
+    )
+
+
+def _executor(result: Result) -> str:
+    executed = result.timing.executed
+    return f"{executed.executor}: {executed.why}" if executed.why else executed.executor
+
+
+def _engines(result: Result) -> str:
+    m = result.metrics
+    if len(m.engine_busy) <= MANY:
+        return "  ".join(f"{i} {_percent(busy, m.makespan)}" for i, busy in enumerate(m.engine_busy))
+    mean = sum(m.engine_busy) / len(m.engine_busy)
+    return f"{len(m.engine_busy)}, {_percent(int(mean), m.makespan)} on average"
+
+
+def _bounds(result: Result) -> str:
+    b = result.bounds
+    upper = f", at most {format_time(b.upper)}" if b.upper is not None else ""
+    return (
+        f"at least {format_time(b.lower)} (longest path {format_time(b.critical_path)}, compute {format_time(b.compute)}, "
+        f"memory {format_time(b.memory)}){upper}; this run is {b.gap(result.makespan):.1%} above"
+    )
+
+
+def _kinds(result: Result) -> Table:
+    kinds = result.metrics.kinds
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    table.add_column("op")
+    for name in ("tasks", "on engines", "on channel", "bytes"):
+        table.add_column(name, justify="right")
+    for k in kinds[:TOP]:
+        table.add_row(
+            k.kind, f"{k.tasks:,}", format_time(k.compute) if k.compute else "",
+            format_time(k.transfer) if k.transfer else "", format_bytes(k.bytes) if k.bytes else "",
+        )  # fmt: skip
+    if len(kinds) > TOP:
+        table.add_row(f"and {len(kinds) - TOP} more", "", "", "", "", style="dim")
+    return table
+
+
+def show(result: Result, console: Console) -> None:
+    """Print it."""
+    console.print(render(result))
+
+
+def _percent(part: int, whole: int) -> str:
+    return f"{part / whole:.0%}" if whole else "0%"

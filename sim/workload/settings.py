@@ -1,0 +1,198 @@
+"""Where requests come from if they are not written out one by one: random numbers, or a trace; and closed loops."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from annotated_types import Ge, Le
+from pydantic import BeforeValidator, Discriminator, Field, Tag, field_validator, model_validator
+
+from sim.base.distributions import lognormal_parameters
+from sim.base.quantities import Duration, RequestRate
+from sim.base.section import LINE, ONE, TABLE, Section, Short, Whole, default, form, integral, real
+from sim.workload.requests import MAX_CONTEXT, MAX_REQUESTS, MAX_TOKENS
+
+Number = Annotated[float, BeforeValidator(real)]
+
+
+class Arrivals(Section):
+    """When generated requests arrive: the first at 0, each other a gap after the one before."""
+
+    process: Literal["all_at_once", "constant", "poisson", "gamma"] = Field(
+        default="all_at_once",
+        description="Gaps: none, all alike, exponential (a Poisson process), or gamma with a coefficient of variation.",
+    )
+    rate: RequestRate | None = Field(default=None, description="Requests per second, on average.", examples=["2/s"])
+    cv: Number = Field(
+        default=1.0, ge=0.01, le=100,
+        description="For `gamma`: standard deviation of the gaps over their mean. 1: as `poisson`; above: in bursts.",
+    )  # fmt: skip
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Arrivals:
+        if self.process != "all_at_once" and self.rate is None:
+            raise ValueError(f"expected the key 'rate' with process {self.process}")
+        if self.process == "all_at_once" and self.rate is not None:
+            raise ValueError("expected no rate where all requests arrive at once; process: constant, poisson or gamma")
+        if self.process != "gamma" and "cv" in self.model_fields_set and self.cv != 1:
+            raise ValueError(f"expected cv only with process gamma, found it with {self.process}")
+        return self
+
+
+class Lengths(Section):
+    """How many tokens: a number, or a distribution."""
+
+    distribution: Literal["constant", "uniform", "lognormal"] = Field(
+        description="`constant`: `value`; `uniform`: whole numbers from `min` to `max`; `lognormal`: by its median or mean "
+        "and by sigma or a percentile, rounded; what lies outside of `min` and `max` is set to them."
+    )
+    value: Annotated[int, Ge(0), Le(MAX_CONTEXT), BeforeValidator(integral)] | None = Field(
+        default=None, description="For `constant`."
+    )
+    min: Annotated[int, Ge(0), Le(MAX_CONTEXT), BeforeValidator(integral)] | None = Field(
+        default=None, description="Least number of tokens; null: 1."
+    )
+    max: Annotated[int, Ge(0), Le(MAX_CONTEXT), BeforeValidator(integral)] | None = Field(
+        default=None, description="Largest number of tokens; null: as many as a request may have."
+    )
+    median: Number | None = Field(default=None, gt=0, le=MAX_CONTEXT, description="For `lognormal`.")
+    mean: Number | None = Field(default=None, gt=0, le=MAX_CONTEXT, description="For `lognormal`, instead of the median.")
+    sigma: Number | None = Field(default=None, ge=0, le=10, description="For `lognormal`: standard deviation of the logarithm.")
+    p90: Number | None = Field(default=None, gt=0, le=MAX_CONTEXT, description="For `lognormal`, instead of sigma.")
+    p99: Number | None = Field(default=None, gt=0, le=MAX_CONTEXT, description="For `lognormal`, instead of sigma.")
+
+    @property
+    def bounded(self) -> bool:
+        """Whether it says itself how many there are at most."""
+        return self.max is not None or self.value is not None
+
+    @property
+    def bounds(self) -> tuple[int, int]:
+        """The least and the largest number of tokens."""
+        if self.value is not None:
+            return self.value, self.value
+        return (1 if self.min is None else self.min), (MAX_CONTEXT if self.max is None else self.max)
+
+    @property
+    def tail(self) -> tuple[str, float] | None:
+        """The percentile that is given instead of sigma, with its name."""
+        return next(((name, value) for name in ("p90", "p99") if (value := getattr(self, name)) is not None), None)
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Lengths:
+        wanted = {
+            "constant": [["value"]],
+            "uniform": [["min"], ["max"]],
+            "lognormal": [["median", "mean"], ["sigma", "p90", "p99"]],
+        }
+        allowed = {name for choice in wanted[self.distribution] for name in choice} | (
+            {"min", "max"} if self.distribution != "constant" else set()
+        )
+        given = [name for name in type(self).model_fields if name != "distribution" and getattr(self, name) is not None]
+        for choice in wanted[self.distribution]:
+            found = [name for name in choice if name in given]
+            if len(found) != 1:
+                raise ValueError(
+                    f"expected {'one of the keys' if len(choice) > 1 else 'the key'} {', '.join(map(repr, choice))} with "
+                    f"distribution {self.distribution}, found {' and '.join(map(repr, found)) or 'none'}"
+                )
+        if wrong := next((name for name in given if name not in allowed), None):
+            raise ValueError(f"expected no {wrong!r} with distribution {self.distribution}")
+        if self.bounds[0] > self.bounds[1]:
+            raise ValueError(f"expected a max of at least the min, {self.bounds[0]}, found {self.bounds[1]}")
+        if self.distribution == "lognormal":
+            lognormal_parameters(median=self.median, mean=self.mean, sigma=self.sigma, tail=self.tail)
+        return self
+
+
+#: A number of tokens, or a distribution of them.
+Tokens = Annotated[
+    Annotated[int, Ge(0), Le(MAX_CONTEXT), BeforeValidator(integral), Tag(ONE)] | Annotated[Lengths, Tag(TABLE)],
+    Discriminator(form),
+]
+OutputTokens = Annotated[
+    Annotated[int, Ge(1), Le(MAX_TOKENS), BeforeValidator(integral), Tag(ONE)] | Annotated[Lengths, Tag(TABLE)],
+    Discriminator(form),
+]
+
+
+class Generate(Section):
+    """Requests from random numbers. The seed is that of the scenario, and each quantity has a stream of its own."""
+
+    count: Whole = Field(ge=1, le=MAX_REQUESTS, description="How many requests.")
+    arrivals: Arrivals = default({}, description="When they arrive.")
+    context: Tokens = default(0, description="Tokens already in the KV cache: a number, or a distribution.")
+    prompt: Tokens = default(0, description="Tokens to prefill: a number, or a distribution.")
+    tokens: OutputTokens = default(1, description="Tokens to decode: a number, or a distribution.")
+
+    @field_validator("tokens")
+    @classmethod
+    def _at_least_one(cls, tokens: int | Lengths) -> int | Lengths:
+        if isinstance(tokens, Lengths):
+            low, high = tokens.bounds
+            if low < 1:
+                raise ValueError(f"expected at least 1 token, found {low}")
+            if tokens.bounded and high > MAX_TOKENS:
+                raise ValueError(f"expected at most {MAX_TOKENS} tokens, found {high}")
+        return tokens
+
+
+class Columns(Section):
+    """Names of columns (CSV) or keys (JSON)."""
+
+    arrival: str | None = Field(default=None, min_length=1, max_length=200, pattern=LINE, description="When it arrives.")
+    tokens: str | None = Field(default=None, min_length=1, max_length=200, pattern=LINE, description="Tokens to decode.")
+    prompt: str | None = Field(
+        default=None, min_length=1, max_length=200, pattern=LINE, description="Tokens to prefill; null: none."
+    )
+    context: str | None = Field(
+        default=None, min_length=1, max_length=200, pattern=LINE, description="Tokens already in the KV cache; null: none."
+    )
+
+
+class RequestTrace(Short):
+    """A file of requests, CSV with a header or one JSON object a line."""
+
+    key, types, expected = "file", (str,), "the path of a file, or a mapping with the key 'file'"
+
+    file: str = Field(
+        min_length=1, max_length=1000, pattern=LINE,
+        description="Path, relative to the scenario's file. With `.gz` at its end it is decompressed.",
+    )  # fmt: skip
+    format: Literal["csv", "jsonl"] | None = Field(default=None, description="null: `jsonl` if the name ends so, else `csv`.")
+    columns: Columns | None = Field(
+        default=None, description="What holds what, where the file is of no known form or another column is wanted."
+    )
+    unit: Literal["s", "ms", "us", "ns", "ps"] | None = Field(
+        default=None, description="Of arrivals that are plain numbers; null: that of the known form, else `s`."
+    )
+    start: Duration = default("0 s", description="Leave out what arrives earlier than this after the first row.")
+    duration: Duration | None = Field(
+        default=None, description="Take only what arrives within this time from `start`; null: all."
+    )
+    limit: Annotated[int, Ge(1), Le(MAX_REQUESTS), BeforeValidator(integral)] | None = Field(
+        default=None, description="Take only so many of the first rows; the rest is not read. null: all."
+    )
+    speed: Number = Field(
+        default=1.0,
+        ge=1e-6,
+        le=1e6,
+        description="How fast it is replayed: 2 halves all gaps, which doubles the rate of arrivals.",
+    )
+    skip_empty: bool = Field(
+        default=False,
+        description="Leave out rows that ask for no output token, such as failed requests; otherwise they are an error.",
+    )
+
+
+class Concurrency(Short):
+    """A closed loop: so many users, each of whom sends the next request when the last one has ended."""
+
+    key, types, expected = "users", (int, float), "a number of users, or a mapping with the key 'users'"
+
+    users: Whole = Field(
+        ge=1,
+        le=MAX_REQUESTS,
+        description="Requests in the system at most, samples of one prompt as one: all are sent in order, by whoever is free.",
+    )
+    think: Duration = default("0 s", description="Time from the end of a request to the next one of the same user.")

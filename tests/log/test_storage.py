@@ -1,0 +1,181 @@
+"""Logs as Parquet: what is read is what was written, to the bit, and the scenario comes with it."""
+
+from __future__ import annotations
+
+import json
+import tracemalloc
+from pathlib import Path
+
+import numpy as np
+import pytest
+from click.testing import CliRunner
+
+import sim
+from sim.base.errors import InputError
+from sim.cli import cli
+from sim.executors import Executor
+from sim.executors.compiled import batches, driver
+from sim.runs import saved as storage
+from sim.runs.run import read, run
+from sim.scenario.shipped import scenarios
+from tests.executors import assert_same
+
+parquet = pytest.importorskip("pyarrow.parquet")
+
+SHIPPED = scenarios()
+
+
+@pytest.mark.parametrize("name", ["two_tokens_4_engines", "four_sequences_processor_sharing", "lockstep_fifo"])
+def test_a_log_survives(name: str, tmp_path: Path):
+    scenario = read(SHIPPED[name])
+    result = run(scenario)
+    sim.save_log(result.log, scenario, tmp_path / "log.parquet")
+    log, again = sim.load_log(tmp_path / "log.parquet")
+    assert_same(log, result.log)
+    assert again == scenario
+    assert log.name(3) == result.log.name(3)
+    assert (log.bytes_moved() == result.log.bytes_moved()).all()
+
+
+SEVERAL = "workload.sequences=[{context: 64, tokens: 5}, {context: 9, tokens: 4, arrival: 1 ms}, {context: 30, tokens: 6}]"
+CLOSED = "workload.sequences=[{context: 64, tokens: 5}, {context: 9, tokens: 4}, {context: 30, tokens: 6}]"
+BLOCK = ("model.layers=1", "model.scope=block")
+RUNS = {
+    "one sequence": ("workload.sequences=[{context: 256, tokens: 13}]",),
+    "several sequences": (SEVERAL, *BLOCK),
+    "fair shares": (SEVERAL, *BLOCK, "hardware.memory.arbiter=processor_sharing"),
+    "two channels": (SEVERAL, *BLOCK, "hardware.memory.channels={count: 2}"),
+    "known tokens": (SEVERAL, *BLOCK, "workload.dependency=known"),
+    "a batch": (SEVERAL, *BLOCK, "workload.batching={policy: continuous, max_batch: 2}"),
+    "loops that serve one at a time": (CLOSED, *BLOCK, "workload.batching=independent", "workload.concurrency=2"),
+}
+
+
+@pytest.mark.parametrize("executor", ["compiled", "simpy"])
+@pytest.mark.parametrize("overrides", RUNS.values(), ids=RUNS.keys())
+def test_a_run_that_is_written_as_it_comes_is_the_same_file(
+    overrides: tuple[str, ...], executor: Executor, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    for module in (driver, batches):
+        monkeypatch.setattr(module, "PART", 400)
+    monkeypatch.setattr(storage, "ROWS", 1)  # a group a step, so that groups do not depend on how the steps came
+    scenario = read(SHIPPED["llama_1b_context_256"], list(overrides))
+    result = run(scenario, executor=executor)
+    sim.save_log(result.log, scenario, tmp_path / "whole.parquet")
+    makespan, report = storage.run_to_file(scenario, tmp_path / "parts.parquet", executor=executor)
+    assert makespan == result.makespan
+    assert report == result.timing.executed
+    whole, parts = tmp_path / "whole.parquet", tmp_path / "parts.parquet"
+    if scenario.workload.batching is None:
+        assert whole.read_bytes() == parts.read_bytes()
+    else:  # a part knows only the names of the tasks in its own steps: dictionaries differ, and with them bytes
+        rows = [parquet.read_table(path) for path in (whole, parts)]
+        assert rows[0]["name"].to_pylist() == rows[1]["name"].to_pylist()
+        assert rows[0].drop(["name"]).equals(rows[1].drop(["name"]))
+        metadata = [parquet.read_metadata(path).metadata for path in (whole, parts)]
+        assert metadata[0] == metadata[1]
+    assert_same(storage.load(tmp_path / "parts.parquet")[0], result.log)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["parts.parquet", "whole.parquet"]
+
+
+def test_a_run_that_is_written_as_it_comes_takes_no_more_memory_when_it_is_longer(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    for module, name in ((driver, "PART"), (batches, "PART"), (storage, "ROWS")):
+        monkeypatch.setattr(module, name, 2000)
+
+    def peak(tokens: int) -> int:
+        sequences = f"workload.sequences=[{{context: 64, tokens: {tokens}}}, {{context: 9, tokens: {tokens}}}]"
+        scenario = read(
+            SHIPPED["llama_1b_context_256"],
+            [*BLOCK, sequences, "hardware.memory.arbiter=processor_sharing", "workload.batching=continuous"],
+        )
+        tracemalloc.start()
+        try:
+            storage.run_to_file(scenario, tmp_path / "log.parquet", executor="compiled")
+            return tracemalloc.get_traced_memory()[1]
+        finally:
+            tracemalloc.stop()
+
+    peak(1)  # what is loaded once
+    tasks = 2 * 90 * 185
+    few, many = peak(30), peak(120)
+    assert many - few < 10 * tasks, "in memory they would take 58 bytes a task, and grants"
+
+
+def test_columns_and_metadata_are_as_documented(tmp_path: Path):
+    scenario = read(SHIPPED["two_tokens_4_engines"])
+    result = run(scenario)
+    sim.save_log(result.log, scenario, tmp_path / "log.parquet")
+    table = parquet.read_table(tmp_path / "log.parquet")
+    assert tuple(table.column_names) == storage.COLUMNS
+    metadata = parquet.read_metadata(tmp_path / "log.parquet").metadata
+    assert metadata[b"sim.version"].decode() == sim.__version__
+    assert json.loads(metadata[b"sim.scenario"])["name"] == scenario.name
+    assert table["name"].to_pylist() == [result.log.name(row) for row in range(len(table))]
+    work = [sum(grant["work"] for grant in grants) for grants in table["grants"].to_pylist()]
+    np.testing.assert_array_equal(work, result.log.tasks.work)
+
+
+def test_other_files_are_refused_in_one_line(tmp_path: Path):
+    (tmp_path / "text.parquet").write_text("no")
+    with pytest.raises(InputError, match=r"text\.parquet: "):
+        storage.load(tmp_path / "text.parquet")
+
+
+@pytest.mark.parametrize("lacking", ["sim.arrival", "sim.batches", "grants"])
+def test_logs_of_other_versions_are_refused_in_one_line(tmp_path: Path, lacking: str):
+    scenario = read(SHIPPED["two_tokens_4_engines"])
+    path = tmp_path / "log.parquet"
+    storage.run_to_file(scenario, path)
+    with parquet.ParquetFile(path) as file:
+        table, metadata = file.read(), {k: v for k, v in file.metadata.metadata.items() if k.decode() != lacking}
+    table = table.drop_columns([lacking]) if lacking in table.column_names else table
+    parquet.write_table(table.replace_schema_metadata(metadata | {b"sim.version": b"0.1"}), path)
+    with pytest.raises(InputError, match=rf"log\.parquet: expected a log as .* found one of 0\.1 without {lacking}$"):
+        storage.load(path)
+
+
+@pytest.mark.parametrize("name", ["sim.scenario", "sim.batches", "sim.arrival", "sim.engines", "sim.bandwidth"])
+@pytest.mark.parametrize(
+    "content", ["", "{", "null", "[1]", '"x"', "7.5", '{"a": 1}', '{"shapes": [[1]], "graph": [0], "members": 3}']
+)
+def test_logs_with_damaged_metadata_are_refused_in_one_line(tmp_path: Path, kept: Path, name: str, content: str):
+    with parquet.ParquetFile(kept) as file:
+        table, metadata = file.read(), dict(file.metadata.metadata)
+    parquet.write_table(table.replace_schema_metadata(metadata | {name.encode(): content.encode()}), tmp_path / "log.parquet")
+    with pytest.raises(InputError, match=r"log\.parquet: ") as caught:
+        storage.load(tmp_path / "log.parquet")
+    assert "\n" not in str(caught.value)
+
+
+@pytest.fixture(scope="module")
+def kept(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("logs") / "whole.parquet"
+    storage.run_to_file(read(SHIPPED["batching_static"], ["model.layers=1", "model.scope=block"]), path)
+    return path
+
+
+@pytest.mark.parametrize("option", [["--json"], ["--repeats", "3"]])
+def test_a_log_only_goes_with_nothing_that_needs_an_account(tmp_path: Path, option: list[str]):
+    options = ["run", "two_tokens_4_engines", "--save-log", str(tmp_path / "log.parquet"), "--log-only", *option]
+    with pytest.raises(InputError, match=f"--log-only: expected no {option[0]}, for there is no account"):
+        CliRunner().invoke(cli, options, catch_exceptions=False)
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_folder_that_is_not_there_is_told_before_the_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(InputError, match=r"^--save-log: logs: no such folder$"):
+        CliRunner().invoke(cli, ["run", "two_tokens_4_engines", "--save-log", "logs/log.parquet"], catch_exceptions=False)
+    assert not list(tmp_path.iterdir())  # and no trace was written
+
+
+def test_the_command_line_writes_logs(tmp_path: Path):
+    target = tmp_path / "log.parquet"
+    options = ["run", "two_tokens_4_engines", "--save-log", str(target)]
+    assert CliRunner().invoke(cli, [*options, "--no-trace"], catch_exceptions=False).exit_code == 0
+    before = target.read_bytes()
+    told = CliRunner().invoke(cli, [*options, "--log-only"], catch_exceptions=False).output
+    assert "8.127 ms" in told
+    assert target.read_bytes() == before

@@ -1,0 +1,215 @@
+"""Presets: their figures against hand arithmetic, how they complete a scenario, and what is wrong with broken ones."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from sim.base.errors import InputError
+from sim.machine.presets import PRESETS, find, read_preset
+from sim.runs.run import known_names, op_graphs, prepare, read
+from sim.scenario import Scenario, from_dict, override, parse
+
+NAMES = PRESETS.names()
+LLAMA = {"config": "llama-3.2-1b"}
+
+#: Device, figure, arithmetic from units, clocks (GHz) and pins (Gb/s each), and how far rounded figures may be from it.
+ARITHMETIC = [
+    ("h100-sxm", "peak.bfloat16", 132 * 4096 * 1.83e9, 0.001),
+    ("h100-sxm", "peak.float32", 132 * 128 * 2 * 1.98e9, 0.002),
+    ("h100-sxm", "bandwidth", 5120 / 8 * 5.234e9, 0.001),
+    ("h200", "bandwidth", 6144 / 8 * 6.25e9, 0.001),
+    ("a100-80g-sxm", "peak.bfloat16", 108 * 2048 * 1.41e9, 0.001),
+    ("a100-80g-sxm", "peak.float32", 108 * 64 * 2 * 1.41e9, 0.001),
+    ("a100-80g-sxm", "bandwidth", 5120 / 8 * 3.186e9, 0.001),
+    ("mi300x", "peak.bfloat16", 304 * 2048 * 2.1e9, 0.001),
+    ("mi300x", "peak.float32", 304 * 256 * 2.1e9, 0.001),
+    ("mi300x", "bandwidth", 8192 / 8 * 5.2e9, 0.01),
+    ("l4", "peak.bfloat16", 58 * 1024 * 2.04e9, 0.002),
+    ("l4", "peak.float32", 58 * 256 * 2.04e9, 0.001),
+    ("l4", "bandwidth", 192 / 8 * 12.5e9, 0.001),
+    ("rtx-4090", "peak.bfloat16", 128 * 512 * 2.52e9, 0.001),
+    ("rtx-4090", "peak.float32", 128 * 256 * 2.52e9, 0.001),
+    ("rtx-4090", "bandwidth", 384 / 8 * 21e9, 0.001),
+    ("apple-m1-max", "peak.float32", 32 * 128 * 2 * 1.27e9, 0.01),
+    ("apple-m1-max", "bandwidth", 512 / 8 * 6.4e9, 0.03),  # Apple rounds 409.6 GB/s to 400
+    ("apple-m2", "peak.float32", 10 * 128 * 2 * 1.398e9, 0.01),
+    ("apple-m2", "bandwidth", 128 / 8 * 6.4e9, 0.03),
+    ("jetson-agx-orin-64g", "peak.float32", 16 * 128 * 2 * 1.3e9, 0.01),
+    ("jetson-agx-orin-64g", "bandwidth", 256 / 8 * 6.4e9, 0.001),
+    ("raspberry-pi-5", "peak.float32", 4 * 2 * 4 * 2 * 2.4e9, 0),
+    ("raspberry-pi-5", "bandwidth", 32 / 8 * 4.267e9, 0.001),
+    ("i9-13900k", "peak.float32", 8 * 2 * 8 * 2 * 5.5e9, 0.01),
+    ("i9-13900k", "bandwidth", 128 / 8 * 5.6e9, 0.001),
+    ("sifive-x390", "peak.float32", 4 * 64 * 1.5e9, 0),
+]
+
+
+def scenario(hardware: dict[str, object], **others: object) -> Scenario:
+    return from_dict({"model": LLAMA, "hardware": hardware, **others}, known=known_names())
+
+
+@pytest.mark.parametrize(("name", "key", "expected", "tolerance"), ARITHMETIC)
+def test_figures_are_what_units_and_clocks_give(name: str, key: str, expected: float, tolerance: float) -> None:
+    value = dict(find(name).figures())[key].value
+    assert abs(value / expected - 1) <= tolerance, f"expected {expected:.4g}, found {value:.4g}, {value / expected - 1:+.2%}"
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_every_figure_has_a_source_and_each_share_is_of_the_whole(name: str) -> None:
+    preset = find(name)
+    assert all(figure.source for _, figure in preset.figures())
+    engines = preset.hardware()["engines"]
+    assert engines["count"] == preset.engines.value
+    written = {"preset": name} if preset.bandwidth else {"preset": name, "memory": {"bandwidth": "50 GB/s"}}
+    made = scenario(written).hardware
+    for dtype, figure in preset.peak.items():
+        all_together = made.engines.count * (made.engines.peak(dtype) or 0)
+        assert 0 <= figure.value - all_together < made.engines.count, "together as fast as the device, but for rounding"
+    assert name == "generic-npu" or 2 * preset.vector.value == preset.peak["float32"].value
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_every_preset_runs_a_block(name: str) -> None:
+    bandwidth = {} if find(name).bandwidth else {"memory": {"bandwidth": "50 GB/s"}}
+    small = scenario({"preset": name, **bandwidth}, workload={"sequences": [{"context": 16}]})
+    small = override(small, ["model.layers=1", "model.scope=block"])
+    assert len(prepare(small, *op_graphs(small)).graph)
+
+
+def test_the_generic_machine_is_that_of_the_defaults() -> None:
+    written = scenario({"preset": "generic-npu"}).hardware.model_dump(mode="json")
+    assert written == {**scenario({}).hardware.model_dump(mode="json"), "preset": "generic-npu"}
+
+
+def test_what_is_written_holds_and_the_rest_is_the_preset() -> None:
+    made = scenario({"preset": "l4", "engines": {"count": 4, "flops": {"int8": "1 TOP/s"}}, "memory": {"latency": "1 us"}})
+    engines, memory = made.hardware.engines, made.hardware.memory
+    assert (engines.count, engines.peak("int8")) == (4, 10**12)
+    assert engines.peak("bfloat16") == 121 * 10**12 // 58, "an engine stays a 58th of the device"
+    assert (memory.latency, memory.bandwidth, memory.capacity) == (10**6, 300 * 10**9, 24 * 10**9)
+
+
+def test_an_override_changes_one_figure_of_the_preset() -> None:
+    made = override(scenario({"preset": "l4"}), ["hardware.memory.bandwidth=600 GB/s"])
+    assert made.hardware.memory.bandwidth == 600 * 10**9
+    assert made.hardware.engines.count == 58
+    assert override(made, ["hardware.preset=h200"]).hardware.engines.count == 132
+
+
+def test_written_out_it_is_the_same_scenario() -> None:
+    made = scenario({"preset": "raspberry-pi-5", "memory": {"achievable": True, "capacity": None}})
+    assert from_dict(made.to_dict()) == made
+
+
+def test_peak_bandwidth_unless_the_achievable_one_is_asked_for() -> None:
+    assert scenario({"preset": "raspberry-pi-5"}).hardware.memory.efficiency is None
+    memory = scenario({"preset": "raspberry-pi-5", "memory": {"achievable": True}}).hardware.memory
+    assert memory.efficiency is not None
+    delivered = {readers: share * memory.bandwidth / 1e9 for readers, share in memory.efficiency.items()}
+    assert delivered == pytest.approx({"1": 9.26, "2": 13.23, "4": 11.59}, rel=1e-3)
+    a100 = scenario({"preset": "a100-80g-sxm", "memory": {"achievable": True}}).hardware.memory
+    assert a100.efficiency == {"1": 0.68}
+    own = scenario({"preset": "a100-80g-sxm", "memory": {"achievable": True, "efficiency": {"2": 0.5}}}).hardware.memory
+    assert own.efficiency == {"2": 0.5}, "not mixed with the curve of the preset"
+
+
+@pytest.mark.parametrize(
+    ("hardware", "message"),
+    [
+        ("{preset: a100}", r"<string>:2:20: hardware\.preset: unknown hardware preset 'a100'.*known: a100-80g-sxm, "),
+        ("{preset: 5}", r"<string>:2:20: hardware\.preset: expected a text, found 5"),
+        ("{preset: none.yaml}", r"hardware\.preset: none\.yaml: no such file"),
+        (
+            "{preset: sifive-x390}",
+            r"hardware: the bandwidth of preset .* is not published \(.*\): expected the key hardware\.memory\.b",
+        ),
+        (
+            "{preset: l4, memory: {achievable: true}}",
+            r"hardware: expected memory\.achievable only where .* preset 'l4' has none",
+        ),
+        ("{memory: {achievable: true}}", r"hardware: expected memory\.achievable only where .* no preset is named"),
+        ("{preset: l4, memory: 5}", r"hardware\.memory: expected a mapping, found 5"),
+        ("{preset: l4, engines: {counts: 5}}", r"hardware\.engines: unknown key 'counts' \(did you mean 'count'\?\)"),
+    ],
+)
+def test_one_line_says_what_is_wrong(hardware: str, message: str) -> None:
+    with pytest.raises(InputError, match=message) as error:
+        parse(f"model: {{config: llama-3.2-1b}}\nhardware: {hardware}", known=known_names())
+    assert "\n" not in str(error.value)
+
+
+BOARD = """
+title: a board
+sources: {us: measured by us}
+engines: {value: 2, source: us}
+peak: {bfloat16: {value: 3 TFLOP/s, source: us}}
+vector: {value: 1 TOP/s, source: us, unsure: a guess}
+bandwidth: {value: 10 GB/s, source: us}
+"""
+
+
+def test_a_file_of_ones_own(tmp_path: Path) -> None:
+    path = tmp_path / "board.yaml"
+    path.write_text(BOARD)
+    made = scenario({"preset": str(path)}).hardware
+    assert (made.engines.count, made.engines.peak("bfloat16"), made.memory.bandwidth) == (2, 15 * 10**11, 10**10)
+
+
+def test_its_path_is_from_the_folder_of_the_scenario(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for folder in ("machines", "elsewhere"):
+        (tmp_path / folder).mkdir()
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    (tmp_path / "machines" / "board.yaml").write_text(BOARD)
+    text = "model: {config: llama-3.2-1b}\nhardware: {preset: board.yaml}\n"
+    for file, place in (("../machines/mine.yaml", "board.yaml"), ("mine.yaml", "../machines/board.yaml")):
+        Path(file).write_text(text.replace("board.yaml", place))
+        assert read(file).hardware.engines.count == 2
+    Path("mine.yaml").write_text(text)
+    with pytest.raises(InputError, match=r"^mine\.yaml:2:20: hardware\.preset: board\.yaml: no such file"):
+        read("mine.yaml")
+
+
+def test_an_entry_point(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "board.yaml").write_text(BOARD)
+    (tmp_path / "board_maker.py").write_text("from pathlib import Path\nBOARD = Path(__file__).with_name('board.yaml')\n")
+    made = tmp_path / "board_maker-1.0.dist-info"
+    made.mkdir()
+    (made / "METADATA").write_text("Metadata-Version: 2.1\nName: board-maker\nVersion: 1.0\n")
+    (made / "entry_points.txt").write_text("[decode_sim.hardware_presets]\ntheir-board = board_maker:BOARD\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    assert "their-board" in PRESETS.names()
+    assert find("their-board").title == "a board"
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "message"),
+    [
+        ("title: a board\n", "", "the key 'title' is missing"),
+        ("title", "titel", r"unknown key 'titel' \(did you mean 'title'\?\)"),
+        ("value: 2,", "", "the key 'value' is missing: a figure has a value and a source"),
+        ("value: 2,", "value: 0,", "value: expected a whole number from 1 to 4096, found 0"),
+        ("10 GB/s", "10", "value: expected a bandwidth with its unit"),
+        ("source: us, unsure", "source: them, unsure", "source: expected one of us, found 'them'"),
+        ("a guess", "3", "expected a text, found 3"),
+        ("{bfloat16: {value: 3 TFLOP/s, source: us}}", "3 TFLOP/s", "expected a mapping, found '3 TFLOP/s'"),
+        ("bandwidth:", "achievable: {value: 1.2, source: us}\nbandwidth:", "value: expected a share above 0 to 1, found 1.2"),
+        (
+            "bandwidth:",
+            "achievable: {value: {x: 1}, source: us}\nbandwidth:",
+            "value: expected a number of readers as key, found 'x'",
+        ),
+    ],
+)
+def test_a_broken_file_is_told_with_its_place(before: str, after: str, message: str, tmp_path: Path) -> None:
+    path = tmp_path / "board.yaml"
+    path.write_text(BOARD.replace(before, after))
+    with pytest.raises(InputError, match=rf"board\.yaml:\d+:\d+: {message}"):
+        read_preset(path, "board")
+
+
+def test_shipped_scenarios_name_their_machine() -> None:
+    from sim.scenario.shipped import find_scenario
+
+    assert read(find_scenario("a100_llama_1b")).hardware.preset == "a100-80g-sxm"

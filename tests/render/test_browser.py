@@ -1,0 +1,301 @@
+"""The page in real headless Chromium."""
+
+from __future__ import annotations
+
+import base64
+import statistics
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.render.conftest import call, numbers
+from tests.tools.perfetto_ui import Browser
+
+Open = Callable[..., Browser]
+
+CTRL = 2
+
+
+def view(browser: Browser) -> tuple[float, float]:
+    browser.evaluate("new Promise((done) => requestAnimationFrame(() => requestAnimationFrame(done)))")
+    return tuple(browser.evaluate("[timeline.from, timeline.to]"))
+
+
+def middle(browser: Browser) -> dict[str, float]:
+    """A point on the canvas, for the mouse."""
+    return browser.evaluate(
+        "(() => { const c = document.getElementById('canvas'); c.scrollIntoView({block: 'center'});"
+        " const r = c.getBoundingClientRect(); return {x: r.x + r.width / 2, y: r.y + 70}; })()"
+    )
+
+
+def press(browser: Browser, key: str) -> tuple[float, float]:
+    for kind in ("keyDown", "keyUp"):
+        browser.call("Input.dispatchKeyEvent", type=kind, key=key, text=key if len(key) == 1 and kind == "keyDown" else "")
+    return view(browser)
+
+
+def wheel(browser: Browser, at: dict[str, float], *, x: float = 0, y: float = 0, modifiers: int = 0) -> tuple[float, float]:
+    browser.call("Input.dispatchMouseEvent", type="mouseWheel", deltaX=x, deltaY=y, modifiers=modifiers, **at)
+    time.sleep(0.1)
+    return view(browser)
+
+
+def cells(browser: Browser, table: str) -> list[list[Any]]:
+    """The exact values in a table, row by row; text where there is none."""
+    return browser.evaluate(
+        f"[...document.querySelectorAll('#{table} tbody tr')].map((row) => [...row.children].map("
+        "(cell) => cell.dataset.value === undefined ? cell.textContent : Number(cell.dataset.value)))"
+    )
+
+
+def test_it_renders(page: Path, opened: Open) -> None:
+    browser = opened(page)
+    charts = browser.evaluate(
+        "[...document.querySelectorAll('.chart')].map((chart) => [chart.id, chart.querySelectorAll('svg *').length])"
+    )
+    print(charts)
+    assert {name for name, shapes in charts if shapes > 10} == {
+        "bandwidth", "breakdown-chart", "blame-chart", "roofline-chart"
+    }  # fmt: skip
+    colours = browser.evaluate(
+        "(() => { const c = document.getElementById('canvas');"
+        " return new Set(c.getContext('2d').getImageData(0, 0, c.width, c.height).data).size; })()"
+    )
+    assert colours > 30
+    assert "NaN" not in browser.evaluate("document.documentElement.outerHTML.replace(/<script[^]*?<\\/script>/g, '')")
+
+
+def test_numbers_equal_json(page: Path, opened: Open) -> None:
+    browser, data = opened(page), numbers("two_tokens_4_engines")
+    assert browser.evaluate("JSON.parse(document.getElementById('summary').textContent)") == data
+    assert [row[1] for row in cells(browser, "bounds-table")][:2] == [data["makespan_ps"], data["bounds"]["critical_path_ps"]]
+    assert [
+        [kind["kind"], kind["tasks"], kind["compute_ps"], kind["transfer_ps"], kind["bytes"]] for kind in data["by_kind"]
+    ] == (cells(browser, "kind-table"))
+    assert [[e["name"], e["busy_ps"], e["utilisation"]] for e in data["engines"]] == cells(browser, "engine-table")
+    tokens = cells(browser, "token-table")
+    assert [row[2] for row in tokens] == [token["end_ps"] - token["start_ps"] for token in data["tokens"]]
+    assert [sum(row[3:]) for row in tokens] == [row[2] for row in tokens]
+    assert sum(row[2] for row in cells(browser, "blame-table")) == sum(data["blame"]["channel"]["by_kind"]["alone_ps"]) + sum(
+        map(sum, data["blame"]["channel"]["by_kind"]["wait_ps"])
+    )
+
+
+def test_the_timeline_knows_the_tasks(page: Path, opened: Open) -> None:
+    browser, data = opened(page), numbers("two_tokens_4_engines")
+    busy = browser.evaluate(
+        "timeline.rows.filter((row) => row.onEngine).map((row) => row.end.reduce((sum, end, i) => sum + end - row.begin[i], 0))"
+    )
+    assert busy == [engine["busy_ps"] for engine in data["engines"]]
+    delivered = browser.evaluate(f"timeline.run.rate(0, {data['makespan_ps']}) / timeline.run.bandwidth")
+    assert delivered == pytest.approx(data["memory"]["utilisation"], abs=1e-6)
+
+
+def test_the_wheel_zooms_and_pans(page: Path, opened: Open) -> None:
+    browser = opened(page)
+    at, whole = middle(browser), view(browser)
+    assert wheel(browser, at, y=-120)[1] == whole[1]  # a page is for scrolling, until the timeline is asked for
+    at = middle(browser)
+    near = wheel(browser, at, y=-120, modifiers=CTRL)
+    assert near[1] - near[0] < 0.9 * (whole[1] - whole[0])
+    right = wheel(browser, at, x=100)
+    assert right[0] > near[0]
+    assert right[1] - right[0] == pytest.approx(near[1] - near[0])
+    browser.evaluate("document.getElementById('canvas').focus()")
+    nearer = wheel(browser, at, y=-120)
+    assert nearer[1] - nearer[0] < right[1] - right[0]
+
+
+def test_the_keyboard_zooms_and_pans(page: Path, opened: Open) -> None:
+    browser = opened(page)
+    browser.evaluate("document.getElementById('canvas').focus()")
+    whole = view(browser)
+    near = press(browser, "+")
+    assert near[1] - near[0] == pytest.approx((whole[1] - whole[0]) / 1.5)
+    right = press(browser, "ArrowRight")
+    assert right[0] > near[0]
+    assert press(browser, "ArrowLeft") == pytest.approx(near)
+    assert press(browser, "Home")[0] == 0
+    assert press(browser, "End")[1] == pytest.approx(whole[1])
+    assert press(browser, "-")[0] < right[0] + 1e12
+    assert press(browser, "0") == whole
+    for _ in range(60):
+        press(browser, "+")
+    deep = view(browser)
+    assert deep[1] - deep[0] == 1000  # a nanosecond is as far as it goes
+
+
+def test_the_mouse_drags_and_points(page: Path, opened: Open) -> None:
+    browser = opened(page)
+    at = middle(browser)
+    browser.evaluate("timeline.zoom(0.25)")
+    before = view(browser)
+    for kind, x in (("mousePressed", 0), ("mouseMoved", -50), ("mouseMoved", -100), ("mouseReleased", -100)):
+        browser.call("Input.dispatchMouseEvent", type=kind, x=at["x"] + x, y=at["y"], button="left", buttons=1, clickCount=1)
+    assert view(browser)[0] > before[0]
+    browser.evaluate("timeline.reset()")
+    place = "timeline.canvas.getBoundingClientRect()"
+    point = browser.evaluate(f"({{x: {place}.x + timeline.gutter + 20, y: {place}.y + timeline.rows[1].y + 8}})")
+    browser.call("Input.dispatchMouseEvent", type="mouseMoved", **point)
+    tip = browser.evaluate("document.getElementById('tip').hidden ? '' : document.getElementById('tip').innerText")
+    print(tip)
+    for word in ("token 0.0", "engine 0", "took"):
+        assert word in tip
+
+
+def test_a_kind_can_be_singled_out(page: Path, opened: Open) -> None:
+    browser = opened(page)
+    browser.evaluate("document.querySelector('#legend button').click()")
+    assert browser.evaluate("[timeline.single, document.querySelector('#legend button').ariaPressed]") == [0, "true"]
+    browser.evaluate("document.querySelector('#legend button').click()")
+    assert browser.evaluate("timeline.single") == -1
+
+
+def test_dark_and_light(page: Path, opened: Open) -> None:
+    brightness = {}
+    for dark in (False, True):
+        browser = opened(page, dark=dark)
+        brightness[dark] = browser.evaluate("Number(getComputedStyle(document.body).backgroundColor.match(/\\d+/)[0])")
+    assert brightness[True] < 60
+    assert brightness[False] > 200
+    colour = "timeline.colours[0]"
+    dark_blue = browser.evaluate(colour)
+    browser.call("Emulation.setEmulatedMedia", features=[{"name": "prefers-color-scheme", "value": "light"}])
+    view(browser)
+    assert browser.evaluate(colour) != dark_blue  # the canvas follows at once
+
+
+@pytest.mark.parametrize("width", [320, 390, 768])
+def test_narrow_screens_do_not_scroll_sideways(page: Path, opened: Open, width: int) -> None:
+    browser = opened(page, width=width)
+    assert browser.evaluate("document.documentElement.scrollWidth") <= width
+    wide = browser.evaluate("[...document.querySelectorAll('.chart svg, #canvas')].map((e) => e.getBoundingClientRect().right)")
+    assert max(wide) <= width
+
+
+def test_paper_is_white(page: Path, opened: Open) -> None:
+    browser = opened(page, dark=True)
+    browser.evaluate(
+        "addEventListener('beforeprint', () => {"
+        " globalThis.printed = [document.documentElement.dataset.theme, timeline.surface]; })"
+    )
+    pdf = base64.b64decode(browser.call("Page.printToPDF", printBackground=True)["data"])
+    assert pdf.startswith(b"%PDF")
+    assert browser.evaluate("printed") == ["light", "#ffffff"]
+    assert browser.evaluate("document.documentElement.dataset.theme") is None
+
+
+def test_names_for_those_who_do_not_see_it(page: Path, opened: Open) -> None:
+    browser = opened(page)
+    nodes = browser.call("Accessibility.getFullAXTree")["nodes"]
+    unnamed = [
+        node["role"]["value"]
+        for node in nodes
+        if not node.get("ignored")
+        and node["role"]["value"] in {"button", "combobox", "checkbox", "region", "table", "application", "link"}
+        and not node.get("name", {}).get("value")
+    ]
+    assert unnamed == []
+    headings = [node["name"]["value"] for node in nodes if node.get("role", {}).get("value") == "heading"]
+    print(headings)
+    assert len(headings) >= 9
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "name", ["lockstep_processor_sharing", "no_parallelism", "llama_1b_context_256", "four_sequences_fifo"]
+)
+def test_other_scenarios_render(name: str, tmp_path: Path, opened: Open) -> None:
+    path = tmp_path / "page.html"
+    call("report", name, "-o", str(path), "--no-what-if")
+    browser = opened(path)
+    assert "NaN" not in browser.evaluate("document.documentElement.outerHTML.replace(/<script[^]*?<\\/script>/g, '')")
+
+
+@pytest.mark.slow
+def test_a_hundred_thousand_tasks(tmp_path: Path, opened: Open) -> None:
+    path = tmp_path / "large.html"
+    call("report", "four_sequences_fifo", "-o", str(path), "--no-what-if", "--set", "workload.sequences[0].tokens=9")
+    began = time.monotonic()
+    browser = opened(path)
+    took, megabytes = time.monotonic() - began, path.stat().st_size / 1e6
+    print(f"\n{browser.evaluate('timeline.run.length'):,} tasks: {megabytes:.2f} MB, ready in {took:.1f} s")
+    assert browser.evaluate("timeline.run.length") >= 100_000
+    for name, zoom in (("all in view", 1), ("a tenth", 10), ("a thousandth", 1000)):
+        browser.evaluate("timeline.reset()")
+        browser.evaluate(f"timeline.zoom(1 / {zoom})")
+        frames = browser.evaluate(
+            "(async () => { const all = []; for (let i = 0; i < 20; i++) { timeline.pan(0.01);"
+            " const began = performance.now(); timeline.draw(); all.push([timeline.frame, performance.now() - began]);"
+            " await new Promise(requestAnimationFrame); } return all; })()"
+        )
+        canvas, total = (statistics.median(column) for column in zip(*frames, strict=True))
+        print(f"{name}: canvas {canvas:.1f} ms a frame, with the bandwidth chart {total:.1f} ms")
+
+
+def test_requests(tmp_path: Path, opened: Open) -> None:
+    path = tmp_path / "many.html"
+    call("report", "four_sequences_fifo", "-o", str(path), "--no-what-if", "--set", "model.layers=1")
+    browser = opened(path)
+    data = numbers("four_sequences_fifo", "--set", "model.layers=1")["requests"]
+    names = ("ttft_ps", "tpot_ps", "itl_ps", "e2e_ps")
+    times = [[data[name][of] for of in ("mean", "p50", "p90", "p99", "max")] for name in names]
+    assert [row[1:] for row in cells(browser, "requests-times")][:4] == times
+    assert [(row[0], row[5]) for row in cells(browser, "requests-table")] == [
+        (r["sequence"], r["e2e_ps"]) for r in data["each"]
+    ]
+    assert browser.evaluate("[...document.querySelectorAll('#requests-charts figure, #requests-charts svg')].length") >= 4
+    assert "NaN" not in browser.evaluate("document.getElementById('requests').outerHTML")
+
+
+def test_one_request_has_no_section(page: Path, opened: Open) -> None:
+    assert opened(page).evaluate("document.getElementById('requests').hidden")
+
+
+#: Pairs of names on the roofline that cover each other by more than the space above and below letters.
+COVERED = """(() => {
+  const names = [...document.querySelectorAll('#roofline-chart svg text')].filter((t) => /[a-z]/i.test(t.textContent));
+  const boxes = names.map((t) => [t.textContent, t.getBoundingClientRect()]);
+  return boxes.flatMap(([a, x], i) => boxes.slice(i + 1)
+    .filter(([, y]) => x.left < y.right && y.left < x.right && x.top + 1 < y.bottom - 1 && y.top + 1 < x.bottom - 1)
+    .map(([b]) => [a, b]));
+})()"""
+
+
+def test_names_on_the_roofline_do_not_cover_each_other(opened: Open, tmp_path: Path) -> None:
+    scenario = tmp_path / "prompt.yaml"  # attention that moves no bytes is near the name of the vector roof
+    scenario.write_text(
+        "model: {config: qwen2.5-0.5b, layers: 2}\n"
+        "workload: {sequences: [{prompt: 200, tokens: 2, count: 2}], batching: continuous}\n"
+        "hardware: {preset: raspberry-pi-5}\n"
+        "mapping: {execution: stream, softmax: online, tiles: engines}\n"
+    )
+    path = tmp_path / "prompt.html"
+    call("report", str(scenario), "-o", str(path), "--no-what-if")
+    browser = opened(path)
+    assert "attention" in browser.evaluate("document.getElementById('roofline-chart').textContent")
+    assert browser.evaluate(COVERED) == []
+
+
+def test_nobody_waited(opened: Open, tmp_path: Path) -> None:
+    scenario = tmp_path / "alone.yaml"
+    scenario.write_text("model: {graph: [{name: a, flops: 1000}]}\n")
+    path = tmp_path / "alone.html"
+    call("report", str(scenario), "-o", str(path), "--no-what-if")
+    browser = opened(path)
+    assert "Nobody waited" in browser.evaluate("document.getElementById('blame').innerText")
+    assert browser.evaluate("document.getElementById('blame-group').offsetParent") is None, "there is nothing to choose"
+
+
+def test_a_batch_has_loops_and_steps(opened: Open, tmp_path: Path) -> None:
+    path = tmp_path / "batch.html"
+    call("report", "batch_8", "-o", str(path), "--no-what-if")
+    browser = opened(path)
+    assert "loop 0" in browser.evaluate("timeline.rows.map((row) => row.label)")
+    text = browser.evaluate("document.body.innerText")
+    assert "Where the time of each step went" in text
+    assert "each token" not in text

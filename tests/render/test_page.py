@@ -1,0 +1,167 @@
+"""What is embedded in the page, without a browser."""
+
+from __future__ import annotations
+
+import gzip
+import json
+import re
+from base64 import b64decode
+from html.parser import HTMLParser
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from sim.render.page import LIBRARIES, SCRIPTS, finding, render
+from sim.render.page.columns import pack
+from sim.render.page.roofline import roofline
+from sim.render.page.timeline import _lanes
+from sim.render.page.timeline import timeline as timeline_of
+from sim.runs.run import read, run
+from sim.scenario.shipped import scenarios
+from tests.render.conftest import call, numbers
+
+
+def script(page: str, name: str) -> Any:
+    found = re.search(rf'<script type="[^"]+" id="{name}">(.*?)</script>', page, re.DOTALL)
+    assert found
+    return found[1] if name == "columns" else json.loads(found[1])
+
+
+def unpacked(layout: list[tuple[str, int, int]], text: str) -> dict[str, list[int]]:
+    """The inverse of `pack`, the way the page does it."""
+    data, at, columns = gzip.decompress(b64decode(text)), 0, {}
+    for name, rows, planes in layout:
+        values = [0] * rows
+        for plane in range(planes):
+            for row in range(rows):
+                values[row] += data[at + row] << (8 * plane)
+            at += rows
+        columns[name] = values
+    assert at == len(data)
+    return columns
+
+
+def test_columns_come_back() -> None:
+    columns = {"small": [0, 1, 255, 256], "none": [], "zeros": [0, 0, 0], "large": [2**53 - 1, 0, 12345678901234]}
+    packed = pack({name: np.array(values, dtype=np.int64) for name, values in columns.items()})
+    assert unpacked(list(packed.layout), packed.text) == columns
+    assert [planes for _, _, planes in packed.layout] == [2, 0, 0, 7]
+
+
+@pytest.mark.parametrize("value", [-1, 2**53])
+def test_columns_that_javascript_cannot_hold(value: int) -> None:
+    with pytest.raises(ValueError, match="column x: expected values from 0 to"):
+        pack({"x": np.array([value])})
+
+
+def test_the_same_bytes_every_time(page: Path, tmp_path: Path) -> None:
+    call("report", "two_tokens_4_engines", "-o", str(tmp_path / "again.html"))
+    assert (tmp_path / "again.html").read_bytes() == page.read_bytes()
+
+
+def test_embedded_numbers_are_those_of_json(page: Path) -> None:
+    text = page.read_text()
+    assert script(text, "summary") == numbers("two_tokens_4_engines")
+    explained = json.loads(call("explain", "two_tokens_4_engines", "--json"))
+    assert script(text, "account")["what_if"] == explained["what_if"]
+    assert explained["what_if"]["bottleneck"] in text
+
+
+def test_overrides_are_shown_and_used(tmp_path: Path) -> None:
+    change = ("--set", "hardware.engines.count=3")
+    call("report", "two_tokens_4_engines", "-o", str(tmp_path / "page.html"), "--no-what-if", *change)
+    text = (tmp_path / "page.html").read_text()
+    assert "--set hardware.engines.count=3" in text
+    assert script(text, "summary") == numbers("two_tokens_4_engines", *change)
+    assert script(text, "account")["what_if"] is None
+
+
+@pytest.mark.parametrize("name", ["two_tokens_8_engines", "two_sequences_processor_sharing", "lockstep_fifo"])
+def test_the_columns_tell_the_event_log(name: str) -> None:
+    result = run(scenarios()[name])
+    text = render(result)
+    facts = script(text, "timeline-data")
+    columns = {key: np.array(values) for key, values in unpacked(facts["layout"], script(text, "columns")).items()}
+    log, start = result.log, np.cumsum(columns["start"])
+    rows = log.steps.first[columns["step"]] + columns["task"]
+    assert sorted(rows) == list(range(len(log.tasks)))
+    assert (start == log.tasks.start[rows]).all()
+    assert (start - columns["wait"] == log.tasks.ready[rows]).all()
+    assert (start + columns["queued"] + columns["moving"] + columns["rest"] == log.tasks.end[rows]).all()
+    assert (columns["engine"] - 1 == log.tasks.engine[rows]).all()
+    names = [facts["names"][facts["graphs"][0]["name"][task]] for task in columns["task"]]
+    assert names == [log.name(int(row)) for row in rows]
+    assert columns["rate_work"].sum() == log.grants.work.sum()
+    assert np.cumsum(columns["rate_idle"] + columns["rate_span"])[-1] == log.grants.end.max()
+    # No lane shows two transfers at once.
+    served = start + columns["queued"]
+    for lane in range(1, columns["lane"].max() + 1):
+        mine = np.flatnonzero(columns["lane"] == lane)
+        mine = mine[np.argsort(served[mine], kind="stable")]
+        assert (served[mine][1:] >= (served + columns["moving"])[mine][:-1]).all()
+
+
+def test_lanes_by_hand() -> None:
+    group, chosen = np.zeros(5, dtype=np.int64), np.array([True, True, True, True, False])
+    start, end = np.array([0, 2, 4, 5, 0]), np.array([4, 6, 9, 7, 9])
+    assert _lanes(group, start, end, chosen).tolist() == [0, 1, 0, 2, 0]
+
+
+def test_a_very_long_run_is_cut() -> None:
+    result = run(scenarios()["two_tokens_4_engines"])
+    facts, columns = timeline_of(result, np.zeros(0, dtype=np.int64), limit=100)
+    assert (facts["tasks"], facts["shown"], len(columns["start"])) == (352, 100, 100)
+    assert facts["horizon_ps"] == np.sort(result.log.tasks.start)[100]
+
+
+@pytest.mark.parametrize("name", ["llama_1b_context_256", "two_sequences_processor_sharing", "two_sequences_fifo"])
+def test_no_kind_is_above_the_roof(name: str) -> None:
+    data = roofline(run(scenarios()[name]))
+    assert data["kinds"]
+    for kind in data["kinds"]:
+        slope = data["bytes_per_s"] * kind["intensity"] if kind["intensity"] else float("inf")
+        roof = min(slope, max(data["roofs"].values()))
+        print(f"{kind['kind']:16} {kind['flops_per_s']:.4g} FLOP/s under a roof of {roof:.4g}")
+        assert kind["flops_per_s"] <= roof * (1 + 1e-12)
+
+
+def test_intensity_by_hand() -> None:
+    """Decode multiplies each bfloat16 weight once: 2 FLOPs for its 2 bytes."""
+    kinds = {kind["kind"]: kind for kind in roofline(run(scenarios()["llama_1b_context_256"]))["kinds"]}
+    assert kinds["down_proj"]["flops"] == 16 * 2 * 8192 * 2048
+    assert kinds["down_proj"]["bytes"] == 16 * 2 * 8192 * 2048
+    assert kinds["down_proj"]["intensity"] == 1.0
+
+
+def test_hostile_text_stays_text(tmp_path: Path) -> None:
+    hostile = "</script><script>alert(1)</script><img src=x onerror=alert(1)> {{ summary }} &amp;"
+    path = tmp_path / "hostile.yaml"
+    path.write_text(scenarios()["two_tokens_4_engines"].read_text() + f"# {hostile}\n")
+    result = run(read(path, [f"description={json.dumps(hostile)}", 'name="<b>bold"']))
+
+    class Elements(HTMLParser):
+        def handle_starttag(self, tag: str, attrs: Any) -> None:
+            found.append(tag)
+
+    found: list[str] = []
+    Elements().feed(render(result))
+    assert "img" not in found
+    assert "b" not in found
+    assert found.count("script") == 4 + len(LIBRARIES) + len(SCRIPTS)
+
+
+def test_the_sentence_without_what_if() -> None:
+    sentence = finding(run(scenarios()["two_sequences_fifo"]), None)
+    assert re.fullmatch(r"\d+% of the time of the tokens is spent .*; the run is [\d.]+% above its lower bound\.", sentence)
+    assert "% of the time of the steps is spent" in finding(run(read(scenarios()["batch_8"], ["model.layers=1"])), None)
+
+
+def test_the_page_is_small_and_names_its_libraries(page: Path) -> None:
+    text = page.read_text()
+    print(f"{len(text) / 1e6:.2f} MB for 352 tasks")
+    assert len(text) < 1_500_000
+    for holder in ("Mike Bostock", "Observable, Inc."):
+        assert holder in text
+    assert "Permission to use, copy, modify" in text

@@ -1,0 +1,43 @@
+"""What `record` keeps of a run: the same numbers, with fewer tables behind them."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+import sim
+from sim.runs.run import read
+from sim.scenario.shipped import find_scenario
+
+
+def summary(name: str, *overrides: str) -> dict[str, Any]:
+    return sim.summary(sim.run(read(find_scenario(name), list(overrides))), timing=False)
+
+
+#: What needs ops, and what needs steps.
+OF_OPS, OF_STEPS = {"blame", "critical_path"}, {"tokens", "breakdown_ps"}
+
+
+@pytest.mark.parametrize("name", ["two_tokens_4_engines", "kv_full_swap"])
+def test_numbers_do_not_depend_on_what_is_recorded(name: str) -> None:
+    all_of_it, steps, none = (summary(name, f"record={record}") for record in ("all", "steps", "none"))
+    assert all(all_of_it[key] for key in OF_OPS)
+    assert not any(each[key] for each in (steps, none) for key in OF_OPS)
+    for key in all_of_it.keys() - OF_OPS - {"series"}:
+        assert steps[key] == all_of_it[key], key
+        if key not in OF_STEPS:
+            assert none[key] == all_of_it[key], key
+    assert none["tokens"] == []
+    for key in ("total", "by_kind", "by_layer", "by_sequence"):
+        assert none["breakdown_ps"][key] == all_of_it["breakdown_ps"][key]
+
+
+def test_ops_of_a_window_are_kept_whatever_is_recorded() -> None:
+    scenario = read(find_scenario("two_tokens_4_engines"), ["record=steps", "trace.window={start: 0 ms, end: 1 ms}"])
+    result = sim.run(scenario)
+    assert not result.log.has_rows
+    assert result.window is not None
+    assert len(result.window.steps) == 2, "known tokens overlap: both steps are under way"
+    with pytest.raises(sim.InputError, match=r"record: expected all for a page, found steps"):
+        result.rows("a page")

