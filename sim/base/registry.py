@@ -1,4 +1,4 @@
-"""Names for things that third parties may add: arbiters, schedulers, cost models.
+"""Names for things that third parties may add: arbiters, schedulers, batching policies, cost models.
 
 Ours are listed where they are defined. Others register a Python entry point in the group `decode_sim.<what>s`; entry
 points are looked up only when a name is not ours, or when all names are listed, so that a plain run does not pay for it.
@@ -24,7 +24,7 @@ class Registry(Collection[str], Generic[T]):
 
     def __init__(self, what: str, builtin: Mapping[str, T]) -> None:
         self.what = what
-        self.group = f"decode_sim.{what.replace(' ', '_')}s"
+        self.group = f"decode_sim.{what.replace(' ', '_')}s".replace("ys", "ies")
         self._builtin = dict(builtin)
 
     def __contains__(self, name: object) -> bool:

@@ -16,6 +16,7 @@ from sim.machine.presets import PRESETS, Figure, find
 from sim.machine.schedulers import SCHEDULERS
 from sim.runs.run import read
 from sim.scenario.shipped import scenarios
+from sim.serving.policies import BATCHING_POLICIES
 
 
 def _documented(names: list[str], get: Callable[[str], object]) -> list[tuple[str, str]]:
@@ -65,6 +66,7 @@ LISTS: dict[str, Callable[[], list[tuple[str, str]]]] = {
     "hardware": _hardware,
     "arbiters": lambda: _documented(ARBITERS.names(), ARBITERS.get),
     "schedulers": lambda: _documented(SCHEDULERS.names(), SCHEDULERS.get),
+    "batching": lambda: _documented(BATCHING_POLICIES.names(), BATCHING_POLICIES.get),
     "costs": lambda: _documented(COST_MODELS.names(), COST_MODELS.get),
     "scenarios": _scenarios,
 }

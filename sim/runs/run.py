@@ -42,6 +42,7 @@ from sim.runs.workload import requests, routing
 from sim.runs.written import written_costs, written_model
 from sim.scenario import Formats, Fuse, Known, Scenario, load
 from sim.serving.batcher import Batch, Batching, Member, Speculation, feasible
+from sim.serving.policies import BATCHING_POLICIES
 from sim.workload.requests import Request
 
 PLAIN = Shape((False,))
@@ -55,7 +56,7 @@ LARGEST_CAP = 2**16  # denominators of channel shares stay small enough for int6
 
 def known_names() -> Known:
     """The names that a scenario may use for its policies, third-party ones included."""
-    return {"arbiter": ARBITERS, "scheduler": SCHEDULERS, "cost": COST_MODELS}
+    return {"arbiter": ARBITERS, "scheduler": SCHEDULERS, "batching": BATCHING_POLICIES, "cost": COST_MODELS}
 
 
 def read(path: str | Path, overrides: list[str] | None = None) -> Scenario:
@@ -162,9 +163,9 @@ def _arrivals(setup: Setup) -> tuple[int, ...]:
     if setup.batching is None:
         return tuple(arrivals)
     if setup.concurrency is not None:  # a closed loop begins at once
-        shared = 1 if setup.batching.policy != "independent" else min(setup.concurrency, len(arrivals))
+        shared = 1 if not setup.batching.alone else min(setup.concurrency, len(arrivals))
         return (0,) * shared
-    return (min(arrivals),) if setup.batching.policy != "independent" else tuple(arrivals)
+    return (min(arrivals),) if not setup.batching.alone else tuple(arrivals)
 
 
 def op_graphs(scenario: Scenario) -> tuple[ModelGraph, Variants]:
@@ -217,7 +218,7 @@ def _kernels(scenario: Scenario, model: ModelGraph, ops: OpGraph) -> OpGraph:
 def _kv_blocks(scenario: Scenario, model: ModelGraph, ops: OpGraph, sequences: list[Request]) -> int | None:
     """How many blocks of KV cache there are, None if as many as it takes. Refuses what the memory of the device cannot hold."""
     capacity, pages = scenario.hardware.memory.capacity, scenario.workload.batching.kv
-    batched = scenario.workload.batching.policy != "independent"
+    batched = not scenario.workload.batching.alone
     stored = formats.Formats(**scenario.mapping.formats.model_dump())
     room = pages.capacity
     if capacity is not None and scenario.model.config is not None:
@@ -247,7 +248,7 @@ def _batching(scenario: Scenario, model: ModelGraph, ops: OpGraph, sequences: li
     """How steps are made up; None if each is one sequence that decodes one token."""
     blocks = _kv_blocks(scenario, model, ops, sequences)
     workload = scenario.workload
-    alone = workload.batching.policy == "independent" and workload.speculative is None and workload.concurrency is None
+    alone = workload.batching.alone and workload.speculative is None and workload.concurrency is None
     if alone and not any(request.prompt for request in sequences):
         return None
     if workload.dependency == "known":
@@ -258,7 +259,7 @@ def _batching(scenario: Scenario, model: ModelGraph, ops: OpGraph, sequences: li
     if scenario.mapping.granularity != "op":
         raise scenario.error("mapping.granularity", "expected 'op' for batching, prompts and speculation, found 'aten'")
     written, drafts = workload.batching, workload.speculative
-    most = written.max_batch or (1 if written.policy == "independent" else len(sequences))
+    most = written.max_batch or (1 if written.alone else len(sequences))
     needed = most * (1 if drafts is None else 1 + drafts.draft)
     if written.max_tokens is not None and written.max_tokens < needed:
         message = f"expected at least {needed}, so that all of a batch can decode, found {written.max_tokens}"
