@@ -1,4 +1,4 @@
-"""What must be visible in the block scenarios and the real ones, read from the event log."""
+"""Facts about the block scenarios and the whole models, read from the event log."""
 
 from __future__ import annotations
 

@@ -4,7 +4,7 @@ One row per task, in order of start; every time is an offset from the one before
 
     ready --wait-- start --queued-- served --moving-- moved --rest-- end
 
-A task that moves nothing has served = moved = start. `rates` are the intervals in which a channel served somebody.
+A task that moves nothing has served = moved = start. `rates` are the intervals in which a channel was serving.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ Times = npt.NDArray[np.int64]
 
 
 def timeline(result: Result, critical: Times, limit: int = LIMIT) -> tuple[dict[str, Any], dict[str, Ints]]:
-    """What the page must know of the run, and the columns. critical: rows of the task table on the critical path."""
+    """Facts about the run and the columns of the timeline. critical: rows of the task table on the critical path."""
     log, tasks = result.log, result.log.tasks
     order = np.argsort(tasks.start, kind="stable")
     shown = order[:limit]
@@ -85,7 +85,7 @@ def timeline(result: Result, critical: Times, limit: int = LIMIT) -> tuple[dict[
 
 
 def _service(log: EventLog) -> tuple[Times, Times, Times, npt.NDArray[np.bool_]]:
-    """Per task: when a channel first served it, when its last byte had come, on which channel, and whether it moves any."""
+    """Per task [task]: start of first service, arrival of its last byte, channel, and whether it moves any bytes."""
     tasks, grants = log.tasks, log.grants
     held = tasks.engine >= 0
     moves = tasks.work > 0
