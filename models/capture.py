@@ -33,6 +33,7 @@ from models.costs import Plan, Point, plan, powers, shape_text, solve
 from models.experts import Experts
 from models.graph import QUANTITIES, ModelGraph, Op, OpGraph
 from models.grouping import Group, group, single
+from models.polynomials import Polynomials
 from models.recorder import Node, Recorder, Recording
 from sim.base.errors import InputError, nearest
 from sim.base.quantities import show
@@ -318,7 +319,7 @@ def _op_graph(variant: Variant, key: tuple[bool, bool], breaks: tuple[int, ...],
     nodes = variant.recording.nodes
     groups: list[Group] = group(variant.recording) if granularity == "op" else [single(i, n) for i, n in enumerate(nodes)]
     home = {i: g for g, members in enumerate(groups) for i in members.nodes}
-    polynomials: dict[tuple[tuple[int, ...], ...], int] = {}
+    polynomials = Polynomials()
     ops = []
     for g, members in enumerate(groups):
         total = variant.costs[list(members.nodes)].sum(axis=0)  # [quantity, piece, monomial]
@@ -334,7 +335,7 @@ def _op_graph(variant: Variant, key: tuple[bool, bool], breaks: tuple[int, ...],
                 dtype=nodes[result].dtype,
                 shape=variant.shapes[result],
                 inputs=tuple(sorted({home[j] for i in members.nodes for j in nodes[i].inputs} - {g})),
-                costs=tuple(polynomials.setdefault(cost, len(polynomials)) for cost in costs),
+                costs=tuple(map(polynomials.number, costs)),
                 experts=_experts([nodes[i] for i in members.nodes], costs[QUANTITIES.index("weight")], key),
             )
         )

@@ -117,6 +117,10 @@ class Op:
     experts: Experts | None = None
     several: Op | None = None
 
+    def with_cost(self, quantity: int, polynomial: int) -> Op:
+        """The op with another cost. quantity: index in `QUANTITIES`. polynomial: index in `OpGraph.polynomials`."""
+        return replace(self, costs=(*self.costs[:quantity], polynomial, *self.costs[quantity + 1 :]))
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class OpGraph:

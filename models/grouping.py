@@ -12,12 +12,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from heapq import heapify, heappop, heappush
 
 from models import latent
 from models.attention import ROLES
 from models.cache import KV_STORE
 from models.recorder import KV_LOAD, Node, Recording
+from sim.base.topological import topological_order
 
 #: kind, path, part
 Label = tuple[str, str, str]
@@ -93,24 +93,10 @@ def _make(nodes: list[Node], indices: tuple[int, ...], label: Label | None) -> G
 def _in_order(nodes: list[Node], groups: list[Group]) -> list[Group]:
     """Topological order that follows the program: a group stands where its last node stood."""
     home = {i: g for g, members in enumerate(groups) for i in members.nodes}
-    needs = [{home[j] for i in members.nodes for j in nodes[i].inputs} - {g} for g, members in enumerate(groups)]
-    feeds: list[list[int]] = [[] for _ in groups]
-    for g, sources in enumerate(needs):
-        for s in sources:
-            feeds[s].append(g)
-    waiting = [len(sources) for sources in needs]
-    ready = [(members.nodes[-1], g) for g, members in enumerate(groups) if not waiting[g]]
-    heapify(ready)
-    order = []
-    while ready:
-        _, g = heappop(ready)
-        order.append(groups[g])
-        for f in feeds[g]:
-            waiting[f] -= 1
-            if not waiting[f]:
-                heappush(ready, (groups[f].nodes[-1], f))
+    inputs = {g: {home[j] for i in members.nodes for j in nodes[i].inputs} - {g} for g, members in enumerate(groups)}
+    order = topological_order(inputs, rank=lambda g: groups[g].nodes[-1])
     assert len(order) == len(groups)
-    return order
+    return [groups[g] for g in order]
 
 
 def _connected(nodes: list[Node], labels: list[Label | None]) -> list[int]:

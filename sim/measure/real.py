@@ -37,10 +37,10 @@ from models.capture import arguments, build, hf_config, quiet, step
 from models.config import MLA_FORMS, ModelConfig, dtype_of
 from models.costs import Point
 from models.formats import ELEMENT
-from models.fusion import Fusion, fuse
 from models.graph import QUANTITIES, Op, OpGraph
 from models.grouping import group
 from models.recorder import Recorder
+from models.rewrites import Fusion, fuse
 from sim.base.errors import InputError, SimError
 from sim.base.quantities import SIZE
 from sim.base.units import PS_PER_NS
