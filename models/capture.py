@@ -96,7 +96,7 @@ def step(
 
 
 def arguments(model: PreTrainedModel, point: Point, cache: Any, tokens: torch.Tensor | None = None) -> dict[str, Any]:
-    """What to call a model with for one step at (B, Q, N)."""
+    """Keyword arguments of a model's call for one step at (B, Q, N)."""
     B, Q, N = point
     device = model.device
     tokens = torch.zeros(B, Q, dtype=torch.long, device=device) if tokens is None else tokens
@@ -149,7 +149,7 @@ def quiet() -> Iterator[None]:
 
 @quiet()
 def capture(config: ModelConfig, dtype: str | None = None, mla: str = MLA_FORMS[0]) -> dict[str, ModelGraph]:
-    """Capture a model at every granularity. mla: what a cache of latent attention holds, one of `MLA_FORMS`.
+    """Capture a model at every granularity. mla: contents of a cache of latent attention, one of `MLA_FORMS`.
 
     Returns a `ModelGraph` by granularity. Raises InputError, in one line, for a model that cannot be captured.
     """
@@ -291,7 +291,7 @@ def _model_graph(
 
 
 def _positions(model: PreTrainedModel) -> int | None:
-    """How many positions the model can tell apart, None where it computes their encoding.
+    """Number of positions that the model can tell apart, None where it computes their encoding.
 
     A learned one is a table with a row for each, and in some families a few rows more, of padding.
     """

@@ -1,4 +1,4 @@
-"""Ops in place of groups of others: what all fusions have in common."""
+"""Ops in place of groups of others: the common part of all fusions."""
 
 from __future__ import annotations
 

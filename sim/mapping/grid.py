@@ -1,4 +1,4 @@
-"""Grids: how an op is cut into shares, and which shares of another op a share needs."""
+"""Grids: the shares that an op is cut into, and the shares of another op that a share needs."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ MANY_EDGES = 65_536
 
 @dataclass(frozen=True, slots=True)
 class Grid:
-    """How an op is cut: heads, each into splits of the keys, each into tiles. Shares are numbered in this order."""
+    """The cut of an op: heads, each into splits of the keys, each into tiles. Shares are numbered in this order."""
 
     heads: int = 1
     splits: int = 1

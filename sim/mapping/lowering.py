@@ -39,7 +39,7 @@ Execution = Literal["blocking", "stream", "prefetch"]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Mapping:
-    """How ops are put on the machine. The fields are those of `mapping` in a scenario.
+    """Options of lowering. The fields are those of `mapping` in a scenario.
 
     attention: of a step of several sequences; `sim.mapping.steps` applies it, lowering does not.
     weights: or the share of each op's weights that is resident, above 0 and below 1; the rest is streamed.
@@ -209,7 +209,7 @@ def _some(ops: OpGraph, quantity: str) -> npt.NDArray[np.bool_]:
 
 
 def _grids(ops: OpGraph, mapping: Mapping) -> list[Grid]:
-    """How each op is cut: per head, along the keys, or (weight matmuls, and activations between them) by columns."""
+    """The cut of each op: per head, along the keys, or (weight matmuls, and activations between them) by columns."""
     grids: list[Grid] = []
     matmuls = weight_products(ops)
     for i, op in enumerate(ops.ops):

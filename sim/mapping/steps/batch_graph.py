@@ -23,8 +23,10 @@ SUM, SUM_OF_LOADS = -1, -2
 
 
 class Routed(NamedTuple):
-    """Ops whose tokens choose among alike experts. experts: what they have in common. layers: those that they are in,
-    ascending. ops: [op], which of a graph. layer: [op], the place of its layer among these. size: [op], bytes of one expert.
+    """Ops whose tokens choose among alike experts.
+
+    experts: their number and choice, without their size. layers: those of these ops, ascending. ops: [op], its index in the
+    graph. layer: [op], the place of its layer in `layers`. size: [op], bytes of one expert.
     """
 
     experts: Experts
@@ -36,11 +38,11 @@ class Routed(NamedTuple):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BatchGraph(OpGraph):
-    """A stitched graph. Ops come from a template, `Op` objects only if somebody asks for them: no simulation does.
+    """A stitched graph. Its ops come from a template; `Op` objects are made on first use, and no simulation uses them.
 
-    shape: what step it is. routing: which experts tokens choose; None: as many distinct ones as there can be.
-    repeated: how the template's ops are repeated. source: int64 [op], which of them it is.
-    member: int64 [op], whose, -1 if it serves several.
+    shape: of the step. routing: the experts that tokens choose; None: as many distinct ones as there can be.
+    repeated: how the template's ops are repeated. source: int64 [op], its op in the template.
+    member: int64 [op], the member it belongs to, -1 if it serves several.
     column: int64 [op], with which parameters (B, Q, N) its costs are evaluated: 0 (new tokens of all members, 1, 0); 1 (rows of
     logits, 1, 0); 2 + m (1, query, context) of member m; 2 + members + m (1, query, loads) of member m. `SUM`: the sum of the
     costs at the columns of all members, by `cost_index` of those that feed in one token and by `several_index` of those that
@@ -76,7 +78,7 @@ class BatchGraph(OpGraph):
     if not TYPE_CHECKING:  # so that names which do not exist are still found
 
         def __getattr__(self, name: str) -> Any:
-            """Columns that are made when they are asked for; called for what is not there."""
+            """Make a column on first use; called for attributes that do not exist yet."""
             if name == "ops":
                 value = self._op_objects()
             elif name in ("cost_index", "several_index"):
@@ -104,7 +106,7 @@ class BatchGraph(OpGraph):
 
     @property
     def owner(self) -> IntArray:
-        """[op]: whose op it is: a member, or `TOKENS`, `LOGITS` or `MEMBERS`."""
+        """[op]: the member that the op belongs to, or `TOKENS`, `LOGITS` or `MEMBERS`."""
         return np.where(self.member >= 0, self.member, self.template.owner[self.source])
 
     def _labels(self, name: str) -> npt.NDArray[np.str_]:
@@ -152,7 +154,7 @@ class BatchGraph(OpGraph):
         return first[which]
 
     def sizes_of(self, steps: StepLanes) -> tuple[IntArray, IntArray, IntArray]:
-        """Of an op that serves all members, which has no one size, those of new tokens."""
+        """As in `OpGraph`; an op that serves all members has no one size, and gets that of all new tokens."""
         batch, query, context = self.parameters(steps)
         column = np.maximum(self.column, 0)
         return batch[column], query[column], context[column]
@@ -213,7 +215,7 @@ class Template:
 
 
 def _routed(ops: OpGraph) -> Iterator[Routed]:
-    """The ops with experts, by what these have in common, whatever their size."""
+    """The ops with experts, grouped by number and choice of these, whatever their size."""
     groups: dict[Experts, list[int]] = {}
     for i, op in enumerate(ops.ops):
         if op.experts is not None:
