@@ -19,10 +19,6 @@ from sim.scenario.shipped import scenarios
 from sim.serving.policies import BATCHING_POLICIES
 
 
-def _documented(names: list[str], get: Callable[[str], object]) -> list[tuple[str, str]]:
-    return [(name, (get(name).__doc__ or "").strip().split("\n\n")[0].replace("\n", " ")) for name in names]
-
-
 def _scenarios() -> list[tuple[str, str]]:
     return [(name, read(path).description) for name, path in scenarios().items()]
 
@@ -64,10 +60,10 @@ def _figure(figure: Figure) -> str:
 LISTS: dict[str, Callable[[], list[tuple[str, str]]]] = {
     "models": _models,
     "hardware": _hardware,
-    "arbiters": lambda: _documented(ARBITERS.names(), ARBITERS.get),
-    "schedulers": lambda: _documented(SCHEDULERS.names(), SCHEDULERS.get),
-    "batching": lambda: _documented(BATCHING_POLICIES.names(), BATCHING_POLICIES.get),
-    "costs": lambda: _documented(COST_MODELS.names(), COST_MODELS.get),
+    "arbiters": ARBITERS.summaries,
+    "schedulers": SCHEDULERS.summaries,
+    "batching": BATCHING_POLICIES.summaries,
+    "costs": COST_MODELS.summaries,
     "scenarios": _scenarios,
 }
 

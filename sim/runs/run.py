@@ -20,8 +20,8 @@ import numpy as np
 
 import models.library
 from models import formats
-from models.fusion import Fusion, fuse, with_kv_heads
 from models.graph import QUANTITIES, ModelGraph, OpGraph, StepLanes
+from models.rewrites import Fusion, fuse, with_formats, with_kv_heads
 from sim.analysis.account import Account
 from sim.analysis.context import Rules
 from sim.base.errors import InputError, unknown
@@ -196,7 +196,7 @@ def op_graphs(scenario: Scenario) -> tuple[ModelGraph, Variants]:
     element = formats.ELEMENT[model.dtype]
 
     def laid_out(captured: OpGraph) -> OpGraph:
-        return formats.apply(_kernels(scenario, model, captured.select(wanted.layers, wanted.scope)), stored, element=element)
+        return with_formats(_kernels(scenario, model, captured.select(wanted.layers, wanted.scope)), stored, element=element)
 
     variants = Laid(model.variants, laid_out)
     variants[False, False]  # what is wrong with it is said here

@@ -8,12 +8,12 @@ import numpy as np
 import pytest
 
 import models.library
-from models.fusion import Fusion, fuse, with_kv_heads
 from models.graph import QUANTITIES, OpGraph
+from models.rewrites import Fusion, fuse, with_kv_heads
 from sim.executors.reference import simulate
 from sim.log.tables import EventLog
 from sim.mapping.lowering import Mapping, lower
-from sim.mapping.tasks import TaskGraph
+from sim.mapping.tasks import CLASS_BIT, TaskGraph
 from sim.runs.run import op_graphs, prepare
 from sim.scenario import from_dict
 from tests.analysis import machine
@@ -147,3 +147,13 @@ def test_a_latent_cache_has_one_head() -> None:
     scenario = from_dict({"model": {"config": "deepseek-v2-lite", "layers": 1}, "mapping": {"kv_loads": "head"}})
     graph = prepare(scenario, *op_graphs(scenario)).graph
     assert np.count_nonzero(graph.kind == graph.kinds.index("kv_load")) == 1
+
+
+@pytest.mark.parametrize("activations", ["on_chip", "off_chip"])
+def test_tasks_that_read_the_cache_themselves_are_its_loads(activations: str) -> None:
+    """The loads of a layer wait for the stores of earlier tokens, so they are the tasks that read, not those that end an op."""
+    mapping = Mapping(kv="operands", execution="stream", activations=activations)  # type: ignore[arg-type]
+    graph = lower(attention(heads=4, kv_heads=2), mapping)
+    reads = np.flatnonzero(graph.moves & CLASS_BIT["kv_read"]).tolist()
+    assert [task for tasks in graph.kv_loads.values() for task in tasks] == reads
+    assert len(reads) == 4 * 2  # scores and weighted values of each head
