@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 
 from sim.analysis.critical_path import critical_path, kind_of
-from sim.analysis.inputs import Inputs
 from sim.analysis.links import Cause, Place
+from sim.log import derived
 from tests.analysis.machine import UnitCosts, run
 from tests.analysis.test_breakdown import chain, kv_block
 from tests.graphs import GraphBuilder, llama_block
@@ -128,22 +128,22 @@ def test_in_bursts():
     assert {kind_of(log, row) for row in path.rows.tolist()} == {"first", "second"}
 
 
-def test_last_input_of_one_row_and_of_many_agree():
-    log, rules = run(llama_block(2, heads=4, hidden=64, mlp=128, kv=16), dependency="known", requests=[(3, 0), (2, 5)],
-                     engines=3)  # fmt: skip
-    inputs = Inputs(log, rules)
-    source, ended = inputs.last(np.arange(len(log.tasks)))
-    assert [inputs.last_of(row) for row in range(len(log.tasks))] == list(zip(source.tolist(), ended.tolist(), strict=True))
+def test_tasks_are_ready_when_the_last_input_ends():
+    block = llama_block(2, heads=4, hidden=64, mlp=128, kv=16)
+    log, _ = run(block, dependency="known", requests=[(3, 0), (2, 5)], engines=3)
+    source, tasks = derived.last_input(log), log.tasks
     has = source >= 0
-    assert (ended[has] == log.tasks.ready[has]).all()
+    assert (tasks.end[source[has]] == tasks.ready[has]).all()
+    assert (tasks.ready[~has] == log.steps.released[tasks.step[~has]]).all()
+    assert set(np.sign(tasks.step[has] - tasks.step[source[has]])) == {0, 1}, "inputs of the same token, and of earlier ones"
 
 
 def test_inputs_that_end_together_go_by_program_order():
     b = GraphBuilder()
     b.add("act", *(b.add("norm", flops=5) for _ in range(3)), flops=1)
-    inputs = Inputs(*run(b.graph(), engines=3))
-    assert inputs.last_of(3) == (0, 5)
-    assert [column.tolist() for column in inputs.last(np.array([3]))] == [[0], [5]]
+    log, _ = run(b.graph(), engines=3)
+    assert log.tasks.end[:3].tolist() == [5, 5, 5]
+    assert derived.last_input(log).tolist() == [-1, -1, -1, 0]
 
 
 class SlowFirst(UnitCosts):
@@ -164,8 +164,7 @@ def test_kv_order_looks_at_all_earlier_tokens():
     log, rules = run(b.graph(), dependency="known", requests=[(3, 0)], engines=3, costs=SlowFirst())
     # [token, task]: k_proj ends at 20, 5, 5; stores end at 23, 8, 11
     assert log.tasks.end.reshape(3, 4)[:, 2].tolist() == [23, 8, 11]
-    inputs = Inputs(log, rules)
-    assert [inputs.last_of(load) for load in (0, 4, 8)] == [(-1, -1), (2, 23), (2, 23)]
+    assert derived.last_input(log)[[0, 4, 8]].tolist() == [-1, 2, 2]
     assert log.tasks.ready[8] == 23
     assert [(kind, cause) for kind, _, cause, _, _ in links(log, rules)] == [
         ("k_proj", "start"), ("kv_store", "input"), ("kv_load", "kv_order"), ("kv_load", "channel"), ("scores", "input"),
@@ -177,8 +176,8 @@ def test_stores_that_end_together_go_by_program_order():
     load = b.add("kv_load", kv_read=1)
     b.add("kv_store", kv_write=3)
     b.add("scores", load, flops=1)
-    log, rules = run(b.graph(), dependency="known", requests=[(3, 0)], engines=3, arbiter="processor_sharing")
+    log, _ = run(b.graph(), dependency="known", requests=[(3, 0)], engines=3, arbiter="processor_sharing")
     stores = log.tasks.end.reshape(3, 3)[:, 1]
     assert stores[0] <= stores[1]
     same = dataclasses.replace(log, tasks=dataclasses.replace(log.tasks, end=np.maximum(log.tasks.end, stores[1])))
-    assert Inputs(same, rules).last_of(6) == (1, int(stores[1]))
+    assert derived.last_input(same)[6] == 1
