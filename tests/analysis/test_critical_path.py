@@ -10,7 +10,7 @@ import pytest
 from sim.analysis.critical_path import critical_path, kind_of
 from sim.analysis.links import Cause, Place
 from sim.log import derived
-from tests.analysis.machine import UnitCosts, run
+from tests.analysis.machine import UnevenCosts, run
 from tests.analysis.test_breakdown import chain, kv_block
 from tests.graphs import GraphBuilder, llama_block
 
@@ -112,6 +112,19 @@ def test_an_arrival_is_not_mistaken_for_the_end_of_another_sequence():
 
 
 def test_through_the_kv_cache():
+    """Token 1 computes for so long that nothing is at the channel between the store of token 0 and the load of token 1."""
+    log, rules = run(kv_block(loads=30), dependency="known", requests=[(2, 0)], engines=4, costs=UnevenCosts(1, 4))
+    assert links(log, rules) == [
+        ("kv_load", "channel", "start", 0, 30),
+        ("kv_store", "channel", "channel", 30, 32),
+        ("kv_load", "channel", "kv_order", 32, 62),
+        ("scores", "engine", "input", 62, 78),
+    ]
+    assert critical_path(log, rules).by_cause() == {"start": 1, "input": 1, "kv_order": 1, "channel": 1}
+
+
+def test_a_load_that_queues_behind_a_store_follows_the_channel():
+    """The KV cache would let it begin when the store of token 0 ends, but that of token 1 is next in the queue."""
     log, rules = run(kv_block(), dependency="known", requests=[(2, 0)], engines=4)
     assert [(kind, cause) for kind, _, cause, _, _ in links(log, rules)] == [
         ("k_proj", "start"), ("kv_store", "input"), ("kv_store", "channel"), ("kv_load", "channel"), ("scores", "input"),
@@ -146,14 +159,6 @@ def test_inputs_that_end_together_go_by_program_order():
     assert derived.last_input(log).tolist() == [-1, -1, -1, 0]
 
 
-class SlowFirst(UnitCosts):
-    """Token 0 computes four times as long as the others."""
-
-    def durations(self, graph, steps):
-        compute, work = super().durations(graph, steps)
-        return compute * np.where(steps.token == 0, 4, 1), work
-
-
 def test_kv_order_looks_at_all_earlier_tokens():
     """The store of token 0 ends after that of token 1, and holds up token 2."""
     b = GraphBuilder()
@@ -161,7 +166,7 @@ def test_kv_order_looks_at_all_earlier_tokens():
     proj = b.add("k_proj", flops=5)
     b.add("kv_store", proj, kv_write=3)
     b.add("scores", load, flops=1)
-    log, rules = run(b.graph(), dependency="known", requests=[(3, 0)], engines=3, costs=SlowFirst())
+    log, rules = run(b.graph(), dependency="known", requests=[(3, 0)], engines=3, costs=UnevenCosts(4, 1, 1))
     # [token, task]: k_proj ends at 20, 5, 5; stores end at 23, 8, 11
     assert log.tasks.end.reshape(3, 4)[:, 2].tolist() == [23, 8, 11]
     assert derived.last_input(log)[[0, 4, 8]].tolist() == [-1, 2, 2]

@@ -9,33 +9,20 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import sim
-from models.graph import IntArray, OpGraph
+from models.graph import OpGraph
 from sim.analysis.breakdown import COMPUTE, TRANSFER, WAIT_CHANNEL, WAIT_ENGINE, WAIT_INPUT, WAIT_POLICY, WAIT_SRAM, breakdown
-from sim.cost import StepLanes
 from sim.log.tables import EventLog
-from sim.mapping.tasks import TaskGraph
 from sim.render.trace.layout import Layout
 from sim.render.trace.tracks import Role, Slices
 from sim.runs.run import read
 from sim.scenario.shipped import find_scenario
-from tests.analysis.machine import UnitCosts, run
+from tests.analysis.machine import UnevenCosts, run
 from tests.analysis.test_random import graphs, machines
 from tests.graphs import GraphBuilder
 
 #: What a slice of a chain, which is of depth 2, stands for, by its name; any other is a task.
 WAITS = {"input wait": (WAIT_INPUT,), "engine wait": (WAIT_ENGINE, WAIT_POLICY), "SRAM wait": (WAIT_SRAM,)}
 SERVED = (COMPUTE, TRANSFER, WAIT_CHANNEL)
-
-
-class UnevenCosts(UnitCosts):
-    """Each token has its own pace, so that stores of one token may end before those of the tokens before it."""
-
-    def __init__(self, paces: list[int]) -> None:
-        self._paces = np.array(paces, dtype=np.int64)
-
-    def durations(self, graph: TaskGraph, steps: StepLanes) -> tuple[IntArray, IntArray]:
-        compute, work = super().durations(graph, steps)
-        return compute * self._paces[steps.token % len(self._paces)], work
 
 
 def chain(log: EventLog) -> tuple[Slices, list[str]]:
@@ -64,7 +51,7 @@ paces = st.lists(st.integers(1, 5), min_size=1, max_size=4)
 @settings(max_examples=150, deadline=None)
 @given(graphs(), machines(), paces)
 def test_a_chain_is_split_as_the_breakdown_has_it(graph: OpGraph, machine: dict[str, Any], each: list[int]) -> None:
-    log, rules = run(graph, **{**machine, "requests": [(4, 0), (2, 3)], "costs": UnevenCosts(each)})
+    log, rules = run(graph, **{**machine, "requests": [(4, 0), (2, 3)], "costs": UnevenCosts(*each)})
     slices, names = chain(log)
     found = np.zeros((len(log.steps), 4), dtype=np.int64)
     groups = [*WAITS.values(), SERVED]
@@ -87,7 +74,7 @@ def test_a_load_waits_for_the_store_that_ends_last() -> None:
     proj = b.add("k_proj", flops=5)
     b.add("kv_store", proj, kv_write=3)
     b.add("scores", load, flops=1)
-    log, _ = run(b.graph(), dependency="known", requests=[(3, 0)], engines=3, costs=UnevenCosts([4, 1, 1]))
+    log, _ = run(b.graph(), dependency="known", requests=[(3, 0)], engines=3, costs=UnevenCosts(4, 1, 1))
     # rows of token t: load 4 t, k_proj, store 4 t + 2, scores; stores end at 23, 8 and 11
     assert log.tasks.end[[2, 6, 10]].tolist() == [23, 8, 11]
     assert input_waits(log) == [(4, 2, 23), (8, 2, 23)]
@@ -108,5 +95,5 @@ def test_a_window_does_not_name_what_it_does_not_hold() -> None:
     load = b.add("kv_load", kv_read=1)
     b.add("kv_store", b.add("k_proj", flops=5), kv_write=3)
     b.add("scores", load, flops=1)
-    log, _ = run(b.graph(), dependency="known", requests=[(3, 0)], engines=3, costs=UnevenCosts([4, 1, 1]))
+    log, _ = run(b.graph(), dependency="known", requests=[(3, 0)], engines=3, costs=UnevenCosts(4, 1, 1))
     assert [(cause, until) for _, cause, until in input_waits(log.part(1, 3))] == [(-1, 23), (-1, 23)]
