@@ -1,4 +1,4 @@
-"""Registries: names by which a scenario calls what can be extended, such as arbiters, schedulers, batching policies and presets.
+"""Registries: the names of all that can be extended, such as arbiters, schedulers, batching policies and presets.
 
 Each registry stands beside its interface and its implementations, in the `__init__` (or the only file) of their folder. What
 ships is listed there, one entry for each; third parties register a Python entry point in the group `decode_sim.<what>s`. Entry

@@ -14,7 +14,6 @@ from rich.console import Console
 
 import sim.render.trace
 from sim import __version__
-from sim.analysis.critical_path import critical_path
 from sim.base.errors import InputError
 from sim.base.units import format_bytes, format_time
 from sim.cli.console import output, status
@@ -166,5 +165,5 @@ def write_trace(result: Result, path: Path) -> None:
         detail=scenario.trace.detail,
         flows=scenario.trace.flows,
         window=(window.start, window.end if window.end is not None else result.makespan) if window else None,
-        critical=critical_path(result.log, result.rules).rows if result.log.has_rows else np.zeros(0, dtype=np.int64),
+        critical=result.critical_path.rows if result.log.has_rows else np.zeros(0, dtype=np.int64),
     )
