@@ -29,7 +29,7 @@ from typing import Literal
 import numpy as np
 
 from models.graph import MONOMIALS, QUANTITIES, IntArray, Op, OpGraph
-from sim.base.errors import InputError
+from sim.base.errors import ConfigError
 
 #: Keys that an online softmax takes at a time; FlashAttention-2 takes 64 to 256, by head size and machine.
 KEY_BLOCK = 128
@@ -59,7 +59,7 @@ class Fusion:
 def fuse(ops: OpGraph, fusion: Fusion, *, element: int) -> OpGraph:
     """The op graph after the fusions. `element`: bytes of a captured number.
 
-    What is fused already, or not there, stays as it is. Raises InputError, with the key first, if there is no softmax in three
+    What is fused already, or not there, stays as it is. Raises ConfigError if there is no softmax in three
     passes to be fused.
     """
     graph = _Rewrite(ops)
@@ -70,7 +70,7 @@ def fuse(ops: OpGraph, fusion: Fusion, *, element: int) -> OpGraph:
     if fusion.softmax != "three_pass":
         chains = list(_chains(ops))
         if not chains:
-            raise InputError("mapping.softmax: expected three_pass: the model has no softmax in three passes to be fused")
+            raise ConfigError("mapping.softmax", "expected three_pass: the model has no softmax in three passes to be fused")
         for chain in chains:
             if fusion.softmax == "fused":
                 graph.softmax(chain, element)
@@ -174,7 +174,7 @@ class _Rewrite:
         costs["act_read"] = self.total(outer, "act_read") - element * (inside + scores)
         result = self.cost(chain[-1], "act_write") - element * self.cost(chain[-1], "vector_ops")
         if (costs["act_read"] < 0).any() or (result < 0).any():
-            raise InputError(f"mapping.softmax: cannot tell what {first.path} reads and writes; expected three_pass")
+            raise ConfigError("mapping.softmax", f"cannot tell what {first.path} reads and writes; expected three_pass")
         costs["act_write"] = result
         if splits == 1:
             self.put(chain, self.op(first, "attention", costs, shape=last.shape))
@@ -197,7 +197,7 @@ class _Rewrite:
         where = np.flatnonzero(to.ravel())
         ratio = int(of.ravel()[where[0]] // to.ravel()[where[0]]) if len(where) else 0
         if not ratio or not np.array_equal(of, ratio * to):
-            raise InputError(f"mapping.softmax: the FLOPs of {self.ops.ops[op].path} are no multiple of its scores")
+            raise ConfigError("mapping.softmax", f"the FLOPs of {self.ops.ops[op].path} are no multiple of its scores")
         return ratio
 
     @staticmethod

@@ -32,7 +32,7 @@ import numpy.typing as npt
 
 from models.experts import Experts, Routing, Tokens, distinct
 from models.graph import MONOMIALS, QUANTITIES, IntArray, Op, OpGraph, Polynomial, StepLanes
-from sim.base.errors import InputError
+from sim.base.errors import ConfigError
 from sim.mapping.lowering import Mapping as TaskMapping
 from sim.mapping.lowering import lower, read_in_place
 from sim.mapping.tasks import ByLayer, Links, TaskGraph, with_links
@@ -268,7 +268,7 @@ class StepGraphs:
         self._captures = Captures(self.variants)
 
     def __call__(self, shape: Shape) -> TaskGraph:
-        """Raises InputError if captures do not correspond."""
+        """Raises ConfigError if captures do not correspond."""
         together = self.mapping.attention == "batch"
         if together:
             shape = shape.together()
@@ -577,7 +577,7 @@ class _Stitch:
             for member, made in enumerate(self.of_member):
                 if role not in made:
                     op = self.captured[member].graph
-                    raise InputError(f"mapping.granularity: a batch of {op} lacks {role[0]!r} at {role[2]}; expected op")
+                    raise ConfigError("mapping.granularity", f"a batch of {op} lacks {role[0]!r} at {role[2]}; expected op")
                 inputs.add(made[role])
         return inputs
 
@@ -645,7 +645,8 @@ def _in_order(one: _Captured, several: _Captured) -> Iterator[Role]:
         if role in several.at:
             while several.role[at] != role:
                 if several.role[at] in one.at:
-                    raise InputError(f"mapping.attention: expected sequence: {role[0]!r} at {role[2]} is no kernel for several")
+                    message = f"expected sequence: {role[0]!r} at {role[2]} is no kernel for several"
+                    raise ConfigError("mapping.attention", message)
                 yield several.role[at]
                 at += 1
             at += 1
