@@ -17,7 +17,8 @@ from sim.base.documents import Document, KeyPath, Place, dotted
 from sim.base.errors import nearest
 from sim.base.quantities import show
 from sim.base.section import LINE, LINES, ONE, TABLE, Choice, Short
-from sim.scenario.sections import COUNT, DTYPE, NAME, Scenario
+from sim.machine.settings import COUNT, DTYPE
+from sim.scenario.sections import NAME, Scenario
 
 #: Names that are open to third parties: what they name, the path of the choice, and the key of the name in its long form.
 OPEN_NAMES: tuple[tuple[str, KeyPath, str], ...] = (

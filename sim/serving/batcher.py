@@ -22,7 +22,7 @@ from typing import Any, Literal, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from sim.base.errors import InputError
+from sim.base.errors import ConfigError
 from sim.base.kernel import kernel, launch, loaded
 from sim.base.philox import four_draws, highest_bits
 from sim.base.units import ceil_div, format_bytes
@@ -493,7 +493,7 @@ def loops(batching: Batching, requests: Sequence[Request], *, concurrency: int |
 
 
 def feasible(batching: Batching, requests: Sequence[Request], token_bytes: int) -> None:
-    """Raises InputError for a request that could never be served. token_bytes: of the KV cache of one token."""
+    """Raises ConfigError for a request that could never be served. token_bytes: of the KV cache of one token."""
 
     def size(blocks: int) -> str:
         tokens = blocks * batching.block
@@ -502,26 +502,29 @@ def feasible(batching: Batching, requests: Sequence[Request], token_bytes: int) 
     groups = Counter(request.group for request in requests if request.group >= 0)
     for group, samples in groups.items():
         if samples > batching.sequences:
-            raise InputError(f"workload.sequences: expected at most max_batch {batching.sequences} samples, found {samples}")
+            message = f"expected at most max_batch {batching.sequences} samples, found {samples}"
+            raise ConfigError("workload.sequences", message)
         request = next(request for request in requests if request.group == group)
         shared, final = request.context + request.prompt, max(request.final, request.context + request.prompt)
         blocks = shared // batching.block + samples * (ceil_div(final, batching.block) - shared // batching.block)
         if batching.blocks is not None and blocks > batching.blocks:
-            raise InputError(
-                f"workload.batching.kv: {samples} samples of one prompt end in {size(blocks)}, more than the "
-                f"{size(batching.blocks)} of the KV cache"
+            raise ConfigError(
+                "workload.batching.kv",
+                f"{samples} samples of one prompt end in {size(blocks)}, more than the {size(batching.blocks)} of the KV cache",
             )
     for number, request in enumerate(requests):
         blocks = ceil_div(request.final, batching.block)
         if batching.blocks is not None and blocks > batching.blocks:
-            raise InputError(
-                f"workload.batching.kv: sequence {number} ends with {request.final:,} tokens in {size(blocks)}, more than the "
-                f"{size(batching.blocks)} of the KV cache"
+            raise ConfigError(
+                "workload.batching.kv",
+                f"sequence {number} ends with {request.final:,} tokens in {size(blocks)}, more than the "
+                f"{size(batching.blocks)} of the KV cache",
             )
         again = batching.full == "recompute" and batching.blocks is not None
         whole = request.final if again else request.prompt
         if batching.tokens is not None and batching.chunk is None and whole > batching.tokens:
-            raise InputError(
-                f"workload.batching.max_tokens: expected at least {whole}, for sequence {number} is prefilled as a whole"
-                f"{' even after it was dropped' if again else ''}, found {batching.tokens}; chunks would fit"
+            raise ConfigError(
+                "workload.batching.max_tokens",
+                f"expected at least {whole}, for sequence {number} is prefilled as a whole"
+                f"{' even after it was dropped' if again else ''}, found {batching.tokens}; chunks would fit",
             )
