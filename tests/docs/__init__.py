@@ -20,7 +20,7 @@ from sim.machine.arbiters import ARBITERS
 from sim.machine.schedulers import SCHEDULERS
 from sim.runs.run import read
 from sim.scenario import json_schema
-from sim.scenario.sections import COUNT, DTYPE
+from sim.machine.settings import COUNT, DTYPE
 from sim.scenario.shipped import scenarios
 from tests.reports import FOLDER as REPORTS
 
