@@ -22,7 +22,7 @@ from sim.runs.run import read
 from sim.scenario import json_schema
 from sim.scenario.sections import COUNT, DTYPE
 from sim.scenario.shipped import scenarios
-from tests.reports import FOLDER as REPORTS
+from tests.reports import stored
 
 ROOT = Path(__file__).parents[2]
 REFERENCE = ROOT / "docs" / "reference"
@@ -191,9 +191,9 @@ def shipped_scenarios() -> str:
             continue
         lines += ["", f"## {title}", "", "| scenario | what it shows | makespan | tokens/s |", "| --- | --- | ---: | ---: |"]
         for name in names:
-            report = json.loads((REPORTS / f"{name}.json").read_text())
+            report = stored(name)
             text = " ".join(read(left.pop(name)).description.split()).replace("|", "\\|")
-            rate = report["requests"]["tokens_per_s"]
+            rate = report["requests.tokens_per_s"]
             speed = f"{rate:,.0f}" if rate >= 1000 else f"{rate:.4g}"
             lines.append(f"| `{name}` | {text} | {format_time(report['makespan_ps'])} | {speed} |")
     return "\n".join(lines) + "\n"
