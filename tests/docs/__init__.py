@@ -18,11 +18,11 @@ from sim.cli import COMMANDS, cli
 from sim.cost import COST_MODELS
 from sim.machine.arbiters import ARBITERS
 from sim.machine.schedulers import SCHEDULERS
+from sim.machine.settings import COUNT, DTYPE
 from sim.runs.run import read
 from sim.scenario import json_schema
-from sim.machine.settings import COUNT, DTYPE
 from sim.scenario.shipped import scenarios
-from tests.reports import FOLDER as REPORTS
+from tests.reports import stored
 
 ROOT = Path(__file__).parents[2]
 REFERENCE = ROOT / "docs" / "reference"
@@ -190,9 +190,9 @@ def shipped_scenarios() -> str:
             continue
         lines += ["", f"## {title}", "", "| scenario | what it shows | makespan | tokens/s |", "| --- | --- | ---: | ---: |"]
         for name in names:
-            report = json.loads((REPORTS / f"{name}.json").read_text())
+            report = stored(name)
             text = " ".join(read(left.pop(name)).description.split()).replace("|", "\\|")
-            rate = report["requests"]["tokens_per_s"]
+            rate = report["requests.tokens_per_s"]
             speed = f"{rate:,.0f}" if rate >= 1000 else f"{rate:.4g}"
             lines.append(f"| `{name}` | {text} | {format_time(report['makespan_ps'])} | {speed} |")
     return "\n".join(lines) + "\n"

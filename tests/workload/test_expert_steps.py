@@ -190,10 +190,13 @@ def test_arithmetic_is_that_of_every_choice() -> None:
     setup = plan(made).setup
     log = run(made).log
     lanes, one = log.lanes(np.arange(3)), setup.graph.ops.costs(50)
-    for op, flops in zip(log.graphs[0].ops.ops, log.graphs[0].ops.costs_of(lanes)[FLOPS].tolist(), strict=True):
-        if op.experts is not None:
-            alone = {o.kind: int(f) for o, f in zip(setup.graph.ops.ops, one[FLOPS], strict=True) if o.experts is not None}
-            assert flops == [5 * alone[op.kind]] * 3
+    alone = {op.kind: int(flops) for op, flops in zip(setup.graph.ops.ops, one[FLOPS], strict=True) if op.experts is not None}
+    ops = log.graphs[0].ops
+    found = {
+        op.kind: flops for op, flops in zip(ops.ops, ops.costs_of(lanes)[FLOPS].tolist(), strict=True) if op.experts is not None
+    }
+    assert alone
+    assert found == {kind: [5 * flops] * 3 for kind, flops in alone.items()}
 
 
 def test_kernels_of_each_layer_have_its_own_experts() -> None:
