@@ -56,7 +56,7 @@ class Discipline:
 
 
 def discipline_of(arbiter: Arbiter, requesters: int) -> Discipline | None:
-    """The discipline of an arbiter with so many requesters at most; None if it is not one of ours, or has too large numbers."""
+    """The discipline of an arbiter, None if it is a third party's or its numbers are too large. requesters: at most."""
     if isinstance(arbiter, Derated):
         plain = discipline_of(arbiter.arbiter, requesters)
         if plain is None:

@@ -49,7 +49,7 @@ class Weighted(Arbiter):
     """Generalised processor sharing: shares in proportion to weights, none above the cap of a requester's port.
 
     weights: whole numbers by kind of transfer (`{kv_load: 3, weight_load: 1}`) or by number of sequence (`{0: 3}`, or a
-    list); 1 for what is not named. Parekh and Gallager, 1993.
+    list); 1 for all others. Parekh and Gallager, 1993.
     """
 
     work_conserving = True
