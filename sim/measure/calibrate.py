@@ -123,7 +123,7 @@ def alike(found: Samples) -> Samples:
 def provenance(
     found: Samples, plan: Plan, place: Place, dtype: str, load: float, kept: str, *, graphs: bool = False
 ) -> Provenance:  # fmt: skip
-    """Where the samples are from."""
+    """Source of the samples."""
     floor = noise(found)
     return Provenance(
         device=place.name,

@@ -29,7 +29,7 @@ class Place:
         return self.device != "cpu"
 
     def use(self) -> None:
-        """Make torch compute with so many threads."""
+        """Make torch compute with this number of threads."""
         if torch.get_num_threads() != self.threads:
             torch.set_num_threads(self.threads)
 

@@ -15,7 +15,7 @@ PRODUCT, ATTENTION, MULTI_HEAD, ELEMENTWISE = "product", "attention", "multi_hea
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Provenance:
-    """Where a profile is from.
+    """Source of a profile.
 
     source: the command, or the table, that gave the samples. settings: other conditions (threads, mode, CUDA graphs).
     rounds: repetitions of each measurement. spread: median over shapes of (p90 - p10) / median of their repetitions.

@@ -1,4 +1,4 @@
-"""Where presets are, and how one completes the `hardware` of a scenario."""
+"""Files of presets, and the `hardware` section of a scenario completed by one."""
 
 from __future__ import annotations
 
