@@ -1,4 +1,4 @@
-"""The op graph: what one decode step of a model computes and moves, before any machine is chosen.
+"""The op graph: the computation and data movement of one decode step of a model, before any machine is chosen.
 
 An `OpGraph` is a DAG of ops in program order. The costs of an op are exact functions of three integers:
 
@@ -43,11 +43,11 @@ Polynomial = tuple[int, ...]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Members:
-    """Who takes part in some steps of one graph, int64 [member, lane].
+    """Sequences that take part in some steps of one graph, int64 [member, lane].
 
-    sequence: which. context: its tokens in the KV cache. query: tokens that it feeds in. loads: how many of the cached tokens
-    it loads itself; another member loads the rest, which they share. Where lanes have different numbers of members, the rest of
-    the column is 0: with no query, a member takes no part.
+    sequence: its number. context: its tokens in the KV cache. query: tokens that it feeds in. loads: how many of the cached
+    tokens it loads itself; another member loads the rest, which they share. Where lanes have different numbers of members, the
+    rest of the column is 0: with no query, a member takes no part.
     logits: [lane], rows of logits that are wanted, of all members together.
     """
 
@@ -89,7 +89,7 @@ class StepLanes:
 class Op:
     """One operation.
 
-    kind: what people call it (`norm`, `q_proj`, `scores`, ...), or the aten name of what has no such name.
+    kind: its usual name (`norm`, `q_proj`, `scores`, ...), or its aten name if it has none.
     path: module path that issued it, e.g. `model.layers.0.self_attn.q_proj`.
     layer: index of the decoder layer, -1 outside of layers.
     part: tells ops of one kind and path apart (`q` and `k` of rope), else empty.
@@ -117,6 +117,10 @@ class Op:
     experts: Experts | None = None
     several: Op | None = None
 
+    def with_cost(self, quantity: int, polynomial: int) -> Op:
+        """The op with another cost. quantity: index in `QUANTITIES`. polynomial: index in `OpGraph.polynomials`."""
+        return replace(self, costs=(*self.costs[:quantity], polynomial, *self.costs[quantity + 1 :]))
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class OpGraph:
@@ -124,7 +128,7 @@ class OpGraph:
 
     breaks: ascending contexts at which a new piece of the costs starts; piece p holds for breaks[p-1] <= N < breaks[p].
     polynomials: distinct piecewise polynomials; `polynomials[i][p]` is piece p of number i, `len(breaks) + 1` pieces.
-    batch: B of the step that is meant, where nothing else is said.
+    batch: B of a step, by default.
 
     The same as arrays, for evaluation:
 
@@ -140,7 +144,7 @@ class OpGraph:
     table: IntArray = field(init=False, repr=False, compare=False)
     cost_index: IntArray = field(init=False, repr=False, compare=False)
     several_index: IntArray = field(init=False, repr=False, compare=False)
-    _made: dict[str, Any] = field(init=False, repr=False, compare=False)  # columns that have been asked for
+    _made: dict[str, Any] = field(init=False, repr=False, compare=False)  # columns made so far
 
     def __post_init__(self) -> None:
         pieces = len(self.breaks) + 1
@@ -191,7 +195,7 @@ class OpGraph:
         return made
 
     def _first_alike(self, *keys: IntArray) -> npt.NDArray[np.intp]:
-        """keys: [op], what else costs follow from."""
+        """keys: [op], whatever else costs depend on."""
         _, dtype = np.unique(self.dtype, return_inverse=True)
         columns = np.vstack([dtype, *keys, self.cost_index, self.several_index])
         _, first, which = np.unique(columns, axis=1, return_index=True, return_inverse=True)
@@ -231,12 +235,12 @@ class OpGraph:
 
     @property
     def members(self) -> int | None:
-        """How many sequences a step has: None if it is one that decodes one token, 0 if any, whose kernels are one."""
+        """Number of sequences of a step: None for one that decodes one token, 0 for any number that share their kernels."""
         return None
 
     @property
     def member(self) -> IntArray:
-        """[op]: whose op it is among the members of the step; -1 if it serves all, or there is only one."""
+        """[op]: the member of the step that the op belongs to; -1 if it serves all, or there is only one."""
         return np.full(len(self), -1, dtype=np.int64)
 
     def layers(self) -> int:
@@ -247,7 +251,7 @@ class OpGraph:
         """Keep the first `layers` layers, and with scope `block` nothing but layers.
 
         What read the last layer's result now reads the same op of the last layer kept: the graph that the model would
-        give if its config said `layers`.
+        give if its config had that many layers.
         """
         total = self.layers()
         layers = total if layers is None else layers
@@ -326,7 +330,7 @@ def _index(costs: Sequence[tuple[int, ...]]) -> IntArray:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ModelGraph:
-    """All that the simulator knows of a model: facts from its config, and its op graphs.
+    """A model as the simulator knows it: facts from its config, and its op graphs.
 
     A model may run other ops for one sequence than for several, and for one query token than for several, so there are
     up to four graphs, by (B > 1, Q > 1).

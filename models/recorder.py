@@ -49,7 +49,7 @@ _HINTS = (("rotary", "rope"), ("rope", "rope"), ("mask", "mask"), ("experts_forw
 
 @dataclass(slots=True, kw_only=True)
 class Storage:
-    """What the recorder knows of one piece of memory.
+    """Facts of one piece of memory.
 
     kind: `weight` (what a checkpoint holds), `gathered` (weights on their way from a gather to the product that uses
     them), `cache`, or `activation` (all else: results, inputs, constants).
@@ -90,13 +90,13 @@ class Node:
     weights: tuple[str, ...] = ()
     experts: tuple[int, int] = (0, 0)
     cache: int = -1  # of an append: the layer of the cache it goes to
-    sources: tuple[tuple[int, ...], ...] = ()  # of a store: what makes the keys, what makes the values
+    sources: tuple[tuple[int, ...], ...] = ()  # of a store: nodes that make the keys, nodes that make the values
     calls: tuple[tuple[Any, Any, Any, Any], ...] = ()
     issued: tuple[int, ...] = ()
 
     @property
     def signature(self) -> tuple[Any, ...]:
-        """What must be the same in every capture of one variant."""
+        """Facts that must be the same in every capture of one variant."""
         return self.name, self.path, self.role, self.inputs, len(self.shape)
 
 
@@ -148,7 +148,7 @@ class Recorder(TorchDispatchMode):
                 self._storage(buffer).kind, self._storage(buffer).name = "weight", name
 
     def recording(self, result: torch.Tensor) -> Recording:
-        """What was recorded, with the loads and stores of the cache made explicit.
+        """The recorded ops, with the loads and stores of the cache made explicit.
 
         Ops from which neither `result` nor the cache gets anything are left out, as an engine would.
         """
@@ -232,7 +232,7 @@ class Recorder(TorchDispatchMode):
         for tensor in made:
             storage = self._storage(tensor)
             if storage.kind == "cache":
-                # Two appends must not hide each other, and who reads the cache needs both.
+                # Two appends must not hide each other: an op that reads the cache needs both.
                 storage.writers = (*storage.writers, index)
                 continue
             # An op that overwrites must wait for those that still read what was there.
@@ -316,7 +316,7 @@ def _alive(nodes: list[Node], results: tuple[int, ...]) -> list[Node]:
         if i in alive:
             alive.update(nodes[i].inputs)
     new_index = {i: n for n, i in enumerate(sorted(alive))}
-    # What an op must not overtake may itself be needed by nobody.
+    # An op that another must not overtake may itself be needed by none.
     return [replace(nodes[i], inputs=tuple(new_index[j] for j in nodes[i].inputs)) for i in new_index]
 
 
@@ -351,9 +351,9 @@ def _by_first_use(nodes: list[Node]) -> list[Node]:
 
 def _like_blocks(nodes: Sequence[Node], begin: int, end: int) -> list[range]:
     """The shortest repetitions that nodes from begin to end are made of, if they need nothing of each other and are needed."""
-    said = [(node.name, node.role, node.dtype, len(node.shape)) for node in nodes[begin:end]]
-    for size in range(1, len(said) // 2 + 1):
-        if len(said) % size or said[size:] != said[:-size]:
+    signs = [(node.name, node.role, node.dtype, len(node.shape)) for node in nodes[begin:end]]
+    for size in range(1, len(signs) // 2 + 1):
+        if len(signs) % size or signs[size:] != signs[:-size]:
             continue
         blocks = [range(first, first + size) for first in range(begin, end, size)]
         alone = all(j < begin or j in block for block in blocks for i in block for j in nodes[i].inputs)
@@ -362,68 +362,72 @@ def _like_blocks(nodes: Sequence[Node], begin: int, end: int) -> list[range]:
     return []
 
 
-def _with_transfers(nodes: list[Node], storages: Mapping[int, Storage]) -> list[Node]:
-    """Make one load and one store of each layer's cache out of the ops that read it and append to it.
+def _with_transfers(nodes: Sequence[Node], storages: Mapping[int, Storage]) -> list[Node]:
+    """The same with one load and one store of each layer's cache, in place of the ops that append to it.
 
     The load comes first in its layer and needs nothing. It holds the bytes of the past rows, each once however many ops
-    read them: afterwards they are on the chip. Who reads the cache needs the load and the ops that made the new rows;
-    nobody waits for the store.
+    read them: afterwards they are on the chip. An op that reads the cache needs the load and the ops that made the new rows;
+    nothing waits for the store.
     """
-    appends: dict[int, list[int]] = {}  # layer -> its copies
+    appends: dict[int, list[int]] = {}  # layer -> its appends: the copy of the keys, and that of the values
     for i, node in enumerate(nodes):
         if node.role == KV_STORE:
             appends.setdefault(node.layer, []).append(i)
-    first = {layer: next(i for i, node in enumerate(nodes) if node.layer == layer) for layer in appends}
-    starting = {i: layer for layer, i in first.items()}
-    last = {copies[-1]: layer for layer, copies in appends.items()}
+    first_of = {next(i for i, node in enumerate(nodes) if node.layer == layer): layer for layer in appends}
     caches: dict[int, list[Storage]] = {}
     for storage in storages.values():
         if storage.kind == "cache":
             caches.setdefault(storage.layer, []).append(storage)
 
     result: list[Node] = []
-    moved: dict[int, tuple[int, ...]] = {}  # old index -> what a reader of its result needs now
-    load_at: dict[int, int] = {}
+    sources: dict[int, tuple[int, ...]] = {}  # node -> nodes of the result that an op which reads it needs
+    load_of: dict[int, int] = {}  # layer -> its load in the result
     for i, node in enumerate(nodes):
-        if i in starting:
-            layer = starting[i]
-            load_at[layer] = len(result)
-            held = caches[nodes[appends[layer][0]].cache]
-            keys = held[0]
-            result.append(
-                Node(
-                    name=KV_LOAD,
-                    path=nodes[appends[layer][0]].path,
-                    layer=layer,
-                    role=KV_LOAD,
-                    dtype=nodes[appends[layer][0]].dtype,
-                    shape=(*keys.shape[:-2], keys.past, keys.shape[-1]),
-                    costs=(0, 0, 0, sum(storage.loaded for storage in held), 0, 0, 0),
-                )
-            )
-        inputs = {k for j in node.inputs for k in moved[j]}
-        if node.role == KV_STORE:
-            # The rows in front of the appended ones do not matter to it, nor does the other copy.
-            moved[i] = tuple(sorted({load_at[node.layer], *inputs}))
-            if i in last:
-                copies = [nodes[j] for j in appends[node.layer]]
-                sources = tuple(tuple(sorted({k for j in c.inputs for k in moved[j]} - {load_at[node.layer]})) for c in copies)
-                result.append(
-                    replace(
-                        node,
-                        name=KV_STORE,
-                        shape=copies[0].shape,
-                        inputs=tuple(sorted({k for made in sources for k in made})),
-                        sources=sources,
-                        costs=tuple(map(sum, zip(*(c.costs for c in copies), strict=True))),
-                        calls=tuple(call for c in copies for call in c.calls),
-                        issued=tuple(i for c in copies for i in c.issued),
-                    )
-                )
-        else:
-            moved[i] = (len(result),)
+        if i in first_of:
+            layer = first_of[i]
+            append = nodes[appends[layer][0]]
+            load_of[layer] = len(result)
+            result.append(_load(append, layer, caches[append.cache]))
+        inputs = {k for j in node.inputs for k in sources[j]}
+        if node.role != KV_STORE:
+            sources[i] = (len(result),)
             result.append(replace(node, inputs=tuple(sorted(inputs))))
+            continue
+        load, copies = load_of[node.layer], appends[node.layer]
+        # An append needs neither the rows in front of its own, nor the other copy; a reader needs those rows, too.
+        sources[i] = tuple(sorted({load, *inputs}))
+        if i == copies[-1]:
+            made = [{k for j in nodes[copy].inputs for k in sources[j]} - {load} for copy in copies]
+            result.append(_store([nodes[copy] for copy in copies], made))
     return result
+
+
+def _load(append: Node, layer: int, caches: Sequence[Storage]) -> Node:
+    """The load of a layer's cache. append: an op that appends to it. caches: its storages, that of the keys first."""
+    keys = caches[0]
+    return Node(
+        name=KV_LOAD,
+        path=append.path,
+        layer=layer,
+        role=KV_LOAD,
+        dtype=append.dtype,
+        shape=(*keys.shape[:-2], keys.past, keys.shape[-1]),
+        costs=(0, 0, 0, sum(storage.loaded for storage in caches), 0, 0, 0),
+    )
+
+
+def _store(copies: Sequence[Node], made: Sequence[set[int]]) -> Node:
+    """Both copies of an append as one node. made: for each copy, the nodes that make its rows."""
+    return replace(
+        copies[-1],
+        name=KV_STORE,
+        shape=copies[0].shape,
+        inputs=tuple(sorted(set().union(*made))),
+        sources=tuple(tuple(sorted(rows)) for rows in made),
+        costs=tuple(map(sum, zip(*(copy.costs for copy in copies), strict=True))),
+        calls=tuple(call for copy in copies for call in copy.calls),
+        issued=tuple(number for copy in copies for number in copy.issued),
+    )
 
 
 def _layers_path(model: torch.nn.Module, layers: int) -> str:

@@ -18,10 +18,6 @@ from sim.runs.run import read
 from sim.scenario.shipped import scenarios
 
 
-def _documented(names: list[str], get: Callable[[str], object]) -> list[tuple[str, str]]:
-    return [(name, (get(name).__doc__ or "").strip().split("\n\n")[0].replace("\n", " ")) for name in names]
-
-
 def _scenarios() -> list[tuple[str, str]]:
     return [(name, read(path).description) for name, path in scenarios().items()]
 
@@ -63,9 +59,9 @@ def _account(figure: Figure) -> str:
 LISTS: dict[str, Callable[[], list[tuple[str, str]]]] = {
     "models": _models,
     "hardware": _hardware,
-    "arbiters": lambda: _documented(ARBITERS.names(), ARBITERS.get),
-    "schedulers": lambda: _documented(SCHEDULERS.names(), SCHEDULERS.get),
-    "costs": lambda: _documented(COST_MODELS.names(), COST_MODELS.get),
+    "arbiters": ARBITERS.summaries,
+    "schedulers": SCHEDULERS.summaries,
+    "costs": COST_MODELS.summaries,
     "scenarios": _scenarios,
 }
 

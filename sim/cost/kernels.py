@@ -43,7 +43,7 @@ class Kernel:
 
     @property
     def kind(self) -> str:
-        """What a measurement of it is called: products by weights are one kernel, whatever the model calls them."""
+        """Kind of its measurement: weight matmuls are one kernel, whatever the model calls them."""
         return PRODUCT if PRODUCT in self.kinds else self.kinds[0]
 
     def sample(self, lane: int = 0) -> dict[str, Any]:
@@ -102,11 +102,11 @@ _SUMMED = ("rows", "flops", "elements", "bytes", "shared")
 
 @dataclass(frozen=True, slots=True)
 class Call:
-    """What a device is asked to run at once in a step that repeats a template: an op of the template for all members.
+    """One launch of a device in a step that repeats a template: an op of the template for all members.
 
     shared: ops of the template that serve all and cost the same, such as one in each layer. own: instead, by whether members
     feed in several tokens, such ops of theirs. Where kernels serve all members, both are the same ops.
-    structures: what kernels follow from beside sizes, by the same.
+    structures: facts that kernels depend on beside sizes, by the same.
     """
 
     shared: tuple[int, ...]
@@ -130,7 +130,7 @@ class Call:
 
 
 def _several(ops: BatchGraph) -> Sequence[bool]:
-    """Of which sort members are: while their caches move, all are of one."""
+    """For each member, whether it feeds in several tokens: none does while caches are swapped."""
     return (False,) * len(ops.shape.several) if ops.shape.swap else ops.shape.several
 
 
@@ -189,7 +189,7 @@ class Sizes:
         return tuple(self.parameters[0][:2].ravel().tolist())
 
     def depends_on_all_alone(self, call: Call) -> bool:
-        """Whether the kernel of a call follows from `of_all` and nothing else: not who the members are, or what they choose."""
+        """Whether the kernel of a call depends on `of_all` alone, not on single members or the experts that they choose."""
         if not call.shared:
             return False
         of = call.structures[False]
@@ -284,7 +284,7 @@ class _Sized(NamedTuple):
         return self.batch * self.query
 
     def heads(self) -> Attention:
-        """Of scores [..., group of queries, keys], or of fused attention."""
+        """Heads and context of scores [..., group of queries, keys], or of fused attention."""
         op = self.op
         per_head = self.costs[FLOPS] // np.maximum(2 * self.rows * op.heads, 1)
         last, group = self.extent(op.shape[-1]), np.maximum(self.extent(op.shape[-2]), 1)
@@ -323,7 +323,7 @@ class Attention(NamedTuple):
 
 
 class _Structure:
-    """What the kernels of a graph follow from beside sizes.
+    """Facts that the kernels of a graph depend on beside sizes.
 
     readers: of each op, how many need it. loads: KV loads that each needs. attention: the op that tells the heads of all of its
     layer and member, -1 if none does.
@@ -363,8 +363,8 @@ class _Structure:
         read, written = cached + costs[ACT_READ], costs[KV_WRITE] + costs[ACT_WRITE]
         product = bool(costs[FLOPS].any() and costs[WEIGHT].any())
         per_head = bool(op.heads) and op.kind not in ONLY_MOVES
-        told = per_head and self.attention[i] >= 0
-        attention = sized(self.attention[i]).heads() if told else Attention(zero, zero, zero)
+        known = per_head and self.attention[i] >= 0
+        attention = sized(self.attention[i]).heads() if known else Attention(zero, zero, zero)
         kinds: tuple[str, ...] = (op.kind, PRODUCT if product else ELEMENTWISE)
         if op.kind == ATTENTION and (attention.kv_heads == op.heads).all():
             kinds = (MULTI_HEAD, ATTENTION)

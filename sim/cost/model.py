@@ -1,4 +1,4 @@
-"""What every cost model is told and must answer."""
+"""The contract of a cost model: the machine that it is made for, and the durations that it returns."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ class Machine:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Doubt:
-    """Costs that are less than known: of how many ops of a kind, their share of the time of a step's ops, and why."""
+    """An extrapolation warning: a kind of op, number of such ops, their share of the time of a step's ops, and the reason."""
 
     kind: str
     ops: int
@@ -51,7 +51,7 @@ class Doubt:
 class CostModel(Protocol):
     """Made with the machine, the seed of the run and the options of the scenario; see the package for the contract.
 
-    One that knows where its costs are guesses also has `doubts(graph, steps)`, a list of `Doubt`.
+    A model that knows where its costs are extrapolations also has `doubts(graph, steps)`, a list of `Doubt`.
     """
 
     def __init__(self, *, machine: Machine, seed: int) -> None: ...

@@ -109,7 +109,7 @@ class Profiled(Caching):
         return compute, work, index
 
     def op_times(self, ops: OpGraph, steps: StepLanes) -> OpTimes:
-        """How long each op of a step takes alone. Raises ConfigError that names an op kind which the profile lacks."""
+        """Time of each op of a step that runs alone. Raises ConfigError that names an op kind which the profile lacks."""
         whole, loading, work = np.zeros((3, len(ops), len(steps.context)), dtype=np.int64)
         measured = np.ones(len(ops), dtype=np.bool_)
         times = self._by_call(ops, steps) if isinstance(ops, BatchGraph) and not ops.shape.leaders else self._by_op(ops, steps)
@@ -188,7 +188,7 @@ class Profiled(Caching):
         )
 
     def doubts(self, graph: TaskGraph, steps: StepLanes) -> list[Doubt]:
-        """What of these steps is no interpolation between measurements."""
+        """Ops of these steps whose costs are no interpolation between measurements."""
         found: dict[tuple[str, str], list[int]] = {}
         for rows, parts in calls(graph.ops, steps):
             op, kernel = graph.ops.ops[rows[0]], together(parts)
@@ -209,7 +209,7 @@ class Profiled(Caching):
 
 
 def calls(ops: OpGraph, steps: StepLanes) -> Iterator[tuple[list[int], list[Kernel]]]:
-    """What a device is asked to run, one by one: in a batch, the ops of all sequences that differ in nothing else at once."""
+    """Launches of a device, one by one: in a batch, ops of several sequences that differ in nothing else are one launch."""
     groups: dict[object, list[int]] = {}
     seen: Counter[object] = Counter()
     for i, (op, member) in enumerate(zip(ops.ops, ops.member.tolist(), strict=True)):

@@ -152,7 +152,7 @@ class RateTable:
         self.breaks = np.array(graph.ops.breaks, dtype=np.int64)
         vector, bandwidth = fraction(machine.vector_flops), fraction(machine.bandwidth)
         self.rates = np.array([*vector, *bandwidth, machine.overhead], dtype=np.int64)
-        self._nobody = np.zeros((1, 0, 4), dtype=np.int64)
+        self._no_members = np.zeros((1, 0, 4), dtype=np.int64)
         self._sizes, self._value = np.zeros((1, 4), dtype=np.int64), self._values(1)
         self._layers: list[IntArray] = [np.array(each.layers, dtype=np.int64) for each in getattr(graph.ops, "routed", ())]
         first = np.cumsum([0, *map(len, self._layers)])
@@ -179,7 +179,7 @@ class RateTable:
         sizes = self._sizes
         sizes[0, 0], sizes[0, 1], sizes[0, 2], sizes[0, 3] = self.graph.ops.batch, context, tokens, logits
         plain = self.graph.ops.members is None
-        self._fill(out, self._nobody if plain else members[None], sizes, self._value, compiled=True)
+        self._fill(out, self._no_members if plain else members[None], sizes, self._value, compiled=True)
 
     def _fill(self, out: IntArray, members: IntArray, sizes: IntArray, value: IntArray, *, compiled: bool) -> None:
         rows, ops = self.rows, self.graph.ops

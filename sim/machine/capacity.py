@@ -1,4 +1,4 @@
-"""Does it fit the memory of the device: weights, and the KV cache of all sequences at their final context."""
+"""Memory of the device that a run needs: weights, and the KV cache of all sequences at their final context."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ class Footprint:
 def footprint(
     model: ModelGraph, kept: OpGraph, formats: Formats, *, whole: bool, sequences: Iterable[tuple[int, int]]
 ) -> Footprint:
-    """What a run holds.
+    """Compute the bytes that a run holds in memory.
 
     kept: the ops that are simulated, bytes already in `formats`. whole: with embedding and LM head.
     sequences: for each group (final context, how many); a cache takes the bytes that a step at its final context reads.

@@ -21,7 +21,7 @@ IntArray = npt.NDArray[np.int64]
 Int32Array = npt.NDArray[np.int32]
 
 
-#: Where one end of an edge is: at a shared item, at one of the member itself, or of the one that it shares a prompt with.
+#: Place of one end of an edge: a shared item, an item of the member itself, or of the member that it shares a prompt with.
 SHARED, OWN, OTHER = range(3)
 _SORTS = ((OWN, SHARED), (OWN, OWN), (OWN, OTHER), (SHARED, OWN), (SHARED, SHARED))
 _NONE = np.zeros(0, dtype=np.int64)
@@ -46,7 +46,7 @@ class Edges(NamedTuple):
 class Blocks:
     """The items of a template.
 
-    owner: int64 [item], the member whose it is, below 0 if it is shared. segment: int64 [item], ascending.
+    owner: int64 [item], the member it belongs to, below 0 if it is shared. segment: int64 [item], ascending.
     inputs, start: the items that each needs, CSR, ascending. plain: members from this one on share the prompt of another, which
     their edges show; before they are alone.
     """
@@ -123,7 +123,7 @@ class Repeated:
     """The items of a step.
 
     begin: int64 [segment, member], see `Blocks.repeat`. source: int64 [item], the item of the template. member: int64 [item],
-    whose it is, -1 if it is shared. block, like, leader: int64 [member], as there.
+    the member it belongs to, -1 if it is shared. block, like, leader: int64 [member], as there.
     """
 
     blocks: Blocks
@@ -142,13 +142,13 @@ class Repeated:
         return replace(self, blocks=blocks)
 
     def place(self, items: npt.NDArray[np.integer], member: IntArray | None = None) -> IntArray:
-        """Where items of the template are in the step: of members, -1 for shared ones."""
+        """Places in the step of items of the template. member: of each, or None for shared items."""
         column = -1 if member is None else member
         places: IntArray = self.begin[self.blocks.group[items], column] + self.blocks.offset[items]
         return places
 
     def edges(self) -> tuple[IntArray, IntArray]:
-        """All edges, in no order: what needs (consumers), and what it needs (sources)."""
+        """All edges, in no order: consumers and sources."""
         consumers, sources = [], []
         shared = np.array([-1])
         for edges in self.blocks.edges:

@@ -1,4 +1,4 @@
-"""What was measured of one decode step on a real device."""
+"""Measurements of one decode step on a real device."""
 
 from __future__ import annotations
 

@@ -37,10 +37,10 @@ from models.capture import arguments, build, hf_config, quiet, step
 from models.config import MLA_FORMS, ModelConfig, dtype_of
 from models.costs import Point
 from models.formats import ELEMENT
-from models.fusion import Fusion, fuse
 from models.graph import QUANTITIES, Op, OpGraph
 from models.grouping import group
 from models.recorder import Recorder
+from models.rewrites import Fusion, fuse
 from sim.base.errors import InputError, SimError
 from sim.base.quantities import SIZE
 from sim.base.units import PS_PER_NS
@@ -93,7 +93,7 @@ class RealModel:
 
     @property
     def name(self) -> str:
-        """What to call the model, with how many of its layers it has if not all."""
+        """Name of the model, with its number of layers if it has not all of them."""
         return (
             self.config.name
             if self.layers is None
@@ -209,7 +209,7 @@ class Decoding:
         return append_cache(self.real.text, self.point[2], allocate, latent.expansions(self.real.model))
 
     def _record(self, attention_name: str, *, names_only: bool = False) -> tuple[Recorder, torch.Tensor]:
-        """What a step dispatches, and its logits."""
+        """The ops that a step dispatches, and its logits."""
         self.real.use_attention(attention_name)
         recorder = Recorder(self.real.model, self.real.text.num_hidden_layers, names_only=names_only)
         with quiet():
@@ -326,7 +326,7 @@ def _build(config: PretrainedConfig, dtype: str, device: str, mla: str) -> tuple
 
 @lru_cache(maxsize=1)
 def _large(device: str, size: int) -> torch.Tensor:
-    """What is read before a step; all models share it."""
+    """Buffers that are read before a step; all models share them."""
     return torch.zeros(size // 8, dtype=torch.int64, device=device)
 
 

@@ -38,7 +38,7 @@ LEAST_POOL = 256 * 2**20
 
 @dataclass(frozen=True, slots=True)
 class Load:
-    """What a stream does: `op(*buffers)`, over as many buffers of one size as it reads and writes. Matrices are square."""
+    """The work of a stream: `op(*buffers)`, over as many buffers of one size as it reads and writes. Matrices are square."""
 
     reads: int
     writes: int
@@ -76,7 +76,7 @@ class Streams:
         ]
 
     def runs(self) -> list[tuple[str, ...]]:
-        """What runs together: reads and writes by 1, 2, 4 ... streams, each load alone, and all pairs."""
+        """Loads to run together: reads and writes by 1, 2, 4 ... streams, each load alone, and all pairs."""
         runs = [(kind,) * n for kind in ("read", "write") for n in counts(self.most)]
         if self.most > 1:
             runs += [(kind,) for kind in LOADS if (kind,) not in runs]
@@ -202,7 +202,7 @@ def most_streams(place: Place) -> int:
 
 
 def most_ops(place: Place) -> int:
-    """How many ops run at once as fast as alone: on a CPU each has cores of its own, a GPU is filled by one."""
+    """Number of ops that run at once as fast as alone: on a CPU each has cores of its own, a GPU is filled by one."""
     return most_streams(place) if place.device == "cpu" else 1
 
 

@@ -8,8 +8,8 @@ from typing import Literal
 
 import models.library
 from models import formats
-from models.fusion import Fusion, fuse, with_kv_heads
 from models.graph import QUANTITIES, ModelGraph, OpGraph
+from models.rewrites import Fusion, fuse, with_formats, with_kv_heads
 from sim.base.errors import ConfigError, about
 from sim.mapping.steps import Laid, Variants
 from sim.runs.written import written_model
@@ -35,7 +35,7 @@ class Layout:
         """The op graph that is simulated. Raises ConfigError if it cannot be fused."""
         fusion = Fusion(softmax=self.mapping.softmax, kv_splits=self.mapping.kv_splits, **self.mapping.fuse.model_dump())
         fused = fuse(captured.select(self.layers, self.scope), fusion, element=self.element)
-        return formats.apply(with_kv_heads(fused, self.kv_heads), stored(self.mapping), element=self.element)
+        return with_formats(with_kv_heads(fused, self.kv_heads), stored(self.mapping), element=self.element)
 
 
 def op_graphs(scenario: Scenario) -> tuple[ModelGraph, Variants]:

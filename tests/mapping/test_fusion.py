@@ -5,8 +5,9 @@ from __future__ import annotations
 import pytest
 
 import models.library
-from models.fusion import KEY_BLOCK, Fusion, fuse
 from models.graph import QUANTITIES, ModelGraph, OpGraph
+from models.rewrites import Fusion, fuse
+from models.rewrites.attention import KEY_BLOCK
 from sim.base.errors import InputError
 from sim.runs.model import op_graphs
 from sim.runs.run import run

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 
 import models.library
-from models.fusion import Fusion, fuse, with_kv_heads
 from models.graph import QUANTITIES, OpGraph
+from models.rewrites import Fusion, fuse, with_kv_heads
 from sim.executors.reference import simulate
 from sim.log.tables import EventLog
 from sim.mapping.lowering import Mapping, lower

@@ -20,10 +20,10 @@ MOST = 2**62
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Discipline:
-    """How a channel is divided, in integers.
+    """The division of a channel, in integers.
 
     kind: one at a time by urgency, one at a time in turns, all at once by class, all at once by what is left of each, or as a
-    rule says. by: what urgency or class follow from.
+    rule says. by: the field of a transfer that gives its urgency or class.
     levels: urgency or class by kind of transfer, or class by number of sequence; `other` for what is not named.
     cap: share of a lone transfer, at most. weights: of each class; with `whole` they are rates, which shrink where
     their sum exceeds it. efficiency: of the channel with n transfers in service, [n] from 0.
@@ -124,7 +124,7 @@ def _classes(weight_of: Mapping[str, int], otherwise: int) -> tuple[tuple[int, .
 
 
 def _curve(efficiency: Efficiency, requesters: int) -> tuple[Fraction, ...]:
-    """[n]: what the channel can deliver to n transfers; constant beyond the last point."""
+    """[n]: share of its bandwidth that the channel delivers to n transfers; constant beyond the last point."""
     last = min(efficiency.counts[-1], requesters)
     return (Fraction(1), *(efficiency.at(n) for n in range(1, last + 1)))
 

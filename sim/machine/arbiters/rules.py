@@ -99,7 +99,7 @@ def reduced(table: Table, at: int, width: int, classes: int, denominator: int) -
 
 @kernel
 def turn_until(began: int, left: int, burst: int) -> int:
-    """What is left of a transfer at the end of its turn, if others came during one of its bursts."""
+    """Work left of a transfer at the end of its turn, if others arrived during one of its bursts."""
     return began - burst * max(1, ceil_div(began - left, burst))
 
 

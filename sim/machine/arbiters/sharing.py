@@ -69,7 +69,7 @@ class Weighted(Arbiter):
         self.kinds = () if self.by_sequence else tuple(self.weights)
 
     def weight(self, transfer: Transfer) -> int:
-        """What a transfer's share is in proportion to."""
+        """The weight that a transfer's share is in proportion to."""
         return self.weights.get(str(transfer.sequence) if self.by_sequence else transfer.kind, 1)
 
     def plan(self, pending: Sequence[Transfer]) -> Plan:
@@ -120,7 +120,7 @@ class Proportional(Arbiter):
         return Plan(list(zip(pending, shares, strict=True)), denominator)
 
     def rates(self) -> tuple[dict[str, int], int]:
-        """What transfers of each kind draw when they are alone, and all others, in units of 1/den bytes/s: the cap is whole."""
+        """Rates of a lone transfer by kind, and of all other kinds, in units of 1/den bytes/s, in which the cap is whole."""
         num, den = self.cap
         port = num * self.bandwidth
         return {kind: min(rate * den, port) for kind, rate in (self.demand or {}).items()}, min(self.bandwidth * den, port)

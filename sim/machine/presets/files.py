@@ -38,7 +38,7 @@ def _shipped(name: str) -> Preset:
 
 
 def complete(preset: Preset, written: Mapping[str, Any]) -> dict[str, Any]:
-    """The `hardware` section as written, completed by a preset: what is written holds, key by key.
+    """The `hardware` section as written, completed by a preset: keys that are written win.
 
     Raises ValueError if the preset does not know the bandwidth and the scenario does not say it.
     """
