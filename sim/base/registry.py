@@ -26,6 +26,7 @@ class Registry(Collection[str], Generic[T]):
         self.what = what
         self.group = f"decode_sim.{what.replace(' ', '_')}s"
         self._builtin = dict(builtin)
+        self._takes: dict[str, Mapping[str, Parameter]] = {}
 
     def __contains__(self, name: object) -> bool:
         return name in self._builtin or name in self.names()
@@ -49,7 +50,7 @@ class Registry(Collection[str], Generic[T]):
     def make(self, name: str, options: Mapping[str, Any]) -> Any:
         """Call what is registered under `name` with the options of the scenario; a wrong option is an InputError."""
         factory: Any = self.get(name)
-        takes = signature(factory).parameters
+        takes = self.parameters(name)
         if not any(parameter.kind is Parameter.VAR_KEYWORD for parameter in takes.values()):
             for option in options:
                 if option not in takes:
@@ -63,6 +64,15 @@ class Registry(Collection[str], Generic[T]):
             return factory(**options)
         except (TypeError, ValueError) as error:
             raise InputError(f"{self.what} {name!r}: {error}") from None
+
+    def parameters(self, name: str) -> Mapping[str, Parameter]:
+        """What is registered under `name` takes; raises InputError as `get` does."""
+        if name in self._takes:
+            return self._takes[name]
+        takes = signature(self.get(name)).parameters  # type: ignore[arg-type]  # it is called, whatever it is
+        if name in self._builtin:  # to ask Python takes longer than to make most of them
+            self._takes[name] = takes
+        return takes
 
     def names(self) -> list[str]:
         """All names, ours first."""

@@ -33,6 +33,7 @@ import numpy.typing as npt
 from models.experts import Experts, Routing, Tokens, distinct
 from models.graph import MONOMIALS, QUANTITIES, IntArray, Op, OpGraph, Polynomial, StepLanes
 from sim.base.errors import InputError
+from sim.base.memo import Memo
 from sim.mapping.lowering import Mapping as TaskMapping
 from sim.mapping.lowering import lower, read_in_place
 from sim.mapping.tasks import ByLayer, Links, TaskGraph, with_links
@@ -255,6 +256,11 @@ class Laid(Mapping[tuple[bool, bool], OpGraph]):
         return len(self._captured)
 
 
+#: Task graphs and templates of runs before, by the laid-out graph of one sequence: half a million tasks are some 30 MB.
+GRAPHS: Memo[TaskGraph] = Memo(2**19)
+TEMPLATES: Memo[TaskTemplate] = Memo(2**17)
+
+
 class StepGraphs:
     """Makes the task graph of a step from its shape, once for each. routing: which experts tokens choose."""
 
@@ -263,31 +269,39 @@ class StepGraphs:
         # Once cut into members, a graph no longer says whose a KV load is that has become an operand.
         self.variants = Laid(variants, read_in_place) if mapping.kv == "operands" else variants
         self.mapping, self.routing = mapping, routing
+        self._mapping = repr(mapping)  # all of it, as a key
         self._made: dict[Shape, TaskGraph] = {}
         self._templates: dict[Shape, TaskTemplate] = {}
         self._captures = Captures(self.variants)
 
     def __call__(self, shape: Shape) -> TaskGraph:
         """Raises InputError if captures do not correspond."""
-        together = self.mapping.attention == "batch"
-        if together:
+        if self.mapping.attention == "batch":
             shape = shape.together()
         if shape not in self._made:
-            if shape.plain:
-                self._made[shape] = lower(self.variants[False, False], self.mapping)
+            if self.routing is None or shape.plain:
+                made = GRAPHS.of(self.captured[False, False], (self._mapping, shape), lambda: self._make(shape))
             else:
-                self._made[shape] = self._template(shape, together=together).graph(shape, self.routing)
+                made = self._make(shape)
+            self._made[shape] = made
         return self._made[shape]
 
-    def _template(self, shape: Shape, *, together: bool) -> TaskTemplate:
-        sort = shape if together else template_of(shape)
+    def _make(self, shape: Shape) -> TaskGraph:
+        if shape.plain:
+            return lower(self.variants[False, False], self.mapping)
+        sort = shape if self.mapping.attention == "batch" else template_of(shape)
         if sort not in self._templates:
-            if shape.swap:  # of what the KV loads say
-                stitched = swapped(self.captured[False, False], sort, together=together)
-            else:
-                stitched = stitch(self._captures, sort, together=together)
-            self._templates[sort] = TaskTemplate(stitched, self.mapping)
-        return self._templates[sort]
+            template = TEMPLATES.of(self.captured[False, False], (self._mapping, sort), lambda: self._template(sort))
+            self._templates[sort] = template
+        return self._templates[sort].graph(shape, self.routing)
+
+    def _template(self, sort: Shape) -> TaskTemplate:
+        together = self.mapping.attention == "batch"
+        if sort.swap:  # of what the KV loads say
+            stitched = swapped(self.captured[False, False], sort, together=together)
+        else:
+            stitched = stitch(self._captures, sort, together=together)
+        return TaskTemplate(stitched, self.mapping)
 
 
 def template_of(shape: Shape) -> Shape:
@@ -366,6 +380,10 @@ class TaskTemplate:
         self.kv = np.zeros(len(tasks), dtype=np.int8)
         for number, by_layer in ((1, tasks.kv_loads), (2, tasks.kv_stores)):
             self.kv[[task for of_layer in by_layer.values() for task in of_layer]] = number
+
+    def __len__(self) -> int:
+        """Number of its tasks."""
+        return len(self.tasks)
 
     def graph(self, shape: Shape, routing: Routing | None = None) -> TaskGraph:
         """The task graph of a step."""

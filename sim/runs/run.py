@@ -11,7 +11,6 @@ import os
 from collections import Counter
 from dataclasses import replace
 from fractions import Fraction
-from inspect import signature
 from pathlib import Path
 from time import perf_counter
 from typing import Any, Literal
@@ -25,6 +24,7 @@ from models.graph import QUANTITIES, ModelGraph, OpGraph, StepLanes
 from sim.analysis.account import Account
 from sim.analysis.context import Rules
 from sim.base.errors import InputError, unknown
+from sim.base.memo import Memo
 from sim.base.units import format_bytes
 from sim.cost import COST_MODELS, CostModel, Doubt, Machine
 from sim.executors import Executor, simulate
@@ -49,6 +49,9 @@ DISTINCT = 256  # requests whose times are looked at one by one before a run
 MOST_TURNS = 2**28  # of a channel that serves a burst at a time
 ROW = 100  # bytes of a task in a log, with its intervals of service, about
 LONGEST = 2**62  # picoseconds, 53 days: sums of two times still fit int64
+
+#: Captured graphs as scenarios lay them out: a model of 80 layers has four of 2,000 ops each.
+LAID_OUT: Memo[OpGraph] = Memo(2**15)
 
 LARGEST_CAP = 2**16  # denominators of channel shares stay small enough for int64 arithmetic on whole runs
 
@@ -194,7 +197,13 @@ def op_graphs(scenario: Scenario) -> tuple[ModelGraph, Variants]:
     stored = formats.Formats(**scenario.mapping.formats.model_dump())
     element = formats.ELEMENT[model.dtype]
 
+    # All that `lay_out` takes of a scenario.
+    how = (wanted.layers, wanted.scope, stored, model.dtype, model.kv_heads, _fusion(scenario))
+
     def laid_out(captured: OpGraph) -> OpGraph:
+        return LAID_OUT.of(captured, how, lambda: lay_out(captured))
+
+    def lay_out(captured: OpGraph) -> OpGraph:
         return formats.apply(_kernels(scenario, model, captured.select(wanted.layers, wanted.scope)), stored, element=element)
 
     variants = Laid(model.variants, laid_out)
@@ -202,12 +211,15 @@ def op_graphs(scenario: Scenario) -> tuple[ModelGraph, Variants]:
     return model, variants
 
 
+def _fusion(scenario: Scenario) -> Fusion:
+    mapping = scenario.mapping
+    return Fusion(softmax=mapping.softmax, kv_splits=mapping.kv_splits, **mapping.fuse.model_dump())
+
+
 def _kernels(scenario: Scenario, model: ModelGraph, ops: OpGraph) -> OpGraph:
     """The ops as the kernels of the mapping compute them."""
-    mapping = scenario.mapping
-    wanted = Fusion(softmax=mapping.softmax, kv_splits=mapping.kv_splits, **mapping.fuse.model_dump())
     try:
-        fused = fuse(ops, wanted, element=formats.ELEMENT[model.dtype])
+        fused = fuse(ops, _fusion(scenario), element=formats.ELEMENT[model.dtype])
     except InputError as error:  # what fusion raises begins with the key it is about
         key, _, message = str(error).partition(": ")
         raise scenario.error(key, message) from None
@@ -463,10 +475,10 @@ def _arbiter(scenario: Scenario) -> Arbiter:
             raise scenario.error(f"{key}.{name}", f"no option of an arbiter; expected hardware.memory.{instead}")
     options = {**memory.arbiter.options, "cap": _cap(scenario)}
     try:
-        factory = ARBITERS.get(memory.arbiter.name)
+        takes = ARBITERS.parameters(memory.arbiter.name)
     except InputError as error:
         raise scenario.error(key, str(error)) from None
-    if "bandwidth" in signature(factory).parameters:
+    if "bandwidth" in takes:
         options["bandwidth"] = memory.bandwidth
     arbiter: Arbiter = _made(scenario, key, ARBITERS, memory.arbiter.name, options)
     efficiency = _efficiency(scenario)
