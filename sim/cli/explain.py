@@ -51,8 +51,7 @@ def command(
             answer = _optimal(result, time_limit)
     changes = None
     if with_what_if:
-        with status("running it on better machines"):
-            changes = what_if(result)
+        changes = what_if(result, status("running it on better machines"))
     if as_json:
         data = summary(result, timing=False)
         data["critical_path"] = account.critical_path(result, links=True)

@@ -24,7 +24,7 @@ from sim.render import terminal
 from sim.render.repeats import render as render_repeats
 from sim.render.summary import summary
 from sim.runs import saved as storage
-from sim.runs.repeats import estimates, numbers, repeat, to_json
+from sim.runs.repeats import estimates, measure, numbers, to_json
 from sim.runs.result import Result
 from sim.runs.run import read, run
 from sim.scenario import Scenario
@@ -138,8 +138,9 @@ def _tell_of_trace(console: Console, target: Path, scenario: Scenario, makespan:
 def _repeated(scenario: Scenario, count: int, as_json: bool, executor: Executor) -> None:
     """Run a scenario with several seeds and print means and confidence intervals."""
     found: list[dict[str, tuple[str, float]]] = []
+    runs = measure(scenario, count, numbers, executor=executor)  # before the status, which is a thread: then no forks are safe
     with status(f"simulating {scenario.name}"):
-        found.extend(numbers(result) for result in repeat(scenario, count, executor=executor))
+        found.extend(runs)
     data = to_json(scenario, estimates(found), count)
     if as_json:
         click.echo(json.dumps(data))

@@ -11,9 +11,13 @@ from models import formats
 from models.graph import QUANTITIES, ModelGraph, OpGraph
 from models.rewrites import Fusion, fuse, with_formats, with_kv_heads
 from sim.base.errors import ConfigError, about
+from sim.base.memo import Memo
 from sim.mapping.steps import Laid, Variants
 from sim.runs.written import written_model
 from sim.scenario import Formats, Fuse, ModelMapping, Scenario
+
+#: Laid-out graphs of earlier runs: a model of 80 layers has four of 2,000 ops each.
+LAID_OUT: Memo[OpGraph] = Memo(2**15)
 
 Resident = Literal["resident", "streamed"] | Fraction
 
@@ -33,6 +37,9 @@ class Layout:
 
     def __call__(self, captured: OpGraph) -> OpGraph:
         """The op graph that is simulated. Raises ConfigError if it cannot be fused."""
+        return LAID_OUT.of(captured, repr(self), lambda: self._lay_out(captured))
+
+    def _lay_out(self, captured: OpGraph) -> OpGraph:
         fusion = Fusion(softmax=self.mapping.softmax, kv_splits=self.mapping.kv_splits, **self.mapping.fuse.model_dump())
         fused = fuse(captured.select(self.layers, self.scope), fusion, element=self.element)
         return with_formats(with_kv_heads(fused, self.kv_heads), stored(self.mapping), element=self.element)
