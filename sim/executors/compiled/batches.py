@@ -112,8 +112,9 @@ class Batches(Run):
         if part is not None:
             self.log, rows, self.rows, self.loops[0].token = part.log, part.rows, part.row, part.token
         else:
-            # Room for a quarter more than a run has at least: pages that are never written take no memory, copies take time.
-            rows = PART if self.in_parts else min(tasks_in_all(setup)[0] * 5 // 4 + FIRST_ROWS, MOST_AT_FIRST)
+            # Capacity for three times the least rows: pages that are never written take no memory, and copies take time.
+            least, most = tasks_in_all(setup)
+            rows = PART if self.in_parts else min(min(3 * least, most) + FIRST_ROWS, MOST_AT_FIRST)
             self.log = np.empty((LOG_FIELDS, rows), dtype=np.int64)
         self.grant = np.empty((GRANT_FIELDS, rows + setup.channels * machine.ports), dtype=np.int64)
         self.kept: list[Kept] = []
@@ -312,7 +313,7 @@ class Batches(Run):
         if rows and (first != row).any():
             self._reorder(row, first, size)
         return EventLog(
-            graphs=tuple(self.made[i] for i in used), tasks=self._tasks(first, size) if rows else TaskTable.empty(),
+            graphs=tuple(self.made[i] for i in used), tasks=self._tasks(size) if rows else TaskTable.empty(),
             grants=self.grants() if rows else GrantTable.empty(),
             steps=StepTable(
                 sequence=loop.astype(np.int32), token=token.astype(np.int32), context=context, graph=place[graph], first=first,
@@ -322,9 +323,10 @@ class Batches(Run):
             batched=self._members(order), arrival=self._arrival(),
         )  # fmt: skip
 
-    def _tasks(self, first: Any, size: Any) -> TaskTable:
+    def _tasks(self, size: Any) -> TaskTable:
         number = np.repeat(np.arange(len(size), dtype=np.int32), size)
-        return self.tasks(number, (np.arange(self.rows) - np.repeat(first, size)).astype(np.int32))
+        task = np.arange(size.max(initial=0), dtype=np.int32)
+        return self.tasks(number, np.concatenate([task[:0], *(task[:each] for each in size.tolist())]))
 
     def _reorder(self, row: Any, first: Any, size: Any) -> None:
         """Put the rows of steps into program order, and tell the intervals of service."""
