@@ -20,7 +20,7 @@ from models.graph import MONOMIALS, IntArray, OpGraph
 from models.polynomials import Polynomials
 from models.rewrites.groups import Replacement, cost, numbers, replaced
 from models.rewrites.softmax import attention_chains
-from sim.base.errors import InputError
+from sim.base.errors import ConfigError
 
 #: Keys that an online softmax takes at a time; FlashAttention-2 takes 64 to 256, by head size and machine.
 KEY_BLOCK = 128
@@ -32,7 +32,7 @@ PARTIAL = 4
 def fuse_attention(ops: OpGraph, element: int, splits: int) -> OpGraph:
     """Make each attention one op, of `splits` parts. element: bytes of a captured number.
 
-    Raises InputError, with the key first, where the captured costs do not show what an attention reads and writes.
+    Raises ConfigError where the captured costs do not show what an attention reads and writes.
     """
     polynomials = Polynomials(ops.polynomials)
     fused = replaced(
@@ -59,7 +59,7 @@ def _replacement(ops: OpGraph, chain: Sequence[int], element: int, splits: int, 
     read = cost(ops, outer, "act_read") - element * (cost(ops, outer, "vector_ops") + scores)
     written = cost(ops, chain[-1], "act_write") - element * cost(ops, chain[-1], "vector_ops")
     if (read < 0).any() or (written < 0).any():
-        raise InputError(f"mapping.softmax: cannot tell what {first.path} reads and writes; expected three_pass")
+        raise ConfigError("mapping.softmax", f"cannot tell what {first.path} reads and writes; expected three_pass")
     costs |= {"act_read": read, "act_write": written}
     attention = replace(first, kind="attention", shape=last.shape, splits=splits)
     if splits == 1:
@@ -84,7 +84,7 @@ def _per_score(ops: OpGraph, op: int, scores: IntArray) -> int:
     where = np.flatnonzero(twice.ravel())
     size = int(flops.ravel()[where[0]] // twice.ravel()[where[0]]) if len(where) else 0
     if not size or not np.array_equal(flops, size * twice):
-        raise InputError(f"mapping.softmax: the FLOPs of {ops.ops[op].path} are no multiple of its scores")
+        raise ConfigError("mapping.softmax", f"the FLOPs of {ops.ops[op].path} are no multiple of its scores")
     return size
 
 

@@ -20,7 +20,7 @@ from models.graph import OpGraph
 from models.rewrites.attention import fuse_attention
 from models.rewrites.projections import fuse_projections
 from models.rewrites.softmax import attention_chains, fuse_softmax
-from sim.base.errors import InputError
+from sim.base.errors import ConfigError
 
 Softmax = Literal["three_pass", "fused", "online"]
 
@@ -38,7 +38,7 @@ class Fusion:
 def fuse(ops: OpGraph, fusion: Fusion, *, element: int) -> OpGraph:
     """The op graph after the fusions. element: bytes of a captured number.
 
-    Ops that are fused already, or absent, stay as they are. Raises InputError, with the key first, if there is no softmax in
+    Ops that are fused already, or absent, stay as they are. Raises ConfigError if there is no softmax in
     three passes to be fused.
     """
     for kind, wanted in (("qkv_proj", fusion.qkv), ("gate_up_proj", fusion.gate_up)):
@@ -47,5 +47,5 @@ def fuse(ops: OpGraph, fusion: Fusion, *, element: int) -> OpGraph:
     if fusion.softmax == "three_pass":
         return ops
     if next(attention_chains(ops), None) is None:
-        raise InputError("mapping.softmax: expected three_pass: the model has no softmax in three passes to be fused")
+        raise ConfigError("mapping.softmax", "expected three_pass: the model has no softmax in three passes to be fused")
     return fuse_softmax(ops, element) if fusion.softmax == "fused" else fuse_attention(ops, element, fusion.kv_splits)

@@ -14,23 +14,8 @@ import numpy.typing as npt
 
 from sim.analysis import channels
 from sim.analysis.channels import follow_channels
-from sim.analysis.columns import (
-    NONE,
-    Forms,
-    FormTable,
-    Ints,
-    Steps,
-    Tasks,
-    in_order,
-    is_large,
-    services_of,
-    steps_of,
-    tasks_of,
-    viewed,
-)  # fmt: skip
 from sim.analysis.context import Rules
 from sim.analysis.engines import Work, by_start, room_for, sweep_engines
-from sim.analysis.inputs import last_input, stores_before
 from sim.analysis.longest import arrivals_of, extend_path
 from sim.analysis.parts import (
     COMPUTE,
@@ -49,6 +34,21 @@ from sim.base.errors import SimulationError
 from sim.base.integers import LARGEST
 from sim.base.kernel import kernel, launch
 from sim.base.units import ceil_div
+from sim.log.columns import (
+    NONE,
+    Forms,
+    FormTable,
+    Ints,
+    Steps,
+    Tasks,
+    in_order,
+    is_large,
+    services_of,
+    steps_of,
+    tasks_of,
+    viewed,
+)  # fmt: skip
+from sim.log.inputs import last_input, last_of_step, stores_before
 from sim.log.tables import EventLog
 
 Times = npt.NDArray[np.int64]
@@ -157,18 +157,6 @@ def add(totals: Ints, by_step: Ints, group: int, step: int, part: int, time: int
     """Add a time to the sums of a group and of a step."""
     totals[group, part, LOW] += time
     by_step[step, part, LOW] += time
-
-
-@kernel
-def last_of_step(end: Ints, first: int, after: int) -> int:
-    """The row that ended last, the first in program order of several; -1 of none."""
-    if first == after:
-        return NONE
-    last = first
-    for row in range(first + 1, after):
-        if end[row] > end[last]:
-            last = row
-    return last
 
 
 @kernel
@@ -381,7 +369,7 @@ class Tally:
         launch(tally_steps, compiled=compiled)(
             viewed(tasks_of(log), compiled=compiled), viewed(steps, compiled=compiled),
             viewed(self.forms.columns, compiled=compiled), cuts, rules.latency, rules.stripes, rules.execution == "stream",
-            stores_before(log, rules, self.forms, compiled=compiled),
+            stores_before(log, self.forms, compiled=compiled),
             viewed(room_for(int(np.diff(rows).max(initial=0))), compiled=compiled),
             np.zeros(len(self.engine_busy), dtype=np.int64), self.engine_busy, self._sums, by_step, tokens, bad,
         )  # fmt: skip

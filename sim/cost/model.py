@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from math import gcd
-from typing import Any, Protocol
+from typing import Any, ClassVar, Protocol
 
 import numpy as np
 
@@ -57,6 +57,25 @@ class CostModel(Protocol):
     def __init__(self, *, machine: Machine, seed: int) -> None: ...
 
     def durations(self, graph: TaskGraph, steps: StepLanes) -> tuple[IntArray, IntArray]: ...
+
+
+class Caching:
+    """Base of cost models that keep what they make of a graph by its id: a copy, also one that was pickled, keeps nothing.
+
+    A subclass names the attributes that hold it in `CACHES`, and makes them in `_clear`.
+    """
+
+    CACHES: ClassVar[tuple[str, ...]]
+
+    def _clear(self) -> None:
+        raise NotImplementedError
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {name: value for name, value in self.__dict__.items() if name not in self.CACHES}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state)
+        self._clear()
 
 
 def time_at_rate(amount: IntArray, per_second: int) -> IntArray:

@@ -20,10 +20,10 @@ import numpy as np
 import numpy.typing as npt
 
 from models.graph import QUANTITIES, IntArray, Op, OpGraph, StepLanes
-from sim.base.errors import InputError, nearest
+from sim.base.errors import ConfigError, nearest
 from sim.cost.calls import Call, Sizes, calls_of
 from sim.cost.kernels import ONLY_MOVES, Kernel, kernels_of, together
-from sim.cost.model import Doubt, Machine, time_at_rate
+from sim.cost.model import Caching, Doubt, Machine, time_at_rate
 from sim.cost.profile import ATTENTION, DeviceProfile, outside, read_profile, time
 from sim.cost.roofline import Roofline
 from sim.mapping.steps import BatchGraph, Template
@@ -62,12 +62,14 @@ class Calls(NamedTuple):
 MOST_KNOWN = 2**16
 
 
-class Profiled:
+class Profiled(Caching):
     """Durations of each kind of op as measured on a real device.
 
     profile: the path of a device profile.
     otherwise: costs of ops that it lacks, `roofline`; null: they are errors.
     """
+
+    CACHES = ("_calls", "_made", "_first")
 
     def __init__(self, *, machine: Machine, seed: int, profile: str | DeviceProfile, otherwise: str | None = None) -> None:
         if otherwise not in (None, "roofline"):
@@ -78,6 +80,9 @@ class Profiled:
         self.seed = seed
         self.profile = profile if isinstance(profile, DeviceProfile) else read_profile(profile)
         self.otherwise = Roofline(machine=machine, seed=seed) if otherwise else None
+        self._clear()
+
+    def _clear(self) -> None:
         self._calls: WeakKeyDictionary[Template, Calls] = WeakKeyDictionary()
         self._made: dict[int, tuple[BatchGraph, list[npt.NDArray[np.intp]]]] = {}  # by id of the graph, which each keeps alive
         self._first: dict[int, tuple[OpGraph, IntArray]] = {}
@@ -105,7 +110,7 @@ class Profiled:
         return compute, work, index
 
     def op_times(self, ops: OpGraph, steps: StepLanes) -> OpTimes:
-        """Time of each op of a step that runs alone. Raises InputError that names an op kind which the profile lacks."""
+        """Time of each op of a step that runs alone. Raises ConfigError that names an op kind which the profile lacks."""
         whole, loading, work = np.zeros((3, len(ops), len(steps.context)), dtype=np.int64)
         measured = np.ones(len(ops), dtype=np.bool_)
         times = self._by_call(ops, steps) if isinstance(ops, BatchGraph) and not ops.shape.leaders else self._by_op(ops, steps)
@@ -174,12 +179,13 @@ class Profiled:
         loading = _ceil_scaled(work, den, num)
         return loading + _parts(total - loading.sum(axis=0), size), loading, work, True
 
-    def _unknown(self, op: Op) -> InputError:
+    def _unknown(self, op: Op) -> ConfigError:
         known = sorted({timing.kind for timing in self.profile.timings})
         fused = "; it has attention as one kernel: mapping.softmax: online" if op.heads and ATTENTION in known else ""
-        return InputError(
-            f"cost.profile: no timing for op kind {op.kind!r} in {op.dtype}{nearest(op.kind, known)}; measured: "
-            f"{', '.join(self.profile.kinds())}{fused}; otherwise: roofline would take its lower bound"
+        return ConfigError(
+            "cost.profile",
+            f"no timing for op kind {op.kind!r} in {op.dtype}{nearest(op.kind, known)}; measured: "
+            f"{', '.join(self.profile.kinds())}{fused}; otherwise: roofline would take its lower bound",
         )
 
     def doubts(self, graph: TaskGraph, steps: StepLanes) -> list[Doubt]:

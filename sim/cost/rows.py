@@ -16,7 +16,7 @@ import numpy.typing as npt
 
 from models.experts import M_CONTEXT, M_QUERY, distinct_of
 from models.graph import QUANTITIES, IntArray, Members, StepLanes
-from sim.base.errors import InputError
+from sim.base.errors import ConfigError
 from sim.base.integers import mul_div_up
 from sim.base.kernel import kernel, launch, loaded
 from sim.base.units import PS_PER_S
@@ -215,7 +215,7 @@ def fraction(rate: int) -> tuple[int, int]:
 
 
 def rows_of(graph: TaskGraph, machine: Machine) -> Rows:
-    """Sort the tasks of a graph into rows. Raises InputError if it computes in a format whose peak is not known."""
+    """Sort the tasks of a graph into rows. Raises ConfigError if it computes in a format whose peak is not known."""
     first, of = _alike(graph)
     ops, op = graph.ops, graph.op[first]
     column = _columns(graph)[op]
@@ -238,7 +238,8 @@ def rows_of(graph: TaskGraph, machine: Machine) -> Rows:
         if peak is None:
             task = int(first[np.flatnonzero((dtypes == dtype) & has_flops)[0]])
             known = "" if isinstance(machine.flops, int) else ", ".join(machine.flops)
-            raise InputError(f"hardware.engines.flops: op {graph.kind_of(task)!r} computes in {dtype}, known here: {known}")
+            message = f"op {graph.kind_of(task)!r} computes in {dtype}, known here: {known}"
+            raise ConfigError("hardware.engines.flops", message)
         row[dtypes == dtype, R_PEAK], row[dtypes == dtype, R_PEAK_OF] = fraction(peak)
     return Rows(of, row, np.ascontiguousarray(term), routed)
 

@@ -222,6 +222,7 @@ def test_a_profile_sees_the_same_kernels(members: list[tuple[int, int, int]], mo
         assert (kernel.kinds, kernel.dtype) == (expected.kinds, expected.dtype)
         for name in ("rows", "flops", "elements", "bytes", "shared", "context", "heads", "kv_heads", "head_dim", "n"):
             assert getattr(kernel.shapes, name).tolist() == getattr(expected.shapes, name).tolist(), (op.kind, name)
+    assert not any(wanted.values()), "a kernel of a sequence that no kernel for all does"
 
 
 def scenario(attention: str, **workload: object) -> sim.Result:
@@ -322,7 +323,9 @@ def test_a_swap_takes_the_same_time_by_call() -> None:
     ops = graphs("llama-3.2-1b", "splits")(Shape((False, True), logits=False, swap="out")).ops
     steps = lanes([(900, 0, 900), (30, 0, 30)], 0)
     found = PROFILED.op_times(ops, steps)
-    for rows, (whole, loading, work, _) in PROFILED._by_op(ops, steps):
+    by_op = list(PROFILED._by_op(ops, steps))
+    assert by_op
+    for rows, (whole, loading, work, _) in by_op:
         assert np.array_equal(found.whole[rows], whole)
         assert np.array_equal(found.loading[rows], loading)
         assert np.array_equal(found.work[rows], work)

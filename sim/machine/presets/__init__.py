@@ -20,7 +20,7 @@ a text) as an entry point in the group `decode_sim.hardware_presets`.
 
 from __future__ import annotations
 
-from sim.machine.presets.files import PRESETS, complete, find, over
+from sim.machine.presets.files import PRESETS, complete, find, is_path, over
 from sim.machine.presets.preset import Figure, Preset, read_preset
 
-__all__ = ["PRESETS", "Figure", "Preset", "complete", "find", "over", "read_preset"]
+__all__ = ["PRESETS", "Figure", "Preset", "complete", "find", "is_path", "over", "read_preset"]

@@ -21,10 +21,15 @@ WHOLE = frozenset(("efficiency", "arbiter"))
 
 def find(name: str, folder: Path = Path()) -> Preset:
     """The preset of that name, or in the file of that path, from a folder. Raises InputError with the nearest name."""
-    path = folder / name
-    if path.suffix in (".yaml", ".yml"):
+    if is_path(name):
+        path = folder / name
         return read_preset(path, path.stem)
     return _shipped(name)
+
+
+def is_path(name: str) -> bool:
+    """Whether a preset is named by the path of its file."""
+    return Path(name).suffix in (".yaml", ".yml")
 
 
 @lru_cache(maxsize=64)

@@ -10,7 +10,7 @@ import numpy.typing as npt
 
 from models.graph import MONOMIALS, QUANTITIES, Op, OpGraph
 from models.polynomials import Polynomials, at_breaks, zero
-from sim.base.errors import InputError
+from sim.base.errors import ConfigError
 
 #: Captured op graphs of a model, by (several sequences, several new tokens each).
 Variants = Mapping[tuple[bool, bool], OpGraph]
@@ -129,13 +129,14 @@ def _at_breaks(capture: Capture, role: Role, breaks: tuple[int, ...], polynomial
 
 
 def _roles_in_order(one: Capture, several: Capture) -> Iterator[Role]:
-    """The roles of both captures, in the order of each. Raises InputError if their orders contradict each other."""
+    """The roles of both captures, in the order of each. Raises ConfigError if their orders contradict each other."""
     at = 0
     for role in one.roles:
         if role in several.index:
             while several.roles[at] != role:
                 if several.roles[at] in one.index:
-                    raise InputError(f"mapping.attention: expected sequence: {role[0]!r} at {role[2]} is no kernel for several")
+                    message = f"expected sequence: {role[0]!r} at {role[2]} is no kernel for several"
+                    raise ConfigError("mapping.attention", message)
                 yield several.roles[at]
                 at += 1
             at += 1

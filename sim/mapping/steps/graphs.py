@@ -25,7 +25,7 @@ class StepGraphs:
         self._captures = Captures(self.variants)
 
     def __call__(self, shape: Shape) -> TaskGraph:
-        """Return the task graph of a step of this shape. Raises InputError if captures do not correspond."""
+        """Return the task graph of a step of this shape. Raises ConfigError if captures do not correspond."""
         together = self.mapping.attention == "batch"
         if together:
             shape = shape.together()

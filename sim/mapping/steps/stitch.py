@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 from models.graph import QUANTITIES, Op, OpGraph
 from models.polynomials import Polynomials, at_breaks, zero
-from sim.base.errors import InputError
+from sim.base.errors import ConfigError
 from sim.mapping.steps.captures import Capture, Captures, Role
 from sim.mapping.steps.shape import LOGITS, MEMBERS, TOKENS, Shape
 
@@ -32,7 +32,7 @@ class Stitched(NamedTuple):
 def stitch(captures: Captures, shape: Shape, *, together: bool = False) -> Stitched:
     """The op graph of a step of this shape. together: one kernel serves all members, as in `Shape.together`.
 
-    Raises InputError if captures do not correspond.
+    Raises ConfigError if captures do not correspond.
     """
     return _Stitching(captures, shape, together=together).graph()
 
@@ -141,7 +141,7 @@ class _Stitching:
     def _op_of_member(self, member: int, role: Role) -> int:
         if role not in self.member_ops[member]:
             graph = self.of_member[member].graph
-            raise InputError(f"mapping.granularity: a batch of {graph} lacks {role[0]!r} at {role[2]}; expected op")
+            raise ConfigError("mapping.granularity", f"a batch of {graph} lacks {role[0]!r} at {role[2]}; expected op")
         return self.member_ops[member][role]
 
     def _add(self, capture: Capture, i: int, owner: int, inputs: set[int], segment: int) -> None:

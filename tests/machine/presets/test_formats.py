@@ -11,7 +11,8 @@ from models.rewrites import with_formats
 from sim.base.errors import InputError
 from sim.executors.setup import Setup
 from sim.machine.capacity import footprint
-from sim.runs.run import op_graphs, prepare
+from sim.runs.model import op_graphs
+from sim.runs.plan import plan
 from sim.scenario import from_dict
 
 LAYERS, HIDDEN, KV, MLP, VOCABULARY = 16, 2048, 512, 8192, 128_256  # Llama-3.2-1B
@@ -29,7 +30,7 @@ def costs(context: int = 0, model: str = "llama-3.2-1b", **formats: object) -> d
 def prepared(written: dict) -> Setup:  # type: ignore[type-arg]
     """As a run does it, up to the simulation."""
     scenario = from_dict(written)
-    return prepare(scenario, *op_graphs(scenario))
+    return plan(scenario).setup
 
 
 @pytest.mark.parametrize(
