@@ -7,8 +7,9 @@ import dataclasses
 import numpy as np
 import pytest
 
-from sim.analysis.breakdown import PARTS, breakdown
+from sim.analysis.breakdown import breakdown
 from sim.analysis.engines import by_start, clock, room_for, sweep_engines
+from sim.analysis.parts import PARTS
 from sim.base.errors import SimulationError
 from sim.log.columns import tasks_of
 from tests.analysis.machine import run

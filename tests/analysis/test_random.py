@@ -14,11 +14,11 @@ from models.graph import OpGraph
 from sim.analysis.account import account
 from sim.analysis.blame import blame
 from sim.analysis.bounds import bounds
-from sim.analysis.breakdown import PARTS, WAIT_ENGINE, WAIT_INPUT, WAIT_POLICY, breakdown
+from sim.analysis.breakdown import breakdown
 from sim.analysis.checks import check
 from sim.analysis.context import Rules
-from sim.analysis.critical_path import critical_path
-from sim.analysis.links import Place
+from sim.analysis.critical_path import Place, critical_path
+from sim.analysis.parts import PARTS, WAIT_ENGINE, WAIT_INPUT, WAIT_POLICY
 from sim.cost.fixed import largest_remainder
 from sim.log import columns, derived
 from sim.log.tables import EventLog
