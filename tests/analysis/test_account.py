@@ -1,4 +1,4 @@
-"""The account of a run in parts is that of the whole, sums may pass int64, and each check can fail."""
+"""Analyses of a run in parts are those of the whole, sums may pass int64, and each check can fail."""
 
 from __future__ import annotations
 

@@ -9,7 +9,7 @@ import numpy.typing as npt
 
 from sim.log import derived
 from sim.log.tables import EventLog
-from sim.render.trace.tracks import Role, Slices, Strings, Tracks, colours
+from sim.render.trace.tracks import Role, Slices, Strings, Tracks, colors
 
 Rows = npt.NDArray[np.int64]
 Window = tuple[int, int] | None
@@ -42,9 +42,9 @@ class Canvas:
         """Names of tasks, as numbers of strings."""
         return np.asarray(self._names_of_forms[derived.form(self.log)[rows]])
 
-    def colour_of(self, rows: Rows) -> npt.NDArray[np.int32]:
+    def color_of(self, rows: Rows) -> npt.NDArray[np.int32]:
         """Colors of tasks: one per step."""
-        return colours(np.asarray(self.log.tasks.step[rows]))
+        return colors(np.asarray(self.log.tasks.step[rows]))
 
     def phases(self, rows: Rows, track: Rows, depth: int) -> Iterator[Slices]:
         """Parts of tasks: the wait for the channel and, where they compute too, the load of their operands."""

@@ -30,8 +30,8 @@ def machine(canvas: Canvas, critical: Rows | None) -> tuple[Slices, CounterTrack
     critical: rows of the critical path in order; they get a track of their own. None: no such track.
     """
     tracks = canvas.tracks
-    root = tracks.add("Machine", description="Engines and memory: who used what, and when.")
-    group = tracks.add("Engines", root, "Compute engines. Colours tell tokens apart; gaps are idle time.")
+    root = tracks.add("Machine", description="Engines and memory: their use over time.")
+    group = tracks.add("Engines", root, "Compute engines. Each token has a color; gaps are idle time.")
     busy = tracks.add("busy engines", group, "Engines that hold a task.", "engines")
     ready = tracks.add("ready queue", group, "Tasks whose inputs are there and that wait for an engine.", "tasks")
     groups = list(_engines(canvas, group))
@@ -76,13 +76,13 @@ def _whole_counters(canvas: Canvas, tracks: CounterTracks) -> Iterator[Counter]:
 def _engines(canvas: Canvas, group: int) -> Iterator[Slices]:
     """A track for each engine: the tasks that it ran, with their phases nested."""
     log, tasks = canvas.log, canvas.log.tasks
-    description = "What this engine ran; `load` is the time until its operands came."
+    description = "Tasks that this engine ran; `load` is the time until their operands came."
     first = [canvas.tracks.add(f"engine {n}", group, description) for n in range(log.engines)]
     rows = np.flatnonzero(canvas.on_engine & canvas.inside)
     track = np.array(first, dtype=np.int64)[tasks.engine[rows]] if len(rows) else rows
     yield Slices.make(
         track=track, start=tasks.start[rows], end=tasks.end[rows], name=canvas.name_of(rows), row=rows,
-        category=canvas.categories("engine"), colour=canvas.colour_of(rows), role=Role.RUN,
+        category=canvas.categories("engine"), color=canvas.color_of(rows), role=Role.RUN,
     )  # fmt: skip
     yield from canvas.phases(rows, track, depth=1)
 
@@ -112,13 +112,13 @@ def _memory(canvas: Canvas, group: int) -> Iterator[Slices]:
         queue_track[waiting] = _in_lanes(canvas, f"{title} queue", group, queue_lane[waiting], description)
     yield Slices.make(
         track=track, start=service.first[rows], end=service.last[rows], name=canvas.name_of(rows), row=rows,
-        category=canvas.categories("memory"), colour=canvas.colour_of(rows), role=Role.MOVE,
+        category=canvas.categories("memory"), color=canvas.color_of(rows), role=Role.MOVE,
     )  # fmt: skip
     yield _paused(canvas, rows, track)
     yield Slices.make(
         track=queue_track, start=tasks.start[queued], end=service.first[queued], name=canvas.name_of(queued), row=queued,
         cause=derived.previous_on_channel(canvas.log)[queued], category=canvas.categories("wait"),
-        colour=canvas.colour_of(queued), role=Role.PHASE,
+        color=canvas.color_of(queued), role=Role.PHASE,
     )  # fmt: skip
 
 
@@ -155,5 +155,5 @@ def _critical_path(canvas: Canvas, root: int, rows: Rows) -> Slices:
     before = np.concatenate([[0], np.maximum.accumulate(tasks.end[rows])[:-1]]) if len(rows) else tasks.end[rows]
     return Slices.make(
         track=track, start=np.maximum(tasks.start[rows], before), end=tasks.end[rows], name=canvas.name_of(rows), row=rows,
-        category=canvas.categories("critical path"), colour=canvas.colour_of(rows), role=Role.OP,
+        category=canvas.categories("critical path"), color=canvas.color_of(rows), role=Role.OP,
     )  # fmt: skip

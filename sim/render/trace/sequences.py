@@ -9,7 +9,7 @@ import numpy as np
 from sim.log import derived
 from sim.render.trace.canvas import WAIT_ENGINE, WAIT_INPUT, WAIT_SRAM, Canvas, Rows
 from sim.render.trace.requests import parts_taken
-from sim.render.trace.tracks import Role, Slices, colours, lanes
+from sim.render.trace.tracks import Role, Slices, colors, lanes
 
 
 def sequences(canvas: Canvas) -> Iterator[Slices]:
@@ -48,7 +48,7 @@ def _sequence(canvas: Canvas, steps: Rows, parent: int) -> Slices:
         Slices.make(
             track=track, start=table.released[steps], end=table.end[steps], row=steps,
             name=np.array([canvas.names(f"{word} {number}") for number in table.token[steps]], dtype=np.int32),
-            category=canvas.categories("token"), colour=colours(steps), role=Role.STEP,
+            category=canvas.categories("token"), color=colors(steps), role=Role.STEP,
         )
     )  # fmt: skip
     pieces += _chain(canvas, steps, track)
