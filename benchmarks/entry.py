@@ -14,9 +14,10 @@ from sim.executors import Executor
 from sim.executors.setup import Setup
 from sim.log.tables import EventLog
 from sim.render.summary import summary as summary_of
+from sim.runs.plan import plan
 from sim.runs.repeats import repeat as repeat_scenario
 from sim.runs.result import Result
-from sim.runs.run import op_graphs, prepare, read
+from sim.runs.run import read
 from sim.runs.run import run as run_scenario
 from sim.runs.workload import requests
 from sim.scenario import Scenario
@@ -32,7 +33,7 @@ def scenario(name: str | Path, *overrides: str) -> Scenario:
 
 
 def setup_of(scenario: Scenario) -> Setup:
-    return prepare(scenario, *op_graphs(scenario))
+    return plan(scenario).setup
 
 
 def simulate(setup: Setup, executor: Executor = "compiled", *, rows: bool = True) -> EventLog:

@@ -7,27 +7,29 @@ import click
 from sim.cli.options import scenario_arguments
 from sim.executors.size import tasks_in_all
 from sim.render import account
-from sim.runs.run import doubts, op_graphs, prepare, read
+from sim.runs.doubts import doubts
+from sim.runs.plan import plan
+from sim.runs.run import read
 from sim.scenario.shipped import find_scenario
 
 
 @click.command("check")
 @scenario_arguments
 def command(names: tuple[str, ...], overrides: tuple[str, ...]) -> None:
-    """Check scenarios without running them: syntax, names, values, and that the model can be lowered and costed."""
+    """Check scenarios without running them: syntax, names, values, and that the model can be lowered to tasks with costs."""
     for name in names:
         path = find_scenario(name)
         scenario = read(path, list(overrides))
-        model, variants = op_graphs(scenario)
-        setup = prepare(scenario, model, variants)
-        step = f"{len(variants[False, False].ops):,} ops, {len(setup.graph):,} tasks a step"
-        click.echo(f"{path}: ok: {model}, {step}, {_in_all(*tasks_in_all(setup))}")
+        planned = plan(scenario)
+        setup = planned.setup
+        step = f"{len(planned.ops):,} ops, {len(setup.graph):,} tasks a step"
+        click.echo(f"{path}: ok: {planned.model}, {step}, {_in_all(*tasks_in_all(setup))}")
         for doubt in account.doubts(doubts(setup)):
-            click.echo(f"  doubt: {doubt}")
+            click.echo(f"  extrapolated: {doubt}")
 
 
 def _in_all(fewest: int, most: int) -> str:
-    """How many tasks a run has, in words: how many share a step is known only when it has run."""
+    """Task count of a run, in words; a range where it depends on how many sequences share a step."""
     if fewest == most:
         return f"{most:,} in all"
     low, high = (f"{int(float(f'{count:.1e}')):,}" for count in (fewest, most))

@@ -27,22 +27,27 @@ if TYPE_CHECKING:
 @click.command("explain")
 @click.argument("name", metavar="SCENARIO", shell_complete=complete_scenario)
 @click.option("--set", "overrides", multiple=True, metavar="KEY=VALUE", help="Change a value, as in `sim run`.")
-@click.option("--json", "as_json", is_flag=True, help="Print one JSON object: that of `sim run` with `what_if`, `optimal`.")
-@click.option("--what-if/--no-what-if", "with_what_if", default=True, help="Run it again on better machines, or not.")
-@click.option("--optimal", "with_optimal", is_flag=True, help="Look for the best schedule (needs the extra `optimal`).")
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object: that of `sim run`, with `what_if` and `optimal`.")
+@click.option(
+    "--what-if/--no-what-if",
+    "with_what_if",
+    default=True,
+    help="Run it again on better machines (faster memory, more engines, ...).",
+)
+@click.option("--optimal", "with_optimal", is_flag=True, help="Search for the best schedule; needs the extra `optimal`.")
 @click.option("--time-limit", type=click.FloatRange(min=0, min_open=True), default=30.0, show_default=True,
-              help="Seconds that --optimal may take.")  # fmt: skip
+              help="Time limit of --optimal, in seconds.")  # fmt: skip
 def command(
     name: str, overrides: tuple[str, ...], as_json: bool, with_what_if: bool, with_optimal: bool, time_limit: float
 ) -> None:
-    """Account for a run: where the time went, who is to blame, how far it is from the best, and what would help."""
+    """Explain a run: where the time went, what caused each wait, the critical path, bounds, and what would help."""
     scenario = read(find_scenario(name), list(overrides))
     with simulating(scenario.name) as told:
         result = run(scenario, told=told)
         result.rows("an explanation")
     answer = None
     if with_optimal:
-        with status("looking for the best schedule"):
+        with status("searching for the best schedule"):
             answer = _optimal(result, time_limit)
     changes = None
     if with_what_if:

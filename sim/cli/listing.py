@@ -16,10 +16,7 @@ from sim.machine.presets import PRESETS, Figure, find
 from sim.machine.schedulers import SCHEDULERS
 from sim.runs.run import read
 from sim.scenario.shipped import scenarios
-
-
-def _documented(names: list[str], get: Callable[[str], object]) -> list[tuple[str, str]]:
-    return [(name, (get(name).__doc__ or "").strip().split("\n\n")[0].replace("\n", " ")) for name in names]
+from sim.serving.policies import BATCHING_POLICIES
 
 
 def _scenarios() -> list[tuple[str, str]]:
@@ -49,13 +46,13 @@ def _hardware() -> list[tuple[str, str]]:
 
 
 def _machine(name: str) -> list[tuple[str, str]]:
-    """Every figure of a preset, with its source and what is doubtful about it."""
+    """Every figure of a preset, with its source and what is uncertain about it."""
     preset = find(name)
-    rows = [(key, _account(figure)) for key, figure in preset.figures()]
+    rows = [(key, _figure(figure)) for key, figure in preset.figures()]
     return rows if preset.bandwidth is not None else [*rows, ("bandwidth", f"not published: {preset.unpublished}")]
 
 
-def _account(figure: Figure) -> str:
+def _figure(figure: Figure) -> str:
     notes = [f"{word}: {note}" for word in ("derived", "unsure") if (note := getattr(figure, word))]
     return "; ".join([f"{figure.text}  {figure.source}", *notes])
 
@@ -63,9 +60,10 @@ def _account(figure: Figure) -> str:
 LISTS: dict[str, Callable[[], list[tuple[str, str]]]] = {
     "models": _models,
     "hardware": _hardware,
-    "arbiters": lambda: _documented(ARBITERS.names(), ARBITERS.get),
-    "schedulers": lambda: _documented(SCHEDULERS.names(), SCHEDULERS.get),
-    "costs": lambda: _documented(COST_MODELS.names(), COST_MODELS.get),
+    "arbiters": ARBITERS.summaries,
+    "schedulers": SCHEDULERS.summaries,
+    "batching": BATCHING_POLICIES.summaries,
+    "costs": COST_MODELS.summaries,
     "scenarios": _scenarios,
 }
 
@@ -74,7 +72,7 @@ LISTS: dict[str, Callable[[], list[tuple[str, str]]]] = {
 @click.argument("what", type=click.Choice(list(LISTS)))
 @click.argument("name", required=False)
 def command(what: str, name: str | None) -> None:
-    """List what a scenario can name, or only NAME: of hardware, all figures with their sources and doubts."""
+    """List the names a scenario can use, or only NAME. For hardware, NAME lists every figure with its source."""
     rows = _machine(name) if what == "hardware" and name else LISTS[what]()
     if name and what != "hardware":
         names = [each for each, _ in rows]

@@ -19,7 +19,7 @@ def scenario_arguments(command: Command) -> Command:
     """SCENARIO... and --set, as `names` and `overrides`."""
     command = click.option(
         "--set", "overrides", multiple=True, metavar="KEY=VALUE",
-        help='Change a value, e.g. --set hardware.memory.bandwidth="50 GB/s". May be given several times.',
+        help='Change a value, e.g. --set hardware.memory.bandwidth="50 GB/s". Can be repeated.',
     )(command)  # fmt: skip
     return click.argument("names", nargs=-1, required=True, metavar="SCENARIO...", shell_complete=complete_scenario)(command)
 
@@ -31,8 +31,8 @@ def complete_scenario(_ctx: click.Context, _param: click.Parameter, incomplete: 
 
 
 def device_module(name: str) -> Any:
-    """A module of `sim.measure`. Only here is torch imported: what is wrong with other options is said at once."""
+    """Import a module of `sim.measure`, and with it torch: called late, so that errors in other options come at once."""
     try:
         return import_module(f"sim.measure.{name}")
     except ImportError as error:
-        raise InputError(f"a device runs models by torch and transformers (pip install torch transformers): {error}") from error
+        raise InputError(f"running a model needs torch and transformers (pip install torch transformers): {error}") from error

@@ -20,10 +20,15 @@ from sim.scenario.shipped import find_scenario
 @click.command("report")
 @click.argument("name", metavar="SCENARIO", shell_complete=complete_scenario)
 @click.option(
-    "-o", "--out", type=click.Path(path_type=Path, dir_okay=False), help="The page to write  [default: traces/SCENARIO.html]"
+    "-o", "--out", type=click.Path(path_type=Path, dir_okay=False), help="Page to write.  [default: traces/SCENARIO.html]"
 )
 @click.option("--set", "overrides", multiple=True, metavar="KEY=VALUE", help="Change a value, as in `sim run`.")
-@click.option("--what-if/--no-what-if", "with_what_if", default=True, help="Run it again on better machines, or not.")
+@click.option(
+    "--what-if/--no-what-if",
+    "with_what_if",
+    default=True,
+    help="Run it again on better machines (faster memory, more engines, ...).",
+)
 def command(name: str, out: Path | None, overrides: tuple[str, ...], with_what_if: bool) -> None:
     """Write one self-contained HTML page of a run: timeline, charts, tables. It needs no network."""
     path = find_scenario(name)

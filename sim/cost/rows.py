@@ -16,7 +16,7 @@ import numpy.typing as npt
 
 from models.experts import M_CONTEXT, M_QUERY, distinct_of
 from models.graph import QUANTITIES, IntArray, Members, StepLanes
-from sim.base.errors import InputError
+from sim.base.errors import ConfigError
 from sim.base.integers import mul_div_up
 from sim.base.kernel import kernel, launch, loaded
 from sim.base.units import PS_PER_S
@@ -152,7 +152,7 @@ class RateTable:
         self.breaks = np.array(graph.ops.breaks, dtype=np.int64)
         vector, bandwidth = fraction(machine.vector_flops), fraction(machine.bandwidth)
         self.rates = np.array([*vector, *bandwidth, machine.overhead], dtype=np.int64)
-        self._nobody = np.zeros((1, 0, 4), dtype=np.int64)
+        self._no_members = np.zeros((1, 0, 4), dtype=np.int64)
         self._sizes, self._value = np.zeros((1, 4), dtype=np.int64), self._values(1)
         self._layers: list[IntArray] = [np.array(each.layers, dtype=np.int64) for each in getattr(graph.ops, "routed", ())]
         first = np.cumsum([0, *map(len, self._layers)])
@@ -179,7 +179,7 @@ class RateTable:
         sizes = self._sizes
         sizes[0, 0], sizes[0, 1], sizes[0, 2], sizes[0, 3] = self.graph.ops.batch, context, tokens, logits
         plain = self.graph.ops.members is None
-        self._fill(out, self._nobody if plain else members[None], sizes, self._value, compiled=True)
+        self._fill(out, self._no_members if plain else members[None], sizes, self._value, compiled=True)
 
     def _fill(self, out: IntArray, members: IntArray, sizes: IntArray, value: IntArray, *, compiled: bool) -> None:
         rows, ops = self.rows, self.graph.ops
@@ -215,7 +215,7 @@ def fraction(rate: int) -> tuple[int, int]:
 
 
 def rows_of(graph: TaskGraph, machine: Machine) -> Rows:
-    """Sort the tasks of a graph into rows. Raises InputError if it computes in a format whose peak is not known."""
+    """Sort the tasks of a graph into rows. Raises ConfigError if it computes in a format whose peak is not known."""
     first, of = _alike(graph)
     ops, op = graph.ops, graph.op[first]
     column = _columns(graph)[op]
@@ -238,7 +238,8 @@ def rows_of(graph: TaskGraph, machine: Machine) -> Rows:
         if peak is None:
             task = int(first[np.flatnonzero((dtypes == dtype) & has_flops)[0]])
             known = "" if isinstance(machine.flops, int) else ", ".join(machine.flops)
-            raise InputError(f"hardware.engines.flops: op {graph.kind_of(task)!r} computes in {dtype}, known here: {known}")
+            message = f"op {graph.kind_of(task)!r} computes in {dtype}, known here: {known}"
+            raise ConfigError("hardware.engines.flops", message)
         row[dtypes == dtype, R_PEAK], row[dtypes == dtype, R_PEAK_OF] = fraction(peak)
     return Rows(of, row, np.ascontiguousarray(term), routed)
 

@@ -1,4 +1,4 @@
-"""The account of a run as plain data: where the time went, who is to blame, what was critical, what would help.
+"""Time breakdown, causes of waits, critical path and optimum of a run as plain data.
 
 Each function is pure and gives JSON-ready data in a fixed order; times are integers of picoseconds.
 """
@@ -24,12 +24,12 @@ Times = npt.NDArray[np.int64]
 
 
 def parts(row: Times) -> dict[str, int]:
-    """One row of a breakdown by the names of its parts."""
+    """Map part names to the times of one row of a breakdown, in ps."""
     return {name: int(ps) for name, ps in zip(PARTS, row, strict=True)}
 
 
 def doubts(found: Sequence[Doubt]) -> list[str]:
-    """What the costs are less than sure of, one sentence for each reason, what takes the most time first."""
+    """Extrapolation warnings: one sentence per reason, sorted by share of engine time, largest first."""
     by_reason: dict[str, list[Doubt]] = {}
     for doubt in found:
         by_reason.setdefault(doubt.why, []).append(doubt)
@@ -57,7 +57,7 @@ def totals(result: Result) -> dict[str, Any]:
 
 
 def blame(found: Blame) -> dict[str, Any]:
-    """`engine` and `channel`, each by `owner` and by `kind`: `wait_ps[who][because of whom]`, and what is nobody's fault."""
+    """`engine` and `channel`, each by `owner` and by `kind`: `wait_ps[waiting][cause]`, and `alone_ps`: due to its own port."""
 
     def table(matrix: Matrix) -> dict[str, Any]:
         return {"names": list(matrix.names), "wait_ps": matrix.wait.tolist(), "alone_ps": matrix.alone.tolist()}

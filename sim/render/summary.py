@@ -1,4 +1,4 @@
-"""The JSON object of a run: every number that the other renderers show."""
+"""JSON object of a run: every number that the other renderers show."""
 
 from __future__ import annotations
 
@@ -10,10 +10,18 @@ from sim.runs.result import Result
 
 
 def summary(result: Result, *, trace: Path | None = None, timing: bool = True, write: float = 0.0) -> dict[str, Any]:
-    """Plain data, in a fixed order. Times are integers of picoseconds. `blame` and `critical_path` are
-    None if no ops were kept.
+    """Plain data of a result, in a fixed order; times are integers of picoseconds.
 
-    `timing` is what differs between runs of a scenario, and can be left out; `write`: seconds that writing the trace took.
+    `blame` and `critical_path` are None if no ops were recorded.
+
+    Args:
+        result: The run.
+        trace: Path of its trace, if one was written.
+        timing: Include `timing`, the only part that differs between runs of one scenario.
+        write: Seconds spent writing the trace.
+
+    Returns:
+        A dict of plain Python values, ready for `json.dumps`.
     """
     m, b = result.metrics, result.bounds
     data: dict[str, Any] = {

@@ -32,8 +32,9 @@ from sim.cost import CostModel, StepLanes
 from sim.executors import side_by_side, simulate
 from sim.executors.setup import Setup
 from sim.mapping.tasks import TaskGraph
+from sim.runs.plan import plan
 from sim.runs.result import Result
-from sim.runs.run import known_names, op_graphs, prepare
+from sim.runs.run import known_names
 from sim.scenario import override
 
 #: A speed-up below this is not worth a sentence.
@@ -104,7 +105,7 @@ def what_if(result: Result) -> WhatIf:
 
 def _changes(result: Result) -> Iterator[Callable[[], Change]]:
     scenario = result.scenario
-    setup = prepare(scenario, *op_graphs(scenario))
+    setup = plan(scenario).setup
     as_it_is = partial(Change, makespan=result.makespan, note="as it is")
     overridden = partial(partial, _overridden, result)
     for name, factor in (("bandwidth x2", 2), ("infinite bandwidth", None)):
@@ -134,7 +135,8 @@ def _changed(name: str, setup: Setup) -> Change:
 def _overridden(result: Result, name: str, assignment: str) -> Change:
     try:
         scenario = override(result.scenario, [assignment], known_names())
-        return _changed(name, prepare(scenario, *op_graphs(scenario)))
+        with scenario.located():
+            return _changed(name, plan(scenario).setup)
     except InputError as error:
         return Change(name=name, makespan=None, note=str(error))
 

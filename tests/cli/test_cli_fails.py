@@ -1,4 +1,4 @@
-"""What is wrong ends in one line on stderr, exit status 2 for bad input and 1 for failure, and nothing half-written."""
+"""Errors end in one line on stderr, exit status 2 for bad input and 1 for failure, and nothing half-written."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ BOMB = "a: &a [1, 1, 1, 1, 1, 1, 1, 1, 1]\n" + "".join(
     f"{name}: &{name} [{', '.join([f'*{before}'] * 9)}]\n" for before, name in zip("abcdefg", "bcdefgh", strict=True)
 )
 
-#: What is changed in the scenario, where the error is, and what it says.
+#: Change to the scenario, place of the error, and its text.
 WRONG = {
     "unknown key": ("hardware:", "hardwear:", "4:1", "did you mean 'hardware'?"),
     "unknown key in a section": ("bandwidth:", "bandwith:", "6:12", "did you mean 'bandwidth'?"),
@@ -144,7 +144,7 @@ def test_bad_config(content: str, message: str, tmp_path: Path, fails: Callable[
 def test_no_network(process: Sim, tmp_path: Path) -> None:
     nowhere = {"HF_ENDPOINT": "http://127.0.0.1:9", "HF_HOME": str(tmp_path)}
     done = process("capture", "nobody/nothing", status=2, env=nowhere)
-    assert "not to be had from the Hugging Face hub" in error_of(done)
+    assert "not available from the Hugging Face hub" in error_of(done)
 
 
 @pytest.mark.parametrize(

@@ -23,7 +23,8 @@ from sim.executors.compiled import batches, driver, rules, spans
 from sim.executors.setup import Setup
 from sim.executors.size import tasks_in_all
 from sim.log.tables import EventLog, joined
-from sim.runs.run import op_graphs, prepare, read, run
+from sim.runs.plan import plan
+from sim.runs.run import read, run
 from sim.scenario.shipped import scenarios as shipped
 from tests.executors import assert_same
 from tests.executors.scenarios import served
@@ -34,7 +35,7 @@ PARTS = st.sampled_from((1, 7, 100, None))
 
 
 def setup_of(scenario: sim.scenario.Scenario) -> Setup:
-    return prepare(scenario, *op_graphs(scenario))
+    return plan(scenario).setup
 
 
 def drawn(data: dict[str, Any]) -> Setup:

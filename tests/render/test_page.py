@@ -1,4 +1,4 @@
-"""What is embedded in the page, without a browser."""
+"""Data embedded in the page, without a browser."""
 
 from __future__ import annotations
 

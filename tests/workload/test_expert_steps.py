@@ -16,8 +16,9 @@ from sim.base.errors import InputError
 from sim.cost.kernels import kernels_of
 from sim.executors import Executor
 from sim.log.tables import EventLog
+from sim.runs.plan import plan
 from sim.runs.result import Result
-from sim.runs.run import op_graphs, prepare, run
+from sim.runs.run import run
 from sim.scenario import Scenario, from_dict
 from sim.workload.routing import Uniform
 from tests.executors import assert_same
@@ -185,13 +186,17 @@ def test_alone_a_token_reads_what_it_chooses_whatever_it_is(tmp_path: Path) -> N
 
 
 def test_arithmetic_is_that_of_every_choice() -> None:
-    setup = prepare(made := scenario(WORKLOADS["static"]), *op_graphs(made))
+    made = scenario(WORKLOADS["static"])
+    setup = plan(made).setup
     log = run(made).log
     lanes, one = log.lanes(np.arange(3)), setup.graph.ops.costs(50)
-    for op, flops in zip(log.graphs[0].ops.ops, log.graphs[0].ops.costs_of(lanes)[FLOPS].tolist(), strict=True):
-        if op.experts is not None:
-            alone = {o.kind: int(f) for o, f in zip(setup.graph.ops.ops, one[FLOPS], strict=True) if o.experts is not None}
-            assert flops == [5 * alone[op.kind]] * 3
+    alone = {op.kind: int(flops) for op, flops in zip(setup.graph.ops.ops, one[FLOPS], strict=True) if op.experts is not None}
+    ops = log.graphs[0].ops
+    found = {
+        op.kind: flops for op, flops in zip(ops.ops, ops.costs_of(lanes)[FLOPS].tolist(), strict=True) if op.experts is not None
+    }
+    assert alone
+    assert found == {kind: [5 * flops] * 3 for kind, flops in alone.items()}
 
 
 def test_kernels_of_each_layer_have_its_own_experts() -> None:

@@ -1,4 +1,4 @@
-"""Where each kind of op stands under the machine's roofs (Williams, Waterman, Patterson, 2009).
+"""Roofline of a run: each kind of op under the roofs of the machine (Williams, Waterman, Patterson, 2009).
 
 The intensity of a kind is its FLOPs over the bytes that it moved through the channel, loads made for it included; its rate is
 its FLOPs over the time in which any of it was on an engine or was served by a channel. So no kind can be above the roofs of
@@ -52,7 +52,7 @@ def roofline(result: Result) -> dict[str, Any]:
 
 
 def _flops(log: EventLog, names: list[str]) -> tuple[Ints, list[str]]:
-    """Per kind of op; and the number formats that matrix products computed in."""
+    """FLOPs per kind of op [kind], and the number formats that matmuls computed in."""
     total = np.zeros(len(names), dtype=np.int64)
     dtypes = set()
     for graph, _, costs in derived.cost_blocks(log):
@@ -64,7 +64,7 @@ def _flops(log: EventLog, names: list[str]) -> tuple[Ints, list[str]]:
 
 
 def _moved(log: EventLog, names: list[str]) -> tuple[Ints, Ints]:
-    """Per kind of op: bytes through the channel, and ps in which any task of it was on an engine or being served."""
+    """Bytes through the channel, and ps in which any of its tasks was on an engine or being served, per kind of op [kind]."""
     tasks, grants = log.tasks, log.grants
     of_form = [np.array([names.index(op.kind) for op in graph.ops.ops], dtype=np.int64)[graph.op] for graph in log.graphs]
     kind = np.concatenate([np.zeros(0, dtype=np.int64), *of_form])[derived.form(log)]
@@ -78,7 +78,7 @@ def _moved(log: EventLog, names: list[str]) -> tuple[Ints, Ints]:
 
 
 def _union(start: Ints, end: Ints) -> int:
-    """The length of the union of intervals."""
+    """Length of the union of intervals, in ps."""
     order = np.argsort(start, kind="stable")
     start, end = start[order], end[order]
     reached = np.concatenate(([0], np.maximum.accumulate(end)))[:-1] if len(end) else end

@@ -4,7 +4,7 @@ One row per task, in order of start; every time is an offset from the one before
 
     ready --wait-- start --queued-- served --moving-- moved --rest-- end
 
-A task that moves nothing has served = moved = start. `rates` are the intervals in which a channel served somebody.
+A task that moves nothing has served = moved = start. `rates` are the intervals in which a channel was serving.
 """
 
 from __future__ import annotations
