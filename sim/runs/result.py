@@ -68,7 +68,7 @@ class Result:
 
     @cached_property
     def blame(self) -> Blame:
-        """What each wait for an engine or a channel was caused by. Raises InputError if ops were not recorded."""
+        """Causes of waits for engines and channels. Raises InputError if ops were not recorded."""
         return blame(self.rows("blame"), self.rules, self.breakdown)
 
     @cached_property

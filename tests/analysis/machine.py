@@ -59,6 +59,11 @@ def setup(
     )  # fmt: skip
 
 
+def kind_of(log: EventLog, row: int) -> str:
+    """Kind of the task of a row."""
+    return log.graphs[log.steps.graph[log.tasks.step[row]]].kind_of(int(log.tasks.task[row]))
+
+
 def rules_of(made: Setup, execution: str) -> Rules:
     return Rules(
         arrivals=tuple(request.arrival for request in made.sequences), dependency=made.dependency, execution=execution,
