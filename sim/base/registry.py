@@ -1,4 +1,4 @@
-"""Registries: names by which a scenario calls what can be extended, such as arbiters, schedulers, cost models and presets.
+"""Registries: names by which a scenario calls what can be extended: arbiters, batching policies, cost models, presets and more.
 
 Each registry stands beside its interface and its implementations, in the `__init__` (or the only file) of their folder. What
 ships is listed there, one entry for each; third parties register a Python entry point in the group `decode_sim.<what>s`. Entry
@@ -26,7 +26,8 @@ class Registry(Collection[str], Generic[T]):
 
     def __init__(self, what: str, builtin: Mapping[str, T], *, given: Collection[str] = ()) -> None:
         self.what = what
-        self.group = f"decode_sim.{what.replace(' ', '_')}s"
+        plural = f"{what.removesuffix('y')}ies" if what.endswith("y") else f"{what}s"
+        self.group = f"decode_sim.{plural.replace(' ', '_')}"
         self.given = frozenset(given)
         self._builtin = dict(builtin)
 

@@ -16,6 +16,7 @@ from sim.machine.presets import PRESETS, Figure, find
 from sim.machine.schedulers import SCHEDULERS
 from sim.runs.run import read
 from sim.scenario.shipped import scenarios
+from sim.serving.policies import BATCHING_POLICIES
 
 
 def _scenarios() -> list[tuple[str, str]]:
@@ -61,6 +62,7 @@ LISTS: dict[str, Callable[[], list[tuple[str, str]]]] = {
     "hardware": _hardware,
     "arbiters": ARBITERS.summaries,
     "schedulers": SCHEDULERS.summaries,
+    "batching": BATCHING_POLICIES.summaries,
     "costs": COST_MODELS.summaries,
     "scenarios": _scenarios,
 }

@@ -17,7 +17,7 @@ from sim.workload.requests import Request
 def kv_blocks(scenario: Scenario, model: ModelGraph, ops: OpGraph, sequences: Sequence[Request]) -> int | None:
     """Number of blocks of KV cache, None if unbounded. Raises ConfigError if weights and KV cache exceed the memory."""
     capacity, pages = scenario.hardware.memory.capacity, scenario.workload.batching.kv
-    batched = scenario.workload.batching.policy != "independent"
+    batched = not scenario.workload.batching.alone
     left = pages.capacity
     if capacity is not None and scenario.model.config is not None:
         alone = () if batched else [(request.final, 1) for request in sequences]

@@ -156,6 +156,6 @@ def _arrivals(setup: Setup) -> tuple[int, ...]:
     if setup.batching is None:
         return tuple(arrivals)
     if setup.concurrency is not None:  # a closed loop begins at once
-        shared = 1 if setup.batching.policy != "independent" else min(setup.concurrency, len(arrivals))
+        shared = 1 if not setup.batching.alone else min(setup.concurrency, len(arrivals))
         return (0,) * shared
-    return (min(arrivals),) if setup.batching.policy != "independent" else tuple(arrivals)
+    return tuple(arrivals) if setup.batching.alone else (min(arrivals),)

@@ -61,12 +61,12 @@ def batching(scenario: Scenario, ops: OpGraph, sequences: Sequence[Request], blo
     blocks: of KV cache. Raises ConfigError if the scenario cannot be batched, or a request could never be served.
     """
     workload = scenario.workload
-    alone = workload.batching.policy == "independent" and workload.speculative is None and workload.concurrency is None
+    alone = workload.batching.alone and workload.speculative is None and workload.concurrency is None
     if alone and not any(request.prompt for request in sequences):
         return None
     _refuse_what_cannot_be_batched(scenario)
     written, drafts = workload.batching, workload.speculative
-    most = written.max_batch or (1 if written.policy == "independent" else len(sequences))
+    most = written.max_batch or (1 if written.alone else len(sequences))
     needed = most * (1 if drafts is None else 1 + drafts.draft)
     if written.max_tokens is not None and written.max_tokens < needed:
         message = f"expected at least {needed}, so that all of a batch can decode, found {written.max_tokens}"

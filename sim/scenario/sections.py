@@ -170,7 +170,7 @@ class Workload(Section):
 
     @model_validator(mode="after")
     def _consistent(self) -> Workload:
-        alone = self.batching.policy == "independent"
+        alone = self.batching.alone
         if self.dependency == "known" and not (alone and self.speculative is None and self.concurrency is None):
             raise ValueError("expected dependency 'known' only without batching, speculation and concurrency")
         if any(group.samples > 1 for group in self.sequences or ()) and (alone or self.batching.kv.full != "wait"):

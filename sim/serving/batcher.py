@@ -27,6 +27,7 @@ from sim.base.kernel import kernel, launch, loaded
 from sim.base.philox import four_draws, highest_bits
 from sim.base.units import ceil_div, format_bytes
 from sim.mapping.steps import Shape
+from sim.serving.policies import BATCHING_POLICIES, BatchingPolicy
 from sim.workload.requests import Request
 
 
@@ -142,7 +143,7 @@ class Batching:
     blocks: of the KV cache, of `block` tokens each, None for as many as it takes.
     """
 
-    policy: Literal["independent", "static", "continuous"] = "independent"
+    policy: str = "independent"
     sequences: int = 1
     tokens: int | None = None
     chunk: int | None = None
@@ -151,6 +152,11 @@ class Batching:
     full: Literal["wait", "recompute", "swap"] = "wait"
     speculation: Speculation | None = None
     seed: int = 0
+
+    @property
+    def alone(self) -> bool:
+        """Whether each request is served in a loop of its own."""
+        return BATCHING_POLICIES.get(self.policy).alone
 
 
 @dataclass(slots=True, eq=False)
@@ -231,6 +237,10 @@ class Batcher:
     _held: dict[int, int] = field(default_factory=dict)  # group -> how many of its samples still need its shared blocks
     _last: Batch | None = None  # the step that `next` gave last, if it was no move
     _steady: bool = False  # it decodes one token of each, as the one before it
+    _policy: BatchingPolicy = field(init=False)
+
+    def __post_init__(self) -> None:
+        self._policy = BATCHING_POLICIES.make(self.batching.policy, {})
 
     def next(self, now: int) -> Batch | None:
         """The next step at this time, None if there is nothing to do before the next arrival."""
@@ -362,8 +372,7 @@ class Batcher:
     # Admission
 
     def _arrive(self, now: int) -> None:
-        alone = self.batching.policy == "independent"
-        while not alone or not (self.waiting or self.running):
+        while not self._policy.alone or not (self.waiting or self.running):
             number = self.arrivals.take(now)
             if number is None:
                 return
@@ -371,19 +380,21 @@ class Batcher:
             self.waiting.append(_Sequence(number, request, request.context, request.prompt))
 
     def _admit(self) -> None:
-        if self.batching.policy == "static" and self.running:
-            return
+        left = len(self.running)
         while self.waiting and not self.swapped and len(self.running) < self.batching.sequences:
-            group = self._group()
+            chosen = self._policy.choose(self.waiting, left)
+            if chosen is None:
+                return
+            group = self._group(chosen)
             if len(self.running) + len(group) > self.batching.sequences or not self._take_blocks(group):
                 return
             for sequence in group:
-                self.waiting.popleft()
+                self.waiting.remove(sequence)
                 self.running.append(sequence)
 
-    def _group(self) -> list[_Sequence]:
-        """The first that waits, with all samples of its prompt."""
-        first = self.waiting[0]
+    def _group(self, chosen: int) -> list[_Sequence]:
+        """The waiting sequence of this index, with all samples of its prompt."""
+        first = self.waiting[chosen]
         if first.request.group < 0:
             return [first]
         return [s for s in self.waiting if s.request.group == first.request.group]
@@ -473,7 +484,7 @@ def loops(batching: Batching, requests: Sequence[Request], *, concurrency: int |
 
     think: ps from the end of a request to the next, where `concurrency` limits them.
     """
-    if batching.policy != "independent":
+    if not batching.alone:
         return [Batcher(batching, Arrivals(requests, concurrency=concurrency, think=think))]
     if concurrency is not None:
         arrivals = Arrivals(requests, concurrency=concurrency, think=think)

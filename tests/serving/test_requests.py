@@ -9,6 +9,7 @@ import sim
 from sim.analysis.series import batches, cached
 from sim.render.trace.layout import Layout
 from sim.runs.run import run
+from sim.runs.workload import requests
 from sim.scenario import from_dict
 
 S, MS = 10**12, 10**9
@@ -83,7 +84,7 @@ def test_what_holds_of_any_run(workload: dict[str, object]) -> None:
         "context": {"distribution": "uniform", "min": 0, "max": 50},
     }
     result = simulated({"generate": generate, **workload}, seed=2)
-    r, asked = result.requests, sim.workload.requests(result.scenario)
+    r, asked = result.requests, requests(result.scenario)
     assert r.tokens.tolist() == [request.tokens for request in asked]
     assert r.arrival.tolist() == [request.arrival for request in asked]
     assert (r.ttft + np.bincount(r.of_gap, weights=r.gaps, minlength=8) == r.e2e).all()
