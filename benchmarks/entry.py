@@ -22,7 +22,7 @@ from sim.runs.workload import requests
 from sim.scenario import Scenario
 from sim.scenario.shipped import scenarios
 
-#: What a run may record, and the most tasks that it is measured with: rows of 30 million tasks are 2 GB.
+#: Values of `record` -> largest task count measured with it: rows of 30 million tasks are 2 GB.
 RECORDS = {"all": 30_000_000, "steps": 10**9}
 
 
@@ -73,5 +73,5 @@ def tokens(scenario: Scenario) -> int:
 
 
 def summary(result: Result) -> str:
-    """What `sim run --json` prints."""
+    """Text that `sim run --json` prints."""
     return json.dumps(summary_of(result))
