@@ -33,7 +33,9 @@ from models.costs import Plan, Point, plan, powers, shape_text, solve
 from models.experts import Experts
 from models.graph import QUANTITIES, ModelGraph, Op, OpGraph
 from models.grouping import Group, group, single
-from models.recorder import Node, Recorder, Recording
+from models.polynomials import Polynomials
+from models.recorder import Recorder
+from models.recording import Node, Recording
 from sim.base.errors import InputError, nearest
 from sim.base.quantities import show
 
@@ -95,7 +97,7 @@ def step(
 
 
 def arguments(model: PreTrainedModel, point: Point, cache: Any, tokens: torch.Tensor | None = None) -> dict[str, Any]:
-    """What to call a model with for one step at (B, Q, N)."""
+    """Keyword arguments of a model's call for one step at (B, Q, N)."""
     B, Q, N = point
     device = model.device
     tokens = torch.zeros(B, Q, dtype=torch.long, device=device) if tokens is None else tokens
@@ -148,7 +150,7 @@ def quiet() -> Iterator[None]:
 
 @quiet()
 def capture(config: ModelConfig, dtype: str | None = None, mla: str = MLA_FORMS[0]) -> dict[str, ModelGraph]:
-    """Capture a model at every granularity. mla: what a cache of latent attention holds, one of `MLA_FORMS`.
+    """Capture a model at every granularity. mla: contents of a cache of latent attention, one of `MLA_FORMS`.
 
     Returns a `ModelGraph` by granularity. Raises InputError, in one line, for a model that cannot be captured.
     """
@@ -290,7 +292,7 @@ def _model_graph(
 
 
 def _positions(model: PreTrainedModel) -> int | None:
-    """How many positions the model can tell apart, None where it computes their encoding.
+    """Number of positions that the model can tell apart, None where it computes their encoding.
 
     A learned one is a table with a row for each, and in some families a few rows more, of padding.
     """
@@ -318,7 +320,7 @@ def _op_graph(variant: Variant, key: tuple[bool, bool], breaks: tuple[int, ...],
     nodes = variant.recording.nodes
     groups: list[Group] = group(variant.recording) if granularity == "op" else [single(i, n) for i, n in enumerate(nodes)]
     home = {i: g for g, members in enumerate(groups) for i in members.nodes}
-    polynomials: dict[tuple[tuple[int, ...], ...], int] = {}
+    polynomials = Polynomials()
     ops = []
     for g, members in enumerate(groups):
         total = variant.costs[list(members.nodes)].sum(axis=0)  # [quantity, piece, monomial]
@@ -334,7 +336,7 @@ def _op_graph(variant: Variant, key: tuple[bool, bool], breaks: tuple[int, ...],
                 dtype=nodes[result].dtype,
                 shape=variant.shapes[result],
                 inputs=tuple(sorted({home[j] for i in members.nodes for j in nodes[i].inputs} - {g})),
-                costs=tuple(polynomials.setdefault(cost, len(polynomials)) for cost in costs),
+                costs=tuple(map(polynomials.number, costs)),
                 experts=_experts([nodes[i] for i in members.nodes], costs[QUANTITIES.index("weight")], key),
             )
         )

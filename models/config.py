@@ -1,4 +1,4 @@
-"""Which model: a shipped name, a config.json, or a Hugging Face id. Nothing here imports torch or transformers."""
+"""Find a model's config: a shipped name, a config.json, or a Hugging Face id. Nothing here imports torch or transformers."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ _DECODERS = ("ForCausalLM", "LMHeadModel", "ForConditionalGeneration")
 class ModelConfig:
     """A model's config as its config.json has it.
 
-    name: what to call it. data: the contents, without keys that start with an underscore (those are notes).
+    name: for messages and traces. data: the contents, without keys that start with an underscore (those are notes).
     """
 
     name: str
@@ -62,7 +62,7 @@ def names() -> tuple[str, ...]:
 
 
 def notes(name: str) -> dict[str, Any]:
-    """What a shipped config says of itself: `_source`, and `_parameters` as published."""
+    """Notes of a shipped config: `_source`, and `_parameters` as published."""
     data = json.loads((CONFIGS / f"{name}.json").read_text(encoding="utf-8"))
     return {key: value for key, value in data.items() if key.startswith("_")}
 
@@ -91,7 +91,7 @@ def resolve(config: str) -> ModelConfig:
         raise InputError(f"{_where(path)}: no such file")
     if _HUB_ID.fullmatch(config):
         try:
-            # Only here is transformers imported: nobody else waits for it.
+            # transformers takes seconds to import, so nothing else waits for it.
             hub = import_module("models.hub")
         except ImportError as error:
             raise InputError(
@@ -118,7 +118,7 @@ def _where(path: Path) -> str:
 
 def _read(path: Path, name: str) -> ModelConfig:
     where = _where(path)
-    # A device may never end, and opening a pipe waits for somebody who writes.
+    # A device may never end, and opening a pipe waits for a writer.
     if not path.is_file():
         raise InputError(f"{where}: expected a config.json, found no regular file")
     try:
@@ -143,7 +143,7 @@ def _read(path: Path, name: str) -> ModelConfig:
 
 
 def _checked(where: str, data: Any, name: str) -> ModelConfig:
-    """Check what can be told without transformers."""
+    """Check all that can be checked without transformers."""
     if not isinstance(data, dict):
         raise InputError(f"{where}: expected a JSON object, found {type(data).__name__}")
     if not isinstance(data.get("model_type"), str):

@@ -18,7 +18,7 @@ from sim.base.kernel import loaded
 
 IntArray = npt.NDArray[np.int64]
 
-#: The first columns of a table of members [lane, member, field]: whose tokens they are, those in its cache, those it feeds in.
+#: The first columns of a table of members [lane, member, field]: sequence, tokens in its cache, tokens that it feeds in.
 M_SEQUENCE, M_CONTEXT, M_QUERY = range(3)
 
 #: Choices, and marks of (layer, step, expert), that are held at once.
@@ -39,7 +39,7 @@ class Experts:
 
 
 class Routing(Protocol):
-    """Says which experts tokens choose: a function of sequence, position and layer, and of nothing else.
+    """Choice of experts by tokens: a function of sequence, position and layer, and of nothing else.
 
     It may also have `distinct(layers, members, experts)`, which counts as `distinct_of` does, by compiled code.
     """
@@ -60,7 +60,7 @@ class Tokens:
 
     @classmethod
     def of(cls, sequence: IntArray, context: IntArray, query: IntArray) -> Tokens:
-        """Those that members [member, lane] of steps feed in: `query` each, after `context` others."""
+        """Tokens that members [member, lane] of steps feed in: `query` each, after `context` others."""
         count = query.T.ravel()
         first = np.cumsum(count) - count
         return cls(
@@ -72,7 +72,7 @@ class Tokens:
 
 
 def distinct(routing: Routing | None, experts: Experts, layers: Sequence[int], tokens: Tokens) -> IntArray:
-    """How many distinct experts the tokens of each step choose in some layers: [layer, lane].
+    """Number of distinct experts that the tokens of each step choose in some layers: [layer, lane].
 
     Without a routing the most that there can be: as if no two tokens chose the same one, while there are others.
     """

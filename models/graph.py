@@ -1,4 +1,4 @@
-"""The op graph: what one decode step of a model computes and moves, before any machine is chosen.
+"""The op graph: the computation and data movement of one decode step of a model, before any machine is chosen.
 
 An `OpGraph` is a DAG of ops in program order. The costs of an op are exact functions of three integers:
 
@@ -19,103 +19,17 @@ import numpy as np
 import numpy.typing as npt
 
 from models.experts import Experts
-from sim.base.errors import InputError
+from models.lanes import Members, StepLanes
+from models.op import MONOMIALS, QUANTITIES, IntArray, Op, Polynomial
+from models.selection import select
 
-IntArray = npt.NDArray[np.int64]
+__all__ = [
+    "MONOMIALS", "QUANTITIES", "IntArray", "Members", "ModelGraph", "Op", "OpGraph", "Polynomial", "StepLanes",
+]  # fmt: skip
 
-#: What is counted for each op. `flops` are those of matrix products (two per multiply-add); `vector_ops` are elements
-#: touched by everything else; the others are bytes by class. `act_*` would reach DRAM only if activations were off chip.
-QUANTITIES = ("flops", "vector_ops", "weight", "kv_read", "kv_write", "act_read", "act_write")
-
-#: Exponents of (B, Q, N). Every cost of a decoder is a sum of these: nothing is more than linear in the batch and the
-#: context, and only attention within the new tokens is quadratic in Q.
-MONOMIALS = (
-    (0, 0, 0), (0, 1, 0), (0, 2, 0), (0, 0, 1), (0, 1, 1),
-    (1, 0, 0), (1, 1, 0), (1, 2, 0), (1, 0, 1), (1, 1, 1),
-)  # fmt: skip
 
 #: Fields of an op that are stored as they are.
 _COLUMNS = ("kind", "path", "layer", "part", "heads", "dtype", "shape", "inputs", "costs")
-
-#: One coefficient per monomial.
-Polynomial = tuple[int, ...]
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Members:
-    """Who takes part in some steps of one graph, int64 [member, lane].
-
-    sequence: which. context: its tokens in the KV cache. query: tokens that it feeds in. loads: how many of the cached tokens
-    it loads itself; another member loads the rest, which they share. Where lanes have different numbers of members, the rest of
-    the column is 0: with no query, a member takes no part.
-    logits: [lane], rows of logits that are wanted, of all members together.
-    """
-
-    sequence: IntArray
-    context: IntArray
-    query: IntArray
-    loads: IntArray
-    logits: IntArray
-
-    @classmethod
-    def side_by_side(cls, parts: Sequence[Members]) -> Members:
-        """The lanes of all parts, one after another."""
-        most = max(len(part.query) for part in parts)
-        columns = {
-            name: np.concatenate(
-                [np.pad(column, ((0, most - len(column)), (0, 0))) for part in parts for column in (getattr(part, name),)],
-                axis=1,
-            )
-            for name in ("sequence", "context", "query", "loads")
-        }
-        return cls(**columns, logits=np.concatenate([part.logits for part in parts]))
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class StepLanes:
-    """Some steps of one graph, one lane each: int64 vectors.
-
-    sequence, token: which step, as in the event log. context: tokens in the KV cache, of all its members together.
-    members: None where each step is one sequence that decodes one token.
-    """
-
-    sequence: IntArray
-    token: IntArray
-    context: IntArray
-    members: Members | None = None
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Op:
-    """One operation.
-
-    kind: what people call it (`norm`, `q_proj`, `scores`, ...), or the aten name of what has no such name.
-    path: module path that issued it, e.g. `model.layers.0.self_attn.q_proj`.
-    layer: index of the decoder layer, -1 outside of layers.
-    part: tells ops of one kind and path apart (`q` and `k` of rope), else empty.
-    heads: number of attention heads the op can be split over (of a KV load: heads of the cache), 0 if it is not per head.
-    splits: parts along the keys in which attention computes it, and in which its cache is loaded; 1 if it is one.
-    dtype: torch's name of the compute type, e.g. `bfloat16`.
-    shape: the result's dimensions, as text in B, Q and N.
-    inputs: indices of the ops whose results it needs, ascending, all smaller than its own.
-    costs: for each of `QUANTITIES`, an index into `OpGraph.polynomials`.
-    experts: None, or the experts of whose weights it reads those that its tokens choose. Its polynomial of `weight` counts
-        every choice of every token.
-    several: of a kernel for all members of a step, the same op of members that feed in several tokens; None: no other.
-    """
-
-    kind: str
-    path: str
-    layer: int
-    part: str = ""
-    heads: int = 0
-    splits: int = 1
-    dtype: str
-    shape: tuple[str, ...] = ()
-    inputs: tuple[int, ...] = ()
-    costs: tuple[int, ...]
-    experts: Experts | None = None
-    several: Op | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -124,7 +38,7 @@ class OpGraph:
 
     breaks: ascending contexts at which a new piece of the costs starts; piece p holds for breaks[p-1] <= N < breaks[p].
     polynomials: distinct piecewise polynomials; `polynomials[i][p]` is piece p of number i, `len(breaks) + 1` pieces.
-    batch: B of the step that is meant, where nothing else is said.
+    batch: B of a step, by default.
 
     The same as arrays, for evaluation:
 
@@ -140,7 +54,7 @@ class OpGraph:
     table: IntArray = field(init=False, repr=False, compare=False)
     cost_index: IntArray = field(init=False, repr=False, compare=False)
     several_index: IntArray = field(init=False, repr=False, compare=False)
-    _made: dict[str, Any] = field(init=False, repr=False, compare=False)  # columns that have been asked for
+    _made: dict[str, Any] = field(init=False, repr=False, compare=False)  # columns made so far
 
     def __post_init__(self) -> None:
         pieces = len(self.breaks) + 1
@@ -191,7 +105,7 @@ class OpGraph:
         return made
 
     def _first_alike(self, *keys: IntArray) -> npt.NDArray[np.intp]:
-        """keys: [op], what else costs follow from."""
+        """keys: [op], whatever else costs depend on."""
         _, dtype = np.unique(self.dtype, return_inverse=True)
         columns = np.vstack([dtype, *keys, self.cost_index, self.several_index])
         _, first, which = np.unique(columns, axis=1, return_index=True, return_inverse=True)
@@ -231,12 +145,12 @@ class OpGraph:
 
     @property
     def members(self) -> int | None:
-        """How many sequences a step has: None if it is one that decodes one token, 0 if any, whose kernels are one."""
+        """Number of sequences of a step: None for one that decodes one token, 0 for any number that share their kernels."""
         return None
 
     @property
     def member(self) -> IntArray:
-        """[op]: whose op it is among the members of the step; -1 if it serves all, or there is only one."""
+        """[op]: the member of the step that the op belongs to; -1 if it serves all, or there is only one."""
         return np.full(len(self), -1, dtype=np.int64)
 
     def layers(self) -> int:
@@ -244,56 +158,8 @@ class OpGraph:
         return 1 + max((op.layer for op in self.ops), default=-1)
 
     def select(self, layers: int | None = None, scope: str = "model") -> OpGraph:
-        """Keep the first `layers` layers, and with scope `block` nothing but layers.
-
-        What read the last layer's result now reads the same op of the last layer kept: the graph that the model would
-        give if its config said `layers`.
-        """
-        total = self.layers()
-        layers = total if layers is None else layers
-        if not 1 <= layers <= total:
-            raise InputError(f"layers: expected 1 to {total} (the model has {total} layers), found {layers}")
-        by_role = {self._role(op): i for i, op in enumerate(self.ops) if op.layer == layers - 1}
-        left_out = self._left_out(layers, scope)
-        new_index: dict[int, int] = {}
-        kept: list[Op] = []
-        for i, op in enumerate(self.ops):
-            if i in left_out:
-                continue
-            inputs = set()
-            for original in op.inputs:
-                j, source = original, self.ops[original]
-                if source.layer >= layers:
-                    role = self._role(source)
-                    if role not in by_role:
-                        raise InputError(
-                            f"layers: layer {layers - 1} has no {source.kind!r} to stand for that of layer {source.layer}; "
-                            f"use all {total} layers"
-                        )
-                    j = by_role[role]
-                if j in new_index:  # with scope block, what comes from outside is simply there
-                    inputs.add(new_index[j])
-            new_index[i] = len(kept)
-            kept.append(replace(op, inputs=tuple(sorted(inputs))))
-        return replace(self, ops=tuple(kept))
-
-    def _left_out(self, layers: int, scope: str) -> set[int]:
-        """The ops of the other layers, and what only they use (a mask for a kind of layer that is no longer there)."""
-        users: list[list[int]] = [[] for _ in self.ops]
-        for i, op in enumerate(self.ops):
-            for j in op.inputs:
-                users[j].append(i)
-        result: set[int] = set()
-        for i in reversed(range(len(self.ops))):  # users come after what they use
-            op = self.ops[i]
-            outside = op.layer < 0 and (scope == "block" or (bool(users[i]) and result.issuperset(users[i])))
-            if op.layer >= layers or outside:
-                result.add(i)
-        return result
-
-    @staticmethod
-    def _role(op: Op) -> tuple[str, str, str]:
-        return op.kind, op.part, op.path.replace(f".{op.layer}.", ".*.", 1).removesuffix(f".{op.layer}")
+        """The graph of the first `layers` layers; see `models.selection.select`."""
+        return replace(self, ops=select(self.ops, layers, scope))
 
     def to_json(self) -> dict[str, Any]:
         """A JSON-ready form that `from_json` reads back."""
@@ -326,7 +192,7 @@ def _index(costs: Sequence[tuple[int, ...]]) -> IntArray:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ModelGraph:
-    """All that the simulator knows of a model: facts from its config, and its op graphs.
+    """A model as the simulator knows it: facts from its config, and its op graphs.
 
     A model may run other ops for one sequence than for several, and for one query token than for several, so there are
     up to four graphs, by (B > 1, Q > 1).
@@ -360,7 +226,7 @@ class ModelGraph:
         return next((op.experts for op in self.step().ops if op.experts is not None), None)
 
     def too_long(self, tokens: int) -> str:
-        """Why a sequence of so many tokens is too long for the model; empty if it is not."""
+        """The reason why a sequence of this many tokens is too long for the model; empty if it is not."""
         if self.positions is None or tokens <= self.positions:
             return ""
         return f"expected at most {self.positions} tokens in all, the positions that {self.name} has learned, found {tokens}"

@@ -12,17 +12,17 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from heapq import heapify, heappop, heappush
 
 from models import latent
 from models.attention import ROLES
 from models.cache import KV_STORE
-from models.recorder import KV_LOAD, Node, Recording
+from models.recording import KV_LOAD, Node, Recording
+from sim.base.topological import topological_order
 
 #: kind, path, part
 Label = tuple[str, str, str]
 
-#: Common names of the projections of an MLP. What is named otherwise is told by the flow of data.
+#: Common names of the projections of an MLP. Others are recognised by the flow of data.
 _MLP = {
     "gate_proj": ("gate_proj", "w1"),
     "up_proj": ("up_proj", "w3", "fc1", "c_fc", "fc_in", "dense_h_to_4h", "lin1", "wi"),
@@ -32,7 +32,7 @@ _MLP = {
 _MLP_KIND = {name: kind for kind, group_names in _MLP.items() for name in group_names}
 _INTO_MLP = {"gate_proj", "up_proj", "gate_up_proj"}
 
-#: What a projection is called, by which of the attention's operands it makes.
+#: Kind of a projection, by the operands of the attention that it makes.
 _PROJECTIONS = {
     "q": "q_proj",
     "k": "k_proj",
@@ -85,7 +85,7 @@ def _make(nodes: list[Node], indices: tuple[int, ...], label: Label | None) -> G
     kind, path, part = label
     inside = set(indices)
     used = {j for i in indices for j in nodes[i].inputs}
-    # The last op whose result nobody inside needs: an op may also issue views and dead code.
+    # The last op whose result no op inside needs: an op may also issue views and dead code.
     result = next((i for i in reversed(indices) if i not in used), indices[-1])
     return Group(kind=kind, path=path, part=part, heads=max(nodes[i].heads for i in inside), nodes=indices, result=result)
 
@@ -93,24 +93,10 @@ def _make(nodes: list[Node], indices: tuple[int, ...], label: Label | None) -> G
 def _in_order(nodes: list[Node], groups: list[Group]) -> list[Group]:
     """Topological order that follows the program: a group stands where its last node stood."""
     home = {i: g for g, members in enumerate(groups) for i in members.nodes}
-    needs = [{home[j] for i in members.nodes for j in nodes[i].inputs} - {g} for g, members in enumerate(groups)]
-    feeds: list[list[int]] = [[] for _ in groups]
-    for g, sources in enumerate(needs):
-        for s in sources:
-            feeds[s].append(g)
-    waiting = [len(sources) for sources in needs]
-    ready = [(members.nodes[-1], g) for g, members in enumerate(groups) if not waiting[g]]
-    heapify(ready)
-    order = []
-    while ready:
-        _, g = heappop(ready)
-        order.append(groups[g])
-        for f in feeds[g]:
-            waiting[f] -= 1
-            if not waiting[f]:
-                heappush(ready, (groups[f].nodes[-1], f))
+    inputs = {g: {home[j] for i in members.nodes for j in nodes[i].inputs} - {g} for g, members in enumerate(groups)}
+    order = topological_order(inputs, rank=lambda g: groups[g].nodes[-1])
     assert len(order) == len(groups)
-    return order
+    return [groups[g] for g in order]
 
 
 def _connected(nodes: list[Node], labels: list[Label | None]) -> list[int]:
@@ -167,7 +153,7 @@ def _cyclic(nodes: list[Node], home: list[int]) -> set[int]:
 
 
 class _Labels:
-    """Labels the nodes of a recording, rule by rule; a rule never overwrites what an earlier one said."""
+    """Labels the nodes of a recording, rule by rule; a rule never overwrites the label of an earlier one."""
 
     def __init__(self, recording: Recording) -> None:
         self.nodes = recording.nodes
@@ -197,7 +183,7 @@ class _Labels:
             self.labels[i] = (kind, path or self.nodes[i].path, part)
 
     def _by_origin(self) -> None:
-        """What the place in the code says: attention roles, norms, rope, masks, routers, embeddings."""
+        """Label by place in the code: attention roles, norms, rope, masks, routers, embeddings."""
         for i, node in enumerate(self.nodes):
             norm = self._inside(node.path, lambda name, leaf: "norm" in name or leaf.startswith("ln_"))
             parts = node.path.split(".")
@@ -348,7 +334,7 @@ class _Labels:
                 self._set(i, "act", path)
 
     def _router(self, indices: list[int]) -> None:
-        """What chooses the experts outside of the router's own module."""
+        """Label ops that choose the experts outside of the router's own module."""
         among = set(indices)
         routers = [i for i in indices if (label := self.labels[i]) and label[0] == "router"]
         experts = [i for i in indices if self.nodes[i].hint == "experts"]
@@ -363,7 +349,7 @@ class _Labels:
             self._set(i, *label)
 
     def _same_module(self, indices: list[int]) -> None:
-        """What a linear module issues beside its product (a bias added apart) belongs to it."""
+        """Label ops that a linear module issues beside its product, such as a bias added apart."""
         of_module = {label[1]: label for i in indices if self._linear(i) and (label := self.labels[i])}
         for i in indices:
             if self.labels[i] is None and (found := of_module.get(self.nodes[i].path)):

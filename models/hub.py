@@ -20,7 +20,7 @@ def fetch(model_id: str) -> dict[str, Any]:
     except Exception as error:  # the hub's client raises errors of several libraries
         reason = next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
         raise InputError(
-            f"model config {model_id!r}: no shipped name, no file, and not to be had from the Hugging Face hub: {reason}"
+            f"model config {model_id!r}: no shipped name, no file, and not available from the Hugging Face hub: {reason}"
         ) from error
     finally:
         logging.set_verbosity(verbosity)

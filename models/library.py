@@ -39,7 +39,7 @@ def load(
     """The graph of the model that `config` means (see `models.config.resolve`), always of the whole model.
 
     granularity: `op` for the ops that people name, `aten` for the raw ones. dtype: instead of the config's own.
-    mla: what a cache of latent attention holds, one of `MLA_FORMS`; means nothing to models without (`keeps_latents`).
+    mla: contents of a cache of latent attention, one of `MLA_FORMS`; ignored for models without it (`keeps_latents`).
     here: whether it must be of the transformers that is installed, whose code may differ from that of a shipped graph.
     Raises InputError, in one line, for what is no model, or cannot be captured.
     """
@@ -51,13 +51,14 @@ def load(
     dtype = dtype_of(model, dtype)
     # A model without latent attention is kept once, where the first form would be.
     for form in dict.fromkeys((mla, MLA_FORMS[0])):
-        for path in (shipped_path(model.name, granularity, form), _cached(model, dtype, granularity, form)):
+        for shipped in (True, False):  # what is shipped first: versions of packages take milliseconds to find out
+            path = shipped_path(model.name, granularity, form) if shipped else _cached(model, dtype, granularity, form)
             graph = _read(path)
             if graph is None or not _fits(graph, model, dtype, granularity, mla):
                 continue
             if not here or graph.provenance.get("transformers") == _version("transformers"):
                 return graph
-    if sys.stderr.isatty():  # somebody waits, and would wonder; a pipe gets the results alone
+    if sys.stderr.isatty():  # a person waits, and would wonder; a pipe gets the results alone
         sys.stderr.write(f"capturing {show(model.name)} as {dtype}, once: it is kept in {cache_folder()}\n")
     try:
         # Only here is torch imported, which takes seconds: a run of a known model must not wait for it.
@@ -78,7 +79,7 @@ def keeps_latents(graph: ModelGraph) -> bool:
 
 
 def cache_folder() -> Path:
-    """Where captured graphs are kept."""
+    """The folder in which captured graphs are kept."""
     chosen = os.environ.get(CACHE_VARIABLE)
     return Path(chosen) if chosen else user_cache_path("decode-sim")
 
@@ -90,7 +91,7 @@ def encode(graph: ModelGraph) -> bytes:
 
 
 def shipped_path(name: str, granularity: str, mla: str = MLA_FORMS[0]) -> Path:
-    """Where the graph of a shipped model is, if it is shipped too. The usual choices are not part of its name."""
+    """Path of the shipped graph of a model, whether there is one or not. The usual choices are not part of its name."""
     words = [name, *([mla] if mla != MLA_FORMS[0] else []), *([granularity] if granularity != GRANULARITIES[0] else [])]
     return GRAPHS / f"{'.'.join(words)}.json.gz"
 

@@ -23,7 +23,6 @@ import numpy as np
 import numpy.typing as npt
 
 from sim.analysis.breakdown import Breakdown
-from sim.analysis.columns import forms_of, is_large, services_of, tasks_of, viewed
 from sim.analysis.context import Rules
 from sim.analysis.overlaps import NOBODY, OTHERS, REST, TASK, WAIT_ROWS, channel_waits, overlap_engines, receive_on
 from sim.analysis.parts import WAIT_CHANNEL, WAIT_ENGINE
@@ -31,6 +30,8 @@ from sim.analysis.wide import narrow, sum_by
 from sim.base.errors import SimulationError
 from sim.base.kernel import launch
 from sim.cost.fixed import largest_remainder
+from sim.log import derived
+from sim.log.columns import is_large, services_of, tasks_of, viewed
 from sim.log.tables import EventLog
 
 Ints = npt.NDArray[np.int64]
@@ -111,13 +112,9 @@ def _owners(log: EventLog) -> tuple[str, tuple[str, ...], Ints]:
 
 
 def _kinds(log: EventLog, names: tuple[str, ...]) -> npt.NDArray[np.int16]:
-    """The kind of each row, as an index into names."""
-    forms = forms_of(log)
-    number = np.array([names.index(forms.kinds[kind]) for kind, _ in forms.groups], dtype=np.int16)[forms.columns.group]
-    column = np.empty(len(log.tasks), dtype=np.int16)
-    for step, graph in enumerate(log.steps.graph.tolist()):
-        column[log.rows(step)] = number[forms.columns.first[graph] : forms.columns.first[graph + 1]]
-    return column
+    """Kind of each task [row], as an index into `names`."""
+    index = np.array([names.index(name) for name in derived.forms(log).kinds], dtype=np.int16)
+    return np.asarray(index[derived.kind(log)])
 
 
 class _Groups(NamedTuple):

@@ -17,10 +17,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from sim.analysis.columns import in_order
 from sim.analysis.context import Rules
 from sim.analysis.tally import COMPUTED, MOVED, TRANSFERS, Tally
 from sim.base.units import ceil_div
+from sim.log.columns import in_order
 from sim.log.tables import EventLog
 from sim.mapping.lowering import weight_products
 

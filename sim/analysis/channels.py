@@ -6,9 +6,9 @@ time; a transfer that was eligible before that, and is served now, waited while 
 
 from __future__ import annotations
 
-from sim.analysis.columns import NONE, Ints, Services
 from sim.base.integers import mul_div
 from sim.base.kernel import kernel
+from sim.log.columns import NONE, Ints, Services
 
 #: Rows of `state` [.., channel]: the latest interval, what it delivered, since when the channel is busy, all it delivered,
 #: the first row that waited while it was idle; ANY_BUSY, of channel 0, is how long some channel was busy.

@@ -9,11 +9,11 @@ from collections.abc import Callable
 from functools import partial
 
 from sim.analysis.bounds import Bounds
-from sim.analysis.columns import in_order
 from sim.analysis.context import Rules
 from sim.analysis.tally import Fault, Tally
 from sim.base.errors import SimulationError
 from sim.base.units import ceil_div, format_time
+from sim.log.columns import in_order
 from sim.log.tables import EventLog
 
 

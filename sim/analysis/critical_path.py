@@ -13,12 +13,13 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from sim.analysis.columns import NONE, forms_of
 from sim.analysis.context import Rules
 from sim.analysis.links import Cause, Place
 from sim.analysis.walk import links_of
 from sim.analysis.wide import sum_by
 from sim.base.errors import SimulationError
+from sim.log import derived
+from sim.log.columns import NONE
 from sim.log.tables import EventLog
 
 Times = npt.NDArray[np.int64]
@@ -50,11 +51,8 @@ class CriticalPath:
 
     def by_kind(self, log: EventLog) -> dict[str, int]:
         """Picoseconds of each kind of task, the largest first; `arrival` stands for the time before a request came."""
-        forms, span, of_task = forms_of(log), self.end - self.begin, self.row != NONE
-        row = self.row[of_task]
-        step = log.tasks.step[row]
-        form = forms.columns.first[log.steps.graph[step]] + row - log.steps.first[step]
-        kind = np.array([number for number, _ in forms.groups], dtype=np.int64)[forms.columns.group[form]]
+        forms, span, of_task = derived.forms(log), self.end - self.begin, self.row != NONE
+        kind = derived.kind(log)[self.row[of_task]]
         sums = dict.fromkeys((forms.kinds[each] for each in np.unique(kind).tolist()), 0)
         for number, total in enumerate(sum_by(span[of_task], kind, len(forms.kinds)).tolist()):
             if forms.kinds[number] in sums:

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from sim.analysis.columns import NONE, Ints, Services, Tasks
 from sim.analysis.parts import full_speed, service
 from sim.base.integers import ceil_div, mul_div, mul_div_up
 from sim.base.kernel import kernel
+from sim.log.columns import NONE, Ints, Services, Tasks
 
 #: Rows of the sums of a group that holds engines: how many of its tasks do, and how long they have, but for `many` times the
 #: clock: tasks that have ended count from start to end, those that have not count less the clock at their start.

@@ -13,10 +13,10 @@ import numpy as np
 import numpy.typing as npt
 
 from sim.analysis.channels import deliver_over_time
-from sim.analysis.columns import is_large, services_of, viewed
 from sim.analysis.tally import BINS, Tally
 from sim.base.kernel import launch
 from sim.base.units import ceil_div
+from sim.log.columns import is_large, services_of, viewed
 from sim.log.tables import EventLog
 
 Times = npt.NDArray[np.int64]

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from sim.analysis.columns import Ints
 from sim.base.kernel import kernel
+from sim.log.columns import Ints
 
 
 @kernel

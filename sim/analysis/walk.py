@@ -11,27 +11,26 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from sim.analysis.columns import (
+from sim.analysis.context import Rules
+from sim.analysis.links import Cause, Place
+from sim.analysis.longest import arrivals_of
+from sim.analysis.sorting import bisect_left
+from sim.base.kernel import kernel, launch
+from sim.log import derived
+from sim.log.columns import (
     NONE,
     Forms,
     Ints,
     Services,
     Steps,
     Tasks,
-    forms_of,
     is_large,
     services_of,
     steps_of,
     tasks_of,
     viewed,
 )
-from sim.analysis.context import Rules
-from sim.analysis.inputs import last_input, stores_before
-from sim.analysis.links import Cause, Place
-from sim.analysis.longest import arrivals_of
-from sim.analysis.sorting import bisect_left
-from sim.analysis.tally import last_of_step
-from sim.base.kernel import kernel, launch
+from sim.log.inputs import last_input, last_of_step
 from sim.log.tables import EventLog
 
 #: Columns of a link. work: on the channel, its time at full speed.
@@ -56,7 +55,7 @@ class Index(NamedTuple):
 
     step_of: [row]. services_first: [row + 1] into `services`, those of each row in order of end. held, held_end: the
     rows that engines ran in order of their ends, and when those were; steps, steps_end: the same of steps. arrival: [sequence],
-    ps. stored: see `last_stores`.
+    ps. stored: see `sim.log.inputs.last_stores`.
     """
 
     step_of: Ints
@@ -227,12 +226,12 @@ def step_before(s: Steps, index: Index, step: int) -> int:
 def links_of(log: EventLog, rules: Rules) -> npt.NDArray[np.int64]:
     """All links of the critical path [column, link], in order of time. The log has tasks."""
     compiled = is_large(log)
-    t, s, g, table = tasks_of(log), steps_of(log), services_of(log), forms_of(log)
-    tasks, steps, forms, services = (viewed(each, compiled=compiled) for each in (t, s, table.columns, g))
+    t, s, g = tasks_of(log), steps_of(log), services_of(log)
+    tasks, steps, forms, services = (viewed(each, compiled=compiled) for each in (t, s, derived.forms(log).columns, g))
     index = viewed(
         Index(
             log.tasks.step.astype(np.int64), *_by_task(log, g), *_by_end(t),
-            *_in_order(log.steps.end), arrivals_of(log, rules), stores_before(log, rules, table, compiled=compiled),
+            *_in_order(log.steps.end), arrivals_of(log, rules), derived.last_stores(log),
         ),
         compiled=compiled,
     )  # fmt: skip

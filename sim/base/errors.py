@@ -6,7 +6,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from difflib import get_close_matches
 
 
@@ -18,8 +19,33 @@ class InputError(SimError):
     """The input is wrong. The message is one line that says where, what was expected and what was found."""
 
 
+class ConfigError(InputError):
+    """A value of the configuration that cannot be used: the key it is written under, such as `mapping.softmax`, and why.
+
+    Raised where no scenario is known; whoever knows it adds the place in its file (`Scenario.located`).
+    """
+
+    def __init__(self, key: str, message: str) -> None:
+        super().__init__(key, message)  # as arguments, so that it can be pickled
+        self.key, self.message = key, message
+
+    def __str__(self) -> str:
+        return f"{self.key}: {self.message}"
+
+
 class SimulationError(SimError):
     """An invariant of the simulation does not hold: a defect of the program, never of its input."""
+
+
+@contextmanager
+def about(key: str) -> Iterator[None]:
+    """Turn an InputError that names no key into a ConfigError about this one."""
+    try:
+        yield
+    except ConfigError:
+        raise
+    except InputError as error:
+        raise ConfigError(key, str(error)) from None
 
 
 def nearest(word: str, valid: Iterable[str]) -> str:

@@ -1,31 +1,36 @@
-"""Names for things that third parties may add: arbiters, schedulers, cost models.
+"""Registries: the names of all that can be extended, such as arbiters, schedulers, batching policies and presets.
 
-Ours are listed where they are defined. Others register a Python entry point in the group `decode_sim.<what>s`; entry
-points are looked up only when a name is not ours, or when all names are listed, so that a plain run does not pay for it.
+Each registry stands beside its interface and its implementations, in the `__init__` (or the only file) of their folder. What
+ships is listed there, one entry for each; third parties register a Python entry point in the group `decode_sim.<what>s`. Entry
+points are looked up only for a name that does not ship, or when all names are listed, so that a plain run does not pay for it.
 """
 
 from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Mapping
 from importlib.metadata import entry_points
-from inspect import Parameter, signature
+from inspect import Parameter, cleandoc, signature
 from typing import Any, Generic, TypeVar
 
 from sim.base.errors import InputError, nearest, unknown
 
 T = TypeVar("T")
 
-#: What the program hands to a policy itself: no option of a scenario.
-GIVEN = ("cap", "bandwidth", "machine", "seed")
-
 
 class Registry(Collection[str], Generic[T]):
-    """What a scenario may call by name, as a collection of names. `what` is the word used in errors, e.g. `arbiter`."""
+    """A table by name, as a collection of names: those that ship first, in the order of their table.
 
-    def __init__(self, what: str, builtin: Mapping[str, T]) -> None:
+    what: the word for an entry in errors, e.g. `arbiter`; the entry-point group is `decode_sim.arbiters`.
+    given: parameters that the program passes to a constructor itself; all others are options of the scenario.
+    """
+
+    def __init__(self, what: str, builtin: Mapping[str, T], *, given: Collection[str] = ()) -> None:
         self.what = what
-        self.group = f"decode_sim.{what.replace(' ', '_')}s"
+        plural = f"{what.removesuffix('y')}ies" if what.endswith("y") else f"{what}s"
+        self.group = f"decode_sim.{plural.replace(' ', '_')}"
+        self.given = frozenset(given)
         self._builtin = dict(builtin)
+        self._takes: dict[str, Mapping[str, Parameter]] = {}
 
     def __contains__(self, name: object) -> bool:
         return name in self._builtin or name in self.names()
@@ -36,8 +41,13 @@ class Registry(Collection[str], Generic[T]):
     def __len__(self) -> int:
         return len(self.names())
 
+    def names(self) -> list[str]:
+        """All names, third parties' last."""
+        others = sorted(point.name for point in entry_points(group=self.group) if point.name not in self._builtin)
+        return [*self._builtin, *others]
+
     def get(self, name: str) -> T:
-        """Return what is registered under `name`; raises InputError with the nearest valid name."""
+        """Return the entry of this name. Raises InputError, with the nearest valid name, if there is none."""
         if name in self._builtin:
             return self._builtin[name]
         for point in entry_points(group=self.group):
@@ -46,14 +56,27 @@ class Registry(Collection[str], Generic[T]):
                 return found
         raise unknown(self.what, name, self.names())
 
-    def make(self, name: str, options: Mapping[str, Any]) -> Any:
-        """Call what is registered under `name` with the options of the scenario; a wrong option is an InputError."""
+    def options(self, name: str) -> list[Parameter]:
+        """The parameters of an entry's constructor that are options of the scenario."""
         factory: Any = self.get(name)
-        takes = signature(factory).parameters
+        return [each for each in signature(factory).parameters.values() if each.name not in self.given]
+
+    def summaries(self) -> list[tuple[str, str]]:
+        """Each name with the first paragraph of its entry's docstring, on one line."""
+        paragraphs = ((name, cleandoc(self.get(name).__doc__ or "").split("\n\n")[0]) for name in self.names())
+        return [(name, " ".join(text.split())) for name, text in paragraphs]
+
+    def make(self, name: str, options: Mapping[str, Any]) -> Any:
+        """Call an entry's constructor. options: those of the scenario, and what is given.
+
+        Raises InputError for an unknown option, a missing one, and whatever the constructor refuses.
+        """
+        factory: Any = self.get(name)
+        takes = self.parameters(name)
         if not any(parameter.kind is Parameter.VAR_KEYWORD for parameter in takes.values()):
             for option in options:
                 if option not in takes:
-                    valid = [key for key in takes if key not in GIVEN]
+                    valid = [key for key in takes if key not in self.given]
                     known = f"{nearest(option, valid)}; valid: {', '.join(valid)}" if valid else ", which takes none"
                     raise InputError(f"unknown option {option!r} of {self.what} {name!r}{known}")
         for option, parameter in takes.items():
@@ -64,7 +87,11 @@ class Registry(Collection[str], Generic[T]):
         except (TypeError, ValueError) as error:
             raise InputError(f"{self.what} {name!r}: {error}") from None
 
-    def names(self) -> list[str]:
-        """All names, ours first."""
-        others = sorted(point.name for point in entry_points(group=self.group) if point.name not in self._builtin)
-        return [*self._builtin, *others]
+    def parameters(self, name: str) -> Mapping[str, Parameter]:
+        """Return the parameters of an entry's constructor; raises InputError as `get` does."""
+        if name in self._takes:
+            return self._takes[name]
+        takes = signature(self.get(name)).parameters  # type: ignore[arg-type]  # it is called, whatever it is
+        if name in self._builtin:  # to ask Python takes longer than to make most of them
+            self._takes[name] = takes
+        return takes

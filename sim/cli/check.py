@@ -7,7 +7,9 @@ import click
 from sim.cli.options import scenario_arguments
 from sim.executors.size import tasks_in_all
 from sim.render import account
-from sim.runs.run import doubts, op_graphs, prepare, read
+from sim.runs.doubts import doubts
+from sim.runs.plan import plan
+from sim.runs.run import read
 from sim.scenario.shipped import find_scenario
 
 
@@ -18,10 +20,10 @@ def command(names: tuple[str, ...], overrides: tuple[str, ...]) -> None:
     for name in names:
         path = find_scenario(name)
         scenario = read(path, list(overrides))
-        model, variants = op_graphs(scenario)
-        setup = prepare(scenario, model, variants)
-        step = f"{len(variants[False, False].ops):,} ops, {len(setup.graph):,} tasks a step"
-        click.echo(f"{path}: ok: {model}, {step}, {_in_all(*tasks_in_all(setup))}")
+        planned = plan(scenario)
+        setup = planned.setup
+        step = f"{len(planned.ops):,} ops, {len(setup.graph):,} tasks a step"
+        click.echo(f"{path}: ok: {planned.model}, {step}, {_in_all(*tasks_in_all(setup))}")
         for doubt in account.doubts(doubts(setup)):
             click.echo(f"  extrapolated: {doubt}")
 

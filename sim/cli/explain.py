@@ -8,8 +8,6 @@ from typing import TYPE_CHECKING
 
 import click
 
-from sim.analysis.blame import blame
-from sim.analysis.critical_path import critical_path
 from sim.base.errors import InputError
 from sim.cli.console import output, status
 from sim.cli.options import complete_scenario, needs_all_ops
@@ -43,24 +41,22 @@ def command(
     needs_all_ops(scenario, "an explanation")
     with simulating(scenario.name) as told:
         result = run(scenario, told=told)
-        found, path = blame(result.log, result.rules, result.breakdown), critical_path(result.log, result.rules)
     answer = None
     if with_optimal:
         with status("searching for the best schedule"):
             answer = _optimal(result, time_limit)
     changes = None
     if with_what_if:
-        with status("running it on better machines"):
-            changes = what_if(result)
+        changes = what_if(result, status("running it on better machines"))
     if as_json:
         data = summary(result, timing=False)
-        data["critical_path"] = account.critical_path(result, path, links=True)
+        data["critical_path"] = account.critical_path(result, links=True)
         data["what_if"] = None if changes is None else what_if_data(changes)
         data["optimal"] = None if answer is None else account.optimal(answer, result.makespan)
         click.echo(json.dumps(data))
         return
     console = output(120)
-    console.print(explain.render(result, found, path), highlight=False)
+    console.print(explain.render(result), highlight=False)
     if answer is not None:
         console.print(f"\n{answer.sentence(result.makespan)}", highlight=False)
     if changes is not None:

@@ -16,10 +16,7 @@ from sim.machine.presets import PRESETS, Figure, find
 from sim.machine.schedulers import SCHEDULERS
 from sim.runs.run import read
 from sim.scenario.shipped import scenarios
-
-
-def _documented(names: list[str], get: Callable[[str], object]) -> list[tuple[str, str]]:
-    return [(name, (get(name).__doc__ or "").strip().split("\n\n")[0].replace("\n", " ")) for name in names]
+from sim.serving.policies import BATCHING_POLICIES
 
 
 def _scenarios() -> list[tuple[str, str]]:
@@ -63,9 +60,10 @@ def _figure(figure: Figure) -> str:
 LISTS: dict[str, Callable[[], list[tuple[str, str]]]] = {
     "models": _models,
     "hardware": _hardware,
-    "arbiters": lambda: _documented(ARBITERS.names(), ARBITERS.get),
-    "schedulers": lambda: _documented(SCHEDULERS.names(), SCHEDULERS.get),
-    "costs": lambda: _documented(COST_MODELS.names(), COST_MODELS.get),
+    "arbiters": ARBITERS.summaries,
+    "schedulers": SCHEDULERS.summaries,
+    "batching": BATCHING_POLICIES.summaries,
+    "costs": COST_MODELS.summaries,
     "scenarios": _scenarios,
 }
 

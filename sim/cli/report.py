@@ -37,8 +37,7 @@ def command(name: str, out: Path | None, overrides: tuple[str, ...], with_what_i
         result = run(scenario, told=told)
     changes = None
     if with_what_if:
-        with status("running it on better machines"):
-            changes = to_json(what_if(result))
+        changes = to_json(what_if(result, status("running it on better machines")))
     with status(f"writing {out}"):
         page = render(result, what_if=changes, overrides=overrides).encode()
         out.parent.mkdir(parents=True, exist_ok=True)

@@ -14,7 +14,6 @@ from rich.console import Console
 
 import sim.render.trace
 from sim import __version__
-from sim.analysis.critical_path import critical_path
 from sim.base.errors import InputError
 from sim.base.units import format_bytes, format_time
 from sim.cli.console import output, status
@@ -25,7 +24,7 @@ from sim.render import terminal
 from sim.render.repeats import render as render_repeats
 from sim.render.summary import summary
 from sim.runs import saved as storage
-from sim.runs.repeats import estimates, numbers, repeat, to_json
+from sim.runs.repeats import estimates, measure, numbers, to_json
 from sim.runs.result import Result
 from sim.runs.run import read, run
 from sim.scenario import Scenario
@@ -147,8 +146,9 @@ def _show_trace(console: Console, target: Path, scenario: Scenario, makespan: in
 def _repeated(scenario: Scenario, count: int, as_json: bool, executor: Executor) -> None:
     """Run a scenario with several seeds and print means and confidence intervals."""
     found: list[dict[str, tuple[str, float]]] = []
+    runs = measure(scenario, count, numbers, executor=executor)  # before the status, which is a thread: then no forks are safe
     with status(f"simulating {scenario.name}"):
-        found.extend(numbers(result) for result in repeat(scenario, count, executor=executor))
+        found.extend(runs)
     data = to_json(scenario, estimates(found), count)
     if as_json:
         click.echo(json.dumps(data))
@@ -174,5 +174,5 @@ def write_trace(result: Result, path: Path) -> None:
         detail=scenario.trace.detail,
         flows=scenario.trace.flows,
         window=(window.start, window.end if window.end is not None else result.makespan) if window else None,
-        critical=critical_path(result.log, result.rules).rows if result.log.has_rows else np.zeros(0, dtype=np.int64),
+        critical=result.critical_path.rows if result.log.has_rows else np.zeros(0, dtype=np.int64),
     )

@@ -11,20 +11,22 @@ from collections.abc import Mapping
 import numpy as np
 
 from models.graph import QUANTITIES, IntArray, StepLanes
-from sim.base.errors import InputError, nearest
-from sim.cost.model import Machine
+from sim.base.errors import ConfigError, nearest
+from sim.cost.model import Caching, Machine
 from sim.cost.tables import TABLES, Table
 from sim.mapping.tasks import TaskGraph
 
 FLOPS, VECTOR_OPS = QUANTITIES.index("flops"), QUANTITIES.index("vector_ops")
 
 
-class Fixed:
+class Fixed(Caching):
     """A table of durations by kind of op, alike on all machines.
 
     table: the name of a shipped one, or durations by kind.
-    jitter: the share by which each task varies, uniformly, up and down.
+    jitter: the largest share by which a task varies, up or down, uniformly.
     """
+
+    CACHES = ("_made",)
 
     def __init__(
         self, *, machine: Machine, seed: int, table: str | Mapping[str, int] = "block_estimates", jitter: float = 0.0
@@ -35,6 +37,9 @@ class Fixed:
         self.table = TABLES.get(table) if isinstance(table, str) else Table(kinds=table, groups={})
         self.seed = seed
         self.jitter = jitter
+        self._clear()
+
+    def _clear(self) -> None:
         self._made: dict[int, tuple[TaskGraph, IntArray]] = {}  # by id of the graph, which each keeps alive
 
     def constant(self, graph: TaskGraph) -> tuple[IntArray, IntArray] | None:
@@ -84,7 +89,7 @@ class Fixed:
 
     def _unknown(self, kind: str) -> int:
         known = [*self.table.kinds, *(k for kinds, _ in self.table.groups.values() for k in kinds)]
-        raise InputError(f"cost.table: no time for op kind {kind!r}{nearest(kind, known)}; known: {', '.join(known)}")
+        raise ConfigError("cost.table", f"no time for op kind {kind!r}{nearest(kind, known)}; known: {', '.join(known)}")
 
     def _vary(self, times: IntArray, steps: StepLanes, lane: int) -> IntArray:
         # Counter-based and keyed by what the step is, so a time does not depend on what else was simulated. The raw

@@ -1,11 +1,11 @@
-"""What every cost model is told and must answer."""
+"""The contract of a cost model: the machine that it is made for, and the durations that it returns."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
 from math import gcd
-from typing import Any, Protocol
+from typing import Any, ClassVar, Protocol
 
 import numpy as np
 
@@ -40,7 +40,7 @@ class Machine:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Doubt:
-    """Costs that are less than known: of how many ops of a kind, their share of the time of a step's ops, and why."""
+    """An extrapolation warning: a kind of op, number of such ops, their share of the time of a step's ops, and the reason."""
 
     kind: str
     ops: int
@@ -51,12 +51,31 @@ class Doubt:
 class CostModel(Protocol):
     """Made with the machine, the seed of the run and the options of the scenario; see the package for the contract.
 
-    One that knows where its costs are guesses also has `doubts(graph, steps)`, a list of `Doubt`.
+    A model that knows where its costs are extrapolations also has `doubts(graph, steps)`, a list of `Doubt`.
     """
 
     def __init__(self, *, machine: Machine, seed: int) -> None: ...
 
     def durations(self, graph: TaskGraph, steps: StepLanes) -> tuple[IntArray, IntArray]: ...
+
+
+class Caching:
+    """Base of cost models that keep what they make of a graph by its id: a copy, also one that was pickled, keeps nothing.
+
+    A subclass names the attributes that hold it in `CACHES`, and makes them in `_clear`.
+    """
+
+    CACHES: ClassVar[tuple[str, ...]]
+
+    def _clear(self) -> None:
+        raise NotImplementedError
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {name: value for name, value in self.__dict__.items() if name not in self.CACHES}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state)
+        self._clear()
 
 
 def time_at_rate(amount: IntArray, per_second: int) -> IntArray:

@@ -1,11 +1,11 @@
-"""Costs by a device profile: how long ops were measured to take on a real device.
+"""Costs by a device profile: durations of ops as measured on a real device.
 
-An op alone takes T = scale * (time by its timing) + per_op, as it did on the device. Of T, the time A that its weights and its
-part of the KV cache need on a free channel is spent there, where others contend for it; the engine computes for the rest,
+An op that runs alone takes T = scale * (time by its timing) + per_op, as it did on the device. The time A that its weights and
+its part of the KV cache need on a free channel is spent there, where others contend for it; the engine computes for the rest,
 T - A. (An engine that computes while it loads its own operands, under `stream`, does so for all of T: the task takes the later
-of the two.) So a device that runs one op at a time, undisturbed, takes the sum of what was measured.
+of the two.) So a device that runs one op at a time, undisturbed, takes the sum of the measured times.
 
-What was measured faster than its bytes can come from memory was read from caches: A stays below T, whatever the bytes.
+An op that was measured to be faster than its bytes can come from memory read them from caches: A stays below T.
 """
 
 from __future__ import annotations
@@ -20,24 +20,25 @@ import numpy as np
 import numpy.typing as npt
 
 from models.graph import QUANTITIES, IntArray, Op, OpGraph, StepLanes
-from sim.base.errors import InputError, nearest
-from sim.cost.kernels import ONLY_MOVES, Call, Kernel, Sizes, calls_of, kernels_of, together
-from sim.cost.model import Doubt, Machine, time_at_rate
+from sim.base.errors import ConfigError, nearest
+from sim.cost.calls import Call, Sizes, calls_of
+from sim.cost.kernels import ONLY_MOVES, Kernel, kernels_of, together
+from sim.cost.model import Caching, Doubt, Machine, time_at_rate
 from sim.cost.profile import ATTENTION, DeviceProfile, outside, read_profile, time
 from sim.cost.roofline import Roofline
 from sim.mapping.steps import BatchGraph, Template
 from sim.mapping.tasks import CLASS_BIT, TaskGraph
 
-#: What an op reads from memory, or appends to it; activations may stay on chip.
+#: Bytes that an op reads from memory, or appends to it; activations may stay on chip.
 MEMORY = CLASS_BIT["weight"] | CLASS_BIT["kv_read"] | CLASS_BIT["kv_write"]
 ACTIVATIONS = ("act_read", "act_write")
 
 
 @dataclass(frozen=True, slots=True)
 class OpTimes:
-    """Picoseconds of each op [op, lane]: `whole`, of which `loading` passes while its bytes of `MEMORY` move on a free channel.
+    """Picoseconds of each op [op, lane]: `whole`; `loading` is the part in which its bytes of `MEMORY` move on a free channel.
 
-    work: how long those would take at the full speed of the channel. measured: by op, False of those that the profile lacks.
+    work: time of these bytes at the full speed of the channel. measured: [op], False if the profile lacks it.
     """
 
     whole: IntArray
@@ -51,7 +52,7 @@ Times = tuple[IntArray, IntArray, IntArray, bool]
 
 
 class Calls(NamedTuple):
-    """The calls of a template, and what those took that follow from new tokens and logits alone: by number and these."""
+    """The calls of a template. known: times of calls that depend on new tokens and logits alone, by number and these."""
 
     calls: list[Call]
     known: dict[tuple[int, ...], Times]
@@ -61,12 +62,14 @@ class Calls(NamedTuple):
 MOST_KNOWN = 2**16
 
 
-class Profiled:
-    """As long as each kind of op was measured to take on a real device.
+class Profiled(Caching):
+    """Durations of each kind of op as measured on a real device.
 
     profile: the path of a device profile.
-    otherwise: what ops cost that it lacks, `roofline`; null: they are errors.
+    otherwise: costs of ops that it lacks, `roofline`; null: they are errors.
     """
+
+    CACHES = ("_calls", "_made", "_first")
 
     def __init__(self, *, machine: Machine, seed: int, profile: str | DeviceProfile, otherwise: str | None = None) -> None:
         if otherwise not in (None, "roofline"):
@@ -77,6 +80,9 @@ class Profiled:
         self.seed = seed
         self.profile = profile if isinstance(profile, DeviceProfile) else read_profile(profile)
         self.otherwise = Roofline(machine=machine, seed=seed) if otherwise else None
+        self._clear()
+
+    def _clear(self) -> None:
         self._calls: WeakKeyDictionary[Template, Calls] = WeakKeyDictionary()
         self._made: dict[int, tuple[BatchGraph, list[npt.NDArray[np.intp]]]] = {}  # by id of the graph, which each keeps alive
         self._first: dict[int, tuple[OpGraph, IntArray]] = {}
@@ -104,7 +110,7 @@ class Profiled:
         return compute, work, index
 
     def op_times(self, ops: OpGraph, steps: StepLanes) -> OpTimes:
-        """How long each op of a step takes alone. Raises InputError that names an op kind which the profile lacks."""
+        """Time of each op of a step that runs alone. Raises ConfigError that names an op kind which the profile lacks."""
         whole, loading, work = np.zeros((3, len(ops), len(steps.context)), dtype=np.int64)
         measured = np.ones(len(ops), dtype=np.bool_)
         times = self._by_call(ops, steps) if isinstance(ops, BatchGraph) and not ops.shape.leaders else self._by_op(ops, steps)
@@ -116,7 +122,7 @@ class Profiled:
         return OpTimes(whole, loading, work, measured)
 
     def _by_op(self, ops: OpGraph, steps: StepLanes) -> Iterator[tuple[npt.NDArray[np.intp], Times]]:
-        """Ops [op] that are run at once, and how long they take, for all ops."""
+        """Ops [op] of each call, and their times."""
         made: dict[tuple[int, ...], Times] = {}
         for rows, parts in calls(ops, steps):
             key = tuple(map(id, parts))
@@ -173,16 +179,17 @@ class Profiled:
         loading = _ceil_scaled(work, den, num)
         return loading + _parts(total - loading.sum(axis=0), size), loading, work, True
 
-    def _unknown(self, op: Op) -> InputError:
+    def _unknown(self, op: Op) -> ConfigError:
         known = sorted({timing.kind for timing in self.profile.timings})
         fused = "; it has attention as one kernel: mapping.softmax: online" if op.heads and ATTENTION in known else ""
-        return InputError(
-            f"cost.profile: no timing for op kind {op.kind!r} in {op.dtype}{nearest(op.kind, known)}; measured: "
-            f"{', '.join(self.profile.kinds())}{fused}; otherwise: roofline would take its lower bound"
+        return ConfigError(
+            "cost.profile",
+            f"no timing for op kind {op.kind!r} in {op.dtype}{nearest(op.kind, known)}; measured: "
+            f"{', '.join(self.profile.kinds())}{fused}; otherwise: roofline would take its lower bound",
         )
 
     def doubts(self, graph: TaskGraph, steps: StepLanes) -> list[Doubt]:
-        """What of these steps is no interpolation between measurements."""
+        """Ops of these steps whose costs are no interpolation between measurements."""
         found: dict[tuple[str, str], list[int]] = {}
         for rows, parts in calls(graph.ops, steps):
             op, kernel = graph.ops.ops[rows[0]], together(parts)
@@ -203,7 +210,7 @@ class Profiled:
 
 
 def calls(ops: OpGraph, steps: StepLanes) -> Iterator[tuple[list[int], list[Kernel]]]:
-    """What a device is asked to run, one by one: in a batch, the ops of all sequences that differ in nothing else at once."""
+    """Launches of a device, one by one: in a batch, ops of several sequences that differ in nothing else are one launch."""
     groups: dict[object, list[int]] = {}
     seen: Counter[object] = Counter()
     for i, (op, member) in enumerate(zip(ops.ops, ops.member.tolist(), strict=True)):

@@ -9,17 +9,22 @@ A lower bound, never a prediction: real kernels reach part of the peak.
 from __future__ import annotations
 
 from models.graph import IntArray, StepLanes
-from sim.cost.model import Machine
+from sim.cost.model import Caching, Machine
 from sim.cost.rows import COMPUTE, WORK, RateTable
 from sim.mapping.tasks import TaskGraph
 
 
-class Roofline:
+class Roofline(Caching):
     """FLOPs over the peak of their number format, elements over the vector rate, bytes over the channel: a lower bound."""
+
+    CACHES = ("_tables",)
 
     def __init__(self, *, machine: Machine, seed: int) -> None:
         self.machine = machine
         self.seed = seed
+        self._clear()
+
+    def _clear(self) -> None:
         self._tables: dict[int, RateTable] = {}  # by id of the graph, which each keeps alive
 
     def table(self, graph: TaskGraph) -> RateTable:

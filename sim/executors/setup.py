@@ -1,4 +1,4 @@
-"""All that a simulation needs, and what both executors ask of it."""
+"""The part of a plan that executors run, and questions that both of them ask of it."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Literal
 import numpy as np
 
 from models.graph import QUANTITIES, IntArray, Members, StepLanes
-from sim.base.errors import InputError
+from sim.base.errors import ConfigError
 from sim.base.units import format_bytes
 from sim.cost import CostModel
 from sim.machine.arbiters import Arbiter
@@ -27,13 +27,13 @@ Progress = Callable[[int, int], None]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Setup:
-    """All that a simulation needs.
+    """Everything that executors need: the task graphs, the requests, the machine and its policies. It can be pickled.
 
     graph: the task graph of a step of one sequence that decodes one token. batching: how steps are made up if there are others
     (prefill, several sequences, drafts), with `graphs`, which gives the task graph of each; then `concurrency` may limit how
     many requests there are at a time, each coming `think` ps after one has ended. arbiter: each channel of each run has a
     copy of its own. bandwidth: of each channel, bytes/s (kept with the log, it does not enter times). latency: ps. sram:
-    bytes, None if unbounded.
+    bytes for operands in flight, None if unbounded. resident: bytes of weights that SRAM holds beside them.
     """
 
     graph: TaskGraph
@@ -49,6 +49,7 @@ class Setup:
     route: Route = "interleaved"
     latency: int = 0
     sram: int | None = None
+    resident: int = 0
     batching: Batching | None = None
     graphs: Callable[[Shape], TaskGraph] | None = None
     concurrency: int | None = None
@@ -67,14 +68,10 @@ def lanes_of(number: int, token: int, batch: Batch, lanes: int = 1) -> StepLanes
     )  # fmt: skip
 
 
-class SramError(InputError):
-    """Operands of a step do not fit SRAM."""
-
-
 def sram_use(setup: Setup, graph: TaskGraph | None = None, lanes: StepLanes | None = None) -> dict[int, int]:
-    """Bytes of SRAM that the operand of each computing task takes; raises SramError if one does not fit.
+    """Bytes of SRAM that the operands of each computing task take; by default of the step that decodes one token.
 
-    Of the step that decodes one token, or of this one.
+    Raises ConfigError if those of a task do not fit, and says what would.
     """
     graph = setup.graph if graph is None else graph
     costs = graph.ops.costs(0) if lanes is None else graph.ops.costs_of(lanes)[:, :, 0]
@@ -85,11 +82,13 @@ def sram_use(setup: Setup, graph: TaskGraph | None = None, lanes: StepLanes | No
         use[consumer] = use.get(consumer, 0) + max(1, int(moved[task]))
     if setup.sram is not None and max(use.values(), default=0) > setup.sram:
         tokens = 1 if lanes is None or lanes.members is None else int(lanes.members.query.sum())
-        raise SramError(_what_would_fit(graph, costs, use, setup.sram, tokens))
+        beside = f" (resident weights hold {format_bytes(setup.resident)} more)" if setup.resident else ""
+        raise ConfigError("hardware.sram", f"{_what_would_fit(graph, costs, use, setup.sram, tokens)}{beside}")
     return use
 
 
 def _what_would_fit(graph: TaskGraph, costs: IntArray, use: dict[int, int], sram: int, tokens: int) -> str:
+    """The operands that do not fit, and the number of tiles or of new tokens with which they would."""
     flops, weights = costs[QUANTITIES.index("flops")].tolist(), costs[QUANTITIES.index("weight")].tolist()
     tiles: dict[str, int] = {}
     least = 0  # bytes that tiling cannot go below

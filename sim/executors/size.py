@@ -9,37 +9,40 @@ from sim.executors.setup import Progress, Setup
 from sim.mapping.steps import Shape
 from sim.workload.requests import Request
 
-#: Told of output tokens so far, of those in all, and of the picosecond at which the last of them came.
+#: Called with the output tokens so far, those in all, and the picosecond at which the last of them came.
 Told = Callable[[int, int, int], None]
 
 
+class Counter:
+    """A progress callback that reports cumulative counts."""
+
+    def __init__(self, setup: Setup, told: Told) -> None:
+        self._told, self._done = told, 0
+        self._in_all = sum(request.tokens for request in setup.sequences)
+
+    def __call__(self, tokens: int, now: int) -> None:
+        self._done += tokens
+        self._told(self._done, self._in_all, now)
+
+
 def counted(setup: Setup, told: Told | None) -> Progress | None:
-    """A progress callback that reports cumulative counts; None if nobody is told."""
-    if told is None:
-        return None
-    in_all, done = sum(request.tokens for request in setup.sequences), 0
-
-    def progress(tokens: int, now: int) -> None:
-        nonlocal done
-        done += tokens
-        told(done, in_all, now)
-
-    return progress
+    """A progress callback that reports cumulative counts to `told`; None if there is no such callback."""
+    return None if told is None else Counter(setup, told)
 
 
 def prefills(request: Request, setup: Setup) -> int:
-    """Steps that its prompt takes."""
+    """Number of steps that the prompt of a request takes."""
     if not request.prompt or setup.batching is None:
         return 0
     return ceil_div(request.prompt, setup.batching.chunk or request.prompt)
 
 
 def tasks_in_all(setup: Setup) -> tuple[int, int]:
-    """About so many tasks at least, and at most. They are equal, and exact, where each step is one token of one sequence.
+    """Estimate the fewest and the most tasks of a run. They are equal, and exact, where each step is one token of one sequence.
 
-    A sequence more in a step brings tasks of its own, and shares the others. So there are fewest in steps that are as full
-    as they may be, with all drafts accepted, and most if sequences never meet, and no draft is right. What is swapped, or
-    prefilled again after it was dropped, is not counted.
+    One more sequence in a step adds tasks of its own and shares the others: there are fewest tasks where steps are as full as
+    they may be and all drafts are accepted, most where sequences never share a step and no draft is accepted. Swaps, and
+    prefills after a preemption, are not counted.
     """
     one, batching = len(setup.graph), setup.batching
     if batching is None or setup.graphs is None:

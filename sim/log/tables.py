@@ -13,6 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from models.graph import Members, StepLanes
+from sim.log import derived
 from sim.mapping.tasks import TaskGraph
 
 
@@ -136,7 +137,7 @@ class EventLog:
     """A whole run. `engines` and `channels` count them; `bandwidth` is bytes/s of each channel.
 
     batched: who took part in each step; None where each step is one sequence that decodes one token.
-    arrival: ps, when each sequence came.
+    arrival: ps, when each sequence came. made: columns derived so far, by name (`sim.log.derived`).
     """
 
     graphs: tuple[TaskGraph, ...]
@@ -148,6 +149,7 @@ class EventLog:
     bandwidth: int
     batched: MemberTable | None = None
     arrival: npt.NDArray[np.int64] = field(default_factory=lambda: np.zeros(0, dtype=np.int64))
+    made: dict[str, Any] = field(default_factory=dict, init=False, repr=False, compare=False)
 
     @property
     def members(self) -> MemberTable:
@@ -188,14 +190,13 @@ class EventLog:
         return slice(first, first + len(self.graphs[self.steps.graph[step]]))
 
     def bytes_moved(self) -> npt.NDArray[np.int64]:
-        """Bytes through the channel, per row of the task table."""
-        moved = np.zeros(len(self.tasks), dtype=np.int64)
-        for number, graph in enumerate(self.graphs):
-            steps = np.flatnonzero(self.steps.graph == number)
-            tasks = np.flatnonzero(graph.moves)
-            rows = self.steps.first[steps][:, None] + tasks
-            moved[rows] = graph.bytes_moved(graph.ops.costs_of(self.lanes(steps)), tasks).T
-        return moved
+        """Bytes through the channels [row]. It is kept: callers must not write to it."""
+        return derived.bytes_moved(self)
+
+    @property
+    def owner_words(self) -> tuple[str, str]:
+        """Names of what `StepTable.sequence` and `StepTable.token` count."""
+        return ("sequence", "token") if self.batched is None else ("loop", "step")
 
     def name(self, row: int) -> str:
         """What to call the task of a row."""

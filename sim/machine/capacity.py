@@ -1,4 +1,4 @@
-"""Does it fit the memory of the device: weights, and the KV cache of all sequences at their final context."""
+"""Memory of the device that a run needs: weights, and the KV cache of all sequences at their final context."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ class Footprint:
 def footprint(
     model: ModelGraph, kept: OpGraph, formats: Formats, *, whole: bool, sequences: Iterable[tuple[int, int]]
 ) -> Footprint:
-    """What a run holds.
+    """Compute the bytes that a run holds in memory.
 
     kept: the ops that are simulated, bytes already in `formats`. whole: with embedding and LM head.
     sequences: for each group (final context, how many); a cache takes the bytes that a step at its final context reads.
@@ -36,7 +36,7 @@ def footprint(
 
 
 def _weights(model: ModelGraph, layers: int, formats: Formats, *, whole: bool) -> int:
-    """Bytes of the weights of so many layers, those included that a single step does not read.
+    """Bytes of the weights of the first `layers` layers, including those that a single step does not read.
 
     A step reads one row of the embedding, and of a mixture of experts a few, so the parameter count decides. Layers
     count as alike (a first layer without experts would make the others a little larger); all of them are exact.

@@ -1,4 +1,4 @@
-"""The task graph: what is scheduled. Lowering makes it from an op graph; it is one DAG per step, kept as arrays.
+"""The task graph of a step, which is scheduled on engines and channels: a DAG kept as arrays, lowered from an op graph.
 
 A task computes on an engine, moves bytes through the memory channel, or does both (under `blocking` and `stream`
 execution an engine loads the private operands of the task that it runs). Each task is a share of one op:
@@ -24,7 +24,7 @@ WRITE_BITS = CLASS_BIT["kv_write"] | CLASS_BIT["act_write"]
 
 
 class ByLayer(Mapping[int, tuple[int, ...]]):
-    """Tasks by layer, sorted when they are asked for. tasks: ascending. layer: that of each."""
+    """Tasks by layer, sorted on first use. tasks: ascending. layer: that of each."""
 
     def __init__(self, tasks: npt.NDArray[np.intp], layer: npt.NDArray[np.int16]) -> None:
         self._tasks, self._layer = tasks, layer
@@ -76,7 +76,7 @@ class TaskGraph:
     engine: True if an engine is held while it runs, False if a DMA issues it.
     computes: True if it does its op's arithmetic.
     moves: bits of `CLASS_BIT`: the bytes that it moves through the channel; 0 if none.
-    prefetch: True for a load that waits for nothing but room in SRAM.
+    prefetch: True for a load that waits for nothing but space in SRAM.
     inputs, input_start: CSR of the tasks it needs (indices smaller than its own).
     outputs, output_start: CSR of the tasks that need it.
     links: the same edges, where there are very many of them through joins; executors follow these.
@@ -102,7 +102,7 @@ class TaskGraph:
     output_start: npt.NDArray[np.int32] = field(repr=False)
     kv_loads: Mapping[int, tuple[int, ...]] = field(default_factory=dict)
     kv_stores: Mapping[int, tuple[int, ...]] = field(default_factory=dict)
-    _made: dict[str, Any] = field(default_factory=dict, init=False, repr=False, compare=False)  # what has been asked for
+    _made: dict[str, Any] = field(default_factory=dict, init=False, repr=False, compare=False)  # columns made so far
 
     def __len__(self) -> int:
         return len(self.op)
@@ -119,7 +119,7 @@ class TaskGraph:
         return self.kinds[int(self.kind[task])]
 
     def name(self, task: int) -> str:
-        """What to call the task: its kind, with its part, head, split or tile: `scores h3`, `rope q`, `attention h3 s0`."""
+        """Name of a task: its kind, with its part, head, split or tile: `scores h3`, `rope q`, `attention h3 s0`."""
         op = self.ops.ops[int(self.op[task])]
         kind = self.kind_of(task)
         words = [kind]
@@ -173,8 +173,8 @@ class TaskGraph:
     ) -> tuple[npt.NDArray[np.intp], npt.NDArray[np.intp]]:  # fmt: skip
         """Tasks that stand for all: (representatives, for each task the index of its own).
 
-        Equal shares of one op cost the same, and most ops divide evenly: what is computed per representative and spread by the
-        index is computed some ten times less often. ops: for each op, the first of those that cost the same.
+        Equal shares of one op cost the same, and most ops divide evenly: a value computed per representative and spread by
+        the index is computed some ten times less often. ops: for each op, the first of those that cost the same.
         """
         first, kind = self._forms(ops)
         op, parts = self.op[first], self.parts[first].astype(np.int64)
@@ -206,7 +206,7 @@ class TaskGraph:
 
 @dataclass(frozen=True, slots=True, kw_only=True, repr=False)
 class JoinedGraph(TaskGraph):
-    """A task graph with joins. Edges from task to task are made only if somebody asks for them."""
+    """A task graph with joins. Edges from task to task are made on first use."""
 
     links: Links = field(repr=False)
     inputs: npt.NDArray[np.int32] = field(init=False, repr=False, compare=False)
@@ -217,7 +217,7 @@ class JoinedGraph(TaskGraph):
     if not TYPE_CHECKING:  # so that names which do not exist are still found
 
         def __getattr__(self, name: str) -> Any:
-            """Columns that are made when they are asked for; called for what is not there."""
+            """Make edges on first use; called for attributes that do not exist yet."""
             if name not in ("inputs", "input_start", "outputs", "output_start"):
                 raise AttributeError(name)
             consumers, sources = self._edges()
@@ -230,7 +230,7 @@ class JoinedGraph(TaskGraph):
             return object.__getattribute__(self, name)
 
     def _edges(self) -> tuple[IntArray, IntArray]:
-        """Edges from task to task, in no order: what needs, and what it needs."""
+        """Edges from task to task, in no order: consumers and sources."""
         tasks, links = len(self), self.links
         start = links.input_start.astype(np.int64)
         consumer = np.repeat(np.arange(tasks), np.diff(start[: tasks + 1]))

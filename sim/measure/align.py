@@ -1,4 +1,4 @@
-"""Which events of torch's profiler are which dispatched ops: by name, in order.
+"""Match events of torch's profiler to dispatched ops: by name, in order.
 
 The recorder lists the ops that reach the dispatcher in one step, views apart. Run again under the profiler, the same step
 gives an event for each, and more: views, what is around them (`aten::linear` around `aten::mm`) and inside of them
@@ -27,7 +27,7 @@ class Event:
 
 @dataclass(frozen=True, slots=True)
 class Span:
-    """When an op ran: picoseconds, from its first start; duration counts only the time that it ran."""
+    """Span of an op in picoseconds, from its first start; duration counts only the time that it ran."""
 
     start: int
     duration: int
@@ -63,7 +63,7 @@ def spans(found: Sequence[Event]) -> list[Span]:
 
 
 def launches(owner: dict[int, int], kernels: Sequence[Event]) -> list[tuple[int, Event]]:
-    """What a device ran, in order of time: the op that launched it, -1 if none did, and the event."""
+    """Events of a device in order of time, each with the op that launched it, -1 if none did."""
     return [(owner.get(kernel.link, -1), kernel) for kernel in sorted(kernels, key=lambda kernel: kernel.start)]
 
 

@@ -123,7 +123,7 @@ def alike(found: Samples) -> Samples:
 def provenance(
     found: Samples, plan: Plan, place: Place, dtype: str, load: float, kept: str, *, graphs: bool = False
 ) -> Provenance:  # fmt: skip
-    """Where the samples are from."""
+    """Source of the samples."""
     floor = noise(found)
     return Provenance(
         device=place.name,
@@ -144,7 +144,7 @@ def provenance(
 
 
 def identity(plan: Plan, place: Place, dtype: str, *, graphs: bool = False) -> dict[str, str]:
-    """What must be the same in all rounds of a profile."""
+    """Facts that must be the same in all rounds of a profile."""
     return {
         "plan": f"{plan.name}: batches {_list(plan.batches)}, contexts {_list(plan.contexts)}, seed {plan.seed}",
         "models": ", ".join(f"{config.name} {config.digest[:12]}" for config in (*plan.models, *plan.unseen)),
@@ -154,7 +154,7 @@ def identity(plan: Plan, place: Place, dtype: str, *, graphs: bool = False) -> d
 
 
 def _ran(place: Place, graphs: bool) -> dict[str, str]:
-    """What, of how steps run, makes them take another time."""
+    """Settings of a run that change how long its steps take."""
     return {"steps": "CUDA graphs" if graphs else "eager"} if place.device == "cuda" else {"threads": str(place.threads)}
 
 
@@ -163,7 +163,7 @@ def _list(numbers: Sequence[int]) -> str:
 
 
 def _instructions(place: Place) -> str:
-    """What the kernels are made for: the processor's vector instructions, or the compute capability."""
+    """Target of the kernels: the processor's vector instructions, or the compute capability."""
     if place.device == "cuda":
         return ".".join(map(str, torch.cuda.get_device_capability()))
     return str(torch.backends.cpu.get_cpu_capability())

@@ -1,4 +1,4 @@
-"""What a measurement has found so far, in a folder beside the profile it is for, so that a second run goes on from there.
+"""Results of a measurement so far, in a folder beside the profile it is for, so that a second run goes on from there.
 
 DEVICE.partial/plan.json        what is measured, and how: a run of another plan must not mix with it
 DEVICE.partial/0003.parquet     the samples of round 3: whole, or not there
@@ -48,7 +48,7 @@ class Partial:
         return self.folder / f"{number:04}.parquet"
 
     def done(self) -> int:
-        """How many rounds are done."""
+        """Number of rounds done."""
         return sum(1 for _ in self.folder.glob("[0-9]*.parquet"))
 
     def add(self, number: int, samples: Samples) -> None:

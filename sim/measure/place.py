@@ -29,7 +29,7 @@ class Place:
         return self.device != "cpu"
 
     def use(self) -> None:
-        """Make torch compute with so many threads."""
+        """Make torch compute with this number of threads."""
         if torch.get_num_threads() != self.threads:
             torch.set_num_threads(self.threads)
 
@@ -41,13 +41,13 @@ class Place:
             torch.mps.synchronize()
 
     def activities(self) -> list[torch.profiler.ProfilerActivity]:
-        """What torch's profiler must watch."""
+        """Activities that torch's profiler must watch."""
         kinds = torch.profiler.ProfilerActivity
         return [kinds.CPU, kinds.CUDA] if self.device == "cuda" else [kinds.CPU]
 
     @property
     def name(self) -> str:
-        """What the device calls itself."""
+        """Name of the device, as it reports it."""
         return torch.cuda.get_device_name() if self.device == "cuda" else _processor()
 
     @property

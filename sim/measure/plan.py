@@ -1,4 +1,4 @@
-"""What a calibration measures: small models whose shapes leave no two causes that always go together.
+"""The plan of a calibration: small models whose shapes leave no two causes that always go together.
 
 Within one model bytes, FLOPs and results of all products grow together; across these the ratio of query to KV heads, the
 size of a head, k, n and the vocabulary vary apart from each other. Nothing that is published has these shapes: a model that
@@ -26,7 +26,7 @@ def _llama(
 
 
 #: hidden, intermediate, heads, KV heads, head size, vocabulary; ratios of heads are 4, 2, 6, 3, 1. Qwen 2 has biases, Qwen 3
-#: norms of heads. The numbers of layers differ, so that what an op costs beyond its time is told from what a step costs.
+#: norms of heads. The numbers of layers differ, so that a cost per op can be told from a cost per step.
 CALIBRATION = (
     _llama("calibration-512", 512, 1408, 8, 2, 64, 16384, layers=14),
     _llama("calibration-1024", 1024, 3328, 16, 8, 64, 49664, layers=6, model_type="qwen3"),
@@ -49,10 +49,10 @@ class Point:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Plan:
-    """What is measured.
+    """Models and shapes to measure.
 
-    models: whose steps the profile is fitted to. unseen: models that are measured in the same rounds and that it is not fitted
-    to, but judged by. seconds: after which no further round begins, if `least` are done. stream: seconds of one run.
+    models: with steps that the profile is fitted to. unseen: models that are measured in the same rounds and that it is not
+    fitted to, but judged by. seconds: after which no further round begins, if `least` are done. stream: seconds of one run.
     """
 
     name: str
@@ -99,7 +99,7 @@ GPU_FULL = Plan(
 
 
 def plan_for(device: str, *, quick: bool) -> Plan:
-    """What to measure on a device."""
+    """The plan for a device."""
     if device == "cuda":
         return GPU_QUICK if quick else GPU_FULL
     return QUICK if quick else FULL

@@ -37,10 +37,10 @@ from models.capture import arguments, build, hf_config, quiet, step
 from models.config import MLA_FORMS, ModelConfig, dtype_of
 from models.costs import Point
 from models.formats import ELEMENT
-from models.fusion import Fusion, fuse
 from models.graph import QUANTITIES, Op, OpGraph
 from models.grouping import group
 from models.recorder import Recorder
+from models.rewrites import Fusion, fuse
 from sim.base.errors import InputError, SimError
 from sim.base.quantities import SIZE
 from sim.base.units import PS_PER_NS
@@ -66,7 +66,7 @@ _BLOCK = 1 << 20
 class RealModel:
     """A model on a device with random weights.
 
-    layers: only so many. attention: one of `ATTENTIONS`, or None for the first that the model allows.
+    layers: only the first ones, None: all. attention: one of `ATTENTIONS`, or None for the first that the model allows.
     Raises InputError for a model that is not supported, or that does not fit the memory of the device.
     """
 
@@ -77,7 +77,7 @@ class RealModel:
         self.config, self.place, self.layers = config, place, layers
         self.dtype = dtype_of(config, dtype)
         self.graph = models.library.load(config, dtype=self.dtype, mla=mla, here=True)
-        self.graph.step().select(layers)  # an error, if there are not so many
+        self.graph.step().select(layers)  # an error, if there are fewer
         hf = _with_layers(hf_config(config), layers)
         self._fits(hf)
         place.use()
@@ -93,7 +93,7 @@ class RealModel:
 
     @property
     def name(self) -> str:
-        """What to call the model, with how many of its layers it has if not all."""
+        """Name of the model, with its number of layers if it has not all of them."""
         return (
             self.config.name
             if self.layers is None
@@ -106,7 +106,7 @@ class RealModel:
         return graph if self.attention == THREE_PASS else fuse(graph, Fusion(softmax="online"), element=ELEMENT[self.dtype])
 
     def at(self, batch: int, context: int, query: int = 1, *, slots: int | None = None) -> Decoding:
-        """Steps of so many sequences with so many tokens in their caches; of caches there are `slots`, by default enough."""
+        """Steps of `batch` sequences with `context` tokens in their caches. slots: number of caches, by default enough."""
         if why := self.graph.too_long(context + query):
             raise InputError(f"{self.config.name}: {why}")
         return Decoding(self, (batch, query, context), slots)
@@ -209,7 +209,7 @@ class Decoding:
         return append_cache(self.real.text, self.point[2], allocate, latent.expansions(self.real.model))
 
     def _record(self, attention_name: str, *, names_only: bool = False) -> tuple[Recorder, torch.Tensor]:
-        """What a step dispatches, and its logits."""
+        """The ops that a step dispatches, and its logits."""
         self.real.use_attention(attention_name)
         recorder = Recorder(self.real.model, self.real.text.num_hidden_layers, names_only=names_only)
         with quiet():
@@ -269,7 +269,7 @@ class Decoding:
 
 @contextmanager
 def undisturbed() -> Iterator[None]:
-    """No collection of garbage, which takes tens of milliseconds among so many objects, falls into what is timed."""
+    """Keep garbage collection, which takes tens of milliseconds among that many objects, out of what is timed."""
     enabled = gc.isenabled()
     gc.disable()
     try:
@@ -326,7 +326,7 @@ def _build(config: PretrainedConfig, dtype: str, device: str, mla: str) -> tuple
 
 @lru_cache(maxsize=1)
 def _large(device: str, size: int) -> torch.Tensor:
-    """What is read before a step; all models share it."""
+    """Buffers that are read before a step; all models share them."""
     return torch.zeros(size // 8, dtype=torch.int64, device=device)
 
 

@@ -34,7 +34,7 @@ __all__ = ["CudaGraph", "MeasuredStep", "assemble", "measure", "profile", "sampl
 
 
 def measure(decoding: Decoding | CudaGraph, plain: int = 0) -> MeasuredStep:
-    """Run and time one step. `plain`: what one took that was not timed op by op."""
+    """Run and time one step. `plain`: time of a step that was not timed op by op."""
     if isinstance(decoding, CudaGraph):
         return decoding.measure(plain)
     found, wall = waiting(decoding) if decoding.real.place.device == "mps" else _profiled(decoding)
@@ -154,7 +154,7 @@ def waiting(decoding: Decoding) -> tuple[list[Span], int]:
 
 
 class CudaGraph:
-    """A step as a CUDA graph: what of it runs on the host is not run again.
+    """A step as a CUDA graph: the host's part of it is not run again.
 
     pool: where graphs that never run at the same time have what they make on the way, from `torch.cuda.graph_pool_handle`.
     """

@@ -38,7 +38,7 @@ LEAST_POOL = 256 * 2**20
 
 @dataclass(frozen=True, slots=True)
 class Load:
-    """What a stream does: `op(*buffers)`, over as many buffers of one size as it reads and writes. Matrices are square."""
+    """The work of a stream: `op(*buffers)`, over as many buffers of one size as it reads and writes. Matrices are square."""
 
     reads: int
     writes: int
@@ -76,7 +76,7 @@ class Streams:
         ]
 
     def runs(self) -> list[tuple[str, ...]]:
-        """What runs together: reads and writes by 1, 2, 4 ... streams, each load alone, and all pairs."""
+        """Loads to run together: reads and writes by 1, 2, 4 ... streams, each load alone, and all pairs."""
         runs = [(kind,) * n for kind in ("read", "write") for n in counts(self.most)]
         if self.most > 1:
             runs += [(kind,) for kind in LOADS if (kind,) not in runs]
@@ -84,7 +84,7 @@ class Streams:
         return runs
 
     def round(self, number: int, *, seconds: float, seed: int) -> Samples:
-        """All runs in random order, each for so long."""
+        """Run all in random order, each for `seconds`."""
         runs = self.runs()
         random.Random(f"{seed} {number}").shuffle(runs)
         rows: list[dict[str, Any]] = []
@@ -142,9 +142,9 @@ class Streams:
         return found
 
     def _cuda(self, kinds: Sequence[str], seconds: float) -> list[tuple[int, int]]:
-        """As many ops on each stream as take so long together, timed by events on the stream itself.
+        """Run as many ops on each stream as take so long together, timed by events on the stream itself.
 
-        What counts is what each had done when the first of them was through, lest the others run alone.
+        Only ops that ended before the first stream was through count: after that, the others do not share the device with all.
         """
         streams = [torch.cuda.Stream() for _ in kinds]
         calls = [self._calls(i, kind) for i, kind in enumerate(kinds)]
@@ -197,12 +197,12 @@ def counts(most: int) -> list[int]:
 
 
 def most_streams(place: Place) -> int:
-    """As many as have cores of their own; on a GPU four, each of which could fill it."""
+    """Number of streams with cores of their own; on a GPU four, each of which could fill it."""
     return {"cpu": max(1, usable_cores() // place.threads), "cuda": 4}.get(place.device, 1)
 
 
 def most_ops(place: Place) -> int:
-    """How many ops run at once as fast as alone: on a CPU each has cores of its own, a GPU is filled by one."""
+    """Number of ops that run at once as fast as alone: on a CPU each has cores of its own, a GPU is filled by one."""
     return most_streams(place) if place.device == "cpu" else 1
 
 

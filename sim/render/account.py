@@ -13,7 +13,6 @@ import numpy.typing as npt
 
 from sim.analysis.blame import Blame, Matrix
 from sim.analysis.breakdown import PARTS
-from sim.analysis.critical_path import CriticalPath
 from sim.analysis.links import Cause, Place
 from sim.cost import Doubt
 from sim.runs.result import Result
@@ -70,9 +69,9 @@ def blame(found: Blame) -> dict[str, Any]:
     }
 
 
-def critical_path(result: Result, path: CriticalPath, *, links: bool = False) -> dict[str, Any]:
+def critical_path(result: Result, *, links: bool = False) -> dict[str, Any]:
     """Shares of the critical path, and with `links` all of it."""
-    log = result.log
+    log, path = result.log, result.critical_path
     data: dict[str, Any] = {
         "tasks": len(path.rows),
         "by_kind_ps": path.by_kind(log),

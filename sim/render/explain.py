@@ -10,9 +10,8 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from sim.analysis.blame import Blame, Matrix
+from sim.analysis.blame import Matrix
 from sim.analysis.breakdown import PARTS
-from sim.analysis.critical_path import CriticalPath
 from sim.base.units import format_time
 from sim.runs.result import Result
 
@@ -21,9 +20,9 @@ FEW = 5
 Times = npt.NDArray[np.int64]
 
 
-def render(result: Result, found: Blame, path: CriticalPath) -> RenderableType:
+def render(result: Result) -> RenderableType:
     """All sections but what-if and optimum."""
-    b, makespan = result.breakdown, result.makespan
+    b, found, makespan = result.breakdown, result.blame, result.makespan
     head = Text.assemble((result.scenario.name, "bold"), f"  {format_time(makespan)}, {len(result.log.tasks):,} tasks")
     sections: list[RenderableType] = [head]
     one = "token" if result.log.batched is None else "step"
@@ -40,7 +39,7 @@ def render(result: Result, found: Blame, path: CriticalPath) -> RenderableType:
     ):
         if by_kind.largest(1):
             sections += _section(title, _blame(one if found.owner == "token" else found.owner, by_owner, by_kind))
-    sections += _section("Critical path of the run", _critical(result, path))
+    sections += _section("Critical path of the run", _critical(result))
     sections += _section("Bounds", _bounds(result))
     return Group(*sections)
 
@@ -108,9 +107,9 @@ def _blame(owner: str, by_owner: Matrix, by_kind: Matrix) -> Table:
     return table
 
 
-def _critical(result: Result, path: CriticalPath) -> Table:
+def _critical(result: Result) -> Table:
     table = Table.grid(padding=(0, 2))
-    whole = result.makespan or 1
+    path, whole = result.critical_path, result.makespan or 1
 
     def shares(sums: dict[str, int]) -> str:
         shown = list(sums.items())[:MANY]

@@ -5,8 +5,6 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from sim.analysis.blame import blame
-from sim.analysis.critical_path import critical_path
 from sim.render import account, requests
 from sim.runs.result import Result, Timing
 
@@ -44,8 +42,8 @@ def summary(result: Result, *, trace: Path | None = None, timing: bool = True, w
             for k in m.kinds
         ],
         "breakdown_ps": account.totals(result),
-        "blame": account.blame(blame(result.log, result.rules, result.breakdown)) if result.log.has_rows else None,
-        "critical_path": _critical_path(result),
+        "blame": account.blame(result.blame) if result.log.has_rows else None,
+        "critical_path": account.critical_path(result) if result.log.has_rows else None,
         "doubts": [{"kind": d.kind, "ops": d.ops, "share": d.share, "why": d.why} for d in result.doubts],
         "checks": list(result.checks),
         "trace": str(trace) if trace else None,
@@ -102,10 +100,6 @@ def _timing(timing: Timing, write: float) -> dict[str, Any]:
         "write_s": round(write, 4),
         "executor": timing.executed.executor,
     }
-
-
-def _critical_path(result: Result) -> dict[str, Any] | None:
-    return account.critical_path(result, critical_path(result.log, result.rules)) if result.log.has_rows else None
 
 
 def _share(part: int, whole: int) -> float:

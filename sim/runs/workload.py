@@ -1,4 +1,4 @@
-"""The requests of a scenario, written out, generated or read from a trace, and the experts that their tokens choose."""
+"""The workload of a scenario: its requests, how they share steps, and the experts that their tokens choose."""
 
 from __future__ import annotations
 
@@ -11,10 +11,12 @@ import numpy as np
 
 from models.experts import Routing
 from models.graph import IntArray, OpGraph
-from sim.base.errors import InputError
+from sim.base.errors import ConfigError, about
 from sim.base.quantities import MAXIMUM
 from sim.base.units import PS_PER_S
+from sim.runs.model import token_bytes
 from sim.scenario import RequestTrace, Scenario
+from sim.serving.batcher import Batching, Speculation, feasible
 from sim.workload.generate import generate
 from sim.workload.requests import Request
 from sim.workload.routing import Uniform
@@ -25,19 +27,18 @@ from sim.workload.trace import read
 def requests(scenario: Scenario) -> list[Request]:
     """Every request of a scenario, in program order. Under `workload.concurrency` the loop sets their arrivals, not these.
 
-    Raises InputError, with its place in the scenario, if a trace cannot be used or the last request comes too late.
+    Raises ConfigError if a trace cannot be used or the last request comes too late.
     """
     workload = scenario.workload
     if workload.generate is not None:
         found = generate(workload.generate, scenario.seed)
         if found[-1].arrival > MAXIMUM:
             limit = MAXIMUM // PS_PER_S
-            raise scenario.error(
-                "workload.generate.arrivals", f"so slow that the last request comes after more than {limit:,} s"
-            )
+            message = f"so slow that the last request comes after more than {limit:,} s"
+            raise ConfigError("workload.generate.arrivals", message)
         return found
     if workload.trace is not None:
-        return _traced(scenario, workload.trace)
+        return _traced(workload.trace, scenario.folder)
     made: list[Request] = []
     for number, s in enumerate(workload.each()):
         one = Request(arrival=s.arrival, context=s.context, prompt=s.prompt, tokens=s.tokens)
@@ -45,46 +46,82 @@ def requests(scenario: Scenario) -> list[Request]:
     return made
 
 
-def _traced(scenario: Scenario, wanted: RequestTrace) -> list[Request]:
-    columns = wanted.columns.model_dump(exclude_none=True) if wanted.columns is not None else None
-    try:
+def _traced(trace: RequestTrace, folder: Path) -> list[Request]:
+    columns = trace.columns.model_dump(exclude_none=True) if trace.columns is not None else None
+    with about("workload.trace"):
         return read(
-            _beside(scenario, wanted.file), format=wanted.format, columns=columns, unit=wanted.unit, start=wanted.start,
-            duration=wanted.duration, limit=wanted.limit, speed=Fraction(repr(wanted.speed)), skip_empty=wanted.skip_empty,
+            folder / trace.file, format=trace.format, columns=columns, unit=trace.unit, start=trace.start,
+            duration=trace.duration, limit=trace.limit, speed=Fraction(repr(trace.speed)), skip_empty=trace.skip_empty,
         )  # fmt: skip
-    except InputError as error:
-        raise scenario.error("workload.trace", str(error)) from None
 
 
-def _beside(scenario: Scenario, file: str) -> Path:
-    """A path in a scenario file is relative to that file, so that both can be moved together."""
-    return Path(file) if scenario.source.startswith("<") else Path(scenario.source).parent / file
+def batching(scenario: Scenario, ops: OpGraph, sequences: Sequence[Request], blocks: int | None) -> Batching | None:
+    """The batching of a scenario; None if each step is one sequence that decodes one token.
 
-
-def routing(scenario: Scenario, ops: OpGraph, sequences: Sequence[Request], *, again: bool) -> Routing:
-    """The routing of a run. again: prompts may be prefilled once more, with what was in the cache before them.
-
-    Refuses a file that lacks some of the tokens, or has choices that the model cannot make.
+    blocks: of KV cache. Raises ConfigError if the scenario cannot be batched, or a request could never be served.
     """
+    workload = scenario.workload
+    alone = workload.batching.alone and workload.speculative is None and workload.concurrency is None
+    if alone and not any(request.prompt for request in sequences):
+        return None
+    _refuse_what_cannot_be_batched(scenario)
+    written, drafts = workload.batching, workload.speculative
+    most = written.max_batch or (1 if written.alone else len(sequences))
+    needed = most * (1 if drafts is None else 1 + drafts.draft)
+    if written.max_tokens is not None and written.max_tokens < needed:
+        message = f"expected at least {needed}, so that all of a batch can decode, found {written.max_tokens}"
+        raise ConfigError("workload.batching.max_tokens", message)
+    made = Batching(
+        policy=written.policy,
+        sequences=most,
+        tokens=written.max_tokens,
+        chunk=workload.prefill.chunk,
+        blocks=blocks,
+        block=written.kv.block,
+        full=written.kv.full,
+        speculation=None if drafts is None else Speculation(draft=drafts.draft, acceptance=drafts.acceptance),
+        seed=scenario.seed,
+    )
+    feasible(made, sequences, token_bytes(ops))
+    return made
+
+
+def _refuse_what_cannot_be_batched(scenario: Scenario) -> None:
+    if scenario.workload.dependency == "known":
+        raise ConfigError("workload.dependency", "expected 'sampled' where there are prompts, found 'known'")
+    if scenario.model.config is None:
+        message = "expected a model.config for batching, prompts, speculation and closed loops: a written graph is one step"
+        raise ConfigError("workload", message)
+    if scenario.mapping.granularity != "op":
+        raise ConfigError("mapping.granularity", "expected 'op' for batching, prompts and speculation, found 'aten'")
+
+
+def routing(scenario: Scenario) -> Routing:
+    """The routing of a run: drawn from the seed, or read from a file. Raises ConfigError for a file that cannot be used."""
     written = scenario.workload.routing
     if isinstance(written, str):
         return Uniform(scenario.seed)
+    with about("workload.routing.file"):
+        return read_routing(scenario.folder / written.file)
+
+
+def check_routing(routing: Routing | None, ops: OpGraph, sequences: Sequence[Request], *, again: bool) -> None:
+    """Raise ConfigError if a routing lacks some of the tokens, or has choices that the model cannot make.
+
+    again: prompts may be prefilled once more, with the tokens that were in the cache before them.
+    """
+    if routing is None or isinstance(routing, Uniform):
+        return
     layers = {op.layer: op.experts for op in ops.ops if op.experts is not None}
-    if not layers:
-        raise scenario.error("workload.routing", "expected a file only for a mixture of experts, which the model is not")
-    try:
-        given = read_routing(scenario.folder / written.file)
+    with about("workload.routing.file"):
         for number, position in enumerate(_fed_in(sequences, again)):
             sequence = np.full_like(position, number)
             for layer, experts in layers.items():
-                given.choose(np.full_like(position, layer), sequence, position, experts)
-    except InputError as error:
-        raise scenario.error("workload.routing.file", str(error)) from None
-    return given
+                routing.choose(np.full_like(position, layer), sequence, position, experts)
 
 
 def _fed_in(sequences: Sequence[Request], again: bool) -> Iterator[IntArray]:
-    """Positions of the tokens that each sequence feeds in: of samples of one prompt, the first feeds it in for all."""
+    """Positions of the tokens that each sequence feeds in; of samples of one prompt, only the first feeds it in."""
     groups = set[int]()
     for request in sequences:
         shared = request.prompt if request.group in groups else 0

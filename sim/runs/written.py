@@ -11,10 +11,12 @@ the order in which it is written.
 
 from __future__ import annotations
 
-from heapq import heapify, heappop, heappush
+from collections.abc import Set
 
 from models.graph import MONOMIALS, QUANTITIES, ModelGraph, Op, OpGraph
+from models.polynomials import Polynomials
 from sim.base.errors import nearest
+from sim.base.topological import topological_order
 from sim.base.units import PS_PER_S, ceil_div
 from sim.cost import CostModel, Given
 from sim.scenario import GraphOp, Scenario
@@ -25,22 +27,22 @@ def written_model(scenario: Scenario) -> ModelGraph:
     ops, bandwidth = _in_order(scenario), scenario.hardware.memory.bandwidth
     dtype = scenario.model.dtype or "bfloat16"
     index = {op.name: i for i, op in enumerate(ops)}
-    polynomials: dict[tuple[int, ...], int] = {}
+    polynomials = Polynomials()
     made = []
     for op in ops:
         amounts = {name: getattr(op, name) or 0 for name in QUANTITIES}
         if op.transfer is not None:  # so many bytes as the channel moves in that time
             amounts[op.moves_kv or "weight"] = max(1, ceil_div(op.transfer * bandwidth, PS_PER_S))
-        constants = [(amounts[name], *[0] * (len(MONOMIALS) - 1)) for name in QUANTITIES]
+        constants = [((amounts[name], *[0] * (len(MONOMIALS) - 1)),) for name in QUANTITIES]
         kind = op.kind or op.name
         made.append(
             Op(
                 kind=kind, path=op.name, layer=op.layer, part=op.name if op.name != kind else "", heads=op.heads, dtype=dtype,
                 inputs=tuple(sorted({index[name] for name in op.inputs})),
-                costs=tuple(polynomials.setdefault(polynomial, len(polynomials)) for polynomial in constants),
+                costs=tuple(map(polynomials.number, constants)),
             )
         )  # fmt: skip
-    graph = OpGraph(ops=tuple(made), polynomials=tuple((polynomial,) for polynomial in polynomials))
+    graph = OpGraph(ops=tuple(made), polynomials=tuple(polynomials))
     return ModelGraph(
         name=scenario.name, layers=max(op.layer for op in ops) + 1, hidden=0, heads=max(op.heads for op in ops), kv_heads=0,
         head_dim=0, vocabulary=0, dtype=dtype, parameters=0, parameter_bytes=sum(op.weight or 0 for op in ops),
@@ -68,8 +70,7 @@ def _in_order(scenario: Scenario) -> list[GraphOp]:
                 f"model.graph[{i}].name", f"expected names that differ, found {op.name!r} again, first at {first}"
             )
         index[op.name] = i
-    consumers: list[list[int]] = [[] for _ in ops]
-    missing = [len(set(op.inputs)) for op in ops]
+    inputs: dict[int, set[int]] = {i: set() for i in range(len(ops))}
     for i, op in enumerate(ops):
         for position, name in enumerate(op.inputs):
             if name not in index:
@@ -77,30 +78,22 @@ def _in_order(scenario: Scenario) -> list[GraphOp]:
                 raise scenario.error(
                     f"model.graph[{i}].inputs[{position}]", f"expected the name of an op, found {name!r}{hint}"
                 )
-            if i not in consumers[index[name]]:
-                consumers[index[name]].append(i)
-    ready = [i for i, count in enumerate(missing) if not count]
-    heapify(ready)
-    order = []
-    while ready:
-        i = heappop(ready)
-        order.append(i)
-        for j in consumers[i]:
-            missing[j] -= 1
-            if not missing[j]:
-                heappush(ready, j)
+            inputs[i].add(index[name])
+    order = topological_order(inputs)
     if len(order) < len(ops):
-        cycle = _cycle(ops, index, missing)
+        cycle = _cycle(ops, index, inputs.keys() - set(order))
         place = f"model.graph[{index[cycle[0]]}].inputs"
         raise scenario.error(place, f"expected a graph without cycles, found {' <- '.join([*cycle, cycle[0]])}")
     return [ops[i] for i in order]
 
 
-def _cycle(ops: tuple[GraphOp, ...], index: dict[str, int], missing: list[int]) -> list[str]:
-    """The names on one cycle, each followed by an input of it: what never became ready has an input that never did."""
-    i = next(i for i, count in enumerate(missing) if count)
+def _cycle(ops: tuple[GraphOp, ...], index: dict[str, int], left: Set[int]) -> list[str]:
+    """The names on one cycle, each followed by an input of it. left: ops on or behind a cycle, of which each has an input that
+    is one, too.
+    """
+    i = min(left)
     path: list[str] = []
     while ops[i].name not in path:
         path.append(ops[i].name)
-        i = next(index[name] for name in ops[i].inputs if missing[index[name]])
+        i = next(index[name] for name in ops[i].inputs if index[name] in left)
     return path[path.index(ops[i].name) :]

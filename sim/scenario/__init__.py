@@ -17,26 +17,13 @@ from pydantic import ValidationError
 from sim.base.documents import Document, from_plain, read
 from sim.base.documents import parse as parse_document
 from sim.base.section import Choice
+from sim.cost.settings import Cost
+from sim.machine.settings import Arbiter, Engines, Hardware, Memory, Scheduler
 from sim.mapping.settings import Formats, Fuse, ModelMapping
+from sim.scenario.completion import completed
 from sim.scenario.graph_op import GraphOp
 from sim.scenario.problems import raise_first, translate, unknown_names
-from sim.scenario.sections import (
-    NAME,
-    Arbiter,
-    Cost,
-    Engines,
-    Hardware,
-    Memory,
-    Model,
-    Report,
-    Scenario,
-    Scheduler,
-    SequenceGroup,
-    Trace,
-    Window,
-    Workload,
-    folder_of,
-)
+from sim.scenario.sections import NAME, Model, Report, Scenario, SequenceGroup, Trace, Window, Workload
 from sim.workload.settings import Arrivals, Columns, Concurrency, Generate, Lengths, RequestTrace
 
 __all__ = [
@@ -92,10 +79,14 @@ def parse(text: str, source: str = "<string>", overrides: Sequence[str] = (), kn
 
 
 def from_dict(
-    data: Mapping[str, Any], source: str = "<dict>", overrides: Sequence[str] = (), known: Known | None = None
-) -> Scenario:
-    """Read a scenario from plain data with quantities as text (`100 GB/s`), as `load` does."""
-    return _validate(from_plain(data, source).override(overrides), known)
+    data: Mapping[str, Any], source: str = "<dict>", overrides: Sequence[str] = (), known: Known | None = None,
+    *, complete: bool = False,
+) -> Scenario:  # fmt: skip
+    """Read a scenario from plain data with quantities as text (`100 GB/s`), as `load` does.
+
+    complete: it has all figures of its preset or profile, as `Scenario.to_dict` writes them, so that no file is opened.
+    """
+    return _validate(from_plain(data, source).override(overrides), known, complete=complete)
 
 
 def override(scenario: Scenario, assignments: Sequence[str], known: Known | None = None) -> Scenario:
@@ -113,15 +104,18 @@ def json_schema() -> dict[str, Any]:
     return {"$schema": "https://json-schema.org/draft/2020-12/schema", **schema}
 
 
-def _validate(document: Document, known: Known | None, name: str = "scenario") -> Scenario:
+def _validate(document: Document, known: Known | None, name: str = "scenario", *, complete: bool = False) -> Scenario:
     data = document.plain()
     if isinstance(data, dict) and "name" not in data and re.match(NAME, name):
         data["name"] = name
-    problems = list(unknown_names(document, known or {}))
+    data, incomplete = (data, []) if complete else completed(data, document)
+    problems = [*unknown_names(document, known or {}), *incomplete]
     try:
-        scenario = Scenario.model_validate(data, context={"folder": folder_of(document)})
+        scenario = Scenario.model_validate(data)
     except ValidationError as error:
         details = error.errors(include_url=False)
+        if incomplete:  # what holds of the section as a whole cannot be told while figures are missing
+            details = [detail for detail in details if detail["loc"] != ("hardware",) or detail["type"] != "value_error"]
         problems += translate(details, document)
         raise_first(problems)
         raise  # unreachable: every detail is a problem

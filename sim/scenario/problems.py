@@ -17,13 +17,15 @@ from sim.base.documents import Document, KeyPath, Place, dotted
 from sim.base.errors import nearest
 from sim.base.quantities import show
 from sim.base.section import LINE, LINES, ONE, TABLE, Choice, Short
-from sim.scenario.sections import COUNT, DTYPE, NAME, Scenario
+from sim.machine.settings import COUNT, DTYPE
+from sim.scenario.sections import NAME, Scenario
 
-#: Names that are open to third parties: what they name, and the path of the choice.
-OPEN_NAMES: tuple[tuple[str, KeyPath], ...] = (
-    ("arbiter", ("hardware", "memory", "arbiter")),
-    ("scheduler", ("scheduler",)),
-    ("cost", ("cost",)),
+#: Names that are open to third parties: what they name, the path of the choice, and the key of the name in its long form.
+OPEN_NAMES: tuple[tuple[str, KeyPath, str], ...] = (
+    ("arbiter", ("hardware", "memory", "arbiter"), "name"),
+    ("scheduler", ("scheduler",), "name"),
+    ("batching", ("workload", "batching"), "policy"),
+    ("cost", ("cost",), "model"),
 )
 
 
@@ -52,13 +54,12 @@ def raise_first(problems: list[Problem]) -> None:
 
 def unknown_names(document: Document, known: Mapping[str, Collection[str]]) -> Iterator[Problem]:
     """Names of policies that are not among the known ones; a kind that `known` does not list is not checked."""
-    for what, path in OPEN_NAMES:
+    for what, path, key in OPEN_NAMES:
         if what not in known:
             continue
         choice, reached = document.find(path)
         if reached != path:
             continue
-        key = "model" if what == "cost" else "name"
         written = choice.value if isinstance(choice.value, Mapping) else {key: choice}
         name = written[key].value if key in written else None
         if not isinstance(name, str):

@@ -1,62 +1,34 @@
 """The sections of a scenario, as frozen models. Quantities are integers of base units: ps, bytes, bytes/s, FLOP/s.
 
-The descriptions go into the JSON Schema, so that an editor shows them. `Choice` is what names a policy: its names are
-open, because others register theirs; whoever validates a scenario passes the names it knows.
+The descriptions go into the JSON Schema, so that an editor shows them. `Choice` is a section that names a policy: its names are
+open, because others register theirs; whoever validates a scenario passes the names it knows. Validation opens no files.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from annotated_types import Ge, Le
-from pydantic import (
-    BeforeValidator,
-    ConfigDict,
-    Discriminator,
-    Field,
-    PrivateAttr,
-    Tag,
-    ValidationInfo,
-    field_validator,
-    model_validator,
-)
+from pydantic import BeforeValidator, ConfigDict, Field, PrivateAttr, field_validator, model_validator
 
 from sim.base.documents import Document, key_path
-from sim.base.errors import InputError
-from sim.base.quantities import Bandwidth, Duration, FlopRate, Size
-from sim.base.section import CONTROL, LINES, ONE, TABLE, Choice, Section, Whole, default, form, integral, real
-from sim.cost.profile import hardware, read_profile
-from sim.machine.presets import complete, find, over
+from sim.base.errors import ConfigError, InputError
+from sim.base.quantities import Duration
+from sim.base.section import CONTROL, LINES, Section, Whole, default, integral
+from sim.cost.settings import Cost
+from sim.machine.settings import Hardware, Scheduler
 from sim.mapping.settings import ModelMapping
 from sim.scenario.graph_op import MAX_OPS, GraphOp
+from sim.scenario.paths import folder_of, with_absolute_paths
 from sim.serving.settings import Batching, Prefill, Routing, Speculative
 from sim.workload.requests import MAX_CONTEXT, MAX_REQUESTS, MAX_TOKENS
 from sim.workload.settings import Concurrency, Generate, RequestTrace
 
 #: Names become parts of file names: no control character, no slash, no leading dot or space, at most 100 characters.
 NAME = rf"^[^\s./\\{CONTROL}][^/\\{CONTROL}]{{0,99}}$"
-
-DTYPE = "^[a-z][a-z0-9_]*$"
-
-COUNT = "^[1-9][0-9]{0,5}$"
-
-
-DtypeName = Annotated[str, Field(pattern=DTYPE)]
-
-#: One rate for all number formats, or a table by torch's name of the format.
-FlopTable = Annotated[
-    Annotated[FlopRate, Tag(ONE)]
-    | Annotated[dict[DtypeName, FlopRate], Field(min_length=1, json_schema_extra={"additionalProperties": False}), Tag(TABLE)],
-    Discriminator(form),
-]
-
-#: The name of a shipped table, or the table itself: duration by op kind.
-CostTable = Annotated[
-    Annotated[str, Field(min_length=1), Tag(ONE)] | Annotated[dict[str, Duration], Field(min_length=1), Tag(TABLE)],
-    Discriminator(form),
-]
 
 
 class Model(Section):
@@ -198,215 +170,12 @@ class Workload(Section):
 
     @model_validator(mode="after")
     def _consistent(self) -> Workload:
-        alone = self.batching.policy == "independent"
+        alone = self.batching.alone
         if self.dependency == "known" and not (alone and self.speculative is None and self.concurrency is None):
             raise ValueError("expected dependency 'known' only without batching, speculation and concurrency")
         if any(group.samples > 1 for group in self.sequences or ()) and (alone or self.batching.kv.full != "wait"):
             raise ValueError("expected samples only with 'static' or 'continuous' batching and kv.full 'wait'")
         return self
-
-
-class Engines(Section):
-    """The compute engines, all alike."""
-
-    count: Whole = Field(default=4, ge=1, le=4096, description="Number of engines.")
-    flops: FlopTable = default(
-        "2 TFLOP/s",
-        description="Peak of one engine for matrix products: one rate, or a table by number format.",
-        examples=["2 TFLOP/s", {"bfloat16": "2 TFLOP/s"}],
-    )
-    vector_flops: FlopRate = default(
-        "100 GFLOP/s", description="Rate of one engine for all that is no matrix product, in elements a second."
-    )
-    overhead: Duration = default("0 us", description="Fixed time that every compute task takes on top.")
-
-    def peak(self, dtype: str) -> int | None:
-        """FLOP/s of one engine for matrix products in `dtype`; None if the table does not have it."""
-        return self.flops.get(dtype) if isinstance(self.flops, dict) else self.flops
-
-
-class Arbiter(Choice):
-    """How bandwidth is divided among outstanding transfers: a name, or a mapping of `name` and its options."""
-
-    examples = ("fifo", "processor_sharing")
-
-    name: str = Field(min_length=1, description="Name of the arbiter.")
-
-
-class Channels(Section):
-    """Several memory channels instead of one."""
-
-    count: Whole = Field(default=1, ge=1, le=1024, description="Number of channels; each has the bandwidth of `memory`.")
-    route: Literal["interleaved", "sequence", "class"] = Field(
-        default="interleaved",
-        description="Where a transfer goes. `interleaved`: in equal parts over all channels, and it ends with its last part; "
-        "`sequence`: to the channel of its sequence (number modulo count); `class`: weights to channel 0, KV cache to 1, "
-        "activations to 2 (modulo count).",
-    )
-
-
-#: Numbers of transfers, as text: all keys of a document are.
-AtOnce = Annotated[str, Field(pattern=COUNT)]
-Efficiency = Annotated[float, Field(gt=0, le=1), BeforeValidator(real)]
-
-
-class Memory(Section):
-    """The memory channels that all engines share."""
-
-    bandwidth: Bandwidth = default("100 GB/s", description="Bandwidth of each channel.")
-    latency: Duration = default(
-        "0 ns", description="Delay of every transfer. It is pipelined: the channel is not occupied meanwhile."
-    )
-    arbiter: Arbiter = default("fifo", description="How bandwidth is divided among outstanding transfers.")
-    port_bandwidth: Bandwidth | None = Field(
-        default=None, description="The most that one requester can draw from a channel; null: all of it."
-    )
-    channels: Channels = default({}, description="How many channels there are, and which of them a transfer goes to.")
-    efficiency: (
-        Annotated[dict[AtOnce, Efficiency], Field(min_length=1, json_schema_extra={"additionalProperties": False})] | None
-    ) = Field(
-        default=None,
-        description="Share of the bandwidth that a channel can deliver, by number of transfers it serves at once; linear "
-        "between the numbers, constant beyond them. null: all of it.",
-        examples=[{"1": 0.54, "2": 0.78, "4": 0.68}],
-    )
-    achievable: bool = Field(
-        default=False,
-        description="Take `efficiency` from the preset: the share of the bandwidth that kernels were seen to reach. "
-        "Otherwise a preset gives the peak.",
-    )
-    capacity: Size | None = Field(
-        default=None,
-        description="Size of the memory (of all channels together): weights and KV cache of a model config must fit. null: "
-        "any size.",
-    )
-
-
-def folder_of(document: Document) -> Path:
-    """The folder of the file that a document was read from."""
-    source = Path(document.source)
-    return source.parent if document.text and source.suffix else Path()
-
-
-def folder_in(info: ValidationInfo) -> Path:
-    """The folder of the file of a scenario, from which paths in it start."""
-    folder: Path = (info.context or {}).get("folder", Path())
-    return folder
-
-
-def readable_profile(path: str | None, info: ValidationInfo) -> str | None:
-    """The path of a device profile, if it is one. Raises ValueError that says what is wrong with it."""
-    try:
-        if path is not None:
-            read_profile(folder_in(info) / path)
-    except InputError as error:
-        raise ValueError(str(error)) from None
-    return path
-
-
-class Hardware(Section):
-    """The machine. What is not given is that of the preset, or without one of a small generic NPU."""
-
-    preset: str | None = Field(
-        default=None,
-        min_length=1,
-        description="A machine by its name (`sim list hardware`), or the path of its file, from the folder of the scenario. It "
-        "gives engines and memory; what is written here holds instead.",
-        examples=["a100-80g-sxm"],
-    )
-    from_profile: str | None = Field(
-        default=None,
-        min_length=1,
-        description="Instead of a preset: path of a device profile, from the folder of the scenario. It gives the number of "
-        "engines, bandwidth, its efficiency by number of transfers, and capacity; what is written here holds instead.",
-        examples=["device.yaml"],
-    )
-    engines: Engines = default({}, description="The compute engines.")
-    memory: Memory = default({}, description="The memory channel.")
-    sram: Size | None = Field(default=None, description="On-chip memory for operands in flight; null: unbounded.")
-
-    @model_validator(mode="before")
-    @classmethod
-    def _completed(cls, value: object, info: ValidationInfo) -> object:
-        if not isinstance(value, Mapping):
-            return value
-        name, profile = value.get("preset"), value.get("from_profile")
-        try:
-            if isinstance(profile, str) and profile and name is None:
-                return over(hardware(read_profile(folder_in(info) / profile)), value)
-            preset = find(name, folder_in(info)) if isinstance(name, str) and name else None
-        except InputError:
-            return value  # the field says so, at its own place
-        return complete(preset, value) if preset is not None else value
-
-    @field_validator("from_profile")
-    @classmethod
-    def _readable(cls, path: str | None, info: ValidationInfo) -> str | None:
-        return readable_profile(path, info)
-
-    @field_validator("preset")
-    @classmethod
-    def _known(cls, name: str | None, info: ValidationInfo) -> str | None:
-        try:
-            if name is not None:
-                find(name, folder_in(info))
-        except InputError as error:
-            raise ValueError(str(error)) from None
-        return name
-
-    @model_validator(mode="after")
-    def _one_source(self) -> Hardware:
-        if self.preset is not None and self.from_profile is not None:
-            raise ValueError("expected only one of the keys 'preset' and 'from_profile', found both")
-        return self
-
-    @model_validator(mode="after")
-    def _reachable(self) -> Hardware:
-        if self.memory.achievable and self.memory.efficiency is None:
-            whose = f"preset {self.preset!r} has none" if self.preset is not None else "no preset is named"
-            raise ValueError(f"expected memory.achievable only where a share is known: {whose}; write memory.efficiency")
-        return self
-
-
-class Scheduler(Choice):
-    """Which ready task a free engine takes: a name, or a mapping of `name` and its options."""
-
-    examples = ("earliest", "serial", "sticky", "critical_path")
-
-    name: str = Field(min_length=1, description="Name of the scheduler.")
-
-
-class Cost(Choice):
-    """How long tasks take: the name of a cost model, or a mapping of `model` and its options."""
-
-    key = "model"
-    examples = ("roofline", "fixed", "profiled")
-
-    model: str = Field(min_length=1, description="Name of the cost model.", examples=["roofline", "fixed", "profiled"])
-    table: CostTable | None = Field(
-        default=None,
-        description="For `fixed`: the name of a shipped table, or a mapping of op kinds to durations.",
-        examples=["block_estimates", {"norm": "300 us"}],
-    )
-    jitter: float = Field(
-        default=0.0, ge=0, lt=1, description="For `fixed`: durations vary uniformly by this share, up and down."
-    )
-
-    profile: str | None = Field(
-        default=None,
-        min_length=1,
-        description="For `profiled`: path of a device profile, from the folder of the scenario.",
-        examples=["device.yaml"],
-    )
-    otherwise: Literal["roofline"] | None = Field(
-        default=None,
-        description="For `profiled`: what ops cost that the profile lacks, and the report lists them; null: they are errors.",
-    )
-
-    @field_validator("profile")
-    @classmethod
-    def _readable(cls, path: str | None, info: ValidationInfo) -> str | None:
-        return readable_profile(path, info)
 
 
 class Window(Section):
@@ -500,9 +269,21 @@ class Scenario(Section):
         """The error for a value that a later stage cannot use: `file:3:12: model.layers: expected 1 to 16, found 40`."""
         return self._document.place(key_path(key)).error(f"{key}: {message}")
 
-    def to_dict(self) -> dict[str, Any]:
-        """Everything, defaults included, as plain data with quantities as text: `from_dict` gives an equal scenario."""
-        return self.model_dump(mode="json")
+    @contextmanager
+    def located(self) -> Iterator[None]:
+        """Add the place in the file to errors about a key of this scenario."""
+        try:
+            yield
+        except ConfigError as error:
+            raise self.error(error.key, error.message) from None
+
+    def to_dict(self, *, absolute: bool = False) -> dict[str, Any]:
+        """Everything, defaults included, as plain data with quantities as text: `from_dict` gives an equal scenario.
+
+        absolute: paths are written so that they mean the same files in any working directory.
+        """
+        data: dict[str, Any] = self.model_dump(mode="json")
+        return with_absolute_paths(data, self.folder) if absolute else data
 
     def __eq__(self, other: object) -> bool:
         return isinstance(other, Scenario) and self.__dict__ == other.__dict__  # wherever it was read from

@@ -16,17 +16,18 @@ from __future__ import annotations
 from collections import Counter, deque
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from itertools import groupby
+from itertools import chain, groupby
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
-from sim.base.errors import InputError
+from sim.base.errors import ConfigError
 from sim.base.kernel import kernel, launch, loaded
 from sim.base.philox import four_draws, highest_bits
 from sim.base.units import ceil_div, format_bytes
 from sim.mapping.steps import Shape
+from sim.serving.policies import BATCHING_POLICIES, BatchingPolicy
 from sim.workload.requests import Request
 
 
@@ -65,7 +66,8 @@ class Batch:
     ) -> None:  # fmt: skip
         self._members: tuple[Member, ...] | None = tuple(members)
         _, context, query, _, logits, emitted, leader = zip(*members, strict=True)
-        self.table: npt.NDArray[np.int64] = np.array(members, dtype=np.int64)
+        words = np.fromiter(chain.from_iterable(members), dtype=np.int64, count=len(members) * len(Member._fields))
+        self.table: npt.NDArray[np.int64] = words.reshape(len(members), -1)
         self.swap, self.forks = swap, forks
         self.context, self.tokens, self.logits = sum(context), sum(query), sum(logits)
         self.emitted = sum(emitted) + len(forks)
@@ -142,7 +144,7 @@ class Batching:
     blocks: of the KV cache, of `block` tokens each, None for as many as it takes.
     """
 
-    policy: Literal["independent", "static", "continuous"] = "independent"
+    policy: str = "independent"
     sequences: int = 1
     tokens: int | None = None
     chunk: int | None = None
@@ -151,6 +153,11 @@ class Batching:
     full: Literal["wait", "recompute", "swap"] = "wait"
     speculation: Speculation | None = None
     seed: int = 0
+
+    @property
+    def alone(self) -> bool:
+        """Whether each request is served in a loop of its own."""
+        return BATCHING_POLICIES.get(self.policy).alone
 
 
 @dataclass(slots=True, eq=False)
@@ -231,6 +238,10 @@ class Batcher:
     _held: dict[int, int] = field(default_factory=dict)  # group -> how many of its samples still need its shared blocks
     _last: Batch | None = None  # the step that `next` gave last, if it was no move
     _steady: bool = False  # it decodes one token of each, as the one before it
+    _policy: BatchingPolicy = field(init=False)
+
+    def __post_init__(self) -> None:
+        self._policy = BATCHING_POLICIES.make(self.batching.policy, {})
 
     def next(self, now: int) -> Batch | None:
         """The next step at this time, None if there is nothing to do before the next arrival."""
@@ -362,8 +373,7 @@ class Batcher:
     # Admission
 
     def _arrive(self, now: int) -> None:
-        alone = self.batching.policy == "independent"
-        while not alone or not (self.waiting or self.running):
+        while not self._policy.alone or not (self.waiting or self.running):
             number = self.arrivals.take(now)
             if number is None:
                 return
@@ -371,19 +381,21 @@ class Batcher:
             self.waiting.append(_Sequence(number, request, request.context, request.prompt))
 
     def _admit(self) -> None:
-        if self.batching.policy == "static" and self.running:
-            return
+        left = len(self.running)
         while self.waiting and not self.swapped and len(self.running) < self.batching.sequences:
-            group = self._group()
+            chosen = self._policy.choose(self.waiting, left)
+            if chosen is None:
+                return
+            group = self._group(chosen)
             if len(self.running) + len(group) > self.batching.sequences or not self._take_blocks(group):
                 return
             for sequence in group:
-                self.waiting.popleft()
+                self.waiting.remove(sequence)
                 self.running.append(sequence)
 
-    def _group(self) -> list[_Sequence]:
-        """The first that waits, with all samples of its prompt."""
-        first = self.waiting[0]
+    def _group(self, chosen: int) -> list[_Sequence]:
+        """The waiting sequence of this index, with all samples of its prompt."""
+        first = self.waiting[chosen]
         if first.request.group < 0:
             return [first]
         return [s for s in self.waiting if s.request.group == first.request.group]
@@ -473,7 +485,7 @@ def loops(batching: Batching, requests: Sequence[Request], *, concurrency: int |
 
     think: ps from the end of a request to the next, where `concurrency` limits them.
     """
-    if batching.policy != "independent":
+    if not batching.alone:
         return [Batcher(batching, Arrivals(requests, concurrency=concurrency, think=think))]
     if concurrency is not None:
         arrivals = Arrivals(requests, concurrency=concurrency, think=think)
@@ -482,7 +494,7 @@ def loops(batching: Batching, requests: Sequence[Request], *, concurrency: int |
 
 
 def feasible(batching: Batching, requests: Sequence[Request], token_bytes: int) -> None:
-    """Raises InputError for a request that could never be served. token_bytes: of the KV cache of one token."""
+    """Raises ConfigError for a request that could never be served. token_bytes: of the KV cache of one token."""
 
     def size(blocks: int) -> str:
         tokens = blocks * batching.block
@@ -491,26 +503,29 @@ def feasible(batching: Batching, requests: Sequence[Request], token_bytes: int) 
     groups = Counter(request.group for request in requests if request.group >= 0)
     for group, samples in groups.items():
         if samples > batching.sequences:
-            raise InputError(f"workload.sequences: expected at most max_batch {batching.sequences} samples, found {samples}")
+            message = f"expected at most max_batch {batching.sequences} samples, found {samples}"
+            raise ConfigError("workload.sequences", message)
         request = next(request for request in requests if request.group == group)
         shared, final = request.context + request.prompt, max(request.final, request.context + request.prompt)
         blocks = shared // batching.block + samples * (ceil_div(final, batching.block) - shared // batching.block)
         if batching.blocks is not None and blocks > batching.blocks:
-            raise InputError(
-                f"workload.batching.kv: {samples} samples of one prompt end in {size(blocks)}, more than the "
-                f"{size(batching.blocks)} of the KV cache"
+            raise ConfigError(
+                "workload.batching.kv",
+                f"{samples} samples of one prompt end in {size(blocks)}, more than the {size(batching.blocks)} of the KV cache",
             )
     for number, request in enumerate(requests):
         blocks = ceil_div(request.final, batching.block)
         if batching.blocks is not None and blocks > batching.blocks:
-            raise InputError(
-                f"workload.batching.kv: sequence {number} ends with {request.final:,} tokens in {size(blocks)}, more than the "
-                f"{size(batching.blocks)} of the KV cache"
+            raise ConfigError(
+                "workload.batching.kv",
+                f"sequence {number} ends with {request.final:,} tokens in {size(blocks)}, more than the "
+                f"{size(batching.blocks)} of the KV cache",
             )
         again = batching.full == "recompute" and batching.blocks is not None
         whole = request.final if again else request.prompt
         if batching.tokens is not None and batching.chunk is None and whole > batching.tokens:
-            raise InputError(
-                f"workload.batching.max_tokens: expected at least {whole}, for sequence {number} is prefilled as a whole"
-                f"{' even after it was dropped' if again else ''}, found {batching.tokens}; chunks would fit"
+            raise ConfigError(
+                "workload.batching.max_tokens",
+                f"expected at least {whole}, for sequence {number} is prefilled as a whole"
+                f"{' even after it was dropped' if again else ''}, found {batching.tokens}; chunks would fit",
             )

@@ -8,6 +8,7 @@ from pydantic import BeforeValidator, Discriminator, Field, Tag, model_validator
 
 from sim.base.quantities import Size
 from sim.base.section import LINE, ONE, TABLE, Section, Short, Whole, default, form, real
+from sim.serving.policies import BATCHING_POLICIES
 
 
 class KVPages(Section):
@@ -31,11 +32,13 @@ class Batching(Short):
 
     key, types, expected = "policy", (str,), "independent, static or continuous, or a mapping with the key 'policy'"
 
-    policy: Literal["independent", "static", "continuous"] = Field(
+    policy: str = Field(
         default="independent",
-        description="`independent`: each sequence decodes in a loop of its own, and they only contend; `static`: those that "
-        "are there when the batch before has ended go through their tokens together; `continuous`: each step takes all "
-        "that are there.",
+        min_length=1,
+        examples=["independent", "static", "continuous"],
+        description="Name of the policy. `independent`: each sequence decodes in a loop of its own, and they only contend; "
+        "`static`: the requests that are there when the batch before has ended go through their tokens together; "
+        "`continuous`: each step takes all that are there.",
     )
     max_batch: Whole | None = Field(default=None, ge=1, le=65536, description="Most sequences in a step; null: any number.")
     max_tokens: Whole | None = Field(
@@ -43,9 +46,14 @@ class Batching(Short):
     )
     kv: KVPages = default({}, description="The KV cache, and what happens when it is full.")
 
+    @property
+    def alone(self) -> bool:
+        """Whether each request is served in a loop of its own; an unknown name has an error of its own."""
+        return self.policy in BATCHING_POLICIES and BATCHING_POLICIES.get(self.policy).alone
+
     @model_validator(mode="after")
     def _limits_of_a_batch(self) -> Batching:
-        if self.policy == "independent":
+        if self.alone:
             none = {"max_batch": None, "max_tokens": None, "kv": KVPages.model_construct()}
             given = [name for name, value in none.items() if getattr(self, name) != value]
             if given:

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from fractions import Fraction
 
+import numpy as np
+
 from models.graph import QUANTITIES, IntArray, OpGraph
 from sim.analysis.context import Rules
 from sim.cost import StepLanes
@@ -25,6 +27,20 @@ class UnitCosts:
         costs = graph.ops.costs(steps.context)
         flops = graph.share(costs[QUANTITIES.index("flops")])
         return (flops.clip(1) * graph.computes[:, None], graph.bytes_moved(costs).clip(1) * (graph.moves != 0)[:, None])
+
+
+class UnevenCosts(UnitCosts):
+    """Each token computes at its own pace, so that stores of one token may end before those of the tokens before it.
+
+    paces: how many times longer than others; token t takes that at t, modulo their number.
+    """
+
+    def __init__(self, *paces: int) -> None:
+        self._paces = np.array(paces, dtype=np.int64)
+
+    def durations(self, graph: TaskGraph, steps: StepLanes) -> tuple[IntArray, IntArray]:
+        compute, work = super().durations(graph, steps)
+        return compute * self._paces[steps.token % len(self._paces)], work
 
 
 def setup(

@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 
 from sim.analysis.breakdown import PARTS, breakdown
-from sim.analysis.columns import tasks_of
 from sim.analysis.engines import by_start, clock, room_for, sweep_engines
 from sim.base.errors import SimulationError
+from sim.log.columns import tasks_of
 from tests.analysis.machine import run
 from tests.graphs import GraphBuilder
 

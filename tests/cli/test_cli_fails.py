@@ -144,7 +144,7 @@ def test_bad_config(content: str, message: str, tmp_path: Path, fails: Callable[
 def test_no_network(process: Sim, tmp_path: Path) -> None:
     nowhere = {"HF_ENDPOINT": "http://127.0.0.1:9", "HF_HOME": str(tmp_path)}
     done = process("capture", "nobody/nothing", status=2, env=nowhere)
-    assert "not to be had from the Hugging Face hub" in error_of(done)
+    assert "not available from the Hugging Face hub" in error_of(done)
 
 
 @pytest.mark.parametrize(

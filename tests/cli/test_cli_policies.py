@@ -5,13 +5,14 @@ from __future__ import annotations
 import pytest
 
 from sim.base.errors import InputError
-from sim.runs.run import op_graphs, prepare, read
+from sim.runs.plan import plan
+from sim.runs.run import read
 from sim.scenario.shipped import scenarios
 
 
 def check(name: str, *changes: str) -> None:
     scenario = read(scenarios()[name], list(changes))
-    prepare(scenario, *op_graphs(scenario))
+    plan(scenario)
 
 
 @pytest.mark.parametrize(

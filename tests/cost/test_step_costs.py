@@ -7,13 +7,14 @@ import pytest
 
 import sim.scenario
 from models.graph import IntArray, StepLanes
-from sim.base.errors import InputError
+from sim.base.errors import ConfigError, InputError
 from sim.cost import CostModel
 from sim.executors.compiled.costs import Constant, Costs, PerTask, costs_of
 from sim.executors.compiled.state import BYTES, COMPUTE, COST, WORK
-from sim.executors.setup import Setup, SramError, lanes_of, sram_use
+from sim.executors.setup import Setup, lanes_of, sram_use
 from sim.mapping.tasks import TaskGraph
-from sim.runs.run import op_graphs, prepare, read
+from sim.runs.plan import plan
+from sim.runs.run import read
 from sim.scenario.shipped import scenarios
 from sim.serving.batcher import Batcher, loops
 
@@ -49,7 +50,7 @@ CASES = {
 
 def setup_of(name: str, *overrides: str) -> Setup:
     scenario = read(scenarios()[name], list(overrides))
-    return prepare(scenario, *op_graphs(scenario))
+    return plan(scenario).setup
 
 
 def expected(setup: Setup, graph: TaskGraph, lanes: StepLanes) -> IntArray:
@@ -141,7 +142,7 @@ mapping: {execution: prefetch, tiles: 2}
 )
 def test_given_times_are_completed_by_the_model(changes: list[str]) -> None:
     scenario = sim.scenario.parse(WRITTEN, "g.yaml", changes)
-    setup = prepare(scenario, *op_graphs(scenario))
+    setup = plan(scenario).setup
     costs = costs_of(setup, setup.graph)
     assert isinstance(costs, Constant) == (len(changes) == 2)
     assert_lanes(setup, np.arange(2))
@@ -157,7 +158,7 @@ def test_an_operand_that_does_not_fit_is_refused(cost: str) -> None:
     assert batch is not None
     costs = costs_of(setup, setup.graphs(batch.shape))
     out = np.zeros((1, costs.rows, COST), dtype=np.int64)
-    with pytest.raises(SramError, match="at once, SRAM has"):
+    with pytest.raises(ConfigError, match="at once, SRAM has"):
         costs.fill_step(out, 0, 0, batch)
     with pytest.raises(InputError):
         costs.fill(out, lanes_of(0, 0, batch))

@@ -5,22 +5,22 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterator
-from inspect import cleandoc, signature
+from inspect import cleandoc
 from pathlib import Path
 from typing import Any
 
 import click
 
-from sim.base.registry import GIVEN, Registry
+from sim.base.registry import Registry
 from sim.base.section import LINE
 from sim.base.units import format_time
 from sim.cli import COMMANDS, cli
 from sim.cost import COST_MODELS
 from sim.machine.arbiters import ARBITERS
 from sim.machine.schedulers import SCHEDULERS
+from sim.machine.settings import COUNT, DTYPE
 from sim.runs.run import read
 from sim.scenario import json_schema
-from sim.scenario.sections import COUNT, DTYPE
 from sim.scenario.shipped import scenarios
 from tests.reports import stored
 
@@ -82,10 +82,9 @@ def _policies(registry: Registry[Any]) -> Iterator[str]:
     for name in registry:
         policy = registry.get(name)
         yield f"| `{name}` | | | {_paragraph(policy, 0)} |"
-        for option, parameter in signature(policy).parameters.items():
-            if option not in GIVEN:
-                default = "required" if parameter.default is parameter.empty else f"`{_plain(parameter.default)}`"
-                yield f"| | `{option}` | {default} | {_option(policy, option)} |"
+        for option in registry.options(name):
+            default = "required" if option.default is option.empty else f"`{_plain(option.default)}`"
+            yield f"| | `{option.name}` | {default} | {_option(policy, option.name)} |"
 
 
 def _paragraph(policy: Any, number: int) -> str:

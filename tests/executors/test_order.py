@@ -18,7 +18,7 @@ from sim.executors import reference
 from sim.executors.reference.instant import DISPATCH, PLAN, SRAM, STEPS, Environment, Phase, Turns
 from sim.executors.reference.sram import Sram
 from sim.log.tables import EventLog
-from sim.runs.run import op_graphs, prepare
+from sim.runs.plan import plan
 from tests.machine.test_invariants import scenarios
 
 
@@ -28,7 +28,7 @@ def simulate(data: dict[str, Any]) -> EventLog:
 
 def setup(data: dict[str, Any]):
     scenario = sim.scenario.from_dict(data)
-    return prepare(scenario, *op_graphs(scenario))
+    return plan(scenario).setup
 
 
 def columns(log: EventLog) -> dict[str, np.ndarray]:

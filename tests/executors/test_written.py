@@ -38,7 +38,7 @@ from sim.machine.arbiters.written import (
     TRANSFER_WORDS,
     WORK,
 )  # fmt: skip
-from sim.runs.run import op_graphs, prepare
+from sim.runs.plan import plan
 from tests.executors import assert_same
 from tests.machine.test_invariants import scenarios
 
@@ -156,7 +156,7 @@ RULES = (Newest, Deadline, Aged, Slices)
 
 def setup_of(data: dict[str, Any], factory: type[Arbiter]) -> Setup:
     scenario = sim.scenario.from_dict(data)
-    setup = prepare(scenario, *op_graphs(scenario))
+    setup = plan(scenario).setup
     arbiter: Arbiter = factory(cap=setup.arbiter.cap)  # type: ignore[call-arg]
     if isinstance(setup.arbiter, Derated):
         arbiter = Derated(arbiter, setup.arbiter.efficiency)

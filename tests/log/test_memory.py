@@ -9,7 +9,8 @@ import pytest
 
 from sim.executors import Executor, simulate
 from sim.log.tables import EventLog, GrantTable, TaskTable
-from sim.runs.run import op_graphs, prepare, read
+from sim.runs.plan import plan
+from sim.runs.run import read
 from sim.scenario.shipped import scenarios
 
 
@@ -18,7 +19,7 @@ def decoded(tokens: int, executor: Executor) -> EventLog:
         scenarios()["llama_1b_context_256"],
         [f"workload.sequences=[{{context: 256, tokens: {tokens}}}]", "model.layers=1", "model.scope=block"],
     )
-    return simulate(prepare(scenario, *op_graphs(scenario)), executor)[0]
+    return simulate(plan(scenario).setup, executor)[0]
 
 
 def size(table: TaskTable | GrantTable) -> int:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import tracemalloc
 from pathlib import Path
 
@@ -11,12 +12,15 @@ import pytest
 from click.testing import CliRunner
 
 import sim
+from models.config import CONFIGS
 from sim.base.errors import InputError
 from sim.cli import cli
 from sim.executors import Executor
 from sim.executors.compiled import batches, driver
-from sim.runs import saved as storage
+from sim.log import parquet as storage
+from sim.machine.presets import PRESETS
 from sim.runs.run import read, run
+from sim.runs.saved import load, run_to_file
 from sim.scenario.shipped import scenarios
 from tests.executors import assert_same
 
@@ -35,6 +39,74 @@ def test_a_log_survives(name: str, tmp_path: Path):
     assert again == scenario
     assert log.name(3) == result.log.name(3)
     assert (log.bytes_moved() == result.log.bytes_moved()).all()
+
+
+#: Changes of a scenario that name files beside its own.
+WITH_PATHS = {
+    "a device profile for costs": ("cost={model: profiled, profile: profile.yaml}",),
+    "a device profile for hardware": ("hardware={from_profile: profile.yaml}",),
+    "a preset": ("hardware={preset: preset.yaml, memory: {capacity: null}}",),
+    "a trace of requests": ("workload={trace: {file: requests.csv}, batching: continuous}",),
+}
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """A scenario with the files that its paths name, in a folder of its own."""
+    made = tmp_path / "scenarios"
+    made.mkdir()
+    (made / "one.yaml").write_text(
+        "model: {config: qwen2.5-0.5b, layers: 1, dtype: bfloat16}\nworkload: {sequences: [{context: 9, tokens: 2}]}\n"
+        "mapping: {softmax: online, heads: fused, kv: operands, execution: blocking}\n"
+    )
+    shutil.copy(SHIPPED["xeon_qwen_0.5b"].parent / "profiles" / "xeon_1_thread.yaml", made / "profile.yaml")
+    shutil.copy(PRESETS.get("a100-80g-sxm"), made / "preset.yaml")
+    (made / "requests.csv").write_text("arrival,prompt,tokens\n0,5,3\n1,4,2\n")
+    return made
+
+
+@pytest.mark.parametrize("changes", WITH_PATHS.values(), ids=WITH_PATHS.keys())
+def test_a_log_loads_wherever_it_is(changes: tuple[str, ...], folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Paths that start in the working directory, the log moved, and another working directory."""
+    monkeypatch.chdir(folder.parent)
+    scenario = read("scenarios/one.yaml", list(changes))
+    result = run(scenario)
+    sim.save_log(result.log, scenario, "log.parquet")
+    (folder / "deeper").mkdir()
+    shutil.move("log.parquet", folder / "deeper" / "moved.parquet")
+    monkeypatch.chdir(folder / "deeper")
+    log, again = load("moved.parquet")
+    assert_same(log, result.log)
+    assert run(again).makespan == result.makespan, "its paths are still those of the files"
+    for path in folder.glob("*.*"):
+        path.unlink()
+    log, again = load("moved.parquet")
+    assert_same(log, result.log)
+    assert (log.bytes_moved() == result.log.bytes_moved()).all()
+
+
+def test_a_log_of_a_routing_that_is_a_file_loads_wherever_it_is(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    lines = [json.dumps({"sequence": 0, "position": p, "layer": 0, "experts": [p % 8, 1 + p % 7]}) for p in range(9, 11)]
+    (folder / "routes.jsonl").write_text("\n".join(lines))
+    monkeypatch.chdir(folder.parent)
+    changes = ["model.config=mixtral-8x7b", "model.dtype=null", "workload.routing={file: routes.jsonl}"]
+    scenario = read("scenarios/one.yaml", changes)
+    result = run(scenario)
+    sim.save_log(result.log, scenario, "log.parquet")
+    monkeypatch.chdir(folder)
+    log, _ = load("../log.parquet")
+    assert_same(log, result.log)
+    assert (log.bytes_moved() == result.log.bytes_moved()).all()
+
+
+def test_a_log_of_a_model_by_its_path_loads_wherever_it_is(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    shutil.copy(CONFIGS / "gpt2.json", folder / "gpt2.json")
+    monkeypatch.chdir(folder)
+    scenario = read("one.yaml", ["model.config=./gpt2.json", "model.dtype=null"])
+    result = run(scenario)
+    sim.save_log(result.log, scenario, "log.parquet")
+    monkeypatch.chdir(folder.parent)
+    assert_same(load("scenarios/log.parquet")[0], result.log)
 
 
 SEVERAL = "workload.sequences=[{context: 64, tokens: 5}, {context: 9, tokens: 4, arrival: 1 ms}, {context: 30, tokens: 6}]"
@@ -62,7 +134,7 @@ def test_a_run_that_is_written_as_it_comes_is_the_same_file(
     scenario = read(SHIPPED["llama_1b_context_256"], list(overrides))
     result = run(scenario, executor=executor)
     sim.save_log(result.log, scenario, tmp_path / "whole.parquet")
-    makespan, report = storage.run_to_file(scenario, tmp_path / "parts.parquet", executor=executor)
+    makespan, report = run_to_file(scenario, tmp_path / "parts.parquet", executor=executor)
     assert makespan == result.makespan
     assert report == result.timing.executed
     whole, parts = tmp_path / "whole.parquet", tmp_path / "parts.parquet"
@@ -74,7 +146,7 @@ def test_a_run_that_is_written_as_it_comes_is_the_same_file(
         assert rows[0].drop(["name"]).equals(rows[1].drop(["name"]))
         metadata = [parquet.read_metadata(path).metadata for path in (whole, parts)]
         assert metadata[0] == metadata[1]
-    assert_same(storage.load(tmp_path / "parts.parquet")[0], result.log)
+    assert_same(load(tmp_path / "parts.parquet")[0], result.log)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["parts.parquet", "whole.parquet"]
 
 
@@ -92,7 +164,7 @@ def test_a_run_that_is_written_as_it_comes_takes_no_more_memory_when_it_is_longe
         )
         tracemalloc.start()
         try:
-            storage.run_to_file(scenario, tmp_path / "log.parquet", executor="compiled")
+            run_to_file(scenario, tmp_path / "log.parquet", executor="compiled")
             return tracemalloc.get_traced_memory()[1]
         finally:
             tracemalloc.stop()
@@ -120,20 +192,20 @@ def test_columns_and_metadata_are_as_documented(tmp_path: Path):
 def test_other_files_are_refused_in_one_line(tmp_path: Path):
     (tmp_path / "text.parquet").write_text("no")
     with pytest.raises(InputError, match=r"text\.parquet: "):
-        storage.load(tmp_path / "text.parquet")
+        load(tmp_path / "text.parquet")
 
 
 @pytest.mark.parametrize("lacking", ["sim.arrival", "sim.batches", "grants"])
 def test_logs_of_other_versions_are_refused_in_one_line(tmp_path: Path, lacking: str):
     scenario = read(SHIPPED["two_tokens_4_engines"])
     path = tmp_path / "log.parquet"
-    storage.run_to_file(scenario, path)
+    run_to_file(scenario, path)
     with parquet.ParquetFile(path) as file:
         table, metadata = file.read(), {k: v for k, v in file.metadata.metadata.items() if k.decode() != lacking}
     table = table.drop_columns([lacking]) if lacking in table.column_names else table
     parquet.write_table(table.replace_schema_metadata(metadata | {b"sim.version": b"0.1"}), path)
     with pytest.raises(InputError, match=rf"log\.parquet: expected a log as .* found one of 0\.1 without {lacking}$"):
-        storage.load(path)
+        load(path)
 
 
 @pytest.mark.parametrize("name", ["sim.scenario", "sim.batches", "sim.arrival", "sim.engines", "sim.bandwidth"])
@@ -145,14 +217,14 @@ def test_logs_with_damaged_metadata_are_refused_in_one_line(tmp_path: Path, kept
         table, metadata = file.read(), dict(file.metadata.metadata)
     parquet.write_table(table.replace_schema_metadata(metadata | {name.encode(): content.encode()}), tmp_path / "log.parquet")
     with pytest.raises(InputError, match=r"log\.parquet: ") as caught:
-        storage.load(tmp_path / "log.parquet")
+        load(tmp_path / "log.parquet")
     assert "\n" not in str(caught.value)
 
 
 @pytest.fixture(scope="module")
 def kept(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("logs") / "whole.parquet"
-    storage.run_to_file(read(SHIPPED["batching_static"], ["model.layers=1", "model.scope=block"]), path)
+    run_to_file(read(SHIPPED["batching_static"], ["model.layers=1", "model.scope=block"]), path)
     return path
 
 

@@ -17,7 +17,8 @@ import sim.scenario
 from sim.analysis.checks import CHECKS
 from sim.base.errors import InputError
 from sim.machine.schedulers import SCHEDULERS
-from sim.runs.run import op_graphs, prepare, run
+from sim.runs.plan import plan
+from sim.runs.run import run
 
 TERA = "1 TB/s"  # 1 byte takes 1 ps
 KINDS = ("kv_load", "kv_store", "weight_load", "mix", "norm")
@@ -123,7 +124,7 @@ def accepted(data: dict[str, Any]) -> bool:
     """Whether a random scenario is not refused, as one is whose weights do not fit SRAM."""
     try:
         scenario = sim.scenario.from_dict(data)
-        prepare(scenario, *op_graphs(scenario))
+        plan(scenario)
     except InputError:
         return False
     return True

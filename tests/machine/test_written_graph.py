@@ -6,7 +6,8 @@ import pytest
 
 import sim.scenario
 from sim.base.errors import InputError
-from sim.runs.run import op_graphs, run
+from sim.runs.model import op_graphs
+from sim.runs.run import run
 
 TEXT = """\
 model:

@@ -5,10 +5,12 @@ from __future__ import annotations
 import pytest
 
 import models.library
-from models.fusion import KEY_BLOCK, Fusion, fuse
 from models.graph import QUANTITIES, ModelGraph, OpGraph
+from models.rewrites import Fusion, fuse
+from models.rewrites.attention import KEY_BLOCK
 from sim.base.errors import InputError
-from sim.runs.run import op_graphs, run
+from sim.runs.model import op_graphs
+from sim.runs.run import run
 from sim.scenario import from_dict
 from tests.graphs import GraphBuilder, llama_block
 

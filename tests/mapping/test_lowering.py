@@ -8,13 +8,14 @@ import numpy as np
 import pytest
 
 import models.library
-from models.fusion import Fusion, fuse, with_kv_heads
 from models.graph import QUANTITIES, OpGraph
+from models.rewrites import Fusion, fuse, with_kv_heads
 from sim.executors.reference import simulate
 from sim.log.tables import EventLog
 from sim.mapping.lowering import Mapping, lower
-from sim.mapping.tasks import TaskGraph
-from sim.runs.run import op_graphs, prepare
+from sim.mapping.tasks import CLASS_BIT, TaskGraph
+from sim.runs.model import op_graphs
+from sim.runs.plan import plan
 from sim.scenario import from_dict
 from tests.analysis import machine
 from tests.graphs import GraphBuilder
@@ -133,7 +134,7 @@ def test_shares_sum_to_the_captured_costs(model: str, name: str) -> None:
     text = {"model": {"config": model, "layers": 2}, "mapping": MAPPINGS[name]}
     plain = op_graphs(from_dict({**text, "mapping": {}}))[1][False, False].costs(1234)
     scenario = from_dict(text)
-    graph = prepare(scenario, *op_graphs(scenario)).graph
+    graph = plan(scenario).setup.graph
     costs = graph.ops.costs(1234)
     for number, quantity in enumerate(QUANTITIES):
         shares = graph.share(costs[number])
@@ -145,5 +146,15 @@ def test_shares_sum_to_the_captured_costs(model: str, name: str) -> None:
 
 def test_a_latent_cache_has_one_head() -> None:
     scenario = from_dict({"model": {"config": "deepseek-v2-lite", "layers": 1}, "mapping": {"kv_loads": "head"}})
-    graph = prepare(scenario, *op_graphs(scenario)).graph
+    graph = plan(scenario).setup.graph
     assert np.count_nonzero(graph.kind == graph.kinds.index("kv_load")) == 1
+
+
+@pytest.mark.parametrize("activations", ["on_chip", "off_chip"])
+def test_tasks_that_read_the_cache_themselves_are_its_loads(activations: str) -> None:
+    """The loads of a layer wait for the stores of earlier tokens, so they are the tasks that read, not those that end an op."""
+    mapping = Mapping(kv="operands", execution="stream", activations=activations)  # type: ignore[arg-type]
+    graph = lower(attention(heads=4, kv_heads=2), mapping)
+    reads = np.flatnonzero(graph.moves & CLASS_BIT["kv_read"]).tolist()
+    assert [task for tasks in graph.kv_loads.values() for task in tasks] == reads
+    assert len(reads) == 4 * 2  # scores and weighted values of each head

@@ -15,10 +15,12 @@ from hypothesis import strategies as st
 
 import models.library
 import sim
-import sim.mapping.lowering
-from models.fusion import Fusion, fuse, with_kv_heads
+import sim.mapping.grid
+import sim.mapping.steps.graphs
 from models.graph import IntArray, Members, OpGraph, StepLanes
+from models.rewrites import Fusion, fuse, with_kv_heads
 from sim.base.errors import InputError
+from sim.base.memo import Memo
 from sim.cost.kernels import ONLY_MOVES, Kernel, kernels_of, together
 from sim.cost.model import Machine
 from sim.cost.profiled import Profiled, calls
@@ -272,7 +274,9 @@ def test_edges_through_joins_are_the_same_edges(shape: Shape, model: str, mappin
     """As if few edges were many already: from task to task they are what they were, in templates as op by op."""
     plain = graphs(model, mapping)(shape)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(sim.mapping.lowering, "MANY_EDGES", 4)
+        patch.setattr(sim.mapping.grid, "MANY_EDGES", 4)
+        for kept in ("GRAPHS", "TEMPLATES"):  # of runs before, with other edges
+            patch.setattr(sim.mapping.steps.graphs, kept, Memo(0))
         made = StepGraphs(laid(model, mapping), MAPPINGS[mapping][0])
         joined = made(shape)
         ops = laid(model, mapping)[False, False] if shape.plain else stitch(Captures(made.variants), shape).ops

@@ -12,7 +12,8 @@ import sim
 from models.graph import QUANTITIES
 from sim.base.errors import InputError
 from sim.mapping.lowering import Mapping, lower
-from sim.runs.run import op_graphs, prepare
+from sim.runs.model import op_graphs
+from sim.runs.plan import plan
 from sim.scenario import from_dict
 from tests.analysis import machine
 from tests.graphs import GraphBuilder, llama_block
@@ -139,7 +140,7 @@ def test_what_is_said_to_fit_fits(sram: int, tiles: int | dict[str, int]) -> Non
     def attempt(tiles: int | dict[str, int]) -> str:
         scenario = from_dict({"model": MODEL, "hardware": {"sram": f"{sram} B"}, "mapping": {"tiles": tiles}})
         try:
-            prepare(scenario, *op_graphs(scenario))
+            plan(scenario)
         except InputError as error:
             return str(error)
         return ""
@@ -169,7 +170,7 @@ def test_resident_weights_fit_sram_and_leave_the_rest_to_operands(execution: str
     def attempt(sram: int) -> int | None:
         mapping = {"weights": weights, "execution": execution, "tiles": 1024}
         scenario = from_dict({"model": {"config": "llama-3.2-1b"}, "hardware": {"sram": f"{sram} B"}, "mapping": mapping})
-        return prepare(scenario, *op_graphs(scenario)).sram
+        return plan(scenario).setup.sram
 
     assert attempt(held + 600_000) == (600_000 if execution == "prefetch" else None)
     with pytest.raises(InputError, match=r"of resident weights are 1 B more than the .* of SRAM"):

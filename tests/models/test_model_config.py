@@ -167,7 +167,7 @@ def test_a_hub_id_that_cannot_be_had(monkeypatch):
     class Hub:
         @staticmethod
         def fetch(model_id):
-            raise InputError(f"model config {model_id!r}: not to be had from the Hugging Face hub")
+            raise InputError(f"model config {model_id!r}: not available from the Hugging Face hub")
 
     monkeypatch.setattr(model_config, "import_module", lambda _: Hub)
     assert "Hugging Face hub" in error_of("someone/no-such-model")

@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 
 from sim.executors import simulate
-from sim.runs.run import op_graphs, prepare, read
+from sim.runs.plan import plan
+from sim.runs.run import read
 from sim.scenario.shipped import scenarios
 from tests.executors import assert_same
 from tests.reports import COLUMNS, FOLDER, SAMPLE, differences, digest, numbers, run, stored, write_sample
@@ -61,7 +62,7 @@ def by_size(path: Path) -> object:
 @pytest.mark.parametrize("path", [by_size(path) for path in scenarios().values()])
 def test_both_executors_give_the_same_log_to_the_bit(path: Path) -> None:
     scenario = read(path)
-    setup = prepare(scenario, *op_graphs(scenario))
+    setup = plan(scenario).setup
     assert_same(simulate(setup, "compiled")[0], simulate(setup, "simpy")[0])
 
 

@@ -15,7 +15,8 @@ from hypothesis import strategies as st
 
 from sim.base.documents import parse as parse_document
 from sim.base.errors import InputError
-from sim.runs.run import requests
+from sim.machine.presets import PRESETS
+from sim.runs.workload import requests
 from sim.scenario import Known, Scenario, from_dict, json_schema, load, override, parse
 
 TEXT = """\
@@ -483,3 +484,23 @@ def test_control_characters_are_refused(character: str) -> None:
 def test_a_description_of_several_lines() -> None:
     assert parse(f'{MINIMAL}description: "a\\n\\tb"\n').description == "a\n\tb"
     assert "one line" in message('model: {graph: [{name: "a\\nb", duration: 1 us}]}\n')
+
+
+def test_validation_opens_no_files() -> None:
+    """Files complete a scenario before it is validated: here nothing does, and none of these is there."""
+    hardware = {"preset": "nowhere.yaml"}
+    data = {"model": {"config": "llama-3.2-1b"}, "hardware": hardware, "cost": {"model": "profiled", "profile": "nowhere.yaml"}}
+    assert Scenario.model_validate(data).hardware.preset == "nowhere.yaml"
+    with pytest.raises(InputError, match=r"hardware\.preset: nowhere\.yaml: no such file.* \(and 1 more error\)"):
+        from_dict(data)
+
+
+def test_what_is_complete_needs_no_files(tmp_path: Path) -> None:
+    path = tmp_path / "m.yaml"
+    path.write_text(Path(PRESETS.get("a100-80g-sxm")).read_text())
+    data = from_dict(
+        {"model": {"config": "llama-3.2-1b"}, "hardware": {"preset": str(path), "memory": {"capacity": None}}}
+    ).to_dict()
+    path.unlink()
+    hardware = from_dict(data, complete=True).hardware
+    assert (hardware.engines.count, hardware.memory.capacity) == (108, None)

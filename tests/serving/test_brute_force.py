@@ -17,7 +17,8 @@ from hypothesis import strategies as st
 from models.graph import QUANTITIES
 from sim.executors import Executor
 from sim.mapping.tasks import TaskGraph
-from sim.runs.run import PLAIN, run
+from sim.runs.plan import PLAIN
+from sim.runs.run import run
 from sim.scenario import from_dict
 
 PRODUCTS = 2048 * (2048 + 512 + 512 + 2048) + 3 * 2048 * 8192

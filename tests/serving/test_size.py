@@ -9,7 +9,8 @@ import pytest
 
 from sim.executors import Executor
 from sim.executors.size import tasks_in_all
-from sim.runs.run import op_graphs, prepare, read, run
+from sim.runs.plan import plan
+from sim.runs.run import read, run
 from sim.runs.saved import run_to_file
 from sim.runs.workload import requests
 from sim.scenario import from_dict
@@ -20,7 +21,7 @@ from tests.reports import stored
 def told(workload: dict[str, Any]) -> tuple[int, int, int]:
     """At least, as it came, at most."""
     scenario = from_dict({"model": {"config": "llama-3.2-1b", "layers": 1, "scope": "block"}, "workload": workload})
-    fewest, most = tasks_in_all(prepare(scenario, *op_graphs(scenario)))
+    fewest, most = tasks_in_all(plan(scenario).setup)
     return fewest, len(run(scenario).log.tasks), most
 
 
@@ -63,7 +64,7 @@ BATCHED = [name for name in scenarios() if name.startswith(("batch", "dense", "k
 @pytest.mark.parametrize("name", BATCHED)
 def test_shipped_scenarios_have_as_many_as_told(name: str) -> None:
     scenario = read(scenarios()[name])
-    fewest, most = tasks_in_all(prepare(scenario, *op_graphs(scenario)))
+    fewest, most = tasks_in_all(plan(scenario).setup)
     assert fewest <= stored(name)["tasks"] <= most
 
 

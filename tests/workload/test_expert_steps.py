@@ -17,8 +17,9 @@ from sim.base.errors import InputError
 from sim.cost.kernels import kernels_of
 from sim.executors import Executor
 from sim.log.tables import EventLog
+from sim.runs.plan import plan
 from sim.runs.result import Result
-from sim.runs.run import op_graphs, prepare, run
+from sim.runs.run import run
 from sim.scenario import Scenario, from_dict
 from sim.workload.routing import Uniform
 from tests.executors import assert_same
@@ -185,7 +186,8 @@ def test_alone_a_token_reads_what_it_chooses_whatever_it_is(tmp_path: Path) -> N
 
 
 def test_arithmetic_is_that_of_every_choice() -> None:
-    setup = prepare(made := scenario(WORKLOADS["static"]), *op_graphs(made))
+    made = scenario(WORKLOADS["static"])
+    setup = plan(made).setup
     log = run(made).log
     lanes, one = log.lanes(np.arange(3)), setup.graph.ops.costs(50)
     alone = {op.kind: int(flops) for op, flops in zip(setup.graph.ops.ops, one[FLOPS], strict=True) if op.experts is not None}

@@ -1,4 +1,4 @@
-"""Device profiles: what was measured of a device once, from which models that it never ran are predicted.
+"""Device profiles: measurements of a device, from which models that it never ran are predicted.
 
     samples   raw measurements as a table, kept beside the profile
     fit       samples -> profile: coefficients of a physical form, per kind of op, number format and rows

@@ -1,4 +1,4 @@
-"""A device profile: what was measured of a device, as coefficients with their ranges and their errors.
+"""A device profile: measurements of a device, as coefficients with their ranges and their errors.
 
 `fit` makes it from samples, `files` reads and writes it, `sim.cost.profiled` costs the tasks of a run by it.
 """
@@ -15,12 +15,12 @@ PRODUCT, ATTENTION, MULTI_HEAD, ELEMENTWISE = "product", "attention", "multi_hea
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Provenance:
-    """Where a profile is from.
+    """Source of a profile.
 
-    source: the command, or the table, that gave the samples. settings: what else mattered (threads, mode, CUDA graphs).
+    source: the command, or the table, that gave the samples. settings: other conditions (threads, mode, CUDA graphs).
     rounds: repetitions of each measurement. spread: median over shapes of (p90 - p10) / median of their repetitions.
     noise: median error of predicting one half of the rounds by the other, below which no model's error can fall.
-    warnings: what should make a reader doubt, e.g. that the machine was not idle. samples: name of the file of raw samples
+    warnings: reasons for caution, e.g. that the machine was not idle. samples: name of the file of raw samples
     beside the profile, empty if there is none.
     """
 
@@ -56,9 +56,9 @@ class RowFit:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Timing:
-    """How long ops of one kind (or class of kernels) take in one number format.
+    """Times of ops of one kind (or class of kernels) in one number format.
 
-    form: a name of `sim.cost.profile.forms`; unit: what its rate counts. ranges: smallest and largest of each column of shapes
+    form: a name of `sim.cost.profile.forms`; unit: that its rate counts. ranges: smallest and largest of each column of shapes
     that was measured; beyond them a time is an extrapolation. rows: fits by number of rows; between two, linear in rows.
     """
 
@@ -72,7 +72,7 @@ class Timing:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Step:
-    """What a step takes beyond its ops: scale * (sum of their times) + per_op * (number of ops) + per_step. Times in ps."""
+    """Time of a step beyond its ops: scale * (sum of their times) + per_op * (number of ops) + per_step. Times in ps."""
 
     scale: float = 1.0
     per_op: int = 0
@@ -107,5 +107,5 @@ class DeviceProfile:
         return next((self._index[kind, dtype] for kind in kinds if (kind, dtype) in self._index), None)
 
     def kinds(self) -> Iterator[str]:
-        """What was measured: `product (bfloat16)`."""
+        """Name of what was measured: `product (bfloat16)`."""
         return (f"{timing.kind} ({timing.dtype})" for timing in self.timings)

@@ -2,7 +2,8 @@
 
 Relative, because an op of 3 us matters as much to its kind as one of 300: each equation is divided by its duration, so that
 the residual is predicted / measured - 1 (products are an exception: `SOFTER`). Non-negative, because nothing takes less than no
-time: what would come out negative is left out of the form. Repetitions of one shape count as one sample, their median.
+time: a coefficient that would come out negative is left out of the form. Repetitions of one shape count as one sample, their
+median.
 """
 
 from __future__ import annotations
@@ -55,7 +56,7 @@ def fit(
     read, write = (_streams(samples, kind) for kind in (READ, WRITE))
     best = max([*read.values(), *write.values()], default=None)
     if bandwidth is None and best is None:
-        raise InputError("expected the bandwidth of the memory, for there are no samples of streams")
+        raise InputError("expected the bandwidth of the memory, because there are no samples of streams")
     return DeviceProfile(
         title=title or provenance.device,
         provenance=provenance,
@@ -195,10 +196,10 @@ SPLITS, EARLY, AS_GOOD = (1024, 2048, 4096), (256, 512), 1.25
 
 
 def fit_cached(samples: Samples, cache: int | None) -> ByRows:
-    """Coefficients of `cached`, for a last cache of so many bytes.
+    """Coefficients of `cached`, for a given size of the last cache in bytes.
 
-    Of the splits that fit about as well the deepest is taken: what a shallow one leaves to `serial` grows without end beyond
-    the depths that were measured.
+    Of the splits that fit about as well the deepest is taken: the part that a shallow one leaves to `serial` grows without end
+    beyond the depths that were measured.
     """
     found = [_cached(samples, cache, split) for split in (*(EARLY if cache is None else ()), *SPLITS)]
     errors = [_error(samples, "cached", UNITS[0], rows) for rows in found]
@@ -206,7 +207,7 @@ def fit_cached(samples: Samples, cache: int | None) -> ByRows:
 
 
 def _cached(samples: Samples, cache: int | None, split: int) -> ByRows:
-    """What memory costs beyond the cache is one figure of the device, fitted to all rows at once; the rest is by rows."""
+    """The rate of memory beyond the cache is one figure of the device, fitted to all rows at once; the rest is by rows."""
     form, fixed = Cached(), {"split": split, **({"cache": cache} if cache is not None else {})}
     power = _power(samples) if cache is None else 1.0  # tables of kernels are of no steps
     parts = form.parts(fixed, shapes_of(samples))
@@ -242,7 +243,7 @@ def _coefficients(x: Floats) -> dict[str, int]:
 
 
 def _rate(slope: float) -> int | None:
-    """Units per second for so many ps a unit, None for as good as nothing."""
+    """Units per second at a time per unit in ps, None for a time of practically nothing."""
     return max(1, round(PS_PER_S / slope)) if slope * MAXIMUM > PS_PER_S else None
 
 

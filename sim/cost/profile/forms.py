@@ -1,4 +1,4 @@
-"""What a kernel's time is made of: the physical forms whose coefficients a fit finds.
+"""Forms of a kernel's time: physical formulas whose coefficients a fit finds.
 
 A form is a pure function of coefficients and shapes. It uses only operations that IEEE 754 defines to the last bit (no exp,
 log or matrix product), so that predictions are the same on every machine.
@@ -52,7 +52,7 @@ class Shapes:
     shared: Ints  # of these, what all rows share: weights
 
     def amount(self, unit: str) -> Ints:
-        """How much of a unit each op has. `outputs` are the numbers of the result."""
+        """Amount of a unit in each op. `outputs` are the numbers of the result."""
         if unit == "outputs":
             return self.rows * self.n
         amount: Ints = getattr(self, unit)
@@ -115,8 +115,8 @@ class Cached:
     overhead: launch and tail. bytes / bandwidth: as if they were all in the last cache. bytes / beyond: on top, if an op has
     more bytes than the cache: a cache that is read in a circle keeps nothing once the circle does not fit. min(depth, split) /
     chain: the loop along k (or the context) of one block of threads, step by step; a deeper one is split over blocks. depth /
-    serial: what no split shortens. width / tiles: blocks side by side, one for so many columns n (or a KV head). heads /
-    queries, head_dim / lanes: work of attention by query heads and by head size.
+    serial: the part that no split shortens. width / tiles: blocks side by side, one for so many columns n (or a KV head).
+    heads / queries, head_dim / lanes: work of attention by query heads and by head size.
     """
 
     coefficients: Mapping[str, Dimension] = {
@@ -125,7 +125,7 @@ class Cached:
     }  # fmt: skip
 
     def parts(self, values: Mapping[str, int], shapes: Shapes) -> dict[str, Ints]:
-        """How much of each there is: what a rate of that name divides."""
+        """The amount that each rate divides, by its name."""
         depth = np.maximum(shapes.k, shapes.context)
         cache, split = values.get("cache"), values.get("split")
         return {

@@ -59,7 +59,7 @@ def predict(profile: DeviceProfile, samples: Samples) -> Floats:
 
 
 def outside(timing: Timing, shapes: Shapes) -> Iterator[Outside]:
-    """What of these shapes is beyond what was measured: only columns that the form depends on."""
+    """The part of these shapes that is beyond the measurements, by columns that the form depends on."""
     checked = {name: getattr(shapes, name) for name in FORMS.get(timing.form).depends(timing.unit) if name in timing.ranges}
     for name, column in {"rows": shapes.rows, **checked}.items():
         low, high = (min(timing.rows), max(timing.rows)) if name == "rows" else timing.ranges[name]

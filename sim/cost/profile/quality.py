@@ -1,4 +1,4 @@
-"""How far measurements can be trusted: their spread, and how well one half of the rounds predicts the other."""
+"""Quality of measurements: their spread, and how well one half of the rounds predicts the other."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ WIDE, NOISY = 0.35, 0.12
 
 
 def repetitions(samples: Samples) -> Iterator[tuple[Times, Times]]:
-    """Of each distinct op and shape the durations in even and in odd rounds, if there are both."""
+    """Durations in even and in odd rounds of each distinct op and shape that has both."""
     index = group(samples, (*IDENTITY, "streams", "beside"))
     order = np.argsort(index, kind="stable")
     for mine in np.split(order, np.flatnonzero(np.diff(index[order])) + 1):
@@ -40,7 +40,7 @@ def spread(samples: Samples) -> float | None:
 
 
 def warnings(samples: Samples, load: float) -> Iterator[str]:
-    """What should make a reader doubt. load: how many other programs ran on average when it began."""
+    """Reasons for caution, as sentences. load: average number of other programs that ran when it began."""
     wide, floor = spread(samples), noise(samples)
     if load > 0.5:
         yield f"the machine was not idle: {load:.1f} other programs ran when the measurement began"

@@ -36,7 +36,7 @@ from sim.base.files import whole_file
 from sim.cost.profile.forms import Shapes
 
 TEXTS = ("kind", "dtype", "beside", "model")
-#: Columns of whole numbers, with what stands where nothing is said.
+#: Columns of whole numbers, with their defaults.
 NUMBERS: Mapping[str, int] = {
     "rows": 1, "n": 0, "k": 0, "heads": 0, "kv_heads": 0, "head_dim": 0, "context": 0, "flops": 0, "elements": 0,
     "bytes_read": 0, "bytes_written": 0, "bytes_shared": 0, "ops": 1, "duration": 0, "streams": 1, "step": -1,
@@ -57,7 +57,7 @@ class Samples:
     """Columns of equal length by name: texts as object arrays, all others int64. `samples.n` is `samples.columns["n"]`."""
 
     def __init__(self, columns: Mapping[str, Sequence[Any] | Column]) -> None:
-        """Columns that are left out take what stands where nothing is said. Raises ValueError for what does not fit."""
+        """Columns that are left out take their defaults. Raises ValueError for unknown columns and columns that do not fit."""
         unknown = [name for name in columns if name not in COLUMNS]
         if unknown:
             raise ValueError(f"unknown column {unknown[0]!r}; valid: {', '.join(COLUMNS)}")

@@ -49,7 +49,7 @@ NEEDED = {PRODUCT: ("rows", "n", "k"), ATTENTION: ("rows", "heads", "kv_heads", 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class KernelTables:
-    """What a mapping file and its tables say. calibrate: mask of the samples to fit to; the others judge the fit."""
+    """Contents of a mapping file and its tables. calibrate: mask of the samples to fit to; the others judge the fit."""
 
     title: str
     provenance: Provenance

@@ -1,4 +1,4 @@
-"""Arbiters: who gets how much of the memory channel. `contract` says what one must answer.
+"""Arbiters: how much of the memory channel each transfer gets. `contract` says what one must answer.
 
 | name                | serves                                                        |
 | ------------------- | ------------------------------------------------------------- |
@@ -9,8 +9,9 @@
 | `weighted`          | all at once, shares by weight                                 |
 | `proportional`      | all at once, shares by demand                                 |
 
-To add one: write such a class in a file of its own and register it as an entry point in the group `decode_sim.arbiters`;
-`docs/guides/own_arbiter.md` does it step by step. One whose plan is a function on integers (`written`) is compiled, too.
+To add one: one file with a class as in `contract`, and one entry in `ARBITERS`; from a package of your own, an entry point in
+the group `decode_sim.arbiters` (`docs/guides/own_arbiter.md` does it step by step). One whose plan is a function on integers
+(`written`) is compiled, too.
 """
 
 from __future__ import annotations
@@ -30,6 +31,7 @@ ARBITERS: Registry[type[Arbiter]] = Registry(
         "fifo": Fifo, "processor_sharing": ProcessorSharing, "priority": Priority, "round_robin": RoundRobin,
         "weighted": Weighted, "proportional": Proportional,
     },
+    given=("cap", "bandwidth"),
 )  # fmt: skip
 
 

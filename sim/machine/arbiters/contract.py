@@ -1,6 +1,6 @@
 """The contract between a memory channel and the arbiter that divides it.
 
-`plan(pending)` is told which transfers are at the channel, in order of arrival, and answers with a `Plan`: shares of the
+`plan(pending)` gets the transfers that are at the channel, in order of arrival, and returns a `Plan`: shares of the
 channel as integer fractions that sum to at most 1 and, if it wants, after how much time at this plan to be asked again. It
 is asked at each arrival, at each departure and when that time is over. An arbiter must not change a transfer, must not look
 at the clock, and must answer the same for the same question: it may keep state of its own, but only what follows from the
@@ -21,7 +21,8 @@ class Transfer:
 
     row: (step, task) in program order. requester: the engine port or DMA queue that issued it; a requester has one transfer
     at a channel at a time.
-    kind, sequence, token: of its task. work: picoseconds it takes at full channel speed; remaining: what is left of it.
+    kind, sequence, token: of its task. work: picoseconds it takes at full channel speed; remaining: the part of it not yet
+    served.
     order: number of its arrival at the channel. in_service: it had a share in the plan until now.
     age: number of the release of its step, smaller is older. moves: its byte classes, bits of `sim.mapping.tasks.CLASS_BIT`.
     """
@@ -61,6 +62,7 @@ class Arbiter(Protocol):
     reads_remaining: its answers depend on `Transfer.remaining`. The channel then credits all work before it asks; else it
     does so only when the plan changes, which is cheaper and keeps intervals of service whole.
     kinds: kinds of transfers that its options name, so that a misspelled one is found.
+    An arbiter whose class also has `discipline()` (see `disciplines`) runs with the compiled executor, too.
     """
 
     cap: tuple[int, int]
@@ -72,7 +74,7 @@ class Arbiter(Protocol):
 
 
 class EqualShares(Arbiter, Protocol):
-    """An arbiter that serves all who are pending at one rate, which depends on nothing but their number: one with a `rate`.
+    """An arbiter that serves all pending transfers at one rate, which depends on their number alone: one with a `rate`.
 
     The compiled executor's channel then takes time that grows with the logarithm of how many they are.
     """

@@ -1,4 +1,4 @@
-"""Efficiency against concurrency: real memory delivers less than its peak, and how much depends on who pulls.
+"""Efficiency against concurrency: real memory delivers less than its peak, and how much depends on the number of readers.
 
 A Raspberry Pi 5 (17.07 GB/s peak) reads 9.26, 13.23 and 11.59 GB/s with 1, 2 and 4 threads: one stream cannot fill the
 channel, and many disturb each other's open pages.

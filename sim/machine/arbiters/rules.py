@@ -99,11 +99,11 @@ def reduced(table: Table, at: int, width: int, classes: int, denominator: int) -
 
 @kernel
 def turn_until(began: int, left: int, burst: int) -> int:
-    """What is left of a transfer at the end of its turn, if others came during one of its bursts."""
+    """Work left of a transfer at the end of its turn, if others arrived during one of its bursts."""
     return began - burst * max(1, ceil_div(began - left, burst))
 
 
 @kernel
 def turn_is_over(left: int, until: int) -> bool:
-    """Whether a transfer with so much left has had its turn, which lasts until no more than `until` is left."""
+    """Whether a transfer with work `left` has had its turn, which lasts until no more than `until` is left."""
     return left == 0 or (until != NO_LIMIT and left <= until)

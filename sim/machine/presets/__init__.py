@@ -1,4 +1,4 @@
-"""Machines by name: figures of real devices, each with where it is from and what is doubtful about it.
+"""Machines by name: figures of real devices, each with its source and what is uncertain about it.
 
 A preset is a YAML file; `a100-80g-sxm.yaml` beside this file is an example. Figures are of the whole device:
 
@@ -7,7 +7,7 @@ A preset is a YAML file; `a100-80g-sxm.yaml` beside this file is an example. Fig
     engines:        how many engines it is simulated as (streaming multiprocessors, compute units, cores)
     peak:           dense FLOP/s by torch's name of the number format, or under `any` one rate for all
     vector:         elements a second of all that is no matrix product
-    bandwidth:      peak bytes/s of memory; `unpublished: why` if nobody says
+    bandwidth:      peak bytes/s of memory; `unpublished: why` if there is no figure
     achievable:     share of it that kernels were seen to reach, or a table of shares by number of concurrent readers
     port_bandwidth: the most that one engine draws
     capacity:       bytes of memory
@@ -20,7 +20,7 @@ a text) as an entry point in the group `decode_sim.hardware_presets`.
 
 from __future__ import annotations
 
-from sim.machine.presets.files import PRESETS, complete, find, over
+from sim.machine.presets.files import PRESETS, complete, find, is_path, over
 from sim.machine.presets.preset import Figure, Preset, read_preset
 
-__all__ = ["PRESETS", "Figure", "Preset", "complete", "find", "over", "read_preset"]
+__all__ = ["PRESETS", "Figure", "Preset", "complete", "find", "is_path", "over", "read_preset"]

@@ -1,4 +1,4 @@
-"""Where presets are, and how one completes the `hardware` of a scenario."""
+"""Files of presets, and the `hardware` section of a scenario completed by one."""
 
 from __future__ import annotations
 
@@ -21,10 +21,15 @@ WHOLE = frozenset(("efficiency", "arbiter"))
 
 def find(name: str, folder: Path = Path()) -> Preset:
     """The preset of that name, or in the file of that path, from a folder. Raises InputError with the nearest name."""
-    path = folder / name
-    if path.suffix in (".yaml", ".yml"):
+    if is_path(name):
+        path = folder / name
         return read_preset(path, path.stem)
     return _shipped(name)
+
+
+def is_path(name: str) -> bool:
+    """Whether a preset is named by the path of its file."""
+    return Path(name).suffix in (".yaml", ".yml")
 
 
 @lru_cache(maxsize=64)
@@ -33,7 +38,7 @@ def _shipped(name: str) -> Preset:
 
 
 def complete(preset: Preset, written: Mapping[str, Any]) -> dict[str, Any]:
-    """The `hardware` section as written, completed by a preset: what is written holds, key by key.
+    """The `hardware` section as written, completed by a preset: keys that are written win.
 
     Raises ValueError if the preset does not know the bandwidth and the scenario does not say it.
     """

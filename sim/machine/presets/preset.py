@@ -22,7 +22,7 @@ MOST_ENGINES = 4096
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Figure:
-    """One figure: an integer of base units (or shares by concurrency), as it was written, where from, and its doubts."""
+    """One figure: an integer of base units (or shares by concurrency), its text as written, its source, and notes."""
 
     value: Any
     text: str
@@ -31,8 +31,8 @@ class Figure:
     unsure: str = ""
 
     def __str__(self) -> str:
-        doubts = [word for word in ("derived", "unsure") if getattr(self, word)]
-        return f"{self.text} ({', '.join(doubts)})" if doubts else self.text
+        notes = [word for word in ("derived", "unsure") if getattr(self, word)]
+        return f"{self.text} ({', '.join(notes)})" if notes else self.text
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

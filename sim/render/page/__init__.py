@@ -16,7 +16,6 @@ from typing import Any
 
 from sim import __version__
 from sim.analysis.breakdown import PARTS
-from sim.analysis.critical_path import critical_path
 from sim.render import account
 from sim.render.page.columns import pack
 from sim.render.page.roofline import roofline
@@ -36,8 +35,8 @@ def render(result: Result, *, what_if: dict[str, Any] | None = None, overrides: 
     what_if: data of `sim.runs.what_if.to_json`, or None. overrides: assignments given to `--set`, shown with the scenario.
     limit: most tasks on the timeline; everything else on the page always covers the whole run.
     """
-    path = critical_path(result.rows("a page"), result.rules)
-    facts, columns = timeline(result, path.rows, limit)
+    result.rows("a page")
+    facts, columns = timeline(result, limit)
     packed = pack(columns)
     scenario = result.scenario
     explained = {

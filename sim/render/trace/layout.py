@@ -26,8 +26,8 @@ import numpy as np
 import numpy.typing as npt
 
 from sim.analysis.series import Levels, batches, cached
+from sim.log import derived
 from sim.log.tables import EventLog
-from sim.render.trace.chain import chains
 from sim.render.trace.requests import parts_taken
 from sim.render.trace.tracks import Counter, Role, Slices, Strings, Times, Tracks, colours, lanes, steps_of, thin
 
@@ -55,34 +55,20 @@ class Layout:
         self.tracks, self.names, self.categories = Tracks(), Strings(), Strings()
         tasks = log.tasks
 
-        # Every (graph, task) is a template; names and constant arguments are made once per template, not per event.
-        sizes = np.array([len(graph) for graph in log.graphs], dtype=np.int64)
-        base = np.cumsum(sizes) - sizes
-        self.template: Rows = base[log.steps.graph[tasks.step]] + tasks.task if len(tasks) else np.zeros(0, np.int64)
-        self.template_name = np.array(
+        # Names and layers are those of a task of a graph: made once for each, not per event.
+        self._names_of_forms = np.array(
             [self.names(graph.name(task)) for graph in log.graphs for task in range(len(graph))], dtype=np.int32
         )
-        self.template_layer = np.concatenate([np.zeros(0, np.int64), *(graph.layer for graph in log.graphs)])
-
+        self.form = derived.form(log)
         self.on_engine = tasks.engine >= 0
-        self.moved = np.where(self.on_engine, tasks.loaded, tasks.end)  # when a transfer ended
-        self.moves = ~self.on_engine | ((tasks.work > 0) & (self.moved > tasks.start))
-        self.served = tasks.start.copy()  # when its channel first served it
-        self.channel = np.zeros(len(tasks), dtype=np.int64)
-        if len(log.grants):
-            first = np.full(len(tasks), np.iinfo(np.int64).max)
-            np.minimum.at(first, log.grants.task, log.grants.start)
-            granted = first != np.iinfo(np.int64).max
-            self.served[granted] = np.maximum(np.minimum(first[granted], self.moved[granted] - 1), tasks.start[granted])
-            self.channel[log.grants.task] = log.grants.channel
-
+        self.service = derived.service(log)
         self.inside = np.ones(len(tasks), dtype=np.bool_)
         if window is not None:
             self.inside = (np.minimum(tasks.ready, tasks.start) < window[1]) & (tasks.end > window[0])
         self._machine = self.tracks.add("Machine", description="Engines and memory: who used what, and when.")
 
     def name_of(self, rows: Rows) -> npt.NDArray[np.int32]:
-        return np.asarray(self.template_name[self.template[rows]])
+        return np.asarray(self._names_of_forms[self.form[rows]])
 
     def colour_of(self, rows: Rows) -> npt.NDArray[np.int32]:
         """One colour per token."""
@@ -127,16 +113,16 @@ class Layout:
     def _phases(self, rows: Rows, track: Rows, depth: int) -> Iterator[Slices]:
         """The parts of tasks: the wait for the channel, and the load until their operands came, where they compute too."""
         tasks = self.log.tasks
-        moving = self.moves[rows]
+        moving = self.service.moves[rows]
         rows, track = rows[moving], track[moving]
         yield Slices.make(
-            track=track, start=tasks.start[rows], end=self.served[rows], name=self.names(WAIT_CHANNEL), row=rows,
-            cause=self._served_before()[rows], category=self.categories("wait"), depth=depth, role=Role.PHASE,
+            track=track, start=tasks.start[rows], end=self.service.first[rows], name=self.names(WAIT_CHANNEL), row=rows,
+            cause=derived.previous_on_channel(self.log)[rows], category=self.categories("wait"), depth=depth, role=Role.PHASE,
         )  # fmt: skip
         computes = tasks.compute[rows] > 0
         rows, track = rows[computes], track[computes]
         yield Slices.make(
-            track=track, start=self.served[rows], end=self.moved[rows], name=self.names("load"), row=rows,
+            track=track, start=self.service.first[rows], end=self.service.last[rows], name=self.names("load"), row=rows,
             category=self.categories("memory"), depth=depth, role=Role.PHASE,
         )  # fmt: skip
 
@@ -154,15 +140,15 @@ class Layout:
         self._outstanding = self.tracks.add(
             "outstanding transfers", group, "Transfers issued and not yet complete, served or queued.", "transfers"
         )
-        rows = np.flatnonzero(self.moves & self.inside)
-        channel = self.channel[rows]
-        lane = lanes(channel, self.served[rows], self.moved[rows])
-        queued = rows[self.served[rows] > tasks.start[rows]]
-        queue_lane = lanes(self.channel[queued], tasks.start[queued], self.served[queued])
+        rows = np.flatnonzero(self.service.moves & self.inside)
+        channel = self.service.channel[rows]
+        lane = lanes(channel, self.service.first[rows], self.service.last[rows])
+        queued = rows[self.service.first[rows] > tasks.start[rows]]
+        queue_lane = lanes(self.service.channel[queued], tasks.start[queued], self.service.first[queued])
         track, queue_track = np.zeros_like(rows), np.zeros_like(queued)
         for n in range(log.channels):
             title = "channel" if log.channels == 1 else f"channel {n}"
-            mine, waiting = channel == n, self.channel[queued] == n
+            mine, waiting = channel == n, self.service.channel[queued] == n
             served = self._lane_tracks(
                 title,
                 group,
@@ -178,14 +164,14 @@ class Layout:
             track[mine] = served[lane[mine]]
             queue_track[waiting] = queue[queue_lane[waiting]]
         yield Slices.make(
-            track=track, start=self.served[rows], end=self.moved[rows], name=self.name_of(rows), row=rows,
+            track=track, start=self.service.first[rows], end=self.service.last[rows], name=self.name_of(rows), row=rows,
             category=self.categories("memory"), colour=self.colour_of(rows), role=Role.MOVE,
         )  # fmt: skip
         yield self._paused(rows, track)
         yield Slices.make(
-            track=queue_track, start=tasks.start[queued], end=self.served[queued], name=self.name_of(queued), row=queued,
-            cause=self._served_before()[queued], category=self.categories("wait"), colour=self.colour_of(queued),
-            role=Role.PHASE,
+            track=queue_track, start=tasks.start[queued], end=self.service.first[queued], name=self.name_of(queued), row=queued,
+            cause=derived.previous_on_channel(self.log)[queued], category=self.categories("wait"),
+            colour=self.colour_of(queued), role=Role.PHASE,
         )  # fmt: skip
 
     def _lane_tracks(self, title: str, parent: int, count: int, description: str) -> Rows:
@@ -219,30 +205,6 @@ class Layout:
             category=self.categories("critical path"), colour=self.colour_of(rows), role=Role.OP,
         )  # fmt: skip
 
-    def _served_before(self) -> Rows:
-        """For each transfer, the one that its channel began to serve before it."""
-        if self._before is None:
-            rows = np.flatnonzero(self.moves)
-            order = rows[np.lexsort((self.served[rows], self.channel[rows]))]
-            self._before = np.full(len(self.log.tasks), -1, dtype=np.int64)
-            same = self.channel[order[1:]] == self.channel[order[:-1]]
-            self._before[order[1:][same]] = order[:-1][same]
-        return self._before
-
-    _before: Rows | None = None
-    _ran_before: Rows | None = None
-
-    def _ran_on_engine_before(self) -> Rows:
-        """For each task on an engine, the task that its engine ran before it."""
-        if self._ran_before is None:
-            rows = np.flatnonzero(self.on_engine)
-            engine = self.log.tasks.engine
-            order = rows[np.lexsort((self.log.tasks.start[rows], engine[rows]))]
-            self._ran_before = np.full(len(self.log.tasks), -1, dtype=np.int64)
-            same = engine[order[1:]] == engine[order[:-1]]
-            self._ran_before[order[1:][same]] = order[:-1][same]
-        return self._ran_before
-
     # Counters
 
     def counters(self) -> Iterator[Counter]:
@@ -253,8 +215,8 @@ class Layout:
         yield self._count(self._ready, tasks.ready[on], tasks.start[on])
         for channel, track in enumerate(self._rates):
             yield self._clip(thin(self._rate(track, channel)))
-        moving = np.flatnonzero(self.moves)
-        yield self._count(self._outstanding, tasks.start[moving], self.moved[moving])
+        moving = np.flatnonzero(self.service.moves)
+        yield self._count(self._outstanding, tasks.start[moving], self.service.last[moving])
         if self._serves:
             yield self._level(self._batch, batches(self.log))
             yield self._level(self._cache, cached(self.log))
@@ -348,15 +310,15 @@ class Layout:
         """Every task in lanes: from when it was ready, or for a transfer by a DMA from when it was served."""
         tasks = self.log.tasks
         held = self.on_engine[rows]
-        begin = np.where(held, tasks.ready[rows], self.served[rows])
-        start = np.where(held, tasks.start[rows], self.served[rows])
+        begin = np.where(held, tasks.ready[rows], self.service.first[rows])
+        start = np.where(held, tasks.start[rows], self.service.first[rows])
         lane = lanes(np.zeros_like(rows), begin, tasks.end[rows])
         group = self.tracks.add("ops", parent, "All tasks of the token, each after its wait for an engine.")
         count = int(lane.max(initial=-1)) + 1
         track = np.array([self.tracks.add(f"lane {n}", group) for n in range(count)], dtype=np.int64)[lane]
         yield Slices.make(
             track=track, start=begin, end=start, name=self.names(WAIT_ENGINE), row=rows,
-            cause=self._ran_on_engine_before()[rows], category=self.categories("wait"), role=Role.PHASE,
+            cause=derived.previous_on_engine(self.log)[rows], category=self.categories("wait"), role=Role.PHASE,
         )  # fmt: skip
         yield Slices.make(
             track=track, start=start, end=tasks.end[rows], name=self.name_of(rows), row=rows,
@@ -366,9 +328,9 @@ class Layout:
     def _chain(self, steps: Rows, step_track: Rows) -> Iterator[Slices]:
         """What decided the end of each token: layers around ops, with the waits before and inside them."""
         tasks = self.log.tasks
-        found = chains(self.log, steps)
+        found = derived.chains(self.log).of(steps)
         rows, track, begin = found.row, step_track[found.step], found.begin
-        layer = self.template_layer[self.template[rows]].astype(np.int64)
+        layer = derived.layer(self.log)[rows].astype(np.int64)
         change = np.append(True, (layer[1:] != layer[:-1]) | (found.step[1:] != found.step[:-1]))[: len(rows)]
         head = np.flatnonzero(change)
         tail = np.append(head[1:], len(rows)) - 1 if len(rows) else head
@@ -388,7 +350,7 @@ class Layout:
         yield Slices.make(
             track=track, start=tasks.ready[rows], end=tasks.start[rows], row=rows, depth=2, category=wait, role=Role.PHASE,
             name=np.where(held, self.names(WAIT_ENGINE), self.names(WAIT_SRAM)),
-            cause=np.where(held, self._ran_on_engine_before()[rows], -1),
+            cause=np.where(held, derived.previous_on_engine(self.log)[rows], -1),
         )  # fmt: skip
         yield Slices.make(
             track=track, start=tasks.start[rows], end=tasks.end[rows], name=self.name_of(rows), row=rows, depth=2,

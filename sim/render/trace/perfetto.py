@@ -65,7 +65,7 @@ def write_perfetto(
     check_options(detail, flows, critical)
     layout = Layout(log, window, critical)
     interned = Interned(names=layout.names, categories=layout.categories)
-    details = Details(log, layout, interned) if detail == "full" else None
+    details = Details(log, interned) if detail == "full" else None
     declarations = _Declarations(layout, interned)
     count = 0
     with whole_file(path) as file:

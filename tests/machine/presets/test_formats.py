@@ -5,12 +5,14 @@ from __future__ import annotations
 import pytest
 
 import models.library
-from models.formats import Formats, apply
+from models.formats import Formats
 from models.graph import MONOMIALS, QUANTITIES, Op, OpGraph
+from models.rewrites import with_formats
 from sim.base.errors import InputError
 from sim.executors.setup import Setup
 from sim.machine.capacity import footprint
-from sim.runs.run import op_graphs, prepare
+from sim.runs.model import op_graphs
+from sim.runs.plan import plan
 from sim.scenario import from_dict
 
 LAYERS, HIDDEN, KV, MLP, VOCABULARY = 16, 2048, 512, 8192, 128_256  # Llama-3.2-1B
@@ -28,7 +30,7 @@ def costs(context: int = 0, model: str = "llama-3.2-1b", **formats: object) -> d
 def prepared(written: dict) -> Setup:  # type: ignore[type-arg]
     """As a run does it, up to the simulation."""
     scenario = from_dict(written)
-    return prepare(scenario, *op_graphs(scenario))
+    return plan(scenario).setup
 
 
 @pytest.mark.parametrize(
@@ -67,7 +69,7 @@ def test_a_float32_model_halves_its_activations() -> None:
 
 def test_nothing_asked_nothing_changed() -> None:
     ops = models.library.load("llama-3.2-1b").step()
-    assert apply(ops, Formats(), element=2) is ops
+    assert with_formats(ops, Formats(), element=2) is ops
 
 
 def graph(*weight: int) -> OpGraph:
@@ -84,17 +86,17 @@ def weight_of(ops: OpGraph, **steps: int) -> int:
 
 
 def test_what_is_no_whole_byte_is_rounded_up_op_by_op() -> None:
-    assert weight_of(apply(graph(6), Formats(weights="int4"), element=2)) == 2 + 2  # 3 numbers: 1.5 bytes, and one scale
-    assert weight_of(apply(graph(258), Formats(weights="int4"), element=2)) == 65 + 4  # 129 numbers: a second group
-    assert weight_of(apply(graph(0), Formats(weights="int4"), element=2)) == 0
-    grows = apply(graph(0, 6), Formats(weights="int4"), element=2)  # 6 bytes a query token
+    assert weight_of(with_formats(graph(6), Formats(weights="int4"), element=2)) == 2 + 2  # 3 numbers: 1.5 bytes, and one scale
+    assert weight_of(with_formats(graph(258), Formats(weights="int4"), element=2)) == 65 + 4  # 129 numbers: a second group
+    assert weight_of(with_formats(graph(0), Formats(weights="int4"), element=2)) == 0
+    grows = with_formats(graph(0, 6), Formats(weights="int4"), element=2)  # 6 bytes a query token
     assert weight_of(grows, query=5) == 5 * 4, "term by term, never below the exact 15 / 2 + 2"
 
 
 def test_a_negative_term_is_never_rounded() -> None:
-    assert weight_of(apply(graph(10, -2), Formats(weights="fp8"), element=2)) == 4
+    assert weight_of(with_formats(graph(10, -2), Formats(weights="fp8"), element=2)) == 4
     with pytest.raises(ValueError, match="no whole number of bytes"):
-        apply(graph(10, -2), Formats(weights="int4"), element=2)
+        with_formats(graph(10, -2), Formats(weights="int4"), element=2)
 
 
 def test_formats_are_not_for_written_graphs() -> None:
@@ -106,7 +108,7 @@ def test_formats_are_not_for_written_graphs() -> None:
 def held(name: str, layers: int | None = None, scope: str = "model", **formats: str) -> int:
     """Bytes of weights in memory."""
     model = models.library.load(name)
-    kept = apply(model.step().select(layers, scope), Formats(**formats), element=2)  # type: ignore[arg-type]
+    kept = with_formats(model.step().select(layers, scope), Formats(**formats), element=2)  # type: ignore[arg-type]
     return footprint(model, kept, Formats(**formats), whole=scope == "model", sequences=()).weights  # type: ignore[arg-type]
 
 

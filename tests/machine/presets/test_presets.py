@@ -8,7 +8,8 @@ import pytest
 
 from sim.base.errors import InputError
 from sim.machine.presets import PRESETS, find, read_preset
-from sim.runs.run import known_names, op_graphs, prepare, read
+from sim.runs.plan import plan
+from sim.runs.run import known_names, read
 from sim.scenario import Scenario, from_dict, override, parse
 
 NAMES = PRESETS.names()
@@ -75,7 +76,7 @@ def test_every_preset_runs_a_block(name: str) -> None:
     bandwidth = {} if find(name).bandwidth else {"memory": {"bandwidth": "50 GB/s"}}
     small = scenario({"preset": name, **bandwidth}, workload={"sequences": [{"context": 16}]})
     small = override(small, ["model.layers=1", "model.scope=block"])
-    assert len(prepare(small, *op_graphs(small)).graph)
+    assert len(plan(small).setup.graph)
 
 
 def test_the_generic_machine_is_that_of_the_defaults() -> None:

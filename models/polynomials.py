@@ -1,0 +1,56 @@
+"""Piecewise polynomials in batch, query and context (see `models.graph`) as plain tuples, and their numbers in a graph."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+
+from models.graph import MONOMIALS, Polynomial
+
+#: A polynomial for each piece of the context.
+Pieces = tuple[Polynomial, ...]
+
+
+class Polynomials:
+    """Distinct piecewise polynomials, numbered in the order in which they come up; iterates over them in that order.
+
+    known: polynomials that have numbers already, such as those of a graph that is rewritten.
+    """
+
+    def __init__(self, known: Iterable[Pieces] = ()) -> None:
+        self._pieces = list(known)
+        self._numbers = {pieces: number for number, pieces in enumerate(self._pieces)}
+
+    def __iter__(self) -> Iterator[Pieces]:
+        return iter(self._pieces)
+
+    def __getitem__(self, number: int) -> Pieces:
+        return self._pieces[number]
+
+    def number(self, pieces: Pieces) -> int:
+        """Return the number of a polynomial, a new one if it has none yet."""
+        number = self._numbers.setdefault(pieces, len(self._pieces))
+        if number == len(self._pieces):
+            self._pieces.append(pieces)
+        return number
+
+
+def zero(breaks: Sequence[int]) -> Pieces:
+    """The polynomial that is 0 everywhere, for a graph with these breaks."""
+    return ((0,) * len(MONOMIALS),) * (len(breaks) + 1)
+
+
+def each_term(change: Callable[[int], int], pieces: Pieces) -> Pieces:
+    """The polynomial with every coefficient changed."""
+    return tuple(tuple(change(term) for term in piece) for piece in pieces)
+
+
+def added(polynomials: Iterable[Pieces]) -> Pieces:
+    """The sum of polynomials with the same breaks."""
+    return tuple(tuple(map(sum, zip(*pieces, strict=True))) for pieces in zip(*polynomials, strict=True))
+
+
+def at_breaks(pieces: Pieces, breaks: tuple[int, ...], finer: tuple[int, ...]) -> Pieces:
+    """The same polynomial in more pieces. finer: ascending, all of `breaks` among them."""
+    if breaks == finer:
+        return pieces
+    return tuple(pieces[sum(b <= start for b in breaks)] for start in (0, *finer))

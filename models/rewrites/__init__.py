@@ -1,0 +1,23 @@
+"""Rewrites: functions from op graph to op graph that apply a mapping to a captured model.
+
+| rewrite            | file          | what it changes                                                                 |
+| ------------------ | ------------- | ------------------------------------------------------------------------------- |
+| `fuse`             | `fusion`      | ops become the kernels of an inference engine: `projections`, `softmax`, `attention` |
+| `with_kv_heads`    | `heads`       | KV loads know the heads of the cache, so that they can be split over them        |
+| `with_formats`     | `formats`     | bytes of weights, KV cache and activations in fewer bits                         |
+| `without_resident` | `resident`    | weights that stay on chip are no longer read                                     |
+| `read_in_place`    | `in_place`    | no KV loads: the ops of attention read the cache themselves                      |
+
+A rewrite never changes the graph that it is given. New costs get their numbers from one `models.polynomials.Polynomials`;
+ops that replace a group of others are put in order by `models.rewrites.groups.replaced`.
+"""
+
+from __future__ import annotations
+
+from models.rewrites.formats import with_formats
+from models.rewrites.fusion import Fusion, fuse
+from models.rewrites.heads import with_kv_heads
+from models.rewrites.in_place import read_in_place
+from models.rewrites.resident import bytes_kept, without_resident
+
+__all__ = ["Fusion", "bytes_kept", "fuse", "read_in_place", "with_formats", "with_kv_heads", "without_resident"]

@@ -1,0 +1,51 @@
+"""Fusion: the ops of a model as the kernels of a machine compute them.
+
+FLOPs, weights and KV bytes stay exactly as captured. What changes:
+
+| fusion         | replaces                            | by               | what changes                                     |
+| -------------- | ----------------------------------- | ---------------- | ------------------------------------------------ |
+| softmax fused  | the three passes of the softmax     | `softmax`        | activations: scores are read, and written, once  |
+| softmax online | scores, softmax and weighted values | `attention`      | activations: no scores; vector ops: rescaling    |
+| kv_splits n    | nothing: `attention` is in n parts  | and a `combine`  | partial results, see `models.rewrites.attention` |
+| qkv            | q, k and v projections              | `qkv_proj`       | activations: their common input is read once     |
+| gate_up        | gate and up projections             | `gate_up_proj`   | the same                                         |
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from models.graph import OpGraph
+from models.rewrites.attention import fuse_attention
+from models.rewrites.projections import fuse_projections
+from models.rewrites.softmax import attention_chains, fuse_softmax
+from sim.base.errors import ConfigError
+
+Softmax = Literal["three_pass", "fused", "online"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Fusion:
+    """Fusions to apply. The fields are those of `mapping` in a scenario; `qkv` and `gate_up` are those of `mapping.fuse`."""
+
+    softmax: Softmax = "three_pass"
+    kv_splits: int = 1
+    qkv: bool = False
+    gate_up: bool = False
+
+
+def fuse(ops: OpGraph, fusion: Fusion, *, element: int) -> OpGraph:
+    """The op graph after the fusions. element: bytes of a captured number.
+
+    Ops that are fused already, or absent, stay as they are. Raises ConfigError if there is no softmax in
+    three passes to be fused.
+    """
+    for kind, wanted in (("qkv_proj", fusion.qkv), ("gate_up_proj", fusion.gate_up)):
+        if wanted:
+            ops = fuse_projections(ops, kind)
+    if fusion.softmax == "three_pass":
+        return ops
+    if next(attention_chains(ops), None) is None:
+        raise ConfigError("mapping.softmax", "expected three_pass: the model has no softmax in three passes to be fused")
+    return fuse_softmax(ops, element) if fusion.softmax == "fused" else fuse_attention(ops, element, fusion.kv_splits)

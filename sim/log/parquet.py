@@ -1,0 +1,281 @@
+"""Event logs as Parquet files: for pandas, DuckDB or Polars, and to be read again.
+
+One row per task, in the order of the task table, with the scenario in the file's metadata. Needs pyarrow: `pip install
+'decode-sim[parquet]'`.
+
+| column | content |
+| --- | --- |
+| `step` | row of the step table |
+| `sequence`, `token`, `context`, `released` | of its step |
+| `task`, `name` | index in the task graph, and its name |
+| `engine`, `ready`, `start`, `loaded`, `end`, `compute`, `work` | as in the task table; times in ps |
+| `grants` | its intervals of service by channels: list of `order` (row of the grant table), `channel`, `start`, `end`, `work` |
+
+Metadata of the file: `sim.version`, `sim.scenario` (JSON, with every default), `sim.seed`, `sim.engines`, `sim.channels`,
+`sim.bandwidth` (bytes/s), `sim.arrival` (ps, of each sequence), `sim.batches` (JSON: the members of each step). The task
+graphs are not stored: they are made again from the scenario when a log is read.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from importlib import import_module
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from models.graph import IntArray
+from sim import __version__
+from sim.base.errors import InputError
+from sim.base.files import whole_file
+from sim.log.tables import EventLog, GrantTable, MemberTable, StepTable, TaskTable
+from sim.mapping.steps import BatchGraph, Shape
+from sim.mapping.tasks import TaskGraph
+
+#: Gives the task graph of a step.
+Graphs = Callable[[Shape], TaskGraph]
+
+ROWS = 1 << 20  # of a row group, about
+_TIMES = ("ready", "start", "loaded", "end", "compute", "work")
+_TASKS = ("step", "task", "engine", *_TIMES)
+_STEPS = ("sequence", "token", "context", "released")
+_GRANT = ("order", "channel", "start", "end", "work")
+_REPEATED = ["step", *_STEPS, "task", "name", "engine"]
+_METADATA = ("sim.batches", "sim.arrival", "sim.engines", "sim.channels", "sim.bandwidth")  # beside the scenario
+COLUMNS = ("step", *_STEPS, "task", "name", "engine", *_TIMES, "grants")
+
+
+@dataclass(frozen=True, slots=True)
+class Stored:
+    """A log as it is in a file. source: its path. scenario: plain data."""
+
+    source: str
+    scenario: Mapping[str, Any]
+    _table: Any
+    _metadata: Mapping[str, str]
+
+    def log(self, graphs: Graphs) -> EventLog:
+        """The event log. Raises InputError if its steps have other tasks than the graphs, or the file is damaged."""
+        with _undamaged(self.source):
+            return _parsed(self.source, self._table, self._metadata, graphs)
+
+
+def read(path: str | os.PathLike[str]) -> Stored:
+    """Read the file of a log. Raises InputError if it holds no log."""
+    parquet = _pyarrow("pyarrow.parquet")
+    try:
+        with parquet.ParquetFile(path) as file:
+            table, stored = file.read(), file.metadata.metadata or {}
+    except (OSError, ValueError) as error:
+        raise InputError(f"{path}: {str(error).splitlines()[0]}") from None
+    metadata = {key.decode(): value.decode() for key, value in stored.items()}
+    if "sim.scenario" not in metadata:
+        raise InputError(f"{path}: expected a log written by `sim run --save-log`, found other data")
+    if lacking := [name for name in (*_METADATA, *COLUMNS) if name not in {*metadata, *table.column_names}]:
+        version = metadata.get("sim.version", "another version")
+        raise InputError(
+            f"{path}: expected a log as {__version__} writes it, found one of {version} without {', '.join(lacking)}"
+        )
+    with _undamaged(path):
+        return Stored(str(path), json.loads(metadata["sim.scenario"]), table, metadata)
+
+
+@contextmanager
+def _undamaged(path: str | os.PathLike[str]) -> Iterator[None]:
+    """Turn the errors that damaged data cause into InputErrors."""
+    try:
+        yield
+    except InputError:
+        raise
+    except (ValueError, TypeError, LookupError, AttributeError, OverflowError) as error:
+        raise InputError(f"{path}: damaged: {' '.join(str(error).split())}") from None
+
+
+def _parsed(source: str, table: Any, metadata: Mapping[str, str], graphs_of: Graphs) -> EventLog:
+    """The log of a file that has all columns and metadata. Raises various errors if these are damaged."""
+    column = {name: table[name].to_numpy() for name in (*_STEPS, *_TASKS)}
+    first = np.flatnonzero(column["task"] == 0)
+    graphs, graph, members = _batches(metadata, graphs_of, len(first))
+    size = np.array([len(g) for g in graphs], dtype=np.int64)[graph]
+    if not np.array_equal(np.diff(np.append(first, len(table))), size):
+        raise InputError(f"{source}: its steps have other tasks than the {len(graphs[0])} of the model's graph today")
+    steps = StepTable(
+        **{name: column[name][first] for name in _STEPS}, graph=graph, first=first,
+        end=np.maximum.reduceat(column["end"], first),
+    )  # fmt: skip
+    arrival = np.array(json.loads(metadata["sim.arrival"]), dtype=np.int64)
+    sequences = 1 + int((steps.sequence if members is None else members.sequence).max(initial=-1))
+    if arrival.ndim != 1 or len(arrival) < sequences:
+        raise ValueError(f"expected {sequences} times of arrival, found {arrival.size}")
+    tasks = TaskTable(**{name: column[name] for name in _TASKS})
+    return EventLog(
+        graphs=graphs, tasks=tasks, steps=steps, grants=_grants(table["grants"].combine_chunks()),
+        engines=int(metadata["sim.engines"]), channels=int(metadata["sim.channels"]), bandwidth=int(metadata["sim.bandwidth"]),
+        batched=members, arrival=arrival,
+    )  # fmt: skip
+
+
+_MEMBERS = ("step", "sequence", "context", "query", "loads", "logits", "emitted")
+
+
+class _Batched:
+    """Collects the shape of each graph of a batched log, the graph of each step, and its members."""
+
+    def __init__(self) -> None:
+        self._numbers: dict[int, int] = {}
+        self._graphs: list[TaskGraph] = []
+        self._graph: list[int] = []
+        self._members: dict[str, list[int]] = {name: [] for name in _MEMBERS}
+
+    def add(self, log: EventLog) -> None:
+        """The next steps."""
+        if log.batched is None:
+            return
+        for graph in log.graphs:
+            if self._numbers.setdefault(id(graph), len(self._graphs)) == len(self._graphs):
+                self._graphs.append(graph)
+        numbers = np.array([self._numbers[id(graph)] for graph in log.graphs])
+        self._graph += numbers[log.steps.graph].tolist()
+        for name, column in self._members.items():
+            column.extend(getattr(log.batched, name).tolist())
+
+    def data(self) -> dict[str, Any]:
+        """Plain data, empty if no step was batched."""
+        if not self._graphs:
+            return {}
+        shapes = [graph.ops.shape if isinstance(graph.ops, BatchGraph) else Shape((False,)) for graph in self._graphs]
+        return {"shapes": shapes, "graph": self._graph, "members": self._members}
+
+
+def _batches(
+    metadata: Mapping[str, str], graphs_of: Graphs, steps: int
+) -> tuple[tuple[TaskGraph, ...], npt.NDArray[np.int32], MemberTable | None]:
+    """The graphs of a log, the graph of each step [step], and the members of steps."""
+    stored = json.loads(metadata["sim.batches"])
+    if not stored:
+        return (graphs_of(Shape((False,))),), np.zeros(steps, dtype=np.int32), None
+    graphs = tuple(graphs_of(Shape(tuple(a), b, tuple(c), d)) for a, b, c, d in stored["shapes"])
+    wide = ("context", "loads")
+    columns: dict[str, Any] = {
+        name: np.array(stored["members"][name], dtype=np.int64 if name in wide else np.int32) for name in _MEMBERS
+    }
+    return graphs, np.array(stored["graph"], dtype=np.int32), MemberTable(**columns)
+
+
+def _grants(lists: Any) -> GrantTable:
+    task = np.repeat(np.arange(len(lists), dtype=np.int64), lists.value_lengths().to_numpy())
+    each = lists.flatten()
+    column = {name: each.field(name).to_numpy() for name in _GRANT}
+    order = np.argsort(column.pop("order"), kind="stable")
+    return GrantTable(task=task[order], **{name: values[order] for name, values in column.items()})
+
+
+def _pyarrow(module: str) -> Any:
+    """Import pyarrow, which is large and optional, only when a log is written or read."""
+    try:
+        return import_module(module)
+    except ImportError:
+        raise InputError("event logs as Parquet need pyarrow: pip install 'decode-sim[parquet]'") from None
+
+
+@contextmanager
+def writing(path: str | os.PathLike[str], scenario: Mapping[str, Any], seed: int) -> Iterator[Writer]:
+    """Write a log part by part. The file is whole, or not there. scenario: plain data. Raises OSError."""
+    arrow, parquet = _pyarrow("pyarrow"), _pyarrow("pyarrow.parquet")
+    schema = _schema(arrow).with_metadata({
+        "sim.version": __version__, "sim.scenario": json.dumps(scenario), "sim.seed": str(seed),
+    })  # fmt: skip
+    with (
+        whole_file(path) as file,
+        parquet.ParquetWriter(
+            file, schema, compression="zstd", use_dictionary=_REPEATED,
+            column_encoding=dict.fromkeys(_TIMES, "DELTA_BINARY_PACKED"),
+        ) as sink,
+    ):  # fmt: skip
+        writer = Writer(arrow, schema, sink)
+        yield writer
+        sink.add_key_value_metadata(writer.metadata())  # of the file: some is known only now
+
+
+class Writer:
+    """Appends the parts of a run, consecutive whole steps whose rows begin at 0. makespan: ps, of all so far."""
+
+    def __init__(self, arrow: Any, schema: Any, sink: Any) -> None:
+        self._arrow, self._schema, self._sink = arrow, schema, sink
+        self._batched = _Batched()
+        self._facts = dict[str, str]()
+        self._steps = self._rows = self._intervals = self.makespan = 0
+
+    def add(self, part: EventLog) -> None:
+        """Append the next part."""
+        intervals = self._intervals + np.arange(len(part.grants))
+        moved = _moved(part, self._steps, self._rows)
+        for rows in _row_groups(self._arrow, self._schema, moved, intervals):
+            self._sink.write_table(rows)
+        self._batched.add(moved)
+        self._facts = {
+            "sim.arrival": json.dumps(part.arrival.tolist()), "sim.engines": str(part.engines),
+            "sim.channels": str(part.channels), "sim.bandwidth": str(part.bandwidth),
+        }  # fmt: skip
+        self._steps += len(part.steps)
+        self._rows += len(part.tasks)
+        self._intervals += len(part.grants)
+        self.makespan = max(self.makespan, part.makespan)
+
+    def metadata(self) -> dict[str, str]:
+        """Metadata of the file, of all parts."""
+        return {"sim.batches": json.dumps(self._batched.data()), **self._facts}
+
+
+def _moved(part: EventLog, step: int, row: int) -> EventLog:
+    """A part of a run with its steps and rows numbered through the run."""
+    if not step:
+        return part
+    return replace(
+        part, steps=replace(part.steps, first=part.steps.first + row), tasks=replace(part.tasks, step=part.tasks.step + step),
+        grants=replace(part.grants, task=part.grants.task + row),
+        batched=part.batched and replace(part.batched, step=part.batched.step + step),
+    )  # fmt: skip
+
+
+def _schema(arrow: Any) -> Any:
+    types = {"name": arrow.dictionary(arrow.int32(), arrow.string())}
+    types |= dict.fromkeys(("step", "sequence", "token", "task"), arrow.int32())
+    types |= dict.fromkeys(("engine", "channel"), arrow.int16())
+    grant = [(name, types.get(name, arrow.int64())) for name in _GRANT]
+    types["grants"] = arrow.list_(arrow.struct(grant))
+    return arrow.schema([(name, types.get(name, arrow.int64())) for name in COLUMNS])
+
+
+def _row_groups(arrow: Any, schema: Any, log: EventLog, granted: IntArray) -> Iterator[Any]:
+    """The rows of a log, some steps at a time. granted: rows of the grant table before it."""
+    size = np.array([len(graph) for graph in log.graphs], dtype=np.int64)
+    offset = np.cumsum(size) - size  # of the names of each graph
+    names, code = np.unique([graph.name(task) for graph in log.graphs for task in range(len(graph))], return_inverse=True)
+    order = np.argsort(log.grants.task, kind="stable")
+    owner = log.grants.task[order]
+    ends = np.cumsum(size[log.steps.graph])  # rows of this log, which may be a part of a run
+    begin = 0
+    while begin < len(log.steps):
+        row = int(ends[begin - 1]) if begin else 0
+        steps = slice(begin, max(begin + 1, int(np.searchsorted(ends, row + ROWS, side="right"))))
+        rows = slice(row, int(ends[steps.stop - 1]))
+        each = size[log.steps.graph[steps]]
+        columns = {name: np.repeat(getattr(log.steps, name)[steps], each) for name in _STEPS}
+        columns |= {name: getattr(log.tasks, name)[rows] for name in _TASKS}
+        named = code[np.repeat(offset[log.steps.graph[steps]], each) + columns["task"]].astype(np.int32)
+        bounds = np.searchsorted(owner, log.steps.first[begin] + np.arange(rows.stop - rows.start + 1))
+        mine = order[bounds[0] : bounds[-1]]
+        grant = {name: getattr(log.grants, name)[mine] for name in _GRANT[1:]} | {"order": granted[mine]}
+        fields = list(schema.field("grants").type.value_type)
+        items = arrow.StructArray.from_arrays([grant[name] for name in _GRANT], fields=fields)
+        arrays = {name: arrow.array(column) for name, column in columns.items()}
+        arrays["name"] = arrow.DictionaryArray.from_arrays(named, names.tolist())
+        arrays["grants"] = arrow.ListArray.from_arrays((bounds - bounds[0]).astype(np.int32), items)
+        yield arrow.table([arrays[name] for name in COLUMNS], schema=schema)
+        begin = steps.stop

@@ -1,0 +1,142 @@
+"""The sections `hardware` and `scheduler` of a scenario."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import BeforeValidator, Discriminator, Field, Tag, model_validator
+
+from sim.base.quantities import Bandwidth, Duration, FlopRate, Size
+from sim.base.section import ONE, TABLE, Choice, Section, Whole, default, form, real
+
+DTYPE = "^[a-z][a-z0-9_]*$"
+
+COUNT = "^[1-9][0-9]{0,5}$"
+
+DtypeName = Annotated[str, Field(pattern=DTYPE)]
+
+#: One rate for all number formats, or a table by torch's name of the format.
+FlopTable = Annotated[
+    Annotated[FlopRate, Tag(ONE)]
+    | Annotated[dict[DtypeName, FlopRate], Field(min_length=1, json_schema_extra={"additionalProperties": False}), Tag(TABLE)],
+    Discriminator(form),
+]
+
+
+class Engines(Section):
+    """The compute engines, all alike."""
+
+    count: Whole = Field(default=4, ge=1, le=4096, description="Number of engines.")
+    flops: FlopTable = default(
+        "2 TFLOP/s",
+        description="Peak of one engine for matrix products: one rate, or a table by number format.",
+        examples=["2 TFLOP/s", {"bfloat16": "2 TFLOP/s"}],
+    )
+    vector_flops: FlopRate = default(
+        "100 GFLOP/s", description="Rate of one engine for all that is no matrix product, in elements a second."
+    )
+    overhead: Duration = default("0 us", description="Fixed time that every compute task takes on top.")
+
+    def peak(self, dtype: str) -> int | None:
+        """FLOP/s of one engine for matrix products in `dtype`; None if the table does not have it."""
+        return self.flops.get(dtype) if isinstance(self.flops, dict) else self.flops
+
+
+class Arbiter(Choice):
+    """How bandwidth is divided among outstanding transfers: a name, or a mapping of `name` and its options."""
+
+    examples = ("fifo", "processor_sharing")
+
+    name: str = Field(min_length=1, description="Name of the arbiter.")
+
+
+class Channels(Section):
+    """Several memory channels instead of one."""
+
+    count: Whole = Field(default=1, ge=1, le=1024, description="Number of channels; each has the bandwidth of `memory`.")
+    route: Literal["interleaved", "sequence", "class"] = Field(
+        default="interleaved",
+        description="Where a transfer goes. `interleaved`: in equal parts over all channels, and it ends with its last part; "
+        "`sequence`: to the channel of its sequence (number modulo count); `class`: weights to channel 0, KV cache to 1, "
+        "activations to 2 (modulo count).",
+    )
+
+
+#: Numbers of transfers, as text: all keys of a document are.
+AtOnce = Annotated[str, Field(pattern=COUNT)]
+Share = Annotated[float, Field(gt=0, le=1), BeforeValidator(real)]
+
+
+class Memory(Section):
+    """The memory channels that all engines share."""
+
+    bandwidth: Bandwidth = default("100 GB/s", description="Bandwidth of each channel.")
+    latency: Duration = default(
+        "0 ns", description="Delay of every transfer. It is pipelined: the channel is not occupied meanwhile."
+    )
+    arbiter: Arbiter = default("fifo", description="How bandwidth is divided among outstanding transfers.")
+    port_bandwidth: Bandwidth | None = Field(
+        default=None, description="The most that one requester can draw from a channel; null: all of it."
+    )
+    channels: Channels = default({}, description="How many channels there are, and which of them a transfer goes to.")
+    efficiency: (
+        Annotated[dict[AtOnce, Share], Field(min_length=1, json_schema_extra={"additionalProperties": False})] | None
+    ) = Field(
+        default=None,
+        description="Share of the bandwidth that a channel can deliver, by number of transfers it serves at once; linear "
+        "between the numbers, constant beyond them. null: all of it.",
+        examples=[{"1": 0.54, "2": 0.78, "4": 0.68}],
+    )
+    achievable: bool = Field(
+        default=False,
+        description="Take `efficiency` from the preset: the share of the bandwidth that kernels were seen to reach. "
+        "Otherwise a preset gives the peak.",
+    )
+    capacity: Size | None = Field(
+        default=None,
+        description="Size of the memory (of all channels together): weights and KV cache of a model config must fit. null: "
+        "any size.",
+    )
+
+
+class Hardware(Section):
+    """The machine. What is not given is that of the preset, or without one of a small generic NPU."""
+
+    preset: str | None = Field(
+        default=None,
+        min_length=1,
+        description="A machine by its name (`sim list hardware`), or the path of its file, from the folder of the scenario. It "
+        "gives engines and memory; what is written here holds instead.",
+        examples=["a100-80g-sxm"],
+    )
+    from_profile: str | None = Field(
+        default=None,
+        min_length=1,
+        description="Instead of a preset: path of a device profile, from the folder of the scenario. It gives the number of "
+        "engines, bandwidth, its efficiency by number of transfers, and capacity; what is written here holds instead.",
+        examples=["device.yaml"],
+    )
+    engines: Engines = default({}, description="The compute engines.")
+    memory: Memory = default({}, description="The memory channel.")
+    sram: Size | None = Field(default=None, description="On-chip memory for operands in flight; null: unbounded.")
+
+    @model_validator(mode="after")
+    def _one_source(self) -> Hardware:
+        if self.preset is not None and self.from_profile is not None:
+            raise ValueError("expected only one of the keys 'preset' and 'from_profile', found both")
+        return self
+
+    @model_validator(mode="after")
+    def _reachable(self) -> Hardware:
+        if self.memory.achievable and self.memory.efficiency is None:
+            whose = f"preset {self.preset!r} has none" if self.preset is not None else "no preset is named"
+            raise ValueError(f"expected memory.achievable only where a share is known: {whose}; write memory.efficiency")
+        return self
+
+
+class Scheduler(Choice):
+    """Which ready task a free engine takes: a name, or a mapping of `name` and its options."""
+
+    examples = ("earliest", "serial", "sticky", "critical_path")
+
+    name: str = Field(min_length=1, description="Name of the scheduler.")

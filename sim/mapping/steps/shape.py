@@ -1,0 +1,55 @@
+"""The shape of a step: all that its structure depends on."""
+
+from __future__ import annotations
+
+from typing import Literal, NamedTuple
+
+#: Owners of ops beside the numbers of members: all new tokens, rows of logits, all members in one kernel.
+TOKENS, LOGITS, MEMBERS = -1, -2, -3
+
+
+class Shape(NamedTuple):
+    """All that the structure of a step depends on.
+
+    several: for each member, whether it feeds in more than one token. logits: whether any are wanted.
+    leaders: for each member the one that loads the context they share, -1 if it shares none; empty if none share.
+    swap: the KV cache of the members moves out of the device's memory or back in, and nothing else happens.
+    """
+
+    several: tuple[bool, ...]
+    logits: bool = True
+    leaders: tuple[int, ...] = ()
+    swap: Literal["", "out", "in"] = ""
+
+    @property
+    def plain(self) -> bool:
+        """Whether it is one sequence that decodes one token: the step that was captured."""
+        return self.several == (False,) and self.logits and not self.swap
+
+    def together(self) -> Shape:
+        """The shape that stands for all steps like this one if one kernel serves all members.
+
+        It matters only whether some of them feed in one token and some several. A plain shape stays so: a lone sequence has
+        its own kernels.
+        """
+        if self.plain:
+            return self
+        if self.swap:
+            return Shape((False,), logits=False, swap=self.swap)
+        if not any(self.several):
+            return Shape((False, False), logits=self.logits)
+        return Shape((True,) if all(self.several) else (False, True), logits=self.logits)
+
+
+def template_of(shape: Shape) -> Shape:
+    """The shape of the template for a step: one member of each sort, in the order in which the step has them.
+
+    If members share a prompt, each of these is followed by one more of each sort: the members that share its prompt.
+    """
+    if shape.swap:
+        return Shape((False,), logits=False, swap=shape.swap)
+    sorts = tuple(dict.fromkeys(shape.several))
+    if not shape.leaders:
+        return Shape(sorts, logits=shape.logits)
+    leaders = [-1] * len(sorts) + [leader for leader in range(len(sorts)) for _ in sorts]
+    return Shape(sorts + sorts * len(sorts), logits=shape.logits, leaders=tuple(leaders))

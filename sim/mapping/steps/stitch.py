@@ -1,0 +1,163 @@
+"""Stitching: the op graph of a step, op by op, from the captures of a model."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import NamedTuple
+
+from models.graph import QUANTITIES, Op, OpGraph
+from models.polynomials import Polynomials, at_breaks, zero
+from sim.base.errors import ConfigError
+from sim.mapping.steps.captures import Capture, Captures, Role
+from sim.mapping.steps.shape import LOGITS, MEMBERS, TOKENS, Shape
+
+KV_READ, KV_WRITE = (QUANTITIES.index(name) for name in ("kv_read", "kv_write"))
+
+
+class Stitched(NamedTuple):
+    """A graph that was stitched op by op.
+
+    owner: [op], a member, or `TOKENS`, `LOGITS` or `MEMBERS`. segment: [op], ascending: a segment holds the ops of the members,
+    one after another, and then one that they share. together: one kernel serves all members.
+    """
+
+    ops: OpGraph
+    owner: tuple[int, ...]
+    segment: tuple[int, ...]
+    shape: Shape
+    together: bool
+
+
+def stitch(captures: Captures, shape: Shape, *, together: bool = False) -> Stitched:
+    """The op graph of a step of this shape. together: one kernel serves all members, as in `Shape.together`.
+
+    Raises ConfigError if captures do not correspond.
+    """
+    return _Stitching(captures, shape, together=together).graph()
+
+
+def swapped(ops: OpGraph, shape: Shape, *, together: bool = False) -> Stitched:
+    """The op graph of a step that swaps: one transfer a layer and member, of the member's whole cache."""
+    polynomials = Polynomials(ops.polynomials)
+    nothing = (polynomials.number(zero(ops.breaks)),) * len(QUANTITIES)
+    moved = KV_READ if shape.swap == "out" else KV_WRITE
+    transfers = [
+        replace(op, kind=f"kv_swap_{shape.swap}", inputs=(), costs=nothing, shape=()).with_cost(moved, op.costs[KV_READ])
+        for op in ops.ops
+        if op.kind == "kv_load"
+    ]
+    members = len(shape.several)
+    graph = OpGraph(ops=tuple(transfers * members), polynomials=tuple(polynomials), breaks=ops.breaks)
+    owner = tuple(MEMBERS if together else member for member in range(members) for _ in transfers)
+    return Stitched(graph, owner, (0,) * len(owner), shape, together)
+
+
+class _Stitching:
+    """Collects the ops of one graph.
+
+    Shared ops follow the `spine`, the capture of several sequences. In front of each of them, every member gets the ops that
+    stand in front of the same op in its own capture.
+    """
+
+    def __init__(self, captures: Captures, shape: Shape, *, together: bool) -> None:
+        self.shape, self.together = shape, together
+        self.spine = captures[True, any(shape.several)]
+        with_logits = captures[True, True]
+        self.logits = {role for i, role in enumerate(with_logits.roles) if with_logits.of_logits[i]}
+        alone = {several: captures[False, several] for several in sorted(set(shape.several))}
+        self.of_member = [alone[several] for several in shape.several]  # [member]: its capture
+        if together:
+            self.of_member = [captures.merged if len(alone) > 1 else self.of_member[0]]
+        self.breaks = tuple(sorted({b for capture in (self.spine, *alone.values()) for b in capture.graph.breaks}))
+        self.polynomials = Polynomials()
+        self.numbers: dict[tuple[int, int], int] = {}  # (id of a capture's graph, its number of a cost) -> number here
+        self.ops: list[Op] = []
+        self.owner: list[int] = []
+        self.segment: list[int] = []
+        self.shared_ops: dict[Role, int] = {}  # role -> index in `ops`
+        self.member_ops: list[dict[Role, int]] = [{} for _ in self.of_member]  # [member]: the same of its own ops
+
+    def graph(self) -> Stitched:
+        """Stitch all ops, in program order."""
+        before = [self._by_next_shared(capture) for capture in self.of_member]
+        for i, role in enumerate(self.spine.roles):
+            if self.spine.per_member[i]:
+                continue
+            for member, ops in enumerate(before):
+                self._add_of_member(member, ops.get(role, []), segment=i)
+            if role not in self.logits:
+                self._add_shared(i, TOKENS)
+            elif self.shape.logits:
+                self._add_shared(i, LOGITS)
+        for member, ops in enumerate(before):
+            self._add_of_member(member, ops.get(None, []), segment=len(self.spine.roles))
+        graph = OpGraph(ops=tuple(self.ops), polynomials=tuple(self.polynomials), breaks=self.breaks)
+        return Stitched(graph, tuple(self.owner), tuple(self.segment), self.shape, self.together)
+
+    def _by_next_shared(self, capture: Capture) -> dict[Role | None, list[int]]:
+        """The ops of a member in its capture, by the role of the next shared op (None: there is none)."""
+        result: dict[Role | None, list[int]] = {}
+        next_shared: Role | None = None
+        for i in reversed(range(len(capture.roles))):
+            if capture.per_member[i]:
+                result.setdefault(next_shared, []).insert(0, i)
+            elif capture.roles[i] in self.spine.index:
+                next_shared = capture.roles[i]
+        return result
+
+    def _add_of_member(self, member: int, ops: Sequence[int], *, segment: int) -> None:
+        capture = self.of_member[member]
+        for i in ops:
+            self.member_ops[member][capture.roles[i]] = len(self.ops)
+            inputs: set[int] = set()
+            for j in capture.graph.ops[i].inputs:
+                inputs |= self._sources(member, j)
+            self._add(capture, i, MEMBERS if self.together else member, inputs, segment)
+
+    def _add_shared(self, i: int, owner: int) -> None:
+        inputs = set()
+        for j in self.spine.graph.ops[i].inputs:
+            role = self.spine.roles[j]
+            if self.spine.per_member[j]:
+                inputs |= {self._op_of_member(member, role) for member in range(len(self.of_member))}
+            else:
+                inputs.add(self.shared_ops[role])
+        self.shared_ops[self.spine.roles[i]] = len(self.ops)
+        self._add(self.spine, i, owner, inputs, segment=i)
+
+    def _sources(self, member: int, j: int) -> set[int]:
+        """Ops that have the result of op j of a member's capture: its own, the shared one, or the sources of its inputs."""
+        capture = self.of_member[member]
+        role = capture.roles[j]
+        if capture.per_member[j]:
+            leader = self.shape.leaders[member] if self.shape.leaders else -1
+            loads_shared = leader >= 0 and capture.graph.ops[j].kind == "kv_load"
+            return {self.member_ops[each][role] for each in ((member, leader) if loads_shared else (member,))}
+        if role in self.shared_ops:
+            return {self.shared_ops[role]}
+        return {source for k in capture.graph.ops[j].inputs for source in self._sources(member, k)}
+
+    def _op_of_member(self, member: int, role: Role) -> int:
+        if role not in self.member_ops[member]:
+            graph = self.of_member[member].graph
+            raise ConfigError("mapping.granularity", f"a batch of {graph} lacks {role[0]!r} at {role[2]}; expected op")
+        return self.member_ops[member][role]
+
+    def _add(self, capture: Capture, i: int, owner: int, inputs: set[int], segment: int) -> None:
+        op = capture.graph.ops[i]
+        several = op.several and self._renumbered(capture.graph, op.several)
+        self.ops.append(replace(self._renumbered(capture.graph, op), inputs=tuple(sorted(inputs)), several=several))
+        self.owner.append(owner)
+        self.segment.append(segment)
+
+    def _renumbered(self, graph: OpGraph, op: Op) -> Op:
+        """An op of a capture with the numbers that its costs have here."""
+        return replace(op, costs=tuple(self._number(graph, cost) for cost in op.costs))
+
+    def _number(self, graph: OpGraph, cost: int) -> int:
+        """The number of a capture's polynomial, in the pieces of all captures together."""
+        key = (id(graph), cost)
+        if key not in self.numbers:
+            self.numbers[key] = self.polynomials.number(at_breaks(graph.polynomials[cost], graph.breaks, self.breaks))
+        return self.numbers[key]

@@ -1,0 +1,118 @@
+"""Refusals before a run: setups that have no costs, do not fit memory, or would end after the end of int64."""
+
+from __future__ import annotations
+
+import math
+import os
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import replace
+from fractions import Fraction
+
+from sim.base.errors import ConfigError, unknown
+from sim.base.units import format_bytes
+from sim.executors.setup import Setup, lanes_of, sram_use
+from sim.executors.size import tasks_in_all
+from sim.machine.arbiters import Derated
+from sim.mapping.lowering import KV_CLASS
+from sim.mapping.steps import BatchGraph
+from sim.mapping.tasks import TaskGraph
+from sim.serving.batcher import Batch, Member
+from sim.workload.requests import Request
+
+DISTINCT = 256  # requests whose times are looked at one by one before a run
+MOST_TURNS = 2**28  # of a channel that serves a burst at a time
+ROW = 100  # bytes of a task in a log, with its intervals of service, about
+LONGEST = 2**62  # picoseconds, 53 days: sums of two times still fit int64
+
+
+def refuse(setup: Setup, *, rows: bool) -> None:
+    """Raise ConfigError for a setup that cannot be run. rows: the log is to have a row for each task."""
+    if rows:
+        _refuse_large_logs(setup)
+    sram_use(setup)
+    _refuse_long_runs(setup)
+
+
+def refuse_unknown_kinds(setup: Setup) -> None:
+    """Raise ConfigError for an option of the arbiter that names a kind of transfer which the model does not have."""
+    kinds = {"weight_load", "act_load", "act_store", *KV_CLASS, *setup.graph.kinds}
+    for kind in setup.arbiter.kinds:
+        if kind not in kinds:
+            raise ConfigError("hardware.memory.arbiter", str(unknown("kind of transfer", kind, kinds)))
+
+
+def _refuse_large_logs(setup: Setup) -> None:
+    rows, there = tasks_in_all(setup)[0] * ROW, _memory()
+    if rows > there:
+        message = f"a row for every op would take {format_bytes(rows)}, there are {format_bytes(there)} of memory; steps fits"
+        raise ConfigError("record", message)
+
+
+def _memory() -> int:
+    """Bytes of memory of this machine; `LONGEST` where it does not say."""
+    try:
+        return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    except (AttributeError, OSError, ValueError):
+        return LONGEST
+
+
+def _refuse_long_runs(setup: Setup) -> None:
+    """Raise ConfigError where bursts are too many to simulate, or times might exceed int64."""
+    longest, transfers = max(request.arrival for request in setup.sequences), 0
+    for request, many in _alike(setup).items():
+        time, work = _alone(setup, request)
+        longest, transfers = longest + many * time, transfers + many * work
+    burst = getattr(setup.arbiter, "burst", None)
+    if burst is not None and transfers // burst > MOST_TURNS:
+        message = f"a burst so small that the run could take {transfers // burst:,} turns; expected at most {MOST_TURNS:,}"
+        raise ConfigError("hardware.memory.arbiter", message)
+    if longest >= LONGEST:
+        limit = LONGEST // 10**12
+        raise ConfigError("hardware", f"so slow that the run could take more than {limit:,} s of simulated time")
+
+
+def _alike(setup: Setup) -> Counter[Request]:
+    """How many requests there are of each size; if of too many sizes, all as if each were the largest in everything."""
+    alike = Counter(replace(request, arrival=0, group=-1) for request in setup.sequences)
+    if len(alike) <= DISTINCT:
+        return alike
+    largest = {name: max(getattr(request, name) for request in alike) for name in ("context", "prompt", "tokens")}
+    return Counter({Request(arrival=0, **largest): len(setup.sequences)})
+
+
+def _alone(setup: Setup, request: Request) -> tuple[int, int]:
+    """Most picoseconds that a request takes if one task runs at a time, and of these the transfers at full speed."""
+    slowest = min(Fraction(*setup.arbiter.cap), _least_efficiency(setup))
+    longest, transfers = 0, 0
+    for member, times in _largest_steps(request):
+        batch = Batch((member,))
+        graph = setup.graph if setup.graphs is None else _with_most_experts(setup.graphs(batch.shape))
+        try:
+            compute, work = setup.costs.durations(graph, lanes_of(0, request.tokens - 1, batch))
+        except OverflowError:
+            return LONGEST, transfers
+        moved = sum(work.ravel().tolist())
+        transfers += times * moved
+        serial = sum(compute.ravel().tolist()) + len(setup.graph) * setup.latency + math.ceil(moved / slowest)
+        longest += times * serial
+    return longest, transfers
+
+
+def _largest_steps(request: Request) -> Iterator[tuple[Member, int]]:
+    """Steps of a request that cost at least as much as its real ones, and how often each.
+
+    That of the last token has the longest context: no other decode step costs more. A prompt counts as one step.
+    """
+    yield Member(0, request.final - 1, 1, request.final - 1, 1, 1), request.tokens
+    if request.prompt:
+        yield Member(0, request.context, request.prompt, request.context, 1, 1), 1
+
+
+def _least_efficiency(setup: Setup) -> Fraction:
+    return setup.arbiter.efficiency.least if isinstance(setup.arbiter, Derated) else Fraction(1)
+
+
+def _with_most_experts(graph: TaskGraph) -> TaskGraph:
+    """The graph of a step whose tokens choose as many distinct experts as they can."""
+    return replace(graph, ops=replace(graph.ops, routing=None)) if isinstance(graph.ops, BatchGraph) else graph

@@ -1,0 +1,106 @@
+"""The machine of a scenario: its arbiter, scheduler and cost model, made from the registries."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from fractions import Fraction
+from typing import Any
+
+from sim.base.errors import ConfigError, about
+from sim.cost import COST_MODELS, CostModel, Machine
+from sim.machine.arbiters import ARBITERS, Arbiter, Derated, Efficiency
+from sim.machine.schedulers import SCHEDULERS, Scheduler
+from sim.runs.written import written_costs
+from sim.scenario import Hardware, Memory, Scenario
+
+LARGEST_CAP = 2**16  # denominators of channel shares stay small enough for int64 arithmetic on whole runs
+
+
+def arbiter_of(memory: Memory) -> Arbiter:
+    """The arbiter of a channel, derated by the efficiency of the memory. Raises ConfigError for an option it cannot use."""
+    key, chosen = "hardware.memory.arbiter", memory.arbiter
+    for name, instead in (("cap", "port_bandwidth"), ("bandwidth", "bandwidth")):
+        if name in chosen.options:
+            raise ConfigError(f"{key}.{name}", f"no option of an arbiter; expected hardware.memory.{instead}")
+    options = {**chosen.options, "cap": port_share(memory)}
+    with about(key):
+        if "bandwidth" in ARBITERS.parameters(chosen.name):
+            options["bandwidth"] = memory.bandwidth
+        arbiter: Arbiter = ARBITERS.make(chosen.name, options)
+    efficiency = efficiency_of(memory)
+    return Derated(arbiter, efficiency) if efficiency is not None else arbiter
+
+
+def scheduler_of(scenario: Scenario) -> Scheduler:
+    """The scheduler. Raises ConfigError for an option it cannot use."""
+    with about("scheduler"):
+        scheduler: Scheduler = SCHEDULERS.make(scenario.scheduler.name, dict(scenario.scheduler.options))
+    return scheduler
+
+
+def costs_of(scenario: Scenario) -> CostModel:
+    """The cost model. Raises ConfigError for an option it cannot use, and for a profile that cannot be read."""
+    for name in ("machine", "seed"):
+        if name in scenario.cost.options:
+            raise ConfigError(f"cost.{name}", "no option of a cost model")
+    machine = _rates(scenario.hardware, overlap=scenario.mapping.execution == "stream")
+    options = {**_cost_options(scenario), "machine": machine, "seed": scenario.seed}
+    with about("cost"):
+        costs: CostModel = COST_MODELS.make(scenario.cost.model, options)
+    return costs if scenario.model.config is not None else written_costs(scenario, costs)
+
+
+def _cost_options(scenario: Scenario) -> dict[str, Any]:
+    """The options of a cost model as they are written, with the path of a profile from the folder of the scenario."""
+    cost = scenario.cost
+    known: Mapping[str, Any] = {
+        "table": cost.table,
+        "profile": None if cost.profile is None else str(scenario.folder / cost.profile),
+        "otherwise": cost.otherwise,
+        "jitter": cost.jitter or None,
+    }
+    return {**cost.options, **{name: value for name, value in known.items() if value is not None}}
+
+
+def _rates(hardware: Hardware, *, overlap: bool) -> Machine:
+    engines, memory = hardware.engines, hardware.memory
+    return Machine(
+        flops=engines.flops, vector_flops=engines.vector_flops, overhead=engines.overhead, bandwidth=memory.bandwidth,
+        alone=_alone(memory), overlap=overlap,
+    )  # fmt: skip
+
+
+def port_share(memory: Memory) -> tuple[int, int]:
+    """The largest share of the channel that one port draws, rounded down to a small denominator."""
+    port, bandwidth = memory.port_bandwidth, memory.bandwidth
+    if port is None or port >= bandwidth:
+        return 1, 1
+    common = math.gcd(port, bandwidth)
+    num, den = port // common, bandwidth // common
+    if den <= LARGEST_CAP:
+        return num, den
+    num = port * LARGEST_CAP // bandwidth
+    if not num:
+        raise ConfigError("hardware.memory.port_bandwidth", f"expected at least 1/{LARGEST_CAP} of the bandwidth")
+    return num, LARGEST_CAP
+
+
+def efficiency_of(memory: Memory) -> Efficiency | None:
+    """The efficiency of the channel as small fractions: 0.54 is 27/50."""
+    if memory.efficiency is None:
+        return None
+    points = {int(n): Fraction(str(share)).limit_denominator(LARGEST_CAP) for n, share in memory.efficiency.items()}
+    least = Fraction(1, LARGEST_CAP)
+    return Efficiency({n: max(share, least) for n, share in points.items()})
+
+
+def _alone(memory: Memory) -> tuple[int, int]:
+    """The share of a channel that a lone transfer gets; of several that it is spread over, the sum of shares."""
+    efficiency, channels = efficiency_of(memory), memory.channels
+    share = Fraction(*port_share(memory))
+    if efficiency is not None:
+        share = min(share, efficiency.at(1))
+    if channels.route == "interleaved":
+        share *= channels.count
+    return share.numerator, share.denominator

@@ -1,0 +1,59 @@
+"""Capacity: the KV blocks that weights leave in memory, and the SRAM that resident weights leave to operands in flight."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+from models.graph import ModelGraph, OpGraph
+from sim.base.errors import ConfigError
+from sim.base.units import format_bytes
+from sim.machine.capacity import footprint
+from sim.runs.model import resident, stored, token_bytes
+from sim.scenario import Scenario
+from sim.workload.requests import Request
+
+
+def kv_blocks(scenario: Scenario, model: ModelGraph, ops: OpGraph, sequences: Sequence[Request]) -> int | None:
+    """Number of blocks of KV cache, None if unbounded. Raises ConfigError if weights and KV cache exceed the memory."""
+    capacity, pages = scenario.hardware.memory.capacity, scenario.workload.batching.kv
+    batched = not scenario.workload.batching.alone
+    left = pages.capacity
+    if capacity is not None and scenario.model.config is not None:
+        alone = () if batched else [(request.final, 1) for request in sequences]
+        whole = scenario.model.scope == "model"
+        held = footprint(model, ops, stored(scenario.mapping), whole=whole, sequences=alone)
+        needed = held.weights + (left if batched and left is not None else held.kv)
+        if needed > capacity:
+            contents = f"{format_bytes(held.weights)} of weights and {format_bytes(needed - held.weights)} of KV cache"
+            raise ConfigError(
+                "hardware.memory.capacity",
+                f"{contents}{'' if batched else ' at the final contexts'} are {format_bytes(needed - capacity)} more than the "
+                f"{format_bytes(capacity)} of memory",
+            )
+        left = capacity - held.weights if left is None else left
+    if not batched or left is None:
+        return None
+    block = pages.block * token_bytes(ops)
+    return left // block if block else None
+
+
+def resident_bytes(scenario: Scenario, model: ModelGraph, ops: OpGraph) -> int:
+    """Bytes of SRAM that resident weights take, 0 if SRAM is unbounded. Raises ConfigError if they do not fit."""
+    sram, share = scenario.hardware.sram, resident(scenario.mapping)
+    if sram is None or share == "streamed":
+        return 0
+    weights = model.parameter_bytes
+    if scenario.model.config is not None:
+        whole = scenario.model.scope == "model"
+        weights = footprint(model, ops, stored(scenario.mapping), whole=whole, sequences=()).weights
+    held = weights if share == "resident" else math.ceil(weights * share)
+    if held > sram:
+        most = 1000 * sram // weights
+        advice = f"; mapping.weights of {{resident: {most / 1000}}} would fit" if most else ""
+        raise ConfigError(
+            "hardware.sram",
+            f"{format_bytes(held)} of resident weights are {format_bytes(held - sram)} more than the {format_bytes(sram)} of "
+            f"SRAM{advice}",
+        )
+    return held

@@ -1,0 +1,103 @@
+"""The model of a scenario: its op graphs, written or captured, as the mapping fuses and stores them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from fractions import Fraction
+from typing import Literal
+
+import models.library
+from models import formats
+from models.graph import QUANTITIES, ModelGraph, OpGraph
+from models.rewrites import Fusion, fuse, with_formats, with_kv_heads
+from sim.base.errors import ConfigError, about
+from sim.base.memo import Memo
+from sim.mapping.steps import Laid, Variants
+from sim.runs.written import written_model
+from sim.scenario import Formats, Fuse, ModelMapping, Scenario
+
+#: Laid-out graphs of earlier runs: a model of 80 layers has four of 2,000 ops each.
+LAID_OUT: Memo[OpGraph] = Memo(2**15)
+
+Resident = Literal["resident", "streamed"] | Fraction
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Layout:
+    """Turns a captured op graph into the one that is simulated: the layers that are kept, fused, in the number formats.
+
+    kv_heads: heads of the KV cache. element: bytes of a captured number.
+    """
+
+    mapping: ModelMapping
+    layers: int | None
+    scope: str
+    kv_heads: int
+    element: int
+
+    def __call__(self, captured: OpGraph) -> OpGraph:
+        """The op graph that is simulated. Raises ConfigError if it cannot be fused."""
+        return LAID_OUT.of(captured, repr(self), lambda: self._lay_out(captured))
+
+    def _lay_out(self, captured: OpGraph) -> OpGraph:
+        fusion = Fusion(softmax=self.mapping.softmax, kv_splits=self.mapping.kv_splits, **self.mapping.fuse.model_dump())
+        fused = fuse(captured.select(self.layers, self.scope), fusion, element=self.element)
+        return with_formats(with_kv_heads(fused, self.kv_heads), stored(self.mapping), element=self.element)
+
+
+def op_graphs(scenario: Scenario) -> tuple[ModelGraph, Variants]:
+    """The model of a scenario, and the ops of its steps, by (several sequences, several new tokens).
+
+    Raises ConfigError if the model cannot be loaded or laid out so.
+    """
+    if scenario.model.config is None:
+        _refuse_what_a_written_graph_says(scenario.mapping)
+        model = written_model(scenario)
+        return model, model.variants
+    model = _captured(scenario, scenario.model.config)
+    layout = Layout(
+        mapping=scenario.mapping, layers=scenario.model.layers, scope=scenario.model.scope, kv_heads=model.kv_heads,
+        element=formats.ELEMENT[model.dtype],
+    )  # fmt: skip
+    variants = Laid(model.variants, layout)
+    variants[False, False]  # made now, so that its errors are raised here
+    return model, variants
+
+
+def _captured(scenario: Scenario, config: str) -> ModelGraph:
+    """The whole model as it was captured. Raises ConfigError if there is none, or if the scenario asks for what it has not."""
+    mapping, layers = scenario.mapping, scenario.model.layers
+    with about("model.config"):
+        model = models.library.load(config, granularity=mapping.granularity, dtype=scenario.model.dtype, mla=mapping.mla)
+    if mapping.mla != "latent" and not models.library.keeps_latents(model):
+        raise ConfigError("mapping.mla", f"expected only for multi-head latent attention, which {model.name} does not have")
+    if layers is not None and layers > model.layers:
+        raise ConfigError("model.layers", f"expected 1 to {model.layers}, all layers of {model.name}, found {layers}")
+    return model
+
+
+def _refuse_what_a_written_graph_says(mapping: ModelMapping) -> None:
+    """Raise ConfigError for a key of the mapping that changes captured ops."""
+    if mapping.formats != Formats():
+        raise ConfigError("mapping.formats", "expected only with model.config: a written graph says its own bytes")
+    for key, plain in (("softmax", "three_pass"), ("fuse", Fuse())):
+        if getattr(mapping, key) != plain:
+            raise ConfigError(f"mapping.{key}", "expected only with model.config: a written graph says its own ops")
+    if isinstance(resident(mapping), Fraction):
+        raise ConfigError("mapping.weights", "expected a share only with model.config: a written graph says its own bytes")
+
+
+def stored(mapping: ModelMapping) -> formats.Formats:
+    """The number formats of a mapping."""
+    return formats.Formats(**mapping.formats.model_dump())
+
+
+def resident(mapping: ModelMapping) -> Resident:
+    """The weights that stay on chip: all, none, or the share as it is written, exactly: 0.4 is 2/5."""
+    weights = mapping.weights
+    return weights if isinstance(weights, str) else Fraction(str(weights.resident))
+
+
+def token_bytes(ops: OpGraph) -> int:
+    """Bytes of KV cache that one token takes."""
+    return int(ops.costs(0)[QUANTITIES.index("kv_write")].sum())

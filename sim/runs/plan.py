@@ -1,0 +1,165 @@
+"""Plans: everything that a run needs, made from a scenario in one place."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from fractions import Fraction
+from typing import Literal
+
+from models.graph import ModelGraph, OpGraph
+from sim.analysis.context import Rules
+from sim.base.errors import ConfigError, unknown
+from sim.executors.setup import Setup
+from sim.machine.arbiters import Derated
+from sim.mapping.lowering import MOST_TILES, Mapping, weight_products
+from sim.mapping.steps import Shape, StepGraphs, Variants
+from sim.runs.limits import refuse, refuse_unknown_kinds
+from sim.runs.machine import arbiter_of, costs_of, scheduler_of
+from sim.runs.memory import kv_blocks, resident_bytes
+from sim.runs.model import op_graphs, resident, token_bytes
+from sim.runs.workload import batching, check_routing, requests, routing
+from sim.scenario import Scenario
+from sim.serving.batcher import Batching
+from sim.workload.requests import Request
+
+#: The step of one sequence that decodes one token.
+PLAIN = Shape((False,))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Plan:
+    """Everything that a run needs, resolved: files are read, policies made, graphs chosen. It can be pickled.
+
+    ops: the step of one sequence that decodes one token. setup: the part that executors run. rules: the part that analyses
+    need beside the log. record: which rows are kept; window: start and end in ps (None: to the end of the run) of the time
+    whose rows are kept although the others are not, None if there is none. warmup_time, warmup_requests: left out of statistics
+    over requests.
+    """
+
+    model: ModelGraph
+    ops: OpGraph
+    setup: Setup
+    rules: Rules
+    record: Literal["all", "steps", "none"]
+    window: tuple[int, int | None] | None
+    warmup_time: int
+    warmup_requests: int
+
+    @property
+    def kv_bytes(self) -> int:
+        """Bytes of KV cache that one token takes."""
+        return token_bytes(self.ops)
+
+
+def plan(scenario: Scenario) -> Plan:
+    """Make the plan of a scenario. Raises InputError, with the place in its file, for whatever cannot be run."""
+    with scenario.located():
+        model, variants = op_graphs(scenario)
+        setup = _setup(scenario, model, variants)
+        refuse(setup, rows=scenario.record == "all")
+        if scenario.model.config is not None:  # kinds of written graphs are free: the same policy may serve many
+            refuse_unknown_kinds(setup)
+    window = scenario.trace.window if scenario.record != "all" else None
+    return Plan(
+        model=model,
+        ops=variants[False, False],
+        setup=setup,
+        rules=_rules(setup, scenario.mapping.execution),
+        record=scenario.record,
+        window=None if window is None else (window.start, window.end),
+        warmup_time=scenario.report.warmup_time,
+        warmup_requests=scenario.report.warmup_requests,
+    )
+
+
+def _setup(scenario: Scenario, model: ModelGraph, variants: Variants) -> Setup:
+    hardware, memory, execution = scenario.hardware, scenario.hardware.memory, scenario.mapping.execution
+    ops, sequences, concurrency = variants[False, False], requests(scenario), scenario.workload.concurrency
+    held = resident_bytes(scenario, model, ops)
+    _refuse_long_sequences(model, sequences)
+    batches = batching(scenario, ops, sequences, kv_blocks(scenario, model, ops, sequences))
+    graphs = step_graphs(scenario, variants)
+    check_routing(graphs.routing, ops, sequences, again=_prefills_again(batches))
+    return Setup(
+        graph=graphs(PLAIN),
+        graphs=graphs,
+        sequences=sequences,
+        batching=batches,
+        concurrency=None if concurrency is None else concurrency.users,
+        think=0 if concurrency is None else concurrency.think,
+        dependency=scenario.workload.dependency,
+        costs=costs_of(scenario),
+        engines=hardware.engines.count,
+        scheduler=scheduler_of(scenario),
+        overlap=execution == "stream",
+        arbiter=arbiter_of(memory),
+        bandwidth=memory.bandwidth,
+        channels=memory.channels.count,
+        route=memory.channels.route,
+        latency=memory.latency,
+        sram=hardware.sram - held if hardware.sram is not None and execution == "prefetch" else None,
+        resident=held,
+    )
+
+
+def _refuse_long_sequences(model: ModelGraph, sequences: Sequence[Request]) -> None:
+    for i, request in enumerate(sequences):
+        if why := model.too_long(request.final):
+            raise ConfigError("workload", f"sequence {i}: {why}")
+
+
+def _prefills_again(batches: Batching | None) -> bool:
+    """Whether a prompt may be prefilled once more."""
+    return batches is not None and batches.blocks is not None and batches.full == "recompute"
+
+
+def step_graphs(scenario: Scenario, variants: Variants) -> StepGraphs:
+    """The task graphs of steps. Reads the routing, if it is a file, and no other files."""
+    ops, written = variants[False, False], scenario.mapping
+    mapping = Mapping(
+        heads=written.heads, kv_loads=written.kv_loads, weights=resident(written), activations=written.activations,
+        execution=written.execution, kv=written.kv, attention=written.attention, tiles=_tiles(scenario, ops),
+    )  # fmt: skip
+    if not isinstance(scenario.workload.routing, str) and all(op.experts is None for op in ops.ops):
+        raise ConfigError("workload.routing", "expected a file only for a mixture of experts, which the model is not")
+    return StepGraphs(variants, mapping, routing(scenario))
+
+
+def _tiles(scenario: Scenario, ops: OpGraph) -> int | dict[str, int]:
+    """Tiles per product by weights, as numbers. Raises ConfigError for a kind that is no such product of the model."""
+    tiles, engines = scenario.mapping.tiles, min(scenario.hardware.engines.count, MOST_TILES)
+    if not isinstance(tiles, dict):
+        return engines if tiles == "engines" else tiles
+    kinds = {op.kind for op, product in zip(ops.ops, weight_products(ops), strict=True) if product}
+    for kind in tiles:
+        if kind != "default" and kind not in kinds:
+            raise ConfigError(f"mapping.tiles.{kind}", str(unknown("product by weights", kind, kinds)))
+    return {kind: engines if count == "engines" else count for kind, count in tiles.items()}
+
+
+def _rules(setup: Setup, execution: Literal["blocking", "stream", "prefetch"]) -> Rules:
+    efficiency = setup.arbiter.efficiency if isinstance(setup.arbiter, Derated) else None
+    return Rules(
+        arrivals=_arrivals(setup),
+        dependency=setup.dependency,
+        execution=execution,
+        latency=setup.latency,
+        cap=setup.arbiter.cap,
+        stripes=setup.channels if setup.route == "interleaved" else 1,
+        efficiency=(efficiency.least, efficiency.most) if efficiency is not None else (Fraction(1), Fraction(1)),
+        bounded_sram=setup.sram is not None,
+        work_conserving_channel=setup.arbiter.work_conserving,
+        work_conserving_scheduler=setup.scheduler.work_conserving,
+    )
+
+
+def _arrivals(setup: Setup) -> tuple[int, ...]:
+    """When each decode loop could begin at the earliest: each sequence has its own, or all share one."""
+    arrivals = [request.arrival for request in setup.sequences]
+    if setup.batching is None:
+        return tuple(arrivals)
+    if setup.concurrency is not None:  # a closed loop begins at once
+        shared = 1 if not setup.batching.alone else min(setup.concurrency, len(arrivals))
+        return (0,) * shared
+    return (min(arrivals),) if not setup.batching.alone else tuple(arrivals)

@@ -1,0 +1,40 @@
+"""Paths in a scenario: where they start, and how they are written so that they start nowhere."""
+
+from __future__ import annotations
+
+from copy import deepcopy
+from pathlib import Path
+from typing import Any
+
+from models.config import names
+from sim.base.documents import Document
+from sim.machine.presets import is_path
+
+#: Keys whose values are paths from the folder of the scenario, whatever they are.
+PATHS: tuple[tuple[str, ...], ...] = (
+    ("hardware", "from_profile"), ("cost", "profile"), ("workload", "trace", "file"), ("workload", "routing", "file"),
+)  # fmt: skip
+
+
+def folder_of(document: Document) -> Path:
+    """The folder of the file that a document was read from, the working directory if it was read from none."""
+    source = Path(document.source)
+    return source.parent if document.text and source.suffix else Path()
+
+
+def with_absolute_paths(data: dict[str, Any], folder: Path) -> dict[str, Any]:
+    """A whole scenario as plain data, with paths that depend neither on its folder nor on the working directory."""
+    made = deepcopy(data)
+    for *way, key in PATHS:
+        section: Any = made
+        for name in way:
+            section = section.get(name) if isinstance(section, dict) else None
+        if isinstance(section, dict) and section.get(key) is not None:
+            section[key] = str((folder / section[key]).absolute())
+    hardware, model = made["hardware"], made["model"]
+    if hardware["preset"] is not None and is_path(hardware["preset"]):
+        hardware["preset"] = str((folder / hardware["preset"]).absolute())
+    if model["config"] is not None and model["config"] not in names():  # from the working directory, unlike all others
+        config = Path(model["config"]).expanduser()
+        model["config"] = str(config.absolute()) if config.exists() else model["config"]
+    return made

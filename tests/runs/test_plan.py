@@ -1,0 +1,108 @@
+"""A plan is whole: pickled, it gives the same run in a process that knows neither the scenario nor its files."""
+
+from __future__ import annotations
+
+import pickle
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from sim.base.errors import ConfigError, InputError, about
+from sim.executors import simulate
+from sim.runs.plan import plan
+from sim.runs.run import read, run
+from sim.scenario import from_dict
+from sim.scenario.shipped import SCENARIOS, scenarios
+from tests.executors import assert_same
+
+#: Simulates a pickled plan in another working directory and pickles the log.
+ELSEWHERE = """
+import pickle, sys
+from sim.executors import simulate
+with open("plan", "rb") as file:
+    plan = pickle.load(file)
+with open("log", "wb") as file:
+    pickle.dump(simulate(plan.setup, "simpy")[0], file)
+"""
+
+BLOCK = ("model.layers=1", "model.scope=block")
+RUNS = {
+    "roofline": ("llama_1b_context_256", *BLOCK),
+    "fixed costs that vary, shortest first": ("two_tokens_4_engines", "cost.jitter=0.5", "scheduler=shortest"),
+    "a device profile": ("xeon_qwen_0.5b", "model.layers=2", "workload.sequences=[{context: 9, tokens: 2}]"),
+    "a written graph": ("lockstep_fifo", "workload.sequences=[{tokens: 3}]"),
+    "swaps, in place": ("kv_full_swap", *BLOCK, "mapping.kv=operands", "mapping.execution=stream"),
+    "experts and drafts": (
+        "moe_batch_1", "model.layers=1", "workload.batching=continuous",
+        "workload.speculative={draft: 2, acceptance: 0.5}", "workload.sequences=[{prompt: 9, tokens: 5, count: 3}]",
+    ),
+    "shares by kind on a channel of limited efficiency": (
+        "four_sequences_fifo", *BLOCK, "hardware.memory.arbiter={name: weighted, weights: {kv_load: 3}}",
+        "hardware.memory.efficiency={'1': 0.5, '4': 0.9}",
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", RUNS)
+def test_a_pickled_plan_runs_to_the_same_log_in_a_new_process(name: str, tmp_path: Path) -> None:
+    scenario = read(scenarios()[RUNS[name][0]], list(RUNS[name][1:]))
+    planned = plan(scenario)
+    expected = simulate(planned.setup, "simpy")[0]  # before it is pickled: its cost model has seen graphs
+    (tmp_path / "plan").write_bytes(pickle.dumps(planned))
+    subprocess.run([sys.executable, "-c", ELSEWHERE], cwd=tmp_path, check=True, env={"PYTHONPATH": str(SCENARIOS.parent)})
+    log = pickle.loads((tmp_path / "log").read_bytes())
+    assert len(log.tasks) > 0
+    assert_same(log, expected)
+
+
+def test_a_plan_has_read_all_files(tmp_path: Path) -> None:
+    folder = tmp_path / "scenarios"
+    folder.mkdir()
+    shutil.copy(scenarios()["xeon_qwen_0.5b"], folder / "one.yaml")
+    shutil.copytree(SCENARIOS / "profiles", folder / "profiles")
+    (folder / "requests.csv").write_text("arrival,prompt,tokens\n0,5,3\n1,4,2\n")
+    trace = "workload={trace: {file: requests.csv, columns: {arrival: arrival, prompt: prompt, tokens: tokens}}}"
+    scenario = read(folder / "one.yaml", ["model.layers=1", trace])
+    planned, other = plan(scenario), plan(scenario)
+    shutil.rmtree(folder)
+    assert_same(simulate(planned.setup, "simpy")[0], simulate(other.setup, "simpy")[0])
+    assert [request.prompt for request in planned.setup.sequences] == [5, 4]
+
+
+def test_errors_of_lower_layers_have_the_place_of_their_key(tmp_path: Path) -> None:
+    path = tmp_path / "one.yaml"
+    path.write_text("model: {config: llama-3.2-1b}\ncost:\n  model: fixed\n  table:\n    norm: 3 us\n")
+    with pytest.raises(InputError, match=r"one\.yaml:5:5: cost\.table: no time for op kind 'embedding'; known: norm$"):
+        plan(read(path))
+
+
+def test_errors_while_a_run_goes_on_have_the_place_of_their_key(tmp_path: Path) -> None:
+    """SRAM that holds the operands of the step of one token need not hold those of a batch of them."""
+    path = tmp_path / "one.yaml"
+    path.write_text("model: {config: gpt2, layers: 1}\nhardware:\n  sram: 300 kB\nmapping: {tiles: 1024}\n")
+    changes = ["workload.sequences=[{prompt: 900, tokens: 2}]", "mapping.weights=streamed"]
+    scenario = read(path, changes)
+    with pytest.raises(InputError, match=r"one\.yaml:3:9: hardware\.sram: .* new tokens instead of 900 would"):
+        run(scenario)
+
+
+def test_an_error_about_a_key_can_be_pickled_and_keeps_its_parts() -> None:
+    error = pickle.loads(pickle.dumps(ConfigError("mapping.tiles.a: b", "too many: 3")))
+    assert (error.key, error.message, str(error)) == ("mapping.tiles.a: b", "too many: 3", "mapping.tiles.a: b: too many: 3")
+
+
+def test_an_error_without_a_key_gets_one_and_one_with_a_key_keeps_it() -> None:
+    with pytest.raises(ConfigError, match=r"^cost: unknown: x$"), about("cost"):
+        raise InputError("unknown: x")
+    with pytest.raises(ConfigError, match=r"^cost\.table: x$"), about("cost"), about("cost.table"):
+        raise InputError("x")
+
+
+def test_a_key_with_a_colon_is_no_two_parts() -> None:
+    """A table of tiles may have any text as key, also one that looks like a key and a message."""
+    scenario = from_dict({"model": {"config": "llama-3.2-1b"}, "mapping": {"tiles": {"a: b": 2}}})
+    with pytest.raises(InputError, match=r"^<dict>: mapping\.tiles\.a: b: unknown product by weights 'a: b'"):
+        plan(scenario)

@@ -1,0 +1,62 @@
+"""The guide that adds a batching policy, as it is written: its files, installed as far as Python looks."""
+
+from __future__ import annotations
+
+import re
+import tomllib
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from sim.base.errors import InputError
+from sim.runs.run import read, run
+from sim.serving.policies import BATCHING_POLICIES
+from tests.executors import assert_same
+
+GUIDE = Path(__file__).parents[2] / "docs/guides/own_batching.md"
+
+
+@pytest.fixture
+def lab(tmp_path, monkeypatch) -> Path:
+    """The files of the guide, with the metadata that an installer would make of its entry point."""
+    for name, text in re.findall(r"```\w+\n# (\S+)\n(.*?)```", GUIDE.read_text(encoding="utf-8"), flags=re.DOTALL):
+        (tmp_path / name).write_text(text, encoding="utf-8")
+    project = tomllib.loads((tmp_path / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    info = tmp_path / f"{project['name'].replace('-', '_')}-{project['version']}.dist-info"
+    info.mkdir()
+    (info / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {project['name']}\nVersion: {project['version']}\n")
+    groups = ["\n".join([f"[{g}]", *(f"{k} = {v}" for k, v in e.items())]) for g, e in project["entry-points"].items()]
+    (info / "entry_points.txt").write_text("\n\n".join(groups) + "\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    return tmp_path
+
+
+def order(result) -> list[int]:
+    """Requests in order of the steps that prefill them."""
+    members = result.log.members
+    return list(dict.fromkeys(members.sequence[members.query > 1].tolist()))
+
+
+def test_the_guide_works(lab):
+    assert BATCHING_POLICIES.names() == ["independent", "static", "continuous", "shortest_prompt"]
+    result = run(lab / "shortest_prompt.yaml")
+    assert order(result) == [3, 0, 2, 1]
+    assert_same(result.log, run(lab / "shortest_prompt.yaml", executor="compiled").log)
+
+
+def test_short_prompts_first_lower_the_mean_time_to_first_token(lab):
+    """All arrive at 0 and are served one at a time: the shortest job first minimises the mean (Smith's rule)."""
+    shortest = run(lab / "shortest_prompt.yaml")
+    arrival = run(read(lab / "shortest_prompt.yaml", ["workload.batching.policy=continuous"]))
+    assert order(arrival) == [0, 1, 2, 3]
+    assert np.mean(shortest.requests.ttft) < np.mean(arrival.requests.ttft)
+    assert shortest.makespan == arrival.makespan  # the work is the same
+
+
+def test_without_it_the_name_is_unknown(tmp_path):
+    (file,) = re.findall(r"```yaml\n# \S+\n(.*?)```", GUIDE.read_text(encoding="utf-8"), flags=re.DOTALL)
+    (tmp_path / "shortest_prompt.yaml").write_text(file)
+    with pytest.raises(InputError, match=r"expected one of continuous, independent, static, found 'shortest_prompt'") as error:
+        read(tmp_path / "shortest_prompt.yaml")
+    assert "workload.batching" in str(error.value)
