@@ -47,7 +47,7 @@ class Metrics:
 
 
 def metrics(log: EventLog, tally: Tally | None = None) -> Metrics:
-    """Compute them all. tally: of the log, if it is there already; then the log needs no rows."""
+    """Compute them all. tally: sums over the log, if they have been made; then the log needs no rows."""
     tally = Tally.of(log, ANY_RULES) if tally is None else tally
     moved, steps = moved_by_kind(log), log.steps
     columns = (steps.sequence, steps.token, steps.released, steps.end)

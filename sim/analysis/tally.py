@@ -1,7 +1,7 @@
-"""One pass over the rows of a log: what the checks look at and what the account sums, step by step while a step is in cache.
+"""One pass over the rows of a log that finds faults and sums times, step by step while a step is in cache.
 
 `Tally.add` takes a log, or a part of it: consecutive whole steps with their service intervals. In parts that are separate in
-time, as those of a single decode loop are, the sums and what is checked are those of the whole.
+time, as those of a single decode loop are, sums and faults are those of the whole.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from sim.analysis import channels
 from sim.analysis.channels import follow_channels
 from sim.analysis.context import Rules
 from sim.analysis.engines import Work, by_start, room_for, sweep_engines
-from sim.analysis.longest import arrivals_of, extend_path
+from sim.analysis.longest_path import arrivals_of, extend_path
 from sim.analysis.parts import (
     COMPUTE,
     PART_COUNT,
@@ -30,7 +30,7 @@ from sim.analysis.parts import (
     full_speed,
     service,
 )
-from sim.analysis.wide import LOW, carry, whole
+from sim.analysis.sums import LOW, carry, whole
 from sim.base.cores import cores
 from sim.base.errors import SimulationError
 from sim.base.integers import LARGEST
@@ -64,7 +64,7 @@ COLUMNS = PART_COUNT + 4
 
 
 class Fault(IntEnum):
-    """What can be wrong with a run. `bad` [fault] holds the first row of the first kinds, or -1."""
+    """Faults of a run. `bad` [fault] holds the first row of the first kinds, or -1."""
 
     OUT_OF_ORDER = 0
     BEFORE_INPUT = 1

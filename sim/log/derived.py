@@ -200,7 +200,7 @@ class Chains(NamedTuple):
     cause: Rows
 
     def of(self, steps: Rows) -> Chains:
-        """Those of some steps, ascending."""
+        """Chains of some steps, ascending."""
         first, after = np.searchsorted(self.step, steps), np.searchsorted(self.step, steps, side="right")
         count = after - first
         chosen = np.repeat(first - (np.cumsum(count) - count), count) + np.arange(int(count.sum()))

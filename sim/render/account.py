@@ -12,8 +12,8 @@ import numpy as np
 import numpy.typing as npt
 
 from sim.analysis.blame import Blame, Matrix
-from sim.analysis.breakdown import PARTS
-from sim.analysis.links import Cause, Place
+from sim.analysis.critical_path import Cause, Place
+from sim.analysis.parts import PARTS
 from sim.cost import Doubt
 from sim.runs.result import Result
 

@@ -10,7 +10,7 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from sim.analysis.breakdown import PARTS
+from sim.analysis.parts import PARTS
 from sim.analysis.requests import TITLES
 from sim.base.units import format_bytes, format_time
 from sim.render.requests import data, worth_showing

@@ -11,7 +11,7 @@ from rich.table import Table
 from rich.text import Text
 
 from sim.analysis.blame import Matrix
-from sim.analysis.breakdown import PARTS
+from sim.analysis.parts import PARTS
 from sim.base.units import format_time
 from sim.runs.result import Result
 

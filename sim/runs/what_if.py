@@ -26,7 +26,7 @@ import numpy as np
 
 from models.graph import IntArray
 from sim.analysis.bounds import few_tiles
-from sim.analysis.breakdown import WAIT_ENGINE, WAIT_POLICY
+from sim.analysis.parts import WAIT_ENGINE, WAIT_POLICY
 from sim.base.errors import InputError
 from sim.base.units import format_time
 from sim.cost import CostModel, StepLanes

@@ -1,4 +1,4 @@
-"""The account of a run in parts is that of the whole, sums may pass int64, and each check can fail."""
+"""Analyses of a run in parts are those of the whole, sums may pass int64, and each check can fail."""
 
 from __future__ import annotations
 
@@ -21,8 +21,8 @@ from sim.analysis.checks import CHECKS, check
 from sim.analysis.context import Rules
 from sim.analysis.moved import _op_totals, moved_by_kind
 from sim.analysis.sorting import sort_pairs
+from sim.analysis.sums import HIGH, LOW, carry, narrow, sum_by, whole
 from sim.analysis.tally import BINS
-from sim.analysis.wide import HIGH, LOW, carry, narrow, sum_by, whole
 from sim.base.errors import SimulationError
 from sim.base.integers import LARGEST
 from sim.base.kernel import launch

@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 
 from sim.analysis.blame import blame
-from sim.analysis.breakdown import WAIT_CHANNEL, WAIT_ENGINE, WAIT_POLICY, breakdown
+from sim.analysis.breakdown import breakdown
+from sim.analysis.parts import WAIT_CHANNEL, WAIT_ENGINE, WAIT_POLICY
 from tests.analysis.machine import run
 from tests.analysis.test_breakdown import chain
 from tests.graphs import GraphBuilder

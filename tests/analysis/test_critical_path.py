@@ -7,10 +7,9 @@ import dataclasses
 import numpy as np
 import pytest
 
-from sim.analysis.critical_path import critical_path, kind_of
-from sim.analysis.links import Cause, Place
+from sim.analysis.critical_path import Cause, Place, critical_path
 from sim.log import derived
-from tests.analysis.machine import UnevenCosts, run
+from tests.analysis.machine import UnevenCosts, kind_of, run
 from tests.analysis.test_breakdown import chain, kv_block
 from tests.graphs import GraphBuilder, llama_block
 

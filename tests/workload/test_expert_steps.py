@@ -12,7 +12,6 @@ import pytest
 
 from models.experts import Experts, Tokens, distinct
 from models.graph import QUANTITIES
-from sim.analysis.context import grid
 from sim.base.errors import InputError
 from sim.cost.kernels import kernels_of
 from sim.executors import Executor
@@ -46,7 +45,8 @@ def expert_bytes(log: EventLog) -> dict[tuple[int, int, str], int]:
     moved = log.bytes_moved()
     for number, graph in enumerate(log.graphs):
         steps = np.flatnonzero(log.steps.graph == number)
-        for task, sizes in enumerate(grid(log, number, moved).T.tolist()):
+        by_task = moved[log.steps.first[steps] + np.arange(len(graph))[:, None]]  # [task, step]
+        for task, sizes in enumerate(by_task.tolist()):
             op = graph.ops.ops[graph.op[task]]
             if op.experts is not None and graph.moves[task]:
                 for step, size in zip(steps.tolist(), sizes, strict=True):

@@ -5,7 +5,8 @@ from __future__ import annotations
 from models.experts import Routing
 from models.rewrites import read_in_place
 from sim.base.memo import Memo
-from sim.mapping.lowering import Mapping, lower
+from sim.mapping.lowering import lower
+from sim.mapping.settings import ModelMapping
 from sim.mapping.steps.captures import Captures, Laid, Variants
 from sim.mapping.steps.shape import Shape, template_of
 from sim.mapping.steps.stitch import stitch, swapped
@@ -20,7 +21,7 @@ TEMPLATES: Memo[TaskTemplate] = Memo(2**17)
 class StepGraphs:
     """Task graphs by the shape of a step, each made once. routing: the experts that tokens choose."""
 
-    def __init__(self, variants: Variants, mapping: Mapping, routing: Routing | None = None) -> None:
+    def __init__(self, variants: Variants, mapping: ModelMapping, routing: Routing | None = None) -> None:
         self.captured = variants
         # Before stitching: a stitched graph no longer says which member's KV load an operand replaces.
         self.variants = Laid(variants, read_in_place) if mapping.kv == "operands" else variants

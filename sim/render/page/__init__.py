@@ -15,7 +15,7 @@ from importlib.resources import files
 from typing import Any
 
 from sim import __version__
-from sim.analysis.breakdown import PARTS
+from sim.analysis.parts import PARTS
 from sim.render import account
 from sim.render.page.columns import pack
 from sim.render.page.roofline import roofline

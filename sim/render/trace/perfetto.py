@@ -116,7 +116,7 @@ def _slice_blocks(slices: Slices, details: Details | None, flows: Flows | None) 
                 track=slices.track[mine],
                 name=starts.name,
                 category=starts.category,
-                colour=starts.colour,
+                color=starts.color,
                 details=() if details is None else details.encode(starts, flows),
             )
         )

@@ -10,17 +10,18 @@ from hypothesis import strategies as st
 
 import sim
 from models.graph import OpGraph
-from sim.analysis.breakdown import COMPUTE, TRANSFER, WAIT_CHANNEL, WAIT_ENGINE, WAIT_INPUT, WAIT_POLICY, WAIT_SRAM, breakdown
+from sim.analysis.breakdown import breakdown
+from sim.analysis.parts import COMPUTE, TRANSFER, WAIT_CHANNEL, WAIT_ENGINE, WAIT_INPUT, WAIT_POLICY, WAIT_SRAM
 from sim.log.tables import EventLog
 from sim.render.trace.layout import Layout
 from sim.render.trace.tracks import Role, Slices
 from sim.runs.run import read
 from sim.scenario.shipped import find_scenario
-from tests.analysis.machine import UnevenCosts, run
+from tests.analysis.machine import UnevenCosts, kind_of, run
 from tests.analysis.test_random import graphs, machines
 from tests.graphs import GraphBuilder
 
-#: What a slice of a chain, which is of depth 2, stands for, by its name; any other is a task.
+#: Name of a slice of a chain, which is of depth 2 -> parts of the breakdown; any other name is a task.
 WAITS = {"input wait": (WAIT_INPUT,), "engine wait": (WAIT_ENGINE, WAIT_POLICY), "SRAM wait": (WAIT_SRAM,)}
 SERVED = (COMPUTE, TRANSFER, WAIT_CHANNEL)
 
@@ -41,10 +42,6 @@ def input_waits(log: EventLog) -> list[tuple[int, int, int]]:
     return [(int(slices.row[i]), int(slices.cause[i]), int(slices.end[i])) for i in chosen]
 
 
-def kind(log: EventLog, row: int) -> str:
-    return log.graphs[log.steps.graph[log.tasks.step[row]]].kind_of(int(log.tasks.task[row]))
-
-
 paces = st.lists(st.integers(1, 5), min_size=1, max_size=4)
 
 
@@ -60,7 +57,7 @@ def test_a_chain_is_split_as_the_breakdown_has_it(graph: OpGraph, machine: dict[
     tokens = breakdown(log, rules).tokens
     assert found.tolist() == np.stack([tokens[:, parts].sum(axis=1) for parts in groups], axis=1).tolist()
     for row, cause, until in input_waits(log):
-        assert kind(log, cause) == "kv_store"
+        assert kind_of(log, cause) == "kv_store"
         assert int(log.tasks.end[cause]) == until == int(log.tasks.ready[row])
         before, step = log.tasks.step[cause], log.tasks.step[row]
         assert log.steps.sequence[before] == log.steps.sequence[step]
@@ -90,7 +87,7 @@ def test_a_load_waits_for_a_store_of_a_token_further_back() -> None:
 
 
 def test_a_window_does_not_name_what_it_does_not_hold() -> None:
-    """Of a log that begins with token 1, the store of token 0 that held up token 2 is not known."""
+    """A log that begins with token 1 does not hold the store of token 0 that held up token 2."""
     b = GraphBuilder()
     load = b.add("kv_load", kv_read=1)
     b.add("kv_store", b.add("k_proj", flops=5), kv_write=3)

@@ -1,4 +1,4 @@
-"""What the real trace_processor finds in a trace is what the event log says."""
+"""The real trace_processor finds in a trace exactly the contents of the event log."""
 
 from __future__ import annotations
 
