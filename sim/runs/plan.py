@@ -158,4 +158,4 @@ def _arrivals(setup: Setup) -> tuple[int, ...]:
     if setup.concurrency is not None:  # a closed loop begins at once
         shared = 1 if not setup.batching.alone else min(setup.concurrency, len(arrivals))
         return (0,) * shared
-    return (min(arrivals),) if not setup.batching.alone else tuple(arrivals)
+    return tuple(arrivals) if setup.batching.alone else (min(arrivals),)
