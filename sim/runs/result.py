@@ -42,8 +42,8 @@ class Result:
     is a property, computed when it is first asked for.
 
     log: the event log as NumPy columns. rules: the semantics of the run, for analyses. checks: names of the invariants that
-    were checked. doubts: costs that are extrapolated. requests: latencies of each request; series: the same over time. window:
-    the steps of `trace.window`, where `log` has no rows. kv_bytes: bytes that one token appends to the KV cache.
+    were checked. `doubts`: costs that are extrapolated. requests: latencies of each request; series: the same over time.
+    window: steps of `trace.window`, where `log` has no rows. kv_bytes: bytes that one token appends to the KV cache.
     """
 
     scenario: Scenario
