@@ -15,7 +15,7 @@ from sim.executors.setup import Setup
 from sim.log.tables import EventLog
 from sim.render.summary import summary as summary_of
 from sim.runs.plan import plan
-from sim.runs.repeats import repeat as repeat_scenario
+from sim.runs.repeats import measure, numbers
 from sim.runs.result import Result
 from sim.runs.run import read
 from sim.runs.run import run as run_scenario
@@ -23,7 +23,7 @@ from sim.runs.workload import requests
 from sim.scenario import Scenario
 from sim.scenario.shipped import scenarios
 
-#: What a run may record, and the most tasks that it is measured with: rows of 30 million tasks are 2 GB.
+#: Values of `record` -> largest task count measured with it: rows of 30 million tasks are 2 GB.
 RECORDS = {"all": 30_000_000, "steps": 10**9}
 
 
@@ -53,9 +53,15 @@ def run(scenario: Scenario, executor: Executor = "compiled") -> Result:
     return run_scenario(scenario, executor=executor)
 
 
-def repeat(scenario: Scenario, count: int, executor: Executor = "compiled") -> Iterator[Result]:
-    """Run a scenario with several seeds."""
-    return repeat_scenario(scenario, count, executor=executor)
+def repeat(scenario: Scenario, count: int, executor: Executor = "compiled") -> Iterator[dict[str, int]]:
+    """Run a scenario with several seeds; how much each simulated."""
+    return measure(scenario, count, _numbers, executor=executor)
+
+
+def _numbers(result: Result) -> dict[str, int]:
+    """Compute the numbers of `sim run --repeats`, and return the size of the run."""
+    numbers(result)
+    return size(result.log)
 
 
 def tasks(log: EventLog) -> int:
@@ -74,5 +80,5 @@ def tokens(scenario: Scenario) -> int:
 
 
 def summary(result: Result) -> str:
-    """What `sim run --json` prints."""
+    """Text that `sim run --json` prints."""
     return json.dumps(summary_of(result))

@@ -12,11 +12,14 @@ are rounded up. `models.rewrites.formats` applies formats to an op graph.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from fractions import Fraction
 from math import ceil
+from typing import Literal
+
+from pydantic import Field
 
 from models.graph import QUANTITIES, Op, OpGraph
+from sim.base.section import Section, Whole
 
 BITS = {"bf16": 16, "fp8": 8, "int8": 8, "int4": 4}
 ELEMENT = {"bfloat16": 2, "float16": 2, "float32": 4}  # bytes, by torch's name
@@ -27,14 +30,15 @@ SCALE = 2
 WEIGHT, FLOPS = QUANTITIES.index("weight"), QUANTITIES.index("flops")
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Formats:
-    """Names of `BITS`, None for as captured. group: int4 weights that share a scale."""
+class Formats(Section):
+    """How many bits numbers take in memory. Arithmetic stays that of the model; null: as captured."""
 
-    weights: str | None = None
-    kv: str | None = None
-    activations: str | None = None
-    group: int = 128
+    weights: Literal["bf16", "fp8", "int8", "int4"] | None = Field(
+        default=None, description="Of weights of matrix products and embeddings; norms stay as captured."
+    )
+    kv: Literal["bf16", "fp8", "int8"] | None = Field(default=None, description="Of the KV cache.")
+    activations: Literal["bf16"] | None = Field(default=None, description="Of results between ops, where they are off chip.")
+    group: Whole = Field(default=128, ge=1, le=2**20, description="int4 weights that share one scale of 2 bytes.")
 
     def weight_bytes(self, captured: int, element: int) -> int:
         """Bytes that take `captured` bytes of weights of `element` bytes each: ceil(n * bits / 8) + scales."""

@@ -51,7 +51,8 @@ def load(
     dtype = dtype_of(model, dtype)
     # A model without latent attention is kept once, where the first form would be.
     for form in dict.fromkeys((mla, MLA_FORMS[0])):
-        for path in (shipped_path(model.name, granularity, form), _cached(model, dtype, granularity, form)):
+        for shipped in (True, False):  # what is shipped first: versions of packages take milliseconds to find out
+            path = shipped_path(model.name, granularity, form) if shipped else _cached(model, dtype, granularity, form)
             graph = _read(path)
             if graph is None or not _fits(graph, model, dtype, granularity, mla):
                 continue

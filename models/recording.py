@@ -1,4 +1,4 @@
-"""A recording: the ops of one step of a model, and how what a recorder saw becomes one.
+"""A recording: the ops of one step of a model, put in order after a recorder saw them.
 
 Ops whose results are not used are left out, the order is made independent of sets of names, and the loads and stores of the
 cache are made explicit.

@@ -19,7 +19,7 @@ ROOT = Path(__file__).parents[1]
 #: Files and folders that are clean, and stay so. Add one here when its findings are gone.
 CLEAN = (
     "README.md", "CONTRIBUTING.md", "CHANGELOG.md", "docs", "scenarios", "traces/README.md",
-    "sim/__init__.py", "sim/__main__.py", "sim/cli", "sim/render", "sim/log", "sim/analysis",
+    "sim/__init__.py", "sim/__main__.py", "sim/cli", "sim/render", "sim/log", "sim/analysis", "benchmarks",
     "tests/docs", "tests/cli", "tests/render", "tests/reports", "tests/log", "tests/analysis",
 )  # fmt: skip
 

@@ -15,9 +15,9 @@ ops that replace a group of others are put in order by `models.rewrites.groups.r
 from __future__ import annotations
 
 from models.rewrites.formats import with_formats
-from models.rewrites.fusion import Fusion, fuse
+from models.rewrites.fusion import fuse
 from models.rewrites.heads import with_kv_heads
 from models.rewrites.in_place import read_in_place
 from models.rewrites.resident import bytes_kept, without_resident
 
-__all__ = ["Fusion", "bytes_kept", "fuse", "read_in_place", "with_formats", "with_kv_heads", "without_resident"]
+__all__ = ["bytes_kept", "fuse", "read_in_place", "with_formats", "with_kv_heads", "without_resident"]

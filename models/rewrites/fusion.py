@@ -13,7 +13,6 @@ FLOPs, weights and KV bytes stay exactly as captured. What changes:
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Literal
 
 from models.graph import OpGraph
@@ -25,27 +24,19 @@ from sim.base.errors import ConfigError
 Softmax = Literal["three_pass", "fused", "online"]
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Fusion:
-    """Fusions to apply. The fields are those of `mapping` in a scenario; `qkv` and `gate_up` are those of `mapping.fuse`."""
-
-    softmax: Softmax = "three_pass"
-    kv_splits: int = 1
-    qkv: bool = False
-    gate_up: bool = False
-
-
-def fuse(ops: OpGraph, fusion: Fusion, *, element: int) -> OpGraph:
+def fuse(
+    ops: OpGraph, *, element: int, softmax: Softmax = "three_pass", kv_splits: int = 1, qkv: bool = False, gate_up: bool = False
+) -> OpGraph:  # fmt: skip
     """The op graph after the fusions. element: bytes of a captured number.
 
-    Ops that are fused already, or absent, stay as they are. Raises ConfigError if there is no softmax in
-    three passes to be fused.
+    Ops that are fused already, or absent, stay as they are. Raises ConfigError if there is no softmax in three passes to be
+    fused.
     """
-    for kind, wanted in (("qkv_proj", fusion.qkv), ("gate_up_proj", fusion.gate_up)):
+    for kind, wanted in (("qkv_proj", qkv), ("gate_up_proj", gate_up)):
         if wanted:
             ops = fuse_projections(ops, kind)
-    if fusion.softmax == "three_pass":
+    if softmax == "three_pass":
         return ops
     if next(attention_chains(ops), None) is None:
         raise ConfigError("mapping.softmax", "expected three_pass: the model has no softmax in three passes to be fused")
-    return fuse_softmax(ops, element) if fusion.softmax == "fused" else fuse_attention(ops, element, fusion.kv_splits)
+    return fuse_softmax(ops, element) if softmax == "fused" else fuse_attention(ops, element, kv_splits)

@@ -6,6 +6,7 @@ time, as those of a single decode loop are, sums and faults are those of the who
 
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
 from enum import IntEnum
 from typing import Any
 
@@ -30,6 +31,7 @@ from sim.analysis.parts import (
     service,
 )
 from sim.analysis.sums import LOW, carry, whole
+from sim.base.cores import cores
 from sim.base.errors import SimulationError
 from sim.base.integers import LARGEST
 from sim.base.kernel import kernel, launch
@@ -54,6 +56,7 @@ from sim.log.tables import EventLog
 Times = npt.NDArray[np.int64]
 
 BINS = 200  # parts of a run, for means over time
+MANY = 1 << 16  # tasks from which a second thread pays
 
 #: Columns of `totals` beside the parts: from ready to end, time on engines, channel time, number of tasks that move something.
 SPENT, COMPUTED, MOVED, TRANSFERS = range(PART_COUNT, PART_COUNT + 4)
@@ -322,9 +325,13 @@ class Tally:
         runs = np.bincount(log.steps.graph, minlength=len(log.graphs))
         runs[: len(self.runs)] += self.runs
         self.runs = runs
-        self._follow_sequences(log, compiled=compiled)
-        self._add_services(log, compiled=compiled)
-        self._add_steps(log, compiled=compiled)
+        passes = (self._add_steps, self._add_services, self._follow_sequences)  # none reads what another writes
+        if compiled and len(log.tasks) >= MANY and cores() > 1:
+            with ThreadPoolExecutor(2) as pool:  # as long as the first takes the others are done
+                list(pool.map(lambda each: each(log, compiled=True), passes))
+        else:
+            for each in passes:
+                each(log, compiled=compiled)
         self._latest = max(self._latest, log.makespan)
 
     def _note(self, kind: Fault, sentence: str) -> None:

@@ -10,7 +10,7 @@ import click
 
 from sim.base.errors import InputError
 from sim.cli.console import output, status
-from sim.cli.options import complete_scenario
+from sim.cli.options import complete_scenario, needs_all_ops
 from sim.cli.progress import simulating
 from sim.render import account, explain
 from sim.render.summary import summary
@@ -28,12 +28,8 @@ if TYPE_CHECKING:
 @click.argument("name", metavar="SCENARIO", shell_complete=complete_scenario)
 @click.option("--set", "overrides", multiple=True, metavar="KEY=VALUE", help="Change a value, as in `sim run`.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object: that of `sim run`, with `what_if` and `optimal`.")
-@click.option(
-    "--what-if/--no-what-if",
-    "with_what_if",
-    default=True,
-    help="Run it again on better machines (faster memory, more engines, ...).",
-)
+@click.option("--what-if/--no-what-if", "with_what_if", default=True,
+              help="Run it again on better machines (faster memory, more engines, ...).")  # fmt: skip
 @click.option("--optimal", "with_optimal", is_flag=True, help="Search for the best schedule; needs the extra `optimal`.")
 @click.option("--time-limit", type=click.FloatRange(min=0, min_open=True), default=30.0, show_default=True,
               help="Time limit of --optimal, in seconds.")  # fmt: skip
@@ -42,17 +38,16 @@ def command(
 ) -> None:
     """Explain a run: where the time went, what caused each wait, the critical path, bounds, and what would help."""
     scenario = read(find_scenario(name), list(overrides))
+    needs_all_ops(scenario, "an explanation")
     with simulating(scenario.name) as told:
         result = run(scenario, told=told)
-        result.rows("an explanation")
     answer = None
     if with_optimal:
         with status("searching for the best schedule"):
             answer = _optimal(result, time_limit)
     changes = None
     if with_what_if:
-        with status("running it on better machines"):
-            changes = what_if(result)
+        changes = what_if(result, status("running it on better machines"))
     if as_json:
         data = summary(result, timing=False)
         data["critical_path"] = account.critical_path(result, links=True)

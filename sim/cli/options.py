@@ -10,6 +10,7 @@ import click
 import click.shell_completion
 
 from sim.base.errors import InputError
+from sim.scenario import Scenario
 from sim.scenario.shipped import scenarios
 
 Command = Callable[..., Any]
@@ -22,6 +23,13 @@ def scenario_arguments(command: Command) -> Command:
         help='Change a value, e.g. --set hardware.memory.bandwidth="50 GB/s". Can be repeated.',
     )(command)  # fmt: skip
     return click.argument("names", nargs=-1, required=True, metavar="SCENARIO...", shell_complete=complete_scenario)(command)
+
+
+def needs_all_ops(scenario: Scenario, wanted: str) -> None:
+    """Raise InputError unless a run records every op: before the run, which may be long, not after it."""
+    if scenario.record != "all":
+        advice = "--set record=all records every op, if the run fits in memory"
+        raise scenario.error("record", f"expected all for {wanted}, found {scenario.record}; {advice}")
 
 
 def complete_scenario(_ctx: click.Context, _param: click.Parameter, incomplete: str) -> list[Any]:

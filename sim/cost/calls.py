@@ -172,9 +172,9 @@ def _joined(parts: Sequence[Kernel]) -> Kernel:
 
 
 def _summed(kernel: Kernel, lane: npt.NDArray[np.intp], lanes: int) -> Kernel:
-    """A kernel whose entries are members of some steps, as the one that does all their rows, of whose contexts it has the sum.
+    """One kernel for each step, for all rows of its members; its context is the sum over rows.
 
-    lane: [entry], the step that the entry belongs to.
+    kernel: its entries are members of steps. lane: [entry], the step that the entry belongs to.
     """
 
     def total(column: IntArray) -> IntArray:

@@ -167,6 +167,6 @@ class Structure:
 
 
 def costs_something(ops: OpGraph, index: IntArray) -> npt.NDArray[np.bool_]:
-    """[quantity, op]: whether there is any of it, at some size of the step."""
+    """[quantity, op]: whether the op costs any of it, at some size of the step."""
     found: npt.NDArray[np.bool_] = (ops.table != 0).any(axis=(1, 2))[index]
     return found

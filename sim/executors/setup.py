@@ -15,7 +15,7 @@ from sim.cost import CostModel
 from sim.machine.arbiters import Arbiter
 from sim.machine.routes import Route
 from sim.machine.schedulers import Scheduler
-from sim.mapping.lowering import MOST_TILES
+from sim.mapping.settings import MOST_TILES
 from sim.mapping.steps import Shape
 from sim.mapping.tasks import TaskGraph
 from sim.serving.batcher import ONE_MORE, Batch, Batching

@@ -15,9 +15,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from fractions import Fraction
-from typing import Any, Literal, NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -25,51 +24,20 @@ import numpy.typing as npt
 from models.graph import QUANTITIES, OpGraph
 from models.rewrites import read_in_place, without_resident
 from sim.mapping.grid import Grid, is_joined, shares_needed
+from sim.mapping.settings import ModelMapping
 from sim.mapping.tasks import CLASS_BIT, Links, TaskGraph, with_links
 from sim.mapping.template import rows
-
-#: Tasks that a weight matmul can be cut into.
-MOST_TILES = 1024
 
 #: Ops that move the KV cache, and their byte class at the device's memory: a swap out reads from there.
 KV_CLASS = {"kv_load": "kv_read", "kv_store": "kv_write", "kv_swap_out": "kv_read", "kv_swap_in": "kv_write"}
 
-Execution = Literal["blocking", "stream", "prefetch"]
 
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Mapping:
-    """Options of lowering. The fields are those of `mapping` in a scenario.
-
-    attention: of a step of several sequences; `sim.mapping.steps` applies it, lowering does not.
-    weights: or the share of each op's weights that is resident, above 0 and below 1; the rest is streamed.
-    tiles: of all weight matmuls, or by kind: those of `default` (1 if it is absent) for kinds that are not named.
-    """
-
-    heads: Literal["split", "fused"] = "split"
-    kv_loads: Literal["layer", "head"] = "layer"
-    weights: Literal["resident", "streamed"] | Fraction = "resident"
-    activations: Literal["on_chip", "off_chip"] = "on_chip"
-    execution: Execution = "prefetch"
-    kv: Literal["transfers", "operands"] = "transfers"
-    attention: Literal["sequence", "batch"] = "sequence"
-    tiles: int | dict[str, int] = 1
-
-    def tiles_of(self, kind: str) -> int:
-        """Number of tasks that a weight matmul of this kind is cut into."""
-        return self.tiles if isinstance(self.tiles, int) else self.tiles.get(kind, self.tiles.get("default", 1))
-
-    def __post_init__(self) -> None:
-        if self.kv == "operands" and self.execution == "prefetch":
-            raise ValueError("expected kv: operands only where an engine loads operands itself: blocking or stream execution")
-
-
-def lower(ops: OpGraph, mapping: Mapping) -> TaskGraph:
+def lower(ops: OpGraph, mapping: ModelMapping) -> TaskGraph:
     """Make the task graph of one step."""
     if mapping.kv == "operands":
         ops = read_in_place(ops)
-    if isinstance(mapping.weights, Fraction):
-        ops = without_resident(ops, mapping.weights)
+    if isinstance(mapping.residency, Fraction):
+        ops = without_resident(ops, mapping.residency)
     lowering = _Lowering(ops, mapping)
     for i in range(len(ops.ops)):
         lowering.add_op(i)
@@ -101,7 +69,7 @@ class _Lowering:
     stands for. results: [op], of each share the task after which its result can be used.
     """
 
-    def __init__(self, ops: OpGraph, mapping: Mapping) -> None:
+    def __init__(self, ops: OpGraph, mapping: ModelMapping) -> None:
         self.ops, self.mapping = ops, mapping
         self.blocking, self.prefetch = mapping.execution == "blocking", mapping.execution == "prefetch"
         self.grids = _grids(ops, mapping)
@@ -148,7 +116,7 @@ class _Lowering:
         i, op = share.op, self.ops.ops[share.op]
         operands = [CLASS_BIT["kv_read"]] if self.has["kv_read"][i] else []  # that the engine loads itself
         loads = []
-        if self.mapping.weights != "resident" and self.has["weight"][i]:
+        if self.mapping.residency != "resident" and self.has["weight"][i]:
             if self.prefetch:
                 loads.append(self._add(share, "weight_load", [], moves=CLASS_BIT["weight"], prefetch=True))
             else:
@@ -208,7 +176,7 @@ def _some(ops: OpGraph, quantity: str) -> npt.NDArray[np.bool_]:
     return found
 
 
-def _grids(ops: OpGraph, mapping: Mapping) -> list[Grid]:
+def _grids(ops: OpGraph, mapping: ModelMapping) -> list[Grid]:
     """The cut of each op: per head, along the keys, or (weight matmuls, and activations between them) by columns."""
     grids: list[Grid] = []
     matmuls = weight_products(ops)

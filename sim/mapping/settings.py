@@ -2,24 +2,20 @@
 
 from __future__ import annotations
 
+from fractions import Fraction
 from typing import Annotated, Literal
 
 from pydantic import BeforeValidator, Discriminator, Field, Tag, WithJsonSchema, model_validator
 
+from models.formats import Formats
+from models.rewrites.fusion import Softmax
 from sim.base.quantities import show
 from sim.base.section import LINE, ONE, TABLE, Section, Whole, default, form, integral, real
-from sim.mapping.lowering import MOST_TILES
 
+#: Tasks that a weight matmul can be cut into.
+MOST_TILES = 1024
 
-class Formats(Section):
-    """How many bits numbers take in memory. Arithmetic stays that of the model; null: as captured."""
-
-    weights: Literal["bf16", "fp8", "int8", "int4"] | None = Field(
-        default=None, description="Of weights of matrix products and embeddings; norms stay as captured."
-    )
-    kv: Literal["bf16", "fp8", "int8"] | None = Field(default=None, description="Of the KV cache.")
-    activations: Literal["bf16"] | None = Field(default=None, description="Of results between ops, where they are off chip.")
-    group: Whole = Field(default=128, ge=1, le=2**20, description="int4 weights that share one scale of 2 bytes.")
+Execution = Literal["blocking", "stream", "prefetch"]
 
 
 class Residency(Section):
@@ -73,7 +69,7 @@ class ModelMapping(Section):
     heads: Literal["split", "fused"] = Field(
         default="split", description="Attention as one task per head, or as one task for all heads."
     )
-    softmax: Literal["three_pass", "fused", "online"] = Field(
+    softmax: Softmax = Field(
         default="three_pass",
         description="`three_pass`: subtract the maximum, exponentiate, normalise; `fused`: one task, one pass over scores on "
         "chip; `online`: scores, softmax and values as one task (FlashAttention).",
@@ -108,7 +104,7 @@ class ModelMapping(Section):
     activations: Literal["on_chip", "off_chip"] = Field(
         default="on_chip", description="Whether results between ops stay on chip or travel through the channel."
     )
-    execution: Literal["blocking", "stream", "prefetch"] = Field(
+    execution: Execution = Field(
         default="prefetch",
         description="`blocking`: an engine waits while operands load; `stream`: load and compute overlap within a "
         "task; `prefetch`: operands load ahead of their task as far as SRAM allows.",
@@ -131,6 +127,24 @@ class ModelMapping(Section):
         examples=[4, "engines", {"default": "engines", "k_proj": 8}],
     )
     formats: Formats = default({}, description="How many bits numbers take in memory; for a model by its config.")
+
+    @property
+    def residency(self) -> Literal["resident", "streamed"] | Fraction:
+        """The weights that stay on chip: all, none, or the share as it is written, exactly: 0.4 is 2/5."""
+        return self.weights if isinstance(self.weights, str) else Fraction(str(self.weights.resident))
+
+    def on_engines(self, count: int) -> ModelMapping:
+        """The same mapping with numbers of tiles in place of `engines`, which stands for one tile for each of them."""
+        each = min(count, MOST_TILES)
+        tiles = self.tiles if isinstance(self.tiles, dict) else {"": self.tiles}
+        numbers = {kind: each if tile == "engines" else tile for kind, tile in tiles.items()}
+        return self.model_copy(update={"tiles": numbers if isinstance(self.tiles, dict) else numbers[""]})
+
+    def tiles_of(self, kind: str) -> int:
+        """Number of tasks that a weight matmul of this kind is cut into; the mapping must be `on_engines`."""
+        tiles = self.tiles.get(kind, self.tiles.get("default", 1)) if isinstance(self.tiles, dict) else self.tiles
+        assert isinstance(tiles, int)
+        return tiles
 
     @model_validator(mode="after")
     def _consistent(self) -> ModelMapping:

@@ -59,7 +59,7 @@ class Place:
         return f"{f'NVIDIA {kernel}, ' if kernel else ''}CUDA {torch.version.cuda}"
 
     def free_memory(self) -> int | None:
-        """Bytes that can be had now, None if that is not known."""
+        """Bytes available now, None if that is not known."""
         if self.device == "cuda":
             free: int = torch.cuda.mem_get_info()[0]
             return free

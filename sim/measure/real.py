@@ -40,7 +40,7 @@ from models.formats import ELEMENT
 from models.graph import QUANTITIES, Op, OpGraph
 from models.grouping import group
 from models.recorder import Recorder
-from models.rewrites import Fusion, fuse
+from models.rewrites import fuse
 from sim.base.errors import InputError, SimError
 from sim.base.quantities import SIZE
 from sim.base.units import PS_PER_NS
@@ -103,7 +103,7 @@ class RealModel:
     def ops(self, batch: int, query: int = 1) -> OpGraph:
         """The op graph of a step, with attention as it runs here."""
         graph = self.graph.step(batch, query).select(self.layers)
-        return graph if self.attention == THREE_PASS else fuse(graph, Fusion(softmax="online"), element=ELEMENT[self.dtype])
+        return graph if self.attention == THREE_PASS else fuse(graph, element=ELEMENT[self.dtype], softmax="online")
 
     def at(self, batch: int, context: int, query: int = 1, *, slots: int | None = None) -> Decoding:
         """Steps of `batch` sequences with `context` tokens in their caches. slots: number of caches, by default enough."""

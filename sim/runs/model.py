@@ -3,19 +3,19 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from fractions import Fraction
-from typing import Literal
 
 import models.library
-from models import formats
+from models.formats import ELEMENT, Formats
 from models.graph import QUANTITIES, ModelGraph, OpGraph
-from models.rewrites import Fusion, fuse, with_formats, with_kv_heads
+from models.rewrites import fuse, with_formats, with_kv_heads
 from sim.base.errors import ConfigError, about
+from sim.base.memo import Memo
 from sim.mapping.steps import Laid, Variants
 from sim.runs.written import written_model
-from sim.scenario import Formats, Fuse, ModelMapping, Scenario
+from sim.scenario import Fuse, ModelMapping, Scenario
 
-Resident = Literal["resident", "streamed"] | Fraction
+#: Laid-out graphs of earlier runs: a model of 80 layers has four of 2,000 ops each.
+LAID_OUT: Memo[OpGraph] = Memo(2**15)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -33,9 +33,15 @@ class Layout:
 
     def __call__(self, captured: OpGraph) -> OpGraph:
         """The op graph that is simulated. Raises ConfigError if it cannot be fused."""
-        fusion = Fusion(softmax=self.mapping.softmax, kv_splits=self.mapping.kv_splits, **self.mapping.fuse.model_dump())
-        fused = fuse(captured.select(self.layers, self.scope), fusion, element=self.element)
-        return with_formats(with_kv_heads(fused, self.kv_heads), stored(self.mapping), element=self.element)
+        return LAID_OUT.of(captured, repr(self), lambda: self._lay_out(captured))
+
+    def _lay_out(self, captured: OpGraph) -> OpGraph:
+        mapping, kept = self.mapping, captured.select(self.layers, self.scope)
+        fused = fuse(
+            kept, element=self.element, softmax=mapping.softmax, kv_splits=mapping.kv_splits, qkv=mapping.fuse.qkv,
+            gate_up=mapping.fuse.gate_up,
+        )  # fmt: skip
+        return with_formats(with_kv_heads(fused, self.kv_heads), mapping.formats, element=self.element)
 
 
 def op_graphs(scenario: Scenario) -> tuple[ModelGraph, Variants]:
@@ -50,7 +56,7 @@ def op_graphs(scenario: Scenario) -> tuple[ModelGraph, Variants]:
     model = _captured(scenario, scenario.model.config)
     layout = Layout(
         mapping=scenario.mapping, layers=scenario.model.layers, scope=scenario.model.scope, kv_heads=model.kv_heads,
-        element=formats.ELEMENT[model.dtype],
+        element=ELEMENT[model.dtype],
     )  # fmt: skip
     variants = Laid(model.variants, layout)
     variants[False, False]  # made now, so that its errors are raised here
@@ -76,19 +82,8 @@ def _refuse_what_a_written_graph_says(mapping: ModelMapping) -> None:
     for key, plain in (("softmax", "three_pass"), ("fuse", Fuse())):
         if getattr(mapping, key) != plain:
             raise ConfigError(f"mapping.{key}", "expected only with model.config: a written graph says its own ops")
-    if isinstance(resident(mapping), Fraction):
+    if not isinstance(mapping.weights, str):
         raise ConfigError("mapping.weights", "expected a share only with model.config: a written graph says its own bytes")
-
-
-def stored(mapping: ModelMapping) -> formats.Formats:
-    """The number formats of a mapping."""
-    return formats.Formats(**mapping.formats.model_dump())
-
-
-def resident(mapping: ModelMapping) -> Resident:
-    """The weights that stay on chip: all, none, or the share as it is written, exactly: 0.4 is 2/5."""
-    weights = mapping.weights
-    return weights if isinstance(weights, str) else Fraction(str(weights.resident))
 
 
 def token_bytes(ops: OpGraph) -> int:

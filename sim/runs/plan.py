@@ -12,14 +12,15 @@ from sim.analysis.context import Rules
 from sim.base.errors import ConfigError, unknown
 from sim.executors.setup import Setup
 from sim.machine.arbiters import Derated
-from sim.mapping.lowering import MOST_TILES, Mapping, weight_products
+from sim.mapping.lowering import weight_products
+from sim.mapping.settings import Execution
 from sim.mapping.steps import Shape, StepGraphs, Variants
 from sim.runs.limits import refuse, refuse_unknown_kinds
 from sim.runs.machine import arbiter_of, costs_of, scheduler_of
 from sim.runs.memory import kv_blocks, resident_bytes
-from sim.runs.model import op_graphs, resident, token_bytes
+from sim.runs.model import op_graphs, token_bytes
 from sim.runs.workload import batching, check_routing, requests, routing
-from sim.scenario import Scenario
+from sim.scenario import ModelMapping, Scenario
 from sim.serving.batcher import Batching
 from sim.workload.requests import Request
 
@@ -116,29 +117,24 @@ def _prefills_again(batches: Batching | None) -> bool:
 
 def step_graphs(scenario: Scenario, variants: Variants) -> StepGraphs:
     """The task graphs of steps. Reads the routing, if it is a file, and no other files."""
-    ops, written = variants[False, False], scenario.mapping
-    mapping = Mapping(
-        heads=written.heads, kv_loads=written.kv_loads, weights=resident(written), activations=written.activations,
-        execution=written.execution, kv=written.kv, attention=written.attention, tiles=_tiles(scenario, ops),
-    )  # fmt: skip
+    ops, mapping = variants[False, False], scenario.mapping
+    _refuse_unknown_products(mapping, ops)
     if not isinstance(scenario.workload.routing, str) and all(op.experts is None for op in ops.ops):
         raise ConfigError("workload.routing", "expected a file only for a mixture of experts, which the model is not")
-    return StepGraphs(variants, mapping, routing(scenario))
+    return StepGraphs(variants, mapping.on_engines(scenario.hardware.engines.count), routing(scenario))
 
 
-def _tiles(scenario: Scenario, ops: OpGraph) -> int | dict[str, int]:
-    """Tiles per product by weights, as numbers. Raises ConfigError for a kind that is no such product of the model."""
-    tiles, engines = scenario.mapping.tiles, min(scenario.hardware.engines.count, MOST_TILES)
-    if not isinstance(tiles, dict):
-        return engines if tiles == "engines" else tiles
+def _refuse_unknown_products(mapping: ModelMapping, ops: OpGraph) -> None:
+    """Raise ConfigError for tiles of a kind that is no product by weights of the model."""
+    if not isinstance(mapping.tiles, dict):
+        return
     kinds = {op.kind for op, product in zip(ops.ops, weight_products(ops), strict=True) if product}
-    for kind in tiles:
+    for kind in mapping.tiles:
         if kind != "default" and kind not in kinds:
             raise ConfigError(f"mapping.tiles.{kind}", str(unknown("product by weights", kind, kinds)))
-    return {kind: engines if count == "engines" else count for kind, count in tiles.items()}
 
 
-def _rules(setup: Setup, execution: Literal["blocking", "stream", "prefetch"]) -> Rules:
+def _rules(setup: Setup, execution: Execution) -> Rules:
     efficiency = setup.arbiter.efficiency if isinstance(setup.arbiter, Derated) else None
     return Rules(
         arrivals=_arrivals(setup),
@@ -162,4 +158,4 @@ def _arrivals(setup: Setup) -> tuple[int, ...]:
     if setup.concurrency is not None:  # a closed loop begins at once
         shared = 1 if not setup.batching.alone else min(setup.concurrency, len(arrivals))
         return (0,) * shared
-    return (min(arrivals),) if not setup.batching.alone else tuple(arrivals)
+    return tuple(arrivals) if setup.batching.alone else (min(arrivals),)

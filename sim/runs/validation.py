@@ -23,7 +23,8 @@ from sim.executors import simulate
 from sim.executors.setup import Setup
 from sim.machine.arbiters import ARBITERS
 from sim.machine.schedulers import SCHEDULERS
-from sim.mapping.lowering import Execution, Mapping, lower
+from sim.mapping.lowering import lower
+from sim.mapping.settings import Execution, ModelMapping
 from sim.measure.measured import MeasuredStep
 from sim.workload.requests import Request
 
@@ -76,7 +77,7 @@ def lower_bound(ops: OpGraph, context: int, bandwidth: int, flops: int, vector_f
 
 
 def _setup(ops: OpGraph, context: int, costs: CostModel, bandwidth: int, execution: Execution) -> Setup:
-    mapping = Mapping(heads="fused", weights="streamed", kv="operands", execution=execution)
+    mapping = ModelMapping(heads="fused", weights="streamed", kv="operands", execution=execution)
     return Setup(
         graph=lower(ops, mapping), sequences=[Request(context=context, tokens=1, arrival=0)], dependency="sampled", costs=costs,
         engines=1, scheduler=SCHEDULERS.make("earliest", {}), overlap=execution == "stream",

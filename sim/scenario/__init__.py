@@ -14,12 +14,13 @@ from typing import Any
 
 from pydantic import ValidationError
 
+from models.formats import Formats
 from sim.base.documents import Document, from_plain, read
 from sim.base.documents import parse as parse_document
 from sim.base.section import Choice
 from sim.cost.settings import Cost
 from sim.machine.settings import Arbiter, Engines, Hardware, Memory, Scheduler
-from sim.mapping.settings import Formats, Fuse, ModelMapping
+from sim.mapping.settings import Fuse, ModelMapping
 from sim.scenario.completion import completed
 from sim.scenario.graph_op import GraphOp
 from sim.scenario.problems import raise_first, translate, unknown_names

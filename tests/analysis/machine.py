@@ -15,7 +15,8 @@ from sim.executors.setup import Setup
 from sim.log.tables import EventLog
 from sim.machine.arbiters import ARBITERS
 from sim.machine.schedulers import SCHEDULERS
-from sim.mapping.lowering import Mapping, lower
+from sim.mapping.lowering import lower
+from sim.mapping.settings import ModelMapping
 from sim.mapping.tasks import TaskGraph
 from sim.workload.requests import Request
 
@@ -51,7 +52,7 @@ def setup(
 ) -> Setup:  # fmt: skip
     """requests: (tokens, arrival) of each sequence."""
     return Setup(
-        graph=lower(ops, Mapping(execution=execution, weights=weights)),
+        graph=lower(ops, ModelMapping(execution=execution, weights=weights)),
         sequences=[Request(context=0, tokens=tokens, arrival=arrival) for tokens, arrival in requests],
         dependency=dependency, costs=costs or UnitCosts(), engines=engines, scheduler=SCHEDULERS.make(scheduler, {}),
         overlap=execution == "stream", arbiter=ARBITERS.make(arbiter, {"cap": cap, **options}), bandwidth=10**12,

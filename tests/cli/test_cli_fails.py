@@ -213,6 +213,17 @@ def test_full_disk(tmp_path: Path, process: Sim) -> None:
     assert old.read_text() == "what was there before"
 
 
+@pytest.mark.parametrize(("command", "wanted"), [("explain", "an explanation"), ("report", "a page")])
+def test_missing_ops_are_refused_before_the_run(command: str, wanted: str, fails: Callable[..., str]) -> None:
+    """A million tokens of a whole model would take minutes."""
+    changes = ("--set", "workload.sequences.0.tokens=1000000", "--set", "record=steps")
+    began = time.monotonic()
+    assert f"record: expected all for {wanted}, found steps; --set record=all" in fails(
+        command, "llama_1b_context_256", *changes
+    )
+    assert time.monotonic() - began < 20
+
+
 @pytest.mark.parametrize("arguments", [["run", "parallel", "--no-trace"], ["schema"], ["--help"]])
 def test_full_disk_behind_stdout(arguments: list[str], process: Sim) -> None:
     with Path("/dev/full").open("w") as full:

@@ -7,7 +7,8 @@ import pytest
 
 import sim.scenario
 from sim.machine.schedulers import SCHEDULERS, StepView
-from sim.mapping.lowering import Mapping, lower
+from sim.mapping.lowering import lower
+from sim.mapping.settings import ModelMapping
 from sim.runs.run import run
 from tests.graphs import GraphBuilder
 
@@ -92,7 +93,7 @@ class TestRanks:
     """What a scheduler says of one step, without a run. Tasks: a chain of 5 and 1, and a single 3."""
 
     STEP = StepView(
-        graph=lower(_chain(), Mapping(weights="resident")), age=7, compute=np.array([5, 1, 3]), work=np.array([0, 4, 0])
+        graph=lower(_chain(), ModelMapping(weights="resident")), age=7, compute=np.array([5, 1, 3]), work=np.array([0, 4, 0])
     )
 
     @pytest.mark.parametrize(

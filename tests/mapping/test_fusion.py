@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 
 import models.library
 from models.graph import QUANTITIES, ModelGraph, OpGraph
-from models.rewrites import Fusion, fuse
+from models.rewrites import fuse
 from models.rewrites.attention import KEY_BLOCK
 from sim.base.errors import InputError
 from sim.runs.model import op_graphs
@@ -15,12 +17,12 @@ from sim.scenario import from_dict
 from tests.graphs import GraphBuilder, llama_block
 
 KEPT = ("flops", "weight", "kv_read", "kv_write")
-FUSIONS = {
-    "fused": Fusion(softmax="fused"),
-    "online": Fusion(softmax="online"),
-    "splits": Fusion(softmax="online", kv_splits=8),
-    "projections": Fusion(qkv=True, gate_up=True),
-    "all": Fusion(softmax="online", kv_splits=3, qkv=True, gate_up=True),
+FUSIONS: dict[str, dict[str, Any]] = {
+    "fused": {"softmax": "fused"},
+    "online": {"softmax": "online"},
+    "splits": {"softmax": "online", "kv_splits": 8},
+    "projections": {"qkv": True, "gate_up": True},
+    "all": {"softmax": "online", "kv_splits": 3, "qkv": True, "gate_up": True},
 }
 ELEMENT = {"bfloat16": 2, "float16": 2, "float32": 4}
 LAYERS_OF_ALL_KINDS = 6  # every sixth of Gemma 3 is another; the fourth of DeepSeek-V3 is the first with experts
@@ -49,7 +51,7 @@ def test_flops_weights_and_kv_of_every_model_stay_as_captured(name: str, models_
         for context, batch, query in STEPS:
             ops = model.step(batch, query).select(LAYERS_OF_ALL_KINDS)
             before = totals(ops, context, batch, query)
-            after = totals(fuse(ops, FUSIONS[name], element=ELEMENT[model.dtype]), context, batch, query)
+            after = totals(fuse(ops, element=ELEMENT[model.dtype], **FUSIONS[name]), context, batch, query)
             assert {key: after[key] for key in KEPT} == {key: before[key] for key in KEPT}, model.name
             if name in ("fused", "projections"):
                 assert after["vector_ops"] == before["vector_ops"], model.name
@@ -64,7 +66,7 @@ def test_flops_weights_and_kv_of_every_model_stay_as_captured(name: str, models_
 def test_what_is_not_fused_still_needs_what_it_needed(name: str, models_shipped: list[ModelGraph]) -> None:
     for model in models_shipped:
         ops = model.step().select(2)
-        fused = fuse(ops, FUSIONS[name], element=ELEMENT[model.dtype])
+        fused = fuse(ops, element=ELEMENT[model.dtype], **FUSIONS[name])
         before, after = Reach(ops), Reach(fused)
         left, found = before.among(after.roles), after.among(before.roles)
         if name in ("fused", "online", "splits"):
@@ -105,18 +107,18 @@ def test_amounts_of_a_llama(context: int) -> None:
     three = {kind: per_kind(captured, kind, context) for kind in ("scores", "softmax_max", "softmax_exp", "softmax_norm")}
     passes = sum(three[kind]["vector_ops"] for kind in three if kind != "scores")
 
-    softmax = per_kind(fuse(captured, FUSIONS["fused"], element=2), "softmax", context)
+    softmax = per_kind(fuse(captured, element=2, **FUSIONS["fused"]), "softmax", context)
     assert softmax["vector_ops"] == passes
     assert (softmax["act_read"], softmax["act_write"]) == (LAYERS * 2 * scores, LAYERS * 2 * scores)
 
-    online = per_kind(fuse(captured, FUSIONS["online"], element=2), "attention", context)
+    online = per_kind(fuse(captured, element=2, **FUSIONS["online"]), "attention", context)
     assert online["flops"] == LAYERS * 2 * (2 * DIM * scores)
     rescaling = HEADS * (DIM + 2)  # for each key of a block
     assert online["vector_ops"] - passes - three["scores"]["vector_ops"] == LAYERS * -(-rescaling // KEY_BLOCK) * keys
     assert online["act_read"] == LAYERS * 2 * DIM * (HEADS + 2 * KV_HEADS)
     assert online["act_write"] == LAYERS * 2 * DIM * HEADS
 
-    parts = fuse(captured, FUSIONS["splits"], element=2)
+    parts = fuse(captured, element=2, **FUSIONS["splits"])
     split, combine = per_kind(parts, "attention", context), per_kind(parts, "combine", context)
     partial = HEADS * 8 * (DIM + 2)
     assert (split["flops"], split["vector_ops"]) == (online["flops"], online["vector_ops"])
@@ -128,12 +130,12 @@ def test_amounts_of_a_llama(context: int) -> None:
 
 def test_rows_of_a_batch_of_chunks_are_combined() -> None:
     """B sequences of Q queries: B * Q * HEADS rows, each of 3 partial results."""
-    parts = fuse(models.library.load("llama-3.2-1b").step(4, 7), FUSIONS["all"], element=2)
+    parts = fuse(models.library.load("llama-3.2-1b").step(4, 7), element=2, **FUSIONS["all"])
     assert per_kind(parts, "combine", 100, 4, 7)["vector_ops"] == LAYERS * 4 * 7 * HEADS * 3 * (DIM + 2)
 
 
 def test_amounts_of_projections() -> None:
-    fused = fuse(models.library.load("llama-3.2-1b").step(), FUSIONS["projections"], element=2)
+    fused = fuse(models.library.load("llama-3.2-1b").step(), element=2, **FUSIONS["projections"])
     qkv, gate_up = per_kind(fused, "qkv_proj", 9), per_kind(fused, "gate_up_proj", 9)
     assert qkv["weight"] == qkv["flops"] == LAYERS * 2 * 2048 * (2048 + 512 + 512)
     assert (qkv["act_read"], qkv["act_write"]) == (LAYERS * 2 * 2048, LAYERS * 2 * (2048 + 512 + 512))
@@ -151,8 +153,8 @@ def per_kind(ops: OpGraph, kind: str, *step: int) -> dict[str, int]:
 
 def test_what_is_fused_already_stays() -> None:
     phi = models.library.load("phi-3-mini-4k").step()
-    assert fuse(phi, FUSIONS["projections"], element=2) is phi
-    assert fuse(phi, Fusion(), element=2) is phi
+    assert fuse(phi, element=2, **FUSIONS["projections"]) is phi
+    assert fuse(phi, element=2) is phi
 
 
 def test_a_model_without_three_passes_is_refused() -> None:
@@ -160,7 +162,7 @@ def test_a_model_without_three_passes_is_refused() -> None:
     scores = build.add("scores", heads=2, flops=4)
     build.add("weighted_values", scores, heads=2, flops=4)
     with pytest.raises(InputError, match=r"^mapping.softmax: expected three_pass: the model has no softmax"):
-        fuse(build.graph(), FUSIONS["online"], element=2)
+        fuse(build.graph(), element=2, **FUSIONS["online"])
 
 
 @pytest.mark.parametrize(
@@ -214,7 +216,7 @@ def test_on_one_engine_fused_is_never_slower(execution: str, hardware: dict[str,
 
 
 def test_the_hand_made_block_fuses_like_a_captured_one() -> None:
-    fused = fuse(llama_block(layers=2), Fusion(softmax="fused", gate_up=True), element=2)
+    fused = fuse(llama_block(layers=2), element=2, softmax="fused", gate_up=True)
     assert [op.kind for op in fused.ops if op.layer == 1] == [
         "kv_load", "norm", "q_proj", "k_proj", "v_proj", "rope", "rope", "kv_store", "scores", "softmax", "weighted_values",
         "o_proj", "residual", "norm", "gate_up_proj", "act", "down_proj", "residual",

@@ -9,10 +9,11 @@ import pytest
 
 import models.library
 from models.graph import QUANTITIES, OpGraph
-from models.rewrites import Fusion, fuse, with_kv_heads
+from models.rewrites import fuse, with_kv_heads
 from sim.executors.reference import simulate
 from sim.log.tables import EventLog
-from sim.mapping.lowering import Mapping, lower
+from sim.mapping.lowering import lower
+from sim.mapping.settings import ModelMapping
 from sim.mapping.tasks import CLASS_BIT, TaskGraph
 from sim.runs.model import op_graphs
 from sim.runs.plan import plan
@@ -32,10 +33,10 @@ def attention(heads: int = 1, kv_heads: int = 1, **fusion: object) -> OpGraph:
     values = {"flops": per_key["flops"], "act_read": per_key["scores"], "act_write": heads}
     last = build.add("weighted_values", load, last, heads=heads, **values)
     build.add("o_proj", last, flops=5)
-    return with_kv_heads(fuse(build.graph(), Fusion(**fusion), element=1), kv_heads)
+    return with_kv_heads(fuse(build.graph(), element=1, **fusion), kv_heads)
 
 
-def run(ops: OpGraph, mapping: Mapping, engines: int) -> EventLog:
+def run(ops: OpGraph, mapping: ModelMapping, engines: int) -> EventLog:
     return simulate(replace(machine.setup(ops, engines=engines), graph=lower(ops, mapping)))
 
 
@@ -47,7 +48,7 @@ def spans(log: EventLog, kind: str) -> list[tuple[int, int]]:
 def test_splits_overlap_their_loads_with_the_attention_before() -> None:
     """Loads of 2 one after another; each lets 4 of attention begin on an engine of its own; combine, o_proj."""
     ops = attention(softmax="online", kv_splits=4)
-    log = run(ops, Mapping(weights="resident"), engines=4)
+    log = run(ops, ModelMapping(weights="resident"), engines=4)
     assert spans(log, "kv_load") == [(0, 2), (0, 4), (0, 6), (0, 8)]  # asked for at once, served in turn
     assert spans(log, "attention") == [(2, 6), (4, 8), (6, 10), (8, 12)]
     assert spans(log, "combine") == [(12, 13)]  # no FLOPs: the least that a task takes
@@ -66,32 +67,32 @@ def test_splits_overlap_their_loads_with_the_attention_before() -> None:
     ],
 )
 def test_splits_on_engines(splits: int, engines: int, end: int) -> None:
-    log = run(attention(softmax="online", kv_splits=splits), Mapping(weights="resident"), engines)
+    log = run(attention(softmax="online", kv_splits=splits), ModelMapping(weights="resident"), engines)
     assert spans(log, "o_proj") == [(end, end + 5)]
 
 
 def test_three_passes_take_the_time_of_their_parts() -> None:
     """Load 8, scores 8, three passes of 1 (no FLOPs), values 8: and no engine but one can help."""
     for engines in (1, 4):
-        assert spans(run(attention(), Mapping(weights="resident"), engines), "o_proj") == [(27, 32)]
+        assert spans(run(attention(), ModelMapping(weights="resident"), engines), "o_proj") == [(27, 32)]
 
 
 def test_query_heads_share_the_load_of_their_kv_head() -> None:
     """4 query heads on 2 KV heads, online: loads of 4, attention of 16 each."""
     ops = attention(heads=4, kv_heads=2, softmax="online")
-    by_head = run(ops, Mapping(weights="resident", kv_loads="head"), engines=4)
+    by_head = run(ops, ModelMapping(weights="resident", kv_loads="head"), engines=4)
     assert spans(by_head, "kv_load") == [(0, 4), (0, 8)]
     assert spans(by_head, "attention") == [(4, 20), (4, 20), (8, 24), (8, 24)]
-    by_layer = run(ops, Mapping(weights="resident"), engines=4)
+    by_layer = run(ops, ModelMapping(weights="resident"), engines=4)
     assert spans(by_layer, "kv_load") == [(0, 8)]
     assert spans(by_layer, "attention") == [(8, 24)] * 4
-    fused = run(ops, Mapping(weights="resident", kv_loads="head", heads="fused"), engines=4)
+    fused = run(ops, ModelMapping(weights="resident", kv_loads="head", heads="fused"), engines=4)
     assert spans(fused, "attention") == [(8, 72)]  # one task for all heads needs all of the cache
 
 
 def test_scores_and_values_share_the_load_of_their_kv_head_too() -> None:
     ops = attention(heads=4, kv_heads=2)
-    graph = lower(ops, Mapping(weights="resident", kv_loads="head"))
+    graph = lower(ops, ModelMapping(weights="resident", kv_loads="head"))
     for kind in ("scores", "weighted_values"):
         for head in range(4):
             task = next(t for t in range(len(graph)) if graph.name(t) == f"{kind} h{head}")
@@ -101,7 +102,9 @@ def test_scores_and_values_share_the_load_of_their_kv_head_too() -> None:
 
 def test_heads_and_splits_together() -> None:
     """Of 4 query heads, 2 KV heads and 3 splits: task h, s needs the load of head h // 2 and split s alone."""
-    graph = lower(attention(heads=4, kv_heads=2, softmax="online", kv_splits=3), Mapping(weights="resident", kv_loads="head"))
+    graph = lower(
+        attention(heads=4, kv_heads=2, softmax="online", kv_splits=3), ModelMapping(weights="resident", kv_loads="head")
+    )
     names = {graph.name(task): [graph.name(s) for s in sources(graph, task)] for task in range(len(graph))}
     assert [name for name in names if name.startswith("kv_load")] == [f"kv_load h{h} s{s}" for h in (0, 1) for s in (0, 1, 2)]
     for head in range(4):
@@ -153,7 +156,7 @@ def test_a_latent_cache_has_one_head() -> None:
 @pytest.mark.parametrize("activations", ["on_chip", "off_chip"])
 def test_tasks_that_read_the_cache_themselves_are_its_loads(activations: str) -> None:
     """The loads of a layer wait for the stores of earlier tokens, so they are the tasks that read, not those that end an op."""
-    mapping = Mapping(kv="operands", execution="stream", activations=activations)  # type: ignore[arg-type]
+    mapping = ModelMapping(kv="operands", execution="stream", activations=activations)  # type: ignore[arg-type]
     graph = lower(attention(heads=4, kv_heads=2), mapping)
     reads = np.flatnonzero(graph.moves & CLASS_BIT["kv_read"]).tolist()
     assert [task for tasks in graph.kv_loads.values() for task in tasks] == reads

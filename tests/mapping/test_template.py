@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import fields
-from fractions import Fraction
 from functools import cache
 from pathlib import Path
 
@@ -16,29 +14,36 @@ from hypothesis import strategies as st
 import models.library
 import sim
 import sim.mapping.grid
+import sim.mapping.steps.graphs
 from models.graph import IntArray, Members, OpGraph, StepLanes
-from models.rewrites import Fusion, fuse, with_kv_heads
 from sim.base.errors import InputError
+from sim.base.memo import Memo
 from sim.cost.kernels import ONLY_MOVES, Kernel, kernels_of, together
 from sim.cost.model import Machine
 from sim.cost.profiled import Profiled, calls
 from sim.cost.roofline import Roofline
-from sim.mapping.lowering import Mapping, lower
+from sim.mapping.lowering import lower
+from sim.mapping.settings import Fuse, ModelMapping, Residency
 from sim.mapping.steps import BatchGraph, Captures, Laid, Shape, StepGraphs, Variants, stitch, swapped
 from sim.mapping.tasks import TaskGraph
 from sim.mapping.template import first_of_each
+from sim.runs.model import Layout
 from sim.scenario import from_dict
 from sim.workload.routing import Uniform
 
 MODELS = ("llama-3.2-1b", "mixtral-8x7b", "deepseek-v2-lite", "gemma-2-2b", "gpt-oss-20b")
 LAYERS = 2
-MAPPINGS: dict[str, tuple[Mapping, Fusion]] = {
-    "heads split": (Mapping(weights="streamed"), Fusion()),
-    "splits": (Mapping(kv_loads="head", weights="streamed"), Fusion(softmax="online", kv_splits=3)),
-    "operands": (Mapping(kv="operands", execution="stream", heads="fused"), Fusion(softmax="online", kv_splits=2)),
-    "blocking": (Mapping(kv="operands", execution="blocking", activations="off_chip", weights=Fraction(2, 5)), Fusion()),
-    "tiles": (Mapping(tiles={"default": 3, "lm_head": 8}, weights=Fraction(1, 3)), Fusion(softmax="fused", qkv=True)),
-    "off chip": (Mapping(activations="off_chip", tiles=2, weights="streamed", heads="fused"), Fusion(gate_up=True)),
+MAPPINGS: dict[str, ModelMapping] = {
+    "heads split": ModelMapping(),
+    "splits": ModelMapping(kv_loads="head", softmax="online", kv_splits=3),
+    "operands": ModelMapping(
+        kv="operands", execution="stream", heads="fused", weights="resident", softmax="online", kv_splits=2
+    ),
+    "blocking": ModelMapping(kv="operands", execution="blocking", activations="off_chip", weights=Residency(resident=0.4)),
+    "tiles": ModelMapping(
+        tiles={"default": 3, "lm_head": 8}, weights=Residency(resident=0.3), softmax="fused", fuse=Fuse(qkv=True)
+    ),
+    "off chip": ModelMapping(activations="off_chip", tiles=2, heads="fused", fuse=Fuse(gate_up=True)),
 }
 
 
@@ -46,18 +51,15 @@ MAPPINGS: dict[str, tuple[Mapping, Fusion]] = {
 def laid(model: str, mapping: str) -> Variants:
     """The captures of a model as a mapping lays them out."""
     found = models.library.load(model)
-
-    def lay_out(ops: OpGraph) -> OpGraph:
-        kept = with_kv_heads(ops.select(LAYERS), 1 if model.startswith("deepseek") else found.kv_heads)
-        return fuse(kept, MAPPINGS[mapping][1], element=2)
-
-    return Laid(found.variants, lay_out)
+    kv_heads = 1 if model.startswith("deepseek") else found.kv_heads
+    layout = Layout(mapping=MAPPINGS[mapping], layers=LAYERS, scope="model", kv_heads=kv_heads, element=2)
+    return Laid(found.variants, layout)
 
 
 @cache
 def graphs(model: str, mapping: str, attention: str = "sequence") -> StepGraphs:
-    chosen = {field.name: getattr(MAPPINGS[mapping][0], field.name) for field in fields(Mapping)}
-    return StepGraphs(laid(model, mapping), Mapping(**{**chosen, "attention": attention}), Uniform(3))
+    chosen = MAPPINGS[mapping].model_copy(update={"attention": attention})
+    return StepGraphs(laid(model, mapping), chosen, Uniform(3))
 
 
 def lanes(members: list[tuple[int, int, int]], logits: int) -> StepLanes:
@@ -100,7 +102,7 @@ def test_blocks_repeated_are_the_graph_stitched_op_by_op(shape: Shape, model: st
         return
     made = graphs(model, mapping)(shape)
     by_hand = stitch(Captures(graphs(model, mapping).variants), shape)
-    expected = lower(by_hand.ops, MAPPINGS[mapping][0])
+    expected = lower(by_hand.ops, MAPPINGS[mapping])
     same(made, expected)
     ops = made.ops
     assert isinstance(ops, BatchGraph)
@@ -114,7 +116,7 @@ def test_blocks_repeated_are_the_graph_stitched_op_by_op(shape: Shape, model: st
 def test_swaps_are_repeated_too(direction: str) -> None:
     shape = Shape((False, True, False), logits=False, swap=direction)  # type: ignore[arg-type]
     made = graphs("llama-3.2-1b", "splits")(shape)
-    same(made, lower(swapped(laid("llama-3.2-1b", "splits")[False, False], shape).ops, MAPPINGS["splits"][0]))
+    same(made, lower(swapped(laid("llama-3.2-1b", "splits")[False, False], shape).ops, MAPPINGS["splits"]))
 
 
 def test_no_op_object_is_made_before_somebody_asks() -> None:
@@ -273,10 +275,12 @@ def test_edges_through_joins_are_the_same_edges(shape: Shape, model: str, mappin
     plain = graphs(model, mapping)(shape)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(sim.mapping.grid, "MANY_EDGES", 4)
-        made = StepGraphs(laid(model, mapping), MAPPINGS[mapping][0])
+        for kept in ("GRAPHS", "TEMPLATES"):  # of runs before, with other edges
+            patch.setattr(sim.mapping.steps.graphs, kept, Memo(0))
+        made = StepGraphs(laid(model, mapping), MAPPINGS[mapping])
         joined = made(shape)
         ops = laid(model, mapping)[False, False] if shape.plain else stitch(Captures(made.variants), shape).ops
-        by_hand = lower(ops, MAPPINGS[mapping][0])
+        by_hand = lower(ops, MAPPINGS[mapping])
     assert plain.links.joins == 0
     assert joined.links.joins > 0 or mapping != "tiles"  # only tiles meet with tiles, or with heads
     assert len(joined.links.inputs) <= len(plain.inputs)
@@ -289,7 +293,7 @@ def test_edges_through_joins_are_the_same_edges(shape: Shape, model: str, mappin
 
 def test_many_tiles_have_few_edges() -> None:
     """Each of 1,024 tiles needs all 1,024 of the op before: 2,048 edges and a join, not a million."""
-    mapping = Mapping(tiles=1024, heads="fused")
+    mapping = ModelMapping(weights="resident", tiles=1024, heads="fused")
     graph = lower(models.library.load("llama-3.2-1b").step().select(1), mapping)
     assert graph.links.joins > 0
     assert len(graph.links.inputs) < 8 * len(graph)

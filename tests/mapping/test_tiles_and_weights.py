@@ -11,7 +11,8 @@ import pytest
 import sim
 from models.graph import QUANTITIES
 from sim.base.errors import InputError
-from sim.mapping.lowering import Mapping, lower
+from sim.mapping.lowering import lower
+from sim.mapping.settings import ModelMapping
 from sim.runs.model import op_graphs
 from sim.runs.plan import plan
 from sim.scenario import from_dict
@@ -21,25 +22,25 @@ from tests.graphs import GraphBuilder, llama_block
 MODEL = {"config": "llama-3.2-1b", "layers": 2}
 
 
-def tasks(mapping: Mapping) -> dict[str, int]:
+def tasks(mapping: ModelMapping) -> dict[str, int]:
     """Tasks of each kind of a hand-made block."""
     graph = lower(llama_block(), mapping)
     return {kind: int(np.count_nonzero(graph.kind == number)) for number, kind in enumerate(graph.kinds)}
 
 
 def test_one_number_cuts_all_products() -> None:
-    found = tasks(Mapping(tiles=3))
+    found = tasks(ModelMapping(weights="resident", tiles=3))
     assert {found[kind] for kind in ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")} == {3}
     assert (found["act"], found["norm"], found["scores"]) == (3, 2, 32)  # an activation is cut along with its inputs
 
 
 def test_a_table_cuts_by_kind() -> None:
-    found = tasks(Mapping(tiles={"default": 2, "down_proj": 5, "gate_proj": 4, "up_proj": 4}))
+    found = tasks(ModelMapping(weights="resident", tiles={"default": 2, "down_proj": 5, "gate_proj": 4, "up_proj": 4}))
     assert [found[kind] for kind in ("q_proj", "o_proj", "gate_proj", "up_proj", "act", "down_proj")] == [2, 2, 4, 4, 4, 5]
 
 
 def test_without_a_default_the_others_stay_whole() -> None:
-    found = tasks(Mapping(tiles={"up_proj": 6}))
+    found = tasks(ModelMapping(weights="resident", tiles={"up_proj": 6}))
     assert (found["up_proj"], found["gate_proj"], found["q_proj"]) == (6, 1, 1)
     assert found["act"] == 1  # its inputs are cut differently: it needs all of both
 
@@ -60,7 +61,7 @@ def test_a_tile_needs_its_own_tile_of_what_it_follows() -> None:
     build = GraphBuilder()
     gate = build.add("gate_proj", flops=12, weight=12)
     build.add("down_proj", build.add("act", gate, vector_ops=6), flops=12, weight=12)
-    graph = lower(build.graph(), Mapping(tiles={"gate_proj": 3, "down_proj": 2}))
+    graph = lower(build.graph(), ModelMapping(weights="resident", tiles={"gate_proj": 3, "down_proj": 2}))
     needs = {
         graph.name(t): [graph.name(s) for s in graph.inputs[graph.input_start[t] : graph.input_start[t + 1]]] for t in range(8)
     }

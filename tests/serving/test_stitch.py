@@ -7,7 +7,7 @@ import pytest
 
 import models.library
 from models.graph import QUANTITIES, IntArray, Members, ModelGraph, StepLanes
-from sim.mapping.lowering import Mapping
+from sim.mapping.settings import ModelMapping
 from sim.mapping.steps import BatchGraph, Shape, StepGraphs
 
 MODELS = ("llama-3.2-1b", "gemma-2-2b", "qwen3-0.6b", "phi-3-mini-4k", "gpt2", "opt-1.3b", "mixtral-8x7b")
@@ -26,7 +26,7 @@ def lanes(context: list[int], query: list[int], logits: int, loads: list[int] | 
 
 
 def stitched(model: ModelGraph, shape: Shape) -> BatchGraph:
-    ops = StepGraphs(model.variants, Mapping())(shape).ops
+    ops = StepGraphs(model.variants, ModelMapping(weights="resident"))(shape).ops
     assert isinstance(ops, BatchGraph)
     return ops
 

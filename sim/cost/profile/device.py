@@ -103,7 +103,7 @@ class DeviceProfile:
         object.__setattr__(self, "_index", {(timing.kind, timing.dtype): timing for timing in self.timings})
 
     def timing(self, kinds: Iterable[str], dtype: str) -> Timing | None:
-        """The timing of the first of these kinds that there is one of; None if there is none."""
+        """The timing of the first of these kinds that has one; None if none has."""
         return next((self._index[kind, dtype] for kind in kinds if (kind, dtype) in self._index), None)
 
     def kinds(self) -> Iterator[str]:

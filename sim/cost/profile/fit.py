@@ -38,7 +38,7 @@ def fit(
     samples: Samples, provenance: Provenance, *, title: str = "", engines: int = 1, bandwidth: int | None = None,
     capacity: int | None = None, cache: int | None = None, forms: Sequence[str] | None = None,
 ) -> DeviceProfile:  # fmt: skip
-    """Make a profile.
+    """Fit a profile to samples.
 
     bandwidth: bytes/s of the memory; by default the best that streams reached. cache: bytes of the last cache, where kernels
     were measured with their operands in it if they fit. forms: of these each kind takes the one with the smallest median error;

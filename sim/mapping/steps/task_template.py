@@ -6,7 +6,8 @@ import numpy as np
 
 from models.experts import Routing
 from models.graph import IntArray
-from sim.mapping.lowering import Mapping, lower
+from sim.mapping.lowering import lower
+from sim.mapping.settings import ModelMapping
 from sim.mapping.steps.batch_graph import BatchGraph, Template
 from sim.mapping.steps.shape import Shape
 from sim.mapping.steps.stitch import Stitched
@@ -24,7 +25,7 @@ class TaskTemplate:
     the task graph that an item of the blocks is: a task, or a join, which stands behind the tasks that it needs.
     """
 
-    def __init__(self, stitched: Stitched, mapping: Mapping) -> None:
+    def __init__(self, stitched: Stitched, mapping: ModelMapping) -> None:
         self.tasks = tasks = lower(stitched.ops, mapping)
         self.ops = ops = Template(stitched._replace(ops=tasks.ops))
         links, self.node = tasks.links, np.arange(len(tasks))
@@ -38,6 +39,10 @@ class TaskTemplate:
         self.kv = np.zeros(len(tasks), dtype=np.int8)
         for number, by_layer in ((1, tasks.kv_loads), (2, tasks.kv_stores)):
             self.kv[[task for of_layer in by_layer.values() for task in of_layer]] = number
+
+    def __len__(self) -> int:
+        """Number of its tasks."""
+        return len(self.tasks)
 
     def graph(self, shape: Shape, routing: Routing | None = None) -> TaskGraph:
         """The task graph of a step."""
