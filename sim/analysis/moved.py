@@ -32,7 +32,7 @@ class _Source(NamedTuple):
     ops: npt.NDArray[np.integer] | None
 
 
-#: Of graphs of logs before.
+#: Sources of graphs, kept for later logs of the same graphs.
 SOURCES: Memo[list[_Source]] = Memo(2**19, lambda sources: sum(len(source.tasks) for source in sources))
 
 
@@ -116,20 +116,11 @@ def _sums(
 
 
 def _of_all_members(ops: BatchGraph, sizes: tuple[IntArray, IntArray, IntArray], query: IntArray) -> IntArray:
-    """`_op_totals` where kernels serve all members: the columns of `BatchGraph.costs_of`, each a sum over members, too."""
-    count, several = len(query), (query > 1).ravel()
-    sorts = [(query > 0).ravel() | bool(ops.shape.swap)]
-    if ops.template.mixed:
-        sorts = [~several if ops.shape.swap else (query == 1).ravel(), several]
+    """`_op_totals` where kernels serve all members: sums over members as in `BatchGraph.costs_of`, and over steps."""
+    count = len(query)
     values = [_sums(ops, sizes[0][:2], sizes[1][:2], sizes[2][:2])]
-    for chosen in sorts:
-        for part in (slice(2, 2 + count), slice(2 + count, None)):
+    for chosen in ops.summed_members(query):
+        for part in (slice(2, 2 + count), slice(2 + count, None)):  # at members' contexts, and at what they load
             batch, query_of, context = (column[part].reshape(1, -1) for column in sizes)
-            values.append(_sums(ops, batch, query_of, context, chosen))
-    whole = np.concatenate(values, axis=1)
-    column = np.where(ops.column < 0, 1 - ops.column, ops.column)
-    costs = np.asarray(whole[ops.cost_index, column])
-    if ops.template.mixed:
-        summed = ops.column < 0
-        costs[:, summed] += whole[ops.several_index[:, summed], column[summed] + 2]
-    return costs
+            values.append(_sums(ops, batch, query_of, context, chosen.ravel()))
+    return ops.costs_from_sums(np.concatenate(values, axis=1))

@@ -9,7 +9,7 @@ One row per task, in the order of the task table, with the scenario in the file'
 | `sequence`, `token`, `context`, `released` | of its step |
 | `task`, `name` | index in the task graph, and its name |
 | `engine`, `ready`, `start`, `loaded`, `end`, `compute`, `work` | as in the task table; times in ps |
-| `grants` | its intervals of service by channels: list of `order` (row of the grant table), `channel`, `start`, `end`, `work` |
+| `grants` | its service intervals: list of `order` (row of `EventLog.grants`), `channel`, `start`, `end`, `work` |
 
 Metadata of the file: `sim.version`, `sim.scenario` (JSON, with every default), `sim.seed`, `sim.engines`, `sim.channels`,
 `sim.bandwidth` (bytes/s), `sim.arrival` (ps, of each sequence), `sim.batches` (JSON: the members of each step). The task
@@ -253,7 +253,7 @@ def _schema(arrow: Any) -> Any:
 
 
 def _row_groups(arrow: Any, schema: Any, log: EventLog, granted: IntArray) -> Iterator[Any]:
-    """The rows of a log, some steps at a time. granted: rows of the grant table before it."""
+    """Rows of a log, some steps at a time. granted: rows of `EventLog.grants` before it."""
     size = np.array([len(graph) for graph in log.graphs], dtype=np.int64)
     offset = np.cumsum(size) - size  # of the names of each graph
     names, code = np.unique([graph.name(task) for graph in log.graphs for task in range(len(graph))], return_inverse=True)

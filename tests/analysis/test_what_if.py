@@ -1,4 +1,4 @@
-"""What would help, and the commands that show the account."""
+"""Changes that would help, and the commands that explain a run."""
 
 from __future__ import annotations
 

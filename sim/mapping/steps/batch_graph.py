@@ -131,15 +131,26 @@ class BatchGraph(OpGraph):
 
         query: int64 [member, lane].
         """
-        count, several = len(query), query > 1
-        sorts = (
-            [~several if self.shape.swap else query == 1, several]
-            if self.template.mixed
-            else [(query > 0) | bool(self.shape.swap)]
-        )
+        count = len(query)
         of = (values[:, 2 : 2 + count], values[:, 2 + count :])  # at members' contexts, and at what they load
-        sums = [(each * chosen).sum(axis=1) for chosen in sorts for each in of]
-        values = np.concatenate([values[:, :2], np.stack(sums, axis=1)], axis=1)
+        sums = [(each * chosen).sum(axis=1) for chosen in self.summed_members(query) for each in of]
+        return self.costs_from_sums(np.concatenate([values[:, :2], np.stack(sums, axis=1)], axis=1))
+
+    def summed_members(self, query: IntArray) -> list[npt.NDArray[np.bool_]]:
+        """Masks [member, lane] of the members that a kernel for all of them sums over: those with new tokens; where the
+        template is mixed, those with one, and then those with several.
+        """
+        if not self.template.mixed:
+            return [(query > 0) | bool(self.shape.swap)]
+        several = query > 1
+        return [~several if self.shape.swap else query == 1, several]
+
+    def costs_from_sums(self, values: IntArray) -> IntArray:
+        """Costs [quantity, op, ..] where kernels serve all members.
+
+        values: [polynomial, column, ..]; columns 0 and 1 as in `column`, and then for each of `summed_members` the sums at the
+        members' contexts and at what they load.
+        """
         column = np.where(self.column < 0, 1 - self.column, self.column)  # SUM at 2, SUM_OF_LOADS at 3; 4 and 5 for `several`
         costs: IntArray = values[self.cost_index, column]
         if self.template.mixed:
