@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: run test test-all lint setup bench bench-peers graphs schema docs reports clean
+.PHONY: run test test-all lint setup bench bench-peers graphs schema docs docs-site reports clean
 
 run: setup
 	$(BIN)/sim run scenarios/two_tokens_4_engines.yaml
@@ -38,7 +38,7 @@ bench: setup
 bench-peers: setup
 	$(BIN)/python -m benchmarks.peers install
 
-# What is made from the code and kept in the repository:
+# Files generated from the code and kept in the repository:
 graphs: setup
 	$(BIN)/python -m models.ship
 
@@ -50,6 +50,10 @@ docs: setup
 
 reports: setup
 	$(BIN)/python -m tests.reports
+
+# The docs as HTML with search, in build/site; any warning is an error.
+docs-site: setup
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict -f .mkdocs.yml
 
 clean:
 	rm -rf .venv

@@ -29,7 +29,7 @@ def done(work: str, scenario: Scenario, executor: Executor) -> dict[str, int]:
         return entry.size(log)
     if work == "run":
         return entry.size(entry.run(scenario, executor).log)
-    sizes = [entry.size(result.log) for result in entry.repeat(scenario, REPEATS, executor)]
+    sizes = list(entry.repeat(scenario, REPEATS, executor))
     return {name: sum(size[name] for size in sizes) for name in sizes[0]}
 
 

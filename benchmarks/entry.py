@@ -15,7 +15,7 @@ from sim.executors.setup import Setup
 from sim.log.tables import EventLog
 from sim.render.summary import summary as summary_of
 from sim.runs.plan import plan
-from sim.runs.repeats import repeat as repeat_scenario
+from sim.runs.repeats import measure, numbers
 from sim.runs.result import Result
 from sim.runs.run import read
 from sim.runs.run import run as run_scenario
@@ -53,9 +53,15 @@ def run(scenario: Scenario, executor: Executor = "compiled") -> Result:
     return run_scenario(scenario, executor=executor)
 
 
-def repeat(scenario: Scenario, count: int, executor: Executor = "compiled") -> Iterator[Result]:
-    """Run a scenario with several seeds."""
-    return repeat_scenario(scenario, count, executor=executor)
+def repeat(scenario: Scenario, count: int, executor: Executor = "compiled") -> Iterator[dict[str, int]]:
+    """Run a scenario with several seeds; how much each simulated."""
+    return measure(scenario, count, _numbers, executor=executor)
+
+
+def _numbers(result: Result) -> dict[str, int]:
+    """What `sim run --repeats` asks of a run, and its size."""
+    numbers(result)
+    return size(result.log)
 
 
 def tasks(log: EventLog) -> int:

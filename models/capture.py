@@ -34,7 +34,8 @@ from models.experts import Experts
 from models.graph import QUANTITIES, ModelGraph, Op, OpGraph
 from models.grouping import Group, group, single
 from models.polynomials import Polynomials
-from models.recorder import Node, Recorder, Recording
+from models.recorder import Recorder
+from models.recording import Node, Recording
 from sim.base.errors import InputError, nearest
 from sim.base.quantities import show
 

@@ -24,7 +24,7 @@ Point = tuple[int, int, int]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Plan:
-    """Where to capture on one piece: `solve` determines the coefficients of `monomials`, `check` verifies them."""
+    """Points to capture on one piece: `solve` determines the coefficients of `monomials`, `check` verifies them."""
 
     monomials: tuple[int, ...]
     solve: tuple[Point, ...]

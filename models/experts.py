@@ -39,7 +39,7 @@ class Experts:
 
 
 class Routing(Protocol):
-    """Says which experts tokens choose: a function of sequence, position and layer, and of nothing else.
+    """Choice of experts by tokens: a function of sequence, position and layer, and of nothing else.
 
     It may also have `distinct(layers, members, experts)`, which counts as `distinct_of` does, by compiled code.
     """

@@ -19,107 +19,17 @@ import numpy as np
 import numpy.typing as npt
 
 from models.experts import Experts
-from sim.base.errors import InputError
+from models.lanes import Members, StepLanes
+from models.op import MONOMIALS, QUANTITIES, IntArray, Op, Polynomial
+from models.selection import select
 
-IntArray = npt.NDArray[np.int64]
+__all__ = [
+    "MONOMIALS", "QUANTITIES", "IntArray", "Members", "ModelGraph", "Op", "OpGraph", "Polynomial", "StepLanes",
+]  # fmt: skip
 
-#: What is counted for each op. `flops` are those of matrix products (two per multiply-add); `vector_ops` are elements
-#: touched by everything else; the others are bytes by class. `act_*` would reach DRAM only if activations were off chip.
-QUANTITIES = ("flops", "vector_ops", "weight", "kv_read", "kv_write", "act_read", "act_write")
-
-#: Exponents of (B, Q, N). Every cost of a decoder is a sum of these: nothing is more than linear in the batch and the
-#: context, and only attention within the new tokens is quadratic in Q.
-MONOMIALS = (
-    (0, 0, 0), (0, 1, 0), (0, 2, 0), (0, 0, 1), (0, 1, 1),
-    (1, 0, 0), (1, 1, 0), (1, 2, 0), (1, 0, 1), (1, 1, 1),
-)  # fmt: skip
 
 #: Fields of an op that are stored as they are.
 _COLUMNS = ("kind", "path", "layer", "part", "heads", "dtype", "shape", "inputs", "costs")
-
-#: One coefficient per monomial.
-Polynomial = tuple[int, ...]
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Members:
-    """Sequences that take part in some steps of one graph, int64 [member, lane].
-
-    sequence: its number. context: its tokens in the KV cache. query: tokens that it feeds in. loads: how many of the cached
-    tokens it loads itself; another member loads the rest, which they share. Where lanes have different numbers of members, the
-    rest of the column is 0: with no query, a member takes no part.
-    logits: [lane], rows of logits that are wanted, of all members together.
-    """
-
-    sequence: IntArray
-    context: IntArray
-    query: IntArray
-    loads: IntArray
-    logits: IntArray
-
-    @classmethod
-    def side_by_side(cls, parts: Sequence[Members]) -> Members:
-        """The lanes of all parts, one after another."""
-        most = max(len(part.query) for part in parts)
-        columns = {
-            name: np.concatenate(
-                [np.pad(column, ((0, most - len(column)), (0, 0))) for part in parts for column in (getattr(part, name),)],
-                axis=1,
-            )
-            for name in ("sequence", "context", "query", "loads")
-        }
-        return cls(**columns, logits=np.concatenate([part.logits for part in parts]))
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class StepLanes:
-    """Some steps of one graph, one lane each: int64 vectors.
-
-    sequence, token: which step, as in the event log. context: tokens in the KV cache, of all its members together.
-    members: None where each step is one sequence that decodes one token.
-    """
-
-    sequence: IntArray
-    token: IntArray
-    context: IntArray
-    members: Members | None = None
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Op:
-    """One operation.
-
-    kind: its usual name (`norm`, `q_proj`, `scores`, ...), or its aten name if it has none.
-    path: module path that issued it, e.g. `model.layers.0.self_attn.q_proj`.
-    layer: index of the decoder layer, -1 outside of layers.
-    part: tells ops of one kind and path apart (`q` and `k` of rope), else empty.
-    heads: number of attention heads the op can be split over (of a KV load: heads of the cache), 0 if it is not per head.
-    splits: parts along the keys in which attention computes it, and in which its cache is loaded; 1 if it is one.
-    dtype: torch's name of the compute type, e.g. `bfloat16`.
-    shape: the result's dimensions, as text in B, Q and N.
-    inputs: indices of the ops whose results it needs, ascending, all smaller than its own.
-    costs: for each of `QUANTITIES`, an index into `OpGraph.polynomials`.
-    experts: None, or the experts of whose weights it reads those that its tokens choose. Its polynomial of `weight` counts
-        every choice of every token.
-    several: of a kernel for all members of a step, the same op of members that feed in several tokens; None: no other.
-    """
-
-    kind: str
-    path: str
-    layer: int
-    part: str = ""
-    heads: int = 0
-    splits: int = 1
-    dtype: str
-    shape: tuple[str, ...] = ()
-    inputs: tuple[int, ...] = ()
-    costs: tuple[int, ...]
-    experts: Experts | None = None
-    several: Op | None = None
-
-    def with_cost(self, quantity: int, polynomial: int) -> Op:
-        """The op with another cost. quantity: index in `QUANTITIES`. polynomial: index in `OpGraph.polynomials`."""
-        return replace(self, costs=(*self.costs[:quantity], polynomial, *self.costs[quantity + 1 :]))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -248,56 +158,8 @@ class OpGraph:
         return 1 + max((op.layer for op in self.ops), default=-1)
 
     def select(self, layers: int | None = None, scope: str = "model") -> OpGraph:
-        """Keep the first `layers` layers, and with scope `block` nothing but layers.
-
-        What read the last layer's result now reads the same op of the last layer kept: the graph that the model would
-        give if its config had that many layers.
-        """
-        total = self.layers()
-        layers = total if layers is None else layers
-        if not 1 <= layers <= total:
-            raise InputError(f"layers: expected 1 to {total} (the model has {total} layers), found {layers}")
-        by_role = {self._role(op): i for i, op in enumerate(self.ops) if op.layer == layers - 1}
-        left_out = self._left_out(layers, scope)
-        new_index: dict[int, int] = {}
-        kept: list[Op] = []
-        for i, op in enumerate(self.ops):
-            if i in left_out:
-                continue
-            inputs = set()
-            for original in op.inputs:
-                j, source = original, self.ops[original]
-                if source.layer >= layers:
-                    role = self._role(source)
-                    if role not in by_role:
-                        raise InputError(
-                            f"layers: layer {layers - 1} has no {source.kind!r} to stand for that of layer {source.layer}; "
-                            f"use all {total} layers"
-                        )
-                    j = by_role[role]
-                if j in new_index:  # with scope block, what comes from outside is simply there
-                    inputs.add(new_index[j])
-            new_index[i] = len(kept)
-            kept.append(replace(op, inputs=tuple(sorted(inputs))))
-        return replace(self, ops=tuple(kept))
-
-    def _left_out(self, layers: int, scope: str) -> set[int]:
-        """The ops of the other layers, and what only they use (a mask for a kind of layer that is no longer there)."""
-        users: list[list[int]] = [[] for _ in self.ops]
-        for i, op in enumerate(self.ops):
-            for j in op.inputs:
-                users[j].append(i)
-        result: set[int] = set()
-        for i in reversed(range(len(self.ops))):  # users come after what they use
-            op = self.ops[i]
-            outside = op.layer < 0 and (scope == "block" or (bool(users[i]) and result.issuperset(users[i])))
-            if op.layer >= layers or outside:
-                result.add(i)
-        return result
-
-    @staticmethod
-    def _role(op: Op) -> tuple[str, str, str]:
-        return op.kind, op.part, op.path.replace(f".{op.layer}.", ".*.", 1).removesuffix(f".{op.layer}")
+        """The graph of the first `layers` layers; see `models.selection.select`."""
+        return replace(self, ops=select(self.ops, layers, scope))
 
     def to_json(self) -> dict[str, Any]:
         """A JSON-ready form that `from_json` reads back."""
@@ -364,7 +226,7 @@ class ModelGraph:
         return next((op.experts for op in self.step().ops if op.experts is not None), None)
 
     def too_long(self, tokens: int) -> str:
-        """Why a sequence of so many tokens is too long for the model; empty if it is not."""
+        """The reason why a sequence of this many tokens is too long for the model; empty if it is not."""
         if self.positions is None or tokens <= self.positions:
             return ""
         return f"expected at most {self.positions} tokens in all, the positions that {self.name} has learned, found {tokens}"

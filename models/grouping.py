@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from models import latent
 from models.attention import ROLES
 from models.cache import KV_STORE
-from models.recorder import KV_LOAD, Node, Recording
+from models.recording import KV_LOAD, Node, Recording
 from sim.base.topological import topological_order
 
 #: kind, path, part

@@ -65,7 +65,7 @@ def keep(model: Any, form: str) -> bool:
 
 
 def expansions(model: Any) -> dict[int, Expand]:
-    """By layer, what makes the rows of an expanded cache."""
+    """By layer, the function that makes the rows of an expanded cache."""
     return {module.layer_idx: module.expand_new for module in model.modules() if hasattr(module, "expand_new")}
 
 

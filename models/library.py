@@ -51,7 +51,8 @@ def load(
     dtype = dtype_of(model, dtype)
     # A model without latent attention is kept once, where the first form would be.
     for form in dict.fromkeys((mla, MLA_FORMS[0])):
-        for path in (shipped_path(model.name, granularity, form), _cached(model, dtype, granularity, form)):
+        for shipped in (True, False):  # what is shipped first: versions of packages take milliseconds to find out
+            path = shipped_path(model.name, granularity, form) if shipped else _cached(model, dtype, granularity, form)
             graph = _read(path)
             if graph is None or not _fits(graph, model, dtype, granularity, mla):
                 continue
@@ -78,7 +79,7 @@ def keeps_latents(graph: ModelGraph) -> bool:
 
 
 def cache_folder() -> Path:
-    """Where captured graphs are kept."""
+    """The folder in which captured graphs are kept."""
     chosen = os.environ.get(CACHE_VARIABLE)
     return Path(chosen) if chosen else user_cache_path("decode-sim")
 
@@ -90,7 +91,7 @@ def encode(graph: ModelGraph) -> bytes:
 
 
 def shipped_path(name: str, granularity: str, mla: str = MLA_FORMS[0]) -> Path:
-    """Where the graph of a shipped model is, if it is shipped too. The usual choices are not part of its name."""
+    """Path of the shipped graph of a model, whether there is one or not. The usual choices are not part of its name."""
     words = [name, *([mla] if mla != MLA_FORMS[0] else []), *([granularity] if granularity != GRANULARITIES[0] else [])]
     return GRAPHS / f"{'.'.join(words)}.json.gz"
 

@@ -5,8 +5,8 @@
     result = sim.run("scenarios/two_tokens_4_engines.yaml")
     print(result.makespan, result.bounds.lower)
 
-`sim.load` reads a scenario, `sim.run` runs one and returns a `sim.Result`; `sim.write_trace` writes its trace.
-`sim.save_log` and `sim.load_log` keep event logs as Parquet.
+`sim.load` reads a scenario, `sim.run` runs one and returns a `sim.Result`, and `sim.write_trace` writes its trace.
+`sim.save_log` and `sim.load_log` store event logs as Parquet.
 """
 
 from importlib import import_module
@@ -14,7 +14,7 @@ from typing import Any
 
 __version__ = "0.1.0"
 
-#: What the package offers -> where it is. Imported on first use, so that `import sim` costs nothing.
+#: Public name -> module and attribute. Imported on first use, so that `import sim` costs nothing.
 _PUBLIC = {
     "load": "sim.runs.run:read",
     "run": "sim.runs.run:run",

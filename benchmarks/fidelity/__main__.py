@@ -31,11 +31,11 @@ def page(profiles: list[Path]) -> Iterator[str]:
 
 Made by `python -m benchmarks.fidelity` on {time.strftime("%Y-%m-%d")}. The real models, transformers' code with random weights,
 ran decode steps on the device; the same steps were predicted by a profile from *other* models, small ones with shapes of their
-own, through the simulation. [Measured durations](../guides/measured_durations.md) says how such a profile is made.
+own, through the simulation. [Measured durations](../guides/measured_durations.md) explains how such a profile is made.
 
-*Measured* is the median over rounds of a step that nothing watched, *error* is predicted / measured - 1, in per cent. *Noise*
-is how far the median of the even rounds is from that of the odd ones: no model can be known to be better. *Roofline* is the
-bytes of weights and KV cache at the best bandwidth that was seen on the device: a lower bound, shown as what it is.
+*Measured* is the median over rounds of a step that runs without a profiler, *error* is predicted / measured - 1, in percent.
+*Noise* is the difference between the medians of even and odd rounds: an error below it is not significant. *Roofline* is
+the bytes of weights and KV cache at the best bandwidth measured on the device: a lower bound, not a prediction.
 """
     yield from summary(judged)
     for each in judged:

@@ -39,10 +39,10 @@ def page(folder: Path) -> Iterator[str]:
 
 Made by `python -m benchmarks.kernel_tables FOLDER` on {time.strftime("%Y-%m-%d")}. Kernel times are NVIDIA's: AIConfigurator
 (github.com/ai-dynamo/aiconfigurator, Apache-2.0), timed through vLLM; the tables are not part of this repository. Profiles are
-fitted to products with n, k up to 8192 and to contexts up to 8192; all else is *unseen*. Errors are |predicted / measured - 1|
-in per cent, median and 90th percentile; *bias* is the median with its sign. *Roofline* is the later of bytes at the datasheet's
-bandwidth and FLOPs at its peak, on the same rows: a lower bound, shown as what it is. *Noise floor* is how far two rows differ
-that do the same work: products of m and m + 1 rows from 4 to 8, attention over 4 and 8 tokens.
+fitted to matmuls with n, k up to 8192 and contexts up to 8192; all others are *unseen*. Errors are |predicted / measured - 1|
+in percent, median and 90th percentile; *bias* is the median with its sign. *Roofline* is the later of bytes at the datasheet's
+bandwidth and FLOPs at its peak, on the same rows: a lower bound, not a prediction. *Noise floor* is how far two rows differ
+that do the same work: matmuls of m and m + 1 rows from 4 to 8, attention over 4 and 8 tokens.
 """
     for name, peak in PEAK.items():
         found = read_tables(HERE / f"{name}.yaml", folder)

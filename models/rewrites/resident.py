@@ -1,4 +1,4 @@
-"""Weights of which a share stays on chip."""
+"""Residency: a share of the weights stays on chip."""
 
 from __future__ import annotations
 

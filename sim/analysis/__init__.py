@@ -1,1 +1,1 @@
-"""What an event log says: metrics, bounds, checks. Each analysis is a function of the log and of the setup it ran with."""
+"""Analyses of an event log: metrics, bounds, checks. Each is a function of the log and of the rules it came about under."""

@@ -1,4 +1,4 @@
-"""The whole account of a run from one pass over its log, or from its parts as they come.
+"""All analyses that one pass over a log can make, at once or part by part as the run is recorded.
 
 account = Account(rules, engines=4, channels=1)
 account.add(log)  # or part after part, each of consecutive whole steps
@@ -24,7 +24,7 @@ from sim.log.tables import EventLog
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Findings:
-    """Whatever a run is accounted for by. checks: the names of all invariants that were found to hold."""
+    """Analyses of a run. checks: names of all invariants, which were found to hold."""
 
     bounds: Bounds
     checks: tuple[str, ...]

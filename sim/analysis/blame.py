@@ -1,15 +1,15 @@
-"""Who waited because of whom, in picoseconds: for engines, and for the channel.
+"""Causes of waits for engines and for the channel, in picoseconds.
 
-Both matrices have a row for whoever waited and a column for whoever was in the way, and each row sums to the waits of its
-`breakdown` exactly.
+Both matrices have a row for the group that waited and a column for the group that was in the way. Each row sums exactly to the
+waits of its `breakdown`.
 
-Engines. While a task waits and all m engines are busy, m tasks hold them, each to blame for 1/m of that time. So on a
-clock that runs only then, an entry is the overlap of waits and holds, over m.
+Engines. While a task waits and all m engines are busy, m tasks hold them, and each causes 1/m of that time. So on a clock that
+runs only then, an entry is the overlap of waits and holds, over m.
 
-Channel. First what is nobody's fault but the machine's (column `alone`): what a transfer would lose to the limit of its own
-port, or to a channel that never reaches its peak, if nobody else were there. The rest is split over the other transfers that
-the channel served between its issue and its end, by the work that they received meanwhile; under FIFO that is who was ahead
-of it, under sharing who shared. If the channel served nobody else, the rest is `alone` too (mere picoseconds of rounding).
+Channel. First the part that no other transfer causes (column `alone`): what a transfer would lose to the limit of its own port,
+or to a channel that never reaches its peak, if it were the only one. The rest is split over the other transfers that the
+channel served between its issue and its end, by the work that they received meanwhile: under FIFO those ahead of it, under
+sharing those that shared. If the channel served no other, the rest is `alone` too (mere picoseconds of rounding).
 
 Fractions are carried through the sums and given out once per row, by largest remainder. Cost: n log n, and n for each group.
 """
@@ -22,34 +22,35 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
+from sim.analysis.blame_kernels import OTHERS, REST, TASK, WAIT_ROWS, WAITED_ALONE, channel_waits, overlap_engines, receive_on
 from sim.analysis.breakdown import Breakdown
-from sim.analysis.columns import forms_of, is_large, services_of, tasks_of, viewed
 from sim.analysis.context import Rules
-from sim.analysis.overlaps import NOBODY, OTHERS, REST, TASK, WAIT_ROWS, channel_waits, overlap_engines, receive_on
 from sim.analysis.parts import WAIT_CHANNEL, WAIT_ENGINE
-from sim.analysis.wide import narrow, sum_by
+from sim.analysis.sums import narrow, sum_by
 from sim.base.errors import SimulationError
 from sim.base.kernel import launch
 from sim.cost.fixed import largest_remainder
+from sim.log import derived
+from sim.log.columns import is_large, services_of, tasks_of, viewed
 from sim.log.tables import EventLog
 
 Ints = npt.NDArray[np.int64]
 
-MANY = 100  # a larger matrix is no longer read by anyone: then it is by sequence, and then by ranges of sequences
+MANY = 100  # rows; a larger matrix is unreadable: then it is by sequence, and then by ranges of sequences
 ALONE = "alone"
 MANY_PAIRS = 2**18  # of a task and a group: from there compiled code pays
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Matrix:
-    """names: of rows and columns. wait: [who, because of whom] in ps. alone: [who], nobody's fault (see the module)."""
+    """names: of rows and columns. wait: [waiting, cause], ps. alone: [waiting], ps that no other task caused."""
 
     names: tuple[str, ...]
     wait: Ints
     alone: Ints
 
     def largest(self, count: int) -> list[tuple[str, str, int]]:
-        """(who, because of whom, ps): the largest entries, the largest first."""
+        """Largest entries (waiting, cause, ps), the largest first."""
         whole = np.column_stack([self.wait, self.alone])
         order = np.argsort(-whole, axis=None, kind="stable")[:count]
         columns = (*self.names, ALONE)
@@ -71,7 +72,7 @@ class Blame:
 
 
 def blame(log: EventLog, rules: Rules, account: Breakdown) -> Blame:
-    """Split all waits. Raises SimulationError if a row does not sum to the waits of its group."""
+    """Split all waits by their causes. Raises SimulationError if a row does not sum to the waits of its group."""
     owner, owners, of_step = _owners(log)
     by_owner = _Groups(owners, of_step[log.tasks.step].astype(np.int16))
     by_kind = _Groups(account.kinds, _kinds(log, account.kinds))
@@ -92,12 +93,12 @@ def blame(log: EventLog, rules: Rules, account: Breakdown) -> Blame:
         (result.channel_by_kind, account.by_kind[:, WAIT_CHANNEL]),
     ):
         if (matrix.wait.astype(object).sum(axis=1) + matrix.alone != expected).any():
-            raise SimulationError("invariant does not hold: who is blamed for a wait sums to the wait")
+            raise SimulationError("invariant does not hold: the causes of waits sum to the waits")
     return result
 
 
 def _owners(log: EventLog) -> tuple[str, tuple[str, ...], Ints]:
-    """What rows by owner stand for, their names, and the row of each step."""
+    """Kind of owner, the names of owners, and the owner of each step [step]."""
     steps = log.steps
     if len(steps) <= MANY:
         names = tuple(f"{s}.{t}" for s, t in zip(steps.sequence.tolist(), steps.token.tolist(), strict=True))
@@ -111,13 +112,9 @@ def _owners(log: EventLog) -> tuple[str, tuple[str, ...], Ints]:
 
 
 def _kinds(log: EventLog, names: tuple[str, ...]) -> npt.NDArray[np.int16]:
-    """The kind of each row, as an index into names."""
-    forms = forms_of(log)
-    number = np.array([names.index(forms.kinds[kind]) for kind, _ in forms.groups], dtype=np.int16)[forms.columns.group]
-    column = np.empty(len(log.tasks), dtype=np.int16)
-    for step, graph in enumerate(log.steps.graph.tolist()):
-        column[log.rows(step)] = number[forms.columns.first[graph] : forms.columns.first[graph + 1]]
-    return column
+    """Kind of each task [row], as an index into `names`."""
+    index = np.array([names.index(name) for name in derived.forms(log).kinds], dtype=np.int16)
+    return np.asarray(index[derived.kind(log)])
 
 
 class _Groups(NamedTuple):
@@ -156,7 +153,7 @@ class _Engines:
         self._shift = _shift(log.engines * max(log.makespan, int(account.total[WAIT_ENGINE])))
 
     def matrix(self, groups: _Groups, waits: npt.NDArray[Any]) -> Matrix:
-        """waits: [group], ps; the sums of rows, where they cannot be had from what overlaps, exactly."""
+        """waits: [group], ps; the sums of rows, where overlaps are too coarse to give them exactly."""
         n = len(groups.names)
         holds, waiting, seen, overlap = (np.zeros(shape, dtype=np.int64) for shape in ((2, n), n, (n, n), (n, n)))
         launch(overlap_engines, compiled=self._compiled)(
@@ -169,7 +166,7 @@ class _Engines:
 
 
 class _Channel:
-    """Waits for the channel: who received work while a transfer was outstanding."""
+    """Waits for the channel: work that others received while a transfer was outstanding."""
 
     def __init__(self, log: EventLog, rules: Rules, account: Breakdown, *, compiled: bool) -> None:
         self._compiled, self._channels, services = compiled, log.channels, services_of(log)
@@ -184,26 +181,26 @@ class _Channel:
         self._waits = np.ascontiguousarray(waits[:, :count])
         self._shift = _shift(int(account.total[WAIT_CHANNEL]) + count)
         mine, first, before = np.zeros((3, len(services.task) + 1), dtype=np.int64)
-        self._room = mine, first, before, np.zeros(2, dtype=np.int64)
+        self._scratch = mine, first, before, np.zeros(2, dtype=np.int64)
         own, since, until = np.zeros((3, count), dtype=np.int64)
         self._of_waits = own, since, until
         self._receive(_Groups((), np.zeros(len(log.tasks), dtype=np.int16)), np.zeros((0, 0), dtype=np.int64))
         alone = self._waits[OTHERS] == 0
-        self._waits[NOBODY, alone] += self._waits[REST, alone]
+        self._waits[WAITED_ALONE, alone] += self._waits[REST, alone]
         self._waits[REST, alone] = 0
 
     def _receive(self, groups: _Groups, weights: Ints) -> None:
-        """Fill `weights` [who waits, because of whom]; of no groups, the row OTHERS of waits."""
+        """Fill `weights` [waiting, cause]; if there are no groups, the row OTHERS of waits."""
         for channel in range(self._channels):
             launch(receive_on, compiled=self._compiled)(
-                self._services, channel, *self._room, self._place, self._waits, *self._of_waits, groups.of, len(groups.names),
-                self._shift, weights,
+                self._services, channel, *self._scratch, self._place, self._waits, *self._of_waits, groups.of,
+                len(groups.names), self._shift, weights,
             )  # fmt: skip
 
     def matrix(self, groups: _Groups) -> Matrix:
         n = len(groups.names)
         weights = np.zeros((n, n), dtype=np.int64)
         self._receive(groups, weights)
-        who = groups.of[self._waits[TASK]]
-        rest, alone = (sum_by(self._waits[row], who, n) for row in (REST, NOBODY))
+        waiting = groups.of[self._waits[TASK]]
+        rest, alone = (sum_by(self._waits[row], waiting, n) for row in (REST, WAITED_ALONE))
         return _given_out(groups.names, weights, rest, alone)

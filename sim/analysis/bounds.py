@@ -6,7 +6,7 @@ T: the longest path through the data, with arrivals, latencies and transfers at 
 engines; C: work of n channels, of which a busy one delivers from `least` to `most` of its bandwidth (1, unless its efficiency
 depends on concurrency). The upper bound is Graham's (1966), with the channel as a second resource: at each instant the longest
 path advances, or all engines are busy, or the channel is. It holds where no engine is held while it waits, SRAM is unbounded,
-there is one channel, scheduler and channel conserve work; time in which a batched loop had nobody to serve comes on top.
+there is one channel, scheduler and channel conserve work; time in which a batched loop had no request to serve comes on top.
 `least` is no more than one port can draw (the queue of a DMA is served in order, so it may be alone at the channel); one
 picosecond a transfer is for times that round up.
 """
@@ -17,10 +17,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from sim.analysis.columns import in_order
 from sim.analysis.context import Rules
 from sim.analysis.tally import COMPUTED, MOVED, TRANSFERS, Tally
 from sim.base.units import ceil_div
+from sim.log.columns import in_order
 from sim.log.tables import EventLog
 from sim.mapping.lowering import weight_products
 
@@ -45,10 +45,10 @@ class Bounds:
 
 
 def few_tiles(log: EventLog, limits: Bounds) -> int | None:
-    """The fewest tiles of a product by weights that leaves engines idle; None where more tiles could hardly help.
+    """Fewest tiles of a weight matmul that leaves engines idle; None where more tiles could hardly help.
 
     They could where the longest path is most of the run, though the engines together have time for twice the work, and a
-    product on that path is cut for fewer engines than there are.
+    matmul on that path is cut for fewer engines than there are.
     """
     if 2 * limits.critical_path <= log.makespan or 2 * limits.compute >= limits.critical_path:
         return None
@@ -60,7 +60,7 @@ def few_tiles(log: EventLog, limits: Bounds) -> int | None:
 
 
 def bounds(log: EventLog, rules: Rules, tally: Tally | None = None) -> Bounds:
-    """Compute all bounds. tally: of the log, if it is there already; then the log needs no rows."""
+    """Compute all bounds. tally: sums over the log, if they have been made; then the log needs no rows."""
     tally = Tally.of(log, rules) if tally is None else tally
     longest = int(tally.reached.max(initial=0))
     computed, moved, transfers = (int(tally.totals[:, column].sum()) for column in (COMPUTED, MOVED, TRANSFERS))
@@ -82,7 +82,7 @@ def bounds(log: EventLog, rules: Rules, tally: Tally | None = None) -> Bounds:
 
 
 def _gaps(log: EventLog) -> int:
-    """The longest time that a loop, between its steps, had nothing to do, for nobody was there."""
+    """Longest time, summed over its steps, in which a loop had no request to serve; ps."""
     order = in_order(log)
     sequence, released, end = (column[order] for column in (log.steps.sequence, log.steps.released, log.steps.end))
     gaps = np.where(sequence[1:] == sequence[:-1], np.maximum(released[1:] - end[:-1], 0), 0)

@@ -1,4 +1,4 @@
-"""Where every picosecond went: the time of tasks and of tokens, split exactly into seven parts.
+"""Breakdown of time: each picosecond of tasks and of tokens in exactly one of seven parts.
 
 A task's time is [ready, end]:
 
@@ -8,8 +8,8 @@ A task's time is [ready, end]:
 | transfer by a DMA  | wait_sram                    | transfer, the excess wait_channel   |               |
 
 Under `stream` load and compute overlap in [start, end]: the larger of compute and transfer keeps its name (compute, if they
-are equal), the rest is wait_channel. `transfer` is latency plus the time at the full speed of the channel, as if nobody
-else were there and no port in the way; so what a port slows down counts as wait_channel. While a task waits for an engine
+are equal), the rest is wait_channel. `transfer` is latency plus the time at the full speed of the channel, as if it were the
+only transfer and no port in the way; so what a port slows down counts as wait_channel. While a task waits for an engine
 and all engines are busy, that is wait_engine; while one is idle that the scheduler declines to use, wait_policy.
 
 A token's time is [released, end] of its step. Walk back from the task that ended last to the input that ended last, and so
@@ -25,30 +25,15 @@ import numpy as np
 import numpy.typing as npt
 
 from sim.analysis.context import Rules
-from sim.analysis.parts import (
-    COMPUTE,
-    PART_COUNT,
-    PARTS,
-    TRANSFER,
-    WAIT_CHANNEL,
-    WAIT_ENGINE,
-    WAIT_INPUT,
-    WAIT_POLICY,
-    WAIT_SRAM,
-)  # fmt: skip
+from sim.analysis.parts import PART_COUNT
+from sim.analysis.sums import sum_by
 from sim.analysis.tally import SPENT, Fault, Tally
-from sim.analysis.wide import sum_by
 from sim.base.errors import SimulationError
 from sim.log.tables import EventLog
 
-__all__ = [
-    "COMPUTE", "INVARIANT", "PARTS", "TRANSFER", "WAIT_CHANNEL", "WAIT_ENGINE", "WAIT_INPUT", "WAIT_POLICY", "WAIT_SRAM",
-    "Breakdown", "breakdown",
-]  # fmt: skip
-
 Times = npt.NDArray[np.int64]
 
-#: What this module asserts, as `checks` names it.
+#: Name of the invariant that this module asserts.
 INVARIANT = "time of tasks and tokens splits exactly"
 
 
@@ -77,9 +62,9 @@ class Breakdown:
 
 
 def breakdown(log: EventLog, rules: Rules, tally: Tally | None = None) -> Breakdown:
-    """Account for a run. Raises SimulationError if a part is negative or the parts do not sum to the whole.
+    """Break down the time of a run. Raises SimulationError if a part is negative or the parts do not sum to the whole.
 
-    tally: of the log, if it is there already; then the log needs no rows.
+    tally: sums over the log, if they have been made; then the log needs no rows.
     """
     tally = Tally.of(log, rules) if tally is None else tally
     if Fault.TOO_FAST in tally.faults:

@@ -6,16 +6,16 @@ time; a transfer that was eligible before that, and is served now, waited while 
 
 from __future__ import annotations
 
-from sim.analysis.columns import NONE, Ints, Services
 from sim.base.integers import mul_div
 from sim.base.kernel import kernel
+from sim.log.columns import NONE, Ints, Services
 
 #: Rows of `state` [.., channel]: the latest interval, what it delivered, since when the channel is busy, all it delivered,
 #: the first row that waited while it was idle; ANY_BUSY, of channel 0, is how long some channel was busy.
 LATEST_START, LATEST_END, IN_LATEST, BUSY_SINCE, DELIVERED, IDLE_ROW, ANY_BUSY = range(7)
 STATE_ROWS = 7
 
-#: What a pass finds wrong.
+#: Faults that a pass finds.
 NOTHING, NOT_IN_ORDER, TOO_MUCH, OVERLAP = range(4)
 SENTENCES = {
     NOT_IN_ORDER: "intervals of service are not in order of their ends",
@@ -28,7 +28,7 @@ SENTENCES = {
 def follow_channels(
     g: Services, issued: Ints, latency: int, conserving: bool, state: Ints, delivered: Ints, width: int, bins: Ints, runs: Ints
 ) -> int:
-    """Follow all channels; returns what is wrong.
+    """Follow all channels; returns the first fault, or NOTHING.
 
     issued: [row], when a task's transfer was. conserving: channels may not be idle. delivered: [row], work that each task got.
     width, bins: see `deliver_over_time`; runs: see `any_busy`.

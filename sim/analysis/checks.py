@@ -1,6 +1,6 @@
-"""What must hold of every run, checked on every run. A failure is a defect of the simulator, never of the input.
+"""Invariants, checked on every run. A failure is a defect of the simulator, never of the input.
 
-What is about rows of the log is found by the pass that sums them, see `sim.analysis.tally`; the rest is about steps and sums.
+Faults in rows of the log are found by the pass that sums them (`sim.analysis.tally`); the rest is about steps and sums.
 """
 
 from __future__ import annotations
@@ -9,18 +9,18 @@ from collections.abc import Callable
 from functools import partial
 
 from sim.analysis.bounds import Bounds
-from sim.analysis.columns import in_order
 from sim.analysis.context import Rules
 from sim.analysis.tally import Fault, Tally
 from sim.base.errors import SimulationError
 from sim.base.units import ceil_div, format_time
+from sim.log.inputs import tokens_overlap
 from sim.log.tables import EventLog
 
 
 def check(log: EventLog, rules: Rules, bounds: Bounds, tally: Tally | None = None) -> list[str]:
     """Return the names of the invariants that were checked; raises SimulationError at the first that does not hold.
 
-    tally: of the log, if it is there already; then the log needs no rows.
+    tally: sums over the log, if they have been made; then the log needs no rows.
     """
     tally = Tally.of(log, rules) if tally is None else tally
     passed = []
@@ -39,10 +39,7 @@ def _no(fault: Fault, _log: EventLog, _rules: Rules, _bounds: Bounds, tally: Tal
 def _barriers(log: EventLog, rules: Rules, _bounds: Bounds, _tally: Tally) -> str | None:
     if rules.dependency == "known":
         return None
-    order = in_order(log)
-    same = log.steps.sequence[order][1:] == log.steps.sequence[order][:-1]
-    early = same & (log.steps.released[order][1:] < log.steps.end[order][:-1])
-    return "a step was released before the one before it had ended" if early.any() else None
+    return "a step was released before the one before it had ended" if tokens_overlap(log) else None
 
 
 def _bounds_hold(log: EventLog, rules: Rules, bounds: Bounds, tally: Tally) -> str | None:

@@ -1,15 +1,10 @@
-"""What an analysis must know beside the event log: the rules under which the log came about."""
+"""Rules under which a log came about: all that an analysis needs beside the event log."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from fractions import Fraction
 from typing import Literal
-
-import numpy as np
-import numpy.typing as npt
-
-from sim.log.tables import EventLog
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -43,19 +38,8 @@ class Rules:
         return min(Fraction(*self.cap), self.efficiency[0])
 
 
-#: For what depends on no rules, but is found in one pass with what does.
+#: For sums that depend on no rules but are found in one pass with sums that do.
 ANY_RULES = Rules(
     arrivals=(), dependency="known", execution="blocking", latency=0, cap=(1, 1), bounded_sram=True,
     work_conserving_channel=False, work_conserving_scheduler=False,
 )  # fmt: skip
-
-
-def grid(log: EventLog, graph: int, column: npt.NDArray[np.integer]) -> npt.NDArray[np.integer]:
-    """View a column of the task table as [step, task] for the steps of one graph."""
-    steps = np.flatnonzero(log.steps.graph == graph)
-    n = len(log.graphs[graph])
-    first = log.steps.first[steps]
-    if len(steps) and (np.diff(first) == n).all():
-        return column[first[0] : first[0] + n * len(steps)].reshape(len(steps), n)
-    gathered: npt.NDArray[np.integer] = column[first[:, None] + np.arange(n)]
-    return gathered

@@ -10,9 +10,9 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from sim.analysis.columns import NONE, Ints, Tasks
 from sim.analysis.sorting import sort_pairs
 from sim.base.kernel import kernel
+from sim.log.columns import NONE, Ints, Tasks
 
 
 class Work(NamedTuple):

@@ -47,15 +47,16 @@ class Metrics:
 
 
 def metrics(log: EventLog, tally: Tally | None = None) -> Metrics:
-    """Compute them all. tally: of the log, if it is there already; then the log needs no rows."""
+    """Compute them all. tally: sums over the log, if they have been made; then the log needs no rows."""
     tally = Tally.of(log, ANY_RULES) if tally is None else tally
-    moved = moved_by_kind(log)
+    moved, steps = moved_by_kind(log), log.steps
+    columns = (steps.sequence, steps.token, steps.released, steps.end)
     return Metrics(
         makespan=log.makespan,
         tasks=tally.tasks,
         tokens=tuple(
-            Token(sequence=int(s), token=int(k), start=int(a), end=int(b))
-            for s, k, a, b in zip(log.steps.sequence, log.steps.token, log.steps.released, log.steps.end, strict=True)
+            Token(sequence=s, token=k, start=a, end=b)
+            for s, k, a, b in zip(*(column.tolist() for column in columns), strict=True)
         ),
         engine_busy=tuple(tally.engine_busy.tolist()),
         channel_busy=tally.channel_busy,

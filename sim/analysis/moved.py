@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import NamedTuple
 
 import numpy as np
@@ -9,6 +10,7 @@ import numpy.typing as npt
 
 from models.experts import Tokens, distinct
 from models.graph import MONOMIALS, QUANTITIES, IntArray, OpGraph, StepLanes
+from sim.base.memo import Memo
 from sim.log.tables import EventLog
 from sim.mapping.steps import BatchGraph
 from sim.mapping.tasks import CLASS_BIT, WRITE_BITS, TaskGraph
@@ -30,12 +32,16 @@ class _Source(NamedTuple):
     ops: npt.NDArray[np.integer] | None
 
 
+#: Of graphs of logs before.
+SOURCES: Memo[list[_Source]] = Memo(2**19, lambda sources: sum(len(source.tasks) for source in sources))
+
+
 def moved_by_kind(log: EventLog) -> dict[str, tuple[int, int]]:
     """Kind of task: bytes read, bytes written by all tasks of that kind."""
     sums: dict[str, tuple[int, int]] = {}
     for number, graph in enumerate(log.graphs):
         steps = np.flatnonzero(log.steps.graph == number)
-        sources = _sources(graph)
+        sources = SOURCES.of(graph, None, partial(_sources, graph))
         for first in range(0, len(steps), _LANES):
             lanes = log.lanes(steps[first : first + _LANES])
             totals = _op_totals(graph.ops, lanes)

@@ -39,7 +39,7 @@ class Optimum:
         return self.best is not None and self.best == self.bound
 
     def sentence(self, makespan: int) -> str:
-        """What it says of a schedule of this makespan."""
+        """Sentence about a schedule of this makespan."""
         if self.best is None or self.bound is None:
             return f"no optimum: {self.unsupported}"
         if self.proved:
@@ -48,7 +48,8 @@ class Optimum:
             return f"this schedule is {makespan / self.best - 1:.1%} above the optimum of {format_time(self.best)}"
         return (
             f"this schedule is at most {makespan / self.bound - 1:.1%} above the optimum: none takes less than "
-            f"{format_time(self.bound)}, the best one found takes {format_time(self.best)}; a longer --time-limit may tell more"
+            f"{format_time(self.bound)}, the best one found takes {format_time(self.best)}; "
+            "a longer --time-limit may narrow this"
         )
 
 

@@ -12,7 +12,7 @@ PART_COUNT = len(PARTS)
 
 @kernel
 def full_speed(work: int, latency: int, stripes: int) -> int:
-    """Time of a transfer at the full speed of its channels, as if nobody else were there; 0 of no transfer."""
+    """Time of a transfer at the full speed of its channels, as if it were the only one; 0 if there is none."""
     if work == 0:
         return 0
     return latency + (work if stripes == 1 else ceil_div(work, stripes))

@@ -1,4 +1,4 @@
-"""What each request got, and when: time to first token, between tokens, end to end; percentiles; fairness.
+"""Latencies of each request: time to first token, between tokens, end to end; percentiles; fairness.
 
 A token is there when the step that emits it ends. With tokens at t_1 <= t_2 <= ... <= t_n of a request that arrived at a:
 
@@ -26,9 +26,9 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from sim.analysis.breakdown import COMPUTE, TRANSFER
+from sim.analysis.parts import COMPUTE, TRANSFER
 from sim.base.errors import SimulationError
-from sim.base.units import PS_PER_S
+from sim.base.units import PS_PER_S, ceil_div
 from sim.log.tables import EventLog
 
 Times = npt.NDArray[np.int64]
@@ -41,7 +41,7 @@ TITLES = {"ttft": "TTFT", "tpot": "TPOT", "itl": "ITL", "e2e": "end to end", "qu
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Distribution:
-    """Of so many times in ps: their mean, rounded, and some of them."""
+    """Distribution of `count` times in ps: their mean, rounded, percentiles and the largest."""
 
     count: int
     mean: int
@@ -52,7 +52,7 @@ class Distribution:
 
     @classmethod
     def of(cls, times: Times) -> Distribution | None:
-        """None of no times."""
+        """Distribution of some times; None if there are none."""
         n = len(times)
         if not n:
             return None
@@ -64,7 +64,7 @@ class Distribution:
 
 def nearest_rank(percent: int, count: int) -> int:
     """The index, in ascending order, of a percentile: that of rank ceil(percent / 100 * count)."""
-    return -(-percent * count // 100) - 1
+    return ceil_div(percent * count, 100) - 1
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -150,7 +150,7 @@ class Requests:
 
 
 def jain(values: Iterable[float]) -> float | None:
-    """Jain's fairness index; None of nothing. Sums are exact before they are rounded, so their order does not matter."""
+    """Jain's fairness index; None if there are no values. Sums are exact before rounding, so their order does not matter."""
     x = list(values)
     total, squares = math.fsum(x), math.fsum(v * v for v in x)
     return total * total / (len(x) * squares) if squares else None
@@ -161,7 +161,7 @@ def _rate(count: int, ps: int) -> float:
 
 
 def requests(log: EventLog, chains: Times, *, warmup_time: int = 0, warmup_requests: int = 0) -> Requests:
-    """Find out what each request got.
+    """Compute the latencies of each request.
 
     chains: [step, part], the times of `Breakdown.tokens`. What arrives before `warmup_time` (ps), and the first
     `warmup_requests` to arrive, is the warm-up. Raises SimulationError if a request got no token.

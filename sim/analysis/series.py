@@ -13,10 +13,10 @@ import numpy as np
 import numpy.typing as npt
 
 from sim.analysis.channels import deliver_over_time
-from sim.analysis.columns import is_large, services_of, viewed
 from sim.analysis.tally import BINS, Tally
 from sim.base.kernel import launch
 from sim.base.units import ceil_div
+from sim.log.columns import is_large, services_of, viewed
 from sim.log.tables import EventLog
 
 Times = npt.NDArray[np.int64]
@@ -39,7 +39,7 @@ class Series:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Levels:
-    """Something that adds `value` from `start` to `end` (ps), row by row."""
+    """Values that count from `start` to `end` (ps), one per row; a level is the sum of those that count."""
 
     start: Times
     end: Times
@@ -47,7 +47,7 @@ class Levels:
 
 
 def series(log: EventLog, arrival: Times, last: Times, tally: Tally | None = None) -> Series:
-    """The series of a run. arrival, last: ps, of each request. tally: of the log, if it is there already."""
+    """The series of a run. arrival, last: ps, of each request. tally: sums over the log, if they have been made."""
     width, work = _work(log) if tally is None else (tally.width, tally.bins)
     count = max(1, ceil_div(log.makespan, width))
     batch = batches(log)
@@ -61,7 +61,7 @@ def series(log: EventLog, arrival: Times, last: Times, tally: Tally | None = Non
 
 
 def batches(log: EventLog) -> Levels:
-    """How many sequences each step takes in."""
+    """Sequences that each step takes in."""
     members = log.members
     size = np.bincount(members.step[members.query > 0], minlength=len(log.steps)).astype(np.int64)
     return Levels(start=log.steps.released, end=log.steps.end, value=size)
@@ -70,29 +70,33 @@ def batches(log: EventLog) -> Levels:
 def cached(log: EventLog) -> Levels:
     """Tokens in the KV cache: from the release of a step what it found and what it adds, after its end what the next one finds.
 
-    Before its first step and after its last one a sequence holds nothing. What moves out of the memory counts until it is out,
-    and again from when it moves in.
+    Before its first step and after its last one a sequence holds nothing, nor while its cache is swapped out: that counts until
+    it is out, and again from when it moves in.
     """
     members, steps = log.members, log.steps
     order = np.lexsort((steps.released[members.step], members.sequence))
-    sequence, step, query = members.sequence[order], members.step[order], members.query[order].astype(np.int64)
-    held = members.loads[order]
-    moves = (query == 0) & (members.emitted[order] == 0)
-    # The moves of a sequence alternate: out, in, out, ...
-    turn = np.cumsum(moves)
-    begins = np.flatnonzero(np.append(True, sequence[1:] != sequence[:-1])[: len(sequence)])
-    before = np.repeat(turn[begins] - moves[begins], np.diff(np.append(begins, len(sequence)))) if len(begins) else turn
-    out = moves & ((turn - before) % 2 == 1)
-    follows = np.append(sequence[1:] == sequence[:-1], False)[: len(sequence)]
+    # One row per step that a sequence takes part in, by sequence and time: all columns below are [row].
+    sequence, step = members.sequence[order], members.step[order]
+    found, fed = members.loads[order], members.query[order].astype(np.int64)
     released, end = steps.released[step], steps.end[step]
-    until = np.where(follows, np.append(released[1:], 0)[: len(released)], end)
+    goes_on = np.append(sequence[1:] == sequence[:-1], False)[: len(sequence)]  # the next row is of the same sequence
+    until = np.where(goes_on, np.append(released[1:], 0)[: len(released)], end)
     end = np.minimum(end, until)  # steps of known tokens overlap: the last that was released holds all
-    kept = np.where(follows & ~out, np.append(held[1:], 0)[: len(held)], 0)
+    in_memory = goes_on & ~_swapped_out(sequence, (fed == 0) & (members.emitted[order] == 0))
+    kept = np.where(in_memory, np.append(found[1:], 0)[: len(found)], 0)
     return Levels(
         start=np.concatenate([released, end]),
         end=np.concatenate([end, np.maximum(until, end)]),
-        value=np.concatenate([held + query, kept]),
+        value=np.concatenate([found + fed, kept]),
     )
+
+
+def _swapped_out(sequence: npt.NDArray[np.integer], swaps: npt.NDArray[np.bool_]) -> npt.NDArray[np.bool_]:
+    """Whether each row is a swap out of the memory: the swaps of a sequence alternate, out and in. Rows are by sequence."""
+    so_far = np.cumsum(swaps)
+    first = np.searchsorted(sequence, sequence)  # row where the sequence of each row begins
+    before: Times = so_far[first] - swaps[first]  # swaps of earlier sequences
+    return np.asarray(swaps & ((so_far - before) % 2 == 1))
 
 
 def _means(levels: Levels, width: int, count: int) -> npt.NDArray[np.float64]:

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from sim.analysis.columns import Ints
 from sim.base.kernel import kernel
+from sim.log.columns import Ints
 
 
 @kernel
@@ -34,7 +34,7 @@ def run_end(key: Ints, first: int, count: int) -> int:
 @kernel
 def merge(key: Ints, value: Ints, spare_key: Ints, spare_value: Ints, first: int, middle: int, after: int) -> None:
     """Merge the runs [first, middle) and [middle, after) in place."""
-    low, high = first, middle  # all before `low` are in their places; those of the first run from there on make room
+    low, high = first, middle  # all before `low` are in place; the first run from there on moves to the spare columns
     while low < high:
         half = (low + high) >> 1
         if key[half] <= key[middle]:

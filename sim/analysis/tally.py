@@ -1,11 +1,12 @@
-"""One pass over the rows of a log: what the checks look at and what the account sums, step by step while a step is in cache.
+"""One pass over the rows of a log that finds faults and sums times, step by step while a step is in cache.
 
 `Tally.add` takes a log, or a part of it: consecutive whole steps with their service intervals. In parts that are separate in
-time, as those of a single decode loop are, the sums and what is checked are those of the whole.
+time, as those of a single decode loop are, sums and faults are those of the whole.
 """
 
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
 from enum import IntEnum
 from typing import Any
 
@@ -14,7 +15,28 @@ import numpy.typing as npt
 
 from sim.analysis import channels
 from sim.analysis.channels import follow_channels
-from sim.analysis.columns import (
+from sim.analysis.context import Rules
+from sim.analysis.engines import Work, by_start, room_for, sweep_engines
+from sim.analysis.longest_path import arrivals_of, extend_path
+from sim.analysis.parts import (
+    COMPUTE,
+    PART_COUNT,
+    TRANSFER,
+    WAIT_CHANNEL,
+    WAIT_ENGINE,
+    WAIT_INPUT,
+    WAIT_POLICY,
+    WAIT_SRAM,
+    full_speed,
+    service,
+)
+from sim.analysis.sums import LOW, carry, whole
+from sim.base.cores import cores
+from sim.base.errors import SimulationError
+from sim.base.integers import LARGEST
+from sim.base.kernel import kernel, launch
+from sim.base.units import ceil_div
+from sim.log.columns import (
     NONE,
     Forms,
     FormTable,
@@ -28,32 +50,13 @@ from sim.analysis.columns import (
     tasks_of,
     viewed,
 )  # fmt: skip
-from sim.analysis.context import Rules
-from sim.analysis.engines import Work, by_start, room_for, sweep_engines
-from sim.analysis.inputs import last_input, stores_before
-from sim.analysis.longest import arrivals_of, extend_path
-from sim.analysis.parts import (
-    COMPUTE,
-    PART_COUNT,
-    TRANSFER,
-    WAIT_CHANNEL,
-    WAIT_ENGINE,
-    WAIT_INPUT,
-    WAIT_POLICY,
-    WAIT_SRAM,
-    full_speed,
-    service,
-)
-from sim.analysis.wide import LOW, carry, whole
-from sim.base.errors import SimulationError
-from sim.base.integers import LARGEST
-from sim.base.kernel import kernel, launch
-from sim.base.units import ceil_div
+from sim.log.inputs import last_input, last_of_step, stores_before
 from sim.log.tables import EventLog
 
 Times = npt.NDArray[np.int64]
 
 BINS = 200  # parts of a run, for means over time
+MANY = 1 << 16  # tasks from which a second thread pays
 
 #: Columns of `totals` beside the parts: from ready to end, time on engines, channel time, number of tasks that move something.
 SPENT, COMPUTED, MOVED, TRANSFERS = range(PART_COUNT, PART_COUNT + 4)
@@ -61,7 +64,7 @@ COLUMNS = PART_COUNT + 4
 
 
 class Fault(IntEnum):
-    """What can be wrong with a run. `bad` [fault] holds the first row of the first kinds, or -1."""
+    """Faults of a run. `bad` [fault] holds the first row of the first kinds, or -1."""
 
     OUT_OF_ORDER = 0
     BEFORE_INPUT = 1
@@ -157,18 +160,6 @@ def add(totals: Ints, by_step: Ints, group: int, step: int, part: int, time: int
     """Add a time to the sums of a group and of a step."""
     totals[group, part, LOW] += time
     by_step[step, part, LOW] += time
-
-
-@kernel
-def last_of_step(end: Ints, first: int, after: int) -> int:
-    """The row that ended last, the first in program order of several; -1 of none."""
-    if first == after:
-        return NONE
-    last = first
-    for row in range(first + 1, after):
-        if end[row] > end[last]:
-            last = row
-    return last
 
 
 @kernel
@@ -334,9 +325,13 @@ class Tally:
         runs = np.bincount(log.steps.graph, minlength=len(log.graphs))
         runs[: len(self.runs)] += self.runs
         self.runs = runs
-        self._follow_sequences(log, compiled=compiled)
-        self._add_services(log, compiled=compiled)
-        self._add_steps(log, compiled=compiled)
+        passes = (self._add_steps, self._add_services, self._follow_sequences)  # none reads what another writes
+        if compiled and len(log.tasks) >= MANY and cores() > 1:
+            with ThreadPoolExecutor(2) as pool:  # as long as the first takes the others are done
+                list(pool.map(lambda each: each(log, compiled=True), passes))
+        else:
+            for each in passes:
+                each(log, compiled=compiled)
         self._latest = max(self._latest, log.makespan)
 
     def _note(self, kind: Fault, sentence: str) -> None:
@@ -381,7 +376,7 @@ class Tally:
         launch(tally_steps, compiled=compiled)(
             viewed(tasks_of(log), compiled=compiled), viewed(steps, compiled=compiled),
             viewed(self.forms.columns, compiled=compiled), cuts, rules.latency, rules.stripes, rules.execution == "stream",
-            stores_before(log, rules, self.forms, compiled=compiled),
+            stores_before(log, self.forms, compiled=compiled),
             viewed(room_for(int(np.diff(rows).max(initial=0))), compiled=compiled),
             np.zeros(len(self.engine_busy), dtype=np.int64), self.engine_busy, self._sums, by_step, tokens, bad,
         )  # fmt: skip

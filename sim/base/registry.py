@@ -1,4 +1,4 @@
-"""Registries: names by which a scenario calls what can be extended: arbiters, batching policies, cost models, presets and more.
+"""Registries: the names of all that can be extended, such as arbiters, schedulers, batching policies and presets.
 
 Each registry stands beside its interface and its implementations, in the `__init__` (or the only file) of their folder. What
 ships is listed there, one entry for each; third parties register a Python entry point in the group `decode_sim.<what>s`. Entry
@@ -30,6 +30,7 @@ class Registry(Collection[str], Generic[T]):
         self.group = f"decode_sim.{plural.replace(' ', '_')}"
         self.given = frozenset(given)
         self._builtin = dict(builtin)
+        self._takes: dict[str, Mapping[str, Parameter]] = {}
 
     def __contains__(self, name: object) -> bool:
         return name in self._builtin or name in self.names()
@@ -71,7 +72,7 @@ class Registry(Collection[str], Generic[T]):
         Raises InputError for an unknown option, a missing one, and whatever the constructor refuses.
         """
         factory: Any = self.get(name)
-        takes = signature(factory).parameters
+        takes = self.parameters(name)
         if not any(parameter.kind is Parameter.VAR_KEYWORD for parameter in takes.values()):
             for option in options:
                 if option not in takes:
@@ -85,3 +86,12 @@ class Registry(Collection[str], Generic[T]):
             return factory(**options)
         except (TypeError, ValueError) as error:
             raise InputError(f"{self.what} {name!r}: {error}") from None
+
+    def parameters(self, name: str) -> Mapping[str, Parameter]:
+        """Return the parameters of an entry's constructor; raises InputError as `get` does."""
+        if name in self._takes:
+            return self._takes[name]
+        takes = signature(self.get(name)).parameters  # type: ignore[arg-type]  # it is called, whatever it is
+        if name in self._builtin:  # to ask Python takes longer than to make most of them
+            self._takes[name] = takes
+        return takes

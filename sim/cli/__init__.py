@@ -1,7 +1,6 @@
 """The command line. Exit status: 0 success, 1 failure, 2 bad input.
 
-Each command is a module of its own that is imported only when it is used, so that `sim --help` and tab completion answer
-at once.
+Each command is a module of its own, imported on first use, so that `sim --help` and tab completion answer at once.
 """
 
 from __future__ import annotations
@@ -22,8 +21,11 @@ from sim.base.errors import InputError, SimError
 #: name -> (module, one line for `sim --help`)
 COMMANDS = {
     "run": ("sim.cli.run", "Run scenarios: summary, trace, JSON."),
-    "explain": ("sim.cli.explain", "Where the time went, who is to blame, how far from the best, and what would help."),
-    "compare": ("sim.cli.compare", "Two scenarios side by side, with differences and what they come from."),
+    "explain": (
+        "sim.cli.explain",
+        "Explain a run: where the time went, what caused each wait, what would help.",
+    ),
+    "compare": ("sim.cli.compare", "Compare two scenarios: differences in settings, results and where the time went."),
     "report": ("sim.cli.report", "Write one HTML page of a run: timeline, charts, tables."),
     "view": ("sim.cli.view", "Open a trace in the Perfetto UI."),
     "check": ("sim.cli.check", "Check scenarios without running them."),
@@ -39,14 +41,14 @@ COMMANDS = {
 
 @contextmanager
 def _no_interrupt() -> Iterator[None]:
-    """Ctrl-C counts when this is over: in the middle of an import it would be lost, or come out as an error of another kind."""
-    came: list[int] = []
-    before = signal.signal(signal.SIGINT, lambda number, _frame: came.append(number))
+    """Hold Ctrl-C until the block ends: during an import it could be lost, or surface as an ImportError."""
+    received: list[int] = []
+    before = signal.signal(signal.SIGINT, lambda number, _frame: received.append(number))
     try:
         yield
     finally:
         signal.signal(signal.SIGINT, before)
-    if came:
+    if received:
         raise KeyboardInterrupt
 
 
@@ -84,10 +86,10 @@ def cli() -> None:
 
 
 def main(arguments: list[str] | None = None) -> None:
-    """Run the command line and exit: what the `sim` command calls."""
+    """Run the command line and exit; entry point of the `sim` command."""
     if sys.stdout is None:
         sys.exit("error: standard output is closed")
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # by an exception, so that half-written files are removed
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # as an exception, so that half-written files are removed
     try:
         status: Any = cli.main(args=arguments, prog_name="sim", standalone_mode=False)
     except click.exceptions.Exit as stop:

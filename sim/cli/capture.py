@@ -19,12 +19,16 @@ from sim.cli.console import output
 @click.option("--context", type=click.IntRange(0), default=256, show_default=True, help="Tokens in the KV cache.")
 @click.option("--batch", type=click.IntRange(1), default=1, show_default=True, help="Sequences in the step.")
 @click.option("--query", type=click.IntRange(1), default=1, show_default=True, help="New tokens of each sequence.")
-@click.option("--layers", type=click.IntRange(1), default=None, help="Only the first layers.")
-@click.option("--scope", type=click.Choice(["model", "block"]), default="model", show_default=True)
-@click.option("--granularity", type=click.Choice(["op", "aten"]), default="op", show_default=True)
-@click.option("--dtype", type=click.Choice(["bfloat16", "float16", "float32"]), default=None, help="Instead of the config's.")
-@click.option("--mla", type=click.Choice(MLA_FORMS), default=MLA_FORMS[0], show_default=True, help="Cache of latent attention.")
-@click.option("--json", "as_json", is_flag=True, help="One JSON object per op, one a line.")
+@click.option("--layers", type=click.IntRange(1), default=None, help="Use only the first N layers.")
+@click.option("--scope", type=click.Choice(["model", "block"]), default="model", show_default=True,
+              help="The whole model, or its blocks without embedding and LM head.")  # fmt: skip
+@click.option("--granularity", type=click.Choice(["op", "aten"]), default="op", show_default=True,
+              help="Ops with familiar names, or the raw aten ops.")  # fmt: skip
+@click.option("--dtype", type=click.Choice(["bfloat16", "float16", "float32"]), default=None,
+              help="Number format.  [default: that of the config]")  # fmt: skip
+@click.option("--mla", type=click.Choice(MLA_FORMS), default=MLA_FORMS[0], show_default=True,
+              help="KV cache of multi-head latent attention.")  # fmt: skip
+@click.option("--json", "as_json", is_flag=True, help="Print JSON: one object per op, one per line.")
 def command(
     config: str, context: int, batch: int, query: int, layers: int | None, scope: str, granularity: str, dtype: str | None,
     mla: str, as_json: bool,

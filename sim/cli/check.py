@@ -16,7 +16,7 @@ from sim.scenario.shipped import find_scenario
 @click.command("check")
 @scenario_arguments
 def command(names: tuple[str, ...], overrides: tuple[str, ...]) -> None:
-    """Check scenarios without running them: syntax, names, values, and that the model can be lowered and costed."""
+    """Check scenarios without running them: syntax, names, values, and that the model can be lowered to tasks with costs."""
     for name in names:
         path = find_scenario(name)
         scenario = read(path, list(overrides))
@@ -25,11 +25,11 @@ def command(names: tuple[str, ...], overrides: tuple[str, ...]) -> None:
         step = f"{len(planned.ops):,} ops, {len(setup.graph):,} tasks a step"
         click.echo(f"{path}: ok: {planned.model}, {step}, {_in_all(*tasks_in_all(setup))}")
         for doubt in account.doubts(doubts(setup)):
-            click.echo(f"  doubt: {doubt}")
+            click.echo(f"  extrapolated: {doubt}")
 
 
 def _in_all(fewest: int, most: int) -> str:
-    """How many tasks a run has, in words: how many share a step is known only when it has run."""
+    """Task count of a run, in words; a range where it depends on how many sequences share a step."""
     if fewest == most:
         return f"{most:,} in all"
     low, high = (f"{int(float(f'{count:.1e}')):,}" for count in (fewest, most))

@@ -20,7 +20,7 @@ from sim.scenario.shipped import find_scenario
 @click.option("--set", "overrides", multiple=True, metavar="KEY=VALUE", help="Change a value in both, as in `sim run`.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
 def command(first: str, second: str, overrides: tuple[str, ...], as_json: bool) -> None:
-    """Run two scenarios and show them side by side, with differences and what they come from."""
+    """Run two scenarios and show them side by side: differences in settings, results and where the time went."""
     scenarios = [read(find_scenario(name), list(overrides)) for name in (first, second)]  # both are checked before any runs
     results = []
     for scenario in scenarios:

@@ -1,4 +1,4 @@
-"""Consoles that print words as they are: names may look like the markup or the emoji of rich (`[bold]`, `:x:`)."""
+"""Consoles that print text literally: names may look like rich's markup or emoji (`[bold]`, `:x:`)."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from rich.text import Text
 
 from sim.base.kernel import when_compiling
 
-COMPILING = "compiling what large runs need, once: up to a minute"
+COMPILING = "compiling the code for large runs, once; this takes up to a minute"
 
 
 def output(width: int | None = None) -> Console:
-    """For results. width: where it is no terminal, which has its own; None: 80 columns."""
+    """Console for results. width: columns when stdout is not a terminal; None: 80."""
     console = Console(markup=False, emoji=False)
     if width is not None and not console.is_terminal:
         console.width = width
@@ -24,7 +24,7 @@ def output(width: int | None = None) -> Console:
 
 @contextmanager
 def status(line: str) -> Iterator[Status | None]:
-    """On a terminal a line on stderr as long as something goes on, elsewhere nothing and None."""
+    """Show a line on stderr while the block runs. Yields None, and shows nothing, unless stderr is a terminal."""
     console = Console(stderr=True)
     with console.status(Text(line)) as shown, when_compiling(lambda: shown.update(Text(COMPILING))):
         yield shown if console.is_terminal else None

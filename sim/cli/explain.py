@@ -8,11 +8,9 @@ from typing import TYPE_CHECKING
 
 import click
 
-from sim.analysis.blame import blame
-from sim.analysis.critical_path import critical_path
 from sim.base.errors import InputError
 from sim.cli.console import output, status
-from sim.cli.options import complete_scenario
+from sim.cli.options import complete_scenario, needs_all_ops
 from sim.cli.progress import simulating
 from sim.render import account, explain
 from sim.render.summary import summary
@@ -29,37 +27,36 @@ if TYPE_CHECKING:
 @click.command("explain")
 @click.argument("name", metavar="SCENARIO", shell_complete=complete_scenario)
 @click.option("--set", "overrides", multiple=True, metavar="KEY=VALUE", help="Change a value, as in `sim run`.")
-@click.option("--json", "as_json", is_flag=True, help="Print one JSON object: that of `sim run` with `what_if`, `optimal`.")
-@click.option("--what-if/--no-what-if", "with_what_if", default=True, help="Run it again on better machines, or not.")
-@click.option("--optimal", "with_optimal", is_flag=True, help="Look for the best schedule (needs the extra `optimal`).")
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object: that of `sim run`, with `what_if` and `optimal`.")
+@click.option("--what-if/--no-what-if", "with_what_if", default=True,
+              help="Run it again on better machines (faster memory, more engines, ...).")  # fmt: skip
+@click.option("--optimal", "with_optimal", is_flag=True, help="Search for the best schedule; needs the extra `optimal`.")
 @click.option("--time-limit", type=click.FloatRange(min=0, min_open=True), default=30.0, show_default=True,
-              help="Seconds that --optimal may take.")  # fmt: skip
+              help="Time limit of --optimal, in seconds.")  # fmt: skip
 def command(
     name: str, overrides: tuple[str, ...], as_json: bool, with_what_if: bool, with_optimal: bool, time_limit: float
 ) -> None:
-    """Account for a run: where the time went, who is to blame, how far it is from the best, and what would help."""
+    """Explain a run: where the time went, what caused each wait, the critical path, bounds, and what would help."""
     scenario = read(find_scenario(name), list(overrides))
+    needs_all_ops(scenario, "an explanation")
     with simulating(scenario.name) as told:
         result = run(scenario, told=told)
-        log = result.rows("an explanation")
-        found, path = blame(log, result.rules, result.breakdown), critical_path(log, result.rules)
     answer = None
     if with_optimal:
-        with status("looking for the best schedule"):
+        with status("searching for the best schedule"):
             answer = _optimal(result, time_limit)
     changes = None
     if with_what_if:
-        with status("running it on better machines"):
-            changes = what_if(result)
+        changes = what_if(result, status("running it on better machines"))
     if as_json:
         data = summary(result, timing=False)
-        data["critical_path"] = account.critical_path(result, path, links=True)
+        data["critical_path"] = account.critical_path(result, links=True)
         data["what_if"] = None if changes is None else what_if_data(changes)
         data["optimal"] = None if answer is None else account.optimal(answer, result.makespan)
         click.echo(json.dumps(data))
         return
     console = output(120)
-    console.print(explain.render(result, found, path), highlight=False)
+    console.print(explain.render(result), highlight=False)
     if answer is not None:
         console.print(f"\n{answer.sentence(result.makespan)}", highlight=False)
     if changes is not None:

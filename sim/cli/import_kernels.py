@@ -16,16 +16,16 @@ from sim.cost.profile.fit import residual
 @click.command("import-kernels")
 @click.argument("mapping", type=click.Path(path_type=Path, dir_okay=False))
 @click.option("--tables", "folder", type=click.Path(path_type=Path, file_okay=False),
-              help="Folder of the tables, if not that of MAPPING.")  # fmt: skip
+              help="Folder of the tables.  [default: the folder of MAPPING]")  # fmt: skip
 @click.option("-o", "--out", type=click.Path(path_type=Path, dir_okay=False), required=True, metavar="DEVICE.yaml",
               help="Where to write the device profile.")  # fmt: skip
-@click.option("--all", "everything", is_flag=True, help="Fit to all rows: a profile to use, not one to judge.")
+@click.option("--all", "everything", is_flag=True, help="Fit to all rows: a profile to use, with no rows left to judge it by.")
 @click.option("--samples", type=click.Path(path_type=Path, dir_okay=False), metavar="FILE.parquet",
-              help="Keep the rows of the tables as samples, too; needs pyarrow.")  # fmt: skip
+              help="Also save the rows of the tables as samples; needs pyarrow.")  # fmt: skip
 def command(mapping: Path, folder: Path | None, out: Path, everything: bool, samples: Path | None) -> None:
-    """Make a device profile from tables of kernel times (CSV or Parquet). MAPPING says which column is what.
+    """Make a device profile from tables of kernel times (CSV or Parquet). MAPPING is a YAML file that names their columns.
 
-    Fits to the rows that the mapping names for calibration, and shows how far it is off on those and on all others.
+    Fits the rows that the mapping selects for calibration, and prints the errors on those and on all others.
     """
     found = read_tables(mapping, folder)
     calibrate = found.calibrate | everything

@@ -46,13 +46,13 @@ def _hardware() -> list[tuple[str, str]]:
 
 
 def _machine(name: str) -> list[tuple[str, str]]:
-    """Every figure of a preset, with its source and what is doubtful about it."""
+    """Every figure of a preset, with its source and what is uncertain about it."""
     preset = find(name)
-    rows = [(key, _account(figure)) for key, figure in preset.figures()]
+    rows = [(key, _figure(figure)) for key, figure in preset.figures()]
     return rows if preset.bandwidth is not None else [*rows, ("bandwidth", f"not published: {preset.unpublished}")]
 
 
-def _account(figure: Figure) -> str:
+def _figure(figure: Figure) -> str:
     notes = [f"{word}: {note}" for word in ("derived", "unsure") if (note := getattr(figure, word))]
     return "; ".join([f"{figure.text}  {figure.source}", *notes])
 
@@ -72,7 +72,7 @@ LISTS: dict[str, Callable[[], list[tuple[str, str]]]] = {
 @click.argument("what", type=click.Choice(list(LISTS)))
 @click.argument("name", required=False)
 def command(what: str, name: str | None) -> None:
-    """List what a scenario can name, or only NAME: of hardware, all figures with their sources and doubts."""
+    """List the names a scenario can use, or only NAME. For hardware, NAME lists every figure with its source."""
     rows = _machine(name) if what == "hardware" and name else LISTS[what]()
     if name and what != "hardware":
         names = [each for each, _ in rows]

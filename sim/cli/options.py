@@ -10,6 +10,7 @@ import click
 import click.shell_completion
 
 from sim.base.errors import InputError
+from sim.scenario import Scenario
 from sim.scenario.shipped import scenarios
 
 Command = Callable[..., Any]
@@ -19,9 +20,16 @@ def scenario_arguments(command: Command) -> Command:
     """SCENARIO... and --set, as `names` and `overrides`."""
     command = click.option(
         "--set", "overrides", multiple=True, metavar="KEY=VALUE",
-        help='Change a value, e.g. --set hardware.memory.bandwidth="50 GB/s". May be given several times.',
+        help='Change a value, e.g. --set hardware.memory.bandwidth="50 GB/s". Can be repeated.',
     )(command)  # fmt: skip
     return click.argument("names", nargs=-1, required=True, metavar="SCENARIO...", shell_complete=complete_scenario)(command)
+
+
+def needs_all_ops(scenario: Scenario, wanted: str) -> None:
+    """Raise InputError unless a run records every op: before the run, which may be long, not after it."""
+    if scenario.record != "all":
+        advice = "--set record=all records every op, if the run fits in memory"
+        raise scenario.error("record", f"expected all for {wanted}, found {scenario.record}; {advice}")
 
 
 def complete_scenario(_ctx: click.Context, _param: click.Parameter, incomplete: str) -> list[Any]:
@@ -31,8 +39,8 @@ def complete_scenario(_ctx: click.Context, _param: click.Parameter, incomplete: 
 
 
 def device_module(name: str) -> Any:
-    """A module of `sim.measure`. Only here is torch imported: what is wrong with other options is said at once."""
+    """Import a module of `sim.measure`, and with it torch: called late, so that errors in other options come at once."""
     try:
         return import_module(f"sim.measure.{name}")
     except ImportError as error:
-        raise InputError(f"a device runs models by torch and transformers (pip install torch transformers): {error}") from error
+        raise InputError(f"running a model needs torch and transformers (pip install torch transformers): {error}") from error

@@ -16,22 +16,22 @@ from sim.cost.profile import DeviceProfile
 
 
 @click.command("profile")
-@click.option("--device", default="cpu", show_default=True, metavar="cpu|cuda|mps", help="What to measure.")
-@click.option("--threads", type=click.IntRange(1), default=None, help="Of one op on a CPU; all processors if not given.")
+@click.option("--device", default="cpu", show_default=True, metavar="cpu|cuda|mps", help="Device to measure.")
+@click.option("--threads", type=click.IntRange(1), default=None, help="CPU threads per op.  [default: all processors]")
 @click.option("--dtype", type=click.Choice(DTYPES), default=DTYPES[0], show_default=True, help="Number format of the models.")
 @click.option("--models", "names", multiple=True, metavar="CONFIG",
-              help="Calibrate on these instead: a shipped name, a config.json, or a Hugging Face id.")  # fmt: skip
+              help="Model to calibrate on: a shipped name, a config.json, or a Hugging Face id. Can be repeated.")  # fmt: skip
 @click.option("--cuda-graph", is_flag=True, help="Replay the steps as CUDA graphs.")
-@click.option("--quick/--full", default=True, show_default=True, help="About 2 minutes, or about 12.")
+@click.option("--quick/--full", default=True, show_default=True, help="Take about 2 minutes, or about 12.")
 @click.option("-o", "--out", type=click.Path(path_type=Path, dir_okay=False), required=True, metavar="DEVICE.yaml",
-              help="Where to write the device profile; samples go beside it, as DEVICE.parquet.")  # fmt: skip
+              help="File to write the device profile to; the samples go beside it, as DEVICE.parquet.")  # fmt: skip
 def command(
     device: str, threads: int | None, dtype: str, names: tuple[str, ...], cuda_graph: bool, quick: bool, out: Path
 ) -> None:  # fmt: skip
-    """Measure a device: how long the ops of decode steps take, and how much memory gives to several streams.
+    """Measure a device: how long the ops of decode steps take, and the memory bandwidth that several streams get.
 
-    Runs steps of small models with random weights, in rounds. If it is interrupted, the same command goes on from the last
-    round. Needs torch, transformers and pyarrow. Let nothing else run beside it.
+    Runs steps of small models with random weights, in rounds. After an interruption, the same command continues from the
+    last round. Needs torch, transformers and pyarrow. Nothing else should run on the machine meanwhile.
     """
     if out.suffix not in {".yaml", ".yml"}:
         raise InputError(f"--out: expected a name that ends in .yaml, found {str(out)!r}")
@@ -52,7 +52,7 @@ def command(
 
 
 def show(profile: DeviceProfile) -> None:
-    """What was measured, with how far the fits are off on it."""
+    """Print the fitted timings with their errors on the samples."""
     table = Table(box=None, pad_edge=False, header_style="bold")
     for name in ("ops", "form", "shapes", "median", "p90"):
         table.add_column(name, justify="left" if name in ("ops", "form") else "right")

@@ -1,52 +1,55 @@
-"""What a run says while it goes: on a terminal how far it is, in a pipe nothing."""
+"""Progress of a simulation: a line on stderr of a terminal, nothing in a pipe."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from time import perf_counter
 
-from rich.status import Status
+from rich.console import Console
+from rich.progress import Progress, ProgressColumn, SpinnerColumn, Task
 from rich.text import Text
 
+from sim.base.kernel import when_compiling
 from sim.base.units import format_time
-from sim.cli.console import status
+from sim.cli.console import COMPILING
 from sim.executors.size import Told
-
-EVERY = 0.2  # seconds between two changes of the line
 
 
 @contextmanager
-def simulating(name: str, then: str = "accounting for") -> Iterator[Told | None]:
-    """A line about a simulation as long as it goes on; gives what is to be told of it, None where nobody looks.
+def simulating(name: str, then: str = "analyzing") -> Iterator[Told | None]:
+    """Show a simulation's progress while the block runs; yields the callback to report to, None if nothing is shown.
 
-    then: what is done when all tokens have come.
+    then: verb for the work that follows the last token.
     """
-    with status(f"simulating {name}") as shown:
-        yield None if shown is None else Progress(shown, name, then)
+    console = Console(stderr=True)
+    if not console.is_terminal:
+        yield None
+        return
+    with Progress(SpinnerColumn(), _Tokens(), console=console, transient=True) as shown:
+        line = shown.add_task(f"simulating {name}", total=None, now=0)
+
+        def told(done: int, in_all: int, now: int) -> None:
+            if done == in_all:
+                shown.update(line, description=f"{then} {name}")
+            shown.update(line, completed=done, total=in_all, now=now)
+
+        with when_compiling(lambda: shown.update(line, description=COMPILING)):
+            yield told
 
 
-class Progress:
-    """Keeps the line up to date."""
+class _Tokens(ProgressColumn):
+    """Description, then tokens done, time left, rate and simulated time as soon as they are known."""
 
-    def __init__(self, status: Status, name: str, then: str) -> None:
-        self._status, self._name, self._then = status, name, then
-        self._began = self._shown = perf_counter()
-
-    def __call__(self, done: int, in_all: int, now: int) -> None:
-        clock = perf_counter()
-        if done < in_all and clock < self._shown + EVERY:
-            return
-        self._shown = clock
-        if done == in_all:
-            self._show(f"{self._then} {self._name}: {done:,} tokens, {format_time(now)} simulated")
-        elif done:
-            rate = done / (clock - self._began)
-            left = (in_all - done) / rate
+    def render(self, task: Task) -> Text:
+        text = Text(task.description, no_wrap=True, overflow="ellipsis")
+        if task.total is None or not task.completed:
+            return text
+        done, total, simulated = int(task.completed), int(task.total), f"{format_time(task.fields['now'])} simulated"
+        if task.finished:
+            return text.append(f": {done:,} tokens, {simulated}")
+        text.append(f": {done:,} of {total:,} tokens")
+        if task.speed and task.time_remaining is not None:
+            left = task.time_remaining
             soon = f"{left:,.0f} s" if left < 100 else f"{left / 60:,.0f} min"
-            progress = f"{done:,} of {in_all:,} tokens, {soon} left, {rate:,.0f}/s"
-            self._show(f"simulating {self._name}: {progress}, {format_time(now)} simulated")
-
-    def _show(self, line: str) -> None:
-        room = self._status.console.width - 3  # beside what turns
-        self._status.update(Text(line if len(line) <= room else f"{line[: room - 1]}…"))
+            text.append(f", {soon} left, {task.speed:,.0f}/s")
+        return text.append(f", {simulated}")

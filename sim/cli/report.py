@@ -9,7 +9,7 @@ import click
 from sim.base.errors import InputError
 from sim.base.files import whole_file
 from sim.cli.console import status
-from sim.cli.options import complete_scenario
+from sim.cli.options import complete_scenario, needs_all_ops
 from sim.cli.progress import simulating
 from sim.render.page import render
 from sim.runs.run import read, run
@@ -20,10 +20,11 @@ from sim.scenario.shipped import find_scenario
 @click.command("report")
 @click.argument("name", metavar="SCENARIO", shell_complete=complete_scenario)
 @click.option(
-    "-o", "--out", type=click.Path(path_type=Path, dir_okay=False), help="The page to write  [default: traces/SCENARIO.html]"
+    "-o", "--out", type=click.Path(path_type=Path, dir_okay=False), help="Page to write.  [default: traces/SCENARIO.html]"
 )
 @click.option("--set", "overrides", multiple=True, metavar="KEY=VALUE", help="Change a value, as in `sim run`.")
-@click.option("--what-if/--no-what-if", "with_what_if", default=True, help="Run it again on better machines, or not.")
+@click.option("--what-if/--no-what-if", "with_what_if", default=True,
+              help="Run it again on better machines (faster memory, more engines, ...).")  # fmt: skip
 def command(name: str, out: Path | None, overrides: tuple[str, ...], with_what_if: bool) -> None:
     """Write one self-contained HTML page of a run: timeline, charts, tables. It needs no network."""
     path = find_scenario(name)
@@ -31,12 +32,12 @@ def command(name: str, out: Path | None, overrides: tuple[str, ...], with_what_i
     out = out or Path("traces") / f"{path.stem}.html"
     if out.is_dir():
         raise InputError(f"--out: {out}: expected a file, found a folder")
+    needs_all_ops(scenario, "a page")
     with simulating(scenario.name) as told:
         result = run(scenario, told=told)
     changes = None
     if with_what_if:
-        with status("running it on better machines"):
-            changes = to_json(what_if(result))
+        changes = to_json(what_if(result, status("running it on better machines")))
     with status(f"writing {out}"):
         page = render(result, what_if=changes, overrides=overrides).encode()
         out.parent.mkdir(parents=True, exist_ok=True)

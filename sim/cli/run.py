@@ -14,7 +14,6 @@ from rich.console import Console
 
 import sim.render.trace
 from sim import __version__
-from sim.analysis.critical_path import critical_path
 from sim.base.errors import InputError
 from sim.base.units import format_bytes, format_time
 from sim.cli.console import output, status
@@ -25,35 +24,35 @@ from sim.render import terminal
 from sim.render.repeats import render as render_repeats
 from sim.render.summary import summary
 from sim.runs import saved as storage
-from sim.runs.repeats import estimates, numbers, repeat, to_json
+from sim.runs.repeats import estimates, measure, numbers, to_json
 from sim.runs.result import Result
 from sim.runs.run import read, run
 from sim.scenario import Scenario
 from sim.scenario.shipped import find_scenario
 
-LARGE = 10**8  # bytes of a trace that is better compressed
+LARGE = 10**8  # bytes; a trace above this size is better compressed
 
 
 @click.command("run")
 @scenario_arguments
 @click.option("--out", type=click.Path(path_type=Path, file_okay=False), default=Path("traces"), show_default=True,
               help="Folder for traces.")  # fmt: skip
-@click.option("--json", "as_json", is_flag=True, help="Print one JSON object per scenario, one a line.")
-@click.option("--trace/--no-trace", "with_trace", default=True, help="Write a trace, or none.")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON: one object per scenario, one per line.")
+@click.option("--trace/--no-trace", "with_trace", default=True, help="Write a trace.")
 @click.option("--executor", type=click.Choice(get_args(Executor)), default="auto", show_default=True,
-              help="What runs it: SimPy, or compiled code, which pays for large runs. Results are equal.")  # fmt: skip
+              help="SimPy, or compiled code, which is faster for large runs. Results are identical.")  # fmt: skip
 @click.option("--trace-format", type=click.Choice(["pftrace", "pftrace.gz", "json"]), default="pftrace", show_default=True,
-              help="Perfetto's own format, the same compressed, or Chrome JSON.")  # fmt: skip
+              help="Perfetto's native format, the same compressed, or Chrome JSON.")  # fmt: skip
 @click.option(
     "--repeats",
     type=int,
     metavar="N",
-    help="Run N times, with the scenario's seed and those after it: means and 95 % confidence intervals, no trace.",
+    help="Run N times, with consecutive seeds from the scenario's: means and 95 % confidence intervals, no trace.",
 )
 @click.option("--save-log", type=click.Path(path_type=Path, dir_okay=False), metavar="FILE.parquet",
-              help="Keep the event log, with the scenario inside; needs pyarrow.")  # fmt: skip
+              help="Save the event log together with the scenario; needs pyarrow.")  # fmt: skip
 @click.option("--log-only", is_flag=True,
-              help="With --save-log: no account and no trace, so that a run may be larger than memory.")  # fmt: skip
+              help="With --save-log: skip analysis and trace, so that a run can be larger than memory.")  # fmt: skip
 def command(
     names: tuple[str, ...],
     overrides: tuple[str, ...],
@@ -66,7 +65,7 @@ def command(
     log_only: bool,
     repeats: int | None,
 ) -> None:
-    """Run scenarios: files, or names of shipped ones (`sim list scenarios`)."""
+    """Run scenarios: files, or names of shipped scenarios (`sim list scenarios`)."""
     paths = [find_scenario(name) for name in names]
     scenarios = [read(path, list(overrides)) for path in paths]  # all are checked before any runs
     if save_log is not None:
@@ -75,7 +74,9 @@ def command(
         if save_log is None:
             raise InputError("--log-only: expected --save-log FILE.parquet as well")
         if as_json or repeats is not None:
-            raise InputError(f"--log-only: expected no {'--json' if as_json else '--repeats'}, for there is no account")
+            raise InputError(
+                f"--log-only: expected no {'--json' if as_json else '--repeats'}, which needs the analysis that it skips"
+            )
         with simulating(scenarios[0].name, then="writing") as told:
             makespan, executed = storage.run_to_file(scenarios[0], save_log, executor=executor, told=told)
         click.echo(f"{save_log}: {format_time(makespan)}, executor {executed.executor}")
@@ -89,7 +90,7 @@ def command(
     targets = [out / f"{path.stem}.{trace_format}" for path in paths]
     if with_trace and len(set(targets)) < len(targets):
         twice = next(target for i, target in enumerate(targets) if target in targets[:i])
-        raise InputError(f"{twice}: two scenarios would write this file; run them one by one with --out")
+        raise InputError(f"{twice}: two scenarios would write this file; run them separately with --out")
     console = output()
     for scenario, target in zip(scenarios, targets, strict=True):
         with simulating(scenario.name) as told:
@@ -107,7 +108,7 @@ def command(
             continue
         terminal.show(result, console)
         if with_trace and not traced:
-            advice = "trace.window has ops of a time recorded, record: all those of the whole run"
+            advice = "set trace.window to record ops of a time window, or record: all"
             console.print(f"\ntrace  none: ops were not recorded ({advice})", highlight=False)
         elif traced:
             _tell_of_trace(console, target, scenario, result.makespan)
@@ -115,9 +116,9 @@ def command(
 
 
 def _check_log(path: Path, scenarios: int) -> None:
-    """Raise InputError unless a log can go there, before anything runs."""
+    """Raise InputError unless a log can be written to the path; called before anything runs."""
     if scenarios > 1:
-        raise InputError("--save-log: expected one scenario, for each file holds one log")
+        raise InputError("--save-log: expected one scenario, because a file holds one log")
     if path.is_dir():
         raise InputError(f"--save-log: {path}: expected a file, found a folder")
     if not path.absolute().parent.is_dir():
@@ -135,10 +136,11 @@ def _tell_of_trace(console: Console, target: Path, scenario: Scenario, makespan:
 
 
 def _repeated(scenario: Scenario, count: int, as_json: bool, executor: Executor) -> None:
-    """Run a scenario with several seeds and print what they come to."""
+    """Run a scenario with several seeds and print means and confidence intervals."""
     found: list[dict[str, tuple[str, float]]] = []
+    runs = measure(scenario, count, numbers, executor=executor)  # before the status, which is a thread: then no forks are safe
     with status(f"simulating {scenario.name}"):
-        found.extend(numbers(result) for result in repeat(scenario, count, executor=executor))
+        found.extend(runs)
     data = to_json(scenario, estimates(found), count)
     if as_json:
         click.echo(json.dumps(data))
@@ -147,7 +149,7 @@ def _repeated(scenario: Scenario, count: int, as_json: bool, executor: Executor)
 
 
 def traceable(result: Result) -> bool:
-    """Whether there are ops to show: of the whole run, or of a window."""
+    """Whether ops were recorded, for the whole run or for a window."""
     return result.log.has_rows or result.window is not None
 
 
@@ -164,5 +166,5 @@ def write_trace(result: Result, path: Path) -> None:
         detail=scenario.trace.detail,
         flows=scenario.trace.flows,
         window=(window.start, window.end if window.end is not None else result.makespan) if window else None,
-        critical=critical_path(result.log, result.rules).rows if result.log.has_rows else np.zeros(0, dtype=np.int64),
+        critical=result.critical_path.rows if result.log.has_rows else np.zeros(0, dtype=np.int64),
     )

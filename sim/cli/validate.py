@@ -24,7 +24,7 @@ from sim.render.trace import format_of
 from sim.render.trace.double import Pair, Run, write_double
 from sim.runs.validation import Comparison, Prediction, lower_bound, predict, within
 
-#: Per cent, where none is given.
+#: Default of --band, in percent.
 BAND = 10.0
 
 
@@ -32,20 +32,20 @@ BAND = 10.0
 @click.argument("config")
 @click.option("--device", type=click.Choice(["cpu", "cuda", "mps"]), default="cpu", show_default=True)
 @click.option("--profile", "profile_path", type=click.Path(path_type=Path, dir_okay=False), metavar="DEVICE.yaml",
-              help="Predict by this device profile; without one there is only a lower bound.")  # fmt: skip
+              help="Predict with this device profile; without one there is only a lower bound.")  # fmt: skip
 @click.option("--batch", "batches", type=click.IntRange(1), multiple=True, default=(1,), show_default=True,
-              help="Sequences in the step. May be given several times.")  # fmt: skip
+              help="Sequences in the step. Can be repeated.")  # fmt: skip
 @click.option("--context", "contexts", type=click.IntRange(1), multiple=True, default=(512,), show_default=True,
-              help="Tokens in the KV cache of each. May be given several times.")  # fmt: skip
-@click.option("--dtype", type=click.Choice(DTYPES), default=None, help="Instead of the config's.")
-@click.option("--layers", type=click.IntRange(1), default=None, help="Only the first layers.")
-@click.option("--threads", type=click.IntRange(1), default=None, help="Threads of a CPU.  [default: as torch does]")
+              help="Tokens in the KV cache of each sequence. Can be repeated.")  # fmt: skip
+@click.option("--dtype", type=click.Choice(DTYPES), default=None, help="Number format.  [default: that of the config]")
+@click.option("--layers", type=click.IntRange(1), default=None, help="Use only the first N layers.")
+@click.option("--threads", type=click.IntRange(1), default=None, help="CPU threads.  [default: torch's own]")
 @click.option("--attention", type=click.Choice(["sdpa", "three_pass"]), default=None,
-              help="What the model runs.  [default: sdpa, where the model has it]")  # fmt: skip
+              help="Attention kernel.  [default: sdpa, where the model has it]")  # fmt: skip
 @click.option("--cuda-graph", is_flag=True, help="Replay the steps as CUDA graphs.")
 @click.option("--rounds", type=click.IntRange(2), default=12, show_default=True, help="Repetitions, interleaved.")
 @click.option("--band", type=click.FloatRange(0, min_open=True), default=None, metavar="PERCENT",
-              help="The largest error of a step that is right, if the noise is not larger.  [default: 10]")  # fmt: skip
+              help="Largest acceptable error of a step, unless the noise is larger.  [default: 10]")  # fmt: skip
 @click.option("--trace", type=click.Path(path_type=Path, dir_okay=False), metavar="FILE.pftrace",
               help="Write both runs as one Perfetto trace.")  # fmt: skip
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
@@ -57,8 +57,8 @@ def command(
 ) -> None:  # fmt: skip
     """Run a real model on this device, simulate the same steps, and compare them.
 
-    CONFIG is a shipped name, a config.json, or a Hugging Face id. The model has random weights. Exit status 1 if a step is
-    predicted worse than the band allows.
+    CONFIG is a shipped name, a config.json, or a Hugging Face id. The model has random weights. Exit status 1 if the
+    error of a step is outside the band.
     """
     if trace is not None:
         _writable(trace)
@@ -106,7 +106,7 @@ def command(
 
 
 def _writable(trace: Path) -> None:
-    """What is wrong with the name of the trace is said before minutes of measuring."""
+    """Raise InputError if the trace cannot be written: before minutes of measuring, not after."""
     if not format_of(trace).startswith("pftrace"):
         raise InputError(f"--trace: expected a name that ends in .pftrace or .pftrace.gz, found {trace.name!r}")
     trace.parent.mkdir(parents=True, exist_ok=True)
@@ -116,7 +116,7 @@ def _writable(trace: Path) -> None:
 
 @contextmanager
 def _said() -> Iterator[Callable[[str], None]]:
-    """Says on a terminal what is being done. A spinner would take time from what is measured."""
+    """Yield a function that shows a status line on a terminal. No spinner: it would take CPU time from the measurement."""
     terminal = sys.stderr.isatty()
 
     def say(text: str) -> None:
@@ -137,15 +137,15 @@ def _predicted(ops: Any, context: int, profile: DeviceProfile | None, rates: tup
 
 
 def _warnings(profile: DeviceProfile, name: str, threads: int | None, graphs: bool = False) -> list[str]:
-    """What should make a reader doubt the profile, or that it is of what ran here."""
+    """Warnings of the profile itself, and differences between its device and settings and this run's."""
     measured, found = profile.provenance, []
     if measured.device != name:
-        found.append(f"it is of {measured.device}, and this is {name}")
+        found.append(f"measured on {measured.device}, but this is {name}")
     if threads is not None and (other := measured.settings.get("threads", str(threads))) != str(threads):
-        found.append(f"it was measured with {other} threads, and this ran with {threads}")
+        found.append(f"measured with {other} threads, but this ran with {threads}")
     how = "CUDA graphs" if graphs else "eager"
     if (other := measured.settings.get("steps", how)) != how:
-        found.append(f"its steps were {other}, and these were {how}")
+        found.append(f"its steps were {other}, but these were {how}")
     return [*found, *measured.warnings]
 
 

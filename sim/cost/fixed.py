@@ -23,7 +23,7 @@ class Fixed(Caching):
     """A table of durations by kind of op, alike on all machines.
 
     table: the name of a shipped one, or durations by kind.
-    jitter: the share by which each task varies, uniformly, up and down.
+    jitter: the largest share by which a task varies, up or down, uniformly.
     """
 
     CACHES = ("_made",)

@@ -52,5 +52,5 @@ class Given:
 
 
 def complete(graph: TaskGraph, on_engine: IntArray, on_channel: IntArray) -> bool:
-    """Whether times are given of all that tasks do."""
+    """Whether every task has the times that it needs."""
     return not ((graph.computes & (on_engine == 0)) | ((graph.moves != 0) & (on_channel == 0))).any()

@@ -1,11 +1,11 @@
-"""Costs by a device profile: how long ops were measured to take on a real device.
+"""Costs by a device profile: durations of ops as measured on a real device.
 
-An op alone takes T = scale * (time by its timing) + per_op, as it did on the device. Of T, the time A that its weights and its
-part of the KV cache need on a free channel is spent there, where others contend for it; the engine computes for the rest,
+An op that runs alone takes T = scale * (time by its timing) + per_op, as it did on the device. The time A that its weights and
+its part of the KV cache need on a free channel is spent there, where others contend for it; the engine computes for the rest,
 T - A. (An engine that computes while it loads its own operands, under `stream`, does so for all of T: the task takes the later
-of the two.) So a device that runs one op at a time, undisturbed, takes the sum of what was measured.
+of the two.) So a device that runs one op at a time, undisturbed, takes the sum of the measured times.
 
-What was measured faster than its bytes can come from memory was read from caches: A stays below T, whatever the bytes.
+An op that was measured to be faster than its bytes can come from memory read them from caches: A stays below T.
 """
 
 from __future__ import annotations
@@ -21,23 +21,24 @@ import numpy.typing as npt
 
 from models.graph import QUANTITIES, IntArray, Op, OpGraph, StepLanes
 from sim.base.errors import ConfigError, nearest
-from sim.cost.kernels import ONLY_MOVES, Call, Kernel, Sizes, calls_of, kernels_of, together
+from sim.cost.calls import Call, Sizes, calls_of
+from sim.cost.kernels import ONLY_MOVES, Kernel, kernels_of, together
 from sim.cost.model import Caching, Doubt, Machine, time_at_rate
 from sim.cost.profile import ATTENTION, DeviceProfile, outside, read_profile, time
 from sim.cost.roofline import Roofline
 from sim.mapping.steps import BatchGraph, Template
 from sim.mapping.tasks import CLASS_BIT, TaskGraph
 
-#: What an op reads from memory, or appends to it; activations may stay on chip.
+#: Bytes that an op reads from memory, or appends to it; activations may stay on chip.
 MEMORY = CLASS_BIT["weight"] | CLASS_BIT["kv_read"] | CLASS_BIT["kv_write"]
 ACTIVATIONS = ("act_read", "act_write")
 
 
 @dataclass(frozen=True, slots=True)
 class OpTimes:
-    """Picoseconds of each op [op, lane]: `whole`, of which `loading` passes while its bytes of `MEMORY` move on a free channel.
+    """Picoseconds of each op [op, lane]: `whole`; `loading` is the part in which its bytes of `MEMORY` move on a free channel.
 
-    work: how long those would take at the full speed of the channel. measured: by op, False of those that the profile lacks.
+    work: time of these bytes at the full speed of the channel. measured: [op], False if the profile lacks it.
     """
 
     whole: IntArray
@@ -51,7 +52,7 @@ Times = tuple[IntArray, IntArray, IntArray, bool]
 
 
 class Calls(NamedTuple):
-    """The calls of a template, and what those took that follow from new tokens and logits alone: by number and these."""
+    """The calls of a template. known: times of calls that depend on new tokens and logits alone, by number and these."""
 
     calls: list[Call]
     known: dict[tuple[int, ...], Times]
@@ -62,10 +63,10 @@ MOST_KNOWN = 2**16
 
 
 class Profiled(Caching):
-    """As long as each kind of op was measured to take on a real device.
+    """Durations of each kind of op as measured on a real device.
 
     profile: the path of a device profile.
-    otherwise: what ops cost that it lacks, `roofline`; null: they are errors.
+    otherwise: costs of ops that it lacks, `roofline`; null: they are errors.
     """
 
     CACHES = ("_calls", "_made", "_first")
@@ -121,7 +122,7 @@ class Profiled(Caching):
         return OpTimes(whole, loading, work, measured)
 
     def _by_op(self, ops: OpGraph, steps: StepLanes) -> Iterator[tuple[npt.NDArray[np.intp], Times]]:
-        """Ops [op] that are run at once, and how long they take, for all ops."""
+        """Ops [op] of each call, and their times."""
         made: dict[tuple[int, ...], Times] = {}
         for rows, parts in calls(ops, steps):
             key = tuple(map(id, parts))

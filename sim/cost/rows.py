@@ -19,6 +19,7 @@ from models.graph import QUANTITIES, IntArray, Members, StepLanes
 from sim.base.errors import ConfigError
 from sim.base.integers import mul_div_up
 from sim.base.kernel import kernel, launch, loaded
+from sim.base.memo import Memo
 from sim.base.units import PS_PER_S
 from sim.cost.model import Machine
 from sim.mapping.tasks import BYTE_CLASSES, CLASS_BIT, TaskGraph
@@ -143,23 +144,26 @@ def fill_row(out: Any, row: Any, value: Any, rates: Any, lane: int, i: int) -> N
     out[lane, i, BYTES] = size
 
 
+#: The rows of graphs of runs before; of as many tasks as there are graphs kept.
+ROWS: Memo[Rows] = Memo(2**19, lambda rows: len(rows.of))
+
+
 class RateTable:
     """The durations of steps of one task graph on a machine."""
 
     def __init__(self, graph: TaskGraph, machine: Machine) -> None:
         self.graph, self.machine = graph, machine
-        self.rows = rows_of(graph, machine)
+        self.rows = ROWS.of(graph, repr(machine), lambda: rows_of(graph, machine))
         self.breaks = np.array(graph.ops.breaks, dtype=np.int64)
         vector, bandwidth = fraction(machine.vector_flops), fraction(machine.bandwidth)
         self.rates = np.array([*vector, *bandwidth, machine.overhead], dtype=np.int64)
         self._no_members = np.zeros((1, 0, 4), dtype=np.int64)
-        self._sizes, self._value = np.zeros((1, 4), dtype=np.int64), self._values(1)
         self._layers: list[IntArray] = [np.array(each.layers, dtype=np.int64) for each in getattr(graph.ops, "routed", ())]
         first = np.cumsum([0, *map(len, self._layers)])
         self._place = first[self.rows.routed[:, 0]] + self.rows.routed[:, 1]  # among the layers of all routed ops
 
     def _values(self, lanes: int) -> IntArray:
-        return np.zeros((lanes, len(self.rows.term) + len(self.rows.routed)), dtype=np.int64)
+        return np.empty((lanes, len(self.rows.term) + len(self.rows.routed)), dtype=np.int64)
 
     def fill(self, out: IntArray, steps: StepLanes, *, compiled: bool) -> None:
         """Write [lane, row, (compute, work, bytes)]."""
@@ -176,10 +180,10 @@ class RateTable:
 
         context, tokens, logits: of all members together; tokens are those that they feed in.
         """
-        sizes = self._sizes
-        sizes[0, 0], sizes[0, 1], sizes[0, 2], sizes[0, 3] = self.graph.ops.batch, context, tokens, logits
+        # Arrays of its own, since threads that run steps of the same graph share this table.
+        sizes = np.array([(self.graph.ops.batch, context, tokens, logits)], dtype=np.int64)
         plain = self.graph.ops.members is None
-        self._fill(out, self._no_members if plain else members[None], sizes, self._value, compiled=True)
+        self._fill(out, self._no_members if plain else members[None], sizes, self._values(1), compiled=True)
 
     def _fill(self, out: IntArray, members: IntArray, sizes: IntArray, value: IntArray, *, compiled: bool) -> None:
         rows, ops = self.rows, self.graph.ops

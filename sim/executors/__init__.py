@@ -16,6 +16,7 @@ from typing import Literal, TypeVar, get_args
 from sim.base.cores import cores
 from sim.base.errors import InputError, unknown
 from sim.base.kernel import MANY_TASKS, unavailable
+from sim.base.processes import can_fork, forked
 from sim.executors.setup import Progress, Setup
 from sim.executors.size import tasks_in_all
 from sim.log.tables import EventLog, GrantTable, TaskTable
@@ -61,11 +62,26 @@ def simulate(
     return replace(log, tasks=TaskTable.empty(), grants=GrantTable.empty()), chosen
 
 
-def side_by_side(work: Callable[[T], R], items: Sequence[T]) -> Iterator[R]:
-    """The results of independent runs in their order, as many at a time as there are cores.
+#: Tasks of batched runs from which processes beside this one pay: half a second of simulation.
+MANY_BATCHED = 1 << 19
 
-    Compiled code runs at the same time as others'; what is Python takes turns. Only as many results as cores are waiting.
+
+def side_by_side(work: Callable[[T], R], items: Sequence[T], setup: Setup | None = None) -> Iterator[R]:
+    """The results of independent runs in their order, as many at a time as there are cores; only some are waiting.
+
+    They run in threads: compiled code at the same time as others', while what is Python takes turns. setup: of one of the runs,
+    where results are small and can be pickled. Steps of batches are made up in Python, so long runs of them get processes,
+    which begin now, if this process may have any (see `sim.base.processes`).
     """
+    count = min(cores(), len(items))
+    if count > 1 and setup is not None and setup.batching is not None and can_fork():
+        tasks = tasks_in_all(setup)[0] * len(items)
+        if tasks >= MANY_BATCHED:
+            return forked(work, items, count)
+    return _in_threads(work, items)
+
+
+def _in_threads(work: Callable[[T], R], items: Sequence[T]) -> Iterator[R]:
     with ThreadPoolExecutor(cores()) as pool:
         under_way = deque(pool.submit(work, item) for item in items[: cores()])
         for item in items[cores() :]:

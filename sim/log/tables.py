@@ -13,6 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from models.graph import Members, StepLanes
+from sim.log import derived
 from sim.mapping.tasks import TaskGraph
 
 
@@ -23,11 +24,11 @@ class TaskTable:
     step: row of the step table; task: index in the step's task graph.
     engine: the engine that ran it, -1 for a transfer that a DMA issued.
     ready: all its inputs had ended (and its step was released).
-    start: an engine took it; for a DMA transfer: it was issued, SRAM had room.
+    start: an engine took it; for a DMA transfer: it was issued, and fits SRAM.
     loaded: its operands had arrived (equals `start` where it loads nothing). Under `blocking` it computes from then on.
     end: it had finished.
-    compute: its time on an engine. work: its transfer at the full speed of one channel, without latency; over how many
-    channels it is spread, the grants say.
+    compute: its time on an engine. work: its transfer at the full speed of one channel, without latency; the
+    service intervals say over how many channels it is spread.
     """
 
     step: npt.NDArray[np.int32]
@@ -45,7 +46,7 @@ class TaskTable:
 
     @classmethod
     def empty(cls) -> TaskTable:
-        """A table without rows: those of the run were not kept."""
+        """Table without rows, for a run whose rows were not kept."""
         types = {"step": np.int32, "task": np.int32, "engine": np.int16}
         return cls(**{field.name: np.zeros(0, dtype=types.get(field.name, np.int64)) for field in fields(cls)})
 
@@ -68,7 +69,7 @@ class GrantTable:
 
     @classmethod
     def empty(cls) -> GrantTable:
-        """A table without rows: those of the run were not kept."""
+        """Table without rows, for a run whose rows were not kept."""
         none, channel = np.zeros(0, dtype=np.int64), np.zeros(0, dtype=np.int16)
         return cls(task=none, channel=channel, start=none, end=none, work=none)
 
@@ -95,14 +96,14 @@ class StepTable:
 
     @classmethod
     def empty(cls) -> StepTable:
-        """A table without rows: those of the run were not kept."""
+        """Table without rows, for a run whose rows were not kept."""
         short, long = np.zeros(0, dtype=np.int32), np.zeros(0, dtype=np.int64)
         return cls(sequence=short, token=short, context=long, graph=short, first=long, released=long, end=long)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class MemberTable:
-    """Who took part in which step: one row each, in order of the step table and of the members of its graph.
+    """One row per sequence that takes part in a step, in order of the step table and of the members of its graph.
 
     step: row of the step table. sequence: which. context: its tokens in the KV cache when the step starts. query: tokens that
     it fed in (several in prefill and verification; 0: its cache was swapped, or it got its first token from another sample of
@@ -123,7 +124,7 @@ class MemberTable:
 
     @classmethod
     def plain(cls, steps: StepTable) -> MemberTable:
-        """Of steps that are one sequence each, which decodes one token."""
+        """Members of steps that are one sequence each, which decodes one token."""
         one = np.ones(len(steps), dtype=np.int32)
         number = np.arange(len(steps), dtype=np.int32)
         return cls(
@@ -135,8 +136,8 @@ class MemberTable:
 class EventLog:
     """A whole run. `engines` and `channels` count them; `bandwidth` is bytes/s of each channel.
 
-    batched: who took part in each step; None where each step is one sequence that decodes one token.
-    arrival: ps, when each sequence came.
+    batched: the members of each step; None where each step is one sequence that decodes one token.
+    arrival: ps, when each sequence came. made: columns derived so far, by name (`sim.log.derived`).
     """
 
     graphs: tuple[TaskGraph, ...]
@@ -148,14 +149,15 @@ class EventLog:
     bandwidth: int
     batched: MemberTable | None = None
     arrival: npt.NDArray[np.int64] = field(default_factory=lambda: np.zeros(0, dtype=np.int64))
+    made: dict[str, Any] = field(default_factory=dict, init=False, repr=False, compare=False)
 
     @property
     def members(self) -> MemberTable:
-        """Who took part in each step."""
+        """Members of each step."""
         return MemberTable.plain(self.steps) if self.batched is None else self.batched
 
     def lanes(self, steps: npt.NDArray[np.integer]) -> StepLanes:
-        """Some steps of one graph, to be costed."""
+        """Parameters of the costs of some steps, all of one graph."""
         table = self.steps
         sequence, token = table.sequence[steps].astype(np.int64), table.token[steps].astype(np.int64)
         return StepLanes(sequence=sequence, token=token, context=table.context[steps], members=self._members(steps))
@@ -188,17 +190,16 @@ class EventLog:
         return slice(first, first + len(self.graphs[self.steps.graph[step]]))
 
     def bytes_moved(self) -> npt.NDArray[np.int64]:
-        """Bytes through the channel, per row of the task table."""
-        moved = np.zeros(len(self.tasks), dtype=np.int64)
-        for number, graph in enumerate(self.graphs):
-            steps = np.flatnonzero(self.steps.graph == number)
-            tasks = np.flatnonzero(graph.moves)
-            rows = self.steps.first[steps][:, None] + tasks
-            moved[rows] = graph.bytes_moved(graph.ops.costs_of(self.lanes(steps)), tasks).T
-        return moved
+        """Bytes through the channels [row]. It is kept: callers must not write to it."""
+        return derived.bytes_moved(self)
+
+    @property
+    def owner_words(self) -> tuple[str, str]:
+        """Names of what `StepTable.sequence` and `StepTable.token` count."""
+        return ("sequence", "token") if self.batched is None else ("loop", "step")
 
     def name(self, row: int) -> str:
-        """What to call the task of a row."""
+        """Name of the task of a row, such as `scores h3`."""
         graph = self.graphs[int(self.steps.graph[self.tasks.step[row]])]
         return graph.name(int(self.tasks.task[row]))
 

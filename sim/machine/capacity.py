@@ -36,7 +36,7 @@ def footprint(
 
 
 def _weights(model: ModelGraph, layers: int, formats: Formats, *, whole: bool) -> int:
-    """Bytes of the weights of so many layers, those included that a single step does not read.
+    """Bytes of the weights of the first `layers` layers, including those that a single step does not read.
 
     A step reads one row of the embedding, and of a mixture of experts a few, so the parameter count decides. Layers
     count as alike (a first layer without experts would make the others a little larger); all of them are exact.

@@ -128,10 +128,10 @@ class _Lowering:
             else:
                 operands.append(CLASS_BIT["act_read"])
         task = self._add(share, op.kind, [*inputs, *loads], engine=True, computes=True, moves=sum(operands))
-        if off_chip and self.has["act_write"][i]:
-            task = self._add(share, "act_store", [task], engine=self.blocking, moves=CLASS_BIT["act_write"])
         if self.has["kv_read"][i]:
             self.kv_loads.setdefault(op.layer, []).append(task)
+        if off_chip and self.has["act_write"][i]:
+            return self._add(share, "act_store", [task], engine=self.blocking, moves=CLASS_BIT["act_write"])
         return task
 
     def _add(

@@ -23,7 +23,6 @@ Int32Array = npt.NDArray[np.int32]
 
 #: Place of one end of an edge: a shared item, an item of the member itself, or of the member that it shares a prompt with.
 SHARED, OWN, OTHER = range(3)
-_SORTS = ((OWN, SHARED), (OWN, OWN), (OWN, OTHER), (SHARED, OWN), (SHARED, SHARED))
 _NONE = np.zeros(0, dtype=np.int64)
 
 
@@ -54,50 +53,55 @@ class Blocks:
     def __init__(
         self, owner: IntArray, segment: IntArray, inputs: npt.NDArray[np.integer], start: npt.NDArray[np.integer], plain: int
     ) -> None:
-        own = owner >= 0
-        reps = int(owner.max(initial=-1)) + 1
-        _, active = np.unique(segment[own], return_inverse=True)  # segments in which members have items
-        segments = int(active.max(initial=-1)) + 1
+        is_own = owner >= 0  # [item]
         items = np.arange(len(owner))
-        self.count = np.zeros((reps, segments), dtype=np.int64)  # items of a block
-        np.add.at(self.count, (owner[own], active), 1)
-        self.first = np.full((reps, segments), len(owner))  # its first item
-        np.minimum.at(self.first, (owner[own], active), items[own])
-        # Place of an item: its group's beginning (a block, or all shared items before one segment) and its offset there.
+        own_items, self.shared = items[is_own], items[~is_own]
+        own_member = owner[is_own]  # [own item]
+        # [own item]: its segment, numbered among the segments in which members have items
+        _, own_segment = np.unique(segment[is_own], return_inverse=True)
+        shape = int(owner.max(initial=-1)) + 1, int(own_segment.max(initial=-1)) + 1
+        # A block holds the items of a member in a segment: their number and the first of them, [member, segment].
+        self.count = np.zeros(shape, dtype=np.int64)
+        np.add.at(self.count, (own_member, own_segment), 1)
+        self.first = np.full(shape, len(owner))
+        np.minimum.at(self.first, (own_member, own_segment), own_items)
+        begins = self.first.min(axis=0, initial=len(owner))  # [segment]: the first item of its blocks
+        self.shared_before = np.searchsorted(self.shared, begins)  # [segment]
+        # Place of an item: its group (a block, or all shared items before one segment) by segment, and its offset there.
         self.group = np.empty(len(owner), dtype=np.int64)
         self.offset = np.empty(len(owner), dtype=np.int64)
-        self.group[own] = active
-        self.offset[own] = items[own] - self.first[owner[own], active]
-        begins = np.full(segments, len(owner), dtype=np.int64)
-        np.minimum.at(begins, active, items[own])
-        self.group[~own] = np.searchsorted(begins, items[~own])  # segments before it
-        self.offset[~own] = np.arange(len(owner) - len(active))
-        self.shared = items[~own]
-        self.shared_before = np.searchsorted(self.shared, begins)
-        self.own = own
-        self._edges(owner, inputs.astype(np.int64), start.astype(np.int64), plain)
+        self.group[is_own] = own_segment
+        self.offset[is_own] = own_items - self.first[own_member, own_segment]
+        self.group[~is_own] = np.searchsorted(begins, self.shared)
+        self.offset[~is_own] = np.arange(len(self.shared))
+        self.edges = self._edges(owner, inputs.astype(np.int64), start.astype(np.int64), plain)
 
-    def _edges(self, owner: IntArray, inputs: IntArray, start: IntArray, plain: int) -> None:
-        consumer = np.repeat(np.arange(len(owner)), np.diff(start))
+    def _edges(self, owner: IntArray, inputs: IntArray, start: IntArray, plain: int) -> list[Edges]:
+        """The edges of each member, and those between shared items, by where their ends are."""
+        consumer = np.repeat(np.arange(len(owner)), np.diff(start))  # [edge], as are all below
         source, into = owner[inputs], owner[consumer]
-        self.edges: list[Edges] = []
-        for member in range(-1, int(owner.max(initial=-1)) + 1):
-            mine, shared, other = source == member, source < 0, (source >= 0) & (source != member)
-            if member < 0:
-                sorts = [(into < 0) & shared]
-            else:
-                sorts = [(into == member) & shared, (into == member) & mine, (into == member) & other]
-                sorts += [(into < 0) & mine] if member < plain else []
-            for sort, chosen in enumerate(sorts):
-                if chosen.any():
-                    places = (self.group[consumer], self.offset[consumer, None], self.group[inputs], self.offset[inputs, None])
-                    self.edges.append(Edges(member, *_SORTS[sort if member >= 0 else -1], *(each[chosen] for each in places)))
+        chosen = [(-1, SHARED, SHARED, (into < 0) & (source < 0))]
+        for member in range(int(owner.max(initial=-1)) + 1):
+            mine = into == member
+            chosen += [
+                (member, OWN, SHARED, mine & (source < 0)),
+                (member, OWN, OWN, mine & (source == member)),
+                (member, OWN, OTHER, mine & (source >= 0) & (source != member)),
+            ]
+            if member < plain:
+                chosen.append((member, SHARED, OWN, (into < 0) & (source == member)))
+        places = (self.group[consumer], self.offset[consumer, None], self.group[inputs], self.offset[inputs, None])
+        return [
+            Edges(member, consumer_at, source_at, *(each[mask] for each in places))
+            for member, consumer_at, source_at, mask in chosen
+            if mask.any()
+        ]
 
     def repeat(self, block: IntArray, like: IntArray, leader: IntArray) -> Repeated:
-        """The items of a step, all three int64 [member].
+        """The items of a step. All arguments are int64 [member].
 
-        block: the member of the template whose blocks it has. like: the one whose edges it has. leader: the member of the step
-        that loads what both share, -1 if there is none.
+        block: the member of the template with the same blocks. like: the one with the same edges. leader: the member of the
+        step that loads the context they share, -1 if there is none.
         """
         members, segments = len(block), self.count.shape[1]
         size = self.count[block].T.ravel()  # [segment x member], in program order
@@ -110,11 +114,11 @@ class Blocks:
         source = np.empty(len(self.shared) + total, dtype=np.int64)
         member = np.full(len(source), -1, dtype=np.int64)
         source[begin[self.group[self.shared], -1] + self.offset[self.shared]] = self.shared
-        counting = np.arange(total)
-        own = counting + np.repeat(begin[:-1, :-1].ravel() - before, size)
+        counting = np.arange(total)  # [own item], as are all below
+        place = counting + np.repeat(begin[:-1, :-1].ravel() - before, size)
         within = counting - np.repeat(before, size)
-        source[own] = np.repeat(self.first[block].T.ravel(), size) + within
-        member[own] = np.repeat(np.tile(np.arange(members), segments), size)
+        source[place] = np.repeat(self.first[block].T.ravel(), size) + within
+        member[place] = np.repeat(np.tile(np.arange(members), segments), size)
         return Repeated(self, begin, source, member, block, like, leader)
 
 
@@ -142,7 +146,7 @@ class Repeated:
         return replace(self, blocks=blocks)
 
     def place(self, items: npt.NDArray[np.integer], member: IntArray | None = None) -> IntArray:
-        """Places in the step of items of the template. member: of each, or None for shared items."""
+        """Places in the step of items of the template. member: [item], -1 for shared items; None: all are shared."""
         column = -1 if member is None else member
         places: IntArray = self.begin[self.blocks.group[items], column] + self.blocks.offset[items]
         return places
@@ -178,7 +182,7 @@ def rows(row: IntArray, value: IntArray, count: int) -> tuple[Int32Array, Int32A
 
 
 def first_of_each(key: IntArray, bound: int) -> tuple[IntArray, IntArray]:
-    """As `np.unique` of non-negative keys below `bound`: the first place of each distinct one, and which of these each is."""
+    """Group non-negative keys below `bound`, as `np.unique`: the first place of each distinct key, and the group of each."""
     if bound > 16 * len(key) + 65_536:  # a table of all keys would be sparse
         _, first, which = np.unique(key, return_index=True, return_inverse=True)
         return first, which

@@ -27,7 +27,7 @@ class Event:
 
 @dataclass(frozen=True, slots=True)
 class Span:
-    """When an op ran: picoseconds, from its first start; duration counts only the time that it ran."""
+    """Span of an op in picoseconds, from its first start; duration counts only the time that it ran."""
 
     start: int
     duration: int

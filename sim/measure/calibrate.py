@@ -36,7 +36,7 @@ Say = Callable[[str], None]
 
 
 def calibrate(plan: Plan, place: Place, dtype: str, out: Path, say: Say, *, graphs: bool = False) -> DeviceProfile:
-    """Measure, and write the profile to `out` and its samples beside it. What was interrupted goes on where it stopped.
+    """Measure, and write the profile to `out` and its samples beside it. An interrupted run goes on where it stopped.
 
     graphs: whether steps run as CUDA graphs.
     """
@@ -123,7 +123,7 @@ def alike(found: Samples) -> Samples:
 def provenance(
     found: Samples, plan: Plan, place: Place, dtype: str, load: float, kept: str, *, graphs: bool = False
 ) -> Provenance:  # fmt: skip
-    """Where the samples are from."""
+    """Source of the samples."""
     floor = noise(found)
     return Provenance(
         device=place.name,

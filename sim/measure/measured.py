@@ -9,7 +9,7 @@ from models.graph import IntArray, OpGraph
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class MeasuredStep:
-    """When the ops of one step ran. Times are picoseconds; those of the step begin at its start.
+    """Spans of the ops of one step. Times are picoseconds; those of the step begin at its start.
 
     point: (B, Q, N). ops: the op graph. start, duration: of each op, its first start, and how long it ran; -1 and 0 of those
     that no code runs (KV loads: kernels read the cache themselves). pieces: an op may run in several pieces, between which

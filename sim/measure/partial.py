@@ -68,7 +68,7 @@ class Partial:
         return Samples.concatenate(parts)
 
     def remove(self) -> None:
-        """Once the profile is written."""
+        """Remove the folder, once the profile is written."""
         for path in (*self.folder.glob("[0-9]*.parquet"), self.folder / "plan.json"):
             path.unlink(missing_ok=True)
         self.folder.rmdir()

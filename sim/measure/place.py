@@ -29,7 +29,7 @@ class Place:
         return self.device != "cpu"
 
     def use(self) -> None:
-        """Make torch compute with so many threads."""
+        """Make torch compute with this number of threads."""
         if torch.get_num_threads() != self.threads:
             torch.set_num_threads(self.threads)
 
@@ -59,7 +59,7 @@ class Place:
         return f"{f'NVIDIA {kernel}, ' if kernel else ''}CUDA {torch.version.cuda}"
 
     def free_memory(self) -> int | None:
-        """Bytes that can be had now, None if that is not known."""
+        """Bytes available now, None if that is not known."""
         if self.device == "cuda":
             free: int = torch.cuda.mem_get_info()[0]
             return free

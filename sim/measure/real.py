@@ -66,7 +66,7 @@ _BLOCK = 1 << 20
 class RealModel:
     """A model on a device with random weights.
 
-    layers: only so many. attention: one of `ATTENTIONS`, or None for the first that the model allows.
+    layers: only the first ones, None: all. attention: one of `ATTENTIONS`, or None for the first that the model allows.
     Raises InputError for a model that is not supported, or that does not fit the memory of the device.
     """
 
@@ -77,7 +77,7 @@ class RealModel:
         self.config, self.place, self.layers = config, place, layers
         self.dtype = dtype_of(config, dtype)
         self.graph = models.library.load(config, dtype=self.dtype, mla=mla, here=True)
-        self.graph.step().select(layers)  # an error, if there are not so many
+        self.graph.step().select(layers)  # an error, if there are fewer
         hf = _with_layers(hf_config(config), layers)
         self._fits(hf)
         place.use()
@@ -106,7 +106,7 @@ class RealModel:
         return graph if self.attention == THREE_PASS else fuse(graph, element=ELEMENT[self.dtype], softmax="online")
 
     def at(self, batch: int, context: int, query: int = 1, *, slots: int | None = None) -> Decoding:
-        """Steps of so many sequences with so many tokens in their caches; of caches there are `slots`, by default enough."""
+        """Steps of `batch` sequences with `context` tokens in their caches. slots: number of caches, by default enough."""
         if why := self.graph.too_long(context + query):
             raise InputError(f"{self.config.name}: {why}")
         return Decoding(self, (batch, query, context), slots)
@@ -269,7 +269,7 @@ class Decoding:
 
 @contextmanager
 def undisturbed() -> Iterator[None]:
-    """No collection of garbage, which takes tens of milliseconds among so many objects, falls into what is timed."""
+    """Keep garbage collection, which takes tens of milliseconds among that many objects, out of what is timed."""
     enabled = gc.isenabled()
     gc.disable()
     try:

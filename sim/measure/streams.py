@@ -84,7 +84,7 @@ class Streams:
         return runs
 
     def round(self, number: int, *, seconds: float, seed: int) -> Samples:
-        """All runs in random order, each for so long."""
+        """Run all in random order, each for `seconds`."""
         runs = self.runs()
         random.Random(f"{seed} {number}").shuffle(runs)
         rows: list[dict[str, Any]] = []
@@ -142,9 +142,9 @@ class Streams:
         return found
 
     def _cuda(self, kinds: Sequence[str], seconds: float) -> list[tuple[int, int]]:
-        """As many ops on each stream as take so long together, timed by events on the stream itself.
+        """Run as many ops on each stream as take so long together, timed by events on the stream itself.
 
-        What counts is what each had done when the first of them was through, lest the others run alone.
+        Only ops that ended before the first stream was through count: after that, the others do not share the device with all.
         """
         streams = [torch.cuda.Stream() for _ in kinds]
         calls = [self._calls(i, kind) for i, kind in enumerate(kinds)]
@@ -197,7 +197,7 @@ def counts(most: int) -> list[int]:
 
 
 def most_streams(place: Place) -> int:
-    """As many as have cores of their own; on a GPU four, each of which could fill it."""
+    """Number of streams with cores of their own; on a GPU four, each of which could fill it."""
     return {"cpu": max(1, usable_cores() // place.threads), "cuda": 4}.get(place.device, 1)
 
 

@@ -1,4 +1,4 @@
-"""The account of a run as plain data: where the time went, who is to blame, what was critical, what would help.
+"""Time breakdown, causes of waits, critical path and optimum of a run as plain data.
 
 Each function is pure and gives JSON-ready data in a fixed order; times are integers of picoseconds.
 """
@@ -12,9 +12,8 @@ import numpy as np
 import numpy.typing as npt
 
 from sim.analysis.blame import Blame, Matrix
-from sim.analysis.breakdown import PARTS
-from sim.analysis.critical_path import CriticalPath
-from sim.analysis.links import Cause, Place
+from sim.analysis.critical_path import Cause, Place
+from sim.analysis.parts import PARTS
 from sim.cost import Doubt
 from sim.runs.result import Result
 
@@ -25,12 +24,12 @@ Times = npt.NDArray[np.int64]
 
 
 def parts(row: Times) -> dict[str, int]:
-    """One row of a breakdown by the names of its parts."""
+    """Map part names to the times of one row of a breakdown, in ps."""
     return {name: int(ps) for name, ps in zip(PARTS, row, strict=True)}
 
 
 def doubts(found: Sequence[Doubt]) -> list[str]:
-    """What the costs are less than sure of, one sentence for each reason, what takes the most time first."""
+    """Extrapolation warnings: one sentence per reason, sorted by share of engine time, largest first."""
     by_reason: dict[str, list[Doubt]] = {}
     for doubt in found:
         by_reason.setdefault(doubt.why, []).append(doubt)
@@ -58,7 +57,7 @@ def totals(result: Result) -> dict[str, Any]:
 
 
 def blame(found: Blame) -> dict[str, Any]:
-    """`engine` and `channel`, each by `owner` and by `kind`: `wait_ps[who][because of whom]`, and what is nobody's fault."""
+    """`engine` and `channel`, each by `owner` and by `kind`: `wait_ps[waiting][cause]`, and `alone_ps`: due to its own port."""
 
     def table(matrix: Matrix) -> dict[str, Any]:
         return {"names": list(matrix.names), "wait_ps": matrix.wait.tolist(), "alone_ps": matrix.alone.tolist()}
@@ -70,9 +69,9 @@ def blame(found: Blame) -> dict[str, Any]:
     }
 
 
-def critical_path(result: Result, path: CriticalPath, *, links: bool = False) -> dict[str, Any]:
+def critical_path(result: Result, *, links: bool = False) -> dict[str, Any]:
     """Shares of the critical path, and with `links` all of it."""
-    log = result.log
+    log, path = result.log, result.critical_path
     data: dict[str, Any] = {
         "tasks": len(path.rows),
         "by_kind_ps": path.by_kind(log),

@@ -1,4 +1,4 @@
-"""Two runs side by side: what differs in the scenarios, what in the results, and where the difference comes from."""
+"""Two runs side by side: differences in settings, in results, and in where the time went."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from sim.analysis.breakdown import PARTS
+from sim.analysis.parts import PARTS
 from sim.analysis.requests import TITLES
 from sim.base.units import format_bytes, format_time
 from sim.render.requests import data, worth_showing
 from sim.runs.result import Result
 
-#: What only names or explains a scenario, or only changes what is shown of it.
+#: Keys that name or explain a scenario, or only change how it is shown.
 _NO_CAUSE = ("name", "description", "trace.", "report.")
 FEW = 12
 
@@ -25,7 +25,7 @@ def compare(a: Result, b: Result) -> dict[str, Any]:
     """JSON-ready data.
 
     scenarios: their names. keys: the values that differ, {key: [a, b]}. numbers: [{name, unit, a, b, difference, ratio}].
-    tokens: those that both have, with their times.
+    tokens: tokens that both runs have, with their times.
     sources: the largest differences of the totals over all tasks, {kind, part, difference_ps}, the largest first.
     """
     return {
@@ -64,8 +64,8 @@ def _numbers(a: Result, b: Result) -> list[tuple[str, str, float, float]]:
         pair("makespan", "ps", lambda r: r.makespan),
         pair("tokens", "", lambda r: int(r.requests.tokens.sum())),
         pair("time of a step", "ps", lambda r: sum(t.end - t.start for t in r.metrics.tokens) // len(r.metrics.tokens)),
-        pair("engine utilisation", "share", lambda r: _share(sum(r.metrics.engine_busy), r.makespan * r.log.engines)),
-        pair("channel utilisation", "share", lambda r: _share(sum(r.metrics.delivered), r.makespan * r.log.channels)),
+        pair("engine utilization", "share", lambda r: _share(sum(r.metrics.engine_busy), r.makespan * r.log.engines)),
+        pair("channel utilization", "share", lambda r: _share(sum(r.metrics.delivered), r.makespan * r.log.channels)),
         pair("bytes read", "bytes", lambda r: r.metrics.bytes_read),
         pair("bytes written", "bytes", lambda r: r.metrics.bytes_written),
         pair("longest path", "ps", lambda r: r.bounds.critical_path),
@@ -83,7 +83,7 @@ def _numbers(a: Result, b: Result) -> list[tuple[str, str, float, float]]:
 
 
 def _requests(a: Result, b: Result) -> Iterator[tuple[str, str, float, float]]:
-    """What requests got, as far as both runs have it."""
+    """Request metrics that both runs have."""
     one, other = data(a), data(b)
     yield "tokens/s", "", one["tokens_per_s"], other["tokens_per_s"]
     for name, title in TITLES.items():
@@ -122,7 +122,7 @@ def _share(part: int, whole: int) -> float:
 
 
 def render(data: Mapping[str, Any]) -> RenderableType:
-    """What `compare` found, for a terminal."""
+    """Render the data of `compare` for a terminal."""
     names = data["scenarios"]
     keys = _table("key", *names)
     for key, (a, b) in data["keys"].items():
@@ -131,8 +131,8 @@ def render(data: Mapping[str, Any]) -> RenderableType:
     for row in data["numbers"]:
         shown = [_format(row[side], row["unit"]) for side in ("a", "b", "difference")]
         numbers.add_row(row["name"], *shown, f"{row['ratio']:.3f}" if row["ratio"] is not None else "")
-    sections: list[RenderableType] = [Text("What differs in the scenarios", style="bold"), keys]
-    sections += [Text(), Text("What came of it", style="bold"), numbers]
+    sections: list[RenderableType] = [Text("Differences in the scenarios", style="bold"), keys]
+    sections += [Text(), Text("Results", style="bold"), numbers]
     if data["sources"]:
         sources = _table("kind", "part", "difference")
         for row in data["sources"][:FEW]:

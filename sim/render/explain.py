@@ -1,4 +1,4 @@
-"""The account of a run on a terminal: where the time went, who is to blame, what was critical, what would help."""
+"""Explanation of a run on a terminal: time breakdown, causes of waits, critical path, bounds, what would help."""
 
 from __future__ import annotations
 
@@ -10,20 +10,19 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from sim.analysis.blame import Blame, Matrix
-from sim.analysis.breakdown import PARTS
-from sim.analysis.critical_path import CriticalPath
+from sim.analysis.blame import Matrix
+from sim.analysis.parts import PARTS
 from sim.base.units import format_time
 from sim.runs.result import Result
 
-MANY = 12  # rows of a table before it says "and n more"
+MANY = 12  # rows of a table; the others are summed up as "and n more"
 FEW = 5
 Times = npt.NDArray[np.int64]
 
 
-def render(result: Result, found: Blame, path: CriticalPath) -> RenderableType:
-    """The page, without what-if and optimum."""
-    b, makespan = result.breakdown, result.makespan
+def render(result: Result) -> RenderableType:
+    """All sections but what-if and optimum."""
+    b, found, makespan = result.breakdown, result.blame, result.makespan
     head = Text.assemble((result.scenario.name, "bold"), f"  {format_time(makespan)}, {len(result.log.tasks):,} tasks")
     sections: list[RenderableType] = [head]
     one = "token" if result.log.batched is None else "step"
@@ -35,12 +34,12 @@ def render(result: Result, found: Blame, path: CriticalPath) -> RenderableType:
     if len(b.sequences) > 1:
         sections += _section("By sequence", _parts("", [f"sequence {n}" for n in b.sequences], b.by_sequence))
     for title, by_owner, by_kind in (
-        ("Who waited for an engine, and who held it", found.engine_by_owner, found.engine_by_kind),
-        ("Who waited for the channel, and who had it", found.channel_by_owner, found.channel_by_kind),
+        ("What waits for an engine were caused by", found.engine_by_owner, found.engine_by_kind),
+        ("What waits for the channel were caused by", found.channel_by_owner, found.channel_by_kind),
     ):
         if by_kind.largest(1):
             sections += _section(title, _blame(one if found.owner == "token" else found.owner, by_owner, by_kind))
-    sections += _section("Critical path of the run", _critical(result, path))
+    sections += _section("Critical path of the run", _critical(result))
     sections += _section("Bounds", _bounds(result))
     return Group(*sections)
 
@@ -82,7 +81,7 @@ def _tokens(result: Result, one: str) -> Table:
 
 
 def _parts(what: str, names: Sequence[str], rows: Times, *, by_size: bool = True) -> Table:
-    """Parts of several things; parts that none of them has are left out."""
+    """Table of time parts, one row per name; columns that are all zero are left out."""
     shown = np.flatnonzero(rows.any(axis=0))
     table = _table(what, "time", *(PARTS[part].replace("_", " ") for part in shown))
     order = np.argsort(-rows.sum(axis=1), kind="stable") if by_size else np.arange(len(rows))
@@ -99,18 +98,18 @@ def _cells(parts: Times) -> list[str]:
 
 
 def _blame(owner: str, by_owner: Matrix, by_kind: Matrix) -> Table:
-    table = _table("who", "waited", last="because of")
+    table = _table("waiting", "time", last="caused by")
     several = len(by_owner.names) > 1
     for what, matrix in ((f"{owner} ", by_owner), ("", by_kind)) if several else (("", by_kind),):
         for who, whom, ps in matrix.largest(FEW):
-            culprit = "nobody: its own port" if whom == "alone" else f"{what}{whom}"
+            culprit = "its own port" if whom == "alone" else f"{what}{whom}"
             table.add_row(f"{what}{who}", format_time(ps), culprit)
     return table
 
 
-def _critical(result: Result, path: CriticalPath) -> Table:
+def _critical(result: Result) -> Table:
     table = Table.grid(padding=(0, 2))
-    whole = result.makespan or 1
+    path, whole = result.critical_path, result.makespan or 1
 
     def shares(sums: dict[str, int]) -> str:
         shown = list(sums.items())[:MANY]

@@ -1,4 +1,4 @@
-"""Several runs of a scenario on a terminal: means with their confidence intervals."""
+"""Repeated runs of a scenario on a terminal: means with confidence intervals."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from sim.base.units import format_time
 
 
 def render(data: Mapping[str, Any]) -> RenderableType:
-    """What `sim.runs.repeats.to_json` gives, as a table."""
+    """Render the data of `sim.runs.repeats.to_json` as a table."""
     seeds = data["seeds"]
     head = Text.assemble((data["scenario"], "bold"), f"  {len(seeds)} runs, seeds {seeds[0]} to {seeds[-1]}")
     table = Table(box=None, pad_edge=False, header_style="dim")
     table.add_column("")
-    for name in ("mean", "± 95 %", "least", "largest"):
+    for name in ("mean", "± 95 %", "min", "max"):
         table.add_column(name, justify="right")
     for row in data["numbers"]:
         shown = (row["mean"], row["half_width"], min(row["values"]), max(row["values"]))

@@ -1,4 +1,4 @@
-"""What each request got, as data and on a terminal."""
+"""Request metrics as data and on a terminal."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ from sim.runs.result import Result
 
 
 def worth_showing(result: Result) -> bool:
-    """With one request that only decodes, there is nothing that the tokens themselves do not say."""
+    """Whether request metrics add anything: a single request that only decodes is described by its tokens."""
     return len(result.requests) > 1 or bool((result.log.members.query > 1).any())
 
 
 def data(result: Result) -> dict[str, Any]:
-    """JSON-ready. Times are integers of ps, null where there is nothing to measure; `each` has all requests in order."""
+    """JSON-ready metrics. Times are integers of ps, null where nothing was measured; `each` lists all requests in order."""
     r, s = result.requests, result.series
     times = r.times()
     tpot = r.tpot.tolist()
@@ -77,10 +77,10 @@ def _plain(values: npt.NDArray[np.float64]) -> list[float]:
 
 
 def render(result: Result) -> RenderableType:
-    """A line each on rates and fairness, and a table of percentiles."""
+    """Lines of rates and fairness, and a table of percentiles."""
     r = result.requests
     left_out = len(r) - int(r.counted.sum())
-    counted = f"{len(r):,}" if not left_out else f"{len(r) - left_out:,} of {len(r):,}, the rest is warm-up"
+    counted = f"{len(r):,}" if not left_out else f"{len(r) - left_out:,} of {len(r):,}, the others are warm-up"
     facts = Table.grid(padding=(0, 2))
     facts.add_row("requests", f"{counted}; {_short(r.in_system)} in the system on average")
     facts.add_row("rates", f"{r.tokens_per_second:,.1f} tokens/s, {_short(r.requests_per_second)} requests/s")
@@ -101,5 +101,5 @@ def render(result: Result) -> RenderableType:
 
 
 def _short(number: float) -> str:
-    """Three digits, or all before the point."""
+    """Three significant digits, or all digits before the decimal point."""
     return f"{number:.3g}" if number < 999.5 else f"{number:,.0f}"

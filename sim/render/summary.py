@@ -1,21 +1,27 @@
-"""The JSON object of a run: every number that the other renderers show."""
+"""JSON object of a run: every number that the other renderers show."""
 
 from __future__ import annotations
 
 from pathlib import Path
 from typing import Any
 
-from sim.analysis.blame import blame
-from sim.analysis.critical_path import critical_path
 from sim.render import account, requests
 from sim.runs.result import Result
 
 
 def summary(result: Result, *, trace: Path | None = None, timing: bool = True, write: float = 0.0) -> dict[str, Any]:
-    """Plain data, in a fixed order. Times are integers of picoseconds. `blame` and `critical_path` are
-    None if no ops were kept.
+    """Plain data of a result, in a fixed order; times are integers of picoseconds.
 
-    `timing` is what differs between runs of a scenario, and can be left out; `write`: seconds that writing the trace took.
+    `blame` and `critical_path` are None if no ops were recorded.
+
+    Args:
+        result: The run.
+        trace: Path of its trace, if one was written.
+        timing: Include `timing`, the only part that differs between runs of one scenario.
+        write: Seconds spent writing the trace.
+
+    Returns:
+        A dict of plain Python values, ready for `json.dumps`.
     """
     m, b = result.metrics, result.bounds
     data: dict[str, Any] = {
@@ -61,8 +67,8 @@ def summary(result: Result, *, trace: Path | None = None, timing: bool = True, w
             for k in m.kinds
         ],
         "breakdown_ps": account.totals(result),
-        "blame": account.blame(blame(result.log, result.rules, result.breakdown)) if result.log.has_rows else None,
-        "critical_path": _critical_path(result),
+        "blame": account.blame(result.blame) if result.log.has_rows else None,
+        "critical_path": account.critical_path(result) if result.log.has_rows else None,
         "doubts": [{"kind": d.kind, "ops": d.ops, "share": d.share, "why": d.why} for d in result.doubts],
         "checks": list(result.checks),
         "trace": str(trace) if trace else None,
@@ -74,10 +80,6 @@ def summary(result: Result, *, trace: Path | None = None, timing: bool = True, w
             "write_s": round(write, 4), "executor": t.executed.executor,
         }  # fmt: skip
     return data
-
-
-def _critical_path(result: Result) -> dict[str, Any] | None:
-    return account.critical_path(result, critical_path(result.log, result.rules)) if result.log.has_rows else None
 
 
 def _share(part: int, whole: int) -> float:

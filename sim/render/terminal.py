@@ -1,4 +1,4 @@
-"""The summary on a terminal."""
+"""Summary of a run on a terminal."""
 
 from __future__ import annotations
 
@@ -11,19 +11,19 @@ from sim.base.units import format_bytes, format_rate, format_time
 from sim.render import account, requests
 from sim.runs.result import Result
 
-TOP = 12  # rows of the list of kinds
+TOP = 12  # rows of the table of kinds
 MANY = 10  # tokens or engines listed one by one
 
-#: What the times of the cost models that ship are worth.
+#: Meaning of the times of each shipped cost model.
 COSTS = {
-    "roofline": "roofline: no kernel is faster, real ones are slower",
+    "roofline": "roofline: a lower bound, real kernels are slower",
     "fixed": "fixed: from a table of durations",
     "profiled": "profiled: as measured on a device",
 }
 
 
 def render(result: Result) -> RenderableType:
-    """What a run came to, on one screen."""
+    """Summary of a run that fits one screen."""
     m = result.metrics
     head = Text.assemble((result.scenario.name, "bold"), "  " + " ".join(result.scenario.description.split()))
     facts = Table.grid(padding=(0, 2))
@@ -38,12 +38,10 @@ def render(result: Result) -> RenderableType:
     facts.add_row("executor", _executor(result))
     if (tiles := few_tiles(result.log, result.bounds)) is not None:
         many = "one task" if tiles == 1 else f"{tiles} tasks"
-        advice = (
-            f"products by weights are {many} each, for {result.log.engines} engines; mapping.tiles: engines would spread them"
-        )
+        advice = f"each weight matmul is {many}, for {result.log.engines} engines; mapping.tiles: engines would spread them"
         facts.add_row("advice", Text(advice, style="yellow"))
     for i, doubt in enumerate(account.doubts(result.doubts)):
-        facts.add_row("" if i else "doubts", Text(doubt, style="yellow"))
+        facts.add_row("" if i else "extrapolated", Text(doubt, style="yellow"))
     served = [Text(), requests.render(result)] if requests.worth_showing(result) else []
     return Group(head, facts, *served, Text(), _kinds(result))
 
@@ -118,7 +116,7 @@ def _kinds(result: Result) -> Table:
 
 
 def show(result: Result, console: Console) -> None:
-    """Print it."""
+    """Print the summary of a run."""
     console.print(render(result))
 
 

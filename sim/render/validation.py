@@ -1,4 +1,4 @@
-"""What a validation came to: on a terminal, and as JSON."""
+"""Result of a validation on a terminal and as JSON."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from sim.runs.validation import LARGE, Comparison, Row, within
 def render(
     comparisons: Sequence[Comparison], *, title: Sequence[str], profile: str | None, warnings: Sequence[str], band: float
 ) -> RenderableType:
-    """A table for each point, and the verdict. Without a profile all predictions are lower bounds, and there is none."""
+    """Render a table per point, and the verdict. Without a profile predictions are lower bounds, and there is no verdict."""
     parts: list[RenderableType] = [Text(line, style="bold") for line in title]
     if profile is None:
         parts.append(Text("no profile: predicted is the roofline at this device's best rates, a lower bound", style="yellow"))
@@ -28,14 +28,14 @@ def render(
         if errors := comparison.large().tolist():
             median, high = np.median(errors), np.quantile(errors, 0.9)
             parts.append(Text(f"ops over {LARGE:.1%} of the step: {len(errors)}, error median {median:.1%}, p90 {high:.1%}"))
-        parts += [Text(f"doubt: {doubt}", style="yellow") for doubt in doubts(comparison.prediction.doubts)]
+        parts += [Text(f"extrapolated: {doubt}", style="yellow") for doubt in doubts(comparison.prediction.doubts)]
     return Group(*parts, Text(), _verdict(comparisons, profile, band))
 
 
 def to_json(
     comparisons: Sequence[Comparison], *, facts: Mapping[str, Any], profile: str | None, warnings: Sequence[str], band: float
 ) -> dict[str, Any]:
-    """The same as numbers; times in picoseconds."""
+    """JSON-ready data of a validation; times in ps."""
     points = []
     for comparison in comparisons:
         errors = comparison.large().tolist()

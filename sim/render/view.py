@@ -67,7 +67,7 @@ def address(ui: str, trace: str) -> str:
 def served(trace: Path, *, ui: Path | None, port: int | None = None) -> Iterator[Viewer]:
     """Serve a trace, and the UI if there is one here, for as long as the context lasts.
 
-    port: None for any free one, or for the one that ui.perfetto.dev insists on. Raises InputError if it cannot be had.
+    port: None for any free one, or for the one that ui.perfetto.dev insists on. Raises InputError if the port is not available.
     """
     if ui is None and port not in {None, ONLINE_PORT}:
         raise InputError(
@@ -82,8 +82,8 @@ def served(trace: Path, *, ui: Path | None, port: int | None = None) -> Iterator
     except OSError as error:
         if error.errno not in {errno.EADDRINUSE, errno.EACCES}:
             raise
-        why = "is in use" if error.errno == errno.EADDRINUSE else "is not for everyone"
-        raise InputError(f"port {wanted} {why}; stop what holds it, or choose another with --port") from None
+        why = "is in use" if error.errno == errno.EADDRINUSE else "needs more privileges"
+        raise InputError(f"port {wanted} {why}; stop the program that uses it, or choose another with --port") from None
     server.daemon_threads = True  # the browser may keep connections open, which must not hold up the end
     with server:
         here = f"http://{HOST}:{server.server_address[1]}"
@@ -105,7 +105,7 @@ class _Handler(SimpleHTTPRequestHandler):
         super().__init__(*args, directory=str(ui or trace.parent))
 
     def _refused(self) -> bool:
-        """Whether to answer no: another name for this host is how a page on the web would get at it (DNS rebinding)."""
+        """Send an error and return True for unknown paths and hosts: a web page could use another host name (DNS rebinding)."""
         name = urlsplit(f"//{self.headers.get('Host', '')}").hostname
         known = self._is_trace() or (self._ui is not None and not urlsplit(self.path).path.startswith("/traces/"))
         if name in {HOST, "localhost"} and known:
@@ -135,7 +135,7 @@ class _Handler(SimpleHTTPRequestHandler):
             super().do_HEAD()
 
     def do_OPTIONS(self) -> None:
-        """The question that browsers ask before a page on the web may fetch from this host."""
+        """Answer the preflight request of browsers: ui.perfetto.dev may fetch from this host."""
         if self._refused():
             return
         self.send_response(HTTPStatus.NO_CONTENT)

@@ -5,8 +5,7 @@ Kernels are compiled when they are first called, so this runs two small scenario
 
 from __future__ import annotations
 
-from sim.analysis.blame import blame
-from sim.analysis.critical_path import critical_path
+from sim.log import derived
 from sim.runs.run import run
 from sim.scenario import from_dict
 
@@ -24,8 +23,8 @@ BATCHES = {
 def main() -> None:
     for data in (SEQUENCES, BATCHES):
         result = run(from_dict(data), executor="compiled")
-        critical_path(result.log, result.rules)
-        blame(result.log, result.rules, result.breakdown)
+        # All of these are computed when they are read.
+        _ = result.critical_path, result.blame, derived.chains(result.log), derived.last_input(result.log)
 
 
 if __name__ == "__main__":

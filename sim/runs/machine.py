@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from fractions import Fraction
-from inspect import signature
 from typing import Any
 
 from sim.base.errors import ConfigError, about
@@ -26,7 +25,7 @@ def arbiter_of(memory: Memory) -> Arbiter:
             raise ConfigError(f"{key}.{name}", f"no option of an arbiter; expected hardware.memory.{instead}")
     options = {**chosen.options, "cap": port_share(memory)}
     with about(key):
-        if "bandwidth" in signature(ARBITERS.get(chosen.name)).parameters:
+        if "bandwidth" in ARBITERS.parameters(chosen.name):
             options["bandwidth"] = memory.bandwidth
         arbiter: Arbiter = ARBITERS.make(chosen.name, options)
     efficiency = efficiency_of(memory)

@@ -9,9 +9,13 @@ from models.formats import ELEMENT, Formats
 from models.graph import QUANTITIES, ModelGraph, OpGraph
 from models.rewrites import fuse, with_formats, with_kv_heads
 from sim.base.errors import ConfigError, about
+from sim.base.memo import Memo
 from sim.mapping.steps import Laid, Variants
 from sim.runs.written import written_model
 from sim.scenario import Fuse, ModelMapping, Scenario
+
+#: Laid-out graphs of earlier runs: a model of 80 layers has four of 2,000 ops each.
+LAID_OUT: Memo[OpGraph] = Memo(2**15)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -29,6 +33,9 @@ class Layout:
 
     def __call__(self, captured: OpGraph) -> OpGraph:
         """The op graph that is simulated. Raises ConfigError if it cannot be fused."""
+        return LAID_OUT.of(captured, repr(self), lambda: self._lay_out(captured))
+
+    def _lay_out(self, captured: OpGraph) -> OpGraph:
         mapping, kept = self.mapping, captured.select(self.layers, self.scope)
         fused = fuse(
             kept, element=self.element, softmax=mapping.softmax, kv_splits=mapping.kv_splits, qkv=mapping.fuse.qkv,

@@ -9,17 +9,20 @@ says little.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
+from typing import Any, TypeVar
 
 from sim.analysis.requests import TITLES
 from sim.base.errors import InputError
 from sim.executors import Executor, side_by_side
+from sim.runs.plan import plan
 from sim.runs.result import Result
 from sim.runs.run import known_names, run
 from sim.scenario import Scenario, override
+
+R = TypeVar("R")
 
 MOST = 1000
 
@@ -46,11 +49,27 @@ class Estimate:
 
 def repeat(scenario: Scenario, count: int, *, executor: Executor = "auto") -> Iterator[Result]:
     """Run it with its seed and the ones after it. Raises InputError for a count that makes no interval."""
+    return side_by_side(partial(run, executor=executor), _with_seeds(scenario, count))
+
+
+def measure(
+    scenario: Scenario, count: int, wanted: Callable[[Result], R], *, executor: Executor = "auto"
+) -> Iterator[R]:  # fmt: skip
+    """What is wanted of each run of `repeat`. Runs begin now, in processes where that is faster: so that must be picklable.
+
+    Raises InputError, for a count that makes no interval, or a scenario that cannot run.
+    """
+    scenarios = _with_seeds(scenario, count)
+    # Made once here, graphs are there in all processes.
+    setup = plan(scenario).setup
+    return side_by_side(lambda each: wanted(run(each, executor=executor)), scenarios, setup)
+
+
+def _with_seeds(scenario: Scenario, count: int) -> list[Scenario]:
     if not 2 <= count <= MOST:
         raise InputError(f"expected 2 to {MOST} repeats, found {count}")
     seeds = range(scenario.seed, scenario.seed + count)
-    scenarios = [override(scenario, [f"seed={seed}"], known_names()) for seed in seeds]
-    yield from side_by_side(partial(run, executor=executor), scenarios)
+    return [override(scenario, [f"seed={seed}"], known_names()) for seed in seeds]
 
 
 def estimates(results: Sequence[dict[str, tuple[str, float]]]) -> list[Estimate]:

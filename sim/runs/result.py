@@ -1,15 +1,18 @@
-"""What a run gives: the scenario, the event log, and what the analyses say of it."""
+"""Result of a run: the scenario, the event log, and the analyses of it."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from functools import cached_property
 
 import numpy as np
 
 from models.graph import ModelGraph
+from sim.analysis.blame import Blame, blame
 from sim.analysis.bounds import Bounds
 from sim.analysis.breakdown import Breakdown
 from sim.analysis.context import Rules
+from sim.analysis.critical_path import CriticalPath, critical_path
 from sim.analysis.metrics import Metrics
 from sim.analysis.parts import PARTS
 from sim.analysis.requests import Requests
@@ -22,7 +25,7 @@ from sim.scenario import Scenario
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Timing:
-    """How a run came about: seconds of wall-clock time of its parts, and which executor ran.
+    """Seconds of wall-clock time of the parts of a run, and which executor simulated it.
 
     The only part of a result that differs between runs of the same scenario.
     """
@@ -33,11 +36,14 @@ class Timing:
     executed: Executed
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True)
 class Result:
-    """A run and its account. `log` holds the event log as NumPy columns; `checks` names the invariants that were checked,
-    `doubts` what the costs are less than sure of. `requests`: what each request got; `series`: the same over time; `window`:
-    the steps of `trace.window`, where `log` has no rows; `kv_bytes`: what one token appends to the KV cache.
+    """A run and its analyses. Sums and checks, made while the run is recorded, are fields; what looks at rows of the log again
+    is a property, computed when it is first asked for.
+
+    log: the event log as NumPy columns. rules: the semantics of the run, for analyses. checks: names of the invariants that
+    were checked. doubts: costs that are extrapolated. requests: latencies of each request; series: the same over time. window:
+    the steps of `trace.window`, where `log` has no rows. kv_bytes: bytes that one token appends to the KV cache.
     """
 
     scenario: Scenario
@@ -60,8 +66,18 @@ class Result:
         """Picoseconds from 0 to the end of the last task."""
         return self.metrics.makespan
 
+    @cached_property
+    def blame(self) -> Blame:
+        """Causes of waits for engines and channels. Raises InputError if ops were not recorded."""
+        return blame(self.rows("blame"), self.rules, self.breakdown)
+
+    @cached_property
+    def critical_path(self) -> CriticalPath:
+        """The tasks that decided when the run ended. Raises InputError if ops were not recorded."""
+        return critical_path(self.rows("the critical path"), self.rules)
+
     def without_steps(self) -> Result:
-        """The same with requests and totals alone."""
+        """The same result with requests and totals alone."""
         none = np.zeros((0, len(PARTS)), dtype=np.int64)
         return replace(
             self, log=replace(self.log, steps=StepTable.empty(), batched=None), metrics=replace(self.metrics, tokens=()),
@@ -69,7 +85,7 @@ class Result:
         )  # fmt: skip
 
     def rows(self, wanted: str) -> EventLog:
-        """The log with a row for each op. Raises InputError that names what is `wanted` of it, if they were not recorded."""
+        """The log, with a row for each op. wanted: what needs them. Raises InputError if they were not recorded."""
         if not self.log.has_rows:
             raise self.scenario.error("record", f"expected all for {wanted}, found {self.scenario.record}")
         return self.log

@@ -17,6 +17,7 @@ Each changes one thing and keeps the rest, so the speed-ups do not multiply: wha
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
@@ -25,7 +26,7 @@ import numpy as np
 
 from models.graph import IntArray
 from sim.analysis.bounds import few_tiles
-from sim.analysis.breakdown import WAIT_ENGINE, WAIT_POLICY
+from sim.analysis.parts import WAIT_ENGINE, WAIT_POLICY
 from sim.base.errors import InputError
 from sim.base.units import format_time
 from sim.cost import CostModel, StepLanes
@@ -97,15 +98,20 @@ class _Faster:
         return compute, np.minimum(work, 1) if self._factor is None else -(-work // self._factor)
 
 
-def what_if(result: Result) -> WhatIf:
-    """Run the changes of the module, as many at a time as there are cores. Takes about as long as six runs on one."""
-    changes = tuple(side_by_side(lambda change: change(), list(_changes(result))))
+def what_if(result: Result, shown: AbstractContextManager[object] | None = None) -> WhatIf:
+    """Run the changes of the module, as many at a time as there are cores. Takes about as long as six runs on one.
+
+    shown: entered as long as they run, but not while they begin (see `sim.base.processes`).
+    """
+    setup = plan(result.scenario).setup
+    begun = side_by_side(lambda change: change(), list(_changes(result, setup)), setup)
+    with shown or nullcontext():
+        changes = tuple(begun)
     return WhatIf(makespan=result.makespan, changes=changes, bottleneck=bottleneck(result, changes))
 
 
-def _changes(result: Result) -> Iterator[Callable[[], Change]]:
+def _changes(result: Result, setup: Setup) -> Iterator[Callable[[], Change]]:
     scenario = result.scenario
-    setup = plan(scenario).setup
     as_it_is = partial(Change, makespan=result.makespan, note="as it is")
     overridden = partial(partial, _overridden, result)
     for name, factor in (("bandwidth x2", 2), ("infinite bandwidth", None)):

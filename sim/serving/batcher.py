@@ -16,7 +16,7 @@ from __future__ import annotations
 from collections import Counter, deque
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from itertools import groupby
+from itertools import chain, groupby
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
@@ -66,7 +66,8 @@ class Batch:
     ) -> None:  # fmt: skip
         self._members: tuple[Member, ...] | None = tuple(members)
         _, context, query, _, logits, emitted, leader = zip(*members, strict=True)
-        self.table: npt.NDArray[np.int64] = np.array(members, dtype=np.int64)
+        words = np.fromiter(chain.from_iterable(members), dtype=np.int64, count=len(members) * len(Member._fields))
+        self.table: npt.NDArray[np.int64] = words.reshape(len(members), -1)
         self.swap, self.forks = swap, forks
         self.context, self.tokens, self.logits = sum(context), sum(query), sum(logits)
         self.emitted = sum(emitted) + len(forks)

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from fractions import Fraction
 
+import numpy as np
+
 from models.graph import QUANTITIES, IntArray, OpGraph
 from sim.analysis.context import Rules
 from sim.cost import StepLanes
@@ -28,6 +30,20 @@ class UnitCosts:
         return (flops.clip(1) * graph.computes[:, None], graph.bytes_moved(costs).clip(1) * (graph.moves != 0)[:, None])
 
 
+class UnevenCosts(UnitCosts):
+    """Each token computes at its own pace, so that stores of one token may end before those of the tokens before it.
+
+    paces: how many times longer than others; token t takes that at t, modulo their number.
+    """
+
+    def __init__(self, *paces: int) -> None:
+        self._paces = np.array(paces, dtype=np.int64)
+
+    def durations(self, graph: TaskGraph, steps: StepLanes) -> tuple[IntArray, IntArray]:
+        compute, work = super().durations(graph, steps)
+        return compute * self._paces[steps.token % len(self._paces)], work
+
+
 def setup(
     ops: OpGraph, *, execution: str = "prefetch", engines: int = 1, arbiter: str = "fifo", scheduler: str = "earliest",
     dependency: str = "sampled", requests: Sequence[tuple[int, int]] = ((1, 0),), latency: int = 0,
@@ -42,6 +58,11 @@ def setup(
         overlap=execution == "stream", arbiter=ARBITERS.make(arbiter, {"cap": cap, **options}), bandwidth=10**12,
         channels=channels, route=route, latency=latency, sram=sram if execution == "prefetch" else None,
     )  # fmt: skip
+
+
+def kind_of(log: EventLog, row: int) -> str:
+    """Kind of the task of a row."""
+    return log.graphs[log.steps.graph[log.tasks.step[row]]].kind_of(int(log.tasks.task[row]))
 
 
 def rules_of(made: Setup, execution: str) -> Rules:

@@ -1,4 +1,4 @@
-"""The account of a run in parts is that of the whole, sums may pass int64, and each check can fail."""
+"""Analyses of a run in parts are those of the whole, sums may pass int64, and each check can fail."""
 
 from __future__ import annotations
 
@@ -13,21 +13,21 @@ from hypothesis import strategies as st
 
 import sim.runs.run
 from models.graph import OpGraph
-from sim.analysis import columns
 from sim.analysis.account import Account, Findings, account
 from sim.analysis.blame import blame
 from sim.analysis.bounds import bounds
 from sim.analysis.channels import any_busy, deliver_over_time
 from sim.analysis.checks import CHECKS, check
-from sim.analysis.columns import Services
 from sim.analysis.context import Rules
 from sim.analysis.moved import _op_totals, moved_by_kind
 from sim.analysis.sorting import sort_pairs
+from sim.analysis.sums import HIGH, LOW, carry, narrow, sum_by, whole
 from sim.analysis.tally import BINS
-from sim.analysis.wide import HIGH, LOW, carry, narrow, sum_by, whole
 from sim.base.errors import SimulationError
 from sim.base.integers import LARGEST
 from sim.base.kernel import launch
+from sim.log import columns
+from sim.log.columns import Services
 from sim.log.tables import EventLog
 from sim.scenario.shipped import find_scenario
 from tests.analysis.machine import run

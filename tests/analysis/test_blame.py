@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 
 from sim.analysis.blame import blame
-from sim.analysis.breakdown import WAIT_POLICY, breakdown
+from sim.analysis.breakdown import breakdown
+from sim.analysis.parts import WAIT_CHANNEL, WAIT_ENGINE, WAIT_POLICY
 from tests.analysis.machine import run
 from tests.analysis.test_breakdown import chain
 from tests.graphs import GraphBuilder
@@ -96,14 +97,20 @@ def test_a_scheduler_that_declines_is_not_blamed_on_tasks():
     log, rules = run(chain({"flops": 5}, repeat=3), engines=2, scheduler="serial")
     assert breakdown(log, rules).total[WAIT_POLICY] == 5 + 10
     assert entries(of(log, rules).engine_by_owner) == {}
+    assert not breakdown(log, rules).total[WAIT_ENGINE]
 
 
-@pytest.mark.parametrize(("sequences", "tokens", "owner", "size"), [(2, 3, "token", 6), (3, 40, "sequence", 3)])
-def test_owner_is_as_fine_as_can_be_read(sequences, tokens, owner, size):
+@pytest.mark.parametrize(
+    ("sequences", "tokens", "owner", "rows"), [(3, 2, "token", "by_step"), (3, 40, "sequence", "by_sequence")]
+)
+def test_owner_is_as_fine_as_can_be_read(sequences, tokens, owner, rows):
     log, rules = run(loads(4), execution="blocking", engines=2, requests=[(tokens, 0)] * sequences)
-    found = of(log, rules)
-    assert (found.owner, len(found.channel_by_owner.names)) == (owner, size)
-    assert found.engine_by_owner.wait.sum() == breakdown(log, rules).total[2]
+    found, waits = of(log, rules), getattr(breakdown(log, rules), rows)
+    assert found.owner == owner
+    for matrix, part in ((found.engine_by_owner, WAIT_ENGINE), (found.channel_by_owner, WAIT_CHANNEL)):
+        assert (matrix.wait.sum(axis=1) + matrix.alone).tolist() == waits[:, part].tolist()
+        assert waits[:, part].any()
+    assert not found.engine_by_owner.alone.any()
 
 
 def test_many_sequences_are_taken_in_ranges():
@@ -130,4 +137,5 @@ def test_against_a_plain_count():
             holders = np.flatnonzero((t.start <= now) & (now < t.end))
             assert len(holders) == 2
             np.add.at(halves[t.step[row]], t.step[holders], 1)
+    assert halves[np.tril_indices(3)].all(), "each waited for itself and for those before it"
     assert (abs(2 * found.wait - halves) <= 1).all()

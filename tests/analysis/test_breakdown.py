@@ -7,10 +7,11 @@ import dataclasses
 import numpy as np
 import pytest
 
-from sim.analysis.breakdown import PARTS, breakdown
-from sim.analysis.columns import tasks_of
+from sim.analysis.breakdown import breakdown
 from sim.analysis.engines import by_start, clock, room_for, sweep_engines
+from sim.analysis.parts import PARTS
 from sim.base.errors import SimulationError
+from sim.log.columns import tasks_of
 from tests.analysis.machine import run
 from tests.graphs import GraphBuilder
 
@@ -106,7 +107,7 @@ def test_wait_for_room_in_sram():
     for _ in range(2):
         b.add("o_proj", flops=5, weight=4)
     log, rules = run(b.graph(), sram=4)
-    # load 0..4, compute 4..9, and only then room: load 9..13, compute 13..18
+    # load 0..4, compute 4..9, and only then does the next one fit: load 9..13, compute 13..18
     assert log.tasks.end.tolist() == [4, 9, 13, 18]
     assert total(log, rules) == {"compute": 10, "transfer": 8, "wait_sram": 9}
     assert token(log, rules) == {"compute": 5, "transfer": 4, "wait_sram": 9}

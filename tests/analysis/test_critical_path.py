@@ -7,10 +7,9 @@ import dataclasses
 import numpy as np
 import pytest
 
-from sim.analysis.critical_path import critical_path, kind_of
-from sim.analysis.inputs import Inputs
-from sim.analysis.links import Cause, Place
-from tests.analysis.machine import UnitCosts, run
+from sim.analysis.critical_path import Cause, Place, critical_path
+from sim.log import derived
+from tests.analysis.machine import UnevenCosts, kind_of, run
 from tests.analysis.test_breakdown import chain, kv_block
 from tests.graphs import GraphBuilder, llama_block
 
@@ -112,6 +111,19 @@ def test_an_arrival_is_not_mistaken_for_the_end_of_another_sequence():
 
 
 def test_through_the_kv_cache():
+    """Token 1 computes for so long that nothing is at the channel between the store of token 0 and the load of token 1."""
+    log, rules = run(kv_block(loads=30), dependency="known", requests=[(2, 0)], engines=4, costs=UnevenCosts(1, 4))
+    assert links(log, rules) == [
+        ("kv_load", "channel", "start", 0, 30),
+        ("kv_store", "channel", "channel", 30, 32),
+        ("kv_load", "channel", "kv_order", 32, 62),
+        ("scores", "engine", "input", 62, 78),
+    ]
+    assert critical_path(log, rules).by_cause() == {"start": 1, "input": 1, "kv_order": 1, "channel": 1}
+
+
+def test_a_load_that_queues_behind_a_store_follows_the_channel():
+    """The KV cache would let it begin when the store of token 0 ends, but that of token 1 is next in the queue."""
     log, rules = run(kv_block(), dependency="known", requests=[(2, 0)], engines=4)
     assert [(kind, cause) for kind, _, cause, _, _ in links(log, rules)] == [
         ("k_proj", "start"), ("kv_store", "input"), ("kv_store", "channel"), ("kv_load", "channel"), ("scores", "input"),
@@ -128,30 +140,22 @@ def test_in_bursts():
     assert {kind_of(log, row) for row in path.rows.tolist()} == {"first", "second"}
 
 
-def test_last_input_of_one_row_and_of_many_agree():
-    log, rules = run(llama_block(2, heads=4, hidden=64, mlp=128, kv=16), dependency="known", requests=[(3, 0), (2, 5)],
-                     engines=3)  # fmt: skip
-    inputs = Inputs(log, rules)
-    source, ended = inputs.last(np.arange(len(log.tasks)))
-    assert [inputs.last_of(row) for row in range(len(log.tasks))] == list(zip(source.tolist(), ended.tolist(), strict=True))
+def test_tasks_are_ready_when_the_last_input_ends():
+    block = llama_block(2, heads=4, hidden=64, mlp=128, kv=16)
+    log, _ = run(block, dependency="known", requests=[(3, 0), (2, 5)], engines=3)
+    source, tasks = derived.last_input(log), log.tasks
     has = source >= 0
-    assert (ended[has] == log.tasks.ready[has]).all()
+    assert (tasks.end[source[has]] == tasks.ready[has]).all()
+    assert (tasks.ready[~has] == log.steps.released[tasks.step[~has]]).all()
+    assert set(np.sign(tasks.step[has] - tasks.step[source[has]])) == {0, 1}, "inputs of the same token, and of earlier ones"
 
 
 def test_inputs_that_end_together_go_by_program_order():
     b = GraphBuilder()
     b.add("act", *(b.add("norm", flops=5) for _ in range(3)), flops=1)
-    inputs = Inputs(*run(b.graph(), engines=3))
-    assert inputs.last_of(3) == (0, 5)
-    assert [column.tolist() for column in inputs.last(np.array([3]))] == [[0], [5]]
-
-
-class SlowFirst(UnitCosts):
-    """Token 0 computes four times as long as the others."""
-
-    def durations(self, graph, steps):
-        compute, work = super().durations(graph, steps)
-        return compute * np.where(steps.token == 0, 4, 1), work
+    log, _ = run(b.graph(), engines=3)
+    assert log.tasks.end[:3].tolist() == [5, 5, 5]
+    assert derived.last_input(log).tolist() == [-1, -1, -1, 0]
 
 
 def test_kv_order_looks_at_all_earlier_tokens():
@@ -161,11 +165,10 @@ def test_kv_order_looks_at_all_earlier_tokens():
     proj = b.add("k_proj", flops=5)
     b.add("kv_store", proj, kv_write=3)
     b.add("scores", load, flops=1)
-    log, rules = run(b.graph(), dependency="known", requests=[(3, 0)], engines=3, costs=SlowFirst())
+    log, rules = run(b.graph(), dependency="known", requests=[(3, 0)], engines=3, costs=UnevenCosts(4, 1, 1))
     # [token, task]: k_proj ends at 20, 5, 5; stores end at 23, 8, 11
     assert log.tasks.end.reshape(3, 4)[:, 2].tolist() == [23, 8, 11]
-    inputs = Inputs(log, rules)
-    assert [inputs.last_of(load) for load in (0, 4, 8)] == [(-1, -1), (2, 23), (2, 23)]
+    assert derived.last_input(log)[[0, 4, 8]].tolist() == [-1, 2, 2]
     assert log.tasks.ready[8] == 23
     assert [(kind, cause) for kind, _, cause, _, _ in links(log, rules)] == [
         ("k_proj", "start"), ("kv_store", "input"), ("kv_load", "kv_order"), ("kv_load", "channel"), ("scores", "input"),
@@ -177,8 +180,8 @@ def test_stores_that_end_together_go_by_program_order():
     load = b.add("kv_load", kv_read=1)
     b.add("kv_store", kv_write=3)
     b.add("scores", load, flops=1)
-    log, rules = run(b.graph(), dependency="known", requests=[(3, 0)], engines=3, arbiter="processor_sharing")
+    log, _ = run(b.graph(), dependency="known", requests=[(3, 0)], engines=3, arbiter="processor_sharing")
     stores = log.tasks.end.reshape(3, 3)[:, 1]
     assert stores[0] <= stores[1]
     same = dataclasses.replace(log, tasks=dataclasses.replace(log.tasks, end=np.maximum(log.tasks.end, stores[1])))
-    assert Inputs(same, rules).last_of(6) == (1, int(stores[1]))
+    assert derived.last_input(same)[6] == 1

@@ -1,4 +1,4 @@
-"""On random graphs, machines and policies the account adds up; `breakdown`, `blame`, `critical_path` assert it themselves."""
+"""On random graphs, machines and policies all times add up; `breakdown`, `blame`, `critical_path` assert it themselves."""
 
 from __future__ import annotations
 
@@ -11,17 +11,16 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from models.graph import OpGraph
-from sim.analysis import columns
 from sim.analysis.account import account
 from sim.analysis.blame import blame
 from sim.analysis.bounds import bounds
-from sim.analysis.breakdown import PARTS, WAIT_ENGINE, WAIT_INPUT, WAIT_POLICY, breakdown
+from sim.analysis.breakdown import breakdown
 from sim.analysis.checks import check
 from sim.analysis.context import Rules
-from sim.analysis.critical_path import critical_path
-from sim.analysis.inputs import Inputs
-from sim.analysis.links import Place
+from sim.analysis.critical_path import Place, critical_path
+from sim.analysis.parts import PARTS, WAIT_ENGINE, WAIT_INPUT, WAIT_POLICY
 from sim.cost.fixed import largest_remainder
+from sim.log import columns, derived
 from sim.log.tables import EventLog
 from tests.analysis.machine import run
 from tests.graphs import GraphBuilder
@@ -102,7 +101,7 @@ def test_compiled_kernels_find_the_same(graph: OpGraph, machine: dict[str, objec
 @settings(max_examples=60, deadline=None)
 @given(graphs(), machines())
 def test_engines_are_blamed_for_each_instant(graph: OpGraph, machine: dict[str, object]):
-    """Against a count, picosecond by picosecond, of who waited and who held an engine while none was idle."""
+    """Against a count, picosecond by picosecond, of tasks that waited and tasks that held an engine while none was idle."""
     log, rules = run(graph, **machine)
     t, steps = log.tasks, len(log.steps)
     account = breakdown(log, rules)
@@ -144,8 +143,9 @@ def test_a_queue_is_blamed_on_what_it_served(graph: OpGraph, machine: dict[str, 
 
 def findings(log: EventLog, rules: Rules) -> list[object]:
     """All that the analyses find, to be compared."""
-    whole, rows = account(log, rules), np.arange(len(log.tasks))
-    return plain([whole, blame(log, rules, whole.breakdown), critical_path(log, rules), Inputs(log, rules).last(rows)])
+    log, whole = dataclasses.replace(log), account(log, rules)  # a copy, of which nothing is known yet
+    shown = [derived.last_input(log), *derived.chains(log), *derived.service(log)]
+    return plain([whole, blame(log, rules, whole.breakdown), critical_path(log, rules), shown])
 
 
 def plain(value: Any) -> Any:

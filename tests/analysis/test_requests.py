@@ -1,4 +1,4 @@
-"""What requests got, by hand arithmetic on small logs, and by laws that hold of any."""
+"""Latencies of requests, by hand arithmetic on small logs, and by laws that hold for any log."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ Step = tuple[int, int, list[tuple[int, int, int, int]]]
 
 
 def log_of(arrival: list[int], steps: list[Step], grants: tuple[tuple[int, int, int], ...] = ()) -> EventLog:
-    """A log without tasks: requests come at `arrival`, and steps take them in. grants: (start, end, work)."""
+    """A log without tasks: requests come at `arrival`, and steps take them in. grants: service intervals (start, end, work)."""
     rows = [(number, *member) for number, (_, _, members) in enumerate(steps) for member in members]
     step, sequence, context, query, emitted = (np.array(column, dtype=np.int64) for column in zip(*rows, strict=True))
     n = len(steps)

@@ -18,7 +18,7 @@ SIM = str(Path(sys.executable).with_name("sim"))
 
 Sim = Callable[..., "CompletedProcess[str]"]
 
-#: Environment variables that ask for colours or a width.
+#: Environment variables that ask for colors or a width.
 TERMINAL = ("FORCE_COLOR", "TTY_COMPATIBLE", "TTY_INTERACTIVE", "COLUMNS")
 
 

@@ -1,4 +1,4 @@
-"""What is wrong ends in one line on stderr, exit status 2 for bad input and 1 for failure, and nothing half-written."""
+"""Errors end in one line on stderr, exit status 2 for bad input and 1 for failure, and nothing half-written."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ BOMB = "a: &a [1, 1, 1, 1, 1, 1, 1, 1, 1]\n" + "".join(
     f"{name}: &{name} [{', '.join([f'*{before}'] * 9)}]\n" for before, name in zip("abcdefg", "bcdefgh", strict=True)
 )
 
-#: What is changed in the scenario, where the error is, and what it says.
+#: Change to the scenario, place of the error, and its text.
 WRONG = {
     "unknown key": ("hardware:", "hardwear:", "4:1", "did you mean 'hardware'?"),
     "unknown key in a section": ("bandwidth:", "bandwith:", "6:12", "did you mean 'bandwidth'?"),
@@ -211,6 +211,17 @@ def test_full_disk(tmp_path: Path, process: Sim) -> None:
     assert error_of(done) == "traces/parallel.pftrace: File too large"
     assert [path.name for path in old.parent.iterdir()] == ["parallel.pftrace"]
     assert old.read_text() == "what was there before"
+
+
+@pytest.mark.parametrize(("command", "wanted"), [("explain", "an explanation"), ("report", "a page")])
+def test_missing_ops_are_refused_before_the_run(command: str, wanted: str, fails: Callable[..., str]) -> None:
+    """A million tokens of a whole model would take minutes."""
+    changes = ("--set", "workload.sequences.0.tokens=1000000", "--set", "record=steps")
+    began = time.monotonic()
+    assert f"record: expected all for {wanted}, found steps; --set record=all" in fails(
+        command, "llama_1b_context_256", *changes
+    )
+    assert time.monotonic() - began < 20
 
 
 @pytest.mark.parametrize("arguments", [["run", "parallel", "--no-trace"], ["schema"], ["--help"]])

@@ -108,7 +108,7 @@ def test_nothing_to_show_is_said(sim: Sim) -> None:
     several = ("--set", "workload.sequences.0.count=3")
     assert "p50" in sim("run", "parallel", "--no-trace", *several).stdout
     none = sim("run", "parallel", "--no-trace", *several, "--set", "report.warmup_requests=3").stdout
-    assert "0 of 3, the rest is warm-up" in none
+    assert "0 of 3, the others are warm-up" in none
     assert "p50" not in none, "no head of a table without rows"
 
 
@@ -147,7 +147,7 @@ def test_on_a_terminal_it_says_how_far_it_is() -> None:
     os.close(ours)
     line = r"simulating four-sequences-fifo: \d+ of 80 tokens, \d+ s left, \d+/s, \d+\.\d+ m?s"
     assert re.search(line, said.decode()), said
-    assert "accounting for four-sequences-fifo: 80 tokens" in said.decode()
+    assert "analyzing four-sequences-fifo: 80 tokens" in said.decode()
 
 
 def test_help(sim: Sim) -> None:
@@ -161,7 +161,7 @@ def test_help(sim: Sim) -> None:
 def test_check(sim: Sim) -> None:
     names = ["parallel", "batch_64", *list(scenarios())[::8]]  # the stored reports are of all
     told = sim("check", *names).stdout.splitlines()
-    lines = [line for line in told if not line.startswith("  doubt: ")]
+    lines = [line for line in told if not line.startswith("  extrapolated: ")]
     assert len(lines) == len(names)
     assert f"{scenarios()['parallel']}: ok: llama-3.2-1b, 21 ops, 21 tasks a step, 21 in all" in lines
     assert any(line.endswith("212 tasks a step, about 8,900 to 54,000 in all") for line in lines)

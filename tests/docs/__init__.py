@@ -1,4 +1,4 @@
-"""Documentation made from the code: `make docs` writes it."""
+"""Reference pages generated from the code; `make docs` writes them."""
 
 from __future__ import annotations
 
@@ -22,12 +22,12 @@ from sim.machine.settings import COUNT, DTYPE
 from sim.runs.run import read
 from sim.scenario import json_schema
 from sim.scenario.shipped import scenarios
-from tests.reports import FOLDER as REPORTS
+from tests.reports import stored
 
 ROOT = Path(__file__).parents[2]
 REFERENCE = ROOT / "docs" / "reference"
 
-#: Title of each section, and where it is in a scenario.
+#: Class of a section -> its place in a scenario.
 SECTIONS = {
     "Model": "model", "GraphOp": "model.graph[]", "Workload": "workload", "SequenceGroup": "workload.sequences[]",
     "Generate": "workload.generate", "Arrivals": "workload.generate.arrivals", "Lengths": "workload.generate.tokens",
@@ -47,9 +47,9 @@ def scenario_keys() -> str:
     paths = [*SECTIONS, *(name for name in schema["$defs"] if name not in SECTIONS)]
     lines = [
         "# Scenario keys", "",
-        "Made from the schema by `make docs`. A scenario is YAML 1.2. Every key but `model` has a default; an unknown key is "
-        + "an error. Quantities have units: `100 GB/s` is 10^11 bytes per s, `8 MiB` is 8 x 2^20 bytes; `kB`, `MB`, `GB` are "
-        + "powers of 1000, `KiB`, `MiB`, `GiB` of 1024. `sim schema` prints the schema itself, for editors.", "",
+        "Generated from the schema by `make docs`. A scenario is YAML 1.2. Every key but `model` has a default; an unknown key "
+        + "is an error. Quantities have units: `100 GB/s` is 10^11 bytes per s, `8 MiB` is 8 x 2^20 bytes; `kB`, `MB`, `GB` "
+        + "are powers of 1000, `KiB`, `MiB`, `GiB` of 1024. `sim schema` prints the schema itself, for editors.", "",
         "## The scenario", "", *_table(schema, schema),
     ]  # fmt: skip
     for name in paths:
@@ -61,7 +61,7 @@ def scenario_keys() -> str:
 
 
 def _table(section: dict[str, Any], schema: dict[str, Any]) -> Iterator[str]:
-    yield "| key | value | default | what it is |"
+    yield "| key | value | default | description |"
     yield "| --- | --- | --- | --- |"
     for key, field in section["properties"].items():
         default = (
@@ -72,13 +72,13 @@ def _table(section: dict[str, Any], schema: dict[str, Any]) -> Iterator[str]:
         yield f"| `{key}` | {_value(field)} | {default} | {text} |".replace("  ", " ")
 
 
-#: What the names of a section stand for.
+#: Section -> registry of the names it accepts.
 POLICIES: dict[str, Registry[Any]] = {"Arbiter": ARBITERS, "Scheduler": SCHEDULERS, "Cost": COST_MODELS}
 
 
 def _policies(registry: Registry[Any]) -> Iterator[str]:
-    """What each policy does, and its options, from its docstring and its parameters."""
-    yield from ("", f"| {registry.what} | option | default | what it does |", "| --- | --- | --- | --- |")
+    """Rows for each policy and its options, from its docstring and its parameters."""
+    yield from ("", f"| {registry.what} | option | default | description |", "| --- | --- | --- | --- |")
     for name in registry:
         policy = registry.get(name)
         yield f"| `{name}` | | | {_paragraph(policy, 0)} |"
@@ -92,7 +92,7 @@ def _paragraph(policy: Any, number: int) -> str:
 
 
 def _option(policy: Any, option: str) -> str:
-    """What the docstring of a policy says of an option, from its name to the next one."""
+    """Description of an option in the docstring of a policy, from its name to the next one."""
     found = re.search(rf"^{option}: (.*?)(?=^\w+: |\n\n|\Z)", cleandoc(policy.__doc__), re.DOTALL | re.MULTILINE)
     assert found, f"{policy}: the docstring does not say what {option} is"
     text = " ".join(found[1].split())
@@ -103,12 +103,12 @@ def _plain(value: Any) -> str:
     return value if isinstance(value, str) and value else json.dumps(value)
 
 
-#: What keys of a pattern are.
+#: Pattern of keys -> its description.
 KEYS = {COUNT: "whole numbers", DTYPE: "number formats"}
 
 
 def _value(field: dict[str, Any]) -> str:
-    """What a field may hold, in words."""
+    """Values that a field accepts, in words."""
     choices = [_value(each) for each in field.get("anyOf", field.get("oneOf", ()))]
     if choices:
         return " or ".join(dict.fromkeys(choices))
@@ -140,9 +140,9 @@ def command_line() -> str:
     """docs/reference/command_line.md, from the commands."""
     lines = [
         "# Command line", "",
-        "Made from the commands by `make docs`. Exit status: 0 success, 1 failure, 2 bad input, 130 interrupted. Errors are "
-        + "one line on stderr. In a pipe there are no colours and no progress. A scenario is a file, or the name of a shipped "
-        + "one.", "",
+        "Generated from the commands by `make docs`. Exit status: 0 success, 1 failure, 2 bad input, 130 interrupted. Errors "
+        + "are one line on stderr. In a pipe there are no colors and no progress. A scenario is a file, or the name of a "
+        + "shipped scenario.", "",
         'Tab completion: `eval "$(sim completion bash)"` (or `zsh`; for fish `sim completion fish | source`).',
     ]  # fmt: skip
     for path in ["", *COMMANDS]:
@@ -161,17 +161,17 @@ def _help(name: str) -> str:
     return command.get_help(click.Context(command, parent, info_name=name, terminal_width=100, max_content_width=100))
 
 
-#: Title of each group of scenarios, and what names of its scenarios begin with; a name is of the first group it fits.
+#: Title of each group of scenarios -> prefixes of their names; a name belongs to the first group that fits.
 GROUPS = {
-    "One block of Llama-3.2-1B, with durations as estimated": ("no_parallelism", "parallel", "multi_head", "two_tokens_"),
+    "One block of Llama-3.2-1B, with estimated durations": ("no_parallelism", "parallel", "multi_head", "two_tokens_"),
     "Whole models, one sequence": ("llama_1b_", "lm_head_", "long_context_", "weights_"),
     "Real machines": ("a100_", "h100_", "raspberry_pi_", "xeon_"),
-    "Several sequences, each in a loop of its own": ("two_sequences_", "four_sequences_", "eight_loops"),
+    "Several sequences, each in its own loop": ("two_sequences_", "four_sequences_", "eight_loops"),
     "Batches": ("batch_", "batching_", "moe_", "dense_"),
-    "Prompts among tokens": ("prefill_",),
+    "Prefill beside decodes": ("prefill_",),
     "Speculation": ("speculation_",),
     "A full KV cache": ("kv_full_",),
-    "Who gets the channel, who gets an engine": ("arbiter_", "scheduler_", "lockstep_", "engines_"),
+    "Arbiters and schedulers": ("arbiter_", "scheduler_", "lockstep_", "engines_"),
     "Others": ("",),
 }
 
@@ -180,7 +180,7 @@ def shipped_scenarios() -> str:
     """docs/reference/scenarios.md, from the files and their stored reports."""
     lines = [
         "# Scenarios that ship", "",
-        "Made from the files and their stored reports by `make docs`. `sim run NAME` runs one from anywhere, `sim list "
+        "Generated from the files and their stored reports by `make docs`. `sim run NAME` runs one from any folder; `sim list "
         + "scenarios` lists them. All use Llama-3.2-1B unless they say otherwise.",
     ]  # fmt: skip
     left = dict(scenarios())
@@ -190,9 +190,9 @@ def shipped_scenarios() -> str:
             continue
         lines += ["", f"## {title}", "", "| scenario | what it shows | makespan | tokens/s |", "| --- | --- | ---: | ---: |"]
         for name in names:
-            report = json.loads((REPORTS / f"{name}.json").read_text())
+            report = stored(name)
             text = " ".join(read(left.pop(name)).description.split()).replace("|", "\\|")
-            rate = report["requests"]["tokens_per_s"]
+            rate = report["requests.tokens_per_s"]
             speed = f"{rate:,.0f}" if rate >= 1000 else f"{rate:.4g}"
             lines.append(f"| `{name}` | {text} | {format_time(report['makespan_ps'])} | {speed} |")
     return "\n".join(lines) + "\n"

@@ -1,4 +1,4 @@
-"""Write the reference pages that are made from the code: `make docs`."""
+"""Write the reference pages that are generated from the code: `make docs`."""
 
 from __future__ import annotations
 

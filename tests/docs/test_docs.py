@@ -1,8 +1,8 @@
-"""README and docs are true: what they say to type is typed, and what they show comes out.
+"""README and docs are true: their commands are run, and print what the pages show.
 
 In each page, in order and in one folder: a ```yaml block whose first line is `# NAME.yaml` is written to that file, ```python
 blocks run, and ```console blocks run line by line: each line after `$ command` must appear in what the command prints, in
-this order (blanks aside, for a terminal may be wider). ```text after ```python is what it prints. ```sh is for set-up, which
+this order (blanks aside, for a terminal may be wider). ```text after ```python is its output. ```sh is for set-up, which
 `.ci/run` does.
 """
 

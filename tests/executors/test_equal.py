@@ -200,6 +200,50 @@ def test_spans_side_by_side(arbiter, execution):
         assert_same(expected, log)
 
 
+#: Arbiters that do not remember whose turn it was.
+DIVIDED = (
+    "fifo", "processor_sharing", {"name": "priority", "classes": "age"}, {"name": "priority", "classes": ["kv_load"]},
+    {"name": "weighted", "weights": {"kv_load": 3, "weight_load": 1}},
+)  # fmt: skip
+
+
+@settings(relaxed, max_examples=10)
+@given(served(), st.sampled_from(("static", "continuous")), st.sampled_from((0, 5)), st.sampled_from(DIVIDED))
+def test_batches_side_by_side(data, policy, arrival, arbiter):
+    """Batches of requests that are all there from the beginning: prompts, drafts, forks, full caches, experts."""
+    workload, hardware = data["workload"], data.setdefault("hardware", {})
+    workload.pop("concurrency", None)
+    if workload.pop("generate", None):
+        workload["sequences"] = [{"context": 20, "tokens": 4, "count": 3}]
+    for each in workload["sequences"]:
+        each["arrival"] = f"{arrival} us"
+    workload["batching"] = (workload.get("batching") or {}) | {"policy": policy}
+    hardware["memory"] = hardware.get("memory", {}) | {"arbiter": arbiter}
+    setup = drawn(data)
+    expected = both(setup)
+    discipline = rules.discipline(setup)
+    for threads in (2, 5):
+        with patch.object(spans, "WORTH", 1):
+            count = spans.spans_of(setup, discipline, threads)
+        if count > 1:
+            assert_same(expected, spans.simulate(setup, discipline, count))
+
+
+@pytest.mark.parametrize("name", ["batching_static", "kv_full_swap", "kv_full_recompute"])
+def test_shipped_batches_side_by_side(name):
+    changes = ["model.layers=1", "model.scope=block", "mapping.heads=fused", "hardware.memory.arbiter=fifo"]
+    setup = setup_of(read(shipped()[name], changes))
+    expected = compiled.simulate(setup)
+    assert expected is not None
+    for threads in (2, 3):
+        with patch.object(spans, "WORTH", 100), patch.object(spans, "cores", lambda threads=threads: threads):
+            assert spans.spans_of(setup, rules.discipline(setup)) == threads
+            log = compiled.simulate(setup)
+        assert log is not None
+        assert_same(expected, log)
+        assert all(a is b for a, b in zip(expected.graphs, log.graphs, strict=True))
+
+
 @settings(relaxed, max_examples=15)
 @given(served(), st.sampled_from(("simpy", "compiled")))
 def test_recording_steps_alone_says_the_same(data, executor):

@@ -14,7 +14,7 @@ from sim.executors.reference import simulate
 from sim.log.tables import EventLog
 from sim.mapping.lowering import lower
 from sim.mapping.settings import ModelMapping
-from sim.mapping.tasks import TaskGraph
+from sim.mapping.tasks import CLASS_BIT, TaskGraph
 from sim.runs.model import op_graphs
 from sim.runs.plan import plan
 from sim.scenario import from_dict
@@ -151,3 +151,13 @@ def test_a_latent_cache_has_one_head() -> None:
     scenario = from_dict({"model": {"config": "deepseek-v2-lite", "layers": 1}, "mapping": {"kv_loads": "head"}})
     graph = plan(scenario).setup.graph
     assert np.count_nonzero(graph.kind == graph.kinds.index("kv_load")) == 1
+
+
+@pytest.mark.parametrize("activations", ["on_chip", "off_chip"])
+def test_tasks_that_read_the_cache_themselves_are_its_loads(activations: str) -> None:
+    """The loads of a layer wait for the stores of earlier tokens, so they are the tasks that read, not those that end an op."""
+    mapping = ModelMapping(weights="resident", kv="operands", execution="stream", activations=activations)  # type: ignore[arg-type]
+    graph = lower(attention(heads=4, kv_heads=2), mapping)
+    reads = np.flatnonzero(graph.moves & CLASS_BIT["kv_read"]).tolist()
+    assert [task for tasks in graph.kv_loads.values() for task in tasks] == reads
+    assert len(reads) == 4 * 2  # scores and weighted values of each head

@@ -14,8 +14,10 @@ from hypothesis import strategies as st
 import models.library
 import sim
 import sim.mapping.grid
+import sim.mapping.steps.graphs
 from models.graph import IntArray, Members, OpGraph, StepLanes
 from sim.base.errors import InputError
+from sim.base.memo import Memo
 from sim.cost.kernels import ONLY_MOVES, Kernel, kernels_of, together
 from sim.cost.model import Machine
 from sim.cost.profiled import Profiled, calls
@@ -222,6 +224,7 @@ def test_a_profile_sees_the_same_kernels(members: list[tuple[int, int, int]], mo
         assert (kernel.kinds, kernel.dtype) == (expected.kinds, expected.dtype)
         for name in ("rows", "flops", "elements", "bytes", "shared", "context", "heads", "kv_heads", "head_dim", "n"):
             assert getattr(kernel.shapes, name).tolist() == getattr(expected.shapes, name).tolist(), (op.kind, name)
+    assert not any(wanted.values()), "a kernel of a sequence that no kernel for all does"
 
 
 def scenario(attention: str, **workload: object) -> sim.Result:
@@ -272,6 +275,8 @@ def test_edges_through_joins_are_the_same_edges(shape: Shape, model: str, mappin
     plain = graphs(model, mapping)(shape)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(sim.mapping.grid, "MANY_EDGES", 4)
+        for kept in ("GRAPHS", "TEMPLATES"):  # of runs before, with other edges
+            patch.setattr(sim.mapping.steps.graphs, kept, Memo(0))
         made = StepGraphs(laid(model, mapping), MAPPINGS[mapping])
         joined = made(shape)
         ops = laid(model, mapping)[False, False] if shape.plain else stitch(Captures(made.variants), shape).ops
@@ -322,7 +327,9 @@ def test_a_swap_takes_the_same_time_by_call() -> None:
     ops = graphs("llama-3.2-1b", "splits")(Shape((False, True), logits=False, swap="out")).ops
     steps = lanes([(900, 0, 900), (30, 0, 30)], 0)
     found = PROFILED.op_times(ops, steps)
-    for rows, (whole, loading, work, _) in PROFILED._by_op(ops, steps):
+    by_op = list(PROFILED._by_op(ops, steps))
+    assert by_op
+    for rows, (whole, loading, work, _) in by_op:
         assert np.array_equal(found.whole[rows], whole)
         assert np.array_equal(found.loading[rows], loading)
         assert np.array_equal(found.work[rows], work)

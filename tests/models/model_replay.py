@@ -19,7 +19,8 @@ from models.capture import build, hf_config, step
 from models.config import ModelConfig
 from models.graph import OpGraph
 from models.grouping import Group, group, single
-from models.recorder import KV_LOAD, Recorder, Recording, TensorRef, tensor_refs
+from models.recorder import Recorder, TensorRef, tensor_refs
+from models.recording import KV_LOAD, Recording
 
 
 @dataclass

@@ -125,9 +125,10 @@ def test_flops_of_a_step(model, context, batch, query):
 
 
 def test_flops_of_each_product_are_two_per_weight(model):
-    for op, (flops, weight) in zip(model.step().ops, model.step().costs(9)[[0, 2]].T.tolist(), strict=True):
-        if op.kind.endswith("_proj") or op.kind == "lm_head":
-            assert flops == 2 * weight // WIDTH > 0
+    costs = zip(model.step().ops, model.step().costs(9)[[0, 2]].T.tolist(), strict=True)
+    matmuls = [cost for op, cost in costs if op.kind.endswith("_proj") or op.kind == "lm_head"]
+    assert len(matmuls) == 7 * LAYERS + 1
+    assert all(flops == 2 * weight // WIDTH > 0 for flops, weight in matmuls)
 
 
 def test_groups_lose_nothing(fresh):

@@ -21,7 +21,7 @@ def call(*arguments: str) -> str:
 
 
 def numbers(*arguments: str) -> dict[str, Any]:
-    """What `sim run --json` says, without wall-clock times."""
+    """Object of `sim run --json`, without wall-clock times."""
     data = json.loads(call("run", "--json", "--no-trace", *arguments))
     del data["timing"]
     return data

@@ -281,13 +281,13 @@ def test_names_on_the_roofline_do_not_cover_each_other(opened: Open, tmp_path: P
     assert browser.evaluate(COVERED) == []
 
 
-def test_nobody_waited(opened: Open, tmp_path: Path) -> None:
+def test_no_task_waited(opened: Open, tmp_path: Path) -> None:
     scenario = tmp_path / "alone.yaml"
     scenario.write_text("model: {graph: [{name: a, flops: 1000}]}\n")
     path = tmp_path / "alone.html"
     call("report", str(scenario), "-o", str(path), "--no-what-if")
     browser = opened(path)
-    assert "Nobody waited" in browser.evaluate("document.getElementById('blame').innerText")
+    assert "No task waited" in browser.evaluate("document.getElementById('blame').innerText")
     assert browser.evaluate("document.getElementById('blame-group').offsetParent") is None, "there is nothing to choose"
 
 

@@ -1,4 +1,4 @@
-"""What is embedded in the page, without a browser."""
+"""Data embedded in the page, without a browser."""
 
 from __future__ import annotations
 
@@ -111,7 +111,7 @@ def test_lanes_by_hand() -> None:
 
 def test_a_very_long_run_is_cut() -> None:
     result = run(scenarios()["two_tokens_4_engines"])
-    facts, columns = timeline_of(result, np.zeros(0, dtype=np.int64), limit=100)
+    facts, columns = timeline_of(result, limit=100)
     assert (facts["tasks"], facts["shown"], len(columns["start"])) == (352, 100, 100)
     assert facts["horizon_ps"] == np.sort(result.log.tasks.start)[100]
 

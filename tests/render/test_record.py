@@ -1,4 +1,4 @@
-"""What `record` keeps of a run: the same numbers, with fewer tables behind them."""
+"""`record` keeps the same numbers of a run, with fewer tables behind them."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ def summary(name: str, *overrides: str) -> dict[str, Any]:
     return sim.summary(sim.run(read(find_scenario(name), list(overrides))), timing=False)
 
 
-#: What needs ops, and what needs steps.
+#: Outputs that need ops, and outputs that need steps.
 OF_OPS, OF_STEPS = {"blame", "critical_path"}, {"tokens", "breakdown_ps"}
 
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import math
 import random
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -85,3 +87,29 @@ def test_the_command(tmp_path: Path) -> None:
     text = CliRunner().invoke(cli, ["run", str(path), "--repeats", "2"]).output
     assert "2 runs, seeds 0 to 1" in text
     assert not list(tmp_path.glob("traces"))
+
+
+def test_processes_say_the_same() -> None:
+    """A program of its own, without `if __name__ == "__main__"`: a test run may have other threads, and then none is forked."""
+    text = """
+import os
+import sim.executors as executors
+import sim.runs.what_if as what_if
+from sim.runs.repeats import measure, numbers, repeat
+from sim.runs.run import read, run
+from sim.scenario.shipped import scenarios
+
+executors.MANY_BATCHED, executors.cores = 0, lambda: 2
+small = ["model.layers=1", "model.scope=block", "mapping.heads=fused"]
+scenario = read(scenarios()["batching_continuous"], small)
+expected = [numbers(result) for result in repeat(scenario, 3)]
+print(expected == list(measure(scenario, 3, numbers)))
+print(all(pid != os.getpid() for pid in measure(scenario, 3, lambda result: os.getpid())))
+result = run(scenario)
+forked = what_if.what_if(result)
+executors.can_fork = lambda: False
+print(forked == what_if.what_if(result))
+"""
+    done = subprocess.run([sys.executable, "-c", text], check=False, capture_output=True, text=True, timeout=300)
+    forks = "True" if sys.platform == "linux" else "False"
+    assert done.stdout.split() == ["True", forks, "True"], done.stderr

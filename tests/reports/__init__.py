@@ -1,23 +1,49 @@
-"""Stored reports of the shipped scenarios: what `sim run --json` says, without wall-clock times and the trace.
+"""Stored numbers of the shipped scenarios: some forty of `sim run --json`, and a hash of the event log.
 
-`make reports` writes them all anew; read the difference before you commit it.
+`make reports` writes them all again; read the difference before you commit it.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Iterator, Mapping
 from functools import cache
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 import sim
+from sim.analysis.breakdown import PARTS
 from sim.cli.run import write_trace
+from sim.log.tables import EventLog
 from sim.scenario.shipped import find_scenario
 
 FOLDER = Path(__file__).parent
 SAMPLE = FOLDER.parents[1] / "traces" / "sample.pftrace.gz"
-LONGEST = 64  # items of a list that are stored one by one
+
+#: Fields of the JSON object that are stored as they are, by their path.
+FIELDS = (
+    "makespan_ps", "tasks",
+    *(f"requests.{name}" for name in ("count", "tokens", "tokens_per_s", "requests_per_s", "in_system")),
+    *(f"requests.{name}_ps.{each}" for name in ("ttft", "tpot", "itl", "e2e") for each in ("mean", "p99")),
+    "requests.itl_ps.max", "requests.queued_ps.mean", "requests.fairness.tokens_per_s", "requests.fairness.slowdown",
+    *(f"memory.{name}" for name in ("bytes_read", "bytes_written", "busy_ps", "utilisation")),
+    *(f"bounds.{name}_ps" for name in ("critical_path", "compute", "memory", "lower", "upper")),
+    *(f"breakdown_ps.total.{part}" for part in PARTS),
+    "critical_path.tasks",
+)  # fmt: skip
+
+#: Columns of the event log that are hashed, by table.
+COLUMNS = {
+    "tasks": ("step", "task", "engine", "ready", "start", "loaded", "end", "compute", "work"),
+    "grants": ("task", "channel", "start", "end", "work"),
+    "steps": ("sequence", "token", "context", "graph", "first", "released", "end"),
+    "members": ("step", "sequence", "context", "query", "loads", "logits", "emitted"),
+}
+
+Number = int | float | str | None
 
 
 @cache
@@ -26,35 +52,63 @@ def run(name: str) -> sim.Result:
     return sim.run(find_scenario(name))
 
 
-def stored(result: sim.Result) -> str:
-    """The stored form of the report of a run."""
-    data = json.loads(json.dumps(sim.summary(result, timing=False)))
-    return _lines(_short(data)) + "\n"
+def stored(name: str) -> dict[str, Number]:
+    """The stored numbers of a scenario, by name."""
+    numbers: dict[str, Number] = json.loads((FOLDER / f"{name}.json").read_text())
+    return numbers
+
+
+def numbers(result: sim.Result) -> dict[str, Number]:
+    """The numbers of a run that are stored, by name, and the hash of its log."""
+    summary = sim.summary(result, timing=False)
+    return {**of_summary(summary), "log": digest(result.log)}
+
+
+def of_summary(summary: Mapping[str, Any]) -> dict[str, Number]:
+    """Fields of the JSON object of a run, and sums over its lists, by name; None where there is no such number."""
+    return {
+        **{path: _at(summary, path) for path in FIELDS},
+        "engines.busy_ps": sum(engine["busy_ps"] for engine in summary["engines"]),
+        **{f"blame.{resource}_ps": _waits(summary, resource) for resource in ("engine", "channel")},
+        "checks": len(summary["checks"]),
+        "extrapolated": len(summary["doubts"]),
+    }
+
+
+def _at(summary: Any, path: str) -> Number:
+    for key in path.split("."):
+        summary = None if summary is None else summary[key]
+    found: Number = summary
+    return found
+
+
+def _waits(summary: Mapping[str, Any], resource: str) -> int | None:
+    """Time that all tasks waited for an engine or the channel, in ps; None if no ops were recorded."""
+    if summary["blame"] is None:
+        return None
+    matrix = summary["blame"][resource]["by_kind"]
+    return sum(map(sum, matrix["wait_ps"])) + sum(matrix["alone_ps"])
+
+
+def digest(log: EventLog) -> str:
+    """SHA-256 of the columns of a log, whatever integer types they have."""
+    total = hashlib.sha256()
+    for table, columns in COLUMNS.items():
+        for column in columns:
+            total.update(f"{table}.{column}".encode())
+            total.update(np.asarray(getattr(getattr(log, table), column), dtype="<i8").tobytes())
+    return total.hexdigest()
+
+
+def differences(before: Mapping[str, Number], now: Mapping[str, Number]) -> Iterator[str]:
+    """Each number that differs, with both values and the relative change."""
+    for name in dict.fromkeys([*before, *now]):
+        old, new = before.get(name), now.get(name)
+        if old != new:
+            both = isinstance(old, int | float) and isinstance(new, int | float) and old
+            yield f"{name}: {old} stored, {new} now" + (f" ({new / old - 1:+.3g})" if both else "")
 
 
 def write_sample(path: Path) -> None:
     """Write the trace that is kept in the repository."""
     write_trace(run("two_tokens_4_engines"), path)
-
-
-def _short(value: Any) -> Any:
-    """The same, with the first items of long lists and a digest of all, so that any change still shows."""
-    if isinstance(value, dict):
-        return {key: _short(each) for key, each in value.items()}
-    if isinstance(value, list) and len(value) > LONGEST:
-        digest = hashlib.sha256(json.dumps(value, separators=(",", ":")).encode()).hexdigest()
-        return {"items": len(value), "sha256": digest, "first": [_short(each) for each in value[:4]]}
-    return [_short(each) for each in value] if isinstance(value, list) else value
-
-
-def _lines(value: Any, indent: str = "\n") -> str:
-    """JSON with one line for each object that holds only plain values: small, and its differences read well."""
-    inner = indent + " "
-    children = value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
-    if not any(isinstance(child, dict | list) and child for child in children):
-        return json.dumps(value)
-    if isinstance(value, dict):
-        items, brackets = [f"{json.dumps(key)}: {_lines(child, inner)}" for key, child in value.items()], "{}"
-    else:
-        items, brackets = [_lines(child, inner) for child in value], "[]"
-    return brackets[0] + inner + ("," + inner).join(items) + indent + brackets[1]

@@ -1,4 +1,4 @@
-"""What each scenario of batches is there to show, as arithmetic says it: bytes over bandwidth, FLOPs over peak, who waits."""
+"""Facts that each scenario of batches shows, by arithmetic: bytes over bandwidth, FLOPs over peak, and which requests wait."""
 
 from __future__ import annotations
 
@@ -188,7 +188,7 @@ def test_waiting_keeps_tokens_even_and_lets_requests_wait() -> None:
     a_step = Fraction((WEIGHTS + 4 * (ROW + KV * (PROMPT + OUTPUT))) * PS, L4_BANDWIDTH)
     assert runs["wait"].requests.gaps.max() < 1.1 * a_step, "never more than a step of four"
     for full in ("recompute", "swap"):
-        assert runs[full].requests.gaps.max() > 10 * a_step, "who was put out waits until others are done"
+        assert runs[full].requests.gaps.max() > 10 * a_step, "a request that was put out waits until others are done"
         assert runs[full].requests.ttft.mean() < runs["wait"].requests.ttft.mean()
 
 

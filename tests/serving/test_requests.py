@@ -88,7 +88,9 @@ def test_what_holds_of_any_run(workload: dict[str, object]) -> None:
     assert r.tokens.tolist() == [request.tokens for request in asked]
     assert r.arrival.tolist() == [request.arrival for request in asked]
     assert (r.ttft + np.bincount(r.of_gap, weights=r.gaps, minlength=8) == r.e2e).all()
-    assert (r.queued >= 0).all()
+    log = result.log
+    begin = [log.steps.released[log.members.step[log.members.sequence == number]].min() for number in range(8)]
+    assert r.queued.tolist() == [start - arrival for start, arrival in zip(begin, r.arrival.tolist(), strict=True)]
     assert (r.slowdown > 0.999).all()
     assert sum(r.e2e.tolist()) == pytest.approx(r.in_system * r.end)
     # The cache never holds more than all that was asked for, and is empty in the end.

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +15,7 @@ from sim.runs.saved import run_to_file
 from sim.runs.workload import requests
 from sim.scenario import from_dict
 from sim.scenario.shipped import scenarios
-from tests.reports import FOLDER as REPORTS
+from tests.reports import stored
 
 
 def told(workload: dict[str, Any]) -> tuple[int, int, int]:
@@ -66,7 +65,7 @@ BATCHED = [name for name in scenarios() if name.startswith(("batch", "dense", "k
 def test_shipped_scenarios_have_as_many_as_told(name: str) -> None:
     scenario = read(scenarios()[name])
     fewest, most = tasks_in_all(plan(scenario).setup)
-    assert fewest <= json.loads((REPORTS / f"{name}.json").read_text())["tasks"] <= most
+    assert fewest <= stored(name)["tasks"] <= most
 
 
 BLOCK = ["model.layers=1", "model.scope=block"]

@@ -12,7 +12,6 @@ import pytest
 
 from models.experts import Experts, Tokens, distinct
 from models.graph import QUANTITIES
-from sim.analysis.context import grid
 from sim.base.errors import InputError
 from sim.cost.kernels import kernels_of
 from sim.executors import Executor
@@ -46,7 +45,8 @@ def expert_bytes(log: EventLog) -> dict[tuple[int, int, str], int]:
     moved = log.bytes_moved()
     for number, graph in enumerate(log.graphs):
         steps = np.flatnonzero(log.steps.graph == number)
-        for task, sizes in enumerate(grid(log, number, moved).T.tolist()):
+        by_task = moved[log.steps.first[steps] + np.arange(len(graph))[:, None]]  # [task, step]
+        for task, sizes in enumerate(by_task.tolist()):
             op = graph.ops.ops[graph.op[task]]
             if op.experts is not None and graph.moves[task]:
                 for step, size in zip(steps.tolist(), sizes, strict=True):
@@ -190,10 +190,13 @@ def test_arithmetic_is_that_of_every_choice() -> None:
     setup = plan(made).setup
     log = run(made).log
     lanes, one = log.lanes(np.arange(3)), setup.graph.ops.costs(50)
-    for op, flops in zip(log.graphs[0].ops.ops, log.graphs[0].ops.costs_of(lanes)[FLOPS].tolist(), strict=True):
-        if op.experts is not None:
-            alone = {o.kind: int(f) for o, f in zip(setup.graph.ops.ops, one[FLOPS], strict=True) if o.experts is not None}
-            assert flops == [5 * alone[op.kind]] * 3
+    alone = {op.kind: int(flops) for op, flops in zip(setup.graph.ops.ops, one[FLOPS], strict=True) if op.experts is not None}
+    ops = log.graphs[0].ops
+    found = {
+        op.kind: flops for op, flops in zip(ops.ops, ops.costs_of(lanes)[FLOPS].tolist(), strict=True) if op.experts is not None
+    }
+    assert alone
+    assert found == {kind: [5 * flops] * 3 for kind, flops in alone.items()}
 
 
 def test_kernels_of_each_layer_have_its_own_experts() -> None:

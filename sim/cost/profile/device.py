@@ -15,7 +15,7 @@ PRODUCT, ATTENTION, MULTI_HEAD, ELEMENTWISE = "product", "attention", "multi_hea
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Provenance:
-    """Where a profile is from.
+    """Source of a profile.
 
     source: the command, or the table, that gave the samples. settings: other conditions (threads, mode, CUDA graphs).
     rounds: repetitions of each measurement. spread: median over shapes of (p90 - p10) / median of their repetitions.
@@ -103,7 +103,7 @@ class DeviceProfile:
         object.__setattr__(self, "_index", {(timing.kind, timing.dtype): timing for timing in self.timings})
 
     def timing(self, kinds: Iterable[str], dtype: str) -> Timing | None:
-        """The timing of the first of these kinds that there is one of; None if there is none."""
+        """The timing of the first of these kinds that has one; None if none has."""
         return next((self._index[kind, dtype] for kind in kinds if (kind, dtype) in self._index), None)
 
     def kinds(self) -> Iterator[str]:

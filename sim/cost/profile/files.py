@@ -11,7 +11,8 @@ from typing import Any
 
 from sim.base.documents import Node, read
 from sim.base.files import whole_file
-from sim.base.quantities import BANDWIDTH, DURATION, SIZE, Dimension, show
+from sim.base.quantities import BANDWIDTH, DURATION, SIZE, Dimension
+from sim.base.values import items, numbered, one_of, quantity, real, whole
 from sim.cost.profile.device import DeviceProfile, Provenance, Residual, RowFit, Step, Timing
 from sim.cost.profile.forms import DIMENSIONS, FORMS, UNITS
 
@@ -42,11 +43,11 @@ def _read(path: Path, _stamp: int) -> DeviceProfile:
     return DeviceProfile(
         title=root.needed("title").text(),
         provenance=_provenance(root.needed("provenance")),
-        engines=_count(found["engines"]) if "engines" in found else 1,
-        bandwidth=_quantity(root.needed("bandwidth"), BANDWIDTH),
-        read=_by_number(found.get("read"), BANDWIDTH),
-        write=_by_number(found.get("write"), BANDWIDTH),
-        capacity=_quantity(found["capacity"], SIZE) if "capacity" in found else None,
+        engines=whole(found["engines"]) if "engines" in found else 1,
+        bandwidth=quantity(root.needed("bandwidth"), BANDWIDTH),
+        read=_rates(found["read"]) if "read" in found else {},
+        write=_rates(found["write"]) if "write" in found else {},
+        capacity=quantity(found["capacity"], SIZE) if "capacity" in found else None,
         step=_step(found["step"]) if "step" in found else Step(),
         timings=tuple(_timings(root.needed("ops"))),
     )
@@ -60,11 +61,11 @@ def _provenance(node: Node) -> Provenance:
             optional[key] = {name: each.text() for name, each in found[key].mapping().items()}
     for key in ("spread", "noise"):
         if key in found:
-            optional[key] = _real(found[key])
+            optional[key] = real(found[key])
     if "rounds" in found:
-        optional["rounds"] = _count(found["rounds"])
+        optional["rounds"] = whole(found["rounds"])
     if "warnings" in found:
-        optional["warnings"] = tuple(each.text() for each in _items(found["warnings"]))
+        optional["warnings"] = tuple(each.text() for each in items(found["warnings"]))
     return Provenance(
         device=node.needed("device").text(), source=node.needed("source").text(), date=node.needed("date").text(), **optional
     )
@@ -73,9 +74,9 @@ def _provenance(node: Node) -> Provenance:
 def _step(node: Node) -> Step:
     found = node.mapping(STEP)
     return Step(
-        scale=_real(found["scale"]) if "scale" in found else 1.0,
-        per_op=_quantity(found["per_op"], DURATION) if "per_op" in found else 0,
-        per_step=_quantity(found["per_step"], DURATION) if "per_step" in found else 0,
+        scale=real(found["scale"]) if "scale" in found else 1.0,
+        per_op=quantity(found["per_op"], DURATION) if "per_op" in found else 0,
+        per_step=quantity(found["per_step"], DURATION) if "per_step" in found else 0,
         residual=_residual(found["residual"]) if "residual" in found else None,
     )
 
@@ -84,82 +85,46 @@ def _timings(node: Node) -> Iterator[Timing]:
     for kind, by_dtype in node.mapping().items():
         for dtype, each in by_dtype.mapping().items():
             found = each.mapping(TIMING)
-            form = _one_of(each.needed("form"), FORMS.names())
+            form = one_of(each.needed("form"), FORMS.names())
             ranges = each.needed("ranges").mapping(RANGES)
             yield Timing(
                 kind=kind,
                 dtype=dtype,
                 form=form,
-                unit=_one_of(found["unit"], UNITS) if "unit" in found else UNITS[0],
+                unit=one_of(found["unit"], UNITS) if "unit" in found else UNITS[0],
                 ranges={name: _range(bounds) for name, bounds in ranges.items()},
                 rows=_rows(each.needed("rows"), FORMS.get(form).coefficients),
             )
 
 
+def _rates(node: Node) -> dict[int, int]:
+    """Bandwidths by number of streams."""
+    return {number: quantity(each, BANDWIDTH) for number, each in numbered(node, "streams").items()}
+
+
 def _rows(node: Node, dimensions: Mapping[str, Dimension]) -> dict[int, RowFit]:
+    """Fits by number of rows. dimensions: of the coefficients of the form."""
     fits = {}
-    for number, fit in node.mapping().items():
+    for number, fit in numbered(node, "rows").items():
         values = fit.mapping((*dimensions, "residual"))
-        if not number.isdecimal() or int(number) < 1:
-            raise node.keys[number].error(f"expected a number of rows as key, found {show(number)}")
-        coefficients = {name: _quantity(each, dimensions[name]) for name, each in values.items() if name != "residual"}
-        fits[int(number)] = RowFit(coefficients=coefficients, residual=_residual(fit.needed("residual")))
+        coefficients = {name: quantity(each, dimensions[name]) for name, each in values.items() if name != "residual"}
+        fits[number] = RowFit(coefficients=coefficients, residual=_residual(fit.needed("residual")))
     if not fits:
         raise node.place.error("expected a fit for at least one number of rows")
-    return dict(sorted(fits.items()))
+    return fits
 
 
 def _residual(node: Node) -> Residual:
     node.mapping(RESIDUAL)
-    return Residual(samples=_count(node.needed("samples")), median=_real(node.needed("median")), p90=_real(node.needed("p90")))
+    return Residual(samples=whole(node.needed("samples")), median=real(node.needed("median")), p90=real(node.needed("p90")))
 
 
 def _range(node: Node) -> tuple[int, int]:
-    bounds = [each.value for each in _items(node)]
-    whole = [bound for bound in bounds if isinstance(bound, int) and not isinstance(bound, bool)]
-    if len(whole) == len(bounds) == 2 and 0 <= whole[0] <= whole[1]:
-        return whole[0], whole[1]
+    bounds = [each.value for each in items(node)]
+    numbers = [bound for bound in bounds if isinstance(bound, int) and not isinstance(bound, bool)]
+    if len(numbers) == len(bounds) == 2 and 0 <= numbers[0] <= numbers[1]:
+        return numbers[0], numbers[1]
     raise node.place.error("expected [smallest, largest], two whole numbers")
-
-
-def _by_number(node: Node | None, dimension: Dimension) -> dict[int, int]:
-    table = {}
-    for number, each in node.mapping().items() if node is not None else ():
-        if not number.isdecimal() or int(number) < 1:
-            raise each.place.error(f"expected a number of streams as key, found {show(number)}")
-        table[int(number)] = _quantity(each, dimension)
-    return dict(sorted(table.items()))
-
-
-def _quantity(node: Node, dimension: Dimension) -> int:
-    try:
-        return dimension.parse(node.plain())
-    except ValueError as error:
-        raise node.place.error(str(error)) from None
-
-
-def _items(node: Node) -> list[Node]:
-    if not isinstance(node.value, list):
-        raise node.place.error(f"expected a list, found {show(node.plain())}")
-    return node.value
-
-
-def _count(node: Node) -> int:
-    if not isinstance(node.value, int) or isinstance(node.value, bool) or node.value < 1:
-        raise node.place.error(f"expected a whole number from 1, found {show(node.plain())}")
-    return node.value
-
-
-def _real(node: Node) -> float:
-    if not isinstance(node.value, (int, float)) or isinstance(node.value, bool) or not 0 <= node.value < 1e9:
-        raise node.place.error(f"expected a number from 0, found {show(node.plain())}")
-    return float(node.value)
-
-
-def _one_of(node: Node, valid: tuple[str, ...] | list[str]) -> str:
-    if node.value not in valid:
-        raise node.place.error(f"expected one of {', '.join(valid)}, found {show(node.plain())}")
-    return str(node.value)
 
 
 # Writing --------------------------------------------------------------------------------------------------------------------

@@ -38,7 +38,7 @@ def fit(
     samples: Samples, provenance: Provenance, *, title: str = "", engines: int = 1, bandwidth: int | None = None,
     capacity: int | None = None, cache: int | None = None, forms: Sequence[str] | None = None,
 ) -> DeviceProfile:  # fmt: skip
-    """Make a profile.
+    """Fit a profile to samples.
 
     bandwidth: bytes/s of the memory; by default the best that streams reached. cache: bytes of the last cache, where kernels
     were measured with their operands in it if they fit. forms: of these each kind takes the one with the smallest median error;
@@ -56,7 +56,7 @@ def fit(
     read, write = (_streams(samples, kind) for kind in (READ, WRITE))
     best = max([*read.values(), *write.values()], default=None)
     if bandwidth is None and best is None:
-        raise InputError("expected the bandwidth of the memory, for there are no samples of streams")
+        raise InputError("expected the bandwidth of the memory, because there are no samples of streams")
     return DeviceProfile(
         title=title or provenance.device,
         provenance=provenance,
@@ -196,7 +196,7 @@ SPLITS, EARLY, AS_GOOD = (1024, 2048, 4096), (256, 512), 1.25
 
 
 def fit_cached(samples: Samples, cache: int | None) -> ByRows:
-    """Coefficients of `cached`, for a last cache of so many bytes.
+    """Coefficients of `cached`, for a given size of the last cache in bytes.
 
     Of the splits that fit about as well the deepest is taken: the part that a shallow one leaves to `serial` grows without end
     beyond the depths that were measured.
@@ -243,7 +243,7 @@ def _coefficients(x: Floats) -> dict[str, int]:
 
 
 def _rate(slope: float) -> int | None:
-    """Units per second for so many ps a unit, None for as good as nothing."""
+    """Units per second at a time per unit in ps, None for a time of practically nothing."""
     return max(1, round(PS_PER_S / slope)) if slope * MAXIMUM > PS_PER_S else None
 
 

@@ -1,4 +1,4 @@
-"""The time of an op by a profile, and what of it was never measured."""
+"""The time of an op by a profile, and the part of it that is an extrapolation."""
 
 from __future__ import annotations
 

@@ -34,7 +34,8 @@ import numpy.typing as npt
 
 from sim.base.documents import Node, read
 from sim.base.errors import InputError, nearest
-from sim.base.quantities import BANDWIDTH, SIZE, Dimension, number, show
+from sim.base.quantities import BANDWIDTH, SIZE, number, show
+from sim.base.values import one_of, quantity
 from sim.cost.profile.device import ATTENTION, MULTI_HEAD, PRODUCT, Provenance
 from sim.cost.profile.samples import NUMBERS, Samples
 
@@ -83,9 +84,9 @@ def read_tables(mapping: str | os.PathLike[str], folder: str | os.PathLike[str] 
             device=device, source=root.needed("source").text(), date=root.needed("date").text(), libraries=libraries,
             driver=found["driver"].text() if "driver" in found else "",
         ),
-        bandwidth=_quantity(root.needed("bandwidth"), BANDWIDTH),
-        capacity=_quantity(found["capacity"], SIZE) if "capacity" in found else None,
-        cache=_quantity(found["cache"], SIZE) if "cache" in found else None,
+        bandwidth=quantity(root.needed("bandwidth"), BANDWIDTH),
+        capacity=quantity(found["capacity"], SIZE) if "capacity" in found else None,
+        cache=quantity(found["cache"], SIZE) if "cache" in found else None,
         samples=Samples.concatenate(parts),
         calibrate=np.concatenate(masks),
     )  # fmt: skip
@@ -93,12 +94,8 @@ def read_tables(mapping: str | os.PathLike[str], folder: str | os.PathLike[str] 
 
 def _table(node: Node, folder: Path) -> tuple[Samples, npt.NDArray[np.bool_]]:
     node.mapping(TABLE)
-    file, kind, dtype = (node.needed(key).text() for key in ("file", "kind", "dtype"))
-    if dtype not in ELEMENT:
-        raise node.needed("dtype").place.error(f"expected one of {', '.join(ELEMENT)}, found {show(dtype)}")
-    unit = node.needed("unit").text()
-    if unit not in UNITS:
-        raise node.needed("unit").place.error(f"expected one of {', '.join(UNITS)}, found {show(unit)}{nearest(unit, UNITS)}")
+    file, kind = (node.needed(key).text() for key in ("file", "kind"))
+    dtype, unit = one_of(node.needed("dtype"), ELEMENT), one_of(node.needed("unit"), UNITS)
     given = node.needed("columns").mapping(list(NUMBERS))
     for name in (*NEEDED.get(kind, ()), "duration"):
         if name not in given:
@@ -216,10 +213,3 @@ def _whole(values: npt.NDArray[np.float64], node: Node) -> npt.NDArray[np.int64]
         raise node.place.error(f"column {node.text()!r} does not hold numbers: not finite, or too large")
     rounded: npt.NDArray[np.int64] = np.rint(values).astype(np.int64)
     return rounded
-
-
-def _quantity(node: Node, dimension: Dimension) -> int:
-    try:
-        return dimension.parse(node.plain())
-    except ValueError as error:
-        raise node.place.error(str(error)) from None

@@ -12,7 +12,7 @@ from sim.base.kernel import compile_kernel
 from sim.mapping.steps import Shape
 from sim.base.errors import SimulationError
 from sim.log.tables import EventLog, GrantTable, MemberTable, StepTable, TaskTable
-from sim.executors.compiled.build import Machine
+from sim.executors.compiled.build import Machine, Words
 from sim.executors.compiled.costs import Costs, costs_of
 from sim.executors.compiled.driver import INSTANTS, PART, Run, Sink, widened
 from sim.executors.compiled.forms import Form
@@ -73,13 +73,31 @@ class Loop:
         self.cells, self.costs, self.members = Area(), Area(), Area()
 
 
+class Part(NamedTuple):
+    """Some steps of the only loop of a run, on their own from time 0.
+
+    batcher: gives these steps. token: number of the first. row, rows: of its tasks in the log of all steps, and how many rows.
+    """
+
+    batcher: Batcher
+    token: int
+    row: int
+    rows: int
+    log: Words
+
+
 class Batches(Run):
     """Loops of batched steps."""
 
-    def __init__(self, setup: Setup, discipline: Discipline, progress: Progress | None, sink: Sink | None) -> None:
+    def __init__(
+        self, setup: Setup, discipline: Discipline, progress: Progress | None, sink: Sink | None, part: Part | None = None
+    ) -> None:  # fmt: skip
         super().__init__(setup, discipline, progress, sink)
         assert setup.batching is not None
-        batchers = loops(setup.batching, setup.sequences, concurrency=setup.concurrency, think=setup.think)
+        if part is None:
+            batchers = loops(setup.batching, setup.sequences, concurrency=setup.concurrency, think=setup.think)
+        else:
+            batchers = [part.batcher]
         self.loops = [Loop(number, batcher) for number, batcher in enumerate(batchers)]
         self.in_parts = sink is not None and len(batchers) == 1
         self.given = self.given_members = 0  # steps that the sink has, and their members
@@ -90,11 +108,15 @@ class Batches(Run):
         self.m = machine.memory()
         self.used = len(self.m)
         self.table = machine.registers[LOOP_TABLE]
-        # Room for a quarter more than a run has at least: pages that are never written take no memory, and copies take time.
-        rows = PART if self.in_parts else min(tasks_in_all(setup)[0] * 5 // 4 + FIRST_ROWS, MOST_AT_FIRST)
-        self.log = np.empty((LOG_FIELDS, rows), dtype=np.int64)
-        self.grant = np.empty((GRANT_FIELDS, rows + setup.channels * machine.ports), dtype=np.int64)
         self.rows = self.done = 0
+        if part is not None:
+            self.log, rows, self.rows, self.loops[0].token = part.log, part.rows, part.row, part.token
+        else:
+            # Capacity for three times the least rows: pages that are never written take no memory, and copies take time.
+            least, most = tasks_in_all(setup)
+            rows = PART if self.in_parts else min(min(3 * least, most) + FIRST_ROWS, MOST_AT_FIRST)
+            self.log = np.empty((LOG_FIELDS, rows), dtype=np.int64)
+        self.grant = np.empty((GRANT_FIELDS, rows + setup.channels * machine.ports), dtype=np.int64)
         self.kept: list[Kept] = []
         self.counts, self.member_rows = array("q"), array("q")  # members of each step, and their columns one after another
         self.graphs: dict[int, tuple[int, Form, Costs]] = {}  # by id
@@ -237,6 +259,24 @@ class Batches(Run):
 
     # Results
 
+    def last(self) -> int:
+        return self.kept[-1].end
+
+    def own_rows(self) -> slice:
+        return slice(self.kept[0].row, self.rows)
+
+    def move(self, by: int) -> None:
+        super().move(by)
+        self.kept = [each._replace(released=each.released + by, end=each.end + by) for each in self.kept]
+
+    def append(self, later: Batches) -> None:
+        """Take over the steps of another part, which come after its own."""
+        number = [self._graph(graph)[0] for graph in later.made]
+        self.kept.extend(each._replace(graph=number[each.graph]) for each in later.kept)
+        self.counts.extend(later.counts)
+        self.member_rows.extend(later.member_rows)
+        self.rows, self.done = later.rows, self.done + later.done
+
     def tokens(self) -> int:
         return self.done
 
@@ -273,7 +313,7 @@ class Batches(Run):
         if rows and (first != row).any():
             self._reorder(row, first, size)
         return EventLog(
-            graphs=tuple(self.made[i] for i in used), tasks=self._tasks(first, size) if rows else TaskTable.empty(),
+            graphs=tuple(self.made[i] for i in used), tasks=self._tasks(size) if rows else TaskTable.empty(),
             grants=self.grants() if rows else GrantTable.empty(),
             steps=StepTable(
                 sequence=loop.astype(np.int32), token=token.astype(np.int32), context=context, graph=place[graph], first=first,
@@ -283,9 +323,10 @@ class Batches(Run):
             batched=self._members(order), arrival=self._arrival(),
         )  # fmt: skip
 
-    def _tasks(self, first: Any, size: Any) -> TaskTable:
+    def _tasks(self, size: Any) -> TaskTable:
         number = np.repeat(np.arange(len(size), dtype=np.int32), size)
-        return self.tasks(number, (np.arange(self.rows) - np.repeat(first, size)).astype(np.int32))
+        task = np.arange(size.max(initial=0), dtype=np.int32)
+        return self.tasks(number, np.concatenate([task[:0], *(task[:each] for each in size.tolist())]))
 
     def _reorder(self, row: Any, first: Any, size: Any) -> None:
         """Put the rows of steps into program order, and tell the intervals of service."""

@@ -86,6 +86,23 @@ class Run:
         """Raise SimulationError if there is work left."""
         raise NotImplementedError
 
+    # Of a run that is a span of another
+
+    def last(self) -> int:
+        """When its last step ended."""
+        raise NotImplementedError
+
+    def own_rows(self) -> slice:
+        """Those that are its own in the log of all."""
+        raise NotImplementedError
+
+    def move(self, by: int) -> None:
+        """Let it begin at another time."""
+        rows = self.own_rows()
+        for column in (C_READY, C_START, C_LOADED, C_END):
+            self.log[column, rows] += by
+        self.grant[G_START : G_END + 1, : int(self.m[GRANTS])] += by
+
     def wake(self, loop: int, time: int) -> None:
         """Have a loop go on at a time."""
         push(self.m, int(self.m[WAKES]), time, loop, 0)
@@ -207,6 +224,27 @@ class Sequences(Run):
         self.costs.fill(self.m[at : at + words].reshape(count, self.costs.rows, COST), lanes)
         self.m[loop + L_COST_FIRST] = first
         self.m[loop + L_COST_LANES] = count
+
+    def last(self) -> int:
+        return int(self._own_ends()[1, -1])
+
+    def own_rows(self) -> slice:
+        assert self.span is not None
+        return slice(self.span.tokens.start * self.form.size, self.span.tokens.stop * self.form.size)
+
+    def move(self, by: int) -> None:
+        super().move(by)
+        self._own_ends()[:] += by
+
+    def append(self, later: Sequences) -> None:
+        """Take over the steps of another span, which come after its own."""
+        assert later.span is not None
+        self.ends()[:, later.span.tokens.start : later.span.tokens.stop] = later._own_ends()
+
+    def _own_ends(self) -> Words:
+        """Those of its span."""
+        assert self.span is not None
+        return self.ends()[:, self.span.tokens.start : self.span.tokens.stop]
 
     def _loops(self) -> Words:
         return self.m[self.table : self.table + len(self.count) * LOOP_WORDS].reshape(-1, LOOP_WORDS).T

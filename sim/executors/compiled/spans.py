@@ -1,63 +1,114 @@
-"""Steps of a single sequence side by side: each begins on an idle machine, so that only its time depends on those before it.
+"""Steps of a single loop side by side: each begins on an idle machine, so that only its time depends on those before it.
 
-The tokens are cut into spans, one for each core. Each span runs from time 0 in a thread of its own (compiled code releases the
-interpreter's lock); then its times are moved to where the span before it ended. The log is the same however many there are.
+That is so of a single sequence, and of batches whose members are known beforehand: those of requests that are all there from
+the beginning. The steps are cut into spans, one for each core. Each span runs from time 0 in a thread of its own (compiled code
+releases the interpreter's lock); then its times are moved to where the span before it ended. The log is the same however many
+there are.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from itertools import pairwise
+from dataclasses import dataclass, field
+from itertools import accumulate, pairwise
+from typing import Any
 
 import numpy as np
 
 from sim.base.cores import cores
-from sim.log.tables import EventLog
-from sim.executors.compiled.driver import Sequences, Span
-from sim.executors.compiled.state import C_END, C_LOADED, C_READY, C_START, G_END, G_START, GRANTS, LOG_FIELDS
+from sim.base.errors import SimulationError
+from sim.executors.compiled.batches import Batches, Part
+from sim.executors.compiled.driver import Run, Sequences, Span
+from sim.executors.compiled.state import GRANTS, LOG_FIELDS
 from sim.executors.setup import Progress, Setup
+from sim.executors.size import tasks_in_all
+from sim.log.tables import EventLog
 from sim.machine.arbiters.disciplines import Discipline
+from sim.serving.batcher import Batch, Batcher, loops
 
-WORTH = 1 << 19  # tasks of a span, at least: a thread takes longer to start than fewer of them take to simulate
+WORTH = 1 << 16  # tasks of a span, at least: some 20 ms, against 1 ms to lay out another machine and start a thread
 
 
 def spans_of(setup: Setup, discipline: Discipline, threads: int | None = None) -> int:
-    """How many spans a run is cut into; 1 if its steps do not begin on an idle machine, or are few."""
-    if setup.batching is not None or setup.dependency == "known" or len(setup.sequences) != 1:
+    """How many spans a run is cut into; 1 if its steps do not begin on an idle machine, are not known, or are few."""
+    if setup.dependency == "known" or (len(setup.sequences) != 1 if setup.batching is None else not _is_closed(setup)):
         return 1
     if discipline.kind not in {"exclusive", "classes"}:  # others remember whose turn it was
         return 1
-    tokens = setup.sequences[0].tokens
-    return max(1, min(cores() if threads is None else threads, tokens, tokens * len(setup.graph) // WORTH))
+    steps = sum(request.prompt + request.tokens for request in setup.sequences)
+    return max(1, min(cores() if threads is None else threads, steps, tasks_in_all(setup)[0] // WORTH))
+
+
+def _is_closed(setup: Setup) -> bool:
+    """Whether who takes part in a step does not depend on times: a single loop, and all requests come at once."""
+    batching, arrivals = setup.batching, {request.arrival for request in setup.sequences}
+    return batching is not None and batching.policy != "independent" and setup.concurrency is None and len(arrivals) == 1
 
 
 def simulate(setup: Setup, discipline: Discipline, count: int, progress: Progress | None = None) -> EventLog:
-    """Run a single sequence in so many spans. Raises as `Run.execute` does."""
+    """Run a single loop in so many spans. Raises as `Run.execute` does."""
+    runs = (_sequence if setup.batching is None else _batches)(setup, discipline, count)
+    with ThreadPoolExecutor(count) as pool:
+        list(pool.map(lambda run: run.execute(), runs))
+        *begins, end = accumulate((run.last() for run in runs), initial=setup.sequences[0].arrival)
+        list(pool.map(lambda run, by: run.move(by), runs, begins))
+    whole: Any = runs[0]
+    for run in runs[1:]:
+        whole.append(run)
+    whole.grant = np.concatenate([run.grant[:, : int(run.m[GRANTS])] for run in runs], axis=1)
+    whole.m[GRANTS] = whole.grant.shape[1]
+    if progress is not None:
+        progress(sum(request.tokens for request in setup.sequences), end)
+    log: EventLog = whole.event_log()
+    return log
+
+
+def _sequence(setup: Setup, discipline: Discipline, count: int) -> Sequence[Run]:
+    """Spans of equally many tokens."""
     (request,) = setup.sequences
     log = np.empty((LOG_FIELDS, request.tokens * len(setup.graph)), dtype=np.int64)
     cuts = [request.tokens * i // count for i in range(count + 1)]
-    runs = [Sequences(setup, discipline, None, None, Span(range(first, after), log)) for first, after in pairwise(cuts)]
-    with ThreadPoolExecutor(count) as pool:
-        list(pool.map(Sequences.execute, runs))
-    whole, size, now = runs[0], len(setup.graph), request.arrival
-    begins = []
-    for run, (first, after) in zip(runs, pairwise(cuts), strict=True):
-        begins.append(now)
-        ended = run.ends()[:, first:after].copy()  # the first run is the whole
-        whole.ends()[:, first:after] = ended + now
-        now += int(ended[1, -1])
-    with ThreadPoolExecutor(count) as pool:
-        list(pool.map(lambda i: _move(runs[i], cuts[i] * size, cuts[i + 1] * size, begins[i]), range(count)))
-    if progress is not None:
-        progress(request.tokens, now)
-    whole.span = None
-    whole.grant = np.concatenate([run.grant[:, : int(run.m[GRANTS])] for run in runs], axis=1)
-    whole.m[GRANTS] = whole.grant.shape[1]
-    return whole.event_log()
+    return [Sequences(setup, discipline, None, None, Span(range(first, after), log)) for first, after in pairwise(cuts)]
 
 
-def _move(run: Sequences, first: int, after: int, by: int) -> None:
-    """Let a span begin at another time."""
-    for column in (C_READY, C_START, C_LOADED, C_END):
-        run.log[column, first:after] += by
-    run.grant[G_START : G_END + 1, : int(run.m[GRANTS])] += by
+@dataclass(slots=True, eq=False)
+class Known(Batcher):
+    """Gives steps that are known beforehand."""
+
+    steps: Iterator[Batch] = field(default_factory=lambda: iter(()))
+
+    def next(self, now: int) -> Batch | None:
+        return next(self.steps, None)
+
+    def ended(self, batch: Batch, now: int) -> None:
+        pass
+
+
+def _batches(setup: Setup, discipline: Discipline, count: int) -> Sequence[Run]:
+    """Spans of about as many tasks each, of whole steps."""
+    assert setup.batching is not None
+    assert setup.graphs is not None
+    (batcher,) = loops(setup.batching, setup.sequences)
+    steps = list(_all_steps(batcher, setup.sequences[0].arrival))
+    # All graphs are made here: threads must share them, since a log tells graphs apart by their identity.
+    first = np.cumsum([0, *(len(setup.graphs(step.shape)) for step in steps)])
+    log = np.empty((LOG_FIELDS, first[-1]), dtype=np.int64)
+    cuts = np.unique([0, *np.searchsorted(first, first[-1] * np.arange(1, count) // count), len(steps)]).tolist()
+    parts = (
+        Part(
+            Known(setup.batching, batcher.arrivals, steps=iter(steps[begin:after])), begin, int(first[begin]),
+            int(first[after] - first[begin]), log,
+        )
+        for begin, after in pairwise(cuts)
+    )  # fmt: skip
+    return [Batches(setup, discipline, None, None, part) for part in parts]
+
+
+def _all_steps(batcher: Batcher, now: int) -> Iterator[Batch]:
+    """The steps of a loop whose requests have all come."""
+    while (batch := batcher.next(now)) is not None:
+        yield batch
+        batcher.ended(batch, now)
+    if batcher.arrivals.next is not None:
+        raise SimulationError(f"{len(batcher.waiting)} requests wait and none can be served")

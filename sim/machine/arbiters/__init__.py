@@ -36,7 +36,7 @@ ARBITERS: Registry[type[Arbiter]] = Registry(
 
 
 def equal_shares(arbiter: Arbiter) -> EqualShares | None:
-    """The arbiter, if it gives equal shares; also on a channel whose efficiency depends on how many there are."""
+    """The arbiter, if it gives equal shares, None if not; a `Derated` one gives them if its own arbiter does."""
     policy = arbiter.arbiter if isinstance(arbiter, Derated) else arbiter
     return cast("EqualShares", arbiter) if hasattr(policy, "rate") else None
 

@@ -62,6 +62,7 @@ class Arbiter(Protocol):
     reads_remaining: its answers depend on `Transfer.remaining`. The channel then credits all work before it asks; else it
     does so only when the plan changes, which is cheaper and keeps intervals of service whole.
     kinds: kinds of transfers that its options name, so that a misspelled one is found.
+    An arbiter whose class also has `discipline()` (see `disciplines`) runs with the compiled executor, too.
     """
 
     cap: tuple[int, int]

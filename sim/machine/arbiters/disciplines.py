@@ -1,17 +1,17 @@
-"""Arbiters as the compiled executor knows them: which discipline a channel follows, and the numbers it needs for it."""
+"""Disciplines: arbiters as numbers, for the compiled executor.
+
+An arbiter whose class has a method `discipline(self) -> Discipline` is compiled; all others run with the reference executor.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from fractions import Fraction
-from math import gcd
 from typing import Any, Literal
 
 from sim.machine.arbiters.contract import Arbiter
 from sim.machine.arbiters.derated import Derated, Efficiency
-from sim.machine.arbiters.exclusive import Fifo, Priority, RoundRobin
-from sim.machine.arbiters.sharing import ProcessorSharing, Proportional, Weighted
 from sim.machine.arbiters.written import MOST_SHARES, KernelArbiter
 
 #: Numbers that are multiplied stay below this, so that int64 holds the product.
@@ -56,7 +56,7 @@ class Discipline:
 
 
 def discipline_of(arbiter: Arbiter, requesters: int) -> Discipline | None:
-    """The discipline of an arbiter with so many requesters at most; None if it is not one of ours, or has too large numbers."""
+    """The discipline of an arbiter, None if it is a third party's or its numbers are too large. requesters: at most."""
     if isinstance(arbiter, Derated):
         plain = discipline_of(arbiter.arbiter, requesters)
         if plain is None:
@@ -71,54 +71,23 @@ def discipline_of(arbiter: Arbiter, requesters: int) -> Discipline | None:
 
 
 def _plain(arbiter: Arbiter) -> Discipline | None:
-    policy = type(arbiter)  # a subclass may do something else
+    """The discipline of an arbiter as its own class gives it: a subclass that inherits one may divide the channel otherwise."""
     if isinstance(arbiter, KernelArbiter):
-        return _written(arbiter)
-    if policy is Fifo:
-        return Discipline(kind="exclusive", cap=arbiter.cap)
-    if policy is Priority and isinstance(arbiter, Priority):
-        levels = arbiter.level
-        return Discipline(
-            kind="exclusive", cap=arbiter.cap, by="age" if levels is None else "kind", preemptive=arbiter.preemptive,
-            levels=levels or {}, other=len(levels or {}),
-        )  # fmt: skip
-    if policy is RoundRobin and isinstance(arbiter, RoundRobin):
-        return Discipline(kind="turns", cap=arbiter.cap, burst=arbiter.burst)
-    if policy is ProcessorSharing:
-        return Discipline(kind="classes", cap=arbiter.cap)
-    if policy is Weighted and isinstance(arbiter, Weighted):
-        weights, levels = _classes(arbiter.weights, 1)
-        by: Literal["kind", "sequence"] = "sequence" if arbiter.by_sequence else "kind"
-        return Discipline(kind="classes", cap=arbiter.cap, by=by, weights=weights, levels=levels, other=weights.index(1))
-    if policy is Proportional and isinstance(arbiter, Proportional) and arbiter.demand is None:
-        return Discipline(kind="outstanding", cap=arbiter.cap)
-    if policy is Proportional and isinstance(arbiter, Proportional):
-        rate_of, otherwise = arbiter.rates()
-        whole = arbiter.bandwidth * arbiter.cap[1]
-        common = gcd(whole, otherwise, *rate_of.values())  # shares are reduced fractions in any case
-        rate_of, otherwise, whole = (
-            {name: rate // common for name, rate in rate_of.items()},
-            otherwise // common,
-            whole // common,
-        )
-        weights, levels = _classes(rate_of, otherwise)
-        return Discipline(
-            kind="classes", cap=arbiter.cap, weights=weights, levels=levels, other=weights.index(otherwise), whole=whole
-        )
-    return None
+        return _by_rule(arbiter) if type(arbiter).plan is KernelArbiter.plan else None
+    given = vars(type(arbiter)).get("discipline")
+    found: Discipline | None = given(arbiter) if given is not None else None
+    return found
 
 
-def _written(arbiter: KernelArbiter) -> Discipline | None:
-    if type(arbiter).plan is not KernelArbiter.plan:
-        return None
+def _by_rule(arbiter: KernelArbiter) -> Discipline:
     return Discipline(
         kind="rule", cap=arbiter.cap, levels={kind: i for i, kind in enumerate(arbiter.kinds)}, other=-1,
         rule=type(arbiter).rule, memory=tuple(arbiter.memory), reads=arbiter.reads_remaining,
     )  # fmt: skip
 
 
-def _classes(weight_of: Mapping[str, int], otherwise: int) -> tuple[tuple[int, ...], dict[str, int]]:
-    """The distinct weights, the largest first, and the class of each name."""
+def classes_of(weight_of: Mapping[str, int], otherwise: int) -> tuple[tuple[int, ...], dict[str, int]]:
+    """The distinct weights, the largest first, and the class of each name. otherwise: weight of all other names."""
     weights = tuple(sorted({*weight_of.values(), otherwise}, reverse=True))
     return weights, {name: weights.index(weight) for name, weight in weight_of.items()}
 

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from sim.base.quantities import SIZE
 from sim.base.units import PS_PER_S, ceil_div
 from sim.machine.arbiters.contract import Arbiter, Plan, Transfer
+from sim.machine.arbiters.disciplines import Discipline
 from sim.machine.arbiters.options import at_least_one, expected, switch
 from sim.machine.arbiters.rules import NO_LIMIT, turn_is_over, turn_until
 
@@ -21,6 +22,9 @@ class Fifo(Arbiter):
 
     def plan(self, pending: Sequence[Transfer]) -> Plan:
         return Plan(((pending[0], self.cap[0]),), self.cap[1])
+
+    def discipline(self) -> Discipline:
+        return Discipline(kind="exclusive", cap=self.cap)
 
 
 class Priority(Arbiter):
@@ -63,6 +67,11 @@ class Priority(Arbiter):
             chosen = min(pending, key=self.urgency)  # the first of several: order of arrival
         return Plan(((chosen, self.cap[0]),), self.cap[1])
 
+    def discipline(self) -> Discipline:
+        if self.level is None:
+            return Discipline(kind="exclusive", cap=self.cap, by="age", preemptive=self.preemptive)
+        return Discipline(kind="exclusive", cap=self.cap, preemptive=self.preemptive, levels=self.level, other=len(self.level))
+
 
 class RoundRobin(Arbiter):
     """Requesters take turns in order of their numbers, one burst at a time; a lone one goes on without turns.
@@ -84,7 +93,7 @@ class RoundRobin(Arbiter):
         else:
             self.burst = at_least_one("burst", burst)
         self._turn: Transfer | None = None
-        self._from = 0  # what was left of it when it got the channel
+        self._from = 0  # work left of it when it got the channel
         self._until = NO_LIMIT  # its turn is over when no more than this is left; without a limit while it is alone
 
     def plan(self, pending: Sequence[Transfer]) -> Plan:
@@ -92,7 +101,7 @@ class RoundRobin(Arbiter):
         alone = len(pending) == 1
         turn, until = self._turn, self._until
         left = turn.remaining if turn is not None else 0
-        if left and until == NO_LIMIT and not alone:  # others came during one of its bursts
+        if left and until == NO_LIMIT and not alone:  # others arrived during one of its bursts
             until = turn_until(self._from, left, self.burst)
         if turn is None or turn_is_over(left, until):
             last = turn.requester if turn is not None else -1
@@ -102,3 +111,6 @@ class RoundRobin(Arbiter):
         self._turn, self._until = turn, until
         quantum = None if until == NO_LIMIT else ceil_div((turn.remaining - until) * den, num)
         return Plan(((turn, num),), den, quantum)
+
+    def discipline(self) -> Discipline:
+        return Discipline(kind="turns", cap=self.cap, burst=self.burst)

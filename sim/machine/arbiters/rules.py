@@ -105,5 +105,5 @@ def turn_until(began: int, left: int, burst: int) -> int:
 
 @kernel
 def turn_is_over(left: int, until: int) -> bool:
-    """Whether a transfer with so much left has had its turn, which lasts until no more than `until` is left."""
+    """Whether a transfer with work `left` has had its turn, which lasts until no more than `until` is left."""
     return left == 0 or (until != NO_LIMIT and left <= until)

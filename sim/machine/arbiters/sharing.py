@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
+from math import gcd
 from typing import Any
 
 from sim.base.quantities import BANDWIDTH
 from sim.machine.arbiters.contract import Arbiter, Plan, Transfer
+from sim.machine.arbiters.disciplines import Discipline, classes_of
 from sim.machine.arbiters.options import at_least_one, expected
 from sim.machine.arbiters.rules import RECORD, SHARE, max_min, rates
 
@@ -44,12 +46,15 @@ class ProcessorSharing(Arbiter):
         denominator = max_min(table, 0, RECORD, 1, *self.cap)
         return table[SHARE], denominator
 
+    def discipline(self) -> Discipline:
+        return Discipline(kind="classes", cap=self.cap)
+
 
 class Weighted(Arbiter):
     """Generalised processor sharing: shares in proportion to weights, none above the cap of a requester's port.
 
     weights: whole numbers by kind of transfer (`{kv_load: 3, weight_load: 1}`) or by number of sequence (`{0: 3}`, or a
-    list); 1 for what is not named. Parekh and Gallager, 1993.
+    list); 1 for all others. Parekh and Gallager, 1993.
     """
 
     work_conserving = True
@@ -75,6 +80,13 @@ class Weighted(Arbiter):
     def plan(self, pending: Sequence[Transfer]) -> Plan:
         shares, denominator = water_fill([self.weight(transfer) for transfer in pending], self.cap)
         return Plan(list(zip(pending, shares, strict=True)), denominator)
+
+    def discipline(self) -> Discipline:
+        weights, levels = classes_of(self.weights, 1)
+        return Discipline(
+            kind="classes", cap=self.cap, by="sequence" if self.by_sequence else "kind", weights=weights, levels=levels,
+            other=weights.index(1),
+        )  # fmt: skip
 
 
 class Proportional(Arbiter):
@@ -124,3 +136,15 @@ class Proportional(Arbiter):
         num, den = self.cap
         port = num * self.bandwidth
         return {kind: min(rate * den, port) for kind, rate in (self.demand or {}).items()}, min(self.bandwidth * den, port)
+
+    def discipline(self) -> Discipline:
+        if self.demand is None:
+            return Discipline(kind="outstanding", cap=self.cap)
+        rate_of, otherwise = self.rates()
+        whole = self.bandwidth * self.cap[1]
+        common = gcd(whole, otherwise, *rate_of.values())  # shares are reduced fractions in any case
+        weights, levels = classes_of({name: rate // common for name, rate in rate_of.items()}, otherwise // common)
+        return Discipline(
+            kind="classes", cap=self.cap, weights=weights, levels=levels, other=weights.index(otherwise // common),
+            whole=whole // common,
+        )  # fmt: skip

@@ -1,4 +1,4 @@
-"""Where presets are, and how one completes the `hardware` of a scenario."""
+"""Files of presets, and the `hardware` section of a scenario completed by one."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ def complete(preset: Preset, written: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def over(base: Mapping[str, Any], written: Mapping[str, Any]) -> dict[str, Any]:
-    """A `hardware` section with what is written in place of what it says."""
+    """A `hardware` section, overridden by the keys that are written."""
     result = {**base, **written}
     for key in base.keys() & written.keys() - WHOLE:
         below, above = base[key], written[key]

@@ -10,6 +10,7 @@ from typing import Any
 
 from sim.base.documents import Node, read
 from sim.base.quantities import BANDWIDTH, FLOP_RATE, SIZE, QuantityError, show
+from sim.base.values import parsed
 
 KEYS = (
     "title", "sources", "engines", "peak", "vector", "bandwidth", "achievable", "port_bandwidth", "capacity", "on_chip",
@@ -127,13 +128,9 @@ class _Reader:
         if name not in self.sources:
             raise source.place.error(f"source: expected one of {', '.join(self.sources)}, found {show(name)}")
         plain = value.plain()
-        try:
-            parsed = parse(plain)
-        except ValueError as error:
-            raise value.place.error(f"value: {error}") from None
         notes = {key: parts[key].text() for key in ("derived", "unsure") if key in parts}
         text = "/".join(str(share) for share in plain.values()) if isinstance(plain, Mapping) else str(plain)
-        return Figure(value=parsed, text=text, source=self.sources[name], **notes)
+        return Figure(value=parsed(value, parse, "value"), text=text, source=self.sources[name], **notes)
 
     @staticmethod
     def needed_in(node: Node, parts: Mapping[str, Node], key: str) -> Node:

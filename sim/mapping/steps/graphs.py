@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from models.experts import Routing
 from models.rewrites import read_in_place
+from sim.base.memo import Memo
 from sim.mapping.lowering import lower
 from sim.mapping.settings import ModelMapping
 from sim.mapping.steps.captures import Captures, Laid, Variants
@@ -11,6 +12,10 @@ from sim.mapping.steps.shape import Shape, template_of
 from sim.mapping.steps.stitch import stitch, swapped
 from sim.mapping.steps.task_template import TaskTemplate
 from sim.mapping.tasks import TaskGraph
+
+#: Task graphs and templates of earlier runs, by the laid-out graph of one sequence: half a million tasks take some 30 MB.
+GRAPHS: Memo[TaskGraph] = Memo(2**19)
+TEMPLATES: Memo[TaskTemplate] = Memo(2**17)
 
 
 class StepGraphs:
@@ -21,28 +26,38 @@ class StepGraphs:
         # Before stitching: a stitched graph no longer says which member's KV load an operand replaces.
         self.variants = Laid(variants, read_in_place) if mapping.kv == "operands" else variants
         self.mapping, self.routing = mapping, routing
+        self._key = repr(mapping)
         self._graphs: dict[Shape, TaskGraph] = {}
         self._templates: dict[Shape, TaskTemplate] = {}
         self._captures = Captures(self.variants)
 
     def __call__(self, shape: Shape) -> TaskGraph:
         """Return the task graph of a step of this shape. Raises ConfigError if captures do not correspond."""
-        together = self.mapping.attention == "batch"
-        if together:
+        if self.mapping.attention == "batch":
             shape = shape.together()
         if shape not in self._graphs:
-            if shape.plain:
-                self._graphs[shape] = lower(self.variants[False, False], self.mapping)
+            if self.routing is None or shape.plain:
+                made = GRAPHS.of(self.captured[False, False], (self._key, shape), lambda: self._make(shape))
             else:
-                self._graphs[shape] = self._template(shape, together=together).graph(shape, self.routing)
+                made = self._make(shape)
+            self._graphs[shape] = made
         return self._graphs[shape]
 
-    def _template(self, shape: Shape, *, together: bool) -> TaskTemplate:
-        sort = shape if together else template_of(shape)
+    def _make(self, shape: Shape) -> TaskGraph:
+        """The task graph of this shape, made now."""
+        if shape.plain:
+            return lower(self.variants[False, False], self.mapping)
+        sort = shape if self.mapping.attention == "batch" else template_of(shape)
         if sort not in self._templates:
-            if shape.swap:  # transfers as large as the KV loads, which `read_in_place` takes out
-                stitched = swapped(self.captured[False, False], sort, together=together)
-            else:
-                stitched = stitch(self._captures, sort, together=together)
-            self._templates[sort] = TaskTemplate(stitched, self.mapping)
-        return self._templates[sort]
+            template = TEMPLATES.of(self.captured[False, False], (self._key, sort), lambda: self._template(sort))
+            self._templates[sort] = template
+        return self._templates[sort].graph(shape, self.routing)
+
+    def _template(self, sort: Shape) -> TaskTemplate:
+        """The template of this shape, made now."""
+        together = self.mapping.attention == "batch"
+        if sort.swap:  # transfers as large as the KV loads, which `read_in_place` takes out
+            stitched = swapped(self.captured[False, False], sort, together=together)
+        else:
+            stitched = stitch(self._captures, sort, together=together)
+        return TaskTemplate(stitched, self.mapping)

@@ -40,6 +40,10 @@ class TaskTemplate:
         for number, by_layer in ((1, tasks.kv_loads), (2, tasks.kv_stores)):
             self.kv[[task for of_layer in by_layer.values() for task in of_layer]] = number
 
+    def __len__(self) -> int:
+        """Number of its tasks."""
+        return len(self.tasks)
+
     def graph(self, shape: Shape, routing: Routing | None = None) -> TaskGraph:
         """The task graph of a step."""
         ops, of = BatchGraph(template=self.ops, shape=shape, routing=routing), self.tasks

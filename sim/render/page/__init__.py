@@ -2,7 +2,7 @@
 
 `template.html` is the skeleton, `page.css` its looks; `data.js` unpacks what is embedded, `timeline.js` draws the timeline on a
 canvas, `charts.js` the charts with Observable Plot, and `page.js` puts it together. Every number that the page shows comes from
-the JSON objects embedded in it, of which `summary` is that of `sim run --json`.
+the JSON objects embedded in it; `summary` is the object that `sim run --json` prints.
 """
 
 from __future__ import annotations
@@ -15,8 +15,7 @@ from importlib.resources import files
 from typing import Any
 
 from sim import __version__
-from sim.analysis.breakdown import PARTS
-from sim.analysis.critical_path import critical_path
+from sim.analysis.parts import PARTS
 from sim.render import account
 from sim.render.page.columns import pack
 from sim.render.page.roofline import roofline
@@ -25,19 +24,19 @@ from sim.render.requests import worth_showing
 from sim.render.summary import summary
 from sim.runs.result import Result
 
-#: Where the scripts come from and under which terms: see `assets/README.md`.
+#: Bundled scripts and their licenses; `assets/README.md` has their sources.
 LIBRARIES = (("d3-7.9.0.min.js", "d3-LICENSE.txt"), ("plot-0.6.17.umd.min.js", "plot-LICENSE.txt"))
 SCRIPTS = ("data.js", "timeline.js", "charts.js", "page.js")
 
 
 def render(result: Result, *, what_if: dict[str, Any] | None = None, overrides: Sequence[str] = (), limit: int = LIMIT) -> str:
-    """The page as text.
+    """Return the page as text.
 
-    what_if: the data of `sim.runs.what_if.to_json`, if it was asked for. overrides: as given to `--set`, to be shown with the
-    scenario. limit: the most tasks that the timeline shows; all else is always of the whole run.
+    what_if: data of `sim.runs.what_if.to_json`, or None. overrides: assignments given to `--set`, shown with the scenario.
+    limit: most tasks on the timeline; everything else on the page always covers the whole run.
     """
-    path = critical_path(result.rows("a page"), result.rules)
-    facts, columns = timeline(result, path.rows, limit)
+    result.rows("a page")
+    facts, columns = timeline(result, limit)
     packed = pack(columns)
     scenario = result.scenario
     explained = {
@@ -52,7 +51,7 @@ def render(result: Result, *, what_if: dict[str, Any] | None = None, overrides: 
             "title": html.escape(scenario.name),
             "description": html.escape(scenario.description),
             "finding": html.escape(finding(result, what_if)),
-            "doubts": _doubts(result),
+            "extrapolated": _extrapolated(result),
             "version": html.escape(__version__),
             "scenario": html.escape(_written(result)),
             "overrides": html.escape("\n".join(f"--set {assignment}" for assignment in overrides)),
@@ -68,16 +67,16 @@ def render(result: Result, *, what_if: dict[str, Any] | None = None, overrides: 
     )  # fmt: skip
 
 
-def _doubts(result: Result) -> str:
-    """What the costs of the run are less than sure of, as a list."""
+def _extrapolated(result: Result) -> str:
+    """Extrapolation warnings as an HTML list; empty if there are none."""
     if not result.doubts:
         return ""
     items = "".join(f"<li>{html.escape(text)}</li>" for text in account.doubts(result.doubts))
-    return f'<div class="note" id="doubts"><p>Not interpolated between measurements:</p><ul>{items}</ul></div>'
+    return f'<div class="note" id="extrapolated"><p>Not interpolated between measurements:</p><ul>{items}</ul></div>'
 
 
 def finding(result: Result, what_if: dict[str, Any] | None) -> str:
-    """One sentence: the bottleneck if it was looked for, else the largest share of the time of the tokens (batched: steps)."""
+    """One sentence: the bottleneck if what-if runs were made, else the largest part of the time of tokens (batched: steps)."""
     if what_if is not None:
         return str(what_if["bottleneck"])
     sums = dict(zip(PARTS, result.breakdown.tokens.sum(axis=0).tolist(), strict=True))
@@ -85,7 +84,7 @@ def finding(result: Result, what_if: dict[str, Any] | None) -> str:
     where = {
         "compute": "is spent computing", "transfer": "is spent on transfers at full speed",
         "wait_engine": "is spent waiting for an engine", "wait_channel": "is spent waiting for the memory channel",
-        "wait_input": "is spent waiting for other tokens", "wait_sram": "is spent waiting for room in SRAM",
+        "wait_input": "is spent waiting for other tokens", "wait_sram": "is spent waiting for space in SRAM",
         "wait_policy": "is spent waiting although an engine is idle",
     }[part]  # fmt: skip
     share = sums[part] / (sum(sums.values()) or 1)
@@ -95,12 +94,12 @@ def finding(result: Result, what_if: dict[str, Any] | None) -> str:
 
 
 def _written(result: Result) -> str:
-    """The YAML as it was written; what was made in Python has none, and JSON is YAML too."""
+    """The YAML source; for a scenario made in Python its JSON, which is YAML too."""
     return result.scenario.text or json.dumps(result.scenario.to_dict(), indent=2)
 
 
 def _json(data: Any) -> str:
-    """JSON that may stand in a script element: no text in it can end the element."""
+    """JSON that is safe in a script element: no text in it can end the element."""
     return json.dumps(data, separators=(",", ":")).replace("<", "\\u003c")
 
 

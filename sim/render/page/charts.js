@@ -1,5 +1,5 @@
 "use strict";
-/* The charts, by Observable Plot: SVG whose colours are the custom properties of the style sheet. Each function returns an element. */
+/* The charts, by Observable Plot: SVG whose colors are the custom properties of the style sheet. Each function returns an element. */
 
 const fill = (name) => `var(--${name})`;
 const BASE = { style: { fontSize: "12px", color: "var(--soft)", background: "none" } };
@@ -28,9 +28,9 @@ function bandwidthChart(run, from, to, width, gutter) {
   return chart;
 }
 
-const BARS = 240; // more bars than this are means of neighbours
+const BARS = 240; // more bars than this are means of adjacent bars
 
-/** Stacked parts of the time of each token; of very many, the mean of runs of neighbours. */
+/** Stacked parts of the time of each token; of very many, means of adjacent ones. */
 function breakdownChart(tokens, parts, width) {
   const size = Math.ceil(tokens.length / BARS), bars = [];
   for (let first = 0; first < tokens.length; first += size) {
@@ -86,8 +86,8 @@ function seriesChart(values, step, title, format, width) {
 
 const CELLS = 28; // rows and columns of the heat map; the table has them all
 
-/** Waits as a matrix: who waited, in rows, because of whom, in columns. Returns null if nobody waited. */
-function blameChart(table, width, nobody) {
+/** Waits as a matrix: the waiting task in rows, the task that caused the wait in columns. Returns null if there were no waits. */
+function blameChart(table, width, own) {
   const { names, wait_ps: waits, alone_ps: alone } = table;
   const all = d3.sum(waits, (row) => d3.sum(row)) + d3.sum(alone);
   if (!all) return null;
@@ -97,26 +97,26 @@ function blameChart(table, width, nobody) {
   const rows = inOrder(chosen(rowSum)), columns = inOrder(chosen(columnSum)), cells = [];
   for (const i of rows) {
     for (const j of columns) cells.push({ who: names[i], whom: names[j], ps: waits[i][j] });
-    if (d3.some(alone, (ps) => ps > 0)) cells.push({ who: names[i], whom: nobody, ps: alone[i] });
+    if (d3.some(alone, (ps) => ps > 0)) cells.push({ who: names[i], whom: own, ps: alone[i] });
   }
   const largest = d3.max(cells, (d) => d.ps), whom = columns.map((j) => names[j]);
-  if (d3.some(alone, (ps) => ps > 0)) whom.push(nobody);
+  if (d3.some(alone, (ps) => ps > 0)) whom.push(own);
   const longest = d3.max([...rows.map((i) => names[i]), "x"], (name) => name.length), left = Math.min(150, 18 + longest * 6.6);
   const side = Math.min((width - left - 20) / whom.length, 84), tall = Math.max(18, Math.min(side, 30));
   const name = d3.max(whom, (each) => each.length), flat = name * 7 < side, below = flat ? 26 : Math.min(130, 20 + name * 5.4);
   const shown = side > 44 && rows.length <= 20;
   return Plot.plot({
     ...BASE, width: Math.min(width, left + side * whom.length + 20), height: 24 + tall * rows.length + below,
-    marginLeft: left, marginTop: 20, marginBottom: below, marginRight: 20, padding: 0.06, ariaLabel: "Who waited because of whom",
+    marginLeft: left, marginTop: 20, marginBottom: below, marginRight: 20, padding: 0.06, ariaLabel: "What each wait was caused by",
     x: { type: "band", domain: whom, label: null, tickSize: 0, tickRotate: flat ? 0 : side < 40 ? -50 : -35 },
     y: { type: "band", domain: rows.map((i) => names[i]), label: null, tickSize: 0 },
     marks: [
       Plot.cell(cells, { x: "whom", y: "who", fill: fill("band") }),
       Plot.cell(cells.filter((d) => d.ps), { x: "whom", y: "who", fill: fill("heat"), fillOpacity: (d) => 0.06 + 0.94 * Math.sqrt(d.ps / largest),
-        title: (d) => `${d.who} waited ${time(d.ps)}\n${d.whom === nobody ? nobody : `because of ${d.whom}`}\n${percent(d.ps / all)} of all`, tip: { fill: fill("surface") } }),
+        title: (d) => `${d.who} waited ${time(d.ps)}\ncaused by ${d.whom}\n${percent(d.ps / all)} of all`, tip: { fill: fill("surface") } }),
       shown ? Plot.text(cells.filter((d) => d.ps > all * 0.005), { x: "whom", y: "who", text: (d) => percent(d.ps / all, 0).replace(" ", "\u2009"),
         fill: (d) => (d.ps > largest * 0.3 ? fill("surface") : fill("ink")), fontSize: 11 }) : null,
-      Plot.text(["who waited ↓   because of →"], { frameAnchor: "top-left", dy: -16, dx: -left + 2, textAnchor: "start", fill: fill("soft") }),
+      Plot.text(["waiting ↓   caused by →"], { frameAnchor: "top-left", dy: -16, dx: -left + 2, textAnchor: "start", fill: fill("soft") }),
     ],
   });
 }

@@ -1,7 +1,7 @@
-"""Columns of integers as text that a page can carry: planes of bytes, gzip, base64.
+"""Columns of integers as text embedded in a page: byte planes, gzip, base64.
 
-Plane k of a column is byte k of each value. Neighbours in a plane are alike (high bytes are nearly all zero), which is what
-gzip is good at: a task of a large run takes some 10 bytes in the page.
+Plane k of a column is byte k of each value. Adjacent bytes of a plane are alike (high bytes are nearly all zero), so gzip
+packs them well: a task of a large run takes some 10 bytes in the page.
 """
 
 from __future__ import annotations

@@ -111,7 +111,7 @@ function time(ps) {
   return `${ps} ps`;
 }
 
-/** A time on an axis: as many digits as the step between its neighbours needs. */
+/** A time on an axis: as many digits as the step between ticks needs. */
 function tick(ps, step, largest) {
   const [unit, size] = UNITS.find(([, size]) => largest >= size) ?? ["ps", 1];
   const digits = Math.max(0, Math.ceil(-Math.log10(step / size) - 1e-9));

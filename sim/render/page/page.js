@@ -3,13 +3,13 @@
 
 const summary = embedded("summary"), account = embedded("account");
 const $ = (id) => document.getElementById(id);
-const TONES = 14; // colours of kinds in the style sheet; what comes after shares one
+const TONES = 14; // colors of kinds in the style sheet; all later kinds share one
 
-/** Kinds by the time they took, which is their order in the summary, and their colours. */
+/** Kinds by the time they took, which is their order in the summary, and their colors. */
 const ranks = new Map(summary.by_kind.map(({ kind }, i) => [kind, Math.min(i, TONES)]));
 const paint = { names: [...Array.from({ length: TONES }, (_, i) => `k${i}`), "rest"], kind: (name) => ranks.get(name) ?? TONES };
 
-/** The colour of a kind of op: its own tasks have it, or else the loads made for it. */
+/** The color of a kind of op, of its own tasks or else of the loads made for it. */
 const colourOf = (kind) => `var(--${paint.names[paint.kind(kind)]})`;
 
 function make(tag, properties = {}, ...children) {
@@ -90,7 +90,7 @@ function breakdown() {
       ...parts.map((part) => [words(part), (t) => ps(t.breakdown_ps[part])])], shown));
 }
 
-/** What requests got; returns the function that draws the charts, which do nothing for a single one. */
+/** Request metrics; returns the function that draws the charts. A single request has none. */
 function requests() {
   const data = summary.requests, { series } = data, some = account.requests;
   $("requests").hidden = !some;
@@ -117,14 +117,14 @@ function requests() {
   };
 }
 
-const NOBODY = "nobody";
+const OWN_PORT = "its own port";
 
 function blame() {
   const data = summary.blame, waited = (resource) => data[resource].by_kind.wait_ps.flat().concat(data[resource].by_kind.alone_ps).reduce((a, b) => a + b, 0);
   const resources = [["channel", "the memory channel"], ["engine", "an engine"]].filter(([name]) => waited(name));
   $("blame-resource").append(...resources.map(([value, name]) => make("option", { value, textContent: `waits for ${name}` })));
   $("blame-group").append(make("option", { value: "by_kind", textContent: "by kind of op" }), make("option", { value: "by_owner", textContent: `by ${data.owner === "token" ? embedded("timeline-data").words[1] : data.owner}` }));
-  if (!resources.length) { $("blame-lead").textContent = "Nobody waited for an engine or for the channel."; $("blame").querySelector(".tools").hidden = true; }
+  if (!resources.length) { $("blame-lead").textContent = "No task waited for an engine or for the channel."; $("blame").querySelector(".tools").hidden = true; }
   const show = () => {
     const chosen = data[$("blame-resource").value]?.[$("blame-group").value];
     const surface = $("blame-chart").parentElement;
@@ -133,12 +133,12 @@ function blame() {
     if (!chosen) return;
     const engine = $("blame-resource").value === "engine";
     $("blame-lead").textContent = engine
-      ? "While a task waits and all engines are busy, the tasks that hold them share the blame equally."
-      : "A transfer's wait is split over the transfers that the channel served meanwhile; what its own port would cost it anyway is nobody's fault.";
-    $("blame-chart").replaceChildren(blameChart(chosen, $("blame-chart").clientWidth, NOBODY));
-    const entries = chosen.names.flatMap((who, i) => [...chosen.names.map((whom, j) => [who, whom, chosen.wait_ps[i][j]]), [who, NOBODY, chosen.alone_ps[i]]])
+      ? "While a task waits and all engines are busy, the wait is split equally over the tasks that hold them."
+      : "A transfer's wait is split over the transfers that the channel served meanwhile; the part that its own port would cost it anyway is listed separately.";
+    $("blame-chart").replaceChildren(blameChart(chosen, $("blame-chart").clientWidth, OWN_PORT));
+    const entries = chosen.names.flatMap((who, i) => [...chosen.names.map((whom, j) => [who, whom, chosen.wait_ps[i][j]]), [who, OWN_PORT, chosen.alone_ps[i]]])
       .filter(([, , wait]) => wait).sort((a, b) => b[2] - a[2]);
-    $("blame-table").replaceChildren(table(entries.length > 500 ? "The 500 largest" : "Largest first", [["who waited", (r) => r[0]], ["because of", (r) => r[1]], ["time", (r) => ps(r[2])]], entries.slice(0, 500)));
+    $("blame-table").replaceChildren(table(entries.length > 500 ? "The 500 largest" : "Largest first", [["waiting", (r) => r[0]], ["caused by", (r) => r[1]], ["time", (r) => ps(r[2])]], entries.slice(0, 500)));
   };
   $("blame-resource").onchange = $("blame-group").onchange = show;
   return show;

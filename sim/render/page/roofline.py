@@ -1,4 +1,4 @@
-"""Where each kind of op stands under the machine's roofs (Williams, Waterman, Patterson, 2009).
+"""Roofline of a run: each kind of op under the roofs of the machine (Williams, Waterman, Patterson, 2009).
 
 The intensity of a kind is its FLOPs over the bytes that it moved through the channel, loads made for it included; its rate is
 its FLOPs over the time in which any of it was on an engine or was served by a channel. So no kind can be above the roofs of
@@ -15,13 +15,13 @@ import numpy.typing as npt
 
 from models.graph import QUANTITIES
 from sim.base.units import PS_PER_S
+from sim.log import derived
 from sim.log.tables import EventLog
 from sim.runs.result import Result
 
 Ints = npt.NDArray[np.int64]
 
 FLOPS, VECTOR_OPS = QUANTITIES.index("flops"), QUANTITIES.index("vector_ops")
-_BLOCK = 256  # steps costed at once
 
 
 def roofline(result: Result) -> dict[str, Any]:
@@ -52,28 +52,22 @@ def roofline(result: Result) -> dict[str, Any]:
 
 
 def _flops(log: EventLog, names: list[str]) -> tuple[Ints, list[str]]:
-    """Per kind of op; and the number formats that matrix products computed in."""
+    """FLOPs per kind of op [kind], and the number formats that matmuls computed in."""
     total = np.zeros(len(names), dtype=np.int64)
     dtypes = set()
-    for number, graph in enumerate(log.graphs):
-        computed = np.unique(graph.op[graph.computes])
-        ops = graph.ops.ops
+    for graph, _, costs in derived.cost_blocks(log):
+        computed, ops = np.unique(graph.op[graph.computes]), graph.ops.ops
         kind = np.array([names.index(ops[op].kind) for op in computed], dtype=np.int64)
-        steps = np.flatnonzero(log.steps.graph == number)
-        for first in range(0, len(steps), _BLOCK):
-            costs = graph.ops.costs_of(log.lanes(steps[first : first + _BLOCK]))
-            np.add.at(total, kind, (costs[FLOPS] + costs[VECTOR_OPS]).sum(axis=1)[computed])
-            dtypes |= {ops[op].dtype for op in computed if costs[FLOPS][op].any()}
+        np.add.at(total, kind, (costs[FLOPS] + costs[VECTOR_OPS]).sum(axis=1)[computed])
+        dtypes |= {ops[op].dtype for op in computed if costs[FLOPS][op].any()}
     return total, sorted(dtypes)
 
 
 def _moved(log: EventLog, names: list[str]) -> tuple[Ints, Ints]:
-    """Per kind of op: bytes through the channel, and ps in which any task of it was on an engine or being served."""
+    """Bytes through the channel, and ps in which any of its tasks was on an engine or being served, per kind of op [kind]."""
     tasks, grants = log.tasks, log.grants
-    kind = np.zeros(len(tasks), dtype=np.int64)
-    of_task = [np.array([names.index(op.kind) for op in graph.ops.ops], dtype=np.int64)[graph.op] for graph in log.graphs]
-    for step in range(len(log.steps)):
-        kind[log.rows(step)] = of_task[int(log.steps.graph[step])]
+    of_form = [np.array([names.index(op.kind) for op in graph.ops.ops], dtype=np.int64)[graph.op] for graph in log.graphs]
+    kind = np.concatenate([np.zeros(0, dtype=np.int64), *of_form])[derived.form(log)]
     moved = np.zeros(len(names), dtype=np.int64)
     np.add.at(moved, kind, log.bytes_moved())
     held = np.flatnonzero(tasks.engine >= 0)
@@ -84,7 +78,7 @@ def _moved(log: EventLog, names: list[str]) -> tuple[Ints, Ints]:
 
 
 def _union(start: Ints, end: Ints) -> int:
-    """The length of the union of intervals."""
+    """Length of the union of intervals, in ps."""
     order = np.argsort(start, kind="stable")
     start, end = start[order], end[order]
     reached = np.concatenate(([0], np.maximum.accumulate(end)))[:-1] if len(end) else end

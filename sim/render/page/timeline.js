@@ -5,7 +5,7 @@
 const ROW = 20, GAP = 2, HEAD = 26, AXIS = 26, LANES = 48, SEQUENCES = 32, OVERLAP = 4;
 
 class Timeline {
-  /** paint: {kind(name) -> index of colour}. onView(from, to, gutter) is called after each drawing. */
+  /** paint: {kind(name) -> index of color}. onView(from, to, gutter) is called after each drawing. */
   constructor(run, paint, { canvas, scroller, spacer, tip, onView }) {
     Object.assign(this, { run, paint, canvas, scroller, spacer, tip, onView });
     this.context = canvas.getContext("2d");
@@ -229,7 +229,7 @@ class Timeline {
     c.fillStyle = this.band; c.fillRect(gutter, y, this.width - gutter, row.height);
     const weights = new Float64Array(this.colours.length), touched = [];
     let column = -1, critical = false;
-    let runAt = 0, runLength = 0, runColour = 0, runAlpha = 0; // equal neighbours are one rectangle
+    let runAt = 0, runLength = 0, runColour = 0, runAlpha = 0; // equal adjacent columns are one rectangle
     const emit = () => {
       if (!runLength) return;
       c.globalAlpha = runAlpha; c.fillStyle = this.colours[runColour];
@@ -300,7 +300,7 @@ class Timeline {
     c.globalAlpha = alpha;
   }
 
-  /** As much of a text as there is room for. */
+  /** As much of a text as fits. */
   #fit(text, room) {
     this.#font(11);
     if (!this.widths.has(text)) this.widths.set(text, this.context.measureText(text).width);

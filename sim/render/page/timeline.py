@@ -4,7 +4,7 @@ One row per task, in order of start; every time is an offset from the one before
 
     ready --wait-- start --queued-- served --moving-- moved --rest-- end
 
-A task that moves nothing has served = moved = start. `rates` are the intervals in which a channel served somebody.
+A task that moves nothing has served = moved = start. `rates` are the intervals in which a channel was serving.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from sim.log import derived
 from sim.log.tables import EventLog
 from sim.render.page.columns import Ints
 from sim.runs.result import Result
@@ -24,19 +25,19 @@ LIMIT = 400_000  # tasks; beyond that a page is slow to open, and a trace is the
 Times = npt.NDArray[np.int64]
 
 
-def timeline(result: Result, critical: Times, limit: int = LIMIT) -> tuple[dict[str, Any], dict[str, Ints]]:
-    """What the page must know of the run, and the columns. critical: rows of the task table on the critical path."""
+def timeline(result: Result, limit: int = LIMIT) -> tuple[dict[str, Any], dict[str, Ints]]:
+    """Facts about the run, and the columns of the first `limit` tasks to start."""
     log, tasks = result.log, result.log.tasks
     order = np.argsort(tasks.start, kind="stable")
     shown = order[:limit]
     horizon = log.makespan if len(order) <= limit else int(tasks.start[order[limit]])
-    served, moved, channel, moves = _service(log)
+    moves, served, moved, channel = derived.service(log)
     if result.rules.stripes > 1:  # each transfer is on all of them
         channel = np.zeros_like(channel)
     lane = np.zeros(len(tasks), dtype=np.int64)
     lane[shown] = _lanes(channel[shown], served[shown], moved[shown], moves[shown])
     on_path = np.zeros(len(tasks), dtype=np.int8)
-    on_path[critical] = 1
+    on_path[result.critical_path.rows] = 1
     names: dict[str, int] = {}
     templates = [[names.setdefault(graph.name(task), len(names)) for task in range(len(graph))] for graph in log.graphs]
     start = tasks.start[shown]
@@ -58,7 +59,7 @@ def timeline(result: Result, critical: Times, limit: int = LIMIT) -> tuple[dict[
         **_rates(log),
     }
     facts = {
-        "words": ["sequence", "token"] if log.batched is None else ["loop", "step"],
+        "words": list(log.owner_words),
         "tasks": len(tasks),
         "shown": len(shown),
         "horizon_ps": horizon,
@@ -84,21 +85,7 @@ def timeline(result: Result, critical: Times, limit: int = LIMIT) -> tuple[dict[
     return facts, columns
 
 
-def _service(log: EventLog) -> tuple[Times, Times, Times, npt.NDArray[np.bool_]]:
-    """Per task: when a channel first served it, when its last byte had come, on which channel, and whether it moves any."""
-    tasks, grants = log.tasks, log.grants
-    held = tasks.engine >= 0
-    moves = tasks.work > 0
-    moved = np.where(moves, np.where(held, tasks.loaded, tasks.end), tasks.start)
-    first = np.full(len(tasks), np.iinfo(np.int64).max)
-    np.minimum.at(first, grants.task, grants.start)
-    served = np.where(moves, np.clip(first, tasks.start, np.maximum(moved - 1, tasks.start)), tasks.start)
-    channel = np.zeros(len(tasks), dtype=np.int64)
-    channel[grants.task] = grants.channel
-    return served, moved, channel, moves
-
-
-def _lanes(group: Times, start: Times, end: Times, chosen: npt.NDArray[np.bool_]) -> Times:
+def _lanes(group: Ints, start: Times, end: Times, chosen: npt.NDArray[np.bool_]) -> Times:
     """For each chosen interval the first lane of its group that is free."""
     lane = np.zeros(len(start), dtype=np.int64)
     rows = np.flatnonzero(chosen)

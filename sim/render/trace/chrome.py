@@ -15,8 +15,9 @@ import numpy as np
 import numpy.typing as npt
 
 from sim.base.files import whole_file
+from sim.log import derived
 from sim.log.tables import EventLog
-from sim.render.trace.details import arrows, carries_flow, constant_args, flops_and_bytes, owner_words
+from sim.render.trace.details import arrows, carries_flow, constant_args
 from sim.render.trace.layout import Layout
 from sim.render.trace.perfetto import check_options
 from sim.render.trace.tracks import Counter, Role, Slices, Track, Tracks, to_ns
@@ -40,7 +41,7 @@ def write_chrome(
     machine = layout.machine()
     groups = [machine, *(layout.sequences() if detail != "engines" else ())]
     threads = _Threads(layout.tracks)
-    describe = _Arguments(log, layout) if detail == "full" else None
+    describe = _Arguments(log) if detail == "full" else None
     with whole_file(path) as file:
         file.write(b'{"displayTimeUnit":"ns","otherData":' + _json(dict(metadata)) + b',"traceEvents":[\n')
         file.write(b",\n".join(map(_json, threads.declarations())))
@@ -98,18 +99,18 @@ def _meta(event: str, pid: int, tid: int, **args: object) -> Row:
 class _Arguments:
     """The arguments of one slice, as in the native trace."""
 
-    def __init__(self, log: EventLog, layout: Layout) -> None:
-        self._log, self._layout = log, layout
-        self._owner = dict(zip(owner_words(log), ("sequence", "token"), strict=True))
+    def __init__(self, log: EventLog) -> None:
+        self._log = log
+        self._owner = dict(zip(log.owner_words, ("sequence", "token"), strict=True))
         self._constant = [constant_args(graph, task) for graph in log.graphs for task in range(len(graph))]
-        self._flops, self._bytes = flops_and_bytes(log)
+        self._form, self._flops, self._bytes = derived.form(log), derived.flops(log), derived.bytes_moved(log)
 
     def __call__(self, slices: Slices, i: int) -> Row:
         row, role = int(slices.row[i]), slices.role[i]
         args: Row = {"start_ps": int(slices.start[i]), "end_ps": int(slices.end[i])}
         if role in (Role.RUN, Role.MOVE, Role.OP):
             step = self._log.tasks.step[row]
-            args |= self._constant[self._layout.template[row]]
+            args |= self._constant[self._form[row]]
             args |= {
                 "ready_ps": int(self._log.tasks.ready[row]),
                 "flops": int(self._flops[row]),

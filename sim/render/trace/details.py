@@ -8,10 +8,9 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 
-from models.graph import QUANTITIES
+from sim.log import derived
 from sim.log.tables import EventLog
 from sim.mapping.tasks import TaskGraph
-from sim.render.trace.layout import Layout
 from sim.render.trace.protobuf import Cells, Mask, Part
 from sim.render.trace.track_event import Interned, annotation_table, flow_field, integer_annotation, text_annotation
 from sim.render.trace.tracks import Role, Slices
@@ -26,24 +25,6 @@ def constant_args(graph: TaskGraph, task: int) -> dict[str, int | str]:
     if graph.layer[task] >= 0:
         args["layer"] = int(graph.layer[task])
     return args
-
-
-def owner_words(log: EventLog) -> tuple[str, str]:
-    """What `StepTable.sequence` and `StepTable.token` count."""
-    return ("sequence", "token") if log.batched is None else ("loop", "step")
-
-
-def flops_and_bytes(log: EventLog) -> tuple[Rows, Rows]:
-    """FLOPs of each row of the task table, and the bytes it moves."""
-    flops, moved = np.zeros(len(log.tasks), dtype=np.int64), np.zeros(len(log.tasks), dtype=np.int64)
-    for number, graph in enumerate(log.graphs):
-        of_graph = np.flatnonzero(log.steps.graph == number)
-        for block in np.array_split(of_graph, -(-len(of_graph) // 64)) if len(of_graph) else ():
-            costs = graph.ops.costs_of(log.lanes(block))  # [quantity, op, lane]
-            rows = log.steps.first[block] + np.arange(len(graph))[:, None]  # [task, lane]
-            flops[rows] = graph.share(costs[QUANTITIES.index("flops")]) * graph.computes[:, None]
-            moved[rows] = graph.bytes_moved(costs)
-    return flops, moved
 
 
 class Flows:
@@ -114,15 +95,14 @@ def _ranges(first: Rows, count: Rows) -> Rows:
 class Details:
     """Encodes the arguments of slices."""
 
-    def __init__(self, log: EventLog, layout: Layout, interned: Interned) -> None:
-        self._log, self._layout, self._annotations = log, layout, interned.annotations
+    def __init__(self, log: EventLog, interned: Interned) -> None:
+        self._log, self._annotations = log, interned.annotations
         rows = [constant_args(graph, task) for graph in log.graphs for task in range(len(graph))]
         self._template = annotation_table(interned, rows)
         self._template_text = np.array(
             [interned.strings(graph.name(task)) for graph in log.graphs for task in range(len(graph))], dtype=np.int64
         )
-        self._flops, self._bytes = flops_and_bytes(log)
-        self._owner_words = owner_words(log)
+        self._flops, self._bytes, self._owner_words = derived.flops(log), derived.bytes_moved(log), log.owner_words
         for name in _integers(self._owner_words):
             interned.annotations(name)
 
@@ -165,11 +145,10 @@ class Details:
         flops, moved = self._flops[rows], self._bytes[rows]
         held = tasks.engine[rows] >= 0
         queued = np.where(held, tasks.start[rows] - tasks.ready[rows], 0)
-        moving = self._layout.moves[rows]
-        slowed = np.where(moving, np.maximum(self._layout.moved[rows] - tasks.start[rows] - tasks.work[rows], 0), 0)
+        slowed = np.maximum(derived.service(self._log).last[rows] - tasks.start[rows] - tasks.work[rows], 0)
         always = [
             *self._times(slices),
-            self._template(self._layout.template[rows]),
+            self._template(derived.form(self._log)[rows]),
             *self._owner(rows),
             self._integer("ready_ps", tasks.ready[rows]),
         ]
@@ -183,13 +162,13 @@ class Details:
 
     def _op(self, slices: Slices, at: Rows) -> list[Part]:
         engine = self._log.tasks.engine[slices.row]
-        always = [*self._times(slices), self._template(self._layout.template[slices.row])]
+        always = [*self._times(slices), self._template(derived.form(self._log)[slices.row])]
         return [Part(always, at), self._where("engine", engine, engine >= 0, at)]
 
     def _phase(self, slices: Slices, at: Rows) -> list[Part]:
         known = slices.cause >= 0
         culprit = slices.cause[known]
-        name = self._template_text[self._layout.template[culprit]]
+        name = self._template_text[derived.form(self._log)[culprit]]
         step = self._log.tasks.step[culprit]
         sequence, token = _waited_for(self._owner_words)
         why = [

@@ -5,7 +5,7 @@
       simulated   the same as the simulator has it
       simulated is ahead by     milliseconds, at the end of each op (below 0: behind)
 
-Each step begins at the same instant on both lines, so that who is ahead can be seen. Ops of one name have one colour.
+Each step begins at the same instant on both lines, so that the one that is ahead can be seen. Ops of one name have one color.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ GAP = 20
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Run:
-    """What ran of a step: columns op (index into the graph), start and duration, ps from the start of the step; its length."""
+    """Ops as they ran in a step. pieces: [op (index into the graph), start, duration], ps from its start. length: ps."""
 
     pieces: IntArray
     length: int
@@ -48,7 +48,7 @@ class Run:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Pair:
-    """A step as it was measured and as it was simulated. times: of each op, what is said of it: (measured, predicted) ps."""
+    """A step as it was measured and as it was simulated. times: (measured, predicted), ps of each op."""
 
     name: str
     ops: OpGraph
@@ -85,7 +85,7 @@ def write_double(path: str | os.PathLike[str], title: str, pairs: Sequence[Pair]
     packets = slice_packets(
         Events(
             begin=opens, ns=to_ns(np.where(opens, events.start, events.end)), track=events.track, name=begins.name,
-            category=begins.category, colour=begins.colour, details=[Part([arguments(begins.row)])],
+            category=begins.category, color=begins.color, details=[Part([arguments(begins.row)])],
         )
     )  # fmt: skip
     with whole_file(path) as file:
@@ -113,7 +113,7 @@ def _lead(pair: Pair, track: int, begin: int) -> Counter:
 
 
 def name_of(ops: OpGraph, op: int) -> str:
-    """What an op is called on both lines."""
+    """Name of an op on both lines."""
     return f"{ops.ops[op].kind} {ops.ops[op].part}".rstrip()
 
 
@@ -133,7 +133,7 @@ def _slices(pair: Pair, run: Run, track: int, begin: int, first: int, interned: 
     start, end = start + begin, start + begin + duration
     layer = np.array([o.layer for o in pair.ops.ops], dtype=np.int64)[op]
     names = np.array([interned.names(name_of(pair.ops, i)) for i in range(len(pair.ops.ops))], dtype=np.int64)
-    colours = np.array([hues(o.kind) * 40_503 % 65_521 for o in pair.ops.ops], dtype=np.int64)
+    colors = np.array([hues(o.kind) * 40_503 % 65_521 for o in pair.ops.ops], dtype=np.int64)
     opens = np.flatnonzero(np.diff(layer, prepend=-2) != 0)  # of what runs of one layer without another between
     closes = np.append(opens[1:], len(op)) - 1
     inside = layer[opens] >= 0
@@ -153,7 +153,7 @@ def _slices(pair: Pair, run: Run, track: int, begin: int, first: int, interned: 
     for depth, chosen in ((1, layer < 0), (2, layer >= 0)):
         made.append(
             Slices.make(
-                track=track, start=start[chosen], end=end[chosen], name=names[op[chosen]], colour=colours[op[chosen]],
+                track=track, start=start[chosen], end=end[chosen], name=names[op[chosen]], color=colors[op[chosen]],
                 row=first + op[chosen], category=interned.categories("op"), depth=depth, role=Role.OP,
             )
         )  # fmt: skip

@@ -65,7 +65,7 @@ def write_perfetto(
     check_options(detail, flows, critical)
     layout = Layout(log, window, critical)
     interned = Interned(names=layout.names, categories=layout.categories)
-    details = Details(log, layout, interned) if detail == "full" else None
+    details = Details(log, interned) if detail == "full" else None
     declarations = _Declarations(layout, interned)
     count = 0
     with whole_file(path) as file:
@@ -116,7 +116,7 @@ def _slice_blocks(slices: Slices, details: Details | None, flows: Flows | None) 
                 track=slices.track[mine],
                 name=starts.name,
                 category=starts.category,
-                colour=starts.colour,
+                color=starts.color,
                 details=() if details is None else details.encode(starts, flows),
             )
         )

@@ -1,7 +1,7 @@
 """Protobuf's wire format for columns: many records are encoded at once, with NumPy and no object per record.
 
-A record is a row of a block; its parts are `Cells`, byte strings of a few bytes. `pack` finds out where each part of each row
-begins, and writes a part of all rows at a time: NumPy copies items of any size to any places if they are of the dtype `V`, so
+A record is a row of a block; its parts are `Cells`, byte strings of a few bytes. `pack` computes where each part of each row
+begins, and writes one part of all rows at a time: NumPy copies items of any size to any places if they are of the dtype `V`, so
 that neither padding nor a mask is needed. A tag and its number are one or two words of 8 bytes, made by shifts. Varints are
 canonical (shortest), so the bytes equal those of any plain encoder that writes the fields in the same order.
 """
@@ -176,21 +176,44 @@ def width(value: int) -> int:
     return max(1, -(-value.bit_length() // 7))
 
 
-#: By length of a varint: the bits that say that more bytes follow, in the first eight.
+#: By length of a varint: the continuation bits (0x80 of every byte but the last), as far as they are in the first eight bytes.
 _MORE = np.array([sum(0x80 << 8 * i for i in range(min(length, 9) - 1)) for length in range(11)], dtype=np.uint64)
 
 
 def _groups(values: Words, most: int) -> Words:
-    """Each group of seven bits in a byte of its own, the lowest eight groups."""
+    """Each of the lowest eight groups of seven bits in a byte of its own, whose highest bit is 0; most: the largest value.
+
+    The 56 bits are halved three times, and each upper half moves up to make space, here for groups h (high) to a (low):
+
+        bits  63      55      47      39      31      23      15      7      0
+              ........hhhhhhhgggggggfffffffeeeeeeedddddddcccccccbbbbbbbaaaaaaa   the value
+              ....hhhhhhhgggggggfffffffeeeeeee....dddddddcccccccbbbbbbbaaaaaaa   halves of 28 bits, in words of 32
+              ..hhhhhhhggggggg..fffffffeeeeeee..dddddddccccccc..bbbbbbbaaaaaaa   quarters of 14 bits, in words of 16
+              .hhhhhhh.ggggggg.fffffff.eeeeeee.ddddddd.ccccccc.bbbbbbb.aaaaaaa   groups of 7 bits, in bytes
+    """
     if most >= 1 << 28:
-        values = (values & np.uint64(0xFFFFFFF)) | (values >> np.uint64(28) & np.uint64(0xFFFFFFF)) << np.uint64(32)
+        values = _spread(values & np.uint64((1 << 56) - 1), _bits(28, 64), 28)
     if most >= 1 << 14:
-        values = (values & np.uint64(0x00003FFF00003FFF)) | (values & np.uint64(0x0FFFC0000FFFC000)) << np.uint64(2)
-    return (values & np.uint64(0x007F007F007F007F)) | (values & np.uint64(0x3F803F803F803F80)) << np.uint64(1)
+        values = _spread(values, _bits(14, 32), 14)
+    return _spread(values, _bits(7, 16), 7)
+
+
+def _bits(count: int, apart: int) -> int:
+    """The lowest `count` bits of every `apart` bits of a word of 64."""
+    return sum((1 << count) - 1 << at for at in range(0, 64, apart))
+
+
+def _spread(values: Words, lower: int, half: int) -> Words:
+    """Move the upper half of each field up. lower: the bits of the lower halves, of `half` bits each in words of 2^n bits."""
+    word = 1 << half.bit_length()  # 28 -> 32, 14 -> 16, 7 -> 8
+    return (values & np.uint64(lower)) | (values & np.uint64(lower << half)) << np.uint64(word - half)
 
 
 def _behind(prefix: Words | int, size: int, low: Words, high: Words | None, most: int) -> Bytes:
-    """Rows of at most so many bytes: a prefix of `size`, the eight of `low` and, if there are more, that of `high`."""
+    """Rows of at most `most` bytes: a prefix of `size` bytes, then the eight of `low` and the ninth and tenth of `high`.
+
+    words[:, 0] is the prefix and, above it, as much of `low` as fits; words[:, 1] the rest of `low` and, above it, `high`.
+    """
     words = np.empty((len(low), 1 if most <= 8 else 2), dtype="<u8")
     words[:, 0] = low << np.uint64(8 * size) | np.asarray(prefix, dtype=np.uint64)
     if most > 8:

@@ -1,4 +1,4 @@
-"""What each sequence did in steps that are batched: prefilled, decoded, verified, moved, or waited for its turn."""
+"""Tracks of sequences in batched steps: when each prefilled, decoded, verified, moved, or waited for its turn."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import numpy as np
 import numpy.typing as npt
 
 from sim.log.tables import EventLog
-from sim.render.trace.tracks import Role, Slices, Strings, Times, Tracks, colours
+from sim.render.trace.tracks import Role, Slices, Strings, Times, Tracks, colors
 
 
 def parts_taken(log: EventLog, strings: Strings, categories: Strings, tracks: Tracks, root: int) -> Slices:
@@ -29,13 +29,13 @@ def parts_taken(log: EventLog, strings: Strings, categories: Strings, tracks: Tr
         ),
         Slices.make(
             track=track[sequence], start=start, end=end, name=name, category=categories("request"), role=Role.STEP, row=step,
-            colour=colours(step),
+            color=colors(step),
         ),
     ])  # fmt: skip
 
 
 def _names(log: EventLog, rows: npt.NDArray[np.integer]) -> list[str]:
-    """What a step did for these members."""
+    """Names of the parts that members took in steps, such as `prefill 512`."""
     members, steps = log.members, log.steps
     first_kind = [graph.kind_of(0) for graph in log.graphs]
     columns = (column[rows].tolist() for column in (members.step, members.query, members.logits, members.emitted))

@@ -99,7 +99,7 @@ class Events:
     """A block of BEGINs and ENDs, one row each, in an order in which those of each track nest.
 
     begin: which rows are BEGINs. ns: absolute times. track: uuids.
-    name, category: interned. colour: correlation ids, 0 for none. details: annotations and flows, part after part. These have
+    name, category: interned. color: correlation ids, 0 for none. details: annotations and flows, part after part. These have
     one row for each BEGIN.
     """
 
@@ -108,7 +108,7 @@ class Events:
     track: Column
     name: Column
     category: Column
-    colour: Column
+    color: Column
     details: Sequence[Part] = ()
 
 
@@ -118,9 +118,9 @@ def slice_packets(events: Events) -> Bytes:
     fields = varints(events.track, number(9, END) + tag(11, VARINT))
     fields.data[begins, _KIND] = BEGIN
     more = [Part([varints(events.category, tag(3, VARINT)), varints(events.name, tag(10, VARINT))], begins)]
-    coloured = np.flatnonzero(events.colour)
-    if len(coloured):
-        more.append(Part([varints(events.colour[coloured], tag(52, VARINT))], begins[coloured]))
+    colored = np.flatnonzero(events.color)
+    if len(colored):
+        more.append(Part([varints(events.color[colored], tag(52, VARINT))], begins[colored]))
     more += [Part(part.cells, begins if part.rows is None else begins[part.rows], part.count) for part in events.details]
     return _packets(events.ns, [fields], more)
 

@@ -1,4 +1,4 @@
-"""The parts a trace is made of, whatever its file format: tracks, slices as columns, counters, and how to lay them out.
+"""Parts of a trace in any file format: tracks, slices as columns, counters, and how to lay them out.
 
 Two things on one track must nest or be apart, or trace viewers spoil them silently. `lanes` gives overlapping intervals
 lanes of their own, and `nesting_order` puts begins and ends into an order in which they nest. Both work on picoseconds,
@@ -71,7 +71,7 @@ class Strings:
 
 
 class Role(IntEnum):
-    """What a slice stands for. It decides what `Slices.row` counts and which arguments the slice gets."""
+    """Meaning of a slice. It decides what `Slices.row` counts and which arguments the slice gets."""
 
     RUN = 0  # a task on its engine
     MOVE = 1  # a transfer while its channel serves it
@@ -86,7 +86,7 @@ class Slices:
     """Slices as columns, one entry each.
 
     track: uuid. start, end: int64 ps, start < end. depth: how many slices of the track are around it, at most 7.
-    name, category: numbers of strings. colour: slices of one colour get one number, 0 for none.
+    name, category: numbers of strings. color: slices of one color get one number, 0 for none.
     role: see `Role`. row: of the task table (or step table), or NO_ROW. cause: row of the task that was waited for, or NO_ROW.
     """
 
@@ -96,7 +96,7 @@ class Slices:
     depth: npt.NDArray[np.int8]
     name: npt.NDArray[np.int32]
     category: npt.NDArray[np.int8]
-    colour: npt.NDArray[np.int32]
+    color: npt.NDArray[np.int32]
     role: npt.NDArray[np.int8]
     row: npt.NDArray[np.int64]
     cause: npt.NDArray[np.int64]
@@ -112,7 +112,7 @@ class Slices:
         category: int,
         role: Role,
         depth: int = 0,
-        colour: Column | int = 0,
+        color: Column | int = 0,
         row: Column | int = NO_ROW,
         cause: Column | int = NO_ROW,
     ) -> Slices:
@@ -126,7 +126,7 @@ class Slices:
         return cls(
             track=column(track, np.int32), start=column(start, np.int64), end=column(end, np.int64),
             depth=column(depth, np.int8), name=column(name, np.int32), category=column(category, np.int8),
-            colour=column(colour, np.int32), role=column(int(role), np.int8), row=column(row, np.int64),
+            color=column(color, np.int32), role=column(int(role), np.int8), row=column(row, np.int64),
             cause=column(cause, np.int64),
         )  # fmt: skip
 
@@ -138,7 +138,7 @@ class Slices:
         return Slices(**{f.name: getattr(self, f.name)[index] for f in fields(self)})
 
     def within(self, window: tuple[int, int] | None) -> Slices:
-        """Those that overlap a window of time (ps); they are not cut, so that durations stay true."""
+        """Slices that overlap a window of time (ps); they are not cut, so that durations stay true."""
         if window is None:
             return self
         return self.take((self.start < window[1]) & (self.end > window[0]))
@@ -156,8 +156,8 @@ class Counter:
     value: npt.NDArray[np.int64] | npt.NDArray[np.float64]
 
 
-def colours(step: Column) -> npt.NDArray[np.int32]:
-    """One colour per step, far apart for steps that follow each other: the Perfetto UI gives near numbers near hues."""
+def colors(step: Column) -> npt.NDArray[np.int32]:
+    """One color per step, far apart for steps that follow each other: the Perfetto UI gives near numbers near hues."""
     return np.asarray((step.astype(np.int64) + 1) * 40_503 % 65_521, dtype=np.int32)
 
 

@@ -27,7 +27,7 @@ def log(request: pytest.FixtureRequest) -> EventLog:
 
 @pytest.fixture(scope="session")
 def load() -> Iterator[Callable[[Path], TraceProcessor]]:
-    """Loads a trace into the real trace_processor; skips the test if that is not to be had."""
+    """Loads a trace into the real trace_processor; skips the test if it is not installed."""
     opened: dict[Path, TraceProcessor] = {}
 
     def open_(path: Path) -> TraceProcessor:

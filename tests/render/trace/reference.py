@@ -36,7 +36,7 @@ class Slice:
     track: int
     name: int = 1
     category: int = 1
-    colour: int = 0
+    color: int = 0
     args: list[tuple[int, int, int]] = field(default_factory=list)  # (interned name, INTEGER or TEXT, value)
     leaving: list[int] = field(default_factory=list)
     arriving: list[int] = field(default_factory=list)
@@ -51,8 +51,8 @@ def slice_packet(record: Slice) -> bytes:
     event = uint(9, 1 if record.begin else 2) + uint(11, record.track)
     if record.begin:
         event += uint(3, record.category) + uint(10, record.name)
-        if record.colour:
-            event += uint(52, record.colour)
+        if record.color:
+            event += uint(52, record.color)
         for name, kind, value in record.args:
             event += sub(4, uint(1, name) + uint(kind, value))
         for flow in record.leaving:

@@ -30,7 +30,7 @@ def slices(draw: st.DrawFn) -> list[reference.Slice]:
         begin = draw(st.booleans())
         record = reference.Slice(begin, draw(time), draw(small))
         if begin:
-            record.name, record.category, record.colour = draw(small), draw(small), draw(st.integers(0, 1 << 20))
+            record.name, record.category, record.color = draw(small), draw(small), draw(st.integers(0, 1 << 20))
             record.args = [(key, kind, draw(time)) for key, kind in keys if draw(st.booleans())]
             record.leaving = draw(st.lists(time, max_size=3))
             record.arriving = draw(st.lists(time, max_size=3))
@@ -58,7 +58,7 @@ def columns(records: list[reference.Slice]) -> Events:
         ids = np.array([flow for each in flows for flow in each], dtype=np.int64)
         counts = np.array([len(each) for each in flows], dtype=np.int64)
         details.append(Part([flow_field(ids, terminating=terminating)], np.arange(len(begins)), counts))
-    of_begins = {name: column(name)[column("begin") != 0] for name in ("name", "category", "colour")}
+    of_begins = {name: column(name)[column("begin") != 0] for name in ("name", "category", "color")}
     return Events(begin=column("begin").astype(bool), ns=column("ns"), track=column("track"), details=details, **of_begins)
 
 
@@ -145,7 +145,7 @@ def encoded_again(packet: Any) -> bytes:
         return reference.counter_packet(packet.timestamp, event.track_uuid, value)
     record = reference.Slice(event.type == event.TYPE_SLICE_BEGIN, packet.timestamp, event.track_uuid)
     if record.begin:
-        record.name, record.category, record.colour = event.name_iid, event.category_iids[0], event.correlation_id
+        record.name, record.category, record.color = event.name_iid, event.category_iids[0], event.correlation_id
         record.leaving, record.arriving = list(event.flow_ids), list(event.terminating_flow_ids)
         for arg in event.debug_annotations:
             text = arg.HasField("string_value_iid")

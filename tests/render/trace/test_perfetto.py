@@ -1,4 +1,4 @@
-"""What the real trace_processor finds in a trace is what the event log says."""
+"""The real trace_processor finds in a trace exactly the contents of the event log."""
 
 from __future__ import annotations
 
@@ -23,7 +23,8 @@ Load = Callable[[Path], TraceProcessor]
 FACTS = {"scenario": "toy", "seed": "0", "version": "1.0"}
 
 ARGS = ("start_ps", "end_ps", "ready_ps", "sequence", "token", "layer", "flops", "bytes", "wait_engine_ps", "wait_channel_ps")
-TEXTS = ("op", "path", "shape", "waited_for")
+OWNER_WAITED_FOR = ("waited_for_sequence", "waited_for_token")
+TEXTS = ("op", "path", "shape", "waited_for", *OWNER_WAITED_FOR)
 SLICES = f"""
 SELECT slice.id, ts, dur, slice.name, category, track.name AS track, up.name AS parent, depth, {
     ", ".join(f"extract_arg(slice.arg_set_id, 'debug.{name}') AS {name}" for name in ARGS + TEXTS)
@@ -139,10 +140,44 @@ def test_one_arrow_per_dependency(log: EventLog, trace: TraceProcessor) -> None:
     assert all(arrow["ended"] <= arrow["started"] for arrow in arrows)
 
 
-def test_waits_name_their_culprit(slices: list[dict[str, Any]]) -> None:
-    waits = [s for s in slices if s["name"] == "engine wait"]
+def named_waits(slices: list[dict[str, Any]]) -> Counter[tuple[Any, ...]]:
+    """Waits: from, until, and the name, sequence and token of the task waited for."""
+    return Counter(tuple(s[key] for key in ("start_ps", "end_ps", "waited_for", *OWNER_WAITED_FOR)) for s in slices)
+
+
+def expected_waits(log: EventLog, waits: dict[int, tuple[int, int, int]]) -> Counter[tuple[Any, ...]]:
+    """The same from the log. waits: row that waits -> from, until, row waited for."""
+    steps, step = log.steps, log.tasks.step
+    return Counter(
+        (begin, end, log.name(cause), int(steps.sequence[step[cause]]), int(steps.token[step[cause]]))
+        for begin, end, cause in waits.values()
+    )
+
+
+def test_waits_for_an_engine_name_the_task_that_held_it(log: EventLog, slices: list[dict[str, Any]]) -> None:
+    tasks, waits = log.tasks, {}
+    for row in np.flatnonzero((tasks.engine >= 0) & (tasks.ready < tasks.start)).tolist():
+        (before,) = np.flatnonzero((tasks.engine == tasks.engine[row]) & (tasks.end == tasks.start[row]))
+        waits[row] = (int(tasks.ready[row]), int(tasks.start[row]), int(before))
+    shown = [s for s in slices if s["name"] == "engine wait"]
+    in_lanes, of_chains = (named_waits([s for s in shown if (s["parent"] == "ops") == lanes]) for lanes in (True, False))
     assert waits
-    assert all(s["waited_for"] for s in waits)
+    assert in_lanes == expected_waits(log, waits)
+    assert of_chains <= in_lanes
+
+
+def test_waits_for_the_kv_cache_name_the_store(load: Load, tmp_path: Path) -> None:
+    log = run(decoder())
+    write_perfetto(log, tmp_path / "known.pftrace", metadata=FACTS)
+    shown = [s for s in load(tmp_path / "known.pftrace").query(SLICES) if s["name"] == "input wait"]
+    first, second = (log.rows(step) for step in range(2))
+    stores = [row for row in range(first.start, first.stop) if log.name(row) == "kv_store"]
+    loads = [row for row in range(second.start, second.stop) if log.name(row) == "kv_load"]
+    by_layer = dict(zip(log.tasks.ready[loads].tolist(), stores, strict=True))
+    assert shown
+    for wait in shown:
+        assert log.tasks.end[by_layer[wait["end_ps"]]] == wait["end_ps"]
+        assert (wait["waited_for"], wait["waited_for_sequence"], wait["waited_for_token"]) == ("kv_store", 0, 0)
 
 
 def test_counters_return_to_zero(log: EventLog, trace: TraceProcessor) -> None:

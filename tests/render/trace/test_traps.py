@@ -1,4 +1,4 @@
-"""What trace_processor corrupts without a word.
+"""Traces that trace_processor corrupts silently.
 
 Each test shows first, on packets made by the plain encoder, that the trap is real and how it shows, and then that the
 writer keeps out of it.

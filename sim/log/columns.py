@@ -8,14 +8,16 @@ step it runs in. The rows of a step follow one another in the order of its graph
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
 from sim.base.kernel import MANY_TASKS, loaded
-from sim.log.tables import EventLog
 from sim.mapping.tasks import TaskGraph
+
+if TYPE_CHECKING:  # the log offers what is derived from it
+    from sim.log.tables import EventLog
 
 #: A column of a table inside of kernels: an array or a memoryview of integers, indexed down to one item.
 Ints = Any

@@ -12,9 +12,9 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from sim.analysis.columns import Ints
 from sim.base.integers import LARGEST
 from sim.base.kernel import kernel
+from sim.log.columns import Ints
 
 LOW, HIGH = 0, 1
 

@@ -1,19 +1,19 @@
-"""Who was in the way of waits, summed by group: kernels of `sim.analysis.blame`."""
+"""Kernels of `sim.analysis.blame`: causes of waits, summed by group of tasks."""
 
 from __future__ import annotations
 
-from sim.analysis.columns import NONE, Ints, Services, Tasks
 from sim.analysis.parts import full_speed, service
 from sim.base.integers import ceil_div, mul_div, mul_div_up
 from sim.base.kernel import kernel
+from sim.log.columns import NONE, Ints, Services, Tasks
 
 #: Rows of the sums of a group that holds engines: how many of its tasks do, and how long they have, but for `many` times the
 #: clock: tasks that have ended count from start to end, those that have not count less the clock at their start.
 MANY, HELD = 0, 1
 
-#: Rows of waits for the channel: the task, when its transfer could begin and when all had arrived, what of the wait is
-#: nobody's fault, the rest, and what others received meanwhile.
-TASK, ISSUED, ARRIVED, NOBODY, REST, OTHERS = range(6)
+#: Rows of waits for the channel: the task, when its transfer could begin and when all had arrived, the part of the
+#: wait that no other transfer caused, the rest, and what others received meanwhile.
+TASK, ISSUED, ARRIVED, WAITED_ALONE, REST, OTHERS = range(6)
 WAIT_ROWS = 6
 
 
@@ -22,11 +22,11 @@ def overlap_engines(
     t: Tasks, by_ready: Ints, by_start: Ints, by_end: Ints, engines: int, group: Ints, shift: int, holds: Ints, waiting: Ints,
     seen: Ints, overlap: Ints,
 ) -> None:  # fmt: skip
-    """Fill `overlap` [who waits, who holds]: time that each pair of their tasks overlaps while all engines are busy.
+    """Fill `overlap` [waiting, holding]: time in which tasks of each pair of groups overlap while all engines are busy.
 
     by_ready, by_start, by_end: rows that engines ran; the first, only those that waited. group: [row]. Times are divided by
-    2^shift. holds: [MANY or HELD, group], waiting: [group], how many wait, seen: [who waits, who holds], what the others had
-    held when it was last looked at; all to work with, and 0.
+    2^shift. holds: [MANY or HELD, group], waiting: [group], how many wait, seen: [waiting, holding], what the others
+    had held when it was last looked at; all to work with, and 0.
     """
     waits, count = len(by_ready), len(by_start)
     clock = now = 0  # the clock runs while all engines are busy
@@ -61,13 +61,13 @@ def overlap_engines(
 
 
 @kernel
-def change_waiting(holds: Ints, waiting: Ints, seen: Ints, overlap: Ints, who: int, clock: int, by: int) -> None:
+def change_waiting(holds: Ints, waiting: Ints, seen: Ints, overlap: Ints, delayed: int, clock: int, by: int) -> None:
     """Add what has been held since the last change for those of a group that waited; from now on they are more or fewer."""
-    for whom in range(len(waiting)):
-        held = holds[HELD, whom] + holds[MANY, whom] * clock
-        overlap[who, whom] += waiting[who] * (held - seen[who, whom])
-        seen[who, whom] = held
-    waiting[who] += by
+    for cause in range(len(waiting)):
+        held = holds[HELD, cause] + holds[MANY, cause] * clock
+        overlap[delayed, cause] += waiting[delayed] * (held - seen[delayed, cause])
+        seen[delayed, cause] = held
+    waiting[delayed] += by
 
 
 @kernel
@@ -99,7 +99,7 @@ def channel_waits(
         alone = min(max(at_port - at_best, 0), wait)
         waits[TASK, count], waits[ISSUED, count] = row, t.start[row] + latency
         waits[ARRIVED, count] = t.loaded[row] if held else t.end[row]
-        waits[NOBODY, count], waits[REST, count], waits[OTHERS, count] = alone, wait - alone, 0
+        waits[WAITED_ALONE, count], waits[REST, count], waits[OTHERS, count] = alone, wait - alone, 0
         place[row] = count
         count += 1
     return count
@@ -151,7 +151,7 @@ def own_work(g: Services, mine: Ints, services: int, place: Ints, own: Ints) -> 
 
 
 @kernel
-def add_up(g: Services, mine: Ints, first: Ints, intervals: int, group: Ints, whom: int, before: Ints, span: Ints) -> None:
+def add_up(g: Services, mine: Ints, first: Ints, intervals: int, group: Ints, cause: int, before: Ints, span: Ints) -> None:
     """Fill `before` [interval + 1]: what a group of tasks (or with -1, all) had received on a channel when each began.
 
     span: the first and the last interval in which it received something.
@@ -161,7 +161,7 @@ def add_up(g: Services, mine: Ints, first: Ints, intervals: int, group: Ints, wh
     for k in range(intervals):
         before[k] = total
         for i in range(first[k], first[k + 1]):
-            if whom == NONE or group[g.task[mine[i]]] == whom:
+            if cause == NONE or group[g.task[mine[i]]] == cause:
                 total += g.work[mine[i]]
         if total > before[k]:
             span[0], span[1] = min(span[0], k), k
@@ -170,7 +170,7 @@ def add_up(g: Services, mine: Ints, first: Ints, intervals: int, group: Ints, wh
 
 @kernel
 def received_by(g: Services, mine: Ints, first: Ints, before: Ints, interval: int, time: int) -> int:
-    """What had been received by a time in or after an interval, before the next; rounded down."""
+    """Work received by a time in or after an interval, before the next one; rounded down."""
     if interval < 0:
         return 0
     one = mine[first[interval]]
@@ -183,9 +183,9 @@ def received_by(g: Services, mine: Ints, first: Ints, before: Ints, interval: in
 @kernel
 def receive(
     g: Services, mine: Ints, first: Ints, before: Ints, waits: Ints, own: Ints, since: Ints, until: Ints, group: Ints,
-    whom: int, span: Ints, shift: int, weights: Ints,
+    cause: int, span: Ints, shift: int, weights: Ints,
 ) -> None:  # fmt: skip
-    """Add to each wait what others received meanwhile; with a group `whom`, to `weights` [who, whom] its share of the rest.
+    """Add to each wait what others received meanwhile; or to `weights` [waiting, cause] the share of the group `cause`.
 
     own: [wait], what the transfer itself received on this channel. since, until: [wait], intervals of ISSUED and ARRIVED.
     """
@@ -194,14 +194,14 @@ def receive(
             continue
         received = received_by(g, mine, first, before, until[wait], waits[ARRIVED, wait])
         received -= received_by(g, mine, first, before, since[wait], waits[ISSUED, wait])
-        if whom == NONE:
+        if cause == NONE:
             waits[OTHERS, wait] += received - own[wait]
             continue
-        who = group[waits[TASK, wait]]
-        if who == whom:
+        delayed = group[waits[TASK, wait]]
+        if delayed == cause:
             received -= own[wait]
         if received > 0 and waits[REST, wait] > 0:
-            weights[who, whom] += mul_div_up(received, waits[REST, wait] >> shift, waits[OTHERS, wait])
+            weights[delayed, cause] += mul_div_up(received, waits[REST, wait] >> shift, waits[OTHERS, wait])
 
 
 @kernel
@@ -209,12 +209,12 @@ def receive_on(
     g: Services, channel: int, mine: Ints, first: Ints, before: Ints, span: Ints, place: Ints, waits: Ints, own: Ints,
     since: Ints, until: Ints, group: Ints, groups: int, shift: int, weights: Ints,
 ) -> None:  # fmt: skip
-    """Add what others received on a channel during each wait to `weights` [who, whom] of some groups; of none, to OTHERS."""
+    """Add what others received on a channel during each wait to `weights` [waiting, cause]; without groups, to OTHERS."""
     intervals = channel_intervals(g, channel, mine, first)
     own_work(g, mine, first[intervals], place, own)
     locate(g, mine, first, intervals, waits, ISSUED, since)
     locate(g, mine, first, intervals, waits, ARRIVED, until)
-    for whom in range(NONE if groups == 0 else 0, groups):
-        add_up(g, mine, first, intervals, group, whom, before, span)
+    for cause in range(NONE if groups == 0 else 0, groups):
+        add_up(g, mine, first, intervals, group, cause, before, span)
         if before[intervals] > 0:
-            receive(g, mine, first, before, waits, own, since, until, group, whom, span, shift, weights)
+            receive(g, mine, first, before, waits, own, since, until, group, cause, span, shift, weights)

@@ -1,0 +1,54 @@
+"""Steps of one graph side by side, one lane each: their contexts, and the sequences that take part in them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from models.op import IntArray
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Members:
+    """Sequences that take part in some steps of one graph, int64 [member, lane].
+
+    sequence: its number. context: its tokens in the KV cache. query: tokens that it feeds in. loads: how many of the cached
+    tokens it loads itself; another member loads the rest, which they share. Where lanes have different numbers of members, the
+    rest of the column is 0: with no query, a member takes no part.
+    logits: [lane], rows of logits that are wanted, of all members together.
+    """
+
+    sequence: IntArray
+    context: IntArray
+    query: IntArray
+    loads: IntArray
+    logits: IntArray
+
+    @classmethod
+    def side_by_side(cls, parts: Sequence[Members]) -> Members:
+        """The lanes of all parts, one after another."""
+        most = max(len(part.query) for part in parts)
+        columns = {
+            name: np.concatenate(
+                [np.pad(column, ((0, most - len(column)), (0, 0))) for part in parts for column in (getattr(part, name),)],
+                axis=1,
+            )
+            for name in ("sequence", "context", "query", "loads")
+        }
+        return cls(**columns, logits=np.concatenate([part.logits for part in parts]))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StepLanes:
+    """Some steps of one graph, one lane each: int64 vectors.
+
+    sequence, token: which step, as in the event log. context: tokens in the KV cache, of all its members together.
+    members: None where each step is one sequence that decodes one token.
+    """
+
+    sequence: IntArray
+    token: IntArray
+    context: IntArray
+    members: Members | None = None

@@ -1,0 +1,63 @@
+"""One operation of a decode step, and the costs that are counted for it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import numpy as np
+import numpy.typing as npt
+
+from models.experts import Experts
+
+IntArray = npt.NDArray[np.int64]
+
+#: What is counted for each op. `flops` are those of matrix products (two per multiply-add); `vector_ops` are elements
+#: touched by everything else; the others are bytes by class. `act_*` would reach DRAM only if activations were off chip.
+QUANTITIES = ("flops", "vector_ops", "weight", "kv_read", "kv_write", "act_read", "act_write")
+
+#: Exponents of (B, Q, N). Every cost of a decoder is a sum of these: nothing is more than linear in the batch and the
+#: context, and only attention within the new tokens is quadratic in Q.
+MONOMIALS = (
+    (0, 0, 0), (0, 1, 0), (0, 2, 0), (0, 0, 1), (0, 1, 1),
+    (1, 0, 0), (1, 1, 0), (1, 2, 0), (1, 0, 1), (1, 1, 1),
+)  # fmt: skip
+
+#: One coefficient per monomial.
+Polynomial = tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Op:
+    """One operation.
+
+    kind: its usual name (`norm`, `q_proj`, `scores`, ...), or its aten name if it has none.
+    path: module path that issued it, e.g. `model.layers.0.self_attn.q_proj`.
+    layer: index of the decoder layer, -1 outside of layers.
+    part: tells ops of one kind and path apart (`q` and `k` of rope), else empty.
+    heads: number of attention heads the op can be split over (of a KV load: heads of the cache), 0 if it is not per head.
+    splits: parts along the keys in which attention computes it, and in which its cache is loaded; 1 if it is one.
+    dtype: torch's name of the compute type, e.g. `bfloat16`.
+    shape: the result's dimensions, as text in B, Q and N.
+    inputs: indices of the ops whose results it needs, ascending, all smaller than its own.
+    costs: for each of `QUANTITIES`, an index into `OpGraph.polynomials`.
+    experts: None, or the experts of whose weights it reads those that its tokens choose. Its polynomial of `weight` counts
+        every choice of every token.
+    several: of a kernel for all members of a step, the same op of members that feed in several tokens; None: no other.
+    """
+
+    kind: str
+    path: str
+    layer: int
+    part: str = ""
+    heads: int = 0
+    splits: int = 1
+    dtype: str
+    shape: tuple[str, ...] = ()
+    inputs: tuple[int, ...] = ()
+    costs: tuple[int, ...]
+    experts: Experts | None = None
+    several: Op | None = None
+
+    def with_cost(self, quantity: int, polynomial: int) -> Op:
+        """The op with another cost. quantity: index in `QUANTITIES`. polynomial: index in `OpGraph.polynomials`."""
+        return replace(self, costs=(*self.costs[:quantity], polynomial, *self.costs[quantity + 1 :]))

@@ -1,0 +1,172 @@
+"""The kernel of an op: its shapes as device profiles measure them, and the names that a timing of it may have."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from math import prod
+from typing import Any, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from models.formats import ELEMENT
+from models.graph import QUANTITIES, IntArray, Op, OpGraph
+from sim.cost.profile import ATTENTION, DIMENSIONS, ELEMENTWISE, MULTI_HEAD, PRODUCT, UNITS, Shapes
+
+FLOPS, VECTOR_OPS, WEIGHT, KV_READ, KV_WRITE, ACT_READ, ACT_WRITE = range(len(QUANTITIES))
+
+#: Ops that compute nothing.
+ONLY_MOVES = frozenset(("kv_load", "kv_store", "kv_swap_out", "kv_swap_in"))
+
+_MIN = re.compile(r"min\(N,(\d+)\)")
+
+#: Columns of shapes that add up where several ops are one kernel.
+SUMMED = ("rows", "flops", "elements", "bytes", "shared")
+
+
+@dataclass(frozen=True, slots=True)
+class Kernel:
+    """An op as a device runs it.
+
+    kinds: names that a timing of it may have, the most particular first. shapes: columns with one entry per context.
+    read, written: its bytes, which sum to `shapes.bytes`; memory: of these, weights and KV cache.
+    """
+
+    kinds: tuple[str, ...]
+    dtype: str
+    shapes: Shapes
+    read: IntArray
+    written: IntArray
+    memory: IntArray
+
+    @property
+    def kind(self) -> str:
+        """Kind of its measurement: weight matmuls are one kernel, whatever the model calls them."""
+        return PRODUCT if PRODUCT in self.kinds else self.kinds[0]
+
+    def sample(self, lane: int = 0) -> dict[str, Any]:
+        """Its columns of `sim.cost.profile.samples` at one of its contexts, to which a measurement adds a duration."""
+        shapes = {name: int(getattr(self.shapes, name)[lane]) for name in (*DIMENSIONS[:-1], *UNITS[:2], "rows")}
+        return {
+            **shapes, "kind": self.kind, "dtype": self.dtype, "bytes_read": int(self.read[lane]),
+            "bytes_written": int(self.written[lane]), "bytes_shared": int(self.shapes.shared[lane]),
+        }  # fmt: skip
+
+
+class Sized(NamedTuple):
+    """An op at some sizes. costs: int64 [quantity, entry]. batch, query, past: B, Q and N [entry]."""
+
+    op: Op
+    costs: IntArray
+    batch: IntArray
+    query: IntArray
+    past: IntArray
+
+    @property
+    def rows(self) -> IntArray:
+        return self.batch * self.query
+
+    def heads(self) -> Attention:
+        """Heads and context of scores [..., group of queries, keys], or of fused attention."""
+        op = self.op
+        per_head = self.costs[FLOPS] // np.maximum(2 * self.rows * op.heads, 1)
+        last, group = self.extent(op.shape[-1]), np.maximum(self.extent(op.shape[-2]), 1)
+        kv_heads = op.heads * self.query // group
+        if op.kind == ATTENTION:  # results [..., group, head_dim] of two products
+            return Attention(kv_heads, last, per_head // np.maximum(2 * last, 1))
+        return Attention(kv_heads, per_head // np.maximum(last, 1), last)
+
+    def extent(self, text: str) -> IntArray:
+        """A dimension of an op such as `8*B` or `min(N,4095)+1`."""
+        limit = _MIN.search(text)
+        past = np.minimum(self.past, int(limit[1])) if limit else self.past
+        value: Mapping[str, IntArray] = {"B": self.batch, "Q": self.query, "N": past}
+        terms = [
+            prod((value[f] if f in value else int(f) for f in term.split("*")), start=1)
+            for term in _MIN.sub("N", text).replace("-", "+-").split("+")
+            if term
+        ]
+        return np.broadcast_to(np.asarray(sum(terms), dtype=np.int64), past.shape)
+
+    def width(self) -> IntArray:
+        """Numbers of the result of one row; of fused products, which have no one shape, by the bytes they write."""
+        op = self.op
+        if not op.shape:
+            return np.asarray(self.costs[ACT_WRITE] // np.maximum(ELEMENT.get(op.dtype, 2) * self.rows, 1))
+        results = np.prod([self.extent(text) for text in op.shape], axis=0, dtype=np.int64)
+        return np.asarray(results // np.maximum(self.rows, 1))
+
+
+class Attention(NamedTuple):
+    """KV heads, size of a head, and tokens attended to [entry]."""
+
+    kv_heads: IntArray
+    head_dim: IntArray
+    context: IntArray
+
+
+class Structure:
+    """Facts that the kernels of a graph depend on beside sizes.
+
+    readers: of each op, how many need it. loads: KV loads that each needs. attention: the op that tells the heads of all of its
+    layer and member, -1 if none does.
+    """
+
+    def __init__(self, ops: Sequence[Op], owner: IntArray, some: npt.NDArray[np.bool_]) -> None:
+        self.ops = ops
+        self.readers = [0] * len(ops)
+        self.loads: list[list[int]] = []
+        first: dict[tuple[int, int], int] = {}
+        for i, (op, whose, computes) in enumerate(zip(ops, owner.tolist(), some[FLOPS].tolist(), strict=True)):
+            self.loads.append([j for j in op.inputs if ops[j].kind == "kv_load"])
+            for j in op.inputs:
+                self.readers[j] += 1
+            if op.heads and computes and len(op.shape) > 1:
+                first.setdefault((op.layer, whose), i)
+        self.attention = [first.get((op.layer, whose), -1) for op, whose in zip(ops, owner.tolist(), strict=True)]
+
+    def key(self, i: int) -> object:
+        """Ops of one member that are alike in this have the same kernel."""
+        op, of = self.ops[i], self.attention[i]
+        loads = tuple((self.ops[j].costs[KV_READ], self.readers[j]) for j in self.loads[i])
+        attention = (
+            (self.ops[of].kind, self.ops[of].heads, self.ops[of].shape, self.ops[of].costs) if op.heads and of >= 0 else ()
+        )
+        routed = op.layer if op.experts is not None else -1  # in each layer the tokens choose anew
+        return (op.kind, op.dtype, op.heads, op.shape, op.costs, loads, attention, routed)
+
+    def kernel(self, i: int, sized: Callable[[int], Sized]) -> Kernel:
+        """The kernel of an op. sized: returns an op, by its index, at the sizes of the step."""
+        at = sized(i)
+        op, costs, rows = at.op, at.costs, at.rows
+        zero = np.zeros_like(rows)
+        cached = costs[WEIGHT] + costs[KV_READ]
+        for j in self.loads[i]:  # its part of what others have loaded
+            cached = cached + sized(j).costs[KV_READ] // self.readers[j]
+        read, written = cached + costs[ACT_READ], costs[KV_WRITE] + costs[ACT_WRITE]
+        product = bool(costs[FLOPS].any() and costs[WEIGHT].any())
+        per_head = bool(op.heads) and op.kind not in ONLY_MOVES
+        known = per_head and self.attention[i] >= 0
+        attention = sized(self.attention[i]).heads() if known else Attention(zero, zero, zero)
+        kinds: tuple[str, ...] = (op.kind, PRODUCT if product else ELEMENTWISE)
+        if op.kind == ATTENTION and (attention.kv_heads == op.heads).all():
+            kinds = (MULTI_HEAD, ATTENTION)
+        elif per_head or op.kind in ONLY_MOVES:
+            kinds = (op.kind,)
+        n = zero if per_head else at.width()
+        shapes = Shapes(
+            rows=rows, n=n,
+            k=costs[FLOPS] // np.maximum(2 * rows * n, 1) if product else zero,
+            heads=np.full_like(rows, op.heads if per_head else 0), **attention._asdict(),
+            flops=costs[FLOPS], elements=costs[VECTOR_OPS], bytes=read + written,
+            shared=zero if per_head else costs[WEIGHT],
+        )  # fmt: skip
+        return Kernel(kinds, op.dtype, shapes, read, written, cached + costs[KV_WRITE])
+
+
+def costs_something(ops: OpGraph, index: IntArray) -> npt.NDArray[np.bool_]:
+    """[quantity, op]: whether the op costs any of it, at some size of the step."""
+    found: npt.NDArray[np.bool_] = (ops.table != 0).any(axis=(1, 2))[index]
+    return found

@@ -1,0 +1,159 @@
+"""Tracks of the machine: engines, memory channels, the critical path, and counters."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import NamedTuple
+
+import numpy as np
+
+from sim.analysis.series import batches, cached
+from sim.log import derived
+from sim.render.trace.canvas import WAIT_CHANNEL, Canvas, Rows
+from sim.render.trace.counters import clip, level, number, rate
+from sim.render.trace.tracks import Counter, Role, Slices, lanes
+
+
+class CounterTracks(NamedTuple):
+    """Tracks of the counters. rates: of each channel. requests: (batch size, KV cache); None if there is one sequence."""
+
+    busy: int
+    ready: int
+    rates: list[int]
+    outstanding: int
+    requests: tuple[int, int] | None
+
+
+def machine(canvas: Canvas, critical: Rows | None) -> tuple[Slices, CounterTracks]:
+    """Slices of the engines and of the memory channels, and the tracks of the counters above them.
+
+    critical: rows of the critical path in order; they get a track of their own. None: no such track.
+    """
+    tracks = canvas.tracks
+    root = tracks.add("Machine", description="Engines and memory: their use over time.")
+    group = tracks.add("Engines", root, "Compute engines. Each token has a color; gaps are idle time.")
+    busy = tracks.add("busy engines", group, "Engines that hold a task.", "engines")
+    ready = tracks.add("ready queue", group, "Tasks whose inputs are there and that wait for an engine.", "tasks")
+    groups = list(_engines(canvas, group))
+    group = tracks.add("Memory", root, "The memory channels that all engines share.")
+    rates = _rate_tracks(canvas, group)
+    description = "Transfers issued and not yet complete, served or queued."
+    outstanding = tracks.add("outstanding transfers", group, description, "transfers")
+    groups += _memory(canvas, group)
+    if critical is not None:
+        groups.append(_critical_path(canvas, root, critical))
+    requests = None
+    if canvas.log.batched is not None or len(canvas.log.arrival) > 1:
+        group = tracks.add("Requests", root, "What the machine serves at a time.")
+        requests = (
+            tracks.add("batch size", group, "Sequences that the steps in progress take in.", "sequences"),
+            tracks.add("KV cache", group, "Tokens in the KV cache of all sequences.", "tokens"),
+        )
+    return Slices.concatenate(groups).within(canvas.window), CounterTracks(busy, ready, rates, outstanding, requests)
+
+
+def counters(canvas: Canvas, tracks: CounterTracks) -> Iterator[Counter]:
+    """Values over time. Each starts at 0 and is 0 again whenever nothing goes on."""
+    for counter in _whole_counters(canvas, tracks):
+        yield clip(counter, canvas.window)
+
+
+def _whole_counters(canvas: Canvas, tracks: CounterTracks) -> Iterator[Counter]:
+    log, tasks = canvas.log, canvas.log.tasks
+    held = np.flatnonzero(canvas.on_engine)
+    yield number(tracks.busy, tasks.start[held], tasks.end[held])
+    yield number(tracks.ready, tasks.ready[held], tasks.start[held])
+    for channel, track in enumerate(tracks.rates):
+        yield rate(track, log, channel)
+    moving = np.flatnonzero(canvas.service.moves)
+    yield number(tracks.outstanding, tasks.start[moving], canvas.service.last[moving])
+    if tracks.requests is not None:
+        batch, cache = tracks.requests
+        yield level(batch, batches(log))
+        yield level(cache, cached(log))
+
+
+def _engines(canvas: Canvas, group: int) -> Iterator[Slices]:
+    """A track for each engine: the tasks that it ran, with their phases nested."""
+    log, tasks = canvas.log, canvas.log.tasks
+    description = "Tasks that this engine ran; `load` is the time until their operands came."
+    first = [canvas.tracks.add(f"engine {n}", group, description) for n in range(log.engines)]
+    rows = np.flatnonzero(canvas.on_engine & canvas.inside)
+    track = np.array(first, dtype=np.int64)[tasks.engine[rows]] if len(rows) else rows
+    yield Slices.make(
+        track=track, start=tasks.start[rows], end=tasks.end[rows], name=canvas.name_of(rows), row=rows,
+        category=canvas.categories("engine"), color=canvas.color_of(rows), role=Role.RUN,
+    )  # fmt: skip
+    yield from canvas.phases(rows, track, depth=1)
+
+
+def _rate_tracks(canvas: Canvas, group: int) -> list[int]:
+    """A counter track for each channel."""
+    log = canvas.log
+    description = f"Bytes that the channel delivers per second; its bandwidth is {log.bandwidth / 1e9:.6g} GB/s."
+    title = "GB/s delivered" if log.channels == 1 else "GB/s delivered, channel {}"
+    return [canvas.tracks.add(title.format(n), group, description, "GB/s") for n in range(log.channels)]
+
+
+def _memory(canvas: Canvas, group: int) -> Iterator[Slices]:
+    """Lanes for each channel: transfers that it serves, with pauses nested, and below them transfers that queue."""
+    tasks, service = canvas.log.tasks, canvas.service
+    rows = np.flatnonzero(service.moves & canvas.inside)
+    queued = rows[service.first[rows] > tasks.start[rows]]
+    lane = lanes(service.channel[rows], service.first[rows], service.last[rows])
+    queue_lane = lanes(service.channel[queued], tasks.start[queued], service.first[queued])
+    track, queue_track = np.zeros_like(rows), np.zeros_like(queued)
+    for n in range(canvas.log.channels):
+        title = "channel" if canvas.log.channels == 1 else f"channel {n}"
+        mine, waiting = service.channel[rows] == n, service.channel[queued] == n
+        description = "Transfers that the channel serves; several lanes are sharing it."
+        track[mine] = _in_lanes(canvas, title, group, lane[mine], description)
+        description = "Transfers that the channel does not serve yet."
+        queue_track[waiting] = _in_lanes(canvas, f"{title} queue", group, queue_lane[waiting], description)
+    yield Slices.make(
+        track=track, start=service.first[rows], end=service.last[rows], name=canvas.name_of(rows), row=rows,
+        category=canvas.categories("memory"), color=canvas.color_of(rows), role=Role.MOVE,
+    )  # fmt: skip
+    yield _paused(canvas, rows, track)
+    yield Slices.make(
+        track=queue_track, start=tasks.start[queued], end=service.first[queued], name=canvas.name_of(queued), row=queued,
+        cause=derived.previous_on_channel(canvas.log)[queued], category=canvas.categories("wait"),
+        color=canvas.color_of(queued), role=Role.PHASE,
+    )  # fmt: skip
+
+
+def _in_lanes(canvas: Canvas, title: str, parent: int, lane: Rows, description: str) -> Rows:
+    """The track of each slice, by its lane: a single lane stands under the parent, several get a group."""
+    count = int(lane.max(initial=-1)) + 1
+    if count <= 1:
+        made = [canvas.tracks.add(title, parent, description) for _ in range(count)]
+    else:
+        group = canvas.tracks.add(title, parent, description)
+        made = [canvas.tracks.add(f"lane {n}", group, description) for n in range(count)]
+    return np.array(made, dtype=np.int64)[lane]
+
+
+def _paused(canvas: Canvas, rows: Rows, track: Rows) -> Slices:
+    """Gaps in the service of a transfer, while others have the channel (bursts, pre-emption). track: of each of `rows`."""
+    grants = canvas.log.grants
+    order = np.lexsort((grants.start, grants.task))
+    task, start, end = grants.task[order], grants.start[order], grants.end[order]
+    gap = np.flatnonzero((task[1:] == task[:-1]) & (start[1:] > end[:-1]))
+    gap = gap[canvas.inside[task[gap]]]
+    track_of = np.zeros(len(canvas.log.tasks), dtype=np.int64)  # [row]
+    track_of[rows] = track
+    return Slices.make(
+        track=track_of[task[gap]], start=end[gap], end=start[gap + 1], name=canvas.names(WAIT_CHANNEL), row=task[gap],
+        category=canvas.categories("wait"), depth=1, role=Role.PHASE,
+    )  # fmt: skip
+
+
+def _critical_path(canvas: Canvas, root: int, rows: Rows) -> Slices:
+    """The path given, cut where a link starts before the one before it ended (a transfer queues meanwhile)."""
+    track = canvas.tracks.add("critical path", root, "The tasks that decided when the run ended.")
+    tasks = canvas.log.tasks
+    before = np.concatenate([[0], np.maximum.accumulate(tasks.end[rows])[:-1]]) if len(rows) else tasks.end[rows]
+    return Slices.make(
+        track=track, start=np.maximum(tasks.start[rows], before), end=tasks.end[rows], name=canvas.name_of(rows), row=rows,
+        category=canvas.categories("critical path"), color=canvas.color_of(rows), role=Role.OP,
+    )  # fmt: skip

@@ -1,0 +1,113 @@
+"""Tracks of the sequences: tokens, the chain of each, and all its tasks in lanes."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import numpy as np
+
+from sim.log import derived
+from sim.render.trace.canvas import WAIT_ENGINE, WAIT_INPUT, WAIT_SRAM, Canvas, Rows
+from sim.render.trace.requests import parts_taken
+from sim.render.trace.tracks import Role, Slices, colors, lanes
+
+
+def sequences(canvas: Canvas) -> Iterator[Slices]:
+    """Slices of the tokens, one group per sequence (in batches: per decode loop)."""
+    steps, batched = canvas.log.steps, canvas.log.batched is not None
+    root = canvas.tracks.add("Sequences", description="Where the time of each token went.")
+    if batched:
+        yield parts_taken(canvas.log, canvas.names, canvas.categories, canvas.tracks, root).within(canvas.window)
+        root = canvas.tracks.add("Steps", description="Where the time of each step went.")
+    shown = np.flatnonzero(np.bincount(canvas.log.tasks.step[canvas.inside], minlength=len(steps)) > 0)
+    for number in np.unique(steps.sequence[shown]):
+        mine = shown[steps.sequence[shown] == number]
+        if batched:
+            parent = canvas.tracks.add(f"loop {number}", root, "A decode loop, step by step.")
+        else:
+            parent = canvas.tracks.add(f"sequence {number}", root, "One request, token by token.")
+        yield _sequence(canvas, mine, parent).within(canvas.window)
+
+
+def _sequence(canvas: Canvas, steps: Rows, parent: int) -> Slices:
+    """Slices of some steps of one sequence: those that overlap are on different tracks."""
+    table = canvas.log.steps
+    _, word = canvas.log.owner_words
+    lane = lanes(np.zeros_like(steps), table.released[steps], np.maximum(table.end[steps], table.released[steps] + 1))
+    track = np.zeros_like(steps)
+    pieces: list[Slices] = []
+    for n in range(int(lane.max()) + 1):
+        mine = steps[lane == n]
+        numbers = [str(number) for number in table.token[mine[:2]]]
+        title = f"{word} {numbers[0]}" if len(mine) == 1 else f"{word}s {', '.join(numbers)}, ..."
+        description = f"The chain of tasks that decided when the {word} ended: {word}, layer, op, and what it waited for."
+        track[lane == n] = line = canvas.tracks.add(title, parent, description)
+        rows = np.concatenate([np.arange(of.start, of.stop) for of in map(canvas.log.rows, mine.tolist())])
+        pieces += _ops(canvas, rows[canvas.inside[rows]], line)
+    pieces.append(
+        Slices.make(
+            track=track, start=table.released[steps], end=table.end[steps], row=steps,
+            name=np.array([canvas.names(f"{word} {number}") for number in table.token[steps]], dtype=np.int32),
+            category=canvas.categories("token"), color=colors(steps), role=Role.STEP,
+        )
+    )  # fmt: skip
+    pieces += _chain(canvas, steps, track)
+    return Slices.concatenate(pieces)
+
+
+def _ops(canvas: Canvas, rows: Rows, parent: int) -> Iterator[Slices]:
+    """All tasks given, in lanes: from when each was ready, or for a transfer by a DMA from when it was served."""
+    tasks, served = canvas.log.tasks, canvas.service.first
+    held = canvas.on_engine[rows]
+    begin = np.where(held, tasks.ready[rows], served[rows])
+    start = np.where(held, tasks.start[rows], served[rows])
+    lane = lanes(np.zeros_like(rows), begin, tasks.end[rows])
+    group = canvas.tracks.add("ops", parent, "All tasks of the token, each after its wait for an engine.")
+    count = int(lane.max(initial=-1)) + 1
+    track = np.array([canvas.tracks.add(f"lane {n}", group) for n in range(count)], dtype=np.int64)[lane]
+    yield Slices.make(
+        track=track, start=begin, end=start, name=canvas.names(WAIT_ENGINE), row=rows,
+        cause=derived.previous_on_engine(canvas.log)[rows], category=canvas.categories("wait"), role=Role.PHASE,
+    )  # fmt: skip
+    yield Slices.make(
+        track=track, start=start, end=tasks.end[rows], name=canvas.name_of(rows), row=rows,
+        category=canvas.categories("op"), role=Role.OP,
+    )  # fmt: skip
+
+
+def _chain(canvas: Canvas, steps: Rows, track: Rows) -> Iterator[Slices]:
+    """Chain of each step: layers around ops, with the waits before and inside them. track: of each step."""
+    tasks = canvas.log.tasks
+    chain = derived.chains(canvas.log).of(steps)
+    rows, begin, track = chain.row, chain.begin, track[np.searchsorted(steps, chain.step)]
+    yield _layers(canvas, chain, track)
+    wait, held = canvas.categories("wait"), canvas.on_engine[rows]
+    yield Slices.make(
+        track=track, start=begin, end=tasks.ready[rows], name=canvas.names(WAIT_INPUT), row=rows, cause=chain.cause,
+        depth=2, category=wait, role=Role.PHASE,
+    )  # fmt: skip
+    yield Slices.make(
+        track=track, start=tasks.ready[rows], end=tasks.start[rows], row=rows, depth=2, category=wait, role=Role.PHASE,
+        name=np.where(held, canvas.names(WAIT_ENGINE), canvas.names(WAIT_SRAM)),
+        cause=np.where(held, derived.previous_on_engine(canvas.log)[rows], -1),
+    )  # fmt: skip
+    yield Slices.make(
+        track=track, start=tasks.start[rows], end=tasks.end[rows], name=canvas.name_of(rows), row=rows, depth=2,
+        category=canvas.categories("op"), role=Role.OP,
+    )  # fmt: skip
+    yield from canvas.phases(rows, track, depth=3)
+
+
+def _layers(canvas: Canvas, chain: derived.Chains, track: Rows) -> Slices:
+    """Stretches of a chain within one layer. track: of each of its tasks."""
+    layer = derived.layer(canvas.log)[chain.row]
+    changes = (layer[1:] != layer[:-1]) | (chain.step[1:] != chain.step[:-1])
+    head = np.flatnonzero(np.append(True, changes)[: len(layer)])  # places in the chain where a stretch begins
+    tail = np.append(head[1:], len(layer))[: len(head)] - 1
+    inside = layer[head] >= 0
+    head, tail = head[inside], tail[inside]
+    return Slices.make(
+        track=track[head], start=chain.begin[head], end=canvas.log.tasks.end[chain.row[tail]], depth=1,
+        name=np.array([canvas.names(f"layer {n}") for n in layer[head]], dtype=np.int32),
+        category=canvas.categories("layer"), role=Role.LAYER,
+    )  # fmt: skip

@@ -1,0 +1,49 @@
+"""Which arbiters the compiled executor knows."""
+
+from __future__ import annotations
+
+from fractions import Fraction
+
+import pytest
+
+from sim.machine.arbiters import ARBITERS, Arbiter, Derated, Efficiency, Weighted
+from sim.machine.arbiters.disciplines import discipline_of
+
+OPTIONS = {
+    "round_robin": {"bandwidth": 10**11}, "weighted": {"weights": {"kv_load": 3}}, "proportional": {"bandwidth": 10**11},
+}  # fmt: skip
+
+
+def made(name: str, factory: type[Arbiter]) -> Arbiter:
+    return factory(cap=(1, 2), **OPTIONS.get(name, {}))  # type: ignore[call-arg]
+
+
+@pytest.mark.parametrize("name", ARBITERS.names())
+def test_whatever_ships_has_a_discipline_and_a_subclass_has_none(name: str) -> None:
+    """A subclass may divide the channel otherwise, so it runs with the reference executor until it says more."""
+    factory = ARBITERS.get(name)
+    found = discipline_of(made(name, factory), requesters=4)
+    assert found is not None
+    assert found.cap == (1, 2)
+    assert discipline_of(made(name, type("Own", (factory,), {})), requesters=4) is None
+
+
+def test_a_subclass_may_give_its_own() -> None:
+    class Heavier(Weighted):
+        def discipline(self) -> object:
+            return super().discipline()
+
+    assert discipline_of(Heavier(weights=[5, 1, 5]), requesters=4) == discipline_of(Weighted(weights=[5, 1, 5]), requesters=4)
+
+
+def test_of_a_derated_channel_the_curve_is_part_of_it() -> None:
+    """Up to as many transfers as there can be; the share of a lone one is the smaller of cap and curve."""
+    arbiter = Derated(made("fifo", ARBITERS.get("fifo")), Efficiency({1: Fraction(1, 4), 3: Fraction(3, 4)}))
+    found = discipline_of(arbiter, requesters=2)
+    assert found is not None
+    assert found.efficiency == (1, Fraction(1, 4), Fraction(1, 2))
+    assert found.alone == Fraction(1, 4)
+
+
+def test_numbers_that_int64_does_not_hold_are_left_to_the_reference() -> None:
+    assert discipline_of(Weighted(weights=[2**60, 1]), requesters=4) is None
