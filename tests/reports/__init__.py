@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 import sim
-from sim.analysis.breakdown import PARTS
+from sim.analysis.parts import PARTS
 from sim.cli.run import write_trace
 from sim.log.tables import EventLog
 from sim.scenario.shipped import find_scenario
