@@ -93,7 +93,7 @@ def compared(options: argparse.Namespace) -> Lines:
     yield """## Against idiomatic SimPy
 
 The base of each row is the program of `benchmarks/baseline.py` (a process for each task, `Resource.request`) on the first
-tokens of the same workload, in the same round; in brackets how far its makespan is from ours. Where nothing else is said, a
+tokens of the same workload, in the same round; in brackets the difference of its makespan from ours. Unless stated otherwise, a
 workload is a whole Llama-3.2-1B on a machine of 4 engines, 1,024 tokens from context 256 with prefetch. `simulate` is from a
 setup to an event log with every column; `sim.run` is from a scenario to a result, with all checks and the breakdown.
 """
@@ -321,7 +321,7 @@ SECTIONS: dict[str, Callable[[argparse.Namespace], Lines]] = {
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--quick", action="store_true", help="minutes' worth turned into seconds: that it runs, no more")
+    parser.add_argument("--quick", action="store_true", help="seconds instead of minutes: checks that it runs, no more")
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--only", nargs="+", choices=SECTIONS, metavar="SECTION", help=f"of {', '.join(SECTIONS)}")
     parser.add_argument("--largest", type=int, default=100_000_000, help="tasks of the largest run of the section on growth")

@@ -160,7 +160,7 @@ class Machine:
         yield from self.move(load)
 
     def transfer(self, inputs: Sequence[simpy.Event], load: Load, queue: simpy.Resource, room: int) -> Process:
-        """A transfer by DMA; one that is prefetched waits for room in SRAM, in program order."""
+        """A transfer by DMA; a prefetched one waits for free SRAM, in program order."""
         yield self.env.all_of(inputs)
         if room and self.sram is not None:
             yield self.sram.get(room)

@@ -23,7 +23,7 @@ from sim.runs.workload import requests
 from sim.scenario import Scenario
 from sim.scenario.shipped import scenarios
 
-#: What a run may record, and the most tasks that it is measured with: rows of 30 million tasks are 2 GB.
+#: Values of `record` -> largest task count measured with it: rows of 30 million tasks are 2 GB.
 RECORDS = {"all": 30_000_000, "steps": 10**9}
 
 
@@ -59,7 +59,7 @@ def repeat(scenario: Scenario, count: int, executor: Executor = "compiled") -> I
 
 
 def _numbers(result: Result) -> dict[str, int]:
-    """What `sim run --repeats` asks of a run, and its size."""
+    """Compute the numbers of `sim run --repeats`, and return the size of the run."""
     numbers(result)
     return size(result.log)
 
@@ -80,5 +80,5 @@ def tokens(scenario: Scenario) -> int:
 
 
 def summary(result: Result) -> str:
-    """What `sim run --json` prints."""
+    """Text that `sim run --json` prints."""
     return json.dumps(summary_of(result))

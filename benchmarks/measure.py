@@ -63,7 +63,7 @@ def spread(values: Sequence[float], digits: int = 0) -> str:
 
 
 def alone(module: str, request: Mapping[str, Any], *, cores: int = 1, env: Mapping[str, str] | None = None) -> dict[str, Any]:
-    """What a module of the benchmarks prints as JSON, asked in JSON, in a process of its own that may use so many cores."""
+    """JSON output of a module of the benchmarks for a JSON request, in a separate process that may use `cores` cores."""
     found: dict[str, Any] = json.loads(
         subprocess.run(
             [sys.executable, "-m", module, json.dumps(request)], check=True, stdout=subprocess.PIPE, text=True, cwd=ROOT,

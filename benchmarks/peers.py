@@ -1,11 +1,11 @@
 """Simulators of others that can be installed, on the same kind of requests: optional, skipped where they are not there.
 
     python -m benchmarks.peers install      # or `make bench-peers`: into the user's cache folder, not into the repository
-    python -m benchmarks.peers              # what they do on 1,000 requests
+    python -m benchmarks.peers              # their speed on 1,000 requests
 
 `@doublewordai/inference-lab` (MIT) is a model of vLLM's scheduler with continuous batching, chunked prefill and blocks of
 KV cache, compiled to WebAssembly; it runs in Node. A step takes the longer of its FLOPs over the peak and its bytes over the
-bandwidth, as a whole: it has no ops, engines, channels or contention, no energy, and no account of where time went. It draws
+bandwidth, as a whole: it has no ops, engines, channels or contention, no energy, and no time breakdown. It draws
 requests itself, from the same distributions.
 """
 
@@ -23,7 +23,7 @@ from typing import Any
 from benchmarks.mooncake import HOUR, INPUT, OUTPUT, REQUESTS
 
 PACKAGE, VERSION = "@doublewordai/inference-lab", "0.2.1"
-LACKS = """It does not simulate ops, engines, channels or contention on them, and gives no account of where time went: a step is
+LACKS = """It does not simulate ops, engines, channels or contention on them, and has no time breakdown: a step is
 the longer of all its FLOPs over the peak and all its bytes over the bandwidth."""
 DRIVER = Path(__file__).with_name("inference_lab.mjs")
 

@@ -31,7 +31,7 @@ def start_up() -> float:
 
 
 def compiling(cores: int) -> dict[str, dict[str, Any]]:
-    """What `stages` finds with an empty cache, and then with what that left there."""
+    """Results of `stages` with an empty cache, and then with the cache that the first left."""
     with tempfile.TemporaryDirectory() as folder:
         return {state: alone("benchmarks.starting", {}, cores=cores, env={CACHE: folder}) for state in ("cold", "warm")}
 

@@ -20,7 +20,7 @@ ROOT = Path(__file__).parents[1]
 CLEAN = (
     "README.md", "CONTRIBUTING.md", "CHANGELOG.md", "docs", "scenarios", "traces/README.md",
     "sim/__init__.py", "sim/__main__.py", "sim/cli", "sim/render",
-    "tests/docs", "tests/cli", "tests/render", "tests/reports",
+    "benchmarks", "tests/docs", "tests/cli", "tests/render", "tests/reports",
 )  # fmt: skip
 
 #: Not yet clean, though in one of the folders above.

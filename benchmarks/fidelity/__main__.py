@@ -19,7 +19,7 @@ from benchmarks.fidelity.contention import section
 from benchmarks.fidelity.judge import Judged, Steps, judge
 from benchmarks.pages import put
 
-#: What is aimed at: median and 90th percentile of the error of steps, by number format.
+#: Target median and 90th percentile of the error of steps, by number format.
 AIMS = {"bfloat16": (0.05, 0.10), "float32": (0.10, 0.20)}
 
 

@@ -41,7 +41,7 @@ class Pair:
 
 
 def pairs(samples: Samples) -> Iterator[Pair]:
-    """What was measured: slow-downs against the solo runs of the same round."""
+    """Measured slow-downs relative to the solo runs of the same round."""
     solo = {kind: _rates(samples, kind, 1, "") for kind in STREAMS}
     for i, one in enumerate(STREAMS):
         for other in STREAMS[i:]:
@@ -99,7 +99,7 @@ def section(profile: DeviceProfile, samples: Samples) -> Iterator[str]:
 
 
 def arbiters(profile: DeviceProfile, samples: Samples) -> dict[str, dict[str, Any]]:
-    """What is compared: the keys of `hardware.memory` that differ from those of `from_profile`."""
+    """Arbiters to compare: keys of `hardware.memory` that differ from those of `from_profile`, by title."""
     whole = BANDWIDTH.format(profile.read[2])
     solo = {kind: BANDWIDTH.format(round(PS_PER_S * _solo(samples, kind))) for kind in STREAMS}
     return {

@@ -21,13 +21,13 @@ from sim.scenario import parse
 
 Floats = npt.NDArray[np.float64]
 
-#: What of its steps an op must take to count, all layers together.
+#: Smallest share of its steps, all layers together, for an op to count.
 SHARE = 0.005
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Steps:
-    """Of each point (model, batch, context): picoseconds, and relative errors."""
+    """Times in ps and relative errors of each point (model, batch, context)."""
 
     points: list[tuple[str, int, int]]
     measured: Floats
@@ -42,7 +42,7 @@ class Steps:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Ops:
-    """Of each shape of a kind: relative errors; share: of all steps, what these ops take."""
+    """Relative errors of each shape of a kind; share: fraction of all steps that these ops take."""
 
     error: Floats
     noise: Floats

@@ -17,7 +17,7 @@ from sim import __version__
 from sim.base.errors import InputError
 from sim.base.units import format_bytes, format_time
 from sim.cli.console import output, status
-from sim.cli.options import scenario_arguments
+from sim.cli.options import needs_all_ops, scenario_arguments
 from sim.cli.progress import simulating
 from sim.executors import Executor
 from sim.render import terminal
@@ -71,48 +71,56 @@ def command(
     if save_log is not None:
         _check_log(save_log, len(paths))
     if log_only:
-        if save_log is None:
-            raise InputError("--log-only: expected --save-log FILE.parquet as well")
-        if as_json or repeats is not None:
-            raise InputError(
-                f"--log-only: expected no {'--json' if as_json else '--repeats'}, which needs the analysis that it skips"
-            )
-        with simulating(scenarios[0].name, then="writing") as told:
-            makespan, executed = storage.run_to_file(scenarios[0], save_log, executor=executor, told=told)
-        click.echo(f"{save_log}: {format_time(makespan)}, executor {executed.executor}")
-        return
-    if repeats is not None:
+        _only_log(scenarios[0], save_log, executor, "--json" if as_json else "--repeats" if repeats is not None else None)
+    elif repeats is not None:
         if save_log is not None:
             raise InputError("--repeats: expected no --save-log, which holds one run")
         for scenario in scenarios:
             _repeated(scenario, repeats, as_json, executor)
-        return
-    targets = [out / f"{path.stem}.{trace_format}" for path in paths]
-    if with_trace and len(set(targets)) < len(targets):
-        twice = next(target for i, target in enumerate(targets) if target in targets[:i])
-        raise InputError(f"{twice}: two scenarios would write this file; run them separately with --out")
-    console = output()
-    for scenario, target in zip(scenarios, targets, strict=True):
-        with simulating(scenario.name) as told:
-            result = run(scenario, executor=executor, told=told)
+    else:
         if save_log is not None:
-            storage.save(result.log, scenario, save_log)
-        began = perf_counter()
-        traced = with_trace and traceable(result)
-        if traced:
-            with status(f"writing {target}"):
-                write_trace(result, target)
-        written = perf_counter() - began
-        if as_json:
-            click.echo(json.dumps(summary(result, trace=target if traced else None, write=written)))
-            continue
-        terminal.show(result, console)
-        if with_trace and not traced:
-            advice = "set trace.window to record ops of a time window, or record: all"
-            console.print(f"\ntrace  none: ops were not recorded ({advice})", highlight=False)
-        elif traced:
-            _tell_of_trace(console, target, scenario, result.makespan)
-        sys.stdout.flush()
+            needs_all_ops(scenarios[0], "an event log in a file")
+        targets = [out / f"{path.stem}.{trace_format}" for path in paths]
+        if with_trace and len(set(targets)) < len(targets):
+            twice = next(target for i, target in enumerate(targets) if target in targets[:i])
+            raise InputError(f"{twice}: two scenarios would write this file; run them separately with --out")
+        for scenario, target in zip(scenarios, targets, strict=True):
+            with simulating(scenario.name) as told:
+                result = run(scenario, executor=executor, told=told)
+            if save_log is not None:
+                storage.save(result.log, scenario, save_log)
+            _show(result, target if with_trace else None, as_json)
+
+
+def _only_log(scenario: Scenario, path: Path | None, executor: Executor, other: str | None) -> None:
+    """Simulate and write the event log as the run goes. other: an option that cannot be combined with this."""
+    if path is None:
+        raise InputError("--log-only: expected --save-log FILE.parquet as well")
+    if other is not None:
+        raise InputError(f"--log-only: expected no {other}, which needs the analysis that it skips")
+    with simulating(scenario.name, then="writing") as told:
+        makespan, executed = storage.run_to_file(scenario, path, executor=executor, told=told)
+    click.echo(f"{path}: {format_time(makespan)}, executor {executed.executor}")
+
+
+def _show(result: Result, target: Path | None, as_json: bool) -> None:
+    """Write the trace of a run to `target`, if there is one, and print the summary."""
+    began, traced = perf_counter(), target is not None and traceable(result)
+    if target is not None and traced:
+        with status(f"writing {target}"):
+            write_trace(result, target)
+    written = perf_counter() - began
+    if as_json:
+        click.echo(json.dumps(summary(result, trace=target if traced else None, write=written)))
+        return
+    console = output()
+    terminal.show(result, console)
+    if target is not None and traced:
+        _show_trace(console, target, result.scenario, result.makespan)
+    elif target is not None:
+        advice = "set trace.window to record ops of a time window, or record: all"
+        console.print(f"\ntrace  none: ops were not recorded ({advice})", highlight=False)
+    sys.stdout.flush()
 
 
 def _check_log(path: Path, scenarios: int) -> None:
@@ -125,7 +133,7 @@ def _check_log(path: Path, scenarios: int) -> None:
         raise InputError(f"--save-log: {path.parent}: no such folder")
 
 
-def _tell_of_trace(console: Console, target: Path, scenario: Scenario, makespan: int) -> None:
+def _show_trace(console: Console, target: Path, scenario: Scenario, makespan: int) -> None:
     console.print(f"\ntrace  {target}\n       open it at https://ui.perfetto.dev (Open trace file)", highlight=False)
     if (size := target.stat().st_size) > LARGE and target.suffix != ".gz":
         advice = "--trace-format pftrace.gz is smaller, trace.window shows a part"

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from sim.render import account, requests
-from sim.runs.result import Result
+from sim.runs.result import Result, Timing
 
 
 def summary(result: Result, *, trace: Path | None = None, timing: bool = True, write: float = 0.0) -> dict[str, Any]:
@@ -23,45 +23,20 @@ def summary(result: Result, *, trace: Path | None = None, timing: bool = True, w
     Returns:
         A dict of plain Python values, ready for `json.dumps`.
     """
-    m, b = result.metrics, result.bounds
+    m = result.metrics
     data: dict[str, Any] = {
         "scenario": result.scenario.name,
         "seed": result.scenario.seed,
         "makespan_ps": m.makespan,
         "tasks": m.tasks,
-        "tokens": [
-            {
-                "sequence": t.sequence,
-                "token": t.token,
-                "start_ps": t.start,
-                "end_ps": t.end,
-                "breakdown_ps": account.parts(parts),
-            }
-            for t, parts in zip(m.tokens, result.breakdown.tokens, strict=True)
-        ],
+        "tokens": _tokens(result),
         "requests": requests.data(result),
         "engines": [
             {"name": f"engine {i}", "busy_ps": busy, "utilisation": _share(busy, m.makespan)}
             for i, busy in enumerate(m.engine_busy)
         ],
-        "memory": {
-            "bytes_read": m.bytes_read,
-            "bytes_written": m.bytes_written,
-            "busy_ps": m.channel_busy,
-            "utilisation": _share(sum(m.delivered), m.makespan * result.log.channels),
-            "channels": [
-                {"name": f"channel {i}", "delivered_ps": delivered, "utilisation": _share(delivered, m.makespan)}
-                for i, delivered in enumerate(m.delivered)
-            ],
-        },
-        "bounds": {
-            "critical_path_ps": b.critical_path,
-            "compute_ps": b.compute,
-            "memory_ps": b.memory,
-            "lower_ps": b.lower,
-            "upper_ps": b.upper,
-            "gap": round(b.gap(m.makespan), 6),
-        },
+        "memory": _memory(result),
+        "bounds": _bounds(result),
         "by_kind": [
             {"kind": k.kind, "tasks": k.tasks, "compute_ps": k.compute, "transfer_ps": k.transfer, "bytes": k.bytes}
             for k in m.kinds
@@ -74,12 +49,57 @@ def summary(result: Result, *, trace: Path | None = None, timing: bool = True, w
         "trace": str(trace) if trace else None,
     }
     if timing:
-        t = result.timing
-        data["timing"] = {
-            "capture_s": round(t.capture, 4), "simulate_s": round(t.simulate, 4), "analyse_s": round(t.analyse, 4),
-            "write_s": round(write, 4), "executor": t.executed.executor,
-        }  # fmt: skip
+        data["timing"] = _timing(result.timing, write)
     return data
+
+
+def _tokens(result: Result) -> list[dict[str, Any]]:
+    return [
+        {
+            "sequence": token.sequence,
+            "token": token.token,
+            "start_ps": token.start,
+            "end_ps": token.end,
+            "breakdown_ps": account.parts(parts),
+        }
+        for token, parts in zip(result.metrics.tokens, result.breakdown.tokens, strict=True)
+    ]
+
+
+def _memory(result: Result) -> dict[str, Any]:
+    m = result.metrics
+    return {
+        "bytes_read": m.bytes_read,
+        "bytes_written": m.bytes_written,
+        "busy_ps": m.channel_busy,
+        "utilisation": _share(sum(m.delivered), m.makespan * result.log.channels),
+        "channels": [
+            {"name": f"channel {i}", "delivered_ps": delivered, "utilisation": _share(delivered, m.makespan)}
+            for i, delivered in enumerate(m.delivered)
+        ],
+    }
+
+
+def _bounds(result: Result) -> dict[str, Any]:
+    b = result.bounds
+    return {
+        "critical_path_ps": b.critical_path,
+        "compute_ps": b.compute,
+        "memory_ps": b.memory,
+        "lower_ps": b.lower,
+        "upper_ps": b.upper,
+        "gap": round(b.gap(result.makespan), 6),
+    }
+
+
+def _timing(timing: Timing, write: float) -> dict[str, Any]:
+    return {
+        "capture_s": round(timing.capture, 4),
+        "simulate_s": round(timing.simulate, 4),
+        "analyse_s": round(timing.analyse, 4),
+        "write_s": round(write, 4),
+        "executor": timing.executed.executor,
+    }
 
 
 def _share(part: int, whole: int) -> float:

@@ -193,6 +193,6 @@ class Concurrency(Short):
     users: Whole = Field(
         ge=1,
         le=MAX_REQUESTS,
-        description="Requests in the system at most, samples of one prompt as one: all are sent in order, each by the next free user.",
+        description="Requests in the system at most, samples of one prompt as one: all are sent in order, each by a free user.",
     )
     think: Duration = default("0 s", description="Time from the end of a request to the next one of the same user.")

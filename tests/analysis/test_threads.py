@@ -10,20 +10,20 @@ import pytest
 from sim.analysis import tally
 from sim.analysis.account import account
 from sim.executors import simulate
-from sim.runs.run import _rules, op_graphs, prepare, read
+from sim.runs.plan import plan
+from sim.runs.run import read
 from sim.scenario.shipped import scenarios
 
 
 @pytest.mark.parametrize("name", ["batching_static", "four_sequences_fifo"])
 def test_findings_do_not_depend_on_cores(name: str) -> None:
     scenario = read(scenarios()[name], ["model.layers=2", "model.scope=block"])
-    setup = prepare(scenario, *op_graphs(scenario))
-    log, _ = simulate(setup, "compiled")
-    rules = _rules(scenario, setup)
+    planned = plan(scenario)
+    log, _ = simulate(planned.setup, "compiled")
     found = []
     for count in (1, 2):
         with patch.object(tally, "MANY", 1), patch.object(tally, "cores", lambda count=count: count):
-            found.append(account(log, rules))
+            found.append(account(log, planned.rules))
     one, two = found
     assert (one.checks, one.bounds, one.metrics) == (two.checks, two.bounds, two.metrics)
     for table in ("tokens", "by_step"):

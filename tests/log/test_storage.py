@@ -229,9 +229,9 @@ def kept(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.mark.parametrize("option", [["--json"], ["--repeats", "3"]])
-def test_a_log_only_goes_with_nothing_that_needs_an_account(tmp_path: Path, option: list[str]):
+def test_a_log_only_goes_with_nothing_that_needs_the_analysis(tmp_path: Path, option: list[str]):
     options = ["run", "two_tokens_4_engines", "--save-log", str(tmp_path / "log.parquet"), "--log-only", *option]
-    with pytest.raises(InputError, match=f"--log-only: expected no {option[0]}, for there is no account"):
+    with pytest.raises(InputError, match=f"--log-only: expected no {option[0]}, which needs the analysis"):
         CliRunner().invoke(cli, options, catch_exceptions=False)
     assert not list(tmp_path.iterdir())
 

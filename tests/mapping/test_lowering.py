@@ -156,7 +156,7 @@ def test_a_latent_cache_has_one_head() -> None:
 @pytest.mark.parametrize("activations", ["on_chip", "off_chip"])
 def test_tasks_that_read_the_cache_themselves_are_its_loads(activations: str) -> None:
     """The loads of a layer wait for the stores of earlier tokens, so they are the tasks that read, not those that end an op."""
-    mapping = ModelMapping(weights="resident", kv="operands", execution="stream", activations=activations)  # type: ignore[arg-type]
+    mapping = ModelMapping(kv="operands", execution="stream", activations=activations)  # type: ignore[arg-type]
     graph = lower(attention(heads=4, kv_heads=2), mapping)
     reads = np.flatnonzero(graph.moves & CLASS_BIT["kv_read"]).tolist()
     assert [task for tasks in graph.kv_loads.values() for task in tasks] == reads

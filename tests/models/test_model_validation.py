@@ -209,7 +209,7 @@ def test_the_command_compares_and_its_status_is_the_verdict(config: Path, profil
     (found,) = data["points"]
     assert data["within"] is True
     (warning,) = data["warnings"]
-    assert warning.startswith("it is of this one, and this is ")
+    assert warning.startswith("measured on this one, but this is ")
     assert (found["batch"], found["context"], found["rounds"]) == (1, 40, 2)
     assert found["ops"]["predicted_ps"] == sum(kind["predicted_ps"] for kind in found["kinds"].values())
     assert set(found["kinds"]) > {"norm", "attention", "lm_head"}
@@ -223,7 +223,7 @@ def test_a_profile_of_other_threads_or_of_a_busy_machine_is_doubted(profile: Dev
     busy = replace(WHERE, settings={"threads": "2"}, warnings=("the machine was busy",))
     of_two = replace(profile, provenance=busy)
     assert _warnings(of_two, "this one", 2) == ["the machine was busy"]
-    assert _warnings(of_two, "this one", 1) == ["it was measured with 2 threads, and this ran with 1", "the machine was busy"]
+    assert _warnings(of_two, "this one", 1) == ["measured with 2 threads, but this ran with 1", "the machine was busy"]
     assert _warnings(of_two, "this one", None) == ["the machine was busy"]
 
 

@@ -106,7 +106,7 @@ def test_a_port_in_use() -> None:
         holder.listen()
         port = holder.getsockname()[1]
         with (
-            pytest.raises(InputError, match=f"port {port} is in use; stop what holds it"),
+            pytest.raises(InputError, match=f"port {port} is in use; stop the program that uses it"),
             served(Path("x"), ui=Path(), port=port),
         ):
             pass
