@@ -1,1 +1,1 @@
-"""What everything else rests on."""
+"""Foundations: units, quantities, errors, documents, random numbers, compiled kernels."""

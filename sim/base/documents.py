@@ -42,7 +42,7 @@ Scalar: TypeAlias = bool | int | float | str | None
 
 @dataclass(frozen=True, slots=True)
 class Place:
-    """Where something was written: a line and column from 1, or a source without lines (a `--set`, a Python dict)."""
+    """Place of a key or value: a line and column from 1, or a source without lines (a `--set`, a Python dict)."""
 
     source: str
     line: int = 0
@@ -128,7 +128,7 @@ class Document:
         return node, path
 
     def place(self, path: KeyPath, *, key: bool = False) -> Place:
-        """Where the value at `path` (with `key`, its key) is written; of what is not written, the deepest ancestor."""
+        """Place of the value at `path` (with `key`, of its key); if it is not written, of its deepest ancestor."""
         node, reached = self.find(path)
         if key and reached and isinstance(reached[-1], str):
             parent, _ = self.find(reached[:-1])

@@ -22,7 +22,7 @@ class InputError(SimError):
 class ConfigError(InputError):
     """A value of the configuration that cannot be used: the key it is written under, such as `mapping.softmax`, and why.
 
-    Raised where no scenario is known; whoever knows it adds the place in its file (`Scenario.located`).
+    Raised where no scenario is known; `Scenario.located` adds the place in its file.
     """
 
     def __init__(self, key: str, message: str) -> None:
@@ -51,7 +51,7 @@ def about(key: str) -> Iterator[None]:
 def nearest(word: str, valid: Iterable[str]) -> str:
     """Return `` (did you mean 'x'?)`` for the valid name closest to `word`, or an empty string.
 
-    Names that begin with three letters or more of `word` go first: who writes `h100` means `h100-sxm`, not `h200`.
+    Names that begin with three letters or more of `word` go first: `h100` is closer to `h100-sxm` than to `h200`.
     """
     by_lower = {v.lower(): v for v in valid}
     low = str(word).lower()

@@ -141,7 +141,7 @@ def show(value: object) -> str:
 
 
 def _units(base: str, prefixes: str, per_base: int = 1) -> dict[str, int]:
-    """What the prefixed units of `base` are worth, as integers: quantiphy's floats are exact above 1, rounded below."""
+    """Values of the prefixed units of `base`, as integers: quantiphy's floats are exact above 1, rounded below."""
     names = [f"{prefix}{base}" for prefix in prefixes.split()]
     return {name: round(Fraction(Quantity(f"1 {name}", binary=True).real) * per_base) for name in [base, *names]}
 

@@ -1,4 +1,4 @@
-"""What all sections of a scenario are made of."""
+"""Building blocks of the sections of a scenario."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ ONE, TABLE = "<one>", "<table>"
 
 
 def form(value: object) -> str:
-    """Which of the two forms a value has, for a discriminator."""
+    """The form of a value, for a discriminator."""
     return TABLE if isinstance(value, (Mapping, BaseModel)) else ONE
 
 
@@ -100,7 +100,7 @@ class Choice(BaseModel):
 
     @property
     def options(self) -> Mapping[str, Any]:
-        """What was written besides the known keys, as plain data."""
+        """Options of the policy: all keys but the known ones, as plain data."""
         return self.__pydantic_extra__ or {}
 
     @model_validator(mode="before")

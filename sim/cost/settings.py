@@ -17,7 +17,7 @@ CostTable = Annotated[
 
 
 class Cost(Choice):
-    """How long tasks take: the name of a cost model, or a mapping of `model` and its options."""
+    """Durations of tasks: the name of a cost model, or a mapping of `model` and its options."""
 
     key = "model"
     examples = ("roofline", "fixed", "profiled")

@@ -43,7 +43,7 @@ class Engines(Section):
 
 
 class Arbiter(Choice):
-    """How bandwidth is divided among outstanding transfers: a name, or a mapping of `name` and its options."""
+    """Division of bandwidth among outstanding transfers: a name, or a mapping of `name` and its options."""
 
     examples = ("fifo", "processor_sharing")
 
@@ -135,7 +135,7 @@ class Hardware(Section):
 
 
 class Scheduler(Choice):
-    """Which ready task a free engine takes: a name, or a mapping of `name` and its options."""
+    """Choice of the ready task for a free engine: a name, or a mapping of `name` and its options."""
 
     examples = ("earliest", "serial", "sticky", "critical_path")
 

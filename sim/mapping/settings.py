@@ -57,14 +57,14 @@ TileTable = Annotated[
 
 
 class Fuse(Section):
-    """Which products by weights that read the same input are one kernel, as in inference engines."""
+    """Weight matmuls of the same input that are one kernel, as in inference engines."""
 
     qkv: bool = Field(default=False, description="The projections to queries, keys and values.")
     gate_up: bool = Field(default=False, description="The gate and up projections of the MLP.")
 
 
 class ModelMapping(Section):
-    """How the model is laid onto the machine."""
+    """The mapping of the model onto the machine."""
 
     heads: Literal["split", "fused"] = Field(
         default="split", description="Attention as one task per head, or as one task for all heads."
@@ -118,7 +118,7 @@ class ModelMapping(Section):
         default="sequence",
         description="In steps of several sequences, what depends on the context (KV cache, scores, softmax, values) as kernels "
         "of each sequence, or as one kernel for all of them, which costs the sum (a launch overhead is paid once). "
-        "`sequence` shows who delays whom.",
+        "`sequence` shows which sequence delays which.",
     )
     tiles: TileTable = default(
         1,

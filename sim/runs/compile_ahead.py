@@ -1,6 +1,6 @@
 """Compile all kernels that ship into the cache: `python -m sim.runs.compile_ahead`, which `make setup` does.
 
-Kernels are compiled when they are first called, so this runs two small scenarios that between them call all.
+Kernels are compiled when they are first called, so two small scenarios are run that call all of them.
 """
 
 from __future__ import annotations

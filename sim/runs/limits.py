@@ -73,7 +73,7 @@ def _refuse_long_runs(setup: Setup) -> None:
 
 
 def _alike(setup: Setup) -> Counter[Request]:
-    """How many requests there are of each size; if of too many sizes, all as if each were the largest in everything."""
+    """Number of requests of each size; with more than `DISTINCT` sizes, all count as if each were the largest in everything."""
     alike = Counter(replace(request, arrival=0, group=-1) for request in setup.sequences)
     if len(alike) <= DISTINCT:
         return alike

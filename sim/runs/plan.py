@@ -151,7 +151,7 @@ def _rules(setup: Setup, execution: Execution) -> Rules:
 
 
 def _arrivals(setup: Setup) -> tuple[int, ...]:
-    """When each decode loop could begin at the earliest: each sequence has its own, or all share one."""
+    """The earliest start of each decode loop, ps: each sequence has a loop of its own, or all share one."""
     arrivals = [request.arrival for request in setup.sequences]
     if setup.batching is None:
         return tuple(arrivals)

@@ -1,4 +1,4 @@
-"""A scenario with several seeds: means, and how sure they are.
+"""Repeats of a scenario with other seeds: means and their confidence intervals.
 
 Runs with other seeds are independent replications (A. M. Law, "Simulation Modeling and Analysis", chapter 9): of n values of
 a number with mean m and standard deviation s, the 95 % confidence interval of its expectation is m ± t s / sqrt(n), with
@@ -73,7 +73,7 @@ def _with_seeds(scenario: Scenario, count: int) -> list[Scenario]:
 
 
 def estimates(results: Sequence[dict[str, tuple[str, float]]]) -> list[Estimate]:
-    """Of the `numbers` of each run: those that at least two runs have."""
+    """Estimates of the numbers that at least two runs have. results: the `numbers` of each run."""
     names = dict.fromkeys(name for numbers in results for name in numbers)
     found = []
     for name in names:
@@ -85,7 +85,7 @@ def estimates(results: Sequence[dict[str, tuple[str, float]]]) -> list[Estimate]
 
 
 def numbers(result: Result) -> dict[str, tuple[str, float]]:
-    """What is estimated: name -> (unit, value)."""
+    """The numbers of a run that are estimated: name -> (unit, value)."""
     served, makespan = result.requests, result.makespan
     found: dict[str, tuple[str, float]] = {
         "makespan": ("ps", makespan),

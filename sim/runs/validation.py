@@ -1,7 +1,7 @@
 """A real run against its simulation: the same steps, op kind by op kind.
 
 The step of a model at one point is simulated as the device runs it: one op after the other, each as long as the profile says,
-under `blocking` execution. Without a profile all that can be said is the roofline, a lower bound.
+under `blocking` execution. Without a profile only the roofline, a lower bound, is available.
 """
 
 from __future__ import annotations
@@ -145,7 +145,7 @@ class Comparison:
 
     @property
     def durations(self) -> IntArray:
-        """Of each op in each round [round, op]."""
+        """Durations of each op in each round, ps [round, op]."""
         return np.stack([step.duration for step in self.steps])
 
     @property

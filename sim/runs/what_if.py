@@ -1,4 +1,4 @@
-"""What would help: a scenario run again on machines that are better in one way, and what that says of its bottleneck.
+"""What-if analysis: a scenario is run again on machines that are better in one way, which shows its bottleneck.
 
 | change               | means                                                                                             |
 | -------------------- | ------------------------------------------------------------------------------------------------- |
@@ -41,7 +41,7 @@ from sim.scenario import override
 #: A speed-up below this is not worth a sentence.
 NOTABLE = 1.02
 
-#: What costs no hardware, in words.
+#: Changes that cost no hardware, in words.
 CHEAP = {
     "no sharing losses": "serving one transfer at a time (fifo)",
     "prefetch": "prefetch",
@@ -51,20 +51,20 @@ CHEAP = {
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Change:
-    """One change and what came of it. makespan: ps; None where it cannot be made, and `note` says why."""
+    """One change and its makespan in ps; None where the change cannot be made, and `note` says why."""
 
     name: str
     makespan: int | None
     note: str = ""
 
     def speedup(self, before: int) -> float | None:
-        """How many times faster than `before` ps."""
+        """Speed-up over a makespan of `before` ps."""
         return before / self.makespan if self.makespan else None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class WhatIf:
-    """makespan: of the scenario as it is. bottleneck: one sentence."""
+    """All changes of a scenario. makespan: ps, of the scenario as it is. bottleneck: one sentence."""
 
     makespan: int
     changes: tuple[Change, ...]
@@ -88,7 +88,7 @@ def to_json(found: WhatIf) -> dict[str, Any]:
 
 
 class _Faster:
-    """Costs with transfers `factor` times faster, or as fast as can be."""
+    """Costs with transfers `factor` times faster; if None, of 1 ps."""
 
     def __init__(self, costs: CostModel, factor: int | None) -> None:
         self._costs, self._factor = costs, factor
@@ -148,7 +148,7 @@ def _overridden(result: Result, name: str, assignment: str) -> Change:
 
 
 def _infinite_engines(result: Result, setup: Setup) -> Change:
-    """More engines until none is ever the last idle one: then still more would change nothing."""
+    """Add engines until at least one is always idle: more of them would change nothing."""
     if not result.breakdown.total[WAIT_ENGINE]:
         return Change(name="infinite engines", makespan=result.makespan, note="none waits for one")
     held = int(setup.graph.engine.sum()) * len(result.log.steps)
@@ -163,7 +163,7 @@ def _infinite_engines(result: Result, setup: Setup) -> Change:
 
 
 def _widest(graph: TaskGraph) -> int:
-    """One more than the most tasks on engines that are equally many edges away from the start: a guess to begin with."""
+    """A first guess of the number of engines: one more than the most tasks at the same depth of the graph."""
     depth = [0] * len(graph)
     start, inputs = graph.input_start.tolist(), graph.inputs.tolist()
     for task in range(len(graph)):
@@ -172,14 +172,14 @@ def _widest(graph: TaskGraph) -> int:
 
 
 def _most_busy(start: IntArray, end: IntArray) -> int:
-    """The most intervals [start, end) that hold at once."""
+    """The largest number of intervals [start, end) that overlap at one instant."""
     time = np.concatenate([end, start])  # at equal times ends come first
     change = np.repeat([-1, 1], len(start))[np.argsort(time, kind="stable")]
     return int(np.cumsum(change).max(initial=0))
 
 
 def bottleneck(result: Result, changes: tuple[Change, ...]) -> str:
-    """One sentence, from the numbers: the resource whose absence helps most, and what else would."""
+    """One sentence: the resource without which the run would gain most, and the best change on the same hardware."""
     times = {change.name: speedup for change in changes if (speedup := change.speedup(result.makespan)) is not None}
     memory, engines = times.get("infinite bandwidth", 1.0), times.get("infinite engines", 1.0)
     policy = times.get("earliest", 1.0)

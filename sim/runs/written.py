@@ -66,9 +66,7 @@ def _in_order(scenario: Scenario) -> list[GraphOp]:
     for i, op in enumerate(ops):
         if op.name in index:
             first = scenario.locate(f"model.graph[{index[op.name]}].name")
-            raise scenario.error(
-                f"model.graph[{i}].name", f"expected names that differ, found {op.name!r} again, first at {first}"
-            )
+            raise scenario.error(f"model.graph[{i}].name", f"duplicate op name {op.name!r}, first at {first}")
         index[op.name] = i
     inputs: dict[int, set[int]] = {i: set() for i in range(len(ops))}
     for i, op in enumerate(ops):

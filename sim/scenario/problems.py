@@ -1,4 +1,4 @@
-"""What is wrong with a scenario, in the words of whoever wrote it: where, what was expected, what was found."""
+"""Validation errors in the words of a scenario file: the place, the expected value and the found one."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ OPEN_NAMES: tuple[tuple[str, KeyPath, str], ...] = (
 
 @dataclass(frozen=True, slots=True)
 class Problem:
-    """One thing that is wrong."""
+    """One error. absent: it is about a key that is missing."""
 
     place: Place
     path: KeyPath
@@ -75,7 +75,7 @@ def one_of(valid: Collection[str], found: object) -> str:
 
 
 def translate(details: list[ErrorDetails], document: Document) -> Iterator[Problem]:
-    """Put pydantic's errors into our words."""
+    """Translate the errors of pydantic."""
     for detail in details:
         kind, found, context = detail["type"], detail["input"], detail.get("ctx", {})
         path, is_key = _way(detail["loc"], kind)
@@ -107,7 +107,7 @@ def translate(details: list[ErrorDetails], document: Document) -> Iterator[Probl
 
 
 def _mapping(section: type[BaseModel]) -> str:
-    """What may be written for a section."""
+    """The forms in which a section may be written, for an error."""
     if issubclass(section, Choice):
         return "a name, or a mapping with a name and options"
     return section.expected if issubclass(section, Short) else "a mapping"
@@ -138,7 +138,7 @@ _UNIONS: tuple[KeyPath, ...] = (
     *(("workload", "generate", name) for name in ("context", "prompt", "tokens")),
 )
 
-#: What may be written in some places, which pydantic does not say in our words.
+#: Expected values in places where pydantic does not know the words for them.
 _WORDS: dict[tuple[KeyPath, str], str] = {
     (("cost", "table"), "string_type"): "the name of a table, or a mapping of op kinds to durations",
     (("hardware", "memory", "efficiency"), "dict_type"): 'shares by number of transfers, such as {"1": 0.54, "4": 0.68}',
@@ -223,14 +223,14 @@ def _bounds(field: FieldInfo) -> Iterator[Any]:
 
 
 def _items(annotation: Any) -> Any:
-    """What the lists in an annotation hold."""
+    """The type of the items of lists in an annotation, None if it has none."""
     if get_origin(annotation) is tuple:
         return get_args(annotation)[0]
     return next((found for argument in get_args(annotation) if (found := _items(argument)) is not None), None)
 
 
 def _metadata(annotation: Any) -> Iterator[Any]:
-    """What is noted inside an annotation such as `Annotated[int, Ge(1)] | None`."""
+    """Metadata inside an annotation such as `Annotated[int, Ge(1)] | None`."""
     for noted in getattr(annotation, "__metadata__", ()):
         yield from noted.metadata if isinstance(noted, FieldInfo) else (noted,)
     for argument in get_args(annotation):

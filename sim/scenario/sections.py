@@ -1,7 +1,8 @@
 """The sections of a scenario, as frozen models. Quantities are integers of base units: ps, bytes, bytes/s, FLOP/s.
 
 The descriptions go into the JSON Schema, so that an editor shows them. `Choice` is a section that names a policy: its names are
-open, because others register theirs; whoever validates a scenario passes the names it knows. Validation opens no files.
+open, because third parties register policies; a caller that validates a scenario passes the names that it knows. Validation
+opens no files.
 """
 
 from __future__ import annotations
@@ -32,7 +33,7 @@ NAME = rf"^[^\s./\\{CONTROL}][^/\\{CONTROL}]{{0,99}}$"
 
 
 class Model(Section):
-    """What is decoded: a model by its config, or a graph of ops."""
+    """The model: by its config, or as a graph of ops."""
 
     model_config = ConfigDict(json_schema_extra={"anyOf": [{"required": ["config"]}, {"required": ["graph"]}]})
 
@@ -92,7 +93,7 @@ _SOURCES = ("sequences", "generate", "trace")
 
 
 class Workload(Section):
-    """Who decodes how much, and when."""
+    """The requests: their tokens, their arrivals, and how they share steps."""
 
     sequences: Annotated[tuple[SequenceGroup, ...], Field(min_length=1, strict=False)] | None = default(
         [{}],
@@ -135,7 +136,7 @@ class Workload(Section):
     @model_validator(mode="before")
     @classmethod
     def _no_sequences(cls, value: object) -> object:
-        """Without it, the default would be one sequence beside those from elsewhere."""
+        """Drop the default, which would be one sequence beside those that are generated or traced."""
         if isinstance(value, Mapping) and (value.get("generate") is not None or value.get("trace") is not None):
             return {"sequences": None, **value}
         return value
@@ -192,7 +193,7 @@ class Window(Section):
 
 
 class Trace(Section):
-    """What the trace shows."""
+    """Contents of the trace."""
 
     detail: Literal["full", "ops", "engines"] = Field(
         default="full", description="`full`: everything; `ops`: no waiting slices; `engines`: engines and channel only."
@@ -204,7 +205,7 @@ class Trace(Section):
 
 
 class Report(Section):
-    """What statistics over requests leave out."""
+    """Requests that statistics leave out."""
 
     warmup_time: Duration = default(
         "0 s", description="Requests that arrive earlier than this are not counted, and rates are of the time after it."
@@ -228,8 +229,8 @@ class Scenario(Section):
         description="What reports call it; by default the name of the file. No slash, no leading dot.",
     )
     description: str = Field(default="", max_length=10_000, pattern=LINES, description="What it shows, for people.")
-    model: Model = Field(description="What is decoded.")
-    workload: Workload = default({}, description="Who decodes how much, and when.")
+    model: Model = Field(description="The model.")
+    workload: Workload = default({}, description="The requests.")
     hardware: Hardware = default({}, description="The machine.")
     mapping: ModelMapping = default({}, description="How the model is laid onto the machine.")
     scheduler: Scheduler = default("earliest", description="Which ready task a free engine takes.")
@@ -240,12 +241,12 @@ class Scenario(Section):
         description="What is kept of a run. `all`: every op; `steps`: steps, requests and totals, so that a run of any length "
         "fits memory; `none`: requests and totals. Ops in `trace.window` are kept whatever this says.",
     )
-    trace: Trace = default({}, description="What the trace shows.")
-    report: Report = default({}, description="What statistics over requests leave out.")
+    trace: Trace = default({}, description="Contents of the trace.")
+    report: Report = default({}, description="Requests that statistics leave out.")
 
     @property
     def source(self) -> str:
-        """Where it was read from: a path as it was given, or a name in angle brackets."""
+        """Source of the scenario: a path as it was given, or a name in angle brackets."""
         return self._document.source
 
     @property
@@ -259,9 +260,9 @@ class Scenario(Section):
         return folder_of(self._document)
 
     def locate(self, key: str) -> str:
-        """Where `key`, such as `model.layers` or `workload.sequences[0].tokens`, is written: `file:3:12`.
+        """Place of `key`, such as `model.layers` or `workload.sequences[0].tokens`: `file:3:12`.
 
-        If it is not written (a default holds), where the section around it is.
+        Of a key that is not written (a default holds), the place of the section around it.
         """
         return str(self._document.place(key_path(key)))
 

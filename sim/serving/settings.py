@@ -22,13 +22,13 @@ class KVPages(Section):
     full: Literal["wait", "recompute", "swap"] = Field(
         default="wait",
         description="When the room runs out. `wait`: a request is admitted only when there is room for all that it will ever "
-        "hold. Else it is admitted when its prompt fits, and who was admitted last makes room for others: `recompute`: it is "
-        "prefilled again later; `swap`: its cache moves out of the memory and back in, through the channel.",
+        "hold. Else it is admitted when its prompt fits, and the last one admitted is preempted to make room for others: "
+        "`recompute`: it is prefilled again later; `swap`: its cache moves out of the memory and back in, through the channel.",
     )
 
 
 class Batching(Short):
-    """Which sequences share a step: a policy, or a mapping of `policy` and its limits."""
+    """Sequences that share a step: a policy, or a mapping of `policy` and its limits."""
 
     key, types, expected = "policy", (str,), "independent, static or continuous, or a mapping with the key 'policy'"
 
@@ -62,7 +62,7 @@ class Batching(Short):
 
 
 class Prefill(Section):
-    """How prompts are fed in."""
+    """Prefill of prompts."""
 
     chunk: Whole | None = Field(
         default=None, ge=1, le=100_000_000, description="Most tokens of a prompt in one step; null: whole prompts."

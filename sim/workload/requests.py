@@ -1,4 +1,4 @@
-"""What is asked of the machine: requests, as plain values."""
+"""Requests, as plain values."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Which experts each token is sent to: drawn evenly from a seed, or given in a file.
+"""Routing: the experts of each token, drawn evenly from a seed or read from a file.
 
 A file is JSON Lines, one token and layer a line, in any order; experts count from 0:
 
@@ -70,7 +70,7 @@ class Uniform:
         return chosen
 
     def distinct(self, layers: IntArray, members: IntArray, experts: Experts, *, compiled: bool = True) -> IntArray:
-        """How many distinct experts the tokens of steps choose: [layer, lane]. members: [lane, member, field]."""
+        """Numbers of distinct experts that the tokens of steps choose [layer, lane]. members: [lane, member, field]."""
         found = np.zeros((len(layers), len(members)), dtype=np.int64)
         seen, chosen = np.zeros(experts.count, dtype=np.int64), np.zeros(experts.top_k, dtype=np.int64)
         launch(count_distinct, compiled=compiled)(found, self.seed, layers, members, seen, chosen)

@@ -1,4 +1,4 @@
-"""Where requests come from if they are not written out one by one: random numbers, or a trace; and closed loops."""
+"""Sections for requests that are not written out one by one: random numbers, traces, and closed loops."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ Number = Annotated[float, BeforeValidator(real)]
 
 
 class Arrivals(Section):
-    """When generated requests arrive: the first at 0, each other a gap after the one before."""
+    """Arrival times of generated requests: the first at 0, each other a gap after the one before."""
 
     process: Literal["all_at_once", "constant", "poisson", "gamma"] = Field(
         default="all_at_once",
@@ -40,7 +40,7 @@ class Arrivals(Section):
 
 
 class Lengths(Section):
-    """How many tokens: a number, or a distribution."""
+    """A distribution of numbers of tokens."""
 
     distribution: Literal["constant", "uniform", "lognormal"] = Field(
         description="`constant`: `value`; `uniform`: whole numbers from `min` to `max`; `lognormal`: by its median or mean "
@@ -193,6 +193,6 @@ class Concurrency(Short):
     users: Whole = Field(
         ge=1,
         le=MAX_REQUESTS,
-        description="Requests in the system at most, samples of one prompt as one: all are sent in order, by whoever is free.",
+        description="Requests in the system at most, samples of one prompt as one: all are sent in order, each by a free user.",
     )
     think: Duration = default("0 s", description="Time from the end of a request to the next one of the same user.")

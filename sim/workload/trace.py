@@ -37,7 +37,7 @@ UNITS = {"s": PS_PER_S, "ms": 10**9, "us": 10**6, "ns": 10**3, "ps": 1}
 
 @dataclass(frozen=True, slots=True)
 class Layout:
-    """What a known trace calls its columns, and the unit of its arrivals if they are plain numbers."""
+    """Columns of a known trace, and the unit of its arrivals if they are plain numbers."""
 
     name: str
     columns: Mapping[str, str]
@@ -141,7 +141,7 @@ class _Rows:
             )
 
     def _choose(self, found: list[str]) -> Mapping[str, str]:
-        """Which column holds what: as written in the scenario, and the rest as in the layout that the columns are of."""
+        """Name of the column for each field: as written in the scenario, otherwise as in the known layout of these columns."""
         for name in self._written.values():
             if name not in found:
                 raise InputError(

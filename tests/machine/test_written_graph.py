@@ -73,7 +73,7 @@ ERRORS = [
         "name: store",
         "name: @cache",
         "model.graph[3].name",
-        "expected names that differ, found 'cache' again, first at g.yaml:3:14",
+        "duplicate op name 'cache', first at g.yaml:3:14",
     ),
     ("duration: 3 ms", "duration: @3", "model.graph[1].duration", "expected a duration with its unit"),
     ("flops: 2000000000", "@flop: 2", "model.graph[2]", "unknown key 'flop' (did you mean 'flops'?)"),
