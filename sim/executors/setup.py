@@ -18,7 +18,8 @@ from sim.machine.schedulers import Scheduler
 from sim.mapping.settings import MOST_TILES
 from sim.mapping.steps import Shape
 from sim.mapping.tasks import TaskGraph
-from sim.serving.batcher import ONE_MORE, Batch, Batching
+from sim.serving.batch import ONE_MORE, Batch
+from sim.serving.batching import Batching
 from sim.workload.requests import Request
 
 #: Called with the output tokens that have come since the last call, and the picosecond at which the last of them came.

@@ -27,7 +27,8 @@ from sim.executors.size import tasks_in_all
 from sim.executors.setup import Progress, Setup
 from models.experts import M_SEQUENCE
 from sim.machine.arbiters.disciplines import Discipline
-from sim.serving.batcher import Batch, Batcher, loops
+from sim.serving.batch import Batch
+from sim.serving.batcher import Batcher, loops
 from sim.mapping.tasks import TaskGraph
 
 LOOP_BITS = 40  # the key of a step is (loop << 40) + step: 10^12 steps, 4 million loops

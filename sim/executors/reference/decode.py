@@ -20,7 +20,8 @@ from sim.executors.reference.instant import Environment, Turns
 from sim.executors.reference.sram import Sram
 from sim.executors.reference.step import Step, Task
 from sim.machine.arbiters import Transfer
-from sim.serving.batcher import Batch, Batcher
+from sim.serving.batch import Batch
+from sim.serving.batcher import Batcher
 
 Process = Generator[simpy.Event, Any, None]
 

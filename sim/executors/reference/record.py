@@ -17,7 +17,7 @@ from sim.executors.reference.step import Step
 from sim.executors.setup import Progress, Setup
 from sim.log.tables import EventLog, GrantTable, MemberTable, StepTable, TaskTable
 from sim.machine.arbiters import Transfer
-from sim.serving.batcher import Batch
+from sim.serving.batch import Batch
 
 _STEPS = ("sequence", "token", "context", "graph", "released", "end")
 _TASKS = ("engine", "ready", "start", "loaded", "end", "compute", "work")

@@ -19,7 +19,7 @@ from sim.executors.reference.instant import Environment
 from sim.executors.setup import Setup, lanes_of, sram_use
 from sim.machine.schedulers import StepView
 from sim.mapping.tasks import TaskGraph
-from sim.serving.batcher import Batch
+from sim.serving.batch import Batch
 from sim.workload.requests import Request
 
 Program = tuple[int, int, int]  # sequence, token, task
