@@ -1,1 +1,1 @@
-"""What everything else rests on."""
+"""Units, quantities, files, errors, kernels and registries, which all other packages import."""

@@ -95,7 +95,7 @@ def _what_would_fit(graph: TaskGraph, costs: IntArray, use: dict[int, int], sram
     least = 0  # bytes that tiling cannot go below
     for task, size in use.items():
         op = int(graph.op[task])
-        tiled = flops[op] and graph.head[task] < 0  # only products by weights
+        tiled = flops[op] and graph.head[task] < 0  # only weight matmuls
         least = max(least, -(-weights[op] // MOST_TILES) if tiled else size)
         if size > sram:
             tiles[graph.kind_of(task)] = max(tiles.get(graph.kind_of(task), 1), -(-weights[op] // max(sram, 1)))
