@@ -5,9 +5,9 @@ The code is transformers' own. Its attention is, as chosen,
     sdpa         transformers' sdpa attention, what it takes by itself where a model allows: one op, `attention`
     three_pass   `models.attention`, where softmax is three ops
 
-The KV cache is `models.cache`: buffers with room for the new rows, which a step appends to, as inference engines do and as
-the simulation has it. (transformers' DynamicCache copies the whole cache in every step instead, its StaticCache attends to
-all rows that there is room for.) A step takes the next of several caches and other tokens, and before it a buffer larger
+The KV cache is `models.cache`: buffers with space for the new rows, which a step appends, as in inference engines and in
+the simulation. (transformers' DynamicCache copies the whole cache in every step instead, its StaticCache attends to
+the unused rows of its buffer as well.) A step takes the next of several caches and other tokens, and before it a buffer larger
 than the processor's caches is read, so that it finds none of its operands there: as after another step of a large model.
 """
 

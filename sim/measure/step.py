@@ -26,7 +26,7 @@ from sim.measure.align import Event, Span, device_spans, issued_spans, launches,
 from sim.measure.measured import MeasuredStep
 from sim.measure.real import Decoding, undisturbed
 
-#: What the step is called among the events of the profiler.
+#: Name of the step among the events of the profiler.
 _STEP = "decode step"
 
 

@@ -34,8 +34,8 @@ def render(result: Result) -> RenderableType:
     if len(b.sequences) > 1:
         sections += _section("By sequence", _parts("", [f"sequence {n}" for n in b.sequences], b.by_sequence))
     for title, by_owner, by_kind in (
-        ("What waits for an engine were caused by", found.engine_by_owner, found.engine_by_kind),
-        ("What waits for the channel were caused by", found.channel_by_owner, found.channel_by_kind),
+        ("Causes of waits for an engine", found.engine_by_owner, found.engine_by_kind),
+        ("Causes of waits for the channel", found.channel_by_owner, found.channel_by_kind),
     ):
         if by_kind.largest(1):
             sections += _section(title, _blame(one if found.owner == "token" else found.owner, by_owner, by_kind))

@@ -38,12 +38,26 @@ class Timing:
 
 @dataclass(frozen=True, kw_only=True)
 class Result:
-    """A run and its analyses. Sums and checks, made while the run is recorded, are fields; what looks at rows of the log again
-    is a property, computed when it is first asked for.
+    """A run and its analyses.
 
-    log: the event log as NumPy columns. rules: the semantics of the run, for analyses. checks: names of the invariants that
-    were checked. doubts: costs that are extrapolated. requests: latencies of each request; series: the same over time. window:
-    the steps of `trace.window`, where `log` has no rows. kv_bytes: bytes that one token appends to the KV cache.
+    Sums and checks, made while the run is recorded, are fields. Analyses that read rows of the log are properties, computed
+    when they are first used.
+
+    Attributes:
+        scenario: The scenario that ran.
+        model: Its model.
+        log: Event log, as NumPy columns.
+        rules: Semantics of the run, for analyses.
+        metrics: Totals of engines, channels, kinds and tokens.
+        bounds: Lower and upper bounds on the makespan.
+        breakdown: Where the time of tasks and tokens went.
+        checks: Names of the invariants that were checked.
+        doubts: Extrapolated costs.
+        timing: Wall-clock times, and the executor.
+        requests: Latencies of each request.
+        series: Batch size, KV cache and bandwidth over time.
+        kv_bytes: Bytes that one token appends to the KV cache.
+        window: Event log of `trace.window`, if `log` has no rows.
     """
 
     scenario: Scenario

@@ -29,15 +29,29 @@ def known_names() -> Known:
 
 
 def read(path: str | Path, overrides: list[str] | None = None) -> Scenario:
-    """Read and check a scenario file; raises InputError in one line."""
+    """Read and check a scenario file.
+
+    Args:
+        path: A YAML file.
+        overrides: Assignments such as `hardware.memory.bandwidth=50 GB/s`, applied in order, as by `--set`.
+
+    Raises:
+        InputError: Something in the file or in an assignment is wrong; one line says what and where.
+    """
     return load(path, overrides or [], known_names())
 
 
 def run(scenario: Scenario | str | Path, *, executor: Executor = "auto", told: Told | None = None) -> Result:
-    """Simulate a scenario and account for it. The result is the same whichever `executor` runs it: `auto` takes the faster one.
+    """Simulate a scenario and analyze the run.
 
-    told: called from time to time with the output tokens so far, those in all, and the simulated time in ps.
-    Raises InputError if something in the scenario cannot be used, SimulationError if an invariant does not hold.
+    Args:
+        scenario: A scenario, or the path of its file.
+        executor: `simpy`, `compiled`, or `auto` for the faster one; results are identical.
+        told: Progress callback, called now and then with output tokens so far, output tokens in all, and simulated time in ps.
+
+    Raises:
+        InputError: Something in the scenario cannot be used.
+        SimulationError: An invariant does not hold, which is a defect of the program.
     """
     if not isinstance(scenario, Scenario):
         scenario = read(scenario)

@@ -15,7 +15,12 @@ from sim.scenario import Scenario, from_dict
 
 
 def save(log: EventLog, scenario: Scenario, path: str | os.PathLike[str]) -> None:
-    """Write a log. The file is whole, or not there. Raises OSError, and InputError if the log has no rows."""
+    """Write an event log with its scenario as Parquet; after an error no file is left.
+
+    Raises:
+        InputError: The log has no rows, because ops were not recorded.
+        OSError: The file cannot be written.
+    """
     if not log.has_rows:
         raise scenario.error("record", f"expected all for an event log in a file, found {scenario.record}")
     with parquet.writing(path, scenario.to_dict(absolute=True), scenario.seed) as file:
@@ -39,8 +44,10 @@ def run_to_file(
 def load(path: str | os.PathLike[str]) -> tuple[EventLog, Scenario]:
     """Read a log and the scenario that it came from, wherever the file has been moved to.
 
-    Presets, profiles and traces of the scenario are not read again: what follows from them is in the file. Raises InputError
-    if the file holds no log, or if the model of today has other tasks.
+    Presets, profiles and request traces of the scenario are not read again: the file contains all that is needed of them.
+
+    Raises:
+        InputError: The file holds no log, or the model has other tasks in this version.
     """
     stored = parquet.read(path)
     scenario = from_dict(stored.scenario, stored.source, known=known_names(), complete=True)

@@ -110,7 +110,7 @@ def test_explain_as_a_page():
     page = call("explain", "two_tokens_4_engines", "--no-what-if")
     for title in (
         "Where the time of each token went",
-        "What waits for an engine were caused by",
+        "Causes of waits for an engine",
         "Critical path of the run",
         "Bounds",
     ):

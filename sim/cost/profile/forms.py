@@ -28,7 +28,7 @@ from sim.base.units import PS_PER_S
 Floats = npt.NDArray[np.float64]
 Ints = npt.NDArray[np.int64]
 
-#: What a rate may count.
+#: Units that a rate can count.
 UNITS = ("flops", "elements", "outputs")
 
 #: Columns of shapes beside the amounts, whose measured range a profile keeps.

@@ -44,7 +44,7 @@ NUMBERS: Mapping[str, int] = {
 }  # fmt: skip
 COLUMNS = (*TEXTS, *NUMBERS)
 
-#: What streams do: read, write, copy, add two into a third, multiply a matrix by a vector.
+#: Kinds of memory stream: read, write, copy, add two into a third, multiply a matrix by a vector.
 STREAMS = ("read", "write", "copy", "add", "gemv")
 
 #: Columns that are shapes; the bytes are, too.

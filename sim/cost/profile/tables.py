@@ -1,7 +1,7 @@
-"""Public tables of kernel times as samples: a mapping file says which column is what.
+"""Public tables of kernel times as samples: a mapping file names their columns.
 
     device: NVIDIA H100 80GB SXM5
-    source: who measured it, how, and under which licence
+    source: origin of the measurements, method, and license
     date: "2026-11-22"
     bandwidth: 3.35 TB/s
     capacity: 80 GB          # optional

@@ -15,7 +15,7 @@ FOLDER = Path(__file__).parent
 #: Paths of the files of presets, by name.
 PRESETS: Registry[str | Path] = Registry("hardware preset", {path.stem: path for path in sorted(FOLDER.glob("*.yaml"))})
 
-#: What is replaced as a whole: points of two curves, or options of two arbiters, mixed would be neither.
+#: Keys that a scenario replaces as a whole: points of two curves, or options of two arbiters, cannot be mixed.
 WHOLE = frozenset(("efficiency", "arbiter"))
 
 

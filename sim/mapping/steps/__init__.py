@@ -13,7 +13,7 @@ The last two are those of the capture with several sequences, the first those of
 correspond if they have the same kind, module path and part (and among equals the same place in the order).
 
 With `attention: batch` the ops of a sequence are there once, too, as kernels that serve all members: each costs the sum of
-what it would cost for every member alone. Such a step looks the same whoever is in it.
+what it would cost for every member alone. Such a step has the same tasks whatever its members.
 
 Otherwise steps differ in how many members they have. Only a template is stitched op by op and lowered, with one member of
 each sort; in the graph of a step its blocks are repeated, one for each member (see `sim.mapping.template`).

@@ -41,9 +41,21 @@ def write(
     window: tuple[int, int] | None = None,
     critical: npt.NDArray[np.int64] | None = None,
 ) -> int:
-    """Write the trace of a run in the format that the file name asks for, and return the number of slices.
+    """Write the trace of a run and return its number of slices.
 
-    format: one of `FORMATS`; the file name must agree as to compression. For the rest see `write_perfetto`.
+    Args:
+        log: Event log of the run.
+        path: File to write; its name gives the format.
+        metadata: Facts about the run, shown by the viewer.
+        format: One of `FORMATS`, instead of that of the file name; both must agree about compression.
+        detail: `full`, `ops` (no arguments, no arrows) or `engines` (no tokens either).
+        flows: Arrows for `all` dependencies, along the `critical` path, or `none`.
+        window: Picoseconds [from, to); slices that overlap it are written whole.
+        critical: Rows of the task table along the critical path, in order, for a track of their own.
+
+    Raises:
+        InputError: An option is unknown, or the file name and the format disagree.
+        OSError: The file cannot be written; none is left.
     """
     chosen = format_of(path) if format is None else format
     if chosen not in FORMATS:
