@@ -1,4 +1,4 @@
-"""How fast it is: everything side by side, in one run.
+"""Speed of the simulator and of its peers, measured side by side in one run.
 
     python -m benchmarks [--quick] [--rounds 5] [--only SECTION ...] [--largest 100000000] [--write FILE.md]
 
@@ -59,7 +59,7 @@ def row(*cells: object) -> str:
 
 
 def verdict(found: float, target: float, *, least: bool) -> str:
-    """The target, and whether it is met. least: the more, the better."""
+    """The target, and whether it is met. least: larger is better."""
     return "met" if (found >= target if least else found <= target) else "missed"
 
 
@@ -125,7 +125,7 @@ setup to an event log with every column; `sim.run` is from a scenario to a resul
 
 
 def layers(options: argparse.Namespace) -> Lines:
-    """Executors, and what is done with a log, on the first workload."""
+    """Rates of executors, analyses and writers on the first workload."""
     workload = COMPARED["fifo"].tiny() if options.quick else COMPARED["fifo"]
     base, scenario = Idiomatic(workload), entry.scenario(workload.scenario, *workload.scaled(workload.many))
     simulate = partial(_simulate, executor=options.executor)
@@ -167,7 +167,7 @@ def served(name: str, work: str, file: Path, executor: str, more: Sequence[str] 
 
 
 def serving(options: argparse.Namespace) -> Lines:
-    """Requests in batches, and what others make of them."""
+    """Batched runs of requests, beside those of peers."""
     yield """## Serving
 
 Llama-3.1-8B in continuous batches of up to 32. Each run is a process of its own, and loading compiled code counts.
@@ -230,7 +230,7 @@ upper bounds and the lumps), on a device of the same rates; compiling its WebAss
 
 
 def two_cores(options: argparse.Namespace) -> Lines:
-    """The same on one core and on two."""
+    """The same runs on one core and on two."""
     yield """## Two cores
 
 Wall-clock time of work that is side by side, kept to one core and on two; results are the same.

@@ -1,10 +1,10 @@
-"""One run of a scenario in this process, with its time and memory: what `benchmarks.measure.alone` starts.
+"""One run of a scenario in this process, with its time and memory; `benchmarks.measure.alone` starts it.
 
     python -m benchmarks.alone '{"scenario": "llama_1b_context_256", "overrides": [], "work": "run"}'
 
-scenario: the name of one that ships. overrides: what is different. work: `simulate`, `run` or `repeats`. warm: overrides of a
-small run before it, whose time does not count; without, loading compiled code counts. executor: `compiled` if not given.
-cores: keep to so many, whatever is asked for.
+scenario: name of a shipped scenario. overrides: changed values, as with `--set`. work: `simulate`, `run` or `repeats`. warm:
+overrides of a small run before it, whose time does not count; without it, loading compiled code counts. executor: `compiled` if
+not given. cores: use no more than so many.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ REPEATS = 4
 
 
 def done(work: str, scenario: Scenario, executor: Executor) -> dict[str, int]:
-    """Do it, and say how much it was."""
+    """Do the work, and return the size of the run."""
     if work == "simulate":
         log = entry.simulate(entry.setup_of(scenario), executor, rows=scenario.record == "all")
         return entry.size(log)

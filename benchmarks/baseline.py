@@ -130,7 +130,7 @@ class Machine:
         self.sram = None if setup.sram is None else simpy.Container(env, capacity=setup.sram, init=setup.sram)
 
     def move(self, load: Load) -> Process:
-        """Through the channel, or in equal parts through all."""
+        """Move bytes through one channel, or in equal parts through all."""
         if len(self.channels) == 1:
             yield from self.channels[0].serve(load)
         else:
@@ -159,11 +159,11 @@ class Machine:
         yield self.env.timeout(self.latency)
         yield from self.move(load)
 
-    def transfer(self, inputs: Sequence[simpy.Event], load: Load, queue: simpy.Resource, room: int) -> Process:
+    def transfer(self, inputs: Sequence[simpy.Event], load: Load, queue: simpy.Resource, size: int) -> Process:
         """A transfer by DMA; a prefetched one waits for free SRAM, in program order."""
         yield self.env.all_of(inputs)
-        if room and self.sram is not None:
-            yield self.sram.get(room)
+        if size and self.sram is not None:
+            yield self.sram.get(size)
         yield self.env.timeout(self.latency)
         with queue.request() as turn:
             yield turn
@@ -185,7 +185,7 @@ class Decode:
         self.layers = [[layer for layer, loads in graph.kv_loads.items() if task in loads] for task in range(len(graph))]
 
     def start(self, number: int, context: int, stored: Mapping[int, simpy.Event]) -> list[simpy.Process]:
-        """A process for each task of a step. stored: what a load of a layer's KV cache waits for, too."""
+        """A process for each task of a step. stored: events that loads of a layer's KV cache wait for, too."""
         compute, work = (column[:, 0].tolist() for column in durations(self.setup, context))
         machine, tasks = self.machine, list[simpy.Process]()
         for task, held in enumerate(self.held):
@@ -197,13 +197,13 @@ class Decode:
             else:
                 assert load is not None
                 early = self.prefetch[task]
-                room = self.frees.get(self.consumer[task], 0) if early else 0
-                run = machine.transfer(needed, load, machine.queues[number][early], room)
+                size = self.frees.get(self.consumer[task], 0) if early else 0
+                run = machine.transfer(needed, load, machine.queues[number][early], size)
             tasks.append(self.env.process(run))
         return tasks
 
     def sampled(self, number: int, request: Request) -> Process:
-        """A token after the other."""
+        """One token after the other."""
         yield self.env.timeout(request.arrival)
         for token in range(request.tokens):
             yield self.env.all_of(self.start(number, request.context + token, {}))
@@ -238,7 +238,7 @@ def durations(setup: Setup, context: int) -> tuple[IntArray, IntArray]:
 
 
 def timeouts(count: int) -> int:
-    """One process that does nothing but wait: what SimPy can do at most."""
+    """A process that only waits: the upper bound of what SimPy can do."""
     env = simpy.Environment()
 
     def wait() -> Process:

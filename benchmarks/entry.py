@@ -28,7 +28,7 @@ RECORDS = {"all": 30_000_000, "steps": 10**9}
 
 
 def scenario(name: str | Path, *overrides: str) -> Scenario:
-    """A scenario that ships, by its name, or one of a file."""
+    """A shipped scenario, by its name, or one of a file."""
     return read(name if isinstance(name, Path) else scenarios()[name], list(overrides))
 
 
@@ -54,7 +54,7 @@ def run(scenario: Scenario, executor: Executor = "compiled") -> Result:
 
 
 def repeat(scenario: Scenario, count: int, executor: Executor = "compiled") -> Iterator[dict[str, int]]:
-    """Run a scenario with several seeds; how much each simulated."""
+    """Run a scenario with several seeds, and return the size of each run."""
     return measure(scenario, count, _numbers, executor=executor)
 
 
@@ -70,7 +70,7 @@ def tasks(log: EventLog) -> int:
 
 
 def size(log: EventLog) -> dict[str, int]:
-    """How much was simulated."""
+    """Size of a run."""
     return {"tasks": tasks(log), "intervals": len(log.grants), "steps": len(log.steps)}
 
 

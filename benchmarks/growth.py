@@ -33,7 +33,7 @@ def grown(tasks: int, record: str) -> dict[str, Any]:
 
 
 def rows(largest: int, records: Mapping[str, int]) -> Iterator[tuple[str, dict[str, Any]]]:
-    """Runs of each size up to the largest, and up to the most that each kind of record is for."""
+    """Runs of each size, up to the largest and to the limit of each kind of record."""
     for record, most in records.items():
         for size in SIZES:
             if size <= min(largest, most):
@@ -69,7 +69,7 @@ MANY = {
 
 
 def many(name: str, count: int) -> dict[str, Any]:
-    """A simulation with so many of them."""
+    """A simulation with so many of them (sequences or engines)."""
     found = MANY[name]
     request = {"scenario": SCENARIO, "overrides": found.of(count), "work": "simulate", "warm": found.of(found.few)[-1:]}
     return alone("benchmarks.alone", request)

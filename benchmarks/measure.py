@@ -22,13 +22,13 @@ ROOT = Path(__file__).parents[1]
 
 @dataclass(frozen=True, slots=True)
 class Contender(Generic[T]):
-    """A program to measure. prepare: what it works on, made anew each time and not counted. work: returns how much it did."""
+    """A program to measure. prepare: makes its input, anew each time and not timed. work: returns the amount of work done."""
 
     prepare: Callable[[], T]
     work: Callable[[T], int]
 
     def rate(self, shortest: float = SHORTEST) -> float:
-        """Things a second of CPU time."""
+        """Units of work per second of CPU time."""
         done, spent = 0, 0.0
         while not done or spent < shortest:
             given = self.prepare()
@@ -52,12 +52,12 @@ def rounds(contenders: Mapping[str, Contender[Any]], count: int, shortest: float
 
 
 def ratios(rates: Sequence[float], base: Sequence[float]) -> list[float]:
-    """Within each round."""
+    """Ratios within each round."""
     return [rate / reference for rate, reference in zip(rates, base, strict=True)]
 
 
 def spread(values: Sequence[float], digits: int = 0) -> str:
-    """Median, and least to most."""
+    """Median, minimum and maximum, as text."""
     low, middle, high = (f"{v:,.{digits}f}" for v in (min(values), statistics.median(values), max(values)))
     return middle if len(values) == 1 else f"{middle} ({low} to {high})"
 
@@ -80,7 +80,7 @@ def keep_to(cores: int) -> None:
 
 
 class Meter:
-    """CPU seconds, wall-clock seconds, and bytes of memory at the peak, of the whole process and beyond what was there."""
+    """CPU seconds, wall-clock seconds, and bytes of peak memory, of the whole process and above its start."""
 
     def __init__(self) -> None:
         gc.collect()
@@ -96,7 +96,7 @@ class Meter:
 
 
 def _memory(name: str) -> int:
-    """Bytes. Linux only: `ru_maxrss` would count what the parent had when it started this process."""
+    """Peak memory in bytes. Linux only: `ru_maxrss` would include the memory of the parent when it started this process."""
     status = Path("/proc/self/status")
     lines = status.read_text().splitlines() if status.exists() else []
     return next((1024 * int(line.split()[1]) for line in lines if line.startswith(f"{name}:")), 0)

@@ -1,4 +1,4 @@
-"""The workloads: each is a scenario that ships and what is different, with how fast it must be.
+"""Workloads: each a shipped scenario with changed values, and its target speed.
 
 Targets of those in `COMPARED` are multiples of the tasks/s of the idiomatic SimPy program on the same work (fewer tokens of
 it) in the same round; of those in `SERVING`, seconds and bytes.

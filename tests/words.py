@@ -19,13 +19,14 @@ ROOT = Path(__file__).parents[1]
 #: Files and folders that are clean, and stay so. Add one here when its findings are gone.
 CLEAN = (
     "README.md", "CONTRIBUTING.md", "CHANGELOG.md", "docs", "scenarios", "traces/README.md",
-    "sim/__init__.py", "sim/__main__.py", "sim/cli", "sim/render", "sim/log", "sim/analysis",
-    "sim/cost", "sim/machine", "sim/mapping/steps", "sim/measure", "sim/serving/policies", "models/rewrites",
-    "benchmarks", "tests/docs", "tests/cli", "tests/render", "tests/reports", "tests/log", "tests/analysis",
+    "sim/__init__.py", "sim/__main__.py", "sim/cli", "sim/render", "sim/log", "sim/analysis", "sim/base", "sim/executors",
+    "sim/serving", "sim/cost", "sim/machine", "sim/mapping/steps", "sim/measure", "models/rewrites", "benchmarks",
+    "tests/docs", "tests/cli", "tests/render", "tests/reports", "tests/log", "tests/analysis", "tests/serving",
+    "tests/executors", "tests/base",
 )  # fmt: skip
 
 #: Not yet clean, though in one of the folders above.
-NOT_YET: tuple[str, ...] = ()
+NOT_YET: tuple[str, ...] = ("sim/base/errors.py", "sim/base/quantities.py", "sim/base/section.py")
 
 #: Files that quote the words below.
 QUOTING = ("tests/words.py", "tests/docs/test_words.py")

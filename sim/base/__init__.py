@@ -1,1 +1,1 @@
-"""Foundations: units, quantities, errors, documents, random numbers, compiled kernels."""
+"""Units, quantities, files, errors, kernels and registries, which all other packages import."""

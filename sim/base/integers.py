@@ -1,4 +1,4 @@
-"""Integer arithmetic that stays right where int64 would wrap: Numba wraps in silence, Python does not.
+"""Integer arithmetic that is exact where int64 would overflow: compiled code wraps in silence, Python does not.
 
 Every quantity of a simulation is a non-negative int64 below 2^62. Products of two are formed here in two words of 32 bits
 each, and divided again; as plain Python the same code gives the same numbers.

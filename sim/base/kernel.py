@@ -12,8 +12,8 @@ Rules for the body of a kernel, so that both forms agree:
 - `//` and `%` have non-negative operands. No unsigned integers: mixed with signed ones they become floats in Numba.
 - It calls other kernels by their global names; module constants are integers, and frozen when it is compiled.
 
-Compiled code is cached on disk, in a folder whose name is a hash of the source of all modules that define kernels (Numba alone
-does not notice a change in another file) and of the versions of Python, NumPy, Numba and the processor.
+Compiled code is cached on disk, in a folder whose name is a hash of the versions of Python, NumPy, Numba and the processor, and
+of the sources of all modules that define kernels or their constants (Numba alone does not notice a change in another file).
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ import atexit
 import hashlib
 import os
 import platform
+import re
 import shutil
 import sys
 import tempfile
@@ -37,7 +38,7 @@ import numpy as np
 
 F = TypeVar("F", bound=Callable[..., Any])
 
-#: Tasks from which compiled code pays for its import: below, plain Python is done sooner.
+#: Tasks from which compiled code pays for its import: below, plain Python ends sooner.
 MANY_TASKS = 25_000
 
 _KERNELS: dict[int, FunctionType] = {}  # by id of the code object
@@ -49,20 +50,20 @@ _LISTENERS: list[Callable[[], None]] = []
 
 
 def kernel(function: F) -> F:
-    """Mark a function as one that can be compiled. It stays what it is."""
+    """Mark a function as one that can be compiled; returns it unchanged."""
     assert isinstance(function, FunctionType)
     _KERNELS[id(function.__code__)] = function
     return function
 
 
 def small(function: F) -> F:
-    """Mark a kernel that is small and called often: compiled, its code stands wherever it is called."""
+    """Mark a kernel that is small and called often: its compiled code is inlined wherever it is called."""
     _SMALL.add(id(function.__code__))
     return function
 
 
 def native(factory: Callable[[], Any]) -> Callable[[F], F]:
-    """Mark a kernel of which Numba cannot compile the body: the factory makes what stands for it in compiled code."""
+    """Mark a kernel whose body Numba cannot compile: in compiled code it is replaced by the result of the factory."""
 
     def marked(function: F) -> F:
         _NATIVE[id(function.__code__)] = factory
@@ -137,7 +138,7 @@ def compile_kernel(function: Callable[..., Any], *, entry: bool = True) -> Any:
                 names[name] = compile_kernel(called, entry=False)  # type: ignore[arg-type]
         copy = FunctionType(code, names, function.__name__, function.__defaults__, function.__closure__)
         copy.__module__, copy.__qualname__ = function.__module__, function.__qualname__
-        # What is called only from other kernels needs no wrappers for Python, which are half of what there is to compile.
+        # A kernel that only other kernels call needs no wrappers for Python, which are half of the code to compile.
         inner: dict[str, Any] = {} if entry else {"no_cpython_wrapper": True, "no_cfunc_wrapper": True}
         inner["forceinline"] = id(code) in _SMALL
         dispatcher = numba.njit(cache=entry, nogil=True, error_model="numpy", _nrt=False, **inner)(copy)
@@ -146,8 +147,8 @@ def compile_kernel(function: Callable[..., Any], *, entry: bool = True) -> Any:
             compile_alone = dispatcher._compiler.compile
 
             def compile_linked(arguments: Any, result: Any) -> Any:  # called where the cache has no such code
-                for tell in _LISTENERS:
-                    tell()
+                for listener in _LISTENERS:
+                    listener()
                 with _compiled_as_one():
                     return compile_alone(arguments, result)
 
@@ -158,13 +159,13 @@ def compile_kernel(function: Callable[..., Any], *, entry: bool = True) -> Any:
 
 
 @contextmanager
-def when_compiling(tell: Callable[[], None]) -> Iterator[None]:
+def when_compiling(listener: Callable[[], None]) -> Iterator[None]:
     """Call a function before anything is compiled that is not in the cache, which takes seconds."""
-    _LISTENERS.append(tell)
+    _LISTENERS.append(listener)
     try:
         yield
     finally:
-        _LISTENERS.remove(tell)
+        _LISTENERS.remove(listener)
 
 
 def _take_any_constant(dispatcher: Any, numba: Any) -> None:
@@ -185,7 +186,7 @@ def _compiled_as_one() -> Iterator[None]:
     array the address, not seven words), and puts it where it is called if that is once. And an index is used as it is: what
     lets it count from the end is three instructions for each load and store. Both together halve the time of the event loop.
 
-    There is no public way to say any of it, hence private functions; should a release of Numba lack one of them, all takes
+    Numba has no public way to ask for any of it, hence private functions; if a release lacks one of them, compiling takes
     longer, and nothing else changes.
     """
     from numba.core import event  # noqa: PLC0415
@@ -204,7 +205,7 @@ def _compiled_as_one() -> Iterator[None]:
 
 
 def _replacements(inner: list[bool]) -> list[tuple[Any, str, Callable[..., Any]]]:
-    """What stands for functions of Numba: where, the name, and a function that is given the original before its arguments."""
+    """Replacements for functions of Numba: owner, name, and a function that takes the original before its arguments."""
     from numba.core import codegen, types  # noqa: PLC0415
     from numba.np import arrayobj  # noqa: PLC0415
 
@@ -241,7 +242,7 @@ def _replacements(inner: list[bool]) -> list[tuple[Any, str, Callable[..., Any]]
 
 @contextmanager
 def _replaced(replacements: list[tuple[Any, str, Callable[..., Any]]]) -> Iterator[None]:
-    """Let functions stand for others, provided that all of those are there."""
+    """Replace functions while the context lasts, provided that all of them exist."""
     if not all(hasattr(where, name) for where, name, _ in replacements):
         yield
         return
@@ -261,13 +262,13 @@ def _given(function: Callable[..., Any], first: Any) -> Callable[..., Any]:
 
 
 def forgive(cache: Any) -> None:
-    """A broken cache of a function is no error: what cannot be read is compiled anew, what cannot be written is not kept."""
+    """Tolerate a broken cache: what cannot be read is compiled anew, and what cannot be written is not kept."""
     load, save = cache.load_overload, cache.save_overload
 
     def load_if_sound(signature: Any, context: Any) -> Any:
         try:
             return load(signature, context)
-        except Exception:  # pickle and LLVM raise whatever they like for bytes that are not what they were
+        except Exception:  # pickle and LLVM raise any exception for damaged bytes
             with suppress(OSError):
                 cache.flush()
             return None
@@ -289,7 +290,7 @@ _CACHE = _Cache()
 
 
 def cache_folder() -> Path:
-    """Where compiled code is kept: `DECODE_SIM_CACHE`, else the user's cache folder; then a hash of sources and versions."""
+    """The folder of compiled code, named by a hash of sources and versions; in `DECODE_SIM_CACHE` or the user's cache."""
     from platformdirs import user_cache_path  # noqa: PLC0415  # only where something is compiled
 
     base = os.environ.get("DECODE_SIM_CACHE")
@@ -304,12 +305,26 @@ def _fingerprint() -> str:
 
     versions = (platform.python_version(), np.__version__, numba.__version__, llvmlite.__version__, platform.machine())
     digest.update(repr(versions).encode())
-    root = Path(__file__).parents[2]  # both packages lie in it, in a checkout and when installed
-    for path in sorted(path for package in ("models", "sim") for path in (root / package).rglob("*.py")):
+    for path in _sources(Path(__file__).parents[2]):  # both packages lie in it, in a checkout and when installed
+        digest.update(path.read_bytes())
+    return digest.hexdigest()[:16]
+
+
+#: An import of a constant, whose name is upper-case; the group is the module.
+_CONSTANTS = re.compile(
+    rb"^from ((?:sim|models)[\w.]*) import (?=[^(\n]*\b[A-Z][A-Z0-9_]+\b|\([^)]*\b[A-Z][A-Z0-9_]+\b)", re.MULTILINE
+)
+
+
+def _sources(root: Path) -> list[Path]:
+    """All modules that define kernels, and those from which they import constants, which are frozen into compiled code."""
+    found = set[Path]()
+    for path in (path for package in ("models", "sim") for path in (root / package).rglob("*.py")):
         source = path.read_bytes()
         if b"@kernel" in source:
-            digest.update(source)
-    return digest.hexdigest()[:16]
+            found.add(path)
+            found |= {root / (name.decode().replace(".", "/") + ".py") for name in _CONSTANTS.findall(source)}
+    return sorted(path for path in found if path.exists())
 
 
 def _use_cache_folder(numba: Any) -> None:

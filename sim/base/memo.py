@@ -1,4 +1,4 @@
-"""What has been made of a large object is kept for the next time: graphs are the same in every run of a sweep."""
+"""Memo of results derived from large objects: the runs of a sweep, for example, share their graphs."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ T = TypeVar("T")
 
 
 class Memo(Generic[T]):
-    """The last things made of objects, as many as are no larger than `most` together; `size` says how large one is.
+    """The results used last, of a total size of at most `most`; size: of one result.
 
-    An object is known by its identity: to compare the values of two graphs would take longer than most of what is made of one.
+    An object is known by its identity, because to compare two graphs by value would take longer than to derive most results.
     Threads may share it.
     """
 
@@ -23,19 +23,19 @@ class Memo(Generic[T]):
         self._lock = Lock()
 
     def __len__(self) -> int:
-        """How many there are."""
+        """Number of results."""
         return len(self._kept)
 
     def of(self, origin: object, how: Hashable, make: Callable[[], T]) -> T:
-        """What `make` makes of an object, made before or now. how: all else that it depends on."""
+        """The result of `make` for an object, from an earlier call or made now. how: everything else that it depends on."""
         key = (id(origin), how)
         with self._lock:
-            if key in self._kept:  # it holds the object, so its identity is nobody else's
+            if key in self._kept:  # the entry keeps the object alive, so no other has its id
                 self._kept.move_to_end(key)
                 return self._kept[key][1]
         made = make()
         with self._lock:
-            if key in self._kept:  # by another thread meanwhile: all get the same one
+            if key in self._kept:  # another thread made it meanwhile: all get the same one
                 return self._kept[key][1]
             self._kept[key] = (origin, made)
             self._held += self._size(made)

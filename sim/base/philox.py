@@ -16,7 +16,7 @@ from sim.base.kernel import kernel, small
 LOW = 0xFFFFFFFF
 ROUNDS = 10
 
-# Multipliers, as halves, and what is added to the key after each round
+# Multipliers, as halves, and the words that are added to the key after each round
 FIRST_HIGH, FIRST_LOW = 0xD2E7470E, 0xE14C6C93
 SECOND_HIGH, SECOND_LOW = 0xCA5A8263, 0x95121157
 WEYL_FIRST = 0x9E3779B97F4A7C15 - 2**64

@@ -1,7 +1,7 @@
-"""Calls through a pointer: how compiled code calls a function that is compiled on its own.
+"""Calls through a pointer: compiled code calls a function that is compiled separately.
 
-A kernel compiles all kernels that it calls, by their names. The function of a third party has none when the event loop is
-compiled, so that loop calls it by its address: the loop stays as it is in the cache, and only the function is compiled.
+A kernel compiles all kernels that it calls, by their names. The name of a third party's function is not known when the
+event loop is compiled, so the loop calls it by its address: the cached loop stays valid, and only the function is compiled.
 
 `pointer_to(function, compiled)` gives the address, or, where the loop runs as Python, a number that stands for the function.
 `call(pointer, ...)` calls it on parts of an array.
@@ -63,7 +63,7 @@ def _compiled(function: FunctionType) -> Any:
     return found
 
 
-_callee: Any = None  # what `_adapter` calls, once it is a copy with globals of its own
+_callee: Any = None  # set in the globals of each copy of `_adapter`: the function that it calls
 _carray: Any = None
 
 
@@ -113,6 +113,6 @@ def _intrinsic() -> Any:
 @native(_intrinsic)
 @kernel
 def call(m: Any, pointer: int, records: int, words: int, count: int, results: int, memory: int, size: int) -> int:
-    """Call a function on parts of `m`: so many words of records, results for so many, and what it keeps. Returns its answer."""
+    """Call a function on parts of `m`: `words` of records, `count` results, `size` words of its own memory."""
     function = _FUNCTIONS[pointer]
     return function(m[records : records + words], count, m[results : results + count], m[memory : memory + size])

@@ -1,12 +1,12 @@
-"""Work in processes beside this one: what is Python runs at the same time in them, while threads would take turns.
+"""Parallel work in forked processes: Python code runs in parallel in them, while threads would take turns.
 
 They are forks, which begin in milliseconds with all that is in memory: modules, compiled code, graphs, and the work itself,
 which need not be pickled; results must be. A process that starts anew would import and load for over a second, and run the
 user's script again if it lacks `if __name__ == "__main__"`.
 
-Forks are safe where this thread is the only one of Python's (another may hold a lock at that moment, which nobody opens in the
-fork), and not on macOS, whose frameworks keep threads of their own. A notebook has other threads. Wherever forks are not safe,
-callers go on with threads.
+Forks are safe where this thread is the only one of Python's (another may hold a lock at that moment, which is never released in
+the fork), and not on macOS, whose frameworks keep threads of their own. A notebook has other threads. Wherever forks are not
+safe, callers go on with threads.
 """
 
 from __future__ import annotations
@@ -71,14 +71,14 @@ def _results(pool: ProcessPoolExecutor, started: set[Any], under_way: deque[Futu
 
 
 class _Fork:
-    """What a forked process works on."""
+    """The work of a forked process, set when it begins."""
 
     work: Callable[[Any], Any]
     items: Sequence[Any]
 
 
 def _begin(work: Callable[[Any], Any], items: Sequence[Any]) -> None:
-    """The first thing in a fork: Ctrl-C goes to the process that waits for it, and its own threads have no core."""
+    """Set up a fork: Ctrl-C goes to the process that waits for it, and it has one core, so that it starts no threads."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
     os.environ[CORES] = "1"

@@ -1,8 +1,8 @@
-"""Executors: what runs a simulation. Two of them, one log.
+"""Executors, which run a simulation: two of them, one log.
 
-`reference` is SimPy, written to be read: it defines what happens. `compiled` is the same state machine over arrays, compiled by
-Numba; its log is equal to the bit. `auto` takes the compiled one where a run is so large that it pays, unless something that a
-third party has registered in Python, or this installation, leaves only the reference.
+`reference` is SimPy, written to be read: the specification. `compiled` is the same state machine over arrays, compiled by
+Numba; its log is equal bit by bit. `auto` takes the compiled one for runs so large that it pays, unless a third party's policy
+in Python, or an installation without Numba, leaves only the reference.
 """
 
 from __future__ import annotations
@@ -40,14 +40,14 @@ class Executed:
 def simulate(
     setup: Setup, executor: Executor = "auto", progress: Progress | None = None, sink: Sink | None = None
 ) -> tuple[EventLog, Executed]:  # fmt: skip
-    """Run it. Raises InputError if operands cannot fit SRAM or the executor cannot run it, SimulationError.
+    """Run a setup. Raises InputError if operands cannot fit SRAM or the executor cannot run it, SimulationError.
 
     sink: takes the log in parts, consecutive steps whose rows begin at 0; the log that is returned then has no rows. Of one
-    loop a million tasks or less are in memory at a time; where loops overlap, it takes all at the end.
+    loop about a quarter of a million tasks are in memory at a time; where loops overlap, it takes all at the end.
     """
     chosen = choose(setup, executor)
     if chosen.executor == "compiled":
-        from sim.executors import compiled  # noqa: PLC0415  # it imports what is only needed for it
+        from sim.executors import compiled  # noqa: PLC0415  # it imports modules that only it needs
 
         log = compiled.simulate(setup, progress, sink)
         if log is not None:
@@ -69,7 +69,7 @@ MANY_BATCHED = 1 << 19
 def side_by_side(work: Callable[[T], R], items: Sequence[T], setup: Setup | None = None) -> Iterator[R]:
     """The results of independent runs in their order, as many at a time as there are cores; only some are waiting.
 
-    They run in threads: compiled code at the same time as others', while what is Python takes turns. setup: of one of the runs,
+    They run in threads: compiled code in parallel, while Python code takes turns. setup: of one of the runs,
     where results are small and can be pickled. Steps of batches are made up in Python, so long runs of them get processes,
     which begin now, if this process may have any (see `sim.base.processes`).
     """

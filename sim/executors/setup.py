@@ -18,7 +18,8 @@ from sim.machine.schedulers import Scheduler
 from sim.mapping.settings import MOST_TILES
 from sim.mapping.steps import Shape
 from sim.mapping.tasks import TaskGraph
-from sim.serving.batcher import ONE_MORE, Batch, Batching
+from sim.serving.batch import ONE_MORE, Batch
+from sim.serving.batching import Batching
 from sim.workload.requests import Request
 
 #: Called with the output tokens that have come since the last call, and the picosecond at which the last of them came.
@@ -94,7 +95,7 @@ def _what_would_fit(graph: TaskGraph, costs: IntArray, use: dict[int, int], sram
     least = 0  # bytes that tiling cannot go below
     for task, size in use.items():
         op = int(graph.op[task])
-        tiled = flops[op] and graph.head[task] < 0  # only products by weights
+        tiled = flops[op] and graph.head[task] < 0  # only weight matmuls
         least = max(least, -(-weights[op] // MOST_TILES) if tiled else size)
         if size > sram:
             tiles[graph.kind_of(task)] = max(tiles.get(graph.kind_of(task), 1), -(-weights[op] // max(sram, 1)))

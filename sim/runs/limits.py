@@ -17,7 +17,7 @@ from sim.machine.arbiters import Derated
 from sim.mapping.lowering import KV_CLASS
 from sim.mapping.steps import BatchGraph
 from sim.mapping.tasks import TaskGraph
-from sim.serving.batcher import Batch, Member
+from sim.serving.batch import Batch, Member
 from sim.workload.requests import Request
 
 DISTINCT = 256  # requests whose times are looked at one by one before a run

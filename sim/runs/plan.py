@@ -21,7 +21,7 @@ from sim.runs.memory import kv_blocks, resident_bytes
 from sim.runs.model import op_graphs, token_bytes
 from sim.runs.workload import batching, check_routing, requests, routing
 from sim.scenario import ModelMapping, Scenario
-from sim.serving.batcher import Batching
+from sim.serving.batching import Batching
 from sim.workload.requests import Request
 
 #: The step of one sequence that decodes one token.

@@ -16,7 +16,9 @@ from sim.base.quantities import MAXIMUM
 from sim.base.units import PS_PER_S
 from sim.runs.model import token_bytes
 from sim.scenario import RequestTrace, Scenario
-from sim.serving.batcher import Batching, Speculation, feasible
+from sim.serving.batching import Batching
+from sim.serving.limits import feasible
+from sim.serving.speculation import Speculation
 from sim.workload.generate import generate
 from sim.workload.requests import Request
 from sim.workload.routing import Uniform

@@ -1,4 +1,4 @@
-"""How steps are made up of sequences: batching, prefill, speculation. What they mean is in `sim.serving.batcher`."""
+"""Sections of a scenario on serving: batching, KV cache, prefill, speculation; `sim.serving.batcher` has their semantics."""
 
 from __future__ import annotations
 
@@ -12,17 +12,17 @@ from sim.serving.policies import BATCHING_POLICIES
 
 
 class KVPages(Section):
-    """The KV cache as an allocator sees it: blocks of some tokens, handed out to sequences."""
+    """The paged KV cache: blocks of some tokens each, allocated to sequences."""
 
     capacity: Size | None = Field(
         default=None,
-        description="Room for KV caches; null: what the weights leave of `hardware.memory.capacity`, if it is given.",
+        description="Bytes for KV caches; null: what the weights leave of `hardware.memory.capacity`, if it is given.",
     )
     block: Whole = Field(default=16, ge=1, le=65536, description="Tokens in a block.")
     full: Literal["wait", "recompute", "swap"] = Field(
         default="wait",
-        description="When the room runs out. `wait`: a request is admitted only when there is room for all that it will ever "
-        "hold. Else it is admitted when its prompt fits, and the last one admitted is preempted to make room for others: "
+        description="When the KV cache is full. `wait`: a request is admitted only when all that it will ever hold fits. "
+        "Otherwise it is admitted when its prompt fits, and when others need blocks, the sequence admitted last is pre-empted: "
         "`recompute`: it is prefilled again later; `swap`: its cache moves out of the memory and back in, through the channel.",
     )
 
@@ -37,8 +37,8 @@ class Batching(Short):
         min_length=1,
         examples=["independent", "static", "continuous"],
         description="Name of the policy. `independent`: each sequence decodes in a loop of its own, and they only contend; "
-        "`static`: the requests that are there when the batch before has ended go through their tokens together; "
-        "`continuous`: each step takes all that are there.",
+        "`static`: the requests that wait when the last batch has ended decode together to their end; "
+        "`continuous`: each step takes all that wait.",
     )
     max_batch: Whole | None = Field(default=None, ge=1, le=65536, description="Most sequences in a step; null: any number.")
     max_tokens: Whole | None = Field(
@@ -57,7 +57,9 @@ class Batching(Short):
             none = {"max_batch": None, "max_tokens": None, "kv": KVPages.model_construct()}
             given = [name for name, value in none.items() if getattr(self, name) != value]
             if given:
-                raise ValueError(f"expected {given[0]!r} only with 'static' or 'continuous': alone there is nothing to limit")
+                raise ValueError(
+                    f"expected {given[0]!r} only with 'static' or 'continuous': a request alone has nothing to limit"
+                )
         return self
 
 
@@ -70,17 +72,17 @@ class Prefill(Section):
 
 
 class RoutingFile(Section):
-    """Choices of experts that are known."""
+    """Known choices of experts."""
 
     file: str = Field(
         min_length=1, pattern=LINE,
         description="Path, from the folder of the scenario: JSON Lines with the keys `sequence`, `position`, `layer` (numbers "
-        "from 0) and `experts` (a list of them), for each token that is fed in, in each layer that has experts.",
+        "from 0) and `experts` (a list of them), one line for each token that is fed in, in each layer with experts.",
         examples=["routes.jsonl"],
     )  # fmt: skip
 
 
-#: Drawn, or known.
+#: Choices of experts: drawn, or known.
 Routing = Annotated[Annotated[Literal["uniform"], Tag(ONE)] | Annotated[RoutingFile, Tag(TABLE)], Discriminator(form)]
 
 #: The probability that a draft token is accepted.

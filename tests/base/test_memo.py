@@ -1,4 +1,4 @@
-"""What is kept of earlier runs."""
+"""Results kept from earlier runs."""
 
 from __future__ import annotations
 

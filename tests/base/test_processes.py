@@ -17,7 +17,7 @@ BEGIN = "import os, signal, threading, time\nfrom sim.base.processes import can_
 
 
 def program(text: str) -> str:
-    """What a program prints that has no `if __name__ == "__main__"`."""
+    """Output of a program without `if __name__ == "__main__"`."""
     done = subprocess.run([sys.executable, "-c", BEGIN + text], check=False, capture_output=True, text=True, timeout=60)
     assert not done.returncode, done.stderr
     return done.stdout

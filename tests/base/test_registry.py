@@ -1,4 +1,4 @@
-"""What all registries have in common."""
+"""Properties of all registries."""
 
 from __future__ import annotations
 

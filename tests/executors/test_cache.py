@@ -52,7 +52,7 @@ with base.when_compiling(lambda: told.append("compiled")):
 
 
 def python(code: str, folder: Path, cache: Path, *arguments: str) -> list[str]:
-    """What a program prints that is run in a process of its own."""
+    """Output of a program in a process of its own."""
     (folder / "program.py").write_text(code, encoding="utf-8")
     environment = os.environ | {"DECODE_SIM_CACHE": str(cache), "PYTHONPATH": str(ROOT)}
     command = [sys.executable, str(folder / "program.py"), *arguments]
@@ -140,3 +140,13 @@ def test_a_small_run_does_not_import_numba(tmp_path):
 def test_the_folder_follows_from_the_sources():
     assert kernel.cache_folder().name.startswith("kernels-")
     assert kernel.cache_folder() == kernel.cache_folder()
+
+
+def test_constants_of_kernels_are_sources_too():
+    """A field of the event loop's memory that moves must not be read by code that was compiled before."""
+    names = {path.relative_to(ROOT).as_posix() for path in kernel._sources(ROOT)}
+    kernels = {path for path in ROOT.glob("sim/**/*.py") if "\n@kernel" in path.read_text(encoding="utf-8")}
+    assert names >= {path.relative_to(ROOT).as_posix() for path in kernels}
+    assert names >= {"sim/executors/compiled/state.py", "sim/base/units.py", "sim/log/columns.py"}
+    assert "sim/cli/run.py" not in names
+    assert "sim/executors/reference/run.py" not in names

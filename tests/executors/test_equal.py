@@ -99,7 +99,7 @@ def copied(log: EventLog) -> EventLog:
 
 
 def parts_are_the_whole(setup: Setup, pause: int | None, whole: EventLog) -> None:
-    """What a sink takes, joined, is the log; what is returned has all of it but the rows."""
+    """The parts that a sink takes are the log when joined; the returned log has everything but the rows."""
     parts: list[EventLog] = []
     rest = in_pieces(setup, pause, lambda part: parts.append(copied(part)))
     assert rest is not None

@@ -104,7 +104,7 @@ class TestPhases:
 
 class TestSram:
     def serve(self, capacity: int, *loops: tuple[int, list[int], int]) -> list[tuple[int, int, int]]:
-        """(time, loop, size) of each grant; loops are (number, sizes, how long each is held)."""
+        """(time, loop, size) of each admission; loops are (number, sizes, how long each is held)."""
         env, granted = Environment(), []
         sram = Sram(env, capacity)
 
@@ -124,7 +124,7 @@ class TestSram:
         assert self.serve(10, (2, [4], 5), (1, [5], 5), (0, [1], 5)) == [(0, 0, 1), (0, 1, 5), (0, 2, 4)]
 
     def test_who_has_got_some_asks_for_more_at_the_tail(self):
-        """Of 6 bytes, loop 0 gets 2, then loop 1, then loop 0 again; it is full, and both wait in that order."""
+        """Loop 0 gets 2 of 6 bytes, then loop 1, then loop 0 again; it is full, and both wait in that order."""
         assert self.serve(6, (1, [2, 2], 9), (0, [2, 2], 9)) == [(0, 0, 2), (0, 1, 2), (0, 0, 2), (9, 1, 2)]
 
     def test_the_head_holds_up_those_that_would_fit(self):

@@ -79,7 +79,7 @@ class PythonNewest(Arbiter):
 
 @kernel
 def deadline(pending, count, shares, memory):
-    """The earliest token first, and the smaller of two sequences; whoever is served may have to wait."""
+    """The earliest token first, and the smaller of two sequences; a transfer in service may be pre-empted."""
     chosen = 0
     for i in range(1, count):
         a, b = i * TRANSFER_WORDS, chosen * TRANSFER_WORDS

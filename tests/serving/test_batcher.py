@@ -12,7 +12,11 @@ from hypothesis import strategies as st
 
 from sim.base.errors import InputError
 from sim.base.kernel import launch
-from sim.serving.batcher import Batch, Batcher, Batching, Speculation, feasible, loops, right_before_wrong
+from sim.serving.batch import Batch
+from sim.serving.batcher import Batcher, loops
+from sim.serving.batching import Batching
+from sim.serving.limits import feasible
+from sim.serving.speculation import Speculation, count_accepted
 from sim.workload.requests import Request
 
 
@@ -105,7 +109,7 @@ def test_every_sample_gets_all_its_tokens(asked: list[Request], most: int, block
     (batcher,) = batchers = loops(batching, asked, concurrency=concurrency)
     steps = drive(batchers)
     assert emitted(steps) == Counter({i: request.tokens for i, request in enumerate(asked)})
-    assert batcher.used == 0
+    assert batcher.blocks.used == 0
     prompts = {(r.group if r.group >= 0 else -1 - i): r.prompt for i, r in enumerate(asked)}
     decoded = sum(request.tokens - bool(request.prompt) for request in asked)
     assert sum(m.query for _, batch in steps for m in batch.members) == sum(prompts.values()) + decoded
@@ -119,7 +123,7 @@ def test_everybody_gets_all_their_tokens(asked: list[Request], batching: Batchin
     (batcher,) = batchers
     steps = drive(batchers)
     assert emitted(steps) == Counter({i: request.tokens for i, request in enumerate(asked)})
-    assert batcher.used == 0
+    assert batcher.blocks.used == 0
     cached = {i: request.context for i, request in enumerate(asked)}
     prefilled: Counter[int] = Counter()
     for _, batch in steps:
@@ -243,7 +247,7 @@ def test_samples_come_and_go_together_in_a_closed_loop() -> None:
     (batcher,) = batchers = loops(Batching(policy="continuous", sequences=9), asked, concurrency=2, think=5)
     steps = drive(batchers)
     assert emitted(steps) == Counter({i: request.tokens for i, request in enumerate(asked)})
-    assert batcher.used == 0
+    assert batcher.blocks.used == 0
     # The first ends at 20, so the fifth comes at 25. All samples have ended at 50, so the last comes at 55.
     assert batcher.arrivals.times == {0: 0, 1: 0, 2: 0, 3: 0, 4: 25, 5: 55}
     assert steps[0][1].forks == (2, 3)
@@ -272,7 +276,7 @@ def test_acceptance_is_geometric_up_to_the_drafts() -> None:
 def test_guesses_are_right_by_the_raw_stream_of_numpy(
     compiled: bool, members: list[tuple[int, int, int]], seed: int, acceptance: float
 ) -> None:  # fmt: skip
-    """Each member draws by its sequence and how often it has decoded, whoever is beside it."""
+    """Draws are keyed by the sequence and its number of decode steps, and do not depend on other members."""
     threshold = int(acceptance * 2**53)
     drafts = np.array([drafts for drafts, *_ in members], dtype=np.int64)
     keys = np.array([(sequence << 32) | step for _, sequence, step in members], dtype=np.int64)
@@ -280,7 +284,7 @@ def test_guesses_are_right_by_the_raw_stream_of_numpy(
     for most, key in zip(drafts.tolist(), keys.tolist(), strict=True):
         raw = np.random.Philox(key=np.array([seed, key], dtype=np.uint64)).random_raw(most)
         expected.append(next((i for i, bits in enumerate(raw.tolist()) if bits >> 11 >= threshold), most))
-    launch(right_before_wrong, compiled=compiled)(drafts, keys, seed, threshold, np.zeros(8, dtype=np.int64))
+    launch(count_accepted, compiled=compiled)(drafts, keys, seed, threshold, np.zeros(8, dtype=np.int64))
     assert drafts.tolist() == expected
 
 
@@ -315,5 +319,5 @@ def test_what_can_never_be_served_is_refused() -> None:
     much = r"sequence 0 ends with 33 tokens in 5 blocks \(40 tokens, 4.000 kB\), more than the 4 blocks \(32 tokens, 3.200 kB\)"
     with pytest.raises(InputError, match=much):
         feasible(Batching(policy="continuous", blocks=4, block=8), asked, 100)
-    with pytest.raises(InputError, match="at least 64, for sequence 0 is prefilled as a whole, found 32"):
+    with pytest.raises(InputError, match="at least 64, because sequence 0 is prefilled as a whole, found 32"):
         feasible(Batching(policy="continuous", tokens=32), [Request(context=0, prompt=64, tokens=1, arrival=0)], 100)

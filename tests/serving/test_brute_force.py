@@ -1,4 +1,4 @@
-"""Whole batched runs against a second implementation, written from the documents: who is in each step, from when to when.
+"""Whole batched runs against a second implementation, written from the documents: members, begin and end of each step.
 
 The machine is one on which times add up: one engine that also waits for its operands (`blocking`), 10 ps a byte, 1 ps a FLOP.
 What is no product takes 1 ps. The model is one layer of Llama-3.2-1B: hidden 2048, MLP 8192, 32 heads of 64, 8 of the
@@ -43,7 +43,7 @@ class Seq:
 
 
 def step_time(members: list[tuple[int, int, int]], others: int) -> int:
-    """Of members (sequence, context, query). others: ps of what is no product."""
+    """Duration of a step of members (sequence, context, query). others: ps of ops other than products."""
     tokens = sum(query for _, _, query in members)
     moved = 2 * (PRODUCTS + NORMS) + sum(KV * (context + query) for _, context, query in members)
     attention = sum(2 * 2 * 32 * 64 * query * (context + query) for _, context, query in members)
@@ -83,7 +83,7 @@ class BruteForce:
         return True
 
     def move(self) -> bool:
-        """Who does not fit any more goes, and else who does again comes back; whether the channel moved a cache."""
+        """Swap or drop a sequence that no longer fits, else bring back one that fits; returns whether a cache was moved."""
         moves: list[tuple[str, Seq]] = []
         for s in list(self.running) if self.rules["full"] != "wait" else ():
             while s in self.running and not s.todo and not self.fits(s, s.cached + self.new_tokens(s)):

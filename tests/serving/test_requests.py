@@ -1,4 +1,4 @@
-"""What requests get in whole runs: queues with closed formulas, and what must hold of any run."""
+"""Request metrics of whole runs: queues with closed formulas, and invariants of any run."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How many tasks a run will have, told before it runs, exact where nothing is shared; and how far it is, told as it runs."""
+"""The estimate of a run's task count, exact where nothing is shared, and the progress that it reports."""
 
 from __future__ import annotations
 

@@ -1,13 +1,14 @@
 """The compiled executor: the state machine of `sim.executors.reference` in one event loop over integers.
 
-Read `state.py` first: what the memory of a run consists of. Then `loop.py`: `advance` goes from instant to instant, and each
-phase of an instant is a function: `steps.py` releases steps and admits operands to SRAM, `engines.py` dispatches tasks,
-`tasks.py` is what happens to a task, and `channels.py` divides a channel, in one of five disciplines (`exclusive.py`,
-`turns.py`, `classes.py`, `rest.py`, `written.py`) over the queues of `ports.py`. These are kernels, and run as plain Python as
-well.
+Read `state.py` first, the layout of a run's memory. Then `loop.py`: `advance` goes from instant to instant, and each phase of
+an instant is a function. `tasks.py` has the transitions of a task, `steps.py` releases steps and admits operands to SRAM,
+`engines.py` dispatches tasks, and `channels.py` divides a channel by one of five disciplines (`exclusive.py`, `turns.py`,
+`classes.py`, `rest.py`, `written.py`) over the queues of `ports.py`; `heaps.py` and `skew.py` are their heaps. All of these are
+kernels, which run as plain Python as well.
 
-`build.py` lays out the memory, `forms.py` the task graphs, `costs.py` the durations; `driver.py` and `batches.py` feed the loop
-with sequences or batches, and make the event log; `spans.py` runs steps side by side.
+The rest is Python around the loop. `rules.py` says which setups can run here; `build.py` lays out the memory, `forms.py` the
+task graphs, `costs.py` the durations. `driver.py` (sequences) and `batches.py` (batches) serve the loop whenever `advance`
+returns, and make the event log; `spans.py` simulates steps in parallel where each begins on an idle machine.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ from sim.executors.setup import Progress, Setup
 
 
 def simulate(setup: Setup, progress: Progress | None = None, sink: Sink | None = None) -> EventLog | None:
-    """Run it; None if a number came up that is too large for 62 bits, which the reference executor can run.
+    """Simulate to the end; returns None if a number exceeds 62 bits, so that only the reference executor can run the setup.
 
     Raises InputError if operands cannot fit SRAM, SimulationError if the run cannot end.
     """
@@ -32,7 +33,8 @@ def simulate(setup: Setup, progress: Progress | None = None, sink: Sink | None =
     count = spans_of(setup, rules) if sink is None else 1
     if count > 1:
         return spans.simulate(setup, rules, count, progress)
-    late = rules.kind == "outstanding"  # the one that may find a number too large: the sink must not have parts of it then
+    # Only this kind may meet a number that is too large, halfway; so the sink gets its log at the end, not in parts.
+    late = rules.kind == "outstanding"
     run = (Sequences if setup.batching is None else Batches)(setup, rules, progress, None if late else sink)
     try:
         run.execute()

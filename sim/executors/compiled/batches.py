@@ -1,4 +1,4 @@
-"""Runs whose steps are made up by a batching policy: the event loop stops for each, and goes on with the graph of its shape."""
+"""Batched runs: the event loop stops for each step, which a batcher makes up, and goes on with the graph of its shape."""
 
 from __future__ import annotations
 
@@ -27,7 +27,8 @@ from sim.executors.size import tasks_in_all
 from sim.executors.setup import Progress, Setup
 from models.experts import M_SEQUENCE
 from sim.machine.arbiters.disciplines import Discipline
-from sim.serving.batcher import Batch, Batcher, loops
+from sim.serving.batch import Batch
+from sim.serving.batcher import Batcher, loops
 from sim.mapping.tasks import TaskGraph
 
 LOOP_BITS = 40  # the key of a step is (loop << 40) + step: 10^12 steps, 4 million loops
@@ -37,7 +38,7 @@ MEMBER_FIELDS = 7
 
 
 class Kept(NamedTuple):
-    """What is kept of a step beside its rows."""
+    """A row of the step table. graph: its number. row: the first row of its tasks."""
 
     loop: int
     token: int
@@ -49,18 +50,18 @@ class Kept(NamedTuple):
 
 
 class Area:
-    """Room of a loop in memory that grows: its address, and for how many things."""
+    """Memory of a loop that grows: its address, and its capacity in items."""
 
-    __slots__ = ("at", "room")
+    __slots__ = ("at", "capacity")
 
     def __init__(self) -> None:
-        self.at = self.room = 0
+        self.at = self.capacity = 0
 
 
 class Loop:
-    """A loop of batched steps. slot: the address of its step. batch: the one in progress.
+    """A loop of batched steps. slot: the address of its step. batch: the one in progress, None between steps.
 
-    shape, made: of its last step, and what all steps of this shape have in common: its graph by number, form and costs.
+    shape: of its last step. made: number, form and costs of the graph for this shape.
     """
 
     made: tuple[int, Form, Costs]
@@ -74,9 +75,10 @@ class Loop:
 
 
 class Part(NamedTuple):
-    """Some steps of the only loop of a run, on their own from time 0.
+    """A span of steps of the only loop of a run, simulated from time 0.
 
-    batcher: gives these steps. token: number of the first. row, rows: of its tasks in the log of all steps, and how many rows.
+    batcher: returns these steps. token: number of the first. row, rows: the first row of its tasks in the log of all steps, and
+    the number of rows. log: that of all steps.
     """
 
     batcher: Batcher
@@ -100,7 +102,7 @@ class Batches(Run):
             batchers = [part.batcher]
         self.loops = [Loop(number, batcher) for number, batcher in enumerate(batchers)]
         self.in_parts = sink is not None and len(batchers) == 1
-        self.given = self.given_members = 0  # steps that the sink has, and their members
+        self.given = self.given_members = 0  # steps that the sink has taken, and their members
         self.machine = machine = Machine(setup, discipline, loops=len(batchers), cells=1, recorded=True)
         self.cells = 1
         for loop in self.loops:
@@ -144,7 +146,7 @@ class Batches(Run):
         self.verify()
 
     def _turn(self) -> int | None:
-        """End the step of the loop whose turn it is, and make up the next one; returns its slot, None if there is none now."""
+        """End the step of the loop whose turn it is, and make up the next; returns its slot, None if there is none now."""
         now = int(self.m[NOW])
         loop = self.loops[(int(self.m[self.m[TURN_LIST] + self.m[TURN]]) - self.table) // LOOP_WORDS]
         if loop.batch is not None:
@@ -170,7 +172,7 @@ class Batches(Run):
         for fork in batch.forks:
             self.member_rows.extend((fork, 0, 0, 0, 0, 1, -1))
         self.done += batch.emitted
-        self.tell()
+        self.report()
         loop.batch = None
         loop.batcher.ended(batch, now)
 
@@ -180,7 +182,7 @@ class Batches(Run):
             assert self.setup.graphs is not None
             loop.shape, loop.made = batch.shape, self._graph(self.setup.graphs(batch.shape))
         number, form, costs = loop.made
-        self._make_room(loop, form, costs, len(batch))
+        self._reserve(loop, form, costs, len(batch))
         members, m, slot = len(batch), self.m, loop.slot
         at, members_at = loop.costs.at, loop.members.at
         costs.fill_step(m[at : at + costs.rows * COST].reshape(1, costs.rows, COST), loop.number, loop.token, batch)
@@ -206,26 +208,26 @@ class Batches(Run):
             self.made.append(graph)
         return self.graphs[id(graph)]
 
-    # Room
+    # Memory
 
-    def _make_room(self, loop: Loop, form: Form, costs: Costs, members: int) -> None:
-        """See that a step fits: its cells, costs and members, and its rows."""
-        if form.nodes > loop.cells.room:
-            self._grow_lists(form.nodes - loop.cells.room)
+    def _reserve(self, loop: Loop, form: Form, costs: Costs, members: int) -> None:
+        """Grow the memory so that a step fits: its cells, costs and members, and its rows."""
+        if form.nodes > loop.cells.capacity:
+            self._grow_lists(form.nodes - loop.cells.capacity)
             self._grow(loop.cells, form.nodes, self.machine.cell)
             self.m[self.table + loop.number * LOOP_WORDS + L_CELLS_OF] = NONE
-        if costs.rows > loop.costs.room:
+        if costs.rows > loop.costs.capacity:
             self._grow(loop.costs, costs.rows, COST)
-        if members > loop.members.room:
+        if members > loop.members.capacity:
             self._grow(loop.members, members, 1)
         if self.rows + form.size > self.log.shape[1]:
             # Pages that are not written cost nothing, and copies do.
             self.log = widened(self.log, self.rows, self.rows + form.size + 3 * self.rows)
 
     def _grow(self, area: Area, wanted: int, words: int) -> None:
-        """A larger area, elsewhere; nothing is in it between steps."""
-        area.room = max(wanted, 2 * area.room)
-        area.at = self._take(area.room * words)
+        """Move an area to a larger one; it holds nothing between steps."""
+        area.capacity = max(wanted, 2 * area.capacity)
+        area.at = self._take(area.capacity * words)
 
     def _take(self, words: int) -> int:
         at, self.used = self.used, self.used + words
@@ -234,7 +236,7 @@ class Batches(Run):
         return at
 
     def _grow_lists(self, more: int) -> None:
-        """Room for more cells in all lists that may hold every cell."""
+        """Grow all lists that may hold every cell, for so many more cells."""
         self.cells += 2 * more
         self._move(READY, 1 + 3 * self.cells, 1 + 3 * int(self.m[self.m[READY]]))
         for number in range(self.setup.channels):
@@ -245,7 +247,7 @@ class Batches(Run):
             self._move_ring(self.cells * self.setup.channels)
 
     def _move(self, pointer: int, words: int, used: int) -> None:
-        """Move what a pointer points at to where there is more room."""
+        """Move a list to a larger area of so many words, of which the first are used. pointer: address of its address."""
         to, at = self._take(words), int(self.m[pointer])
         self.m[to : to + used] = self.m[at : at + used]
         self.m[pointer] = to
@@ -270,7 +272,7 @@ class Batches(Run):
         self.kept = [each._replace(released=each.released + by, end=each.end + by) for each in self.kept]
 
     def append(self, later: Batches) -> None:
-        """Take over the steps of another part, which come after its own."""
+        """Append the steps of another part."""
         number = [self._graph(graph)[0] for graph in later.made]
         self.kept.extend(each._replace(graph=number[each.graph]) for each in later.kept)
         self.counts.extend(later.counts)
@@ -285,7 +287,7 @@ class Batches(Run):
             raise SimulationError("the simulation ended with work left")
 
     def _give(self) -> None:
-        """Give the sink the steps that have ended and it does not have; their rows are free then."""
+        """Pass to the sink the steps that have ended since; their rows are free then."""
         assert self.sink is not None
         if self.given < len(self.kept):
             self.sink(self._part(slice(self.given, len(self.kept)), rows=True))
@@ -293,7 +295,7 @@ class Batches(Run):
         self.rows = self.m[GRANTS] = 0
 
     def event_log(self) -> EventLog:
-        """The event log, in order of loops and their steps. Without rows, if a sink took them."""
+        """The event log, in order of loops and their steps; without rows if a sink took them."""
         if self.sink is not None:
             self._give()
             self.given = self.given_members = 0
@@ -329,7 +331,7 @@ class Batches(Run):
         return self.tasks(number, np.concatenate([task[:0], *(task[:each] for each in size.tolist())]))
 
     def _reorder(self, row: Any, first: Any, size: Any) -> None:
-        """Put the rows of steps into program order, and tell the intervals of service."""
+        """Put the rows of steps into program order, and renumber the tasks of service intervals accordingly."""
         source = np.arange(self.rows) + np.repeat(row - first, size)
         self.log = self.log[:, source]
         target = np.empty_like(source)

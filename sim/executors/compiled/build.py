@@ -16,7 +16,7 @@ from sim.executors.compiled.state import (
     LATENCY, LIMIT, LONGEST_PATH, LOOP_TABLE, LOOP_WORDS, MEMORY_WORDS, NEVER, NONE, OLDEST, OVERLAP, PART, PHASE,
     PREEMPTIVE, QUANTUM_DOWN, QUANTUM_UP, RANKING, READS, READY, RECORDED, REGISTERS, RING, RING_SIZE, ROUTE, RULE, RUNNING,
     SEQUENCE_CLASS, SHARE, SHORTEST, SRAM, SRAM_FREE, SRAM_QUEUE, SRAM_SIZE, TURN_BY_TURN, TURN_LIST, URGENCY, WAKES, WHOLE,
-    W_HEAP, W_ROOM, W_WEIGHT,
+    W_CAPACITY, W_HEAP, W_WEIGHT,
 )  # fmt: skip
 from sim.executors.setup import Setup
 from sim.machine.arbiters.disciplines import MOST, Discipline
@@ -54,11 +54,11 @@ class Layout:
         self._values.append((at, np.asarray(values, dtype=np.int64)))
 
     def heap(self, entries: int) -> int:
-        """The address of a heap with room for so many entries."""
+        """The address of a heap with a capacity of so many entries."""
         return self.take(1 + 3 * entries)
 
     def memory(self) -> Words:
-        """All of it."""
+        """The array."""
         m = np.zeros(self.words, dtype=np.int64)
         for at, value in self._values:
             m[at : at + len(value)] = value
@@ -66,7 +66,7 @@ class Layout:
 
 
 class Machine:
-    """What is the same in every run of a setup: registers, channels, heaps. cells: at most, in progress at one time."""
+    """The memory that every run of a setup needs: registers, channels, heaps. cells: most in progress at one time."""
 
     def __init__(self, setup: Setup, discipline: Discipline, *, loops: int, cells: int, recorded: bool) -> None:
         self.setup, self.discipline = setup, discipline
@@ -89,7 +89,7 @@ class Machine:
         self.lists(cells)
 
     def lists(self, cells: int) -> None:
-        """Room for all that may hold all cells at once."""
+        """Lists that may hold all cells at once."""
         layout = self.layout
         size = cells * self.setup.channels if self.setup.latency else 1
         self.registers |= {READY: layout.heap(cells), RING: layout.take(3 * size), RING_SIZE: size}
@@ -114,8 +114,8 @@ class Machine:
         weights = (0,) * ports if kind in {"outstanding", "rule"} else self.discipline.weights
         table = layout.take(len(weights) * CLASS)
         for i, weight in enumerate(weights):
-            room = 2 * ports + 16 if kind == "classes" else 0
-            record = {W_WEIGHT: weight, W_HEAP: layout.heap(room), W_ROOM: room}
+            capacity = 2 * ports + 16 if kind == "classes" else 0
+            record = {W_WEIGHT: weight, W_HEAP: layout.heap(capacity), W_CAPACITY: capacity}
             layout.put(table + i * CLASS, [record.get(word, 0) for word in range(CLASS)])
         return {
             K_NUMBER: number, K_PART: FIRST_PART + number * PART, K_TIMER: NEVER, K_SERVED: NONE, K_TURN: NONE, K_UNTIL: NEVER,
@@ -146,7 +146,7 @@ def requesters(setup: Setup) -> int:
 
 
 def registers(setup: Setup, discipline: Discipline, *, recorded: bool) -> dict[int, int]:
-    """What a run begins with, and what does not change."""
+    """Registers at the beginning of a run, address -> value: constants, and initial values."""
     scheduler, kind = setup.scheduler, discipline.kind
     alone, (cap, cap_of) = discipline.alone, discipline.cap
     of_one = discipline.efficiency[1] if discipline.efficiency else alone

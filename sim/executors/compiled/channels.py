@@ -1,6 +1,6 @@
 """A channel divides its bandwidth: admit what arrived, plan, deliver. The rules are those of `sim.machine.arbiters.rules`.
 
-Five disciplines; the first three take time that grows with the logarithm of what is pending:
+Five disciplines; the time of the first three grows with the logarithm of the number of pending transfers:
 
 | discipline     | serves                                             | pending transfers are in                          |
 | -------------- | -------------------------------------------------- | ------------------------------------------------- |
@@ -8,7 +8,7 @@ Five disciplines; the first three take time that grows with the logarithm of wha
 | `TURN_BY_TURN` | one at a time, a burst for each requester in turn  | two heaps by requester: this round, and the next  |
 | `BY_CLASS`     | all at once, transfers of a class at the same rate | per class a heap by the service that each ends at |
 | `BY_REST`      | all at once, in proportion to what is left of each | a list in order of arrival                        |
-| `BY_RULE`      | what the function of a third party says            | the same                                          |
+| `BY_RULE`      | as the function of a third party plans             | the same                                          |
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from sim.executors.compiled.written import plan_written
 
 @kernel
 def timer_due(m: Memory, f: Forms, log: Log, grant: Log, channel: int) -> None:
-    """Credit the interval that ends now; transfers that are served go, and those behind them come to the channel."""
+    """Deliver the work of the interval that ends now; transfers that have all of theirs depart."""
     m[channel + K_TIMER] = NEVER
     m[channel + K_FIRED] = 1
     deliver(m, f, grant, channel)
@@ -46,7 +46,7 @@ def timer_due(m: Memory, f: Forms, log: Log, grant: Log, channel: int) -> None:
 
 @kernel
 def deliver(m: Memory, f: Forms, grant: Log, channel: int) -> None:
-    """Credit the time since the last delivery to those in service."""
+    """Deliver the work of the time since the last delivery to the transfers in service."""
     since = m[channel + K_SINCE]
     m[channel + K_SINCE] = m[NOW]
     if m[NOW] == since or m[channel + K_SERVED] == NONE:
@@ -83,7 +83,7 @@ def plan(m: Memory, f: Forms, grant: Log, channel: int) -> None:
             deliver(m, f, grant, channel)
         admit_to_list(m, channel)
         plan_written(m, f, grant, channel)
-    elif m[channel + K_NEW] > 0 or fired:  # else whoever is served goes on as before
+    elif m[channel + K_NEW] > 0 or fired:  # else all in service go on as before
         deliver(m, f, grant, channel)
         admit_by_class(m, f, channel)
         plan_classes(m, f, channel)

@@ -1,7 +1,7 @@
 """All transfers at once, those of a class at the same rate: `processor_sharing`, `weighted`, `proportional` by kind.
 
 In each interval all of a class get the same, but for the transfer that came last of all, which takes the rest. So the
-order in which the others of a class end never changes, and a heap keeps it by what the class will have got then.
+order in which the others of a class end never changes, and a heap keeps it by the service that the class will have got then.
 The last is counted on its own, until another comes or those after it have ended; older entries of the heap are stale then.
 """
 
@@ -13,7 +13,7 @@ from sim.executors.compiled.ports import at_rate, depart, record, time_for
 from sim.executors.compiled.state import (
     BY_SEQUENCE, CAP, CAP_OF, CLASS, CLASSES, DERATED, EFFICIENCIES, EFFICIENCY, FIXED_RATES, FORM, K_CLASSES, K_FIRST,
     K_HEADS, K_LAST, K_NEW, K_PART, K_PENDING, K_SERVED, K_TIMER, K_WHOLE, LEVEL, NEVER, NONE, NOW, P_EARLIER, P_LATER,
-    P_LEFT, P_ORDER, RECORDED, SEQUENCE_CLASS, SLOT, S_FORM, TASK, URGENCY, WHOLE, W_GOT, W_HEAP, W_MANY, W_ROOM, W_SHARE,
+    P_LEFT, P_ORDER, RECORDED, SEQUENCE_CLASS, SLOT, S_FORM, TASK, URGENCY, WHOLE, W_GOT, W_HEAP, W_MANY, W_CAPACITY, W_SHARE,
     Forms, Log, Memory,
 )  # fmt: skip
 from sim.executors.compiled.tasks import owner_of
@@ -34,10 +34,10 @@ def class_of(m: Memory, f: Forms, channel: int, cell: int) -> int:
 
 @kernel
 def join_class(m: Memory, f: Forms, channel: int, cell: int) -> None:
-    """From now on a transfer gets what its class gets."""
+    """Let a transfer get the service of its class from now on."""
     group, part = class_of(m, f, channel, cell), cell + m[channel + K_PART]
     m[part + P_LEFT] += m[group + W_GOT]
-    if m[m[group + W_HEAP]] == m[group + W_ROOM]:
+    if m[m[group + W_HEAP]] == m[group + W_CAPACITY]:
         drop_stale(m, channel, m[group + W_HEAP])
     push(m, m[group + W_HEAP], m[part + P_LEFT], m[part + P_ORDER], cell)
 
@@ -71,7 +71,7 @@ def drop_stale(m: Memory, channel: int, heap: int) -> None:
 
 @kernel
 def least_of_class(m: Memory, channel: int, group: int) -> int:
-    """What the class still has to get until its next transfer ends; NEVER if it has none beside the last of all."""
+    """The service that a class lacks until its next transfer ends; NEVER if it has none beside the last of all."""
     heap = m[group + W_HEAP]
     while m[heap] > 0:
         if is_current(m, channel, heap + 1):
@@ -152,7 +152,7 @@ def deliver_to_classes(m: Memory, f: Forms, grant: Log, channel: int, since: int
 
 @kernel
 def record_classes(m: Memory, f: Forms, grant: Log, channel: int, since: int, over: int) -> None:
-    """An interval of service of each transfer, in order of arrival."""
+    """Record a service interval of each transfer, in order of arrival."""
     elapsed, cell, last = m[NOW] - since, m[channel + K_FIRST], m[channel + K_LAST]
     while cell != last:
         share = m[class_of(m, f, channel, cell) + W_SHARE]
@@ -163,7 +163,7 @@ def record_classes(m: Memory, f: Forms, grant: Log, channel: int, since: int, ov
 
 @kernel
 def end_of_class_transfers(m: Memory, f: Forms, log: Log, channel: int) -> None:
-    """All transfers that have got all of theirs depart."""
+    """Let all transfers depart that have no work left."""
     m[channel + K_SERVED] = NONE
     for i in range(m[CLASSES]):
         group = m[channel + K_CLASSES] + i * CLASS

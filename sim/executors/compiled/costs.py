@@ -16,7 +16,7 @@ from sim.base.errors import InputError
 from sim.executors.compiled.state import BYTES, COMPUTE, COST, WORK
 from sim.executors.setup import Setup, lanes_of, sram_use
 from models.graph import IntArray, StepLanes
-from sim.serving.batcher import ONE_MORE, Batch
+from sim.serving.batch import ONE_MORE, Batch
 from sim.mapping.tasks import TaskGraph
 from sim.base.units import PS_PER_S
 

@@ -1,4 +1,4 @@
-"""Feed the event loop: sequences or batches, durations, room for rows; then make the event log of what it wrote."""
+"""Serve the event loop with steps, durations and space for rows; then make the event log of the rows that it wrote."""
 
 from __future__ import annotations
 
@@ -27,22 +27,22 @@ from sim.executors.setup import Progress, Setup
 from models.graph import StepLanes
 from sim.machine.arbiters.disciplines import Discipline
 
-INSTANTS = 1 << 20  # between two looks at progress and Ctrl-C: a tenth of a second or so
-COSTED = 1 << 17  # rows of durations that are there at once, about: those of all sequences together
-PART = 1 << 18  # tasks that a sink is given at a time, about: their columns stay near the processor
+INSTANTS = 1 << 20  # between reports of progress, with a chance for Ctrl-C: about a tenth of a second
+COSTED = 1 << 17  # rows of durations in memory at once, of all sequences together, about
+PART = 1 << 18  # tasks that a sink takes at a time, about: few enough that their columns stay in the processor's cache
 
 #: Takes a part of a log: consecutive steps, whose rows begin at 0. Its arrays are used again when it returns.
 Sink = Callable[[EventLog], None]
 
 
 class OutOfRangeError(Exception):
-    """A number came up that the compiled executor cannot hold: the reference executor can."""
+    """A number exceeds 62 bits; the reference executor has no such limit."""
 
 
 class Run:
-    """What both kinds of runs have in common: memory, and the calls of the event loop.
+    """Base of `Sequences` and `Batches`: the memory of a run, and the calls of the event loop.
 
-    m, log, grant: see `sim.executors.compiled.state`.
+    m, log and `grant`: see `sim.executors.compiled.state`. sink: takes the log in parts, None to keep it whole.
     """
 
     m: Words
@@ -52,31 +52,31 @@ class Run:
     def __init__(self, setup: Setup, discipline: Discipline, progress: Progress | None, sink: Sink | None) -> None:
         self.setup, self.discipline, self.progress, self.sink = setup, discipline, progress, sink
         self.forms = Forms(setup, discipline)
-        self.told = 0  # output tokens
+        self.reported = 0  # output tokens
 
     def execute(self) -> None:
         """Run to the end. Raises SimulationError if it ends with work left, OutOfRangeError."""
         go = compile_kernel(advance)
         while (status := go(self.m, self.forms.pool, self.log, self.grant, INSTANTS)) != DONE:
             self.serve(status)
-            self.tell()
-        self.tell()
+            self.report()
+        self.report()
         self.verify()
 
     def serve(self, status: int) -> None:
-        """Give the loop what it stopped for."""
+        """Serve a request of the event loop: a status that it returned."""
         if status == WANTS_GRANTS:
             rows = int(self.m[GRANTS])
             self.grant = widened(self.grant, rows, 3 * rows + self.setup.channels * requesters(self.setup))
         elif status == OUT_OF_RANGE:
             raise OutOfRangeError
 
-    def tell(self) -> None:
-        """Report output tokens that have come since, and the time."""
+    def report(self) -> None:
+        """Report progress: the output tokens since the last report, and the time."""
         done = self.tokens()
-        if self.progress is not None and done > self.told:
-            self.progress(done - self.told, int(self.m[NOW]))
-            self.told = done
+        if self.progress is not None and done > self.reported:
+            self.progress(done - self.reported, int(self.m[NOW]))
+            self.reported = done
 
     def tokens(self) -> int:
         """Output tokens so far."""
@@ -86,29 +86,29 @@ class Run:
         """Raise SimulationError if there is work left."""
         raise NotImplementedError
 
-    # Of a run that is a span of another
+    # For a run that is a span of another
 
     def last(self) -> int:
-        """When its last step ended."""
+        """The end of its last step, ps."""
         raise NotImplementedError
 
     def own_rows(self) -> slice:
-        """Those that are its own in the log of all."""
+        """Its own rows in the log of all spans."""
         raise NotImplementedError
 
     def move(self, by: int) -> None:
-        """Let it begin at another time."""
+        """Delay everything by so many ps."""
         rows = self.own_rows()
         for column in (C_READY, C_START, C_LOADED, C_END):
             self.log[column, rows] += by
         self.grant[G_START : G_END + 1, : int(self.m[GRANTS])] += by
 
     def wake(self, loop: int, time: int) -> None:
-        """Have a loop go on at a time."""
+        """Schedule a loop to go on at a time."""
         push(self.m, int(self.m[WAKES]), time, loop, 0)
 
     def grants(self) -> GrantTable:
-        """Intervals of service in order of their ends, and at one time in order of channels."""
+        """Service intervals in order of their ends, and at one time in order of channels."""
         table = self.grant[:, : int(self.m[GRANTS])]
         if self.setup.channels > 1:
             table = table[:, np.lexsort((table[G_CHANNEL], table[G_END]))]
@@ -134,7 +134,7 @@ def widened(table: Words, used: int, wanted: int) -> Words:
 
 
 class Span(NamedTuple):
-    """Some steps of the only sequence of a run, on their own from time 0. log: that of all steps."""
+    """A span of steps of the only sequence of a run, simulated from time 0. log: that of all steps."""
 
     tokens: range
     log: Words
@@ -157,7 +157,7 @@ class Sequences(Run):
         if self.in_parts:
             lanes = max(1, min(lanes, PART // self.form.size))
         self.lanes = self.count if self.known else np.minimum(self.count, lanes)
-        self.given = 0  # steps that the sink has
+        self.given = 0  # steps that the sink has taken
         self._set_up()
 
     def _set_up(self) -> None:
@@ -171,7 +171,7 @@ class Sequences(Run):
         place = first if self.known else np.arange(loops)
         table = np.zeros((loops, LOOP_WORDS), dtype=np.int64).T
         if self.known:
-            self._know(machine, table, first)
+            self._set_up_kv_order(machine, table, first)
         table[L_NUMBER], table[L_TOKENS], table[L_FORM], table[L_TASKS] = np.arange(loops), self.count, self.form.at, size
         table[L_BASE], table[L_SLOT] = cells + place * self.form.nodes * machine.cell, self.slots + place * SLOT_WORDS
         table[L_NODES], table[L_FIRST], table[L_FIRST_END] = self.form.nodes, self.form.first, self.form.first_end
@@ -193,7 +193,7 @@ class Sequences(Run):
         for number, request in enumerate(setup.sequences):
             self.wake(self.table + number * LOOP_WORDS, request.arrival if self.span is None else 0)
 
-    def _know(self, machine: Machine, table: Words, first: Words) -> None:
+    def _set_up_kv_order(self, machine: Machine, table: Words, first: Words) -> None:
         """The order that the KV cache imposes on known tokens."""
         layout, graph, loops = machine.layout, self.setup.graph, len(self.count)
         stores = [len(graph.kv_stores[layer]) for layer in sorted(graph.kv_stores)]
@@ -237,12 +237,12 @@ class Sequences(Run):
         self._own_ends()[:] += by
 
     def append(self, later: Sequences) -> None:
-        """Take over the steps of another span, which come after its own."""
+        """Append the steps of the span after it."""
         assert later.span is not None
         self.ends()[:, later.span.tokens.start : later.span.tokens.stop] = later._own_ends()
 
     def _own_ends(self) -> Words:
-        """Those of its span."""
+        """Release and end of each step of its span, [2, step]; a view."""
         assert self.span is not None
         return self.ends()[:, self.span.tokens.start : self.span.tokens.stop]
 
@@ -250,7 +250,7 @@ class Sequences(Run):
         return self.m[self.table : self.table + len(self.count) * LOOP_WORDS].reshape(-1, LOOP_WORDS).T
 
     def ends(self) -> Words:
-        """When each step was released and ended, [2, step]; a view."""
+        """Release and end of each step, [2, step]; a view."""
         return self.m[self.steps : self.steps + 2 * int(self.count.sum())].reshape(-1, 2).T
 
     def tokens(self) -> int:
@@ -266,13 +266,13 @@ class Sequences(Run):
             raise SimulationError("the simulation ended with work left")
 
     def _give(self, until: int) -> None:
-        """Give the sink the steps that have ended and it does not have; their rows are free then."""
+        """Pass to the sink the steps that have ended since; their rows are free then."""
         if self.sink is not None and until > self.given:
             self.sink(self._part(slice(self.given, until), rows=True))
             self.given, self.m[GRANTS] = until, 0
 
     def event_log(self) -> EventLog:
-        """The event log; the arrays stay its columns. Without rows, if a sink took them."""
+        """The event log, whose columns are the arrays themselves; without rows if a sink took them."""
         every = slice(0, int(self.count.sum()))
         self._give(every.stop)
         return self._part(every, rows=self.sink is None)

@@ -15,13 +15,13 @@ from sim.executors.compiled.tasks import take
 @kernel
 def dispatch(m: Memory, f: Forms, log: Log) -> None:
     """Give ready tasks to free engines, as long as there are both."""
-    room = m[LIMIT] - m[ENGINES] + m[m[IDLES]]
+    may_start = m[LIMIT] - m[ENGINES] + m[m[IDLES]]  # engines
     if m[BOUND] > 0:
-        dispatch_bound(m, f, log, room)
+        dispatch_bound(m, f, log, may_start)
         return
-    while m[m[READY]] > 0 and m[m[IDLES]] > 0 and room > 0:
+    while m[m[READY]] > 0 and m[m[IDLES]] > 0 and may_start > 0:
         take_ready(m, f, log, next_idle(m))
-        room -= 1
+        may_start -= 1
 
 
 @small
@@ -65,23 +65,24 @@ def take_home(m: Memory, f: Forms, log: Log, cell: int, engine: int) -> None:
 
 
 @kernel
-def dispatch_bound(m: Memory, f: Forms, log: Log, room: int) -> None:
-    """The same where some tasks must run on the engine of their chain: each engine in turn takes what it may."""
-    while m[m[READY]] > 0 and m[m[IDLES]] > 0 and room > 0:
+def dispatch_bound(m: Memory, f: Forms, log: Log, may_start: int) -> None:
+    """Dispatch where some tasks must run on the engine of their chain: each idle engine in turn takes the first that it may."""
+    while m[m[READY]] > 0 and m[m[IDLES]] > 0 and may_start > 0:
         engine = next_idle(m)
         bound = m[m[BOUND_TABLE] + engine]
         if bound != NONE and goes_before(m, bound, m[m[READY] + 3]):
             take_bound(m, f, log, engine)
         else:
             take_ready(m, f, log, engine)
-        room -= 1
-    # What any engine may take has run out, or the limit is reached: idle engines take what is bound to them.
-    kept, last = 0, m[IDLES] + 2 * ENTRY * m[ENGINES]  # those that take nothing wait in the second half of the heap's room
+        may_start -= 1
+    # No task for any engine is left, or the limit is reached: idle engines take the tasks that are bound to them.
+    # Engines that take none are put into the second half of the heap's memory, from its end.
+    kept, last = 0, m[IDLES] + 2 * ENTRY * m[ENGINES]
     while m[m[IDLES]] > 0:
         engine = next_idle(m)
-        if room > 0 and m[m[BOUND_TABLE] + engine] != NONE:
+        if may_start > 0 and m[m[BOUND_TABLE] + engine] != NONE:
             take_bound(m, f, log, engine)
-            room -= 1
+            may_start -= 1
         else:
             m[last - kept] = engine
             kept += 1

@@ -22,20 +22,20 @@ def urgency(m: Memory, f: Forms, cell: int) -> int:
 
 @kernel
 def admit_by_urgency(m: Memory, f: Forms, channel: int) -> None:
-    """New transfers at the channel come into the heap."""
+    """Put new transfers at the channel into the heap."""
     for i in range(m[channel + K_NEW]):
         put_by_urgency(m, f, channel, m[m[channel + K_HEADS] + i])
 
 
 @kernel
 def put_by_urgency(m: Memory, f: Forms, channel: int, cell: int) -> None:
-    """A transfer waits in the heap."""
+    """Put a transfer into the heap."""
     push(m, m[channel + K_HEAP], urgency(m, f, cell), m[cell + m[channel + K_PART] + P_ORDER], cell)
 
 
 @kernel
 def plan_exclusive(m: Memory, f: Forms, grant: Log, channel: int) -> None:
-    """Whoever is served goes on, unless pre-emption lets a more urgent one take over."""
+    """Go on with the transfer in service, unless pre-emption lets a more urgent one take over."""
     heap, place, served = m[channel + K_HEAP], m[channel + K_PART], m[channel + K_SERVED]
     if m[heap] == 0:
         return

@@ -33,7 +33,7 @@ class Form:
 
 @dataclass(slots=True)
 class Forms:
-    """All task graphs of a run. pool: int64, for each graph its tasks, then their outputs; it grows."""
+    """All task graphs of a run. pool: int64, the tasks of each graph, then their outputs; it grows."""
 
     setup: Setup
     discipline: Discipline

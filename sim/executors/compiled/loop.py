@@ -6,8 +6,9 @@
 4. dispatch: ready tasks go to free engines;
 5. plan: channels divide their bandwidth anew.
 
-`advance` returns when it needs somebody: a batching policy for the next step of a loop, costs of further steps, room for rows;
-and after so many instants, so that Ctrl-C and progress work. All state is in the arrays, so the next call goes on from there.
+`advance` returns when it needs something from Python (a batch for the next step of a loop, costs of further steps, space for
+more rows), and after some number of instants, so that Ctrl-C and progress work. All state is in the arrays, so the next call
+goes on from there.
 """
 
 from __future__ import annotations
@@ -27,7 +28,7 @@ from sim.executors.compiled.tasks import arrive, finish
 
 @kernel
 def advance(m: Memory, f: Forms, log: Log, grant: Log, instants: int) -> int:
-    """Go on for so many instants; returns why it stopped."""
+    """Simulate up to so many instants; returns the reason for which it stopped: DONE, PAUSED, WANTS_... or OUT_OF_RANGE."""
     for _ in range(instants):
         if m[PHASE] == COMPLETE:
             now = next_instant(m)
@@ -35,7 +36,7 @@ def advance(m: Memory, f: Forms, log: Log, grant: Log, instants: int) -> int:
                 return OUT_OF_RANGE
             if now == NEVER:
                 return DONE
-            if m[RECORDED] and not has_room(m, grant.shape[1]):
+            if m[RECORDED] and not rows_suffice(m, grant.shape[1]):
                 return WANTS_GRANTS
             m[NOW] = now
             complete(m, f, log, grant)
@@ -63,7 +64,7 @@ def serve_batch(m: Memory, f: Forms, log: Log, grant: Log, instants: int, slot: 
 @small
 @kernel
 def next_instant(m: Memory) -> int:
-    """The next time at which anything happens."""
+    """The time of the next event, NEVER if there is none."""
     now = NEVER
     if m[m[RUNNING]] > 0:
         now = m[m[RUNNING] + 1]
@@ -78,8 +79,8 @@ def next_instant(m: Memory) -> int:
 
 @small
 @kernel
-def has_room(m: Memory, rows: int) -> bool:
-    """Whether an interval of service of every transfer that is pending can be recorded: channels deliver once an instant."""
+def rows_suffice(m: Memory, rows: int) -> bool:
+    """Whether a service interval of every pending transfer can be recorded: channels deliver once an instant."""
     wanted = m[GRANTS]
     for i in range(m[CHANNELS]):
         wanted += m[m[CHANNEL_TABLE] + i * CHANNEL_WORDS + K_PENDING]
@@ -88,7 +89,7 @@ def has_room(m: Memory, rows: int) -> bool:
 
 @kernel
 def complete(m: Memory, f: Forms, log: Log, grant: Log) -> None:
-    """Phase 1: all that ends or arrives now, in any order, since nothing depends on it."""
+    """Phase 1: everything that ends or arrives now, in any order, because nothing depends on the order."""
     now = m[NOW]
     while m[m[RUNNING]] > 0 and m[m[RUNNING] + 1] == now:
         cell = m[m[RUNNING] + 3]
@@ -110,7 +111,7 @@ def complete(m: Memory, f: Forms, log: Log, grant: Log) -> None:
 
 @kernel
 def take_turns(m: Memory, f: Forms, log: Log) -> int:
-    """Phase 2: loops go on in order of their numbers; returns what one of them wants first, or DONE."""
+    """Phase 2: loops go on in order of their numbers; returns what the first one that cannot go on wants, or DONE."""
     if m[TURN] == 0:
         sort_turns(m)
     while m[TURN] < m[TURNS]:
@@ -127,7 +128,7 @@ def take_turns(m: Memory, f: Forms, log: Log) -> int:
 
 @kernel
 def sort_turns(m: Memory) -> None:
-    """Put the loops of this instant into order; those that were woken are in order already."""
+    """Sort the loops of this instant by number (insertion sort: those that were woken are in order already)."""
     first = m[TURN_LIST]
     for i in range(1, m[TURNS]):
         loop, j = m[first + i], i - 1

@@ -1,4 +1,4 @@
-"""Queues at a channel: a requester has one transfer there at a time, and what arrives at one instant is in program order."""
+"""Queues at a channel: a requester has one transfer there at a time, and arrivals of one instant are in program order."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from sim.executors.compiled.tasks import part_arrived
 
 @kernel
 def queue_arrivals(m: Memory, channel: int) -> None:
-    """Let what arrived at this instant queue behind its requester, then number the new heads: both in program order."""
+    """Append arrivals of this instant to the queues of their requesters, then number new heads: both in program order."""
     arrivals, heads, place = m[channel + K_ARRIVALS], m[channel + K_HEADS], m[channel + K_PART]
     sort_cells(m, arrivals, m[channel + K_ARRIVED])
     for i in range(m[channel + K_ARRIVED]):
@@ -115,7 +115,7 @@ def time_for(work: int, share: int, denominator: int) -> int:
 
 @kernel
 def record(m: Memory, grant: Log, channel: int, cell: int, since: int, work: int) -> None:
-    """An interval of service that ends now. `advance` has seen to it that there is room for one of every transfer."""
+    """Record a service interval that ends now. `advance` has made sure that one of every pending transfer fits."""
     if not m[RECORDED]:
         return
     slot, row = m[cell + SLOT], m[GRANTS]

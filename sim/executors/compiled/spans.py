@@ -1,9 +1,9 @@
-"""Steps of a single loop side by side: each begins on an idle machine, so that only its time depends on those before it.
+"""Simulate the steps of a single loop in parallel, where each begins on an idle machine and depends on no other but in time.
 
-That is so of a single sequence, and of batches whose members are known beforehand: those of requests that are all there from
-the beginning. The steps are cut into spans, one for each core. Each span runs from time 0 in a thread of its own (compiled code
-releases the interpreter's lock); then its times are moved to where the span before it ended. The log is the same however many
-there are.
+That holds for a single sequence, and for batches whose members are known in advance because all requests arrive at the
+beginning. The steps are cut into spans, one for each core. Each span runs from time 0 in a thread of its own (compiled code
+releases the interpreter's lock); then its times are moved to where the span before it ended. The log does not depend on
+their number.
 """
 
 from __future__ import annotations
@@ -25,7 +25,8 @@ from sim.executors.setup import Progress, Setup
 from sim.executors.size import tasks_in_all
 from sim.log.tables import EventLog
 from sim.machine.arbiters.disciplines import Discipline
-from sim.serving.batcher import Batch, Batcher, loops
+from sim.serving.batch import Batch
+from sim.serving.batcher import Batcher, loops
 
 WORTH = 1 << 16  # tasks of a span, at least: some 20 ms, against 1 ms to lay out another machine and start a thread
 
@@ -34,14 +35,14 @@ def spans_of(setup: Setup, discipline: Discipline, threads: int | None = None) -
     """How many spans a run is cut into; 1 if its steps do not begin on an idle machine, are not known, or are few."""
     if setup.dependency == "known" or (len(setup.sequences) != 1 if setup.batching is None else not _is_closed(setup)):
         return 1
-    if discipline.kind not in {"exclusive", "classes"}:  # others remember whose turn it was
+    if discipline.kind not in {"exclusive", "classes"}:  # the others remember whose turn it was
         return 1
     steps = sum(request.prompt + request.tokens for request in setup.sequences)
     return max(1, min(cores() if threads is None else threads, steps, tasks_in_all(setup)[0] // WORTH))
 
 
 def _is_closed(setup: Setup) -> bool:
-    """Whether who takes part in a step does not depend on times: a single loop, and all requests come at once."""
+    """Whether the members of each step do not depend on times: a single loop, and all requests arrive at once."""
     batching, arrivals = setup.batching, {request.arrival for request in setup.sequences}
     return batching is not None and batching.policy != "independent" and setup.concurrency is None and len(arrivals) == 1
 
@@ -74,7 +75,7 @@ def _sequence(setup: Setup, discipline: Discipline, count: int) -> Sequence[Run]
 
 @dataclass(slots=True, eq=False)
 class Known(Batcher):
-    """Gives steps that are known beforehand."""
+    """A batcher whose steps are known in advance."""
 
     steps: Iterator[Batch] = field(default_factory=lambda: iter(()))
 
@@ -91,7 +92,7 @@ def _batches(setup: Setup, discipline: Discipline, count: int) -> Sequence[Run]:
     assert setup.graphs is not None
     (batcher,) = loops(setup.batching, setup.sequences)
     steps = list(_all_steps(batcher, setup.sequences[0].arrival))
-    # All graphs are made here: threads must share them, since a log tells graphs apart by their identity.
+    # All graphs are made here: threads must share them, because a log distinguishes graphs by identity.
     first = np.cumsum([0, *(len(setup.graphs(step.shape)) for step in steps)])
     log = np.empty((LOG_FIELDS, first[-1]), dtype=np.int64)
     cuts = np.unique([0, *np.searchsorted(first, first[-1] * np.arange(1, count) // count), len(steps)]).tolist()

@@ -1,7 +1,8 @@
-"""The memory of a compiled run: one int64 array `m`, in which a thing is known by its address.
+"""The memory of a compiled run: one int64 array `m`, in which records are known by their addresses.
 
 `m[slot + S_BASE]` is the field S_BASE of the record at `slot`, as in C; the constants below name the fields of each kind of
-record. So a function takes one argument for all state, and a field added later is one word here.
+record. So a function takes one argument for all state, and to add a field is to add one name here. m[0] to m[REGISTERS - 1] are
+registers, single words by the names below.
 
 | record  | one for each                                   |
 | ------- | ---------------------------------------------- |
@@ -13,7 +14,7 @@ record. So a function takes one argument for all state, and a field added later 
 | class   | class of transfers at a channel                |
 
 Beside it are `f`, int64, the pool of task graphs (a record of FORM words for each task, then the outputs); `log` [field, row],
-the columns of the task table; and `grant` [field, row], the intervals of service.
+the columns of the task table; and `grant` [field, row], the columns of the table of service intervals.
 """
 
 from __future__ import annotations
@@ -25,9 +26,9 @@ Forms = Any  # int64 [address]
 Log = Any  # int64 [field, row]
 
 NEVER = 2**62  # a time that does not come
-NONE = -1
+NONE = -1  # no cell, engine or row
 
-# Registers, at addresses from 0: where the run is
+# Registers, at addresses from 0: the progress of the run,
 (
     NOW,
     PHASE,
@@ -45,7 +46,7 @@ NONE = -1
     GRANTS,
     TOO_LARGE,
 ) = range(15)
-# what does not change,
+# constants of the run,
 (
     ENGINES, LIMIT, OVERLAP, LATENCY, CHANNELS, ROUTE, SRAM, RANKING, CHAINED, KNOWN, DISCIPLINE, URGENCY, PREEMPTIVE, SHARE,
     DENOMINATOR, BURST, QUANTUM_UP, QUANTUM_DOWN, CLASSES, CAP, CAP_OF, FIXED_RATES, WHOLE, DERATED, RECORDED, LAYERS, CELL,
@@ -61,10 +62,10 @@ REGISTERS = 61
 # The phases of an instant: completions, then steps and all else
 COMPLETE, STEPS = range(2)
 
-# Why `advance` returned
+# Reasons for which `advance` returns
 DONE, PAUSED, WANTS_STEP, WANTS_COSTS, WANTS_GRANTS, OUT_OF_RANGE = range(6)
 
-# Disciplines of a channel, and what the urgency or class of a transfer follows from
+# Disciplines of a channel, and the property of a transfer that its urgency or class follows from
 EXCLUSIVE, TURN_BY_TURN, BY_CLASS, BY_REST, BY_RULE = range(5)
 BY_KIND, BY_AGE, BY_SEQUENCE = range(3)
 
@@ -75,14 +76,14 @@ IN_ORDER, OLDEST, SHORTEST, LONGEST_PATH = range(4)
 HELD, PREFETCH, INPUTS, OUT, OUT_END, COST_ROW, LEVEL, MOVES, MEMBER, CHAIN, STORES, OPERAND = range(12)
 FORM = 12
 
-# A cell, and its part at a channel
+# A cell, and its parts. P_SERVED and P_WORK share their words with links of other disciplines
 WAITING, SLOT, TASK, REQUESTER, PARTS, RANK, HOME, LEFT, RIGHT = range(9)
 FIRST_PART = 9
 P_LEFT, P_ORDER, P_BEHIND, P_EARLIER, P_LATER = range(5)
-P_SERVED, P_WORK = P_EARLIER, P_LATER  # where a function divides the channel
+P_SERVED, P_WORK = P_EARLIER, P_LATER
 PART = 5
 
-# A slot. S_FIRST, S_FIRST_END: where the numbers of the tasks that wait for nothing stand in the pool of graphs
+# A slot. S_FIRST, S_FIRST_END: addresses in the pool of graphs, of the list of tasks without inputs
 (
     S_LOOP, S_KEY, S_FORM, S_TASKS, S_NODES, S_BASE, S_ROW, S_LEFT, S_AGE, S_COST, S_STEP, S_QUEUE, S_OWNER, S_MEMBERS, S_TOKEN,
     S_FIRST, S_FIRST_END, S_RELEASED, S_END,
@@ -96,22 +97,22 @@ SLOT_WORDS = 19
 ) = range(23)  # fmt: skip
 LOOP_WORDS = 23
 
-# A channel. K_PART: where its parts lie in cells. K_PORTS: address of [requester] (head, tail) of queues
+# A channel. K_PART: offset of its parts in cells. K_PORTS: address of [requester] (head, tail) of queues
 (
     K_NUMBER, K_PART, K_TIMER, K_PENDING, K_SERVED, K_SINCE, K_ORDER, K_ARRIVED, K_HEADS, K_FIRED, K_TURN, K_FROM, K_UNTIL,
     K_LAST_PORT, K_FIRST, K_LAST, K_WHOLE, K_HEAP, K_LATER, K_PORTS, K_ARRIVALS, K_NEW, K_CLASSES, K_RECORDS, K_MEMORY,
 ) = range(25)  # fmt: skip
 CHANNEL_WORDS = 25
 
-# A class: the first three fields are those of `sim.machine.arbiters.rules`. W_HEAP: address. W_ROOM: entries
-W_WEIGHT, W_MANY, W_SHARE, W_GOT, W_HEAP, W_ROOM = range(6)
+# A class: the first three fields are those of `sim.machine.arbiters.rules`. W_HEAP: address. W_CAPACITY: entries
+W_WEIGHT, W_MANY, W_SHARE, W_GOT, W_HEAP, W_CAPACITY = range(6)
 CLASS = 6
 
 # Durations of a row of a step
 COMPUTE, WORK, BYTES = range(3)
 COST = 3
 
-# log, grant
+# Fields of the log, and of service intervals (`grant`)
 C_ENGINE, C_READY, C_START, C_LOADED, C_END, C_COMPUTE, C_WORK = range(7)
 LOG_FIELDS = 7
 G_TASK, G_CHANNEL, G_START, G_END, G_WORK = range(5)

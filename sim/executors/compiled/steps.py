@@ -1,4 +1,4 @@
-"""Phases 2 and 3 of an instant: steps are released, and operands that are prefetched get room in SRAM."""
+"""Phases 2 and 3 of an instant: steps are released, and prefetched operands are admitted to SRAM."""
 
 from __future__ import annotations
 
@@ -127,7 +127,7 @@ def set_ranks(m: Memory, f: Forms, slot: int) -> None:
 
 @kernel
 def ask_for_operands(m: Memory, f: Forms, loop: int) -> None:
-    """The DMA of a loop asks for room in SRAM for the first operand of its step; it has one request at a time."""
+    """Request SRAM for the first operand of a loop's step; its DMA has one request at a time."""
     if m[SRAM] >= 0:
         m[loop + L_FETCH_SLOT] = m[loop + L_SLOT]
         m[loop + L_FETCH] = NONE
@@ -136,7 +136,7 @@ def ask_for_operands(m: Memory, f: Forms, loop: int) -> None:
 
 @kernel
 def ask_for_next(m: Memory, f: Forms, loop: int) -> None:
-    """It asks for the next operand in program order, if there is one, at the end of the queue."""
+    """Request SRAM for the next operand in program order, if there is one, at the end of the queue."""
     slot, task = m[loop + L_FETCH_SLOT], m[loop + L_FETCH] + 1
     last = m[loop + L_SLOT] + ((m[loop + L_TOKENS] - 1) * SLOT_WORDS if m[KNOWN] else 0)
     while True:

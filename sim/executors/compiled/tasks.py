@@ -1,4 +1,4 @@
-"""What happens to a task: it becomes ready, is issued, taken by an engine, loaded, finished."""
+"""Transitions of a task: it becomes ready, is issued, taken by an engine, loaded, finished."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ def set_durations(m: Memory, f: Forms, log: Log, slot: int, row: int, form: int)
 @small
 @kernel
 def owner_of(m: Memory, f: Forms, slot: int, task: int) -> int:
-    """The sequence of a task, as arbiters see it; what serves several has a number of its own."""
+    """The sequence of a task, as arbiters see it; for tasks that serve several members, the number of the loop."""
     member = f[m[slot + S_FORM] + task * FORM + MEMBER]
     return m[slot + S_OWNER] if member < 0 else m[m[slot + S_MEMBERS] + member]
 
@@ -144,7 +144,7 @@ def part_arrived(m: Memory, f: Forms, log: Log, cell: int) -> None:
 
 @kernel
 def finish(m: Memory, f: Forms, log: Log, cell: int) -> None:
-    """A task has ended: its engine is free, its room in SRAM too, and what waited for it may be ready."""
+    """End a task: its engine is free, and its bytes of SRAM; tasks that waited for it may be ready."""
     slot = m[cell + SLOT]
     task = m[cell + TASK]
     row, form = m[slot + S_ROW] + task, m[slot + S_FORM] + task * FORM

@@ -43,14 +43,14 @@ class Request(simpy.Event):
 
 
 def program_order(request: Request) -> tuple[int, ...]:
-    """What requests of one instant are sorted by."""
+    """Sort key of the requests of one instant."""
     return request.transfer.row
 
 
 class Channel:
     """One memory channel.
 
-    arbiter: divides it. latency: ps before a transfer reaches it. served: called for each service interval.
+    arbiter: divides it. served: called for each service interval. latency: ps before a transfer reaches it.
     """
 
     def __init__(self, env: Environment, arbiter: Arbiter, served: Served, *, latency: int = 0) -> None:
@@ -91,7 +91,7 @@ class Channel:
         self.phase.call()
 
     def _plan(self) -> None:
-        """Ask the arbiter, once all arrivals and departures of this instant are known."""
+        """Ask the arbiter for a plan, once all arrivals and departures of this instant are known."""
         self._admit()
         if self.arbiter.reads_remaining:
             self._deliver()
@@ -111,6 +111,7 @@ class Channel:
             self.timer.callbacks.append(self._due)
 
     def _admit(self) -> None:
+        """Queue the transfers that have arrived, and let new heads of queues come to the channel."""
         for request in sorted(self.arrived, key=program_order):
             queue = self.queues.setdefault(request.transfer.requester, deque())
             queue.append(request)
@@ -126,7 +127,7 @@ class Channel:
         self.heads.clear()
 
     def _deliver(self) -> None:
-        """Credit the time since the last delivery to those in service."""
+        """Deliver the work of the time since the last delivery to the transfers in service."""
         elapsed, start, self.since = self.env.now - self.since, self.since, self.env.now
         shares, denominator = self.plan.shares, self.plan.denominator
         if not elapsed or not shares:
@@ -140,7 +141,7 @@ class Channel:
             self.served(transfer, start, self.since, work)
 
     def _due(self, timer: simpy.Event) -> None:
-        """Let those go that have been served."""
+        """End the transfers that have been served in full; the timer of the present plan has run out."""
         if timer is not self.timer:
             return  # the plan has changed since
         self._deliver()
@@ -160,7 +161,7 @@ class Channel:
 
 
 class Channels:
-    """All memory channels, and the route that says which of them a transfer goes to."""
+    """All memory channels, and the route that chooses one of them, or all, for a transfer."""
 
     def __init__(self, env: Environment, channels: Sequence[Channel], route: Route = "interleaved") -> None:
         if not channels or route not in ROUTES:

@@ -2,7 +2,7 @@
 
 sequence ─ sampled: step, step, step, ...             each a barrier for the next
          └ known:   all steps at once                 only the KV cache orders them, layer by layer
-loop     ─ batched: step, step, ...                   of whoever is there; each a barrier for the next
+loop     ─ batched: step, step, ...                   of the requests that are there; each a barrier for the next
 """
 
 from __future__ import annotations
@@ -20,18 +20,23 @@ from sim.executors.reference.instant import Environment, Turns
 from sim.executors.reference.sram import Sram
 from sim.executors.reference.step import Step, Task
 from sim.machine.arbiters import Transfer
-from sim.serving.batcher import Batch, Batcher
+from sim.serving.batch import Batch
+from sim.serving.batcher import Batcher
 
 Process = Generator[simpy.Event, Any, None]
 
-PREFETCHED, SHARED = 0, 1  # the DMA queues of a sequence: one for operands that are prefetched, one for all other transfers
+PREFETCHED, OTHERS = 0, 1  # the two queues of a DMA: one for operands that are prefetched, one for all other transfers
 
 
 class Machine:
     """Engines, channels and SRAM, and the steps that run on them.
 
-    limit: engines that may work at once. overlap: engines compute while they load. sram: None if unbounded. ended: called with
-    each step when its last task has ended.
+    A task goes through `start` once all of its inputs have ended (at its release if it has none), and ends in `finished`.
+    Between them it waits in the pool for an engine, which calls `load` for its operands, or a DMA moves it (`transfer`).
+    Operands that are prefetched are moved as soon as they fit SRAM, by `prefetch`.
+
+    limit: engines that may work at once, None for all. overlap: engines compute while they load. sram: None if unbounded.
+    ended: called with each step when its last task has ended.
     """
 
     def __init__(
@@ -49,7 +54,7 @@ class Machine:
             env.process(engine(env, number, self.pool, self.load, self.finished, overlap=overlap))
 
     def release(self, *steps: Step) -> None:
-        """Let steps run from now on: tasks without inputs are ready, and operands are prefetched."""
+        """Let steps run from now on: tasks without inputs are ready, and the prefetch of operands begins."""
         for step in steps:
             for task in step.tasks:
                 if step.form.prefetch[task.number]:
@@ -59,7 +64,7 @@ class Machine:
         self.env.process(self.prefetch(steps))
 
     def prefetch(self, steps: Sequence[Step]) -> Process:
-        """Load private operands in program order, each as soon as SRAM has room."""
+        """Load private operands in program order, each as soon as it fits SRAM; `finished` of its consumer frees its bytes."""
         for step in steps:
             for task in step.tasks:
                 if not step.form.prefetch[task.number]:
@@ -69,32 +74,30 @@ class Machine:
                     yield self.sram.get(step.sequence, step.sram[consumer])
                 self.transfer(task, PREFETCHED)
 
-    def input_ended(self, task: Task) -> None:
-        """An input of a task has ended; with the last of them the task may start."""
-        task.waiting -= 1
-        if not task.waiting:
-            self.start(task)
-
     def start(self, task: Task) -> None:
         """Have a task wait for an engine, or begin its transfer."""
         task.ready = self.env.now
         if task.on_engine:
             self.pool.put(task)
         else:
-            self.transfer(task, SHARED)
+            self.transfer(task, OTHERS)
 
     def transfer(self, task: Task, queue: int) -> None:
-        """Have a DMA of the task's sequence move its bytes; the task ends with them."""
+        """Have the DMA of a task move its bytes, in the given one of its two queues; the task ends when they have arrived."""
         task.start = self.env.now
-        loaded = self.load(task, self.pool.count + 2 * task.queue + queue)
+        loaded = self.load(task, self.pool.count + 2 * task.dma + queue)
         loaded.callbacks.append(lambda _: self.transferred(task))
 
     def transferred(self, task: Task) -> None:
+        """Note that the last byte of a DMA's task has arrived."""
         task.loaded = self.env.now
         self.finished(task)
 
     def load(self, task: Task, requester: int) -> simpy.Event:
-        """Request the channels to move the bytes of a task; requesters are the ports of engines, then the queues of DMAs."""
+        """Request the channels to move the bytes of a task.
+
+        requester: number of the port or queue that it uses: first the ports of all engines, then two queues for each DMA.
+        """
         step, form = task.step, task.step.form
         transfer = Transfer(
             row=cast("tuple[int, int]", task.program), requester=requester, kind=form.kind[task.number], sequence=task.owner,
@@ -103,7 +106,7 @@ class Machine:
         return self.channels.request(transfer)
 
     def finished(self, task: Task) -> None:
-        """A task has ended: what waited for it may start, SRAM has room again, and the step may have ended with it."""
+        """Note that a task has ended: its outputs may start, its bytes of SRAM are free, and with it the step may end."""
         step = task.step
         task.end = self.env.now
         for number in step.form.outputs[task.number]:
@@ -117,6 +120,12 @@ class Machine:
             step.end = self.env.now
             self.ended(step)
             step.done.succeed()
+
+    def input_ended(self, task: Task) -> None:
+        """Note that an input of a task has ended; with the last of them the task may start."""
+        task.waiting -= 1
+        if not task.waiting:
+            self.start(task)
 
 
 class KVOrder:
@@ -133,12 +142,12 @@ class KVOrder:
         self.layer_of = {task: layer for layer, tasks in steps[0].form.graph.kv_stores.items() for task in tasks}
         for before, step in pairwise(steps):
             for layer, tasks in step.form.graph.kv_loads.items():
-                if layer in before.form.graph.kv_stores:  # a cache that nobody writes is there from the start
+                if layer in before.form.graph.kv_stores:  # a cache that no task writes is there from the start
                     for task in tasks:
                         step.tasks[task].waiting += 1
 
     def ended(self, task: Task) -> None:
-        """A task has ended: if it was a store that later tokens waited for, their loads may go."""
+        """Note that a task has ended: if later tokens waited for this store, their loads may start."""
         layer = self.layer_of.get(task.number)
         if layer is None:
             return
@@ -154,7 +163,7 @@ class KVOrder:
 
 
 def sampled_sequence(machine: Machine, number: int, arrival: int, steps: Iterator[Step]) -> Process:
-    """A sequence whose next token is known only when this one's last task has ended."""
+    """A sequence that samples its tokens: each step begins when the last task of the one before has ended."""
     yield machine.env.timeout(arrival)
     yield machine.turns.turn(number)
     for step in steps:
@@ -174,7 +183,7 @@ def known_sequence(machine: Machine, number: int, arrival: int, steps: Iterator[
 
 
 def batched_loop(machine: Machine, number: int, batcher: Batcher, step_of: Callable[[int, Batch], Step]) -> Process:
-    """A loop whose steps are made up of whoever is there when each begins."""
+    """A loop whose batcher makes up each step when it begins, from the requests that are there."""
     env = machine.env
     yield machine.turns.turn(number)
     while True:

@@ -32,7 +32,7 @@ class EnginePool:
         self.count = count
         self.limit = count if limit is None else min(limit, count)
         self.free: list[int] = []  # engines, in order
-        self.given: dict[int, simpy.Event] = {}  # engine -> what it waits for
+        self.given: dict[int, simpy.Event] = {}  # engine -> the event that gives it a task
         self.ready: Ready = []  # for any engine
         self.bound: dict[int, Ready] = {}  # for one engine: that of their chain
         self.phase = Phase(env, DISPATCH, self._dispatch)
@@ -41,14 +41,14 @@ class EnginePool:
         return f"EnginePool({self.count - len(self.free)} of {self.count} busy, {len(self.ready)} ready)"
 
     def put(self, task: Task) -> None:
-        """A task has become ready."""
+        """Add a task that has become ready."""
         home = None if task.chain is None else task.step.home.get(task.chain)
         queue = self.ready if home is None else self.bound.setdefault(home, [])
         heappush(queue, (task.rank, task.program, task))
         self.phase.call()
 
     def get(self, engine: int) -> simpy.Event:
-        """A task for a free engine: the value of the event."""
+        """Wait for a task: the value of the event. The engine is free until then."""
         insort(self.free, engine)
         self.given[engine] = event = self.env.event()
         if self.ready or self.bound:
@@ -57,16 +57,16 @@ class EnginePool:
 
     def _dispatch(self) -> None:
         """Give ready tasks to free engines."""
-        room = self.limit - (self.count - len(self.free))
+        may_start = self.limit - (self.count - len(self.free))  # engines
         for engine in self.free[:]:
-            if not room or not (self.ready or self.bound):
+            if not may_start or not (self.ready or self.bound):
                 return
             if task := self._next(engine):
                 if task.chain is not None:
                     task.step.home.setdefault(task.chain, engine)
                 self.free.remove(engine)
                 self.given.pop(engine).succeed(task)
-                room -= 1
+                may_start -= 1
 
     def _next(self, engine: int) -> Task | None:
         """The first of the tasks that are bound to an engine and of those for any engine."""
@@ -85,8 +85,9 @@ def engine(
 ) -> Generator[simpy.Event, Any, None]:  # fmt: skip
     """One engine: take a task, load its private operands, compute, and again.
 
-    load: issues the transfer of a task's operands for the port of this engine. overlap: it computes while they load, so that
-    the task ends with the later of the two.
+    load: issues the transfer of a task's operands for the port of this engine; its event happens when they have arrived.
+    finished: called with each task at its end. overlap: the engine computes while operands load, so that the task ends with the
+    later of the two; otherwise it computes after they have arrived.
     """
     while True:
         task: Task = yield pool.get(number)

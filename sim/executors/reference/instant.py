@@ -1,10 +1,10 @@
-"""The order within an instant: what ends comes first, then steps, SRAM, engines and channels, each phase once.
+"""The order within an instant: completions first, then steps, SRAM, engines and channels, each phase once.
 
 | priority | phase      | what happens                                                                                       |
 | -------- | ---------- | -------------------------------------------------------------------------------------------------- |
 | 0, 1     |            | SimPy's own events: computations and transfers end, waits are over, processes go on                  |
 | 2        | `STEPS`    | loops whose step has ended, or whose request has come, go on, in order of their numbers              |
-| 3        | `SRAM`     | requests queue in order of their loops; from the head of the queue, those that fit are granted      |
+| 3        | `SRAM`     | requests queue in order of their loops; from the head of the queue, those that fit are admitted     |
 | 4        | `DISPATCH` | ready tasks go to free engines                                                                     |
 | 5        | `PLAN`     | transfers are admitted in program order, and arbiters divide the channels anew                      |
 
@@ -48,7 +48,7 @@ class Phase(simpy.Event):
         self.succeed()
 
     def call(self) -> None:
-        """Let it happen in this instant."""
+        """Have it happen in this instant."""
         if not self.called:
             self.called = True
             self._schedule()

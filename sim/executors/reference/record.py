@@ -1,4 +1,4 @@
-"""What a simulation leaves behind: the steps that have ended and their service intervals, to be made into an event log.
+"""Record a simulation: the steps that have ended and their service intervals; then make an event log of them.
 
 Service intervals are numbered in the order in which they end, those that end together in order of their channels, and those of
 one channel in the order of its plan. A log has steps and tasks in program order, whatever the order in which they ended.
@@ -17,7 +17,7 @@ from sim.executors.reference.step import Step
 from sim.executors.setup import Progress, Setup
 from sim.log.tables import EventLog, GrantTable, MemberTable, StepTable, TaskTable
 from sim.machine.arbiters import Transfer
-from sim.serving.batcher import Batch
+from sim.serving.batch import Batch
 
 _STEPS = ("sequence", "token", "context", "graph", "released", "end")
 _TASKS = ("engine", "ready", "start", "loaded", "end", "compute", "work")
@@ -28,7 +28,7 @@ _NARROW |= dict.fromkeys(("step", "sequence", "token", "graph", "query", "logits
 
 
 class Record:
-    """Collects what happens. Once the instant is over in which a step has ended, its tasks become an array."""
+    """Service intervals and steps as they end. After the instant in which a step has ended, its tasks become an array."""
 
     def __init__(self, setup: Setup, progress: Progress | None = None) -> None:
         self.setup = setup
@@ -37,16 +37,17 @@ class Record:
         self.grants: dict[tuple[int, ...], list[tuple[int, ...]]] = {}  # by sequence and token, of steps that run
         self.intervals = 0  # service intervals that ended before this instant
         self.now = 0
-        self.fresh: list[tuple[int, Transfer, int, int, int]] = []  # service intervals that end at this instant
-        self.over: list[Step] = []  # steps that end at this instant
+        # Of this instant, service intervals and steps that end at it:
+        self.fresh: list[tuple[int, Transfer, int, int, int]] = []  # channel, transfer, start, end, work
+        self.over: list[Step] = []
 
     def served(self, channel: int, transfer: Transfer, start: int, end: int, work: int) -> None:
-        """A channel has served a transfer."""
+        """Record that a channel has served a transfer."""
         self._at(end)
         self.fresh.append((channel, transfer, start, end, work))
 
     def ended(self, step: Step) -> None:
-        """The last task of a step has ended."""
+        """Record that the last task of a step has ended."""
         self._at(step.end)
         self.over.append(step)
         if self.progress is not None:
@@ -58,7 +59,7 @@ class Record:
             self.now = now
 
     def _settle(self) -> None:
-        """The instant is over: number its service intervals, and put away the steps that ended in it."""
+        """Number the service intervals of an instant that is over, and make arrays of the steps that ended in it."""
         for channel, transfer, *interval in sorted(self.fresh, key=lambda fresh: fresh[0]):
             *step_of, task = transfer.row
             self.grants.setdefault(tuple(step_of), []).append((self.intervals, task, channel, *interval))
@@ -72,7 +73,7 @@ class Record:
         self.over.clear()
 
     def log(self, arrival: IntArray) -> EventLog:
-        """The event log. arrival: when each sequence came."""
+        """The event log. arrival: ps [sequence]."""
         self._settle()
         self.steps.sort(key=lambda kept: (kept[0].sequence, kept[0].token))
         steps, tasks, grants = zip(*self.steps, strict=True)
@@ -108,7 +109,7 @@ def _columns(names: Sequence[str], columns: IntArray) -> dict[str, npt.NDArray[A
 
 
 def member_table(batches: Sequence[Batch]) -> MemberTable:
-    """The members of some steps that follow one another."""
+    """The member table of consecutive steps; forks have zeros, but for the one token that they get."""
     rows: list[tuple[int, ...]] = []
     for step, batch in enumerate(batches):
         rows += [(step, *member[:6]) for member in batch.members]

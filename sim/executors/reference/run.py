@@ -1,4 +1,4 @@
-"""Runs: a machine and its sequences or loops, put together from a setup, simulated to the end."""
+"""Put together a machine and its sequences or loops from a setup, and simulate to the end."""
 
 from __future__ import annotations
 

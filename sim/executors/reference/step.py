@@ -1,4 +1,4 @@
-"""Steps and tasks while they run, and how a step is made: its costs, its ranks, and who its tasks are for.
+"""Steps and tasks while they run, and how a step is made: its costs, its ranks, and the owners of its tasks.
 
 Program order is that of (sequence, token, task): sequences as the scenario lists them, then tokens, then the tasks of a step.
 Where steps are batched, the loop and its step stand for sequence and token. The age of a step is the number of the instant of
@@ -19,7 +19,7 @@ from sim.executors.reference.instant import Environment
 from sim.executors.setup import Setup, lanes_of, sram_use
 from sim.machine.schedulers import StepView
 from sim.mapping.tasks import TaskGraph
-from sim.serving.batcher import Batch
+from sim.serving.batch import Batch
 from sim.workload.requests import Request
 
 Program = tuple[int, int, int]  # sequence, token, task
@@ -33,9 +33,9 @@ class Task:
 
     number: its place in the task graph. program: its place in program order. rank: its scheduler's; the lowest goes first.
     chain: the chain that it belongs to, None if any engine will do. owner: the sequence that it is for, as arbiters and
-    routes see it. queue: the sequence (or loop) whose DMA moves it. compute, work: ps on an engine, and on the channel at full
-    speed. waiting: inputs that have not ended.
-    engine, ready, start, loaded, end: what happens to it, as in the log.
+    routes see it. dma: number of the DMA that moves it, that of its sequence (or loop). compute, work: ps on an engine, and
+    on the channel at full speed. waiting: inputs that have not ended. on_engine: an engine runs it, else a DMA. engine, ready,
+    start, loaded, end: as in the log, -1 until known.
     """
 
     step: Step
@@ -44,7 +44,7 @@ class Task:
     rank: int
     chain: int | None
     owner: int
-    queue: int
+    dma: int
     compute: int
     work: int
     waiting: int
@@ -63,10 +63,10 @@ class Task:
 class Step:
     """One step, from its release on.
 
-    sequence, token: which; where steps are batched, the number of the loop and of its step. context: tokens in the KV cache.
-    age: of its release, smaller is older. batch: its members, None for a sequence on its own. sram: bytes that a load takes
-    and its consumer gives back, by number of the consumer. home: the engine of each chain that has begun. left: tasks that have
-    not ended. done: happens with the last of them, at `end`.
+    sequence, token: its numbers; where steps are batched, those of the loop and of its step. context: tokens in the KV cache.
+    form: columns of its graph. age: of its release, smaller is older. batch: its members, None for a sequence on its own. sram:
+    bytes that a load takes and its consumer gives back, by number of the consumer. home: the engine of each chain that has
+    begun. left: tasks that have not ended. done: happens with the last of them, at `end`.
     """
 
     sequence: int
@@ -88,7 +88,7 @@ class Step:
 
 
 class Form:
-    """What the steps of one task graph have in common: its columns, as lists of Python integers."""
+    """Columns of a task graph as lists [task] of Python values, shared by all steps of the graph."""
 
     def __init__(self, graph: TaskGraph, setup: Setup) -> None:
         self.graph = graph
@@ -111,7 +111,7 @@ class Steps:
         self.env = env
         self.setup = setup
         self.forms: dict[int, Form] = {}  # by id of their graph
-        self.taken: Counter[int] = Counter()  # loop -> its steps so far
+        self.released: Counter[int] = Counter()  # loop -> its steps so far
         self.age = -1
         self.last_release = -1
 
@@ -124,23 +124,24 @@ class Steps:
             lanes = StepLanes(sequence=np.full_like(tokens, number), token=tokens, context=sequence.context + tokens)
             compute, work = self.setup.costs.durations(graph, lanes)
             for lane, token in enumerate(tokens.tolist()):
-                yield self._made(graph, number, token, sequence.context + token, compute[:, lane], work[:, lane], sram)
+                yield self._step(graph, number, token, sequence.context + token, compute[:, lane], work[:, lane], sram)
 
     def of_batch(self, loop: int, batch: Batch) -> Step:
         """The next step of a loop."""
         assert self.setup.graphs is not None
         graph = self.setup.graphs(batch.shape)
-        lanes = lanes_of(loop, self.taken[loop], batch)
-        self.taken[loop] += 1
+        lanes = lanes_of(loop, self.released[loop], batch)
+        self.released[loop] += 1
         compute, work = self.setup.costs.durations(graph, lanes)
         sram = sram_use(self.setup, graph, lanes) if self.setup.sram is not None else {}
         token, context = int(lanes.token[0]), int(lanes.context[0])
-        return self._made(graph, loop, token, context, compute[:, 0], work[:, 0], sram, batch)
+        return self._step(graph, loop, token, context, compute[:, 0], work[:, 0], sram, batch)
 
-    def _made(
+    def _step(
         self, graph: TaskGraph, number: int, token: int, context: int, compute: IntArray, work: IntArray, sram: dict[int, int],
         batch: Batch | None = None,
     ) -> Step:  # fmt: skip
+        """A step that is released now. compute, work: ps [task]. sram: bytes by consumer."""
         form = self.forms.get(id(graph))
         if form is None:
             form = self.forms[id(graph)] = Form(graph, self.setup)
@@ -149,29 +150,30 @@ class Steps:
             sram=sram, done=self.env.event(), left=len(graph),
         )  # fmt: skip
         rank = self.setup.scheduler.ranks(StepView(graph, step.age, compute, work)).tolist()
-        owner, queue = self._sequences(form, number, batch)
-        columns = zip(rank, form.chain, owner, queue, compute.tolist(), work.tolist(), form.inputs, form.on_engine, strict=True)
+        owner, dma = self._owners(form, number, batch)
+        columns = zip(rank, form.chain, owner, dma, compute.tolist(), work.tolist(), form.inputs, form.on_engine, strict=True)
         step.tasks = [Task(step, task, (number, token, task), *values) for task, values in enumerate(columns)]
         return step
 
     def _age(self) -> int:
-        """Steps released at the same instant are of the same age."""
+        """The age of a step that is released now: the same for all steps of an instant."""
         if self.env.now != self.last_release:
             self.age, self.last_release = self.age + 1, self.env.now
         return self.age
 
-    def _sequences(self, form: Form, number: int, batch: Batch | None) -> tuple[list[int], list[int]]:
-        """The owner of each task, and whose DMA moves it.
+    def _owners(self, form: Form, number: int, batch: Batch | None) -> tuple[list[int], list[int]]:
+        """The owner of each task, and the DMA that moves it, as numbers [task].
 
-        In a batch, tasks are their member's. What serves several members has a number of its own in both, beyond those of all
-        sequences; but if there is one member, all is its own, moved by two DMAs.
+        In a batch, a task that serves one member is owned by its sequence and moved by its DMA. Tasks that serve several
+        belong to the loop, whose number comes after those of all sequences. The only member of a batch owns all tasks, but
+        they are still moved by two DMAs.
         """
         if form.member is None:
             same = [number if batch is None else batch.members[0].sequence] * len(form.inputs)
             return same, same
-        if batch is None:  # a step without its batch, alone: members need only be told apart
-            queue = [member + 1 for member in form.member]
-            return queue, queue
-        others = len(self.setup.sequences) + number
-        queue = [batch.members[member].sequence if member >= 0 else others for member in form.member]
-        return queue if len(batch.members) > 1 else [batch.members[0].sequence] * len(queue), queue
+        if batch is None:  # a step without its batch, alone: members only need numbers that differ
+            dma = [member + 1 for member in form.member]
+            return dma, dma
+        loop = len(self.setup.sequences) + number
+        dma = [batch.members[member].sequence if member >= 0 else loop for member in form.member]
+        return dma if len(batch.members) > 1 else [batch.members[0].sequence] * len(dma), dma

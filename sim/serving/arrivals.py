@@ -1,0 +1,58 @@
+"""Arrivals: when requests come, in an open or a closed loop."""
+
+from __future__ import annotations
+
+from collections import Counter, deque
+from collections.abc import Sequence
+from itertools import groupby
+
+from sim.workload.requests import Request
+
+
+class Arrivals:
+    """Requests, in order of their arrival.
+
+    In an open loop each comes at its own time. In a closed loop (`concurrency` is given) that many come at the beginning, and
+    another one comes `think` ps after one has ended. Samples of one prompt come together and count as one, which ends with the
+    last of them.
+
+    times: when each request comes (request -> ps), as far as that is known. only: the one request that comes, None for all.
+    """
+
+    def __init__(
+        self, requests: Sequence[Request], *, only: int | None = None, concurrency: int | None = None, think: int = 0
+    ) -> None:
+        self.requests, self.think = requests, think
+        self.times: dict[int, int] = {}
+        numbers = range(len(requests)) if only is None else (only,)
+        self._coming: deque[int] = deque()  # requests whose time is known, in order of arrival
+        together = groupby(numbers, key=lambda i: requests[i].group if requests[i].group >= 0 else -1 - i)
+        self._backlog = deque([[*group] for _, group in together] if concurrency is not None else [])
+        self._samples: Counter[int] = Counter()  # group -> samples that have come and not ended
+        for number in sorted(numbers, key=lambda i: (requests[i].arrival, i)) if concurrency is None else ():
+            self._schedule([number], requests[number].arrival)
+        for _ in range(min(concurrency or 0, len(self._backlog))):
+            self._schedule(self._backlog.popleft(), 0)
+
+    def _schedule(self, numbers: Sequence[int], time: int) -> None:
+        for number in numbers:
+            self.times[number] = time
+            self._coming.append(number)
+            self._samples[self.requests[number].group] += 1
+
+    @property
+    def next(self) -> int | None:
+        """The time of the next arrival, None if there is none before a request has ended."""
+        return self.times[self._coming[0]] if self._coming else None
+
+    def take(self, now: int) -> int | None:
+        """Take a request that has come by now: its number, None if there is none."""
+        return self._coming.popleft() if self._coming and self.times[self._coming[0]] <= now else None
+
+    def ended(self, number: int, now: int) -> None:
+        """Note that a request has ended; in a closed loop the next one comes."""
+        group = self.requests[number].group
+        self._samples[group] -= 1
+        if self._backlog and not (group >= 0 and self._samples[group]):
+            # All think times are equal, so arrivals stay in order of the ends that they follow.
+            self._schedule(self._backlog.popleft(), now + self.think)

@@ -1,0 +1,28 @@
+"""The progress of a request that a batcher serves."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from sim.workload.requests import Request
+
+
+@dataclass(slots=True, eq=False)
+class SequenceState:
+    """A request and how far it is.
+
+    cached: tokens in its KV cache. pending: tokens to prefill, the last of which gives an output token; 0 if it decodes.
+    generated: output tokens. decoded: steps in which it has decoded, pre-emptions included. blocks: KV blocks of its own.
+    forked: it waits until the first sample of its prompt has prefilled it for all. shared: cached tokens that it shares with
+    the other samples of its prompt.
+    """
+
+    number: int
+    request: Request
+    cached: int
+    pending: int
+    generated: int = 0
+    decoded: int = 0
+    blocks: int = 0
+    forked: bool = False
+    shared: int = 0
