@@ -222,10 +222,10 @@ def test_a_path_is_relative_to_the_scenario(tmp_path: Path, monkeypatch: pytest.
     monkeypatch.chdir(tmp_path)
     assert [r.prompt for r in requests(load("study/s.yaml"))] == [374, 396, 879]
     written(folder, AZURE_2023.replace(",44", ",many"), "azure.csv")
-    with pytest.raises(
-        InputError, match=r"study/s.yaml:2:19: workload.trace: study/azure.csv:2: column 'GeneratedTokens': expected"
-    ):
-        requests(load("study/s.yaml"))
+    scenario = load("study/s.yaml")
+    message = r"study/s.yaml:2:19: workload.trace: study/azure.csv:2: column 'GeneratedTokens': expected"
+    with pytest.raises(InputError, match=message), scenario.located():
+        requests(scenario)
 
 
 @given(st.lists(st.tuples(st.integers(0, 10**9), st.integers(0, 5000), st.integers(1, 5000)), min_size=1, max_size=30))
