@@ -171,6 +171,8 @@ class Workload(Section):
 
     @model_validator(mode="after")
     def _consistent(self) -> Workload:
+        if not self.batching.known:
+            return self
         alone = self.batching.alone
         if self.dependency == "known" and not (alone and self.speculative is None and self.concurrency is None):
             raise ValueError("expected dependency 'known' only without batching, speculation and concurrency")

@@ -47,13 +47,18 @@ class Batching(Short):
     kv: KVPages = default({}, description="The KV cache, and what happens when it is full.")
 
     @property
+    def known(self) -> bool:
+        """Whether the policy is registered. An unknown name has an error of its own, so that other checks leave it alone."""
+        return self.policy in BATCHING_POLICIES
+
+    @property
     def alone(self) -> bool:
-        """Whether each request is served in a loop of its own; an unknown name has an error of its own."""
-        return self.policy in BATCHING_POLICIES and BATCHING_POLICIES.get(self.policy).alone
+        """Whether each request is served in a loop of its own."""
+        return BATCHING_POLICIES.get(self.policy).alone
 
     @model_validator(mode="after")
     def _limits_of_a_batch(self) -> Batching:
-        if self.alone:
+        if self.known and self.alone:
             none = {"max_batch": None, "max_tokens": None, "kv": KVPages.model_construct()}
             given = [name for name, value in none.items() if getattr(self, name) != value]
             if given:

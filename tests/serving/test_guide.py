@@ -11,6 +11,7 @@ import pytest
 
 from sim.base.errors import InputError
 from sim.runs.run import read, run
+from sim.scenario.shipped import scenarios
 from sim.serving.policies import BATCHING_POLICIES
 from tests.executors import assert_same
 
@@ -60,3 +61,9 @@ def test_without_it_the_name_is_unknown(tmp_path):
     with pytest.raises(InputError, match=r"expected one of continuous, independent, static, found 'shortest_prompt'") as error:
         read(tmp_path / "shortest_prompt.yaml")
     assert "workload.batching" in str(error.value)
+
+
+def test_a_misspelled_policy_is_the_one_error_that_is_reported():
+    """Checks of other keys depend on the policy, and say nothing of one that is unknown."""
+    with pytest.raises(InputError, match=r"found 'contnuous' \(did you mean 'continuous'\?\)$"):
+        read(scenarios()["two_tokens_4_engines"], ["workload.batching={policy: contnuous, max_batch: 3}"])
