@@ -184,37 +184,33 @@ def bottleneck(result: Result, changes: tuple[Change, ...]) -> str:
     memory, engines = times.get("infinite bandwidth", 1.0), times.get("infinite engines", 1.0)
     policy = times.get("earliest", 1.0)
     cheap = {name: times[name] for name in CHEAP if times.get(name, 1.0) >= NOTABLE}
+    bandwidth, more = _gain("infinite bandwidth", memory), _gain("more engines", engines)
     if policy >= max(memory, engines, NOTABLE):
         sentence = (
-            f"The scheduler is the bottleneck: {result.scenario.scheduler.name} leaves engines idle, and list scheduling would "
-            f"be {_faster(policy)}; infinite bandwidth would be {_faster(memory)}, any number of engines {_faster(engines)}"
+            f"The scheduler is the bottleneck: {result.scenario.scheduler.name} leaves engines idle, and "
+            f"{_gain('list scheduling', policy)}; {bandwidth}, {more}"
         )
     elif max(memory, engines) < NOTABLE:
         share = result.bounds.critical_path / result.makespan if result.makespan else 1.0
         sentence = (
             f"The dependencies between tasks are the bottleneck: the longest path alone takes {share:.0%} of the makespan; "
-            f"infinite bandwidth would be {_faster(memory)}, any number of engines {_faster(engines)}"
+            f"{bandwidth}, {more}"
         )
     elif memory >= engines:
-        sentence = (
-            f"The memory channel is the bottleneck: infinite bandwidth would be {_faster(memory)}, "
-            f"any number of engines {_faster(engines)}"
-        )
+        sentence = f"The memory channel is the bottleneck: {bandwidth}; {more}"
     else:
-        sentence = (
-            f"The engines are the bottleneck: any number of them would be {_faster(engines)}, "
-            f"infinite bandwidth {_faster(memory)}"
-        )
+        sentence = f"The engines are the bottleneck: {more}; {bandwidth}"
     if cheap:
         best = max(cheap, key=lambda name: cheap[name])
-        sentence += f"; on the same hardware, {CHEAP[best]} would be {_faster(cheap[best])}"
+        sentence += f"; on the same hardware, {_gain(CHEAP[best], cheap[best])}"
     last = int(result.requests.arrival.max(initial=0))
     if result.scenario.workload.concurrency is None and 2 * last > result.makespan:
         sentence += f"; the last request comes at {format_time(last)}, before which no machine can end"
     return sentence + "."
 
 
-def _faster(speedup: float) -> str:
+def _gain(change: str, speedup: float) -> str:
+    """A clause that says how much a change would help."""
     if speedup >= NOTABLE:
-        return f"{speedup:.2f}x faster"
-    return f"no faster ({speedup:.2f}x)"
+        return f"{change} would speed this up {speedup:.2f}x"
+    return f"{change} would not help ({speedup:.2f}x)"

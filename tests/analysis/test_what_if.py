@@ -61,7 +61,7 @@ def test_tiles_for_all_engines():
     speedups, sentence, result, _ = help_for("lm_head_on_one_engine")
     better = run(read(find_scenario("lm_head_on_one_engine"), ["mapping.tiles=engines"]))
     assert speedups["tiles: engines"] == result.makespan / better.makespan > 1.5
-    assert sentence.endswith("(mapping.tiles: engines) would be 1.64x faster.")
+    assert sentence.endswith("(mapping.tiles: engines) would speed this up 1.64x.")
     assert few_tiles(result.log, result.bounds) == 1
     assert few_tiles(better.log, better.bounds) is None
 
