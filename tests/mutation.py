@@ -1,10 +1,11 @@
 """Mutation tests: break the code in small ways, one at a time, and see whether the tests notice.
 
-    python -m tests.mutation [ROOM ...] [--sample 40] [--seed 0]
+    pip install cosmic-ray
+    python -m tests.mutation [FOLDER ...] [--sample 40] [--seed 0]
 
 Each mutant is a copy of the program in which cosmic-ray changed one operator, number or condition. It is killed if a test of
-its room fails. A sample of mutants is drawn from a seed: to run all would take days. Prints the score of each room, and where
-the survivors are. Kernels run as plain Python, so rooms are tested by runs that are too small for the compiled executor.
+its folder fails. A sample of mutants is drawn from a seed: to run all would take days. Prints the score of each folder, and where
+the survivors are. Kernels run as plain Python, so folders are tested by runs that are too small for the compiled executor.
 """
 
 from __future__ import annotations
@@ -31,7 +32,7 @@ name = "local"
 
 
 @dataclass(frozen=True, slots=True)
-class Room:
+class Target:
     """Modules that are mutated, and the tests that must notice."""
 
     modules: tuple[str, ...]
@@ -42,14 +43,14 @@ MACHINE = (
     "tests/machine/test_channel.py", "tests/machine/test_choices.py", "tests/machine/test_lockstep.py",
     "tests/machine/test_age.py", "tests/theory/test_exact.py",
 )  # fmt: skip
-ROOMS = {
-    "arbiters": Room(("sim/machine/arbiters",), (*MACHINE, "tests/machine/test_invariants.py")),
-    "reference": Room(("sim/executors/reference",), MACHINE),
-    "serving": Room(
+TARGETS = {
+    "arbiters": Target(("sim/machine/arbiters",), (*MACHINE, "tests/machine/test_invariants.py")),
+    "reference": Target(("sim/executors/reference",), MACHINE),
+    "serving": Target(
         ("sim/serving",), ("tests/serving/test_batcher.py", "tests/serving/test_brute_force.py", "tests/serving/test_runs.py")
     ),
-    "log": Room(("sim/log",), ("tests/log/test_storage.py", "tests/analysis")),
-    "analysis": Room(("sim/analysis",), ("tests/analysis", "tests/theory/test_exact.py")),
+    "log": Target(("sim/log",), ("tests/log/test_storage.py", "tests/analysis")),
+    "analysis": Target(("sim/analysis",), ("tests/analysis", "tests/theory/test_exact.py")),
 }  # fmt: skip
 
 #: Operators whose mutants change nothing that runs: `|` in annotations, which are never evaluated.
@@ -64,14 +65,16 @@ def copy(folder: Path) -> None:
         shutil.copy(ROOT / name, folder / name)
 
 
-def run(name: str, room: Room, sample: int, seed: int, timeout: float) -> tuple[int, list[str]]:
+def run(name: str, target: Target, sample: int, seed: int, timeout: float) -> tuple[int, list[str]]:
     """How many mutants of a sample were killed, and where the others are."""
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary)
         copy(folder)
-        command = f"{sys.executable} -m pytest -x -q -p no:cacheprovider -m 'not slow' -k 'not compiled' {' '.join(room.tests)}"
+        command = (
+            f"{sys.executable} -m pytest -x -q -p no:cacheprovider -m 'not slow' -k 'not compiled' {' '.join(target.tests)}"
+        )
         config, session = folder / "mutation.toml", folder / "session.sqlite"
-        config.write_text(CONFIG.format(modules=list(room.modules), timeout=timeout, command=command))
+        config.write_text(CONFIG.format(modules=list(target.modules), timeout=timeout, command=command))
         cosmic_ray = [str(Path(sys.executable).with_name("cosmic-ray"))]
         subprocess.run([*cosmic_ray, "init", config.name, session.name], cwd=folder, check=True, capture_output=True)
         draw(session, sample, seed)
@@ -107,13 +110,15 @@ def outcome(session: Path) -> tuple[int, list[str]]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("rooms", nargs="*", choices=[[], *ROOMS], metavar="ROOM", help=f"of {', '.join(ROOMS)}; default: all")
-    parser.add_argument("--sample", type=int, default=40, help="mutants of each room")
+    parser.add_argument(
+        "targets", nargs="*", choices=[[], *TARGETS], metavar="FOLDER", help=f"of {', '.join(TARGETS)}; default: all"
+    )
+    parser.add_argument("--sample", type=int, default=40, help="mutants of each folder")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--timeout", type=float, default=120, help="seconds after which a mutant counts as killed")
     options = parser.parse_args()
-    for name in options.rooms or ROOMS:
-        killed, survivors = run(name, ROOMS[name], options.sample, options.seed, options.timeout)
+    for name in options.targets or TARGETS:
+        killed, survivors = run(name, TARGETS[name], options.sample, options.seed, options.timeout)
         print(f"{name}: {killed} of {killed + len(survivors)} mutants killed")
         for line in survivors:
             print(f"  {line}")
