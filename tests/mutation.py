@@ -4,8 +4,9 @@
     python -m tests.mutation [FOLDER ...] [--sample 40] [--seed 0]
 
 Each mutant is a copy of the program in which cosmic-ray changed one operator, number or condition. It is killed if a test of
-its folder fails. A sample of mutants is drawn from a seed: to run all would take days. Prints the score of each folder, and where
-the survivors are. Kernels run as plain Python, so folders are tested by runs that are too small for the compiled executor.
+its folder fails. A sample of mutants is drawn from a seed: to run all would take days. Prints the score of each folder, and
+where the survivors are. Kernels run as plain Python, and folders are tested by runs too small for the compiled executor: what
+only that one uses (`disciplines.py`, `written.py`) survives here, and is covered by the tests that compare the executors.
 """
 
 from __future__ import annotations
