@@ -40,7 +40,7 @@ class Bounds:
         return max(self.critical_path, self.compute, self.memory)
 
     def gap(self, makespan: int) -> float:
-        """How far a makespan is above the lower bound: 0.07 is 7 %."""
+        """Relative distance of a makespan above the lower bound: 0.07 is 7 %."""
         return makespan / self.lower - 1 if self.lower else 0.0
 
 

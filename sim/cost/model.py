@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass
 from math import gcd
@@ -59,7 +60,7 @@ class CostModel(Protocol):
     def durations(self, graph: TaskGraph, steps: StepLanes) -> tuple[IntArray, IntArray]: ...
 
 
-class Caching:
+class Caching(ABC):
     """Base of cost models that keep what they make of a graph by its id: a copy, also one that was pickled, keeps nothing.
 
     A subclass names the attributes that hold it in `CACHES`, and makes them in `_clear`.
@@ -67,8 +68,8 @@ class Caching:
 
     CACHES: ClassVar[tuple[str, ...]]
 
-    def _clear(self) -> None:
-        raise NotImplementedError
+    @abstractmethod
+    def _clear(self) -> None: ...
 
     def __getstate__(self) -> dict[str, Any]:
         return {name: value for name, value in self.__dict__.items() if name not in self.CACHES}

@@ -55,7 +55,7 @@ def repeat(scenario: Scenario, count: int, *, executor: Executor = "auto") -> It
 def measure(
     scenario: Scenario, count: int, wanted: Callable[[Result], R], *, executor: Executor = "auto"
 ) -> Iterator[R]:  # fmt: skip
-    """What is wanted of each run of `repeat`. Runs begin now, in processes where that is faster: so that must be picklable.
+    """Yield `wanted` of each run of `repeat`. Runs begin now, in processes where that is faster, so it must be picklable.
 
     Raises InputError, for a count that makes no interval, or a scenario that cannot run.
     """

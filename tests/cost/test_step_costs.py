@@ -17,6 +17,7 @@ from sim.runs.plan import plan
 from sim.runs.run import read
 from sim.scenario.shipped import scenarios
 from sim.serving.batcher import Batcher, loops
+from tests.machine.test_written_graph import TEXT
 
 KINDS = "norm q_proj k_proj v_proj o_proj rope attention residual act gate_proj up_proj down_proj kv_load kv_store weight_load"
 TABLE = "{" + ", ".join(f"{kind}: {5 + i} us" for i, kind in enumerate(KINDS.split())) + "}"
@@ -118,17 +119,7 @@ def test_costs_that_do_not_depend_on_the_step_have_few_rows() -> None:
     assert isinstance(costs_of(varied, varied.graph), PerTask)
 
 
-WRITTEN = """\
-model:
-  graph:
-    - {name: cache, kind: kv_load, transfer: 4 ms}
-    - {name: attend, inputs: [cache, q], duration: 3 ms}
-    - {name: q, kind: q_proj, flops: 2000000000, weight: 100 MB}
-    - {name: store, kind: kv_store, inputs: [attend], kv_write: 100 MB}
-workload: {sequences: [{tokens: 2}]}
-hardware: {engines: {count: 1, flops: 2 TFLOP/s}, memory: {bandwidth: 100 GB/s}}
-mapping: {execution: prefetch, tiles: 2}
-"""
+WRITTEN = TEXT.replace("execution: prefetch", "execution: prefetch, tiles: 2")
 
 
 @pytest.mark.parametrize(

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import re
 import sys
-import tomllib
 from pathlib import Path
 
 import pytest
@@ -14,23 +12,14 @@ from sim.machine.arbiters import ARBITERS
 from sim.machine.schedulers import SCHEDULERS
 from sim.runs.run import read, run
 from tests.executors import assert_same
+from tests.guides import install
 
-GUIDE = Path(__file__).parents[2] / "docs/guides/own_arbiter.md"
+GUIDE = "own_arbiter.md"
 
 
 @pytest.fixture
 def lab(tmp_path, monkeypatch) -> Path:
-    """The files of the guide, with the metadata that an installer would make of its entry points."""
-    for name, text in re.findall(r"```\w+\n# (\S+)\n(.*?)```", GUIDE.read_text(encoding="utf-8"), flags=re.DOTALL):
-        (tmp_path / name).write_text(text, encoding="utf-8")
-    project = tomllib.loads((tmp_path / "pyproject.toml").read_text(encoding="utf-8"))["project"]
-    info = tmp_path / f"{project['name'].replace('-', '_')}-{project['version']}.dist-info"
-    info.mkdir()
-    (info / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {project['name']}\nVersion: {project['version']}\n")
-    groups = ["\n".join([f"[{g}]", *(f"{k} = {v}" for k, v in e.items())]) for g, e in project["entry-points"].items()]
-    (info / "entry_points.txt").write_text("\n\n".join(groups) + "\n")
-    monkeypatch.syspath_prepend(tmp_path)
-    return tmp_path
+    return install(GUIDE, tmp_path, monkeypatch)
 
 
 def test_the_guide_works(lab):

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import re
-import tomllib
 from pathlib import Path
 
 import numpy as np
@@ -14,23 +12,14 @@ from sim.runs.run import read, run
 from sim.scenario.shipped import scenarios
 from sim.serving.policies import BATCHING_POLICIES
 from tests.executors import assert_same
+from tests.guides import files, install
 
-GUIDE = Path(__file__).parents[2] / "docs/guides/own_batching.md"
+GUIDE = "own_batching.md"
 
 
 @pytest.fixture
 def lab(tmp_path, monkeypatch) -> Path:
-    """The files of the guide, with the metadata that an installer would make of its entry point."""
-    for name, text in re.findall(r"```\w+\n# (\S+)\n(.*?)```", GUIDE.read_text(encoding="utf-8"), flags=re.DOTALL):
-        (tmp_path / name).write_text(text, encoding="utf-8")
-    project = tomllib.loads((tmp_path / "pyproject.toml").read_text(encoding="utf-8"))["project"]
-    info = tmp_path / f"{project['name'].replace('-', '_')}-{project['version']}.dist-info"
-    info.mkdir()
-    (info / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {project['name']}\nVersion: {project['version']}\n")
-    groups = ["\n".join([f"[{g}]", *(f"{k} = {v}" for k, v in e.items())]) for g, e in project["entry-points"].items()]
-    (info / "entry_points.txt").write_text("\n\n".join(groups) + "\n")
-    monkeypatch.syspath_prepend(tmp_path)
-    return tmp_path
+    return install(GUIDE, tmp_path, monkeypatch)
 
 
 def order(result) -> list[int]:
@@ -56,8 +45,7 @@ def test_short_prompts_first_lower_the_mean_time_to_first_token(lab):
 
 
 def test_without_it_the_name_is_unknown(tmp_path):
-    (file,) = re.findall(r"```yaml\n# \S+\n(.*?)```", GUIDE.read_text(encoding="utf-8"), flags=re.DOTALL)
-    (tmp_path / "shortest_prompt.yaml").write_text(file)
+    (tmp_path / "shortest_prompt.yaml").write_text(files(GUIDE)["shortest_prompt.yaml"])
     with pytest.raises(InputError, match=r"expected one of continuous, independent, static, found 'shortest_prompt'") as error:
         read(tmp_path / "shortest_prompt.yaml")
     assert "workload.batching" in str(error.value)
