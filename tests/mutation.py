@@ -41,8 +41,8 @@ class Target:
 
 
 MACHINE = (
-    "tests/machine/test_channel.py", "tests/machine/test_choices.py", "tests/machine/test_lockstep.py",
-    "tests/machine/test_age.py", "tests/theory/test_exact.py",
+    "tests/machine/test_rules.py", "tests/machine/test_channel.py", "tests/machine/test_choices.py",
+    "tests/machine/test_lockstep.py", "tests/machine/test_age.py", "tests/theory/test_exact.py",
 )  # fmt: skip
 TARGETS = {
     "arbiters": Target(("sim/machine/arbiters",), (*MACHINE, "tests/machine/test_invariants.py")),

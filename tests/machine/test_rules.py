@@ -1,0 +1,107 @@
+"""The rules of arbiters as arithmetic: shares as fractions, turns as multiples of bursts."""
+
+from __future__ import annotations
+
+from fractions import Fraction
+from math import ceil, gcd
+from types import SimpleNamespace
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from sim.machine.arbiters import Derated, Efficiency, Plan
+from sim.machine.arbiters.rules import MANY, RECORD, SHARE, WEIGHT, derate, max_min, rates, reduced, turn_until
+
+#: Classes of transfers: weight, number pending, numerator of the share of each.
+CLASSES = st.lists(st.tuples(st.integers(1, 50), st.integers(0, 4), st.integers(1, 60)), min_size=1, max_size=5).filter(
+    lambda classes: any(many for _, many, _ in classes)
+)
+
+
+def table_of(classes: list[tuple[int, int, int]], at: int) -> list[int]:
+    table = [-7] * at  # words of others, which must stay as they are
+    for weight, many, share in classes:
+        table += [0] * RECORD
+        table[-RECORD + WEIGHT], table[-RECORD + MANY], table[-RECORD + SHARE] = weight, many, share
+    return table
+
+
+def shares(table: list[int], at: int, denominator: int) -> list[Fraction]:
+    """Shares of the classes that have transfers."""
+    records = range(at, len(table), RECORD)
+    return [Fraction(table[i + SHARE], denominator) for i in records if table[i + MANY]]
+
+
+def total(classes: list[tuple[int, int, int]], found: list[Fraction]) -> Fraction:
+    return sum((many * share for many, share in zip((m for _, m, _ in classes if m), found, strict=True)), Fraction(0))
+
+
+@given(CLASSES, st.integers(0, 5), st.integers(1, 4000))
+def test_reduced_shares_are_the_same_fractions_in_lowest_terms(classes, at, denominator):
+    table = table_of(classes, at)
+    before = shares(table, at, denominator)
+    after = reduced(table, at, RECORD, len(classes), denominator)
+    assert shares(table, at, after) == before
+    assert gcd(after, *(table[i + SHARE] for i in range(at, len(table), RECORD) if table[i + MANY])) == 1
+    assert table[:at] == [-7] * at
+
+
+@given(CLASSES, st.integers(0, 5), st.integers(1, 4000), st.integers(1, 30), st.integers(1, 30))
+def test_derated_shares_sum_to_what_the_channel_delivers(classes, at, denominator, num, den):
+    """Shares keep their ratios, and sum to the lesser of what was asked for and num/den."""
+    table = table_of(classes, at)
+    before = shares(table, at, denominator)
+    after = shares(table, at, derate(table, at, RECORD, len(classes), denominator, num, den))
+    wanted = total(classes, before)
+    factor = min(Fraction(1), Fraction(num, den) / wanted)
+    assert after == [factor * share for share in before]
+
+
+@given(CLASSES, st.integers(0, 5), st.integers(1, 200))
+def test_rates_slow_down_together(classes, at, whole):
+    table = table_of(classes, at)
+    found = shares(table, at, rates(table, at, RECORD, len(classes), whole))
+    wanted = sum(weight * many for weight, many, _ in classes)
+    assert found == [Fraction(weight, max(wanted, whole)) for weight, many, _ in classes if many]
+
+
+@given(CLASSES, st.integers(0, 5), st.integers(1, 20), st.integers(1, 20))
+def test_max_min_shares_are_weights_times_one_level_up_to_the_cap(classes, at, num, den):
+    """Max-min fairness: each gets min(cap, weight x level) at one level, and the channel is full or all are capped."""
+    cap = min(Fraction(num, den), Fraction(1))
+    table = table_of(classes, at)
+    found = shares(table, at, max_min(table, at, RECORD, len(classes), cap.numerator, cap.denominator))
+    weights = [weight for weight, many, _ in classes if many]
+    levels = {share / weight for share, weight in zip(found, weights, strict=True) if share < cap}
+    assert len(levels) <= 1
+    if levels:
+        (level,) = levels
+        assert found == [min(cap, weight * level) for weight in weights]
+        assert total(classes, found) == 1
+    else:
+        assert set(found) == {cap}
+        assert total(classes, found) <= 1
+
+
+@given(st.integers(1, 10**6), st.integers(0, 10**6), st.integers(1, 5000))
+def test_a_turn_ends_after_whole_bursts(began, done, burst):
+    """With `began` left at its start: the first multiple of bursts, one at least, by which `left` has been served."""
+    left = max(0, began - done)
+    bursts, rest = divmod(began - turn_until(began, left, burst), burst)
+    assert rest == 0
+    assert bursts == max(1, ceil(Fraction(began - left, burst)))
+
+
+@given(st.lists(st.integers(1, 40), min_size=1, max_size=5), st.integers(40, 200), st.integers(1, 99), st.integers(1, 10**9))
+def test_a_derated_plan_lasts_until_the_same_work_is_done(numerators, denominator, percent, quantum):
+    """A quantum stands for work: at shares that are smaller by one factor it takes longer by that factor, rounded up."""
+    plan = Plan([(number, share) for number, share in enumerate(numerators)], denominator, quantum)  # type: ignore[misc]
+    arbiter = SimpleNamespace(plan=lambda _: plan, cap=(1, 1), work_conserving=True, reads_remaining=False, kinds=())
+    limit = Fraction(percent, 100)
+    found = Derated(arbiter, Efficiency({1: limit})).plan([])  # type: ignore[arg-type]
+    wanted = Fraction(sum(numerators), denominator)
+    factor = min(Fraction(1), limit / wanted)
+    assert [Fraction(share, found.denominator) for _, share in found.shares] == [
+        factor * Fraction(share, denominator) for share in numerators
+    ]
+    assert found.quantum == ceil(quantum / factor)
