@@ -85,6 +85,13 @@ class TestChannel:
         _, grants = serve(Fifo(), (0, 0, 10), (4, 1, 10))
         assert grants == [("a", 0, 10, 10), ("b", 10, 20, 10)]
 
+    def test_a_turn_that_began_alone_ends_with_the_burst_in_which_another_arrives(self):
+        """b arrives in the third burst of a, which began at 0: a stops at 30, b has its 10, and a goes on alone to its end."""
+        ends, grants = serve(RoundRobin(bandwidth=1, burst=10), (0, 0, 100), (25, 1, 10))
+        assert ends == {"a": 110, "b": 40}
+        assert [grant for grant in grants if grant[0] == "b"] == [("b", 30, 40, 10)]
+        assert sum(work for name, _, end, work in grants if name == "a" and end <= 30) == 30
+
     def test_hand_arithmetic_of_the_last_share(self):
         """In the first 10 ps three get 3 each, and the last the 1 that the floors leave over, until another is the last."""
         ends, grants = serve(ProcessorSharing(), (0, 0, 4), (0, 1, 9), (0, 2, 9), (10, 3, 4))
