@@ -71,7 +71,7 @@ def tasks(log: EventLog) -> int:
 
 def size(log: EventLog) -> dict[str, int]:
     """Size of a run."""
-    return {"tasks": tasks(log), "intervals": len(log.grants), "steps": len(log.steps)}
+    return {"tasks": tasks(log), "intervals": len(log.services), "steps": len(log.steps)}
 
 
 def tokens(scenario: Scenario) -> int:

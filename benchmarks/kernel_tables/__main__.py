@@ -83,15 +83,15 @@ def noise(found: KernelTables) -> Iterator[str]:
     for kind in profile_kinds(found):
         pairs = []
         for (what, m, *shape, context), took in times.items():
-            near = (what, m + 1, *shape, context) if kind == "product" else (what, m, *shape, 8)
-            if what == kind and near in times and (4 <= m < 8 if kind == "product" else context == 4):
+            near = (what, m + 1, *shape, context) if kind == "matmul" else (what, m, *shape, 8)
+            if what == kind and near in times and (4 <= m < 8 if kind == "matmul" else context == 4):
                 pairs.append(abs(took / times[near] - 1))
         known = f"{100 * np.median(pairs):.1f} median, {100 * np.quantile(pairs, 0.9):.1f} p90" if pairs else "not known"
         yield f"{kind} {known}"
 
 
 def profile_kinds(found: KernelTables) -> list[str]:
-    return sorted(set(found.samples.kind), key=lambda kind: (kind != "product", kind))
+    return sorted(set(found.samples.kind), key=lambda kind: (kind != "matmul", kind))
 
 
 def header(*names: str) -> Iterator[str]:

@@ -24,8 +24,8 @@ import numpy.typing as npt
 
 from sim.analysis.blame_kernels import OTHERS, REST, TASK, WAIT_ROWS, WAITED_ALONE, channel_waits, overlap_engines, receive_on
 from sim.analysis.breakdown import Breakdown
-from sim.analysis.context import Rules
 from sim.analysis.parts import WAIT_CHANNEL, WAIT_ENGINE
+from sim.analysis.rules import Rules
 from sim.analysis.sums import narrow, sum_by
 from sim.base.errors import SimulationError
 from sim.base.kernel import launch
@@ -71,26 +71,26 @@ class Blame:
     channel_by_kind: Matrix
 
 
-def blame(log: EventLog, rules: Rules, account: Breakdown) -> Blame:
+def blame(log: EventLog, rules: Rules, breakdown: Breakdown) -> Blame:
     """Split all waits by their causes. Raises SimulationError if a row does not sum to the waits of its group."""
     owner, owners, of_step = _owners(log)
     by_owner = _Groups(owners, of_step[log.tasks.step].astype(np.int16))
-    by_kind = _Groups(account.kinds, _kinds(log, account.kinds))
-    waits = sum_by(account.by_step, of_step, len(owners))
-    compiled = is_large(log) or len(log.tasks) * max(len(owners), len(account.kinds)) > MANY_PAIRS
-    engines, channel = _Engines(log, account, compiled=compiled), _Channel(log, rules, account, compiled=compiled)
+    by_kind = _Groups(breakdown.kinds, _kinds(log, breakdown.kinds))
+    waits = sum_by(breakdown.by_step, of_step, len(owners))
+    compiled = is_large(log) or len(log.tasks) * max(len(owners), len(breakdown.kinds)) > MANY_PAIRS
+    engines, channel = _Engines(log, breakdown, compiled=compiled), _Channel(log, rules, breakdown, compiled=compiled)
     result = Blame(
         owner=owner,
         engine_by_owner=engines.matrix(by_owner, waits[:, WAIT_ENGINE]),
-        engine_by_kind=engines.matrix(by_kind, account.by_kind[:, WAIT_ENGINE]),
+        engine_by_kind=engines.matrix(by_kind, breakdown.by_kind[:, WAIT_ENGINE]),
         channel_by_owner=channel.matrix(by_owner),
         channel_by_kind=channel.matrix(by_kind),
     )
     for matrix, expected in (
         (result.engine_by_owner, waits[:, WAIT_ENGINE]),
-        (result.engine_by_kind, account.by_kind[:, WAIT_ENGINE]),
+        (result.engine_by_kind, breakdown.by_kind[:, WAIT_ENGINE]),
         (result.channel_by_owner, waits[:, WAIT_CHANNEL]),
-        (result.channel_by_kind, account.by_kind[:, WAIT_CHANNEL]),
+        (result.channel_by_kind, breakdown.by_kind[:, WAIT_CHANNEL]),
     ):
         if (matrix.wait.astype(object).sum(axis=1) + matrix.alone != expected).any():
             raise SimulationError("invariant does not hold: the causes of waits sum to the waits")
@@ -141,7 +141,7 @@ def _shift(whole: int) -> int:
 class _Engines:
     """Waits for engines, while all of them are busy."""
 
-    def __init__(self, log: EventLog, account: Breakdown, *, compiled: bool) -> None:
+    def __init__(self, log: EventLog, breakdown: Breakdown, *, compiled: bool) -> None:
         self._compiled, self._engines, t = compiled, log.engines, tasks_of(log)
         held = np.flatnonzero(t.engine >= 0)
         waited = held[t.ready[held] < t.start[held]]
@@ -150,7 +150,7 @@ class _Engines:
             rows[np.argsort(column[rows], kind="stable")]
             for rows, column in ((waited, t.ready), (held, t.start), (held, t.end))
         )  # fmt: skip
-        self._shift = _shift(log.engines * max(log.makespan, int(account.total[WAIT_ENGINE])))
+        self._shift = _shift(log.engines * max(log.makespan, int(breakdown.total[WAIT_ENGINE])))
 
     def matrix(self, groups: _Groups, waits: npt.NDArray[Any]) -> Matrix:
         """waits: [group], ps; the sums of rows, where overlaps are too coarse to give them exactly."""
@@ -168,7 +168,7 @@ class _Engines:
 class _Channel:
     """Waits for the channel: work that others received while a transfer was outstanding."""
 
-    def __init__(self, log: EventLog, rules: Rules, account: Breakdown, *, compiled: bool) -> None:
+    def __init__(self, log: EventLog, rules: Rules, breakdown: Breakdown, *, compiled: bool) -> None:
         self._compiled, self._channels, services = compiled, log.channels, services_of(log)
         self._services = viewed(services, compiled=compiled)
         numerator, denominator = rules.fastest.as_integer_ratio()
@@ -179,7 +179,7 @@ class _Channel:
             rules.execution == "stream", waits, self._place,
         )  # fmt: skip
         self._waits = np.ascontiguousarray(waits[:, :count])
-        self._shift = _shift(int(account.total[WAIT_CHANNEL]) + count)
+        self._shift = _shift(int(breakdown.total[WAIT_CHANNEL]) + count)
         mine, first, before = np.zeros((3, len(services.task) + 1), dtype=np.int64)
         self._scratch = mine, first, before, np.zeros(2, dtype=np.int64)
         own, since, until = np.zeros((3, count), dtype=np.int64)

@@ -17,12 +17,12 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from sim.analysis.context import Rules
+from sim.analysis.rules import Rules
 from sim.analysis.tally import COMPUTED, MOVED, TRANSFERS, Tally
 from sim.base.units import ceil_div
 from sim.log.columns import in_order
 from sim.log.tables import EventLog
-from sim.mapping.lowering import weight_products
+from sim.mapping.lowering import weight_matmuls
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -53,7 +53,7 @@ def few_tiles(log: EventLog, limits: Bounds) -> int | None:
     if 2 * limits.critical_path <= log.makespan or 2 * limits.compute >= limits.critical_path:
         return None
     fewest = min(
-        int(graph.parts[graph.computes & np.array(weight_products(graph.ops))[graph.op]].min(initial=log.engines))
+        int(graph.parts[graph.computes & np.array(weight_matmuls(graph.ops))[graph.op]].min(initial=log.engines))
         for graph in log.graphs
     )
     return fewest if fewest < log.engines else None

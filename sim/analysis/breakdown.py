@@ -24,8 +24,8 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from sim.analysis.context import Rules
 from sim.analysis.parts import PART_COUNT
+from sim.analysis.rules import Rules
 from sim.analysis.sums import sum_by
 from sim.analysis.tally import SPENT, Fault, Tally
 from sim.base.errors import SimulationError

@@ -9,7 +9,7 @@ from collections.abc import Callable
 from functools import partial
 
 from sim.analysis.bounds import Bounds
-from sim.analysis.context import Rules
+from sim.analysis.rules import Rules
 from sim.analysis.tally import Fault, Tally
 from sim.base.errors import SimulationError
 from sim.base.units import ceil_div, format_time

@@ -19,8 +19,8 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from sim.analysis.context import Rules
 from sim.analysis.longest_path import arrivals_of
+from sim.analysis.rules import Rules
 from sim.analysis.sorting import bisect_left
 from sim.analysis.sums import sum_by
 from sim.base.errors import SimulationError

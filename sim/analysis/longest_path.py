@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 
-from sim.analysis.context import Rules
+from sim.analysis.rules import Rules
 from sim.base.integers import ceil_div, mul_div_up
 from sim.base.kernel import kernel
 from sim.log.columns import Forms, Ints, Tasks

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from sim.analysis.context import ANY_RULES
 from sim.analysis.moved import moved_by_kind
+from sim.analysis.rules import ANY_RULES
 from sim.analysis.tally import COMPUTED, MOVED, Tally
 from sim.log.tables import EventLog
 

@@ -18,7 +18,7 @@ from math import gcd
 import numpy as np
 from ortools.sat.python import cp_model
 
-from sim.analysis.context import Rules
+from sim.analysis.rules import Rules
 from sim.base.units import ceil_div, format_time
 from sim.log.tables import EventLog
 

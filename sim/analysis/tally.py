@@ -15,7 +15,6 @@ import numpy.typing as npt
 
 from sim.analysis import channels
 from sim.analysis.channels import follow_channels
-from sim.analysis.context import Rules
 from sim.analysis.engines import Work, by_start, room_for, sweep_engines
 from sim.analysis.longest_path import arrivals_of, extend_path
 from sim.analysis.parts import (
@@ -30,6 +29,7 @@ from sim.analysis.parts import (
     full_speed,
     service,
 )
+from sim.analysis.rules import Rules
 from sim.analysis.sums import LOW, carry, whole
 from sim.base.cores import cores
 from sim.base.errors import SimulationError
@@ -317,11 +317,11 @@ class Tally:
         compiled = self._compiled or is_large(log)
         self.forms.add(log.graphs)
         if self._latest != NONE and int(log.steps.released.min(initial=self._latest)) < self._latest:
-            raise SimulationError("steps that are accounted for apart overlap in time")
+            raise SimulationError("steps that are analyzed apart overlap in time")
         grown = len(self.forms.groups) - len(self._sums)
         self._sums = np.concatenate([self._sums, np.zeros((grown, COLUMNS, 2), dtype=np.int64)])
         self.tasks += len(log.tasks)
-        self.services += len(log.grants)
+        self.services += len(log.services)
         runs = np.bincount(log.steps.graph, minlength=len(log.graphs))
         runs[: len(self.runs)] += self.runs
         self.runs = runs
@@ -345,7 +345,7 @@ class Tally:
         delivered = np.zeros(len(log.tasks), dtype=np.int64)
         wrong = launch(follow_channels, compiled=compiled)(
             g, t.start, self._rules.latency, self._rules.work_conserving_channel, state, delivered, self.width, self.bins,
-            np.empty((2, len(log.grants) + 1), dtype=np.int64),
+            np.empty((2, len(log.services) + 1), dtype=np.int64),
         )  # fmt: skip
         if wrong != channels.NOTHING:
             self._note(Fault.ABOVE_BANDWIDTH, channels.SENTENCES[wrong])

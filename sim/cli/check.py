@@ -6,8 +6,8 @@ import click
 
 from sim.cli.options import scenario_arguments
 from sim.executors.size import tasks_in_all
-from sim.render import account
-from sim.runs.doubts import doubts
+from sim.render import breakdown
+from sim.runs.extrapolations import extrapolations
 from sim.runs.plan import plan
 from sim.runs.run import read
 from sim.scenario.shipped import find_scenario
@@ -24,8 +24,8 @@ def command(names: tuple[str, ...], overrides: tuple[str, ...]) -> None:
         setup = planned.setup
         step = f"{len(planned.ops):,} ops, {len(setup.graph):,} tasks a step"
         click.echo(f"{path}: ok: {planned.model}, {step}, {_in_all(*tasks_in_all(setup))}")
-        for doubt in account.doubts(doubts(setup)):
-            click.echo(f"  extrapolated: {doubt}")
+        for extrapolation in breakdown.extrapolations(extrapolations(setup)):
+            click.echo(f"  extrapolated: {extrapolation}")
 
 
 def _in_all(fewest: int, most: int) -> str:

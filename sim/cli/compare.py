@@ -24,8 +24,8 @@ def command(first: str, second: str, overrides: tuple[str, ...], as_json: bool) 
     scenarios = [read(find_scenario(name), list(overrides)) for name in (first, second)]  # both are checked before any runs
     results = []
     for scenario in scenarios:
-        with simulating(scenario.name) as told:
-            results.append(run(scenario, told=told))
+        with simulating(scenario.name) as on_progress:
+            results.append(run(scenario, on_progress=on_progress))
     data = compare.compare(*results)
     if as_json:
         click.echo(json.dumps(data))

@@ -12,7 +12,7 @@ from sim.base.errors import InputError
 from sim.cli.console import output, status
 from sim.cli.options import complete_scenario, needs_all_ops
 from sim.cli.progress import simulating
-from sim.render import account, explain
+from sim.render import breakdown, explain
 from sim.render.summary import summary
 from sim.runs.result import Result
 from sim.runs.run import read, run
@@ -39,8 +39,8 @@ def command(
     """Explain a run: where the time went, what caused each wait, the critical path, bounds, and what would help."""
     scenario = read(find_scenario(name), list(overrides))
     needs_all_ops(scenario, "an explanation")
-    with simulating(scenario.name) as told:
-        result = run(scenario, told=told)
+    with simulating(scenario.name) as on_progress:
+        result = run(scenario, on_progress=on_progress)
     answer = None
     if with_optimal:
         with status("searching for the best schedule"):
@@ -50,9 +50,9 @@ def command(
         changes = what_if(result, status("running it on better machines"))
     if as_json:
         data = summary(result, timing=False)
-        data["critical_path"] = account.critical_path(result, links=True)
+        data["critical_path"] = breakdown.critical_path(result, links=True)
         data["what_if"] = None if changes is None else what_if_data(changes)
-        data["optimal"] = None if answer is None else account.optimal(answer, result.makespan)
+        data["optimal"] = None if answer is None else breakdown.optimal(answer, result.makespan)
         click.echo(json.dumps(data))
         return
     console = output(120)

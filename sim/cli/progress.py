@@ -12,11 +12,11 @@ from rich.text import Text
 from sim.base.kernel import when_compiling
 from sim.base.units import format_time
 from sim.cli.console import COMPILING
-from sim.executors.size import Told
+from sim.executors.size import OnProgress
 
 
 @contextmanager
-def simulating(name: str, then: str = "analyzing") -> Iterator[Told | None]:
+def simulating(name: str, then: str = "analyzing") -> Iterator[OnProgress | None]:
     """Show a simulation's progress while the block runs; yields the callback to report to, None if nothing is shown.
 
     then: verb for the work that follows the last token.
@@ -28,13 +28,13 @@ def simulating(name: str, then: str = "analyzing") -> Iterator[Told | None]:
     with Progress(SpinnerColumn(), _Tokens(), console=console, transient=True) as shown:
         line = shown.add_task(f"simulating {name}", total=None, now=0)
 
-        def told(done: int, in_all: int, now: int) -> None:
+        def on_progress(done: int, in_all: int, now: int) -> None:
             if done == in_all:
                 shown.update(line, description=f"{then} {name}")
             shown.update(line, completed=done, total=in_all, now=now)
 
         with when_compiling(lambda: shown.update(line, description=COMPILING)):
-            yield told
+            yield on_progress
 
 
 class _Tokens(ProgressColumn):

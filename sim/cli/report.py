@@ -33,8 +33,8 @@ def command(name: str, out: Path | None, overrides: tuple[str, ...], with_what_i
     if out.is_dir():
         raise InputError(f"--out: {out}: expected a file, found a folder")
     needs_all_ops(scenario, "a page")
-    with simulating(scenario.name) as told:
-        result = run(scenario, told=told)
+    with simulating(scenario.name) as on_progress:
+        result = run(scenario, on_progress=on_progress)
     changes = None
     if with_what_if:
         changes = to_json(what_if(result, status("running it on better machines")))

@@ -85,8 +85,8 @@ def command(
             twice = next(target for i, target in enumerate(targets) if target in targets[:i])
             raise InputError(f"{twice}: two scenarios would write this file; run them separately with --out")
         for scenario, target in zip(scenarios, targets, strict=True):
-            with simulating(scenario.name) as told:
-                result = run(scenario, executor=executor, told=told)
+            with simulating(scenario.name) as on_progress:
+                result = run(scenario, executor=executor, on_progress=on_progress)
             if save_log is not None:
                 storage.save(result.log, scenario, save_log)
             _show(result, target if with_trace else None, as_json)
@@ -98,8 +98,8 @@ def _only_log(scenario: Scenario, path: Path | None, executor: Executor, other: 
         raise InputError("--log-only: expected --save-log FILE.parquet as well")
     if other is not None:
         raise InputError(f"--log-only: expected no {other}, which needs the analysis that it skips")
-    with simulating(scenario.name, then="writing") as told:
-        makespan, executed = storage.run_to_file(scenario, path, executor=executor, told=told)
+    with simulating(scenario.name, then="writing") as on_progress:
+        makespan, executed = storage.run_to_file(scenario, path, executor=executor, on_progress=on_progress)
     click.echo(f"{path}: {format_time(makespan)}, executor {executed.executor}")
 
 

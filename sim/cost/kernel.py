@@ -13,7 +13,7 @@ import numpy.typing as npt
 
 from models.formats import ELEMENT
 from models.graph import QUANTITIES, IntArray, Op, OpGraph
-from sim.cost.profile import ATTENTION, DIMENSIONS, ELEMENTWISE, MULTI_HEAD, PRODUCT, UNITS, Shapes
+from sim.cost.profile import ATTENTION, DIMENSIONS, ELEMENTWISE, MATMUL, MULTI_HEAD, UNITS, Shapes
 
 FLOPS, VECTOR_OPS, WEIGHT, KV_READ, KV_WRITE, ACT_READ, ACT_WRITE = range(len(QUANTITIES))
 
@@ -44,7 +44,7 @@ class Kernel:
     @property
     def kind(self) -> str:
         """Kind of its measurement: weight matmuls are one kernel, whatever the model calls them."""
-        return PRODUCT if PRODUCT in self.kinds else self.kinds[0]
+        return MATMUL if MATMUL in self.kinds else self.kinds[0]
 
     def sample(self, lane: int = 0) -> dict[str, Any]:
         """Its columns of `sim.cost.profile.samples` at one of its contexts, to which a measurement adds a duration."""
@@ -150,7 +150,7 @@ class Structure:
         per_head = bool(op.heads) and op.kind not in ONLY_MOVES
         known = per_head and self.attention[i] >= 0
         attention = sized(self.attention[i]).heads() if known else Attention(zero, zero, zero)
-        kinds: tuple[str, ...] = (op.kind, PRODUCT if product else ELEMENTWISE)
+        kinds: tuple[str, ...] = (op.kind, MATMUL if product else ELEMENTWISE)
         if op.kind == ATTENTION and (attention.kv_heads == op.heads).all():
             kinds = (MULTI_HEAD, ATTENTION)
         elif per_head or op.kind in ONLY_MOVES:

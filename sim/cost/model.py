@@ -40,7 +40,7 @@ class Machine:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Doubt:
+class Extrapolation:
     """An extrapolation warning: a kind of op, number of such ops, their share of the time of a step's ops, and the reason."""
 
     kind: str
@@ -52,7 +52,7 @@ class Doubt:
 class CostModel(Protocol):
     """Made with the machine, the seed of the run and the options of the scenario; see the package for the contract.
 
-    A model that knows where its costs are extrapolations also has `doubts(graph, steps)`, a list of `Doubt`.
+    A model that knows where its costs are extrapolations also has `extrapolations(graph, steps)`, a list of `Extrapolation`.
     """
 
     def __init__(self, *, machine: Machine, seed: int) -> None: ...

@@ -23,7 +23,7 @@ from models.graph import QUANTITIES, IntArray, Op, OpGraph, StepLanes
 from sim.base.errors import ConfigError, nearest
 from sim.cost.calls import Call, Sizes, calls_of
 from sim.cost.kernels import ONLY_MOVES, Kernel, kernels_of, together
-from sim.cost.model import Caching, Doubt, Machine, time_at_rate
+from sim.cost.model import Caching, Extrapolation, Machine, time_at_rate
 from sim.cost.profile import ATTENTION, DeviceProfile, outside, read_profile, time
 from sim.cost.roofline import Roofline
 from sim.mapping.steps import BatchGraph, Template
@@ -188,7 +188,7 @@ class Profiled(Caching):
             f"{', '.join(self.profile.kinds())}{fused}; otherwise: roofline would take its lower bound",
         )
 
-    def doubts(self, graph: TaskGraph, steps: StepLanes) -> list[Doubt]:
+    def extrapolations(self, graph: TaskGraph, steps: StepLanes) -> list[Extrapolation]:
         """Ops of these steps whose costs are no interpolation between measurements."""
         found: dict[tuple[str, str], list[int]] = {}
         for rows, parts in calls(graph.ops, steps):
@@ -204,7 +204,7 @@ class Profiled(Caching):
         compute, _ = self.durations(graph, steps)
         np.add.at(whole, graph.op, compute.sum(axis=1))
         return [
-            Doubt(kind=kind, ops=len(ops), share=round(float(whole[ops].sum() / max(1.0, whole.sum())), 6), why=why)
+            Extrapolation(kind=kind, ops=len(ops), share=round(float(whole[ops].sum() / max(1.0, whole.sum())), 6), why=why)
             for (kind, why), ops in found.items()
         ]
 

@@ -19,7 +19,7 @@ from sim.base.kernel import MANY_TASKS, unavailable
 from sim.base.processes import can_fork, forked
 from sim.executors.setup import Progress, Setup
 from sim.executors.size import tasks_in_all
-from sim.log.tables import EventLog, GrantTable, TaskTable
+from sim.log.tables import EventLog, ServiceTable, TaskTable
 
 Executor = Literal["auto", "simpy", "compiled"]
 T = TypeVar("T")
@@ -59,7 +59,7 @@ def simulate(
     if sink is None:
         return log, chosen
     sink(log)
-    return replace(log, tasks=TaskTable.empty(), grants=GrantTable.empty()), chosen
+    return replace(log, tasks=TaskTable.empty(), services=ServiceTable.empty()), chosen
 
 
 #: Tasks of batched runs from which processes beside this one pay: half a second of simulation.

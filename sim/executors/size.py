@@ -10,24 +10,24 @@ from sim.mapping.steps import Shape
 from sim.workload.requests import Request
 
 #: Called with the output tokens so far, those in all, and the picosecond at which the last of them came.
-Told = Callable[[int, int, int], None]
+OnProgress = Callable[[int, int, int], None]
 
 
 class Counter:
     """A progress callback that reports cumulative counts."""
 
-    def __init__(self, setup: Setup, told: Told) -> None:
-        self._told, self._done = told, 0
+    def __init__(self, setup: Setup, on_progress: OnProgress) -> None:
+        self._on_progress, self._done = on_progress, 0
         self._in_all = sum(request.tokens for request in setup.sequences)
 
     def __call__(self, tokens: int, now: int) -> None:
         self._done += tokens
-        self._told(self._done, self._in_all, now)
+        self._on_progress(self._done, self._in_all, now)
 
 
-def counted(setup: Setup, told: Told | None) -> Progress | None:
-    """A progress callback that reports cumulative counts to `told`; None if there is no such callback."""
-    return None if told is None else Counter(setup, told)
+def counted(setup: Setup, on_progress: OnProgress | None) -> Progress | None:
+    """A progress callback that reports cumulative counts to `on_progress`; None if there is no such callback."""
+    return None if on_progress is None else Counter(setup, on_progress)
 
 
 def prefills(request: Request, setup: Setup) -> int:

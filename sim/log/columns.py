@@ -38,7 +38,7 @@ class Tasks(NamedTuple):
 
 
 class Services(NamedTuple):
-    """The table of service intervals, in order of end; times in ps. See `sim.log.tables.GrantTable`."""
+    """The table of service intervals, in order of end; times in ps. See `sim.log.tables.ServiceTable`."""
 
     task: Ints  # int64: row of the task table
     channel: Ints  # int16
@@ -178,7 +178,7 @@ def tasks_of(log: EventLog) -> Tasks:
 
 def services_of(log: EventLog) -> Services:
     """The table of service intervals as arrays for kernels."""
-    g = log.grants
+    g = log.services
     return Services(*(_column(getattr(g, name), np.int16 if name == "channel" else np.int64) for name in Services._fields))
 
 

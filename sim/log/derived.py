@@ -127,16 +127,16 @@ class Service(NamedTuple):
 @_kept
 def service(log: EventLog) -> Service:
     """When and where each transfer was served."""
-    tasks, grants = log.tasks, log.grants
+    tasks, services = log.tasks, log.services
     moves = tasks.work > 0
     last = np.where(moves, np.where(tasks.engine >= 0, tasks.loaded, tasks.end), tasks.start)
     begin = np.full(len(tasks), NEVER)
-    np.minimum.at(begin, grants.task, grants.start)
+    np.minimum.at(begin, services.task, services.start)
     served = moves & (begin != NEVER)
     # At least 1 ps is left for the service itself, also where a transfer ended as it was issued.
     first = np.where(served, np.maximum(np.minimum(begin, last - 1), tasks.start), tasks.start)
     channel = np.zeros(len(tasks), dtype=np.int16)
-    channel[grants.task] = grants.channel
+    channel[services.task] = services.channel
     return Service(moves, first, last, channel)
 
 

@@ -9,7 +9,7 @@ One row per task, in the order of the task table, with the scenario in the file'
 | `sequence`, `token`, `context`, `released` | of its step |
 | `task`, `name` | index in the task graph, and its name |
 | `engine`, `ready`, `start`, `loaded`, `end`, `compute`, `work` | as in the task table; times in ps |
-| `grants` | its service intervals: list of `order` (row of `EventLog.grants`), `channel`, `start`, `end`, `work` |
+| `services` | its service intervals: list of `order` (row of `EventLog.services`), `channel`, `start`, `end`, `work` |
 
 Metadata of the file: `sim.version`, `sim.scenario` (JSON, with every default), `sim.seed`, `sim.engines`, `sim.channels`,
 `sim.bandwidth` (bytes/s), `sim.arrival` (ps, of each sequence), `sim.batches` (JSON: the members of each step). The task
@@ -33,7 +33,7 @@ from models.graph import IntArray
 from sim import __version__
 from sim.base.errors import InputError
 from sim.base.files import whole_file
-from sim.log.tables import EventLog, GrantTable, MemberTable, StepTable, TaskTable
+from sim.log.tables import EventLog, MemberTable, ServiceTable, StepTable, TaskTable
 from sim.mapping.steps import BatchGraph, Shape
 from sim.mapping.tasks import TaskGraph
 
@@ -44,10 +44,10 @@ ROWS = 1 << 20  # of a row group, about
 _TIMES = ("ready", "start", "loaded", "end", "compute", "work")
 _TASKS = ("step", "task", "engine", *_TIMES)
 _STEPS = ("sequence", "token", "context", "released")
-_GRANT = ("order", "channel", "start", "end", "work")
+_SERVICE = ("order", "channel", "start", "end", "work")
 _REPEATED = ["step", *_STEPS, "task", "name", "engine"]
 _METADATA = ("sim.batches", "sim.arrival", "sim.engines", "sim.channels", "sim.bandwidth")  # beside the scenario
-COLUMNS = ("step", *_STEPS, "task", "name", "engine", *_TIMES, "grants")
+COLUMNS = ("step", *_STEPS, "task", "name", "engine", *_TIMES, "services")
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,7 +114,7 @@ def _parsed(source: str, table: Any, metadata: Mapping[str, str], graphs_of: Gra
         raise ValueError(f"expected {sequences} times of arrival, found {arrival.size}")
     tasks = TaskTable(**{name: column[name] for name in _TASKS})
     return EventLog(
-        graphs=graphs, tasks=tasks, steps=steps, grants=_grants(table["grants"].combine_chunks()),
+        graphs=graphs, tasks=tasks, steps=steps, services=_services(table["services"].combine_chunks()),
         engines=int(metadata["sim.engines"]), channels=int(metadata["sim.channels"]), bandwidth=int(metadata["sim.bandwidth"]),
         batched=members, arrival=arrival,
     )  # fmt: skip
@@ -167,12 +167,12 @@ def _batches(
     return graphs, np.array(stored["graph"], dtype=np.int32), MemberTable(**columns)
 
 
-def _grants(lists: Any) -> GrantTable:
+def _services(lists: Any) -> ServiceTable:
     task = np.repeat(np.arange(len(lists), dtype=np.int64), lists.value_lengths().to_numpy())
     each = lists.flatten()
-    column = {name: each.field(name).to_numpy() for name in _GRANT}
+    column = {name: each.field(name).to_numpy() for name in _SERVICE}
     order = np.argsort(column.pop("order"), kind="stable")
-    return GrantTable(task=task[order], **{name: values[order] for name, values in column.items()})
+    return ServiceTable(task=task[order], **{name: values[order] for name, values in column.items()})
 
 
 def _pyarrow(module: str) -> Any:
@@ -213,7 +213,7 @@ class Writer:
 
     def add(self, part: EventLog) -> None:
         """Append the next part."""
-        intervals = self._intervals + np.arange(len(part.grants))
+        intervals = self._intervals + np.arange(len(part.services))
         moved = _moved(part, self._steps, self._rows)
         for rows in _row_groups(self._arrow, self._schema, moved, intervals):
             self._sink.write_table(rows)
@@ -224,7 +224,7 @@ class Writer:
         }  # fmt: skip
         self._steps += len(part.steps)
         self._rows += len(part.tasks)
-        self._intervals += len(part.grants)
+        self._intervals += len(part.services)
         self.makespan = max(self.makespan, part.makespan)
 
     def metadata(self) -> dict[str, str]:
@@ -238,7 +238,7 @@ def _moved(part: EventLog, step: int, row: int) -> EventLog:
         return part
     return replace(
         part, steps=replace(part.steps, first=part.steps.first + row), tasks=replace(part.tasks, step=part.tasks.step + step),
-        grants=replace(part.grants, task=part.grants.task + row),
+        services=replace(part.services, task=part.services.task + row),
         batched=part.batched and replace(part.batched, step=part.batched.step + step),
     )  # fmt: skip
 
@@ -247,18 +247,18 @@ def _schema(arrow: Any) -> Any:
     types = {"name": arrow.dictionary(arrow.int32(), arrow.string())}
     types |= dict.fromkeys(("step", "sequence", "token", "task"), arrow.int32())
     types |= dict.fromkeys(("engine", "channel"), arrow.int16())
-    grant = [(name, types.get(name, arrow.int64())) for name in _GRANT]
-    types["grants"] = arrow.list_(arrow.struct(grant))
+    service = [(name, types.get(name, arrow.int64())) for name in _SERVICE]
+    types["services"] = arrow.list_(arrow.struct(service))
     return arrow.schema([(name, types.get(name, arrow.int64())) for name in COLUMNS])
 
 
-def _row_groups(arrow: Any, schema: Any, log: EventLog, granted: IntArray) -> Iterator[Any]:
-    """Rows of a log, some steps at a time. granted: rows of `EventLog.grants` before it."""
+def _row_groups(arrow: Any, schema: Any, log: EventLog, served: IntArray) -> Iterator[Any]:
+    """Rows of a log, some steps at a time. served: rows of `EventLog.services` before it."""
     size = np.array([len(graph) for graph in log.graphs], dtype=np.int64)
     offset = np.cumsum(size) - size  # of the names of each graph
     names, code = np.unique([graph.name(task) for graph in log.graphs for task in range(len(graph))], return_inverse=True)
-    order = np.argsort(log.grants.task, kind="stable")
-    owner = log.grants.task[order]
+    order = np.argsort(log.services.task, kind="stable")
+    owner = log.services.task[order]
     ends = np.cumsum(size[log.steps.graph])  # rows of this log, which may be a part of a run
     begin = 0
     while begin < len(log.steps):
@@ -271,11 +271,11 @@ def _row_groups(arrow: Any, schema: Any, log: EventLog, granted: IntArray) -> It
         named = code[np.repeat(offset[log.steps.graph[steps]], each) + columns["task"]].astype(np.int32)
         bounds = np.searchsorted(owner, log.steps.first[begin] + np.arange(rows.stop - rows.start + 1))
         mine = order[bounds[0] : bounds[-1]]
-        grant = {name: getattr(log.grants, name)[mine] for name in _GRANT[1:]} | {"order": granted[mine]}
-        fields = list(schema.field("grants").type.value_type)
-        items = arrow.StructArray.from_arrays([grant[name] for name in _GRANT], fields=fields)
+        service = {name: getattr(log.services, name)[mine] for name in _SERVICE[1:]} | {"order": served[mine]}
+        fields = list(schema.field("services").type.value_type)
+        items = arrow.StructArray.from_arrays([service[name] for name in _SERVICE], fields=fields)
         arrays = {name: arrow.array(column) for name, column in columns.items()}
         arrays["name"] = arrow.DictionaryArray.from_arrays(named, names.tolist())
-        arrays["grants"] = arrow.ListArray.from_arrays((bounds - bounds[0]).astype(np.int32), items)
+        arrays["services"] = arrow.ListArray.from_arrays((bounds - bounds[0]).astype(np.int32), items)
         yield arrow.table([arrays[name] for name in COLUMNS], schema=schema)
         begin = steps.stop

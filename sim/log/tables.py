@@ -52,7 +52,7 @@ class TaskTable:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class GrantTable:
+class ServiceTable:
     """One row for each interval in which a channel served one transfer at one rate, in order of `end`.
 
     task: row of the task table whose bytes moved. work: picoseconds of the channel's full bandwidth delivered in [start, end).
@@ -68,7 +68,7 @@ class GrantTable:
         return len(self.task)
 
     @classmethod
-    def empty(cls) -> GrantTable:
+    def empty(cls) -> ServiceTable:
         """Table without rows, for a run whose rows were not kept."""
         none, channel = np.zeros(0, dtype=np.int64), np.zeros(0, dtype=np.int16)
         return cls(task=none, channel=channel, start=none, end=none, work=none)
@@ -142,7 +142,7 @@ class EventLog:
 
     graphs: tuple[TaskGraph, ...]
     tasks: TaskTable
-    grants: GrantTable
+    services: ServiceTable
     steps: StepTable
     engines: int
     channels: int
@@ -213,15 +213,15 @@ class EventLog:
         steps, row = slice(first, after), int(self.steps.first[first])
         last = after - 1
         rows = slice(row, int(self.steps.first[last]) + len(self.graphs[int(self.steps.graph[last])]))
-        mine = (self.grants.task >= rows.start) & (self.grants.task < rows.stop)
+        mine = (self.services.task >= rows.start) & (self.services.task < rows.stop)
         columns = {f.name: getattr(self.steps, f.name)[steps].copy() for f in fields(StepTable)}
         tasks = {f.name: getattr(self.tasks, f.name)[rows].copy() for f in fields(TaskTable)}
-        grants = {f.name: getattr(self.grants, f.name)[mine] for f in fields(GrantTable)}
+        services = {f.name: getattr(self.services, f.name)[mine] for f in fields(ServiceTable)}
         columns["first"] -= row
         tasks["step"] -= first
-        grants["task"] -= row
+        services["task"] -= row
         return replace(
-            self, steps=StepTable(**columns), tasks=TaskTable(**tasks), grants=GrantTable(**grants),
+            self, steps=StepTable(**columns), tasks=TaskTable(**tasks), services=ServiceTable(**services),
             batched=self.batched and _members_of(self.batched, steps),
         )  # fmt: skip
 
@@ -236,16 +236,16 @@ def _members_of(members: MemberTable, steps: slice) -> MemberTable:
 def joined(logs: Sequence[EventLog]) -> EventLog:
     """One log of several parts that follow one another; the graphs of each begin with those of the part before."""
     step = row = 0
-    tables: dict[str, list[dict[str, Any]]] = {"steps": [], "tasks": [], "grants": [], "batched": []}
+    tables: dict[str, list[dict[str, Any]]] = {"steps": [], "tasks": [], "services": [], "batched": []}
     for log in logs:
         moved = {"first": row, "task": row, "step": step}
-        for name, table in (("steps", log.steps), ("tasks", log.tasks), ("grants", log.grants), ("batched", log.batched)):
+        for name, table in (("steps", log.steps), ("tasks", log.tasks), ("services", log.services), ("batched", log.batched)):
             if table is not None:
                 shift = moved if name != "tasks" else {"step": step}
                 columns = {f.name: getattr(table, f.name) for f in fields(table)}
                 tables[name].append({key: column + shift.get(key, 0) for key, column in columns.items()})
         step, row = step + len(log.steps), row + len(log.tasks)
-    types = {"steps": StepTable, "tasks": TaskTable, "grants": GrantTable, "batched": MemberTable}
+    types = {"steps": StepTable, "tasks": TaskTable, "services": ServiceTable, "batched": MemberTable}
     made: dict[str, Any] = {
         name: types[name](**{key: np.concatenate([each[key] for each in parts]) for key in parts[0]}) if parts else None
         for name, parts in tables.items()

@@ -163,7 +163,7 @@ class _Lowering:
         return Links(len(self.joins), *rows(consumers, inputs, len(needs)), *rows(inputs, consumers, len(needs)))
 
 
-def weight_products(ops: OpGraph) -> npt.NDArray[np.bool_]:
+def weight_matmuls(ops: OpGraph) -> npt.NDArray[np.bool_]:
     """[op]: whether it is a weight matmul, which can be cut into tiles, each with its columns of the weights."""
     return _some(ops, "flops") & _some(ops, "weight")
 
@@ -179,7 +179,7 @@ def _some(ops: OpGraph, quantity: str) -> npt.NDArray[np.bool_]:
 def _grids(ops: OpGraph, mapping: ModelMapping) -> list[Grid]:
     """The cut of each op: per head, along the keys, or (weight matmuls, and activations between them) by columns."""
     grids: list[Grid] = []
-    matmuls = weight_products(ops)
+    matmuls = weight_matmuls(ops)
     for i, op in enumerate(ops.ops):
         if op.kind == "kv_load":
             grid = Grid(heads=op.heads or 1 if mapping.kv_loads == "head" else 1, splits=op.splits)

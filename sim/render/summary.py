@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from sim.render import account, requests
+from sim.render import breakdown, requests
 from sim.runs.result import Result, Timing
 
 
@@ -32,7 +32,7 @@ def summary(result: Result, *, trace: Path | None = None, timing: bool = True, w
         "tokens": _tokens(result),
         "requests": requests.data(result),
         "engines": [
-            {"name": f"engine {i}", "busy_ps": busy, "utilisation": _share(busy, m.makespan)}
+            {"name": f"engine {i}", "busy_ps": busy, "utilization": _share(busy, m.makespan)}
             for i, busy in enumerate(m.engine_busy)
         ],
         "memory": _memory(result),
@@ -41,10 +41,10 @@ def summary(result: Result, *, trace: Path | None = None, timing: bool = True, w
             {"kind": k.kind, "tasks": k.tasks, "compute_ps": k.compute, "transfer_ps": k.transfer, "bytes": k.bytes}
             for k in m.kinds
         ],
-        "breakdown_ps": account.totals(result),
-        "blame": account.blame(result.blame) if result.log.has_rows else None,
-        "critical_path": account.critical_path(result) if result.log.has_rows else None,
-        "doubts": [{"kind": d.kind, "ops": d.ops, "share": d.share, "why": d.why} for d in result.doubts],
+        "breakdown_ps": breakdown.totals(result),
+        "blame": breakdown.blame(result.blame) if result.log.has_rows else None,
+        "critical_path": breakdown.critical_path(result) if result.log.has_rows else None,
+        "extrapolations": [{"kind": d.kind, "ops": d.ops, "share": d.share, "why": d.why} for d in result.extrapolations],
         "checks": list(result.checks),
         "trace": str(trace) if trace else None,
     }
@@ -60,7 +60,7 @@ def _tokens(result: Result) -> list[dict[str, Any]]:
             "token": token.token,
             "start_ps": token.start,
             "end_ps": token.end,
-            "breakdown_ps": account.parts(parts),
+            "breakdown_ps": breakdown.parts(parts),
         }
         for token, parts in zip(result.metrics.tokens, result.breakdown.tokens, strict=True)
     ]
@@ -72,9 +72,9 @@ def _memory(result: Result) -> dict[str, Any]:
         "bytes_read": m.bytes_read,
         "bytes_written": m.bytes_written,
         "busy_ps": m.channel_busy,
-        "utilisation": _share(sum(m.delivered), m.makespan * result.log.channels),
+        "utilization": _share(sum(m.delivered), m.makespan * result.log.channels),
         "channels": [
-            {"name": f"channel {i}", "delivered_ps": delivered, "utilisation": _share(delivered, m.makespan)}
+            {"name": f"channel {i}", "delivered_ps": delivered, "utilization": _share(delivered, m.makespan)}
             for i, delivered in enumerate(m.delivered)
         ],
     }
@@ -96,7 +96,7 @@ def _timing(timing: Timing, write: float) -> dict[str, Any]:
     return {
         "capture_s": round(timing.capture, 4),
         "simulate_s": round(timing.simulate, 4),
-        "analyse_s": round(timing.analyse, 4),
+        "analysis_s": round(timing.analysis, 4),
         "write_s": round(write, 4),
         "executor": timing.executed.executor,
     }

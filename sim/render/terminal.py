@@ -8,7 +8,7 @@ from rich.text import Text
 
 from sim.analysis.bounds import few_tiles
 from sim.base.units import format_bytes, format_rate, format_time
-from sim.render import account, requests
+from sim.render import breakdown, requests
 from sim.runs.result import Result
 
 TOP = 12  # rows of the table of kinds
@@ -40,8 +40,8 @@ def render(result: Result) -> RenderableType:
         many = "one task" if tiles == 1 else f"{tiles} tasks"
         advice = f"each weight matmul is {many}, for {result.log.engines} engines; mapping.tiles: engines would spread them"
         facts.add_row("advice", Text(advice, style="yellow"))
-    for i, doubt in enumerate(account.doubts(result.doubts)):
-        facts.add_row("" if i else "extrapolated", Text(doubt, style="yellow"))
+    for i, extrapolation in enumerate(breakdown.extrapolations(result.extrapolations)):
+        facts.add_row("" if i else "extrapolated", Text(extrapolation, style="yellow"))
     served = [Text(), requests.render(result)] if requests.worth_showing(result) else []
     return Group(head, facts, *served, Text(), _kinds(result))
 

@@ -11,7 +11,7 @@ from rich.table import Table
 from rich.text import Text
 
 from sim.base.units import format_time
-from sim.render.account import doubts
+from sim.render.breakdown import extrapolations
 from sim.runs.validation import LARGE, Comparison, Row, within
 
 
@@ -28,7 +28,9 @@ def render(
         if errors := comparison.large().tolist():
             median, high = np.median(errors), np.quantile(errors, 0.9)
             parts.append(Text(f"ops over {LARGE:.1%} of the step: {len(errors)}, error median {median:.1%}, p90 {high:.1%}"))
-        parts += [Text(f"extrapolated: {doubt}", style="yellow") for doubt in doubts(comparison.prediction.doubts)]
+        parts += [
+            Text(f"extrapolated: {text}", style="yellow") for text in extrapolations(comparison.prediction.extrapolations)
+        ]
     return Group(*parts, Text(), _verdict(comparisons, profile, band))
 
 
@@ -49,7 +51,7 @@ def to_json(
                 "ops": _numbers(comparison.together),
                 "kinds": {row.name: _numbers(row) for row in comparison.kinds},
                 "large_ops": {"count": len(errors), **large},
-                "doubts": doubts(comparison.prediction.doubts),
+                "extrapolations": extrapolations(comparison.prediction.extrapolations),
                 "within": None if profile is None else comparison.within(band),
             }
         )

@@ -10,7 +10,7 @@ from models.graph import QUANTITIES, ModelGraph, OpGraph
 from models.rewrites import fuse, with_formats, with_kv_heads
 from sim.base.errors import ConfigError, about
 from sim.base.memo import Memo
-from sim.mapping.steps import Laid, Variants
+from sim.mapping.steps import LaidOut, Variants
 from sim.runs.written import written_model
 from sim.scenario import Fuse, ModelMapping, Scenario
 
@@ -58,7 +58,7 @@ def op_graphs(scenario: Scenario) -> tuple[ModelGraph, Variants]:
         mapping=scenario.mapping, layers=scenario.model.layers, scope=scenario.model.scope, kv_heads=model.kv_heads,
         element=ELEMENT[model.dtype],
     )  # fmt: skip
-    variants = Laid(model.variants, layout)
+    variants = LaidOut(model.variants, layout)
     variants[False, False]  # made now, so that its errors are raised here
     return model, variants
 

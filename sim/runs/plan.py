@@ -8,11 +8,11 @@ from fractions import Fraction
 from typing import Literal
 
 from models.graph import ModelGraph, OpGraph
-from sim.analysis.context import Rules
+from sim.analysis.rules import Rules
 from sim.base.errors import ConfigError, unknown
 from sim.executors.setup import Setup
 from sim.machine.arbiters import Derated
-from sim.mapping.lowering import weight_products
+from sim.mapping.lowering import weight_matmuls
 from sim.mapping.settings import Execution
 from sim.mapping.steps import Shape, StepGraphs, Variants
 from sim.runs.limits import refuse, refuse_unknown_kinds
@@ -128,7 +128,7 @@ def _refuse_unknown_products(mapping: ModelMapping, ops: OpGraph) -> None:
     """Raise ConfigError for tiles of a kind that is no product by weights of the model."""
     if not isinstance(mapping.tiles, dict):
         return
-    kinds = {op.kind for op, product in zip(ops.ops, weight_products(ops), strict=True) if product}
+    kinds = {op.kind for op, product in zip(ops.ops, weight_matmuls(ops), strict=True) if product}
     for kind in mapping.tiles:
         if kind != "default" and kind not in kinds:
             raise ConfigError(f"mapping.tiles.{kind}", str(unknown("product by weights", kind, kinds)))

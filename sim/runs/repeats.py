@@ -102,8 +102,8 @@ def numbers(result: Result) -> dict[str, tuple[str, float]]:
             found[title] = ("", round(index, 6))
     m = result.metrics
     if makespan:
-        found["engine utilisation"] = ("share", sum(m.engine_busy) / (makespan * len(m.engine_busy)))
-        found["channel utilisation"] = ("share", sum(m.delivered) / (makespan * len(m.delivered)))
+        found["engine utilization"] = ("share", sum(m.engine_busy) / (makespan * len(m.engine_busy)))
+        found["channel utilization"] = ("share", sum(m.delivered) / (makespan * len(m.delivered)))
     return found
 
 

@@ -11,13 +11,13 @@ from models.graph import ModelGraph
 from sim.analysis.blame import Blame, blame
 from sim.analysis.bounds import Bounds
 from sim.analysis.breakdown import Breakdown
-from sim.analysis.context import Rules
 from sim.analysis.critical_path import CriticalPath, critical_path
 from sim.analysis.metrics import Metrics
 from sim.analysis.parts import PARTS
 from sim.analysis.requests import Requests
+from sim.analysis.rules import Rules
 from sim.analysis.series import Series
-from sim.cost import Doubt
+from sim.cost import Extrapolation
 from sim.executors import Executed
 from sim.log.tables import EventLog, StepTable
 from sim.scenario import Scenario
@@ -32,7 +32,7 @@ class Timing:
 
     capture: float
     simulate: float
-    analyse: float
+    analysis: float
     executed: Executed
 
 
@@ -52,7 +52,7 @@ class Result:
         bounds: Lower and upper bounds on the makespan.
         breakdown: Where the time of tasks and tokens went.
         checks: Names of the invariants that were checked.
-        doubts: Extrapolated costs.
+        extrapolations: Extrapolated costs.
         timing: Wall-clock times, and the executor.
         requests: Latencies of each request.
         series: Batch size, KV cache and bandwidth over time.
@@ -68,7 +68,7 @@ class Result:
     bounds: Bounds
     breakdown: Breakdown
     checks: tuple[str, ...]
-    doubts: tuple[Doubt, ...]
+    extrapolations: tuple[Extrapolation, ...]
     timing: Timing
     requests: Requests
     series: Series

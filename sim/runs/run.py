@@ -9,14 +9,14 @@ from __future__ import annotations
 from pathlib import Path
 from time import perf_counter
 
-from sim.analysis.account import Account, Findings
+from sim.analysis.findings import Analysis, Findings
 from sim.cost import COST_MODELS
 from sim.executors import Executed, Executor, simulate
-from sim.executors.size import Told, counted
+from sim.executors.size import OnProgress, counted
 from sim.log.tables import EventLog, Window
 from sim.machine.arbiters import ARBITERS
 from sim.machine.schedulers import SCHEDULERS
-from sim.runs.doubts import doubts
+from sim.runs.extrapolations import extrapolations
 from sim.runs.plan import Plan, plan
 from sim.runs.result import Result, Timing
 from sim.scenario import Known, Scenario, load
@@ -41,13 +41,13 @@ def read(path: str | Path, overrides: list[str] | None = None) -> Scenario:
     return load(path, overrides or [], known_names())
 
 
-def run(scenario: Scenario | str | Path, *, executor: Executor = "auto", told: Told | None = None) -> Result:
+def run(scenario: Scenario | str | Path, *, executor: Executor = "auto", on_progress: OnProgress | None = None) -> Result:
     """Simulate a scenario and analyze the run.
 
     Args:
         scenario: A scenario, or the path of its file.
         executor: `simpy`, `compiled`, or `auto` for the faster one; results are identical.
-        told: Progress callback, called now and then with output tokens so far, output tokens in all, and simulated time in ps.
+        on_progress: Callback, called now and then with output tokens so far, in all, and simulated time in ps.
 
     Raises:
         InputError: Something in the scenario cannot be used.
@@ -60,16 +60,16 @@ def run(scenario: Scenario | str | Path, *, executor: Executor = "auto", told: T
     ready = perf_counter()
     analyst = Analyst(planned)
     with scenario.located():
-        log, executed = analyst.simulate(executor, told)
+        log, executed = analyst.simulate(executor, on_progress)
     simulated = perf_counter()
     found = analyst.findings(log)
     timing = Timing(
         capture=ready - began, simulate=simulated - ready - analyst.seconds,
-        analyse=perf_counter() - simulated + analyst.seconds, executed=executed,
+        analysis=perf_counter() - simulated + analyst.seconds, executed=executed,
     )  # fmt: skip
     result = Result(
         scenario=scenario, model=planned.model, log=log, rules=planned.rules, metrics=found.metrics, bounds=found.bounds,
-        breakdown=found.breakdown, checks=found.checks, doubts=doubts(planned.setup, log), timing=timing,
+        breakdown=found.breakdown, checks=found.checks, extrapolations=extrapolations(planned.setup, log), timing=timing,
         requests=found.requests, series=found.series, kv_bytes=planned.kv_bytes, window=analyst.window(),
     )  # fmt: skip
     return result.without_steps() if planned.record == "none" else result
@@ -78,32 +78,32 @@ def run(scenario: Scenario | str | Path, *, executor: Executor = "auto", told: T
 class Analyst:
     """Accounts for a run part by part while it is simulated, so that the rows of a log need not be kept.
 
-    seconds: of wall-clock time that the account took while the simulation went on.
+    seconds: of wall-clock time that the analyses took while the simulation went on.
     """
 
     def __init__(self, planned: Plan) -> None:
         self._plan, self.seconds = planned, 0.0
-        self._account = Account(planned.rules, engines=planned.setup.engines, channels=planned.setup.channels)
+        self._analysis = Analysis(planned.rules, engines=planned.setup.engines, channels=planned.setup.channels)
         self._window = None if planned.window is None else Window(*planned.window)
 
-    def simulate(self, executor: Executor, told: Told | None) -> tuple[EventLog, Executed]:
+    def simulate(self, executor: Executor, on_progress: OnProgress | None) -> tuple[EventLog, Executed]:
         """Simulate the plan. The log has rows if the plan says so."""
         sink = None if self._plan.record == "all" else self._take
-        return simulate(self._plan.setup, executor, counted(self._plan.setup, told), sink)
+        return simulate(self._plan.setup, executor, counted(self._plan.setup, on_progress), sink)
 
     def _take(self, part: EventLog) -> None:
-        """Account for the next steps of the run."""
+        """Analysis for the next steps of the run."""
         began = perf_counter()
-        self._account.add(part)
+        self._analysis.add(part)
         if self._window is not None:
             self._window.add(part)
         self.seconds += perf_counter() - began
 
     def findings(self, log: EventLog) -> Findings:
-        """The account of the whole run. Raises SimulationError at the first invariant that does not hold."""
+        """All findings of the whole run. Raises SimulationError at the first invariant that does not hold."""
         if self._plan.record == "all":
-            self._account.add(log)
-        return self._account.result(
+            self._analysis.add(log)
+        return self._analysis.result(
             log, warmup_time=self._plan.warmup_time, warmup_requests=self._plan.warmup_requests
         )  # fmt: skip
 

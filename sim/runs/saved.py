@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 
 from sim.executors import Executed, Executor, simulate
-from sim.executors.size import Told, counted
+from sim.executors.size import OnProgress, counted
 from sim.log import parquet
 from sim.log.tables import EventLog
 from sim.runs.model import op_graphs
@@ -28,16 +28,16 @@ def save(log: EventLog, scenario: Scenario, path: str | os.PathLike[str]) -> Non
 
 
 def run_to_file(
-    scenario: Scenario, path: str | os.PathLike[str], *, executor: Executor = "auto", told: Told | None = None
+    scenario: Scenario, path: str | os.PathLike[str], *, executor: Executor = "auto", on_progress: OnProgress | None = None
 ) -> tuple[int, Executed]:
-    """Simulate and write at once, without an account; returns the makespan in ps, and which executor ran.
+    """Simulate and write at once, without analyses; returns the makespan in ps, and which executor ran.
 
     Of a run of a single loop, about a quarter of a million tasks are in memory at a time, however long it is. Where loops
     overlap, all are until the end.
     """
     setup = plan(scenario).setup
     with parquet.writing(path, scenario.to_dict(absolute=True), scenario.seed) as file, scenario.located():
-        _, executed = simulate(setup, executor, counted(setup, told), file.add)
+        _, executed = simulate(setup, executor, counted(setup, on_progress), file.add)
     return file.makespan, executed
 
 

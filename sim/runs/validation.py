@@ -14,7 +14,7 @@ import numpy.typing as npt
 
 from models.graph import IntArray, OpGraph, StepLanes
 from sim.base.errors import InputError
-from sim.cost import CostModel, Doubt, Machine
+from sim.cost import CostModel, Extrapolation, Machine
 from sim.cost.kernels import ONLY_MOVES, kernels
 from sim.cost.profile import ATTENTION, DeviceProfile, time
 from sim.cost.profiled import Profiled
@@ -45,7 +45,7 @@ class Prediction:
     ops: IntArray
     step: int
     pieces: IntArray
-    doubts: tuple[Doubt, ...] = ()
+    extrapolations: tuple[Extrapolation, ...] = ()
 
 
 def predict(ops: OpGraph, context: int, profile: DeviceProfile) -> Prediction:
@@ -62,8 +62,8 @@ def predict(ops: OpGraph, context: int, profile: DeviceProfile) -> Prediction:
     machine = Machine(flops=1, vector_flops=1, overhead=0, bandwidth=profile.bandwidth)
     costs = Profiled(machine=machine, seed=0, profile=profile)
     setup = _setup(ops, context, costs, profile.bandwidth, "blocking")
-    doubts = tuple(costs.doubts(setup.graph, _lane(context)))
-    return _simulated(ops, np.array(alone, dtype=np.int64), setup, doubts)
+    extrapolations = tuple(costs.extrapolations(setup.graph, _lane(context)))
+    return _simulated(ops, np.array(alone, dtype=np.int64), setup, extrapolations)
 
 
 def lower_bound(ops: OpGraph, context: int, bandwidth: int, flops: int, vector_flops: int) -> Prediction:
@@ -85,11 +85,11 @@ def _setup(ops: OpGraph, context: int, costs: CostModel, bandwidth: int, executi
     )  # fmt: skip
 
 
-def _simulated(ops: OpGraph, alone: IntArray, setup: Setup, doubts: tuple[Doubt, ...] = ()) -> Prediction:
+def _simulated(ops: OpGraph, alone: IntArray, setup: Setup, extrapolations: tuple[Extrapolation, ...] = ()) -> Prediction:
     log, _ = simulate(setup)
     start, duration = log.tasks.start, log.tasks.end - log.tasks.start
     pieces = np.stack([_ops_of_tasks(ops, setup)[log.tasks.task], start, duration])
-    return Prediction(ops=alone, step=log.makespan, pieces=pieces, doubts=doubts)
+    return Prediction(ops=alone, step=log.makespan, pieces=pieces, extrapolations=extrapolations)
 
 
 def _ops_of_tasks(ops: OpGraph, setup: Setup) -> IntArray:

@@ -17,7 +17,7 @@ from sim.base.units import PS_PER_S
 from sim.runs.model import token_bytes
 from sim.scenario import RequestTrace, Scenario
 from sim.serving.batching import Batching
-from sim.serving.limits import feasible
+from sim.serving.limits import check_feasible
 from sim.serving.speculation import Speculation
 from sim.workload.generate import generate
 from sim.workload.requests import Request
@@ -84,7 +84,7 @@ def batching(scenario: Scenario, ops: OpGraph, sequences: Sequence[Request], blo
         speculation=None if drafts is None else Speculation(draft=drafts.draft, acceptance=drafts.acceptance),
         seed=scenario.seed,
     )
-    feasible(made, sequences, token_bytes(ops))
+    check_feasible(made, sequences, token_bytes(ops))
     return made
 
 

@@ -18,7 +18,7 @@ from models.polynomials import Polynomials
 from sim.base.errors import nearest
 from sim.base.topological import topological_order
 from sim.base.units import PS_PER_S, ceil_div
-from sim.cost import CostModel, Given
+from sim.cost import CostModel, WrittenCosts
 from sim.scenario import GraphOp, Scenario
 
 
@@ -55,7 +55,7 @@ def written_costs(scenario: Scenario, others: CostModel) -> CostModel:
     ops = _in_order(scenario)
     if all(op.duration is None and op.transfer is None for op in ops):
         return others
-    return Given([op.duration for op in ops], [op.transfer for op in ops], others=others)
+    return WrittenCosts([op.duration for op in ops], [op.transfer for op in ops], others=others)
 
 
 def _in_order(scenario: Scenario) -> list[GraphOp]:

@@ -11,7 +11,7 @@ from sim.serving.batching import Batching
 from sim.workload.requests import Request
 
 
-def feasible(batching: Batching, requests: Sequence[Request], token_bytes: int) -> None:
+def check_feasible(batching: Batching, requests: Sequence[Request], token_bytes: int) -> None:
     """Raises ConfigError for a request that could never be served. token_bytes: of the KV cache of one token."""
     groups = Counter(request.group for request in requests if request.group >= 0)
     for group, samples in groups.items():

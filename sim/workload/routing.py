@@ -118,7 +118,7 @@ def choose_experts(stream: int, seen: Any, chosen: Any, place: int) -> int:
 
 
 @dataclass(frozen=True, slots=True)
-class Given:
+class WrittenRoutes:
     """Recorded choices. keys: token and layer of each row, ascending. experts: [row, top_k]. source: where they are from."""
 
     source: str
@@ -148,7 +148,7 @@ def _key(layer: IntArray, sequence: IntArray, position: IntArray) -> IntArray:
     return (layer << (_BITS["sequence"] + _BITS["position"])) | (sequence << _BITS["position"]) | position
 
 
-def read(path: Path) -> Given:
+def read(path: Path) -> WrittenRoutes:
     """Recorded choices from a file. Raises InputError, with the line, for what is no such file."""
     try:
         lines = path.read_text(encoding="utf-8").splitlines()
@@ -175,7 +175,7 @@ def read(path: Path) -> Given:
     columns = np.array(list(rows), dtype=np.int64).T
     keys = _key(*columns)
     order = np.argsort(keys)
-    return Given(source=str(path), keys=keys[order], experts=np.array(list(rows.values()), dtype=np.int64)[order])
+    return WrittenRoutes(source=str(path), keys=keys[order], experts=np.array(list(rows.values()), dtype=np.int64)[order])
 
 
 _EXAMPLE = '{"sequence": 0, "position": 12, "layer": 3, "experts": [5, 41]}'

@@ -8,7 +8,7 @@ from fractions import Fraction
 import numpy as np
 
 from models.graph import QUANTITIES, IntArray, OpGraph
-from sim.analysis.context import Rules
+from sim.analysis.rules import Rules
 from sim.cost import StepLanes
 from sim.executors.reference import simulate
 from sim.executors.setup import Setup

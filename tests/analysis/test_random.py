@@ -11,14 +11,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from models.graph import OpGraph
-from sim.analysis.account import account
 from sim.analysis.blame import blame
 from sim.analysis.bounds import bounds
 from sim.analysis.breakdown import breakdown
 from sim.analysis.checks import check
-from sim.analysis.context import Rules
 from sim.analysis.critical_path import Place, critical_path
+from sim.analysis.findings import analyze
 from sim.analysis.parts import PARTS, WAIT_ENGINE, WAIT_INPUT, WAIT_POLICY
+from sim.analysis.rules import Rules
 from sim.cost.fixed import largest_remainder
 from sim.log import columns, derived
 from sim.log.tables import EventLog
@@ -69,14 +69,14 @@ def machines(draw: st.DrawFn) -> dict[str, object]:
 def test_the_account_adds_up(graph: OpGraph, machine: dict[str, object]):
     log, rules = run(graph, **machine)
     check(log, rules, bounds(log, rules))
-    account = breakdown(log, rules)
-    assert account.tokens.shape == (len(log.steps), len(PARTS))
-    assert (account.tokens >= 0).all()
+    parts = breakdown(log, rules)
+    assert parts.tokens.shape == (len(log.steps), len(PARTS))
+    assert (parts.tokens >= 0).all()
     if rules.dependency == "sampled":
-        assert not account.tokens[:, WAIT_INPUT].any()
+        assert not parts.tokens[:, WAIT_INPUT].any()
     if rules.work_conserving_scheduler:
-        assert not account.total[WAIT_POLICY]
-    found = blame(log, rules, account)
+        assert not parts.total[WAIT_POLICY]
+    found = blame(log, rules, parts)
     for matrix in (found.engine_by_owner, found.engine_by_kind, found.channel_by_owner, found.channel_by_kind):
         assert (matrix.wait >= 0).all()
         assert (matrix.alone >= 0).all()
@@ -104,19 +104,19 @@ def test_engines_are_blamed_for_each_instant(graph: OpGraph, machine: dict[str, 
     """Against a count, picosecond by picosecond, of tasks that waited and tasks that held an engine while none was idle."""
     log, rules = run(graph, **machine)
     t, steps = log.tasks, len(log.steps)
-    account = breakdown(log, rules)
+    parts = breakdown(log, rules)
     held, together = t.engine >= 0, np.zeros((steps, steps), dtype=np.int64)
     for now in range(log.makespan):
         holds = held & (t.start <= now) & (now < t.end)
         if holds.sum() == log.engines:
             waits = held & (t.ready <= now) & (now < t.start)
             together += np.outer(*(np.bincount(t.step[those], minlength=steps) for those in (waits, holds)))
-    totals = account.by_step[:, WAIT_ENGINE].tolist()
+    totals = parts.by_step[:, WAIT_ENGINE].tolist()
     assert together.sum(axis=1).tolist() == [log.engines * total for total in totals]
     expected = [
         largest_remainder(row, total) if total else [0] * steps for row, total in zip(together.tolist(), totals, strict=True)
     ]
-    assert blame(log, rules, account).engine_by_owner.wait.tolist() == expected
+    assert blame(log, rules, parts).engine_by_owner.wait.tolist() == expected
 
 
 @settings(max_examples=60, deadline=None)
@@ -124,7 +124,7 @@ def test_engines_are_blamed_for_each_instant(graph: OpGraph, machine: dict[str, 
 def test_a_queue_is_blamed_on_what_it_served(graph: OpGraph, machine: dict[str, object]):
     """On one channel at full speed each wait is split by the work that others received meanwhile, counted one by one."""
     log, rules = run(graph, **{**machine, "arbiter": "fifo", "cap": (1, 1), "channels": 1, "execution": "blocking"})
-    t, g, steps = log.tasks, log.grants, len(log.steps)
+    t, g, steps = log.tasks, log.services, len(log.steps)
     received = np.zeros((steps, steps), dtype=np.int64)
     for row in np.flatnonzero(t.work).tolist():
         issued, arrived = int(t.start[row]) + rules.latency, int(t.loaded[row])
@@ -143,7 +143,7 @@ def test_a_queue_is_blamed_on_what_it_served(graph: OpGraph, machine: dict[str, 
 
 def findings(log: EventLog, rules: Rules) -> list[object]:
     """All that the analyses find, to be compared."""
-    log, whole = dataclasses.replace(log), account(log, rules)  # a copy, of which nothing is known yet
+    log, whole = dataclasses.replace(log), analyze(log, rules)  # a copy, of which nothing is known yet
     shown = [derived.last_input(log), *derived.chains(log), *derived.service(log)]
     return plain([whole, blame(log, rules, whole.breakdown), critical_path(log, rules), shown])
 

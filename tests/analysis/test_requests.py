@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from sim.analysis.requests import Distribution, Requests, jain, nearest_rank, requests
 from sim.analysis.series import BINS, Levels, _integrals, batches, cached, series
 from sim.base.errors import SimulationError
-from sim.log.tables import EventLog, GrantTable, MemberTable, StepTable, TaskTable
+from sim.log.tables import EventLog, MemberTable, ServiceTable, StepTable, TaskTable
 
 S = 10**12
 
@@ -20,19 +20,21 @@ S = 10**12
 Step = tuple[int, int, list[tuple[int, int, int, int]]]
 
 
-def log_of(arrival: list[int], steps: list[Step], grants: tuple[tuple[int, int, int], ...] = ()) -> EventLog:
-    """Log without tasks: requests come at `arrival`, and steps take them in. `grants`: service intervals (start, end, work)."""
+def log_of(arrival: list[int], steps: list[Step], services: tuple[tuple[int, int, int], ...] = ()) -> EventLog:
+    """Log without tasks: requests come at `arrival`, and steps take them in. `services`: intervals (start, end, work)."""
     rows = [(number, *member) for number, (_, _, members) in enumerate(steps) for member in members]
     step, sequence, context, query, emitted = (np.array(column, dtype=np.int64) for column in zip(*rows, strict=True))
     n = len(steps)
     zeros = np.zeros(n, dtype=np.int64)
     empty = np.zeros(0, dtype=np.int64)
-    start, end, work = (np.array(column, dtype=np.int64) for column in (zip(*grants, strict=True) if grants else ([], [], [])))
+    start, end, work = (
+        np.array(column, dtype=np.int64) for column in (zip(*services, strict=True) if services else ([], [], []))
+    )
     return EventLog(
         graphs=(), engines=1, channels=1, bandwidth=10**9,
         tasks=TaskTable(step=empty, task=empty, engine=empty, ready=empty, start=empty, loaded=empty, end=empty,
                         compute=empty, work=empty),
-        grants=GrantTable(task=np.zeros_like(start), channel=np.zeros_like(start), start=start, end=end, work=work),
+        services=ServiceTable(task=np.zeros_like(start), channel=np.zeros_like(start), start=start, end=end, work=work),
         steps=StepTable(
             sequence=zeros, token=np.arange(n), context=zeros, graph=zeros, first=zeros,
             released=np.array([s[0] for s in steps], dtype=np.int64), end=np.array([s[1] for s in steps], dtype=np.int64),

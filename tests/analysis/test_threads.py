@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from sim.analysis import tally
-from sim.analysis.account import account
+from sim.analysis.findings import analyze
 from sim.executors import simulate
 from sim.runs.plan import plan
 from sim.runs.run import read
@@ -23,7 +23,7 @@ def test_findings_do_not_depend_on_cores(name: str) -> None:
     found = []
     for count in (1, 2):
         with patch.object(tally, "MANY", 1), patch.object(tally, "cores", lambda count=count: count):
-            found.append(account(log, planned.rules))
+            found.append(analyze(log, planned.rules))
     one, two = found
     assert (one.checks, one.bounds, one.metrics) == (two.checks, two.bounds, two.metrics)
     for table in ("tokens", "by_step"):

@@ -66,8 +66,8 @@ def test_json_is_one_object_per_scenario_and_line(sim: Sim) -> None:
     }  # fmt: skip
     assert required <= set(data)
     assert {"sequence", "token", "start_ps", "end_ps"} <= set(data["tokens"][0])
-    assert {"name", "busy_ps", "utilisation"} <= set(data["engines"][0])
-    assert {"bytes_read", "bytes_written", "busy_ps", "utilisation"} <= set(data["memory"])
+    assert {"name", "busy_ps", "utilization"} <= set(data["engines"][0])
+    assert {"bytes_read", "bytes_written", "busy_ps", "utilization"} <= set(data["memory"])
     assert {"critical_path_ps", "compute_ps", "memory_ps", "lower_ps", "gap"} <= set(data["bounds"])
     assert {"kind", "tasks", "compute_ps", "bytes"} <= set(data["by_kind"][0])
     assert data["trace"] is None

@@ -23,7 +23,7 @@ from pathlib import Path
 import pytest
 
 import sim
-from sim.log.tables import GrantTable, StepTable, TaskTable
+from sim.log.tables import ServiceTable, StepTable, TaskTable
 from sim.runs.run import read
 from sim.scenario.shipped import SCENARIOS, scenarios
 from tests.docs import MADE, ROOT
@@ -121,7 +121,7 @@ def test_links_lead_somewhere(page: Path) -> None:
 
 def test_event_log_page_names_every_column() -> None:
     text = (ROOT / "docs" / "reference" / "event_log.md").read_text()
-    for table in (TaskTable, GrantTable, StepTable):
+    for table in (TaskTable, ServiceTable, StepTable):
         for column in dataclasses.fields(table):
             assert f"`{column.name}`" in text, column.name
 

@@ -9,7 +9,7 @@ from sim.log.tables import EventLog
 
 def assert_same(a: EventLog, b: EventLog) -> None:
     """Two logs are equal to the bit: every column of every table, and its type."""
-    for name in ("tasks", "grants", "steps", "members"):
+    for name in ("tasks", "services", "steps", "members"):
         left, right = getattr(a, name), getattr(b, name)
         for column in fields(left):
             x, y = getattr(left, column.name), getattr(right, column.name)

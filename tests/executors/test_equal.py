@@ -95,7 +95,7 @@ def copied(log: EventLog) -> EventLog:
     def copy(table: Any) -> Any:
         return table and replace(table, **{f.name: getattr(table, f.name).copy() for f in fields(table)})
 
-    return replace(log, tasks=copy(log.tasks), grants=copy(log.grants), steps=copy(log.steps), batched=copy(log.batched))
+    return replace(log, tasks=copy(log.tasks), services=copy(log.services), steps=copy(log.steps), batched=copy(log.batched))
 
 
 def parts_are_the_whole(setup: Setup, pause: int | None, whole: EventLog) -> None:
@@ -105,8 +105,8 @@ def parts_are_the_whole(setup: Setup, pause: int | None, whole: EventLog) -> Non
     assert rest is not None
     assert_same(whole, joined(parts))
     assert not len(rest.tasks)
-    assert not len(rest.grants)
-    assert_same(replace(whole, tasks=rest.tasks, grants=rest.grants), rest)
+    assert not len(rest.services)
+    assert_same(replace(whole, tasks=rest.tasks, services=rest.services), rest)
 
 
 relaxed = settings(deadline=None, suppress_health_check=list(HealthCheck))

@@ -32,7 +32,7 @@ def setup(data: dict[str, Any]):
 
 
 def columns(log: EventLog) -> dict[str, np.ndarray]:
-    tables = {name: getattr(log, name) for name in ("tasks", "grants", "steps", "batched")}
+    tables = {name: getattr(log, name) for name in ("tasks", "services", "steps", "batched")}
     found = {
         f"{name}.{field.name}": getattr(table, field.name)
         for name, table in tables.items() if table is not None for field in fields(table)
@@ -105,20 +105,20 @@ class TestPhases:
 class TestSram:
     def serve(self, capacity: int, *loops: tuple[int, list[int], int]) -> list[tuple[int, int, int]]:
         """(time, loop, size) of each admission; loops are (number, sizes, how long each is held)."""
-        env, granted = Environment(), []
+        env, served = Environment(), []
         sram = Sram(env, capacity)
 
         def loop(number: int, requested: list[int], held: int):
             for size in requested:
                 yield sram.get(number, size)
-                granted.append((env.now, number, size))
+                served.append((env.now, number, size))
                 env.timeout(held).callbacks.append(lambda _, size=size: sram.put(size))
 
         for each in loops:
             env.process(loop(*each))
         env.run()
         assert sram.free == capacity
-        return granted
+        return served
 
     def test_requests_of_an_instant_queue_in_order_of_loops(self):
         assert self.serve(10, (2, [4], 5), (1, [5], 5), (0, [1], 5)) == [(0, 0, 1), (0, 1, 5), (0, 2, 4)]
@@ -190,7 +190,7 @@ def test_service_intervals_that_end_together_are_in_order_of_channels():
             "memory": {"bandwidth": "1 TB/s", "channels": {"count": 2, "route": "class"}},
         },
     })  # fmt: skip
-    rows = list(zip(*(getattr(log.grants, name).tolist() for name in ("end", "channel", "start")), strict=True))
+    rows = list(zip(*(getattr(log.services, name).tolist() for name in ("end", "channel", "start")), strict=True))
     assert rows == [(3, 0, 0), (4, 0, 3), (4, 1, 0), (5, 1, 4)]
 
 

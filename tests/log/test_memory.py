@@ -8,7 +8,7 @@ from dataclasses import fields
 import pytest
 
 from sim.executors import Executor, simulate
-from sim.log.tables import EventLog, GrantTable, TaskTable
+from sim.log.tables import EventLog, ServiceTable, TaskTable
 from sim.runs.plan import plan
 from sim.runs.run import read
 from sim.scenario.shipped import scenarios
@@ -22,7 +22,7 @@ def decoded(tokens: int, executor: Executor) -> EventLog:
     return simulate(plan(scenario).setup, executor)[0]
 
 
-def size(table: TaskTable | GrantTable) -> int:
+def size(table: TaskTable | ServiceTable) -> int:
     return sum(getattr(table, column.name).nbytes for column in fields(table))
 
 
@@ -36,6 +36,6 @@ def test_a_log_takes_58_bytes_a_task_and_34_a_service_interval(executor: Executo
     finally:
         tracemalloc.stop()
     assert size(log.tasks) == 58 * len(log.tasks)
-    assert size(log.grants) == 34 * len(log.grants)
+    assert size(log.services) == 34 * len(log.services)
     print(f"{whole / len(log.tasks):.1f} bytes a task")
     assert whole < 160 * len(log.tasks)

@@ -172,7 +172,7 @@ def test_a_run_that_is_written_as_it_comes_takes_no_more_memory_when_it_is_longe
     peak(1)  # what is loaded once
     tasks = 2 * 90 * 185
     few, many = peak(30), peak(120)
-    assert many - few < 10 * tasks, "in memory they would take 58 bytes a task, and grants"
+    assert many - few < 10 * tasks, "in memory they would take 58 bytes a task, and services"
 
 
 def test_columns_and_metadata_are_as_documented(tmp_path: Path):
@@ -185,7 +185,7 @@ def test_columns_and_metadata_are_as_documented(tmp_path: Path):
     assert metadata[b"sim.version"].decode() == sim.__version__
     assert json.loads(metadata[b"sim.scenario"])["name"] == scenario.name
     assert table["name"].to_pylist() == [result.log.name(row) for row in range(len(table))]
-    work = [sum(grant["work"] for grant in grants) for grants in table["grants"].to_pylist()]
+    work = [sum(service["work"] for service in services) for services in table["services"].to_pylist()]
     np.testing.assert_array_equal(work, result.log.tasks.work)
 
 
@@ -195,7 +195,7 @@ def test_other_files_are_refused_in_one_line(tmp_path: Path):
         load(tmp_path / "text.parquet")
 
 
-@pytest.mark.parametrize("lacking", ["sim.arrival", "sim.batches", "grants"])
+@pytest.mark.parametrize("lacking", ["sim.arrival", "sim.batches", "services"])
 def test_logs_of_other_versions_are_refused_in_one_line(tmp_path: Path, lacking: str):
     scenario = read(SHIPPED["two_tokens_4_engines"])
     path = tmp_path / "log.parquet"

@@ -35,8 +35,8 @@ Record = list[tuple[str, int, int, int]]
 
 def serve(arbiter: Arbiter, *requests: tuple[int, int, int], latency: int = 0) -> tuple[dict[str, int], Record]:
     """Ends by name, and intervals of service, of requests (instant, requester, work) named a, b, c, ..."""
-    env, grants, ends = Environment(), [], {}
-    channel = Channel(env, arbiter, lambda t, start, end, work: grants.append((t.kind, start, end, work)), latency=latency)
+    env, services, ends = Environment(), [], {}
+    channel = Channel(env, arbiter, lambda t, start, end, work: services.append((t.kind, start, end, work)), latency=latency)
 
     def issue(name: str, number: int, instant: int, requester: int, work: int):
         yield env.timeout(instant)
@@ -47,7 +47,7 @@ def serve(arbiter: Arbiter, *requests: tuple[int, int, int], latency: int = 0) -
         env.process(issue(name, number, *request))
     env.run()
     assert not channel.pending
-    return ends, grants
+    return ends, services
 
 
 class TestChannel:
@@ -65,38 +65,38 @@ class TestChannel:
 
     def test_those_that_come_to_the_head_together_come_to_the_channel_in_program_order(self):
         """a and b share and end together; c has waited behind b, d behind a."""
-        ends, grants = serve(ProcessorSharing(), (0, 0, 10), (0, 1, 10), (1, 1, 5), (1, 0, 5))
+        ends, services = serve(ProcessorSharing(), (0, 0, 10), (0, 1, 10), (1, 1, 5), (1, 0, 5))
         assert ends == {"a": 20, "b": 20, "c": 30, "d": 30}
-        assert [name for name, *_ in grants] == ["a", "b", "c", "d"]
+        assert [name for name, *_ in services] == ["a", "b", "c", "d"]
 
     def test_ends_round_up_and_the_last_share_takes_the_rest(self):
         """Three shares of 1/3: 10 ps of work each end at 30; after 10 ps of 7 they have 3, 3 and 4 of it."""
         assert serve(ProcessorSharing(), (0, 0, 10), (0, 1, 10), (0, 2, 10))[0] == {"a": 30, "b": 30, "c": 30}
-        _, grants = serve(ProcessorSharing(), (0, 0, 10), (0, 1, 10), (0, 2, 10), (10, 3, 10))
-        assert [work for *_, work in grants[:3]] == [3, 3, 4]
+        _, services = serve(ProcessorSharing(), (0, 0, 10), (0, 1, 10), (0, 2, 10), (10, 3, 10))
+        assert [work for *_, work in services[:3]] == [3, 3, 4]
         assert serve(ProcessorSharing(cap=(2, 3)), (0, 0, 5))[0] == {"a": 8}  # 7.5 ps
 
     def test_latency_delays_and_occupies_nothing(self):
-        ends, grants = serve(Fifo(), (0, 0, 10), (0, 1, 10), latency=7)
+        ends, services = serve(Fifo(), (0, 0, 10), (0, 1, 10), latency=7)
         assert ends == {"a": 17, "b": 27}
-        assert grants == [("a", 7, 17, 10), ("b", 17, 27, 10)]
+        assert services == [("a", 7, 17, 10), ("b", 17, 27, 10)]
 
     def test_an_arrival_that_changes_nothing_does_not_split_an_interval(self):
-        _, grants = serve(Fifo(), (0, 0, 10), (4, 1, 10))
-        assert grants == [("a", 0, 10, 10), ("b", 10, 20, 10)]
+        _, services = serve(Fifo(), (0, 0, 10), (4, 1, 10))
+        assert services == [("a", 0, 10, 10), ("b", 10, 20, 10)]
 
     def test_a_turn_that_began_alone_ends_with_the_burst_in_which_another_arrives(self):
         """b arrives in the third burst of a, which began at 0: a stops at 30, b has its 10, and a goes on alone to its end."""
-        ends, grants = serve(RoundRobin(bandwidth=1, burst=10), (0, 0, 100), (25, 1, 10))
+        ends, services = serve(RoundRobin(bandwidth=1, burst=10), (0, 0, 100), (25, 1, 10))
         assert ends == {"a": 110, "b": 40}
-        assert [grant for grant in grants if grant[0] == "b"] == [("b", 30, 40, 10)]
-        assert sum(work for name, _, end, work in grants if name == "a" and end <= 30) == 30
+        assert [service for service in services if service[0] == "b"] == [("b", 30, 40, 10)]
+        assert sum(work for name, _, end, work in services if name == "a" and end <= 30) == 30
 
     def test_hand_arithmetic_of_the_last_share(self):
         """In the first 10 ps three get 3 each, and the last the 1 that the floors leave over, until another is the last."""
-        ends, grants = serve(ProcessorSharing(), (0, 0, 4), (0, 1, 9), (0, 2, 9), (10, 3, 4))
+        ends, services = serve(ProcessorSharing(), (0, 0, 4), (0, 1, 9), (0, 2, 9), (10, 3, 4))
         assert ends == {"a": 14, "b": 26, "c": 25, "d": 23}
-        assert grants == [
+        assert services == [
             ("a", 0, 10, 3), ("b", 0, 10, 3), ("c", 0, 10, 4),  # 1, 6, 5 are left
             ("a", 10, 14, 1), ("b", 10, 14, 1), ("c", 10, 14, 1), ("d", 10, 14, 1),  # 0, 5, 4, 3
             ("b", 14, 23, 3), ("c", 14, 23, 3), ("d", 14, 23, 3),  # 2, 1, 0
@@ -139,22 +139,22 @@ class TestChannel:
         ),
     )  # fmt: skip
     def test_work_conserves_and_none_is_faster_than_the_channel(self, requests, arbiter):
-        ends, grants = serve(arbiter, *requests)
+        ends, services = serve(arbiter, *requests)
         for name, (instant, _, work) in zip("abcdefgh", requests, strict=False):
-            assert sum(amount for who, *_, amount in grants if who == name) == work
+            assert sum(amount for who, *_, amount in services if who == name) == work
             assert ends[name] >= instant + work
-        assert all(work <= end - start for _, start, end, work in grants)
+        assert all(work <= end - start for _, start, end, work in services)
 
 
 class TestChannels:
     def transfers(self, route: str, *transfers: Transfer) -> tuple[list[int], list[tuple[int, int]]]:
-        env, grants, ends = Environment(), [], []
-        channels = [Channel(env, Fifo(), lambda t, start, end, work, n=n: grants.append((n, work))) for n in range(2)]
+        env, services, ends = Environment(), [], []
+        channels = [Channel(env, Fifo(), lambda t, start, end, work, n=n: services.append((n, work))) for n in range(2)]
         both = Channels(env, channels, route)
         for transfer in transfers:
             both.request(transfer).callbacks.append(lambda _: ends.append(env.now))
         env.run()
-        return ends, sorted(grants)
+        return ends, sorted(services)
 
     def transfer(self, work: int, sequence: int = 0, moves: str = "weight") -> Transfer:
         return Transfer((sequence, 0), sequence, "load", sequence, 0, work, work, moves=CLASS_BIT[moves])
@@ -164,8 +164,8 @@ class TestChannels:
         assert self.transfers("interleaved", self.transfer(1)) == ([1], [(0, 1)])
 
     def test_by_sequence(self):
-        ends, grants = self.transfers("sequence", self.transfer(7, 0), self.transfer(5, 1), self.transfer(2, 2))
-        assert (ends, grants) == ([5, 7, 9], [(0, 2), (0, 7), (1, 5)])
+        ends, services = self.transfers("sequence", self.transfer(7, 0), self.transfer(5, 1), self.transfer(2, 2))
+        assert (ends, services) == ([5, 7, 9], [(0, 2), (0, 7), (1, 5)])
 
     def test_by_class(self):
         """Weights and activations on channel 0, the KV cache on channel 1."""

@@ -153,10 +153,10 @@ def every_invariant_holds(data: dict[str, Any]) -> None:
     log = result.log
     memory = result.scenario.hardware.memory
     if memory.channels.route == "sequence":
-        assert (log.grants.channel == log.steps.sequence[log.tasks.step[log.grants.task]] % memory.channels.count).all()
+        assert (log.services.channel == log.steps.sequence[log.tasks.step[log.services.task]] % memory.channels.count).all()
     if memory.channels.route == "interleaved":  # parts differ by 1 ps at most
         parts = np.zeros((len(log.tasks), log.channels), dtype=np.int64)
-        np.add.at(parts, (log.grants.task, log.grants.channel), log.grants.work)
+        np.add.at(parts, (log.services.task, log.services.channel), log.services.work)
         assert (parts.max(axis=1) - parts.min(axis=1) <= 1).all()
 
 
@@ -164,6 +164,6 @@ def every_invariant_holds(data: dict[str, Any]) -> None:
 @given(scenarios())
 def test_the_same_scenario_gives_the_same_log(data: dict[str, Any]):
     first, second = (run(sim.scenario.from_dict(data)).log for _ in range(2))
-    for table in ("tasks", "grants", "steps"):
+    for table in ("tasks", "services", "steps"):
         one, other = getattr(first, table), getattr(second, table)
         assert all((getattr(one, name) == getattr(other, name)).all() for name in one.__slots__)

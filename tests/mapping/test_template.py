@@ -24,7 +24,7 @@ from sim.cost.profiled import Profiled, calls
 from sim.cost.roofline import Roofline
 from sim.mapping.lowering import lower
 from sim.mapping.settings import Fuse, ModelMapping, Residency
-from sim.mapping.steps import BatchGraph, Captures, Laid, Shape, StepGraphs, Variants, stitch, swapped
+from sim.mapping.steps import BatchGraph, Captures, LaidOut, Shape, StepGraphs, Variants, stitch, swapped
 from sim.mapping.tasks import TaskGraph
 from sim.mapping.template import first_of_each
 from sim.runs.model import Layout
@@ -53,7 +53,7 @@ def laid(model: str, mapping: str) -> Variants:
     found = models.library.load(model)
     kv_heads = 1 if model.startswith("deepseek") else found.kv_heads
     layout = Layout(mapping=MAPPINGS[mapping], layers=LAYERS, scope="model", kv_heads=kv_heads, element=2)
-    return Laid(found.variants, layout)
+    return LaidOut(found.variants, layout)
 
 
 @cache

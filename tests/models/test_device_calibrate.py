@@ -81,7 +81,7 @@ def test_the_file_is_the_profile(measured):
     assert read_profile(out) == profile
     assert profile.provenance.samples == "here.parquet"
     assert {timing.kind for timing in profile.timings} >= {
-        "product",
+        "matmul",
         "attention",
         "multi_head_attention",
         "norm",
@@ -103,7 +103,7 @@ def test_every_op_of_every_step_is_measured_and_steps_last_longer(measured):
 def test_what_is_judged_by_was_not_fitted_to(measured):
     profile, out, _ = measured
     kept = read_samples(out.with_suffix(".parquet"))
-    product = profile.timing(["product"], "float32")
+    product = profile.timing(["matmul"], "float32")
     assert product is not None
     assert 768 in set(kept.take(kept.model == "other").n.tolist())
     assert product.rows[1].residual.samples == len({*_shapes(kept, "one"), *_shapes(kept, "two")})
@@ -112,7 +112,7 @@ def test_what_is_judged_by_was_not_fitted_to(measured):
 
 
 def _shapes(kept: Samples, model: str) -> set[tuple[str, int, int]]:
-    chosen = kept.take((kept.kind == "product") & (kept.rows == 1) & (kept.model == model))
+    chosen = kept.take((kept.kind == "matmul") & (kept.rows == 1) & (kept.model == model))
     return {(model, n, k) for n, k in zip(chosen.n.tolist(), chosen.k.tolist(), strict=True)}
 
 
@@ -127,7 +127,7 @@ cost: {{model: profiled, profile: {measured[1]}}}
     (tmp_path / "config.json").write_text(json.dumps(TINY.unseen[0].data))
     found = run(parse(text, str(tmp_path / "run.yaml"), ["model.dtype=float32"]))
     assert found.makespan > 0
-    assert all("not measured: roofline" not in doubt.why for doubt in found.doubts)
+    assert all("not measured: roofline" not in extrapolation.why for extrapolation in found.extrapolations)
 
 
 def test_rounds_of_another_plan_do_not_mix(tmp_path):

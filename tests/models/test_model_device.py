@@ -132,7 +132,7 @@ def test_samples_have_one_row_per_op_and_one_for_the_step(llama: RealModel) -> N
         ops = table.take((table.step == number) & (table.kind != "step"))
         assert len(ops) == whole.ops[0] == len(step.ops.ops) - 2  # but the loads of two layers
         assert ops.duration.sum() == step.duration.sum()
-    head = table.take((table.kind == "product") & (table.n == 97))
+    head = table.take((table.kind == "matmul") & (table.n == 97))
     assert set(zip(head.rows.tolist(), head.k.tolist(), head.flops.tolist(), strict=True)) == {(2, 32, 2 * 2 * 97 * 32)}
     attends = table.take(table.kind == "attention")
     assert {(r.item(), h.item(), c.item()) for r, h, c in zip(attends.rows, attends.heads, attends.context, strict=True)} == {

@@ -76,7 +76,7 @@ def test_numbers_equal_json(page: Path, opened: Open) -> None:
     assert [
         [kind["kind"], kind["tasks"], kind["compute_ps"], kind["transfer_ps"], kind["bytes"]] for kind in data["by_kind"]
     ] == (cells(browser, "kind-table"))
-    assert [[e["name"], e["busy_ps"], e["utilisation"]] for e in data["engines"]] == cells(browser, "engine-table")
+    assert [[e["name"], e["busy_ps"], e["utilization"]] for e in data["engines"]] == cells(browser, "engine-table")
     tokens = cells(browser, "token-table")
     assert [row[2] for row in tokens] == [token["end_ps"] - token["start_ps"] for token in data["tokens"]]
     assert [sum(row[3:]) for row in tokens] == [row[2] for row in tokens]
@@ -92,7 +92,7 @@ def test_the_timeline_knows_the_tasks(page: Path, opened: Open) -> None:
     )
     assert busy == [engine["busy_ps"] for engine in data["engines"]]
     delivered = browser.evaluate(f"timeline.run.rate(0, {data['makespan_ps']}) / timeline.run.bandwidth")
-    assert delivered == pytest.approx(data["memory"]["utilisation"], abs=1e-6)
+    assert delivered == pytest.approx(data["memory"]["utilization"], abs=1e-6)
 
 
 def test_the_wheel_zooms_and_pans(page: Path, opened: Open) -> None:

@@ -29,7 +29,7 @@ FIELDS = (
     *(f"requests.{name}" for name in ("count", "tokens", "tokens_per_s", "requests_per_s", "in_system")),
     *(f"requests.{name}_ps.{each}" for name in ("ttft", "tpot", "itl", "e2e") for each in ("mean", "p99")),
     "requests.itl_ps.max", "requests.queued_ps.mean", "requests.fairness.tokens_per_s", "requests.fairness.slowdown",
-    *(f"memory.{name}" for name in ("bytes_read", "bytes_written", "busy_ps", "utilisation")),
+    *(f"memory.{name}" for name in ("bytes_read", "bytes_written", "busy_ps", "utilization")),
     *(f"bounds.{name}_ps" for name in ("critical_path", "compute", "memory", "lower", "upper")),
     *(f"breakdown_ps.total.{part}" for part in PARTS),
     "critical_path.tasks",
@@ -38,7 +38,7 @@ FIELDS = (
 #: Columns of the event log that are hashed, by table.
 COLUMNS = {
     "tasks": ("step", "task", "engine", "ready", "start", "loaded", "end", "compute", "work"),
-    "grants": ("task", "channel", "start", "end", "work"),
+    "services": ("task", "channel", "start", "end", "work"),
     "steps": ("sequence", "token", "context", "graph", "first", "released", "end"),
     "members": ("step", "sequence", "context", "query", "loads", "logits", "emitted"),
 }
@@ -71,7 +71,7 @@ def of_summary(summary: Mapping[str, Any]) -> dict[str, Number]:
         "engines.busy_ps": sum(engine["busy_ps"] for engine in summary["engines"]),
         **{f"blame.{resource}_ps": _waits(summary, resource) for resource in ("engine", "channel")},
         "checks": len(summary["checks"]),
-        "extrapolated": len(summary["doubts"]),
+        "extrapolated": len(summary["extrapolations"]),
     }
 
 

@@ -102,8 +102,8 @@ def test_eight_engines_are_slower_than_four() -> None:
     assert four.makespan < eight.makespan
 
     def on_channel(name: str, op: str) -> int:
-        grants = run(name).log.grants
-        return int(grants.start[grants.task == rows(name, 1, op)[0]].min())
+        services = run(name).log.services
+        return int(services.start[services.task == rows(name, 1, op)[0]].min())
 
     assert on_channel("two_tokens_4_engines", "kv_load") < on_channel("two_tokens_4_engines", "kv_store")
     assert on_channel("two_tokens_8_engines", "kv_store") < on_channel("two_tokens_8_engines", "kv_load")

@@ -15,7 +15,7 @@ from sim.base.kernel import launch
 from sim.serving.batch import Batch
 from sim.serving.batcher import Batcher, loops
 from sim.serving.batching import Batching
-from sim.serving.limits import feasible
+from sim.serving.limits import check_feasible
 from sim.serving.speculation import Speculation, count_accepted
 from sim.workload.requests import Request
 
@@ -46,7 +46,7 @@ def drive(batchers: list[Batcher], took: int = 10) -> list[tuple[int, Batch]]:
 def accepted(batching: Batching, asked: list[Request]) -> bool:
     """Whether requests can be served at all."""
     try:
-        feasible(batching, asked, 100)
+        check_feasible(batching, asked, 100)
     except InputError:
         return False
     return True
@@ -118,7 +118,7 @@ def test_every_sample_gets_all_its_tokens(asked: list[Request], most: int, block
 @settings(max_examples=300, deadline=None)
 @given(requests, batchings(), st.none() | st.integers(1, 4))
 def test_everybody_gets_all_their_tokens(asked: list[Request], batching: Batching, concurrency: int | None) -> None:
-    feasible(batching, asked, 100)
+    check_feasible(batching, asked, 100)
     batchers = loops(batching, asked, concurrency=concurrency)
     (batcher,) = batchers
     steps = drive(batchers)
@@ -208,7 +208,7 @@ def test_who_came_last_makes_room() -> None:
 def test_samples_share_the_prompt() -> None:
     asked = [Request(context=0, prompt=10, tokens=2, arrival=0, group=0)] * 3
     batching = Batching(policy="continuous", sequences=3, blocks=2 + 3, block=4)  # ten tokens: two full blocks, and one each
-    feasible(batching, asked, 100)
+    check_feasible(batching, asked, 100)
     first, second = (batch for _, batch in drive(loops(batching, asked)))
     assert [m.sequence for m in first.members] == [0]
     assert first.forks == (1, 2)
@@ -219,7 +219,7 @@ def test_samples_share_the_prompt() -> None:
     ]
     much = r"3 samples of one prompt end in 5 blocks \(20 tokens, 2.000 kB\), more than the 4 blocks \(16 tokens, 1.600 kB\)"
     with pytest.raises(InputError, match=much):
-        feasible(Batching(policy="continuous", sequences=3, blocks=4, block=4), asked, 100)
+        check_feasible(Batching(policy="continuous", sequences=3, blocks=4, block=4), asked, 100)
 
 
 def test_closed_loop_keeps_so_many_on_the_way() -> None:
@@ -318,6 +318,6 @@ def test_what_can_never_be_served_is_refused() -> None:
     asked = [Request(context=30, tokens=3, arrival=0)]
     much = r"sequence 0 ends with 33 tokens in 5 blocks \(40 tokens, 4.000 kB\), more than the 4 blocks \(32 tokens, 3.200 kB\)"
     with pytest.raises(InputError, match=much):
-        feasible(Batching(policy="continuous", blocks=4, block=8), asked, 100)
+        check_feasible(Batching(policy="continuous", blocks=4, block=8), asked, 100)
     with pytest.raises(InputError, match="at least 64, because sequence 0 is prefilled as a whole, found 32"):
-        feasible(Batching(policy="continuous", tokens=32), [Request(context=0, prompt=64, tokens=1, arrival=0)], 100)
+        check_feasible(Batching(policy="continuous", tokens=32), [Request(context=0, prompt=64, tokens=1, arrival=0)], 100)

@@ -148,7 +148,7 @@ def test_whatever_the_mapping(mapping: str) -> None:
     for step, layer, count in by_sets(log, Experts(count=8, top_k=2, bytes=1)):
         assert found[step, layer, "gate_up_proj"] == count * one[0]
         assert found[step, layer, "down_proj"] == count * one[1]
-    served = int(log.grants.work.sum())
+    served = int(log.services.work.sum())
     assert served == int(log.tasks.work.sum()) >= int(log.bytes_moved().sum()) * 10**12 // log.bandwidth
 
 

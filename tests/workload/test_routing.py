@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from models.experts import Experts, Tokens, distinct, distinct_of
 from sim.base.errors import InputError
-from sim.workload.routing import Given, Uniform, read
+from sim.workload.routing import Uniform, WrittenRoutes, read
 
 
 def vectors(*columns):
@@ -211,6 +211,6 @@ def test_impossible_experts():
 
 
 def test_given_is_a_routing():
-    assert Given(source="", keys=np.array([0]), experts=np.array([[0]])).choose(
+    assert WrittenRoutes(source="", keys=np.array([0]), experts=np.array([[0]])).choose(
         *vectors([0], [0], [0]), Experts(count=1, top_k=1, bytes=1)
     ).tolist() == [[0]]

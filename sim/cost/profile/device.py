@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 
 #: Classes of kernels, for ops whose kind has no timing of its own. `attention`: all of a layer's attention as one kernel;
 #: `multi_head_attention`: the same where every head has keys of its own, which some libraries give another kernel.
-PRODUCT, ATTENTION, MULTI_HEAD, ELEMENTWISE = "product", "attention", "multi_head_attention", "elementwise"
+MATMUL, ATTENTION, MULTI_HEAD, ELEMENTWISE = "matmul", "attention", "multi_head_attention", "elementwise"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -107,5 +107,5 @@ class DeviceProfile:
         return next((self._index[kind, dtype] for kind in kinds if (kind, dtype) in self._index), None)
 
     def kinds(self) -> Iterator[str]:
-        """Name of what was measured: `product (bfloat16)`."""
+        """Name of what was measured: `matmul (bfloat16)`."""
         return (f"{timing.kind} ({timing.dtype})" for timing in self.timings)

@@ -16,7 +16,7 @@ import numpy.typing as npt
 from sim.base.errors import InputError
 from sim.base.quantities import MAXIMUM
 from sim.base.units import PS_PER_S
-from sim.cost.profile.device import PRODUCT, DeviceProfile, Provenance, Residual, RowFit, Step, Timing
+from sim.cost.profile.device import MATMUL, DeviceProfile, Provenance, Residual, RowFit, Step, Timing
 from sim.cost.profile.forms import DIMENSIONS, FORMS, UNITS, Cached, Floats, Shapes
 from sim.cost.profile.nnls import nnls
 from sim.cost.profile.samples import SHAPE, STREAMS, Samples, shapes_of
@@ -152,7 +152,7 @@ def fit_plain(samples: Samples, form: str, unit: str) -> ByRows:
 
 
 def _power(samples: Samples) -> float:
-    return SOFTER if (samples.kind == PRODUCT).all() else 1.0
+    return SOFTER if (samples.kind == MATMUL).all() else 1.0
 
 
 def fit_sum(shapes: Shapes, durations: npt.NDArray[np.int64], unit: str, power: float = 1.0) -> dict[str, int]:

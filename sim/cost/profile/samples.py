@@ -5,7 +5,7 @@
 | `kind` | an op kind, or a class of kernels (`sim.cost.profile.device`); `step`: a decode step; one of `STREAMS`: a stream |
 | `dtype` | torch's name of the number format |
 | `rows` | m: sequences x new tokens of each |
-| `n`, `k` | of a product of [rows, k] by [k, n]; of other ops, n is the width of the result |
+| `n`, `k` | of a matmul of [rows, k] by [k, n]; of other ops, n is the width of the result |
 | `heads`, `kv_heads`, `head_dim`, `context` | of an attention op; context counts the tokens attended |
 | `flops`, `elements` | floating-point operations of matrix products; elements that all else touches |
 | `bytes_read`, `bytes_written` | weights, KV cache and activations; of a stream, what it moved |

@@ -8,13 +8,13 @@
     cache: 50 MB             # optional: the last cache, if kernels were timed with their operands in it
     tables:
       - file: gemm.parquet   # or .csv, in the folder of this file or the one that is named for it
-        kind: product        # or attention, or an op kind
+        kind: matmul         # or attention, or an op kind
         dtype: bfloat16
         unit: ms             # of the durations
         columns: {rows: m, n: n, k: k, duration: latency_ms}
         calibrate: {n: 8192, k: 8192}   # fit to rows up to this; report on all others
 
-A product of [rows, k] by [k, n] and an attention of `rows` sequences have their FLOPs and bytes by formula; for other kinds
+A matmul of [rows, k] by [k, n] and an attention of `rows` sequences have their FLOPs and bytes by formula; for other kinds
 name columns for `bytes_read`, `bytes_written`, `elements` or `flops`.
 """
 
@@ -36,7 +36,7 @@ from sim.base.documents import Node, read
 from sim.base.errors import InputError, nearest
 from sim.base.quantities import BANDWIDTH, SIZE, number, show
 from sim.base.values import one_of, quantity
-from sim.cost.profile.device import ATTENTION, MULTI_HEAD, PRODUCT, Provenance
+from sim.cost.profile.device import ATTENTION, MATMUL, MULTI_HEAD, Provenance
 from sim.cost.profile.samples import NUMBERS, Samples
 
 KEYS = ("device", "title", "source", "date", "driver", "libraries", "bandwidth", "capacity", "cache", "tables")
@@ -45,7 +45,7 @@ UNITS = {"ps": 1, "ns": 10**3, "us": 10**6, "ms": 10**9, "s": 10**12}
 ELEMENT = {"bfloat16": 2, "float16": 2, "float32": 4, "float8_e4m3fn": 1, "int8": 1}
 
 #: Columns that a kind cannot do without.
-NEEDED = {PRODUCT: ("rows", "n", "k"), ATTENTION: ("rows", "heads", "kv_heads", "head_dim", "context")}
+NEEDED = {MATMUL: ("rows", "n", "k"), ATTENTION: ("rows", "heads", "kv_heads", "head_dim", "context")}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -118,8 +118,8 @@ def _table(node: Node, folder: Path) -> tuple[Samples, npt.NDArray[np.bool_]]:
             value = f"{found[wrong[0]]:.12g}"
             raise each.place.error(f"column {source!r} of {file}: expected whole numbers from {least}, found {value}")
     size, kinds = ELEMENT[dtype], [kind] * len(columns["duration"])
-    if kind in (PRODUCT, ATTENTION):
-        formula = _product if kind == PRODUCT else _attention
+    if kind in (MATMUL, ATTENTION):
+        formula = _matmul if kind == MATMUL else _attention
         inexact = formula({name: column.astype(np.float64) for name, column in columns.items()}, size)
         if any((column >= 2**62).any() for column in inexact.values()):
             raise node.place.error(f"{file}: expected FLOPs and bytes below 2^62, found a larger {kind}")
@@ -145,7 +145,7 @@ def _upto(node: Node, samples: Samples) -> npt.NDArray[np.bool_]:
     return mask
 
 
-def _product(c: Mapping[str, Any], size: int) -> dict[str, Any]:
+def _matmul(c: Mapping[str, Any], size: int) -> dict[str, Any]:
     """[m, k] by [k, n]: 2 m n k FLOPs; the weights, k n numbers, are shared by all rows."""
     weights = size * c["n"] * c["k"]
     return {

@@ -15,7 +15,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from sim.log.tables import EventLog, GrantTable, TaskTable
+from sim.log.tables import EventLog, ServiceTable, TaskTable
 from sim.executors.compiled import spans
 from sim.executors.compiled.batches import Batches
 from sim.executors.compiled.driver import OutOfRangeError, Sequences, Sink
@@ -44,4 +44,4 @@ def simulate(setup: Setup, progress: Progress | None = None, sink: Sink | None =
     if not late or sink is None:
         return log
     sink(log)
-    return replace(log, tasks=TaskTable.empty(), grants=GrantTable.empty())
+    return replace(log, tasks=TaskTable.empty(), services=ServiceTable.empty())

@@ -11,14 +11,14 @@ import numpy as np
 from sim.base.kernel import compile_kernel
 from sim.mapping.steps import Shape
 from sim.base.errors import SimulationError
-from sim.log.tables import EventLog, GrantTable, MemberTable, StepTable, TaskTable
+from sim.log.tables import EventLog, ServiceTable, MemberTable, StepTable, TaskTable
 from sim.executors.compiled.build import Machine, Words
 from sim.executors.compiled.costs import Costs, costs_of
 from sim.executors.compiled.driver import INSTANTS, PART, Run, Sink, widened
 from sim.executors.compiled.forms import Form
 from sim.executors.compiled.loop import advance, serve_batch
 from sim.executors.compiled.state import (
-    CHANNEL_TABLE, CHANNEL_WORDS, COST, DONE, GRANTS, GRANT_FIELDS, G_TASK, K_ARRIVALS, K_ARRIVED, K_HEADS, K_NEW,
+    CHANNEL_TABLE, CHANNEL_WORDS, COST, DONE, SERVICES, SERVICE_FIELDS, I_TASK, K_ARRIVALS, K_ARRIVED, K_HEADS, K_NEW,
     LOG_FIELDS, LOOP_TABLE, LOOP_WORDS, L_BATCHED, L_CELLS_OF, L_NUMBER, NONE, NOW, READY, RING, RING_HEAD, RING_SIZE,
     RING_TAIL, SLOT_WORDS, S_BASE, S_COST, S_END, S_FIRST, S_FIRST_END, S_FORM, S_KEY, S_LOOP, S_MEMBERS, S_NODES, S_OWNER,
     S_QUEUE, S_RELEASED, S_ROW, S_STEP, S_TASKS, S_TOKEN, TURN, TURN_LIST, WANTS_STEP,
@@ -118,7 +118,7 @@ class Batches(Run):
             least, most = tasks_in_all(setup)
             rows = PART if self.in_parts else min(min(3 * least, most) + FIRST_ROWS, MOST_AT_FIRST)
             self.log = np.empty((LOG_FIELDS, rows), dtype=np.int64)
-        self.grant = np.empty((GRANT_FIELDS, rows + setup.channels * machine.ports), dtype=np.int64)
+        self.service = np.empty((SERVICE_FIELDS, rows + setup.channels * machine.ports), dtype=np.int64)
         self.kept: list[Kept] = []
         self.counts, self.member_rows = array("q"), array("q")  # members of each step, and their columns one after another
         self.graphs: dict[int, tuple[int, Form, Costs]] = {}  # by id
@@ -130,7 +130,7 @@ class Batches(Run):
 
     def execute(self) -> None:
         go, serve = compile_kernel(advance), compile_kernel(serve_batch)
-        status = go(self.m, self.forms.pool, self.log, self.grant, INSTANTS)
+        status = go(self.m, self.forms.pool, self.log, self.service, INSTANTS)
         while status != DONE:
             slot = None
             if status == WANTS_STEP:
@@ -140,9 +140,9 @@ class Batches(Run):
             else:
                 self.serve(status)
             if slot is None:
-                status = go(self.m, self.forms.pool, self.log, self.grant, INSTANTS)
+                status = go(self.m, self.forms.pool, self.log, self.service, INSTANTS)
             else:
-                status = serve(self.m, self.forms.pool, self.log, self.grant, INSTANTS, slot)
+                status = serve(self.m, self.forms.pool, self.log, self.service, INSTANTS, slot)
         self.verify()
 
     def _turn(self) -> int | None:
@@ -292,7 +292,7 @@ class Batches(Run):
         if self.given < len(self.kept):
             self.sink(self._part(slice(self.given, len(self.kept)), rows=True))
         self.given, self.given_members = len(self.kept), len(self.member_rows) // MEMBER_FIELDS
-        self.rows = self.m[GRANTS] = 0
+        self.rows = self.m[SERVICES] = 0
 
     def event_log(self) -> EventLog:
         """The event log, in order of loops and their steps; without rows if a sink took them."""
@@ -316,7 +316,7 @@ class Batches(Run):
             self._reorder(row, first, size)
         return EventLog(
             graphs=tuple(self.made[i] for i in used), tasks=self._tasks(size) if rows else TaskTable.empty(),
-            grants=self.grants() if rows else GrantTable.empty(),
+            services=self.services() if rows else ServiceTable.empty(),
             steps=StepTable(
                 sequence=loop.astype(np.int32), token=token.astype(np.int32), context=context, graph=place[graph], first=first,
                 released=released, end=end,
@@ -336,7 +336,7 @@ class Batches(Run):
         self.log = self.log[:, source]
         target = np.empty_like(source)
         target[source] = np.arange(self.rows)
-        tasks = self.grant[G_TASK, : int(self.m[GRANTS])]
+        tasks = self.service[I_TASK, : int(self.m[SERVICES])]
         tasks[:] = target[tasks]
 
     def _members(self, order: Sequence[int]) -> MemberTable:

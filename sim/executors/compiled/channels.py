@@ -27,11 +27,11 @@ from sim.executors.compiled.written import plan_written
 
 
 @kernel
-def timer_due(m: Memory, f: Forms, log: Log, grant: Log, channel: int) -> None:
+def timer_due(m: Memory, f: Forms, log: Log, service: Log, channel: int) -> None:
     """Deliver the work of the interval that ends now; transfers that have all of theirs depart."""
     m[channel + K_TIMER] = NEVER
     m[channel + K_FIRED] = 1
-    deliver(m, f, grant, channel)
+    deliver(m, f, service, channel)
     if m[DISCIPLINE] == BY_CLASS:
         end_of_class_transfers(m, f, log, channel)
     elif m[DISCIPLINE] == BY_REST or m[DISCIPLINE] == BY_RULE:
@@ -45,22 +45,22 @@ def timer_due(m: Memory, f: Forms, log: Log, grant: Log, channel: int) -> None:
 
 
 @kernel
-def deliver(m: Memory, f: Forms, grant: Log, channel: int) -> None:
+def deliver(m: Memory, f: Forms, service: Log, channel: int) -> None:
     """Deliver the work of the time since the last delivery to the transfers in service."""
     since = m[channel + K_SINCE]
     m[channel + K_SINCE] = m[NOW]
     if m[NOW] == since or m[channel + K_SERVED] == NONE:
         return
     if m[DISCIPLINE] == BY_CLASS:
-        deliver_to_classes(m, f, grant, channel, since)
+        deliver_to_classes(m, f, service, channel, since)
     elif m[DISCIPLINE] == BY_REST or m[DISCIPLINE] == BY_RULE:
-        deliver_to_list(m, grant, channel, since)
+        deliver_to_list(m, service, channel, since)
     else:
-        deliver_to_one(m, grant, channel, since)
+        deliver_to_one(m, service, channel, since)
 
 
 @kernel
-def plan(m: Memory, f: Forms, grant: Log, channel: int) -> None:
+def plan(m: Memory, f: Forms, service: Log, channel: int) -> None:
     """Phase 5: divide the channel anew, once all arrivals and departures of an instant are known."""
     fired = m[channel + K_FIRED]
     if m[channel + K_ARRIVED] == 0 and not fired:
@@ -69,22 +69,22 @@ def plan(m: Memory, f: Forms, grant: Log, channel: int) -> None:
     queue_arrivals(m, channel)
     if m[DISCIPLINE] == EXCLUSIVE:
         admit_by_urgency(m, f, channel)
-        plan_exclusive(m, f, grant, channel)
+        plan_exclusive(m, f, service, channel)
     elif m[DISCIPLINE] == TURN_BY_TURN:
-        deliver(m, f, grant, channel)
+        deliver(m, f, service, channel)
         admit_by_requester(m, channel)
         plan_turn(m, channel)
     elif m[DISCIPLINE] == BY_REST:
-        deliver(m, f, grant, channel)
+        deliver(m, f, service, channel)
         admit_to_list(m, channel)
         plan_list(m, channel)
     elif m[DISCIPLINE] == BY_RULE:
         if m[READS]:
-            deliver(m, f, grant, channel)
+            deliver(m, f, service, channel)
         admit_to_list(m, channel)
-        plan_written(m, f, grant, channel)
+        plan_written(m, f, service, channel)
     elif m[channel + K_NEW] > 0 or fired:  # else all in service go on as before
-        deliver(m, f, grant, channel)
+        deliver(m, f, service, channel)
         admit_by_class(m, f, channel)
         plan_classes(m, f, channel)
     m[channel + K_NEW] = 0

@@ -131,7 +131,7 @@ def set_rates(m: Memory, channel: int) -> None:
 
 
 @kernel
-def deliver_to_classes(m: Memory, f: Forms, grant: Log, channel: int, since: int) -> None:
+def deliver_to_classes(m: Memory, f: Forms, service: Log, channel: int, since: int) -> None:
     """Each transfer of a class gets as much; the one that came last of all also gets what the floors leave over."""
     elapsed, last, whole = m[NOW] - since, m[channel + K_LAST], m[channel + K_WHOLE]
     of_last = class_of(m, f, channel, last)
@@ -147,18 +147,18 @@ def deliver_to_classes(m: Memory, f: Forms, grant: Log, channel: int, since: int
     over = min(at_rate(elapsed, wanted, whole) - given, m[part + P_LEFT])
     m[part + P_LEFT] -= over
     if m[RECORDED]:
-        record_classes(m, f, grant, channel, since, over)
+        record_classes(m, f, service, channel, since, over)
 
 
 @kernel
-def record_classes(m: Memory, f: Forms, grant: Log, channel: int, since: int, over: int) -> None:
+def record_classes(m: Memory, f: Forms, service: Log, channel: int, since: int, over: int) -> None:
     """Record a service interval of each transfer, in order of arrival."""
     elapsed, cell, last = m[NOW] - since, m[channel + K_FIRST], m[channel + K_LAST]
     while cell != last:
         share = m[class_of(m, f, channel, cell) + W_SHARE]
-        record(m, grant, channel, cell, since, at_rate(elapsed, share, m[channel + K_WHOLE]))
+        record(m, service, channel, cell, since, at_rate(elapsed, share, m[channel + K_WHOLE]))
         cell = m[cell + m[channel + K_PART] + P_LATER]
-    record(m, grant, channel, last, since, over)
+    record(m, service, channel, last, since, over)
 
 
 @kernel

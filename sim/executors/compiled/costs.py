@@ -8,7 +8,7 @@ import numpy as np
 import numpy.typing as npt
 
 from sim.cost.fixed import Fixed
-from sim.cost.given import Given, complete
+from sim.cost.written import WrittenCosts, complete
 from sim.cost.model import CostModel, Machine
 from sim.cost.roofline import Roofline
 from sim.cost.rows import RateTable
@@ -201,7 +201,7 @@ def _costs_by(model: CostModel, graph: TaskGraph) -> Costs:
         return Rated(model.table(graph))
     if type(model) is Fixed and (constant := model.constant(graph)) is not None:
         return Constant(*constant)
-    if type(model) is Given:
+    if type(model) is WrittenCosts:
         given = model.given(graph)
         return Constant(*given) if complete(graph, *given) else Completed(Constant(*given), _costs_by(model.others, graph))
     return PerTask(graph, model)

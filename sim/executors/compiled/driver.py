@@ -10,15 +10,15 @@ import numpy.typing as npt
 
 from sim.base.kernel import compile_kernel
 from sim.base.errors import SimulationError
-from sim.log.tables import EventLog, GrantTable, StepTable, TaskTable
+from sim.log.tables import EventLog, ServiceTable, StepTable, TaskTable
 from sim.executors.compiled.build import Machine, Words, requesters
 from sim.executors.compiled.costs import costs_of
 from sim.executors.compiled.forms import Forms, kv_lists
 from sim.executors.compiled.heaps import push
 from sim.executors.compiled.loop import advance
 from sim.executors.compiled.state import (
-    COST, C_COMPUTE, C_END, C_ENGINE, C_LOADED, C_READY, C_START, C_WORK, DONE, GRANTS, GRANT_FIELDS, G_CHANNEL, G_END,
-    G_START, G_TASK, G_WORK, KV, LAYERS, LOG_FIELDS, LOOP_TABLE, LOOP_WORDS, L_BASE, L_CELLS_OF, L_COST, L_COST_FIRST,
+    COST, C_COMPUTE, C_END, C_ENGINE, C_LOADED, C_READY, C_START, C_WORK, DONE, SERVICES, SERVICE_FIELDS, I_CHANNEL, I_END,
+    I_START, I_TASK, I_WORK, KV, LAYERS, LOG_FIELDS, LOOP_TABLE, LOOP_WORDS, L_BASE, L_CELLS_OF, L_COST, L_COST_FIRST,
     L_COST_LANES, L_COST_ROWS, L_FIRST, L_FIRST_END, L_FORM, L_FRONTIER, L_KEY, L_MISSING, L_NODES, L_NUMBER, L_ROW, L_SLOT,
     L_STEP, L_TASKS, L_TOKEN, L_TOKENS, NONE, NOW, OUT_OF_RANGE, SLOT_WORDS, TURN, TURN_LIST, WAKES, WANTS_COSTS,
     WANTS_GRANTS,
@@ -42,12 +42,12 @@ class OutOfRangeError(Exception):
 class Run:
     """Base of `Sequences` and `Batches`: the memory of a run, and the calls of the event loop.
 
-    m, log and `grant`: see `sim.executors.compiled.state`. sink: takes the log in parts, None to keep it whole.
+    m, log and `service`: see `sim.executors.compiled.state`. sink: takes the log in parts, None to keep it whole.
     """
 
     m: Words
     log: Words
-    grant: Words
+    service: Words
 
     def __init__(self, setup: Setup, discipline: Discipline, progress: Progress | None, sink: Sink | None) -> None:
         self.setup, self.discipline, self.progress, self.sink = setup, discipline, progress, sink
@@ -57,7 +57,7 @@ class Run:
     def execute(self) -> None:
         """Run to the end. Raises SimulationError if it ends with work left, OutOfRangeError."""
         go = compile_kernel(advance)
-        while (status := go(self.m, self.forms.pool, self.log, self.grant, INSTANTS)) != DONE:
+        while (status := go(self.m, self.forms.pool, self.log, self.service, INSTANTS)) != DONE:
             self.serve(status)
             self.report()
         self.report()
@@ -66,8 +66,8 @@ class Run:
     def serve(self, status: int) -> None:
         """Serve a request of the event loop: a status that it returned."""
         if status == WANTS_GRANTS:
-            rows = int(self.m[GRANTS])
-            self.grant = widened(self.grant, rows, 3 * rows + self.setup.channels * requesters(self.setup))
+            rows = int(self.m[SERVICES])
+            self.service = widened(self.service, rows, 3 * rows + self.setup.channels * requesters(self.setup))
         elif status == OUT_OF_RANGE:
             raise OutOfRangeError
 
@@ -101,20 +101,20 @@ class Run:
         rows = self.own_rows()
         for column in (C_READY, C_START, C_LOADED, C_END):
             self.log[column, rows] += by
-        self.grant[G_START : G_END + 1, : int(self.m[GRANTS])] += by
+        self.service[I_START : I_END + 1, : int(self.m[SERVICES])] += by
 
     def wake(self, loop: int, time: int) -> None:
         """Schedule a loop to go on at a time."""
         push(self.m, int(self.m[WAKES]), time, loop, 0)
 
-    def grants(self) -> GrantTable:
+    def services(self) -> ServiceTable:
         """Service intervals in order of their ends, and at one time in order of channels."""
-        table = self.grant[:, : int(self.m[GRANTS])]
+        table = self.service[:, : int(self.m[SERVICES])]
         if self.setup.channels > 1:
-            table = table[:, np.lexsort((table[G_CHANNEL], table[G_END]))]
-        return GrantTable(
-            task=table[G_TASK], channel=table[G_CHANNEL].astype(np.int16), start=table[G_START], end=table[G_END],
-            work=table[G_WORK],
+            table = table[:, np.lexsort((table[I_CHANNEL], table[I_END]))]
+        return ServiceTable(
+            task=table[I_TASK], channel=table[I_CHANNEL].astype(np.int16), start=table[I_START], end=table[I_END],
+            work=table[I_WORK],
         )  # fmt: skip
 
     def tasks(self, step: npt.NDArray[np.int32], task: npt.NDArray[np.int32]) -> TaskTable:
@@ -189,7 +189,7 @@ class Sequences(Run):
             self.m[self.table + L_TOKEN], self.m[self.table + L_TOKENS] = self.span.tokens.start, self.span.tokens.stop
         else:
             self.log = np.empty((LOG_FIELDS, rows), dtype=np.int64)
-        self.grant = np.empty((GRANT_FIELDS, rows + setup.channels * machine.ports), dtype=np.int64)
+        self.service = np.empty((SERVICE_FIELDS, rows + setup.channels * machine.ports), dtype=np.int64)
         for number, request in enumerate(setup.sequences):
             self.wake(self.table + number * LOOP_WORDS, request.arrival if self.span is None else 0)
 
@@ -269,7 +269,7 @@ class Sequences(Run):
         """Pass to the sink the steps that have ended since; their rows are free then."""
         if self.sink is not None and until > self.given:
             self.sink(self._part(slice(self.given, until), rows=True))
-            self.given, self.m[GRANTS] = until, 0
+            self.given, self.m[SERVICES] = until, 0
 
     def event_log(self) -> EventLog:
         """The event log, whose columns are the arrays themselves; without rows if a sink took them."""
@@ -288,7 +288,7 @@ class Sequences(Run):
         return EventLog(
             graphs=(self.setup.graph,),
             tasks=self.tasks(np.repeat(number, size), np.tile(task, count)) if rows else TaskTable.empty(),
-            grants=self.grants() if rows else GrantTable.empty(),
+            services=self.services() if rows else ServiceTable.empty(),
             steps=StepTable(
                 sequence=sequence[steps], token=token[steps].astype(np.int32), context=context[steps],
                 graph=np.zeros(count, dtype=np.int32), first=np.arange(count, dtype=np.int64) * size, released=released,

@@ -34,7 +34,7 @@ def put_by_urgency(m: Memory, f: Forms, channel: int, cell: int) -> None:
 
 
 @kernel
-def plan_exclusive(m: Memory, f: Forms, grant: Log, channel: int) -> None:
+def plan_exclusive(m: Memory, f: Forms, service: Log, channel: int) -> None:
     """Go on with the transfer in service, unless pre-emption lets a more urgent one take over."""
     heap, place, served = m[channel + K_HEAP], m[channel + K_PART], m[channel + K_SERVED]
     if m[heap] == 0:
@@ -46,7 +46,7 @@ def plan_exclusive(m: Memory, f: Forms, grant: Log, channel: int) -> None:
         if not m[PREEMPTIVE] or goes_after(m, heap + 1, urgency(m, f, served), m[served + place + P_ORDER], served):
             return
         if m[NOW] > m[channel + K_SINCE]:
-            deliver_to_one(m, grant, channel, m[channel + K_SINCE])
+            deliver_to_one(m, service, channel, m[channel + K_SINCE])
         pop(m, heap)
         put_by_urgency(m, f, channel, served)
     m[channel + K_SERVED] = cell
@@ -55,10 +55,10 @@ def plan_exclusive(m: Memory, f: Forms, grant: Log, channel: int) -> None:
 
 
 @kernel
-def deliver_to_one(m: Memory, grant: Log, channel: int, since: int) -> None:
+def deliver_to_one(m: Memory, service: Log, channel: int, since: int) -> None:
     """Credit the time since then to the only transfer in service."""
     cell = m[channel + K_SERVED]
     part = cell + m[channel + K_PART]
     work = min(at_rate(m[NOW] - since, m[SHARE], m[DENOMINATOR]), m[part + P_LEFT])
     m[part + P_LEFT] -= work
-    record(m, grant, channel, cell, since, work)
+    record(m, service, channel, cell, since, work)

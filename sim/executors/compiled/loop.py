@@ -18,7 +18,7 @@ from sim.executors.compiled.channels import plan, timer_due
 from sim.executors.compiled.engines import dispatch
 from sim.executors.compiled.heaps import pop
 from sim.executors.compiled.state import (
-    CHANNELS, CHANNEL_TABLE, CHANNEL_WORDS, COMPLETE, DONE, GRANTS, K_PENDING, K_TIMER, L_BATCHED, NEVER, NOW, OUT_OF_RANGE,
+    CHANNELS, CHANNEL_TABLE, CHANNEL_WORDS, COMPLETE, DONE, SERVICES, K_PENDING, K_TIMER, L_BATCHED, NEVER, NOW, OUT_OF_RANGE,
     PAUSED, PHASE, RECORDED, RING, RING_HEAD, RING_SIZE, RING_TAIL, RUNNING, STEPS, TOO_LARGE, TURN, TURNS, TURN_LIST, WAKES,
     WANTS_COSTS, WANTS_GRANTS, WANTS_STEP, Forms, Log, Memory,
 )  # fmt: skip
@@ -27,7 +27,7 @@ from sim.executors.compiled.tasks import arrive, finish
 
 
 @kernel
-def advance(m: Memory, f: Forms, log: Log, grant: Log, instants: int) -> int:
+def advance(m: Memory, f: Forms, log: Log, service: Log, instants: int) -> int:
     """Simulate up to so many instants; returns the reason for which it stopped: DONE, PAUSED, WANTS_... or OUT_OF_RANGE."""
     for _ in range(instants):
         if m[PHASE] == COMPLETE:
@@ -36,10 +36,10 @@ def advance(m: Memory, f: Forms, log: Log, grant: Log, instants: int) -> int:
                 return OUT_OF_RANGE
             if now == NEVER:
                 return DONE
-            if m[RECORDED] and not rows_suffice(m, grant.shape[1]):
+            if m[RECORDED] and not rows_suffice(m, service.shape[1]):
                 return WANTS_GRANTS
             m[NOW] = now
-            complete(m, f, log, grant)
+            complete(m, f, log, service)
             m[PHASE] = STEPS
         if m[TURNS] > 0:
             wanted = take_turns(m, f, log)
@@ -48,17 +48,17 @@ def advance(m: Memory, f: Forms, log: Log, grant: Log, instants: int) -> int:
         admit_operands(m, f, log)
         dispatch(m, f, log)
         for i in range(m[CHANNELS]):
-            plan(m, f, grant, m[CHANNEL_TABLE] + i * CHANNEL_WORDS)
+            plan(m, f, service, m[CHANNEL_TABLE] + i * CHANNEL_WORDS)
         m[PHASE] = COMPLETE
     return PAUSED
 
 
 @kernel
-def serve_batch(m: Memory, f: Forms, log: Log, grant: Log, instants: int, slot: int) -> int:
+def serve_batch(m: Memory, f: Forms, log: Log, service: Log, instants: int, slot: int) -> int:
     """Release the step of a batched loop, whose slot has been filled in, and go on."""
     release_batch(m, f, log, slot)
     m[TURN] += 1
-    return advance(m, f, log, grant, instants)
+    return advance(m, f, log, service, instants)
 
 
 @small
@@ -81,14 +81,14 @@ def next_instant(m: Memory) -> int:
 @kernel
 def rows_suffice(m: Memory, rows: int) -> bool:
     """Whether a service interval of every pending transfer can be recorded: channels deliver once an instant."""
-    wanted = m[GRANTS]
+    wanted = m[SERVICES]
     for i in range(m[CHANNELS]):
         wanted += m[m[CHANNEL_TABLE] + i * CHANNEL_WORDS + K_PENDING]
     return wanted <= rows
 
 
 @kernel
-def complete(m: Memory, f: Forms, log: Log, grant: Log) -> None:
+def complete(m: Memory, f: Forms, log: Log, service: Log) -> None:
     """Phase 1: everything that ends or arrives now, in any order, because nothing depends on the order."""
     now = m[NOW]
     while m[m[RUNNING]] > 0 and m[m[RUNNING] + 1] == now:
@@ -98,7 +98,7 @@ def complete(m: Memory, f: Forms, log: Log, grant: Log) -> None:
     for i in range(m[CHANNELS]):
         channel = m[CHANNEL_TABLE] + i * CHANNEL_WORDS
         if m[channel + K_TIMER] == now:
-            timer_due(m, f, log, grant, channel)
+            timer_due(m, f, log, service, channel)
     while m[RING_HEAD] < m[RING_TAIL] and m[m[RING] + 3 * (m[RING_HEAD] % m[RING_SIZE])] == now:
         entry = m[RING] + 3 * (m[RING_HEAD] % m[RING_SIZE])
         m[RING_HEAD] += 1

@@ -5,7 +5,7 @@ from __future__ import annotations
 from sim.base.integers import mul_div, mul_div_up
 from sim.base.kernel import kernel, small
 from sim.executors.compiled.state import (
-    GRANTS, G_CHANNEL, G_END, G_START, G_TASK, G_WORK, K_ARRIVALS, K_ARRIVED, K_HEADS, K_NEW, K_NUMBER, K_ORDER, K_PART,
+    SERVICES, I_CHANNEL, I_END, I_START, I_TASK, I_WORK, K_ARRIVALS, K_ARRIVED, K_HEADS, K_NEW, K_NUMBER, K_ORDER, K_PART,
     K_PENDING, K_PORTS, NONE, NOW, P_BEHIND, P_ORDER, RECORDED, REQUESTER, SLOT, S_KEY, S_ROW, TASK, Forms, Log, Memory,
 )  # fmt: skip
 from sim.executors.compiled.tasks import part_arrived
@@ -114,14 +114,14 @@ def time_for(work: int, share: int, denominator: int) -> int:
 
 
 @kernel
-def record(m: Memory, grant: Log, channel: int, cell: int, since: int, work: int) -> None:
+def record(m: Memory, service: Log, channel: int, cell: int, since: int, work: int) -> None:
     """Record a service interval that ends now. `advance` has made sure that one of every pending transfer fits."""
     if not m[RECORDED]:
         return
-    slot, row = m[cell + SLOT], m[GRANTS]
-    grant[G_TASK, row] = m[slot + S_ROW] + m[cell + TASK]
-    grant[G_CHANNEL, row] = m[channel + K_NUMBER]
-    grant[G_START, row] = since
-    grant[G_END, row] = m[NOW]
-    grant[G_WORK, row] = work
-    m[GRANTS] = row + 1
+    slot, row = m[cell + SLOT], m[SERVICES]
+    service[I_TASK, row] = m[slot + S_ROW] + m[cell + TASK]
+    service[I_CHANNEL, row] = m[channel + K_NUMBER]
+    service[I_START, row] = since
+    service[I_END, row] = m[NOW]
+    service[I_WORK, row] = work
+    m[SERVICES] = row + 1

@@ -55,7 +55,7 @@ def plan_list(m: Memory, channel: int) -> None:
 
 
 @kernel
-def deliver_to_list(m: Memory, grant: Log, channel: int, since: int) -> None:
+def deliver_to_list(m: Memory, service: Log, channel: int, since: int) -> None:
     """Each transfer that has a share gets it, and the last of them what the floors leave over."""
     heap, table, elapsed, wanted, last = m[channel + K_HEAP], m[channel + K_CLASSES], m[NOW] - since, 0, 0
     for i in range(m[heap]):
@@ -72,7 +72,7 @@ def deliver_to_list(m: Memory, grant: Log, channel: int, since: int) -> None:
         work = min(left if i == last else share, m[part + P_LEFT])
         left -= work
         m[part + P_LEFT] -= work
-        record(m, grant, channel, cell, since, work)
+        record(m, service, channel, cell, since, work)
 
 
 @kernel

@@ -20,7 +20,7 @@ from sim.base.cores import cores
 from sim.base.errors import SimulationError
 from sim.executors.compiled.batches import Batches, Part
 from sim.executors.compiled.driver import Run, Sequences, Span
-from sim.executors.compiled.state import GRANTS, LOG_FIELDS
+from sim.executors.compiled.state import SERVICES, LOG_FIELDS
 from sim.executors.setup import Progress, Setup
 from sim.executors.size import tasks_in_all
 from sim.log.tables import EventLog
@@ -57,8 +57,8 @@ def simulate(setup: Setup, discipline: Discipline, count: int, progress: Progres
     whole: Any = runs[0]
     for run in runs[1:]:
         whole.append(run)
-    whole.grant = np.concatenate([run.grant[:, : int(run.m[GRANTS])] for run in runs], axis=1)
-    whole.m[GRANTS] = whole.grant.shape[1]
+    whole.service = np.concatenate([run.service[:, : int(run.m[SERVICES])] for run in runs], axis=1)
+    whole.m[SERVICES] = whole.service.shape[1]
     if progress is not None:
         progress(sum(request.tokens for request in setup.sequences), end)
     log: EventLog = whole.event_log()

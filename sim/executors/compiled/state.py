@@ -14,7 +14,7 @@ registers, single words by the names below.
 | class   | class of transfers at a channel                |
 
 Beside it are `f`, int64, the pool of task graphs (a record of FORM words for each task, then the outputs); `log` [field, row],
-the columns of the task table; and `grant` [field, row], the columns of the table of service intervals.
+the columns of the task table; and `service` [field, row], the columns of the table of service intervals.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ NONE = -1  # no cell, engine or row
     SRAM_FREE,
     SRAM_HEAD,
     SRAM_TAIL,
-    GRANTS,
+    SERVICES,
     TOO_LARGE,
 ) = range(15)
 # constants of the run,
@@ -112,8 +112,8 @@ CLASS = 6
 COMPUTE, WORK, BYTES = range(3)
 COST = 3
 
-# Fields of the log, and of service intervals (`grant`)
+# Fields of the log, and of service intervals (`service`)
 C_ENGINE, C_READY, C_START, C_LOADED, C_END, C_COMPUTE, C_WORK = range(7)
 LOG_FIELDS = 7
-G_TASK, G_CHANNEL, G_START, G_END, G_WORK = range(5)
-GRANT_FIELDS = 5
+I_TASK, I_CHANNEL, I_START, I_END, I_WORK = range(5)
+SERVICE_FIELDS = 5

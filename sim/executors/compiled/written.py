@@ -39,7 +39,7 @@ def describe(m: Memory, f: Forms, channel: int) -> None:
 
 
 @kernel
-def plan_written(m: Memory, f: Forms, grant: Log, channel: int) -> None:
+def plan_written(m: Memory, f: Forms, service: Log, channel: int) -> None:
     """Ask the function; if its plan is another one, the service so far is an interval, and it holds from now on."""
     heap, table, shares, memory = m[channel + K_HEAP], m[channel + K_CLASSES], m[channel + K_LATER], m[channel + K_MEMORY]
     count = m[heap]
@@ -69,15 +69,15 @@ def plan_written(m: Memory, f: Forms, grant: Log, channel: int) -> None:
     for i in range(count):
         same = same and m[shares + i] == m[table + i * CLASS + W_SHARE]
     if not same:
-        serve_written(m, grant, channel, denominator, quantum)
+        serve_written(m, service, channel, denominator, quantum)
 
 
 @kernel
-def serve_written(m: Memory, grant: Log, channel: int, denominator: int, quantum: int) -> None:
+def serve_written(m: Memory, service: Log, channel: int, denominator: int, quantum: int) -> None:
     """Serve by a new plan, up to the first end of a transfer or of the quantum."""
     heap, table, wait = m[channel + K_HEAP], m[channel + K_CLASSES], NEVER
     if m[channel + K_SERVED] != NONE and m[NOW] > m[channel + K_SINCE]:
-        deliver_to_list(m, grant, channel, m[channel + K_SINCE])
+        deliver_to_list(m, service, channel, m[channel + K_SINCE])
     m[channel + K_SINCE] = m[NOW]
     m[channel + K_SERVED] = NONE
     m[channel + K_WHOLE] = denominator

@@ -15,13 +15,13 @@ import numpy.typing as npt
 from models.graph import IntArray
 from sim.executors.reference.step import Step
 from sim.executors.setup import Progress, Setup
-from sim.log.tables import EventLog, GrantTable, MemberTable, StepTable, TaskTable
+from sim.log.tables import EventLog, MemberTable, ServiceTable, StepTable, TaskTable
 from sim.machine.arbiters import Transfer
 from sim.serving.batch import Batch
 
 _STEPS = ("sequence", "token", "context", "graph", "released", "end")
 _TASKS = ("engine", "ready", "start", "loaded", "end", "compute", "work")
-_GRANTS = ("task", "channel", "start", "end", "work")
+_SERVICE = ("task", "channel", "start", "end", "work")
 _MEMBERS = ("step", "sequence", "context", "query", "loads", "logits", "emitted")
 _NARROW: dict[str, Any] = dict.fromkeys(("engine", "channel"), np.int16)
 _NARROW |= dict.fromkeys(("step", "sequence", "token", "graph", "query", "logits", "emitted"), np.int32)
@@ -34,7 +34,7 @@ class Record:
         self.setup = setup
         self.progress = progress
         self.steps: list[tuple[Step, IntArray, IntArray]] = []  # that have ended, [task, column] and [service interval, column]
-        self.grants: dict[tuple[int, ...], list[tuple[int, ...]]] = {}  # by sequence and token, of steps that run
+        self.services: dict[tuple[int, ...], list[tuple[int, ...]]] = {}  # by sequence and token, of steps that run
         self.intervals = 0  # service intervals that ended before this instant
         self.now = 0
         # Of this instant, service intervals and steps that end at it:
@@ -62,12 +62,12 @@ class Record:
         """Number the service intervals of an instant that is over, and make arrays of the steps that ended in it."""
         for channel, transfer, *interval in sorted(self.fresh, key=lambda fresh: fresh[0]):
             *step_of, task = transfer.row
-            self.grants.setdefault(tuple(step_of), []).append((self.intervals, task, channel, *interval))
+            self.services.setdefault(tuple(step_of), []).append((self.intervals, task, channel, *interval))
             self.intervals += 1
         for step in self.over:
             tasks = [(t.engine, t.ready, t.start, t.loaded, t.end, t.compute, t.work) for t in step.tasks]
-            grants = self.grants.pop((step.sequence, step.token), [])
-            self.steps.append((step, _rows(tasks, len(_TASKS)), _rows(grants, 1 + len(_GRANTS))))
+            services = self.services.pop((step.sequence, step.token), [])
+            self.steps.append((step, _rows(tasks, len(_TASKS)), _rows(services, 1 + len(_SERVICE))))
             step.tasks.clear()
         self.fresh.clear()
         self.over.clear()
@@ -76,19 +76,19 @@ class Record:
         """The event log. arrival: ps [sequence]."""
         self._settle()
         self.steps.sort(key=lambda kept: (kept[0].sequence, kept[0].token))
-        steps, tasks, grants = zip(*self.steps, strict=True)
+        steps, tasks, services = zip(*self.steps, strict=True)
         graphs = {id(step.form.graph): step.form.graph for step in steps}  # in the order in which steps need them
         number = {key: i for i, key in enumerate(graphs)}
         size = np.array([len(each) for each in tasks], dtype=np.int64)
         first = np.cumsum(size) - size
         served = np.concatenate(
-            [each + np.array([0, row, 0, 0, 0, 0]) for each, row in zip(grants, first.tolist(), strict=True)]
+            [each + np.array([0, row, 0, 0, 0, 0]) for each, row in zip(services, first.tolist(), strict=True)]
         )
         served = served[np.argsort(served[:, 0]), 1:]
         columns = [(s.sequence, s.token, s.context, number[id(s.form.graph)], s.released, s.end) for s in steps]
         batches = [step.batch for step in steps if step.batch is not None]
         return EventLog(
-            graphs=tuple(graphs.values()), arrival=arrival, grants=GrantTable(**_columns(_GRANTS, served.T)),
+            graphs=tuple(graphs.values()), arrival=arrival, services=ServiceTable(**_columns(_SERVICE, served.T)),
             tasks=TaskTable(
                 step=np.repeat(np.arange(len(steps), dtype=np.int32), size),
                 task=np.concatenate([np.arange(each, dtype=np.int32) for each in size]),

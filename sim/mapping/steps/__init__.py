@@ -33,12 +33,12 @@ Weights of experts are those of the distinct experts that the new tokens of a st
 from __future__ import annotations
 
 from sim.mapping.steps.batch_graph import BatchGraph, Template
-from sim.mapping.steps.captures import Captures, Laid, Variants
+from sim.mapping.steps.captures import Captures, LaidOut, Variants
 from sim.mapping.steps.graphs import StepGraphs
 from sim.mapping.steps.shape import LOGITS, MEMBERS, TOKENS, Shape
 from sim.mapping.steps.stitch import stitch, swapped
 
 __all__ = [
-    "LOGITS", "MEMBERS", "TOKENS", "BatchGraph", "Captures", "Laid", "Shape", "StepGraphs", "Template", "Variants", "stitch",
+    "LOGITS", "MEMBERS", "TOKENS", "BatchGraph", "Captures", "LaidOut", "Shape", "StepGraphs", "Template", "Variants", "stitch",
     "swapped",
 ]  # fmt: skip

@@ -23,7 +23,7 @@ _OF_QUERY = [i for i, (_, q, _) in enumerate(MONOMIALS) if q]
 _OF_BATCH = [i for i, (b, q, n) in enumerate(MONOMIALS) if b and not q and not n]
 
 
-class Laid(Mapping[tuple[bool, bool], OpGraph]):
+class LaidOut(Mapping[tuple[bool, bool], OpGraph]):
     """Captured graphs as a scenario lays them out, made on first use: most runs need one of the four."""
 
     def __init__(self, captured: Variants, lay_out: Callable[[OpGraph], OpGraph]) -> None:

@@ -7,7 +7,7 @@ from models.rewrites import read_in_place
 from sim.base.memo import Memo
 from sim.mapping.lowering import lower
 from sim.mapping.settings import ModelMapping
-from sim.mapping.steps.captures import Captures, Laid, Variants
+from sim.mapping.steps.captures import Captures, LaidOut, Variants
 from sim.mapping.steps.shape import Shape, template_of
 from sim.mapping.steps.stitch import stitch, swapped
 from sim.mapping.steps.task_template import TaskTemplate
@@ -24,7 +24,7 @@ class StepGraphs:
     def __init__(self, variants: Variants, mapping: ModelMapping, routing: Routing | None = None) -> None:
         self.captured = variants
         # Before stitching: a stitched graph no longer says which member's KV load an operand replaces.
-        self.variants = Laid(variants, read_in_place) if mapping.kv == "operands" else variants
+        self.variants = LaidOut(variants, read_in_place) if mapping.kv == "operands" else variants
         self.mapping, self.routing = mapping, routing
         self._key = repr(mapping)
         self._graphs: dict[Shape, TaskGraph] = {}

@@ -16,7 +16,7 @@ from typing import Any
 
 from sim import __version__
 from sim.analysis.parts import PARTS
-from sim.render import account
+from sim.render import breakdown
 from sim.render.page.columns import pack
 from sim.render.page.roofline import roofline
 from sim.render.page.timeline import LIMIT, timeline
@@ -60,7 +60,7 @@ def render(result: Result, *, what_if: dict[str, Any] | None = None, overrides: 
                                    for file, terms in LIBRARIES),
             "scripts": "\n".join(f"<script>\n{_read('page', file)}</script>" for file in SCRIPTS),
             "summary": _json(summary(result, timing=False)),
-            "account": _json(explained),
+            "breakdown": _json(explained),
             "timeline": _json({**facts, "layout": packed.layout}),
             "columns": packed.text,
         },
@@ -69,9 +69,9 @@ def render(result: Result, *, what_if: dict[str, Any] | None = None, overrides: 
 
 def _extrapolated(result: Result) -> str:
     """Extrapolation warnings as an HTML list; empty if there are none."""
-    if not result.doubts:
+    if not result.extrapolations:
         return ""
-    items = "".join(f"<li>{html.escape(text)}</li>" for text in account.doubts(result.doubts))
+    items = "".join(f"<li>{html.escape(text)}</li>" for text in breakdown.extrapolations(result.extrapolations))
     return f'<div class="note" id="extrapolated"><p>Not interpolated between measurements:</p><ul>{items}</ul></div>'
 
 

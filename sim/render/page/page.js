@@ -1,7 +1,7 @@
 "use strict";
 /* Puts the page together from the JSON embedded in it. */
 
-const summary = embedded("summary"), account = embedded("account");
+const summary = embedded("summary"), breakdown = embedded("breakdown");
 const $ = (id) => document.getElementById(id);
 const TONES = 14; // colors of kinds in the style sheet; all later kinds share one
 
@@ -40,10 +40,10 @@ const share = (value) => ({ value, text: percent(value) });
 
 function figures() {
   const { tokens } = summary.requests, engines = summary.engines;
-  const busy = engines.reduce((sum, engine) => sum + engine.utilisation, 0) / engines.length;
+  const busy = engines.reduce((sum, engine) => sum + engine.utilization, 0) / engines.length;
   const entries = [["Makespan", time(summary.makespan_ps)], ["Tokens", count(tokens)],
     ["Tokens per second", (tokens / (summary.makespan_ps / 1e12)).toLocaleString("en", { maximumSignificantDigits: 4 })],
-    ["Memory channel used", percent(summary.memory.utilisation)], ["Engines held", percent(busy)], ["Above lower bound", percent(summary.bounds.gap)]];
+    ["Memory channel used", percent(summary.memory.utilization)], ["Engines held", percent(busy)], ["Above lower bound", percent(summary.bounds.gap)]];
   $("figures").append(...entries.map(([name, value]) => make("div", {}, make("dt", { textContent: name }), make("dd", { textContent: value }))));
 }
 
@@ -55,7 +55,7 @@ function tables() {
       .map(([name, value]) => [name, value, value ? `${percent(makespan / value - 1)} above` : ""]),
     ...(bounds.upper_ps === null ? [] : [["upper bound", bounds.upper_ps, `${percent(1 - makespan / bounds.upper_ps)} below`]]),
   ], { lead: (r) => r[0] === "this run" }));
-  const help = account.what_if;
+  const help = breakdown.what_if;
   if (help) {
     const most = Math.max(...help.changes.map((c) => c.speedup ?? 1));
     const bar = (c) => make("span", { className: "bar", style: `width: ${Math.round(90 * Math.max(0, (c.speedup ?? 1) - 1) / Math.max(most - 1, 0.05))}px` });
@@ -69,13 +69,13 @@ function tables() {
   $("path-kind").append(shares("By kind", path.by_kind_ps));
   $("kind-table").append(table("Sums over all tasks", [["kind", (k) => ({ text: k.kind, kind: colourOf(k.kind) })], ["tasks", (k) => num(k.tasks)],
     ["on engines", (k) => ps(k.compute_ps)], ["on the channel", (k) => ps(k.transfer_ps)], ["bytes", (k) => size(k.bytes)]], summary.by_kind));
-  $("engine-table").append(table("Time that engines were held", [["engine", (e) => e.name], ["held", (e) => ps(e.busy_ps)], ["of the run", (e) => share(e.utilisation)]], summary.engines.slice(0, 64)));
+  $("engine-table").append(table("Time that engines were held", [["engine", (e) => e.name], ["held", (e) => ps(e.busy_ps)], ["of the run", (e) => share(e.utilization)]], summary.engines.slice(0, 64)));
   $("memory-table").append(table("Memory", [["", (r) => r[0]], ["", (r) => r[1]]], [["read", size(memory.bytes_read)], ["written", size(memory.bytes_written)],
-    ["channel serving", ps(memory.busy_ps)], ["of its bandwidth", share(memory.utilisation)]]));
+    ["channel serving", ps(memory.busy_ps)], ["of its bandwidth", share(memory.utilization)]]));
   $("checks").textContent = `${summary.checks.length} invariants were checked on this run and hold: ${summary.checks.join("; ")}.`;
 }
 
-const parts = account.parts.filter((part) => summary.tokens.some((token) => token.breakdown_ps[part]));
+const parts = breakdown.parts.filter((part) => summary.tokens.some((token) => token.breakdown_ps[part]));
 
 function breakdown() {
   const [, one] = embedded("timeline-data").words;
@@ -92,7 +92,7 @@ function breakdown() {
 
 /** Request metrics; returns the function that draws the charts. A single request has none. */
 function requests() {
-  const data = summary.requests, { series } = data, some = account.requests;
+  const data = summary.requests, { series } = data, some = breakdown.requests;
   $("requests").hidden = !some;
   if (!some) return () => {};
   const plain = (value) => value.toLocaleString("en", { maximumSignificantDigits: 4 });
@@ -145,7 +145,7 @@ function blame() {
 }
 
 function roofline() {
-  const data = account.roofline, some = data.kinds.length > 0;
+  const data = breakdown.roofline, some = data.kinds.length > 0;
   $("roofline-lead").textContent = !some ? "The ops of this run have times, but no FLOPs: there is nothing to place under a roof."
     : `FLOPs of each kind over the bytes it moved, against its rate while any of it ran or was loading; the area of a dot is that time.${
       data.nominal ? " Durations come from a table here, so the roofs are only nominal." : ""}${

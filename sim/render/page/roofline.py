@@ -65,14 +65,14 @@ def _flops(log: EventLog, names: list[str]) -> tuple[Ints, list[str]]:
 
 def _moved(log: EventLog, names: list[str]) -> tuple[Ints, Ints]:
     """Bytes through the channel, and ps in which any of its tasks was on an engine or being served, per kind of op [kind]."""
-    tasks, grants = log.tasks, log.grants
+    tasks, services = log.tasks, log.services
     of_form = [np.array([names.index(op.kind) for op in graph.ops.ops], dtype=np.int64)[graph.op] for graph in log.graphs]
     kind = np.concatenate([np.zeros(0, dtype=np.int64), *of_form])[derived.form(log)]
     moved = np.zeros(len(names), dtype=np.int64)
     np.add.at(moved, kind, log.bytes_moved())
     held = np.flatnonzero(tasks.engine >= 0)
-    which = np.concatenate([kind[held], kind[grants.task]])
-    start, end = np.concatenate([tasks.start[held], grants.start]), np.concatenate([tasks.end[held], grants.end])
+    which = np.concatenate([kind[held], kind[services.task]])
+    start, end = np.concatenate([tasks.start[held], services.start]), np.concatenate([tasks.end[held], services.end])
     active = np.array([_union(start[which == i], end[which == i]) for i in range(len(names))], dtype=np.int64)
     return moved, active
 

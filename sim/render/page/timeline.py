@@ -104,9 +104,9 @@ def _lanes(group: Ints, start: Times, end: Times, chosen: npt.NDArray[np.bool_])
 
 def _rates(log: EventLog) -> dict[str, Ints]:
     """The intervals in which channels served somebody: idle time before each, its length, and the work delivered in it."""
-    grants = log.grants
-    order = np.lexsort((grants.end, grants.start, grants.channel))
-    channel, start, end, work = grants.channel[order], grants.start[order], grants.end[order], grants.work[order]
+    services = log.services
+    order = np.lexsort((services.end, services.start, services.channel))
+    channel, start, end, work = services.channel[order], services.start[order], services.end[order], services.work[order]
     first = np.flatnonzero(
         np.append(True, (channel[1:] != channel[:-1]) | (start[1:] != start[:-1]) | (end[1:] != end[:-1]))[: len(order)]
     )

@@ -23,10 +23,10 @@ def level(track: int, levels: Levels) -> Counter:
 
 def rate(track: int, log: EventLog, channel: int) -> Counter:
     """GB/s through a channel: each service interval delivers its work evenly."""
-    grants = log.grants
-    mine = np.flatnonzero((grants.channel == channel) & (grants.end > grants.start))
-    start, end = grants.start[mine], grants.end[mine]
-    share = grants.work[mine] / (end - start)
+    services = log.services
+    mine = np.flatnonzero((services.channel == channel) & (services.end > services.start))
+    start, end = services.start[mine], services.end[mine]
+    share = services.work[mine] / (end - start)
     time = np.concatenate([[0], start, end])
     _, open_ = steps_of(time, np.concatenate([[0], np.ones(len(mine)), -np.ones(len(mine))]))
     time, total = steps_of(time, np.concatenate([[0], share, -share]))

@@ -135,9 +135,9 @@ def _in_lanes(canvas: Canvas, title: str, parent: int, lane: Rows, description: 
 
 def _paused(canvas: Canvas, rows: Rows, track: Rows) -> Slices:
     """Gaps in the service of a transfer, while others have the channel (bursts, pre-emption). track: of each of `rows`."""
-    grants = canvas.log.grants
-    order = np.lexsort((grants.start, grants.task))
-    task, start, end = grants.task[order], grants.start[order], grants.end[order]
+    services = canvas.log.services
+    order = np.lexsort((services.start, services.task))
+    task, start, end = services.task[order], services.start[order], services.end[order]
     gap = np.flatnonzero((task[1:] == task[:-1]) & (start[1:] > end[:-1]))
     gap = gap[canvas.inside[task[gap]]]
     track_of = np.zeros(len(canvas.log.tasks), dtype=np.int64)  # [row]

@@ -26,7 +26,7 @@ def products() -> Samples:
             for k in (256, 2048, 5120):
                 rows.append(product(m, n, k, m * 1_000_000 + 100 * 2 * (n * k + m * k + m * n) + 1000 * m * n))
     columns = {name: [row[name] for row in rows] for name in rows[0]}
-    return Samples({**columns, "kind": ["product"] * len(rows), "dtype": ["bfloat16"] * len(rows)})
+    return Samples({**columns, "kind": ["matmul"] * len(rows), "dtype": ["bfloat16"] * len(rows)})
 
 
 def scores() -> Samples:
@@ -77,11 +77,11 @@ def test_large_products_count_more_than_large_ops_of_other_kinds() -> None:
     """Nothing but an overhead x fits 1 us and 4 us. Others: the x that minimises the sum of (x / d - 1)^2,
     (1 + 1/4) / (1 + 1/16); products: of ((x - d) / d^0.75)^2, (1 + 4^-0.5) / (1 + 4^-1.5)."""
     samples = Samples(
-        {"kind": ["norm", "norm", "product", "product"], "heads": [1, 2, 1, 2], "duration": [10**6, 4 * 10**6] * 2}
+        {"kind": ["norm", "norm", "matmul", "matmul"], "heads": [1, 2, 1, 2], "duration": [10**6, 4 * 10**6] * 2}
     )  # fmt: skip
     found = {timing.kind: timing.rows[1].coefficients["overhead"] for timing in fit(samples, HERE, bandwidth=1).timings}
     assert found["norm"] == pytest.approx(1.25 / 1.0625 * 1e6, rel=1e-6)
-    assert found["product"] == pytest.approx(1.5 / 1.125 * 1e6, rel=1e-6)
+    assert found["matmul"] == pytest.approx(1.5 / 1.125 * 1e6, rel=1e-6)
 
 
 def test_a_step_is_more_than_its_ops() -> None:

@@ -47,7 +47,7 @@ def profile(*timings: Timing, **others: Any) -> DeviceProfile:
 
 
 OPS = (
-    timing("product", overhead=3_000_000, bandwidth=15 * 10**9, rate=10**9),
+    timing("matmul", overhead=3_000_000, bandwidth=15 * 10**9, rate=10**9),
     timing("scores", unit="flops", overhead=4_000_000, bandwidth=8 * 10**9, rate=10**10),
     timing("weighted_values", unit="flops", overhead=4_000_000, bandwidth=9 * 10**9, rate=10**10),
     timing("softmax_max", "float32", overhead=2_000_000, rate=10**9),
@@ -108,7 +108,7 @@ def test_a_batch_runs_each_kernel_once(tmp_path: Path) -> None:
             expected += float(time(found, kernel.shapes)[0]) + 1_000_000 if found is not None else 0
         steps = result.log.steps
         assert int(steps.end[step] - steps.released[step]) == pytest.approx(expected, abs=5000)
-    assert "rows 2, measured 1" in {doubt.why for doubt in result.doubts}
+    assert "rows 2, measured 1" in {extrapolation.why for extrapolation in result.extrapolations}
 
 
 def test_the_executors_agree(tmp_path: Path) -> None:
@@ -138,7 +138,7 @@ def test_shapes_are_those_of_the_model() -> None:
     assert (scores.heads[0], scores.kv_heads[0], scores.head_dim[0], scores.context[0]) == (32, 8, 64, 1001)
     assert found["scores"].memory[0] == found["weighted_values"].memory[0] == 1000 * 8 * 64 * 2
     assert found["norm"].sample()["kind"] == "norm"
-    assert found["down_proj"].sample()["kind"] == "product"
+    assert found["down_proj"].sample()["kind"] == "matmul"
 
 
 def test_an_op_kind_without_a_timing_is_named(tmp_path: Path) -> None:
@@ -149,17 +149,17 @@ def test_an_op_kind_without_a_timing_is_named(tmp_path: Path) -> None:
 def test_what_is_beyond_the_measured_is_said(tmp_path: Path) -> None:
     narrow = Timing(kind="scores", dtype="bfloat16", form="sum", unit="flops", ranges={"context": (1, 120)}, rows=OPS[1].rows)
     result = run(scenario(tmp_path, profile(*OPS[:1], narrow, *OPS[2:])))
-    (doubt,) = result.doubts
-    assert (doubt.kind, doubt.ops, doubt.why) == ("scores", 2, "context 101 to 140, measured 1 to 120")
-    assert 0 < doubt.share < 1
-    assert run(scenario(tmp_path, profile(*OPS))).doubts == ()
+    (extrapolation,) = result.extrapolations
+    assert (extrapolation.kind, extrapolation.ops, extrapolation.why) == ("scores", 2, "context 101 to 140, measured 1 to 120")
+    assert 0 < extrapolation.share < 1
+    assert run(scenario(tmp_path, profile(*OPS))).extrapolations == ()
 
 
 def test_what_is_not_measured_can_be_a_bound(tmp_path: Path) -> None:
     written = scenario(tmp_path, profile(*OPS[:-1]), "cost.otherwise=roofline")
-    doubts = {doubt.kind: doubt.why for doubt in run(written).doubts}
-    assert set(doubts) == {"norm", "rope", "residual", "act"}
-    assert set(doubts.values()) == {"not measured: roofline, a lower bound"}
+    extrapolations = {extrapolation.kind: extrapolation.why for extrapolation in run(written).extrapolations}
+    assert set(extrapolations) == {"norm", "rope", "residual", "act"}
+    assert set(extrapolations.values()) == {"not measured: roofline, a lower bound"}
 
 
 def test_between_measured_rows_time_is_linear() -> None:
@@ -167,7 +167,7 @@ def test_between_measured_rows_time_is_linear() -> None:
         1: RowFit(coefficients={"overhead": 1000, "bandwidth": 10**12}, residual=NONE),
         4: RowFit(coefficients={"overhead": 4000, "bandwidth": 10**12}, residual=NONE),
     }
-    both = Timing(kind="product", dtype="bfloat16", form="sum", unit="outputs", ranges={}, rows=rows)
+    both = Timing(kind="matmul", dtype="bfloat16", form="sum", unit="outputs", ranges={}, rows=rows)
     kernel = next(k for k in kernels(BLOCK, np.array([10])) if k.kinds[0] == "down_proj")
     shapes = kernel.shapes.at_rows(2)
     low, high = (float(time(both, kernel.shapes.at_rows(r))[0]) for r in (1, 4))

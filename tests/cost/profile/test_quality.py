@@ -12,7 +12,7 @@ def samples(*rounds: tuple[int, int]) -> Samples:
     """Two products, of 100 and of 200 columns, in each round."""
     durations = [duration for both in rounds for duration in both]
     return Samples(
-        {"kind": ["product"] * len(durations), "n": [100, 200] * len(rounds), "round": [i // 2 for i in range(len(durations))],
+        {"kind": ["matmul"] * len(durations), "n": [100, 200] * len(rounds), "round": [i // 2 for i in range(len(durations))],
          "duration": durations}
     )  # fmt: skip
 

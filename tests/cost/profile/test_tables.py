@@ -20,7 +20,7 @@ date: "2026-01-01"
 bandwidth: 1 TB/s
 tables:
   - file: gemm.csv
-    kind: product
+    kind: matmul
     dtype: bfloat16
     unit: us
     columns: {rows: m, n: n, k: k, duration: time}
@@ -48,8 +48,8 @@ def test_a_table_becomes_a_profile(mapping: Path, tmp_path: Path) -> None:
     assert found["overhead"] == pytest.approx(2_000_000, rel=1e-3)
     assert found["bandwidth"] == pytest.approx(10**12, rel=1e-3)
     assert timing.ranges["n"] == (512, 2048)
-    row = next(line for line in result.output.splitlines() if line.startswith("product"))
-    assert row.split() == ["product", "(bfloat16)", "sum", "6", "0.0%", "0.0%", "2", "0.0%", "0.0%"]
+    row = next(line for line in result.output.splitlines() if line.startswith("matmul"))
+    assert row.split() == ["matmul", "(bfloat16)", "sum", "6", "0.0%", "0.0%", "2", "0.0%", "0.0%"]
 
 
 def test_attention_has_bytes_by_formula(tmp_path: Path, mapping: Path) -> None:
@@ -152,7 +152,7 @@ def test_a_kernel_with_a_cache_is_found() -> None:
     moved = 2 * n * k
     time = 3_000_000 + moved / 5 * (1 + (moved > 10**7)) + np.minimum(k, 2048) * 1000 + n * 250
     samples = Samples({
-        "kind": ["product"] * 300, "dtype": ["bfloat16"] * 300, "rows": m, "n": n, "k": k, "bytes_read": moved,
+        "kind": ["matmul"] * 300, "dtype": ["bfloat16"] * 300, "rows": m, "n": n, "k": k, "bytes_read": moved,
         "flops": 2 * m * n * k, "duration": np.rint(time),
     })  # fmt: skip
     here = Provenance(device="made up", source="by hand", date="2026-01-01")

@@ -13,7 +13,7 @@ from itertools import chain, count
 import numpy as np
 
 from models.graph import MONOMIALS, QUANTITIES, Op, OpGraph
-from sim.log.tables import EventLog, GrantTable, StepTable, TaskTable
+from sim.log.tables import EventLog, ServiceTable, StepTable, TaskTable
 from sim.mapping.tasks import CLASS_BIT, TaskGraph
 
 BANDWIDTH = 100_000_000_000
@@ -148,7 +148,7 @@ def run(  # noqa: C901 -- one loop of events, easier to follow in one piece
     waiting: list[int] = []  # rows that are ready for an engine
     queue: list[int] = []  # rows whose transfer is outstanding, served in turns
     left = work.copy()
-    grants: list[tuple[int, int, int, int]] = []
+    services: list[tuple[int, int, int, int]] = []
     serving = False
 
     def serve() -> None:
@@ -157,7 +157,7 @@ def run(  # noqa: C901 -- one loop of events, easier to follow in one piece
             return
         row = queue[0]
         burst = int(min(left[row], scale // 3 + 1)) if sharing else int(left[row])
-        grants.append((row, now, now + burst, burst))
+        services.append((row, now, now + burst, burst))
         left[row] -= burst
         serving = True
         heapq.heappush(events, (now + burst, next(order), "served", row))
@@ -209,8 +209,8 @@ def run(  # noqa: C901 -- one loop of events, easier to follow in one piece
             heapq.heappush(events, (now + int(compute[row]), next(order), "end", row))
     assert (end >= 0).all(), "the toy machine is stuck"
 
-    grants.sort(key=lambda grant: grant[2])
-    columns = np.array(grants, dtype=np.int64).reshape(-1, 4).T
+    services.sort(key=lambda service: service[2])
+    columns = np.array(services, dtype=np.int64).reshape(-1, 4).T
     ends = end.reshape(steps, size)
     released = ready.reshape(steps, size).min(axis=1)
     if overlap:
@@ -221,8 +221,8 @@ def run(  # noqa: C901 -- one loop of events, easier to follow in one piece
             step=np.repeat(np.arange(steps), size).astype(np.int32), task=np.tile(np.arange(size), steps).astype(np.int32),
             engine=engine_of, ready=ready, start=start, loaded=loaded, end=end, compute=compute, work=work,
         ),
-        grants=GrantTable(
-            task=columns[0], channel=np.zeros(len(grants), dtype=np.int16), start=columns[1], end=columns[2], work=columns[3],
+        services=ServiceTable(
+            task=columns[0], channel=np.zeros(len(services), dtype=np.int16), start=columns[1], end=columns[2], work=columns[3],
         ),
         steps=StepTable(
             sequence=np.repeat(np.arange(sequences), tokens).astype(np.int32),
@@ -246,7 +246,7 @@ def repeat(one: EventLog, times: int) -> EventLog:
         return np.tile(column, times)
 
     number = np.arange(times)
-    table, grants = one.tasks, one.grants
+    table, services = one.tasks, one.services
     return replace(
         one,
         tasks=TaskTable(
@@ -254,9 +254,9 @@ def repeat(one: EventLog, times: int) -> EventLog:
             ready=later(table.ready), start=later(table.start), loaded=later(table.loaded), end=later(table.end),
             compute=again(table.compute), work=again(table.work),
         ),
-        grants=GrantTable(
-            task=(grants.task[None, :] + size * number[:, None]).ravel(), channel=again(grants.channel),
-            start=later(grants.start), end=later(grants.end), work=again(grants.work),
+        services=ServiceTable(
+            task=(services.task[None, :] + size * number[:, None]).ravel(), channel=again(services.channel),
+            start=later(services.start), end=later(services.end), work=again(services.work),
         ),
         steps=StepTable(
             sequence=np.zeros(times, np.int32), token=number.astype(np.int32), context=4 + number.astype(np.int64),

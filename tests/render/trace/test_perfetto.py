@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from sim.base.errors import InputError
-from sim.log.tables import EventLog, GrantTable, StepTable, TaskTable
+from sim.log.tables import EventLog, ServiceTable, StepTable, TaskTable
 from sim.render.trace import write_perfetto
 from sim.render.trace.tracks import to_ns
 from tests.render.trace.logs import decoder, repeat, run
@@ -71,7 +71,7 @@ def test_every_task_is_on_its_engine(log: EventLog, slices: list[dict[str, Any]]
 def test_every_transfer_is_on_the_channel(log: EventLog, slices: list[dict[str, Any]]) -> None:
     rows = np.flatnonzero(log.tasks.work > 0)
     first = np.full(len(log.tasks), np.iinfo(np.int64).max)
-    np.minimum.at(first, log.grants.task, log.grants.start)
+    np.minimum.at(first, log.services.task, log.services.start)
     moved = [s for s in slices if s["category"] == "memory" and "channel" in (s["track"], s["parent"])]
     assert seen(moved) == spans(first[rows], log.tasks.loaded[rows], rows, log)
 
@@ -191,9 +191,9 @@ def test_counters_return_to_zero(log: EventLog, trace: TraceProcessor) -> None:
     assert max(values["GB/s delivered"]) <= log.bandwidth / 1e9 * (1 + 1e-9)
     rates = [row for row in rows if row["track"] == "GB/s delivered"]
     delivered = sum(a["value"] * (b["ts"] - a["ts"]) for a, b in zip(rows_of(rates), rows_of(rates)[1:], strict=False))
-    granted = int(log.grants.work.sum()) / 1000 * log.bandwidth / 1e9
+    served = int(log.services.work.sum()) / 1000 * log.bandwidth / 1e9
     # Each change is off by half a nanosecond at most.
-    assert delivered == pytest.approx(granted, abs=len(rates) * log.bandwidth / 1e9)
+    assert delivered == pytest.approx(served, abs=len(rates) * log.bandwidth / 1e9)
 
 
 def rows_of(rates: list[dict[str, Any]]) -> list[dict[str, Any]]:
@@ -274,9 +274,9 @@ def test_an_empty_log(load: Load, tmp_path: Path) -> None:
 
 def test_a_log_without_tasks(load: Load, tmp_path: Path) -> None:
     none = np.zeros(0, dtype=np.int64)
-    columns = {table: {f.name: none for f in fields(table)} for table in (TaskTable, GrantTable, StepTable)}
+    columns = {table: {f.name: none for f in fields(table)} for table in (TaskTable, ServiceTable, StepTable)}
     log = EventLog(
-        graphs=(), tasks=TaskTable(**columns[TaskTable]), grants=GrantTable(**columns[GrantTable]),
+        graphs=(), tasks=TaskTable(**columns[TaskTable]), services=ServiceTable(**columns[ServiceTable]),
         steps=StepTable(**columns[StepTable]), engines=2, channels=1, bandwidth=1,
     )  # fmt: skip
     write_perfetto(log, tmp_path / "none.pftrace", metadata=FACTS)

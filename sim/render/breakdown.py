@@ -14,7 +14,7 @@ import numpy.typing as npt
 from sim.analysis.blame import Blame, Matrix
 from sim.analysis.critical_path import Cause, Place
 from sim.analysis.parts import PARTS
-from sim.cost import Doubt
+from sim.cost import Extrapolation
 from sim.runs.result import Result
 
 if TYPE_CHECKING:  # needs OR-tools, which is an extra
@@ -28,15 +28,15 @@ def parts(row: Times) -> dict[str, int]:
     return {name: int(ps) for name, ps in zip(PARTS, row, strict=True)}
 
 
-def doubts(found: Sequence[Doubt]) -> list[str]:
+def extrapolations(found: Sequence[Extrapolation]) -> list[str]:
     """Extrapolation warnings: one sentence per reason, sorted by share of engine time, largest first."""
-    by_reason: dict[str, list[Doubt]] = {}
-    for doubt in found:
-        by_reason.setdefault(doubt.why, []).append(doubt)
+    by_reason: dict[str, list[Extrapolation]] = {}
+    for extrapolation in found:
+        by_reason.setdefault(extrapolation.why, []).append(extrapolation)
     texts = []
-    for why, group in sorted(by_reason.items(), key=lambda item: -sum(doubt.share for doubt in item[1])):
-        ops, share = sum(doubt.ops for doubt in group), sum(doubt.share for doubt in group)
-        kinds = ", ".join(doubt.kind for doubt in group)
+    for why, group in sorted(by_reason.items(), key=lambda item: -sum(extrapolation.share for extrapolation in item[1])):
+        ops, share = sum(extrapolation.ops for extrapolation in group), sum(extrapolation.share for extrapolation in group)
+        kinds = ", ".join(extrapolation.kind for extrapolation in group)
         texts.append(f"{kinds}: {why} ({ops} op{'s' if ops > 1 else ''}, {share:.1%} of the time on engines)")
     return texts
 

@@ -13,13 +13,13 @@ from hypothesis import strategies as st
 
 import sim.runs.run
 from models.graph import OpGraph
-from sim.analysis.account import Account, Findings, account
 from sim.analysis.blame import blame
 from sim.analysis.bounds import bounds
 from sim.analysis.channels import any_busy, deliver_over_time
 from sim.analysis.checks import CHECKS, check
-from sim.analysis.context import Rules
+from sim.analysis.findings import Analysis, Findings, analyze
 from sim.analysis.moved import _op_totals, moved_by_kind
+from sim.analysis.rules import Rules
 from sim.analysis.sorting import sort_pairs
 from sim.analysis.sums import HIGH, LOW, carry, narrow, sum_by, whole
 from sim.analysis.tally import BINS
@@ -44,22 +44,22 @@ def rows(table, here, **changes):
 def part(log: EventLog, begin: int, end: int) -> EventLog:
     """The steps from one to another as a log of their own."""
     first, after = (int(np.append(log.steps.first, len(log.tasks))[step]) for step in (begin, end))
-    served = (log.grants.task >= first) & (log.grants.task < after)
+    served = (log.services.task >= first) & (log.services.task < after)
     return dataclasses.replace(
         log,
         steps=rows(log.steps, slice(begin, end), first=log.steps.first[begin:end] - first),
         tasks=rows(log.tasks, slice(first, after), step=log.tasks.step[first:after] - begin),
-        grants=rows(log.grants, served, task=log.grants.task[served] - first),
+        services=rows(log.services, served, task=log.services.task[served] - first),
     )
 
 
 def without_rows(log: EventLog) -> EventLog:
     nothing = slice(0, 0)
-    return dataclasses.replace(log, tasks=rows(log.tasks, nothing), grants=rows(log.grants, nothing))
+    return dataclasses.replace(log, tasks=rows(log.tasks, nothing), services=rows(log.services, nothing))
 
 
 def in_parts(log: EventLog, rules: Rules, cuts: list[int]) -> Findings:
-    made = Account(rules, engines=log.engines, channels=log.channels)
+    made = Analysis(rules, engines=log.engines, channels=log.channels)
     for begin, end in pairwise([0, *cuts, len(log.steps)]):
         made.add(part(log, begin, end))
     return made.result(without_rows(log))
@@ -72,7 +72,7 @@ def test_parts_add_up_to_the_whole(
 ) -> None:
     log, rules = run(graph, **{**machine, "dependency": "sampled", "requests": [(tokens, arrival)]})
     cuts = sorted(data.draw(st.sets(st.integers(1, tokens - 1)))) if tokens > 1 else []
-    one, several = account(log, rules), in_parts(log, rules, cuts)
+    one, several = analyze(log, rules), in_parts(log, rules, cuts)
     for name in ("bounds", "checks", "breakdown", "metrics", "requests"):
         assert plain(getattr(several, name)) == plain(getattr(one, name)), name
     delivered = sum(one.metrics.delivered) * log.bandwidth
@@ -91,7 +91,7 @@ def test_parts_bring_graphs_of_their_own() -> None:
     log, rules = run(chain({"flops": 5}, {"kind": "act", "flops": 2}), requests=[(3, 0)])
     other = dataclasses.replace(log.graphs[0], kinds=("act", "rope"))
     both = dataclasses.replace(log, graphs=(log.graphs[0], other))
-    made = Account(rules, engines=1, channels=1)
+    made = Analysis(rules, engines=1, channels=1)
     made.add(part(log, 0, 2))
     made.add(part(dataclasses.replace(both, steps=rows(both.steps, slice(None), graph=np.array([0, 0, 1]))), 2, 3))
     found = made.result(without_rows(dataclasses.replace(both, steps=rows(both.steps, slice(None), graph=np.array([0, 0, 1])))))
@@ -116,11 +116,11 @@ def test_sums_pass_int64(execution: str, compiled: bool, monkeypatch: pytest.Mon
     long = dataclasses.replace(
         log,
         tasks=rows(log.tasks, slice(None), **long_tasks),
-        grants=rows(log.grants, slice(None), **{n: getattr(log.grants, n) * factor for n in ("start", "end", "work")}),
+        services=rows(log.services, slice(None), **{n: getattr(log.services, n) * factor for n in ("start", "end", "work")}),
         steps=rows(log.steps, slice(None), **{n: getattr(log.steps, n) * factor for n in ("released", "end")}),
     )
     assert long.makespan < LARGEST
-    short, scaled = account(log, rules), account(long, dataclasses.replace(rules, latency=factor))
+    short, scaled = analyze(log, rules), analyze(long, dataclasses.replace(rules, latency=factor))
     assert int(short.breakdown.total.sum()) * factor > 2**63
     for name in ("total", "by_kind", "by_layer", "by_sequence", "by_step", "tokens"):
         expected = getattr(short.breakdown, name).astype(object) * factor
@@ -161,7 +161,7 @@ def late(name: str, row: int, by: int) -> Callable[[EventLog], EventLog]:
 def served(**changes: list[int]) -> Callable[[EventLog], EventLog]:
     def change(log: EventLog) -> EventLog:
         return dataclasses.replace(
-            log, grants=rows(log.grants, slice(None), **{n: np.array(v, dtype=np.int64) for n, v in changes.items()})
+            log, services=rows(log.services, slice(None), **{n: np.array(v, dtype=np.int64) for n, v in changes.items()})
         )
 
     return change
@@ -212,7 +212,7 @@ def three_tasks() -> tuple[EventLog, Rules]:
     second = b.add("second", flops=1, weight=3)
     b.add("third", first, second, flops=5)
     log, rules = run(b.graph(), execution="blocking", engines=2)
-    assert (log.tasks.end.tolist(), log.grants.end.tolist()) == ([6, 8, 13], [4, 7])
+    assert (log.tasks.end.tolist(), log.services.end.tolist()) == ([6, 8, 13], [4, 7])
     return log, rules
 
 

@@ -1,8 +1,8 @@
 """All analyses that one pass over a log can make, at once or part by part as the run is recorded.
 
-account = Account(rules, engines=4, channels=1)
-account.add(log)  # or part after part, each of consecutive whole steps
-account.bounds(log), account.metrics(log), ...  # of a log that needs no rows any more
+analysis = Analysis(rules, engines=4, channels=1)
+analysis.add(log)  # or part after part, each of consecutive whole steps
+analysis.bounds(log), analysis.metrics(log), ...  # of a log that needs no rows any more
 
 Parts must be separate in time, as those of a single decode loop are: a step is released when the one before it has ended.
 """
@@ -14,9 +14,9 @@ from dataclasses import dataclass
 from sim.analysis.bounds import Bounds, bounds
 from sim.analysis.breakdown import INVARIANT, Breakdown, breakdown
 from sim.analysis.checks import check
-from sim.analysis.context import Rules
 from sim.analysis.metrics import Metrics, metrics
 from sim.analysis.requests import Requests, requests
+from sim.analysis.rules import Rules
 from sim.analysis.series import Series, series
 from sim.analysis.tally import Tally
 from sim.log.tables import EventLog
@@ -34,7 +34,7 @@ class Findings:
     series: Series
 
 
-class Account:
+class Analysis:
     """Adds up a run. compiled: also where few rows come at a time."""
 
     def __init__(self, rules: Rules, *, engines: int, channels: int, compiled: bool = False) -> None:
@@ -64,8 +64,8 @@ class Account:
         )  # fmt: skip
 
 
-def account(log: EventLog, rules: Rules, *, warmup_time: int = 0, warmup_requests: int = 0) -> Findings:
+def analyze(log: EventLog, rules: Rules, *, warmup_time: int = 0, warmup_requests: int = 0) -> Findings:
     """All findings of a log that holds all rows."""
-    whole = Account(rules, engines=log.engines, channels=log.channels)
+    whole = Analysis(rules, engines=log.engines, channels=log.channels)
     whole.add(log)
     return whole.result(log, warmup_time=warmup_time, warmup_requests=warmup_requests)

@@ -5,17 +5,17 @@ from __future__ import annotations
 import numpy as np
 
 from models.graph import StepLanes
-from sim.cost import Doubt
+from sim.cost import Extrapolation
 from sim.executors.setup import Setup
 from sim.log.tables import EventLog
 
 
-def doubts(setup: Setup, log: EventLog | None = None) -> tuple[Doubt, ...]:
+def extrapolations(setup: Setup, log: EventLog | None = None) -> tuple[Extrapolation, ...]:
     """Doubts about the costs of a run, from its shortest context to its longest.
 
     Of batches, with a log: those of the most frequent form, and of the one with most sequences.
     """
-    judge = getattr(setup.costs, "doubts", None)
+    judge = getattr(setup.costs, "extrapolations", None)
     if judge is None:
         return ()
     if setup.batching is None or log is None:
@@ -24,11 +24,11 @@ def doubts(setup: Setup, log: EventLog | None = None) -> tuple[Doubt, ...]:
         return tuple(judge(setup.graph, StepLanes(sequence=np.zeros_like(ends), token=np.zeros_like(ends), context=ends)))
     counts = np.bincount(log.steps.graph, minlength=len(log.graphs))
     largest = max(range(len(log.graphs)), key=lambda number: log.graphs[number].ops.members or 0)
-    found: dict[tuple[str, str], Doubt] = {}
+    found: dict[tuple[str, str], Extrapolation] = {}
     for number in dict.fromkeys((int(counts.argmax()), largest)):
         steps = np.flatnonzero(log.steps.graph == number)
         context = log.steps.context[steps]
         ends = steps[np.unique([context.argmin(), context.argmax()])]
-        for doubt in judge(log.graphs[number], log.lanes(ends)):
-            found.setdefault((doubt.kind, doubt.why), doubt)
+        for extrapolation in judge(log.graphs[number], log.lanes(ends)):
+            found.setdefault((extrapolation.kind, extrapolation.why), extrapolation)
     return tuple(found.values())

@@ -13,7 +13,7 @@ from sim.mapping.tasks import CLASS_BIT, TaskGraph
 _OPERANDS = CLASS_BIT["weight"] | CLASS_BIT["kv_read"] | CLASS_BIT["kv_write"]
 
 
-class Given:
+class WrittenCosts:
     """`compute` and `transfer`: picoseconds of each op on an engine and on a free channel, or None: `others` says.
 
     Tasks share the time of their op so that they sum to it. What moves activations is never given.
