@@ -65,7 +65,7 @@ def test_embedded_numbers_are_those_of_json(page: Path) -> None:
     text = page.read_text()
     assert script(text, "summary") == numbers("two_tokens_4_engines")
     explained = json.loads(call("explain", "two_tokens_4_engines", "--json"))
-    assert script(text, "breakdown")["what_if"] == explained["what_if"]
+    assert script(text, "analyses")["what_if"] == explained["what_if"]
     assert explained["what_if"]["bottleneck"] in text
 
 
@@ -75,7 +75,7 @@ def test_overrides_are_shown_and_used(tmp_path: Path) -> None:
     text = (tmp_path / "page.html").read_text()
     assert "--set hardware.engines.count=3" in text
     assert script(text, "summary") == numbers("two_tokens_4_engines", *change)
-    assert script(text, "breakdown")["what_if"] is None
+    assert script(text, "analyses")["what_if"] is None
 
 
 @pytest.mark.parametrize("name", ["two_tokens_8_engines", "two_sequences_processor_sharing", "lockstep_fifo"])

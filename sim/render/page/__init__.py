@@ -60,7 +60,7 @@ def render(result: Result, *, what_if: dict[str, Any] | None = None, overrides: 
                                    for file, terms in LIBRARIES),
             "scripts": "\n".join(f"<script>\n{_read('page', file)}</script>" for file in SCRIPTS),
             "summary": _json(summary(result, timing=False)),
-            "breakdown": _json(explained),
+            "analyses": _json(explained),
             "timeline": _json({**facts, "layout": packed.layout}),
             "columns": packed.text,
         },

@@ -1,7 +1,7 @@
 "use strict";
 /* Puts the page together from the JSON embedded in it. */
 
-const summary = embedded("summary"), breakdown = embedded("breakdown");
+const summary = embedded("summary"), analyses = embedded("analyses");
 const $ = (id) => document.getElementById(id);
 const TONES = 14; // colors of kinds in the style sheet; all later kinds share one
 
@@ -55,7 +55,7 @@ function tables() {
       .map(([name, value]) => [name, value, value ? `${percent(makespan / value - 1)} above` : ""]),
     ...(bounds.upper_ps === null ? [] : [["upper bound", bounds.upper_ps, `${percent(1 - makespan / bounds.upper_ps)} below`]]),
   ], { lead: (r) => r[0] === "this run" }));
-  const help = breakdown.what_if;
+  const help = analyses.what_if;
   if (help) {
     const most = Math.max(...help.changes.map((c) => c.speedup ?? 1));
     const bar = (c) => make("span", { className: "bar", style: `width: ${Math.round(90 * Math.max(0, (c.speedup ?? 1) - 1) / Math.max(most - 1, 0.05))}px` });
@@ -75,7 +75,7 @@ function tables() {
   $("checks").textContent = `${summary.checks.length} invariants were checked on this run and hold: ${summary.checks.join("; ")}.`;
 }
 
-const parts = breakdown.parts.filter((part) => summary.tokens.some((token) => token.breakdown_ps[part]));
+const parts = analyses.parts.filter((part) => summary.tokens.some((token) => token.breakdown_ps[part]));
 
 function breakdown() {
   const [, one] = embedded("timeline-data").words;
@@ -92,7 +92,7 @@ function breakdown() {
 
 /** Request metrics; returns the function that draws the charts. A single request has none. */
 function requests() {
-  const data = summary.requests, { series } = data, some = breakdown.requests;
+  const data = summary.requests, { series } = data, some = analyses.requests;
   $("requests").hidden = !some;
   if (!some) return () => {};
   const plain = (value) => value.toLocaleString("en", { maximumSignificantDigits: 4 });
@@ -145,7 +145,7 @@ function blame() {
 }
 
 function roofline() {
-  const data = breakdown.roofline, some = data.kinds.length > 0;
+  const data = analyses.roofline, some = data.kinds.length > 0;
   $("roofline-lead").textContent = !some ? "The ops of this run have times, but no FLOPs: there is nothing to place under a roof."
     : `FLOPs of each kind over the bytes it moved, against its rate while any of it ran or was loading; the area of a dot is that time.${
       data.nominal ? " Durations come from a table here, so the roofs are only nominal." : ""}${
