@@ -35,8 +35,8 @@ class Problem:
 class Wording:
     """Words for errors of one model that the model itself does not hold.
 
-    at: path of the model's section in the document. unions: paths, from there, where one value or a table may be written. words:
-    expected values by path and kind of error, patterns: by regular expression.
+    at: path of the model's section in the document. unions: paths, from there, where one value or a table may be written.
+    words: expected values by path and kind of error, patterns: by regular expression.
     """
 
     root: type[BaseModel]
@@ -98,7 +98,7 @@ def translate(details: list[ErrorDetails], document: Document, wording: Wording)
         else:
             expected = _EXPECTED.get(kind, detail["msg"])
             if kind == "string_pattern_mismatch":
-                expected = (_PATTERNS | wording.patterns)[context["pattern"]]
+                expected = {**_PATTERNS, **wording.patterns}[context["pattern"]]
             elif kind == "model_type":
                 expected = _mapping(_section(wording.root, inner) or wording.root)
             expected = expected.format(range=_range(wording.root, inner), **context)

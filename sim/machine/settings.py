@@ -61,9 +61,7 @@ class Channels(Section):
 
 
 #: Shares of the bandwidth by number of transfers at once.
-Efficiency = Annotated[
-    dict[CountKey, Share], Field(min_length=1, json_schema_extra={"additionalProperties": False})
-]
+Efficiency = Annotated[dict[CountKey, Share], Field(min_length=1, json_schema_extra={"additionalProperties": False})]
 
 
 class Memory(Section):

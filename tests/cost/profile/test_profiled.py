@@ -142,7 +142,7 @@ def test_shapes_are_those_of_the_model() -> None:
 
 
 def test_an_op_kind_without_a_timing_is_named(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match=r"run\.yaml:6:.*no timing for op kind 'norm' in bfloat16.*product \(bfloat16\)"):
+    with pytest.raises(InputError, match=r"run\.yaml:6:.*no timing for op kind 'norm' in bfloat16.*matmul \(bfloat16\)"):
         run(scenario(tmp_path, profile(*OPS[:-1])))
 
 

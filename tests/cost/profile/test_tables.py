@@ -55,7 +55,7 @@ def test_a_table_becomes_a_profile(mapping: Path, tmp_path: Path) -> None:
 def test_attention_has_bytes_by_formula(tmp_path: Path, mapping: Path) -> None:
     """2 sequences, 8 heads, 4 of the cache, 64 wide, 100 tokens: 2 x 2 x 2 x 4 x 64 x 100 bytes of keys and values."""
     (tmp_path / "a.csv").write_text("b,h,kv,d,c,ms\n2,8,4,64,100,0.01\n1,8,8,64,100,0.02\n")
-    text = MAPPING.replace("gemm.csv", "a.csv").replace("kind: product", "kind: attention").replace("unit: us", "unit: ms")
+    text = MAPPING.replace("gemm.csv", "a.csv").replace("kind: matmul", "kind: attention").replace("unit: us", "unit: ms")
     columns = "{rows: b, heads: h, kv_heads: kv, head_dim: d, context: c, duration: ms}"
     text = text.replace("{rows: m, n: n, k: k, duration: time}", columns).replace("    calibrate: {n: 2048}\n", "")
     mapping.write_text(text)
@@ -104,7 +104,7 @@ def test_what_is_no_number_is_said(mapping: Path, tmp_path: Path) -> None:
         ("1,512,512,1e30", r"map\.yaml:11:46: column 'time' does not hold numbers: not finite, or too large"),
         ("1,512,512,3,9", r"gemm\.csv:10: expected 4 columns, found 5"),
         ("1,512,512", r"gemm\.csv:10: expected 4 columns, found 3"),
-        ("1,4e9,4e9,3", r"map\.yaml:7:5: gemm\.csv: expected FLOPs and bytes below 2\^62, found a larger product"),
+        ("1,4e9,4e9,3", r"map\.yaml:7:5: gemm\.csv: expected FLOPs and bytes below 2\^62, found a larger matmul"),
     ],
 )
 def test_sizes_that_no_kernel_has_are_refused(mapping: Path, tmp_path: Path, row: str, expected: str) -> None:
