@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from typing import Any, TypeVar, get_args, get_origin
 
 from annotated_types import Ge, Gt, Le, Lt
-from pydantic import BaseModel, ValidationError
+from pydantic import AfterValidator, BaseModel, ValidationError
 from pydantic.fields import FieldInfo
 from pydantic_core import ErrorDetails
 
@@ -71,6 +71,18 @@ def raise_first(problems: list[Problem]) -> None:
 def one_of(valid: Collection[str], found: object) -> str:
     hint = nearest(found, valid) if isinstance(found, str) else ""
     return f"expected one of {', '.join(sorted(valid))}, found {show(found)}{hint}"
+
+
+class OneOf(AfterValidator):
+    """A validator for a field: a text must be one of some names."""
+
+    def __init__(self, valid: Collection[str]) -> None:
+        def check(name: str) -> str:
+            if name not in valid:
+                raise ValueError(one_of(valid, name))
+            return name
+
+        super().__init__(check)
 
 
 def translate(details: list[ErrorDetails], document: Document, wording: Wording) -> Iterator[Problem]:

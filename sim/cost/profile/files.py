@@ -8,13 +8,13 @@ from collections.abc import Iterator, Mapping
 from functools import cache, lru_cache
 from operator import itemgetter
 from pathlib import Path
-from typing import Annotated, Any, Literal, TypeVar
+from typing import Annotated, Any, TypeVar
 
-from pydantic import AfterValidator, BeforeValidator, Field, create_model
+from pydantic import BeforeValidator, Field, create_model
 
 from sim.base.documents import Document, read
 from sim.base.files import whole_file
-from sim.base.problems import one_of, validated
+from sim.base.problems import OneOf, validated
 from sim.base.quantities import BANDWIDTH, DURATION, SIZE, Bandwidth, Duration, Size
 from sim.base.section import CountKey, Section, Text
 from sim.cost.profile.device import DeviceProfile, Positive, Provenance, Real, Residual, RowFit, Step, Timing
@@ -32,12 +32,6 @@ class _Step(Section):
     residual: Residual | None = None
 
 
-def _form(name: str) -> str:
-    if name not in FORMS.names():
-        raise ValueError(one_of(FORMS.names(), name))
-    return name
-
-
 def _range(value: object) -> tuple[int, int]:
     match value:
         case [int(low), int(high)] if 0 <= low <= high and not isinstance(low, bool) and not isinstance(high, bool):
@@ -48,8 +42,8 @@ def _range(value: object) -> tuple[int, int]:
 class _Timing(Section):
     """A timing whose form says what its rows may hold: `_timing_of` checks those."""
 
-    form: Annotated[str, AfterValidator(_form)]
-    unit: Literal["flops", "elements", "outputs"] = "flops"
+    form: Annotated[str, OneOf(FORMS.names())]
+    unit: Annotated[str, OneOf(UNITS)] = UNITS[0]
     ranges: dict[str, Any]
     rows: Annotated[dict[CountKey, Any], Field(min_length=1)]
 
