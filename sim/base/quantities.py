@@ -1,7 +1,7 @@
 """Quantities with units, as people write them (`100 GB/s`, `8 MiB`, `300 us`), read into exact integers of base units.
 
-quantiphy says what a prefix is worth, SI (`GB` = 10^9) and binary (`GiB` = 2^30) kept apart. The number itself goes
-through `Decimal`, because a float is not exact: `0.1 us` is 100,000 ps, neither one more nor one less.
+Prefixes are SI (`GB` = 10^9) or binary (`GiB` = 2^30). Numbers go through `Decimal`, because a float is not exact: `0.1 us` is
+100,000 ps, neither one more nor one less. (quantiphy and pint keep floats, so that they would only look prefixes up.)
 """
 
 from __future__ import annotations
@@ -15,7 +15,6 @@ from fractions import Fraction
 from typing import Annotated, Any
 
 from pydantic import BeforeValidator, PlainSerializer, WithJsonSchema
-from quantiphy import Quantity
 
 from sim.base.errors import InputError, nearest
 from sim.base.units import PS_PER_S
@@ -140,22 +139,20 @@ def show(value: object) -> str:
     return text if len(text) <= 60 else f"{text[:56]}...{text[-1]}"
 
 
-def _units(base: str, prefixes: str, per_base: int = 1) -> dict[str, int]:
-    """Values of the prefixed units of `base`, as integers: quantiphy's floats are exact above 1, rounded below."""
-    names = [f"{prefix}{base}" for prefix in prefixes.split()]
-    return {name: round(Fraction(Quantity(f"1 {name}", binary=True).real) * per_base) for name in [base, *names]}
+_SI = {"": 1, "k": 10**3, "M": 10**6, "G": 10**9, "T": 10**12, "P": 10**15}
+_BINARY = {"K": 10**3, "Ki": 2**10, "Mi": 2**20, "Gi": 2**30, "Ti": 2**40, "Pi": 2**50}  # K: a common slip for k
+_PS = {"": PS_PER_S, "p": 1, "n": 10**3, "u": 10**6, "m": 10**9, "µ": 10**6, "μ": 10**6}  # the micro sign and the Greek letter
 
 
-_SI = "k M G T P"
-_BINARY = "Ki Mi Gi Ti Pi"
+def _units(base: str, prefixes: Mapping[str, int]) -> dict[str, int]:
+    """The worth of the prefixed units of `base`."""
+    return {f"{prefix}{base}": worth for prefix, worth in prefixes.items()}
 
-
-_TIME_UNITS = _units("s", "p n u m", PS_PER_S)
 
 DURATION = Dimension(
     article="a duration",
     base="ps",
-    units={**_TIME_UNITS, "µs": _TIME_UNITS["us"], "μs": _TIME_UNITS["us"]},  # the micro sign and the Greek letter
+    units=_units("s", _PS),
     ladder=("ps", "ns", "us", "ms", "s"),
     example="300 us",
     zero=True,
@@ -163,14 +160,14 @@ DURATION = Dimension(
 SIZE = Dimension(
     article="a size",
     base="B",
-    units=_units("B", f"{_SI} K {_BINARY}"),
+    units=_units("B", _SI | _BINARY),
     ladder=("B", "kB", "MB", "GB", "TB", "PB"),
     example="8 MiB",
 )
 BANDWIDTH = Dimension(
     article="a bandwidth",
     base="B/s",
-    units=_units("B/s", f"{_SI} K {_BINARY}"),
+    units=_units("B/s", _SI | _BINARY),
     ladder=("B/s", "kB/s", "MB/s", "GB/s", "TB/s", "PB/s"),
     example="100 GB/s",
 )

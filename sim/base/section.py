@@ -58,6 +58,16 @@ LINE = rf"^[^{CONTROL}]*$"
 LINES = r"^[^\x00-\x08\x0b-\x1f\x7f-\x9f]*$"
 
 
+#: A number from 1, as a text: all keys of a document are.
+COUNT = "^[1-9][0-9]{0,5}$"
+CountKey = Annotated[str, Field(pattern=COUNT)]
+
+Text = Annotated[str, Field(min_length=1)]
+
+#: A part of a whole, above nothing.
+Share = Annotated[float, Field(gt=0, le=1), BeforeValidator(real)]
+
+
 class Section(BaseModel):
     """A mapping with known keys."""
 

@@ -39,7 +39,7 @@ def _hardware() -> list[tuple[str, str]]:
     for name in PRESETS.names():
         preset = find(name)
         figures = [f"{key.removeprefix('peak.').removeprefix('on_chip.')} {figure}" for key, figure in preset.figures()]
-        if preset.bandwidth is None:
+        if preset.unpublished:
             figures.append("bandwidth not published")
         rows.append((name, f"{preset.title}: {', '.join(figures)}"))
     return rows
@@ -49,7 +49,7 @@ def _machine(name: str) -> list[tuple[str, str]]:
     """Every figure of a preset, with its source and what is uncertain about it."""
     preset = find(name)
     rows = [(key, _figure(figure)) for key, figure in preset.figures()]
-    return rows if preset.bandwidth is not None else [*rows, ("bandwidth", f"not published: {preset.unpublished}")]
+    return [*rows, ("bandwidth", f"not published: {preset.unpublished}")] if preset.unpublished else rows
 
 
 def _figure(figure: Figure) -> str:

@@ -4,14 +4,12 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from pydantic import BeforeValidator, Discriminator, Field, Tag, model_validator
+from pydantic import Discriminator, Field, Tag, model_validator
 
 from sim.base.quantities import Bandwidth, Duration, FlopRate, Size
-from sim.base.section import ONE, TABLE, Choice, Section, Whole, default, form, real
+from sim.base.section import ONE, TABLE, Choice, CountKey, Section, Share, Whole, default, form
 
 DTYPE = "^[a-z][a-z0-9_]*$"
-
-COUNT = "^[1-9][0-9]{0,5}$"
 
 DtypeName = Annotated[str, Field(pattern=DTYPE)]
 
@@ -62,9 +60,8 @@ class Channels(Section):
     )
 
 
-#: Numbers of transfers, as text: all keys of a document are.
-AtOnce = Annotated[str, Field(pattern=COUNT)]
-Share = Annotated[float, Field(gt=0, le=1), BeforeValidator(real)]
+#: Shares of the bandwidth by number of transfers at once.
+Efficiency = Annotated[dict[CountKey, Share], Field(min_length=1, json_schema_extra={"additionalProperties": False})]
 
 
 class Memory(Section):
@@ -79,9 +76,7 @@ class Memory(Section):
         default=None, description="The most that one requester can draw from a channel; null: all of it."
     )
     channels: Channels = default({}, description="How many channels there are, and which of them a transfer goes to.")
-    efficiency: (
-        Annotated[dict[AtOnce, Share], Field(min_length=1, json_schema_extra={"additionalProperties": False})] | None
-    ) = Field(
+    efficiency: Efficiency | None = Field(
         default=None,
         description="Share of the bandwidth that a channel can deliver, by number of transfers it serves at once; linear "
         "between the numbers, constant beyond them. null: all of it.",

@@ -17,13 +17,14 @@ from pydantic import ValidationError
 from models.formats import Formats
 from sim.base.documents import Document, from_plain, read
 from sim.base.documents import parse as parse_document
+from sim.base.problems import raise_first, translate
 from sim.base.section import Choice
 from sim.cost.settings import Cost
 from sim.machine.settings import Arbiter, Engines, Hardware, Memory, Scheduler
 from sim.mapping.settings import Fuse, ModelMapping
 from sim.scenario.completion import completed
 from sim.scenario.graph_op import GraphOp
-from sim.scenario.problems import raise_first, translate, unknown_names
+from sim.scenario.problems import WORDING, unknown_names
 from sim.scenario.sections import NAME, Model, Report, Scenario, SequenceGroup, Trace, Window, Workload
 from sim.workload.settings import Arrivals, Columns, Concurrency, Generate, Lengths, RequestTrace
 
@@ -117,7 +118,7 @@ def _validate(document: Document, known: Known | None, name: str = "scenario", *
         details = error.errors(include_url=False)
         if incomplete:  # what holds of the section as a whole cannot be told while figures are missing
             details = [detail for detail in details if detail["loc"] != ("hardware",) or detail["type"] != "value_error"]
-        problems += translate(details, document)
+        problems += translate(details, document, WORDING)
         raise_first(problems)
         raise  # unreachable: every detail is a problem
     raise_first(problems)

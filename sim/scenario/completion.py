@@ -7,10 +7,10 @@ from typing import Any
 
 from sim.base.documents import Document, KeyPath
 from sim.base.errors import InputError
+from sim.base.problems import Problem
 from sim.cost.profile import hardware, read_profile
 from sim.machine.presets import complete, find, over
 from sim.scenario.paths import folder_of
-from sim.scenario.problems import Problem
 
 PRESET, FROM_PROFILE = ("hardware", "preset"), ("hardware", "from_profile")
 PROFILE = ("cost", "profile")

@@ -1,23 +1,12 @@
-"""Validation errors in the words of a scenario file: the place, the expected value and the found one."""
+"""Words of errors about scenarios, and names that are open to third parties."""
 
 from __future__ import annotations
 
-import re
-import sys
 from collections.abc import Collection, Iterator, Mapping
-from dataclasses import dataclass
-from typing import Any, get_args, get_origin
 
-from annotated_types import Ge, Gt, Le, Lt
-from pydantic import BaseModel
-from pydantic.fields import FieldInfo
-from pydantic_core import ErrorDetails
-
-from sim.base.documents import Document, KeyPath, Place, dotted
-from sim.base.errors import nearest
-from sim.base.quantities import show
-from sim.base.section import LINE, LINES, ONE, TABLE, Choice, Short
-from sim.machine.settings import COUNT, DTYPE
+from sim.base.documents import Document, KeyPath
+from sim.base.problems import Problem, Wording, one_of
+from sim.machine.settings import DTYPE
 from sim.scenario.sections import NAME, Scenario
 
 #: Names that are open to third parties: what they name, the path of the choice, and the key of the name in its long form.
@@ -27,29 +16,6 @@ OPEN_NAMES: tuple[tuple[str, KeyPath, str], ...] = (
     ("batching", ("workload", "batching"), "policy"),
     ("cost", ("cost",), "model"),
 )
-
-
-@dataclass(frozen=True, slots=True)
-class Problem:
-    """One error. absent: it is about a key that is missing."""
-
-    place: Place
-    path: KeyPath
-    message: str
-    absent: bool = False  # a key that is missing
-
-
-def raise_first(problems: list[Problem]) -> None:
-    """Raise InputError for the first problem in reading order, and say how many more there are.
-
-    Overrides come after the file, and missing keys after all others: most often one is there, but misspelled.
-    """
-    if not problems:
-        return
-    first, *others = sorted(problems, key=lambda p: (p.absent, p.place.line or sys.maxsize, p.place.column))
-    more = f" (and {len(others)} more {'errors' if len(others) > 1 else 'error'})" if others else ""
-    where = f"{dotted(first.path)}: " if first.path else ""
-    raise first.place.error(f"{where}{first.message}{more}")
 
 
 def unknown_names(document: Document, known: Mapping[str, Collection[str]]) -> Iterator[Problem]:
@@ -69,169 +35,24 @@ def unknown_names(document: Document, known: Mapping[str, Collection[str]]) -> I
             yield Problem(place, document.find((*path, key))[1], one_of(known[what], name))
 
 
-def one_of(valid: Collection[str], found: object) -> str:
-    hint = nearest(found, valid) if isinstance(found, str) else ""
-    return f"expected one of {', '.join(sorted(valid))}, found {show(found)}{hint}"
-
-
-def translate(details: list[ErrorDetails], document: Document) -> Iterator[Problem]:
-    """Translate the errors of pydantic."""
-    for detail in details:
-        kind, found, context = detail["type"], detail["input"], detail.get("ctx", {})
-        path, is_key = _way(detail["loc"], kind)
-        place = document.place(path, key=is_key)
-        if kind == "too_short" and found:
-            continue  # pydantic counts only the valid items; the others have errors of their own
-        if kind == "missing":
-            yield Problem(document.place(path[:-1], key=True), path[:-1], f"the key {path[-1]!r} is missing", True)
-        elif kind == "extra_forbidden":
-            valid = list(_fields(path[:-1]))
-            message = f"unknown key {show(path[-1])}{nearest(str(path[-1]), valid)}; valid: {', '.join(valid)}"
-            yield Problem(document.place(path, key=True), path[:-1], message)
-        elif (path, kind) in _WORDS:
-            yield Problem(place, document.find(path)[1], f"expected {_WORDS[path, kind]}, found {show(found)}")
-        elif kind == "literal_error":
-            valid = re.findall(r"'([^']*)'", context["expected"])
-            yield Problem(place, path, one_of(valid, found))
-        elif kind == "value_error":
-            yield Problem(place, document.find(path)[1], str(context["error"]))
-        else:
-            expected = _EXPECTED.get(kind, detail["msg"])
-            if kind == "string_pattern_mismatch":
-                expected = _PATTERNS[context["pattern"]]
-            elif kind == "model_type":
-                expected = _mapping(_section(path) or Scenario)
-            expected = expected.format(range=_range(path), **context)
-            subject = "as key " if is_key else ""
-            yield Problem(place, document.find(path)[1], f"expected {subject}{expected}, found {show(found)}")
-
-
-def _mapping(section: type[BaseModel]) -> str:
-    """The forms in which a section may be written, for an error."""
-    if issubclass(section, Choice):
-        return "a name, or a mapping with a name and options"
-    return section.expected if issubclass(section, Short) else "a mapping"
-
-
-def _way(loc: KeyPath, kind: str) -> tuple[KeyPath, bool]:
-    """The path in the document that pydantic's `loc` stands for, and whether the error is about the key there.
-
-    Pydantic puts the tag of a union, and "[key]" for a key, between the keys; an author may have written the same as a
-    key, so only what stands where pydantic puts it is left out. The keys of tables are texts, as are their errors.
-    """
-    is_key = loc[-1:] == ("[key]",) and kind.startswith("string_")
-    path = loc[:-1] if is_key else loc
-    for union in _UNIONS:
-        if path[: len(union)] == union and path[len(union) : len(union) + 1] in ((ONE,), (TABLE,)):
-            path = union + path[len(union) + 1 :]
-    return path, is_key
-
-
-#: Where one value or a table may be written.
-_UNIONS: tuple[KeyPath, ...] = (
-    ("hardware", "engines", "flops"),
-    ("cost", "table"),
-    ("mapping", "weights"),
-    ("mapping", "tiles"),
-    ("workload", "routing"),
-    ("workload", "speculative", "acceptance"),
-    *(("workload", "generate", name) for name in ("context", "prompt", "tokens")),
+WORDING = Wording(
+    root=Scenario,
+    unions=(
+        ("hardware", "engines", "flops"),
+        ("cost", "table"),
+        ("mapping", "weights"),
+        ("mapping", "tiles"),
+        ("workload", "routing"),
+        ("workload", "speculative", "acceptance"),
+        *(("workload", "generate", name) for name in ("context", "prompt", "tokens")),
+    ),
+    words={
+        (("cost", "table"), "string_type"): "the name of a table, or a mapping of op kinds to durations",
+        (("hardware", "memory", "efficiency"), "dict_type"): 'shares by number of transfers, such as {"1": 0.54, "4": 0.68}',
+        (("workload", "routing"), "literal_error"): "uniform, or a mapping with the key 'file'",
+    },
+    patterns={
+        NAME: "a name of at most 100 characters without slashes, line breaks or a leading dot",
+        DTYPE: "torch's name of a number format, such as bfloat16",
+    },
 )
-
-#: Expected values in places where pydantic does not know the words for them.
-_WORDS: dict[tuple[KeyPath, str], str] = {
-    (("cost", "table"), "string_type"): "the name of a table, or a mapping of op kinds to durations",
-    (("hardware", "memory", "efficiency"), "dict_type"): 'shares by number of transfers, such as {"1": 0.54, "4": 0.68}',
-    (("workload", "routing"), "literal_error"): "uniform, or a mapping with the key 'file'",
-}
-
-_EXPECTED = {
-    "int_type": "a whole number{range}",
-    "int_from_float": "a whole number{range}",
-    "float_type": "a number{range}",
-    "finite_number": "a number{range}",
-    "string_type": "a text",
-    "string_too_short": "a text that is not empty",
-    "string_too_long": "a text of at most {max_length} characters",
-    "bool_type": "true or false",
-    "bool_parsing": "true or false",
-    "dict_type": "a mapping",
-    "tuple_type": "a list",
-    "too_short": "at least one item",
-    "greater_than": "a number{range}",
-    "greater_than_equal": "a number{range}",
-    "less_than": "a number{range}",
-    "less_than_equal": "a number{range}",
-}
-
-_PATTERNS = {
-    NAME: "a name of at most 100 characters without slashes, line breaks or a leading dot",
-    COUNT: "a whole number from 1 to 999999",
-    LINE: "a text on one line, without control characters",
-    LINES: "a text without control characters other than tab and newline",
-    DTYPE: "torch's name of a number format, such as bfloat16",
-}
-
-
-def _section(path: KeyPath) -> type[BaseModel] | None:
-    """The model of the section at `path`."""
-    section: type[BaseModel] | None = Scenario
-    for key in path:
-        if isinstance(key, int):
-            continue
-        field = section.model_fields.get(key) if section is not None else None
-        section = next(_models(field.annotation), None) if field is not None else None
-    return section
-
-
-def _models(annotation: Any) -> Iterator[type[BaseModel]]:
-    """The models in an annotation such as `tuple[SequenceGroup, ...]` or `Window | None`."""
-    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
-        yield annotation
-    for argument in get_args(annotation):
-        yield from _models(argument)
-
-
-def _fields(path: KeyPath) -> dict[str, FieldInfo]:
-    section = _section(path)
-    return dict(section.model_fields) if section is not None else {}
-
-
-def _range(path: KeyPath) -> str:
-    """The bounds that a field sets, as text: ` from 1 to 4096`. A value in a table has those of the table's values."""
-    field = _fields(path[:-1]).get(str(path[-1])) if path else None
-    if field is None and len(path) > 1:
-        field = _fields(path[:-2]).get(str(path[-2]))
-    low = high = ""
-    inside = isinstance(path[-1], int) if path else False  # of a list, whatever a value in its place may be
-    for bound in () if field is None else _metadata(_items(field.annotation)) if inside else _bounds(field):
-        match bound:
-            case Ge(ge=value):
-                low = f" from {value}"
-            case Gt(gt=value):
-                low = f" above {value}"
-            case Le(le=value):
-                high = f" to {value}"
-            case Lt(lt=value):
-                high = f" to below {value}"
-    return low + high
-
-
-def _bounds(field: FieldInfo) -> Iterator[Any]:
-    yield from field.metadata
-    yield from _metadata(field.annotation)
-
-
-def _items(annotation: Any) -> Any:
-    """The type of the items of lists in an annotation, None if it has none."""
-    if get_origin(annotation) is tuple:
-        return get_args(annotation)[0]
-    return next((found for argument in get_args(annotation) if (found := _items(argument)) is not None), None)
-
-
-def _metadata(annotation: Any) -> Iterator[Any]:
-    """Metadata inside an annotation such as `Annotated[int, Ge(1)] | None`."""
-    for noted in getattr(annotation, "__metadata__", ()):
-        yield from noted.metadata if isinstance(noted, FieldInfo) else (noted,)
-    for argument in get_args(annotation):
-        yield from _metadata(argument)

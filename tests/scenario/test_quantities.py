@@ -119,7 +119,6 @@ def is_one_line(error: InputError) -> None:
 
 
 def test_units_are_powers_of_ten_and_of_two() -> None:
-    # by hand, since the program takes these from quantiphy
     for base, units in (("B", SIZE.units), ("B/s", BANDWIDTH.units)):
         for power, prefix in enumerate(("", "k", "M", "G", "T", "P")):
             assert units[prefix + base] == 1000**power

@@ -7,14 +7,22 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
+from typing import Annotated
+
+from pydantic import BeforeValidator, Field
+
+from sim.base.section import Section, Text, Whole, real
 
 #: Classes of kernels, for ops whose kind has no timing of its own. `attention`: all of a layer's attention as one kernel;
 #: `multi_head_attention`: the same where every head has keys of its own, which some libraries give another kernel.
 MATMUL, ATTENTION, MULTI_HEAD, ELEMENTWISE = "matmul", "attention", "multi_head_attention", "elementwise"
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Provenance:
+Positive = Annotated[Whole, Field(ge=1)]
+Real = Annotated[float, Field(ge=0), BeforeValidator(real)]
+
+
+class Provenance(Section):
     """Source of a profile.
 
     source: the command, or the table, that gave the samples. settings: other conditions (threads, mode, CUDA graphs).
@@ -24,26 +32,25 @@ class Provenance:
     beside the profile, empty if there is none.
     """
 
-    device: str
-    source: str
-    date: str
+    device: Text
+    source: Text
+    date: Text
     driver: str = ""
-    libraries: Mapping[str, str] = field(default_factory=dict)
-    settings: Mapping[str, str] = field(default_factory=dict)
-    rounds: int = 1
-    spread: float | None = None
-    noise: float | None = None
-    warnings: tuple[str, ...] = ()
+    libraries: dict[str, str] = Field(default_factory=dict)
+    settings: dict[str, str] = Field(default_factory=dict)
+    rounds: Positive = 1
+    spread: Real | None = None
+    noise: Real | None = None
+    warnings: tuple[Text, ...] = Field(default=(), strict=False)  # YAML has lists, not tuples
     samples: str = ""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Residual:
+class Residual(Section):
     """Relative errors |predicted / measured - 1| of a fit on its own samples."""
 
-    samples: int
-    median: float
-    p90: float
+    samples: Positive
+    median: Real
+    p90: Real
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -5,25 +5,74 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Iterator, Mapping
-from functools import lru_cache
+from functools import cache, lru_cache
+from operator import itemgetter
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, TypeVar
 
-from sim.base.documents import Node, read
+from pydantic import BeforeValidator, Field, create_model
+
+from sim.base.documents import Document, read
 from sim.base.files import whole_file
-from sim.base.quantities import BANDWIDTH, DURATION, SIZE, Dimension
-from sim.base.values import items, numbered, one_of, quantity, real, whole
-from sim.cost.profile.device import DeviceProfile, Provenance, Residual, RowFit, Step, Timing
+from sim.base.problems import OneOf, validated
+from sim.base.quantities import BANDWIDTH, DURATION, SIZE, Bandwidth, Duration, Size
+from sim.base.section import CountKey, Section, Text
+from sim.cost.profile.device import DeviceProfile, Positive, Provenance, Real, Residual, RowFit, Step, Timing
 from sim.cost.profile.forms import DIMENSIONS, FORMS, UNITS
 
-KEYS = ("title", "provenance", "engines", "bandwidth", "read", "write", "capacity", "step", "ops")
-PROVENANCE = (
-    "device", "source", "date", "driver", "libraries", "settings", "rounds", "spread", "noise", "warnings", "samples",
-)  # fmt: skip
-STEP = ("scale", "per_op", "per_step", "residual")
-TIMING = ("form", "unit", "ranges", "rows")
-RESIDUAL = ("samples", "median", "p90")
-RANGES = (*DIMENSIONS, *UNITS)
+T = TypeVar("T")
+
+
+class _Step(Section):
+    """Overheads of a step, as `Step` has them."""
+
+    scale: Real = 1.0
+    per_op: Duration = 0
+    per_step: Duration = 0
+    residual: Residual | None = None
+
+
+def _range(value: object) -> tuple[int, int]:
+    match value:
+        case [int(low), int(high)] if 0 <= low <= high and not isinstance(low, bool) and not isinstance(high, bool):
+            return low, high
+    raise ValueError("expected [smallest, largest], two whole numbers")
+
+
+class _Timing(Section):
+    """A timing whose form says what its rows may hold: `_timing_of` checks those."""
+
+    form: Annotated[str, OneOf(FORMS.names())]
+    unit: Annotated[str, OneOf(UNITS)] = UNITS[0]
+    ranges: dict[str, Any]
+    rows: Annotated[dict[CountKey, Any], Field(min_length=1)]
+
+
+class _Profile(Section):
+    title: Text
+    provenance: Provenance
+    engines: Positive = 1
+    bandwidth: Bandwidth
+    read: dict[CountKey, Bandwidth] = Field(default_factory=dict)
+    write: dict[CountKey, Bandwidth] = Field(default_factory=dict)
+    capacity: Size | None = None
+    step: _Step = Field(default={}, validate_default=True)
+    ops: dict[str, dict[str, _Timing]]
+
+
+@cache
+def _timing_of(form: str) -> type[_Timing]:
+    """The model of timings of a form, with its coefficients."""
+    coefficients: dict[str, Any] = {
+        name: (Annotated[int, BeforeValidator(dimension.parse)] | None, None)
+        for name, dimension in FORMS.get(form).coefficients.items()
+    }
+    fit = create_model("Fit", __base__=Section, **coefficients, residual=(Residual, ...))
+    bounds: dict[str, Any] = dict.fromkeys(
+        (*DIMENSIONS, *UNITS), (Annotated[tuple[int, int], BeforeValidator(_range)] | None, None)
+    )
+    ranges = create_model("Ranges", __base__=Section, **bounds)
+    return create_model("Timing", __base__=_Timing, ranges=(ranges, ...), rows=(dict[CountKey, fit], ...))  # type: ignore[valid-type]
 
 
 def read_profile(path: str | os.PathLike[str]) -> DeviceProfile:
@@ -38,93 +87,28 @@ def read_profile(path: str | os.PathLike[str]) -> DeviceProfile:
 
 @lru_cache(maxsize=16)
 def _read(path: Path, _stamp: int) -> DeviceProfile:
-    root = read(path).root
-    found = root.mapping(KEYS)
-    return DeviceProfile(
-        title=root.needed("title").text(),
-        provenance=_provenance(root.needed("provenance")),
-        engines=whole(found["engines"]) if "engines" in found else 1,
-        bandwidth=quantity(root.needed("bandwidth"), BANDWIDTH),
-        read=_rates(found["read"]) if "read" in found else {},
-        write=_rates(found["write"]) if "write" in found else {},
-        capacity=quantity(found["capacity"], SIZE) if "capacity" in found else None,
-        step=_step(found["step"]) if "step" in found else Step(),
-        timings=tuple(_timings(root.needed("ops"))),
-    )
+    document = read(path)
+    found = validated(document, _Profile)
+    tables = {"read": by_number(found.read), "write": by_number(found.write)}
+    parts = {**dict(found), **tables, "step": Step(**dict(found.step)), "timings": tuple(_timings(found, document))}
+    return DeviceProfile(**{name: value for name, value in parts.items() if name != "ops"})
 
 
-def _provenance(node: Node) -> Provenance:
-    found = node.mapping(PROVENANCE)
-    optional: dict[str, Any] = {key: found[key].text() for key in ("driver", "samples") if key in found}
-    for key in ("libraries", "settings"):
-        if key in found:
-            optional[key] = {name: each.text() for name, each in found[key].mapping().items()}
-    for key in ("spread", "noise"):
-        if key in found:
-            optional[key] = real(found[key])
-    if "rounds" in found:
-        optional["rounds"] = whole(found["rounds"])
-    if "warnings" in found:
-        optional["warnings"] = tuple(each.text() for each in items(found["warnings"]))
-    return Provenance(
-        device=node.needed("device").text(), source=node.needed("source").text(), date=node.needed("date").text(), **optional
-    )
+def _timings(found: _Profile, document: Document) -> Iterator[Timing]:
+    for kind, by_dtype in found.ops.items():
+        for dtype, each in by_dtype.items():
+            timing: Any = validated(document, _timing_of(each.form), ("ops", kind, dtype))
+            rows = {}
+            for number, fit in by_number(timing.rows).items():
+                values = {name: value for name, value in fit if value is not None}
+                rows[number] = RowFit(residual=values.pop("residual"), coefficients=values)
+            ranges = {name: bounds for name, bounds in timing.ranges if bounds is not None}
+            yield Timing(kind=kind, dtype=dtype, form=timing.form, unit=timing.unit, ranges=ranges, rows=rows)
 
 
-def _step(node: Node) -> Step:
-    found = node.mapping(STEP)
-    return Step(
-        scale=real(found["scale"]) if "scale" in found else 1.0,
-        per_op=quantity(found["per_op"], DURATION) if "per_op" in found else 0,
-        per_step=quantity(found["per_step"], DURATION) if "per_step" in found else 0,
-        residual=_residual(found["residual"]) if "residual" in found else None,
-    )
-
-
-def _timings(node: Node) -> Iterator[Timing]:
-    for kind, by_dtype in node.mapping().items():
-        for dtype, each in by_dtype.mapping().items():
-            found = each.mapping(TIMING)
-            form = one_of(each.needed("form"), FORMS.names())
-            ranges = each.needed("ranges").mapping(RANGES)
-            yield Timing(
-                kind=kind,
-                dtype=dtype,
-                form=form,
-                unit=one_of(found["unit"], UNITS) if "unit" in found else UNITS[0],
-                ranges={name: _range(bounds) for name, bounds in ranges.items()},
-                rows=_rows(each.needed("rows"), FORMS.get(form).coefficients),
-            )
-
-
-def _rates(node: Node) -> dict[int, int]:
-    """Bandwidths by number of streams."""
-    return {number: quantity(each, BANDWIDTH) for number, each in numbered(node, "streams").items()}
-
-
-def _rows(node: Node, dimensions: Mapping[str, Dimension]) -> dict[int, RowFit]:
-    """Fits by number of rows. dimensions: of the coefficients of the form."""
-    fits = {}
-    for number, fit in numbered(node, "rows").items():
-        values = fit.mapping((*dimensions, "residual"))
-        coefficients = {name: quantity(each, dimensions[name]) for name, each in values.items() if name != "residual"}
-        fits[number] = RowFit(coefficients=coefficients, residual=_residual(fit.needed("residual")))
-    if not fits:
-        raise node.place.error("expected a fit for at least one number of rows")
-    return fits
-
-
-def _residual(node: Node) -> Residual:
-    node.mapping(RESIDUAL)
-    return Residual(samples=whole(node.needed("samples")), median=real(node.needed("median")), p90=real(node.needed("p90")))
-
-
-def _range(node: Node) -> tuple[int, int]:
-    bounds = [each.value for each in items(node)]
-    numbers = [bound for bound in bounds if isinstance(bound, int) and not isinstance(bound, bool)]
-    if len(numbers) == len(bounds) == 2 and 0 <= numbers[0] <= numbers[1]:
-        return numbers[0], numbers[1]
-    raise node.place.error("expected [smallest, largest], two whole numbers")
+def by_number(table: Mapping[str, T]) -> dict[int, T]:
+    """A table whose keys are numbers, ascending."""
+    return dict(sorted(((int(number), value) for number, value in table.items()), key=itemgetter(0)))
 
 
 # Writing --------------------------------------------------------------------------------------------------------------------
@@ -141,8 +125,7 @@ def _lines(profile: DeviceProfile) -> Iterator[str]:
     p, step = profile.provenance, profile.step
     yield f"title: {json.dumps(profile.title, ensure_ascii=False)}"
     yield "provenance:"
-    for key in PROVENANCE:
-        value = getattr(p, key)
+    for key, value in p:
         if value not in ("", {}, (), None):
             yield f"  {key}: {json.dumps(dict(value) if isinstance(value, Mapping) else value, ensure_ascii=False)}"
     yield f"engines: {profile.engines}"

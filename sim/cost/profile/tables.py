@@ -27,20 +27,20 @@ from dataclasses import dataclass
 from decimal import Decimal
 from importlib import import_module
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
 import numpy.typing as npt
+from pydantic import Field, create_model
 
-from sim.base.documents import Node, read
+from sim.base.documents import Document, Place, read
 from sim.base.errors import InputError, nearest
-from sim.base.quantities import BANDWIDTH, SIZE, number, show
-from sim.base.values import one_of, quantity
+from sim.base.problems import OneOf, validated
+from sim.base.quantities import Bandwidth, Size, number, show
+from sim.base.section import Section, Text
 from sim.cost.profile.device import ATTENTION, MATMUL, MULTI_HEAD, Provenance
 from sim.cost.profile.samples import NUMBERS, Samples
 
-KEYS = ("device", "title", "source", "date", "driver", "libraries", "bandwidth", "capacity", "cache", "tables")
-TABLE = ("file", "kind", "dtype", "unit", "columns", "calibrate")
 UNITS = {"ps": 1, "ns": 10**3, "us": 10**6, "ms": 10**9, "s": 10**12}
 ELEMENT = {"bfloat16": 2, "float16": 2, "float32": 4, "float8_e4m3fn": 1, "int8": 1}
 
@@ -66,83 +66,97 @@ def read_tables(mapping: str | os.PathLike[str], folder: str | os.PathLike[str] 
 
     Raises InputError in one line that says where: a key, a column that a table does not have, a value that is no number.
     """
-    root = read(Path(mapping)).root
-    found = root.mapping(KEYS)
+    document = read(Path(mapping))
+    found = validated(document, _Mapping)
     parts, masks = [], []
-    tables = root.needed("tables")
-    if not isinstance(tables.value, list) or not tables.value:
-        raise tables.place.error("expected a list of tables")
-    for table in tables.value:
-        samples, mask = _table(table, Path(folder) if folder is not None else Path(mapping).parent)
+    for i, table in enumerate(found.tables):
+        samples, mask = _samples(table, document, i, Path(folder) if folder is not None else Path(mapping).parent)
         parts.append(samples)
         masks.append(mask)
-    libraries = {name: each.text() for name, each in found["libraries"].mapping().items()} if "libraries" in found else {}
-    device = root.needed("device").text()
     return KernelTables(
-        title=found["title"].text() if "title" in found else device,
+        title=found.title or found.device,
         provenance=Provenance(
-            device=device, source=root.needed("source").text(), date=root.needed("date").text(), libraries=libraries,
-            driver=found["driver"].text() if "driver" in found else "",
+            device=found.device, source=found.source, date=found.date, libraries=found.libraries, driver=found.driver
         ),
-        bandwidth=quantity(root.needed("bandwidth"), BANDWIDTH),
-        capacity=quantity(found["capacity"], SIZE) if "capacity" in found else None,
-        cache=quantity(found["cache"], SIZE) if "cache" in found else None,
-        samples=Samples.concatenate(parts),
-        calibrate=np.concatenate(masks),
+        bandwidth=found.bandwidth, capacity=found.capacity, cache=found.cache,
+        samples=Samples.concatenate(parts), calibrate=np.concatenate(masks),
     )  # fmt: skip
 
 
-def _table(node: Node, folder: Path) -> tuple[Samples, npt.NDArray[np.bool_]]:
-    node.mapping(TABLE)
-    file, kind = (node.needed(key).text() for key in ("file", "kind"))
-    dtype, unit = one_of(node.needed("dtype"), ELEMENT), one_of(node.needed("unit"), UNITS)
-    given = node.needed("columns").mapping(list(NUMBERS))
+def _columns(type_: Any) -> type[Section]:
+    """The model of a mapping by column of samples."""
+    fields: dict[str, Any] = dict.fromkeys(NUMBERS, (type_ | None, None))
+    return create_model("Columns", __base__=Section, **fields)
+
+
+class _Table(Section):
+    file: Text
+    kind: Text
+    dtype: Annotated[str, OneOf(ELEMENT)]
+    unit: Annotated[str, OneOf(UNITS)]
+    columns: _columns(Text)  # type: ignore[valid-type]
+    calibrate: _columns(int) | None = None  # type: ignore[valid-type]
+
+
+class _Mapping(Section):
+    device: Text
+    title: Text = ""
+    source: Text
+    date: Text
+    driver: str = ""
+    libraries: dict[str, str] = Field(default_factory=dict)
+    bandwidth: Bandwidth
+    capacity: Size | None = None
+    cache: Size | None = None
+    tables: tuple[_Table, ...] = Field(min_length=1, strict=False)
+
+
+def _samples(table: _Table, document: Document, index: int, folder: Path) -> tuple[Samples, npt.NDArray[np.bool_]]:
+    def place(*path: str) -> Place:
+        return document.place(("tables", index, *path))
+
+    file, kind, dtype, unit = table.file, table.kind, table.dtype, table.unit
+    given = table.columns.model_dump(exclude_none=True)
     for name in (*NEEDED.get(kind, ()), "duration"):
         if name not in given:
-            raise node.needed("columns").place.error(f"the key {name!r} is missing")
+            raise place("columns").error(f"the key {name!r} is missing")
     content = _read(folder / file)
     if not any(content.values()):
-        raise node.needed("file").place.error(f"{file}: expected a header and rows, found no rows")
+        raise place("file").error(f"{file}: expected a header and rows, found no rows")
     columns: dict[str, Any] = {}
-    for name, each in given.items():
-        source = each.text()
+    for name, source in given.items():
+        at = place("columns", name)
         if source not in content:
-            raise each.place.error(f"no column {show(source)} in {file}{nearest(source, content)}; it has {', '.join(content)}")
-        found = _numbers(content[source], each)
+            raise at.error(f"no column {show(source)} in {file}{nearest(source, content)}; it has {', '.join(content)}")
+        found = _numbers(content[source], source, at)
         if name == "duration":
-            columns[name] = _whole(found * UNITS[unit], each)
+            columns[name] = _whole(found * UNITS[unit], source, at)
             continue
-        columns[name] = _whole(found, each)
+        columns[name] = _whole(found, source, at)
         least = 1 if name in ("rows", *NEEDED.get(kind, ())) else 0
         if (wrong := np.flatnonzero((columns[name] < least) | (columns[name] != found))).size:
             value = f"{found[wrong[0]]:.12g}"
-            raise each.place.error(f"column {source!r} of {file}: expected whole numbers from {least}, found {value}")
+            raise at.error(f"column {source!r} of {file}: expected whole numbers from {least}, found {value}")
     size, kinds = ELEMENT[dtype], [kind] * len(columns["duration"])
     if kind in (MATMUL, ATTENTION):
         formula = _matmul if kind == MATMUL else _attention
         inexact = formula({name: column.astype(np.float64) for name, column in columns.items()}, size)
         if any((column >= 2**62).any() for column in inexact.values()):
-            raise node.place.error(f"{file}: expected FLOPs and bytes below 2^62, found a larger {kind}")
+            raise place().error(f"{file}: expected FLOPs and bytes below 2^62, found a larger {kind}")
         columns.update(formula(columns, size))
     if kind == ATTENTION:
         kinds = np.where(columns["heads"] == columns["kv_heads"], MULTI_HEAD, ATTENTION).tolist()
     try:
         samples = Samples({**columns, "kind": kinds, "dtype": [dtype] * len(kinds)})
     except ValueError as error:
-        raise node.place.error(f"{file}: {error}") from None
-    return samples, _upto(node, samples)
-
-
-def _upto(node: Node, samples: Samples) -> npt.NDArray[np.bool_]:
+        raise place().error(f"{file}: {error}") from None
     mask = np.ones(len(samples), dtype=np.bool_)
-    limits = node.child("calibrate")
-    for name, limit in limits.mapping(list(NUMBERS)).items() if limits is not None else ():
-        if not isinstance(limit.value, int) or isinstance(limit.value, bool):
-            raise limit.place.error(f"expected a whole number, found {show(limit.plain())}")
-        mask &= samples.columns[name] <= limit.value
-    if limits is not None and not mask.any():
-        raise limits.place.error("expected limits that leave rows to fit to, found none within them")
-    return mask
+    if table.calibrate is not None:
+        for name, limit in table.calibrate.model_dump(exclude_none=True).items():
+            mask &= samples.columns[name] <= limit
+        if not mask.any():
+            raise place("calibrate").error("expected limits that leave rows to fit to, found none within them")
+    return samples, mask
 
 
 def _matmul(c: Mapping[str, Any], size: int) -> dict[str, Any]:
@@ -200,16 +214,16 @@ def _csv(path: Path) -> dict[str, list[Any]]:
     return {name: [row[i] for _, row in rows] for i, name in enumerate(names)}
 
 
-def _numbers(values: list[Any], node: Node) -> npt.NDArray[np.float64]:
+def _numbers(values: list[Any], source: str, place: Place) -> npt.NDArray[np.float64]:
     found = [number(value.strip()) if isinstance(value, str) else value for value in values]
     wrong = next((i for i, value in enumerate(found) if not isinstance(value, (int, float, Decimal))), None)
     if wrong is not None:
-        raise node.place.error(f"column {node.text()!r} does not hold numbers: {show(values[wrong])}")
+        raise place.error(f"column {source!r} does not hold numbers: {show(values[wrong])}")
     return np.array(found, dtype=np.float64)
 
 
-def _whole(values: npt.NDArray[np.float64], node: Node) -> npt.NDArray[np.int64]:
+def _whole(values: npt.NDArray[np.float64], source: str, place: Place) -> npt.NDArray[np.int64]:
     if not (np.abs(values) < 2**62).all():  # not a number is not below either
-        raise node.place.error(f"column {node.text()!r} does not hold numbers: not finite, or too large")
+        raise place.error(f"column {source!r} does not hold numbers: not finite, or too large")
     rounded: npt.NDArray[np.int64] = np.rint(values).astype(np.int64)
     return rounded

@@ -44,7 +44,7 @@ def complete(preset: Preset, written: Mapping[str, Any]) -> dict[str, Any]:
     """
     memory = written.get("memory")
     memory = memory if isinstance(memory, Mapping) else {}
-    if preset.bandwidth is None and "bandwidth" not in memory:
+    if preset.unpublished and "bandwidth" not in memory:
         raise ValueError(
             f"the bandwidth of preset {preset.name!r} is not published ({preset.unpublished}): "
             "expected the key hardware.memory.bandwidth"

@@ -1,64 +1,146 @@
-"""A preset, and how its file is read."""
+"""A preset: the model of its file, and the `hardware` section that it stands for."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field
-from fractions import Fraction
+from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
-from sim.base.documents import Node, read
-from sim.base.quantities import BANDWIDTH, FLOP_RATE, SIZE, QuantityError, show
-from sim.base.values import parsed
+from pydantic import (
+    BeforeValidator,
+    Field,
+    ModelWrapValidatorHandler,
+    PrivateAttr,
+    ValidationInfo,
+    field_validator,
+    model_validator,
+)
 
-KEYS = (
-    "title", "sources", "engines", "peak", "vector", "bandwidth", "achievable", "port_bandwidth", "capacity", "on_chip",
-)  # fmt: skip
-FIGURE_KEYS = ("value", "source", "derived", "unsure")
+from sim.base.documents import read
+from sim.base.problems import validated
+from sim.base.quantities import BANDWIDTH, FLOP_RATE, SIZE, Bandwidth, FlopRate, Size, show
+from sim.base.section import Section, Text, Whole
+from sim.machine.settings import Efficiency
+
+#: Keys of figures, in the order of lists.
+FIGURES = ("engines", "peak", "vector", "bandwidth", "achievable", "port_bandwidth", "capacity", "on_chip")
 
 #: Largest number of engines that a scenario may have.
 MOST_ENGINES = 4096
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Figure:
-    """One figure: an integer of base units (or shares by concurrency), its text as written, its source, and notes."""
+class Figure(Section):
+    """One figure in base units, its source, and notes. A file names the source by a key of its `sources`."""
 
     value: Any
-    text: str
     source: str
-    derived: str = ""
-    unsure: str = ""
+    derived: Text = ""
+    unsure: Text = ""
+    _text: str = PrivateAttr()
+
+    @field_validator("source")
+    @classmethod
+    def _spelled_out(cls, name: str, info: ValidationInfo) -> str:
+        sources = (info.context or {}).get("sources")
+        sources = sources if isinstance(sources, Mapping) else {}  # of another type it is an error of its own
+        if name not in sources:
+            raise ValueError(f"expected one of {', '.join(sources)}, found {show(name)}")
+        return str(sources[name])
+
+    @model_validator(mode="wrap")
+    @classmethod
+    def _as_written(cls, written: Any, handler: ModelWrapValidatorHandler[Figure]) -> Figure:
+        figure = handler(written)
+        value = written.get("value", "")
+        figure._text = "/".join(str(share) for share in value.values()) if isinstance(value, Mapping) else str(value)
+        return figure
+
+    @property
+    def text(self) -> str:
+        """The value as written."""
+        return self._text
 
     def __str__(self) -> str:
         notes = [word for word in ("derived", "unsure") if getattr(self, word)]
         return f"{self.text} ({', '.join(notes)})" if notes else self.text
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Preset:
+class Count(Figure):
+    """A number of engines."""
+
+    value: Whole = Field(ge=1, le=MOST_ENGINES)
+
+
+class Rate(Figure):
+    """A compute rate."""
+
+    value: FlopRate
+
+
+class Bytes(Figure):
+    """A size."""
+
+    value: Size
+
+
+class BytesRate(Figure):
+    """A bandwidth."""
+
+    value: Bandwidth
+
+
+class Shares(Figure):
+    """Shares of the bandwidth by number of readers, or one share for any number."""
+
+    value: Annotated[Efficiency, BeforeValidator(lambda value: value if isinstance(value, Mapping) else {"1": value})]
+
+
+class Peak(Figure):
+    """The peak bandwidth, or the reason why it is not published."""
+
+    value: Bandwidth | None = None
+    source: str = ""
+    unpublished: Text = ""
+
+    @model_validator(mode="after")
+    def _one_of_two(self) -> Peak:
+        if (self.value is None) != bool(self.unpublished) or bool(self.source) == bool(self.unpublished):
+            raise ValueError("expected the keys 'value' and 'source', or the key 'unpublished' alone")
+        return self
+
+
+class Preset(Section):
     """A device, in figures of the whole of it: FLOP/s, elements/s, bytes/s and bytes."""
 
-    name: str
-    title: str
-    engines: Figure
-    peak: Mapping[str, Figure]
-    vector: Figure
-    bandwidth: Figure | None
-    unpublished: str = ""
-    achievable: Figure | None = None
-    port_bandwidth: Figure | None = None
-    capacity: Figure | None = None
-    on_chip: Mapping[str, Figure] = field(default_factory=dict)
+    title: Text
+    sources: dict[str, Text] = Field(default_factory=dict)
+    engines: Count
+    peak: dict[str, Rate]
+    vector: Rate
+    bandwidth: Peak
+    achievable: Shares | None = None
+    port_bandwidth: BytesRate | None = None
+    capacity: Bytes | None = None
+    on_chip: dict[str, Bytes] = Field(default_factory=dict)
+    _name: str = PrivateAttr()
+
+    @property
+    def name(self) -> str:
+        """The name that scenarios use."""
+        return self._name
+
+    @property
+    def unpublished(self) -> str:
+        """The reason why the bandwidth is not known; empty if it is."""
+        return self.bandwidth.unpublished
 
     def figures(self) -> Iterator[tuple[str, Figure]]:
         """All figures with their keys, such as `peak.bfloat16`."""
-        for key in ("engines", "peak", "vector", "bandwidth", "achievable", "port_bandwidth", "capacity", "on_chip"):
+        for key in FIGURES:
             found = getattr(self, key)
             if isinstance(found, Mapping):
                 yield from ((f"{key}.{name}", figure) for name, figure in found.items())
-            elif found is not None:
+            elif found is not None and found.value is not None:
                 yield key, found
 
     def hardware(self, *, achievable: bool = False) -> dict[str, Any]:
@@ -75,10 +157,10 @@ class Preset:
             ("port_bandwidth", self.port_bandwidth, BANDWIDTH),
             ("capacity", self.capacity, SIZE),
         ):
-            if figure is not None:
+            if figure is not None and figure.value is not None:
                 memory[key] = dimension.format(figure.value)
         if achievable and self.achievable is not None:
-            memory["efficiency"] = {str(n): float(share) for n, share in self.achievable.value.items()}
+            memory["efficiency"] = self.achievable.value
         return {
             "engines": {
                 "count": count,
@@ -91,70 +173,8 @@ class Preset:
 
 def read_preset(path: str | Path, name: str) -> Preset:
     """Read the file of a preset. Raises InputError, with file, line and column, for whatever is wrong with it."""
-    reader = _Reader(read(path).root)
-    root = reader.root.mapping(KEYS)
-    bandwidth = root.get("bandwidth")
-    unpublished = bandwidth.mapping().get("unpublished") if bandwidth is not None else None
-    return Preset(
-        name=name,
-        title=reader.root.needed("title").text(),
-        engines=reader.figure(reader.root.needed("engines"), _count),
-        peak=reader.table(reader.root.needed("peak"), FLOP_RATE.parse),
-        vector=reader.figure(reader.root.needed("vector"), FLOP_RATE.parse),
-        bandwidth=reader.figure(reader.root.needed("bandwidth"), BANDWIDTH.parse) if unpublished is None else None,
-        unpublished=unpublished.text() if unpublished is not None else "",
-        achievable=reader.figure(root["achievable"], _shares) if "achievable" in root else None,
-        port_bandwidth=reader.figure(root["port_bandwidth"], BANDWIDTH.parse) if "port_bandwidth" in root else None,
-        capacity=reader.figure(root["capacity"], SIZE.parse) if "capacity" in root else None,
-        on_chip=reader.table(root["on_chip"], SIZE.parse) if "on_chip" in root else {},
-    )
-
-
-class _Reader:
-    """Reads figures; their sources are spelled out from the table in the file."""
-
-    def __init__(self, root: Node) -> None:
-        self.root = root
-        sources = root.mapping().get("sources")
-        self.sources = {key: node.text() for key, node in sources.mapping().items()} if sources is not None else {}
-
-    def table(self, node: Node, parse: Callable[[object], Any]) -> dict[str, Figure]:
-        return {name: self.figure(each, parse) for name, each in node.mapping().items()}
-
-    def figure(self, node: Node, parse: Callable[[object], Any]) -> Figure:
-        parts = node.mapping(FIGURE_KEYS)
-        value, source = self.needed_in(node, parts, "value"), self.needed_in(node, parts, "source")
-        name = source.text()
-        if name not in self.sources:
-            raise source.place.error(f"source: expected one of {', '.join(self.sources)}, found {show(name)}")
-        plain = value.plain()
-        notes = {key: parts[key].text() for key in ("derived", "unsure") if key in parts}
-        text = "/".join(str(share) for share in plain.values()) if isinstance(plain, Mapping) else str(plain)
-        return Figure(value=parsed(value, parse, "value"), text=text, source=self.sources[name], **notes)
-
-    @staticmethod
-    def needed_in(node: Node, parts: Mapping[str, Node], key: str) -> Node:
-        if key not in parts:
-            raise node.place.error(f"the key {key!r} is missing: a figure has a value and a source")
-        return parts[key]
-
-
-def _count(value: object) -> int:
-    if not isinstance(value, int) or isinstance(value, bool) or not 1 <= value <= MOST_ENGINES:
-        raise QuantityError(f"expected a whole number from 1 to {MOST_ENGINES}, found {show(value)}")
-    return value
-
-
-def _shares(value: object) -> dict[int, Fraction]:
-    """One share for any number of readers, or shares by number: `0.68`, `{"1": 0.54, "2": 0.78}`."""
-    table = value if isinstance(value, Mapping) else {"1": value}
-    shares = {}
-    for key, share in table.items():
-        if not str(key).isdecimal() or int(key) < 1:
-            raise QuantityError(f"expected a number of readers as key, found {show(key)}")
-        if not isinstance(share, (int, float)) or isinstance(share, bool) or not 0 < share <= 1:
-            raise QuantityError(f"expected a share above 0 to 1, found {show(share)}")
-        shares[int(key)] = Fraction(str(share))
-    if not shares:
-        raise QuantityError("expected at least one share")
-    return shares
+    document = read(path)
+    sources = document.root.child("sources")
+    preset = validated(document, Preset, context={"sources": sources.plain() if sources is not None else {}})
+    preset._name = name
+    return preset

@@ -121,14 +121,30 @@ def test_what_is_wrong_with_a_profile_is_said_in_one_line(tmp_path) -> None:  # 
     write_profile(fit(products(), HERE, bandwidth=10**11), path)
     text = path.read_text()
     for old, new, expected in (
-        ("form: sum", "form: sums", "expected one of sum, later, cached, found 'sums'"),
+        ("form: sum", "form: sums", ".form: expected one of cached, later, sum, found 'sums' (did you mean 'sum'?)"),
         ("bandwidth: 100 GB/s", "bandwidth: 100", "expected a bandwidth with its unit"),
+        (
+            "form: sum",
+            "from: sum",
+            "ops.matmul.bfloat16: unknown key 'from' (did you mean 'form'?); valid: form, unit, ranges, rows",
+        ),
+        (
+            "overhead:",
+            "overhed:",
+            "ops.matmul.bfloat16.rows.1: unknown key 'overhed' (did you mean 'overhead'?); valid: overhead, ba",
+        ),
+        ("k: [", "kk: [", "ops.matmul.bfloat16.ranges: unknown key 'kk' (did you mean 'k'?)"),
+        ('"1":', '"0":', "ops.matmul.bfloat16.rows.0: expected as key a whole number from 1 to 999999, found '0'"),
+        ("unit: outputs", "unit: output", "expected one of elements, flops, outputs, found 'output' (did you mean 'outputs'?)"),
+        ("rounds: 3", "rounds: 0", "provenance.rounds: expected a number from 1, found 0"),
+        ("median: 0", "median: -1", ".median: expected a number from 0, found -1"),
         ("title:", "titel:", "unknown key 'titel' (did you mean 'title'?)"),
         ("n: [512, 8192]", "n: [512]", "expected [smallest, largest], two whole numbers"),
         ("n: [512, 8192]", "n: [8192, 512]", "expected [smallest, largest], two whole numbers"),
         ("n: [512, 8192]", "n: [0.5, 8192]", "expected [smallest, largest], two whole numbers"),
         ("n: [512, 8192]", "n: [true, 8192]", "expected [smallest, largest], two whole numbers"),
     ):
+        assert old in text
         path.write_text(text.replace(old, new))
         with pytest.raises(InputError) as error:
             read_profile(path)

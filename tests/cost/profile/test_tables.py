@@ -73,11 +73,15 @@ def test_attention_has_bytes_by_formula(tmp_path: Path, mapping: Path) -> None:
     [
         ("n: n,", "n: cols,", "map.yaml:11:27: no column 'cols' in gemm.csv; it has m, n, k, time"),
         ("n: n, ", "", "map.yaml:11:14: the key 'n' is missing"),
-        ("unit: us", "unit: usec", "map.yaml:10:11: expected one of ps, ns, us, ms, s, found 'usec'"),
-        ("dtype: bfloat16", "dtype: bf16", "map.yaml:9:12: expected one of bfloat16"),
+        ("unit: us", "unit: usec", "map.yaml:10:11: tables[0].unit: expected one of ms, ns, ps, s, us, found 'usec'"),
+        ("dtype: bfloat16", "dtype: bf16", "map.yaml:9:12: tables[0].dtype: expected one of bfloat16"),
         ("gemm.csv", "none.csv", "none.csv: no such file"),
-        ("bandwidth: 1 TB/s", "bandwidth: 1", "map.yaml:5:12: expected a bandwidth with its unit"),
-        ("kind:", "kinds:", "map.yaml:8:5: unknown key 'kinds' (did you mean 'kind'?)"),
+        ("bandwidth: 1 TB/s", "bandwidth: 1", "map.yaml:5:12: bandwidth: expected a bandwidth with its unit"),
+        ("source:", "sources:", "map.yaml:3:1: unknown key 'sources' (did you mean 'source'?); valid: device, title, source, "),
+        ("tables:\n", "tables: []\nlibraries:\n", "map.yaml:6:9: tables: expected at least one item, found an empty list"),
+        ("duration:", "durations:", "tables[0].columns: unknown key 'durations' (did you mean 'duration'?)"),
+        ("{n: 2048}", "{n: 1.5}", "map.yaml:12:20: tables[0].calibrate.n: expected a whole number, found 1.5"),
+        ("kind:", "kinds:", "map.yaml:8:5: tables[0]: unknown key 'kinds' (did you mean 'kind'?)"),
     ],
 )
 def test_what_is_wrong_with_a_mapping_is_said_with_its_place(mapping: Path, old: str, new: str, expected: str) -> None:

@@ -63,7 +63,7 @@ def test_every_figure_has_a_source_and_each_share_is_of_the_whole(name: str) -> 
     assert all(figure.source for _, figure in preset.figures())
     engines = preset.hardware()["engines"]
     assert engines["count"] == preset.engines.value
-    written = {"preset": name} if preset.bandwidth else {"preset": name, "memory": {"bandwidth": "50 GB/s"}}
+    written = {"preset": name, "memory": {"bandwidth": "50 GB/s"}} if preset.unpublished else {"preset": name}
     made = scenario(written).hardware
     for dtype, figure in preset.peak.items():
         all_together = made.engines.count * (made.engines.peak(dtype) or 0)
@@ -73,7 +73,7 @@ def test_every_figure_has_a_source_and_each_share_is_of_the_whole(name: str) -> 
 
 @pytest.mark.parametrize("name", NAMES)
 def test_every_preset_runs_a_block(name: str) -> None:
-    bandwidth = {} if find(name).bandwidth else {"memory": {"bandwidth": "50 GB/s"}}
+    bandwidth = {"memory": {"bandwidth": "50 GB/s"}} if find(name).unpublished else {}
     small = scenario({"preset": name, **bandwidth}, workload={"sequences": [{"context": 16}]})
     small = override(small, ["model.layers=1", "model.scope=block"])
     assert len(plan(small).setup.graph)
@@ -189,17 +189,38 @@ def test_an_entry_point(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None
     [
         ("title: a board\n", "", "the key 'title' is missing"),
         ("title", "titel", r"unknown key 'titel' \(did you mean 'title'\?\)"),
-        ("value: 2,", "", "the key 'value' is missing: a figure has a value and a source"),
-        ("value: 2,", "value: 0,", "value: expected a whole number from 1 to 4096, found 0"),
-        ("10 GB/s", "10", "value: expected a bandwidth with its unit"),
-        ("source: us, unsure", "source: them, unsure", "source: expected one of us, found 'them'"),
-        ("a guess", "3", "expected a text, found 3"),
-        ("{bfloat16: {value: 3 TFLOP/s, source: us}}", "3 TFLOP/s", "expected a mapping, found '3 TFLOP/s'"),
-        ("bandwidth:", "achievable: {value: 1.2, source: us}\nbandwidth:", "value: expected a share above 0 to 1, found 1.2"),
+        ("value: 2,", "", "engines: the key 'value' is missing"),
+        ("value: 2,", "value: 0,", "engines.value: expected a number from 1 to 4096, found 0"),
+        ("10 GB/s", "10", "bandwidth.value: expected a bandwidth with its unit"),
+        ("source: us, unsure", "source: them, unsure", "vector.source: expected one of us, found 'them'"),
+        ("unsure", "unsur", r"vector: unknown key 'unsur' \(did you mean 'unsure'\?\); valid: value, source, derived, unsure"),
+        (
+            "value: 3 TF",
+            "valeu: 3 TF",
+            r"peak\.bfloat16: unknown key 'valeu' \(did you mean 'value'\?\).* \(and 1 more error\)",
+        ),
+        (
+            "{value: 10 GB/s, source",
+            "{unpublished: why, source",
+            "bandwidth: expected the keys 'value' and 'source', or the key 'un",
+        ),
+        (
+            "{value: 10 GB/s, source: us}",
+            "{}",
+            "bandwidth: expected the keys 'value' and 'source', or the key 'unpublished' alone",
+        ),
+        ("{us: measured by us}", "us", "sources: expected a mapping, found 'us'"),
+        ("a guess", "3", "vector.unsure: expected a text, found 3"),
+        ("{bfloat16: {value: 3 TFLOP/s, source: us}}", "3 TFLOP/s", "peak: expected a mapping, found '3 TFLOP/s'"),
+        (
+            "bandwidth:",
+            "achievable: {value: 1.2, source: us}\nbandwidth:",
+            "achievable.value: expected a number above 0 to 1, found 1.2",
+        ),
         (
             "bandwidth:",
             "achievable: {value: {x: 1}, source: us}\nbandwidth:",
-            "value: expected a number of readers as key, found 'x'",
+            "achievable.value.x: expected as key a whole number from 1 to 999999, found 'x'",
         ),
     ],
 )

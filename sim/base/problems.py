@@ -1,0 +1,236 @@
+"""Validation errors in the words of a YAML file: the place, the expected value and the found one."""
+
+from __future__ import annotations
+
+import re
+import sys
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, TypeVar, get_args, get_origin
+
+from annotated_types import Ge, Gt, Le, Lt
+from pydantic import AfterValidator, BaseModel, ValidationError
+from pydantic.fields import FieldInfo
+from pydantic_core import ErrorDetails
+
+from sim.base.documents import Document, KeyPath, Place, dotted
+from sim.base.errors import nearest
+from sim.base.quantities import show
+from sim.base.section import COUNT, LINE, LINES, ONE, TABLE, Choice, Section, Short
+
+M = TypeVar("M", bound=Section)
+
+
+@dataclass(frozen=True, slots=True)
+class Problem:
+    """One error. absent: it is about a key that is missing."""
+
+    place: Place
+    path: KeyPath
+    message: str
+    absent: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Wording:
+    """Words for errors of one model that the model itself does not hold.
+
+    at: path of the model's section in the document. unions: paths, from there, where one value or a table may be written.
+    words: expected values by path and kind of error, patterns: by regular expression.
+    """
+
+    root: type[BaseModel]
+    at: KeyPath = ()
+    unions: Sequence[KeyPath] = ()
+    words: Mapping[tuple[KeyPath, str], str] = field(default_factory=dict)
+    patterns: Mapping[str, str] = field(default_factory=dict)
+
+
+def validated(document: Document, model: type[M], at: KeyPath = (), context: Mapping[str, Any] | None = None) -> M:
+    """The section at a path of a document. context: for validators. Raises InputError for the first error in it."""
+    try:
+        return model.model_validate(document.find(at)[0].plain(), context=context)
+    except ValidationError as error:
+        raise_first(list(translate(error.errors(include_url=False), document, Wording(root=model, at=at))))
+        raise  # unreachable: every detail is a problem
+
+
+def raise_first(problems: list[Problem]) -> None:
+    """Raise InputError for the first problem in reading order, and say how many more there are.
+
+    Overrides come after the file, and missing keys after all others: most often one is there, but misspelled.
+    """
+    if not problems:
+        return
+    first, *others = sorted(problems, key=lambda p: (p.absent, p.place.line or sys.maxsize, p.place.column))
+    more = f" (and {len(others)} more {'errors' if len(others) > 1 else 'error'})" if others else ""
+    where = f"{dotted(first.path)}: " if first.path else ""
+    raise first.place.error(f"{where}{first.message}{more}")
+
+
+def one_of(valid: Collection[str], found: object) -> str:
+    hint = nearest(found, valid) if isinstance(found, str) else ""
+    return f"expected one of {', '.join(sorted(valid))}, found {show(found)}{hint}"
+
+
+class OneOf(AfterValidator):
+    """A validator for a field: a text must be one of some names."""
+
+    def __init__(self, valid: Collection[str]) -> None:
+        def check(name: str) -> str:
+            if name not in valid:
+                raise ValueError(one_of(valid, name))
+            return name
+
+        super().__init__(check)
+
+
+def translate(details: list[ErrorDetails], document: Document, wording: Wording) -> Iterator[Problem]:
+    """Translate the errors of pydantic."""
+    for detail in details:
+        kind, found, context = detail["type"], detail["input"], detail.get("ctx", {})
+        inner, is_key = _way(detail["loc"], kind, wording.unions)
+        path = wording.at + inner
+        place = document.place(path, key=is_key)
+        if kind == "too_short" and found:
+            continue  # pydantic counts only the valid items; the others have errors of their own
+        if kind == "missing":
+            yield Problem(document.place(path[:-1], key=True), path[:-1], f"the key {path[-1]!r} is missing", True)
+        elif kind == "extra_forbidden":
+            valid = list(_fields(wording.root, inner[:-1]))
+            message = f"unknown key {show(path[-1])}{nearest(str(path[-1]), valid)}; valid: {', '.join(valid)}"
+            yield Problem(document.place(path, key=True), path[:-1], message)
+        elif (inner, kind) in wording.words:
+            yield Problem(place, document.find(path)[1], f"expected {wording.words[inner, kind]}, found {show(found)}")
+        elif kind == "literal_error":
+            valid = re.findall(r"'([^']*)'", context["expected"])
+            yield Problem(place, path, one_of(valid, found))
+        elif kind == "value_error":
+            yield Problem(place, document.find(path)[1], str(context["error"]))
+        else:
+            expected = _EXPECTED.get(kind, detail["msg"])
+            if kind == "string_pattern_mismatch":
+                expected = {**_PATTERNS, **wording.patterns}[context["pattern"]]
+            elif kind == "model_type":
+                expected = _mapping(_section(wording.root, inner) or wording.root)
+            expected = expected.format(range=_range(wording.root, inner), **context)
+            subject = "as key " if is_key else ""
+            yield Problem(place, document.find(path)[1], f"expected {subject}{expected}, found {show(found)}")
+
+
+def _mapping(section: type[BaseModel]) -> str:
+    """The forms in which a section may be written, for an error."""
+    if issubclass(section, Choice):
+        return "a name, or a mapping with a name and options"
+    return section.expected if issubclass(section, Short) else "a mapping"
+
+
+def _way(loc: KeyPath, kind: str, unions: Sequence[KeyPath]) -> tuple[KeyPath, bool]:
+    """The path in the document that pydantic's `loc` stands for, and whether the error is about the key there.
+
+    Pydantic puts the tag of a union, and "[key]" for a key, between the keys; an author may have written the same as a
+    key, so only what stands where pydantic puts it is left out. The keys of tables are texts, as are their errors.
+    """
+    is_key = loc[-1:] == ("[key]",) and kind.startswith("string_")
+    path = loc[:-1] if is_key else loc
+    for union in unions:
+        if path[: len(union)] == union and path[len(union) : len(union) + 1] in ((ONE,), (TABLE,)):
+            path = union + path[len(union) + 1 :]
+    return path, is_key
+
+
+_EXPECTED = {
+    "int_type": "a whole number{range}",
+    "int_from_float": "a whole number{range}",
+    "float_type": "a number{range}",
+    "finite_number": "a number{range}",
+    "string_type": "a text",
+    "string_too_short": "a text that is not empty",
+    "string_too_long": "a text of at most {max_length} characters",
+    "bool_type": "true or false",
+    "bool_parsing": "true or false",
+    "dict_type": "a mapping",
+    "tuple_type": "a list",
+    "too_short": "at least one item",
+    "greater_than": "a number{range}",
+    "greater_than_equal": "a number{range}",
+    "less_than": "a number{range}",
+    "less_than_equal": "a number{range}",
+}
+
+_PATTERNS = {
+    COUNT: "a whole number from 1 to 999999",
+    LINE: "a text on one line, without control characters",
+    LINES: "a text without control characters other than tab and newline",
+}
+
+
+def _section(root: type[BaseModel], path: KeyPath) -> type[BaseModel] | None:
+    """The model of the section at `path`, None if there is none."""
+    annotation: Any = root
+    for key in path:
+        annotation = next(_inside(annotation, key), None)
+    return next((each for each in _forms(annotation) if isinstance(each, type) and issubclass(each, BaseModel)), None)
+
+
+def _forms(annotation: Any) -> Iterator[Any]:
+    """The types in an annotation such as `Annotated[Window, ...] | None`, but not those of what they hold."""
+    if get_origin(annotation) in (dict, tuple) or isinstance(annotation, type):
+        yield annotation
+    else:
+        for argument in get_args(annotation):
+            yield from _forms(argument)
+
+
+def _inside(annotation: Any, key: str | int) -> Iterator[Any]:
+    """Annotations of what stands at a key of a value."""
+    for form in _forms(annotation):
+        if get_origin(form) in (dict, tuple):
+            yield get_args(form)[1 if get_origin(form) is dict else 0]
+        elif issubclass(form, BaseModel) and key in form.model_fields:
+            yield form.model_fields[str(key)].annotation
+
+
+def _fields(root: type[BaseModel], path: KeyPath) -> dict[str, FieldInfo]:
+    section = _section(root, path)
+    return dict(section.model_fields) if section is not None else {}
+
+
+def _range(root: type[BaseModel], path: KeyPath) -> str:
+    """The bounds that a field sets, as text: ` from 1 to 4096`. A value in a table has those of the table's values."""
+    field = _fields(root, path[:-1]).get(str(path[-1])) if path else None
+    if field is None and len(path) > 1:
+        field = _fields(root, path[:-2]).get(str(path[-2]))
+    low = high = ""
+    inside = isinstance(path[-1], int) if path else False  # of a list, whatever a value in its place may be
+    for bound in () if field is None else _metadata(_items(field.annotation)) if inside else _bounds(field):
+        match bound:
+            case Ge(ge=value):
+                low = f" from {value}"
+            case Gt(gt=value):
+                low = f" above {value}"
+            case Le(le=value):
+                high = f" to {value}"
+            case Lt(lt=value):
+                high = f" to below {value}"
+    return low + high
+
+
+def _bounds(field: FieldInfo) -> Iterator[Any]:
+    yield from field.metadata
+    yield from _metadata(field.annotation)
+
+
+def _items(annotation: Any) -> Any:
+    """The type of the items of lists in an annotation, None if it has none."""
+    if get_origin(annotation) is tuple:
+        return get_args(annotation)[0]
+    return next((found for argument in get_args(annotation) if (found := _items(argument)) is not None), None)
+
+
+def _metadata(annotation: Any) -> Iterator[Any]:
+    """Metadata inside an annotation such as `Annotated[int, Ge(1)] | None`."""
+    for noted in getattr(annotation, "__metadata__", ()):
+        yield from noted.metadata if isinstance(noted, FieldInfo) else (noted,)
+    for argument in get_args(annotation):
+        yield from _metadata(argument)
