@@ -141,7 +141,7 @@ def requesters(setup: Setup) -> int:
     """Ports of engines, and two DMA queues of each sequence and of each loop."""
     owners = len(setup.sequences)
     if setup.batching is not None:
-        owners += 1 if not setup.batching.alone else len(setup.sequences)
+        owners += 1 if not setup.batching.settings.alone else len(setup.sequences)
     return setup.engines + 2 * owners
 
 
