@@ -40,11 +40,11 @@ def requests(scenario: Scenario) -> list[Request]:
         return found
     if workload.trace is not None:
         return _traced(workload.trace, scenario.folder)
-    made: list[Request] = []
+    written: list[Request] = []
     for number, s in enumerate(workload.each()):
         one = Request(arrival=s.arrival, context=s.context, prompt=s.prompt, tokens=s.tokens)
-        made += [one] if s.samples == 1 else [replace(one, group=number)] * s.samples
-    return made
+        written += [one] if s.samples == 1 else [replace(one, group=number)] * s.samples
+    return written
 
 
 def _traced(trace: RequestTrace, folder: Path) -> list[Request]:

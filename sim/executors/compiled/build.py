@@ -65,7 +65,7 @@ class Layout:
         return m
 
 
-class Machine:
+class MemoryPlan:
     """The memory that every run of a setup needs: registers, channels, heaps. cells: most in progress at one time."""
 
     def __init__(self, setup: Setup, discipline: Discipline, *, loops: int, cells: int, recorded: bool) -> None:
