@@ -70,6 +70,6 @@ def _optimal(result: Result, time_limit: float) -> Optimum:
     except ModuleNotFoundError:
         raise InputError("--optimal needs OR-tools: pip install 'decode-sim[optimal]'") from None
     answer: Optimum = optimal.optimum(
-        result.log, result.rules, result.scenario.hardware.memory.arbiter.name, time_limit=time_limit
+        result.log, result.plan.rules, result.scenario.hardware.memory.arbiter.name, time_limit=time_limit
     )
     return answer

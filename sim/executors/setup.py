@@ -19,7 +19,7 @@ from sim.mapping.settings import MOST_TILES
 from sim.mapping.steps import Shape
 from sim.mapping.tasks import TaskGraph
 from sim.serving.batch import ONE_MORE, Batch
-from sim.serving.batching import Batching
+from sim.serving.batching import ResolvedBatching
 from sim.workload.requests import Request
 
 #: Called with the output tokens that have come since the last call, and the picosecond at which the last of them came.
@@ -51,7 +51,7 @@ class Setup:
     latency: int = 0
     sram: int | None = None
     resident: int = 0
-    batching: Batching | None = None
+    batching: ResolvedBatching | None = None
     graphs: Callable[[Shape], TaskGraph] | None = None
     concurrency: int | None = None
     think: int = 0

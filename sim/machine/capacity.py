@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from models.formats import ELEMENT, WEIGHT, Formats, is_matrix
 from models.graph import QUANTITIES, ModelGraph, OpGraph
+from sim.base.units import ceil_div
 
 KV_READ = QUANTITIES.index("kv_read")
 
@@ -50,5 +51,5 @@ def _weights(model: ModelGraph, layers: int, formats: Formats, *, whole: bool) -
     vectors = sum(size for op, size in zip(ops.ops, read, strict=True) if op.layer >= 0 and not is_matrix(ops, op))
     others = sum(size for op, size in zip(ops.ops, read, strict=True) if op.layer < 0 and not is_matrix(ops, op))
     inside = vectors + formats.weight_bytes(model.parameter_bytes - outside - vectors, element)
-    held = -(-inside * layers // model.layers)
+    held = ceil_div(inside * layers, model.layers)
     return held + (others + formats.weight_bytes(outside - others, element) if whole else 0)

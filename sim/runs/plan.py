@@ -21,7 +21,7 @@ from sim.runs.memory import kv_blocks, resident_bytes
 from sim.runs.model import op_graphs, token_bytes
 from sim.runs.workload import batching, check_routing, requests, routing
 from sim.scenario import ModelMapping, Scenario
-from sim.serving.batching import Batching
+from sim.serving.batching import ResolvedBatching
 from sim.workload.requests import Request
 
 #: The step of one sequence that decodes one token.
@@ -110,9 +110,9 @@ def _refuse_long_sequences(model: ModelGraph, sequences: Sequence[Request]) -> N
             raise ConfigError("workload", f"sequence {i}: {why}")
 
 
-def _prefills_again(batches: Batching | None) -> bool:
+def _prefills_again(batches: ResolvedBatching | None) -> bool:
     """Whether a prompt may be prefilled once more."""
-    return batches is not None and batches.blocks is not None and batches.full == "recompute"
+    return batches is not None and batches.blocks is not None and batches.settings.kv.full == "recompute"
 
 
 def step_graphs(scenario: Scenario, variants: Variants) -> StepGraphs:
@@ -156,6 +156,6 @@ def _arrivals(setup: Setup) -> tuple[int, ...]:
     if setup.batching is None:
         return tuple(arrivals)
     if setup.concurrency is not None:  # a closed loop begins at once
-        shared = 1 if not setup.batching.alone else min(setup.concurrency, len(arrivals))
+        shared = 1 if not setup.batching.settings.alone else min(setup.concurrency, len(arrivals))
         return (0,) * shared
-    return tuple(arrivals) if setup.batching.alone else (min(arrivals),)
+    return tuple(arrivals) if setup.batching.settings.alone else (min(arrivals),)

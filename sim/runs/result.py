@@ -7,7 +7,6 @@ from functools import cached_property
 
 import numpy as np
 
-from models.graph import ModelGraph
 from sim.analysis.blame import Blame, blame
 from sim.analysis.bounds import Bounds
 from sim.analysis.breakdown import Breakdown
@@ -15,11 +14,11 @@ from sim.analysis.critical_path import CriticalPath, critical_path
 from sim.analysis.metrics import Metrics
 from sim.analysis.parts import PARTS
 from sim.analysis.requests import Requests
-from sim.analysis.rules import Rules
 from sim.analysis.series import Series
 from sim.cost import Extrapolation
 from sim.executors import Executed
 from sim.log.tables import EventLog, StepTable
+from sim.runs.plan import Plan
 from sim.scenario import Scenario
 
 
@@ -45,9 +44,8 @@ class Result:
 
     Attributes:
         scenario: The scenario that ran.
-        model: Its model.
+        plan: What the scenario came to: model, setup, rules.
         log: Event log, as NumPy columns.
-        rules: Semantics of the run, for analyses.
         metrics: Totals of engines, channels, kinds and tokens.
         bounds: Lower and upper bounds on the makespan.
         breakdown: Where the time of tasks and tokens went.
@@ -56,14 +54,12 @@ class Result:
         timing: Wall-clock times, and the executor.
         requests: Latencies of each request.
         series: Batch size, KV cache and bandwidth over time.
-        kv_bytes: Bytes that one token appends to the KV cache.
         window: Event log of `trace.window`, if `log` has no rows.
     """
 
     scenario: Scenario
-    model: ModelGraph
+    plan: Plan
     log: EventLog
-    rules: Rules
     metrics: Metrics
     bounds: Bounds
     breakdown: Breakdown
@@ -72,7 +68,6 @@ class Result:
     timing: Timing
     requests: Requests
     series: Series
-    kv_bytes: int
     window: EventLog | None = None
 
     @property
@@ -83,12 +78,12 @@ class Result:
     @cached_property
     def blame(self) -> Blame:
         """Causes of waits for engines and channels. Raises InputError if ops were not recorded."""
-        return blame(self.rows("blame"), self.rules, self.breakdown)
+        return blame(self.rows("blame"), self.plan.rules, self.breakdown)
 
     @cached_property
     def critical_path(self) -> CriticalPath:
         """The tasks that decided when the run ended. Raises InputError if ops were not recorded."""
-        return critical_path(self.rows("the critical path"), self.rules)
+        return critical_path(self.rows("the critical path"), self.plan.rules)
 
     def without_steps(self) -> Result:
         """The same result with requests and totals alone."""

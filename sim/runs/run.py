@@ -68,9 +68,9 @@ def run(scenario: Scenario | str | Path, *, executor: Executor = "auto", on_prog
         analysis=perf_counter() - simulated + analyst.seconds, executed=executed,
     )  # fmt: skip
     result = Result(
-        scenario=scenario, model=planned.model, log=log, rules=planned.rules, metrics=found.metrics, bounds=found.bounds,
+        scenario=scenario, plan=planned, log=log, metrics=found.metrics, bounds=found.bounds,
         breakdown=found.breakdown, checks=found.checks, extrapolations=extrapolations(planned.setup, log), timing=timing,
-        requests=found.requests, series=found.series, kv_bytes=planned.kv_bytes, window=analyst.window(),
+        requests=found.requests, series=found.series, window=analyst.window(),
     )  # fmt: skip
     return result.without_steps() if planned.record == "none" else result
 

@@ -103,7 +103,7 @@ def what_if(result: Result, shown: AbstractContextManager[object] | None = None)
 
     shown: entered as long as they run, but not while they begin (see `sim.base.processes`).
     """
-    setup = plan(result.scenario).setup
+    setup = result.plan.setup
     begun = side_by_side(lambda change: change(), list(_changes(result, setup)), setup)
     with shown or nullcontext():
         changes = tuple(begun)

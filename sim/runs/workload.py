@@ -16,9 +16,8 @@ from sim.base.quantities import MAXIMUM
 from sim.base.units import PS_PER_S
 from sim.runs.model import token_bytes
 from sim.scenario import RequestTrace, Scenario
-from sim.serving.batching import Batching
+from sim.serving.batching import ResolvedBatching
 from sim.serving.limits import check_feasible
-from sim.serving.speculation import Speculation
 from sim.workload.generate import generate
 from sim.workload.requests import Request
 from sim.workload.routing import Uniform
@@ -41,11 +40,11 @@ def requests(scenario: Scenario) -> list[Request]:
         return found
     if workload.trace is not None:
         return _traced(workload.trace, scenario.folder)
-    made: list[Request] = []
+    written: list[Request] = []
     for number, s in enumerate(workload.each()):
         one = Request(arrival=s.arrival, context=s.context, prompt=s.prompt, tokens=s.tokens)
-        made += [one] if s.samples == 1 else [replace(one, group=number)] * s.samples
-    return made
+        written += [one] if s.samples == 1 else [replace(one, group=number)] * s.samples
+    return written
 
 
 def _traced(trace: RequestTrace, folder: Path) -> list[Request]:
@@ -57,7 +56,7 @@ def _traced(trace: RequestTrace, folder: Path) -> list[Request]:
         )  # fmt: skip
 
 
-def batching(scenario: Scenario, ops: OpGraph, sequences: Sequence[Request], blocks: int | None) -> Batching | None:
+def batching(scenario: Scenario, ops: OpGraph, sequences: Sequence[Request], blocks: int | None) -> ResolvedBatching | None:
     """The batching of a scenario; None if each step is one sequence that decodes one token.
 
     blocks: of KV cache. Raises ConfigError if the scenario cannot be batched, or a request could never be served.
@@ -73,19 +72,11 @@ def batching(scenario: Scenario, ops: OpGraph, sequences: Sequence[Request], blo
     if written.max_tokens is not None and written.max_tokens < needed:
         message = f"expected at least {needed}, so that all of a batch can decode, found {written.max_tokens}"
         raise ConfigError("workload.batching.max_tokens", message)
-    made = Batching(
-        policy=written.policy,
-        sequences=most,
-        tokens=written.max_tokens,
-        chunk=workload.prefill.chunk,
-        blocks=blocks,
-        block=written.kv.block,
-        full=written.kv.full,
-        speculation=None if drafts is None else Speculation(draft=drafts.draft, acceptance=drafts.acceptance),
-        seed=scenario.seed,
+    resolved = ResolvedBatching(
+        settings=written, prefill=workload.prefill, speculation=drafts, sequences=most, blocks=blocks, seed=scenario.seed
     )
-    check_feasible(made, sequences, token_bytes(ops))
-    return made
+    check_feasible(resolved, sequences, token_bytes(ops))
+    return resolved
 
 
 def _refuse_what_cannot_be_batched(scenario: Scenario) -> None:

@@ -20,19 +20,22 @@ from typing import Literal
 
 from sim.serving.arrivals import Arrivals
 from sim.serving.batch import Batch, Member
-from sim.serving.batching import Batching
+from sim.serving.batching import ResolvedBatching
 from sim.serving.blocks import KVBlocks
 from sim.serving.policies import BATCHING_POLICIES, BatchingPolicy
 from sim.serving.sequence import SequenceState
+from sim.serving.speculation import accepted
 from sim.workload.requests import Request
 
 
-def loops(batching: Batching, requests: Sequence[Request], *, concurrency: int | None = None, think: int = 0) -> list[Batcher]:
+def loops(
+    batching: ResolvedBatching, requests: Sequence[Request], *, concurrency: int | None = None, think: int = 0
+) -> list[Batcher]:
     """The loops of a run: one for all requests, or for each request one, or `concurrency` that serve one at a time.
 
     think: ps from the end of a request to the next, where `concurrency` limits them.
     """
-    if not batching.alone:
+    if not batching.settings.alone:
         return [Batcher(batching, Arrivals(requests, concurrency=concurrency, think=think))]
     if concurrency is not None:
         arrivals = Arrivals(requests, concurrency=concurrency, think=think)
@@ -49,7 +52,7 @@ class Batcher:
     out of the memory. blocks: the KV cache.
     """
 
-    batching: Batching
+    batching: ResolvedBatching
     arrivals: Arrivals
     waiting: deque[SequenceState] = field(default_factory=deque)
     running: list[SequenceState] = field(default_factory=list)
@@ -62,8 +65,8 @@ class Batcher:
     _policy: BatchingPolicy = field(init=False)
 
     def __post_init__(self) -> None:
-        self.blocks = KVBlocks(self.batching.block, self.batching.blocks)
-        self._policy = BATCHING_POLICIES.make(self.batching.policy, {})
+        self.blocks = KVBlocks(self.batching.settings.kv.block, self.batching.blocks)
+        self._policy = BATCHING_POLICIES.make(self.batching.settings.policy, {})
 
     def next(self, now: int) -> Batch | None:
         """The next step at this time, None if there is nothing to do before the next arrival."""
@@ -143,7 +146,7 @@ class Batcher:
         """Allocate the blocks that a request, or all samples of a prompt, need to be admitted; False if they do not fit."""
         first, request = samples[0], samples[0].request
         if request.group < 0:
-            whole = self.batching.full == "wait"
+            whole = self.batching.settings.kv.full == "wait"
             return self.blocks.grow(first, request.final if whole else first.cached + (first.pending or self._query(first)))
         if not self.blocks.allocate_samples(samples):
             return False
@@ -155,7 +158,7 @@ class Batcher:
 
     def _preempt_until_all_fit(self) -> None:
         """Allocate blocks for the next tokens of all that decode; while they do not fit, pre-empt the one admitted last."""
-        if self.batching.full == "wait":
+        if self.batching.settings.kv.full == "wait":
             return
         for sequence in self.running.copy():
             while sequence in self.running and not sequence.pending:
@@ -166,7 +169,7 @@ class Batcher:
     def _preempt(self, sequence: SequenceState) -> None:
         self.running.remove(sequence)
         self.blocks.free(sequence)
-        if self.batching.full == "swap" and sequence.cached:
+        if self.batching.settings.kv.full == "swap" and sequence.cached:
             self._swaps.append((sequence, "out"))
             self.swapped.appendleft(sequence)
         else:
@@ -229,7 +232,7 @@ class Batcher:
 
     def _choose_decodes(self) -> tuple[list[SequenceState], list[int], int | None]:
         """The sequences that decode, the tokens that each feeds in, and what is left of the budget (None if unbounded)."""
-        budget = self.batching.tokens
+        budget = self.batching.settings.max_tokens
         chosen, queries = list[SequenceState](), list[int]()
         for sequence in self.running:
             if sequence.pending or sequence.forked:
@@ -245,7 +248,7 @@ class Batcher:
 
     def _choose_prefills(self, budget: int | None) -> tuple[list[SequenceState], list[int]]:
         """The sequences that are prefilled, and the tokens of each: none after the first that does not fit the budget."""
-        chunk = self.batching.chunk
+        chunk = self.batching.prefill.chunk
         chosen, queries = list[SequenceState](), list[int]()
         for sequence in self.running:
             if not sequence.pending or sequence.forked:
@@ -282,8 +285,8 @@ class Batcher:
         speculation = self.batching.speculation
         if speculation is None:
             return queries
-        accepted = speculation.accepted(
-            [query - 1 for query in queries], seed=self.batching.seed, sequences=[s.number for s in sequences],
-            steps=[s.decoded for s in sequences],
+        right = accepted(
+            speculation.acceptance, [query - 1 for query in queries], seed=self.batching.seed,
+            sequences=[s.number for s in sequences], steps=[s.decoded for s in sequences],
         )  # fmt: skip
-        return [1 + right for right in accepted]
+        return [1 + count for count in right]

@@ -1,34 +1,23 @@
-"""Batching as a scenario sets it, resolved: the policy and its limits."""
+"""Batching as batchers take it: sections of a scenario, and the limits that they come to for its model and machine."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Literal
+from dataclasses import dataclass, field
 
-from sim.serving.policies import BATCHING_POLICIES
-from sim.serving.speculation import Speculation
+from sim.serving.settings import Batching, Prefill, Speculative
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Batching:
-    """The policy that makes up steps, and its limits; `sim.serving.settings` describes each.
+class ResolvedBatching:
+    """How steps are made up.
 
-    sequences: most in a step. tokens: most new tokens in a step, None for any number. chunk: most tokens of a prompt in a step,
-    None for whole prompts. blocks: capacity of the KV cache, in blocks of `block` tokens; None if unbounded. full: what happens
-    when it is full.
+    settings, prefill, speculation: sections of the scenario; the last is None without drafts. sequences: most in a step.
+    blocks: capacity of the KV cache, in blocks of `settings.kv.block` tokens; None if unbounded. seed: of accepted drafts.
     """
 
-    policy: str = "independent"
+    settings: Batching = field(default_factory=Batching)
+    prefill: Prefill = field(default_factory=Prefill)
+    speculation: Speculative | None = None
     sequences: int = 1
-    tokens: int | None = None
-    chunk: int | None = None
     blocks: int | None = None
-    block: int = 16
-    full: Literal["wait", "recompute", "swap"] = "wait"
-    speculation: Speculation | None = None
     seed: int = 0
-
-    @property
-    def alone(self) -> bool:
-        """Whether each request is served in a loop of its own."""
-        return BATCHING_POLICIES.get(self.policy).alone

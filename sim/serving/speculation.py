@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -12,31 +11,22 @@ from sim.base.kernel import kernel, launch, loaded
 from sim.base.philox import four_draws, highest_bits
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Speculation:
-    """Up to `draft` tokens are drafted before each step, which verifies them.
+def accepted(
+    acceptance: float | tuple[int, ...], drafts: Sequence[int], *, seed: int, sequences: Sequence[int], steps: Sequence[int]
+) -> list[int]:  # fmt: skip
+    """Count the drafts of each member of a step that are right before the first wrong one.
 
-    acceptance: the probability that a draft is right, each independently; or numbers of drafts accepted, step by step and over
-    and over.
+    acceptance: as in `Speculative`. drafts: how many each has. sequences: their numbers. steps: how many steps each has
+    decoded before.
     """
-
-    draft: int
-    acceptance: float | tuple[int, ...]
-
-    def accepted(self, drafts: Sequence[int], *, seed: int, sequences: Sequence[int], steps: Sequence[int]) -> list[int]:
-        """Count the drafts of each member of a step that are right before the first wrong one.
-
-        drafts: how many each has. sequences: their numbers. steps: how many steps each has decoded before.
-        """
-        if not isinstance(self.acceptance, float):
-            given = self.acceptance
-            return [min(most, given[step % len(given)]) for most, step in zip(drafts, steps, strict=True)]
-        # Draws are keyed by sequence and step, so they do not depend on the other members. The raw stream is compared with an
-        # integer threshold: NumPy promises to keep that stream, but not its floats.
-        counts = np.array(drafts, dtype=np.int64)
-        keys = np.array([(sequence << 32) | step for sequence, step in zip(sequences, steps, strict=True)], dtype=np.int64)
-        launch(count_accepted, compiled=loaded())(counts, keys, seed, int(self.acceptance * 2**53), np.zeros(8, dtype=np.int64))
-        return list(counts.tolist())
+    if not isinstance(acceptance, float):
+        return [min(most, acceptance[step % len(acceptance)]) for most, step in zip(drafts, steps, strict=True)]
+    # Draws are keyed by sequence and step, so they do not depend on the other members. The raw stream is compared with an
+    # integer threshold: NumPy promises to keep that stream, but not its floats.
+    counts = np.array(drafts, dtype=np.int64)
+    keys = np.array([(sequence << 32) | step for sequence, step in zip(sequences, steps, strict=True)], dtype=np.int64)
+    launch(count_accepted, compiled=loaded())(counts, keys, seed, int(acceptance * 2**53), np.zeros(8, dtype=np.int64))
+    return list(counts.tolist())
 
 
 @kernel

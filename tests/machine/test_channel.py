@@ -40,7 +40,7 @@ def serve(arbiter: Arbiter, *requests: tuple[int, int, int], latency: int = 0) -
 
     def issue(name: str, number: int, instant: int, requester: int, work: int):
         yield env.timeout(instant)
-        yield channel.request(Transfer((0, number), requester, name, 0, 0, work, work))
+        yield channel.request(Transfer((0, 0, number), requester, name, 0, 0, work, work))
         ends[name] = env.now
 
     for number, (name, request) in enumerate(zip("abcdefgh", requests, strict=False)):
@@ -157,7 +157,7 @@ class TestChannels:
         return ends, sorted(services)
 
     def transfer(self, work: int, sequence: int = 0, moves: str = "weight") -> Transfer:
-        return Transfer((sequence, 0), sequence, "load", sequence, 0, work, work, moves=CLASS_BIT[moves])
+        return Transfer((sequence, 0, 0), sequence, "load", sequence, 0, work, work, moves=CLASS_BIT[moves])
 
     def test_interleaved_ends_with_its_last_part(self):
         assert self.transfers("interleaved", self.transfer(7)) == ([4], [(0, 4), (1, 3)])
@@ -200,7 +200,7 @@ class TestArbiters:
 
     def test_equal_weights_are_processor_sharing(self):
         for n in range(1, 9):
-            pending = [Transfer((0, i), i, "load", 0, 0, 9, 9) for i in range(n)]
+            pending = [Transfer((0, 0, i), i, "load", 0, 0, 9, 9) for i in range(n)]
             fair, weighted = (a.plan(pending) for a in (ProcessorSharing(cap=(2, 7)), Weighted(weights=[5], cap=(2, 7))))
             shares = [[share * other.denominator for _, share in plan.shares] for plan, other in
                       ((fair, weighted), (weighted, fair))]  # fmt: skip
@@ -211,7 +211,7 @@ class TestArbiters:
         arbiter = ProcessorSharing(cap=cap)
         if derated:
             arbiter = Derated(arbiter, Efficiency({1: Fraction(27, 50), 4: Fraction(1, 7), 9: Fraction(2, 3)}))
-        shares, denominator, _ = arbiter.plan([Transfer((0, i), i, "", 0, 0, 1, 1, order=i) for i in range(n)])
+        shares, denominator, _ = arbiter.plan([Transfer((0, 0, i), i, "", 0, 0, 1, 1, order=i) for i in range(n)])
         assert {Fraction(share, denominator) for _, share in shares} == {Fraction(*arbiter.rate(n))}
 
     @pytest.mark.parametrize(
@@ -232,7 +232,7 @@ class TestArbiters:
             ARBITERS.get(name)(**options)
 
     def test_a_plan_of_no_bandwidth_lost_is_left_alone(self):
-        pending = [Transfer((0, 0), 0, "load", 0, 0, 9, 9)]
+        pending = [Transfer((0, 0, 0), 0, "load", 0, 0, 9, 9)]
         derated = Derated(Fifo(cap=(1, 4)), Efficiency({1: Fraction(1, 2)}))
         assert derated.plan(pending) == Plan(((pending[0], 1),), 4)  # the port is slower than the channel at its worst
 

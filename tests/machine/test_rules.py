@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from sim.machine.arbiters import Derated, Efficiency, Plan
-from sim.machine.arbiters.rules import MANY, RECORD, SHARE, WEIGHT, derate, max_min, rates, reduced, turn_until
+from sim.machine.arbiters.rules import MANY, RECORD, SHARE, WEIGHT, derate, derated, max_min, rates, reduced, turn_until
 
 #: Classes of transfers: weight, number pending, numerator of the share of each.
 CLASSES = st.lists(st.tuples(st.integers(1, 50), st.integers(0, 4), st.integers(1, 60)), min_size=1, max_size=5).filter(
@@ -55,6 +55,27 @@ def test_derated_shares_sum_to_what_the_channel_delivers(classes, at, denominato
     wanted = total(classes, before)
     factor = min(Fraction(1), Fraction(num, den) / wanted)
     assert after == [factor * share for share in before]
+
+
+@given(
+    st.lists(st.integers(1, 60), min_size=1, max_size=6), st.integers(1, 4000), st.integers(1, 30), st.integers(0, 30),
+)  # fmt: skip
+def test_a_derated_arbiter_and_the_table_of_kernels_have_the_same_shares(numerators, denominator, num, more):
+    """The reference executor asks the arbiter, the compiled one derates a table, here of classes of one transfer each."""
+    limit = Fraction(num, num + more)
+    plan = Plan([(number, share) for number, share in enumerate(numerators)], denominator)  # type: ignore[misc]
+    arbiter = SimpleNamespace(plan=lambda _: plan, cap=(1, 1), work_conserving=True, reads_remaining=False, kinds=())
+    found = Derated(arbiter, Efficiency({1: limit})).plan([])  # type: ignore[arg-type]
+    table = table_of([(1, 1, share) for share in numerators], 0)
+    after = derate(table, 0, RECORD, len(numerators), denominator, limit.numerator, limit.denominator)
+    assert [Fraction(share, found.denominator) for _, share in found.shares] == shares(table, 0, after)
+
+
+@given(st.integers(1, 10**6), st.integers(1, 10**6), st.integers(1, 30), st.integers(0, 30))
+def test_what_is_wanted_shrinks_to_what_is_delivered(wanted, denominator, num, more):
+    factor, slower = derated(wanted, denominator, num, num + more)
+    assert Fraction(wanted * factor, slower) == min(Fraction(wanted, denominator), Fraction(num, num + more))
+    assert (slower == denominator) == (Fraction(wanted, denominator) <= Fraction(num, num + more))
 
 
 @given(CLASSES, st.integers(0, 5), st.integers(1, 200))

@@ -14,10 +14,22 @@ from sim.base.errors import InputError
 from sim.base.kernel import launch
 from sim.serving.batch import Batch
 from sim.serving.batcher import Batcher, loops
-from sim.serving.batching import Batching
+from sim.serving.batching import ResolvedBatching
 from sim.serving.limits import check_feasible
-from sim.serving.speculation import Speculation, count_accepted
+from sim.serving.settings import Batching, Prefill, Speculative
+from sim.serving.speculation import accepted, count_accepted
 from sim.workload.requests import Request
+
+
+def resolved(
+    policy: str, *, sequences: int = 1, blocks: int | None = None, chunk: int | None = None,
+    speculation: Speculative | None = None, seed: int = 0, max_tokens: int | None = None, **kv: object,
+) -> ResolvedBatching:  # fmt: skip
+    """kv: settings of the KV cache, `block` and `full`."""
+    return ResolvedBatching(
+        settings=Batching(policy=policy, max_tokens=max_tokens, kv=kv), prefill=Prefill(chunk=chunk), speculation=speculation,
+        sequences=sequences, blocks=blocks, seed=seed,
+    )  # fmt: skip
 
 
 def drive(batchers: list[Batcher], took: int = 10) -> list[tuple[int, Batch]]:
@@ -43,7 +55,7 @@ def drive(batchers: list[Batcher], took: int = 10) -> list[tuple[int, Batch]]:
     return steps
 
 
-def accepted(batching: Batching, asked: list[Request]) -> bool:
+def feasible(batching: ResolvedBatching, asked: list[Request]) -> bool:
     """Whether requests can be served at all."""
     try:
         check_feasible(batching, asked, 100)
@@ -71,17 +83,17 @@ requests = st.lists(
 
 
 @st.composite
-def batchings(draw: st.DrawFn) -> Batching:
+def batchings(draw: st.DrawFn) -> ResolvedBatching:
     most = draw(st.integers(1, 6))
     speculation = draw(
-        st.none() | st.builds(Speculation, draft=st.integers(1, 4), acceptance=st.floats(0, 1) | st.just((1, 0, 3)))
+        st.none() | st.builds(Speculative, draft=st.integers(1, 4), acceptance=st.floats(0, 1) | st.just((1, 0, 3)))
     )
     wide = 1 + (speculation.draft if speculation is not None else 0)
     chunk = draw(st.none() | st.integers(1, 30))
-    return Batching(
+    return resolved(
         policy=draw(st.sampled_from(["static", "continuous"])),
         sequences=most,
-        tokens=draw(st.none() | st.integers(max(most * wide, 0 if chunk else 110), 150)),
+        max_tokens=draw(st.none() | st.integers(max(most * wide, 0 if chunk else 110), 150)),
         chunk=chunk,
         blocks=draw(st.none() | st.integers(13, 40)),
         block=8,
@@ -104,8 +116,8 @@ def samples(draw: st.DrawFn) -> list[Request]:
 @settings(max_examples=200, deadline=None)
 @given(samples(), st.integers(3, 6), st.none() | st.integers(24, 60), st.none() | st.integers(1, 4))
 def test_every_sample_gets_all_its_tokens(asked: list[Request], most: int, blocks: int | None, concurrency: int | None) -> None:
-    batching = Batching(policy="continuous", sequences=most, blocks=blocks, block=8)
-    assume(accepted(batching, asked))
+    batching = resolved(policy="continuous", sequences=most, blocks=blocks, block=8)
+    assume(feasible(batching, asked))
     (batcher,) = batchers = loops(batching, asked, concurrency=concurrency)
     steps = drive(batchers)
     assert emitted(steps) == Counter({i: request.tokens for i, request in enumerate(asked)})
@@ -117,7 +129,7 @@ def test_every_sample_gets_all_its_tokens(asked: list[Request], most: int, block
 
 @settings(max_examples=300, deadline=None)
 @given(requests, batchings(), st.none() | st.integers(1, 4))
-def test_everybody_gets_all_their_tokens(asked: list[Request], batching: Batching, concurrency: int | None) -> None:
+def test_everybody_gets_all_their_tokens(asked: list[Request], batching: ResolvedBatching, concurrency: int | None) -> None:
     check_feasible(batching, asked, 100)
     batchers = loops(batching, asked, concurrency=concurrency)
     (batcher,) = batchers
@@ -128,10 +140,10 @@ def test_everybody_gets_all_their_tokens(asked: list[Request], batching: Batchin
     prefilled: Counter[int] = Counter()
     for _, batch in steps:
         assert len({m.sequence for m in batch.members}) == len(batch.members) <= batching.sequences
-        if batching.tokens is not None:
-            assert sum(m.query for m in batch.members) <= batching.tokens
+        if batching.settings.max_tokens is not None:
+            assert sum(m.query for m in batch.members) <= batching.settings.max_tokens
         for m in batch.members:
-            if batching.full == "recompute":
+            if batching.settings.kv.full == "recompute":
                 assert m.context in (cached[m.sequence], 0)  # kept, or dropped
             else:
                 assert m.context == cached[m.sequence]
@@ -139,9 +151,9 @@ def test_everybody_gets_all_their_tokens(asked: list[Request], batching: Batchin
             prefilled[m.sequence] += m.query if prefill else 0
             if not batch.swap:
                 cached[m.sequence] = m.context + (m.query if prefill or m.emitted == 0 else m.emitted)
-                if batching.full == "recompute" and m.logits < m.query:  # a chunk
+                if batching.settings.kv.full == "recompute" and m.logits < m.query:  # a chunk
                     cached[m.sequence] = m.context + m.query
-    if batching.full != "recompute":
+    if batching.settings.kv.full != "recompute":
         assert cached == {i: request.final for i, request in enumerate(asked)}
         assert prefilled == Counter({i: request.prompt for i, request in enumerate(asked)})
 
@@ -149,7 +161,7 @@ def test_everybody_gets_all_their_tokens(asked: list[Request], batching: Batchin
 @settings(max_examples=200, deadline=None)
 @given(requests, st.integers(1, 5), st.integers(13, 30), st.sampled_from(["wait", "recompute", "swap"]))
 def test_never_more_blocks_than_there_are(asked: list[Request], most: int, blocks: int, full: str) -> None:
-    batching = Batching(policy="continuous", sequences=most, blocks=blocks, block=8, full=full)  # type: ignore[arg-type]
+    batching = resolved(policy="continuous", sequences=most, blocks=blocks, block=8, full=full)
     steps = drive(loops(batching, asked))
     for _, batch in steps:
         if not batch.swap:
@@ -164,7 +176,7 @@ def test_static_waits_for_the_batch_to_run_out_and_continuous_does_not() -> None
         Request(context=1, tokens=1, arrival=5),
     ]
     who = {
-        policy: [[m.sequence for m in batch.members] for _, batch in drive(loops(Batching(policy=policy, sequences=2), asked))]
+        policy: [[m.sequence for m in batch.members] for _, batch in drive(loops(resolved(policy=policy, sequences=2), asked))]
         for policy in ("static", "continuous")
     }
     assert who["static"] == [[0, 1], [0], [0], [2]]
@@ -173,7 +185,7 @@ def test_static_waits_for_the_batch_to_run_out_and_continuous_does_not() -> None
 
 def test_chunks_share_the_budget_with_those_that_decode() -> None:
     asked = [Request(context=4, tokens=4, arrival=0), Request(context=0, prompt=7, tokens=1, arrival=0)]
-    steps = drive(loops(Batching(policy="continuous", sequences=2, tokens=4, chunk=4), asked))
+    steps = drive(loops(resolved(policy="continuous", sequences=2, max_tokens=4, chunk=4), asked))
     assert [[m.query for m in batch.members] for _, batch in steps] == [[1, 3], [1, 3], [1, 1], [1]]
     assert [[m.emitted for m in batch.members] for _, batch in steps] == [[1, 0], [1, 0], [1, 1], [1]]
 
@@ -182,7 +194,7 @@ def test_who_came_last_makes_room() -> None:
     asked = [Request(context=7, tokens=3, arrival=0), Request(context=7, tokens=3, arrival=0)]
 
     def queries(full: str) -> list[tuple[str, list[tuple[int, int, int]]]]:
-        batching = Batching(policy="continuous", sequences=2, blocks=3, block=4, full=full)  # type: ignore[arg-type]
+        batching = resolved(policy="continuous", sequences=2, blocks=3, block=4, full=full)
         return [
             (batch.swap, [(m.sequence, m.context, m.query) for m in batch.members])
             for _, batch in drive(loops(batching, asked))
@@ -190,12 +202,12 @@ def test_who_came_last_makes_room() -> None:
 
     alone = [("", [(0, 7, 1)]), ("", [(0, 8, 1)]), ("", [(0, 9, 1)])]
     assert queries("wait") == [*alone, ("", [(1, 7, 1)]), ("", [(1, 8, 1)]), ("", [(1, 9, 1)])]
-    batching = Batching(policy="continuous", sequences=2, blocks=5, block=4, full="recompute")
+    batching = resolved(policy="continuous", sequences=2, blocks=5, block=4, full="recompute")
     steps = [
         [(m.sequence, m.context, m.query) for m in batch.members] for _, batch in drive(loops(batching, asked))
     ]  # two blocks each to start with, a third each from 9 tokens on: there are five
     assert steps == [[(0, 7, 1), (1, 7, 1)], [(0, 8, 1)], [(0, 9, 1)], [(1, 0, 9)], [(1, 9, 1)]]
-    batching = Batching(policy="continuous", sequences=2, blocks=5, block=4, full="swap")
+    batching = resolved(policy="continuous", sequences=2, blocks=5, block=4, full="swap")
     moves = [
         (batch.swap, [(m.sequence, m.context, m.query) for m in batch.members]) for _, batch in drive(loops(batching, asked))
     ]
@@ -207,7 +219,7 @@ def test_who_came_last_makes_room() -> None:
 
 def test_samples_share_the_prompt() -> None:
     asked = [Request(context=0, prompt=10, tokens=2, arrival=0, group=0)] * 3
-    batching = Batching(policy="continuous", sequences=3, blocks=2 + 3, block=4)  # ten tokens: two full blocks, and one each
+    batching = resolved(policy="continuous", sequences=3, blocks=2 + 3, block=4)  # ten tokens: two full blocks, and one each
     check_feasible(batching, asked, 100)
     first, second = (batch for _, batch in drive(loops(batching, asked)))
     assert [m.sequence for m in first.members] == [0]
@@ -219,13 +231,13 @@ def test_samples_share_the_prompt() -> None:
     ]
     much = r"3 samples of one prompt end in 5 blocks \(20 tokens, 2.000 kB\), more than the 4 blocks \(16 tokens, 1.600 kB\)"
     with pytest.raises(InputError, match=much):
-        check_feasible(Batching(policy="continuous", sequences=3, blocks=4, block=4), asked, 100)
+        check_feasible(resolved(policy="continuous", sequences=3, blocks=4, block=4), asked, 100)
 
 
 def test_closed_loop_keeps_so_many_on_the_way() -> None:
     asked = [Request(context=1, tokens=1 + i % 3, arrival=0) for i in range(10)]
     for policy in ("independent", "continuous"):
-        batchers = loops(Batching(policy=policy, sequences=9), asked, concurrency=3, think=7)
+        batchers = loops(resolved(policy=policy, sequences=9), asked, concurrency=3, think=7)
         arrivals = batchers[0].arrivals
         steps = drive(batchers.copy())
         assert emitted(steps) == Counter({i: request.tokens for i, request in enumerate(asked)})
@@ -244,7 +256,7 @@ def test_samples_come_and_go_together_in_a_closed_loop() -> None:
     asked = [Request(context=1, prompt=0, tokens=2, arrival=0)]
     asked += [Request(context=0, prompt=10, tokens=tokens, arrival=0, group=1) for tokens in (3, 5, 4)]
     asked += [Request(context=1, prompt=0, tokens=9, arrival=0), Request(context=1, prompt=0, tokens=1, arrival=0)]
-    (batcher,) = batchers = loops(Batching(policy="continuous", sequences=9), asked, concurrency=2, think=5)
+    (batcher,) = batchers = loops(resolved(policy="continuous", sequences=9), asked, concurrency=2, think=5)
     steps = drive(batchers)
     assert emitted(steps) == Counter({i: request.tokens for i, request in enumerate(asked)})
     assert batcher.blocks.used == 0
@@ -255,16 +267,14 @@ def test_samples_come_and_go_together_in_a_closed_loop() -> None:
 
 def test_acceptance_is_geometric_up_to_the_drafts() -> None:
     drafts, p, steps = 4, 0.7, 20_000
-    speculation = Speculation(draft=drafts, acceptance=p)
-    counts = Counter(speculation.accepted([drafts] * steps, seed=1, sequences=[0] * steps, steps=range(steps)))
-    for accepted in range(drafts + 1):
-        expected = p**accepted * (1 - p) if accepted < drafts else p**drafts
+    counts = Counter(accepted(p, [drafts] * steps, seed=1, sequences=[0] * steps, steps=range(steps)))
+    for right in range(drafts + 1):
+        expected = p**right * (1 - p) if right < drafts else p**drafts
         sigma = (expected * (1 - expected) / steps) ** 0.5
-        assert abs(counts[accepted] / steps - expected) < 4 * sigma
-    assert Speculation(draft=2, acceptance=1.0).accepted([2, 1], seed=0, sequences=[0, 1], steps=[0, 0]) == [2, 1]
-    assert Speculation(draft=2, acceptance=0.0).accepted([2, 0], seed=0, sequences=[0, 1], steps=[0, 0]) == [0, 0]
-    given = Speculation(draft=4, acceptance=(3, 0, 9))
-    assert given.accepted([4, 4, 4, 4, 2], seed=0, sequences=[0] * 5, steps=range(5)) == [3, 0, 4, 3, 0]
+        assert abs(counts[right] / steps - expected) < 4 * sigma
+    assert accepted(1.0, [2, 1], seed=0, sequences=[0, 1], steps=[0, 0]) == [2, 1]
+    assert accepted(0.0, [2, 0], seed=0, sequences=[0, 1], steps=[0, 0]) == [0, 0]
+    assert accepted((3, 0, 9), [4, 4, 4, 4, 2], seed=0, sequences=[0] * 5, steps=range(5)) == [3, 0, 4, 3, 0]
 
 
 @pytest.mark.parametrize("compiled", [False, True])
@@ -291,10 +301,10 @@ def test_guesses_are_right_by_the_raw_stream_of_numpy(
 @settings(max_examples=200, deadline=None)
 @given(samples() | requests, batchings(), st.none() | st.integers(1, 4))
 def test_a_step_that_goes_on_is_the_one_that_would_be_made_up(
-    asked: list[Request], batching: Batching, concurrency: int | None
+    asked: list[Request], batching: ResolvedBatching, concurrency: int | None
 ) -> None:  # fmt: skip
     """Where all decode on, the next step follows from the last one; made up from the sequences, it is the same."""
-    assume(accepted(batching, asked))
+    assume(feasible(batching, asked))
     (short,), (long,) = (loops(batching, asked, concurrency=concurrency) for _ in range(2))
     now, going = 0, True
     while going:
@@ -318,6 +328,6 @@ def test_what_can_never_be_served_is_refused() -> None:
     asked = [Request(context=30, tokens=3, arrival=0)]
     much = r"sequence 0 ends with 33 tokens in 5 blocks \(40 tokens, 4.000 kB\), more than the 4 blocks \(32 tokens, 3.200 kB\)"
     with pytest.raises(InputError, match=much):
-        check_feasible(Batching(policy="continuous", blocks=4, block=8), asked, 100)
+        check_feasible(resolved(policy="continuous", blocks=4, block=8), asked, 100)
     with pytest.raises(InputError, match="at least 64, because sequence 0 is prefilled as a whole, found 32"):
-        check_feasible(Batching(policy="continuous", tokens=32), [Request(context=0, prompt=64, tokens=1, arrival=0)], 100)
+        check_feasible(resolved(policy="continuous", max_tokens=32), [Request(context=0, prompt=64, tokens=1, arrival=0)], 100)

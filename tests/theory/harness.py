@@ -75,7 +75,7 @@ def sojourns(
                 ended[i] = env.now - instant
 
             kind = kinds[i] if kinds else "load"
-            channel.request(Transfer((0, i), i, kind, i, 0, works[i], works[i], age=i)).callbacks.append(end)
+            channel.request(Transfer((0, 0, i), i, kind, i, 0, works[i], works[i], age=i)).callbacks.append(end)
 
     env.process(arrive())
     env.run()
@@ -90,7 +90,7 @@ def closed_loop(arbiter: Arbiter, engines: int, think: int, load: int, rounds: i
 
     def loads_and_computes(number: int):
         for turn in range(rounds):
-            yield channel.request(Transfer((turn, number), number, "load", number, turn, load, load))
+            yield channel.request(Transfer((turn, 0, number), number, "load", number, turn, load, load))
             yield env.timeout(think)
 
     for number in range(engines):

@@ -12,7 +12,7 @@ from sim.base.kernel import compile_kernel
 from sim.mapping.steps import Shape
 from sim.base.errors import SimulationError
 from sim.log.tables import EventLog, ServiceTable, MemberTable, StepTable, TaskTable
-from sim.executors.compiled.build import Machine, Words
+from sim.executors.compiled.build import MemoryPlan, Words
 from sim.executors.compiled.costs import Costs, costs_of
 from sim.executors.compiled.driver import INSTANTS, PART, Run, Sink, widened
 from sim.executors.compiled.forms import Form
@@ -49,6 +49,14 @@ class Kept(NamedTuple):
     end: int
 
 
+class Entry(NamedTuple):
+    """A task graph in the pool, its number among those of the run, and its costs."""
+
+    number: int
+    form: Form
+    costs: Costs
+
+
 class Area:
     """Memory of a loop that grows: its address, and its capacity in items."""
 
@@ -61,10 +69,10 @@ class Area:
 class Loop:
     """A loop of batched steps. slot: the address of its step. batch: the one in progress, None between steps.
 
-    shape: of its last step. made: number, form and costs of the graph for this shape.
+    shape: of its last step. entry: of the graph for this shape.
     """
 
-    made: tuple[int, Form, Costs]
+    entry: Entry
 
     def __init__(self, number: int, batcher: Batcher) -> None:
         self.number, self.batcher = number, batcher
@@ -102,27 +110,43 @@ class Batches(Run):
             batchers = [part.batcher]
         self.loops = [Loop(number, batcher) for number, batcher in enumerate(batchers)]
         self.in_parts = sink is not None and len(batchers) == 1
+        self.kept: list[Kept] = []  # steps that have ended
+        self.counts, self.member_rows = array("q"), array("q")  # members of each step, and their columns one after another
         self.given = self.given_members = 0  # steps that the sink has taken, and their members
-        self.machine = machine = Machine(setup, discipline, loops=len(batchers), cells=1, recorded=True)
-        self.cells = 1
+        self.graphs: list[TaskGraph] = []  # by number
+        self.entries: dict[int, Entry] = {}  # of each, by id
+        self.done = 0  # output tokens
+        plan = self._lay_out_memory()
+        self._lay_out_rows(part, ports=plan.ports)
+        self._start_loops()
+
+    def _lay_out_memory(self) -> MemoryPlan:
+        """After the registers, channels and heaps of every run a slot for each loop.
+
+        Cells, durations and members of a loop come behind them, as its steps need them: `_reserve` moves what is too small to
+        the end, and the lists that may hold every cell with it.
+        """
+        plan = MemoryPlan(self.setup, self.discipline, loops=len(self.loops), cells=1, recorded=True)
+        self.cells, self.cell_words = 1, plan.cell  # how many the lists have a place for, and words of one
         for loop in self.loops:
-            loop.slot = machine.layout.take(SLOT_WORDS)
-        self.m = machine.memory()
-        self.used = len(self.m)
-        self.table = machine.registers[LOOP_TABLE]
-        self.rows = self.done = 0
+            loop.slot = plan.layout.take(SLOT_WORDS)
+        self.m, self.table = plan.memory(), plan.registers[LOOP_TABLE]
+        self.used = len(self.m)  # words
+        return plan
+
+    def _lay_out_rows(self, part: Part | None, *, ports: int) -> None:
+        """Rows of the log: those of a part, or at first about as many as the run will take; and of service intervals."""
         if part is not None:
             self.log, rows, self.rows, self.loops[0].token = part.log, part.rows, part.row, part.token
         else:
             # Capacity for three times the least rows: pages that are never written take no memory, and copies take time.
-            least, most = tasks_in_all(setup)
-            rows = PART if self.in_parts else min(min(3 * least, most) + FIRST_ROWS, MOST_AT_FIRST)
+            least, most = tasks_in_all(self.setup)
+            rows, self.rows = PART if self.in_parts else min(min(3 * least, most) + FIRST_ROWS, MOST_AT_FIRST), 0
             self.log = np.empty((LOG_FIELDS, rows), dtype=np.int64)
-        self.service = np.empty((SERVICE_FIELDS, rows + setup.channels * machine.ports), dtype=np.int64)
-        self.kept: list[Kept] = []
-        self.counts, self.member_rows = array("q"), array("q")  # members of each step, and their columns one after another
-        self.graphs: dict[int, tuple[int, Form, Costs]] = {}  # by id
-        self.made: list[TaskGraph] = []
+        self.service = np.empty((SERVICE_FIELDS, rows + self.setup.channels * ports), dtype=np.int64)
+
+    def _start_loops(self) -> None:
+        """Wake all loops at once: their batchers know when requests come."""
         for loop in self.loops:
             place = self.table + loop.number * LOOP_WORDS
             self.m[place + L_NUMBER], self.m[place + L_BATCHED] = loop.number, 1
@@ -180,8 +204,8 @@ class Batches(Run):
         """Fill in the slot of a step."""
         if batch.shape is not loop.shape:
             assert self.setup.graphs is not None
-            loop.shape, loop.made = batch.shape, self._graph(self.setup.graphs(batch.shape))
-        number, form, costs = loop.made
+            loop.shape, loop.entry = batch.shape, self._entry(self.setup.graphs(batch.shape))
+        number, form, costs = loop.entry
         self._reserve(loop, form, costs, len(batch))
         members, m, slot = len(batch), self.m, loop.slot
         at, members_at = loop.costs.at, loop.members.at
@@ -201,12 +225,12 @@ class Batches(Run):
         loop.token += 1
         self.rows += form.size
 
-    def _graph(self, graph: TaskGraph) -> tuple[int, Form, Costs]:
-        if id(graph) not in self.graphs:
+    def _entry(self, graph: TaskGraph) -> Entry:
+        if id(graph) not in self.entries:
             costs = costs_of(self.setup, graph)
-            self.graphs[id(graph)] = (len(self.made), self.forms.add(graph, costs.row_of), costs)
-            self.made.append(graph)
-        return self.graphs[id(graph)]
+            self.entries[id(graph)] = Entry(len(self.graphs), self.forms.add(graph, costs.row_of), costs)
+            self.graphs.append(graph)
+        return self.entries[id(graph)]
 
     # Memory
 
@@ -214,7 +238,7 @@ class Batches(Run):
         """Grow the memory so that a step fits: its cells, costs and members, and its rows."""
         if form.nodes > loop.cells.capacity:
             self._grow_lists(form.nodes - loop.cells.capacity)
-            self._grow(loop.cells, form.nodes, self.machine.cell)
+            self._grow(loop.cells, form.nodes, self.cell_words)
             self.m[self.table + loop.number * LOOP_WORDS + L_CELLS_OF] = NONE
         if costs.rows > loop.costs.capacity:
             self._grow(loop.costs, costs.rows, COST)
@@ -273,7 +297,7 @@ class Batches(Run):
 
     def append(self, later: Batches) -> None:
         """Append the steps of another part."""
-        number = [self._graph(graph)[0] for graph in later.made]
+        number = [self._entry(graph).number for graph in later.graphs]
         self.kept.extend(each._replace(graph=number[each.graph]) for each in later.kept)
         self.counts.extend(later.counts)
         self.member_rows.extend(later.member_rows)
@@ -307,15 +331,15 @@ class Batches(Run):
         kept = np.array([self.kept[i] for i in order], dtype=np.int64).reshape(-1, len(Kept._fields))
         loop, token, context, graph, row, released, end = kept.T
         # Graphs in the order in which the log needs them: with one loop that in which they were made.
-        used = list(range(len(self.made))) if self.in_parts else list(dict.fromkeys(graph.tolist()))
-        place = np.zeros(len(self.made), dtype=np.int32)
+        used = list(range(len(self.graphs))) if self.in_parts else list(dict.fromkeys(graph.tolist()))
+        place = np.zeros(len(self.graphs), dtype=np.int32)
         place[used] = np.arange(len(used))
-        size = np.array([len(each) for each in self.made], dtype=np.int64)[graph]
+        size = np.array([len(each) for each in self.graphs], dtype=np.int64)[graph]
         first = np.cumsum(size) - size
         if rows and (first != row).any():
             self._reorder(row, first, size)
         return EventLog(
-            graphs=tuple(self.made[i] for i in used), tasks=self._tasks(size) if rows else TaskTable.empty(),
+            graphs=tuple(self.graphs[i] for i in used), tasks=self._tasks(size) if rows else TaskTable.empty(),
             services=self.services() if rows else ServiceTable.empty(),
             steps=StepTable(
                 sequence=loop.astype(np.int32), token=token.astype(np.int32), context=context, graph=place[graph], first=first,

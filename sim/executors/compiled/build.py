@@ -65,7 +65,7 @@ class Layout:
         return m
 
 
-class Machine:
+class MemoryPlan:
     """The memory that every run of a setup needs: registers, channels, heaps. cells: most in progress at one time."""
 
     def __init__(self, setup: Setup, discipline: Discipline, *, loops: int, cells: int, recorded: bool) -> None:
@@ -141,7 +141,7 @@ def requesters(setup: Setup) -> int:
     """Ports of engines, and two DMA queues of each sequence and of each loop."""
     owners = len(setup.sequences)
     if setup.batching is not None:
-        owners += 1 if not setup.batching.alone else len(setup.sequences)
+        owners += 1 if not setup.batching.settings.alone else len(setup.sequences)
     return setup.engines + 2 * owners
 
 

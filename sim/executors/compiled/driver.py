@@ -11,7 +11,7 @@ import numpy.typing as npt
 from sim.base.kernel import compile_kernel
 from sim.base.errors import SimulationError
 from sim.log.tables import EventLog, ServiceTable, StepTable, TaskTable
-from sim.executors.compiled.build import Machine, Words, requesters
+from sim.executors.compiled.build import MemoryPlan, Words, requesters
 from sim.executors.compiled.costs import costs_of
 from sim.executors.compiled.forms import Forms, kv_lists
 from sim.executors.compiled.heaps import push
@@ -158,50 +158,74 @@ class Sequences(Run):
             lanes = max(1, min(lanes, PART // self.form.size))
         self.lanes = self.count if self.known else np.minimum(self.count, lanes)
         self.given = 0  # steps that the sink has taken
-        self._set_up()
+        plan = self._lay_out_memory()
+        self._lay_out_rows(ports=plan.ports)
+        self._start_loops()
 
-    def _set_up(self) -> None:
-        setup, size, loops, steps = self.setup, self.form.size, len(self.count), int(self.count.sum())
+    def _lay_out_memory(self) -> MemoryPlan:
+        """After the registers, channels and heaps of every run, in this order.
+
+        Slots and cells: of each step if all may be in progress at once, else of each loop. Release and end of each step.
+        Durations: of as many steps of each loop as are costed at a time. The KV order of known tokens. The table of loops has
+        its place among the registers' areas.
+        """
+        loops, steps = len(self.count), int(self.count.sum())
         slots = steps if self.known else loops
-        machine = Machine(setup, self.discipline, loops=loops, cells=slots * self.form.nodes, recorded=True)
-        layout = machine.layout
-        self.slots, cells = layout.take(slots * SLOT_WORDS), layout.take(slots * self.form.nodes * machine.cell)
+        plan = MemoryPlan(self.setup, self.discipline, loops=loops, cells=slots * self.form.nodes, recorded=True)
+        layout = plan.layout
+        slot, cell = layout.take(slots * SLOT_WORDS), layout.take(slots * self.form.nodes * plan.cell)
         self.steps, costs = layout.take(2 * steps), layout.take(int(self.lanes.sum()) * self.costs.rows * COST)
         first = np.cumsum(self.count) - self.count
         place = first if self.known else np.arange(loops)
-        table = np.zeros((loops, LOOP_WORDS), dtype=np.int64).T
-        if self.known:
-            self._set_up_kv_order(machine, table, first)
-        table[L_NUMBER], table[L_TOKENS], table[L_FORM], table[L_TASKS] = np.arange(loops), self.count, self.form.at, size
-        table[L_BASE], table[L_SLOT] = cells + place * self.form.nodes * machine.cell, self.slots + place * SLOT_WORDS
-        table[L_NODES], table[L_FIRST], table[L_FIRST_END] = self.form.nodes, self.form.first, self.form.first_end
-        table[L_CELLS_OF] = NONE
-        table[L_ROW], table[L_STEP], table[L_KEY] = first * size, self.steps + 2 * first, first
+        table = self._loop_table(first)
+        table[L_BASE], table[L_SLOT] = cell + place * self.form.nodes * plan.cell, slot + place * SLOT_WORDS
         table[L_COST] = costs + (np.cumsum(self.lanes) - self.lanes) * self.costs.rows * COST
-        table[L_COST_ROWS] = self.costs.rows
-        self.table = machine.registers[LOOP_TABLE]
+        if self.known:
+            self._lay_out_kv_order(plan, table, first)
+        self.table = plan.registers[LOOP_TABLE]
         layout.put(self.table, table.T.ravel())
-        self.m = machine.memory()
-        rows = (int(self.lanes[0]) if self.in_parts else steps) * size
+        self.m = plan.memory()
+        return plan
+
+    def _loop_table(self, first: Words) -> Words:
+        """The table of loops [word, loop], but for addresses of slots, cells and durations. first: [loop], its first step."""
+        table = np.zeros((len(self.count), LOOP_WORDS), dtype=np.int64).T
+        table[L_NUMBER], table[L_TOKENS], table[L_KEY] = np.arange(len(self.count)), self.count, first
+        table[L_FORM], table[L_TASKS], table[L_NODES] = self.form.at, self.form.size, self.form.nodes
+        table[L_FIRST], table[L_FIRST_END] = self.form.first, self.form.first_end
+        table[L_ROW], table[L_STEP] = first * self.form.size, self.steps + 2 * first
+        table[L_CELLS_OF], table[L_COST_ROWS] = NONE, self.costs.rows
+        return table
+
+    def _lay_out_rows(self, *, ports: int) -> None:
+        """Rows of the log: of all steps, or of as many as are costed at a time if a sink takes them; of a span, its part.
+
+        Service intervals: one for each row at first, and one for each port at each channel; the table grows.
+        """
+        steps = int(self.lanes[0] if self.in_parts else self.count.sum())
         if self.span is not None:
-            rows = len(self.span.tokens) * size
-            self.log = self.span.log
-            self.m[self.table + L_TOKEN], self.m[self.table + L_TOKENS] = self.span.tokens.start, self.span.tokens.stop
+            steps, self.log = len(self.span.tokens), self.span.log
         else:
-            self.log = np.empty((LOG_FIELDS, rows), dtype=np.int64)
-        self.service = np.empty((SERVICE_FIELDS, rows + setup.channels * machine.ports), dtype=np.int64)
-        for number, request in enumerate(setup.sequences):
+            self.log = np.empty((LOG_FIELDS, steps * self.form.size), dtype=np.int64)
+        services = steps * self.form.size + self.setup.channels * ports
+        self.service = np.empty((SERVICE_FIELDS, services), dtype=np.int64)
+
+    def _start_loops(self) -> None:
+        """Wake each loop when its request arrives; a span begins at 0, with its own tokens."""
+        if self.span is not None:
+            self.m[self.table + L_TOKEN], self.m[self.table + L_TOKENS] = self.span.tokens.start, self.span.tokens.stop
+        for number, request in enumerate(self.setup.sequences):
             self.wake(self.table + number * LOOP_WORDS, request.arrival if self.span is None else 0)
 
-    def _set_up_kv_order(self, machine: Machine, table: Words, first: Words) -> None:
-        """The order that the KV cache imposes on known tokens."""
-        layout, graph, loops = machine.layout, self.setup.graph, len(self.count)
+    def _lay_out_kv_order(self, plan: MemoryPlan, table: Words, first: Words) -> None:
+        """The order that the KV cache imposes on known tokens: stores that are missing, tokens that have stored, loads."""
+        layout, graph, loops = plan.layout, self.setup.graph, len(self.count)
         stores = [len(graph.kv_stores[layer]) for layer in sorted(graph.kv_stores)]
         missing = layout.take(int(self.count.sum()) * len(stores), np.tile(stores, int(self.count.sum())))
         table[L_MISSING] = missing + first * len(stores)
         table[L_FRONTIER] = layout.take(loops * len(stores)) + np.arange(loops) * len(stores)
         lists = kv_lists(graph, layout.words)
-        machine.registers |= {LAYERS: len(stores), KV: layout.take(len(lists), lists)}
+        plan.registers |= {LAYERS: len(stores), KV: layout.take(len(lists), lists)}
 
     def serve(self, status: int) -> None:
         if status == WANTS_COSTS:

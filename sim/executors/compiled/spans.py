@@ -44,7 +44,7 @@ def spans_of(setup: Setup, discipline: Discipline, threads: int | None = None) -
 def _is_closed(setup: Setup) -> bool:
     """Whether the members of each step do not depend on times: a single loop, and all requests arrive at once."""
     batching, arrivals = setup.batching, {request.arrival for request in setup.sequences}
-    return batching is not None and batching.policy != "independent" and setup.concurrency is None and len(arrivals) == 1
+    return batching is not None and not batching.settings.alone and setup.concurrency is None and len(arrivals) == 1
 
 
 def simulate(setup: Setup, discipline: Discipline, count: int, progress: Progress | None = None) -> EventLog:

@@ -13,6 +13,7 @@ from sim.executors.compiled.state import (
     REQUESTER, RULE, SLOT, S_AGE, S_FORM, S_TOKEN, TASK, TOO_LARGE, W_SHARE, Forms, Log, Memory,
 )  # fmt: skip
 from sim.executors.compiled.tasks import owner_of
+from sim.machine.arbiters.rules import derated
 from sim.machine.arbiters.written import MOST_SHARES, TRANSFER_WORDS
 
 
@@ -60,11 +61,12 @@ def plan_written(m: Memory, f: Forms, service: Log, channel: int) -> None:
         served += int(m[shares + i] > 0)
     if m[DERATED] and served > 0:
         point = m[EFFICIENCY] + 2 * min(served, m[EFFICIENCIES] - 1)
-        if wanted * m[point + 1] > m[point] * denominator:
-            quantum = mul_div_up(quantum, wanted * m[point + 1], denominator * m[point])
-            denominator = wanted * m[point + 1]
+        factor, slower = derated(wanted, denominator, m[point], m[point + 1])
+        if slower != denominator:
+            quantum = mul_div_up(quantum, slower, denominator * factor)
+            denominator = slower
             for i in range(count):
-                m[shares + i] *= m[point]
+                m[shares + i] *= factor
     same = m[channel + K_SERVED] != NONE and quantum == 0 and not m[READS] and denominator == m[channel + K_WHOLE]
     for i in range(count):
         same = same and m[shares + i] == m[table + i * CLASS + W_SHARE]

@@ -26,6 +26,7 @@ import simpy
 from sim.base.units import ceil_div
 from sim.executors.reference.instant import PLAN, Environment, Phase
 from sim.machine.arbiters import Arbiter, Plan, Transfer
+from sim.machine.arbiters.contract import Program
 from sim.machine.routes import ALL_CHANNELS, ROUTES, Route, channel_of, stripe
 
 #: Called for each service interval: a transfer, start, end, and the work that was delivered to it.
@@ -42,9 +43,9 @@ class Request(simpy.Event):
         self.transfer = transfer
 
 
-def program_order(request: Request) -> tuple[int, ...]:
+def program_order(request: Request) -> Program:
     """Sort key of the requests of one instant."""
-    return request.transfer.row
+    return request.transfer.program
 
 
 class Channel:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Generator, Iterator, Sequence
 from itertools import pairwise
-from typing import Any, cast
+from typing import Any
 
 import simpy
 
@@ -57,7 +57,7 @@ class Machine:
         """Let steps run from now on: tasks without inputs are ready, and the prefetch of operands begins."""
         for step in steps:
             for task in step.tasks:
-                if step.form.prefetch[task.number]:
+                if step.columns.prefetch[task.number]:
                     task.ready = self.env.now
                 elif not task.waiting:
                     self.start(task)
@@ -67,10 +67,10 @@ class Machine:
         """Load private operands in program order, each as soon as it fits SRAM; `finished` of its consumer frees its bytes."""
         for step in steps:
             for task in step.tasks:
-                if not step.form.prefetch[task.number]:
+                if not step.columns.prefetch[task.number]:
                     continue
                 if self.sram is not None:
-                    consumer = step.form.outputs[task.number][0]
+                    consumer = step.columns.outputs[task.number][0]
                     yield self.sram.get(step.sequence, step.sram[consumer])
                 self.transfer(task, PREFETCHED)
 
@@ -98,10 +98,10 @@ class Machine:
 
         requester: number of the port or queue that it uses: first the ports of all engines, then two queues for each DMA.
         """
-        step, form = task.step, task.step.form
+        step, columns = task.step, task.step.columns
         transfer = Transfer(
-            row=cast("tuple[int, int]", task.program), requester=requester, kind=form.kind[task.number], sequence=task.owner,
-            token=step.token, work=task.work, remaining=task.work, age=step.age, moves=form.moves[task.number],
+            program=task.program, requester=requester, kind=columns.kind[task.number], sequence=task.owner,
+            token=step.token, work=task.work, remaining=task.work, age=step.age, moves=columns.moves[task.number],
         )  # fmt: skip
         return self.channels.request(transfer)
 
@@ -109,7 +109,7 @@ class Machine:
         """Note that a task has ended: its outputs may start, its bytes of SRAM are free, and with it the step may end."""
         step = task.step
         task.end = self.env.now
-        for number in step.form.outputs[task.number]:
+        for number in step.columns.outputs[task.number]:
             self.input_ended(step.tasks[number])
         if step.sequence in self.orders:
             self.orders[step.sequence].ended(task)
@@ -137,12 +137,12 @@ class KVOrder:
     def __init__(self, steps: Sequence[Step], input_ended: Callable[[Task], None]) -> None:
         self.steps = steps
         self.input_ended = input_ended
-        self.missing = [{layer: len(tasks) for layer, tasks in step.form.graph.kv_stores.items()} for step in steps]
+        self.missing = [{layer: len(tasks) for layer, tasks in step.columns.graph.kv_stores.items()} for step in steps]
         self.stored: dict[int, int] = {}  # layer -> tokens that have stored their rows, without a gap
-        self.layer_of = {task: layer for layer, tasks in steps[0].form.graph.kv_stores.items() for task in tasks}
+        self.layer_of = {task: layer for layer, tasks in steps[0].columns.graph.kv_stores.items() for task in tasks}
         for before, step in pairwise(steps):
-            for layer, tasks in step.form.graph.kv_loads.items():
-                if layer in before.form.graph.kv_stores:  # a cache that no task writes is there from the start
+            for layer, tasks in step.columns.graph.kv_loads.items():
+                if layer in before.columns.graph.kv_stores:  # a cache that no task writes is there from the start
                     for task in tasks:
                         step.tasks[task].waiting += 1
 
@@ -157,7 +157,7 @@ class KVOrder:
             stored += 1
             if stored < len(self.steps):
                 step = self.steps[stored]
-                for number in step.form.graph.kv_loads.get(layer, ()):
+                for number in step.columns.graph.kv_loads.get(layer, ()):
                     self.input_ended(step.tasks[number])
         self.stored[layer] = stored
 

@@ -18,7 +18,8 @@ from typing import Any
 import simpy
 
 from sim.executors.reference.instant import DISPATCH, Environment, Phase
-from sim.executors.reference.step import Program, Task
+from sim.executors.reference.step import Task
+from sim.machine.arbiters.contract import Program
 
 #: A heap of ready tasks: rank, program order, task.
 Ready = list[tuple[int, Program, Task]]

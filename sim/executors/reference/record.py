@@ -34,7 +34,7 @@ class Record:
         self.setup = setup
         self.progress = progress
         self.steps: list[tuple[Step, IntArray, IntArray]] = []  # that have ended, [task, column] and [service interval, column]
-        self.services: dict[tuple[int, ...], list[tuple[int, ...]]] = {}  # by sequence and token, of steps that run
+        self.services: dict[tuple[int, int], list[tuple[int, ...]]] = {}  # by sequence and token, of steps that run
         self.intervals = 0  # service intervals that ended before this instant
         self.now = 0
         # Of this instant, service intervals and steps that end at it:
@@ -61,8 +61,8 @@ class Record:
     def _settle(self) -> None:
         """Number the service intervals of an instant that is over, and make arrays of the steps that ended in it."""
         for channel, transfer, *interval in sorted(self.fresh, key=lambda fresh: fresh[0]):
-            *step_of, task = transfer.row
-            self.services.setdefault(tuple(step_of), []).append((self.intervals, task, channel, *interval))
+            sequence, token, task = transfer.program
+            self.services.setdefault((sequence, token), []).append((self.intervals, task, channel, *interval))
             self.intervals += 1
         for step in self.over:
             tasks = [(t.engine, t.ready, t.start, t.loaded, t.end, t.compute, t.work) for t in step.tasks]
@@ -77,7 +77,7 @@ class Record:
         self._settle()
         self.steps.sort(key=lambda kept: (kept[0].sequence, kept[0].token))
         steps, tasks, services = zip(*self.steps, strict=True)
-        graphs = {id(step.form.graph): step.form.graph for step in steps}  # in the order in which steps need them
+        graphs = {id(step.columns.graph): step.columns.graph for step in steps}  # in the order in which steps need them
         number = {key: i for i, key in enumerate(graphs)}
         size = np.array([len(each) for each in tasks], dtype=np.int64)
         first = np.cumsum(size) - size
@@ -85,7 +85,7 @@ class Record:
             [each + np.array([0, row, 0, 0, 0, 0]) for each, row in zip(services, first.tolist(), strict=True)]
         )
         served = served[np.argsort(served[:, 0]), 1:]
-        columns = [(s.sequence, s.token, s.context, number[id(s.form.graph)], s.released, s.end) for s in steps]
+        columns = [(s.sequence, s.token, s.context, number[id(s.columns.graph)], s.released, s.end) for s in steps]
         batches = [step.batch for step in steps if step.batch is not None]
         return EventLog(
             graphs=tuple(graphs.values()), arrival=arrival, services=ServiceTable(**_columns(_SERVICE, served.T)),

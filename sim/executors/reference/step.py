@@ -17,12 +17,11 @@ import simpy
 from models.graph import IntArray, StepLanes
 from sim.executors.reference.instant import Environment
 from sim.executors.setup import Setup, lanes_of, sram_use
+from sim.machine.arbiters.contract import Program
 from sim.machine.schedulers import StepView
 from sim.mapping.tasks import TaskGraph
 from sim.serving.batch import Batch
 from sim.workload.requests import Request
-
-Program = tuple[int, int, int]  # sequence, token, task
 
 LANES = 64  # steps of a sequence that are costed at once: cost models take vectors of steps
 
@@ -56,7 +55,7 @@ class Task:
     end: int = -1
 
     def __repr__(self) -> str:
-        return f"Task({self.step.form.graph.name(self.number)} of token {self.step.sequence}.{self.step.token})"
+        return f"Task({self.step.columns.graph.name(self.number)} of token {self.step.sequence}.{self.step.token})"
 
 
 @dataclass(slots=True, eq=False)
@@ -64,7 +63,7 @@ class Step:
     """One step, from its release on.
 
     sequence, token: its numbers; where steps are batched, those of the loop and of its step. context: tokens in the KV cache.
-    form: columns of its graph. age: of its release, smaller is older. batch: its members, None for a sequence on its own. sram:
+    columns: of its graph. age: of its release, smaller is older. batch: its members, None for a sequence on its own. sram:
     bytes that a load takes and its consumer gives back, by number of the consumer. home: the engine of each chain that has
     begun. left: tasks that have not ended. done: happens with the last of them, at `end`.
     """
@@ -72,7 +71,7 @@ class Step:
     sequence: int
     token: int
     context: int
-    form: Form
+    columns: GraphColumns
     age: int
     released: int
     batch: Batch | None
@@ -87,8 +86,8 @@ class Step:
         return f"Step(token {self.sequence}.{self.token}, {self.left} of {len(self.tasks)} tasks left)"
 
 
-class Form:
-    """Columns of a task graph as lists [task] of Python values, shared by all steps of the graph."""
+class GraphColumns:
+    """A task graph as lists [task] of Python values, shared by all its steps."""
 
     def __init__(self, graph: TaskGraph, setup: Setup) -> None:
         self.graph = graph
@@ -110,7 +109,7 @@ class Steps:
     def __init__(self, env: Environment, setup: Setup) -> None:
         self.env = env
         self.setup = setup
-        self.forms: dict[int, Form] = {}  # by id of their graph
+        self.columns: dict[int, GraphColumns] = {}  # by id of their graph
         self.released: Counter[int] = Counter()  # loop -> its steps so far
         self.age = -1
         self.last_release = -1
@@ -142,17 +141,19 @@ class Steps:
         batch: Batch | None = None,
     ) -> Step:  # fmt: skip
         """A step that is released now. compute, work: ps [task]. sram: bytes by consumer."""
-        form = self.forms.get(id(graph))
-        if form is None:
-            form = self.forms[id(graph)] = Form(graph, self.setup)
+        columns = self.columns.get(id(graph))
+        if columns is None:
+            columns = self.columns[id(graph)] = GraphColumns(graph, self.setup)
         step = Step(
-            sequence=number, token=token, context=context, form=form, age=self._age(), released=self.env.now, batch=batch,
+            sequence=number, token=token, context=context, columns=columns, age=self._age(), released=self.env.now, batch=batch,
             sram=sram, done=self.env.event(), left=len(graph),
         )  # fmt: skip
         rank = self.setup.scheduler.ranks(StepView(graph, step.age, compute, work)).tolist()
-        owner, dma = self._owners(form, number, batch)
-        columns = zip(rank, form.chain, owner, dma, compute.tolist(), work.tolist(), form.inputs, form.on_engine, strict=True)
-        step.tasks = [Task(step, task, (number, token, task), *values) for task, values in enumerate(columns)]
+        owner, dma = self._owners(columns, number, batch)
+        each = zip(
+            rank, columns.chain, owner, dma, compute.tolist(), work.tolist(), columns.inputs, columns.on_engine, strict=True
+        )
+        step.tasks = [Task(step, task, (number, token, task), *values) for task, values in enumerate(each)]
         return step
 
     def _age(self) -> int:
@@ -161,19 +162,19 @@ class Steps:
             self.age, self.last_release = self.age + 1, self.env.now
         return self.age
 
-    def _owners(self, form: Form, number: int, batch: Batch | None) -> tuple[list[int], list[int]]:
+    def _owners(self, columns: GraphColumns, number: int, batch: Batch | None) -> tuple[list[int], list[int]]:
         """The owner of each task, and the DMA that moves it, as numbers [task].
 
         In a batch, a task that serves one member is owned by its sequence and moved by its DMA. Tasks that serve several
         belong to the loop, whose number comes after those of all sequences. The only member of a batch owns all tasks, but
         they are still moved by two DMAs.
         """
-        if form.member is None:
-            same = [number if batch is None else batch.members[0].sequence] * len(form.inputs)
+        if columns.member is None:
+            same = [number if batch is None else batch.members[0].sequence] * len(columns.inputs)
             return same, same
         if batch is None:  # a step without its batch, alone: members only need numbers that differ
-            dma = [member + 1 for member in form.member]
+            dma = [member + 1 for member in columns.member]
             return dma, dma
         loop = len(self.setup.sequences) + number
-        dma = [batch.members[member].sequence if member >= 0 else loop for member in form.member]
+        dma = [batch.members[member].sequence if member >= 0 else loop for member in columns.member]
         return dma if len(batch.members) > 1 else [batch.members[0].sequence] * len(dma), dma

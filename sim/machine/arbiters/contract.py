@@ -14,20 +14,23 @@ from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple, Protocol
 
+#: A place in program order: sequence, token, and number of the task in its step; of a batch, its loop and step instead.
+Program = tuple[int, int, int]
+
 
 @dataclass(slots=True, eq=False)
 class Transfer:
     """One request to the channel.
 
-    row: (step, task) in program order. requester: the engine port or DMA queue that issued it; a requester has one transfer
-    at a channel at a time.
+    program: its task in program order. requester: the engine port or DMA queue that issued it; a requester has one transfer at
+    a channel at a time.
     kind, sequence, token: of its task. work: picoseconds it takes at full channel speed; remaining: the part of it not yet
     served.
     order: number of its arrival at the channel. in_service: it had a share in the plan until now.
     age: number of the release of its step, smaller is older. moves: its byte classes, bits of `sim.mapping.tasks.CLASS_BIT`.
     """
 
-    row: tuple[int, int]
+    program: Program
     requester: int
     kind: str
     sequence: int

@@ -11,7 +11,9 @@ from collections.abc import Mapping, Sequence
 from fractions import Fraction
 from typing import cast
 
+from sim.base.integers import ceil_div
 from sim.machine.arbiters.contract import Arbiter, EqualShares, Plan, Transfer
+from sim.machine.arbiters.rules import derated
 
 
 class Efficiency:
@@ -68,14 +70,13 @@ class Derated(Arbiter):
         shares, denominator, quantum = self.arbiter.plan(pending)
         if not shares:
             return Plan(shares, denominator, quantum)
-        wanted, limit = sum(share for _, share in shares), self.efficiency.at(len(shares))
-        if wanted * limit.denominator <= limit.numerator * denominator:
+        limit = self.efficiency.at(len(shares))
+        factor, slower = derated(sum(share for _, share in shares), denominator, limit.numerator, limit.denominator)
+        if slower == denominator:
             return Plan(shares, denominator, quantum)
-        # shares / denominator * limit / (wanted / denominator)
-        slower = [(transfer, share * limit.numerator) for transfer, share in shares]
         if quantum is not None:  # it stands for an amount of work
-            quantum = -(-quantum * wanted * limit.denominator // (denominator * limit.numerator))
-        return Plan(slower, wanted * limit.denominator, quantum)
+            quantum = ceil_div(quantum * slower, denominator * factor)
+        return Plan([(transfer, share * factor) for transfer, share in shares], slower, quantum)
 
     def rate(self, n: int) -> tuple[int, int]:
         """The share of each of n, if the arbiter gives equal shares."""

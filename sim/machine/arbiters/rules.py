@@ -78,11 +78,23 @@ def derate(table: Table, at: int, width: int, classes: int, denominator: int, nu
     wanted = 0
     for i in range(classes):
         wanted += table[at + i * width + SHARE] * table[at + i * width + MANY]
-    if wanted * den <= num * denominator:
+    factor, slower = derated(wanted, denominator, num, den)
+    if slower == denominator:
         return denominator
     for i in range(classes):
-        table[at + i * width + SHARE] *= num
-    return reduced(table, at, width, classes, wanted * den)
+        table[at + i * width + SHARE] *= factor
+    return reduced(table, at, width, classes, slower)
+
+
+@kernel
+def derated(wanted: int, denominator: int, num: int, den: int) -> tuple[int, int]:
+    """The factor of the numerators of shares, and their denominator, with which they sum to no more than num/den.
+
+    wanted: sum of the numerators. The denominator stays as it is where the shares fit, and only there.
+    """
+    if wanted * den <= num * denominator:
+        return 1, denominator
+    return num, wanted * den
 
 
 @kernel

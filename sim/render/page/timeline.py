@@ -32,7 +32,7 @@ def timeline(result: Result, limit: int = LIMIT) -> tuple[dict[str, Any], dict[s
     shown = order[:limit]
     horizon = log.makespan if len(order) <= limit else int(tasks.start[order[limit]])
     moves, served, moved, channel = derived.service(log)
-    if result.rules.stripes > 1:  # each transfer is on all of them
+    if result.plan.rules.stripes > 1:  # each transfer is on all of them
         channel = np.zeros_like(channel)
     lane = np.zeros(len(tasks), dtype=np.int64)
     lane[shown] = _lanes(channel[shown], served[shown], moved[shown], moves[shown])
@@ -65,8 +65,8 @@ def timeline(result: Result, limit: int = LIMIT) -> tuple[dict[str, Any], dict[s
         "horizon_ps": horizon,
         "engines": log.engines,
         "channels": log.channels,
-        "interleaved": result.rules.stripes > 1,
-        "execution": result.rules.execution,
+        "interleaved": result.plan.rules.stripes > 1,
+        "execution": result.plan.rules.execution,
         "bandwidth": log.bandwidth,
         "names": list(names),
         "graphs": [
