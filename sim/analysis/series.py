@@ -1,7 +1,7 @@
 """Batch size, requests in the system, KV cache and bandwidth over time: means over equal parts of a run, exact before rounding.
 
-A run is cut into at most `BINS` parts of equal length. A value that holds during [start, end) counts in each part for as long
-as it holds there. Sums are integers, so that they do not depend on an order of additions; where they could overflow, times are
+A run is cut into at most `BINS` parts of equal length, a power of two in ps. A value that holds during [start, end) counts in
+each part for as long as it holds there. Sums are integers, so that they do not depend on an order of additions; where they could overflow, times are
 first divided by a power of two.
 """
 
@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from sim.analysis.channels import deliver_over_time
-from sim.analysis.tally import BINS, Tally
+from sim.analysis.tally import BINS, Tally, width_of
 from sim.base.kernel import launch
 from sim.base.units import ceil_div
 from sim.log.columns import is_large, services_of, viewed
@@ -122,7 +122,7 @@ def _integrals(levels: Levels, width: int, count: int, shift: int) -> Times:
 
 def _work(log: EventLog) -> tuple[int, Times]:
     """The width of each part in ps, and what all channels delivered in it, in ps of bandwidth."""
-    width = max(1, ceil_div(log.makespan, BINS))
+    width = width_of(log.makespan)
     work = np.zeros(BINS + 1, dtype=np.int64)
     compiled = is_large(log)
     launch(deliver_over_time, compiled=compiled)(viewed(services_of(log), compiled=compiled), width, work)

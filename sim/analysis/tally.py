@@ -6,6 +6,7 @@ time, as those of a single decode loop are, sums and faults are those of the who
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from enum import IntEnum
 from typing import Any
@@ -55,7 +56,7 @@ from sim.log.tables import EventLog
 
 Times = npt.NDArray[np.int64]
 
-BINS = 200  # parts of a run, for means over time
+BINS = 200  # at most, of a run, for means over time
 MANY = 1 << 16  # tasks from which a second thread pays
 
 #: Columns of `totals` beside the parts: from ready to end, time on engines, channel time, number of tasks that move something.
@@ -279,6 +280,7 @@ class Tally:
         self.reached = np.array(rules.arrivals, dtype=np.int64)
         self.faults: dict[Fault, str] = {}
         self._sums = np.zeros((0, COLUMNS, 2), dtype=np.int64)
+        self._steps: list[Times] = []  # [(sequence, token), step]
         self._by_step: list[npt.NDArray[Any]] = []
         self._tokens: list[Times] = []
         self._latest = NONE
@@ -298,12 +300,19 @@ class Tally:
     @property
     def by_step(self) -> npt.NDArray[Any]:
         """[step, part], all tasks of each step."""
-        return np.concatenate([np.zeros((0, PART_COUNT), dtype=np.int64), *self._by_step])
+        return self._in_loop_order(self._by_step)
 
     @property
     def tokens(self) -> Times:
         """[step, part], the chain of each step."""
-        return np.concatenate([np.zeros((0, PART_COUNT), dtype=np.int64), *self._tokens])
+        return self._in_loop_order(self._tokens)
+
+    def _in_loop_order(self, parts: Sequence[npt.NDArray[Any]]) -> npt.NDArray[Any]:
+        """[step, part] of all parts, with steps in order of sequences and tokens, as in the log of a whole run."""
+        if len(parts) == 1:
+            return parts[0]
+        rows = np.concatenate([np.zeros((0, PART_COUNT), dtype=np.int64), *parts])
+        return rows[np.lexsort(np.concatenate([np.zeros((2, 0), dtype=np.int64), *self._steps], axis=1)[::-1])]
 
     def runs_of_groups(self) -> Times:
         """[group]: how many tasks of it ran."""
@@ -360,10 +369,10 @@ class Tally:
         self.channel_busy += int(state[channels.ANY_BUSY, 0])
 
     def _widen(self, makespan: int) -> None:
-        """Make parts wide enough to reach so far: at first as narrow as can be, later twice as wide again and again."""
+        """Make bins wide enough to reach so far, twice as wide again and again."""
         if self._latest == NONE:
-            self.width = max(1, ceil_div(makespan, BINS))
-        while self.width * BINS < makespan:
+            self.width = width_of(makespan)
+        while self.width < width_of(makespan):
             self.width *= 2
             self.bins = np.append(self.bins[:-1].reshape(-1, 2).sum(axis=1), np.zeros(BINS // 2 + 1, dtype=np.int64))
 
@@ -380,6 +389,7 @@ class Tally:
             viewed(room_for(int(np.diff(rows).max(initial=0))), compiled=compiled),
             np.zeros(len(self.engine_busy), dtype=np.int64), self.engine_busy, self._sums, by_step, tokens, bad,
         )  # fmt: skip
+        self._steps.append(np.array([log.steps.sequence, log.steps.token], dtype=np.int64))
         self._by_step.append(whole(by_step))
         self._tokens.append(tokens)
         for fault, sentence in _SENTENCES.items():
@@ -407,6 +417,11 @@ class Tally:
         if early[0] != NONE:
             token = f"{steps.sequence[early[0]]}.{steps.token[early[0]]}"
             self._note(Fault.KV_ORDER, f"token {token} loaded layer {self.forms.layers[early[1]]} before it was stored")
+
+
+def width_of(makespan: int) -> int:
+    """The width of a bin, ps: the least power of two of which `BINS` reach so far, whatever the parts in which a log comes."""
+    return 1 << (max(1, ceil_div(makespan, BINS)) - 1).bit_length()
 
 
 _SENTENCES = {

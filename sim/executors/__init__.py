@@ -42,8 +42,9 @@ def simulate(
 ) -> tuple[EventLog, Executed]:  # fmt: skip
     """Run a setup. Raises InputError if operands cannot fit SRAM or the executor cannot run it, SimulationError.
 
-    sink: takes the log in parts, consecutive steps whose rows begin at 0; the log that is returned then has no rows. Of one
-    loop about a quarter of a million tasks are in memory at a time; where loops overlap, it takes all at the end.
+    sink: takes the log in parts, consecutive steps whose rows begin at 0; the log that is returned then has no rows. Parts
+    end at instants at which no step is in progress: of one loop about a quarter of a million tasks are in memory at a time, of
+    several those of a time without such an instant; several batched loops are taken at the end.
     """
     chosen = choose(setup, executor)
     if chosen.executor == "compiled":

@@ -33,7 +33,7 @@ from models.graph import IntArray
 from sim import __version__
 from sim.base.errors import InputError
 from sim.base.files import whole_file
-from sim.log.tables import EventLog, MemberTable, ServiceTable, StepTable, TaskTable
+from sim.log.tables import EventLog, MemberTable, ServiceTable, StepTable, TaskTable, in_loop_order
 from sim.mapping.steps import BatchGraph, Shape
 from sim.mapping.tasks import TaskGraph
 
@@ -113,11 +113,12 @@ def _parsed(source: str, table: Any, metadata: Mapping[str, str], graphs_of: Gra
     if arrival.ndim != 1 or len(arrival) < sequences:
         raise ValueError(f"expected {sequences} times of arrival, found {arrival.size}")
     tasks = TaskTable(**{name: column[name] for name in _TASKS})
-    return EventLog(
+    log = EventLog(
         graphs=graphs, tasks=tasks, steps=steps, services=_services(table["services"].combine_chunks()),
         engines=int(metadata["sim.engines"]), channels=int(metadata["sim.channels"]), bandwidth=int(metadata["sim.bandwidth"]),
         batched=members, arrival=arrival,
     )  # fmt: skip
+    return in_loop_order(log)
 
 
 _MEMBERS = ("step", "sequence", "context", "query", "loads", "logits", "emitted")

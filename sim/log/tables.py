@@ -253,6 +253,30 @@ def joined(logs: Sequence[EventLog]) -> EventLog:
     return replace(logs[-1], **made)
 
 
+def in_loop_order(log: EventLog) -> EventLog:
+    """The log with its steps in order of loops and tokens; itself if they are. Parts of a run come in order of time."""
+    order = np.lexsort((log.steps.token, log.steps.sequence))
+    if (np.diff(order) == 1).all():
+        return log
+    size = np.array([len(graph) for graph in log.graphs], dtype=np.int64)[log.steps.graph[order]]
+    first = np.cumsum(size) - size
+    rows = np.arange(len(log.tasks)) + np.repeat(log.steps.first[order] - first, size)  # of the log, in the new order
+    row, place = np.empty_like(rows), np.empty_like(order)
+    row[rows], place[order] = np.arange(len(rows)), np.arange(len(order))
+    steps = {f.name: getattr(log.steps, f.name)[order] for f in fields(StepTable)} | {"first": first}
+    tasks = {f.name: getattr(log.tasks, f.name)[rows] for f in fields(TaskTable)}
+    tasks["step"] = place[tasks["step"]].astype(np.int32)
+    members = log.batched
+    if members is not None:
+        by_step = np.argsort(place[members.step], kind="stable")
+        columns = {f.name: getattr(members, f.name)[by_step] for f in fields(MemberTable)}
+        members = MemberTable(**columns | {"step": place[columns["step"]].astype(np.int32)})
+    return replace(
+        log, steps=StepTable(**steps), tasks=TaskTable(**tasks), services=replace(log.services, task=row[log.services.task]),
+        batched=members,
+    )  # fmt: skip
+
+
 class Window:
     """Collects the steps of a run that are under way at some time, from parts as they come. start, end: ps."""
 
@@ -271,4 +295,4 @@ class Window:
 
     def log(self) -> EventLog | None:
         """The log of these steps; None if there are none."""
-        return joined(self._parts) if self._parts else None
+        return in_loop_order(joined(self._parts)) if self._parts else None

@@ -22,7 +22,7 @@ from sim.executors import compiled, reference, simulate
 from sim.executors.compiled import batches, driver, rules, spans
 from sim.executors.setup import Setup
 from sim.executors.size import tasks_in_all
-from sim.log.tables import EventLog, joined
+from sim.log.tables import EventLog, in_loop_order, joined
 from sim.runs.plan import plan
 from sim.runs.run import read, run
 from sim.scenario.shipped import scenarios as shipped
@@ -103,7 +103,7 @@ def parts_are_the_whole(setup: Setup, pause: int | None, whole: EventLog) -> Non
     parts: list[EventLog] = []
     rest = in_pieces(setup, pause, lambda part: parts.append(copied(part)))
     assert rest is not None
-    assert_same(whole, joined(parts))
+    assert_same(whole, in_loop_order(joined(parts)))
     assert not len(rest.tasks)
     assert not len(rest.services)
     assert_same(replace(whole, tasks=rest.tasks, services=rest.services), rest)
@@ -255,9 +255,39 @@ def test_recording_steps_alone_says_the_same(data, executor):
         with pytest.raises(InputError, match=re.escape(str(error))):
             run(steps_scenario, executor=executor)
         reject()
-    steps = run(steps_scenario, executor=executor)
+    with patch.object(driver, "PART", 200), patch.object(batches, "PART", 200):
+        steps = run(steps_scenario, executor=executor)
     for name in ("metrics", "bounds", "breakdown", "requests", "series", "checks", "makespan"):
         assert_alike(getattr(every, name), getattr(steps, name), name)
+
+
+ARRIVALS = {  # of three sequences; a part ends where no step is in progress
+    "one after another": ((0, 10**9, 2 * 10**9), True),
+    "latest first": ((2 * 10**9, 10**9, 0), True),
+    "two overlap, then one": ((0, 10**5, 10**9), True),
+    "all overlap": ((0, 10**5, 2 * 10**5), False),
+}
+
+
+@pytest.mark.parametrize(("arrivals", "apart"), ARRIVALS.values(), ids=ARRIVALS.keys())
+def test_sequences_that_are_apart_come_in_parts(arrivals, apart):
+    requests = [{"context": 10 + i, "tokens": 4, "arrival": f"{at} ns"} for i, at in enumerate(arrivals)]
+    data = {
+        "model": {"config": "llama-3.2-1b", "layers": 1, "scope": "block"}, "mapping": {"heads": "fused"},
+        "workload": {"sequences": requests}, "trace": {"window": {"start": "0 ns", "end": "10 s"}},
+    }  # fmt: skip
+    every = sim.scenario.from_dict(data)
+    whole, setup = run(every), setup_of(every)
+    parts: list[EventLog] = []
+    with patch.object(driver, "PART", 40):  # less than two steps
+        compiled.simulate(setup, None, lambda part: parts.append(copied(part)))
+        steps = run(sim.scenario.from_dict(data | {"record": "steps"}), executor="compiled")
+    assert (len(parts) > 1) == apart
+    assert_same(whole.log, in_loop_order(joined(parts)))
+    assert steps.window is not None
+    assert_same(whole.log, steps.window)
+    for name in ("metrics", "bounds", "breakdown", "requests", "series", "checks", "makespan"):
+        assert_alike(getattr(whole, name), getattr(steps, name), name)
 
 
 @pytest.mark.parametrize("executor", ["simpy", "compiled"])

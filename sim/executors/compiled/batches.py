@@ -18,7 +18,7 @@ from sim.executors.compiled.driver import INSTANTS, PART, Run, Sink, widened
 from sim.executors.compiled.forms import Form
 from sim.executors.compiled.loop import advance, serve_batch
 from sim.executors.compiled.state import (
-    CHANNEL_TABLE, CHANNEL_WORDS, COST, DONE, SERVICES, SERVICE_FIELDS, I_TASK, K_ARRIVALS, K_ARRIVED, K_HEADS, K_NEW,
+    CHANNEL_TABLE, CHANNEL_WORDS, COST, DONE, SERVICES, SERVICE_FIELDS, K_ARRIVALS, K_ARRIVED, K_HEADS, K_NEW,
     LOG_FIELDS, LOOP_TABLE, LOOP_WORDS, L_BATCHED, L_CELLS_OF, L_NUMBER, NONE, NOW, READY, RING, RING_HEAD, RING_SIZE,
     RING_TAIL, SLOT_WORDS, S_BASE, S_COST, S_END, S_FIRST, S_FIRST_END, S_FORM, S_KEY, S_LOOP, S_MEMBERS, S_NODES, S_OWNER,
     S_QUEUE, S_RELEASED, S_ROW, S_STEP, S_TASKS, S_TOKEN, TURN, TURN_LIST, WANTS_STEP,
@@ -337,7 +337,7 @@ class Batches(Run):
         size = np.array([len(each) for each in self.graphs], dtype=np.int64)[graph]
         first = np.cumsum(size) - size
         if rows and (first != row).any():
-            self._reorder(row, first, size)
+            self.reorder([np.arange(begin, begin + tasks) for begin, tasks in zip(row.tolist(), size.tolist(), strict=True)])
         return EventLog(
             graphs=tuple(self.graphs[i] for i in used), tasks=self._tasks(size) if rows else TaskTable.empty(),
             services=self.services() if rows else ServiceTable.empty(),
@@ -353,15 +353,6 @@ class Batches(Run):
         number = np.repeat(np.arange(len(size), dtype=np.int32), size)
         task = np.arange(size.max(initial=0), dtype=np.int32)
         return self.tasks(number, np.concatenate([task[:0], *(task[:each] for each in size.tolist())]))
-
-    def _reorder(self, row: Any, first: Any, size: Any) -> None:
-        """Put the rows of steps into program order, and renumber the tasks of service intervals accordingly."""
-        source = np.arange(self.rows) + np.repeat(row - first, size)
-        self.log = self.log[:, source]
-        target = np.empty_like(source)
-        target[source] = np.arange(self.rows)
-        tasks = self.service[I_TASK, : int(self.m[SERVICES])]
-        tasks[:] = target[tasks]
 
     def _members(self, order: Sequence[int]) -> MemberTable:
         begin = order[0] if self.in_parts and order else 0

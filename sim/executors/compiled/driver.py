@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -117,6 +117,15 @@ class Run:
             work=table[I_WORK],
         )  # fmt: skip
 
+    def reorder(self, rows: Sequence[Words]) -> None:
+        """Put rows into another order, and number the tasks of service intervals accordingly. rows: all of them, in pieces."""
+        source = np.concatenate(rows)
+        self.log = self.log[:, source]
+        target = np.empty_like(source)
+        target[source] = np.arange(len(source))
+        tasks = self.service[I_TASK, : int(self.m[SERVICES])]
+        tasks[:] = target[tasks]
+
     def tasks(self, step: npt.NDArray[np.int32], task: npt.NDArray[np.int32]) -> TaskTable:
         """The task table of all rows, in their order."""
         log = self.log[:, : len(step)]
@@ -140,6 +149,22 @@ class Span(NamedTuple):
     log: Words
 
 
+class Stretch(NamedTuple):
+    """Consecutive steps of a loop whose rows are in memory. loop: its number. row: the first of the rows."""
+
+    loop: int
+    token: int
+    steps: int
+    row: int
+
+    def after(self, size: int) -> int:
+        """The row after them. size: tasks of a step."""
+        return self.row + self.steps * size
+
+    def tokens(self) -> Words:
+        return np.arange(self.token, self.token + self.steps)
+
+
 class Sequences(Run):
     """Steps that are one sequence each, which decodes one token; sampled or known."""
 
@@ -153,11 +178,11 @@ class Sequences(Run):
         self.count = np.array([request.tokens for request in setup.sequences], dtype=np.int64)
         self.known = setup.dependency == "known"
         lanes = max(1, COSTED // (self.costs.rows * len(self.count)))
-        self.in_parts = sink is not None and len(self.count) == 1 and not self.known
+        self.in_parts = sink is not None and not self.known
         if self.in_parts:
             lanes = max(1, min(lanes, PART // self.form.size))
         self.lanes = self.count if self.known else np.minimum(self.count, lanes)
-        self.given = 0  # steps that the sink has taken
+        self.stretches: list[Stretch] = []  # in parts: those whose rows are in memory
         plan = self._lay_out_memory()
         self._lay_out_rows(ports=plan.ports)
         self._start_loops()
@@ -200,9 +225,10 @@ class Sequences(Run):
     def _lay_out_rows(self, *, ports: int) -> None:
         """Rows of the log: of all steps, or of as many as are costed at a time if a sink takes them; of a span, its part.
 
-        Service intervals: one for each row at first, and one for each port at each channel; the table grows.
+        In parts this table grows while loops overlap. Service intervals: one for each row at first, and one for each port at
+        each channel; the table grows.
         """
-        steps = int(self.lanes[0] if self.in_parts else self.count.sum())
+        steps = int(self.lanes.sum() if self.in_parts else self.count.sum())
         if self.span is not None:
             steps, self.log = len(self.span.tokens), self.span.log
         else:
@@ -234,12 +260,11 @@ class Sequences(Run):
             super().serve(status)
 
     def _cost(self, loop: int) -> None:
-        """Durations of the next steps of a sequence. In parts, all steps before them have ended."""
+        """Durations of the next steps of a sequence, whose steps before have ended; in parts, also rows."""
         first, number = int(self.m[loop + L_TOKEN]), int(self.m[loop + L_NUMBER])
-        if self.in_parts:
-            self._give(first)
-            self.m[loop + L_ROW] = -first * self.form.size
         count = min(int(self.lanes[number]), int(self.count[number]) - first)
+        if self.in_parts:
+            self.m[loop + L_ROW] = self._rows_for(number, first, count) - first * self.form.size
         token = np.arange(first, first + count, dtype=np.int64)
         lanes = StepLanes(
             sequence=np.full_like(token, number), token=token, context=self.setup.sequences[number].context + token
@@ -289,25 +314,53 @@ class Sequences(Run):
         if (ends if self.span is None else ends[self.span.tokens.start : self.span.tokens.stop]).min() == 0:
             raise SimulationError("the simulation ended with work left")
 
-    def _give(self, until: int) -> None:
+    def _rows_for(self, number: int, first: int, count: int) -> int:
+        """The first of free rows for steps of a loop. The sink takes all before if no step is in progress."""
+        size = self.form.size
+        row = self.stretches[-1].after(size) if self.stretches else 0
+        if row + count * size > PART and not self._others_run(number):
+            self._give()
+            row = 0
+        self.stretches.append(Stretch(number, first, count, row))
+        after = self.stretches[-1].after(size)
+        if after > self.log.shape[1]:
+            self.log = widened(self.log, row, 2 * after)
+        return row
+
+    def _others_run(self, number: int) -> bool:
+        """Whether a loop other than this one has begun and has not ended."""
+        begun = {each.loop for each in self.stretches} - {number}
+        last = np.cumsum(self.count) - 1
+        return any(self.ends()[1, last[each]] == 0 for each in begun)
+
+    def _give(self) -> None:
         """Pass to the sink the steps that have ended since; their rows are free then."""
-        if self.sink is not None and until > self.given:
-            self.sink(self._part(slice(self.given, until), rows=True))
-            self.given, self.m[SERVICES] = until, 0
+        assert self.sink is not None
+        size, begin = self.form.size, np.cumsum(self.count) - self.count
+        stretches = sorted(self.stretches)
+        if stretches != self.stretches:
+            self.reorder([np.arange(each.row, each.after(size)) for each in stretches])
+        if stretches:
+            self.sink(self._part(np.concatenate([begin[each.loop] + each.tokens() for each in stretches]), rows=True))
+        self.stretches, self.m[SERVICES] = [], 0
 
     def event_log(self) -> EventLog:
         """The event log, whose columns are the arrays themselves; without rows if a sink took them."""
         every = slice(0, int(self.count.sum()))
-        self._give(every.stop)
+        if self.in_parts:
+            self._give()
+        elif self.sink is not None:
+            self.sink(self._part(every, rows=True))
         return self._part(every, rows=self.sink is None)
 
-    def _part(self, steps: slice, *, rows: bool) -> EventLog:
+    def _part(self, steps: slice | Words, *, rows: bool) -> EventLog:
         """The log of some steps, whose rows begin at 0, with rows or without."""
-        size, requests, count = self.form.size, self.setup.sequences, steps.stop - steps.start
+        size, requests = self.form.size, self.setup.sequences
         sequence = np.repeat(np.arange(len(requests), dtype=np.int32), self.count)
         token = np.arange(len(sequence), dtype=np.int64) - np.repeat(np.cumsum(self.count) - self.count, self.count)
         context = np.repeat(np.array([request.context for request in requests], dtype=np.int64), self.count) + token
         released, end = self.ends()[:, steps].copy()
+        count = len(end)
         number, task = np.arange(count, dtype=np.int32), np.arange(size, dtype=np.int32)
         return EventLog(
             graphs=(self.setup.graph,),
