@@ -1,4 +1,4 @@
-"""Attention whose softmax is three passes, so that any family shows the ops a machine would run.
+"""Attention with a three-pass softmax, so that every model family shows the ops that a machine would run.
 
 Registered with transformers under `NAME`, as an attention function and as its mask. Each part of the computation runs
 under a role, which the recorder reads to name the aten ops issued meanwhile:
@@ -30,7 +30,7 @@ ROLES = ("scores", "softmax_max", "softmax_exp", "softmax_norm", "weighted_value
 #: error, so they are refused.
 _UNSUPPORTED = ("position_bias", "alibi", "head_mask", "relative_position_bias")
 
-#: The role of what is done on the side (allocating a buffer, asking about the mask): the recorder leaves it out.
+#: Role of helper work (allocating a buffer, evaluating the mask), which the recorder leaves out.
 ASIDE = "aside"
 
 _stack: list[tuple[str, int]] = []
@@ -38,7 +38,7 @@ _stack: list[tuple[str, int]] = []
 
 @contextmanager
 def role(name: str, heads: int = 0) -> Iterator[None]:
-    """Name the aten ops issued inside; `heads` is over how many heads they can be split."""
+    """Give the aten ops issued inside a role. heads: number of heads that they can be split over, 0 if not per head."""
     _stack.append((name, heads))
     try:
         yield
@@ -66,15 +66,15 @@ def three_pass_attention(
 
 
 def attend(
-    operands: Sequence[tuple[torch.Tensor, torch.Tensor]],  # queries [B, H, Q, D] and keys [B, KV, T, D], D of their own
+    operands: Sequence[tuple[torch.Tensor, torch.Tensor]],  # queries [B, H, Q, D] and keys [B, KV, T, D]; D may differ by pair
     value: torch.Tensor,  # [B, KV, T, Dv]
     attention_mask: torch.Tensor | None,  # [B, 1 or H, Q, T]
     scaling: float,
     softcap: float | None = None,
-    s_aux: torch.Tensor | None = None,  # [H], a score per head that takes weight but has no value
+    s_aux: torch.Tensor | None = None,  # [H], attention sink: a score per head without a value
     **options: Any,
 ) -> torch.Tensor:
-    """Three-pass attention whose scores are the sum of the products of several queries and keys; returns [B, Q, H, Dv].
+    """Three-pass attention with scores summed over all pairs of queries and keys; returns [B, Q, H, Dv].
 
     Heads that share a key and value head are put side by side as rows of one matrix product, so that the cache is read
     and never copied. Softmax runs in float32, like transformers' own eager attention.
@@ -135,7 +135,7 @@ def mask(
     attention_mask: torch.Tensor | None = None,
     **options: Any,
 ) -> torch.Tensor | None:
-    """The mask for `three_pass_attention`: None where one query sees every key of the cache, so it costs nothing."""
+    """Mask for `three_pass_attention`, [B, 1, Q, T]; None, at no cost, where one query sees every key of the cache."""
     if q_length == 1 and attention_mask is None:
         with role(ASIDE), suppress(RuntimeError):
             # A pattern that depends on tensors without data (left padding of chunks) raises, and keeps its mask.
@@ -156,6 +156,6 @@ def mask(
 
 
 def register() -> None:
-    """Tell transformers of this attention and of its mask. Without the latter the mask would silently be None."""
+    """Register this attention and its mask with transformers. Without a mask of its own the mask would silently be None."""
     AttentionInterface.register(NAME, three_pass_attention)
     AttentionMaskInterface.register(NAME, mask)

@@ -1,9 +1,9 @@
-"""A KV cache as an inference engine keeps it: buffers with room for the step, to which the new rows are appended.
+"""A KV cache as inference engines keep it: preallocated buffers to which each step appends its rows.
 
 transformers' own dynamic cache copies every cached row each step, and would charge the model for it.
 """
 
-# torch and transformers leave parts of themselves without types.
+# torch and transformers are only partly typed.
 # mypy: allow-untyped-calls
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from models.attention import ASIDE, role
 from models.latent import Expand
 from sim.base.errors import InputError
 
-#: Makes the buffer of one layer: (layer, shape with the past rows and the new ones, past rows, like) -> tensor.
+#: Allocates the buffer of one layer: (layer, shape with past and new rows, number of past rows, like) -> tensor.
 Allocate = Callable[[int, tuple[int, ...], int, torch.Tensor], torch.Tensor]
 
 #: The role of the append; its two copies, of the keys and then of the values, become one op.
@@ -46,7 +46,7 @@ class AppendLayer(DynamicLayer):
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """Append the new rows [B, KV, Q, D]; returns all rows [B, KV, past + Q, D] of keys and of values.
 
-        An expanded cache gets latents, and appends and returns what they expand to.
+        With an expanded cache the arguments are latents; their expansion is appended and returned.
         """
         if self.keys is not None:
             raise NotImplementedError("one layer of its cache is written twice in a step, which is not supported")
@@ -77,8 +77,8 @@ def append_cache(
 ) -> DynamicCache:
     """The cache for one step after `context` tokens, with each layer's kind and window as transformers reads the config.
 
-    expand: by layer, what makes the rows of a cache that keeps latents expanded.
-    Raises InputError for a model that keeps a state which is no KV cache.
+    expand: by layer, the function that expands latents to rows of the cache.
+    Raises InputError for a model with a state other than a KV cache.
     """
     cache = DynamicCache(config=config)
     for i, layer in enumerate(cache.layers):
@@ -88,7 +88,7 @@ def append_cache(
             cache.layers[i] = AppendLayer(i, context, layer.sliding_window, allocate)
         elif type(layer).__name__ != "DummyLayer":  # a dummy shares the cache of another layer
             raise InputError(
-                f"model_type {config.model_type!r}: layer {i} keeps a state that is no KV cache "
+                f"model_type {config.model_type!r}: layer {i} keeps a state other than a KV cache "
                 f"({type(layer).__name__}); only attention over a KV cache can be captured"
             )
     return cache

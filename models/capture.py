@@ -4,7 +4,7 @@ The real Hugging Face model is built on the meta device and run for one step, at
 tokens and contexts. The runs of one variant must issue the same ops; from their costs the exact cost functions follow.
 """
 
-# torch and transformers leave parts of themselves without types.
+# torch and transformers are only partly typed.
 # mypy: allow-untyped-calls
 
 from __future__ import annotations
@@ -49,10 +49,10 @@ _OWN_ATTENTION = "model_type {!r} has attention code of its own, outside of tran
 
 
 def hf_config(config: ModelConfig) -> PretrainedConfig:
-    """The transformers config. Raises InputError if the type is unknown or no causal language model."""
+    """The transformers config. Raises InputError if its type is unknown or is not a causal language model."""
     model_type = str(config.data["model_type"])
     if model_type not in CONFIG_MAPPING:
-        # There are hundreds of them: the nearest must do.
+        # There are hundreds of types, so only the nearest is named.
         near = nearest(model_type[:100], MODEL_FOR_CAUSAL_LM_MAPPING_NAMES)
         raise InputError(
             f"{config.name}: unknown model_type {show(model_type)} in transformers {version('transformers')}{near}"
@@ -63,14 +63,14 @@ def hf_config(config: ModelConfig) -> PretrainedConfig:
         result: PretrainedConfig = CONFIG_MAPPING[model_type].from_dict(deepcopy(dict(config.data)))  # it edits what it gets
     except Exception as error:  # transformers validates with several exception types
         raise InputError(f"{config.name}: transformers rejects the config: {_one_line(error)}") from error
-    # Decoders of other families may have the field too, and leave it false; what fills in masked words is an encoder.
+    # Decoders of other families may have the field too, and leave it false; only models for masked tokens are encoders.
     if model_type in MODEL_FOR_MASKED_LM_MAPPING_NAMES and getattr(result, "is_decoder", None) is False:
         raise InputError(f"{config.name}: model_type {model_type!r} is encoder-only (its config has no is_decoder: true)")
     return result
 
 
 def build(config: PretrainedConfig, dtype: str, device: str = "meta", attention_name: str = attention.NAME) -> PreTrainedModel:
-    """The model with the given attention, ready for inference; on `meta` it takes no memory."""
+    """The model with the given attention, ready for inference; on the device `meta` it takes no memory."""
     attention.register()
     with torch.device(device):
         model: Any = AutoModelForCausalLM.from_config(
@@ -79,7 +79,7 @@ def build(config: PretrainedConfig, dtype: str, device: str = "meta", attention_
             attn_implementation=attention_name,
             experts_implementation="batched_mm",
         )
-    # It serves here only a warning about padding, which would look at tokens that have no data.
+    # It only serves a warning about padding here, which would read tokens that have no data.
     model.config.pad_token_id = None
     built: PreTrainedModel = model.eval()
     return built
@@ -136,7 +136,7 @@ class Variant:
 def quiet() -> Iterator[None]:
     """Keep transformers from printing.
 
-    It warns of token ids and weights, which play no part here, and of what the one-line error says again.
+    It warns about token ids and weights, which do not matter here, and repeats what the one-line error says.
     """
     verbosity = transformers_logging.get_verbosity()
     transformers_logging.set_verbosity(logging.CRITICAL)
@@ -163,7 +163,7 @@ def capture(config: ModelConfig, dtype: str | None = None, mla: str = MLA_FORMS[
         first = record(model, (1, 1, 5))
         if not any(node.name == "kv_store" for node in first.nodes):
             raise InputError(
-                f"{config.name}: model_type {hf.model_type!r} keeps no KV cache in this form "
+                f"{config.name}: model_type {hf.model_type!r} has no KV cache that can be captured "
                 "(encoder-only, or not written for the cache interface of transformers)"
             )
         if not any(node.role == "scores" for node in first.nodes):
@@ -231,7 +231,7 @@ def _solve(chosen: Plan, rows: list[list[int]], reference: Recording) -> np.ndar
         what = QUANTITIES[bad % len(QUANTITIES)] if bad < costs else "shape"
         owners = [n for n in reference.nodes for _ in n.shape]
         node = reference.nodes[bad // len(QUANTITIES)] if bad < costs else owners[bad - costs]
-        raise InputError(f"{what} of {node.name} at {node.path!r} is no polynomial in batch, query tokens and context")
+        raise InputError(f"{what} of {node.name} at {node.path!r} is not a polynomial in batch, query tokens and context")
     return table
 
 
@@ -292,9 +292,9 @@ def _model_graph(
 
 
 def _positions(model: PreTrainedModel) -> int | None:
-    """Number of positions that the model can tell apart, None where it computes their encoding.
+    """Number of positions that the model can distinguish, None where it computes their encoding.
 
-    A learned one is a table with a row for each, and in some families a few rows more, of padding.
+    A learned encoding is a table with one row per position; some families add a few rows of padding.
     """
     limit: int = getattr(model.config.get_text_config(decoder=True), "max_position_embeddings", None) or 0
     words = model.get_input_embeddings()
@@ -303,7 +303,7 @@ def _positions(model: PreTrainedModel) -> int | None:
 
 
 def _experts(nodes: list[Node], weight: Sequence[Sequence[int]], key: tuple[bool, bool]) -> Experts | None:
-    """The experts of an op of these nodes, whose bytes of weights are `weight` [piece, monomial]."""
+    """The experts of an op made of these nodes. weight: polynomial of its weight bytes, [piece, monomial]."""
     gathers = [node for node in nodes if node.experts != (0, 0)]
     if not gathers:
         return None
@@ -312,7 +312,7 @@ def _experts(nodes: list[Node], weight: Sequence[Sequence[int]], key: tuple[bool
     chosen = {sum(c * p for c, p in zip(piece, powers((B, Q, 0)), strict=True)) for piece in weight}
     top_k, rest = divmod(chosen.pop(), size * B * Q)
     if rest or chosen or any(node.experts[0] != count for node in gathers):
-        raise InputError(f"the experts at {gathers[0].path!r} are not chosen one by one, a fixed number for each token")
+        raise InputError(f"the experts at {gathers[0].path!r} are not gathered one by one, a fixed number for each token")
     return Experts(count=count, top_k=top_k, bytes=size)
 
 

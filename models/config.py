@@ -14,12 +14,12 @@ from typing import Any
 from sim.base.errors import InputError, nearest, unknown
 from sim.base.quantities import show
 
-#: Raise it whenever a capture of the same model may come out different: stored graphs are then made anew.
+#: Increase it whenever a capture of the same model may differ: stored graphs are then captured again.
 CAPTURE_VERSION = 2
 
 CONFIGS = Path(__file__).parent / "configs"
 
-#: What the cache of multi-head latent attention may hold: see `models.latent`.
+#: Contents of the cache of multi-head latent attention: see `models.latent`.
 MLA_FORMS = ("latent", "expanded")
 
 DTYPES = ("bfloat16", "float16", "float32")
@@ -27,10 +27,10 @@ DTYPES = ("bfloat16", "float16", "float32")
 #: The hub's own limit is 96 characters for both together.
 _HUB_ID = re.compile(r"[\w.-]{1,96}/[\w.-]{1,96}")
 
-#: Real ones have some kilobytes.
+#: Largest file that is read; real configs have a few kilobytes.
 MAX_BYTES = 2**20
 
-#: A capture builds and runs every layer; what is refused here would take hours, and is no model that exists.
+#: A capture builds and runs every layer; larger numbers would take hours, and no existing model has them.
 MAX_LAYERS = 10_000
 
 _LAYERS = ("num_hidden_layers", "num_layers", "n_layer", "n_layers")
@@ -68,10 +68,10 @@ def notes(name: str) -> dict[str, Any]:
 
 
 def resolve(config: str) -> ModelConfig:
-    """Find the config that `model.config` means.
+    """Find the config that `model.config` names.
 
     In this order: a shipped name; a path to a config.json or to its folder; a Hugging Face id (`owner/name`).
-    Raises InputError, in one line, for all that is not the config of a causal language model.
+    Raises InputError, in one line, for anything that is not the config of a causal language model.
     """
     if config in names():
         return _read(CONFIGS / f"{config}.json", config)
@@ -79,8 +79,8 @@ def resolve(config: str) -> ModelConfig:
     try:
         is_folder, exists = path.is_dir(), path.exists()
     except (OSError, ValueError) as error:
-        reason = getattr(error, "strerror", None) or error  # the text of an OSError has the path once more, in full
-        raise InputError(f"model config {show(config)} is no usable path: {reason}") from error
+        reason = getattr(error, "strerror", None) or error  # the text of an OSError repeats the whole path
+        raise InputError(f"model config {show(config)} is not a usable path: {reason}") from error
     if is_folder:
         if not (path / "config.json").exists():
             raise InputError(f"{_where(path)}: the folder has no config.json")
@@ -91,12 +91,12 @@ def resolve(config: str) -> ModelConfig:
         raise InputError(f"{_where(path)}: no such file")
     if _HUB_ID.fullmatch(config):
         try:
-            # transformers takes seconds to import, so nothing else waits for it.
+            # transformers takes seconds to import, so only this case imports it.
             hub = import_module("models.hub")
         except ImportError as error:
             raise InputError(
-                f"model config {show(config)}: no shipped name, no file, and asking the Hugging Face hub needs transformers "
-                "(pip install transformers)"
+                f"model config {show(config)}: not a shipped name, not a file, and asking the Hugging Face hub needs "
+                "transformers (pip install transformers)"
             ) from error
         return _checked(config, hub.fetch(config), config)
     raise InputError(f"unknown model config {show(config)}{nearest(config[:200], names())}; known: {', '.join(names())}")
@@ -111,14 +111,14 @@ def dtype_of(config: ModelConfig, dtype: str | None) -> str:
 
 
 def _where(path: Path) -> str:
-    """A path as errors name it: in full, unless it is of absurd length or would not print."""
+    """A path as errors name it: in full, or shortened if it is very long or not printable."""
     text = str(path)
     return text if len(text) <= 200 and text.isprintable() else show(text)
 
 
 def _read(path: Path, name: str) -> ModelConfig:
     where = _where(path)
-    # A device may never end, and opening a pipe waits for a writer.
+    # A device may be endless, and opening a pipe waits for a writer.
     if not path.is_file():
         raise InputError(f"{where}: expected a config.json, found no regular file")
     try:
@@ -143,7 +143,7 @@ def _read(path: Path, name: str) -> ModelConfig:
 
 
 def _checked(where: str, data: Any, name: str) -> ModelConfig:
-    """Check all that can be checked without transformers."""
+    """Check everything that can be checked without transformers. Raises InputError."""
     if not isinstance(data, dict):
         raise InputError(f"{where}: expected a JSON object, found {type(data).__name__}")
     if not isinstance(data.get("model_type"), str):

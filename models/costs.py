@@ -1,8 +1,8 @@
-"""Exact cost functions from a handful of measured points.
+"""Exact cost functions from a few measured points.
 
 A cost of a decoder op is a polynomial over `models.graph.MONOMIALS` in batch B, query tokens Q and context N, in pieces along
-N. So on each piece as many points as there are free monomials determine it, and every further point checks it. All is
-integer arithmetic: a coefficient that comes out fractional, or a check that fails, is an error and never a fit.
+N. On each piece as many points as there are free monomials determine it, and every further point checks it. All
+arithmetic is on integers: a fractional coefficient or a failed check is an error, and nothing is fitted.
 """
 
 from __future__ import annotations
@@ -34,11 +34,11 @@ class Plan:
 def plan(many_sequences: bool, many_queries: bool, low: int, high: int | None) -> Plan:
     """The points for one variant on the piece low <= N < high (None: unbounded).
 
-    A variable that cannot vary (B in the variant of one sequence, N on a piece of one context) takes no monomials: what
-    depends on it is constant there.
+    A variable that cannot vary (B in the variant of one sequence, N on a piece of one context) has no monomials:
+    whatever depends on it is constant there.
     """
     if low == 0 and not many_queries and (high is None or high > 1):
-        low = 1  # one token after none: the cache is one row, and rows of one element need no copies where others do
+        low = 1  # N = 0 and Q = 1 make a cache of one row, for which torch may skip copies that longer ones need
     room = 10**6 if high is None else high - low
     n0, n1 = low + min(2, max(room - 3, 0)), low + min(7, room - 1)
     free = tuple(
@@ -110,7 +110,7 @@ def solve(
 
 
 def text(coefficients: Sequence[int], context: str = "N") -> str:
-    """A polynomial as people write it, e.g. `N+Q` or `8*B`."""
+    """A polynomial as text, such as `N+Q` or `8*B`."""
     terms: list[tuple[int, str]] = []
     names = ("B", "Q", context)
     for exponents, c in zip(MONOMIALS, coefficients, strict=True):
@@ -122,7 +122,7 @@ def text(coefficients: Sequence[int], context: str = "N") -> str:
 
 
 def shape_text(pieces: Sequence[Sequence[int]], breaks: Sequence[int]) -> str:
-    """One dimension that is given piece by piece, as one text: with `min(N,b)` where it stops growing at a break b."""
+    """A dimension, given piece by piece, as one text, with `min(N,b)` where it stops growing at a break b."""
     if all(tuple(p) == tuple(pieces[0]) for p in pieces):
         return text(pieces[0])
     for k, b in enumerate(breaks):

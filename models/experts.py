@@ -2,7 +2,7 @@
 
 The weights of an expert are read once in a step, however many of its tokens choose it. So the weight bytes of a step's
 expert ops are those of the distinct experts that its tokens choose, while the arithmetic is that of every choice. With
-T tokens that each choose k of E experts evenly, E (1 - (1 - k/E)^T) distinct ones are to be expected.
+T tokens that each choose k of E experts evenly, the expected number of distinct ones is E (1 - (1 - k/E)^T).
 """
 
 from __future__ import annotations
@@ -21,13 +21,13 @@ IntArray = npt.NDArray[np.int64]
 #: The first columns of a table of members [lane, member, field]: sequence, tokens in its cache, tokens that it feeds in.
 M_SEQUENCE, M_CONTEXT, M_QUERY = range(3)
 
-#: Choices, and marks of (layer, step, expert), that are held at once.
+#: Largest numbers of choices, and of marks of (layer, step, expert), in memory at once.
 _BLOCK = 2**22
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Experts:
-    """The experts of one op. count: E. top_k: how many each token chooses. bytes: weights that the op reads of one expert."""
+    """The experts of one op. count: E. top_k: how many each token chooses. bytes: weight bytes of one expert."""
 
     count: int
     top_k: int
@@ -45,13 +45,13 @@ class Routing(Protocol):
     """
 
     def choose(self, layer: IntArray, sequence: IntArray, position: IntArray, experts: Experts) -> IntArray:
-        """The experts, from 0, of tokens given by vectors of equal length: [token, top_k], no two alike in a row."""
+        """Experts of tokens, [token, top_k], counted from 0 and distinct in each row. layer, sequence, position: [token]."""
         ...
 
 
 @dataclass(frozen=True, slots=True)
 class Tokens:
-    """The new tokens of some steps: vectors of equal length. lane: the step that a token is in, ascending, below `lanes`."""
+    """New tokens of some steps: vectors [token]. lane: the step that a token is in, ascending, below `lanes`."""
 
     sequence: IntArray
     position: IntArray
@@ -74,7 +74,7 @@ class Tokens:
 def distinct(routing: Routing | None, experts: Experts, layers: Sequence[int], tokens: Tokens) -> IntArray:
     """Number of distinct experts that the tokens of each step choose in some layers: [layer, lane].
 
-    Without a routing the most that there can be: as if no two tokens chose the same one, while there are others.
+    Without a routing, the largest possible number: no two tokens choose the same expert while others are left.
     """
     layer = np.asarray(layers, dtype=np.int64)
     if routing is None:
@@ -97,7 +97,7 @@ def distinct(routing: Routing | None, experts: Experts, layers: Sequence[int], t
 
 
 def distinct_of(routing: Routing | None, experts: Experts, layers: IntArray, members: IntArray) -> IntArray:
-    """The same of members [lane, member, field]."""
+    """Number of distinct experts [layer, lane] that members [lane, member, field] choose."""
     query = members[:, :, M_QUERY]
     if routing is None:
         most = np.minimum(experts.top_k * query.sum(axis=1), experts.count)

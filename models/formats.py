@@ -3,11 +3,11 @@
 | class                | which bytes                                     | stored as                                         |
 | -------------------- | ----------------------------------------------- | ------------------------------------------------- |
 | weights              | of matrix products and embeddings               | bits of the format; int4: and a scale per `group` |
-| KV cache             | all that is read and appended                   | bits of the format                                |
-| activations          | all that is read and written                    | in proportion to the captured element             |
+| KV cache             | all bytes read and appended                     | bits of the format                                |
+| activations          | all bytes read and written                      | in proportion to the captured element             |
 
-Norms keep their captured weights, as in quantised models: they are a ten-thousandth of all. Bytes that do not come out whole
-are rounded up. `models.rewrites.formats` applies formats to an op graph.
+Norms keep their captured weights, as in quantized models; they are a ten-thousandth of all weights. Fractions of bytes are
+rounded up. `models.rewrites.formats` applies formats to an op graph.
 """
 
 from __future__ import annotations
@@ -31,17 +31,17 @@ WEIGHT, FLOPS = QUANTITIES.index("weight"), QUANTITIES.index("flops")
 
 
 class Formats(Section):
-    """How many bits numbers take in memory. Arithmetic stays that of the model; null: as captured."""
+    """Number formats in memory. Arithmetic stays that of the model; null: as captured."""
 
     weights: Literal["bf16", "fp8", "int8", "int4"] | None = Field(
-        default=None, description="Of weights of matrix products and embeddings; norms stay as captured."
+        default=None, description="Weights of matrix products and embeddings; norms stay as captured."
     )
-    kv: Literal["bf16", "fp8", "int8"] | None = Field(default=None, description="Of the KV cache.")
-    activations: Literal["bf16"] | None = Field(default=None, description="Of results between ops, where they are off chip.")
-    group: Whole = Field(default=128, ge=1, le=2**20, description="int4 weights that share one scale of 2 bytes.")
+    kv: Literal["bf16", "fp8", "int8"] | None = Field(default=None, description="The KV cache.")
+    activations: Literal["bf16"] | None = Field(default=None, description="Results between ops, where they are off chip.")
+    group: Whole = Field(default=128, ge=1, le=2**20, description="Number of int4 weights that share a scale of 2 bytes.")
 
     def weight_bytes(self, captured: int, element: int) -> int:
-        """Bytes that take `captured` bytes of weights of `element` bytes each: ceil(n * bits / 8) + scales."""
+        """Bytes in this format of weights that take `captured` bytes at `element` bytes each: ceil(n * bits / 8) + scales."""
         return stored_bytes(captured, element, self.weights, self.group)
 
 
@@ -61,5 +61,5 @@ def stored_bytes(captured: int, element: int, name: str | None, group: int) -> i
     exact = numbers * BITS[name] / 8
     scales = SCALE * numbers / group if name == "int4" else Fraction(0)
     if captured < 0 and (exact.denominator != 1 or scales.denominator != 1):
-        raise ValueError(f"{captured} bytes a step in {name} are no whole number of bytes")
+        raise ValueError(f"{captured} bytes a step in {name} are not a whole number of bytes")
     return ceil(exact) + SCALE * ceil(scales / SCALE)

@@ -44,7 +44,7 @@ class OpGraph:
 
     table: int64 [polynomial, piece, monomial], coefficients.
     cost_index: int64 [quantity, op], which polynomial.
-    several_index: int64 [quantity, op], which one for members that feed in several tokens, where an op serves all members.
+    several_index: int64 [quantity, op], the polynomial for members that feed in several tokens, if an op serves all members.
     """
 
     ops: tuple[Op, ...]
@@ -94,7 +94,7 @@ class OpGraph:
         return result if np.ndim(context) else result[:, :, 0]
 
     def costs_of(self, steps: StepLanes) -> IntArray:
-        """All costs of some steps, int64 [quantity, op, lane]. This graph is that of one sequence that decodes one token."""
+        """Costs of some steps, int64 [quantity, op, lane]; in this graph, of one sequence that decodes one token."""
         return self.costs(steps.context)
 
     def alike(self) -> npt.NDArray[np.intp]:
@@ -105,7 +105,7 @@ class OpGraph:
         return made
 
     def _first_alike(self, *keys: IntArray) -> npt.NDArray[np.intp]:
-        """keys: [op], whatever else costs depend on."""
+        """[op]: the first op with equal costs. keys: [op] each, further columns that costs depend on."""
         _, dtype = np.unique(self.dtype, return_inverse=True)
         columns = np.vstack([dtype, *keys, self.cost_index, self.several_index])
         _, first, which = np.unique(columns, axis=1, return_index=True, return_inverse=True)
@@ -128,7 +128,7 @@ class OpGraph:
         return made
 
     def sizes_of(self, steps: StepLanes) -> tuple[IntArray, IntArray, IntArray]:
-        """B, Q and N of each op in some steps, int64 [op, lane] each: with what its shape and its costs are evaluated."""
+        """B, Q and N of each op in some steps, int64 [op, lane] each, at which its shape and costs are evaluated."""
         context = np.broadcast_to(steps.context, (len(self), len(steps.context)))
         return np.full_like(context, self.batch), np.ones_like(context), context
 
@@ -194,7 +194,7 @@ def _index(costs: Sequence[tuple[int, ...]]) -> IntArray:
 class ModelGraph:
     """A model as the simulator knows it: facts from its config, and its op graphs.
 
-    A model may run other ops for one sequence than for several, and for one query token than for several, so there are
+    A model may run different ops for one sequence and for several, and for one query token and for several, so there are
     up to four graphs, by (B > 1, Q > 1).
     """
 
@@ -208,7 +208,7 @@ class ModelGraph:
     dtype: str
     parameters: int  # elements, each shared tensor once
     parameter_bytes: int
-    positions: int | None = None  # that the model can tell apart, where it has learned a vector for each
+    positions: int | None = None  # number of learned positions; None if their encoding is computed
     provenance: Mapping[str, str]  # library versions, capture version, config digest
     variants: Mapping[tuple[bool, bool], OpGraph]
 
@@ -226,7 +226,7 @@ class ModelGraph:
         return next((op.experts for op in self.step().ops if op.experts is not None), None)
 
     def too_long(self, tokens: int) -> str:
-        """The reason why a sequence of this many tokens is too long for the model; empty if it is not."""
+        """Reason why a sequence of this many tokens is too long for the model; empty if it is not."""
         if self.positions is None or tokens <= self.positions:
             return ""
         return f"expected at most {self.positions} tokens in all, the positions that {self.name} has learned, found {tokens}"

@@ -1,9 +1,9 @@
-"""Group aten ops into the ops that people name.
+"""Group aten ops into named ops.
 
-First each node gets a label (kind, module path, part) from what is known of it: the role under which the attention
-function issued it, the module and the function it came from, the parameters it reads, and where its result goes. There
-is no code per family; names of modules are used where a convention is common, the flow of data where it is not.
-Then nodes of one label that are connected become one group. A node without a label stays alone under its aten name.
+First each node gets a label (kind, module path, part), derived from the role under which the attention function issued
+it, its module and function, the parameters it reads, and the readers of its result. There is no code per family: module
+names are used where a convention is common, data flow where there is none.
+Then connected nodes with equal labels become one group. A node without a label stays alone under its aten name.
 
 Nothing is lost: a group's costs are the sums of its nodes', activations that never leave the group included.
 """
@@ -22,7 +22,7 @@ from sim.base.topological import topological_order
 #: kind, path, part
 Label = tuple[str, str, str]
 
-#: Common names of the projections of an MLP. Others are recognised by the flow of data.
+#: Common names of the projections of an MLP. Others are recognized by data flow.
 _MLP = {
     "gate_proj": ("gate_proj", "w1"),
     "up_proj": ("up_proj", "w3", "fc1", "c_fc", "fc_in", "dense_h_to_4h", "lin1", "wi"),
@@ -32,7 +32,7 @@ _MLP = {
 _MLP_KIND = {name: kind for kind, group_names in _MLP.items() for name in group_names}
 _INTO_MLP = {"gate_proj", "up_proj", "gate_up_proj"}
 
-#: Kind of a projection, by the operands of the attention that it makes.
+#: Kind of a projection, by the operands of attention that it computes.
 _PROJECTIONS = {
     "q": "q_proj",
     "k": "k_proj",
@@ -64,7 +64,7 @@ def single(index: int, node: Node) -> Group:
 
 
 def group(recording: Recording) -> list[Group]:
-    """The groups of a recording in an order in which each comes after all it needs."""
+    """Groups of a recording in topological order."""
     nodes = recording.nodes
     labels = _Labels(recording).labels
     home = _connected(nodes, labels)
@@ -100,7 +100,7 @@ def _in_order(nodes: list[Node], groups: list[Group]) -> list[Group]:
 
 
 def _connected(nodes: list[Node], labels: list[Label | None]) -> list[int]:
-    """For each node the smallest node of its group: union of neighbours that share label and layer."""
+    """For each node, the smallest node of its group: neighbors with the same label and layer are united."""
     home = list(range(len(nodes)))
 
     def find(i: int) -> int:
@@ -127,7 +127,7 @@ def _connected(nodes: list[Node], labels: list[Label | None]) -> list[int]:
 
 
 def _cyclic(nodes: list[Node], home: list[int]) -> set[int]:
-    """The groups of several nodes that lie on, or between, cycles of the graph of groups."""
+    """Groups of several nodes that lie on or between cycles of the graph of groups."""
     needs: dict[int, set[int]] = {}
     feeds: dict[int, set[int]] = {}
     for i, node in enumerate(nodes):
@@ -136,7 +136,7 @@ def _cyclic(nodes: list[Node], home: list[int]) -> set[int]:
                 needs.setdefault(home[i], set()).add(home[j])
                 feeds.setdefault(home[j], set()).add(home[i])
     left = set(home)
-    for edges_in, edges_out in ((needs, feeds), (feeds, needs)):  # strip what is before all cycles, then what is after
+    for edges_in, edges_out in ((needs, feeds), (feeds, needs)):  # remove groups before all cycles, then groups after them
         waiting = {g: len(edges_in.get(g, set()) & left) for g in left}
         free = [g for g, n in waiting.items() if not n]
         while free:
@@ -214,11 +214,11 @@ class _Labels:
         return ""
 
     def _back(self, starts: Iterable[int], among: set[int], *, through: Callable[[int], bool] = lambda _: True) -> set[int]:
-        """The nodes among `among` from which one gets to `starts`, walking through those that may be passed."""
+        """Nodes of `among` from which `starts` can be reached, by way of nodes that `through` accepts."""
         return self._flood(starts, among, lambda i: self.nodes[i].inputs, through)
 
     def _forth(self, starts: Iterable[int], among: set[int], *, through: Callable[[int], bool] = lambda _: True) -> set[int]:
-        """The nodes among `among` to which one gets from `starts`."""
+        """Nodes of `among` that can be reached from `starts`, by way of nodes that `through` accepts."""
         return self._flood(starts, among, lambda i: self.users[i], through)
 
     @staticmethod
@@ -239,7 +239,7 @@ class _Labels:
         return self.nodes[i].costs[0] > 0 and bool(self.nodes[i].weights) and self.nodes[i].role not in ROLES
 
     def _attention(self, indices: list[int]) -> None:
-        """Projections and rope, by which operand of the attention they make."""
+        """Label projections and rope by the operands of attention that they compute."""
         among = set(indices)
         scores = [i for i in indices if self.nodes[i].role == "scores"]
         stores = [i for i in indices if self.nodes[i].role == KV_STORE]
@@ -250,7 +250,7 @@ class _Labels:
         roles = {*ROLES, KV_LOAD, KV_STORE}
         keys = {i for s in stores for i in self.nodes[s].sources[0]}
         values = {i for s in stores for i in self.nodes[s].sources[1]}
-        # What comes between the cache and the scores (a latent cache is expanded) is no part of the queries.
+        # Nodes between the cache and the scores (the expansion of a latent cache) do not belong to the queries.
         unpacked = self._forth((i for i in indices if self.nodes[i].role == KV_LOAD), among) - set(stores)
         queries = {j for j in self.nodes[scores[0]].inputs if j in own and self.nodes[j].role not in roles}
         queries -= keys | unpacked
@@ -282,7 +282,7 @@ class _Labels:
                     self._set(i, *label)
 
     def _experts(self, indices: list[int]) -> None:
-        """The products of the chosen experts with their gathered weights, and what is around them."""
+        """Label the products with gathered weights of chosen experts, and the ops around them."""
         own = [i for i in indices if self.nodes[i].hint == "experts"]
         if not own:
             return
@@ -349,14 +349,14 @@ class _Labels:
             self._set(i, *label)
 
     def _same_module(self, indices: list[int]) -> None:
-        """Label ops that a linear module issues beside its product, such as a bias added apart."""
+        """Label ops that a linear module issues besides its product, such as a separate bias addition."""
         of_module = {label[1]: label for i in indices if self._linear(i) and (label := self.labels[i])}
         for i in indices:
             if self.labels[i] is None and (found := of_module.get(self.nodes[i].path)):
                 self._set(i, *found)
 
     def _residuals(self, indices: list[int]) -> None:
-        """Sums of two activations in the layer's own code, each with the scaling that only it uses."""
+        """Label sums of two activations in the layer's own code, each with scaling that only it uses."""
         for i in reversed(indices):
             node = self.nodes[i]
             at_layer = node.path == f"{self.layers_path}.{node.layer}"

@@ -17,7 +17,7 @@ class Members:
     sequence: its number. context: its tokens in the KV cache. query: tokens that it feeds in. loads: how many of the cached
     tokens it loads itself; another member loads the rest, which they share. Where lanes have different numbers of members, the
     rest of the column is 0: with no query, a member takes no part.
-    logits: [lane], rows of logits that are wanted, of all members together.
+    logits: [lane], rows of logits that all members together need.
     """
 
     sequence: IntArray

@@ -14,10 +14,10 @@ to the queries and W_UV to the result, once per new token ("absorbed", section 2
 many for DeepSeek-V3. Each token is expanded once, when it is new.
 
 transformers itself keeps the latents and expands all of them in every step, by a method of the attention module,
-`expand_kv(c, k_rope)`. Replacing it is what tells one way from the other, so the code of each family is used as it is.
+`expand_kv(c, k_rope)`. Only this method is replaced, so the code of each family is used as it is.
 """
 
-# torch and transformers leave parts of themselves without types.
+# torch and transformers are only partly typed.
 # mypy: allow-untyped-calls
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ Expand = Callable[[torch.Tensor, torch.Tensor], tuple[torch.Tensor, torch.Tensor
 
 
 def keep(model: Any, form: str) -> bool:
-    """Make the model keep its cache in this form; False, and nothing is changed, if it has no latent attention.
+    """Make the model keep its cache in this form. Returns False, and changes nothing, if it has no latent attention.
 
     Raises InputError for an unknown form, NotImplementedError for latent attention without the method that is replaced.
     """

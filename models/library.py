@@ -27,21 +27,26 @@ __all__ = ["load", "names"]
 
 GRAPHS = Path(__file__).parent / "graphs"
 
-#: Environment variable that says where captured graphs are kept.
+#: Environment variable with the folder of captured graphs.
 CACHE_VARIABLE = "DECODE_SIM_CACHE"
 
 GRANULARITIES = ("op", "aten")
 
 
 def load(
-    config: str | ModelConfig, *, granularity: str = "op", dtype: str | None = None, mla: str = MLA_FORMS[0], here: bool = False
+    config: str | ModelConfig,
+    *,
+    granularity: str = "op",
+    dtype: str | None = None,
+    mla: str = MLA_FORMS[0],
+    installed: bool = False,
 ) -> ModelGraph:
-    """The graph of the model that `config` means (see `models.config.resolve`), always of the whole model.
+    """Op graphs of the whole model that `config` names (see `models.config.resolve`).
 
-    granularity: `op` for the ops that people name, `aten` for the raw ones. dtype: instead of the config's own.
+    granularity: `op` for named ops, `aten` for raw ones. dtype: instead of the config's own.
     mla: contents of a cache of latent attention, one of `MLA_FORMS`; ignored for models without it (`keeps_latents`).
-    here: whether it must be of the transformers that is installed, whose code may differ from that of a shipped graph.
-    Raises InputError, in one line, for what is no model, or cannot be captured.
+    installed: whether to use the installed transformers, whose code may differ from that behind a shipped graph.
+    Raises InputError, in one line, if no model has this name, or it cannot be captured.
     """
     if granularity not in GRANULARITIES:
         raise unknown("granularity", granularity, GRANULARITIES)
@@ -51,17 +56,17 @@ def load(
     dtype = dtype_of(model, dtype)
     # A model without latent attention is kept once, where the first form would be.
     for form in dict.fromkeys((mla, MLA_FORMS[0])):
-        for shipped in (True, False):  # what is shipped first: versions of packages take milliseconds to find out
+        for shipped in (True, False):  # shipped graphs first: looking up versions of packages takes milliseconds
             path = shipped_path(model.name, granularity, form) if shipped else _cached(model, dtype, granularity, form)
             graph = _read(path)
             if graph is None or not _fits(graph, model, dtype, granularity, mla):
                 continue
-            if not here or graph.provenance.get("transformers") == _version("transformers"):
+            if not installed or graph.provenance.get("transformers") == _version("transformers"):
                 return graph
-    if sys.stderr.isatty():  # a person waits, and would wonder; a pipe gets the results alone
-        sys.stderr.write(f"capturing {show(model.name)} as {dtype}, once: it is kept in {cache_folder()}\n")
+    if sys.stderr.isatty():  # a person is waiting; a pipe gets only the results
+        sys.stderr.write(f"capturing {show(model.name)} as {dtype}, once; the graph is kept in {cache_folder()}\n")
     try:
-        # Only here is torch imported, which takes seconds: a run of a known model must not wait for it.
+        # torch is imported only here: it takes seconds, and a run of a known model must not wait for it.
         module = import_module("models.capture")
     except ImportError as error:
         raise InputError(
@@ -91,7 +96,7 @@ def encode(graph: ModelGraph) -> bytes:
 
 
 def shipped_path(name: str, granularity: str, mla: str = MLA_FORMS[0]) -> Path:
-    """Path of the shipped graph of a model, whether there is one or not. The usual choices are not part of its name."""
+    """Path of the shipped graph of a model, which need not exist. Default choices are not part of its name."""
     words = [name, *([mla] if mla != MLA_FORMS[0] else []), *([granularity] if granularity != GRANULARITIES[0] else [])]
     return GRAPHS / f"{'.'.join(words)}.json.gz"
 
@@ -111,7 +116,7 @@ def _version(package: str) -> str:
 
 
 def _read(path: Path) -> ModelGraph | None:
-    """The stored graph, or None if there is none or it is damaged: it can always be made anew."""
+    """The stored graph, or None if there is none or it is damaged: it can always be captured again."""
     try:
         return _decoded(path, path.stat().st_mtime_ns)
     except (OSError, EOFError, ValueError, KeyError, TypeError, AttributeError):
@@ -131,7 +136,7 @@ def _fits(graph: ModelGraph, model: ModelConfig, dtype: str, granularity: str, m
 
 
 def _write_cache(path: Path, graph: ModelGraph) -> None:
-    """Keep a graph for next time. A cache that cannot be written is no error: the graph is there all the same."""
+    """Store a graph in the cache. A cache that cannot be written is not an error: the graph is in memory."""
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=path.name)

@@ -11,8 +11,8 @@ from models.experts import Experts
 
 IntArray = npt.NDArray[np.int64]
 
-#: What is counted for each op. `flops` are those of matrix products (two per multiply-add); `vector_ops` are elements
-#: touched by everything else; the others are bytes by class. `act_*` would reach DRAM only if activations were off chip.
+#: Costs counted for each op. `flops` are those of matrix products (two per multiply-add); `vector_ops` are elements
+#: touched by all other work; the rest are bytes by class. `act_*` reach DRAM only if activations are off chip.
 QUANTITIES = ("flops", "vector_ops", "weight", "kv_read", "kv_write", "act_read", "act_write")
 
 #: Exponents of (B, Q, N). Every cost of a decoder is a sum of these: nothing is more than linear in the batch and the
@@ -33,16 +33,16 @@ class Op:
     kind: its usual name (`norm`, `q_proj`, `scores`, ...), or its aten name if it has none.
     path: module path that issued it, e.g. `model.layers.0.self_attn.q_proj`.
     layer: index of the decoder layer, -1 outside of layers.
-    part: tells ops of one kind and path apart (`q` and `k` of rope), else empty.
+    part: distinguishes ops of one kind and path (`q` and `k` of rope), else empty.
     heads: number of attention heads the op can be split over (of a KV load: heads of the cache), 0 if it is not per head.
-    splits: parts along the keys in which attention computes it, and in which its cache is loaded; 1 if it is one.
+    splits: number of parts along the keys, each computed, and its part of the cache loaded, separately; 1 if not split.
     dtype: torch's name of the compute type, e.g. `bfloat16`.
     shape: the result's dimensions, as text in B, Q and N.
     inputs: indices of the ops whose results it needs, ascending, all smaller than its own.
     costs: for each of `QUANTITIES`, an index into `OpGraph.polynomials`.
-    experts: None, or the experts of whose weights it reads those that its tokens choose. Its polynomial of `weight` counts
-        every choice of every token.
-    several: of a kernel for all members of a step, the same op of members that feed in several tokens; None: no other.
+    experts: for an op that reads only the weights of the experts that its tokens choose, else None. Its polynomial of
+        `weight` counts every choice of every token.
+    several: for a kernel that serves all members of a step, the op of members that feed in several tokens; None: the same.
     """
 
     kind: str

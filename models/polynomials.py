@@ -1,4 +1,4 @@
-"""Piecewise polynomials in batch, query and context (see `models.graph`) as plain tuples, and their numbers in a graph."""
+"""Piecewise polynomials in batch, query and context (see `models.graph`) as plain tuples, numbered within a graph."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ Pieces = tuple[Polynomial, ...]
 
 
 class Polynomials:
-    """Distinct piecewise polynomials, numbered in the order in which they come up; iterates over them in that order.
+    """Distinct piecewise polynomials, numbered in the order in which they are added; iterates over them in that order.
 
     known: polynomials that have numbers already, such as those of a graph that is rewritten.
     """

@@ -1,11 +1,11 @@
-"""Record one step of a model: every aten op, what it needs, and what it costs.
+"""Record one step of a model: every aten op, its inputs and its costs.
 
 A `Recorder` is a dispatch mode. It sees each aten op after autograd and before any kernel, so it works the same on the
-meta device (no memory, no arithmetic) and on a real one. Identity is that of storages: a view is no op of its own, and
-the last op that wrote a storage is what a later reader depends on.
+meta device (no memory, no arithmetic) and on a real one. Tensors are identified by their storage: a view is not an op,
+and a reader of a storage depends on the last op that wrote it.
 """
 
-# torch and transformers leave parts of themselves without types.
+# torch and transformers are only partly typed.
 # mypy: allow-untyped-calls
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from models.cache import KV_STORE
 from models.recording import Node, Recording, Storage, alive, by_first_use, with_transfers
 from sim.base.errors import InputError
 
-#: Ops that read only the rows their indices name.
+#: Ops that read only the rows given by their indices.
 GATHERS = {"embedding", "index", "index_select", "gather", "take", "take_along_dim"}
 
 #: Ops that overwrite their first argument without reading it.
@@ -38,16 +38,16 @@ OVERWRITES = {"copy_", "fill_", "zero_"}
 #: Matrix-vector products, for which torch's registry has no formula: two FLOPs per element of the matrix.
 _MATRIX_ARGUMENT = {"mv": 0, "dot": 0, "vdot": 0, "addmv": 1}
 
-#: Functions that run the model: the names of frames outside of them mean nothing.
+#: Functions that run the model; frames outside of them are ignored.
 _OUTSIDE = {"step", "active"}
 
-#: A frame whose function has such a name on the way to an op says what the op is for. The innermost wins.
+#: Parts of function names, and the hint for ops issued inside such a function. The innermost function wins.
 _HINTS = (("rotary", "rope"), ("rope", "rope"), ("mask", "mask"), ("experts_forward", "experts"))
 
 
 @dataclass(frozen=True, slots=True)
 class TensorRef:
-    """A tensor as the place it has in its storage."""
+    """A tensor as a place in its storage."""
 
     storage: int
     size: tuple[int, ...]
@@ -57,10 +57,10 @@ class TensorRef:
 
 
 class Recorder(TorchDispatchMode):
-    """Records while it is active. `keep_calls` keeps what is needed to run the ops again.
+    """Records while it is active. keep_calls: keep functions and arguments, so that the ops can be run again.
 
-    names_only: whether to record only `issued`, not what ops need and cost; kernels that no formula counts may run then.
-    issued: all ops that are no views, in order, what is done on the side included: aten name and role.
+    names_only: record only `issued`, without inputs and costs, so that kernels without a cost formula may run.
+    issued: aten name and role of every op that is not a view, in order, helper work included.
     """
 
     def __init__(self, model: torch.nn.Module, layers: int, *, keep_calls: bool = False, names_only: bool = False) -> None:
@@ -78,13 +78,13 @@ class Recorder(TorchDispatchMode):
             self._storage(parameter).kind, self._storage(parameter).name = "weight", name
         saved = model.state_dict(keep_vars=True)
         for name, buffer in model.named_buffers():
-            if name in saved:  # constants that the code computes (rope frequencies, causal masks) are no weights
+            if name in saved:  # constants that the code computes (rope frequencies, causal masks) are not weights
                 self._storage(buffer).kind, self._storage(buffer).name = "weight", name
 
     def recording(self, result: torch.Tensor) -> Recording:
         """The recorded ops, with the loads and stores of the cache made explicit.
 
-        Ops from which neither `result` nor the cache gets anything are left out, as an engine would.
+        Ops that neither `result` nor the cache depends on are left out, as an engine would.
         """
         nodes = by_first_use(alive(self.nodes, self._storage(result).writers))
         return Recording(
@@ -96,7 +96,7 @@ class Recorder(TorchDispatchMode):
         )
 
     def register_cache(self, buffer: torch.Tensor, layer: int, past: int) -> None:
-        """Say that `buffer` [B, KV, rows, D] is the cache of a layer, whose first `past` rows were there before."""
+        """Register `buffer` [B, KV, rows, D] as the cache of a layer; its first `past` rows are from before the step."""
         storage = self._storage(buffer)
         storage.kind, storage.layer, storage.past, storage.rows = "cache", layer, past, buffer.shape[-2]
         storage.shape = tuple(buffer.shape)
@@ -105,7 +105,7 @@ class Recorder(TorchDispatchMode):
 
     @contextmanager
     def active(self) -> Iterator[None]:
-        """Record what the model does inside."""
+        """Record the ops that the model issues inside."""
         handles = []
         for module in self._names:
             handles.append(module.register_forward_pre_hook(self._enter))
@@ -169,7 +169,7 @@ class Recorder(TorchDispatchMode):
                 # Two appends must not hide each other: an op that reads the cache needs both.
                 storage.writers = (*storage.writers, index)
                 continue
-            # An op that overwrites must wait for those that still read what was there.
+            # An op that overwrites a storage must wait for the readers of its old contents.
             inputs.update(storage.writers)
             inputs.update(storage.readers)
             storage.writers, storage.readers = (index,), set()
@@ -222,7 +222,7 @@ class Recorder(TorchDispatchMode):
             elif storage.kind == "cache":
                 old, rest = divmod(size * storage.past, storage.rows)
                 if rest:
-                    raise NotImplementedError(f"{name} at {self._paths[-1]!r} reads a part of the cache that is no row")
+                    raise NotImplementedError(f"{name} at {self._paths[-1]!r} reads a part of the cache that is not whole rows")
                 storage.loaded = max(storage.loaded, old)
                 act_read += size - old
             elif storage.kind == "activation":
@@ -265,7 +265,7 @@ def _distinct(tensors: list[torch.Tensor]) -> list[torch.Tensor]:
 
 
 def _bytes(tensor: torch.Tensor) -> int:
-    """Bytes of the memory behind a tensor: an expanded dimension (stride 0) is there once."""
+    """Bytes of the memory behind a tensor: an expanded dimension (stride 0) counts once."""
     sizes = (size if stride else 1 for size, stride in zip(tensor.shape, tensor.stride(), strict=True))
     return math.prod(sizes) * tensor.element_size()
 

@@ -1,7 +1,7 @@
-"""A recording: the ops of one step of a model, put in order after a recorder saw them.
+"""A recording: the ops of one step of a model, put in order.
 
-Ops whose results are not used are left out, the order is made independent of sets of names, and the loads and stores of the
-cache are made explicit.
+Ops whose results are not used are left out, the order is made independent of how Python iterates over sets, and the loads
+and stores of the cache are made explicit.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from typing import Any
 
 from models.cache import KV_STORE
 
-#: Name of the op that brings the past rows of a layer's cache onto the chip.
+#: Name of the op that loads the past rows of a layer's cache onto the chip.
 KV_LOAD = "kv_load"
 
 
@@ -20,8 +20,8 @@ KV_LOAD = "kv_load"
 class Storage:
     """Facts of one piece of memory.
 
-    kind: `weight` (what a checkpoint holds), `gathered` (weights on their way from a gather to the product that uses
-    them), `cache`, or `activation` (all else: results, inputs, constants).
+    kind: `weight` (part of a checkpoint), `gathered` (weights between a gather and the product that uses them), `cache`,
+    or `activation` (everything else: results, inputs, constants).
     """
 
     kind: str = "activation"
@@ -33,7 +33,7 @@ class Storage:
     loaded: int = 0  # bytes of past rows that the step needs
     writers: tuple[int, ...] = ()
     readers: set[int] = field(default_factory=set)  # since it was last written
-    keep: Any = None  # the storage itself, so that its address is not used again
+    keep: Any = None  # the storage itself, so that its address is not reused
 
 
 @dataclass(slots=True, kw_only=True)
@@ -41,9 +41,9 @@ class Node:
     """One aten op of the step, or the explicit load or store of a layer's cache.
 
     costs: in the order of `models.graph.QUANTITIES`. weights: names of the parameters it reads.
-    experts: of a gather of experts' weights, how many there are and bytes of one.
+    experts: for a gather of expert weights, the number of experts and the bytes of one.
     calls: function, arguments and results, with `TensorRef` for tensors, if the recorder keeps them.
-    issued: which of `Recorder.issued` it is; both copies of an append, none of a load.
+    issued: its indices in `Recorder.issued`; two for an append, none for a load.
     """
 
     name: str
@@ -71,7 +71,7 @@ class Node:
 
 @dataclass(kw_only=True)
 class Recording:
-    """The ops of one step in program order, and what names them: module classes by path, and the list of layers."""
+    """The ops of one step in program order, with module classes by path, and the path of the list of layers."""
 
     nodes: list[Node]
     classes: dict[str, str]
@@ -87,15 +87,15 @@ def alive(nodes: list[Node], results: tuple[int, ...]) -> list[Node]:
         if i in alive:
             alive.update(nodes[i].inputs)
     new_index = {i: n for n, i in enumerate(sorted(alive))}
-    # An op that another must not overtake may itself be needed by none.
+    # An op that another must not overtake may have no reader of its own.
     return [replace(nodes[i], inputs=tuple(new_index[j] for j in nodes[i].inputs)) for i in new_index]
 
 
 def by_first_use(nodes: list[Node]) -> list[Node]:
-    """The same, with like calls of one module in the order in which their results are first used.
+    """Nodes with similar calls of one module in the order in which their results are first used.
 
-    Some families go through a set of names, such as the kinds of their layers, and call one module for each: their order
-    differs from one run of Python to the next.
+    Some families iterate over a set of names, such as the kinds of their layers, and call one module for each, in an order
+    that differs between runs of Python.
     """
     order = list(range(len(nodes)))
     begin = 0
@@ -121,7 +121,7 @@ def by_first_use(nodes: list[Node]) -> list[Node]:
 
 
 def _like_blocks(nodes: Sequence[Node], begin: int, end: int) -> list[range]:
-    """The shortest repetitions that nodes from begin to end are made of, if they need nothing of each other and are needed."""
+    """Shortest equal blocks that make up nodes begin to end; empty unless the blocks are independent and all are used."""
     signs = [(node.name, node.role, node.dtype, len(node.shape)) for node in nodes[begin:end]]
     for size in range(1, len(signs) // 2 + 1):
         if len(signs) % size or signs[size:] != signs[:-size]:
@@ -134,13 +134,12 @@ def _like_blocks(nodes: Sequence[Node], begin: int, end: int) -> list[range]:
 
 
 def with_transfers(nodes: Sequence[Node], storages: Mapping[int, Storage]) -> list[Node]:
-    """The same with one load and one store of each layer's cache, in place of the ops that append to it.
+    """Nodes with one load and one store of each layer's cache, in place of the ops that append to it.
 
-    The load comes first in its layer and needs nothing. It holds the bytes of the past rows, each once however many ops
-    read them: afterwards they are on the chip. An op that reads the cache needs the load and the ops that made the new rows;
-    nothing waits for the store.
+    The load comes first in its layer and has no inputs. It moves each past row once, however many ops read it: afterwards
+    it is on chip. An op that reads the cache needs the load and the ops that made the new rows; nothing waits for the store.
     """
-    appends: dict[int, list[int]] = {}  # layer -> its appends: the copy of the keys, and that of the values
+    appends: dict[int, list[int]] = {}  # layer -> its appends: the copy of the keys, then of the values
     for i, node in enumerate(nodes):
         if node.role == KV_STORE:
             appends.setdefault(node.layer, []).append(i)
@@ -174,7 +173,7 @@ def with_transfers(nodes: Sequence[Node], storages: Mapping[int, Storage]) -> li
 
 
 def _load(append: Node, layer: int, caches: Sequence[Storage]) -> Node:
-    """The load of a layer's cache. append: an op that appends to it. caches: its storages, that of the keys first."""
+    """The load of a layer's cache. append: an op that appends to it. caches: its storages, keys first."""
     keys = caches[0]
     return Node(
         name=KV_LOAD,

@@ -10,10 +10,10 @@ from sim.base.errors import InputError
 
 
 def select(ops: Sequence[Op], layers: int | None = None, scope: str = "model") -> tuple[Op, ...]:
-    """Keep the first `layers` layers (None: all), and with scope `block` nothing but layers.
+    """Keep the first `layers` layers (None: all); with scope `block`, only layers.
 
-    An op that read the last layer's result then reads the same op of the last layer kept: the ops that the model would have if
-    its config had that many layers. Raises InputError for more layers than there are.
+    An op that read the last layer's result then reads the same op of the last kept layer, as in a model whose config has
+    that many layers. Raises InputError for more layers than there are.
     """
     total = 1 + max((op.layer for op in ops), default=-1)
     layers = total if layers is None else layers
@@ -28,7 +28,7 @@ def select(ops: Sequence[Op], layers: int | None = None, scope: str = "model") -
             continue
         sources = (_in_place_of(ops, j, layers, last_layer) for j in op.inputs)
         new_index[i] = len(kept)
-        # With scope block, a source outside of layers is left out: its result is simply there.
+        # With scope block, sources outside of layers are left out; their results are available from the start.
         kept.append(replace(op, inputs=tuple(sorted({new_index[j] for j in sources if j in new_index}))))
     return tuple(kept)
 
@@ -40,14 +40,14 @@ def _in_place_of(ops: Sequence[Op], source: int, layers: int, last_layer: dict[t
         return source
     if _role(op) not in last_layer:
         raise InputError(
-            f"layers: layer {layers - 1} has no {op.kind!r} to stand for that of layer {op.layer}; "
+            f"layers: layer {layers - 1} has no {op.kind!r} to replace that of layer {op.layer}; "
             f"use all {1 + max(op.layer for op in ops)} layers"
         )
     return last_layer[_role(op)]
 
 
 def _left_out(ops: Sequence[Op], layers: int, scope: str) -> set[int]:
-    """The ops of the other layers, and ops that only these use (a mask for a kind of layer that is no longer there)."""
+    """Indices of ops of the other layers, and of ops that only these use (a mask for a kind of layer that is left out)."""
     users: list[list[int]] = [[] for _ in ops]
     for i, op in enumerate(ops):
         for j in op.inputs:

@@ -17,7 +17,7 @@ ATEN = ("llama-3.2-1b",)
 
 
 def main(chosen: list[str]) -> None:
-    """Capture and store; prints one line for each file."""
+    """Capture and store graphs, and print one line for each file."""
     GRAPHS.mkdir(exist_ok=True)
     for name in chosen or names():
         for form in MLA_FORMS:

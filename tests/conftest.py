@@ -12,5 +12,5 @@ ROOT = Path(__file__).parents[1]
 
 assert Path(sim.__file__).parents[1] == ROOT, f"{sim.__file__} is not the code beside these tests"
 os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, (str(ROOT), os.environ.get("PYTHONPATH"))))
-if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # as shells start what they put into the background
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # as shells start background jobs
     signal.signal(signal.SIGINT, signal.default_int_handler)

@@ -1,4 +1,4 @@
-"""Guides that add a package: their files, installed as far as Python looks."""
+"""Guides that add a package: their files, installed as far as Python can tell."""
 
 from __future__ import annotations
 

@@ -4,9 +4,9 @@
     python -m tests.mutation [FOLDER ...] [--sample 40] [--seed 0]
 
 Each mutant is a copy of the program in which cosmic-ray changed one operator, number or condition. It is killed if a test of
-its folder fails. A sample of mutants is drawn from a seed: to run all would take days. Prints the score of each folder, and
-where the survivors are. Kernels run as plain Python, and folders are tested by runs too small for the compiled executor: what
-only that one uses (`disciplines.py`, `written.py`) survives here, and is covered by the tests that compare the executors.
+its folder fails. A sample of mutants is drawn from a seed, because all would take days. Prints the score of each folder, and
+the places of survivors. Kernels run as plain Python, and folders are tested by runs too small for the compiled executor: code
+that only that one uses (`disciplines.py`, `written.py`) survives here, and is covered by the tests that compare the executors.
 """
 
 from __future__ import annotations
@@ -59,7 +59,7 @@ LEFT_OUT = "core/ReplaceBinaryOperator_BitOr%"
 
 
 def copy(folder: Path) -> None:
-    """Copy what git knows of the program."""
+    """Copy the files of the program that git knows."""
     names = subprocess.run(["git", "ls-files", "-z"], cwd=ROOT, capture_output=True, text=True, check=True).stdout
     for name in filter(None, names.split("\0")):
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
@@ -67,7 +67,7 @@ def copy(folder: Path) -> None:
 
 
 def run(name: str, target: Target, sample: int, seed: int, timeout: float) -> tuple[int, list[str]]:
-    """How many mutants of a sample were killed, and where the others are."""
+    """Number of killed mutants of a sample, and the places of the others."""
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary)
         copy(folder)
@@ -99,7 +99,7 @@ def draw(session: Path, sample: int, seed: int) -> None:
 
 
 def outcome(session: Path) -> tuple[int, list[str]]:
-    """How many were killed, and the survivors: file, line and operator."""
+    """Number of killed mutants, and the survivors: file, line and operator."""
     with sqlite3.connect(session) as database:
         rows = database.execute(
             "SELECT r.test_outcome, m.module_path, m.start_pos_row, m.operator_name FROM work_results r "

@@ -1,4 +1,4 @@
-"""The errors a user can cause or meet.
+"""Errors that a user can cause or see.
 
 `InputError` is for anything the user can correct: the command line turns it into one line and exit status 2.
 `SimulationError` says that the program broke one of its own rules: exit status 1.
@@ -12,11 +12,11 @@ from difflib import get_close_matches
 
 
 class SimError(Exception):
-    """Base of all errors raised on purpose by this package."""
+    """Base of all errors that this package raises on purpose."""
 
 
 class InputError(SimError):
-    """The input is wrong. The message is one line that says where, what was expected and what was found."""
+    """An error in the input. The message is one line that says where, what was expected and what was found."""
 
 
 class ConfigError(InputError):
@@ -39,7 +39,7 @@ class SimulationError(SimError):
 
 @contextmanager
 def about(key: str) -> Iterator[None]:
-    """Turn an InputError that names no key into a ConfigError about this one."""
+    """Turn an InputError without a key into a ConfigError about `key`."""
     try:
         yield
     except ConfigError:
@@ -51,7 +51,7 @@ def about(key: str) -> Iterator[None]:
 def nearest(word: str, valid: Iterable[str]) -> str:
     """Return `` (did you mean 'x'?)`` for the valid name closest to `word`, or an empty string.
 
-    Names that begin with three letters or more of `word` go first: `h100` is closer to `h100-sxm` than to `h200`.
+    If `word` has three letters or more, names that begin with it are preferred: `h100` is closer to `h100-sxm` than to `h200`.
     """
     by_lower = {v.lower(): v for v in valid}
     low = str(word).lower()

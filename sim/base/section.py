@@ -18,7 +18,7 @@ from pydantic_core import CoreSchema
 
 
 def integral(value: object) -> object:
-    """`1e3` is a float in YAML, and a fine count."""
+    """Convert whole floats to int: YAML reads `1e3` as a float, but it is a valid count."""
     return int(value) if isinstance(value, float) and value.is_integer() else value
 
 
@@ -26,11 +26,11 @@ Whole = Annotated[int, BeforeValidator(integral)]
 
 
 def real(value: object) -> object:
-    """`1` is a whole number in YAML, and a fine share."""
+    """Convert int to float: YAML reads `1` as an int, but it is a valid share."""
     return float(value) if isinstance(value, int) and not isinstance(value, bool) else value
 
 
-#: Building is left to the whole `Scenario`: the sections are never validated alone, and importing is faster.
+#: Validators are built only for the whole `Scenario`: sections are never validated alone, and importing is faster.
 COMMON = ConfigDict(frozen=True, strict=True, allow_inf_nan=False, protected_namespaces=(), defer_build=True)
 
 
@@ -39,7 +39,7 @@ def default(written: Any, description: str, **constraints: Any) -> Any:
     return Field(default=written, validate_default=True, description=description, **constraints)
 
 
-#: The two forms of a value, one or a table, as pydantic names them on the way to an error inside.
+#: The two forms of a value, one or a table, as pydantic names them in the location of an error.
 ONE, TABLE = "<one>", "<table>"
 
 
@@ -48,13 +48,13 @@ def form(value: object) -> str:
     return TABLE if isinstance(value, (Mapping, BaseModel)) else ONE
 
 
-#: Ranges of control characters, for a class in a pattern. A terminal would obey them wherever a text is printed.
+#: Ranges of control characters, for a class in a pattern. Printed, they would control the terminal.
 CONTROL = r"\x00-\x1f\x7f-\x9f"
 
 #: A text on one line.
 LINE = rf"^[^{CONTROL}]*$"
 
-#: A text on several lines: of the control characters, tab and newline.
+#: A text on several lines, without control characters but tab and newline.
 LINES = r"^[^\x00-\x08\x0b-\x1f\x7f-\x9f]*$"
 
 
@@ -77,7 +77,7 @@ class Section(BaseModel):
 class Short(Section):
     """A mapping that may also be written as the value of one of its keys."""
 
-    #: That key, the types that its value may have, and how errors name what may be written.
+    #: The key, the types of its value, and the words of errors for the forms that may be written.
     key: ClassVar[str]
     types: ClassVar[tuple[type, ...]]
     expected: ClassVar[str]

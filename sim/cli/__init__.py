@@ -34,8 +34,8 @@ COMMANDS = {
     "validate": ("sim.cli.validate", "Run a real model on this device and compare it with its simulation."),
     "capture": ("sim.cli.capture", "Print the op graph of a model as a table."),
     "profile": ("sim.cli.profile", "Measure a device: op times, bandwidth, overheads."),
-    "import-kernels": ("sim.cli.import_kernels", "Make a device profile from tables of kernel times."),
-    "completion": ("sim.cli.completion", "Print the script that gives your shell tab completion."),
+    "import-kernels": ("sim.cli.import_kernels", "Fit a device profile to tables of kernel times."),
+    "completion": ("sim.cli.completion", "Print a script for tab completion in your shell."),
 }
 
 

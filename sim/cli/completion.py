@@ -11,7 +11,7 @@ from sim.cli import cli
 @click.command("completion")
 @click.argument("shell", type=click.Choice(["bash", "zsh", "fish"]))
 def command(shell: str) -> None:
-    """Print the script that gives your shell tab completion, e.g. `eval "$(sim completion bash)"`."""
+    """Print a script for tab completion in your shell, e.g. `eval "$(sim completion bash)"`."""
     complete = click.shell_completion.get_completion_class(shell)
     if complete is not None:
         click.echo(complete(cli, {}, "sim", "_SIM_COMPLETE").source())

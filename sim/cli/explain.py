@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 @click.option("--set", "overrides", multiple=True, metavar="KEY=VALUE", help="Change a value, as in `sim run`.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object: that of `sim run`, with `what_if` and `optimal`.")
 @click.option("--what-if/--no-what-if", "with_what_if", default=True,
-              help="Run it again on better machines (faster memory, more engines, ...).")  # fmt: skip
+              help="Rerun the scenario on better machines (faster memory, more engines, ...).")  # fmt: skip
 @click.option("--optimal", "with_optimal", is_flag=True, help="Search for the best schedule; needs the extra `optimal`.")
 @click.option("--time-limit", type=click.FloatRange(min=0, min_open=True), default=30.0, show_default=True,
               help="Time limit of --optimal, in seconds.")  # fmt: skip
@@ -47,7 +47,7 @@ def command(
             answer = _optimal(result, time_limit)
     changes = None
     if with_what_if:
-        changes = what_if(result, status("running it on better machines"))
+        changes = what_if(result, status("simulating better machines"))
     if as_json:
         data = summary(result, timing=False)
         data["critical_path"] = breakdown.critical_path(result, links=True)

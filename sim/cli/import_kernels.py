@@ -19,11 +19,11 @@ from sim.cost.profile.fit import residual
               help="Folder of the tables.  [default: the folder of MAPPING]")  # fmt: skip
 @click.option("-o", "--out", type=click.Path(path_type=Path, dir_okay=False), required=True, metavar="DEVICE.yaml",
               help="Where to write the device profile.")  # fmt: skip
-@click.option("--all", "everything", is_flag=True, help="Fit to all rows: a profile to use, with no rows left to judge it by.")
+@click.option("--all", "everything", is_flag=True, help="Fit to all rows, which leaves none to check the profile with.")
 @click.option("--samples", type=click.Path(path_type=Path, dir_okay=False), metavar="FILE.parquet",
               help="Also save the rows of the tables as samples; needs pyarrow.")  # fmt: skip
 def command(mapping: Path, folder: Path | None, out: Path, everything: bool, samples: Path | None) -> None:
-    """Make a device profile from tables of kernel times (CSV or Parquet). MAPPING is a YAML file that names their columns.
+    """Fit a device profile to tables of kernel times (CSV or Parquet). MAPPING is a YAML file that names their columns.
 
     Fits the rows that the mapping selects for calibration, and prints the errors on those and on all others.
     """

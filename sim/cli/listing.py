@@ -72,7 +72,7 @@ LISTS: dict[str, Callable[[], list[tuple[str, str]]]] = {
 @click.argument("what", type=click.Choice(list(LISTS)))
 @click.argument("name", required=False)
 def command(what: str, name: str | None) -> None:
-    """List the names a scenario can use, or only NAME. For hardware, NAME lists every figure with its source."""
+    """List the names that a scenario can use, or only NAME. For hardware, NAME lists every figure with its source."""
     rows = _machine(name) if what == "hardware" and name else LISTS[what]()
     if name and what != "hardware":
         names = [each for each, _ in rows]

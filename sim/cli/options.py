@@ -39,7 +39,7 @@ def complete_scenario(_ctx: click.Context, _param: click.Parameter, incomplete: 
 
 
 def device_module(name: str) -> Any:
-    """Import a module of `sim.measure`, and with it torch: called late, so that errors in other options come at once."""
+    """Import a module of `sim.measure`, and with it torch: called late, so that errors in other options are reported first."""
     try:
         return import_module(f"sim.measure.{name}")
     except ImportError as error:

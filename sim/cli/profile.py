@@ -24,7 +24,7 @@ from sim.cost.profile import DeviceProfile
 @click.option("--cuda-graph", is_flag=True, help="Replay the steps as CUDA graphs.")
 @click.option("--quick/--full", default=True, show_default=True, help="Take about 2 minutes, or about 12.")
 @click.option("-o", "--out", type=click.Path(path_type=Path, dir_okay=False), required=True, metavar="DEVICE.yaml",
-              help="File to write the device profile to; the samples go beside it, as DEVICE.parquet.")  # fmt: skip
+              help="File to write the device profile to; the samples are saved next to it, as DEVICE.parquet.")  # fmt: skip
 def command(
     device: str, threads: int | None, dtype: str, names: tuple[str, ...], cuda_graph: bool, quick: bool, out: Path
 ) -> None:  # fmt: skip

@@ -24,7 +24,7 @@ from sim.scenario.shipped import find_scenario
 )
 @click.option("--set", "overrides", multiple=True, metavar="KEY=VALUE", help="Change a value, as in `sim run`.")
 @click.option("--what-if/--no-what-if", "with_what_if", default=True,
-              help="Run it again on better machines (faster memory, more engines, ...).")  # fmt: skip
+              help="Rerun the scenario on better machines (faster memory, more engines, ...).")  # fmt: skip
 def command(name: str, out: Path | None, overrides: tuple[str, ...], with_what_if: bool) -> None:
     """Write one self-contained HTML page of a run: timeline, charts, tables. It needs no network."""
     path = find_scenario(name)
@@ -37,7 +37,7 @@ def command(name: str, out: Path | None, overrides: tuple[str, ...], with_what_i
         result = run(scenario, on_progress=on_progress)
     changes = None
     if with_what_if:
-        changes = to_json(what_if(result, status("running it on better machines")))
+        changes = to_json(what_if(result, status("simulating better machines")))
     with status(f"writing {out}"):
         page = render(result, what_if=changes, overrides=overrides).encode()
         out.parent.mkdir(parents=True, exist_ok=True)

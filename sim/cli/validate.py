@@ -30,7 +30,7 @@ BAND = 10.0
 
 @click.command("validate")
 @click.argument("config")
-@click.option("--device", type=click.Choice(["cpu", "cuda", "mps"]), default="cpu", show_default=True)
+@click.option("--device", type=click.Choice(["cpu", "cuda", "mps"]), default="cpu", show_default=True, help="Device to run on.")
 @click.option("--profile", "profile_path", type=click.Path(path_type=Path, dir_okay=False), metavar="DEVICE.yaml",
               help="Predict with this device profile; without one there is only a lower bound.")  # fmt: skip
 @click.option("--batch", "batches", type=click.IntRange(1), multiple=True, default=(1,), show_default=True,
@@ -67,7 +67,7 @@ def command(
     if band is not None and profile_path is None:
         raise InputError("--band: expected --profile DEVICE.yaml as well: without one there is only a lower bound")
     wanted, profile = resolve(config), None if profile_path is None else read_profile(profile_path)
-    with _said() as now:
+    with _status_line() as now:
         now("loading torch")
         real, step, place, measuring = map(device_module, ("real", "step", "place", "rounds"))
         on = place.place(device, threads)
@@ -77,7 +77,7 @@ def command(
         rates = measuring.roofs(on, model.dtype) if profile is None else None
         predictions = [_predicted(point.ops, point.point[2], profile, rates) for point in points]
         runs = [step.CudaGraph(point) for point in points] if cuda_graph else points
-        found = measuring.collect(runs, rounds, lambda number, of: now(_doing(number, of)))
+        found = measuring.collect(runs, rounds, lambda number, of: now(_round(number, of)))
     comparisons = [Comparison(steps=tuple(steps), prediction=p) for steps, p in zip(found, predictions, strict=True)]
     threaded = f", {on.threads} threads" if device == "cpu" else ""
     facts = {
@@ -115,18 +115,18 @@ def _writable(trace: Path) -> None:
 
 
 @contextmanager
-def _said() -> Iterator[Callable[[str], None]]:
+def _status_line() -> Iterator[Callable[[str], None]]:
     """Yield a function that shows a status line on a terminal. No spinner: it would take CPU time from the measurement."""
     terminal = sys.stderr.isatty()
 
-    def say(text: str) -> None:
+    def show_line(text: str) -> None:
         if terminal:
             click.echo(f"\r\x1b[K{text}", nl=False, err=True)
 
     try:
-        yield say
+        yield show_line
     finally:
-        say("")
+        show_line("")
 
 
 def _predicted(ops: Any, context: int, profile: DeviceProfile | None, rates: tuple[int, int, int] | None) -> Prediction:
@@ -149,7 +149,7 @@ def _warnings(profile: DeviceProfile, name: str, threads: int | None, graphs: bo
     return [*found, *measured.warnings]
 
 
-def _doing(number: int, of: int) -> str:
+def _round(number: int, of: int) -> str:
     return f"measuring: round {number} of {of}" if number else "warming up"
 
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from models.graph import OpGraph
 
-#: Edges between two ops from which a join stands between them (see `sim.mapping.tasks.Links`).
+#: Number of edges between two ops from which a join replaces them (see `sim.mapping.tasks.Links`).
 MANY_EDGES = 65_536
 
 
@@ -59,7 +59,7 @@ def shares_needed(ops: OpGraph, consumer: int, producer: int, part: int, grids: 
 
 
 def is_joined(ops: OpGraph, consumer: int, producer: int, grids: Sequence[Grid]) -> bool:
-    """Whether every share of one op needs every share of another, and both have so many that edges would be too many."""
+    """Whether every share of one op needs every share of another, over at least `MANY_EDGES` edges."""
     shares = len(grids[consumer]), len(grids[producer])
     many = min(shares) > 1 and shares[0] * shares[1] > MANY_EDGES
     return many and len(shares_needed(ops, consumer, producer, 0, grids)) == len(grids[producer])

@@ -4,11 +4,11 @@
 | ------------------ | ------------------------------------------------------------------------------------------ |
 | kv_load, kv_store  | one transfer task; under `blocking` it holds an engine, else a DMA issues it                |
 | kv_load            | with `kv: operands` no task: the cache is a private operand of the ops that read it         |
-| kv_load            | with `kv_loads: head` one for each head of the cache: query heads that share it share it    |
+| kv_load            | with `kv_loads: head` one for each head of the cache, shared by the query heads of its group |
 | per-head op        | one task per head if heads are split; the same head of two ops depends one to one           |
 | op with splits     | one task per split of the keys (and head): it needs its own split of the cache              |
 | weight matmul      | `tiles` tasks, each with its columns of the weights; `act` is tiled along with its inputs   |
-| resident weights   | nothing; of a share that is resident, only the rest is moved                                |
+| resident weights   | no transfer; where only a share is resident, the rest is moved                              |
 | streamed weights   | private operands of their task; under `prefetch` a `weight_load` of their own, by a DMA     |
 | off-chip results   | an `act_store` after each task, and operand bytes (or under `prefetch` an `act_load`) before |
 """
@@ -28,7 +28,7 @@ from sim.mapping.settings import ModelMapping
 from sim.mapping.tasks import CLASS_BIT, Links, TaskGraph, with_links
 from sim.mapping.template import rows
 
-#: Ops that move the KV cache, and their byte class at the device's memory: a swap out reads from there.
+#: Ops that move the KV cache, and their byte class at the device's memory: a swap-out reads it.
 KV_CLASS = {"kv_load": "kv_read", "kv_store": "kv_write", "kv_swap_out": "kv_read", "kv_swap_in": "kv_write"}
 
 
@@ -45,7 +45,7 @@ def lower(ops: OpGraph, mapping: ModelMapping) -> TaskGraph:
 
 
 class _Share(NamedTuple):
-    """A share of an op, with the labels that all of its tasks have; fields are columns of `TaskGraph`."""
+    """A share of an op, with the labels of all its tasks; fields are columns of `TaskGraph`."""
 
     op: int
     part: int
@@ -55,7 +55,7 @@ class _Share(NamedTuple):
     layer: int
 
 
-#: Columns of the tasks collected, and how `TaskGraph` keeps them.
+#: Columns of the collected tasks, and their types in `TaskGraph`.
 _COLUMNS = {
     "op": np.int32, "part": np.int32, "parts": np.int32, "head": np.int16, "tile": np.int16, "layer": np.int16,
     "kind": np.int16, "engine": np.bool_, "computes": np.bool_, "moves": np.uint8, "prefetch": np.bool_,
@@ -65,8 +65,8 @@ _COLUMNS = {
 class _Lowering:
     """Collects the tasks of one step, op by op.
 
-    rows: [task], its `_COLUMNS`. inputs: [task], tasks and joins that it needs; join j is -1 - j. joins: [join], tasks that it
-    stands for. results: [op], of each share the task after which its result can be used.
+    rows: [task], its `_COLUMNS`. inputs: [task], tasks and joins that it needs; join j is -1 - j. joins: [join], tasks that
+    it waits for. results: [op][share], the task after which the result can be used.
     """
 
     def __init__(self, ops: OpGraph, mapping: ModelMapping) -> None:
@@ -169,7 +169,7 @@ def weight_matmuls(ops: OpGraph) -> npt.NDArray[np.bool_]:
 
 
 def _some(ops: OpGraph, quantity: str) -> npt.NDArray[np.bool_]:
-    """[op]: whether it has some of a quantity, at some size of the step."""
+    """[op]: whether a quantity of the op is above 0 at some size of the step."""
     some = (ops.table != 0).any(axis=(1, 2))  # [polynomial]
     number = QUANTITIES.index(quantity)
     found: npt.NDArray[np.bool_] = some[ops.cost_index[number]] | some[ops.several_index[number]]

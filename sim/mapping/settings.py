@@ -1,4 +1,4 @@
-"""The section `mapping` of a scenario: how the model is laid onto the machine."""
+"""The section `mapping` of a scenario: how the model is mapped onto the machine."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ Execution = Literal["blocking", "stream", "prefetch"]
 
 
 class Residency(Section):
-    """Weights that stay on chip in part."""
+    """Weights of which a share stays on chip."""
 
     resident: Annotated[float, Field(gt=0, lt=1), BeforeValidator(real)] = Field(
         description="Share of the weights of each op that stays on chip; the rest is read at every step."
@@ -34,14 +34,14 @@ Weights = Annotated[
 
 
 def _tile_count(value: object) -> object:
-    """A number of tiles, or `engines`: one error for both, where a union would have two."""
+    """A number of tiles or `engines`, checked together, because a union would raise two errors."""
     count = integral(value)
     if count != "engines" and (type(count) is not int or not 1 <= count <= MOST_TILES):
         raise ValueError(f"expected a number from 1 to {MOST_TILES}, or engines, found {show(value)}")
     return count
 
 
-#: Tiles of a product by weights; `engines`: one for each engine.
+#: Tiles of a weight matmul; `engines`: one for each engine.
 Tiles = Annotated[
     int | Literal["engines"],
     BeforeValidator(_tile_count),
@@ -49,7 +49,7 @@ Tiles = Annotated[
 ]
 KindName = Annotated[str, Field(pattern=LINE, min_length=1, max_length=100)]
 
-#: One number for all products by weights, or a table by op kind.
+#: One number for all weight matmuls, or a table by op kind.
 TileTable = Annotated[
     Annotated[Tiles, Tag(ONE)] | Annotated[dict[KindName, Tiles], Field(min_length=1), Tag(TABLE)],
     Discriminator(form),
@@ -57,7 +57,7 @@ TileTable = Annotated[
 
 
 class Fuse(Section):
-    """Weight matmuls of the same input that are one kernel, as in inference engines."""
+    """Weight matmuls of the same input that run as one kernel, as in inference engines."""
 
     qkv: bool = Field(default=False, description="The projections to queries, keys and values.")
     gate_up: bool = Field(default=False, description="The gate and up projections of the MLP.")
@@ -71,7 +71,7 @@ class ModelMapping(Section):
     )
     softmax: Softmax = Field(
         default="three_pass",
-        description="`three_pass`: subtract the maximum, exponentiate, normalise; `fused`: one task, one pass over scores on "
+        description="`three_pass`: subtract the maximum, exponentiate, normalize; `fused`: one task, one pass over scores on "
         "chip; `online`: scores, softmax and values as one task (FlashAttention).",
     )
     kv_splits: Whole = Field(
@@ -83,12 +83,12 @@ class ModelMapping(Section):
     )
     kv_loads: Literal["layer", "head"] = Field(
         default="layer",
-        description="The KV cache of a layer as one transfer, or as one for each of its heads, which query heads that share it "
-        "share.",
+        description="The KV cache of a layer as one transfer, or as one for each of its heads, which the query heads of that "
+        "head share.",
     )
-    fuse: Fuse = default({}, description="Which projections are one kernel.")
+    fuse: Fuse = default({}, description="Projections that run as one kernel.")
     granularity: Literal["op", "aten"] = Field(
-        default="op", description="`op`: the operations people name; `aten`: every operation that torch issues."
+        default="op", description="`op`: named operations such as `q_proj`; `aten`: every operation that torch issues."
     )
     mla: Literal["latent", "expanded"] = Field(
         default="latent",
@@ -97,8 +97,8 @@ class ModelMapping(Section):
     )
     weights: Weights = default(
         "streamed",
-        description="Weights stay on chip and cost no bandwidth, or are read at every step, or a share of each. What stays on "
-        "chip must fit `hardware.sram`, if that is bounded, and leaves the rest of it to operands in flight.",
+        description="Weights stay on chip and cost no bandwidth, are read at every step, or stay on chip in part. Resident "
+        "weights must fit `hardware.sram`, if that is bounded, and leave the rest of it to operands in flight.",
         examples=["streamed", {"resident": 0.4}],
     )
     activations: Literal["on_chip", "off_chip"] = Field(
@@ -116,17 +116,17 @@ class ModelMapping(Section):
     )
     attention: Literal["sequence", "batch"] = Field(
         default="sequence",
-        description="In steps of several sequences, what depends on the context (KV cache, scores, softmax, values) as kernels "
-        "of each sequence, or as one kernel for all of them, which costs the sum (a launch overhead is paid once). "
+        description="In steps of several sequences, ops that depend on the context (KV cache, scores, softmax, values) run as "
+        "kernels of each sequence, or as one kernel for all of them, which costs the sum (a launch overhead is paid once). "
         "`sequence` shows which sequence delays which.",
     )
     tiles: TileTable = default(
         1,
-        description="Tasks that each product by weights is split into: one number, or `engines` for as many as there are, or a "
-        "table of these by kind, with `default` for what is not named (1 if it is not there).",
+        description="Tasks that each weight matmul is split into: one number, `engines` for one task per engine, or a table of "
+        "these by kind, with `default` for kinds that are not listed (1 if it is missing).",
         examples=[4, "engines", {"default": "engines", "k_proj": 8}],
     )
-    formats: Formats = default({}, description="How many bits numbers take in memory; for a model by its config.")
+    formats: Formats = default({}, description="Number formats in memory; only with `model.config`.")
 
     @property
     def residency(self) -> Literal["resident", "streamed"] | Fraction:

@@ -24,7 +24,7 @@ WRITE_BITS = CLASS_BIT["kv_write"] | CLASS_BIT["act_write"]
 
 
 class ByLayer(Mapping[int, tuple[int, ...]]):
-    """Tasks by layer, sorted on first use. tasks: ascending. layer: that of each."""
+    """Tasks by layer, sorted on first use. tasks: [task], ascending. layer: int16 [task]."""
 
     def __init__(self, tasks: npt.NDArray[np.intp], layer: npt.NDArray[np.int16]) -> None:
         self._tasks, self._layer = tasks, layer
@@ -49,10 +49,10 @@ class ByLayer(Mapping[int, tuple[int, ...]]):
 
 
 class Links(NamedTuple):
-    """Edges of a task graph, in which *joins* may stand between many tasks and many that need all of them.
+    """Edges of a task graph. A *join* replaces the edges between many tasks and many others that need all of them.
 
-    Nodes are the tasks, and after them `joins` joins: node `len(graph) + j` is join j. A join is no task. It is there at the
-    instant at which the last task that it needs ends, and what needs the join needs all of these. Joins need tasks only.
+    Nodes are the tasks, and after them `joins` joins: node `len(graph) + j` is join j. A join is not a task. It completes
+    when the last task that it needs ends, and a task that needs the join needs all of these. Joins need only tasks.
     inputs, input_start: CSR of the nodes that each node needs. outputs, output_start: CSR of the nodes that need it.
     """
 
@@ -79,7 +79,7 @@ class TaskGraph:
     prefetch: True for a load that waits for nothing but space in SRAM.
     inputs, input_start: CSR of the tasks it needs (indices smaller than its own).
     outputs, output_start: CSR of the tasks that need it.
-    links: the same edges, where there are very many of them through joins; executors follow these.
+    links: the same edges, through joins where there are very many; executors follow these.
     kv_loads, kv_stores: layer -> tasks that read or append to the KV cache of that layer.
     """
 
@@ -171,7 +171,7 @@ class TaskGraph:
     def alike(
         self, costs: IntArray, ops: npt.NDArray[np.intp] | None = None
     ) -> tuple[npt.NDArray[np.intp], npt.NDArray[np.intp]]:  # fmt: skip
-        """Tasks that stand for all: (representatives, for each task the index of its own).
+        """Representatives of tasks with equal costs: (int [representative], tasks; int [task], index of its representative).
 
         Equal shares of one op cost the same, and most ops divide evenly: a value computed per representative and spread by
         the index is computed some ten times less often. ops: for each op, the first of those that cost the same.
@@ -189,7 +189,7 @@ class TaskGraph:
         return first_of_each(kind * most + same, len(first) * most)
 
     def _forms(self, ops: npt.NDArray[np.intp] | None) -> tuple[npt.NDArray[np.intp], npt.NDArray[np.intp]]:
-        """Tasks that stand for all that are a share of as many of an op that costs the same, and for each task which."""
+        """As `alike`, by the cost of the op, its number of shares, and the bytes that the task moves; shares count as equal."""
         name = "forms of ops" if ops is None else "forms"
         if name not in self._made or (ops is not None and self._made["ops"] is not ops):
             which = np.arange(len(self.ops)) if ops is None else ops
@@ -214,7 +214,7 @@ class JoinedGraph(TaskGraph):
     outputs: npt.NDArray[np.int32] = field(init=False, repr=False, compare=False)
     output_start: npt.NDArray[np.int32] = field(init=False, repr=False, compare=False)
 
-    if not TYPE_CHECKING:  # so that names which do not exist are still found
+    if not TYPE_CHECKING:  # so that a type checker still finds unknown names
 
         def __getattr__(self, name: str) -> Any:
             """Make edges on first use; called for attributes that do not exist yet."""

@@ -1,12 +1,12 @@
 """Templates: the items of a graph (ops or tasks) in blocks that are repeated, by index arithmetic on whole columns.
 
-In program order a step alternates between what each of its members does for itself and what serves all:
+In program order a step alternates between items of each member and items that serve all members:
 
     segment 0                 segment 1                 ...
     [m0 m0][m1 m1][m2 m2] s   [m0][m1][m2] s s          m: a block of a member's own items, s: an item that is shared
 
-A template has few members, each of which stands for all that are like it. In the graph of a step, the block of a member is
-that of the one that stands for it, moved to its place; so are its edges.
+A template has few members, each of which represents all that are like it. The graph of a step has, for each member, a copy
+of the block and the edges of its representative.
 """
 
 from __future__ import annotations
@@ -27,10 +27,10 @@ _NONE = np.zeros(0, dtype=np.int64)
 
 
 class Edges(NamedTuple):
-    """Edges of a template that are repeated alike: for each member that is like `member`, or once if that is -1.
+    """Edges of a template that are repeated together: for each member that is like `member`, or once if that is -1.
 
-    into, of: where their ends are. group, offset, input_group, input_offset: the places of consumers and sources; offsets are
-    [edge, 1].
+    into, of: the kinds of their ends (`SHARED`, `OWN`, `OTHER`). group, offset, input_group, input_offset: places of consumers
+    and sources; offsets are [edge, 1].
     """
 
     member: int
@@ -46,8 +46,8 @@ class Blocks:
     """The items of a template.
 
     owner: int64 [item], the member it belongs to, below 0 if it is shared. segment: int64 [item], ascending.
-    inputs, start: the items that each needs, CSR, ascending. plain: members from this one on share the prompt of another, which
-    their edges show; before they are alone.
+    inputs, start: the items that each needs, CSR, ascending. plain: number of members at the front that share no prompt; the
+    edges of the others show whose prompt they share.
     """
 
     def __init__(
@@ -77,7 +77,7 @@ class Blocks:
         self.edges = self._edges(owner, inputs.astype(np.int64), start.astype(np.int64), plain)
 
     def _edges(self, owner: IntArray, inputs: IntArray, start: IntArray, plain: int) -> list[Edges]:
-        """The edges of each member, and those between shared items, by where their ends are."""
+        """The edges of each member, and those between shared items, by the kinds of their ends."""
         consumer = np.repeat(np.arange(len(owner)), np.diff(start))  # [edge], as are all below
         source, into = owner[inputs], owner[consumer]
         chosen = [(-1, SHARED, SHARED, (into < 0) & (source < 0))]
@@ -142,7 +142,7 @@ class Repeated:
         return len(self.source)
 
     def of(self, blocks: Blocks) -> Repeated:
-        """The same where other items are repeated in the same way."""
+        """The same repetition of other items."""
         return replace(self, blocks=blocks)
 
     def place(self, items: npt.NDArray[np.integer], member: IntArray | None = None) -> IntArray:

@@ -76,7 +76,7 @@ class RealModel:
     ) -> None:  # fmt: skip
         self.config, self.place, self.layers = config, place, layers
         self.dtype = dtype_of(config, dtype)
-        self.graph = models.library.load(config, dtype=self.dtype, mla=mla, here=True)
+        self.graph = models.library.load(config, dtype=self.dtype, mla=mla, installed=True)
         self.graph.step().select(layers)  # an error, if there are fewer
         hf = _with_layers(hf_config(config), layers)
         self._fits(hf)

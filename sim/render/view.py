@@ -65,7 +65,7 @@ def address(ui: str, trace: str) -> str:
 
 @contextmanager
 def served(trace: Path, *, ui: Path | None, port: int | None = None) -> Iterator[Viewer]:
-    """Serve a trace, and the UI if there is one here, for as long as the context lasts.
+    """Serve a trace, and the UI if its folder is given, as long as the context lasts.
 
     port: None for any free one, or for the one that ui.perfetto.dev insists on. Raises InputError if the port is not available.
     """

@@ -1,4 +1,4 @@
-"""Compile all kernels that ship into the cache: `python -m sim.runs.compile_ahead`, which `make setup` does.
+"""Compile all shipped kernels into the cache: `python -m sim.runs.compile_ahead`, which `make setup` runs.
 
 Kernels are compiled when they are first called, so two small scenarios are run that call all of them.
 """
@@ -23,7 +23,7 @@ BATCHES = {
 def main() -> None:
     for data in (SEQUENCES, BATCHES):
         result = run(from_dict(data), executor="compiled")
-        # All of these are computed when they are read.
+        # These properties are computed when they are read.
         _ = result.critical_path, result.blame, derived.chains(result.log), derived.last_input(result.log)
 
 

@@ -11,9 +11,9 @@ from sim.log.tables import EventLog
 
 
 def extrapolations(setup: Setup, log: EventLog | None = None) -> tuple[Extrapolation, ...]:
-    """Doubts about the costs of a run, from its shortest context to its longest.
+    """Extrapolation warnings of a run, from its shortest context to its longest.
 
-    Of batches, with a log: those of the most frequent form, and of the one with most sequences.
+    For batches, with a log: warnings of the most frequent form of step, and of the one with the most sequences.
     """
     judge = getattr(setup.costs, "extrapolations", None)
     if judge is None:

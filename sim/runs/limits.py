@@ -1,4 +1,4 @@
-"""Refusals before a run: setups that have no costs, do not fit memory, or would end after the end of int64."""
+"""Refusals before a run: setups without costs, that do not fit memory, or whose times would exceed int64."""
 
 from __future__ import annotations
 
@@ -20,9 +20,9 @@ from sim.mapping.tasks import TaskGraph
 from sim.serving.batch import Batch, Member
 from sim.workload.requests import Request
 
-DISTINCT = 256  # requests whose times are looked at one by one before a run
-MOST_TURNS = 2**28  # of a channel that serves a burst at a time
-ROW = 100  # bytes of a task in a log, with its intervals of service, about
+DISTINCT = 256  # most distinct requests whose times are estimated one by one before a run
+MOST_TURNS = 2**28  # most turns of a channel that serves one burst at a time
+ROW = 100  # approximate bytes of a task in a log, with its service intervals
 LONGEST = 2**62  # picoseconds, 53 days: sums of two times still fit int64
 
 
@@ -45,12 +45,12 @@ def refuse_unknown_kinds(setup: Setup) -> None:
 def _refuse_large_logs(setup: Setup) -> None:
     rows, there = tasks_in_all(setup)[0] * ROW, _memory()
     if rows > there:
-        message = f"a row for every op would take {format_bytes(rows)}, there are {format_bytes(there)} of memory; steps fits"
+        message = f"rows for all ops would take {format_bytes(rows)} of {format_bytes(there)} of memory; expected steps or none"
         raise ConfigError("record", message)
 
 
 def _memory() -> int:
-    """Bytes of memory of this machine; `LONGEST` where it does not say."""
+    """Bytes of memory of this machine; `LONGEST` where the system does not report it."""
     try:
         return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
     except (AttributeError, OSError, ValueError):
@@ -73,7 +73,7 @@ def _refuse_long_runs(setup: Setup) -> None:
 
 
 def _alike(setup: Setup) -> Counter[Request]:
-    """Number of requests of each size; with more than `DISTINCT` sizes, all count as if each were the largest in everything."""
+    """Number of requests of each size; with more than `DISTINCT` sizes, all count as one with the largest of each field."""
     alike = Counter(replace(request, arrival=0, group=-1) for request in setup.sequences)
     if len(alike) <= DISTINCT:
         return alike
@@ -82,7 +82,7 @@ def _alike(setup: Setup) -> Counter[Request]:
 
 
 def _alone(setup: Setup, request: Request) -> tuple[int, int]:
-    """Most picoseconds that a request takes if one task runs at a time, and of these the transfers at full speed."""
+    """Upper bound on the ps that a request takes if one task runs at a time, and its part for transfers at full speed."""
     slowest = min(Fraction(*setup.arbiter.cap), _least_efficiency(setup))
     longest, transfers = 0, 0
     for member, times in _largest_steps(request):
@@ -100,9 +100,9 @@ def _alone(setup: Setup, request: Request) -> tuple[int, int]:
 
 
 def _largest_steps(request: Request) -> Iterator[tuple[Member, int]]:
-    """Steps of a request that cost at least as much as its real ones, and how often each.
+    """Steps that cost at least as much as the real ones of a request, each with its count.
 
-    That of the last token has the longest context: no other decode step costs more. A prompt counts as one step.
+    The step of the last token has the longest context, so no other decode step costs more. A prompt counts as one step.
     """
     yield Member(0, request.final - 1, 1, request.final - 1, 1, 1), request.tokens
     if request.prompt:

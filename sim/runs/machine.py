@@ -22,7 +22,7 @@ def arbiter_of(memory: Memory) -> Arbiter:
     key, chosen = "hardware.memory.arbiter", memory.arbiter
     for name, instead in (("cap", "port_bandwidth"), ("bandwidth", "bandwidth")):
         if name in chosen.options:
-            raise ConfigError(f"{key}.{name}", f"no option of an arbiter; expected hardware.memory.{instead}")
+            raise ConfigError(f"{key}.{name}", f"not an option of an arbiter; write hardware.memory.{instead}")
     options = {**chosen.options, "cap": port_share(memory)}
     with about(key):
         if "bandwidth" in ARBITERS.parameters(chosen.name):
@@ -43,7 +43,7 @@ def costs_of(scenario: Scenario) -> CostModel:
     """The cost model. Raises ConfigError for an option it cannot use, and for a profile that cannot be read."""
     for name in ("machine", "seed"):
         if name in scenario.cost.options:
-            raise ConfigError(f"cost.{name}", "no option of a cost model")
+            raise ConfigError(f"cost.{name}", "not an option of a cost model")
     machine = _rates(scenario.hardware, overlap=scenario.mapping.execution == "stream")
     options = {**_cost_options(scenario), "machine": machine, "seed": scenario.seed}
     with about("cost"):
@@ -52,7 +52,7 @@ def costs_of(scenario: Scenario) -> CostModel:
 
 
 def _cost_options(scenario: Scenario) -> dict[str, Any]:
-    """The options of a cost model as they are written, with the path of a profile from the folder of the scenario."""
+    """Options of a cost model as written, with the path of a profile resolved from the folder of the scenario."""
     cost = scenario.cost
     known: Mapping[str, Any] = {
         "table": cost.table,
@@ -72,7 +72,7 @@ def _rates(hardware: Hardware, *, overlap: bool) -> Machine:
 
 
 def port_share(memory: Memory) -> tuple[int, int]:
-    """The largest share of the channel that one port draws, rounded down to a small denominator."""
+    """The largest share of the channel that one port can use, (numerator, denominator), rounded down to a small denominator."""
     port, bandwidth = memory.port_bandwidth, memory.bandwidth
     if port is None or port >= bandwidth:
         return 1, 1
@@ -96,7 +96,7 @@ def efficiency_of(memory: Memory) -> Efficiency | None:
 
 
 def _alone(memory: Memory) -> tuple[int, int]:
-    """The share of a channel that a lone transfer gets; of several that it is spread over, the sum of shares."""
+    """The share of a channel that a single transfer gets; summed over channels if it is spread over several."""
     efficiency, channels = efficiency_of(memory), memory.channels
     share = Fraction(*port_share(memory))
     if efficiency is not None:

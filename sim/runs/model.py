@@ -20,7 +20,7 @@ LAID_OUT: Memo[OpGraph] = Memo(2**15)
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Layout:
-    """Turns a captured op graph into the one that is simulated: the layers that are kept, fused, in the number formats.
+    """Turns a captured op graph into the one that is simulated: selects layers, fuses ops and applies number formats.
 
     kv_heads: heads of the KV cache. element: bytes of a captured number.
     """
@@ -50,7 +50,7 @@ def op_graphs(scenario: Scenario) -> tuple[ModelGraph, Variants]:
     Raises ConfigError if the model cannot be loaded or laid out so.
     """
     if scenario.model.config is None:
-        _refuse_what_a_written_graph_says(scenario.mapping)
+        _refuse_keys_for_captured_ops(scenario.mapping)
         model = written_model(scenario)
         return model, model.variants
     model = _captured(scenario, scenario.model.config)
@@ -64,7 +64,7 @@ def op_graphs(scenario: Scenario) -> tuple[ModelGraph, Variants]:
 
 
 def _captured(scenario: Scenario, config: str) -> ModelGraph:
-    """The whole model as it was captured. Raises ConfigError if there is none, or if the scenario asks for what it has not."""
+    """The whole model as it was captured. Raises ConfigError if there is none, or if it lacks what the scenario asks for."""
     mapping, layers = scenario.mapping, scenario.model.layers
     with about("model.config"):
         model = models.library.load(config, granularity=mapping.granularity, dtype=scenario.model.dtype, mla=mapping.mla)
@@ -75,15 +75,15 @@ def _captured(scenario: Scenario, config: str) -> ModelGraph:
     return model
 
 
-def _refuse_what_a_written_graph_says(mapping: ModelMapping) -> None:
-    """Raise ConfigError for a key of the mapping that changes captured ops."""
+def _refuse_keys_for_captured_ops(mapping: ModelMapping) -> None:
+    """Raise ConfigError for a key of the mapping that changes captured ops: the graph of the scenario is taken as written."""
     if mapping.formats != Formats():
-        raise ConfigError("mapping.formats", "expected only with model.config: a written graph says its own bytes")
+        raise ConfigError("mapping.formats", "expected only with model.config: a written graph states its own bytes")
     for key, plain in (("softmax", "three_pass"), ("fuse", Fuse())):
         if getattr(mapping, key) != plain:
-            raise ConfigError(f"mapping.{key}", "expected only with model.config: a written graph says its own ops")
+            raise ConfigError(f"mapping.{key}", "expected only with model.config: a written graph states its own ops")
     if not isinstance(mapping.weights, str):
-        raise ConfigError("mapping.weights", "expected a share only with model.config: a written graph says its own bytes")
+        raise ConfigError("mapping.weights", "expected a share only with model.config: a written graph states its own bytes")
 
 
 def token_bytes(ops: OpGraph) -> int:

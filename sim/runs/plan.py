@@ -32,10 +32,10 @@ PLAIN = Shape((False,))
 class Plan:
     """Everything that a run needs, resolved: files are read, policies made, graphs chosen. It can be pickled.
 
-    ops: the step of one sequence that decodes one token. setup: the part that executors run. rules: the part that analyses
-    need beside the log. record: which rows are kept; window: start and end in ps (None: to the end of the run) of the time
-    whose rows are kept although the others are not, None if there is none. warmup_time, warmup_requests: left out of statistics
-    over requests.
+    ops: the step of one sequence that decodes one token. setup: the part that executors run. rules: semantics that analyses
+    need besides the log. record: rows of the log that are kept. window: start and end in ps (None: the end of the run) of the
+    time whose rows are kept when others are not; None if there is none. warmup_time, warmup_requests: time in ps and number of
+    requests that request statistics leave out.
     """
 
     model: ModelGraph
@@ -59,7 +59,7 @@ def plan(scenario: Scenario) -> Plan:
         model, variants = op_graphs(scenario)
         setup = _setup(scenario, model, variants)
         refuse(setup, rows=scenario.record == "all")
-        if scenario.model.config is not None:  # kinds of written graphs are free: the same policy may serve many
+        if scenario.model.config is not None:  # written graphs name their kinds freely, and one policy may serve many of them
             refuse_unknown_kinds(setup)
     window = scenario.trace.window if scenario.record != "all" else None
     return Plan(
@@ -111,27 +111,27 @@ def _refuse_long_sequences(model: ModelGraph, sequences: Sequence[Request]) -> N
 
 
 def _prefills_again(batches: ResolvedBatching | None) -> bool:
-    """Whether a prompt may be prefilled once more."""
+    """Whether a prompt may be prefilled again after its KV blocks were freed."""
     return batches is not None and batches.blocks is not None and batches.settings.kv.full == "recompute"
 
 
 def step_graphs(scenario: Scenario, variants: Variants) -> StepGraphs:
     """The task graphs of steps. Reads the routing, if it is a file, and no other files."""
     ops, mapping = variants[False, False], scenario.mapping
-    _refuse_unknown_products(mapping, ops)
+    _refuse_unknown_tiles(mapping, ops)
     if not isinstance(scenario.workload.routing, str) and all(op.experts is None for op in ops.ops):
-        raise ConfigError("workload.routing", "expected a file only for a mixture of experts, which the model is not")
+        raise ConfigError("workload.routing", "expected a file only for a mixture-of-experts model")
     return StepGraphs(variants, mapping.on_engines(scenario.hardware.engines.count), routing(scenario))
 
 
-def _refuse_unknown_products(mapping: ModelMapping, ops: OpGraph) -> None:
-    """Raise ConfigError for tiles of a kind that is no product by weights of the model."""
+def _refuse_unknown_tiles(mapping: ModelMapping, ops: OpGraph) -> None:
+    """Raise ConfigError for tiles of a kind that is not a weight matmul of the model."""
     if not isinstance(mapping.tiles, dict):
         return
     kinds = {op.kind for op, product in zip(ops.ops, weight_matmuls(ops), strict=True) if product}
     for kind in mapping.tiles:
         if kind != "default" and kind not in kinds:
-            raise ConfigError(f"mapping.tiles.{kind}", str(unknown("product by weights", kind, kinds)))
+            raise ConfigError(f"mapping.tiles.{kind}", str(unknown("weight matmul", kind, kinds)))
 
 
 def _rules(setup: Setup, execution: Execution) -> Rules:
@@ -155,7 +155,7 @@ def _arrivals(setup: Setup) -> tuple[int, ...]:
     arrivals = [request.arrival for request in setup.sequences]
     if setup.batching is None:
         return tuple(arrivals)
-    if setup.concurrency is not None:  # a closed loop begins at once
+    if setup.concurrency is not None:  # a closed loop starts at 0
         shared = 1 if not setup.batching.settings.alone else min(setup.concurrency, len(arrivals))
         return (0,) * shared
     return tuple(arrivals) if setup.batching.settings.alone else (min(arrivals),)

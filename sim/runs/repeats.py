@@ -1,9 +1,9 @@
-"""Repeats of a scenario with other seeds: means and their confidence intervals.
+"""Repeats of a scenario with different seeds: means and their confidence intervals.
 
-Runs with other seeds are independent replications (A. M. Law, "Simulation Modeling and Analysis", chapter 9): of n values of
-a number with mean m and standard deviation s, the 95 % confidence interval of its expectation is m ± t s / sqrt(n), with
-Student's t for n - 1 degrees of freedom. It assumes values that are roughly normal, as means are; of a p99 of few requests it
-says little.
+Runs with different seeds are independent replications (A. M. Law, "Simulation Modeling and Analysis", chapter 9): for n values
+of a metric with mean m and standard deviation s, the 95 % confidence interval of its expectation is m ± t s / sqrt(n), with
+Student's t for n - 1 degrees of freedom. It assumes roughly normal values, as means are; for a p99 of few requests it is
+unreliable.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ STATISTICS = ("mean", "p50", "p90", "p99")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Estimate:
-    """A number over all runs that have it. unit: `ps`, `share` or empty. half: half of its 95 % confidence interval."""
+    """Mean of a metric over all runs that have it. unit: `ps`, `share` or empty. half: half of its 95 % confidence interval."""
 
     name: str
     unit: str
@@ -48,19 +48,19 @@ class Estimate:
 
 
 def repeat(scenario: Scenario, count: int, *, executor: Executor = "auto") -> Iterator[Result]:
-    """Run it with its seed and the ones after it. Raises InputError for a count that makes no interval."""
+    """Run a scenario with its seed and the following ones. Raises InputError for a count below 2 or above `MOST`."""
     return side_by_side(partial(run, executor=executor), _with_seeds(scenario, count))
 
 
 def measure(
     scenario: Scenario, count: int, wanted: Callable[[Result], R], *, executor: Executor = "auto"
 ) -> Iterator[R]:  # fmt: skip
-    """Yield `wanted` of each run of `repeat`. Runs begin now, in processes where that is faster, so it must be picklable.
+    """Yield `wanted(result)` of each run of `repeat`. Runs start now, in processes if that is faster, so it must be picklable.
 
-    Raises InputError, for a count that makes no interval, or a scenario that cannot run.
+    Raises InputError for a count below 2 or above `MOST`, and for a scenario that cannot run.
     """
     scenarios = _with_seeds(scenario, count)
-    # Made once here, graphs are there in all processes.
+    # Graphs made once here are available in all processes.
     setup = plan(scenario).setup
     return side_by_side(lambda each: wanted(run(each, executor=executor)), scenarios, setup)
 
@@ -73,7 +73,7 @@ def _with_seeds(scenario: Scenario, count: int) -> list[Scenario]:
 
 
 def estimates(results: Sequence[dict[str, tuple[str, float]]]) -> list[Estimate]:
-    """Estimates of the numbers that at least two runs have. results: the `numbers` of each run."""
+    """Estimates of the metrics that at least two runs have. results: the `numbers` of each run."""
     names = dict.fromkeys(name for numbers in results for name in numbers)
     found = []
     for name in names:
@@ -85,7 +85,7 @@ def estimates(results: Sequence[dict[str, tuple[str, float]]]) -> list[Estimate]
 
 
 def numbers(result: Result) -> dict[str, tuple[str, float]]:
-    """The numbers of a run that are estimated: name -> (unit, value)."""
+    """Metrics of a run that are estimated: name -> (unit, value)."""
     served, makespan = result.requests, result.makespan
     found: dict[str, tuple[str, float]] = {
         "makespan": ("ps", makespan),
@@ -108,7 +108,7 @@ def numbers(result: Result) -> dict[str, tuple[str, float]]:
 
 
 def interval(values: Sequence[float]) -> tuple[float, float]:
-    """The mean, and half of the 95 % confidence interval of the expectation. Of at least two values."""
+    """The mean of at least two values, and half of the 95 % confidence interval of their expectation."""
     n = len(values)
     mean = math.fsum(values) / n
     variance = math.fsum((value - mean) ** 2 for value in values) / (n - 1)
@@ -116,12 +116,12 @@ def interval(values: Sequence[float]) -> tuple[float, float]:
 
 
 def student_t(freedom: int) -> float:
-    """Student's t, two-sided 95 %; between the entries of the table that of the fewer degrees of freedom, which is larger."""
+    """Student's t, two-sided 95 %; between entries of the table, the value for fewer degrees of freedom, which is larger."""
     return T[freedom - 1] if freedom <= len(T) else next(t for least, t in T_FROM if freedom >= least)
 
 
 def to_json(scenario: Scenario, found: Sequence[Estimate], count: int) -> dict[str, Any]:
-    """JSON-ready; times in ps."""
+    """JSON-ready data; times in ps."""
     return {
         "scenario": scenario.name,
         "seeds": list(range(scenario.seed, scenario.seed + count)),

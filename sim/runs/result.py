@@ -1,4 +1,4 @@
-"""Result of a run: the scenario, the event log, and the analyses of it."""
+"""Result of a run: the scenario, the event log, and its analyses."""
 
 from __future__ import annotations
 
@@ -86,7 +86,7 @@ class Result:
         return critical_path(self.rows("the critical path"), self.plan.rules)
 
     def without_steps(self) -> Result:
-        """The same result with requests and totals alone."""
+        """The same result with only requests and totals."""
         none = np.zeros((0, len(PARTS)), dtype=np.int64)
         return replace(
             self, log=replace(self.log, steps=StepTable.empty(), batched=None), metrics=replace(self.metrics, tokens=()),
@@ -94,7 +94,10 @@ class Result:
         )  # fmt: skip
 
     def rows(self, wanted: str) -> EventLog:
-        """The log, with a row for each op. wanted: what needs them. Raises InputError if they were not recorded."""
+        """The log, with a row for each op. wanted: the analysis that needs it, for the error.
+
+        Raises InputError if ops were not recorded.
+        """
         if not self.log.has_rows:
             raise self.scenario.error("record", f"expected all for {wanted}, found {self.scenario.record}")
         return self.log

@@ -47,7 +47,7 @@ def run(scenario: Scenario | str | Path, *, executor: Executor = "auto", on_prog
     Args:
         scenario: A scenario, or the path of its file.
         executor: `simpy`, `compiled`, or `auto` for the faster one; results are identical.
-        on_progress: Callback, called now and then with output tokens so far, in all, and simulated time in ps.
+        on_progress: Callback, called periodically with output tokens so far, output tokens in total, and simulated time in ps.
 
     Raises:
         InputError: Something in the scenario cannot be used.
@@ -76,9 +76,9 @@ def run(scenario: Scenario | str | Path, *, executor: Executor = "auto", on_prog
 
 
 class Analyst:
-    """Accounts for a run part by part while it is simulated, so that the rows of a log need not be kept.
+    """Analyzes a run part by part while it is simulated, so that the rows of a log need not be kept.
 
-    seconds: of wall-clock time that the analyses took while the simulation went on.
+    seconds: wall-clock time of the analyses during the simulation.
     """
 
     def __init__(self, planned: Plan) -> None:
@@ -92,7 +92,7 @@ class Analyst:
         return simulate(self._plan.setup, executor, counted(self._plan.setup, on_progress), sink)
 
     def _take(self, part: EventLog) -> None:
-        """Analysis for the next steps of the run."""
+        """Analyze the next steps of the run."""
         began = perf_counter()
         self._analysis.add(part)
         if self._window is not None:
@@ -108,5 +108,5 @@ class Analyst:
         )  # fmt: skip
 
     def window(self) -> EventLog | None:
-        """The log of the time whose rows are kept although the others are not."""
+        """The log of `trace.window`; None if there is no window, or all rows are kept."""
         return None if self._window is None else self._window.log()

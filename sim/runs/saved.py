@@ -30,10 +30,10 @@ def save(log: EventLog, scenario: Scenario, path: str | os.PathLike[str]) -> Non
 def run_to_file(
     scenario: Scenario, path: str | os.PathLike[str], *, executor: Executor = "auto", on_progress: OnProgress | None = None
 ) -> tuple[int, Executed]:
-    """Simulate and write at once, without analyses; returns the makespan in ps, and which executor ran.
+    """Simulate and write part by part, without analyses; returns the makespan in ps, and which executor ran.
 
-    Of a run of a single loop, about a quarter of a million tasks are in memory at a time, however long it is. Where loops
-    overlap, all are until the end.
+    With a single decode loop, about 250,000 tasks are in memory at a time, however long the run. Where loops overlap, all
+    tasks are in memory until the end.
     """
     setup = plan(scenario).setup
     with parquet.writing(path, scenario.to_dict(absolute=True), scenario.seed) as file, scenario.located():
@@ -47,7 +47,7 @@ def load(path: str | os.PathLike[str]) -> tuple[EventLog, Scenario]:
     Presets, profiles and request traces of the scenario are not read again: the file contains all that is needed of them.
 
     Raises:
-        InputError: The file holds no log, or the model has other tasks in this version.
+        InputError: The file holds no log, or the model has different tasks in this version.
     """
     stored = parquet.read(path)
     scenario = from_dict(stored.scenario, stored.source, known=known_names(), complete=True)

@@ -1,7 +1,7 @@
-"""A real run against its simulation: the same steps, op kind by op kind.
+"""Comparison of a real run with its simulation: the same steps, by kind of op.
 
-The step of a model at one point is simulated as the device runs it: one op after the other, each as long as the profile says,
-under `blocking` execution. Without a profile only the roofline, a lower bound, is available.
+The step of a model at one point is simulated as the device runs it: one op after the other, each for the time in the
+profile, under `blocking` execution. Without a profile only the roofline, a lower bound, is available.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from sim.workload.requests import Request
 
 Floats = npt.NDArray[np.float64]
 
-#: Ops that take a smaller share of a step are no cases of their own.
+#: Smallest share of a step for which the error of an op counts by itself.
 LARGE = 0.005
 
 
@@ -38,8 +38,8 @@ LARGE = 0.005
 class Prediction:
     """A simulated step, in picoseconds.
 
-    ops: each op by itself. step, pieces: the step as it was simulated, with what steps take beyond their ops; columns op,
-    start and duration.
+    ops: [op], duration of each op alone. step: duration of the step, its overhead included. pieces: columns op, start and
+    duration of its parts.
     """
 
     ops: IntArray
@@ -49,7 +49,7 @@ class Prediction:
 
 
 def predict(ops: OpGraph, context: int, profile: DeviceProfile) -> Prediction:
-    """A step by a device profile. Raises InputError if it lacks a kind of op."""
+    """Predict a step by a device profile. Raises InputError if the profile lacks a kind of op."""
     each = kernels(ops, np.array([context]))
     timings = [profile.timing(kernel.kinds, kernel.dtype) for kernel in each]
     for op, timing in zip(ops.ops, timings, strict=True):
@@ -67,7 +67,7 @@ def predict(ops: OpGraph, context: int, profile: DeviceProfile) -> Prediction:
 
 
 def lower_bound(ops: OpGraph, context: int, bandwidth: int, flops: int, vector_flops: int) -> Prediction:
-    """A step by the roofline: each op takes the later of its bytes and its arithmetic, at rates that no op exceeds."""
+    """Predict a step by the roofline: each op takes the longer of its transfer and its arithmetic, at rates no op exceeds."""
     machine = Machine(flops=flops, vector_flops=vector_flops, overhead=0, bandwidth=bandwidth, overlap=True)
     setup = _setup(ops, context, Roofline(machine=machine, seed=0), bandwidth, "stream")
     compute, work = setup.costs.durations(setup.graph, _lane(context))
@@ -107,8 +107,8 @@ def _lane(context: int) -> StepLanes:
 class Row:
     """One line of the comparison.
 
-    measured: median over rounds, ps. spread: (p90 - p10) / median over rounds. noise: by how much the medians of the earlier
-    and the later half of the rounds differ: errors below it mean nothing.
+    measured: median over rounds, ps. spread: (p90 - p10) / median over rounds. noise: difference between the medians of the
+    earlier and the later half of the rounds; smaller errors are not significant.
     """
 
     name: str
@@ -150,18 +150,18 @@ class Comparison:
 
     @property
     def step(self) -> Row:
-        """The whole step, as it runs when nothing times its ops."""
+        """The whole step, run without timing its ops."""
         return _row("step", 1, np.array([step.plain for step in self.steps]), self.prediction.step)
 
     @property
     def together(self) -> Row:
-        """All ops together, without what a step takes beyond them."""
+        """All ops together, without the overhead of the step."""
         ran = int(self.durations.any(axis=0).sum())
         return _row("ops", ran, self.durations.sum(axis=1), int(self.prediction.ops.sum()))
 
     @property
     def kinds(self) -> list[Row]:
-        """By kind of op, the longest first."""
+        """A row for each kind of op, the longest first."""
         names = [op.kind for op in self.ops.ops]
         durations, rows = self.durations, []
         for name in dict.fromkeys(names):
@@ -176,7 +176,7 @@ class Comparison:
         return sorted(self.steps, key=lambda step: step.wall)[(len(self.steps) - 1) // 2]
 
     def large(self) -> Floats:
-        """Errors |predicted / measured - 1| of the ops that take over `LARGE` of the step each."""
+        """[op]: errors |predicted / measured - 1| of each op that takes more than `LARGE` of the step."""
         measured = np.median(self.durations, axis=0)
         chosen = measured > LARGE * self.step.measured
         return np.asarray(np.abs(self.prediction.ops[chosen] / measured[chosen] - 1))

@@ -1,4 +1,4 @@
-"""What-if analysis: a scenario is run again on machines that are better in one way, which shows its bottleneck.
+"""Reruns of a scenario on machines that are improved in one way, which show its bottleneck (what-if analysis).
 
 | change               | means                                                                                             |
 | -------------------- | ------------------------------------------------------------------------------------------------- |
@@ -8,10 +8,10 @@
 | `infinite engines`   | so many that no task waits for one                                                                |
 | `no sharing losses`  | the channel serves one transfer at a time, in order of arrival, as long as its port lets it (`fifo`) |
 | `prefetch`           | `mapping.execution: prefetch`                                                                     |
-| `tiles: engines`     | `mapping.tiles: engines`; only where products by weights leave engines idle                        |
+| `tiles: engines`     | `mapping.tiles: engines`; only where weight matmuls leave engines idle                             |
 | `earliest`           | `scheduler: earliest`; only where the scheduler left engines idle that a ready task could have used |
 
-Each changes one thing and keeps the rest, so the speed-ups do not multiply: what one removes may be what hid another.
+Each changes one thing and keeps the rest, so the speed-ups do not multiply: one change may remove the wait that hid another.
 """
 
 from __future__ import annotations
@@ -38,14 +38,14 @@ from sim.runs.result import Result
 from sim.runs.run import known_names
 from sim.scenario import override
 
-#: A speed-up below this is not worth a sentence.
+#: Speed-ups below this are not reported.
 NOTABLE = 1.02
 
 #: Changes that cost no hardware, in words.
 CHEAP = {
     "no sharing losses": "serving one transfer at a time (fifo)",
     "prefetch": "prefetch",
-    "tiles: engines": "products in as many tiles as there are engines (mapping.tiles: engines)",
+    "tiles: engines": "one tile of each weight matmul per engine (mapping.tiles: engines)",
 }
 
 
@@ -99,9 +99,9 @@ class _Faster:
 
 
 def what_if(result: Result, shown: AbstractContextManager[object] | None = None) -> WhatIf:
-    """Run the changes of the module, as many at a time as there are cores. Takes about as long as six runs on one.
+    """Simulate all changes, one per core at a time. Takes about as long as six runs on one core.
 
-    shown: entered as long as they run, but not while they begin (see `sim.base.processes`).
+    shown: context manager that is entered while they run, but not while they start (see `sim.base.processes`).
     """
     setup = result.plan.setup
     begun = side_by_side(lambda change: change(), list(_changes(result, setup)), setup)
@@ -148,9 +148,9 @@ def _overridden(result: Result, name: str, assignment: str) -> Change:
 
 
 def _infinite_engines(result: Result, setup: Setup) -> Change:
-    """Add engines until at least one is always idle: more of them would change nothing."""
+    """Add engines until at least one is always idle, so that more would change nothing."""
     if not result.breakdown.total[WAIT_ENGINE]:
-        return Change(name="infinite engines", makespan=result.makespan, note="none waits for one")
+        return Change(name="infinite engines", makespan=result.makespan, note="no task waits for an engine")
     held = int(setup.graph.engine.sum()) * len(result.log.steps)
     engines = min(held, _widest(setup.graph) * max(len(setup.sequences), 1))
     while True:
@@ -179,7 +179,7 @@ def _most_busy(start: IntArray, end: IntArray) -> int:
 
 
 def bottleneck(result: Result, changes: tuple[Change, ...]) -> str:
-    """One sentence: the resource without which the run would gain most, and the best change on the same hardware."""
+    """One sentence: the resource that limits the run most, and the best change on the same hardware."""
     times = {change.name: speedup for change in changes if (speedup := change.speedup(result.makespan)) is not None}
     memory, engines = times.get("infinite bandwidth", 1.0), times.get("infinite engines", 1.0)
     policy = times.get("earliest", 1.0)
@@ -205,7 +205,7 @@ def bottleneck(result: Result, changes: tuple[Change, ...]) -> str:
         sentence += f"; on the same hardware, {_gain(CHEAP[best], cheap[best])}"
     last = int(result.requests.arrival.max(initial=0))
     if result.scenario.workload.concurrency is None and 2 * last > result.makespan:
-        sentence += f"; the last request comes at {format_time(last)}, before which no machine can end"
+        sentence += f"; the last request arrives at {format_time(last)}, and no machine can finish before that"
     return sentence + "."
 
 

@@ -26,7 +26,7 @@ from sim.workload.trace import read
 
 
 def requests(scenario: Scenario) -> list[Request]:
-    """Every request of a scenario, in program order. Under `workload.concurrency` the loop sets their arrivals, not these.
+    """Every request of a scenario, in program order. With `workload.concurrency` their arrivals are not used.
 
     Raises ConfigError if a trace cannot be used or the last request comes too late.
     """
@@ -101,7 +101,7 @@ def routing(scenario: Scenario) -> Routing:
 def check_routing(routing: Routing | None, ops: OpGraph, sequences: Sequence[Request], *, again: bool) -> None:
     """Raise ConfigError if a routing lacks some of the tokens, or has choices that the model cannot make.
 
-    again: prompts may be prefilled once more, with the tokens that were in the cache before them.
+    again: whether prompts may be prefilled again, with the tokens that were in the cache before them.
     """
     if routing is None or isinstance(routing, Uniform):
         return
@@ -114,7 +114,7 @@ def check_routing(routing: Routing | None, ops: OpGraph, sequences: Sequence[Req
 
 
 def _fed_in(sequences: Sequence[Request], again: bool) -> Iterator[IntArray]:
-    """Positions of the tokens that each sequence feeds in; of samples of one prompt, only the first feeds it in."""
+    """Positions of the tokens that each sequence feeds in; only the first of several samples feeds in their prompt."""
     groups = set[int]()
     for request in sequences:
         shared = request.prompt if request.group in groups else 0

@@ -1,12 +1,12 @@
-"""Op graphs that are written in a scenario (`model.graph`), for teaching, for tests, and for work that is no transformer.
+"""Op graphs that are written in a scenario (`model.graph`), for teaching, tests, and work other than transformers.
 
     model:
       graph:
         - {name: load, kind: kv_load, transfer: 1 ms}
         - {name: attend, inputs: [load], duration: 3 ms}
 
-Every token of the workload is one step of all these ops. Ops may stand in any order; what needs nothing of each other keeps
-the order in which it is written.
+Every token of the workload is one step of all these ops. Ops may be listed in any order; independent ops keep the order
+in which they are written.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ def written_model(scenario: Scenario) -> ModelGraph:
     made = []
     for op in ops:
         amounts = {name: getattr(op, name) or 0 for name in QUANTITIES}
-        if op.transfer is not None:  # so many bytes as the channel moves in that time
+        if op.transfer is not None:  # as many bytes as the channel moves in that time
             amounts[op.moves_kv or "weight"] = max(1, ceil_div(op.transfer * bandwidth, PS_PER_S))
         constants = [((amounts[name], *[0] * (len(MONOMIALS) - 1)),) for name in QUANTITIES]
         kind = op.kind or op.name
@@ -51,7 +51,7 @@ def written_model(scenario: Scenario) -> ModelGraph:
 
 
 def written_costs(scenario: Scenario, others: CostModel) -> CostModel:
-    """The times that the graph gives; `others` for all else."""
+    """Costs with the times that the graph gives; `others` for all other ops."""
     ops = _in_order(scenario)
     if all(op.duration is None and op.transfer is None for op in ops):
         return others
@@ -86,8 +86,8 @@ def _in_order(scenario: Scenario) -> list[GraphOp]:
 
 
 def _cycle(ops: tuple[GraphOp, ...], index: dict[str, int], left: Set[int]) -> list[str]:
-    """The names on one cycle, each followed by an input of it. left: ops on or behind a cycle, of which each has an input that
-    is one, too.
+    """The names on one cycle, each followed by an input of it. left: ops on or after a cycle, each of which has an input
+    among them.
     """
     i = min(left)
     path: list[str] = []

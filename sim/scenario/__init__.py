@@ -1,8 +1,8 @@
 """Scenario files: read, checked and frozen, with the place of every key kept for later errors.
 
 `load("scenarios/two_tokens_4_engines.yaml", ["hardware.memory.bandwidth=50 GB/s"])` gives a `Scenario` whose
-`hardware.memory.bandwidth` is 50_000_000_000 (bytes a second). What only a later stage can find out is raised with its
-place: `raise scenario.error("model.layers", "expected 1 to 16, found 40")`.
+`hardware.memory.bandwidth` is 50_000_000_000 (bytes a second). Errors that only a later stage finds are raised with
+their place: `raise scenario.error("model.layers", "expected 1 to 16, found 40")`.
 """
 
 from __future__ import annotations
@@ -61,7 +61,7 @@ __all__ = [
     "parse",
 ]
 
-#: The names that `arbiter`, `scheduler` and `cost` may have; what is not listed is not checked here.
+#: The names that `arbiter`, `scheduler` and `cost` may have; kinds that are not listed are not checked here.
 Known = Mapping[str, Collection[str]]
 
 
@@ -70,13 +70,13 @@ def load(path: str | Path, overrides: Sequence[str] = (), known: Known | None = 
 
     overrides: assignments such as `hardware.memory.bandwidth=50 GB/s`, applied in order before the check.
     known: valid names of policies by what they are (`arbiter`, `scheduler`, `cost`).
-    Raises InputError in one line, `file:line:column: key: expected ..., found ...`, for whatever is wrong.
+    Raises InputError in one line, `file:line:column: key: expected ..., found ...`, for anything that is wrong.
     """
     return _validate(read(path).override(overrides), known, Path(path).stem)
 
 
 def parse(text: str, source: str = "<string>", overrides: Sequence[str] = (), known: Known | None = None) -> Scenario:
-    """Read a scenario from YAML text, as `load` does. `source` stands for the file in errors."""
+    """Read a scenario from YAML text, as `load` does. source: name of the text in errors."""
     return _validate(parse_document(text, source).override(overrides), known)
 
 
@@ -99,8 +99,8 @@ def override(scenario: Scenario, assignments: Sequence[str], known: Known | None
 def json_schema() -> dict[str, Any]:
     """The JSON Schema (draft 2020-12) of scenario files, for editors.
 
-    It accepts all that is valid; what it cannot say (sizes that are no whole number of bytes, sums over sections, names
-    of policies) only the check itself refuses.
+    It accepts every valid scenario. Rules that it cannot express (whole numbers of bytes, sums over sections, names of
+    policies) are checked only when a scenario is read.
     """
     schema = Scenario.model_json_schema(mode="validation")
     return {"$schema": "https://json-schema.org/draft/2020-12/schema", **schema}
@@ -116,7 +116,7 @@ def _validate(document: Document, known: Known | None, name: str = "scenario", *
         scenario = Scenario.model_validate(data)
     except ValidationError as error:
         details = error.errors(include_url=False)
-        if incomplete:  # what holds of the section as a whole cannot be told while figures are missing
+        if incomplete:  # rules of the section as a whole cannot be checked while figures are missing
             details = [detail for detail in details if detail["loc"] != ("hardware",) or detail["type"] != "value_error"]
         problems += translate(details, document, WORDING)
         raise_first(problems)

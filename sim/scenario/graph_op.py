@@ -13,23 +13,23 @@ _COUNT = 2**62
 
 
 class GraphOp(Section):
-    """One op of a step: what it computes, what it moves, what it needs."""
+    """One op of a step: its arithmetic, its bytes and its inputs."""
 
-    name: str = Field(min_length=1, max_length=100, pattern=LINE, description="What other ops call it.")
+    name: str = Field(min_length=1, max_length=100, pattern=LINE, description="Its name, by which other ops refer to it.")
     kind: str | None = Field(
         default=None,
         min_length=1,
         max_length=100,
         pattern=LINE,
-        description="What it is; null: its name. `kv_load` and `kv_store` move the KV cache and compute nothing.",
+        description="Kind of op; null: its name. `kv_load` and `kv_store` move the KV cache and compute nothing.",
     )
     inputs: tuple[str, ...] = Field(
-        default=(), strict=False, description="Names of the ops whose results it needs, wherever they are in the list."
+        default=(), strict=False, description="Names of the ops whose results it needs, anywhere in the list."
     )
-    layer: Whole = Field(default=0, ge=0, lt=2**15, description="The layer it is of: its KV cache is ordered layer by layer.")
+    layer: Whole = Field(default=0, ge=0, lt=2**15, description="Its layer; the KV cache is ordered layer by layer.")
     heads: Whole = Field(default=0, ge=0, lt=2**15, description="Attention heads that it can be split over; 0: not per head.")
     flops: Whole = Field(default=0, ge=0, lt=_COUNT, description="Floating-point operations of matrix products.")
-    vector_ops: Whole = Field(default=0, ge=0, lt=_COUNT, description="Elements that all else touches.")
+    vector_ops: Whole = Field(default=0, ge=0, lt=_COUNT, description="Elements that all other arithmetic touches.")
     duration: Duration | None = Field(
         default=None, description="Time on an engine, instead of `flops` and `vector_ops`, whatever the cost model says."
     )
@@ -40,7 +40,7 @@ class GraphOp(Section):
     act_write: Size | None = Field(default=None, description="Bytes of activations that it writes, if they are off chip.")
     transfer: Duration | None = Field(
         default=None,
-        description="Time of its weights (of a `kv_load` or `kv_store`: of its KV cache) on a free channel, instead of bytes.",
+        description="Time of its weights (for a `kv_load` or `kv_store`, of its KV cache) on a free channel, instead of bytes.",
     )
 
     @property

@@ -1,4 +1,4 @@
-"""Paths in a scenario: where they start, and how they are written so that they start nowhere."""
+"""Paths in a scenario: the folder that they are relative to, and their absolute form."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from models.config import names
 from sim.base.documents import Document
 from sim.machine.presets import is_path
 
-#: Keys whose values are paths from the folder of the scenario, whatever they are.
+#: Keys whose values are always paths, relative to the folder of the scenario.
 PATHS: tuple[tuple[str, ...], ...] = (
     ("hardware", "from_profile"), ("cost", "profile"), ("workload", "trace", "file"), ("workload", "routing", "file"),
 )  # fmt: skip
@@ -34,7 +34,7 @@ def with_absolute_paths(data: dict[str, Any], folder: Path) -> dict[str, Any]:
     hardware, model = made["hardware"], made["model"]
     if hardware["preset"] is not None and is_path(hardware["preset"]):
         hardware["preset"] = str((folder / hardware["preset"]).absolute())
-    if model["config"] is not None and model["config"] not in names():  # from the working directory, unlike all others
+    if model["config"] is not None and model["config"] not in names():  # relative to the working directory, unlike all others
         config = Path(model["config"]).expanduser()
         model["config"] = str(config.absolute()) if config.exists() else model["config"]
     return made

@@ -48,7 +48,7 @@ class Model(Section):
         min_length=1,
         max_length=MAX_OPS,
         strict=False,  # YAML has lists, not tuples
-        description="Instead of a config: the ops of one step, which is repeated for each token.",
+        description="Instead of a config: the ops of a step, which is repeated for each token.",
     )
     layers: Annotated[int, Ge(1), Le(10_000), BeforeValidator(integral)] | None = Field(
         default=None, description="Keep only this many of the first layers; null keeps all."
@@ -72,7 +72,7 @@ class Model(Section):
 
 
 class SequenceGroup(Section):
-    """One request, or several that are alike."""
+    """One request, or several equal ones."""
 
     context: Whole = Field(
         default=0, ge=0, le=MAX_CONTEXT, description="Tokens already in the KV cache when the sequence starts."
@@ -81,14 +81,17 @@ class SequenceGroup(Section):
         default=0, ge=0, le=MAX_CONTEXT, description="Tokens to prefill first; the last of them gives the first output token."
     )
     tokens: Whole = Field(default=1, ge=1, le=MAX_TOKENS, description="Tokens to decode: output tokens in all.")
-    arrival: Duration = default("0 us", description="When it arrives, from the start of the simulation.")
-    count: Whole = Field(default=1, ge=1, le=MAX_REQUESTS, description="How many such sequences there are.")
+    arrival: Duration = default("0 us", description="Arrival time, from the start of the simulation.")
+    count: Whole = Field(default=1, ge=1, le=MAX_REQUESTS, description="Number of such sequences.")
     samples: Whole = Field(
-        default=1, ge=1, le=1024, description="Output sequences that each samples from the same prompt, sharing its KV cache."
+        default=1,
+        ge=1,
+        le=1024,
+        description="Output sequences that each request samples from its prompt, sharing the KV cache of the prompt.",
     )
 
 
-#: Keys of a workload that say which requests there are.
+#: Keys of a workload that define its requests.
 _SOURCES = ("sequences", "generate", "trace")
 
 
@@ -99,7 +102,7 @@ class Workload(Section):
         [{}],
         description="The sequences, in program order; null where they are generated or read from a trace.",
     )
-    generate: Generate | None = Field(default=None, description="Instead of `sequences`: requests from random numbers.")
+    generate: Generate | None = Field(default=None, description="Instead of `sequences`: randomly generated requests.")
     trace: RequestTrace | None = Field(
         default=None,
         description="Instead of `sequences`: requests from a file, by its path or with options.",
@@ -107,21 +110,21 @@ class Workload(Section):
     )
     concurrency: Concurrency | None = Field(
         default=None,
-        description="A closed loop: so many requests at a time, the next when one has ended; times of arrival are not used.",
+        description="A closed loop: a fixed number of requests at a time, the next when one has ended; arrivals are not used.",
         examples=[8],
     )
     dependency: Literal["sampled", "known"] = Field(
         default="sampled",
-        description="`sampled`: a token depends on the one before it, so a step waits for all of the last one. "
+        description="`sampled`: a token depends on the one before it, so a step waits for all of the previous one. "
         "`known`: tokens are given beforehand (drafts, teacher forcing) and their steps overlap.",
     )
     batching: Batching = default("independent", description="Which sequences share a step.")
-    prefill: Prefill = default({}, description="How prompts are fed in.")
+    prefill: Prefill = default({}, description="How prompts are prefilled.")
     speculative: Speculative | None = Field(default=None, description="Speculative decoding; null: one token at a time.")
     routing: Routing = default(
         "uniform",
-        description="Which experts of a mixture tokens choose; a step reads each one that is chosen once. `uniform`: for each "
-        "token and layer all sets of experts are equally likely, drawn from the seed.",
+        description="Experts that tokens choose in a mixture of experts; a step reads each chosen expert once. `uniform`: for "
+        "each token and layer all sets of experts are equally likely, drawn from the seed.",
         examples=["uniform", {"file": "routes.jsonl"}],
     )
 
@@ -143,7 +146,7 @@ class Workload(Section):
 
     @property
     def source(self) -> str:
-        """The key that says which requests there are."""
+        """The key that defines the requests."""
         return next(name for name in _SOURCES if getattr(self, name))
 
     @model_validator(mode="after")
@@ -165,7 +168,7 @@ class Workload(Section):
         return self
 
     def each(self) -> Iterator[SequenceGroup]:
-        """Every single one of `sequences`, in program order: a group of `count` n comes n times."""
+        """Each of `sequences`, in program order; a group with `count` n is repeated n times."""
         for group in self.sequences or ():
             yield from [group] * group.count
 
@@ -184,8 +187,8 @@ class Workload(Section):
 class Window(Section):
     """A part of the simulated time."""
 
-    start: Duration = default("0 us", description="From when.")
-    end: Duration | None = Field(default=None, description="Until when; null: to the end.")
+    start: Duration = default("0 us", description="Start of the time.")
+    end: Duration | None = Field(default=None, description="End of the time; null: the end of the run.")
 
     @model_validator(mode="after")
     def _not_empty(self) -> Window:
@@ -203,7 +206,7 @@ class Trace(Section):
     flows: Literal["all", "critical", "none"] = Field(
         default="all", description="Arrows for all dependencies, for those on the critical path, or none."
     )
-    window: Window | None = Field(default=None, description="Only what happens in this time; null: all.")
+    window: Window | None = Field(default=None, description="Only events in this time; null: all.")
 
 
 class Report(Section):
@@ -216,32 +219,32 @@ class Report(Section):
         default=0,
         ge=0,
         lt=MAX_REQUESTS,
-        description="So many of the first requests are not counted; rates are of the time after.",
+        description="This many of the first requests are not counted, and rates are of the time after them.",
     )
 
 
 class Scenario(Section):
-    """Model, machine, workload and mapping: all that a run depends on."""
+    """Model, machine, workload and mapping: everything that a run depends on."""
 
     _document: Document = PrivateAttr()
 
     name: str = Field(
         default="scenario",
         pattern=NAME,
-        description="What reports call it; by default the name of the file. No slash, no leading dot.",
+        description="Name in reports; by default the name of the file. No slash, no leading dot.",
     )
-    description: str = Field(default="", max_length=10_000, pattern=LINES, description="What it shows, for people.")
+    description: str = Field(default="", max_length=10_000, pattern=LINES, description="Purpose of the scenario, for readers.")
     model: Model = Field(description="The model.")
     workload: Workload = default({}, description="The requests.")
     hardware: Hardware = default({}, description="The machine.")
-    mapping: ModelMapping = default({}, description="How the model is laid onto the machine.")
+    mapping: ModelMapping = default({}, description="How the model is mapped onto the machine.")
     scheduler: Scheduler = default("earliest", description="Which ready task a free engine takes.")
     cost: Cost = default("roofline", description="How long tasks take.")
-    seed: Whole = Field(default=0, ge=0, lt=2**63, description="Seed of all that is random.")
+    seed: Whole = Field(default=0, ge=0, lt=2**63, description="Seed of all random numbers.")
     record: Literal["all", "steps", "none"] = Field(
         default="all",
         description="What is kept of a run. `all`: every op; `steps`: steps, requests and totals, so that a run of any length "
-        "fits memory; `none`: requests and totals. Ops in `trace.window` are kept whatever this says.",
+        "fits memory; `none`: requests and totals. Ops in `trace.window` are always kept.",
     )
     trace: Trace = default({}, description="Contents of the trace.")
     report: Report = default({}, description="Requests that statistics leave out.")
@@ -258,13 +261,13 @@ class Scenario(Section):
 
     @property
     def folder(self) -> Path:
-        """The folder of its file, from which paths in it start; the working directory if it came from no file."""
+        """The folder of its file, to which its paths are relative; the working directory if it came from no file."""
         return folder_of(self._document)
 
     def locate(self, key: str) -> str:
         """Place of `key`, such as `model.layers` or `workload.sequences[0].tokens`: `file:3:12`.
 
-        Of a key that is not written (a default holds), the place of the section around it.
+        For a key that is not written, because its default holds, the place of the section around it.
         """
         return str(self._document.place(key_path(key)))
 

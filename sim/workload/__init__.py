@@ -1,1 +1,1 @@
-"""Workloads: requests written out, generated or read from a trace, and the experts that tokens choose."""
+"""Workloads: requests listed, generated or read from a trace, and the experts that tokens choose."""

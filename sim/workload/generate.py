@@ -1,7 +1,7 @@
-"""Requests made from random numbers: arrivals by a renewal process, lengths from distributions.
+"""Random requests: arrivals by a renewal process, lengths from distributions.
 
-Each quantity has a stream of its own, so that another distribution of prompts leaves arrivals and output lengths as they were,
-and request k is the same however many there are.
+Each quantity has its own random stream: changing the distribution of prompts changes neither arrivals nor output lengths, and
+request k does not depend on the number of requests.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ def generate(wanted: Generate, seed: int) -> list[Request]:
 
 
 def _arrivals(wanted: Arrivals, seed: int, count: int) -> Iterator[int]:
-    """Picoseconds. Gaps are independent, with mean 1/rate and a standard deviation of `cv` times that."""
+    """Arrival times in ps. Gaps are independent, with mean 1/rate and a standard deviation of `cv` times that."""
     if wanted.process == "all_at_once":
         return repeat(0, count)
     assert wanted.rate is not None
@@ -47,7 +47,7 @@ def _arrivals(wanted: Arrivals, seed: int, count: int) -> Iterator[int]:
 
 
 def _lengths(wanted: int | Lengths, most: int, stream: Stream, count: int) -> Iterator[int]:
-    """Tokens. What a lognormal gives outside of its bounds is set to the bound."""
+    """Numbers of tokens. Lognormal values outside of the bounds are set to the bound."""
     if isinstance(wanted, int):
         return repeat(wanted, count)
     low, high = wanted.bounds[0], min(wanted.bounds[1], most)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-#: The most requests of a run, tokens in a cache or a prompt, and tokens to decode.
+#: Largest number of requests of a run, of tokens in a cache or a prompt, and of tokens to decode.
 MAX_REQUESTS, MAX_CONTEXT, MAX_TOKENS = 100_000, 100_000_000, 10_000_000
 
 

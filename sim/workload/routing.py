@@ -1,6 +1,6 @@
 """Routing: the experts of each token, drawn evenly from a seed or read from a file.
 
-A file is JSON Lines, one token and layer a line, in any order; experts count from 0:
+A file is JSON Lines, one token and layer per line, in any order; experts count from 0:
 
     {"sequence": 0, "position": 12, "layer": 3, "experts": [5, 41]}
 """
@@ -31,9 +31,9 @@ LOW = 0xFFFFFFFF
 @small
 @kernel
 def mixed(x: Any) -> Any:
-    """SplitMix64 (Steele, Lea and Flood, OOPSLA 2014): every bit of x has a part in every bit of the result.
+    """SplitMix64 (Steele, Lea and Flood, OOPSLA 2014): every bit of x affects every bit of the result.
 
-    Of an integer modulo 2^64, in whatever form: one of Python, which may be larger, one that is compiled, or an array of int64.
+    x: an integer modulo 2^64, as a Python int, which may be larger, a compiled integer, or an array of int64.
     """
     x = x + STRIDE
     x = (x ^ ((x >> 30) & 0x3FFFFFFFF)) * FIRST
@@ -44,19 +44,19 @@ def mixed(x: Any) -> Any:
 @small
 @kernel
 def drawn(stream: Any, last: int) -> Any:
-    """A number from 0 to `last`, from the place of a stream."""
+    """A number from 0 to `last`, drawn at a place of a random stream."""
     return (((mixed(stream) >> 32) & LOW) * (last + 1)) >> 32
 
 
 @dataclass(frozen=True, slots=True)
 class Uniform:
-    """Every set of `top_k` experts is equally likely, for each token and layer on its own."""
+    """Every set of `top_k` experts is equally likely, independently for each token and layer."""
 
     seed: int
 
     def choose(self, layer: IntArray, sequence: IntArray, position: IntArray, experts: Experts) -> IntArray:
-        # A hash of what the token is starts its random stream, so that no other token has a part in it. Floyd's way to
-        # draw without replacement (Bentley and Floyd, CACM 30(9), 1987) takes one number a choice.
+        # A hash of layer, sequence and position starts the random stream of a token, so that it depends on no other
+        # token. Floyd's sampling without replacement (Bentley and Floyd, CACM 30(9), 1987) takes one number per choice.
         stream = np.full(len(layer), self.seed, dtype=np.int64)
         for key in (layer, sequence, position):
             stream = mixed(mixed(stream) ^ key)
@@ -119,14 +119,14 @@ def choose_experts(stream: int, seen: Any, chosen: Any, place: int) -> int:
 
 @dataclass(frozen=True, slots=True)
 class WrittenRoutes:
-    """Recorded choices. keys: token and layer of each row, ascending. experts: [row, top_k]. source: where they are from."""
+    """Recorded choices. keys: token and layer of each row, ascending. experts: [row, top_k]. source: their file, for errors."""
 
     source: str
     keys: IntArray
     experts: IntArray
 
     def choose(self, layer: IntArray, sequence: IntArray, position: IntArray, experts: Experts) -> IntArray:
-        """Raises InputError for a token that is not there, and for choices that the model cannot make."""
+        """Look up recorded choices. Raises InputError for a missing token, and for choices that the model cannot make."""
         if self.experts.shape[1] != experts.top_k or int(self.experts.max(initial=0)) >= experts.count:
             raise InputError(
                 f"{self.source}: expected {experts.top_k} experts from 0 to {experts.count - 1} a token, "
@@ -149,7 +149,7 @@ def _key(layer: IntArray, sequence: IntArray, position: IntArray) -> IntArray:
 
 
 def read(path: Path) -> WrittenRoutes:
-    """Recorded choices from a file. Raises InputError, with the line, for what is no such file."""
+    """Recorded choices from a file. Raises InputError, with the line, for a file that is not of this form."""
     try:
         lines = path.read_text(encoding="utf-8").splitlines()
     except (OSError, UnicodeDecodeError) as error:
@@ -166,7 +166,7 @@ def read(path: Path) -> WrittenRoutes:
             if len(experts) != width:
                 raise ValueError(f"experts: expected {width}, as in the lines before, found {len(experts)}")
             if token in rows:
-                raise ValueError(f"expected each token and layer once, found it again, first in line {first[token]}")
+                raise ValueError(f"expected each token and layer once, found it twice, first in line {first[token]}")
         except ValueError as error:
             raise InputError(f"{path}:{number}: {error}") from None
         rows[token], first[token] = experts, number

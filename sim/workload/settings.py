@@ -1,4 +1,4 @@
-"""Sections for requests that are not written out one by one: random numbers, traces, and closed loops."""
+"""Sections for requests that are not listed one by one: random requests, traces, and closed loops."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ Number = Annotated[float, BeforeValidator(real)]
 
 
 class Arrivals(Section):
-    """Arrival times of generated requests: the first at 0, each other a gap after the one before."""
+    """Arrival times of generated requests: the first at 0, each later one a gap after the previous one."""
 
     process: Literal["all_at_once", "constant", "poisson", "gamma"] = Field(
         default="all_at_once",
-        description="Gaps: none, all alike, exponential (a Poisson process), or gamma with a coefficient of variation.",
+        description="Gaps: none, constant, exponential (a Poisson process), or gamma with a coefficient of variation.",
     )
     rate: RequestRate | None = Field(default=None, description="Requests per second, on average.", examples=["2/s"])
     cv: Number = Field(
@@ -44,13 +44,13 @@ class Lengths(Section):
 
     distribution: Literal["constant", "uniform", "lognormal"] = Field(
         description="`constant`: `value`; `uniform`: whole numbers from `min` to `max`; `lognormal`: by its median or mean "
-        "and by sigma or a percentile, rounded; what lies outside of `min` and `max` is set to them."
+        "and by sigma or a percentile, rounded; values outside of `min` and `max` are set to the bound."
     )
     value: Annotated[int, Ge(0), Le(MAX_CONTEXT), BeforeValidator(integral)] | None = Field(
         default=None, description="For `constant`."
     )
     min: Annotated[int, Ge(0), Le(MAX_CONTEXT), BeforeValidator(integral)] | None = Field(
-        default=None, description="Least number of tokens; null: 1."
+        default=None, description="Smallest number of tokens; null: 1."
     )
     max: Annotated[int, Ge(0), Le(MAX_CONTEXT), BeforeValidator(integral)] | None = Field(
         default=None, description="Largest number of tokens; null: as many as a request may have."
@@ -63,12 +63,12 @@ class Lengths(Section):
 
     @property
     def bounded(self) -> bool:
-        """Whether it says itself how many there are at most."""
+        """Whether it states its largest value."""
         return self.max is not None or self.value is not None
 
     @property
     def bounds(self) -> tuple[int, int]:
-        """The least and the largest number of tokens."""
+        """The smallest and the largest number of tokens."""
         if self.value is not None:
             return self.value, self.value
         return (1 if self.min is None else self.min), (MAX_CONTEXT if self.max is None else self.max)
@@ -117,10 +117,10 @@ OutputTokens = Annotated[
 
 
 class Generate(Section):
-    """Requests from random numbers. The seed is that of the scenario, and each quantity has a stream of its own."""
+    """Random requests. The seed is that of the scenario, and each quantity has its own random stream."""
 
-    count: Whole = Field(ge=1, le=MAX_REQUESTS, description="How many requests.")
-    arrivals: Arrivals = default({}, description="When they arrive.")
+    count: Whole = Field(ge=1, le=MAX_REQUESTS, description="Number of requests.")
+    arrivals: Arrivals = default({}, description="Arrival times.")
     context: Tokens = default(0, description="Tokens already in the KV cache: a number, or a distribution.")
     prompt: Tokens = default(0, description="Tokens to prefill: a number, or a distribution.")
     tokens: OutputTokens = default(1, description="Tokens to decode: a number, or a distribution.")
@@ -140,7 +140,7 @@ class Generate(Section):
 class Columns(Section):
     """Names of columns (CSV) or keys (JSON)."""
 
-    arrival: str | None = Field(default=None, min_length=1, max_length=200, pattern=LINE, description="When it arrives.")
+    arrival: str | None = Field(default=None, min_length=1, max_length=200, pattern=LINE, description="Arrival time.")
     tokens: str | None = Field(default=None, min_length=1, max_length=200, pattern=LINE, description="Tokens to decode.")
     prompt: str | None = Field(
         default=None, min_length=1, max_length=200, pattern=LINE, description="Tokens to prefill; null: none."
@@ -151,48 +151,48 @@ class Columns(Section):
 
 
 class RequestTrace(Short):
-    """A file of requests, CSV with a header or one JSON object a line."""
+    """A file of requests, CSV with a header or one JSON object per line."""
 
     key, types, expected = "file", (str,), "the path of a file, or a mapping with the key 'file'"
 
     file: str = Field(
         min_length=1, max_length=1000, pattern=LINE,
-        description="Path, relative to the scenario's file. With `.gz` at its end it is decompressed.",
+        description="Path, relative to the scenario's file. A file whose name ends in `.gz` is decompressed.",
     )  # fmt: skip
     format: Literal["csv", "jsonl"] | None = Field(default=None, description="null: `jsonl` if the name ends so, else `csv`.")
     columns: Columns | None = Field(
-        default=None, description="What holds what, where the file is of no known form or another column is wanted."
+        default=None, description="Column of each field, if the layout of the file is not known or another column is wanted."
     )
     unit: Literal["s", "ms", "us", "ns", "ps"] | None = Field(
-        default=None, description="Of arrivals that are plain numbers; null: that of the known form, else `s`."
+        default=None, description="Unit of arrivals that are plain numbers; null: that of the known layout, else `s`."
     )
-    start: Duration = default("0 s", description="Leave out what arrives earlier than this after the first row.")
+    start: Duration = default("0 s", description="Leave out requests that arrive earlier than this after the first row.")
     duration: Duration | None = Field(
-        default=None, description="Take only what arrives within this time from `start`; null: all."
+        default=None, description="Take only requests that arrive within this time from `start`; null: all."
     )
     limit: Annotated[int, Ge(1), Le(MAX_REQUESTS), BeforeValidator(integral)] | None = Field(
-        default=None, description="Take only so many of the first rows; the rest is not read. null: all."
+        default=None, description="Take only this many of the first rows; the rest is not read. null: all."
     )
     speed: Number = Field(
         default=1.0,
         ge=1e-6,
         le=1e6,
-        description="How fast it is replayed: 2 halves all gaps, which doubles the rate of arrivals.",
+        description="Speed of the replay: 2 halves all gaps, which doubles the arrival rate.",
     )
     skip_empty: bool = Field(
         default=False,
-        description="Leave out rows that ask for no output token, such as failed requests; otherwise they are an error.",
+        description="Leave out rows without output tokens, such as failed requests; otherwise they are an error.",
     )
 
 
 class Concurrency(Short):
-    """A closed loop: so many users, each of whom sends the next request when the last one has ended."""
+    """A closed loop: users that each send the next request when their last one has ended."""
 
     key, types, expected = "users", (int, float), "a number of users, or a mapping with the key 'users'"
 
     users: Whole = Field(
         ge=1,
         le=MAX_REQUESTS,
-        description="Requests in the system at most, samples of one prompt as one: all are sent in order, each by a free user.",
+        description="Most requests in the system, samples of a prompt counted as one; sent in order, each by a free user.",
     )
     think: Duration = default("0 s", description="Time from the end of a request to the next one of the same user.")

@@ -1,8 +1,8 @@
-"""Requests read from a trace: CSV with a header, or one JSON object a line; either may be compressed (`.gz`).
+"""Requests read from a trace: CSV with a header, or one JSON object per line; either may be compressed (`.gz`).
 
-What public traces call their columns is known (`LAYOUTS`), so that they load as they are; of others the scenario says it. One
-line is read at a time, so a file may be larger than memory. Times are integers of picoseconds: a float of seconds since 1970
-would lose what lies below a tenth of a microsecond.
+The columns of public traces are known (`LAYOUTS`), so that these load as they are; for others the scenario names the columns.
+One line is read at a time, so a file may be larger than memory. Times are integers of picoseconds: a float of seconds since
+1970 would lose everything below a tenth of a microsecond.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from sim.workload.requests import MAX_CONTEXT, MAX_REQUESTS, MAX_TOKENS, Request
 
 LONGEST = 2**20  # characters of a line
 
-#: What a request can have; the first two are needed.
+#: Fields of a request; the first two are required.
 COLUMNS = ("arrival", "tokens", "prompt", "context")
 
 #: Picoseconds in the unit of arrivals that are plain numbers.
@@ -44,7 +44,7 @@ class Layout:
     unit: str = "s"
 
 
-#: The first whose columns are all there is taken. What traces call context or input is a prompt here.
+#: The first layout whose columns are all present is used. Context or input tokens of a trace are a prompt here.
 LAYOUTS = (
     Layout("decode-sim", {"arrival": "arrival", "tokens": "tokens"}),
     # https://github.com/Azure/AzurePublicDataset: AzureLLMInferenceDataset2023.md, AzureLLMInferenceDataset2024.md
@@ -56,7 +56,7 @@ LAYOUTS = (
     # https://github.com/kvcache-ai/Mooncake: FAST25-release; milliseconds
     Layout("Mooncake", {"arrival": "timestamp", "prompt": "input_length", "tokens": "output_length"}, unit="ms"),
 )
-_OPTIONAL = ("prompt", "context")  # of our own layout, where the file has them
+_OPTIONAL = ("prompt", "context")  # columns of the program's own layout, where the file has them
 
 _TIMESTAMP = re.compile(
     r"(\d{4})-(\d\d)-(\d\d)[ T](\d\d):(\d\d):(\d\d)(?:\.(\d{1,12}))?\s*(?:Z|([+-])(\d\d):?(\d\d))?", re.ASCII
@@ -77,10 +77,10 @@ def read(
 ) -> list[Request]:
     """Read the requests of a trace, in order of arrival; the first arrives at 0.
 
-    format: None takes it from the name of the file. columns: names of columns by what they hold (`COLUMNS`), where the file is
+    format: None takes it from the name of the file. columns: name of the column of each field (`COLUMNS`), where the file is
     of no known layout, or other columns are wanted. unit: of arrivals that are plain numbers. start, duration: ps of the trace,
-    from its first row; what arrives in [start, start + duration) is taken, and of that the first `limit` rows. speed: 2 halves
-    all gaps, so that requests come twice as fast. skip_empty: leave out rows that want no token instead of refusing them.
+    from its first row; requests that arrive in [start, start + duration) are taken, of these the first `limit`. speed: 2 halves
+    all gaps, so that requests arrive twice as fast. skip_empty: leave out rows without output tokens instead of refusing them.
 
     Raises InputError that names file, line and column, what was expected and what was found.
     """
@@ -118,7 +118,7 @@ def read(
 
 
 class _Rows:
-    """Iterates over (time in ps, request without arrival) of the rows of a trace, and knows where it is."""
+    """Iterates over (time in ps, request without arrival) of the rows of a trace, and keeps the line for errors."""
 
     def __init__(
         self, path: Path, rows: Iterator[tuple[int, Mapping[str, Any]]], columns: Mapping[str, str], unit: str | None
@@ -153,12 +153,12 @@ class _Rows:
             optional = {what: what for what in _OPTIONAL if what in found} if layout is LAYOUTS[0] else {}
             used = {
                 *self._written.values()
-            }  # a column that the scenario takes for another thing is not that of the layout any more
+            }  # a column that the scenario uses for another field is no longer that of the layout
             known = {what: name for what, name in (*layout.columns.items(), *optional.items()) if name not in used}
             chosen = {**known, **self._written}
             if what := next((what for what in ("arrival", "tokens") if what not in chosen), None):
                 raise InputError(
-                    f"{self._path}:1: columns: expected {what} as well, for {show(layout.columns[what])} is taken for another"
+                    f"{self._path}:1: columns: expected {what} as well: {show(layout.columns[what])} is taken for another field"
                 )
             return chosen
         if not {"arrival", "tokens"} <= {*self._written}:
@@ -199,14 +199,14 @@ class _Rows:
         raise self.error("arrival", "a number, a duration such as '300 us' or a time such as 2023-11-16 18:15:46.68", value)
 
     def error(self, what: str | None, expected: str, found: object) -> InputError:
-        """The error about a row, or about a value in it."""
+        """The error for a row, or for a value in it."""
         column = f" column {show(self._columns[what])}:" if what is not None else ""
         shown = show(float(found) if isinstance(found, Decimal) else found)
         return InputError(f"{self._path}:{self._line}:{column} expected {expected}, found {shown}")
 
 
 def _number(value: object) -> Decimal | None:
-    """A finite number, or the text of one, exactly as it is written; None of all else."""
+    """A finite number, or the text of one, exactly as it is written; None for anything else."""
     if isinstance(value, bool) or not isinstance(value, (int, Decimal, str)):
         return None
     found = number(value) if isinstance(value, str) else Decimal(value)
@@ -217,7 +217,7 @@ def _since_epoch(
     year: str, month: str, day: str, hour: str, minute: str, second: str, fraction: str | None, sign: str | None, h: str | None,
     m: str | None,
 ) -> int:  # fmt: skip
-    """Picoseconds since 1970, UTC where the time says how far it is from that."""
+    """Picoseconds since 1970, in UTC if the time has an offset."""
     days = date(int(year), int(month), int(day)).toordinal() - date(1970, 1, 1).toordinal()
     minutes = (days * 24 + int(hour)) * 60 + int(minute)
     if sign is not None:

@@ -102,7 +102,7 @@ def test_striped_over_channels_full_speed_is_that_of_all():
     assert token(log, rules) == {"compute": 1, "transfer": 4}  # 4 on one channel, 3 on the other
 
 
-def test_wait_for_room_in_sram():
+def test_wait_for_space_in_sram():
     b = GraphBuilder()
     for _ in range(2):
         b.add("o_proj", flops=5, weight=4)

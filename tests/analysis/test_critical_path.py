@@ -56,7 +56,7 @@ def test_through_the_channel():
     assert path.rows.tolist() == [0, 1]
 
 
-def test_sharing_is_told_from_the_channel():
+def test_sharing_is_distinguished_from_the_channel():
     b = GraphBuilder()
     b.add("first", flops=1, weight=4)
     b.add("second", flops=2, weight=4)

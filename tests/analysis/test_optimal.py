@@ -64,7 +64,7 @@ def test_times_are_scaled_exactly():
     assert best(log, rules).best == 10_000_000_000
 
 
-def test_what_is_not_supported_says_so():
+def test_unsupported_functions_are_refused():
     log, rules = run(chain({"flops": 4, "weight": 3}), execution="blocking", arbiter="processor_sharing")
     assert (
         best(log, rules, "processor_sharing").sentence(7).startswith("no optimum: the optimum is for a channel that serves one")

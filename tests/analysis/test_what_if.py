@@ -72,13 +72,13 @@ def test_more_tiles_are_no_advice_where_the_channel_is_the_limit():
     assert "tiles: engines" not in speedups
 
 
-def test_what_arrivals_leave_no_machine_to_gain():
+def test_no_machine_gains_time_before_the_last_arrival():
     requests = "workload.sequences=[{context: 4}, {context: 4, arrival: 1 s}]"
     _, sentence, _, _ = help_for("multi_head", requests)
-    assert sentence.endswith("; the last request comes at 1.000 s, before which no machine can end.")
+    assert sentence.endswith("; the last request arrives at 1.000 s, and no machine can finish before that.")
 
 
-def test_what_cannot_be_changed_says_why():
+def test_an_impossible_change_has_a_reason():
     _, _, _, found = help_for("two_sequences_fifo", "model.layers=1", "model.scope=block", "hardware.sram=1 kB")
     (change,) = [change for change in found.changes if change.name == "prefetch"]
     assert change.makespan is None

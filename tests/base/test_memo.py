@@ -29,7 +29,7 @@ def test_the_oldest_goes_first() -> None:
     assert memo.of(origin, 2, lambda: range(1)) == range(1)
 
 
-def test_what_is_too_large_is_not_kept() -> None:
+def test_values_that_are_too_large_are_not_kept() -> None:
     memo, origin = Memo[int](10, size=lambda made: made), object()
     assert memo.of(origin, "large", lambda: 11) == 11
     assert not len(memo)

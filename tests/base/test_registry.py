@@ -34,7 +34,7 @@ def test_summaries_are_first_paragraphs_on_one_line() -> None:
     assert WAYS.summaries() == [("patient", "Waits for a while.")]
 
 
-def test_what_is_given_is_no_option() -> None:
+def test_a_parameter_that_the_program_passes_is_no_option() -> None:
     assert [option.name for option in WAYS.options("patient")] == ["patience"]
     with pytest.raises(InputError, match=r"^unknown option 'patienc' of way to wait 'patient' .*; valid: patience$"):
         WAYS.make("patient", {"cap": 1, "patienc": 2})

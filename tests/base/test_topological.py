@@ -22,5 +22,5 @@ def test_without_ranks_program_order_decides() -> None:
     assert topological_order({0: {2}, 1: set(), 2: set(), 3: {0}}) == [1, 2, 0, 3]
 
 
-def test_cycles_and_what_is_behind_them_are_left_out() -> None:
+def test_cycles_and_nodes_after_them_are_left_out() -> None:
     assert topological_order({0: set(), 1: {2}, 2: {1}, 3: {2}}) == [0]

@@ -1,4 +1,4 @@
-"""The benchmarks run, and the program that they compare with does the same work. Nothing here depends on how fast it is."""
+"""The benchmarks run, and the program that they compare with does the same work. Nothing here depends on speed."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def test_the_idiomatic_program_simulates_the_same_steps(name: str):
     assert small.tasks == len(entry.simulate(small.setup, "simpy").tasks)
 
 
-def test_the_idiomatic_program_says_what_it_does_not_cover():
+def test_the_idiomatic_program_lists_what_it_does_not_cover():
     setup = entry.setup_of(entry.scenario("two_tokens_4_engines"))
     with pytest.raises(NotImplementedError, match="round_robin"):
         baseline.simulate(setup, "round_robin")
@@ -105,7 +105,7 @@ def test_rounds_are_interleaved_after_one_that_warms_up():
 
 
 @pytest.mark.parametrize("work", ["simulate", "run", "repeats"])
-def test_a_run_alone_says_how_much_it_did(work: str):
+def test_a_single_run_reports_its_work(work: str):
     request = {"scenario": "two_tokens_4_engines", "overrides": ["mapping.execution=stream"], "work": work, "executor": "auto"}
     found = alone.measured(request)
     result = entry.run(entry.scenario("two_tokens_4_engines", "mapping.execution=stream"), "simpy")

@@ -1,4 +1,4 @@
-"""The contention of two streams as the fidelity page has it: measured from rounds, simulated through a profile."""
+"""The contention of two streams on the fidelity page: measured from rounds, simulated through a profile."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def device() -> tuple[DeviceProfile, Samples]:
 
 
 def test_slow_downs_are_against_solo_runs_of_the_same_round(device):
-    """All is twice as slow in the second round, which changes nothing: 10 / 6; 10 / 8 and 4 / 3.2."""
+    """Everything is twice as slow in the second round, which changes nothing: 10 / 6; 10 / 8 and 4 / 3.2."""
     like, unlike = pairs(device[1])
     assert (like.kinds, like.alike, like.noise) == (("read", "read"), True, pytest.approx(0, abs=1e-6))
     assert like.slowdown == pytest.approx((10 / 6, 10 / 6), rel=1e-6)

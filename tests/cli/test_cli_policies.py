@@ -22,7 +22,7 @@ def check(name: str, *changes: str) -> None:
         ("hardware.memory.arbiter={name: weighted, weight: {kv_load: 3}}", "did you mean 'weights'"),
         ("hardware.memory.arbiter={name: weighted}", "the option 'weights' is missing"),
         ("scheduler={name: earliest, x: 1}", "which takes none"),
-        ("cost={model: roofline, machine: 3}", "no option of a cost model"),
+        ("cost={model: roofline, machine: 3}", "not an option of a cost model"),
         ("cost={model: roofline, jitter: 0.1}", "unknown option 'jitter'"),
         ("hardware.memory.arbiter={name: round_robin, burst: 1}", "a burst so small"),
     ],

@@ -75,7 +75,7 @@ def test_json_is_one_object_per_scenario_and_line(sim: Sim) -> None:
     assert "Infinity" not in lines[0]
 
 
-def test_json_says_what_python_says(sim: Sim) -> None:
+def test_json_equals_the_values_in_python(sim: Sim) -> None:
     printed = json.loads(sim("run", "parallel", "--json", "--out", "t").stdout)
     assert printed.pop("trace") == "t/parallel.pftrace"
     printed.pop("timing")
@@ -101,7 +101,7 @@ def test_large_rates_are_written_out(sim: Sim) -> None:
     assert re.search(r"[1-9][\d,]*\.\d tokens/s, \d{1,3},\d{3} requests/s", words), words
 
 
-def test_nothing_to_show_is_said(sim: Sim) -> None:
+def test_nothing_to_show_is_reported(sim: Sim) -> None:
     late = ("--set", "trace={window: {start: 9 ms}}")  # the run ends at 7.067 ms
     assert "it is empty: trace.window starts at 9.000 ms" in " ".join(sim("run", "parallel", *late).stdout.split())
     assert "it is empty" not in sim("run", "parallel", "--set", "trace={window: {start: 7 ms}}").stdout
@@ -133,7 +133,7 @@ def test_it_is_quiet_in_a_pipe(process: Sim) -> None:
         assert "\r" not in done.stdout
 
 
-def test_on_a_terminal_it_says_how_far_it_is() -> None:
+def test_on_a_terminal_it_shows_its_progress() -> None:
     ours, theirs = os.openpty()
     options = ["--no-trace", "--executor", "simpy", "--set", "workload.sequences.0.tokens=20"]
     with subprocess.Popen([SIM, "run", "four_sequences_fifo", *options], stderr=theirs, stdout=subprocess.PIPE) as process:

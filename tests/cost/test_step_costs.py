@@ -1,4 +1,4 @@
-"""Rows of the compiled executor against the cost models: whatever is shared or kept, each task of each step costs the same."""
+"""Rows of the compiled executor against the cost models: whatever is shared or cached, each task costs the same."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ def setup_of(name: str, *overrides: str) -> Setup:
 
 
 def expected(setup: Setup, graph: TaskGraph, lanes: StepLanes) -> IntArray:
-    """[lane, task, (compute, work, bytes of a prefetched operand)], as the cost model and SRAM say."""
+    """[lane, task, (compute, work, bytes of a prefetched operand)], by the cost model and the size of SRAM."""
     compute, work = setup.costs.durations(graph, lanes)
     out = np.zeros((len(lanes.context), len(compute), COST), dtype=np.int64)
     out[:, :, COMPUTE], out[:, :, WORK] = compute.T, work.T
@@ -156,7 +156,7 @@ def test_an_operand_that_does_not_fit_is_refused(cost: str) -> None:
 
 
 class Counted:
-    """A cost model that keeps how many steps it was asked for at once, and knows no context beyond a limit."""
+    """A cost model that records how many steps each call asked for, and raises InputError for contexts beyond a limit."""
 
     def __init__(self, of: CostModel, limit: int) -> None:
         self.of, self.limit, self.asked = of, limit, list[int]()
@@ -170,7 +170,7 @@ class Counted:
 
 @pytest.mark.parametrize("limit", [10**6, 100])
 def test_steps_that_are_worked_out_ahead_cost_the_same(limit: int) -> None:
-    """Of two sequences one ends after 20 steps, with 78 tokens cached in all, the other after 40."""
+    """One of two sequences ends after 20 steps, with 78 tokens cached in all, the other after 40."""
     sequences = "workload.sequences=[{context: 10, tokens: 20}, {context: 30, tokens: 40}]"
     setup = setup_of("batch_8", "model.layers=1", "model.scope=block", PREFETCH, VARIED, sequences)
     assert setup.batching is not None

@@ -73,7 +73,7 @@ def test_cold_it_compiles_and_warm_it_does_not(small):
 
 
 @pytest.mark.parametrize(("ending", "harm"), [("nbi", "half"), ("nbi", "noise"), ("nbc", "half"), ("nbc", "gone")])
-def test_a_broken_file_is_made_anew(small, tmp_path, ending, harm):
+def test_a_broken_file_is_replaced(small, tmp_path, ending, harm):
     small()
     (file,) = (tmp_path / "cache").rglob(f"*.{ending}")
     data = file.read_bytes()
@@ -92,7 +92,7 @@ def test_a_folder_that_cannot_be_made_is_no_error(small, tmp_path):
     assert not Path(folder).exists()  # it lasts as long as the process
 
 
-def test_what_is_in_a_folder_that_cannot_be_written_is_used(tmp_path):
+def test_a_cache_that_cannot_be_written_is_read(tmp_path):
     """As in an image of a container that somebody else has made."""
     python(SMALL, tmp_path, tmp_path / "cache")
     said, folder = python(SMALL, tmp_path, tmp_path / "cache", "refuse")

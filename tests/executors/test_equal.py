@@ -246,7 +246,7 @@ def test_shipped_batches_side_by_side(name):
 
 @settings(relaxed, max_examples=15)
 @given(served(), st.sampled_from(("simpy", "compiled")))
-def test_recording_steps_alone_says_the_same(data, executor):
+def test_recording_only_steps_gives_the_same_results(data, executor):
     drawn(data)
     every_scenario, steps_scenario = (sim.scenario.from_dict(data | {"record": what}) for what in ("all", "steps"))
     try:

@@ -210,11 +210,11 @@ def test_batches_too(factory, policy):
 
 @settings(max_examples=30, deadline=None)
 @given(scenarios())
-def test_a_function_and_a_class_that_say_the_same_give_the_same_log(data):
+def test_an_equal_function_and_class_give_the_same_log(data):
     assert_same(*(reference.simulate(setup_of(data, factory)) for factory in (PythonNewest, Newest)))
 
 
-def test_a_class_in_python_goes_to_the_reference_which_is_said():
+def test_a_class_in_python_runs_with_the_reference_and_the_report_says_so():
     setup = setup_of(BATCH, PythonNewest)
     with pytest.raises(InputError, match="--executor compiled: the arbiter PythonNewest is Python; expected auto or simpy"):
         choose(setup, "compiled")
@@ -287,7 +287,7 @@ def test_shares_that_take_for_ever(data):
     both(data, Slow)
 
 
-def test_what_is_no_kernel_is_refused():
+def test_an_op_that_is_no_kernel_is_refused():
     class Plain(KernelArbiter):
         work_conserving = True
         rule = staticmethod(lambda pending, count, shares, memory: 1)

@@ -236,7 +236,7 @@ def test_a_log_only_goes_with_nothing_that_needs_the_analysis(tmp_path: Path, op
     assert not list(tmp_path.iterdir())
 
 
-def test_a_folder_that_is_not_there_is_told_before_the_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+def test_a_missing_folder_is_reported_before_the_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.chdir(tmp_path)
     with pytest.raises(InputError, match=r"^--save-log: logs: no such folder$"):
         CliRunner().invoke(cli, ["run", "two_tokens_4_engines", "--save-log", "logs/log.parquet"], catch_exceptions=False)

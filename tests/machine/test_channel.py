@@ -34,7 +34,7 @@ Record = list[tuple[str, int, int, int]]
 
 
 def serve(arbiter: Arbiter, *requests: tuple[int, int, int], latency: int = 0) -> tuple[dict[str, int], Record]:
-    """Ends by name, and intervals of service, of requests (instant, requester, work) named a, b, c, ..."""
+    """Ends by name, and service intervals, of requests (instant, requester, work) named a, b, c, ..."""
     env, services, ends = Environment(), [], {}
     channel = Channel(env, arbiter, lambda t, start, end, work: services.append((t.kind, start, end, work)), latency=latency)
 
@@ -52,7 +52,7 @@ def serve(arbiter: Arbiter, *requests: tuple[int, int, int], latency: int = 0) -
 
 class TestChannel:
     def test_a_requester_has_one_transfer_at_the_channel(self):
-        """b waits behind a of the same port although the channel could share; c has a port of its own."""
+        """b waits behind a at the same port although the channel could share; c has its own port."""
         ends, _ = serve(ProcessorSharing(), (0, 0, 10), (0, 0, 10), (0, 1, 40))
         assert ends == {"a": 20, "b": 40, "c": 60}
 
@@ -63,7 +63,7 @@ class TestChannel:
     def test_equal_arrivals_go_in_program_order(self):
         assert [name for name, *_ in serve(Fifo(), (3, 9, 1), (3, 1, 1), (3, 4, 1))[1]] == ["a", "b", "c"]
 
-    def test_those_that_come_to_the_head_together_come_to_the_channel_in_program_order(self):
+    def test_transfers_that_reach_the_head_together_reach_the_channel_in_program_order(self):
         """a and b share and end together; c has waited behind b, d behind a."""
         ends, services = serve(ProcessorSharing(), (0, 0, 10), (0, 1, 10), (1, 1, 5), (1, 0, 5))
         assert ends == {"a": 20, "b": 20, "c": 30, "d": 30}
@@ -105,7 +105,7 @@ class TestChannel:
         ]  # fmt: skip
 
     def test_a_transfer_is_in_service_until_the_plan_after_its_last(self):
-        """What a non-pre-emptive arbiter goes by: b, more urgent, waits for a, although the turn of a is over at 4."""
+        """Non-pre-emptive arbiters rely on it: b, more urgent, waits for a, although the turn of a is over at 4."""
 
         class Turns(Priority):
             def plan(self, pending):
@@ -122,7 +122,7 @@ class TestChannel:
             [("b", False, 2)],
         ]  # fmt: skip
 
-    def test_refuses_what_cannot_be(self):
+    def test_impossible_values_are_refused(self):
         with pytest.raises(ValueError, match="expected 0 or more, found -1"):
             Channel(Environment(), Fifo(), print, latency=-1)
         with pytest.raises(ValueError, match="expected at least 1 ps of work"):
@@ -190,7 +190,7 @@ class TestChannels:
 class TestArbiters:
     @given(st.lists(st.integers(1, 10**12), min_size=1, max_size=12), st.integers(1, 9), st.integers(0, 9))
     def test_water_filling(self, weights, num, more):
-        """Sums to 1, or all are at the cap; none is above it; who is below it has its full share by weight."""
+        """Shares sum to 1, or all are at the cap; none is above it; a share below it is the full share by weight."""
         shares, whole = water_fill(weights, (num, num + more))
         cap = [share * (num + more) >= num * whole for share in shares]
         assert all(share * (num + more) <= num * whole for share in shares)
@@ -250,12 +250,12 @@ class TestEnginePool:
         assert [(t.engine, t.start) for t in engines.run()] == [(0, 0), (1, 0), (0, 3)]
 
     def test_a_chain_stays_on_its_engine(self):
-        """2 goes on with 1: it waits for engine 1 although engine 0 is idle, and 3, which is free to go, takes that."""
+        """2 continues 1: it waits for engine 1 although engine 0 is idle, and 3, which is not bound, takes engine 0."""
         engines = Engines(2, [2, 5, 1, 4], chain=[0, 1, 1, 3], then={0: (2, 3)})
         engines.offer(0, 1)
         assert [(t.engine, t.start) for t in engines.run()] == [(0, 0), (1, 0), (1, 5), (0, 2)]
 
-    def test_an_engine_takes_the_first_of_what_is_bound_to_it_and_of_what_is_free_to_go(self):
+    def test_an_engine_takes_the_first_of_tasks_bound_to_it_and_of_unbound_ones(self):
         """At 2 both are free: 2 is bound to engine 0, which takes 3, of a lower rank. Then nothing is left for engine 1."""
         engines = Engines(2, [2, 2, 1, 4], chain=[0, 1, 0, 3], rank=[0, 0, 1, 0], then={0: (2, 3)})
         engines.offer(0, 1)

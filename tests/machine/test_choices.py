@@ -12,7 +12,7 @@ from sim.mapping.settings import ModelMapping
 from sim.runs.run import run
 from tests.graphs import GraphBuilder
 
-# Two engines and two sequences, of which the second is there first: its step is older, but later in program order.
+# Two engines and two sequences, the second of which arrives first: its step is older, but later in program order.
 GRAPH = [
     {"name": "a", "duration": "4 ms"},
     {"name": "b", "duration": "2 ms"},
@@ -32,7 +32,7 @@ def _chain():
 
 
 def schedule(scheduler: str) -> str:
-    """What ran, in order of start: `a0@0` is op a of sequence 0 on engine 0."""
+    """Ops in order of start: `a0@0` is op a of sequence 0 on engine 0."""
     scenario = sim.scenario.from_dict(
         {
             "model": {"graph": GRAPH},
@@ -75,7 +75,7 @@ def test_no_two_schedulers_choose_alike():
 
 
 def test_sticky_waits_for_its_engine():
-    """At 1 ms c takes engine 0, where a was; d, which goes on with a, waits for it although engine 1 is free from 2 ms on."""
+    """At 1 ms c takes engine 0, where a was; d, which continues a, waits for it although engine 1 is free from 2 ms on."""
     graph = [
         {"name": "a", "duration": "1 ms"},
         {"name": "b", "duration": "2 ms"},
@@ -90,7 +90,7 @@ def test_sticky_waits_for_its_engine():
 
 
 class TestRanks:
-    """What a scheduler says of one step, without a run. Tasks: a chain of 5 and 1, and a single 3."""
+    """Ranks and chains of one step, without a run. Tasks: a chain of 5 and 1, and a single 3."""
 
     STEP = StepView(
         graph=lower(_chain(), ModelMapping(weights="resident")), age=7, compute=np.array([5, 1, 3]), work=np.array([0, 4, 0])

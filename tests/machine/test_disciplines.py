@@ -1,4 +1,4 @@
-"""Which arbiters the compiled executor knows."""
+"""Arbiters that the compiled executor supports."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ def made(name: str, factory: type[Arbiter]) -> Arbiter:
 
 
 @pytest.mark.parametrize("name", ARBITERS.names())
-def test_whatever_ships_has_a_discipline_and_a_subclass_has_none(name: str) -> None:
-    """A subclass may divide the channel otherwise, so it runs with the reference executor until it says more."""
+def test_shipped_arbiters_have_a_discipline_and_subclasses_have_none(name: str) -> None:
+    """A subclass may divide the channel differently, so it runs with the reference executor unless it has a discipline."""
     factory = ARBITERS.get(name)
     found = discipline_of(made(name, factory), requesters=4)
     assert found is not None
@@ -36,8 +36,8 @@ def test_a_subclass_may_give_its_own() -> None:
     assert discipline_of(Heavier(weights=[5, 1, 5]), requesters=4) == discipline_of(Weighted(weights=[5, 1, 5]), requesters=4)
 
 
-def test_of_a_derated_channel_the_curve_is_part_of_it() -> None:
-    """Up to as many transfers as there can be; the share of a lone one is the smaller of cap and curve."""
+def test_the_discipline_of_a_derated_channel_contains_its_curve() -> None:
+    """Up to the largest possible number of transfers; the share of a single one is the smaller of cap and curve."""
     arbiter = Derated(made("fifo", ARBITERS.get("fifo")), Efficiency({1: Fraction(1, 4), 3: Fraction(3, 4)}))
     found = discipline_of(arbiter, requesters=2)
     assert found is not None

@@ -1,4 +1,4 @@
-"""The guide that adds an arbiter and a scheduler, as it is written: its files, installed as far as Python looks."""
+"""The guide that adds an arbiter and a scheduler, as written: its files, installed as far as Python can tell."""
 
 from __future__ import annotations
 

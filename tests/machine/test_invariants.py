@@ -121,7 +121,7 @@ def drawn(draw: st.DrawFn) -> dict[str, Any]:
 
 
 def accepted(data: dict[str, Any]) -> bool:
-    """Whether a random scenario is not refused, as one is whose weights do not fit SRAM."""
+    """Whether a random scenario is accepted; one whose weights do not fit SRAM is not."""
     try:
         scenario = sim.scenario.from_dict(data)
         plan(scenario)

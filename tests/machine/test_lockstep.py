@@ -1,4 +1,4 @@
-"""The lockstep pair: exact makespans, and the ratio they tend to."""
+"""The lockstep pair: exact makespans, and the limit of their ratio."""
 
 from __future__ import annotations
 

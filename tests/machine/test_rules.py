@@ -19,7 +19,7 @@ CLASSES = st.lists(st.tuples(st.integers(1, 50), st.integers(0, 4), st.integers(
 
 
 def table_of(classes: list[tuple[int, int, int]], at: int) -> list[int]:
-    table = [-7] * at  # words of others, which must stay as they are
+    table = [-7] * at  # other words of the table, which must stay as they are
     for weight, many, share in classes:
         table += [0] * RECORD
         table[-RECORD + WEIGHT], table[-RECORD + MANY], table[-RECORD + SHARE] = weight, many, share
@@ -48,7 +48,7 @@ def test_reduced_shares_are_the_same_fractions_in_lowest_terms(classes, at, deno
 
 @given(CLASSES, st.integers(0, 5), st.integers(1, 4000), st.integers(1, 30), st.integers(1, 30))
 def test_derated_shares_sum_to_what_the_channel_delivers(classes, at, denominator, num, den):
-    """Shares keep their ratios, and sum to the lesser of what was asked for and num/den."""
+    """Shares keep their ratios, and sum to the smaller of the requested sum and num/den."""
     table = table_of(classes, at)
     before = shares(table, at, denominator)
     after = shares(table, at, derate(table, at, RECORD, len(classes), denominator, num, den))

@@ -1,4 +1,4 @@
-"""`model.graph`: what a scenario's own ops become, and what is said of those that cannot be used."""
+"""`model.graph`: the tasks of ops written in a scenario, and errors for ops that cannot be used."""
 
 from __future__ import annotations
 
@@ -66,7 +66,7 @@ def test_ops_in_any_order_and_kept_where_free():
     assert (model.layers, model.parameter_bytes) == (1, 100_000_000)
 
 
-#: What is written instead of what (@ marks the place of the error), the key, and the beginning of the message.
+#: Text that is replaced, its replacement (@ marks the place of the error), the key, and the beginning of the message.
 ERRORS = [
     ("cache, q]", "cache, @qu]", "model.graph[1].inputs[1]", "expected the name of an op, found 'qu' (did you mean 'q'?)"),
     (

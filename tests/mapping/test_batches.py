@@ -26,7 +26,7 @@ def run(mapping: dict[str, object]) -> sim.Result:
 
 @pytest.mark.parametrize("name", MAPPINGS)
 def test_a_mapping_moves_no_other_bytes(name: str) -> None:
-    """The batches are the same ones here, so the bytes are too."""
+    """The batches are the same here, so the bytes are too."""
     plain, mapped = run({}), run(MAPPINGS[name])
     assert len(mapped.log.steps) == len(plain.log.steps)
     assert (mapped.metrics.bytes_read, mapped.metrics.bytes_written) == (plain.metrics.bytes_read, plain.metrics.bytes_written)
@@ -34,7 +34,7 @@ def test_a_mapping_moves_no_other_bytes(name: str) -> None:
 
 @pytest.mark.parametrize("attention", ["sequence", "batch"])
 @pytest.mark.parametrize("kv", ["transfers", "operands"])
-def test_a_swap_moves_the_cache_whoever_reads_it_otherwise(kv: str, attention: str) -> None:
+def test_a_swap_moves_the_cache_under_any_mapping(kv: str, attention: str) -> None:
     workload = {
         "sequences": [{"prompt": 60, "tokens": 25, "count": 3}],
         "batching": {"policy": "continuous", "kv": {"capacity": "0.85 MB", "full": "swap"}},

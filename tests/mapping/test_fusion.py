@@ -1,4 +1,4 @@
-"""Fusion changes exactly what it says: against hand arithmetic, and on every shipped model."""
+"""Fusion changes exactly what it documents: against hand arithmetic, and on every shipped model."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ FUSIONS: dict[str, dict[str, Any]] = {
     "all": {"softmax": "online", "kv_splits": 3, "qkv": True, "gate_up": True},
 }
 ELEMENT = {"bfloat16": 2, "float16": 2, "float32": 4}
-LAYERS_OF_ALL_KINDS = 6  # every sixth of Gemma 3 is another; the fourth of DeepSeek-V3 is the first with experts
+LAYERS_OF_ALL_KINDS = 6  # every sixth of Gemma 3 differs; the fourth of DeepSeek-V3 is the first with experts
 STEPS = [(0, 1, 1), (1000, 1, 1), (5000, 4, 1), (100, 1, 16), (8000, 3, 5)]  # context, batch, query
 
 
@@ -63,7 +63,7 @@ def test_flops_weights_and_kv_of_every_model_stay_as_captured(name: str, models_
 
 
 @pytest.mark.parametrize("name", FUSIONS)
-def test_what_is_not_fused_still_needs_what_it_needed(name: str, models_shipped: list[ModelGraph]) -> None:
+def test_ops_that_are_not_fused_keep_their_inputs(name: str, models_shipped: list[ModelGraph]) -> None:
     for model in models_shipped:
         ops = model.step().select(2)
         fused = fuse(ops, element=ELEMENT[model.dtype], **FUSIONS[name])
@@ -76,7 +76,7 @@ def test_what_is_not_fused_still_needs_what_it_needed(name: str, models_shipped:
 
 
 class Reach(set[tuple[tuple[str, str, str], tuple[str, str, str]]]):
-    """All pairs (op, what it needs directly or not), by role."""
+    """All pairs (op, direct or indirect input), by role."""
 
     def __init__(self, ops: OpGraph) -> None:
         super().__init__()
@@ -151,7 +151,7 @@ def per_kind(ops: OpGraph, kind: str, *step: int) -> dict[str, int]:
     return dict(zip(QUANTITIES, costs.sum(axis=1).tolist(), strict=True))
 
 
-def test_what_is_fused_already_stays() -> None:
+def test_fused_ops_stay_fused() -> None:
     phi = models.library.load("phi-3-mini-4k").step()
     assert fuse(phi, element=2, **FUSIONS["projections"]) is phi
     assert fuse(phi, element=2) is phi
@@ -176,7 +176,7 @@ def test_a_model_without_three_passes_is_refused() -> None:
         ({"fuse": {"kqv": True}}, "did you mean 'qkv'"),
     ],
 )
-def test_what_cannot_be_is_said(mapping: dict[str, object], message: str) -> None:
+def test_impossible_values_are_refused(mapping: dict[str, object], message: str) -> None:
     with pytest.raises(InputError, match=message):
         op_graphs(from_dict({"model": {"config": "llama-3.2-1b"}, "mapping": mapping}))
 

@@ -46,7 +46,7 @@ def spans(log: EventLog, kind: str) -> list[tuple[int, int]]:
 
 
 def test_splits_overlap_their_loads_with_the_attention_before() -> None:
-    """Loads of 2 one after another; each lets 4 of attention begin on an engine of its own; combine, o_proj."""
+    """Loads of 2 one after another; after each, 4 of attention begin on another engine; combine, o_proj."""
     ops = attention(softmax="online", kv_splits=4)
     log = run(ops, ModelMapping(weights="resident"), engines=4)
     assert spans(log, "kv_load") == [(0, 2), (0, 4), (0, 6), (0, 8)]  # asked for at once, served in turn
@@ -72,7 +72,7 @@ def test_splits_on_engines(splits: int, engines: int, end: int) -> None:
 
 
 def test_three_passes_take_the_time_of_their_parts() -> None:
-    """Load 8, scores 8, three passes of 1 (no FLOPs), values 8: and no engine but one can help."""
+    """Load 8, scores 8, three passes of 1 (no FLOPs), values 8: further engines do not help."""
     for engines in (1, 4):
         assert spans(run(attention(), ModelMapping(weights="resident"), engines), "o_proj") == [(27, 32)]
 
@@ -101,7 +101,7 @@ def test_scores_and_values_share_the_load_of_their_kv_head_too() -> None:
 
 
 def test_heads_and_splits_together() -> None:
-    """Of 4 query heads, 2 KV heads and 3 splits: task h, s needs the load of head h // 2 and split s alone."""
+    """4 query heads, 2 KV heads and 3 splits: task h, s needs only the load of head h // 2 and split s."""
     graph = lower(
         attention(heads=4, kv_heads=2, softmax="online", kv_splits=3), ModelMapping(weights="resident", kv_loads="head")
     )
@@ -133,7 +133,7 @@ MAPPINGS = {
 @pytest.mark.parametrize("name", MAPPINGS)
 @pytest.mark.parametrize("model", models.library.names())
 def test_shares_sum_to_the_captured_costs(model: str, name: str) -> None:
-    """Whatever the mapping: FLOPs of all tasks, and bytes of each class but activations, are those that were captured."""
+    """Under any mapping, FLOPs of all tasks, and bytes of each class but activations, are the captured ones."""
     text = {"model": {"config": model, "layers": 2}, "mapping": MAPPINGS[name]}
     plain = op_graphs(from_dict({**text, "mapping": {}}))[1][False, False].costs(1234)
     scenario = from_dict(text)
@@ -155,7 +155,7 @@ def test_a_latent_cache_has_one_head() -> None:
 
 @pytest.mark.parametrize("activations", ["on_chip", "off_chip"])
 def test_tasks_that_read_the_cache_themselves_are_its_loads(activations: str) -> None:
-    """The loads of a layer wait for the stores of earlier tokens, so they are the tasks that read, not those that end an op."""
+    """The loads of a layer wait for the stores of earlier tokens, so they are tasks that read, not those that end an op."""
     mapping = ModelMapping(kv="operands", execution="stream", activations=activations)  # type: ignore[arg-type]
     graph = lower(attention(heads=4, kv_heads=2), mapping)
     reads = np.flatnonzero(graph.moves & CLASS_BIT["kv_read"]).tolist()

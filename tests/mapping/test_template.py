@@ -119,11 +119,11 @@ def test_swaps_are_repeated_too(direction: str) -> None:
     same(made, lower(swapped(laid("llama-3.2-1b", "splits")[False, False], shape).ops, MAPPINGS["splits"]))
 
 
-def test_no_op_object_is_made_before_somebody_asks() -> None:
+def test_no_op_object_is_made_before_it_is_read() -> None:
     graph = graphs("llama-3.2-1b", "heads split")(Shape((False,) * 9))
     Roofline(machine=MACHINE, seed=0).durations(graph, lanes([(50, 1, 50)] * 9, 9))
     with pytest.raises(AttributeError):
-        object.__getattribute__(graph.ops, "ops")  # past what makes it when it is asked for
+        object.__getattribute__(graph.ops, "ops")  # without the accessor that makes it
     assert len(graph.ops.ops) == len(graph.ops)
 
 
@@ -160,7 +160,7 @@ def by_role(ops: OpGraph, costs: IntArray) -> dict[tuple[str, str, str], list[in
 @settings(max_examples=40, deadline=None)
 @given(MEMBERS, st.sampled_from(MODELS), st.sampled_from(sorted(MAPPINGS)))
 def test_a_kernel_for_all_costs_the_sum_of_those_of_each(members: list[tuple[int, int, int]], model: str, mapping: str) -> None:
-    """All quantities, op by op, whoever loads what is shared, and the same experts."""
+    """All quantities, op by op, whichever member loads a shared context, and the same experts."""
     shape, steps = Shape(tuple(query > 1 for _, query, _ in members)), lanes(members, len(members))
     each, all_ = (graphs(model, mapping, attention)(shape).ops for attention in ("sequence", "batch"))
     assert by_role(all_, all_.costs_of(steps)) == by_role(each, each.costs_of(steps))
@@ -168,7 +168,7 @@ def test_a_kernel_for_all_costs_the_sum_of_those_of_each(members: list[tuple[int
 
 
 def test_a_step_looks_the_same_however_many_are_in_it() -> None:
-    """Of Llama-3.2-1B with heads fused: as many tasks as for one sequence, and one of each kind a layer."""
+    """Llama-3.2-1B with heads fused: as many tasks as for one sequence, and one of each kind per layer."""
     steps = graphs("llama-3.2-1b", "operands", "batch")
     pair, many = steps(Shape((False, False))), steps(Shape((False,) * 200, leaders=(-1,) + (0,) * 199))
     assert pair is many
@@ -194,7 +194,7 @@ def test_lanes_may_have_different_numbers_of_members() -> None:
 
 
 def test_an_overhead_is_paid_once_a_kernel() -> None:
-    """1 us a kernel: with 8 sequences 8 us a layer for scores of each, 1 us for all of them."""
+    """1 us per kernel: with 8 sequences, 8 us per layer for separate scores, 1 us for scores of all."""
     members = [(100 + i, 1, 100 + i) for i in range(8)]
     steps, slow = lanes(members, 8), Machine(flops=10**12, vector_flops=10**11, overhead=10**6, bandwidth=10**11)
     more = {}
@@ -210,7 +210,7 @@ def test_an_overhead_is_paid_once_a_kernel() -> None:
 @settings(max_examples=15, deadline=None)
 @given(MEMBERS, st.sampled_from(["llama-3.2-1b", "gemma-2-2b"]))
 def test_a_profile_sees_the_same_kernels(members: list[tuple[int, int, int]], model: str) -> None:
-    """What a device is asked to run for each sequence, together, is what it is asked to run for all. Decodes come first."""
+    """The kernels of each sequence, together, are the kernels for all sequences. Decodes come first."""
     members.sort(key=lambda member: member[1] > 1)
     shape, steps = Shape(tuple(query > 1 for _, query, _ in members)), lanes(members, len(members))
     each, all_ = (graphs(model, "operands", attention)(shape).ops for attention in ("sequence", "batch"))
@@ -271,7 +271,7 @@ def test_operations_of_torch_are_no_kernels_for_a_batch() -> None:
 @settings(max_examples=30, deadline=None)
 @given(shapes(), st.sampled_from(MODELS), st.sampled_from(["tiles", "off chip", "splits"]))
 def test_edges_through_joins_are_the_same_edges(shape: Shape, model: str, mapping: str) -> None:
-    """As if few edges were many already: from task to task they are what they were, in templates as op by op."""
+    """With a lower threshold for joins: edges from task to task stay the same, in templates as op by op."""
     plain = graphs(model, mapping)(shape)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(sim.mapping.grid, "MANY_EDGES", 4)
@@ -309,7 +309,7 @@ def test_many_tiles_have_few_edges() -> None:
 @settings(max_examples=30, deadline=None)
 @given(MEMBERS, st.sampled_from(MODELS), st.sampled_from(sorted(MAPPINGS)))
 def test_times_by_call_are_those_of_op_by_op(members: list[tuple[int, int, int]], model: str, mapping: str) -> None:
-    """A profile that measured some of the ops: the same picoseconds, whether a template tells the calls or each op does."""
+    """A profile that measured some of the ops: the same picoseconds, whether calls come from a template or from each op."""
     shape, steps = Shape(tuple(query > 1 for _, query, _ in members)), lanes(members, len(members))
     ops = graphs(model, mapping)(shape).ops
     found = PROFILED.op_times(ops, steps)

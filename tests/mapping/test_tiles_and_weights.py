@@ -71,7 +71,7 @@ def test_a_tile_needs_its_own_tile_of_what_it_follows() -> None:
 
 @pytest.mark.parametrize("written", [0.4, 0.125, 0.999, 1e-9])
 def test_a_share_of_each_products_weights_is_streamed(written: float) -> None:
-    """What stays is rounded down, op by op, so nothing is read twice and nothing is lost."""
+    """The resident share is rounded down, op by op, so nothing is read twice and nothing is lost."""
     share = Fraction(str(written))
     captured = op_graphs(from_dict({"model": MODEL}))[1][False, False].costs(0)[QUANTITIES.index("weight")].tolist()
     result = sim.run(from_dict({"model": MODEL, "mapping": {"weights": {"resident": written}, "tiles": 3}}))
@@ -82,7 +82,7 @@ def test_a_share_of_each_products_weights_is_streamed(written: float) -> None:
 
 
 def test_a_prompt_whose_embedding_does_not_fit_says_which_chunk_does() -> None:
-    """4096 bytes for each token: 9000 of them take 36.864 MB, and 33.6 MB have room for 8203."""
+    """4096 bytes for each token: 9000 of them take 36.864 MB, and 33.6 MB hold 8203."""
 
     def attempt(chunk: int | None) -> None:
         workload = {"sequences": [{"prompt": 9000, "tokens": 1}], "prefill": {"chunk": chunk}, "batching": "continuous"}
@@ -112,10 +112,10 @@ def test_less_to_read_never_takes_longer_on_one_engine(execution: str) -> None:
     [
         (
             {"tiles": {"lm_haed": 8}},
-            r"mapping.tiles.lm_haed: unknown product by weights 'lm_haed' \(did you mean 'lm_head'\?\); ",
+            r"mapping.tiles.lm_haed: unknown weight matmul 'lm_haed' \(did you mean 'lm_head'\?\); ",
         ),
-        ({"tiles": {"norm": 8}}, "unknown product by weights 'norm'.*; known: down_proj, gate_proj, k_proj, lm_head"),
-        ({"tiles": {"q_proj": 8}, "fuse": {"qkv": True}}, "unknown product by weights 'q_proj' .*'qkv_proj'"),
+        ({"tiles": {"norm": 8}}, "unknown weight matmul 'norm'.*; known: down_proj, gate_proj, k_proj, lm_head"),
+        ({"tiles": {"q_proj": 8}, "fuse": {"qkv": True}}, "unknown weight matmul 'q_proj' .*'qkv_proj'"),
         ({"tiles": {"lm_head": 0}}, "mapping.tiles.lm_head: expected a number from 1 to 1024, or engines, found 0"),
         ({"tiles": 0}, "mapping.tiles: expected a number from 1 to 1024, or engines, found 0"),
         ({"weights": "risident"}, "mapping.weights: expected one of resident, streamed, found 'risident'"),
@@ -123,7 +123,7 @@ def test_less_to_read_never_takes_longer_on_one_engine(execution: str) -> None:
         ({"weights": {"residnt": 0.5}}, "mapping.weights: unknown key 'residnt' .did you mean 'resident'"),
     ],
 )
-def test_what_cannot_be_is_said(mapping: dict[str, object], message: str) -> None:
+def test_impossible_values_are_refused(mapping: dict[str, object], message: str) -> None:
     with pytest.raises(InputError, match=message):
         sim.run(from_dict({"model": MODEL, "mapping": mapping}))
 
@@ -135,7 +135,7 @@ def test_a_written_graph_says_its_own_bytes() -> None:
 
 @pytest.mark.parametrize("sram", [8 << 20, 1 << 20, 525_000])
 @pytest.mark.parametrize("tiles", [1, {"default": 2, "lm_head": 7}])
-def test_what_is_said_to_fit_fits(sram: int, tiles: int | dict[str, int]) -> None:
+def test_the_advised_tiles_fit(sram: int, tiles: int | dict[str, int]) -> None:
     """Both pieces of advice, the number and the table, run; one tile less of what is too large does not."""
 
     def attempt(tiles: int | dict[str, int]) -> str:
@@ -155,7 +155,7 @@ def test_what_is_said_to_fit_fits(sram: int, tiles: int | dict[str, int]) -> Non
         assert less.endswith(f"mapping.tiles of {kinds['lm_head']} would fit")
 
 
-def test_what_no_tiling_fits_is_said() -> None:
+def test_an_op_that_no_tiling_fits_is_refused() -> None:
     """The LM head of 128,256 x 2,048 numbers of 2 bytes: in 1,024 tiles 513,024 bytes each."""
     with pytest.raises(InputError, match=r"SRAM has 100.000 kB; tiling does not cut it below 513.024 kB"):
         sim.run(from_dict({"model": MODEL, "hardware": {"sram": "100 kB"}}))
@@ -181,7 +181,7 @@ def test_resident_weights_fit_sram_and_leave_the_rest_to_operands(execution: str
             attempt(held + 1000)
 
 
-def test_the_share_that_is_said_to_fit_fits() -> None:
+def test_the_advised_share_fits() -> None:
     text = {"model": {"config": "llama-3.2-1b"}, "hardware": {"sram": "1 GB"}}
     with pytest.raises(
         InputError, match=r"are 1.472 GB more than the 1.000 GB of SRAM; mapping.weights of \{resident: 0.404\} would"
@@ -198,8 +198,8 @@ def test_all_experts_are_resident_not_only_those_that_a_step_reads() -> None:
         sim.run(from_dict(text))
 
 
-def test_less_room_is_less_prefetch() -> None:
-    """Four ops in a chain, 10 bytes and 10 of compute each: with room for two operands a load hides, with room for one not."""
+def test_less_sram_is_less_prefetch() -> None:
+    """Four ops in a chain, 10 bytes and 10 of compute each: SRAM for two operands hides a load, SRAM for one does not."""
     build = GraphBuilder()
     last: tuple[int, ...] = ()
     for _ in range(4):

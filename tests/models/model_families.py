@@ -38,7 +38,7 @@ _LATENT: dict[str, Any] = {
     "first_k_dense_replace": 1,
 }
 
-#: What each family adds to, or changes of, the small config.
+#: Keys that each family adds to, or changes in, the small config.
 FAMILIES: dict[str, dict[str, Any]] = {
     "llama": {"tie_word_embeddings": True},
     "mistral": {"sliding_window": 6},

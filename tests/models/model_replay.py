@@ -25,7 +25,7 @@ from models.recording import KV_LOAD, Recording
 
 @dataclass
 class RealStep:
-    """One step of a model with random weights on the CPU: what was recorded, and what came out."""
+    """One step of a model with random weights on the CPU: its recording and its results."""
 
     recording: Recording
     past: dict[int, list[torch.Tensor]]  # layer -> past keys and values [B, KV, past, D]
@@ -157,7 +157,7 @@ class _Memory:
         func, args, kwargs, out = call
         refs = [leaf for leaf in tree_leaves((args, kwargs)) if isinstance(leaf, TensorRef)]
         if not store:
-            # A reader of the cache takes the new rows from what made them, and does not wait for their store.
+            # A reader of the cache takes the new rows from the ops that made them, and does not wait for their store.
             for layer in {self.caches[r.storage].layer for r in refs if r.storage in self.caches}:
                 for append in self.stores[layer].calls:
                     self.run(append, store=True)

@@ -1,4 +1,4 @@
-"""`sim profile` on this machine, with a plan of seconds. What the times are is no matter here."""
+"""`sim profile` on this machine, with a plan of seconds. The times themselves do not matter here."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ TINY = Plan(
 
 
 def little_memory(patch: pytest.MonkeyPatch) -> None:
-    """Buffers of streams, and what is read before a step, of sizes for a test."""
+    """Small buffers of streams, and a small buffer to read before a step, for tests."""
     patch.setattr("sim.measure.streams.LEAST_POOL", 2**20)
     patch.setattr("sim.measure.streams.CHUNK", {"cpu": 2**18})
     patch.setattr("sim.measure.streams.last_cache", lambda _: 0)
@@ -90,7 +90,7 @@ def test_the_file_is_the_profile(measured):
 
 
 def test_every_op_of_every_step_is_measured_and_steps_last_longer(measured):
-    """Each of 3 rounds has a step for each model, batch and context, with as many ops as it says."""
+    """Each of 3 rounds has a step for each model, batch and context, with as many ops as its row counts."""
     kept = read_samples(measured[1].with_suffix(".parquet"))
     steps = kept.take(kept.kind == "step")
     assert len(steps) == 3 * 3 * 2 * 2
@@ -100,7 +100,7 @@ def test_every_op_of_every_step_is_measured_and_steps_last_longer(measured):
     assert set(ops.model) == {"one", "two", "other"}
 
 
-def test_what_is_judged_by_was_not_fitted_to(measured):
+def test_the_fit_does_not_use_the_samples_that_judge_it(measured):
     profile, out, _ = measured
     kept = read_samples(out.with_suffix(".parquet"))
     product = profile.timing(["matmul"], "float32")
@@ -139,7 +139,7 @@ def test_rounds_of_another_plan_do_not_mix(tmp_path):
         Partial(tmp_path / "a.yaml", {})
 
 
-def test_streams_move_what_they_say():
+def test_streams_move_the_bytes_that_they_report():
     streams = Streams(place("cpu", 1), "float32")
     found = streams.round(5, seconds=0.002, seed=1)
     assert set(found.round) == {5}

@@ -79,7 +79,7 @@ def test_streams_share_the_memory_and_none_is_above_the_roofline() -> None:
 
 
 def test_a_profile_predicts_the_model_that_it_is_of(tmp_path: Path) -> None:
-    """Within a factor: what it was fitted to is no surprise, and kernels of microseconds are."""
+    """Within a factor: the fit is to the same model, but kernels of microseconds vary."""
     config, out = tmp_path / "config.json", tmp_path / "gpu.yaml"
     config.write_text(json.dumps(small("llama").data))
     plan = replace(GPU_QUICK, models=(resolve(str(config)),), batches=(1,), contexts=(16, 40), rounds=2, least=2, stream=0.005)

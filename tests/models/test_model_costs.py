@@ -39,7 +39,7 @@ def test_any_polynomial_is_recovered_exactly(variant, piece, data):
     assert table.tolist() == [polynomial]
 
 
-def test_what_is_no_polynomial_is_named():
+def test_a_row_that_is_no_polynomial_is_named():
     chosen = plan(True, True, 0, None)
     good = [1] * len(MONOMIALS)
     solved, checked = values(chosen, [good, good])

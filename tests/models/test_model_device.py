@@ -43,7 +43,7 @@ def test_every_op_is_found_and_the_times_add_up(family: str) -> None:
         runs = np.array([op.kind != "kv_load" for op in decoding.ops.ops])
         assert (step.duration[runs] > 0).all()
         assert not step.duration[~runs].any()
-        # Nothing runs twice at a time on one thread, and all of it inside of the step.
+        # No two ops overlap on one thread, and all are inside of the step.
         op, start, duration = step.pieces
         order = np.argsort(start)
         assert (start[order][1:] >= (start + duration)[order][:-1]).all()
@@ -65,7 +65,7 @@ def test_attention_is_one_op_by_sdpa_and_five_by_three_passes(llama: RealModel) 
 
 
 def test_no_formula_is_asked_for_the_kernels_of_a_device(llama: RealModel, monkeypatch: pytest.MonkeyPatch) -> None:
-    """torch's formula for the attention kernels of GPUs refuses grouped heads; what they cost is known from the op graph."""
+    """torch's formula for the attention kernels of GPUs refuses grouped heads; the op graph knows their cost."""
 
     def refuses(*_: Any, **__: Any) -> int:
         raise AssertionError
@@ -77,7 +77,7 @@ def test_no_formula_is_asked_for_the_kernels_of_a_device(llama: RealModel, monke
 
 
 def test_the_real_model_computes_what_transformers_computes_by_itself(llama: RealModel) -> None:
-    """On its own cache and ours, which holds the same rows."""
+    """With its own cache and the simulator's, which holds the same rows."""
     decoding = llama.at(2, 9)
     with torch.no_grad():
         options = decoding.ready()
@@ -140,7 +140,7 @@ def test_samples_have_one_row_per_op_and_one_for_the_step(llama: RealModel) -> N
     }
 
 
-def test_what_does_not_fit_is_refused_before_it_is_allocated() -> None:
+def test_a_model_that_does_not_fit_is_refused_before_it_is_allocated() -> None:
     data = {**small("llama").data, "hidden_size": 65536, "intermediate_size": 2**20, "vocab_size": 10**6}
     with pytest.raises(
         InputError, match=r"huge in bfloat16: its weights need .* more than the .* free on this cpu; fewer layers"
@@ -186,7 +186,7 @@ KERNELS = [
 ]
 
 
-def test_what_is_inside_of_an_op_is_not_taken_for_the_next() -> None:
+def test_events_inside_of_an_op_are_not_taken_for_the_next() -> None:
     found, owner = match(ISSUED, HOST)
     assert [event.id for event in found] == [3, 5, 7]
     assert owner == {3: 0, 4: 0, 5: 1, 6: 1, 7: 2}

@@ -44,7 +44,7 @@ def family(request: pytest.FixtureRequest):
 def test_any_order_that_the_graph_allows_gives_the_logits_of_the_model(family, batch, query):
     config, graphs = family
     real = real_step(config, batch, query, CONTEXT)
-    torch.testing.assert_close(real.logits, real.eager, rtol=2e-4, atol=2e-5)  # ours against the family's own attention
+    torch.testing.assert_close(real.logits, real.eager, rtol=2e-4, atol=2e-5)  # the simulator's attention against the family's
     for granularity, model in graphs.items():
         logits = replay(real, model.step(batch, query), granularity, seed=batch)
         torch.testing.assert_close(logits, real.logits, rtol=1e-5, atol=1e-6)

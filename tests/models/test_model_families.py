@@ -1,4 +1,4 @@
-"""Many families, captured with the same code; and what cannot be captured says why."""
+"""Many families, captured with the same code; the error for any other says why it cannot be captured."""
 
 from __future__ import annotations
 
@@ -65,7 +65,7 @@ def evaluate(shape: tuple[str, ...], B: int, Q: int, N: int) -> tuple[int, ...]:
 
 
 @pytest.mark.parametrize("family", sorted(REFUSED))
-def test_what_cannot_be_captured_says_why_in_one_line(family):
+def test_the_error_of_a_failed_capture_is_one_line_with_the_reason(family):
     with pytest.raises(InputError, match=REFUSED[family]) as caught:
         capture(small(family))
     assert "\n" not in str(caught.value)
@@ -83,7 +83,7 @@ def test_an_unknown_model_type():
         capture(small("lama"))
 
 
-def test_of_all_model_types_an_unknown_one_names_the_nearest_alone():
+def test_an_unknown_model_type_names_only_the_nearest():
     with pytest.raises(InputError, match=r"^small: unknown model_type '(lama)+m?\w*\.\.\.'") as caught:
         capture(replace(small("lama" * 1000), name="small"))
     assert len(str(caught.value)) < 200

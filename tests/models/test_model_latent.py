@@ -1,4 +1,4 @@
-"""Multi-head latent attention: what its cache holds, what its steps cost, and that absorbing changes nothing."""
+"""Multi-head latent attention: contents of its cache, costs of its steps, and equal results with absorbed projections."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Where a graph comes from: shipped, cached or captured; and what that must not cost."""
+"""Source of a graph: shipped, cached or captured; and imports that it must not need."""
 
 from __future__ import annotations
 
@@ -88,11 +88,11 @@ def test_a_captured_graph_is_kept(cache, tiny, captures):
 def test_a_shipped_graph_of_other_transformers_is_not_of_the_code_here(cache, captures, monkeypatch):
     shipped = load("llama-3.2-3b", dtype="bfloat16")
     monkeypatch.setattr(library, "_version", lambda _: shipped.provenance["transformers"])
-    assert load("llama-3.2-3b", dtype="bfloat16", here=True) == shipped
+    assert load("llama-3.2-3b", dtype="bfloat16", installed=True) == shipped
     assert not captures
     monkeypatch.setattr(library, "_version", lambda _: "another")
-    assert load("llama-3.2-3b", dtype="bfloat16", here=True).provenance["transformers"] == "another"
-    assert load("llama-3.2-3b", dtype="bfloat16", here=True) != shipped
+    assert load("llama-3.2-3b", dtype="bfloat16", installed=True).provenance["transformers"] == "another"
+    assert load("llama-3.2-3b", dtype="bfloat16", installed=True) != shipped
     assert captures == ["llama-3.2-3b"]
     assert load("llama-3.2-3b", dtype="bfloat16") == shipped
 
@@ -106,7 +106,7 @@ def test_another_dtype_or_config_is_another_graph(cache, tiny, captures, tmp_pat
     assert captures == ["tiny", "tiny", "other"]
 
 
-def test_a_damaged_cache_is_made_anew(cache, tiny, captures):
+def test_a_damaged_cache_is_replaced(cache, tiny, captures):
     expected = load(tiny)
     for damage in (b"", b"no gzip", gzip.compress(b"{}"), gzip.compress(b"[1]"), gzip.compress(b'{"variants": [1]}')):
         for path in cache.iterdir():
@@ -138,14 +138,14 @@ def test_a_capture_without_torch(cache, tiny, monkeypatch):
         load(tiny)
 
 
-def test_a_capture_is_told_on_a_terminal_alone(cache, tiny, captures, monkeypatch, capsys):
+def test_a_capture_is_announced_only_on_a_terminal(cache, tiny, captures, monkeypatch, capsys):
     load(tiny)
     assert capsys.readouterr() == ("", "")
     monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
     load(tiny, dtype="float16")
     out, err = capsys.readouterr()
     assert out == ""
-    assert err == f"capturing 'tiny' as float16, once: it is kept in {cache}\n"
+    assert err == f"capturing 'tiny' as float16, once; the graph is kept in {cache}\n"
     load(tiny, dtype="float16")
     assert capsys.readouterr() == ("", "")
 

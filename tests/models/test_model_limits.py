@@ -1,4 +1,4 @@
-"""What a model cannot do is an error with the key it is about."""
+"""Requests that a model cannot serve are errors with their key."""
 
 from __future__ import annotations
 

@@ -61,7 +61,7 @@ def bare(op):
 
 
 @pytest.mark.slow
-def test_the_shipped_graphs_are_what_a_capture_gives_now():
+def test_the_shipped_graphs_equal_a_new_capture():
     for granularity, graph in capture(resolve("llama-3.2-1b")).items():
         stored = json.loads(gzip.decompress(shipped_path("llama-3.2-1b", granularity).read_bytes()))
         now = json.loads(gzip.decompress(encode(graph)))

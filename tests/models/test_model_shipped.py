@@ -1,4 +1,4 @@
-"""The shipped models against published parameter counts and KV bytes by hand, and afresh against what is shipped."""
+"""The shipped models against published parameter counts and KV bytes by hand, and new captures against shipped graphs."""
 
 from __future__ import annotations
 
@@ -110,7 +110,7 @@ def test_a_capture_gives_the_shipped_graph(name, form):
 
 @pytest.mark.slow
 def test_a_capture_is_the_same_whatever_the_order_of_sets():
-    """Gemma 3 makes its two rotary tables in the order of a set of names, which Python mixes anew in each process."""
+    """Gemma 3 makes its two rotary tables in the order of a set of names, which differs in each process of Python."""
     program = (
         "import hashlib; from model_families import small; from models.capture import capture; "
         "from models.library import encode; "

@@ -40,7 +40,7 @@ def steps(point: Decoding) -> list[MeasuredStep]:
 
 @pytest.fixture(scope="module")
 def profile(steps: list[MeasuredStep]) -> DeviceProfile:
-    """Of the very steps that it will predict."""
+    """A profile fitted to the steps that it will predict."""
     return fit(samples(steps, range(len(steps))), WHERE, bandwidth=10**10)
 
 
@@ -70,7 +70,7 @@ def test_a_kind_that_the_profile_lacks_is_named(point: Decoding, profile: Device
 
 
 def test_the_lower_bound_is_bytes_over_bandwidth_where_arithmetic_is_free(point: Decoding) -> None:
-    """Of the LM head: 97 x 32 weights of 4 bytes at 1 GB/s, a byte each 1,000 ps."""
+    """LM head: 97 x 32 weights of 4 bytes at 1 GB/s, 1,000 ps per byte."""
     bound = lower_bound(point.ops, 40, bandwidth=10**9, flops=10**18, vector_flops=10**18)
     head = next(i for i, op in enumerate(point.ops.ops) if op.kind == "lm_head")
     assert bound.ops[head] == 97 * 32 * 4 * 1000
@@ -165,7 +165,7 @@ def test_the_lines_show_what_was_measured_and_what_was_simulated(trace: Any) -> 
     assert begins["measured"] == begins["simulated"]
 
 
-def test_the_counter_says_by_how_much_the_simulation_is_ahead(trace: Any) -> None:
+def test_the_counter_shows_by_how_much_the_simulation_is_ahead(trace: Any) -> None:
     """At the end of the LM head, the last op, and 0 where a step begins."""
     processor, comparison = trace
     found = processor.query(
@@ -219,7 +219,7 @@ def test_the_command_compares_and_its_status_is_the_verdict(config: Path, profil
     assert json.loads(bad.output)["within"] is False
 
 
-def test_a_profile_of_other_threads_or_of_a_busy_machine_is_doubted(profile: DeviceProfile) -> None:
+def test_a_profile_of_other_threads_or_of_a_busy_machine_gives_warnings(profile: DeviceProfile) -> None:
     busy = replace(WHERE, settings={"threads": "2"}, warnings=("the machine was busy",))
     of_two = replace(profile, provenance=busy)
     assert _warnings(of_two, "this one", 2) == ["the machine was busy"]

@@ -89,7 +89,7 @@ def test_the_command(tmp_path: Path) -> None:
     assert not list(tmp_path.glob("traces"))
 
 
-def test_processes_say_the_same() -> None:
+def test_processes_give_the_same_results() -> None:
     """A program of its own, without `if __name__ == "__main__"`: a test run may have other threads, and then none is forked."""
     text = """
 import os

@@ -1,4 +1,4 @@
-"""A plan is whole: pickled, it gives the same run in a process that knows neither the scenario nor its files."""
+"""A plan is complete: pickled, it gives the same run in a process that knows neither the scenario nor its files."""
 
 from __future__ import annotations
 
@@ -104,5 +104,5 @@ def test_an_error_without_a_key_gets_one_and_one_with_a_key_keeps_it() -> None:
 def test_a_key_with_a_colon_is_no_two_parts() -> None:
     """A table of tiles may have any text as key, also one that looks like a key and a message."""
     scenario = from_dict({"model": {"config": "llama-3.2-1b"}, "mapping": {"tiles": {"a: b": 2}}})
-    with pytest.raises(InputError, match=r"^<dict>: mapping\.tiles\.a: b: unknown product by weights 'a: b'"):
+    with pytest.raises(InputError, match=r"^<dict>: mapping\.tiles\.a: b: unknown weight matmul 'a: b'"):
         plan(scenario)

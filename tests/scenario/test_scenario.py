@@ -1,4 +1,4 @@
-"""The scenario: what is accepted, what is refused and in which words, and the JSON Schema beside it."""
+"""Scenarios: what is accepted and refused, the words of errors, and the JSON Schema."""
 
 from __future__ import annotations
 
@@ -436,7 +436,7 @@ def test_an_unknown_key_that_looks_like_a_tag_in_an_override(key: str) -> None:
     assert f"unknown key '{key}'" in message(MINIMAL, f"{key}=1")
 
 
-def test_what_looks_like_a_tag_inside_a_table() -> None:
+def test_a_key_like_a_tag_inside_a_table() -> None:
     assert "cost.table.<b>: expected a duration" in message(f"{MINIMAL}cost: {{model: fixed, table: {{<b>: 3}}}}\n")
     assert "cost.table.<one>: expected a duration" in message(f"{MINIMAL}cost: {{model: fixed, table: {{<one>: 3}}}}\n")
     assert "cost.table: expected a duration" not in message(f"{MINIMAL}cost: {{model: fixed, table: {{'[key]': 3}}}}\n")
@@ -462,11 +462,11 @@ def test_the_range_of_an_efficiency(share: str) -> None:
         ("cost={model: profiled, profile: none.yaml}", "cost.profile: none.yaml: no such file"),
     ],
 )
-def test_what_has_two_forms_is_told_in_our_words(assignment: str, expected: str) -> None:
+def test_errors_in_values_of_two_forms_name_both(assignment: str, expected: str) -> None:
     assert expected in message(MINIMAL, assignment, known=None)
 
 
-def test_a_missing_profile_is_told_at_its_place() -> None:
+def test_a_missing_profile_is_reported_at_its_place() -> None:
     text = f"{MINIMAL}cost:\n  model: profiled\n  profile: none.yaml\n"
     assert message(text, known=None).startswith("x.yaml:4:12: cost.profile: none.yaml: no such file")
 
@@ -487,7 +487,7 @@ def test_a_description_of_several_lines() -> None:
 
 
 def test_validation_opens_no_files() -> None:
-    """Files complete a scenario before it is validated: here nothing does, and none of these is there."""
+    """Files complete a scenario before it is validated; here none does, and none of them exists."""
     hardware = {"preset": "nowhere.yaml"}
     data = {"model": {"config": "llama-3.2-1b"}, "hardware": hardware, "cost": {"model": "profiled", "profile": "nowhere.yaml"}}
     assert Scenario.model_validate(data).hardware.preset == "nowhere.yaml"
@@ -495,7 +495,7 @@ def test_validation_opens_no_files() -> None:
         from_dict(data)
 
 
-def test_what_is_complete_needs_no_files(tmp_path: Path) -> None:
+def test_a_complete_scenario_needs_no_files(tmp_path: Path) -> None:
     path = tmp_path / "m.yaml"
     path.write_text(Path(PRESETS.get("a100-80g-sxm")).read_text())
     data = from_dict(

@@ -1,4 +1,4 @@
-"""`oracle` compares with theory; what it saw is printed as a table when all tests are done."""
+"""`oracle` compares with theory; its comparisons are printed as a table after all tests."""
 
 from __future__ import annotations
 

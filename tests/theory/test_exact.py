@@ -21,7 +21,7 @@ from sim.machine.arbiters import (
 )
 from tests.theory.harness import MEAN, closed_loop, poisson, pool_waits, sizes, sojourns
 
-FLOWS = [3_000_000, 1_000_000, 7_000_000, 2_000_000]  # ps of work, all there at 0
+FLOWS = [3_000_000, 1_000_000, 7_000_000, 2_000_000]  # ps of work; all arrive at 0
 HUNDRED_GB = 100_000_000_000
 
 
@@ -63,7 +63,7 @@ def test_simultaneous_flows_share_as_they_should(oracle):
 
 
 def test_weighted_flows_end_in_order_of_work_per_weight(oracle):
-    """Generalised processor sharing: until flow k ends, all that are left have got b_k / w_k per unit of weight."""
+    """Generalized processor sharing: until flow k ends, all remaining flows have received b_k / w_k per unit of weight."""
     weights = [1, 2, 3, 4]
     kinds = [f"kind {w}" for w in weights]
     arbiter = Weighted(weights=dict(zip(kinds, weights, strict=True)))
@@ -153,13 +153,13 @@ def test_efficiency_of_a_raspberry_pi_5(oracle):
 
 
 def test_latency_is_pipelined(oracle):
-    """n transfers one behind the other take L + n b, not n (L + b)."""
+    """n consecutive transfers take L + n b, not n (L + b)."""
     ends = sojourns(Fifo(), [0] * 5, [MEAN] * 5, latency=100_000)
     oracle("fifo with latency, the last of 5: end [ps]", 100_000 + 5 * MEAN, ends[-1])
 
 
 def test_processor_sharing_follows_its_virtual_time(oracle):
-    """Path by path: a transfer ends when the service that each one has got since its arrival equals its work.
+    """Path by path: a transfer ends when the service that each one has received since its arrival equals its work.
 
     Up to the floors of the channel: at each change of the plan they move up to 1 ps from each transfer to the last one.
     """
@@ -175,7 +175,7 @@ def test_processor_sharing_follows_its_virtual_time(oracle):
 
 
 def virtual_time(arrivals: list[int], works: list[int]) -> list[float]:
-    """Sojourn times under processor sharing, from the service that a transfer would have got that is always there."""
+    """Sojourn times under processor sharing, from the service that an always present transfer would have received."""
     ends, heap, service, now, following = [0.0] * len(works), [], 0.0, 0.0, 0
     while heap or following < len(works):
         next_end = now + (heap[0][0] - service) * len(heap) if heap else float("inf")

@@ -68,7 +68,7 @@ def test_processor_sharing_slows_all_sizes_by_the_same_factor(oracle):
 
 @pytest.mark.parametrize("ports", [2, 4])
 def test_capped_sharing_is_m_m_r(ports, oracle):
-    """With a cap of 1/R, up to R transfers do not feel each other: M/M/R with servers of rate 1/R each."""
+    """With a cap of 1/R, up to R transfers do not slow each other: M/M/R with servers of rate 1/R each."""
     rho = 0.7
     arrivals, works = draw(5, rho, "exponential")
     times = [t / MEAN for t in sojourns(ProcessorSharing(cap=(1, ports)), arrivals, works)]

@@ -12,7 +12,7 @@ from sim.cli import main
 
 
 class Done(NamedTuple):
-    """Exit status, and what was printed."""
+    """Exit status and printed text."""
 
     status: int
     stdout: str
@@ -20,7 +20,7 @@ class Done(NamedTuple):
 
 
 def call(words: Sequence[str], *, together: bool = False) -> Done:
-    """Run `sim` with these arguments, and streams that are no terminal. together: all in stdout, in order."""
+    """Run `sim` with these arguments, with streams that are not a terminal. together: all in stdout, in order."""
     out, err = (io.TextIOWrapper(io.BytesIO(), encoding="utf-8", write_through=True) for _ in range(2))
     status, at_sigterm = 0, signal.getsignal(signal.SIGTERM)
     try:

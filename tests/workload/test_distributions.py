@@ -58,7 +58,7 @@ def test_moments_and_distance(name: str) -> None:
     assert distance < 1.95 / math.sqrt(N)  # Kolmogorov: exceeded by one sample in a thousand
 
 
-def test_the_distance_tells_one_distribution_from_another() -> None:
+def test_the_distance_distinguishes_two_distributions() -> None:
     stream = Stream(7, "gamma 4")
     sample = sorted(float(stream.gamma(Decimal(4))) for _ in range(N))
     distance = max(abs(gamma_cdf(4.3, x) - i / N) for i, x in enumerate(sample))
@@ -93,7 +93,7 @@ FIRST = {
 
 
 def test_another_implementation_of_decimal_agrees() -> None:
-    """That in Python, against that in C: both round correctly, so digits are equal, not close."""
+    """Python's decimal against the C one: both round correctly, so digits are equal, not close."""
     ours, other = (Context(prec=34) for Context in (decimal.Context, _pydecimal.Context))
     for k in range(1, 40):
         text = f"{k * k}.{k}7"

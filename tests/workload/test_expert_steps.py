@@ -25,7 +25,7 @@ from tests.executors import assert_same
 
 FLOPS, WEIGHT = QUANTITIES.index("flops"), QUANTITIES.index("weight")
 
-#: Of one expert of Mixtral 8x7B, in bf16: gate and up are 2 x 14336 rows of 4096, down is 4096 rows of 14336.
+#: Bytes of one expert of Mixtral 8x7B in bf16: gate and up are 2 x 14336 rows of 4096, down is 4096 rows of 14336.
 GATE_UP, DOWN = 2 * 14336 * 4096 * 2, 4096 * 14336 * 2
 
 
@@ -56,7 +56,7 @@ def expert_bytes(log: EventLog) -> dict[tuple[int, int, str], int]:
 
 
 def by_sets(log: EventLog, experts: Experts, *, seed: int = 5) -> Iterator[tuple[int, int, int]]:
-    """Step, layer and number of distinct experts: from who took part in the step, one token at a time, with sets."""
+    """Step, layer and number of distinct experts: from the members of the step, one token at a time, with sets."""
     members = log.members
     for step in range(len(log.steps)):
         rows = np.flatnonzero((members.step == step) & (members.query > 0))
@@ -137,7 +137,7 @@ def test_each_distinct_expert_is_read_once_a_step(name: str) -> None:
 
 @pytest.mark.parametrize("mapping", MAPPINGS)
 def test_whatever_the_mapping(mapping: str) -> None:
-    """Of a share, and in a format, each expert is a whole: its bytes are rounded for itself."""
+    """For a resident share, and in a format, the bytes of each expert are rounded separately."""
     log = result(WORKLOADS["static"], mapping=MAPPINGS[mapping]).log
     one = {
         "a share": (GATE_UP - GATE_UP * 3 // 10, DOWN - DOWN * 3 // 10),
@@ -165,7 +165,7 @@ def test_steps_of_one_shape_differ_in_their_experts() -> None:
     assert len({*expert_bytes(log).values()}) > 6  # three to eight experts, in two products
 
 
-def test_as_many_distinct_experts_as_are_to_be_expected() -> None:
+def test_as_many_distinct_experts_as_expected() -> None:
     """E (1 - (1 - k/E)^T) of 128 for 12 tokens that choose 8 each, within four standard errors."""
     log = result(
         {"sequences": [{"context": 5, "tokens": 30, "count": 12}], "batching": "static"}, config="qwen3-30b-a3b", layers=10
@@ -176,7 +176,7 @@ def test_as_many_distinct_experts_as_are_to_be_expected() -> None:
     assert counts.mean() == pytest.approx(128 * (1 - missed), abs=4 * (128 * missed * (1 - missed) / 300) ** 0.5)
 
 
-def test_alone_a_token_reads_what_it_chooses_whatever_it_is(tmp_path: Path) -> None:
+def test_a_single_token_reads_the_experts_that_it_chooses(tmp_path: Path) -> None:
     one = {"sequences": [{"context": 7, "tokens": 3}]}
     plain = result(one, layers=1)
     assert {*expert_bytes(plain.log).values()} == {2 * GATE_UP, 2 * DOWN}
@@ -211,14 +211,14 @@ def test_kernels_of_each_layer_have_its_own_experts() -> None:
     assert seen[0] != seen[2]
 
 
-def test_without_a_routing_the_most_that_there_can_be() -> None:
+def test_without_a_routing_as_many_experts_as_possible() -> None:
     tokens = Tokens.of(*(np.array(column) for column in ([[0, 0], [1, 1]], [[5, 6], [0, 0]], [[1, 1], [1, 9]])))
     assert tokens.position.tolist() == [5, 0, 6, *range(9)]
     assert tokens.lane.tolist() == [0] * 2 + [1] * 10
     assert distinct(None, Experts(count=8, top_k=2, bytes=1), [0, 4], tokens).tolist() == [[4, 8]] * 2
 
 
-def test_all_experts_take_room_in_memory() -> None:
+def test_all_experts_take_memory() -> None:
     """Mixtral has 46.7 billion parameters, of which a token uses 12.9."""
     with pytest.raises(InputError, match=r"hardware\.memory\.capacity: 93\.4\d* GB of weights .* more than the 80\.000 GB"):
         run(from_dict({"model": {"config": "mixtral-8x7b"}, "hardware": {"memory": {"capacity": "80 GB"}}}))
@@ -252,8 +252,8 @@ def test_samples_of_one_prompt_need_it_once(tmp_path: Path) -> None:
     assert [found[step, 0, "down_proj"] // DOWN for step in range(2)] == [2, 3]
 
 
-def test_what_was_dropped_is_fed_in_again(tmp_path: Path) -> None:
-    """With `recompute` a cache may be dropped, so the choices of what was in it must be known."""
+def test_dropped_tokens_are_fed_in_again(tmp_path: Path) -> None:
+    """With `recompute` a cache may be dropped, so the choices of its tokens must be known."""
     workload = {
         "sequences": [{"context": 1, "tokens": 2}],
         "batching": {"policy": "continuous", "kv": {"full": "recompute", "capacity": "1 MB"}},

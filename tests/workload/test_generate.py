@@ -147,7 +147,7 @@ def test_too_slow() -> None:
         ("{concurrency: 2, generate: {count: 9, arrivals: {process: poisson, rate: 1/s}}}", "expected either arrival times"),
     ],
 )
-def test_what_is_refused(workload: str, expected: str) -> None:
+def test_refused_workloads(workload: str, expected: str) -> None:
     with pytest.raises(InputError) as caught:
         parse(f"model: {{config: llama-3.2-1b}}\nworkload: {workload}", "x.yaml")
     assert expected in str(caught.value)

@@ -27,7 +27,7 @@ def batch(sizes, *, start=100):
     return Tokens(sequence=sequence, position=np.full(len(lane), start), lane=lane, lanes=len(sizes))
 
 
-def test_the_choices_are_what_they_always_were():
+def test_the_choices_never_change():
     chosen = Uniform(seed=7).choose(*vectors([0, 0, 3], [0, 1, 0], [10, 10, 11]), Experts(count=64, top_k=6, bytes=1))
     assert chosen.tolist() == [[6, 20, 26, 40, 62, 2], [47, 48, 26, 6, 27, 53], [53, 56, 43, 59, 24, 3]]
 
@@ -186,10 +186,10 @@ def test_given_choices(tmp_path):
         (row(0, 1, 0, 1, 5.5), "experts: expected whole numbers from 0 to 2147483647, found 5.5"),
         (row(0, 1, 0, 1, 1), "experts: expected no expert twice, found 1 again"),
         (row(0, 1, 0, 1), "experts: expected 2, as in the lines before, found 1"),
-        (row(0, 0, 0, 1, 2), "expected each token and layer once, found it again, first in line 1"),
+        (row(0, 0, 0, 1, 2), "expected each token and layer once, found it twice, first in line 1"),
     ],
 )
-def test_a_broken_line_is_told_with_its_number(tmp_path, line, message):
+def test_errors_in_a_line_have_its_number(tmp_path, line, message):
     path = written(tmp_path / "routing.jsonl", row(0, 0, 0, 0, 1), line)
     with pytest.raises(InputError) as caught:
         read(path)

@@ -105,13 +105,15 @@ def test_columns_by_name(tmp_path: Path) -> None:
 
 
 def test_a_known_column_may_mean_another_thing(tmp_path: Path) -> None:
-    """What Azure calls context is a prompt, unless one wants to study decode alone."""
+    """Context tokens of Azure's trace are a prompt, unless one wants to study only decode."""
     found = read(written(tmp_path, AZURE_2023), columns={"context": "ContextTokens"})
     assert rows(found)[0] == (0, 374, 0, 44)
 
 
 def test_a_known_column_that_means_another_thing_leaves_its_own_to_be_named(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match=r"trace\.csv:1: columns: expected tokens as well, for 'tokens' is taken for another"):
+    with pytest.raises(
+        InputError, match=r"trace\.csv:1: columns: expected tokens as well: 'tokens' is taken for another field"
+    ):
         read(written(tmp_path, "arrival,tokens\n0,1\n"), columns={"arrival": "tokens"})
 
 
@@ -129,7 +131,7 @@ def test_speed_divides_the_gaps(tmp_path: Path) -> None:
     assert [r.arrival for r in read(path, speed=traces.Fraction("0.1"))] == [0, 10 * S, 40 * S]
 
 
-def test_what_is_not_in_order_is_put_in_order(tmp_path: Path) -> None:
+def test_rows_are_put_in_order(tmp_path: Path) -> None:
     path = written(tmp_path, "arrival,tokens\n5,1\n3,2\n5,3\n")
     assert rows(read(path)) == [(0, 0, 0, 2), (2 * S, 0, 0, 1), (2 * S, 0, 0, 3)]  # of equals, the first line first
 
@@ -159,7 +161,7 @@ def test_what_is_not_in_order_is_put_in_order(tmp_path: Path) -> None:
         ("arrival,tokens\n1," + "7" * 4000, "t.csv:2: column 'tokens': expected a whole number"),
     ],
 )
-def test_what_is_wrong_with_a_csv(tmp_path: Path, text: str, expected: str) -> None:
+def test_errors_in_a_csv(tmp_path: Path, text: str, expected: str) -> None:
     with pytest.raises(InputError) as caught:
         read(written(tmp_path, text, "t.csv"))
     assert expected in str(caught.value)
@@ -186,7 +188,7 @@ def test_what_is_wrong_with_a_csv(tmp_path: Path, text: str, expected: str) -> N
         ('{"arrival": 1e9999999999999999999, "tokens": 1}', "t.jsonl:1: expected a JSON object"),  # more than a Decimal holds
     ],
 )
-def test_what_is_wrong_with_jsonl(tmp_path: Path, text: str, expected: str) -> None:
+def test_errors_in_jsonl(tmp_path: Path, text: str, expected: str) -> None:
     with pytest.raises(InputError) as caught:
         read(written(tmp_path, text, "t.jsonl"))
     assert expected in str(caught.value)
@@ -229,7 +231,9 @@ def test_a_path_is_relative_to_the_scenario(tmp_path: Path, monkeypatch: pytest.
 
 
 @given(st.lists(st.tuples(st.integers(0, 10**9), st.integers(0, 5000), st.integers(1, 5000)), min_size=1, max_size=30))
-def test_what_is_written_is_read(tmp_path_factory: pytest.TempPathFactory, given_rows: list[tuple[int, int, int]]) -> None:
+def test_written_traces_are_read_exactly(
+    tmp_path_factory: pytest.TempPathFactory, given_rows: list[tuple[int, int, int]]
+) -> None:
     """Milliseconds with three decimals, in CSV and in JSON: order, relative times and counts survive exactly."""
     folder = tmp_path_factory.mktemp("t")
     ordered = sorted(given_rows, key=lambda row: row[0])

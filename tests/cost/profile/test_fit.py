@@ -1,4 +1,4 @@
-"""Fits find the coefficients that samples were made from, and files give back what was written."""
+"""Fits find the coefficients that samples were made from, and files return what was written."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def products() -> Samples:
 
 
 def scores() -> Samples:
-    """2 us, and the later of 10 GB/s and 1 TFLOP/s (1 ps each): several queries share a key, so either can be it."""
+    """2 us, and the later of 10 GB/s and 1 TFLOP/s (1 ps each): several queries share a key, so either can be later."""
     shapes = [(group, context) for group in (1, 8, 64, 200, 512) for context in (256, 1000, 4096)]
     flops = np.array([2 * 8 * group * 64 * context for group, context in shapes])
     moved = np.array([2 * 8 * 64 * context for _, context in shapes])
@@ -74,7 +74,7 @@ def test_streams_are_medians_of_all_together() -> None:
 
 
 def test_large_products_count_more_than_large_ops_of_other_kinds() -> None:
-    """Nothing but an overhead x fits 1 us and 4 us. Others: the x that minimises the sum of (x / d - 1)^2,
+    """Nothing but an overhead x fits 1 us and 4 us. Others: the x that minimizes the sum of (x / d - 1)^2,
     (1 + 1/4) / (1 + 1/16); products: of ((x - d) / d^0.75)^2, (1 + 4^-0.5) / (1 + 4^-1.5)."""
     samples = Samples(
         {"kind": ["norm", "norm", "matmul", "matmul"], "heads": [1, 2, 1, 2], "duration": [10**6, 4 * 10**6] * 2}
@@ -106,7 +106,7 @@ def test_a_step_is_more_than_its_ops() -> None:
     assert found.per_step == pytest.approx(5_000_000, rel=1e-2)
 
 
-def test_files_give_back_what_was_written(tmp_path) -> None:  # type: ignore[no-untyped-def]
+def test_files_return_what_was_written(tmp_path) -> None:  # type: ignore[no-untyped-def]
     profile = fit(products(), HERE, bandwidth=10**11, title='a "device"', capacity=10**9)
     write_profile(profile, tmp_path / "device.yaml")
     assert read_profile(tmp_path / "device.yaml") == profile
@@ -116,7 +116,7 @@ def test_files_give_back_what_was_written(tmp_path) -> None:  # type: ignore[no-
     assert all((back.columns[name] == samples.columns[name]).all() for name in samples.columns)
 
 
-def test_what_is_wrong_with_a_profile_is_said_in_one_line(tmp_path) -> None:  # type: ignore[no-untyped-def]
+def test_errors_in_a_profile_are_one_line(tmp_path) -> None:  # type: ignore[no-untyped-def]
     path = tmp_path / "device.yaml"
     write_profile(fit(products(), HERE, bandwidth=10**11), path)
     text = path.read_text()

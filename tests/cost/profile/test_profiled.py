@@ -1,4 +1,4 @@
-"""Runs costed by a profile take what was measured, and say what was not."""
+"""Runs costed by a profile take the measured times, and report costs that were not measured."""
 
 from __future__ import annotations
 
@@ -96,7 +96,7 @@ def test_a_device_alone_takes_the_sum_of_what_was_measured(tmp_path: Path, execu
 
 
 def test_a_batch_runs_each_kernel_once(tmp_path: Path) -> None:
-    """Two sequences of one context in a step: what the graph captured at batch 2 takes, attention of both in one kernel."""
+    """Two sequences of one context in a step: the time of the graph captured at batch 2, with attention of both in a kernel."""
     device = profile(*OPS, step=Step(scale=1.0, per_op=1_000_000))
     overrides = ["workload.batching.policy=continuous", "workload.sequences[0].count=2", "workload.sequences[0].tokens=3"]
     result = run(scenario(tmp_path, device, *overrides))
@@ -146,7 +146,7 @@ def test_an_op_kind_without_a_timing_is_named(tmp_path: Path) -> None:
         run(scenario(tmp_path, profile(*OPS[:-1])))
 
 
-def test_what_is_beyond_the_measured_is_said(tmp_path: Path) -> None:
+def test_extrapolations_are_reported(tmp_path: Path) -> None:
     narrow = Timing(kind="scores", dtype="bfloat16", form="sum", unit="flops", ranges={"context": (1, 120)}, rows=OPS[1].rows)
     result = run(scenario(tmp_path, profile(*OPS[:1], narrow, *OPS[2:])))
     (extrapolation,) = result.extrapolations
@@ -155,7 +155,7 @@ def test_what_is_beyond_the_measured_is_said(tmp_path: Path) -> None:
     assert run(scenario(tmp_path, profile(*OPS))).extrapolations == ()
 
 
-def test_what_is_not_measured_can_be_a_bound(tmp_path: Path) -> None:
+def test_ops_that_are_not_measured_can_take_a_bound(tmp_path: Path) -> None:
     written = scenario(tmp_path, profile(*OPS[:-1]), "cost.otherwise=roofline")
     extrapolations = {extrapolation.kind: extrapolation.why for extrapolation in run(written).extrapolations}
     assert set(extrapolations) == {"norm", "rope", "residual", "act"}
@@ -176,7 +176,7 @@ def test_between_measured_rows_time_is_linear() -> None:
 
 
 def test_samples_of_a_model_give_a_profile_of_it() -> None:
-    """Measured, fitted, predicted: what a model's own ops took comes out again."""
+    """Measured, fitted, predicted: the predictions are the times of the model's own ops."""
     rows: dict[str, list[Any]] = {}
     for context in (16, 500, 3000):
         for op, kernel in zip(LLAMA.ops, kernels(LLAMA, np.array([context])), strict=True):

@@ -1,4 +1,4 @@
-"""Kernel tables become samples and a profile; what is wrong with a mapping is said with its place."""
+"""Kernel tables become samples and a profile; errors in a mapping are reported with their place."""
 
 from __future__ import annotations
 
@@ -84,7 +84,7 @@ def test_attention_has_bytes_by_formula(tmp_path: Path, mapping: Path) -> None:
         ("kind:", "kinds:", "map.yaml:8:5: tables[0]: unknown key 'kinds' (did you mean 'kind'?)"),
     ],
 )
-def test_what_is_wrong_with_a_mapping_is_said_with_its_place(mapping: Path, old: str, new: str, expected: str) -> None:
+def test_errors_in_a_mapping_have_their_place(mapping: Path, old: str, new: str, expected: str) -> None:
     mapping.write_text(MAPPING.replace(old, new, 1))
     with pytest.raises(InputError) as error:
         read_tables(mapping)
@@ -92,7 +92,7 @@ def test_what_is_wrong_with_a_mapping_is_said_with_its_place(mapping: Path, old:
     assert "\n" not in str(error.value)
 
 
-def test_what_is_no_number_is_said(mapping: Path, tmp_path: Path) -> None:
+def test_a_value_that_is_no_number_is_refused(mapping: Path, tmp_path: Path) -> None:
     (tmp_path / "gemm.csv").write_text("m,n,k,time\n1,512,512,fast\n")
     with pytest.raises(InputError, match="column 'time' does not hold numbers"):
         read_tables(mapping)
@@ -128,7 +128,7 @@ def test_sizes_that_no_kernel_has_are_refused(mapping: Path, tmp_path: Path, row
     ],
     ids=["a column twice", "a header alone", "empty", "an open quote"],
 )
-def test_what_is_no_table_is_refused(mapping: Path, tmp_path: Path, content: str, expected: str) -> None:
+def test_a_file_that_is_no_table_is_refused(mapping: Path, tmp_path: Path, content: str, expected: str) -> None:
     (tmp_path / "gemm.csv").write_text(content)
     with pytest.raises(InputError, match=expected):
         read_tables(mapping)

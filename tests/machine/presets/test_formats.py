@@ -28,7 +28,7 @@ def costs(context: int = 0, model: str = "llama-3.2-1b", **formats: object) -> d
 
 
 def prepared(written: dict) -> Setup:  # type: ignore[type-arg]
-    """As a run does it, up to the simulation."""
+    """Setup of a run, up to the simulation."""
     scenario = from_dict(written)
     return plan(scenario).setup
 
@@ -85,7 +85,7 @@ def weight_of(ops: OpGraph, **steps: int) -> int:
     return int(ops.costs(0, **steps)[QUANTITIES.index("weight")][0])
 
 
-def test_what_is_no_whole_byte_is_rounded_up_op_by_op() -> None:
+def test_fractions_of_bytes_are_rounded_up_op_by_op() -> None:
     assert weight_of(with_formats(graph(6), Formats(weights="int4"), element=2)) == 2 + 2  # 3 numbers: 1.5 bytes, and one scale
     assert weight_of(with_formats(graph(258), Formats(weights="int4"), element=2)) == 65 + 4  # 129 numbers: a second group
     assert weight_of(with_formats(graph(0), Formats(weights="int4"), element=2)) == 0
@@ -95,7 +95,7 @@ def test_what_is_no_whole_byte_is_rounded_up_op_by_op() -> None:
 
 def test_a_negative_term_is_never_rounded() -> None:
     assert weight_of(with_formats(graph(10, -2), Formats(weights="fp8"), element=2)) == 4
-    with pytest.raises(ValueError, match="no whole number of bytes"):
+    with pytest.raises(ValueError, match="not a whole number of bytes"):
         with_formats(graph(10, -2), Formats(weights="int4"), element=2)
 
 
@@ -126,7 +126,7 @@ def test_parts_of_a_model_take_their_part() -> None:
     assert held("mixtral-8x7b", 8, "block") == pytest.approx((held("mixtral-8x7b") - untied) / 4, rel=1e-4)
 
 
-def test_what_does_not_fit_is_told_by_how_much() -> None:
+def test_the_error_of_full_memory_has_the_excess() -> None:
     """14 GB of weights would fit an L4, and 80 sequences of 4,096 tokens with 128 KiB each do not."""
     fits = {"model": {"config": "llama-3.1-8b"}, "hardware": {"preset": "l4"}}
     prepared(fits)

@@ -1,4 +1,4 @@
-"""What `sim list` tells of machines and models."""
+"""Descriptions of machines and models by `sim list`."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ def listed(*arguments: str) -> dict[str, str]:
     return {key: text for key, _, text in (line.partition("  ") for line in done.output.splitlines())}
 
 
-def test_machines_with_their_figures_and_doubts() -> None:
+def test_machines_with_their_figures_and_unsure_ones() -> None:
     rows = listed("hardware")
     assert list(rows) == PRESETS.names()
     assert "engines 58 (derived, unsure)" in rows["l4"]

@@ -1,4 +1,4 @@
-"""What no machine can do: a run is never faster than its bytes over the bandwidth."""
+"""A physical limit of all machines: a run is never faster than its bytes over the bandwidth."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ def test_int4_weights_quicken_the_pi_as_their_bytes_say() -> None:
 
 
 def test_four_cores_of_the_pi_are_slower_than_two() -> None:
-    """Measured: 13.23 GB/s for two that read at once, 11.59 GB/s for four."""
+    """Measured: 13.23 GB/s for two cores that read at once, 11.59 GB/s for four."""
     times = {
         n: sim.run(read(find_scenario("raspberry_pi_5_llama_1b"), [f"hardware.engines.count={n}"])).makespan for n in (1, 2, 4)
     }
@@ -124,7 +124,7 @@ def test_none_of_many_configurations_beats_bytes_over_bandwidth(scenario: dict[s
 
 
 def not_faster_than_its_bytes(scenario: dict[str, Any]) -> None:
-    """The bytes are counted here, from the shapes of the model: what each step must read at least, in whatever way."""
+    """The bytes are counted here, from the shapes of the model: the least that each step must read, whatever the mapping."""
     result = sim.run(from_dict(scenario))
     log, formats = result.log, scenario["mapping"]["formats"]
     layers = 2 * (2048 * (2048 + 512 + 512 + 2048) + 3 * 2048 * 8192) * BYTES[formats["weights"]] + 2 * 2 * 2048 * 2

@@ -1,4 +1,4 @@
-"""Presets: their figures against hand arithmetic, how they complete a scenario, and what is wrong with broken ones."""
+"""Presets: their figures against hand arithmetic, how they complete a scenario, and errors in broken ones."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from sim.scenario import Scenario, from_dict, override, parse
 NAMES = PRESETS.names()
 LLAMA = {"config": "llama-3.2-1b"}
 
-#: Device, figure, arithmetic from units, clocks (GHz) and pins (Gb/s each), and how far rounded figures may be from it.
+#: Device, figure, arithmetic from units, clocks (GHz) and pins (Gb/s each), and the tolerance for rounded figures.
 ARITHMETIC = [
     ("h100-sxm", "peak.bfloat16", 132 * 4096 * 1.83e9, 0.001),
     ("h100-sxm", "peak.float32", 132 * 128 * 2 * 1.98e9, 0.002),
@@ -52,7 +52,7 @@ def scenario(hardware: dict[str, object], **others: object) -> Scenario:
 
 
 @pytest.mark.parametrize(("name", "key", "expected", "tolerance"), ARITHMETIC)
-def test_figures_are_what_units_and_clocks_give(name: str, key: str, expected: float, tolerance: float) -> None:
+def test_figures_follow_from_units_and_clocks(name: str, key: str, expected: float, tolerance: float) -> None:
     value = dict(find(name).figures())[key].value
     assert abs(value / expected - 1) <= tolerance, f"expected {expected:.4g}, found {value:.4g}, {value / expected - 1:+.2%}"
 
@@ -84,7 +84,7 @@ def test_the_generic_machine_is_that_of_the_defaults() -> None:
     assert written == {**scenario({}).hardware.model_dump(mode="json"), "preset": "generic-npu"}
 
 
-def test_what_is_written_holds_and_the_rest_is_the_preset() -> None:
+def test_written_keys_hold_and_the_rest_is_the_preset() -> None:
     made = scenario({"preset": "l4", "engines": {"count": 4, "flops": {"int8": "1 TOP/s"}}, "memory": {"latency": "1 us"}})
     engines, memory = made.hardware.engines, made.hardware.memory
     assert (engines.count, engines.peak("int8")) == (4, 10**12)
@@ -224,7 +224,7 @@ def test_an_entry_point(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None
         ),
     ],
 )
-def test_a_broken_file_is_told_with_its_place(before: str, after: str, message: str, tmp_path: Path) -> None:
+def test_errors_in_a_file_have_their_place(before: str, after: str, message: str, tmp_path: Path) -> None:
     path = tmp_path / "board.yaml"
     path.write_text(BOARD.replace(before, after))
     with pytest.raises(InputError, match=rf"board\.yaml:\d+:\d+: {message}"):

@@ -46,7 +46,7 @@ def read(workload: str, load: Load, folder: Path) -> tuple[sim.Result, dict[str,
 
 
 @pytest.mark.parametrize("workload", WORKLOADS)
-def test_a_sequence_is_told_from_its_arrival_to_its_end(workload: str, load: Load, tmp_path: Path) -> None:
+def test_a_sequence_is_shown_from_its_arrival_to_its_end(workload: str, load: Load, tmp_path: Path) -> None:
     result, tracks, trace = read(workload, load, tmp_path)
     for number, (arrival, last) in enumerate(
         zip(result.requests.arrival.tolist(), (result.requests.arrival + result.requests.e2e).tolist(), strict=True)

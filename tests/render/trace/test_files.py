@@ -78,7 +78,7 @@ def test_chrome_json_is_json_with_the_facts(toy: EventLog, tmp_path: Path) -> No
 
 
 @pytest.mark.parametrize("name", ["a.txt", "a", "a.gz", "a.pftrace.zip"])
-def test_a_name_that_says_no_format(toy: EventLog, tmp_path: Path, name: str) -> None:
+def test_a_name_without_a_format(toy: EventLog, tmp_path: Path, name: str) -> None:
     with pytest.raises(InputError, match="pftrace"):
         write(toy, tmp_path / name, metadata=FACTS)
 

@@ -85,7 +85,7 @@ def test_every_task_is_in_the_lanes_of_its_token(log: EventLog, slices: list[dic
     assert seen(held) == spans(log.tasks.start[mine], log.tasks.end[mine], mine, log)
 
 
-def test_a_token_is_told_without_a_gap(log: EventLog, slices: list[dict[str, Any]]) -> None:
+def test_a_token_is_shown_without_a_gap(log: EventLog, slices: list[dict[str, Any]]) -> None:
     tokens = [s for s in slices if s["category"] == "token"]
     assert Counter((s["start_ps"], s["end_ps"]) for s in tokens) == Counter(
         zip(log.steps.released.tolist(), log.steps.end.tolist(), strict=True)

@@ -74,7 +74,7 @@ def test_begins_and_ends_nest_after_rounding(rows: list[tuple[int, int, int, int
     assert not any(open_.values())
 
 
-def test_what_lasts_no_time_is_left_out() -> None:
+def test_slices_without_duration_are_left_out() -> None:
     start = np.array([1, 2, 3])
     made = Slices.make(track=1, start=start, end=np.array([1, 3, 3]), name=np.array([7, 8, 9]), category=1, role=Role.OP)
     assert made.name.tolist() == [8]

@@ -138,7 +138,7 @@ def command(*words: str) -> subprocess.Popen[str]:
         ("scenarios/parallel.yaml", "`sim run scenarios/parallel.yaml` writes one"),
     ],
 )
-def test_what_is_no_trace(name: str, message: str) -> None:
+def test_a_file_that_is_no_trace(name: str, message: str) -> None:
     process = command(name)
     out, err = process.communicate(timeout=60)
     assert (process.returncode, out, err.count("\n")) == (2, "", 1)
