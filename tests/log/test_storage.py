@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 import tracemalloc
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -173,6 +174,21 @@ def test_a_run_that_is_written_as_it_comes_takes_no_more_memory_when_it_is_longe
     tasks = 2 * 90 * 185
     few, many = peak(30), peak(120)
     assert many - few < 10 * tasks, "in memory they would take 58 bytes a task, and services"
+
+
+@pytest.mark.parametrize("workload", ["workload.batching=independent", "workload.batching=static"])
+def test_parts_are_written_as_the_whole(workload: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(storage, "ROWS", 1)
+    log = run(read(SHIPPED["llama_1b_context_256"], [SEVERAL, *BLOCK, workload])).log
+    steps = len(log.steps)
+    for name, cuts in (("whole", [0, steps]), ("parts", [0, 1, 4, steps])):
+        with storage.writing(tmp_path / f"{name}.parquet", {}, 0) as writer:
+            for begin, end in pairwise(cuts):
+                writer.add(log.part(begin, end))
+    whole, parts = (parquet.read_table(tmp_path / f"{name}.parquet") for name in ("whole", "parts"))
+    assert len(whole) == len(log.tasks)
+    assert whole.to_pylist() == parts.to_pylist()
+    assert whole.schema.metadata == parts.schema.metadata
 
 
 def test_columns_and_metadata_are_as_documented(tmp_path: Path):

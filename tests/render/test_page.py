@@ -97,6 +97,7 @@ def test_the_columns_tell_the_event_log(name: str) -> None:
     assert np.cumsum(columns["rate_idle"] + columns["rate_span"])[-1] == log.services.end.max()
     # No lane shows two transfers at once.
     served = start + columns["queued"]
+    assert columns["lane"].max() >= 1
     for lane in range(1, columns["lane"].max() + 1):
         mine = np.flatnonzero(columns["lane"] == lane)
         mine = mine[np.argsort(served[mine], kind="stable")]

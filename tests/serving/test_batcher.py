@@ -234,6 +234,25 @@ def test_samples_share_the_prompt() -> None:
         check_feasible(resolved(policy="continuous", sequences=3, blocks=4, block=4), asked, 100)
 
 
+@pytest.mark.parametrize(
+    ("prompt", "tokens", "needed"),
+    [(10, 8, 2 + 3 * 3), (8, 1, 2)],  # 17 tokens in 5 blocks, of which the prompt fills 2; 8 tokens in 2, all shared
+)
+def test_samples_are_refused_from_one_block_too_few(prompt: int, tokens: int, needed: int) -> None:
+    asked = [Request(context=0, prompt=prompt, tokens=tokens, arrival=0, group=0)] * 3
+    enough, too_few = (resolved(policy="continuous", sequences=3, blocks=blocks, block=4) for blocks in (needed, needed - 1))
+    check_feasible(enough, asked, 100)
+    (batcher,) = batchers = loops(enough, asked)
+    batch = batcher.next(0)
+    assert batch is not None
+    assert batcher.blocks.used == needed
+    batcher.ended(batch, 10)
+    drive(batchers)
+    assert batcher.blocks.used == 0
+    with pytest.raises(InputError, match=f"3 samples of one prompt end in {needed} blocks"):
+        check_feasible(too_few, asked, 100)
+
+
 def test_closed_loop_keeps_so_many_on_the_way() -> None:
     asked = [Request(context=1, tokens=1 + i % 3, arrival=0) for i in range(10)]
     for policy in ("independent", "continuous"):
@@ -331,3 +350,15 @@ def test_what_can_never_be_served_is_refused() -> None:
         check_feasible(resolved(policy="continuous", blocks=4, block=8), asked, 100)
     with pytest.raises(InputError, match="at least 64, because sequence 0 is prefilled as a whole, found 32"):
         check_feasible(resolved(policy="continuous", max_tokens=32), [Request(context=0, prompt=64, tokens=1, arrival=0)], 100)
+
+
+def test_what_is_dropped_is_prefilled_with_all_that_it_had() -> None:
+    """A prompt of 30 fits a budget of 32 tokens. Dropped before its last token, of 6, it is prefilled with 35."""
+    asked = [Request(context=0, prompt=30, tokens=6, arrival=0)]
+    for full, blocks in (("recompute", None), ("wait", 9), ("swap", 9)):
+        check_feasible(resolved(policy="continuous", max_tokens=32, blocks=blocks, block=8, full=full), asked, 100)
+    message = "at least 35, because sequence 0 is prefilled as a whole even after it was dropped, found 34; chunks would fit"
+    with pytest.raises(InputError, match=message):
+        check_feasible(resolved(policy="continuous", max_tokens=34, blocks=9, block=8, full="recompute"), asked, 100)
+    check_feasible(resolved(policy="continuous", max_tokens=35, blocks=9, block=8, full="recompute"), asked, 100)
+    check_feasible(resolved(policy="continuous", max_tokens=4, chunk=4, blocks=9, block=8, full="recompute"), asked, 100)
