@@ -88,7 +88,7 @@ RUNS = {
 def test_progress_adds_up_to_all_tokens(name: str, change: str, executor: Executor, tmp_path: Path) -> None:
     """Whether the log stays in memory or not."""
     scenario, told = read(scenarios()[name], [*BLOCK, change]), []
-    result = run(scenario, executor=executor, told=lambda *each: told.append(each))
+    result = run(scenario, executor=executor, on_progress=lambda *each: told.append(each))
     expected = sum(request.tokens for request in requests(scenario))
     done, in_all, now = (list(column) for column in zip(*told, strict=True))
     assert done == sorted(done)
@@ -97,5 +97,5 @@ def test_progress_adds_up_to_all_tokens(name: str, change: str, executor: Execut
     assert now == sorted(now)
     assert now[-1] == result.makespan
     again: list[tuple[int, int, int]] = []
-    run_to_file(scenario, tmp_path / "log.parquet", executor=executor, told=lambda *each: again.append(each))
+    run_to_file(scenario, tmp_path / "log.parquet", executor=executor, on_progress=lambda *each: again.append(each))
     assert again == told
