@@ -99,7 +99,7 @@ class CriticalPath:
         span = self.end - self.begin
         on = self.place == Place.ENGINE
         of_engine = sum_by(span[on], log.tasks.engine[self.row[on]], log.engines).tolist()
-        sums = {f"engine {engine}": total for engine, total in enumerate(of_engine)}
+        sums = dict(zip(log.machine.engine_names, of_engine, strict=True))
         served = self.place == Place.CHANNEL
         sums["channel"] = int(self.work[served].sum())
         sums["sharing"] = int(span[served].sum()) - sums["channel"]

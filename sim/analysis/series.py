@@ -1,8 +1,8 @@
 """Batch size, requests in the system, KV cache and bandwidth over time: means over equal parts of a run, exact before rounding.
 
 A run is cut into at most `BINS` parts of equal length, a power of two in ps. A value that holds during [start, end) counts in
-each part for as long as it holds there. Sums are integers, so that they do not depend on an order of additions; where they could
-overflow, times are first divided by a power of two.
+each part for as long as it holds there. Sums are integers, so that they do not depend on an order of additions; where they
+could overflow, times are first divided by a power of two.
 """
 
 from __future__ import annotations

@@ -364,7 +364,7 @@ class Tally:
             self._note(Fault.NOT_DELIVERED, f"{log.name(int(wrong_rows[0]))} asked for one amount and got another")
         for channel, idle in enumerate(state[channels.IDLE_ROW].tolist()):
             if idle != NONE:
-                self._note(Fault.IDLE, f"channel {channel} was idle while {log.name(idle)} was eligible")
+                self._note(Fault.IDLE, f"{log.machine.channels[channel].name} was idle while {log.name(idle)} was eligible")
         self.delivered += state[channels.DELIVERED]
         self.channel_busy += int(state[channels.ANY_BUSY, 0])
 
@@ -395,7 +395,7 @@ class Tally:
         for fault, sentence in _SENTENCES.items():
             if bad[fault] != NONE:
                 row = int(bad[fault])
-                self._note(fault, sentence.format(name=log.name(row), engine=log.tasks.engine[row]))
+                self._note(fault, sentence.format(name=log.name(row), engine=log.machine.engine_name(log.tasks.engine[row])))
 
     def _follow_sequences(self, log: EventLog, *, compiled: bool) -> None:
         rules, steps, layers = self._rules, log.steps, len(self.forms.layers)
@@ -427,7 +427,7 @@ def width_of(makespan: int) -> int:
 _SENTENCES = {
     Fault.OUT_OF_ORDER: "{name}",
     Fault.BEFORE_INPUT: "{name} was ready before an input ended",
-    Fault.ENGINE_SHARED: "engine {engine} ran two tasks at once",
+    Fault.ENGINE_SHARED: "{engine} ran two tasks at once",
     Fault.TOO_FAST: "{name} ran faster than it can",
 }
 

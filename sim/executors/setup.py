@@ -10,9 +10,10 @@ import numpy as np
 
 from models.graph import QUANTITIES, IntArray, Members, StepLanes
 from sim.base.errors import ConfigError
-from sim.base.units import format_bytes
+from sim.base.units import ceil_div, format_bytes
 from sim.cost import CostModel
 from sim.machine.arbiters import Arbiter
+from sim.machine.machine import Machine
 from sim.machine.routes import Route
 from sim.machine.schedulers import Scheduler
 from sim.mapping.settings import MOST_TILES
@@ -41,12 +42,11 @@ class Setup:
     sequences: Sequence[Request]
     dependency: Literal["sampled", "known"]
     costs: CostModel
-    engines: int
+    machine: Machine
     scheduler: Scheduler
     overlap: bool
     arbiter: Arbiter
     bandwidth: int
-    channels: int = 1
     route: Route = "interleaved"
     latency: int = 0
     sram: int | None = None
@@ -55,6 +55,16 @@ class Setup:
     graphs: Callable[[Shape], TaskGraph] | None = None
     concurrency: int | None = None
     think: int = 0
+
+    @property
+    def engines(self) -> int:
+        """Number of engines."""
+        return self.machine.engines
+
+    @property
+    def channels(self) -> int:
+        """Number of channels."""
+        return len(self.machine.channels)
 
 
 def lanes_of(number: int, token: int, batch: Batch, lanes: int = 1) -> StepLanes:
@@ -96,9 +106,9 @@ def _what_would_fit(graph: TaskGraph, costs: IntArray, use: dict[int, int], sram
     for task, size in use.items():
         op = int(graph.op[task])
         tiled = flops[op] and graph.head[task] < 0  # only weight matmuls
-        least = max(least, -(-weights[op] // MOST_TILES) if tiled else size)
+        least = max(least, ceil_div(weights[op], MOST_TILES) if tiled else size)
         if size > sram:
-            tiles[graph.kind_of(task)] = max(tiles.get(graph.kind_of(task), 1), -(-weights[op] // max(sram, 1)))
+            tiles[graph.kind_of(task)] = max(tiles.get(graph.kind_of(task), 1), ceil_div(weights[op], max(sram, 1)))
     if least > sram:
         advice = f"tiling does not cut it below {format_bytes(least)}"
         if most := tokens * sram // least if tokens > 1 else 0:  # rows of the embedding: one for each new token

@@ -34,6 +34,7 @@ from sim import __version__
 from sim.base.errors import InputError
 from sim.base.files import whole_file
 from sim.log.tables import EventLog, MemberTable, ServiceTable, StepTable, TaskTable, in_loop_order
+from sim.machine.machine import one_device
 from sim.mapping.steps import BatchGraph, Shape
 from sim.mapping.tasks import TaskGraph
 
@@ -115,7 +116,8 @@ def _parsed(source: str, table: Any, metadata: Mapping[str, str], graphs_of: Gra
     tasks = TaskTable(**{name: column[name] for name in _TASKS})
     log = EventLog(
         graphs=graphs, tasks=tasks, steps=steps, services=_services(table["services"].combine_chunks()),
-        engines=int(metadata["sim.engines"]), channels=int(metadata["sim.channels"]), bandwidth=int(metadata["sim.bandwidth"]),
+        machine=one_device(engines=int(metadata["sim.engines"]), channels=int(metadata["sim.channels"])),
+        bandwidth=int(metadata["sim.bandwidth"]),
         batched=members, arrival=arrival,
     )  # fmt: skip
     return in_loop_order(log)

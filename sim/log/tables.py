@@ -14,6 +14,7 @@ import numpy.typing as npt
 
 from models.graph import Members, StepLanes
 from sim.log import derived
+from sim.machine.machine import Machine
 from sim.mapping.tasks import TaskGraph
 
 
@@ -134,7 +135,7 @@ class MemberTable:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EventLog:
-    """A whole run. `engines` and `channels` count them; `bandwidth` is bytes/s of each channel.
+    """A whole run. bandwidth: of each channel, bytes/s.
 
     batched: the members of each step; None where each step is one sequence that decodes one token.
     arrival: ps, when each sequence came. made: columns derived so far, by name (`sim.log.derived`).
@@ -144,12 +145,21 @@ class EventLog:
     tasks: TaskTable
     services: ServiceTable
     steps: StepTable
-    engines: int
-    channels: int
+    machine: Machine
     bandwidth: int
     batched: MemberTable | None = None
     arrival: npt.NDArray[np.int64] = field(default_factory=lambda: np.zeros(0, dtype=np.int64))
     made: dict[str, Any] = field(default_factory=dict, init=False, repr=False, compare=False)
+
+    @property
+    def engines(self) -> int:
+        """Number of engines."""
+        return self.machine.engines
+
+    @property
+    def channels(self) -> int:
+        """Number of channels."""
+        return len(self.machine.channels)
 
     @property
     def members(self) -> MemberTable:

@@ -32,8 +32,8 @@ def summary(result: Result, *, trace: Path | None = None, timing: bool = True, w
         "tokens": _tokens(result),
         "requests": requests.data(result),
         "engines": [
-            {"name": f"engine {i}", "busy_ps": busy, "utilization": _share(busy, m.makespan)}
-            for i, busy in enumerate(m.engine_busy)
+            {"name": name, "busy_ps": busy, "utilization": _share(busy, m.makespan)}
+            for name, busy in zip(result.log.machine.engine_names, m.engine_busy, strict=True)
         ],
         "memory": _memory(result),
         "bounds": _bounds(result),
@@ -74,8 +74,8 @@ def _memory(result: Result) -> dict[str, Any]:
         "busy_ps": m.channel_busy,
         "utilization": _share(sum(m.delivered), m.makespan * result.log.channels),
         "channels": [
-            {"name": f"channel {i}", "delivered_ps": delivered, "utilization": _share(delivered, m.makespan)}
-            for i, delivered in enumerate(m.delivered)
+            {"name": channel.name, "delivered_ps": delivered, "utilization": _share(delivered, m.makespan)}
+            for channel, delivered in zip(result.log.machine.channels, m.delivered, strict=True)
         ],
     }
 

@@ -12,6 +12,7 @@ from sim.analysis.rules import Rules
 from sim.base.errors import ConfigError, unknown
 from sim.executors.setup import Setup
 from sim.machine.arbiters import Derated
+from sim.machine.machine import one_device
 from sim.mapping.lowering import weight_matmuls
 from sim.mapping.settings import Execution
 from sim.mapping.steps import Shape, StepGraphs, Variants
@@ -91,12 +92,11 @@ def _setup(scenario: Scenario, model: ModelGraph, variants: Variants) -> Setup:
         think=0 if concurrency is None else concurrency.think,
         dependency=scenario.workload.dependency,
         costs=costs_of(scenario),
-        engines=hardware.engines.count,
+        machine=one_device(engines=hardware.engines.count, channels=memory.channels.count),
         scheduler=scheduler_of(scenario),
         overlap=execution == "stream",
         arbiter=arbiter_of(memory),
         bandwidth=memory.bandwidth,
-        channels=memory.channels.count,
         route=memory.channels.route,
         latency=memory.latency,
         sram=hardware.sram - held if hardware.sram is not None and execution == "prefetch" else None,

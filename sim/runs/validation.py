@@ -22,6 +22,7 @@ from sim.cost.roofline import Roofline
 from sim.executors import simulate
 from sim.executors.setup import Setup
 from sim.machine.arbiters import ARBITERS
+from sim.machine.machine import one_device
 from sim.machine.schedulers import SCHEDULERS
 from sim.mapping.lowering import lower
 from sim.mapping.settings import Execution, ModelMapping
@@ -80,7 +81,7 @@ def _setup(ops: OpGraph, context: int, costs: CostModel, bandwidth: int, executi
     mapping = ModelMapping(heads="fused", weights="streamed", kv="operands", execution=execution)
     return Setup(
         graph=lower(ops, mapping), sequences=[Request(context=context, tokens=1, arrival=0)], dependency="sampled", costs=costs,
-        engines=1, scheduler=SCHEDULERS.make("earliest", {}), overlap=execution == "stream",
+        machine=one_device(engines=1), scheduler=SCHEDULERS.make("earliest", {}), overlap=execution == "stream",
         arbiter=ARBITERS.make("processor_sharing", {}), bandwidth=bandwidth,
     )  # fmt: skip
 

@@ -32,6 +32,7 @@ from sim.base.units import format_time
 from sim.cost import CostModel, StepLanes
 from sim.executors import side_by_side, simulate
 from sim.executors.setup import Setup
+from sim.machine.machine import one_device
 from sim.mapping.tasks import TaskGraph
 from sim.runs.plan import plan
 from sim.runs.result import Result
@@ -116,7 +117,7 @@ def _changes(result: Result, setup: Setup) -> Iterator[Callable[[], Change]]:
     overridden = partial(partial, _overridden, result)
     for name, factor in (("bandwidth x2", 2), ("infinite bandwidth", None)):
         yield partial(_changed, name, replace(setup, costs=_Faster(setup.costs, factor)))
-    yield partial(_changed, "engines x2", replace(setup, engines=2 * setup.engines))
+    yield partial(_changed, "engines x2", _with_engines(setup, 2 * setup.engines))
     yield partial(_infinite_engines, result, setup)
     if scenario.hardware.memory.arbiter.name == "fifo":
         yield partial(as_it_is, name="no sharing losses")
@@ -132,6 +133,10 @@ def _changes(result: Result, setup: Setup) -> Iterator[Callable[[], Change]]:
         yield overridden("tiles: engines", "mapping.tiles=engines")
     if result.breakdown.total[WAIT_POLICY]:
         yield overridden("earliest", "scheduler=earliest")
+
+
+def _with_engines(setup: Setup, engines: int) -> Setup:
+    return replace(setup, machine=one_device(engines=engines, channels=setup.channels))
 
 
 def _changed(name: str, setup: Setup) -> Change:
@@ -154,7 +159,7 @@ def _infinite_engines(result: Result, setup: Setup) -> Change:
     held = int(setup.graph.engine.sum()) * len(result.log.steps)
     engines = min(held, _widest(setup.graph) * max(len(setup.sequences), 1))
     while True:
-        log, _ = simulate(replace(setup, engines=engines))
+        log, _ = simulate(_with_engines(setup, engines))
         on_engine = log.tasks.engine >= 0
         most = _most_busy(log.tasks.start[on_engine], log.tasks.end[on_engine])
         if engines >= held or most < engines:

@@ -14,6 +14,7 @@ from sim.executors.reference import simulate
 from sim.executors.setup import Setup
 from sim.log.tables import EventLog
 from sim.machine.arbiters import ARBITERS
+from sim.machine.machine import one_device
 from sim.machine.schedulers import SCHEDULERS
 from sim.mapping.lowering import lower
 from sim.mapping.settings import ModelMapping
@@ -54,9 +55,10 @@ def setup(
     return Setup(
         graph=lower(ops, ModelMapping(execution=execution, weights=weights)),
         sequences=[Request(context=0, tokens=tokens, arrival=arrival) for tokens, arrival in requests],
-        dependency=dependency, costs=costs or UnitCosts(), engines=engines, scheduler=SCHEDULERS.make(scheduler, {}),
-        overlap=execution == "stream", arbiter=ARBITERS.make(arbiter, {"cap": cap, **options}), bandwidth=10**12,
-        channels=channels, route=route, latency=latency, sram=sram if execution == "prefetch" else None,
+        dependency=dependency, costs=costs or UnitCosts(), machine=one_device(engines=engines, channels=channels),
+        scheduler=SCHEDULERS.make(scheduler, {}), overlap=execution == "stream",
+        arbiter=ARBITERS.make(arbiter, {"cap": cap, **options}), bandwidth=10**12,
+        route=route, latency=latency, sram=sram if execution == "prefetch" else None,
     )  # fmt: skip
 
 

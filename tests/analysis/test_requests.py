@@ -13,6 +13,7 @@ from sim.analysis.requests import Distribution, Requests, jain, nearest_rank, re
 from sim.analysis.series import BINS, Levels, _integrals, batches, cached, series
 from sim.base.errors import SimulationError
 from sim.log.tables import EventLog, MemberTable, ServiceTable, StepTable, TaskTable
+from sim.machine.machine import one_device
 
 S = 10**12
 
@@ -31,7 +32,7 @@ def log_of(arrival: list[int], steps: list[Step], services: tuple[tuple[int, int
         np.array(column, dtype=np.int64) for column in (zip(*services, strict=True) if services else ([], [], []))
     )
     return EventLog(
-        graphs=(), engines=1, channels=1, bandwidth=10**9,
+        graphs=(), machine=one_device(engines=1), bandwidth=10**9,
         tasks=TaskTable(step=empty, task=empty, engine=empty, ready=empty, start=empty, loaded=empty, end=empty,
                         compute=empty, work=empty),
         services=ServiceTable(task=np.zeros_like(start), channel=np.zeros_like(start), start=start, end=end, work=work),

@@ -371,6 +371,6 @@ class Sequences(Run):
                 graph=np.zeros(count, dtype=np.int32), first=np.arange(count, dtype=np.int64) * size, released=released,
                 end=end,
             ),
-            engines=self.setup.engines, channels=self.setup.channels, bandwidth=self.setup.bandwidth,
+            machine=self.setup.machine, bandwidth=self.setup.bandwidth,
             arrival=np.array([request.arrival for request in requests], dtype=np.int64),
         )  # fmt: skip

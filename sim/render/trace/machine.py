@@ -77,7 +77,7 @@ def _engines(canvas: Canvas, group: int) -> Iterator[Slices]:
     """A track for each engine: the tasks that it ran, with their phases nested."""
     log, tasks = canvas.log, canvas.log.tasks
     description = "Tasks that this engine ran; `load` is the time until their operands came."
-    first = [canvas.tracks.add(f"engine {n}", group, description) for n in range(log.engines)]
+    first = [canvas.tracks.add(name, group, description) for name in log.machine.engine_names]
     rows = np.flatnonzero(canvas.on_engine & canvas.inside)
     track = np.array(first, dtype=np.int64)[tasks.engine[rows]] if len(rows) else rows
     yield Slices.make(
@@ -91,8 +91,9 @@ def _rate_tracks(canvas: Canvas, group: int) -> list[int]:
     """A counter track for each channel."""
     log = canvas.log
     description = f"Bytes that the channel delivers per second; its bandwidth is {log.bandwidth / 1e9:.6g} GB/s."
-    title = "GB/s delivered" if log.channels == 1 else "GB/s delivered, channel {}"
-    return [canvas.tracks.add(title.format(n), group, description, "GB/s") for n in range(log.channels)]
+    title = "GB/s delivered"
+    titles = [title] if log.channels == 1 else [f"{title}, {channel.name}" for channel in log.machine.channels]
+    return [canvas.tracks.add(title, group, description, "GB/s") for title in titles]
 
 
 def _memory(canvas: Canvas, group: int) -> Iterator[Slices]:
@@ -103,8 +104,8 @@ def _memory(canvas: Canvas, group: int) -> Iterator[Slices]:
     lane = lanes(service.channel[rows], service.first[rows], service.last[rows])
     queue_lane = lanes(service.channel[queued], tasks.start[queued], service.first[queued])
     track, queue_track = np.zeros_like(rows), np.zeros_like(queued)
-    for n in range(canvas.log.channels):
-        title = "channel" if canvas.log.channels == 1 else f"channel {n}"
+    for n, channel in enumerate(canvas.log.machine.channels):
+        title = "channel" if canvas.log.channels == 1 else channel.name
         mine, waiting = service.channel[rows] == n, service.channel[queued] == n
         description = "Transfers that the channel serves; several lanes are sharing it."
         track[mine] = _in_lanes(canvas, title, group, lane[mine], description)

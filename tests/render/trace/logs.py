@@ -14,6 +14,7 @@ import numpy as np
 
 from models.graph import MONOMIALS, QUANTITIES, Op, OpGraph
 from sim.log.tables import EventLog, ServiceTable, StepTable, TaskTable
+from sim.machine.machine import one_device
 from sim.mapping.tasks import CLASS_BIT, TaskGraph
 
 BANDWIDTH = 100_000_000_000
@@ -230,7 +231,7 @@ def run(  # noqa: C901 -- one loop of events, easier to follow in one piece
             context=4 + np.tile(np.arange(tokens), sequences).astype(np.int64), graph=np.zeros(steps, dtype=np.int32),
             first=np.arange(steps) * size, released=released, end=ends.max(axis=1),
         ),
-        engines=engines, channels=1, bandwidth=BANDWIDTH,
+        machine=one_device(engines=engines), bandwidth=BANDWIDTH,
     )  # fmt: skip
 
 

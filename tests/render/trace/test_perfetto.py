@@ -13,6 +13,7 @@ import pytest
 
 from sim.base.errors import InputError
 from sim.log.tables import EventLog, ServiceTable, StepTable, TaskTable
+from sim.machine.machine import one_device
 from sim.render.trace import write_perfetto
 from sim.render.trace.tracks import to_ns
 from tests.render.trace.logs import decoder, repeat, run
@@ -277,7 +278,7 @@ def test_a_log_without_tasks(load: Load, tmp_path: Path) -> None:
     columns = {table: {f.name: none for f in fields(table)} for table in (TaskTable, ServiceTable, StepTable)}
     log = EventLog(
         graphs=(), tasks=TaskTable(**columns[TaskTable]), services=ServiceTable(**columns[ServiceTable]),
-        steps=StepTable(**columns[StepTable]), engines=2, channels=1, bandwidth=1,
+        steps=StepTable(**columns[StepTable]), machine=one_device(engines=2), bandwidth=1,
     )  # fmt: skip
     write_perfetto(log, tmp_path / "none.pftrace", metadata=FACTS)
     assert count(load, tmp_path / "none.pftrace", "slice") == 0
