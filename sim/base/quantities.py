@@ -19,14 +19,14 @@ from pydantic import BeforeValidator, PlainSerializer, WithJsonSchema
 from sim.base.errors import InputError, nearest
 from sim.base.units import PS_PER_S
 
-#: Largest value of any quantity in base units: it leaves room for a few sums in an int64, and is beyond any machine
+#: Largest value of any quantity in base units: it leaves space for a few sums in an int64, and is beyond any machine
 #: (10^6 seconds in picoseconds, an exabyte, an exabyte a second).
 MAXIMUM = 10**18
 
 _NUMBER = r"(?:\d+(?:\.\d*)?|\.\d+)(?:[eE][+-]?\d+)?"
 _PLAIN = re.compile(rf"[+-]?{_NUMBER}", re.ASCII)
 _QUANTITY = re.compile(rf"\s*(?P<sign>[+-]?)(?P<number>(?>{_NUMBER}|(?:nan|inf)\b))\s*(?P<unit>\D?.*?)\s*", re.ASCII)
-_LONGEST = 64  # characters: nobody writes more, and it bounds the work on hostile input
+_LONGEST = 64  # characters: no real input is longer, and it bounds the work on hostile input
 
 
 class QuantityError(InputError, ValueError):

@@ -176,7 +176,7 @@ def test_a_run_that_is_written_as_it_comes_takes_no_more_memory_when_it_is_longe
     assert many - few < 10 * tasks, "in memory they would take 58 bytes a task, and services"
 
 
-@pytest.mark.parametrize("workload", ["workload.batching=independent", "workload.batching=static"])
+@pytest.mark.parametrize("workload", ["workload.batching={policy: continuous, max_batch: 2}", "workload.batching=static"])
 def test_parts_are_written_as_the_whole(workload: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(storage, "ROWS", 1)
     log = run(read(SHIPPED["llama_1b_context_256"], [SEVERAL, *BLOCK, workload])).log
