@@ -7,6 +7,7 @@ could overflow, times are first divided by a power of two.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -18,6 +19,7 @@ from sim.base.kernel import launch
 from sim.base.units import ceil_div
 from sim.log.columns import is_large, services_of, viewed
 from sim.log.tables import EventLog
+from sim.machine.kv_cache import LayerGroup
 
 Times = npt.NDArray[np.int64]
 
@@ -27,13 +29,15 @@ class Series:
     """Means over parts of `width` ps each, from 0; the last part may reach beyond the end of the run.
 
     batch: sequences that the steps in progress take in. in_system: requests that have arrived and not ended. kv_tokens: tokens
-    in the KV cache, those that sequences share counted once. bytes_per_s: through all channels.
+    that sequences have brought into the KV cache, those that they share counted once. kv_bytes: of the tokens that it holds,
+    without the rest of their pages. bytes_per_s: through all channels.
     """
 
     width: int
     batch: npt.NDArray[np.float64]
     in_system: npt.NDArray[np.float64]
     kv_tokens: npt.NDArray[np.float64]
+    kv_bytes: npt.NDArray[np.float64]
     bytes_per_s: npt.NDArray[np.float64]
 
 
@@ -46,16 +50,20 @@ class Levels:
     value: Times
 
 
-def series(log: EventLog, arrival: Times, last: Times, tally: Tally | None = None) -> Series:
+def series(
+    log: EventLog, arrival: Times, last: Times, kv_layers: Sequence[LayerGroup] = (), tally: Tally | None = None
+) -> Series:  # fmt: skip
     """The series of a run. arrival, last: ps, of each request. tally: sums over the log, if they have been made."""
     width, work = _work(log) if tally is None else (tally.width, tally.bins)
     count = max(1, ceil_div(log.makespan, width))
-    batch = batches(log)
+    batch, tokens = batches(log), _means(cached(log), width, count)
+    held = [tokens if group.window is None else _means(cached(log, group.window), width, count) for group in kv_layers]
     return Series(
         width=width,
         batch=_means(batch, width, count),
         in_system=_means(Levels(start=arrival, end=last, value=np.ones_like(arrival)), width, count),
-        kv_tokens=_means(cached(log), width, count),
+        kv_tokens=tokens,
+        kv_bytes=sum((each * group.bytes for each, group in zip(held, kv_layers, strict=True)), np.zeros_like(tokens)),
         bytes_per_s=np.round(work[:count] * (log.bandwidth / width), 3),
     )
 
@@ -67,17 +75,19 @@ def batches(log: EventLog) -> Levels:
     return Levels(start=log.steps.released, end=log.steps.end, value=size)
 
 
-def cached(log: EventLog) -> Levels:
+def cached(log: EventLog, window: int | None = None) -> Levels:
     """Tokens in the KV cache: from the release of a step what it found and what it adds, after its end what the next one finds.
 
     Before its first step and after its last one a sequence holds nothing, nor while its cache is swapped out: that counts until
-    it is out, and again from when it moves in.
+    it is out, and again from when it moves in. window: of a layer, which finds no more than the tokens that a query sees before
+    its own; None if it sees all.
     """
     members, steps = log.members, log.steps
     order = np.lexsort((steps.released[members.step], members.sequence))
     # One row per step that a sequence takes part in, by sequence and time: all columns below are [row].
     sequence, step = members.sequence[order], members.step[order]
     found, fed = members.loads[order], members.query[order].astype(np.int64)
+    found = found if window is None else np.minimum(found, window - 1)
     released, end = steps.released[step], steps.end[step]
     goes_on = np.append(sequence[1:] == sequence[:-1], False)[: len(sequence)]  # the next row is of the same sequence
     until = np.where(goes_on, np.append(released[1:], 0)[: len(released)], end)

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import models.library
 from models.formats import ELEMENT, Formats
-from models.graph import QUANTITIES, ModelGraph, OpGraph
+from models.graph import ModelGraph, OpGraph
 from models.rewrites import fuse, with_formats, with_kv_heads
 from sim.base.errors import ConfigError, about
 from sim.base.memo import Memo
@@ -84,8 +84,3 @@ def _refuse_keys_for_captured_ops(mapping: ModelMapping) -> None:
             raise ConfigError(f"mapping.{key}", "expected only with model.config: a written graph states its own ops")
     if not isinstance(mapping.weights, str):
         raise ConfigError("mapping.weights", "expected a share only with model.config: a written graph states its own bytes")
-
-
-def token_bytes(ops: OpGraph) -> int:
-    """Bytes of KV cache that one token takes."""
-    return int(ops.costs(0)[QUANTITIES.index("kv_write")].sum())
