@@ -76,8 +76,8 @@ def admitted(plan: Plan) -> Batcher:
 
 
 @pytest.mark.parametrize(("full", "tokens"), [("wait", 1), ("recompute", 1), ("swap", 1), ("recompute", 64)])
-def test_gpt_oss_has_room_for_twice_as_many(full: str, tokens: int) -> None:
-    """Room in 80 GB beside 20.9e9 parameters of 2 B: for 48 sequences of 32k tokens, 790 MB each; without windows for 24."""
+def test_twice_as_many_sequences_of_gpt_oss_fit(full: str, tokens: int) -> None:
+    """Count in 80 GB, beside 20.9e9 parameters of 2 B: 48 sequences of 32k tokens, 790 MB each; without windows 24."""
     found = planned("gpt-oss-20b", {
         "sequences": [{"context": 31_999, "tokens": tokens, "count": 64}],
         "batching": {"policy": "continuous", "kv": {"full": full}},
