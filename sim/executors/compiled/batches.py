@@ -355,19 +355,23 @@ class Batches(Run):
         return self.tasks(number, np.concatenate([task[:0], *(task[:each] for each in size.tolist())]))
 
     def _members(self, order: Sequence[int]) -> MemberTable:
+        """Members of steps in this order; column by column, since those of a long run are most of its memory."""
         begin = order[0] if self.in_parts and order else 0
         counts = np.array(self.counts[begin:], dtype=np.int64)
-        rows = np.array(self.member_rows[self.given_members * MEMBER_FIELDS :], dtype=np.int64).reshape(-1, MEMBER_FIELDS)
-        first = np.cumsum(counts) - counts
-        order = [i - begin for i in order]
-        each = counts[order]
-        source = np.arange(len(rows)) + np.repeat(first[order] - (np.cumsum(each) - each), each)
-        sequence, context, query, loads, logits, emitted, _ = rows[source].T
-        return MemberTable(
-            step=np.repeat(np.arange(len(each), dtype=np.int32), each), sequence=sequence.astype(np.int32),
-            context=context.copy(), query=query.astype(np.int32), loads=loads.copy(), logits=logits.astype(np.int32),
-            emitted=emitted.astype(np.int32),
-        )  # fmt: skip
+        rows = np.frombuffer(self.member_rows, dtype=np.int64).reshape(-1, MEMBER_FIELDS)[self.given_members :]  # a view
+        source: Any = slice(None)
+        if order != list(range(begin, begin + len(order))):
+            first = np.cumsum(counts) - counts
+            order = [i - begin for i in order]
+            counts = counts[order]
+            source = np.arange(len(rows)) + np.repeat(first[order] - (np.cumsum(counts) - counts), counts)
+        short, long = np.int32, np.int64
+        names = ("sequence", "context", "query", "loads", "logits", "emitted")
+        columns = {
+            name: rows[source, field].astype(long if name in ("context", "loads") else short)
+            for field, name in enumerate(names)
+        }
+        return MemberTable(step=np.repeat(np.arange(len(counts), dtype=np.int32), counts), **columns)
 
     def _arrival(self) -> Any:
         times: dict[int, int] = {}
