@@ -134,7 +134,7 @@ def test_jain() -> None:
 def test_batch_and_cache_over_time() -> None:
     log = log_of(ARRIVAL, STEPS)
     assert batches(log).value.tolist() == [1, 1, 2, 1]
-    found = cached(log)
+    found = Levels.joined(cached(log))
     held = {}
     for start, end, value in zip(found.start.tolist(), found.end.tolist(), found.value.tolist(), strict=True):
         for time in range(start, end):
@@ -147,7 +147,7 @@ def test_a_cache_that_is_dropped_or_moved_out_is_not_held() -> None:
     """Request 0 is pre-empted after its first step: its 4 tokens are gone until it is prefilled again, or moved back in."""
 
     def held(steps: list[Step]) -> list[int]:
-        found = cached(log_of([0, 0], steps))
+        found = Levels.joined(cached(log_of([0, 0], steps)))
         at = lambda t: int(found.value[(found.start <= t) & (t < found.end)].sum())  # noqa: E731
         return [at(t) for t in (5, 15, 25, 35)]
 
