@@ -83,7 +83,7 @@ TARGETS = {
     "analysis": Target(
         ("sim/analysis",), (*BY_HAND, "tests/analysis/test_findings.py", "tests/analysis/test_optimal.py",
                             "tests/analysis/test_random.py"),
-        ("parts_add_up", "kv_full_swap", "prefill_chunks"),
+        ("kv_full_swap", "prefill_chunks"),
     ),
 }  # fmt: skip
 
