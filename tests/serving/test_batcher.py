@@ -270,6 +270,15 @@ def test_who_came_last_makes_room() -> None:
     ]  # fmt: skip
 
 
+@pytest.mark.parametrize("full", ["recompute", "swap"])
+def test_a_block_is_taken_when_a_token_needs_it(full: str) -> None:
+    """Two sequences that end with 7 tokens each fit two blocks of 8, and neither is ever pre-empted."""
+    asked = [Request(context=4, tokens=4, arrival=0)] * 2
+    batching = Batching(policy="continuous", sequences=2, blocks=2, block=8, full=full)  # type: ignore[arg-type]
+    steps = [[(m.sequence, m.context) for m in batch.members] for _, batch in drive(loops(batching, asked))]
+    assert steps == [[(0, context), (1, context)] for context in (4, 5, 6, 7)]
+
+
 def test_samples_share_the_prompt() -> None:
     asked = [Request(context=0, prompt=10, tokens=2, arrival=0, group=0)] * 3
     batching = resolved(policy="continuous", sequences=3, blocks=2 + 3, block=4)  # ten tokens: two full blocks, and one each
