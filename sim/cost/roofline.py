@@ -19,7 +19,7 @@ from sim.mapping.tasks import TaskGraph
 
 
 class Roofline(Caching):
-    """The later of FLOPs over the peak of their arithmetic and elements over the vector rate, bytes over the channel: a bound."""
+    """The later of FLOPs over the peak of their format and elements over the vector rate, bytes over the channel: a bound."""
 
     CACHES = ("_tables",)
 
