@@ -228,6 +228,13 @@ def is_matrix(ops: OpGraph, op: Op) -> bool:
     return multiplies(ops, op) and any(map(any, weight)) and not cached
 
 
+def matrix_numbers(ops: OpGraph, op: Op) -> int:
+    """Numbers of the matrix (of one expert) that an op multiplies by: its multiplications for one token; 0 if it has none."""
+    flops = ops.polynomials[op.costs[FLOPS]][0]
+    token = sum(term for (_, _, context), term in zip(MONOMIALS, flops, strict=True) if not context)
+    return token // (2 * (1 if op.experts is None else op.experts.top_k))
+
+
 def multiplies(ops: OpGraph, op: Op) -> bool:
     """Whether an op has matrix products."""
     return any(map(any, ops.polynomials[op.costs[FLOPS]]))

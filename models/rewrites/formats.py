@@ -11,8 +11,8 @@ from collections.abc import Mapping
 from dataclasses import replace
 from functools import lru_cache
 
-from models.formats import FLOPS, WEIGHT, Formats, Storage, is_matrix, multiplies, stored_bytes, weight_kind
-from models.graph import MONOMIALS, QUANTITIES, Op, OpGraph
+from models.formats import WEIGHT, Formats, Storage, is_matrix, matrix_numbers, multiplies, stored_bytes, weight_kind
+from models.graph import QUANTITIES, Op, OpGraph
 from models.polynomials import Pieces, Polynomials, each_term
 from sim.base.errors import ConfigError, nearest
 from sim.base.quantities import show
@@ -58,7 +58,7 @@ def _converted(
     matrix = is_matrix(ops, op)
     storage = formats.of_weights(weight_kind(op)) if matrix else None
     if storage is not None:
-        size = element * _matrix_numbers(ops, op)
+        size = element * matrix_numbers(ops, op)
         if experts is None:
             stored = _weights_in_format(polynomials[costs[WEIGHT]], storage, element, size)
         else:
@@ -69,13 +69,6 @@ def _converted(
         costs[WEIGHT] = polynomials.number(stored)
     dtype = formats.arithmetic_of(op, matmul=matrix) if multiplies(ops, op) else op.dtype
     return replace(op, costs=tuple(costs), experts=experts, dtype=dtype)
-
-
-def _matrix_numbers(ops: OpGraph, op: Op) -> int:
-    """Numbers of the matrix (of one expert) that an op multiplies by: its multiplications for one token; 0 if it has none."""
-    flops = ops.polynomials[op.costs[FLOPS]][0]
-    token = sum(term for (_, _, context), term in zip(MONOMIALS, flops, strict=True) if not context)
-    return token // (2 * (1 if op.experts is None else op.experts.top_k))
 
 
 def _split(captured: int, storage: Storage, element: int, matrix: int) -> int:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import models.library
 from models.formats import ELEMENT, Formats
 from models.graph import QUANTITIES, ModelGraph, OpGraph
-from models.rewrites import fuse, with_formats, with_kv_heads
+from models.rewrites import between_kernels, fuse, with_formats, with_kv_heads, without_weight_casts
 from sim.base.errors import ConfigError, about
 from sim.base.memo import Memo
 from sim.mapping.steps import LaidOut, Variants
@@ -36,11 +36,14 @@ class Layout:
         return LAID_OUT.of(captured, repr(self), lambda: self._lay_out(captured))
 
     def _lay_out(self, captured: OpGraph) -> OpGraph:
-        mapping, kept = self.mapping, captured.select(self.layers, self.scope)
+        mapping, ops = self.mapping, captured.select(self.layers, self.scope)
+        named = mapping.granularity == "op"  # of `aten` each op is a kernel already
         fused = fuse(
-            kept, element=self.element, softmax=mapping.softmax, kv_splits=mapping.kv_splits, qkv=mapping.fuse.qkv,
-            gate_up=mapping.fuse.gate_up,
+            without_weight_casts(ops) if named else ops, element=self.element, softmax=mapping.softmax,
+            kv_splits=mapping.kv_splits, qkv=mapping.fuse.qkv, gate_up=mapping.fuse.gate_up,
         )  # fmt: skip
+        if named and mapping.activations == "off_chip":
+            fused = between_kernels(fused)
         return with_formats(with_kv_heads(fused, self.kv_heads), mapping.formats, element=self.element)
 
 
