@@ -34,6 +34,8 @@ def render(result: Result) -> RenderableType:
     facts.add_row("bounds", _bounds(result))
     if (costs := _costs(result)) is not None:
         facts.add_row("times", costs)
+    for note in result.plan.notes:
+        facts.add_row("model", Text(note, style="yellow"))
     facts.add_row("checks", f"{len(result.checks)} invariants hold")
     facts.add_row("executor", _executor(result))
     if (tiles := few_tiles(result.log, result.bounds)) is not None:
