@@ -60,13 +60,18 @@ def hf_config(config: ModelConfig) -> PretrainedConfig:
     if model_type not in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES:
         raise InputError(f"{config.name}: model_type {model_type!r} is not a causal language model (it does not decode)")
     try:
-        result: PretrainedConfig = CONFIG_MAPPING[model_type].from_dict(deepcopy(dict(config.data)))  # it edits what it gets
+        result: PretrainedConfig = CONFIG_MAPPING[model_type].from_dict(_plain(config.data))
     except Exception as error:  # transformers validates with several exception types
         raise InputError(f"{config.name}: transformers rejects the config: {_one_line(error)}") from error
     # Decoders of other families may have the field too, and leave it false; only models for masked tokens are encoders.
     if model_type in MODEL_FOR_MASKED_LM_MAPPING_NAMES and getattr(result, "is_decoder", None) is False:
         raise InputError(f"{config.name}: model_type {model_type!r} is encoder-only (its config has no is_decoder: true)")
     return result
+
+
+def _plain(data: Mapping[str, Any]) -> dict[str, Any]:
+    """A copy of a config, because transformers edits what it gets; without the formats of stored weights."""
+    return {key: deepcopy(value) for key, value in data.items() if key != "quantization_config"}
 
 
 def build(config: PretrainedConfig, dtype: str, device: str = "meta", attention_name: str = attention.NAME) -> PreTrainedModel:

@@ -3,7 +3,7 @@
 Most ops of a model divide evenly into their tasks, and layers are alike, so a step of thousands of tasks has some fifty rows.
 Per step, a kernel evaluates the polynomials of the ops at the sizes of its members, and then each row:
 
-    time on an engine = FLOPs / peak + elements / vector rate + overhead
+    time on an engine = the later of FLOPs / peak and elements / vector rate, + overhead
     time on the channel = bytes / bandwidth
 """
 
@@ -131,8 +131,9 @@ def fill_row(out: Any, row: Any, value: Any, rates: Any, lane: int, i: int) -> N
     if row[i, R_COMPUTES]:
         elements = share(value[lane, row[i, R_ELEMENTS]], part, parts)
         flops = share(value[lane, row[i, R_FLOPS]], part, parts)
-        compute = mul_div_up(elements, rates[VECTOR], rates[VECTOR_OF]) + rates[OVERHEAD]
-        compute = max(1, compute + mul_div_up(flops, row[i, R_PEAK], row[i, R_PEAK_OF]))
+        products = mul_div_up(flops, row[i, R_PEAK], row[i, R_PEAK_OF])
+        vector = mul_div_up(elements, rates[VECTOR], rates[VECTOR_OF])  # on units of its own: at best it overlaps the products
+        compute = max(1, max(products, vector) + rates[OVERHEAD])
     size, work = 0, 0
     if row[i, R_MOVES]:
         for k in range(R_BYTES, R_PART):

@@ -126,7 +126,7 @@ class ModelMapping(Section):
         "these by kind, with `default` for kinds that are not listed (1 if it is missing).",
         examples=[4, "engines", {"default": "engines", "k_proj": 8}],
     )
-    formats: Formats = default({}, description="Number formats in memory; only with `model.config`.")
+    formats: Formats = default({}, description="Number formats in memory and of arithmetic; only with `model.config`.")
 
     @property
     def residency(self) -> Literal["resident", "streamed"] | Fraction:
