@@ -44,7 +44,8 @@ def _converted(op: Op, names: Mapping[str, str | None], group: int, element: int
         costs[i] = polynomials.number(_in_format(polynomials[costs[i]], name, group, element, unit))
     if experts is not None:
         experts = replace(experts, bytes=stored_bytes(experts.bytes, element, names["weight"], group))
-    return replace(op, costs=tuple(costs), experts=experts)
+    weights = names["weight"] or op.weights
+    return replace(op, costs=tuple(costs), experts=experts, weights=weights)
 
 
 @lru_cache(maxsize=4096)  # layers repeat
