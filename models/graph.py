@@ -168,11 +168,12 @@ class OpGraph:
         return {"breaks": self.breaks, "polynomials": self.polynomials, "ops": columns}
 
     @classmethod
-    def from_json(cls, data: Mapping[str, Any]) -> OpGraph:
+    def from_json(cls, data: Mapping[str, Any], kv_heads: int) -> OpGraph:
+        """The graph from its JSON. kv_heads: heads of the cache, a fact of the model."""
         columns = data["ops"]
         ops = tuple(
             Op(
-                kind=kind, path=path, layer=layer, part=part, heads=heads, dtype=dtype,
+                kind=kind, path=path, layer=layer, part=part, heads=heads, kv_heads=kv_heads if heads else 0, dtype=dtype,
                 shape=tuple(shape), inputs=tuple(inputs), costs=tuple(costs),
                 experts=experts and Experts(count=experts[0], top_k=experts[1], bytes=experts[2]),
             )
@@ -254,5 +255,5 @@ class ModelGraph:
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> ModelGraph:
         facts = {key: value for key, value in data.items() if key != "variants"}
-        variants = {(v["batch"], v["query"]): OpGraph.from_json(v["graph"]) for v in data["variants"]}
+        variants = {(v["batch"], v["query"]): OpGraph.from_json(v["graph"], data["kv_heads"]) for v in data["variants"]}
         return cls(**facts, variants=variants)
