@@ -22,7 +22,7 @@ LAID_OUT: Memo[OpGraph] = Memo(2**15)
 class Layout:
     """Turns a captured op graph into the one that is simulated: selects layers, fuses ops and applies number formats.
 
-    kv_heads: heads of the KV cache. element: bytes of a captured number.
+    kv_heads: heads of the KV cache. element: bytes of a captured number. chunked: as in `ModelGraph`.
     """
 
     mapping: ModelMapping
@@ -30,6 +30,7 @@ class Layout:
     scope: str
     kv_heads: int
     element: int
+    chunked: bool
 
     def __call__(self, captured: OpGraph) -> OpGraph:
         """The op graph that is simulated. Raises ConfigError if it cannot be fused."""
@@ -39,7 +40,7 @@ class Layout:
         mapping, kept = self.mapping, captured.select(self.layers, self.scope)
         fused = fuse(
             kept, element=self.element, softmax=mapping.softmax, kv_splits=mapping.kv_splits, qkv=mapping.fuse.qkv,
-            gate_up=mapping.fuse.gate_up,
+            gate_up=mapping.fuse.gate_up, chunked=self.chunked,
         )  # fmt: skip
         return with_formats(with_kv_heads(fused, self.kv_heads), mapping.formats, element=self.element)
 
@@ -56,7 +57,7 @@ def op_graphs(scenario: Scenario) -> tuple[ModelGraph, Variants]:
     model = _captured(scenario, scenario.model.config)
     layout = Layout(
         mapping=scenario.mapping, layers=scenario.model.layers, scope=scenario.model.scope, kv_heads=model.kv_heads,
-        element=ELEMENT[model.dtype],
+        element=ELEMENT[model.dtype], chunked=model.chunked,
     )  # fmt: skip
     variants = LaidOut(model.variants, layout)
     variants[False, False]  # made now, so that its errors are raised here
