@@ -21,7 +21,7 @@ from models.masks import Mask
 from models.polynomials import Polynomials
 from models.rewrites.groups import Replacement, cost, numbers, replaced
 from models.rewrites.softmax import attention_chains
-from models.rewrites.visible import masks_of, visible
+from models.rewrites.visible import made_masks, masks_of, visible, visible_only
 from sim.base.errors import ConfigError
 
 #: Keys that an online softmax takes at a time; FlashAttention-2 takes 64 to 256, by head size and machine.
@@ -39,11 +39,13 @@ def fuse_attention(ops: OpGraph, element: int, splits: int, *, chunked: bool) ->
     Raises ConfigError where the captured costs do not show what an attention reads and writes.
     """
     chains = list(attention_chains(ops))
-    ops, masks = masks_of(ops, [chain[0] for chain in chains], chunked=chunked)
+    first = [chain[0] for chain in chains]
+    ops, masks = masks_of(ops, first, chunked=chunked)
     polynomials = Polynomials(ops.polynomials)
     made = [
         _replacement(ops, chain, mask, element, splits, polynomials) for chain, mask in zip(chains, masks, strict=True)
     ]  # fmt: skip
+    made += [visible_only(ops, i, mask, polynomials) for i, mask in made_masks(ops, first, masks)]
     fused = replaced(ops, made, polynomials)
     if splits == 1:
         return fused

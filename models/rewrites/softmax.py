@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import replace
 
-from models.graph import QUANTITIES, OpGraph
+from models.graph import OpGraph
 from models.polynomials import Polynomials
 from models.rewrites.groups import Replacement, cost, numbers, replaced
-from models.rewrites.visible import masks_of, visible
+from models.rewrites.visible import made_masks, masks_of, visible, visible_only
 
 PASSES = ("softmax_max", "softmax_exp", "softmax_norm")
 ATTENTION = ("scores", *PASSES, "weighted_values")
@@ -38,9 +38,10 @@ def fuse_softmax(ops: OpGraph, element: int, *, chunked: bool) -> OpGraph:
     `masks_of`.
     """
     chains = list(attention_chains(ops))
-    ops, masks = masks_of(ops, [chain[0] for chain in chains], chunked=chunked)
+    first = [chain[0] for chain in chains]
+    ops, masks = masks_of(ops, first, chunked=chunked)
     polynomials = Polynomials(ops.polynomials)
-    replacements = []
+    replacements = [visible_only(ops, i, mask, polynomials) for i, mask in made_masks(ops, first, masks)]
     for chain, mask in zip(chains, masks, strict=True):
         passes = chain[1:4]
         scores = cost(ops, passes[1], "vector_ops")  # the exponential touches each score once
@@ -50,7 +51,6 @@ def fuse_softmax(ops: OpGraph, element: int, *, chunked: bool) -> OpGraph:
         costs = {quantity: visible(ops, mask, each) for quantity, each in costs.items()}
         fused = replace(last, kind="softmax", dtype=dtype, costs=numbers(polynomials, ops, costs))
         replacements.append(Replacement(passes, (fused,)))
-        for i in (chain[0], chain[-1]) if mask is not None else ():
-            costs = {quantity: visible(ops, mask, cost(ops, i, quantity)) for quantity in QUANTITIES}
-            replacements.append(Replacement([i], (replace(ops.ops[i], costs=numbers(polynomials, ops, costs)),)))
+        if mask is not None:
+            replacements += [visible_only(ops, i, mask, polynomials) for i in (chain[0], chain[-1])]
     return replaced(ops, replacements, polynomials)

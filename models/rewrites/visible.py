@@ -2,20 +2,21 @@
 these, block by block, while the separate passes of an eager model compute all and then add the mask.
 
 Which mask a layer has follows from the captured graph: the keys of Q new tokens after N others are N + Q for ever (causal), or
-min(N, W - 1) + Q (a window of W tokens, or chunks as long). A step with one new token each stays as captured.
+min(N, W - 1) + Q (a window of W tokens, or chunks as long). The op that makes a mask makes no more of it than is used. A step
+with one new token each stays as captured.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import replace
 
 import numpy as np
 
-from models.graph import MONOMIALS, IntArray, OpGraph
+from models.graph import MONOMIALS, QUANTITIES, IntArray, OpGraph
 from models.masks import CAUSAL, CHUNKED, WINDOW, Mask
-from models.polynomials import with_masks
-from models.rewrites.groups import cost
+from models.polynomials import Polynomials, with_masks
+from models.rewrites.groups import Replacement, cost, numbers
 from sim.base.errors import ConfigError
 
 #: Terms by exponents of (B, Q, N), for one sequence and in proportion to the batch.
@@ -62,6 +63,25 @@ def visible(ops: OpGraph, mask: Mask | None, all_pairs: IntArray) -> IntArray:
     first = len(MONOMIALS) + 2 * ops.masks.index(mask)
     result[:, first : first + 2] += size
     return result
+
+
+def visible_only(ops: OpGraph, op: int, mask: Mask, polynomials: Polynomials) -> Replacement:
+    """An op with the costs of the pairs that a mask lets through."""
+    costs = {quantity: visible(ops, mask, cost(ops, op, quantity)) for quantity in QUANTITIES}
+    return Replacement([op], (replace(ops.ops[op], costs=numbers(polynomials, ops, costs)),))
+
+
+def made_masks(ops: OpGraph, scores: Iterable[int], masks: Iterable[Mask | None]) -> Iterator[tuple[int, Mask]]:
+    """Ops that make the masks of attentions, and the mask that each makes."""
+    made: dict[int, set[Mask | None]] = {}
+    for op, mask in zip(scores, masks, strict=True):
+        for i in ops.ops[op].inputs:
+            if ops.ops[i].kind == "mask":
+                made.setdefault(i, set()).add(mask)
+    for i, found in made.items():
+        mask = found.pop()
+        if mask is not None and not found:
+            yield i, mask
 
 
 def _all_pairs(ops: OpGraph, mask: Mask, size: IntArray) -> IntArray:
