@@ -283,6 +283,7 @@ def _model_graph(
         parameters=sum(p.numel() for p in parameters),
         parameter_bytes=sum(p.numel() * p.element_size() for p in parameters),
         positions=_positions(model),
+        chunked="chunked_attention" in (getattr(text, "layer_types", None) or ()),
         provenance={
             "capture": str(CAPTURE_VERSION),
             "config": config.digest,

@@ -22,7 +22,7 @@ MONOMIALS = (
     (1, 0, 0), (1, 1, 0), (1, 2, 0), (1, 0, 1), (1, 1, 1),
 )  # fmt: skip
 
-#: One coefficient per monomial.
+#: One coefficient per monomial, then two for each mask of the graph (see `models.graph`).
 Polynomial = tuple[int, ...]
 
 

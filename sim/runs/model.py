@@ -24,7 +24,7 @@ LAID_OUT: Memo[OpGraph] = Memo(2**15)
 class Layout:
     """Turns a captured op graph into the one that is simulated: selects layers, fuses ops and applies number formats.
 
-    kv_heads: heads of the KV cache. element: bytes of a captured number.
+    kv_heads: heads of the KV cache. element: bytes of a captured number. chunked: as in `ModelGraph`.
     """
 
     mapping: ModelMapping
@@ -32,6 +32,7 @@ class Layout:
     scope: str
     kv_heads: int
     element: int
+    chunked: bool
 
     def __call__(self, captured: OpGraph) -> OpGraph:
         """The op graph that is simulated. Raises ConfigError if it cannot be fused."""
@@ -43,6 +44,7 @@ class Layout:
         fused = fuse(
             without_weight_casts(ops) if named else ops, element=self.element, softmax=mapping.softmax,
             kv_splits=mapping.kv_splits, qkv=mapping.fuse.qkv, gate_up=mapping.fuse.gate_up,
+            chunked=self.chunked,
         )  # fmt: skip
         if named and mapping.activations == "off_chip":
             fused = between_kernels(fused)
@@ -62,6 +64,7 @@ def op_graphs(scenario: Scenario) -> tuple[ModelGraph, Variants]:
     layout = Layout(
         mapping=scenario.mapping.model_copy(update={"formats": formats_of(scenario)}), layers=scenario.model.layers,
         scope=scenario.model.scope, kv_heads=model.kv_heads, element=ELEMENT[model.dtype],
+        chunked=model.chunked,
     )  # fmt: skip
     variants = LaidOut(model.variants, layout)
     variants[False, False]  # made now, so that its errors are raised here
