@@ -12,13 +12,13 @@ from typing import Any
 import click
 
 from sim.base.registry import Registry
-from sim.base.section import LINE
+from sim.base.section import COUNT, LINE
 from sim.base.units import format_time
 from sim.cli import COMMANDS, cli
 from sim.cost import COST_MODELS
 from sim.machine.arbiters import ARBITERS
 from sim.machine.schedulers import SCHEDULERS
-from sim.machine.settings import COUNT, DTYPE
+from sim.machine.settings import DTYPE
 from sim.runs.run import read
 from sim.scenario import json_schema
 from sim.scenario.shipped import scenarios
