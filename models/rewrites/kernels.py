@@ -66,7 +66,7 @@ def between_kernels(ops: OpGraph) -> OpGraph:
 
 
 class Comparison:
-    """Compares polynomials of a graph by their values at a sample: all results are products of B, Q and N, or pairs of a mask."""
+    """Compares polynomials of a graph by their values at a sample: results are products of B, Q and N, or pairs of a mask."""
 
     def __init__(self, ops: OpGraph) -> None:
         self._terms: list[int] = ops.terms_at(*np.array(_SAMPLE, dtype=np.int64)[:, None])[:, 0].tolist()
