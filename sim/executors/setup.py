@@ -34,7 +34,8 @@ class Setup:
     graph: the task graph of a step of one sequence that decodes one token. batching: how steps are made up if there are others
     (prefill, several sequences, drafts), with `graphs`, which gives the task graph of each; then `concurrency` may limit how
     many requests there are at a time, each coming `think` ps after one has ended. arbiter: each channel of each run has a
-    copy of its own. bandwidth: of each channel, bytes/s (kept with the log, it does not enter times). latency: ps. sram:
+    copy of its own. bandwidth: of each channel, bytes/s (kept with the log, it does not enter times). latency: ps. launch: ps
+    on an engine before it loads the operands of its task, part of the task's compute time. sram:
     bytes for operands in flight, None if unbounded. resident: bytes of weights that SRAM holds beside them.
     """
 
@@ -49,6 +50,7 @@ class Setup:
     bandwidth: int
     route: Route = "interleaved"
     latency: int = 0
+    launch: int = 0
     sram: int | None = None
     resident: int = 0
     batching: ResolvedBatching | None = None

@@ -33,7 +33,9 @@ class Engines(Section):
     vector_flops: FlopRate = default(
         "100 GFLOP/s", description="Rate of one engine for all that is no matrix product, in elements a second."
     )
-    overhead: Duration = default("0 us", description="Fixed time that every compute task takes on top.")
+    overhead: Duration = default(
+        "0 us", description="Launch: fixed time that every compute task takes on top, before it loads its own operands."
+    )
 
     def peak(self, dtype: str) -> int | None:
         """FLOP/s of one engine for matrix products in `dtype`; None if the table does not have it."""
