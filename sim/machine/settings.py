@@ -115,7 +115,11 @@ class Hardware(Section):
     )
     engines: Engines = default({}, description="The compute engines.")
     memory: Memory = default({}, description="The memory channel.")
-    sram: Size | None = Field(default=None, description="On-chip memory for operands in flight; null: unbounded.")
+    sram: Size | None = Field(
+        default=None,
+        description="On-chip memory for weights in flight, and resident ones; null: unbounded. The weights of each "
+        "task must fit; under `mapping.execution: prefetch` they wait until they do. KV cache and activations take none of it.",
+    )
 
     @model_validator(mode="after")
     def _one_source(self) -> Hardware:

@@ -13,7 +13,7 @@ import numpy as np
 
 from sim.base.errors import ConfigError, unknown
 from sim.base.units import format_bytes
-from sim.executors.setup import Setup, lanes_of, sram_use
+from sim.executors.setup import Setup, lanes_of, refuse_large_weights, sram_use
 from sim.executors.size import tasks_in_all
 from sim.machine.arbiters import Derated
 from sim.mapping.lowering import KV_CLASS
@@ -29,11 +29,13 @@ ROW = 100  # approximate bytes of a task in a log, with its service intervals
 LONGEST = 2**62  # picoseconds, 53 days: sums of two times still fit int64
 
 
-def refuse(setup: Setup, *, rows: bool) -> None:
-    """Raise ConfigError for a setup that cannot be run. rows: the log is to have a row for each task."""
+def refuse(setup: Setup, *, rows: bool, sram: int | None) -> None:
+    """Raise ConfigError for a setup that cannot be run. rows: the log is to have a row for each task. sram: bytes in all."""
     if rows:
         _refuse_large_logs(setup)
     sram_use(setup)
+    if sram is not None and setup.sram is None:  # no prefetch, which would be admitted operand by operand
+        _refuse_small_sram(setup, sram - setup.resident)
     _refuse_long_runs(setup)
 
 
@@ -77,6 +79,15 @@ def _memory() -> int:
         return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
     except (AttributeError, OSError, ValueError):
         return LONGEST
+
+
+def _refuse_small_sram(setup: Setup, sram: int) -> None:
+    """Raise ConfigError if some task's weights exceed SRAM in the largest steps of a request. sram: bytes for operands."""
+    for request in _alike(setup):
+        for member, _ in _largest_steps(request):
+            batch = Batch((member,))
+            graph = setup.graph if setup.graphs is None else setup.graphs(batch.shape)
+            refuse_large_weights(setup, graph, lanes_of(0, request.tokens - 1, batch), sram)
 
 
 def _refuse_long_runs(setup: Setup) -> None:

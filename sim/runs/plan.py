@@ -60,7 +60,7 @@ def plan(scenario: Scenario) -> Plan:
     with scenario.located():
         model, variants = op_graphs(scenario)
         setup = _setup(scenario, model, variants)
-        refuse(setup, rows=scenario.record == "all")
+        refuse(setup, rows=scenario.record == "all", sram=scenario.hardware.sram)
         refuse_unknown_sequences(setup)
         if scenario.model.config is not None:  # written graphs name their kinds freely, and one policy may serve many of them
             refuse_unknown_kinds(setup, scenario.mapping.execution)

@@ -122,6 +122,8 @@ def memories() -> st.SearchStrategy[dict[str, Any]]:
 @st.composite
 def drawn(draw: st.DrawFn) -> dict[str, Any]:
     sequences = st.fixed_dictionaries({"tokens": st.integers(1, 3), "arrival": time(0)})
+    execution = draw(st.sampled_from(("blocking", "stream", "prefetch")))
+    sram = draw(st.sampled_from((None, "24 B", "60 B"))) if execution == "prefetch" else None
     asked, memory = draw(st.lists(sequences, min_size=1, max_size=3)), draw(memories())
     memory["arbiter"] = with_effect(memory["arbiter"], len(asked))
     return {
@@ -137,10 +139,10 @@ def drawn(draw: st.DrawFn) -> dict[str, Any]:
                 "overhead": draw(st.sampled_from(("0 ps", "3 ps"))),
             },
             "memory": memory,
-            "sram": draw(st.sampled_from((None, "24 B", "60 B"))),
+            "sram": sram,
         },
         "mapping": {
-            "execution": draw(st.sampled_from(("blocking", "stream", "prefetch"))),
+            "execution": execution,
             "heads": draw(st.sampled_from(("split", "fused"))),
             "activations": draw(st.sampled_from(("on_chip", "off_chip"))),
             "weights": draw(st.sampled_from(("streamed", "streamed", "resident"))),
