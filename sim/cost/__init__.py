@@ -21,7 +21,7 @@ from __future__ import annotations
 from models.graph import StepLanes
 from sim.base.registry import Registry
 from sim.cost.fixed import Fixed
-from sim.cost.model import CostModel, Extrapolation, Machine
+from sim.cost.model import CostModel, Extrapolation, Machine, launch_of
 from sim.cost.profiled import Profiled
 from sim.cost.roofline import Roofline
 from sim.cost.written import WrittenCosts
@@ -30,4 +30,15 @@ COST_MODELS: Registry[type[CostModel]] = Registry(
     "cost model", {"roofline": Roofline, "fixed": Fixed, "profiled": Profiled}, given=("machine", "seed")
 )
 
-__all__ = ["COST_MODELS", "CostModel", "Extrapolation", "Fixed", "WrittenCosts", "Machine", "Profiled", "Roofline", "StepLanes"]
+__all__ = [
+    "COST_MODELS",
+    "CostModel",
+    "Extrapolation",
+    "Fixed",
+    "WrittenCosts",
+    "Machine",
+    "Profiled",
+    "Roofline",
+    "StepLanes",
+    "launch_of",
+]
