@@ -23,7 +23,7 @@ from models.graph import QUANTITIES, IntArray, Op, OpGraph, StepLanes
 from sim.base.errors import ConfigError, nearest
 from sim.cost.calls import Call, Sizes, calls_of
 from sim.cost.kernels import ONLY_MOVES, Kernel, kernels_of, together
-from sim.cost.model import Caching, Extrapolation, Machine, time_at_rate
+from sim.cost.model import Caching, Extrapolation, Machine, ceil_scaled, time_at_rate
 from sim.cost.profile import ATTENTION, DeviceProfile, outside, read_profile, time
 from sim.cost.roofline import Roofline
 from sim.mapping.steps import BatchGraph, Template
@@ -167,7 +167,7 @@ class Profiled(Caching):
         if timing is None:
             if op.kind not in ONLY_MOVES and self.otherwise is None:
                 raise self._unknown(op)
-            loading = _ceil_scaled(work, den, num)
+            loading = ceil_scaled(work, den, num)
             return loading, loading, work, False
         alone = np.rint(step.scale * time(timing, kernel.shapes) + step.per_op)
         total = np.maximum(alone.astype(np.int64), 3 * parts)  # each of them at least 1 ps, roundings included
@@ -176,7 +176,7 @@ class Profiled(Caching):
             return whole, whole, np.maximum(work, whole * num // den), True
         most = (total - 2 * parts) * num // den  # what was faster than memory came from caches
         work = np.where(work.sum(axis=0) > most, _parts(most, work, least=0), work)
-        loading = _ceil_scaled(work, den, num)
+        loading = ceil_scaled(work, den, num)
         return loading + _parts(total - loading.sum(axis=0), size), loading, work, True
 
     def _unknown(self, op: Op) -> ConfigError:
@@ -238,8 +238,3 @@ def _only(costs: IntArray, names: Collection[str]) -> IntArray:
     for name in names:
         kept[QUANTITIES.index(name)] = costs[QUANTITIES.index(name)]
     return kept
-
-
-def _ceil_scaled(amount: IntArray, num: int, den: int) -> IntArray:
-    """ceil(amount * num / den), without the product that could overflow."""
-    return np.asarray(amount // den * num - (-(amount % den) * num // den))

@@ -17,6 +17,7 @@ MANY = 10  # tokens or engines listed one by one
 #: Meaning of the times of each shipped cost model.
 COSTS = {
     "roofline": "roofline: a lower bound, real kernels are slower",
+    "kernel": "kernel: launch time, then the later of bytes and FLOPs, at rates that kernels reach",
     "fixed": "fixed: from a table of durations",
     "profiled": "profiled: as measured on a device",
 }
@@ -34,6 +35,8 @@ def render(result: Result) -> RenderableType:
     facts.add_row("bounds", _bounds(result))
     if (costs := COSTS.get(result.scenario.cost.model)) is not None:
         facts.add_row("times", costs)
+    if result.scenario.from_preset:
+        facts.add_row("from preset", ", ".join(result.scenario.from_preset))
     facts.add_row("checks", f"{len(result.checks)} invariants hold")
     facts.add_row("executor", _executor(result))
     if (tiles := few_tiles(result.log, result.bounds)) is not None:
