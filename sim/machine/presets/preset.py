@@ -189,11 +189,11 @@ class Preset(Section):
         """How software uses the device."""
         return DEFAULTS[self.defaults] if isinstance(self.defaults, str) else self.defaults
 
-    def hardware(self, *, whole: bool = False, achievable: bool = False) -> dict[str, Any]:
+    def hardware(self, *, whole: bool = False, port: bool = True, achievable: bool = False) -> dict[str, Any]:
         """The `hardware` section of a scenario that it stands for, as plain data.
 
         An engine has its share of the device, rounded down to whole FLOP/s: all of them together never beat the device.
-        whole: the device as one engine, which draws what all of its units draw together. achievable: with the measured share
+        whole: the device as one engine. port: with the most that one of its units draws. achievable: with the measured share
         of the bandwidth as `memory.efficiency`, if there is one.
         """
         count = 1 if whole else self.engines.value
@@ -201,7 +201,7 @@ class Preset(Section):
         memory: dict[str, Any] = {}
         for key, figure, dimension in (
             ("bandwidth", self.bandwidth, BANDWIDTH),
-            ("port_bandwidth", None if whole else self.port_bandwidth, BANDWIDTH),
+            ("port_bandwidth", self.port_bandwidth if port else None, BANDWIDTH),
             ("capacity", self.capacity, SIZE),
         ):
             if figure is not None and figure.value is not None:
