@@ -26,6 +26,8 @@ def command(names: tuple[str, ...], overrides: tuple[str, ...]) -> None:
         click.echo(f"{path}: ok: {planned.model}, {step}, {_in_all(*tasks_in_all(setup))}")
         if scenario.from_preset:
             click.echo(f"  from preset: {', '.join(scenario.from_preset)}")
+        for note in planned.notes:
+            click.echo(f"  model: {note}")
         for extrapolation in breakdown.extrapolations(extrapolations(setup)):
             click.echo(f"  extrapolated: {extrapolation}")
 

@@ -12,13 +12,13 @@ from typing import Any
 import click
 
 from sim.base.registry import Registry
-from sim.base.section import LINE
+from sim.base.section import COUNT, LINE
 from sim.base.units import format_time
 from sim.cli import COMMANDS, cli
 from sim.cost import COST_MODELS
 from sim.machine.arbiters import ARBITERS
 from sim.machine.schedulers import SCHEDULERS
-from sim.machine.settings import COUNT, DTYPE
+from sim.machine.settings import DTYPE
 from sim.runs.run import read
 from sim.scenario import json_schema
 from sim.scenario.shipped import scenarios
@@ -36,6 +36,7 @@ SECTIONS = {
     "Speculative": "workload.speculative", "RoutingFile": "workload.routing",
     "Hardware": "hardware", "Engines": "hardware.engines", "Memory": "hardware.memory", "Arbiter": "hardware.memory.arbiter",
     "Channels": "hardware.memory.channels", "ModelMapping": "mapping", "Formats": "mapping.formats",
+    "WeightFormats": "mapping.formats.weights",
     "Fuse": "mapping.fuse", "Residency": "mapping.weights",
     "Scheduler": "scheduler", "Cost": "cost", "Trace": "trace", "Window": "trace.window", "Report": "report",
 }  # fmt: skip

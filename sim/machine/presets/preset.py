@@ -223,6 +223,7 @@ def read_preset(path: str | Path, name: str) -> Preset:
     """Read the file of a preset. Raises InputError, with file, line and column, for whatever is wrong with it."""
     document = read(path)
     sources = document.root.child("sources")
-    preset = validated(document, Preset, context={"sources": sources.plain() if sources is not None else {}})
+    context = {"sources": sources.plain() if sources is not None else {}}
+    preset = validated(document, Preset, context=context, unions=(("defaults",),))
     preset._name = name
     return preset

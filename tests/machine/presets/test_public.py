@@ -30,6 +30,7 @@ class Published(NamedTuple):
     others: dict[str, Any] = {}  # noqa: RUF012
 
 
+FP8 = {"mapping": {"formats": {"weights": "fp8"}}}
 INT4 = {"mapping": {"formats": {"weights": "int4", "group": 32}}}
 DDR5_6400 = {"hardware": {"memory": {"bandwidth": "102.4 GB/s"}}}
 
@@ -45,7 +46,9 @@ PUBLISHED = [
     Published("apple-m4-max", "llama-2-7b", 64, 31.64, 0.10, APPLE),
     Published("apple-m4-max", "llama-2-7b", 64, 83.06, 0.20, APPLE, INT4),
     Published("i9-13900k", "llama-2-7b", 64, 18.27, 0.15, "llama.cpp, issue 34", INT4 | DDR5_6400),
-    Published("dgx-spark", "llama-3.1-8b", 2048, 20.5, 0.35, "SGLang (lmsys.org)", {"mapping": {"formats": {"weights": "fp8"}}}),
+    Published(
+        "dgx-spark", "llama-3.1-8b", 2048, 20.5, 0.35, "SGLang (lmsys.org)", {"mapping": {"formats": {"weights": "fp8"}}}
+    ),
 ]
 
 
