@@ -98,6 +98,11 @@ def time_at_rate(amount: IntArray, per_second: int) -> IntArray:
     return exact.reshape(amount.shape)
 
 
+def ceil_scaled(amount: IntArray, num: int, den: int) -> IntArray:
+    """ceil(amount * num / den), without the product that could overflow."""
+    return np.asarray(amount // den * num - (-(amount % den) * num // den))
+
+
 @kernel
 def scale_up(amount: Any, num: int, den: int) -> None:
     """Replace each amount by ceil(amount * num / den)."""
