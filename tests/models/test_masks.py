@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from typing import Any
 
 import numpy as np
@@ -15,7 +16,7 @@ from transformers.masking_utils import eager_mask
 import models.library
 from models.cache import append_cache
 from models.capture import arguments, build, hf_config
-from models.graph import OpGraph
+from models.graph import ModelGraph, OpGraph
 from models.masks import CAUSAL, CHUNKED, WINDOW, Mask, pairs
 from models.rewrites import fuse
 from tests.models.model_families import captured, small
@@ -57,22 +58,34 @@ def test_pairs_of_long_contexts_fit_int64() -> None:
 
 #: Windows and chunks are 6 tokens: before they are full, when they become so, and beyond; and more tokens than they hold.
 STEPS = [(2, 0), (4, 3), (9, 0), (3, 4), (5, 6), (20, 17), (7, 5)]
-SIZES = {"llama": (CAUSAL,), "gemma3_text": (WINDOW, WINDOW, CAUSAL), "gemma2": (WINDOW, CAUSAL), "gpt_oss": (WINDOW, CAUSAL)}
-SIZES |= {"mistral": (WINDOW,), "cohere2": (WINDOW, WINDOW), "exaone4": (WINDOW, CAUSAL), "llama4_text": (CHUNKED,)}
-SIZES |= {"deepseek_v3": (CAUSAL,), "opt": (CAUSAL,), "phi3": (CAUSAL,)}
+KINDS = {"llama": {CAUSAL}, "gpt_oss": {WINDOW, CAUSAL}, "llama4_text": {CHUNKED}}
+MORE_KINDS = {
+    "gemma3_text": {WINDOW, CAUSAL}, "gemma2": {WINDOW, CAUSAL}, "mistral": {WINDOW}, "cohere2": {WINDOW},
+    "exaone4": {WINDOW, CAUSAL}, "deepseek_v3": {CAUSAL}, "opt": {CAUSAL}, "phi3": {CAUSAL},
+}  # fmt: skip
 
 
-@pytest.mark.parametrize("family", SIZES)
+@pytest.mark.parametrize("family", [*KINDS, *(pytest.param(name, marks=pytest.mark.slow) for name in MORE_KINDS)])
 def test_the_masks_of_real_models_let_as_many_pairs_through(family: str) -> None:
     """The model runs on the CPU with the mask that transformers makes: by layer, as many entries as the costs count pairs."""
     graph = captured(family)["op"]
     assert fuse(graph.step(), element=4, softmax="online", chunked=graph.chunked).masks == ()
     ops = fuse(graph.step(1, 2), element=4, softmax="online", chunked=graph.chunked)
-    assert {mask.kind for mask in ops.masks} == set(SIZES[family])
+    assert {mask.kind for mask in ops.masks} == {**KINDS, **MORE_KINDS}[family]
     for query, context in STEPS:
         real = unmasked(family, query, context)
         found = [pairs_of(ops, i, query, context) for i, op in enumerate(ops.ops) if op.kind == "attention"]
         assert found == real, (query, context)
+
+
+def test_whether_layers_have_chunks_is_kept_with_a_graph() -> None:
+    """Other graphs are stored as ever; one that was rewritten is not stored, since it would lose its masks."""
+    llama4, llama = (captured(name)["op"] for name in ("llama4_text", "llama"))
+    assert ModelGraph.from_json(json.loads(json.dumps(llama4.to_json()))).chunked
+    assert "chunked" not in llama.to_json()
+    assert not ModelGraph.from_json(json.loads(json.dumps(llama.to_json()))).chunked
+    with pytest.raises(ValueError, match="expected a captured graph"):
+        fuse(llama.step(1, 2), element=4, softmax="online").to_json()
 
 
 def pairs_of(ops: OpGraph, attention: int, query: int, context: int) -> int:
