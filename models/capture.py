@@ -283,6 +283,7 @@ def _model_graph(
         parameters=sum(p.numel() for p in parameters),
         parameter_bytes=sum(p.numel() * p.element_size() for p in parameters),
         positions=_positions(model),
+        chunked="chunked_attention" in (getattr(text, "layer_types", None) or ()),
         provenance={
             "capture": str(CAPTURE_VERSION),
             "config": config.digest,
@@ -292,7 +293,7 @@ def _model_graph(
             "torch": version("torch"),
             "transformers": version("transformers"),
         },
-        variants={key: _op_graph(variant, key, breaks, granularity) for key, variant in variants.items()},
+        variants={key: _op_graph(variant, key, breaks, granularity, kv_heads) for key, variant in variants.items()},
     )
 
 
@@ -321,7 +322,7 @@ def _experts(nodes: list[Node], weight: Sequence[Sequence[int]], key: tuple[bool
     return Experts(count=count, top_k=top_k, bytes=size)
 
 
-def _op_graph(variant: Variant, key: tuple[bool, bool], breaks: tuple[int, ...], granularity: str) -> OpGraph:
+def _op_graph(variant: Variant, key: tuple[bool, bool], breaks: tuple[int, ...], granularity: str, kv_heads: int) -> OpGraph:
     nodes = variant.recording.nodes
     groups: list[Group] = group(variant.recording) if granularity == "op" else [single(i, n) for i, n in enumerate(nodes)]
     home = {i: g for g, members in enumerate(groups) for i in members.nodes}
@@ -338,6 +339,7 @@ def _op_graph(variant: Variant, key: tuple[bool, bool], breaks: tuple[int, ...],
                 layer=nodes[result].layer,
                 part=members.part,
                 heads=members.heads,
+                kv_heads=kv_heads if members.heads else 0,
                 dtype=nodes[result].dtype,
                 shape=variant.shapes[result],
                 inputs=tuple(sorted({home[j] for i in members.nodes for j in nodes[i].inputs} - {g})),

@@ -167,12 +167,15 @@ class Formats(Section):
             return {self.weights} - {None}  # type: ignore[return-value]
         return {name for key in WeightFormats.model_fields if (name := getattr(self.weights, key)) is not None}
 
-    def of_weights(self, kind: str) -> Storage | None:
-        """How weights of a kind are stored, None: as captured. kind: a key of `WeightFormats`."""
+    def name_of_weights(self, kind: str) -> str | None:
+        """The format of weights of a kind, None: as captured. kind: a key of `WeightFormats`."""
         chosen = self.weights
-        if isinstance(chosen, WeightFormats):
-            chosen = getattr(chosen, kind) or chosen.default
-        return None if chosen is None else self.storage(chosen)
+        return getattr(chosen, kind) or chosen.default if isinstance(chosen, WeightFormats) else chosen
+
+    def of_weights(self, kind: str) -> Storage | None:
+        """How weights of a kind are stored, None: as captured."""
+        name = self.name_of_weights(kind)
+        return None if name is None else self.storage(name)
 
     def storage(self, name: str) -> Storage:
         """How numbers of a format are stored."""

@@ -56,8 +56,9 @@ def _converted(
         i = QUANTITIES.index(quantity)
         costs[i] = polynomials.number(_in_format(polynomials[costs[i]], storage, element))
     matrix = is_matrix(ops, op)
-    storage = formats.of_weights(weight_kind(op)) if matrix else None
-    if storage is not None:
+    name = formats.name_of_weights(weight_kind(op)) if matrix else None
+    if name is not None:
+        storage = formats.storage(name)
         size = element * matrix_numbers(ops, op)
         if experts is None:
             stored = _weights_in_format(polynomials[costs[WEIGHT]], storage, element, size)
@@ -68,7 +69,7 @@ def _converted(
             stored = each_term(lambda term: term // unit * kept, polynomials[costs[WEIGHT]])
         costs[WEIGHT] = polynomials.number(stored)
     dtype = formats.arithmetic_of(op, matmul=matrix) if multiplies(ops, op) else op.dtype
-    return replace(op, costs=tuple(costs), experts=experts, dtype=dtype)
+    return replace(op, costs=tuple(costs), experts=experts, dtype=dtype, weights=name or op.weights)
 
 
 def _split(captured: int, storage: Storage, element: int, matrix: int) -> int:

@@ -12,6 +12,8 @@ import re
 from collections.abc import Sequence
 from dataclasses import replace
 
+import numpy as np
+
 from models.formats import is_matrix, matrix_numbers
 from models.graph import MONOMIALS, QUANTITIES, Op, OpGraph, Polynomial
 from models.polynomials import Pieces, Polynomials, added, each_term, zero
@@ -24,7 +26,7 @@ SIZES = {"bool": 1, "bfloat16": 2, "float16": 2, "float32": 4, "int32": 4, "int6
 #: Bytes of an index of an expert, as torch stores it.
 INDEX = SIZES["int64"]
 
-#: B, Q and N at which polynomials are compared: all results are of products of these.
+#: B, Q and N at which polynomials are compared.
 _SAMPLE = (2, 3, 64)
 
 
@@ -57,28 +59,45 @@ def _without_cast(ops: OpGraph, op: Op, polynomials: Polynomials) -> Op:
 
 def between_kernels(ops: OpGraph) -> OpGraph:
     """The op graph in which activations are those that ops read of each other, and write for each other."""
-    polynomials = Polynomials(ops.polynomials)
-    results = [_result(ops, op) for op in ops.ops]
-    fused = tuple(_fused(ops, i, results, polynomials) for i in range(len(ops)))
+    polynomials, compare = Polynomials(ops.polynomials), Comparison(ops)
+    results = [_result(ops, op, compare) for op in ops.ops]
+    fused = tuple(_fused(ops, i, results, polynomials, compare) for i in range(len(ops)))
     return replace(ops, ops=fused, polynomials=tuple(polynomials))
 
 
-def _fused(ops: OpGraph, i: int, results: Sequence[Pieces], polynomials: Polynomials) -> Op:
+class Comparison:
+    """Compares polynomials of a graph by their values at a sample: results are products of B, Q and N, or pairs of a mask."""
+
+    def __init__(self, ops: OpGraph) -> None:
+        self._terms: list[int] = ops.terms_at(*np.array(_SAMPLE, dtype=np.int64)[:, None])[:, 0].tolist()
+
+    def at(self, pieces: Pieces) -> int:
+        """The value of a polynomial at the sample."""
+        return sum(factor * term for factor, term in zip(pieces[0], self._terms, strict=True))
+
+    def smaller(self, one: Pieces, other: Pieces) -> Pieces:
+        return one if self.at(one) <= self.at(other) else other
+
+
+def _fused(
+    ops: OpGraph, i: int, results: Sequence[Pieces], polynomials: Polynomials, compare: Comparison
+) -> Op:  # fmt: skip
     """An op with the traffic of one kernel. results: bytes of the result of each op."""
     op, result = ops.ops[i], results[i]
     read, write = ops.polynomials[op.costs[ACT_READ]], ops.polynomials[op.costs[ACT_WRITE]]
     inside = added([write, each_term(lambda term: -term, result)])
-    if _at(inside) <= 0 or op.splits > 1:
+    if compare.at(inside) <= 0 or op.splits > 1:
         return op
     sources = [results[j] for j in op.inputs]
     if op.kind in ("norm", "rope"):  # of fused projections they read their own part
-        sources = [_smaller(source, result) for source in sources]
-    outside = _smaller(added([zero(ops.breaks), *sources]), added([read, each_term(lambda term: -term, inside)]))
-    changed = op.with_cost(ACT_READ, polynomials.number(_smaller(outside, read)))
+        sources = [compare.smaller(source, result) for source in sources]
+    left = added([read, each_term(lambda term: -term, inside)])
+    outside = compare.smaller(added([zero(ops.breaks, ops.masks), *sources]), left)
+    changed = op.with_cost(ACT_READ, polynomials.number(compare.smaller(outside, read)))
     return changed.with_cost(ACT_WRITE, polynomials.number(result))
 
 
-def _result(ops: OpGraph, op: Op) -> Pieces:
+def _result(ops: OpGraph, op: Op, compare: Comparison) -> Pieces:
     """Bytes of the result of an op; those that it writes, if its shape does not say."""
     write = ops.polynomials[op.costs[ACT_WRITE]]
     size = SIZES.get(op.dtype, 0)
@@ -91,16 +110,9 @@ def _result(ops: OpGraph, op: Op) -> Pieces:
     pieces = [_elements(op.shape, start) for start in (0, *ops.breaks)]
     if any(piece is None for piece in pieces):
         return write
-    return _smaller(tuple(tuple(size * term for term in piece) for piece in pieces if piece is not None), write)
-
-
-def _smaller(one: Pieces, other: Pieces) -> Pieces:
-    return one if _at(one) <= _at(other) else other
-
-
-def _at(pieces: Pieces) -> int:
-    B, Q, N = _SAMPLE
-    return sum(term * B**b * Q**q * N**n for (b, q, n), term in zip(MONOMIALS, pieces[0], strict=True))
+    hidden = (0,) * 2 * len(ops.masks)  # a shape has no pairs of masks
+    whole = tuple((*(size * term for term in piece), *hidden) for piece in pieces if piece is not None)
+    return compare.smaller(whole, write)
 
 
 def _elements(shape: Sequence[str], start: int) -> Polynomial | None:

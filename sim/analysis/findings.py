@@ -60,7 +60,7 @@ class Analysis:
         served = requests(log, parts.tokens, warmup_time=warmup_time, warmup_requests=warmup_requests)
         return Findings(
             bounds=limits, checks=(*checks, INVARIANT), breakdown=parts, metrics=metrics(log, tally), requests=served,
-            series=series(log, served.arrival, served.last, tally),
+            series=series(log, served.arrival, served.last, rules.kv_layers, tally),
         )  # fmt: skip
 
 

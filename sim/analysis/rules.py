@@ -6,6 +6,8 @@ from dataclasses import dataclass
 from fractions import Fraction
 from typing import Literal
 
+from sim.machine.kv_cache import LayerGroup
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Rules:
@@ -14,6 +16,7 @@ class Rules:
     arrivals: ps, per sequence. cap: largest share of the channel that one requester draws, (numerator, denominator).
     bounded_sram: an admission limit was in force. stripes: over how many channels each transfer is spread (interleaved).
     efficiency: the least and the largest share of its bandwidth that a channel can deliver, however many it serves.
+    kv_layers: layers that have a KV cache.
     """
 
     arrivals: tuple[int, ...]
@@ -26,6 +29,7 @@ class Rules:
     work_conserving_scheduler: bool
     stripes: int = 1
     efficiency: tuple[Fraction, Fraction] = (Fraction(1), Fraction(1))
+    kv_layers: tuple[LayerGroup, ...] = ()
 
     @property
     def fastest(self) -> Fraction:

@@ -1,15 +1,15 @@
 """YAML 1.2 text as plain data that remembers the line and column of every key and value.
 
-ruamel.yaml turns text into parse events; the tree is built here, for four reasons: positions stay with the values,
-scalars are read by the core schema of YAML 1.2 and nothing else (`no` is a text, `2001-01-01` too), duplicate keys are
-errors, and a hostile file cannot take more than its share. An alias shares the node of its anchor, and every node
-knows how large and how deep it is with all aliases written out, so an alias bomb is refused before anything expands.
+The tree is built from the parse events of ruamel.yaml, which carry the places, and not from its composed nodes: those read
+scalars by more than the core schema of YAML 1.2 (there `no` is a text, `2001-01-01` too) and do not know where an alias
+stands. An alias shares the node of its anchor, and every node knows how large and how deep it is with all aliases written out,
+so that an alias bomb is refused before anything expands.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -74,28 +74,6 @@ class Node:
             return found
         return None
 
-    def mapping(self, valid: Collection[str] = ()) -> Mapping[str, Node]:
-        """The entries of a mapping; InputError at its place if it is none, or has a key that is not among the valid."""
-        if not isinstance(self.value, Mapping):
-            raise self.place.error(f"expected a mapping, found {show(self.plain())}")
-        for key in self.value if valid else ():
-            if key not in valid:
-                raise self.keys[key].error(f"unknown key {key!r}{nearest(key, valid)}; valid: {', '.join(valid)}")
-        return self.value
-
-    def needed(self, key: str, valid: Collection[str] = ()) -> Node:
-        """The value at a key of a mapping; InputError if it is missing."""
-        entries = self.mapping(valid)
-        if key not in entries:
-            raise self.place.error(f"the key {key!r} is missing")
-        return entries[key]
-
-    def text(self) -> str:
-        """A text that is not empty; InputError at its place for all else."""
-        if not isinstance(self.value, str) or not self.value:
-            raise self.place.error(f"expected a text, found {show(self.plain())}")
-        return self.value
-
     def plain(self) -> Any:
         """The value as dicts, lists and scalars."""
         if isinstance(self.value, Mapping):
@@ -150,7 +128,7 @@ class Document:
                 raise place.error("expected KEY.KEY=VALUE, such as hardware.memory.bandwidth='50 GB/s'")
             if len(keys) > MAX_DEPTH:
                 raise place.error(f"more than {MAX_DEPTH} levels deep")
-            node = _Builder(place.source, numbered=False).build(value) if value.strip() else Node(None, place)
+            node = _Builder(value, place.source, numbered=False).build() if value.strip() else Node(None, place)
             root = _assign(root, tuple(keys), node, place, done="")
             _check_size(root.size, root.height, place)
         return Document(root, self.source, self.text)
@@ -208,7 +186,7 @@ def parse(text: str, source: str = "<string>") -> Document:
     """Read YAML text. Raises InputError at the first thing that is wrong with it."""
     if len(text) > MAX_BYTES:
         raise InputError(f"{source}: larger than {MAX_BYTES} bytes")
-    return Document(_Builder(source).build(text.removeprefix("\ufeff")), source, text)
+    return Document(_Builder(text.removeprefix("\ufeff"), source).build(), source, text)
 
 
 def from_plain(data: object, source: str = "<dict>") -> Document:
@@ -242,74 +220,46 @@ def scalar(text: str) -> Scalar:
     return text
 
 
-@dataclass(slots=True)
-class _Open:
-    """A collection whose end has not been read yet."""
-
-    place: Place
-    anchor: str | None
-    items: list[Node] | None  # None in a mapping
-    entries: dict[str, Node] = field(default_factory=dict)
-    keys: dict[str, Place] = field(default_factory=dict)
-    key: str | None = None
-    size: int = 1
-    height: int = 1
-
-    def close(self) -> Node:
-        return Node(self.entries if self.items is None else self.items, self.place, self.keys, self.size, self.height)
-
-
 class _Builder:
-    """Builds the tree of one document from parse events, without recursion."""
+    """Builds the tree of one document. numbered: whether lines and columns mean something to the reader."""
 
-    def __init__(self, source: str, *, numbered: bool = True) -> None:
-        self.source = source
-        self.numbered = numbered  # whether lines and columns mean something to the reader
+    def __init__(self, text: str, source: str, *, numbered: bool = True) -> None:
+        self.source, self.numbered = source, numbered
         self.anchors: dict[str, Node | None] = {}  # None while the anchored node is not complete
-        self.stack: list[_Open] = []
-        self.root: Node | None = None
+        self.events: Iterator[Any] = self.parse(text)
 
-    def build(self, text: str) -> Node:
-        start = self.at(0, 0)
-        documents = 0
-        for event in self.events(text):
+    def build(self) -> Node:
+        root: Node | None = None
+        for event in self.events:
             if isinstance(event, DocumentStartEvent):
-                documents += 1
-                if documents > 1:
+                if root is not None:
                     raise self.place(event).error("expected one YAML document, found a second")
                 if getattr(event, "version", None) not in (None, (1, 2)):
                     raise self.place(event).error("expected YAML 1.2")
             elif isinstance(event, NodeEvent):
-                self.take(event)
-            elif isinstance(event, (MappingEndEvent, SequenceEndEvent)):
-                done = self.stack.pop()
-                self.add(done.close(), done.anchor)
-        if self.root is None:
-            raise start.error("the file is empty")
-        return self.root
+                root = self.node(event, 0)
+        if root is None:
+            raise self.at(0, 0).error("the file is empty")
+        return root
 
-    def events(self, text: str) -> Iterator[Event]:
+    def parse(self, text: str) -> Iterator[Event]:
         """The parse events; whatever stops the parser becomes an InputError."""
-        events = iter(YAML(typ="safe", pure=True).parse(text))
-        event: Event | None = None
-        while True:
-            try:
-                event = next(events)
-            except StopIteration:
-                return
-            except MarkedYAMLError as error:
-                mark = error.problem_mark or error.context_mark
-                context = f" ({error.context})" if error.context else ""
-                place = self.at(mark.line, mark.column) if mark else self.at(0, 0)
-                raise place.error(f"not valid YAML: {error.problem or 'syntax error'}{context}") from None
-            except ReaderError as error:
-                before = text[: error.position]
-                place = self.at(before.count("\n"), error.position - (before.rfind("\n") + 1))
-                raise place.error(f"not valid YAML: {text[error.position]!r} is not allowed") from None
-            except Exception as error:  # ruamel.yaml lets bare Python errors out on some broken text, e.g. "\UFFFFFFFF"
-                place = self.place(event) if event is not None else self.at(0, 0)
-                raise place.error(f"not valid YAML after this: {error or type(error).__name__}") from None
-            yield event
+        last = self.at(0, 0)
+        try:
+            for event in YAML(typ="safe", pure=True).parse(text):
+                last = self.place(event)
+                yield event
+        except MarkedYAMLError as error:
+            mark = error.problem_mark or error.context_mark
+            context = f" ({error.context})" if error.context else ""
+            place = self.at(mark.line, mark.column) if mark else last
+            raise place.error(f"not valid YAML: {error.problem or 'syntax error'}{context}") from None
+        except ReaderError as error:
+            before = text[: error.position]
+            place = self.at(before.count("\n"), error.position - (before.rfind("\n") + 1))
+            raise place.error(f"not valid YAML: {text[error.position]!r} is not allowed") from None
+        except Exception as error:  # ruamel.yaml lets bare Python errors out on some broken text, e.g. "\UFFFFFFFF"
+            raise last.error(f"not valid YAML after this: {error or type(error).__name__}") from None
 
     def at(self, line: int, column: int) -> Place:
         return Place(self.source, line + 1, column + 1) if self.numbered else Place(self.source)
@@ -317,78 +267,81 @@ class _Builder:
     def place(self, event: Event) -> Place:
         return self.at(event.start_mark.line, event.start_mark.column)
 
-    def take(self, event: NodeEvent) -> None:
-        """Take one node event: an alias, a scalar, or the start of a collection."""
+    def node(self, event: NodeEvent, depth: int, key: Place | None = None) -> Node:
+        """The node that begins with an event, inside of `depth` collections. key: place of the key that it is the value of."""
         place = self.place(event)
-        parent = self.stack[-1] if self.stack else None
-        wants_key = parent is not None and parent.items is None and parent.key is None
         if isinstance(event, AliasEvent):
-            if event.anchor not in self.anchors:
-                raise place.error(f"unknown alias *{event.anchor}{nearest(event.anchor, self.anchors)}")
-            node = self.anchors[event.anchor]
-            if node is None:
-                raise place.error(f"the alias *{event.anchor} is inside of what it stands for")
-            if wants_key:
-                raise place.error("expected a text as key, found an alias")
-            self.add(node, None, place)
-            return
+            return self.alias(event)
+        self.refuse_tag(event)
+        if isinstance(event, ScalarEvent):
+            if key is not None and event.style is None and not event.value:
+                place = key  # nothing is written, and the parser says: on the next line
+            node = Node(_value(event, place), place)
+        else:
+            if depth >= MAX_DEPTH:
+                raise place.error(f"more than {MAX_DEPTH} levels deep")
+            if event.anchor is not None:
+                self.anchors[event.anchor] = None
+            node = self.collection(place, depth, is_list=isinstance(event, SequenceStartEvent))
+        if event.anchor is not None:
+            self.anchors[event.anchor] = node
+        return node
+
+    def collection(self, place: Place, depth: int, *, is_list: bool) -> Node:
+        """The rest of a list or mapping that has begun."""
+        children: list[Node] = []
+        keys: dict[str, Place] = {}
+        size = height = 1
+        while not isinstance(event := next(self.events), (MappingEndEvent, SequenceEndEvent)):
+            key = None
+            if not is_list:
+                key, event = self.key(event, keys), next(self.events)
+            child = self.node(event, depth + 1, key)
+            children.append(child)
+            size, height = size + child.size, max(height, 1 + child.height)
+            _check_size(size, height + depth, self.place(event) if isinstance(event, AliasEvent) else child.place)
+        return Node(children if is_list else dict(zip(keys, children, strict=True)), place, keys, size, height)
+
+    def key(self, event: NodeEvent, keys: dict[str, Place]) -> Place:
+        """Add a key to the places of the keys of its mapping."""
+        place, text = self.place(event), getattr(event, "value", "")
+        if isinstance(event, AliasEvent):
+            self.alias(event)
+            raise place.error("expected a text as key, found an alias")
+        self.refuse_tag(event)
+        if not isinstance(event, ScalarEvent):
+            raise place.error("expected a text as key, found a collection")
+        _check_text(text, place)
+        if text in keys:
+            first = f", first on line {keys[text].line}" if keys[text].line else ""
+            raise place.error(f"duplicate key {show(text)}{first}")
+        if event.anchor is not None:
+            self.anchors[event.anchor] = Node(text, place)
+        keys[text] = place
+        return place
+
+    def alias(self, event: AliasEvent) -> Node:
+        if event.anchor not in self.anchors:
+            raise self.place(event).error(f"unknown alias *{event.anchor}{nearest(event.anchor, self.anchors)}")
+        node = self.anchors[event.anchor]
+        if node is None:
+            raise self.place(event).error(f"the alias *{event.anchor} is inside of what it stands for")
+        return node
+
+    def refuse_tag(self, event: NodeEvent) -> None:
         tag = getattr(event, "tag", None)
         if tag not in (None, "!"):
-            raise place.error(f"expected a value without a tag, found {show(str(tag))}")
-        if isinstance(event, ScalarEvent):
-            if wants_key:
-                assert parent is not None
-                self.take_key(parent, event.value, place)
-                if event.anchor is not None:
-                    self.anchors[event.anchor] = Node(event.value, place)
-            else:
-                if parent is not None and parent.key is not None and event.style is None and not event.value:
-                    place = parent.keys[parent.key]  # nothing is written, and the parser says: on the next line
-                self.add(Node(self.read_scalar(event, place), place), event.anchor)
-            return
-        if wants_key:
-            raise place.error("expected a text as key, found a collection")
-        if len(self.stack) >= MAX_DEPTH:
-            raise place.error(f"more than {MAX_DEPTH} levels deep")
-        if event.anchor is not None:
-            self.anchors[event.anchor] = None
-        self.stack.append(_Open(place, event.anchor, [] if isinstance(event, SequenceStartEvent) else None))
+            raise self.place(event).error(f"expected a value without a tag, found {show(str(tag))}")
 
-    def take_key(self, parent: _Open, key: str, place: Place) -> None:
-        _check_text(key, place)
-        if key in parent.keys:
-            first = parent.keys[key]
-            raise place.error(f"duplicate key {show(key)}" + (f", first on line {first.line}" if first.line else ""))
-        parent.key = key
-        parent.keys[key] = place
 
-    def read_scalar(self, event: ScalarEvent, place: Place) -> Scalar:
-        text: str = event.value
-        if event.style is not None:
-            _check_text(text, place)
-            return text
-        try:
-            return scalar(text)
-        except ValueError as error:
-            raise place.error(str(error)) from None
-
-    def add(self, node: Node, anchor: str | None, place: Place | None = None) -> None:
-        """Put a complete node where it belongs. `place`: where an alias to it stands, for errors."""
-        if anchor is not None:
-            self.anchors[anchor] = node
-        if not self.stack:
-            self.root = node
-            return
-        parent = self.stack[-1]
-        if parent.items is not None:
-            parent.items.append(node)
-        else:
-            assert parent.key is not None
-            parent.entries[parent.key] = node
-            parent.key = None
-        parent.size += node.size
-        parent.height = max(parent.height, 1 + node.height)
-        _check_size(parent.size, parent.height + len(self.stack) - 1, place or node.place)
+def _value(event: ScalarEvent, place: Place) -> Scalar:
+    if event.style is not None:
+        _check_text(event.value, place)
+        return str(event.value)
+    try:
+        return scalar(event.value)
+    except ValueError as error:
+        raise place.error(str(error)) from None
 
 
 def _check_text(text: str, place: Place) -> None:

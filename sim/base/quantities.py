@@ -1,7 +1,7 @@
 """Quantities with units, as people write them (`100 GB/s`, `8 MiB`, `300 us`), read into exact integers of base units.
 
 Prefixes are SI (`GB` = 10^9) or binary (`GiB` = 2^30). Numbers go through `Decimal`, because a float is not exact: `0.1 us` is
-100,000 ps, neither one more nor one less. (quantiphy and pint keep floats, so that they would only look prefixes up.)
+100,000 ps, neither one more nor one less.
 """
 
 from __future__ import annotations

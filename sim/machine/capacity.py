@@ -6,9 +6,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 from models.formats import ELEMENT, WEIGHT, Formats, stored_bytes
-from models.graph import QUANTITIES, ModelGraph, OpGraph
-
-KV_READ = QUANTITIES.index("kv_read")
+from models.graph import ModelGraph, OpGraph
+from sim.machine.kv_cache import KVLayout, layer_groups
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -29,9 +28,10 @@ def footprint(
     """Compute the bytes that a run holds in memory.
 
     kept: the ops that are simulated, bytes already in `formats`. whole: with embedding and LM head.
-    sequences: for each group (final context, how many); a cache takes the bytes that a step at its final context reads.
+    sequences: for each group (final context, how many); a cache has no pages, and takes what its last decode step holds.
     """
-    kv = sum(int(kept.costs(context)[KV_READ].sum()) * count for context, count in sequences)
+    layout = KVLayout(1, layer_groups(kept))
+    kv = sum(layout.held(context - 1, context, 1) * count for context, count in sequences)
     return Footprint(weights=_weights(model, kept, formats, whole=whole), kv=kv)
 
 

@@ -72,7 +72,8 @@ class ModelMapping(Section):
     softmax: Softmax = Field(
         default="three_pass",
         description="`three_pass`: subtract the maximum, exponentiate, normalize; `fused`: one task, one pass over scores on "
-        "chip; `online`: scores, softmax and values as one task (FlashAttention).",
+        "chip; `online`: scores, softmax and values as one task (FlashAttention). The last two skip pairs of a query and a "
+        "key that the mask hides.",
     )
     kv_splits: Whole = Field(
         default=1,

@@ -53,7 +53,7 @@ def data(result: Result) -> dict[str, Any]:
             "batch": _plain(s.batch),
             "in_system": _plain(s.in_system),
             "kv_tokens": _plain(s.kv_tokens),
-            "kv_bytes": _plain(s.kv_tokens * result.plan.kv_bytes),
+            "kv_bytes": _plain(s.kv_bytes),
             "bytes_per_s": _plain(s.bytes_per_s),
         },
     }  # fmt: skip

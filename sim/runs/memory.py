@@ -1,4 +1,4 @@
-"""Capacity: the KV blocks that weights leave in memory, and the SRAM that resident weights leave to operands in flight."""
+"""Capacity: the KV cache that weights leave in memory, and the SRAM that resident weights leave to operands in flight."""
 
 from __future__ import annotations
 
@@ -9,16 +9,15 @@ from models.graph import ModelGraph, OpGraph
 from sim.base.errors import ConfigError
 from sim.base.units import format_bytes
 from sim.machine.capacity import footprint
-from sim.runs.model import formats_of, token_bytes
+from sim.runs.model import formats_of
 from sim.scenario import Scenario
 from sim.workload.requests import Request
 
 
-def kv_blocks(scenario: Scenario, model: ModelGraph, ops: OpGraph, sequences: Sequence[Request]) -> int | None:
-    """Number of blocks of KV cache, None if unbounded. Raises ConfigError if weights and KV cache exceed the memory."""
-    capacity, pages = scenario.hardware.memory.capacity, scenario.workload.batching.kv
+def kv_capacity(scenario: Scenario, model: ModelGraph, ops: OpGraph, sequences: Sequence[Request]) -> int | None:
+    """Bytes for KV caches of a batch, None if unbounded. Raises ConfigError if weights and KV cache exceed the memory."""
+    capacity, left = scenario.hardware.memory.capacity, scenario.workload.batching.kv.capacity
     batched = not scenario.workload.batching.alone
-    left = pages.capacity
     if capacity is not None and scenario.model.config is not None:
         alone = () if batched else [(request.final, 1) for request in sequences]
         whole = scenario.model.scope == "model"
@@ -32,10 +31,7 @@ def kv_blocks(scenario: Scenario, model: ModelGraph, ops: OpGraph, sequences: Se
                 f"{format_bytes(capacity)} of memory",
             )
         left = capacity - held.weights if left is None else left
-    if not batched or left is None:
-        return None
-    block = pages.block * token_bytes(ops)
-    return left // block if block else None
+    return left if batched else None
 
 
 def resident_bytes(scenario: Scenario, model: ModelGraph, ops: OpGraph) -> int:

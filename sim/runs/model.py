@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import models.config
 import models.library
 from models.formats import ELEMENT, Formats
-from models.graph import QUANTITIES, ModelGraph, OpGraph
+from models.graph import ModelGraph, OpGraph
 from models.quantization import Quantization, as_formats, quantization
 from models.rewrites import between_kernels, fuse, with_formats, with_kv_heads, without_weight_casts
 from sim.base.errors import ConfigError, about
@@ -24,7 +24,7 @@ LAID_OUT: Memo[OpGraph] = Memo(2**15)
 class Layout:
     """Turns a captured op graph into the one that is simulated: selects layers, fuses ops and applies number formats.
 
-    kv_heads: heads of the KV cache. element: bytes of a captured number.
+    kv_heads: heads of the KV cache. element: bytes of a captured number. chunked: as in `ModelGraph`.
     """
 
     mapping: ModelMapping
@@ -32,6 +32,7 @@ class Layout:
     scope: str
     kv_heads: int
     element: int
+    chunked: bool
 
     def __call__(self, captured: OpGraph) -> OpGraph:
         """The op graph that is simulated. Raises ConfigError if it cannot be fused."""
@@ -43,6 +44,7 @@ class Layout:
         fused = fuse(
             without_weight_casts(ops) if named else ops, element=self.element, softmax=mapping.softmax,
             kv_splits=mapping.kv_splits, qkv=mapping.fuse.qkv, gate_up=mapping.fuse.gate_up,
+            chunked=self.chunked,
         )  # fmt: skip
         if named and mapping.activations == "off_chip":
             fused = between_kernels(fused)
@@ -62,6 +64,7 @@ def op_graphs(scenario: Scenario) -> tuple[ModelGraph, Variants]:
     layout = Layout(
         mapping=scenario.mapping.model_copy(update={"formats": formats_of(scenario)}), layers=scenario.model.layers,
         scope=scenario.model.scope, kv_heads=model.kv_heads, element=ELEMENT[model.dtype],
+        chunked=model.chunked,
     )  # fmt: skip
     variants = LaidOut(model.variants, layout)
     variants[False, False]  # made now, so that its errors are raised here
@@ -110,8 +113,3 @@ def _refuse_keys_for_captured_ops(mapping: ModelMapping) -> None:
             raise ConfigError(f"mapping.{key}", "expected only with model.config: a written graph states its own ops")
     if not isinstance(mapping.weights, str):
         raise ConfigError("mapping.weights", "expected a share only with model.config: a written graph states its own bytes")
-
-
-def token_bytes(ops: OpGraph) -> int:
-    """Bytes of KV cache that one token takes."""
-    return int(ops.costs(0)[QUANTITIES.index("kv_write")].sum())

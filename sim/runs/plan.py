@@ -12,14 +12,15 @@ from sim.analysis.rules import Rules
 from sim.base.errors import ConfigError, unknown
 from sim.executors.setup import Setup
 from sim.machine.arbiters import Derated
+from sim.machine.kv_cache import LayerGroup, layer_groups
 from sim.machine.machine import one_device
 from sim.mapping.lowering import weight_matmuls
 from sim.mapping.settings import Execution
 from sim.mapping.steps import Shape, StepGraphs, Variants
 from sim.runs.limits import refuse, refuse_unknown_kinds
 from sim.runs.machine import arbiter_of, costs_of, scheduler_of
-from sim.runs.memory import kv_blocks, resident_bytes
-from sim.runs.model import notes_of, op_graphs, token_bytes
+from sim.runs.memory import kv_capacity, resident_bytes
+from sim.runs.model import notes_of, op_graphs
 from sim.runs.workload import batching, check_routing, requests, routing
 from sim.scenario import ModelMapping, Scenario
 from sim.serving.batching import ResolvedBatching
@@ -49,11 +50,6 @@ class Plan:
     warmup_requests: int
     notes: tuple[str, ...] = ()
 
-    @property
-    def kv_bytes(self) -> int:
-        """Bytes of KV cache that one token takes."""
-        return token_bytes(self.ops)
-
 
 def plan(scenario: Scenario) -> Plan:
     """Make the plan of a scenario. Raises InputError, with the place in its file, for whatever cannot be run."""
@@ -68,7 +64,7 @@ def plan(scenario: Scenario) -> Plan:
         model=model,
         ops=variants[False, False],
         setup=setup,
-        rules=_rules(setup, scenario.mapping.execution),
+        rules=_rules(setup, scenario.mapping.execution, layer_groups(variants[False, False])),
         record=scenario.record,
         window=None if window is None else (window.start, window.end),
         warmup_time=scenario.report.warmup_time,
@@ -82,7 +78,7 @@ def _setup(scenario: Scenario, model: ModelGraph, variants: Variants) -> Setup:
     ops, sequences, concurrency = variants[False, False], requests(scenario), scenario.workload.concurrency
     held = resident_bytes(scenario, model, ops)
     _refuse_long_sequences(model, sequences)
-    batches = batching(scenario, ops, sequences, kv_blocks(scenario, model, ops, sequences))
+    batches = batching(scenario, ops, sequences, kv_capacity(scenario, model, ops, sequences))
     graphs = step_graphs(scenario, variants)
     check_routing(graphs.routing, ops, sequences, again=_prefills_again(batches))
     return Setup(
@@ -114,7 +110,7 @@ def _refuse_long_sequences(model: ModelGraph, sequences: Sequence[Request]) -> N
 
 def _prefills_again(batches: ResolvedBatching | None) -> bool:
     """Whether a prompt may be prefilled again after its KV blocks were freed."""
-    return batches is not None and batches.blocks is not None and batches.settings.kv.full == "recompute"
+    return batches is not None and batches.prefills_again
 
 
 def step_graphs(scenario: Scenario, variants: Variants) -> StepGraphs:
@@ -136,7 +132,7 @@ def _refuse_unknown_tiles(mapping: ModelMapping, ops: OpGraph) -> None:
             raise ConfigError(f"mapping.tiles.{kind}", str(unknown("weight matmul", kind, kinds)))
 
 
-def _rules(setup: Setup, execution: Execution) -> Rules:
+def _rules(setup: Setup, execution: Execution, kv_layers: tuple[LayerGroup, ...]) -> Rules:
     efficiency = setup.arbiter.efficiency if isinstance(setup.arbiter, Derated) else None
     return Rules(
         arrivals=_arrivals(setup),
@@ -146,6 +142,7 @@ def _rules(setup: Setup, execution: Execution) -> Rules:
         cap=setup.arbiter.cap,
         stripes=setup.channels if setup.route == "interleaved" else 1,
         efficiency=(efficiency.least, efficiency.most) if efficiency is not None else (Fraction(1), Fraction(1)),
+        kv_layers=kv_layers,
         bounded_sram=setup.sram is not None,
         work_conserving_channel=setup.arbiter.work_conserving,
         work_conserving_scheduler=setup.scheduler.work_conserving,

@@ -14,7 +14,7 @@ from models.graph import IntArray, OpGraph
 from sim.base.errors import ConfigError, about
 from sim.base.quantities import MAXIMUM
 from sim.base.units import PS_PER_S
-from sim.runs.model import token_bytes
+from sim.machine.kv_cache import KVLayout, layer_groups
 from sim.scenario import RequestTrace, Scenario
 from sim.serving.batching import ResolvedBatching
 from sim.serving.limits import check_feasible
@@ -56,10 +56,11 @@ def _traced(trace: RequestTrace, folder: Path) -> list[Request]:
         )  # fmt: skip
 
 
-def batching(scenario: Scenario, ops: OpGraph, sequences: Sequence[Request], blocks: int | None) -> ResolvedBatching | None:
+def batching(scenario: Scenario, ops: OpGraph, sequences: Sequence[Request], capacity: int | None) -> ResolvedBatching | None:
     """The batching of a scenario; None if each step is one sequence that decodes one token.
 
-    blocks: of KV cache. Raises ConfigError if the scenario cannot be batched, or a request could never be served.
+    capacity: bytes for KV caches, None if unbounded. Raises ConfigError if the scenario cannot be batched, or a request could
+    never be served.
     """
     workload = scenario.workload
     alone = workload.batching.alone and workload.speculative is None and workload.concurrency is None
@@ -73,9 +74,10 @@ def batching(scenario: Scenario, ops: OpGraph, sequences: Sequence[Request], blo
         message = f"expected at least {needed}, so that all of a batch can decode, found {written.max_tokens}"
         raise ConfigError("workload.batching.max_tokens", message)
     resolved = ResolvedBatching(
-        settings=written, prefill=workload.prefill, speculation=drafts, sequences=most, blocks=blocks, seed=scenario.seed
-    )
-    check_feasible(resolved, sequences, token_bytes(ops))
+        settings=written, prefill=workload.prefill, speculation=drafts, sequences=most,
+        layout=KVLayout(written.kv.block, layer_groups(ops)), capacity=capacity, seed=scenario.seed,
+    )  # fmt: skip
+    check_feasible(resolved, sequences)
     return resolved
 
 

@@ -65,7 +65,7 @@ class Batcher:
     _policy: BatchingPolicy = field(init=False)
 
     def __post_init__(self) -> None:
-        self.blocks = KVBlocks(self.batching.settings.kv.block, self.batching.blocks)
+        self.blocks = KVBlocks(self.batching)
         self._policy = BATCHING_POLICIES.make(self.batching.settings.policy, {})
 
     def next(self, now: int) -> Batch | None:
@@ -99,6 +99,8 @@ class Batcher:
             self.running.remove(sequence)
             self.blocks.free(sequence)
             self.arrivals.ended(sequence.number, now)
+        if self.batching.layout.windowed:
+            self.blocks.free_unseen(self.running)
 
     def _update(self, batch: Batch) -> None:
         """Update the sequences of the step that has ended."""

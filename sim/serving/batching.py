@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+from sim.machine.kv_cache import KVLayout
 from sim.serving.settings import Batching, Prefill, Speculative
 
 
@@ -12,12 +13,24 @@ class ResolvedBatching:
     """How steps are made up.
 
     settings, prefill, speculation: sections of the scenario; the last is None without drafts. sequences: most in a step.
-    blocks: capacity of the KV cache, in blocks of `settings.kv.block` tokens; None if unbounded. seed: of accepted drafts.
+    layout: pages of the KV cache. capacity: its bytes, None if unbounded. seed: of accepted drafts.
     """
 
     settings: Batching = field(default_factory=Batching)
     prefill: Prefill = field(default_factory=Prefill)
     speculation: Speculative | None = None
     sequences: int = 1
-    blocks: int | None = None
+    layout: KVLayout = field(default_factory=lambda: KVLayout(16, ()))
+    capacity: int | None = None
     seed: int = 0
+
+    @property
+    def prefills_again(self) -> bool:
+        """Whether a sequence may lose its KV cache, and be prefilled with all of its tokens."""
+        return self.capacity is not None and self.settings.kv.full == "recompute"
+
+    def at_once(self, pending: int) -> int:
+        """Most new tokens in a step of a sequence with so many tokens to prefill, from here to its end."""
+        limits = (pending, self.prefill.chunk, self.settings.max_tokens)
+        drafts = self.speculation.draft if self.speculation is not None else 0
+        return max(1 + drafts, min(limit for limit in limits if limit is not None))

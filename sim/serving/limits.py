@@ -6,47 +6,56 @@ from collections import Counter
 from collections.abc import Sequence
 
 from sim.base.errors import ConfigError
-from sim.base.units import ceil_div, format_bytes
+from sim.base.units import format_bytes
 from sim.serving.batching import ResolvedBatching
+from sim.serving.blocks import bytes_of_samples
 from sim.workload.requests import Request
 
 
-def check_feasible(batching: ResolvedBatching, requests: Sequence[Request], token_bytes: int) -> None:
-    """Raises ConfigError for a request that could never be served. token_bytes: of the KV cache of one token."""
+def check_feasible(batching: ResolvedBatching, requests: Sequence[Request]) -> None:
+    """Raises ConfigError for a request that could never be served."""
     groups = Counter(request.group for request in requests if request.group >= 0)
     for group, samples in groups.items():
         first = next(request for request in requests if request.group == group)
-        _check_samples(batching, first, samples, token_bytes)
+        _check_samples(batching, first, samples)
     for number, request in enumerate(requests):
-        blocks = ceil_div(request.final, batching.settings.kv.block)
-        if batching.blocks is not None and blocks > batching.blocks:
-            raise ConfigError(
-                "workload.batching.kv",
-                f"sequence {number} ends with {request.final:,} tokens in {_size(batching, blocks, token_bytes)}, "
-                f"more than the {_size(batching, batching.blocks, token_bytes)} of the KV cache",
-            )
+        _check_pages(batching, number, request)
         _check_budget(batching, number, request)
 
 
-def _check_samples(batching: ResolvedBatching, request: Request, samples: int, token_bytes: int) -> None:
+def _check_pages(batching: ResolvedBatching, number: int, request: Request) -> None:
+    """Check that the KV cache has pages for all that a request ever holds."""
+    cached, pending = (0, request.final) if batching.prefills_again else (request.context, request.prompt)
+    held = batching.layout.held(cached, request.final, batching.at_once(pending))
+    if batching.capacity is None or held <= batching.capacity:
+        return
+    decoding = batching.layout.held(cached, request.final, batching.at_once(0))
+    advice = "; smaller chunks of its prompt would fit" if decoding <= batching.capacity else ""
+    most = "and takes up to" if batching.layout.windowed else "in"  # with windows the end may not take the most
+    raise ConfigError(
+        "workload.batching.kv",
+        f"sequence {number} ends with {request.final:,} tokens {most} {_size(batching, held)}, "
+        f"more than the {_size(batching, batching.capacity)} of the KV cache{advice}",
+    )
+
+
+def _check_samples(batching: ResolvedBatching, request: Request, samples: int) -> None:
     """Check that so many samples of a request's prompt fit a step and the KV cache, which hold all of them at once."""
     if samples > batching.sequences:
         message = f"expected at most max_batch {batching.sequences} samples, found {samples}"
         raise ConfigError("workload.sequences", message)
-    shared = request.context + request.prompt
-    full, final = shared // batching.settings.kv.block, max(request.final, shared)
-    blocks = full + samples * (ceil_div(final, batching.settings.kv.block) - full)
-    if batching.blocks is not None and blocks > batching.blocks:
+    held = bytes_of_samples(batching, request, samples)
+    if batching.capacity is not None and held > batching.capacity:
         raise ConfigError(
             "workload.batching.kv",
-            f"{samples} samples of one prompt end in {_size(batching, blocks, token_bytes)}, more than the "
-            f"{_size(batching, batching.blocks, token_bytes)} of the KV cache",
+            f"{samples} samples of one prompt end in {_size(batching, held)}, more than the "
+            f"{_size(batching, batching.capacity)} of the KV cache",
         )
 
 
 def _check_budget(batching: ResolvedBatching, number: int, request: Request) -> None:
     """Check that a prefill that is not cut into chunks fits the token budget of a step."""
-    again = batching.settings.kv.full == "recompute" and batching.blocks is not None
+    again = batching.prefills_again
     whole = request.final if again else request.prompt
     most = batching.settings.max_tokens
     if most is not None and batching.prefill.chunk is None and whole > most:
@@ -57,6 +66,11 @@ def _check_budget(batching: ResolvedBatching, number: int, request: Request) -> 
         )
 
 
-def _size(batching: ResolvedBatching, blocks: int, token_bytes: int) -> str:
-    tokens = blocks * batching.settings.kv.block
-    return f"{blocks:,} block{'s' if blocks > 1 else ''} ({tokens:,} tokens, {format_bytes(tokens * token_bytes)})"
+def _size(batching: ResolvedBatching, size: int) -> str:
+    """A number of bytes to read, with what it is in blocks and tokens where all layers keep the same tokens."""
+    layout = batching.layout
+    if len(layout.groups) != 1:
+        return format_bytes(size)
+    blocks = size // (layout.block * layout.token_bytes)
+    tokens = blocks * layout.block
+    return f"{blocks:,} block{'s' if blocks > 1 else ''} ({tokens:,} tokens, {format_bytes(tokens * layout.token_bytes)})"

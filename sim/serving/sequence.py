@@ -12,9 +12,9 @@ class SequenceState:
     """A request and how far it is.
 
     cached: tokens in its KV cache. pending: tokens to prefill, the last of which gives an output token; 0 if it decodes.
-    generated: output tokens. decoded: steps in which it has decoded, pre-emptions included. blocks: KV blocks of its own.
-    forked: it waits until the first sample of its prompt has prefilled it for all. shared: cached tokens that it shares with
-    the other samples of its prompt.
+    generated: output tokens. decoded: steps in which it has decoded, pre-emptions included. allocated: tokens that its pages
+    are for. held: bytes of the pages that it has to itself. forked: it waits until the first sample of its prompt has
+    prefilled it for all. shared: cached tokens that it shares with the other samples of its prompt.
     """
 
     number: int
@@ -23,6 +23,7 @@ class SequenceState:
     pending: int
     generated: int = 0
     decoded: int = 0
-    blocks: int = 0
+    allocated: int = 0
+    held: int = 0
     forked: bool = False
     shared: int = 0

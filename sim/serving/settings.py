@@ -12,13 +12,13 @@ from sim.serving.policies import BATCHING_POLICIES
 
 
 class KVPages(Section):
-    """The paged KV cache: blocks of some tokens each, allocated to sequences."""
+    """The paged KV cache: blocks of some tokens each, allocated to sequences, and freed where windows have left them."""
 
     capacity: Size | None = Field(
         default=None,
         description="Bytes for KV caches; null: what the weights leave of `hardware.memory.capacity`, if it is given.",
     )
-    block: Whole = Field(default=16, ge=1, le=65536, description="Tokens in a block.")
+    block: Whole = Field(default=16, ge=1, le=65536, description="Tokens in a block, of each layer.")
     full: Literal["wait", "recompute", "swap"] = Field(
         default="wait",
         description="When the KV cache is full. `wait`: a request is admitted only when all that it will ever hold fits. "

@@ -56,6 +56,19 @@ def test_through_the_channel():
     assert path.rows.tolist() == [0, 1]
 
 
+def test_a_transfer_that_found_the_channel_free_did_not_wait_for_it():
+    """The transfer of `first` ends as `second` is issued, at 4; what held that up is its input."""
+    b = GraphBuilder()
+    b.add("first", flops=1, weight=4)
+    early = b.add("norm", flops=4)
+    b.add("second", early, flops=1, weight=3)
+    assert links(*run(b.graph(), execution="blocking", engines=2)) == [
+        ("norm", "engine", "start", 0, 4),
+        ("second", "channel", "input", 4, 7),
+        ("second", "engine", "itself", 7, 8),
+    ]
+
+
 def test_sharing_is_distinguished_from_the_channel():
     b = GraphBuilder()
     b.add("first", flops=1, weight=4)

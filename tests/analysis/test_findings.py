@@ -14,10 +14,11 @@ from hypothesis import strategies as st
 import sim.runs.run
 from models.graph import OpGraph
 from sim.analysis.blame import blame
-from sim.analysis.bounds import bounds
+from sim.analysis.bounds import _gaps, bounds
 from sim.analysis.channels import any_busy, deliver_over_time
 from sim.analysis.checks import CHECKS, check
 from sim.analysis.findings import Analysis, Findings, analyze
+from sim.analysis.metrics import metrics
 from sim.analysis.moved import _op_totals, moved_by_kind
 from sim.analysis.rules import Rules
 from sim.analysis.sorting import sort_pairs
@@ -202,6 +203,32 @@ def test_bounds_that_do_not_hold_are_found() -> None:
         check(log, rules, dataclasses.replace(limits, memory=14))
     with pytest.raises(SimulationError, match="above the upper bound"):
         check(log, rules, dataclasses.replace(limits, upper=9))
+
+
+def test_time_without_requests_is_that_of_the_loop_that_had_most() -> None:
+    """Loop 0 goes on without a gap; loop 1 has none from 10 to 30 and from 40 to 45; steps of loop 2 overlap."""
+    log, _ = run(chain({"flops": 5}), requests=[(7, 0)])
+    sequence, released, end = np.array(
+        [[0, 0, 1, 1, 1, 2, 2], [0, 5, 0, 30, 45, 50, 52], [5, 10, 10, 40, 50, 55, 57]], dtype=np.int64
+    )  # fmt: skip
+    steps = rows(log.steps, slice(None), sequence=sequence, released=released, end=end)
+    assert _gaps(dataclasses.replace(log, steps=steps)) == 25
+
+
+def test_kinds_by_the_time_they_took() -> None:
+    """An op that loads for 3 and computes for 5 takes longer than one that computes for 7, and 6 is the least."""
+    ops = chain({"kind": "act", "flops": 7}, {"flops": 5, "weight": 3}, {"kind": "rope", "flops": 6})
+    log, _ = run(ops, execution="blocking")
+    found = [(kind.kind, kind.compute, kind.transfer, kind.bytes) for kind in metrics(log).kinds]
+    assert found == [("norm", 5, 3, 3), ("act", 7, 0, 0), ("rope", 6, 0, 0)]
+
+
+def test_sequences_have_caches_of_their_own() -> None:
+    """Sequence 1 comes first, and loads before sequence 0 has stored anything. See `kv_block` for the path of the other."""
+    log, rules = run(kv_block(), dependency="known", requests=[(2, 30), (2, 0)], engines=4)
+    limits = bounds(log, rules)
+    assert limits.critical_path == 30 + 10 + 2 + 3 + 4
+    assert check(log, rules, limits) == list(CHECKS)
 
 
 def three_tasks() -> tuple[EventLog, Rules]:

@@ -59,6 +59,12 @@ def test_tokens_wait_for_each_other(dependency):
     assert found.best == {"known": 10 + 2 + 3 + 4, "sampled": 28}[dependency]
 
 
+def test_inputs_of_a_later_step():
+    """Two tokens of a chain take twice as long as one, however many engines there are."""
+    log, rules = run(chain({"flops": 5}, {"flops": 7}, {"flops": 2}), engines=2, requests=[(2, 0)])
+    assert best(log, rules) == Optimum(best=28, bound=28)
+
+
 def test_times_are_scaled_exactly():
     log, rules = run(chain({"flops": 4_000_000_000, "weight": 6_000_000_000}), execution="blocking")
     assert best(log, rules).best == 10_000_000_000

@@ -77,6 +77,7 @@ def test_by_hand() -> None:
     assert r.slowdown.tolist() == [40 / 19, 18 / 6]
     assert (r.begin, r.end, r.emitted) == (0, 40, 5)
     assert r.tokens_per_second == 5 * S / 40
+    assert r.requests_per_second == 2 * S / 40
     assert r.in_system == (40 + 18) / 40
     times = r.times()
     assert times["itl"] == Distribution(count=3, mean=7, p50=7, p90=13, p99=13, largest=13)  # 20 / 3 is nearer to 7
@@ -105,6 +106,7 @@ def test_warm_up() -> None:
         assert r.counted.tolist() == [False, False, True, True]
         assert (r.begin, r.end, r.emitted) == (20, 40, 2)
         assert r.tokens_per_second == 2 * S / 20
+        assert r.requests_per_second == 2 * S / 20
         assert r.times()["e2e"] == Distribution(count=2, mean=10, p50=10, p90=10, p99=10, largest=10)
         assert r.in_system == 1.0
     none = metrics(arrival, steps, warmup_time=35)
@@ -132,7 +134,7 @@ def test_jain() -> None:
 def test_batch_and_cache_over_time() -> None:
     log = log_of(ARRIVAL, STEPS)
     assert batches(log).value.tolist() == [1, 1, 2, 1]
-    found = cached(log)
+    found = Levels.joined(cached(log))
     held = {}
     for start, end, value in zip(found.start.tolist(), found.end.tolist(), found.value.tolist(), strict=True):
         for time in range(start, end):
@@ -145,7 +147,7 @@ def test_a_cache_that_is_dropped_or_moved_out_is_not_held() -> None:
     """Request 0 is pre-empted after its first step: its 4 tokens are gone until it is prefilled again, or moved back in."""
 
     def held(steps: list[Step]) -> list[int]:
-        found = cached(log_of([0, 0], steps))
+        found = Levels.joined(cached(log_of([0, 0], steps)))
         at = lambda t: int(found.value[(found.start <= t) & (t < found.end)].sum())  # noqa: E731
         return [at(t) for t in (5, 15, 25, 35)]
 

@@ -11,11 +11,15 @@ from tests.machine.test_invariants import arbiters
 
 SCHEDULERS = ("serial", "earliest", "sticky", "critical_path", "oldest_token", "shortest")
 TRANSFERS = ("kv_load", "kv_store", "weight_load", "act_load")
-TOKEN_BYTES = 2048  # of the KV cache of a layer of Llama-3.2-1B
+TOKEN_BYTES = {"llama-3.2-1b": 2048, "gpt-oss-20b": 2048}  # of the KV cache of a layer; that of gpt-oss-20b has a window
 XEON = str(next(iter(shipped().values())).parent / "profiles" / "xeon_1_thread.yaml")
 
 DENSE = ("llama-3.2-1b", "gemma-3-1b", "gpt2", "qwen3-0.6b")
 OTHERS = ("qwen3-30b-a3b", "deepseek-v2-lite", "gpt-oss-20b")  # experts, latents, windows
+
+
+#: A prompt in the middle of which the window of Gemma 3 is full, that of gpt-oss long before.
+FULL = {"context": 500, "prompt": 19}
 
 
 def times(*units: str) -> st.SearchStrategy[str]:
@@ -28,7 +32,9 @@ def requests(draw: st.DrawFn, *, together: bool) -> list[dict[str, Any]]:
     found = []
     for _ in range(draw(st.integers(1, 3))):
         each = {"tokens": draw(st.integers(1, 6)), "count": draw(st.integers(1, 3))}
-        each |= draw(st.sampled_from(({"prompt": 1}, {"prompt": 19}, {"prompt": 40}, {"context": 5}, {"context": 70}, {})))
+        each |= draw(
+            st.sampled_from(({"prompt": 1}, {"prompt": 19}, {"prompt": 40}, {"context": 5}, {"context": 70}, FULL, {}))
+        )
         each |= {"arrival": draw(times("us"))} if draw(st.booleans()) else {}
         if together and "prompt" in each and draw(st.booleans()):
             each["samples"] = draw(st.integers(2, 3))
@@ -58,14 +64,14 @@ def workloads(draw: st.DrawFn, config: str) -> dict[str, Any]:
         batching |= draw(
             st.fixed_dictionaries({}, optional={"max_batch": st.integers(3, 5), "max_tokens": st.integers(36, 60)})
         )
-        if config == "llama-3.2-1b" and "sequences" in workload and draw(st.booleans()):
+        if config in TOKEN_BYTES and "sequences" in workload and draw(st.booleans()):
             full, block = draw(st.sampled_from(("wait", "recompute", "swap"))), draw(st.sampled_from((4, 16)))
             wanted = max(
                 (each.get("prompt", 0) + each.get("context", 0) + each["tokens"] + 4) * each.get("samples", 1)
                 for each in workload["sequences"]
             )
             blocks = -(-wanted // block) + each_more(draw, block)
-            batching["kv"] = {"capacity": f"{blocks * block * TOKEN_BYTES} B", "block": block, "full": full}
+            batching["kv"] = {"capacity": f"{blocks * block * TOKEN_BYTES[config]} B", "block": block, "full": full}
     if draw(st.integers(0, 2)) == 0:
         workload["prefill"] = {"chunk": draw(st.sampled_from((1, 7, 16)))}
     if draw(st.integers(0, 2)) == 0:

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 from sim.base.errors import InputError
 from sim.base.kernel import launch
+from sim.machine.kv_cache import KVLayout, LayerGroup
 from sim.serving.batch import Batch
 from sim.serving.batcher import Batcher, loops
 from sim.serving.batching import ResolvedBatching
@@ -23,12 +24,15 @@ from sim.workload.requests import Request
 
 def resolved(
     policy: str, *, sequences: int = 1, blocks: int | None = None, chunk: int | None = None,
-    speculation: Speculative | None = None, seed: int = 0, max_tokens: int | None = None, **kv: object,
+    speculation: Speculative | None = None, seed: int = 0, max_tokens: int | None = None,
+    groups: tuple[LayerGroup, ...] = (LayerGroup(None, 100),), **kv: object,
 ) -> ResolvedBatching:  # fmt: skip
-    """kv: settings of the KV cache, `block` and `full`."""
+    """blocks: of a model whose tokens take 100 B. kv: settings of the KV cache, `block` and `full`."""
+    batching = Batching(policy=policy, max_tokens=max_tokens, kv=kv)
+    layout = KVLayout(batching.kv.block, groups)
     return ResolvedBatching(
-        settings=Batching(policy=policy, max_tokens=max_tokens, kv=kv), prefill=Prefill(chunk=chunk), speculation=speculation,
-        sequences=sequences, blocks=blocks, seed=seed,
+        settings=batching, prefill=Prefill(chunk=chunk), speculation=speculation,
+        sequences=sequences, layout=layout, capacity=None if blocks is None else blocks * layout.block * 100, seed=seed,
     )  # fmt: skip
 
 
@@ -58,7 +62,7 @@ def drive(batchers: list[Batcher], took: int = 10) -> list[tuple[int, Batch]]:
 def feasible(batching: ResolvedBatching, asked: list[Request]) -> bool:
     """Whether requests can be served at all."""
     try:
-        check_feasible(batching, asked, 100)
+        check_feasible(batching, asked)
     except InputError:
         return False
     return True
@@ -82,6 +86,12 @@ requests = st.lists(
 )  # fmt: skip
 
 
+#: Layers of a model whose tokens take 100 B: without windows, with both kinds, and with windows alone.
+GROUPS = (
+    (LayerGroup(None, 100),), (LayerGroup(None, 30), LayerGroup(9, 70)), (LayerGroup(1, 10), LayerGroup(21, 90)),
+)  # fmt: skip
+
+
 @st.composite
 def batchings(draw: st.DrawFn) -> ResolvedBatching:
     most = draw(st.integers(1, 6))
@@ -100,6 +110,7 @@ def batchings(draw: st.DrawFn) -> ResolvedBatching:
         full=draw(st.sampled_from(["wait", "recompute", "swap"])),
         speculation=speculation,
         seed=draw(st.integers(0, 9)),
+        groups=draw(st.sampled_from(GROUPS)),
     )
 
 
@@ -114,9 +125,13 @@ def samples(draw: st.DrawFn) -> list[Request]:
 
 
 @settings(max_examples=200, deadline=None)
-@given(samples(), st.integers(3, 6), st.none() | st.integers(24, 60), st.none() | st.integers(1, 4))
-def test_every_sample_gets_all_its_tokens(asked: list[Request], most: int, blocks: int | None, concurrency: int | None) -> None:
-    batching = resolved(policy="continuous", sequences=most, blocks=blocks, block=8)
+@given(
+    samples(), st.integers(3, 6), st.none() | st.integers(24, 60), st.none() | st.integers(1, 4), st.sampled_from(GROUPS)
+)  # fmt: skip
+def test_every_sample_gets_all_its_tokens(
+    asked: list[Request], most: int, blocks: int | None, concurrency: int | None, groups: tuple[LayerGroup, ...]
+) -> None:  # fmt: skip
+    batching = resolved(policy="continuous", sequences=most, blocks=blocks, block=8, groups=groups)
     assume(feasible(batching, asked))
     (batcher,) = batchers = loops(batching, asked, concurrency=concurrency)
     steps = drive(batchers)
@@ -127,10 +142,48 @@ def test_every_sample_gets_all_its_tokens(asked: list[Request], most: int, block
     assert sum(m.query for _, batch in steps for m in batch.members) == sum(prompts.values()) + decoded
 
 
+def in_use(batcher: Batcher, batch: Batch) -> int:
+    """Bytes of the pages that some query of a step sees or fills, each page of a shared prompt counted once."""
+    layout, fed = batcher.batching.layout, {m.sequence: m.query for m in batch.members}
+    total = 0
+    for group in layout.groups:
+        pages = set[tuple[str, int, int]]()
+        for s in batcher.running:
+            first = 0 if group.window is None else max(0, s.cached - (group.window - 1))
+            for page in {t // layout.block for t in range(first, s.cached + fed.get(s.number, 0))} if not s.forked else ():
+                shared = page < s.shared // layout.block
+                pages.add(("prompt", s.request.group, page) if shared else ("own", s.number, page))
+        total += len(pages) * layout.block * group.bytes
+    return total
+
+
+@settings(max_examples=300, deadline=None)
+@given(samples() | requests, batchings())
+def test_all_pages_in_use_are_allocated(asked: list[Request], batching: ResolvedBatching) -> None:
+    """In every step; where pages come as they are needed and nothing is prefilled or drafted, no others are allocated."""
+    assume(feasible(batching, asked))
+    full = batching.settings.kv.full
+    assume(full == "wait" or all(request.group < 0 for request in asked))
+    (batcher,) = loops(batching, asked)
+    now = 0
+    while (batch := batcher.next(now)) is not None or batcher.arrivals.next is not None:
+        if batch is None:
+            now = batcher.arrivals.next or 0
+            continue
+        needed = in_use(batcher, batch)
+        assert needed <= batcher.blocks.used <= (batching.capacity or batcher.blocks.used)
+        if full != "wait" and batching.speculation is None and all(m.query == 1 and m.logits for m in batch.members):
+            alone = len(batch) == len(batcher.running)
+            assert not alone or batch.swap or needed == batcher.blocks.used
+        now += 10
+        batcher.ended(batch, now)
+    assert batcher.blocks.used == 0
+
+
 @settings(max_examples=300, deadline=None)
 @given(requests, batchings(), st.none() | st.integers(1, 4))
 def test_everybody_gets_all_their_tokens(asked: list[Request], batching: ResolvedBatching, concurrency: int | None) -> None:
-    check_feasible(batching, asked, 100)
+    check_feasible(batching, asked)
     batchers = loops(batching, asked, concurrency=concurrency)
     (batcher,) = batchers
     steps = drive(batchers)
@@ -217,10 +270,19 @@ def test_who_came_last_makes_room() -> None:
     ]  # fmt: skip
 
 
+@pytest.mark.parametrize("full", ["recompute", "swap"])
+def test_a_block_is_taken_when_a_token_needs_it(full: str) -> None:
+    """Two sequences that end with 7 tokens each fit two blocks of 8, and neither is ever pre-empted."""
+    asked = [Request(context=4, tokens=4, arrival=0)] * 2
+    batching = Batching(policy="continuous", sequences=2, blocks=2, block=8, full=full)  # type: ignore[arg-type]
+    steps = [[(m.sequence, m.context) for m in batch.members] for _, batch in drive(loops(batching, asked))]
+    assert steps == [[(0, context), (1, context)] for context in (4, 5, 6, 7)]
+
+
 def test_samples_share_the_prompt() -> None:
     asked = [Request(context=0, prompt=10, tokens=2, arrival=0, group=0)] * 3
     batching = resolved(policy="continuous", sequences=3, blocks=2 + 3, block=4)  # ten tokens: two full blocks, and one each
-    check_feasible(batching, asked, 100)
+    check_feasible(batching, asked)
     first, second = (batch for _, batch in drive(loops(batching, asked)))
     assert [m.sequence for m in first.members] == [0]
     assert first.forks == (1, 2)
@@ -231,7 +293,7 @@ def test_samples_share_the_prompt() -> None:
     ]
     much = r"3 samples of one prompt end in 5 blocks \(20 tokens, 2.000 kB\), more than the 4 blocks \(16 tokens, 1.600 kB\)"
     with pytest.raises(InputError, match=much):
-        check_feasible(resolved(policy="continuous", sequences=3, blocks=4, block=4), asked, 100)
+        check_feasible(resolved(policy="continuous", sequences=3, blocks=4, block=4), asked)
 
 
 @pytest.mark.parametrize(
@@ -241,16 +303,16 @@ def test_samples_share_the_prompt() -> None:
 def test_samples_are_refused_from_one_block_too_few(prompt: int, tokens: int, needed: int) -> None:
     asked = [Request(context=0, prompt=prompt, tokens=tokens, arrival=0, group=0)] * 3
     enough, too_few = (resolved(policy="continuous", sequences=3, blocks=blocks, block=4) for blocks in (needed, needed - 1))
-    check_feasible(enough, asked, 100)
+    check_feasible(enough, asked)
     (batcher,) = batchers = loops(enough, asked)
     batch = batcher.next(0)
     assert batch is not None
-    assert batcher.blocks.used == needed
+    assert batcher.blocks.used == needed * 4 * 100
     batcher.ended(batch, 10)
     drive(batchers)
     assert batcher.blocks.used == 0
     with pytest.raises(InputError, match=f"3 samples of one prompt end in {needed} blocks"):
-        check_feasible(too_few, asked, 100)
+        check_feasible(too_few, asked)
 
 
 def test_closed_loop_keeps_so_many_on_the_way() -> None:
@@ -347,18 +409,18 @@ def test_what_can_never_be_served_is_refused() -> None:
     asked = [Request(context=30, tokens=3, arrival=0)]
     much = r"sequence 0 ends with 33 tokens in 5 blocks \(40 tokens, 4.000 kB\), more than the 4 blocks \(32 tokens, 3.200 kB\)"
     with pytest.raises(InputError, match=much):
-        check_feasible(resolved(policy="continuous", blocks=4, block=8), asked, 100)
+        check_feasible(resolved(policy="continuous", blocks=4, block=8), asked)
     with pytest.raises(InputError, match="at least 64, because sequence 0 is prefilled as a whole, found 32"):
-        check_feasible(resolved(policy="continuous", max_tokens=32), [Request(context=0, prompt=64, tokens=1, arrival=0)], 100)
+        check_feasible(resolved(policy="continuous", max_tokens=32), [Request(context=0, prompt=64, tokens=1, arrival=0)])
 
 
 def test_what_is_dropped_is_prefilled_with_all_that_it_had() -> None:
     """A prompt of 30 fits a budget of 32 tokens. Dropped before its last token, of 6, it is prefilled with 35."""
     asked = [Request(context=0, prompt=30, tokens=6, arrival=0)]
     for full, blocks in (("recompute", None), ("wait", 9), ("swap", 9)):
-        check_feasible(resolved(policy="continuous", max_tokens=32, blocks=blocks, block=8, full=full), asked, 100)
+        check_feasible(resolved(policy="continuous", max_tokens=32, blocks=blocks, block=8, full=full), asked)
     message = "at least 35, because sequence 0 is prefilled as a whole even after it was dropped, found 34; chunks would fit"
     with pytest.raises(InputError, match=message):
-        check_feasible(resolved(policy="continuous", max_tokens=34, blocks=9, block=8, full="recompute"), asked, 100)
-    check_feasible(resolved(policy="continuous", max_tokens=35, blocks=9, block=8, full="recompute"), asked, 100)
-    check_feasible(resolved(policy="continuous", max_tokens=4, chunk=4, blocks=9, block=8, full="recompute"), asked, 100)
+        check_feasible(resolved(policy="continuous", max_tokens=34, blocks=9, block=8, full="recompute"), asked)
+    check_feasible(resolved(policy="continuous", max_tokens=35, blocks=9, block=8, full="recompute"), asked)
+    check_feasible(resolved(policy="continuous", max_tokens=4, chunk=4, blocks=9, block=8, full="recompute"), asked)

@@ -1,17 +1,19 @@
 """Whole batched runs against a second implementation, written from the documents: members, begin and end of each step.
 
 The machine is one on which times add up: one engine that also waits for its operands (`blocking`), 10 ps a byte, 1 ps a FLOP.
-What is no product takes 1 ps. The model is one layer of Llama-3.2-1B: hidden 2048, MLP 8192, 32 heads of 64, 8 of the
-cache.
+What is no product takes 1 ps. A model is one layer of Llama-3.2-1B, or two such layers of Qwen 2, which has biases and a
+window on the second: hidden 2048, MLP 8192, 32 heads of 64, 8 of the cache.
 """
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from hypothesis import example, given, settings
+import pytest
+from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from models.graph import QUANTITIES
@@ -21,9 +23,19 @@ from sim.runs.plan import PLAIN
 from sim.runs.run import run
 from sim.scenario import from_dict
 
+#: [layer]: its window, None if it has none.
+Windows = tuple[int | None, ...]
+
 PRODUCTS = 2048 * (2048 + 512 + 512 + 2048) + 3 * 2048 * 8192
 NORMS = 2 * 2048
-KV = 2 * 512 * 2  # bytes of a token
+KV = 2 * 512 * 2  # bytes of a token in a layer
+BIASES = 2048 + 512 + 512
+WINDOW = 19  # tokens: a query sees 18 of the cache and itself
+QWEN = {
+    "model_type": "qwen2", "hidden_size": 2048, "intermediate_size": 8192, "num_attention_heads": 32,
+    "num_key_value_heads": 8, "num_hidden_layers": 2, "vocab_size": 64, "tie_word_embeddings": True,
+    "use_sliding_window": True, "sliding_window": WINDOW, "max_window_layers": 1, "torch_dtype": "bfloat16",
+}  # fmt: skip
 
 HARDWARE = {
     "engines": {"count": 1, "flops": "1 TFLOP/s", "vector_flops": "1000000 TFLOP/s"}, "memory": {"bandwidth": "100 GB/s"},
@@ -40,27 +52,39 @@ class Seq:
     todo: int = 0  # to be prefilled
     out: int = 0
     steps: int = 0
+    reach: int = 0  # tokens that it has pages for
 
 
-def step_time(members: list[tuple[int, int, int]], others: int) -> int:
+def seen(context: int, window: int | None) -> int:
+    """Tokens of a cache that the next query sees."""
+    return context if window is None else min(context, window - 1)
+
+
+def step_time(members: list[tuple[int, int, int]], others: int, windows: Windows) -> int:
     """Duration of a step of members (sequence, context, query). others: ps of ops other than products."""
     tokens = sum(query for _, _, query in members)
-    moved = 2 * (PRODUCTS + NORMS) + sum(KV * (context + query) for _, context, query in members)
-    attention = sum(2 * 2 * 32 * 64 * query * (context + query) for _, context, query in members)
-    empty = sum(context == 0 for _, context, _ in members)  # to load nothing takes 1 ps, as any task does
-    return 10 * moved + 2 * PRODUCTS * tokens + attention + empty + others
+    weights = len(windows) * (PRODUCTS + NORMS) + (BIASES * 2 if len(windows) == 2 else 0)
+    total = 10 * 2 * weights + 2 * PRODUCTS * tokens * len(windows) + others
+    for window in windows:
+        for _, context, query in members:
+            keys = seen(context, window) + query
+            total += 10 * KV * keys + 2 * 2 * 32 * 64 * query * keys
+            total += context == 0  # to load nothing takes 1 ps, as any task does
+    return total
 
 
 class BruteForce:
     """`steps`: (begin, end, members), or (begin, end, "out" or "in", sequence)."""
 
-    def __init__(self, asked: list[dict[str, int]], rules: dict[str, Any], others: dict[tuple[bool, ...], int]) -> None:
-        self.rules, self.others = rules, others
+    def __init__(
+        self, asked: list[dict[str, int]], rules: dict[str, Any], others: dict[tuple[bool, ...], int], windows: Windows
+    ) -> None:  # fmt: skip
+        self.rules, self.others, self.windows = rules, others, windows
         self.coming = sorted(enumerate(asked), key=lambda each: each[1]["arrival"])
         self.waiting: list[Seq] = []
         self.running: list[Seq] = []
         self.away: list[Seq] = []
-        self.held: dict[int, int] = {}  # pages of 8 tokens
+        self.held: dict[int, int] = {}  # pages of 8 tokens of a layer
         self.now = 0
         self.steps: list[Any] = []
         while self.coming or self.waiting or self.running or self.away:
@@ -76,11 +100,27 @@ class BruteForce:
 
     def fits(self, s: Seq, tokens: int) -> bool:
         """Whether there are pages for so many tokens; then it has them."""
-        wanted, own = (tokens + 7) // 8, self.held.get(s.number, 0)
-        if self.rules["blocks"] and sum(self.held.values()) - own + wanted > self.rules["blocks"]:
+        reach = max(s.reach, tokens)
+        wanted, others = self.pages(s, reach), sum(self.held.values()) - self.held.get(s.number, 0)
+        if self.rules["blocks"] and others + wanted > self.rules["blocks"] * len(self.windows):
             return False
-        self.held[s.number] = max(wanted, own)
+        s.reach, self.held[s.number] = reach, wanted
         return True
+
+    def pages(self, s: Seq, tokens: int) -> int:
+        """Most pages that it holds in any step on its way to so many tokens, however they lie on pages."""
+        most = max(1 + self.rules["drafts"], min(s.todo, self.rules["chunk"] or s.todo, self.rules["max_tokens"] or s.todo))
+        total = 0
+        for window in self.windows:
+            left = {t // 8 for t in range(s.cached - seen(s.cached, window), tokens)}
+            spans = [{t // 8 for t in range(at, at + window - 1 + most)} for at in range(8)] if window else [left]
+            total += min(len(left), max(map(len, spans)))
+        return total
+
+    def lose(self, s: Seq) -> None:
+        """Free all of its pages."""
+        del self.held[s.number]
+        s.reach = 0
 
     def move(self) -> bool:
         """Swap or drop a sequence that no longer fits, else bring back one that fits; returns whether a cache was moved."""
@@ -88,7 +128,7 @@ class BruteForce:
         for s in list(self.running) if self.rules["full"] != "wait" else ():
             while s in self.running and not s.todo and not self.fits(s, s.cached + self.new_tokens(s)):
                 last = self.running.pop()
-                del self.held[last.number]
+                self.lose(last)
                 if self.rules["full"] == "swap" and last.cached:
                     self.away.insert(0, last)
                     moves.append(("out", last))
@@ -99,8 +139,9 @@ class BruteForce:
             self.running.append(self.away.pop(0))
             moves.append(("in", self.running[-1]))
         for direction, s in moves:
-            self.steps.append((self.now, self.now + 10 * KV * s.cached, direction, s.number))
-            self.now += 10 * KV * s.cached
+            end = self.now + sum(10 * KV * seen(s.cached, window) for window in self.windows)
+            self.steps.append((self.now, end, direction, s.number))
+            self.now = end
         return bool(moves)
 
     def may_run(self, s: Seq) -> bool:
@@ -130,11 +171,13 @@ class BruteForce:
             self.now = self.coming[0][1]["arrival"]
             return
         who = [(s.number, s.cached, query) for s, query in members]
-        end = self.now + step_time(who, self.others[tuple(query > 1 for _, query in members)])
+        end = self.now + step_time(who, self.others[tuple(query > 1 for _, query in members)], self.windows)
         self.steps.append((self.now, end, who))
         self.now = end
         for s, query in members:
             self.took(s, query)
+        for s in self.running:
+            self.held[s.number] = self.pages(s, s.reach)
 
     def took(self, s: Seq, query: int) -> None:
         if s.todo:
@@ -145,7 +188,7 @@ class BruteForce:
             s.cached, s.out, s.steps = s.cached + 1 + right, s.out + 1 + right, s.steps + 1
         if s.out >= s.tokens:
             self.running.remove(s)
-            del self.held[s.number]
+            self.lose(s)
 
 
 def time_of_others(graph: TaskGraph) -> int:
@@ -188,16 +231,27 @@ def crowded(full: str) -> tuple[list[dict[str, int]], dict[str, Any]]:
     return asked, {"policy": "continuous", "full": full, "right": [1, 0, 0], **limits}
 
 
-@settings(max_examples=40, deadline=None)
+@pytest.fixture(scope="module")
+def qwen(tmp_path_factory: pytest.TempPathFactory) -> str:
+    path = tmp_path_factory.mktemp("qwen") / "config.json"
+    path.write_text(json.dumps(QWEN))
+    return str(path)
+
+
+@pytest.mark.parametrize("windows", [(None,), (None, WINDOW)])
+@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(cases(), st.sampled_from(("compiled", "simpy")))
 @example(crowded("recompute"), "compiled")
 @example(crowded("swap"), "compiled")
-def test_every_step_is_as_in_the_brute_force(case: tuple[list[dict[str, int]], dict[str, Any]], executor: Executor) -> None:
+def test_every_step_is_as_in_the_brute_force(
+    windows: Windows, qwen: str, case: tuple[list[dict[str, int]], dict[str, Any]], executor: Executor
+) -> None:  # fmt: skip
     asked, rules = case
-    kv = {"block": 8, "full": rules["full"], "capacity": None if rules["blocks"] is None else f"{rules['blocks'] * 8 * KV} B"}
+    capacity = None if rules["blocks"] is None else f"{rules['blocks'] * 8 * KV * len(windows)} B"
+    kv = {"block": 8, "full": rules["full"], "capacity": capacity}
     limits = {"max_batch": rules["max_batch"], "max_tokens": rules["max_tokens"], "kv": kv}
     scenario = {
-        "model": {"config": "llama-3.2-1b", "layers": 1, "scope": "block"},
+        "model": {"config": "llama-3.2-1b" if len(windows) == 1 else qwen, "layers": len(windows), "scope": "block"},
         "workload": {
             "sequences": [{**r, "arrival": f"{r['arrival']} ps"} for r in asked],
             "batching": {"policy": rules["policy"], **limits}, "prefill": {"chunk": rules["chunk"]},
@@ -218,4 +272,4 @@ def test_every_step_is_as_in_the_brute_force(case: tuple[list[dict[str, int]], d
             found.append((begin, end, members))
         else:
             found.append((begin, end, graph.kinds[0].removeprefix("kv_swap_"), int(table.sequence[rows[0]])))
-    assert found == BruteForce(asked, rules, others).steps
+    assert found == BruteForce(asked, rules, others, windows).steps

@@ -1,6 +1,7 @@
 """Non-negative least squares (Lawson and Hanson, Solving Least Squares Problems, 1974, chapter 23), on a few columns.
 
-SciPy has it, too, but nothing else here needs SciPy, and tens of megabytes more to install do not earn these thirty lines.
+SciPy has it, too, but nothing else here needs SciPy (Student's t is a table of 35 numbers, in `sim.runs.repeats`), and tens of
+megabytes more to install do not earn these thirty lines.
 """
 
 from __future__ import annotations

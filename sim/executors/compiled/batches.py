@@ -16,7 +16,7 @@ from sim.executors.compiled.build import MemoryPlan, Words
 from sim.executors.compiled.costs import Costs, costs_of
 from sim.executors.compiled.driver import INSTANTS, PART, Run, Sink, widened
 from sim.executors.compiled.forms import Form
-from sim.executors.compiled.loop import advance, serve_batch
+from sim.executors.compiled.loop import advance
 from sim.executors.compiled.state import (
     CHANNEL_TABLE, CHANNEL_WORDS, COST, DONE, SERVICES, SERVICE_FIELDS, K_ARRIVALS, K_ARRIVED, K_HEADS, K_NEW,
     LOG_FIELDS, LOOP_TABLE, LOOP_WORDS, L_BATCHED, L_CELLS_OF, L_NUMBER, NONE, NOW, READY, RING, RING_HEAD, RING_SIZE,
@@ -153,24 +153,19 @@ class Batches(Run):
             self.wake(place, 0)
 
     def execute(self) -> None:
-        go, serve = compile_kernel(advance), compile_kernel(serve_batch)
-        status = go(self.m, self.forms.pool, self.log, self.service, INSTANTS)
-        while status != DONE:
-            slot = None
+        go, slot = compile_kernel(advance), NONE
+        while (status := go(self.m, self.forms.pool, self.log, self.service, INSTANTS, slot)) != DONE:
+            slot = NONE
             if status == WANTS_STEP:
                 slot = self._turn()
-                if slot is None:
+                if slot == NONE:
                     self.m[TURN] += 1
             else:
                 self.serve(status)
-            if slot is None:
-                status = go(self.m, self.forms.pool, self.log, self.service, INSTANTS)
-            else:
-                status = serve(self.m, self.forms.pool, self.log, self.service, INSTANTS, slot)
         self.verify()
 
-    def _turn(self) -> int | None:
-        """End the step of the loop whose turn it is, and make up the next; returns its slot, None if there is none now."""
+    def _turn(self) -> int:
+        """End the step of the loop whose turn it is, and make up the next; returns its slot, NONE if there is none now."""
         now = int(self.m[NOW])
         loop = self.loops[(int(self.m[self.m[TURN_LIST] + self.m[TURN]]) - self.table) // LOOP_WORDS]
         if loop.batch is not None:
@@ -186,7 +181,7 @@ class Batches(Run):
             raise SimulationError(f"{len(loop.batcher.waiting)} requests wait and none can be served")
         if arrival is not None:
             self.wake(self.table + loop.number * LOOP_WORDS, arrival)
-        return None
+        return NONE
 
     def _end(self, loop: Loop, batch: Batch, now: int) -> None:
         released, end = self.m[loop.slot + S_RELEASED], self.m[loop.slot + S_END]
@@ -355,19 +350,23 @@ class Batches(Run):
         return self.tasks(number, np.concatenate([task[:0], *(task[:each] for each in size.tolist())]))
 
     def _members(self, order: Sequence[int]) -> MemberTable:
+        """Members of steps in this order; column by column, since those of a long run are most of its memory."""
         begin = order[0] if self.in_parts and order else 0
         counts = np.array(self.counts[begin:], dtype=np.int64)
-        rows = np.array(self.member_rows[self.given_members * MEMBER_FIELDS :], dtype=np.int64).reshape(-1, MEMBER_FIELDS)
-        first = np.cumsum(counts) - counts
-        order = [i - begin for i in order]
-        each = counts[order]
-        source = np.arange(len(rows)) + np.repeat(first[order] - (np.cumsum(each) - each), each)
-        sequence, context, query, loads, logits, emitted, _ = rows[source].T
-        return MemberTable(
-            step=np.repeat(np.arange(len(each), dtype=np.int32), each), sequence=sequence.astype(np.int32),
-            context=context.copy(), query=query.astype(np.int32), loads=loads.copy(), logits=logits.astype(np.int32),
-            emitted=emitted.astype(np.int32),
-        )  # fmt: skip
+        rows = np.frombuffer(self.member_rows, dtype=np.int64).reshape(-1, MEMBER_FIELDS)[self.given_members :]  # a view
+        source: Any = slice(None)
+        if order != list(range(begin, begin + len(order))):
+            first = np.cumsum(counts) - counts
+            order = [i - begin for i in order]
+            counts = counts[order]
+            source = np.arange(len(rows)) + np.repeat(first[order] - (np.cumsum(counts) - counts), counts)
+        short, long = np.int32, np.int64
+        names = ("sequence", "context", "query", "loads", "logits", "emitted")
+        columns = {
+            name: rows[source, field].astype(long if name in ("context", "loads") else short)
+            for field, name in enumerate(names)
+        }
+        return MemberTable(step=np.repeat(np.arange(len(counts), dtype=np.int32), counts), **columns)
 
     def _arrival(self) -> Any:
         times: dict[int, int] = {}

@@ -57,7 +57,7 @@ class Run:
     def execute(self) -> None:
         """Run to the end. Raises SimulationError if it ends with work left, OutOfRangeError."""
         go = compile_kernel(advance)
-        while (status := go(self.m, self.forms.pool, self.log, self.service, INSTANTS)) != DONE:
+        while (status := go(self.m, self.forms.pool, self.log, self.service, INSTANTS, NONE)) != DONE:
             self.serve(status)
             self.report()
         self.report()

@@ -18,17 +18,23 @@ from sim.executors.compiled.channels import plan, timer_due
 from sim.executors.compiled.engines import dispatch
 from sim.executors.compiled.heaps import pop
 from sim.executors.compiled.state import (
-    CHANNELS, CHANNEL_TABLE, CHANNEL_WORDS, COMPLETE, DONE, SERVICES, K_PENDING, K_TIMER, L_BATCHED, NEVER, NOW, OUT_OF_RANGE,
-    PAUSED, PHASE, RECORDED, RING, RING_HEAD, RING_SIZE, RING_TAIL, RUNNING, STEPS, TOO_LARGE, TURN, TURNS, TURN_LIST, WAKES,
-    WANTS_COSTS, WANTS_GRANTS, WANTS_STEP, Forms, Log, Memory,
+    CHANNELS, CHANNEL_TABLE, CHANNEL_WORDS, COMPLETE, DONE, SERVICES, K_PENDING, K_TIMER, L_BATCHED, NEVER, NONE, NOW,
+    OUT_OF_RANGE, PAUSED, PHASE, RECORDED, RING, RING_HEAD, RING_SIZE, RING_TAIL, RUNNING, STEPS, TOO_LARGE, TURN, TURNS,
+    TURN_LIST, WAKES, WANTS_COSTS, WANTS_GRANTS, WANTS_STEP, Forms, Log, Memory,
 )  # fmt: skip
 from sim.executors.compiled.steps import admit_operands, go_on, release_batch
 from sim.executors.compiled.tasks import arrive, finish
 
 
 @kernel
-def advance(m: Memory, f: Forms, log: Log, service: Log, instants: int) -> int:
-    """Simulate up to so many instants; returns the reason for which it stopped: DONE, PAUSED, WANTS_... or OUT_OF_RANGE."""
+def advance(m: Memory, f: Forms, log: Log, service: Log, instants: int, slot: int) -> int:
+    """Simulate up to so many instants; returns the reason for which it stopped: DONE, PAUSED, WANTS_... or OUT_OF_RANGE.
+
+    slot: of the batched step that was asked for and is filled in now, NONE if there is none.
+    """
+    if slot != NONE:
+        release_batch(m, f, log, slot)
+        m[TURN] += 1
     for _ in range(instants):
         if m[PHASE] == COMPLETE:
             now = next_instant(m)
@@ -51,14 +57,6 @@ def advance(m: Memory, f: Forms, log: Log, service: Log, instants: int) -> int:
             plan(m, f, service, m[CHANNEL_TABLE] + i * CHANNEL_WORDS)
         m[PHASE] = COMPLETE
     return PAUSED
-
-
-@kernel
-def serve_batch(m: Memory, f: Forms, log: Log, service: Log, instants: int, slot: int) -> int:
-    """Release the step of a batched loop, whose slot has been filled in, and go on."""
-    release_batch(m, f, log, slot)
-    m[TURN] += 1
-    return advance(m, f, log, service, instants)
 
 
 @small

@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from sim.analysis.series import batches, cached
+from sim.analysis.series import Levels, batches, cached
 from sim.log import derived
 from sim.render.trace.canvas import WAIT_CHANNEL, Canvas, Rows
 from sim.render.trace.counters import clip, level, number, rate
@@ -70,7 +70,7 @@ def _whole_counters(canvas: Canvas, tracks: CounterTracks) -> Iterator[Counter]:
     if tracks.requests is not None:
         batch, cache = tracks.requests
         yield level(batch, batches(log))
-        yield level(cache, cached(log))
+        yield level(cache, Levels.joined(cached(log)))
 
 
 def _engines(canvas: Canvas, group: int) -> Iterator[Slices]:

@@ -7,7 +7,7 @@
 | `continuous`  | before every step, all that wait, in order of arrival             |
 
 To add one: write such a class in a file of its own and register it as an entry point in the group
-`decode_sim.batching_policies`; `docs/guides/own_arbiter.md` does it step by step.
+`decode_sim.batching_policies`; `docs/guides/own_batching.md` does it step by step.
 """
 
 from __future__ import annotations

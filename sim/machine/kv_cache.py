@@ -1,0 +1,93 @@
+"""Pages of the KV cache: the bytes that a sequence holds, from its tokens and the windows of the layers.
+
+A page holds the keys and values of `block` successive tokens, in all layers that keep equally many tokens. Layers without a
+window keep a page until the sequence ends. Layers with a window of W tokens keep what later queries see: the last W - 1
+tokens in the cache, and new ones as they are fed in; a page is freed at the end of the step after which no later query sees
+any of it. vLLM does the same (`SlidingWindowManager` in vllm/v1/core/single_type_kv_cache_manager.py; its design is described
+at https://docs.vllm.ai/en/latest/design/hybrid_kv_cache_manager/), but makes the pages of all groups equally large.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import numpy as np
+
+from models.graph import MONOMIALS, QUANTITIES, OpGraph
+from sim.base.units import ceil_div
+
+KV_READ, KV_WRITE = (QUANTITIES.index(name) for name in ("kv_read", "kv_write"))
+
+
+class LayerGroup(NamedTuple):
+    """Layers that keep equally many tokens.
+
+    window: tokens that a query sees, its own included; None if it sees all. bytes: of one token, in all of these layers.
+    """
+
+    window: int | None
+    bytes: int
+
+
+@dataclass(frozen=True, slots=True)
+class KVLayout:
+    """The layout of a paged KV cache. block: tokens in a page."""
+
+    block: int
+    groups: tuple[LayerGroup, ...]
+
+    @property
+    def token_bytes(self) -> int:
+        """Bytes that one token appends, in all layers."""
+        return sum(group.bytes for group in self.groups)
+
+    @property
+    def windowed(self) -> bool:
+        """Whether some layers free pages while a sequence goes on."""
+        return any(group.window is not None for group in self.groups)
+
+    def held(self, cached: int, tokens: int, most: int, *, after: int = 0) -> int:
+        """Bytes of the pages that a sequence holds at most, on its way from `cached` tokens to `tokens` in its cache.
+
+        most: new tokens in any step of that way. after: leading tokens whose full pages are left out. With the tokens of one
+        step, `tokens - cached <= most`, it holds exactly that.
+        """
+        first, end = after // self.block, ceil_div(tokens, self.block)
+        return sum(self.block * group.bytes * self._pages(group.window, cached, first, end, most) for group in self.groups)
+
+    def _pages(self, window: int | None, cached: int, first: int, end: int, most: int) -> int:
+        """Number of pages from `first` to `end` that a group of layers holds at most, as in `held`."""
+        if window is None:
+            return max(0, end - first)
+        seen = max(0, cached - window + 1) // self.block  # the first page that the next query sees
+        # A step has the window - 1 tokens that its first query sees, and its new ones; these may begin at the end of a page.
+        return max(0, min(end - max(first, seen), ceil_div(window + most - 2, self.block) + 1))
+
+
+def layer_groups(ops: OpGraph) -> tuple[LayerGroup, ...]:
+    """Group the layers that append to the KV cache by window; the one without a window first.
+
+    ops: the step of one sequence that decodes one token. A layer has a window where what it reads stops growing.
+    """
+    by_context = [i for i, (_, _, n) in enumerate(MONOMIALS) if n]
+    grows = ops.table[ops.cost_index[KV_READ]][:, :, by_context].any(axis=2)  # [op, piece]
+    written: list[int] = ops.costs(0)[KV_WRITE].tolist()
+    layer = np.array([op.layer for op in ops.ops], dtype=np.int64)
+    sizes = Counter[int | None]()
+    for number in dict.fromkeys(op.layer for op, size in zip(ops.ops, written, strict=True) if size):
+        window = _window(grows[layer == number].any(axis=0).tolist(), ops.breaks)
+        sizes[window] += sum(size for op, size in zip(ops.ops, written, strict=True) if op.layer == number)
+    return tuple(LayerGroup(window, sizes[window]) for window in sorted(sizes, key=lambda window: (window is not None, window)))
+
+
+def _window(grows: Sequence[bool], breaks: Sequence[int]) -> int | None:
+    """The window of a layer, None if it has none. grows: [piece], whether the bytes that it reads grow with the context.
+
+    From `window - 1` tokens on it reads the same. Where it never grows, nothing is known of a window.
+    """
+    if grows[-1] or not any(grows):
+        return None
+    return 1 + breaks[max(piece for piece, grown in enumerate(grows) if grown)]
