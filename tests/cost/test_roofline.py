@@ -54,6 +54,26 @@ def test_no_measured_product_beats_roofline(name: str, m: int, n: int, k: int, m
     assert 0.5 < bound / (measured * 10**6) < 1
 
 
+#: The same source: microseconds of attention of one new token to a cache in bfloat16: batch, heads, heads of the cache, size of
+#: a head, context.
+ATTENTION = [
+    ("h100-sxm", 128, 4, 4, 128, 16_384, 1354.907), ("h100-sxm", 32, 64, 4, 64, 16_384, 183.541),
+    ("a100-80g-sxm", 512, 8, 8, 128, 1024, 1239.669), ("a100-80g-sxm", 64, 16, 1, 128, 8192, 183.979),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("name", "batch", "heads", "kv_heads", "size", "context", "measured"), ATTENTION)
+def test_no_measured_attention_beats_roofline(
+    name: str, batch: int, heads: int, kv_heads: int, size: int, context: int, measured: float
+) -> None:
+    scores = batch * heads * context
+    op = {
+        "kind": "attention", "flops": 4 * scores * size, "vector_ops": scores * (8 + (size + 2) // 128),
+        "weight": f"{4 * batch * kv_heads * size * context} B",  # the cache, as operands
+    }  # fmt: skip
+    assert 0.5 < makespan(op, **device(name)) / (measured * 10**6) < 1
+
+
 #: llama.cpp on Llama 2 7B, tokens/s: [device, format of weights, of arithmetic, new tokens, rate].
 #: RTX 4090: github.com/ggml-org/llama.cpp/pull/4766; M2: issues/10435; i9-13900K: issues/34; Raspberry Pi 5: pull/6928.
 TOKENS = [
