@@ -2,8 +2,7 @@
 
 The machine is one on which times add up: one engine that also waits for its operands (`blocking`), 10 ps a byte, 1 ps a FLOP.
 What is no product takes 1 ps, and each launch 7 ps. The model is one layer of Llama-3.2-1B: hidden 2048, MLP 8192, 32 heads of
-64, 8 of the
-cache.
+64, 8 of the cache.
 """
 
 from __future__ import annotations
