@@ -7,8 +7,9 @@ A task's time is [ready, end]:
 | blocking           | wait_engine or wait_policy   | transfer, the excess wait_channel   | compute       |
 | transfer by a DMA  | wait_sram                    | transfer, the excess wait_channel   |               |
 
-Under `stream` load and compute overlap in [start, end]: the larger of compute and transfer keeps its name (compute, if they
-are equal), the rest is wait_channel. `transfer` is latency plus the time at the full speed of the channel, as if it were the
+Where an engine loads operands, the first part of [start, loaded] is the launch: compute. Under `stream` load and compute
+overlap in [start, end]: if compute is no shorter than launch and transfer, it is compute, else launch and transfer; the rest
+is wait_channel. `transfer` is latency plus the time at the full speed of the channel, as if it were the
 only transfer and no port in the way; so what a port slows down counts as wait_channel. While a task waits for an engine
 and all engines are busy, that is wait_engine; while one is idle that the scheduler declines to use, wait_policy.
 

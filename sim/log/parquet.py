@@ -12,8 +12,8 @@ One row per task, in the order of the task table, with the scenario in the file'
 | `services` | its service intervals: list of `order` (row of `EventLog.services`), `channel`, `start`, `end`, `work` |
 
 Metadata of the file: `sim.version`, `sim.scenario` (JSON, with every default), `sim.seed`, `sim.engines`, `sim.channels`,
-`sim.bandwidth` (bytes/s), `sim.arrival` (ps, of each sequence), `sim.batches` (JSON: the members of each step). The task
-graphs are not stored: they are made again from the scenario when a log is read.
+`sim.bandwidth` (bytes/s), `sim.launch` (ps), `sim.arrival` (ps, of each sequence), `sim.batches` (JSON: the members of each
+step). The task graphs are not stored: they are made again from the scenario when a log is read.
 """
 
 from __future__ import annotations

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from collections import Counter
 from dataclasses import fields
 from typing import Any
 
@@ -141,6 +142,20 @@ class TestSram:
             (0, 0, 1), (0, 2, 1), (0, 0, 1), (4, 1, 10),
             (5, 2, 1), (5, 0, 1), (5, 0, 1), (5, 0, 1),
         ]  # fmt: skip
+
+    @given(st.data())
+    def test_a_request_is_passed_once_at_most_by_each_other_loop(self, data: st.DataObject):
+        """Whatever loops ask for and hold: all are served, and no request is overtaken twice by the same loop."""
+        sizes = st.lists(st.integers(1, 10), min_size=1, max_size=8)
+        loops = data.draw(st.lists(st.tuples(sizes, st.integers(1, 9)), min_size=2, max_size=4))
+        served = self.serve(10, *[(number, each, held) for number, (each, held) in enumerate(loops)])
+        assert [[size for _, loop, size in served if loop == number] for number in range(len(loops))] == [s for s, _ in loops]
+        for number in range(len(loops)):  # a loop asks for the next when it has got one, at the same instant
+            mine = [place for place, (_, loop, _) in enumerate(served) if loop == number]
+            for asked, got in zip([-1, *mine], mine, strict=False):
+                passed = Counter(loop for _, loop, _ in served[asked + 1 : got])
+                # Those that waited already when this one asked come before it without passing it: one for each loop.
+                assert max(passed.values(), default=0) <= 2
 
     def test_requests_of_one_loop_keep_their_order(self):
         """The 1 byte of loop 0 would fit from 0 on, and comes after the 8 that it asked for before."""
