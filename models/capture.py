@@ -60,13 +60,18 @@ def hf_config(config: ModelConfig) -> PretrainedConfig:
     if model_type not in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES:
         raise InputError(f"{config.name}: model_type {model_type!r} is not a causal language model (it does not decode)")
     try:
-        result: PretrainedConfig = CONFIG_MAPPING[model_type].from_dict(deepcopy(dict(config.data)))  # it edits what it gets
+        result: PretrainedConfig = CONFIG_MAPPING[model_type].from_dict(_plain(config.data))
     except Exception as error:  # transformers validates with several exception types
         raise InputError(f"{config.name}: transformers rejects the config: {_one_line(error)}") from error
     # Decoders of other families may have the field too, and leave it false; only models for masked tokens are encoders.
     if model_type in MODEL_FOR_MASKED_LM_MAPPING_NAMES and getattr(result, "is_decoder", None) is False:
         raise InputError(f"{config.name}: model_type {model_type!r} is encoder-only (its config has no is_decoder: true)")
     return result
+
+
+def _plain(data: Mapping[str, Any]) -> dict[str, Any]:
+    """A copy of a config, because transformers edits what it gets; without the formats of stored weights."""
+    return {key: deepcopy(value) for key, value in data.items() if key != "quantization_config"}
 
 
 def build(config: PretrainedConfig, dtype: str, device: str = "meta", attention_name: str = attention.NAME) -> PreTrainedModel:
@@ -278,6 +283,7 @@ def _model_graph(
         parameters=sum(p.numel() for p in parameters),
         parameter_bytes=sum(p.numel() * p.element_size() for p in parameters),
         positions=_positions(model),
+        chunked="chunked_attention" in (getattr(text, "layer_types", None) or ()),
         provenance={
             "capture": str(CAPTURE_VERSION),
             "config": config.digest,
@@ -287,7 +293,7 @@ def _model_graph(
             "torch": version("torch"),
             "transformers": version("transformers"),
         },
-        variants={key: _op_graph(variant, key, breaks, granularity) for key, variant in variants.items()},
+        variants={key: _op_graph(variant, key, breaks, granularity, kv_heads) for key, variant in variants.items()},
     )
 
 
@@ -316,7 +322,7 @@ def _experts(nodes: list[Node], weight: Sequence[Sequence[int]], key: tuple[bool
     return Experts(count=count, top_k=top_k, bytes=size)
 
 
-def _op_graph(variant: Variant, key: tuple[bool, bool], breaks: tuple[int, ...], granularity: str) -> OpGraph:
+def _op_graph(variant: Variant, key: tuple[bool, bool], breaks: tuple[int, ...], granularity: str, kv_heads: int) -> OpGraph:
     nodes = variant.recording.nodes
     groups: list[Group] = group(variant.recording) if granularity == "op" else [single(i, n) for i, n in enumerate(nodes)]
     home = {i: g for g, members in enumerate(groups) for i in members.nodes}
@@ -333,6 +339,7 @@ def _op_graph(variant: Variant, key: tuple[bool, bool], breaks: tuple[int, ...],
                 layer=nodes[result].layer,
                 part=members.part,
                 heads=members.heads,
+                kv_heads=kv_heads if members.heads else 0,
                 dtype=nodes[result].dtype,
                 shape=variant.shapes[result],
                 inputs=tuple(sorted({home[j] for i in members.nodes for j in nodes[i].inputs} - {g})),

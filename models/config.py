@@ -52,8 +52,9 @@ class ModelConfig:
 
     @property
     def digest(self) -> str:
-        """SHA-256 of the contents, the same for any order of keys."""
-        return hashlib.sha256(json.dumps(self.data, sort_keys=True).encode()).hexdigest()
+        """SHA-256 of the contents that a capture depends on, the same for any order of keys."""
+        captured = {key: value for key, value in self.data.items() if key != "quantization_config"}
+        return hashlib.sha256(json.dumps(captured, sort_keys=True).encode()).hexdigest()
 
 
 def names() -> tuple[str, ...]:
@@ -103,8 +104,12 @@ def resolve(config: str) -> ModelConfig:
 
 
 def dtype_of(config: ModelConfig, dtype: str | None) -> str:
-    """The dtype to run in: the one asked for, else the config's own, else float32 as in transformers."""
-    chosen = dtype or config.data.get("dtype") or config.data.get("torch_dtype") or "float32"
+    """The dtype to run in: the one asked for, else the config's own, else float32 as in transformers.
+
+    Weights that are quantized are computed with in 16 bits, if the config names no dtype.
+    """
+    other = "bfloat16" if config.data.get("quantization_config") else "float32"
+    chosen = dtype or config.data.get("dtype") or config.data.get("torch_dtype") or other
     if chosen not in DTYPES:
         raise unknown("model dtype", str(chosen), DTYPES)
     return str(chosen)

@@ -6,7 +6,8 @@ An `OpGraph` is a DAG of ops in program order. The costs of an op are exact func
     Q  query: tokens that each sequence feeds into the step (1 in plain decode)
     N  context: tokens of each sequence already in the KV cache
 
-Each cost is a polynomial over `MONOMIALS`, in pieces along N (a sliding window stops growing at its width).
+Each cost is a polynomial over `MONOMIALS`, in pieces along N (a sliding window stops growing at its width). In a graph whose
+attention skips what its masks hide, two more terms stand for each mask: the pairs that it lets through, and B times these.
 """
 
 from __future__ import annotations
@@ -20,11 +21,13 @@ import numpy.typing as npt
 
 from models.experts import Experts
 from models.lanes import Members, StepLanes
+from models.masks import Mask, pairs
 from models.op import MONOMIALS, QUANTITIES, IntArray, Op, Polynomial
 from models.selection import select
 
 __all__ = [
     "MONOMIALS", "QUANTITIES", "IntArray", "Members", "ModelGraph", "Op", "OpGraph", "Polynomial", "StepLanes",
+    "terms",
 ]  # fmt: skip
 
 
@@ -39,10 +42,11 @@ class OpGraph:
     breaks: ascending contexts at which a new piece of the costs starts; piece p holds for breaks[p-1] <= N < breaks[p].
     polynomials: distinct piecewise polynomials; `polynomials[i][p]` is piece p of number i, `len(breaks) + 1` pieces.
     batch: B of a step, by default.
+    masks: distinct masks whose pairs the costs count; a polynomial has two more terms for each, after `MONOMIALS`.
 
     The same as arrays, for evaluation:
 
-    table: int64 [polynomial, piece, monomial], coefficients.
+    table: int64 [polynomial, piece, term], coefficients.
     cost_index: int64 [quantity, op], which polynomial.
     several_index: int64 [quantity, op], the polynomial for members that feed in several tokens, if an op serves all members.
     """
@@ -51,6 +55,7 @@ class OpGraph:
     polynomials: tuple[tuple[Polynomial, ...], ...]
     breaks: tuple[int, ...] = ()
     batch: int = 1
+    masks: tuple[Mask, ...] = ()
     table: IntArray = field(init=False, repr=False, compare=False)
     cost_index: IntArray = field(init=False, repr=False, compare=False)
     several_index: IntArray = field(init=False, repr=False, compare=False)
@@ -64,7 +69,7 @@ class OpGraph:
         for i, op in enumerate(self.ops):
             if len(op.costs) != len(QUANTITIES) or any(not 0 <= j < i for j in op.inputs):
                 raise ValueError(f"op {i} ({op.kind} at {op.path}) has bad inputs {op.inputs} or costs {op.costs}")
-        table = np.array(self.polynomials, dtype=np.int64).reshape(len(self.polynomials), pieces, len(MONOMIALS))
+        table = np.array(self.polynomials, dtype=np.int64).reshape(len(self.polynomials), pieces, terms(self.masks))
         object.__setattr__(self, "table", table)
         object.__setattr__(self, "cost_index", _index([op.costs for op in self.ops]))
         several = [(op.several or op).costs for op in self.ops]
@@ -135,13 +140,21 @@ class OpGraph:
     def evaluate(self, batch: IntArray, query: IntArray, context: IntArray) -> IntArray:
         """Every polynomial at each (B, Q, N) of three vectors: int64 [polynomial, lane]."""
         piece = np.searchsorted(np.asarray(self.breaks, dtype=np.int64), context, side="right")
-        powers = np.stack([batch**b * query**q * context**n for b, q, n in MONOMIALS])  # [monomial, lane]
+        powers = self.terms_at(batch, query, context)
         values = np.empty((len(self.polynomials), len(context)), dtype=np.int64)
         for p in range(len(self.breaks) + 1):
             chosen = piece == p
             if chosen.any():
                 values[:, chosen] = self.table[:, p, :] @ powers[:, chosen]
         return values
+
+    def terms_at(self, batch: IntArray, query: IntArray, context: IntArray) -> IntArray:
+        """The value of each term of a polynomial at each (B, Q, N) of three arrays: int64 [term, ..]."""
+        values = [batch**b * query**q * context**n for b, q, n in MONOMIALS]
+        for mask in self.masks:
+            visible = pairs(mask.kind, mask.size, query, context)
+            values += [visible, batch * visible]
+        return np.stack(values)
 
     @property
     def members(self) -> int | None:
@@ -162,17 +175,20 @@ class OpGraph:
         return replace(self, ops=select(self.ops, layers, scope))
 
     def to_json(self) -> dict[str, Any]:
-        """A JSON-ready form that `from_json` reads back."""
+        """A JSON-ready form that `from_json` reads back, of a graph as it was captured."""
+        if self.masks:
+            raise ValueError("expected a captured graph, whose costs count all pairs")
         columns = {name: [getattr(op, name) for op in self.ops] for name in _COLUMNS}
         columns["experts"] = [op.experts and (op.experts.count, op.experts.top_k, op.experts.bytes) for op in self.ops]
         return {"breaks": self.breaks, "polynomials": self.polynomials, "ops": columns}
 
     @classmethod
-    def from_json(cls, data: Mapping[str, Any]) -> OpGraph:
+    def from_json(cls, data: Mapping[str, Any], kv_heads: int) -> OpGraph:
+        """The graph from its JSON. kv_heads: heads of the cache, a fact of the model."""
         columns = data["ops"]
         ops = tuple(
             Op(
-                kind=kind, path=path, layer=layer, part=part, heads=heads, dtype=dtype,
+                kind=kind, path=path, layer=layer, part=part, heads=heads, kv_heads=kv_heads if heads else 0, dtype=dtype,
                 shape=tuple(shape), inputs=tuple(inputs), costs=tuple(costs),
                 experts=experts and Experts(count=experts[0], top_k=experts[1], bytes=experts[2]),
             )
@@ -183,6 +199,11 @@ class OpGraph:
         )  # fmt: skip
         polynomials = tuple(tuple(tuple(piece) for piece in pieces) for pieces in data["polynomials"])
         return cls(ops=ops, polynomials=polynomials, breaks=tuple(data["breaks"]))
+
+
+def terms(masks: Sequence[Mask]) -> int:
+    """Number of terms of a polynomial in a graph with these masks."""
+    return len(MONOMIALS) + 2 * len(masks)
 
 
 def _index(costs: Sequence[tuple[int, ...]]) -> IntArray:
@@ -209,6 +230,7 @@ class ModelGraph:
     parameters: int  # elements, each shared tensor once
     parameter_bytes: int
     positions: int | None = None  # number of learned positions; None if their encoding is computed
+    chunked: bool = False  # layers that see a bounded number of keys see those of a chunk, not of a window
     provenance: Mapping[str, str]  # library versions, capture version, config digest
     variants: Mapping[tuple[bool, bool], OpGraph]
 
@@ -249,10 +271,12 @@ class ModelGraph:
             )
         }
         variants = [{"batch": b, "query": q, "graph": g.to_json()} for (b, q), g in sorted(self.variants.items())]
+        if self.chunked:
+            facts["chunked"] = True
         return {**facts, "provenance": dict(self.provenance), "variants": variants}
 
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> ModelGraph:
         facts = {key: value for key, value in data.items() if key != "variants"}
-        variants = {(v["batch"], v["query"]): OpGraph.from_json(v["graph"]) for v in data["variants"]}
+        variants = {(v["batch"], v["query"]): OpGraph.from_json(v["graph"], data["kv_heads"]) for v in data["variants"]}
         return cls(**facts, variants=variants)

@@ -22,7 +22,7 @@ MONOMIALS = (
     (1, 0, 0), (1, 1, 0), (1, 2, 0), (1, 0, 1), (1, 1, 1),
 )  # fmt: skip
 
-#: One coefficient per monomial.
+#: One coefficient per monomial, then two for each mask of the graph (see `models.graph`).
 Polynomial = tuple[int, ...]
 
 
@@ -35,6 +35,7 @@ class Op:
     layer: index of the decoder layer, -1 outside of layers.
     part: distinguishes ops of one kind and path (`q` and `k` of rope), else empty.
     heads: number of attention heads the op can be split over (of a KV load: heads of the cache), 0 if it is not per head.
+    kv_heads: heads of the cache that an op with heads attends to (1 of a latent one), 0 if that is not known.
     splits: number of parts along the keys, each computed, and its part of the cache loaded, separately; 1 if not split.
     dtype: torch's name of the compute type, e.g. `bfloat16`.
     shape: the result's dimensions, as text in B, Q and N.
@@ -42,6 +43,7 @@ class Op:
     costs: for each of `QUANTITIES`, an index into `OpGraph.polynomials`.
     experts: for an op that reads only the weights of the experts that its tokens choose, else None. Its polynomial of
         `weight` counts every choice of every token.
+    weights: format in memory of a matrix that it reads, a name of `models.formats.Formats`; empty if as captured.
     several: for a kernel that serves all members of a step, the op of members that feed in several tokens; None: the same.
     """
 
@@ -50,12 +52,14 @@ class Op:
     layer: int
     part: str = ""
     heads: int = 0
+    kv_heads: int = 0
     splits: int = 1
     dtype: str
     shape: tuple[str, ...] = ()
     inputs: tuple[int, ...] = ()
     costs: tuple[int, ...]
     experts: Experts | None = None
+    weights: str = ""
     several: Op | None = None
 
     def with_cost(self, quantity: int, polynomial: int) -> Op:

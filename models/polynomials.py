@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 
-from models.graph import MONOMIALS, Polynomial
+from models.graph import MONOMIALS, Polynomial, terms
+from models.masks import Mask
 
 #: A polynomial for each piece of the context.
 Pieces = tuple[Polynomial, ...]
@@ -34,9 +35,9 @@ class Polynomials:
         return number
 
 
-def zero(breaks: Sequence[int]) -> Pieces:
-    """The polynomial that is 0 everywhere, for a graph with these breaks."""
-    return ((0,) * len(MONOMIALS),) * (len(breaks) + 1)
+def zero(breaks: Sequence[int], masks: Sequence[Mask]) -> Pieces:
+    """The polynomial that is 0 everywhere, for a graph with these breaks and masks."""
+    return ((0,) * terms(masks),) * (len(breaks) + 1)
 
 
 def each_term(change: Callable[[int], int], pieces: Pieces) -> Pieces:
@@ -54,3 +55,14 @@ def at_breaks(pieces: Pieces, breaks: tuple[int, ...], finer: tuple[int, ...]) -
     if breaks == finer:
         return pieces
     return tuple(pieces[sum(b <= start for b in breaks)] for start in (0, *finer))
+
+
+def with_masks(pieces: Pieces, masks: Sequence[Mask], wanted: Sequence[Mask]) -> Pieces:
+    """The same polynomial in a graph of more masks. wanted: distinct, all of `masks` among them."""
+    if tuple(masks) == tuple(wanted):
+        return pieces
+    first = [len(MONOMIALS) + 2 * masks.index(mask) if mask in masks else -1 for mask in wanted]
+    return tuple(
+        (*piece[: len(MONOMIALS)], *(term for at in first for term in (piece[at : at + 2] if at >= 0 else (0, 0))))
+        for piece in pieces
+    )

@@ -17,9 +17,11 @@ from dataclasses import replace
 import numpy as np
 
 from models.graph import MONOMIALS, IntArray, OpGraph
+from models.masks import Mask
 from models.polynomials import Polynomials
 from models.rewrites.groups import Replacement, cost, numbers, replaced
 from models.rewrites.softmax import attention_chains
+from models.rewrites.visible import made_masks, masks_of, visible, visible_only
 from sim.base.errors import ConfigError
 
 #: Keys that an online softmax takes at a time; FlashAttention-2 takes 64 to 256, by head size and machine.
@@ -29,15 +31,22 @@ KEY_BLOCK = 128
 PARTIAL = 4
 
 
-def fuse_attention(ops: OpGraph, element: int, splits: int) -> OpGraph:
-    """Make each attention one op, of `splits` parts. element: bytes of a captured number.
+def fuse_attention(ops: OpGraph, element: int, splits: int, *, chunked: bool) -> OpGraph:
+    """Make each attention one op, of `splits` parts, without scores that its mask hides.
+
+    element: bytes of a captured number. chunked: as in `masks_of`.
 
     Raises ConfigError where the captured costs do not show what an attention reads and writes.
     """
+    chains = list(attention_chains(ops))
+    first = [chain[0] for chain in chains]
+    ops, masks = masks_of(ops, first, chunked=chunked)
     polynomials = Polynomials(ops.polynomials)
-    fused = replaced(
-        ops, [_replacement(ops, chain, element, splits, polynomials) for chain in attention_chains(ops)], polynomials
-    )
+    made = [
+        _replacement(ops, chain, mask, element, splits, polynomials) for chain, mask in zip(chains, masks, strict=True)
+    ]  # fmt: skip
+    made += [visible_only(ops, i, mask, polynomials) for i, mask in made_masks(ops, first, masks)]
+    fused = replaced(ops, made, polynomials)
     if splits == 1:
         return fused
     split = {j for op in fused.ops if op.kind == "attention" and op.splits == splits for j in op.inputs}
@@ -47,13 +56,14 @@ def fuse_attention(ops: OpGraph, element: int, splits: int) -> OpGraph:
     )
 
 
-def _replacement(ops: OpGraph, chain: Sequence[int], element: int, splits: int, polynomials: Polynomials) -> Replacement:
+def _replacement(
+    ops: OpGraph, chain: Sequence[int], mask: Mask | None, element: int, splits: int, polynomials: Polynomials
+) -> Replacement:
     """The attention that stands for a chain of ops, and the `combine` of its parts if there are several."""
     first, last = ops.ops[chain[0]], ops.ops[chain[-1]]
     scores = cost(ops, chain[2], "vector_ops")  # the exponential touches each score once
     key_dim, head_dim = (_per_score(ops, i, scores) for i in (chain[0], chain[-1]))
     costs = {quantity: cost(ops, chain, quantity) for quantity in ("flops", "vector_ops", "weight")}
-    costs["vector_ops"] += -(-scores * (head_dim + 2) // KEY_BLOCK)
     # Queries, keys and values are read: all but the probabilities, and what elementwise ops read of each other.
     outer = [chain[0], chain[-1]]
     read = cost(ops, outer, "act_read") - element * (cost(ops, outer, "vector_ops") + scores)
@@ -61,12 +71,14 @@ def _replacement(ops: OpGraph, chain: Sequence[int], element: int, splits: int, 
     if (read < 0).any() or (written < 0).any():
         raise ConfigError("mapping.softmax", f"cannot tell what {first.path} reads and writes; expected three_pass")
     costs |= {"act_read": read, "act_write": written}
+    costs = {quantity: visible(ops, mask, each) for quantity, each in costs.items()}
+    costs["vector_ops"] += -(-visible(ops, mask, scores) * (head_dim + 2) // KEY_BLOCK)
     attention = replace(first, kind="attention", shape=last.shape, splits=splits)
     if splits == 1:
         return Replacement(chain, (replace(attention, costs=numbers(polynomials, ops, costs)),))
     rows = _query_rows(scores)
     partial = rows * splits * (head_dim + 2)
-    costs["act_read"] = read + element * key_dim * rows * (splits - 1)
+    costs["act_read"] += element * key_dim * rows * (splits - 1)
     costs["act_write"] = PARTIAL * partial
     combine = {"vector_ops": partial, "act_read": PARTIAL * partial, "act_write": written}
     return Replacement(
@@ -89,7 +101,7 @@ def _per_score(ops: OpGraph, op: int, scores: IntArray) -> int:
 
 
 def _query_rows(scores: IntArray) -> IntArray:
-    """Rows of queries of all heads [piece, monomial]: the scores that one more key adds, before any window is full."""
+    """Rows of queries of all heads [piece, term]: the scores that one more key adds, before any window is full."""
     rows = np.zeros_like(scores)
     for i, (batch, query, context) in enumerate(MONOMIALS):
         if context:

@@ -1,6 +1,7 @@
 """Fusion: the ops of a model as the kernels of a machine compute them.
 
-FLOPs, weights and KV bytes stay exactly as captured. What changes:
+Weights and KV bytes stay exactly as captured, and FLOPs, too, but for pairs of a query and a key that a mask hides: in a step
+with several new tokens, `fused` and `online` leave them out (see `models.rewrites.visible`). What else changes:
 
 | fusion         | replaces                            | by               | what changes                                     |
 | -------------- | ----------------------------------- | ---------------- | ------------------------------------------------ |
@@ -25,9 +26,10 @@ Softmax = Literal["three_pass", "fused", "online"]
 
 
 def fuse(
-    ops: OpGraph, *, element: int, softmax: Softmax = "three_pass", kv_splits: int = 1, qkv: bool = False, gate_up: bool = False
+    ops: OpGraph, *, element: int, softmax: Softmax = "three_pass", kv_splits: int = 1, qkv: bool = False,
+    gate_up: bool = False, chunked: bool = False,
 ) -> OpGraph:  # fmt: skip
-    """The op graph after the fusions. element: bytes of a captured number.
+    """The op graph after the fusions. element: bytes of a captured number. chunked: as in `ModelGraph`.
 
     Ops that are fused already, or absent, stay as they are. Raises ConfigError if there is no softmax in three passes to be
     fused.
@@ -39,4 +41,6 @@ def fuse(
         return ops
     if next(attention_chains(ops), None) is None:
         raise ConfigError("mapping.softmax", "expected three_pass: the model has no softmax in three passes to be fused")
-    return fuse_softmax(ops, element) if softmax == "fused" else fuse_attention(ops, element, kv_splits)
+    if softmax == "fused":
+        return fuse_softmax(ops, element, chunked=chunked)
+    return fuse_attention(ops, element, kv_splits, chunked=chunked)

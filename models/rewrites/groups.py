@@ -26,15 +26,15 @@ class Replacement:
 
 
 def cost(ops: OpGraph, group: int | Sequence[int], quantity: str) -> IntArray:
-    """Cost of an op, or of several together: coefficients [piece, monomial]."""
+    """Cost of an op, or of several together: coefficients [piece, term]."""
     index = ops.cost_index[QUANTITIES.index(quantity), np.atleast_1d(group)]
     total: IntArray = ops.table[index].sum(axis=0)
     return total
 
 
 def numbers(polynomials: Polynomials, ops: OpGraph, costs: Mapping[str, IntArray]) -> tuple[int, ...]:
-    """`Op.costs` of an op with these costs [piece, monomial]; a quantity that is not named is 0."""
-    none = zero(ops.breaks)
+    """`Op.costs` of an op with these costs [piece, term]; a quantity that is not named is 0."""
+    none = zero(ops.breaks, ops.masks)
     return tuple(
         polynomials.number(tuple(map(tuple, costs[quantity].tolist())) if quantity in costs else none)
         for quantity in QUANTITIES

@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from models.experts import Tokens, distinct
-from models.graph import MONOMIALS, QUANTITIES, IntArray, OpGraph, StepLanes
+from models.graph import QUANTITIES, IntArray, OpGraph, StepLanes
 from sim.base.memo import Memo
 from sim.log.tables import EventLog
 from sim.mapping.steps import BatchGraph
@@ -110,7 +110,7 @@ def _sums(
     for p in range(len(ops.breaks) + 1):
         counted = (piece == p) & chosen
         if counted.any():
-            powers = np.stack([(batch**b * query**q * context**n * counted).sum(axis=-1) for b, q, n in MONOMIALS])
+            powers = (ops.terms_at(batch, query, context) * counted).sum(axis=-1)
             total += np.tensordot(ops.table[:, p, :], powers, axes=1)
     return total
 

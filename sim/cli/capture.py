@@ -9,7 +9,7 @@ from rich.table import Table
 
 import models.library
 from models.config import MLA_FORMS
-from models.graph import QUANTITIES
+from models.graph import QUANTITIES, IntArray, OpGraph
 from sim.base.errors import InputError
 from sim.cli.console import output
 
@@ -39,6 +39,7 @@ def command(
         raise InputError(why)
     graph = model.step(batch, query).select(layers, scope)
     costs = graph.costs(context, batch, query)
+    routed = _of_distinct_experts(graph, costs)
     if as_json:
         for i, op in enumerate(graph.ops):
             experts = op.experts and {"count": op.experts.count, "top_k": op.experts.top_k, "bytes": op.experts.bytes}
@@ -47,7 +48,8 @@ def command(
             click.echo(json.dumps({**row, **{name: int(costs[q, i]) for q, name in enumerate(QUANTITIES)}}))
         return
     table = Table(box=None, pad_edge=False, header_style="bold", title_justify="left",
-                  title=f"{model}: {model.parameters:,} parameters; a step of {batch} x {query} tokens, context {context}",
+                  title=f"{model}: {model.parameters:,} parameters; a step of {batch} x {query} tokens, context {context}"
+                        + ("; weights of as many experts as can be distinct" if routed else ""),
                   )  # fmt: skip
     table.add_column("#", justify="right")
     for name in ("op", "path", "result", "needs"):
@@ -61,3 +63,16 @@ def command(
         )  # fmt: skip
     table.add_row("", "all", "", "", "", *(f"{int(costs[q].sum()):,}" for q in range(len(QUANTITIES))), style="bold")
     output(250).print(table)
+
+
+def _of_distinct_experts(graph: OpGraph, costs: IntArray) -> bool:
+    """Limit weight bytes of experts to all of them, since each is read once a step; whether that changed any.
+
+    costs: [quantity, op], in which every choice of every token counts.
+    """
+    most = [op.experts.count * op.experts.bytes if op.experts is not None else None for op in graph.ops]
+    weight = costs[QUANTITIES.index("weight")]
+    over = [i for i, limit in enumerate(most) if limit is not None and weight[i] > limit]
+    for i in over:
+        weight[i] = most[i]
+    return bool(over)

@@ -6,12 +6,13 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from models.graph import IntArray, StepLanes
-from sim.cost.kernel import SUMMED, Kernel, Sized, Structure, costs_something
+from sim.cost.kernel import BESIDE, SUMMED, Kernel, Sized, Structure, costs_something, flops_per_key
 from sim.mapping.steps import LOGITS, MEMBERS, TOKENS, BatchGraph, Template
 
 
@@ -58,10 +59,11 @@ def calls_of(template: Template) -> list[Call]:
     """All calls of a step that repeats a template, in program order. Its members share no prompts."""
     ops, owner = template.ops, template.owner
     some = {False: costs_something(ops, ops.cost_index), True: costs_something(ops, ops.several_index)}
-    structures = {False: Structure(ops.ops, owner, some[False])}
+    structures = {False: Structure(ops.ops, owner, some[False], flops_per_key(ops, ops.cost_index))}
     structures[True] = structures[False]
     if template.mixed:
-        structures[True] = Structure([op.several or op for op in ops.ops], owner, some[True])
+        several = [replace(op.several, inputs=op.inputs) if op.several else op for op in ops.ops]
+        structures[True] = Structure(several, owner, some[True], flops_per_key(ops, ops.several_index))
     shared: dict[object, list[int]] = {}
     for i, whose in enumerate(owner.tolist()):
         if whose in (TOKENS, LOGITS):
@@ -120,11 +122,11 @@ class Sizes:
         of = call.structures[False]
         return self.ops.template.ops.ops[call.shared[0]].experts is None and not of.loads[call.shared[0]]
 
-    def kernel(self, call: Call) -> tuple[Kernel, IntArray, IntArray]:
-        """The kernel of a call, and the bytes of memory and of all that each of its ops moves [op, lane]."""
+    def launches(self, call: Call) -> tuple[list[Kernel], IntArray, IntArray]:
+        """The kernels of a call, prompts apart from decodes, and bytes of memory and in all that its ops move [op, lane]."""
         if call.shared:
             kernel = call.structures[False].kernel(call.shared[0], self._shared)
-            return kernel, kernel.memory[None], kernel.shapes.bytes[None]
+            return [kernel], kernel.memory[None], kernel.shapes.bytes[None]
         swap, together = bool(self.ops.shape.swap), self.ops.template.together
         parts, moved = [], np.zeros((2, *self.query.shape), dtype=np.int64)
         for several in call.own if together else dict.fromkeys(_several(self.ops)):
@@ -138,11 +140,14 @@ class Sizes:
             each = structure.kernel(call.own[several][0], partial(self._own, structure, member, lane))
             moved[0, member, lane], moved[1, member, lane] = each.memory, each.shapes.bytes
             parts.append(_summed(each, lane, self.query.shape[1]))
-        kernel = _joined(parts)
+        sorts: dict[tuple[str, ...], list[Kernel]] = {}
+        for part in parts:
+            sorts.setdefault(part.kinds, []).append(part)
+        kernels = [_joined(of_sort) for of_sort in sorts.values()]
         if together:
-            return kernel, kernel.memory[None], kernel.shapes.bytes[None]
+            return kernels, np.asarray(moved[0].sum(axis=0))[None], np.asarray(moved[1].sum(axis=0))[None]
         members = _members(call, _several(self.ops))
-        return kernel, moved[0, members], moved[1, members]
+        return kernels, moved[0, members], moved[1, members]
 
     def _shared(self, i: int) -> Sized:
         """An op of the template that serves all."""
@@ -163,12 +168,12 @@ class Sizes:
 
 
 def _joined(parts: Sequence[Kernel]) -> Kernel:
-    """Kernels of `_summed` as one: `together`, where contexts are still sums over rows."""
+    """Kernels of `_summed` as one, whose contexts are still sums over rows."""
     shapes = parts[0].shapes
     sums = {name: np.asarray(sum(getattr(p.shapes, name) for p in parts)) for name in (*SUMMED, "context")}
     sums["context"] //= np.maximum(sums["rows"], 1)
-    read, written, memory = (np.asarray(sum(getattr(p, name) for p in parts)) for name in ("read", "written", "memory"))
-    return Kernel(parts[0].kinds, parts[0].dtype, replace(shapes, **sums), read, written, memory)
+    beside: dict[str, Any] = {name: np.asarray(sum(getattr(p, name) for p in parts)) for name in BESIDE}
+    return replace(parts[0], shapes=replace(shapes, **sums), **beside)
 
 
 def _summed(kernel: Kernel, lane: npt.NDArray[np.intp], lanes: int) -> Kernel:
@@ -191,5 +196,5 @@ def _summed(kernel: Kernel, lane: npt.NDArray[np.intp], lanes: int) -> Kernel:
     }
     sums = {name: total(getattr(shapes, name)) for name in SUMMED}
     context = total(shapes.context * shapes.rows)
-    read, written, memory = (total(getattr(kernel, name)) for name in ("read", "written", "memory"))
-    return Kernel(kernel.kinds, kernel.dtype, replace(shapes, **sums, **alike, context=context), read, written, memory)
+    beside: dict[str, Any] = {name: total(getattr(kernel, name)) for name in BESIDE}
+    return replace(kernel, shapes=replace(shapes, **sums, **alike, context=context), **beside)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import prod
 from typing import Any, NamedTuple
 
@@ -12,31 +12,40 @@ import numpy as np
 import numpy.typing as npt
 
 from models.formats import ELEMENT
-from models.graph import QUANTITIES, IntArray, Op, OpGraph
-from sim.cost.profile import ATTENTION, DIMENSIONS, ELEMENTWISE, MATMUL, MULTI_HEAD, UNITS, Shapes
+from models.graph import MONOMIALS, QUANTITIES, IntArray, Op, OpGraph
+from sim.cost.profile import ATTENTION, DIMENSIONS, ELEMENTWISE, MATMUL, MULTI_HEAD, PREFILL, UNITS, Shapes
 
 FLOPS, VECTOR_OPS, WEIGHT, KV_READ, KV_WRITE, ACT_READ, ACT_WRITE = range(len(QUANTITIES))
 
 #: Ops that compute nothing.
 ONLY_MOVES = frozenset(("kv_load", "kv_store", "kv_swap_out", "kv_swap_in"))
 
+#: Torch's names of formats of weights; kernels that read weights in such a format are measured by this name.
+STORED = {"fp8": "float8_e4m3fn", "int8": "int8", "int4": "int4"}
+
 _MIN = re.compile(r"min\(N,(\d+)\)")
 
 #: Columns of shapes that add up where several ops are one kernel.
 SUMMED = ("rows", "flops", "elements", "bytes", "shared")
+
+#: The same of kernels, beside their shapes.
+BESIDE = ("sequences", "read", "written", "memory")
 
 
 @dataclass(frozen=True, slots=True)
 class Kernel:
     """An op as a device runs it.
 
-    kinds: names that a timing of it may have, the most particular first. shapes: columns with one entry per context.
-    read, written: its bytes, which sum to `shapes.bytes`; memory: of these, weights and KV cache.
+    kinds: names that a timing of it may have, the most particular first. stored: torch's name of the format of its weights if
+    that is not the format it computes in, else empty. shapes: columns with one entry per context. read, written: its bytes,
+    which sum to `shapes.bytes`; memory: of these, weights and KV cache. sequences: B, whose tokens are its rows.
     """
 
     kinds: tuple[str, ...]
     dtype: str
+    stored: str
     shapes: Shapes
+    sequences: IntArray
     read: IntArray
     written: IntArray
     memory: IntArray
@@ -68,15 +77,14 @@ class Sized(NamedTuple):
     def rows(self) -> IntArray:
         return self.batch * self.query
 
-    def heads(self) -> Attention:
-        """Heads and context of scores [..., group of queries, keys], or of fused attention."""
+    def heads(self, per_key: int) -> Attention:
+        """Heads and context. per_key: FLOPs of one row, all heads, for each token that it attends to."""
         op = self.op
-        per_head = self.costs[FLOPS] // np.maximum(2 * self.rows * op.heads, 1)
-        last, group = self.extent(op.shape[-1]), np.maximum(self.extent(op.shape[-2]), 1)
-        kv_heads = op.heads * self.query // group
-        if op.kind == ATTENTION:  # results [..., group, head_dim] of two products
-            return Attention(kv_heads, last, per_head // np.maximum(2 * last, 1))
-        return Attention(kv_heads, per_head // np.maximum(last, 1), last)
+        size = per_key // (2 * op.heads)
+        if op.kind == ATTENTION:  # two products: the mean of the sizes of a key and of a value
+            size //= 2
+        of = np.ones_like(self.past)
+        return Attention((op.kv_heads or op.heads) * of, size * of, self.costs[FLOPS] // np.maximum(per_key * self.rows, 1))
 
     def extent(self, text: str) -> IntArray:
         """A dimension of an op such as `8*B` or `min(N,4095)+1`."""
@@ -110,20 +118,21 @@ class Attention(NamedTuple):
 class Structure:
     """Facts that the kernels of a graph depend on beside sizes.
 
-    readers: of each op, how many need it. loads: KV loads that each needs. attention: the op that tells the heads of all of its
-    layer and member, -1 if none does.
+    readers: of each op, how many need it. loads: KV loads that each needs. per_key: as by `flops_per_key`. attention: the op
+    that tells the heads of all of its layer and member, -1 if none does.
     """
 
-    def __init__(self, ops: Sequence[Op], owner: IntArray, some: npt.NDArray[np.bool_]) -> None:
+    def __init__(self, ops: Sequence[Op], owner: IntArray, some: npt.NDArray[np.bool_], per_key: IntArray) -> None:
         self.ops = ops
         self.readers = [0] * len(ops)
         self.loads: list[list[int]] = []
+        self.per_key: list[int] = per_key.tolist()
         first: dict[tuple[int, int], int] = {}
         for i, (op, whose, computes) in enumerate(zip(ops, owner.tolist(), some[FLOPS].tolist(), strict=True)):
             self.loads.append([j for j in op.inputs if ops[j].kind == "kv_load"])
             for j in op.inputs:
                 self.readers[j] += 1
-            if op.heads and computes and len(op.shape) > 1:
+            if op.heads and computes and self.per_key[i]:
                 first.setdefault((op.layer, whose), i)
         self.attention = [first.get((op.layer, whose), -1) for op, whose in zip(ops, owner.tolist(), strict=True)]
 
@@ -132,10 +141,10 @@ class Structure:
         op, of = self.ops[i], self.attention[i]
         loads = tuple((self.ops[j].costs[KV_READ], self.readers[j]) for j in self.loads[i])
         attention = (
-            (self.ops[of].kind, self.ops[of].heads, self.ops[of].shape, self.ops[of].costs) if op.heads and of >= 0 else ()
+            (self.ops[of].kind, self.ops[of].heads, self.ops[of].kv_heads, self.ops[of].costs) if op.heads and of >= 0 else ()
         )
         routed = op.layer if op.experts is not None else -1  # in each layer the tokens choose anew
-        return (op.kind, op.dtype, op.heads, op.shape, op.costs, loads, attention, routed)
+        return (op.kind, op.dtype, op.weights, op.heads, op.shape, op.costs, loads, attention, routed)
 
     def kernel(self, i: int, sized: Callable[[int], Sized]) -> Kernel:
         """The kernel of an op. sized: returns an op, by its index, at the sizes of the step."""
@@ -149,10 +158,11 @@ class Structure:
         product = bool(costs[FLOPS].any() and costs[WEIGHT].any())
         per_head = bool(op.heads) and op.kind not in ONLY_MOVES
         known = per_head and self.attention[i] >= 0
-        attention = sized(self.attention[i]).heads() if known else Attention(zero, zero, zero)
+        attention = sized(self.attention[i]).heads(self.per_key[self.attention[i]]) if known else Attention(zero, zero, zero)
         kinds: tuple[str, ...] = (op.kind, MATMUL if product else ELEMENTWISE)
-        if op.kind == ATTENTION and (attention.kv_heads == op.heads).all():
-            kinds = (MULTI_HEAD, ATTENTION)
+        if op.kind == ATTENTION:
+            kinds = (MULTI_HEAD, ATTENTION) if (attention.kv_heads == op.heads).all() else (ATTENTION,)
+            kinds = (PREFILL, *kinds) if (at.query > 1).any() else kinds
         elif per_head or op.kind in ONLY_MOVES:
             kinds = (op.kind,)
         n = zero if per_head else at.width()
@@ -163,7 +173,38 @@ class Structure:
             flops=costs[FLOPS], elements=costs[VECTOR_OPS], bytes=read + written,
             shared=zero if per_head else costs[WEIGHT],
         )  # fmt: skip
-        return Kernel(kinds, op.dtype, shapes, read, written, cached + costs[KV_WRITE])
+        memory, stored = cached + costs[KV_WRITE], STORED.get(op.weights, "")
+        return Kernel(kinds, op.dtype, stored, shapes, at.batch, read, written, memory)
+
+
+def joined(parts: Sequence[Kernel]) -> list[Kernel]:
+    """Kernels of several sequences as those that a device launches: one for all rows of a sort, prompts apart from decodes.
+
+    The context of a launch is the mean over its rows.
+    """
+    if len(parts) == 1:
+        return list(parts)
+    sorts: dict[tuple[str, ...], list[Kernel]] = {}
+    for part in parts:
+        sorts.setdefault(part.kinds, []).append(part)
+    return [_together(of_sort) for of_sort in sorts.values()]
+
+
+def _together(parts: Sequence[Kernel]) -> Kernel:
+    if len(parts) == 1:
+        return parts[0]
+    first = parts[0].shapes
+    sums = {name: sum((getattr(p.shapes, name) for p in parts), np.zeros_like(first.rows)) for name in SUMMED}
+    attended = sum((p.shapes.context * p.shapes.rows for p in parts), np.zeros_like(first.rows))
+    shapes = replace(first, **sums, context=attended // np.maximum(sums["rows"], 1))
+    summed: dict[str, Any] = {name: np.asarray(sum(getattr(p, name) for p in parts)) for name in BESIDE}
+    return replace(parts[0], shapes=shapes, **summed)
+
+
+def flops_per_key(ops: OpGraph, index: IntArray) -> IntArray:
+    """[op]: FLOPs that one more token in the cache adds for one row, before any window is full. index: [quantity, op]."""
+    with_context = [i for i, (*_, context) in enumerate(MONOMIALS) if context]
+    return np.asarray(ops.table[index[FLOPS], 0][:, with_context].sum(axis=1))
 
 
 def costs_something(ops: OpGraph, index: IntArray) -> npt.NDArray[np.bool_]:

@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import replace
-
 import numpy as np
 
 from models.graph import IntArray, OpGraph, StepLanes
 from sim.cost.calls import Sizes, calls_of
-from sim.cost.kernel import ONLY_MOVES, SUMMED, Kernel, Sized, Structure, costs_something
+from sim.cost.kernel import ONLY_MOVES, Kernel, Sized, Structure, costs_something, flops_per_key, joined
 from sim.mapping.steps import BatchGraph
 
-__all__ = ["ONLY_MOVES", "Kernel", "kernels", "kernels_of", "together"]
+__all__ = ["ONLY_MOVES", "Kernel", "joined", "kernels", "kernels_of"]
 
 
 def kernels(ops: OpGraph, context: IntArray) -> list[Kernel]:
@@ -21,17 +18,23 @@ def kernels(ops: OpGraph, context: IntArray) -> list[Kernel]:
     The bytes of a `kv_load` are also those of the ops that read what it loads, in equal parts: kernels read the cache.
     """
     nothing = np.zeros_like(context)
-    return kernels_of(ops, StepLanes(sequence=nothing, token=nothing, context=context))
+    return [parts[0] for parts in kernels_of(ops, StepLanes(sequence=nothing, token=nothing, context=context))]
 
 
-def kernels_of(ops: OpGraph, steps: StepLanes) -> list[Kernel]:
-    """The kernels of some steps. In a batch what depends on the context is an op of each sequence, or one that does all."""
+def kernels_of(ops: OpGraph, steps: StepLanes) -> list[tuple[Kernel, ...]]:
+    """The kernels of each op of some steps: one, or where an op serves all members one for prompts and one for decodes.
+
+    In a batch what depends on the context is an op of each sequence, or one that does all.
+    """
     if isinstance(ops, BatchGraph) and ops.template.together:
-        sizes, result = Sizes(ops, steps), np.empty(len(ops), dtype=np.object_)
+        sizes = Sizes(ops, steps)
+        found: dict[int, tuple[Kernel, ...]] = {}
         for call in calls_of(ops.template):
-            result[call.rows(ops)[:, 0]] = sizes.kernel(call)[0]
-        return list(result)
-    structure, member = Structure(ops.ops, ops.member, costs_something(ops, ops.cost_index)), ops.member.tolist()
+            launches, _, _ = sizes.launches(call)
+            found.update(dict.fromkeys(call.rows(ops)[:, 0].tolist(), tuple(launches)))
+        return [found[i] for i in range(len(ops))]
+    some, per_key = costs_something(ops, ops.cost_index), flops_per_key(ops, ops.cost_index)
+    structure, member = Structure(ops.ops, ops.member, some, per_key), ops.member.tolist()
     costs, (batch, query, past) = ops.costs_of(steps), ops.sizes_of(steps)
 
     def sized(i: int) -> Sized:
@@ -42,16 +45,4 @@ def kernels_of(ops: OpGraph, steps: StepLanes) -> list[Kernel]:
         key = (structure.key(i), member[i])
         if key not in made:
             made[key] = structure.kernel(i, sized)
-    return [made[structure.key(i), member[i]] for i in range(len(ops))]
-
-
-def together(parts: Sequence[Kernel]) -> Kernel:
-    """Kernels of several sequences as the one that does all their rows; its context is the mean over rows."""
-    if len(parts) == 1:
-        return parts[0]
-    first = parts[0].shapes
-    sums = {name: sum((getattr(p.shapes, name) for p in parts), np.zeros_like(first.rows)) for name in SUMMED}
-    attended = sum((p.shapes.context * p.shapes.rows for p in parts), np.zeros_like(first.rows))
-    shapes = replace(first, **sums, context=attended // np.maximum(sums["rows"], 1))
-    read, written, memory = (np.asarray(sum(getattr(p, name) for p in parts)) for name in ("read", "written", "memory"))
-    return Kernel(parts[0].kinds, parts[0].dtype, shapes, read, written, memory)
+    return [(made[structure.key(i), member[i]],) for i in range(len(ops))]

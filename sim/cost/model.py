@@ -10,6 +10,7 @@ from typing import Any, ClassVar, Protocol
 
 import numpy as np
 
+from models.formats import rate_of
 from models.graph import IntArray, StepLanes
 from sim.base.integers import mul_div_up
 from sim.base.kernel import kernel, launch, loaded
@@ -36,7 +37,7 @@ class Machine:
 
     def peak(self, dtype: str) -> int | None:
         """FLOP/s of one engine in `dtype`, None if that is not known."""
-        return self.flops if isinstance(self.flops, int) else self.flops.get(dtype)
+        return rate_of(self.flops, dtype)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

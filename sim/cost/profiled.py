@@ -22,9 +22,10 @@ import numpy.typing as npt
 from models.graph import QUANTITIES, IntArray, Op, OpGraph, StepLanes
 from sim.base.errors import ConfigError, nearest
 from sim.cost.calls import Call, Sizes, calls_of
-from sim.cost.kernels import ONLY_MOVES, Kernel, kernels_of, together
+from sim.cost.kernels import ONLY_MOVES, Kernel, joined, kernels_of
 from sim.cost.model import Caching, Extrapolation, Machine, time_at_rate
-from sim.cost.profile import ATTENTION, DeviceProfile, outside, read_profile, time
+from sim.cost.pricing import Pricing
+from sim.cost.profile import ATTENTION, DeviceProfile, read_profile
 from sim.cost.roofline import Roofline
 from sim.mapping.steps import BatchGraph, Template
 from sim.mapping.tasks import CLASS_BIT, TaskGraph
@@ -80,6 +81,7 @@ class Profiled(Caching):
         self.seed = seed
         self.profile = profile if isinstance(profile, DeviceProfile) else read_profile(profile)
         self.otherwise = Roofline(machine=machine, seed=seed) if otherwise else None
+        self.pricing = Pricing(self.profile, machine if otherwise else None)
         self._clear()
 
     def _clear(self) -> None:
@@ -102,7 +104,8 @@ class Profiled(Caching):
         compute = np.where(overlaps[:, None], whole, whole - loading)
         if self.otherwise is not None:
             bound, _, rows = self.otherwise.distinct(graph, steps)
-            compute = np.where(times.measured[graph.op[tasks]][:, None], compute, bound[rows[tasks]])
+            launch = np.where(times.measured[graph.op[tasks]][:, None], 0, bound[rows[tasks]])
+            compute = np.maximum(compute, launch)
         compute = np.where(computes[:, None], np.maximum(compute, 1), 0)
         work = np.where(from_memory[:, None], graph.share(times.work, tasks), 0)
         work += time_at_rate(graph.bytes_moved(_only(costs, ACTIVATIONS), tasks), self.machine.bandwidth)
@@ -124,11 +127,13 @@ class Profiled(Caching):
     def _by_op(self, ops: OpGraph, steps: StepLanes) -> Iterator[tuple[npt.NDArray[np.intp], Times]]:
         """Ops [op] of each call, and their times."""
         made: dict[tuple[int, ...], Times] = {}
-        for rows, parts in calls(ops, steps):
+        for rows, each in calls(ops, steps):
+            parts = [part for kernels in each for part in kernels]
             key = tuple(map(id, parts))
             if key not in made:
-                memory, size = np.stack([part.memory for part in parts]), np.stack([part.shapes.bytes for part in parts])
-                made[key] = self._times(ops.ops[rows[0]], together(parts), memory, size)
+                memory = np.stack([np.sum([part.memory for part in kernels], axis=0) for kernels in each])
+                size = np.stack([np.sum([part.shapes.bytes for part in kernels], axis=0) for kernels in each])
+                made[key] = self._times(ops.ops[rows[0]], joined(parts), memory, size)
             yield np.array(rows), made[key]
 
     def _by_call(self, ops: BatchGraph, steps: StepLanes) -> Iterator[tuple[npt.NDArray[np.intp], Times]]:
@@ -143,10 +148,10 @@ class Profiled(Caching):
         for number, call in enumerate(calls):
             op, key = ops.template.ops.ops[call.first], (number, *of_all)
             if not sizes.depends_on_all_alone(call):
-                yield rows[number], self._times(op, *sizes.kernel(call))
+                yield rows[number], self._times(op, *sizes.launches(call))
                 continue
             if key not in known:
-                known[key] = self._times(op, *sizes.kernel(call))
+                known[key] = self._times(op, *sizes.launches(call))
             yield rows[number], known[key]
 
     def _rows(self, ops: BatchGraph, calls: Sequence[Call]) -> list[npt.NDArray[np.intp]]:
@@ -155,22 +160,25 @@ class Profiled(Caching):
             self._made[id(ops)] = (ops, [call.rows(ops) for call in calls])
         return self._made[id(ops)][1]
 
-    def _times(self, op: Op, kernel: Kernel, memory: IntArray, size: IntArray) -> Times:
+    def _times(self, op: Op, launches: Sequence[Kernel], memory: IntArray, size: IntArray) -> Times:
         """Whole, loading and work [op, lane] of the ops of one call, as in `OpTimes`, and whether it was measured.
 
-        memory, size: bytes [op, lane] that each moves from memory, and in all.
+        launches: kernels of the call, prompts apart from decodes. memory, size: bytes [op, lane] that each moves from memory,
+        and in all.
         """
         num, den = self.machine.alone
         work = time_at_rate(memory, self.machine.bandwidth)
-        step, parts = self.profile.step, len(memory)
-        timing = self.profile.timing(kernel.kinds, kernel.dtype)
-        if timing is None:
+        parts = len(memory)
+        timings = [self.pricing.timing(kernel) for kernel in launches]
+        if None in timings:
             if op.kind not in ONLY_MOVES and self.otherwise is None:
                 raise self._unknown(op)
             loading = _ceil_scaled(work, den, num)
-            return loading, loading, work, False
-        alone = np.rint(step.scale * time(timing, kernel.shapes) + step.per_op)
-        total = np.maximum(alone.astype(np.int64), 3 * parts)  # each of them at least 1 ps, roundings included
+            least = 0 if op.kind in ONLY_MOVES else self.pricing.shortest
+            whole = np.maximum(loading, _parts(np.full(work.shape[1:], least), np.ones_like(work), least=0))
+            return whole, loading, work, False
+        alone = sum(self.pricing.time(kernel, timing) for kernel, timing in zip(launches, timings, strict=True) if timing)
+        total = np.maximum(np.rint(alone).astype(np.int64), 3 * parts)  # each of them at least 1 ps, roundings included
         if op.kind in ONLY_MOVES:  # all of its time is on the channel
             whole = _parts(total, work)
             return whole, whole, np.maximum(work, whole * num // den), True
@@ -191,15 +199,13 @@ class Profiled(Caching):
     def extrapolations(self, graph: TaskGraph, steps: StepLanes) -> list[Extrapolation]:
         """Ops of these steps whose costs are no interpolation between measurements."""
         found: dict[tuple[str, str], list[int]] = {}
-        for rows, parts in calls(graph.ops, steps):
-            op, kernel = graph.ops.ops[rows[0]], together(parts)
-            timing = self.profile.timing(kernel.kinds, kernel.dtype)
-            if timing is not None:
-                why = "; ".join(map(str, outside(timing, kernel.shapes)))
-            else:
-                why = "" if op.kind in ONLY_MOVES else "not measured: roofline, a lower bound"
-            if why:
-                found.setdefault((op.kind, why), []).extend(rows)
+        for rows, each in calls(graph.ops, steps):
+            kind = graph.ops.ops[rows[0]].kind
+            parts = [part for kernels in each for part in kernels]
+            if kind in ONLY_MOVES and self.pricing.timing(parts[0]) is None:
+                continue
+            if why := "; ".join(reason for kernel in joined(parts) for reason in self.pricing.reasons(kernel)):
+                found.setdefault((kind, why), []).extend(rows)
         whole = np.zeros(len(graph.ops.ops))
         compute, _ = self.durations(graph, steps)
         np.add.at(whole, graph.op, compute.sum(axis=1))
@@ -209,8 +215,8 @@ class Profiled(Caching):
         ]
 
 
-def calls(ops: OpGraph, steps: StepLanes) -> Iterator[tuple[list[int], list[Kernel]]]:
-    """Launches of a device, one by one: in a batch, ops of several sequences that differ in nothing else are one launch."""
+def calls(ops: OpGraph, steps: StepLanes) -> Iterator[tuple[list[int], list[tuple[Kernel, ...]]]]:
+    """Ops of each call, and the kernels of each op: in a batch, ops of sequences that differ in nothing else are one call."""
     groups: dict[object, list[int]] = {}
     seen: Counter[object] = Counter()
     for i, (op, member) in enumerate(zip(ops.ops, ops.member.tolist(), strict=True)):

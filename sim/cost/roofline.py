@@ -1,9 +1,13 @@
 """Roofline costs (Williams, Waterman, Patterson, 2009), with the memory roof left to the simulated channel.
 
-    time on an engine = matrix FLOPs / peak of the op's dtype + elements / vector rate + overhead
+    time on an engine = the later of matrix FLOPs / peak of the arithmetic and elements / vector rate, + overhead
     time on the channel = bytes / bandwidth
 
-A lower bound, never a prediction: real kernels reach part of the peak.
+A lower bound of every kernel that computes the op in that arithmetic, never a prediction: real kernels reach part of the peak.
+Vector work overlaps the matrix products of its own task, in every kind of op: matrix and vector units are separate, and a
+kernel that works in blocks does the vector work of one block during the products of the next, as FlashAttention-3 does with
+softmax and products (Shah et al., 2024), and epilogues of products do. Where a real kernel does one after the other, it takes
+up to twice as long; to add the two up would be no bound.
 """
 
 from __future__ import annotations
@@ -15,7 +19,7 @@ from sim.mapping.tasks import TaskGraph
 
 
 class Roofline(Caching):
-    """FLOPs over the peak of their number format, elements over the vector rate, bytes over the channel: a lower bound."""
+    """The later of FLOPs over the peak of their format and elements over the vector rate, bytes over the channel: a bound."""
 
     CACHES = ("_tables",)
 

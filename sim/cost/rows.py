@@ -3,7 +3,7 @@
 Most ops of a model divide evenly into their tasks, and layers are alike, so a step of thousands of tasks has some fifty rows.
 Per step, a kernel evaluates the polynomials of the ops at the sizes of its members, and then each row:
 
-    time on an engine = FLOPs / peak + elements / vector rate + overhead
+    time on an engine = the later of FLOPs / peak and elements / vector rate, + overhead
     time on the channel = bytes / bandwidth
 """
 
@@ -16,6 +16,8 @@ import numpy.typing as npt
 
 from models.experts import M_CONTEXT, M_QUERY, distinct_of
 from models.graph import QUANTITIES, IntArray, Members, StepLanes
+from models.masks import pairs
+from models.op import MONOMIALS
 from sim.base.errors import ConfigError
 from sim.base.integers import mul_div_up
 from sim.base.kernel import kernel, launch, loaded
@@ -28,6 +30,8 @@ FLOPS, VECTOR_OPS, WEIGHT = (QUANTITIES.index(name) for name in ("flops", "vecto
 
 # A term: polynomial for members that feed in one token, for those that feed in several, and the column of parameters.
 T_ONE, T_SEVERAL, T_COLUMN = range(3)
+
+FIRST_OF_MASKS = len(MONOMIALS)  # of the coefficients of a polynomial; two for each mask, of its pairs and B times these
 
 # Columns of parameters; from FIRST_MEMBER on those of members, then what each of them loads.
 SUM_OF_LOADS, SUM, TOKENS, LOGITS, FIRST_MEMBER = -2, -1, 0, 1, 2
@@ -60,51 +64,59 @@ class Rows(NamedTuple):
 
 
 @kernel
-def fill(out: Any, table: Any, breaks: Any, term: Any, row: Any, value: Any, sizes: Any, members: Any, rates: Any) -> None:
+def fill(
+    out: Any, table: Any, breaks: Any, masks: Any, term: Any, row: Any, value: Any, sizes: Any, members: Any, rates: Any
+) -> None:
     """Durations of each row in each lane.
 
-    out: [lane, row, (compute ps, work ps, bytes)]. table: [polynomial, piece, monomial]. value: [lane, term], scratch; what is
-    beyond the terms is given. sizes: [lane, (batch, context, new tokens, rows of logits)]. members: [lane, member, field].
+    out: [lane, row, (compute ps, work ps, bytes)]. table: [polynomial, piece, coefficient]. masks: [mask, (kind, size)].
+    value: [lane, term], scratch; what is beyond the terms is given. sizes: [lane, (batch, context, new tokens, rows of
+    logits)]. members: [lane, member, field].
     """
     for lane in range(out.shape[0]):
         for i in range(term.shape[0]):
-            value[lane, i] = term_value(table, breaks, term, i, sizes, members, lane)
+            value[lane, i] = term_value(table, breaks, masks, term, i, sizes, members, lane)
         for i in range(row.shape[0]):
             fill_row(out, row, value, rates, lane, i)
 
 
 @kernel
-def term_value(table: Any, breaks: Any, term: Any, i: int, sizes: Any, members: Any, lane: int) -> int:
+def term_value(table: Any, breaks: Any, masks: Any, term: Any, i: int, sizes: Any, members: Any, lane: int) -> int:
     """A quantity of an op in a step."""
     column, count = term[i, T_COLUMN], members.shape[1]
     if count == 0:  # one sequence that decodes one token
-        return polynomial(table, breaks, term[i, T_ONE], sizes[lane, 0], 1, sizes[lane, 1])
+        return polynomial(table, breaks, masks, term[i, T_ONE], sizes[lane, 0], 1, sizes[lane, 1])
     if column == TOKENS:
-        return polynomial(table, breaks, term[i, T_ONE], sizes[lane, 2], 1, 0)
+        return polynomial(table, breaks, masks, term[i, T_ONE], sizes[lane, 2], 1, 0)
     if column == LOGITS:
-        return polynomial(table, breaks, term[i, T_ONE], sizes[lane, 3], 1, 0)
+        return polynomial(table, breaks, masks, term[i, T_ONE], sizes[lane, 3], 1, 0)
     if column >= FIRST_MEMBER:
         member = column - FIRST_MEMBER
         of = M_CONTEXT
         if member >= count:
             member, of = member - count, M_LOADS
-        return polynomial(table, breaks, term[i, T_ONE], 1, members[lane, member, M_QUERY], members[lane, member, of])
+        return polynomial(table, breaks, masks, term[i, T_ONE], 1, members[lane, member, M_QUERY], members[lane, member, of])
     total = 0
     of = M_CONTEXT if column == SUM else M_LOADS
     for member in range(count):
         query = members[lane, member, M_QUERY]
         which = term[i, T_SEVERAL] if query > 1 else term[i, T_ONE]
-        total += polynomial(table, breaks, which, 1, query, members[lane, member, of])
+        total += polynomial(table, breaks, masks, which, 1, query, members[lane, member, of])
     return total
 
 
 @kernel
-def polynomial(table: Any, breaks: Any, which: int, b: int, q: int, n: int) -> int:
-    """A piecewise polynomial of `OpGraph.table` at batch b, query q and context n; monomials are those of `models.graph`."""
+def polynomial(table: Any, breaks: Any, masks: Any, which: int, b: int, q: int, n: int) -> int:
+    """A piecewise polynomial of `OpGraph.table` at batch b, query q and context n; terms are those of `models.graph`."""
     p = 0
     while p < breaks.shape[0] and breaks[p] <= n:
         p += 1
-    return powers(table, which, p, q, n, 0) + b * powers(table, which, p, q, n, 5)
+    total: int = powers(table, which, p, q, n, 0) + b * powers(table, which, p, q, n, 5)
+    for mask in range(masks.shape[0]):
+        alone, by_batch = table[which, p, FIRST_OF_MASKS + 2 * mask], table[which, p, FIRST_OF_MASKS + 2 * mask + 1]
+        if alone != 0 or by_batch != 0:
+            total += (alone + b * by_batch) * pairs(masks[mask, 0], masks[mask, 1], q, n)
+    return total
 
 
 @kernel
@@ -131,8 +143,9 @@ def fill_row(out: Any, row: Any, value: Any, rates: Any, lane: int, i: int) -> N
     if row[i, R_COMPUTES]:
         elements = share(value[lane, row[i, R_ELEMENTS]], part, parts)
         flops = share(value[lane, row[i, R_FLOPS]], part, parts)
-        compute = mul_div_up(elements, rates[VECTOR], rates[VECTOR_OF]) + rates[OVERHEAD]
-        compute = max(1, compute + mul_div_up(flops, row[i, R_PEAK], row[i, R_PEAK_OF]))
+        products = mul_div_up(flops, row[i, R_PEAK], row[i, R_PEAK_OF])
+        vector = mul_div_up(elements, rates[VECTOR], rates[VECTOR_OF])  # on units of its own: at best it overlaps the products
+        compute = max(1, max(products, vector) + rates[OVERHEAD])
     size, work = 0, 0
     if row[i, R_MOVES]:
         for k in range(R_BYTES, R_PART):
@@ -155,6 +168,7 @@ class RateTable:
         self.graph, self.machine = graph, machine
         self.rows = ROWS.of(graph, repr(machine), lambda: rows_of(graph, machine))
         self.breaks = np.array(graph.ops.breaks, dtype=np.int64)
+        self.masks = np.array(graph.ops.masks, dtype=np.int64).reshape(-1, 2)
         vector, bandwidth = fraction(machine.vector_flops), fraction(machine.bandwidth)
         self.rates = np.array([*vector, *bandwidth, machine.overhead], dtype=np.int64)
         self._no_members = np.zeros((1, 0, 4), dtype=np.int64)
@@ -189,7 +203,9 @@ class RateTable:
         rows, ops = self.rows, self.graph.ops
         if len(rows.routed):
             value[:, len(rows.term) :] = self._routed(members)
-        launch(fill, compiled=compiled)(out, ops.table, self.breaks, rows.term, rows.row, value, sizes, members, self.rates)
+        launch(fill, compiled=compiled)(
+            out, ops.table, self.breaks, self.masks, rows.term, rows.row, value, sizes, members, self.rates
+        )
 
     def _routed(self, members: IntArray) -> IntArray:
         """[lane, value]: bytes of the distinct experts that tokens choose."""

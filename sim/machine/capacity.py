@@ -5,9 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from models.formats import ELEMENT, WEIGHT, Formats, is_matrix
+from models.formats import ELEMENT, WEIGHT, Formats, stored_bytes
 from models.graph import ModelGraph, OpGraph
-from sim.base.units import ceil_div
 from sim.machine.kv_cache import KVLayout, layer_groups
 
 
@@ -33,23 +32,28 @@ def footprint(
     """
     layout = KVLayout(1, layer_groups(kept))
     kv = sum(layout.held(context - 1, context, 1) * count for context, count in sequences)
-    return Footprint(weights=_weights(model, kept.layers(), formats, whole=whole), kv=kv)
+    return Footprint(weights=_weights(model, kept, formats, whole=whole), kv=kv)
 
 
-def _weights(model: ModelGraph, layers: int, formats: Formats, *, whole: bool) -> int:
-    """Bytes of the weights of the first `layers` layers, including those that a single step does not read.
+def _weights(model: ModelGraph, kept: OpGraph, formats: Formats, *, whole: bool) -> int:
+    """Bytes of the weights of the ops that are simulated, including those that a single step does not read.
 
-    A step reads one row of the embedding, and of a mixture of experts a few, so the parameter count decides. Layers
-    count as alike (a first layer without experts would make the others a little larger); all of them are exact.
+    A step reads all weights of its ops, but of a mixture of experts a few, and rows of the embeddings, whose tables take what
+    the parameter count leaves; nothing, where the LM head is the same tensor.
     """
-    ops, element = model.step(), ELEMENT[model.dtype]
+    held = _held(kept)
+    if not whole:
+        return held
+    element = ELEMENT[model.dtype]
+    tables = max(0, model.parameter_bytes - _held(model.step()))
+    return held + stored_bytes(tables, element, formats.of_weights("embedding"))
+
+
+def _held(ops: OpGraph) -> int:
+    """Bytes of all weights of ops but embeddings: all experts, whether a step reads them or not."""
     read: list[int] = ops.costs(0)[WEIGHT].tolist()
-    outside = sum(size for op, size in zip(ops.ops, read, strict=True) if op.layer < 0 and "embedding" not in op.kind)
-    table = model.vocabulary * model.hidden * element
-    if model.parameter_bytes - sum(read) >= table:  # else the LM head is the same tensor
-        outside += table
-    vectors = sum(size for op, size in zip(ops.ops, read, strict=True) if op.layer >= 0 and not is_matrix(ops, op))
-    others = sum(size for op, size in zip(ops.ops, read, strict=True) if op.layer < 0 and not is_matrix(ops, op))
-    inside = vectors + formats.weight_bytes(model.parameter_bytes - outside - vectors, element)
-    held = ceil_div(inside * layers, model.layers)
-    return held + (others + formats.weight_bytes(outside - others, element) if whole else 0)
+    return sum(
+        size if op.experts is None else op.experts.count * op.experts.bytes
+        for op, size in zip(ops.ops, read, strict=True)
+        if "embedding" not in op.kind
+    )

@@ -6,6 +6,7 @@ from typing import Annotated, Literal
 
 from pydantic import Discriminator, Field, Tag, model_validator
 
+from models.formats import rate_of
 from sim.base.quantities import Bandwidth, Duration, FlopRate, Size
 from sim.base.section import ONE, TABLE, Choice, CountKey, Section, Share, Whole, default, form
 
@@ -37,7 +38,7 @@ class Engines(Section):
 
     def peak(self, dtype: str) -> int | None:
         """FLOP/s of one engine for matrix products in `dtype`; None if the table does not have it."""
-        return self.flops.get(dtype) if isinstance(self.flops, dict) else self.flops
+        return rate_of(self.flops, dtype)
 
 
 class Arbiter(Choice):

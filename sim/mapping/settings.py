@@ -72,7 +72,8 @@ class ModelMapping(Section):
     softmax: Softmax = Field(
         default="three_pass",
         description="`three_pass`: subtract the maximum, exponentiate, normalize; `fused`: one task, one pass over scores on "
-        "chip; `online`: scores, softmax and values as one task (FlashAttention).",
+        "chip; `online`: scores, softmax and values as one task (FlashAttention). The last two skip pairs of a query and a "
+        "key that the mask hides.",
     )
     kv_splits: Whole = Field(
         default=1,
@@ -126,7 +127,7 @@ class ModelMapping(Section):
         "these by kind, with `default` for kinds that are not listed (1 if it is missing).",
         examples=[4, "engines", {"default": "engines", "k_proj": 8}],
     )
-    formats: Formats = default({}, description="Number formats in memory; only with `model.config`.")
+    formats: Formats = default({}, description="Number formats in memory and of arithmetic; only with `model.config`.")
 
     @property
     def residency(self) -> Literal["resident", "streamed"] | Fraction:

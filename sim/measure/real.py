@@ -103,7 +103,9 @@ class RealModel:
     def ops(self, batch: int, query: int = 1) -> OpGraph:
         """The op graph of a step, with attention as it runs here."""
         graph = self.graph.step(batch, query).select(self.layers)
-        return graph if self.attention == THREE_PASS else fuse(graph, element=ELEMENT[self.dtype], softmax="online")
+        if self.attention == THREE_PASS:
+            return graph
+        return fuse(graph, element=ELEMENT[self.dtype], softmax="online", chunked=self.graph.chunked)
 
     def at(self, batch: int, context: int, query: int = 1, *, slots: int | None = None) -> Decoding:
         """Steps of `batch` sequences with `context` tokens in their caches. slots: number of caches, by default enough."""

@@ -45,6 +45,7 @@ def summary(result: Result, *, trace: Path | None = None, timing: bool = True, w
         "blame": breakdown.blame(result.blame) if result.log.has_rows else None,
         "critical_path": breakdown.critical_path(result) if result.log.has_rows else None,
         "extrapolations": [{"kind": d.kind, "ops": d.ops, "share": d.share, "why": d.why} for d in result.extrapolations],
+        "notes": list(result.plan.notes),
         "checks": list(result.checks),
         "trace": str(trace) if trace else None,
     }

@@ -6,6 +6,7 @@ from rich.console import Console, Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
+from models.formats import product_formats
 from sim.analysis.bounds import few_tiles
 from sim.base.units import format_bytes, format_rate, format_time
 from sim.render import breakdown, requests
@@ -14,9 +15,8 @@ from sim.runs.result import Result
 TOP = 12  # rows of the table of kinds
 MANY = 10  # tokens or engines listed one by one
 
-#: Meaning of the times of each shipped cost model.
+#: Meaning of the times of shipped cost models; of `roofline` it depends on the run.
 COSTS = {
-    "roofline": "roofline: a lower bound, real kernels are slower",
     "fixed": "fixed: from a table of durations",
     "profiled": "profiled: as measured on a device",
 }
@@ -32,8 +32,10 @@ def render(result: Result) -> RenderableType:
     facts.add_row("memory", _memory(result))
     facts.add_row("engines", _engines(result))
     facts.add_row("bounds", _bounds(result))
-    if (costs := COSTS.get(result.scenario.cost.model)) is not None:
+    if (costs := _costs(result)) is not None:
         facts.add_row("times", costs)
+    for note in result.plan.notes:
+        facts.add_row("model", Text(note, style="yellow"))
     facts.add_row("checks", f"{len(result.checks)} invariants hold")
     facts.add_row("executor", _executor(result))
     if (tiles := few_tiles(result.log, result.bounds)) is not None:
@@ -44,6 +46,19 @@ def render(result: Result) -> RenderableType:
         facts.add_row("" if i else "extrapolated", Text(extrapolation, style="yellow"))
     served = [Text(), requests.render(result)] if requests.worth_showing(result) else []
     return Group(head, facts, *served, Text(), _kinds(result))
+
+
+def _costs(result: Result) -> str | None:
+    """Meaning of the times, and with `roofline` what they are a bound of."""
+    model = result.scenario.cost.model
+    if model != "roofline":
+        return COSTS.get(model)
+    formats = product_formats(result.plan.ops)
+    if not formats:
+        return "roofline: a lower bound, real kernels are slower"
+    flops = result.scenario.hardware.engines.flops
+    rates = f"at {format_rate(flops, 'FLOP/s')} an engine in any format" if isinstance(flops, int) else "at peak"
+    return f"roofline: a lower bound with products in {', '.join(formats)} {rates}; real kernels are slower"
 
 
 def _memory(result: Result) -> str:

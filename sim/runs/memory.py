@@ -9,6 +9,7 @@ from models.graph import ModelGraph, OpGraph
 from sim.base.errors import ConfigError
 from sim.base.units import format_bytes
 from sim.machine.capacity import footprint
+from sim.runs.model import formats_of
 from sim.scenario import Scenario
 from sim.workload.requests import Request
 
@@ -20,7 +21,7 @@ def kv_capacity(scenario: Scenario, model: ModelGraph, ops: OpGraph, sequences: 
     if capacity is not None and scenario.model.config is not None:
         alone = () if batched else [(request.final, 1) for request in sequences]
         whole = scenario.model.scope == "model"
-        held = footprint(model, ops, scenario.mapping.formats, whole=whole, sequences=alone)
+        held = footprint(model, ops, formats_of(scenario), whole=whole, sequences=alone)
         needed = held.weights + (left if batched and left is not None else held.kv)
         if needed > capacity:
             contents = f"{format_bytes(held.weights)} of weights and {format_bytes(needed - held.weights)} of KV cache"
@@ -41,7 +42,7 @@ def resident_bytes(scenario: Scenario, model: ModelGraph, ops: OpGraph) -> int:
     weights = model.parameter_bytes
     if scenario.model.config is not None:
         whole = scenario.model.scope == "model"
-        weights = footprint(model, ops, scenario.mapping.formats, whole=whole, sequences=()).weights
+        weights = footprint(model, ops, formats_of(scenario), whole=whole, sequences=()).weights
     held = weights if share == "resident" else math.ceil(weights * share)
     if held > sram:
         most = 1000 * sram // weights

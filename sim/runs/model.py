@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import models.config
 import models.library
 from models.formats import ELEMENT, Formats
 from models.graph import ModelGraph, OpGraph
-from models.rewrites import fuse, with_formats, with_kv_heads
+from models.quantization import Quantization, as_formats, quantization
+from models.rewrites import between_kernels, fuse, with_formats, with_kv_heads, without_weight_casts
 from sim.base.errors import ConfigError, about
 from sim.base.memo import Memo
 from sim.mapping.steps import LaidOut, Variants
@@ -22,7 +24,7 @@ LAID_OUT: Memo[OpGraph] = Memo(2**15)
 class Layout:
     """Turns a captured op graph into the one that is simulated: selects layers, fuses ops and applies number formats.
 
-    kv_heads: heads of the KV cache. element: bytes of a captured number.
+    kv_heads: heads of the KV cache. element: bytes of a captured number. chunked: as in `ModelGraph`.
     """
 
     mapping: ModelMapping
@@ -30,17 +32,22 @@ class Layout:
     scope: str
     kv_heads: int
     element: int
+    chunked: bool
 
     def __call__(self, captured: OpGraph) -> OpGraph:
         """The op graph that is simulated. Raises ConfigError if it cannot be fused."""
         return LAID_OUT.of(captured, repr(self), lambda: self._lay_out(captured))
 
     def _lay_out(self, captured: OpGraph) -> OpGraph:
-        mapping, kept = self.mapping, captured.select(self.layers, self.scope)
+        mapping, ops = self.mapping, captured.select(self.layers, self.scope)
+        named = mapping.granularity == "op"  # of `aten` each op is a kernel already
         fused = fuse(
-            kept, element=self.element, softmax=mapping.softmax, kv_splits=mapping.kv_splits, qkv=mapping.fuse.qkv,
-            gate_up=mapping.fuse.gate_up,
+            without_weight_casts(ops) if named else ops, element=self.element, softmax=mapping.softmax,
+            kv_splits=mapping.kv_splits, qkv=mapping.fuse.qkv, gate_up=mapping.fuse.gate_up,
+            chunked=self.chunked,
         )  # fmt: skip
+        if named and mapping.activations == "off_chip":
+            fused = between_kernels(fused)
         return with_formats(with_kv_heads(fused, self.kv_heads), mapping.formats, element=self.element)
 
 
@@ -55,12 +62,34 @@ def op_graphs(scenario: Scenario) -> tuple[ModelGraph, Variants]:
         return model, model.variants
     model = _captured(scenario, scenario.model.config)
     layout = Layout(
-        mapping=scenario.mapping, layers=scenario.model.layers, scope=scenario.model.scope, kv_heads=model.kv_heads,
-        element=ELEMENT[model.dtype],
+        mapping=scenario.mapping.model_copy(update={"formats": formats_of(scenario)}), layers=scenario.model.layers,
+        scope=scenario.model.scope, kv_heads=model.kv_heads, element=ELEMENT[model.dtype],
+        chunked=model.chunked,
     )  # fmt: skip
     variants = LaidOut(model.variants, layout)
     variants[False, False]  # made now, so that its errors are raised here
     return model, variants
+
+
+def formats_of(scenario: Scenario) -> Formats:
+    """Number formats of a run: of weights, those of the model's own config if the scenario does not say."""
+    formats = scenario.mapping.formats
+    stored = _stored(scenario)
+    return formats if stored is None or not stored.formats else as_formats(stored.formats, formats)
+
+
+def notes_of(scenario: Scenario) -> tuple[str, ...]:
+    """Lines for reports: what the formats of the model's own config mean for a run."""
+    stored = _stored(scenario)
+    return () if stored is None else (stored.note,)
+
+
+def _stored(scenario: Scenario) -> Quantization | None:
+    """How the model's config says that weights are stored; None if it does not, or the scenario says it."""
+    if scenario.model.config is None or scenario.mapping.formats.weights is not None:
+        return None
+    with about("model.config"):
+        return quantization(models.config.resolve(scenario.model.config).data)
 
 
 def _captured(scenario: Scenario, config: str) -> ModelGraph:

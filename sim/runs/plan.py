@@ -20,7 +20,7 @@ from sim.mapping.steps import Shape, StepGraphs, Variants
 from sim.runs.limits import refuse, refuse_unknown_kinds
 from sim.runs.machine import arbiter_of, costs_of, scheduler_of
 from sim.runs.memory import kv_capacity, resident_bytes
-from sim.runs.model import op_graphs
+from sim.runs.model import notes_of, op_graphs
 from sim.runs.workload import batching, check_routing, requests, routing
 from sim.scenario import ModelMapping, Scenario
 from sim.serving.batching import ResolvedBatching
@@ -37,7 +37,7 @@ class Plan:
     ops: the step of one sequence that decodes one token. setup: the part that executors run. rules: semantics that analyses
     need besides the log. record: rows of the log that are kept. window: start and end in ps (None: the end of the run) of the
     time whose rows are kept when others are not; None if there is none. warmup_time, warmup_requests: time in ps and number of
-    requests that request statistics leave out.
+    requests that request statistics leave out. notes: lines about the model for reports.
     """
 
     model: ModelGraph
@@ -48,6 +48,7 @@ class Plan:
     window: tuple[int, int | None] | None
     warmup_time: int
     warmup_requests: int
+    notes: tuple[str, ...] = ()
 
 
 def plan(scenario: Scenario) -> Plan:
@@ -68,6 +69,7 @@ def plan(scenario: Scenario) -> Plan:
         window=None if window is None else (window.start, window.end),
         warmup_time=scenario.report.warmup_time,
         warmup_requests=scenario.report.warmup_requests,
+        notes=notes_of(scenario),
     )
 
 

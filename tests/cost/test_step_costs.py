@@ -28,6 +28,9 @@ LOADS = "hardware.sram=40 MiB"
 FIXED = f"cost={{model: fixed, table: {TABLE}}}"
 VARIED = f"cost={{model: fixed, table: {TABLE}, jitter: 0.3}}"
 EXPERTS = ("moe_batch_32", "model.layers=3", "workload.sequences=[{context: 9, tokens: 3, count: 3}, {prompt: 8, tokens: 2}]")
+WINDOWS = ("batching_continuous", "model={config: gemma-3-1b, layers: 6}", "mapping={softmax: fused, heads: split}",
+           "workload={sequences: [{context: 700, tokens: 2}, {context: 505, prompt: 9, tokens: 2}, {prompt: 600, tokens: 2}],"
+           " batching: continuous, prefill: {chunk: 200}}")  # fmt: skip
 
 
 CASES = {
@@ -37,6 +40,8 @@ CASES = {
     "experts": EXPERTS,
     "experts, kernels for a batch": (*EXPERTS, "mapping.attention=batch"),
     "guesses": ("speculation_4",),
+    "windows": WINDOWS,
+    "windows, kernels for a batch": (*WINDOWS, "mapping.attention=batch"),
     "a prompt that is shared": (
         "batching_continuous",
         "workload={sequences: [{prompt: 70, tokens: 3, samples: 4}], batching: {policy: continuous}}",

@@ -36,6 +36,7 @@ SECTIONS = {
     "Speculative": "workload.speculative", "RoutingFile": "workload.routing",
     "Hardware": "hardware", "Engines": "hardware.engines", "Memory": "hardware.memory", "Arbiter": "hardware.memory.arbiter",
     "Channels": "hardware.memory.channels", "ModelMapping": "mapping", "Formats": "mapping.formats",
+    "WeightFormats": "mapping.formats.weights",
     "Fuse": "mapping.fuse", "Residency": "mapping.weights",
     "Scheduler": "scheduler", "Cost": "cost", "Trace": "trace", "Window": "trace.window", "Report": "report",
 }  # fmt: skip

@@ -18,6 +18,10 @@ DENSE = ("llama-3.2-1b", "gemma-3-1b", "gpt2", "qwen3-0.6b")
 OTHERS = ("qwen3-30b-a3b", "deepseek-v2-lite", "gpt-oss-20b")  # experts, latents, windows
 
 
+#: A prompt in the middle of which the window of Gemma 3 is full, that of gpt-oss long before.
+FULL = {"context": 500, "prompt": 19}
+
+
 def times(*units: str) -> st.SearchStrategy[str]:
     return st.builds("{} {}".format, st.integers(0, 40), st.sampled_from(units))
 
@@ -28,7 +32,9 @@ def requests(draw: st.DrawFn, *, together: bool) -> list[dict[str, Any]]:
     found = []
     for _ in range(draw(st.integers(1, 3))):
         each = {"tokens": draw(st.integers(1, 6)), "count": draw(st.integers(1, 3))}
-        each |= draw(st.sampled_from(({"prompt": 1}, {"prompt": 19}, {"prompt": 40}, {"context": 5}, {"context": 70}, {})))
+        each |= draw(
+            st.sampled_from(({"prompt": 1}, {"prompt": 19}, {"prompt": 40}, {"context": 5}, {"context": 70}, FULL, {}))
+        )
         each |= {"arrival": draw(times("us"))} if draw(st.booleans()) else {}
         if together and "prompt" in each and draw(st.booleans()):
             each["samples"] = draw(st.integers(2, 3))

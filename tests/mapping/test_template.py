@@ -18,7 +18,7 @@ import sim.mapping.steps.graphs
 from models.graph import IntArray, Members, OpGraph, StepLanes
 from sim.base.errors import InputError
 from sim.base.memo import Memo
-from sim.cost.kernels import ONLY_MOVES, Kernel, kernels_of, together
+from sim.cost.kernels import ONLY_MOVES, Kernel, joined, kernels_of
 from sim.cost.model import Machine
 from sim.cost.profiled import Profiled, calls
 from sim.cost.roofline import Roofline
@@ -214,16 +214,16 @@ def test_a_profile_sees_the_same_kernels(members: list[tuple[int, int, int]], mo
     members.sort(key=lambda member: member[1] > 1)
     shape, steps = Shape(tuple(query > 1 for _, query, _ in members)), lanes(members, len(members))
     each, all_ = (graphs(model, "operands", attention)(shape).ops for attention in ("sequence", "batch"))
-    wanted: dict[tuple[str, str, str], list[Kernel]] = {}
+    wanted: dict[tuple[str, str, str], list[list[Kernel]]] = {}
     for rows, parts in calls(each, steps):
         op = each.ops[rows[0]]
-        wanted.setdefault((op.kind, op.part, op.path), []).append(together(parts))
-    kernels = kernels_of(all_, steps)
-    for op, kernel in zip(all_.ops, kernels, strict=True):
-        expected = wanted[op.kind, op.part, op.path].pop(0)
-        assert (kernel.kinds, kernel.dtype) == (expected.kinds, expected.dtype)
-        for name in ("rows", "flops", "elements", "bytes", "shared", "context", "heads", "kv_heads", "head_dim", "n"):
-            assert getattr(kernel.shapes, name).tolist() == getattr(expected.shapes, name).tolist(), (op.kind, name)
+        wanted.setdefault((op.kind, op.part, op.path), []).append(joined([part for own in parts for part in own]))
+    for op, found in zip(all_.ops, kernels_of(all_, steps), strict=True):
+        for kernel, expected in zip(found, wanted[op.kind, op.part, op.path].pop(0), strict=True):
+            assert (kernel.kinds, kernel.dtype) == (expected.kinds, expected.dtype)
+            assert kernel.sequences.tolist() == expected.sequences.tolist()
+            for name in ("rows", "flops", "elements", "bytes", "shared", "context", "heads", "kv_heads", "head_dim", "n"):
+                assert getattr(kernel.shapes, name).tolist() == getattr(expected.shapes, name).tolist(), (op.kind, name)
     assert not any(wanted.values()), "a kernel of a sequence that no kernel for all does"
 
 

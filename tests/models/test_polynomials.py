@@ -6,7 +6,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from models.graph import MONOMIALS
-from models.polynomials import Pieces, Polynomials, added, at_breaks, each_term
+from models.masks import CAUSAL, CHUNKED, WINDOW, Mask
+from models.polynomials import Pieces, Polynomials, added, at_breaks, each_term, with_masks
 
 BREAKS = (10, 200)
 PIECES = st.tuples(*[st.tuples(*[st.integers(-3, 3)] * len(MONOMIALS))] * (len(BREAKS) + 1))
@@ -38,3 +39,21 @@ def test_sums_and_terms(parts: list[Pieces], context: int) -> None:
 def test_more_breaks_change_no_value(pieces: Pieces, context: int) -> None:
     finer = (10, 56, 200, 701)
     assert value(at_breaks(pieces, BREAKS, finer), finer, context) == value(pieces, BREAKS, context)
+
+
+MASKS = (Mask(CAUSAL), Mask(WINDOW, 5), Mask(CHUNKED, 5))
+
+
+@given(st.permutations(MASKS), st.integers(0, 3), st.data())
+def test_more_masks_change_no_term(wanted: list[Mask], count: int, data: st.DataObject) -> None:
+    """Terms of a mask go where it stands among the others; those of masks that were not there are 0."""
+    masks = data.draw(st.permutations(wanted))[:count]
+    width = len(MONOMIALS) + 2 * count
+    pieces = data.draw(st.tuples(*[st.tuples(*[st.integers(-3, 3)] * width)] * 2))
+    for old, new in zip(pieces, with_masks(pieces, masks, wanted), strict=True):
+        assert new[: len(MONOMIALS)] == old[: len(MONOMIALS)]
+        assert len(new) == len(MONOMIALS) + 2 * len(wanted)
+        before = {mask: old[len(MONOMIALS) + 2 * i :][:2] for i, mask in enumerate(masks)}
+        assert {mask: new[len(MONOMIALS) + 2 * i :][:2] for i, mask in enumerate(wanted)} == {
+            mask: before.get(mask, (0, 0)) for mask in wanted
+        }

@@ -139,7 +139,9 @@ def test_chunks_trade_the_first_token_of_one_for_the_next_tokens_of_all() -> Non
     itl = [int(r.requests.gaps.max()) for r in (whole, middle, small)]
     assert itl[0] > 4 * itl[1] > 4 * itl[2]
     ttft = [int(r.requests.ttft[4]) for r in (whole, middle, small)]
-    assert ttft[2] > ttft[1]
+    assert ttft[2] > ttft[1] > ttft[0]
+    again = 128_256 * 2048 * 2 + 4 * 2048 * KV  # LM head and caches of the four, which each of seven more steps reads
+    assert ttft[1] - ttft[0] == pytest.approx(7 * again * PS / A100_BANDWIDTH, rel=0.1)
     assert ttft[2] > Fraction(4096 // 128 * WEIGHTS * PS, A100_BANDWIDTH), "32 times the weights"
     # 512 tokens take longer to compute than the weights to read, 128 do not.
     read = Fraction(WEIGHTS, A100_BANDWIDTH)

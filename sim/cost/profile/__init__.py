@@ -19,6 +19,7 @@ from sim.cost.profile.device import (
     ELEMENTWISE,
     MATMUL,
     MULTI_HEAD,
+    PREFILL,
     DeviceProfile,
     Provenance,
     Residual,
@@ -35,7 +36,7 @@ from sim.cost.profile.samples import STREAMS, Samples, read_samples, shapes_of, 
 from sim.cost.profile.tables import KernelTables, read_tables
 
 __all__ = [
-    "ATTENTION", "DIMENSIONS", "ELEMENTWISE", "FORMS", "MULTI_HEAD", "MATMUL", "STREAMS", "UNITS", "DeviceProfile",
+    "ATTENTION", "DIMENSIONS", "ELEMENTWISE", "FORMS", "MULTI_HEAD", "MATMUL", "PREFILL", "STREAMS", "UNITS", "DeviceProfile",
     "KernelTables", "Outside", "Provenance", "Residual", "RowFit", "Samples", "Shapes", "Step", "Timing", "fit", "hardware",
     "outside", "predict", "read_profile", "read_samples", "read_tables", "residual", "shapes_of", "time", "write_profile",
     "write_samples",

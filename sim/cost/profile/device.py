@@ -14,8 +14,10 @@ from pydantic import BeforeValidator, Field
 from sim.base.section import Section, Text, Whole, real
 
 #: Classes of kernels, for ops whose kind has no timing of its own. `attention`: all of a layer's attention as one kernel;
-#: `multi_head_attention`: the same where every head has keys of its own, which some libraries give another kernel.
+#: `multi_head_attention`: the same where every head has keys of its own, which some libraries give another kernel;
+#: `prefill_attention`: attention of sequences that feed in several tokens each.
 MATMUL, ATTENTION, MULTI_HEAD, ELEMENTWISE = "matmul", "attention", "multi_head_attention", "elementwise"
+PREFILL = "prefill_attention"
 
 
 Positive = Annotated[Whole, Field(ge=1)]
@@ -92,7 +94,8 @@ class DeviceProfile:
     """engines: how many ops the device runs at once, each as fast as it was measured alone.
 
     bandwidth: of the memory channel, bytes/s: the datasheet's, or the best that was measured. read, write: bytes/s of all
-    streams together, by their number; may be empty. capacity: bytes of memory, None if not known.
+    streams together, by their number; may be empty. flops: peak of an engine in FLOP/s, by number format; may be empty.
+    capacity: bytes of memory, None if not known.
     """
 
     title: str
@@ -101,6 +104,7 @@ class DeviceProfile:
     bandwidth: int
     read: Mapping[int, int] = field(default_factory=dict)
     write: Mapping[int, int] = field(default_factory=dict)
+    flops: Mapping[str, int] = field(default_factory=dict)
     capacity: int | None = None
     step: Step = Step()
     timings: tuple[Timing, ...]

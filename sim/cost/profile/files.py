@@ -15,7 +15,7 @@ from pydantic import BeforeValidator, Field, create_model
 from sim.base.documents import Document, read
 from sim.base.files import whole_file
 from sim.base.problems import OneOf, validated
-from sim.base.quantities import BANDWIDTH, DURATION, SIZE, Bandwidth, Duration, Size
+from sim.base.quantities import BANDWIDTH, DURATION, FLOP_RATE, SIZE, Bandwidth, Duration, FlopRate, Size
 from sim.base.section import CountKey, Section, Text
 from sim.cost.profile.device import DeviceProfile, Positive, Provenance, Real, Residual, RowFit, Step, Timing
 from sim.cost.profile.forms import DIMENSIONS, FORMS, UNITS
@@ -55,6 +55,7 @@ class _Profile(Section):
     bandwidth: Bandwidth
     read: dict[CountKey, Bandwidth] = Field(default_factory=dict)
     write: dict[CountKey, Bandwidth] = Field(default_factory=dict)
+    flops: dict[str, FlopRate] = Field(default_factory=dict)
     capacity: Size | None = None
     step: _Step = Field(default={}, validate_default=True)
     ops: dict[str, dict[str, _Timing]]
@@ -134,6 +135,8 @@ def _lines(profile: DeviceProfile) -> Iterator[str]:
         if table:
             rates = (f'"{n}": {BANDWIDTH.format(rate)}' for n, rate in table.items())
             yield f"{key}: {{{', '.join(rates)}}}"
+    if profile.flops:
+        yield f"flops: {{{', '.join(f'{dtype}: {FLOP_RATE.format(rate)}' for dtype, rate in profile.flops.items())}}}"
     if profile.capacity is not None:
         yield f"capacity: {SIZE.format(profile.capacity)}"
     overheads = f"per_op: {DURATION.format(step.per_op)}, per_step: {DURATION.format(step.per_step)}"

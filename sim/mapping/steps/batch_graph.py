@@ -11,6 +11,7 @@ import numpy.typing as npt
 
 from models.experts import Experts, Routing, Tokens, distinct
 from models.graph import QUANTITIES, IntArray, Op, OpGraph, Polynomial, StepLanes
+from models.masks import Mask
 from sim.mapping.steps.shape import MEMBERS, Shape
 from sim.mapping.steps.stitch import Stitched
 from sim.mapping.template import Blocks, Repeated, first_of_each, rows
@@ -56,6 +57,7 @@ class BatchGraph(OpGraph):
     ops: tuple[Op, ...] = field(init=False, repr=False, compare=False)
     polynomials: tuple[tuple[Polynomial, ...], ...] = field(init=False, repr=False, compare=False)
     breaks: tuple[int, ...] = field(init=False, repr=False, compare=False)
+    masks: tuple[Mask, ...] = field(init=False, repr=False, compare=False)
     source: IntArray = field(init=False, repr=False, compare=False)
     member: IntArray = field(init=False, repr=False, compare=False)
     column: IntArray = field(init=False, repr=False, compare=False)
@@ -68,7 +70,8 @@ class BatchGraph(OpGraph):
         source, member = repeated.source, repeated.member
         loads = member + np.where(template.loads[source], 2 + self.members, 2)
         made: dict[str, Any] = {
-            "polynomials": of.polynomials, "breaks": of.breaks, "table": of.table, "_made": {}, "repeated": repeated,
+            "polynomials": of.polynomials, "breaks": of.breaks, "masks": of.masks, "table": of.table, "_made": {},
+            "repeated": repeated,
             "source": source, "member": member, "column": np.where(member >= 0, loads, template.column[source]),
             "routed": tuple(each._replace(ops=repeated.place(each.ops)) for each in template.routed),
         }  # fmt: skip

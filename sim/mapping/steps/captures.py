@@ -8,8 +8,9 @@ from dataclasses import replace
 import numpy as np
 import numpy.typing as npt
 
-from models.graph import MONOMIALS, QUANTITIES, Op, OpGraph
-from models.polynomials import Polynomials, at_breaks, zero
+from models.graph import MONOMIALS, QUANTITIES, Op, OpGraph, terms
+from models.masks import Mask
+from models.polynomials import Polynomials, at_breaks, with_masks, zero
 from sim.base.errors import ConfigError
 
 #: Captured op graphs of a model, by (several sequences, several new tokens each).
@@ -18,6 +19,7 @@ Variants = Mapping[tuple[bool, bool], OpGraph]
 #: Kind, part, path, and how many ops with the same three come before: ops of two captures correspond if these are equal.
 Role = tuple[str, str, str, int]
 
+#: Terms that grow with context, query and batch; the pairs of masks, which stand after them, grow with the first two.
 _OF_CONTEXT = [i for i, (_, _, n) in enumerate(MONOMIALS) if n]
 _OF_QUERY = [i for i, (_, q, _) in enumerate(MONOMIALS) if q]
 _OF_BATCH = [i for i, (b, q, n) in enumerate(MONOMIALS) if b and not q and not n]
@@ -58,16 +60,18 @@ class Capture:
             self.roles.append((*name, seen.get(name, 0)))
             seen[name] = seen.get(name, 0) + 1
         self.index = {role: i for i, role in enumerate(self.roles)}
-        with_context, with_query, with_batch = (self._grow(terms) for terms in (_OF_CONTEXT, _OF_QUERY, _OF_BATCH))
+        pairs = [*range(len(MONOMIALS), terms(graph.masks))]
+        with_context, with_query = self._grow([*_OF_CONTEXT, *pairs]), self._grow([*_OF_QUERY, *pairs])
+        with_batch = self._grow(_OF_BATCH)
         per_member = [bool(op.heads) or op.kind.startswith("kv_") for op in graph.ops] | with_context
         outside = np.array([op.layer < 0 for op in graph.ops], dtype=np.bool_)
         self.per_member: list[bool] = per_member.tolist()
         self.of_logits: list[bool] = (outside & ~per_member & with_batch & ~with_query).tolist()
 
-    def _grow(self, monomials: list[int]) -> npt.NDArray[np.bool_]:
+    def _grow(self, chosen: list[int]) -> npt.NDArray[np.bool_]:
         """[op]: whether some cost has such a term."""
         graph = self.graph
-        grows = (graph.table[:, :, monomials] != 0).any(axis=(1, 2))  # [polynomial]
+        grows = (graph.table[:, :, chosen] != 0).any(axis=(1, 2))  # [polynomial]
         found: npt.NDArray[np.bool_] = grows[np.concatenate([graph.cost_index, graph.several_index])].any(axis=0)
         return found
 
@@ -99,7 +103,8 @@ def _merged(one: Capture, several: Capture) -> OpGraph:
     An op that one of them lacks costs nothing there.
     """
     breaks = tuple(sorted({*one.graph.breaks, *several.graph.breaks}))
-    polynomials = Polynomials([zero(breaks)])
+    masks = tuple(dict.fromkeys((*one.graph.masks, *several.graph.masks)))
+    polynomials = Polynomials([zero(breaks, masks)])
     index: dict[Role, int] = {}
     result: list[Op] = []
     for role in _roles_in_order(one, several):
@@ -109,23 +114,26 @@ def _merged(one: Capture, several: Capture) -> OpGraph:
             if role in capture.index
             for j in capture.graph.ops[capture.index[role]].inputs
         }
-        first, second = (_at_breaks(capture, role, breaks, polynomials) for capture in (one, several))
+        first, second = (_at_sizes(capture, role, breaks, masks, polynomials) for capture in (one, several))
         present = first or second
         assert present is not None
         nothing = replace(present, costs=(0,) * len(QUANTITIES))
         index[role] = len(result)
         result.append(replace(first or nothing, inputs=tuple(sorted(inputs)), several=second or nothing))
-    return OpGraph(ops=tuple(result), polynomials=tuple(polynomials), breaks=breaks)
+    return OpGraph(ops=tuple(result), polynomials=tuple(polynomials), breaks=breaks, masks=masks)
 
 
-def _at_breaks(capture: Capture, role: Role, breaks: tuple[int, ...], polynomials: Polynomials) -> Op | None:
-    """The op of a role with its costs in more pieces, without inputs; None if the capture lacks it."""
+def _at_sizes(
+    capture: Capture, role: Role, breaks: tuple[int, ...], masks: tuple[Mask, ...], polynomials: Polynomials
+) -> Op | None:
+    """The op of a role with its costs in more pieces and with more masks, without inputs; None if the capture lacks it."""
     if role not in capture.index:
         return None
     graph = capture.graph
     op = graph.ops[capture.index[role]]
     pieces = [at_breaks(graph.polynomials[cost], graph.breaks, breaks) for cost in op.costs]
-    return replace(op, costs=tuple(map(polynomials.number, pieces)), inputs=())
+    costs = (with_masks(each, graph.masks, masks) for each in pieces)
+    return replace(op, costs=tuple(map(polynomials.number, costs)), inputs=())
 
 
 def _roles_in_order(one: Capture, several: Capture) -> Iterator[Role]:

@@ -7,7 +7,7 @@ from dataclasses import replace
 from typing import NamedTuple
 
 from models.graph import QUANTITIES, Op, OpGraph
-from models.polynomials import Polynomials, at_breaks, zero
+from models.polynomials import Polynomials, at_breaks, with_masks, zero
 from sim.base.errors import ConfigError
 from sim.mapping.steps.captures import Capture, Captures, Role
 from sim.mapping.steps.shape import LOGITS, MEMBERS, TOKENS, Shape
@@ -40,7 +40,7 @@ def stitch(captures: Captures, shape: Shape, *, together: bool = False) -> Stitc
 def swapped(ops: OpGraph, shape: Shape, *, together: bool = False) -> Stitched:
     """The op graph of a step that swaps: one transfer a layer and member, of the member's whole cache."""
     polynomials = Polynomials(ops.polynomials)
-    nothing = (polynomials.number(zero(ops.breaks)),) * len(QUANTITIES)
+    nothing = (polynomials.number(zero(ops.breaks, ops.masks)),) * len(QUANTITIES)
     moved = KV_READ if shape.swap == "out" else KV_WRITE
     transfers = [
         replace(op, kind=f"kv_swap_{shape.swap}", inputs=(), costs=nothing, shape=()).with_cost(moved, op.costs[KV_READ])
@@ -48,7 +48,7 @@ def swapped(ops: OpGraph, shape: Shape, *, together: bool = False) -> Stitched:
         if op.kind == "kv_load"
     ]
     members = len(shape.several)
-    graph = OpGraph(ops=tuple(transfers * members), polynomials=tuple(polynomials), breaks=ops.breaks)
+    graph = OpGraph(ops=tuple(transfers * members), polynomials=tuple(polynomials), breaks=ops.breaks, masks=ops.masks)
     owner = tuple(MEMBERS if together else member for member in range(members) for _ in transfers)
     return Stitched(graph, owner, (0,) * len(owner), shape, together)
 
@@ -69,7 +69,9 @@ class _Stitching:
         self.of_member = [alone[several] for several in shape.several]  # [member]: its capture
         if together:
             self.of_member = [captures.merged if len(alone) > 1 else self.of_member[0]]
-        self.breaks = tuple(sorted({b for capture in (self.spine, *alone.values()) for b in capture.graph.breaks}))
+        graphs = [capture.graph for capture in (self.spine, *alone.values())]
+        self.breaks = tuple(sorted({b for graph in graphs for b in graph.breaks}))
+        self.masks = tuple(dict.fromkeys(mask for graph in graphs for mask in graph.masks))
         self.polynomials = Polynomials()
         self.numbers: dict[tuple[int, int], int] = {}  # (id of a capture's graph, its number of a cost) -> number here
         self.ops: list[Op] = []
@@ -92,7 +94,7 @@ class _Stitching:
                 self._add_shared(i, LOGITS)
         for member, ops in enumerate(before):
             self._add_of_member(member, ops.get(None, []), segment=len(self.spine.roles))
-        graph = OpGraph(ops=tuple(self.ops), polynomials=tuple(self.polynomials), breaks=self.breaks)
+        graph = OpGraph(ops=tuple(self.ops), polynomials=tuple(self.polynomials), breaks=self.breaks, masks=self.masks)
         return Stitched(graph, tuple(self.owner), tuple(self.segment), self.shape, self.together)
 
     def _by_next_shared(self, capture: Capture) -> dict[Role | None, list[int]]:
@@ -156,8 +158,9 @@ class _Stitching:
         return replace(op, costs=tuple(self._number(graph, cost) for cost in op.costs))
 
     def _number(self, graph: OpGraph, cost: int) -> int:
-        """The number of a capture's polynomial, in the pieces of all captures together."""
+        """The number of a capture's polynomial, in the pieces and with the masks of all captures together."""
         key = (id(graph), cost)
         if key not in self.numbers:
-            self.numbers[key] = self.polynomials.number(at_breaks(graph.polynomials[cost], graph.breaks, self.breaks))
+            pieces = at_breaks(graph.polynomials[cost], graph.breaks, self.breaks)
+            self.numbers[key] = self.polynomials.number(with_masks(pieces, graph.masks, self.masks))
         return self.numbers[key]

@@ -159,7 +159,7 @@ def test_ops_that_are_not_measured_can_take_a_bound(tmp_path: Path) -> None:
     written = scenario(tmp_path, profile(*OPS[:-1]), "cost.otherwise=roofline")
     extrapolations = {extrapolation.kind: extrapolation.why for extrapolation in run(written).extrapolations}
     assert set(extrapolations) == {"norm", "rope", "residual", "act"}
-    assert set(extrapolations.values()) == {"not measured: roofline, a lower bound"}
+    assert set(extrapolations.values()) == {"not measured: roofline, a lower bound, at least the shortest launch, 2 us"}
 
 
 def test_between_measured_rows_time_is_linear() -> None:

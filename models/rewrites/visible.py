@@ -1,0 +1,98 @@
+"""Costs of attention without the pairs of a query and a key that a mask hides: kernels that compute the softmax as they go skip
+these, block by block, while the separate passes of an eager model compute all and then add the mask.
+
+Which mask a layer has follows from the captured graph: the keys of Q new tokens after N others are N + Q for ever (causal), or
+min(N, W - 1) + Q (a window of W tokens, or chunks as long). The op that makes a mask makes no more of it than is used. A step
+with one new token each stays as captured.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from dataclasses import replace
+
+import numpy as np
+
+from models.graph import MONOMIALS, QUANTITIES, IntArray, OpGraph
+from models.masks import CAUSAL, CHUNKED, WINDOW, Mask
+from models.polynomials import Polynomials, with_masks
+from models.rewrites.groups import Replacement, cost, numbers
+from sim.base.errors import ConfigError
+
+#: Terms by exponents of (B, Q, N), for one sequence and in proportion to the batch.
+_OF_QUERY = [MONOMIALS.index((batch, 1, 0)) for batch in (0, 1)]
+_OF_QUERY_SQUARED = [MONOMIALS.index((batch, 2, 0)) for batch in (0, 1)]
+_OF_QUERY_AND_CONTEXT = [MONOMIALS.index((batch, 1, 1)) for batch in (0, 1)]
+
+
+def masks_of(ops: OpGraph, scores: Iterable[int], *, chunked: bool) -> tuple[OpGraph, list[Mask | None]]:
+    """The mask of each attention, None in a step with one new token each; and the graph with terms for their pairs.
+
+    scores: ops. chunked: a layer that stops seeing more keys has chunks of that size, not a window.
+    Raises ConfigError if the FLOPs of an op are not those of all pairs under a mask that is known.
+    """
+    found = [_mask(ops, op, CHUNKED if chunked else WINDOW) for op in scores]
+    masks = tuple(dict.fromkeys(mask for mask in found if mask is not None))
+    polynomials = tuple(with_masks(pieces, ops.masks, masks) for pieces in ops.polynomials)
+    return replace(ops, polynomials=polynomials, masks=masks), found
+
+
+def _mask(ops: OpGraph, scores: int, bounded: int) -> Mask | None:
+    """The mask of an attention. bounded: kind of a mask that lets only so many keys through."""
+    flops = cost(ops, scores, "flops")
+    size = flops[:, _OF_QUERY_SQUARED]  # [piece, by batch or not]: FLOPs of a pair
+    if not size.any():
+        return None
+    causal = flops[-1, _OF_QUERY_AND_CONTEXT].any()
+    mask = Mask(CAUSAL) if causal else Mask(bounded, 1 + int(flops[-1, _OF_QUERY].sum() // size[-1].sum()))
+    if (flops != _all_pairs(ops, mask, size)).any():
+        raise ConfigError("mapping.softmax", f"cannot tell the mask of {ops.ops[scores].path}; expected three_pass")
+    return mask
+
+
+def visible(ops: OpGraph, mask: Mask | None, all_pairs: IntArray) -> IntArray:
+    """A cost [piece, term] of the pairs that a mask lets through, from the cost of all pairs; the same if there is no mask.
+
+    ops: a graph whose polynomials have terms for the mask.
+    """
+    if mask is None:
+        return all_pairs
+    size = all_pairs[:, _OF_QUERY_SQUARED]
+    result = all_pairs - _all_pairs(ops, mask, size)
+    assert not result[:, [*_OF_QUERY_SQUARED, *_OF_QUERY_AND_CONTEXT]].any(), "a cost of pairs that are not those of the scores"
+    first = len(MONOMIALS) + 2 * ops.masks.index(mask)
+    result[:, first : first + 2] += size
+    return result
+
+
+def visible_only(ops: OpGraph, op: int, mask: Mask, polynomials: Polynomials) -> Replacement:
+    """An op with the costs of the pairs that a mask lets through."""
+    costs = {quantity: visible(ops, mask, cost(ops, op, quantity)) for quantity in QUANTITIES}
+    return Replacement([op], (replace(ops.ops[op], costs=numbers(polynomials, ops, costs)),))
+
+
+def made_masks(ops: OpGraph, scores: Iterable[int], masks: Iterable[Mask | None]) -> Iterator[tuple[int, Mask]]:
+    """Ops that make the masks of attentions, and the mask that each makes."""
+    made: dict[int, set[Mask | None]] = {}
+    for op, mask in zip(scores, masks, strict=True):
+        for i in ops.ops[op].inputs:
+            if ops.ops[i].kind == "mask":
+                made.setdefault(i, set()).add(mask)
+    for i, found in made.items():
+        mask = found.pop()
+        if mask is not None and not found:
+            yield i, mask
+
+
+def _all_pairs(ops: OpGraph, mask: Mask, size: IntArray) -> IntArray:
+    """A cost [piece, term] in proportion to all pairs: Q (N + Q), or Q (W - 1 + Q) once W tokens are seen.
+
+    size: [piece, (alone, by batch)], the cost of a pair.
+    """
+    result = np.zeros((len(size), ops.table.shape[-1]), dtype=np.int64)
+    start = np.array([0, *ops.breaks])  # [piece]
+    full = ((mask.kind != CAUSAL) & (start >= mask.size - 1))[:, None]
+    result[:, _OF_QUERY_SQUARED] = size
+    result[:, _OF_QUERY_AND_CONTEXT] = np.where(full, 0, size)
+    result[:, _OF_QUERY] = np.where(full, size * (mask.size - 1), 0)
+    return result
