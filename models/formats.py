@@ -227,14 +227,15 @@ def is_matrix(ops: OpGraph, op: Op) -> bool:
     if op.experts is not None or "embedding" in op.kind:
         return True
     flops, weight = ops.polynomials[op.costs[FLOPS]], ops.polynomials[op.costs[WEIGHT]]
-    cached = any(term and MONOMIALS[i][2] for piece in flops for i, term in enumerate(piece))
+    # Terms beyond the monomials are of pairs of a query and a key, which grow with the context.
+    cached = any(term and (i >= len(MONOMIALS) or MONOMIALS[i][2]) for piece in flops for i, term in enumerate(piece))
     return multiplies(ops, op) and any(map(any, weight)) and not cached
 
 
 def matrix_numbers(ops: OpGraph, op: Op) -> int:
     """Numbers of the matrix (of one expert) that an op multiplies by: its multiplications for one token; 0 if it has none."""
     flops = ops.polynomials[op.costs[FLOPS]][0]
-    token = sum(term for (_, _, context), term in zip(MONOMIALS, flops, strict=True) if not context)
+    token = sum(term for (_, _, context), term in zip(MONOMIALS, flops, strict=False) if not context)
     return token // (2 * (1 if op.experts is None else op.experts.top_k))
 
 
