@@ -227,7 +227,6 @@ def is_matrix(ops: OpGraph, op: Op) -> bool:
     if op.experts is not None or "embedding" in op.kind:
         return True
     flops, weight = ops.polynomials[op.costs[FLOPS]], ops.polynomials[op.costs[WEIGHT]]
-    # Terms beyond the monomials are of pairs of a query and a key, which grow with the context.
     cached = any(term and (i >= len(MONOMIALS) or MONOMIALS[i][2]) for piece in flops for i, term in enumerate(piece))
     return multiplies(ops, op) and any(map(any, weight)) and not cached
 

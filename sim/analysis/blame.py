@@ -175,7 +175,7 @@ class _Channel:
         waits = np.empty((WAIT_ROWS, int((log.tasks.work > 0).sum())), dtype=np.int64)
         self._place = np.empty(len(log.tasks), dtype=np.int64)
         count = launch(channel_waits, compiled=compiled)(
-            viewed(tasks_of(log), compiled=compiled), rules.latency, rules.stripes, numerator, denominator,
+            viewed(tasks_of(log), compiled=compiled), rules.latency, log.launch, rules.stripes, numerator, denominator,
             rules.execution == "stream", waits, self._place,
         )  # fmt: skip
         self._waits = np.ascontiguousarray(waits[:, :count])

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from sim.analysis.parts import full_speed, service
+from sim.analysis.parts import full_speed, launched, service
 from sim.base.integers import ceil_div, mul_div, mul_div_up
 from sim.base.kernel import kernel
 from sim.log.columns import NONE, Ints, Services, Tasks
@@ -72,7 +72,7 @@ def change_waiting(holds: Ints, waiting: Ints, seen: Ints, overlap: Ints, delaye
 
 @kernel
 def channel_waits(
-    t: Tasks, latency: int, stripes: int, numerator: int, denominator: int, stream: bool, waits: Ints, place: Ints
+    t: Tasks, latency: int, launch: int, stripes: int, numerator: int, denominator: int, stream: bool, waits: Ints, place: Ints
 ) -> int:  # fmt: skip
     """Fill the first rows of `waits` [.., wait] for each transfer that waited; returns how many. place: [row], its wait or -1.
 
@@ -84,7 +84,8 @@ def channel_waits(
         if t.work[row] == 0:
             continue
         held, transfer = t.engine[row] >= 0, full_speed(t.work[row], latency, stripes)
-        computed, moved = service(held, t.start[row], t.loaded[row], t.end[row], t.compute[row], transfer, stream)
+        first = launched(t.work[row], t.compute[row], launch)
+        computed, moved = service(held, t.start[row], t.loaded[row], t.end[row], t.compute[row], transfer, first, stream)
         wait = t.end[row] - t.start[row] - computed - moved
         if wait <= 0:
             continue
@@ -95,9 +96,9 @@ def channel_waits(
         if stream:
             at_best += computed
             if held:
-                at_port = max(at_port, t.compute[row])
+                at_port = max(first + at_port, t.compute[row])
         alone = min(max(at_port - at_best, 0), wait)
-        waits[TASK, count], waits[ISSUED, count] = row, t.start[row] + latency
+        waits[TASK, count], waits[ISSUED, count] = row, t.start[row] + first + latency
         waits[ARRIVED, count] = t.loaded[row] if held else t.end[row]
         waits[WAITED_ALONE, count], waits[REST, count], waits[OTHERS, count] = alone, wait - alone, 0
         place[row] = count

@@ -6,9 +6,10 @@ time; a transfer that was eligible before that, and is served now, waited while 
 
 from __future__ import annotations
 
+from sim.analysis.parts import launched
 from sim.base.integers import mul_div
 from sim.base.kernel import kernel
-from sim.log.columns import NONE, Ints, Services
+from sim.log.columns import NONE, Ints, Services, Tasks
 
 #: Rows of `state` [.., channel]: the latest interval, what it delivered, since when the channel is busy, all it delivered,
 #: the first row that waited while it was idle; ANY_BUSY, of channel 0, is how long some channel was busy.
@@ -25,12 +26,19 @@ SENTENCES = {
 
 
 @kernel
+def issued(t: Tasks, row: int, launch: int) -> int:
+    """When the transfer of a task was issued."""
+    return int(t.start[row] + launched(t.work[row], t.compute[row], launch))
+
+
+@kernel
 def follow_channels(
-    g: Services, issued: Ints, latency: int, conserving: bool, state: Ints, delivered: Ints, width: int, bins: Ints, runs: Ints
-) -> int:
+    g: Services, t: Tasks, latency: int, launch: int, conserving: bool, state: Ints, delivered: Ints, width: int, bins: Ints,
+    runs: Ints,
+) -> int:  # fmt: skip
     """Follow all channels; returns the first fault, or NOTHING.
 
-    issued: [row], when a task's transfer was. conserving: channels may not be idle. delivered: [row], work that each task got.
+    conserving: channels may not be idle. delivered: [row], work that each task got.
     width, bins: see `deliver_over_time`; runs: see `any_busy`.
     """
     task, channel, start, end, work = g.task, g.channel, g.start, g.end, g.work
@@ -54,7 +62,7 @@ def follow_channels(
             return TOO_MUCH
         state[DELIVERED, where] += amount
         delivered[row] += amount
-        if conserving and state[BUSY_SINCE, where] > issued[row] + latency:
+        if conserving and state[BUSY_SINCE, where] > issued(t, row, launch) + latency:
             known = state[IDLE_ROW, where]
             state[IDLE_ROW, where] = row if known == NONE else min(known, row)
     deliver_over_time(g, width, bins)

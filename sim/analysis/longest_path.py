@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 
+from sim.analysis.parts import launched
 from sim.analysis.rules import Rules
 from sim.base.integers import ceil_div, mul_div_up
 from sim.base.kernel import kernel
@@ -14,7 +15,7 @@ from sim.log.tables import EventLog
 
 @kernel
 def shortest_time(
-    work: int, compute: int, latency: int, stripes: int, numerator: int, denominator: int, stream: bool
+    work: int, compute: int, latency: int, launch: int, stripes: int, numerator: int, denominator: int, stream: bool
 ) -> int:  # fmt: skip
     """The least time from start to end of a task: alone on the machine, where a transfer gets numerator / denominator."""
     if work == 0:
@@ -23,13 +24,13 @@ def shortest_time(
     if numerator != denominator:
         transfer = mul_div_up(transfer, denominator, numerator)
     transfer += latency
-    return max(transfer, compute) if stream else transfer + compute
+    return max(launched(work, compute, launch) + transfer, compute) if stream else transfer + compute
 
 
 @kernel
 def finish_step(
-    t: Tasks, f: Forms, first: int, form: int, released: int, latency: int, stripes: int, numerator: int, denominator: int,
-    stream: bool, stored: Ints, finish: Ints, size: int,
+    t: Tasks, f: Forms, first: int, form: int, released: int, latency: int, launch: int, stripes: int, numerator: int,
+    denominator: int, stream: bool, stored: Ints, finish: Ints, size: int,
 ) -> None:  # fmt: skip
     """Fill `finish` [task] with the earliest end of each task; loads of a layer wait for `stored` [layer]."""
     work, compute, inputs, input_start, loads = t.work, t.compute, f.inputs, f.input_start, f.loads
@@ -43,14 +44,14 @@ def finish_step(
         if loads[form + task] >= 0:
             ready = max(ready, stored[loads[form + task]])
         finish[task] = ready + shortest_time(
-            work[first + task], compute[first + task], latency, stripes, numerator, denominator, stream
+            work[first + task], compute[first + task], latency, launch, stripes, numerator, denominator, stream
         )
 
 
 @kernel
 def extend_path(
-    t: Tasks, f: Forms, graph: int, first: int, arrival: int, reached: int, latency: int, stripes: int, numerator: int,
-    denominator: int, stream: bool, known: bool, stored: Ints, finish: Ints,
+    t: Tasks, f: Forms, graph: int, first: int, arrival: int, reached: int, latency: int, launch: int, stripes: int,
+    numerator: int, denominator: int, stream: bool, known: bool, stored: Ints, finish: Ints,
 ) -> int:  # fmt: skip
     """The end of the longest path of a sequence that reached so far, with one more step: after the others, or if known beside.
 
@@ -59,7 +60,7 @@ def extend_path(
     form = f.first[graph]
     size = f.first[graph + 1] - form
     released = arrival if known else reached
-    finish_step(t, f, first, form, released, latency, stripes, numerator, denominator, stream, stored, finish, size)
+    finish_step(t, f, first, form, released, latency, launch, stripes, numerator, denominator, stream, stored, finish, size)
     for task in range(size):
         reached = max(reached, finish[task])
     for i in range(f.kv_first[graph], f.kv_first[graph + 1]):

@@ -1,8 +1,9 @@
 """The best schedule there is, or how good it could at most be: constraint programming with OR-tools CP-SAT.
 
 Every task is an interval. Engines are a cumulative resource: an engine is held from the start of its task to the end, while
-operands load included. The channel serves one transfer at a time without interruption, in any order, each as fast as its
-port allows, after its latency. Inputs, the order of the KV cache, arrivals and the barriers between sampled steps hold as
+operands load included, which begins after the launch. The channel serves one transfer at a time without interruption, in any
+order, each as fast as its port allows, after its latency. Inputs, the order of the KV cache, arrivals and the barriers
+between sampled steps hold as
 in the simulator; no scheduler decides. So under `fifo` the simulated schedule is one of those compared, and the solver
 starts from it. A channel that shares or pre-empts, several channels, and bounded SRAM are outside of the model.
 
@@ -18,6 +19,7 @@ from math import gcd
 import numpy as np
 from ortools.sat.python import cp_model
 
+from sim.analysis.parts import launched
 from sim.analysis.rules import Rules
 from sim.base.units import ceil_div, format_time
 from sim.log.tables import EventLog
@@ -100,7 +102,7 @@ class _Problem:
         log, t = self.log, self.log.tasks
         num, den = self.rules.cap
         moving = [ceil_div(work * den, num) for work in t.work.tolist()]
-        self.unit = gcd(*t.compute.tolist(), *moving, self.rules.latency, *self.rules.arrivals)
+        self.unit = gcd(*t.compute.tolist(), *moving, self.rules.latency, log.launch, *self.rules.arrivals)
         horizon = log.makespan // self.unit
         start, end = [], []
         engines, channel = [], []
@@ -114,8 +116,9 @@ class _Problem:
                 first = self._time(row, arrived - work, horizon)
                 size = work // self.unit
                 channel.append(self.model.new_fixed_size_interval_var(first, size, f"move {row}"))
-                self.model.add(first >= begin + self.rules.latency // self.unit)
-                after = 0 if self.rules.execution == "stream" else compute // self.unit
+                launch = launched(work, compute, self.log.launch)
+                self.model.add(first >= begin + (launch + self.rules.latency) // self.unit)
+                after = 0 if self.rules.execution == "stream" else (compute - launch) // self.unit
                 self.model.add(until >= first + size + after)
             if compute:
                 self.model.add(until >= begin + compute // self.unit)

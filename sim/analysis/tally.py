@@ -28,6 +28,7 @@ from sim.analysis.parts import (
     WAIT_POLICY,
     WAIT_SRAM,
     full_speed,
+    launched,
     service,
 )
 from sim.analysis.rules import Rules
@@ -113,7 +114,8 @@ def after_inputs(t: Tasks, f: Forms, first: int, after: int, form: int) -> int:
 
 @kernel
 def split_step(
-    t: Tasks, f: Forms, first: int, after: int, form: int, base: int, latency: int, stripes: int, stream: bool, all_busy: Ints,
+    t: Tasks, f: Forms, first: int, after: int, form: int, base: int, latency: int, launch: int, stripes: int, stream: bool,
+    all_busy: Ints,
     spent: int, totals: Ints, step: int, by_step: Ints, busy: Ints,
 ) -> tuple[int, int]:  # fmt: skip
     """Add the times of the tasks of one step to all sums; returns `spent`, and a row that ran faster than it can, or -1.
@@ -126,7 +128,8 @@ def split_step(
     for row in range(first, after):
         mine, held, whole_time = group[form + row - first], engine[row] >= 0, end[row] - ready[row]
         transfer = full_speed(work[row], latency, stripes)
-        computed, moved = service(held, start[row], loaded[row], end[row], compute[row], transfer, stream)
+        first_part = launched(work[row], compute[row], launch)
+        computed, moved = service(held, start[row], loaded[row], end[row], compute[row], transfer, first_part, stream)
         channel, waited = end[row] - start[row] - computed - moved, start[row] - ready[row]
         for_engine = all_busy[row - base] if held else 0
         if channel < 0 or computed < 0 or waited < 0 or for_engine > waited:
@@ -165,7 +168,8 @@ def add(totals: Ints, by_step: Ints, group: int, step: int, part: int, time: int
 
 @kernel
 def follow_chain(
-    t: Tasks, f: Forms, first: int, after: int, form: int, base: int, latency: int, stripes: int, stream: bool, all_busy: Ints,
+    t: Tasks, f: Forms, first: int, after: int, form: int, base: int, latency: int, launch: int, stripes: int, stream: bool,
+    all_busy: Ints,
     step: int, released: int, stored: Ints, tokens: Ints,
 ) -> None:  # fmt: skip
     """Fill `tokens` [step, part]: back from the task that ended last to its last input, and so on. See `split_step`."""
@@ -174,7 +178,8 @@ def follow_chain(
     while row != NONE:
         held, waited = engine[row] >= 0, start[row] - ready[row]
         transfer = full_speed(work[row], latency, stripes)
-        computed, moved = service(held, start[row], loaded[row], end[row], compute[row], transfer, stream)
+        first_part = launched(work[row], compute[row], launch)
+        computed, moved = service(held, start[row], loaded[row], end[row], compute[row], transfer, first_part, stream)
         tokens[step, COMPUTE] += computed
         tokens[step, TRANSFER] += moved
         tokens[step, WAIT_CHANNEL] += end[row] - start[row] - computed - moved
@@ -191,8 +196,8 @@ def follow_chain(
 
 @kernel
 def tally_steps(
-    t: Tasks, s: Steps, f: Forms, cuts: Ints, latency: int, stripes: int, stream: bool, stored: Ints, work: Work, until: Ints,
-    busy: Ints, totals: Ints, by_step: Ints, tokens: Ints, bad: Ints,
+    t: Tasks, s: Steps, f: Forms, cuts: Ints, latency: int, launch: int, stripes: int, stream: bool, stored: Ints, work: Work,
+    until: Ints, busy: Ints, totals: Ints, by_step: Ints, tokens: Ints, bad: Ints,
 ) -> None:  # fmt: skip
     """Go through all steps, in batches that are separate in time: those from cuts[i] to cuts[i + 1]."""
     all_busy, spent = work.all_busy, 0
@@ -209,10 +214,12 @@ def tally_steps(
             first, form, released = s.first[step], f.first[s.graph[step]], s.released[step]
             after = first + f.first[s.graph[step] + 1] - form
             spent, wrong = split_step(
-                t, f, first, after, form, base, latency, stripes, stream, all_busy, spent, totals, step, by_step, busy
+                t, f, first, after, form, base, latency, launch, stripes, stream, all_busy, spent, totals, step, by_step, busy
             )
             note(bad, TOO_FAST, wrong)
-            follow_chain(t, f, first, after, form, base, latency, stripes, stream, all_busy, step, released, stored, tokens)
+            follow_chain(
+                t, f, first, after, form, base, latency, launch, stripes, stream, all_busy, step, released, stored, tokens
+            )
             carry(by_step, step)
     for group in range(len(totals)):
         carry(totals, group)
@@ -235,8 +242,8 @@ def loads_too_early(t: Tasks, f: Forms, graph: int, first: int, ended: Ints) -> 
 
 @kernel
 def follow_sequences(
-    order: Ints, t: Tasks, s: Steps, f: Forms, latency: int, stripes: int, numerator: int, denominator: int, stream: bool,
-    known: bool, arrival: Ints, reached: Ints, stored: Ints, ended: Ints, finish: Ints, early: Ints,
+    order: Ints, t: Tasks, s: Steps, f: Forms, latency: int, launch: int, stripes: int, numerator: int, denominator: int,
+    stream: bool, known: bool, arrival: Ints, reached: Ints, stored: Ints, ended: Ints, finish: Ints, early: Ints,
 ) -> None:  # fmt: skip
     """Go through the steps by sequence and token: the longest path of each sequence, and the order that the KV cache imposes.
 
@@ -252,8 +259,8 @@ def follow_sequences(
             for layer in range(len(stored)):
                 stored[layer], ended[layer] = 0, 0
         reached[sequence] = extend_path(
-            t, f, graph, first, arrival[sequence], reached[sequence], latency, stripes, numerator, denominator, stream, known,
-            stored, finish,
+            t, f, graph, first, arrival[sequence], reached[sequence], latency, launch, stripes, numerator, denominator, stream,
+            known, stored, finish,
         )  # fmt: skip
         layer = loads_too_early(t, f, graph, first, ended)
         if layer != NONE and early[0] == NONE:
@@ -348,18 +355,18 @@ class Tally:
 
     def _add_services(self, log: EventLog, *, compiled: bool) -> None:
         self._widen(log.makespan)
-        g, t = viewed(services_of(log), compiled=compiled), tasks_of(log)
+        g, t = viewed(services_of(log), compiled=compiled), viewed(tasks_of(log), compiled=compiled)
         state = np.zeros((channels.STATE_ROWS, log.channels), dtype=np.int64)
         state[channels.LATEST_START] = state[channels.IDLE_ROW] = NONE
         delivered = np.zeros(len(log.tasks), dtype=np.int64)
         wrong = launch(follow_channels, compiled=compiled)(
-            g, t.start, self._rules.latency, self._rules.work_conserving_channel, state, delivered, self.width, self.bins,
+            g, t, self._rules.latency, log.launch, self._rules.work_conserving_channel, state, delivered, self.width, self.bins,
             np.empty((2, len(log.services) + 1), dtype=np.int64),
         )  # fmt: skip
         if wrong != channels.NOTHING:
             self._note(Fault.ABOVE_BANDWIDTH, channels.SENTENCES[wrong])
             return
-        wrong_rows = np.flatnonzero(t.work != delivered)
+        wrong_rows = np.flatnonzero(log.tasks.work != delivered)
         if len(wrong_rows):
             self._note(Fault.NOT_DELIVERED, f"{log.name(int(wrong_rows[0]))} asked for one amount and got another")
         for channel, idle in enumerate(state[channels.IDLE_ROW].tolist()):
@@ -384,8 +391,8 @@ class Tally:
         bad = np.full(len(_SENTENCES), NONE, dtype=np.int64)
         launch(tally_steps, compiled=compiled)(
             viewed(tasks_of(log), compiled=compiled), viewed(steps, compiled=compiled),
-            viewed(self.forms.columns, compiled=compiled), cuts, rules.latency, rules.stripes, rules.execution == "stream",
-            stores_before(log, self.forms, compiled=compiled),
+            viewed(self.forms.columns, compiled=compiled), cuts, rules.latency, log.launch, rules.stripes,
+            rules.execution == "stream", stores_before(log, self.forms, compiled=compiled),
             viewed(room_for(int(np.diff(rows).max(initial=0))), compiled=compiled),
             np.zeros(len(self.engine_busy), dtype=np.int64), self.engine_busy, self._sums, by_step, tokens, bad,
         )  # fmt: skip
@@ -410,7 +417,7 @@ class Tally:
         )
         launch(follow_sequences, compiled=compiled)(
             in_order(log), viewed(tasks_of(log), compiled=compiled), viewed(steps_of(log), compiled=compiled),
-            viewed(self.forms.columns, compiled=compiled), rules.latency, rules.stripes, numerator, denominator,
+            viewed(self.forms.columns, compiled=compiled), rules.latency, log.launch, rules.stripes, numerator, denominator,
             rules.execution == "stream", rules.dependency == "known", arrivals, self.reached, stored, ended,
             np.empty(largest, dtype=np.int64), early,
         )  # fmt: skip

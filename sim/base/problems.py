@@ -46,12 +46,18 @@ class Wording:
     patterns: Mapping[str, str] = field(default_factory=dict)
 
 
-def validated(document: Document, model: type[M], at: KeyPath = (), context: Mapping[str, Any] | None = None) -> M:
-    """The section at a path of a document. context: for validators. Raises InputError for the first error in it."""
+def validated(
+    document: Document, model: type[M], at: KeyPath = (), context: Mapping[str, Any] | None = None,
+    unions: Sequence[KeyPath] = (),
+) -> M:  # fmt: skip
+    """The section at a path of a document. context: for validators. unions: as in `Wording`.
+
+    Raises InputError for the first error in it.
+    """
     try:
         return model.model_validate(document.find(at)[0].plain(), context=context)
     except ValidationError as error:
-        raise_first(list(translate(error.errors(include_url=False), document, Wording(root=model, at=at))))
+        raise_first(list(translate(error.errors(include_url=False), document, Wording(root=model, at=at, unions=unions))))
         raise  # unreachable: every detail is a problem
 
 

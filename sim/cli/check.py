@@ -24,6 +24,8 @@ def command(names: tuple[str, ...], overrides: tuple[str, ...]) -> None:
         setup = planned.setup
         step = f"{len(planned.ops):,} ops, {len(setup.graph):,} tasks a step"
         click.echo(f"{path}: ok: {planned.model}, {step}, {_in_all(*tasks_in_all(setup))}")
+        if scenario.from_preset:
+            click.echo(f"  from preset: {', '.join(scenario.from_preset)}")
         for note in planned.notes:
             click.echo(f"  model: {note}")
         for extrapolation in breakdown.extrapolations(extrapolations(setup)):

@@ -19,7 +19,12 @@ from sim.cost.profile.fit import residual
               help="Folder of the tables.  [default: the folder of MAPPING]")  # fmt: skip
 @click.option("-o", "--out", type=click.Path(path_type=Path, dir_okay=False), required=True, metavar="DEVICE.yaml",
               help="Where to write the device profile.")  # fmt: skip
-@click.option("--all", "everything", is_flag=True, help="Fit to all rows, which leaves none to check the profile with.")
+@click.option(
+    "--all",
+    "everything",
+    is_flag=True,
+    help="Fit to all rows, and interpolate attention near them: a profile to use, with no rows left to check it.",
+)
 @click.option("--samples", type=click.Path(path_type=Path, dir_okay=False), metavar="FILE.parquet",
               help="Also save the rows of the tables as samples; needs pyarrow.")  # fmt: skip
 def command(mapping: Path, folder: Path | None, out: Path, everything: bool, samples: Path | None) -> None:
@@ -31,7 +36,7 @@ def command(mapping: Path, folder: Path | None, out: Path, everything: bool, sam
     calibrate = found.calibrate | everything
     profile = fit(
         found.samples.take(calibrate), found.provenance, title=found.title, bandwidth=found.bandwidth,
-        capacity=found.capacity, cache=found.cache,
+        capacity=found.capacity, cache=found.cache, flops=found.flops, near=everything,
     )  # fmt: skip
     predicted = predict(profile, found.samples)
     table = Table(box=None, pad_edge=False, header_style="bold")

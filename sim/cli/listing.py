@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import click
 
@@ -34,15 +34,24 @@ def _models() -> list[tuple[str, str]]:
     return rows
 
 
-def _hardware() -> list[tuple[str, str]]:
-    rows = []
+#: Columns of the table of machines.
+HARDWARE = ("device", "bf16 peak", "memory", "bandwidth", "engines", "")
+
+
+def _hardware() -> list[tuple[str, ...]]:
+    """The table of machines: name and figures of each, and its title. An asterisk marks what is unsure."""
+    rows = list[tuple[str, ...]]()
     for name in PRESETS.names():
         preset = find(name)
-        figures = [f"{key.removeprefix('peak.').removeprefix('on_chip.')} {figure}" for key, figure in preset.figures()]
-        if preset.unpublished:
-            figures.append("bandwidth not published")
-        rows.append((name, f"{preset.title}: {', '.join(figures)}"))
+        peak = preset.peak.get("bfloat16") or preset.peak.get("any")
+        bandwidth = "not published" if preset.unpublished else _short(preset.bandwidth)
+        rows.append((name, _short(peak), _short(preset.capacity), bandwidth, _short(preset.engines), preset.title))
     return rows
+
+
+def _short(figure: Figure | None) -> str:
+    """A figure in a table."""
+    return "-" if figure is None else f"{figure.text}{'*' if figure.unsure else ''}"
 
 
 def _machine(name: str) -> list[tuple[str, str]]:
@@ -59,7 +68,6 @@ def _figure(figure: Figure) -> str:
 
 LISTS: dict[str, Callable[[], list[tuple[str, str]]]] = {
     "models": _models,
-    "hardware": _hardware,
     "arbiters": ARBITERS.summaries,
     "schedulers": SCHEDULERS.summaries,
     "batching": BATCHING_POLICIES.summaries,
@@ -69,16 +77,25 @@ LISTS: dict[str, Callable[[], list[tuple[str, str]]]] = {
 
 
 @click.command("list")
-@click.argument("what", type=click.Choice(list(LISTS)))
+@click.argument("what", type=click.Choice(["hardware", *LISTS]))
 @click.argument("name", required=False)
 def command(what: str, name: str | None) -> None:
     """List the names that a scenario can use, or only NAME. For hardware, NAME lists every figure with its source."""
-    rows = _machine(name) if what == "hardware" and name else LISTS[what]()
-    if name and what != "hardware":
+    if what == "hardware":
+        _show_table([HARDWARE, *_hardware()] if name is None else _machine(name))
+        return
+    rows = LISTS[what]()
+    if name:
         names = [each for each, _ in rows]
         if name not in names:
             raise unknown(what.removesuffix("s"), name, names)
         rows = [row for row in rows if row[0] == name]
-    width = max((len(key) for key, _ in rows), default=0)
-    for key, text in rows:
-        click.echo(f"{key:<{width}}  {text}".rstrip())
+    _show_table(rows)
+
+
+def _show_table(rows: Sequence[Sequence[str]]) -> None:
+    """Print rows with columns of equal width, apart from the last."""
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    for row in rows:
+        *cells, last = (cell.ljust(width) for cell, width in zip(row, widths, strict=True))
+        click.echo("  ".join([*cells, last]).rstrip())

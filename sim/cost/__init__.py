@@ -3,6 +3,7 @@
 | name       | costs                                                                     |
 | ---------- | ------------------------------------------------------------------------- |
 | `roofline` | FLOPs over the peak, bytes over the bandwidth: a lower bound              |
+| `kernel`   | launch time, then the later of bytes and FLOPs at rates that are reached  |
 | `fixed`    | a table of durations by kind of op                                        |
 | `profiled` | kernels as a device was measured to run them                              |
 
@@ -21,13 +22,19 @@ from __future__ import annotations
 from models.graph import StepLanes
 from sim.base.registry import Registry
 from sim.cost.fixed import Fixed
-from sim.cost.model import CostModel, Extrapolation, Machine
+from sim.cost.kernel_costs import KernelCosts
+from sim.cost.model import CostModel, Extrapolation, Machine, launch_of
 from sim.cost.profiled import Profiled
 from sim.cost.roofline import Roofline
 from sim.cost.written import WrittenCosts
 
 COST_MODELS: Registry[type[CostModel]] = Registry(
-    "cost model", {"roofline": Roofline, "fixed": Fixed, "profiled": Profiled}, given=("machine", "seed")
+    "cost model",
+    {"roofline": Roofline, "kernel": KernelCosts, "fixed": Fixed, "profiled": Profiled},
+    given=("machine", "seed"),
 )
 
-__all__ = ["COST_MODELS", "CostModel", "Extrapolation", "Fixed", "WrittenCosts", "Machine", "Profiled", "Roofline", "StepLanes"]
+__all__ = [
+    "COST_MODELS", "CostModel", "Extrapolation", "Fixed", "KernelCosts", "Machine", "Profiled", "Roofline", "StepLanes",
+    "WrittenCosts", "launch_of",
+]  # fmt: skip

@@ -54,11 +54,18 @@ class CostModel(Protocol):
     """Made with the machine, the seed of the run and the options of the scenario; see the package for the contract.
 
     A model that knows where its costs are extrapolations also has `extrapolations(graph, steps)`, a list of `Extrapolation`.
+    One whose times on an engine begin with a launch has `launch`, ps: an engine loads the operands of a task only after it.
     """
 
     def __init__(self, *, machine: Machine, seed: int) -> None: ...
 
     def durations(self, graph: TaskGraph, steps: StepLanes) -> tuple[IntArray, IntArray]: ...
+
+
+def launch_of(costs: CostModel) -> int:
+    """Picoseconds of a task on its engine before it loads operands; 0 if the model has none."""
+    launched: int = getattr(costs, "launch", 0)
+    return launched
 
 
 class Caching(ABC):
@@ -89,6 +96,11 @@ def time_at_rate(amount: IntArray, per_second: int) -> IntArray:
     exact = amount.ravel().astype(np.int64)  # the product would overflow int64
     launch(scale_up, compiled=loaded())(exact, num, den)
     return exact.reshape(amount.shape)
+
+
+def ceil_scaled(amount: IntArray, num: int, den: int) -> IntArray:
+    """ceil(amount * num / den), without the product that could overflow."""
+    return np.asarray(amount // den * num - (-(amount % den) * num // den))
 
 
 @kernel

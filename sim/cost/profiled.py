@@ -23,7 +23,7 @@ from models.graph import QUANTITIES, IntArray, Op, OpGraph, StepLanes
 from sim.base.errors import ConfigError, nearest
 from sim.cost.calls import Call, Sizes, calls_of
 from sim.cost.kernels import ONLY_MOVES, Kernel, joined, kernels_of
-from sim.cost.model import Caching, Extrapolation, Machine, time_at_rate
+from sim.cost.model import Caching, Extrapolation, Machine, ceil_scaled, time_at_rate
 from sim.cost.pricing import Pricing
 from sim.cost.profile import ATTENTION, DeviceProfile, read_profile
 from sim.cost.roofline import Roofline
@@ -173,7 +173,7 @@ class Profiled(Caching):
         if None in timings:
             if op.kind not in ONLY_MOVES and self.otherwise is None:
                 raise self._unknown(op)
-            loading = _ceil_scaled(work, den, num)
+            loading = ceil_scaled(work, den, num)
             least = 0 if op.kind in ONLY_MOVES else self.pricing.shortest
             whole = np.maximum(loading, _parts(np.full(work.shape[1:], least), np.ones_like(work), least=0))
             return whole, loading, work, False
@@ -184,7 +184,7 @@ class Profiled(Caching):
             return whole, whole, np.maximum(work, whole * num // den), True
         most = (total - 2 * parts) * num // den  # what was faster than memory came from caches
         work = np.where(work.sum(axis=0) > most, _parts(most, work, least=0), work)
-        loading = _ceil_scaled(work, den, num)
+        loading = ceil_scaled(work, den, num)
         return loading + _parts(total - loading.sum(axis=0), size), loading, work, True
 
     def _unknown(self, op: Op) -> ConfigError:
@@ -244,8 +244,3 @@ def _only(costs: IntArray, names: Collection[str]) -> IntArray:
     for name in names:
         kept[QUANTITIES.index(name)] = costs[QUANTITIES.index(name)]
     return kept
-
-
-def _ceil_scaled(amount: IntArray, num: int, den: int) -> IntArray:
-    """ceil(amount * num / den), without the product that could overflow."""
-    return np.asarray(amount // den * num - (-(amount % den) * num // den))

@@ -31,6 +31,11 @@ class Roofline(Caching):
     def _clear(self) -> None:
         self._tables: dict[int, RateTable] = {}  # by id of the graph, which each keeps alive
 
+    @property
+    def launch(self) -> int:
+        """Picoseconds of a task on its engine before it loads operands."""
+        return self.machine.overhead
+
     def table(self, graph: TaskGraph) -> RateTable:
         """The rows of a graph, made once."""
         if id(graph) not in self._tables:

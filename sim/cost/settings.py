@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 from pydantic import Discriminator, Field, Tag
 
 from sim.base.quantities import Duration
-from sim.base.section import ONE, TABLE, Choice, form
+from sim.base.section import ONE, TABLE, Choice, Share, form
 
 #: The name of a shipped table, or the table itself: duration by op kind.
 CostTable = Annotated[
@@ -16,13 +16,28 @@ CostTable = Annotated[
 ]
 
 
+#: One duration for all kernels, or a table by group and kind of op.
+LaunchTimes = Annotated[
+    Annotated[Duration, Tag(ONE)] | Annotated[dict[str, Duration], Field(min_length=1), Tag(TABLE)],
+    Discriminator(form),
+]
+
+#: One share of the peak for all number formats, or a table by torch's name of the format.
+PeakShares = Annotated[
+    Annotated[Share, Tag(ONE)] | Annotated[dict[str, Share], Field(min_length=1), Tag(TABLE)],
+    Discriminator(form),
+]
+
+
 class Cost(Choice):
     """Durations of tasks: the name of a cost model, or a mapping of `model` and its options."""
 
     key = "model"
-    examples = ("roofline", "fixed", "profiled")
+    examples = ("roofline", "kernel", "fixed", "profiled")
 
-    model: str = Field(min_length=1, description="Name of the cost model.", examples=["roofline", "fixed", "profiled"])
+    model: str = Field(
+        min_length=1, description="Name of the cost model.", examples=["roofline", "kernel", "fixed", "profiled"]
+    )
     table: CostTable | None = Field(
         default=None,
         description="For `fixed`: the name of a shipped table, or a mapping of op kinds to durations.",
@@ -40,4 +55,19 @@ class Cost(Choice):
     otherwise: Literal["roofline"] | None = Field(
         default=None,
         description="For `profiled`: what ops cost that the profile lacks, and the report lists them; null: they are errors.",
+    )
+    t0: LaunchTimes | None = Field(
+        default=None,
+        description="For `kernel`: time that a kernel takes beside its bytes and FLOPs; one, or by `matmul` (products with "
+        "weights), `attention`, `other`, and kinds of op. By default that of the preset.",
+        examples=["4 us", {"matmul": "3.6 us", "attention": "12 us", "other": "1.5 us"}],
+    )
+    peak_share: PeakShares | None = Field(
+        default=None,
+        description="For `kernel`: share of the peak FLOP/s that products reach; one, or by number format, with `any` for "
+        "others. By default that of the preset.",
+        examples=[0.8, {"bfloat16": 0.8, "any": 0.7}],
+    )
+    per_step: Duration | None = Field(
+        default=None, description="For `kernel`: host time of each step, in which the device waits."
     )

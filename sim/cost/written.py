@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from models.graph import IntArray, StepLanes
-from sim.cost.model import CostModel
+from sim.cost.model import CostModel, launch_of
 from sim.mapping.tasks import CLASS_BIT, TaskGraph
 
 _OPERANDS = CLASS_BIT["weight"] | CLASS_BIT["kv_read"] | CLASS_BIT["kv_write"]
@@ -23,6 +23,11 @@ class WrittenCosts:
         self.compute = compute
         self.transfer = transfer
         self.others = others
+
+    @property
+    def launch(self) -> int:
+        """Picoseconds of a task on its engine before it loads operands: as `others`; a time that is given contains it."""
+        return launch_of(self.others)
 
     def durations(self, graph: TaskGraph, steps: StepLanes) -> tuple[IntArray, IntArray]:
         on_engine, on_channel = self.given(graph)

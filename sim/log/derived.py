@@ -125,6 +125,13 @@ class Service(NamedTuple):
 
 
 @_kept
+def issued(log: EventLog) -> Times:
+    """When the transfer of each task was issued, ps: at its start, or once an engine had launched it."""
+    tasks = log.tasks
+    return np.asarray(tasks.start + np.where(tasks.work > 0, np.minimum(tasks.compute, log.launch), 0))
+
+
+@_kept
 def service(log: EventLog) -> Service:
     """When and where each transfer was served."""
     tasks, services = log.tasks, log.services
@@ -134,7 +141,7 @@ def service(log: EventLog) -> Service:
     np.minimum.at(begin, services.task, services.start)
     served = moves & (begin != NEVER)
     # At least 1 ps is left for the service itself, also where a transfer ended as it was issued.
-    first = np.where(served, np.maximum(np.minimum(begin, last - 1), tasks.start), tasks.start)
+    first = np.where(served, np.maximum(np.minimum(begin, last - 1), issued(log)), tasks.start)
     channel = np.zeros(len(tasks), dtype=np.int16)
     channel[services.task] = services.channel
     return Service(moves, first, last, channel)

@@ -117,7 +117,7 @@ def _parsed(source: str, table: Any, metadata: Mapping[str, str], graphs_of: Gra
     log = EventLog(
         graphs=graphs, tasks=tasks, steps=steps, services=_services(table["services"].combine_chunks()),
         machine=one_device(engines=int(metadata["sim.engines"]), channels=int(metadata["sim.channels"])),
-        bandwidth=int(metadata["sim.bandwidth"]),
+        bandwidth=int(metadata["sim.bandwidth"]), launch=int(metadata.get("sim.launch", 0)),
         batched=members, arrival=arrival,
     )  # fmt: skip
     return in_loop_order(log)
@@ -224,6 +224,7 @@ class Writer:
         self._facts = {
             "sim.arrival": json.dumps(part.arrival.tolist()), "sim.engines": str(part.engines),
             "sim.channels": str(part.channels), "sim.bandwidth": str(part.bandwidth),
+            "sim.launch": str(part.launch),
         }  # fmt: skip
         self._steps += len(part.steps)
         self._rows += len(part.tasks)

@@ -27,6 +27,7 @@ class TaskTable:
     ready: all its inputs had ended (and its step was released).
     start: an engine took it; for a DMA transfer: it was issued, and fits SRAM.
     loaded: its operands had arrived (equals `start` where it loads nothing). Under `blocking` it computes from then on.
+    An engine issues the load once the task is launched (`sim.log.derived.issued`).
     end: it had finished.
     compute: its time on an engine. work: its transfer at the full speed of one channel, without latency; the
     service intervals say over how many channels it is spread.
@@ -135,7 +136,7 @@ class MemberTable:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EventLog:
-    """A whole run. bandwidth: of each channel, bytes/s.
+    """A whole run. bandwidth: of each channel, bytes/s. launch: ps on an engine before it loads the operands of a task.
 
     batched: the members of each step; None where each step is one sequence that decodes one token.
     arrival: ps, when each sequence came. made: columns derived so far, by name (`sim.log.derived`).
@@ -147,6 +148,7 @@ class EventLog:
     steps: StepTable
     machine: Machine
     bandwidth: int
+    launch: int = 0
     batched: MemberTable | None = None
     arrival: npt.NDArray[np.int64] = field(default_factory=lambda: np.zeros(0, dtype=np.int64))
     made: dict[str, Any] = field(default_factory=dict, init=False, repr=False, compare=False)

@@ -34,7 +34,9 @@ class Engines(Section):
     vector_flops: FlopRate = default(
         "100 GFLOP/s", description="Rate of one engine for all that is no matrix product, in elements a second."
     )
-    overhead: Duration = default("0 us", description="Fixed time that every compute task takes on top.")
+    overhead: Duration = default(
+        "0 us", description="Launch: fixed time that every compute task takes on top, before it loads its own operands."
+    )
 
     def peak(self, dtype: str) -> int | None:
         """FLOP/s of one engine for matrix products in `dtype`; None if the table does not have it."""
@@ -114,7 +116,11 @@ class Hardware(Section):
     )
     engines: Engines = default({}, description="The compute engines.")
     memory: Memory = default({}, description="The memory channel.")
-    sram: Size | None = Field(default=None, description="On-chip memory for operands in flight; null: unbounded.")
+    sram: Size | None = Field(
+        default=None,
+        description="On-chip memory for weights in flight, and resident ones; null: unbounded. The weights of each "
+        "task must fit; under `mapping.execution: prefetch` they wait until they do. KV cache and activations take none of it.",
+    )
 
     @model_validator(mode="after")
     def _one_source(self) -> Hardware:

@@ -27,6 +27,7 @@ def summary(result: Result, *, trace: Path | None = None, timing: bool = True, w
     data: dict[str, Any] = {
         "scenario": result.scenario.name,
         "seed": result.scenario.seed,
+        "from_preset": list(result.scenario.from_preset),
         "makespan_ps": m.makespan,
         "tasks": m.tasks,
         "tokens": _tokens(result),

@@ -17,6 +17,7 @@ MANY = 10  # tokens or engines listed one by one
 
 #: Meaning of the times of shipped cost models; of `roofline` it depends on the run.
 COSTS = {
+    "kernel": "kernel: launch time, then the later of bytes and FLOPs, at rates that kernels reach",
     "fixed": "fixed: from a table of durations",
     "profiled": "profiled: as measured on a device",
 }
@@ -34,6 +35,8 @@ def render(result: Result) -> RenderableType:
     facts.add_row("bounds", _bounds(result))
     if (costs := _costs(result)) is not None:
         facts.add_row("times", costs)
+    if result.scenario.from_preset:
+        facts.add_row("from preset", ", ".join(result.scenario.from_preset))
     for note in result.plan.notes:
         facts.add_row("model", Text(note, style="yellow"))
     facts.add_row("checks", f"{len(result.checks)} invariants hold")

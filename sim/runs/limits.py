@@ -9,12 +9,15 @@ from collections.abc import Iterator
 from dataclasses import replace
 from fractions import Fraction
 
+import numpy as np
+
 from sim.base.errors import ConfigError, unknown
 from sim.base.units import format_bytes
-from sim.executors.setup import Setup, lanes_of, sram_use
+from sim.executors.setup import Setup, lanes_of, refuse_large_weights, sram_use
 from sim.executors.size import tasks_in_all
 from sim.machine.arbiters import Derated
 from sim.mapping.lowering import KV_CLASS
+from sim.mapping.settings import Execution
 from sim.mapping.steps import BatchGraph
 from sim.mapping.tasks import TaskGraph
 from sim.serving.batch import Batch, Member
@@ -26,20 +29,41 @@ ROW = 100  # approximate bytes of a task in a log, with its service intervals
 LONGEST = 2**62  # picoseconds, 53 days: sums of two times still fit int64
 
 
-def refuse(setup: Setup, *, rows: bool) -> None:
-    """Raise ConfigError for a setup that cannot be run. rows: the log is to have a row for each task."""
+def refuse(setup: Setup, *, rows: bool, sram: int | None) -> None:
+    """Raise ConfigError for a setup that cannot be run. rows: the log is to have a row for each task. sram: bytes in all."""
     if rows:
         _refuse_large_logs(setup)
     sram_use(setup)
+    if sram is not None and setup.sram is None:  # no prefetch, which would be admitted operand by operand
+        _refuse_small_sram(setup, sram - setup.resident)
     _refuse_long_runs(setup)
 
 
-def refuse_unknown_kinds(setup: Setup) -> None:
-    """Raise ConfigError for an option of the arbiter that names a kind of transfer which the model does not have."""
-    kinds = {"weight_load", "act_load", "act_store", *KV_CLASS, *setup.graph.kinds}
+def refuse_unknown_kinds(setup: Setup, execution: Execution) -> None:
+    """Raise ConfigError for an option of the arbiter that names a kind of transfer which this run does not have."""
+    moves = setup.graph.moves != 0
+    kinds = {setup.graph.kinds[kind] for kind in np.unique(setup.graph.kind[moves]).tolist()}
+    kinds |= {kind for kind in KV_CLASS if kind.startswith("kv_swap") and setup.batching is not None}
     for kind in setup.arbiter.kinds:
+        if kind in ("weight_load", "act_load") and kind not in kinds and execution != "prefetch":
+            own = f"under mapping.execution: {execution} an op loads its own operands"
+            why = f"no effect on {kind!r}: {own}; expected kinds of ops"
+            raise ConfigError("hardware.memory.arbiter", why)
         if kind not in kinds:
             raise ConfigError("hardware.memory.arbiter", str(unknown("kind of transfer", kind, kinds)))
+
+
+def refuse_unknown_sequences(setup: Setup) -> None:
+    """Raise ConfigError for an option of the arbiter that names a sequence which this run does not have.
+
+    Where steps are batched, the loop has the number after those of all sequences.
+    """
+    count = len(setup.sequences)
+    there = count + (setup.batching is not None and not setup.batching.settings.alone)
+    for number in sorted(setup.arbiter.numbers):
+        if number >= there:
+            numbers = "there is only 0" if there == 1 else f"there are 0 to {there - 1}"
+            raise ConfigError("hardware.memory.arbiter", f"no sequence has the number {number}; {numbers}")
 
 
 def _refuse_large_logs(setup: Setup) -> None:
@@ -55,6 +79,15 @@ def _memory() -> int:
         return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
     except (AttributeError, OSError, ValueError):
         return LONGEST
+
+
+def _refuse_small_sram(setup: Setup, sram: int) -> None:
+    """Raise ConfigError if some task's weights exceed SRAM in the largest steps of a request. sram: bytes for operands."""
+    for request in _alike(setup):
+        for member, _ in _largest_steps(request):
+            batch = Batch((member,))
+            graph = setup.graph if setup.graphs is None else setup.graphs(batch.shape)
+            refuse_large_weights(setup, graph, lanes_of(0, request.tokens - 1, batch), sram)
 
 
 def _refuse_long_runs(setup: Setup) -> None:

@@ -10,6 +10,7 @@ from typing import Literal
 from models.graph import ModelGraph, OpGraph
 from sim.analysis.rules import Rules
 from sim.base.errors import ConfigError, unknown
+from sim.cost import launch_of
 from sim.executors.setup import Setup
 from sim.machine.arbiters import Derated
 from sim.machine.kv_cache import LayerGroup, layer_groups
@@ -17,7 +18,7 @@ from sim.machine.machine import one_device
 from sim.mapping.lowering import weight_matmuls
 from sim.mapping.settings import Execution
 from sim.mapping.steps import Shape, StepGraphs, Variants
-from sim.runs.limits import refuse, refuse_unknown_kinds
+from sim.runs.limits import refuse, refuse_unknown_kinds, refuse_unknown_sequences
 from sim.runs.machine import arbiter_of, costs_of, scheduler_of
 from sim.runs.memory import kv_capacity, resident_bytes
 from sim.runs.model import notes_of, op_graphs
@@ -56,9 +57,10 @@ def plan(scenario: Scenario) -> Plan:
     with scenario.located():
         model, variants = op_graphs(scenario)
         setup = _setup(scenario, model, variants)
-        refuse(setup, rows=scenario.record == "all")
+        refuse(setup, rows=scenario.record == "all", sram=scenario.hardware.sram)
+        refuse_unknown_sequences(setup)
         if scenario.model.config is not None:  # written graphs name their kinds freely, and one policy may serve many of them
-            refuse_unknown_kinds(setup)
+            refuse_unknown_kinds(setup, scenario.mapping.execution)
     window = scenario.trace.window if scenario.record != "all" else None
     return Plan(
         model=model,
@@ -80,6 +82,7 @@ def _setup(scenario: Scenario, model: ModelGraph, variants: Variants) -> Setup:
     _refuse_long_sequences(model, sequences)
     batches = batching(scenario, ops, sequences, kv_capacity(scenario, model, ops, sequences))
     graphs = step_graphs(scenario, variants)
+    costs = costs_of(scenario)
     check_routing(graphs.routing, ops, sequences, again=_prefills_again(batches))
     return Setup(
         graph=graphs(PLAIN),
@@ -89,7 +92,8 @@ def _setup(scenario: Scenario, model: ModelGraph, variants: Variants) -> Setup:
         concurrency=None if concurrency is None else concurrency.users,
         think=0 if concurrency is None else concurrency.think,
         dependency=scenario.workload.dependency,
-        costs=costs_of(scenario),
+        costs=costs,
+        launch=launch_of(costs),
         machine=one_device(engines=hardware.engines.count, channels=memory.channels.count),
         scheduler=scheduler_of(scenario),
         overlap=execution == "stream",

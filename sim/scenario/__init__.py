@@ -22,7 +22,7 @@ from sim.base.section import Choice
 from sim.cost.settings import Cost
 from sim.machine.settings import Arbiter, Engines, Hardware, Memory, Scheduler
 from sim.mapping.settings import Fuse, ModelMapping
-from sim.scenario.completion import completed
+from sim.scenario.completion import Completed, completed
 from sim.scenario.graph_op import GraphOp
 from sim.scenario.problems import WORDING, unknown_names
 from sim.scenario.sections import NAME, Model, Report, Scenario, SequenceGroup, Trace, Window, Workload
@@ -110,7 +110,7 @@ def _validate(document: Document, known: Known | None, name: str = "scenario", *
     data = document.plain()
     if isinstance(data, dict) and "name" not in data and re.match(NAME, name):
         data["name"] = name
-    data, incomplete = (data, []) if complete else completed(data, document)
+    data, brought, incomplete = Completed(data, [], []) if complete else completed(data, document)
     problems = [*unknown_names(document, known or {}), *incomplete]
     try:
         scenario = Scenario.model_validate(data)
@@ -122,5 +122,5 @@ def _validate(document: Document, known: Known | None, name: str = "scenario", *
         raise_first(problems)
         raise  # unreachable: every detail is a problem
     raise_first(problems)
-    scenario._document = document
+    scenario._document, scenario._from_preset = document, tuple(brought)
     return scenario

@@ -1,9 +1,9 @@
-"""Completion: before a scenario is validated, presets and device profiles fill in its hardware. No later check opens files."""
+"""Completion: before validation, presets and device profiles fill in what a scenario lacks. No later check opens files."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 from sim.base.documents import Document, KeyPath
 from sim.base.errors import InputError
@@ -16,24 +16,32 @@ PRESET, FROM_PROFILE = ("hardware", "preset"), ("hardware", "from_profile")
 PROFILE = ("cost", "profile")
 
 
-def completed(data: Any, document: Document) -> tuple[Any, list[Problem]]:
-    """The plain data of a scenario with figures of its preset or profile, and a problem for each file that cannot be used.
+class Completed(NamedTuple):
+    """The plain data of a scenario with figures and defaults of its preset or profile.
 
-    Values of a wrong type are left to validation.
+    brought: settings that the preset brought beside figures, as `key: value`. problems: one for each file that cannot be used.
     """
-    made, problems = _hardware(data, document)
+
+    data: Any
+    brought: list[str]
+    problems: list[Problem]
+
+
+def completed(data: Any, document: Document) -> Completed:
+    """Complete a scenario. Values of a wrong type are left to validation."""
+    made = _hardware(data, document)
     profile = _text(data, PROFILE)
     if profile:
         try:
             read_profile(folder_of(document) / profile)
         except InputError as error:
-            problems.append(_problem(document, PROFILE, error))
-    return made, problems
+            made.problems.append(_problem(document, PROFILE, error))
+    return made
 
 
-def _hardware(data: Any, document: Document) -> tuple[Any, list[Problem]]:
-    """The plain data of a scenario with its hardware completed, and the problems of the files that it names."""
-    folder, problems, made = folder_of(document), list[Problem](), data
+def _hardware(data: Any, document: Document) -> Completed:
+    """A scenario with its hardware completed."""
+    folder, problems, made, brought = folder_of(document), list[Problem](), data, list[str]()
     written = data.get("hardware") if isinstance(data, Mapping) else {}
     written = written if isinstance(written, Mapping) else {}
     if name := _text(data, PRESET):
@@ -43,10 +51,10 @@ def _hardware(data: Any, document: Document) -> tuple[Any, list[Problem]]:
             problems.append(_problem(document, PRESET, error))
         else:
             try:
-                made = {**data, "hardware": complete(preset, written)}
+                made, brought = complete(preset, data)
             except ValueError as error:  # without these figures, the rest of the section cannot be validated
                 others = {key: value for key, value in data.items() if key != "hardware"}
-                return others, [_problem(document, ("hardware",), error)]
+                return Completed(others, [], [_problem(document, ("hardware",), error)])
     if name := _text(data, FROM_PROFILE):
         try:
             profile = read_profile(folder / name)
@@ -55,7 +63,7 @@ def _hardware(data: Any, document: Document) -> tuple[Any, list[Problem]]:
         else:
             if written.get("preset") is None:
                 made = {**data, "hardware": over(hardware(profile), written)}
-    return made, problems
+    return Completed(made, brought, problems)
 
 
 def _text(data: Any, path: KeyPath) -> str:

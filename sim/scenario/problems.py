@@ -40,6 +40,8 @@ WORDING = Wording(
     unions=(
         ("hardware", "engines", "flops"),
         ("cost", "table"),
+        ("cost", "t0"),
+        ("cost", "peak_share"),
         ("mapping", "weights"),
         ("mapping", "tiles"),
         ("workload", "routing"),

@@ -227,6 +227,7 @@ class Scenario(Section):
     """Model, machine, workload and mapping: everything that a run depends on."""
 
     _document: Document = PrivateAttr()
+    _from_preset: tuple[str, ...] = PrivateAttr(default=())
 
     name: str = Field(
         default="scenario",
@@ -253,6 +254,11 @@ class Scenario(Section):
     def source(self) -> str:
         """Source of the scenario: a path as it was given, or a name in angle brackets."""
         return self._document.source
+
+    @property
+    def from_preset(self) -> tuple[str, ...]:
+        """Settings beside figures of the device that the preset brought, as `key: value`."""
+        return self._from_preset
 
     @property
     def text(self) -> str:

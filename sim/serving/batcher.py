@@ -5,7 +5,9 @@ ended (`ended`). It never looks ahead: its answers depend on the requests that h
 
 1. Requests wait in order of arrival. `static` admits only when the batch has run out; `continuous` before every step.
 2. A sequence that decodes feeds in its last token, and with speculation the drafts of the next ones.
-3. What is left of the token budget goes to prefill, whole or in chunks, in order of admission.
+3. What is left of the token budget goes to prefill, whole or in chunks, in order of admission. A whole prompt that decodes
+   leave too little for comes first in the next step, where they take what it leaves; so the first in line waits for one step
+   at most. After such a step decodes come first again.
 4. The KV cache is paged. `full: wait` allocates blocks for all that a request will ever hold. `recompute` and `swap` admit a
    request as soon as its prompt fits; when a sequence then finds no block for its next tokens, the one admitted last is
    pre-empted: it gives up all of its blocks, to be prefilled again, or swapped out and back in through the channel.
@@ -61,6 +63,7 @@ class Batcher:
     _swaps: deque[tuple[SequenceState, Literal["out", "in"]]] = field(default_factory=deque)  # moves still to be made
     _in_step: list[SequenceState] = field(default_factory=list)  # the sequences of the members of the step in progress
     _last: Batch | None = None  # the step that `next` returned last, unless it was a swap
+    _overdue: SequenceState | None = None  # a prompt for which decodes left too little in the last step
     _decoding_on: bool = False  # that step decodes one token of each member, as the one before it did
     _policy: BatchingPolicy = field(init=False)
 
@@ -224,16 +227,21 @@ class Batcher:
 
     def _compose(self) -> tuple[list[Member], list[SequenceState]]:
         """The members of a step and their sequences: decodes first, then prefills, each in order of admission."""
-        decoding, drafting, budget = self._choose_decodes()
-        prefilling, chunks = self._choose_prefills(budget)
+        overdue, self._overdue = self._overdue, None
+        kept = overdue.pending if overdue is not None and overdue in self.running else 0
+        decoding, drafting, budget = self._choose_decodes(kept)
+        prefilling, chunks = self._choose_prefills(budget, may_wait=bool(kept) or not decoding)
         members = self._decodes(decoding, drafting)
         for sequence, query in zip(prefilling, chunks, strict=True):
             last = int(query == sequence.pending)
             members.append(Member(sequence.number, sequence.cached, query, sequence.cached, last, last))
         return members, decoding + prefilling
 
-    def _choose_decodes(self) -> tuple[list[SequenceState], list[int], int | None]:
-        """The sequences that decode, the tokens that each feeds in, and what is left of the budget (None if unbounded)."""
+    def _choose_decodes(self, kept: int) -> tuple[list[SequenceState], list[int], int | None]:
+        """The sequences that decode, the tokens that each feeds in, and what is left of the budget (None if unbounded).
+
+        kept: tokens of the budget that they leave to prefill.
+        """
         budget = self.batching.settings.max_tokens
         chosen, queries = list[SequenceState](), list[int]()
         for sequence in self.running:
@@ -241,15 +249,18 @@ class Batcher:
                 continue
             query = self._query(sequence)
             if budget is not None:
-                if query > budget:
+                if query > budget - kept:
                     continue
                 budget -= query
             chosen.append(sequence)
             queries.append(query)
         return chosen, queries, budget
 
-    def _choose_prefills(self, budget: int | None) -> tuple[list[SequenceState], list[int]]:
-        """The sequences that are prefilled, and the tokens of each: none after the first that does not fit the budget."""
+    def _choose_prefills(self, budget: int | None, *, may_wait: bool) -> tuple[list[SequenceState], list[int]]:
+        """The sequences that are prefilled, and the tokens of each: none after the first that does not fit the budget.
+
+        may_wait: that one need not come first in the next step.
+        """
         chunk = self.batching.prefill.chunk
         chosen, queries = list[SequenceState](), list[int]()
         for sequence in self.running:
@@ -259,6 +270,7 @@ class Batcher:
             if budget is not None:
                 query = min(query, budget) if chunk is not None else query
                 if not query or query > budget:
+                    self._overdue = None if may_wait or chosen or chunk is not None else sequence
                     break
                 budget -= query
             chosen.append(sequence)

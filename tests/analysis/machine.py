@@ -49,7 +49,8 @@ def setup(
     ops: OpGraph, *, execution: str = "prefetch", engines: int = 1, arbiter: str = "fifo", scheduler: str = "earliest",
     dependency: str = "sampled", requests: Sequence[tuple[int, int]] = ((1, 0),), latency: int = 0,
     cap: tuple[int, int] = (1, 1), sram: int | None = None, weights: str = "streamed", channels: int = 1,
-    route: str = "interleaved", costs: UnitCosts | None = None, **options: object,
+    route: str = "interleaved", costs: UnitCosts | None = None, launch: int = 0,
+    **options: object,
 ) -> Setup:  # fmt: skip
     """requests: (tokens, arrival) of each sequence."""
     return Setup(
@@ -58,7 +59,7 @@ def setup(
         dependency=dependency, costs=costs or UnitCosts(), machine=one_device(engines=engines, channels=channels),
         scheduler=SCHEDULERS.make(scheduler, {}), overlap=execution == "stream",
         arbiter=ARBITERS.make(arbiter, {"cap": cap, **options}), bandwidth=10**12,
-        route=route, latency=latency, sram=sram if execution == "prefetch" else None,
+        route=route, latency=latency, launch=launch, sram=sram if execution == "prefetch" else None,
     )  # fmt: skip
 
 

@@ -54,6 +54,22 @@ def test_stream_keeps_the_larger(flops, weight, expected):
     assert token(*run(chain({"flops": flops, "weight": weight}), execution="stream")) == expected
 
 
+@pytest.mark.parametrize(
+    ("execution", "flops", "weight", "expected"),
+    [
+        ("stream", 8, 3, {"compute": 8}),  # launched until 3, loaded until 8 with latency 2
+        ("stream", 7, 3, {"compute": 3, "transfer": 5}),
+        ("stream", 2, 3, {"compute": 2, "transfer": 5}),  # shorter than the launch of others
+        ("blocking", 7, 3, {"compute": 7, "transfer": 5}),
+        ("prefetch", 7, 3, {"compute": 7, "transfer": 5}),
+    ],
+)
+def test_a_launch_is_computing_before_the_load(execution, flops, weight, expected):
+    log, rules = run(chain({"flops": flops, "weight": weight}), execution=execution, latency=2, launch=3)
+    assert token(log, rules) == expected
+    assert log.makespan == sum(expected.values())
+
+
 def test_stream_what_sharing_adds_is_waiting():
     log, rules = run(chain({"flops": 6, "weight": 4}, repeat=2), execution="stream", engines=2, arbiter="processor_sharing")
     # Both loads share the channel until 8 = 4 + 4, later than compute (6): each task keeps 6 and waits 2.

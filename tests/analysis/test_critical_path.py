@@ -82,6 +82,18 @@ def test_stream_goes_through_the_longer(flops, weight, place):
     assert links(*run(chain({"flops": flops, "weight": weight}), execution="stream")) == [("norm", place, "start", 0, 5)]
 
 
+def test_through_a_launch():
+    """Launched at 3, both are at the channel from 4 on; the second is served from 8."""
+    log, rules = run(chain({"flops": 6, "weight": 4}, repeat=2), execution="blocking", engines=2, latency=1, launch=3)
+    assert links(log, rules) == [
+        ("norm", "engine", "start", 0, 3),
+        ("norm", "latency", "itself", 3, 4),
+        ("norm", "channel", "itself", 4, 8),
+        ("norm", "channel", "channel", 8, 12),
+        ("norm", "engine", "itself", 12, 15),
+    ]
+
+
 def test_through_the_scheduler():
     b = GraphBuilder()
     for kind in ("norm", "act"):

@@ -44,6 +44,16 @@ def test_executions(execution, expected):
     assert best(log, rules).sentence(expected).startswith("this schedule is optimal")
 
 
+@pytest.mark.parametrize(
+    ("execution", "expected"), [("blocking", 2 * (3 + 4)), ("stream", 2 * (2 + 3)), ("prefetch", 3 + 4 + 4)]
+)
+def test_a_launch_is_before_the_load(execution, expected):
+    """2 of the 4 ps of compute are the launch."""
+    log, rules = run(chain({"flops": 4, "weight": 3}, repeat=2), execution=execution, engines=1, launch=2)
+    assert best(log, rules) == Optimum(best=expected, bound=expected)
+    assert log.makespan == expected
+
+
 def test_latency_port_and_arrival():
     log, rules = run(chain({"flops": 4, "weight": 3}), execution="blocking", latency=2, cap=(1, 2), requests=[(1, 5)])
     assert best(log, rules).best == 5 + 2 + 6 + 4 == log.makespan

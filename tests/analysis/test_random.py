@@ -56,6 +56,7 @@ def machines(draw: st.DrawFn) -> dict[str, object]:
         "dependency": draw(st.sampled_from(("sampled", "known"))),
         "engines": draw(st.integers(1, 4)),
         "latency": draw(st.integers(0, 3)),
+        "launch": draw(st.sampled_from((0, 0, 1, 4))),
         "cap": draw(st.sampled_from(((1, 1), (1, 2), (2, 3)))),
         "sram": draw(st.sampled_from((None, 12, 30))),
         "channels": draw(st.integers(1, 2)),
@@ -127,14 +128,15 @@ def test_a_queue_is_blamed_on_what_it_served(graph: OpGraph, machine: dict[str, 
     t, g, steps = log.tasks, log.services, len(log.steps)
     received = np.zeros((steps, steps), dtype=np.int64)
     for row in np.flatnonzero(t.work).tolist():
-        issued, arrived = int(t.start[row]) + rules.latency, int(t.loaded[row])
+        launch = min(machine["launch"], int(t.compute[row]))
+        issued, arrived = int(t.start[row]) + launch + rules.latency, int(t.loaded[row])
         others = 0
         for i in range(len(g)):
             overlap = min(arrived, int(g.end[i])) - max(issued, int(g.start[i]))
             if g.task[i] != row and overlap > 0:
                 received[t.step[row], t.step[g.task[i]]] += overlap
                 others += overlap
-        wait = arrived - int(t.start[row]) - int(t.work[row]) - rules.latency
+        wait = arrived - issued - int(t.work[row])
         assert others == wait
     found = blame(log, rules, breakdown(log, rules)).channel_by_owner
     assert found.wait.tolist() == received.tolist()

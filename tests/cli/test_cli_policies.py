@@ -34,6 +34,6 @@ def test_an_option_that_cannot_be_used(change: str, message: str):
 
 
 def test_the_advice_on_tiles_is_right():
-    with pytest.raises(InputError, match=r"mapping\.tiles of 126 would fit"):
+    with pytest.raises(InputError, match=r"mapping\.tiles of 251, or of .* would fit twice"):
         check("llama_1b_context_256", "hardware.sram=4 MiB")
-    check("llama_1b_context_256", "hardware.sram=4 MiB", "mapping.tiles=126")
+    check("llama_1b_context_256", "hardware.sram=4 MiB", "mapping.tiles=251")

@@ -23,7 +23,7 @@ KINDS = "norm q_proj k_proj v_proj o_proj rope attention residual act gate_proj 
 TABLE = "{" + ", ".join(f"{kind}: {5 + i} us" for i, kind in enumerate(KINDS.split())) + "}"
 
 BATCHES = ("batching_continuous", "model.scope=block", "workload.generate.count=5", "workload.generate.tokens=3")
-PREFETCH = "mapping={softmax: online, heads: split, execution: prefetch, tiles: 4}"
+PREFETCH = "mapping={softmax: online, fuse: {qkv: false, gate_up: false}, heads: split, execution: prefetch, tiles: 4}"
 LOADS = "hardware.sram=40 MiB"
 FIXED = f"cost={{model: fixed, table: {TABLE}}}"
 VARIED = f"cost={{model: fixed, table: {TABLE}, jitter: 0.3}}"
@@ -46,6 +46,9 @@ CASES = {
         "batching_continuous",
         "workload={sequences: [{prompt: 70, tokens: 3, samples: 4}], batching: {policy: continuous}}",
     ),
+    "kernel": (*BATCHES, "cost=kernel"),
+    "kernel, prefetched": (*BATCHES, PREFETCH, LOADS, "cost={model: kernel, per_step: 5 us}"),
+    "kernel, experts": (*EXPERTS, "cost=kernel", "mapping.execution=blocking"),
     "fixed": (*BATCHES, PREFETCH, FIXED),
     "fixed, prefetched into little": (*BATCHES, PREFETCH, FIXED, LOADS),
     "fixed, varied": (*BATCHES, PREFETCH, VARIED, LOADS),

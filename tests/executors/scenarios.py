@@ -7,7 +7,7 @@ from typing import Any
 from hypothesis import strategies as st
 
 from sim.scenario.shipped import scenarios as shipped
-from tests.machine.test_invariants import arbiters
+from tests.machine.test_invariants import arbiters, with_effect
 
 SCHEDULERS = ("serial", "earliest", "sticky", "critical_path", "oldest_token", "shortest")
 TRANSFERS = ("kv_load", "kv_store", "weight_load", "act_load")
@@ -132,6 +132,13 @@ COSTS = (
 )  # fmt: skip
 
 
+def sequences_of(workload: dict[str, Any]) -> int:
+    """How many sequences there are."""
+    if "generate" in workload:
+        return workload["generate"]["count"]
+    return sum(each["count"] * each.get("samples", 1) for each in workload["sequences"])
+
+
 @st.composite
 def served(draw: st.DrawFn) -> dict[str, Any]:
     """A scenario; a few of them are refused, as what cannot be."""
@@ -146,6 +153,10 @@ def served(draw: st.DrawFn) -> dict[str, Any]:
         machine["sram"] = draw(st.sampled_from((None, "600 MiB", "1200 MiB")))
         if draw(st.booleans()) and config == DENSE[0] and model["scope"] == "block":
             machine["sram"], mapping["tiles"] = draw(st.sampled_from(("10 MiB", "40 MiB"))), 8
+    kinds = {"weight_load"} if mapping["execution"] == "prefetch" and mapping.get("weights") != "resident" else set()
+    kinds |= {"kv_load", "kv_store"} - ({"kv_load"} if mapping.get("kv") == "operands" else set())
+    kinds |= {"act_load"} if mapping["execution"] == "prefetch" and mapping.get("activations") == "off_chip" else set()
+    machine["memory"]["arbiter"] = with_effect(machine["memory"]["arbiter"], sequences_of(workload), kinds)
     return {
         "model": model, "workload": workload, "hardware": machine, "mapping": mapping,
         "scheduler": draw(st.sampled_from(SCHEDULERS)), "cost": draw(st.sampled_from(COSTS)), "seed": draw(st.integers(0, 3)),

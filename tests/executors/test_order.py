@@ -127,9 +127,24 @@ class TestSram:
         """Loop 0 gets 2 of 6 bytes, then loop 1, then loop 0 again; it is full, and both wait in that order."""
         assert self.serve(6, (1, [2, 2], 9), (0, [2, 2], 9)) == [(0, 0, 2), (0, 1, 2), (0, 0, 2), (9, 1, 2)]
 
-    def test_the_head_holds_up_those_that_would_fit(self):
-        """Loop 1 waits for 7 bytes until 5, and loop 2 behind it for 1, although 4 are free."""
-        assert self.serve(10, (0, [6], 5), (1, [7], 5), (2, [1], 5)) == [(0, 0, 6), (5, 1, 7), (5, 2, 1)]
+    def test_a_request_that_fits_passes_an_older_one_that_does_not(self):
+        """Loop 1 waits for 7 bytes until 5; 4 are free at once, of which loop 2 takes 1."""
+        assert self.serve(10, (0, [6], 5), (1, [7], 5), (2, [1], 5)) == [(0, 0, 6), (0, 2, 1), (5, 1, 7)]
+
+    def test_nobody_passes_the_same_request_twice(self):
+        """Loop 1 waits for all 10 bytes. Loops 0 and 2 pass it once each, so it gets them at 4, when both are done.
+
+        If loop 0 went on whenever its byte fits, one of its five would be held at any time until 15.
+        """
+        served = self.serve(10, (0, [1] * 5, 3), (1, [10], 1), (2, [1, 1], 4))
+        assert served == [
+            (0, 0, 1), (0, 2, 1), (0, 0, 1), (4, 1, 10),
+            (5, 2, 1), (5, 0, 1), (5, 0, 1), (5, 0, 1),
+        ]  # fmt: skip
+
+    def test_requests_of_one_loop_keep_their_order(self):
+        """The 1 byte of loop 0 would fit from 0 on, and comes after the 8 that it asked for before."""
+        assert self.serve(10, (0, [8, 8, 1], 5)) == [(0, 0, 8), (5, 0, 8), (5, 0, 1)]
 
     def test_bytes_given_back_at_an_instant_are_there_for_all_its_requests(self):
         """At 5 both give back, in two events; the head needs the bytes of both."""

@@ -206,14 +206,6 @@ class TestArbiters:
                       ((fair, weighted), (weighted, fair))]  # fmt: skip
             assert shares[0] == shares[1]
 
-    @given(st.sampled_from(((1, 1), (2, 5), (3, 65536), (65535, 65536))), st.booleans(), st.integers(1, 20))
-    def test_a_rate_is_what_the_arbiter_plans(self, cap, derated, n):
-        arbiter = ProcessorSharing(cap=cap)
-        if derated:
-            arbiter = Derated(arbiter, Efficiency({1: Fraction(27, 50), 4: Fraction(1, 7), 9: Fraction(2, 3)}))
-        shares, denominator, _ = arbiter.plan([Transfer((0, 0, i), i, "", 0, 0, 1, 1, order=i) for i in range(n)])
-        assert {Fraction(share, denominator) for _, share in shares} == {Fraction(*arbiter.rate(n))}
-
     @pytest.mark.parametrize(
         ("name", "options", "message"),
         [

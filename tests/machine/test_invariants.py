@@ -5,7 +5,7 @@ Times are a few picoseconds, so that rounding matters and many things happen at 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import Any
 
 import numpy as np
@@ -77,6 +77,30 @@ def arbiters(transfers: Sequence[str] = KINDS, unit: int = 1) -> st.SearchStrate
     )
 
 
+def with_effect(arbiter: Any, sequences: int, kinds: Collection[str] | None = None) -> Any:
+    """The arbiter without options for sequences (a number of them), and for kinds, that are not there; `fifo` if none is left.
+
+    Others are refused.
+    """
+
+    def there(name: object) -> bool:
+        number = str(name)
+        return int(number) < sequences if number.isdecimal() else kinds is None or number in kinds
+
+    if isinstance(arbiter, str):
+        return arbiter
+    made = dict(arbiter)
+    for key in ("weights", "demand", "classes"):
+        given = made.get(key)
+        if isinstance(given, dict):
+            made[key] = {name: value for name, value in given.items() if there(name)}
+        elif isinstance(given, list):
+            made[key] = given[:sequences] if key == "weights" else [name for name in given if there(name)]
+        if key in made and not made[key]:
+            return "fifo"
+    return made
+
+
 def memories() -> st.SearchStrategy[dict[str, Any]]:
     share = st.integers(1, 20).map(lambda n: n / 20)
     return st.fixed_dictionaries(
@@ -98,19 +122,27 @@ def memories() -> st.SearchStrategy[dict[str, Any]]:
 @st.composite
 def drawn(draw: st.DrawFn) -> dict[str, Any]:
     sequences = st.fixed_dictionaries({"tokens": st.integers(1, 3), "arrival": time(0)})
+    execution = draw(st.sampled_from(("blocking", "stream", "prefetch")))
+    sram = draw(st.sampled_from((None, "24 B", "60 B"))) if execution == "prefetch" else None
+    asked, memory = draw(st.lists(sequences, min_size=1, max_size=3)), draw(memories())
+    memory["arbiter"] = with_effect(memory["arbiter"], len(asked))
     return {
         "model": {"graph": draw(graphs())},
         "workload": {
-            "sequences": draw(st.lists(sequences, min_size=1, max_size=3)),
+            "sequences": asked,
             "dependency": draw(st.sampled_from(("sampled", "known"))),
         },
         "hardware": {
-            "engines": {"count": draw(st.integers(1, 4)), "flops": "1 TFLOP/s"},
-            "memory": draw(memories()),
-            "sram": draw(st.sampled_from((None, "24 B", "60 B"))),
+            "engines": {
+                "count": draw(st.integers(1, 4)),
+                "flops": "1 TFLOP/s",
+                "overhead": draw(st.sampled_from(("0 ps", "3 ps"))),
+            },
+            "memory": memory,
+            "sram": sram,
         },
         "mapping": {
-            "execution": draw(st.sampled_from(("blocking", "stream", "prefetch"))),
+            "execution": execution,
             "heads": draw(st.sampled_from(("split", "fused"))),
             "activations": draw(st.sampled_from(("on_chip", "off_chip"))),
             "weights": draw(st.sampled_from(("streamed", "streamed", "resident"))),

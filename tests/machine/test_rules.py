@@ -10,7 +10,19 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from sim.machine.arbiters import Derated, Efficiency, Plan
-from sim.machine.arbiters.rules import MANY, RECORD, SHARE, WEIGHT, derate, derated, max_min, rates, reduced, turn_until
+from sim.machine.arbiters.rules import (
+    MANY,
+    RECORD,
+    SHARE,
+    WEIGHT,
+    derate,
+    derated,
+    max_min,
+    max_min_of,
+    rates,
+    reduced,
+    turn_until,
+)
 
 #: Classes of transfers: weight, number pending, numerator of the share of each.
 CLASSES = st.lists(st.tuples(st.integers(1, 50), st.integers(0, 4), st.integers(1, 60)), min_size=1, max_size=5).filter(
@@ -64,7 +76,9 @@ def test_a_derated_arbiter_and_the_table_of_kernels_have_the_same_shares(numerat
     """The reference executor asks the arbiter, the compiled one derates a table, here of classes of one transfer each."""
     limit = Fraction(num, num + more)
     plan = Plan([(number, share) for number, share in enumerate(numerators)], denominator)  # type: ignore[misc]
-    arbiter = SimpleNamespace(plan=lambda _: plan, cap=(1, 1), work_conserving=True, reads_remaining=False, kinds=())
+    arbiter = SimpleNamespace(
+        plan=lambda _: plan, cap=(1, 1), work_conserving=True, reads_remaining=False, kinds=(), numbers=()
+    )
     found = Derated(arbiter, Efficiency({1: limit})).plan([])  # type: ignore[arg-type]
     table = table_of([(1, 1, share) for share in numerators], 0)
     after = derate(table, 0, RECORD, len(numerators), denominator, limit.numerator, limit.denominator)
@@ -104,6 +118,25 @@ def test_max_min_shares_are_weights_times_one_level_up_to_the_cap(classes, at, n
         assert total(classes, found) <= 1
 
 
+@given(CLASSES, st.integers(0, 5), st.integers(1, 20), st.integers(1, 20), st.integers(1, 30), st.integers(0, 30))
+def test_a_part_of_a_channel_is_divided_as_the_whole_is(classes, at, num, den, part, more):
+    """Each gets min(cap, weight x level) at one level, and together all that is delivered, or all are capped."""
+    cap, delivered = min(Fraction(num, den), Fraction(1)), Fraction(part, part + more)
+    table = table_of(classes, at)
+    denominator = max_min_of(table, at, RECORD, len(classes), *cap.as_integer_ratio(), part, part + more)
+    found = shares(table, at, denominator)
+    weights = [weight for weight, many, _ in classes if many]
+    levels = {share / weight for share, weight in zip(found, weights, strict=True) if share < cap}
+    if levels:
+        (level,) = levels
+        assert found == [min(cap, weight * level) for weight in weights]
+        assert total(classes, found) == delivered
+    else:
+        assert set(found) == {cap}
+        assert total(classes, found) <= delivered
+    assert table[:at] == [-7] * at
+
+
 @given(st.integers(1, 10**6), st.integers(0, 10**6), st.integers(1, 5000))
 def test_a_turn_ends_after_whole_bursts(began, done, burst):
     """With `began` left at its start: the first multiple of bursts, one at least, by which `left` has been served."""
@@ -117,7 +150,9 @@ def test_a_turn_ends_after_whole_bursts(began, done, burst):
 def test_a_derated_plan_lasts_until_the_same_work_is_done(numerators, denominator, percent, quantum):
     """A quantum stands for work: at shares that are smaller by one factor it takes longer by that factor, rounded up."""
     plan = Plan([(number, share) for number, share in enumerate(numerators)], denominator, quantum)  # type: ignore[misc]
-    arbiter = SimpleNamespace(plan=lambda _: plan, cap=(1, 1), work_conserving=True, reads_remaining=False, kinds=())
+    arbiter = SimpleNamespace(
+        plan=lambda _: plan, cap=(1, 1), work_conserving=True, reads_remaining=False, kinds=(), numbers=()
+    )
     limit = Fraction(percent, 100)
     found = Derated(arbiter, Efficiency({1: limit})).plan([])  # type: ignore[arg-type]
     wanted = Fraction(sum(numerators), denominator)

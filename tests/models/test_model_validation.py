@@ -220,7 +220,7 @@ def test_the_command_compares_and_its_status_is_the_verdict(config: Path, profil
 
 
 def test_a_profile_of_other_threads_or_of_a_busy_machine_gives_warnings(profile: DeviceProfile) -> None:
-    busy = replace(WHERE, settings={"threads": "2"}, warnings=("the machine was busy",))
+    busy = WHERE.model_copy(update={"settings": {"threads": "2"}, "warnings": ("the machine was busy",)})
     of_two = replace(profile, provenance=busy)
     assert _warnings(of_two, "this one", 2) == ["the machine was busy"]
     assert _warnings(of_two, "this one", 1) == ["measured with 2 threads, but this ran with 1", "the machine was busy"]

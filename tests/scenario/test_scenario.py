@@ -503,4 +503,4 @@ def test_a_complete_scenario_needs_no_files(tmp_path: Path) -> None:
     ).to_dict()
     path.unlink()
     hardware = from_dict(data, complete=True).hardware
-    assert (hardware.engines.count, hardware.memory.capacity) == (108, None)
+    assert (hardware.engines.count, hardware.memory.capacity) == (1, None)

@@ -124,6 +124,23 @@ def samples(draw: st.DrawFn) -> list[Request]:
     return asked
 
 
+def test_a_whole_prompt_waits_for_one_step_of_decodes():
+    """Prompts as long as the budget, beside a sequence that decodes on: each comes first a step after it was first in line."""
+    asked = [Request(context=0, prompt=0, tokens=9, arrival=0), *[Request(context=0, prompt=8, tokens=1, arrival=0)] * 2]
+    steps = drive(loops(resolved(policy="continuous", sequences=3, max_tokens=8), asked))
+    members = [[(member.sequence, member.query) for member in batch.members] for _, batch in steps]
+    decode = [(0, 1)]
+    assert members == [decode, [(1, 8)], decode, [(2, 8)], *[decode] * 7]
+
+
+def test_decodes_take_what_an_overdue_prompt_leaves():
+    """6 of 8 tokens beside 3 that decode: two of them go on in the step of the prompt, those admitted first."""
+    asked = [*[Request(context=0, prompt=0, tokens=3, arrival=0)] * 3, Request(context=0, prompt=6, tokens=1, arrival=0)]
+    steps = drive(loops(resolved(policy="continuous", sequences=4, max_tokens=8), asked))
+    members = [[(member.sequence, member.query) for member in batch.members] for _, batch in steps]
+    assert members[:3] == [[(0, 1), (1, 1), (2, 1)], [(0, 1), (1, 1), (3, 6)], [(0, 1), (1, 1), (2, 1)]]
+
+
 @settings(max_examples=200, deadline=None)
 @given(
     samples(), st.integers(3, 6), st.none() | st.integers(24, 60), st.none() | st.integers(1, 4), st.sampled_from(GROUPS)

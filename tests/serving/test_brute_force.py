@@ -86,6 +86,7 @@ class BruteForce:
         self.away: list[Seq] = []
         self.held: dict[int, int] = {}  # pages of 8 tokens of a layer
         self.now = 0
+        self.late: Seq | None = None  # its prompt comes first in the next step
         self.steps: list[Any] = []
         while self.coming or self.waiting or self.running or self.away:
             while self.coming and self.coming[0][1]["arrival"] <= self.now:
@@ -159,11 +160,19 @@ class BruteForce:
 
     def step(self) -> None:
         budget, chunk = self.rules["max_tokens"] or 10**9, self.rules["chunk"]
-        members = [(s, self.new_tokens(s)) for s in self.running if not s.todo]
+        late = self.late if self.late in self.running else None
+        self.late = None
+        members = []
+        for s in (s for s in self.running if not s.todo):
+            if sum(query for _, query in members) + self.new_tokens(s) + (late.todo if late else 0) <= budget:
+                members.append((s, self.new_tokens(s)))
         budget -= sum(query for _, query in members)
+        decodes = len(members)
         for s in (s for s in self.running if s.todo):
             query = min(s.todo, chunk, budget) if chunk else s.todo
             if not 0 < query <= budget:
+                if late is None and len(members) == decodes > 0:
+                    self.late = s
                 break
             members.append((s, query))
             budget -= query

@@ -64,11 +64,20 @@ class RowFit:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Factors:
+    """Measured times of one shape over times by the form, at ascending contexts."""
+
+    context: tuple[int, ...]
+    factor: tuple[float, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Timing:
     """Times of ops of one kind (or class of kernels) in one number format.
 
     form: a name of `sim.cost.profile.forms`; unit: that its rate counts. ranges: smallest and largest of each column of shapes
     that was measured; beyond them a time is an extrapolation. rows: fits by number of rows; between two, linear in rows.
+    near: of attention, by (heads, KV heads, size of a head) and by rows, how far the form was off; linear between contexts.
     """
 
     kind: str
@@ -77,6 +86,7 @@ class Timing:
     unit: str
     ranges: Mapping[str, tuple[int, int]]
     rows: Mapping[int, RowFit]
+    near: Mapping[tuple[int, int, int], Mapping[int, Factors]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

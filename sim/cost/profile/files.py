@@ -6,6 +6,7 @@ import json
 import os
 from collections.abc import Iterator, Mapping
 from functools import cache, lru_cache
+from itertools import pairwise
 from operator import itemgetter
 from pathlib import Path
 from typing import Annotated, Any, TypeVar
@@ -17,7 +18,7 @@ from sim.base.files import whole_file
 from sim.base.problems import OneOf, validated
 from sim.base.quantities import BANDWIDTH, DURATION, FLOP_RATE, SIZE, Bandwidth, Duration, FlopRate, Size
 from sim.base.section import CountKey, Section, Text
-from sim.cost.profile.device import DeviceProfile, Positive, Provenance, Real, Residual, RowFit, Step, Timing
+from sim.cost.profile.device import DeviceProfile, Factors, Positive, Provenance, Real, Residual, RowFit, Step, Timing
 from sim.cost.profile.forms import DIMENSIONS, FORMS, UNITS
 
 T = TypeVar("T")
@@ -39,6 +40,18 @@ def _range(value: object) -> tuple[int, int]:
     raise ValueError("expected [smallest, largest], two whole numbers")
 
 
+def _factors(value: object) -> Factors:
+    """Contexts and factors from a text such as `2: 0.98, 4: 1.013`."""
+    pairs = [each.split(":") for each in value.split(",")] if isinstance(value, str) else []
+    try:
+        found = Factors(context=tuple(int(c) for c, _ in pairs), factor=tuple(float(f) for _, f in pairs))
+    except ValueError:
+        pairs = []
+    if not pairs or any(a >= b for a, b in pairwise(found.context)) or not all(0 < f < 10**6 for f in found.factor):
+        raise ValueError("expected ascending contexts with factors, such as '2: 0.98, 4: 1.013'")
+    return found
+
+
 class _Timing(Section):
     """A timing whose form says what its rows may hold: `_timing_of` checks those."""
 
@@ -46,6 +59,9 @@ class _Timing(Section):
     unit: Annotated[str, OneOf(UNITS)] = UNITS[0]
     ranges: dict[str, Any]
     rows: Annotated[dict[CountKey, Any], Field(min_length=1)]
+    near: dict[
+        Annotated[str, Field(pattern=r"^\d+/\d+/\d+$")], dict[CountKey, Annotated[Factors, BeforeValidator(_factors)]]
+    ] = Field(default_factory=dict)
 
 
 class _Profile(Section):
@@ -104,7 +120,13 @@ def _timings(found: _Profile, document: Document) -> Iterator[Timing]:
                 values = {name: value for name, value in fit if value is not None}
                 rows[number] = RowFit(residual=values.pop("residual"), coefficients=values)
             ranges = {name: bounds for name, bounds in timing.ranges if bounds is not None}
-            yield Timing(kind=kind, dtype=dtype, form=timing.form, unit=timing.unit, ranges=ranges, rows=rows)
+            near = {_heads(key): by_number(factors) for key, factors in timing.near.items()}
+            yield Timing(kind=kind, dtype=dtype, form=timing.form, unit=timing.unit, ranges=ranges, rows=rows, near=near)
+
+
+def _heads(key: str) -> tuple[int, int, int]:
+    heads, kv_heads, size = map(int, key.split("/"))
+    return heads, kv_heads, size
 
 
 def by_number(table: Mapping[str, T]) -> dict[int, T]:
@@ -159,6 +181,13 @@ def _lines(profile: DeviceProfile) -> Iterator[str]:
             values = [f"{name}: {dimensions[name].format(value)}" for name, value in fit.coefficients.items()]
             values.append(f"residual: {_flow(fit.residual)}")
             yield f'        "{number}": {{{", ".join(values)}}}'
+        if timing.near:
+            yield "      near:"
+        for heads, by_rows in timing.near.items():
+            yield f'        "{"/".join(map(str, heads))}":'
+            for number, found in by_rows.items():
+                pairs = (f"{context}: {factor!r}" for context, factor in zip(found.context, found.factor, strict=True))
+                yield f'          "{number}": "{", ".join(pairs)}"'
 
 
 def _flow(residual: Residual) -> str:

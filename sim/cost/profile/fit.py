@@ -8,7 +8,8 @@ median.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 
 import numpy as np
 import numpy.typing as npt
@@ -16,9 +17,22 @@ import numpy.typing as npt
 from sim.base.errors import InputError
 from sim.base.quantities import MAXIMUM
 from sim.base.units import PS_PER_S
-from sim.cost.profile.device import MATMUL, DeviceProfile, Provenance, Residual, RowFit, Step, Timing
+from sim.cost.profile.device import (
+    ATTENTION,
+    MATMUL,
+    MULTI_HEAD,
+    PREFILL,
+    DeviceProfile,
+    Factors,
+    Provenance,
+    Residual,
+    RowFit,
+    Step,
+    Timing,
+)
 from sim.cost.profile.forms import DIMENSIONS, FORMS, UNITS, Cached, Floats, Shapes
 from sim.cost.profile.nnls import nnls
+from sim.cost.profile.predict import time
 from sim.cost.profile.samples import SHAPE, STREAMS, Samples, shapes_of
 
 #: Kinds of samples that are no ops, beside `STREAMS`.
@@ -37,12 +51,14 @@ IDENTITY = ("kind", "dtype", "model", *SHAPE, "bytes_read", "bytes_written")
 def fit(
     samples: Samples, provenance: Provenance, *, title: str = "", engines: int = 1, bandwidth: int | None = None,
     capacity: int | None = None, cache: int | None = None, forms: Sequence[str] | None = None,
+    flops: Mapping[str, int] | None = None, near: bool = False,
 ) -> DeviceProfile:  # fmt: skip
     """Fit a profile to samples.
 
     bandwidth: bytes/s of the memory; by default the best that streams reached. cache: bytes of the last cache, where kernels
     were measured with their operands in it if they fit. forms: of these each kind takes the one with the smallest median error;
-    by default `sum` and `later`, with a cache `cached`. Raises InputError if nothing can be fitted.
+    by default `sum` and `later`, with a cache `cached`. flops: peaks by number format. near: keep how far the form of attention
+    is off at each shape, so that times near one are interpolated. Raises InputError if nothing can be fitted.
     """
     forms = forms or (("cached",) if cache is not None else tuple(PLAIN))
     alone = (samples.streams == 1) & (samples.beside == "")
@@ -50,7 +66,12 @@ def fit(
     shapes = medians(samples.take(alone & ops))
     timings = []
     for kind, dtype in sorted({(k, d) for k, d in zip(shapes.kind, shapes.dtype, strict=True)}):
-        timings.append(_timing(shapes.take((shapes.kind == kind) & (shapes.dtype == dtype)), kind, dtype, forms, cache))
+        mine = shapes.take((shapes.kind == kind) & (shapes.dtype == dtype))
+        if kind == PREFILL:
+            timings.append(_prefill(mine, kind, dtype))
+            continue
+        timing = _timing(mine, kind, dtype, forms, cache)
+        timings.append(replace(timing, near=_near(timing, mine)) if near and kind in (ATTENTION, MULTI_HEAD) else timing)
     if not timings:
         raise InputError("expected samples of ops that ran alone, found none")
     read, write = (_streams(samples, kind) for kind in (READ, WRITE))
@@ -64,6 +85,7 @@ def fit(
         bandwidth=max(bandwidth or 0, best or 0),
         read=read,
         write=write,
+        flops=flops or {},
         capacity=capacity,
         step=_step(samples.take(alone)),
         timings=tuple(timings),
@@ -128,6 +150,38 @@ def _timing(samples: Samples, kind: str, dtype: str, forms: Sequence[str], cache
         kind=kind, dtype=dtype, form=form, unit=unit, rows=fits,
         ranges={name: (int(column.min()), int(column.max())) for name, column in ranges.items() if column.max()},
     )  # fmt: skip
+
+
+def _prefill(samples: Samples, kind: str, dtype: str) -> Timing:
+    """Attention of prompts: overhead + bytes / bandwidth + FLOPs / rate, one fit for all numbers of rows."""
+    shapes = shapes_of(samples)
+    ranges = {name: getattr(shapes, name) for name in (*DIMENSIONS, *UNITS[:2])}
+    coefficients = fit_sum(shapes, samples.duration, UNITS[0])
+    found = residual(FORMS.get("sum").time(coefficients, shapes, UNITS[0]), samples.duration)
+    numbers = sorted({int(shapes.rows.min()), int(shapes.rows.max())})
+    return Timing(
+        kind=kind, dtype=dtype, form="sum", unit=UNITS[0],
+        rows=dict.fromkeys(numbers, RowFit(coefficients=coefficients, residual=found)),
+        ranges={name: (int(column.min()), int(column.max())) for name, column in ranges.items() if column.max()},
+    )  # fmt: skip
+
+
+#: Decimals of factors, which are near 1.
+DECIMALS = 4
+
+
+def _near(timing: Timing, samples: Samples) -> dict[tuple[int, int, int], dict[int, Factors]]:
+    """Measured time over time by the form at each shape of attention."""
+    factors = samples.duration / time(timing, shapes_of(samples))
+    columns = (samples.heads, samples.kv_heads, samples.head_dim, samples.rows, samples.context, factors)
+    found: dict[tuple[int, int, int], dict[int, dict[int, float]]] = {}
+    for heads, kv_heads, size, rows, context, factor in sorted(zip(*(c.tolist() for c in columns), strict=True)):
+        by_context = found.setdefault((heads, kv_heads, size), {}).setdefault(rows, {})
+        by_context.setdefault(context, max(round(factor, DECIMALS), 10.0**-DECIMALS))
+    return {
+        key: {rows: Factors(context=tuple(each), factor=tuple(each.values())) for rows, each in by_rows.items()}
+        for key, by_rows in found.items()
+    }
 
 
 def _predict(samples: Samples, form: str, unit: str, rows: ByRows) -> Floats:

@@ -42,11 +42,27 @@ def _at(timing: Timing, shapes: Shapes, rows: int) -> Floats:
     form, known = FORMS.get(timing.form), list(timing.rows)
     i = bisect_left(known, rows)
     if i == len(known) or i == 0 or known[i] == rows:
-        nearest = timing.rows[known[min(i, len(known) - 1)]]
-        return form.time(nearest.coefficients, shapes, timing.unit)
+        nearest = known[min(i, len(known) - 1)]
+        return form.time(timing.rows[nearest].coefficients, shapes, timing.unit) * _factor(timing, shapes, nearest)
     low, high = known[i - 1], known[i]
-    a, b = (form.time(timing.rows[r].coefficients, shapes.at_rows(r), timing.unit) for r in (low, high))
+    a, b = (
+        form.time(timing.rows[r].coefficients, shapes.at_rows(r), timing.unit) * _factor(timing, shapes, r) for r in (low, high)
+    )
     return np.asarray(a + (b - a) * ((rows - low) / (high - low)))
+
+
+def _factor(timing: Timing, shapes: Shapes, rows: int) -> Floats:
+    """How far the form is off near shapes that were measured, linear between contexts; 1 for other heads."""
+    result = np.ones(np.shape(shapes.context))
+    if not timing.near:
+        return result
+    heads = np.stack([shapes.heads, shapes.kv_heads, shapes.head_dim], axis=-1)
+    for key in {tuple(each) for each in heads.reshape(-1, 3).tolist()}:
+        found = timing.near.get((key[0], key[1], key[2]), {}).get(rows)
+        if found is not None:
+            of_key = (heads == key).all(axis=-1)
+            result[of_key] = np.interp(shapes.context[of_key], found.context, found.factor)
+    return result
 
 
 def predict(profile: DeviceProfile, samples: Samples) -> Floats:

@@ -6,23 +6,28 @@
     bandwidth: 3.35 TB/s
     capacity: 80 GB          # optional
     cache: 50 MB             # optional: the last cache, if kernels were timed with their operands in it
+    flops: {bfloat16: 989 TFLOP/s}  # optional: peaks by number format
     tables:
       - file: gemm.parquet   # or .csv, in the folder of this file or the one that is named for it
-        kind: matmul         # or attention, or an op kind
+        kind: matmul         # or attention, prefill_attention, an op kind
+        where: {backend: [cublas, cutlass]}  # optional: rows with one of these values
         dtype: bfloat16
         unit: ms             # of the durations
-        columns: {rows: m, n: n, k: k, duration: latency_ms}
+        columns: {rows: m, n: n, k: 4096, duration: latency_ms / repeats}  # names, numbers, or + - * / of them
         calibrate: {n: 8192, k: 8192}   # fit to rows up to this; report on all others
 
-A matmul of [rows, k] by [k, n] and an attention of `rows` sequences have their FLOPs and bytes by formula; for other kinds
-name columns for `bytes_read`, `bytes_written`, `elements` or `flops`.
+A matmul of [rows, k] by [k, n] and an attention of `rows` sequences have their FLOPs and bytes by formula, and so has that of
+prompts: `rows` new tokens of `sequences` (1 if not named), with `context` tokens of each when it is done. For other kinds name
+columns for `bytes_read`, `bytes_written`, `elements` or `flops`.
 """
 
 from __future__ import annotations
 
+import ast
 import csv
+import operator
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from decimal import Decimal
 from importlib import import_module
@@ -36,9 +41,9 @@ from pydantic import Field, create_model
 from sim.base.documents import Document, Place, read
 from sim.base.errors import InputError, nearest
 from sim.base.problems import OneOf, validated
-from sim.base.quantities import Bandwidth, Size, number, show
+from sim.base.quantities import Bandwidth, FlopRate, Size, number, show
 from sim.base.section import Section, Text
-from sim.cost.profile.device import ATTENTION, MATMUL, MULTI_HEAD, Provenance
+from sim.cost.profile.device import ATTENTION, MATMUL, MULTI_HEAD, PREFILL, Provenance
 from sim.cost.profile.samples import NUMBERS, Samples
 
 UNITS = {"ps": 1, "ns": 10**3, "us": 10**6, "ms": 10**9, "s": 10**12}
@@ -46,6 +51,7 @@ ELEMENT = {"bfloat16": 2, "float16": 2, "float32": 4, "float8_e4m3fn": 1, "int8"
 
 #: Columns that a kind cannot do without.
 NEEDED = {MATMUL: ("rows", "n", "k"), ATTENTION: ("rows", "heads", "kv_heads", "head_dim", "context")}
+NEEDED[PREFILL] = NEEDED[ATTENTION]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -57,6 +63,7 @@ class KernelTables:
     bandwidth: int
     capacity: int | None
     cache: int | None
+    flops: Mapping[str, int]
     samples: Samples
     calibrate: npt.NDArray[np.bool_]
 
@@ -78,23 +85,30 @@ def read_tables(mapping: str | os.PathLike[str], folder: str | os.PathLike[str] 
         provenance=Provenance(
             device=found.device, source=found.source, date=found.date, libraries=found.libraries, driver=found.driver
         ),
-        bandwidth=found.bandwidth, capacity=found.capacity, cache=found.cache,
+        bandwidth=found.bandwidth, capacity=found.capacity, cache=found.cache, flops=found.flops,
         samples=Samples.concatenate(parts), calibrate=np.concatenate(masks),
     )  # fmt: skip
 
 
-def _columns(type_: Any) -> type[Section]:
-    """The model of a mapping by column of samples."""
-    fields: dict[str, Any] = dict.fromkeys(NUMBERS, (type_ | None, None))
+def _columns(type_: Any, *more: str) -> type[Section]:
+    """The model of a mapping by column of samples, and of some more."""
+    fields: dict[str, Any] = dict.fromkeys((*NUMBERS, *more), (type_ | None, None))
     return create_model("Columns", __base__=Section, **fields)
+
+
+#: A column that tables of prompts may have beside those of samples.
+SEQUENCES = "sequences"
+
+Value = str | int | float
 
 
 class _Table(Section):
     file: Text
+    where: dict[str, Value | list[Value]] = Field(default_factory=dict)
     kind: Text
     dtype: Annotated[str, OneOf(ELEMENT)]
     unit: Annotated[str, OneOf(UNITS)]
-    columns: _columns(Text)  # type: ignore[valid-type]
+    columns: _columns(Text | int, SEQUENCES)  # type: ignore[valid-type]
     calibrate: _columns(int) | None = None  # type: ignore[valid-type]
 
 
@@ -108,6 +122,7 @@ class _Mapping(Section):
     bandwidth: Bandwidth
     capacity: Size | None = None
     cache: Size | None = None
+    flops: dict[str, FlopRate] = Field(default_factory=dict)
     tables: tuple[_Table, ...] = Field(min_length=1, strict=False)
 
 
@@ -123,12 +138,11 @@ def _samples(table: _Table, document: Document, index: int, folder: Path) -> tup
     content = _read(folder / file)
     if not any(content.values()):
         raise place("file").error(f"{file}: expected a header and rows, found no rows")
+    content = _chosen(content, table, place)
     columns: dict[str, Any] = {}
     for name, source in given.items():
         at = place("columns", name)
-        if source not in content:
-            raise at.error(f"no column {show(source)} in {file}{nearest(source, content)}; it has {', '.join(content)}")
-        found = _numbers(content[source], source, at)
+        found = _values(content, source, file, at)
         if name == "duration":
             columns[name] = _whole(found * UNITS[unit], source, at)
             continue
@@ -138,12 +152,15 @@ def _samples(table: _Table, document: Document, index: int, folder: Path) -> tup
             value = f"{found[wrong[0]]:.12g}"
             raise at.error(f"column {source!r} of {file}: expected whole numbers from {least}, found {value}")
     size, kinds = ELEMENT[dtype], [kind] * len(columns["duration"])
-    if kind in (MATMUL, ATTENTION):
-        formula = _matmul if kind == MATMUL else _attention
+    if kind == PREFILL:
+        columns.setdefault(SEQUENCES, np.ones_like(columns["rows"]))
+    if kind in FORMULAS:
+        formula = FORMULAS[kind]
         inexact = formula({name: column.astype(np.float64) for name, column in columns.items()}, size)
         if any((column >= 2**62).any() for column in inexact.values()):
             raise place().error(f"{file}: expected FLOPs and bytes below 2^62, found a larger {kind}")
         columns.update(formula(columns, size))
+    columns.pop(SEQUENCES, None)
     if kind == ATTENTION:
         kinds = np.where(columns["heads"] == columns["kv_heads"], MULTI_HEAD, ATTENTION).tolist()
     try:
@@ -175,6 +192,69 @@ def _attention(c: Mapping[str, Any], size: int) -> dict[str, Any]:
         "flops": 4 * c["rows"] * c["heads"] * c["head_dim"] * c["context"],
         "bytes_read": 2 * size * c["rows"] * c["kv_heads"] * c["head_dim"] * c["context"] + queries, "bytes_written": queries,
     }  # fmt: skip
+
+
+def _prefill(c: Mapping[str, Any], size: int) -> dict[str, Any]:
+    """As attention, of `rows` queries; FLOPs are those of all pairs, as op graphs count them."""
+    queries = size * c["rows"] * c["heads"] * c["head_dim"]
+    return {
+        "flops": 4 * c["rows"] * c["heads"] * c["head_dim"] * c["context"],
+        "bytes_read": 2 * size * c[SEQUENCES] * c["kv_heads"] * c["head_dim"] * c["context"] + queries,
+        "bytes_written": queries,
+    }
+
+
+FORMULAS = {MATMUL: _matmul, ATTENTION: _attention, PREFILL: _prefill}
+
+
+# Columns --------------------------------------------------------------------------------------------------------------------
+
+
+def _chosen(content: dict[str, list[Any]], table: _Table, place: Callable[..., Place]) -> dict[str, list[Any]]:
+    """The rows that `where` selects."""
+    kept = np.ones(len(next(iter(content.values()))), dtype=np.bool_)
+    for name, wanted in table.where.items():
+        if name not in content:
+            raise place("where", name).error(_no_column(name, content, table.file))
+        values = {str(value) for value in (wanted if isinstance(wanted, list) else [wanted])}
+        kept &= np.array([str(value).strip() in values for value in content[name]])
+        if not kept.any():
+            raise place("where", name).error(f"{table.file}: expected values that leave rows, found none that have them")
+    return {name: [values[i] for i in np.flatnonzero(kept)] for name, values in content.items()}
+
+
+def _no_column(name: str, content: Mapping[str, Any], file: str) -> str:
+    return f"no column {show(name)} in {file}{nearest(name, content)}; it has {', '.join(content)}"
+
+
+OPERATORS: dict[type[ast.operator], Callable[[Any, Any], Any]] = {
+    ast.Add: operator.add, ast.Sub: operator.sub, ast.Mult: operator.mul, ast.Div: operator.truediv,
+}  # fmt: skip
+
+
+def _values(content: Mapping[str, list[Any]], source: str | int, file: str, at: Place) -> npt.NDArray[np.float64]:
+    """A column, a number for all rows, or what an expression of these says."""
+    if isinstance(source, str) and source in content:
+        return _numbers(content[source], source, at)
+    try:
+        tree = ast.parse(str(source), mode="eval").body
+    except SyntaxError:
+        raise at.error(_no_column(str(source), content, file)) from None
+
+    def value(node: ast.expr) -> Any:
+        match node:
+            case ast.BinOp(left, operation, right) if type(operation) in OPERATORS:
+                return OPERATORS[type(operation)](value(left), value(right))
+            case ast.Name(name) if name in content:
+                return _numbers(content[name], name, at)
+            case ast.Name(name):
+                raise at.error(_no_column(name, content, file))
+            case ast.Constant(int() | float() as number) if not isinstance(number, bool):
+                return np.float64(number)
+        raise at.error(f"{source!r}: expected names of columns, numbers, and + - * / of them")
+
+    with np.errstate(all="ignore"):  # what is not finite is refused with its place
+        return np.broadcast_to(value(tree), len(next(iter(content.values())))).astype(np.float64)
 
 
 def _read(path: Path) -> dict[str, list[Any]]:

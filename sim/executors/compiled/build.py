@@ -13,9 +13,9 @@ from sim.executors.compiled.state import (
     CHANNELS, CHANNEL_TABLE, CHANNEL_WORDS, CLASS, CLASSES, COMPLETE, DENOMINATOR, DERATED, DISCIPLINE, EFFICIENCIES,
     EFFICIENCY, ENGINES, EXCLUSIVE, FIRST_PART, FIXED_RATES, IDLES, IN_ORDER, KNOWN, K_ARRIVALS, K_CLASSES, K_FIRST, K_HEADS,
     K_HEAP, K_LAST, K_LAST_PORT, K_LATER, K_MEMORY, K_NUMBER, K_PART, K_PORTS, K_RECORDS, K_SERVED, K_TIMER, K_TURN, K_UNTIL,
-    LATENCY, LIMIT, LONGEST_PATH, LOOP_TABLE, LOOP_WORDS, MEMORY_WORDS, NEVER, NONE, OLDEST, OVERLAP, PART, PHASE,
+    LATENCY, LAUNCH, LIMIT, LONGEST_PATH, LOOP_TABLE, LOOP_WORDS, MEMORY_WORDS, NEVER, NONE, OLDEST, OVERLAP, PART, PHASE,
     PREEMPTIVE, QUANTUM_DOWN, QUANTUM_UP, RANKING, READS, READY, RECORDED, REGISTERS, RING, RING_SIZE, ROUTE, RULE, RUNNING,
-    SEQUENCE_CLASS, SHARE, SHORTEST, SRAM, SRAM_FREE, SRAM_QUEUE, SRAM_SIZE, TURN_BY_TURN, TURN_LIST, URGENCY, WAKES, WHOLE,
+    SEQUENCE_CLASS, SHARE, SHORTEST, SRAM, SRAM_FIRST, SRAM_FREE, SRAM_LAST, TURN_BY_TURN, TURN_LIST, URGENCY, WAKES, WHOLE,
     W_CAPACITY, W_HEAP, W_WEIGHT,
 )  # fmt: skip
 from sim.executors.setup import Setup
@@ -77,13 +77,12 @@ class MemoryPlan:
         self.cell = self.registers[CELL] = FIRST_PART + PART * setup.channels
         addresses = {
             RUNNING: layout.heap(setup.engines), IDLES: layout.heap(2 * setup.engines), WAKES: layout.heap(loops),
-            TURN_LIST: layout.take(2 * loops), SRAM_QUEUE: layout.take(loops + 1),
+            TURN_LIST: layout.take(2 * loops),
             BOUND_TABLE: layout.take(setup.engines, NONE),
             SEQUENCE_CLASS: self._classes_of_sequences(), EFFICIENCY: self._efficiency(),
             LOOP_TABLE: layout.take(loops * LOOP_WORDS), CHANNEL_TABLE: layout.take(setup.channels * CHANNEL_WORDS),
         }  # fmt: skip
         self.registers.update(addresses)
-        self.registers[SRAM_SIZE] = loops + 1
         self.registers[EFFICIENCIES] = max(1, len(discipline.efficiency))
         self.channels = [self._channel(number) for number in range(setup.channels)]
         self.lists(cells)
@@ -154,13 +153,14 @@ def registers(setup: Setup, discipline: Discipline, *, recorded: bool) -> dict[i
     derated = bool(discipline.efficiency) and (kind in {"classes", "outstanding", "rule"} or of_one * cap_of < cap)
     return {
         AGE: -1, AGE_TIME: NONE, PHASE: COMPLETE, ENGINES: setup.engines, LIMIT: limit, OVERLAP: int(setup.overlap),
-        LATENCY: setup.latency, CHANNELS: setup.channels, ROUTE: ROUTES[setup.route],
-        SRAM: NONE if setup.sram is None else setup.sram, SRAM_FREE: setup.sram or 0, RANKING: RANKINGS[type(scheduler)],
+        LAUNCH: setup.launch, LATENCY: setup.latency, CHANNELS: setup.channels, ROUTE: ROUTES[setup.route],
+        SRAM: NONE if setup.sram is None else setup.sram, SRAM_FREE: setup.sram or 0, SRAM_FIRST: NONE, SRAM_LAST: NONE,
+        RANKING: RANKINGS[type(scheduler)],
         CHAINED: int(isinstance(scheduler, Sticky)), KNOWN: int(setup.dependency == "known"), DISCIPLINE: KINDS[kind],
         URGENCY: BY[discipline.by], PREEMPTIVE: int(discipline.preemptive), SHARE: alone.numerator,
         DENOMINATOR: alone.denominator, BURST: discipline.burst, CLASSES: len(discipline.weights), CAP: cap, CAP_OF: cap_of,
         FIXED_RATES: int(discipline.whole > 0), RECORDED: int(recorded), DERATED: int(derated),
-        WHOLE: MOST // cap_of**2 if kind == "outstanding" else discipline.whole,
+        WHOLE: MOST // discipline.growth if kind == "outstanding" else discipline.whole,
         QUANTUM_UP: cap * of_one.denominator, QUANTUM_DOWN: cap_of * of_one.numerator,
         RULE: 0 if discipline.rule is None else pointer_to(discipline.rule, compiled=True),
         MEMORY_WORDS: len(discipline.memory), READS: int(discipline.reads),

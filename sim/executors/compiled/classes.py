@@ -17,7 +17,7 @@ from sim.executors.compiled.state import (
     Forms, Log, Memory,
 )  # fmt: skip
 from sim.executors.compiled.tasks import owner_of
-from sim.machine.arbiters.rules import derate, max_min, rates
+from sim.machine.arbiters.rules import derate, max_min_of, rates
 
 
 @kernel
@@ -119,14 +119,15 @@ def plan_classes(m: Memory, f: Forms, channel: int) -> None:
 @kernel
 def set_rates(m: Memory, channel: int) -> None:
     """The share of each transfer of each class, over their common denominator."""
-    table = m[channel + K_CLASSES]
-    if m[FIXED_RATES]:
-        denominator = rates(m, table, CLASS, m[CLASSES], m[WHOLE])
-    else:
-        denominator = max_min(m, table, CLASS, m[CLASSES], m[CAP], m[CAP_OF])
+    table, part, parts = m[channel + K_CLASSES], 1, 1
     if m[DERATED]:
         point = m[EFFICIENCY] + 2 * min(m[channel + K_PENDING], m[EFFICIENCIES] - 1)
-        denominator = derate(m, table, CLASS, m[CLASSES], denominator, m[point], m[point + 1])
+        part, parts = m[point], m[point + 1]
+    if m[FIXED_RATES]:
+        denominator = rates(m, table, CLASS, m[CLASSES], m[WHOLE])
+        denominator = derate(m, table, CLASS, m[CLASSES], denominator, part, parts)
+    else:
+        denominator = max_min_of(m, table, CLASS, m[CLASSES], m[CAP], m[CAP_OF], part, parts)
     m[channel + K_WHOLE] = denominator
 
 

@@ -8,6 +8,7 @@ import numpy as np
 import numpy.typing as npt
 
 from sim.cost.fixed import Fixed
+from sim.cost.kernel_costs import KernelCosts
 from sim.cost.written import WrittenCosts, complete
 from sim.cost.model import CostModel, Machine
 from sim.cost.roofline import Roofline
@@ -114,6 +115,28 @@ class Rated:
         self.table.fill_step(out, batch.table, context=batch.context, tokens=batch.tokens, logits=batch.logits)
 
 
+class Launched:
+    """Durations of kernels, made from those of rates."""
+
+    def __init__(self, costs: KernelCosts, graph: TaskGraph) -> None:
+        self.kernels = costs.table(graph)
+        self.rated = Rated(self.kernels.rates)
+        self.rows, self.row_of = len(self.kernels.t0), self.kernels.of
+        self._step = self._scratch(1)
+
+    def _scratch(self, lanes: int) -> IntArray:
+        return np.zeros((lanes, self.rated.rows, COST), np.int64)
+
+    def fill(self, out: npt.NDArray[np.int64], lanes: StepLanes) -> None:
+        rates = self._scratch(len(lanes.context))
+        self.rated.fill(rates, lanes)
+        out[:] = self.kernels.launched(rates)
+
+    def fill_step(self, out: npt.NDArray[np.int64], loop: int, token: int, batch: Batch) -> None:
+        self.rated.fill_step(self._step, loop, token, batch)
+        out[:] = self.kernels.launched(self._step)
+
+
 class Both:
     """Costs of which each row is made of a row of one and a row of another."""
 
@@ -199,6 +222,8 @@ def _costs_by(model: CostModel, graph: TaskGraph) -> Costs:
     """The durations of the steps of a graph by a cost model."""
     if type(model) is Roofline:
         return Rated(model.table(graph))
+    if type(model) is KernelCosts:
+        return Launched(model, graph)
     if type(model) is Fixed and (constant := model.constant(graph)) is not None:
         return Constant(*constant)
     if type(model) is WrittenCosts:

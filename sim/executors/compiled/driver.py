@@ -371,6 +371,6 @@ class Sequences(Run):
                 graph=np.zeros(count, dtype=np.int32), first=np.arange(count, dtype=np.int64) * size, released=released,
                 end=end,
             ),
-            machine=self.setup.machine, bandwidth=self.setup.bandwidth,
+            machine=self.setup.machine, bandwidth=self.setup.bandwidth, launch=self.setup.launch,
             arrival=np.array([request.arrival for request in requests], dtype=np.int64),
         )  # fmt: skip

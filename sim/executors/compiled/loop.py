@@ -2,7 +2,7 @@
 
 1. completions: tasks end on engines, transfers end at channels or arrive there, requests come;
 2. steps: loops whose step has ended, or that begin, go on in order of their numbers;
-3. SRAM: prefetched operands are admitted in order of their requests;
+3. SRAM: prefetched operands are admitted that fit, the oldest request first;
 4. dispatch: ready tasks go to free engines;
 5. plan: channels divide their bandwidth anew.
 
@@ -23,7 +23,7 @@ from sim.executors.compiled.state import (
     TURN_LIST, WAKES, WANTS_COSTS, WANTS_GRANTS, WANTS_STEP, Forms, Log, Memory,
 )  # fmt: skip
 from sim.executors.compiled.steps import admit_operands, go_on, release_batch
-from sim.executors.compiled.tasks import arrive, finish
+from sim.executors.compiled.tasks import arrive, go_on_engine
 
 
 @kernel
@@ -92,7 +92,7 @@ def complete(m: Memory, f: Forms, log: Log, service: Log) -> None:
     while m[m[RUNNING]] > 0 and m[m[RUNNING] + 1] == now:
         cell = m[m[RUNNING] + 3]
         pop(m, m[RUNNING])
-        finish(m, f, log, cell)
+        go_on_engine(m, f, log, cell)
     for i in range(m[CHANNELS]):
         channel = m[CHANNEL_TABLE] + i * CHANNEL_WORDS
         if m[channel + K_TIMER] == now:

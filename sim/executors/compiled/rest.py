@@ -8,7 +8,7 @@ from sim.executors.compiled.state import (
     CAP, CAP_OF, CLASS, DERATED, EFFICIENCIES, EFFICIENCY, K_CLASSES, K_HEADS, K_HEAP, K_NEW, K_PART, K_SERVED, K_TIMER,
     K_WHOLE, NEVER, NONE, NOW, P_LEFT, P_SERVED, P_WORK, TOO_LARGE, WHOLE, W_MANY, W_SHARE, W_WEIGHT, Forms, Log, Memory,
 )  # fmt: skip
-from sim.machine.arbiters.rules import derate, max_min
+from sim.machine.arbiters.rules import max_min_of
 
 
 @kernel
@@ -41,10 +41,11 @@ def plan_list(m: Memory, channel: int) -> None:
     if total > m[WHOLE]:
         m[TOO_LARGE] = 1
         return
-    denominator = max_min(m, table, CLASS, m[heap], m[CAP], m[CAP_OF])
+    part, parts = 1, 1
     if m[DERATED]:
         point = m[EFFICIENCY] + 2 * min(m[heap], m[EFFICIENCIES] - 1)
-        denominator = derate(m, table, CLASS, m[heap], denominator, m[point], m[point + 1])
+        part, parts = m[point], m[point + 1]
+    denominator = max_min_of(m, table, CLASS, m[heap], m[CAP], m[CAP_OF], part, parts)
     wait = NEVER
     for i in range(m[heap]):
         left = m[m[heap + 1 + i] + m[channel + K_PART] + P_LEFT]

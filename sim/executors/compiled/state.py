@@ -41,23 +41,26 @@ NONE = -1  # no cell, engine or row
     TURNS,
     TURN,
     SRAM_FREE,
-    SRAM_HEAD,
-    SRAM_TAIL,
+    SRAM_ASKED,
+    SRAM_FIRST,
+    SRAM_LAST,
+    SRAM_CHANGED,
     SERVICES,
     TOO_LARGE,
-) = range(15)
+) = range(17)
 # constants of the run,
 (
-    ENGINES, LIMIT, OVERLAP, LATENCY, CHANNELS, ROUTE, SRAM, RANKING, CHAINED, KNOWN, DISCIPLINE, URGENCY, PREEMPTIVE, SHARE,
-    DENOMINATOR, BURST, QUANTUM_UP, QUANTUM_DOWN, CLASSES, CAP, CAP_OF, FIXED_RATES, WHOLE, DERATED, RECORDED, LAYERS, CELL,
+    ENGINES, LIMIT, OVERLAP, LAUNCH, LATENCY, CHANNELS, ROUTE, SRAM, RANKING, CHAINED, KNOWN, DISCIPLINE, URGENCY, PREEMPTIVE,
+    SHARE, DENOMINATOR, BURST, QUANTUM_UP, QUANTUM_DOWN, CLASSES, CAP, CAP_OF, FIXED_RATES, WHOLE, DERATED, RECORDED,
+    LAYERS, CELL,
     RULE, MEMORY_WORDS, READS,
-) = range(15, 45)  # fmt: skip
+) = range(17, 48)  # fmt: skip
 # and addresses: of heaps, lists and tables
 (
-    READY, RUNNING, IDLES, WAKES, RING, RING_SIZE, TURN_LIST, SRAM_QUEUE, SRAM_SIZE, CHANNEL_TABLE, LOOP_TABLE, BOUND_TABLE,
+    READY, RUNNING, IDLES, WAKES, RING, RING_SIZE, TURN_LIST, CHANNEL_TABLE, LOOP_TABLE, BOUND_TABLE,
     SEQUENCE_CLASS, EFFICIENCY, EFFICIENCIES, KV,
-) = range(45, 61)  # fmt: skip
-REGISTERS = 61
+) = range(48, 62)  # fmt: skip
+REGISTERS = 62
 
 # The phases of an instant: completions, then steps and all else
 COMPLETE, STEPS = range(2)
@@ -90,12 +93,14 @@ PART = 5
 ) = range(19)  # fmt: skip
 SLOT_WORDS = 19
 
-# A loop. L_CELLS_OF: the form that its cells are set up for. L_MISSING, L_FRONTIER: addresses of [token, layer] and [layer]
+# A loop. L_CELLS_OF: the form that its cells are set up for. L_MISSING, L_FRONTIER: addresses of [token, layer] and [layer].
+# L_ASKED: the age of its request for SRAM, L_ADMITTED: of the last one that was admitted. L_BEHIND: the loop that asked next
 (
     L_NUMBER, L_BATCHED, L_TOKENS, L_TOKEN, L_FORM, L_TASKS, L_NODES, L_BASE, L_SLOT, L_ROW, L_STEP, L_COST, L_COST_ROWS,
     L_COST_FIRST, L_COST_LANES, L_KEY, L_FETCH_SLOT, L_FETCH, L_MISSING, L_FRONTIER, L_FIRST, L_FIRST_END, L_CELLS_OF,
-) = range(23)  # fmt: skip
-LOOP_WORDS = 23
+    L_ASKED, L_ADMITTED, L_BEHIND,
+) = range(26)  # fmt: skip
+LOOP_WORDS = 26
 
 # A channel. K_PART: offset of its parts in cells. K_PORTS: address of [requester] (head, tail) of queues
 (

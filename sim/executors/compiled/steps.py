@@ -5,9 +5,10 @@ from __future__ import annotations
 from sim.base.kernel import kernel
 from sim.executors.compiled.state import (
     AGE, AGE_TIME, CELL, CHAINED, COMPUTE, COST, COST_ROW, C_READY, FORM, HOME, INPUTS, IN_ORDER, KNOWN, KV, LAYERS,
-    LONGEST_PATH, L_BASE, L_CELLS_OF, L_COST, L_COST_FIRST, L_COST_LANES, L_COST_ROWS, L_FETCH, L_FETCH_SLOT, L_FIRST,
-    L_FIRST_END, L_FORM, L_KEY, L_NODES, L_NUMBER, L_ROW, L_SLOT, L_STEP, L_TASKS, L_TOKEN, L_TOKENS, NONE, NOW, OLDEST, OUT,
-    PREFETCH, RANK, RANKING, SLOT, SLOT_WORDS, SRAM, SRAM_FREE, SRAM_HEAD, SRAM_QUEUE, SRAM_SIZE, SRAM_TAIL, S_AGE, S_BASE,
+    LONGEST_PATH, L_ADMITTED, L_ASKED, L_BASE, L_BEHIND, L_CELLS_OF, L_COST, L_COST_FIRST, L_COST_LANES,
+    L_COST_ROWS, L_FETCH, L_FETCH_SLOT, L_FIRST, L_FIRST_END, L_FORM, L_KEY, L_NODES, L_NUMBER, L_ROW, L_SLOT, L_STEP,
+    L_TASKS, L_TOKEN, L_TOKENS, NONE, NOW, OLDEST, OUT,
+    PREFETCH, RANK, RANKING, SLOT, SLOT_WORDS, SRAM, SRAM_ASKED, SRAM_CHANGED, SRAM_FIRST, SRAM_FREE, SRAM_LAST, S_AGE, S_BASE,
     S_COST, S_FIRST, S_FIRST_END, S_FORM, S_KEY, S_LEFT, S_LOOP, S_NODES, S_OWNER, S_QUEUE, S_ROW, S_STEP, S_TASKS, S_TOKEN,
     TASK, WAITING, WORK, Forms, Log, Memory,
 )  # fmt: skip
@@ -149,20 +150,47 @@ def ask_for_next(m: Memory, f: Forms, loop: int) -> None:
         slot, task = slot + SLOT_WORDS, 0
     m[loop + L_FETCH_SLOT] = slot
     m[loop + L_FETCH] = task
-    m[m[SRAM_QUEUE] + m[SRAM_TAIL] % m[SRAM_SIZE]] = loop
-    m[SRAM_TAIL] += 1
+    m[loop + L_ASKED] = m[SRAM_ASKED]
+    m[loop + L_BEHIND] = NONE
+    m[SRAM_ASKED] += 1
+    if m[SRAM_FIRST] == NONE:
+        m[SRAM_FIRST] = loop
+    else:
+        m[m[SRAM_LAST] + L_BEHIND] = loop
+    m[SRAM_LAST] = loop
+    m[SRAM_CHANGED] = 1
 
 
 @kernel
 def admit_operands(m: Memory, f: Forms, log: Log) -> None:
-    """Load operands in order of their requests, as long as the first of them fits."""
-    while m[SRAM_HEAD] < m[SRAM_TAIL]:
-        loop = m[m[SRAM_QUEUE] + m[SRAM_HEAD] % m[SRAM_SIZE]]
+    """Load the operands that fit, the oldest request first; no loop passes the same request twice.
+
+    One pass will do: requests that cannot be admitted now cannot after later ones have been, and new ones come to the end.
+    """
+    if m[SRAM_CHANGED] == 0:
+        return
+    before, loop = NONE, m[SRAM_FIRST]
+    while loop != NONE:
         slot, task = m[loop + L_FETCH_SLOT], m[loop + L_FETCH]
         need = sram_need(m, f, slot, task)
-        if need > m[SRAM_FREE]:
-            return
-        m[SRAM_FREE] -= need
-        m[SRAM_HEAD] += 1
-        issue_dma(m, f, log, slot, task)
-        ask_for_next(m, f, loop)
+        if need <= m[SRAM_FREE] and m[loop + L_ADMITTED] <= m[m[SRAM_FIRST] + L_ASKED]:
+            m[SRAM_FREE] -= need
+            m[loop + L_ADMITTED] = m[loop + L_ASKED]
+            leave_queue(m, loop, before)
+            issue_dma(m, f, log, slot, task)
+            ask_for_next(m, f, loop)
+        else:
+            before = loop
+        loop = m[SRAM_FIRST] if before == NONE else m[before + L_BEHIND]
+    m[SRAM_CHANGED] = 0
+
+
+@kernel
+def leave_queue(m: Memory, loop: int, before: int) -> None:
+    """Take a loop out of the queue for SRAM. before: the loop that asked before it, NONE if it is the first."""
+    if before == NONE:
+        m[SRAM_FIRST] = m[loop + L_BEHIND]
+    else:
+        m[before + L_BEHIND] = m[loop + L_BEHIND]
+    if m[SRAM_LAST] == loop:
+        m[SRAM_LAST] = before

@@ -8,10 +8,10 @@ from sim.executors.compiled.skew import add
 from sim.executors.compiled.state import (
     BOUND, BOUND_TABLE, BYTES, CELL, CHAIN, CHAINED, CHANNELS, CHANNEL_TABLE, CHANNEL_WORDS, COMPUTE, COST, COST_ROW,
     C_COMPUTE, C_END, C_ENGINE, C_LOADED, C_READY, C_START, C_WORK, ENGINES, FORM, HELD, HOME, IDLES, INPUTS, KNOWN, KV,
-    K_ARRIVALS, K_ARRIVED, K_PART, LATENCY, LAYERS, L_FRONTIER, L_MISSING, L_SLOT, L_TOKENS, MEMBER, MOVES, NONE, NOW,
+    K_ARRIVALS, K_ARRIVED, K_PART, LATENCY, LAUNCH, LAYERS, L_FRONTIER, L_MISSING, L_SLOT, L_TOKENS, MEMBER, MOVES, NONE, NOW,
     OPERAND, OUT, OUT_END, OVERLAP, PARTS, PREFETCH, P_LEFT, RANK, READY, REQUESTER, RING, RING_SIZE, RING_TAIL, ROUTE,
-    RUNNING, SLOT, SLOT_WORDS, SRAM, SRAM_FREE, STORES, S_BASE, S_COST, S_FORM, S_KEY, S_LEFT, S_LOOP, S_MEMBERS, S_OWNER,
-    S_QUEUE, S_ROW, S_STEP, S_TASKS, S_TOKEN, TASK, TURNS, TURN_LIST, WAITING, WORK, Forms, Log, Memory,
+    RUNNING, SLOT, SLOT_WORDS, SRAM, SRAM_CHANGED, SRAM_FREE, STORES, S_BASE, S_COST, S_FORM, S_KEY, S_LEFT, S_LOOP, S_MEMBERS,
+    S_OWNER, S_QUEUE, S_ROW, S_STEP, S_TASKS, S_TOKEN, TASK, TURNS, TURN_LIST, WAITING, WORK, Forms, Log, Memory,
 )  # fmt: skip
 from sim.machine.routes import ALL_CHANNELS, channel_of, stripe
 
@@ -108,7 +108,7 @@ def arrive(m: Memory, cell: int, channel: int) -> None:
 @small
 @kernel
 def take(m: Memory, f: Forms, log: Log, cell: int, engine: int) -> None:
-    """An engine takes a task: it loads its private operands, if there are any, and computes."""
+    """An engine takes a task: it launches it and loads its private operands, if there are any, and computes."""
     slot = m[cell + SLOT]
     task = m[cell + TASK]
     row = m[slot + S_ROW] + task
@@ -116,10 +116,27 @@ def take(m: Memory, f: Forms, log: Log, cell: int, engine: int) -> None:
     log[C_START, row] = m[NOW]
     log[C_LOADED, row] = m[NOW]
     set_durations(m, f, log, slot, row, m[slot + S_FORM] + task * FORM)
-    if log[C_WORK, row] > 0:
-        issue(m, f, log, slot, task, engine)
-    else:
+    if log[C_WORK, row] == 0:
         push(m, m[RUNNING], m[NOW] + log[C_COMPUTE, row], engine, cell)
+        return
+    launch = min(m[LAUNCH], log[C_COMPUTE, row])
+    if launch > 0:
+        log[C_LOADED, row] = NONE
+        push(m, m[RUNNING], m[NOW] + launch, engine, cell)
+    else:
+        issue(m, f, log, slot, task, engine)
+
+
+@kernel
+def go_on_engine(m: Memory, f: Forms, log: Log, cell: int) -> None:
+    """A launch is over, and the task loads its operands; or it has computed, and ends."""
+    slot = m[cell + SLOT]
+    row = m[slot + S_ROW] + m[cell + TASK]
+    if m[LAUNCH] > 0 and log[C_LOADED, row] == NONE:
+        log[C_LOADED, row] = m[NOW]
+        issue(m, f, log, slot, m[cell + TASK], log[C_ENGINE, row])
+    else:
+        finish(m, f, log, cell)
 
 
 @kernel
@@ -136,6 +153,8 @@ def part_arrived(m: Memory, f: Forms, log: Log, cell: int) -> None:
         compute = log[C_COMPUTE, row]
         if m[OVERLAP]:
             compute = max(0, log[C_START, row] + compute - m[NOW])
+        else:
+            compute -= min(m[LAUNCH], compute)
         if compute > 0:
             push(m, m[RUNNING], m[NOW] + compute, log[C_ENGINE, row], cell)
             return
@@ -161,6 +180,7 @@ def finish(m: Memory, f: Forms, log: Log, cell: int) -> None:
         stored(m, f, log, slot, f[form + STORES])
     if m[SRAM] >= 0 and f[form + OPERAND] >= 0:
         m[SRAM_FREE] += sram_need(m, f, slot, f[form + OPERAND])
+        m[SRAM_CHANGED] = 1
     m[slot + S_LEFT] -= 1
     if m[slot + S_LEFT] == 0:
         step_ended(m, slot)

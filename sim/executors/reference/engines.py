@@ -1,4 +1,4 @@
-"""Compute engines: processes that take ready tasks from a pool, one at a time each, load their operands and compute.
+"""Compute engines: processes that take ready tasks from a pool, one at a time each, launch them, load operands, compute.
 
 The pool gives tasks to engines once an instant, in the phase `DISPATCH`:
 
@@ -82,21 +82,25 @@ class EnginePool:
 
 def engine(
     env: Environment, number: int, pool: EnginePool, load: Callable[[Task, int], simpy.Event], finished: Callable[[Task], None],
-    *, overlap: bool,
+    *, launch: int, overlap: bool,
 ) -> Generator[simpy.Event, Any, None]:  # fmt: skip
-    """One engine: take a task, load its private operands, compute, and again.
+    """One engine: take a task, launch it, load its private operands, compute, and again.
 
     load: issues the transfer of a task's operands for the port of this engine; its event happens when they have arrived.
-    finished: called with each task at its end. overlap: the engine computes while operands load, so that the task ends with the
-    later of the two; otherwise it computes after they have arrived.
+    finished: called with each task at its end. launch: ps, the first part of a task's time on an engine, before its operands
+    are loaded. overlap: the engine computes while operands load, so that the task ends with the later of the two; otherwise it
+    computes the rest after they have arrived.
     """
     while True:
         task: Task = yield pool.get(number)
         task.engine, task.start = number, env.now
+        launched = min(launch, task.compute) if task.work else 0
+        if launched:
+            yield env.timeout(launched)
         if task.work:
             yield load(task, number)
         now = task.loaded = env.now
-        end = task.compute + (task.start if overlap else now)
+        end = task.start + task.compute if overlap else now + task.compute - launched
         if end > now:
             yield env.timeout(end - now)
         finished(task)

@@ -4,7 +4,7 @@
 | -------- | ---------- | -------------------------------------------------------------------------------------------------- |
 | 0, 1     |            | SimPy's own events: computations and transfers end, waits are over, processes go on                  |
 | 2        | `STEPS`    | loops whose step has ended, or whose request has come, go on, in order of their numbers              |
-| 3        | `SRAM`     | requests queue in order of their loops; from the head of the queue, those that fit are admitted     |
+| 3        | `SRAM`     | requests queue in order of their loops; those that fit are admitted, the oldest first                |
 | 4        | `DISPATCH` | ready tasks go to free engines                                                                     |
 | 5        | `PLAN`     | transfers are admitted in program order, and arbiters divide the channels anew                      |
 

@@ -48,7 +48,7 @@ def _machine(env: Environment, setup: Setup, record: Record) -> Machine:
         for number in range(setup.channels)
     ]
     return Machine(
-        env, engines=setup.engines, limit=setup.scheduler.engines, overlap=setup.overlap,
+        env, engines=setup.engines, limit=setup.scheduler.engines, launch=setup.launch, overlap=setup.overlap,
         channels=Channels(env, channels, setup.route), sram=None if setup.sram is None else Sram(env, setup.sram),
         ended=record.ended,
     )  # fmt: skip

@@ -1,14 +1,17 @@
-"""SRAM: a resource of bytes that loads wait for, first come, first served.
+"""SRAM: a resource of bytes that loads wait for, the oldest request first.
 
-The head of the queue waits until it fits, and all behind it wait, too, even those that would fit (as in `simpy.Container`).
-What differs is the order within an instant: bytes that are given back come first, then the requests join the queue in order
-of their loops, then the head gets its bytes, if they fit. Its loop may ask for more in the same instant; that request
-joins the queue before the next head is considered.
+A requester (the DMA of a loop) has one request at a time, so its operands come in program order. Requests of several are
+considered in the order in which they were made: each gets its bytes as soon as they are free. One that does not fit lets
+younger ones pass, but no requester passes the same request twice: its next ones wait until the older one is admitted. So a
+request is passed by each other requester once at most, whatever its size; from then on SRAM only empties until it fits.
+
+Within an instant, bytes that are given back come first, then the requests join the queue in order of their loops, then the
+first that may be admitted gets its bytes. Its loop may ask for more in the same instant; that request joins the queue before
+the next one is considered.
 """
 
 from __future__ import annotations
 
-from collections import deque
 from typing import NamedTuple
 
 import simpy
@@ -31,7 +34,9 @@ class Sram:
         self.env = env
         self.free = capacity
         self.asked: list[Request] = []  # in this instant, not yet in the queue
-        self.queue: deque[Request] = deque()
+        self.queue: dict[int, Request] = {}  # by age, the number of requests made before it; the oldest first
+        self.made = 0  # requests so far
+        self.admitted: dict[int, int] = {}  # loop -> age of its last request that was admitted
         self.phase = Phase(env, SRAM, self._act)
 
     def __repr__(self) -> str:
@@ -51,10 +56,22 @@ class Sram:
             self.phase.call()
 
     def _act(self) -> None:
-        self.queue.extend(sorted(self.asked, key=lambda request: request.number))
+        for request in sorted(self.asked, key=lambda request: request.number):
+            self.queue[self.made] = request
+            self.made += 1
         self.asked.clear()
-        if self.queue and self.queue[0].size <= self.free:
-            request = self.queue.popleft()
+        age = self._next()
+        if age is not None:
+            request = self.queue.pop(age)
             self.free -= request.size
+            self.admitted[request.number] = age
             request.admitted.succeed()
-            self.phase.call()  # for the next head, once this loop has asked for more
+            self.phase.call()  # for the next one, once this loop has asked for more
+
+    def _next(self) -> int | None:
+        """Age of the oldest request that fits and whose loop has not passed the oldest of all yet; None if there is none."""
+        oldest = next(iter(self.queue), 0)
+        for age, request in self.queue.items():
+            if request.size <= self.free and self.admitted.get(request.number, 0) <= oldest:
+                return age
+        return None

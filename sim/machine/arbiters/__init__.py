@@ -16,10 +16,8 @@ the group `decode_sim.arbiters` (`docs/guides/own_arbiter.md` does it step by st
 
 from __future__ import annotations
 
-from typing import cast
-
 from sim.base.registry import Registry
-from sim.machine.arbiters.contract import Arbiter, EqualShares, Plan, Transfer
+from sim.machine.arbiters.contract import Arbiter, Plan, Transfer
 from sim.machine.arbiters.derated import Derated, Efficiency
 from sim.machine.arbiters.exclusive import Fifo, Priority, RoundRobin
 from sim.machine.arbiters.sharing import ProcessorSharing, Proportional, Weighted, water_fill
@@ -35,13 +33,7 @@ ARBITERS: Registry[type[Arbiter]] = Registry(
 )  # fmt: skip
 
 
-def equal_shares(arbiter: Arbiter) -> EqualShares | None:
-    """The arbiter, if it gives equal shares, None if not; a `Derated` one gives them if its own arbiter does."""
-    policy = arbiter.arbiter if isinstance(arbiter, Derated) else arbiter
-    return cast("EqualShares", arbiter) if hasattr(policy, "rate") else None
-
-
 __all__ = [
-    "ARBITERS", "Arbiter", "Derated", "Efficiency", "EqualShares", "Fifo", "KernelArbiter", "Plan", "Priority",
-    "ProcessorSharing", "Proportional", "RoundRobin", "Transfer", "Weighted", "equal_shares", "water_fill",
+    "ARBITERS", "Arbiter", "Derated", "Efficiency", "Fifo", "KernelArbiter", "Plan", "Priority",
+    "ProcessorSharing", "Proportional", "RoundRobin", "Transfer", "Weighted", "water_fill",
 ]  # fmt: skip

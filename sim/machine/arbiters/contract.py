@@ -14,6 +14,11 @@ from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple, Protocol
 
+#: A fraction of a channel: numerator and denominator.
+Ratio = tuple[int, int]
+
+WHOLE: Ratio = (1, 1)
+
 #: A place in program order: sequence, token, and number of the task in its step; of a batch, its loop and step instead.
 Program = tuple[int, int, int]
 
@@ -64,24 +69,18 @@ class Arbiter(Protocol):
     work_conserving: it never leaves the channel idle.
     reads_remaining: its answers depend on `Transfer.remaining`. The channel then credits all work before it asks; else it
     does so only when the plan changes, which is cheaper and keeps intervals of service whole.
-    kinds: kinds of transfers that its options name, so that a misspelled one is found.
+    kinds, numbers: kinds of transfers and numbers of sequences that its options name: those that do not exist are errors.
     An arbiter whose class also has `discipline()` (see `disciplines`) runs with the compiled executor, too.
+    One that serves all pending transfers at once may also have `divide(pending, delivered)`: its plan where the channel
+    delivers
+    that share of its bandwidth, so that a port is the limit only of a share of what is delivered; or None. On a channel
+    with an efficiency, the plan of any other shrinks by one factor (see `derated`).
     """
 
-    cap: tuple[int, int]
+    cap: Ratio
     work_conserving: bool
     reads_remaining: bool = False
     kinds: Collection[str] = ()
+    numbers: Collection[int] = ()
 
     def plan(self, pending: Sequence[Transfer]) -> Plan: ...
-
-
-class EqualShares(Arbiter, Protocol):
-    """An arbiter that serves all pending transfers at one rate, which depends on their number alone: one with a `rate`.
-
-    The compiled executor's channel then takes time that grows with the logarithm of how many they are.
-    """
-
-    def rate(self, n: int) -> tuple[int, int]:
-        """The share that `plan` gives each of n, as numerator and denominator."""
-        ...

@@ -7,12 +7,11 @@ channel, and many disturb each other's open pages.
 from __future__ import annotations
 
 from bisect import bisect_right
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from fractions import Fraction
-from typing import cast
 
 from sim.base.integers import ceil_div
-from sim.machine.arbiters.contract import Arbiter, EqualShares, Plan, Transfer
+from sim.machine.arbiters.contract import Arbiter, Plan, Ratio, Transfer
 from sim.machine.arbiters.rules import derated
 
 
@@ -54,19 +53,25 @@ class Efficiency:
 class Derated(Arbiter):
     """An arbiter on a channel with such an efficiency.
 
-    Where its plan asks for more than n transfers can get, all shares shrink by the same factor. The channel is busy then,
-    though it does not deliver its bandwidth.
+    One with `divide` divides what n transfers can get. Where the plan of another asks for more than that, all shares shrink by
+    the same factor. The channel is busy then, though it does not deliver its bandwidth.
     """
 
     def __init__(self, arbiter: Arbiter, efficiency: Efficiency) -> None:
         self.arbiter = arbiter
+        # A subclass that inherits one may plan otherwise.
+        self._divide: Callable[[Arbiter, Sequence[Transfer], Ratio], Plan | None] | None = vars(type(arbiter)).get("divide")
         self.efficiency = efficiency
         self.cap = arbiter.cap
         self.work_conserving = arbiter.work_conserving
         self.reads_remaining = arbiter.reads_remaining
-        self.kinds = arbiter.kinds
+        self.kinds, self.numbers = arbiter.kinds, arbiter.numbers
 
     def plan(self, pending: Sequence[Transfer]) -> Plan:
+        if self._divide is not None:
+            delivered = self.efficiency.at(len(pending)).as_integer_ratio()
+            if (plan := self._divide(self.arbiter, pending, delivered)) is not None:
+                return plan
         shares, denominator, quantum = self.arbiter.plan(pending)
         if not shares:
             return Plan(shares, denominator, quantum)
@@ -77,8 +82,3 @@ class Derated(Arbiter):
         if quantum is not None:  # it stands for an amount of work
             quantum = ceil_div(quantum * slower, denominator * factor)
         return Plan([(transfer, share * factor) for transfer, share in shares], slower, quantum)
-
-    def rate(self, n: int) -> tuple[int, int]:
-        """The share of each of n, if the arbiter gives equal shares."""
-        share = min(Fraction(*cast("EqualShares", self.arbiter).rate(n)), self.efficiency.at(n) / n)
-        return share.numerator, share.denominator

@@ -54,6 +54,16 @@ class Discipline:
         cap = Fraction(*self.cap)
         return min(cap, self.efficiency[1]) if self.efficiency else cap
 
+    @property
+    def curve(self) -> int:
+        """The largest number in the fractions of the efficiency."""
+        return max((max(each.as_integer_ratio()) for each in self.efficiency), default=1)
+
+    @property
+    def growth(self) -> int:
+        """By how much numbers grow, at most, where weights are divided: denominators of cap and efficiency multiply."""
+        return self.cap[1] * self.curve * max(self.cap[1], self.curve)
+
 
 def discipline_of(arbiter: Arbiter, requesters: int) -> Discipline | None:
     """The discipline of an arbiter, None if it is a third party's or its numbers are too large. requesters: at most."""
@@ -100,7 +110,7 @@ def _curve(efficiency: Efficiency, requesters: int) -> tuple[Fraction, ...]:
 
 def _fits(found: Discipline, requesters: int) -> bool:
     """Whether no product of shares can exceed int64."""
-    curve = max((max(e.numerator, e.denominator) for e in found.efficiency), default=1)
+    curve = found.curve
     if found.kind == "rule":
         return MOST_SHARES * curve < MOST
     if found.kind == "turns":
@@ -108,8 +118,8 @@ def _fits(found: Discipline, requesters: int) -> bool:
     if found.kind == "exclusive":
         return found.cap[1] * curve < MOST
     if found.kind == "outstanding":  # what is left is checked as it comes
-        return found.cap[1] ** 2 * curve < MOST
+        return found.growth < MOST
     total = requesters * max(found.weights)
     if found.whole:
         return max(total, found.whole) * curve < MOST
-    return total * found.cap[1] ** 2 * curve < MOST
+    return total * found.growth < MOST

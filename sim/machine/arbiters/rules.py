@@ -2,8 +2,7 @@
 
 Shares are worked out in a table: a record of `width` words for each class of transfers, which have the same weight and get the
 same share; the record of class i is at `table[at + i * width]`. The table is a list or an array. Bounds, which
-`sim.machine.arbiters.disciplines` checks: the sum of all weights times the squared denominator of the cap, and times
-that of the efficiency, stays below 2^62.
+`sim.machine.arbiters.disciplines` checks: the sum of all weights times `Discipline.growth` stays below 2^62.
 """
 
 from __future__ import annotations
@@ -49,6 +48,21 @@ def max_min(table: Table, at: int, width: int, classes: int, num: int, den: int)
             num * left if table[at + i * width + SHARE] > 0 else table[at + i * width + WEIGHT] * (den - capped * num)
         )
     return reduced(table, at, width, classes, den * left)
+
+
+@kernel
+def max_min_of(table: Table, at: int, width: int, classes: int, num: int, den: int, part: int, parts: int) -> int:
+    """Divide part/parts of a channel, which is all that it delivers, as `max_min` divides the whole; no share above num/den.
+
+    In units of what is delivered the cap is num/den over part/parts. Shares are of the whole channel.
+    """
+    if part == parts:
+        return max_min(table, at, width, classes, num, den)
+    common = greatest_divisor(num * parts, den * part)
+    denominator = max_min(table, at, width, classes, num * parts // common, den * part // common)
+    for i in range(classes):
+        table[at + i * width + SHARE] *= part
+    return reduced(table, at, width, classes, denominator * parts)
 
 
 @kernel

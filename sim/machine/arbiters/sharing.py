@@ -8,15 +8,15 @@ from math import gcd
 from typing import Any
 
 from sim.base.quantities import BANDWIDTH
-from sim.machine.arbiters.contract import Arbiter, Plan, Transfer
+from sim.machine.arbiters.contract import WHOLE, Arbiter, Plan, Ratio, Transfer
 from sim.machine.arbiters.disciplines import Discipline, classes_of
 from sim.machine.arbiters.options import at_least_one, expected
-from sim.machine.arbiters.rules import RECORD, SHARE, max_min, rates
+from sim.machine.arbiters.rules import RECORD, SHARE, max_min_of, rates
 
 
-def water_fill(weights: Sequence[int], cap: tuple[int, int]) -> tuple[list[int], int]:
-    """Divide a channel in proportion to positive weights, none above `cap`: numerators and their denominator."""
-    return _by_class(weights, lambda table, classes: max_min(table, 0, RECORD, classes, *cap))
+def water_fill(weights: Sequence[int], cap: Ratio, delivered: Ratio = WHOLE) -> tuple[list[int], int]:
+    """Divide what a channel delivers in proportion to positive weights, none above `cap`: numerators, their denominator."""
+    return _by_class(weights, lambda table, classes: max_min_of(table, 0, RECORD, classes, *cap, *delivered))
 
 
 def _by_class(weights: Sequence[int], divide: Callable[[Any, int], int]) -> tuple[list[int], int]:
@@ -37,14 +37,11 @@ class ProcessorSharing(Arbiter):
         self.cap = cap
 
     def plan(self, pending: Sequence[Transfer]) -> Plan:
-        share, denominator = self.rate(len(pending))
-        return Plan([(transfer, share) for transfer in pending], denominator)
+        return self.divide(pending, WHOLE)
 
-    def rate(self, n: int) -> tuple[int, int]:
-        """The share of each of n."""
-        table = [1, n, 0]
-        denominator = max_min(table, 0, RECORD, 1, *self.cap)
-        return table[SHARE], denominator
+    def divide(self, pending: Sequence[Transfer], delivered: Ratio) -> Plan:
+        shares, denominator = water_fill([1] * len(pending), self.cap, delivered)
+        return Plan(list(zip(pending, shares, strict=True)), denominator)
 
     def discipline(self) -> Discipline:
         return Discipline(kind="classes", cap=self.cap)
@@ -72,13 +69,17 @@ class Weighted(Arbiter):
         self.by_sequence = numbered[0]
         self.weights = {str(key): at_least_one(f"weights.{key}", weight) for key, weight in table.items()}
         self.kinds = () if self.by_sequence else tuple(self.weights)
+        self.numbers = tuple(map(int, self.weights)) if self.by_sequence else ()
 
     def weight(self, transfer: Transfer) -> int:
         """The weight that a transfer's share is in proportion to."""
         return self.weights.get(str(transfer.sequence) if self.by_sequence else transfer.kind, 1)
 
     def plan(self, pending: Sequence[Transfer]) -> Plan:
-        shares, denominator = water_fill([self.weight(transfer) for transfer in pending], self.cap)
+        return self.divide(pending, WHOLE)
+
+    def divide(self, pending: Sequence[Transfer], delivered: Ratio) -> Plan:
+        shares, denominator = water_fill([self.weight(transfer) for transfer in pending], self.cap, delivered)
         return Plan(list(zip(pending, shares, strict=True)), denominator)
 
     def discipline(self) -> Discipline:
@@ -120,15 +121,21 @@ class Proportional(Arbiter):
         self.kinds = tuple(self.demand)
 
     def plan(self, pending: Sequence[Transfer]) -> Plan:
-        if self.demand is None:
-            # Shares in proportion to what remains keep that proportion while they hold, so asking at arrivals and
-            # departures is exact unless a port is the limit.
-            shares, denominator = water_fill([max(1, transfer.remaining) for transfer in pending], self.cap)
-            return Plan(list(zip(pending, shares, strict=True)), denominator)
+        plan = self.divide(pending, WHOLE)
+        if plan is not None:
+            return plan
         rate_of, otherwise = self.rates()
         weights = [rate_of.get(transfer.kind, otherwise) for transfer in pending]
         whole = self.bandwidth * self.cap[1]
         shares, denominator = _by_class(weights, lambda table, classes: rates(table, 0, RECORD, classes, whole))
+        return Plan(list(zip(pending, shares, strict=True)), denominator)
+
+    def divide(self, pending: Sequence[Transfer], delivered: Ratio) -> Plan | None:
+        if self.demand is not None:
+            return None
+        # Shares in proportion to what remains keep that proportion while they hold, so asking at arrivals and
+        # departures is exact unless a port is the limit.
+        shares, denominator = water_fill([max(1, transfer.remaining) for transfer in pending], self.cap, delivered)
         return Plan(list(zip(pending, shares, strict=True)), denominator)
 
     def rates(self) -> tuple[dict[str, int], int]:

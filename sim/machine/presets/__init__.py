@@ -8,9 +8,13 @@ A preset is a YAML file; `a100-80g-sxm.yaml` beside this file is an example. Fig
     peak:           dense FLOP/s by torch's name of the number format, or under `any` one rate for all
     vector:         elements a second of all that is no matrix product
     bandwidth:      peak bytes/s of memory; `unpublished: why` if there is no figure
-    achievable:     share of it that kernels were seen to reach, or a table of shares by number of concurrent readers
+    achievable:     share of it that kernels reach once they run, or a table of shares by number of concurrent readers
     port_bandwidth: the most that one engine draws
     capacity:       bytes of memory
+    kernel:         constants of the cost model `kernel`: `t0` by `matmul`, `attention`, `other` and kinds of op, and `peak`,
+                    the share of the peak that products reach, by number format and `any`
+    defaults:       how software uses it: `gpu`, `cpu` (`sim.machine.presets.defaults`), or `engines: one | all`, `mapping` and
+                    `cost` of its own
     on_chip:        sizes of caches and local memories, by name; for people, no run uses them
 
 Each figure is `{value, source}`, with `derived: how` where it was computed and `unsure: why` where it may be wrong.

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from sim.base.registry import Registry
+from sim.machine.presets.defaults import compatible
 from sim.machine.presets.preset import Preset, read_preset
 
 FOLDER = Path(__file__).parent
@@ -37,19 +38,78 @@ def _shipped(name: str) -> Preset:
     return read_preset(PRESETS.get(name), name)
 
 
-def complete(preset: Preset, written: Mapping[str, Any]) -> dict[str, Any]:
-    """The `hardware` section as written, completed by a preset: keys that are written win.
+def complete(preset: Preset, data: Mapping[str, Any]) -> tuple[dict[str, Any], list[str]]:
+    """A scenario as written, completed by a preset, and the settings beside figures of the device that it brought.
 
-    Raises ValueError if the preset does not know the bandwidth and the scenario does not say it.
+    Keys that are written win. Raises ValueError if the preset does not know the bandwidth and the scenario does not say it.
     """
-    memory = written.get("memory")
-    memory = memory if isinstance(memory, Mapping) else {}
+    written, use = _section(data, "hardware"), preset.use
+    engines, memory = _section(written, "engines"), _section(written, "memory")
     if preset.unpublished and "bandwidth" not in memory:
         raise ValueError(
             f"the bandwidth of preset {preset.name!r} is not published ({preset.unpublished}): "
             "expected the key hardware.memory.bandwidth"
         )
-    return over(preset.hardware(achievable=memory.get("achievable") is True), written)
+    made, brought = dict(data), list[str]()
+    whole = use.engines == "one" and "count" not in engines
+    if whole:
+        brought.append("hardware.engines.count: 1")
+    cost = _cost(preset, data)
+    if cost is not data.get("cost"):
+        made["cost"] = cost
+        brought += _constants(_as_mapping(data.get("cost")))
+    by_kernel = _as_mapping(cost).get("model") == "kernel"
+    achievable = memory.get("achievable", by_kernel and preset.achievable is not None and "efficiency" not in memory)
+    one = whole or engines.get("count") == 1  # which stands for the device, or has no other to share the bandwidth with
+    made["hardware"] = over(preset.hardware(whole=whole, port=not one, achievable=achievable is True), written)
+    if achievable is True and "achievable" not in memory and isinstance(written.get("memory", {}), Mapping):
+        made["hardware"]["memory"]["achievable"] = True
+        brought.append("hardware.memory.achievable: true")
+    mapping = data.get("mapping", {})
+    if use.mapping and isinstance(mapping, Mapping):
+        model = _section(data, "model")
+        defaults = compatible(use.mapping, mapping, captured="graph" not in model)
+        made["mapping"] = over(defaults, mapping)
+        brought += _brought("mapping", defaults, mapping)
+    return made, brought
+
+
+def _section(data: Mapping[str, Any], key: str) -> Mapping[str, Any]:
+    """A section as written; empty if there is none, or it is of a wrong type, which validation reports."""
+    found = data.get(key)
+    return found if isinstance(found, Mapping) else {}
+
+
+def _as_mapping(cost: Any) -> Mapping[str, Any]:
+    """The section `cost`, also where it is the name of a model alone."""
+    return {"model": cost} if isinstance(cost, str) else cost if isinstance(cost, Mapping) else {}
+
+
+def _cost(preset: Preset, data: Mapping[str, Any]) -> Any:
+    """The section `cost`: as written, or that of the preset; for `kernel` completed by its constants."""
+    cost = data.get("cost", preset.use.cost if preset.kernel is not None else None)
+    if preset.kernel is None or _as_mapping(cost).get("model") != "kernel":
+        return data.get("cost")
+    constants = over(preset.use.cost, preset.kernel.options())
+    return over(constants, _as_mapping(cost))
+
+
+def _constants(written: Mapping[str, Any]) -> list[str]:
+    """Return the parts of `cost` that are those of the preset: the cost model, or constants of the one that is written."""
+    if not written:
+        return ["cost: kernel"]
+    return [f"cost.{key}" for key in ("t0", "peak_share") if not isinstance(written.get(key), (str, float, int))]
+
+
+def _brought(section: str, defaults: Mapping[str, Any], written: Mapping[str, Any]) -> list[str]:
+    """Lines `section.key: value` of defaults that are not overridden."""
+    lines = []
+    for key, value in defaults.items():
+        if isinstance(value, Mapping):
+            lines += _brought(f"{section}.{key}", value, written[key] if isinstance(written.get(key), Mapping) else {})
+        elif key not in written:
+            lines.append(f"{section}.{key}: {str(value).lower() if isinstance(value, bool) else value}")
+    return lines
 
 
 def over(base: Mapping[str, Any], written: Mapping[str, Any]) -> dict[str, Any]:

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from pydantic import (
     BeforeValidator,
+    Discriminator,
     Field,
     ModelWrapValidatorHandler,
     PrivateAttr,
+    Tag,
     ValidationInfo,
     field_validator,
     model_validator,
@@ -18,12 +20,13 @@ from pydantic import (
 
 from sim.base.documents import read
 from sim.base.problems import validated
-from sim.base.quantities import BANDWIDTH, FLOP_RATE, SIZE, Bandwidth, FlopRate, Size, show
-from sim.base.section import Section, Text, Whole
+from sim.base.quantities import BANDWIDTH, DURATION, FLOP_RATE, SIZE, Bandwidth, Duration, FlopRate, Size, show
+from sim.base.section import ONE, TABLE, Section, Share, Text, Whole, form
+from sim.machine.presets.defaults import DEFAULTS, Defaults
 from sim.machine.settings import Efficiency
 
 #: Keys of figures, in the order of lists.
-FIGURES = ("engines", "peak", "vector", "bandwidth", "achievable", "port_bandwidth", "capacity", "on_chip")
+FIGURES = ("engines", "peak", "vector", "bandwidth", "achievable", "port_bandwidth", "capacity", "kernel", "on_chip")
 
 #: Largest number of engines that a scenario may have.
 MOST_ENGINES = 4096
@@ -95,6 +98,35 @@ class Shares(Figure):
     value: Annotated[Efficiency, BeforeValidator(lambda value: value if isinstance(value, Mapping) else {"1": value})]
 
 
+class LaunchTime(Figure):
+    """Time of a kernel beside its bytes and FLOPs."""
+
+    value: Duration
+
+
+class PeakShare(Figure):
+    """A share of the peak FLOP/s."""
+
+    value: Share
+
+
+class Kernel(Section):
+    """Constants of the cost model `kernel`.
+
+    t0: by `matmul`, `attention`, `other` and kinds of op. peak: by number format, or under `any`.
+    """
+
+    t0: dict[str, LaunchTime]
+    peak: dict[str, PeakShare]
+
+    def options(self) -> dict[str, Any]:
+        """Options of the cost model, as plain data."""
+        return {
+            "t0": {kind: DURATION.format(figure.value) for kind, figure in self.t0.items()},
+            "peak_share": {dtype: figure.value for dtype, figure in self.peak.items()},
+        }
+
+
 class Peak(Figure):
     """The peak bandwidth, or the reason why it is not published."""
 
@@ -109,8 +141,12 @@ class Peak(Figure):
         return self
 
 
+#: The name of shipped defaults, or defaults of its own.
+DefaultsKey = Annotated[Annotated[Literal["gpu", "cpu"], Tag(ONE)] | Annotated[Defaults, Tag(TABLE)], Discriminator(form)]
+
+
 class Preset(Section):
-    """A device, in figures of the whole of it: FLOP/s, elements/s, bytes/s and bytes."""
+    """A device, in figures of the whole of it: FLOP/s, elements/s, bytes/s and bytes; and how software uses it."""
 
     title: Text
     sources: dict[str, Text] = Field(default_factory=dict)
@@ -121,6 +157,8 @@ class Preset(Section):
     achievable: Shares | None = None
     port_bandwidth: BytesRate | None = None
     capacity: Bytes | None = None
+    kernel: Kernel | None = None
+    defaults: DefaultsKey = Field(default_factory=Defaults.model_construct)
     on_chip: dict[str, Bytes] = Field(default_factory=dict)
     _name: str = PrivateAttr()
 
@@ -138,29 +176,39 @@ class Preset(Section):
         """All figures with their keys, such as `peak.bfloat16`."""
         for key in FIGURES:
             found = getattr(self, key)
-            if isinstance(found, Mapping):
+            if isinstance(found, Kernel):
+                yield from ((f"{key}.t0.{name}", figure) for name, figure in found.t0.items())
+                yield from ((f"{key}.peak.{name}", figure) for name, figure in found.peak.items())
+            elif isinstance(found, Mapping):
                 yield from ((f"{key}.{name}", figure) for name, figure in found.items())
             elif found is not None and found.value is not None:
                 yield key, found
 
-    def hardware(self, *, achievable: bool = False) -> dict[str, Any]:
+    @property
+    def use(self) -> Defaults:
+        """How software uses the device."""
+        return DEFAULTS[self.defaults] if isinstance(self.defaults, str) else self.defaults
+
+    def hardware(self, *, whole: bool = False, port: bool = True, achievable: bool = False) -> dict[str, Any]:
         """The `hardware` section of a scenario that it stands for, as plain data.
 
         An engine has its share of the device, rounded down to whole FLOP/s: all of them together never beat the device.
-        achievable: with the measured share of the bandwidth as `memory.efficiency`, if there is one.
+        whole: the device as one engine. port: with the most that one of its units draws. achievable: with the measured share
+        of the bandwidth as `memory.efficiency`, if there is one.
         """
-        count = self.engines.value
+        count = 1 if whole else self.engines.value
         rates = {dtype: FLOP_RATE.format(figure.value // count) for dtype, figure in self.peak.items()}
         memory: dict[str, Any] = {}
         for key, figure, dimension in (
             ("bandwidth", self.bandwidth, BANDWIDTH),
-            ("port_bandwidth", self.port_bandwidth, BANDWIDTH),
+            ("port_bandwidth", self.port_bandwidth if port else None, BANDWIDTH),
             ("capacity", self.capacity, SIZE),
         ):
             if figure is not None and figure.value is not None:
                 memory[key] = dimension.format(figure.value)
         if achievable and self.achievable is not None:
-            memory["efficiency"] = self.achievable.value
+            shares = self.achievable.value
+            memory["efficiency"] = {"1": shares[max(shares, key=int)]} if whole else shares
         return {
             "engines": {
                 "count": count,
@@ -175,6 +223,7 @@ def read_preset(path: str | Path, name: str) -> Preset:
     """Read the file of a preset. Raises InputError, with file, line and column, for whatever is wrong with it."""
     document = read(path)
     sources = document.root.child("sources")
-    preset = validated(document, Preset, context={"sources": sources.plain() if sources is not None else {}})
+    context = {"sources": sources.plain() if sources is not None else {}}
+    preset = validated(document, Preset, context=context, unions=(("defaults",),))
     preset._name = name
     return preset

@@ -69,12 +69,13 @@ class Run {
     const { start, wait, queued, moving, rest } = columns, n = start.length;
     Object.assign(this, { step: columns.step, task: columns.task, engine: columns.engine, lane: columns.lane, channel: columns.channel,
       critical: columns.critical, work: columns.work, compute: columns.compute, bytes: columns.bytes });
-    this.ready = new Float64Array(n); this.start = new Float64Array(n); this.served = new Float64Array(n);
+    this.ready = new Float64Array(n); this.start = new Float64Array(n); this.issued = new Float64Array(n); this.served = new Float64Array(n);
     this.moved = new Float64Array(n); this.end = new Float64Array(n);
     for (let i = 0, now = 0; i < n; i++) {
       now += start[i];
       this.ready[i] = now - wait[i];
       this.start[i] = now;
+      this.issued[i] = now + (this.work[i] ? Math.min(facts.launch_ps, this.compute[i]) : 0);
       this.served[i] = now + queued[i];
       this.moved[i] = this.served[i] + moving[i];
       this.end[i] = this.moved[i] + rest[i];

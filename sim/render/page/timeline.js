@@ -56,9 +56,9 @@ class Timeline {
         const label = run.channels > 1 && !run.interleaved ? `channel ${channel}.${lane - 1}` : `lane ${lane - 1}`;
         add(this.#slices(label, lanes.get(key).sort((a, b) => run.served[a] - run.served[b]), run.served, run.moved, false));
       }
-      const queued = where((i) => run.lane[i] && run.served[i] > run.start[i]);
+      const queued = where((i) => run.lane[i] && run.served[i] > run.issued[i]);
       if (complete && queued.length)
-        add(this.#count("waiting", "transfers wait for the channel", queued, run.start, run.served));
+        add(this.#count("waiting", "transfers wait for the channel", queued, run.issued, run.served));
     }
     this.#tokens(head, add);
     return rows;
@@ -431,7 +431,8 @@ class Timeline {
     const facts = [["from", time(run.start[item])], ["to", time(run.end[item])], ["took", time(run.end[item] - run.start[item])]];
     const fact = (name, ps) => { if (ps > 0) facts.push([name, time(ps)]); };
     fact(held ? "waited for an engine" : "waited for SRAM", run.start[item] - run.ready[item]);
-    fact("waited for the channel", run.served[item] - run.start[item]);
+    fact("launch", run.issued[item] - run.start[item]);
+    fact("waited for the channel", run.served[item] - run.issued[item]);
     fact("transfer", run.moved[item] - run.served[item]);
     fact("at full speed", run.work[item]);
     fact("compute", run.compute[item]);

@@ -68,6 +68,7 @@ def timeline(result: Result, limit: int = LIMIT) -> tuple[dict[str, Any], dict[s
         "interleaved": result.plan.rules.stripes > 1,
         "execution": result.plan.rules.execution,
         "bandwidth": log.bandwidth,
+        "launch_ps": log.launch,
         "names": list(names),
         "graphs": [
             {

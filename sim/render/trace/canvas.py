@@ -52,8 +52,9 @@ class Canvas:
         moving = self.service.moves[rows]
         rows, track = rows[moving], track[moving]
         yield Slices.make(
-            track=track, start=tasks.start[rows], end=self.service.first[rows], name=self.names(WAIT_CHANNEL), row=rows,
-            cause=derived.previous_on_channel(self.log)[rows], category=self.categories("wait"), depth=depth, role=Role.PHASE,
+            track=track, start=derived.issued(self.log)[rows], end=self.service.first[rows], row=rows,
+            name=self.names(WAIT_CHANNEL), cause=derived.previous_on_channel(self.log)[rows],
+            category=self.categories("wait"), depth=depth, role=Role.PHASE,
         )  # fmt: skip
         computes = tasks.compute[rows] > 0
         rows, track = rows[computes], track[computes]

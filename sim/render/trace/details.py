@@ -145,7 +145,7 @@ class Details:
         flops, moved = self._flops[rows], self._bytes[rows]
         held = tasks.engine[rows] >= 0
         queued = np.where(held, tasks.start[rows] - tasks.ready[rows], 0)
-        slowed = np.maximum(derived.service(self._log).last[rows] - tasks.start[rows] - tasks.work[rows], 0)
+        slowed = np.maximum(derived.service(self._log).last[rows] - derived.issued(self._log)[rows] - tasks.work[rows], 0)
         always = [
             *self._times(slices),
             self._template(derived.form(self._log)[rows]),

@@ -66,7 +66,7 @@ def _whole_counters(canvas: Canvas, tracks: CounterTracks) -> Iterator[Counter]:
     for channel, track in enumerate(tracks.rates):
         yield rate(track, log, channel)
     moving = np.flatnonzero(canvas.service.moves)
-    yield number(tracks.outstanding, tasks.start[moving], canvas.service.last[moving])
+    yield number(tracks.outstanding, derived.issued(canvas.log)[moving], canvas.service.last[moving])
     if tracks.requests is not None:
         batch, cache = tracks.requests
         yield level(batch, batches(log))
@@ -98,11 +98,11 @@ def _rate_tracks(canvas: Canvas, group: int) -> list[int]:
 
 def _memory(canvas: Canvas, group: int) -> Iterator[Slices]:
     """Lanes for each channel: transfers that it serves, with pauses nested, and below them transfers that queue."""
-    tasks, service = canvas.log.tasks, canvas.service
+    issued, service = derived.issued(canvas.log), canvas.service
     rows = np.flatnonzero(service.moves & canvas.inside)
-    queued = rows[service.first[rows] > tasks.start[rows]]
+    queued = rows[service.first[rows] > issued[rows]]
     lane = lanes(service.channel[rows], service.first[rows], service.last[rows])
-    queue_lane = lanes(service.channel[queued], tasks.start[queued], service.first[queued])
+    queue_lane = lanes(service.channel[queued], issued[queued], service.first[queued])
     track, queue_track = np.zeros_like(rows), np.zeros_like(queued)
     for n, channel in enumerate(canvas.log.machine.channels):
         title = "channel" if canvas.log.channels == 1 else channel.name
@@ -117,7 +117,7 @@ def _memory(canvas: Canvas, group: int) -> Iterator[Slices]:
     )  # fmt: skip
     yield _paused(canvas, rows, track)
     yield Slices.make(
-        track=queue_track, start=tasks.start[queued], end=service.first[queued], name=canvas.name_of(queued), row=queued,
+        track=queue_track, start=issued[queued], end=service.first[queued], name=canvas.name_of(queued), row=queued,
         cause=derived.previous_on_channel(canvas.log)[queued], category=canvas.categories("wait"),
         color=canvas.color_of(queued), role=Role.PHASE,
     )  # fmt: skip

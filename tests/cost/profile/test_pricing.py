@@ -22,6 +22,7 @@ from sim.cost.profiled import Profiled, calls
 from sim.mapping.steps import Shape
 from sim.scenario import from_dict
 from tests.cost.profile.test_profiled import OPS, profile, scenario, timing
+from tests.executors import assert_same
 from tests.mapping.test_template import graphs, lanes
 
 PROFILES = Path(__file__).parents[3] / "scenarios" / "profiles"
@@ -251,3 +252,18 @@ def test_an_op_that_was_not_measured_takes_a_launch() -> None:
     norms = np.unique(graph.op[kinds == "norm"])
     whole = [int(compute[(graph.op == op) & graph.computes].sum()) for op in norms]
     assert all(time == pytest.approx(1_250_000, rel=0.01) for time in whole)
+
+
+def test_the_executors_agree_on_prompts() -> None:
+    """Prompts in chunks beside decodes, with attention of all in one kernel."""
+    sections = {
+        **LLAMA_8B,
+        "model": {"config": "llama-3.1-8b", "layers": 2},
+        "mapping": {**LLAMA_8B["mapping"], "attention": "batch"},
+        "workload": {
+            "sequences": [{"context": 300, "prompt": 90, "tokens": 3, "count": 2}, {"context": 20, "tokens": 6}],
+            "batching": {"policy": "continuous"},
+            "prefill": {"chunk": 32},
+        },
+    }
+    assert_same(*(sim.run(from_dict(sections), executor=executor).log for executor in ("compiled", "simpy")))

@@ -10,7 +10,7 @@ from click.testing import CliRunner
 
 from sim.base.errors import InputError
 from sim.cli import cli
-from sim.cost.profile import MULTI_HEAD, Samples, fit, predict, read_profile, read_tables
+from sim.cost.profile import MULTI_HEAD, Samples, fit, predict, read_profile, read_tables, write_profile
 from sim.cost.profile.device import Provenance
 
 MAPPING = """
@@ -90,6 +90,97 @@ def test_errors_in_a_mapping_have_their_place(mapping: Path, old: str, new: str,
         read_tables(mapping)
     assert expected in str(error.value)
     assert "\n" not in str(error.value)
+
+
+def test_columns_may_be_numbers_and_expressions_of_some_rows(mapping: Path) -> None:
+    """Rows with k = 256, four of eight; depth is a number, and time is halved."""
+    mapping.write_text(MAPPING.replace("n: n, k: k, duration: time", "n: n * 2 + 1 - m, k: 100, duration: (time + time) / 4")
+                       .replace("    unit", "    where: {k: [256, 9], m: 1}\n    unit"))  # fmt: skip
+    samples = read_tables(mapping).samples
+    expected = [(2 * n, 100, round(time / 2 * 10**6)) for _, n, k, time in GEMM if k == 256]
+    assert list(zip(samples.n.tolist(), samples.k.tolist(), samples.duration.tolist(), strict=True)) == expected
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "expected"),
+    [
+        ("k: k", "k: 2 * depth", "map.yaml:11:33: no column 'depth' in gemm.csv; it has m, n, k, time"),
+        ("k: k", "k: 2 ** k", "map.yaml:11:33: '2 ** k': expected names of columns, numbers, and + - * / of them"),
+        ("k: k", "k: print(k)", "map.yaml:11:33: 'print(k)': expected names of columns, numbers, and + - * / of them"),
+        ("k: k", "k: k / 0", "map.yaml:11:33: column 'k / 0' does not hold numbers: not finite, or too large"),
+        ("k: k", "k: 0.5 * k - 0.25", "expected whole numbers from 1, found 127.75"),
+        ("unit:", "where: {m: 2}\n    unit:", "map.yaml:10:16: gemm.csv: expected values that leave rows, found none"),
+        ("unit:", "where: {rows: 2}\n    unit:", "map.yaml:10:19: no column 'rows' in gemm.csv; it has m, n, k, time"),
+    ],
+)
+def test_expressions_that_say_nothing_have_their_place(mapping: Path, old: str, new: str, expected: str) -> None:
+    test_errors_in_a_mapping_have_their_place(mapping, old, new, expected)
+
+
+def test_attention_of_prompts_is_a_kind_of_its_own(tmp_path: Path, mapping: Path) -> None:
+    """5 us, 1 TB/s and 500 TFLOP/s: the profile finds these, for any number of rows."""
+    rows = [(b, q, 100 * p, h) for b in (1, 2) for q in (300, 900, 3000) for p in (0, 1, 40) for h in (8, 32)]
+
+    def time(b: int, q: int, past: int, h: int) -> float:
+        flops, size = 4 * b * q * h * 64 * (past + q), 2 * 2 * b * 8 * 64 * (past + q) + 2 * 2 * b * q * h * 64
+        return 5 + flops / 500e6 + size / 1e6
+
+    lines = (f"{b},{q},{p},{h},{time(b, q, p, h):.6f}" for b, q, p, h in rows)
+    (tmp_path / "p.csv").write_text("b,q,past,h,time\n" + "\n".join(lines) + "\n")
+    columns = "{rows: b * q, sequences: b, heads: h, kv_heads: 8, head_dim: 64, context: past + q, duration: time}"
+    text = MAPPING.replace("gemm.csv", "p.csv").replace("kind: matmul", "kind: prefill_attention")
+    text = text.replace("{rows: m, n: n, k: k, duration: time}", columns).replace("    calibrate: {n: 2048}\n", "")
+    mapping.write_text(text.replace("bandwidth:", "flops: {bfloat16: 600 TFLOP/s}\nbandwidth:"))
+    result = CliRunner().invoke(cli, ["import-kernels", str(mapping), "-o", str(tmp_path / "device.yaml"), "--all"])
+    assert result.exit_code == 0, result.output
+    profile = read_profile(tmp_path / "device.yaml")
+    (timing,) = profile.timings
+    assert (timing.kind, timing.form, profile.flops) == ("prefill_attention", "sum", {"bfloat16": 600 * 10**12})
+    assert list(timing.rows) == [300, 6000]
+    assert timing.rows[300].coefficients == pytest.approx(
+        {"overhead": 5_000_000, "bandwidth": 10**12, "rate": 500 * 10**12}, rel=1e-3
+    )
+    samples = read_tables(mapping).samples
+    assert predict(profile, samples) == pytest.approx(samples.duration, rel=1e-3)
+
+
+def attention_samples(contexts: list[int], factor: float) -> Samples:
+    """Decode attention of 8 and of 32 heads; that of 32 takes `factor` times what a formula says beyond 1,000 tokens."""
+    heads, context = (grid.ravel() for grid in np.meshgrid([8, 16, 24, 32], contexts))
+    moved = 2 * 2 * 8 * 64 * context
+    slow = np.where((heads == 32) & (context > 1000), factor, 1.0)
+    return Samples({
+        "kind": ["attention"] * len(heads), "dtype": ["bfloat16"] * len(heads), "rows": np.ones_like(heads), "heads": heads,
+        "kv_heads": np.full_like(heads, 8), "head_dim": np.full_like(heads, 64), "context": context, "bytes_read": moved,
+        "flops": 4 * heads * 64 * context, "duration": np.rint((5_000_000 + moved) * slow),
+    })  # fmt: skip
+
+
+def test_near_measured_shapes_times_are_interpolated(tmp_path: Path) -> None:
+    """One form is more than a fifth too low for 32 heads; with the factors of the shapes beside it, 1 %."""
+    measured = attention_samples([16, 128, 512, 2048, 4096, 8192, 16384], 2.0)
+    here = Provenance(device="made up", source="by hand", date="2026-01-01")
+    between = attention_samples([3000, 6000, 12_000], 2.0)
+    between = between.take(between.heads == 32)
+    form, near = (fit(measured, here, bandwidth=10**12, near=near) for near in (False, True))
+    errors = [np.abs(predict(profile, between) / between.duration - 1) for profile in (form, near)]
+    assert errors[0].max() > 0.2
+    assert errors[1].max() < 0.01
+    assert predict(near, measured) == pytest.approx(measured.duration, rel=1e-4)
+    write_profile(near, tmp_path / "device.yaml")
+    assert read_profile(tmp_path / "device.yaml") == near
+    others = between.take(between.heads == 32)
+    others.columns["heads"] = np.full(len(others), 20)  # not measured: by the form
+    assert predict(near, others) == pytest.approx(predict(form, others), rel=1e-12)
+
+
+def test_factors_of_a_profile_are_checked(tmp_path: Path) -> None:
+    write_profile(fit(attention_samples([16, 128], 1.0), Provenance(device="d", source="s", date="2026-01-01"),
+                      bandwidth=10**12, near=True), tmp_path / "device.yaml")  # fmt: skip
+    text = (tmp_path / "device.yaml").read_text()
+    (tmp_path / "device.yaml").write_text(text.replace('"16: ', '"900: ', 1))
+    with pytest.raises(InputError, match=r"near.*expected ascending contexts with factors, such as '2: 0.98, 4: 1.013'"):
+        read_profile(tmp_path / "device.yaml")
 
 
 def test_a_value_that_is_no_number_is_refused(mapping: Path, tmp_path: Path) -> None:

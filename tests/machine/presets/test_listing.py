@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 import pytest
 from click.testing import CliRunner
 
@@ -10,17 +12,22 @@ from sim.cli import cli
 from sim.machine.presets import PRESETS, find
 
 
+def printed(*arguments: str) -> list[str]:
+    return CliRunner().invoke(cli, ["list", *arguments], catch_exceptions=False).output.splitlines()
+
+
 def listed(*arguments: str) -> dict[str, str]:
-    done = CliRunner().invoke(cli, ["list", *arguments], catch_exceptions=False)
-    return {key: text for key, _, text in (line.partition("  ") for line in done.output.splitlines())}
+    return {key: text for key, _, text in (line.partition("  ") for line in printed(*arguments))}
 
 
-def test_machines_with_their_figures_and_unsure_ones() -> None:
-    rows = listed("hardware")
+def test_a_table_of_machines_that_marks_what_is_unsure() -> None:
+    head, *lines = printed("hardware")
+    rows = {line.split()[0]: re.split("  +", line) for line in lines}
     assert list(rows) == PRESETS.names()
-    assert "engines 58 (derived, unsure)" in rows["l4"]
-    assert "achievable 0.5425/0.775/0.679 (derived)" in rows["raspberry-pi-5"]
-    assert rows["sifive-x390"].endswith("bandwidth not published")
+    assert re.split("  +", head) == ["device", "bf16 peak", "memory", "bandwidth", "engines"]
+    assert rows["l4"] == ["l4", "121 TFLOP/s", "24 GB", "300 GB/s", "58*", "NVIDIA L4"]
+    assert rows["generic-npu"][1:5] == ["8 TFLOP/s", "-", "100 GB/s", "4"]
+    assert rows["sifive-x390"][3] == "not published"
 
 
 @pytest.mark.parametrize("name", PRESETS.names())

@@ -33,8 +33,9 @@ def test_a_step_on_the_a100_is_never_under_its_bytes_over_bandwidth(context: int
     scenario = {
         "model": {"config": "llama-3.2-1b"},
         "workload": {"sequences": [{"context": context}]},
-        "hardware": {"preset": "a100-80g-sxm"},
-        "mapping": {"tiles": 8},
+        "hardware": {"preset": "a100-80g-sxm", "engines": {"count": 108}},
+        "mapping": {"tiles": 8, "softmax": "three_pass", "heads": "split", "execution": "prefetch"},
+        "cost": "roofline",
     }
     result = sim.run(from_dict(scenario))
     assert result.metrics.bytes_read == WEIGHTS + ROW + KV * context

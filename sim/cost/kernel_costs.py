@@ -1,0 +1,142 @@
+"""Kernel costs: what one kernel takes that runs alone, with constants that were fitted to a device.
+
+    time of a kernel = t0 + the later of (bytes / what the channel delivers) and (roofline time on an engine at the share of
+                       the peak that kernels reach)
+
+t0 is the time from a launch to the first result, which no size of the kernel shortens. It is per task: an op in several tasks
+is several kernels. What a channel delivers to one transfer is its bandwidth, its `efficiency` and its port.
+
+Bytes move on the channel, where others contend for it. An engine that computes while it loads (`stream`) is busy for the whole
+time of the kernel, and longer if the channel delivers later; one that computes after it has loaded (`blocking`) is busy for
+what is left of that time. Loads ahead (`prefetch`) are transfers of their own: t0 and arithmetic follow them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from fractions import Fraction
+
+import numpy as np
+import numpy.typing as npt
+
+from models.graph import QUANTITIES, IntArray, OpGraph, StepLanes
+from sim.cost.model import Caching, Machine, ceil_scaled
+from sim.cost.rows import COMPUTE, WORK, RateTable
+from sim.mapping.tasks import TaskGraph
+
+FLOPS, WEIGHT = QUANTITIES.index("flops"), QUANTITIES.index("weight")
+
+#: Groups of ops that share a t0: products with weights, products per head, and all others.
+MATMUL, ATTENTION, OTHER = GROUPS = ("matmul", "attention", "other")
+
+
+class KernelCosts(Caching):
+    """Launch time, then the later of bytes and FLOPs at the rates that kernels reach; presets of devices bring the constants.
+
+    t0: time of a kernel beside its bytes and FLOPs: one, or by `matmul`, `attention`, `other` and kinds of op.
+    peak_share: share of the peak FLOP/s that products reach: one, or by number format and `any`.
+    per_step: host time of each step, before its first kernel ends.
+    """
+
+    CACHES = ("_tables",)
+
+    def __init__(
+        self, *, machine: Machine, seed: int, t0: int | Mapping[str, int] | None = None,
+        peak_share: float | Mapping[str, float] | None = None, per_step: int = 0,
+    ) -> None:  # fmt: skip
+        if t0 is None or peak_share is None:
+            raise ValueError(f"{'t0' if t0 is None else 'peak_share'}: expected a value, which the preset does not have")
+        self.t0 = t0 if isinstance(t0, Mapping) else dict.fromkeys(GROUPS, t0)
+        if missing := [group for group in GROUPS if group not in self.t0]:
+            raise ValueError(f"t0: expected a time for {', '.join(missing)}")
+        self.seed = seed
+        self.per_step = per_step
+        shares = peak_share if isinstance(peak_share, Mapping) else {"any": peak_share}
+        self.machine = replace(machine, flops=_reached(machine.flops, shares), overhead=0)
+        self.overhead = machine.overhead
+        self._clear()
+
+    def _clear(self) -> None:
+        self._tables: dict[int, KernelRows] = {}  # by id of the graph, which each keeps alive
+
+    def table(self, graph: TaskGraph) -> KernelRows:
+        """The rows of a graph, made once."""
+        if id(graph) not in self._tables:
+            self._tables[id(graph)] = KernelRows(self, graph)
+        return self._tables[id(graph)]
+
+    def durations(self, graph: TaskGraph, steps: StepLanes) -> tuple[IntArray, IntArray]:
+        compute, work, index = self.distinct(graph, steps)
+        return compute[index], work[index]
+
+    def distinct(self, graph: TaskGraph, steps: StepLanes) -> tuple[IntArray, IntArray, IntArray]:
+        """Durations of tasks that stand for all [row, lane], and the row of each task."""
+        table = self.table(graph)
+        found = table.launched(table.rates.durations(steps))
+        return found[:, :, COMPUTE].T, found[:, :, WORK].T, table.of
+
+    def launch_times(self, graph: TaskGraph) -> IntArray:
+        """Picoseconds of t0 of each op of a graph [op]."""
+        ops = graph.ops
+        group = groups_of(ops)
+        times = np.array([self.t0[name] for name in GROUPS], dtype=np.int64)[group]
+        for kind in np.unique(ops.kind).tolist():
+            if kind in self.t0:
+                times[ops.kind == kind] = self.t0[kind]
+        return np.asarray(times + self.overhead)
+
+
+class KernelRows:
+    """Rows of tasks of a graph that are kernels of equal cost: rows of rates, split by t0.
+
+    rates: FLOPs and bytes at the rates that kernels reach. of [task]: its row. source [row]: the row of `rates`. t0 [row]: ps.
+    computes, overlaps [row]: whether it runs on an engine, and loads operands meanwhile.
+    """
+
+    def __init__(self, costs: KernelCosts, graph: TaskGraph) -> None:
+        self.rates = RateTable(graph, costs.machine)
+        self.alone = costs.machine.alone
+        t0 = costs.launch_times(graph)[graph.op]
+        first = np.flatnonzero(graph.computes)[:1]
+        t0[first] += costs.per_step
+        rows, task, self.of = np.unique(
+            np.stack([self.rates.rows.of, np.where(graph.computes, t0, 0)]), axis=1, return_index=True, return_inverse=True
+        )
+        self.source, self.t0 = rows
+        self.computes: npt.NDArray[np.bool_] = graph.computes[task]
+        self.loads: npt.NDArray[np.bool_] = graph.moves[task] != 0
+        self.overlap = costs.machine.overlap
+
+    def launched(self, found: IntArray) -> IntArray:
+        """[lane, row, (compute, work, ...)] of kernels, from those of the rows of rates."""
+        out = found[:, self.source]
+        compute, work = out[:, :, COMPUTE], out[:, :, WORK]
+        num, den = self.alone
+        loading = np.where(self.loads, ceil_scaled(work, den, num), 0)
+        whole = self.t0 + np.maximum(compute, loading)
+        busy = whole if self.overlap else np.maximum(whole - loading, 1)
+        out[:, :, COMPUTE] = np.where(self.computes, busy, 0)
+        return np.asarray(out)
+
+
+def groups_of(ops: OpGraph) -> npt.NDArray[np.intp]:
+    """The group of each op [op], as an index of `GROUPS`."""
+    some = (ops.table != 0).any(axis=(1, 2))
+    product, weights = (some[ops.cost_index[name]] | some[ops.several_index[name]] for name in (FLOPS, WEIGHT))
+    per_head = np.array([op.heads > 0 for op in ops.ops], dtype=np.bool_)
+    attention = per_head & product & ~weights
+    return np.where(product & weights, 0, np.where(attention, 1, 2))
+
+
+def _reached(flops: int | Mapping[str, int], shares: Mapping[str, float]) -> int | dict[str, int]:
+    """The FLOP/s that kernels reach; a format whose share is not known has that of `any`, or the least that is known."""
+    other = shares.get("any", min(shares.values()))
+    if isinstance(flops, int):
+        return _share(flops, other)
+    return {dtype: _share(rate, shares.get(dtype, other)) for dtype, rate in flops.items()}
+
+
+def _share(rate: int, share: float) -> int:
+    exact = Fraction(str(share))
+    return max(1, rate * exact.numerator // exact.denominator)
