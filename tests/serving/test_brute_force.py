@@ -202,12 +202,10 @@ class BruteForce:
 
 def time_of_others(graph: TaskGraph) -> int:
     """Tasks that compute what is no product, at 1 ps each."""
-    flops, elements = (QUANTITIES.index(name) for name in ("flops", "vector_ops"))
-    count = 0
+    flops, count = QUANTITIES.index("flops"), 0
     for op in graph.op[graph.computes].tolist():
-        costs = graph.ops.ops[op].costs
-        counts = {what: any(any(piece) for piece in graph.ops.polynomials[costs[what]]) for what in (flops, elements)}
-        count += counts[elements] or not counts[flops]
+        products = graph.ops.polynomials[graph.ops.ops[op].costs[flops]]
+        count += not any(any(piece) for piece in products)  # vector work beside products is hidden by them
     return count
 
 
