@@ -28,10 +28,10 @@ def footprint(
     """Compute the bytes that a run holds in memory.
 
     kept: the ops that are simulated, bytes already in `formats`. whole: with embedding and LM head.
-    sequences: for each group (final context, how many); a cache has no pages, and takes what its last decode step holds.
+    sequences: for each group (final context, how many); a cache has no pages, and holds the tokens that later ones would see.
     """
     layout = KVLayout(1, layer_groups(kept))
-    kv = sum(layout.held(context - 1, context, 1) * count for context, count in sequences)
+    kv = sum(layout.held(context, context, 1) * count for context, count in sequences)
     return Footprint(weights=_weights(model, kept, formats, whole=whole), kv=kv)
 
 

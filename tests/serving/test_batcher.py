@@ -291,7 +291,7 @@ def test_who_came_last_makes_room() -> None:
 def test_a_block_is_taken_when_a_token_needs_it(full: str) -> None:
     """Two sequences that end with 7 tokens each fit two blocks of 8, and neither is ever pre-empted."""
     asked = [Request(context=4, tokens=4, arrival=0)] * 2
-    batching = Batching(policy="continuous", sequences=2, blocks=2, block=8, full=full)  # type: ignore[arg-type]
+    batching = resolved(policy="continuous", sequences=2, blocks=2, block=8, full=full)
     steps = [[(m.sequence, m.context) for m in batch.members] for _, batch in drive(loops(batching, asked))]
     assert steps == [[(0, context), (1, context)] for context in (4, 5, 6, 7)]
 

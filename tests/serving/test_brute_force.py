@@ -208,8 +208,9 @@ def time_of_others(graph: TaskGraph) -> int:
     for op in graph.op[graph.computes].tolist():
         costs = graph.ops.ops[op].costs
         counts = {what: any(any(piece) for piece in graph.ops.polynomials[costs[what]]) for what in (flops, elements)}
-        # A task of no quantity takes the least time there is, 1 ps, which its launch is longer than.
-        count += counts[elements]
+        # Vector work beside products is hidden by them. A task of neither takes the least time there is, 1 ps, which its launch
+        # is longer than.
+        count += counts[elements] and not counts[flops]
     return count + 7 * int(graph.computes.sum())
 
 
