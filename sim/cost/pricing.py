@@ -94,7 +94,7 @@ class Pricing:
     def _of_prompts(self, timing: Timing) -> str:
         peak = self._peak(timing, beyond=True)
         by = "FLOPs / peak and bytes / bandwidth" if peak else f"the FLOPs of {timing.kind}, as the profile has no `flops`"
-        return f"no prompts measured: TTFT is outside of this profile, a bound by {by}"
+        return f"several tokens at once not measured, TTFT is outside of this profile: a bound by {by}"
 
 
 def _is_guess(kernel: Kernel, timing: Timing) -> bool:
