@@ -87,8 +87,8 @@ class Memory(Section):
     )
     achievable: bool = Field(
         default=False,
-        description="Take `efficiency` from the preset: the share of the bandwidth that kernels were seen to reach. "
-        "Otherwise a preset gives the peak.",
+        description="Take `efficiency` from the preset: the share of the bandwidth that kernels reach once they run. A preset "
+        "sets it with `cost: kernel`; otherwise it gives the peak.",
     )
     capacity: Size | None = Field(
         default=None,
@@ -104,7 +104,8 @@ class Hardware(Section):
         default=None,
         min_length=1,
         description="A machine by its name (`sim list hardware`), or the path of its file, from the folder of the scenario. It "
-        "gives engines and memory; what is written here holds instead.",
+        "gives engines and memory, and settings of `mapping` and `cost` as software uses the device; what is written holds "
+        "instead.",
         examples=["a100-80g-sxm"],
     )
     from_profile: str | None = Field(
