@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from models.graph import IntArray, StepLanes
-from sim.cost.kernel import BESIDE, SUMMED, Kernel, Sized, Structure, costs_something, flops_per_key
+from sim.cost.kernel import BESIDE, SUMMED, Kernel, Sized, Structure, costs_something, keys_of
 from sim.mapping.steps import LOGITS, MEMBERS, TOKENS, BatchGraph, Template
 
 
@@ -59,11 +59,11 @@ def calls_of(template: Template) -> list[Call]:
     """All calls of a step that repeats a template, in program order. Its members share no prompts."""
     ops, owner = template.ops, template.owner
     some = {False: costs_something(ops, ops.cost_index), True: costs_something(ops, ops.several_index)}
-    structures = {False: Structure(ops.ops, owner, some[False], flops_per_key(ops, ops.cost_index))}
+    structures = {False: Structure(ops.ops, owner, some[False], keys_of(ops, ops.cost_index))}
     structures[True] = structures[False]
     if template.mixed:
         several = [replace(op.several, inputs=op.inputs) if op.several else op for op in ops.ops]
-        structures[True] = Structure(several, owner, some[True], flops_per_key(ops, ops.several_index))
+        structures[True] = Structure(several, owner, some[True], keys_of(ops, ops.several_index))
     shared: dict[object, list[int]] = {}
     for i, whose in enumerate(owner.tolist()):
         if whose in (TOKENS, LOGITS):

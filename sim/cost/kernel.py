@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from models.formats import ELEMENT
-from models.graph import MONOMIALS, QUANTITIES, IntArray, Op, OpGraph
+from models.graph import MONOMIALS, QUANTITIES, IntArray, Op, OpGraph, terms
 from sim.cost.profile import ATTENTION, DIMENSIONS, ELEMENTWISE, MATMUL, MULTI_HEAD, PREFILL, UNITS, Shapes
 
 FLOPS, VECTOR_OPS, WEIGHT, KV_READ, KV_WRITE, ACT_READ, ACT_WRITE = range(len(QUANTITIES))
@@ -77,14 +77,16 @@ class Sized(NamedTuple):
     def rows(self) -> IntArray:
         return self.batch * self.query
 
-    def heads(self, per_key: int) -> Attention:
-        """Heads and context. per_key: FLOPs of one row, all heads, for each token that it attends to."""
+    def heads(self, keys: Keys) -> Attention:
+        """Heads, and the context of the last row: under a mask it sees (Q - 1) / 2 tokens more than the mean row."""
         op = self.op
-        size = per_key // (2 * op.heads)
+        size = keys.flops // (2 * op.heads)
         if op.kind == ATTENTION:  # two products: the mean of the sizes of a key and of a value
             size //= 2
         of = np.ones_like(self.past)
-        return Attention((op.kv_heads or op.heads) * of, size * of, self.costs[FLOPS] // np.maximum(per_key * self.rows, 1))
+        twice = 2 * self.costs[FLOPS] // np.maximum(keys.flops * self.rows, 1)
+        context = (twice + (self.query - 1) * keys.visible) // 2
+        return Attention((op.kv_heads or op.heads) * of, size * of, context)
 
     def extent(self, text: str) -> IntArray:
         """A dimension of an op such as `8*B` or `min(N,4095)+1`."""
@@ -107,6 +109,13 @@ class Sized(NamedTuple):
         return np.asarray(results // np.maximum(self.rows, 1))
 
 
+class Keys(NamedTuple):
+    """FLOPs of one row, all heads, for each token that it attends to; visible: 1 if hidden ones cost nothing, else 0."""
+
+    flops: int
+    visible: int
+
+
 class Attention(NamedTuple):
     """KV heads, size of a head, and tokens attended to [entry]."""
 
@@ -118,21 +127,21 @@ class Attention(NamedTuple):
 class Structure:
     """Facts that the kernels of a graph depend on beside sizes.
 
-    readers: of each op, how many need it. loads: KV loads that each needs. per_key: as by `flops_per_key`. attention: the op
+    readers: of each op, how many need it. loads: KV loads that each needs. keys: as by `keys_of`. attention: the op
     that tells the heads of all of its layer and member, -1 if none does.
     """
 
-    def __init__(self, ops: Sequence[Op], owner: IntArray, some: npt.NDArray[np.bool_], per_key: IntArray) -> None:
+    def __init__(self, ops: Sequence[Op], owner: IntArray, some: npt.NDArray[np.bool_], keys: Sequence[Keys]) -> None:
         self.ops = ops
         self.readers = [0] * len(ops)
         self.loads: list[list[int]] = []
-        self.per_key: list[int] = per_key.tolist()
+        self.keys = keys
         first: dict[tuple[int, int], int] = {}
         for i, (op, whose, computes) in enumerate(zip(ops, owner.tolist(), some[FLOPS].tolist(), strict=True)):
             self.loads.append([j for j in op.inputs if ops[j].kind == "kv_load"])
             for j in op.inputs:
                 self.readers[j] += 1
-            if op.heads and computes and self.per_key[i]:
+            if op.heads and computes and keys[i].flops:
                 first.setdefault((op.layer, whose), i)
         self.attention = [first.get((op.layer, whose), -1) for op, whose in zip(ops, owner.tolist(), strict=True)]
 
@@ -158,7 +167,7 @@ class Structure:
         product = bool(costs[FLOPS].any() and costs[WEIGHT].any())
         per_head = bool(op.heads) and op.kind not in ONLY_MOVES
         known = per_head and self.attention[i] >= 0
-        attention = sized(self.attention[i]).heads(self.per_key[self.attention[i]]) if known else Attention(zero, zero, zero)
+        attention = sized(self.attention[i]).heads(self.keys[self.attention[i]]) if known else Attention(zero, zero, zero)
         kinds: tuple[str, ...] = (op.kind, MATMUL if product else ELEMENTWISE)
         if op.kind == ATTENTION:
             kinds = (MULTI_HEAD, ATTENTION) if (attention.kv_heads == op.heads).all() else (ATTENTION,)
@@ -201,10 +210,18 @@ def _together(parts: Sequence[Kernel]) -> Kernel:
     return replace(parts[0], shapes=shapes, **summed)
 
 
-def flops_per_key(ops: OpGraph, index: IntArray) -> IntArray:
-    """[op]: FLOPs that one more token in the cache adds for one row, before any window is full. index: [quantity, op]."""
+def keys_of(ops: OpGraph, index: IntArray) -> list[Keys]:
+    """By op: FLOPs that one more token in the cache adds for one row, before any window is full. index: [quantity, op]."""
     with_context = [i for i, (*_, context) in enumerate(MONOMIALS) if context]
-    return np.asarray(ops.table[index[FLOPS], 0][:, with_context].sum(axis=1))
+    with_pairs = range(len(MONOMIALS), terms(ops.masks))  # of masks: one more for each row
+    flops = ops.table[index[FLOPS], 0]  # [op, term]
+    visible = flops[:, with_pairs].sum(axis=1)
+    return [
+        Keys(*each)
+        for each in zip(
+            (flops[:, with_context].sum(axis=1) + visible).tolist(), (visible > 0).astype(int).tolist(), strict=True
+        )
+    ]
 
 
 def costs_something(ops: OpGraph, index: IntArray) -> npt.NDArray[np.bool_]:

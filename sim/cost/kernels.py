@@ -6,7 +6,7 @@ import numpy as np
 
 from models.graph import IntArray, OpGraph, StepLanes
 from sim.cost.calls import Sizes, calls_of
-from sim.cost.kernel import ONLY_MOVES, Kernel, Sized, Structure, costs_something, flops_per_key, joined
+from sim.cost.kernel import ONLY_MOVES, Kernel, Sized, Structure, costs_something, joined, keys_of
 from sim.mapping.steps import BatchGraph
 
 __all__ = ["ONLY_MOVES", "Kernel", "joined", "kernels", "kernels_of"]
@@ -33,8 +33,8 @@ def kernels_of(ops: OpGraph, steps: StepLanes) -> list[tuple[Kernel, ...]]:
             launches, _, _ = sizes.launches(call)
             found.update(dict.fromkeys(call.rows(ops)[:, 0].tolist(), tuple(launches)))
         return [found[i] for i in range(len(ops))]
-    some, per_key = costs_something(ops, ops.cost_index), flops_per_key(ops, ops.cost_index)
-    structure, member = Structure(ops.ops, ops.member, some, per_key), ops.member.tolist()
+    some, keys = costs_something(ops, ops.cost_index), keys_of(ops, ops.cost_index)
+    structure, member = Structure(ops.ops, ops.member, some, keys), ops.member.tolist()
     costs, (batch, query, past) = ops.costs_of(steps), ops.sizes_of(steps)
 
     def sized(i: int) -> Sized:

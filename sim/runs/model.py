@@ -32,7 +32,7 @@ class Layout:
     scope: str
     kv_heads: int
     element: int
-    chunked: bool
+    chunked: bool = False
 
     def __call__(self, captured: OpGraph) -> OpGraph:
         """The op graph that is simulated. Raises ConfigError if it cannot be fused."""

@@ -66,7 +66,7 @@ WRONG = {
     "absurdly fast": ("100 GB/s", "1e99 GB/s", "6:23", "at most 1000 PB/s"),
     "absurdly slow": ("model: fixed, table: block_estimates, jitter: 0.0", "model: fixed, table: {"
                       + TABLE.replace("q_pro:", "q_proj:").replace("1 us", "1000000 s") + "}", "5:3", "simulated time"),
-    "more ops than memory has room for": ("tokens: 1", "tokens: 10000000, count: 10", "1:1", "a row for every op"),
+    "more ops than memory has room for": ("tokens: 1", "tokens: 10000000, count: 10", "1:1", "rows for all ops"),
     "more layers than there are": ("layers: 1", "layers: 17", "2:39", "expected 1 to 16"),
     "duplicate key": ("name: mine", "name: mine\nname: yours", "2:1", "name"),
     "bad indentation": ("  memory:", " memory:", "6:2", ""),

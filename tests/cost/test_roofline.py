@@ -16,6 +16,7 @@ def makespan(op: dict, **hardware: object) -> int:  # type: ignore[type-arg]
         "model": {"graph": [{"name": "op", **op}]},
         "hardware": {**hardware, "engines": engines},
         "mapping": {"execution": "stream", "heads": "fused"},
+        "cost": "roofline",
     }
     return sim.run(from_dict(written)).makespan
 
@@ -89,6 +90,7 @@ def test_no_measured_model_beats_roofline(name: str, weights: str, arithmetic: s
     written = {
         "model": {"config": "llama-2-7b"},
         "hardware": {**device(name), "memory": {"capacity": None}},
+        "cost": "roofline",
         "mapping": {
             "execution": "stream", "heads": "fused", "softmax": "online", "kv": "operands",
             "formats": {"weights": weights, "arithmetic": arithmetic},

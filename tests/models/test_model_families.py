@@ -21,8 +21,8 @@ SOFTMAX = {"scores", "softmax_max", "softmax_exp", "softmax_norm", "weighted_val
 REFUSED = {
     "bert": "encoder-only",
     "roberta": "encoder-only",
-    "mamba": "no KV cache",
-    "minimax": "no KV cache",
+    "mamba": "keeps a state other than a KV cache",
+    "minimax": "keeps a state other than a KV cache",
     "bloom": "attention code of its own",
     "falcon": "attention code of its own",
     "gptj": "attention code of its own",

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 import sim
-from sim.analysis.series import batches, cached
+from sim.analysis.series import Levels, batches, cached
 from sim.render.trace.layout import Layout
 from sim.runs.run import run
 from sim.runs.workload import requests
@@ -94,7 +94,7 @@ def test_what_holds_of_any_run(workload: dict[str, object]) -> None:
     assert (r.slowdown > 0.999).all()
     assert sum(r.e2e.tolist()) == pytest.approx(r.in_system * r.end)
     # The cache never holds more than all that was asked for, and is empty in the end.
-    found = cached(result.log)
+    found = Levels.joined(cached(result.log))
     assert 0 < found.value.max() <= sum(request.context + request.prompt + request.tokens for request in asked)
     assert found.end.max() == result.makespan
     assert result.series.batch.max() <= 8

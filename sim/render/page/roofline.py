@@ -3,7 +3,7 @@
 The intensity of a kind is its FLOPs over the bytes that it moved through the channel, loads made for it included; its rate is
 its FLOPs over the time in which any of it was on an engine or was served by a channel. So no kind can be above the roofs of
 the machine as a whole: all engines at their peak, all channels at their bandwidth. FLOPs are two per multiply-add of a matrix
-product, and one per element of everything else.
+product; of ops without products, one per element. Vector work beside products overlaps them, and does not count.
 """
 
 from __future__ import annotations
@@ -58,7 +58,7 @@ def _flops(log: EventLog, names: list[str]) -> tuple[Ints, list[str]]:
     for graph, _, costs in derived.cost_blocks(log):
         computed, ops = np.unique(graph.op[graph.computes]), graph.ops.ops
         kind = np.array([names.index(ops[op].kind) for op in computed], dtype=np.int64)
-        np.add.at(total, kind, (costs[FLOPS] + costs[VECTOR_OPS]).sum(axis=1)[computed])
+        np.add.at(total, kind, np.where(costs[FLOPS] > 0, costs[FLOPS], costs[VECTOR_OPS]).sum(axis=1)[computed])
         dtypes |= {ops[op].dtype for op in computed if costs[FLOPS][op].any()}
     return total, sorted(dtypes)
 
