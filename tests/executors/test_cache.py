@@ -17,11 +17,12 @@ ROOT = Path(__file__).parents[2]
 SMALL = """
 import sys
 import tempfile
+from pathlib import Path
 from sim.base import kernel as base
 
 allowed = tempfile.TemporaryFile
 def refuse(dir, **options):
-    if "cache" in str(dir):
+    if "cache" in Path(dir).parts:
         raise PermissionError
     return allowed(dir=dir, **options)
 if "refuse" in sys.argv:
@@ -92,7 +93,7 @@ def test_a_folder_that_cannot_be_made_is_no_error(small, tmp_path):
     assert not Path(folder).exists()  # it lasts as long as the process
 
 
-def test_a_cache_that_cannot_be_written_is_read(tmp_path):
+def test_compiled_code_in_a_folder_that_cannot_be_written_is_read(tmp_path):
     """As in an image of a container that somebody else has made."""
     python(SMALL, tmp_path, tmp_path / "cache")
     said, folder = python(SMALL, tmp_path, tmp_path / "cache", "refuse")
