@@ -6,9 +6,12 @@
 t0 is the time from a launch to the first result, which no size of the kernel shortens. It is per task: an op in several tasks
 is several kernels. What a channel delivers to one transfer is its bandwidth, its `efficiency` and its port.
 
-Bytes move on the channel, where others contend for it. An engine that computes while it loads (`stream`) is busy for the whole
-time of the kernel, and longer if the channel delivers later; one that computes after it has loaded (`blocking`) is busy for
-what is left of that time. Loads ahead (`prefetch`) are transfers of their own: t0 and arithmetic follow them.
+Bytes move on the channel, where others contend for it. Under `stream` a kernel asks for them after its launch, and computes
+while they come. The launch of all is the t0 of matmuls, whose bytes are most: so whatever a kernel waits for is its transfer,
+and a faster channel helps. A kernel of a larger t0 (attention) holds the engine for the whole of its time; in one of a smaller
+t0 only arithmetic that takes longer than the bytes comes on top. Alone, each takes exactly the time above. Under `blocking` an
+engine is busy for what is left of that time when its operands are there. Loads ahead (`prefetch`) are transfers of their own:
+t0 and arithmetic follow them.
 """
 
 from __future__ import annotations
@@ -55,6 +58,7 @@ class KernelCosts(Caching):
         shares = peak_share if isinstance(peak_share, Mapping) else {"any": peak_share}
         self.machine = replace(machine, flops=_reached(machine.flops, shares), overhead=0)
         self.overhead = machine.overhead
+        self.launch = self.t0[MATMUL] + self.overhead
         self._clear()
 
     def _clear(self) -> None:
@@ -96,7 +100,7 @@ class KernelRows:
 
     def __init__(self, costs: KernelCosts, graph: TaskGraph) -> None:
         self.rates = RateTable(graph, costs.machine)
-        self.alone = costs.machine.alone
+        self.alone, self.launch = costs.machine.alone, costs.launch
         t0 = costs.launch_times(graph)[graph.op]
         first = np.flatnonzero(graph.computes)[:1]
         t0[first] += costs.per_step
@@ -114,9 +118,13 @@ class KernelRows:
         compute, work = out[:, :, COMPUTE], out[:, :, WORK]
         num, den = self.alone
         loading = np.where(self.loads, ceil_scaled(work, den, num), 0)
-        whole = self.t0 + np.maximum(compute, loading)
-        busy = whole if self.overlap else np.maximum(whole - loading, 1)
-        out[:, :, COMPUTE] = np.where(self.computes, busy, 0)
+        whole, short = self.t0 + np.maximum(compute, loading), self.t0 + np.maximum(compute - loading, 0)
+        if self.overlap:  # the launch, then the later of the rest and of the bytes
+            launched = np.where((self.t0 < self.launch) & (short <= self.launch), short, self.t0 + compute)
+            busy = np.where(self.t0 > self.launch, whole, launched)
+        else:
+            busy = whole - loading
+        out[:, :, COMPUTE] = np.where(self.computes, np.maximum(busy, 1), 0)
         return np.asarray(out)
 
 
