@@ -96,8 +96,9 @@ class Profiled(Caching):
     def distinct(self, graph: TaskGraph, steps: StepLanes) -> tuple[IntArray, IntArray, IntArray]:
         """Durations of tasks that stand for all [row, lane], and the row of each task."""
         costs = graph.ops.costs_of(steps)
-        tasks, index = graph.alike(costs)
         times = self.op_times(graph.ops, steps)
+        # Where bytes and FLOPs divide evenly, times may not.
+        tasks, index = graph.alike(np.concatenate([costs, [times.whole, times.loading, times.work]]))
         computes, from_memory = graph.computes[tasks], (graph.moves[tasks] & MEMORY) != 0
         whole, loading = graph.share(times.whole, tasks), graph.share(times.loading, tasks)
         overlaps = computes & from_memory & self.machine.overlap

@@ -174,12 +174,13 @@ class TaskGraph:
         """Representatives of tasks with equal costs: (int [representative], tasks; int [task], index of its representative).
 
         Equal shares of one op cost the same, and most ops divide evenly: a value computed per representative and spread by
-        the index is computed some ten times less often. ops: for each op, the first of those that cost the same.
+        the index is computed some ten times less often. costs: [quantity, op(, lane)], all that is shared out. ops: for each
+        op, the first of those that cost the same.
         """
         first, kind = self._forms(ops)
         op, parts = self.op[first], self.parts[first].astype(np.int64)
         split = np.flatnonzero(parts > 1)
-        of = costs.reshape(len(QUANTITIES), len(self.ops), -1)
+        of = costs.reshape(len(costs), len(self.ops), -1)
         divides = np.ones(len(first), dtype=np.bool_)
         divides[split] = (of[:, op[split]] % parts[split, None] == 0).all(axis=(0, 2))
         if divides.all():

@@ -27,7 +27,7 @@ from sim.runs.plan import plan
 from sim.runs.run import read, run
 from sim.scenario.shipped import scenarios as shipped
 from tests.executors import assert_same
-from tests.executors.scenarios import served
+from tests.executors.scenarios import XEON, served
 from tests.machine.test_invariants import scenarios as written
 
 LARGE = 20_000  # tasks; the reference takes too long for more
@@ -343,6 +343,17 @@ def test_experts_that_are_given(tmp_path):
             "batching": "continuous", "routing": {"file": str(path)}, "sequences": [{"prompt": 6, "tokens": 5, "count": 3}],
         },
         "mapping": {"heads": "fused"},
+    })))  # fmt: skip
+
+
+def test_shares_of_a_measured_time_do_not_depend_on_the_steps_worked_out_at_once():
+    """The FLOPs of a step may divide evenly by the heads of an attention, and its time not."""
+    both(setup_of(sim.scenario.from_dict({
+        "model": {"config": "gemma-3-1b", "layers": 1, "scope": "block"},
+        "mapping": {"softmax": "online", "execution": "stream"},
+        "hardware": {"engines": {"count": 1}, "memory": {"bandwidth": "100 GB/s"}},
+        "workload": {"batching": "static", "sequences": [{"context": 33, "tokens": 5}]},
+        "cost": {"model": "profiled", "profile": XEON, "otherwise": "roofline"},
     })))  # fmt: skip
 
 

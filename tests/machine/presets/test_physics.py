@@ -92,6 +92,7 @@ def configurations(draw: st.DrawFn) -> dict[str, Any]:
             "memory": {
                 "arbiter": draw(st.sampled_from([name for name in ARBITERS.names() if name not in ("priority", "weighted")])),
                 "channels": {"count": draw(st.integers(1, 3))},
+                "capacity": None,  # that of an SRAM-only chip holds no model
                 "achievable": find(preset).achievable is not None and draw(st.booleans()),
             },
         },
