@@ -164,7 +164,7 @@ class Formats(Section):
     def weight_names(self) -> set[str]:
         """Names of all formats of weights."""
         if not isinstance(self.weights, WeightFormats):
-            return {self.weights} - {None}  # type: ignore[return-value]
+            return set() if self.weights is None else {self.weights}
         return {name for key in WeightFormats.model_fields if (name := getattr(self.weights, key)) is not None}
 
     def name_of_weights(self, kind: str) -> str | None:

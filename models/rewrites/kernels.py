@@ -117,7 +117,7 @@ def _result(ops: OpGraph, op: Op, compare: Comparison) -> Pieces:
 
 def _elements(shape: Sequence[str], start: int) -> Polynomial | None:
     """The product of dimensions, such as `B*Q` and `min(N,512)+1`, for contexts from `start`; None if it has other terms."""
-    product = {(0, 0, 0): 1}
+    product: dict[tuple[int, ...], int] = {(0, 0, 0): 1}
     for dimension in shape:
         terms = [_term(text, start) for text in re.split(r"\+(?![^(]*\))", dimension)]
         larger: dict[tuple[int, ...], int] = {}
@@ -125,7 +125,7 @@ def _elements(shape: Sequence[str], start: int) -> Polynomial | None:
             for more, times in terms:
                 key = tuple(map(sum, zip(powers, more, strict=True)))
                 larger[key] = larger.get(key, 0) + count * times
-        product = larger  # type: ignore[assignment]
+        product = larger
     return None if product.keys() - set(MONOMIALS) else tuple(product.get(powers, 0) for powers in MONOMIALS)
 
 

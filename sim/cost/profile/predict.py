@@ -52,7 +52,7 @@ def _at(timing: Timing, shapes: Shapes, rows: int) -> Floats:
 
 
 def _factor(timing: Timing, shapes: Shapes, rows: int) -> Floats:
-    """How far the form is off near shapes that were measured, linear between contexts; 1 for other heads."""
+    """Factor of measured over fitted time near shapes that were measured, linear between contexts; 1 for other heads."""
     result = np.ones(np.shape(shapes.context))
     if not timing.near:
         return result

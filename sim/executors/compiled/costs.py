@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from typing import Protocol
 
 import numpy as np
@@ -137,7 +138,7 @@ class Launched:
         out[:] = self.kernels.launched(self._step)
 
 
-class Both:
+class Both(ABC):
     """Costs of which each row is made of a row of one and a row of another."""
 
     def __init__(self, one: Costs, other: Costs) -> None:
@@ -162,9 +163,9 @@ class Both:
         self.other.fill_step(second, loop, token, batch)
         self.join(out, first[:, self.of_one], second[:, self.of_other])
 
+    @abstractmethod
     def join(self, out: npt.NDArray[np.int64], first: IntArray, second: IntArray) -> None:
         """Write what follows from the rows [lane, row, (compute, work, bytes)] of both."""
-        raise NotImplementedError
 
 
 class Completed(Both):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
@@ -39,7 +40,7 @@ class OutOfRangeError(Exception):
     """A number exceeds 62 bits; the reference executor has no such limit."""
 
 
-class Run:
+class Run(ABC):
     """Base of `Sequences` and `Batches`: the memory of a run, and the calls of the event loop.
 
     m, log and `service`: see `sim.executors.compiled.state`. sink: takes the log in parts, None to keep it whole.
@@ -78,23 +79,23 @@ class Run:
             self.progress(done - self.reported, int(self.m[NOW]))
             self.reported = done
 
+    @abstractmethod
     def tokens(self) -> int:
         """Output tokens so far."""
-        raise NotImplementedError
 
+    @abstractmethod
     def verify(self) -> None:
         """Raise SimulationError if there is work left."""
-        raise NotImplementedError
 
     # For a run that is a span of another
 
+    @abstractmethod
     def last(self) -> int:
         """The end of its last step, ps."""
-        raise NotImplementedError
 
+    @abstractmethod
     def own_rows(self) -> slice:
         """Its own rows in the log of all spans."""
-        raise NotImplementedError
 
     def move(self, by: int) -> None:
         """Delay everything by so many ps."""
