@@ -171,36 +171,19 @@ class RateTable:
         self.masks = np.array(graph.ops.masks, dtype=np.int64).reshape(-1, 2)
         vector, bandwidth = fraction(machine.vector_flops), fraction(machine.bandwidth)
         self.rates = np.array([*vector, *bandwidth, machine.overhead], dtype=np.int64)
-        self._no_members = np.zeros((1, 0, 4), dtype=np.int64)
         self._layers: list[IntArray] = [np.array(each.layers, dtype=np.int64) for each in getattr(graph.ops, "routed", ())]
         first = np.cumsum([0, *map(len, self._layers)])
         self._place = first[self.rows.routed[:, 0]] + self.rows.routed[:, 1]  # among the layers of all routed ops
 
-    def _values(self, lanes: int) -> IntArray:
-        return np.empty((lanes, len(self.rows.term) + len(self.rows.routed)), dtype=np.int64)
-
     def fill(self, out: IntArray, steps: StepLanes, *, compiled: bool) -> None:
         """Write [lane, row, (compute, work, bytes)]."""
-        lanes = len(steps.context)
+        lanes, rows, ops = len(steps.context), self.rows, self.graph.ops
         sizes, members = np.zeros((lanes, 4), dtype=np.int64), np.zeros((lanes, 0, 4), dtype=np.int64)
         sizes[:, 0], sizes[:, 1] = self.graph.ops.batch, steps.context
         if steps.members is not None and self.graph.ops.members is not None:
             members = table_of(steps.members)
             sizes[:, 2], sizes[:, 3] = members[:, :, M_QUERY].sum(axis=1), steps.members.logits
-        self._fill(out, members, sizes, self._values(lanes), compiled=compiled)
-
-    def fill_step(self, out: IntArray, members: IntArray, *, context: int, tokens: int, logits: int) -> None:
-        """Write [lane, row, (compute, work, bytes)] of one step, by compiled code. members: [member, field].
-
-        context, tokens, logits: of all members together; tokens are those that they feed in.
-        """
-        # Arrays of its own, since threads that run steps of the same graph share this table.
-        sizes = np.array([(self.graph.ops.batch, context, tokens, logits)], dtype=np.int64)
-        plain = self.graph.ops.members is None
-        self._fill(out, self._no_members if plain else members[None], sizes, self._values(1), compiled=True)
-
-    def _fill(self, out: IntArray, members: IntArray, sizes: IntArray, value: IntArray, *, compiled: bool) -> None:
-        rows, ops = self.rows, self.graph.ops
+        value = np.empty((lanes, len(rows.term) + len(rows.routed)), dtype=np.int64)
         if len(rows.routed):
             value[:, len(rows.term) :] = self._routed(members)
         launch(fill, compiled=compiled)(

@@ -81,20 +81,21 @@ def lanes_of(number: int, token: int, batch: Batch, lanes: int = 1) -> StepLanes
     )  # fmt: skip
 
 
-def sram_use(setup: Setup, graph: TaskGraph | None = None, lanes: StepLanes | None = None) -> dict[int, int]:
+def sram_use(setup: Setup, graph: TaskGraph | None = None, lanes: StepLanes | None = None, lane: int = 0) -> dict[int, int]:
     """Bytes of SRAM that the operands of each computing task take; by default of the step that decodes one token.
 
     Raises ConfigError if those of a task do not fit, and says what would.
     """
     graph = setup.graph if graph is None else graph
-    costs = graph.ops.costs(0) if lanes is None else graph.ops.costs_of(lanes)[:, :, 0]
+    costs = graph.ops.costs(0) if lanes is None else graph.ops.costs_of(lanes)[:, :, lane]
     moved = graph.bytes_moved(costs)
     use: dict[int, int] = {}
     for task in np.flatnonzero(graph.prefetch).tolist():
         consumer = int(graph.outputs[graph.output_start[task]])
         use[consumer] = use.get(consumer, 0) + max(1, int(moved[task]))
     if setup.sram is not None:
-        _refuse_what_does_not_fit(setup, graph, costs, use, setup.sram, lanes)
+        tokens = 1 if lanes is None or lanes.members is None else int(lanes.members.query[:, lane].sum())
+        _refuse_what_does_not_fit(setup, graph, costs, use, setup.sram, tokens)
     return use
 
 
@@ -103,15 +104,15 @@ def refuse_large_weights(setup: Setup, graph: TaskGraph, lanes: StepLanes, sram:
     costs = graph.ops.costs_of(lanes)[:, :, 0]
     own = np.flatnonzero((graph.moves & CLASS_BIT["weight"] != 0) & graph.computes)
     weights = graph.share(costs[QUANTITIES.index("weight")], own)
-    _refuse_what_does_not_fit(setup, graph, costs, dict(zip(own.tolist(), weights.tolist(), strict=True)), sram, lanes)
+    tokens = 1 if lanes.members is None else int(lanes.members.query.sum())
+    _refuse_what_does_not_fit(setup, graph, costs, dict(zip(own.tolist(), weights.tolist(), strict=True)), sram, tokens)
 
 
 def _refuse_what_does_not_fit(
-    setup: Setup, graph: TaskGraph, costs: IntArray, use: dict[int, int], sram: int, lanes: StepLanes | None
+    setup: Setup, graph: TaskGraph, costs: IntArray, use: dict[int, int], sram: int, tokens: int
 ) -> None:  # fmt: skip
-    """Raise ConfigError if the bytes that some task uses exceed SRAM. use: bytes by number of the task."""
+    """Raise ConfigError if the bytes that some task uses exceed SRAM. use: bytes by number of the task. tokens: new ones."""
     if max(use.values(), default=0) > sram:
-        tokens = 1 if lanes is None or lanes.members is None else int(lanes.members.query.sum())
         beside = f" (resident weights hold {format_bytes(setup.resident)} more)" if setup.resident else ""
         raise ConfigError("hardware.sram", f"{_what_would_fit(graph, costs, use, sram, tokens)}{beside}")
 

@@ -68,10 +68,10 @@ class Batch:
             self._members = tuple(map(Member._make, self.table.tolist()))
         return self._members
 
-    def decoded_on(self) -> Batch:
-        """The step after this one, where all members have decoded one token and decode another."""
+    def decoded_on(self, steps: int = 1) -> Batch:
+        """The step so many after this one, where all members have decoded one token in each and decode another."""
         after = Batch.__new__(Batch)
-        after._members, after.table = None, self.table + ONE_MORE
+        after._members, after.table = None, self.table + steps * ONE_MORE
         after.swap, after.forks, after.shape, after.emitted = "", (), self.shape, self.emitted
-        after.context, after.tokens, after.logits = self.context + len(self.table), self.tokens, self.logits
+        after.context, after.tokens, after.logits = self.context + steps * len(self.table), self.tokens, self.logits
         return after

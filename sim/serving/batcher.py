@@ -65,6 +65,7 @@ class Batcher:
     _last: Batch | None = None  # the step that `next` returned last, unless it was a swap
     _overdue: SequenceState | None = None  # a prompt for which decodes left too little in the last step
     _decoding_on: bool = False  # that step decodes one token of each member, as the one before it did
+    _admitted: bool = False  # requests joined before that step
     _policy: BatchingPolicy = field(init=False)
 
     def __post_init__(self) -> None:
@@ -87,23 +88,50 @@ class Batcher:
         self._last, self._decoding_on = Batch(members, forks=self._forks(members)) if members else None, False
         return self._last
 
-    def ended(self, batch: Batch, now: int) -> None:
-        """Take note that the step that `next` returned last has ended."""
+    def ended(self, batch: Batch, now: int, steps: int = 1) -> None:
+        """Take note that the step that `next` returned last has ended.
+
+        steps: that it and those after it have ended in which its members decoded on, so many in all.
+        """
         if batch.swap:
             return
-        if self._decoding_on:
-            for sequence in self._in_step:
-                sequence.generated += 1
-                sequence.cached += 1
-                sequence.decoded += 1
-        else:
+        decoded = steps
+        if not self._decoding_on:
             self._update(batch)
+            decoded -= 1
+        if decoded:
+            for sequence in self._in_step:
+                sequence.generated += decoded
+                sequence.cached += decoded
+                sequence.decoded += decoded
+        if steps > 1:
+            self._last, self._decoding_on = batch.decoded_on(steps - 1), True
         for sequence in [s for s in self.running if s.generated >= s.request.tokens and not s.forked]:
             self.running.remove(sequence)
             self.blocks.free(sequence)
             self.arrivals.ended(sequence.number, now)
         if self.batching.layout.windowed:
             self.blocks.free_unseen(self.running)
+
+    def steps_ahead(self) -> int:
+        """After `next`: how many steps would follow that one in which its members, and no others, decode one token each.
+
+        So many do if no request arrives before they begin (`until`). It may be fewer than there are.
+        """
+        last, settings = self._last, self.batching.settings
+        if last is None or self._swaps or self.swapped or not self._decodes_on(last):
+            return 0
+        frees = bool(self.waiting) and self.batching.layout.windowed
+        if self.batching.capacity is not None and (settings.kv.full != "wait" or frees):
+            return 0  # blocks are allocated or freed meanwhile
+        if self.waiting and self._admitted and len(self.running) < self.batching.sequences:
+            return 0  # the policy is asked about another batch than before
+        return min(sequence.request.tokens - sequence.generated for sequence in self.running) - 1
+
+    @property
+    def until(self) -> int | None:
+        """The time from which the next step may have other members, because a request has arrived; None if none is to come."""
+        return None if self._policy.alone else self.arrivals.next
 
     def _update(self, batch: Batch) -> None:
         """Update the sequences of the step that has ended."""
@@ -131,6 +159,7 @@ class Batcher:
     def _admit(self) -> None:
         """Admit requests as the policy chooses them, until it stops or one does not fit."""
         remaining = len(self.running)
+        self._admitted = False
         while self.waiting and not self.swapped and len(self.running) < self.batching.sequences:
             chosen = self._policy.choose(self.waiting, remaining)
             if chosen is None:
@@ -141,6 +170,7 @@ class Batcher:
             for sequence in samples:
                 self.waiting.remove(sequence)
                 self.running.append(sequence)
+            self._admitted = True
 
     def _samples(self, chosen: SequenceState) -> list[SequenceState]:
         """All samples of a waiting request's prompt, which are admitted together; a request without others alone."""

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -9,6 +11,7 @@ import sim.scenario
 from models.graph import IntArray, StepLanes
 from sim.base.errors import ConfigError, InputError
 from sim.cost import CostModel
+from sim.executors import simulate
 from sim.executors.compiled.costs import Constant, Costs, PerTask, costs_of
 from sim.executors.compiled.state import BYTES, COMPUTE, COST, WORK
 from sim.executors.setup import Setup, lanes_of, sram_use
@@ -17,6 +20,7 @@ from sim.runs.plan import plan
 from sim.runs.run import read
 from sim.scenario.shipped import scenarios
 from sim.serving.batcher import Batcher, loops
+from tests.executors import assert_same
 from tests.machine.test_written_graph import TEXT
 
 KINDS = "norm q_proj k_proj v_proj o_proj rope attention residual act gate_proj up_proj down_proj kv_load kv_store weight_load"
@@ -100,7 +104,7 @@ def assert_lanes(setup: Setup, token: IntArray) -> None:
 
 
 def assert_batches(setup: Setup, batcher: Batcher) -> None:
-    """The first steps of a loop."""
+    """The first steps of a loop, some of them with those that follow if their members decode on."""
     made: dict[int, Costs] = {}
     for number in range(12):
         batch = batcher.next(10**15)
@@ -108,12 +112,10 @@ def assert_batches(setup: Setup, batcher: Batcher) -> None:
             break
         assert setup.graphs is not None
         graph = setup.graphs(batch.shape)
-        costs, lanes = made.setdefault(id(graph), costs_of(setup, graph)), lanes_of(0, number, batch)
-        found = np.full((2, 1, costs.rows, COST), -1, dtype=np.int64)
-        costs.fill(found[0], lanes)
-        costs.fill_step(found[1], 0, number, batch)
-        for each in found:
-            assert_equal(setup, graph, lanes, each[:, costs.row_of])
+        costs, lanes = made.setdefault(id(graph), costs_of(setup, graph)), lanes_of(0, number, batch, 1 + number % 3)
+        out = np.full((len(lanes.context), costs.rows, COST), -1, dtype=np.int64)
+        costs.fill(out, lanes)
+        assert_equal(setup, graph, lanes, out[:, costs.row_of])
         batcher.ended(batch, 10**15)
     assert made
 
@@ -158,45 +160,38 @@ def test_an_operand_that_does_not_fit_is_refused(cost: str) -> None:
     costs = costs_of(setup, setup.graphs(batch.shape))
     out = np.zeros((1, costs.rows, COST), dtype=np.int64)
     with pytest.raises(ConfigError, match="at once, SRAM has"):
-        costs.fill_step(out, 0, 0, batch)
-    with pytest.raises(InputError):
         costs.fill(out, lanes_of(0, 0, batch))
 
 
 class Counted:
-    """A cost model that records how many steps each call asked for, and raises InputError for contexts beyond a limit."""
+    """A cost model that records how many steps each call asked for; InputError for a long context of sequence 0 alone."""
 
-    def __init__(self, of: CostModel, limit: int) -> None:
-        self.of, self.limit, self.asked = of, limit, list[int]()
+    def __init__(self, of: CostModel, most: int) -> None:
+        self.of, self.most, self.asked = of, most, list[int]()
 
     def durations(self, graph: TaskGraph, steps: StepLanes) -> tuple[IntArray, IntArray]:
-        if int(steps.context.max()) > self.limit:
+        assert steps.members is not None
+        if steps.members.sequence[:, 0].tolist() == [0] and int(steps.context.max()) > self.most:
             raise InputError("too long")
         self.asked.append(len(steps.context))
         return self.of.durations(graph, steps)
 
 
-@pytest.mark.parametrize("limit", [10**6, 100])
-def test_steps_that_are_worked_out_ahead_cost_the_same(limit: int) -> None:
-    """One of two sequences ends after 20 steps, with 78 tokens cached in all, the other after 40."""
-    sequences = "workload.sequences=[{context: 10, tokens: 20}, {context: 30, tokens: 40}]"
-    setup = setup_of("batch_8", "model.layers=1", "model.scope=block", PREFETCH, VARIED, sequences)
-    assert setup.batching is not None
-    assert setup.graphs is not None
-    counted = Counted(setup.costs, limit)
-    object.__setattr__(setup, "costs", counted)
-    (batcher,) = loops(setup.batching, setup.sequences)
-    made: dict[int, Costs] = {}
-    for number in range(40):
-        batch = batcher.next(0)
-        assert batch is not None
-        graph = setup.graphs(batch.shape)
-        costs = made.setdefault(id(graph), PerTask(graph, setup.costs))
-        out = np.zeros((1, costs.rows, COST), dtype=np.int64)
-        costs.fill_step(out, 0, number, batch)
-        wanted = counted.of.durations(graph, lanes_of(0, number, batch))
-        np.testing.assert_array_equal(out[0, :, :BYTES].T, np.stack(wanted)[:, :, 0])
-        batcher.ended(batch, 0)
-    assert batcher.next(0) is None
-    assert counted.asked[:3] == [1, 2, 4]
-    assert len(counted.asked) < 20
+def run_counted(sequences: str, most: int) -> list[int]:
+    """Run a batch by both executors, and compare their logs; returns the steps of each call of the cost model."""
+    setup = setup_of("batch_8", "model.layers=1", "model.scope=block", PREFETCH, VARIED, f"workload.sequences={sequences}")
+    expected = simulate(setup, executor="simpy")[0]
+    counted = Counted(setup.costs, most)
+    found = simulate(replace(setup, costs=counted), executor="compiled")[0]
+    assert_same(found, expected)
+    return counted.asked
+
+
+def test_steps_that_are_worked_out_ahead_are_the_same() -> None:
+    """One of two sequences ends after 20 steps, the other after 40."""
+    assert run_counted("[{context: 10, tokens: 20}, {context: 30, tokens: 40}]", 1000) == [4, 8, 8, 4, 8, 8]
+
+
+def test_what_does_not_fit_in_a_step_that_never_comes_is_no_error() -> None:
+    """The second request comes during the first step of the first, which alone could make no second one."""
+    assert run_counted("[{context: 10, tokens: 3}, {context: 3, tokens: 9, arrival: 1 ps}]", 10) == [1, 2, 4, 3]

@@ -1,16 +1,19 @@
-"""Batched runs: the event loop stops for each step, which a batcher makes up, and goes on with the graph of its shape."""
+"""Batched runs: the event loop stops for a step that a batcher makes up, and goes on with the graph of its shape.
+
+Steps in which the same members decode on need no batcher: their durations are worked out with those of the first, and the event
+loop goes through them by itself until a request arrives.
+"""
 
 from __future__ import annotations
 
 from array import array
-from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from sim.base.kernel import compile_kernel
 from sim.mapping.steps import Shape
-from sim.base.errors import SimulationError
+from sim.base.errors import InputError, SimulationError
 from sim.log.tables import EventLog, ServiceTable, MemberTable, StepTable, TaskTable
 from sim.executors.compiled.build import MemoryPlan, Words
 from sim.executors.compiled.costs import Costs, costs_of
@@ -19,15 +22,15 @@ from sim.executors.compiled.forms import Form
 from sim.executors.compiled.loop import advance
 from sim.executors.compiled.state import (
     CHANNEL_TABLE, CHANNEL_WORDS, COST, DONE, SERVICES, SERVICE_FIELDS, K_ARRIVALS, K_ARRIVED, K_HEADS, K_NEW,
-    LOG_FIELDS, LOOP_TABLE, LOOP_WORDS, L_BATCHED, L_CELLS_OF, L_NUMBER, NONE, NOW, READY, RING, RING_HEAD, RING_SIZE,
-    RING_TAIL, SLOT_WORDS, S_BASE, S_COST, S_END, S_FIRST, S_FIRST_END, S_FORM, S_KEY, S_LOOP, S_MEMBERS, S_NODES, S_OWNER,
-    S_QUEUE, S_RELEASED, S_ROW, S_STEP, S_TASKS, S_TOKEN, TURN, TURN_LIST, WANTS_STEP,
+    LOG_FIELDS, LOOP_TABLE, LOOP_WORDS, L_BATCHED, L_CELLS_OF, L_NUMBER, L_SLOT, NEVER, NONE, NOW, READY, RING, RING_HEAD,
+    RING_SIZE, RING_TAIL, SLOT_WORDS, S_AHEAD, S_BASE, S_COST, S_FIRST, S_FIRST_END, S_FORM, S_KEY, S_LOOP, S_MEMBERS, S_NEXT,
+    S_NODES, S_OWNER, S_QUEUE, S_ROW, S_STEP, S_TASKS, S_TOKEN, S_UNTIL, TIMES, TURN, TURN_LIST, WANTS_STEP,
 )  # fmt: skip
 from sim.executors.size import tasks_in_all
-from sim.executors.setup import Progress, Setup
+from sim.executors.setup import Progress, Setup, lanes_of
 from models.experts import M_SEQUENCE
 from sim.machine.arbiters.disciplines import Discipline
-from sim.serving.batch import Batch
+from sim.serving.batch import ONE_MORE, Batch
 from sim.serving.batcher import Batcher, loops
 from sim.mapping.tasks import TaskGraph
 
@@ -35,18 +38,12 @@ LOOP_BITS = 40  # the key of a step is (loop << 40) + step: 10^12 steps, 4 milli
 FIRST_ROWS = 1 << 16
 MOST_AT_FIRST = 1 << 26  # rows; 6 GB of addresses
 MEMBER_FIELDS = 7
+LEAST_AHEAD, MOST_AHEAD = 4, 32  # steps that are worked out at once, where members decode on
+AHEAD = 1 << 17  # their durations
 
-
-class Kept(NamedTuple):
-    """A row of the step table. graph: its number. row: the first row of its tasks."""
-
-    loop: int
-    token: int
-    context: int
-    graph: int
-    row: int
-    released: int
-    end: int
+# Fields of a step that has ended. E_GRAPH: number of its graph. E_ROW: the first row of its tasks
+E_LOOP, E_TOKEN, E_CONTEXT, E_GRAPH, E_ROW, E_RELEASED, E_END = range(7)
+ENDED_FIELDS = 7
 
 
 class Entry(NamedTuple):
@@ -69,17 +66,19 @@ class Area:
 class Loop:
     """A loop of batched steps. slot: the address of its step. batch: the one in progress, None between steps.
 
-    shape: of its last step. entry: of the graph for this shape.
+    The step may be the first of several in which its members decode on; token, row: of this first one. steps: how many they are
+    at most. ahead: how many the next are. shape: of its last step. entry: of the graph for this shape.
     """
 
     entry: Entry
 
     def __init__(self, number: int, batcher: Batcher) -> None:
         self.number, self.batcher = number, batcher
-        self.slot = self.token = self.row = self.graph = 0
+        self.slot = self.token = self.row = 0
+        self.ahead, self.steps = LEAST_AHEAD, 0
         self.batch: Batch | None = None
         self.shape: Shape | None = None
-        self.cells, self.costs, self.members = Area(), Area(), Area()
+        self.cells, self.costs, self.members, self.times = Area(), Area(), Area(), Area()
 
 
 class Part(NamedTuple):
@@ -110,7 +109,7 @@ class Batches(Run):
             batchers = [part.batcher]
         self.loops = [Loop(number, batcher) for number, batcher in enumerate(batchers)]
         self.in_parts = sink is not None and len(batchers) == 1
-        self.kept: list[Kept] = []  # steps that have ended
+        self.kept = array("q")  # [step, field] of those that have ended
         self.counts, self.member_rows = array("q"), array("q")  # members of each step, and their columns one after another
         self.given = self.given_members = 0  # steps that the sink has taken, and their members
         self.graphs: list[TaskGraph] = []  # by number
@@ -149,7 +148,7 @@ class Batches(Run):
         """Wake all loops at once: their batchers know when requests come."""
         for loop in self.loops:
             place = self.table + loop.number * LOOP_WORDS
-            self.m[place + L_NUMBER], self.m[place + L_BATCHED] = loop.number, 1
+            self.m[place + L_NUMBER], self.m[place + L_BATCHED], self.m[place + L_SLOT] = loop.number, 1, loop.slot
             self.wake(place, 0)
 
     def execute(self) -> None:
@@ -184,41 +183,65 @@ class Batches(Run):
         return NONE
 
     def _end(self, loop: Loop, batch: Batch, now: int) -> None:
-        released, end = self.m[loop.slot + S_RELEASED], self.m[loop.slot + S_END]
-        self.kept.append(Kept(loop.number, loop.token - 1, batch.context, loop.graph, loop.row, int(released), int(end)))
-        self.counts.append(len(batch) + len(batch.forks))
-        self.member_rows.frombytes(batch.table.tobytes())
+        steps, members, (graph, form, _) = int(self.m[loop.slot + S_TOKEN]) - loop.token + 1, len(batch), loop.entry
+        times = self.m[loop.times.at : loop.times.at + TIMES * steps].tolist()
+        for i in range(steps):
+            self.kept.extend((loop.number, loop.token + i, batch.context + i * members, graph, loop.row + i * form.size))
+            self.kept.extend(times[TIMES * i : TIMES * (i + 1)])
+        self.counts.extend([members + len(batch.forks)] * steps)
+        self.member_rows.frombytes((batch.table + ONE_MORE * np.arange(steps)[:, None, None]).tobytes())
         for fork in batch.forks:
             self.member_rows.extend((fork, 0, 0, 0, 0, 1, -1))
-        self.done += batch.emitted
+        self.done += batch.emitted * steps
         self.report()
-        loop.batch = None
-        loop.batcher.ended(batch, now)
+        self.m[loop.slot + S_AHEAD] = 0
+        loop.batch, loop.token = None, loop.token + steps
+        self.rows -= (loop.steps - steps) * form.size  # arrivals interrupt no loop but the only one
+        loop.ahead = min(2 * loop.ahead, MOST_AHEAD) if steps == loop.ahead else LEAST_AHEAD
+        loop.batcher.ended(batch, now, steps)
 
     def _begin(self, loop: Loop, batch: Batch) -> None:
         """Fill in the slot of a step."""
         if batch.shape is not loop.shape:
             assert self.setup.graphs is not None
             loop.shape, loop.entry = batch.shape, self._entry(self.setup.graphs(batch.shape))
-        number, form, costs = loop.entry
-        self._reserve(loop, form, costs, len(batch))
-        members, m, slot = len(batch), self.m, loop.slot
-        at, members_at = loop.costs.at, loop.members.at
-        costs.fill_step(m[at : at + costs.rows * COST].reshape(1, costs.rows, COST), loop.number, loop.token, batch)
+        _, form, costs = loop.entry
+        loop.row, loop.steps, members = self.rows, self._work_out(loop, batch, self._steps_at_once(loop)), len(batch)
+        self.rows += loop.steps * form.size
+        m, slot, members_at, until = self.m, loop.slot, loop.members.at, loop.batcher.until
         m[members_at : members_at + members] = batch.table[:, M_SEQUENCE]
         first, others = m[members_at], len(self.setup.sequences) + loop.number
         m[slot + S_LOOP] = self.table + loop.number * LOOP_WORDS
         m[slot + S_KEY] = (loop.number << LOOP_BITS) + loop.token
         m[slot + S_FORM], m[slot + S_TASKS], m[slot + S_NODES] = form.at, form.size, form.nodes
         m[slot + S_FIRST], m[slot + S_FIRST_END] = form.first, form.first_end
-        m[slot + S_BASE], m[slot + S_ROW] = loop.cells.at, self.rows
-        m[slot + S_COST], m[slot + S_STEP] = at, slot + S_RELEASED
+        m[slot + S_BASE], m[slot + S_ROW] = loop.cells.at, loop.row
+        m[slot + S_COST], m[slot + S_STEP] = loop.costs.at, loop.times.at
+        m[slot + S_AHEAD], m[slot + S_UNTIL] = loop.steps - 1, NEVER if until is None else until
+        m[slot + S_NEXT] = costs.rows * COST
         m[slot + S_QUEUE] = first if form.graph.ops.members is None else others
         m[slot + S_OWNER] = first if members == 1 else others
         m[slot + S_MEMBERS], m[slot + S_TOKEN] = members_at, loop.token
-        loop.batch, loop.graph, loop.row = batch, number, self.rows
-        loop.token += 1
-        self.rows += form.size
+        loop.batch = batch
+
+    def _steps_at_once(self, loop: Loop) -> int:
+        """How many steps to work out with this one: more each time that its members go through all of them."""
+        _, form, costs = loop.entry
+        most = min(loop.ahead, AHEAD // max(1, costs.rows), PART // form.size)
+        return max(1, min(most, 1 + loop.batcher.steps_ahead()))
+
+    def _work_out(self, loop: Loop, batch: Batch, steps: int) -> int:
+        """Fill in the durations of a step and of those that may follow; returns how many they are."""
+        _, form, costs = loop.entry
+        self._reserve(loop, form, costs, len(batch), steps)
+        out = self.m[loop.costs.at : loop.costs.at + steps * costs.rows * COST].reshape(steps, costs.rows, COST)
+        try:
+            costs.fill(out, lanes_of(loop.number, loop.token, batch, steps))
+        except InputError:  # maybe of a step that will not come
+            if steps == 1:
+                raise
+            return self._work_out(loop, batch, 1)
+        return steps
 
     def _entry(self, graph: TaskGraph) -> Entry:
         if id(graph) not in self.entries:
@@ -229,19 +252,21 @@ class Batches(Run):
 
     # Memory
 
-    def _reserve(self, loop: Loop, form: Form, costs: Costs, members: int) -> None:
-        """Grow the memory so that a step fits: its cells, costs and members, and its rows."""
+    def _reserve(self, loop: Loop, form: Form, costs: Costs, members: int, steps: int) -> None:
+        """Grow the memory so that so many steps fit: their cells, costs, members and times, and their rows."""
         if form.nodes > loop.cells.capacity:
             self._grow_lists(form.nodes - loop.cells.capacity)
             self._grow(loop.cells, form.nodes, self.cell_words)
             self.m[self.table + loop.number * LOOP_WORDS + L_CELLS_OF] = NONE
-        if costs.rows > loop.costs.capacity:
-            self._grow(loop.costs, costs.rows, COST)
+        if steps * costs.rows > loop.costs.capacity:
+            self._grow(loop.costs, steps * costs.rows, COST)
         if members > loop.members.capacity:
             self._grow(loop.members, members, 1)
-        if self.rows + form.size > self.log.shape[1]:
+        if steps > loop.times.capacity:
+            self._grow(loop.times, steps, TIMES)
+        if self.rows + steps * form.size > self.log.shape[1]:
             # Pages that are not written cost nothing, and copies do.
-            self.log = widened(self.log, self.rows, self.rows + form.size + 3 * self.rows)
+            self.log = widened(self.log, self.rows, self.rows + steps * form.size + 3 * self.rows)
 
     def _grow(self, area: Area, wanted: int, words: int) -> None:
         """Move an area to a larger one; it holds nothing between steps."""
@@ -281,19 +306,24 @@ class Batches(Run):
     # Results
 
     def last(self) -> int:
-        return self.kept[-1].end
+        return self.kept[E_END - ENDED_FIELDS]
 
     def own_rows(self) -> slice:
-        return slice(self.kept[0].row, self.rows)
+        return slice(self.kept[E_ROW], self.rows)
+
+    def ended(self) -> Words:
+        """Steps that have ended [step, field]; a view, in which they may be changed."""
+        return np.frombuffer(self.kept, dtype=np.int64).reshape(-1, ENDED_FIELDS)
 
     def move(self, by: int) -> None:
         super().move(by)
-        self.kept = [each._replace(released=each.released + by, end=each.end + by) for each in self.kept]
+        self.ended()[:, [E_RELEASED, E_END]] += by
 
     def append(self, later: Batches) -> None:
         """Append the steps of another part."""
-        number = [self._entry(graph).number for graph in later.graphs]
-        self.kept.extend(each._replace(graph=number[each.graph]) for each in later.kept)
+        number, steps = np.array([self._entry(graph).number for graph in later.graphs]), later.ended()
+        steps[:, E_GRAPH] = number[steps[:, E_GRAPH]]
+        self.kept.extend(later.kept)
         self.counts.extend(later.counts)
         self.member_rows.extend(later.member_rows)
         self.rows, self.done = later.rows, self.done + later.done
@@ -308,9 +338,9 @@ class Batches(Run):
     def _give(self) -> None:
         """Pass to the sink the steps that have ended since; their rows are free then."""
         assert self.sink is not None
-        if self.given < len(self.kept):
-            self.sink(self._part(slice(self.given, len(self.kept)), rows=True))
-        self.given, self.given_members = len(self.kept), len(self.member_rows) // MEMBER_FIELDS
+        if self.given < len(self.ended()):
+            self.sink(self._part(slice(self.given, len(self.ended())), rows=True))
+        self.given, self.given_members = len(self.ended()), len(self.member_rows) // MEMBER_FIELDS
         self.rows = self.m[SERVICES] = 0
 
     def event_log(self) -> EventLog:
@@ -318,13 +348,12 @@ class Batches(Run):
         if self.sink is not None:
             self._give()
             self.given = self.given_members = 0
-        return self._part(slice(0, len(self.kept)), rows=self.sink is None)
+        return self._part(slice(0, len(self.ended())), rows=self.sink is None)
 
     def _part(self, steps: slice, *, rows: bool) -> EventLog:
         """The log of some steps, whose rows begin at 0, with rows or without."""
-        order = sorted(range(steps.start, steps.stop), key=lambda i: self.kept[i][:2])
-        kept = np.array([self.kept[i] for i in order], dtype=np.int64).reshape(-1, len(Kept._fields))
-        loop, token, context, graph, row, released, end = kept.T
+        order = np.lexsort(self.ended()[steps, [E_TOKEN, E_LOOP]].T) + steps.start
+        loop, token, context, graph, row, released, end = self.ended()[order].T
         # Graphs in the order in which the log needs them: with one loop that in which they were made.
         used = list(range(len(self.graphs))) if self.in_parts else list(dict.fromkeys(graph.tolist()))
         place = np.zeros(len(self.graphs), dtype=np.int32)
@@ -349,17 +378,16 @@ class Batches(Run):
         task = np.arange(size.max(initial=0), dtype=np.int32)
         return self.tasks(number, np.concatenate([task[:0], *(task[:each] for each in size.tolist())]))
 
-    def _members(self, order: Sequence[int]) -> MemberTable:
+    def _members(self, order: Words) -> MemberTable:
         """Members of steps in this order; column by column, since those of a long run are most of its memory."""
-        begin = order[0] if self.in_parts and order else 0
+        begin = int(order[0]) if self.in_parts and len(order) else 0
         counts = np.array(self.counts[begin:], dtype=np.int64)
         rows = np.frombuffer(self.member_rows, dtype=np.int64).reshape(-1, MEMBER_FIELDS)[self.given_members :]  # a view
         source: Any = slice(None)
-        if order != list(range(begin, begin + len(order))):
+        if (np.diff(order) != 1).any():
             first = np.cumsum(counts) - counts
-            order = [i - begin for i in order]
-            counts = counts[order]
-            source = np.arange(len(rows)) + np.repeat(first[order] - (np.cumsum(counts) - counts), counts)
+            counts = counts[order - begin]
+            source = np.arange(len(rows)) + np.repeat(first[order - begin] - (np.cumsum(counts) - counts), counts)
         short, long = np.int32, np.int64
         names = ("sequence", "context", "query", "loads", "logits", "emitted")
         columns = {

@@ -14,17 +14,11 @@ from sim.cost.written import WrittenCosts, complete
 from sim.cost.model import CostModel, Machine
 from sim.cost.roofline import Roofline
 from sim.cost.rows import RateTable
-from sim.base.errors import InputError
 from sim.executors.compiled.state import BYTES, COMPUTE, COST, WORK
-from sim.executors.setup import Setup, lanes_of, sram_use
+from sim.executors.setup import Setup, sram_use
 from models.graph import IntArray, StepLanes
-from sim.serving.batch import ONE_MORE, Batch
 from sim.mapping.tasks import TaskGraph
 from sim.base.units import PS_PER_S
-
-
-MOST_AHEAD = 32  # steps
-AHEAD = 1 << 17  # durations
 
 
 class Costs(Protocol):
@@ -35,10 +29,6 @@ class Costs(Protocol):
 
     def fill(self, out: npt.NDArray[np.int64], lanes: StepLanes) -> None:
         """Write [lane, row, (compute, work, bytes of SRAM)]."""
-        ...
-
-    def fill_step(self, out: npt.NDArray[np.int64], loop: int, token: int, batch: Batch) -> None:
-        """The same of one step of a loop."""
         ...
 
 
@@ -54,52 +44,18 @@ class Constant:
     def fill(self, out: npt.NDArray[np.int64], lanes: StepLanes) -> None:
         out[:] = self.table
 
-    def fill_step(self, out: npt.NDArray[np.int64], loop: int, token: int, batch: Batch) -> None:
-        out[:] = self.table
-
 
 class PerTask:
-    """Any cost model: a row for each task, by NumPy.
-
-    NumPy takes about as long for some steps as for one. So where a batch decodes on, the steps that it would do next are worked
-    out at once, twice as many each time; as soon as its members are not those that were foreseen, it begins anew.
-    """
+    """Any cost model: a row for each task, by NumPy."""
 
     def __init__(self, graph: TaskGraph, costs: CostModel) -> None:
         self.graph, self.costs = graph, costs
         self.rows = len(graph)
         self.row_of = np.arange(self.rows)
-        self._most = max(1, min(MOST_AHEAD, AHEAD // max(1, self.rows)))
-        self._loop = self._token = -1  # of the first step of those that are worked out
-        self._table = np.zeros((0, 0), dtype=np.int64)  # its members
-        self._lanes = 0
-        self._times: tuple[IntArray, IntArray] = (self._table, self._table)  # [task, lane]
 
     def fill(self, out: npt.NDArray[np.int64], lanes: StepLanes) -> None:
         compute, work = self.costs.durations(self.graph, lanes)
         out[:, :, COMPUTE], out[:, :, WORK] = compute.T, work.T
-
-    def fill_step(self, out: npt.NDArray[np.int64], loop: int, token: int, batch: Batch) -> None:
-        lane = token - self._token
-        foreseen = loop == self._loop and lane <= self._lanes and self._foresaw(batch, lane)
-        if not foreseen or lane == self._lanes:
-            self._work_out(loop, token, batch, min(2 * self._lanes, self._most) if foreseen else 1)
-            lane = 0
-        compute, work = self._times
-        out[0, :, COMPUTE], out[0, :, WORK] = compute[:, lane], work[:, lane]
-
-    def _foresaw(self, batch: Batch, lane: int) -> bool:
-        """Whether the members are those of the first step after so many in which they decoded on."""
-        return batch.table.shape == self._table.shape and bool((batch.table == self._table + lane * ONE_MORE).all())
-
-    def _work_out(self, loop: int, token: int, batch: Batch, lanes: int) -> None:
-        try:
-            times = self.costs.durations(self.graph, lanes_of(loop, token, batch, lanes))
-        except InputError:  # maybe of a step that will not come
-            if lanes == 1:
-                raise
-            lanes, times = 1, self.costs.durations(self.graph, lanes_of(loop, token, batch))
-        self._loop, self._token, self._table, self._lanes, self._times = loop, token, batch.table, lanes, times
 
 
 class Rated:
@@ -112,9 +68,6 @@ class Rated:
     def fill(self, out: npt.NDArray[np.int64], lanes: StepLanes) -> None:
         self.table.fill(out, lanes, compiled=True)
 
-    def fill_step(self, out: npt.NDArray[np.int64], loop: int, token: int, batch: Batch) -> None:
-        self.table.fill_step(out, batch.table, context=batch.context, tokens=batch.tokens, logits=batch.logits)
-
 
 class Launched:
     """Durations of kernels, made from those of rates."""
@@ -123,19 +76,11 @@ class Launched:
         self.kernels = costs.table(graph)
         self.rated = Rated(self.kernels.rates)
         self.rows, self.row_of = len(self.kernels.t0), self.kernels.of
-        self._step = self._scratch(1)
-
-    def _scratch(self, lanes: int) -> IntArray:
-        return np.zeros((lanes, self.rated.rows, COST), np.int64)
 
     def fill(self, out: npt.NDArray[np.int64], lanes: StepLanes) -> None:
-        rates = self._scratch(len(lanes.context))
+        rates = np.zeros((len(lanes.context), self.rated.rows, COST), np.int64)
         self.rated.fill(rates, lanes)
         out[:] = self.kernels.launched(rates)
-
-    def fill_step(self, out: npt.NDArray[np.int64], loop: int, token: int, batch: Batch) -> None:
-        self.rated.fill_step(self._step, loop, token, batch)
-        out[:] = self.kernels.launched(self._step)
 
 
 class Both(ABC):
@@ -146,21 +91,11 @@ class Both(ABC):
         pairs, self.row_of = np.unique(np.stack([one.row_of, other.row_of]), axis=1, return_inverse=True)
         self.of_one, self.of_other = pairs
         self.rows = len(self.of_one)
-        self._step = self._scratch(1)
-
-    def _scratch(self, lanes: int) -> tuple[IntArray, IntArray]:
-        return np.zeros((lanes, self.one.rows, COST), np.int64), np.zeros((lanes, self.other.rows, COST), np.int64)
 
     def fill(self, out: npt.NDArray[np.int64], lanes: StepLanes) -> None:
-        first, second = self._scratch(len(lanes.context))
+        first, second = (np.zeros((len(lanes.context), costs.rows, COST), np.int64) for costs in (self.one, self.other))
         self.one.fill(first, lanes)
         self.other.fill(second, lanes)
-        self.join(out, first[:, self.of_one], second[:, self.of_other])
-
-    def fill_step(self, out: npt.NDArray[np.int64], loop: int, token: int, batch: Batch) -> None:
-        first, second = self._step
-        self.one.fill_step(first, loop, token, batch)
-        self.other.fill_step(second, loop, token, batch)
         self.join(out, first[:, self.of_one], second[:, self.of_other])
 
     @abstractmethod
@@ -193,16 +128,8 @@ class InSram:
 
     def fill(self, out: npt.NDArray[np.int64], lanes: StepLanes) -> None:
         self.costs.fill(out, lanes)
-        if self._too_large(out):
-            sram_use(self.setup)  # which raises, and says what would fit
-
-    def fill_step(self, out: npt.NDArray[np.int64], loop: int, token: int, batch: Batch) -> None:
-        self.costs.fill_step(out, loop, token, batch)
-        if self._too_large(out):
-            sram_use(self.setup, self.graph, lanes_of(loop, token, batch))
-
-    def _too_large(self, out: npt.NDArray[np.int64]) -> bool:
-        return bool((out[:, self.operands, BYTES] > self.sram).any())
+        for lane in np.flatnonzero((out[:, self.operands, BYTES] > self.sram).any(axis=1)).tolist():
+            sram_use(self.setup, self.graph, lanes, lane)  # which raises, and says what would fit
 
 
 #: A machine by which nothing but bytes is right.

@@ -18,11 +18,11 @@ from sim.executors.compiled.channels import plan, timer_due
 from sim.executors.compiled.engines import dispatch
 from sim.executors.compiled.heaps import pop
 from sim.executors.compiled.state import (
-    CHANNELS, CHANNEL_TABLE, CHANNEL_WORDS, COMPLETE, DONE, SERVICES, K_PENDING, K_TIMER, L_BATCHED, NEVER, NONE, NOW,
+    CHANNELS, CHANNEL_TABLE, CHANNEL_WORDS, COMPLETE, DONE, SERVICES, K_PENDING, K_TIMER, L_BATCHED, L_SLOT, NEVER, NONE, NOW,
     OUT_OF_RANGE, PAUSED, PHASE, RECORDED, RING, RING_HEAD, RING_SIZE, RING_TAIL, RUNNING, STEPS, TOO_LARGE, TURN, TURNS,
     TURN_LIST, WAKES, WANTS_COSTS, WANTS_GRANTS, WANTS_STEP, Forms, Log, Memory,
 )  # fmt: skip
-from sim.executors.compiled.steps import admit_operands, go_on, release_batch
+from sim.executors.compiled.steps import admit_operands, decode_on, go_on, release_batch
 from sim.executors.compiled.tasks import arrive, go_on_engine
 
 
@@ -115,8 +115,9 @@ def take_turns(m: Memory, f: Forms, log: Log) -> int:
     while m[TURN] < m[TURNS]:
         loop = m[m[TURN_LIST] + m[TURN]]
         if m[loop + L_BATCHED]:
-            return WANTS_STEP
-        if not go_on(m, f, log, loop):
+            if not decode_on(m, f, log, m[loop + L_SLOT]):
+                return WANTS_STEP
+        elif not go_on(m, f, log, loop):
             return WANTS_COSTS
         m[TURN] += 1
     m[TURN] = 0

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from itertools import accumulate, pairwise
 from typing import Any
 
@@ -75,15 +75,19 @@ def _sequence(setup: Setup, discipline: Discipline, count: int) -> Sequence[Run]
 
 @dataclass(slots=True, eq=False)
 class Known(Batcher):
-    """A batcher whose steps are known in advance."""
+    """A batcher whose steps are known in advance. steps: each with the number of those after it that follow by decoding on."""
 
-    steps: Iterator[Batch] = field(default_factory=lambda: iter(()))
+    steps: Sequence[tuple[Batch, int]] = ()
+    begun: int = 0
 
     def next(self, now: int) -> Batch | None:
-        return next(self.steps, None)
+        return self.steps[self.begun][0] if self.begun < len(self.steps) else None
 
-    def ended(self, batch: Batch, now: int) -> None:
-        pass
+    def steps_ahead(self) -> int:
+        return min(self.steps[self.begun][1], len(self.steps) - 1 - self.begun)
+
+    def ended(self, batch: Batch, now: int, steps: int = 1) -> None:
+        self.begun += steps
 
 
 def _batches(setup: Setup, discipline: Discipline, count: int) -> Sequence[Run]:
@@ -93,12 +97,12 @@ def _batches(setup: Setup, discipline: Discipline, count: int) -> Sequence[Run]:
     (batcher,) = loops(setup.batching, setup.sequences)
     steps = list(_all_steps(batcher, setup.sequences[0].arrival))
     # All graphs are made here: threads must share them, because a log distinguishes graphs by identity.
-    first = np.cumsum([0, *(len(setup.graphs(step.shape)) for step in steps)])
+    first = np.cumsum([0, *(len(setup.graphs(step.shape)) for step, _ in steps)])
     log = np.empty((LOG_FIELDS, first[-1]), dtype=np.int64)
     cuts = np.unique([0, *np.searchsorted(first, first[-1] * np.arange(1, count) // count), len(steps)]).tolist()
     parts = (
         Part(
-            Known(setup.batching, batcher.arrivals, steps=iter(steps[begin:after])), begin, int(first[begin]),
+            Known(setup.batching, batcher.arrivals, steps=steps[begin:after]), begin, int(first[begin]),
             int(first[after] - first[begin]), log,
         )
         for begin, after in pairwise(cuts)
@@ -106,10 +110,12 @@ def _batches(setup: Setup, discipline: Discipline, count: int) -> Sequence[Run]:
     return [Batches(setup, discipline, None, None, part) for part in parts]
 
 
-def _all_steps(batcher: Batcher, now: int) -> Iterator[Batch]:
-    """The steps of a loop whose requests have all come."""
+def _all_steps(batcher: Batcher, now: int) -> Iterator[tuple[Batch, int]]:
+    """The steps of a loop whose requests have all come, each with the number of those after it that follow by decoding on."""
     while (batch := batcher.next(now)) is not None:
-        yield batch
-        batcher.ended(batch, now)
+        ahead = batcher.steps_ahead()
+        yield batch, ahead
+        yield from ((batch.decoded_on(step), ahead - step) for step in range(1, ahead + 1))
+        batcher.ended(batch, now, ahead + 1)
     if batcher.arrivals.next is not None:
         raise SimulationError(f"{len(batcher.waiting)} requests wait and none can be served")

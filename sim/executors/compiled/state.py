@@ -86,12 +86,17 @@ P_LEFT, P_ORDER, P_BEHIND, P_EARLIER, P_LATER = range(5)
 P_SERVED, P_WORK = P_EARLIER, P_LATER
 PART = 5
 
-# A slot. S_FIRST, S_FIRST_END: addresses in the pool of graphs, of the list of tasks without inputs
+# A slot. S_FIRST, S_FIRST_END: addresses in the pool of graphs, of the list of tasks without inputs. S_STEP: address of its
+# times. S_AHEAD: steps that may follow in it if they begin before S_UNTIL, their costs S_NEXT words apart
 (
     S_LOOP, S_KEY, S_FORM, S_TASKS, S_NODES, S_BASE, S_ROW, S_LEFT, S_AGE, S_COST, S_STEP, S_QUEUE, S_OWNER, S_MEMBERS, S_TOKEN,
-    S_FIRST, S_FIRST_END, S_RELEASED, S_END,
-) = range(19)  # fmt: skip
-SLOT_WORDS = 19
+    S_FIRST, S_FIRST_END, S_AHEAD, S_UNTIL, S_NEXT,
+) = range(20)  # fmt: skip
+SLOT_WORDS = 20
+
+# The times of a step
+RELEASED, ENDED = range(2)
+TIMES = 2
 
 # A loop. L_CELLS_OF: the form that its cells are set up for. L_MISSING, L_FRONTIER: addresses of [token, layer] and [layer].
 # L_ASKED: the age of its request for SRAM, L_ADMITTED: of the last one that was admitted. L_BEHIND: the loop that asked next

@@ -8,9 +8,9 @@ from sim.executors.compiled.state import (
     LONGEST_PATH, L_ADMITTED, L_ASKED, L_BASE, L_BEHIND, L_CELLS_OF, L_COST, L_COST_FIRST, L_COST_LANES,
     L_COST_ROWS, L_FETCH, L_FETCH_SLOT, L_FIRST, L_FIRST_END, L_FORM, L_KEY, L_NODES, L_NUMBER, L_ROW, L_SLOT, L_STEP,
     L_TASKS, L_TOKEN, L_TOKENS, NONE, NOW, OLDEST, OUT,
-    PREFETCH, RANK, RANKING, SLOT, SLOT_WORDS, SRAM, SRAM_ASKED, SRAM_CHANGED, SRAM_FIRST, SRAM_FREE, SRAM_LAST, S_AGE, S_BASE,
-    S_COST, S_FIRST, S_FIRST_END, S_FORM, S_KEY, S_LEFT, S_LOOP, S_NODES, S_OWNER, S_QUEUE, S_ROW, S_STEP, S_TASKS, S_TOKEN,
-    TASK, WAITING, WORK, Forms, Log, Memory,
+    PREFETCH, RANK, RANKING, RELEASED, SLOT, SLOT_WORDS, SRAM, SRAM_ASKED, SRAM_CHANGED, SRAM_FIRST, SRAM_FREE, SRAM_LAST,
+    S_AGE, S_AHEAD, S_BASE, S_COST, S_FIRST, S_FIRST_END, S_FORM, S_KEY, S_LEFT, S_LOOP, S_NEXT, S_NODES, S_OWNER, S_QUEUE,
+    S_ROW, S_STEP, S_TASKS, S_TOKEN, S_UNTIL, TASK, TIMES, WAITING, WORK, Forms, Log, Memory,
 )  # fmt: skip
 from sim.executors.compiled.tasks import issue_dma, make_ready, sram_need
 from sim.machine.schedulers import remaining_paths
@@ -46,7 +46,7 @@ def fill_slot(m: Memory, loop: int, slot: int, token: int) -> None:
     m[slot + S_NODES] = nodes
     m[slot + S_BASE] = m[loop + L_BASE] + (token * nodes * m[CELL] if m[KNOWN] else 0)
     m[slot + S_ROW] = m[loop + L_ROW] + token * size
-    m[slot + S_STEP] = m[loop + L_STEP] + 2 * token
+    m[slot + S_STEP] = m[loop + L_STEP] + TIMES * token
     m[slot + S_COST] = m[loop + L_COST] + (token - m[loop + L_COST_FIRST]) * m[loop + L_COST_ROWS] * COST
     m[slot + S_FIRST] = m[loop + L_FIRST]
     m[slot + S_FIRST_END] = m[loop + L_FIRST_END]
@@ -64,6 +64,21 @@ def release_batch(m: Memory, f: Forms, log: Log, slot: int) -> None:
 
 
 @kernel
+def decode_on(m: Memory, f: Forms, log: Log, slot: int) -> bool:
+    """Release the next step of a batch whose members decode one more token; False if that is for the batcher to say."""
+    if m[slot + S_AHEAD] == 0 or m[NOW] >= m[slot + S_UNTIL]:
+        return False
+    m[slot + S_AHEAD] -= 1
+    m[slot + S_TOKEN] += 1
+    m[slot + S_KEY] += 1
+    m[slot + S_ROW] += m[slot + S_TASKS]
+    m[slot + S_COST] += m[slot + S_NEXT]
+    m[slot + S_STEP] += TIMES
+    release_batch(m, f, log, slot)
+    return True
+
+
+@kernel
 def release(m: Memory, f: Forms, log: Log, slot: int) -> None:
     """The step may run from now on: what needs no input is ready."""
     if m[AGE_TIME] != m[NOW]:
@@ -71,7 +86,7 @@ def release(m: Memory, f: Forms, log: Log, slot: int) -> None:
         m[AGE] += 1
     m[slot + S_AGE] = m[AGE]
     m[slot + S_LEFT] = m[slot + S_TASKS]
-    m[m[slot + S_STEP]] = m[NOW]
+    m[m[slot + S_STEP] + RELEASED] = m[NOW]
     loop = m[slot + S_LOOP]
     if m[KNOWN] or m[CHAINED] or m[loop + L_CELLS_OF] != m[slot + S_FORM]:
         set_up(m, f, slot)

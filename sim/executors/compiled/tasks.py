@@ -7,7 +7,7 @@ from sim.executors.compiled.heaps import push
 from sim.executors.compiled.skew import add
 from sim.executors.compiled.state import (
     BOUND, BOUND_TABLE, BYTES, CELL, CHAIN, CHAINED, CHANNELS, CHANNEL_TABLE, CHANNEL_WORDS, COMPUTE, COST, COST_ROW,
-    C_COMPUTE, C_END, C_ENGINE, C_LOADED, C_READY, C_START, C_WORK, ENGINES, FORM, HELD, HOME, IDLES, INPUTS, KNOWN, KV,
+    C_COMPUTE, C_END, C_ENGINE, C_LOADED, C_READY, C_START, C_WORK, ENDED, ENGINES, FORM, HELD, HOME, IDLES, INPUTS, KNOWN, KV,
     K_ARRIVALS, K_ARRIVED, K_PART, LATENCY, LAUNCH, LAYERS, L_FRONTIER, L_MISSING, L_SLOT, L_TOKENS, MEMBER, MOVES, NONE, NOW,
     OPERAND, OUT, OUT_END, OVERLAP, PARTS, PREFETCH, P_LEFT, RANK, READY, REQUESTER, RING, RING_SIZE, RING_TAIL, ROUTE,
     RUNNING, SLOT, SLOT_WORDS, SRAM, SRAM_CHANGED, SRAM_FREE, STORES, S_BASE, S_COST, S_FORM, S_KEY, S_LEFT, S_LOOP, S_MEMBERS,
@@ -189,7 +189,7 @@ def finish(m: Memory, f: Forms, log: Log, cell: int) -> None:
 @kernel
 def step_ended(m: Memory, slot: int) -> None:
     """All tasks of a step have ended: its loop goes on in the next phase."""
-    m[m[slot + S_STEP] + 1] = m[NOW]
+    m[m[slot + S_STEP] + ENDED] = m[NOW]
     if not m[KNOWN]:
         m[m[TURN_LIST] + m[TURNS]] = m[slot + S_LOOP]
         m[TURNS] += 1
