@@ -90,12 +90,8 @@ REQUESTS = (
     "workload={generate: {count: 1000, arrivals: {process: poisson, rate: 20/s}, prompt: 512, tokens: 128}, "
     "batching: {policy: continuous, max_batch: 32}}",
 )
-#: The rates of a B200 as one engine, of whose 2,250 TFLOP/s large products reach 0.776 (github.com/stas00/ml-engineering). It
-#: serves the requests of the hour as they come, 9 at a time on average; on an H100 or an MI300X their queue would only grow.
-B200 = (
-    "hardware={engines: {count: 1, flops: 1745 TFLOP/s, vector_flops: 40 TOP/s}, "
-    "memory: {bandwidth: 8 TB/s, capacity: 180 GB}}"
-)  # fmt: skip
+#: It serves the requests of the hour as they come, 9 at a time on average; on an H100 or an MI300X their queue would only grow.
+B200 = "hardware={preset: b200}"
 MOONCAKE = (
     "model={config: llama-3.1-8b}",
     B200,

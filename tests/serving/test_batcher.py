@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -13,10 +15,11 @@ from hypothesis import strategies as st
 from sim.base.errors import InputError
 from sim.base.kernel import launch
 from sim.machine.kv_cache import KVLayout, LayerGroup
-from sim.serving.batch import Batch
+from sim.serving.batch import Batch, Member
 from sim.serving.batcher import Batcher, loops
 from sim.serving.batching import ResolvedBatching
 from sim.serving.limits import check_feasible
+from sim.serving.policies import BATCHING_POLICIES, Waiting
 from sim.serving.settings import Batching, Prefill, Speculative
 from sim.serving.speculation import accepted, count_accepted
 from sim.workload.requests import Request
@@ -122,6 +125,88 @@ def samples(draw: st.DrawFn) -> list[Request]:
         several = draw(st.integers(1, 3))
         asked += [replace(request, group=number if several > 1 else -1)] * several
     return asked
+
+
+def drive_ahead(batcher: Batcher, most: int = 100) -> list[tuple[int, Batch]]:
+    """As `drive`, where no more than so many steps in which the members decode on follow one without being asked for."""
+    now, steps = 0, list[tuple[int, Batch]]()
+    while (batch := batcher.next(now)) is not None or batcher.arrivals.next is not None:
+        if batch is None:
+            now = batcher.arrivals.next or 0
+            continue
+        until, begun = batcher.until, len(steps)
+        for step in range(1 + min(most, batcher.steps_ahead())):
+            if step and until is not None and now >= until:
+                break
+            steps.append((now, batch.decoded_on(step)))
+            now += 10
+        batcher.ended(batch, now, len(steps) - begun)
+    return steps
+
+
+def members_of(steps: list[tuple[int, Batch]]) -> list[tuple[int, tuple[Member, ...]]]:
+    return [(time, batch.members) for time, batch in steps]
+
+
+@settings(max_examples=400, deadline=None)
+@given(samples() | requests, batchings(), st.none() | st.integers(1, 4), st.integers(0, 12))
+def test_steps_ahead_are_those_that_would_be_asked_for(
+    asked: list[Request], batching: ResolvedBatching, concurrency: int | None, most: int
+) -> None:  # fmt: skip
+    assume(feasible(batching, asked))
+    assume(batching.settings.kv.full == "wait" or all(request.group < 0 for request in asked))
+    (batcher,) = loops(batching, asked, concurrency=concurrency)
+    one_by_one = drive(loops(batching, asked, concurrency=concurrency))
+    assert members_of(drive_ahead(batcher, most)) == members_of(one_by_one)
+    assert batcher.blocks.used == 0
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"full": "recompute"},  # one is pre-empted when the other needs a second page of 8 tokens
+        {"full": "swap"},
+        {"full": "wait", "groups": (LayerGroup(4, 100),)},  # with 11 tokens the window of 4 has left the first page
+    ],
+)
+def test_steps_in_which_pages_change_are_asked_for(options: dict[str, Any]) -> None:
+    batching = resolved(policy="continuous", sequences=3, block=8, blocks=3, **options)
+    asked = [Request(context=6, prompt=0, tokens=10, arrival=0)] * 3
+    one_by_one = members_of(drive(loops(batching, asked)))
+    assert len({len(members) for _, members in one_by_one}) > 1
+    assert members_of(drive_ahead(loops(batching, asked)[0])) == one_by_one
+
+
+class OneMoreEachStep:
+    """A policy for three requests at once, of which each step admits one more."""
+
+    alone = False
+
+    def choose(self, waiting: Sequence[Waiting], running: int) -> int | None:
+        return 0 if len(waiting) > 2 - running else None
+
+
+def test_a_policy_that_may_admit_in_the_next_step_is_asked(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(BATCHING_POLICIES, "make", lambda name, options: OneMoreEachStep())
+    asked = [Request(context=8, prompt=0, tokens=5, arrival=0)] * 3
+    batching = resolved(policy="continuous", sequences=4)
+    one_by_one = members_of(drive(loops(batching, asked)))
+    assert [len(members) for _, members in one_by_one] == [1, 2, 3, 3, 3, 2, 1]
+    assert members_of(drive_ahead(loops(batching, asked)[0])) == one_by_one
+
+
+def test_how_many_steps_are_ahead():
+    """Three sequences, of which the first ends after 5 tokens; a request that comes in the second step may join the third."""
+    asked = [Request(context=8, prompt=0, tokens=tokens, arrival=0) for tokens in (5, 9, 9)]
+    (batcher,) = loops(resolved(policy="continuous", sequences=4), [*asked, replace(asked[0], arrival=15)])
+    first = batcher.next(0)
+    assert first is not None
+    assert (batcher.steps_ahead(), batcher.until) == (4, 15)
+    batcher.ended(first, 20, 2)
+    joined = batcher.next(20)
+    assert joined is not None
+    assert [member.context for member in joined.members] == [10, 10, 10, 8]
+    assert (batcher.steps_ahead(), batcher.until) == (2, None)
 
 
 def test_a_whole_prompt_waits_for_one_step_of_decodes():
