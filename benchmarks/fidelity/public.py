@@ -75,9 +75,8 @@ class Row(Section):
 
     @model_validator(mode="after")
     def _sized(self) -> Row:
-        wanted = {"throughput": ("prompt", "tokens")}.get(
-            self.measure, ("prompt",) if self.measure in PROMPTS else ("context",)
-        )
+        alone = ("prompt",) if self.measure in PROMPTS else ("context",)
+        wanted = ("prompt", "tokens") if self.measure == "throughput" else alone
         if missing := [key for key in wanted if not getattr(self, key)]:
             raise ValueError(f"{self.measure}: expected {' and '.join(missing)}")
         return self
@@ -118,7 +117,7 @@ def table(path: Path = TABLE) -> Table:
 
 
 def scenario(found: Table, row: Row, sequences: Mapping[str, int], cost: str | None = None) -> dict[str, Any]:
-    """The scenario of one step: model, preset, formats, and a batch of equal sequences. cost: a model other than the preset's."""
+    """The scenario of one step: model, preset, formats, and a batch of equal sequences. cost: in place of the preset's."""
     formats = found.formats[row.format]
     return {
         "model": {"config": row.model},
@@ -134,15 +133,14 @@ def scenario(found: Table, row: Row, sequences: Mapping[str, int], cost: str | N
 
 def seconds(found: Table, row: Row, cost: str | None = None) -> float:
     """Simulated seconds of what a row measures: a step, a prompt, or a batch from its prompts to its last tokens."""
-    decode = {"context": row.context or row.prompt + row.tokens // 2}
-    prompt = {"prompt": row.prompt}
-    steps = {"throughput": ((prompt, 1), (decode, row.tokens - 1))}.get(
-        row.measure, ((prompt if row.measure in PROMPTS else decode, 1),)
-    )
-    return sum(
-        times * sim.run(from_dict(scenario(found, row, each, cost), known=known_names())).makespan / 1e12
-        for each, times in steps
-    )
+    decode, prompt = {"context": row.context or row.prompt + row.tokens // 2}, {"prompt": row.prompt}
+    if row.measure == "throughput":
+        return _step(found, row, prompt, cost) + (row.tokens - 1) * _step(found, row, decode, cost)
+    return _step(found, row, prompt if row.measure in PROMPTS else decode, cost)
+
+
+def _step(found: Table, row: Row, sequences: Mapping[str, int], cost: str | None) -> float:
+    return sim.run(from_dict(scenario(found, row, sequences, cost), known=known_names())).makespan / 1e12
 
 
 def measured(row: Row) -> float:
@@ -163,13 +161,13 @@ def page(found: Table, compared: Sequence[Compared]) -> Iterator[str]:
     devices = len({each.row.preset for each in compared})
     yield f"""# Fidelity: published figures of engines beside the simulation
 
-Made by `python -m benchmarks.fidelity.public` from {len(compared)} figures of {devices} devices in `benchmarks/fidelity/public.yaml`. Each row is a scenario of
-model, preset, number formats and batch alone, with the `kernel` costs that the preset brings. The figures are those of others: engines on one device, as
-published, with the conditions that the source states. Numbers are facts; files are not copied.
+Made by `python -m benchmarks.fidelity.public` from {len(compared)} figures of {devices} devices in
+`benchmarks/fidelity/public.yaml`. Each row is a scenario of model, preset, number formats and batch alone, with the `kernel`
+costs that the preset brings. Figures are those of others, of engines on one device, with the conditions that the source states.
 
-*Error* is of time: simulated / measured - 1, so where it is negative the simulation is too fast, also where the figure is a rate. *Context* is the mean over
-what was measured. `throughput` is of a batch that is prefilled and then decodes, prompts included. {len(fitted)} figures were used to choose constants of presets; they
-stand apart, and do not count here:
+*Error* is of time: simulated / measured - 1. Where it is negative the simulation is too fast, also where the figure is a rate.
+*Context* is the mean over what was measured. `throughput` is of a batch that is prefilled and then decodes, prompts included.
+{len(fitted)} figures were used to choose constants of presets; they stand apart, and do not count here:
 """
     yield from _summary(found, judging)
     yield (
@@ -198,10 +196,11 @@ def _summary(found: Table, judging: Sequence[Compared]) -> Iterator[str]:
     for name in classes(found):
         rows = [each for each in judging if found.class_of(each.row) == name]
         same = [each for each in rows if each.row.engine in {software.name for software in find(each.row.preset).software}]
+        largest = quantiles((abs(each.error) for each in rows), n=10)[-1]
+        bias = f"{100 * median(each.error for each in rows):+.0f} %"
         cells = [
-            name, str(len(rows)), str(len({each.row.preset for each in rows})), percent(median_error(rows)),
-            percent(quantiles(sorted(abs(each.error) for each in rows), n=10)[-1]), f"{100 * median(each.error for each in rows):+.0f} %",
-            percent(AIMS[name]), str(len(same)), percent(median_error(same)),
+            name, str(len(rows)), str(len({each.row.preset for each in rows})), percent(median_error(rows)), percent(largest),
+            bias, percent(AIMS[name]), str(len(same)), percent(median_error(same)),
         ]  # fmt: skip
         yield f"| {' | '.join(cells)} |"
 
