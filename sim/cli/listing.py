@@ -55,9 +55,10 @@ def _short(figure: Figure | None) -> str:
 
 
 def _machine(name: str) -> list[tuple[str, str]]:
-    """Every figure of a preset, with its source and what is uncertain about it."""
+    """Every figure of a preset, with its source and what is uncertain about it, and the software it was fitted to."""
     preset = find(name)
     rows = [(key, _figure(figure)) for key, figure in preset.figures()]
+    rows += [("software", str(software)) for software in preset.software]
     return [*rows, ("bandwidth", f"not published: {preset.unpublished}")] if preset.unpublished else rows
 
 

@@ -127,6 +127,20 @@ class Kernel(Section):
         }
 
 
+class Software(Section):
+    """Software whose figures constants of `kernel` and `achievable` were fitted to, in its version.
+
+    constants: their keys, such as `t0` or `peak.int8`.
+    """
+
+    name: Text
+    version: Text
+    constants: list[Text] = Field(min_length=1)
+
+    def __str__(self) -> str:
+        return f"{self.name} {self.version}: {', '.join(self.constants)}"
+
+
 class Peak(Figure):
     """The peak bandwidth, or the reason why it is not published."""
 
@@ -158,6 +172,7 @@ class Preset(Section):
     port_bandwidth: BytesRate | None = None
     capacity: Bytes | None = None
     kernel: Kernel | None = None
+    software: list[Software] = Field(default_factory=list)
     defaults: DefaultsKey = Field(default_factory=Defaults.model_construct)
     on_chip: dict[str, Bytes] = Field(default_factory=dict)
     _name: str = PrivateAttr()

@@ -1,0 +1,251 @@
+"""Write the page of published figures: those of engines on one device beside the simulation from model and preset alone.
+
+    python -m benchmarks.fidelity.public [--write FILE.md]
+
+The figures are in `public.yaml` beside this file. Rows that a constant of a preset was fitted to are kept apart from those
+that judge it.
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from math import log10
+from pathlib import Path
+from statistics import median, quantiles
+from typing import Any, Literal
+
+from pydantic import Field, model_validator
+
+import sim
+from benchmarks.pages import put
+from sim.base.documents import read
+from sim.base.problems import validated
+from sim.base.section import Section, Text
+from sim.machine.presets import find
+from sim.runs.run import known_names
+from sim.scenario import from_dict
+
+TABLE = Path(__file__).with_name("public.yaml")
+
+#: Units of measures, and whether they are times (or rates).
+MEASURES = {
+    "decode": ("tokens/s", False),
+    "tpot": ("ms", True),
+    "ttft": ("ms", True),
+    "prefill": ("tokens/s", False),
+    "throughput": ("tokens/s", False),
+}
+
+#: Measures of a lone prompt; all others decode.
+PROMPTS = ("ttft", "prefill")
+
+#: Classes of rows, and the median error that each aims at.
+LONE_PROMPTS = "TTFT of lone prompts"
+AIMS = {"decode on server GPUs": 0.10, "decode on desktop GPUs": 0.10, "decode on edge devices": 0.15, LONE_PROMPTS: 0.15}
+
+
+class Source(Section):
+    """Where a figure was published; date: year, and month where known."""
+
+    title: Text
+    url: str = Field(pattern="^https://")
+    date: str = Field(pattern=r"^(20\d\d-\d\d|undated)$")
+
+
+class Row(Section):
+    """A published figure. context, prompt, tokens: per sequence. unstated: what the source leaves open."""
+
+    use: Literal["fit", "judge"]
+    preset: str
+    model: str
+    format: str
+    engine: Text
+    version: Text
+    measure: Literal["decode", "tpot", "ttft", "prefill", "throughput"]
+    value: float = Field(gt=0)
+    batch: int = Field(default=1, ge=1)
+    prompt: int = Field(default=0, ge=0)
+    tokens: int = Field(default=0, ge=0)
+    context: int = Field(default=0, ge=0)
+    source: str
+    hardware: dict[str, Any] = Field(default_factory=dict)
+    unstated: Text = ""
+
+    @model_validator(mode="after")
+    def _sized(self) -> Row:
+        alone = ("prompt",) if self.measure in PROMPTS else ("context",)
+        wanted = ("prompt", "tokens") if self.measure == "throughput" else alone
+        if missing := [key for key in wanted if not getattr(self, key)]:
+            raise ValueError(f"{self.measure}: expected {' and '.join(missing)}")
+        return self
+
+
+class Table(Section):
+    """All published figures. classes: presets by class of device. formats: settings of `mapping.formats` by name."""
+
+    classes: dict[str, list[str]]
+    formats: dict[str, dict[str, Any]]
+    sources: dict[str, Source]
+    rows: list[Row]
+
+    def class_of(self, row: Row) -> str:
+        """The class that a row counts in: that of its device, or prompts."""
+        if row.measure in PROMPTS:
+            return LONE_PROMPTS
+        return f"decode on {next(name for name, presets in self.classes.items() if row.preset in presets)}"
+
+
+@dataclass(frozen=True, slots=True)
+class Compared:
+    """A row and what the simulation takes for it, both in seconds of what was measured."""
+
+    row: Row
+    simulated: float
+    measured: float
+
+    @property
+    def error(self) -> float:
+        """Simulated time / measured time - 1."""
+        return self.simulated / self.measured - 1
+
+
+def table(path: Path = TABLE) -> Table:
+    """Read the table of figures. Raises InputError with file, line and column."""
+    return validated(read(path), Table)
+
+
+def scenario(found: Table, row: Row, sequences: Mapping[str, int], cost: str | None = None) -> dict[str, Any]:
+    """The scenario of one step: model, preset, formats, and a batch of equal sequences. cost: in place of the preset's."""
+    formats = found.formats[row.format]
+    return {
+        "model": {"config": row.model},
+        "workload": {
+            "sequences": [{**sequences, "count": row.batch}],
+            **({"batching": {"policy": "static", "max_batch": row.batch}} if row.batch > 1 else {}),
+        },
+        "hardware": {"preset": row.preset, **row.hardware},
+        **({"mapping": {"formats": formats}} if formats else {}),
+        **({"cost": cost} if cost else {}),
+    }
+
+
+def seconds(found: Table, row: Row, cost: str | None = None) -> float:
+    """Simulated seconds of what a row measures: a step, a prompt, or a batch from its prompts to its last tokens."""
+    decode, prompt = {"context": row.context or row.prompt + row.tokens // 2}, {"prompt": row.prompt}
+    if row.measure == "throughput":
+        return _step(found, row, prompt, cost) + (row.tokens - 1) * _step(found, row, decode, cost)
+    return _step(found, row, prompt if row.measure in PROMPTS else decode, cost)
+
+
+def _step(found: Table, row: Row, sequences: Mapping[str, int], cost: str | None) -> float:
+    return sim.run(from_dict(scenario(found, row, sequences, cost), known=known_names())).makespan / 1e12
+
+
+def measured(row: Row) -> float:
+    """Seconds that a row measured, of what `seconds` simulates."""
+    if MEASURES[row.measure][1]:
+        return row.value / 1e3
+    return row.batch * {"prefill": row.prompt, "throughput": row.tokens}.get(row.measure, 1) / row.value
+
+
+def compare(found: Table) -> list[Compared]:
+    """Simulate all rows."""
+    return [Compared(row, seconds(found, row), measured(row)) for row in found.rows]
+
+
+def page(found: Table, compared: Sequence[Compared]) -> Iterator[str]:
+    """The lines of the Markdown page."""
+    judging, fitted = ([each for each in compared if each.row.use == use] for use in ("judge", "fit"))
+    devices = len({each.row.preset for each in compared})
+    yield f"""# Fidelity: published figures of engines beside the simulation
+
+Made by `python -m benchmarks.fidelity.public` from {len(compared)} figures of {devices} devices in
+`benchmarks/fidelity/public.yaml`. Each row is a scenario of model, preset, number formats and batch alone, with the `kernel`
+costs that the preset brings. Figures are those of others, of engines on one device, with the conditions that the source states.
+
+*Error* is of time: simulated / measured - 1. Where it is negative the simulation is too fast, also where the figure is a rate.
+*Context* is the mean over what was measured. `throughput` is of a batch that is prefilled and then decodes, prompts included.
+{len(fitted)} figures were used to choose constants of presets; they stand apart, and do not count here:
+"""
+    yield from _summary(found, judging)
+    yield (
+        "\n*Same engine* counts the rows of an engine to which constants of the preset were fitted (`software` in "
+        "`sim list hardware NAME`), whatever its version."
+    )
+    for name in classes(found):
+        rows = [each for each in judging if found.class_of(each.row) == name]
+        yield f"\n## {name[0].upper()}{name[1:]}\n"
+        yield from _rows(found, rows)
+    yield "\n## Figures that constants were fitted to\n"
+    yield from _rows(found, fitted)
+    yield "\n## Sources\n\n| source | published |\n| --- | --- |"
+    for source in found.sources.values():
+        yield f"| [{source.title}]({source.url}) | {source.date} |"
+
+
+def classes(found: Table) -> list[str]:
+    """Names of classes in the order of the page."""
+    return list(dict.fromkeys(sorted((found.class_of(row) for row in found.rows), key=list(AIMS).index)))
+
+
+def _summary(found: Table, judging: Sequence[Compared]) -> Iterator[str]:
+    yield "| class | figures | devices | median error | 90 % within | bias | aim | same engine: figures | median error |"
+    yield "| --- |" + " ---: |" * 8
+    for name in classes(found):
+        rows = [each for each in judging if found.class_of(each.row) == name]
+        same = [each for each in rows if each.row.engine in {software.name for software in find(each.row.preset).software}]
+        largest = quantiles((abs(each.error) for each in rows), n=10)[-1]
+        bias = f"{100 * median(each.error for each in rows):+.0f} %"
+        cells = [
+            name, str(len(rows)), str(len({each.row.preset for each in rows})), percent(median_error(rows)), percent(largest),
+            bias, percent(AIMS[name]), str(len(same)), percent(median_error(same)),
+        ]  # fmt: skip
+        yield f"| {' | '.join(cells)} |"
+
+
+def _rows(found: Table, rows: Sequence[Compared]) -> Iterator[str]:
+    yield "| device | model | weights | engine | what | batch | context or prompt | published | simulated | error | source |"
+    yield "| --- | --- | --- | --- | --- |" + " ---: |" * 5 + " --- |"
+    for each in rows:
+        row = each.row
+        unit = MEASURES[row.measure][0]
+        length = f"{row.prompt:,} + {row.tokens:,}" if row.tokens else f"{row.prompt or row.context:,}"
+        engine = row.engine if row.version == "unstated" else f"{row.engine} {row.version}"
+        source = found.sources[row.source]
+        left = f"; not stated: {row.unstated}" if row.unstated else ""
+        left += "".join(f"; {key}: {value}" for part in row.hardware.values() for key, value in part.items())
+        cells = [
+            f"`{row.preset}`", row.model, row.format, engine, row.measure, str(row.batch), length, f"{row.value:,g} {unit}",
+            f"{shown(each)} {unit}", f"{100 * each.error:+.0f} %", f"[{source.title}]({source.url}){left}",
+        ]  # fmt: skip
+        yield f"| {' | '.join(cells)} |"
+
+
+def shown(each: Compared) -> str:
+    """The simulated value in the unit of the published one, to four digits."""
+    ratio = each.simulated / each.measured
+    value = each.row.value * ratio if MEASURES[each.row.measure][1] else each.row.value / ratio
+    return f"{value:,.{max(0, 3 - int(log10(value)))}f}"
+
+
+def median_error(rows: Sequence[Compared]) -> float:
+    """Median size of the errors."""
+    return median(abs(each.error) for each in rows)
+
+
+def percent(share: float) -> str:
+    return f"{100 * share:.0f} %"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0] if __doc__ else "")
+    parser.add_argument("--write", type=Path, metavar="FILE.md", help="write the page there")
+    options = parser.parse_args()
+    found = table()
+    put("\n".join(page(found, compare(found))), options.write)
+
+
+if __name__ == "__main__":
+    main()
