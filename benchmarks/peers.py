@@ -95,7 +95,7 @@ WORKLOADS = {
         tokens={"type": "fixed", "value": 128},
     ),
     "mooncake": Workload(
-        flops=1745e12, bandwidth=8e12, memory=180 * 10**9, rate=REQUESTS / HOUR * 1000, requests=REQUESTS,
+        flops=2250e12, bandwidth=8e12, memory=180 * 10**9, rate=REQUESTS / HOUR * 1000, requests=REQUESTS,
         prompt={"type": "lognormal", "mean": INPUT.mu, "std_dev": INPUT.sigma},
         tokens={"type": "lognormal", "mean": OUTPUT.mu, "std_dev": OUTPUT.sigma},
     ),

@@ -23,7 +23,7 @@ from models.graph import StepLanes
 from sim.base.registry import Registry
 from sim.cost.fixed import Fixed
 from sim.cost.kernel_costs import KernelCosts
-from sim.cost.model import CostModel, Extrapolation, Machine, launch_of
+from sim.cost.model import CostModel, Extrapolation, Rates, launch_of
 from sim.cost.profiled import Profiled
 from sim.cost.roofline import Roofline
 from sim.cost.written import WrittenCosts
@@ -35,6 +35,6 @@ COST_MODELS: Registry[type[CostModel]] = Registry(
 )
 
 __all__ = [
-    "COST_MODELS", "CostModel", "Extrapolation", "Fixed", "KernelCosts", "Machine", "Profiled", "Roofline", "StepLanes",
+    "COST_MODELS", "CostModel", "Extrapolation", "Fixed", "KernelCosts", "Rates", "Profiled", "Roofline", "StepLanes",
     "WrittenCosts", "launch_of",
 ]  # fmt: skip

@@ -12,7 +12,7 @@ import numpy as np
 
 from models.graph import QUANTITIES, IntArray, StepLanes
 from sim.base.errors import ConfigError, nearest
-from sim.cost.model import Caching, Machine
+from sim.cost.model import Caching, Rates
 from sim.cost.tables import TABLES, Table
 from sim.mapping.tasks import TaskGraph
 
@@ -29,7 +29,7 @@ class Fixed(Caching):
     CACHES = ("_made",)
 
     def __init__(
-        self, *, machine: Machine, seed: int, table: str | Mapping[str, int] = "block_estimates", jitter: float = 0.0
+        self, *, machine: Rates, seed: int, table: str | Mapping[str, int] = "block_estimates", jitter: float = 0.0
     ) -> None:
         if not 0 <= jitter < 1:
             raise ValueError(f"jitter: expected 0 up to below 1, found {jitter}")

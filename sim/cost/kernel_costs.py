@@ -24,7 +24,7 @@ import numpy as np
 import numpy.typing as npt
 
 from models.graph import QUANTITIES, IntArray, OpGraph, StepLanes
-from sim.cost.model import Caching, Machine, ceil_scaled
+from sim.cost.model import Caching, Rates, ceil_scaled
 from sim.cost.rows import COMPUTE, WORK, RateTable
 from sim.mapping.tasks import TaskGraph
 
@@ -45,7 +45,7 @@ class KernelCosts(Caching):
     CACHES = ("_tables",)
 
     def __init__(
-        self, *, machine: Machine, seed: int, t0: int | Mapping[str, int] | None = None,
+        self, *, machine: Rates, seed: int, t0: int | Mapping[str, int] | None = None,
         peak_share: float | Mapping[str, float] | None = None, per_step: int = 0,
     ) -> None:  # fmt: skip
         if t0 is None or peak_share is None:

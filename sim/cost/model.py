@@ -20,7 +20,7 @@ _SAFE = 2**62
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Machine:
+class Rates:
     """The rates that costs follow from: FLOP/s of one engine (for all dtypes or by dtype), its vector op/s, ps per task,
     channel bytes/s.
 
@@ -57,7 +57,7 @@ class CostModel(Protocol):
     One whose times on an engine begin with a launch has `launch`, ps: an engine loads the operands of a task only after it.
     """
 
-    def __init__(self, *, machine: Machine, seed: int) -> None: ...
+    def __init__(self, *, machine: Rates, seed: int) -> None: ...
 
     def durations(self, graph: TaskGraph, steps: StepLanes) -> tuple[IntArray, IntArray]: ...
 

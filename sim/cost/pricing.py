@@ -18,7 +18,7 @@ import numpy as np
 from models.graph import IntArray
 from sim.base.quantities import DURATION
 from sim.cost.kernel import Kernel
-from sim.cost.model import Machine
+from sim.cost.model import Rates
 from sim.cost.profile import MATMUL, PREFILL, DeviceProfile, Shapes, Timing, outside, time
 from sim.cost.profile.forms import Floats, at_rate
 
@@ -29,7 +29,7 @@ class Pricing:
     profile: the measurements. machine: rates of the scenario, None if they say nothing of the device.
     """
 
-    def __init__(self, profile: DeviceProfile, machine: Machine | None) -> None:
+    def __init__(self, profile: DeviceProfile, machine: Rates | None) -> None:
         self.profile, self.machine = profile, machine
         self.shortest = _shortest(profile)
         self.loading = _loading_rate(profile)

@@ -23,7 +23,7 @@ from models.graph import QUANTITIES, IntArray, Op, OpGraph, StepLanes
 from sim.base.errors import ConfigError, nearest
 from sim.cost.calls import Call, Sizes, calls_of
 from sim.cost.kernels import ONLY_MOVES, Kernel, joined, kernels_of
-from sim.cost.model import Caching, Extrapolation, Machine, ceil_scaled, time_at_rate
+from sim.cost.model import Caching, Extrapolation, Rates, ceil_scaled, time_at_rate
 from sim.cost.pricing import Pricing
 from sim.cost.profile import ATTENTION, DeviceProfile, read_profile
 from sim.cost.roofline import Roofline
@@ -72,7 +72,7 @@ class Profiled(Caching):
 
     CACHES = ("_calls", "_made", "_first")
 
-    def __init__(self, *, machine: Machine, seed: int, profile: str | DeviceProfile, otherwise: str | None = None) -> None:
+    def __init__(self, *, machine: Rates, seed: int, profile: str | DeviceProfile, otherwise: str | None = None) -> None:
         if otherwise not in (None, "roofline"):
             raise ValueError(f"otherwise: expected roofline, found {otherwise!r}")
         if not isinstance(profile, (str, DeviceProfile)):

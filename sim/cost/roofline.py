@@ -13,7 +13,7 @@ up to twice as long; to add the two up would be no bound.
 from __future__ import annotations
 
 from models.graph import IntArray, StepLanes
-from sim.cost.model import Caching, Machine
+from sim.cost.model import Caching, Rates
 from sim.cost.rows import COMPUTE, WORK, RateTable
 from sim.mapping.tasks import TaskGraph
 
@@ -23,7 +23,7 @@ class Roofline(Caching):
 
     CACHES = ("_tables",)
 
-    def __init__(self, *, machine: Machine, seed: int) -> None:
+    def __init__(self, *, machine: Rates, seed: int) -> None:
         self.machine = machine
         self.seed = seed
         self._clear()

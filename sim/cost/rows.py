@@ -23,7 +23,7 @@ from sim.base.integers import mul_div_up
 from sim.base.kernel import kernel, launch, loaded
 from sim.base.memo import Memo
 from sim.base.units import PS_PER_S
-from sim.cost.model import Machine
+from sim.cost.model import Rates
 from sim.mapping.tasks import BYTE_CLASSES, CLASS_BIT, TaskGraph
 
 FLOPS, VECTOR_OPS, WEIGHT = (QUANTITIES.index(name) for name in ("flops", "vector_ops", "weight"))
@@ -164,7 +164,7 @@ ROWS: Memo[Rows] = Memo(2**19, lambda rows: len(rows.of))
 class RateTable:
     """The durations of steps of one task graph on a machine."""
 
-    def __init__(self, graph: TaskGraph, machine: Machine) -> None:
+    def __init__(self, graph: TaskGraph, machine: Rates) -> None:
         self.graph, self.machine = graph, machine
         self.rows = ROWS.of(graph, repr(machine), lambda: rows_of(graph, machine))
         self.breaks = np.array(graph.ops.breaks, dtype=np.int64)
@@ -217,7 +217,7 @@ def fraction(rate: int) -> tuple[int, int]:
     return PS_PER_S // common, rate // common
 
 
-def rows_of(graph: TaskGraph, machine: Machine) -> Rows:
+def rows_of(graph: TaskGraph, machine: Rates) -> Rows:
     """Sort the tasks of a graph into rows. Raises ConfigError if it computes in a format whose peak is not known."""
     first, of = _alike(graph)
     ops, op = graph.ops, graph.op[first]

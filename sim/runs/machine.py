@@ -8,7 +8,7 @@ from fractions import Fraction
 from typing import Any
 
 from sim.base.errors import ConfigError, about
-from sim.cost import COST_MODELS, CostModel, Machine
+from sim.cost import COST_MODELS, CostModel, Rates
 from sim.machine.arbiters import ARBITERS, Arbiter, Derated, Efficiency
 from sim.machine.schedulers import SCHEDULERS, Scheduler
 from sim.runs.written import written_costs
@@ -66,9 +66,9 @@ def _cost_options(scenario: Scenario) -> dict[str, Any]:
     return {**cost.options, **{name: value for name, value in known.items() if value is not None}}
 
 
-def _rates(hardware: Hardware, *, overlap: bool) -> Machine:
+def _rates(hardware: Hardware, *, overlap: bool) -> Rates:
     engines, memory = hardware.engines, hardware.memory
-    return Machine(
+    return Rates(
         flops=engines.flops, vector_flops=engines.vector_flops, overhead=engines.overhead, bandwidth=memory.bandwidth,
         alone=_alone(memory), overlap=overlap,
     )  # fmt: skip

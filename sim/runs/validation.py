@@ -14,7 +14,7 @@ import numpy.typing as npt
 
 from models.graph import IntArray, OpGraph, StepLanes
 from sim.base.errors import InputError
-from sim.cost import CostModel, Extrapolation, Machine
+from sim.cost import CostModel, Extrapolation, Rates
 from sim.cost.kernels import ONLY_MOVES, kernels
 from sim.cost.profile import ATTENTION, DeviceProfile, time
 from sim.cost.profiled import Profiled
@@ -60,7 +60,7 @@ def predict(ops: OpGraph, context: int, profile: DeviceProfile) -> Prediction:
             known = ", ".join(profile.kinds())
             raise InputError(f"{profile.title}: no timing of {op.kind!r} in {op.dtype}; it has {known}{advice}")
     alone = [0 if t is None else round(float(time(t, k.shapes)[0])) for t, k in zip(timings, each, strict=True)]
-    machine = Machine(flops=1, vector_flops=1, overhead=0, bandwidth=profile.bandwidth)
+    machine = Rates(flops=1, vector_flops=1, overhead=0, bandwidth=profile.bandwidth)
     costs = Profiled(machine=machine, seed=0, profile=profile)
     setup = _setup(ops, context, costs, profile.bandwidth, "blocking")
     extrapolations = tuple(costs.extrapolations(setup.graph, _lane(context)))
@@ -69,7 +69,7 @@ def predict(ops: OpGraph, context: int, profile: DeviceProfile) -> Prediction:
 
 def lower_bound(ops: OpGraph, context: int, bandwidth: int, flops: int, vector_flops: int) -> Prediction:
     """Predict a step by the roofline: each op takes the longer of its transfer and its arithmetic, at rates no op exceeds."""
-    machine = Machine(flops=flops, vector_flops=vector_flops, overhead=0, bandwidth=bandwidth, overlap=True)
+    machine = Rates(flops=flops, vector_flops=vector_flops, overhead=0, bandwidth=bandwidth, overlap=True)
     setup = _setup(ops, context, Roofline(machine=machine, seed=0), bandwidth, "stream")
     compute, work = setup.costs.durations(setup.graph, _lane(context))
     alone = np.zeros(len(ops.ops), dtype=np.int64)

@@ -157,6 +157,12 @@ def test_peers_get_the_device_of_our_workloads(name: str):
     assert hardware.engines.peak("bfloat16") == config["compute_flops"]
 
 
+@pytest.mark.parametrize("name", SERVING)
+def test_requests_are_served_by_kernels_of_an_inference_engine(name: str):
+    mapping = entry.scenario("dense_batch_32", *SERVING[name].overrides).mapping
+    assert (mapping.heads, mapping.softmax, mapping.execution, mapping.fuse.qkv) == ("fused", "online", "stream", True)
+
+
 def test_the_benchmarks_run(tmp_path: Path):
     target = tmp_path / "page.md"
     command = [sys.executable, "-m", "benchmarks", "--quick", "--only", "compared", "writer", "--write", str(target)]

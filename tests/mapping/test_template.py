@@ -19,7 +19,7 @@ from models.graph import IntArray, Members, OpGraph, StepLanes
 from sim.base.errors import InputError
 from sim.base.memo import Memo
 from sim.cost.kernels import ONLY_MOVES, Kernel, joined, kernels_of
-from sim.cost.model import Machine
+from sim.cost.model import Rates
 from sim.cost.profiled import Profiled, calls
 from sim.cost.roofline import Roofline
 from sim.mapping.lowering import lower
@@ -134,7 +134,7 @@ def test_the_first_of_each_key(keys: list[int], bound: int) -> None:
     assert (first.tolist(), which.tolist()) == (expected.tolist(), inverse.tolist())
 
 
-MACHINE = Machine(flops=10**12, vector_flops=10**11, overhead=0, bandwidth=10**11)
+MACHINE = Rates(flops=10**12, vector_flops=10**11, overhead=0, bandwidth=10**11)
 PROFILED = Profiled(
     machine=MACHINE, seed=0, otherwise="roofline",
     profile=str(Path(__file__).parents[2] / "scenarios" / "profiles" / "h100_cuda_graphs.yaml"),
@@ -196,7 +196,7 @@ def test_lanes_may_have_different_numbers_of_members() -> None:
 def test_an_overhead_is_paid_once_a_kernel() -> None:
     """1 us per kernel: with 8 sequences, 8 us per layer for separate scores, 1 us for scores of all."""
     members = [(100 + i, 1, 100 + i) for i in range(8)]
-    steps, slow = lanes(members, 8), Machine(flops=10**12, vector_flops=10**11, overhead=10**6, bandwidth=10**11)
+    steps, slow = lanes(members, 8), Rates(flops=10**12, vector_flops=10**11, overhead=10**6, bandwidth=10**11)
     more = {}
     for attention in ("sequence", "batch"):
         graph = graphs("llama-3.2-1b", "off chip", attention)(Shape((False,) * 8))

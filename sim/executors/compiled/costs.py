@@ -11,7 +11,7 @@ import numpy.typing as npt
 from sim.cost.fixed import Fixed
 from sim.cost.kernel_costs import KernelCosts
 from sim.cost.written import WrittenCosts, complete
-from sim.cost.model import CostModel, Machine
+from sim.cost.model import CostModel, Rates
 from sim.cost.roofline import Roofline
 from sim.cost.rows import RateTable
 from sim.executors.compiled.state import BYTES, COMPUTE, COST, WORK
@@ -133,7 +133,7 @@ class InSram:
 
 
 #: A machine by which nothing but bytes is right.
-BYTES_ALONE = Machine(flops=PS_PER_S, vector_flops=PS_PER_S, overhead=0, bandwidth=PS_PER_S)
+BYTES_ALONE = Rates(flops=PS_PER_S, vector_flops=PS_PER_S, overhead=0, bandwidth=PS_PER_S)
 
 
 def costs_of(setup: Setup, graph: TaskGraph) -> Costs:

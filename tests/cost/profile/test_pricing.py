@@ -15,7 +15,7 @@ import sim
 from sim.base.units import PS_PER_S
 from sim.cost.kernel import Kernel
 from sim.cost.kernels import joined
-from sim.cost.model import Machine
+from sim.cost.model import Rates
 from sim.cost.pricing import Pricing
 from sim.cost.profile import DeviceProfile, Shapes, Step, read_profile
 from sim.cost.profiled import Profiled, calls
@@ -26,7 +26,7 @@ from tests.executors import assert_same
 from tests.mapping.test_template import graphs, lanes
 
 PROFILES = Path(__file__).parents[3] / "scenarios" / "profiles"
-H100 = Machine(flops=989 * 10**12, vector_flops=335 * 10**11, overhead=0, bandwidth=335 * 10**10, overlap=True)
+H100 = Rates(flops=989 * 10**12, vector_flops=335 * 10**11, overhead=0, bandwidth=335 * 10**10, overlap=True)
 LLAMA_8B = {
     "model": {"config": "llama-3.1-8b"},
     "workload": {"sequences": [{"context": 0, "prompt": 2048, "tokens": 1}]},
