@@ -126,8 +126,12 @@ def _critical(result: Result) -> Table:
 def _bounds(result: Result) -> Table:
     b = result.bounds
     table = _table("bound", "time", "this run is")
-    for name, ps in (("longest path", b.critical_path), ("work of the engines", b.compute), ("bytes of the channel", b.memory)):
-        table.add_row(name, format_time(ps), f"{result.makespan / ps - 1:.1%} above" if ps else "")
+    for name, ps in (
+        ("longest path", b.critical_path), ("work of the engines", b.compute), ("bytes of the channel", b.memory),
+        ("arrivals and what follows", b.arrivals),
+    ):  # fmt: skip
+        if ps or name != "arrivals and what follows":
+            table.add_row(name, format_time(ps), f"{result.makespan / ps - 1:.1%} above" if ps else "")
     if b.upper is not None:
         table.add_row("upper bound", format_time(b.upper), f"{1 - result.makespan / b.upper:.1%} below")
     return table

@@ -51,7 +51,7 @@ function tables() {
   const { bounds, memory, critical_path: path } = summary, makespan = summary.makespan_ps;
   $("bounds-table").append(table("Lower bounds hold for any schedule of the same tasks", [["", (r) => r[0]], ["time", (r) => ps(r[1])], ["this run is", (r) => r[2]]], [
     ["this run", makespan, ""],
-    ...[["longest path", bounds.critical_path_ps], ["work of the engines", bounds.compute_ps], ["bytes of the channel", bounds.memory_ps], ["lower bound: the largest", bounds.lower_ps]]
+    ...[["longest path", bounds.critical_path_ps], ["work of the engines", bounds.compute_ps], ["bytes of the channel", bounds.memory_ps], ...(bounds.arrivals_ps ? [["arrivals and what follows", bounds.arrivals_ps]] : []), ["lower bound: the largest", bounds.lower_ps]]
       .map(([name, value]) => [name, value, value ? `${percent(makespan / value - 1)} above` : ""]),
     ...(bounds.upper_ps === null ? [] : [["upper bound", bounds.upper_ps, `${percent(1 - makespan / bounds.upper_ps)} below`]]),
   ], { lead: (r) => r[0] === "this run" }));
