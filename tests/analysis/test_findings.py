@@ -340,7 +340,7 @@ def test_steps_of_a_loop_wait_for_their_members() -> None:
     sequences = "workload.sequences=[{prompt: 8, tokens: 2}, {prompt: 8, tokens: 2, arrival: 1 s}]"
     changes = ["model.layers=1", "workload.generate=null", sequences]
     result = sim.runs.run.run(sim.runs.run.read(find_scenario("batching_continuous"), changes))
-    alone = result.makespan - 10**12  # two steps, which nobody disturbs
+    alone = result.makespan - 10**12  # two steps that nothing delays
     late = int(result.bounds.arrivals - 10**12)
     assert 0 < late <= alone
     assert result.bounds.gap(result.makespan) < 1e-4
