@@ -60,6 +60,7 @@ function tables() {
     const most = Math.max(...help.changes.map((c) => c.speedup ?? 1));
     const bar = (c) => make("span", { className: "bar", style: `width: ${Math.round(90 * Math.max(0, (c.speedup ?? 1) - 1) / Math.max(most - 1, 0.05))}px` });
     const serves = help.as_it_is.ttft_ps !== null, open = serves && help.load !== null;
+    $("help").classList.toggle("wide", serves);
     const rate = (c) => ({ value: c.sustained_per_s, text: c.sustained_per_s === null ? "" : `${c.sustained_per_s.toLocaleString("en", { maximumSignificantDigits: 3 })}/s` });
     const title = `The same scenario on a machine changed in one way${serves ? "; TTFT and TPOT are medians" : ""}${open ? ", the speed-up is that of the rate that is sustained" : ""}`;
     $("help-table").append(table(title, [["change", (c) => c.change], ["makespan", (c) => ps(c.makespan_ps)],
