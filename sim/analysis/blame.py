@@ -9,7 +9,8 @@ runs only then, an entry is the overlap of waits and holds, over m.
 Channel. First the part that no other transfer causes (column `alone`): what a transfer would lose to the limit of its own port,
 or to a channel that never reaches its peak, if it were the only one. The rest is split over the other transfers that the
 channel served between its issue and its end, by the work that they received meanwhile: under FIFO those ahead of it, under
-sharing those that shared. If the channel served no other, the rest is `alone` too (mere picoseconds of rounding).
+sharing those that shared. If the channel served no other, the rest is `alone` too (mere picoseconds of rounding). A transfer
+that waits for SRAM while the channel serves waits for the channel, too: for what others receive before it is issued.
 
 Fractions are carried through the sums and given out once per row, by largest remainder. Cost: n log n, and n for each group.
 """
@@ -24,6 +25,7 @@ import numpy.typing as npt
 
 from sim.analysis.blame_kernels import OTHERS, REST, TASK, WAIT_ROWS, WAITED_ALONE, channel_waits, overlap_engines, receive_on
 from sim.analysis.breakdown import Breakdown
+from sim.analysis.channels import served_over
 from sim.analysis.parts import WAIT_CHANNEL, WAIT_ENGINE
 from sim.analysis.rules import Rules
 from sim.analysis.sums import narrow, sum_by
@@ -172,11 +174,14 @@ class _Channel:
         self._compiled, self._channels, services = compiled, log.channels, services_of(log)
         self._services = viewed(services, compiled=compiled)
         numerator, denominator = rules.fastest.as_integer_ratio()
-        waits = np.empty((WAIT_ROWS, int((log.tasks.work > 0).sum())), dtype=np.int64)
+        moves = log.tasks.work > 0
+        queued = moves & (log.tasks.engine < 0) & (log.tasks.ready < log.tasks.start)
+        waits = np.empty((WAIT_ROWS, int(moves.sum() + queued.sum())), dtype=np.int64)
         self._place = np.empty(len(log.tasks), dtype=np.int64)
         count = launch(channel_waits, compiled=compiled)(
             viewed(tasks_of(log), compiled=compiled), rules.latency, log.launch, rules.stripes, numerator, denominator,
-            rules.execution == "stream", waits, self._place,
+            rules.execution == "stream", served_over(log, bounded_sram=rules.bounded_sram, compiled=compiled), waits,
+            self._place,
         )  # fmt: skip
         self._waits = np.ascontiguousarray(waits[:, :count])
         self._shift = _shift(int(breakdown.total[WAIT_CHANNEL]) + count)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from sim.analysis.channels import Served, served
 from sim.analysis.parts import full_speed, launched, service
 from sim.base.integers import ceil_div, mul_div, mul_div_up
 from sim.base.kernel import kernel
@@ -12,9 +13,10 @@ from sim.log.columns import NONE, Ints, Services, Tasks
 MANY, HELD = 0, 1
 
 #: Rows of waits for the channel: the task, when its transfer could begin and when all had arrived, the part of the
-#: wait that no other transfer caused, the rest, and what others received meanwhile.
-TASK, ISSUED, ARRIVED, WAITED_ALONE, REST, OTHERS = range(6)
-WAIT_ROWS = 6
+#: wait that no other transfer caused, the rest, what others received meanwhile, and whether it was not issued yet (1): while
+#: SRAM was full and the channel served others; then from `ready` to `start`.
+TASK, ISSUED, ARRIVED, WAITED_ALONE, REST, OTHERS, NOT_ISSUED = range(7)
+WAIT_ROWS = 7
 
 
 @kernel
@@ -72,9 +74,12 @@ def change_waiting(holds: Ints, waiting: Ints, seen: Ints, overlap: Ints, delaye
 
 @kernel
 def channel_waits(
-    t: Tasks, latency: int, launch: int, stripes: int, numerator: int, denominator: int, stream: bool, waits: Ints, place: Ints
+    t: Tasks, latency: int, launch: int, stripes: int, numerator: int, denominator: int, stream: bool,
+    serving: Served, waits: Ints, place: Ints,
 ) -> int:  # fmt: skip
     """Fill the first rows of `waits` [.., wait] for each transfer that waited; returns how many. place: [row], its wait or -1.
+
+    One that also waited for SRAM has a second entry, of its time before it was issued.
 
     numerator / denominator: the largest share of a channel that one transfer can get.
     """
@@ -84,6 +89,11 @@ def channel_waits(
         if t.work[row] == 0:
             continue
         held, transfer = t.engine[row] >= 0, full_speed(t.work[row], latency, stripes)
+        if not held and t.start[row] > t.ready[row]:
+            by_channel = served(serving, t.ready[row], t.start[row])
+            waits[TASK, count], waits[ISSUED, count], waits[ARRIVED, count] = row, t.ready[row], t.start[row]
+            waits[WAITED_ALONE, count], waits[REST, count], waits[OTHERS, count], waits[NOT_ISSUED, count] = 0, by_channel, 0, 1
+            count += 1
         first = launched(t.work[row], t.compute[row], launch)
         computed, moved = service(held, t.start[row], t.loaded[row], t.end[row], t.compute[row], transfer, first, stream)
         wait = t.end[row] - t.start[row] - computed - moved
@@ -101,6 +111,7 @@ def channel_waits(
         waits[TASK, count], waits[ISSUED, count] = row, t.start[row] + first + latency
         waits[ARRIVED, count] = t.loaded[row] if held else t.end[row]
         waits[WAITED_ALONE, count], waits[REST, count], waits[OTHERS, count] = alone, wait - alone, 0
+        waits[NOT_ISSUED, count] = 0
         place[row] = count
         count += 1
     return count
@@ -191,7 +202,8 @@ def receive(
     own: [wait], what the transfer itself received on this channel. since, until: [wait], intervals of ISSUED and ARRIVED.
     """
     for wait in range(len(own)):
-        if own[wait] == 0 or until[wait] < span[0] or since[wait] > span[1]:
+        elsewhere = own[wait] == 0 and waits[NOT_ISSUED, wait] == 0  # on another channel
+        if elsewhere or until[wait] < span[0] or since[wait] > span[1]:
             continue
         received = received_by(g, mine, first, before, until[wait], waits[ARRIVED, wait])
         received -= received_by(g, mine, first, before, since[wait], waits[ISSUED, wait])

@@ -1,6 +1,6 @@
 """Bounds on the makespan, from the tasks alone: no schedule, no code of the simulator.
 
-    lower = max(T, W / m, C / n / most)          upper = T + W / m + C / least + transfers
+    lower = max(T, W / m, C / n / most, R)       upper = T + W / m + C / least + transfers
 
 T: the longest path through the data, with arrivals, latencies and transfers at the most that one can get; W: work on m
 engines; C: work of n channels, of which a busy one delivers from `least` to `most` of its bandwidth (1, unless its efficiency
@@ -9,6 +9,10 @@ path advances, or all engines are busy, or the channel is. It holds where no eng
 there is one channel, scheduler and channel conserve work; time in which a batched loop had no request to serve comes on top.
 `least` is no more than one port can draw (the queue of a DMA is served in order, so it may be alone at the channel); one
 picosecond a transfer is for times that round up.
+
+R: where requests come at times of their own (an open loop), no step begins before all of its members have arrived. So of the
+steps with a member that arrives at a or later, the longest path of each loop through them, their work on m engines, and that of
+n channels, come after a: R is the latest of these ends, over all a.
 """
 
 from __future__ import annotations
@@ -27,17 +31,18 @@ from sim.mapping.lowering import weight_matmuls
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Bounds:
-    """Picoseconds. upper is None where the theorem does not apply."""
+    """Picoseconds. arrivals: 0 where none is known in advance. upper is None where the theorem does not apply."""
 
     critical_path: int
     compute: int
     memory: int
+    arrivals: int = 0
     upper: int | None
 
     @property
     def lower(self) -> int:
-        """The largest of the three lower bounds."""
-        return max(self.critical_path, self.compute, self.memory)
+        """The largest of the lower bounds."""
+        return max(self.critical_path, self.compute, self.memory, self.arrivals)
 
     def gap(self, makespan: int) -> float:
         """Relative distance of a makespan above the lower bound: 0.07 is 7 %."""
@@ -78,7 +83,37 @@ def bounds(log: EventLog, rules: Rules, tally: Tally | None = None) -> Bounds:
     )
     at_least = ceil_div(moved * least.denominator, least.numerator)
     upper = longest + _gaps(log) + compute + at_least + transfers if applies else None
-    return Bounds(critical_path=longest, compute=compute, memory=memory, upper=upper)
+    return Bounds(
+        critical_path=longest, compute=compute, memory=memory, arrivals=_after_arrivals(log, rules, tally), upper=upper
+    )
+
+
+def _after_arrivals(log: EventLog, rules: Rules, tally: Tally) -> int:
+    """The bound by release times, ps; 0 where all requests come at 0, or when others have ended.
+
+    Steps are sorted by the latest arrival of their members: what is left from there on must still be done then.
+    """
+    members, steps = log.members, log.steps
+    if not rules.open_loop or not log.arrival.any():
+        return 0
+    arrival = np.zeros(len(steps), dtype=np.int64)  # of the last member
+    np.maximum.at(arrival, members.step, log.arrival[members.sequence])
+    order = np.argsort(-arrival, kind="stable")
+    most = rules.efficiency[1]
+    computed, moved = (np.cumsum(column[order].astype(object)) for column in tally.work_of_steps.T)
+    latest = 0
+    for at, on_engines, on_channels in zip(arrival[order].tolist(), computed, moved, strict=True):
+        served = ceil_div(ceil_div(on_channels, log.channels) * most.denominator, most.numerator)
+        latest = max(latest, at + max(ceil_div(on_engines, log.engines), served))
+    if rules.dependency == "known":  # all steps of a sequence at its arrival, from which the longest path begins
+        return latest
+    in_loops = in_order(log)
+    paths, sequence = tally.paths[in_loops], steps.sequence[in_loops]
+    upto = np.cumsum(paths)  # it may wrap over many loops; differences within one do not
+    last = np.flatnonzero(np.append(sequence[1:] != sequence[:-1], True))
+    loop = np.searchsorted(last, np.arange(len(upto)))
+    left = upto[last][loop] - upto + paths  # with this step
+    return max(latest, int((arrival[in_loops] + left).max()))
 
 
 def _gaps(log: EventLog) -> int:

@@ -6,10 +6,16 @@ time; a transfer that was eligible before that, and is served now, waited while 
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
+import numpy as np
+
+from sim.analysis.engines import clock
 from sim.analysis.parts import launched
 from sim.base.integers import mul_div
-from sim.base.kernel import kernel
-from sim.log.columns import NONE, Ints, Services, Tasks
+from sim.base.kernel import kernel, launch
+from sim.log.columns import NONE, Ints, Services, Tasks, services_of, viewed
+from sim.log.tables import EventLog
 
 #: Rows of `state` [.., channel]: the latest interval, what it delivered, since when the channel is busy, all it delivered,
 #: the first row that waited while it was idle; ANY_BUSY, of channel 0, is how long some channel was busy.
@@ -97,7 +103,19 @@ def spread(bins: Ints, width: int, begin: int, until: int, amount: int) -> None:
 
 @kernel
 def any_busy(g: Services, runs: Ints) -> int:
-    """Picoseconds in which some channel served; runs: [2, intervals + 1], for stretches that are busy and do not touch."""
+    """Picoseconds in which some channel served; runs: see `busy_runs`."""
+    busy = 0
+    for k in range(busy_runs(g, runs)):
+        busy += runs[1, k] - runs[0, k]
+    return busy
+
+
+@kernel
+def busy_runs(g: Services, runs: Ints) -> int:
+    """Fill `runs` [start or end, run] with the stretches in which some channel served; they do not touch. Returns how many.
+
+    runs: [2, intervals + 1].
+    """
     start, end = g.start, g.end
     count = 0
     for i in range(len(start)):
@@ -108,7 +126,31 @@ def any_busy(g: Services, runs: Ints) -> int:
         runs[0, count] = begin
         runs[1, count] = until
         count += 1
-    busy = 0
-    for k in range(count):
-        busy += runs[1, k] - runs[0, k]
-    return busy
+    return count
+
+
+class Served(NamedTuple):
+    """A clock that runs while some channel serves, int64 ps.
+
+    begin: [run], when each stretch begins in which some channel serves. before: [run + 1], the clock then, and at the end.
+    """
+
+    begin: Ints
+    before: Ints
+
+
+@kernel
+def served(s: Served, since: int, until: int) -> int:
+    """Picoseconds of [since, until) in which some channel served."""
+    count = len(s.begin)
+    return clock(s.begin, s.before, count, until) - clock(s.begin, s.before, count, since)
+
+
+def served_over(log: EventLog, *, bounded_sram: bool, compiled: bool) -> Served:
+    """The clock of a log. Without a bound on SRAM it is not needed, and never runs."""
+    if not bounded_sram:
+        return Served(np.zeros(0, dtype=np.int64), np.zeros(1, dtype=np.int64))
+    runs = np.empty((2, len(log.services) + 1), dtype=np.int64)
+    count = launch(busy_runs, compiled=compiled)(viewed(services_of(log), compiled=compiled), runs)
+    begin, end = runs[:, :count]
+    return Served(begin.copy(), np.concatenate([[0], np.cumsum(end - begin)]))

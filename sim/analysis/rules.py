@@ -14,7 +14,8 @@ class Rules:
     """The semantics of a run, as plain values.
 
     arrivals: ps, per sequence. cap: largest share of the channel that one requester draws, (numerator, denominator).
-    bounded_sram: an admission limit was in force. stripes: over how many channels each transfer is spread (interleaved).
+    open_loop: requests come at times of their own, not when others have ended. bounded_sram: an admission limit was in force.
+    stripes: over how many channels each transfer is spread (interleaved).
     efficiency: the least and the largest share of its bandwidth that a channel can deliver, however many it serves.
     kv_layers: layers that have a KV cache.
     """
@@ -27,6 +28,7 @@ class Rules:
     bounded_sram: bool
     work_conserving_channel: bool
     work_conserving_scheduler: bool
+    open_loop: bool = True
     stripes: int = 1
     efficiency: tuple[Fraction, Fraction] = (Fraction(1), Fraction(1))
     kv_layers: tuple[LayerGroup, ...] = ()

@@ -15,7 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from sim.analysis import channels
-from sim.analysis.channels import follow_channels
+from sim.analysis.channels import Served, follow_channels, served, served_over
 from sim.analysis.engines import Work, by_start, room_for, sweep_engines
 from sim.analysis.longest_path import arrivals_of, extend_path
 from sim.analysis.parts import (
@@ -63,6 +63,10 @@ MANY = 1 << 16  # tasks from which a second thread pays
 #: Columns of `totals` beside the parts: from ready to end, time on engines, channel time, number of tasks that move something.
 SPENT, COMPUTED, MOVED, TRANSFERS = range(PART_COUNT, PART_COUNT + 4)
 COLUMNS = PART_COUNT + 4
+
+#: Columns of sums of a step beside the parts: time on engines, channel time.
+STEP_COMPUTED, STEP_MOVED = range(PART_COUNT, PART_COUNT + 2)
+STEP_COLUMNS = PART_COUNT + 2
 
 
 class Fault(IntEnum):
@@ -115,12 +119,12 @@ def after_inputs(t: Tasks, f: Forms, first: int, after: int, form: int) -> int:
 @kernel
 def split_step(
     t: Tasks, f: Forms, first: int, after: int, form: int, base: int, latency: int, launch: int, stripes: int, stream: bool,
-    all_busy: Ints,
+    all_busy: Ints, serving: Served,
     spent: int, totals: Ints, step: int, by_step: Ints, busy: Ints,
 ) -> tuple[int, int]:  # fmt: skip
     """Add the times of the tasks of one step to all sums; returns `spent`, and a row that ran faster than it can, or -1.
 
-    base: row of `all_busy[0]`. totals: [group, column, 2], by_step: [step, part, 2], busy: [engine], ps. spent: what tasks
+    base: row of `all_busy[0]`. totals: [group, column, 2], by_step: [step, column, 2], busy: [engine], ps. spent: what tasks
     took since the last carry; no sum has grown by more, but that of channel time, to which each stripe adds as much.
     """
     engine, ready, start, loaded, end, compute, work = t.engine, t.ready, t.start, t.loaded, t.end, t.compute, t.work
@@ -142,9 +146,11 @@ def split_step(
         spent += whole_time
         totals[mine, SPENT, LOW] += whole_time
         totals[mine, COMPUTED, LOW] += compute[row]
+        by_step[step, STEP_COMPUTED, LOW] += compute[row]
         add(totals, by_step, mine, step, COMPUTE, computed)
         if work[row] > 0:
             totals[mine, MOVED, LOW] += work[row]
+            by_step[step, STEP_MOVED, LOW] += work[row]
             totals[mine, TRANSFERS, LOW] += 1
             add(totals, by_step, mine, step, TRANSFER, moved)
             add(totals, by_step, mine, step, WAIT_CHANNEL, channel)
@@ -154,8 +160,10 @@ def split_step(
             busy[engine[row]] += end[row] - start[row]
             add(totals, by_step, mine, step, WAIT_ENGINE, for_engine)
             add(totals, by_step, mine, step, WAIT_POLICY, waited - for_engine)
-        else:
-            add(totals, by_step, mine, step, WAIT_SRAM, waited)
+        elif waited > 0:
+            by_channel = served(serving, ready[row], start[row])
+            add(totals, by_step, mine, step, WAIT_CHANNEL, by_channel)
+            add(totals, by_step, mine, step, WAIT_SRAM, waited - by_channel)
     return spent, NONE
 
 
@@ -169,7 +177,7 @@ def add(totals: Ints, by_step: Ints, group: int, step: int, part: int, time: int
 @kernel
 def follow_chain(
     t: Tasks, f: Forms, first: int, after: int, form: int, base: int, latency: int, launch: int, stripes: int, stream: bool,
-    all_busy: Ints,
+    all_busy: Ints, serving: Served,
     step: int, released: int, stored: Ints, tokens: Ints,
 ) -> None:  # fmt: skip
     """Fill `tokens` [step, part]: back from the task that ended last to its last input, and so on. See `split_step`."""
@@ -186,8 +194,10 @@ def follow_chain(
         if held:
             tokens[step, WAIT_ENGINE] += all_busy[row - base]
             tokens[step, WAIT_POLICY] += waited - all_busy[row - base]
-        else:
-            tokens[step, WAIT_SRAM] += waited
+        elif waited > 0:
+            by_channel = served(serving, ready[row], start[row])
+            tokens[step, WAIT_CHANNEL] += by_channel
+            tokens[step, WAIT_SRAM] += waited - by_channel
         row = last_input(form + row - first, first, step, end, f, stored)
         if row != NONE and not first <= row < after:  # a task of another token
             tokens[step, WAIT_INPUT] += max(0, end[row] - released)
@@ -196,8 +206,8 @@ def follow_chain(
 
 @kernel
 def tally_steps(
-    t: Tasks, s: Steps, f: Forms, cuts: Ints, latency: int, launch: int, stripes: int, stream: bool, stored: Ints, work: Work,
-    until: Ints, busy: Ints, totals: Ints, by_step: Ints, tokens: Ints, bad: Ints,
+    t: Tasks, s: Steps, f: Forms, cuts: Ints, latency: int, launch: int, stripes: int, stream: bool, stored: Ints,
+    serving: Served, work: Work, until: Ints, busy: Ints, totals: Ints, by_step: Ints, tokens: Ints, bad: Ints,
 ) -> None:  # fmt: skip
     """Go through all steps, in batches that are separate in time: those from cuts[i] to cuts[i + 1]."""
     all_busy, spent = work.all_busy, 0
@@ -214,12 +224,14 @@ def tally_steps(
             first, form, released = s.first[step], f.first[s.graph[step]], s.released[step]
             after = first + f.first[s.graph[step] + 1] - form
             spent, wrong = split_step(
-                t, f, first, after, form, base, latency, launch, stripes, stream, all_busy, spent, totals, step, by_step, busy
-            )
+                t, f, first, after, form, base, latency, launch, stripes, stream, all_busy, serving, spent, totals, step,
+                by_step, busy,
+            )  # fmt: skip
             note(bad, TOO_FAST, wrong)
             follow_chain(
-                t, f, first, after, form, base, latency, launch, stripes, stream, all_busy, step, released, stored, tokens
-            )
+                t, f, first, after, form, base, latency, launch, stripes, stream, all_busy, serving, step, released, stored,
+                tokens,
+            )  # fmt: skip
             carry(by_step, step)
     for group in range(len(totals)):
         carry(totals, group)
@@ -243,12 +255,13 @@ def loads_too_early(t: Tasks, f: Forms, graph: int, first: int, ended: Ints) -> 
 @kernel
 def follow_sequences(
     order: Ints, t: Tasks, s: Steps, f: Forms, latency: int, launch: int, stripes: int, numerator: int, denominator: int,
-    stream: bool, known: bool, arrival: Ints, reached: Ints, stored: Ints, ended: Ints, finish: Ints, early: Ints,
+    stream: bool, known: bool, arrival: Ints, reached: Ints, stored: Ints, ended: Ints, finish: Ints, early: Ints, paths: Ints,
 ) -> None:  # fmt: skip
     """Go through the steps by sequence and token: the longest path of each sequence, and the order that the KV cache imposes.
 
     order: steps. numerator / denominator: the largest share of a channel that a transfer can get. arrival, reached: [sequence],
     ps. stored, ended: [layer], finish: [task], to work with. early: (step, layer) of the first load before a store, if any.
+    paths: [step], by how much each step lengthens the path.
     """
     sequence = NONE
     for position in range(len(order)):
@@ -258,10 +271,12 @@ def follow_sequences(
             sequence = s.sequence[step]
             for layer in range(len(stored)):
                 stored[layer], ended[layer] = 0, 0
+        before = reached[sequence]
         reached[sequence] = extend_path(
             t, f, graph, first, arrival[sequence], reached[sequence], latency, launch, stripes, numerator, denominator, stream,
             known, stored, finish,
         )  # fmt: skip
+        paths[step] = reached[sequence] - before
         layer = loads_too_early(t, f, graph, first, ended)
         if layer != NONE and early[0] == NONE:
             early[0], early[1] = step, layer
@@ -290,6 +305,7 @@ class Tally:
         self._steps: list[Times] = []  # [(sequence, token), step]
         self._by_step: list[npt.NDArray[Any]] = []
         self._tokens: list[Times] = []
+        self._paths: list[Times] = []
         self._latest = NONE
 
     @classmethod
@@ -307,7 +323,17 @@ class Tally:
     @property
     def by_step(self) -> npt.NDArray[Any]:
         """[step, part], all tasks of each step."""
-        return self._in_loop_order(self._by_step)
+        return self._in_loop_order(self._by_step)[:, :PART_COUNT]
+
+    @property
+    def work_of_steps(self) -> npt.NDArray[Any]:
+        """[step, 2]: time on engines and channel time of all tasks of each step."""
+        return self._in_loop_order(self._by_step)[:, [STEP_COMPUTED, STEP_MOVED]]
+
+    @property
+    def paths(self) -> Times:
+        """[step]: by how much each step lengthens the longest path of its loop."""
+        return self._in_loop_order([path[:, None] for path in self._paths])[:, 0]
 
     @property
     def tokens(self) -> Times:
@@ -315,11 +341,12 @@ class Tally:
         return self._in_loop_order(self._tokens)
 
     def _in_loop_order(self, parts: Sequence[npt.NDArray[Any]]) -> npt.NDArray[Any]:
-        """[step, part] of all parts, with steps in order of sequences and tokens, as in the log of a whole run."""
+        """[step, column] of all parts, with steps in order of sequences and tokens, as in the log of a whole run."""
         if len(parts) == 1:
             return parts[0]
-        rows = np.concatenate([np.zeros((0, PART_COUNT), dtype=np.int64), *parts])
-        return rows[np.lexsort(np.concatenate([np.zeros((2, 0), dtype=np.int64), *self._steps], axis=1)[::-1])]
+        if not parts:
+            return np.zeros((0, STEP_COLUMNS), dtype=np.int64)
+        return np.concatenate(parts)[np.lexsort(np.concatenate(self._steps, axis=1)[::-1])]
 
     def runs_of_groups(self) -> Times:
         """[group]: how many tasks of it ran."""
@@ -387,12 +414,13 @@ class Tally:
         rules, steps, count = self._rules, steps_of(log), len(log.steps)
         cuts = _cuts(log)
         rows = np.append(steps.first, len(log.tasks))[cuts]
-        by_step, tokens = np.zeros((count, PART_COUNT, 2), dtype=np.int64), np.zeros((count, PART_COUNT), dtype=np.int64)
+        by_step, tokens = np.zeros((count, STEP_COLUMNS, 2), dtype=np.int64), np.zeros((count, PART_COUNT), dtype=np.int64)
         bad = np.full(len(_SENTENCES), NONE, dtype=np.int64)
         launch(tally_steps, compiled=compiled)(
             viewed(tasks_of(log), compiled=compiled), viewed(steps, compiled=compiled),
             viewed(self.forms.columns, compiled=compiled), cuts, rules.latency, log.launch, rules.stripes,
             rules.execution == "stream", stores_before(log, self.forms, compiled=compiled),
+            viewed(served_over(log, bounded_sram=rules.bounded_sram, compiled=compiled), compiled=compiled),
             viewed(room_for(int(np.diff(rows).max(initial=0))), compiled=compiled),
             np.zeros(len(self.engine_busy), dtype=np.int64), self.engine_busy, self._sums, by_step, tokens, bad,
         )  # fmt: skip
@@ -410,17 +438,15 @@ class Tally:
         self.reached = np.append(self.reached, arrivals[len(self.reached) :])
         numerator, denominator = rules.fastest.as_integer_ratio()
         largest = max((len(graph) for graph in log.graphs), default=0)
-        stored, ended, early = (
-            np.zeros(layers, dtype=np.int64),
-            np.zeros(layers, dtype=np.int64),
-            np.full(2, NONE, dtype=np.int64),
-        )
+        stored, ended, paths = (np.zeros(size, dtype=np.int64) for size in (layers, layers, len(steps)))
+        early = np.full(2, NONE, dtype=np.int64)
         launch(follow_sequences, compiled=compiled)(
             in_order(log), viewed(tasks_of(log), compiled=compiled), viewed(steps_of(log), compiled=compiled),
             viewed(self.forms.columns, compiled=compiled), rules.latency, log.launch, rules.stripes, numerator, denominator,
             rules.execution == "stream", rules.dependency == "known", arrivals, self.reached, stored, ended,
-            np.empty(largest, dtype=np.int64), early,
+            np.empty(largest, dtype=np.int64), early, paths,
         )  # fmt: skip
+        self._paths.append(paths)
         if early[0] != NONE:
             token = f"{steps.sequence[early[0]]}.{steps.token[early[0]]}"
             self._note(Fault.KV_ORDER, f"token {token} loaded layer {self.forms.layers[early[1]]} before it was stored")

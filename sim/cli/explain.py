@@ -60,8 +60,7 @@ def command(
     if answer is not None:
         console.print(f"\n{answer.sentence(result.makespan)}", highlight=False)
     if changes is not None:
-        rows = [(change.name, change.makespan, change.note) for change in changes.changes]
-        console.print(explain.what_would_help(result.makespan, rows, changes.bottleneck), highlight=False)
+        console.print(explain.what_would_help(changes), highlight=False)
 
 
 def _optimal(result: Result, time_limit: float) -> Optimum:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 import numpy.typing as npt
@@ -14,6 +14,7 @@ from sim.analysis.blame import Matrix
 from sim.analysis.parts import PARTS
 from sim.base.units import format_time
 from sim.runs.result import Result
+from sim.runs.what_if import WhatIf
 
 MANY = 12  # rows of a table; the others are summed up as "and n more"
 FEW = 5
@@ -44,13 +45,27 @@ def render(result: Result) -> RenderableType:
     return Group(*sections)
 
 
-def what_would_help(makespan: int, changes: Iterable[tuple[str, int | None, str]], bottleneck: str) -> RenderableType:
-    """The table of changes (name, makespan in ps, note) and the sentence."""
-    table = _table("change", "makespan", "speed-up", last="")
-    for name, changed, note in changes:
-        speedup = f"{makespan / changed:.2f}x" if changed else ""
-        table.add_row(name, format_time(changed) if changed is not None else "", speedup, note)
-    return Group(*_section("What would help", table), Text(), Text(bottleneck, style="bold"))
+def what_would_help(found: WhatIf) -> RenderableType:
+    """The table of changes, and the sentence. Where requests are served it begins with the run as it is."""
+    before = found.as_it_is
+    serves, open_loop = before.service is not None, found.arrivals is not None
+    served = (*(("TTFT", "TPOT") if serves else ()), *(("sustains",) if serves and open_loop else ()))
+    table = _table("change", "makespan", *served, "speed-up", last="")
+    for change in ((before,) if serves else ()) + found.changes:
+        speedup = change.speedup(before)
+        cells = [] if change.service is None else [format_time(change.service.ttft), _time(change.service.tpot)]
+        if change.service is not None and change.service.rate is not None:
+            cells.append(f"{change.service.rate:.3g}/s")
+        cells += [""] * (len(served) - len(cells))
+        table.add_row(change.name, _time(change.makespan), *cells, "" if speedup is None else f"{speedup:.2f}x", change.note)
+    title = "What would help"
+    if serves:
+        title += ": TTFT and TPOT are medians" + (", the speed-up is that of the rate that is sustained" if open_loop else "")
+    return Group(*_section(title, table), Text(), Text(found.bottleneck, style="bold"))
+
+
+def _time(ps: int | None) -> str:
+    return "" if ps is None else format_time(ps)
 
 
 def _section(title: str, body: RenderableType) -> list[RenderableType]:
@@ -126,8 +141,12 @@ def _critical(result: Result) -> Table:
 def _bounds(result: Result) -> Table:
     b = result.bounds
     table = _table("bound", "time", "this run is")
-    for name, ps in (("longest path", b.critical_path), ("work of the engines", b.compute), ("bytes of the channel", b.memory)):
-        table.add_row(name, format_time(ps), f"{result.makespan / ps - 1:.1%} above" if ps else "")
+    for name, ps in (
+        ("longest path", b.critical_path), ("work of the engines", b.compute), ("bytes of the channel", b.memory),
+        ("arrivals and what follows", b.arrivals),
+    ):  # fmt: skip
+        if ps or name != "arrivals and what follows":
+            table.add_row(name, format_time(ps), f"{result.makespan / ps - 1:.1%} above" if ps else "")
     if b.upper is not None:
         table.add_row("upper bound", format_time(b.upper), f"{1 - result.makespan / b.upper:.1%} below")
     return table

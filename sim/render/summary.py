@@ -88,6 +88,7 @@ def _bounds(result: Result) -> dict[str, Any]:
         "critical_path_ps": b.critical_path,
         "compute_ps": b.compute,
         "memory_ps": b.memory,
+        "arrivals_ps": b.arrivals,
         "lower_ps": b.lower,
         "upper_ps": b.upper,
         "gap": round(b.gap(result.makespan), 6),

@@ -110,10 +110,11 @@ def _engines(result: Result) -> str:
 
 def _bounds(result: Result) -> str:
     b = result.bounds
+    arrivals = f", arrivals {format_time(b.arrivals)}" if b.arrivals else ""
     upper = f", at most {format_time(b.upper)}" if b.upper is not None else ""
     return (
         f"at least {format_time(b.lower)} (longest path {format_time(b.critical_path)}, compute {format_time(b.compute)}, "
-        f"memory {format_time(b.memory)}){upper}; this run is {b.gap(result.makespan):.1%} above"
+        f"memory {format_time(b.memory)}{arrivals}){upper}; this run is {b.gap(result.makespan):.1%} above"
     )
 
 

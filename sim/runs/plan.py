@@ -150,6 +150,7 @@ def _rules(setup: Setup, execution: Execution, kv_layers: tuple[LayerGroup, ...]
         bounded_sram=setup.sram is not None,
         work_conserving_channel=setup.arbiter.work_conserving,
         work_conserving_scheduler=setup.scheduler.work_conserving,
+        open_loop=setup.concurrency is None,
     )
 
 

@@ -9,7 +9,7 @@ import pytest
 
 from sim.analysis.blame import blame
 from sim.analysis.breakdown import breakdown
-from sim.analysis.parts import WAIT_CHANNEL, WAIT_ENGINE, WAIT_POLICY
+from sim.analysis.parts import WAIT_CHANNEL, WAIT_ENGINE, WAIT_POLICY, WAIT_SRAM
 from tests.analysis.machine import run
 from tests.analysis.test_breakdown import chain
 from tests.graphs import GraphBuilder
@@ -91,6 +91,19 @@ def test_odd_picoseconds_go_to_the_first():
     b.add("third", flops=1)
     found = of(*run(b.graph(), engines=2))
     assert entries(found.engine_by_kind) == {("third", "long"): 2, ("third", "short"): 1}
+
+
+def test_who_holds_the_channel_while_sram_is_full():
+    """Three of one kind, of which one fits: the others wait for it while it loads, and for space while it is used."""
+    b = GraphBuilder()
+    for kind in ("q_proj", "k_proj", "v_proj"):
+        b.add(kind, flops=5, weight=4)
+    log, rules = run(b.graph(), sram=4)
+    # Loads 0..4, 9..13, 18..22; computing from 4, 13 and 22, for 5. The second waits 4 for the channel, the third 4 + 4.
+    assert breakdown(log, rules).total[[WAIT_CHANNEL, WAIT_SRAM]].tolist() == [12, 15]
+    found = of(log, rules).channel_by_kind
+    assert entries(found) == {("weight_load", "weight_load"): 12}
+    assert not found.alone.any()
 
 
 def test_a_scheduler_that_declines_is_not_blamed_on_tasks():

@@ -125,8 +125,31 @@ def test_wait_for_space_in_sram():
     log, rules = run(b.graph(), sram=4)
     # load 0..4, compute 4..9, and only then does the next one fit: load 9..13, compute 13..18
     assert log.tasks.end.tolist() == [4, 9, 13, 18]
-    assert total(log, rules) == {"compute": 10, "transfer": 8, "wait_sram": 9}
-    assert token(log, rules) == {"compute": 5, "transfer": 4, "wait_sram": 9}
+    # Until 4 the channel serves the first load, so the second one waits for the channel; from 4 to 9 it rests.
+    assert total(log, rules) == {"compute": 10, "transfer": 8, "wait_channel": 4, "wait_sram": 5}
+    assert token(log, rules) == {"compute": 5, "transfer": 4, "wait_channel": 4, "wait_sram": 5}
+
+
+def test_a_wait_for_sram_while_the_channel_never_rests_is_the_channels():
+    b = GraphBuilder()
+    for _ in range(6):
+        b.add("o_proj", flops=1, weight=4)
+    log, rules = run(b.graph(), sram=8)
+    # Two fit: while one is used for 1 ps, the next is loaded for 4. From 0 to 24 the channel serves without a gap.
+    assert log.makespan == 6 * 4 + 1
+    assert token(log, rules) == {"compute": 1, "transfer": 4, "wait_channel": 20}
+    # The third load gets its space at 5, when the first task ends, and the channel at 8: and so on.
+    assert log.tasks.start[::2].tolist() == [0, 0, 5, 9, 13, 17]
+    assert total(log, rules) == {"compute": 6, "transfer": 24, "wait_channel": 4 + 8 + 12 + 16 + 20}
+
+
+def test_the_latency_of_loads_that_sram_keeps_apart_is_waiting_for_sram():
+    b = GraphBuilder()
+    for _ in range(2):
+        b.add("o_proj", flops=1, weight=4)
+    log, rules = run(b.graph(), sram=4, latency=10)
+    # load 0..14, of which the channel serves 10..14; compute 14..15; load 15..29, compute 29..30
+    assert token(log, rules) == {"compute": 1, "transfer": 14, "wait_channel": 4, "wait_sram": 11}
 
 
 def kv_block(loads: int = 3, stores: int = 2):

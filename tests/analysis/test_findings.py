@@ -34,6 +34,7 @@ from sim.scenario.shipped import find_scenario
 from tests.analysis.machine import run
 from tests.analysis.test_breakdown import chain, kv_block
 from tests.analysis.test_random import graphs, machines, plain
+from tests.graphs import GraphBuilder
 
 
 def rows(table, here, **changes):
@@ -312,3 +313,35 @@ def test_bytes_of_batches(name: str, changes: tuple[str, ...]) -> None:
         lanes = log.lanes(np.flatnonzero(log.steps.graph == number))
         if len(lanes.context):
             assert (_op_totals(graph.ops, lanes) == graph.ops.costs_of(lanes).sum(axis=2)).all()
+
+
+def test_no_schedule_ends_before_the_last_arrival_and_what_follows() -> None:
+    """Chains of 5 ps that arrive at 0, 100 and 103: on one engine the last two take until 110, on two until 108."""
+    b = GraphBuilder()
+    b.add("norm", flops=5)
+    for engines, last in ((1, 110), (2, 108)):
+        log, rules = run(b.graph(), engines=engines, requests=[(1, 0), (1, 100), (1, 103)])
+        limits = bounds(log, rules)
+        assert log.makespan == limits.arrivals == limits.lower == last
+        closed = dataclasses.replace(rules, open_loop=False)
+        assert bounds(log, closed).arrivals == 0
+
+
+def test_what_arrives_late_must_still_be_loaded() -> None:
+    """Three loads of 4 ps that arrive at 10 take the channel until 22; then the last of them computes for 1."""
+    b = GraphBuilder()
+    b.add("o_proj", flops=1, weight=4)
+    log, rules = run(b.graph(), engines=4, requests=[(1, 0), (1, 10), (1, 10), (1, 10)])
+    assert (bounds(log, rules).memory, bounds(log, rules).arrivals, log.makespan) == (16, 22, 23)
+
+
+def test_steps_of_a_loop_wait_for_their_members() -> None:
+    """Two requests of one loop, the second 1 s later: the bound is its arrival and the longest paths of the steps after it."""
+    sequences = "workload.sequences=[{prompt: 8, tokens: 2}, {prompt: 8, tokens: 2, arrival: 1 s}]"
+    changes = ["model.layers=1", "workload.generate=null", sequences]
+    result = sim.runs.run.run(sim.runs.run.read(find_scenario("batching_continuous"), changes))
+    alone = result.makespan - 10**12  # two steps that nothing delays
+    late = int(result.bounds.arrivals - 10**12)
+    assert 0 < late <= alone
+    assert result.bounds.gap(result.makespan) < 1e-4
+    assert result.bounds.critical_path < 0.01 * result.makespan, "without arrivals nearly all of the run would seem wasted"

@@ -17,7 +17,7 @@ from sim.analysis.breakdown import breakdown
 from sim.analysis.checks import check
 from sim.analysis.critical_path import Place, critical_path
 from sim.analysis.findings import analyze
-from sim.analysis.parts import PARTS, WAIT_ENGINE, WAIT_INPUT, WAIT_POLICY
+from sim.analysis.parts import PARTS, WAIT_ENGINE, WAIT_INPUT, WAIT_POLICY, WAIT_SRAM
 from sim.analysis.rules import Rules
 from sim.cost.fixed import largest_remainder
 from sim.log import columns, derived
@@ -141,6 +141,18 @@ def test_a_queue_is_blamed_on_what_it_served(graph: OpGraph, machine: dict[str, 
     found = blame(log, rules, breakdown(log, rules)).channel_by_owner
     assert found.wait.tolist() == received.tolist()
     assert not found.alone.any()
+
+
+@settings(max_examples=60, deadline=None)
+@given(graphs(), machines())
+def test_sram_has_the_waits_in_which_no_channel_served(graph: OpGraph, machine: dict[str, object]):
+    """Against a count, picosecond by picosecond, of transfers that wait for space."""
+    log, rules = run(graph, **{**machine, "execution": "prefetch", "sram": 12})
+    t, g, expected = log.tasks, log.services, np.zeros(len(log.steps), dtype=np.int64)
+    for now in range(log.makespan):
+        if not ((g.start <= now) & (now < g.end)).any():
+            np.add.at(expected, t.step[(t.engine < 0) & (t.ready <= now) & (now < t.start)], 1)
+    assert breakdown(log, rules).by_step[:, WAIT_SRAM].tolist() == expected.tolist()
 
 
 def findings(log: EventLog, rules: Rules) -> list[object]:

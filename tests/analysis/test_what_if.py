@@ -8,6 +8,7 @@ import pytest
 from click.testing import CliRunner
 
 from sim.analysis.bounds import few_tiles
+from sim.analysis.parts import PARTS
 from sim.cli import cli
 from sim.runs.run import read, run
 from sim.runs.what_if import bottleneck, what_if
@@ -17,7 +18,7 @@ from sim.scenario.shipped import find_scenario
 def help_for(name: str, *overrides: str):
     result = run(read(find_scenario(name), list(overrides)))
     found = what_if(result)
-    return {change.name: change.speedup(result.makespan) for change in found.changes}, found.bottleneck, result, found
+    return {change.name: change.speedup(found.as_it_is) for change in found.changes}, found.bottleneck, result, found
 
 
 def call(*arguments: str) -> str:
@@ -53,7 +54,7 @@ def test_engines():
     speedups, sentence, result, found = help_for("multi_head", "hardware.engines.count=1")
     assert speedups["infinite engines"] >= speedups["engines x2"] > 1
     assert sentence.startswith("The engines are the bottleneck")
-    assert bottleneck(result, found.changes) == found.bottleneck
+    assert bottleneck(result, found.as_it_is, found.changes, None) == found.bottleneck
 
 
 def test_tiles_for_all_engines():
@@ -140,3 +141,118 @@ def test_compare_with_itself():
     data = json.loads(call("compare", "multi_head", "multi_head", "--json"))
     assert (data["keys"], data["sources"]) == ({}, [])
     assert {row["difference"] for row in data["numbers"]} == {0}
+
+
+#: An open loop: 24 requests, four at a time, arrive at 200/s.
+SERVING = {
+    "workload": {
+        "generate": {
+            "count": 24,
+            "prompt": {"distribution": "constant", "value": 128},
+            "tokens": {"distribution": "constant", "value": 8},
+            "arrivals": {"process": "constant", "rate": "200/s"},
+        },
+        "batching": {"policy": "continuous", "max_batch": 4},
+    }
+}
+
+
+def serving(**arrivals: object):
+    workload = json.loads(json.dumps(SERVING["workload"]))
+    workload["generate"]["arrivals"] = arrivals or workload["generate"]["arrivals"]
+    return ["model.layers=1", f"workload={json.dumps(workload)}"]
+
+
+def test_in_an_open_loop_the_rate_counts():
+    """24 requests at 200/s take 115 ms and more on any machine; what a machine sustains is 24 over the time of all at once."""
+    speedups, sentence, _, found = help_for("batching_continuous", *serving())
+    assert found.arrivals == pytest.approx(200)
+    times = {change.name: change for change in found.changes}
+    for name, override in (
+        ("bandwidth x2", "hardware.memory.bandwidth=4078 GB/s"),
+        ("batch x2", "workload.batching.max_batch=8"),
+    ):
+        burst = run(read(find_scenario("batching_continuous"), [*serving(process="all_at_once"), override]))
+        assert times[name].service.rate == pytest.approx(24 / (burst.makespan / 1e12), rel=1e-3)
+        late = run(read(find_scenario("batching_continuous"), [*serving(), override]))
+        assert times[name].service.ttft == pytest.approx(late.requests.times()["ttft"].p50, rel=1e-3)
+        assert times[name].service.tpot == pytest.approx(late.requests.times()["tpot"].p50, rel=1e-3)
+        assert speedups[name] == times[name].service.rate / found.as_it_is.service.rate
+    assert times["bandwidth x2"].makespan == pytest.approx(found.as_it_is.makespan, rel=0.02)
+    assert speedups["infinite bandwidth"] > 1.5
+    assert found.load == pytest.approx(200 / found.as_it_is.service.rate)
+    assert "would sustain" in sentence
+    assert f"requests arrive at 200/s, {found.load:.0%} of" in sentence
+
+
+def test_without_requests_there_is_no_service():
+    _, _, _, found = help_for("no_parallelism")
+    assert {change.service for change in (found.as_it_is, *found.changes)} == {None}
+    assert found.load is None
+
+
+def test_the_fewest_engines_that_are_as_fast():
+    """On four engines a channel at 100 GB/s streams the weights of Llama-3.2-1B no faster than on one or two."""
+    _, _, result, found = help_for("llama_1b_context_256")
+    (fewer,) = [change for change in found.changes if change.name == "fewer engines"]
+    count = int(fewer.note.split()[0])
+    assert fewer.note == f"{count} of 4 are as fast"
+    for engines in range(1, 4):
+        changed = run(read(find_scenario("llama_1b_context_256"), [f"hardware.engines.count={engines}"])).makespan
+        assert (changed <= 1.01 * result.makespan) == (engines >= count)
+
+
+def test_weights_at_half_the_bits():
+    """int8 halves the bytes of weights, which are nearly all that a token moves at context 256."""
+    speedups, *_ = help_for("llama_1b_context_256")
+    assert speedups["weights in int8"] == pytest.approx(2, rel=0.05)
+    assert "weights in int8" not in help_for("multi_head")[0], "a table of durations knows no bytes"
+
+
+# One story: the headline, the changes, the breakdown and the critical path
+
+SRAM = ("hardware.engines={count: 1, flops: 2 TFLOP/s}", "mapping.tiles=126", "model.layers=2")
+STORIES = [
+    ("llama_1b_context_256", ("hardware.sram=8 MiB", *SRAM[1:]), "memory channel"),
+    ("llama_1b_context_256", ("hardware.sram=64 MiB", *SRAM[1:]), "memory channel"),
+    ("llama_1b_context_256", (), "memory channel"),
+    (
+        "llama_1b_context_256",
+        ("hardware.memory.arbiter=processor_sharing", "hardware.sram=16 MiB", *SRAM[1:]),
+        "memory channel",
+    ),
+    ("weights_half_on_chip", (), "memory channel"),
+    ("two_sequences_processor_sharing", ("model.layers=2",), "memory channel"),
+    # One tile at a time, whose load has 100 us of latency: the channel rests while a tile waits for space.
+    ("llama_1b_context_256", ("hardware.sram=5 MiB", "hardware.memory.latency=100 us", *SRAM[1:]), "SRAM"),
+    ("no_parallelism", (), "scheduler"),
+    ("multi_head", ("hardware.engines.count=1",), "engines"),
+]
+SIDES = {
+    "memory channel": ("transfer", "wait_channel"), "SRAM": ("wait_sram",), "scheduler": ("wait_policy", "compute"),
+    "engines": ("compute", "wait_engine"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(("name", "overrides", "limit"), STORIES)
+def test_one_story(name: str, overrides: tuple[str, ...], limit: str):
+    """The headline names the largest part of the time of tokens, and that resource, doubled, helps more than any other."""
+    speedups, sentence, result, _ = help_for(name, *overrides)
+    assert f"{limit} " in sentence.split(" the bottleneck")[0]
+    sums = dict(zip(PARTS, result.breakdown.tokens.sum(axis=0).tolist(), strict=True))
+    share = {side: sum(sums[part] for part in parts) for side, parts in SIDES.items()}
+    assert max(share, key=lambda side: share[side]) == limit
+    doubled = {"memory channel": "bandwidth x2", "SRAM": "SRAM x2", "engines": "engines x2", "scheduler": "earliest"}
+    resources = {side: speedups[change] for side, change in doubled.items() if change in speedups}
+    assert max(resources, key=lambda side: resources[side]) == limit
+    if limit == "memory channel":
+        other = ("infinite engines", "SRAM x2", "unbounded SRAM", "fewer engines", "earliest")
+        assert all(speedups["infinite bandwidth"] > speedups.get(change, 1.0) for change in other)
+        assert result.bounds.gap(result.makespan) < speedups["infinite bandwidth"]
+
+
+def test_more_sram_does_not_cure_what_the_channel_causes():
+    """With 8 MiB the loads of a token wait for the channel all along; SRAM has only the instants in which it rests."""
+    speedups, _, result, _ = help_for("llama_1b_context_256", "hardware.sram=8 MiB", *SRAM[1:])
+    assert speedups["unbounded SRAM"] == pytest.approx(1, abs=0.01)
+    assert result.breakdown.tokens[:, PARTS.index("wait_sram")].sum() < 0.01 * result.makespan

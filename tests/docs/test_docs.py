@@ -73,6 +73,7 @@ LONG = {
     "docs/guides/kernels.md",
     "docs/guides/machines.md",
     "docs/guides/sharing.md",
+    "docs/guides/what_helps.md",
 }
 
 

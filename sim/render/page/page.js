@@ -51,7 +51,7 @@ function tables() {
   const { bounds, memory, critical_path: path } = summary, makespan = summary.makespan_ps;
   $("bounds-table").append(table("Lower bounds hold for any schedule of the same tasks", [["", (r) => r[0]], ["time", (r) => ps(r[1])], ["this run is", (r) => r[2]]], [
     ["this run", makespan, ""],
-    ...[["longest path", bounds.critical_path_ps], ["work of the engines", bounds.compute_ps], ["bytes of the channel", bounds.memory_ps], ["lower bound: the largest", bounds.lower_ps]]
+    ...[["longest path", bounds.critical_path_ps], ["work of the engines", bounds.compute_ps], ["bytes of the channel", bounds.memory_ps], ...(bounds.arrivals_ps ? [["arrivals and what follows", bounds.arrivals_ps]] : []), ["lower bound: the largest", bounds.lower_ps]]
       .map(([name, value]) => [name, value, value ? `${percent(makespan / value - 1)} above` : ""]),
     ...(bounds.upper_ps === null ? [] : [["upper bound", bounds.upper_ps, `${percent(1 - makespan / bounds.upper_ps)} below`]]),
   ], { lead: (r) => r[0] === "this run" }));
@@ -59,9 +59,15 @@ function tables() {
   if (help) {
     const most = Math.max(...help.changes.map((c) => c.speedup ?? 1));
     const bar = (c) => make("span", { className: "bar", style: `width: ${Math.round(90 * Math.max(0, (c.speedup ?? 1) - 1) / Math.max(most - 1, 0.05))}px` });
-    $("help-table").append(table("The same scenario on a machine better in one way", [["change", (c) => c.change], ["makespan", (c) => ps(c.makespan_ps)],
+    const serves = help.as_it_is.ttft_ps !== null, open = serves && help.load !== null;
+    $("help").classList.toggle("wide", serves);
+    const rate = (c) => ({ value: c.sustained_per_s, text: c.sustained_per_s === null ? "" : `${c.sustained_per_s.toLocaleString("en", { maximumSignificantDigits: 3 })}/s` });
+    const title = `The same scenario on a machine changed in one way${serves ? "; TTFT and TPOT are medians" : ""}${open ? ", the speed-up is that of the rate that is sustained" : ""}`;
+    $("help-table").append(table(title, [["change", (c) => c.change], ["makespan", (c) => ps(c.makespan_ps)],
+      ...(serves ? [["TTFT", (c) => ps(c.ttft_ps)], ["TPOT", (c) => ps(c.tpot_ps)]] : []), ...(open ? [["sustains", rate]] : []),
       ["speed-up", (c) => ({ value: c.speedup, text: c.speedup === null ? "" : `${c.speedup.toFixed(2)}×` })],
-      ["", (c) => ({ node: c.note ? make("span", { textContent: c.note }) : bar(c), prose: true })]], help.changes));
+      ["", (c) => ({ node: c.note ? make("span", { textContent: c.note }) : bar(c), prose: true })]], serves ? [help.as_it_is, ...help.changes] : help.changes,
+      { lead: (c) => c === help.as_it_is }));
   } else $("help").hidden = true;
   const shares = (title, sums) => table(title, [["", (r) => r[0]], ["time", (r) => ps(r[1])], ["share", (r) => percent(r[1] / (makespan || 1))]], Object.entries(sums));
   $("path-lead").textContent = `The ${count(path.tasks)} tasks that decided when the run ended; shortening anything else changes nothing, until another path is as long.`;

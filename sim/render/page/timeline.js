@@ -430,7 +430,7 @@ class Timeline {
     const about = [`${run.words[1]} ${token.sequence}.${token.token}`, layer >= 0 ? `layer ${layer}` : "", held ? `engine ${run.engine[item] - 1}` : "by DMA"];
     const facts = [["from", time(run.start[item])], ["to", time(run.end[item])], ["took", time(run.end[item] - run.start[item])]];
     const fact = (name, ps) => { if (ps > 0) facts.push([name, time(ps)]); };
-    fact(held ? "waited for an engine" : "waited for SRAM", run.start[item] - run.ready[item]);
+    fact(held ? "waited for an engine" : "until it fit SRAM", run.start[item] - run.ready[item]);
     fact("launch", run.issued[item] - run.start[item]);
     fact("waited for the channel", run.served[item] - run.issued[item]);
     fact("transfer", run.moved[item] - run.served[item]);

@@ -6,8 +6,10 @@ from collections.abc import Iterator
 
 import numpy as np
 
+from sim.analysis.channels import served_over
 from sim.log import derived
-from sim.render.trace.canvas import WAIT_ENGINE, WAIT_INPUT, WAIT_SRAM, Canvas, Rows
+from sim.log.columns import is_large
+from sim.render.trace.canvas import WAIT_CHANNEL, WAIT_ENGINE, WAIT_INPUT, WAIT_SRAM, Canvas, Rows
 from sim.render.trace.requests import parts_taken
 from sim.render.trace.tracks import Role, Slices, colors, lanes
 
@@ -81,21 +83,47 @@ def _chain(canvas: Canvas, steps: Rows, track: Rows) -> Iterator[Slices]:
     chain = derived.chains(canvas.log).of(steps)
     rows, begin, track = chain.row, chain.begin, track[np.searchsorted(steps, chain.step)]
     yield _layers(canvas, chain, track)
-    wait, held = canvas.categories("wait"), canvas.on_engine[rows]
+    wait = canvas.categories("wait")
     yield Slices.make(
         track=track, start=begin, end=tasks.ready[rows], name=canvas.names(WAIT_INPUT), row=rows, cause=chain.cause,
         depth=2, category=wait, role=Role.PHASE,
     )  # fmt: skip
+    held = canvas.on_engine[rows]
+    on_engines = rows[held]
     yield Slices.make(
-        track=track, start=tasks.ready[rows], end=tasks.start[rows], row=rows, depth=2, category=wait, role=Role.PHASE,
-        name=np.where(held, canvas.names(WAIT_ENGINE), canvas.names(WAIT_SRAM)),
-        cause=np.where(held, derived.previous_on_engine(canvas.log)[rows], -1),
+        track=track[held], start=tasks.ready[on_engines], end=tasks.start[on_engines], row=on_engines, depth=2, category=wait,
+        role=Role.PHASE, name=canvas.names(WAIT_ENGINE), cause=derived.previous_on_engine(canvas.log)[on_engines],
     )  # fmt: skip
+    yield _before_issue(canvas, rows[~held], track[~held])
     yield Slices.make(
         track=track, start=tasks.start[rows], end=tasks.end[rows], name=canvas.name_of(rows), row=rows, depth=2,
         category=canvas.categories("op"), role=Role.OP,
     )  # fmt: skip
     yield from canvas.phases(rows, track, depth=3)
+
+
+def _before_issue(canvas: Canvas, rows: Rows, track: Rows) -> Slices:
+    """Waits of transfers before they are issued, for SRAM: while a channel serves, they are waits for the channel.
+
+    The parts are those of `sim.analysis.breakdown`. track: of each row.
+    """
+    tasks = canvas.log.tasks
+    waited = tasks.ready[rows] < tasks.start[rows]
+    rows, track = rows[waited], track[waited]
+    clock = served_over(canvas.log, bounded_sram=len(rows) > 0, compiled=is_large(canvas.log))
+    edges = np.column_stack([clock.begin, clock.begin + np.diff(clock.before)]).ravel()  # a channel begins, all rest, ...
+    first = np.searchsorted(edges, tasks.ready[rows], side="right")
+    count = np.searchsorted(edges, tasks.start[rows], side="left") - first + 1  # parts, of which edges are between
+    which = np.repeat(np.arange(len(rows)), count)
+    part = np.arange(len(which)) - np.repeat(np.cumsum(count) - count, count)
+    after = first[which] + part  # the edge that ends a part, if it is not the last
+    bounded = np.append(edges, 0)
+    start = np.where(part == 0, tasks.ready[rows[which]], bounded[after - 1])
+    end = np.where(part == count[which] - 1, tasks.start[rows[which]], bounded[np.minimum(after, len(edges))])
+    return Slices.make(
+        track=track[which], start=start, end=end, row=rows[which], depth=2, category=canvas.categories("wait"),
+        role=Role.PHASE, name=np.where(after % 2 == 1, canvas.names(WAIT_CHANNEL), canvas.names(WAIT_SRAM)),
+    )  # fmt: skip
 
 
 def _layers(canvas: Canvas, chain: derived.Chains, track: Rows) -> Slices:
