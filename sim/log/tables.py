@@ -25,7 +25,7 @@ class TaskTable:
     step: row of the step table; task: index in the step's task graph.
     engine: the engine that ran it, -1 for a transfer that a DMA issued.
     ready: all its inputs had ended (and its step was released).
-    start: an engine took it; for a DMA transfer: it was issued, and fits SRAM.
+    start: an engine took it; for a DMA transfer: it was issued. Operands that it loads fit SRAM from then on.
     loaded: its operands had arrived (equals `start` where it loads nothing). Under `blocking` it computes from then on.
     An engine issues the load once the task is launched (`sim.log.derived.issued`).
     end: it had finished.

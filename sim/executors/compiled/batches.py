@@ -20,8 +20,8 @@ from sim.executors.compiled.loop import advance
 from sim.executors.compiled.state import (
     CHANNEL_TABLE, CHANNEL_WORDS, COST, DONE, SERVICES, SERVICE_FIELDS, K_ARRIVALS, K_ARRIVED, K_HEADS, K_NEW,
     LOG_FIELDS, LOOP_TABLE, LOOP_WORDS, L_BATCHED, L_CELLS_OF, L_NUMBER, NONE, NOW, READY, RING, RING_HEAD, RING_SIZE,
-    RING_TAIL, SLOT_WORDS, S_BASE, S_COST, S_END, S_FIRST, S_FIRST_END, S_FORM, S_KEY, S_LOOP, S_MEMBERS, S_NODES, S_OWNER,
-    S_QUEUE, S_RELEASED, S_ROW, S_STEP, S_TASKS, S_TOKEN, TURN, TURN_LIST, WANTS_STEP,
+    RING_TAIL, SLOT_WORDS, S_BASE, S_COST, S_END, S_FIRST, S_FIRST_END, S_FORM, S_KEY, S_LOOP, S_MEMBERS, S_NODES, S_OPERANDS,
+    S_OPERANDS_END, S_OWNER, S_QUEUE, S_RELEASED, S_ROW, S_STEP, S_TASKS, S_TOKEN, TURN, TURN_LIST, WANTS_STEP,
 )  # fmt: skip
 from sim.executors.size import tasks_in_all
 from sim.executors.setup import Progress, Setup
@@ -211,6 +211,7 @@ class Batches(Run):
         m[slot + S_KEY] = (loop.number << LOOP_BITS) + loop.token
         m[slot + S_FORM], m[slot + S_TASKS], m[slot + S_NODES] = form.at, form.size, form.nodes
         m[slot + S_FIRST], m[slot + S_FIRST_END] = form.first, form.first_end
+        m[slot + S_OPERANDS], m[slot + S_OPERANDS_END] = form.operands, form.operands_end
         m[slot + S_BASE], m[slot + S_ROW] = loop.cells.at, self.rows
         m[slot + S_COST], m[slot + S_STEP] = at, slot + S_RELEASED
         m[slot + S_QUEUE] = first if form.graph.ops.members is None else others
