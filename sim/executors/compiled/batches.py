@@ -341,7 +341,7 @@ class Batches(Run):
                 sequence=loop.astype(np.int32), token=token.astype(np.int32), context=context, graph=place[graph], first=first,
                 released=released, end=end,
             ),
-            machine=self.setup.machine, bandwidth=self.setup.bandwidth, launch=self.setup.launch,
+            machine=self.setup.machine, bandwidth=self.setup.bandwidth, launch=self.setup.launch, sram=self.setup.sram,
             batched=self._members(order), arrival=self._arrival(),
         )  # fmt: skip
 

@@ -373,6 +373,6 @@ class Sequences(Run):
                 graph=np.zeros(count, dtype=np.int32), first=np.arange(count, dtype=np.int64) * size, released=released,
                 end=end,
             ),
-            machine=self.setup.machine, bandwidth=self.setup.bandwidth, launch=self.setup.launch,
+            machine=self.setup.machine, bandwidth=self.setup.bandwidth, launch=self.setup.launch, sram=self.setup.sram,
             arrival=np.array([request.arrival for request in requests], dtype=np.int64),
         )  # fmt: skip

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import numpy as np
 
 from sim.log import derived
-from sim.render.trace.canvas import WAIT_ENGINE, WAIT_INPUT, WAIT_SRAM, Canvas, Rows
+from sim.render.trace.canvas import WAIT_INPUT, Canvas, Rows
 from sim.render.trace.requests import parts_taken
 from sim.render.trace.tracks import Role, Slices, colors, lanes
 
@@ -66,7 +66,7 @@ def _ops(canvas: Canvas, rows: Rows, parent: int) -> Iterator[Slices]:
     count = int(lane.max(initial=-1)) + 1
     track = np.array([canvas.tracks.add(f"lane {n}", group) for n in range(count)], dtype=np.int64)[lane]
     yield Slices.make(
-        track=track, start=begin, end=start, name=canvas.names(WAIT_ENGINE), row=rows,
+        track=track, start=begin, end=start, name=canvas.start_waits(rows), row=rows,
         cause=derived.previous_on_engine(canvas.log)[rows], category=canvas.categories("wait"), role=Role.PHASE,
     )  # fmt: skip
     yield Slices.make(
@@ -88,7 +88,7 @@ def _chain(canvas: Canvas, steps: Rows, track: Rows) -> Iterator[Slices]:
     )  # fmt: skip
     yield Slices.make(
         track=track, start=tasks.ready[rows], end=tasks.start[rows], row=rows, depth=2, category=wait, role=Role.PHASE,
-        name=np.where(held, canvas.names(WAIT_ENGINE), canvas.names(WAIT_SRAM)),
+        name=canvas.start_waits(rows),
         cause=np.where(held, derived.previous_on_engine(canvas.log)[rows], -1),
     )  # fmt: skip
     yield Slices.make(
