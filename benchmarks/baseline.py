@@ -20,7 +20,9 @@ import simpy
 from models.graph import IntArray
 from sim.base.units import ceil_div
 from sim.cost import StepLanes
-from sim.executors.setup import Setup, sram_use
+from sim.executors.operands import sram_use
+from sim.executors.setup import Setup
+from sim.mapping.operands import operands_of
 from sim.workload.requests import Request
 
 Process = Generator[simpy.Event, Any, None]
@@ -140,7 +142,7 @@ class Machine:
                 self.env.process(each.serve(part)) for each, part in zip(self.channels, parts, strict=True) if part.work
             ])  # fmt: skip
 
-    def compute(self, inputs: Sequence[simpy.Event], time: int, load: Load | None, frees: int) -> Process:
+    def compute(self, inputs: Sequence[simpy.Event], time: int, load: Load | None) -> Process:
         """A task on an engine, which loads the operands that are its own."""
         yield self.env.all_of(inputs)
         with self.engines.request() as engine:
@@ -152,18 +154,14 @@ class Machine:
             else:
                 yield from self.operands(load)
                 yield self.env.timeout(time)
-        if frees and self.sram is not None:
-            self.sram.put(frees)
 
     def operands(self, load: Load) -> Process:
         yield self.env.timeout(self.latency)
         yield from self.move(load)
 
-    def transfer(self, inputs: Sequence[simpy.Event], load: Load, queue: simpy.Resource, size: int) -> Process:
-        """A transfer by DMA; a prefetched one waits for free SRAM, in program order."""
+    def transfer(self, inputs: Sequence[simpy.Event], load: Load, queue: simpy.Resource) -> Process:
+        """A transfer by DMA."""
         yield self.env.all_of(inputs)
-        if size and self.sram is not None:
-            yield self.sram.get(size)
         yield self.env.timeout(self.latency)
         with queue.request() as turn:
             yield turn
@@ -180,27 +178,56 @@ class Decode:
         start, inputs = graph.input_start.tolist(), graph.inputs.tolist()
         self.inputs = [inputs[start[task] : start[task + 1]] for task in range(len(graph))]
         self.held, self.prefetch, self.kinds = graph.engine.tolist(), graph.prefetch.tolist(), graph.kind.tolist()
-        self.frees = sram_use(setup) if setup.sram is not None else {}
-        self.consumer = graph.outputs[np.minimum(graph.output_start[:-1], len(graph.outputs) - 1)].tolist()
+        self.groups = operands_of(graph).groups() if setup.sram is not None else []
+        used, first = operands_of(graph).used.tolist(), operands_of(graph).used_start.tolist()
+        self.users: dict[int, list[int]] = {load: [] for group in self.groups for load in group}
+        for user in range(len(graph)) if self.groups else ():
+            for load in used[first[user] : first[user + 1]]:
+                self.users[load].append(user)
+        self.admitting: dict[int, simpy.Process] = {}  # by sequence, the last step whose operands ask for SRAM
         self.layers = [[layer for layer, loads in graph.kv_loads.items() if task in loads] for task in range(len(graph))]
 
     def start(self, number: int, context: int, stored: Mapping[int, simpy.Event]) -> list[simpy.Process]:
         """A process for each task of a step. stored: events that loads of a layer's KV cache wait for, too."""
         compute, work = (column[:, 0].tolist() for column in durations(self.setup, context))
+        admitted = {load: self.env.event() for load in self.users}
         machine, tasks = self.machine, list[simpy.Process]()
         for task, held in enumerate(self.held):
             needed: list[simpy.Event] = [tasks[source] for source in self.inputs[task]]
             needed += [stored[layer] for layer in self.layers[task] if layer in stored]
+            needed += [admitted[task]] if task in admitted else []
             load = Load(work[task], self.graph.kinds[self.kinds[task]]) if work[task] else None
             if held:
-                run = machine.compute(needed, compute[task], load, self.frees.get(task, 0))
+                run = machine.compute(needed, compute[task], load)
             else:
                 assert load is not None
-                early = self.prefetch[task]
-                size = self.frees.get(self.consumer[task], 0) if early else 0
-                run = machine.transfer(needed, load, machine.queues[number][early], size)
+                run = machine.transfer(needed, load, machine.queues[number][self.prefetch[task]])
             tasks.append(self.env.process(run))
+        if machine.sram is not None:
+            self.admitting[number] = self.env.process(
+                self.admit(machine.sram, self.admitting.get(number), context, admitted, tasks)
+            )
         return tasks
+
+    def admit(
+        self, sram: simpy.Container, before: simpy.Event | None, context: int, admitted: Mapping[int, simpy.Event],
+        tasks: Sequence[simpy.Process],
+    ) -> Process:  # fmt: skip
+        """Give SRAM to the operands of a step in the order in which tasks need them, after those of the step before."""
+        sizes = sram_use(self.setup, self.graph, lane(context))[:, 0].tolist()
+        if before is not None:
+            yield before
+        of = dict(zip(self.users, sizes, strict=True))
+        for group in self.groups:
+            yield sram.get(sum(of[load] for load in group))
+            for load in group:
+                admitted[load].succeed()
+                self.env.process(self.free(sram, of[load], [tasks[user] for user in self.users[load]]))
+
+    def free(self, sram: simpy.Container, size: int, users: Sequence[simpy.Event]) -> Process:
+        """Give the bytes of an operand back when all tasks that use it have ended."""
+        yield self.env.all_of(users)
+        yield sram.put(size)
 
     def sampled(self, number: int, request: Request) -> Process:
         """One token after the other."""
@@ -233,8 +260,12 @@ def simulate(setup: Setup, arbiter: str = "fifo", options: Mapping[str, Any] | N
 
 def durations(setup: Setup, context: int) -> tuple[IntArray, IntArray]:
     """Time of each task on an engine and on the channel, in ps, each [task, 1]."""
-    lane = StepLanes(sequence=np.array([0]), token=np.array([0]), context=np.array([context]))
-    return setup.costs.durations(setup.graph, lane)
+    return setup.costs.durations(setup.graph, lane(context))
+
+
+def lane(context: int) -> StepLanes:
+    """A step that decodes one token at a context."""
+    return StepLanes(sequence=np.array([0]), token=np.array([0]), context=np.array([context]))
 
 
 def timeouts(count: int) -> int:

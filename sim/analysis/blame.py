@@ -180,7 +180,7 @@ class _Channel:
         self._place = np.empty(len(log.tasks), dtype=np.int64)
         count = launch(channel_waits, compiled=compiled)(
             viewed(tasks_of(log), compiled=compiled), rules.latency, log.launch, rules.stripes, numerator, denominator,
-            rules.execution == "stream", served_over(log, bounded_sram=rules.bounded_sram, compiled=compiled), waits,
+            rules.execution == "stream", served_over(log, bounded_sram=rules.sram is not None, compiled=compiled), waits,
             self._place,
         )  # fmt: skip
         self._waits = np.ascontiguousarray(waits[:, :count])

@@ -76,7 +76,7 @@ def bounds(log: EventLog, rules: Rules, tally: Tally | None = None) -> Bounds:
     memory = ceil_div(fullest * most.denominator, most.numerator)
     applies = (
         rules.execution == "prefetch"
-        and not rules.bounded_sram
+        and rules.sram is None
         and rules.work_conserving_channel
         and rules.work_conserving_scheduler
         and log.channels == 1

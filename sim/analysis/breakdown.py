@@ -11,7 +11,8 @@ Where an engine loads operands, the first part of [start, loaded] is the launch:
 overlap in [start, end]: if compute is no shorter than launch and transfer, it is compute, else launch and transfer; the rest
 is wait_channel. `transfer` is latency plus the time at the full speed of the channel, as if it were the
 only transfer and no port in the way; so what a port slows down counts as wait_channel. While a task waits for an engine
-and all engines are busy, that is wait_engine; while one is idle that the scheduler declines to use, wait_policy.
+and all engines are busy, that is wait_engine; while one is idle that the scheduler declines to use, wait_policy, or if the
+scheduler never does so, and the task loads operands itself into bounded SRAM, wait_sram.
 
 A DMA issues the load of an operand once SRAM has space for it. While it has none and some channel serves a transfer, that is
 wait_channel: with more space the load would wait for the channel instead. Only while all channels rest is it wait_sram: then

@@ -60,6 +60,7 @@ CHECKS: dict[str, Callable[[EventLog, Rules, Bounds, Tally], str | None]] = {
     "KV order per sequence and layer": partial(_no, Fault.KV_ORDER),
     "sampled steps are barriers": _barriers,
     "bytes requested = bytes delivered": partial(_no, Fault.NOT_DELIVERED),
+    "operands in use never exceed SRAM": partial(_no, Fault.SRAM),
     "channel never above its bandwidth": partial(_no, Fault.ABOVE_BANDWIDTH),
     "channel never idle while a transfer is eligible": partial(_no, Fault.IDLE),
     "lower bound <= makespan <= upper bound": _bounds_hold,

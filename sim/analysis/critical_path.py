@@ -151,8 +151,8 @@ class Index(NamedTuple):
     """Tables for lookups, int64.
 
     step_of: [row]. services_first: [row + 1] into `services`, the service intervals of each row in order of end. held,
-    held_end: rows that engines ran, in order of end, and these ends in ps; steps, steps_end: the same for steps.
-    arrival: [sequence], ps. stored: [step, layer] of `sim.log.inputs.last_stores`.
+    held_end: rows that engines ran, or whose operands no task uses, in order of end, and these ends in ps; steps, steps_end:
+    the same for steps. arrival: [sequence], ps. stored: [step, layer] of `sim.log.inputs.last_stores`.
     """
 
     step_of: Ints
@@ -168,7 +168,8 @@ class Index(NamedTuple):
 
 @kernel
 def walk(
-    t: Tasks, s: Steps, f: Forms, g: Services, index: Index, latency: int, launch: int, stream: bool, links: Ints, state: Ints
+    t: Tasks, s: Steps, f: Forms, g: Services, index: Index, latency: int, launch: int, stream: bool, for_sram: bool,
+    links: Ints, state: Ints,
 ) -> bool:  # fmt: skip
     """Walk until the start of the run, and return True; or False if `links` is full, to be called again with a longer one."""
     while state[LINKS] + MOST_AT_ONCE <= len(links):
@@ -176,7 +177,7 @@ def walk(
             leave_engine(t, stream, links, state)
         cause = leave_channel(t, g, index, latency, launch, links, state)
         if cause == NONE:
-            cause = leave_start(t, s, f, index, links, state)
+            cause = leave_start(t, s, f, index, for_sram, links, state)
         if cause == NONE:
             return True
         state[WHOLE] = 0 if cause == BY_CHANNEL else 1
@@ -256,12 +257,12 @@ def served_until(t: Tasks, g: Services, time: int, channel: int, row: int) -> in
 
 
 @kernel
-def leave_start(t: Tasks, s: Steps, f: Forms, index: Index, links: Ints, state: Ints) -> int:
+def leave_start(t: Tasks, s: Steps, f: Forms, index: Index, for_sram: bool, links: Ints, state: Ints) -> int:
     """From the start of a task to what held it up: an engine, SRAM, an input, or the release of its step; -1 at time 0."""
     row = state[ROW]
     step = index.step_of[row]
     if t.start[row] > t.ready[row]:
-        cause = freed(t, index, row, state)
+        cause = freed(t, index, row, for_sram, state)
         if cause != NONE:
             return cause
         add_link(links, state, WAITING, t.ready[row], 0)
@@ -274,7 +275,7 @@ def leave_start(t: Tasks, s: Steps, f: Forms, index: Index, links: Ints, state: 
 
 
 @kernel
-def freed(t: Tasks, index: Index, row: int, state: Ints) -> int:
+def freed(t: Tasks, index: Index, row: int, for_sram: bool, state: Ints) -> int:
     """Go to the task that ended when this one started, and return which resource that freed; -1 if there is none."""
     now, engine = t.start[row], t.engine[row]
     first = bisect_left(index.held_end, now)
@@ -287,7 +288,7 @@ def freed(t: Tasks, index: Index, row: int, state: Ints) -> int:
             return BY_ENGINE
         i += 1
     state[ROW] = index.held[first]
-    return BY_POLICY if engine >= 0 else BY_SRAM
+    return BY_SRAM if engine < 0 or (for_sram and t.work[row] > 0) else BY_POLICY
 
 
 @kernel
@@ -328,7 +329,7 @@ def links_of(log: EventLog, rules: Rules) -> Times:
     tasks, steps, forms, services = (viewed(each, compiled=compiled) for each in (t, s, derived.forms(log).columns, g))
     index = viewed(
         Index(
-            log.tasks.step.astype(np.int64), *_by_task(log, g), *_by_end(t),
+            log.tasks.step.astype(np.int64), *_by_task(log, g), *_by_end(t, log, rules),
             *_in_order(log.steps.end), arrivals_of(log, rules), derived.last_stores(log),
         ),
         compiled=compiled,
@@ -337,7 +338,7 @@ def links_of(log: EventLog, rules: Rules) -> Times:
     state = np.array([last, t.end[last], 1, 0], dtype=np.int64)
     links = np.empty((1024, LINK_COLUMNS), dtype=np.int64)
     go, stream = launch(walk, compiled=compiled), rules.execution == "stream"
-    while not go(tasks, steps, forms, services, index, rules.latency, log.launch, stream, links, state):
+    while not go(tasks, steps, forms, services, index, rules.latency, log.launch, stream, rules.waits_for_sram, links, state):
         links = np.concatenate([links, np.empty_like(links)])
     return np.ascontiguousarray(links[: state[LINKS]][::-1].T)
 
@@ -348,9 +349,12 @@ def _by_task(log: EventLog, g: Services) -> tuple[Times, Times]:
     return np.concatenate([[0], np.cumsum(counts)]), np.argsort(g.task, kind="stable")
 
 
-def _by_end(t: Tasks) -> tuple[Times, Times]:
+def _by_end(t: Tasks, log: EventLog, rules: Rules) -> tuple[Times, Times]:
     """`held` and `held_end` of the index."""
-    held = np.flatnonzero(t.engine >= 0)
+    frees = t.engine >= 0
+    if rules.sram is not None:
+        frees |= ~np.concatenate([np.diff(graph.output_start) > 0 for graph in log.graphs])[derived.form(log)]
+    held = np.flatnonzero(frees)
     order, end = _in_order(t.end[held])
     return held[order], end
 

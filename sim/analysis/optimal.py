@@ -84,7 +84,7 @@ def _unsupported(log: EventLog, rules: Rules, arbiter: str) -> str:
         return f"the optimum is for one channel, not {log.channels}"
     if min(rules.efficiency) < 1:
         return "the optimum is for a channel whose efficiency is 1"
-    if rules.bounded_sram:
+    if rules.sram is not None:
         return "the optimum is for unbounded SRAM"
     return ""
 

@@ -14,8 +14,8 @@ class Rules:
     """The semantics of a run, as plain values.
 
     arrivals: ps, per sequence. cap: largest share of the channel that one requester draws, (numerator, denominator).
-    open_loop: requests come at times of their own, not when others have ended. bounded_sram: an admission limit was in force.
-    stripes: over how many channels each transfer is spread (interleaved).
+    open_loop: requests come at times of their own, not when others have ended. sram: bytes for operands that are in use, None
+    if unbounded. stripes: over how many channels each transfer is spread (interleaved).
     efficiency: the least and the largest share of its bandwidth that a channel can deliver, however many it serves.
     kv_layers: layers that have a KV cache.
     """
@@ -25,13 +25,18 @@ class Rules:
     execution: Literal["blocking", "stream", "prefetch"]
     latency: int
     cap: tuple[int, int]
-    bounded_sram: bool
+    sram: int | None
     work_conserving_channel: bool
     work_conserving_scheduler: bool
     open_loop: bool = True
     stripes: int = 1
     efficiency: tuple[Fraction, Fraction] = (Fraction(1), Fraction(1))
     kv_layers: tuple[LayerGroup, ...] = ()
+
+    @property
+    def waits_for_sram(self) -> bool:
+        """Whether a task that loads its own operands waits for nothing but SRAM while an engine is idle."""
+        return self.sram is not None and self.work_conserving_scheduler
 
     @property
     def fastest(self) -> Fraction:
@@ -46,6 +51,6 @@ class Rules:
 
 #: For sums that depend on no rules but are found in one pass with sums that do.
 ANY_RULES = Rules(
-    arrivals=(), dependency="known", execution="blocking", latency=0, cap=(1, 1), bounded_sram=True,
+    arrivals=(), dependency="known", execution="blocking", latency=0, cap=(1, 1), sram=None,
     work_conserving_channel=False, work_conserving_scheduler=False,
 )  # fmt: skip

@@ -32,6 +32,7 @@ from sim.analysis.parts import (
     service,
 )
 from sim.analysis.rules import Rules
+from sim.analysis.sram import most_in_use
 from sim.analysis.sums import LOW, carry, whole
 from sim.base.cores import cores
 from sim.base.errors import SimulationError
@@ -80,6 +81,7 @@ class Fault(IntEnum):
     NOT_DELIVERED = 5
     ABOVE_BANDWIDTH = 6
     IDLE = 7
+    SRAM = 8
 
 
 OUT_OF_ORDER, BEFORE_INPUT, ENGINE_SHARED, TOO_FAST = range(4)
@@ -119,13 +121,14 @@ def after_inputs(t: Tasks, f: Forms, first: int, after: int, form: int) -> int:
 @kernel
 def split_step(
     t: Tasks, f: Forms, first: int, after: int, form: int, base: int, latency: int, launch: int, stripes: int, stream: bool,
-    all_busy: Ints, serving: Served,
+    for_sram: bool, all_busy: Ints, serving: Served,
     spent: int, totals: Ints, step: int, by_step: Ints, busy: Ints,
 ) -> tuple[int, int]:  # fmt: skip
     """Add the times of the tasks of one step to all sums; returns `spent`, and a row that ran faster than it can, or -1.
 
     base: row of `all_busy[0]`. totals: [group, column, 2], by_step: [step, column, 2], busy: [engine], ps. spent: what tasks
     took since the last carry; no sum has grown by more, but that of channel time, to which each stripe adds as much.
+    for_sram: a task that loads its own operands and waits while an engine is idle waits for SRAM.
     """
     engine, ready, start, loaded, end, compute, work = t.engine, t.ready, t.start, t.loaded, t.end, t.compute, t.work
     group, limit = f.group, LARGEST // stripes
@@ -159,7 +162,7 @@ def split_step(
         if held:
             busy[engine[row]] += end[row] - start[row]
             add(totals, by_step, mine, step, WAIT_ENGINE, for_engine)
-            add(totals, by_step, mine, step, WAIT_POLICY, waited - for_engine)
+            add(totals, by_step, mine, step, WAIT_SRAM if for_sram and work[row] > 0 else WAIT_POLICY, waited - for_engine)
         elif waited > 0:
             by_channel = served(serving, ready[row], start[row])
             add(totals, by_step, mine, step, WAIT_CHANNEL, by_channel)
@@ -177,7 +180,7 @@ def add(totals: Ints, by_step: Ints, group: int, step: int, part: int, time: int
 @kernel
 def follow_chain(
     t: Tasks, f: Forms, first: int, after: int, form: int, base: int, latency: int, launch: int, stripes: int, stream: bool,
-    all_busy: Ints, serving: Served,
+    for_sram: bool, all_busy: Ints, serving: Served,
     step: int, released: int, stored: Ints, tokens: Ints,
 ) -> None:  # fmt: skip
     """Fill `tokens` [step, part]: back from the task that ended last to its last input, and so on. See `split_step`."""
@@ -193,7 +196,7 @@ def follow_chain(
         tokens[step, WAIT_CHANNEL] += end[row] - start[row] - computed - moved
         if held:
             tokens[step, WAIT_ENGINE] += all_busy[row - base]
-            tokens[step, WAIT_POLICY] += waited - all_busy[row - base]
+            tokens[step, WAIT_SRAM if for_sram and work[row] > 0 else WAIT_POLICY] += waited - all_busy[row - base]
         elif waited > 0:
             by_channel = served(serving, ready[row], start[row])
             tokens[step, WAIT_CHANNEL] += by_channel
@@ -206,8 +209,8 @@ def follow_chain(
 
 @kernel
 def tally_steps(
-    t: Tasks, s: Steps, f: Forms, cuts: Ints, latency: int, launch: int, stripes: int, stream: bool, stored: Ints,
-    serving: Served, work: Work, until: Ints, busy: Ints, totals: Ints, by_step: Ints, tokens: Ints, bad: Ints,
+    t: Tasks, s: Steps, f: Forms, cuts: Ints, latency: int, launch: int, stripes: int, stream: bool, for_sram: bool,
+    stored: Ints, serving: Served, work: Work, until: Ints, busy: Ints, totals: Ints, by_step: Ints, tokens: Ints, bad: Ints,
 ) -> None:  # fmt: skip
     """Go through all steps, in batches that are separate in time: those from cuts[i] to cuts[i + 1]."""
     all_busy, spent = work.all_busy, 0
@@ -224,13 +227,13 @@ def tally_steps(
             first, form, released = s.first[step], f.first[s.graph[step]], s.released[step]
             after = first + f.first[s.graph[step] + 1] - form
             spent, wrong = split_step(
-                t, f, first, after, form, base, latency, launch, stripes, stream, all_busy, serving, spent, totals, step,
-                by_step, busy,
+                t, f, first, after, form, base, latency, launch, stripes, stream, for_sram, all_busy, serving, spent, totals,
+                step, by_step, busy,
             )  # fmt: skip
             note(bad, TOO_FAST, wrong)
             follow_chain(
-                t, f, first, after, form, base, latency, launch, stripes, stream, all_busy, serving, step, released, stored,
-                tokens,
+                t, f, first, after, form, base, latency, launch, stripes, stream, for_sram, all_busy, serving, step, released,
+                stored, tokens,
             )  # fmt: skip
             carry(by_step, step)
     for group in range(len(totals)):
@@ -419,8 +422,8 @@ class Tally:
         launch(tally_steps, compiled=compiled)(
             viewed(tasks_of(log), compiled=compiled), viewed(steps, compiled=compiled),
             viewed(self.forms.columns, compiled=compiled), cuts, rules.latency, log.launch, rules.stripes,
-            rules.execution == "stream", stores_before(log, self.forms, compiled=compiled),
-            viewed(served_over(log, bounded_sram=rules.bounded_sram, compiled=compiled), compiled=compiled),
+            rules.execution == "stream", rules.waits_for_sram, stores_before(log, self.forms, compiled=compiled),
+            viewed(served_over(log, bounded_sram=rules.sram is not None, compiled=compiled), compiled=compiled),
             viewed(room_for(int(np.diff(rows).max(initial=0))), compiled=compiled),
             np.zeros(len(self.engine_busy), dtype=np.int64), self.engine_busy, self._sums, by_step, tokens, bad,
         )  # fmt: skip
@@ -431,6 +434,8 @@ class Tally:
             if bad[fault] != NONE:
                 row = int(bad[fault])
                 self._note(fault, sentence.format(name=log.name(row), engine=log.machine.engine_name(log.tasks.engine[row])))
+        if rules.sram is not None and (most := most_in_use(log)) > rules.sram:
+            self._note(Fault.SRAM, f"operands of {most} B were in use, with SRAM of {rules.sram} B")
 
     def _follow_sequences(self, log: EventLog, *, compiled: bool) -> None:
         rules, steps, layers = self._rules, log.steps, len(self.forms.layers)

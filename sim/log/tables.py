@@ -25,7 +25,7 @@ class TaskTable:
     step: row of the step table; task: index in the step's task graph.
     engine: the engine that ran it, -1 for a transfer that a DMA issued.
     ready: all its inputs had ended (and its step was released).
-    start: an engine took it; for a DMA transfer: it was issued, and fits SRAM.
+    start: an engine took it; for a DMA transfer: it was issued. Operands that it loads fit SRAM from then on.
     loaded: its operands had arrived (equals `start` where it loads nothing). Under `blocking` it computes from then on.
     An engine issues the load once the task is launched (`sim.log.derived.issued`).
     end: it had finished.
@@ -138,8 +138,8 @@ class MemberTable:
 class EventLog:
     """A whole run. bandwidth: of each channel, bytes/s. launch: ps on an engine before it loads the operands of a task.
 
-    batched: the members of each step; None where each step is one sequence that decodes one token.
-    arrival: ps, when each sequence came. made: columns derived so far, by name (`sim.log.derived`).
+    sram: bytes for operands in use, None if unbounded. batched: the members of each step; None where each step is one sequence
+    that decodes one token. arrival: ps, when each sequence came. made: columns derived so far, by name (`sim.log.derived`).
     """
 
     graphs: tuple[TaskGraph, ...]
@@ -149,6 +149,7 @@ class EventLog:
     machine: Machine
     bandwidth: int
     launch: int = 0
+    sram: int | None = None
     batched: MemberTable | None = None
     arrival: npt.NDArray[np.int64] = field(default_factory=lambda: np.zeros(0, dtype=np.int64))
     made: dict[str, Any] = field(default_factory=dict, init=False, repr=False, compare=False)

@@ -119,8 +119,9 @@ class Hardware(Section):
     memory: Memory = default({}, description="The memory channel.")
     sram: Size | None = Field(
         default=None,
-        description="On-chip memory for weights in flight, and resident ones; null: unbounded. The weights of each "
-        "task must fit; under `mapping.execution: prefetch` they wait until they do. KV cache and activations take none of it.",
+        description="On-chip memory for operands in use (weights, and the KV cache that a step loads), and for resident "
+        "weights; null: unbounded. Loads wait for space. What exceeds it is refused, with the tiles that fit: operands of a "
+        "task, and with `mapping.activations: on_chip` also its inputs and results.",
     )
 
     @model_validator(mode="after")

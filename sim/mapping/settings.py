@@ -15,6 +15,9 @@ from sim.base.section import LINE, ONE, TABLE, Section, Whole, default, form, in
 #: Tasks that a weight matmul can be cut into.
 MOST_TILES = 1024
 
+#: Parts of the keys that attention can be cut into.
+MOST_SPLITS = 1024
+
 Execution = Literal["blocking", "stream", "prefetch"]
 
 
@@ -78,7 +81,7 @@ class ModelMapping(Section):
     kv_splits: Whole = Field(
         default=1,
         ge=1,
-        le=1024,
+        le=MOST_SPLITS,
         description="With `softmax: online`: parts of the keys that are attended to independently and then combined "
         "(flash-decoding); each loads its own part of the KV cache.",
     )

@@ -20,6 +20,7 @@ from sim.mapping.template import first_of_each, rows
 #: Byte classes, as bits of `TaskGraph.moves`: bit i stands for `QUANTITIES[i]`.
 BYTE_CLASSES = ("weight", "kv_read", "kv_write", "act_read", "act_write")
 CLASS_BIT = {name: 1 << QUANTITIES.index(name) for name in BYTE_CLASSES}
+ALL_BYTES = sum(CLASS_BIT.values())
 WRITE_BITS = CLASS_BIT["kv_write"] | CLASS_BIT["act_write"]
 
 
@@ -157,10 +158,15 @@ class TaskGraph:
         each[split] = portion
         return each
 
-    def bytes_moved(self, costs: IntArray, tasks: npt.NDArray[np.intp] | None = None) -> IntArray:
-        """Bytes that each task (or each of `tasks`) moves through the channel, from `OpGraph.costs` [quantity, op(, lane)]."""
+    def bytes_moved(
+        self, costs: IntArray, tasks: npt.NDArray[np.intp] | None = None, classes: int = ALL_BYTES
+    ) -> IntArray:  # fmt: skip
+        """Bytes that each task (or each of `tasks`) moves through the channel, from `OpGraph.costs` [quantity, op(, lane)].
+
+        classes: bits of the byte classes that count.
+        """
         tasks = np.arange(len(self)) if tasks is None else tasks
-        moves = self.moves[tasks]
+        moves = self.moves[tasks] & classes
         total = np.zeros((len(tasks), *costs.shape[2:]), dtype=np.int64)
         for name, bit in CLASS_BIT.items():
             chosen = np.flatnonzero(moves & bit)

@@ -13,7 +13,8 @@ import numpy as np
 
 from sim.base.errors import ConfigError, unknown
 from sim.base.units import format_bytes
-from sim.executors.setup import Setup, lanes_of, refuse_large_weights, sram_use
+from sim.executors.operands import refuse_large_activations, sram_use
+from sim.executors.setup import Setup, lanes_of
 from sim.executors.size import tasks_in_all
 from sim.machine.arbiters import Derated
 from sim.mapping.lowering import KV_CLASS
@@ -29,13 +30,11 @@ ROW = 100  # approximate bytes of a task in a log, with its service intervals
 LONGEST = 2**62  # picoseconds, 53 days: sums of two times still fit int64
 
 
-def refuse(setup: Setup, *, rows: bool, sram: int | None) -> None:
-    """Raise ConfigError for a setup that cannot be run. rows: the log is to have a row for each task. sram: bytes in all."""
+def refuse(setup: Setup, *, rows: bool) -> None:
+    """Raise ConfigError for a setup that cannot be run. rows: the log is to have a row for each task."""
     if rows:
         _refuse_large_logs(setup)
-    sram_use(setup)
-    if sram is not None and setup.sram is None:  # no prefetch, which would be admitted operand by operand
-        _refuse_small_sram(setup, sram - setup.resident)
+    _refuse_small_sram(setup)
     _refuse_long_runs(setup)
 
 
@@ -81,13 +80,26 @@ def _memory() -> int:
         return LONGEST
 
 
-def _refuse_small_sram(setup: Setup, sram: int) -> None:
-    """Raise ConfigError if some task's weights exceed SRAM in the largest steps of a request. sram: bytes for operands."""
+def _refuse_small_sram(setup: Setup) -> None:
+    """Raise ConfigError if operands, or activations beside them, exceed SRAM in the largest steps of a request."""
+    if setup.sram is None:
+        return
     for request in _alike(setup):
-        for member, _ in _largest_steps(request):
+        for member in _last_steps(setup, request):
             batch = Batch((member,))
             graph = setup.graph if setup.graphs is None else setup.graphs(batch.shape)
-            refuse_large_weights(setup, graph, lanes_of(0, request.tokens - 1, batch), sram)
+            lanes = lanes_of(0, request.tokens - 1, batch)
+            sram_use(setup, graph, lanes)
+            refuse_large_activations(setup, graph, lanes)
+
+
+def _last_steps(setup: Setup, request: Request) -> Iterator[Member]:
+    """The last step that decodes, and the last one of the prompt, which load the most of the KV cache."""
+    yield Member(0, request.final - 1, 1, request.final - 1, 1, 1)
+    if request.prompt and setup.batching is not None:
+        query = min(request.prompt, setup.batching.at_once(request.prompt))
+        context = request.context + request.prompt - query
+        yield Member(0, context, query, context, 1, 1)
 
 
 def _refuse_long_runs(setup: Setup) -> None:

@@ -25,6 +25,7 @@ class Layout:
     """Turns a captured op graph into the one that is simulated: selects layers, fuses ops and applies number formats.
 
     kv_heads: heads of the KV cache. element: bytes of a captured number. chunked: as in `ModelGraph`.
+    bounded: SRAM is, so that the activations of kernels count wherever they go.
     """
 
     mapping: ModelMapping
@@ -33,6 +34,7 @@ class Layout:
     kv_heads: int
     element: int
     chunked: bool = False
+    bounded: bool = False
 
     def __call__(self, captured: OpGraph) -> OpGraph:
         """The op graph that is simulated. Raises ConfigError if it cannot be fused."""
@@ -46,7 +48,7 @@ class Layout:
             kv_splits=mapping.kv_splits, qkv=mapping.fuse.qkv, gate_up=mapping.fuse.gate_up,
             chunked=self.chunked,
         )  # fmt: skip
-        if named and mapping.activations == "off_chip":
+        if named and (mapping.activations == "off_chip" or self.bounded):
             fused = between_kernels(fused)
         return with_formats(with_kv_heads(fused, self.kv_heads), mapping.formats, element=self.element)
 
@@ -64,7 +66,7 @@ def op_graphs(scenario: Scenario) -> tuple[ModelGraph, Variants]:
     layout = Layout(
         mapping=scenario.mapping.model_copy(update={"formats": formats_of(scenario)}), layers=scenario.model.layers,
         scope=scenario.model.scope, kv_heads=model.kv_heads, element=ELEMENT[model.dtype],
-        chunked=model.chunked,
+        chunked=model.chunked, bounded=scenario.hardware.sram is not None,
     )  # fmt: skip
     variants = LaidOut(model.variants, layout)
     variants[False, False]  # made now, so that its errors are raised here

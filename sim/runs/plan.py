@@ -57,7 +57,7 @@ def plan(scenario: Scenario) -> Plan:
     with scenario.located():
         model, variants = op_graphs(scenario)
         setup = _setup(scenario, model, variants)
-        refuse(setup, rows=scenario.record == "all", sram=scenario.hardware.sram)
+        refuse(setup, rows=scenario.record == "all")
         refuse_unknown_sequences(setup)
         if scenario.model.config is not None:  # written graphs name their kinds freely, and one policy may serve many of them
             refuse_unknown_kinds(setup, scenario.mapping.execution)
@@ -101,7 +101,7 @@ def _setup(scenario: Scenario, model: ModelGraph, variants: Variants) -> Setup:
         bandwidth=memory.bandwidth,
         route=memory.channels.route,
         latency=memory.latency,
-        sram=hardware.sram - held if hardware.sram is not None and execution == "prefetch" else None,
+        sram=None if hardware.sram is None else hardware.sram - held,
         resident=held,
     )
 
@@ -147,7 +147,7 @@ def _rules(setup: Setup, execution: Execution, kv_layers: tuple[LayerGroup, ...]
         stripes=setup.channels if setup.route == "interleaved" else 1,
         efficiency=(efficiency.least, efficiency.most) if efficiency is not None else (Fraction(1), Fraction(1)),
         kv_layers=kv_layers,
-        bounded_sram=setup.sram is not None,
+        sram=setup.sram,
         work_conserving_channel=setup.arbiter.work_conserving,
         work_conserving_scheduler=setup.scheduler.work_conserving,
         open_loop=setup.concurrency is None,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from fractions import Fraction
 
 import numpy as np
@@ -17,6 +18,7 @@ from sim.machine.arbiters import ARBITERS
 from sim.machine.machine import one_device
 from sim.machine.schedulers import SCHEDULERS
 from sim.mapping.lowering import lower
+from sim.mapping.operands import operand_bytes, operands_of
 from sim.mapping.settings import ModelMapping
 from sim.mapping.tasks import TaskGraph
 from sim.workload.requests import Request
@@ -45,22 +47,36 @@ class UnevenCosts(UnitCosts):
         return compute * self._paces[steps.token % len(self._paces)], work
 
 
+def least_sram(graph: TaskGraph) -> int:
+    """Bytes of SRAM that hold any operands that are needed together."""
+    operands = operands_of(graph)
+    return int(operands.in_groups(operand_bytes(graph, operands, graph.ops.costs(0))).max(initial=0))
+
+
 def setup(
     ops: OpGraph, *, execution: str = "prefetch", engines: int = 1, arbiter: str = "fifo", scheduler: str = "earliest",
     dependency: str = "sampled", requests: Sequence[tuple[int, int]] = ((1, 0),), latency: int = 0,
-    cap: tuple[int, int] = (1, 1), sram: int | None = None, weights: str = "streamed", channels: int = 1,
-    route: str = "interleaved", costs: UnitCosts | None = None, launch: int = 0,
+    cap: tuple[int, int] = (1, 1), sram: int | None = None, spare: int | None = None, weights: str = "streamed",
+    channels: int = 1, route: str = "interleaved", costs: UnitCosts | None = None, launch: int = 0,
     **options: object,
 ) -> Setup:  # fmt: skip
-    """requests: (tokens, arrival) of each sequence."""
+    """requests: (tokens, arrival) of each sequence. spare: bytes of SRAM beside the least with which the graph can run."""
+    graph = lower(ops, ModelMapping(execution=execution, weights=weights))
+    if spare is not None:
+        sram = least_sram(graph) + spare
     return Setup(
-        graph=lower(ops, ModelMapping(execution=execution, weights=weights)),
+        graph=graph,
         sequences=[Request(context=0, tokens=tokens, arrival=arrival) for tokens, arrival in requests],
         dependency=dependency, costs=costs or UnitCosts(), machine=one_device(engines=engines, channels=channels),
         scheduler=SCHEDULERS.make(scheduler, {}), overlap=execution == "stream",
         arbiter=ARBITERS.make(arbiter, {"cap": cap, **options}), bandwidth=10**12,
-        route=route, latency=latency, launch=launch, sram=sram if execution == "prefetch" else None,
+        route=route, latency=latency, launch=launch, sram=sram,
     )  # fmt: skip
+
+
+def with_sram(made: Setup, sram: int) -> Setup:
+    """The same setup with so many bytes of SRAM for operands."""
+    return replace(made, sram=sram)
 
 
 def kind_of(log: EventLog, row: int) -> str:
@@ -71,7 +87,7 @@ def kind_of(log: EventLog, row: int) -> str:
 def rules_of(made: Setup, execution: str) -> Rules:
     return Rules(
         arrivals=tuple(request.arrival for request in made.sequences), dependency=made.dependency, execution=execution,
-        latency=made.latency, cap=made.arbiter.cap, bounded_sram=made.sram is not None,
+        latency=made.latency, cap=made.arbiter.cap, sram=made.sram,
         stripes=made.channels if made.route == "interleaved" else 1, efficiency=(Fraction(1), Fraction(1)),
         work_conserving_channel=made.arbiter.work_conserving, work_conserving_scheduler=made.scheduler.work_conserving,
     )  # fmt: skip

@@ -58,7 +58,7 @@ def machines(draw: st.DrawFn) -> dict[str, object]:
         "latency": draw(st.integers(0, 3)),
         "launch": draw(st.sampled_from((0, 0, 1, 4))),
         "cap": draw(st.sampled_from(((1, 1), (1, 2), (2, 3)))),
-        "sram": draw(st.sampled_from((None, 12, 30))),
+        "spare": draw(st.sampled_from((None, 0, 5, 20))),
         "channels": draw(st.integers(1, 2)),
         "route": draw(st.sampled_from(("interleaved", "sequence", "class"))),
         "requests": draw(st.lists(st.tuples(st.integers(1, 3), st.integers(0, 9)), min_size=1, max_size=3)),

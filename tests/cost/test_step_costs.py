@@ -14,7 +14,9 @@ from sim.cost import CostModel
 from sim.executors import simulate
 from sim.executors.compiled.costs import Constant, Costs, PerTask, costs_of
 from sim.executors.compiled.state import BYTES, COMPUTE, COST, WORK
-from sim.executors.setup import Setup, lanes_of, sram_use
+from sim.executors.operands import sram_use
+from sim.executors.setup import Setup, lanes_of
+from sim.mapping.operands import operands_of
 from sim.mapping.tasks import TaskGraph
 from sim.runs.plan import plan
 from sim.runs.run import read
@@ -67,7 +69,7 @@ def setup_of(name: str, *overrides: str) -> Setup:
 
 
 def expected(setup: Setup, graph: TaskGraph, lanes: StepLanes) -> IntArray:
-    """[lane, task, (compute, work, bytes of a prefetched operand)], by the cost model and the size of SRAM."""
+    """[lane, task, (compute, work, bytes of an operand)], by the cost model and the size of SRAM."""
     compute, work = setup.costs.durations(graph, lanes)
     out = np.zeros((len(lanes.context), len(compute), COST), dtype=np.int64)
     out[:, :, COMPUTE], out[:, :, WORK] = compute.T, work.T
@@ -79,10 +81,8 @@ def assert_equal(setup: Setup, graph: TaskGraph, lanes: StepLanes, found: IntArr
     wanted = expected(setup, graph, lanes)
     np.testing.assert_array_equal(found[:, :, :BYTES], wanted[:, :, :BYTES])
     if setup.sram is not None:
-        use = sram_use(setup, graph, lanes) if lanes.members is not None else sram_use(setup)
-        for load in np.flatnonzero(graph.prefetch).tolist():
-            consumer = int(graph.outputs[graph.output_start[load]])
-            assert (np.maximum(found[:, load, BYTES], 1) == use[consumer]).all()
+        operands = operands_of(graph)
+        np.testing.assert_array_equal(np.maximum(1, found[:, operands.task, BYTES]), sram_use(setup, graph, lanes).T)
 
 
 @pytest.mark.parametrize("case", CASES)

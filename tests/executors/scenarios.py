@@ -149,7 +149,7 @@ def served(draw: st.DrawFn) -> dict[str, Any]:
         model["layers"] = 1
     mapping = draw(mappings())
     machine = draw(machines())
-    if mapping["execution"] == "prefetch" and mapping.get("weights", "streamed") == "streamed":
+    if mapping.get("weights", "streamed") == "streamed":
         machine["sram"] = draw(st.sampled_from((None, "600 MiB", "1200 MiB")))
         if draw(st.booleans()) and config == DENSE[0] and model["scope"] == "block":
             machine["sram"], mapping["tiles"] = draw(st.sampled_from(("10 MiB", "40 MiB"))), 8

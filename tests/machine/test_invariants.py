@@ -123,7 +123,7 @@ def memories() -> st.SearchStrategy[dict[str, Any]]:
 def drawn(draw: st.DrawFn) -> dict[str, Any]:
     sequences = st.fixed_dictionaries({"tokens": st.integers(1, 3), "arrival": time(0)})
     execution = draw(st.sampled_from(("blocking", "stream", "prefetch")))
-    sram = draw(st.sampled_from((None, "24 B", "60 B"))) if execution == "prefetch" else None
+    sram = draw(st.sampled_from((None, None, "24 B", "60 B", "150 B")))
     asked, memory = draw(st.lists(sequences, min_size=1, max_size=3)), draw(memories())
     memory["arbiter"] = with_effect(memory["arbiter"], len(asked))
     return {
@@ -153,7 +153,7 @@ def drawn(draw: st.DrawFn) -> dict[str, Any]:
 
 
 def accepted(data: dict[str, Any]) -> bool:
-    """Whether a random scenario is accepted; one whose weights do not fit SRAM is not."""
+    """Whether a random scenario is accepted; one whose operands do not fit SRAM is not."""
     try:
         scenario = sim.scenario.from_dict(data)
         plan(scenario)

@@ -86,7 +86,7 @@ def test_a_prompt_whose_embedding_does_not_fit_says_which_chunk_does() -> None:
 
     def attempt(chunk: int | None) -> None:
         workload = {"sequences": [{"prompt": 9000, "tokens": 1}], "prefill": {"chunk": chunk}, "batching": "continuous"}
-        mapping = {"heads": "fused", "softmax": "online", "tiles": {"lm_head": 16}}
+        mapping = {"heads": "fused", "softmax": "online", "tiles": {"lm_head": 16}, "activations": "off_chip"}
         model = {"config": "llama-3.2-1b", "layers": 1}
         sim.run(from_dict({"model": model, "workload": workload, "hardware": {"sram": "33.6 MB"}, "mapping": mapping}))
 
@@ -196,7 +196,7 @@ def test_resident_weights_fit_sram_and_leave_the_rest_to_operands(execution: str
         scenario = from_dict({"model": {"config": "llama-3.2-1b"}, "hardware": {"sram": f"{sram} B"}, "mapping": mapping})
         return plan(scenario).setup.sram
 
-    assert attempt(held + 600_000) == (600_000 if execution == "prefetch" else None)
+    assert attempt(held + 600_000) == 600_000
     with pytest.raises(InputError, match=r"of resident weights are 1 B more than the .* of SRAM"):
         attempt(held - 1)
     if execution == "prefetch" and weights != "resident":

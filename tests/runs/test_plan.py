@@ -83,9 +83,10 @@ def test_errors_while_a_run_goes_on_have_the_place_of_their_key(tmp_path: Path) 
     """SRAM that holds the operands of the step of one token need not hold those of a batch of them."""
     path = tmp_path / "one.yaml"
     path.write_text("model: {config: gpt2, layers: 1}\nhardware:\n  sram: 300 kB\nmapping: {tiles: 1024}\n")
-    changes = ["workload.sequences=[{prompt: 900, tokens: 2}]", "mapping.weights=streamed"]
+    changes = ["workload.sequences=[{tokens: 2, count: 200}]", "workload.batching=continuous"]
     scenario = read(path, changes)
-    with pytest.raises(InputError, match=r"one\.yaml:3:9: hardware\.sram: .* new tokens instead of 900 would"):
+    plan(scenario)
+    with pytest.raises(InputError, match=r"one\.yaml:3:9: hardware\.sram: .* new tokens instead of 200 would"):
         run(scenario)
 
 

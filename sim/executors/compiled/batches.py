@@ -24,7 +24,8 @@ from sim.executors.compiled.state import (
     CHANNEL_TABLE, CHANNEL_WORDS, COST, DONE, SERVICES, SERVICE_FIELDS, K_ARRIVALS, K_ARRIVED, K_HEADS, K_NEW,
     LOG_FIELDS, LOOP_TABLE, LOOP_WORDS, L_BATCHED, L_CELLS_OF, L_NUMBER, L_SLOT, NEVER, NONE, NOW, READY, RING, RING_HEAD,
     RING_SIZE, RING_TAIL, SLOT_WORDS, S_AHEAD, S_BASE, S_COST, S_FIRST, S_FIRST_END, S_FORM, S_KEY, S_LOOP, S_MEMBERS, S_NEXT,
-    S_NODES, S_OWNER, S_QUEUE, S_ROW, S_STEP, S_TASKS, S_TOKEN, S_UNTIL, TIMES, TURN, TURN_LIST, WANTS_STEP,
+    S_NODES, S_OPERANDS, S_OPERANDS_END, S_OWNER, S_QUEUE, S_ROW, S_STEP, S_TASKS, S_TOKEN, S_UNTIL, TIMES, TURN, TURN_LIST,
+    WANTS_STEP,
 )  # fmt: skip
 from sim.executors.size import tasks_in_all
 from sim.executors.setup import Progress, Setup, lanes_of
@@ -215,6 +216,7 @@ class Batches(Run):
         m[slot + S_KEY] = (loop.number << LOOP_BITS) + loop.token
         m[slot + S_FORM], m[slot + S_TASKS], m[slot + S_NODES] = form.at, form.size, form.nodes
         m[slot + S_FIRST], m[slot + S_FIRST_END] = form.first, form.first_end
+        m[slot + S_OPERANDS], m[slot + S_OPERANDS_END] = form.operands, form.operands_end
         m[slot + S_BASE], m[slot + S_ROW] = loop.cells.at, loop.row
         m[slot + S_COST], m[slot + S_STEP] = loop.costs.at, loop.times.at
         m[slot + S_AHEAD], m[slot + S_UNTIL] = loop.steps - 1, NEVER if until is None else until
@@ -369,7 +371,7 @@ class Batches(Run):
                 sequence=loop.astype(np.int32), token=token.astype(np.int32), context=context, graph=place[graph], first=first,
                 released=released, end=end,
             ),
-            machine=self.setup.machine, bandwidth=self.setup.bandwidth, launch=self.setup.launch,
+            machine=self.setup.machine, bandwidth=self.setup.bandwidth, launch=self.setup.launch, sram=self.setup.sram,
             batched=self._members(order), arrival=self._arrival(),
         )  # fmt: skip
 

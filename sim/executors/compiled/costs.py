@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from dataclasses import replace
 from typing import Protocol
 
 import numpy as np
@@ -15,9 +16,11 @@ from sim.cost.model import CostModel, Rates
 from sim.cost.roofline import Roofline
 from sim.cost.rows import RateTable
 from sim.executors.compiled.state import BYTES, COMPUTE, COST, WORK
-from sim.executors.setup import Setup, sram_use
+from sim.executors.operands import sram_use
+from sim.executors.setup import Setup
 from models.graph import IntArray, StepLanes
-from sim.mapping.tasks import TaskGraph
+from sim.mapping.operands import OPERAND_BITS, operands_of
+from sim.mapping.tasks import ALL_BYTES, TaskGraph
 from sim.base.units import PS_PER_S
 
 
@@ -119,18 +122,31 @@ class WithBytes(Both):
 
 
 class InSram:
-    """Durations and bytes of operands, each of which must fit SRAM."""
+    """Durations and bytes of operands; those that are needed together must fit SRAM."""
 
     def __init__(self, setup: Setup, graph: TaskGraph, sram: int, costs: Costs) -> None:
         self.setup, self.graph, self.sram, self.costs = setup, graph, sram, costs
         self.rows, self.row_of = costs.rows, costs.row_of
-        self.operands = np.unique(self.row_of[graph.prefetch])
+        groups = {tuple(sorted(self.row_of[group].tolist())) for group in operands_of(graph).groups()}  # most are alike
+        self._row = np.array([row for group in groups for row in group], dtype=np.int64)
+        self._first = np.cumsum([0, *map(len, groups)])[:-1]
 
     def fill(self, out: npt.NDArray[np.int64], lanes: StepLanes) -> None:
         self.costs.fill(out, lanes)
-        for lane in np.flatnonzero((out[:, self.operands, BYTES] > self.sram).any(axis=1)).tolist():
-            sram_use(self.setup, self.graph, lanes, lane)  # which raises, and says what would fit
+        if self._too_large(out):
+            sram_use(self.setup, self.graph, lanes)  # which raises, and says what would fit
 
+    def _too_large(self, out: npt.NDArray[np.int64]) -> bool:
+        """Whether operands that are admitted together exceed SRAM."""
+        if not len(self._first):
+            return False
+        together = np.add.reduceat(np.maximum(1, out[:, self._row, BYTES]), self._first, axis=1)
+        return bool((together > self.sram).any())
+
+
+
+#: Bytes that pass through no SRAM that is counted: activations, and what is stored.
+OTHER_BITS = ALL_BYTES & ~OPERAND_BITS
 
 #: A machine by which nothing but bytes is right.
 BYTES_ALONE = Rates(flops=PS_PER_S, vector_flops=PS_PER_S, overhead=0, bandwidth=PS_PER_S)
@@ -141,8 +157,9 @@ def costs_of(setup: Setup, graph: TaskGraph) -> Costs:
     costs = _costs_by(setup.costs, graph)
     if setup.sram is None:
         return costs
-    if not isinstance(costs, Rated):
-        costs = WithBytes(costs, Rated(RateTable(graph, BYTES_ALONE)))
+    if not isinstance(costs, Rated) or (graph.moves[operands_of(graph).task] & OTHER_BITS).any():
+        only = replace(graph, moves=(graph.moves & OPERAND_BITS).astype(np.uint8))
+        costs = WithBytes(costs, Rated(RateTable(only, BYTES_ALONE)))
     return InSram(setup, graph, setup.sram, costs)
 
 

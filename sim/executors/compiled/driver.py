@@ -20,9 +20,9 @@ from sim.executors.compiled.loop import advance
 from sim.executors.compiled.state import (
     COST, C_COMPUTE, C_END, C_ENGINE, C_LOADED, C_READY, C_START, C_WORK, DONE, SERVICES, SERVICE_FIELDS, I_CHANNEL, I_END,
     I_START, I_TASK, I_WORK, KV, LAYERS, LOG_FIELDS, LOOP_TABLE, LOOP_WORDS, L_BASE, L_CELLS_OF, L_COST, L_COST_FIRST,
-    L_COST_LANES, L_COST_ROWS, L_FIRST, L_FIRST_END, L_FORM, L_FRONTIER, L_KEY, L_MISSING, L_NODES, L_NUMBER, L_ROW, L_SLOT,
-    L_STEP, L_TASKS, L_TOKEN, L_TOKENS, NONE, NOW, OUT_OF_RANGE, SLOT_WORDS, TURN, TURN_LIST, WAKES, WANTS_COSTS,
-    WANTS_GRANTS,
+    L_COST_LANES, L_COST_ROWS, L_FIRST, L_FIRST_END, L_FORM, L_FRONTIER, L_KEY, L_MISSING, L_NODES, L_NUMBER, L_OPERANDS,
+    L_OPERANDS_END, L_ROW, L_SLOT, L_STEP, L_TASKS, L_TOKEN, L_TOKENS, NONE, NOW, OUT_OF_RANGE, SLOT_WORDS,
+    TURN, TURN_LIST, WAKES, WANTS_COSTS, WANTS_GRANTS,
 )  # fmt: skip
 from sim.executors.setup import Progress, Setup
 from models.graph import StepLanes
@@ -219,6 +219,7 @@ class Sequences(Run):
         table[L_NUMBER], table[L_TOKENS], table[L_KEY] = np.arange(len(self.count)), self.count, first
         table[L_FORM], table[L_TASKS], table[L_NODES] = self.form.at, self.form.size, self.form.nodes
         table[L_FIRST], table[L_FIRST_END] = self.form.first, self.form.first_end
+        table[L_OPERANDS], table[L_OPERANDS_END] = self.form.operands, self.form.operands_end
         table[L_ROW], table[L_STEP] = first * self.form.size, self.steps + 2 * first
         table[L_CELLS_OF], table[L_COST_ROWS] = NONE, self.costs.rows
         return table
@@ -372,6 +373,6 @@ class Sequences(Run):
                 graph=np.zeros(count, dtype=np.int32), first=np.arange(count, dtype=np.int64) * size, released=released,
                 end=end,
             ),
-            machine=self.setup.machine, bandwidth=self.setup.bandwidth, launch=self.setup.launch,
+            machine=self.setup.machine, bandwidth=self.setup.bandwidth, launch=self.setup.launch, sram=self.setup.sram,
             arrival=np.array([request.arrival for request in requests], dtype=np.int64),
         )  # fmt: skip

@@ -9,10 +9,11 @@ import numpy as np
 import numpy.typing as npt
 
 from sim.executors.compiled.state import (
-    CHAIN, COST_ROW, FORM, HELD, INPUTS, LEVEL, MEMBER, MOVES, NONE, OPERAND, OUT, OUT_END, PREFETCH, STORES,
+    CHAIN, COST_ROW, FORM, HELD, INPUTS, LEVEL, MEMBER, MOVES, NONE, OUT, OUT_END, PREFETCH, STORES, USED, USED_END, USERS,
 )  # fmt: skip
 from sim.executors.setup import Setup
 from sim.machine.arbiters.disciplines import Discipline
+from sim.mapping.operands import Operands, operands_of
 from sim.mapping.tasks import TaskGraph
 
 
@@ -20,7 +21,8 @@ from sim.mapping.tasks import TaskGraph
 class Form:
     """A task graph in the pool. at: the address of its first node. size: its tasks. nodes: tasks and joins.
 
-    first, first_end: where the numbers of the tasks that wait for nothing stand.
+    first, first_end: where the numbers of the tasks that wait for nothing stand. operands, operands_end: where those stand that
+    load operands into SRAM.
     """
 
     graph: TaskGraph
@@ -29,6 +31,8 @@ class Form:
     nodes: int
     first: int
     first_end: int
+    operands: int
+    operands_end: int
 
 
 @dataclass(slots=True)
@@ -50,14 +54,16 @@ class Forms:
         size, at, links = len(graph), self.used, graph.links
         nodes = size + links.joins
         first_output = at + nodes * FORM
-        starts = np.flatnonzero(graph.prefetch | (np.diff(links.input_start)[:size] == 0))
+        starts = np.flatnonzero(np.diff(links.input_start)[:size] == 0)
         first_end = first_output + len(links.outputs)
-        self.used = first_end + len(starts)
+        operands = None if self.setup.sram is None else operands_of(graph)
+        loads = first_end + len(starts)  # address
+        self.used = loads if operands is None else loads + 2 * len(operands.task) + len(operands.used)
         if self.used > len(self.pool):
             grown = np.zeros(max(self.used, 2 * len(self.pool)), dtype=np.int64)
             grown[:at] = self.pool[:at]
             self.pool = grown
-        self.pool[first_output:first_end], self.pool[first_end : self.used] = links.outputs, starts
+        self.pool[first_output:first_end], self.pool[first_end:loads] = links.outputs, starts
         every = self.pool[at:first_output].reshape(nodes, FORM).T
         every[INPUTS] = np.diff(links.input_start)
         every[OUT], every[OUT_END] = links.output_start[:-1] + first_output, links.output_start[1:] + first_output
@@ -71,11 +77,21 @@ class Forms:
         tasks[STORES] = NONE
         for number, layer in enumerate(sorted(graph.kv_stores)):
             tasks[STORES, list(graph.kv_stores[layer])] = number
-        tasks[OPERAND] = NONE
-        loads = np.flatnonzero(graph.prefetch)
-        tasks[OPERAND, links.outputs[links.output_start[loads]]] = loads
-        form = self._known[id(graph)] = Form(graph, at, size, nodes, first_end, self.used)
+        loads_end = loads if operands is None else self._add_operands(operands, tasks, loads)
+        form = self._known[id(graph)] = Form(graph, at, size, nodes, first_end, loads, loads, loads_end)
         return form
+
+    def _add_operands(self, operands: Operands, tasks: npt.NDArray[np.int64], at: int) -> int:
+        """Put the operands of a graph into the pool; returns the address after the list of their tasks, which is `at`."""
+        count = len(operands.task)
+        after = np.append(operands.first, count)[1:]  # [group]: the operand after it
+        lists = self.pool[at : self.used]
+        lists[:count], lists[count : 2 * count] = operands.task, np.repeat(after, np.diff([*operands.first, count]))
+        lists[2 * count :] = operands.used
+        tasks[USERS] = 0
+        tasks[USERS, operands.task] = operands.users
+        tasks[USED], tasks[USED_END] = operands.used_start[:-1] + at + 2 * count, operands.used_start[1:] + at + 2 * count
+        return at + count
 
 
 def kv_lists(graph: TaskGraph, at: int) -> npt.NDArray[np.int64]:

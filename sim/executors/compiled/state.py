@@ -75,37 +75,42 @@ BY_KIND, BY_AGE, BY_SEQUENCE = range(3)
 # Ranks of ready tasks
 IN_ORDER, OLDEST, SHORTEST, LONGEST_PATH = range(4)
 
-# A node in the pool of graphs: a task or, after all tasks, a join, which has inputs and outputs alone. Outputs are numbers
-HELD, PREFETCH, INPUTS, OUT, OUT_END, COST_ROW, LEVEL, MOVES, MEMBER, CHAIN, STORES, OPERAND = range(12)
-FORM = 12
+# A node in the pool of graphs: a task or, after all tasks, a join, which has inputs and outputs alone. Outputs are numbers.
+# USERS: how many tasks use the operands that it loads into SRAM, 0 if it loads none. USED, USED_END: addresses of the list of
+# the tasks that load what it uses
+HELD, PREFETCH, INPUTS, OUT, OUT_END, COST_ROW, LEVEL, MOVES, MEMBER, CHAIN, STORES, USERS, USED, USED_END = range(14)
+FORM = 14
 
-# A cell, and its parts. P_SERVED and P_WORK share their words with links of other disciplines
-WAITING, SLOT, TASK, REQUESTER, PARTS, RANK, HOME, LEFT, RIGHT = range(9)
-FIRST_PART = 9
+# A cell, and its parts. USES: of a task whose operands are in SRAM, tasks that have yet to use them.
+# P_SERVED and P_WORK share their words with links of other disciplines
+WAITING, SLOT, TASK, REQUESTER, PARTS, RANK, HOME, LEFT, RIGHT, USES = range(10)
+FIRST_PART = 10
 P_LEFT, P_ORDER, P_BEHIND, P_EARLIER, P_LATER = range(5)
 P_SERVED, P_WORK = P_EARLIER, P_LATER
 PART = 5
 
-# A slot. S_FIRST, S_FIRST_END: addresses in the pool of graphs, of the list of tasks without inputs. S_STEP: address of its
-# times. S_AHEAD: steps that may follow in it if they begin before S_UNTIL, their costs S_NEXT words apart
+# A slot. S_FIRST, S_FIRST_END: addresses in the pool of graphs, of the list of tasks without inputs. S_OPERANDS,
+# S_OPERANDS_END: of the list of tasks that load operands; behind it, for each, the number of the first not admitted with it.
+# S_STEP: address of its times. S_AHEAD: steps that may follow in it if they begin before S_UNTIL, costs S_NEXT words apart
 (
     S_LOOP, S_KEY, S_FORM, S_TASKS, S_NODES, S_BASE, S_ROW, S_LEFT, S_AGE, S_COST, S_STEP, S_QUEUE, S_OWNER, S_MEMBERS, S_TOKEN,
-    S_FIRST, S_FIRST_END, S_AHEAD, S_UNTIL, S_NEXT,
-) = range(20)  # fmt: skip
-SLOT_WORDS = 20
+    S_FIRST, S_FIRST_END, S_OPERANDS, S_OPERANDS_END, S_AHEAD, S_UNTIL, S_NEXT,
+) = range(22)  # fmt: skip
+SLOT_WORDS = 22
 
 # The times of a step
 RELEASED, ENDED = range(2)
 TIMES = 2
 
 # A loop. L_CELLS_OF: the form that its cells are set up for. L_MISSING, L_FRONTIER: addresses of [token, layer] and [layer].
-# L_ASKED: the age of its request for SRAM, L_ADMITTED: of the last one that was admitted. L_BEHIND: the loop that asked next
+# L_ASKED: the age of its request for SRAM, L_ADMITTED: of the last one that was admitted. L_BEHIND: the loop that asked next.
+# L_FETCH: the first operand of its request, a number in the list of the slot L_FETCH_SLOT. L_NEED: bytes
 (
     L_NUMBER, L_BATCHED, L_TOKENS, L_TOKEN, L_FORM, L_TASKS, L_NODES, L_BASE, L_SLOT, L_ROW, L_STEP, L_COST, L_COST_ROWS,
     L_COST_FIRST, L_COST_LANES, L_KEY, L_FETCH_SLOT, L_FETCH, L_MISSING, L_FRONTIER, L_FIRST, L_FIRST_END, L_CELLS_OF,
-    L_ASKED, L_ADMITTED, L_BEHIND,
-) = range(26)  # fmt: skip
-LOOP_WORDS = 26
+    L_ASKED, L_ADMITTED, L_BEHIND, L_OPERANDS, L_OPERANDS_END, L_NEED,
+) = range(29)  # fmt: skip
+LOOP_WORDS = 29
 
 # A channel. K_PART: offset of its parts in cells. K_PORTS: address of [requester] (head, tail) of queues
 (

@@ -1,18 +1,18 @@
-"""Phases 2 and 3 of an instant: steps are released, and prefetched operands are admitted to SRAM."""
+"""Phases 2 and 3 of an instant: steps are released, and operands are admitted to SRAM."""
 
 from __future__ import annotations
 
 from sim.base.kernel import kernel
 from sim.executors.compiled.state import (
-    AGE, AGE_TIME, CELL, CHAINED, COMPUTE, COST, COST_ROW, C_READY, FORM, HOME, INPUTS, IN_ORDER, KNOWN, KV, LAYERS,
+    AGE, AGE_TIME, CELL, CHAINED, COMPUTE, COST, COST_ROW, FORM, HOME, INPUTS, IN_ORDER, KNOWN, KV, LAYERS,
     LONGEST_PATH, L_ADMITTED, L_ASKED, L_BASE, L_BEHIND, L_CELLS_OF, L_COST, L_COST_FIRST, L_COST_LANES,
-    L_COST_ROWS, L_FETCH, L_FETCH_SLOT, L_FIRST, L_FIRST_END, L_FORM, L_KEY, L_NODES, L_NUMBER, L_ROW, L_SLOT, L_STEP,
-    L_TASKS, L_TOKEN, L_TOKENS, NONE, NOW, OLDEST, OUT,
-    PREFETCH, RANK, RANKING, RELEASED, SLOT, SLOT_WORDS, SRAM, SRAM_ASKED, SRAM_CHANGED, SRAM_FIRST, SRAM_FREE, SRAM_LAST,
-    S_AGE, S_AHEAD, S_BASE, S_COST, S_FIRST, S_FIRST_END, S_FORM, S_KEY, S_LEFT, S_LOOP, S_NEXT, S_NODES, S_OWNER, S_QUEUE,
-    S_ROW, S_STEP, S_TASKS, S_TOKEN, S_UNTIL, TASK, TIMES, WAITING, WORK, Forms, Log, Memory,
+    L_COST_ROWS, L_FETCH, L_FETCH_SLOT, L_FIRST, L_FIRST_END, L_FORM, L_KEY, L_NEED, L_NODES, L_NUMBER, L_OPERANDS,
+    L_OPERANDS_END, L_ROW, L_SLOT, L_STEP, L_TASKS, L_TOKEN, L_TOKENS, NONE, NOW, OLDEST, OUT,
+    RANK, RANKING, RELEASED, SLOT, SLOT_WORDS, SRAM, SRAM_ASKED, SRAM_CHANGED, SRAM_FIRST, SRAM_FREE, SRAM_LAST, S_AGE, S_AHEAD,
+    S_BASE, S_COST, S_FIRST, S_FIRST_END, S_FORM, S_KEY, S_LEFT, S_LOOP, S_NEXT, S_NODES, S_OPERANDS, S_OPERANDS_END, S_OWNER,
+    S_QUEUE, S_ROW, S_STEP, S_TASKS, S_TOKEN, S_UNTIL, TASK, TIMES, USERS, USES, WAITING, WORK, Forms, Log, Memory,
 )  # fmt: skip
-from sim.executors.compiled.tasks import issue_dma, make_ready, sram_need
+from sim.executors.compiled.tasks import begin, make_ready, sram_need
 from sim.machine.schedulers import remaining_paths
 
 
@@ -50,6 +50,8 @@ def fill_slot(m: Memory, loop: int, slot: int, token: int) -> None:
     m[slot + S_COST] = m[loop + L_COST] + (token - m[loop + L_COST_FIRST]) * m[loop + L_COST_ROWS] * COST
     m[slot + S_FIRST] = m[loop + L_FIRST]
     m[slot + S_FIRST_END] = m[loop + L_FIRST_END]
+    m[slot + S_OPERANDS] = m[loop + L_OPERANDS]
+    m[slot + S_OPERANDS_END] = m[loop + L_OPERANDS_END]
     m[slot + S_QUEUE] = m[loop + L_NUMBER]
     m[slot + S_OWNER] = m[loop + L_NUMBER]
 
@@ -97,11 +99,7 @@ def release(m: Memory, f: Forms, log: Log, slot: int) -> None:
         set_ranks(m, f, slot)
     for i in range(m[slot + S_FIRST], m[slot + S_FIRST_END]):
         task = f[i]
-        if f[m[slot + S_FORM] + task * FORM + PREFETCH]:
-            log[C_READY, m[slot + S_ROW] + task] = m[NOW]
-            if m[SRAM] < 0:
-                issue_dma(m, f, log, slot, task)
-        elif m[m[slot + S_BASE] + task * m[CELL] + WAITING] == 0:
+        if m[m[slot + S_BASE] + task * m[CELL] + WAITING] == 0:
             make_ready(m, f, log, slot, task)
 
 
@@ -115,6 +113,7 @@ def set_up(m: Memory, f: Forms, slot: int) -> None:
         m[cell + TASK] = node
         m[cell + RANK] = 0
         m[cell + HOME] = NONE
+        m[cell + USES] = 0
         cell += m[CELL]
         form += FORM
 
@@ -143,28 +142,27 @@ def set_ranks(m: Memory, f: Forms, slot: int) -> None:
 
 @kernel
 def ask_for_operands(m: Memory, f: Forms, loop: int) -> None:
-    """Request SRAM for the first operand of a loop's step; its DMA has one request at a time."""
+    """Request SRAM for the first operands of a loop's step; it has one request at a time."""
     if m[SRAM] >= 0:
         m[loop + L_FETCH_SLOT] = m[loop + L_SLOT]
-        m[loop + L_FETCH] = NONE
+        m[loop + L_FETCH] = 0
         ask_for_next(m, f, loop)
 
 
 @kernel
 def ask_for_next(m: Memory, f: Forms, loop: int) -> None:
-    """Request SRAM for the next operand in program order, if there is one, at the end of the queue."""
-    slot, task = m[loop + L_FETCH_SLOT], m[loop + L_FETCH] + 1
+    """Request SRAM for the next operands that are admitted together, if there are any, at the end of the queue."""
+    slot, number = m[loop + L_FETCH_SLOT], m[loop + L_FETCH]
     last = m[loop + L_SLOT] + ((m[loop + L_TOKENS] - 1) * SLOT_WORDS if m[KNOWN] else 0)
-    while True:
-        while task < m[slot + S_TASKS] and not f[m[slot + S_FORM] + task * FORM + PREFETCH]:
-            task += 1
-        if task < m[slot + S_TASKS]:
-            break
+    while m[slot + S_OPERANDS] + number == m[slot + S_OPERANDS_END]:
         if slot == last:
             return
-        slot, task = slot + SLOT_WORDS, 0
+        slot, number = slot + SLOT_WORDS, 0
     m[loop + L_FETCH_SLOT] = slot
-    m[loop + L_FETCH] = task
+    m[loop + L_FETCH] = number
+    m[loop + L_NEED] = 0
+    for i in range(number, f[m[slot + S_OPERANDS_END] + number]):
+        m[loop + L_NEED] += sram_need(m, f, slot, f[m[slot + S_OPERANDS] + i])
     m[loop + L_ASKED] = m[SRAM_ASKED]
     m[loop + L_BEHIND] = NONE
     m[SRAM_ASKED] += 1
@@ -178,7 +176,7 @@ def ask_for_next(m: Memory, f: Forms, loop: int) -> None:
 
 @kernel
 def admit_operands(m: Memory, f: Forms, log: Log) -> None:
-    """Load the operands that fit, the oldest request first; no loop passes the same request twice.
+    """Give SRAM to the operands that fit, the oldest request first; no loop passes the same request twice.
 
     One pass will do: requests that cannot be admitted now cannot after later ones have been, and new ones come to the end.
     """
@@ -186,18 +184,30 @@ def admit_operands(m: Memory, f: Forms, log: Log) -> None:
         return
     before, loop = NONE, m[SRAM_FIRST]
     while loop != NONE:
-        slot, task = m[loop + L_FETCH_SLOT], m[loop + L_FETCH]
-        need = sram_need(m, f, slot, task)
-        if need <= m[SRAM_FREE] and m[loop + L_ADMITTED] <= m[m[SRAM_FIRST] + L_ASKED]:
-            m[SRAM_FREE] -= need
+        if m[loop + L_NEED] <= m[SRAM_FREE] and m[loop + L_ADMITTED] <= m[m[SRAM_FIRST] + L_ASKED]:
+            m[SRAM_FREE] -= m[loop + L_NEED]
             m[loop + L_ADMITTED] = m[loop + L_ASKED]
             leave_queue(m, loop, before)
-            issue_dma(m, f, log, slot, task)
+            admit_group(m, f, log, loop)
             ask_for_next(m, f, loop)
         else:
             before = loop
         loop = m[SRAM_FIRST] if before == NONE else m[before + L_BEHIND]
     m[SRAM_CHANGED] = 0
+
+
+@kernel
+def admit_group(m: Memory, f: Forms, log: Log, loop: int) -> None:
+    """Operands of a request have SRAM: loads whose inputs have ended begin."""
+    slot, first = m[loop + L_FETCH_SLOT], m[loop + L_FETCH]
+    after = f[m[slot + S_OPERANDS_END] + first]
+    for i in range(first, after):
+        task = f[m[slot + S_OPERANDS] + i]
+        cell = m[slot + S_BASE] + task * m[CELL]
+        m[cell + USES] = f[m[slot + S_FORM] + task * FORM + USERS]
+        if m[cell + WAITING] == 0:
+            begin(m, f, log, slot, task)
+    m[loop + L_FETCH] = after
 
 
 @kernel

@@ -9,9 +9,10 @@ from sim.executors.compiled.state import (
     BOUND, BOUND_TABLE, BYTES, CELL, CHAIN, CHAINED, CHANNELS, CHANNEL_TABLE, CHANNEL_WORDS, COMPUTE, COST, COST_ROW,
     C_COMPUTE, C_END, C_ENGINE, C_LOADED, C_READY, C_START, C_WORK, ENDED, ENGINES, FORM, HELD, HOME, IDLES, INPUTS, KNOWN, KV,
     K_ARRIVALS, K_ARRIVED, K_PART, LATENCY, LAUNCH, LAYERS, L_FRONTIER, L_MISSING, L_SLOT, L_TOKENS, MEMBER, MOVES, NONE, NOW,
-    OPERAND, OUT, OUT_END, OVERLAP, PARTS, PREFETCH, P_LEFT, RANK, READY, REQUESTER, RING, RING_SIZE, RING_TAIL, ROUTE,
+    OUT, OUT_END, OVERLAP, PARTS, PREFETCH, P_LEFT, RANK, READY, REQUESTER, RING, RING_SIZE, RING_TAIL, ROUTE,
     RUNNING, SLOT, SLOT_WORDS, SRAM, SRAM_CHANGED, SRAM_FREE, STORES, S_BASE, S_COST, S_FORM, S_KEY, S_LEFT, S_LOOP, S_MEMBERS,
-    S_OWNER, S_QUEUE, S_ROW, S_STEP, S_TASKS, S_TOKEN, TASK, TURNS, TURN_LIST, WAITING, WORK, Forms, Log, Memory,
+    S_OWNER, S_QUEUE, S_ROW, S_STEP, S_TASKS, S_TOKEN, TASK, TURNS, TURN_LIST, USED,
+    USED_END, USERS, USES, WAITING, WORK, Forms, Log, Memory,
 )  # fmt: skip
 from sim.machine.routes import ALL_CHANNELS, channel_of, stripe
 
@@ -19,9 +20,17 @@ from sim.machine.routes import ALL_CHANNELS, channel_of, stripe
 @small
 @kernel
 def make_ready(m: Memory, f: Forms, log: Log, slot: int, task: int) -> None:
-    """All inputs of a task have ended: an engine may take it, or its DMA issues it at once."""
-    cell, form = m[slot + S_BASE] + task * m[CELL], m[slot + S_FORM] + task * FORM
+    """All inputs of a task have ended: it begins once its operands, if it loads any, have their SRAM."""
     log[C_READY, m[slot + S_ROW] + task] = m[NOW]
+    if m[SRAM] < 0 or f[m[slot + S_FORM] + task * FORM + USERS] == 0 or m[m[slot + S_BASE] + task * m[CELL] + USES] > 0:
+        begin(m, f, log, slot, task)
+
+
+@small
+@kernel
+def begin(m: Memory, f: Forms, log: Log, slot: int, task: int) -> None:
+    """A task may begin: an engine may take it, or its DMA issues it at once."""
+    cell, form = m[slot + S_BASE] + task * m[CELL], m[slot + S_FORM] + task * FORM
     if not f[form + HELD]:
         issue_dma(m, f, log, slot, task)
         return
@@ -178,9 +187,9 @@ def finish(m: Memory, f: Forms, log: Log, cell: int) -> None:
             join_input_ended(m, f, log, slot, f[i])
     if m[KNOWN] and f[form + STORES] >= 0:
         stored(m, f, log, slot, f[form + STORES])
-    if m[SRAM] >= 0 and f[form + OPERAND] >= 0:
-        m[SRAM_FREE] += sram_need(m, f, slot, f[form + OPERAND])
-        m[SRAM_CHANGED] = 1
+    if m[SRAM] >= 0:
+        for i in range(f[form + USED], f[form + USED_END]):
+            operand_used(m, f, slot, f[i])
     m[slot + S_LEFT] -= 1
     if m[slot + S_LEFT] == 0:
         step_ended(m, slot)
@@ -217,10 +226,20 @@ def join_input_ended(m: Memory, f: Forms, log: Log, slot: int, join: int) -> Non
             input_ended(m, f, log, slot, f[i])
 
 
+@kernel
+def operand_used(m: Memory, f: Forms, slot: int, load: int) -> None:
+    """A task has ended that used an operand: with the last of them its bytes of SRAM are free."""
+    cell = m[slot + S_BASE] + load * m[CELL]
+    m[cell + USES] -= 1
+    if m[cell + USES] == 0:
+        m[SRAM_FREE] += sram_need(m, f, slot, load)
+        m[SRAM_CHANGED] = 1
+
+
 @small
 @kernel
 def sram_need(m: Memory, f: Forms, slot: int, load: int) -> int:
-    """Bytes of SRAM that a prefetched operand takes, at least 1."""
+    """Bytes of SRAM that an operand takes, at least 1. load: the task that loads it."""
     return max(1, m[m[slot + S_COST] + f[m[slot + S_FORM] + load * FORM + COST_ROW] * COST + BYTES])
 
 

@@ -6,8 +6,8 @@ is equal bit by bit. Read the files in this order, each from its top:
 1. `decode.py`. A *sequence* is a process (`sampled_sequence`, `known_sequence`): it waits for its arrival, releases a step,
    waits until that has ended, and goes on; known tokens are released together and ordered by the KV cache (`KVOrder`). A *loop*
    (`batched_loop`) is the same with the step that its batcher makes up. The `Machine` runs released steps: a task whose inputs
-   have ended waits for an engine or is moved by a DMA, and a task that has ended lets others start. `Machine.prefetch` is a
-   process, too: it loads the operands of a step in program order, each as soon as it fits SRAM.
+   have ended waits for an engine or is moved by a DMA, and a task that has ended lets others start. `Machine.admit` is a
+   process, too: it gives SRAM to the operands of a step, in the order in which tasks need them.
 
 2. `engines.py`. An *engine* is a process: take a task from the pool, load its operands, compute, and again. The `EnginePool`
    gives the ready tasks of an instant to the free engines: lowest rank first, lowest engine first, chains at home.
@@ -16,7 +16,7 @@ is equal bit by bit. Read the files in this order, each from its top:
    delivered in whole picoseconds, and a plan holds until a transfer arrives, departs, or a quantum is over. `Channels` sends a
    transfer to the one it belongs to, or in stripes to all.
 
-4. `sram.py`. *SRAM* is a resource of bytes, first come, first served: a request that does not fit holds up those behind it.
+4. `sram.py`. *SRAM* is a resource of bytes that operands wait for: weights and the KV cache that a step loads.
 
 5. `instant.py`. The order within an instant, which makes the result independent of the order of SimPy's queue: all that ends
    comes first, then steps, SRAM, dispatch and plans, each in a `Phase` of its own. Among equals, program order decides.

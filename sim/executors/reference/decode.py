@@ -31,9 +31,9 @@ PREFETCHED, OTHERS = 0, 1  # the two queues of a DMA: one for operands that are 
 class Machine:
     """Engines, channels and SRAM, and the steps that run on them.
 
-    A task goes through `start` once all of its inputs have ended (at its release if it has none), and ends in `finished`.
-    Between them it waits in the pool for an engine, which calls `load` for its operands, or a DMA moves it (`transfer`).
-    Operands that are prefetched are moved as soon as they fit SRAM, by `prefetch`.
+    A task goes through `start` once all of its inputs have ended (at its release if it has none), through `begin` once its
+    operands have SRAM, too (`admit`), and ends in `finished`. Between the last two it waits in the pool for an engine, which
+    calls `load` for its operands, or a DMA moves it (`transfer`).
 
     limit: engines that may work at once, None for all. launch: ps. overlap: engines compute while they load. sram: None if
     unbounded. ended: called with each step when its last task has ended.
@@ -54,33 +54,40 @@ class Machine:
             env.process(engine(env, number, self.pool, self.load, self.finished, launch=launch, overlap=overlap))
 
     def release(self, *steps: Step) -> None:
-        """Let steps run from now on: tasks without inputs are ready, and the prefetch of operands begins."""
+        """Let steps run from now on: tasks without inputs are ready, and operands ask for SRAM."""
         for step in steps:
             for task in step.tasks:
-                if step.columns.prefetch[task.number]:
-                    task.ready = self.env.now
-                elif not task.waiting:
+                if not task.waiting:
                     self.start(task)
-        self.env.process(self.prefetch(steps))
+        if self.sram is not None:
+            self.env.process(self.admit(steps, self.sram))
 
-    def prefetch(self, steps: Sequence[Step]) -> Process:
-        """Load private operands in program order, each as soon as it fits SRAM; `finished` of its consumer frees its bytes."""
+    def admit(self, steps: Sequence[Step], sram: Sram) -> Process:
+        """Give operands SRAM in the order in which tasks need them, those at once that are needed together.
+
+        A load whose inputs have ended begins then. `finished` of the last task that uses an operand frees its bytes.
+        """
         for step in steps:
-            for task in step.tasks:
-                if not step.columns.prefetch[task.number]:
-                    continue
-                if self.sram is not None:
-                    consumer = step.columns.outputs[task.number][0]
-                    yield self.sram.get(step.sequence, step.sram[consumer])
-                self.transfer(task, PREFETCHED)
+            for group in step.columns.groups:
+                yield sram.get(step.sequence, sum(step.sram[number] for number in group))
+                for number in group:
+                    task = step.tasks[number]
+                    task.admitted = True
+                    if not task.waiting:
+                        self.begin(task)
 
     def start(self, task: Task) -> None:
-        """Have a task wait for an engine, or begin its transfer."""
+        """Note that all inputs of a task have ended; it begins once its operands, if it loads any, have their SRAM."""
         task.ready = self.env.now
+        if task.admitted:
+            self.begin(task)
+
+    def begin(self, task: Task) -> None:
+        """Have a task wait for an engine, or begin its transfer."""
         if task.on_engine:
             self.pool.put(task)
         else:
-            self.transfer(task, OTHERS)
+            self.transfer(task, PREFETCHED if task.step.columns.prefetch[task.number] else OTHERS)
 
     def transfer(self, task: Task, queue: int) -> None:
         """Have the DMA of a task move its bytes, in the given one of its two queues; the task ends when they have arrived."""
@@ -113,13 +120,19 @@ class Machine:
             self.input_ended(step.tasks[number])
         if step.sequence in self.orders:
             self.orders[step.sequence].ended(task)
-        if self.sram is not None and task.number in step.sram:
-            self.sram.put(step.sram[task.number])
+        for number in step.columns.used[task.number]:
+            self.used(step.tasks[number])
         step.left -= 1
         if not step.left:
             step.end = self.env.now
             self.ended(step)
             step.done.succeed()
+
+    def used(self, load: Task) -> None:
+        """Note that a task has ended which used the operands of another; with the last of them their bytes are free."""
+        load.users -= 1
+        if not load.users and self.sram is not None:
+            self.sram.put(load.step.sram[load.number])
 
     def input_ended(self, task: Task) -> None:
         """Note that an input of a task has ended; with the last of them the task may start."""

@@ -96,7 +96,7 @@ class Record:
             ),
             steps=StepTable(first=first, **_columns(_STEPS, np.array(columns, dtype=np.int64).T)),
             batched=member_table(batches) if batches else None,
-            machine=self.setup.machine, bandwidth=self.setup.bandwidth, launch=self.setup.launch,
+            machine=self.setup.machine, bandwidth=self.setup.bandwidth, launch=self.setup.launch, sram=self.setup.sram,
         )  # fmt: skip
 
 

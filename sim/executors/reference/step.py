@@ -15,10 +15,12 @@ import numpy as np
 import simpy
 
 from models.graph import IntArray, StepLanes
+from sim.executors.operands import sram_use
 from sim.executors.reference.instant import Environment
-from sim.executors.setup import Setup, lanes_of, sram_use
+from sim.executors.setup import Setup, lanes_of
 from sim.machine.arbiters.contract import Program
 from sim.machine.schedulers import StepView
+from sim.mapping.operands import operands_of
 from sim.mapping.tasks import TaskGraph
 from sim.serving.batch import Batch
 from sim.workload.requests import Request
@@ -33,8 +35,9 @@ class Task:
     number: its place in the task graph. program: its place in program order. rank: its scheduler's; the lowest goes first.
     chain: the chain that it belongs to, None if any engine will do. owner: the sequence that it is for, as arbiters and
     routes see it. dma: number of the DMA that moves it, that of its sequence (or loop). compute, work: ps on an engine, and
-    on the channel at full speed. waiting: inputs that have not ended. on_engine: an engine runs it, else a DMA. engine, ready,
-    start, loaded, end: as in the log, -1 until known.
+    on the channel at full speed. waiting: inputs that have not ended. on_engine: an engine runs it, else a DMA. admitted: its
+    operands have their bytes of SRAM, or need none. users: tasks that use them and have not ended. engine, ready, start,
+    loaded, end: as in the log, -1 until known.
     """
 
     step: Step
@@ -48,6 +51,8 @@ class Task:
     work: int
     waiting: int
     on_engine: bool
+    admitted: bool = True
+    users: int = 0
     engine: int = -1
     ready: int = -1
     start: int = -1
@@ -64,8 +69,8 @@ class Step:
 
     sequence, token: its numbers; where steps are batched, those of the loop and of its step. context: tokens in the KV cache.
     columns: of its graph. age: of its release, smaller is older. batch: its members, None for a sequence on its own. sram:
-    bytes that a load takes and its consumer gives back, by number of the consumer. home: the engine of each chain that has
-    begun. left: tasks that have not ended. done: happens with the last of them, at `end`.
+    bytes of SRAM that operands take, by number of the task that loads them; empty if SRAM is unbounded. home: the engine of
+    each chain that has begun. left: tasks that have not ended. done: happens with the last of them, at `end`.
     """
 
     sequence: int
@@ -101,6 +106,14 @@ class GraphColumns:
         self.member: list[int] | None = graph.ops.member[graph.op].tolist() if graph.ops.members is not None else None
         chains = setup.scheduler.chains(graph)
         self.chain: list[int | None] = [None] * len(graph) if chains is None else [int(chain) for chain in chains]
+        self.groups: list[list[int]] = []  # of tasks whose operands are admitted to SRAM together, in order
+        self.users: dict[int, int] = {}  # by loading task, how many tasks use its operands
+        self.used: list[list[int]] = [[] for _ in range(len(graph))]  # the loading tasks of what each task uses
+        if setup.sram is not None:
+            operands = operands_of(graph)
+            self.groups = operands.groups()
+            self.users = dict(zip(operands.task.tolist(), operands.users.tolist(), strict=True))
+            self.used = [each.tolist() for each in np.split(operands.used, operands.used_start[1:-1])]
 
 
 class Steps:
@@ -117,13 +130,14 @@ class Steps:
     def of_sequence(self, number: int, sequence: Request) -> Iterator[Step]:
         """The steps of a sequence that decodes, one token each."""
         graph = self.setup.graph
-        sram = sram_use(self.setup) if self.setup.sram is not None else {}
         for first in range(0, sequence.tokens, LANES):
             tokens = np.arange(first, min(first + LANES, sequence.tokens), dtype=np.int64)
             lanes = StepLanes(sequence=np.full_like(tokens, number), token=tokens, context=sequence.context + tokens)
             compute, work = self.setup.costs.durations(graph, lanes)
+            sram = self._sram(graph, lanes)
             for lane, token in enumerate(tokens.tolist()):
-                yield self._step(graph, number, token, sequence.context + token, compute[:, lane], work[:, lane], sram)
+                of_lane = sram[:, lane]
+                yield self._step(graph, number, token, sequence.context + token, compute[:, lane], work[:, lane], of_lane)
 
     def of_batch(self, loop: int, batch: Batch) -> Step:
         """The next step of a loop."""
@@ -132,21 +146,26 @@ class Steps:
         lanes = lanes_of(loop, self.released[loop], batch)
         self.released[loop] += 1
         compute, work = self.setup.costs.durations(graph, lanes)
-        sram = sram_use(self.setup, graph, lanes) if self.setup.sram is not None else {}
         token, context = int(lanes.token[0]), int(lanes.context[0])
-        return self._step(graph, loop, token, context, compute[:, 0], work[:, 0], sram, batch)
+        return self._step(graph, loop, token, context, compute[:, 0], work[:, 0], self._sram(graph, lanes)[:, 0], batch)
+
+    def _sram(self, graph: TaskGraph, lanes: StepLanes) -> IntArray:
+        """Bytes that operands take in SRAM [operand, lane]; no operands if it is unbounded."""
+        if self.setup.sram is None:
+            return np.zeros((0, len(lanes.context)), dtype=np.int64)
+        return sram_use(self.setup, graph, lanes)
 
     def _step(
-        self, graph: TaskGraph, number: int, token: int, context: int, compute: IntArray, work: IntArray, sram: dict[int, int],
+        self, graph: TaskGraph, number: int, token: int, context: int, compute: IntArray, work: IntArray, sram: IntArray,
         batch: Batch | None = None,
     ) -> Step:  # fmt: skip
-        """A step that is released now. compute, work: ps [task]. sram: bytes by consumer."""
+        """A step that is released now. compute, work: ps [task]. sram: bytes [operand]."""
         columns = self.columns.get(id(graph))
         if columns is None:
             columns = self.columns[id(graph)] = GraphColumns(graph, self.setup)
         step = Step(
             sequence=number, token=token, context=context, columns=columns, age=self._age(), released=self.env.now, batch=batch,
-            sram=sram, done=self.env.event(), left=len(graph),
+            sram=dict(zip(columns.users, sram.tolist(), strict=True)), done=self.env.event(), left=len(graph),
         )  # fmt: skip
         rank = self.setup.scheduler.ranks(StepView(graph, step.age, compute, work)).tolist()
         owner, dma = self._owners(columns, number, batch)
@@ -154,6 +173,8 @@ class Steps:
             rank, columns.chain, owner, dma, compute.tolist(), work.tolist(), columns.inputs, columns.on_engine, strict=True
         )
         step.tasks = [Task(step, task, (number, token, task), *values) for task, values in enumerate(each)]
+        for task, users in columns.users.items():
+            step.tasks[task].admitted, step.tasks[task].users = False, users
         return step
 
     def _age(self) -> int:

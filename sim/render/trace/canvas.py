@@ -18,6 +18,7 @@ WAIT_ENGINE = "engine wait"
 WAIT_CHANNEL = "channel wait"
 WAIT_INPUT = "input wait"
 WAIT_SRAM = "SRAM wait"
+WAIT_EITHER = "engine or SRAM wait"
 
 
 class Canvas:
@@ -41,6 +42,12 @@ class Canvas:
     def name_of(self, rows: Rows) -> npt.NDArray[np.int32]:
         """Names of tasks, as numbers of strings."""
         return np.asarray(self._names_of_forms[derived.form(self.log)[rows]])
+
+    def start_waits(self, rows: Rows) -> npt.NDArray[np.int32]:
+        """Names of waits from ready to start, as numbers of strings: of tasks on engines, and of transfers by a DMA."""
+        either = WAIT_ENGINE if self.log.sram is None else WAIT_EITHER  # of a task that loads its own operands
+        of_engine = np.where(self.log.tasks.work[rows] > 0, self.names(either), self.names(WAIT_ENGINE))
+        return np.asarray(np.where(self.on_engine[rows], of_engine, self.names(WAIT_SRAM)), dtype=np.int32)
 
     def color_of(self, rows: Rows) -> npt.NDArray[np.int32]:
         """Colors of tasks: one per step."""

@@ -9,7 +9,7 @@ import numpy as np
 from sim.analysis.channels import served_over
 from sim.log import derived
 from sim.log.columns import is_large
-from sim.render.trace.canvas import WAIT_CHANNEL, WAIT_ENGINE, WAIT_INPUT, WAIT_SRAM, Canvas, Rows
+from sim.render.trace.canvas import WAIT_CHANNEL, WAIT_INPUT, WAIT_SRAM, Canvas, Rows
 from sim.render.trace.requests import parts_taken
 from sim.render.trace.tracks import Role, Slices, colors, lanes
 
@@ -68,7 +68,7 @@ def _ops(canvas: Canvas, rows: Rows, parent: int) -> Iterator[Slices]:
     count = int(lane.max(initial=-1)) + 1
     track = np.array([canvas.tracks.add(f"lane {n}", group) for n in range(count)], dtype=np.int64)[lane]
     yield Slices.make(
-        track=track, start=begin, end=start, name=canvas.names(WAIT_ENGINE), row=rows,
+        track=track, start=begin, end=start, name=canvas.start_waits(rows), row=rows,
         cause=derived.previous_on_engine(canvas.log)[rows], category=canvas.categories("wait"), role=Role.PHASE,
     )  # fmt: skip
     yield Slices.make(
@@ -92,7 +92,7 @@ def _chain(canvas: Canvas, steps: Rows, track: Rows) -> Iterator[Slices]:
     on_engines = rows[held]
     yield Slices.make(
         track=track[held], start=tasks.ready[on_engines], end=tasks.start[on_engines], row=on_engines, depth=2, category=wait,
-        role=Role.PHASE, name=canvas.names(WAIT_ENGINE), cause=derived.previous_on_engine(canvas.log)[on_engines],
+        role=Role.PHASE, name=canvas.start_waits(on_engines), cause=derived.previous_on_engine(canvas.log)[on_engines],
     )  # fmt: skip
     yield _before_issue(canvas, rows[~held], track[~held])
     yield Slices.make(

@@ -1,0 +1,152 @@
+"""SRAM of the operands of a step: how much each takes, and what to write instead where they do not fit."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from models.graph import QUANTITIES, IntArray, StepLanes
+from sim.base.errors import ConfigError
+from sim.base.units import ceil_div, format_bytes
+from sim.executors.setup import Setup
+from sim.mapping.operands import Operands, operand_bytes, operands_of
+from sim.mapping.settings import MOST_SPLITS, MOST_TILES
+from sim.mapping.tasks import CLASS_BIT, TaskGraph
+
+KV_READ = CLASS_BIT["kv_read"]
+ACTIVATION_BITS = CLASS_BIT["act_read"] | CLASS_BIT["act_write"]
+TWICE = " twice, so that one is loaded while another is used"
+ONCE = ", one at a time"
+
+
+def sram_use(setup: Setup, graph: TaskGraph, lanes: StepLanes) -> IntArray:
+    """Bytes of SRAM that operands take [operand, lane], in the order of `operands_of`.
+
+    Raises ConfigError if operands that are needed together do not fit, and says what would.
+    """
+    operands, costs = operands_of(graph), graph.ops.costs_of(lanes)
+    size = operand_bytes(graph, operands, costs)
+    if setup.sram is not None:
+        together = operands.in_groups(size)
+        worst = int(together.max(axis=0, initial=0).argmax()) if together.size else 0  # [lane]
+        if together.size and together[:, worst].max() > setup.sram:
+            tokens = 1 if lanes.members is None else int(lanes.members.query[:, worst].sum())
+            advice = _what_would_fit(graph, operands, size[:, worst], costs[:, :, worst], setup.sram, tokens)
+            beside = f" (resident weights hold {format_bytes(setup.resident)} more)" if setup.resident else ""
+            raise ConfigError("hardware.sram", f"{advice}{beside}")
+    return size
+
+
+def refuse_large_activations(setup: Setup, graph: TaskGraph, lanes: StepLanes) -> None:
+    """Raise ConfigError if operands, inputs and results of a task exceed SRAM together, where activations stay on chip.
+
+    A tile of a weight matmul has all of its input. lanes: one step.
+    """
+    if setup.sram is None or (graph.moves & ACTIVATION_BITS).any():
+        return
+    operands, costs = operands_of(graph), graph.ops.costs_of(lanes)[:, :, 0]
+    weights, read, written = (costs[QUANTITIES.index(name)] for name in ("weight", "act_read", "act_write"))
+    size = operand_bytes(graph, operands, costs)
+    held = np.zeros(len(graph), dtype=np.int64)
+    user = np.repeat(np.arange(len(graph)), np.diff(operands.used_start))
+    np.add.at(held, user, size[operands.number(len(graph))[operands.used]])
+    whole = (graph.head < 0) & (weights[graph.op] > 0)
+    activations = (np.where(whole, read[graph.op], graph.share(read)) + graph.share(written)) * graph.computes
+    task = int((held + activations).argmax())
+    if held[task] + activations[task] <= setup.sram:
+        return
+    advice = "; mapping.activations: off_chip would move these through memory"
+    op = graph.ops.ops[int(graph.op[task])]
+    if op.heads and op.kind != "attention":
+        advice += ", softmax: online would keep no scores"
+    tokens = 1 if lanes.members is None else int(lanes.members.query[:, 0].sum())
+    if most := tokens * max(0, setup.sram - int(held[task])) // int(activations[task]) if tokens > 1 else 0:
+        advice += f", a step of {most} new tokens instead of {tokens} would fit (workload.prefill.chunk)"
+    beside = f" beside {format_bytes(int(held[task]))} of operands" if held[task] else ""
+    raise ConfigError(
+        "hardware.sram",
+        f"{graph.name(task)} has inputs and results of {format_bytes(int(activations[task]))}{beside}, "
+        f"SRAM has {format_bytes(setup.sram)}{advice}",
+    )
+
+
+def _what_would_fit(
+    graph: TaskGraph, operands: Operands, size: IntArray, costs: IntArray, sram: int, tokens: int
+) -> str:  # fmt: skip
+    """The largest operands that are needed together, and with which tiles, parts of keys or new tokens they would fit.
+
+    size: [operand], bytes. costs: [quantity, op].
+    """
+    together = operands.in_groups(size)
+    largest = int(together.argmax())
+    task = int(operands.task[operands.first[largest]])
+    name = graph.name(int(graph.links.outputs[graph.links.output_start[task]])) if graph.prefetch[task] else graph.name(task)
+    if graph.moves[task] & KV_READ:
+        name += f" of layer {graph.layer[task]}"
+    if np.diff([*operands.first, len(size)])[largest] > 1:
+        name += " and what is needed with it"
+    weights = costs[QUANTITIES.index("weight")]
+    flops = costs[QUANTITIES.index("flops")]
+    has_kv = np.add.reduceat(graph.moves[operands.task] & KV_READ, operands.first) > 0  # [group]
+    groups = list(zip(operands.groups(), np.split(size, operands.first[1:]), has_kv.tolist(), strict=True))
+    of_weights = [(tasks[0], int(sizes[0])) for tasks, sizes, kv in groups if not kv]
+    of_kv = [_parts_of(graph, tasks, sizes, costs) for tasks, sizes, kv in groups if kv and sizes.sum() > sram]
+    advice = [*_tiles_that_fit(graph, of_weights, weights, flops, sram, tokens), *_splits_that_fit(of_kv, sram)]
+    return f"{name} needs {format_bytes(int(together[largest]))} at once, SRAM has {format_bytes(sram)}; {' and '.join(advice)}"
+
+
+def _tiles_that_fit(
+    graph: TaskGraph, use: list[tuple[int, int]], weights: IntArray, flops: IntArray, sram: int, tokens: int
+) -> list[str]:  # fmt: skip
+    """The number of tiles, of which two fit, or of new tokens with which weights would; nothing if they do.
+
+    use: tasks that load weights, and their bytes. weights, flops: [op].
+    """
+    tiles: dict[str, int] = {}
+    least = 0  # bytes that tiling cannot go below
+    for task, size in use:
+        op = int(graph.op[task])
+        tiled = flops[op] and graph.head[task] < 0  # only weight matmuls
+        least = max(least, ceil_div(int(weights[op]), MOST_TILES) if tiled else size)
+        if size > sram:
+            kind = graph.ops.ops[op].kind
+            tiles[kind] = max(tiles.get(kind, 1), ceil_div(int(weights[op]), max(sram // 2, 1)))
+    if not tiles:
+        return []
+    if least > sram:
+        advice = f"tiling does not cut it below {format_bytes(least)}"
+        if most := tokens * sram // least if tokens > 1 else 0:  # rows of the embedding: one for each new token
+            advice += f", a step of {most} new tokens instead of {tokens} would (workload.prefill.chunk)"
+        return [advice]
+    twice = max(tiles.values()) <= MOST_TILES
+    by_kind = ", ".join(f"{kind}: {min(count, MOST_TILES)}" for kind, count in tiles.items())
+    advice = f"mapping.tiles of {min(max(tiles.values()), MOST_TILES)}"
+    advice += f"{f', or of {{{by_kind}}},' if len(tiles) > 1 else ''} would fit"
+    return [advice + (TWICE if twice else ONCE)]
+
+
+def _parts_of(graph: TaskGraph, tasks: list[int], sizes: IntArray, costs: IntArray) -> tuple[int, int]:
+    """Bytes of operands that are needed together: of the KV cache of a head or layer, which can be cut into parts; of others.
+
+    tasks: those that load them. sizes: bytes of each. costs: [quantity, op].
+    """
+    cache = beside = 0
+    for task, size in zip(tasks, sizes.tolist(), strict=True):
+        if graph.moves[task] & KV_READ:
+            op = int(graph.op[task])
+            heads = int(graph.parts[task]) // graph.ops.ops[op].splits
+            cache += ceil_div(int(costs[QUANTITIES.index("kv_read"), op]), heads)
+        else:
+            beside += size
+    return cache, beside
+
+
+def _splits_that_fit(use: list[tuple[int, int]], sram: int) -> list[str]:
+    """The number of parts of the keys, of which two fit. use: what does not fit, as `_parts_of` returns it; maybe nothing."""
+    if not use:
+        return []
+    least = max(ceil_div(cache, MOST_SPLITS) + beside for cache, beside in use)
+    if least > sram:
+        return [f"mapping.kv_splits do not cut it below {format_bytes(least)}"]
+    wanted = max(ceil_div(cache, max(sram // 2 - beside, 1)) for cache, beside in use)
+    fit = TWICE if wanted <= MOST_SPLITS else ONCE
+    return [f"mapping.softmax: online and kv_splits of {min(wanted, MOST_SPLITS)} would fit{fit}"]

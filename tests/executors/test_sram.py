@@ -1,0 +1,232 @@
+"""SRAM by hand: weights and the KV cache take it from the issue of their load to the end of their last use."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+import sim
+from models.graph import OpGraph
+from sim.analysis.breakdown import breakdown
+from sim.analysis.parts import PARTS
+from sim.base.errors import ConfigError, InputError
+from sim.executors import compiled, reference
+from sim.executors.setup import Setup
+from sim.log.tables import EventLog
+from sim.mapping.lowering import lower
+from sim.mapping.operands import operands_of
+from sim.mapping.settings import ModelMapping
+from sim.runs.plan import plan
+from sim.scenario import from_dict
+from tests.analysis import machine
+from tests.executors.test_equal import assert_same
+from tests.graphs import GraphBuilder
+
+GB = 10**9
+
+
+def ends(log: EventLog) -> list[int]:
+    """When each computing task ends, ps."""
+    computes = [log.graphs[0].computes[task] for task in log.tasks.task]
+    return log.tasks.end[computes].tolist()
+
+
+def two_layers(load: int, compute: int) -> OpGraph:
+    """Attention of two layers, one after the other: each waits for a KV load of so many bytes."""
+    b = GraphBuilder()
+    first = b.add("scores", b.add("kv_load", layer=0, kv_read=load), layer=0, flops=compute)
+    b.add("scores", first, b.add("kv_load", layer=1, kv_read=load), layer=1, flops=compute)
+    return b.graph()
+
+
+def on_both(setup: Setup) -> EventLog:
+    log = reference.simulate(setup)
+    found = compiled.simulate(setup)
+    assert found is not None
+    assert_same(log, found)
+    return log
+
+
+@pytest.mark.parametrize("execution", ["blocking", "stream", "prefetch"])
+def test_the_load_of_a_later_layer_waits_until_attention_has_used_the_one_before(execution: str) -> None:
+    """10 bytes of KV cache a layer, 5 of compute. SRAM for one layer: 10 + 5 + 10 + 5; for both, the second load is hidden."""
+    graph = two_layers(load=10, compute=5)
+    for sram, wanted in ((10, [15, 30]), (19, [15, 30]), (20, [15, 25]), (None, [15, 25])):
+        log, _ = machine.run(graph, execution=execution, engines=2, sram=sram)
+        assert ends(log) == wanted, sram
+    with pytest.raises(
+        ConfigError, match=r"kv_load of layer 0 needs 10 B at once, SRAM has 9 B; mapping\.softmax: online and "
+    ):
+        machine.run(graph, execution=execution, engines=2, sram=9)
+
+
+def test_the_cache_stays_until_its_last_use_and_weights_wait_for_it() -> None:
+    """A KV load of 6 bytes, used by scores (2 ps) and values (3 ps); 5 bytes of weights after it fit when both are over."""
+    b = GraphBuilder()
+    load = b.add("kv_load", kv_read=6)
+    scores = b.add("scores", load, flops=2)
+    b.add("weighted_values", load, scores, flops=3)
+    b.add("o_proj", flops=1, weight=5)
+    for sram, wanted in ((10, [8, 11, 17]), (11, [8, 11, 12])):
+        log, _ = machine.run(b.graph(), sram=sram)
+        assert ends(log) == wanted
+
+
+@pytest.mark.parametrize("execution", ["blocking", "stream"])
+def test_a_kernel_that_loads_its_own_operands_waits_for_their_space(execution: str) -> None:
+    """Two kernels that read 10 bytes of KV cache each and compute for 5 ps, on two engines: with SRAM for one, in turns."""
+    b = GraphBuilder()
+    for layer in range(2):
+        b.add("attention", layer=layer, flops=5, kv_read=10)
+    wanted = {"blocking": ([15, 30], [15, 25]), "stream": ([10, 20], [10, 20])}[execution]
+    for sram, times in ((10, wanted[0]), (20, wanted[1])):
+        log, _ = machine.run(b.graph(), execution=execution, engines=2, sram=sram)
+        assert ends(log) == times
+        started = log.tasks.start.tolist()
+        assert started == ([0, times[0]] if sram == 10 else [0, 0])
+
+
+def test_what_waits_for_sram_before_it_starts_is_charged_to_sram() -> None:
+    b = GraphBuilder()
+    for layer in range(2):
+        b.add("attention", layer=layer, flops=5, kv_read=10)
+    log, rules = machine.run(b.graph(), execution="blocking", engines=2, sram=10)
+    total = breakdown(log, rules).total
+    assert dict(zip(PARTS, total.tolist(), strict=True)) == {
+        "compute": 10, "transfer": 20, "wait_engine": 0, "wait_channel": 0, "wait_input": 0, "wait_sram": 15, "wait_policy": 0,
+    }  # fmt: skip
+
+
+def tiled(n: int, tokens: int, sram: int | None, *, execution: str = "prefetch", flops: str = "1 TFLOP/s") -> Setup:
+    """Attention of one layer of Llama-3.2-1B, in so many parts of the keys, on one engine, with weights on chip."""
+    scenario: dict[str, Any] = {
+        "model": {"config": "llama-3.2-1b", "layers": 1, "scope": "block"},
+        "workload": {"sequences": [{"context": tokens, "tokens": 1}]},
+        "hardware": {"engines": {"count": 1, "flops": flops, "overhead": "0 ps"}, "memory": {"bandwidth": "100 GB/s"}},
+        "mapping": {
+            "softmax": "online", "heads": "fused", "kv_splits": n, "weights": "resident", "execution": execution,
+        },
+    }  # fmt: skip
+    setup = plan(from_dict(scenario)).setup
+    return setup if sram is None else machine.with_sram(setup, sram)
+
+
+@pytest.mark.parametrize("flops", ["20 GFLOP/s", "4 TFLOP/s"])
+@pytest.mark.parametrize(("buffers", "n"), [(1, 8), (2, 2), (2, 8), (3, 8)])
+def test_tiles_of_the_cache_are_double_buffered(flops: str, buffers: int, n: int) -> None:
+    """n tiles, each loaded in L and attended to in C: L + (n - 1) max(L, C) + C with two buffers, n (L + C) with one."""
+    context = 16 * 1024 - 1  # with the new token 16 Ki keys; the cache that is loaded is one row short of equal tiles
+    tile = -(-context * 2048 // n)  # bytes: 8 heads of 64 numbers of 2 bytes, keys and values
+    log = on_both(tiled(n, context, buffers * tile, flops=flops))
+    graph = log.graphs[0]
+    loads, parts = ([t for t in range(len(graph)) if graph.kind_of(t) == kind] for kind in ("kv_load", "attention"))
+    moved, computed = log.tasks.work[loads].tolist(), log.tasks.compute[parts].tolist()
+    assert len(loads) == len(parts) == n
+    assert max(moved) == -(-tile * 10**12 // (100 * GB))
+    (store,) = (t for t in range(len(graph)) if graph.kind_of(t) == "kv_store")  # moved by the same DMA, in its turn
+    issued, stored = int(log.tasks.start[store]), int(log.tasks.work[store])
+    done, loaded, freed = int(log.tasks.ready[parts].min()), [], []
+    channel = int(log.tasks.start[loads[0]])  # when it is free
+    for i in range(n):
+        free = freed[i - buffers] if i >= buffers else channel if not i else 0
+        if stored and issued < free:
+            channel, stored = max(channel, issued) + stored, 0
+        channel = max(free, channel) + moved[i]
+        loaded.append(channel)
+        done = max(done, channel) + computed[i]
+        freed.append(done)
+    assert log.tasks.end[parts].tolist() == freed
+    assert log.tasks.end[loads].tolist() == loaded
+
+
+def test_closed_form_of_double_buffering() -> None:
+    """The same without projections: tiles that need nothing but their loads."""
+    for n, load, compute in ((1, 7, 3), (4, 7, 3), (4, 3, 7), (5, 4, 4)):
+        b = GraphBuilder()
+        for _ in range(n):
+            b.add("attention", b.add("kv_load", kv_read=load), flops=compute)
+        one, two, many = (machine.run(b.graph(), sram=sram)[0].makespan for sram in (load, 2 * load, None))
+        assert one == n * (load + compute)
+        assert two == many == load + (n - 1) * max(load, compute) + compute
+
+
+def test_operands_are_admitted_in_the_order_in_which_tasks_need_them() -> None:
+    """Llama has its KV load at the beginning of a layer, but attention needs it after the projections to q, k and v."""
+    scenario = {"model": {"config": "llama-3.2-1b", "layers": 1, "scope": "block"}, "mapping": {"heads": "fused"}}
+    graph = plan(from_dict(scenario)).setup.graph
+    groups = [[graph.name(task).removeprefix("weight_load ") for task in group] for group in operands_of(graph).groups()]
+    projections = [["gate_proj"], ["up_proj"], ["down_proj"]]
+    assert groups == [["norm"], ["q_proj"], ["k_proj"], ["v_proj"], ["kv_load"], ["o_proj"], ["norm"], *projections]
+
+
+def test_what_must_be_there_together_is_admitted_together() -> None:
+    """The cache is used before and after weights of 5 bytes: it cannot be freed without them, so 11 bytes are the least."""
+    b = GraphBuilder()
+    load = b.add("kv_load", kv_read=6)
+    scores = b.add("scores", load, flops=2)
+    weights = b.add("o_proj", scores, flops=1, weight=5)
+    b.add("weighted_values", load, weights, flops=3)
+    for execution in ("blocking", "stream", "prefetch"):
+        graph = lower(b.graph(), ModelMapping(execution=execution))
+        assert [len(group) for group in operands_of(graph).groups()] == [2]
+        with pytest.raises(ConfigError, match="kv_load of layer 0 and what is needed with it needs 11 B at once"):
+            machine.run(b.graph(), execution=execution, sram=10)
+        requests = [(2, 0), (2, 0), (1, 3)]  # sequences that each hold a part of what they need would wait for ever
+        for sram in (11, 12, 16, 21):
+            log, _ = machine.run(b.graph(), execution=execution, sram=sram, engines=3, requests=requests)
+            assert (log.steps.end > 0).all()
+
+
+def test_a_cache_that_does_not_fit_says_which_parts_of_it_do() -> None:
+    """33.554 MB of KV cache a layer in 8 MiB: 8 parts of 4 MiB, of which two fit."""
+    scenario: dict[str, Any] = {
+        "model": {"config": "llama-3.2-1b", "layers": 2},
+        "workload": {"sequences": [{"context": 16383, "tokens": 2}]},
+        "hardware": {"sram": "8 MiB"},
+        "mapping": {"tiles": 128},
+    }
+    said = r"kv_load of layer 0 needs 33\.554 MB at once, SRAM has 8\.389 MB; mapping\.softmax: online and kv_splits of 8"
+    for execution in ("blocking", "stream", "prefetch"):
+        scenario["mapping"] |= {"execution": execution}
+        with pytest.raises(InputError, match=said + " would fit twice, so that one is loaded while another is used$"):
+            sim.run(from_dict(scenario))
+    plan(from_dict({**scenario, "mapping": {"tiles": 128, "softmax": "online", "kv_splits": 8}}))
+    with pytest.raises(InputError, match="kv_splits of 8 would fit"):
+        plan(from_dict({**scenario, "mapping": {"tiles": 128, "softmax": "online", "kv_splits": 3}}))
+    kernels = {"tiles": 128, "softmax": "online", "kv": "operands", "execution": "stream", "heads": "fused"}
+    with pytest.raises(InputError, match=r"attention of layer 0 needs 33\.554 MB at once.*kv_splits of 8 would fit twice"):
+        plan(from_dict({**scenario, "mapping": kernels}))
+    plan(from_dict({**scenario, "mapping": {**kernels, "kv_splits": 8}}))
+
+
+def prompt(tokens: int, **mapping: object) -> dict[str, Any]:
+    return {
+        "model": {"config": "llama-3.2-1b", "layers": 1, "scope": "block"},
+        "workload": {"sequences": [{"prompt": tokens, "tokens": 1}], "batching": "continuous"},
+        "hardware": {"sram": "32 MiB"},
+        "mapping": {"tiles": 64, "heads": "fused", **mapping},
+    }
+
+
+def test_scores_that_exceed_sram_are_refused() -> None:
+    """Llama-3.2-1B, 5,760 tokens, 32 heads: 1.062 G scores, which the exponential reads and writes with 4 bytes each."""
+    assert 32 * 5760 * 5760 * 8 == 8_493_465_600
+    said = r"softmax_exp has inputs and results of 8\.493 GB, SRAM has 33\.554 MB; mapping\.activations: off_chip would"
+    with pytest.raises(
+        InputError, match=said + " move these .*, softmax: online would keep no scores, a step of 22 new tokens"
+    ):
+        plan(from_dict(prompt(5760)))
+    plan(from_dict(prompt(5760, activations="off_chip")))
+
+
+def test_inputs_results_and_the_tile_of_weights_fit_sram_together() -> None:
+    """Down projection of Llama-3.2-1B in 64 tiles of 32 columns: inputs 16384 T, results 64 T, weights 512 KiB, in 32 MiB."""
+    most = (2**25 - 2**19) // (16384 + 64)
+    said = rf"down_proj t0 has inputs and results of .* beside 524\.288 kB .* a step of {most} new tokens instead of 4000"
+    with pytest.raises(InputError, match=said):
+        plan(from_dict(prompt(4000, softmax="online")))
+    plan(from_dict(prompt(most, softmax="online")))
+    with pytest.raises(InputError, match="down_proj t0 has inputs"):
+        plan(from_dict(prompt(most + 1, softmax="online")))
+    plan(from_dict({**prompt(4000, softmax="online"), "hardware": {"sram": None}}))
