@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from sim.analysis.power import Power
 from sim.base.files import whole_file
 from sim.log import derived
 from sim.log.tables import EventLog
@@ -34,10 +35,11 @@ def write_chrome(
     flows: str = "all",
     window: tuple[int, int] | None = None,
     critical: npt.NDArray[np.int64] | None = None,
+    power: Power | None = None,
 ) -> int:
     """Write the trace of a run as Chrome JSON and return the number of slices. For the arguments see `write_perfetto`."""
     check_options(detail, flows, critical)
-    layout = Layout(log, window, critical)
+    layout = Layout(log, window, critical, power)
     machine = layout.machine()
     groups = [machine, *(layout.sequences() if detail != "engines" else ())]
     threads = _Threads(layout.tracks)

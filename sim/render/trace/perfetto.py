@@ -8,6 +8,7 @@ from collections.abc import Iterator, Mapping
 import numpy as np
 import numpy.typing as npt
 
+from sim.analysis.power import Power
 from sim.base.errors import InputError, unknown
 from sim.base.files import whole_file
 from sim.log.tables import EventLog
@@ -50,6 +51,7 @@ def write_perfetto(
     flows: str = "all",
     window: tuple[int, int] | None = None,
     critical: npt.NDArray[np.int64] | None = None,
+    power: Power | None = None,
 ) -> int:
     """Write the trace of a run and return the number of slices in it.
 
@@ -57,13 +59,14 @@ def write_perfetto(
     detail: `full`, `ops` (no arguments, no flows) or `engines` (no tokens either).
     flows: arrows for `all` dependencies, along the `critical` path, or `none`.
     window: picoseconds [from, to); only what overlaps it is written, whole.
-    critical: rows of the task table along the critical path, in order; they get a track of their own.
+    critical: rows of the task table along the critical path, in order; they get a track of their own. power: watts over time,
+    for a counter.
 
     Times are rounded to nanoseconds; at detail `full` the arguments have them in picoseconds. The bytes depend on nothing
     but the arguments. Raises InputError for an unknown option and OSError if the file can't be written; then none is left.
     """
     check_options(detail, flows, critical)
-    layout = Layout(log, window, critical)
+    layout = Layout(log, window, critical, power)
     interned = Interned(names=layout.names, categories=layout.categories)
     details = Details(log, interned) if detail == "full" else None
     declarations = _Declarations(layout, interned)

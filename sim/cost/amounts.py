@@ -1,0 +1,34 @@
+"""FLOPs and bytes of tasks, exactly: the rows of a rate table on a machine that does one of each in a picosecond."""
+
+from __future__ import annotations
+
+import numpy as np
+import numpy.typing as npt
+
+from models.graph import IntArray, StepLanes
+from sim.base.units import PS_PER_S
+from sim.cost.model import Machine
+from sim.cost.rows import BYTES, COMPUTE, R_COMPUTES, VECTOR, RateTable
+from sim.mapping.tasks import TaskGraph
+
+#: The picosecond of overhead, which is taken off again, keeps apart a task without FLOPs and one of a single FLOP.
+_UNIT = Machine(flops=PS_PER_S, vector_flops=PS_PER_S, overhead=1, bandwidth=PS_PER_S)
+
+
+class AmountTable(RateTable):
+    """FLOPs of matrix products, and bytes through the channels, of steps of one task graph.
+
+    dtype: [row], the arithmetic of its tasks. count: [row], tasks of a step.
+    """
+
+    def __init__(self, graph: TaskGraph) -> None:
+        super().__init__(graph, _UNIT)
+        self.rates[VECTOR] = 0
+        _, first = np.unique(self.rows.of, return_index=True)
+        self.dtype: npt.NDArray[np.str_] = graph.ops.dtype[graph.op[first]]
+        self.count = np.bincount(self.rows.of, minlength=len(self.rows.row)).astype(np.int64)
+
+    def amounts(self, steps: StepLanes) -> tuple[IntArray, IntArray]:
+        """FLOPs and bytes of a task of each row, [lane, row] each."""
+        found = self.durations(steps)
+        return found[:, :, COMPUTE] - self.rows.row[:, R_COMPUTES], found[:, :, BYTES]
