@@ -124,7 +124,7 @@ class StaticPower(Section):
 
 
 class Energy(Section):
-    """What ops, transfers and time cost in energy."""
+    """Energy that ops, transfers and time cost."""
 
     flop: FlopEnergy = Field(
         description="Energy of a FLOP of a matrix product, with all that goes along with it: one figure, or a table by the "

@@ -70,7 +70,7 @@ def lines(result: Result) -> list[str]:
 
 
 def _static(energy: Energy) -> str:
-    """What of the static energy went into waiting, and into idling."""
+    """Shares of static energy that went into waiting, and into idling."""
     words = [f"{name} {_share(part, energy)}" for name, part in (("waiting", energy.waiting), ("idle", energy.idle)) if part]
     return f" (of it {', '.join(words)})" if words else ""
 

@@ -78,7 +78,7 @@ def _rates(hardware: Hardware, *, overlap: bool) -> Machine:
 
 
 def energy_of(hardware: Hardware, ops: OpGraph) -> EnergyRates | None:
-    """What ops, transfers and time cost in energy. Raises ConfigError for products in a format that has no figure."""
+    """Energy figures of a scenario, None if there are none. Raises ConfigError for products in a format that has no figure."""
     energy = hardware.energy
     if energy is None:
         return None

@@ -85,7 +85,7 @@ def test_time_without_steps_is_idle() -> None:
 
 
 def test_steps_in_progress_share_static_power() -> None:
-    """[0, 10) and [5, 15) at 2 mW: alone for 5 ps each, and 5 ps together; at 1 mW the odd fJ is nobody's."""
+    """Steps in [0, 10) and [5, 15) at 2 mW: alone for 5 ps each, and 5 ps together; at 1 mW an odd fJ is left."""
     released, end = np.array([0, 5]), np.array([10, 15])
     assert [each.tolist() if isinstance(each, np.ndarray) else each for each in shared(released, end, 2, 15)] == [[15, 15], 0]
     assert [each.tolist() if isinstance(each, np.ndarray) else each for each in shared(released, end, 1, 20)] == [[7, 7], 6]
@@ -138,7 +138,7 @@ def test_split_is_exact_beyond_int64() -> None:
 
 @pytest.mark.parametrize("route", ["interleaved", "class", "sequence"])
 def test_channels(route: str) -> None:
-    """Of a step: 400 MB + 1 B of KV cache read, 100 MB written, 100 MB of weights, and one sequence."""
+    """A step reads 400 MB + 1 B of KV cache and 100 MB of weights, and writes 100 MB; there is one sequence."""
     found = energy_of(
         result(
             f"hardware.memory.channels={{count: 3, route: {route}}}", "hardware.engines.count=2",
@@ -191,7 +191,18 @@ def test_every_joule_of_random_runs(scenario: dict[str, Any], executor: Any) -> 
     for record in ("steps", "none"):
         other = run(sim.scenario.from_dict(scenario | {"record": record}, known=known_names()), executor=executor)
         again = energy_of(other)
-        for name in ("total", "compute", "memory", "static", "idle", "waiting", "device", "kinds", "channels", "static_by_part"):
+        for name in (
+            "total",
+            "compute",
+            "memory",
+            "static",
+            "idle",
+            "waiting",
+            "device",
+            "kinds",
+            "channels",
+            "static_by_part",
+        ):
             assert getattr(again, name) == getattr(energy, name), name
         for name in ("by_kind", "engines", "by_sequence"):
             assert getattr(again, name).tolist() == getattr(energy, name).tolist(), name

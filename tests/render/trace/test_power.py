@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -39,7 +40,7 @@ def test_its_integral_is_the_energy(load: Callable[[Path], TraceProcessor], tmp_
     assert (rows[0]["ts"], rows[-1]["value"]) == (0, 0.0)
     assert min(row["value"] for row in rows[:-1]) == 100
     assert max(row["value"] for row in rows) == pytest.approx(100 + 82e-12 * 0.886 * 3.35e12, rel=0.03)  # all of the channel
-    nanojoules = sum(a["value"] * (b["ts"] - a["ts"]) for a, b in zip(rows, rows[1:], strict=False))
+    nanojoules = sum(a["value"] * (b["ts"] - a["ts"]) for a, b in pairwise(rows))
     assert nanojoules * 1e6 == pytest.approx(found.energy.total, rel=1e-3)  # fJ; a trace has whole nanoseconds
 
 
