@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import numpy as np
 import numpy.typing as npt
 
-from models.graph import IntArray, StepLanes
+from models.graph import IntArray, Members, StepLanes
 from sim.base.units import PS_PER_S
 from sim.cost.model import Machine
 from sim.cost.rows import BYTES, COMPUTE, R_COMPUTES, VECTOR, RateTable
+from sim.mapping.steps import BatchGraph
 from sim.mapping.tasks import TaskGraph
 
 #: The picosecond of overhead, which is taken off again, keeps apart a task without FLOPs and one of a single FLOP.
@@ -30,5 +33,26 @@ class AmountTable(RateTable):
 
     def amounts(self, steps: StepLanes) -> tuple[IntArray, IntArray]:
         """FLOPs and bytes of a task of each row, [lane, row] each."""
-        found = self.durations(steps)
+        found = np.empty((len(steps.context), len(self.count), 3), dtype=np.int64)
+        for lanes, part in self._alike(steps):
+            found[lanes] = self.durations(part)
         return found[:, :, COMPUTE] - self.rows.row[:, R_COMPUTES], found[:, :, BYTES]
+
+    def _alike(self, steps: StepLanes) -> Iterator[tuple[npt.NDArray[np.intp] | slice, StepLanes]]:
+        """Steps of as many members each, which are those with new tokens: a rate table sums over all that it is given."""
+        ops, members = self.graph.ops, steps.members
+        if members is None or not isinstance(ops, BatchGraph) or ops.members != 0:
+            yield slice(None), steps
+            return
+        counted = np.logical_or.reduce(ops.summed_members(members.query))  # [member, lane]
+        order, count = np.argsort(~counted, axis=0, kind="stable"), np.maximum(counted.sum(axis=0), 1)
+        for many in np.unique(count).tolist():
+            lanes = np.flatnonzero(count == many)
+            columns = {
+                name: np.take_along_axis(getattr(members, name), order, axis=0)[:many, lanes]
+                for name in ("sequence", "context", "query", "loads")
+            }
+            yield lanes, StepLanes(
+                sequence=steps.sequence[lanes], token=steps.token[lanes], context=steps.context[lanes],
+                members=Members(**columns, logits=members.logits[lanes]),
+            )  # fmt: skip

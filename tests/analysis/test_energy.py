@@ -219,6 +219,21 @@ def test_several_engines_and_one_give_the_same_arithmetic() -> None:
     assert not one.engines[:, IDLE].any()
 
 
+def test_steps_of_one_graph_with_different_numbers_of_members() -> None:
+    """One kernel attends for all members, however many there are: steps of 1 to 4 of them share a task graph."""
+    scenario = {
+        "model": {"config": "llama-3.2-1b", "layers": 2},
+        "workload": {
+            "sequences": [{"context": 7, "tokens": n} for n in (2, 4, 6)] + [{"prompt": 9, "tokens": 8, "samples": 2}],
+            "batching": "continuous",
+        },
+        "hardware": {"engines": {"count": 2}, "energy": FIGURES},
+        "mapping": {"attention": "batch", "softmax": "online", "kv": "operands", "execution": "stream", "heads": "fused"},
+    }
+    found = run(sim.scenario.from_dict(scenario, known=known_names()))
+    assert (energy_of(found).compute, energy_of(found).memory) == rows_of(found)
+
+
 def h100(batch: int, context: int, **rest: Any) -> Energy:
     scenario = {
         "model": {"config": "llama-3.1-8b"}, "hardware": {"preset": "h100-sxm"},

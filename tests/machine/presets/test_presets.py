@@ -258,5 +258,5 @@ def test_energy_of_dram_alone_is_not_that_of_a_run(name: str, dram: float) -> No
     energy = scenario({"preset": name, "energy": {"flop": "1 pJ/FLOP", "byte": {"path": "30 pJ/B"}}}).hardware.energy
     assert energy is not None
     assert energy.parts == {"dram": dram * 8000, "path": 30_000}
-    with pytest.raises(InputError, match=r"hardware\.energy\.flop"):
+    with pytest.raises(InputError, match=r"hardware\.energy: the key 'flop' is missing"):
         scenario({"preset": name, "energy": {}})
