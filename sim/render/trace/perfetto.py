@@ -42,6 +42,11 @@ def check_options(detail: str, flows: str, critical: object | None) -> None:
         raise InputError("trace flows 'critical': the critical path of the run is needed")
 
 
+def energies(power: Power | None) -> npt.NDArray[np.int64] | None:
+    """Femtojoules of each task [row], if they are known and an argument can hold them."""
+    return power.tasks if power is not None and power.tasks.dtype != object else None
+
+
 def write_perfetto(
     log: EventLog,
     path: str | os.PathLike[str],
@@ -68,7 +73,7 @@ def write_perfetto(
     check_options(detail, flows, critical)
     layout = Layout(log, window, critical, power)
     interned = Interned(names=layout.names, categories=layout.categories)
-    details = Details(log, interned) if detail == "full" else None
+    details = Details(log, interned, energies(power)) if detail == "full" else None
     declarations = _Declarations(layout, interned)
     count = 0
     with whole_file(path) as file:

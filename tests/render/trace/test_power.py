@@ -44,6 +44,28 @@ def test_its_integral_is_the_energy(load: Callable[[Path], TraceProcessor], tmp_
     assert nanojoules * 1e6 == pytest.approx(found.energy.total, rel=1e-3)  # fJ; a trace has whole nanoseconds
 
 
+def test_tasks_have_their_joules(load: Callable[[Path], TraceProcessor], tmp_path: Path) -> None:
+    """Arguments of slices on the engine and of transfers by a DMA sum to the arithmetic and the bytes of the run."""
+    found = result()
+    assert found.energy is not None
+    write_trace(found, tmp_path / "run.pftrace")
+    rows = load(tmp_path / "run.pftrace").query(
+        "SELECT s.ts AS ts, a.int_value AS fj FROM slice s JOIN args a ON s.arg_set_id = a.arg_set_id "
+        "WHERE a.flat_key LIKE '%energy_fj' AND s.category = 'engine'"
+    )
+    assert sum(row["fj"] for row in rows) == found.energy.compute + found.energy.memory - dma(found)
+    write_trace(found, tmp_path / "run.json")
+    events = json.loads((tmp_path / "run.json").read_text())["traceEvents"]
+    of_engine = [event["args"]["energy_fj"] for event in events if event.get("cat") == "engine"]
+    assert sum(of_engine) == sum(row["fj"] for row in rows)
+
+
+def dma(found: Result) -> int:
+    """Energy of bytes that tasks without an engine move."""
+    assert found.plan.rules.energy is not None
+    return int(found.log.bytes_moved()[found.log.tasks.engine < 0].sum()) * found.plan.rules.energy.of_byte
+
+
 def test_a_window_has_its_own_part(load: Callable[[Path], TraceProcessor], tmp_path: Path) -> None:
     """Where only a window was recorded, values in it are those of the whole run."""
     whole = result()
