@@ -254,7 +254,7 @@ def shared(released: Ints, end: Ints, power: int, makespan: int) -> tuple[npt.ND
     open_ = np.cumsum(change)[:-1]
     each = times(np.diff(at), power) // np.maximum(open_, 1)
     until: npt.NDArray[Any] = np.zeros(len(at), dtype=np.int64 if makespan * power < LARGEST else object)
-    until[1:] = np.cumsum(np.where(open_ > 0, each, 0).astype(until.dtype))
+    until[1:] = np.cumsum(each.astype(until.dtype))  # also of gaps, which no step spans
     found = until[closed] - until[opened]
     return narrow(found), makespan * power - sum(found.tolist())
 

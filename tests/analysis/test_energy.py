@@ -77,6 +77,16 @@ def test_by_hand() -> None:
     assert found.causes(result().blame) == {"channel": {"kv_load": 32 * MJ}, "engine": {}}
 
 
+def test_waiting_for_an_engine_has_its_joules() -> None:
+    """Two tokens at once on one engine, 3 ms each: from 3 ms on the second runs alone, and waited as long at half of 4 W."""
+    graph = "model.graph=[{name: a, duration: 3 ms}]"
+    found = energy_of(result(graph, "workload.sequences=[{tokens: 1, count: 2}]"))
+    assert found.by_step[:, STATIC].tolist() == [6 * MJ, 18 * MJ]
+    parts = dict(zip(PARTS, found.static_by_part, strict=True))
+    assert (parts["compute"], parts["wait_engine"]) == (6 * MJ + 9 * MJ, 9 * MJ)
+    assert found.waiting == 9 * MJ
+
+
 def test_time_without_steps_is_idle() -> None:
     found = energy_of(result("workload.sequences=[{tokens: 1}, {tokens: 1, arrival: 15 ms}]"))
     assert found.idle == 4 * 5 * MJ
@@ -185,6 +195,8 @@ def test_every_joule_of_random_runs(scenario: dict[str, Any], executor: Any) -> 
     assert (energy.compute, energy.memory) == rows_of(found)
     assert energy.static == (99_999 + 1_234 * found.log.engines) * found.makespan
     assert "energy of ops, transfers and static power sums exactly to that of the run" in found.checks
+    waits = {part: fj for part, fj in zip(PARTS, energy.static_by_part, strict=True) if part.startswith("wait_")}
+    assert energy.waiting == sum(waits.values())
     watts = found.power
     assert watts is not None
     assert float((watts.watts[:-1] * np.diff(watts.time)).sum()) * 1000 == pytest.approx(energy.total, rel=1e-6)
@@ -217,6 +229,19 @@ def test_several_engines_and_one_give_the_same_arithmetic() -> None:
     assert sum(four.engines[:, COMPUTE].tolist()) == one.engines[0, COMPUTE] == one.compute
     assert (four.engines[:, COMPUTE] > 0).all()
     assert not one.engines[:, IDLE].any()
+
+
+@pytest.mark.parametrize(("execution", "watts"), [("blocking", [5, 8, 0]), ("stream", [9, 0])])
+def test_power_by_hand(execution: str, watts: list[float]) -> None:
+    """Static 4 W; 1 W while 100 MB at 10 pJ load for 1 ms, 4 W while 2 GFLOP at 2 pJ take 1 ms: apart, or at once."""
+    graph = "model.graph=[{name: q, flops: 2000000000, weight: 100 MB}]"
+    found = result(graph, "workload.sequences=[{tokens: 1}]", f"mapping={{execution: {execution}}}").power
+    assert found is not None
+    assert found.time.tolist() == [n * MS for n in range(len(watts))]
+    assert found.watts.tolist() == pytest.approx(watts)
+    assert found.tasks.tolist() == [5 * MJ]
+    assert found.means(MS // 2).tolist() == pytest.approx([each for each in watts[:-1] for _ in range(2)])
+    assert found.means(4 * MS).tolist() == pytest.approx([sum(watts) / (len(watts) - 1)])
 
 
 def test_steps_of_one_graph_with_different_numbers_of_members() -> None:
