@@ -45,17 +45,21 @@ class Power:
 
 
 def power(log: EventLog, rules: Rules, energy: Energy) -> Power:
-    """The power of a log; of one without rows, each step takes its energy evenly. rules: of a run whose energy is known."""
+    """The power of a log; of one without rows each step takes its energy evenly, and without steps the run.
+
+    rules: of a run whose energy is known.
+    """
     assert rules.energy is not None
     tasks = np.zeros(0, dtype=np.int64)
     if log.has_rows:
         compute, memory = _arithmetic(log, rules.energy), times(derived.bytes_moved(log), rules.energy.of_byte)
         tasks = compute + memory  # each below 2^62, or Python integers
         parts = [_computing(log, compute, stream=rules.execution == "stream"), *_transfers(log, memory)]
+    elif len(log.steps):
+        parts = [(log.steps.released, log.steps.end, energy.by_step[:, :STATIC].astype(float).sum(axis=1))]
     else:
-        mine = energy.by_step[:, :STATIC].astype(float).sum(axis=1)
-        count = len(mine)
-        parts = [(log.steps.released[:count], log.steps.end[:count], mine)]
+        whole = np.array([0, energy.makespan], dtype=np.int64)
+        parts = [(whole[:1], whole[1:], np.array([float(energy.compute + energy.memory)]))]
     start, end, each = (np.concatenate(column) for column in zip(*parts, strict=True))
     keep = (each > 0) & (start < end)
     static = rules.energy.power(log.engines) / MW_PER_W

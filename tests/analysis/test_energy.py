@@ -175,6 +175,12 @@ def rows_of(found: Result) -> tuple[int, int]:
     return compute, sum(derived.bytes_moved(log).tolist()) * rates.of_byte
 
 
+def integral(found: Result) -> float:
+    """Energy by the power over time, fJ: W ps are pJ."""
+    assert found.power is not None
+    return float((found.power.watts[:-1] * np.diff(found.power.time)).sum()) * 1000
+
+
 FIGURES = {
     "flop": {"bfloat16": "0.761 pJ/FLOP", "float32": "3.1 pJ/FLOP"},
     "byte": {"dram": "6 pJ/bit", "path": "34.567 pJ/B"},
@@ -197,12 +203,11 @@ def test_every_joule_of_random_runs(scenario: dict[str, Any], executor: Any) -> 
     assert "energy of ops, transfers and static power sums exactly to that of the run" in found.checks
     waits = {part: fj for part, fj in zip(PARTS, energy.static_by_part, strict=True) if part.startswith("wait_")}
     assert energy.waiting == sum(waits.values())
-    watts = found.power
-    assert watts is not None
-    assert float((watts.watts[:-1] * np.diff(watts.time)).sum()) * 1000 == pytest.approx(energy.total, rel=1e-6)
+    assert integral(found) == pytest.approx(energy.total, rel=1e-6)
     for record in ("steps", "none"):
         other = run(sim.scenario.from_dict(scenario | {"record": record}, known=known_names()), executor=executor)
         again = energy_of(other)
+        assert integral(other) == pytest.approx(energy.total, rel=1e-6)
         for name in (
             "total",
             "compute",
