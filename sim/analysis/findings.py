@@ -14,6 +14,8 @@ from dataclasses import dataclass
 from sim.analysis.bounds import Bounds, bounds
 from sim.analysis.breakdown import INVARIANT, Breakdown, breakdown
 from sim.analysis.checks import check
+from sim.analysis.energy import INVARIANT as ENERGY_INVARIANT
+from sim.analysis.energy import Energy, Ledger
 from sim.analysis.metrics import Metrics, metrics
 from sim.analysis.requests import Requests, requests
 from sim.analysis.rules import Rules
@@ -32,6 +34,7 @@ class Findings:
     metrics: Metrics
     requests: Requests
     series: Series
+    energy: Energy | None
 
 
 class Analysis:
@@ -40,6 +43,9 @@ class Analysis:
     def __init__(self, rules: Rules, *, engines: int, channels: int, compiled: bool = False) -> None:
         self._rules = rules
         self._tally = Tally(rules, engines=engines, channels=channels, compiled=compiled)
+        self._ledger: Ledger | None = None
+        if rules.energy is not None:
+            self._ledger = Ledger(rules.energy, engines=engines, channels=channels, stripes=rules.stripes)
 
     def add(self, part: EventLog) -> None:
         """Take in a whole log, or the next part of one: consecutive whole steps, whose rows begin at 0.
@@ -47,6 +53,8 @@ class Analysis:
         Its graphs begin with those of the part before. Raises SimulationError if it begins before all before it has ended.
         """
         self._tally.add(part)
+        if self._ledger is not None:
+            self._ledger.add(part)
 
     def result(self, log: EventLog, *, warmup_time: int = 0, warmup_requests: int = 0) -> Findings:
         """All findings. log: the whole run, whose tables of tasks and of service intervals may be empty.
@@ -58,9 +66,13 @@ class Analysis:
         checks = check(log, rules, limits, tally)
         parts = breakdown(log, rules, tally)
         served = requests(log, parts.tokens, warmup_time=warmup_time, warmup_requests=warmup_requests)
+        sums, names, energy = metrics(log, tally), [*checks, INVARIANT], None
+        if self._ledger is not None:
+            energy = self._ledger.result(log, parts, sums, int(served.tokens.sum()))
+            names.append(ENERGY_INVARIANT)
         return Findings(
-            bounds=limits, checks=(*checks, INVARIANT), breakdown=parts, metrics=metrics(log, tally), requests=served,
-            series=series(log, served.arrival, served.last, rules.kv_layers, tally),
+            bounds=limits, checks=tuple(names), breakdown=parts, metrics=sums, requests=served,
+            series=series(log, served.arrival, served.last, rules.kv_layers, tally), energy=energy,
         )  # fmt: skip
 
 

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from fractions import Fraction
 from typing import Literal
 
+from sim.machine.energy import EnergyRates
 from sim.machine.kv_cache import LayerGroup
 
 
@@ -17,7 +18,7 @@ class Rules:
     open_loop: requests come at times of their own, not when others have ended. sram: bytes for operands that are in use, None
     if unbounded. stripes: over how many channels each transfer is spread (interleaved).
     efficiency: the least and the largest share of its bandwidth that a channel can deliver, however many it serves.
-    kv_layers: layers that have a KV cache.
+    kv_layers: layers that have a KV cache. energy: what ops, transfers and time cost; None if that is not known.
     """
 
     arrivals: tuple[int, ...]
@@ -32,6 +33,7 @@ class Rules:
     stripes: int = 1
     efficiency: tuple[Fraction, Fraction] = (Fraction(1), Fraction(1))
     kv_layers: tuple[LayerGroup, ...] = ()
+    energy: EnergyRates | None = None
 
     @property
     def waits_for_sram(self) -> bool:

@@ -47,3 +47,35 @@ def sum_by(values: npt.NDArray[Any], group: npt.NDArray[np.integer], groups: int
     sums = np.zeros((groups, *values.shape[1:]), dtype=np.int64 if exact else object)
     np.add.at(sums, group, values if exact else values.astype(object))
     return narrow(sums)
+
+
+def sum_of(values: npt.NDArray[np.int64]) -> npt.NDArray[Any]:
+    """Non-negative values [item, ..] summed over the first axis, as Python integers; fewer than 2^31 items."""
+    high, low = (values >> 31).sum(axis=0), (values & 0x7FFFFFFF).sum(axis=0)
+    return np.asarray(np.asarray(high).astype(object) * 2**31 + np.asarray(low).astype(object))
+
+
+def times(values: npt.NDArray[Any], factor: int) -> npt.NDArray[Any]:
+    """Non-negative values times a factor; Python integers where int64 would not do."""
+    exact = int(values.max(initial=0)) * factor < LARGEST
+    return values * factor if exact else values.astype(object) * factor
+
+
+def split(whole: npt.NDArray[Any], weights: npt.NDArray[np.int64]) -> npt.NDArray[Any]:
+    """Each whole [item] in proportion to its weights [item, part]: [item, part], integers that sum to it.
+
+    Part j ends where the weights up to it end, rounded down. A whole whose weights are all 0 goes to its first part.
+    """
+    until = np.cumsum(weights, axis=1)
+    total = until[:, -1]
+    empty = total == 0
+    if empty.any():
+        until, total = until.copy(), np.where(empty, 1, total)
+        until[empty] = 1
+    each, rest = whole // total, whole % total
+    largest = int(until.max(initial=0))
+    fits = int(whole.max(initial=0)) < LARGEST and int(rest.max(initial=0)) * largest < LARGEST
+    if not fits:
+        until, total, each, rest = (column.astype(object) for column in (until, total, each, rest))
+    ends = each[:, None] * until + rest[:, None] * until // total[:, None]
+    return narrow(np.diff(ends, axis=1, prepend=0))

@@ -141,6 +141,7 @@ def show(value: object) -> str:
 
 _SI = {"": 1, "k": 10**3, "M": 10**6, "G": 10**9, "T": 10**12, "P": 10**15}
 _BINARY = {"K": 10**3, "Ki": 2**10, "Mi": 2**20, "Gi": 2**30, "Ti": 2**40, "Pi": 2**50}  # K: a common slip for k
+_FJ = {"fJ": 1, "pJ": 10**3, "nJ": 10**6}
 _PS = {"": PS_PER_S, "p": 1, "n": 10**3, "u": 10**6, "m": 10**9, "µ": 10**6, "μ": 10**6}  # the micro sign and the Greek letter
 
 
@@ -189,6 +190,30 @@ FLOP_RATE = Dimension(
 FREQUENCY = Dimension(
     article="a rate", base="Hz", units=_units("Hz", _SI), ladder=("Hz", "kHz", "MHz", "GHz", "THz", "PHz"), example="20 MHz"
 )  # fmt: skip
+ENERGY_PER_FLOP = Dimension(
+    article="an energy",
+    base="fJ/FLOP",
+    units={f"{unit}/{of}": worth for of in ("FLOP", "OP") for unit, worth in _FJ.items()},
+    ladder=("fJ/FLOP", "pJ/FLOP", "nJ/FLOP"),
+    example="0.76 pJ/FLOP",
+    zero=True,
+)
+ENERGY_PER_BYTE = Dimension(
+    article="an energy",
+    base="fJ/B",
+    units={f"{unit}/{of}": worth * count for of, count in (("B", 1), ("bit", 8)) for unit, worth in _FJ.items()},
+    ladder=("fJ/B", "pJ/B", "nJ/B"),
+    example="48 pJ/B",
+    zero=True,
+)
+POWER = Dimension(
+    article="a power",
+    base="mW",
+    units={"mW": 1, "W": 10**3, "kW": 10**6},
+    ladder=("mW", "W", "kW"),
+    example="100 W",
+    zero=True,
+)  # a milliwatt is a femtojoule a picosecond
 COUNT = Dimension(article="a count", base="steps", units={"steps": 1}, ladder=("steps",), example="4096 steps")
 
 
@@ -205,3 +230,6 @@ Size = Annotated[int, *_annotation(SIZE)]
 Bandwidth = Annotated[int, *_annotation(BANDWIDTH)]
 FlopRate = Annotated[int, *_annotation(FLOP_RATE)]
 RequestRate = Annotated[int, *_annotation(REQUEST_RATE)]
+EnergyPerFlop = Annotated[int, *_annotation(ENERGY_PER_FLOP)]
+EnergyPerByte = Annotated[int, *_annotation(ENERGY_PER_BYTE)]
+Power = Annotated[int, *_annotation(POWER)]

@@ -1,7 +1,7 @@
 """Units inside the program: integers, picoseconds, bytes.
 
-Time is an `int` of picoseconds, data an `int` of bytes, rates an `int` per second. Only readers (scenario files) and
-writers (traces, reports) convert.
+Time is an `int` of picoseconds, energy of femtojoules, data of bytes, rates an `int` per second. Only readers (scenario files)
+and writers (traces, reports) convert.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ PS_PER_NS = 1_000
 PS_PER_US = 1_000_000
 PS_PER_MS = 1_000_000_000
 PS_PER_S = 1_000_000_000_000
+FJ_PER_J = 1_000_000_000_000_000
 
 
 def ceil_div(a: int, b: int) -> int:
@@ -23,6 +24,22 @@ def format_time(ps: int) -> str:
         if abs(ps) >= size:
             return f"{ps / size:.3f} {unit}"
     return f"{ps} ps"
+
+
+def format_energy(fj: int) -> str:
+    """An energy to read, from femtojoules: `1.873 J`, `41.8 mJ`, `3 fJ`."""
+    for unit, size in (
+        ("MJ", 10**21),
+        ("kJ", 10**18),
+        ("J", 10**15),
+        ("mJ", 10**12),
+        ("uJ", 10**9),
+        ("nJ", 10**6),
+        ("pJ", 10**3),
+    ):
+        if abs(fj) >= size:
+            return f"{fj / size:.4g} {unit}"
+    return f"{fj} fJ"
 
 
 def format_bytes(count: float) -> str:

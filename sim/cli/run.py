@@ -175,4 +175,5 @@ def write_trace(result: Result, path: Path) -> None:
         flows=scenario.trace.flows,
         window=(window.start, window.end if window.end is not None else result.makespan) if window else None,
         critical=result.critical_path.rows if result.log.has_rows else np.zeros(0, dtype=np.int64),
+        power=result.power_of(log),
     )

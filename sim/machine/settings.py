@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 from pydantic import Discriminator, Field, Tag, model_validator
 
 from models.formats import rate_of
-from sim.base.quantities import Bandwidth, Duration, FlopRate, Size
+from sim.base.quantities import Bandwidth, Duration, EnergyPerByte, EnergyPerFlop, FlopRate, Power, Size
 from sim.base.section import ONE, TABLE, Choice, CountKey, Section, Share, Whole, default, form
 
 DTYPE = "^[a-z][a-z0-9_]*$"
@@ -97,6 +97,53 @@ class Memory(Section):
     )
 
 
+#: One energy for all number formats, or a table by torch's name of the format.
+FlopEnergy = Annotated[
+    Annotated[EnergyPerFlop, Tag(ONE)]
+    | Annotated[
+        dict[DtypeName, EnergyPerFlop], Field(min_length=1, json_schema_extra={"additionalProperties": False}), Tag(TABLE)
+    ],
+    Discriminator(form),
+]
+
+#: One energy, or a table by the part that takes it.
+ByteEnergy = Annotated[
+    Annotated[EnergyPerByte, Tag(ONE)]
+    | Annotated[
+        dict[DtypeName, EnergyPerByte], Field(min_length=1, json_schema_extra={"additionalProperties": False}), Tag(TABLE)
+    ],
+    Discriminator(form),
+]
+
+
+class StaticPower(Section):
+    """Power that is drawn all along, whatever runs."""
+
+    device: Power = default("0 W", description="Static power of the device, beside its engines.")
+    engine: Power = default("0 W", description="Static power of each engine, whether it runs or not.")
+
+
+class Energy(Section):
+    """Energy that ops, transfers and time cost."""
+
+    flop: FlopEnergy = Field(
+        description="Energy of a FLOP of a matrix product, with all that goes along with it: one figure, or a table by the "
+        "number format of the arithmetic. Vector work has none of its own.",
+        examples=["0.76 pJ/FLOP", {"bfloat16": "0.76 pJ/FLOP"}],
+    )
+    byte: ByteEnergy = Field(
+        description="Energy of a byte through any channel of the memory: one figure, or a table of parts that add up, by names "
+        "of your own.",
+        examples=["82 pJ/B", {"dram": "6 pJ/bit", "path": "34 pJ/B"}],
+    )
+    static: StaticPower = default({}, description="Power that is drawn all along.")
+
+    @property
+    def parts(self) -> dict[str, int]:
+        """Femtojoules of a byte by part."""
+        return {"memory": self.byte} if isinstance(self.byte, int) else dict(self.byte)
+
+
 class Hardware(Section):
     """The machine. What is not given is that of the preset, or without one of a small generic NPU."""
 
@@ -122,6 +169,11 @@ class Hardware(Section):
         description="On-chip memory for operands in use (weights, and the KV cache that a step loads), and for resident "
         "weights; null: unbounded. Loads wait for space. What exceeds it is refused, with the tiles that fit: operands of a "
         "task, and with `mapping.activations: on_chip` also its inputs and results.",
+    )
+
+    energy: Energy | None = Field(
+        default=None,
+        description="What ops, transfers and time cost in energy; null: not known, and there is no energy in the output.",
     )
 
     @model_validator(mode="after")

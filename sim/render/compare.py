@@ -12,7 +12,7 @@ from rich.text import Text
 
 from sim.analysis.parts import PARTS
 from sim.analysis.requests import TITLES
-from sim.base.units import format_bytes, format_time
+from sim.base.units import format_bytes, format_energy, format_time
 from sim.render.requests import data, worth_showing
 from sim.runs.result import Result
 
@@ -74,6 +74,12 @@ def _numbers(a: Result, b: Result) -> list[tuple[str, str, float, float]]:
     ]
     if worth_showing(a) or worth_showing(b):
         rows += _requests(a, b)
+    if a.energy is not None and b.energy is not None:
+        rows += [
+            ("energy", "fJ", a.energy.total, b.energy.total),
+            ("energy a token", "fJ", a.energy.per_token, b.energy.per_token),
+        ]
+        rows.append(("mean power, W", "", round(a.energy.watts, 6), round(b.energy.watts, 6)))
     along = ("tokens", a.breakdown.tokens.sum(axis=0), b.breakdown.tokens.sum(axis=0))
     for title, ours, theirs in (along, ("all tasks", a.breakdown.total, b.breakdown.total)):
         for part, one, other in zip(PARTS, ours.tolist(), theirs.tolist(), strict=True):
@@ -153,6 +159,8 @@ def _format(value: float, unit: str, *, sign: bool = False) -> str:
     plus = "+" if sign and value > 0 else ""
     if unit == "ps":
         return plus + format_time(int(value))
+    if unit == "fJ":
+        return plus + format_energy(int(value))
     if unit == "bytes":
         return plus + format_bytes(value)
     return f"{value:.1%}" if unit == "share" else f"{value:,.4g}" if isinstance(value, float) else f"{value:,}"

@@ -5,14 +5,14 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from sim.render import breakdown, requests
+from sim.render import breakdown, energy, requests
 from sim.runs.result import Result, Timing
 
 
 def summary(result: Result, *, trace: Path | None = None, timing: bool = True, write: float = 0.0) -> dict[str, Any]:
     """Plain data of a result, in a fixed order; times are integers of picoseconds.
 
-    `blame` and `critical_path` are None if no ops were recorded.
+    `blame` and `critical_path` are None if no ops were recorded; `energy` is there if figures of the machine are known.
 
     Args:
         result: The run.
@@ -45,6 +45,7 @@ def summary(result: Result, *, trace: Path | None = None, timing: bool = True, w
         "breakdown_ps": breakdown.totals(result),
         "blame": breakdown.blame(result.blame) if result.log.has_rows else None,
         "critical_path": breakdown.critical_path(result) if result.log.has_rows else None,
+        **energy.data(result),
         "extrapolations": [{"kind": d.kind, "ops": d.ops, "share": d.share, "why": d.why} for d in result.extrapolations],
         "notes": list(result.plan.notes),
         "checks": list(result.checks),

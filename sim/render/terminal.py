@@ -9,7 +9,7 @@ from rich.text import Text
 from models.formats import product_formats
 from sim.analysis.bounds import few_tiles
 from sim.base.units import format_bytes, format_rate, format_time
-from sim.render import breakdown, requests
+from sim.render import breakdown, energy, requests
 from sim.runs.result import Result
 
 TOP = 12  # rows of the table of kinds
@@ -33,6 +33,8 @@ def render(result: Result) -> RenderableType:
     facts.add_row("memory", _memory(result))
     facts.add_row("engines", _engines(result))
     facts.add_row("bounds", _bounds(result))
+    for i, line in enumerate(energy.lines(result)):
+        facts.add_row("" if i else "energy", line)
     if (costs := _costs(result)) is not None:
         facts.add_row("times", costs)
     if result.scenario.from_preset:

@@ -7,9 +7,12 @@ from collections.abc import Mapping
 from fractions import Fraction
 from typing import Any
 
+from models.formats import product_formats
+from models.graph import OpGraph
 from sim.base.errors import ConfigError, about
 from sim.cost import COST_MODELS, CostModel, Rates
 from sim.machine.arbiters import ARBITERS, Arbiter, Derated, Efficiency
+from sim.machine.energy import EnergyRates
 from sim.machine.schedulers import SCHEDULERS, Scheduler
 from sim.runs.written import written_costs
 from sim.scenario import Hardware, Memory, Scenario
@@ -72,6 +75,21 @@ def _rates(hardware: Hardware, *, overlap: bool) -> Rates:
         flops=engines.flops, vector_flops=engines.vector_flops, overhead=engines.overhead, bandwidth=memory.bandwidth,
         alone=_alone(memory), overlap=overlap,
     )  # fmt: skip
+
+
+def energy_of(hardware: Hardware, ops: OpGraph) -> EnergyRates | None:
+    """Energy figures of a scenario, None if there are none. Raises ConfigError for products in a format that has no figure."""
+    energy = hardware.energy
+    if energy is None:
+        return None
+    rates = EnergyRates(flop=energy.flop, byte=energy.parts, device=energy.static.device, engine=energy.static.engine)
+    for dtype in product_formats(ops):
+        if rates.of_flop(dtype) is None:
+            known = "" if isinstance(energy.flop, int) else ", ".join(energy.flop)
+            raise ConfigError(
+                "hardware.energy.flop", f"expected a figure for {dtype}, in which products are; known here: {known}"
+            )
+    return rates
 
 
 def port_share(memory: Memory) -> tuple[int, int]:

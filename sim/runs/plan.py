@@ -13,13 +13,14 @@ from sim.base.errors import ConfigError, unknown
 from sim.cost import launch_of
 from sim.executors.setup import Setup
 from sim.machine.arbiters import Derated
+from sim.machine.energy import EnergyRates
 from sim.machine.kv_cache import LayerGroup, layer_groups
 from sim.machine.machine import one_device
 from sim.mapping.lowering import weight_matmuls
 from sim.mapping.settings import Execution
 from sim.mapping.steps import Shape, StepGraphs, Variants
 from sim.runs.limits import refuse, refuse_unknown_kinds, refuse_unknown_sequences
-from sim.runs.machine import arbiter_of, costs_of, scheduler_of
+from sim.runs.machine import arbiter_of, costs_of, energy_of, scheduler_of
 from sim.runs.memory import kv_capacity, resident_bytes
 from sim.runs.model import notes_of, op_graphs
 from sim.runs.workload import batching, check_routing, requests, routing
@@ -59,6 +60,7 @@ def plan(scenario: Scenario) -> Plan:
         setup = _setup(scenario, model, variants)
         refuse(setup, rows=scenario.record == "all")
         refuse_unknown_sequences(setup)
+        energy = energy_of(scenario.hardware, variants[False, False])
         if scenario.model.config is not None:  # written graphs name their kinds freely, and one policy may serve many of them
             refuse_unknown_kinds(setup, scenario.mapping.execution)
     window = scenario.trace.window if scenario.record != "all" else None
@@ -66,7 +68,7 @@ def plan(scenario: Scenario) -> Plan:
         model=model,
         ops=variants[False, False],
         setup=setup,
-        rules=_rules(setup, scenario.mapping.execution, layer_groups(variants[False, False])),
+        rules=_rules(setup, scenario.mapping.execution, layer_groups(variants[False, False]), energy),
         record=scenario.record,
         window=None if window is None else (window.start, window.end),
         warmup_time=scenario.report.warmup_time,
@@ -136,7 +138,9 @@ def _refuse_unknown_tiles(mapping: ModelMapping, ops: OpGraph) -> None:
             raise ConfigError(f"mapping.tiles.{kind}", str(unknown("weight matmul", kind, kinds)))
 
 
-def _rules(setup: Setup, execution: Execution, kv_layers: tuple[LayerGroup, ...]) -> Rules:
+def _rules(
+    setup: Setup, execution: Execution, kv_layers: tuple[LayerGroup, ...], energy: EnergyRates | None
+) -> Rules:  # fmt: skip
     efficiency = setup.arbiter.efficiency if isinstance(setup.arbiter, Derated) else None
     return Rules(
         arrivals=_arrivals(setup),
@@ -147,6 +151,7 @@ def _rules(setup: Setup, execution: Execution, kv_layers: tuple[LayerGroup, ...]
         stripes=setup.channels if setup.route == "interleaved" else 1,
         efficiency=(efficiency.least, efficiency.most) if efficiency is not None else (Fraction(1), Fraction(1)),
         kv_layers=kv_layers,
+        energy=energy,
         sram=setup.sram,
         work_conserving_channel=setup.arbiter.work_conserving,
         work_conserving_scheduler=setup.scheduler.work_conserving,

@@ -11,8 +11,10 @@ from sim.analysis.blame import Blame, blame
 from sim.analysis.bounds import Bounds
 from sim.analysis.breakdown import Breakdown
 from sim.analysis.critical_path import CriticalPath, critical_path
+from sim.analysis.energy import Energy
 from sim.analysis.metrics import Metrics
 from sim.analysis.parts import PARTS
+from sim.analysis.power import Power, power
 from sim.analysis.requests import Requests
 from sim.analysis.series import Series
 from sim.cost import Extrapolation
@@ -54,6 +56,7 @@ class Result:
         timing: Wall-clock times, and the executor.
         requests: Latencies of each request.
         series: Batch size, KV cache and bandwidth over time.
+        energy: Where the joules went; None if energy figures of the machine are not known.
         window: Event log of `trace.window`, if `log` has no rows.
     """
 
@@ -68,6 +71,7 @@ class Result:
     timing: Timing
     requests: Requests
     series: Series
+    energy: Energy | None = None
     window: EventLog | None = None
 
     @property
@@ -85,12 +89,23 @@ class Result:
         """The tasks that decided when the run ended. Raises InputError if ops were not recorded."""
         return critical_path(self.rows("the critical path"), self.plan.rules)
 
+    @cached_property
+    def power(self) -> Power | None:
+        """Watts over time; None if energy figures are not known. Where no ops were recorded, the mean of each step."""
+        return self.power_of(self.log)
+
+    def power_of(self, log: EventLog) -> Power | None:
+        """Watts over the time of a log of this run, such as that of a window."""
+        rules, energy = self.plan.rules, self.energy
+        return power(log, rules, energy) if rules.energy is not None and energy is not None else None
+
     def without_steps(self) -> Result:
         """The same result with only requests and totals."""
         none = np.zeros((0, len(PARTS)), dtype=np.int64)
         return replace(
             self, log=replace(self.log, steps=StepTable.empty(), batched=None), metrics=replace(self.metrics, tokens=()),
             breakdown=replace(self.breakdown, tokens=none, by_step=none),
+            energy=self.energy and self.energy.without_steps(),
         )  # fmt: skip
 
     def rows(self, wanted: str) -> EventLog:

@@ -70,7 +70,7 @@ def run(scenario: Scenario | str | Path, *, executor: Executor = "auto", on_prog
     result = Result(
         scenario=scenario, plan=planned, log=log, metrics=found.metrics, bounds=found.bounds,
         breakdown=found.breakdown, checks=found.checks, extrapolations=extrapolations(planned.setup, log), timing=timing,
-        requests=found.requests, series=found.series, window=analyst.window(),
+        requests=found.requests, series=found.series, energy=found.energy, window=analyst.window(),
     )  # fmt: skip
     return result.without_steps() if planned.record == "none" else result
 

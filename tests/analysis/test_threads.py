@@ -17,7 +17,8 @@ from sim.scenario.shipped import scenarios
 
 @pytest.mark.parametrize("name", ["batching_static", "four_sequences_fifo"])
 def test_findings_do_not_depend_on_cores(name: str) -> None:
-    scenario = read(scenarios()[name], ["model.layers=2", "model.scope=block"])
+    energy = "hardware.energy={flop: 0.761 pJ/FLOP, byte: 34.567 pJ/B, static: {device: 99.999 W, engine: 1.234 W}}"
+    scenario = read(scenarios()[name], ["model.layers=2", "model.scope=block", energy])
     planned = plan(scenario)
     log, _ = simulate(planned.setup, "compiled")
     found = []
@@ -29,3 +30,8 @@ def test_findings_do_not_depend_on_cores(name: str) -> None:
     for table in ("tokens", "by_step"):
         np.testing.assert_array_equal(getattr(one.breakdown, table), getattr(two.breakdown, table))
     np.testing.assert_array_equal(one.series.bytes_per_s, two.series.bytes_per_s)
+    assert one.energy is not None
+    assert two.energy is not None
+    assert (one.energy.total, one.energy.channels, one.energy.idle) == (two.energy.total, two.energy.channels, two.energy.idle)
+    for table in ("by_step", "by_part", "by_kind", "by_sequence", "engines"):
+        np.testing.assert_array_equal(getattr(one.energy, table), getattr(two.energy, table))

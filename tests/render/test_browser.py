@@ -85,6 +85,18 @@ def test_numbers_equal_json(page: Path, opened: Open) -> None:
     )
 
 
+def test_energy_has_a_section_where_figures_are_known(page: Path, opened: Open, tmp_path: Path) -> None:
+    assert opened(page).evaluate("document.getElementById('energy').hidden") is True
+    (tmp_path / "h100.yaml").write_text("{model: {config: llama-3.1-8b, layers: 1}, hardware: {preset: h100-sxm}}")
+    call("report", str(tmp_path / "h100.yaml"), "-o", str(tmp_path / "h100.html"), "--no-what-if")
+    browser, data = opened(tmp_path / "h100.html"), numbers(str(tmp_path / "h100.yaml"))["energy"]
+    assert browser.evaluate("document.getElementById('energy').hidden") is False
+    assert browser.evaluate("document.querySelectorAll('#energy-chart svg *').length") > 10
+    assert sum(row[1] for row in cells(browser, "energy-parts table:first-of-type")) == data["total_fj"]
+    assert sum(row[1] + row[2] for row in cells(browser, "energy-kinds")) == data["compute_fj"] + data["memory_fj"]
+    assert sum(sum(row[1:]) for row in cells(browser, "energy-machine")) == data["total_fj"]
+
+
 def test_the_timeline_knows_the_tasks(page: Path, opened: Open) -> None:
     browser, data = opened(page), numbers("two_tokens_4_engines")
     busy = browser.evaluate(

@@ -35,6 +35,9 @@ FIELDS = (
     "critical_path.tasks",
 )  # fmt: skip
 
+#: The same, where energy figures of the machine are known.
+ENERGY = tuple(f"energy.{name}_fj" for name in ("total", "compute", "memory", "static", "waiting"))
+
 #: Columns of the event log that are hashed, by table.
 COLUMNS = {
     "tasks": ("step", "task", "engine", "ready", "start", "loaded", "end", "compute", "work"),
@@ -67,7 +70,7 @@ def numbers(result: sim.Result) -> dict[str, Number]:
 def of_summary(summary: Mapping[str, Any]) -> dict[str, Number]:
     """Fields of the JSON object of a run, and sums over its lists, by name; None where there is no such number."""
     return {
-        **{path: _at(summary, path) for path in FIELDS},
+        **{path: _at(summary, path) for path in (*FIELDS, *(ENERGY if "energy" in summary else ()))},
         "engines.busy_ps": sum(engine["busy_ps"] for engine in summary["engines"]),
         **{f"blame.{resource}_ps": _waits(summary, resource) for resource in ("engine", "channel")},
         "checks": len(summary["checks"]),

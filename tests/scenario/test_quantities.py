@@ -10,9 +10,19 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from sim.base.errors import InputError
-from sim.base.quantities import BANDWIDTH, DURATION, FLOP_RATE, MAXIMUM, SIZE, Dimension
+from sim.base.quantities import (
+    BANDWIDTH,
+    DURATION,
+    ENERGY_PER_BYTE,
+    ENERGY_PER_FLOP,
+    FLOP_RATE,
+    MAXIMUM,
+    POWER,
+    SIZE,
+    Dimension,
+)
 
-DIMENSIONS = (DURATION, SIZE, BANDWIDTH, FLOP_RATE)
+DIMENSIONS = (DURATION, SIZE, BANDWIDTH, FLOP_RATE, ENERGY_PER_FLOP, ENERGY_PER_BYTE, POWER)
 
 
 @pytest.mark.parametrize(
@@ -39,6 +49,13 @@ DIMENSIONS = (DURATION, SIZE, BANDWIDTH, FLOP_RATE)
         (BANDWIDTH, "33.333333333 GB/s", 33_333_333_333),
         (FLOP_RATE, "2 TFLOP/s", 2 * 10**12),
         (FLOP_RATE, "26 TOP/s", 26 * 10**12),
+        (ENERGY_PER_FLOP, "0.76 pJ/FLOP", 760),
+        (ENERGY_PER_FLOP, "76 fJ/OP", 76),
+        (ENERGY_PER_BYTE, "82 pJ/B", 82_000),
+        (ENERGY_PER_BYTE, "7.25 pJ/bit", 58_000),
+        (ENERGY_PER_BYTE, "0", 0),
+        (POWER, "0.5 W", 500),
+        (POWER, "1.4 kW", 1_400_000),
     ],
 )
 def test_value(dimension: Dimension, text: object, value: int) -> None:

@@ -14,6 +14,8 @@ A preset is a YAML file; `a100-80g-sxm.yaml` beside this file is an example. Fig
     kernel:         constants of the cost model `kernel`: `t0` by `matmul`, `attention`, `other` and kinds of op, and `peak`,
                     the share of the peak that products reach, by number format and `any`
     software:       software whose figures constants were fitted to: a list of `{name, version, constants}`
+    energy:         `flop` by number format or `any`, `byte` by part of the way from memory to an engine, and `static`, the
+                    power of the device; a run has energy if a preset knows all three, or the scenario adds what is missing
     defaults:       how software uses it: `gpu`, `cpu` (`sim.machine.presets.defaults`), or `engines: one | all`, `mapping` and
                     `cost` of its own
     on_chip:        sizes of caches and local memories, by name; for people, no run uses them

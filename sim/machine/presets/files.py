@@ -61,7 +61,10 @@ def complete(preset: Preset, data: Mapping[str, Any]) -> tuple[dict[str, Any], l
     by_kernel = _as_mapping(cost).get("model") == "kernel"
     achievable = memory.get("achievable", by_kernel and preset.achievable is not None and "efficiency" not in memory)
     one = whole or engines.get("count") == 1  # which stands for the device, or has no other to share the bandwidth with
-    made["hardware"] = over(preset.hardware(whole=whole, port=not one, achievable=achievable is True), written)
+    figures = preset.hardware(whole=whole, port=not one, achievable=achievable is True)
+    if preset.energy is not None and (preset.energy.whole or isinstance(written.get("energy"), Mapping)):
+        figures["energy"] = preset.energy.section()
+    made["hardware"] = over(figures, written)
     if achievable is True and "achievable" not in memory and isinstance(written.get("memory", {}), Mapping):
         made["hardware"]["memory"]["achievable"] = True
         brought.append("hardware.memory.achievable: true")

@@ -20,13 +20,29 @@ from pydantic import (
 
 from sim.base.documents import read
 from sim.base.problems import validated
-from sim.base.quantities import BANDWIDTH, DURATION, FLOP_RATE, SIZE, Bandwidth, Duration, FlopRate, Size, show
+from sim.base.quantities import (
+    BANDWIDTH,
+    DURATION,
+    ENERGY_PER_BYTE,
+    ENERGY_PER_FLOP,
+    FLOP_RATE,
+    POWER,
+    SIZE,
+    Bandwidth,
+    Duration,
+    EnergyPerByte,
+    EnergyPerFlop,
+    FlopRate,
+    Power,
+    Size,
+    show,
+)
 from sim.base.section import ONE, TABLE, Section, Share, Text, Whole, form
 from sim.machine.presets.defaults import DEFAULTS, Defaults
 from sim.machine.settings import Efficiency
 
 #: Keys of figures, in the order of lists.
-FIGURES = ("engines", "peak", "vector", "bandwidth", "achievable", "port_bandwidth", "capacity", "kernel", "on_chip")
+FIGURES = ("engines", "peak", "vector", "bandwidth", "achievable", "port_bandwidth", "capacity", "kernel", "energy", "on_chip")
 
 #: Largest number of engines that a scenario may have.
 MOST_ENGINES = 4096
@@ -141,6 +157,56 @@ class Software(Section):
         return f"{self.name} {self.version}: {', '.join(self.constants)}"
 
 
+class FlopCost(Figure):
+    """Energy of a FLOP."""
+
+    value: EnergyPerFlop
+
+
+class ByteCost(Figure):
+    """Energy of a byte."""
+
+    value: EnergyPerByte
+
+
+class Watts(Figure):
+    """A power."""
+
+    value: Power
+
+
+class PresetEnergy(Section):
+    """Energy figures: those that are published. flop: by number format, or under `any`. byte: by part. static: the device."""
+
+    flop: dict[str, FlopCost] = Field(default_factory=dict)
+    byte: dict[str, ByteCost] = Field(default_factory=dict)
+    static: Watts | None = None
+
+    @property
+    def whole(self) -> bool:
+        """Whether they are enough for the energy of a run."""
+        return bool(self.flop) and bool(self.byte) and self.static is not None
+
+    def figures(self) -> Iterator[tuple[str, Figure]]:
+        """All figures with their keys."""
+        yield from ((f"flop.{name}", figure) for name, figure in self.flop.items())
+        yield from ((f"byte.{name}", figure) for name, figure in self.byte.items())
+        if self.static is not None:
+            yield "static", self.static
+
+    def section(self) -> dict[str, Any]:
+        """The section `hardware.energy` of a scenario, or part of one, as plain data."""
+        made: dict[str, Any] = {}
+        if self.flop:
+            energies = {dtype: ENERGY_PER_FLOP.format(figure.value) for dtype, figure in self.flop.items()}
+            made["flop"] = energies.get("any", energies)
+        if self.byte:
+            made["byte"] = {part: ENERGY_PER_BYTE.format(figure.value) for part, figure in self.byte.items()}
+        if self.static is not None:
+            made["static"] = {"device": POWER.format(self.static.value)}
+        return made
+
+
 class Peak(Figure):
     """The peak bandwidth, or the reason why it is not published."""
 
@@ -173,6 +239,7 @@ class Preset(Section):
     capacity: Bytes | None = None
     kernel: Kernel | None = None
     software: list[Software] = Field(default_factory=list)
+    energy: PresetEnergy | None = None
     defaults: DefaultsKey = Field(default_factory=Defaults.model_construct)
     on_chip: dict[str, Bytes] = Field(default_factory=dict)
     _name: str = PrivateAttr()
@@ -194,6 +261,8 @@ class Preset(Section):
             if isinstance(found, Kernel):
                 yield from ((f"{key}.t0.{name}", figure) for name, figure in found.t0.items())
                 yield from ((f"{key}.peak.{name}", figure) for name, figure in found.peak.items())
+            elif isinstance(found, PresetEnergy):
+                yield from ((f"{key}.{name}", figure) for name, figure in found.figures())
             elif isinstance(found, Mapping):
                 yield from ((f"{key}.{name}", figure) for name, figure in found.items())
             elif found is not None and found.value is not None:

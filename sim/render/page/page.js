@@ -44,6 +44,7 @@ function figures() {
   const entries = [["Makespan", time(summary.makespan_ps)], ["Tokens", count(tokens)],
     ["Tokens per second", (tokens / (summary.makespan_ps / 1e12)).toLocaleString("en", { maximumSignificantDigits: 4 })],
     ["Memory channel used", percent(summary.memory.utilization)], ["Engines held", percent(busy)], ["Above lower bound", percent(summary.bounds.gap)]];
+  if (summary.energy) entries.push(["Energy per token", joules(summary.energy.joules_per_token * 1e15)]);
   $("figures").append(...entries.map(([name, value]) => make("div", {}, make("dt", { textContent: name }), make("dd", { textContent: value }))));
 }
 
@@ -123,6 +124,33 @@ function requests() {
   };
 }
 
+/** Energy, where figures of the machine are known; returns the function that draws the chart. */
+function energy() {
+  const data = summary.energy, [, one] = embedded("timeline-data").words;
+  $("energy").hidden = !data;
+  if (!data) return () => {};
+  const fj = (value) => ({ value, text: value ? joules(value) : "–" }), of = (value) => percent(value / (data.total_fj || 1));
+  const caused = Object.entries(data.waiting_by_cause_fj).flatMap(([resource, causes]) => Object.entries(causes).map(([kind, value]) => [resource, kind, value]));
+  $("energy-lead").textContent = `${joules(data.total_fj)} in all, ${joules(data.joules_per_token * 1e15)} a token; ${data.watts.toPrecision(4)} W on average. `
+    + "Static power is drawn all along: what of it was drawn while tokens waited is the energy of waiting.";
+  const shares = (title, rows) => table(title, [["", (r) => r[0]], ["energy", (r) => fj(r[1])], ["share", (r) => of(r[1])]], rows.filter(([, value]) => value));
+  $("energy-parts").append(shares("Where it went", [["arithmetic", data.compute_fj],
+    ...Object.entries(data.memory_by_part_fj).map(([part, value]) => [part === "memory" ? "bytes moved" : `bytes moved: ${words(part)}`, value]),
+    ...Object.entries(data.static_by_part_fj).map(([part, value]) => [`static: ${words(part)}`, value])]));
+  if (caused.length) $("energy-parts").append(shares("Waiting, by its cause", caused.sort((a, b) => b[2] - a[2]).slice(0, 20)
+    .map(([resource, kind, value]) => [`${resource}: ${kind === "alone" ? OWN_PORT : kind}`, value])));
+  $("energy-kinds").append(table("By kind of op", [["kind", (k) => ({ text: k.kind, kind: colourOf(k.kind) })], ["arithmetic", (k) => fj(k.compute_fj)],
+    ["bytes moved", (k) => fj(k.memory_fj)], ["share", (k) => of(k.compute_fj + k.memory_fj)]], data.by_kind.filter((k) => k.compute_fj + k.memory_fj)));
+  const FIRST = 1000, steps = summary.tokens.slice(0, FIRST).map((t, i) => ({ ...t, ...data.by_token[i] }));
+  $("energy-tokens").append(table(summary.tokens.length > FIRST ? `The first ${count(FIRST)} of ${count(summary.tokens.length)} ${one}s` : `All ${one}s`,
+    [[one, (t) => `${t.sequence}.${t.token}`], ["arithmetic", (t) => fj(t.compute_fj)], ["bytes moved", (t) => fj(t.memory_fj)], ["static", (t) => fj(t.static_fj)]], steps));
+  $("energy-machine").append(table("Machine", [["", (r) => r[0]], ["arithmetic or bytes", (r) => fj(r[1])], ["static while held", (r) => fj(r[2])], ["static while idle", (r) => fj(r[3])]], [
+    ...data.engines.slice(0, 64).map((e) => [e.name, e.compute_fj, e.static_busy_fj, e.static_idle_fj]), ...data.channels.map((c) => [c.name, c.memory_fj, 0, 0]),
+    ["device", 0, data.device_static_fj, 0]]));
+  const { width_ps: width, watts } = data.power, box = $("energy-chart");
+  return () => box.replaceChildren(seriesChart(watts, width, "watts", (v) => `${v.toLocaleString("en", { maximumSignificantDigits: 4 })} W`, box.clientWidth));
+}
+
 const OWN_PORT = "its own port";
 
 function blame() {
@@ -183,7 +211,7 @@ function legend(timeline) {
 
 async function main() {
   figures(); tables(); breakdown();
-  const charts = [() => $("breakdown-chart").replaceChildren(breakdownChart(summary.tokens, parts, $("breakdown-chart").clientWidth)), requests(), blame(), roofline()];
+  const charts = [() => $("breakdown-chart").replaceChildren(breakdownChart(summary.tokens, parts, $("breakdown-chart").clientWidth)), energy(), requests(), blame(), roofline()];
   const draw = () => charts.forEach((chart) => chart());
   draw();
   const facts = embedded("timeline-data");

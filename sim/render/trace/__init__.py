@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
+from sim.analysis.power import Power
 from sim.base.errors import InputError, unknown
 from sim.log.tables import EventLog
 from sim.render.trace.chrome import write_chrome
@@ -40,6 +41,7 @@ def write(
     flows: str = "all",
     window: tuple[int, int] | None = None,
     critical: npt.NDArray[np.int64] | None = None,
+    power: Power | None = None,
 ) -> int:
     """Write the trace of a run and return its number of slices.
 
@@ -52,6 +54,7 @@ def write(
         flows: Arrows for `all` dependencies, along the `critical` path, or `none`.
         window: Picoseconds [from, to); slices that overlap it are written whole.
         critical: Rows of the task table along the critical path, in order, for a track of their own.
+        power: Watts over time, for a counter; None if they are not known.
 
     Raises:
         InputError: An option is unknown, or the file name and the format disagree.
@@ -63,4 +66,6 @@ def write(
     if chosen.endswith(".gz") != (Path(path).suffix == ".gz"):
         raise InputError(f"trace file {Path(path).name!r}: format {chosen!r} and the suffix disagree about compression")
     writer = write_chrome if chosen.startswith("json") else write_perfetto
-    return writer(log, path, metadata=metadata, detail=detail, flows=flows, window=window, critical=critical)
+    return writer(
+        log, path, metadata=metadata, detail=detail, flows=flows, window=window, critical=critical, power=power
+    )  # fmt: skip

@@ -14,12 +14,13 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from sim.analysis.power import Power
 from sim.base.files import whole_file
 from sim.log import derived
 from sim.log.tables import EventLog
 from sim.render.trace.details import arrows, carries_flow, constant_args
 from sim.render.trace.layout import Layout
-from sim.render.trace.perfetto import check_options
+from sim.render.trace.perfetto import check_options, energies
 from sim.render.trace.tracks import Counter, Role, Slices, Track, Tracks, to_ns
 
 Row = dict[str, Any]
@@ -34,14 +35,15 @@ def write_chrome(
     flows: str = "all",
     window: tuple[int, int] | None = None,
     critical: npt.NDArray[np.int64] | None = None,
+    power: Power | None = None,
 ) -> int:
     """Write the trace of a run as Chrome JSON and return the number of slices. For the arguments see `write_perfetto`."""
     check_options(detail, flows, critical)
-    layout = Layout(log, window, critical)
+    layout = Layout(log, window, critical, power)
     machine = layout.machine()
     groups = [machine, *(layout.sequences() if detail != "engines" else ())]
     threads = _Threads(layout.tracks)
-    describe = _Arguments(log) if detail == "full" else None
+    describe = _Arguments(log, energies(power)) if detail == "full" else None
     with whole_file(path) as file:
         file.write(b'{"displayTimeUnit":"ns","otherData":' + _json(dict(metadata)) + b',"traceEvents":[\n')
         file.write(b",\n".join(map(_json, threads.declarations())))
@@ -99,8 +101,8 @@ def _meta(event: str, pid: int, tid: int, **args: object) -> Row:
 class _Arguments:
     """The arguments of one slice, as in the native trace."""
 
-    def __init__(self, log: EventLog) -> None:
-        self._log = log
+    def __init__(self, log: EventLog, energy: npt.NDArray[np.int64] | None) -> None:
+        self._log, self._energy = log, energy
         self._owner = dict(zip(log.owner_words, ("sequence", "token"), strict=True))
         self._constant = [constant_args(graph, task) for graph in log.graphs for task in range(len(graph))]
         self._form, self._flops, self._bytes = derived.form(log), derived.flops(log), derived.bytes_moved(log)
@@ -116,6 +118,7 @@ class _Arguments:
                 "flops": int(self._flops[row]),
                 "bytes": int(self._bytes[row]),
             }
+            args |= {} if self._energy is None else {"energy_fj": int(self._energy[row])}
             args |= {word: int(getattr(self._log.steps, name)[step]) for word, name in self._owner.items()}
         elif role == Role.STEP:
             args |= {word: int(getattr(self._log.steps, name)[row]) for word, name in self._owner.items()}

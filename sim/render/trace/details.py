@@ -93,9 +93,9 @@ def _ranges(first: Rows, count: Rows) -> Rows:
 
 
 class Details:
-    """Encodes the arguments of slices."""
+    """Encodes the arguments of slices. energy: fJ of each task [row], if that is known and fits."""
 
-    def __init__(self, log: EventLog, interned: Interned) -> None:
+    def __init__(self, log: EventLog, interned: Interned, energy: Rows | None = None) -> None:
         self._log, self._annotations = log, interned.annotations
         rows = [constant_args(graph, task) for graph in log.graphs for task in range(len(graph))]
         self._template = annotation_table(interned, rows)
@@ -103,7 +103,8 @@ class Details:
             [interned.strings(graph.name(task)) for graph in log.graphs for task in range(len(graph))], dtype=np.int64
         )
         self._flops, self._bytes, self._owner_words = derived.flops(log), derived.bytes_moved(log), log.owner_words
-        for name in _integers(self._owner_words):
+        self._energy = energy
+        for name in (*_integers(self._owner_words), *(() if energy is None else ("energy_fj",))):
             interned.annotations(name)
 
     def encode(self, slices: Slices, flows: Flows | None) -> list[Part]:
@@ -142,7 +143,7 @@ class Details:
 
     def _task(self, slices: Slices, at: Rows) -> list[Part]:
         tasks, rows = self._log.tasks, slices.row
-        flops, moved = self._flops[rows], self._bytes[rows]
+        flops, moved, energy = self._flops[rows], self._bytes[rows], self._energy
         held = tasks.engine[rows] >= 0
         queued = np.where(held, tasks.start[rows] - tasks.ready[rows], 0)
         slowed = np.maximum(derived.service(self._log).last[rows] - derived.issued(self._log)[rows] - tasks.work[rows], 0)
@@ -158,6 +159,7 @@ class Details:
             self._where("bytes", moved, moved > 0, at),
             self._where("wait_engine_ps", queued, queued > 0, at),
             self._where("wait_channel_ps", slowed, slowed > 0, at),
+            *([] if energy is None else [self._where("energy_fj", energy[rows], energy[rows] > 0, at)]),
         ]
 
     def _op(self, slices: Slices, at: Rows) -> list[Part]:

@@ -4,6 +4,7 @@
       Engines     busy engines, ready queue (counters); engine n: what ran, with `channel wait` and `load` nested
       Memory      GB/s delivered, outstanding transfers (counters); for each channel lanes of transfers being served,
                   and below them lanes of transfers that queue
+      power       watts (counter), where energy figures are known
       critical path (if it is given)
       Requests    batch size, KV cache (counters), where there are several sequences
     Sequences
@@ -22,6 +23,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from sim.analysis.power import Power
 from sim.log.tables import EventLog
 from sim.render.trace.canvas import Canvas, Rows, Window
 from sim.render.trace.machine import counters, machine
@@ -36,20 +38,23 @@ class Layout:
     """The tracks of a log, declared as its groups of slices are asked for: machine first, then sequences and counters.
 
     window: ps; keeps what overlaps it. critical: rows of the critical path in order; they get a track of their own.
+    power: watts over time, for a counter.
     """
 
-    def __init__(self, log: EventLog, window: Window = None, critical: Rows | None = None) -> None:
-        self.critical, self._canvas = critical, Canvas(log, window)
+    def __init__(
+        self, log: EventLog, window: Window = None, critical: Rows | None = None, power: Power | None = None
+    ) -> None:  # fmt: skip
+        self.critical, self._canvas, self._power = critical, Canvas(log, window), power
         self.tracks, self.names, self.categories = self._canvas.tracks, self._canvas.names, self._canvas.categories
 
     def machine(self) -> Slices:
         """Slices of the engines and of the memory channels."""
-        slices, self._counters = machine(self._canvas, self.critical)
+        slices, self._counters = machine(self._canvas, self.critical, powered=self._power is not None)
         return slices
 
     def counters(self) -> Iterator[Counter]:
         """Values over time, after `machine` has declared their tracks."""
-        return counters(self._canvas, self._counters)
+        return counters(self._canvas, self._counters, self._power)
 
     def sequences(self) -> Iterator[Slices]:
         """Slices of the tokens, one group per sequence."""

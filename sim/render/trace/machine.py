@@ -7,27 +7,33 @@ from typing import NamedTuple
 
 import numpy as np
 
+from sim.analysis.power import Power
 from sim.analysis.series import Levels, batches, cached
 from sim.log import derived
 from sim.render.trace.canvas import WAIT_CHANNEL, Canvas, Rows
 from sim.render.trace.counters import clip, level, number, rate
-from sim.render.trace.tracks import Counter, Role, Slices, lanes
+from sim.render.trace.tracks import Counter, Role, Slices, lanes, thin
 
 
 class CounterTracks(NamedTuple):
-    """Tracks of the counters. rates: of each channel. requests: (batch size, KV cache); None if there is one sequence."""
+    """Tracks of the counters. rates: of each channel. requests: (batch size, KV cache); None if there is one sequence.
+
+    power: None if watts are not known.
+    """
 
     busy: int
     ready: int
     rates: list[int]
     outstanding: int
     requests: tuple[int, int] | None
+    power: int | None
 
 
-def machine(canvas: Canvas, critical: Rows | None) -> tuple[Slices, CounterTracks]:
+def machine(canvas: Canvas, critical: Rows | None, *, powered: bool) -> tuple[Slices, CounterTracks]:
     """Slices of the engines and of the memory channels, and the tracks of the counters above them.
 
-    critical: rows of the critical path in order; they get a track of their own. None: no such track.
+    critical: rows of the critical path in order; they get a track of their own. None: no such track. powered: whether there
+    is a counter of watts.
     """
     tracks = canvas.tracks
     root = tracks.add("Machine", description="Engines and memory: their use over time.")
@@ -40,6 +46,8 @@ def machine(canvas: Canvas, critical: Rows | None) -> tuple[Slices, CounterTrack
     description = "Transfers issued and not yet complete, served or queued."
     outstanding = tracks.add("outstanding transfers", group, description, "transfers")
     groups += _memory(canvas, group)
+    description = "Power of the machine: arithmetic while it runs, bytes while they move, and static power."
+    power = tracks.add("power", root, description, "W") if powered else None
     if critical is not None:
         groups.append(_critical_path(canvas, root, critical))
     requests = None
@@ -49,13 +57,17 @@ def machine(canvas: Canvas, critical: Rows | None) -> tuple[Slices, CounterTrack
             tracks.add("batch size", group, "Sequences that the steps in progress take in.", "sequences"),
             tracks.add("KV cache", group, "Tokens in the KV cache of all sequences.", "tokens"),
         )
-    return Slices.concatenate(groups).within(canvas.window), CounterTracks(busy, ready, rates, outstanding, requests)
+    return Slices.concatenate(groups).within(canvas.window), CounterTracks(
+        busy, ready, rates, outstanding, requests, power
+    )  # fmt: skip
 
 
-def counters(canvas: Canvas, tracks: CounterTracks) -> Iterator[Counter]:
-    """Values over time. Each starts at 0 and is 0 again whenever nothing goes on."""
+def counters(canvas: Canvas, tracks: CounterTracks, power: Power | None) -> Iterator[Counter]:
+    """Values over time. Each starts at 0 and is 0 again whenever nothing goes on; power, after the end of the run."""
     for counter in _whole_counters(canvas, tracks):
         yield clip(counter, canvas.window)
+    if tracks.power is not None and power is not None:
+        yield clip(thin(Counter(tracks.power, power.time, power.watts)), canvas.window)
 
 
 def _whole_counters(canvas: Canvas, tracks: CounterTracks) -> Iterator[Counter]:

@@ -8,6 +8,7 @@ from collections.abc import Iterator, Mapping
 import numpy as np
 import numpy.typing as npt
 
+from sim.analysis.power import Power
 from sim.base.errors import InputError, unknown
 from sim.base.files import whole_file
 from sim.log.tables import EventLog
@@ -41,6 +42,11 @@ def check_options(detail: str, flows: str, critical: object | None) -> None:
         raise InputError("trace flows 'critical': the critical path of the run is needed")
 
 
+def energies(power: Power | None) -> npt.NDArray[np.int64] | None:
+    """Femtojoules of each task [row], if they are known and an argument can hold them."""
+    return power.tasks if power is not None and power.tasks.dtype != object else None
+
+
 def write_perfetto(
     log: EventLog,
     path: str | os.PathLike[str],
@@ -50,6 +56,7 @@ def write_perfetto(
     flows: str = "all",
     window: tuple[int, int] | None = None,
     critical: npt.NDArray[np.int64] | None = None,
+    power: Power | None = None,
 ) -> int:
     """Write the trace of a run and return the number of slices in it.
 
@@ -57,15 +64,16 @@ def write_perfetto(
     detail: `full`, `ops` (no arguments, no flows) or `engines` (no tokens either).
     flows: arrows for `all` dependencies, along the `critical` path, or `none`.
     window: picoseconds [from, to); only what overlaps it is written, whole.
-    critical: rows of the task table along the critical path, in order; they get a track of their own.
+    critical: rows of the task table along the critical path, in order; they get a track of their own. power: watts over time,
+    for a counter.
 
     Times are rounded to nanoseconds; at detail `full` the arguments have them in picoseconds. The bytes depend on nothing
     but the arguments. Raises InputError for an unknown option and OSError if the file can't be written; then none is left.
     """
     check_options(detail, flows, critical)
-    layout = Layout(log, window, critical)
+    layout = Layout(log, window, critical, power)
     interned = Interned(names=layout.names, categories=layout.categories)
-    details = Details(log, interned) if detail == "full" else None
+    details = Details(log, interned, energies(power)) if detail == "full" else None
     declarations = _Declarations(layout, interned)
     count = 0
     with whole_file(path) as file:

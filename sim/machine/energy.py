@@ -1,0 +1,34 @@
+"""Energy figures of a machine, as integers whose products with counts are whole femtojoules."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from models.formats import rate_of
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EnergyRates:
+    """flop: fJ of a FLOP of a matrix product, one for all formats or by torch's name of the arithmetic. byte: fJ of a byte
+    through a channel, by the part that takes them. device, engine: static power of the device, and of each engine, in mW,
+    which are fJ a picosecond.
+    """
+
+    flop: int | Mapping[str, int]
+    byte: Mapping[str, int]
+    device: int = 0
+    engine: int = 0
+
+    def of_flop(self, dtype: str) -> int | None:
+        """Femtojoules of a FLOP in `dtype`; None if the table does not have it."""
+        return rate_of(self.flop, dtype)
+
+    @property
+    def of_byte(self) -> int:
+        """Femtojoules of a byte, all parts together."""
+        return sum(self.byte.values())
+
+    def power(self, engines: int) -> int:
+        """Static power of the machine, mW."""
+        return self.device + self.engine * engines

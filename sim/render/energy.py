@@ -1,0 +1,83 @@
+"""Energy of a run: as plain data for the JSON, and as text for the terminal."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from sim.analysis.energy import BUSY, COMPUTE, IDLE, MEMORY, STATIC, Energy
+from sim.analysis.parts import PARTS
+from sim.base.units import FJ_PER_J, format_energy
+from sim.runs.result import Result
+
+
+def data(result: Result) -> dict[str, Any]:
+    """The key `energy` of the JSON of a run, in integers of femtojoules; empty if energy is not known."""
+    energy, power = result.energy, result.power
+    if energy is None or power is None:
+        return {}
+    machine, width = result.log.machine, result.series.width
+    return {
+        "energy": {
+            "total_fj": energy.total,
+            "compute_fj": energy.compute,
+            "memory_fj": energy.memory,
+            "memory_by_part_fj": dict(energy.memory_parts),
+            "static_fj": energy.static,
+            "static_by_part_fj": {**dict(zip(PARTS, energy.static_by_part, strict=True)), "idle": energy.idle},
+            "waiting_fj": energy.waiting,
+            "waiting_by_cause_fj": energy.causes(result.blame) if result.log.has_rows else None,
+            "joules_per_token": energy.per_token / FJ_PER_J,
+            "tokens_per_joule": _tokens_per_joule(energy),
+            "watts": round(energy.watts, 6),
+            "by_kind": [
+                {"kind": kind, "compute_fj": row[COMPUTE], "memory_fj": row[MEMORY]}
+                for kind, row in sorted(zip(energy.kinds, energy.by_kind.tolist(), strict=True), key=lambda item: -sum(item[1]))
+            ],
+            "by_token": [
+                {"compute_fj": row[COMPUTE], "memory_fj": row[MEMORY], "static_fj": row[STATIC]}
+                for row in energy.by_step.tolist()
+            ],
+            "by_sequence": [
+                {"sequence": sequence, "fj": fj}
+                for sequence, fj in zip(energy.sequences, energy.by_sequence.tolist(), strict=True)
+            ],
+            "engines": [
+                {"name": name, "compute_fj": row[COMPUTE], "static_busy_fj": row[BUSY], "static_idle_fj": row[IDLE]}
+                for name, row in zip(machine.engine_names, energy.engines.tolist(), strict=True)
+            ],
+            "channels": [
+                {"name": channel.name, "memory_fj": fj} for channel, fj in zip(machine.channels, energy.channels, strict=True)
+            ],
+            "device_static_fj": energy.device,
+            "power": {"width_ps": width, "watts": power.means(width).tolist()},
+        }
+    }
+
+
+def lines(result: Result) -> list[str]:
+    """Lines for the terminal; none if energy is not known."""
+    energy = result.energy
+    if energy is None:
+        return []
+    shares = [("compute", energy.compute), ("memory", energy.memory), ("static", energy.static)]
+    parts = ", ".join(f"{name} {_share(part, energy)}" for name, part in energy.memory_parts.items())
+    text = {"memory": f" ({parts})" if len(energy.memory_parts) > 1 else "", "static": _static(energy)}
+    per_token = f", {format_energy(energy.per_token)}/token, {_tokens_per_joule(energy):.4g} tokens/J" if energy.tokens else ""
+    return [
+        f"{format_energy(energy.total)}, {energy.watts:.4g} W on average{per_token}",
+        ", ".join(f"{name} {_share(part, energy)}{text.get(name, '')}" for name, part in shares),
+    ]
+
+
+def _static(energy: Energy) -> str:
+    """Shares of static energy that went into waiting, and into idling."""
+    words = [f"{name} {_share(part, energy)}" for name, part in (("waiting", energy.waiting), ("idle", energy.idle)) if part]
+    return f" (of it {', '.join(words)})" if words else ""
+
+
+def _tokens_per_joule(energy: Energy) -> float:
+    return energy.tokens * FJ_PER_J / energy.total if energy.total else 0.0
+
+
+def _share(part: int, energy: Energy) -> str:
+    return f"{part / energy.total:.1%}" if energy.total else "0%"
