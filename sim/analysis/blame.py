@@ -4,7 +4,8 @@ Both matrices have a row for the group that waited and a column for the group th
 waits of its `breakdown`.
 
 Engines. While a task waits and all m engines are busy, m tasks hold them, and each causes 1/m of that time. So on a clock that
-runs only then, an entry is the overlap of waits and holds, over m.
+runs only then, an entry is the overlap of waits and holds, over m. A transfer that waits for SRAM because of the engines
+(`sim.analysis.sram`) waits likewise.
 
 Channel. First the part that no other transfer causes (column `alone`): what a transfer would lose to the limit of its own port,
 or to a channel that never reaches its peak, if it were the only one. The rest is split over the other transfers that the
@@ -25,15 +26,15 @@ import numpy.typing as npt
 
 from sim.analysis.blame_kernels import OTHERS, REST, TASK, WAIT_ROWS, WAITED_ALONE, channel_waits, overlap_engines, receive_on
 from sim.analysis.breakdown import Breakdown
-from sim.analysis.channels import served_over
 from sim.analysis.parts import WAIT_CHANNEL, WAIT_ENGINE
 from sim.analysis.rules import Rules
+from sim.analysis.sram_waits import Causes, causes
 from sim.analysis.sums import narrow, sum_by
 from sim.base.errors import SimulationError
 from sim.base.kernel import launch
 from sim.cost.fixed import largest_remainder
 from sim.log import derived
-from sim.log.columns import is_large, services_of, tasks_of, viewed
+from sim.log.columns import Tasks, is_large, services_of, tasks_of, viewed
 from sim.log.tables import EventLog
 
 Ints = npt.NDArray[np.int64]
@@ -80,7 +81,9 @@ def blame(log: EventLog, rules: Rules, breakdown: Breakdown) -> Blame:
     by_kind = _Groups(breakdown.kinds, _kinds(log, breakdown.kinds))
     waits = sum_by(breakdown.by_step, of_step, len(owners))
     compiled = is_large(log) or len(log.tasks) * max(len(owners), len(breakdown.kinds)) > MANY_PAIRS
-    engines, channel = _Engines(log, breakdown, compiled=compiled), _Channel(log, rules, breakdown, compiled=compiled)
+    waited_for = causes(log, bounded_sram=rules.sram is not None, compiled=compiled)
+    engines = _Engines(log, breakdown, waited_for, compiled=compiled)
+    channel = _Channel(log, rules, breakdown, waited_for, compiled=compiled)
     result = Blame(
         owner=owner,
         engine_by_owner=engines.matrix(by_owner, waits[:, WAIT_ENGINE]),
@@ -141,36 +144,55 @@ def _shift(whole: int) -> int:
 
 
 class _Engines:
-    """Waits for engines, while all of them are busy."""
+    """Waits for engines, while all of them are busy: of tasks, and of transfers for which SRAM has no space because of that."""
 
-    def __init__(self, log: EventLog, breakdown: Breakdown, *, compiled: bool) -> None:
+    def __init__(self, log: EventLog, breakdown: Breakdown, waited_for: Causes, *, compiled: bool) -> None:
         self._compiled, self._engines, t = compiled, log.engines, tasks_of(log)
-        held = np.flatnonzero(t.engine >= 0)
-        waited = held[t.ready[held] < t.start[held]]
-        self._tasks = viewed(t, compiled=compiled)
-        self._by_ready, self._by_start, self._by_end = (
-            rows[np.argsort(column[rows], kind="stable")]
-            for rows, column in ((waited, t.ready), (held, t.start), (held, t.end))
-        )  # fmt: skip
+        held, waited = np.flatnonzero(t.engine >= 0), np.flatnonzero(t.ready < t.start)
+        on_engine = t.engine[waited] >= 0
+        self._passes = [_by_time(t, waited[on_engine], held)]
+        if len(waited_for.queue_begin):
+            self._passes.append(_by_time(_on_clock(t, waited_for), waited[~on_engine], held))
         self._shift = _shift(log.engines * max(log.makespan, int(breakdown.total[WAIT_ENGINE])))
 
     def matrix(self, groups: _Groups, waits: npt.NDArray[Any]) -> Matrix:
         """waits: [group], ps; the sums of rows, where overlaps are too coarse to give them exactly."""
         n = len(groups.names)
-        holds, waiting, seen, overlap = (np.zeros(shape, dtype=np.int64) for shape in ((2, n), n, (n, n), (n, n)))
-        launch(overlap_engines, compiled=self._compiled)(
-            self._tasks, self._by_ready, self._by_start, self._by_end, self._engines, groups.of, self._shift, holds, waiting,
-            seen, overlap,
-        )  # fmt: skip
+        overlap = np.zeros((n, n), dtype=np.int64)
+        for tasks, by_ready, by_taken, by_start, by_end in self._passes:
+            holds, waiting, seen = (np.zeros(shape, dtype=np.int64) for shape in ((2, n), n, (n, n)))
+            launch(overlap_engines, compiled=self._compiled)(
+                viewed(tasks, compiled=self._compiled), by_ready, by_taken, by_start, by_end, self._engines, groups.of,
+                self._shift, holds, waiting, seen, overlap,
+            )  # fmt: skip
         # All engines are held while the clock runs, so each wait overlaps as many tasks.
         totals = waits if self._shift else overlap.sum(axis=1) // self._engines
         return _given_out(groups.names, overlap, totals, np.zeros(n, dtype=np.int64))
 
 
+def _by_time(t: Tasks, waited: Ints, held: Ints) -> tuple[Tasks, Ints, Ints, Ints, Ints]:
+    """The tasks, and rows in the orders of `overlap_engines`."""
+    orders = ((waited, t.ready), (waited, t.start), (held, t.start), (held, t.end))
+    by_ready, by_taken, by_start, by_end = (rows[np.argsort(column[rows], kind="stable")] for rows, column in orders)
+    return t, by_ready, by_taken, by_start, by_end
+
+
+def _on_clock(t: Tasks, waited_for: Causes) -> Tasks:
+    """Tasks with times of the clock that runs while transfers wait for engines."""
+    begin, before = waited_for.queue_begin, waited_for.queue_before
+
+    def at(time: Ints) -> Ints:
+        run = np.searchsorted(begin, time, side="right")  # runs that have begun
+        last = np.maximum(run - 1, 0)
+        return np.asarray(np.where(run > 0, before[last] + np.minimum(time - begin[last], np.diff(before)[last]), 0))
+
+    return t._replace(ready=at(t.ready), start=at(t.start), end=at(t.end))
+
+
 class _Channel:
     """Waits for the channel: work that others received while a transfer was outstanding."""
 
-    def __init__(self, log: EventLog, rules: Rules, breakdown: Breakdown, *, compiled: bool) -> None:
+    def __init__(self, log: EventLog, rules: Rules, breakdown: Breakdown, waited_for: Causes, *, compiled: bool) -> None:
         self._compiled, self._channels, services = compiled, log.channels, services_of(log)
         self._services = viewed(services, compiled=compiled)
         numerator, denominator = rules.fastest.as_integer_ratio()
@@ -180,8 +202,7 @@ class _Channel:
         self._place = np.empty(len(log.tasks), dtype=np.int64)
         count = launch(channel_waits, compiled=compiled)(
             viewed(tasks_of(log), compiled=compiled), rules.latency, log.launch, rules.stripes, numerator, denominator,
-            rules.execution == "stream", served_over(log, bounded_sram=rules.sram is not None, compiled=compiled), waits,
-            self._place,
+            rules.execution == "stream", viewed(waited_for, compiled=compiled), waits, self._place,
         )  # fmt: skip
         self._waits = np.ascontiguousarray(waits[:, :count])
         self._shift = _shift(int(breakdown.total[WAIT_CHANNEL]) + count)

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from sim.analysis.channels import Served, served
 from sim.analysis.parts import full_speed, launched, service
+from sim.analysis.sram_waits import Causes, served
 from sim.base.integers import ceil_div, mul_div, mul_div_up
 from sim.base.kernel import kernel
 from sim.log.columns import NONE, Ints, Services, Tasks
@@ -21,24 +21,26 @@ WAIT_ROWS = 7
 
 @kernel
 def overlap_engines(
-    t: Tasks, by_ready: Ints, by_start: Ints, by_end: Ints, engines: int, group: Ints, shift: int, holds: Ints, waiting: Ints,
-    seen: Ints, overlap: Ints,
+    t: Tasks, by_ready: Ints, by_taken: Ints, by_start: Ints, by_end: Ints, engines: int, group: Ints, shift: int, holds: Ints,
+    waiting: Ints, seen: Ints, overlap: Ints,
 ) -> None:  # fmt: skip
-    """Fill `overlap` [waiting, holding]: time in which tasks of each pair of groups overlap while all engines are busy.
+    """Add to `overlap` [waiting, holding] the time in which tasks of each pair of groups overlap while all engines are busy.
 
-    by_ready, by_start, by_end: rows that engines ran; the first, only those that waited. group: [row]. Times are divided by
-    2^shift. holds: [MANY or HELD, group], waiting: [group], how many wait, seen: [waiting, holding], what the others
-    had held when it was last looked at; all to work with, and 0.
+    by_ready, by_taken: rows that waited, by when they were ready and by their start. by_start, by_end: rows that engines ran.
+    group: [row]. Times are divided by 2^shift. holds: [MANY or HELD, group], waiting: [group], how many wait, seen: [waiting,
+    holding], what the others had held when it was last looked at; all to work with, and 0.
     """
     waits, count = len(by_ready), len(by_start)
     clock = now = 0  # the clock runs while all engines are busy
-    i = j = k = busy = 0
+    i = j = k = taken = busy = 0
     while k < count:
         time = t.end[by_end[k]]
         if j < count:
             time = min(time, t.start[by_start[j]])
         if i < waits:
             time = min(time, t.ready[by_ready[i]])
+        if taken < waits:
+            time = min(time, t.start[by_taken[taken]])
         if busy == engines:
             clock += (time >> shift) - (now >> shift)
         now = time
@@ -51,11 +53,11 @@ def overlap_engines(
         while i < waits and t.ready[by_ready[i]] == time:
             change_waiting(holds, waiting, seen, overlap, group[by_ready[i]], clock, 1)
             i += 1
+        while taken < i and t.start[by_taken[taken]] == time:
+            change_waiting(holds, waiting, seen, overlap, group[by_taken[taken]], clock, -1)
+            taken += 1
         while j < count and t.start[by_start[j]] == time:
-            row = by_start[j]
-            mine = group[row]
-            if t.ready[row] < time:
-                change_waiting(holds, waiting, seen, overlap, mine, clock, -1)
+            mine = group[by_start[j]]
             holds[MANY, mine] += 1
             holds[HELD, mine] -= clock
             busy += 1
@@ -75,7 +77,7 @@ def change_waiting(holds: Ints, waiting: Ints, seen: Ints, overlap: Ints, delaye
 @kernel
 def channel_waits(
     t: Tasks, latency: int, launch: int, stripes: int, numerator: int, denominator: int, stream: bool,
-    serving: Served, waits: Ints, place: Ints,
+    waited_for: Causes, waits: Ints, place: Ints,
 ) -> int:  # fmt: skip
     """Fill the first rows of `waits` [.., wait] for each transfer that waited; returns how many. place: [row], its wait or -1.
 
@@ -90,7 +92,7 @@ def channel_waits(
             continue
         held, transfer = t.engine[row] >= 0, full_speed(t.work[row], latency, stripes)
         if not held and t.start[row] > t.ready[row]:
-            by_channel = served(serving, t.ready[row], t.start[row])
+            by_channel = served(waited_for, t.ready[row], t.start[row])
             waits[TASK, count], waits[ISSUED, count], waits[ARRIVED, count] = row, t.ready[row], t.start[row]
             waits[WAITED_ALONE, count], waits[REST, count], waits[OTHERS, count], waits[NOT_ISSUED, count] = 0, by_channel, 0, 1
             count += 1

@@ -5,7 +5,7 @@ A task's time is [ready, end]:
 | execution          | [ready, start]               | [start, loaded]                     | [loaded, end] |
 | ------------------ | ---------------------------- | ----------------------------------- | ------------- |
 | blocking           | wait_engine or wait_policy   | transfer, the excess wait_channel   | compute       |
-| transfer by a DMA  | wait_sram or wait_channel    | transfer, the excess wait_channel   |               |
+| transfer by a DMA  | wait for SRAM, see below     | transfer, the excess wait_channel   |               |
 
 Where an engine loads operands, the first part of [start, loaded] is the launch: compute. Under `stream` load and compute
 overlap in [start, end]: if compute is no shorter than launch and transfer, it is compute, else launch and transfer; the rest
@@ -14,9 +14,9 @@ only transfer and no port in the way; so what a port slows down counts as wait_c
 and all engines are busy, that is wait_engine; while one is idle that the scheduler declines to use, wait_policy, or if the
 scheduler never does so, and the task loads operands itself into bounded SRAM, wait_sram.
 
-A DMA issues the load of an operand once SRAM has space for it. While it has none and some channel serves a transfer, that is
-wait_channel: with more space the load would wait for the channel instead. Only while all channels rest is it wait_sram: then
-the space itself is missing, which operands in use, ready to be used, or in their latency hold.
+A DMA issues the load of an operand once SRAM has space for it. `sim.analysis.sram` splits that wait by what the machine does:
+wait_channel while some channel serves a transfer, else wait_engine while all engines are busy and a task is ready for one, else
+wait_sram, because the space itself is missing.
 
 A token's time is [released, end] of its step. Walk back from the task that ended last to the input that ended last, and so
 on: the times of the tasks on this chain follow one another without a gap. Time on a task of another token, which only the

@@ -6,16 +6,10 @@ time; a transfer that was eligible before that, and is served now, waited while 
 
 from __future__ import annotations
 
-from typing import NamedTuple
-
-import numpy as np
-
-from sim.analysis.engines import clock
 from sim.analysis.parts import launched
 from sim.base.integers import mul_div
-from sim.base.kernel import kernel, launch
-from sim.log.columns import NONE, Ints, Services, Tasks, services_of, viewed
-from sim.log.tables import EventLog
+from sim.base.kernel import kernel
+from sim.log.columns import NONE, Ints, Services, Tasks
 
 #: Rows of `state` [.., channel]: the latest interval, what it delivered, since when the channel is busy, all it delivered,
 #: the first row that waited while it was idle; ANY_BUSY, of channel 0, is how long some channel was busy.
@@ -127,30 +121,3 @@ def busy_runs(g: Services, runs: Ints) -> int:
         runs[1, count] = until
         count += 1
     return count
-
-
-class Served(NamedTuple):
-    """A clock that runs while some channel serves, int64 ps.
-
-    begin: [run], when each stretch begins in which some channel serves. before: [run + 1], the clock then, and at the end.
-    """
-
-    begin: Ints
-    before: Ints
-
-
-@kernel
-def served(s: Served, since: int, until: int) -> int:
-    """Picoseconds of [since, until) in which some channel served."""
-    count = len(s.begin)
-    return clock(s.begin, s.before, count, until) - clock(s.begin, s.before, count, since)
-
-
-def served_over(log: EventLog, *, bounded_sram: bool, compiled: bool) -> Served:
-    """The clock of a log. Without a bound on SRAM it is not needed, and never runs."""
-    if not bounded_sram:
-        return Served(np.zeros(0, dtype=np.int64), np.zeros(1, dtype=np.int64))
-    runs = np.empty((2, len(log.services) + 1), dtype=np.int64)
-    count = launch(busy_runs, compiled=compiled)(viewed(services_of(log), compiled=compiled), runs)
-    begin, end = runs[:, :count]
-    return Served(begin.copy(), np.concatenate([[0], np.cumsum(end - begin)]))

@@ -15,7 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from sim.analysis import channels
-from sim.analysis.channels import Served, follow_channels, served, served_over
+from sim.analysis.channels import follow_channels
 from sim.analysis.engines import Work, by_start, room_for, sweep_engines
 from sim.analysis.longest_path import arrivals_of, extend_path
 from sim.analysis.parts import (
@@ -33,6 +33,7 @@ from sim.analysis.parts import (
 )
 from sim.analysis.rules import Rules
 from sim.analysis.sram import most_in_use
+from sim.analysis.sram_waits import Causes, causes, queued, served
 from sim.analysis.sums import LOW, carry, whole
 from sim.base.cores import cores
 from sim.base.errors import SimulationError
@@ -121,7 +122,7 @@ def after_inputs(t: Tasks, f: Forms, first: int, after: int, form: int) -> int:
 @kernel
 def split_step(
     t: Tasks, f: Forms, first: int, after: int, form: int, base: int, latency: int, launch: int, stripes: int, stream: bool,
-    for_sram: bool, all_busy: Ints, serving: Served,
+    for_sram: bool, all_busy: Ints, waited_for: Causes,
     spent: int, totals: Ints, step: int, by_step: Ints, busy: Ints,
 ) -> tuple[int, int]:  # fmt: skip
     """Add the times of the tasks of one step to all sums; returns `spent`, and a row that ran faster than it can, or -1.
@@ -164,9 +165,10 @@ def split_step(
             add(totals, by_step, mine, step, WAIT_ENGINE, for_engine)
             add(totals, by_step, mine, step, WAIT_SRAM if for_sram and work[row] > 0 else WAIT_POLICY, waited - for_engine)
         elif waited > 0:
-            by_channel = served(serving, ready[row], start[row])
+            by_channel, by_engine = served(waited_for, ready[row], start[row]), queued(waited_for, ready[row], start[row])
             add(totals, by_step, mine, step, WAIT_CHANNEL, by_channel)
-            add(totals, by_step, mine, step, WAIT_SRAM, waited - by_channel)
+            add(totals, by_step, mine, step, WAIT_ENGINE, by_engine)
+            add(totals, by_step, mine, step, WAIT_SRAM, waited - by_channel - by_engine)
     return spent, NONE
 
 
@@ -180,7 +182,7 @@ def add(totals: Ints, by_step: Ints, group: int, step: int, part: int, time: int
 @kernel
 def follow_chain(
     t: Tasks, f: Forms, first: int, after: int, form: int, base: int, latency: int, launch: int, stripes: int, stream: bool,
-    for_sram: bool, all_busy: Ints, serving: Served,
+    for_sram: bool, all_busy: Ints, waited_for: Causes,
     step: int, released: int, stored: Ints, tokens: Ints,
 ) -> None:  # fmt: skip
     """Fill `tokens` [step, part]: back from the task that ended last to its last input, and so on. See `split_step`."""
@@ -198,9 +200,10 @@ def follow_chain(
             tokens[step, WAIT_ENGINE] += all_busy[row - base]
             tokens[step, WAIT_SRAM if for_sram and work[row] > 0 else WAIT_POLICY] += waited - all_busy[row - base]
         elif waited > 0:
-            by_channel = served(serving, ready[row], start[row])
+            by_channel, by_engine = served(waited_for, ready[row], start[row]), queued(waited_for, ready[row], start[row])
             tokens[step, WAIT_CHANNEL] += by_channel
-            tokens[step, WAIT_SRAM] += waited - by_channel
+            tokens[step, WAIT_ENGINE] += by_engine
+            tokens[step, WAIT_SRAM] += waited - by_channel - by_engine
         row = last_input(form + row - first, first, step, end, f, stored)
         if row != NONE and not first <= row < after:  # a task of another token
             tokens[step, WAIT_INPUT] += max(0, end[row] - released)
@@ -210,7 +213,7 @@ def follow_chain(
 @kernel
 def tally_steps(
     t: Tasks, s: Steps, f: Forms, cuts: Ints, latency: int, launch: int, stripes: int, stream: bool, for_sram: bool,
-    stored: Ints, serving: Served, work: Work, until: Ints, busy: Ints, totals: Ints, by_step: Ints, tokens: Ints, bad: Ints,
+    stored: Ints, waited_for: Causes, work: Work, until: Ints, busy: Ints, totals: Ints, by_step: Ints, tokens: Ints, bad: Ints,
 ) -> None:  # fmt: skip
     """Go through all steps, in batches that are separate in time: those from cuts[i] to cuts[i + 1]."""
     all_busy, spent = work.all_busy, 0
@@ -227,13 +230,13 @@ def tally_steps(
             first, form, released = s.first[step], f.first[s.graph[step]], s.released[step]
             after = first + f.first[s.graph[step] + 1] - form
             spent, wrong = split_step(
-                t, f, first, after, form, base, latency, launch, stripes, stream, for_sram, all_busy, serving, spent, totals,
+                t, f, first, after, form, base, latency, launch, stripes, stream, for_sram, all_busy, waited_for, spent, totals,
                 step, by_step, busy,
             )  # fmt: skip
             note(bad, TOO_FAST, wrong)
             follow_chain(
-                t, f, first, after, form, base, latency, launch, stripes, stream, for_sram, all_busy, serving, step, released,
-                stored, tokens,
+                t, f, first, after, form, base, latency, launch, stripes, stream, for_sram, all_busy, waited_for, step,
+                released, stored, tokens,
             )  # fmt: skip
             carry(by_step, step)
     for group in range(len(totals)):
@@ -423,7 +426,7 @@ class Tally:
             viewed(tasks_of(log), compiled=compiled), viewed(steps, compiled=compiled),
             viewed(self.forms.columns, compiled=compiled), cuts, rules.latency, log.launch, rules.stripes,
             rules.execution == "stream", rules.waits_for_sram, stores_before(log, self.forms, compiled=compiled),
-            viewed(served_over(log, bounded_sram=rules.sram is not None, compiled=compiled), compiled=compiled),
+            viewed(causes(log, bounded_sram=rules.sram is not None, compiled=compiled), compiled=compiled),
             viewed(room_for(int(np.diff(rows).max(initial=0))), compiled=compiled),
             np.zeros(len(self.engine_busy), dtype=np.int64), self.engine_busy, self._sums, by_step, tokens, bad,
         )  # fmt: skip

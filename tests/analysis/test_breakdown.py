@@ -143,6 +143,20 @@ def test_a_wait_for_sram_while_the_channel_never_rests_is_the_channels():
     assert total(log, rules) == {"compute": 6, "transfer": 24, "wait_channel": 4 + 8 + 12 + 16 + 20}
 
 
+def test_a_wait_for_sram_while_tasks_queue_for_engines_is_theirs():
+    b = GraphBuilder()
+    for _ in range(4):
+        b.add("o_proj", flops=10, weight=4)
+    log, rules = run(b.graph(), sram=8)
+    # Two fit. Loads 0..4 and 4..8; tasks 4..14, 14..24, ...; the third load 14..18, the fourth 24..28.
+    assert log.tasks.end.tolist() == [4, 14, 8, 24, 18, 34, 28, 44]
+    # The third waits for the channel until 8, then 6 for the engine: the second task, loaded, waits for it as well.
+    # The fourth waits as long, and from 14 to 18 for the channel, then 6 more for the engine. No more SRAM would help.
+    waits = {"wait_channel": 4 + 8 + 8 + 4, "wait_engine": (14 - 8) + (24 - 18) + (34 - 28) + 6 + 6 + 6}
+    assert total(log, rules) == {"compute": 40, "transfer": 16} | waits
+    assert run(b.graph(), sram=None)[0].makespan == log.makespan
+
+
 def test_the_latency_of_loads_that_sram_keeps_apart_is_waiting_for_sram():
     b = GraphBuilder()
     for _ in range(2):

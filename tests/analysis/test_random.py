@@ -145,14 +145,28 @@ def test_a_queue_is_blamed_on_what_it_served(graph: OpGraph, machine: dict[str, 
 
 @settings(max_examples=60, deadline=None)
 @given(graphs(), machines())
-def test_sram_has_the_waits_in_which_no_channel_served(graph: OpGraph, machine: dict[str, object]):
-    """Against a count, picosecond by picosecond, of transfers that wait for space."""
+def test_waits_for_sram_have_causes(graph: OpGraph, machine: dict[str, object]):
+    """Against a count, picosecond by picosecond, of transfers that wait for space, by what the machine does meanwhile."""
     log, rules = run(graph, **{**machine, "execution": "prefetch", "sram": 12})
-    t, g, expected = log.tasks, log.services, np.zeros(len(log.steps), dtype=np.int64)
+    t, g, steps = log.tasks, log.services, len(log.steps)
+    held, in_sram, together = t.engine >= 0, np.zeros(steps, dtype=np.int64), np.zeros((steps, steps), dtype=np.int64)
     for now in range(log.makespan):
-        if not ((g.start <= now) & (now < g.end)).any():
-            np.add.at(expected, t.step[(t.engine < 0) & (t.ready <= now) & (now < t.start)], 1)
-    assert breakdown(log, rules).by_step[:, WAIT_SRAM].tolist() == expected.tolist()
+        holds, waits = held & (t.start <= now) & (now < t.end), (t.ready <= now) & (now < t.start)
+        queue, space = waits & held, waits & ~held
+        all_busy, serves = holds.sum() == log.engines, ((g.start <= now) & (now < g.end)).any()
+        if not serves and not (all_busy and queue.any()):
+            np.add.at(in_sram, t.step[space], 1)
+        if all_busy:
+            waiting = queue if serves or not queue.any() else waits
+            together += np.outer(*(np.bincount(t.step[those], minlength=steps) for those in (waiting, holds)))
+    parts = breakdown(log, rules)
+    assert parts.by_step[:, WAIT_SRAM].tolist() == in_sram.tolist()
+    totals = parts.by_step[:, WAIT_ENGINE].tolist()
+    assert together.sum(axis=1).tolist() == [log.engines * total for total in totals]
+    expected = [
+        largest_remainder(row, total) if total else [0] * steps for row, total in zip(together.tolist(), totals, strict=True)
+    ]
+    assert blame(log, rules, parts).engine_by_owner.wait.tolist() == expected
 
 
 def findings(log: EventLog, rules: Rules) -> list[object]:

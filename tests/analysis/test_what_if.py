@@ -211,20 +211,25 @@ def test_weights_at_half_the_bits():
 
 # One story: the headline, the changes, the breakdown and the critical path
 
-SRAM = ("hardware.engines={count: 1, flops: 2 TFLOP/s}", "mapping.tiles=126", "model.layers=2")
+SRAM = ("mapping.tiles=126", "model.layers=2")
+SLOW = "hardware.engines={count: 4, flops: 10 GFLOP/s, vector_flops: 100 GFLOP/s}"
 STORIES = [
-    ("llama_1b_context_256", ("hardware.sram=8 MiB", *SRAM[1:]), "memory channel"),
-    ("llama_1b_context_256", ("hardware.sram=64 MiB", *SRAM[1:]), "memory channel"),
+    ("llama_1b_context_256", ("hardware.sram=8 MiB", *SRAM), "memory channel"),
+    ("llama_1b_context_256", ("hardware.sram=64 MiB", *SRAM), "memory channel"),
     ("llama_1b_context_256", (), "memory channel"),
     (
         "llama_1b_context_256",
-        ("hardware.memory.arbiter=processor_sharing", "hardware.sram=16 MiB", *SRAM[1:]),
+        ("hardware.memory.arbiter=processor_sharing", "hardware.sram=16 MiB", *SRAM),
         "memory channel",
     ),
     ("weights_half_on_chip", (), "memory channel"),
     ("two_sequences_processor_sharing", ("model.layers=2",), "memory channel"),
     # One tile at a time, whose load has 100 us of latency: the channel rests while a tile waits for space.
-    ("llama_1b_context_256", ("hardware.sram=5 MiB", "hardware.memory.latency=100 us", *SRAM[1:]), "SRAM"),
+    ("llama_1b_context_256", ("hardware.sram=5 MiB", "hardware.memory.latency=100 us", *SRAM), "SRAM"),
+    # Four slow engines: two tiles at a time keep two of them idle, eight tiles keep all of them busy.
+    ("llama_1b_context_256", ("hardware.sram=8 MiB", *SRAM, SLOW), "SRAM"),
+    ("llama_1b_context_256", ("hardware.sram=32 MiB", *SRAM, SLOW), "engines"),
+    ("llama_1b_context_256", (*SRAM, SLOW), "engines"),
     ("no_parallelism", (), "scheduler"),
     ("multi_head", ("hardware.engines.count=1",), "engines"),
 ]
@@ -253,6 +258,6 @@ def test_one_story(name: str, overrides: tuple[str, ...], limit: str):
 
 def test_more_sram_does_not_cure_what_the_channel_causes():
     """With 8 MiB the loads of a token wait for the channel all along; SRAM has only the instants in which it rests."""
-    speedups, _, result, _ = help_for("llama_1b_context_256", "hardware.sram=8 MiB", *SRAM[1:])
+    speedups, _, result, _ = help_for("llama_1b_context_256", "hardware.sram=8 MiB", *SRAM)
     assert speedups["unbounded SRAM"] == pytest.approx(1, abs=0.01)
     assert result.breakdown.tokens[:, PARTS.index("wait_sram")].sum() < 0.01 * result.makespan

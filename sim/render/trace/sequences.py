@@ -6,10 +6,10 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from sim.analysis.channels import served_over
+from sim.analysis.sram_waits import causes
 from sim.log import derived
 from sim.log.columns import is_large
-from sim.render.trace.canvas import WAIT_CHANNEL, WAIT_INPUT, WAIT_SRAM, Canvas, Rows
+from sim.render.trace.canvas import WAIT_CHANNEL, WAIT_ENGINE, WAIT_INPUT, WAIT_SRAM, Canvas, Rows
 from sim.render.trace.requests import parts_taken
 from sim.render.trace.tracks import Role, Slices, colors, lanes
 
@@ -103,26 +103,30 @@ def _chain(canvas: Canvas, steps: Rows, track: Rows) -> Iterator[Slices]:
 
 
 def _before_issue(canvas: Canvas, rows: Rows, track: Rows) -> Slices:
-    """Waits of transfers before they are issued, for SRAM: while a channel serves, they are waits for the channel.
+    """Waits of transfers before they are issued, for SRAM, split by their causes as in `sim.analysis.breakdown`.
 
-    The parts are those of `sim.analysis.breakdown`. track: of each row.
+    track: of each row.
     """
     tasks = canvas.log.tasks
     waited = tasks.ready[rows] < tasks.start[rows]
     rows, track = rows[waited], track[waited]
-    clock = served_over(canvas.log, bounded_sram=len(rows) > 0, compiled=is_large(canvas.log))
-    edges = np.column_stack([clock.begin, clock.begin + np.diff(clock.before)]).ravel()  # a channel begins, all rest, ...
+    clocks = causes(canvas.log, bounded_sram=len(rows) > 0, compiled=is_large(canvas.log))
+    begin = np.concatenate([clocks.begin, clocks.queue_begin])
+    end = begin + np.concatenate([np.diff(clocks.before), np.diff(clocks.queue_before)])
+    of_channel, of_engine, of_sram = (canvas.names(name) for name in (WAIT_CHANNEL, WAIT_ENGINE, WAIT_SRAM))
+    name = np.repeat([of_channel, of_engine], [len(clocks.begin), len(clocks.queue_begin)])
+    edges, place = np.unique(np.concatenate([begin, end]), return_inverse=True)
+    after = np.full(len(edges) + 1, of_sram)  # the cause from each edge on; [0]: before the first
+    after[place[: len(begin)] + 1] = name  # where one ends and none begins it is SRAM
     first = np.searchsorted(edges, tasks.ready[rows], side="right")
     count = np.searchsorted(edges, tasks.start[rows], side="left") - first + 1  # parts, of which edges are between
     which = np.repeat(np.arange(len(rows)), count)
     part = np.arange(len(which)) - np.repeat(np.cumsum(count) - count, count)
-    after = first[which] + part  # the edge that ends a part, if it is not the last
-    bounded = np.append(edges, 0)
-    start = np.where(part == 0, tasks.ready[rows[which]], bounded[after - 1])
-    end = np.where(part == count[which] - 1, tasks.start[rows[which]], bounded[np.minimum(after, len(edges))])
+    edge, bounded = first[which] + part, np.append(edges, 0)  # the edge that ends a part, if it is not the last
     return Slices.make(
-        track=track[which], start=start, end=end, row=rows[which], depth=2, category=canvas.categories("wait"),
-        role=Role.PHASE, name=np.where(after % 2 == 1, canvas.names(WAIT_CHANNEL), canvas.names(WAIT_SRAM)),
+        track=track[which], start=np.where(part == 0, tasks.ready[rows[which]], bounded[edge - 1]),
+        end=np.where(part == count[which] - 1, tasks.start[rows[which]], bounded[edge]),
+        row=rows[which], depth=2, category=canvas.categories("wait"), role=Role.PHASE, name=after[edge],
     )  # fmt: skip
 
 

@@ -1,0 +1,80 @@
+"""Causes of waits for SRAM: what the machine does while the load of an operand waits for space.
+
+A load that finds SRAM full waits for the channel while some channel serves: with more space it would wait there. While all
+channels rest, every engine is busy and a further task is ready for one, it waits for an engine: SRAM holds operands that could
+be used, and a load that came earlier would be used no earlier. What is left is due to SRAM itself: operands that are used
+alone, or are in their latency, leave no space for those that would keep a channel or an engine busy.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+
+from sim.analysis.channels import busy_runs
+from sim.analysis.engines import clock
+from sim.base.kernel import kernel, launch
+from sim.log.columns import Ints, services_of, viewed
+from sim.log.tables import EventLog
+
+
+class Causes(NamedTuple):
+    """Two clocks, int64 ps: one runs while some channel serves, the other while tasks queue for engines and channels rest.
+
+    begin, before, of channels: [run], when each stretch begins; [run + 1], the clock then, and at the end. queue_begin,
+    queue_before: the same of engines.
+    """
+
+    begin: Ints
+    before: Ints
+    queue_begin: Ints
+    queue_before: Ints
+
+
+@kernel
+def served(c: Causes, since: int, until: int) -> int:
+    """Picoseconds of [since, until) in which some channel served."""
+    count = len(c.begin)
+    return clock(c.begin, c.before, count, until) - clock(c.begin, c.before, count, since)
+
+
+@kernel
+def queued(c: Causes, since: int, until: int) -> int:
+    """Picoseconds of [since, until) in which channels rested, all engines were busy, and a task was ready for one."""
+    count = len(c.queue_begin)
+    return clock(c.queue_begin, c.queue_before, count, until) - clock(c.queue_begin, c.queue_before, count, since)
+
+
+def causes(log: EventLog, *, bounded_sram: bool, compiled: bool) -> Causes:
+    """The clocks of a log. Without a bound on SRAM they are not needed, and never run."""
+    if not bounded_sram:
+        none, zero = np.zeros(0, dtype=np.int64), np.zeros(1, dtype=np.int64)
+        return Causes(none, zero, none, zero)
+    runs = np.empty((2, len(log.services) + 1), dtype=np.int64)
+    count = launch(busy_runs, compiled=compiled)(viewed(services_of(log), compiled=compiled), runs)
+    return Causes(*_clock(*runs[:, :count]), *_clock(*_queues(log, runs[:, :count])))
+
+
+def _clock(begin: Ints, end: Ints) -> tuple[Ints, Ints]:
+    return np.ascontiguousarray(begin), np.concatenate([[0], np.cumsum(end - begin)])
+
+
+def _queues(log: EventLog, runs: Ints) -> tuple[Ints, Ints]:
+    """Begin and end of the stretches of the second clock. runs: [begin or end, run], those of the first one."""
+    tasks = log.tasks
+    held = tasks.engine >= 0
+    waits = held & (tasks.ready < tasks.start)
+    starts = (tasks.start[held], tasks.ready[waits], runs[0])
+    ends = (tasks.end[held], tasks.start[waits], runs[1])
+    time = np.concatenate([*starts, *ends])
+    order = np.argsort(time, kind="stable")
+    time = time[order]
+    counts = []  # of tasks on engines, of tasks that wait for one, of channels' runs: after each time
+    for which in range(len(starts)):
+        change = [np.full(len(each), sign if i == which else 0, dtype=np.int64)
+                  for sign, columns in ((1, starts), (-1, ends)) for i, each in enumerate(columns)]  # fmt: skip
+        counts.append(np.cumsum(np.concatenate(change)[order]))
+    busy, waiting, serving = counts
+    on = ((busy == log.engines) & (waiting > 0) & (serving == 0))[:-1] & (time[:-1] < time[1:])
+    return time[:-1][on], time[1:][on]
