@@ -182,7 +182,7 @@ function roofline() {
   const data = analyses.roofline, some = data.kinds.length > 0;
   $("roofline-lead").textContent = !some ? "The ops of this run have times, but no FLOPs: there is nothing to place under a roof."
     : `FLOPs of each kind over the bytes it moved, against its rate while any of it ran or was loading; the area of a dot is that time.${
-      data.nominal ? " Durations come from a table here, so the roofs are only nominal." : ""}${
+      data.note && ` ${data.note}`}${
       data.kinds.some((k) => k.intensity === null) ? " Triangles moved no bytes through the channel." : ""}`;
   $("roofline-chart").parentElement.hidden = $("roofline").querySelector("details").hidden = !some;
   if (!some) return () => {};

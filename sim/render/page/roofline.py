@@ -21,12 +21,16 @@ from sim.runs.result import Result
 
 Ints = npt.NDArray[np.int64]
 
+#: How durations relate to the roofs, by cost model.
+NOTES = {
+    "roofline": "", "kernel": "A kernel begins with a launch, and reaches a share of the rates: it stays below the roofs.",
+}  # fmt: skip
 FLOPS, VECTOR_OPS = QUANTITIES.index("flops"), QUANTITIES.index("vector_ops")
 
 
 def roofline(result: Result) -> dict[str, Any]:
     """JSON-ready: `roofs` of the machine and `kinds` with flops, bytes, ps, intensity (null without bytes) and rate."""
-    log, engines = result.log, result.scenario.hardware.engines
+    log, engines, model = result.log, result.scenario.hardware.engines, result.scenario.cost.model
     names = sorted({op.kind for graph in log.graphs for op in graph.ops.ops})
     flops, dtypes = _flops(log, names)
     moved, active = _moved(log, names)
@@ -46,7 +50,8 @@ def roofline(result: Result) -> dict[str, Any]:
     return {
         "bytes_per_s": log.bandwidth * log.channels,
         "roofs": {**dict(sorted(roofs.items(), key=lambda roof: -roof[1])), "vector": engines.vector_flops * engines.count},
-        "nominal": result.scenario.cost.model != "roofline",
+        "nominal": model not in {"roofline", "kernel"},
+        "note": NOTES.get(model, "Durations come from a table here, so the roofs are only nominal."),
         "kinds": sorted(kinds, key=lambda kind: (-kind["active_ps"], kind["kind"])),
     }
 
