@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import numpy as np
 
 from models.graph import QUANTITIES, IntArray, StepLanes
@@ -36,37 +38,70 @@ def sram_use(setup: Setup, graph: TaskGraph, lanes: StepLanes) -> IntArray:
     return size
 
 
+class Costs(NamedTuple):
+    """Bytes of the ops of a step, [op]: weights, and on chip inputs and results. products: FLOPs."""
+
+    products: IntArray
+    weights: IntArray
+    read: IntArray
+    written: IntArray
+
+
+def _costs_of(graph: TaskGraph, costs: IntArray) -> Costs:
+    """costs: [quantity, op]. Activations that travel through the channel count as 0."""
+    on_chip = not (graph.moves & ACTIVATION_BITS).any()
+    products, weights, read, written = (costs[QUANTITIES.index(name)] for name in ("flops", "weight", "act_read", "act_write"))
+    return Costs(products, weights, read * on_chip, written * on_chip)
+
+
 def refuse_large_activations(setup: Setup, graph: TaskGraph, lanes: StepLanes) -> None:
     """Raise ConfigError if operands, inputs and results of a task exceed SRAM together, where activations stay on chip.
 
     A tile of a weight matmul has all of its input. lanes: one step.
     """
-    if setup.sram is None or (graph.moves & ACTIVATION_BITS).any():
+    if setup.sram is None:
         return
     operands, costs = operands_of(graph), graph.ops.costs_of(lanes)[:, :, 0]
-    weights, read, written = (costs[QUANTITIES.index(name)] for name in ("weight", "act_read", "act_write"))
+    of = _costs_of(graph, costs)
     size = operand_bytes(graph, operands, costs)
     held = np.zeros(len(graph), dtype=np.int64)
     user = np.repeat(np.arange(len(graph)), np.diff(operands.used_start))
     np.add.at(held, user, size[operands.number(len(graph))[operands.used]])
-    whole = (graph.head < 0) & (weights[graph.op] > 0)
-    activations = (np.where(whole, read[graph.op], graph.share(read)) + graph.share(written)) * graph.computes
+    whole = (graph.head < 0) & (of.weights[graph.op] > 0)
+    activations = (np.where(whole, of.read[graph.op], graph.share(of.read)) + graph.share(of.written)) * graph.computes
     task = int((held + activations).argmax())
-    if held[task] + activations[task] <= setup.sram:
+    if held[task] + activations[task] <= setup.sram or not activations[task]:
         return
-    advice = "; mapping.activations: off_chip would move these through memory"
-    op = graph.ops.ops[int(graph.op[task])]
-    if op.heads and op.kind != "attention":
-        advice += ", softmax: online would keep no scores"
+    advice = ["mapping.activations: off_chip would move these through memory"]
+    op = int(graph.op[task])
+    if graph.ops.ops[op].heads and graph.kind_of(task) != "attention":
+        advice.append("softmax: online would keep no scores")
+    tiles = _tiles_of(of, op, setup.sram) if whole[task] and of.products[op] and of.read[op] < setup.sram else MOST_TILES + 1
+    if tiles <= MOST_TILES:
+        advice.append(f"mapping.tiles of {tiles} would fit twice")
     tokens = 1 if lanes.members is None else int(lanes.members.query[:, 0].sum())
     if most := tokens * max(0, setup.sram - int(held[task])) // int(activations[task]) if tokens > 1 else 0:
-        advice += f", a step of {most} new tokens instead of {tokens} would fit (workload.prefill.chunk)"
+        advice.append(f"a step of {most} new tokens instead of {tokens} would fit (workload.prefill.chunk)")
     beside = f" beside {format_bytes(int(held[task]))} of operands" if held[task] else ""
     raise ConfigError(
         "hardware.sram",
         f"{graph.name(task)} has inputs and results of {format_bytes(int(activations[task]))}{beside}, "
-        f"SRAM has {format_bytes(setup.sram)}{advice}",
+        f"SRAM has {format_bytes(setup.sram)}; {', '.join(advice)}",
     )
+
+
+def _at_once(of: Costs, op: int, tiles: int, buffers: int) -> int:
+    """Bytes of so many tiles of a weight matmul's weights, of its input, and of the results of a tile."""
+    weights, read, written = int(of.weights[op]), int(of.read[op]), int(of.written[op])
+    return buffers * ceil_div(weights, tiles) + read + ceil_div(written, tiles)
+
+
+def _tiles_of(of: Costs, op: int, sram: int) -> int:
+    """The number of tiles of a weight matmul, of which two fit beside its input and the results of one."""
+    tiles = ceil_div(2 * int(of.weights[op]) + int(of.written[op]), max(sram - int(of.read[op]), 1))
+    while tiles <= MOST_TILES and _at_once(of, op, tiles, 2) > sram:  # bytes of a tile are rounded up
+        tiles += 1
+    return tiles
 
 
 def _what_would_fit(
@@ -84,32 +119,31 @@ def _what_would_fit(
         name += f" of layer {graph.layer[task]}"
     if np.diff([*operands.first, len(size)])[largest] > 1:
         name += " and what is needed with it"
-    weights = costs[QUANTITIES.index("weight")]
-    flops = costs[QUANTITIES.index("flops")]
     has_kv = np.add.reduceat(graph.moves[operands.task] & KV_READ, operands.first) > 0  # [group]
     groups = list(zip(operands.groups(), np.split(size, operands.first[1:]), has_kv.tolist(), strict=True))
     of_weights = [(tasks[0], int(sizes[0])) for tasks, sizes, kv in groups if not kv]
     of_kv = [_parts_of(graph, tasks, sizes, costs) for tasks, sizes, kv in groups if kv and sizes.sum() > sram]
-    advice = [*_tiles_that_fit(graph, of_weights, weights, flops, sram, tokens), *_splits_that_fit(of_kv, sram)]
+    advice = [*_tiles_that_fit(graph, of_weights, _costs_of(graph, costs), sram, tokens), *_splits_that_fit(of_kv, sram)]
     return f"{name} needs {format_bytes(int(together[largest]))} at once, SRAM has {format_bytes(sram)}; {' and '.join(advice)}"
 
 
-def _tiles_that_fit(
-    graph: TaskGraph, use: list[tuple[int, int]], weights: IntArray, flops: IntArray, sram: int, tokens: int
-) -> list[str]:  # fmt: skip
+def _tiles_that_fit(graph: TaskGraph, use: list[tuple[int, int]], of: Costs, sram: int, tokens: int) -> list[str]:
     """The number of tiles, of which two fit, or of new tokens with which weights would; nothing if they do.
 
-    use: tasks that load weights, and their bytes. weights, flops: [op].
+    use: tasks that load weights, and their bytes.
     """
     tiles: dict[str, int] = {}
     least = 0  # bytes that tiling cannot go below
     for task, size in use:
         op = int(graph.op[task])
-        tiled = flops[op] and graph.head[task] < 0  # only weight matmuls
-        least = max(least, ceil_div(int(weights[op]), MOST_TILES) if tiled else size)
-        if size > sram:
+        tiled = of.products[op] and graph.head[task] < 0  # only weight matmuls
+        smallest = max(ceil_div(int(of.weights[op]), MOST_TILES), 1) if tiled else size
+        if tiled and smallest <= sram:
+            smallest = _at_once(of, op, MOST_TILES, 1)
+        least = max(least, smallest)
+        if size > sram or (tiled and _at_once(of, op, int(graph.parts[task]), 1) > sram):
             kind = graph.ops.ops[op].kind
-            tiles[kind] = max(tiles.get(kind, 1), ceil_div(int(weights[op]), max(sram // 2, 1)))
+            tiles[kind] = max(tiles.get(kind, 1), _tiles_of(of, op, sram))
     if not tiles:
         return []
     if least > sram:

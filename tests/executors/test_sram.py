@@ -5,11 +5,14 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 import sim
 from models.graph import OpGraph
 from sim.analysis.breakdown import breakdown
 from sim.analysis.parts import PARTS
+from sim.analysis.sram import most_in_use
 from sim.base.errors import ConfigError, InputError
 from sim.executors import compiled, reference
 from sim.executors.setup import Setup
@@ -20,6 +23,7 @@ from sim.mapping.settings import ModelMapping
 from sim.runs.plan import plan
 from sim.scenario import from_dict
 from tests.analysis import machine
+from tests.analysis.test_random import graphs, machines
 from tests.executors.test_equal import assert_same
 from tests.graphs import GraphBuilder
 
@@ -230,3 +234,16 @@ def test_inputs_results_and_the_tile_of_weights_fit_sram_together() -> None:
     with pytest.raises(InputError, match="down_proj t0 has inputs"):
         plan(from_dict(prompt(most + 1, softmax="online")))
     plan(from_dict({**prompt(4000, softmax="online"), "hardware": {"sram": None}}))
+
+
+@settings(max_examples=80, deadline=None)
+@given(
+    graphs(), machines(), st.integers(0, 6), st.lists(st.tuples(st.integers(1, 2), st.integers(0, 9)), min_size=2, max_size=4)
+)
+def test_no_run_comes_to_a_halt(graph: OpGraph, drawn: dict[str, Any], spare: int, requests: list[tuple[int, int]]) -> None:
+    """With the least SRAM that holds any operands which are needed together, several sequences all end; none exceeds SRAM."""
+    made = machine.setup(graph, **{**drawn, "spare": spare, "requests": requests})
+    log = on_both(made)
+    assert len(log.steps) == sum(tokens for tokens, _ in requests)
+    assert (log.tasks.end > log.tasks.start).all()
+    assert most_in_use(log) <= made.sram

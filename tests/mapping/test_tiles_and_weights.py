@@ -136,7 +136,13 @@ def test_a_written_graph_says_its_own_bytes() -> None:
 @pytest.mark.parametrize("sram", [8 << 20, 1 << 20, 525_000])
 @pytest.mark.parametrize("tiles", [1, {"default": 2, "lm_head": 7}])
 def test_the_advised_tiles_fit(sram: int, tiles: int | dict[str, int]) -> None:
-    """Both pieces of advice, the number and the table, run; two tiles of what is too large fit, and with one less do not."""
+    """Both pieces of advice, the number and the table, run; two tiles of what is too large fit, and with one less do not.
+
+    Beside them are the input of the LM head, 2,048 numbers, and the results of a tile of its 128,256 columns.
+    """
+
+    def at_once(tiles: int, buffers: int) -> int:
+        return buffers * -(-128_256 * 2048 * 2 // tiles) + 2048 * 2 - (-128_256 * 2 // tiles)
 
     def attempt(tiles: int | dict[str, int]) -> str:
         scenario = from_dict({"model": MODEL, "hardware": {"sram": f"{sram} B"}, "mapping": {"tiles": tiles}})
@@ -150,27 +156,29 @@ def test_the_advised_tiles_fit(sram: int, tiles: int | dict[str, int]) -> None:
     number, table = re.search(r"mapping.tiles of (\d+), or of \{(.*)\}, would fit", said).groups()
     kinds = {kind: int(count) for kind, count in (pair.split(": ") for pair in table.split(", "))}
     assert attempt(int(number)) == attempt({**before, **kinds}) == ""
-    head, fewest = 128_256 * 2048 * 2, -(-128_256 * 2048 * 2 // sram)
+    fewest = min(tiles for tiles in range(1, 1025) if at_once(tiles, 1) <= sram)
     assert attempt({**before, **kinds, "lm_head": fewest}) == ""
     assert attempt({**before, **kinds, "lm_head": fewest - 1})
-    if 2 * fewest > 1024:
+    if at_once(1024, 2) > sram:
         assert kinds["lm_head"] == 1024
         assert said.endswith("would fit, one at a time")
     else:
-        assert 2 * -(-head // kinds["lm_head"]) <= sram < 2 * -(-head // (kinds["lm_head"] - 1))
+        assert at_once(kinds["lm_head"], 2) <= sram < at_once(kinds["lm_head"] - 1, 2)
         assert said.endswith("would fit twice, so that one is loaded while another is used")
 
 
 @pytest.mark.parametrize("execution", ["blocking", "stream"])
 def test_weights_of_one_task_fit_sram_without_prefetch_too(execution: str) -> None:
-    """The LM head in 63 tiles of 8,338,676 bytes at most."""
+    """The LM head in 63 tiles of 8,338,676 bytes at most, beside inputs of 4,096 and results of 4,072 bytes."""
 
     def attempt(sram: int, tiles: int, weights: str = "streamed") -> None:
         mapping = {"execution": execution, "tiles": tiles, "weights": weights}
         plan(from_dict({"model": MODEL, "hardware": {"sram": f"{sram} B"}, "mapping": mapping}))
 
     head = 128_256 * 2048 * 2
-    attempt(-(-head // 63), 63)
+    attempt(-(-head // 63) + 4096 + 4072, 63)
+    with pytest.raises(InputError, match=r"lm_head t\d+ has inputs and results of 8\.168 kB beside 8\.339 MB.*tiles of 126"):
+        attempt(-(-head // 63) + 4096 + 4071, 63)
     said = r"lm_head t\d+ needs 8\.339 MB at once, SRAM has 8\.339 MB; mapping\.tiles of 127 would fit twice"
     with pytest.raises(InputError, match=said):
         attempt(-(-head // 63) - 1, 63)
@@ -211,7 +219,7 @@ def test_the_advised_share_fits() -> None:
     ):
         sim.run(from_dict({**text, "mapping": {"weights": "resident"}}))
     mapping = {"weights": {"resident": 0.404}, "execution": "stream"}
-    with pytest.raises(InputError, match=r"SRAM has 1\.462 MB; mapping\.tiles of 429, or of .*, would fit twice"):
+    with pytest.raises(InputError, match=r"SRAM has 1\.462 MB; mapping\.tiles of 430, or of .*, would fit twice"):
         sim.run(from_dict({**text, "mapping": mapping}))  # what is left takes smaller tiles of the rest
     mapping["tiles"] = 429
     assert sim.run(from_dict({**text, "mapping": mapping})).makespan > 0
