@@ -144,7 +144,6 @@ class InSram:
         return bool((together > self.sram).any())
 
 
-
 #: Bytes that pass through no SRAM that is counted: activations, and what is stored.
 OTHER_BITS = ALL_BYTES & ~OPERAND_BITS
 
