@@ -30,6 +30,7 @@ from sim.log import derived
 from sim.log.columns import NONE, Forms, Ints, Services, Steps, Tasks, is_large, services_of, steps_of, tasks_of, viewed
 from sim.log.inputs import last_input, last_of_step
 from sim.log.tables import EventLog
+from sim.mapping.operands import operands_of
 
 Times = npt.NDArray[np.int64]
 
@@ -151,8 +152,8 @@ class Index(NamedTuple):
     """Tables for lookups, int64.
 
     step_of: [row]. services_first: [row + 1] into `services`, the service intervals of each row in order of end. held,
-    held_end: rows that engines ran, or whose operands no task uses, in order of end, and these ends in ps; steps, steps_end:
-    the same for steps. arrival: [sequence], ps. stored: [step, layer] of `sim.log.inputs.last_stores`.
+    held_end: rows that engines ran, or that used operands in bounded SRAM, in order of end, and these ends in ps; steps,
+    steps_end: the same for steps. arrival: [sequence], ps. stored: [step, layer] of `sim.log.inputs.last_stores`.
     """
 
     step_of: Ints
@@ -353,7 +354,7 @@ def _by_end(t: Tasks, log: EventLog, rules: Rules) -> tuple[Times, Times]:
     """`held` and `held_end` of the index."""
     frees = t.engine >= 0
     if rules.sram is not None:
-        frees |= ~np.concatenate([np.diff(graph.output_start) > 0 for graph in log.graphs])[derived.form(log)]
+        frees |= np.concatenate([np.diff(operands_of(graph).used_start) > 0 for graph in log.graphs])[derived.form(log)]
     held = np.flatnonzero(frees)
     order, end = _in_order(t.end[held])
     return held[order], end

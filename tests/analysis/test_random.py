@@ -102,16 +102,20 @@ def test_compiled_kernels_find_the_same(graph: OpGraph, machine: dict[str, objec
 @settings(max_examples=60, deadline=None)
 @given(graphs(), machines())
 def test_engines_are_blamed_for_each_instant(graph: OpGraph, machine: dict[str, object]):
-    """Against a count, picosecond by picosecond, of tasks that waited and tasks that held an engine while none was idle."""
+    """Against a count, picosecond by picosecond, of tasks that waited and tasks that held an engine while none was idle.
+
+    A transfer that waits for SRAM waits for an engine while tasks queue for them and channels rest.
+    """
     log, rules = run(graph, **machine)
-    t, steps = log.tasks, len(log.steps)
+    t, g, steps = log.tasks, log.services, len(log.steps)
     parts = breakdown(log, rules)
     held, together = t.engine >= 0, np.zeros((steps, steps), dtype=np.int64)
     for now in range(log.makespan):
-        holds = held & (t.start <= now) & (now < t.end)
+        holds, waits = held & (t.start <= now) & (now < t.end), (t.ready <= now) & (now < t.start)
+        queue, serves = waits & held, ((g.start <= now) & (now < g.end)).any()
         if holds.sum() == log.engines:
-            waits = held & (t.ready <= now) & (now < t.start)
-            together += np.outer(*(np.bincount(t.step[those], minlength=steps) for those in (waits, holds)))
+            waiting = queue if serves or not queue.any() else waits
+            together += np.outer(*(np.bincount(t.step[those], minlength=steps) for those in (waiting, holds)))
     totals = parts.by_step[:, WAIT_ENGINE].tolist()
     assert together.sum(axis=1).tolist() == [log.engines * total for total in totals]
     expected = [
@@ -147,7 +151,7 @@ def test_a_queue_is_blamed_on_what_it_served(graph: OpGraph, machine: dict[str, 
 @given(graphs(), machines())
 def test_waits_for_sram_have_causes(graph: OpGraph, machine: dict[str, object]):
     """Against a count, picosecond by picosecond, of transfers that wait for space, by what the machine does meanwhile."""
-    log, rules = run(graph, **{**machine, "execution": "prefetch", "sram": 12})
+    log, rules = run(graph, **{**machine, "execution": "prefetch", "spare": machine["spare"] or 0})
     t, g, steps = log.tasks, log.services, len(log.steps)
     held, in_sram, together = t.engine >= 0, np.zeros(steps, dtype=np.int64), np.zeros((steps, steps), dtype=np.int64)
     for now in range(log.makespan):
