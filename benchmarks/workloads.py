@@ -90,7 +90,7 @@ REQUESTS = (
     "workload={generate: {count: 1000, arrivals: {process: poisson, rate: 20/s}, prompt: 512, tokens: 128}, "
     "batching: {policy: continuous, max_batch: 32}}",
 )
-#: It serves the requests of the hour as they come, 10 at a time on average; on an H100 or an MI300X their queue would only grow.
+#: It serves the hour of requests as they come, 10 at a time on average. On an H100 or an MI300X their queue would only grow.
 B200 = "hardware={preset: b200}"
 MOONCAKE = (
     "model={config: llama-3.1-8b}",
