@@ -11,6 +11,7 @@ from __future__ import annotations
 from typing import NamedTuple
 
 import numpy as np
+import numpy.typing as npt
 
 from sim.analysis.channels import busy_runs
 from sim.analysis.engines import clock
@@ -63,10 +64,17 @@ def _clock(begin: Ints, end: Ints) -> tuple[Ints, Ints]:
 def _queues(log: EventLog, runs: Ints) -> tuple[Ints, Ints]:
     """Begin and end of the stretches of the second clock. runs: [begin or end, run], those of the first one."""
     tasks = log.tasks
-    held = tasks.engine >= 0
-    waits = held & (tasks.ready < tasks.start)
-    starts = (tasks.start[held], tasks.ready[waits], runs[0])
-    ends = (tasks.end[held], tasks.start[waits], runs[1])
+    # The clock rests while a channel serves, so only what is partly outside of those stretches is sorted.
+    held = np.flatnonzero(tasks.engine >= 0)
+    holds, waits = (
+        each[_outside(begin[each], end[each], runs)]
+        for begin, end, each in (
+            (tasks.start, tasks.end, held),
+            (tasks.ready, tasks.start, held[tasks.ready[held] < tasks.start[held]]),
+        )
+    )
+    starts = (tasks.start[holds], tasks.ready[waits], runs[0])
+    ends = (tasks.end[holds], tasks.start[waits], runs[1])
     time = np.concatenate([*starts, *ends])
     order = np.argsort(time, kind="stable")
     time = time[order]
@@ -78,3 +86,9 @@ def _queues(log: EventLog, runs: Ints) -> tuple[Ints, Ints]:
     busy, waiting, serving = counts
     on = ((busy == log.engines) & (waiting > 0) & (serving == 0))[:-1] & (time[:-1] < time[1:])
     return time[:-1][on], time[1:][on]
+
+
+def _outside(begin: Ints, end: Ints, runs: Ints) -> npt.NDArray[np.bool_]:
+    """Whether an interval is not within one run. runs: [begin or end, run]."""
+    run = np.searchsorted(runs[0], begin, side="right") - 1
+    return np.asarray(end > np.append(runs[1], -1)[run])

@@ -35,6 +35,6 @@ COST_MODELS: Registry[type[CostModel]] = Registry(
 )
 
 __all__ = [
-    "COST_MODELS", "CostModel", "Extrapolation", "Fixed", "KernelCosts", "Rates", "Profiled", "Roofline", "StepLanes",
+    "COST_MODELS", "CostModel", "Extrapolation", "Fixed", "KernelCosts", "Profiled", "Rates", "Roofline", "StepLanes",
     "WrittenCosts", "launch_of",
 ]  # fmt: skip

@@ -229,7 +229,7 @@ class Batches(Run):
     def _steps_at_once(self, loop: Loop) -> int:
         """How many steps to work out with this one: more each time that its members go through all of them."""
         _, form, costs = loop.entry
-        most = min(loop.ahead, AHEAD // max(1, costs.rows), PART // form.size)
+        most = min(loop.ahead, AHEAD // max(1, costs.rows), PART // max(1, form.size))
         return max(1, min(most, 1 + loop.batcher.steps_ahead()))
 
     def _work_out(self, loop: Loop, batch: Batch, steps: int) -> int:

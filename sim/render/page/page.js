@@ -130,7 +130,7 @@ function energy() {
   $("energy").hidden = !data;
   if (!data) return () => {};
   const fj = (value) => ({ value, text: value ? joules(value) : "–" }), of = (value) => percent(value / (data.total_fj || 1));
-  const caused = Object.entries(data.waiting_by_cause_fj).flatMap(([resource, causes]) => Object.entries(causes).map(([kind, value]) => [resource, kind, value]));
+  const caused = Object.entries(data.waiting_by_cause_fj ?? {}).flatMap(([resource, causes]) => Object.entries(causes).map(([kind, value]) => [resource, kind, value]));
   $("energy-lead").textContent = `${joules(data.total_fj)} in all, ${joules(data.joules_per_token * 1e15)} a token; ${data.watts.toPrecision(4)} W on average. `
     + "Static power is drawn all along: what of it was drawn while tokens waited is the energy of waiting.";
   const shares = (title, rows) => table(title, [["", (r) => r[0]], ["energy", (r) => fj(r[1])], ["share", (r) => of(r[1])]], rows.filter(([, value]) => value));
