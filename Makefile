@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: run test test-all lint setup bench bench-peers graphs schema docs docs-site reports clean
+.PHONY: run test test-all explore lint setup bench bench-peers graphs schema docs docs-site reports clean
 
 run: setup
 	$(BIN)/sim run scenarios/two_tokens_4_engines.yaml
@@ -12,6 +12,10 @@ test: setup
 
 test-all: setup
 	$(BIN)/python -m pytest -n auto
+
+# Property tests with new random examples: what these find becomes a test of its own.
+explore: setup
+	$(BIN)/python -m pytest --hypothesis-profile=default -n auto
 
 lint: setup
 	$(BIN)/ruff check .

@@ -1,4 +1,8 @@
-"""Tests, and the processes that they start, run the code beside them, whatever else is installed, and can be interrupted."""
+"""Tests, and the processes that they start, run the code beside them, whatever else is installed, and can be interrupted.
+
+Examples of property tests are the same in every run, so that a change passes or fails wherever it is tested; `make explore` draws
+new ones.
+"""
 
 from __future__ import annotations
 
@@ -6,11 +10,15 @@ import os
 import signal
 from pathlib import Path
 
+from hypothesis import settings
+
 import sim
 
 ROOT = Path(__file__).parents[1]
 
 assert Path(sim.__file__).parents[1] == ROOT, f"{sim.__file__} is not the code beside these tests"
 os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, (str(ROOT), os.environ.get("PYTHONPATH"))))
+settings.register_profile("repeatable", derandomize=True, database=None)
+settings.load_profile("repeatable")
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # as shells start background jobs
     signal.signal(signal.SIGINT, signal.default_int_handler)

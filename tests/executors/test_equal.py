@@ -11,7 +11,7 @@ from unittest.mock import patch
 
 import numpy as np
 import pytest
-from hypothesis import HealthCheck, given, reject, settings
+from hypothesis import HealthCheck, example, given, reject, settings
 from hypothesis import strategies as st
 
 import sim.scenario
@@ -109,11 +109,39 @@ def parts_are_the_whole(setup: Setup, pause: int | None, whole: EventLog) -> Non
     assert_same(replace(whole, tasks=rest.tasks, services=rest.services), rest)
 
 
+def rounding() -> dict[str, Any]:
+    """Two channels, where what floors leave over would end a transfer in the instant in which another arrives."""
+    mix = [
+        {"name": f"op{i}", "inputs": [], "kind": "mix", "duration": time}
+        for i, time in ((0, "1 ps"), (1, "1 ps"), (6, "10 ps"), (7, "10 ps"))
+    ]
+    return {
+        "model": {"graph": [
+            mix[0], {"name": "op4", "inputs": [], "kind": "kv_load", "kv_read": "11 B"},
+            {"name": "op2", "inputs": [], "kind": "norm", "flops": 1},
+            {"name": "op3", "inputs": [], "kind": "norm", "flops": 2, "weight": "1 B"}, mix[1],
+            {"name": "op5", "inputs": ["op0", "op1"], "kind": "mix", "duration": "2 ps", "transfer": "6 ps"}, mix[2], mix[3],
+            {"name": "store0", "kind": "kv_store", "kv_write": "1 B"},
+        ]},
+        "workload": {"dependency": "known", "sequences": [
+            {"tokens": 2, "arrival": "3 ps"}, {"tokens": 1, "arrival": "12 ps"}, {"tokens": 2},
+        ]},
+        "hardware": {
+            "engines": {"count": 3, "flops": "1 TFLOP/s", "overhead": 0}, "sram": "24 B",
+            "memory": {
+                "arbiter": {"name": "weighted", "weights": {"kv_load": 4}}, "bandwidth": "1 TB/s", "channels": {"count": 2},
+            },
+        },
+        "mapping": {"execution": "blocking"}, "scheduler": "critical_path",
+    }  # fmt: skip
+
+
 relaxed = settings(deadline=None, suppress_health_check=list(HealthCheck))
 
 
 @settings(relaxed, max_examples=200)
 @given(written(), PARTS)
+@example(rounding(), 1)
 def test_graphs_of_every_kind_on_machines_of_every_kind(data, pause):
     both(drawn(data), pause)
 

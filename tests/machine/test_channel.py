@@ -104,6 +104,13 @@ class TestChannel:
             ("b", 25, 26, 1),
         ]  # fmt: skip
 
+    def test_what_floors_leave_over_ends_no_transfer(self):
+        """At 5 the last of three is owed 5 - 1 - 1 of the 2 that it lacks, and was to end at 6: 1 stays, and it goes on."""
+        ends, services = serve(ProcessorSharing(), (0, 0, 9), (0, 1, 9), (0, 2, 2), (5, 3, 9))
+        assert [service for service in services if service[0] == "c"] == [("c", 0, 5, 1), ("c", 5, 9, 1)]
+        assert ends["c"] == 9
+        assert all(start < end for _, start, end, _ in services)
+
     def test_a_transfer_is_in_service_until_the_plan_after_its_last(self):
         """Non-pre-emptive arbiters rely on it: b, more urgent, waits for a, although the turn of a is over at 4."""
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from sim.base.kernel import kernel
 from sim.executors.compiled.heaps import ENTRY, pop, push
-from sim.executors.compiled.ports import at_rate, depart, record, time_for
+from sim.executors.compiled.ports import at_rate, depart, kept, record, time_for
 from sim.executors.compiled.state import (
     BY_SEQUENCE, CAP, CAP_OF, CLASS, CLASSES, DERATED, EFFICIENCIES, EFFICIENCY, FIXED_RATES, FORM, K_CLASSES, K_FIRST,
     K_HEADS, K_LAST, K_NEW, K_PART, K_PENDING, K_SERVED, K_TIMER, K_WHOLE, LEVEL, NEVER, NONE, NOW, P_EARLIER, P_LATER,
@@ -145,7 +145,7 @@ def deliver_to_classes(m: Memory, f: Forms, service: Log, channel: int, since: i
             wanted += m[group + W_MANY] * m[group + W_SHARE]
             given += each * (m[group + W_MANY] - (1 if group == of_last else 0))
     part = last + m[channel + K_PART]
-    over = min(at_rate(elapsed, wanted, whole) - given, m[part + P_LEFT])
+    over = min(at_rate(elapsed, wanted, whole) - given, m[part + P_LEFT] - kept(m, channel))
     m[part + P_LEFT] -= over
     if m[RECORDED]:
         record_classes(m, f, service, channel, since, over)

@@ -5,8 +5,8 @@ from __future__ import annotations
 from sim.base.integers import mul_div, mul_div_up
 from sim.base.kernel import kernel, small
 from sim.executors.compiled.state import (
-    SERVICES, I_CHANNEL, I_END, I_START, I_TASK, I_WORK, K_ARRIVALS, K_ARRIVED, K_HEADS, K_NEW, K_NUMBER, K_ORDER, K_PART,
-    K_PENDING, K_PORTS, NONE, NOW, P_BEHIND, P_ORDER, RECORDED, REQUESTER, SLOT, S_KEY, S_ROW, TASK, Forms, Log, Memory,
+    SERVICES, I_CHANNEL, I_END, I_START, I_TASK, I_WORK, K_ARRIVALS, K_ARRIVED, K_FIRED, K_HEADS, K_NEW, K_NUMBER, K_ORDER,
+    K_PART, K_PENDING, K_PORTS, NONE, NOW, P_BEHIND, P_ORDER, RECORDED, REQUESTER, SLOT, S_KEY, S_ROW, TASK, Forms, Log, Memory,
 )  # fmt: skip
 from sim.executors.compiled.tasks import part_arrived
 
@@ -111,6 +111,13 @@ def at_rate(time: int, share: int, denominator: int) -> int:
 def time_for(work: int, share: int, denominator: int) -> int:
     """The time that a share of the channel takes for some work, rounded up."""
     return work if share == denominator else mul_div_up(work, denominator, share)
+
+
+@small
+@kernel
+def kept(m: Memory, channel: int) -> int:
+    """The work of a transfer that stays until the timer of its plan is due: what floors leave over ends none before."""
+    return 0 if m[channel + K_FIRED] else 1
 
 
 @kernel

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from sim.base.kernel import kernel
-from sim.executors.compiled.ports import at_rate, depart, record, time_for
+from sim.executors.compiled.ports import at_rate, depart, kept, record, time_for
 from sim.executors.compiled.state import (
     CAP, CAP_OF, CLASS, DERATED, EFFICIENCIES, EFFICIENCY, K_CLASSES, K_HEADS, K_HEAP, K_NEW, K_PART, K_SERVED, K_TIMER,
     K_WHOLE, NEVER, NONE, NOW, P_LEFT, P_SERVED, P_WORK, TOO_LARGE, WHOLE, W_MANY, W_SHARE, W_WEIGHT, Forms, Log, Memory,
@@ -34,7 +34,7 @@ def plan_list(m: Memory, channel: int) -> None:
     if m[heap] == 0:
         return
     for i in range(m[heap]):
-        weight = max(1, m[m[heap + 1 + i] + m[channel + K_PART] + P_LEFT])
+        weight = m[m[heap + 1 + i] + m[channel + K_PART] + P_LEFT]
         m[table + i * CLASS + W_WEIGHT] = weight
         m[table + i * CLASS + W_MANY] = 1
         total += weight
@@ -70,7 +70,7 @@ def deliver_to_list(m: Memory, service: Log, channel: int, since: int) -> None:
         cell = m[heap + 1 + i]
         part = cell + m[channel + K_PART]
         share = at_rate(elapsed, m[table + i * CLASS + W_SHARE], m[channel + K_WHOLE])
-        work = min(left if i == last else share, m[part + P_LEFT])
+        work = min(left if i == last else share, m[part + P_LEFT] - kept(m, channel))
         left -= work
         m[part + P_LEFT] -= work
         record(m, service, channel, cell, since, work)

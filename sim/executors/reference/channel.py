@@ -2,7 +2,8 @@
 
 Work is counted in picoseconds at full channel speed. Time at a share p/q delivers floor(time * p / q) of it, and the last of
 the shares takes what the floors leave over, so that the channel delivers exactly what it has. The end of a transfer rounds
-up: none is faster than at full speed.
+up: none is faster than at full speed. The timer of a plan knows nothing of what floors will leave over; where these would
+end the last transfer before it, 1 ps of work stays, so that transfers end at timers alone, before all else of an instant.
 
 A requester (the port of an engine, the queue of a DMA) has one transfer at the channel at a time; others wait behind it in
 order. Latency is pipelined: it delays a transfer before it reaches the channel, and occupies nothing.
@@ -127,8 +128,8 @@ class Channel:
         self.arrived.clear()
         self.heads.clear()
 
-    def _deliver(self) -> None:
-        """Deliver the work of the time since the last delivery to the transfers in service."""
+    def _deliver(self, keep: int = 1) -> None:
+        """Deliver the work of the time since the last delivery to the transfers in service; `keep` ps of each stay."""
         elapsed, start, self.since = self.env.now - self.since, self.since, self.env.now
         shares, denominator = self.plan.shares, self.plan.denominator
         if not elapsed or not shares:
@@ -136,7 +137,7 @@ class Channel:
         left = elapsed * sum(share for _, share in shares) // denominator
         last = shares[-1][0]
         for transfer, share in shares:
-            work = min(left if transfer is last else elapsed * share // denominator, transfer.remaining)
+            work = min(left if transfer is last else elapsed * share // denominator, transfer.remaining - keep)
             left -= work
             transfer.remaining -= work
             self.served(transfer, start, self.since, work)
@@ -145,7 +146,7 @@ class Channel:
         """End the transfers that have been served in full; the timer of the present plan has run out."""
         if timer is not self.timer:
             return  # the plan has changed since
-        self._deliver()
+        self._deliver(keep=0)
         for transfer, _ in self.plan.shares:
             if not transfer.remaining:
                 self._end(self.requests.pop(transfer))

@@ -135,7 +135,7 @@ class Proportional(Arbiter):
             return None
         # Shares in proportion to what remains keep that proportion while they hold, so asking at arrivals and
         # departures is exact unless a port is the limit.
-        shares, denominator = water_fill([max(1, transfer.remaining) for transfer in pending], self.cap, delivered)
+        shares, denominator = water_fill([transfer.remaining for transfer in pending], self.cap, delivered)
         return Plan(list(zip(pending, shares, strict=True)), denominator)
 
     def rates(self) -> tuple[dict[str, int], int]:
