@@ -1,7 +1,7 @@
 """Tests, and the processes that they start, run the code beside them, whatever else is installed, and can be interrupted.
 
-Examples of property tests are the same in every run, so that a change passes or fails wherever it is tested; `make explore` draws
-new ones.
+Examples of property tests are the same in every run, so that a change passes or fails wherever it is tested; `make explore`
+draws new ones.
 """
 
 from __future__ import annotations
