@@ -6,6 +6,7 @@
 | `without_weight_casts` | `kernels`  | weights are not converted to float32 in each step                                |
 | `between_kernels`  | `kernels`     | activations: what ops read of each other, and write for each other               |
 | `with_kv_heads`    | `heads`       | KV loads know the heads of the cache, so that they can be split over them        |
+| `shard`            | `sharding`    | what one of several devices does, with the collectives between them             |
 | `with_formats`     | `formats`     | bytes of weights, KV cache and activations in fewer bits                         |
 | `without_resident` | `resident`    | weights that stay on chip are no longer read                                     |
 | `read_in_place`    | `in_place`    | no KV loads: the ops of attention read the cache themselves                      |
@@ -22,8 +23,10 @@ from models.rewrites.heads import with_kv_heads
 from models.rewrites.in_place import read_in_place
 from models.rewrites.kernels import between_kernels, without_weight_casts
 from models.rewrites.resident import bytes_kept, without_resident
+from models.rewrites.sharding import COLLECTIVES, shard
 
 __all__ = [
-    "between_kernels", "bytes_kept", "fuse", "read_in_place", "with_formats", "with_kv_heads", "without_resident",
+    "COLLECTIVES", "between_kernels",
+    "bytes_kept", "fuse", "read_in_place", "shard", "with_formats", "with_kv_heads", "without_resident",
     "without_weight_casts",
 ]  # fmt: skip

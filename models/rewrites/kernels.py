@@ -60,7 +60,7 @@ def _without_cast(ops: OpGraph, op: Op, polynomials: Polynomials) -> Op:
 def between_kernels(ops: OpGraph) -> OpGraph:
     """The op graph in which activations are those that ops read of each other, and write for each other."""
     polynomials, compare = Polynomials(ops.polynomials), Comparison(ops)
-    results = [_result(ops, op, compare) for op in ops.ops]
+    results = [result_bytes(ops, op, compare) for op in ops.ops]
     fused = tuple(_fused(ops, i, results, polynomials, compare) for i in range(len(ops)))
     return replace(ops, ops=fused, polynomials=tuple(polynomials))
 
@@ -97,7 +97,7 @@ def _fused(
     return changed.with_cost(ACT_WRITE, polynomials.number(result))
 
 
-def _result(ops: OpGraph, op: Op, compare: Comparison) -> Pieces:
+def result_bytes(ops: OpGraph, op: Op, compare: Comparison) -> Pieces:
     """Bytes of the result of an op; those that it writes, if its shape does not say."""
     write = ops.polynomials[op.costs[ACT_WRITE]]
     size = SIZES.get(op.dtype, 0)

@@ -26,9 +26,19 @@ def fuse_projections(ops: OpGraph, kind: str) -> OpGraph:
             costs["act_read"] = reads[0]
         first = ops.ops[group[0]]
         module = first.path.rpartition(".")[0]
-        fused = replace(first, kind=kind, path=module, shape=(), costs=numbers(polynomials, ops, costs))
+        fused = replace(first, kind=kind, path=module, shape=_side_by_side(ops, group), costs=numbers(polynomials, ops, costs))
         replacements.append(Replacement(group, (fused,)))
     return replaced(ops, replacements, polynomials)
+
+
+def _side_by_side(ops: OpGraph, group: Sequence[int]) -> tuple[str, ...]:
+    """The shape of the results of some products as one: their columns side by side; empty if that is not known."""
+    shapes = [ops.ops[i].shape for i in group]
+    rows = {shape[:-1] for shape in shapes}
+    columns = [shape[-1] for shape in shapes if shape]
+    if len(rows) > 1 or len(columns) < len(shapes) or not all(map(str.isdecimal, columns)):
+        return ()
+    return (*rows.pop(), str(sum(map(int, columns))))
 
 
 def _groups(ops: OpGraph, kinds: Sequence[str]) -> list[list[int]]:

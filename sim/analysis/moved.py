@@ -13,7 +13,7 @@ from models.graph import QUANTITIES, IntArray, OpGraph, StepLanes
 from sim.base.memo import Memo
 from sim.log.tables import EventLog
 from sim.mapping.steps import BatchGraph
-from sim.mapping.tasks import CLASS_BIT, WRITE_BITS, TaskGraph
+from sim.mapping.tasks import CLASS_BIT, CLASS_QUANTITY, WRITE_BITS, TaskGraph
 
 _LANES = 512  # steps at once, so that sums of powers stay far from int64
 WEIGHT = QUANTITIES.index("weight")
@@ -63,7 +63,7 @@ def _sources(graph: TaskGraph) -> list[_Source]:
             mine = tasks[graph.kind[tasks] == kind]
             found.append(
                 _Source(
-                    quantity=QUANTITIES.index(name), writes=bool(bit & WRITE_BITS), kind=graph.kinds[kind], tasks=mine,
+                    quantity=CLASS_QUANTITY[name], writes=bool(bit & WRITE_BITS), kind=graph.kinds[kind], tasks=mine,
                     ops=_whole_ops(graph, mine),
                 )
             )  # fmt: skip

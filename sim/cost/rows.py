@@ -24,7 +24,7 @@ from sim.base.kernel import kernel, launch, loaded
 from sim.base.memo import Memo
 from sim.base.units import PS_PER_S
 from sim.cost.model import Rates
-from sim.mapping.tasks import BYTE_CLASSES, CLASS_BIT, TaskGraph
+from sim.mapping.tasks import BYTE_CLASSES, CLASS_BIT, CLASS_QUANTITY, LINK_BIT, TaskGraph
 
 FLOPS, VECTOR_OPS, WEIGHT = (QUANTITIES.index(name) for name in ("flops", "vector_ops", "weight"))
 
@@ -39,13 +39,16 @@ SUM_OF_LOADS, SUM, TOKENS, LOGITS, FIRST_MEMBER = -2, -1, 0, 1, 2
 # A table of members [lane, member, field]: M_SEQUENCE, M_CONTEXT, M_QUERY, and the cached tokens that a member loads itself
 M_LOADS = 3
 
-# A row: terms of its FLOPs, elements and bytes by class (-1: none), its share, what it does, and its peak as a fraction of ps.
+# A row: terms of its FLOPs, elements and bytes by class (-1: none), its share, what it does, and ps per FLOP and per byte as
+# fractions.
 R_FLOPS, R_ELEMENTS, R_BYTES = 0, 1, 2
-R_PART, R_PARTS, R_COMPUTES, R_MOVES, R_PEAK, R_PEAK_OF = range(2 + len(BYTE_CLASSES), 8 + len(BYTE_CLASSES))
-ROW_FIELDS = 8 + len(BYTE_CLASSES)
+R_PART, R_PARTS, R_COMPUTES, R_MOVES, R_PEAK, R_PEAK_OF, R_SPEED, R_SPEED_OF = range(
+    2 + len(BYTE_CLASSES), 10 + len(BYTE_CLASSES)
+)
+ROW_FIELDS = 10 + len(BYTE_CLASSES)
 
-# Rates: ps per element and per byte as fractions, overhead in ps
-VECTOR, VECTOR_OF, BANDWIDTH, BANDWIDTH_OF, OVERHEAD = range(5)
+# Rates: ps per element as a fraction, overhead in ps
+VECTOR, VECTOR_OF, OVERHEAD = range(3)
 
 COMPUTE, WORK, BYTES = range(3)
 
@@ -151,7 +154,7 @@ def fill_row(out: Any, row: Any, value: Any, rates: Any, lane: int, i: int) -> N
         for k in range(R_BYTES, R_PART):
             if row[i, k] >= 0:
                 size += share(value[lane, row[i, k]], part, parts)
-        work = max(1, mul_div_up(size, rates[BANDWIDTH], rates[BANDWIDTH_OF]))
+        work = max(1, mul_div_up(size, row[i, R_SPEED], row[i, R_SPEED_OF]))
     out[lane, i, COMPUTE] = compute
     out[lane, i, WORK] = work
     out[lane, i, BYTES] = size
@@ -169,8 +172,7 @@ class RateTable:
         self.rows = ROWS.of(graph, repr(machine), lambda: rows_of(graph, machine))
         self.breaks = np.array(graph.ops.breaks, dtype=np.int64)
         self.masks = np.array(graph.ops.masks, dtype=np.int64).reshape(-1, 2)
-        vector, bandwidth = fraction(machine.vector_flops), fraction(machine.bandwidth)
-        self.rates = np.array([*vector, *bandwidth, machine.overhead], dtype=np.int64)
+        self.rates = np.array([*fraction(machine.vector_flops), machine.overhead], dtype=np.int64)
         self._layers: list[IntArray] = [np.array(each.layers, dtype=np.int64) for each in getattr(graph.ops, "routed", ())]
         first = np.cumsum([0, *map(len, self._layers)])
         self._place = first[self.rows.routed[:, 0]] + self.rows.routed[:, 1]  # among the layers of all routed ops
@@ -228,10 +230,13 @@ def rows_of(graph: TaskGraph, machine: Rates) -> Rows:
     row = np.zeros((len(first), ROW_FIELDS), dtype=np.int64)
     row[:, R_FLOPS], row[:, R_ELEMENTS] = place[FLOPS], place[VECTOR_OPS]
     for i, name in enumerate(BYTE_CLASSES):
-        row[:, R_BYTES + i] = np.where(graph.moves[first] & CLASS_BIT[name], place[QUANTITIES.index(name)], -1)
+        row[:, R_BYTES + i] = np.where(graph.moves[first] & CLASS_BIT[name], place[CLASS_QUANTITY[name]], -1)
     routed = _routed(graph, op, row, len(term))
     row[:, R_PART], row[:, R_PARTS] = graph.part[first], graph.parts[first]
     row[:, R_COMPUTES], row[:, R_MOVES] = graph.computes[first], graph.moves[first] != 0
+    on_link = graph.moves[first] & LINK_BIT != 0
+    row[:, R_SPEED], row[:, R_SPEED_OF] = fraction(machine.bandwidth)
+    row[on_link, R_SPEED], row[on_link, R_SPEED_OF] = fraction(machine.link)
     flops = term[place[FLOPS]]
     has_flops = (ops.table[flops[:, T_ONE]] | ops.table[flops[:, T_SEVERAL]]).any(axis=(1, 2))
     row[:, R_PEAK_OF] = 1

@@ -25,13 +25,23 @@ Progress = Callable[[int, int], None]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Link:
+    """How a link serves: its arbiter, bandwidth in bytes/s, and latency in ps."""
+
+    arbiter: Arbiter
+    bandwidth: int
+    latency: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Setup:
     """Everything that executors need: the task graphs, the requests, the machine and its policies. It can be pickled.
 
     graph: the task graph of a step of one sequence that decodes one token. batching: how steps are made up if there are others
     (prefill, several sequences, drafts), with `graphs`, which gives the task graph of each; then `concurrency` may limit how
-    many requests there are at a time, each coming `think` ps after one has ended. arbiter: each channel of each run has a
-    copy of its own. bandwidth: of each channel, bytes/s (kept with the log, it does not enter times). latency: ps. launch: ps
+    many requests there are at a time, each coming `think` ps after one has ended. arbiter: of the memory; each channel of each
+    run has a copy of its own. bandwidth: of each channel of the memory, bytes/s (kept with the log, it does not enter times).
+    latency: of the memory, ps. links: those of the last channels of the machine, in order of their numbers. launch: ps
     on an engine before it loads the operands of its task, part of the task's compute time. sram:
     bytes for operands in flight, None if unbounded. resident: bytes of weights that SRAM holds beside them.
     """
@@ -47,6 +57,7 @@ class Setup:
     bandwidth: int
     route: Route = "interleaved"
     latency: int = 0
+    links: tuple[Link, ...] = ()
     launch: int = 0
     sram: int | None = None
     resident: int = 0
@@ -62,8 +73,23 @@ class Setup:
 
     @property
     def channels(self) -> int:
-        """Number of channels."""
+        """Number of channels, links included."""
         return len(self.machine.channels)
+
+    @property
+    def memory_channels(self) -> int:
+        """Number of channels of the memory, which have the first numbers."""
+        return self.channels - len(self.links)
+
+    @property
+    def arbiters(self) -> list[Arbiter]:
+        """[channel]: its arbiter, which may be the same object as that of others."""
+        return [self.arbiter] * self.memory_channels + [link.arbiter for link in self.links]
+
+    @property
+    def latencies(self) -> list[int]:
+        """[channel]: picoseconds until a transfer arrives there."""
+        return [self.latency] * self.memory_channels + [link.latency for link in self.links]
 
 
 def lanes_of(number: int, token: int, batch: Batch, lanes: int = 1) -> StepLanes:

@@ -25,10 +25,11 @@ class Channel:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Machine:
-    """devices: by number. channels: by number, of all devices."""
+    """devices: by number. channels: by number, of all devices, links last. like: devices that each of these stands for."""
 
     devices: tuple[Device, ...]
     channels: tuple[Channel, ...]
+    like: int = 1
 
     @property
     def engines(self) -> int:
@@ -44,10 +45,22 @@ class Machine:
         """Names of all engines, by number."""
         return [self.engine_name(number) for device in self.devices for number in device.engines]
 
+    @property
+    def links(self) -> tuple[int, ...]:
+        """Numbers of the channels that are links."""
+        return tuple(number for number, channel in enumerate(self.channels) if channel.kind == "link")
 
-def one_device(*, engines: int, channels: int = 1) -> Machine:
-    """A machine that is one device, all of whose engines share all of its memory channels."""
-    return Machine(
-        devices=(Device(name="device", engines=range(engines)),),
-        channels=tuple(Channel(name=f"channel {number}", kind="memory", device=0) for number in range(channels)),
-    )
+    @property
+    def memories(self) -> int:
+        """Number of channels of memories, which have the first numbers."""
+        return len(self.channels) - len(self.links)
+
+
+def one_device(*, engines: int, channels: int = 1, like: int = 1) -> Machine:
+    """A machine that is one device, all of whose engines share all of its memory channels.
+
+    like: devices that do the same, which this one stands for; with several of them it has a link to the others.
+    """
+    memory = [Channel(name=f"channel {number}", kind="memory", device=0) for number in range(channels)]
+    link = [Channel(name="link", kind="link", device=0)] if like > 1 else []
+    return Machine(devices=(Device(name="device", engines=range(engines)),), channels=(*memory, *link), like=like)

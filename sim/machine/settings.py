@@ -144,6 +144,29 @@ class Energy(Section):
         return {"memory": self.byte} if isinstance(self.byte, int) else dict(self.byte)
 
 
+class Link(Section):
+    """The link of a device to a switch that connects all devices without contention of its own."""
+
+    bandwidth: Bandwidth = Field(description="Bandwidth of the link in each direction.", examples=["450 GB/s"])
+    latency: Duration = default(
+        "1 us", description="Delay of every transfer, with the software that starts it. It does not occupy the link."
+    )
+    arbiter: Arbiter = default("fifo", description="How bandwidth is divided among outstanding transfers.")
+
+
+class Devices(Section):
+    """Devices like the one that `engines` and `memory` describe. They do the same, so one of them is simulated."""
+
+    count: Whole = Field(default=1, ge=1, le=1024, description="Number of devices; `mapping.parallel` says how they share.")
+    link: Link | None = Field(default=None, description="The link of each device; needed where there are several.")
+
+    @model_validator(mode="after")
+    def _linked(self) -> Devices:
+        if self.count > 1 and self.link is None:
+            raise ValueError("expected the key 'link' where there are several devices")
+        return self
+
+
 class Hardware(Section):
     """The machine. What is not given is that of the preset, or without one of a small generic NPU."""
 
@@ -164,6 +187,7 @@ class Hardware(Section):
     )
     engines: Engines = default({}, description="The compute engines.")
     memory: Memory = default({}, description="The memory channel.")
+    devices: Devices = default({}, description="Several such devices, with links between them.")
     sram: Size | None = Field(
         default=None,
         description="On-chip memory for operands in use (weights, and the KV cache that a step loads), and for resident "

@@ -10,6 +10,7 @@
 | weight matmul      | `tiles` tasks, each with its columns of the weights; `act` is tiled along with its inputs   |
 | resident weights   | no transfer; where only a share is resident, the rest is moved                              |
 | streamed weights   | private operands of their task; under `prefetch` a `weight_load` of their own, by a DMA     |
+| collective         | its launch on an engine, then a DMA's transfers on the link, round by round                |
 | off-chip results   | an `act_store` after each task, and operand bytes (or under `prefetch` an `act_load`) before |
 """
 
@@ -22,10 +23,11 @@ import numpy as np
 import numpy.typing as npt
 
 from models.graph import QUANTITIES, OpGraph
-from models.rewrites import read_in_place, without_resident
+from models.rewrites import COLLECTIVES, read_in_place, without_resident
+from sim.mapping.collectives import rounds
 from sim.mapping.grid import Grid, is_joined, shares_needed
 from sim.mapping.settings import ModelMapping
-from sim.mapping.tasks import CLASS_BIT, Links, TaskGraph, with_links
+from sim.mapping.tasks import CLASS_BIT, LINK_BIT, Links, TaskGraph, with_links
 from sim.mapping.template import rows
 
 #: Ops that move the KV cache, and their byte class at the device's memory: a swap-out reads it.
@@ -98,9 +100,30 @@ class _Lowering:
             for j in op.inputs:
                 if j not in joined:
                     inputs += [self.results[j][needed] for needed in shares_needed(self.ops, i, j, part, self.grids)]
-            add = self._add_kv_transfer if op.kind in KV_CLASS else self._add_compute
-            results.append(add(share, inputs))
+            results.append(self._added(share, inputs))
         self.results.append(results)
+
+    def _added(self, share: _Share, inputs: list[int]) -> int:
+        """Add the tasks of a share of an op; returns the one after which its result can be used."""
+        kind = self.ops.ops[share.op].kind
+        if kind in KV_CLASS:
+            return self._add_kv_transfer(share, inputs)
+        return self._add_collective(share, inputs) if kind in COLLECTIVES else self._add_compute(share, inputs)
+
+    def _add_collective(self, share: _Share, inputs: list[int]) -> int:
+        """Add the launch and the transfers of a collective; returns the last transfer, which ends last in the queue of its DMA.
+
+        A transfer is the largest share of its op, so that those of all rounds are equal: see `sim.mapping.collectives`.
+        """
+        kind, parallel = self.ops.ops[share.op].kind, self.mapping.parallel
+        count, sends, parts = rounds(kind, parallel.algorithm, parallel.tensor)
+        last = self._add(share, kind, inputs, engine=True, computes=True)
+        for number in range(count):
+            after = [last]
+            for each in range(sends):
+                part = share._replace(part=parts - 1, parts=parts, tile=number * sends + each)
+                last = self._add(part, f"{kind}_send", after, moves=LINK_BIT)
+        return last
 
     def _add_kv_transfer(self, share: _Share, inputs: list[int]) -> int:
         """Add the transfer of a share of the KV cache; returns it."""

@@ -11,6 +11,7 @@ from models.formats import Formats
 from models.rewrites.fusion import Softmax
 from sim.base.quantities import show
 from sim.base.section import LINE, ONE, TABLE, Section, Whole, default, form, integral, real
+from sim.mapping.collectives import Algorithm
 
 #: Tasks that a weight matmul can be cut into.
 MOST_TILES = 1024
@@ -64,6 +65,19 @@ class Fuse(Section):
 
     qkv: bool = Field(default=False, description="The projections to queries, keys and values.")
     gate_up: bool = Field(default=False, description="The gate and up projections of the MLP.")
+
+
+class Parallel(Section):
+    """Parallelism over the devices of `hardware.devices`."""
+
+    tensor: Whole = Field(
+        default=1, ge=1, le=1024, description="Tensor parallelism: devices that each hold a part of every layer; all of them."
+    )
+    algorithm: Algorithm = Field(
+        default="two_shot",
+        description="All-reduce of n devices. `ring`: 2(n-1) rounds of one n-th; `two_shot`: two rounds of n-1 n-ths at once; "
+        "`one_shot`: n-1 times all at once; `tree`: 2 log2 n rounds of all.",
+    )
 
 
 class ModelMapping(Section):
@@ -130,6 +144,7 @@ class ModelMapping(Section):
         "these by kind, with `default` for kinds that are not listed (1 if it is missing).",
         examples=[4, "engines", {"default": "engines", "k_proj": 8}],
     )
+    parallel: Parallel = default({}, description="The model over several devices; only with `model.config`.")
     formats: Formats = default({}, description="Number formats in memory and of arithmetic; only with `model.config`.")
 
     @property

@@ -17,11 +17,18 @@ import numpy.typing as npt
 from models.graph import QUANTITIES, IntArray, OpGraph
 from sim.mapping.template import first_of_each, rows
 
-#: Byte classes, as bits of `TaskGraph.moves`: bit i stands for `QUANTITIES[i]`.
-BYTE_CLASSES = ("weight", "kv_read", "kv_write", "act_read", "act_write")
-CLASS_BIT = {name: 1 << QUANTITIES.index(name) for name in BYTE_CLASSES}
+#: Byte classes of the memory; each is one of `QUANTITIES`.
+MEMORY_CLASSES = ("weight", "kv_read", "kv_write", "act_read", "act_write")
+
+#: All byte classes, and the index in `QUANTITIES` that they are counted by: a link carries what an op writes.
+CLASS_QUANTITY = {name: QUANTITIES.index(name) for name in MEMORY_CLASSES} | {"link": QUANTITIES.index("act_write")}
+BYTE_CLASSES = tuple(CLASS_QUANTITY)
+
+#: Byte classes as bits of `TaskGraph.moves`.
+CLASS_BIT = {name: 1 << QUANTITIES.index(name) for name in MEMORY_CLASSES} | {"link": 1 << len(QUANTITIES)}
+LINK_BIT = CLASS_BIT["link"]
 ALL_BYTES = sum(CLASS_BIT.values())
-WRITE_BITS = CLASS_BIT["kv_write"] | CLASS_BIT["act_write"]
+WRITE_BITS = CLASS_BIT["kv_write"] | CLASS_BIT["act_write"] | LINK_BIT
 
 
 class ByLayer(Mapping[int, tuple[int, ...]]):
@@ -171,7 +178,7 @@ class TaskGraph:
         for name, bit in CLASS_BIT.items():
             chosen = np.flatnonzero(moves & bit)
             if len(chosen):
-                total[chosen] += self.share(costs[QUANTITIES.index(name)], tasks[chosen])
+                total[chosen] += self.share(costs[CLASS_QUANTITY[name]], tasks[chosen])
         return total
 
     def alike(

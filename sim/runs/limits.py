@@ -21,12 +21,14 @@ from sim.mapping.lowering import KV_CLASS
 from sim.mapping.settings import Execution
 from sim.mapping.steps import BatchGraph
 from sim.mapping.tasks import TaskGraph
+from sim.scenario import Scenario
 from sim.serving.batch import Batch, Member
 from sim.workload.requests import Request
 
 DISTINCT = 256  # most distinct requests whose times are estimated one by one before a run
 MOST_TURNS = 2**28  # most turns of a channel that serves one burst at a time
 ROW = 100  # approximate bytes of a task in a log, with its service intervals
+BY_BYTES = ("roofline", "kernel")  # cost models whose transfers follow from bytes
 LONGEST = 2**62  # picoseconds, 53 days: sums of two times still fit int64
 
 
@@ -36,6 +38,17 @@ def refuse(setup: Setup, *, rows: bool) -> None:
         _refuse_large_logs(setup)
     _refuse_small_sram(setup)
     _refuse_long_runs(setup)
+
+
+def refuse_devices(scenario: Scenario) -> None:
+    """Raise ConfigError for devices that nothing uses, or whose links have no costs."""
+    count, tensor = scenario.hardware.devices.count, scenario.mapping.parallel.tensor
+    if tensor != count:
+        message = f"expected {count}, the number of devices (hardware.devices.count), found {tensor}"
+        raise ConfigError("mapping.parallel.tensor", message)
+    if count > 1 and scenario.cost.model not in BY_BYTES:
+        expected = " or ".join(BY_BYTES)
+        raise ConfigError("cost.model", f"expected {expected} with several devices: times on links follow from bytes")
 
 
 def refuse_unknown_kinds(setup: Setup, execution: Execution) -> None:
@@ -129,6 +142,7 @@ def _alike(setup: Setup) -> Counter[Request]:
 def _alone(setup: Setup, request: Request) -> tuple[int, int]:
     """Upper bound on the ps that a request takes if one task runs at a time, and its part for transfers at full speed."""
     slowest = min(Fraction(*setup.arbiter.cap), _least_efficiency(setup))
+    latency = max(setup.latencies)
     longest, transfers = 0, 0
     for member, times in _largest_steps(request):
         batch = Batch((member,))
@@ -139,7 +153,7 @@ def _alone(setup: Setup, request: Request) -> tuple[int, int]:
             return LONGEST, transfers
         moved = sum(work.ravel().tolist())
         transfers += times * moved
-        serial = sum(compute.ravel().tolist()) + len(setup.graph) * setup.latency + math.ceil(moved / slowest)
+        serial = sum(compute.ravel().tolist()) + len(graph) * latency + math.ceil(moved / slowest)
         longest += times * serial
     return longest, transfers
 

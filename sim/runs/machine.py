@@ -11,9 +11,11 @@ from models.formats import product_formats
 from models.graph import OpGraph
 from sim.base.errors import ConfigError, about
 from sim.cost import COST_MODELS, CostModel, Rates
+from sim.executors.setup import Link
 from sim.machine.arbiters import ARBITERS, Arbiter, Derated, Efficiency
 from sim.machine.energy import EnergyRates
 from sim.machine.schedulers import SCHEDULERS, Scheduler
+from sim.machine.settings import Link as LinkSection
 from sim.runs.written import written_costs
 from sim.scenario import Hardware, Memory, Scenario
 
@@ -22,17 +24,32 @@ LARGEST_CAP = 2**16  # denominators of channel shares stay small enough for int6
 
 def arbiter_of(memory: Memory) -> Arbiter:
     """The arbiter of a channel, derated by the efficiency of the memory. Raises ConfigError for an option it cannot use."""
-    key, chosen = "hardware.memory.arbiter", memory.arbiter
-    for name, instead in (("cap", "port_bandwidth"), ("bandwidth", "bandwidth")):
-        if name in chosen.options:
-            raise ConfigError(f"{key}.{name}", f"not an option of an arbiter; write hardware.memory.{instead}")
-    options = {**chosen.options, "cap": port_share(memory)}
-    with about(key):
-        if "bandwidth" in ARBITERS.parameters(chosen.name):
-            options["bandwidth"] = memory.bandwidth
-        arbiter: Arbiter = ARBITERS.make(chosen.name, options)
+    arbiter = _arbiter("hardware.memory", memory, port_share(memory))
     efficiency = efficiency_of(memory)
     return Derated(arbiter, efficiency) if efficiency is not None else arbiter
+
+
+def links_of(hardware: Hardware) -> tuple[Link, ...]:
+    """The links of one of several devices. Raises ConfigError for an option that its arbiter cannot use."""
+    link = hardware.devices.link
+    if hardware.devices.count == 1 or link is None:
+        return ()
+    arbiter = _arbiter("hardware.devices.link", link, (1, 1))
+    return (Link(arbiter=arbiter, bandwidth=link.bandwidth, latency=link.latency),)
+
+
+def _arbiter(key: str, path: Memory | LinkSection, cap: tuple[int, int]) -> Arbiter:
+    """The arbiter of a section. cap: the share that one requester can draw."""
+    chosen = path.arbiter
+    for name, instead in (("cap", "port_bandwidth"), ("bandwidth", "bandwidth")):
+        if name in chosen.options:
+            raise ConfigError(f"{key}.arbiter.{name}", f"not an option of an arbiter; write {key}.{instead}")
+    options = {**chosen.options, "cap": cap}
+    with about(f"{key}.arbiter"):
+        if "bandwidth" in ARBITERS.parameters(chosen.name):
+            options["bandwidth"] = path.bandwidth
+        arbiter: Arbiter = ARBITERS.make(chosen.name, options)
+    return arbiter
 
 
 def scheduler_of(scenario: Scenario) -> Scheduler:
@@ -74,6 +91,7 @@ def _rates(hardware: Hardware, *, overlap: bool) -> Rates:
     return Rates(
         flops=engines.flops, vector_flops=engines.vector_flops, overhead=engines.overhead, bandwidth=memory.bandwidth,
         alone=_alone(memory), overlap=overlap,
+        link=1 if hardware.devices.link is None else hardware.devices.link.bandwidth,
     )  # fmt: skip
 
 

@@ -9,7 +9,7 @@ import models.library
 from models.formats import ELEMENT, Formats
 from models.graph import ModelGraph, OpGraph
 from models.quantization import Quantization, as_formats, quantization
-from models.rewrites import between_kernels, fuse, with_formats, with_kv_heads, without_weight_casts
+from models.rewrites import between_kernels, fuse, shard, with_formats, with_kv_heads, without_weight_casts
 from sim.base.errors import ConfigError, about
 from sim.base.memo import Memo
 from sim.mapping.steps import LaidOut, Variants
@@ -50,7 +50,8 @@ class Layout:
         )  # fmt: skip
         if named and (mapping.activations == "off_chip" or self.bounded):
             fused = between_kernels(fused)
-        return with_formats(with_kv_heads(fused, self.kv_heads), mapping.formats, element=self.element)
+        stored = with_formats(with_kv_heads(fused, self.kv_heads), mapping.formats, element=self.element)
+        return shard(stored, mapping.parallel.tensor)
 
 
 def op_graphs(scenario: Scenario) -> tuple[ModelGraph, Variants]:
@@ -113,5 +114,7 @@ def _refuse_keys_for_captured_ops(mapping: ModelMapping) -> None:
     for key, plain in (("softmax", "three_pass"), ("fuse", Fuse())):
         if getattr(mapping, key) != plain:
             raise ConfigError(f"mapping.{key}", "expected only with model.config: a written graph states its own ops")
+    if mapping.parallel.tensor > 1:
+        raise ConfigError("mapping.parallel.tensor", "expected only with model.config: a written graph is that of one device")
     if not isinstance(mapping.weights, str):
         raise ConfigError("mapping.weights", "expected a share only with model.config: a written graph states its own bytes")

@@ -19,8 +19,8 @@ from sim.machine.machine import one_device
 from sim.mapping.lowering import weight_matmuls
 from sim.mapping.settings import Execution
 from sim.mapping.steps import Shape, StepGraphs, Variants
-from sim.runs.limits import refuse, refuse_unknown_kinds, refuse_unknown_sequences
-from sim.runs.machine import arbiter_of, costs_of, energy_of, scheduler_of
+from sim.runs.limits import refuse, refuse_devices, refuse_unknown_kinds, refuse_unknown_sequences
+from sim.runs.machine import arbiter_of, costs_of, energy_of, links_of, scheduler_of
 from sim.runs.memory import kv_capacity, resident_bytes
 from sim.runs.model import notes_of, op_graphs
 from sim.runs.workload import batching, check_routing, requests, routing
@@ -80,6 +80,7 @@ def plan(scenario: Scenario) -> Plan:
 def _setup(scenario: Scenario, model: ModelGraph, variants: Variants) -> Setup:
     hardware, memory, execution = scenario.hardware, scenario.hardware.memory, scenario.mapping.execution
     ops, sequences, concurrency = variants[False, False], requests(scenario), scenario.workload.concurrency
+    refuse_devices(scenario)
     held = resident_bytes(scenario, model, ops)
     _refuse_long_sequences(model, sequences)
     batches = batching(scenario, ops, sequences, kv_capacity(scenario, model, ops, sequences))
@@ -96,7 +97,8 @@ def _setup(scenario: Scenario, model: ModelGraph, variants: Variants) -> Setup:
         dependency=scenario.workload.dependency,
         costs=costs,
         launch=launch_of(costs),
-        machine=one_device(engines=hardware.engines.count, channels=memory.channels.count),
+        machine=one_device(engines=hardware.engines.count, channels=memory.channels.count, like=hardware.devices.count),
+        links=links_of(hardware),
         scheduler=scheduler_of(scenario),
         overlap=execution == "stream",
         arbiter=arbiter_of(memory),
@@ -148,7 +150,7 @@ def _rules(
         execution=execution,
         latency=setup.latency,
         cap=setup.arbiter.cap,
-        stripes=setup.channels if setup.route == "interleaved" else 1,
+        stripes=setup.memory_channels if setup.route == "interleaved" else 1,
         efficiency=(efficiency.least, efficiency.most) if efficiency is not None else (Fraction(1), Fraction(1)),
         kv_layers=kv_layers,
         energy=energy,

@@ -19,7 +19,7 @@ from sim.log.tables import EventLog, ServiceTable, TaskTable
 from sim.executors.compiled import spans
 from sim.executors.compiled.batches import Batches
 from sim.executors.compiled.driver import OutOfRangeError, Sequences, Sink
-from sim.executors.compiled.rules import discipline
+from sim.executors.compiled.rules import disciplines
 from sim.executors.compiled.spans import spans_of
 from sim.executors.setup import Progress, Setup
 
@@ -29,12 +29,12 @@ def simulate(setup: Setup, progress: Progress | None = None, sink: Sink | None =
 
     Raises InputError if operands cannot fit SRAM, SimulationError if the run cannot end.
     """
-    rules = discipline(setup)
+    rules = disciplines(setup)
     count = spans_of(setup, rules) if sink is None else 1
     if count > 1:
         return spans.simulate(setup, rules, count, progress)
     # Only this kind may meet a number that is too large, halfway; so the sink gets its log at the end, not in parts.
-    late = rules.kind == "outstanding"
+    late = any(each.kind == "outstanding" for each in rules)
     run = (Sequences if setup.batching is None else Batches)(setup, rules, progress, None if late else sink)
     try:
         run.execute()

@@ -20,17 +20,17 @@ from sim.executors.compiled.costs import Costs, costs_of
 from sim.executors.compiled.driver import INSTANTS, PART, Run, Sink, widened
 from sim.executors.compiled.forms import Form
 from sim.executors.compiled.loop import advance
+from sim.executors.compiled.rules import Disciplines
 from sim.executors.compiled.state import (
-    CHANNEL_TABLE, CHANNEL_WORDS, COST, DONE, SERVICES, SERVICE_FIELDS, K_ARRIVALS, K_ARRIVED, K_HEADS, K_NEW,
-    LOG_FIELDS, LOOP_TABLE, LOOP_WORDS, L_BATCHED, L_CELLS_OF, L_NUMBER, L_SLOT, NEVER, NONE, NOW, READY, RING, RING_HEAD,
-    RING_SIZE, RING_TAIL, SLOT_WORDS, S_AHEAD, S_BASE, S_COST, S_FIRST, S_FIRST_END, S_FORM, S_KEY, S_LOOP, S_MEMBERS, S_NEXT,
-    S_NODES, S_OPERANDS, S_OPERANDS_END, S_OWNER, S_QUEUE, S_ROW, S_STEP, S_TASKS, S_TOKEN, S_UNTIL, TIMES, TURN, TURN_LIST,
-    WANTS_STEP,
+    CHANNEL_TABLE, CHANNEL_WORDS, COST, DONE, K_ARRIVALS, K_ARRIVED, K_HEADS, K_NEW, K_RING, K_RING_HEAD, K_RING_SIZE,
+    K_RING_TAIL, LOG_FIELDS, LOOP_TABLE, LOOP_WORDS, L_BATCHED, L_CELLS_OF, L_NUMBER, L_SLOT, NEVER, NONE, NOW, READY,
+    RING_ENTRY, SERVICES, SERVICE_FIELDS, SLOT_WORDS, S_AHEAD, S_BASE, S_COST, S_FIRST, S_FIRST_END, S_FORM, S_KEY, S_LOOP,
+    S_MEMBERS, S_NEXT, S_NODES, S_OPERANDS, S_OPERANDS_END, S_OWNER, S_QUEUE, S_ROW, S_STEP, S_TASKS, S_TOKEN, S_UNTIL, TIMES,
+    TURN, TURN_LIST, WANTS_STEP,
 )  # fmt: skip
 from sim.executors.size import tasks_in_all
 from sim.executors.setup import Progress, Setup, lanes_of
 from models.experts import M_SEQUENCE
-from sim.machine.arbiters.disciplines import Discipline
 from sim.serving.batch import ONE_MORE, Batch
 from sim.serving.batcher import Batcher, loops
 from sim.mapping.tasks import TaskGraph
@@ -100,9 +100,9 @@ class Batches(Run):
     """Loops of batched steps."""
 
     def __init__(
-        self, setup: Setup, discipline: Discipline, progress: Progress | None, sink: Sink | None, part: Part | None = None
+        self, setup: Setup, disciplines: Disciplines, progress: Progress | None, sink: Sink | None, part: Part | None = None
     ) -> None:  # fmt: skip
-        super().__init__(setup, discipline, progress, sink)
+        super().__init__(setup, disciplines, progress, sink)
         assert setup.batching is not None
         if part is None:
             batchers = loops(setup.batching, setup.sequences, concurrency=setup.concurrency, think=setup.think)
@@ -126,7 +126,7 @@ class Batches(Run):
         Cells, durations and members of a loop come behind them, as its steps need them: `_reserve` moves what is too small to
         the end, and the lists that may hold every cell with it.
         """
-        plan = MemoryPlan(self.setup, self.discipline, loops=len(self.loops), cells=1, recorded=True)
+        plan = MemoryPlan(self.setup, self.disciplines, loops=len(self.loops), cells=1, recorded=True)
         self.cells, self.cell_words = 1, plan.cell  # how many the lists have a place for, and words of one
         for loop in self.loops:
             loop.slot = plan.layout.take(SLOT_WORDS)
@@ -289,8 +289,8 @@ class Batches(Run):
             channel = int(self.m[CHANNEL_TABLE]) + number * CHANNEL_WORDS
             self._move(channel + K_ARRIVALS, self.cells, int(self.m[channel + K_ARRIVED]))
             self._move(channel + K_HEADS, self.cells, int(self.m[channel + K_NEW]))
-        if self.setup.latency:
-            self._move_ring(self.cells * self.setup.channels)
+            if self.setup.latencies[number]:
+                self._move_ring(channel, self.cells)
 
     def _move(self, pointer: int, words: int, used: int) -> None:
         """Move a list to a larger area of so many words, of which the first are used. pointer: address of its address."""
@@ -298,12 +298,12 @@ class Batches(Run):
         self.m[to : to + used] = self.m[at : at + used]
         self.m[pointer] = to
 
-    def _move_ring(self, size: int) -> None:
-        to, at, old = self._take(3 * size), int(self.m[RING]), int(self.m[RING_SIZE])
-        for i in range(int(self.m[RING_HEAD]), int(self.m[RING_TAIL])):
-            here, there = to + 3 * (i % size), at + 3 * (i % old)
-            self.m[here : here + 3] = self.m[there : there + 3]
-        self.m[RING], self.m[RING_SIZE] = to, size
+    def _move_ring(self, channel: int, size: int) -> None:
+        to, at, old = self._take(RING_ENTRY * size), int(self.m[channel + K_RING]), int(self.m[channel + K_RING_SIZE])
+        for i in range(int(self.m[channel + K_RING_HEAD]), int(self.m[channel + K_RING_TAIL])):
+            here, there = to + RING_ENTRY * (i % size), at + RING_ENTRY * (i % old)
+            self.m[here : here + RING_ENTRY] = self.m[there : there + RING_ENTRY]
+        self.m[channel + K_RING], self.m[channel + K_RING_SIZE] = to, size
 
     # Results
 

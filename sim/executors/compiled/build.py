@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -9,14 +10,15 @@ import numpy.typing as npt
 
 from sim.base.pointers import pointer_to
 from sim.executors.compiled.state import (
-    AGE, AGE_TIME, BOUND_TABLE, BURST, BY_AGE, BY_CLASS, BY_KIND, BY_REST, BY_RULE, BY_SEQUENCE, CAP, CAP_OF, CELL, CHAINED,
-    CHANNELS, CHANNEL_TABLE, CHANNEL_WORDS, CLASS, CLASSES, COMPLETE, DENOMINATOR, DERATED, DISCIPLINE, EFFICIENCIES,
-    EFFICIENCY, ENGINES, EXCLUSIVE, FIRST_PART, FIXED_RATES, IDLES, IN_ORDER, KNOWN, K_ARRIVALS, K_CLASSES, K_FIRST, K_HEADS,
-    K_HEAP, K_LAST, K_LAST_PORT, K_LATER, K_MEMORY, K_NUMBER, K_PART, K_PORTS, K_RECORDS, K_SERVED, K_TIMER, K_TURN, K_UNTIL,
-    LATENCY, LAUNCH, LIMIT, LONGEST_PATH, LOOP_TABLE, LOOP_WORDS, MEMORY_WORDS, NEVER, NONE, OLDEST, OVERLAP, PART, PHASE,
-    PREEMPTIVE, QUANTUM_DOWN, QUANTUM_UP, RANKING, READS, READY, RECORDED, REGISTERS, RING, RING_SIZE, ROUTE, RULE, RUNNING,
-    SEQUENCE_CLASS, SHARE, SHORTEST, SRAM, SRAM_FIRST, SRAM_FREE, SRAM_LAST, TURN_BY_TURN, TURN_LIST, URGENCY, WAKES, WHOLE,
-    W_CAPACITY, W_HEAP, W_WEIGHT,
+    AGE, AGE_TIME, BOUND_TABLE, BY_AGE, BY_CLASS, BY_KIND, BY_REST, BY_RULE, BY_SEQUENCE, CELL, CHAINED, CHANNELS,
+    CHANNEL_TABLE, CHANNEL_WORDS, CLASS, COMPLETE, ENGINES, EXCLUSIVE, FIRST_PART, IDLES, IN_ORDER, KNOWN, K_ARRIVALS, K_BURST,
+    K_CAP, K_CAP_OF, K_CLASSES, K_CLASS_COUNT, K_DENOMINATOR, K_DERATED, K_DISCIPLINE, K_EFFICIENCIES, K_EFFICIENCY, K_FIRST,
+    K_FIXED_RATES, K_HEADS, K_HEAP, K_LAST, K_LAST_PORT, K_LATENCY, K_LATER, K_MEMORY, K_MEMORY_WORDS, K_MOST, K_NUMBER,
+    K_PART, K_PORTS, K_PREEMPTIVE, K_QUANTUM_DOWN, K_QUANTUM_UP, K_READS, K_RECORDS, K_RING, K_RING_SIZE, K_RULE,
+    K_SEQUENCE_CLASS, K_SERVED, K_SHARE, K_TIMER, K_TURN, K_UNTIL, K_URGENCY, LAUNCH, LIMIT, LONGEST_PATH, LOOP_TABLE,
+    LOOP_WORDS, MEMORY_CHANNELS, NEVER, NONE, OLDEST, OVERLAP, PART, PHASE, RANKING, READY, RECORDED, REGISTERS, RING_ENTRY,
+    ROUTE, RUNNING, SHORTEST, SRAM, SRAM_FIRST, SRAM_FREE, SRAM_LAST, TURN_BY_TURN, TURN_LIST, WAKES, W_CAPACITY, W_HEAP,
+    W_WEIGHT,
 )  # fmt: skip
 from sim.executors.setup import Setup
 from sim.machine.arbiters.disciplines import MOST, Discipline
@@ -68,32 +70,34 @@ class Layout:
 class MemoryPlan:
     """The memory that every run of a setup needs: registers, channels, heaps. cells: most in progress at one time."""
 
-    def __init__(self, setup: Setup, discipline: Discipline, *, loops: int, cells: int, recorded: bool) -> None:
-        self.setup, self.discipline = setup, discipline
+    def __init__(self, setup: Setup, disciplines: Sequence[Discipline], *, loops: int, cells: int, recorded: bool) -> None:
+        self.setup = setup
         self.layout = layout = Layout()
         self.ports = requesters(setup)
-        self.registers = registers(setup, discipline, recorded=recorded)
+        self.registers = registers(setup, recorded=recorded)
         layout.take(REGISTERS)
         self.cell = self.registers[CELL] = FIRST_PART + PART * setup.channels
         addresses = {
             RUNNING: layout.heap(setup.engines), IDLES: layout.heap(2 * setup.engines), WAKES: layout.heap(loops),
             TURN_LIST: layout.take(2 * loops),
             BOUND_TABLE: layout.take(setup.engines, NONE),
-            SEQUENCE_CLASS: self._classes_of_sequences(), EFFICIENCY: self._efficiency(),
             LOOP_TABLE: layout.take(loops * LOOP_WORDS), CHANNEL_TABLE: layout.take(setup.channels * CHANNEL_WORDS),
         }  # fmt: skip
         self.registers.update(addresses)
-        self.registers[EFFICIENCIES] = max(1, len(discipline.efficiency))
-        self.channels = [self._channel(number) for number in range(setup.channels)]
+        self.channels = [
+            {**self._channel(number, discipline), **self._policy(discipline), K_LATENCY: latency}
+            for number, (discipline, latency) in enumerate(zip(disciplines, setup.latencies, strict=True))
+        ]
         self.lists(cells)
 
     def lists(self, cells: int) -> None:
         """Lists that may hold all cells at once."""
         layout = self.layout
-        size = cells * self.setup.channels if self.setup.latency else 1
-        self.registers |= {READY: layout.heap(cells), RING: layout.take(3 * size), RING_SIZE: size}
+        self.registers[READY] = layout.heap(cells)
         for channel in self.channels:
+            size = cells if channel[K_LATENCY] else 1
             channel |= {K_ARRIVALS: layout.take(cells), K_HEADS: layout.take(cells)}
+            channel |= {K_RING: layout.take(RING_ENTRY * size), K_RING_SIZE: size}
 
     def memory(self) -> Words:
         """The memory, with registers and channels filled in; loops, slots and cells are 0."""
@@ -108,9 +112,10 @@ class MemoryPlan:
         m[idle + 1 : idle + 1 + 3 * self.setup.engines : 3] = np.arange(self.setup.engines)
         return m
 
-    def _channel(self, number: int) -> dict[int, int]:
-        layout, kind, ports = self.layout, self.discipline.kind, self.ports
-        weights = (0,) * ports if kind in {"outstanding", "rule"} else self.discipline.weights
+    def _channel(self, number: int, discipline: Discipline) -> dict[int, int]:
+        """Its words at the beginning of a run, and addresses of its lists."""
+        layout, kind, ports = self.layout, discipline.kind, self.ports
+        weights = (0,) * ports if kind in {"outstanding", "rule"} else discipline.weights
         table = layout.take(len(weights) * CLASS)
         for i, weight in enumerate(weights):
             capacity = 2 * ports + 16 if kind == "classes" else 0
@@ -121,18 +126,35 @@ class MemoryPlan:
             K_LAST_PORT: NONE, K_FIRST: NONE, K_LAST: NONE, K_HEAP: layout.heap(ports), K_LATER: layout.heap(ports),
             K_PORTS: layout.take(2 * ports, NONE), K_CLASSES: table,
             K_RECORDS: layout.take(TRANSFER_WORDS * ports if kind == "rule" else 0),
-            K_MEMORY: layout.take(len(self.discipline.memory), self.discipline.memory),
+            K_MEMORY: layout.take(len(discipline.memory), discipline.memory),
         }  # fmt: skip
 
-    def _classes_of_sequences(self) -> int:
+    def _policy(self, discipline: Discipline) -> dict[int, int]:
+        """The words that say how its arbiter divides it."""
+        kind, alone, (cap, cap_of) = discipline.kind, discipline.alone, discipline.cap
+        of_one = discipline.efficiency[1] if discipline.efficiency else alone
+        derated = bool(discipline.efficiency) and (kind in {"classes", "outstanding", "rule"} or of_one * cap_of < cap)
+        return {
+            K_DISCIPLINE: KINDS[kind], K_URGENCY: BY[discipline.by], K_PREEMPTIVE: int(discipline.preemptive),
+            K_SHARE: alone.numerator, K_DENOMINATOR: alone.denominator, K_BURST: discipline.burst,
+            K_CLASS_COUNT: len(discipline.weights), K_CAP: cap, K_CAP_OF: cap_of, K_FIXED_RATES: int(discipline.whole > 0),
+            K_DERATED: int(derated), K_MOST: MOST // discipline.growth if kind == "outstanding" else discipline.whole,
+            K_QUANTUM_UP: cap * of_one.denominator, K_QUANTUM_DOWN: cap_of * of_one.numerator,
+            K_RULE: 0 if discipline.rule is None else pointer_to(discipline.rule, compiled=True),
+            K_MEMORY_WORDS: len(discipline.memory), K_READS: int(discipline.reads),
+            K_SEQUENCE_CLASS: self._classes_of_sequences(discipline), K_EFFICIENCY: self._efficiency(discipline),
+            K_EFFICIENCIES: max(1, len(discipline.efficiency)),
+        }  # fmt: skip
+
+    def _classes_of_sequences(self, discipline: Discipline) -> int:
         """[sequence]: its class, where arbiters weigh by sequence."""
-        owners = (self.ports - self.setup.engines) // 2 if self.discipline.by == "sequence" else 0
-        classes = [self.discipline.levels.get(str(i), self.discipline.other) for i in range(owners)]
+        owners = (self.ports - self.setup.engines) // 2 if discipline.by == "sequence" else 0
+        classes = [discipline.levels.get(str(i), discipline.other) for i in range(owners)]
         return self.layout.take(owners, classes)
 
-    def _efficiency(self) -> int:
+    def _efficiency(self, discipline: Discipline) -> int:
         """[n]: numerator and denominator of the efficiency of a channel with n transfers in service."""
-        shares = self.discipline.efficiency
+        shares = discipline.efficiency
         return self.layout.take(2 * len(shares), [n for share in shares for n in share.as_integer_ratio()])
 
 
@@ -144,24 +166,14 @@ def requesters(setup: Setup) -> int:
     return setup.engines + 2 * owners
 
 
-def registers(setup: Setup, discipline: Discipline, *, recorded: bool) -> dict[int, int]:
+def registers(setup: Setup, *, recorded: bool) -> dict[int, int]:
     """Registers at the beginning of a run, address -> value: constants, and initial values."""
-    scheduler, kind = setup.scheduler, discipline.kind
-    alone, (cap, cap_of) = discipline.alone, discipline.cap
-    of_one = discipline.efficiency[1] if discipline.efficiency else alone
+    scheduler = setup.scheduler
     limit = setup.engines if scheduler.engines is None else min(scheduler.engines, setup.engines)
-    derated = bool(discipline.efficiency) and (kind in {"classes", "outstanding", "rule"} or of_one * cap_of < cap)
     return {
         AGE: -1, AGE_TIME: NONE, PHASE: COMPLETE, ENGINES: setup.engines, LIMIT: limit, OVERLAP: int(setup.overlap),
-        LAUNCH: setup.launch, LATENCY: setup.latency, CHANNELS: setup.channels, ROUTE: ROUTES[setup.route],
+        LAUNCH: setup.launch, CHANNELS: setup.channels, MEMORY_CHANNELS: setup.memory_channels, ROUTE: ROUTES[setup.route],
         SRAM: NONE if setup.sram is None else setup.sram, SRAM_FREE: setup.sram or 0, SRAM_FIRST: NONE, SRAM_LAST: NONE,
-        RANKING: RANKINGS[type(scheduler)],
-        CHAINED: int(isinstance(scheduler, Sticky)), KNOWN: int(setup.dependency == "known"), DISCIPLINE: KINDS[kind],
-        URGENCY: BY[discipline.by], PREEMPTIVE: int(discipline.preemptive), SHARE: alone.numerator,
-        DENOMINATOR: alone.denominator, BURST: discipline.burst, CLASSES: len(discipline.weights), CAP: cap, CAP_OF: cap_of,
-        FIXED_RATES: int(discipline.whole > 0), RECORDED: int(recorded), DERATED: int(derated),
-        WHOLE: MOST // discipline.growth if kind == "outstanding" else discipline.whole,
-        QUANTUM_UP: cap * of_one.denominator, QUANTUM_DOWN: cap_of * of_one.numerator,
-        RULE: 0 if discipline.rule is None else pointer_to(discipline.rule, compiled=True),
-        MEMORY_WORDS: len(discipline.memory), READS: int(discipline.reads),
+        RANKING: RANKINGS[type(scheduler)], CHAINED: int(isinstance(scheduler, Sticky)),
+        KNOWN: int(setup.dependency == "known"), RECORDED: int(recorded),
     }  # fmt: skip

@@ -19,8 +19,8 @@ from sim.executors.compiled.exclusive import admit_by_urgency, deliver_to_one, p
 from sim.executors.compiled.ports import depart, queue_arrivals
 from sim.executors.compiled.rest import admit_to_list, deliver_to_list, end_of_listed, plan_list
 from sim.executors.compiled.state import (
-    BY_CLASS, BY_REST, BY_RULE, DISCIPLINE, EXCLUSIVE, K_ARRIVED, K_FIRED, K_NEW, K_PART, K_SERVED, K_SINCE, K_TIMER, K_TURN,
-    NEVER, NONE, NOW, P_LEFT, READS, TURN_BY_TURN, Forms, Log, Memory,
+    BY_CLASS, BY_REST, BY_RULE, EXCLUSIVE, K_ARRIVED, K_DISCIPLINE, K_FIRED, K_NEW, K_PART, K_READS, K_SERVED, K_SINCE,
+    K_TIMER, K_TURN, NEVER, NONE, NOW, P_LEFT, TURN_BY_TURN, Forms, Log, Memory,
 )  # fmt: skip
 from sim.executors.compiled.turns import admit_by_requester, plan_turn
 from sim.executors.compiled.written import plan_written
@@ -32,9 +32,9 @@ def timer_due(m: Memory, f: Forms, log: Log, service: Log, channel: int) -> None
     m[channel + K_TIMER] = NEVER
     m[channel + K_FIRED] = 1
     deliver(m, f, service, channel)
-    if m[DISCIPLINE] == BY_CLASS:
+    if m[channel + K_DISCIPLINE] == BY_CLASS:
         end_of_class_transfers(m, f, log, channel)
-    elif m[DISCIPLINE] == BY_REST or m[DISCIPLINE] == BY_RULE:
+    elif m[channel + K_DISCIPLINE] == BY_REST or m[channel + K_DISCIPLINE] == BY_RULE:
         end_of_listed(m, f, log, channel)
     else:
         cell = m[channel + K_SERVED]
@@ -51,9 +51,9 @@ def deliver(m: Memory, f: Forms, service: Log, channel: int) -> None:
     m[channel + K_SINCE] = m[NOW]
     if m[NOW] == since or m[channel + K_SERVED] == NONE:
         return
-    if m[DISCIPLINE] == BY_CLASS:
+    if m[channel + K_DISCIPLINE] == BY_CLASS:
         deliver_to_classes(m, f, service, channel, since)
-    elif m[DISCIPLINE] == BY_REST or m[DISCIPLINE] == BY_RULE:
+    elif m[channel + K_DISCIPLINE] == BY_REST or m[channel + K_DISCIPLINE] == BY_RULE:
         deliver_to_list(m, service, channel, since)
     else:
         deliver_to_one(m, service, channel, since)
@@ -67,19 +67,19 @@ def plan(m: Memory, f: Forms, service: Log, channel: int) -> None:
         return
     m[channel + K_FIRED] = 0
     queue_arrivals(m, channel)
-    if m[DISCIPLINE] == EXCLUSIVE:
+    if m[channel + K_DISCIPLINE] == EXCLUSIVE:
         admit_by_urgency(m, f, channel)
         plan_exclusive(m, f, service, channel)
-    elif m[DISCIPLINE] == TURN_BY_TURN:
+    elif m[channel + K_DISCIPLINE] == TURN_BY_TURN:
         deliver(m, f, service, channel)
         admit_by_requester(m, channel)
         plan_turn(m, channel)
-    elif m[DISCIPLINE] == BY_REST:
+    elif m[channel + K_DISCIPLINE] == BY_REST:
         deliver(m, f, service, channel)
         admit_to_list(m, channel)
         plan_list(m, channel)
-    elif m[DISCIPLINE] == BY_RULE:
-        if m[READS]:
+    elif m[channel + K_DISCIPLINE] == BY_RULE:
+        if m[channel + K_READS]:
             deliver(m, f, service, channel)
         admit_to_list(m, channel)
         plan_written(m, f, service, channel)

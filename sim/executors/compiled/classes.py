@@ -11,10 +11,10 @@ from sim.base.kernel import kernel
 from sim.executors.compiled.heaps import ENTRY, pop, push
 from sim.executors.compiled.ports import at_rate, depart, kept, record, time_for
 from sim.executors.compiled.state import (
-    BY_SEQUENCE, CAP, CAP_OF, CLASS, CLASSES, DERATED, EFFICIENCIES, EFFICIENCY, FIXED_RATES, FORM, K_CLASSES, K_FIRST,
-    K_HEADS, K_LAST, K_NEW, K_PART, K_PENDING, K_SERVED, K_TIMER, K_WHOLE, LEVEL, NEVER, NONE, NOW, P_EARLIER, P_LATER,
-    P_LEFT, P_ORDER, RECORDED, SEQUENCE_CLASS, SLOT, S_FORM, TASK, URGENCY, WHOLE, W_GOT, W_HEAP, W_MANY, W_CAPACITY, W_SHARE,
-    Forms, Log, Memory,
+    BY_SEQUENCE, CLASS, FORM, K_CAP, K_CAP_OF, K_CLASSES, K_CLASS_COUNT, K_DERATED, K_EFFICIENCIES, K_EFFICIENCY, K_FIRST,
+    K_FIXED_RATES, K_HEADS, K_LAST, K_MOST, K_NEW, K_PART, K_PENDING, K_SEQUENCE_CLASS, K_SERVED, K_TIMER, K_URGENCY, K_WHOLE,
+    LEVEL, NEVER, NONE, NOW, P_EARLIER, P_LATER, P_LEFT, P_ORDER, RECORDED, SLOT, S_FORM, TASK, W_CAPACITY, W_GOT, W_HEAP,
+    W_MANY, W_SHARE, Forms, Log, Memory,
 )  # fmt: skip
 from sim.executors.compiled.tasks import owner_of
 from sim.machine.arbiters.rules import derate, max_min_of, rates
@@ -25,8 +25,8 @@ def class_of(m: Memory, f: Forms, channel: int, cell: int) -> int:
     """The class of a transfer: that of its kind, or of its sequence."""
     slot = m[cell + SLOT]
     task = m[cell + TASK]
-    if m[URGENCY] == BY_SEQUENCE:
-        number = m[m[SEQUENCE_CLASS] + owner_of(m, f, slot, task)]
+    if m[channel + K_URGENCY] == BY_SEQUENCE:
+        number = m[m[channel + K_SEQUENCE_CLASS] + owner_of(m, f, slot, task)]
     else:
         number = f[m[slot + S_FORM] + task * FORM + LEVEL]
     return m[channel + K_CLASSES] + number * CLASS
@@ -108,7 +108,7 @@ def plan_classes(m: Memory, f: Forms, channel: int) -> None:
     set_rates(m, channel)
     whole = m[channel + K_WHOLE]
     wait = time_for(m[last + m[channel + K_PART] + P_LEFT], m[class_of(m, f, channel, last) + W_SHARE], whole)
-    for i in range(m[CLASSES]):
+    for i in range(m[channel + K_CLASS_COUNT]):
         group = m[channel + K_CLASSES] + i * CLASS
         least = least_of_class(m, channel, group)
         if least != NEVER:
@@ -120,14 +120,15 @@ def plan_classes(m: Memory, f: Forms, channel: int) -> None:
 def set_rates(m: Memory, channel: int) -> None:
     """The share of each transfer of each class, over their common denominator."""
     table, part, parts = m[channel + K_CLASSES], 1, 1
-    if m[DERATED]:
-        point = m[EFFICIENCY] + 2 * min(m[channel + K_PENDING], m[EFFICIENCIES] - 1)
+    if m[channel + K_DERATED]:
+        point = m[channel + K_EFFICIENCY] + 2 * min(m[channel + K_PENDING], m[channel + K_EFFICIENCIES] - 1)
         part, parts = m[point], m[point + 1]
-    if m[FIXED_RATES]:
-        denominator = rates(m, table, CLASS, m[CLASSES], m[WHOLE])
-        denominator = derate(m, table, CLASS, m[CLASSES], denominator, part, parts)
+    if m[channel + K_FIXED_RATES]:
+        denominator = rates(m, table, CLASS, m[channel + K_CLASS_COUNT], m[channel + K_MOST])
+        denominator = derate(m, table, CLASS, m[channel + K_CLASS_COUNT], denominator, part, parts)
     else:
-        denominator = max_min_of(m, table, CLASS, m[CLASSES], m[CAP], m[CAP_OF], part, parts)
+        cap, cap_of = m[channel + K_CAP], m[channel + K_CAP_OF]
+        denominator = max_min_of(m, table, CLASS, m[channel + K_CLASS_COUNT], cap, cap_of, part, parts)
     m[channel + K_WHOLE] = denominator
 
 
@@ -137,7 +138,7 @@ def deliver_to_classes(m: Memory, f: Forms, service: Log, channel: int, since: i
     elapsed, last, whole = m[NOW] - since, m[channel + K_LAST], m[channel + K_WHOLE]
     of_last = class_of(m, f, channel, last)
     wanted, given = 0, 0
-    for i in range(m[CLASSES]):
+    for i in range(m[channel + K_CLASS_COUNT]):
         group = m[channel + K_CLASSES] + i * CLASS
         if m[group + W_MANY] > 0:
             each = at_rate(elapsed, m[group + W_SHARE], whole)
@@ -166,7 +167,7 @@ def record_classes(m: Memory, f: Forms, service: Log, channel: int, since: int, 
 def end_of_class_transfers(m: Memory, f: Forms, log: Log, channel: int) -> None:
     """Let all transfers depart that have no work left."""
     m[channel + K_SERVED] = NONE
-    for i in range(m[CLASSES]):
+    for i in range(m[channel + K_CLASS_COUNT]):
         group = m[channel + K_CLASSES] + i * CLASS
         while least_of_class(m, channel, group) == 0:
             cell = m[m[group + W_HEAP] + 3]

@@ -17,16 +17,16 @@ from sim.executors.compiled.costs import costs_of
 from sim.executors.compiled.forms import Forms, kv_lists
 from sim.executors.compiled.heaps import push
 from sim.executors.compiled.loop import advance
+from sim.executors.compiled.rules import Disciplines
 from sim.executors.compiled.state import (
-    COST, C_COMPUTE, C_END, C_ENGINE, C_LOADED, C_READY, C_START, C_WORK, DONE, SERVICES, SERVICE_FIELDS, I_CHANNEL, I_END,
-    I_START, I_TASK, I_WORK, KV, LAYERS, LOG_FIELDS, LOOP_TABLE, LOOP_WORDS, L_BASE, L_CELLS_OF, L_COST, L_COST_FIRST,
-    L_COST_LANES, L_COST_ROWS, L_FIRST, L_FIRST_END, L_FORM, L_FRONTIER, L_KEY, L_MISSING, L_NODES, L_NUMBER, L_OPERANDS,
-    L_OPERANDS_END, L_ROW, L_SLOT, L_STEP, L_TASKS, L_TOKEN, L_TOKENS, NONE, NOW, OUT_OF_RANGE, SLOT_WORDS,
-    TURN, TURN_LIST, WAKES, WANTS_COSTS, WANTS_GRANTS,
+    COST, C_COMPUTE, C_END, C_ENGINE, C_LOADED, C_READY, C_START, C_WORK, DONE, I_CHANNEL, I_END, I_START, I_TASK, I_WORK, KV,
+    LAYERS, LOG_FIELDS, LOOP_TABLE, LOOP_WORDS, L_BASE, L_CELLS_OF, L_COST, L_COST_FIRST, L_COST_LANES, L_COST_ROWS, L_FIRST,
+    L_FIRST_END, L_FORM, L_FRONTIER, L_KEY, L_MISSING, L_NODES, L_NUMBER, L_OPERANDS, L_OPERANDS_END, L_ROW, L_SLOT, L_STEP,
+    L_TASKS, L_TOKEN, L_TOKENS, NONE, NOW, OUT_OF_RANGE, SERVICES, SERVICE_FIELDS, SLOT_WORDS, TURN, TURN_LIST, WAKES,
+    WANTS_COSTS, WANTS_GRANTS,
 )  # fmt: skip
 from sim.executors.setup import Progress, Setup
 from models.graph import StepLanes
-from sim.machine.arbiters.disciplines import Discipline
 
 INSTANTS = 1 << 20  # between reports of progress, with a chance for Ctrl-C: about a tenth of a second
 COSTED = 1 << 17  # rows of durations in memory at once, of all sequences together, about
@@ -50,9 +50,9 @@ class Run(ABC):
     log: Words
     service: Words
 
-    def __init__(self, setup: Setup, discipline: Discipline, progress: Progress | None, sink: Sink | None) -> None:
-        self.setup, self.discipline, self.progress, self.sink = setup, discipline, progress, sink
-        self.forms = Forms(setup, discipline)
+    def __init__(self, setup: Setup, disciplines: Disciplines, progress: Progress | None, sink: Sink | None) -> None:
+        self.setup, self.disciplines, self.progress, self.sink = setup, disciplines, progress, sink
+        self.forms = Forms(setup, disciplines)
         self.reported = 0  # output tokens
 
     def execute(self) -> None:
@@ -170,9 +170,9 @@ class Sequences(Run):
     """Steps that are one sequence each, which decodes one token; sampled or known."""
 
     def __init__(
-        self, setup: Setup, discipline: Discipline, progress: Progress | None, sink: Sink | None, span: Span | None = None
+        self, setup: Setup, disciplines: Disciplines, progress: Progress | None, sink: Sink | None, span: Span | None = None
     ) -> None:  # fmt: skip
-        super().__init__(setup, discipline, progress, sink)
+        super().__init__(setup, disciplines, progress, sink)
         self.span = span
         self.costs = costs_of(setup, setup.graph)
         self.form = self.forms.add(setup.graph, self.costs.row_of)
@@ -197,7 +197,7 @@ class Sequences(Run):
         """
         loops, steps = len(self.count), int(self.count.sum())
         slots = steps if self.known else loops
-        plan = MemoryPlan(self.setup, self.discipline, loops=loops, cells=slots * self.form.nodes, recorded=True)
+        plan = MemoryPlan(self.setup, self.disciplines, loops=loops, cells=slots * self.form.nodes, recorded=True)
         layout = plan.layout
         slot, cell = layout.take(slots * SLOT_WORDS), layout.take(slots * self.form.nodes * plan.cell)
         self.steps, costs = layout.take(2 * steps), layout.take(int(self.lanes.sum()) * self.costs.rows * COST)

@@ -6,16 +6,16 @@ from sim.base.kernel import kernel
 from sim.executors.compiled.heaps import goes_after, pop, push
 from sim.executors.compiled.ports import at_rate, record, time_for
 from sim.executors.compiled.state import (
-    BY_AGE, DENOMINATOR, FORM, K_HEADS, K_HEAP, K_NEW, K_PART, K_SERVED, K_SINCE, K_TIMER, LEVEL, NONE, NOW, PREEMPTIVE,
-    P_LEFT, P_ORDER, SHARE, SLOT, S_AGE, S_FORM, TASK, URGENCY, Forms, Log, Memory,
+    BY_AGE, FORM, K_DENOMINATOR, K_HEADS, K_HEAP, K_NEW, K_PART, K_PREEMPTIVE, K_SERVED, K_SHARE, K_SINCE, K_TIMER, K_URGENCY,
+    LEVEL, NONE, NOW, P_LEFT, P_ORDER, SLOT, S_AGE, S_FORM, TASK, Forms, Log, Memory,
 )  # fmt: skip
 
 
 @kernel
-def urgency(m: Memory, f: Forms, cell: int) -> int:
+def urgency(m: Memory, f: Forms, channel: int, cell: int) -> int:
     """The class of a transfer; the lowest goes first."""
     slot = m[cell + SLOT]
-    if m[URGENCY] == BY_AGE:
+    if m[channel + K_URGENCY] == BY_AGE:
         return m[slot + S_AGE]
     return f[m[slot + S_FORM] + m[cell + TASK] * FORM + LEVEL]
 
@@ -30,7 +30,7 @@ def admit_by_urgency(m: Memory, f: Forms, channel: int) -> None:
 @kernel
 def put_by_urgency(m: Memory, f: Forms, channel: int, cell: int) -> None:
     """Put a transfer into the heap."""
-    push(m, m[channel + K_HEAP], urgency(m, f, cell), m[cell + m[channel + K_PART] + P_ORDER], cell)
+    push(m, m[channel + K_HEAP], urgency(m, f, channel, cell), m[cell + m[channel + K_PART] + P_ORDER], cell)
 
 
 @kernel
@@ -43,7 +43,9 @@ def plan_exclusive(m: Memory, f: Forms, service: Log, channel: int) -> None:
     if served == NONE:
         pop(m, heap)
     else:
-        if not m[PREEMPTIVE] or goes_after(m, heap + 1, urgency(m, f, served), m[served + place + P_ORDER], served):
+        if not m[channel + K_PREEMPTIVE]:
+            return
+        if goes_after(m, heap + 1, urgency(m, f, channel, served), m[served + place + P_ORDER], served):
             return
         if m[NOW] > m[channel + K_SINCE]:
             deliver_to_one(m, service, channel, m[channel + K_SINCE])
@@ -51,7 +53,7 @@ def plan_exclusive(m: Memory, f: Forms, service: Log, channel: int) -> None:
         put_by_urgency(m, f, channel, served)
     m[channel + K_SERVED] = cell
     m[channel + K_SINCE] = m[NOW]
-    m[channel + K_TIMER] = m[NOW] + time_for(m[cell + place + P_LEFT], m[SHARE], m[DENOMINATOR])
+    m[channel + K_TIMER] = m[NOW] + time_for(m[cell + place + P_LEFT], m[channel + K_SHARE], m[channel + K_DENOMINATOR])
 
 
 @kernel
@@ -59,6 +61,6 @@ def deliver_to_one(m: Memory, service: Log, channel: int, since: int) -> None:
     """Credit the time since then to the only transfer in service."""
     cell = m[channel + K_SERVED]
     part = cell + m[channel + K_PART]
-    work = min(at_rate(m[NOW] - since, m[SHARE], m[DENOMINATOR]), m[part + P_LEFT])
+    work = min(at_rate(m[NOW] - since, m[channel + K_SHARE], m[channel + K_DENOMINATOR]), m[part + P_LEFT])
     m[part + P_LEFT] -= work
     record(m, service, channel, cell, since, work)

@@ -8,13 +8,14 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from sim.executors.compiled.rules import Disciplines
 from sim.executors.compiled.state import (
-    CHAIN, COST_ROW, FORM, HELD, INPUTS, LEVEL, MEMBER, MOVES, NONE, OUT, OUT_END, PREFETCH, STORES, USED, USED_END, USERS,
+    CHAIN, COST_ROW, FORM, HELD, INPUTS, LEVEL, MEMBER, MOVES, NONE, OUT, OUT_END, PREFETCH, STORES, USED, USED_END,
+    USERS,
 )  # fmt: skip
 from sim.executors.setup import Setup
-from sim.machine.arbiters.disciplines import Discipline
 from sim.mapping.operands import Operands, operands_of
-from sim.mapping.tasks import TaskGraph
+from sim.mapping.tasks import LINK_BIT, TaskGraph
 
 
 @dataclass(slots=True)
@@ -40,7 +41,7 @@ class Forms:
     """All task graphs of a run. pool: int64, the tasks of each graph, then their outputs; it grows."""
 
     setup: Setup
-    discipline: Discipline
+    disciplines: Disciplines
     pool: npt.NDArray[np.int64] = field(default_factory=lambda: np.zeros(0, dtype=np.int64))
     used: int = 0
     _known: dict[int, Form] = field(default_factory=dict)
@@ -70,7 +71,7 @@ class Forms:
         tasks = every[:, :size]
         tasks[HELD], tasks[PREFETCH], tasks[MOVES] = graph.engine, graph.prefetch, graph.moves
         tasks[COST_ROW] = cost_row
-        tasks[LEVEL] = np.array([self.discipline.level(kind) for kind in graph.kinds], dtype=np.int64)[graph.kind]
+        tasks[LEVEL] = self._levels(graph)
         tasks[MEMBER] = NONE if graph.ops.members is None else graph.ops.member[graph.op]
         chains = self.setup.scheduler.chains(graph)
         tasks[CHAIN] = 0 if chains is None else chains
@@ -80,6 +81,14 @@ class Forms:
         loads_end = loads if operands is None else self._add_operands(operands, tasks, loads)
         form = self._known[id(graph)] = Form(graph, at, size, nodes, first_end, loads, loads, loads_end)
         return form
+
+    def _levels(self, graph: TaskGraph) -> npt.NDArray[np.int64]:
+        """[task]: the urgency or class of its transfer, at a channel of the memory or at the link."""
+        of_memory, of_link = (
+            np.array([discipline.level(kind) for kind in graph.kinds], dtype=np.int64)[graph.kind]
+            for discipline in (self.disciplines[0], self.disciplines[-1])
+        )
+        return np.where(graph.moves & LINK_BIT, of_link, of_memory)
 
     def _add_operands(self, operands: Operands, tasks: npt.NDArray[np.int64], at: int) -> int:
         """Put the operands of a graph into the pool; returns the address after the list of their tasks, which is `at`."""

@@ -18,9 +18,9 @@ from sim.executors.compiled.channels import plan, timer_due
 from sim.executors.compiled.engines import dispatch
 from sim.executors.compiled.heaps import pop
 from sim.executors.compiled.state import (
-    CHANNELS, CHANNEL_TABLE, CHANNEL_WORDS, COMPLETE, DONE, SERVICES, K_PENDING, K_TIMER, L_BATCHED, L_SLOT, NEVER, NONE, NOW,
-    OUT_OF_RANGE, PAUSED, PHASE, RECORDED, RING, RING_HEAD, RING_SIZE, RING_TAIL, RUNNING, STEPS, TOO_LARGE, TURN, TURNS,
-    TURN_LIST, WAKES, WANTS_COSTS, WANTS_GRANTS, WANTS_STEP, Forms, Log, Memory,
+    CHANNELS, CHANNEL_TABLE, CHANNEL_WORDS, COMPLETE, DONE, K_PENDING, K_RING, K_RING_HEAD, K_RING_SIZE, K_RING_TAIL, K_TIMER,
+    L_BATCHED, L_SLOT, NEVER, NONE, NOW, OUT_OF_RANGE, PAUSED, PHASE, RECORDED, RING_ENTRY, RUNNING, SERVICES, STEPS,
+    TOO_LARGE, TURN, TURNS, TURN_LIST, WAKES, WANTS_COSTS, WANTS_GRANTS, WANTS_STEP, Forms, Log, Memory,
 )  # fmt: skip
 from sim.executors.compiled.steps import admit_operands, decode_on, go_on, release_batch
 from sim.executors.compiled.tasks import arrive, go_on_engine
@@ -67,12 +67,20 @@ def next_instant(m: Memory) -> int:
     if m[m[RUNNING]] > 0:
         now = m[m[RUNNING] + 1]
     for i in range(m[CHANNELS]):
-        now = min(now, m[m[CHANNEL_TABLE] + i * CHANNEL_WORDS + K_TIMER])
-    if m[RING_HEAD] < m[RING_TAIL]:
-        now = min(now, m[m[RING] + 3 * (m[RING_HEAD] % m[RING_SIZE])])
+        channel = m[CHANNEL_TABLE] + i * CHANNEL_WORDS
+        now = min(now, m[channel + K_TIMER])
+        if m[channel + K_RING_HEAD] < m[channel + K_RING_TAIL]:
+            now = min(now, m[first_arrival(m, channel)])
     if m[m[WAKES]] > 0:
         now = min(now, m[m[WAKES] + 1])
     return now
+
+
+@small
+@kernel
+def first_arrival(m: Memory, channel: int) -> int:
+    """The address of the next cell that arrives at a channel, and of its time."""
+    return m[channel + K_RING] + RING_ENTRY * (m[channel + K_RING_HEAD] % m[channel + K_RING_SIZE])
 
 
 @small
@@ -97,10 +105,9 @@ def complete(m: Memory, f: Forms, log: Log, service: Log) -> None:
         channel = m[CHANNEL_TABLE] + i * CHANNEL_WORDS
         if m[channel + K_TIMER] == now:
             timer_due(m, f, log, service, channel)
-    while m[RING_HEAD] < m[RING_TAIL] and m[m[RING] + 3 * (m[RING_HEAD] % m[RING_SIZE])] == now:
-        entry = m[RING] + 3 * (m[RING_HEAD] % m[RING_SIZE])
-        m[RING_HEAD] += 1
-        arrive(m, m[entry + 1], m[entry + 2])
+        while m[channel + K_RING_HEAD] < m[channel + K_RING_TAIL] and m[first_arrival(m, channel)] == now:
+            arrive(m, m[first_arrival(m, channel) + 1], channel)
+            m[channel + K_RING_HEAD] += 1
     while m[m[WAKES]] > 0 and m[m[WAKES] + 1] == now:
         m[m[TURN_LIST] + m[TURNS]] = m[m[WAKES] + 2]
         m[TURNS] += 1

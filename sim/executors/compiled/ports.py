@@ -5,8 +5,9 @@ from __future__ import annotations
 from sim.base.integers import mul_div, mul_div_up
 from sim.base.kernel import kernel, small
 from sim.executors.compiled.state import (
-    SERVICES, I_CHANNEL, I_END, I_START, I_TASK, I_WORK, K_ARRIVALS, K_ARRIVED, K_FIRED, K_HEADS, K_NEW, K_NUMBER, K_ORDER,
-    K_PART, K_PENDING, K_PORTS, NONE, NOW, P_BEHIND, P_ORDER, RECORDED, REQUESTER, SLOT, S_KEY, S_ROW, TASK, Forms, Log, Memory,
+    I_CHANNEL, I_END, I_START, I_TASK, I_WORK, K_ARRIVALS, K_ARRIVED, K_FIRED, K_HEADS, K_NEW, K_NUMBER, K_ORDER, K_PART,
+    K_PENDING, K_PORTS, NONE, NOW, P_BEHIND, P_ORDER, RECORDED, REQUESTER, SERVICES, SLOT, S_KEY, S_ROW, TASK, Forms, Log,
+    Memory,
 )  # fmt: skip
 from sim.executors.compiled.tasks import part_arrived
 

@@ -5,8 +5,9 @@ from __future__ import annotations
 from sim.base.kernel import kernel
 from sim.executors.compiled.ports import at_rate, depart, kept, record, time_for
 from sim.executors.compiled.state import (
-    CAP, CAP_OF, CLASS, DERATED, EFFICIENCIES, EFFICIENCY, K_CLASSES, K_HEADS, K_HEAP, K_NEW, K_PART, K_SERVED, K_TIMER,
-    K_WHOLE, NEVER, NONE, NOW, P_LEFT, P_SERVED, P_WORK, TOO_LARGE, WHOLE, W_MANY, W_SHARE, W_WEIGHT, Forms, Log, Memory,
+    CLASS, K_CAP, K_CAP_OF, K_CLASSES, K_DERATED, K_EFFICIENCIES, K_EFFICIENCY, K_HEADS, K_HEAP, K_MOST, K_NEW, K_PART,
+    K_SERVED, K_TIMER, K_WHOLE, NEVER, NONE, NOW, P_LEFT, P_SERVED, P_WORK, TOO_LARGE, W_MANY, W_SHARE, W_WEIGHT, Forms, Log,
+    Memory,
 )  # fmt: skip
 from sim.machine.arbiters.rules import max_min_of
 
@@ -38,14 +39,14 @@ def plan_list(m: Memory, channel: int) -> None:
         m[table + i * CLASS + W_WEIGHT] = weight
         m[table + i * CLASS + W_MANY] = 1
         total += weight
-    if total > m[WHOLE]:
+    if total > m[channel + K_MOST]:
         m[TOO_LARGE] = 1
         return
     part, parts = 1, 1
-    if m[DERATED]:
-        point = m[EFFICIENCY] + 2 * min(m[heap], m[EFFICIENCIES] - 1)
+    if m[channel + K_DERATED]:
+        point = m[channel + K_EFFICIENCY] + 2 * min(m[heap], m[channel + K_EFFICIENCIES] - 1)
         part, parts = m[point], m[point + 1]
-    denominator = max_min_of(m, table, CLASS, m[heap], m[CAP], m[CAP_OF], part, parts)
+    denominator = max_min_of(m, table, CLASS, m[heap], m[channel + K_CAP], m[channel + K_CAP_OF], part, parts)
     wait = NEVER
     for i in range(m[heap]):
         left = m[m[heap + 1 + i] + m[channel + K_PART] + P_LEFT]

@@ -8,32 +8,37 @@ from sim.executors.setup import Setup
 from sim.machine.arbiters import Derated, KernelArbiter
 from sim.machine.arbiters.disciplines import Discipline, discipline_of
 
+#: [channel]: its discipline.
+Disciplines = tuple[Discipline, ...]
+
 
 def obstacle(setup: Setup) -> str:
     """Why it cannot run a setup, in a few words; empty if it can."""
     if type(setup.scheduler) not in RANKINGS:
         return f"the scheduler {type(setup.scheduler).__name__} is Python"
-    if discipline_of(setup.arbiter, requesters(setup)) is None:
-        arbiter = setup.arbiter.arbiter if isinstance(setup.arbiter, Derated) else setup.arbiter
-        ours = type(arbiter).plan is KernelArbiter.plan or type(arbiter).__module__.startswith("sim.machine.arbiters.")
-        return f"the arbiter {type(arbiter).__name__} {'has too large numbers' if ours else 'is Python'}"
+    for arbiter in setup.arbiters:
+        if discipline_of(arbiter, requesters(setup)) is None:
+            plain = arbiter.arbiter if isinstance(arbiter, Derated) else arbiter
+            ours = type(plain).plan is KernelArbiter.plan or type(plain).__module__.startswith("sim.machine.arbiters.")
+            return f"the arbiter {type(plain).__name__} {'has too large numbers' if ours else 'is Python'}"
     return ""
 
 
 def cannot_compile(setup: Setup) -> str:
     """Why the function of a third party cannot be compiled, in a few words; empty if it can, or if there is none."""
-    rule = discipline(setup).rule
-    if rule is None:
-        return ""
-    try:
-        pointer_to(rule, compiled=True)
-    except CannotCompileError as error:
-        return f"Numba cannot compile the arbiter's {error}"
+    for discipline in disciplines(setup):
+        if discipline.rule is not None:
+            try:
+                pointer_to(discipline.rule, compiled=True)
+            except CannotCompileError as error:
+                return f"Numba cannot compile the arbiter's {error}"
     return ""
 
 
-def discipline(setup: Setup) -> Discipline:
-    """The discipline of the channels of a setup that it can run."""
-    found = discipline_of(setup.arbiter, requesters(setup))
-    assert found is not None
-    return found
+def disciplines(setup: Setup) -> Disciplines:
+    """[channel]: the discipline of each channel of a setup that it can run."""
+    ports, found = requesters(setup), {}
+    for arbiter in setup.arbiters:
+        if id(arbiter) not in found:
+            found[id(arbiter)] = discipline_of(arbiter, ports)
+    return tuple(each for arbiter in setup.arbiters if (each := found[id(arbiter)]) is not None)

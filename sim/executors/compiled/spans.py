@@ -20,22 +20,22 @@ from sim.base.cores import cores
 from sim.base.errors import SimulationError
 from sim.executors.compiled.batches import Batches, Part
 from sim.executors.compiled.driver import Run, Sequences, Span
-from sim.executors.compiled.state import SERVICES, LOG_FIELDS
+from sim.executors.compiled.rules import Disciplines
+from sim.executors.compiled.state import LOG_FIELDS, SERVICES
 from sim.executors.setup import Progress, Setup
 from sim.executors.size import tasks_in_all
 from sim.log.tables import EventLog
-from sim.machine.arbiters.disciplines import Discipline
 from sim.serving.batch import Batch
 from sim.serving.batcher import Batcher, loops
 
 WORTH = 1 << 16  # tasks of a span, at least: some 20 ms, against 1 ms to lay out another machine and start a thread
 
 
-def spans_of(setup: Setup, discipline: Discipline, threads: int | None = None) -> int:
+def spans_of(setup: Setup, disciplines: Disciplines, threads: int | None = None) -> int:
     """How many spans a run is cut into; 1 if its steps do not begin on an idle machine, are not known, or are few."""
     if setup.dependency == "known" or (len(setup.sequences) != 1 if setup.batching is None else not _is_closed(setup)):
         return 1
-    if discipline.kind not in {"exclusive", "classes"}:  # the others remember whose turn it was
+    if any(each.kind not in {"exclusive", "classes"} for each in disciplines):  # the others remember whose turn it was
         return 1
     steps = sum(request.prompt + request.tokens for request in setup.sequences)
     return max(1, min(cores() if threads is None else threads, steps, tasks_in_all(setup)[0] // WORTH))
@@ -47,9 +47,9 @@ def _is_closed(setup: Setup) -> bool:
     return batching is not None and not batching.settings.alone and setup.concurrency is None and len(arrivals) == 1
 
 
-def simulate(setup: Setup, discipline: Discipline, count: int, progress: Progress | None = None) -> EventLog:
+def simulate(setup: Setup, disciplines: Disciplines, count: int, progress: Progress | None = None) -> EventLog:
     """Run a single loop in so many spans. Raises as `Run.execute` does."""
-    runs = (_sequence if setup.batching is None else _batches)(setup, discipline, count)
+    runs = (_sequence if setup.batching is None else _batches)(setup, disciplines, count)
     with ThreadPoolExecutor(count) as pool:
         list(pool.map(lambda run: run.execute(), runs))
         *begins, end = accumulate((run.last() for run in runs), initial=setup.sequences[0].arrival)
@@ -65,12 +65,12 @@ def simulate(setup: Setup, discipline: Discipline, count: int, progress: Progres
     return log
 
 
-def _sequence(setup: Setup, discipline: Discipline, count: int) -> Sequence[Run]:
+def _sequence(setup: Setup, disciplines: Disciplines, count: int) -> Sequence[Run]:
     """Spans of equally many tokens."""
     (request,) = setup.sequences
     log = np.empty((LOG_FIELDS, request.tokens * len(setup.graph)), dtype=np.int64)
     cuts = [request.tokens * i // count for i in range(count + 1)]
-    return [Sequences(setup, discipline, None, None, Span(range(first, after), log)) for first, after in pairwise(cuts)]
+    return [Sequences(setup, disciplines, None, None, Span(range(first, after), log)) for first, after in pairwise(cuts)]
 
 
 @dataclass(slots=True, eq=False)
@@ -90,7 +90,7 @@ class Known(Batcher):
         self.begun += steps
 
 
-def _batches(setup: Setup, discipline: Discipline, count: int) -> Sequence[Run]:
+def _batches(setup: Setup, disciplines: Disciplines, count: int) -> Sequence[Run]:
     """Spans of about as many tasks each, of whole steps."""
     assert setup.batching is not None
     assert setup.graphs is not None
@@ -107,7 +107,7 @@ def _batches(setup: Setup, discipline: Discipline, count: int) -> Sequence[Run]:
         )
         for begin, after in pairwise(cuts)
     )  # fmt: skip
-    return [Batches(setup, discipline, None, None, part) for part in parts]
+    return [Batches(setup, disciplines, None, None, part) for part in parts]
 
 
 def _all_steps(batcher: Batcher, now: int) -> Iterator[tuple[Batch, int]]:

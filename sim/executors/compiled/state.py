@@ -36,8 +36,6 @@ NONE = -1  # no cell, engine or row
     AGE_TIME,
     BOUND,
     IDLE,
-    RING_HEAD,
-    RING_TAIL,
     TURNS,
     TURN,
     SRAM_FREE,
@@ -47,20 +45,14 @@ NONE = -1  # no cell, engine or row
     SRAM_CHANGED,
     SERVICES,
     TOO_LARGE,
-) = range(17)
+) = range(15)
 # constants of the run,
 (
-    ENGINES, LIMIT, OVERLAP, LAUNCH, LATENCY, CHANNELS, ROUTE, SRAM, RANKING, CHAINED, KNOWN, DISCIPLINE, URGENCY, PREEMPTIVE,
-    SHARE, DENOMINATOR, BURST, QUANTUM_UP, QUANTUM_DOWN, CLASSES, CAP, CAP_OF, FIXED_RATES, WHOLE, DERATED, RECORDED,
-    LAYERS, CELL,
-    RULE, MEMORY_WORDS, READS,
-) = range(17, 48)  # fmt: skip
+    ENGINES, LIMIT, OVERLAP, LAUNCH, CHANNELS, MEMORY_CHANNELS, ROUTE, SRAM, RANKING, CHAINED, KNOWN, RECORDED, LAYERS, CELL,
+) = range(15, 29)  # fmt: skip
 # and addresses: of heaps, lists and tables
-(
-    READY, RUNNING, IDLES, WAKES, RING, RING_SIZE, TURN_LIST, CHANNEL_TABLE, LOOP_TABLE, BOUND_TABLE,
-    SEQUENCE_CLASS, EFFICIENCY, EFFICIENCIES, KV,
-) = range(48, 62)  # fmt: skip
-REGISTERS = 62
+READY, RUNNING, IDLES, WAKES, TURN_LIST, CHANNEL_TABLE, LOOP_TABLE, BOUND_TABLE, KV = range(29, 38)
+REGISTERS = 38
 
 # The phases of an instant: completions, then steps and all else
 COMPLETE, STEPS = range(2)
@@ -112,12 +104,21 @@ TIMES = 2
 ) = range(29)  # fmt: skip
 LOOP_WORDS = 29
 
-# A channel. K_PART: offset of its parts in cells. K_PORTS: address of [requester] (head, tail) of queues
+# A channel. K_PART: offset of its parts in cells. K_PORTS: address of [requester] (head, tail) of queues. K_RING: address of a
+# ring of K_RING_SIZE cells that will arrive, each with its time
 (
     K_NUMBER, K_PART, K_TIMER, K_PENDING, K_SERVED, K_SINCE, K_ORDER, K_ARRIVED, K_HEADS, K_FIRED, K_TURN, K_FROM, K_UNTIL,
     K_LAST_PORT, K_FIRST, K_LAST, K_WHOLE, K_HEAP, K_LATER, K_PORTS, K_ARRIVALS, K_NEW, K_CLASSES, K_RECORDS, K_MEMORY,
-) = range(25)  # fmt: skip
-CHANNEL_WORDS = 25
+    K_RING, K_RING_SIZE, K_RING_HEAD, K_RING_TAIL,
+) = range(29)  # fmt: skip
+# and constants: its latency, and how its arbiter divides it
+(
+    K_LATENCY, K_DISCIPLINE, K_URGENCY, K_PREEMPTIVE, K_SHARE, K_DENOMINATOR, K_BURST, K_QUANTUM_UP, K_QUANTUM_DOWN,
+    K_CLASS_COUNT, K_CAP, K_CAP_OF, K_FIXED_RATES, K_MOST, K_DERATED, K_RULE, K_MEMORY_WORDS, K_READS, K_SEQUENCE_CLASS,
+    K_EFFICIENCY, K_EFFICIENCIES,
+) = range(29, 50)  # fmt: skip
+CHANNEL_WORDS = 50
+RING_ENTRY = 2  # the time at which it arrives, and the cell
 
 # A class: the first three fields are those of `sim.machine.arbiters.rules`. W_HEAP: address. W_CAPACITY: entries
 W_WEIGHT, W_MANY, W_SHARE, W_GOT, W_HEAP, W_CAPACITY = range(6)

@@ -8,10 +8,10 @@ from sim.executors.compiled.skew import add
 from sim.executors.compiled.state import (
     BOUND, BOUND_TABLE, BYTES, CELL, CHAIN, CHAINED, CHANNELS, CHANNEL_TABLE, CHANNEL_WORDS, COMPUTE, COST, COST_ROW,
     C_COMPUTE, C_END, C_ENGINE, C_LOADED, C_READY, C_START, C_WORK, ENDED, ENGINES, FORM, HELD, HOME, IDLES, INPUTS, KNOWN, KV,
-    K_ARRIVALS, K_ARRIVED, K_PART, LATENCY, LAUNCH, LAYERS, L_FRONTIER, L_MISSING, L_SLOT, L_TOKENS, MEMBER, MOVES, NONE, NOW,
-    OUT, OUT_END, OVERLAP, PARTS, PREFETCH, P_LEFT, RANK, READY, REQUESTER, RING, RING_SIZE, RING_TAIL, ROUTE,
-    RUNNING, SLOT, SLOT_WORDS, SRAM, SRAM_CHANGED, SRAM_FREE, STORES, S_BASE, S_COST, S_FORM, S_KEY, S_LEFT, S_LOOP, S_MEMBERS,
-    S_OWNER, S_QUEUE, S_ROW, S_STEP, S_TASKS, S_TOKEN, TASK, TURNS, TURN_LIST, USED,
+    K_ARRIVALS, K_ARRIVED, K_LATENCY, K_PART, K_RING, K_RING_SIZE, K_RING_TAIL, LAUNCH, LAYERS, L_FRONTIER, L_MISSING, L_SLOT,
+    L_TOKENS, MEMBER, MEMORY_CHANNELS, MOVES, NONE, NOW, OUT, OUT_END, OVERLAP, PARTS, PREFETCH, P_LEFT, RANK, READY,
+    REQUESTER, RING_ENTRY, ROUTE, RUNNING, SLOT, SLOT_WORDS, SRAM, SRAM_CHANGED, SRAM_FREE, STORES, S_BASE, S_COST, S_FORM,
+    S_KEY, S_LEFT, S_LOOP, S_MEMBERS, S_OWNER, S_QUEUE, S_ROW, S_STEP, S_TASKS, S_TOKEN, TASK, TURNS, TURN_LIST, USED,
     USED_END, USERS, USES, WAITING, WORK, Forms, Log, Memory,
 )  # fmt: skip
 from sim.machine.routes import ALL_CHANNELS, channel_of, stripe
@@ -81,13 +81,13 @@ def issue(m: Memory, f: Forms, log: Log, slot: int, task: int, requester: int) -
         send(m, cell, m[CHANNEL_TABLE], work)
         return
     moves = f[m[slot + S_FORM] + task * FORM + MOVES]
-    number = channel_of(m[ROUTE], owner_of(m, f, slot, task), moves, m[CHANNELS])
+    number = channel_of(m[ROUTE], owner_of(m, f, slot, task), moves, m[MEMORY_CHANNELS])
     if number != ALL_CHANNELS:
         send(m, cell, m[CHANNEL_TABLE] + number * CHANNEL_WORDS, work)
         return
-    m[cell + PARTS] = min(work, m[CHANNELS])
-    for each in range(m[CHANNELS]):
-        part = stripe(work, m[CHANNELS], each)
+    m[cell + PARTS] = min(work, m[MEMORY_CHANNELS])
+    for each in range(m[MEMORY_CHANNELS]):
+        part = stripe(work, m[MEMORY_CHANNELS], each)
         if part > 0:
             send(m, cell, m[CHANNEL_TABLE] + each * CHANNEL_WORDS, part)
 
@@ -96,12 +96,11 @@ def issue(m: Memory, f: Forms, log: Log, slot: int, task: int, requester: int) -
 def send(m: Memory, cell: int, channel: int, work: int) -> None:
     """A part of a transfer goes to a channel, where it arrives after the latency."""
     m[cell + m[channel + K_PART] + P_LEFT] = work
-    if m[LATENCY] > 0:
-        entry = m[RING] + 3 * (m[RING_TAIL] % m[RING_SIZE])
-        m[entry] = m[NOW] + m[LATENCY]
+    if m[channel + K_LATENCY] > 0:
+        entry = m[channel + K_RING] + RING_ENTRY * (m[channel + K_RING_TAIL] % m[channel + K_RING_SIZE])
+        m[entry] = m[NOW] + m[channel + K_LATENCY]
         m[entry + 1] = cell
-        m[entry + 2] = channel
-        m[RING_TAIL] += 1
+        m[channel + K_RING_TAIL] += 1
     else:
         arrive(m, cell, channel)
 

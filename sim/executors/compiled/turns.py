@@ -7,8 +7,8 @@ from sim.base.kernel import kernel
 from sim.executors.compiled.heaps import pop, push
 from sim.executors.compiled.ports import time_for
 from sim.executors.compiled.state import (
-    BURST, CAP, CAP_OF, DENOMINATOR, DERATED, K_FROM, K_HEADS, K_HEAP, K_LAST_PORT, K_LATER, K_NEW, K_PART, K_PENDING,
-    K_SERVED, K_TIMER, K_TURN, K_UNTIL, NONE, NOW, P_LEFT, QUANTUM_DOWN, QUANTUM_UP, REQUESTER, SHARE, Memory,
+    K_BURST, K_CAP, K_CAP_OF, K_DENOMINATOR, K_DERATED, K_FROM, K_HEADS, K_HEAP, K_LAST_PORT, K_LATER, K_NEW, K_PART,
+    K_PENDING, K_QUANTUM_DOWN, K_QUANTUM_UP, K_SERVED, K_SHARE, K_TIMER, K_TURN, K_UNTIL, NONE, NOW, P_LEFT, REQUESTER, Memory,
 )  # fmt: skip
 from sim.machine.arbiters.rules import NO_LIMIT, turn_is_over, turn_until
 
@@ -37,22 +37,22 @@ def plan_turn(m: Memory, channel: int) -> None:
     turn, until = m[channel + K_TURN], m[channel + K_UNTIL]
     left = m[turn + m[channel + K_PART] + P_LEFT] if turn != NONE else 0
     if left > 0 and until == NO_LIMIT and not alone:  # others came during one of its bursts
-        until = turn_until(m[channel + K_FROM], left, m[BURST])
+        until = turn_until(m[channel + K_FROM], left, m[channel + K_BURST])
     if turn_is_over(left, until):
         if left > 0:
             put_by_requester(m, channel, turn)
         turn = next_turn(m, channel)
         left = m[turn + m[channel + K_PART] + P_LEFT]
         m[channel + K_FROM] = left
-        until = NO_LIMIT if alone else left - m[BURST]
+        until = NO_LIMIT if alone else left - m[channel + K_BURST]
     m[channel + K_TURN] = turn
     m[channel + K_UNTIL] = until
     m[channel + K_SERVED] = turn
-    wait = time_for(left, m[SHARE], m[DENOMINATOR])
+    wait = time_for(left, m[channel + K_SHARE], m[channel + K_DENOMINATOR])
     if until != NO_LIMIT:
-        quantum = mul_div_up(left - until, m[CAP_OF], m[CAP])
-        if m[DERATED]:
-            quantum = mul_div_up(quantum, m[QUANTUM_UP], m[QUANTUM_DOWN])
+        quantum = mul_div_up(left - until, m[channel + K_CAP_OF], m[channel + K_CAP])
+        if m[channel + K_DERATED]:
+            quantum = mul_div_up(quantum, m[channel + K_QUANTUM_UP], m[channel + K_QUANTUM_DOWN])
         wait = min(wait, quantum)
     m[channel + K_TIMER] = m[NOW] + wait
 

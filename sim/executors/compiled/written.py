@@ -8,9 +8,9 @@ from sim.base.pointers import call
 from sim.executors.compiled.ports import time_for
 from sim.executors.compiled.rest import deliver_to_list
 from sim.executors.compiled.state import (
-    CLASS, DERATED, EFFICIENCIES, EFFICIENCY, FORM, K_CLASSES, K_HEAP, K_LATER, K_MEMORY, K_PART, K_RECORDS, K_SERVED,
-    K_SINCE, K_TIMER, K_WHOLE, LEVEL, MEMORY_WORDS, MOVES, NEVER, NONE, NOW, P_LEFT, P_ORDER, P_SERVED, P_WORK, READS,
-    REQUESTER, RULE, SLOT, S_AGE, S_FORM, S_TOKEN, TASK, TOO_LARGE, W_SHARE, Forms, Log, Memory,
+    CLASS, FORM, K_CLASSES, K_DERATED, K_EFFICIENCIES, K_EFFICIENCY, K_HEAP, K_LATER, K_MEMORY, K_MEMORY_WORDS, K_PART,
+    K_READS, K_RECORDS, K_RULE, K_SERVED, K_SINCE, K_TIMER, K_WHOLE, LEVEL, MOVES, NEVER, NONE, NOW, P_LEFT, P_ORDER, P_SERVED,
+    P_WORK, REQUESTER, SLOT, S_AGE, S_FORM, S_TOKEN, TASK, TOO_LARGE, W_SHARE, Forms, Log, Memory,
 )  # fmt: skip
 from sim.executors.compiled.tasks import owner_of
 from sim.machine.arbiters.rules import derated
@@ -48,7 +48,8 @@ def plan_written(m: Memory, f: Forms, service: Log, channel: int) -> None:
         return
     describe(m, f, channel)
     m[memory] = 0
-    denominator = call(m, m[RULE], m[channel + K_RECORDS], count * TRANSFER_WORDS, count, shares, memory, m[MEMORY_WORDS])
+    records, size = m[channel + K_RECORDS], count * TRANSFER_WORDS
+    denominator = call(m, m[channel + K_RULE], records, size, count, shares, memory, m[channel + K_MEMORY_WORDS])
     quantum, wanted, served = m[memory], 0, 0
     if denominator < 1 or denominator > MOST_SHARES or quantum < 0 or quantum > MOST_SHARES:
         m[TOO_LARGE] = 1  # the reference says what is wrong
@@ -59,15 +60,15 @@ def plan_written(m: Memory, f: Forms, service: Log, channel: int) -> None:
             return
         wanted += m[shares + i]
         served += int(m[shares + i] > 0)
-    if m[DERATED] and served > 0:
-        point = m[EFFICIENCY] + 2 * min(served, m[EFFICIENCIES] - 1)
+    if m[channel + K_DERATED] and served > 0:
+        point = m[channel + K_EFFICIENCY] + 2 * min(served, m[channel + K_EFFICIENCIES] - 1)
         factor, slower = derated(wanted, denominator, m[point], m[point + 1])
         if slower != denominator:
             quantum = mul_div_up(quantum, slower, denominator * factor)
             denominator = slower
             for i in range(count):
                 m[shares + i] *= factor
-    same = m[channel + K_SERVED] != NONE and quantum == 0 and not m[READS] and denominator == m[channel + K_WHOLE]
+    same = m[channel + K_SERVED] != NONE and quantum == 0 and not m[channel + K_READS] and denominator == m[channel + K_WHOLE]
     for i in range(count):
         same = same and m[shares + i] == m[table + i * CLASS + W_SHARE]
     if not same:

@@ -163,22 +163,28 @@ class Channel:
 
 
 class Channels:
-    """All memory channels, and the route that chooses one of them, or all, for a transfer."""
+    """All channels, and the route that chooses one of those of the memory, or all of them, for a transfer.
 
-    def __init__(self, env: Environment, channels: Sequence[Channel], route: Route = "interleaved") -> None:
-        if not channels or route not in ROUTES:
+    links: how many of them, the last ones, are links, to which only transfers go that have bytes for them.
+    """
+
+    def __init__(
+        self, env: Environment, channels: Sequence[Channel], route: Route = "interleaved", *, links: int = 0
+    ) -> None:  # fmt: skip
+        if len(channels) <= links or route not in ROUTES:
             raise ValueError(f"expected channels and a route of {', '.join(ROUTES)}, found {route!r}")
         self.env = env
         self.channels = channels
+        self.memory = len(channels) - links
         self.route = ROUTES[route]
 
     def request(self, transfer: Transfer) -> simpy.Event:
         """Issue a transfer; the event happens when its last byte has arrived."""
-        number = channel_of(self.route, transfer.sequence, transfer.moves, len(self.channels))
+        number = channel_of(self.route, transfer.sequence, transfer.moves, self.memory)
         if number != ALL_CHANNELS:
             return self.channels[number].request(transfer)
         parts: list[simpy.Event] = []
-        for i, channel in enumerate(self.channels):
-            if work := stripe(transfer.work, len(self.channels), i):
+        for i, channel in enumerate(self.channels[: self.memory]):
+            if work := stripe(transfer.work, self.memory, i):
                 parts.append(channel.request(replace(transfer, work=work, remaining=work)))
         return self.env.all_of(parts)

@@ -44,11 +44,12 @@ def simulate(setup: Setup, progress: Progress | None = None) -> EventLog:
 
 def _machine(env: Environment, setup: Setup, record: Record) -> Machine:
     channels = [
-        Channel(env, deepcopy(setup.arbiter), partial(record.served, number), latency=setup.latency)
-        for number in range(setup.channels)
+        Channel(env, deepcopy(arbiter), partial(record.served, number), latency=latency)
+        for number, (arbiter, latency) in enumerate(zip(setup.arbiters, setup.latencies, strict=True))
     ]
     return Machine(
         env, engines=setup.engines, limit=setup.scheduler.engines, launch=setup.launch, overlap=setup.overlap,
-        channels=Channels(env, channels, setup.route), sram=None if setup.sram is None else Sram(env, setup.sram),
+        channels=Channels(env, channels, setup.route, links=len(setup.links)),
+        sram=None if setup.sram is None else Sram(env, setup.sram),
         ended=record.ended,
     )  # fmt: skip

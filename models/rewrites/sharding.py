@@ -1,0 +1,261 @@
+"""Tensor parallelism: the ops of one of n devices that each hold a part of every layer.
+
+Sharding follows from the kinds that capture gives to ops, and from the data flow (Shoeybi et al., 2019, Megatron-LM):
+
+| op                                   | each device                                                                     |
+| ------------------------------------ | ------------------------------------------------------------------------------- |
+| q, k, v, gate and up projections, LM head | computes 1/n of the columns of the weights; the result is split               |
+| o and down projections               | computes with 1/n of the rows; results are *partial*, an `all_reduce` adds them up |
+| attention, KV cache                  | has 1/n of the heads; of the cache at least one head, so those are replicated beyond |
+| a latent KV cache, its down-projections | the same on all devices                                                      |
+| experts                              | holds 1/n of each expert; one `all_reduce` after the experts are combined         |
+| router, norms, residuals, embedding  | the same on all devices                                                           |
+| anything else                        | 1/n where its input is split, else the same on all devices                        |
+
+An op that needs a whole result gets it from an `all_reduce` (of partial results) or an `all_gather` (of split ones), which
+stands behind the op that computed it. The sampler needs whole logits, so they are gathered.
+
+Costs are those of the device that has most of everything: what does not divide is rounded up, term by term. Columns of the LM
+head are padded to a multiple of n, as inference engines do.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass, field, replace
+from fractions import Fraction
+from typing import Literal
+
+from models.graph import QUANTITIES, Op, OpGraph
+from models.polynomials import Polynomials, each_term, zero
+from models.rewrites.kernels import Comparison, result_bytes
+from sim.base.errors import ConfigError
+
+ALL_REDUCE, ALL_GATHER = COLLECTIVES = ("all_reduce", "all_gather")
+
+FLOPS, WEIGHT, ACT_WRITE = (QUANTITIES.index(name) for name in ("flops", "weight", "act_write"))
+
+#: Products whose columns are split, unless the result is normalized as a whole; and those whose rows are.
+COLUMNS = ("q_proj", "k_proj", "v_proj", "qk_proj", "qv_proj", "kv_proj", "qkv_proj", "gate_proj", "up_proj", "gate_up_proj")
+ROWS = ("o_proj", "down_proj")
+
+#: Products with weights of each head.
+BY_HEAD = ("k_up_proj", "v_up_proj")
+
+#: Ops that move the cache.
+CACHE = ("kv_load", "kv_store")
+
+#: Ops that compute the sum of what they compute from partial results.
+ADDING = ("combine", "aten.add")
+
+State = Literal["whole", "split", "partial"]
+
+
+@dataclass(slots=True)
+class _Sharding:
+    """The states of the results of ops, and the ops of one device. heads, kv_heads: of attention in the whole model."""
+
+    ops: OpGraph
+    devices: int
+    heads: int
+    kv_heads: int
+    of_keys: set[int] = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.of_keys = set(_keys_and_values(self.ops))
+
+    @property
+    def kv_share(self) -> Fraction:
+        """The share of the KV heads that a device holds."""
+        return Fraction(max(1, self.kv_heads // self.devices), self.kv_heads)
+
+    def share(self, i: int, op: Op) -> Fraction:
+        """The share of an op whose work is split that one device does."""
+        equal = Fraction(1, self.devices)
+        if op.kind == "qkv_proj":
+            kept = self.heads * equal + 2 * self.kv_heads * self.kv_share
+            return kept / (self.heads + 2 * self.kv_heads)
+        return self.kv_share if i in self.of_keys or op.kind in CACHE else equal
+
+
+def shard(ops: OpGraph, devices: int) -> OpGraph:
+    """The op graph of one of some devices, with collectives. Raises ConfigError if the model does not divide."""
+    if devices == 1:
+        return ops
+    attention = next((op for op in ops.ops if op.heads and op.kv_heads), None)
+    if attention is None:
+        raise ConfigError("mapping.parallel.tensor", "expected 1: the model has no attention whose heads can be split")
+    _refuse_heads(devices, attention.heads, attention.kv_heads)
+    sharding = _Sharding(ops, devices, attention.heads, attention.kv_heads)
+    return _Builder(sharding).graph()
+
+
+class _Builder:
+    """Collects the ops of one device. place: [captured op], its index here; whole: the index of its whole result, once made."""
+
+    def __init__(self, sharding: _Sharding) -> None:
+        self.sharding, self.captured = sharding, sharding.ops
+        self.readers = _readers(self.captured)
+        self.polynomials = Polynomials(self.captured.polynomials)
+        self.nothing = self.polynomials.number(zero(self.captured.breaks, self.captured.masks))
+        self.compare = Comparison(self.captured)
+        self.made: list[Op] = []
+        self.state: list[State] = []
+        self.place: list[int] = []
+        self.whole: dict[int, int] = {}
+
+    def graph(self) -> OpGraph:
+        for i, op in enumerate(self.captured.ops):
+            self._add(i, op)
+        for i, op in enumerate(self.captured.ops):
+            if op.kind == "lm_head" and self.state[i] != "whole":
+                self._gathered(i)
+        return replace(self.captured, ops=tuple(self.made), polynomials=tuple(self.polynomials))
+
+    def _add(self, i: int, op: Op) -> None:
+        """Add an op, behind the collectives that it needs."""
+        state, work = self._plan(i, op)
+        inputs = []
+        for j in op.inputs:
+            needed = self.state[j] == "whole" or (self.state[j] == "split" and work == "split") or self._adds(op)
+            inputs.append(self.place[j] if needed else self._gathered(j))
+        self.state.append(state)
+        self.place.append(len(self.made))
+        self.made.append(self._on_one_device(i, op, work, tuple(sorted(set(inputs)))))
+
+    def _plan(self, i: int, op: Op) -> tuple[State, Literal["whole", "split"]]:
+        """The state of the result of an op, and whether a device does all of its work or a part."""
+        split_input = any(self.state[j] == "split" for j in op.inputs)
+        if op.kind == "lm_head":
+            return "split", "split"
+        if op.heads or op.kind in CACHE or op.kind in BY_HEAD:
+            return "split", "split"
+        if op.kind in ROWS and split_input:
+            return "partial", "split"
+        if op.kind in COLUMNS and self._is_product(op):
+            if self._is_normalized(i):
+                return "whole", "whole"
+            self._refuse_columns(op)
+            return "split", "split"
+        if self._adds(op):
+            return "partial", "whole"
+        if op.kind == "norm" and split_input and not _by_head(op):
+            return "whole", "whole"
+        return ("split", "split") if split_input else ("whole", "whole")
+
+    def _adds(self, op: Op) -> bool:
+        """Whether an op may work on partial results: all of its inputs are, but for weights of experts."""
+        results = [j for j in op.inputs if self.captured.ops[j].kind != "router"]
+        return op.kind in ADDING and not op.heads and all(self.state[j] == "partial" for j in results)
+
+    def _is_product(self, op: Op) -> bool:
+        """Whether an op multiplies by weights."""
+        return all(any(map(any, self.captured.polynomials[op.costs[quantity]])) for quantity in (FLOPS, WEIGHT))
+
+    def _is_normalized(self, i: int) -> bool:
+        """Whether the result goes through a norm of all its columns to a further product, as low-rank projections do."""
+        norms = [j for j in self.readers[i] if self.captured.ops[j].kind == "norm" and not _by_head(self.captured.ops[j])]
+        latent = any(self.captured.ops[k].kind in CACHE for j in norms for k in self.readers[j])
+        return latent or any(self._is_product(self.captured.ops[k]) for j in norms for k in self.readers[j])
+
+    def _refuse_columns(self, op: Op) -> None:
+        columns, devices = _columns(op), self.sharding.devices
+        if op.kind in ("gate_proj", "up_proj", "gate_up_proj") and columns % devices:
+            raise ConfigError(
+                "mapping.parallel.tensor",
+                f"expected a divisor of the {columns} columns of {op.kind}, found {devices}; "
+                f"{_largest(devices, columns)} would do",
+            )
+
+    def _on_one_device(self, i: int, op: Op, work: Literal["whole", "split"], inputs: tuple[int, ...]) -> Op:
+        """The op with what one device does of it."""
+        if work == "whole":
+            return replace(op, inputs=inputs)
+        share = self.sharding.share(i, op)
+        if op.kind == "lm_head":
+            columns = _columns(op)
+            share = Fraction(-(-columns // self.sharding.devices), columns)
+        kept = {"act_read"} if op.kind in COLUMNS or op.kind == "lm_head" else {"act_write"} if op.kind in ROWS else set()
+        costs = tuple(
+            cost if name in kept else self._shared(cost, share) for name, cost in zip(QUANTITIES, op.costs, strict=True)
+        )
+        experts = op.experts and replace(op.experts, bytes=_rounded_up(op.experts.bytes, share))
+        heads = op.heads // self.sharding.devices if op.kv_heads else int(op.heads * self.sharding.kv_share)
+        return replace(
+            op, inputs=inputs, costs=costs, experts=experts, heads=heads, kv_heads=int(op.kv_heads * self.sharding.kv_share)
+        )
+
+    def _shared(self, number: int, share: Fraction) -> int:
+        """The number of the polynomial that is a share of another."""
+        return self.polynomials.number(each_term(lambda term: _rounded_up(term, share), self.polynomials[number]))
+
+    def _gathered(self, i: int) -> int:
+        """The index of the collective that makes the result of a captured op whole on all devices; it is added once."""
+        if i not in self.whole:
+            op, state = self.captured.ops[i], self.state[i]
+            sent = self.polynomials.number(result_bytes(self.captured, op, self.compare))
+            costs = tuple(sent if quantity == ACT_WRITE else self.nothing for quantity in range(len(QUANTITIES)))
+            self.whole[i] = len(self.made)
+            self.made.append(
+                Op(
+                    kind=ALL_REDUCE if state == "partial" else ALL_GATHER, path=op.path, part=op.part, layer=op.layer,
+                    dtype=op.dtype, shape=op.shape, inputs=(self.place[i],), costs=costs,
+                )
+            )  # fmt: skip
+        return self.whole[i]
+
+
+def _readers(ops: OpGraph) -> list[list[int]]:
+    """[op]: the ops that read its result."""
+    readers: list[list[int]] = [[] for _ in ops.ops]
+    for i, op in enumerate(ops.ops):
+        for j in op.inputs:
+            readers[j].append(i)
+    return readers
+
+
+def _keys_and_values(ops: OpGraph) -> Iterator[int]:
+    """The ops that make keys and values: from what is stored in the cache back to products with weights."""
+    seen: set[int] = set()
+    todo = [j for op in ops.ops if op.kind == "kv_store" for j in op.inputs]
+    while todo:
+        i = todo.pop()
+        if i in seen or (ops.ops[i].kind, ops.ops[i].part) == ("rope", "table"):
+            continue
+        seen.add(i)
+        yield i
+        if ops.ops[i].kind not in COLUMNS:
+            todo += ops.ops[i].inputs
+
+
+def _refuse_heads(devices: int, heads: int, kv_heads: int) -> None:
+    """Raise ConfigError if heads do not divide."""
+    if heads % devices or (kv_heads % devices and devices % kv_heads):
+        fitting = [n for n in range(1, heads + 1) if heads % n == 0 and (kv_heads % n == 0 or n % kv_heads == 0)]
+        raise ConfigError(
+            "mapping.parallel.tensor",
+            f"expected a number of devices that divides {heads} heads of queries and {kv_heads} of the KV cache, found "
+            f"{devices}; possible: {', '.join(map(str, fitting))}",
+        )
+
+
+def _largest(most: int, columns: int) -> int:
+    return max(n for n in range(1, most + 1) if columns % n == 0)
+
+
+def _columns(op: Op) -> int:
+    """Columns of the result of a product: its last dimension, but for a single one behind it."""
+    dimensions = [int(text) for text in op.shape if re.fullmatch(r"\d+", text)]
+    while len(dimensions) > 1 and dimensions[-1] == 1:
+        dimensions.pop()
+    return dimensions[-1] if dimensions else 1
+
+
+def _by_head(op: Op) -> bool:
+    """Whether a norm is one of each head: its result has a dimension of heads."""
+    return len(op.shape) > 3
+
+
+def _rounded_up(term: int, share: Fraction) -> int:
+    return -(-term * share.numerator // share.denominator)
