@@ -26,7 +26,7 @@ import numpy.typing as npt
 
 from sim.analysis.blame_kernels import OTHERS, REST, TASK, WAIT_ROWS, WAITED_ALONE, channel_waits, overlap_engines, receive_on
 from sim.analysis.breakdown import Breakdown
-from sim.analysis.parts import WAIT_CHANNEL, WAIT_ENGINE
+from sim.analysis.parts import WAIT_CHANNEL, WAIT_ENGINE, WAIT_LINK
 from sim.analysis.rules import Rules
 from sim.analysis.sram_waits import Causes, causes
 from sim.analysis.sums import narrow, sum_by
@@ -94,8 +94,8 @@ def blame(log: EventLog, rules: Rules, breakdown: Breakdown) -> Blame:
     for matrix, expected in (
         (result.engine_by_owner, waits[:, WAIT_ENGINE]),
         (result.engine_by_kind, breakdown.by_kind[:, WAIT_ENGINE]),
-        (result.channel_by_owner, waits[:, WAIT_CHANNEL]),
-        (result.channel_by_kind, breakdown.by_kind[:, WAIT_CHANNEL]),
+        (result.channel_by_owner, waits[:, WAIT_CHANNEL] + waits[:, WAIT_LINK]),
+        (result.channel_by_kind, breakdown.by_kind[:, WAIT_CHANNEL] + breakdown.by_kind[:, WAIT_LINK]),
     ):
         if (matrix.wait.astype(object).sum(axis=1) + matrix.alone != expected).any():
             raise SimulationError("invariant does not hold: the causes of waits sum to the waits")
@@ -201,11 +201,11 @@ class _Channel:
         waits = np.empty((WAIT_ROWS, int(moves.sum() + queued.sum())), dtype=np.int64)
         self._place = np.empty(len(log.tasks), dtype=np.int64)
         count = launch(channel_waits, compiled=compiled)(
-            viewed(tasks_of(log), compiled=compiled), rules.latency, log.launch, rules.stripes, numerator, denominator,
+            viewed(tasks_of(log), compiled=compiled), rules.latencies, log.launch, rules.stripes, numerator, denominator,
             rules.execution == "stream", viewed(waited_for, compiled=compiled), waits, self._place,
         )  # fmt: skip
         self._waits = np.ascontiguousarray(waits[:, :count])
-        self._shift = _shift(int(breakdown.total[WAIT_CHANNEL]) + count)
+        self._shift = _shift(int(breakdown.total[WAIT_CHANNEL] + breakdown.total[WAIT_LINK]) + count)
         mine, first, before = np.zeros((3, len(services.task) + 1), dtype=np.int64)
         self._scratch = mine, first, before, np.zeros(2, dtype=np.int64)
         own, since, until = np.zeros((3, count), dtype=np.int64)

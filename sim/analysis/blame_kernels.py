@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from sim.analysis.parts import full_speed, launched, service
+from sim.analysis.parts import Latency, alone, launched, on_link, service
 from sim.analysis.sram_waits import Causes, served
 from sim.base.integers import ceil_div, mul_div, mul_div_up
 from sim.base.kernel import kernel
@@ -76,7 +76,7 @@ def change_waiting(holds: Ints, waiting: Ints, seen: Ints, overlap: Ints, delaye
 
 @kernel
 def channel_waits(
-    t: Tasks, latency: int, launch: int, stripes: int, numerator: int, denominator: int, stream: bool,
+    t: Tasks, latency: Latency, launch: int, stripes: int, numerator: int, denominator: int, stream: bool,
     waited_for: Causes, waits: Ints, place: Ints,
 ) -> int:  # fmt: skip
     """Fill the first rows of `waits` [.., wait] for each transfer that waited; returns how many. place: [row], its wait or -1.
@@ -90,7 +90,7 @@ def channel_waits(
         place[row] = NONE
         if t.work[row] == 0:
             continue
-        held, transfer = t.engine[row] >= 0, full_speed(t.work[row], latency, stripes)
+        held, link, transfer = t.engine[row] >= 0, on_link(t, row), alone(t, row, latency, stripes)
         if not held and t.start[row] > t.ready[row]:
             by_channel = served(waited_for, t.ready[row], t.start[row])
             waits[TASK, count], waits[ISSUED, count], waits[ARRIVED, count] = row, t.ready[row], t.start[row]
@@ -102,17 +102,17 @@ def channel_waits(
         if wait <= 0:
             continue
         at_port = transfer
-        if numerator != denominator:
-            at_port = latency + mul_div_up(ceil_div(t.work[row], stripes), denominator, numerator)
+        if numerator != denominator and not link:
+            at_port = latency[0] + mul_div_up(ceil_div(t.work[row], stripes), denominator, numerator)
         at_best = moved
         if stream:
             at_best += computed
             if held:
                 at_port = max(first + at_port, t.compute[row])
-        alone = min(max(at_port - at_best, 0), wait)
-        waits[TASK, count], waits[ISSUED, count] = row, t.start[row] + first + latency
+        by_port = min(max(at_port - at_best, 0), wait)
+        waits[TASK, count], waits[ISSUED, count] = row, t.start[row] + first + latency[link]
         waits[ARRIVED, count] = t.loaded[row] if held else t.end[row]
-        waits[WAITED_ALONE, count], waits[REST, count], waits[OTHERS, count] = alone, wait - alone, 0
+        waits[WAITED_ALONE, count], waits[REST, count], waits[OTHERS, count] = by_port, wait - by_port, 0
         waits[NOT_ISSUED, count] = 0
         place[row] = count
         count += 1

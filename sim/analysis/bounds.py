@@ -4,11 +4,11 @@
 
 T: the longest path through the data, with arrivals, latencies and transfers at the most that one can get; W: work on m
 engines; C: work of n channels, of which a busy one delivers from `least` to `most` of its bandwidth (1, unless its efficiency
-depends on concurrency). The upper bound is Graham's (1966), with the channel as a second resource: at each instant the longest
-path advances, or all engines are busy, or the channel is. It holds where no engine is held while it waits, SRAM is unbounded,
-there is one channel, scheduler and channel conserve work; time in which a batched loop had no request to serve comes on top.
-`least` is no more than one port can draw (the queue of a DMA is served in order, so it may be alone at the channel); one
-picosecond a transfer is for times that round up.
+depends on concurrency); the work of a link is a bound, too. The upper bound is Graham's (1966), with the channel as a second
+resource: at each instant the longest path advances, or all engines are busy, or the channel is. It holds where no engine is
+held while it waits, SRAM is unbounded, there is one channel, scheduler and channel conserve work; time in which a batched loop
+had no request to serve comes on top. `least` is no more than one port can draw (the queue of a DMA is served in order, so it
+may be alone at the channel); one picosecond a transfer is for times that round up.
 
 R: where requests come at times of their own (an open loop), no step begins before all of its members have arrived. So of the
 steps with a member that arrives at a or later, the longest path of each loop through them, their work on m engines, and that of
@@ -18,6 +18,7 @@ n channels, come after a: R is the latest of these ends, over all a.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from fractions import Fraction
 
 import numpy as np
 
@@ -31,18 +32,22 @@ from sim.mapping.lowering import weight_matmuls
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Bounds:
-    """Picoseconds. arrivals: 0 where none is known in advance. upper is None where the theorem does not apply."""
+    """Picoseconds. link: 0 where there is none. arrivals: 0 where none is known in advance.
+
+    upper is None where the theorem does not apply.
+    """
 
     critical_path: int
     compute: int
     memory: int
+    link: int = 0
     arrivals: int = 0
     upper: int | None
 
     @property
     def lower(self) -> int:
         """The largest of the lower bounds."""
-        return max(self.critical_path, self.compute, self.memory, self.arrivals)
+        return max(self.critical_path, self.compute, self.memory, self.link, self.arrivals)
 
     def gap(self, makespan: int) -> float:
         """Relative distance of a makespan above the lower bound: 0.07 is 7 %."""
@@ -71,7 +76,8 @@ def bounds(log: EventLog, rules: Rules, tally: Tally | None = None) -> Bounds:
     computed, moved, transfers = (int(tally.totals[:, column].sum()) for column in (COMPUTED, MOVED, TRANSFERS))
     compute = ceil_div(computed, log.engines)
     # Which channel a transfer goes to is the machine's: no schedule changes it, so the fullest channel counts.
-    fullest = int(tally.delivered.max(initial=0))
+    fullest = int(tally.delivered[: log.machine.memories].max(initial=0))
+    link = int(tally.delivered[log.machine.memories :].max(initial=0))
     most, least = rules.efficiency[1], rules.slowest
     memory = ceil_div(fullest * most.denominator, most.numerator)
     applies = (
@@ -84,7 +90,12 @@ def bounds(log: EventLog, rules: Rules, tally: Tally | None = None) -> Bounds:
     at_least = ceil_div(moved * least.denominator, least.numerator)
     upper = longest + _gaps(log) + compute + at_least + transfers if applies else None
     return Bounds(
-        critical_path=longest, compute=compute, memory=memory, arrivals=_after_arrivals(log, rules, tally), upper=upper
+        critical_path=longest,
+        compute=compute,
+        memory=memory,
+        link=link,
+        arrivals=_after_arrivals(log, rules, tally),
+        upper=upper,
     )
 
 
@@ -99,7 +110,7 @@ def _after_arrivals(log: EventLog, rules: Rules, tally: Tally) -> int:
     arrival = np.zeros(len(steps), dtype=np.int64)  # of the last member
     np.maximum.at(arrival, members.step, log.arrival[members.sequence])
     order = np.argsort(-arrival, kind="stable")
-    most = rules.efficiency[1]
+    most = Fraction(1) if log.machine.links else rules.efficiency[1]  # a link delivers all of its bandwidth
     computed, moved = (np.cumsum(column[order].astype(object)) for column in tally.work_of_steps.T)
     latest = 0
     for at, on_engines, on_channels in zip(arrival[order].tolist(), computed, moved, strict=True):

@@ -6,7 +6,7 @@ time; a transfer that was eligible before that, and is served now, waited while 
 
 from __future__ import annotations
 
-from sim.analysis.parts import launched
+from sim.analysis.parts import Conserving, Latency, launched
 from sim.base.integers import mul_div
 from sim.base.kernel import kernel
 from sim.log.columns import NONE, Ints, Services, Tasks
@@ -33,12 +33,13 @@ def issued(t: Tasks, row: int, launch: int) -> int:
 
 @kernel
 def follow_channels(
-    g: Services, t: Tasks, latency: int, launch: int, conserving: bool, state: Ints, delivered: Ints, width: int, bins: Ints,
-    runs: Ints,
+    g: Services, t: Tasks, latency: Latency, launch: int, conserving: Conserving, memories: int, state: Ints,
+    delivered: Ints, width: int, bins: Ints, runs: Ints,
 ) -> int:  # fmt: skip
     """Follow all channels; returns the first fault, or NOTHING.
 
-    conserving: channels may not be idle. delivered: [row], work that each task got.
+    latency, conserving: of channels of the memory, and of links. memories: channels of the memory, the first ones.
+    delivered: [row], work that each task got.
     width, bins: see `deliver_over_time`; runs: see `any_busy`.
     """
     task, channel, start, end, work = g.task, g.channel, g.start, g.end, g.work
@@ -62,20 +63,23 @@ def follow_channels(
             return TOO_MUCH
         state[DELIVERED, where] += amount
         delivered[row] += amount
-        if conserving and state[BUSY_SINCE, where] > issued(t, row, launch) + latency:
+        path = int(where >= memories)
+        if conserving[path] and state[BUSY_SINCE, where] > issued(t, row, launch) + latency[path]:
             known = state[IDLE_ROW, where]
             state[IDLE_ROW, where] = row if known == NONE else min(known, row)
-    deliver_over_time(g, width, bins)
-    state[ANY_BUSY, 0] = any_busy(g, runs)
+    deliver_over_time(g, memories, width, bins)
+    state[ANY_BUSY, 0] = any_busy(g, memories, runs)
     return NOTHING
 
 
 @kernel
-def deliver_over_time(g: Services, width: int, bins: Ints) -> None:
-    """Add what the channels deliver to `bins` [part + 1], parts of `width` ps each."""
+def deliver_over_time(g: Services, memories: int, width: int, bins: Ints) -> None:
+    """Add what the channels of the memory deliver to `bins` [part + 1], parts of `width` ps each."""
     start, end, work = g.start, g.end, g.work
     part = 0
     for i in range(len(start)):
+        if g.channel[i] >= memories:
+            continue
         begin, until, amount = start[i], end[i], work[i]
         while until > (part + 1) * width:
             part += 1
@@ -96,23 +100,27 @@ def spread(bins: Ints, width: int, begin: int, until: int, amount: int) -> None:
 
 
 @kernel
-def any_busy(g: Services, runs: Ints) -> int:
-    """Picoseconds in which some channel served; runs: see `busy_runs`."""
+def any_busy(g: Services, memories: int, runs: Ints) -> int:
+    """Picoseconds in which some channel of the memory served; runs: see `busy_runs`."""
     busy = 0
-    for k in range(busy_runs(g, runs)):
+    for k in range(busy_runs(g, memories, runs)):
         busy += runs[1, k] - runs[0, k]
     return busy
 
 
 @kernel
-def busy_runs(g: Services, runs: Ints) -> int:
-    """Fill `runs` [start or end, run] with the stretches in which some channel served; they do not touch. Returns how many.
+def busy_runs(g: Services, memories: int, runs: Ints) -> int:
+    """Fill `runs` [start or end, run] with the stretches in which some channel of the memory served; returns how many.
+
+    They do not touch.
 
     runs: [2, intervals + 1].
     """
     start, end = g.start, g.end
     count = 0
     for i in range(len(start)):
+        if g.channel[i] >= memories:
+            continue
         begin, until = start[i], end[i]
         while count > 0 and runs[1, count - 1] >= begin:  # it began before that one ended, so it takes it in
             count -= 1

@@ -20,7 +20,7 @@ import numpy as np
 import numpy.typing as npt
 
 from sim.analysis.longest_path import arrivals_of
-from sim.analysis.parts import launched
+from sim.analysis.parts import Latency, launched, on_link
 from sim.analysis.rules import Rules
 from sim.analysis.sorting import bisect_left
 from sim.analysis.sums import sum_by
@@ -169,7 +169,7 @@ class Index(NamedTuple):
 
 @kernel
 def walk(
-    t: Tasks, s: Steps, f: Forms, g: Services, index: Index, latency: int, launch: int, stream: bool, for_sram: bool,
+    t: Tasks, s: Steps, f: Forms, g: Services, index: Index, latency: Latency, launch: int, stream: bool, for_sram: bool,
     links: Ints, state: Ints,
 ) -> bool:  # fmt: skip
     """Walk until the start of the run, and return True; or False if `links` is full, to be called again with a longer one."""
@@ -210,7 +210,7 @@ def leave_engine(t: Tasks, stream: bool, links: Ints, state: Ints) -> None:
 
 
 @kernel
-def leave_channel(t: Tasks, g: Services, index: Index, latency: int, launch: int, links: Ints, state: Ints) -> int:
+def leave_channel(t: Tasks, g: Services, index: Index, latency: Latency, launch: int, links: Ints, state: Ints) -> int:
     """From the end of a transfer back to the start; if it could not begin when issued, to the transfer served before it."""
     row, time = state[ROW], state[TIME]
     issued = t.start[row] + launched(t.work[row], t.compute[row], launch)
@@ -230,12 +230,12 @@ def leave_channel(t: Tasks, g: Services, index: Index, latency: int, launch: int
                 began = min(began, g.start[service])
                 work += g.work[service]
         add_link(links, state, ON_CHANNEL, began, work)
-        if began > issued + latency:
+        if began > issued + latency[on_link(t, row)]:
             before = served_until(t, g, began, channel, row)
             if before != NONE:
                 state[ROW] = before
                 return BY_CHANNEL
-            add_link(links, state, WAITING, issued + latency, 0)
+            add_link(links, state, WAITING, issued + latency[on_link(t, row)], 0)
     add_link(links, state, IN_LATENCY, issued, 0)
     add_link(links, state, ON_ENGINE, t.start[row], 0)
     return NONE
@@ -339,7 +339,7 @@ def links_of(log: EventLog, rules: Rules) -> Times:
     state = np.array([last, t.end[last], 1, 0], dtype=np.int64)
     links = np.empty((1024, LINK_COLUMNS), dtype=np.int64)
     go, stream = launch(walk, compiled=compiled), rules.execution == "stream"
-    while not go(tasks, steps, forms, services, index, rules.latency, log.launch, stream, rules.waits_for_sram, links, state):
+    while not go(tasks, steps, forms, services, index, rules.latencies, log.launch, stream, rules.waits_for_sram, links, state):
         links = np.concatenate([links, np.empty_like(links)])
     return np.ascontiguousarray(links[: state[LINKS]][::-1].T)
 

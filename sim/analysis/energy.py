@@ -29,7 +29,7 @@ import numpy.typing as npt
 from sim.analysis.blame import Blame, Matrix
 from sim.analysis.breakdown import Breakdown
 from sim.analysis.metrics import Metrics
-from sim.analysis.parts import PART_COUNT, PARTS, WAIT_CHANNEL, WAIT_ENGINE
+from sim.analysis.parts import PART_COUNT, PARTS, WAIT_CHANNEL, WAIT_ENGINE, WAIT_LINK
 from sim.analysis.sums import narrow, split, sum_by, sum_of, times
 from sim.base.errors import SimulationError
 from sim.base.integers import LARGEST
@@ -116,7 +116,7 @@ class Energy:
     def causes(self, blame: Blame) -> dict[str, dict[str, int]]:
         """Energy of waits for the channel and for an engine, by the kind of task that caused them, in proportion to `blame`."""
         return {
-            "channel": _caused(self.static_by_part[WAIT_CHANNEL], blame.channel_by_kind),
+            "channel": _caused(self.static_by_part[WAIT_CHANNEL] + self.static_by_part[WAIT_LINK], blame.channel_by_kind),
             "engine": _caused(self.static_by_part[WAIT_ENGINE], blame.engine_by_kind),
         }
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 
-from sim.analysis.parts import launched
+from sim.analysis.parts import Latency, launched, on_link
 from sim.analysis.rules import Rules
 from sim.base.integers import ceil_div, mul_div_up
 from sim.base.kernel import kernel
@@ -15,25 +15,27 @@ from sim.log.tables import EventLog
 
 @kernel
 def shortest_time(
-    work: int, compute: int, latency: int, launch: int, stripes: int, numerator: int, denominator: int, stream: bool
+    t: Tasks, row: int, latency: Latency, launch: int, stripes: int, numerator: int, denominator: int, stream: bool
 ) -> int:  # fmt: skip
     """The least time from start to end of a task: alone on the machine, where a transfer gets numerator / denominator."""
+    work, compute = t.work[row], t.compute[row]
     if work == 0:
-        return compute
-    transfer = work if stripes == 1 else ceil_div(work, stripes)
-    if numerator != denominator:
+        return int(compute)
+    link = on_link(t, row)
+    transfer = work if link or stripes == 1 else ceil_div(work, stripes)
+    if numerator != denominator and not link:
         transfer = mul_div_up(transfer, denominator, numerator)
-    transfer += latency
-    return max(launched(work, compute, launch) + transfer, compute) if stream else transfer + compute
+    transfer += latency[link]
+    return int(max(launched(work, compute, launch) + transfer, compute) if stream else transfer + compute)
 
 
 @kernel
 def finish_step(
-    t: Tasks, f: Forms, first: int, form: int, released: int, latency: int, launch: int, stripes: int, numerator: int,
+    t: Tasks, f: Forms, first: int, form: int, released: int, latency: Latency, launch: int, stripes: int, numerator: int,
     denominator: int, stream: bool, stored: Ints, finish: Ints, size: int,
 ) -> None:  # fmt: skip
     """Fill `finish` [task] with the earliest end of each task; loads of a layer wait for `stored` [layer]."""
-    work, compute, inputs, input_start, loads = t.work, t.compute, f.inputs, f.input_start, f.loads
+    inputs, input_start, loads = f.inputs, f.input_start, f.loads
     edge = input_start[form]
     for task in range(size):
         ready = released
@@ -43,14 +45,12 @@ def finish_step(
             edge += 1
         if loads[form + task] >= 0:
             ready = max(ready, stored[loads[form + task]])
-        finish[task] = ready + shortest_time(
-            work[first + task], compute[first + task], latency, launch, stripes, numerator, denominator, stream
-        )
+        finish[task] = ready + shortest_time(t, first + task, latency, launch, stripes, numerator, denominator, stream)
 
 
 @kernel
 def extend_path(
-    t: Tasks, f: Forms, graph: int, first: int, arrival: int, reached: int, latency: int, launch: int, stripes: int,
+    t: Tasks, f: Forms, graph: int, first: int, arrival: int, reached: int, latency: Latency, launch: int, stripes: int,
     numerator: int, denominator: int, stream: bool, known: bool, stored: Ints, finish: Ints,
 ) -> int:  # fmt: skip
     """The end of the longest path of a sequence that reached so far, with one more step: after the others, or if known beside.

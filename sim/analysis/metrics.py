@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from sim.analysis.moved import moved_by_kind
+from sim.analysis.moved import Moved, moved_by_kind
 from sim.analysis.rules import ANY_RULES
 from sim.analysis.tally import COMPUTED, MOVED, Tally
 from sim.log.tables import EventLog
@@ -33,7 +33,10 @@ class Kind:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Metrics:
-    """`engine_busy`: ps per engine. `channel_busy`: ps in which some channel served; `delivered`: ps of bandwidth, each."""
+    """`engine_busy`: ps per engine. `channel_busy`: ps in which some channel of the memory served.
+
+    `delivered`: ps of bandwidth of each channel, links included. `bytes_sent`: over links.
+    """
 
     makespan: int
     tasks: int
@@ -43,6 +46,7 @@ class Metrics:
     delivered: tuple[int, ...]
     bytes_read: int
     bytes_written: int
+    bytes_sent: int
     kinds: tuple[Kind, ...]
 
 
@@ -61,13 +65,14 @@ def metrics(log: EventLog, tally: Tally | None = None) -> Metrics:
         engine_busy=tuple(tally.engine_busy.tolist()),
         channel_busy=tally.channel_busy,
         delivered=tuple(tally.delivered.tolist()),
-        bytes_read=sum(read for read, _ in moved.values()),
-        bytes_written=sum(written for _, written in moved.values()),
+        bytes_read=sum(each.read for each in moved.values()),
+        bytes_written=sum(each.written for each in moved.values()),
+        bytes_sent=sum(each.sent for each in moved.values()),
         kinds=_kinds(tally, moved),
     )
 
 
-def _kinds(tally: Tally, moved: dict[str, tuple[int, int]]) -> tuple[Kind, ...]:
+def _kinds(tally: Tally, moved: dict[str, Moved]) -> tuple[Kind, ...]:
     """All kinds, the one that took longest first."""
     forms = tally.forms
     sums = {name: [0, 0, 0, sum(moved.get(name, ()))] for name in forms.kinds}

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from functools import partial
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -13,10 +13,18 @@ from models.graph import QUANTITIES, IntArray, OpGraph, StepLanes
 from sim.base.memo import Memo
 from sim.log.tables import EventLog
 from sim.mapping.steps import BatchGraph
-from sim.mapping.tasks import CLASS_BIT, CLASS_QUANTITY, WRITE_BITS, TaskGraph
+from sim.mapping.tasks import CLASS_BIT, CLASS_QUANTITY, LINK_BIT, WRITE_BITS, TaskGraph
 
 _LANES = 512  # steps at once, so that sums of powers stay far from int64
 WEIGHT = QUANTITIES.index("weight")
+
+
+class Moved(NamedTuple):
+    """Bytes read from the memory, written to it, and sent over links."""
+
+    read: int
+    written: int
+    sent: int
 
 
 class _Source(NamedTuple):
@@ -26,7 +34,7 @@ class _Source(NamedTuple):
     """
 
     quantity: int
-    writes: bool
+    way: Literal["read", "written", "sent"]
     kind: str
     tasks: npt.NDArray[np.intp]
     ops: npt.NDArray[np.integer] | None
@@ -36,9 +44,9 @@ class _Source(NamedTuple):
 SOURCES: Memo[list[_Source]] = Memo(2**19, lambda sources: sum(len(source.tasks) for source in sources))
 
 
-def moved_by_kind(log: EventLog) -> dict[str, tuple[int, int]]:
-    """Kind of task: bytes read, bytes written by all tasks of that kind."""
-    sums: dict[str, tuple[int, int]] = {}
+def moved_by_kind(log: EventLog) -> dict[str, Moved]:
+    """Bytes that all tasks of a kind moved, by kind."""
+    sums: dict[str, Moved] = {}
     for number, graph in enumerate(log.graphs):
         steps = np.flatnonzero(log.steps.graph == number)
         sources = SOURCES.of(graph, None, partial(_sources, graph))
@@ -50,8 +58,8 @@ def moved_by_kind(log: EventLog) -> dict[str, tuple[int, int]]:
                     amount = int(graph.share(graph.ops.costs_of(lanes)[source.quantity], source.tasks).sum())
                 else:
                     amount = int(totals[source.quantity, source.ops].sum())
-                read, written = sums.get(source.kind, (0, 0))
-                sums[source.kind] = (read, written + amount) if source.writes else (read + amount, written)
+                before = sums.get(source.kind, Moved(0, 0, 0))
+                sums[source.kind] = before._replace(**{source.way: getattr(before, source.way) + amount})
     return sums
 
 
@@ -61,12 +69,9 @@ def _sources(graph: TaskGraph) -> list[_Source]:
         tasks = np.flatnonzero(graph.moves & bit)
         for kind in np.unique(graph.kind[tasks]).tolist():
             mine = tasks[graph.kind[tasks] == kind]
-            found.append(
-                _Source(
-                    quantity=CLASS_QUANTITY[name], writes=bool(bit & WRITE_BITS), kind=graph.kinds[kind], tasks=mine,
-                    ops=_whole_ops(graph, mine),
-                )
-            )  # fmt: skip
+            way: Literal["read", "written", "sent"] = "sent" if bit == LINK_BIT else "written" if bit & WRITE_BITS else "read"
+            ops = _whole_ops(graph, mine)
+            found.append(_Source(quantity=CLASS_QUANTITY[name], way=way, kind=graph.kinds[kind], tasks=mine, ops=ops))
     return found
 
 

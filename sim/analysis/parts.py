@@ -1,13 +1,48 @@
-"""The seven parts of a task's time, and how one task's [ready, end] is split into them. See `sim.analysis.breakdown`."""
+"""The parts of a task's time, and how one task's [ready, end] is split into them. See `sim.analysis.breakdown`."""
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 from sim.base.integers import ceil_div
 from sim.base.kernel import kernel
+from sim.log.columns import Tasks
 
-PARTS = ("compute", "transfer", "wait_engine", "wait_channel", "wait_input", "wait_sram", "wait_policy")
-COMPUTE, TRANSFER, WAIT_ENGINE, WAIT_CHANNEL, WAIT_INPUT, WAIT_SRAM, WAIT_POLICY = range(len(PARTS))
+PARTS = (
+    "compute", "transfer", "wait_engine", "wait_channel", "wait_input", "wait_sram", "wait_policy", "link", "wait_link",
+)  # fmt: skip
+COMPUTE, TRANSFER, WAIT_ENGINE, WAIT_CHANNEL, WAIT_INPUT, WAIT_SRAM, WAIT_POLICY, LINK, WAIT_LINK = range(len(PARTS))
 PART_COUNT = len(PARTS)
+
+#: Parts of a machine without links.
+WITHOUT_LINKS = PARTS[:LINK]
+
+
+class Latency(NamedTuple):
+    """Picoseconds until a transfer arrives."""
+
+    memory: int
+    link: int
+
+
+class Conserving(NamedTuple):
+    """Whether channels are never idle while a transfer is eligible."""
+
+    memory: bool
+    link: bool
+
+
+@kernel
+def on_link(t: Tasks, row: int) -> int:
+    """1 if a task moves bytes on a link, else 0."""
+    return int(t.link[row]) if len(t.link) > 0 else 0
+
+
+@kernel
+def alone(t: Tasks, row: int, latency: Latency, stripes: int) -> int:
+    """`full_speed` of the transfer of a task."""
+    link = on_link(t, row)
+    return full_speed(t.work[row], latency[link], 1 if link else stripes)
 
 
 @kernel

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from fractions import Fraction
 from typing import Literal
 
+from sim.analysis.parts import Conserving, Latency
 from sim.machine.energy import EnergyRates
 from sim.machine.kv_cache import LayerGroup
 
@@ -19,6 +20,7 @@ class Rules:
     if unbounded. stripes: over how many channels each transfer is spread (interleaved).
     efficiency: the least and the largest share of its bandwidth that a channel can deliver, however many it serves.
     kv_layers: layers that have a KV cache. energy: what ops, transfers and time cost; None if that is not known.
+    latency, link_latency: ps, of the memory and of the link. work_conserving_channel, work_conserving_link: as in `conserving`.
     """
 
     arrivals: tuple[int, ...]
@@ -34,6 +36,18 @@ class Rules:
     efficiency: tuple[Fraction, Fraction] = (Fraction(1), Fraction(1))
     kv_layers: tuple[LayerGroup, ...] = ()
     energy: EnergyRates | None = None
+    link_latency: int = 0
+    work_conserving_link: bool = True
+
+    @property
+    def latencies(self) -> Latency:
+        """Latencies as kernels take them."""
+        return Latency(self.latency, self.link_latency)
+
+    @property
+    def conserving(self) -> Conserving:
+        """What kernels take for the channels."""
+        return Conserving(self.work_conserving_channel, self.work_conserving_link)
 
     @property
     def waits_for_sram(self) -> bool:

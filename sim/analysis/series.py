@@ -32,7 +32,7 @@ class Series:
 
     batch: sequences that the steps in progress take in. in_system: requests that have arrived and not ended. kv_tokens: tokens
     that sequences have brought into the KV cache, those that they share counted once. kv_bytes: of the tokens that it holds,
-    without the rest of their pages. bytes_per_s: through all channels.
+    without the rest of their pages. bytes_per_s: through all channels of the memory.
     """
 
     width: int
@@ -149,9 +149,9 @@ def _integrals(levels: Levels, width: int, count: int, shift: int) -> Times:
 
 
 def _work(log: EventLog) -> tuple[int, Times]:
-    """The width of each part in ps, and what all channels delivered in it, in ps of bandwidth."""
+    """The width of each part in ps, and what all channels of the memory delivered in it, in ps of bandwidth."""
     width = width_of(log.makespan)
     work = np.zeros(BINS + 1, dtype=np.int64)
     compiled = is_large(log)
-    launch(deliver_over_time, compiled=compiled)(viewed(services_of(log), compiled=compiled), width, work)
+    launch(deliver_over_time, compiled=compiled)(viewed(services_of(log), compiled=compiled), log.machine.memories, width, work)
     return width, work

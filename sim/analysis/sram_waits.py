@@ -53,7 +53,7 @@ def causes(log: EventLog, *, bounded_sram: bool, compiled: bool) -> Causes:
         none, zero = np.zeros(0, dtype=np.int64), np.zeros(1, dtype=np.int64)
         return Causes(none, zero, none, zero)
     runs = np.empty((2, len(log.services) + 1), dtype=np.int64)
-    count = launch(busy_runs, compiled=compiled)(viewed(services_of(log), compiled=compiled), runs)
+    count = launch(busy_runs, compiled=compiled)(viewed(services_of(log), compiled=compiled), log.machine.memories, runs)
     return Causes(*_clock(*runs[:, :count]), *_clock(*_queues(log, runs[:, :count])))
 
 

@@ -20,15 +20,19 @@ from sim.analysis.engines import Work, by_start, room_for, sweep_engines
 from sim.analysis.longest_path import arrivals_of, extend_path
 from sim.analysis.parts import (
     COMPUTE,
+    LINK,
     PART_COUNT,
     TRANSFER,
     WAIT_CHANNEL,
     WAIT_ENGINE,
     WAIT_INPUT,
+    WAIT_LINK,
     WAIT_POLICY,
     WAIT_SRAM,
-    full_speed,
+    Latency,
+    alone,
     launched,
+    on_link,
     service,
 )
 from sim.analysis.rules import Rules
@@ -121,7 +125,7 @@ def after_inputs(t: Tasks, f: Forms, first: int, after: int, form: int) -> int:
 
 @kernel
 def split_step(
-    t: Tasks, f: Forms, first: int, after: int, form: int, base: int, latency: int, launch: int, stripes: int, stream: bool,
+    t: Tasks, f: Forms, first: int, after: int, form: int, base: int, latency: Latency, launch: int, stripes: int, stream: bool,
     for_sram: bool, all_busy: Ints, waited_for: Causes,
     spent: int, totals: Ints, step: int, by_step: Ints, busy: Ints,
 ) -> tuple[int, int]:  # fmt: skip
@@ -135,7 +139,7 @@ def split_step(
     group, limit = f.group, LARGEST // stripes
     for row in range(first, after):
         mine, held, whole_time = group[form + row - first], engine[row] >= 0, end[row] - ready[row]
-        transfer = full_speed(work[row], latency, stripes)
+        transfer = alone(t, row, latency, stripes)
         first_part = launched(work[row], compute[row], launch)
         computed, moved = service(held, start[row], loaded[row], end[row], compute[row], transfer, first_part, stream)
         channel, waited = end[row] - start[row] - computed - moved, start[row] - ready[row]
@@ -156,8 +160,8 @@ def split_step(
             totals[mine, MOVED, LOW] += work[row]
             by_step[step, STEP_MOVED, LOW] += work[row]
             totals[mine, TRANSFERS, LOW] += 1
-            add(totals, by_step, mine, step, TRANSFER, moved)
-            add(totals, by_step, mine, step, WAIT_CHANNEL, channel)
+            add(totals, by_step, mine, step, LINK if on_link(t, row) else TRANSFER, moved)
+            add(totals, by_step, mine, step, WAIT_LINK if on_link(t, row) else WAIT_CHANNEL, channel)
         elif channel > 0:
             add(totals, by_step, mine, step, WAIT_CHANNEL, channel)
         if held:
@@ -181,7 +185,7 @@ def add(totals: Ints, by_step: Ints, group: int, step: int, part: int, time: int
 
 @kernel
 def follow_chain(
-    t: Tasks, f: Forms, first: int, after: int, form: int, base: int, latency: int, launch: int, stripes: int, stream: bool,
+    t: Tasks, f: Forms, first: int, after: int, form: int, base: int, latency: Latency, launch: int, stripes: int, stream: bool,
     for_sram: bool, all_busy: Ints, waited_for: Causes,
     step: int, released: int, stored: Ints, tokens: Ints,
 ) -> None:  # fmt: skip
@@ -190,12 +194,12 @@ def follow_chain(
     row = last_of_step(end, first, after)
     while row != NONE:
         held, waited = engine[row] >= 0, start[row] - ready[row]
-        transfer = full_speed(work[row], latency, stripes)
+        transfer = alone(t, row, latency, stripes)
         first_part = launched(work[row], compute[row], launch)
         computed, moved = service(held, start[row], loaded[row], end[row], compute[row], transfer, first_part, stream)
         tokens[step, COMPUTE] += computed
-        tokens[step, TRANSFER] += moved
-        tokens[step, WAIT_CHANNEL] += end[row] - start[row] - computed - moved
+        tokens[step, LINK if on_link(t, row) else TRANSFER] += moved
+        tokens[step, WAIT_LINK if on_link(t, row) else WAIT_CHANNEL] += end[row] - start[row] - computed - moved
         if held:
             tokens[step, WAIT_ENGINE] += all_busy[row - base]
             tokens[step, WAIT_SRAM if for_sram and work[row] > 0 else WAIT_POLICY] += waited - all_busy[row - base]
@@ -212,7 +216,7 @@ def follow_chain(
 
 @kernel
 def tally_steps(
-    t: Tasks, s: Steps, f: Forms, cuts: Ints, latency: int, launch: int, stripes: int, stream: bool, for_sram: bool,
+    t: Tasks, s: Steps, f: Forms, cuts: Ints, latency: Latency, launch: int, stripes: int, stream: bool, for_sram: bool,
     stored: Ints, waited_for: Causes, work: Work, until: Ints, busy: Ints, totals: Ints, by_step: Ints, tokens: Ints, bad: Ints,
 ) -> None:  # fmt: skip
     """Go through all steps, in batches that are separate in time: those from cuts[i] to cuts[i + 1]."""
@@ -260,7 +264,7 @@ def loads_too_early(t: Tasks, f: Forms, graph: int, first: int, ended: Ints) -> 
 
 @kernel
 def follow_sequences(
-    order: Ints, t: Tasks, s: Steps, f: Forms, latency: int, launch: int, stripes: int, numerator: int, denominator: int,
+    order: Ints, t: Tasks, s: Steps, f: Forms, latency: Latency, launch: int, stripes: int, numerator: int, denominator: int,
     stream: bool, known: bool, arrival: Ints, reached: Ints, stored: Ints, ended: Ints, finish: Ints, early: Ints, paths: Ints,
 ) -> None:  # fmt: skip
     """Go through the steps by sequence and token: the longest path of each sequence, and the order that the KV cache imposes.
@@ -393,8 +397,8 @@ class Tally:
         state[channels.LATEST_START] = state[channels.IDLE_ROW] = NONE
         delivered = np.zeros(len(log.tasks), dtype=np.int64)
         wrong = launch(follow_channels, compiled=compiled)(
-            g, t, self._rules.latency, log.launch, self._rules.work_conserving_channel, state, delivered, self.width, self.bins,
-            np.empty((2, len(log.services) + 1), dtype=np.int64),
+            g, t, self._rules.latencies, log.launch, self._rules.conserving, log.machine.memories, state, delivered,
+            self.width, self.bins, np.empty((2, len(log.services) + 1), dtype=np.int64),
         )  # fmt: skip
         if wrong != channels.NOTHING:
             self._note(Fault.ABOVE_BANDWIDTH, channels.SENTENCES[wrong])
@@ -424,7 +428,7 @@ class Tally:
         bad = np.full(len(_SENTENCES), NONE, dtype=np.int64)
         launch(tally_steps, compiled=compiled)(
             viewed(tasks_of(log), compiled=compiled), viewed(steps, compiled=compiled),
-            viewed(self.forms.columns, compiled=compiled), cuts, rules.latency, log.launch, rules.stripes,
+            viewed(self.forms.columns, compiled=compiled), cuts, rules.latencies, log.launch, rules.stripes,
             rules.execution == "stream", rules.waits_for_sram, stores_before(log, self.forms, compiled=compiled),
             viewed(causes(log, bounded_sram=rules.sram is not None, compiled=compiled), compiled=compiled),
             viewed(room_for(int(np.diff(rows).max(initial=0))), compiled=compiled),
@@ -450,7 +454,7 @@ class Tally:
         early = np.full(2, NONE, dtype=np.int64)
         launch(follow_sequences, compiled=compiled)(
             in_order(log), viewed(tasks_of(log), compiled=compiled), viewed(steps_of(log), compiled=compiled),
-            viewed(self.forms.columns, compiled=compiled), rules.latency, log.launch, rules.stripes, numerator, denominator,
+            viewed(self.forms.columns, compiled=compiled), rules.latencies, log.launch, rules.stripes, numerator, denominator,
             rules.execution == "stream", rules.dependency == "known", arrivals, self.reached, stored, ended,
             np.empty(largest, dtype=np.int64), early, paths,
         )  # fmt: skip

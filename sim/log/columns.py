@@ -14,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from sim.base.kernel import MANY_TASKS, loaded
-from sim.mapping.tasks import TaskGraph
+from sim.mapping.tasks import LINK_BIT, TaskGraph
 
 if TYPE_CHECKING:  # the log offers what is derived from it
     from sim.log.tables import EventLog
@@ -35,6 +35,7 @@ class Tasks(NamedTuple):
     end: Ints
     compute: Ints
     work: Ints
+    link: Ints  # int8: 1 for a transfer on a link; empty where there is none
 
 
 class Services(NamedTuple):
@@ -173,7 +174,16 @@ def is_large(log: EventLog) -> bool:
 
 def tasks_of(log: EventLog) -> Tasks:
     """The task table as arrays for kernels."""
-    return Tasks(*(_column(getattr(log.tasks, name), np.int16 if name == "engine" else np.int64) for name in Tasks._fields))
+    columns = Tasks._fields[:-1]
+    of_links = _on_links(log) if log.machine.links else np.zeros(0, dtype=np.int8)
+    rows = [_column(getattr(log.tasks, name), np.int16 if name == "engine" else np.int64) for name in columns]
+    return Tasks._make([*rows, of_links])
+
+
+def _on_links(log: EventLog) -> npt.NDArray[np.int8]:
+    """[row]: whether the task moves bytes on a link."""
+    of_graph = [(graph.moves & LINK_BIT != 0).astype(np.int8) for graph in log.graphs]
+    return np.concatenate([np.zeros(0, dtype=np.int8), *(of_graph[number] for number in log.steps.graph.tolist())])
 
 
 def services_of(log: EventLog) -> Services:

@@ -116,7 +116,10 @@ def _parsed(source: str, table: Any, metadata: Mapping[str, str], graphs_of: Gra
     tasks = TaskTable(**{name: column[name] for name in _TASKS})
     log = EventLog(
         graphs=graphs, tasks=tasks, steps=steps, services=_services(table["services"].combine_chunks()),
-        machine=one_device(engines=int(metadata["sim.engines"]), channels=int(metadata["sim.channels"])),
+        machine=one_device(
+            engines=int(metadata["sim.engines"]), channels=int(metadata["sim.channels"]),
+            **json.loads(metadata.get("sim.devices", "{}")),
+        ),
         bandwidth=int(metadata["sim.bandwidth"]), launch=int(metadata.get("sim.launch", 0)),
         sram=json.loads(metadata.get("sim.sram", "null")),
         batched=members, arrival=arrival,
@@ -224,9 +227,12 @@ class Writer:
         self._batched.add(moved)
         self._facts = {
             "sim.arrival": json.dumps(part.arrival.tolist()), "sim.engines": str(part.engines),
-            "sim.channels": str(part.channels), "sim.bandwidth": str(part.bandwidth),
+            "sim.channels": str(part.machine.memories), "sim.bandwidth": str(part.bandwidth),
             "sim.launch": str(part.launch), "sim.sram": json.dumps(part.sram),
         }  # fmt: skip
+        if part.machine.links:
+            link = part.machine.channels[part.machine.links[0]]
+            self._facts["sim.devices"] = json.dumps({"like": part.machine.like, "link": link.bandwidth})
         self._steps += len(part.steps)
         self._rows += len(part.tasks)
         self._intervals += len(part.services)

@@ -16,11 +16,15 @@ class Device:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Channel:
-    """A path that transfers share: to the memory of a device, or a link between devices. device: the number of its device."""
+    """A path that transfers share: to the memory of a device, or a link between devices.
+
+    device: the number of its device. bandwidth: of a link, bytes/s; 0 for a memory, whose bandwidth the log has.
+    """
 
     name: str
     kind: Literal["memory", "link"]
     device: int
+    bandwidth: int = 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -56,11 +60,11 @@ class Machine:
         return len(self.channels) - len(self.links)
 
 
-def one_device(*, engines: int, channels: int = 1, like: int = 1) -> Machine:
+def one_device(*, engines: int, channels: int = 1, like: int = 1, link: int = 0) -> Machine:
     """A machine that is one device, all of whose engines share all of its memory channels.
 
-    like: devices that do the same, which this one stands for; with several of them it has a link to the others.
+    like: devices that do the same, which this one stands for. link: bytes/s of its link to the others, if there are any.
     """
     memory = [Channel(name=f"channel {number}", kind="memory", device=0) for number in range(channels)]
-    link = [Channel(name="link", kind="link", device=0)] if like > 1 else []
-    return Machine(devices=(Device(name="device", engines=range(engines)),), channels=(*memory, *link), like=like)
+    links = [Channel(name="link", kind="link", device=0, bandwidth=link)] if like > 1 else []
+    return Machine(devices=(Device(name="device", engines=range(engines)),), channels=(*memory, *links), like=like)

@@ -24,9 +24,9 @@ Algorithm = Literal["ring", "two_shot", "one_shot", "tree"]
 
 
 class Rounds(NamedTuple):
-    """What a device sends: `count` rounds, each after the one before, of `sends` transfers at once, each one of `parts`."""
+    """What a device sends: `number` rounds, each after the one before, of `sends` transfers at once, each one of `parts`."""
 
-    count: int
+    number: int
     sends: int
     parts: int
 

@@ -116,12 +116,12 @@ class _Lowering:
         A transfer is the largest share of its op, so that those of all rounds are equal: see `sim.mapping.collectives`.
         """
         kind, parallel = self.ops.ops[share.op].kind, self.mapping.parallel
-        count, sends, parts = rounds(kind, parallel.algorithm, parallel.tensor)
+        number, sends, parts = rounds(kind, parallel.algorithm, parallel.tensor)
         last = self._add(share, kind, inputs, engine=True, computes=True)
-        for number in range(count):
+        for each_round in range(number):
             after = [last]
             for each in range(sends):
-                part = share._replace(part=parts - 1, parts=parts, tile=number * sends + each)
+                part = share._replace(part=parts - 1, parts=parts, tile=each_round * sends + each)
                 last = self._add(part, f"{kind}_send", after, moves=LINK_BIT)
         return last
 

@@ -28,7 +28,7 @@ BYTE_CLASSES = tuple(CLASS_QUANTITY)
 CLASS_BIT = {name: 1 << QUANTITIES.index(name) for name in MEMORY_CLASSES} | {"link": 1 << len(QUANTITIES)}
 LINK_BIT = CLASS_BIT["link"]
 ALL_BYTES = sum(CLASS_BIT.values())
-WRITE_BITS = CLASS_BIT["kv_write"] | CLASS_BIT["act_write"] | LINK_BIT
+WRITE_BITS = CLASS_BIT["kv_write"] | CLASS_BIT["act_write"]
 
 
 class ByLayer(Mapping[int, tuple[int, ...]]):

@@ -13,7 +13,7 @@ import numpy.typing as npt
 
 from sim.analysis.blame import Blame, Matrix
 from sim.analysis.critical_path import Cause, Place
-from sim.analysis.parts import PARTS
+from sim.analysis.parts import PARTS, WITHOUT_LINKS
 from sim.cost import Extrapolation
 from sim.runs.result import Result
 
@@ -23,9 +23,9 @@ if TYPE_CHECKING:  # needs OR-tools, which is an extra
 Times = npt.NDArray[np.int64]
 
 
-def parts(row: Times) -> dict[str, int]:
-    """Map part names to the times of one row of a breakdown, in ps."""
-    return {name: int(ps) for name, ps in zip(PARTS, row, strict=True)}
+def parts(row: Times | Sequence[int]) -> dict[str, int]:
+    """Map part names to the times of one row of a breakdown, in ps; parts of links only where there is some."""
+    return {name: int(ps) for name, ps in zip(PARTS, row, strict=True) if ps or name in WITHOUT_LINKS}
 
 
 def extrapolations(found: Sequence[Extrapolation]) -> list[str]:

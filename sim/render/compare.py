@@ -65,7 +65,7 @@ def _numbers(a: Result, b: Result) -> list[tuple[str, str, float, float]]:
         pair("tokens", "", lambda r: int(r.requests.tokens.sum())),
         pair("time of a step", "ps", lambda r: sum(t.end - t.start for t in r.metrics.tokens) // len(r.metrics.tokens)),
         pair("engine utilization", "share", lambda r: _share(sum(r.metrics.engine_busy), r.makespan * r.log.engines)),
-        pair("channel utilization", "share", lambda r: _share(sum(r.metrics.delivered), r.makespan * r.log.channels)),
+        pair("channel utilization", "share", _utilization),
         pair("bytes read", "bytes", lambda r: r.metrics.bytes_read),
         pair("bytes written", "bytes", lambda r: r.metrics.bytes_written),
         pair("longest path", "ps", lambda r: r.bounds.critical_path),
@@ -86,6 +86,12 @@ def _numbers(a: Result, b: Result) -> list[tuple[str, str, float, float]]:
             if one or other:
                 rows.append((f"{part.replace('_', ' ')}, {title}", "ps", one, other))
     return rows
+
+
+def _utilization(result: Result) -> float:
+    """The share of the bandwidth of the memory that was used."""
+    memories = result.log.machine.memories
+    return _share(sum(result.metrics.delivered[:memories]), result.makespan * memories)
 
 
 def _requests(a: Result, b: Result) -> Iterator[tuple[str, str, float, float]]:

@@ -5,8 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 from sim.analysis.energy import BUSY, COMPUTE, IDLE, MEMORY, STATIC, Energy
-from sim.analysis.parts import PARTS
 from sim.base.units import FJ_PER_J, format_energy
+from sim.render import breakdown
 from sim.runs.result import Result
 
 
@@ -23,7 +23,9 @@ def data(result: Result) -> dict[str, Any]:
             "memory_fj": energy.memory,
             "memory_by_part_fj": dict(energy.memory_parts),
             "static_fj": energy.static,
-            "static_by_part_fj": {**dict(zip(PARTS, energy.static_by_part, strict=True)), "idle": energy.idle},
+            "static_by_part_fj": {
+                **breakdown.parts(energy.static_by_part), "idle": energy.idle,
+            },
             "waiting_fj": energy.waiting,
             "waiting_by_cause_fj": energy.causes(result.blame) if result.log.has_rows else None,
             "joules_per_token": energy.per_token / FJ_PER_J,

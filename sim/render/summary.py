@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from sim.analysis.parts import LINK, WAIT_LINK
 from sim.render import breakdown, energy, requests
 from sim.runs.result import Result, Timing
 
@@ -37,6 +38,7 @@ def summary(result: Result, *, trace: Path | None = None, timing: bool = True, w
             for name, busy in zip(result.log.machine.engine_names, m.engine_busy, strict=True)
         ],
         "memory": _memory(result),
+        **_links(result),
         "bounds": _bounds(result),
         "by_kind": [
             {"kind": k.kind, "tasks": k.tasks, "compute_ps": k.compute, "transfer_ps": k.transfer, "bytes": k.bytes}
@@ -70,16 +72,38 @@ def _tokens(result: Result) -> list[dict[str, Any]]:
 
 
 def _memory(result: Result) -> dict[str, Any]:
-    m = result.metrics
+    m, memories = result.metrics, result.log.machine.memories
     return {
         "bytes_read": m.bytes_read,
         "bytes_written": m.bytes_written,
         "busy_ps": m.channel_busy,
-        "utilization": _share(sum(m.delivered), m.makespan * result.log.channels),
-        "channels": [
-            {"name": channel.name, "delivered_ps": delivered, "utilization": _share(delivered, m.makespan)}
-            for channel, delivered in zip(result.log.machine.channels, m.delivered, strict=True)
-        ],
+        "utilization": _share(sum(m.delivered[:memories]), m.makespan * memories),
+        "channels": _channels(result)[:memories],
+    }
+
+
+def _channels(result: Result) -> list[dict[str, Any]]:
+    """What each channel delivered, links last."""
+    m = result.metrics
+    return [
+        {"name": channel.name, "delivered_ps": delivered, "utilization": _share(delivered, m.makespan)}
+        for channel, delivered in zip(result.log.machine.channels, m.delivered, strict=True)
+    ]
+
+
+def _links(result: Result) -> dict[str, Any]:
+    """The key `links`; none where there is one device. exposed_ps: on the chains of tokens."""
+    machine = result.log.machine
+    if not machine.links:
+        return {}
+    along = result.breakdown.tokens.sum(axis=0)
+    return {
+        "links": {
+            "devices": machine.like,
+            "bytes_sent": result.metrics.bytes_sent,
+            "exposed_ps": int(along[LINK] + along[WAIT_LINK]),
+            "channels": _channels(result)[machine.memories :],
+        }
     }
 
 
@@ -89,6 +113,7 @@ def _bounds(result: Result) -> dict[str, Any]:
         "critical_path_ps": b.critical_path,
         "compute_ps": b.compute,
         "memory_ps": b.memory,
+        **({"link_ps": b.link} if result.log.machine.links else {}),
         "arrivals_ps": b.arrivals,
         "lower_ps": b.lower,
         "upper_ps": b.upper,

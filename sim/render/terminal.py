@@ -8,6 +8,7 @@ from rich.text import Text
 
 from models.formats import product_formats
 from sim.analysis.bounds import few_tiles
+from sim.analysis.parts import LINK, WAIT_LINK
 from sim.base.units import format_bytes, format_rate, format_time
 from sim.render import breakdown, energy, requests
 from sim.runs.result import Result
@@ -31,6 +32,8 @@ def render(result: Result) -> RenderableType:
     facts.add_row("makespan", f"{format_time(m.makespan)}, {m.tasks:,} tasks")
     facts.add_row("tokens", _tokens(result))
     facts.add_row("memory", _memory(result))
+    if (links := _links(result)) is not None:
+        facts.add_row("links", links)
     facts.add_row("engines", _engines(result))
     facts.add_row("bounds", _bounds(result))
     for i, line in enumerate(energy.lines(result)):
@@ -68,15 +71,30 @@ def _costs(result: Result) -> str | None:
 
 def _memory(result: Result) -> str:
     m, memory = result.metrics, result.scenario.hardware.memory
+    through = m.delivered[: result.log.machine.memories]
     moved = f"{format_bytes(m.bytes_read)} read, {format_bytes(m.bytes_written)} written"
     if result.scenario.cost.model == "fixed":
         rate = " (transfer times from a table, not from bytes)"
     else:
-        rate = f" at {f'{len(m.delivered)} x ' if len(m.delivered) > 1 else ''}{format_rate(memory.bandwidth, 'B/s')}"
-    if len(m.delivered) == 1:
-        return f"{moved}{rate}; channel {_percent(m.delivered[0], m.makespan)}"
-    used = ", ".join(f"{i} {_percent(delivered, m.makespan)}" for i, delivered in enumerate(m.delivered[:MANY]))
-    return f"{moved}{rate}; channels {used}{' ...' if len(m.delivered) > MANY else ''}"
+        rate = f" at {f'{len(through)} x ' if len(through) > 1 else ''}{format_rate(memory.bandwidth, 'B/s')}"
+    if len(through) == 1:
+        return f"{moved}{rate}; channel {_percent(through[0], m.makespan)}"
+    used = ", ".join(f"{i} {_percent(delivered, m.makespan)}" for i, delivered in enumerate(through[:MANY]))
+    return f"{moved}{rate}; channels {used}{' ...' if len(through) > MANY else ''}"
+
+
+def _links(result: Result) -> str | None:
+    """Bytes that a device sends, its link, and the time of tokens that waits for collectives; None with one device."""
+    machine, m = result.log.machine, result.metrics
+    if not machine.links:
+        return None
+    number = machine.links[0]
+    along = result.breakdown.tokens.sum(axis=0).tolist()
+    exposed = f"{_percent(along[LINK] + along[WAIT_LINK], sum(along) or 1)} of the time of tokens"
+    rate = format_rate(machine.channels[number].bandwidth, "B/s")
+    used = _percent(m.delivered[number], m.makespan)
+    sent = f"each sent {format_bytes(m.bytes_sent)} at {rate}, {used}"
+    return f"{machine.like} devices, one shown; {sent}; collectives are {exposed}"
 
 
 def _tokens(result: Result) -> str:

@@ -14,6 +14,7 @@ from sim.cost import COST_MODELS, CostModel, Rates
 from sim.executors.setup import Link
 from sim.machine.arbiters import ARBITERS, Arbiter, Derated, Efficiency
 from sim.machine.energy import EnergyRates
+from sim.machine.machine import Machine, one_device
 from sim.machine.schedulers import SCHEDULERS, Scheduler
 from sim.machine.settings import Link as LinkSection
 from sim.runs.written import written_costs
@@ -27,6 +28,15 @@ def arbiter_of(memory: Memory) -> Arbiter:
     arbiter = _arbiter("hardware.memory", memory, port_share(memory))
     efficiency = efficiency_of(memory)
     return Derated(arbiter, efficiency) if efficiency is not None else arbiter
+
+
+def machine_of(hardware: Hardware) -> Machine:
+    """Engines and channels of one device, which stands for all."""
+    devices = hardware.devices
+    return one_device(
+        engines=hardware.engines.count, channels=hardware.memory.channels.count, like=devices.count,
+        link=0 if devices.link is None else devices.link.bandwidth,
+    )  # fmt: skip
 
 
 def links_of(hardware: Hardware) -> tuple[Link, ...]:
@@ -96,11 +106,19 @@ def _rates(hardware: Hardware, *, overlap: bool) -> Rates:
 
 
 def energy_of(hardware: Hardware, ops: OpGraph) -> EnergyRates | None:
-    """Energy figures of a scenario, None if there are none. Raises ConfigError for products in a format that has no figure."""
+    """Energy figures of all devices together, None if there are none.
+
+    Raises ConfigError for products in a format that has no figure.
+    """
     energy = hardware.energy
     if energy is None:
         return None
-    rates = EnergyRates(flop=energy.flop, byte=energy.parts, device=energy.static.device, engine=energy.static.engine)
+    count, flop = hardware.devices.count, energy.flop
+    rates = EnergyRates(
+        flop=flop * count if isinstance(flop, int) else {dtype: each * count for dtype, each in flop.items()},
+        byte={part: each * count for part, each in energy.parts.items()},
+        device=energy.static.device * count, engine=energy.static.engine * count,
+    )  # fmt: skip
     for dtype in product_formats(ops):
         if rates.of_flop(dtype) is None:
             known = "" if isinstance(energy.flop, int) else ", ".join(energy.flop)

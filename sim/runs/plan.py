@@ -15,12 +15,11 @@ from sim.executors.setup import Setup
 from sim.machine.arbiters import Derated
 from sim.machine.energy import EnergyRates
 from sim.machine.kv_cache import LayerGroup, layer_groups
-from sim.machine.machine import one_device
 from sim.mapping.lowering import weight_matmuls
 from sim.mapping.settings import Execution
 from sim.mapping.steps import Shape, StepGraphs, Variants
 from sim.runs.limits import refuse, refuse_devices, refuse_unknown_kinds, refuse_unknown_sequences
-from sim.runs.machine import arbiter_of, costs_of, energy_of, links_of, scheduler_of
+from sim.runs.machine import arbiter_of, costs_of, energy_of, links_of, machine_of, scheduler_of
 from sim.runs.memory import kv_capacity, resident_bytes
 from sim.runs.model import notes_of, op_graphs
 from sim.runs.workload import batching, check_routing, requests, routing
@@ -97,7 +96,7 @@ def _setup(scenario: Scenario, model: ModelGraph, variants: Variants) -> Setup:
         dependency=scenario.workload.dependency,
         costs=costs,
         launch=launch_of(costs),
-        machine=one_device(engines=hardware.engines.count, channels=memory.channels.count, like=hardware.devices.count),
+        machine=machine_of(hardware),
         links=links_of(hardware),
         scheduler=scheduler_of(scenario),
         overlap=execution == "stream",
@@ -150,6 +149,8 @@ def _rules(
         execution=execution,
         latency=setup.latency,
         cap=setup.arbiter.cap,
+        link_latency=max((link.latency for link in setup.links), default=0),
+        work_conserving_link=all(link.arbiter.work_conserving for link in setup.links),
         stripes=setup.memory_channels if setup.route == "interleaved" else 1,
         efficiency=(efficiency.least, efficiency.most) if efficiency is not None else (Fraction(1), Fraction(1)),
         kv_layers=kv_layers,

@@ -86,6 +86,7 @@ def finding(result: Result, what_if: dict[str, Any] | None) -> str:
         "wait_engine": "is spent waiting for an engine", "wait_channel": "is spent waiting for the memory channel",
         "wait_input": "is spent waiting for other tokens", "wait_sram": "is spent waiting for space in SRAM",
         "wait_policy": "is spent waiting although an engine is idle",
+        "link": "is spent on collectives between devices", "wait_link": "is spent waiting for the link",
     }[part]  # fmt: skip
     share = sums[part] / (sum(sums.values()) or 1)
     gap = result.bounds.gap(result.makespan)

@@ -48,7 +48,7 @@ def roofline(result: Result) -> dict[str, Any]:
     ]
     roofs = {dtype: peak * engines.count for dtype in dtypes if (peak := engines.peak(dtype)) is not None}
     return {
-        "bytes_per_s": log.bandwidth * log.channels,
+        "bytes_per_s": log.bandwidth * log.machine.memories,
         "roofs": {**dict(sorted(roofs.items(), key=lambda roof: -roof[1])), "vector": engines.vector_flops * engines.count},
         "nominal": model not in {"roofline", "kernel"},
         "note": NOTES.get(model, "Durations come from a table here, so the roofs are only nominal."),

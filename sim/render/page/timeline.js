@@ -53,7 +53,7 @@ class Timeline {
       head(this.#many(run.channels > 1 ? "Memory channels" : "Memory channel", keys.length, LANES));
       for (const key of keys.slice(0, LANES)) {
         const channel = Math.floor(key / 1e6), lane = key % 1e6;
-        const label = run.channels > 1 && !run.interleaved ? `channel ${channel}.${lane - 1}` : `lane ${lane - 1}`;
+        const label = channel >= run.channels ? `${run.channel_names[channel]}.${lane - 1}` : run.channels > 1 && !run.interleaved ? `channel ${channel}.${lane - 1}` : `lane ${lane - 1}`;
         add(this.#slices(label, lanes.get(key).sort((a, b) => run.served[a] - run.served[b]), run.served, run.moved, false));
       }
       const queued = where((i) => run.lane[i] && run.served[i] > run.issued[i]);

@@ -64,7 +64,8 @@ def timeline(result: Result, limit: int = LIMIT) -> tuple[dict[str, Any], dict[s
         "shown": len(shown),
         "horizon_ps": horizon,
         "engines": log.engines,
-        "channels": log.channels,
+        "channels": log.machine.memories,
+        "channel_names": [channel.name for channel in log.machine.channels],
         "interleaved": result.plan.rules.stripes > 1,
         "execution": result.plan.rules.execution,
         "bandwidth": log.bandwidth,
@@ -104,9 +105,10 @@ def _lanes(group: Ints, start: Times, end: Times, chosen: npt.NDArray[np.bool_])
 
 
 def _rates(log: EventLog) -> dict[str, Ints]:
-    """The intervals in which channels served somebody: idle time before each, its length, and the work delivered in it."""
+    """The intervals in which channels of the memory served: idle time before each, its length, and the work delivered in it."""
     services = log.services
-    order = np.lexsort((services.end, services.start, services.channel))
+    of_memory = np.flatnonzero(services.channel < log.machine.memories)
+    order = of_memory[np.lexsort((services.end[of_memory], services.start[of_memory], services.channel[of_memory]))]
     channel, start, end, work = services.channel[order], services.start[order], services.end[order], services.work[order]
     first = np.flatnonzero(
         np.append(True, (channel[1:] != channel[:-1]) | (start[1:] != start[:-1]) | (end[1:] != end[:-1]))[: len(order)]

@@ -31,7 +31,8 @@ def rate(track: int, log: EventLog, channel: int) -> Counter:
     _, open_ = steps_of(time, np.concatenate([[0], np.ones(len(mine)), -np.ones(len(mine))]))
     time, total = steps_of(time, np.concatenate([[0], share, -share]))
     # Sums of floats leave dust behind, so idle is 0 by count, and values keep nine digits.
-    value = np.where(open_ > 0.5, np.round(np.maximum(total, 0.0), 9), 0.0) * (log.bandwidth / 1e9)
+    whole = (log.machine.channels[channel].bandwidth or log.bandwidth) / 1e9
+    value = np.where(open_ > 0.5, np.round(np.maximum(total, 0.0), 9), 0.0) * whole
     return thin(Counter(track, time, value))
 
 

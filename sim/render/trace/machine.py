@@ -42,10 +42,15 @@ def machine(canvas: Canvas, critical: Rows | None, *, powered: bool) -> tuple[Sl
     ready = tracks.add("ready queue", group, "Tasks whose inputs are there and that wait for an engine.", "tasks")
     groups = list(_engines(canvas, group))
     group = tracks.add("Memory", root, "The memory channels that all engines share.")
-    rates = _rate_tracks(canvas, group)
+    log, of_channels = canvas.log, [group] * canvas.log.machine.memories
+    if log.machine.links:
+        title = f"Links of one of {log.machine.like} devices"
+        links = tracks.add(title, root, "What this device sends to the others; all devices do the same.")
+        of_channels += [links] * len(log.machine.links)
+    rates = _rate_tracks(canvas, of_channels)
     description = "Transfers issued and not yet complete, served or queued."
     outstanding = tracks.add("outstanding transfers", group, description, "transfers")
-    groups += _memory(canvas, group)
+    groups += _memory(canvas, of_channels)
     description = "Power of the machine: arithmetic while it runs, bytes while they move, and static power."
     power = tracks.add("power", root, description, "W") if powered else None
     if critical is not None:
@@ -99,16 +104,19 @@ def _engines(canvas: Canvas, group: int) -> Iterator[Slices]:
     yield from canvas.phases(rows, track, depth=1)
 
 
-def _rate_tracks(canvas: Canvas, group: int) -> list[int]:
-    """A counter track for each channel."""
-    log = canvas.log
-    description = f"Bytes that the channel delivers per second; its bandwidth is {log.bandwidth / 1e9:.6g} GB/s."
-    title = "GB/s delivered"
-    titles = [title] if log.channels == 1 else [f"{title}, {channel.name}" for channel in log.machine.channels]
-    return [canvas.tracks.add(title, group, description, "GB/s") for title in titles]
+def _rate_tracks(canvas: Canvas, groups: list[int]) -> list[int]:
+    """A counter track for each channel. groups: the one of each channel."""
+    made = []
+    for group, channel in zip(groups, canvas.log.machine.channels, strict=True):
+        bandwidth = (channel.bandwidth or canvas.log.bandwidth) / 1e9
+        description = f"Bytes that the channel delivers per second; its bandwidth is {bandwidth:.6g} GB/s."
+        alone = channel.kind == "link" or canvas.log.machine.memories == 1
+        title = "GB/s sent" if channel.kind == "link" else "GB/s delivered" if alone else f"GB/s delivered, {channel.name}"
+        made.append(canvas.tracks.add(title, group, description, "GB/s"))
+    return made
 
 
-def _memory(canvas: Canvas, group: int) -> Iterator[Slices]:
+def _memory(canvas: Canvas, groups: list[int]) -> Iterator[Slices]:
     """Lanes for each channel: transfers that it serves, with pauses nested, and below them transfers that queue."""
     issued, service = derived.issued(canvas.log), canvas.service
     rows = np.flatnonzero(service.moves & canvas.inside)
@@ -117,7 +125,8 @@ def _memory(canvas: Canvas, group: int) -> Iterator[Slices]:
     queue_lane = lanes(service.channel[queued], issued[queued], service.first[queued])
     track, queue_track = np.zeros_like(rows), np.zeros_like(queued)
     for n, channel in enumerate(canvas.log.machine.channels):
-        title = "channel" if canvas.log.channels == 1 else channel.name
+        title = "channel" if channel.kind == "memory" and canvas.log.machine.memories == 1 else channel.name
+        group = groups[n]
         mine, waiting = service.channel[rows] == n, service.channel[queued] == n
         description = "Transfers that the channel serves; several lanes are sharing it."
         track[mine] = _in_lanes(canvas, title, group, lane[mine], description)
