@@ -46,7 +46,7 @@ class Rules:
 
     @property
     def conserving(self) -> Conserving:
-        """What kernels take for the channels."""
+        """Conservation of work by channels, as kernels take it."""
         return Conserving(self.work_conserving_channel, self.work_conserving_link)
 
     @property

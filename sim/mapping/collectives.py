@@ -24,7 +24,7 @@ Algorithm = Literal["ring", "two_shot", "one_shot", "tree"]
 
 
 class Rounds(NamedTuple):
-    """What a device sends: `number` rounds, each after the one before, of `sends` transfers at once, each one of `parts`."""
+    """Sends of a device: `number` rounds, each after the one before, of `sends` transfers at once, each one of `parts`."""
 
     number: int
     sends: int

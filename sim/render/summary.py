@@ -83,7 +83,7 @@ def _memory(result: Result) -> dict[str, Any]:
 
 
 def _channels(result: Result) -> list[dict[str, Any]]:
-    """What each channel delivered, links last."""
+    """Work that each channel delivered, links last."""
     m = result.metrics
     return [
         {"name": channel.name, "delivered_ps": delivered, "utilization": _share(delivered, m.makespan)}

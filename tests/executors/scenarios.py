@@ -105,6 +105,13 @@ def machines() -> st.SearchStrategy[dict[str, Any]]:
     return st.fixed_dictionaries({"memory": memory, "engines": engines})
 
 
+def links() -> st.SearchStrategy[dict[str, Any]]:
+    return st.fixed_dictionaries({
+        "bandwidth": st.sampled_from(("450 GB/s", "64 GB/s", "1 GB/s")), "latency": st.one_of(st.just("0 ns"), times("ns")),
+        "arbiter": st.sampled_from(("fifo", "processor_sharing", {"name": "round_robin", "burst": "1 KiB"}, "priority")),
+    })  # fmt: skip
+
+
 def mappings() -> st.SearchStrategy[dict[str, Any]]:
     tiles = st.one_of(st.integers(1, 5), st.just("engines"), st.just({"o_proj": 3}))
     given = st.fixed_dictionaries(
@@ -157,7 +164,11 @@ def served(draw: st.DrawFn) -> dict[str, Any]:
     kinds |= {"kv_load", "kv_store"} - ({"kv_load"} if mapping.get("kv") == "operands" else set())
     kinds |= {"act_load"} if mapping["execution"] == "prefetch" and mapping.get("activations") == "off_chip" else set()
     machine["memory"]["arbiter"] = with_effect(machine["memory"]["arbiter"], sequences_of(workload), kinds)
+    cost = draw(st.sampled_from(COSTS))
+    if cost == "roofline" and "kv" not in workload["batching"] and draw(st.booleans()):
+        machine["devices"] = {"count": 2, "link": draw(links())}
+        mapping["parallel"] = {"tensor": 2, "algorithm": draw(st.sampled_from(("ring", "two_shot", "one_shot", "tree")))}
     return {
         "model": model, "workload": workload, "hardware": machine, "mapping": mapping,
-        "scheduler": draw(st.sampled_from(SCHEDULERS)), "cost": draw(st.sampled_from(COSTS)), "seed": draw(st.integers(0, 3)),
+        "scheduler": draw(st.sampled_from(SCHEDULERS)), "cost": cost, "seed": draw(st.integers(0, 3)),
     }  # fmt: skip

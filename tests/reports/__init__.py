@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 import sim
-from sim.analysis.parts import PARTS
+from sim.analysis.parts import WITHOUT_LINKS
 from sim.cli.run import write_trace
 from sim.log.tables import EventLog
 from sim.scenario.shipped import find_scenario
@@ -31,12 +31,15 @@ FIELDS = (
     "requests.itl_ps.max", "requests.queued_ps.mean", "requests.fairness.tokens_per_s", "requests.fairness.slowdown",
     *(f"memory.{name}" for name in ("bytes_read", "bytes_written", "busy_ps", "utilization")),
     *(f"bounds.{name}_ps" for name in ("critical_path", "compute", "memory", "lower", "upper")),
-    *(f"breakdown_ps.total.{part}" for part in PARTS),
+    *(f"breakdown_ps.total.{part}" for part in WITHOUT_LINKS),
     "critical_path.tasks",
 )  # fmt: skip
 
-#: The same, where energy figures of the machine are known.
-ENERGY = tuple(f"energy.{name}_fj" for name in ("total", "compute", "memory", "static", "waiting"))
+#: The same, of parts that only some have: energy where its figures are known, links where there are several devices.
+MORE = {
+    "energy": tuple(f"energy.{name}_fj" for name in ("total", "compute", "memory", "static", "waiting")),
+    "links": ("links.bytes_sent", "links.exposed_ps", "bounds.link_ps"),
+}
 
 #: Columns of the event log that are hashed, by table.
 COLUMNS = {
@@ -70,7 +73,8 @@ def numbers(result: sim.Result) -> dict[str, Number]:
 def of_summary(summary: Mapping[str, Any]) -> dict[str, Number]:
     """Fields of the JSON object of a run, and sums over its lists, by name; None where there is no such number."""
     return {
-        **{path: _at(summary, path) for path in (*FIELDS, *(ENERGY if "energy" in summary else ()))},
+        **{path: _at(summary, path) for path in FIELDS},
+        **{path: _at(summary, path) for key, paths in MORE.items() if key in summary for path in paths},
         "engines.busy_ps": sum(engine["busy_ps"] for engine in summary["engines"]),
         **{f"blame.{resource}_ps": _waits(summary, resource) for resource in ("engine", "channel")},
         "checks": len(summary["checks"]),

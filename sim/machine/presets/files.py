@@ -64,6 +64,8 @@ def complete(preset: Preset, data: Mapping[str, Any]) -> tuple[dict[str, Any], l
     figures = preset.hardware(whole=whole, port=not one, achievable=achievable is True)
     if preset.energy is not None and (preset.energy.whole or isinstance(written.get("energy"), Mapping)):
         figures["energy"] = preset.energy.section()
+    if preset.link is not None and isinstance(written.get("devices"), Mapping):
+        figures["devices"] = {"link": preset.link.section()}
     made["hardware"] = over(figures, written)
     if achievable is True and "achievable" not in memory and isinstance(written.get("memory", {}), Mapping):
         made["hardware"]["memory"]["achievable"] = True

@@ -42,7 +42,10 @@ from sim.machine.presets.defaults import DEFAULTS, Defaults
 from sim.machine.settings import Efficiency
 
 #: Keys of figures, in the order of lists.
-FIGURES = ("engines", "peak", "vector", "bandwidth", "achievable", "port_bandwidth", "capacity", "kernel", "energy", "on_chip")
+FIGURES = (
+    "engines", "peak", "vector", "bandwidth", "achievable", "port_bandwidth", "capacity", "link", "kernel", "energy",
+    "on_chip",
+)  # fmt: skip
 
 #: Largest number of engines that a scenario may have.
 MOST_ENGINES = 4096
@@ -157,6 +160,17 @@ class Software(Section):
         return f"{self.name} {self.version}: {', '.join(self.constants)}"
 
 
+class PresetLink(Section):
+    """The link of a device to others like it. bandwidth: in one direction. latency: of a transfer, with its software."""
+
+    bandwidth: BytesRate
+    latency: LaunchTime
+
+    def section(self) -> dict[str, Any]:
+        """The section `hardware.devices.link` of a scenario, as plain data."""
+        return {"bandwidth": BANDWIDTH.format(self.bandwidth.value), "latency": DURATION.format(self.latency.value)}
+
+
 class FlopCost(Figure):
     """Energy of a FLOP."""
 
@@ -237,6 +251,7 @@ class Preset(Section):
     achievable: Shares | None = None
     port_bandwidth: BytesRate | None = None
     capacity: Bytes | None = None
+    link: PresetLink | None = None
     kernel: Kernel | None = None
     software: list[Software] = Field(default_factory=list)
     energy: PresetEnergy | None = None
@@ -261,6 +276,8 @@ class Preset(Section):
             if isinstance(found, Kernel):
                 yield from ((f"{key}.t0.{name}", figure) for name, figure in found.t0.items())
                 yield from ((f"{key}.peak.{name}", figure) for name, figure in found.peak.items())
+            elif isinstance(found, PresetLink):
+                yield from ((f"{key}.{name}", getattr(found, name)) for name in ("bandwidth", "latency"))
             elif isinstance(found, PresetEnergy):
                 yield from ((f"{key}.{name}", figure) for name, figure in found.figures())
             elif isinstance(found, Mapping):

@@ -1,0 +1,211 @@
+"""Tensor parallelism: bytes of each device, the time of collectives by formula, and one device that stands for all."""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import models.library
+import sim
+from models.graph import QUANTITIES, OpGraph
+from models.rewrites import shard
+from sim.analysis.parts import PARTS
+from sim.base.errors import ConfigError
+from sim.base.units import ceil_div
+from sim.mapping.collectives import rounds
+from sim.runs.run import read
+from tests.executors import assert_same
+
+LLAMA = "llama-3.1-8b"
+
+
+def total(ops: OpGraph, quantity: str, context: int = 2048) -> int:
+    return int(ops.costs(context)[QUANTITIES.index(quantity)].sum())
+
+
+def of_kind(ops: OpGraph, kind: str) -> list[int]:
+    return [i for i, op in enumerate(ops.ops) if op.kind == kind]
+
+
+@pytest.fixture(scope="module")
+def llama() -> OpGraph:
+    return models.library.load(LLAMA).step()
+
+
+class TestBytesOfADevice:
+    @pytest.mark.parametrize(
+        ("devices", "weights", "kv"),
+        [
+            (1, 15_009_857_536, 268_435_456),
+            (2, 7_505_199_104, 134_217_728),
+            (8, 1_876_705_280, 33_554_432),
+            (16, 972_177_408, 33_554_432),  # of 8 KV heads each device has one, so keys and values are computed twice
+        ],
+    )
+    def test_llama_8b(self, llama, devices, weights, kv):
+        ops = shard(llama, devices)
+        assert total(ops, "weight") == weights
+        assert total(ops, "kv_read") == kv
+
+    def test_by_hand(self, llama):
+        """Matrices divide; 65 norms of 4,096 numbers and a row of the embedding do not."""
+        whole = 65 * 4096 * 2 + 4096 * 2
+        for devices in (2, 4, 8):
+            expected = (total(llama, "weight") - whole) // devices + whole
+            assert total(shard(llama, devices), "weight") == expected
+
+    def test_collectives(self, llama):
+        ops = shard(llama, 8)
+        assert len(of_kind(ops, "all_reduce")) == 2 * 32
+        (gather,) = of_kind(ops, "all_gather")
+        assert ops.ops[gather].path == "lm_head"
+        sent = ops.costs(2048)[QUANTITIES.index("act_write")]
+        assert {int(sent[i]) for i in of_kind(ops, "all_reduce")} == {4096 * 2}
+        assert sent[gather] == 128_256 * 2
+
+    def test_one_device_is_the_whole_model(self, llama):
+        assert shard(llama, 1) is llama
+
+    def test_what_computes_twice_counts_twice(self, llama):
+        """All FLOPs of products but those that are the same on every device."""
+        ops = shard(llama, 8)
+        assert 8 * total(ops, "flops") == total(llama, "flops")
+
+
+class TestOtherModels:
+    @pytest.mark.parametrize("name", ["gemma-2-2b", "phi-3-mini-4k", "gpt2", "qwen3-0.6b", "mixtral-8x7b", "gpt-oss-20b"])
+    def test_two_all_reduces_a_layer(self, name):
+        model = models.library.load(name)
+        ops = shard(model.step(), 2)
+        assert len(of_kind(ops, "all_reduce")) == 2 * model.layers
+        assert len(of_kind(ops, "all_gather")) == 1
+
+    def test_latents_are_the_same_on_all_devices(self):
+        ops = models.library.load("deepseek-v3").step()
+        parts = shard(ops, 8)
+        assert total(parts, "kv_read") == total(ops, "kv_read")
+        down = [i for i, op in enumerate(ops.ops) if op.path.endswith(("q_a_proj", "kv_a_proj_with_mqa"))]
+        weight = {op.path: int(cost) for op, cost in zip(parts.ops, parts.costs(0)[QUANTITIES.index("weight")], strict=True)}
+        for i in down:
+            assert weight[ops.ops[i].path] == ops.costs(0)[QUANTITIES.index("weight"), i]
+
+    def test_experts_are_cut_not_dealt(self):
+        """Each device has an eighth of every expert, so all of them work on each token."""
+        ops = models.library.load("mixtral-8x7b").step()
+        whole, parts = ([op.experts for op in each.ops if op.experts] for each in (ops, shard(ops, 8)))
+        assert [(e.count, e.top_k) for e in whole] == [(e.count, e.top_k) for e in parts]
+        assert [e.bytes for e in whole] == [8 * e.bytes for e in parts]
+
+    @pytest.mark.parametrize(("devices", "possible"), [(3, "1, 2, 4, 8, 16, 32"), (64, "1, 2, 4, 8, 16, 32")])
+    def test_heads_that_do_not_divide(self, llama, devices, possible):
+        with pytest.raises(ConfigError, match=f"possible: {possible}"):
+            shard(llama, devices)
+
+
+def scenario(**changes: object) -> list[str]:
+    """Assignments: one layer of Llama 8B on eight devices, a prompt of 512 tokens, links of 450 GB/s and 1 us."""
+    given = {
+        "model.layers": 1, "model.scope": "block", "hardware.devices.count": 8, "mapping.parallel.tensor": 8,
+        "hardware.devices.link": "{bandwidth: 450 GB/s, latency: 1 us}",
+        "workload.sequences": "[{prompt: 512, tokens: 1}]", "hardware.preset": "h100-sxm",
+    }  # fmt: skip
+    return [f"{key}={value}" for key, value in {**given, **changes}.items()]
+
+
+@pytest.fixture(scope="module")
+def base(tmp_path_factory):
+    path = tmp_path_factory.mktemp("tensor") / "base.yaml"
+    path.write_text(f"model: {{config: {LLAMA}}}\n")
+    return path
+
+
+def sends(result: sim.Result) -> np.ndarray:
+    """Time from the first send of each all-reduce to the end of the last, ps."""
+    (graph,), tasks = result.log.graphs, result.log.tasks
+    rows = np.flatnonzero(graph.kind == graph.kinds.index("all_reduce_send"))
+    op = graph.op[rows]
+    return np.array([tasks.end[rows[op == each]].max() - tasks.ready[rows[op == each]].min() for each in np.unique(op)])
+
+
+class TestTimes:
+    """Alone on a link: n = 8, 4 MiB, 450 GB/s, 1 us."""
+
+    @pytest.mark.parametrize(
+        ("algorithm", "microseconds"), [("ring", 30.311), ("two_shot", 18.311), ("one_shot", 66.245), ("tree", 61.924)]
+    )
+    def test_closed_forms(self, base, algorithm, microseconds):
+        n, size, latency = 8, 4 * 2**20, 1_000_000
+        result = sim.run(read(base, scenario(**{"mapping.parallel.algorithm": algorithm})), executor="simpy")
+
+        def time(amount: int) -> int:
+            return ceil_div(amount * 10**12, 450 * 10**9)
+
+        part = ceil_div(size, n)
+        expected = {
+            "ring": 2 * (n - 1) * (latency + time(part)),
+            "two_shot": 2 * (latency + (n - 1) * time(part)),
+            "one_shot": latency + (n - 1) * time(size),
+            "tree": 2 * 3 * (latency + time(size)),
+        }[algorithm]
+        assert sends(result).tolist() == [expected, expected]  # after the attention, and after the MLP
+        assert round(expected / 1e6, 3) == microseconds
+
+    @pytest.mark.parametrize(
+        ("kind", "algorithm", "devices", "expected"),
+        [
+            ("all_reduce", "ring", 2, (2, 1, 2)), ("all_reduce", "two_shot", 5, (2, 4, 5)),
+            ("all_reduce", "one_shot", 5, (1, 4, 1)), ("all_reduce", "tree", 5, (6, 1, 1)),
+            ("all_gather", "ring", 4, (3, 1, 4)), ("all_gather", "one_shot", 4, (1, 3, 4)),
+        ],
+    )  # fmt: skip
+    def test_rounds(self, kind, algorithm, devices, expected):
+        assert rounds(kind, algorithm, devices) == expected
+
+
+class TestRuns:
+    def test_one_device_is_no_parallelism_to_the_picosecond(self, base):
+        one = {"hardware.devices.count": 1, "mapping.parallel.tensor": 1}
+        with_link = sim.run(read(base, scenario(**one)), executor="simpy")
+        none = sim.run(read(base, scenario(**one, **{"hardware.devices.link": "null"})), executor="simpy")
+        for field in dataclasses.fields(with_link.log.tasks):
+            assert np.array_equal(getattr(with_link.log.tasks, field.name), getattr(none.log.tasks, field.name))
+
+    def test_link_time_is_a_part_of_its_own(self, base):
+        result = sim.run(read(base, scenario()), executor="simpy")
+        along = dict(zip(PARTS, result.breakdown.tokens.sum(axis=0).tolist(), strict=True))
+        assert along["link"] == sends(result).sum() - along["wait_link"]
+        assert result.bounds.link == result.metrics.delivered[-1]
+        assert result.bounds.lower <= result.makespan
+        assert result.metrics.bytes_sent == 2 * 2 * 7 * ceil_div(512 * 8192, 8)  # of each all-reduce, 7/8 of its bytes twice
+
+    def test_devices_that_nothing_uses(self, base):
+        with pytest.raises(sim.InputError, match=r"mapping.parallel.tensor: expected 8, the number of devices"):
+            sim.run(read(base, scenario(**{"mapping.parallel.tensor": 1})))
+
+    def test_times_that_do_not_follow_from_bytes(self, base):
+        with pytest.raises(sim.InputError, match=r"cost.model: expected roofline or kernel with several devices"):
+            sim.run(read(base, scenario(cost="fixed")))
+
+    def test_a_log_keeps_its_link(self, base, tmp_path):
+        pytest.importorskip("pyarrow")
+        result = sim.run(read(base, scenario()), executor="simpy")
+        sim.save_log(result.log, result.scenario, tmp_path / "run.parquet")
+        log, _ = sim.load_log(tmp_path / "run.parquet")
+        assert log.machine == result.log.machine
+        assert_same(result.log, log)
+
+
+def test_the_table_of_the_guide():
+    """NCCL over eight H100, against the closed form: a launch of 1.5 us, two rounds of 8.85 us, 450 GB/s."""
+    guide = (Path(__file__).parents[2] / "docs/guides/tensor_parallelism.md").read_text(encoding="utf-8")
+    rows = re.findall(r"^\| ([\d.]+) (B|KiB|MiB) \| ([\d.]+) us \| ([\d.]+) us \| (-?\d+) % \|$", guide, flags=re.MULTILINE)
+    assert len(rows) == 6
+    for size, unit, measured, simulated, error in rows:
+        amount = int(size) * {"B": 1, "KiB": 2**10, "MiB": 2**20}[unit]
+        time = 1.5 + 2 * (8.85 + 7 * ceil_div(amount, 8) / 450e3)
+        assert f"{time:.1f}" == simulated
+        assert abs(round(100 * (time / float(measured) - 1)) - int(error)) <= 1
