@@ -24,7 +24,8 @@ def data(result: Result) -> dict[str, Any]:
             "memory_by_part_fj": dict(energy.memory_parts),
             "static_fj": energy.static,
             "static_by_part_fj": {
-                **breakdown.parts(energy.static_by_part), "idle": energy.idle,
+                **breakdown.parts(energy.static_by_part),
+                "idle": energy.idle,
             },
             "waiting_fj": energy.waiting,
             "waiting_by_cause_fj": energy.causes(result.blame) if result.log.has_rows else None,
