@@ -23,7 +23,7 @@ from sim.cost.settings import Cost
 from sim.machine.settings import Arbiter, Engines, Hardware, Memory, Scheduler
 from sim.mapping.settings import Fuse, ModelMapping
 from sim.scenario.completion import Completed, completed
-from sim.scenario.extends import extended
+from sim.scenario.extends import extended, moved
 from sim.scenario.graph_op import GraphOp
 from sim.scenario.problems import WORDING, unknown_names
 from sim.scenario.sections import NAME, Model, Report, Scenario, SequenceGroup, Trace, Window, Workload
@@ -55,8 +55,10 @@ __all__ = [
     "Trace",
     "Window",
     "Workload",
+    "as_written",
     "assigned",
     "from_dict",
+    "from_document",
     "json_schema",
     "load",
     "override",
@@ -101,6 +103,17 @@ def override(scenario: Scenario, assignments: Sequence[str], known: Known | None
 def assigned(scenario: Scenario, assignments: Iterable[Assignment], known: Known | None = None) -> Scenario:
     """The same scenario with values that were read before, checked again: `override` without its parsing."""
     return _validate(scenario._document.assigned(assignments), known, scenario.name)
+
+
+def from_document(document: Document, known: Known | None = None, name: str = "scenario") -> Scenario:
+    """Read a scenario from a document, as `load` does. name: its name if it writes none."""
+    return _validate(document, known, name)
+
+
+def as_written(scenario: Scenario, folder: Path) -> dict[str, Any]:
+    """The keys of a scenario that are written, its bases' included, as plain data; paths are relative to a folder."""
+    data: dict[str, Any] = moved(scenario._document, folder).plain()
+    return {"name": scenario.name, **data}
 
 
 def json_schema() -> dict[str, Any]:

@@ -38,7 +38,7 @@ def extended(document: Document, _inside: Sequence[Path] = ()) -> Document:
     if path.resolve() in _inside or path.resolve() == Path(document.source).resolve():
         raise place.error(f"{KEY}: {path} extends itself")
     base = extended(read(path), [*_inside, Path(document.source).resolve()])
-    root = without(_moved(base, folder_of(document)).root, (*OWN, KEY))
+    root = without(moved(base, folder_of(document)).root, (*OWN, KEY))
     return Document(joined(root, without(document.root, (KEY,))), document.source, document.text)
 
 
@@ -53,8 +53,8 @@ def _find(document: Document, name: str) -> Path:
         raise document.place((KEY,)).error(f"{KEY}: {error}") from None
 
 
-def _moved(document: Document, folder: Path) -> Document:
-    """The document with its relative paths as seen from another folder."""
+def moved(document: Document, folder: Path) -> Document:
+    """The same document with its relative paths as seen from another folder."""
     here = folder_of(document)
     if here.resolve() == folder.resolve():
         return document
