@@ -25,16 +25,22 @@ from sim.log.tables import EventLog
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Findings:
-    """Analyses of a run. checks: names of all invariants, which were found to hold."""
+class Totals:
+    """Sums over a run, and latencies of its requests. checks: names of all invariants, which were found to hold."""
 
     bounds: Bounds
     checks: tuple[str, ...]
     breakdown: Breakdown
     metrics: Metrics
     requests: Requests
-    series: Series
     energy: Energy | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Findings(Totals):
+    """All analyses of a run: sums, and series over time."""
+
+    series: Series
 
 
 class Analysis:
@@ -57,7 +63,16 @@ class Analysis:
             self._ledger.add(part)
 
     def result(self, log: EventLog, *, warmup_time: int = 0, warmup_requests: int = 0) -> Findings:
-        """All findings. log: the whole run, whose tables of tasks and of service intervals may be empty.
+        """All findings, as `totals`, with series over time."""
+        sums = self.totals(log, warmup_time=warmup_time, warmup_requests=warmup_requests)
+        served = sums.requests
+        return Findings(
+            bounds=sums.bounds, checks=sums.checks, breakdown=sums.breakdown, metrics=sums.metrics, requests=served,
+            energy=sums.energy, series=series(log, served.arrival, served.last, self._rules.kv_layers, self._tally),
+        )  # fmt: skip
+
+    def totals(self, log: EventLog, *, warmup_time: int = 0, warmup_requests: int = 0) -> Totals:
+        """All sums. log: the whole run, whose tables of tasks and of service intervals may be empty.
 
         Raises SimulationError at the first invariant that does not hold.
         """
@@ -70,9 +85,8 @@ class Analysis:
         if self._ledger is not None:
             energy = self._ledger.result(log, parts, sums, int(served.tokens.sum()))
             names.append(ENERGY_INVARIANT)
-        return Findings(
-            bounds=limits, checks=tuple(names), breakdown=parts, metrics=sums, requests=served,
-            series=series(log, served.arrival, served.last, rules.kv_layers, tally), energy=energy,
+        return Totals(
+            bounds=limits, checks=tuple(names), breakdown=parts, metrics=sums, requests=served, energy=energy
         )  # fmt: skip
 
 

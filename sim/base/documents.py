@@ -9,7 +9,7 @@ so that an alias bomb is refused before anything expands.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -119,19 +119,61 @@ class Document:
         Keys are separated by dots, list items are numbers (`workload.sequences.0.tokens` or `sequences[0].tokens`), the
         value is YAML. Sections that are not written yet are made. Raises InputError that names the `--set`.
         """
+        return self.assigned([assignment(text) for text in assignments])
+
+    def assigned(self, assignments: Iterable[Assignment]) -> Document:
+        """Apply assignments that were read before, in order. Raises InputError that names the first one that cannot be."""
         root = self.root
-        for text in assignments:
-            place = Place(f"--set {text}" if len(text) <= 80 else f"--set {text[:77]}...")
-            name, equals, value = text.partition("=")
-            keys = _names(name.strip())
-            if not equals or not all(keys):
-                raise place.error("expected KEY.KEY=VALUE, such as hardware.memory.bandwidth='50 GB/s'")
-            if len(keys) > MAX_DEPTH:
-                raise place.error(f"more than {MAX_DEPTH} levels deep")
-            node = _Builder(value, place.source, numbered=False).build() if value.strip() else Node(None, place)
-            root = _assign(root, tuple(keys), node, place, done="")
-            _check_size(root.size, root.height, place)
+        for each in assignments:
+            root = _assign(root, each.keys, each.node, each.place, done="")
+            _check_size(root.size, root.height, each.place)
         return Document(root, self.source, self.text)
+
+    def replaced(self, path: KeyPath, node: Node) -> Document:
+        """The same document with another value at a path of keys."""
+        return Document(_assign(self.root, tuple(map(str, path)), node, node.place, done=""), self.source, self.text)
+
+
+@dataclass(frozen=True, slots=True)
+class Assignment:
+    """A value for a key: the keys that lead to it, and the place that errors name."""
+
+    keys: tuple[str, ...]
+    node: Node
+    place: Place
+
+
+def assignment(text: str) -> Assignment:
+    """Read `hardware.memory.bandwidth=50 GB/s`. Raises InputError that names the `--set`."""
+    place = Place(f"--set {text}" if len(text) <= 80 else f"--set {text[:77]}...")
+    name, equals, value = text.partition("=")
+    keys = _names(name.strip())
+    if not equals or not all(keys):
+        raise place.error("expected KEY.KEY=VALUE, such as hardware.memory.bandwidth='50 GB/s'")
+    if len(keys) > MAX_DEPTH:
+        raise place.error(f"more than {MAX_DEPTH} levels deep")
+    node = _Builder(value, place.source, numbered=False).build() if value.strip() else Node(None, place)
+    return Assignment(tuple(keys), node, place)
+
+
+def joined(base: Node, over: Node) -> Node:
+    """A mapping with the keys of both; where both have one, mappings are joined likewise, other values are those of `over`."""
+    if not isinstance(base.value, Mapping) or not isinstance(over.value, Mapping):
+        return over
+    entries = {**base.value, **over.value}
+    for key in base.value.keys() & over.value.keys():
+        entries[key] = joined(base.value[key], over.value[key])
+    node = _collection(entries, over.place, {**base.keys, **over.keys})
+    _check_size(node.size, node.height, over.place)
+    return node
+
+
+def without(node: Node, keys: Collection[str]) -> Node:
+    """A mapping without some keys; anything else as it is."""
+    if not isinstance(node.value, Mapping):
+        return node
+    left = {key: child for key, child in node.value.items() if key not in keys}
+    return _collection(left, node.place, {key: place for key, place in node.keys.items() if key not in keys})
 
 
 def key_path(text: str) -> KeyPath:

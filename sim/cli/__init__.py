@@ -26,6 +26,8 @@ COMMANDS = {
         "Explain a run: where the time went, what caused each wait, what would help.",
     ),
     "compare": ("sim.cli.compare", "Compare two scenarios: differences in settings, results and where the time went."),
+    "sweep": ("sim.cli.sweep", "Run a study: many scenarios that differ in a few keys, on all cores."),
+    "study": ("sim.cli.study", "Show the results of a study: best points, Pareto front, effects; as a page or CSV."),
     "report": ("sim.cli.report", "Write one HTML page of a run: timeline, charts, tables."),
     "view": ("sim.cli.view", "Open a trace in the Perfetto UI."),
     "check": ("sim.cli.check", "Check scenarios without running them."),

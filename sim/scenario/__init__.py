@@ -8,14 +8,14 @@ their place: `raise scenario.error("model.layers", "expected 1 to 16, found 40")
 from __future__ import annotations
 
 import re
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from pydantic import ValidationError
 
 from models.formats import Formats
-from sim.base.documents import Document, from_plain, read
+from sim.base.documents import Assignment, Document, from_plain, read
 from sim.base.documents import parse as parse_document
 from sim.base.problems import raise_first, translate
 from sim.base.section import Choice
@@ -23,6 +23,7 @@ from sim.cost.settings import Cost
 from sim.machine.settings import Arbiter, Engines, Hardware, Memory, Scheduler
 from sim.mapping.settings import Fuse, ModelMapping
 from sim.scenario.completion import Completed, completed
+from sim.scenario.extends import extended, moved
 from sim.scenario.graph_op import GraphOp
 from sim.scenario.problems import WORDING, unknown_names
 from sim.scenario.sections import NAME, Model, Report, Scenario, SequenceGroup, Trace, Window, Workload
@@ -54,7 +55,10 @@ __all__ = [
     "Trace",
     "Window",
     "Workload",
+    "as_written",
+    "assigned",
     "from_dict",
+    "from_document",
     "json_schema",
     "load",
     "override",
@@ -96,6 +100,22 @@ def override(scenario: Scenario, assignments: Sequence[str], known: Known | None
     return _validate(scenario._document.override(assignments), known, scenario.name)
 
 
+def assigned(scenario: Scenario, assignments: Iterable[Assignment], known: Known | None = None) -> Scenario:
+    """The same scenario with values that were read before, checked again: `override` without its parsing."""
+    return _validate(scenario._document.assigned(assignments), known, scenario.name)
+
+
+def from_document(document: Document, known: Known | None = None, name: str = "scenario") -> Scenario:
+    """Read a scenario from a document, as `load` does. name: its name if it writes none."""
+    return _validate(document, known, name)
+
+
+def as_written(scenario: Scenario, folder: Path) -> dict[str, Any]:
+    """The keys of a scenario that are written, its bases' included, as plain data; paths are relative to a folder."""
+    data: dict[str, Any] = moved(scenario._document, folder).plain()
+    return {"name": scenario.name, **data}
+
+
 def json_schema() -> dict[str, Any]:
     """The JSON Schema (draft 2020-12) of scenario files, for editors.
 
@@ -103,10 +123,13 @@ def json_schema() -> dict[str, Any]:
     policies) are checked only when a scenario is read.
     """
     schema = Scenario.model_json_schema(mode="validation")
+    del schema["required"]
+    schema["anyOf"] = [{"required": ["model"]}, {"required": ["extends"]}]
     return {"$schema": "https://json-schema.org/draft/2020-12/schema", **schema}
 
 
 def _validate(document: Document, known: Known | None, name: str = "scenario", *, complete: bool = False) -> Scenario:
+    document = extended(document)
     data = document.plain()
     if isinstance(data, dict) and "name" not in data and re.match(NAME, name):
         data["name"] = name

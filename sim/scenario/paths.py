@@ -15,6 +15,9 @@ PATHS: tuple[tuple[str, ...], ...] = (
     ("hardware", "from_profile"), ("cost", "profile"), ("workload", "trace", "file"), ("workload", "routing", "file"),
 )  # fmt: skip
 
+#: Keys whose values may be paths: a preset by its file, and a trace in its short form.
+PRESET_PATH, TRACE_PATH = ("hardware", "preset"), ("workload", "trace")
+
 
 def folder_of(document: Document) -> Path:
     """The folder of the file that a document was read from, the working directory if it was read from none."""

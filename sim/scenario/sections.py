@@ -235,7 +235,14 @@ class Scenario(Section):
         description="Name in reports; by default the name of the file. No slash, no leading dot.",
     )
     description: str = Field(default="", max_length=10_000, pattern=LINES, description="Purpose of the scenario, for readers.")
-    model: Model = Field(description="The model.")
+    extends: str | None = Field(
+        default=None,
+        exclude=True,
+        description="A scenario whose keys hold where this one writes none: a path relative to this file, or the name of a "
+        "shipped scenario. Mappings are joined key by key; name and description are not inherited.",
+        examples=["llama_1b_context_2048"],
+    )
+    model: Model = Field(description="The model. Required, unless `extends` brings it.")
     workload: Workload = default({}, description="The requests.")
     hardware: Hardware = default({}, description="The machine.")
     mapping: ModelMapping = default({}, description="How the model is mapped onto the machine.")

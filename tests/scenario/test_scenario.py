@@ -128,7 +128,7 @@ def test_groups_repeat() -> None:
         # keys
         ("latency", "@latenzy",
          "hardware.memory: unknown key 'latenzy' (did you mean 'latency'?); valid: bandwidth, latency, arbiter, "),
-        ("seed", "@sead", "unknown key 'sead' (did you mean 'seed'?); valid: name, description, model, "),
+        ("seed", "@sead", "unknown key 'sead' (did you mean 'seed'?); valid: name, description, extends, model, "),
         ("tokens: 2", "@token: 2", "workload.sequences[0]: unknown key 'token' (did you mean 'tokens'?)"),
         ("config: llama-3.2-1b", "@conf: x",
          "model: unknown key 'conf' (did you mean 'config'?); valid: config, graph, layers, scope, dtype"),

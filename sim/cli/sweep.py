@@ -1,0 +1,135 @@
+"""`sim sweep`."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import click
+from rich.console import Console
+from rich.progress import BarColumn, Progress, ProgressColumn, Task, TextColumn
+from rich.text import Text
+
+from sim.base.cores import cores
+from sim.base.errors import InputError
+from sim.cli.console import status
+from sim.cli.options import complete_scenario
+from sim.runs.run import read
+from sim.scenario.shipped import find_scenario
+from sim.study.points import Study, load, over
+from sim.study.pool import pool
+from sim.study.shipped import find_study
+from sim.study.store import FAILED, SKIPPED, Store
+from sim.study.sweep import Counts, OnSweep, estimate, sweep
+
+
+@click.command("sweep")
+@click.argument("name", metavar="STUDY|SCENARIO", shell_complete=complete_scenario)
+@click.option("--over", "axes", multiple=True, metavar="KEY=VALUES",
+              help="Axis over a key of a scenario, instead of the file of a study: 1..16, or 50,100,200GB/s, or "
+              "'50..400 GB/s x8 log'. Can be repeated.")  # fmt: skip
+@click.option("--set", "overrides", multiple=True, metavar="KEY=VALUE", help="With --over: change a value of the scenario.")
+@click.option(
+    "--repeats", type=click.IntRange(1, 1000), default=1, help="With --over: runs of each point, with consecutive seeds."
+)
+@click.option("-j", "--jobs", type=click.IntRange(1, 1024), help="Processes.  [default: one for each core]")
+@click.option("-o", "--out", type=click.Path(path_type=Path, file_okay=False), help="Folder of rows.  [default: studies/NAME]")
+@click.option(
+    "--dry-run", is_flag=True, help="Print how many runs there are and about how long they take, and run none of them."
+)
+@click.option("--exhaustive", is_flag=True, help="Run points, too, that lower bounds prove to be of no use.")
+@click.option("--retry-failed", is_flag=True, help="Run points again that ended with an error.")
+def command(
+    name: str, axes: tuple[str, ...], overrides: tuple[str, ...], repeats: int, jobs: int | None, out: Path | None,
+    dry_run: bool, exhaustive: bool, retry_failed: bool,
+) -> None:  # fmt: skip
+    """Run all points of a study on all cores. The same command goes on where an earlier one was interrupted."""
+    study = _study(name, axes, overrides, repeats)
+    count = jobs or cores()
+    folder = out or Path("studies") / study.name
+    if dry_run:
+        _dry_run(study, count)
+        return
+    store = Store(folder, study)
+    again = [*([FAILED] if retry_failed else []), *([SKIPPED] if exhaustive else [])]
+    try:
+        with store.opened(), _progress(study) as on_progress:
+            counts = sweep(study, store, pool(min(count, study.runs)), on_progress, again=again)
+    except KeyboardInterrupt:
+        click.echo(f"{folder}: the runs that have ended are kept; the same command goes on", err=True)
+        raise
+    click.echo(summary_line(folder, counts))
+
+
+def summary_line(folder: Path, counts: Counts) -> str:
+    """One line: the runs that ended, and the command that shows them."""
+    words = [f"{counts.before + counts.done:,} of {counts.runs:,} runs"]
+    if counts.before:
+        words.append(f"{counts.before:,} from before")
+    if counts.skipped:
+        words.append(f"{counts.skipped:,} skipped by proof")
+    if counts.failed:
+        words.append(f"{counts.failed:,} failed")
+    return f"{folder}: {', '.join(words)}; `sim study {folder}` shows them"
+
+
+def _study(name: str, axes: tuple[str, ...], overrides: tuple[str, ...], repeats: int) -> Study:
+    if axes:
+        return over(read(find_scenario(name), list(overrides)), axes, repeats=repeats)
+    for option, given in (("--set", overrides), ("--repeats", repeats > 1)):
+        if given:
+            raise InputError(f"{option}: expected only with --over; a study says it in its file")
+    return load(find_study(name))
+
+
+def _dry_run(study: Study, jobs: int) -> None:
+    """Print the size of a study."""
+    axes = ", ".join(f"{key} ({len(axis.values)})" for key, axis in study.keys.items())
+    seeds = f" x {study.repeats} seeds = {study.runs:,} runs" if study.repeats > 1 else ""
+    with status("running a few points"):
+        seconds, error = estimate(study)
+    jobs = min(jobs, study.runs)
+    click.echo(f"{study.name}: {len(study):,} points{seeds} of {axes}")
+    click.echo(f"about {_time(seconds * study.runs / jobs)} with {jobs} processes ({seconds * 1000:.1f} ms a run)")
+    if error:
+        click.echo(f"some points cannot run: {error}")
+
+
+def _time(seconds: float) -> str:
+    return (
+        f"{seconds:,.0f} s" if seconds < 120 else f"{seconds / 60:,.0f} min" if seconds < 7200 else f"{seconds / 3600:,.1f} h"
+    )
+
+
+@contextmanager
+def _progress(study: Study) -> Iterator[OnSweep | None]:
+    """Show a line on stderr of a terminal; nothing in a pipe."""
+    console = Console(stderr=True)
+    if not console.is_terminal:
+        yield None
+        return
+    with Progress(
+        TextColumn("{task.description}", markup=False), BarColumn(), _Runs(), console=console, transient=True
+    ) as shown:
+        line = shown.add_task(study.name, total=None, failed=0)
+
+        def on_progress(counts: Counts) -> None:
+            left = counts.runs - counts.before
+            shown.update(line, total=left, completed=counts.done, failed=counts.failed)
+
+        yield on_progress
+
+
+class _Runs(ProgressColumn):
+    """Runs done, rate, time left, failures."""
+
+    def render(self, task: Task) -> Text:
+        if task.total is None:
+            return Text("starting")
+        text = Text(f"{int(task.completed):,} of {int(task.total):,}", no_wrap=True)
+        if task.speed and task.time_remaining is not None:
+            text.append(f", {task.speed:,.0f}/s, {_time(task.time_remaining)} left")
+        if task.fields["failed"]:
+            text.append(f", {task.fields['failed']:,} failed", style="red")
+        return text

@@ -1,0 +1,261 @@
+"""Answers of a study, from its rows: means over seeds, the best points, the Pareto front, effects of axes, knees.
+
+The front holds the points that no other one dominates: none is at least as good in all objectives and better in one. The main
+effect of an axis on an objective is by how much the objective's mean over all other axes differs between the axis's values; the
+share of an effect is its part of the variance, as in an analysis of variance (G. E. P. Box, J. S. Hunter, W. G. Hunter,
+"Statistics for Experimenters", chapter 4). The knee of a curve is the value after which the next step brings less than a tenth
+of what the whole axis brings, and so do all after it.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from itertools import combinations
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from sim.base.errors import InputError
+from sim.runs.repeats import interval
+from sim.study.metrics import METRICS
+from sim.study.store import OK, SKIPPED, parts, read_manifest, read_part
+
+KNEE = 0.1  # share of the whole gain below which a step is not worth it
+
+Floats = npt.NDArray[np.float64]
+
+
+@dataclass(frozen=True, slots=True)
+class AxisInfo:
+    """An axis of a stored study. texts: value in rows -> as it is written. order: value -> its place on the axis."""
+
+    key: str
+    dimension: str | None
+    texts: Mapping[Any, str]
+    order: Mapping[Any, int]
+
+    @property
+    def short(self) -> str:
+        """The last word of the key, for headings; `count` alone says too little."""
+        words = self.key.split(".")
+        return ".".join(words[-2:]) if words[-1] in ("count", "name", "rate") else words[-1]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PointOf:
+    """A point over all of its seeds. values: axes. means, halves: of each column, and halves of 95 % intervals."""
+
+    number: int
+    seed: int
+    seeds: int
+    values: Mapping[str, Any]
+    means: Mapping[str, float]
+    halves: Mapping[str, float]
+    feasible: bool
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Effect:
+    """An effect on an objective. axes: one for a main effect, two for an interaction. share: of the variance.
+
+    means: value -> mean of the objective, of a main effect.
+    """
+
+    axes: tuple[str, ...]
+    objective: str
+    share: float
+    means: Mapping[Any, float] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Knee:
+    """The value of an axis after which an objective hardly improves. gained: share of the whole gain up to there."""
+
+    axis: str
+    objective: str
+    value: Any
+    gained: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Answers:
+    """A stored study and its results. failed, skipped: rows without metrics. errors: the most frequent errors, with counts."""
+
+    folder: Path
+    manifest: Mapping[str, Any]
+    axes: Mapping[str, AxisInfo]
+    objectives: Mapping[str, str]
+    columns: Sequence[str]
+    points: Sequence[PointOf]
+    runs: int
+    failed: int
+    skipped: int
+    errors: Sequence[tuple[str, int]]
+
+    @property
+    def feasible(self) -> list[PointOf]:
+        """The points that meet all constraints and have all objectives."""
+        return [p for p in self.points if p.feasible and all(name in p.means for name in self.objectives)]
+
+    def best(self, objective: str, count: int) -> list[PointOf]:
+        """The best points by one objective; among equals, those that come first."""
+        sign = self.sign(objective)
+        return sorted(self.feasible, key=lambda p: (sign * p.means[objective], p.number))[:count]
+
+    def front(self) -> list[PointOf]:
+        """The Pareto front, from the best by the first objective on."""
+        points = self.feasible
+        keep = front(np.array([[self.sign(o) * p.means[o] for o in self.objectives] for p in points]))
+        first = next(iter(self.objectives))
+        return sorted(
+            (p for p, on in zip(points, keep, strict=True) if on), key=lambda p: (self.sign(first) * p.means[first], p.number)
+        )
+
+    def sign(self, objective: str) -> int:
+        """1 for an objective that is to be small, -1 for one that is to be large."""
+        return 1 if self.objectives[objective] == "min" else -1
+
+    def effects(self, objective: str) -> list[Effect]:
+        """Main effects and interactions of two axes, the largest share of the variance first."""
+        points = [p for p in self.points if objective in p.means]
+        if len(points) < 2:
+            return []
+        y = np.array([p.means[objective] for p in points])
+        total = float(((y - y.mean()) ** 2).sum())
+        if total <= 1e-12 * float((y**2).sum()):
+            return []
+        varied = [key for key, axis in self.axes.items() if len({p.values.get(key) for p in points}) > 1]
+        found = [Effect(axes=(key,), objective=objective, share=_between(y, self._levels(points, (key,))) / total,
+                        means=self._means(y, points, key)) for key in varied]  # fmt: skip
+        main = {each.axes[0]: each.share for each in found}
+        for pair in combinations(varied, 2):
+            both = self._levels(points, pair)
+            if len(set(both)) < len(points) or len(points) > len(varied):  # one point a cell still shows an interaction
+                share = _between(y, both) / total - main[pair[0]] - main[pair[1]]
+                found.append(Effect(axes=pair, objective=objective, share=max(0.0, share)))
+        return sorted(found, key=lambda each: -each.share)
+
+    def knees(self, objective: str) -> list[Knee]:
+        """Where more of an axis stops helping, for axes of numbers along which an objective improves."""
+        found = []
+        for effect in self.effects(objective):
+            if len(effect.axes) > 1 or len(effect.means) < 3:
+                continue
+            values = sorted(effect.means) if all(_is_number(v) for v in effect.means) else []
+            if not values:
+                continue
+            y = [self.sign(objective) * effect.means[v] for v in values]
+            gain = y[0] - y[-1]
+            if gain <= 0:
+                continue
+            steps = [(y[i] - y[i + 1]) / gain for i in range(len(y) - 1)]
+            last = max((i for i, step in enumerate(steps) if step >= KNEE), default=-1) + 1
+            if last < len(values) - 1:
+                found.append(Knee(axis=effect.axes[0], objective=objective, value=values[last], gained=(y[0] - y[last]) / gain))
+        return found
+
+    def _levels(self, points: Sequence[PointOf], keys: Sequence[str]) -> list[tuple[Any, ...]]:
+        return [tuple(p.values.get(key) for key in keys) for p in points]
+
+    def _means(self, y: Floats, points: Sequence[PointOf], key: str) -> dict[Any, float]:
+        sums: dict[Any, list[float]] = {}
+        for value, p in zip(y.tolist(), points, strict=True):
+            if p.values.get(key) is not None:
+                sums.setdefault(p.values[key], []).append(value)
+        return {v: math.fsum(sums[v]) / len(sums[v]) for v in sorted(sums, key=lambda v: self.axes[key].order.get(v, 0))}
+
+    def command(self, point: PointOf) -> str:
+        """The command that runs a point again, with its trace."""
+        words = [f"--set {_quoted(f'{key}={axis.texts[point.values[key]]}')}" for key, axis in self.axes.items()
+                 if key not in {"case", "seed"} and point.values.get(key) is not None]  # fmt: skip
+        words.append(f"--set seed={point.seed}")
+        return " ".join(["sim run", _quoted(str(self.folder / "base.yaml")), *words])
+
+
+def _quoted(word: str) -> str:
+    return word if all(c.isalnum() or c in "._/=-+:,[]%" for c in word) else "'" + word.replace("'", "'\\''") + "'"
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool)
+
+
+def front(costs: Floats) -> npt.NDArray[np.bool_]:
+    """Which of the points [point, objective] no other one dominates; smaller is better, equal points are all kept."""
+    count = len(costs)
+    keep = np.ones(count, dtype=bool)
+    if not count:
+        return keep
+    order = np.lexsort(costs.T[::-1])
+    on: list[int] = []
+    for i in order.tolist():
+        rows = costs[on]
+        if on and bool(((rows <= costs[i]).all(axis=1) & (rows < costs[i]).any(axis=1)).any()):
+            keep[i] = False
+        else:
+            on.append(i)
+    return keep
+
+
+def _between(y: Floats, levels: Sequence[Any]) -> float:
+    """Sum of squares between the groups of equal levels."""
+    names: dict[Any, int] = {}
+    of = np.array([names.setdefault(level, len(names)) for level in levels])
+    counts = np.bincount(of)
+    means = np.bincount(of, weights=y) / counts
+    return float((counts * (means - y.mean()) ** 2).sum())
+
+
+def read_answers(folder: Path) -> Answers:
+    """Read the rows of a study. Raises InputError if the folder holds none."""
+    manifest = read_manifest(folder)
+    tables = [read_part(part) for part in parts(folder)]
+    if not tables:
+        raise InputError(f"{folder}: expected rows, found none; `sim sweep` makes them")
+    columns: dict[str, list[Any]] = {name: [] for name in tables[0].column_names}
+    for table in tables:
+        for name in columns:
+            columns[name] += table.column(name).to_pylist()
+    axes = {
+        key: AxisInfo(key, axis["dimension"], dict(axis["values"]),
+                      {v: i for i, (v, _) in enumerate(axis["values"])})
+        for key, axis in manifest["axes"].items()
+    }  # fmt: skip
+    numbers = [name for name in (*manifest["columns"], *METRICS) if name in columns]
+    by_point: dict[int, list[int]] = {}
+    for i, status in enumerate(columns["status"]):
+        if status == OK:
+            by_point.setdefault(columns["point"][i], []).append(i)
+    errors: dict[str, int] = {}
+    for error, status in zip(columns["error"], columns["status"], strict=True):
+        if status not in (OK, SKIPPED):
+            errors[error] = errors.get(error, 0) + 1
+    return Answers(
+        folder=folder, manifest=manifest, axes=axes, objectives=manifest["objectives"], columns=numbers,
+        points=[_point(n, by_point[n], columns, axes, numbers) for n in sorted(by_point)], runs=len(columns["status"]),
+        failed=sum(errors.values()), skipped=columns["status"].count(SKIPPED),
+        errors=sorted(errors.items(), key=lambda item: -item[1]),
+    )  # fmt: skip
+
+
+def _point(
+    number: int, rows: Sequence[int], columns: Mapping[str, list[Any]], axes: Mapping[str, AxisInfo], numbers: Sequence[str]
+) -> PointOf:  # fmt: skip
+    """The means over the seeds of a point."""
+    means, halves = dict[str, float](), dict[str, float]()
+    for name in numbers:
+        values = [columns[name][i] for i in rows]
+        if len(values) == 1:
+            if values[0] is not None:
+                means[name] = values[0]
+        elif None not in values:
+            means[name], halves[name] = interval(values)
+    first = min(rows, key=lambda i: columns["seed"][i])
+    return PointOf(
+        number=number, seed=columns["seed"][first], seeds=len(rows), values={key: columns[key][first] for key in axes},
+        means=means, halves=halves, feasible=all(columns["feasible"][i] for i in rows),
+    )  # fmt: skip

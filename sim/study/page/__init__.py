@@ -1,0 +1,110 @@
+"""One self-contained HTML page of a study, in the looks of the page of a run: no network, no other file."""
+
+from __future__ import annotations
+
+import html
+import json
+import re
+from importlib.resources import files
+from typing import Any
+
+from sim import __version__
+from sim.render.page import LIBRARIES
+from sim.study.answers import Answers, PointOf
+from sim.study.metrics import METRICS
+from sim.study.tables import setting, show, title
+
+
+def data(answers: Answers) -> dict[str, Any]:
+    """The study as JSON-ready data: points in columns, the front, effects and knees."""
+    points = answers.points
+    names = [name for name in answers.columns if any(name in point.means for point in points)]
+    on_front = {point.number for point in answers.front()}
+    return {
+        "name": answers.manifest["name"],
+        "description": answers.manifest["description"],
+        "runs": answers.runs,
+        "failed": answers.failed,
+        "skipped": answers.skipped,
+        "seeds": answers.manifest["repeats"],
+        "constraints": answers.manifest["constraints"],
+        "derived": list(answers.manifest["columns"]),
+        "objectives": dict(answers.objectives),
+        "axes": [
+            {
+                "key": key, "short": axis.short, "numeric": _numeric(axis.texts),
+                "dimension": axis.dimension, "values": list(axis.texts),
+                "texts": list(axis.texts.values()),
+            }
+            for key, axis in answers.axes.items()
+        ],
+        "columns": [{"name": n, "title": title(n), "unit": METRICS[n].unit if n in METRICS else ""} for n in names],
+        "points": {
+            "number": [p.number for p in points],
+            "seed": [p.seed for p in points],
+            "feasible": [p.feasible for p in points],
+            "front": [p.number in on_front for p in points],
+            "axes": [[p.values.get(key) for p in points] for key in answers.axes],
+            "means": [[p.means.get(name) for p in points] for name in names],
+            "halves": [[p.halves.get(name) for p in points] for name in names],
+        },
+        "effects": [
+            {"axes": list(each.axes), "objective": each.objective, "share": each.share}
+            for objective in answers.objectives
+            for each in answers.effects(objective)
+        ],
+        "knees": [
+            {"axis": k.axis, "objective": k.objective, "value": setting(answers, k.axis, k.value), "gained": k.gained}
+            for objective in answers.objectives
+            for k in answers.knees(objective)
+        ],
+        "base": str(answers.folder / "base.yaml"),
+    }  # fmt: skip
+
+
+def _numeric(values: Any) -> bool:
+    return all(isinstance(value, (int, float)) and not isinstance(value, bool) for value in values)
+
+
+def finding(answers: Answers) -> str:
+    """One sentence: the best point, and the axis that matters most."""
+    objective = next(iter(answers.objectives))
+    best = answers.best(objective, 1)
+    if not best:
+        return "No point meets all constraints."
+    effects = [each for each in answers.effects(objective) if len(each.axes) == 1]
+    most = f"; {effects[0].axes[0]} explains {effects[0].share:.0%} of its variance" if effects else ""
+    return (
+        f"{title(objective)} is best at {show(objective, best[0].means[objective])} with {_settings(answers, best[0])}{most}."
+    )
+
+
+def _settings(answers: Answers, point: PointOf) -> str:
+    return ", ".join(
+        f"{axis.short} {setting(answers, key, point.values[key])}"
+        for key, axis in answers.axes.items()
+        if point.values.get(key) is not None
+    )
+
+
+def render(answers: Answers) -> str:
+    """The page as text; the same rows give the same bytes."""
+    content = json.dumps(data(answers), separators=(",", ":")).replace("<", "\\u003c")
+    values = {
+        "title": html.escape(answers.manifest["name"]),
+        "description": html.escape(answers.manifest["description"]),
+        "finding": html.escape(finding(answers)),
+        "version": html.escape(__version__),
+        "style": _read("sim.render", "page", "page.css") + _read("sim.study", "page", "study.css"),
+        "libraries": "\n".join(
+            f"<script>\n/*!\n{_read('sim.render', 'assets', terms)}*/\n{_read('sim.render', 'assets', file)}</script>"
+            for file, terms in LIBRARIES
+        ),
+        "script": _read("sim.study", "page", "study.js"),
+        "data": content,
+    }
+    return re.sub(r"\{\{ (\w+) \}\}", lambda match: values[match[1]], _read("sim.study", "page", "template.html"))
+
+
+def _read(package: str, folder: str, name: str) -> str:
+    return (files(package) / folder / name).read_text(encoding="utf-8")

@@ -1,0 +1,324 @@
+"""The points of a study: all combinations of the values of its axes, each run with some seeds."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from itertools import islice, product
+from math import prod
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from sim import __version__
+from sim.base.documents import Assignment, Document, Node, Place, read
+from sim.base.errors import InputError
+from sim.base.problems import validated
+from sim.runs.plan import Plan, plan
+from sim.runs.run import known_names
+from sim.scenario import Scenario, assigned, from_document
+from sim.scenario.paths import PATHS
+from sim.study.axes import Axis, Span, Value, parse_axis, placed, plain, read_axis
+from sim.study.expressions import Expression, parse
+from sim.study.metrics import METRICS
+from sim.study.samples import sample
+from sim.study.sections import MOST_POINTS, StudyFile
+
+#: Column of the names of cases.
+CASE = "case"
+
+#: The values that some keys take together.
+Choice = tuple[tuple[Axis, Value], ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Point:
+    """One scenario of a study, with one seed. number: counts from 0, the same for all seeds of a point."""
+
+    number: int
+    seed: int
+    settings: Choice
+
+    @property
+    def overrides(self) -> tuple[str, ...]:
+        """Arguments of `--set` that make the scenario of this point from the base."""
+        made = [f"{axis.key}={value.text}" for axis, value in self.settings if axis.key != CASE]
+        return (*made, f"seed={self.seed}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Study:
+    """A study that was read and checked.
+
+    grid: dimensions of the grid, each a list of choices, of which all combinations are run; the last changes fastest. keys: all
+    axes by key. columns, constraints: expressions. objectives: column -> min or max.
+    """
+
+    name: str
+    description: str
+    source: str
+    base: Scenario
+    grid: Sequence[Sequence[Choice]]
+    keys: Mapping[str, Axis]
+    repeats: int = 1
+    columns: Mapping[str, Expression] = field(default_factory=dict)
+    constraints: Sequence[Expression] = ()
+    objectives: Mapping[str, str] = field(default_factory=dict)
+
+    def __len__(self) -> int:
+        """Number of points, each of which is run `repeats` times."""
+        return prod(len(dimension) for dimension in self.grid)
+
+    @property
+    def runs(self) -> int:
+        """Number of runs."""
+        return len(self) * self.repeats
+
+    def points(self) -> Iterator[Point]:
+        """All points with all seeds, in order."""
+        for number, choices in enumerate(product(*self.grid)):
+            settings = tuple(each for choice in choices for each in choice)
+            for seed in range(self.base.seed, self.base.seed + self.repeats):
+                yield Point(number, seed, settings)
+
+    def plan(self, point: Point) -> Plan:
+        """The plan of a point. Raises InputError for a point that cannot be run."""
+        return plan(self.scenario(point))
+
+    def scenario(self, point: Point) -> Scenario:
+        """The scenario of a point. Raises InputError for one that is not valid."""
+        wanted = [self._assignments[axis.key, value.text] for axis, value in point.settings if axis.key != CASE]
+        if self.repeats > 1:
+            wanted.append(Assignment(("seed",), Node(point.seed, Place("repeats")), Place("repeats")))
+        return assigned(self.base, wanted, known_names())
+
+    @cached_property
+    def _assignments(self) -> dict[tuple[str, str], Assignment]:
+        return {
+            (axis.key, value.text): axis.assignment(value)
+            for axis in self.keys.values()
+            if axis.key != CASE
+            for value in axis.values
+        }
+
+    @cached_property
+    def parts(self) -> dict[str, str]:
+        """Digests of all that rows depend on, by the words of errors about a change."""
+        written = {
+            "the base scenario": [self.base.to_dict(), self.base._document.plain()],
+            "files that the base scenario names": _files(self.base),
+            "axes": [[[[axis.key, value.text] for axis, value in choice] for choice in dimension] for dimension in self.grid],
+            "repeats": self.repeats,
+            "columns": {name: each.text for name, each in self.columns.items()},
+            "constraints": [each.text for each in self.constraints],
+            "the version of the program": __version__,
+        }
+        return {name: _digest(data) for name, data in written.items()}
+
+    @cached_property
+    def digest(self) -> str:
+        """Digest of the base, of its files and of the version: with the assignments it stands for a plan."""
+        return _digest([self.parts[name] for name in ("the base scenario", "files that the base scenario names",
+                                                      "the version of the program")])  # fmt: skip
+
+    def plan_hash(self, point: Point) -> str:
+        """Hash of all that the plan of a point is made of."""
+        return _digest([self.digest, *point.overrides])[:16]
+
+
+def _digest(data: Any) -> str:
+    return hashlib.sha256(json.dumps(data, sort_keys=True, default=str).encode()).hexdigest()
+
+
+def _files(base: Scenario) -> dict[str, str]:
+    """Digests of the files that a scenario names, by their keys."""
+    found: dict[str, str] = {}
+    data = base.to_dict()
+    for path in PATHS:
+        value: Any = data
+        for key in path:
+            value = value.get(key) if isinstance(value, dict) else None
+        if isinstance(value, str):
+            found[".".join(path)] = _content(base.folder / value)
+    if base.model.config is not None:
+        found["model.config"] = _content(Path(base.model.config).expanduser())
+    return found
+
+
+def _content(path: Path) -> str:
+    path = path / "config.json" if path.is_dir() else path
+    return hashlib.sha256(path.read_bytes()).hexdigest() if path.is_file() else ""
+
+
+def load(path: Path) -> Study:
+    """Read the file of a study. Raises InputError, with line and column, for whatever is wrong."""
+    document = read(path)
+    written = validated(document, StudyFile)
+    name = written.name if document.root.child("name") is not None else path.stem
+    base = _base(document, name)
+    grid, keys = _grid(document, written)
+    return _made(name, written, base, grid, keys, document)
+
+
+def over(base: Scenario, axes: Sequence[str], *, repeats: int = 1) -> Study:
+    """A study of a scenario over axes such as `hardware.engines.count=1..16`. Raises InputError that names the `--over`."""
+    keys: dict[str, Axis] = {}
+    for text in axes:
+        place = Place(f"--over {text}")
+        key, equals, values = text.partition("=")
+        if not key or not equals or not values:
+            raise place.error("expected KEY.KEY=VALUES, such as hardware.engines.count=1..16")
+        made = parse_axis(key.strip(), values, place)
+        if isinstance(made, Span):
+            raise place.error(f"{key}: expected a number of values after the range, such as '{values} x8'")
+        if key in keys:
+            raise place.error(f"{key}: a second axis of the same key")
+        keys[key.strip()] = made
+    grid = [[((each, value),) for value in each.values] for each in keys.values()]
+    written = StudyFile(name=base.name, extends=base.source, axes={key: [] for key in keys}, repeats=repeats)
+    return _made(base.name, written, base, grid, keys, None)
+
+
+def _base(document: Document, name: str) -> Scenario:
+    """The base scenario: the keys of `scenario` over the file of `extends`."""
+    inner, root = document.root.child("scenario"), document.root
+    entries: dict[str, Node] = dict(inner.value) if inner is not None and isinstance(inner.value, Mapping) else {}
+    places = dict(inner.keys) if inner is not None else {}
+    if "extends" in entries and root.child("extends") is not None:
+        raise places["extends"].error("scenario.extends: expected 'extends' in one place only")
+    if (extends := root.child("extends")) is not None:
+        entries, places = {"extends": extends, **entries}, {"extends": root.keys["extends"], **places}
+    place = inner.place if inner is not None else root.place
+    return from_document(Document(Node(entries, place, places), document.source, document.text), known_names(), name)
+
+
+def _made(
+    name: str, written: StudyFile, base: Scenario, grid: Sequence[Sequence[Choice]], keys: Mapping[str, Axis],
+    document: Document | None,
+) -> Study:  # fmt: skip
+    """The study, with its expressions read."""
+    count = prod(len(dimension) for dimension in grid) * written.repeats
+    if count > MOST_POINTS:
+        raise InputError(f"{base.source}: expected at most {MOST_POINTS:,} runs, found {count:,}")
+    if written.repeats > 1 and "seed" in keys:
+        raise InputError(f"{base.source}: expected either an axis over 'seed' or repeats, found both")
+
+    def place(*path: str | int) -> Place:
+        return document.place(path) if document is not None else Place(base.source)
+
+    known = [*keys, *METRICS]
+    columns: dict[str, Expression] = {}
+    for column, text in written.columns.items():
+        if column in known:
+            raise place("columns", column).error(f"columns.{column}: there is a column of this name already")
+        columns[column] = _located(place("columns", column), f"columns.{column}", str(text), [*known, *columns])
+    constraints = [
+        _located(place("constraints", i), f"constraints[{i}]", text, [*known, *columns])
+        for i, text in enumerate(written.constraints)
+    ]
+    objectives = {}
+    for objective, sense in written.objectives.items():
+        found = _located(place("objectives", objective), f"objectives.{objective}", objective, [*known, *columns])
+        if len(found.columns) != 1:
+            raise place("objectives", objective).error(f"objectives.{objective}: expected the name of a column")
+        objectives[next(iter(found.columns))] = sense
+    source = document.source if document is not None else base.source
+    return Study(
+        name=name, description=written.description, source=source, base=base, grid=grid, keys=keys, repeats=written.repeats,
+        columns=columns, constraints=constraints, objectives=objectives,
+    )  # fmt: skip
+
+
+def _located(place: Place, key: str, text: str, columns: Iterable[str]) -> Expression:
+    try:
+        return parse(text, columns)
+    except InputError as error:
+        raise place.error(f"{key}: {error}") from None
+
+
+def _grid(document: Document, written: StudyFile) -> tuple[list[list[Choice]], dict[str, Axis]]:
+    """The dimensions of the grid, and all axes by key."""
+    grid: list[list[Choice]] = []
+    keys: dict[str, Axis] = {}
+    spans: dict[str, Span] = {}
+    for key in written.axes:
+        _refuse_second(document, ("axes", key), key, keys)
+        made = read_axis(key, document.find(("axes", key))[0])
+        if isinstance(made, Span):
+            if written.sample is None:
+                raise document.place(("axes", key)).error(f"{key}: a range needs a count, or the key 'sample' beside 'axes'")
+            spans[key] = made
+        else:
+            keys[key] = made
+            grid.append([((made, value),) for value in made.values])
+    for i, group in enumerate(written.zip):
+        grid.append(_zipped(document, i, group, keys))
+    if written.cases:
+        grid.append(_cases(document, written.cases, keys))
+    if written.sample is not None:
+        if not spans:
+            raise document.place(("sample",)).error("sample: expected a range without a count among the axes")
+        shares = sample(written.sample.method, written.sample.points, len(spans), written.sample.seed)
+        grid.append(_sampled(spans, shares, keys))
+    return grid, keys
+
+
+def _refuse_second(document: Document, path: tuple[str | int, ...], key: str, keys: Mapping[str, Axis]) -> None:
+    if key in keys:
+        raise document.place(path, key=True).error(f"{key}: a second axis of the same key")
+
+
+def _zipped(document: Document, number: int, group: Mapping[str, Any], keys: dict[str, Axis]) -> list[Choice]:
+    """One dimension of axes that go together."""
+    columns: list[list[tuple[Axis, Value]]] = []
+    for key in group:
+        path = ("zip", number, key)
+        _refuse_second(document, path, key, keys)
+        node = document.find(path)[0]
+        if not isinstance(node.value, list):
+            raise node.place.error(f"{key}: expected a list of values in 'zip'")
+        keys[key], values = placed(key, node.value)
+        columns.append([(keys[key], value) for value in values])
+    lengths = {len(column) for column in columns}
+    if len(lengths) != 1:
+        raise document.place(("zip", number)).error("zip: expected lists of equal length")
+    return list(zip(*columns, strict=True))
+
+
+def _cases(document: Document, cases: Sequence[Mapping[str, Any]], keys: dict[str, Axis]) -> list[Choice]:
+    """One dimension of named cases, each with its own keys."""
+    nodes = [document.find(("cases", i))[0] for i in range(len(cases))]
+    named = [node.child("name") for node in nodes]
+    labels = [plain(name.value) if name is not None else f"case {i}" for i, name in enumerate(named)]
+    if len(set(labels)) < len(labels):
+        raise document.place(("cases",)).error("cases: expected a different name for each case")
+    case = Axis(CASE, tuple(Value(label, label, Node(label, node.place)) for label, node in zip(labels, nodes, strict=True)))
+    keys[CASE] = case
+    settings = [[(case, value)] for value in case.values]
+    for key in dict.fromkeys(key for each in cases for key in each if key != "name"):
+        having = [i for i, each in enumerate(cases) if key in each]
+        _refuse_second(document, ("cases", having[0], key), key, keys)
+        keys[key], values = placed(key, [document.find(("cases", i, key))[0] for i in having])
+        for i, value in zip(having, values, strict=True):
+            settings[i].append((keys[key], value))
+    return [tuple(each) for each in settings]
+
+
+def _sampled(spans: Mapping[str, Span], shares: npt.NDArray[np.float64], keys: dict[str, Axis]) -> list[Choice]:
+    """One dimension of samples, [point, dimension] as shares of the ranges."""
+    columns: list[list[tuple[Axis, Value]]] = []
+    for (key, span), column in zip(spans.items(), shares.T, strict=True):
+        keys[key], values = placed(key, [span.at(share) for share in column.tolist()])
+        columns.append([(keys[key], value) for value in values])
+    return list(zip(*columns, strict=True))
+
+
+def spread(study: Study, count: int) -> list[Point]:
+    """A few points, from all over the study."""
+    step = max(1, study.runs // count)
+    return list(islice(study.points(), 0, None, step))[:count]

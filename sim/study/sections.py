@@ -1,0 +1,94 @@
+"""The file of a study: a base scenario, axes over its keys, and what is asked of the results.
+
+extends: llama_1b_context_2048
+axes:
+  hardware.engines.count: [1, 2, 4, 8]
+  hardware.memory.bandwidth: {from: 50 GB/s, to: 400 GB/s, count: 8, scale: log}
+columns: {area: 4 * count + bandwidth / 10 GB/s}
+constraints: [makespan < 30 ms]
+objectives: {makespan: min, area: min}
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from pydantic import BeforeValidator, Field, model_validator
+
+from sim.base.section import LINES, Section, Text, Whole, default, real
+from sim.runs.repeats import MOST as MOST_REPEATS
+from sim.scenario.sections import NAME
+
+MOST_POINTS = 1_000_000
+
+#: A name in expressions.
+IDENTIFIER = r"^[A-Za-z_][A-Za-z0-9_]{0,60}$"
+Identifier = Annotated[str, Field(pattern=IDENTIFIER)]
+Number = Annotated[float, BeforeValidator(real)]
+
+
+class Sampling(Section):
+    """A sample of all axes that are ranges without a count."""
+
+    method: Literal["random", "latin_hypercube", "sobol"] = Field(
+        default="latin_hypercube",
+        description="`random`: independent values; `latin_hypercube`: one from each of as many equal parts; "
+        "`sobol`: a scrambled Sobol sequence. The last two need SciPy.",
+    )
+    points: Whole = Field(ge=1, le=MOST_POINTS, description="Number of samples.")
+    seed: Whole = Field(default=0, ge=0, lt=2**63, description="Seed of the samples.")
+
+
+class StudyFile(Section):
+    """Many scenarios that differ in a few keys."""
+
+    name: str = Field(default="study", pattern=NAME, description="Name in reports; by default the name of the file.")
+    description: str = Field(default="", max_length=10_000, pattern=LINES, description="Purpose of the study, for readers.")
+    extends: str | None = Field(
+        default=None,
+        min_length=1,
+        description="The base scenario: a path relative to this file, or the name of a shipped scenario.",
+        examples=["llama_1b_context_2048"],
+    )
+    scenario: dict[str, Any] | None = Field(
+        default=None, description="Keys of a scenario, over those of `extends`; without `extends`, the whole base scenario."
+    )
+    axes: dict[str, Any] = default(
+        {},
+        description="Keys of the scenario and their values, of which all combinations are run: a list, a text such as "
+        "`1..16` or `50,100,200 GB/s`, or a range `{from, to, count, scale}`.",
+        examples=[{"hardware.engines.count": [1, 2, 4]}],
+    )
+    zip: list[dict[str, Any]] = default(
+        [], description="Groups of axes of equal length whose values go together, the first with the first, and so on."
+    )
+    cases: list[dict[str, Any]] = default(
+        [], description="Cases, each a mapping of keys to values and optionally a `name`; combined with all axes."
+    )
+    sample: Sampling | None = Field(default=None, description="Sample the ranges without a count, instead of all combinations.")
+    repeats: Whole = Field(
+        default=1,
+        ge=1,
+        le=MOST_REPEATS,
+        description="Runs of each point, with the seed of the scenario and the following ones.",
+    )
+    columns: dict[Identifier, Text | Number] = default(
+        {}, description="Derived columns: expressions over axes and metrics, such as area, dollars or watts.",
+        examples=[{"area": "4 * count + 10"}],
+    )  # fmt: skip
+    constraints: list[Text] = default(
+        [], description="Conditions that a point must meet.", examples=[["p99 TPOT < 30 ms", "energy per token < 2 J"]]
+    )
+    objectives: dict[Text, Literal["min", "max"]] = default(
+        {"makespan": "min"}, description="Columns that are to be small or large; the front of a study is by these."
+    )
+
+    @model_validator(mode="after")
+    def _has_points(self) -> StudyFile:
+        if self.extends is None and self.scenario is None:
+            raise ValueError("expected the key 'extends' or 'scenario'")
+        if not (self.axes or self.zip or self.cases):
+            raise ValueError("expected the key 'axes', 'zip' or 'cases'")
+        if not self.objectives:
+            raise ValueError("expected at least one objective")
+        return self

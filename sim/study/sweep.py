@@ -1,0 +1,213 @@
+"""Run the points of a study by a pool, and keep a row of each."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import FIRST_COMPLETED, BrokenExecutor, Future, wait
+from dataclasses import dataclass, field
+from time import perf_counter
+from typing import Any
+
+from sim import __version__
+from sim.base.errors import SimError
+from sim.study.batches import Batch, Job, Outcome
+from sim.study.points import CASE, Point, Study, spread
+from sim.study.pool import Here, Pool
+from sim.study.store import FAILED, OK, Store, cell
+
+#: Seconds that a batch is to take, and the most jobs in one.
+SECONDS, MOST = 0.25, 256
+
+KILLED = "a process was killed while it ran this point: it may have lacked memory"
+
+
+@dataclass(slots=True)
+class Counts:
+    """Runs of a sweep: in all, those that have a row from before, and those that ended now, some of them with an error."""
+
+    runs: int = 0
+    before: int = 0
+    done: int = 0
+    failed: int = 0
+    skipped: int = 0
+
+
+OnSweep = Callable[[Counts], None]
+
+
+@dataclass(slots=True)
+class _Task:
+    """A batch and its points. killed: how often its process was killed."""
+
+    points: list[Point]
+    batch: Batch
+    killed: int = 0
+    began: float = field(default_factory=perf_counter)
+
+
+def sweep(study: Study, store: Store, pool: Pool, on_progress: OnSweep | None = None, *, again: Sequence[str] = ()) -> Counts:
+    """Run all points that have no row yet. again: statuses whose runs are repeated.
+
+    Rows do not depend on the pool. If it is interrupted, all that has ended is on disk. Raises OSError if the disk is full.
+    """
+    done = store.done(again=again)
+    counts = Counts(runs=study.runs, before=len(done))
+    todo = (point for point in study.points() if (point.number, point.seed) not in done)
+    runner = _Runner(study, store, pool, counts, on_progress)
+    try:
+        runner.run(todo)
+    except BaseException:
+        pool.close(now=True)
+        store.flush()
+        raise
+    store.flush()
+    pool.close()
+    return counts
+
+
+class _Runner:
+    """Plans points while earlier ones are simulated, and turns outcomes into rows."""
+
+    def __init__(self, study: Study, store: Store, pool: Pool, counts: Counts, on_progress: OnSweep | None) -> None:
+        self.study, self.store, self.pool, self.counts, self.on_progress = study, store, pool, counts, on_progress
+        self.running: dict[Future[list[Outcome]], _Task] = {}
+        self.suspects: deque[_Task] = deque()  # a process was killed while they ran: they are run again one at a time
+        self.size = 2  # jobs of the next batch
+
+    def run(self, todo: Iterator[Point]) -> None:
+        """Run all points."""
+        ahead = self._tasks(todo)
+        more = True
+        while more or self.running or self.suspects:
+            if self.suspects:
+                if not self.running:
+                    self._submit(self.suspects.popleft())
+            else:
+                while more and len(self.running) < self._ahead():
+                    task = next(ahead, None)
+                    more = task is not None
+                    if task is not None:
+                        self._submit(task)
+                    if any(future.done() for future in self.running):
+                        break
+            self._collect()
+
+    def _ahead(self) -> int:
+        """Batches to hand out at a time: one waits for each process, so that none is idle."""
+        return 1 if isinstance(self.pool, Here) else 2 * self.pool.width
+
+    def _tasks(self, todo: Iterator[Point]) -> Iterator[_Task]:
+        """Batches of planned points; points that cannot be planned get their rows at once."""
+        points, jobs = list[Point](), list[Job]()
+        for point in todo:
+            try:
+                jobs.append(Job.of(self.study.plan(point)))
+            except SimError as error:
+                self._finish([point], [Outcome(None, str(error))])
+                continue
+            points.append(point)
+            if len(jobs) >= self.size:
+                yield _Task(points, Batch(jobs))
+                points, jobs = [], []
+        if jobs:
+            yield _Task(points, Batch(jobs))
+
+    def _submit(self, task: _Task) -> None:
+        task.began = perf_counter()
+        try:
+            self.running[self.pool.submit(task.batch)] = task
+        except BrokenExecutor:
+            self._killed([task])
+
+    def _collect(self) -> None:
+        """Take in batches that have ended; wait for one if none has."""
+        if not self.running:
+            return
+        ended, _ = wait(self.running, return_when=FIRST_COMPLETED)
+        lost: list[_Task] = []
+        for future in ended:
+            task = self.running.pop(future)
+            try:
+                outcomes = future.result()
+            except BrokenExecutor:
+                lost.append(task)
+                continue
+            self._adapt(len(task.points), perf_counter() - task.began)
+            self._finish(task.points, outcomes)
+        if lost:
+            self._killed(lost)
+
+    def _adapt(self, jobs: int, seconds: float) -> None:
+        """Choose the size of batches so that one takes about `SECONDS`, of which it waits for half in a pool."""
+        waits = 1 if isinstance(self.pool, Here) else 2
+        wanted = int(jobs * SECONDS * waits / max(seconds, 1e-6))
+        self.size = max(1, min(wanted, 2 * self.size, MOST))
+
+    def _killed(self, lost: list[_Task]) -> None:
+        """Start processes again. A batch that was lost alone is taken apart; a point gets a row with an error."""
+        lost += self.running.values()
+        self.running.clear()
+        self.pool.renew()
+        for task in lost:
+            task.killed += 1
+            alone = len(lost) == 1
+            if alone and len(task.points) == 1 and task.killed > 2:
+                self._finish(task.points, [Outcome(None, KILLED)])
+            elif alone and task.killed > 1:
+                self.suspects.extendleft(
+                    _Task([point], Batch([job]), task.killed)
+                    for point, job in reversed(list(zip(task.points, task.batch.jobs, strict=True)))
+                )
+            else:
+                self.suspects.append(task)
+
+    def _finish(self, points: Sequence[Point], outcomes: Sequence[Outcome]) -> None:
+        """Keep the rows of points, and report."""
+        self.store.add([row(self.study, *each) for each in zip(points, outcomes, strict=True)])
+        self.counts.done += len(points)
+        self.counts.failed += sum(outcome.values is None for outcome in outcomes)
+        if self.on_progress is not None:
+            self.on_progress(self.counts)
+
+
+def row(study: Study, point: Point, outcome: Outcome) -> dict[str, Any]:
+    """The row of a run."""
+    found: dict[str, Any] = {"point": point.number}
+    found |= {axis.key: cell(axis, value.column, value.text) for axis, value in point.settings}
+    found["seed"] = point.seed if "seed" not in study.keys else found["seed"]
+    found |= {"plan": study.plan_hash(point), "version": __version__}
+    if outcome.values is None:
+        return {**found, "status": FAILED, "error": outcome.error, "feasible": None}
+    found |= {"status": OK, "error": None, **outcome.values}
+    return derived(study, found)
+
+
+def derived(study: Study, found: dict[str, Any]) -> dict[str, Any]:
+    """A row with derived columns and whether it meets all constraints."""
+    for name, expression in study.columns.items():
+        value = expression(found)
+        found[name] = None if value is None or isinstance(value, str) else float(value)
+    met = [expression(found) for expression in study.constraints]
+    found["feasible"] = all(bool(each) for each in met)
+    return found
+
+
+def estimate(study: Study, count: int = 6) -> tuple[float, str]:
+    """Seconds that a run takes, from a few of them, and the error of one that cannot run, empty if all can."""
+    points, spent, error, here = spread(study, count), list[float](), "", Here()
+    for i, point in enumerate([points[0], *points]):
+        began = perf_counter()
+        try:
+            outcome = here.submit(Batch([Job.of(study.plan(point))])).result()[0]
+        except SimError as refused:
+            outcome = Outcome(None, str(refused))
+        error = error or outcome.error
+        if i:  # the first one also loads the model and compiled code
+            spent.append(perf_counter() - began)
+    return sum(spent) / len(spent), error
+
+
+def settings(point: Point) -> Mapping[str, str]:
+    """The settings of a point as text."""
+    return {axis.key: value.text for axis, value in point.settings if axis.key != CASE}

@@ -1,0 +1,159 @@
+"""Answers of a study on a terminal."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+from rich.console import Group, RenderableType
+from rich.table import Table
+from rich.text import Text
+
+from sim.base.units import format_bytes, format_energy, format_time
+from sim.study.answers import Answers, PointOf
+from sim.study.metrics import METRICS
+
+FEW = 5  # interactions and effects that are shown
+MOST = 20  # points of the front that are shown
+
+
+def title(column: str) -> str:
+    """The title of a column for readers."""
+    return METRICS[column].title if column in METRICS else column
+
+
+def show(column: str, value: float | None) -> str:
+    """A value of a column with its unit."""
+    if value is None:
+        return "-"
+    match METRICS[column].unit if column in METRICS else "":
+        case "ps":
+            return format_time(round(value))
+        case "fJ":
+            return format_energy(round(value))
+        case "B":
+            return format_bytes(value)
+        case "share":
+            return f"{value:.1%}"
+        case "W":
+            return f"{value:,.4g} W"
+    return f"{value:,.4g}" if abs(value) < 1e6 else f"{value:.4g}"
+
+
+def spread(answers: Answers, point: PointOf, column: str) -> str:
+    """The mean of a column, and half of its interval where there are several seeds."""
+    text = show(column, point.means.get(column))
+    half = point.halves.get(column)
+    return f"{text} ± {show(column, half)}" if half else text
+
+
+def setting(answers: Answers, key: str, value: Any) -> str:
+    """A value of an axis as it is written."""
+    return answers.axes[key].texts.get(value, str(value)) if value is not None else "-"
+
+
+def render(answers: Answers, count: int = 5) -> RenderableType:
+    """All answers that fit a few screens. count: best points of each objective."""
+    body: list[RenderableType] = [_head(answers)]
+    if not answers.feasible:
+        body.append(Text("no point meets all constraints and has all objectives", style="yellow"))
+    for objective in answers.objectives:
+        if answers.feasible:
+            name = f"best by {title(objective)} ({answers.objectives[objective]})"
+            body += [Text(), _points(answers, name, answers.best(objective, count))]
+    if len(answers.objectives) > 1 and answers.feasible:
+        front = answers.front()
+        more = f", {MOST} of them" if len(front) > MOST else ""
+        name = f"Pareto front: {len(front)} of {len(answers.feasible)} points{more}"
+        body += [Text(), _points(answers, name, front[:MOST])]
+    for objective in answers.objectives:
+        body += _effects(answers, objective)
+    best = answers.best(next(iter(answers.objectives)), 1)
+    if best:
+        body += [Text(), Text.assemble(("the best point again, with its trace\n", "dim"), answers.command(best[0]))]
+    return Group(*body)
+
+
+def _head(answers: Answers) -> RenderableType:
+    manifest = answers.manifest
+    facts = Table.grid(padding=(0, 2))
+    wanted = manifest["points"] * manifest["repeats"]
+    seeds = f" x {manifest['repeats']} seeds" if manifest["repeats"] > 1 else ""
+    facts.add_row("points", f"{len(answers.points):,} of {manifest['points']:,}{seeds}")
+    if answers.runs < wanted:
+        facts.add_row("missing", Text(f"{wanted - answers.runs:,} runs; `sim sweep` goes on with them", style="yellow"))
+    if answers.skipped:
+        facts.add_row("proven", f"{answers.skipped:,} runs skipped: lower bounds show that they are dominated or infeasible")
+    if answers.failed:
+        facts.add_row("failed", Text(f"{answers.failed:,} runs; {answers.errors[0][0]}", style="yellow"))
+    if manifest["constraints"]:
+        met = sum(point.feasible for point in answers.points)
+        facts.add_row("constraints", f"{'; '.join(manifest['constraints'])}: {met:,} points meet them")
+    for key, axis in answers.axes.items():
+        texts = list(axis.texts.values())
+        shown = ", ".join(texts) if len(texts) <= 8 else f"{texts[0]} to {texts[-1]}, {len(texts)} values"
+        facts.add_row(key, shown)
+    head = Text.assemble((manifest["name"], "bold"), "  " + " ".join(manifest["description"].split()))
+    return Group(head, facts)
+
+
+def _points(answers: Answers, name: str, points: Sequence[PointOf]) -> RenderableType:
+    """A table of points: their axes, and columns that objectives and constraints are about."""
+    columns = list(dict.fromkeys([*answers.objectives, *answers.manifest["columns"]]))
+    table = Table(box=None, pad_edge=False, header_style="dim", title=name, title_justify="left", title_style="bold")
+    table.add_column("point", justify="right")
+    for axis in answers.axes.values():
+        table.add_column(axis.short, justify="right")
+    for column in columns:
+        table.add_column(title(column), justify="right")
+    for point in points:
+        texts = (setting(answers, key, point.values.get(key)) for key in answers.axes)
+        table.add_row(str(point.number), *texts, *(spread(answers, point, column) for column in columns))
+    return table
+
+
+def _effects(answers: Answers, objective: str) -> Iterable[RenderableType]:
+    effects = answers.effects(objective)
+    if not effects:
+        return
+    main = [each for each in effects if len(each.axes) == 1][:FEW]
+    both = [each for each in effects if len(each.axes) == 2 and each.share >= 0.005][:FEW]
+    table = Table(box=None, pad_edge=False, header_style="dim", title=f"effects on {title(objective)}", title_justify="left",
+                  title_style="bold")  # fmt: skip
+    table.add_column("axis")
+    table.add_column("variance", justify="right")
+    table.add_column("means")
+    for each in main:
+        table.add_row(
+            answers.axes[each.axes[0]].short, f"{each.share:.1%}", _means(answers, each.axes[0], objective, each.means)
+        )
+    for each in both:
+        table.add_row(" x ".join(answers.axes[key].short for key in each.axes), f"{each.share:.1%}", "interaction")
+    yield Text()
+    yield table
+    for knee in answers.knees(objective):
+        where = setting(answers, knee.axis, knee.value)
+        yield Text(
+            f"{answers.axes[knee.axis].key} beyond {where} hardly helps: {knee.gained:.0%} of its whole gain is there",
+            style="dim",
+        )
+
+
+def _means(answers: Answers, key: str, objective: str, means: Mapping[Any, float]) -> str:
+    items = list(means.items())
+    chosen = items if len(items) <= 4 else [items[0], items[len(items) // 2], items[-1]]
+    return "  ".join(f"{setting(answers, key, value)}: {show(objective, mean)}" for value, mean in chosen)
+
+
+def csv_rows(answers: Answers) -> Iterable[list[str]]:
+    """A header, then a line for each point: axes in base units, means of columns, halves of intervals if there are any."""
+    halves = any(point.halves for point in answers.points)
+    names = [name for name in answers.columns if any(name in point.means for point in answers.points)]
+    head = ["point", "seeds", *answers.axes, "feasible", *names]
+    yield [*head, *(f"{name}_half" for name in names)] if halves else head
+    for point in answers.points:
+        line = [point.number, point.seeds, *(point.values.get(key) for key in answers.axes), point.feasible]
+        line += [point.means.get(name) for name in names]
+        if halves:
+            line += [point.halves.get(name) for name in names]
+        yield ["" if value is None else str(value) for value in line]

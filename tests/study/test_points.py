@@ -1,0 +1,167 @@
+"""Files of studies: the points that follow from axes, and errors with their places."""
+
+from __future__ import annotations
+
+from itertools import product
+from pathlib import Path
+
+import pytest
+
+from sim.base.documents import Place
+from sim.base.errors import InputError
+from sim.runs.run import read, run
+from sim.study.axes import Axis, parse_axis
+from sim.study.points import Study, load, over
+from tests.study.conftest import STUDY, Written
+
+
+def texts(key: str, text: str) -> list[str]:
+    axis = parse_axis(key, text, Place("here"))
+    assert isinstance(axis, Axis)
+    return [value.text for value in axis.values]
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("1..4", ["1", "2", "3", "4"]),
+        ("50,100,200GB/s", ["50 GB/s", "100 GB/s", "200 GB/s"]),
+        ("1GB/s,2 TB/s", ["1 GB/s", "2 TB/s"]),
+        ("10..40 GB/s x4", ["10 GB/s", "20 GB/s", "30 GB/s", "40 GB/s"]),
+        ("1..1000 us x4 log", ["1 us", "10 us", "100 us", "1 ms"]),
+        ("1..64 x4 log", ["1", "4", "16", "64"]),
+        ("0.5..1 x3", ["0.5", "0.75", "1"]),
+        ("fifo,processor_sharing", ["fifo", "processor_sharing"]),
+        ("true,false", ["true", "false"]),
+        ("8MiB,8388608 B", ["8.388608 MB"]),  # one value, written in two ways
+    ],
+)
+def test_axes_as_text(text: str, expected: list[str]) -> None:
+    assert texts("key", text) == expected
+
+
+def test_points_are_all_combinations_and_the_last_axis_changes_fastest(study: Study) -> None:
+    points = list(study.points())
+    found = [tuple(value.text for _, value in point.settings) for point in points]
+    assert found == list(product(["1", "2", "4"], ["50 GB/s", "100 GB/s"]))
+    assert [point.number for point in points] == list(range(6))
+    scenario = study.scenario(points[3])
+    assert (scenario.hardware.engines.count, scenario.hardware.memory.bandwidth) == (2, 100 * 10**9)
+
+
+def test_the_overrides_of_a_point_make_its_scenario(study: Study) -> None:
+    for point in study.points():
+        again = read(study.base.source.replace("study.yaml", "base.yaml"), list(point.overrides))
+        assert again.to_dict() | {"name": ""} == study.scenario(point).to_dict() | {"name": ""}
+
+
+def test_zip_cases_and_repeats(written: Written) -> None:
+    text = """\
+extends: base.yaml
+zip: [{hardware.engines.count: [1, 2], hardware.memory.bandwidth: [0.1 TB/s, 100 GB/s]}]
+cases:
+  - {name: fair, hardware.memory.arbiter: processor_sharing}
+  - {hardware.memory.latency: 1 us}
+repeats: 3
+"""
+    study = load(written(text))
+    assert (len(study), study.runs) == (4, 12)
+    rows = [[(axis.key.rpartition(".")[2], value.text) for axis, value in point.settings] for point in study.points()]
+    assert rows[0] == [("count", "1"), ("bandwidth", "100 GB/s"), ("case", "fair"), ("arbiter", "processor_sharing")]
+    assert rows[-1] == [("count", "2"), ("bandwidth", "100 GB/s"), ("case", "case 1"), ("latency", "1 us")]
+    assert [point.seed for point in study.points()][:4] == [0, 1, 2, 0]
+
+
+def test_a_range_is_sampled_once_for_each_seed(written: Written) -> None:
+    text = """\
+extends: base.yaml
+axes:
+  hardware.engines.count: [1, 2]
+  hardware.memory.bandwidth: {from: 50 GB/s, to: 100 GB/s}
+  hardware.memory.latency: {from: 1 ns, to: 1 us, scale: log}
+sample: {method: random, points: 5, seed: 3}
+"""
+    study = load(written(text))
+    assert len(study) == 10
+    found = {key: [axis_value(point, key) for point in study.points()] for key in study.keys}
+    assert all(50 * 10**9 <= value <= 100 * 10**9 for value in found["hardware.memory.bandwidth"])
+    assert found["hardware.memory.bandwidth"][:5] == found["hardware.memory.bandwidth"][5:]
+    again = load(written(text))
+    assert [p.settings for p in again.points()] == [p.settings for p in study.points()]
+    assert load(written(text.replace("seed: 3", "seed: 4"))).parts["axes"] != study.parts["axes"]
+
+
+def axis_value(point: object, key: str) -> int:
+    return next(value.column for axis, value in point.settings if axis.key == key)  # type: ignore[attr-defined]
+
+
+@pytest.mark.parametrize("method", ["latin_hypercube", "sobol"])
+def test_samples_are_even(written: Written, method: str) -> None:
+    pytest.importorskip("scipy")
+    text = (
+        "extends: base.yaml\naxes: {hardware.memory.bandwidth: {from: 10 GB/s, to: 90 GB/s}}\nsample: {method: %s, points: 8}\n"
+    )
+    study = load(written(text % method))
+    eighths = sorted((axis_value(p, "hardware.memory.bandwidth") - 10**10) // 10**10 for p in study.points())
+    assert eighths == list(range(8))  # one in each eighth of the range
+
+
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        ("axes: {}", r"study\.yaml:1:1: expected the key 'axes', 'zip' or 'cases'"),
+        ("axes: {hardware.engines.count: []}", r"2:32: hardware\.engines\.count: expected at least one value"),
+        ("axes: {hardware.engines.count: {from: 1 us, to: 5}}", r"2:32: .*quantities of one kind"),
+        ("axes: {hardware.engines.count: {from: 9, to: 5}}", r"from the smaller value to the larger"),
+        ("axes: {hardware.engines.count: {from: 1, to: 5, cuont: 3}}", r"2:49: .*unknown key 'cuont'"),
+        ("axes: {hardware.memory.bandwidth: {from: 1 GB/s, to: 5 GB/s}}", r"2:35: .*needs a count"),
+        ("axes: {seed: 1..2}\nrepeats: 2", "either an axis over 'seed' or repeats"),
+        ("axes: {seed: 1..2}\ncolumns: {seed: 2}", r"3:17: columns\.seed: there is a column of this name"),
+        ("axes: {seed: 1..2}\ncolumns: {area: 2 * cuont}", r"3:17: columns\.area: no column 'cuont'"),
+        ("axes: {seed: 1..2}\nconstraints: [makespan <]", r"3:15: constraints\[0\]: expected an expression"),
+        ("axes: {seed: 1..2}\nobjectives: {makespn: min}", r"3:23: objectives\.makespn: no column"),
+        ("axes: {seed: 1..2}\nobjectives: {makespan: smal}", r"3:24: objectives\.makespan: expected one of max, min"),
+        ("axes: {seed: 1..2}\nzip: [{seed: [3]}]", r"3:8: seed: a second axis of the same key"),
+        ("axes: {seed: 1..2000000}", r"2:14: seed: expected a range of at most"),
+        ("axis: {seed: 1..2}", r"2:1: unknown key 'axis' \(did you mean 'axes'"),
+    ],
+)
+def test_errors_have_a_place(written: Written, line: str, message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        load(written(f"extends: base.yaml\n{line}\n"))
+
+
+def test_the_base_may_be_written_in_the_study(written: Written) -> None:
+    text = STUDY.replace("extends: base.yaml", "extends: base.yaml\nscenario: {hardware: {engines: {count: 1}}, seed: 7}")
+    study = load(written(text))
+    assert (study.base.hardware.engines.count, study.base.seed) == (1, 7)
+    bad = text.replace("count: 1}", "count: 0}")
+    with pytest.raises(InputError, match=r"study\.yaml:2:40: hardware\.engines\.count: expected"):
+        load(written(bad))
+
+
+def test_axes_over_a_scenario(written: Written) -> None:
+    written()
+    base = read(written().with_name("base.yaml"))
+    study = over(base, ["hardware.engines.count=1..2", "hardware.memory.bandwidth=50,100GB/s"], repeats=2)
+    assert study.runs == 8
+    with pytest.raises(
+        InputError, match=r"--over hardware\.memory\.bandwidth=1\.\.2 GB/s: .*expected a number of values after"
+    ):
+        over(base, ["hardware.memory.bandwidth=1..2 GB/s"])
+    with pytest.raises(InputError, match=r"expected KEY\.KEY=VALUES"):
+        over(base, ["hardware"])
+
+
+def test_a_plan_of_a_point_runs_as_the_scenario_does(study: Study, tmp_path: Path) -> None:
+    from sim.study.batches import Job
+    from sim.study.metrics import measure
+
+    point = list(study.points())[5]
+    result = run(study.scenario(point))
+    row = measure(Job.of(study.plan(point)))
+    assert row["makespan_ps"] == result.makespan
+    assert row["lower_ps"] == result.bounds.lower
+    assert row["bytes_read"] == result.metrics.bytes_read
+    assert sum(row[f"{part}_share"] for part in ("compute", "transfer", "wait_engine", "wait_channel", "wait_input",
+                                                 "wait_sram", "wait_policy")) == pytest.approx(1)  # fmt: skip

@@ -1,0 +1,236 @@
+"""Sweeps: the same rows whatever runs them, and none lost, whatever is killed."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from sim.base.errors import InputError
+from sim.study import store as storage
+from sim.study.batches import Batch, Job
+from sim.study.points import Study, load
+from sim.study.pool import Foreign, Here, Processes, work
+from sim.study.store import FAILED, Store, parts, read_part
+from sim.study.sweep import estimate
+from tests.study.conftest import BASE, STUDY, Written, swept
+
+MANY = """\
+extends: base.yaml
+axes:
+  hardware.engines.count: 1..8
+  hardware.memory.bandwidth: 40..400 GB/s x30
+"""
+
+
+def rows(folder: Path) -> list[dict[str, Any]]:
+    """All rows, in order of points and seeds."""
+    found = [row for part in parts(folder) for row in read_part(part).to_pylist()]
+    return sorted(found, key=lambda row: (row["point"], row["seed"]))
+
+
+def test_each_point_is_a_row(study: Study, tmp_path: Path) -> None:
+    counts = swept(study, tmp_path / "out")
+    assert (counts.done, counts.failed) == (6, 0)
+    found = rows(tmp_path / "out")
+    assert [row["hardware.engines.count"] for row in found] == [1, 1, 2, 2, 4, 4]
+    assert [row["hardware.memory.bandwidth"] for row in found] == [50 * 10**9, 100 * 10**9] * 3
+    assert [row["area"] for row in found] == [4 * n + bandwidth for n in (1, 2, 4) for bandwidth in (5, 10)]
+    assert len({row["plan"] for row in found}) == 6
+    assert all(row["status"] == "ok" and row["error"] is None and row["feasible"] for row in found)
+    assert all(0 < row["lower_ps"] <= row["makespan_ps"] <= row["upper_ps"] for row in found)
+
+
+def test_rows_do_not_depend_on_the_executor(study: Study, tmp_path: Path) -> None:
+    swept(study, tmp_path / "here")
+    swept(study, tmp_path / "processes", Processes(2))
+    swept(study, tmp_path / "threads", Foreign(ThreadPoolExecutor(3), 3))
+    assert rows(tmp_path / "here") == rows(tmp_path / "processes") == rows(tmp_path / "threads")
+
+
+def test_a_process_of_a_study_imports_neither_torch_nor_the_command_line(study: Study) -> None:
+    pool = Processes(1)
+    try:
+        pool.submit(Batch([Job.of(study.plan(next(study.points())))])).result()
+        loaded = pool._pool.submit(eval, "sorted(__import__('sys').modules)").result()
+    finally:
+        pool.close(now=True)
+    assert "sim.study.metrics" in loaded
+    assert not {"torch", "transformers", "sim.cli", "click", "pytest"} & set(loaded)
+
+
+def test_a_batch_is_small_and_shares_graphs(study: Study) -> None:
+    import pickle
+
+    jobs = [Job.of(study.plan(point)) for point in study.points()]
+    one, all_of_two = len(pickle.dumps(Batch(jobs[:1]))), len(pickle.dumps(Batch(jobs[:2])))
+    assert all_of_two - one < 0.3 * one  # points that differ in delays alone share their graph
+    again = pickle.loads(pickle.dumps(Batch(jobs)))
+    assert again.jobs[0].setup.graph is again.jobs[1].setup.graph
+    assert pickle.loads(pickle.dumps(Batch(jobs))).jobs[0].setup.graph is again.jobs[0].setup.graph  # in a later batch, too
+    assert [each.values for each in work(again)] == [each.values for each in work(Batch(jobs))]
+
+
+def test_a_point_that_fails_is_a_row_with_its_error(written: Written, tmp_path: Path) -> None:
+    study = load(written("extends: base.yaml\naxes: {model.layers: [1, 99]}\n"))
+    counts = swept(study, tmp_path / "out")
+    assert (counts.done, counts.failed) == (2, 1)
+    good, bad = rows(tmp_path / "out")
+    assert good["status"] == "ok"
+    assert (bad["status"], bad["makespan_ps"], bad["feasible"]) == ("failed", None, None)
+    message = "study.yaml:2:26: model.layers: expected 1 to 16, all layers of llama-3.2-1b, found 99"
+    assert bad["error"] == f"{tmp_path}/{message}"
+    assert swept(study, tmp_path / "out").done == 0
+    assert swept(study, tmp_path / "out", again=[FAILED]).done == 1
+    assert rows(tmp_path / "out") == [good, bad]
+
+
+@pytest.mark.parametrize(
+    ("change", "named"),
+    [
+        (lambda base, study: (base.replace("count: 4", "count: 5"), study), "the base scenario changed"),
+        (lambda base, study: (base, study.replace("[1, 2, 4]", "[1, 2, 3]")), "axes changed"),
+        (lambda base, study: (base, study.replace("4 *", "5 *")), "columns changed"),
+    ],
+)
+def test_a_study_that_changed_is_refused(written: Written, tmp_path: Path, change: Any, named: str) -> None:
+    swept(load(written()), tmp_path / "out")
+    base, text = change(BASE, STUDY)
+    with pytest.raises(InputError, match=f"{named} since; choose another folder with --out"):
+        swept(load(written(text, base)), tmp_path / "out")
+    swept(load(written(text, base)), tmp_path / "other")
+    assert swept(load(written(STUDY.replace("area: min", "area: max"))), tmp_path / "out").done == 0  # it changes no row
+
+
+def test_a_folder_with_other_files_is_refused(study: Study, tmp_path: Path) -> None:
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "thesis.tex").write_text("")
+    with pytest.raises(InputError, match="expected an empty folder or one of a study"):
+        swept(study, tmp_path / "out")
+
+
+def test_one_process_at_a_time_runs_a_study(study: Study, tmp_path: Path) -> None:
+    with Store(tmp_path / "out", study).opened(), pytest.raises(InputError, match="another process runs this study now"):
+        swept(study, tmp_path / "out")
+    swept(study, tmp_path / "out")
+
+
+def test_a_full_disk_leaves_whole_rows_and_a_folder_to_go_on_with(
+    study: Study, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(storage, "LONG", 0.0)  # every batch is a file
+    folder = tmp_path / "out"
+    (folder / "rows").mkdir(parents=True)
+    (folder / "rows" / f".part-000001.parquet.{os.getpid()}.part").symlink_to("/dev/full")
+    with pytest.raises(OSError, match="No space left"):
+        swept(study, folder)
+    done = rows(folder)
+    assert done  # at the end the rows that waited were written once more, which a disk that stays full prevents
+    counts = swept(study, folder)
+    assert counts.before == len(done)
+    swept(study, tmp_path / "whole")
+    assert rows(folder) == rows(tmp_path / "whole")
+
+
+def test_an_estimate_is_of_a_few_runs(study: Study, written: Written) -> None:
+    seconds, error = estimate(study, 2)
+    assert 0 < seconds < 5
+    assert error == ""
+    assert "expected 1 to 16" in estimate(load(written("extends: base.yaml\naxes: {model.layers: [1, 99]}\n")), 2)[1]
+
+
+class Killing(Processes):
+    """Processes of which one is killed with SIGKILL after some batches."""
+
+    def __init__(self, count: int, after: int, times: int = 1) -> None:
+        super().__init__(count)
+        self.left, self.times, self.kills = after, times, 0
+
+    def submit(self, batch: Batch) -> Any:
+        future = super().submit(batch)
+        self.left -= 1
+        if self.left <= 0 and self.kills < self.times:
+            self.kills += 1
+            time.sleep(0.05)
+            os.kill(next(iter(self._pool._processes)), signal.SIGKILL)
+        return future
+
+
+def test_a_killed_process_loses_no_point(study: Study, tmp_path: Path) -> None:
+    pool = Killing(2, after=2)
+    counts = swept(study, tmp_path / "killed", pool)
+    assert (pool.kills, counts.done, counts.failed) == (1, 6, 0)
+    swept(study, tmp_path / "whole")
+    assert rows(tmp_path / "killed") == rows(tmp_path / "whole")
+
+
+def test_a_point_that_always_kills_its_process_is_a_row(study: Study, tmp_path: Path) -> None:
+    pool = Killing(1, after=1, times=100)
+    counts = swept(load_first(study), tmp_path / "out", pool)
+    assert (counts.done, counts.failed) == (1, 1)
+    assert "killed" in rows(tmp_path / "out")[0]["error"]
+
+
+def load_first(study: Study) -> Study:
+    """The study's first point alone."""
+    from dataclasses import replace
+
+    return replace(study, grid=[dimension[:1] for dimension in study.grid])
+
+
+def sweeping(path: Path, folder: Path, jobs: int) -> subprocess.Popen[str]:
+    command = [sys.executable, "-m", "sim", "sweep", str(path), "-j", str(jobs), "-o", str(folder)]
+    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+
+
+def until_rows(folder: Path, process: subprocess.Popen[str], files: int) -> None:
+    """Wait for some files of rows."""
+    end = time.monotonic() + 120
+    while len(parts(folder)) < files:
+        assert process.poll() is None, process.communicate()
+        assert time.monotonic() < end
+        time.sleep(0.05)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("number", "jobs"), [(signal.SIGKILL, 1), (signal.SIGKILL, 2), (signal.SIGINT, 2), (signal.SIGTERM, 2)]
+)
+def test_a_killed_sweep_goes_on_where_it_was(written: Written, tmp_path: Path, number: int, jobs: int) -> None:
+    path, folder = written(MANY), tmp_path / "out"
+    process = sweeping(path, folder, jobs)
+    until_rows(folder, process, 1)
+    time.sleep(0.3)
+    process.send_signal(number)
+    _, error = process.communicate(timeout=60)
+    if number == signal.SIGINT:
+        assert process.returncode == 130
+        assert "the same command goes on" in error
+    before = rows(folder)
+    assert 0 < len(before) < 240, "it was to be killed in the middle"
+    again = sweeping(path, folder, jobs)
+    out, error = again.communicate(timeout=300)
+    assert again.returncode == 0, error
+    assert f"{len(before):,} from before" in out
+    swept(load(path), tmp_path / "whole", Here())
+    assert rows(folder) == rows(tmp_path / "whole")
+
+
+@pytest.mark.slow
+def test_processes_end_with_a_killed_parent(written: Written, tmp_path: Path) -> None:
+    process = sweeping(written(MANY), tmp_path / "out", 2)
+    until_rows(tmp_path / "out", process, 1)
+    children = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
+    process.kill()
+    process.communicate(timeout=60)
+    end = time.monotonic() + 30
+    while any(Path(f"/proc/{child}").exists() for child in children):
+        assert time.monotonic() < end, children
+        time.sleep(0.1)
