@@ -41,6 +41,8 @@ def render(result: Result) -> RenderableType:
         facts.add_row("from preset", ", ".join(result.scenario.from_preset))
     for note in result.plan.notes:
         facts.add_row("model", Text(note, style="yellow"))
+    if result.plan.ignored:
+        facts.add_row("trace", f"not used: {', '.join(map(repr, result.plan.ignored))}")
     facts.add_row("checks", f"{len(result.checks)} invariants hold")
     facts.add_row("executor", _executor(result))
     if (tiles := few_tiles(result.log, result.bounds)) is not None:

@@ -23,7 +23,7 @@ from sim.runs.limits import refuse, refuse_unknown_kinds, refuse_unknown_sequenc
 from sim.runs.machine import arbiter_of, costs_of, energy_of, scheduler_of
 from sim.runs.memory import kv_capacity, resident_bytes
 from sim.runs.model import notes_of, op_graphs
-from sim.runs.workload import batching, check_routing, requests, routing
+from sim.runs.workload import batching, check_routing, routing, traced
 from sim.scenario import ModelMapping, Scenario
 from sim.serving.batching import ResolvedBatching
 from sim.workload.requests import Request
@@ -39,7 +39,8 @@ class Plan:
     ops: the step of one sequence that decodes one token. setup: the part that executors run. rules: semantics that analyses
     need besides the log. record: rows of the log that are kept. window: start and end in ps (None: the end of the run) of the
     time whose rows are kept when others are not; None if there is none. warmup_time, warmup_requests: time in ps and number of
-    requests that request statistics leave out. notes: lines about the model for reports.
+    requests that request statistics leave out. notes: lines about the model for reports. ignored: columns of the trace that are
+    not used.
     """
 
     model: ModelGraph
@@ -51,13 +52,15 @@ class Plan:
     warmup_time: int
     warmup_requests: int
     notes: tuple[str, ...] = ()
+    ignored: tuple[str, ...] = ()
 
 
 def plan(scenario: Scenario) -> Plan:
     """Make the plan of a scenario. Raises InputError, with the place in its file, for whatever cannot be run."""
     with scenario.located():
         model, variants = op_graphs(scenario)
-        setup = _setup(scenario, model, variants)
+        sequences, ignored = traced(scenario)
+        setup = _setup(scenario, model, variants, sequences)
         refuse(setup, rows=scenario.record == "all")
         refuse_unknown_sequences(setup)
         energy = energy_of(scenario.hardware, variants[False, False])
@@ -74,12 +77,13 @@ def plan(scenario: Scenario) -> Plan:
         warmup_time=scenario.report.warmup_time,
         warmup_requests=scenario.report.warmup_requests,
         notes=notes_of(scenario),
+        ignored=ignored,
     )
 
 
-def _setup(scenario: Scenario, model: ModelGraph, variants: Variants) -> Setup:
+def _setup(scenario: Scenario, model: ModelGraph, variants: Variants, sequences: Sequence[Request]) -> Setup:
     hardware, memory, execution = scenario.hardware, scenario.hardware.memory, scenario.mapping.execution
-    ops, sequences, concurrency = variants[False, False], requests(scenario), scenario.workload.concurrency
+    ops, concurrency = variants[False, False], scenario.workload.concurrency
     held = resident_bytes(scenario, model, ops)
     _refuse_long_sequences(model, sequences)
     batches = batching(scenario, ops, sequences, kv_capacity(scenario, model, ops, sequences))

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from fractions import Fraction
-from pathlib import Path
 
 import numpy as np
 
@@ -18,42 +17,59 @@ from sim.machine.kv_cache import KVLayout, layer_groups
 from sim.scenario import RequestTrace, Scenario
 from sim.serving.batching import ResolvedBatching
 from sim.serving.limits import check_feasible
-from sim.workload.generate import generate
+from sim.workload.generate import arrival_times, generate
 from sim.workload.requests import Request
 from sim.workload.routing import Uniform
 from sim.workload.routing import read as read_routing
-from sim.workload.trace import read
+from sim.workload.trace import Traced, read
 
 
 def requests(scenario: Scenario) -> list[Request]:
-    """Every request of a scenario, in program order. With `workload.concurrency` their arrivals are not used.
+    """Every request of a scenario, in program order, as `traced`."""
+    return traced(scenario).requests
 
-    Raises ConfigError if a trace cannot be used or the last request comes too late.
+
+def traced(scenario: Scenario) -> Traced:
+    """Every request of a scenario, in program order, and the columns of its trace that are not used.
+
+    With `workload.concurrency` arrivals are not used. Raises ConfigError if a trace cannot be used or the last request comes
+    too late.
     """
     workload = scenario.workload
     if workload.generate is not None:
         found = generate(workload.generate, scenario.seed)
-        if found[-1].arrival > MAXIMUM:
-            limit = MAXIMUM // PS_PER_S
-            message = f"so slow that the last request comes after more than {limit:,} s"
-            raise ConfigError("workload.generate.arrivals", message)
-        return found
+        _refuse_late(found, "workload.generate.arrivals")
+        return Traced(found, ())
     if workload.trace is not None:
-        return _traced(workload.trace, scenario.folder)
+        return _traced(workload.trace, scenario)
     written: list[Request] = []
     for number, s in enumerate(workload.each()):
         one = Request(arrival=s.arrival, context=s.context, prompt=s.prompt, tokens=s.tokens)
         written += [one] if s.samples == 1 else [replace(one, group=number)] * s.samples
-    return written
+    return Traced(written, ())
 
 
-def _traced(trace: RequestTrace, folder: Path) -> list[Request]:
+def _traced(trace: RequestTrace, scenario: Scenario) -> Traced:
     columns = trace.columns.model_dump(exclude_none=True) if trace.columns is not None else None
+    characters = trace.characters_per_token
     with about("workload.trace"):
-        return read(
-            folder / trace.file, format=trace.format, columns=columns, unit=trace.unit, start=trace.start,
+        found = read(
+            scenario.folder / trace.file, format=trace.format, columns=columns, unit=trace.unit,
+            timed=trace.arrivals is None and scenario.workload.concurrency is None, start=trace.start,
             duration=trace.duration, limit=trace.limit, speed=Fraction(repr(trace.speed)), skip_empty=trace.skip_empty,
+            characters_per_token=None if characters is None else Fraction(repr(characters)), history=trace.history,
         )  # fmt: skip
+    if trace.arrivals is None:
+        return found
+    times = arrival_times(trace.arrivals, scenario.seed, len(found.requests))
+    timed = [replace(request, arrival=time) for request, time in zip(found.requests, times, strict=True)]
+    _refuse_late(timed, "workload.trace.arrivals")
+    return found._replace(requests=timed)
+
+
+def _refuse_late(found: Sequence[Request], key: str) -> None:
+    if found[-1].arrival > MAXIMUM:
+        raise ConfigError(key, f"so slow that the last request comes after more than {MAXIMUM // PS_PER_S:,} s")
 
 
 def batching(scenario: Scenario, ops: OpGraph, sequences: Sequence[Request], capacity: int | None) -> ResolvedBatching | None:
