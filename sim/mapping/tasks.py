@@ -21,6 +21,9 @@ from sim.mapping.template import first_of_each, rows
 BYTE_CLASSES = ("weight", "kv_read", "kv_write", "act_read", "act_write")
 CLASS_BIT = {name: 1 << QUANTITIES.index(name) for name in BYTE_CLASSES}
 ALL_BYTES = sum(CLASS_BIT.values())
+#: Beginning of the kinds of tasks of a draft model.
+DRAFT = "draft "
+
 WRITE_BITS = CLASS_BIT["kv_write"] | CLASS_BIT["act_write"]
 
 
@@ -69,7 +72,8 @@ class TaskGraph:
     """The DAG of tasks of one step. All columns have one entry per task, in program order.
 
     ops: the op graph it was lowered from.
-    kinds: names; `kind[t]` indexes it. A task has its op's kind, or `weight_load`, `act_load`, `act_store`.
+    kinds: names; `kind[t]` indexes it. A task has its op's kind, or `weight_load`, `act_load`, `act_store`; in a step of a
+    draft model `DRAFT` comes before it.
     op, part, parts: the share of the op that the task stands for.
     head, tile: which head, and which tile (or split of the keys) of its op, -1 if the op was not cut that way. Heads of a
     KV load are those of the cache.
@@ -116,6 +120,16 @@ class TaskGraph:
         """The edges as they are stored."""
         return Links(0, self.inputs, self.input_start, self.outputs, self.output_start)
 
+    @property
+    def draft(self) -> bool:
+        """Whether it is a step of a draft model."""
+        return bool(self.kinds) and self.kinds[0].startswith(DRAFT)
+
+    @property
+    def plain_kinds(self) -> tuple[str, ...]:
+        """`kinds` by which arbiters and cost models know tasks, also those of a draft model."""
+        return tuple(kind.removeprefix(DRAFT) for kind in self.kinds)
+
     def kind_of(self, task: int) -> str:
         return self.kinds[int(self.kind[task])]
 
@@ -124,6 +138,7 @@ class TaskGraph:
         op = self.ops.ops[int(self.op[task])]
         kind = self.kind_of(task)
         words = [kind]
+        kind = kind.removeprefix(DRAFT)
         if self.ops.members is not None and self.ops.members > 1 and (member := int(self.ops.member[self.op[task]])) >= 0:
             words.append(f"m{member}")
         if kind != op.kind:

@@ -13,7 +13,7 @@ from models.graph import IntArray, OpGraph
 from sim.base.errors import ConfigError, about
 from sim.base.quantities import MAXIMUM
 from sim.base.units import PS_PER_S
-from sim.machine.kv_cache import KVLayout, layer_groups
+from sim.machine.kv_cache import KVLayout, LayerGroup
 from sim.scenario import RequestTrace, Scenario
 from sim.serving.batching import ResolvedBatching
 from sim.serving.limits import check_feasible
@@ -72,17 +72,19 @@ def _refuse_late(found: Sequence[Request], key: str) -> None:
         raise ConfigError(key, f"so slow that the last request comes after more than {MAXIMUM // PS_PER_S:,} s")
 
 
-def batching(scenario: Scenario, ops: OpGraph, sequences: Sequence[Request], capacity: int | None) -> ResolvedBatching | None:
+def batching(
+    scenario: Scenario, kv_layers: tuple[LayerGroup, ...], sequences: Sequence[Request], capacity: int | None
+) -> ResolvedBatching | None:  # fmt: skip
     """The batching of a scenario; None if each step is one sequence that decodes one token.
 
-    capacity: bytes for KV caches, None if unbounded. Raises ConfigError if the scenario cannot be batched, or a request could
-    never be served.
+    kv_layers: layers that have a KV cache. capacity: bytes for KV caches, None if unbounded. Raises ConfigError if the scenario
+    cannot be batched, or a request could never be served.
     """
     workload = scenario.workload
     alone = workload.batching.alone and workload.speculative is None and workload.concurrency is None
     if alone and not any(request.prompt for request in sequences):
         return None
-    _refuse_what_cannot_be_batched(scenario)
+    _refuse_what_cannot_be_batched(scenario, sequences)
     written, drafts = workload.batching, workload.speculative
     most = written.max_batch or (1 if written.alone else len(sequences))
     needed = most * (1 if drafts is None else 1 + drafts.draft)
@@ -91,18 +93,25 @@ def batching(scenario: Scenario, ops: OpGraph, sequences: Sequence[Request], cap
         raise ConfigError("workload.batching.max_tokens", message)
     resolved = ResolvedBatching(
         settings=written, prefill=workload.prefill, speculation=drafts, sequences=most,
-        layout=KVLayout(written.kv.block, layer_groups(ops)), capacity=capacity, seed=scenario.seed,
+        layout=KVLayout(written.kv.block, kv_layers), capacity=capacity, seed=scenario.seed,
     )  # fmt: skip
     check_feasible(resolved, sequences)
     return resolved
 
 
-def _refuse_what_cannot_be_batched(scenario: Scenario) -> None:
-    if scenario.workload.dependency == "known":
+def _refuse_what_cannot_be_batched(scenario: Scenario, sequences: Sequence[Request]) -> None:
+    workload = scenario.workload
+    if workload.dependency == "known":
         raise ConfigError("workload.dependency", "expected 'sampled' where there are prompts, found 'known'")
-    if scenario.model.config is None:
-        message = "expected a model.config for batching, prompts, speculation and closed loops: a written graph is one step"
+    batched = not workload.batching.alone or workload.concurrency is not None or any(each.prompt for each in sequences)
+    if scenario.model.config is None and batched:
+        message = "expected a model.config for batching, prompts and closed loops: a written graph is one step of one sequence"
         raise ConfigError("workload", message)
+    if workload.speculative is not None and workload.speculative.model is not None:
+        if workload.batching.kv.full == "swap":
+            raise ConfigError("workload.batching.kv.full", "expected 'wait' or 'recompute' with a draft model, found 'swap'")
+        if any(each.group >= 0 for each in sequences):
+            raise ConfigError("workload.sequences", "expected no samples with a draft model")
     if scenario.mapping.granularity != "op":
         raise ConfigError("mapping.granularity", "expected 'op' for batching, prompts and speculation, found 'aten'")
 

@@ -70,7 +70,7 @@ class Forms:
         tasks = every[:, :size]
         tasks[HELD], tasks[PREFETCH], tasks[MOVES] = graph.engine, graph.prefetch, graph.moves
         tasks[COST_ROW] = cost_row
-        tasks[LEVEL] = np.array([self.discipline.level(kind) for kind in graph.kinds], dtype=np.int64)[graph.kind]
+        tasks[LEVEL] = np.array([self.discipline.level(kind) for kind in graph.plain_kinds], dtype=np.int64)[graph.kind]
         tasks[MEMBER] = NONE if graph.ops.members is None else graph.ops.member[graph.op]
         chains = self.setup.scheduler.chains(graph)
         tasks[CHAIN] = 0 if chains is None else chains
