@@ -17,6 +17,7 @@ from sim.analysis.channels import deliver_over_time
 from sim.analysis.tally import BINS, Tally, width_of
 from sim.base.kernel import launch
 from sim.base.units import ceil_div
+from sim.log import derived
 from sim.log.columns import is_large, services_of, viewed
 from sim.log.tables import EventLog
 from sim.machine.kv_cache import LayerGroup
@@ -94,6 +95,7 @@ def cached(log: EventLog, window: int | None = None) -> Iterator[Levels]:
     """
     members, steps = log.members, log.steps
     order = np.lexsort((steps.released[members.step], members.sequence))
+    order = order[~derived.drafts(log)[members.step[order]]]  # the draft model's cache follows that of the model
     by_sequence = members.sequence[order]
     begin = 0
     while begin < len(order):

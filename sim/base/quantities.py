@@ -1,7 +1,8 @@
 """Quantities with units, as people write them (`100 GB/s`, `8 MiB`, `300 us`), read into exact integers of base units.
 
 Prefixes are SI (`GB` = 10^9) or binary (`GiB` = 2^30). Numbers go through `Decimal`, because a float is not exact: `0.1 us` is
-100,000 ps, neither one more nor one less.
+100,000 ps, neither one more nor one less. Sizes and bandwidths are rounded to the nearest byte, because engines log them with
+few digits: `3.81 GiB` is 4,090,956,349 B.
 """
 
 from __future__ import annotations
@@ -40,7 +41,7 @@ class Dimension:
     article, base: how errors name it (`a bandwidth`) and the base unit that values count (`B/s`).
     units: what each unit that may be written is worth in base units.
     ladder: the units that `format` chooses from, ascending; powers of ten.
-    zero: whether 0 makes sense.
+    zero: whether 0 makes sense. rounded: a multiple of a larger unit is rounded to a whole number of base units.
     """
 
     article: str
@@ -49,13 +50,14 @@ class Dimension:
     ladder: tuple[str, ...]
     example: str
     zero: bool = False
+    rounded: bool = False
 
     def parse(self, value: object) -> int:
         """Read a quantity into a whole number of base units.
 
         Raises QuantityError for anything but a text of number and unit: no unit, an unknown unit (the nearest is
-        offered), a negative value, zero where it makes no sense, NaN, infinity, a fraction of a base unit, or more
-        than `MAXIMUM`. A bare `0` passes where zero makes sense.
+        offered), a negative value, zero where it makes no sense, NaN, infinity, a fraction of a base unit that is not
+        `rounded`, or more than `MAXIMUM`. A bare `0` passes where zero makes sense.
         """
         if self.zero and value in (0, "0") and not isinstance(value, bool):
             return 0
@@ -91,6 +93,8 @@ class Dimension:
         exact = Fraction(number) * scale
         if exact > MAXIMUM:
             raise QuantityError(f"expected {self.article} of at most {self.format(MAXIMUM)}, found {show(text)}")
+        if self.rounded and scale > 1 and exact >= 1:
+            return round(exact)
         if exact.denominator != 1:
             raise QuantityError(f"expected a whole number of {self.base}, found {show(text)}")
         return exact.numerator
@@ -164,6 +168,7 @@ SIZE = Dimension(
     units=_units("B", _SI | _BINARY),
     ladder=("B", "kB", "MB", "GB", "TB", "PB"),
     example="8 MiB",
+    rounded=True,
 )
 BANDWIDTH = Dimension(
     article="a bandwidth",
@@ -171,6 +176,7 @@ BANDWIDTH = Dimension(
     units=_units("B/s", _SI | _BINARY),
     ladder=("B/s", "kB/s", "MB/s", "GB/s", "TB/s", "PB/s"),
     example="100 GB/s",
+    rounded=True,
 )
 REQUEST_RATE = Dimension(
     article="a rate",

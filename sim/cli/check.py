@@ -28,6 +28,8 @@ def command(names: tuple[str, ...], overrides: tuple[str, ...]) -> None:
             click.echo(f"  from preset: {', '.join(scenario.from_preset)}")
         for note in planned.notes:
             click.echo(f"  model: {note}")
+        if planned.ignored:
+            click.echo(f"  trace: not used: {', '.join(map(repr, planned.ignored))}")
         for extrapolation in breakdown.extrapolations(extrapolations(setup)):
             click.echo(f"  extrapolated: {extrapolation}")
 

@@ -61,10 +61,9 @@ class Fixed(Caching):
 
     def _shares(self, graph: TaskGraph) -> IntArray:
         per_task = graph.share(self._per_op(graph))
-        loads = [i for i, kind in enumerate(graph.kinds) if kind in ("weight_load", "act_load", "act_store")]
-        for kind in loads:
-            chosen = graph.kind == kind
-            per_task[chosen] = self.table.kinds.get(graph.kinds[kind]) or self._unknown(graph.kinds[kind])
+        for number, kind in enumerate(graph.plain_kinds):
+            if kind in ("weight_load", "act_load", "act_store"):
+                per_task[graph.kind == number] = self.table.kinds.get(kind) or self._unknown(kind)
         if ((graph.moves != 0) & graph.computes).any():
             self._unknown("weight_load")  # a table has no bytes: operands that an engine loads need explicit transfers
         return per_task

@@ -41,8 +41,8 @@ def tasks_in_all(setup: Setup) -> tuple[int, int]:
     """Estimate the fewest and the most tasks of a run. They are equal, and exact, where each step is one token of one sequence.
 
     One more sequence in a step adds tasks of its own and shares the others: there are fewest tasks where steps are as full as
-    they may be and all drafts are accepted, most where sequences never share a step and no draft is accepted. Swaps, and
-    prefills after a preemption, are not counted.
+    they may be and all drafts are accepted, most where sequences never share a step and no draft is accepted. Swaps,
+    prefills after a preemption, and chunks of prompts that the draft model takes in are not counted.
     """
     one, batching = len(setup.graph), setup.batching
     if batching is None or setup.graphs is None:
@@ -57,6 +57,33 @@ def tasks_in_all(setup: Setup) -> tuple[int, int]:
         decoded = request.tokens - (request.prompt > 0)  # a prompt gives the first
         fewest.append(own + ceil_div(decoded, guessed))
         most.append(own + decoded)
-    another = len(setup.graphs(Shape((False, False)))) - one
-    steps = max(*fewest, ceil_div(sum(fewest), batching.sequences))
-    return steps * (one - another) + sum(fewest) * another, sum(most) * one
+    low, high = _shared(setup, fewest, most)
+    if batching.drafts:
+        decoded_by = [request.tokens - (request.prompt > 0) for request in setup.sequences]
+        drafted = ([count(each, guessed - 1) for each in decoded_by] for count in (fewest_drafts, most_drafts))
+        of_drafts = _shared(setup, *drafted, draft=True)
+        return low + of_drafts[0], high + of_drafts[1]
+    return low, high
+
+
+def _shared(setup: Setup, fewest: list[int], most: list[int], *, draft: bool = False) -> tuple[int, int]:
+    """Fewest and most tasks of so many steps of each sequence: all as full as they may be, or none shared.
+
+    draft: they are steps of the draft model.
+    """
+    assert setup.graphs is not None
+    assert setup.batching is not None
+    one, two = (len(setup.graphs(Shape((False,) * count, draft=draft))) for count in (1, 2))
+    steps = max(*fewest, ceil_div(sum(fewest), setup.batching.sequences))
+    return steps * (2 * one - two) + sum(fewest) * (two - one), sum(most) * one
+
+
+def fewest_drafts(tokens: int, draft: int) -> int:
+    """Drafts of a sequence that decodes so many tokens, where all are accepted: all but one token of each step are drafts."""
+    return tokens - ceil_div(tokens, 1 + draft)
+
+
+def most_drafts(tokens: int, draft: int) -> int:
+    """Drafts of a sequence, where none is accepted: before each of its last tokens no more than are still missing after it."""
+    last = min(tokens, draft + 1)
+    return last * (last - 1) // 2 + (tokens - last) * draft

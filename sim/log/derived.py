@@ -76,6 +76,12 @@ def layer(log: EventLog) -> npt.NDArray[np.int16]:
     return np.asarray(of_group[forms(log).columns.group][form(log)])
 
 
+def drafts(log: EventLog) -> Mask:
+    """[step]: whether it is one of a draft model."""
+    of_graph = np.array([graph.draft for graph in log.graphs], dtype=np.bool_)
+    return np.asarray(of_graph[log.steps.graph])
+
+
 # Amounts
 
 

@@ -155,7 +155,10 @@ class _Batched:
         """Plain data, empty if no step was batched."""
         if not self._graphs:
             return {}
-        shapes = [graph.ops.shape if isinstance(graph.ops, BatchGraph) else Shape((False,)) for graph in self._graphs]
+        shapes = [
+            (graph.ops.shape if isinstance(graph.ops, BatchGraph) else Shape((False,)))._replace(draft=graph.draft)
+            for graph in self._graphs
+        ]
         return {"shapes": shapes, "graph": self._graph, "members": self._members}
 
 
@@ -166,7 +169,7 @@ def _batches(
     stored = json.loads(metadata["sim.batches"])
     if not stored:
         return (graphs_of(Shape((False,))),), np.zeros(steps, dtype=np.int32), None
-    graphs = tuple(graphs_of(Shape(tuple(a), b, tuple(c), d)) for a, b, c, d in stored["shapes"])
+    graphs = tuple(graphs_of(Shape(tuple(a), b, tuple(c), *rest)) for a, b, c, *rest in stored["shapes"])
     wide = ("context", "loads")
     columns: dict[str, Any] = {
         name: np.array(stored["members"][name], dtype=np.int64 if name in wide else np.int32) for name in _MEMBERS

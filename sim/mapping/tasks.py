@@ -28,6 +28,9 @@ BYTE_CLASSES = tuple(CLASS_QUANTITY)
 CLASS_BIT = {name: 1 << QUANTITIES.index(name) for name in MEMORY_CLASSES} | {"link": 1 << len(QUANTITIES)}
 LINK_BIT = CLASS_BIT["link"]
 ALL_BYTES = sum(CLASS_BIT.values())
+#: Beginning of the kinds of tasks of a draft model.
+DRAFT = "draft "
+
 WRITE_BITS = CLASS_BIT["kv_write"] | CLASS_BIT["act_write"]
 
 
@@ -76,7 +79,8 @@ class TaskGraph:
     """The DAG of tasks of one step. All columns have one entry per task, in program order.
 
     ops: the op graph it was lowered from.
-    kinds: names; `kind[t]` indexes it. A task has its op's kind, or `weight_load`, `act_load`, `act_store`.
+    kinds: names; `kind[t]` indexes it. A task has its op's kind, or `weight_load`, `act_load`, `act_store`; in a step of a
+    draft model `DRAFT` comes before it.
     op, part, parts: the share of the op that the task stands for.
     head, tile: which head, and which tile (or split of the keys) of its op, -1 if the op was not cut that way. Heads of a
     KV load are those of the cache.
@@ -123,6 +127,16 @@ class TaskGraph:
         """The edges as they are stored."""
         return Links(0, self.inputs, self.input_start, self.outputs, self.output_start)
 
+    @property
+    def draft(self) -> bool:
+        """Whether it is a step of a draft model."""
+        return bool(self.kinds) and self.kinds[0].startswith(DRAFT)
+
+    @property
+    def plain_kinds(self) -> tuple[str, ...]:
+        """`kinds` by which arbiters and cost models know tasks, also those of a draft model."""
+        return tuple(kind.removeprefix(DRAFT) for kind in self.kinds)
+
     def kind_of(self, task: int) -> str:
         return self.kinds[int(self.kind[task])]
 
@@ -131,6 +145,7 @@ class TaskGraph:
         op = self.ops.ops[int(self.op[task])]
         kind = self.kind_of(task)
         words = [kind]
+        kind = kind.removeprefix(DRAFT)
         if self.ops.members is not None and self.ops.members > 1 and (member := int(self.ops.member[self.op[task]])) >= 0:
             words.append(f"m{member}")
         if kind != op.kind:

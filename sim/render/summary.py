@@ -50,6 +50,7 @@ def summary(result: Result, *, trace: Path | None = None, timing: bool = True, w
         **energy.data(result),
         "extrapolations": [{"kind": d.kind, "ops": d.ops, "share": d.share, "why": d.why} for d in result.extrapolations],
         "notes": list(result.plan.notes),
+        "ignored_columns": list(result.plan.ignored),
         "checks": list(result.checks),
         "trace": str(trace) if trace else None,
     }

@@ -10,6 +10,7 @@ from models.formats import product_formats
 from sim.analysis.bounds import few_tiles
 from sim.analysis.parts import LINK, WAIT_LINK
 from sim.base.units import format_bytes, format_rate, format_time
+from sim.log import derived
 from sim.render import breakdown, energy, requests
 from sim.runs.result import Result
 
@@ -44,6 +45,8 @@ def render(result: Result) -> RenderableType:
         facts.add_row("from preset", ", ".join(result.scenario.from_preset))
     for note in result.plan.notes:
         facts.add_row("model", Text(note, style="yellow"))
+    if result.plan.ignored:
+        facts.add_row("trace", f"not used: {', '.join(map(repr, result.plan.ignored))}")
     facts.add_row("checks", f"{len(result.checks)} invariants hold")
     facts.add_row("executor", _executor(result))
     if (tiles := few_tiles(result.log, result.bounds)) is not None:
@@ -108,8 +111,10 @@ def _tokens(result: Result) -> str:
         return ", ".join(f"{t.sequence}.{t.token} in {format_time(t.end - t.start)}" for t in tokens)
     times = sorted(t.end - t.start for t in tokens)
     mean = sum(times) // len(times)
+    drafts = int(derived.drafts(result.log).sum())
+    of_drafts = f" ({drafts:,} of the draft model)" if drafts else ""
     return (
-        f"{of_all}{f' in {len(tokens):,} steps' if batched else ''}; "
+        f"{of_all}{f' in {len(tokens):,} steps{of_drafts}' if batched else ''}; "
         f"per {'step' if batched else 'token'} mean {format_time(mean)}, min {format_time(times[0])}, "
         f"max {format_time(times[-1])}; {rate}"
     )

@@ -98,21 +98,24 @@ def _refuse_small_sram(setup: Setup) -> None:
     if setup.sram is None:
         return
     for request in _alike(setup):
-        for member in _last_steps(setup, request):
-            batch = Batch((member,))
+        for batch in _last_steps(setup, request):
             graph = setup.graph if setup.graphs is None else setup.graphs(batch.shape)
             lanes = lanes_of(0, request.tokens - 1, batch)
             sram_use(setup, graph, lanes)
             refuse_large_activations(setup, graph, lanes)
 
 
-def _last_steps(setup: Setup, request: Request) -> Iterator[Member]:
-    """The last step that decodes, and the last one of the prompt, which load the most of the KV cache."""
-    yield Member(0, request.final - 1, 1, request.final - 1, 1, 1)
+def _last_steps(setup: Setup, request: Request) -> Iterator[Batch]:
+    """The last step that decodes, and the last one of the prompt, which load the most of the KV cache, of each model."""
+    members = [Member(0, request.final - 1, 1, request.final - 1, 1, 1)]
     if request.prompt and setup.batching is not None:
         query = min(request.prompt, setup.batching.at_once(request.prompt))
         context = request.context + request.prompt - query
-        yield Member(0, context, query, context, 1, 1)
+        members.append(Member(0, context, query, context, 1, 1))
+    for member in members:
+        yield Batch((member,))
+        if setup.batching is not None and setup.batching.drafts:
+            yield Batch((member,), draft=True)
 
 
 def _refuse_long_runs(setup: Setup) -> None:
@@ -132,7 +135,7 @@ def _refuse_long_runs(setup: Setup) -> None:
 
 def _alike(setup: Setup) -> Counter[Request]:
     """Number of requests of each size; with more than `DISTINCT` sizes, all count as one with the largest of each field."""
-    alike = Counter(replace(request, arrival=0, group=-1) for request in setup.sequences)
+    alike = Counter(replace(request, arrival=0, group=-1, conversation=-1, prefix=()) for request in setup.sequences)
     if len(alike) <= DISTINCT:
         return alike
     largest = {name: max(getattr(request, name) for request in alike) for name in ("context", "prompt", "tokens")}
@@ -144,8 +147,7 @@ def _alone(setup: Setup, request: Request) -> tuple[int, int]:
     slowest = min(Fraction(*setup.arbiter.cap), _least_efficiency(setup))
     latency = max(setup.latencies)
     longest, transfers = 0, 0
-    for member, times in _largest_steps(request):
-        batch = Batch((member,))
+    for batch, times in _largest_steps(setup, request):
         graph = setup.graph if setup.graphs is None else _with_most_experts(setup.graphs(batch.shape))
         try:
             compute, work = setup.costs.durations(graph, lanes_of(0, request.tokens - 1, batch))
@@ -158,14 +160,20 @@ def _alone(setup: Setup, request: Request) -> tuple[int, int]:
     return longest, transfers
 
 
-def _largest_steps(request: Request) -> Iterator[tuple[Member, int]]:
+def _largest_steps(setup: Setup, request: Request) -> Iterator[tuple[Batch, int]]:
     """Steps that cost at least as much as the real ones of a request, each with its count.
 
     The step of the last token has the longest context, so no other decode step costs more. A prompt counts as one step.
     """
-    yield Member(0, request.final - 1, 1, request.final - 1, 1, 1), request.tokens
-    if request.prompt:
-        yield Member(0, request.context, request.prompt, request.context, 1, 1), 1
+    decode, prompt = Member(0, request.final - 1, 1, request.final - 1, 1, 1), request.prompt
+    prefill = Member(0, request.context, prompt, request.context, 1, 1)
+    yield Batch((decode,)), request.tokens
+    if prompt:
+        yield Batch((prefill,)), 1
+    if setup.batching is not None and setup.batching.drafts and setup.batching.speculation is not None:
+        yield Batch((decode,), draft=True), request.tokens * setup.batching.speculation.draft
+        if prompt:
+            yield Batch((prefill,), draft=True), 1
 
 
 def _least_efficiency(setup: Setup) -> Fraction:

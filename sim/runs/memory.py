@@ -5,44 +5,52 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
-from models.graph import ModelGraph, OpGraph
 from sim.base.errors import ConfigError
 from sim.base.units import format_bytes
-from sim.machine.capacity import footprint
-from sim.runs.model import formats_of
+from sim.machine.capacity import Footprint, footprint
+from sim.runs.model import Modeled, formats_of
 from sim.scenario import Scenario
 from sim.workload.requests import Request
 
 
-def kv_capacity(scenario: Scenario, model: ModelGraph, ops: OpGraph, sequences: Sequence[Request]) -> int | None:
-    """Bytes for KV caches of a batch, None if unbounded. Raises ConfigError if weights and KV cache exceed the memory."""
+def kv_capacity(scenario: Scenario, of_run: Sequence[Modeled], sequences: Sequence[Request]) -> int | None:
+    """Bytes for KV caches of a batch, None if unbounded. Raises ConfigError if weights and KV cache exceed the memory.
+
+    of_run: the model, and the draft model, if there is one.
+    """
     capacity, left = scenario.hardware.memory.capacity, scenario.workload.batching.kv.capacity
     batched = not scenario.workload.batching.alone
     if capacity is not None and scenario.model.config is not None:
         alone = () if batched else [(request.final, 1) for request in sequences]
-        whole = scenario.model.scope == "model"
-        held = footprint(model, ops, formats_of(scenario), whole=whole, sequences=alone)
-        needed = held.weights + (left if batched and left is not None else held.kv)
+        held = [_footprint(each, alone) for each in of_run]
+        weights = sum(each.weights for each in held)
+        needed = weights + (left if batched and left is not None else sum(each.kv for each in held))
         if needed > capacity:
-            contents = f"{format_bytes(held.weights)} of weights and {format_bytes(needed - held.weights)} of KV cache"
+            contents = f"{format_bytes(weights)} of weights and {format_bytes(needed - weights)} of KV cache"
             raise ConfigError(
                 "hardware.memory.capacity",
                 f"{contents}{'' if batched else ' at the final contexts'} are {format_bytes(needed - capacity)} more than the "
                 f"{format_bytes(capacity)} of memory",
             )
-        left = capacity - held.weights if left is None else left
+        left = capacity - weights if left is None else left
     return left if batched else None
 
 
-def resident_bytes(scenario: Scenario, model: ModelGraph, ops: OpGraph) -> int:
+def _footprint(of: Modeled, sequences: Sequence[tuple[int, int]]) -> Footprint:
+    """Bytes of a model. sequences: as in `footprint`."""
+    whole = of.scenario.model.scope == "model"
+    return footprint(of.model, of.ops, formats_of(of.scenario), whole=whole, sequences=sequences)
+
+
+def resident_bytes(scenario: Scenario, of_run: Sequence[Modeled]) -> int:
     """Bytes of SRAM that resident weights take, 0 if SRAM is unbounded. Raises ConfigError if they do not fit."""
     sram, share = scenario.hardware.sram, scenario.mapping.residency
     if sram is None or share == "streamed":
         return 0
-    weights = model.parameter_bytes
-    if scenario.model.config is not None:
-        whole = scenario.model.scope == "model"
-        weights = footprint(model, ops, formats_of(scenario), whole=whole, sequences=()).weights
+    if scenario.model.config is None:
+        weights = of_run[0].model.parameter_bytes
+    else:
+        weights = sum(_footprint(each, ()).weights for each in of_run)
     held = weights if share == "resident" else math.ceil(weights * share)
     if held > sram:
         most = 1000 * sram // weights

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import models.config
 import models.library
@@ -74,6 +76,38 @@ def op_graphs(scenario: Scenario) -> tuple[ModelGraph, Variants]:
     return model, variants
 
 
+class Modeled(NamedTuple):
+    """A model of a run: the scenario in which it is the only one, its graph, and the ops of its steps."""
+
+    scenario: Scenario
+    model: ModelGraph
+    variants: Variants
+
+    @property
+    def ops(self) -> OpGraph:
+        """The step of one sequence that decodes one token."""
+        return self.variants[False, False]
+
+
+def models_of(scenario: Scenario) -> list[Modeled]:
+    """The models of a run: the one that samples tokens, and then the draft model, if there is one. Raises ConfigError."""
+    found = [Modeled(scenario, *op_graphs(scenario))]
+    speculative = scenario.workload.speculative
+    if speculative is None or speculative.model is None:
+        return found
+    key = "workload.speculative.model"
+    if scenario.model.config is None:
+        raise ConfigError(key, "expected only with model.config: a written graph may list the ops of its draft model")
+    drafts = speculative.model
+    model = scenario.model.model_copy(update={"config": drafts.config, "layers": drafts.layers, "dtype": drafts.dtype})
+    alone = scenario.model_copy(update={"model": model})
+    try:
+        return [*found, Modeled(alone, *op_graphs(alone))]
+    except ConfigError as error:
+        section, _, name = error.key.partition(".")
+        raise (ConfigError(f"{key}.{name}", error.message) if section == "model" else error) from None
+
+
 def formats_of(scenario: Scenario) -> Formats:
     """Number formats of a run: of weights, those of the model's own config if the scenario does not say."""
     formats = scenario.mapping.formats
@@ -81,10 +115,11 @@ def formats_of(scenario: Scenario) -> Formats:
     return formats if stored is None or not stored.formats else as_formats(stored.formats, formats)
 
 
-def notes_of(scenario: Scenario) -> tuple[str, ...]:
-    """Lines for reports: what the formats of the model's own config mean for a run."""
-    stored = _stored(scenario)
-    return () if stored is None else (stored.note,)
+def notes_of(of_run: Sequence[Modeled]) -> tuple[str, ...]:
+    """Lines for reports: what the formats of the models' own configs mean for a run, and the model that drafts."""
+    stored = [each for model in of_run if (each := _stored(model.scenario)) is not None]
+    drafts = [f"{each.model.name} drafts, and {of_run[0].model.name} verifies" for each in of_run[1:]]
+    return (*(each.note for each in stored), *drafts)
 
 
 def _stored(scenario: Scenario) -> Quantization | None:

@@ -17,15 +17,16 @@ from sim.machine.energy import EnergyRates
 from sim.machine.kv_cache import LayerGroup, layer_groups
 from sim.mapping.lowering import weight_matmuls
 from sim.mapping.settings import Execution
-from sim.mapping.steps import Shape, StepGraphs, Variants
+from sim.mapping.steps import Shape, StepGraphs
 from sim.runs.limits import refuse, refuse_devices, refuse_unknown_kinds, refuse_unknown_sequences
 from sim.runs.machine import arbiter_of, costs_of, energy_of, links_of, machine_of, scheduler_of
 from sim.runs.memory import kv_capacity, resident_bytes
-from sim.runs.model import notes_of, op_graphs
-from sim.runs.workload import batching, check_routing, requests, routing
+from sim.runs.model import Modeled, models_of, notes_of
+from sim.runs.workload import batching, check_routing, routing, traced
 from sim.scenario import ModelMapping, Scenario
 from sim.serving.batching import ResolvedBatching
 from sim.workload.requests import Request
+from sim.workload.routing import Uniform
 
 #: The step of one sequence that decodes one token.
 PLAIN = Shape((False,))
@@ -38,7 +39,8 @@ class Plan:
     ops: the step of one sequence that decodes one token. setup: the part that executors run. rules: semantics that analyses
     need besides the log. record: rows of the log that are kept. window: start and end in ps (None: the end of the run) of the
     time whose rows are kept when others are not; None if there is none. warmup_time, warmup_requests: time in ps and number of
-    requests that request statistics leave out. notes: lines about the model for reports.
+    requests that request statistics leave out. notes: lines about the model for reports. ignored: columns of the trace that are
+    not used.
     """
 
     model: ModelGraph
@@ -50,42 +52,46 @@ class Plan:
     warmup_time: int
     warmup_requests: int
     notes: tuple[str, ...] = ()
+    ignored: tuple[str, ...] = ()
 
 
 def plan(scenario: Scenario) -> Plan:
     """Make the plan of a scenario. Raises InputError, with the place in its file, for whatever cannot be run."""
     with scenario.located():
-        model, variants = op_graphs(scenario)
-        setup = _setup(scenario, model, variants)
+        of_run = models_of(scenario)
+        sequences, ignored = traced(scenario)
+        setup = _setup(scenario, of_run, sequences)
         refuse(setup, rows=scenario.record == "all")
         refuse_unknown_sequences(setup)
-        energy = energy_of(scenario.hardware, variants[False, False])
+        energy, *_ = [energy_of(scenario.hardware, each.ops) for each in of_run]  # each must have figures for its formats
         if scenario.model.config is not None:  # written graphs name their kinds freely, and one policy may serve many of them
             refuse_unknown_kinds(setup, scenario.mapping.execution)
     window = scenario.trace.window if scenario.record != "all" else None
     return Plan(
-        model=model,
-        ops=variants[False, False],
+        model=of_run[0].model,
+        ops=of_run[0].ops,
         setup=setup,
-        rules=_rules(setup, scenario.mapping.execution, layer_groups(variants[False, False]), energy),
+        rules=_rules(setup, scenario.mapping.execution, kv_layers_of(of_run), energy),
         record=scenario.record,
         window=None if window is None else (window.start, window.end),
         warmup_time=scenario.report.warmup_time,
         warmup_requests=scenario.report.warmup_requests,
-        notes=notes_of(scenario),
+        notes=notes_of(of_run),
+        ignored=ignored,
     )
 
 
-def _setup(scenario: Scenario, model: ModelGraph, variants: Variants) -> Setup:
+def _setup(scenario: Scenario, of_run: Sequence[Modeled], sequences: Sequence[Request]) -> Setup:
     hardware, memory, execution = scenario.hardware, scenario.hardware.memory, scenario.mapping.execution
-    ops, sequences, concurrency = variants[False, False], requests(scenario), scenario.workload.concurrency
+    concurrency = scenario.workload.concurrency
     refuse_devices(scenario)
-    held = resident_bytes(scenario, model, ops)
-    _refuse_long_sequences(model, sequences)
-    batches = batching(scenario, ops, sequences, kv_capacity(scenario, model, ops, sequences))
-    graphs = step_graphs(scenario, variants)
+    held = resident_bytes(scenario, of_run)
+    for each in of_run:
+        _refuse_long_sequences(each.model, sequences)
+    batches = batching(scenario, kv_layers_of(of_run), sequences, kv_capacity(scenario, of_run, sequences))
+    graphs = step_graphs(scenario, of_run)
     costs = costs_of(scenario)
-    check_routing(graphs.routing, ops, sequences, again=_prefills_again(batches))
+    check_routing(graphs.routing, of_run[0].ops, sequences, again=_prefills_again(batches))
     return Setup(
         graph=graphs(PLAIN),
         graphs=graphs,
@@ -120,13 +126,24 @@ def _prefills_again(batches: ResolvedBatching | None) -> bool:
     return batches is not None and batches.prefills_again
 
 
-def step_graphs(scenario: Scenario, variants: Variants) -> StepGraphs:
+def step_graphs(scenario: Scenario, of_run: Sequence[Modeled]) -> StepGraphs:
     """The task graphs of steps. Reads the routing, if it is a file, and no other files."""
-    ops, mapping = variants[False, False], scenario.mapping
+    ops, mapping = of_run[0].ops, scenario.mapping
     _refuse_unknown_tiles(mapping, ops)
     if not isinstance(scenario.workload.routing, str) and all(op.experts is None for op in ops.ops):
         raise ConfigError("workload.routing", "expected a file only for a mixture-of-experts model")
-    return StepGraphs(variants, mapping.on_engines(scenario.hardware.engines.count), routing(scenario))
+    on_engines = mapping.on_engines(scenario.hardware.engines.count)
+    # A file of routing is about the model alone.
+    drafts = [StepGraphs(each.variants, on_engines, Uniform(scenario.seed)) for each in of_run[1:]]
+    return StepGraphs(
+        of_run[0].variants, on_engines, routing(scenario), draft=drafts[0] if drafts else None,
+        written=scenario.model.config is None,
+    )  # fmt: skip
+
+
+def kv_layers_of(of_run: Sequence[Modeled]) -> tuple[LayerGroup, ...]:
+    """Layers that have a KV cache, of all models of a run."""
+    return tuple(group for each in of_run for group in layer_groups(each.ops))
 
 
 def _refuse_unknown_tiles(mapping: ModelMapping, ops: OpGraph) -> None:

@@ -8,7 +8,7 @@ from sim.executors import Executed, Executor, simulate
 from sim.executors.size import OnProgress, counted
 from sim.log import parquet
 from sim.log.tables import EventLog
-from sim.runs.model import op_graphs
+from sim.runs.model import models_of
 from sim.runs.plan import plan, step_graphs
 from sim.runs.run import known_names
 from sim.scenario import Scenario, from_dict
@@ -52,5 +52,5 @@ def load(path: str | os.PathLike[str]) -> tuple[EventLog, Scenario]:
     stored = parquet.read(path)
     scenario = from_dict(stored.scenario, stored.source, known=known_names(), complete=True)
     with scenario.located():
-        graphs = step_graphs(scenario, op_graphs(scenario)[1])
+        graphs = step_graphs(scenario, models_of(scenario))
         return stored.log(graphs), scenario

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from fractions import Fraction
-from pathlib import Path
 
 import numpy as np
 
@@ -14,59 +13,78 @@ from models.graph import IntArray, OpGraph
 from sim.base.errors import ConfigError, about
 from sim.base.quantities import MAXIMUM
 from sim.base.units import PS_PER_S
-from sim.machine.kv_cache import KVLayout, layer_groups
+from sim.machine.kv_cache import KVLayout, LayerGroup
 from sim.scenario import RequestTrace, Scenario
 from sim.serving.batching import ResolvedBatching
 from sim.serving.limits import check_feasible
-from sim.workload.generate import generate
+from sim.workload.generate import arrival_times, generate
 from sim.workload.requests import Request
 from sim.workload.routing import Uniform
 from sim.workload.routing import read as read_routing
-from sim.workload.trace import read
+from sim.workload.trace import Traced, read
 
 
 def requests(scenario: Scenario) -> list[Request]:
-    """Every request of a scenario, in program order. With `workload.concurrency` their arrivals are not used.
+    """Every request of a scenario, in program order, as `traced`."""
+    return traced(scenario).requests
 
-    Raises ConfigError if a trace cannot be used or the last request comes too late.
+
+def traced(scenario: Scenario) -> Traced:
+    """Every request of a scenario, in program order, and the columns of its trace that are not used.
+
+    With `workload.concurrency` arrivals are not used. Raises ConfigError if a trace cannot be used or the last request comes
+    too late.
     """
     workload = scenario.workload
     if workload.generate is not None:
         found = generate(workload.generate, scenario.seed)
-        if found[-1].arrival > MAXIMUM:
-            limit = MAXIMUM // PS_PER_S
-            message = f"so slow that the last request comes after more than {limit:,} s"
-            raise ConfigError("workload.generate.arrivals", message)
-        return found
+        _refuse_late(found, "workload.generate.arrivals")
+        return Traced(found, ())
     if workload.trace is not None:
-        return _traced(workload.trace, scenario.folder)
+        return _traced(workload.trace, scenario)
     written: list[Request] = []
     for number, s in enumerate(workload.each()):
         one = Request(arrival=s.arrival, context=s.context, prompt=s.prompt, tokens=s.tokens)
         written += [one] if s.samples == 1 else [replace(one, group=number)] * s.samples
-    return written
+    return Traced(written, ())
 
 
-def _traced(trace: RequestTrace, folder: Path) -> list[Request]:
+def _traced(trace: RequestTrace, scenario: Scenario) -> Traced:
     columns = trace.columns.model_dump(exclude_none=True) if trace.columns is not None else None
+    characters = trace.characters_per_token
     with about("workload.trace"):
-        return read(
-            folder / trace.file, format=trace.format, columns=columns, unit=trace.unit, start=trace.start,
+        found = read(
+            scenario.folder / trace.file, format=trace.format, columns=columns, unit=trace.unit,
+            timed=trace.arrivals is None and scenario.workload.concurrency is None, start=trace.start,
             duration=trace.duration, limit=trace.limit, speed=Fraction(repr(trace.speed)), skip_empty=trace.skip_empty,
+            characters_per_token=None if characters is None else Fraction(repr(characters)), history=trace.history,
         )  # fmt: skip
+    if trace.arrivals is None:
+        return found
+    times = arrival_times(trace.arrivals, scenario.seed, len(found.requests))
+    timed = [replace(request, arrival=time) for request, time in zip(found.requests, times, strict=True)]
+    _refuse_late(timed, "workload.trace.arrivals")
+    return found._replace(requests=timed)
 
 
-def batching(scenario: Scenario, ops: OpGraph, sequences: Sequence[Request], capacity: int | None) -> ResolvedBatching | None:
+def _refuse_late(found: Sequence[Request], key: str) -> None:
+    if found[-1].arrival > MAXIMUM:
+        raise ConfigError(key, f"so slow that the last request comes after more than {MAXIMUM // PS_PER_S:,} s")
+
+
+def batching(
+    scenario: Scenario, kv_layers: tuple[LayerGroup, ...], sequences: Sequence[Request], capacity: int | None
+) -> ResolvedBatching | None:  # fmt: skip
     """The batching of a scenario; None if each step is one sequence that decodes one token.
 
-    capacity: bytes for KV caches, None if unbounded. Raises ConfigError if the scenario cannot be batched, or a request could
-    never be served.
+    kv_layers: layers that have a KV cache. capacity: bytes for KV caches, None if unbounded. Raises ConfigError if the scenario
+    cannot be batched, or a request could never be served.
     """
     workload = scenario.workload
     alone = workload.batching.alone and workload.speculative is None and workload.concurrency is None
     if alone and not any(request.prompt for request in sequences):
         return None
-    _refuse_what_cannot_be_batched(scenario)
+    _refuse_what_cannot_be_batched(scenario, sequences)
     written, drafts = workload.batching, workload.speculative
     most = written.max_batch or (1 if written.alone else len(sequences))
     needed = most * (1 if drafts is None else 1 + drafts.draft)
@@ -75,18 +93,25 @@ def batching(scenario: Scenario, ops: OpGraph, sequences: Sequence[Request], cap
         raise ConfigError("workload.batching.max_tokens", message)
     resolved = ResolvedBatching(
         settings=written, prefill=workload.prefill, speculation=drafts, sequences=most,
-        layout=KVLayout(written.kv.block, layer_groups(ops)), capacity=capacity, seed=scenario.seed,
+        layout=KVLayout(written.kv.block, kv_layers), capacity=capacity, seed=scenario.seed,
     )  # fmt: skip
     check_feasible(resolved, sequences)
     return resolved
 
 
-def _refuse_what_cannot_be_batched(scenario: Scenario) -> None:
-    if scenario.workload.dependency == "known":
+def _refuse_what_cannot_be_batched(scenario: Scenario, sequences: Sequence[Request]) -> None:
+    workload = scenario.workload
+    if workload.dependency == "known":
         raise ConfigError("workload.dependency", "expected 'sampled' where there are prompts, found 'known'")
-    if scenario.model.config is None:
-        message = "expected a model.config for batching, prompts, speculation and closed loops: a written graph is one step"
+    batched = not workload.batching.alone or workload.concurrency is not None or any(each.prompt for each in sequences)
+    if scenario.model.config is None and batched:
+        message = "expected a model.config for batching, prompts and closed loops: a written graph is one step of one sequence"
         raise ConfigError("workload", message)
+    if workload.speculative is not None and workload.speculative.model is not None:
+        if workload.batching.kv.full == "swap":
+            raise ConfigError("workload.batching.kv.full", "expected 'wait' or 'recompute' with a draft model, found 'swap'")
+        if any(each.group >= 0 for each in sequences):
+            raise ConfigError("workload.sequences", "expected no samples with a draft model")
     if scenario.mapping.granularity != "op":
         raise ConfigError("mapping.granularity", "expected 'op' for batching, prompts and speculation, found 'aten'")
 

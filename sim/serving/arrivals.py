@@ -14,7 +14,7 @@ class Arrivals:
 
     In an open loop each comes at its own time. In a closed loop (`concurrency` is given) that many come at the beginning, and
     another one comes `think` ps after one has ended. Samples of one prompt come together and count as one, which ends with the
-    last of them.
+    last of them. A conversation goes on with its next turn before another one begins in its place.
 
     times: when each request comes (request -> ps), as far as that is known. only: the one request that comes, None for all.
     """
@@ -26,13 +26,20 @@ class Arrivals:
         self.times: dict[int, int] = {}
         numbers = range(len(requests)) if only is None else (only,)
         self._coming: deque[int] = deque()  # requests whose time is known, in order of arrival
-        together = groupby(numbers, key=lambda i: requests[i].group if requests[i].group >= 0 else -1 - i)
-        self._backlog = deque([[*group] for _, group in together] if concurrency is not None else [])
+        self._closed = concurrency is not None
+        first = (i for i in numbers if not self._goes_on(i - 1))
+        together = groupby(first, key=lambda i: requests[i].group if requests[i].group >= 0 else -1 - i)
+        self._backlog = deque([[*group] for _, group in together] if self._closed else [])
         self._samples: Counter[int] = Counter()  # group -> samples that have come and not ended
         for number in sorted(numbers, key=lambda i: (requests[i].arrival, i)) if concurrency is None else ():
             self._schedule([number], requests[number].arrival)
         for _ in range(min(concurrency or 0, len(self._backlog))):
             self._schedule(self._backlog.popleft(), 0)
+
+    def _goes_on(self, number: int) -> bool:
+        """Whether the request after this one is the next turn of its conversation."""
+        pair = self.requests[max(number, 0) : number + 2]
+        return len(pair) == 2 and pair[0].conversation == pair[1].conversation >= 0
 
     def _schedule(self, numbers: Sequence[int], time: int) -> None:
         for number in numbers:
@@ -53,6 +60,8 @@ class Arrivals:
         """Note that a request has ended; in a closed loop the next one comes."""
         group = self.requests[number].group
         self._samples[group] -= 1
-        if self._backlog and not (group >= 0 and self._samples[group]):
+        if self._closed and self._goes_on(number):
+            self._schedule([number + 1], now + self.think)
+        elif self._backlog and not (group >= 0 and self._samples[group]):
             # All think times are equal, so arrivals stay in order of the ends that they follow.
             self._schedule(self._backlog.popleft(), now + self.think)

@@ -5,6 +5,7 @@ ended (`ended`). It never looks ahead: its answers depend on the requests that h
 
 1. Requests wait in order of arrival. `static` admits only when the batch has run out; `continuous` before every step.
 2. A sequence that decodes feeds in its last token, and with speculation the drafts of the next ones.
+   Where a draft model makes these, its steps come before that step (`sim.serving.drafting`).
 3. What is left of the token budget goes to prefill, whole or in chunks, in order of admission. A whole prompt that decodes
    leave too little for comes first in the next step, where they take what it leaves; so the first in line waits for one step
    at most. After such a step decodes come first again.
@@ -24,6 +25,7 @@ from sim.serving.arrivals import Arrivals
 from sim.serving.batch import Batch, Member
 from sim.serving.batching import ResolvedBatching
 from sim.serving.blocks import KVBlocks
+from sim.serving.drafting import draft_steps
 from sim.serving.policies import BATCHING_POLICIES, BatchingPolicy
 from sim.serving.sequence import SequenceState
 from sim.serving.speculation import accepted
@@ -62,6 +64,8 @@ class Batcher:
     blocks: KVBlocks = field(init=False)
     _swaps: deque[tuple[SequenceState, Literal["out", "in"]]] = field(default_factory=deque)  # moves still to be made
     _in_step: list[SequenceState] = field(default_factory=list)  # the sequences of the members of the step in progress
+    _drafts: deque[Batch] = field(default_factory=deque)  # steps of the draft model still to be made
+    _verifying: Batch | None = None  # the step that comes after them
     _last: Batch | None = None  # the step that `next` returned last, unless it was a swap
     _overdue: SequenceState | None = None  # a prompt for which decodes left too little in the last step
     _decoding_on: bool = False  # that step decodes one token of each member, as the one before it did
@@ -74,6 +78,8 @@ class Batcher:
 
     def next(self, now: int) -> Batch | None:
         """The next step at this time, None if there is nothing to do before the next arrival."""
+        if self._verifying is not None:
+            return self._next_of_round()
         self._queue_arrivals(now)
         self._preempt_until_all_fit()
         if not self._swaps:
@@ -86,6 +92,10 @@ class Batcher:
             return self._last
         members, self._in_step = self._compose()
         self._last, self._decoding_on = Batch(members, forks=self._forks(members)) if members else None, False
+        if self._last is not None and self.batching.drafts:
+            self._verifying = self._last
+            self._drafts += self._draft(self._last)
+            return self._next_of_round()
         return self._last
 
     def ended(self, batch: Batch, now: int, steps: int = 1) -> None:
@@ -93,7 +103,7 @@ class Batcher:
 
         steps: that it and those after it have ended in which its members decoded on, so many in all.
         """
-        if batch.swap:
+        if batch.swap or batch.shape.draft:
             return
         decoded = steps
         if not self._decoding_on:
@@ -145,6 +155,7 @@ class Batcher:
             else:
                 sequence.cached += member.emitted
                 sequence.decoded += 1
+                sequence.drafted = min(sequence.drafted, sequence.cached)
 
     # Admission
 
@@ -154,7 +165,8 @@ class Batcher:
             if number is None:
                 return
             request = self.arrivals.requests[number]
-            self.waiting.append(SequenceState(number, request, request.context, request.prompt))
+            context = request.context
+            self.waiting.append(SequenceState(number, request, context, request.prompt, drafted=context))
 
     def _admit(self) -> None:
         """Admit requests as the policy chooses them, until it stops or one does not fit."""
@@ -210,7 +222,7 @@ class Batcher:
         else:
             # Prefill all that was cached, and the token to be fed in next, which gives the one after it.
             sequence.pending = sequence.cached + (sequence.pending or 1)
-            sequence.cached = 0
+            sequence.cached = sequence.drafted = 0
             self.waiting.appendleft(sequence)
 
     def _swap_in(self) -> None:
@@ -228,6 +240,22 @@ class Batcher:
         sequence, direction = self._swaps.popleft()
         self._in_step, self._last, self._decoding_on = [], None, False
         return Batch((Member(sequence.number, sequence.cached, 0, sequence.cached, 0, 0),), direction)
+
+    # Drafts
+
+    def _draft(self, batch: Batch) -> list[Batch]:
+        """The steps of the draft model before a step."""
+        members = list(zip(batch.members, self._in_step, strict=True))
+        drafting = [(sequence, member.query - 1) for member, sequence in members if not sequence.pending]
+        return draft_steps(drafting, [sequence for _, sequence in members if sequence.pending])
+
+    def _next_of_round(self) -> Batch:
+        """The next step of the draft model, or the one that it drafts for."""
+        if self._drafts:
+            return self._drafts.popleft()
+        batch, self._verifying = self._verifying, None
+        assert batch is not None
+        return batch
 
     # Samples of one prompt
 

@@ -25,6 +25,11 @@ class ResolvedBatching:
     seed: int = 0
 
     @property
+    def drafts(self) -> bool:
+        """Whether a draft model takes steps of its own."""
+        return self.speculation is not None and self.speculation.model is not None
+
+    @property
     def prefills_again(self) -> bool:
         """Whether a sequence may lose its KV cache, and be prefilled with all of its tokens."""
         return self.capacity is not None and self.settings.kv.full == "recompute"

@@ -14,7 +14,8 @@ class SequenceState:
     cached: tokens in its KV cache. pending: tokens to prefill, the last of which gives an output token; 0 if it decodes.
     generated: output tokens. decoded: steps in which it has decoded, pre-emptions included. allocated: tokens that its pages
     are for. held: bytes of the pages that it has to itself. forked: it waits until the first sample of its prompt has
-    prefilled it for all. shared: cached tokens that it shares with the other samples of its prompt.
+    prefilled it for all. shared: cached tokens that it shares with the other samples of its prompt. drafted: tokens in its KV
+    cache of the draft model.
     """
 
     number: int
@@ -27,3 +28,4 @@ class SequenceState:
     held: int = 0
     forked: bool = False
     shared: int = 0
+    drafted: int = 0

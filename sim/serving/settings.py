@@ -98,10 +98,29 @@ def _several(value: object) -> str:
     return TABLE if isinstance(value, list | tuple) else ONE
 
 
+class DraftModel(Short):
+    """The model that drafts: one step for each draft token, on the same machine and mapping as the model that verifies."""
+
+    key, types, expected = "config", (str,), "a config, or a mapping with the key 'config'"
+
+    config: str = Field(
+        min_length=1, max_length=1000, pattern=LINE,
+        description="As `model.config`: a name that ships, a path, or a Hugging Face model id.",
+        examples=["llama-3.2-1b"],
+    )  # fmt: skip
+    layers: Whole | None = Field(default=None, ge=1, description="As `model.layers`.")
+    dtype: Literal["float32", "bfloat16", "float16"] | None = Field(default=None, description="As `model.dtype`.")
+
+
 class Speculative(Section):
     """Speculative decoding: drafts of the next tokens are verified together, in one step."""
 
-    draft: Whole = Field(ge=1, le=1024, description="Tokens drafted for each step. Drafting itself takes no time.")
+    draft: Whole = Field(ge=1, le=1024, description="Tokens drafted for each step.")
+    model: DraftModel | None = Field(
+        default=None,
+        description="The model that drafts, with a KV cache of its own; null: drafts take no time, as n-grams of the prompt.",
+        examples=["llama-3.2-1b"],
+    )
     acceptance: Annotated[
         Annotated[Probability, Tag(ONE)]
         | Annotated[tuple[Annotated[int, Field(ge=0)], ...], Field(min_length=1, max_length=100_000, strict=False), Tag(TABLE)],

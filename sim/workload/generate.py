@@ -26,11 +26,11 @@ def generate(wanted: Generate, seed: int) -> list[Request]:
     )
     return [
         Request(arrival=arrival, context=c, prompt=p, tokens=t)
-        for arrival, c, p, t in zip(_arrivals(wanted.arrivals, seed, wanted.count), context, prompt, tokens, strict=True)
+        for arrival, c, p, t in zip(arrival_times(wanted.arrivals, seed, wanted.count), context, prompt, tokens, strict=True)
     ]
 
 
-def _arrivals(wanted: Arrivals, seed: int, count: int) -> Iterator[int]:
+def arrival_times(wanted: Arrivals, seed: int, count: int) -> Iterator[int]:
     """Arrival times in ps. Gaps are independent, with mean 1/rate and a standard deviation of `cv` times that."""
     if wanted.process == "all_at_once":
         return repeat(0, count)

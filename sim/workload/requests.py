@@ -14,6 +14,8 @@ class Request:
     which gives its first token; without a prompt the first token comes from the next step, as all others do.
 
     tokens: output tokens in all. group: requests of one group (>= 0) are samples of one prompt, and share its KV cache.
+    conversation: requests of one conversation (>= 0) are its turns, one after another. prefix: ids of the blocks that its
+    prompt begins with; prompts that begin alike begin with the same ids.
     """
 
     context: int
@@ -21,6 +23,8 @@ class Request:
     arrival: int
     prompt: int = 0
     group: int = -1
+    conversation: int = -1
+    prefix: tuple[int, ...] = ()
 
     @property
     def final(self) -> int:

@@ -148,10 +148,17 @@ class Columns(Section):
     context: str | None = Field(
         default=None, min_length=1, max_length=200, pattern=LINE, description="Tokens already in the KV cache; null: none."
     )
+    prefix: str | None = Field(
+        default=None,
+        min_length=1,
+        max_length=200,
+        pattern=LINE,
+        description="Ids of the blocks of the prompt (a list), equal where prompts begin alike; null: `hash_ids`, if known.",
+    )
 
 
 class RequestTrace(Short):
-    """A file of requests, CSV with a header or one JSON object per line."""
+    """A file of requests: CSV with a header, a JSON object in each line, or a JSON array of objects."""
 
     key, types, expected = "file", (str,), "the path of a file, or a mapping with the key 'file'"
 
@@ -159,12 +166,22 @@ class RequestTrace(Short):
         min_length=1, max_length=1000, pattern=LINE,
         description="Path, relative to the scenario's file. A file whose name ends in `.gz` is decompressed.",
     )  # fmt: skip
-    format: Literal["csv", "jsonl"] | None = Field(default=None, description="null: `jsonl` if the name ends so, else `csv`.")
+    format: Literal["csv", "jsonl", "json"] | None = Field(
+        default=None,
+        description="null: `jsonl` or `json` if the name ends so, else `csv`. Either of the first two reads both lines of "
+        "objects and an array of them.",
+    )
     columns: Columns | None = Field(
         default=None, description="Column of each field, if the layout of the file is not known or another column is wanted."
     )
     unit: Literal["s", "ms", "us", "ns", "ps"] | None = Field(
-        default=None, description="Unit of arrivals that are plain numbers; null: that of the known layout, else `s`."
+        default=None,
+        description="Unit of arrivals that are plain numbers; null: that of the layout. Needed where that is not certain.",
+    )
+    arrivals: Arrivals | None = Field(
+        default=None,
+        description="Generated arrival times, instead of those of the file, which then needs none.",
+        examples=[{"process": "poisson", "rate": "2/s"}],
     )
     start: Duration = default("0 s", description="Leave out requests that arrive earlier than this after the first row.")
     duration: Duration | None = Field(
@@ -183,6 +200,23 @@ class RequestTrace(Short):
         default=False,
         description="Leave out rows without output tokens, such as failed requests; otherwise they are an error.",
     )
+    characters_per_token: Number | None = Field(
+        default=None,
+        gt=0,
+        le=1000,
+        description="For conversations: characters of text for one token, rounded up; they depend on the tokenizer.",
+    )
+    history: Literal["prompt", "context"] = Field(
+        default="prompt",
+        description="For conversations: whether a turn feeds in the earlier ones again (`prompt`), or has them in its KV cache "
+        "already (`context`).",
+    )
+
+    @model_validator(mode="after")
+    def _arrivals_of_one_kind(self) -> RequestTrace:
+        if self.arrivals is not None and self.speed != 1:
+            raise ValueError("expected 'speed' only with arrivals of the file: generated ones have a rate")
+        return self
 
 
 class Concurrency(Short):

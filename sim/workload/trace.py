@@ -1,94 +1,77 @@
-"""Requests read from a trace: CSV with a header, or one JSON object per line; either may be compressed (`.gz`).
+"""Requests read from a trace: CSV with a header, JSON Lines or a JSON array; each may be compressed (`.gz`).
 
-The columns of public traces are known (`LAYOUTS`), so that these load as they are; for others the scenario names the columns.
-One line is read at a time, so a file may be larger than memory. Times are integers of picoseconds: a float of seconds since
-1970 would lose everything below a tenth of a microsecond.
+The columns of public traces are known (`sim.workload.layouts`), so that these load as they are; for others the scenario names
+the columns. Conversations are read by turns (`sim.workload.conversations`). Times are integers of picoseconds: a float of
+seconds since 1970 would lose everything below a tenth of a microsecond.
 """
 
 from __future__ import annotations
 
-import csv
-import gzip
 import json
 import re
-import zlib
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from datetime import date
-from decimal import ROUND_HALF_EVEN, Decimal, InvalidOperation
+from decimal import ROUND_HALF_EVEN, Decimal
 from fractions import Fraction
+from itertools import chain
 from pathlib import Path
-from typing import Any, Literal, TextIO
+from typing import Any, Literal, NamedTuple
 
 from sim.base.errors import InputError, nearest
 from sim.base.quantities import DURATION, MAXIMUM, QuantityError, number, show
 from sim.base.units import PS_PER_S, format_time
+from sim.workload.conversations import Conversations, is_conversation
+from sim.workload.files import Format, Row, rows_of
+from sim.workload.layouts import LAYOUTS, Chosen, layout_of, unit_of
 from sim.workload.requests import MAX_CONTEXT, MAX_REQUESTS, MAX_TOKENS, Request
-
-LONGEST = 2**20  # characters of a line
-
-#: Fields of a request; the first two are required.
-COLUMNS = ("arrival", "tokens", "prompt", "context")
 
 #: Picoseconds in the unit of arrivals that are plain numbers.
 UNITS = {"s": PS_PER_S, "ms": 10**9, "us": 10**6, "ns": 10**3, "ps": 1}
-
-
-@dataclass(frozen=True, slots=True)
-class Layout:
-    """Columns of a known trace, and the unit of its arrivals if they are plain numbers."""
-
-    name: str
-    columns: Mapping[str, str]
-    unit: str = "s"
-
-
-#: The first layout whose columns are all present is used. Context or input tokens of a trace are a prompt here.
-LAYOUTS = (
-    Layout("decode-sim", {"arrival": "arrival", "tokens": "tokens"}),
-    # https://github.com/Azure/AzurePublicDataset: AzureLLMInferenceDataset2023.md, AzureLLMInferenceDataset2024.md
-    Layout("Azure", {"arrival": "TIMESTAMP", "prompt": "ContextTokens", "tokens": "GeneratedTokens"}),
-    # https://github.com/Mutinifni/splitwise-sim: generate_trace.py; seconds
-    Layout("Splitwise", {"arrival": "arrival_timestamp", "prompt": "prompt_size", "tokens": "token_size"}),
-    # https://github.com/HPMLL/BurstGPT: BurstGPT_1.csv; seconds
-    Layout("BurstGPT", {"arrival": "Timestamp", "prompt": "Request tokens", "tokens": "Response tokens"}),
-    # https://github.com/kvcache-ai/Mooncake: FAST25-release; milliseconds
-    Layout("Mooncake", {"arrival": "timestamp", "prompt": "input_length", "tokens": "output_length"}, unit="ms"),
-)
-_OPTIONAL = ("prompt", "context")  # columns of the program's own layout, where the file has them
 
 _TIMESTAMP = re.compile(
     r"(\d{4})-(\d\d)-(\d\d)[ T](\d\d):(\d\d):(\d\d)(?:\.(\d{1,12}))?\s*(?:Z|([+-])(\d\d):?(\d\d))?", re.ASCII
 )
 
 
+class Traced(NamedTuple):
+    """The requests of a trace, in order of arrival, and the names of columns that were not used."""
+
+    requests: list[Request]
+    ignored: tuple[str, ...]
+
+
 def read(
     path: Path,
     *,
-    format: Literal["csv", "jsonl"] | None = None,  # noqa: A002 -- the word that users know
+    format: Format | None = None,  # noqa: A002 -- the word that users know
     columns: Mapping[str, str] | None = None,
     unit: str | None = None,
+    timed: bool = True,
     start: int = 0,
     duration: int | None = None,
     limit: int | None = None,
     speed: Fraction = Fraction(1),
     skip_empty: bool = False,
-) -> list[Request]:
+    characters_per_token: Fraction | None = None,
+    history: Literal["prompt", "context"] = "prompt",
+) -> Traced:
     """Read the requests of a trace, in order of arrival; the first arrives at 0.
 
-    format: None takes it from the name of the file. columns: name of the column of each field (`COLUMNS`), where the file is
-    of no known layout, or other columns are wanted. unit: of arrivals that are plain numbers. start, duration: ps of the trace,
+    format: None takes it from the name of the file. columns: name of the column of each field (`layouts.COLUMNS`), where the
+    file is of no known layout, or other columns are wanted. unit: of arrivals that are plain numbers. timed: arrivals of the
+    file are used; otherwise it needs none, they only order requests, and all arrive at 0. start, duration: ps of the trace,
     from its first row; requests that arrive in [start, start + duration) are taken, of these the first `limit`. speed: 2 halves
     all gaps, so that requests arrive twice as fast. skip_empty: leave out rows without output tokens instead of refusing them.
+    characters_per_token, history: see `Conversations`.
 
     Raises InputError that names file, line and column, what was expected and what was found.
     """
     taken: list[tuple[int, Request]] = []
     first: int | None = None
-    with _opened(path) as lines:
-        kind = format or ("jsonl" if path.name.removesuffix(".gz").endswith((".jsonl", ".ndjson")) else "csv")
-        rows = _Rows(path, _csv(path, lines) if kind == "csv" else _jsonl(path, lines), columns or {}, unit)
+    window = bool(start) or duration is not None
+    with rows_of(path, format) as lines:
+        rows = _rows(path, lines, columns or {}, unit, timed=timed or window, turns=(characters_per_token, history))
         for time, request in rows:
             first = time if first is None else first
             if (start and time - first < start) or (duration is not None and time - first >= start + duration):
@@ -105,10 +88,15 @@ def read(
             if len(taken) == limit:
                 break
     if not taken:
-        raise InputError(
-            f"{path}: expected requests" + (" between start and start + duration" if first is not None else "") + ", found none"
-        )
+        between = " between start and start + duration" if window and first is not None else ""
+        raise InputError(f"{path}: expected requests{between}, found none")
     taken.sort(key=lambda each: each[0])
+    ordered = [request for _, request in taken]
+    return Traced(_timed(path, taken, speed) if timed else ordered, rows.ignored)
+
+
+def _timed(path: Path, taken: list[tuple[int, Request]], speed: Fraction) -> list[Request]:
+    """Requests, in order, with their arrivals from the first on."""
     begin = taken[0][0]
     if (taken[-1][0] - begin) / speed > MAXIMUM:
         raise InputError(
@@ -117,60 +105,88 @@ def read(
     return [replace(request, arrival=(time - begin) * speed.denominator // speed.numerator) for time, request in taken]
 
 
+def _rows(
+    path: Path, lines: Iterator[Row], columns: Mapping[str, str], unit: str | None, *, timed: bool,
+    turns: tuple[Fraction | None, Literal["prompt", "context"]],
+) -> _Rows | Conversations:  # fmt: skip
+    """The requests of the rows of a file, which are conversations if the first one is."""
+    first = next(lines, None)
+    every = lines if first is None else chain((first,), lines)
+    if first is None or columns or not is_conversation(first[1]):
+        return _Rows(path, every, columns, unit, timed=timed)
+    if timed:
+        raise InputError(f"{path}:{first[0]}: {_without_arrivals('conversations have')}")
+    return Conversations(path, every, *turns)
+
+
+def _without_arrivals(what: str) -> str:
+    return (
+        f"{what} no arrivals: expected columns.arrival, or trace.arrivals to generate them, or a closed loop "
+        "(workload.concurrency)"
+    )
+
+
 class _Rows:
-    """Iterates over (time in ps, request without arrival) of the rows of a trace, and keeps the line for errors."""
+    """Iterates over (time in ps, request without arrival) of the rows of a trace, and keeps the line for errors.
+
+    ignored: names of columns that are not used, once the first row has been read.
+    """
 
     def __init__(
-        self, path: Path, rows: Iterator[tuple[int, Mapping[str, Any]]], columns: Mapping[str, str], unit: str | None
-    ) -> None:
-        self._path, self._rows, self._written, self._unit = path, rows, columns, unit
+        self, path: Path, rows: Iterable[Row], columns: Mapping[str, str], unit: str | None, *, timed: bool
+    ) -> None:  # fmt: skip
+        self._path, self._rows, self._written, self._unit, self._timed = path, rows, columns, unit, timed
         self._line = 0
-        self._columns: Mapping[str, str] = {}
+        self._chosen = Chosen({}, None)
+        self.ignored: tuple[str, ...] = ()
 
     def __iter__(self) -> Iterator[tuple[int, Request]]:
         for line, row in self._rows:
             self._line = line
-            if not self._columns:
-                self._columns = self._choose(list(row))
+            if not self._chosen.columns:
+                self._chosen = self._choose(list(row))
+                used = {*self._chosen.columns.values()}
+                self.ignored = tuple(name for name in row if name not in used)
             prompt, context = (
-                self._count(row, what, 0, MAX_CONTEXT) if what in self._columns else 0 for what in ("prompt", "context")
+                self._count(row, what, 0, MAX_CONTEXT) if what in self._chosen.columns else 0 for what in ("prompt", "context")
             )
-            yield (
-                self._time(row),
-                Request(arrival=0, context=context, prompt=prompt, tokens=self._count(row, "tokens", 0, MAX_TOKENS)),
-            )
+            prefix = self._ids(row) if "prefix" in self._chosen.columns else ()
+            tokens = self._count(row, "tokens", 0, MAX_TOKENS)
+            time = self._time(row) if "arrival" in self._chosen.columns else 0
+            yield time, Request(arrival=0, context=context, prompt=prompt, tokens=tokens, prefix=prefix)
 
-    def _choose(self, found: list[str]) -> Mapping[str, str]:
-        """Name of the column for each field: as written in the scenario, otherwise as in the known layout of these columns."""
+    def _choose(self, found: list[str]) -> Chosen:
+        """Column of each field: as written in the scenario, otherwise as in the known layout of these columns."""
         for name in self._written.values():
             if name not in found:
                 raise InputError(
                     f"{self._path}:1: no column {show(name)}{nearest(name, found)}; found {', '.join(map(show, found))}"
                 )
-        layout = next((each for each in LAYOUTS if {*each.columns.values()} <= {*found}), None)
+        layout = layout_of(found)
+        if layout is None and "tokens" not in self._written:
+            known = "; ".join(f"{', '.join(each.columns.values())} ({each.name})" for each in LAYOUTS)
+            raise InputError(
+                f"{self._path}:1: expected the columns of a known trace, or 'columns' with at least tokens, found "
+                f"{', '.join(map(show, found))}; known: {known}"
+            )
+        unit, why, chosen = None, "a plain number has none", dict(self._written)
         if layout is not None:
-            self._unit = self._unit or layout.unit
-            optional = {what: what for what in _OPTIONAL if what in found} if layout is LAYOUTS[0] else {}
-            used = {
-                *self._written.values()
-            }  # a column that the scenario uses for another field is no longer that of the layout
-            known = {what: name for what, name in (*layout.columns.items(), *optional.items()) if name not in used}
-            chosen = {**known, **self._written}
-            if what := next((what for what in ("arrival", "tokens") if what not in chosen), None):
+            optional = {what: name for what, name in layout.optional.items() if name in found}
+            used = {*chosen.values()}  # a column that the scenario uses for another field is no longer that of the layout
+            chosen = {what: name for what, name in {**layout.columns, **optional}.items() if name not in used} | chosen
+            if "arrival" not in self._written:
+                unit, why = unit_of(layout, found)
+            if what := next((what for what in layout.columns if what in ("arrival", "tokens") and what not in chosen), None):
                 raise InputError(
                     f"{self._path}:1: columns: expected {what} as well: {show(layout.columns[what])} is taken for another field"
                 )
-            return chosen
-        if not {"arrival", "tokens"} <= {*self._written}:
-            known_names = "; ".join(f"{', '.join(each.columns.values())} ({each.name})" for each in LAYOUTS)
-            raise InputError(
-                f"{self._path}:1: expected the columns of a known trace, or 'columns' with at least arrival and tokens, found "
-                f"{', '.join(map(show, found))}; known: {known_names}"
-            )
-        return self._written
+        if self._timed and "arrival" not in chosen:
+            raise InputError(f"{self._path}:1: {_without_arrivals('the requests have')}; found {', '.join(map(show, found))}")
+        # Where arrivals only order requests, their unit does not matter.
+        return Chosen(chosen, self._unit or unit or (None if self._timed else "s"), why)
 
     def _value(self, row: Mapping[str, Any], what: str) -> Any:
-        value = row.get(self._columns[what])
+        value = row.get(self._chosen.columns[what])
         return value.strip() if isinstance(value, str) else value
 
     def _count(self, row: Mapping[str, Any], what: str, low: int, high: int) -> int:
@@ -180,11 +196,27 @@ class _Rows:
             raise self.error(what, f"a whole number from {low} to {high}", value)
         return int(count)
 
+    def _ids(self, row: Mapping[str, Any]) -> tuple[int, ...]:
+        """The ids of a prompt's blocks: a list, in CSV as JSON; none if the row has no value."""
+        value = self._value(row, "prefix")
+        if value is None or value == "":
+            return ()
+        try:
+            ids = json.loads(value) if isinstance(value, str) else value
+        except (ValueError, RecursionError):
+            ids = None
+        if not isinstance(ids, list) or not all(isinstance(each, int) and not isinstance(each, bool) for each in ids):
+            raise self.error("prefix", "a list of whole numbers", value)
+        return tuple(ids)
+
     def _time(self, row: Mapping[str, Any]) -> int:
         value = self._value(row, "arrival")
         time = _number(value)
         if time is not None and abs(time) <= MAXIMUM:
-            return int((time * UNITS[self._unit or "s"]).to_integral_value(ROUND_HALF_EVEN))
+            if self._chosen.unit is None:
+                expected = f"the key 'unit' ({', '.join(UNITS)}) for a plain number, because {self._chosen.why}"
+                raise self.error("arrival", expected, value)
+            return int((time * UNITS[self._chosen.unit]).to_integral_value(ROUND_HALF_EVEN))
         if isinstance(value, str):
             if match := _TIMESTAMP.fullmatch(value):
                 try:
@@ -200,7 +232,7 @@ class _Rows:
 
     def error(self, what: str | None, expected: str, found: object) -> InputError:
         """The error for a row, or for a value in it."""
-        column = f" column {show(self._columns[what])}:" if what is not None else ""
+        column = f" column {show(self._chosen.columns[what])}:" if what is not None else ""
         shown = show(float(found) if isinstance(found, Decimal) else found)
         return InputError(f"{self._path}:{self._line}:{column} expected {expected}, found {shown}")
 
@@ -223,64 +255,3 @@ def _since_epoch(
     if sign is not None:
         minutes -= (1 if sign == "+" else -1) * (int(h or 0) * 60 + int(m or 0))
     return (minutes * 60 + int(second)) * PS_PER_S + int((fraction or "").ljust(12, "0"))
-
-
-@contextmanager
-def _opened(path: Path) -> Iterator[Iterator[str]]:
-    """The lines of a file."""
-    try:
-        with (
-            gzip.open(path, "rt", encoding="utf-8-sig", newline="")
-            if path.suffix == ".gz"
-            else path.open(encoding="utf-8-sig", newline="") as file
-        ):
-            yield _lines(path, file)
-    except FileNotFoundError:
-        siblings = (
-            [p.name for p in path.parent.iterdir() if p.suffix in (".csv", ".jsonl", ".gz")] if path.parent.is_dir() else []
-        )
-        raise InputError(f"{path}: no such file{nearest(path.name, siblings)}") from None
-    except (OSError, EOFError, zlib.error, UnicodeDecodeError) as error:
-        reason = "not UTF-8" if isinstance(error, UnicodeDecodeError) else getattr(error, "strerror", None) or error
-        raise InputError(f"{str(path)!r}: cannot be read: {reason}") from None
-
-
-def _lines(path: Path, file: TextIO) -> Iterator[str]:
-    count = 0
-    while line := file.readline(LONGEST):
-        count += 1
-        if len(line) == LONGEST:
-            raise InputError(f"{path}:{count}: expected a line of less than {LONGEST:,} characters")
-        yield line
-
-
-def _csv(path: Path, lines: Iterable[str]) -> Iterator[tuple[int, Mapping[str, Any]]]:
-    reader = csv.reader(lines, strict=True)
-    header: list[str] | None = None
-    try:
-        for row in reader:
-            if not row:
-                continue
-            if header is None:
-                header = [name.strip() for name in row]
-                if twice := next((name for i, name in enumerate(header) if name in header[:i]), None):
-                    raise InputError(f"{path}:{reader.line_num}: expected each column once, found {show(twice)} twice")
-                continue
-            if len(row) != len(header):
-                raise InputError(f"{path}:{reader.line_num}: expected {len(header)} columns, found {len(row)}")
-            yield reader.line_num, dict(zip(header, row, strict=True))
-    except csv.Error as error:
-        raise InputError(f"{path}:{reader.line_num}: not valid CSV: {error}") from None
-
-
-def _jsonl(path: Path, lines: Iterable[str]) -> Iterator[tuple[int, Mapping[str, Any]]]:
-    for count, line in enumerate(lines, 1):
-        if not line.strip():
-            continue
-        try:
-            row = json.loads(line, parse_float=Decimal)
-        except (ValueError, RecursionError, InvalidOperation):  # the last: a number with a huge exponent
-            raise InputError(f"{path}:{count}: expected a JSON object, found {show(line.strip())}") from None
-        if not isinstance(row, dict):
-            raise InputError(f"{path}:{count}: expected a JSON object, found {show(row)}")
-        yield count, row

@@ -77,7 +77,7 @@ def test_the_file_in_mooncakes_layout_follows_from_its_seed_and_is_read(tmp_path
     mooncake.write(again, 100, seed=1)
     mooncake.write(other, 100, seed=2)
     assert one.read_bytes() == again.read_bytes() != other.read_bytes()
-    requests = read(one)
+    requests = read(one).requests
     assert sum(request.tokens for request in requests) == 100 * 182
     assert sum(request.prompt for request in requests) == 100 * 7_590
     assert requests[0].arrival == 0

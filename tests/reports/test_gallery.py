@@ -9,6 +9,7 @@ import pytest
 
 import sim
 from sim.cost.profile import read_samples
+from sim.log import derived
 from sim.runs.run import read
 from sim.scenario.shipped import find_scenario
 from tests.reports import run
@@ -219,6 +220,25 @@ def test_on_the_a100_eight_drafts_cost_next_to_nothing() -> None:
     read = (WEIGHTS + 9 * ROW + KV * members.context) * Fraction(PS, A100_BANDWIDTH)
     assert Fraction(2 * (LAYERS + HEAD) * 9, A100_FLOPS) < Fraction(WEIGHTS, 16 * A100_BANDWIDTH), "arithmetic of nine tokens"
     assert all(read <= time <= 1.01 * read for time, read in zip(times[:-1].tolist(), read[:-1], strict=True))
+
+
+def test_a_draft_model_pays_while_its_drafts_are_short() -> None:
+    """A token takes (k D + V) / tokens of a step instead of V."""
+    gains = {}
+    for size in ("1b", "3b"):
+        result = run(f"speculation_draft_{size}")
+        drafts, times = derived.drafts(result.log), step_times(result)
+        verifications = int((~drafts).sum())
+        draft, verify = times[drafts].mean(), times[~drafts].mean()
+        assert drafts.sum() == pytest.approx(4 * verifications, rel=0.05)  # fewer at the end
+        assert result.makespan == times.sum()
+        gains[size] = verify * 64 / result.makespan
+        worth = draft / verify < (64 / verifications - 1) / (drafts.sum() / verifications)
+        assert worth == (gains[size] > 1)
+    alone = sim.run(read(find_scenario("speculation_draft_1b"), ["workload.speculative=null"])).makespan
+    assert run("speculation_draft_1b").makespan < 0.65 * alone
+    assert run("speculation_draft_3b").makespan > alone
+    assert gains["1b"] > 1 > gains["3b"]
 
 
 # Engines and a channel

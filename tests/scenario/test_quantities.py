@@ -84,6 +84,8 @@ def test_value(dimension: Dimension, text: object, value: int) -> None:
         (DURATION, "1000001 s", "expected a duration of at most 1000000 s"),
         (DURATION, "0.5 ps", "expected a whole number of ps, found '0.5 ps'"),
         (SIZE, "1.3 B", "expected a whole number of B"),
+        (SIZE, "0.0001 kB", "expected a whole number of B"),
+        (FLOP_RATE, "1.0001 kFLOP/s", "expected a whole number of FLOP/s"),
         (BANDWIDTH, "100 GBps", "unknown unit 'GBps' (did you mean 'GB/s'?)"),
         (BANDWIDTH, "100 Gb/s", "unknown unit 'Gb/s' (did you mean 'GB/s'?)"),  # bits
         (BANDWIDTH, "100 GB", "unknown unit 'GB' (did you mean 'GB/s'?)"),
@@ -102,6 +104,19 @@ def test_error(dimension: Dimension, text: object, message: str) -> None:
     assert "\n" not in str(caught.value)
 
 
+@pytest.mark.parametrize(
+    ("dimension", "text", "value"),
+    [
+        (SIZE, "3.81 GiB", 4_090_956_349),  # 3.81 * 2^30 = 4,090,956,349.44, as an engine logs the size of its KV cache
+        (BANDWIDTH, "871.8 GiB/s", 936_088_122_163),  # 871.8 * 2^30 = 936,088,122,163.2
+        (SIZE, "1.5 KiB", 1536),
+        (SIZE, "1.0006 kB", 1001),
+    ],
+)
+def test_sizes_and_bandwidths_are_rounded_to_the_byte(dimension: Dimension, text: str, value: int) -> None:
+    assert dimension.parse(text) == value
+
+
 @given(st.sampled_from(DIMENSIONS), st.integers(1, MAXIMUM))
 def test_format_reads_back(dimension: Dimension, value: int) -> None:
     text = dimension.format(value)
@@ -113,7 +128,10 @@ def test_format_reads_back(dimension: Dimension, value: int) -> None:
 def test_every_unit_is_exact(dimension: Dimension, data: st.DataObject, number: object) -> None:
     unit = data.draw(st.sampled_from(list(dimension.units)))
     exact = Fraction(str(number)) * dimension.units[unit]
-    if exact.denominator == 1 and (0 < exact <= MAXIMUM or (exact == 0 and dimension.zero)):
+    rounds = dimension in (SIZE, BANDWIDTH) and dimension.units[unit] > 1 and 1 <= exact <= MAXIMUM
+    if rounds:
+        assert abs(dimension.parse(f"{number} {unit}") - exact) <= Fraction(1, 2)
+    elif exact.denominator == 1 and (0 < exact <= MAXIMUM or (exact == 0 and dimension.zero)):
         assert dimension.parse(f"{number} {unit}") == exact
     else:
         with pytest.raises(InputError):

@@ -435,6 +435,22 @@ def test_closed_loop_keeps_so_many_on_the_way() -> None:
             assert sum(came[i] <= time < ends[i] for i in came) <= 3
 
 
+def test_a_conversation_goes_on_with_its_next_turn_in_a_closed_loop() -> None:
+    """Steps take 10 ps and think times 5. The turns of conversation 0 last 1, 2 and 1 steps, that of 1 one step."""
+    turns = [
+        Request(context=1, tokens=tokens, arrival=0, conversation=number) for number, tokens in ((0, 1), (0, 2), (0, 1), (1, 1))
+    ]
+    one_user = [*turns, Request(context=1, tokens=1, arrival=0)]
+    for policy in ("independent", "continuous"):
+        batchers = loops(resolved(policy=policy, sequences=9), one_user, concurrency=1, think=5)
+        steps = drive(batchers.copy())
+        assert emitted(steps) == Counter({0: 1, 1: 2, 2: 1, 3: 1, 4: 1})
+        assert batchers[0].arrivals.times == {0: 0, 1: 15, 2: 40, 3: 55, 4: 70}
+    (batcher,) = batchers = loops(resolved(policy="continuous", sequences=9), turns, concurrency=2, think=5)
+    drive(batchers)
+    assert batcher.arrivals.times == {0: 0, 3: 0, 1: 15, 2: 40}  # no turn before the one that it answers has ended
+
+
 def test_samples_come_and_go_together_in_a_closed_loop() -> None:
     asked = [Request(context=1, prompt=0, tokens=2, arrival=0)]
     asked += [Request(context=0, prompt=10, tokens=tokens, arrival=0, group=1) for tokens in (3, 5, 4)]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import gzip
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -15,7 +16,7 @@ from sim.runs.workload import requests
 from sim.scenario import load
 from sim.workload import trace as traces
 from sim.workload.requests import Request
-from sim.workload.trace import read
+from sim.workload.trace import read as read_trace
 
 S, MS = 10**12, 10**9
 
@@ -49,6 +50,10 @@ MOONCAKE = """\
 """
 
 
+def read(path: Path, **options: Any) -> list[Request]:
+    return read_trace(path, **options).requests
+
+
 def written(tmp_path: Path, text: str, name: str = "trace.csv") -> Path:
     path = tmp_path / name
     path.write_text(text)
@@ -74,6 +79,143 @@ def test_public_traces_load_as_they_are(tmp_path: Path, text: str, name: str, ex
     packed = tmp_path / f"{name}.gz"
     packed.write_bytes(gzip.compress(text.replace("\n", "\r\n").encode("utf-8-sig")))
     assert read(packed) == found
+
+
+BAILIAN = """\
+{"chat_id": 159, "parent_chat_id": -1, "timestamp": 61.5, "input_length": 521, "output_length": 132, "type": "text", "turn": 1, "hash_ids": [7, 8]}
+{"chat_id": 160, "parent_chat_id": 159, "timestamp": 62.0, "input_length": 700, "output_length": 9, "type": "text", "turn": 2, "hash_ids": [7, 9]}
+"""  # noqa: E501
+
+
+def test_two_layouts_of_equal_columns_are_told_apart_by_all_of_their_keys(tmp_path: Path) -> None:
+    """Mooncake counts milliseconds and Bailian seconds in a column of one name: a factor of 1,000 that no one may guess."""
+    assert [r.arrival for r in read(written(tmp_path, BAILIAN, "b.jsonl"))] == [0, S // 2]
+    assert [r.arrival for r in read(written(tmp_path, MOONCAKE, "m.jsonl"))] == [0, 500_500_000_000]
+    for extra in ("", ', "session_id": "x"'):
+        rows = "".join(f'{{"timestamp": {t}, "input_length": 5, "output_length": 2{extra}}}\n' for t in (4, 6.5))
+        path = written(tmp_path, rows, "t.jsonl")
+        message = (
+            r"t.jsonl:1: column 'timestamp': expected the key 'unit' \(s, ms, .*ms in a trace of Mooncake and s in .*Bailian"
+        )
+        with pytest.raises(InputError, match=message):
+            read(path)
+        assert [r.arrival for r in read(path, unit="s")] == [0, 5 * S // 2]
+        assert [r.arrival for r in read(path, unit="ms")] == [0, 5 * MS // 2]
+
+
+def test_the_unit_of_columns_that_the_scenario_names_is_not_guessed(tmp_path: Path) -> None:
+    columns = {"arrival": "when", "tokens": "out"}
+    with pytest.raises(
+        InputError, match=r"trace.csv:2: column 'when': expected the key 'unit' .* because a plain number has none"
+    ):
+        read(written(tmp_path, "when,out\n7,3\n"), columns=columns)
+    assert rows(read(written(tmp_path, "when,out\n7 ms,3\n9 ms,4\n"), columns=columns)) == [(0, 0, 0, 3), (2 * MS, 0, 0, 4)]
+    # Azure's layout is known, but not the unit of another column of it.
+    with pytest.raises(InputError, match="expected the key 'unit'"):
+        read(
+            written(tmp_path, AZURE_2023),
+            columns={"arrival": "ContextTokens", "prompt": "GeneratedTokens", "tokens": "GeneratedTokens"},
+        )
+
+
+def test_ids_of_prefixes_are_kept_with_the_requests(tmp_path: Path) -> None:
+    assert [r.prefix for r in read(written(tmp_path, MOONCAKE, "m.jsonl"))] == [(46, 47, 48), (46, 47)]
+    table = 'arrival,tokens,ids\n0,1,"[3, 4]"\n1,1,\n'
+    assert [r.prefix for r in read(written(tmp_path, table), columns={"prefix": "ids"})] == [(3, 4), ()]
+    with pytest.raises(InputError, match=r"trace.csv:2: column 'ids': expected a list of whole numbers, found 'a b'"):
+        read(written(tmp_path, "arrival,tokens,ids\n0,1,a b\n"), columns={"prefix": "ids"})
+
+
+def test_columns_that_are_not_used_are_listed(tmp_path: Path) -> None:
+    assert read_trace(written(tmp_path, SPLITWISE)).ignored == ("request_id", "request_type", "application_id", "batch_size")
+    assert read_trace(written(tmp_path, BAILIAN, "b.jsonl")).ignored == ("chat_id", "parent_chat_id", "type", "turn")
+    assert read_trace(written(tmp_path, MOONCAKE, "m.jsonl")).ignored == ()
+
+
+LENGTHS = ",num_prefill_tokens,num_decode_tokens,total_tokens\n0,374,44,418\n1,396,109,505\n"
+
+
+def test_lengths_need_no_arrivals_where_the_scenario_has_them(tmp_path: Path) -> None:
+    path = written(tmp_path, LENGTHS, "lengths.csv")
+    with pytest.raises(
+        InputError, match=r"lengths.csv:1: the requests have no arrivals: expected columns.arrival, or trace.arrivals"
+    ):
+        read(path)
+    assert rows(read(path, timed=False)) == [(0, 0, 374, 44), (0, 0, 396, 109)]
+    with pytest.raises(InputError, match="no arrivals"):  # start is a time of the file
+        read(path, timed=False, start=S)
+
+    def of(workload: str) -> list[Request]:
+        (tmp_path / "s.yaml").write_text(f"model: {{config: llama-3.2-1b}}\nworkload: {workload}\n")
+        return requests(load(tmp_path / "s.yaml"))
+
+    assert rows(of("{trace: lengths.csv, concurrency: 2}")) == [(0, 0, 374, 44), (0, 0, 396, 109)]
+    generated = of("{trace: {file: lengths.csv, arrivals: {process: constant, rate: 4/s}}}")
+    assert rows(generated) == [(0, 0, 374, 44), (S // 4, 0, 396, 109)]
+    # Arrivals of a file order the requests of a closed loop, whatever their unit.
+    written(tmp_path, "when,out\n9,1\n5,2\n", "late.csv")
+    trace = "{file: late.csv, columns: {arrival: when, tokens: out}}"
+    assert rows(of(f"{{trace: {trace}, concurrency: 1}}")) == [(0, 0, 0, 2), (0, 0, 0, 1)]
+
+
+def test_an_array_of_objects_is_read_like_lines_of_them(tmp_path: Path) -> None:
+    lines = [json.loads(line) for line in MOONCAKE.splitlines()]
+    expected = read(written(tmp_path, MOONCAKE, "m.jsonl"))
+    for name, indent in (("a.json", None), ("b.json", 1), ("c.jsonl", None)):
+        assert read(written(tmp_path, json.dumps(lines, indent=indent), name)) == expected
+    assert read(written(tmp_path, MOONCAKE, "lines.json")) == expected
+    many = [{"arrival": k, "tokens": k + 1, "prompt": 3} for k in range(5000)]  # more than is read at once
+    found = read(written(tmp_path, "\n" + json.dumps(many, indent=1), "many.json"))
+    assert [(r.arrival, r.tokens) for r in found] == [(k * S, k + 1) for k in range(5000)]
+    assert read(written(tmp_path, '[{"prompt_len": 12, "output_len": 100}]', "s.json"), timed=False)[0].final == 111
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("[]", "t.json: expected requests, found none"),
+        ('[{"arrival": 1, "tokens": 2},\n 3]', "t.json:2: expected a JSON object, found 3"),
+        ('[{"arrival": 1, "tokens": 2},\n{"arrival": 1', "t.json:2: expected a JSON object, found '{\"arrival\": 1'"),
+        ('[{"arrival": 1, "tokens": 2}\n{"arrival": 1}]', "t.json:2: expected ',' or ']' after an object, found '{'"),
+        ('[{"arrival": 1, "tokens": 2}', "t.json:1: expected ',' or ']' after an object, found the end"),
+        ("[" * 100_000, "t.json:1: expected a JSON object"),
+        ('[{"arrival": 1,\n "tokens": "x"}]', "t.json:1: column 'tokens': expected a whole number"),
+    ],
+)
+def test_errors_in_an_array(tmp_path: Path, text: str, expected: str) -> None:
+    with pytest.raises(InputError) as caught:
+        read(written(tmp_path, text, "t.json"))
+    assert expected in str(caught.value)
+
+
+SHARE_GPT = [
+    {"id": "a", "conversations": [
+        {"from": "human", "value": "x" * 40}, {"from": "gpt", "value": "y" * 21},
+        {"from": "human", "value": "x" * 8}, {"from": "gpt", "value": "y" * 4},
+    ]},
+    {"id": "b", "conversations": [
+        {"from": "system", "value": "s" * 4}, {"from": "human", "value": "x" * 4}, {"from": "gpt", "value": "y" * 40},
+    ]},
+]  # fmt: skip
+
+
+def test_a_conversation_is_read_by_turns(tmp_path: Path) -> None:
+    """At 4 characters a token: 10 and 6 tokens, then 2 and 1 after 16; a system message is new in the first turn."""
+    path = written(tmp_path, json.dumps(SHARE_GPT), "s.json")
+    with pytest.raises(InputError, match=r"s.json:1: conversations have no arrivals"):
+        read(path, characters_per_token=4)
+    with pytest.raises(InputError, match=r"s.json:1: expected the key 'characters_per_token'"):
+        read(path, timed=False)
+    found = read_trace(path, timed=False, characters_per_token=4)
+    assert rows(found.requests) == [(0, 0, 10, 6), (0, 0, 18, 1), (0, 0, 2, 10)]
+    assert [r.conversation for r in found.requests] == [0, 0, 1]
+    assert found.ignored == ("id",)
+    cached = read(path, timed=False, characters_per_token=4, history="context")
+    assert rows(cached) == [(0, 0, 10, 6), (0, 16, 2, 1), (0, 0, 2, 10)]
+    messages = [{"messages": [{"role": "user", "content": "x" * 8}, {"role": "assistant", "content": "y" * 8}]}]
+    assert rows(read(written(tmp_path, json.dumps(messages), "m.json"), timed=False, characters_per_token=4)) == [(0, 0, 2, 2)]
+    with pytest.raises(InputError, match=r"m.json:1: expected messages with a role \('from' or 'role'\) and a text"):
+        read(written(tmp_path, '[{"messages": [7]}]', "m.json"), timed=False, characters_per_token=4)
 
 
 def test_requests_that_failed_are_left_out_on_request(tmp_path: Path) -> None:

@@ -85,7 +85,7 @@ class Forms:
     def _levels(self, graph: TaskGraph) -> npt.NDArray[np.int64]:
         """[task]: the urgency or class of its transfer, at a channel of the memory or at the link."""
         of_memory, of_link = (
-            np.array([discipline.level(kind) for kind in graph.kinds], dtype=np.int64)[graph.kind]
+            np.array([discipline.level(kind) for kind in graph.plain_kinds], dtype=np.int64)[graph.kind]
             for discipline in (self.disciplines[0], self.disciplines[-1])
         )
         return np.where(graph.moves & LINK_BIT, of_link, of_memory)

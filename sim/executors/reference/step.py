@@ -101,7 +101,8 @@ class GraphColumns:
         self.outputs: list[list[int]] = [outputs[first[t] : first[t + 1]] for t in range(len(graph))]
         self.on_engine: list[bool] = graph.engine.tolist()
         self.moves: list[int] = graph.moves.tolist()
-        self.kind = [graph.kinds[kind] for kind in graph.kind.tolist()]
+        kinds = graph.plain_kinds
+        self.kind = [kinds[kind] for kind in graph.kind.tolist()]
         self.prefetch: list[bool] = graph.prefetch.tolist()
         self.member: list[int] | None = graph.ops.member[graph.op].tolist() if graph.ops.members is not None else None
         chains = setup.scheduler.chains(graph)

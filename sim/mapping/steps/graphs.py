@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from models.experts import Routing
 from models.rewrites import read_in_place
 from sim.base.memo import Memo
@@ -11,7 +13,7 @@ from sim.mapping.steps.captures import Captures, LaidOut, Variants
 from sim.mapping.steps.shape import Shape, template_of
 from sim.mapping.steps.stitch import stitch, swapped
 from sim.mapping.steps.task_template import TaskTemplate
-from sim.mapping.tasks import TaskGraph
+from sim.mapping.tasks import DRAFT, TaskGraph
 
 #: Task graphs and templates of earlier runs, by the laid-out graph of one sequence: half a million tasks take some 30 MB.
 GRAPHS: Memo[TaskGraph] = Memo(2**19)
@@ -19,20 +21,32 @@ TEMPLATES: Memo[TaskTemplate] = Memo(2**17)
 
 
 class StepGraphs:
-    """Task graphs by the shape of a step, each made once. routing: the experts that tokens choose."""
+    """Task graphs by the shape of a step, each made once.
 
-    def __init__(self, variants: Variants, mapping: ModelMapping, routing: Routing | None = None) -> None:
-        self.captured = variants
+    routing: the experts that tokens choose. draft: graphs of the draft model, if steps have one. written: the graph is that of
+    the scenario, and of any step.
+    """
+
+    def __init__(
+        self, variants: Variants, mapping: ModelMapping, routing: Routing | None = None, *, draft: StepGraphs | None = None,
+        written: bool = False,
+    ) -> None:  # fmt: skip
+        self.captured, self.draft, self.written = variants, draft, written
         # Before stitching: a stitched graph no longer says which member's KV load an operand replaces.
         self.variants = LaidOut(variants, read_in_place) if mapping.kv == "operands" else variants
         self.mapping, self.routing = mapping, routing
         self._key = repr(mapping)
         self._graphs: dict[Shape, TaskGraph] = {}
+        self._drafts: dict[int, TaskGraph] = {}  # by id of the draft model's graph, which that keeps alive
         self._templates: dict[Shape, TaskTemplate] = {}
         self._captures = Captures(self.variants)
 
     def __call__(self, shape: Shape) -> TaskGraph:
         """Return the task graph of a step of this shape. Raises ConfigError if captures do not correspond."""
+        if shape.draft:
+            return self._of_draft(shape)
+        if self.written:
+            shape = Shape((False,))
         if self.mapping.attention == "batch":
             shape = shape.together()
         if shape not in self._graphs:
@@ -42,6 +56,14 @@ class StepGraphs:
                 made = self._make(shape)
             self._graphs[shape] = made
         return self._graphs[shape]
+
+    def _of_draft(self, shape: Shape) -> TaskGraph:
+        """The task graph of a step of the draft model, whose kinds of tasks say so."""
+        assert self.draft is not None
+        made = self.draft(shape._replace(draft=False))
+        if id(made) not in self._drafts:
+            self._drafts[id(made)] = replace(made, kinds=tuple(f"{DRAFT}{kind}" for kind in made.kinds))
+        return self._drafts[id(made)]
 
     def _make(self, shape: Shape) -> TaskGraph:
         """The task graph of this shape, made now."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 
+from sim.log import derived
 from sim.log.tables import EventLog
 from sim.render.trace.tracks import Role, Slices, Strings, Times, Tracks, colors
 
@@ -40,8 +41,11 @@ def _names(log: EventLog, rows: npt.NDArray[np.integer]) -> list[str]:
     first_kind = [graph.kind_of(0) for graph in log.graphs]
     columns = (column[rows].tolist() for column in (members.step, members.query, members.logits, members.emitted))
     names = []
+    draft = derived.drafts(log).tolist()
     for step, query, logits, emitted in zip(*columns, strict=True):
-        if not query:
+        if draft[step]:
+            names.append("draft" if query == 1 and logits else f"draft {query}" if logits else f"draft prefill {query}")
+        elif not query:
             names.append("first token" if emitted else first_kind[steps.graph[step]].removeprefix("kv_").replace("_", " "))
         elif query == logits:
             names.append("decode" if query == 1 else f"verify {query}")

@@ -49,12 +49,19 @@ def _sequence(canvas: Canvas, steps: Rows, parent: int) -> Slices:
     pieces.append(
         Slices.make(
             track=track, start=table.released[steps], end=table.end[steps], row=steps,
-            name=np.array([canvas.names(f"{word} {number}") for number in table.token[steps]], dtype=np.int32),
+            name=np.array([canvas.names(name) for name in _names(canvas, steps)], dtype=np.int32),
             category=canvas.categories("token"), color=colors(steps), role=Role.STEP,
         )
     )  # fmt: skip
     pieces += _chain(canvas, steps, track)
     return Slices.concatenate(pieces)
+
+
+def _names(canvas: Canvas, steps: Rows) -> list[str]:
+    """Names of steps; those of a draft model say so."""
+    _, word = canvas.log.owner_words
+    numbers, drafts = canvas.log.steps.token[steps].tolist(), derived.drafts(canvas.log)[steps].tolist()
+    return [f"{'draft, ' if draft else ''}{word} {number}" for number, draft in zip(numbers, drafts, strict=True)]
 
 
 def _ops(canvas: Canvas, rows: Rows, parent: int) -> Iterator[Slices]:
