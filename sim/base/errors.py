@@ -56,7 +56,7 @@ def nearest(word: str, valid: Iterable[str]) -> str:
     by_lower = {v.lower(): v for v in valid}
     low = str(word).lower()
     longer = [v for v in by_lower if len(low) >= 3 and v.startswith(low)]
-    close = [min(longer, key=len)] if longer else get_close_matches(low, by_lower, n=1, cutoff=0.5)
+    close = [min(longer, key=len)] if longer else get_close_matches(low, by_lower, n=1, cutoff=0.5 if len(low) <= 6 else 0.6)
     return f" (did you mean {by_lower[close[0]]!r}?)" if close else ""
 
 

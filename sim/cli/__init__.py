@@ -16,7 +16,8 @@ from typing import Any
 import click
 
 from sim import __version__
-from sim.base.errors import InputError, SimError
+from sim.base.errors import InputError, SimError, nearest
+from sim.base.files import protected_inputs
 
 #: name -> (module, one line for `sim --help`)
 COMMANDS = {
@@ -58,6 +59,12 @@ class LazyGroup(click.Group):
     def list_commands(self, ctx: click.Context) -> list[str]:
         return list(COMMANDS)
 
+    def resolve_command(self, ctx: click.Context, args: list[str]) -> tuple[str | None, click.Command | None, list[str]]:
+        """As click does, with a hint and the list of commands for a name that is none."""
+        if args and args[0] not in COMMANDS and not args[0].startswith("-"):
+            ctx.fail(f"No such command {args[0]!r}{nearest(args[0], COMMANDS)}; commands: {', '.join(COMMANDS)}")
+        return super().resolve_command(ctx, args)
+
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
         if cmd_name not in COMMANDS:
             return None
@@ -67,7 +74,8 @@ class LazyGroup(click.Group):
 
     def invoke(self, ctx: click.Context) -> Any:
         try:
-            return super().invoke(ctx)
+            with protected_inputs():
+                return super().invoke(ctx)
         except KeyboardInterrupt:  # here, because click itself prints an empty line at it
             raise click.Abort from None
         except BrokenPipeError:  # `sim list models | head`; here, because click ends with status 1 at it

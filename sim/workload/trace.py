@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import Any, Literal, TextIO
 
 from sim.base.errors import InputError, nearest
+from sim.base.files import HARMLESS, check_expansion, check_readable
 from sim.base.quantities import DURATION, MAXIMUM, QuantityError, number, show
 from sim.base.units import PS_PER_S, format_time
 from sim.workload.requests import MAX_CONTEXT, MAX_REQUESTS, MAX_TOKENS, Request
@@ -229,6 +230,8 @@ def _since_epoch(
 def _opened(path: Path) -> Iterator[Iterator[str]]:
     """The lines of a file."""
     try:
+        if path.exists():
+            check_readable(path)
         with (
             gzip.open(path, "rt", encoding="utf-8-sig", newline="")
             if path.suffix == ".gz"
@@ -246,9 +249,12 @@ def _opened(path: Path) -> Iterator[Iterator[str]]:
 
 
 def _lines(path: Path, file: TextIO) -> Iterator[str]:
-    count = 0
+    count = size = 0
     while line := file.readline(LONGEST):
         count += 1
+        size += len(line)
+        if path.suffix == ".gz" and size > HARMLESS:
+            check_expansion(path, size)
         if len(line) == LONGEST:
             raise InputError(f"{path}:{count}: expected a line of less than {LONGEST:,} characters")
         yield line

@@ -127,7 +127,7 @@ def test_owner_is_as_fine_as_can_be_read(sequences, tokens, owner, rows):
 
 
 def test_of_many_kinds_those_that_waited_least_are_one_group():
-    """120 loads of kinds of their own, all issued at once: load i waits i ps, so the 21 that waited least are the first ones."""
+    """120 loads of kinds of their own, issued at once: load i waits i ps, so the 21 that waited least are the first."""
     log, rules = run(loads(*[1] * 120), execution="blocking", engines=120)
     matrix = of(log, rules).channel_by_kind
     waits = dict(zip(matrix.names, (matrix.wait.sum(axis=1) + matrix.alone).tolist(), strict=True))

@@ -325,9 +325,10 @@ def test_a_very_long_run_is_seen_whole(opened: Open, tmp_path: Path) -> None:
     assert "352 tasks: the first 50 one by one" in browser.evaluate("document.getElementById('view').textContent")
     delivered = browser.evaluate("timeline.run.rate(0, timeline.run.makespan_ps) / timeline.run.bandwidth")
     assert delivered == pytest.approx(result.metrics.delivered[0] / result.makespan, rel=1e-3)
-    drawn = browser.evaluate(  # colors in the right half of the first engine's row, which only parts of the time fill
-        "(() => { const c = document.getElementById('canvas'), row = timeline.rows.find((each) => each.onEngine), x = c.width * 0.6;"
-        " return new Set(c.getContext('2d').getImageData(x, row.y + 2, c.width - x, 1).data).size; })()"
+    drawn = browser.evaluate(  # colors right of the middle of the first engine's row, which only parts of the time fill
+        "(() => { const c = document.getElementById('canvas'), row = timeline.rows.find((each) => each.onEngine);"
+        " const x = c.width * 0.6, of = c.getContext('2d');"
+        " return new Set(of.getImageData(x, row.y + 2, c.width - x, 1).data).size; })()"
     )
     assert drawn > 10
 

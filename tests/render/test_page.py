@@ -119,7 +119,7 @@ def test_what_intervals_give_to_parts_of_the_time_by_hand() -> None:
 
 @pytest.mark.parametrize("name", ["two_tokens_4_engines", "two_sequences_processor_sharing", "two_sequences_fifo"])
 def test_a_very_long_run_is_seen_whole(name: str) -> None:
-    """The first tasks one by one, and then parts of the time: both together move every byte, and hold engines as long as they were."""
+    """First tasks one by one, then parts of the time: together they move every byte, and hold engines as long as they were."""
     result = run(scenarios()[name])
     log, facts_and_columns = result.log, timeline_of(result, limit=200)
     facts, columns = facts_and_columns

@@ -6,15 +6,20 @@ from sim.base.pointers import CannotCompileError, pointer_to
 from sim.executors.compiled.build import RANKINGS, requesters
 from sim.executors.setup import Setup
 from sim.machine.arbiters import Derated, KernelArbiter
+from sim.machine.arbiters.checked import Checked
 from sim.machine.arbiters.disciplines import Discipline, discipline_of
+from sim.machine.schedulers.checked import Checked as CheckedScheduler
 
 
 def obstacle(setup: Setup) -> str:
     """Why it cannot run a setup, in a few words; empty if it can."""
     if type(setup.scheduler) not in RANKINGS:
-        return f"the scheduler {type(setup.scheduler).__name__} is Python"
+        scheduler = setup.scheduler.scheduler if isinstance(setup.scheduler, CheckedScheduler) else setup.scheduler
+        return f"the scheduler {type(scheduler).__name__} is Python"
     if discipline_of(setup.arbiter, requesters(setup)) is None:
-        arbiter = setup.arbiter.arbiter if isinstance(setup.arbiter, Derated) else setup.arbiter
+        arbiter = setup.arbiter
+        while isinstance(arbiter, (Derated, Checked)):
+            arbiter = arbiter.arbiter
         ours = type(arbiter).plan is KernelArbiter.plan or type(arbiter).__module__.startswith("sim.machine.arbiters.")
         return f"the arbiter {type(arbiter).__name__} {'has too large numbers' if ours else 'is Python'}"
     return ""

@@ -32,7 +32,7 @@ Times = npt.NDArray[np.int64]
 
 
 def timeline(result: Result, limit: int = LIMIT) -> tuple[dict[str, Any], dict[str, Ints]]:
-    """Facts about the run, and the columns of its tasks; of more than `limit`, of a quarter of that and of the time after them."""
+    """Facts about the run, and columns of its tasks; of more than `limit`, those of the first and of the time after them."""
     log, tasks = result.log, result.log.tasks
     order = np.argsort(tasks.start, kind="stable")
     shown = order if len(order) <= limit else order[: limit // 4]
@@ -119,8 +119,10 @@ def _edges(horizon: int, makespan: int) -> Times:
     return np.array([horizon + (makespan - horizon) * i // max(parts, 1) for i in range(parts + 1)], dtype=np.int64)
 
 
-def _over(edges: Times, group: Ints, groups: int, begin: Times, end: Times, amount: npt.NDArray[Any]) -> npt.NDArray[np.float64]:
-    """Sums [group, part] of what intervals give to each part of the time, where each gives `amount` evenly from begin to end."""
+def _over(
+    edges: Times, group: Ints, groups: int, begin: Times, end: Times, amount: npt.NDArray[Any]
+) -> npt.NDArray[np.float64]:
+    """Sums [group, part] of what intervals give to each part of the time: each gives `amount`, evenly from begin to end."""
     bins = len(edges) - 1
     chosen = np.flatnonzero((end > edges[0]) & (end > begin))
     group, begin, end, amount = group[chosen], begin[chosen], end[chosen], amount[chosen]
@@ -131,7 +133,8 @@ def _over(edges: Times, group: Ints, groups: int, begin: Times, end: Times, amou
     part = np.arange(len(row)) - np.repeat(np.cumsum(count) - count, count) + first[row]
     inside = np.minimum(end[row], edges[part + 1]) - np.maximum(begin[row], edges[part])
     given = amount[row] * (inside / (end - begin)[row])
-    return np.bincount(group[row].astype(np.int64) * bins + part, weights=given, minlength=groups * bins).reshape(groups, bins)
+    sums = np.bincount(group[row].astype(np.int64) * bins + part, weights=given, minlength=groups * bins)
+    return sums.astype(np.float64).reshape(groups, bins)
 
 
 def _overview(result: Result, edges: Times) -> dict[str, Ints]:
