@@ -48,14 +48,14 @@ def is_input(path: StrPath) -> None:
     known = _inputs.get()
     if known is not None:
         with suppress(OSError, ValueError):
-            found = os.stat(path)
+            found = Path(path).stat()
             known.add((found.st_dev, found.st_ino))
 
 
 def check_output(path: StrPath) -> None:
     """Raise InputError if a file is about to be written that was read; call it before a long run, not after it."""
     with suppress(OSError, ValueError):
-        found = os.stat(path)
+        found = Path(path).stat()
         if stat.S_ISREG(found.st_mode) and (found.st_dev, found.st_ino) in (_inputs.get() or ()):
             raise InputError(f"{shown(path)}: this file is read by the same command; write to another one")
 
@@ -71,7 +71,7 @@ def shown(path: StrPath) -> str:
 def check_readable(path: StrPath) -> None:
     """Raise InputError unless a path is a regular file: a device may be endless, and a pipe may never be written to."""
     try:
-        mode = os.stat(path).st_mode
+        mode = Path(path).stat().st_mode
     except FileNotFoundError:
         raise InputError(f"{shown(path)}: no such file") from None
     except (OSError, ValueError) as error:  # ValueError: a null byte
@@ -83,7 +83,7 @@ def check_readable(path: StrPath) -> None:
 
 def check_expansion(path: StrPath, size: int) -> None:
     """Raise InputError if a compressed file holds far more than its own size. size: bytes of its content so far."""
-    if size > HARMLESS and size > EXPANSION * os.stat(path).st_size:
+    if size > HARMLESS and size > EXPANSION * Path(path).stat().st_size:
         raise InputError(f"{shown(path)}: its content is more than {EXPANSION} times as large as the file")
 
 
@@ -171,8 +171,8 @@ def _temporary(target: Path, path: StrPath) -> tuple[BinaryIO, Path]:
 def _mask() -> int:
     """The mask of the process for permissions of new files."""
     with suppress(OSError, StopIteration, ValueError):  # reading it by os.umask would change it for other threads
-        with open("/proc/self/status", encoding="ascii", errors="replace") as status:
-            return int(next(line for line in status if line.startswith("Umask:")).split()[1], 8)
+        lines = Path("/proc/self/status").read_text(encoding="ascii", errors="replace").splitlines()
+        return int(next(line for line in lines if line.startswith("Umask:")).split()[1], 8)
     mask = os.umask(0o077)
     os.umask(mask)
     return mask
@@ -189,6 +189,6 @@ def _remove_leftovers(folder: Path, name: str) -> None:
                 handle = os.open(each, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
                 try:
                     fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                    os.unlink(each)
+                    Path(each).unlink()
                 finally:
                     os.close(handle)

@@ -135,7 +135,7 @@ def _elsewhere(wording: Wording, key: str) -> str:
 
 def _paths(section: type[BaseModel], at: KeyPath) -> Iterator[KeyPath]:
     """Paths of the keys of a section and of sections in it, other than in lists and tables."""
-    for name, field in section.model_fields.items():
+    for name in section.model_fields:
         yield (*at, name)
         below = _section(section, (name,))
         if below is not None and len(at) < DEEPEST:
