@@ -16,7 +16,7 @@ from typing import Any
 import click
 
 from sim import __version__
-from sim.base.errors import InputError, SimError, nearest
+from sim.base.errors import InputError, SimError, nearest, one_line
 from sim.base.files import protected_inputs
 
 #: name -> (module, one line for `sim --help`)
@@ -109,7 +109,7 @@ def main(arguments: list[str] | None = None) -> None:
         click.echo(error.format_message(), err=True)
         status = 2
     except click.ClickException as error:  # wrong options: click's own words, in one line
-        click.echo(f"error: {' '.join(error.format_message().split())}", err=True)
+        click.echo(f"error: {one_line(' '.join(error.format_message().split()))}", err=True)
         status = 2
     except InputError as error:
         click.echo(f"error: {error}", err=True)
@@ -119,6 +119,6 @@ def main(arguments: list[str] | None = None) -> None:
         status = 1
     except OSError as error:
         where = f"{error.filename}: " if error.filename else ""
-        click.echo(f"error: {where}{error.strerror or error}", err=True)
+        click.echo(f"error: {one_line(f'{where}{error.strerror or error}')}", err=True)
         status = 1
     sys.exit(status if isinstance(status, int) else 0)

@@ -241,7 +241,7 @@ def _values(content: Mapping[str, list[Any]], source: str | int, file: str, at: 
         return _numbers(content[source], source, at)
     try:
         tree = ast.parse(str(source), mode="eval").body
-    except SyntaxError:
+    except (SyntaxError, ValueError, RecursionError, MemoryError):
         raise at.error(_no_column(str(source), content, file)) from None
 
     def value(node: ast.expr) -> Any:
@@ -252,7 +252,7 @@ def _values(content: Mapping[str, list[Any]], source: str | int, file: str, at: 
                 return _numbers(content[name], name, at)
             case ast.Name(name):
                 raise at.error(_no_column(name, content, file))
-            case ast.Constant(int() | float() as number) if not isinstance(number, bool):
+            case ast.Constant(int() | float() as number) if not isinstance(number, bool) and abs(number) < 2**62:
                 return np.float64(number)
         raise at.error(f"{source!r}: expected names of columns, numbers, and + - * / of them")
 

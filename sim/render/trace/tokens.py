@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gzip
+import zlib
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -29,7 +30,7 @@ def span_of(path: Path, sequence: int, token: int) -> tuple[int, int]:
         if len(data) > LARGEST:
             raise InputError(f"{shown(path)}: larger than {LARGEST:,} bytes; a time is found faster: --time")
         found = _search(data, sequence, token)
-    except (OSError, EOFError, IndexError, ValueError) as error:
+    except (OSError, EOFError, LookupError, ValueError, zlib.error) as error:
         raise InputError(f"{shown(path)}: not a native trace (.pftrace): {error or type(error).__name__}") from None
     if found is None:
         raise InputError(f"{shown(path)}: no token {sequence}.{token} in this trace")
