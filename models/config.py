@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from sim.base.errors import InputError, nearest, unknown
+from sim.base.files import is_input, shown
 from sim.base.quantities import show
 
 #: Increase it whenever a capture of the same model may differ: stored graphs are then captured again.
@@ -84,12 +85,12 @@ def resolve(config: str) -> ModelConfig:
         raise InputError(f"model config {show(config)} is not a usable path: {reason}") from error
     if is_folder:
         if not (path / "config.json").exists():
-            raise InputError(f"{_where(path)}: the folder has no config.json")
+            raise InputError(f"{shown(path)}: the folder has no config.json")
         return _read(path / "config.json", path.resolve().name)
     if exists:
         return _read(path, path.parent.resolve().name if path.name == "config.json" else path.stem)
     if path.suffix == ".json" or config.startswith((".", "/", "~")):
-        raise InputError(f"{_where(path)}: no such file")
+        raise InputError(f"{shown(path)}: no such file")
     if _HUB_ID.fullmatch(config):
         try:
             # transformers takes seconds to import, so only this case imports it.
@@ -115,19 +116,14 @@ def dtype_of(config: ModelConfig, dtype: str | None) -> str:
     return str(chosen)
 
 
-def _where(path: Path) -> str:
-    """A path as errors name it: in full, or shortened if it is very long or not printable."""
-    text = str(path)
-    return text if len(text) <= 200 and text.isprintable() else show(text)
-
-
 def _read(path: Path, name: str) -> ModelConfig:
-    where = _where(path)
+    where = shown(path)
     # A device may be endless, and opening a pipe waits for a writer.
     if not path.is_file():
         raise InputError(f"{where}: expected a config.json, found no regular file")
     try:
         with path.open("rb") as file:
+            is_input(path)
             content = file.read(MAX_BYTES + 1)
         if len(content) > MAX_BYTES:
             raise InputError(f"{where}: larger than {MAX_BYTES} bytes")

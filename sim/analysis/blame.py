@@ -63,8 +63,8 @@ class Matrix:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Blame:
-    """Matrices by kind of task and by owner: `token` (named `sequence.token`); with many of them `sequence`, or `sequences`
-    (ranges of them). `owner` says which.
+    """Matrices by kind of task (of more than `MANY`, those that waited least are one group), and by owner: `token` (named
+    `sequence.token`); with many of them `sequence`, or `sequences` (ranges of them). `owner` says which.
     """
 
     owner: str
@@ -78,24 +78,26 @@ def blame(log: EventLog, rules: Rules, breakdown: Breakdown) -> Blame:
     """Split all waits by their causes. Raises SimulationError if a row does not sum to the waits of its group."""
     owner, owners, of_step = _owners(log)
     by_owner = _Groups(owners, of_step[log.tasks.step].astype(np.int16))
-    by_kind = _Groups(breakdown.kinds, _kinds(log, breakdown.kinds))
+    kinds, of_kind = _kinds(breakdown)
+    by_kind = _Groups(kinds, of_kind[_kind(log, breakdown.kinds)].astype(np.int16))
+    kind_waits = sum_by(breakdown.by_kind, of_kind, len(kinds))
     waits = sum_by(breakdown.by_step, of_step, len(owners))
-    compiled = is_large(log) or len(log.tasks) * max(len(owners), len(breakdown.kinds)) > MANY_PAIRS
+    compiled = is_large(log) or len(log.tasks) * max(len(owners), len(kinds)) > MANY_PAIRS
     waited_for = causes(log, bounded_sram=rules.sram is not None, compiled=compiled)
     engines = _Engines(log, breakdown, waited_for, compiled=compiled)
     channel = _Channel(log, rules, breakdown, waited_for, compiled=compiled)
     result = Blame(
         owner=owner,
         engine_by_owner=engines.matrix(by_owner, waits[:, WAIT_ENGINE]),
-        engine_by_kind=engines.matrix(by_kind, breakdown.by_kind[:, WAIT_ENGINE]),
+        engine_by_kind=engines.matrix(by_kind, kind_waits[:, WAIT_ENGINE]),
         channel_by_owner=channel.matrix(by_owner),
         channel_by_kind=channel.matrix(by_kind),
     )
     for matrix, expected in (
         (result.engine_by_owner, waits[:, WAIT_ENGINE]),
-        (result.engine_by_kind, breakdown.by_kind[:, WAIT_ENGINE]),
+        (result.engine_by_kind, kind_waits[:, WAIT_ENGINE]),
         (result.channel_by_owner, waits[:, WAIT_CHANNEL] + waits[:, WAIT_LINK]),
-        (result.channel_by_kind, breakdown.by_kind[:, WAIT_CHANNEL] + breakdown.by_kind[:, WAIT_LINK]),
+        (result.channel_by_kind, kind_waits[:, WAIT_CHANNEL] + kind_waits[:, WAIT_LINK]),
     ):
         if (matrix.wait.astype(object).sum(axis=1) + matrix.alone != expected).any():
             raise SimulationError("invariant does not hold: the causes of waits sum to the waits")
@@ -116,9 +118,22 @@ def _owners(log: EventLog) -> tuple[str, tuple[str, ...], Ints]:
     return "sequences", names, np.repeat(np.arange(MANY, dtype=np.int64), [len(r) for r in ranges])[of_step]
 
 
-def _kinds(log: EventLog, names: tuple[str, ...]) -> npt.NDArray[np.int16]:
+def _kinds(breakdown: Breakdown) -> tuple[tuple[str, ...], Ints]:
+    """Names of the groups of kinds, and the group of each kind [kind]; of many kinds those that waited least are one group."""
+    names, count = breakdown.kinds, len(breakdown.kinds)
+    if count <= MANY:
+        return names, np.arange(count, dtype=np.int64)
+    waited = breakdown.by_kind[:, WAIT_ENGINE] + breakdown.by_kind[:, WAIT_CHANNEL]
+    kept = np.sort(np.argsort(-waited, kind="stable")[: MANY - 1])
+    group = np.full(count, MANY - 1, dtype=np.int64)
+    group[kept] = np.arange(MANY - 1)
+    return (*(names[i] for i in kept), f"{count - MANY + 1:,} other kinds"), group
+
+
+def _kind(log: EventLog, names: tuple[str, ...]) -> npt.NDArray[np.int32]:
     """Kind of each task [row], as an index into `names`."""
-    index = np.array([names.index(name) for name in derived.forms(log).kinds], dtype=np.int16)
+    place = {name: i for i, name in enumerate(names)}
+    index = np.array([place[name] for name in derived.forms(log).kinds], dtype=np.int32)
     return np.asarray(index[derived.kind(log)])
 
 

@@ -77,8 +77,9 @@ def breakdown(log: EventLog, rules: Rules, tally: Tally | None = None) -> Breakd
         raise SimulationError(f"invariant does not hold: {INVARIANT}: {tally.faults[Fault.TOO_FAST]}")
     totals, by_step, forms = tally.totals[:, :PART_COUNT], tally.by_step, tally.forms
     kinds, layers = tuple(sorted(forms.kinds)), tuple(sorted({layer for _, layer in forms.groups}))
-    kind = np.array([kinds.index(forms.kinds[number]) for number, _ in forms.groups], dtype=np.int64)
-    layer = np.array([layers.index(layer) for _, layer in forms.groups], dtype=np.int64)
+    place_of, layer_of = ({each: i for i, each in enumerate(names)} for names in (kinds, layers))
+    kind = np.array([place_of[forms.kinds[number]] for number, _ in forms.groups], dtype=np.int64)
+    layer = np.array([layer_of[layer] for _, layer in forms.groups], dtype=np.int64)
     sequences, of_sequence = np.unique(log.steps.sequence, return_inverse=True)
     result = Breakdown(
         tokens=tally.tokens, by_step=by_step, kinds=kinds, by_kind=sum_by(totals, kind, len(kinds)), layers=layers,

@@ -29,6 +29,7 @@ from ruamel.yaml.events import (
 from ruamel.yaml.reader import ReaderError
 
 from sim.base.errors import InputError, nearest
+from sim.base.files import is_input
 from sim.base.quantities import show
 
 MAX_BYTES = 2**20
@@ -201,6 +202,7 @@ def read(path: str | Path) -> Document:
     source = str(path)
     try:
         with path.open("rb") as file:
+            is_input(path)
             data = file.read(MAX_BYTES + 1)
     except FileNotFoundError:
         siblings = [p.name for p in path.parent.glob("*.y*ml")] if path.parent.is_dir() else []

@@ -11,8 +11,17 @@ from contextlib import contextmanager
 from difflib import get_close_matches
 
 
+def one_line(text: str) -> str:
+    """A text on one line, with escapes for what a terminal would not print as it is, such as control characters."""
+    text = " ".join(text.splitlines())
+    return text if text.isprintable() else "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
+
+
 class SimError(Exception):
-    """Base of all errors that this package raises on purpose."""
+    """Base of all errors that this package raises on purpose. As text, one printable line."""
+
+    def __str__(self) -> str:
+        return one_line(super().__str__())
 
 
 class InputError(SimError):
@@ -30,7 +39,7 @@ class ConfigError(InputError):
         self.key, self.message = key, message
 
     def __str__(self) -> str:
-        return f"{self.key}: {self.message}"
+        return one_line(f"{self.key}: {self.message}")
 
 
 class SimulationError(SimError):
@@ -56,7 +65,7 @@ def nearest(word: str, valid: Iterable[str]) -> str:
     by_lower = {v.lower(): v for v in valid}
     low = str(word).lower()
     longer = [v for v in by_lower if len(low) >= 3 and v.startswith(low)]
-    close = [min(longer, key=len)] if longer else get_close_matches(low, by_lower, n=1, cutoff=0.5)
+    close = [min(longer, key=len)] if longer else get_close_matches(low, by_lower, n=1, cutoff=0.5 if len(low) <= 6 else 0.6)
     return f" (did you mean {by_lower[close[0]]!r}?)" if close else ""
 
 

@@ -1,40 +1,194 @@
-"""Files that are either whole or not there."""
+"""Files: written whole or not at all, read within bounds, and never an output over an input of the same command."""
 
 from __future__ import annotations
 
 import gzip
 import os
+import re
+import stat
+import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from contextvars import ContextVar
 from pathlib import Path
-from typing import BinaryIO, cast
+from typing import Any, BinaryIO, cast
+
+from sim.base.errors import InputError
+
+fcntl: Any
+try:
+    import fcntl
+except ImportError:  # Windows: leftovers of killed runs stay
+    fcntl = None
+
+StrPath = str | os.PathLike[str]
+
+LONGEST_NAME = 200  # bytes of a name that are kept in the temporary one; file systems allow 255
+
+#: How much larger the content of a compressed file may be than the file, and the size up to which this does not matter. Traces
+#: and logs compress to a tenth or a fiftieth; formats allow a thousandth and less, which fills memory from a small file.
+EXPANSION, HARMLESS = 200, 2**26
+
+#: Files that the current command has read, as (device, inode); None where there is no command, such as in Python.
+_inputs: ContextVar[set[tuple[int, int]] | None] = ContextVar("inputs", default=None)
 
 
 @contextmanager
-def whole_file(path: str | os.PathLike[str]) -> Iterator[BinaryIO]:
+def protected_inputs() -> Iterator[None]:
+    """While the block runs, refuse to write over files that have been read in it."""
+    token = _inputs.set(set())
+    try:
+        yield
+    finally:
+        _inputs.reset(token)
+
+
+def is_input(path: StrPath) -> None:
+    """Note that a file is read."""
+    known = _inputs.get()
+    if known is not None:
+        with suppress(OSError, ValueError):
+            found = Path(path).stat()
+            known.add((found.st_dev, found.st_ino))
+
+
+def check_output(path: StrPath) -> None:
+    """Raise InputError if a file is about to be written that was read; call it before a long run, not after it."""
+    with suppress(OSError, ValueError):
+        found = Path(path).stat()
+        if stat.S_ISREG(found.st_mode) and (found.st_dev, found.st_ino) in (_inputs.get() or ()):
+            raise InputError(f"{shown(path)}: this file is read by the same command; write to another one")
+
+
+def shown(path: StrPath) -> str:
+    """A path as errors name it: as it is, or quoted and shortened if it is very long or not printable."""
+    text = str(path)
+    if len(text) <= 200 and text.isprintable():
+        return text
+    return repr(text if len(text) <= 60 else f"{text[:56]}...")
+
+
+def check_readable(path: StrPath) -> None:
+    """Raise InputError unless a path is a regular file: a device may be endless, and a pipe may never be written to."""
+    try:
+        mode = Path(path).stat().st_mode
+    except FileNotFoundError:
+        raise InputError(f"{shown(path)}: no such file") from None
+    except (OSError, ValueError) as error:  # ValueError: a null byte
+        raise InputError(f"{shown(path)}: cannot be read: {getattr(error, 'strerror', None) or error}") from None
+    if not stat.S_ISREG(mode):
+        raise InputError(f"{shown(path)}: expected a file, found {'a folder' if stat.S_ISDIR(mode) else 'a device or a pipe'}")
+    is_input(path)
+
+
+def check_expansion(path: StrPath, size: int) -> None:
+    """Raise InputError if a compressed file holds far more than its own size. size: bytes of its content so far."""
+    if size > HARMLESS and size > EXPANSION * Path(path).stat().st_size:
+        raise InputError(f"{shown(path)}: its content is more than {EXPANSION} times as large as the file")
+
+
+def check_parquet(path: StrPath, metadata: Any) -> None:
+    """Raise InputError if a Parquet file would fill memory. metadata: that of the file, as pyarrow has it."""
+    groups = (metadata.row_group(i) for i in range(metadata.num_row_groups))
+    columns = (group.column(i) for group in groups for i in range(group.num_columns))
+    check_expansion(path, sum(max(column.total_uncompressed_size, 8 * column.num_values) for column in columns))
+
+
+@contextmanager
+def whole_file(path: StrPath) -> Iterator[BinaryIO]:
     """Open a binary file for writing; compress it if its name ends in `.gz`.
 
     It is written under another name in the same folder and renamed at the end. On any failure, Ctrl-C included, nothing is
-    left, and a file that was there before stays as it was. A device or a pipe cannot be renamed over: it is written as it is.
-    Raises OSError that names `path`.
+    left, and a file that was there before stays as it was. What a killed process left is removed by the next one that writes
+    the same file. A device or a pipe cannot be renamed over: it is written as it is.
+    Raises OSError that names `path`, and InputError if the same command has read it.
     """
+    check_output(path)
     target = Path(os.path.realpath(path))  # through a link, to what it stands for
-    in_place = target.exists() and not target.is_file()
-    partial = target if in_place else target.with_name(f".{target.name}.{os.getpid()}.part")
+    if target.exists() and not target.is_file():
+        with _named(path, target), target.open("wb") as device, _packed(device, target) as file:
+            yield file
+        return
+    raw, partial = _temporary(target, path)
     try:
-        with partial.open("wb") as raw:
-            if target.suffix == ".gz":
-                # No time and no name inside, so that equal content gives equal bytes; level 3 is half the time of 6 and
-                # costs traces a few per cent.
-                with gzip.GzipFile(filename="", mode="wb", fileobj=raw, compresslevel=3, mtime=0) as packed:
-                    yield cast("BinaryIO", packed)
-            else:
-                yield raw
-        if not in_place:
-            partial.replace(target)
-    except BaseException as error:
-        if not in_place:
-            partial.unlink(missing_ok=True)
-        if isinstance(error, OSError) and error.filename in (None, str(partial)):
-            error.filename = str(path)  # not the name it has until it is whole; of a full disk the error names none
+        with _named(path, partial), raw:
+            with _packed(raw, target) as file:
+                yield file
+            raw.flush()
+            partial.replace(target)  # while it is open, and thereby locked
+    except BaseException:
+        partial.unlink(missing_ok=True)
         raise
+
+
+@contextmanager
+def _named(path: StrPath, written: Path) -> Iterator[None]:
+    """Errors about the file that is written name `path`; of a full disk the error names none."""
+    try:
+        yield
+    except OSError as error:
+        if error.filename in (None, str(written)):
+            error.filename, error.filename2 = str(path), None
+        raise
+
+
+@contextmanager
+def _packed(raw: BinaryIO, target: Path) -> Iterator[BinaryIO]:
+    if target.suffix != ".gz":
+        yield raw
+        return
+    # No time and no name inside, so that equal content gives equal bytes; level 3 is half the time of 6 and costs traces a few
+    # per cent.
+    with gzip.GzipFile(filename="", mode="wb", fileobj=raw, compresslevel=3, mtime=0) as packed:
+        yield cast("BinaryIO", packed)
+
+
+def _temporary(target: Path, path: StrPath) -> tuple[BinaryIO, Path]:
+    """A new file beside the target, locked as long as it is open, so that other processes see that it is in use.
+
+    Its name is random, and it is not opened if anything has that name: neither a link nor a file that another made. path: what
+    errors name.
+    """
+    name = os.fsdecode(os.fsencode(target.name)[:LONGEST_NAME])
+    _remove_leftovers(target.parent, name)
+    while True:
+        try:
+            handle, made = tempfile.mkstemp(dir=target.parent, prefix=f".{name}.", suffix=".part")
+        except OSError as error:
+            error.filename = str(path)
+            raise
+        if fcntl is not None:
+            with suppress(OSError):  # a file system without locks
+                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        if os.fstat(handle).st_nlink:  # another process may have taken it for a leftover before it was locked
+            break
+        os.close(handle)
+    with suppress(OSError, AttributeError):
+        os.fchmod(handle, stat.S_IMODE(target.stat().st_mode) if target.exists() else 0o666 & ~_mask())
+    return os.fdopen(handle, "wb"), Path(made)
+
+
+def _mask() -> int:
+    """The mask of the process for permissions of new files."""
+    with suppress(OSError, StopIteration, ValueError):  # reading it by os.umask would change it for other threads
+        lines = Path("/proc/self/status").read_text(encoding="ascii", errors="replace").splitlines()
+        return int(next(line for line in lines if line.startswith("Umask:")).split()[1], 8)
+    mask = os.umask(0o077)
+    os.umask(mask)
+    return mask
+
+
+def _remove_leftovers(folder: Path, name: str) -> None:
+    """Remove temporary files of a target that no process holds open: those of runs that were killed."""
+    if fcntl is None:
+        return
+    temporary = re.compile(rf"\.{re.escape(name)}\.([a-z0-9_]{{8}}|\d+)\.part")
+    with suppress(OSError):
+        for each in [entry.path for entry in os.scandir(folder) if temporary.fullmatch(entry.name)]:
+            with suppress(OSError):  # in use, of another user, or gone
+                handle = os.open(each, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
+                try:
+                    fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                    Path(each).unlink()
+                finally:
+                    os.close(handle)

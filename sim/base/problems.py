@@ -104,7 +104,8 @@ def translate(details: list[ErrorDetails], document: Document, wording: Wording)
             yield Problem(document.place(path[:-1], key=True), path[:-1], f"the key {path[-1]!r} is missing", True)
         elif kind == "extra_forbidden":
             valid = list(_fields(wording.root, inner[:-1]))
-            message = f"unknown key {show(path[-1])}{nearest(str(path[-1]), valid)}; valid: {', '.join(valid)}"
+            hint = _elsewhere(wording, str(path[-1])) or nearest(str(path[-1]), valid)
+            message = f"unknown key {show(path[-1])}{hint}; valid: {', '.join(valid)}"
             yield Problem(document.place(path, key=True), path[:-1], message)
         elif (inner, kind) in wording.words:
             yield Problem(place, document.find(path)[1], f"expected {wording.words[inner, kind]}, found {show(found)}")
@@ -122,6 +123,26 @@ def translate(details: list[ErrorDetails], document: Document, wording: Wording)
             expected = expected.format(range=_range(wording.root, inner), **context)
             subject = "as key " if is_key else ""
             yield Problem(place, document.find(path)[1], f"expected {subject}{expected}, found {show(found)}")
+
+
+def _elsewhere(wording: Wording, key: str) -> str:
+    """The hint that a key is one of other sections: of the whole document's, with the whole path to write."""
+    found = sorted(
+        {dotted(path) for path in _paths(wording.root, ()) if path[-1] == key}, key=lambda way: (way.count("."), way)
+    )
+    return f" (did you mean {' or '.join(found[:3])}?)" if found and not wording.at else ""
+
+
+def _paths(section: type[BaseModel], at: KeyPath) -> Iterator[KeyPath]:
+    """Paths of the keys of a section and of sections in it, other than in lists and tables."""
+    for name in section.model_fields:
+        yield (*at, name)
+        below = _section(section, (name,))
+        if below is not None and len(at) < DEEPEST:
+            yield from _paths(below, (*at, name))
+
+
+DEEPEST = 4  # sections within sections that hints look into
 
 
 def _mapping(section: type[BaseModel]) -> str:

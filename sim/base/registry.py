@@ -8,7 +8,7 @@ points are looked up only for a name that does not ship, or when all names are l
 from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Mapping
-from importlib.metadata import entry_points
+from importlib.metadata import EntryPoint, entry_points
 from inspect import Parameter, cleandoc, signature
 from typing import Any, Generic, TypeVar
 
@@ -47,14 +47,25 @@ class Registry(Collection[str], Generic[T]):
         return [*self._builtin, *others]
 
     def get(self, name: str) -> T:
-        """Return the entry of this name. Raises InputError, with the nearest valid name, if there is none."""
+        """Return the entry of this name.
+
+        Raises InputError, with the nearest valid name, if there is none, and with its package if it cannot be loaded.
+        """
         if name in self._builtin:
             return self._builtin[name]
         for point in entry_points(group=self.group):
             if point.name == name:
-                found: T = point.load()
+                try:
+                    found: T = point.load()
+                except Exception as error:  # whatever the code of a third party raises
+                    raise self._broken(point, error) from error
                 return found
         raise unknown(self.what, name, self.names())
+
+    def _broken(self, point: EntryPoint, error: Exception) -> InputError:
+        package = point.dist.name if point.dist is not None else "?"
+        text = f"{self.what} {point.name!r} of the package {package!r} ({point.value}) cannot be loaded"
+        return InputError(" ".join(f"{text}: {type(error).__name__}: {error}".split()))
 
     def options(self, name: str) -> list[Parameter]:
         """The parameters of an entry's constructor that are options of the scenario."""
@@ -62,9 +73,15 @@ class Registry(Collection[str], Generic[T]):
         return [each for each in signature(factory).parameters.values() if each.name not in self.given]
 
     def summaries(self) -> list[tuple[str, str]]:
-        """Each name with the first paragraph of its entry's docstring, on one line."""
-        paragraphs = ((name, cleandoc(self.get(name).__doc__ or "").split("\n\n")[0]) for name in self.names())
-        return [(name, " ".join(text.split())) for name, text in paragraphs]
+        """Each name with the first paragraph of its entry's docstring, on one line, or the reason why it cannot be loaded."""
+        rows = []
+        for name in self.names():
+            try:
+                text = cleandoc(self.get(name).__doc__ or "").split("\n\n")[0]
+            except InputError as error:
+                text = str(error)
+            rows.append((name, " ".join(text.split())))
+        return rows
 
     def make(self, name: str, options: Mapping[str, Any]) -> Any:
         """Call an entry's constructor. options: those of the scenario, and what is given.
@@ -84,8 +101,14 @@ class Registry(Collection[str], Generic[T]):
                 raise InputError(f"{self.what} {name!r}: the option {option!r} is missing")
         try:
             return factory(**options)
+        except InputError:
+            raise
         except (TypeError, ValueError) as error:
             raise InputError(f"{self.what} {name!r}: {error}") from None
+        except Exception as error:
+            if name in self._builtin:
+                raise
+            raise InputError(" ".join(f"{self.what} {name!r}: {type(error).__name__}: {error}".split())) from error
 
     def parameters(self, name: str) -> Mapping[str, Parameter]:
         """Return the parameters of an entry's constructor; raises InputError as `get` does."""

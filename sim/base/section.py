@@ -48,14 +48,17 @@ def form(value: object) -> str:
     return TABLE if isinstance(value, (Mapping, BaseModel)) else ONE
 
 
+#: Ranges of characters that change the direction of the text after them, or break the line.
+DIRECTION = r"\u200e\u200f\u2028-\u202e\u2066-\u2069"
+
 #: Ranges of control characters, for a class in a pattern. Printed, they would control the terminal.
-CONTROL = r"\x00-\x1f\x7f-\x9f"
+CONTROL = rf"\x00-\x1f\x7f-\x9f{DIRECTION}"
 
 #: A text on one line.
 LINE = rf"^[^{CONTROL}]*$"
 
 #: A text on several lines, without control characters but tab and newline.
-LINES = r"^[^\x00-\x08\x0b-\x1f\x7f-\x9f]*$"
+LINES = rf"^[^\x00-\x08\x0b-\x1f\x7f-\x9f{DIRECTION}]*$"
 
 
 #: A number from 1, as a text: all keys of a document are.

@@ -16,7 +16,8 @@ from typing import Any
 import click
 
 from sim import __version__
-from sim.base.errors import InputError, SimError
+from sim.base.errors import InputError, SimError, nearest, one_line
+from sim.base.files import protected_inputs
 
 #: name -> (module, one line for `sim --help`)
 COMMANDS = {
@@ -60,6 +61,12 @@ class LazyGroup(click.Group):
     def list_commands(self, ctx: click.Context) -> list[str]:
         return list(COMMANDS)
 
+    def resolve_command(self, ctx: click.Context, args: list[str]) -> tuple[str | None, click.Command | None, list[str]]:
+        """As click does, with a hint and the list of commands for a name that is none."""
+        if args and args[0] not in COMMANDS and not args[0].startswith("-"):
+            ctx.fail(f"No such command {args[0]!r}{nearest(args[0], COMMANDS)}; commands: {', '.join(COMMANDS)}")
+        return super().resolve_command(ctx, args)
+
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
         if cmd_name not in COMMANDS:
             return None
@@ -69,7 +76,8 @@ class LazyGroup(click.Group):
 
     def invoke(self, ctx: click.Context) -> Any:
         try:
-            return super().invoke(ctx)
+            with protected_inputs():
+                return super().invoke(ctx)
         except KeyboardInterrupt:  # here, because click itself prints an empty line at it
             raise click.Abort from None
         except BrokenPipeError:  # `sim list models | head`; here, because click ends with status 1 at it
@@ -103,7 +111,7 @@ def main(arguments: list[str] | None = None) -> None:
         click.echo(error.format_message(), err=True)
         status = 2
     except click.ClickException as error:  # wrong options: click's own words, in one line
-        click.echo(f"error: {' '.join(error.format_message().split())}", err=True)
+        click.echo(f"error: {one_line(' '.join(error.format_message().split()))}", err=True)
         status = 2
     except InputError as error:
         click.echo(f"error: {error}", err=True)
@@ -113,6 +121,6 @@ def main(arguments: list[str] | None = None) -> None:
         status = 1
     except OSError as error:
         where = f"{error.filename}: " if error.filename else ""
-        click.echo(f"error: {where}{error.strerror or error}", err=True)
+        click.echo(f"error: {one_line(f'{where}{error.strerror or error}')}", err=True)
         status = 1
     sys.exit(status if isinstance(status, int) else 0)

@@ -8,6 +8,7 @@ import click
 import numpy as np
 from rich.table import Table
 
+from sim.base.files import check_output
 from sim.cli.console import output
 from sim.cost.profile import fit, predict, read_tables, write_profile, write_samples
 from sim.cost.profile.fit import residual
@@ -33,6 +34,9 @@ def command(mapping: Path, folder: Path | None, out: Path, everything: bool, sam
     Fits the rows that the mapping selects for calibration, and prints the errors on those and on all others.
     """
     found = read_tables(mapping, folder)
+    for path in (out, samples):
+        if path is not None:
+            check_output(path)
     calibrate = found.calibrate | everything
     profile = fit(
         found.samples.take(calibrate), found.provenance, title=found.title, bandwidth=found.bandwidth,

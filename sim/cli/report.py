@@ -6,8 +6,7 @@ from pathlib import Path
 
 import click
 
-from sim.base.errors import InputError
-from sim.base.files import whole_file
+from sim.base.files import check_output, whole_file
 from sim.cli.console import status
 from sim.cli.options import complete_scenario, needs_all_ops
 from sim.cli.progress import simulating
@@ -20,8 +19,9 @@ from sim.scenario.shipped import find_scenario
 @click.command("report")
 @click.argument("name", metavar="SCENARIO", shell_complete=complete_scenario)
 @click.option(
-    "-o", "--out", type=click.Path(path_type=Path, dir_okay=False), help="Page to write.  [default: traces/SCENARIO.html]"
-)
+    "-o", "--out", type=click.Path(path_type=Path), metavar="PATH",
+    help="Page to write (.html), or the folder for it.  [default: traces]",
+)  # fmt: skip
 @click.option("--set", "overrides", multiple=True, metavar="KEY=VALUE", help="Change a value, as in `sim run`.")
 @click.option("--what-if/--no-what-if", "with_what_if", default=True,
               help="Rerun the scenario on better machines (faster memory, more engines, ...).")  # fmt: skip
@@ -29,9 +29,10 @@ def command(name: str, out: Path | None, overrides: tuple[str, ...], with_what_i
     """Write one self-contained HTML page of a run: timeline, charts, tables. It needs no network."""
     path = find_scenario(name)
     scenario = read(path, list(overrides))
-    out = out or Path("traces") / f"{path.stem}.html"
-    if out.is_dir():
-        raise InputError(f"--out: {out}: expected a file, found a folder")
+    out = out or Path("traces")
+    if out.is_dir() or out.suffix not in {".html", ".htm"}:
+        out = out / f"{path.stem}.html"
+    check_output(out)
     needs_all_ops(scenario, "a page")
     with simulating(scenario.name) as on_progress:
         result = run(scenario, on_progress=on_progress)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from time import perf_counter
 from typing import get_args
@@ -15,6 +16,7 @@ from rich.console import Console
 import sim.render.trace
 from sim import __version__
 from sim.base.errors import InputError
+from sim.base.files import check_output
 from sim.base.units import format_bytes, format_time
 from sim.cli.console import output, status
 from sim.cli.options import needs_all_ops, scenario_arguments
@@ -30,19 +32,20 @@ from sim.runs.run import read, run
 from sim.scenario import Scenario
 from sim.scenario.shipped import find_scenario
 
+TRACE_FORMATS = ("pftrace", "pftrace.gz", "json")
 LARGE = 10**8  # bytes; a trace above this size is better compressed
 
 
 @click.command("run")
 @scenario_arguments
-@click.option("--out", type=click.Path(path_type=Path, file_okay=False), default=Path("traces"), show_default=True,
-              help="Folder for traces.")  # fmt: skip
+@click.option("-o", "--out", type=click.Path(path_type=Path), default=Path("traces"), show_default=True, metavar="PATH",
+              help="Folder for traces, or the trace to write: a name that ends in its format.")  # fmt: skip
 @click.option("--json", "as_json", is_flag=True, help="Print JSON: one object per scenario, one per line.")
 @click.option("--trace/--no-trace", "with_trace", default=True, help="Write a trace.")
 @click.option("--executor", type=click.Choice(get_args(Executor)), default="auto", show_default=True,
               help="SimPy, or compiled code, which is faster for large runs. Results are identical.")  # fmt: skip
-@click.option("--trace-format", type=click.Choice(["pftrace", "pftrace.gz", "json"]), default="pftrace", show_default=True,
-              help="Perfetto's native format, the same compressed, or Chrome JSON.")  # fmt: skip
+@click.option("--trace-format", type=click.Choice(TRACE_FORMATS),
+              help="Perfetto's native format, the same compressed, or Chrome JSON.  [default: pftrace]")  # fmt: skip
 @click.option(
     "--repeats",
     type=int,
@@ -59,7 +62,7 @@ def command(
     out: Path,
     as_json: bool,
     with_trace: bool,
-    trace_format: str,
+    trace_format: str | None,
     executor: Executor,
     save_log: Path | None,
     log_only: bool,
@@ -80,16 +83,30 @@ def command(
     else:
         if save_log is not None:
             needs_all_ops(scenarios[0], "an event log in a file")
-        targets = [out / f"{path.stem}.{trace_format}" for path in paths]
+        targets = _targets(out, paths, trace_format)
         if with_trace and len(set(targets)) < len(targets):
             twice = next(target for i, target in enumerate(targets) if target in targets[:i])
             raise InputError(f"{twice}: two scenarios would write this file; run them separately with --out")
+        for target in targets if with_trace else ():
+            check_output(target)
         for scenario, target in zip(scenarios, targets, strict=True):
             with simulating(scenario.name) as on_progress:
                 result = run(scenario, executor=executor, on_progress=on_progress)
             if save_log is not None:
                 storage.save(result.log, scenario, save_log)
             _show(result, target if with_trace else None, as_json)
+
+
+def _targets(out: Path, paths: Sequence[Path], trace_format: str | None) -> list[Path]:
+    """The trace of each scenario: in the folder `out`, or `out` itself if its name is that of a trace."""
+    named = next((name for name in TRACE_FORMATS if out.name.endswith(f".{name}")), None)
+    if named is None or out.is_dir():
+        if out.exists() and not out.is_dir():
+            raise InputError(f"--out: {out} is a file; expected a folder, or a name that ends in .{', .'.join(TRACE_FORMATS)}")
+        return [out / f"{path.stem}.{trace_format or TRACE_FORMATS[0]}" for path in paths]
+    if trace_format not in (None, named):
+        raise InputError(f"--out: {out}: expected a name that ends in .{trace_format}, as --trace-format says")
+    return [out] * len(paths)
 
 
 def _only_log(scenario: Scenario, path: Path | None, executor: Executor, other: str | None) -> None:
@@ -131,10 +148,11 @@ def _check_log(path: Path, scenarios: int) -> None:
         raise InputError(f"--save-log: {path}: expected a file, found a folder")
     if not path.absolute().parent.is_dir():
         raise InputError(f"--save-log: {path.parent}: no such folder")
+    check_output(path)
 
 
 def _show_trace(console: Console, target: Path, scenario: Scenario, makespan: int) -> None:
-    console.print(f"\ntrace  {target}\n       open it at https://ui.perfetto.dev (Open trace file)", highlight=False)
+    console.print(f"\ntrace  {target}\n       open it with: sim view {target}", highlight=False)
     if (size := target.stat().st_size) > LARGE and target.suffix != ".gz":
         advice = "--trace-format pftrace.gz is smaller, trace.window shows a part"
         console.print(f"       {format_bytes(size)}; {advice}", highlight=False)

@@ -88,13 +88,21 @@ class FormTable:
 
     def __init__(self) -> None:
         self.graphs: tuple[TaskGraph, ...] = ()
-        self.kinds: list[str] = []
         self.groups: list[tuple[int, int]] = []
-        self.layers: list[int] = []
+        self._kind: dict[str, int] = {}
+        self._layer: dict[int, int] = {}
         self._number: dict[tuple[int, int], int] = {}  # of a group
         self._parts: dict[str, list[npt.NDArray[np.integer]]] = {name: [] for name in Forms._fields}
         self._forms = self._edges = self._kv = 0
         self.columns = self._whole()
+
+    @property
+    def kinds(self) -> list[str]:
+        return list(self._kind)
+
+    @property
+    def layers(self) -> list[int]:
+        return list(self._layer)
 
     def add(self, graphs: Sequence[TaskGraph]) -> None:
         """Take in the graphs that are not there yet. Those that are come first, in the same order."""
@@ -117,9 +125,7 @@ class FormTable:
         parts["kv_first"].append(np.array([self._kv]))
         for stores, of_layer in ((0, graph.kv_loads), (1, graph.kv_stores)):
             for layer, tasks in of_layer.items():
-                if layer not in self.layers:
-                    self.layers.append(layer)
-                index = self.layers.index(layer)
+                index = self._layer.setdefault(layer, len(self._layer))
                 if not stores:
                     loads[list(tasks)] = index
                 parts["kv_task"].append(np.array(tasks, dtype=np.int64))
@@ -132,10 +138,7 @@ class FormTable:
 
     def _group(self, graph: TaskGraph) -> npt.NDArray[np.int32]:
         """[task]: the number of its kind and layer."""
-        for name in graph.kinds:
-            if name not in self.kinds:
-                self.kinds.append(name)
-        kind_of = np.array([self.kinds.index(name) for name in graph.kinds], dtype=np.int64)
+        kind_of = np.array([self._kind.setdefault(name, len(self._kind)) for name in graph.kinds], dtype=np.int64)
         both, which = np.unique(kind_of[graph.kind] << 16 | (graph.layer.astype(np.int64) + 1), return_inverse=True)
         numbers = []
         for each in both.tolist():

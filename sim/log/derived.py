@@ -63,9 +63,11 @@ def form(log: EventLog) -> npt.NDArray[np.int32]:
 
 
 @_kept
-def kind(log: EventLog) -> npt.NDArray[np.int16]:
+def kind(log: EventLog) -> npt.NDArray[np.int16 | np.int32]:
     """Kind of task, as an index into `forms(log).kinds`."""
-    of_group = np.array([number for number, _ in forms(log).groups], dtype=np.int16)
+    of_group = np.array(
+        [number for number, _ in forms(log).groups], dtype=np.int16 if len(forms(log).kinds) < 1 << 15 else np.int32
+    )
     return np.asarray(of_group[forms(log).columns.group][form(log)])
 
 

@@ -32,7 +32,7 @@ import numpy.typing as npt
 from models.graph import IntArray
 from sim import __version__
 from sim.base.errors import InputError
-from sim.base.files import whole_file
+from sim.base.files import check_parquet, check_readable, whole_file
 from sim.log.tables import EventLog, MemberTable, ServiceTable, StepTable, TaskTable, in_loop_order
 from sim.machine.machine import one_device
 from sim.mapping.steps import BatchGraph, Shape
@@ -69,12 +69,15 @@ class Stored:
 def read(path: str | os.PathLike[str]) -> Stored:
     """Read the file of a log. Raises InputError if it holds no log."""
     parquet = _pyarrow("pyarrow.parquet")
+    check_readable(path)
     try:
         with parquet.ParquetFile(path) as file:
+            check_parquet(path, file.metadata)
             table, stored = file.read(), file.metadata.metadata or {}
-    except (OSError, ValueError) as error:
-        raise InputError(f"{path}: {str(error).splitlines()[0]}") from None
-    metadata = {key.decode(): value.decode() for key, value in stored.items()}
+    except (OSError, ValueError, MemoryError) as error:
+        raise InputError(f"{path}: {(str(error) or type(error).__name__).splitlines()[0]}") from None
+    with _undamaged(path):
+        metadata = {key.decode(): value.decode() for key, value in stored.items()}
     if "sim.scenario" not in metadata:
         raise InputError(f"{path}: expected a log written by `sim run --save-log`, found other data")
     if lacking := [name for name in (*_METADATA, *COLUMNS) if name not in {*metadata, *table.column_names}]:

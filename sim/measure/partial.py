@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 
 from sim.base.errors import InputError
@@ -22,6 +23,8 @@ class Partial:
         self.folder = profile.with_name(f"{profile.stem}.partial")
         self.plan = dict(plan)
         written = self.folder / "plan.json"
+        if self.folder.exists() and not self.folder.is_dir():
+            raise InputError(f"{self.folder}: expected a folder for rounds that are done, found a file")
         if written.exists():
             self._same(written)
             return
@@ -35,7 +38,9 @@ class Partial:
     def _same(self, written: Path) -> None:
         try:
             before = json.loads(written.read_text(encoding="utf-8"))
-        except (OSError, ValueError) as error:
+            if not isinstance(before, dict):
+                raise ValueError("expected an object")
+        except (OSError, ValueError, RecursionError) as error:
             raise InputError(f"{written}: cannot be read: {error}; remove {self.folder} to begin anew") from None
         for key in self.plan.keys() | before.keys():
             if self.plan.get(key) != before.get(key):
@@ -68,7 +73,8 @@ class Partial:
         return Samples.concatenate(parts)
 
     def remove(self) -> None:
-        """Remove the folder, once the profile is written."""
-        for path in (*self.folder.glob("[0-9]*.parquet"), self.folder / "plan.json"):
+        """Remove the folder, once the profile is written: its own files, and what killed runs left of them."""
+        for path in (*self.folder.glob("[0-9]*.parquet"), *self.folder.glob(".*.part"), self.folder / "plan.json"):
             path.unlink(missing_ok=True)
-        self.folder.rmdir()
+        with suppress(OSError):  # somebody keeps other files in it
+            self.folder.rmdir()

@@ -9,13 +9,15 @@ from typing import Any
 
 from models.formats import product_formats
 from models.graph import OpGraph
-from sim.base.errors import ConfigError, about
+from sim.base.errors import ConfigError, InputError, about
 from sim.cost import COST_MODELS, CostModel, Rates
 from sim.executors.setup import Link
-from sim.machine.arbiters import ARBITERS, Arbiter, Derated, Efficiency
+from sim.machine.arbiters import ARBITERS, Arbiter, Derated, Efficiency, KernelArbiter
+from sim.machine.arbiters.checked import Checked as CheckedArbiter
 from sim.machine.energy import EnergyRates
 from sim.machine.machine import Machine, one_device
 from sim.machine.schedulers import SCHEDULERS, Scheduler
+from sim.machine.schedulers.checked import Checked as CheckedScheduler
 from sim.machine.settings import Link as LinkSection
 from sim.runs.written import written_costs
 from sim.scenario import Hardware, Memory, Scenario
@@ -59,14 +61,20 @@ def _arbiter(key: str, path: Memory | LinkSection, cap: tuple[int, int]) -> Arbi
         if "bandwidth" in ARBITERS.parameters(chosen.name):
             options["bandwidth"] = path.bandwidth
         arbiter: Arbiter = ARBITERS.make(chosen.name, options)
-    return arbiter
+        return arbiter if is_ours(arbiter) else CheckedArbiter(arbiter, chosen.name)
 
 
 def scheduler_of(scenario: Scenario) -> Scheduler:
     """The scheduler. Raises ConfigError for an option it cannot use."""
     with about("scheduler"):
         scheduler: Scheduler = SCHEDULERS.make(scenario.scheduler.name, dict(scenario.scheduler.options))
-    return scheduler
+        return scheduler if is_ours(scheduler) else CheckedScheduler(scheduler, scenario.scheduler.name)
+
+
+def is_ours(made: object) -> bool:
+    """Whether a policy ships, or is a function on integers, which needs no check: the executors bound what it does."""
+    kind = type(made)
+    return kind.__module__.startswith("sim.") or getattr(kind, "plan", None) is KernelArbiter.plan or "discipline" in vars(kind)
 
 
 def costs_of(scenario: Scenario) -> CostModel:
@@ -78,6 +86,8 @@ def costs_of(scenario: Scenario) -> CostModel:
     options = {**_cost_options(scenario), "machine": machine, "seed": scenario.seed}
     with about("cost"):
         costs: CostModel = COST_MODELS.make(scenario.cost.model, options)
+        if not callable(getattr(costs, "durations", None)):
+            raise InputError(f"cost model {scenario.cost.model!r}: expected a method durations, found none")
     return costs if scenario.model.config is not None else written_costs(scenario, costs)
 
 

@@ -22,10 +22,13 @@ def find_scenario(name: str) -> Path:
         raise InputError(f"{name}: expected a scenario, found an event log; `sim.load_log` reads it, in Python")
     path = Path(name)
     if path.exists() or path.suffix in {".yaml", ".yml"}:
-        if not path.exists() and path.stem in (shipped := scenarios()) and path.parent.name in {"", "scenarios"}:
-            return shipped[path.stem]
+        stem = path.stem.replace("-", "_")
+        if not path.exists() and stem in (shipped := scenarios()) and path.parent.name in {"", "scenarios"}:
+            return shipped[stem]
         return path
     shipped = scenarios()
-    if name in shipped:
-        return shipped[name]
-    raise InputError(f"{name}: no such file, and no shipped scenario of that name{nearest(name, shipped)}")
+    if name.replace("-", "_") in shipped:  # as titles of runs have it
+        return shipped[name.replace("-", "_")]
+    raise InputError(
+        f"{name}: no such file, and no shipped scenario of that name{nearest(name, shipped)}; `sim list scenarios` has them"
+    )

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any, Literal, TextIO
 
 from sim.base.errors import InputError, nearest
+from sim.base.files import HARMLESS, check_expansion, check_readable
 from sim.base.quantities import show
 
 LONGEST = 2**20  # characters of a line
@@ -47,6 +48,8 @@ def rows_of(path: Path, form: Format | None) -> Iterator[Iterator[Row]]:
     Raises InputError that names file and line, what was expected and what was found.
     """
     try:
+        if path.exists():
+            check_readable(path)
         with (
             gzip.open(path, "rt", encoding="utf-8-sig", newline="")
             if path.suffix == ".gz"
@@ -73,12 +76,20 @@ def _begins_with_bracket(file: TextIO) -> bool:
 
 
 def _lines(path: Path, file: TextIO) -> Iterator[str]:
-    count = 0
+    count = size = 0
     while line := file.readline(LONGEST):
         count += 1
+        size += len(line)
+        _check_size(path, size)
         if len(line) == LONGEST:
             raise InputError(f"{path}:{count}: expected a line of less than {LONGEST:,} characters")
         yield line
+
+
+def _check_size(path: Path, size: int) -> None:
+    """Raise InputError for a compressed file of which so many characters have come out, if that is out of proportion."""
+    if path.suffix == ".gz" and size > HARMLESS:
+        check_expansion(path, size)
 
 
 def _csv(path: Path, lines: Iterable[str]) -> Iterator[Row]:
@@ -122,14 +133,16 @@ def _values(path: Path, lines: Iterable[str]) -> Iterator[tuple[int, Any]]:
 class _Text:
     """The text of a file from some place on, as far as it has been read. at: the place in `text`. line: of that place."""
 
-    def __init__(self, file: TextIO) -> None:
-        self._file = file
+    def __init__(self, path: Path, file: TextIO) -> None:
+        self._path, self._file, self._size = path, file, 0
         self.text, self.at, self.line = "", 0, 1
 
     def read(self) -> bool:
         """Read more of the file, at least as much again as there is; False at its end."""
         left = self.text[self.at :]
         more = self._file.read(max(CHUNK, len(left)))
+        self._size += len(more)
+        _check_size(self._path, self._size)
         self.text, self.at = left + more, 0
         return bool(more)
 
@@ -150,7 +163,7 @@ class _Text:
 
 def _elements(path: Path, file: TextIO) -> Iterator[tuple[int, Any]]:
     """The elements of a JSON array, each with the line that it begins in."""
-    text = _Text(file)
+    text = _Text(path, file)
     text.next()
     text.advance(text.at + 1)  # the bracket
     if text.next() == "]":

@@ -16,8 +16,11 @@ import numpy as np
 
 from models.experts import M_CONTEXT, M_QUERY, M_SEQUENCE, Experts, IntArray
 from sim.base.errors import InputError, nearest
+from sim.base.files import check_readable
 from sim.base.kernel import kernel, launch, small
 from sim.base.quantities import show
+
+MAX_BYTES = 2**28  # of a file; its rows take some ten times as much memory
 
 #: Bits that a layer, sequence and position take in a key: an int64 in all.
 _BITS = {"layer": 12, "sequence": 20, "position": 31}
@@ -150,7 +153,10 @@ def _key(layer: IntArray, sequence: IntArray, position: IntArray) -> IntArray:
 
 def read(path: Path) -> WrittenRoutes:
     """Recorded choices from a file. Raises InputError, with the line, for a file that is not of this form."""
+    check_readable(path)
     try:
+        if path.stat().st_size > MAX_BYTES:
+            raise InputError(f"{path}: larger than {MAX_BYTES:,} bytes")
         lines = path.read_text(encoding="utf-8").splitlines()
     except (OSError, UnicodeDecodeError) as error:
         raise InputError(f"{path}: cannot be read: {getattr(error, 'strerror', None) or 'not UTF-8'}") from error

@@ -126,6 +126,16 @@ def test_owner_is_as_fine_as_can_be_read(sequences, tokens, owner, rows):
     assert not found.engine_by_owner.alone.any()
 
 
+def test_of_many_kinds_those_that_waited_least_are_one_group():
+    """120 loads of kinds of their own, issued at once: load i waits i ps, so the 21 that waited least are the first."""
+    log, rules = run(loads(*[1] * 120), execution="blocking", engines=120)
+    matrix = of(log, rules).channel_by_kind
+    waits = dict(zip(matrix.names, (matrix.wait.sum(axis=1) + matrix.alone).tolist(), strict=True))
+    assert len(matrix.names) == 100
+    assert waits["21 other kinds"] == sum(range(21))
+    assert sum(waits.values()) == sum(range(120))
+
+
 def test_many_sequences_are_taken_in_ranges():
     log, rules = run(loads(4, 4), execution="blocking", engines=2, requests=[(250, 0)])
     steps = dataclasses.replace(log.steps, sequence=log.steps.token, token=np.zeros_like(log.steps.token))

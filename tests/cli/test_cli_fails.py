@@ -147,11 +147,26 @@ def test_no_network(process: Sim, tmp_path: Path) -> None:
     assert "not available from the Hugging Face hub" in error_of(done)
 
 
+MAPPING = """device: d
+source: s
+date: "2026-01-01"
+bandwidth: 1 TB/s
+flops: {bfloat16: 1 TFLOP/s}
+tables:
+  - {file: times.csv, kind: matmul, dtype: bfloat16, unit: us, columns: {rows: m, n: n, k: k, duration: latency}}
+"""
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
         (["run"], "Missing argument 'SCENARIO...'"),
-        (["runn"], "No such command 'runn'"),
+        (["runn"], "No such command 'runn' (did you mean 'run'?); commands: run, explain"),
+        (["rn", "parallel"], "No such command 'rn' (did you mean 'run'?)"),
+        (["run", "parallel", "--out", "a.pftrace", "--trace-format", "json"], "expected a name that ends in .json"),
+        (["run", "parallel", "--set", "bandwidth=1 GB/s"], "(did you mean hardware.memory.bandwidth?)"),
+        (["run", "parallel", "--set", "workload.prefix_caching=1"], "unknown key 'prefix_caching'; valid: sequences"),
+        (["run", "zebra"], "no shipped scenario of that name; `sim list scenarios` has them"),
         (["run", "parallel", "--jsn"], "'--json'"),
         (["run", "parallel", "--trace-format", "xml"], "'pftrace', 'pftrace.gz', 'json'"),
         (["run", "parallel", "--set", "seed"], "expected KEY.KEY=VALUE"),
@@ -164,7 +179,6 @@ def test_no_network(process: Sim, tmp_path: Path) -> None:
         (["completion", "tcsh"], "'bash', 'zsh', 'fish'"),
         (["completion"], "Choose from: bash, zsh, fish"),
         (["run", "parallel", "--save-log", ""], "--save-log: .: expected a file, found a folder"),
-        (["report", "parallel", "--out", ""], "--out: .: expected a file, found a folder"),
     ],
 )
 def test_wrong_arguments(arguments: list[str], message: str, fails: Callable[..., str]) -> None:
@@ -183,7 +197,7 @@ def test_all_scenarios_are_checked_before_any_runs(tmp_path: Path, fails: Callab
 
 def test_no_permission_to_write(tmp_path: Path, fails: Callable[..., str]) -> None:
     (tmp_path / "file").touch()
-    assert "'file' is a file" in fails("run", "parallel", "--out", "file")
+    assert "file is a file; expected a folder" in fails("run", "parallel", "--out", "file")
     assert fails("run", "parallel", "--out", "file/below", status=1) == "file/below: Not a directory"
     closed = tmp_path / "closed"
     closed.mkdir(mode=0o500)
@@ -196,6 +210,23 @@ def test_a_trace_that_cannot_be_replaced(tmp_path: Path, fails: Callable[..., st
     (tmp_path / "traces" / "parallel.pftrace").mkdir(parents=True)
     assert fails("run", "parallel", status=1) == "traces/parallel.pftrace: Is a directory"
     assert [path.name for path in (tmp_path / "traces").iterdir()] == ["parallel.pftrace"]
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [["run", "mine.yaml", "--save-log", "mine.yaml"], ["run", "mine.yaml", "-o", "mine.json"],
+     ["report", "mine.yaml", "-o", "mine.html"],
+     ["import-kernels", "mine.yaml", "-o", "mine.yaml"], ["import-kernels", "mine.yaml", "-o", "mine.html"]],
+)  # fmt: skip
+def test_an_output_is_never_an_input(arguments: list[str], tmp_path: Path, fails: Callable[..., str]) -> None:
+    """Nor a link to one: both kept its content as it was, before there was anything to write."""
+    text = SCENARIO if arguments[0] != "import-kernels" else MAPPING
+    (tmp_path / "mine.yaml").write_text(text)
+    (tmp_path / "times.csv").write_text("m,n,k,latency\n" + "".join(f"{m},64,64,{m}.5\n" for m in range(1, 20)))
+    for name in ("mine.json", "mine.html"):
+        (tmp_path / name).hardlink_to(tmp_path / "mine.yaml")
+    assert "this file is read by the same command; write to another one" in fails(*arguments)
+    assert (tmp_path / "mine.yaml").read_text() == text
 
 
 def test_full_disk(tmp_path: Path, process: Sim) -> None:

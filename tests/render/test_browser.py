@@ -11,6 +11,9 @@ from typing import Any
 
 import pytest
 
+from sim.render.page import render
+from sim.runs.run import run
+from sim.scenario.shipped import scenarios
 from tests.render.conftest import call, numbers
 from tests.tools.perfetto_ui import Browser
 
@@ -312,3 +315,29 @@ def test_a_batch_has_loops_and_steps(opened: Open, tmp_path: Path) -> None:
     text = browser.evaluate("document.body.innerText")
     assert "Where the time of each step went" in text
     assert "each token" not in text
+
+
+def test_a_very_long_run_is_seen_whole(opened: Open, tmp_path: Path) -> None:
+    result = run(scenarios()["two_tokens_4_engines"])
+    (tmp_path / "long.html").write_text(render(result, limit=200))
+    browser = opened(tmp_path / "long.html")
+    assert view(browser) == (0, result.makespan)
+    assert "352 tasks: the first 50 one by one" in browser.evaluate("document.getElementById('view').textContent")
+    delivered = browser.evaluate("timeline.run.rate(0, timeline.run.makespan_ps) / timeline.run.bandwidth")
+    assert delivered == pytest.approx(result.metrics.delivered[0] / result.makespan, rel=1e-3)
+    drawn = browser.evaluate(  # colors right of the middle of the first engine's row, which only parts of the time fill
+        "(() => { const c = document.getElementById('canvas'), row = timeline.rows.find((each) => each.onEngine);"
+        " const x = c.width * 0.6, of = c.getContext('2d');"
+        " return new Set(of.getImageData(x, row.y + 2, c.width - x, 1).data).size; })()"
+    )
+    assert drawn > 10
+
+
+def test_a_section_that_fails_leaves_the_others(page: Path, opened: Open, tmp_path: Path) -> None:
+    text, whole = page.read_text(), '"bounds":{"critical_path_ps"'
+    assert whole in text
+    (tmp_path / "page.html").write_text(text.replace(whole, '"bounds":null,"was":{"critical_path_ps"'))
+    browser = opened(tmp_path / "page.html")
+    assert "could not be shown" in browser.evaluate("document.getElementById('bounds').textContent")
+    assert cells(browser, "kind-table")
+    assert browser.evaluate("timeline.rows.length") > 5

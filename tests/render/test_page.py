@@ -16,7 +16,7 @@ import pytest
 from sim.render.page import LIBRARIES, SCRIPTS, finding, render
 from sim.render.page.columns import pack
 from sim.render.page.roofline import roofline
-from sim.render.page.timeline import _lanes
+from sim.render.page.timeline import _lanes, _over
 from sim.render.page.timeline import timeline as timeline_of
 from sim.runs.run import read, run
 from sim.scenario.shipped import scenarios
@@ -44,16 +44,15 @@ def unpacked(layout: list[tuple[str, int, int]], text: str) -> dict[str, list[in
 
 
 def test_columns_come_back() -> None:
-    columns = {"small": [0, 1, 255, 256], "none": [], "zeros": [0, 0, 0], "large": [2**53 - 1, 0, 12345678901234]}
+    columns = {"small": [0, 1, 255, 256], "none": [], "zeros": [0, 0, 0], "large": [2**63 - 1, 0, 12345678901234]}
     packed = pack({name: np.array(values, dtype=np.int64) for name, values in columns.items()})
     assert unpacked(list(packed.layout), packed.text) == columns
-    assert [planes for _, _, planes in packed.layout] == [2, 0, 0, 7]
+    assert [planes for _, _, planes in packed.layout] == [2, 0, 0, 8]
 
 
-@pytest.mark.parametrize("value", [-1, 2**53])
-def test_columns_that_javascript_cannot_hold(value: int) -> None:
-    with pytest.raises(ValueError, match="column x: expected values from 0 to"):
-        pack({"x": np.array([value])})
+def test_negative_columns() -> None:
+    with pytest.raises(ValueError, match="column x: expected no negative value, found -1"):
+        pack({"x": np.array([3, -1])})
 
 
 def test_the_same_bytes_every_time(page: Path, tmp_path: Path) -> None:
@@ -110,11 +109,33 @@ def test_lanes_by_hand() -> None:
     assert _lanes(group, start, end, chosen).tolist() == [0, 1, 0, 2, 0]
 
 
-def test_a_very_long_run_is_cut() -> None:
-    result = run(scenarios()["two_tokens_4_engines"])
-    facts, columns = timeline_of(result, limit=100)
-    assert (facts["tasks"], facts["shown"], len(columns["start"])) == (352, 100, 100)
-    assert facts["horizon_ps"] == np.sort(result.log.tasks.start)[100]
+def test_what_intervals_give_to_parts_of_the_time_by_hand() -> None:
+    edges = np.array([10, 20, 30])
+    group, begin, end = np.array([0, 0, 1, 1, 0]), np.array([0, 18, 12, 22, 2]), np.array([15, 30, 13, 22, 10])
+    # 15 over [0, 15): 5 after 10. 6 over [18, 30): 1 before 20, 5 after. 4 within a part; an empty one; one that ends at 10.
+    given = _over(edges, group, 2, begin, end, np.array([15, 6, 4, 9, 8]))
+    assert given == pytest.approx(np.array([[5 + 1, 5], [4, 0]]))
+
+
+@pytest.mark.parametrize("name", ["two_tokens_4_engines", "two_sequences_processor_sharing", "two_sequences_fifo"])
+def test_a_very_long_run_is_seen_whole(name: str) -> None:
+    """First tasks one by one, then parts of the time: together they move every byte, and hold engines as long as they were."""
+    result = run(scenarios()[name])
+    log, facts_and_columns = result.log, timeline_of(result, limit=200)
+    facts, columns = facts_and_columns
+    horizon, makespan, bins = facts["horizon_ps"], facts["makespan_ps"], facts["bins"]
+    assert (facts["tasks"], facts["shown"], len(columns["start"])) == (len(log.tasks), 50, 50)
+    assert (horizon, makespan) == (np.sort(log.tasks.start)[50], log.makespan)
+    assert columns["rate_work"].sum() == pytest.approx(log.services.work.sum(), abs=bins * log.channels)
+    assert (columns["rate_idle"].sum() + columns["rate_span"].sum()) == makespan * log.channels
+    share = columns["bin_share"].reshape(log.engines + log.channels, bins)
+    width = (makespan - horizon) / bins
+    after = np.maximum(log.tasks.end, horizon) - np.maximum(log.tasks.start, horizon)
+    for engine in range(log.engines):  # the share is rounded up to 1/255
+        held = after[log.tasks.engine == engine].sum()
+        assert held <= share[engine].sum() / 255 * width * (1 + 1e-6) <= held + makespan / 255 + bins
+    tones = columns["bin_tone"].reshape(share.shape)[share > 0]
+    assert {*tones.tolist()} <= {*range(min(len(result.metrics.kinds), 14) + 1)}
 
 
 @pytest.mark.parametrize("name", ["llama_1b_context_256", "two_sequences_processor_sharing", "two_sequences_fifo"])

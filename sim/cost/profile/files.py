@@ -14,7 +14,7 @@ from typing import Annotated, Any, TypeVar
 from pydantic import BeforeValidator, Field, create_model
 
 from sim.base.documents import Document, read
-from sim.base.files import whole_file
+from sim.base.files import is_input, whole_file
 from sim.base.problems import OneOf, validated
 from sim.base.quantities import BANDWIDTH, DURATION, FLOP_RATE, SIZE, Bandwidth, Duration, FlopRate, Size
 from sim.base.section import CountKey, Section, Text
@@ -95,6 +95,7 @@ def _timing_of(form: str) -> type[_Timing]:
 def read_profile(path: str | os.PathLike[str]) -> DeviceProfile:
     """Read a profile. Raises InputError, with file, line and column, for whatever is wrong with it."""
     path = Path(path)
+    is_input(path)
     try:
         stamp = path.stat().st_mtime_ns
     except OSError:

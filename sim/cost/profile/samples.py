@@ -32,7 +32,7 @@ import numpy as np
 import numpy.typing as npt
 
 from sim.base.errors import InputError
-from sim.base.files import whole_file
+from sim.base.files import check_parquet, check_readable, whole_file
 from sim.cost.profile.forms import Shapes
 
 TEXTS = ("kind", "dtype", "beside", "model")
@@ -116,11 +116,14 @@ def write_samples(samples: Samples, path: str | os.PathLike[str]) -> None:
 def read_samples(path: str | os.PathLike[str]) -> Samples:
     """Read what `write_samples` wrote. Raises InputError that names the file, for whatever is wrong with it."""
     parquet = _pyarrow("pyarrow.parquet")
+    check_readable(path)
     try:
-        table = parquet.read_table(path)
+        with parquet.ParquetFile(path) as file:
+            check_parquet(path, file.metadata)
+            table = file.read()
         return Samples({name: _column(table.column(name)) for name in table.column_names})
-    except FileNotFoundError:
-        raise InputError(f"{path}: no such file") from None
+    except InputError:
+        raise
     except Exception as error:  # pyarrow raises many kinds, for files that are none of its own
         raise InputError(" ".join(f"{path}: not a file of samples: {error}".splitlines())) from None
 

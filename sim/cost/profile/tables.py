@@ -40,6 +40,7 @@ from pydantic import Field, create_model
 
 from sim.base.documents import Document, Place, read
 from sim.base.errors import InputError, nearest
+from sim.base.files import check_parquet, check_readable
 from sim.base.problems import OneOf, validated
 from sim.base.quantities import Bandwidth, FlopRate, Size, number, show
 from sim.base.section import Section, Text
@@ -95,6 +96,8 @@ def _columns(type_: Any, *more: str) -> type[Section]:
     fields: dict[str, Any] = dict.fromkeys((*NUMBERS, *more), (type_ | None, None))
     return create_model("Columns", __base__=Section, **fields)
 
+
+MAX_BYTES = 2**28  # of a CSV file; its values take some ten times as much memory
 
 #: A column that tables of prompts may have beside those of samples.
 SEQUENCES = "sequences"
@@ -238,7 +241,7 @@ def _values(content: Mapping[str, list[Any]], source: str | int, file: str, at: 
         return _numbers(content[source], source, at)
     try:
         tree = ast.parse(str(source), mode="eval").body
-    except SyntaxError:
+    except (SyntaxError, ValueError, RecursionError, MemoryError):
         raise at.error(_no_column(str(source), content, file)) from None
 
     def value(node: ast.expr) -> Any:
@@ -249,7 +252,7 @@ def _values(content: Mapping[str, list[Any]], source: str | int, file: str, at: 
                 return _numbers(content[name], name, at)
             case ast.Name(name):
                 raise at.error(_no_column(name, content, file))
-            case ast.Constant(int() | float() as number) if not isinstance(number, bool):
+            case ast.Constant(int() | float() as number) if not isinstance(number, bool) and abs(number) < 2**62:
                 return np.float64(number)
         raise at.error(f"{source!r}: expected names of columns, numbers, and + - * / of them")
 
@@ -261,16 +264,18 @@ def _read(path: Path) -> dict[str, list[Any]]:
     """The columns of a CSV or Parquet file."""
     if path.is_dir():
         raise InputError(f"{path}: expected a CSV or Parquet file, found a folder")
+    check_readable(path)
     try:
         if path.suffix == ".csv":
+            if path.stat().st_size > MAX_BYTES:
+                raise InputError(f"{path}: larger than {MAX_BYTES:,} bytes")
             return _csv(path)
-        parquet = import_module("pyarrow.parquet")
-        table = parquet.read_table(path)
+        with import_module("pyarrow.parquet").ParquetFile(path) as file:
+            check_parquet(path, file.metadata)
+            table = file.read()
         return {name: table.column(name).to_pylist() for name in table.column_names}
     except ImportError:
         raise InputError(f"{path}: Parquet files need pyarrow: pip install 'decode-sim[parquet]'") from None
-    except FileNotFoundError:
-        raise InputError(f"{path}: no such file") from None
     except InputError:
         raise
     except Exception as error:  # pyarrow raises many kinds, for files that are none of its own

@@ -6,7 +6,9 @@ from sim.base.pointers import CannotCompileError, pointer_to
 from sim.executors.compiled.build import RANKINGS, requesters
 from sim.executors.setup import Setup
 from sim.machine.arbiters import Derated, KernelArbiter
+from sim.machine.arbiters.checked import Checked
 from sim.machine.arbiters.disciplines import Discipline, discipline_of
+from sim.machine.schedulers.checked import Checked as CheckedScheduler
 
 #: [channel]: its discipline.
 Disciplines = tuple[Discipline, ...]
@@ -15,10 +17,13 @@ Disciplines = tuple[Discipline, ...]
 def obstacle(setup: Setup) -> str:
     """Why it cannot run a setup, in a few words; empty if it can."""
     if type(setup.scheduler) not in RANKINGS:
-        return f"the scheduler {type(setup.scheduler).__name__} is Python"
+        scheduler = setup.scheduler.scheduler if isinstance(setup.scheduler, CheckedScheduler) else setup.scheduler
+        return f"the scheduler {type(scheduler).__name__} is Python"
     for arbiter in setup.arbiters:
         if discipline_of(arbiter, requesters(setup)) is None:
-            plain = arbiter.arbiter if isinstance(arbiter, Derated) else arbiter
+            plain = arbiter
+            while isinstance(plain, (Derated, Checked)):
+                plain = plain.arbiter
             ours = type(plain).plan is KernelArbiter.plan or type(plain).__module__.startswith("sim.machine.arbiters.")
             return f"the arbiter {type(plain).__name__} {'has too large numbers' if ours else 'is Python'}"
     return ""

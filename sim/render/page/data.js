@@ -1,5 +1,6 @@
 "use strict";
-/* What is embedded in the page, unpacked. Times are picoseconds in doubles: exact below 2^53, which is 2.5 hours. */
+/* What is embedded in the page, unpacked. Times are picoseconds in doubles: exact below 2^53, which is 2.5 hours, and to a few
+   picoseconds beyond. */
 
 const embedded = (id) => JSON.parse(document.getElementById(id).textContent);
 
@@ -81,6 +82,16 @@ class Run {
       this.end[i] = this.moved[i] + rest[i];
     }
     this.rates = this.#rates(columns);
+    this.tones = columns.bin_tone; this.shares = columns.bin_share;
+  }
+
+  /** Where part i of the time after the horizon begins, ps. */
+  edge(i) { return this.horizon_ps + Math.floor((this.makespan_ps - this.horizon_ps) * i / this.bins); }
+
+  /** What row n, of engines and then channels, did in each part of that time; undefined if every task is shown by itself. */
+  overview(n) {
+    const part = (values) => values.subarray(n * this.bins, (n + 1) * this.bins);
+    return this.tones && { tone: part(this.tones), share: part(this.shares) };
   }
 
   get length() { return this.start.length; }

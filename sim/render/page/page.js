@@ -48,15 +48,21 @@ function figures() {
   $("figures").append(...entries.map(([name, value]) => make("div", {}, make("dt", { textContent: name }), make("dd", { textContent: value }))));
 }
 
-function tables() {
-  const { bounds, memory, critical_path: path } = summary, makespan = summary.makespan_ps;
+const ROWS = 1000; // most rows of a table
+
+function bounds() {
+  const { bounds, makespan_ps: makespan } = summary;
   $("bounds-table").append(table("Lower bounds hold for any schedule of the same tasks", [["", (r) => r[0]], ["time", (r) => ps(r[1])], ["this run is", (r) => r[2]]], [
     ["this run", makespan, ""],
     ...[["longest path", bounds.critical_path_ps], ["work of the engines", bounds.compute_ps], ["bytes of the channel", bounds.memory_ps], ...(bounds.arrivals_ps ? [["arrivals and what follows", bounds.arrivals_ps]] : []), ["lower bound: the largest", bounds.lower_ps]]
       .map(([name, value]) => [name, value, value ? `${percent(makespan / value - 1)} above` : ""]),
     ...(bounds.upper_ps === null ? [] : [["upper bound", bounds.upper_ps, `${percent(1 - makespan / bounds.upper_ps)} below`]]),
   ], { lead: (r) => r[0] === "this run" }));
+}
+
+function help() {
   const help = analyses.what_if;
+  $("help").hidden = !help;
   if (help) {
     const most = Math.max(...help.changes.map((c) => c.speedup ?? 1));
     const bar = (c) => make("span", { className: "bar", style: `width: ${Math.round(90 * Math.max(0, (c.speedup ?? 1) - 1) / Math.max(most - 1, 0.05))}px` });
@@ -69,16 +75,32 @@ function tables() {
       ["speed-up", (c) => ({ value: c.speedup, text: c.speedup === null ? "" : `${c.speedup.toFixed(2)}×` })],
       ["", (c) => ({ node: c.note ? make("span", { textContent: c.note }) : bar(c), prose: true })]], serves ? [help.as_it_is, ...help.changes] : help.changes,
       { lead: (c) => c === help.as_it_is }));
-  } else $("help").hidden = true;
-  const shares = (title, sums) => table(title, [["", (r) => r[0]], ["time", (r) => ps(r[1])], ["share", (r) => percent(r[1] / (makespan || 1))]], Object.entries(sums));
+  }
+}
+
+function path() {
+  const { critical_path: path, makespan_ps: makespan } = summary;
+  $("path").hidden = !path;
+  if (!path) return;
+  const shares = (title, sums) => table(title, [["", (r) => r[0]], ["time", (r) => ps(r[1])], ["share", (r) => percent(r[1] / (makespan || 1))]], Object.entries(sums).slice(0, ROWS));
   $("path-lead").textContent = `The ${count(path.tasks)} tasks that decided when the run ended; shortening anything else changes nothing, until another path is as long.`;
   $("path-resource").append(shares("By resource", path.by_resource_ps));
   $("path-kind").append(shares("By kind", path.by_kind_ps));
+}
+
+function kinds() {
   $("kind-table").append(table("Sums over all tasks", [["kind", (k) => ({ text: k.kind, kind: colourOf(k.kind) })], ["tasks", (k) => num(k.tasks)],
-    ["on engines", (k) => ps(k.compute_ps)], ["on the channel", (k) => ps(k.transfer_ps)], ["bytes", (k) => size(k.bytes)]], summary.by_kind));
+    ["on engines", (k) => ps(k.compute_ps)], ["on the channel", (k) => ps(k.transfer_ps)], ["bytes", (k) => size(k.bytes)]], summary.by_kind.slice(0, ROWS)));
+}
+
+function machine() {
+  const { memory } = summary;
   $("engine-table").append(table("Time that engines were held", [["engine", (e) => e.name], ["held", (e) => ps(e.busy_ps)], ["of the run", (e) => share(e.utilization)]], summary.engines.slice(0, 64)));
   $("memory-table").append(table("Memory", [["", (r) => r[0]], ["", (r) => r[1]]], [["read", size(memory.bytes_read)], ["written", size(memory.bytes_written)],
     ["channel serving", ps(memory.busy_ps)], ["of its bandwidth", share(memory.utilization)]]));
+}
+
+function checks() {
   $("checks").textContent = `${summary.checks.length} invariants were checked on this run and hold: ${summary.checks.join("; ")}.`;
 }
 
@@ -91,10 +113,11 @@ function breakdown() {
   $("breakdown-title").textContent = `Where the time of each ${one} went`;
   $("breakdown-lead").textContent = `Along the critical chain of each ${one}: from its last task back through the input that ended last. The parts sum to its time exactly.`;
   $("breakdown-legend").append(...sums.map(([part, sum]) => make("span", {}, make("i", { style: `background: var(--${part})` }), `${words(part)} ${percent(sum / all)}`)));
-  const FIRST = 1000, shown = summary.tokens.slice(0, FIRST);
-  $("token-table").append(table(summary.tokens.length > FIRST ? `The first ${count(FIRST)} of ${count(summary.tokens.length)} ${one}s` : `All ${one}s`,
+  const shown = summary.tokens.slice(0, ROWS);
+  $("token-table").append(table(summary.tokens.length > ROWS ? `The first ${count(ROWS)} of ${count(summary.tokens.length)} ${one}s` : `All ${one}s`,
     [[one, (t) => `${t.sequence}.${t.token}`], ["starts", (t) => ps(t.start_ps)], ["takes", (t) => ps(t.end_ps - t.start_ps)],
       ...parts.map((part) => [words(part), (t) => ps(t.breakdown_ps[part])])], shown));
+  return () => $("breakdown-chart").replaceChildren(breakdownChart(summary.tokens, parts, $("breakdown-chart").clientWidth));
 }
 
 /** Request metrics; returns the function that draws the charts. A single request has none. */
@@ -110,11 +133,10 @@ function requests() {
   const names = [["time to first token", "ttft_ps"], ["time per output token", "tpot_ps"], ["inter-token latency", "itl_ps"], ["end to end", "e2e_ps"], ["queued", "queued_ps"]];
   $("requests-times").append(table("Percentiles are nearest ranks", [["", (r) => r[0]], ...["mean", "p50", "p90", "p99", "max"].map((of) => [of, (r) => ps(data[r[1]][of])])],
     names.filter(([, key]) => data[key])));
-  const FIRST = 1000;
-  $("requests-table").append(table(data.each.length > FIRST ? `The first ${count(FIRST)} of ${count(data.each.length)}` : "All requests",
+  $("requests-table").append(table(data.each.length > ROWS ? `The first ${count(ROWS)} of ${count(data.each.length)}` : "All requests",
     [["sequence", (r) => num(r.sequence)], ["arrives", (r) => ps(r.arrival_ps)], ["queued", (r) => ps(r.queued_ps)], ["first token", (r) => ps(r.ttft_ps)],
       ["per token", (r) => ps(r.tpot_ps)], ["end to end", (r) => ps(r.e2e_ps)], ["tokens", (r) => num(r.tokens)],
-      ["slowdown", (r) => ({ value: r.slowdown, text: r.slowdown.toFixed(2) })]], data.each.slice(0, FIRST)));
+      ["slowdown", (r) => ({ value: r.slowdown, text: r.slowdown.toFixed(2) })]], data.each.slice(0, ROWS)));
   const shown = [["sequences in a step", series.batch, plain], ["requests in the system", series.in_system, plain],
     ["KV cache", series.kv_bytes.some((v) => v) ? series.kv_bytes : series.kv_tokens, series.kv_bytes.some((v) => v) ? bytes : plain],
     ["bytes per second", series.bytes_per_s, (v) => `${bytes(v)}/s`]];
@@ -141,8 +163,8 @@ function energy() {
     .map(([resource, kind, value]) => [`${resource}: ${kind === "alone" ? OWN_PORT : kind}`, value])));
   $("energy-kinds").append(table("By kind of op", [["kind", (k) => ({ text: k.kind, kind: colourOf(k.kind) })], ["arithmetic", (k) => fj(k.compute_fj)],
     ["bytes moved", (k) => fj(k.memory_fj)], ["share", (k) => of(k.compute_fj + k.memory_fj)]], data.by_kind.filter((k) => k.compute_fj + k.memory_fj)));
-  const FIRST = 1000, steps = summary.tokens.slice(0, FIRST).map((t, i) => ({ ...t, ...data.by_token[i] }));
-  $("energy-tokens").append(table(summary.tokens.length > FIRST ? `The first ${count(FIRST)} of ${count(summary.tokens.length)} ${one}s` : `All ${one}s`,
+  const steps = summary.tokens.slice(0, ROWS).map((t, i) => ({ ...t, ...data.by_token[i] }));
+  $("energy-tokens").append(table(summary.tokens.length > ROWS ? `The first ${count(ROWS)} of ${count(summary.tokens.length)} ${one}s` : `All ${one}s`,
     [[one, (t) => `${t.sequence}.${t.token}`], ["arithmetic", (t) => fj(t.compute_fj)], ["bytes moved", (t) => fj(t.memory_fj)], ["static", (t) => fj(t.static_fj)]], steps));
   $("energy-machine").append(table("Machine", [["", (r) => r[0]], ["arithmetic or bytes", (r) => fj(r[1])], ["static while held", (r) => fj(r[2])], ["static while idle", (r) => fj(r[3])]], [
     ...data.engines.slice(0, 64).map((e) => [e.name, e.compute_fj, e.static_busy_fj, e.static_idle_fj]), ...data.channels.map((c) => [c.name, c.memory_fj, 0, 0]),
@@ -154,7 +176,10 @@ function energy() {
 const OWN_PORT = "its own port";
 
 function blame() {
-  const data = summary.blame, waited = (resource) => data[resource].by_kind.wait_ps.flat().concat(data[resource].by_kind.alone_ps).reduce((a, b) => a + b, 0);
+  const data = summary.blame;
+  $("blame").hidden = !data;
+  if (!data) return () => {};
+  const waited = (resource) => data[resource].by_kind.wait_ps.flat().concat(data[resource].by_kind.alone_ps).reduce((a, b) => a + b, 0);
   const resources = [["channel", "the memory channel"], ["engine", "an engine"]].filter(([name]) => waited(name));
   $("blame-resource").append(...resources.map(([value, name]) => make("option", { value, textContent: `waits for ${name}` })));
   $("blame-group").append(make("option", { value: "by_kind", textContent: "by kind of op" }), make("option", { value: "by_owner", textContent: `by ${data.owner === "token" ? embedded("timeline-data").words[1] : data.owner}` }));
@@ -187,7 +212,7 @@ function roofline() {
   $("roofline-chart").parentElement.hidden = $("roofline").querySelector("details").hidden = !some;
   if (!some) return () => {};
   $("roofline-table").append(table("Kinds of op", [["kind", (k) => k.kind], ["FLOPs", (k) => num(k.flops)], ["bytes", (k) => size(k.bytes)], ["active", (k) => ps(k.active_ps)],
-    ["FLOP/byte", (k) => ({ value: k.intensity, text: k.intensity === null ? "–" : k.intensity.toPrecision(4) })], ["rate", (k) => ({ value: k.flops_per_s, text: flops(k.flops_per_s) })]], data.kinds));
+    ["FLOP/byte", (k) => ({ value: k.intensity, text: k.intensity === null ? "–" : k.intensity.toPrecision(4) })], ["rate", (k) => ({ value: k.flops_per_s, text: flops(k.flops_per_s) })]], data.kinds.slice(0, ROWS)));
   return () => $("roofline-chart").replaceChildren(rooflineChart(data, colourOf, $("roofline-chart").clientWidth));
 }
 
@@ -209,18 +234,32 @@ function legend(timeline) {
     box.append(make("span", {}, make("i", { className: "hatch" }), "waits for the channel"), make("span", {}, make("i", { className: "pale" }), "loads or stores"));
 }
 
+/** Do work for a section. If it fails, the section says so, and the others are still shown. */
+function guarded(id, work) {
+  const failed = (error) => { $(id).append(make("p", { className: "note", textContent: `This part could not be shown: ${error.message}` })); };
+  try {
+    const result = work();
+    return result?.catch ? result.catch(failed) : result;
+  } catch (error) { return failed(error); }
+}
+
 async function main() {
-  figures(); tables(); breakdown();
-  const charts = [() => $("breakdown-chart").replaceChildren(breakdownChart(summary.tokens, parts, $("breakdown-chart").clientWidth)), energy(), requests(), blame(), roofline()];
-  const draw = () => charts.forEach((chart) => chart());
+  const sections = { figures, bounds, help, path, kinds, machine, checks, breakdown, energy, requests, blame, roofline };
+  const charts = Object.entries(sections).map(([id, fill]) => [id, guarded(id === "figures" || id === "checks" ? "notes" : id, fill)]).filter(([, draw]) => draw);
+  const draw = () => charts.forEach(([id, chart]) => guarded(id, chart));
   draw();
+  await guarded("timeline", () => showTimeline(draw));
+  document.documentElement.dataset.ready = "yes";
+}
+
+async function showTimeline(draw) {
   const facts = embedded("timeline-data");
   const run = new Run(facts, await unpack(facts.layout, $("columns").textContent), summary.tokens);
   const timeline = new Timeline(run, paint, {
     canvas: $("canvas"), scroller: $("scroller"), spacer: $("spacer"), tip: $("tip"),
     onView: (from, to, gutter) => {
       $("bandwidth").replaceChildren(run.rates.some((rate) => rate.times.length > 1) ? bandwidthChart(run, from, to, $("bandwidth").clientWidth, gutter) : note("Nothing moved through the memory channel."));
-      $("view").textContent = `${time(Math.round(from))} to ${time(Math.round(to))}${run.shown < run.tasks ? `, of the first ${count(run.shown)} of ${count(run.tasks)} tasks` : `, ${count(run.tasks)} tasks`}.`;
+      $("view").textContent = `${time(Math.round(from))} to ${time(Math.round(to))}, ${count(run.tasks)} tasks${run.shown < run.tasks ? `: the first ${count(run.shown)} one by one, from ${time(run.horizon_ps)} on what each row spent most of each of ${count(run.bins)} parts of the time on` : ""}.`;
     },
   });
   legend(timeline);
@@ -235,7 +274,6 @@ async function main() {
   addEventListener("beforeprint", () => light(true));
   addEventListener("afterprint", () => light(false));
   globalThis.timeline = timeline; // for the curious, and for tests
-  document.documentElement.dataset.ready = "yes";
 }
 
 main();

@@ -31,7 +31,7 @@ FLOPS, VECTOR_OPS = QUANTITIES.index("flops"), QUANTITIES.index("vector_ops")
 def roofline(result: Result) -> dict[str, Any]:
     """JSON-ready: `roofs` of the machine and `kinds` with flops, bytes, ps, intensity (null without bytes) and rate."""
     log, engines, model = result.log, result.scenario.hardware.engines, result.scenario.cost.model
-    names = sorted({op.kind for graph in log.graphs for op in graph.ops.ops})
+    names = {kind: i for i, kind in enumerate(sorted({op.kind for graph in log.graphs for op in graph.ops.ops}))}
     flops, dtypes = _flops(log, names)
     moved, active = _moved(log, names)
     kinds = [
@@ -43,7 +43,7 @@ def roofline(result: Result) -> dict[str, Any]:
             "intensity": float(flops[i] / moved[i]) if moved[i] else None,
             "flops_per_s": float(flops[i] / active[i] * PS_PER_S),
         }
-        for i, name in enumerate(names)
+        for name, i in names.items()
         if flops[i] and active[i]
     ]
     roofs = {dtype: peak * engines.count for dtype in dtypes if (peak := engines.peak(dtype)) is not None}
@@ -56,29 +56,32 @@ def roofline(result: Result) -> dict[str, Any]:
     }
 
 
-def _flops(log: EventLog, names: list[str]) -> tuple[Ints, list[str]]:
-    """FLOPs per kind of op [kind], and the number formats that matmuls computed in."""
+def _flops(log: EventLog, names: dict[str, int]) -> tuple[Ints, list[str]]:
+    """FLOPs per kind of op [kind], by its number in `names`, and the number formats that matmuls computed in."""
     total = np.zeros(len(names), dtype=np.int64)
     dtypes = set()
     for graph, _, costs in derived.cost_blocks(log):
         computed, ops = np.unique(graph.op[graph.computes]), graph.ops.ops
-        kind = np.array([names.index(ops[op].kind) for op in computed], dtype=np.int64)
+        kind = np.array([names[ops[op].kind] for op in computed], dtype=np.int64)
         np.add.at(total, kind, np.where(costs[FLOPS] > 0, costs[FLOPS], costs[VECTOR_OPS]).sum(axis=1)[computed])
         dtypes |= {ops[op].dtype for op in computed if costs[FLOPS][op].any()}
     return total, sorted(dtypes)
 
 
-def _moved(log: EventLog, names: list[str]) -> tuple[Ints, Ints]:
+def _moved(log: EventLog, names: dict[str, int]) -> tuple[Ints, Ints]:
     """Bytes through the channel, and ps in which any of its tasks was on an engine or being served, per kind of op [kind]."""
     tasks, services = log.tasks, log.services
-    of_form = [np.array([names.index(op.kind) for op in graph.ops.ops], dtype=np.int64)[graph.op] for graph in log.graphs]
+    of_form = [np.array([names[op.kind] for op in graph.ops.ops], dtype=np.int64)[graph.op] for graph in log.graphs]
     kind = np.concatenate([np.zeros(0, dtype=np.int64), *of_form])[derived.form(log)]
     moved = np.zeros(len(names), dtype=np.int64)
     np.add.at(moved, kind, log.bytes_moved())
     held = np.flatnonzero(tasks.engine >= 0)
     which = np.concatenate([kind[held], kind[services.task]])
     start, end = np.concatenate([tasks.start[held], services.start]), np.concatenate([tasks.end[held], services.end])
-    active = np.array([_union(start[which == i], end[which == i]) for i in range(len(names))], dtype=np.int64)
+    order = np.argsort(which, kind="stable")
+    ends = np.searchsorted(which[order], np.arange(len(names) + 1))
+    of_kind = [order[a:b] for a, b in zip(ends[:-1].tolist(), ends[1:].tolist(), strict=True)]
+    active = np.array([_union(start[rows], end[rows]) for rows in of_kind], dtype=np.int64)
     return moved, active
 
 

@@ -9,7 +9,7 @@ class Timeline {
   constructor(run, paint, { canvas, scroller, spacer, tip, onView }) {
     Object.assign(this, { run, paint, canvas, scroller, spacer, tip, onView });
     this.context = canvas.getContext("2d");
-    this.whole = Math.max(run.horizon_ps, 1);
+    this.whole = Math.max(run.makespan_ps, 1);
     this.from = 0;
     this.to = this.whole;
     this.widths = new Map();
@@ -42,7 +42,7 @@ class Timeline {
       }
     }
     head(this.#many("Engines", engines.length, LANES));
-    engines.slice(0, LANES).forEach((items, n) => add(this.#slices(`engine ${n}`, items, run.start, run.end, true)));
+    engines.slice(0, LANES).forEach((items, n) => add({ ...this.#slices(`engine ${n}`, items, run.start, run.end, true), bins: run.overview(n) }));
     const complete = run.shown === run.tasks;
     const waiting = where((i) => run.engine[i] && run.start[i] > run.ready[i]);
     if (complete && waiting.length)
@@ -51,6 +51,8 @@ class Timeline {
     const keys = [...lanes.keys()].sort((a, b) => a - b);
     if (keys.length) {
       head(this.#many(run.channels > 1 ? "Memory channels" : "Memory channel", keys.length, LANES));
+      for (let n = 0; !complete && n < Math.min(run.channels, LANES); n++)
+        add({ ...this.#slices(run.channels > 1 ? `channel ${n}` : "all lanes", [], run.served, run.moved, false), bins: run.overview(Math.min(run.engines, LANES) + n) });
       for (const key of keys.slice(0, LANES)) {
         const channel = Math.floor(key / 1e6), lane = key % 1e6;
         const label = channel >= run.channels ? `${run.channel_names[channel]}.${lane - 1}` : run.channels > 1 && !run.interleaved ? `channel ${channel}.${lane - 1}` : `lane ${lane - 1}`;
@@ -265,7 +267,23 @@ class Timeline {
       }
     }
     flush(); emit();
+    if (row.bins) this.#drawBins(row.bins, y, row.height);
     c.globalAlpha = 1;
+  }
+
+  /** The time after the last task that is shown by itself, in equal parts: the kind that has most of each, as opaque as it is full. */
+  #drawBins({ tone, share }, y, height) {
+    const c = this.context, { gutter, from, to, scale, run } = this;
+    const edge = (i) => Math.round(gutter + (run.edge(i) - from) * scale);
+    const at = (time) => Math.min(Math.max(Math.floor((time - run.horizon_ps) / (run.makespan_ps - run.horizon_ps) * run.bins), 0), run.bins);
+    for (let i = at(from), next; i < Math.min(at(to) + 1, run.bins); i = next) {
+      const x = edge(i);
+      for (next = i + 1; next < run.bins && edge(next) <= x; next++); // of several in a pixel, the first
+      if (!share[i]) continue;
+      c.globalAlpha = Math.max(0.2, share[i] / 255) * (this.single < 0 || this.single === tone[i] ? 1 : 0.15);
+      c.fillStyle = this.colours[tone[i]];
+      c.fillRect(x, y, Math.max(edge(next) - x, 1), height);
+    }
   }
 
   /** One slice: what it waited for the channel is hatched, its load pale, the rest full. */
@@ -415,7 +433,13 @@ class Timeline {
       return [row.label, row.meaning, [["on average, at this pixel", row.integral.mean(Math.max(0, at - span / 2), at + span / 2).toFixed(2)], ["at most", count(row.integral.most)]]];
     }
     if (row.type === "head") return null;
-    const slack = 2 / this.scale, i = Math.min(above(row.end, at - slack), row.begin.length - 1);
+    const slack = 2 / this.scale, later = Math.floor((at - this.run.horizon_ps) / (this.run.makespan_ps - this.run.horizon_ps) * this.run.bins);
+    if (row.bins && later >= 0 && later < this.run.bins) {
+      const share = row.bins.share[later] / 255, rank = row.bins.tone[later];
+      return [row.label, `one of ${count(this.run.bins)} parts`, [["from", time(this.run.edge(later))], ["to", time(this.run.edge(later + 1))], ["busy", percent(share, 0)],
+        ...(share ? [["mostly", rank < this.paint.names.length - 1 ? summary.by_kind[rank].kind : "other kinds"]] : [])]];
+    }
+    const i = Math.min(above(row.end, at - slack), row.begin.length - 1);
     if (i < 0 || row.begin[i] > at + slack || row.end[i] < at - slack) return null;
     if (row.type === "tokens") {
       const token = this.run.tokens[row.items[i]];

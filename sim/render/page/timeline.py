@@ -5,6 +5,9 @@ One row per task, in order of start; every time is an offset from the one before
     ready --wait-- start --queued-- served --moving-- moved --rest-- end
 
 A task that moves nothing has served = moved = start. `rates` are the intervals in which a channel was serving.
+
+A run of more tasks than a page opens quickly shows the first of them one by one, and the time after them in `BINS` equal parts:
+what each engine and channel spent most of each part on, and how much of it was busy.
 """
 
 from __future__ import annotations
@@ -20,17 +23,21 @@ from sim.log.tables import EventLog
 from sim.render.page.columns import Ints
 from sim.runs.result import Result
 
-LIMIT = 400_000  # tasks; beyond that a page is slow to open, and a trace is the better tool
+LIMIT = 400_000  # tasks; a page with more of them is slow to open
+BINS = 1024  # parts that the time after the first tasks is shown in: about a pixel each
+ROWS = 48  # most engines, and most channels, that a page has rows for: `LANES` of `timeline.js`
+TONES = 14  # kinds with a color of their own, by the time they took; all others share one: `TONES` of `page.js`
 
 Times = npt.NDArray[np.int64]
 
 
 def timeline(result: Result, limit: int = LIMIT) -> tuple[dict[str, Any], dict[str, Ints]]:
-    """Facts about the run, and the columns of the first `limit` tasks to start."""
+    """Facts about the run, and columns of its tasks; of more than `limit`, those of the first and of the time after them."""
     log, tasks = result.log, result.log.tasks
     order = np.argsort(tasks.start, kind="stable")
-    shown = order[:limit]
-    horizon = log.makespan if len(order) <= limit else int(tasks.start[order[limit]])
+    shown = order if len(order) <= limit else order[: limit // 4]
+    horizon = log.makespan if len(shown) == len(order) else int(tasks.start[order[len(shown)]])
+    edges = _edges(horizon, log.makespan)
     moves, served, moved, channel = derived.service(log)
     if result.plan.rules.stripes > 1:  # each transfer is on all of them
         channel = np.zeros_like(channel)
@@ -56,13 +63,16 @@ def timeline(result: Result, limit: int = LIMIT) -> tuple[dict[str, Any], dict[s
         "work": tasks.work[shown],
         "compute": tasks.compute[shown],
         "bytes": log.bytes_moved()[shown],
-        **_rates(log),
+        **_rates(log, edges),
+        **(_overview(result, edges) if len(shown) < len(order) else {}),
     }
     facts = {
         "words": list(log.owner_words),
         "tasks": len(tasks),
         "shown": len(shown),
         "horizon_ps": horizon,
+        "makespan_ps": log.makespan,
+        "bins": len(edges) - 1,
         "engines": log.engines,
         "channels": log.machine.memories,
         "channel_names": [channel.name for channel in log.machine.channels],
@@ -104,12 +114,81 @@ def _lanes(group: Ints, start: Times, end: Times, chosen: npt.NDArray[np.bool_])
     return lane
 
 
-def _rates(log: EventLog) -> dict[str, Ints]:
-    """The intervals in which channels of the memory served: idle time before each, its length, and the work delivered in it."""
-    services = log.services
-    of_memory = np.flatnonzero(services.channel < log.machine.memories)
-    order = of_memory[np.lexsort((services.end[of_memory], services.start[of_memory], services.channel[of_memory]))]
-    channel, start, end, work = services.channel[order], services.start[order], services.end[order], services.work[order]
+def _edges(horizon: int, makespan: int) -> Times:
+    """Ends of the equal parts of the time after the horizon [part + 1]; only the horizon if there is no such time."""
+    parts = min(BINS, makespan - horizon)
+    return np.array([horizon + (makespan - horizon) * i // max(parts, 1) for i in range(parts + 1)], dtype=np.int64)
+
+
+def _over(
+    edges: Times, group: Ints, groups: int, begin: Times, end: Times, amount: npt.NDArray[Any]
+) -> npt.NDArray[np.float64]:
+    """Sums [group, part] of what intervals give to each part of the time: each gives `amount`, evenly from begin to end."""
+    bins = len(edges) - 1
+    chosen = np.flatnonzero((end > edges[0]) & (end > begin))
+    group, begin, end, amount = group[chosen], begin[chosen], end[chosen], amount[chosen]
+    first = np.maximum(np.searchsorted(edges, begin, side="right") - 1, 0)
+    last = np.searchsorted(edges, end, side="left") - 1
+    count = last - first + 1
+    row = np.repeat(np.arange(len(first)), count)  # an interval once for each part that it reaches into
+    part = np.arange(len(row)) - np.repeat(np.cumsum(count) - count, count) + first[row]
+    inside = np.minimum(end[row], edges[part + 1]) - np.maximum(begin[row], edges[part])
+    given = amount[row] * (inside / (end - begin)[row])
+    sums = np.bincount(group[row].astype(np.int64) * bins + part, weights=given, minlength=groups * bins)
+    return sums.astype(np.float64).reshape(groups, bins)
+
+
+def _overview(result: Result, edges: Times) -> dict[str, Ints]:
+    """Per engine, then per channel, and part of the time: the kind that has most of it, and the share that is busy in 1/255.
+
+    Kinds are numbered in the order of `Metrics.kinds`, those from TONES on as one.
+    """
+    log, tasks, services = result.log, result.log.tasks, result.log.services
+    rank = {of.kind: min(i, TONES) for i, of in enumerate(result.metrics.kinds)}
+    tone = np.array([rank.get(kind, TONES) for kind in derived.forms(log).kinds], dtype=np.int64)[derived.kind(log)]
+    held = np.flatnonzero((tasks.engine >= 0) & (tasks.engine < ROWS))
+    served = np.flatnonzero(services.channel < ROWS)
+    engines, channels = min(log.engines, ROWS), min(log.channels, ROWS)
+    start, end = tasks.start[held], tasks.end[held]
+    by_tone = np.concatenate(
+        [
+            _over(edges, tasks.engine[held] * (TONES + 1) + tone[held], engines * (TONES + 1), start, end, end - start),
+            _over(
+                edges, services.channel[served].astype(np.int64) * (TONES + 1) + tone[services.task[served]],
+                channels * (TONES + 1), services.start[served], services.end[served], services.work[served],
+            ),
+        ]
+    ).reshape(engines + channels, TONES + 1, -1)  # fmt: skip
+    share = np.minimum(by_tone.sum(axis=1) / np.diff(edges), 1)
+    return {
+        "bin_tone": by_tone.argmax(axis=1).astype(np.int64).ravel(),
+        "bin_share": np.ceil(share * 255).astype(np.int64).ravel(),
+    }
+
+
+def _rates(log: EventLog, edges: Times) -> dict[str, Ints]:
+    """The intervals in which channels of the memory served: idle time before each, its length, and the work delivered in it.
+
+    After the horizon they are the parts of the time.
+    """
+    services, horizon, memories = log.services, edges[0], log.machine.memories
+    before = np.flatnonzero((services.start < horizon) & (services.channel < memories))
+    channel, start, end = services.channel[before].astype(np.int64), services.start[before], services.end[before]
+    ends = np.minimum(end, horizon)
+    work = (services.work[before] * ((ends - start) / (end - start))).round().astype(np.int64)
+    work = np.where(ends == end, services.work[before], work)
+    if len(edges) > 1:
+        late = _over(edges, services.channel, log.channels, services.start, services.end, services.work)[:memories]
+        channel = np.concatenate([channel, np.repeat(np.arange(memories), len(edges) - 1)])
+        start, ends = (np.concatenate([x, np.tile(y, memories)]) for x, y in ((start, edges[:-1]), (ends, edges[1:])))
+        work = np.concatenate([work, late.round().astype(np.int64).ravel()])
+    return _joined(channel, start, ends, work)
+
+
+def _joined(channel: Ints, start: Times, end: Times, work: Ints) -> dict[str, Ints]:
+    """Equal intervals of a channel become one with the sum of their work."""
+    order = np.lexsort((end, start, channel))
+    channel, start, end, work = channel[order], start[order], end[order], work[order]
     first = np.flatnonzero(
         np.append(True, (channel[1:] != channel[:-1]) | (start[1:] != start[:-1]) | (end[1:] != end[:-1]))[: len(order)]
     )

@@ -4,21 +4,26 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import socket
 import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from html import unescape
 from http.client import HTTPConnection, HTTPResponse
 from pathlib import Path
 from urllib.parse import parse_qs, urlsplit
 
+import numpy as np
 import pytest
 
 import sim.render.view
 from sim.base.errors import InputError
 from sim.render.trace import write
+from sim.render.trace.tokens import span_of
+from sim.render.trace.tracks import to_ns
 from sim.render.view import ONLINE, ONLINE_PORT, PINNED, Viewer, address, local_ui, served
 from tests.render.trace.logs import decoder, run
 from tests.tools.perfetto_ui import Browser
@@ -100,6 +105,63 @@ def test_another_name_for_this_host_is_refused(online: tuple[Viewer, int]) -> No
     assert not viewer.fetched.is_set()
 
 
+def raw(port: int, request: bytes) -> bytes:
+    with socket.create_connection(("127.0.0.1", port), timeout=10) as connection:
+        connection.sendall(request)
+        return connection.recv(100)
+
+
+def test_requests_that_are_no_requests(trace: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "index.html").write_text("the UI")
+    with served(trace, ui=tmp_path) as viewer:
+        port = urlsplit(viewer.address).port
+        assert port
+        host = f"Host: 127.0.0.1:{port}\r\nConnection: close\r\n\r\n"
+        for bad in ("[", "[zz]", "a\u2100b"):
+            assert b" 403 " in raw(port, f"GET / HTTP/1.1\r\nHost: {bad}\r\n\r\n".encode())
+        for path in ("/%00", "//[", "/traces/%00", "/%2e%2e/%2e%2e/etc/passwd", "/traces/..%2f..%2fetc%2fpasswd"):
+            assert raw(port, f"GET {path} HTTP/1.1\r\n{host}".encode())[9:12] in (b"404", b"403"), path
+        with socket.create_connection(("127.0.0.1", port), timeout=10) as leaving:
+            leaving.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, b"\1\0\0\0\0\0\0\0")  # a reset, not an end
+            leaving.sendall(f"GET /traces/two%20words.pftrace HTTP/1.1\r\n{host}".encode())
+        assert b" 200 " in raw(port, f"GET / HTTP/1.1\r\n{host}".encode())
+    assert "Traceback" not in capfd.readouterr().err
+
+
+def test_a_folder_of_traces(trace: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sim.render.view, "ONLINE_PORT", free_port())
+    for name in ("a&b.pftrace", "b.json", "notes.txt"):
+        (tmp_path / name).write_bytes(trace.read_bytes())
+    (tmp_path / "sub").mkdir()
+    with served(tmp_path, ui=None) as viewer:
+        port = urlsplit(viewer.address).port
+        assert port
+        page = ask(port, "/traces/").body.decode()  # type: ignore[attr-defined]
+        links = re.findall(r'href="([^"]*)"', page)
+        assert [urlsplit(arguments(unescape(link))["url"][0]).path for link in links] == [
+            "/traces/b.json",
+            "/traces/a%26b.pftrace",
+        ]
+        assert ask(port, "/traces/a%26b.pftrace").body == trace.read_bytes()  # type: ignore[attr-defined]
+        assert {ask(port, f"/traces/{name}").status for name in ("notes.txt", "sub", "../view.py")} == {404}
+
+
+def test_a_token_is_found_in_the_trace(tmp_path: Path) -> None:
+    log = run(decoder())
+    for name in ("a.pftrace", "a.pftrace.gz"):
+        write(log, tmp_path / name, metadata={"scenario": "toy"})
+        for step in range(len(log.steps)):
+            sequence, token = int(log.steps.sequence[step]), int(log.steps.token[step])
+            span = span_of(tmp_path / name, sequence, token)
+            assert span == tuple(to_ns(np.array([log.steps.released[step], log.steps.end[step]])).tolist())
+    with pytest.raises(InputError, match=r"no token 0\.99 in this trace"):
+        span_of(tmp_path / "a.pftrace", 0, 99)
+    (tmp_path / "b.pftrace").write_bytes((tmp_path / "a.pftrace").read_bytes()[:5000])
+    with pytest.raises(InputError, match="not a native trace"):
+        span_of(tmp_path / "b.pftrace", 0, 99)
+    assert arguments(address(ONLINE, "x", (10, 20)))["visEnd"] == ["20"]
+
+
 def test_a_port_in_use() -> None:
     with socket.socket() as holder:
         holder.bind(("127.0.0.1", 0))
@@ -133,8 +195,8 @@ def command(*words: str) -> subprocess.Popen[str]:
 @pytest.mark.parametrize(
     ("name", "message"),
     [
-        ("missing.pftrace", "expected a trace file, found none"),
-        (".", "expected a trace file, found a folder"),
+        ("missing.pftrace", "expected a trace file or a folder of traces, found none"),
+        (".", "in this folder, found none"),
         ("scenarios/parallel.yaml", "`sim run scenarios/parallel.yaml` writes one"),
     ],
 )
