@@ -25,7 +25,7 @@ COMMANDS = {
         "sim.cli.explain",
         "Explain a run: where the time went, what caused each wait, what would help.",
     ),
-    "compare": ("sim.cli.compare", "Compare two scenarios: differences in settings, results and where the time went."),
+    "compare": ("sim.cli.compare", "Compare scenarios: differences in settings, results and where the time went."),
     "report": ("sim.cli.report", "Write one HTML page of a run: timeline, charts, tables."),
     "view": ("sim.cli.view", "Open a trace in the Perfetto UI."),
     "check": ("sim.cli.check", "Check scenarios without running them."),
