@@ -1,4 +1,4 @@
-"""The story of one token: the tasks that decided when its step ended, in order of time, and behind which others each of them waited.
+"""The story of one token: the tasks that decided when its step ended, in order of time, and behind which others they waited.
 
 The tasks are the chain along which `sim.analysis.breakdown` splits the time of the step, so the parts of all links sum to the
 token's row there. `behind` names what was in the way: for an engine, the task that it ran before; for the channel, the
