@@ -179,7 +179,7 @@ def test_a_wait_names_the_task_that_was_in_the_way(page: Path, opened: Open) -> 
     item = int(place[waits.argmax()])
     told = browser.evaluate(f"timeline.tell({item})[2]")
     behind = log.name(int(order[before[item]]))
-    assert [value for name, value in told if name == "behind"][0].endswith(behind)
+    assert next(value for name, value in told if name == "behind").endswith(behind)
     assert ["waited for an engine", format_time(int(waits.max()))] in told
 
 

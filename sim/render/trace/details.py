@@ -223,7 +223,7 @@ def _integers(words: tuple[str, str]) -> tuple[str, ...]:
     return (
         "start_ps", "end_ps", "ready_ps", *words, "context", "engine", "flops", "bytes", "wait_engine_ps", "wait_channel_ps",
         "waited_for", *_waited_for(words),
-        *(name for resource in ("engine", "channel") for name in (f"{resource}_behind", *(f"{resource}_behind_{w}" for w in words))),
+        *(f"{name}_behind{part}" for name in ("engine", "channel") for part in ("", *(f"_{word}" for word in words))),
     )  # fmt: skip
 
 
