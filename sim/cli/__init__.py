@@ -20,6 +20,7 @@ from sim.base.errors import InputError, SimError
 
 #: name -> (module, one line for `sim --help`)
 COMMANDS = {
+    "new": ("sim.cli.new", "Write a commented scenario for a model and a device."),
     "run": ("sim.cli.run", "Run scenarios: summary, trace, JSON."),
     "explain": (
         "sim.cli.explain",
