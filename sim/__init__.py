@@ -2,10 +2,11 @@
 
     import sim
 
-    result = sim.run("scenarios/two_tokens_4_engines.yaml")
+    result = sim.run("two_tokens_4_engines")
     print(result.makespan, result.bounds.lower)
 
-`sim.load` reads a scenario, `sim.run` runs one and returns a `sim.Result`, and `sim.write_trace` writes its trace.
+`sim.load` reads a scenario, `sim.run` runs one and returns a `sim.Result`; `sim.explain`, `sim.compare` and `sim.report` show
+results, and `sim.write_trace` writes a trace.
 `sim.save_log` and `sim.load_log` store event logs as Parquet.
 """
 
@@ -16,9 +17,12 @@ __version__ = "0.1.0"
 
 #: Public name -> module and attribute. Imported on first use, so that `import sim` costs nothing.
 _PUBLIC = {
-    "load": "sim.runs.run:read",
-    "run": "sim.runs.run:run",
-    "Result": "sim.runs.result:Result",
+    "load": "sim.api.calls:load",
+    "run": "sim.api.calls:run",
+    "explain": "sim.api.calls:explain",
+    "compare": "sim.api.calls:compare",
+    "report": "sim.api.calls:report",
+    "Result": "sim.api.result:Result",
     "Scenario": "sim.scenario:Scenario",
     "InputError": "sim.base.errors:InputError",
     "SimulationError": "sim.base.errors:SimulationError",
@@ -34,8 +38,11 @@ __all__ = [
     "Scenario",
     "SimulationError",
     "__version__",
+    "compare",
+    "explain",
     "load",
     "load_log",
+    "report",
     "run",
     "save_log",
     "summary",

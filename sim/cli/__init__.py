@@ -21,12 +21,13 @@ from sim.base.files import protected_inputs
 
 #: name -> (module, one line for `sim --help`)
 COMMANDS = {
+    "new": ("sim.cli.new", "Write a commented scenario for a model and a device."),
     "run": ("sim.cli.run", "Run scenarios: summary, trace, JSON."),
     "explain": (
         "sim.cli.explain",
         "Explain a run: where the time went, what caused each wait, what would help.",
     ),
-    "compare": ("sim.cli.compare", "Compare two scenarios: differences in settings, results and where the time went."),
+    "compare": ("sim.cli.compare", "Compare scenarios: differences in settings, results and where the time went."),
     "sweep": ("sim.cli.sweep", "Run a study: many scenarios that differ in a few keys, on all cores."),
     "study": ("sim.cli.study", "Show the results of a study: best points, Pareto front, effects; as a page or CSV."),
     "report": ("sim.cli.report", "Write one HTML page of a run: timeline, charts, tables."),

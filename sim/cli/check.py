@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+
 import click
 
 from sim.cli.options import scenario_arguments
@@ -10,13 +12,20 @@ from sim.render import breakdown
 from sim.runs.extrapolations import extrapolations
 from sim.runs.plan import plan
 from sim.runs.run import read
+from sim.scenario import Scenario
+from sim.scenario.origins import origins
 from sim.scenario.shipped import find_scenario
+
+WIDEST = 40  # columns of values; a longer one moves what follows it
 
 
 @click.command("check")
 @scenario_arguments
-def command(names: tuple[str, ...], overrides: tuple[str, ...]) -> None:
+@click.option("--resolved/--not-resolved", default=None,
+              help="Show every value and its origin: file, preset, default.  [default: of a single scenario]")  # fmt: skip
+def command(names: tuple[str, ...], overrides: tuple[str, ...], resolved: bool | None) -> None:
     """Check scenarios without running them: syntax, names, values, and that the model can be lowered to tasks with costs."""
+    resolved = len(names) == 1 if resolved is None else resolved
     for name in names:
         path = find_scenario(name)
         scenario = read(path, list(overrides))
@@ -32,6 +41,21 @@ def command(names: tuple[str, ...], overrides: tuple[str, ...]) -> None:
             click.echo(f"  trace: not used: {', '.join(map(repr, planned.ignored))}")
         for extrapolation in breakdown.extrapolations(extrapolations(setup)):
             click.echo(f"  extrapolated: {extrapolation}")
+        if resolved:
+            _show(scenario)
+
+
+def _show(scenario: Scenario) -> None:
+    """Print each value of a scenario, and where it is from."""
+    rows = [(origin.key, _text(origin.value), origin.source) for origin in origins(scenario)]
+    widths = [max(len(row[column]) for row in rows) for column in (0, 1)]
+    for key, value, source in rows:
+        click.echo(f"  {key:{widths[0]}}  {value:{min(widths[1], WIDEST)}}  {source}")
+
+
+def _text(value: object) -> str:
+    """A value as YAML has it, on one line."""
+    return value if isinstance(value, str) and value.isprintable() else json.dumps(value)
 
 
 def _in_all(fewest: int, most: int) -> str:

@@ -12,7 +12,7 @@ from sim.base.errors import InputError
 from sim.cli.console import output, status
 from sim.cli.options import complete_scenario, needs_all_ops
 from sim.cli.progress import simulating
-from sim.render import breakdown, explain
+from sim.render import breakdown, explain, story
 from sim.render.summary import summary
 from sim.runs.result import Result
 from sim.runs.run import read, run
@@ -30,17 +30,24 @@ if TYPE_CHECKING:
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object: that of `sim run`, with `what_if` and `optimal`.")
 @click.option("--what-if/--no-what-if", "with_what_if", default=True,
               help="Rerun the scenario on better machines (faster memory, more engines, ...).")  # fmt: skip
+@click.option("--token", metavar="S.T", help="Tell the story of output token T of sequence S alone, in order of time.")
+@click.option("--request", type=int, metavar="N", help="Tell the story of request N alone, step by step.")
 @click.option("--optimal", "with_optimal", is_flag=True, help="Search for the best schedule; needs the extra `optimal`.")
 @click.option("--time-limit", type=click.FloatRange(min=0, min_open=True), default=30.0, show_default=True,
               help="Time limit of --optimal, in seconds.")  # fmt: skip
 def command(
-    name: str, overrides: tuple[str, ...], as_json: bool, with_what_if: bool, with_optimal: bool, time_limit: float
-) -> None:
+    name: str, overrides: tuple[str, ...], as_json: bool, with_what_if: bool, token: str | None, request: int | None,
+    with_optimal: bool, time_limit: float,
+) -> None:  # fmt: skip
     """Explain a run: where the time went, what caused each wait, the critical path, bounds, and what would help."""
+    wanted = None if token is None else _numbers(token)
     scenario = read(find_scenario(name), list(overrides))
     needs_all_ops(scenario, "an explanation")
     with simulating(scenario.name) as on_progress:
         result = run(scenario, on_progress=on_progress)
+    if wanted is not None or request is not None:
+        _tell(result, wanted, request, as_json=as_json)
+        return
     answer = None
     if with_optimal:
         with status("searching for the best schedule"):
@@ -61,6 +68,30 @@ def command(
         console.print(f"\n{answer.sentence(result.makespan)}", highlight=False)
     if changes is not None:
         console.print(explain.what_would_help(changes), highlight=False)
+
+
+def _numbers(token: str) -> tuple[int, int]:
+    """Numbers of `0.3`: sequence and token. Raises InputError."""
+    sequence, _, number = token.partition(".")
+    if not (sequence.isdecimal() and number.isdecimal()):
+        raise InputError(f"--token: expected a sequence and a token such as 0.3, found {token}")
+    return int(sequence), int(number)
+
+
+def _tell(result: Result, token: tuple[int, int] | None, request: int | None, *, as_json: bool) -> None:
+    """Print stories: of a token, of a request, or of both."""
+    data: dict[str, object] = {}
+    console = output(120)
+    if token is not None:
+        data["token"] = told = story.token(result, *token)
+        if not as_json:
+            console.print(story.render_token(told, result.log.owner_words), highlight=False)
+    if request is not None:
+        data["request"] = told = story.request(result, request)
+        if not as_json:
+            console.print(story.render_request(told), highlight=False)
+    if as_json:
+        click.echo(json.dumps(data))
 
 
 def _optimal(result: Result, time_limit: float) -> Optimum:

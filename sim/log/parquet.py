@@ -8,6 +8,8 @@ One row per task, in the order of the task table, with the scenario in the file'
 | `step` | row of the step table |
 | `sequence`, `token`, `context`, `released` | of its step |
 | `task`, `name` | index in the task graph, and its name |
+| `kind`, `layer`, `head` | kind of task; decoder layer and head, -1 if it is of none |
+| `bytes` | bytes that it moves through the channels |
 | `engine`, `ready`, `start`, `loaded`, `end`, `compute`, `work` | as in the task table; times in ps |
 | `services` | its service intervals: list of `order` (row of `EventLog.services`), `channel`, `start`, `end`, `work` |
 
@@ -46,9 +48,12 @@ _TIMES = ("ready", "start", "loaded", "end", "compute", "work")
 _TASKS = ("step", "task", "engine", *_TIMES)
 _STEPS = ("sequence", "token", "context", "released")
 _SERVICE = ("order", "channel", "start", "end", "work")
-_REPEATED = ["step", *_STEPS, "task", "name", "engine"]
+_FORM = ("layer", "head")  # of the task in its graph
+_NAMES = ("name", "kind")
+_ADDED = ("kind", *_FORM, "bytes")  # for readers of the file; the log is made without them
+_REPEATED = ["step", *_STEPS, "task", *_NAMES, *_FORM, "engine"]
 _METADATA = ("sim.batches", "sim.arrival", "sim.engines", "sim.channels", "sim.bandwidth")  # beside the scenario
-COLUMNS = ("step", *_STEPS, "task", "name", "engine", *_TIMES, "services")
+COLUMNS = ("step", *_STEPS, "task", "name", *_ADDED, "engine", *_TIMES, "services")
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,7 +85,7 @@ def read(path: str | os.PathLike[str]) -> Stored:
         metadata = {key.decode(): value.decode() for key, value in stored.items()}
     if "sim.scenario" not in metadata:
         raise InputError(f"{path}: expected a log written by `sim run --save-log`, found other data")
-    if lacking := [name for name in (*_METADATA, *COLUMNS) if name not in {*metadata, *table.column_names}]:
+    if lacking := [name for name in (*_METADATA, *COLUMNS) if name not in {*metadata, *table.column_names, *_ADDED}]:
         version = metadata.get("sim.version", "another version")
         raise InputError(
             f"{path}: expected a log as {__version__} writes it, found one of {version} without {', '.join(lacking)}"
@@ -228,7 +233,7 @@ class Writer:
         """Append the next part."""
         intervals = self._intervals + np.arange(len(part.services))
         moved = _moved(part, self._steps, self._rows)
-        for rows in _row_groups(self._arrow, self._schema, moved, intervals):
+        for rows in _row_groups(self._arrow, self._schema, moved, intervals, part.bytes_moved()):
             self._sink.write_table(rows)
         self._batched.add(moved)
         self._facts = {
@@ -261,19 +266,29 @@ def _moved(part: EventLog, step: int, row: int) -> EventLog:
 
 
 def _schema(arrow: Any) -> Any:
-    types = {"name": arrow.dictionary(arrow.int32(), arrow.string())}
+    types = dict.fromkeys(_NAMES, arrow.dictionary(arrow.int32(), arrow.string()))
     types |= dict.fromkeys(("step", "sequence", "token", "task"), arrow.int32())
-    types |= dict.fromkeys(("engine", "channel"), arrow.int16())
+    types |= dict.fromkeys(("engine", "channel", *_FORM), arrow.int16())
     service = [(name, types.get(name, arrow.int64())) for name in _SERVICE]
     types["services"] = arrow.list_(arrow.struct(service))
     return arrow.schema([(name, types.get(name, arrow.int64())) for name in COLUMNS])
 
 
-def _row_groups(arrow: Any, schema: Any, log: EventLog, served: IntArray) -> Iterator[Any]:
-    """Rows of a log, some steps at a time. served: rows of `EventLog.services` before it."""
+def _coded(log: EventLog) -> dict[str, tuple[list[str], npt.NDArray[np.int32]]]:
+    """`name` and `kind`: all texts that occur, and the number of the text of each task of all graphs."""
+    found = {}
+    for column, of in (("name", TaskGraph.name), ("kind", TaskGraph.kind_of)):
+        texts, code = np.unique([of(graph, task) for graph in log.graphs for task in range(len(graph))], return_inverse=True)
+        found[column] = (texts.tolist(), code.astype(np.int32))
+    return found
+
+
+def _row_groups(arrow: Any, schema: Any, log: EventLog, served: IntArray, amounts: IntArray) -> Iterator[Any]:
+    """Rows of a log, some steps at a time. served: numbers of its service intervals in the run. amounts: bytes of each task."""
     size = np.array([len(graph) for graph in log.graphs], dtype=np.int64)
     offset = np.cumsum(size) - size  # of the names of each graph
-    names, code = np.unique([graph.name(task) for graph in log.graphs for task in range(len(graph))], return_inverse=True)
+    coded = _coded(log)
+    of_form = {name: np.concatenate([getattr(graph, name) for graph in log.graphs]) for name in _FORM}
     order = np.argsort(log.services.task, kind="stable")
     owner = log.services.task[order]
     ends = np.cumsum(size[log.steps.graph])  # rows of this log, which may be a part of a run
@@ -285,14 +300,16 @@ def _row_groups(arrow: Any, schema: Any, log: EventLog, served: IntArray) -> Ite
         each = size[log.steps.graph[steps]]
         columns = {name: np.repeat(getattr(log.steps, name)[steps], each) for name in _STEPS}
         columns |= {name: getattr(log.tasks, name)[rows] for name in _TASKS}
-        named = code[np.repeat(offset[log.steps.graph[steps]], each) + columns["task"]].astype(np.int32)
+        form = np.repeat(offset[log.steps.graph[steps]], each) + columns["task"]
+        columns |= {name: values[form] for name, values in of_form.items()} | {"bytes": amounts[rows]}
         bounds = np.searchsorted(owner, log.steps.first[begin] + np.arange(rows.stop - rows.start + 1))
         mine = order[bounds[0] : bounds[-1]]
         service = {name: getattr(log.services, name)[mine] for name in _SERVICE[1:]} | {"order": served[mine]}
         fields = list(schema.field("services").type.value_type)
         items = arrow.StructArray.from_arrays([service[name] for name in _SERVICE], fields=fields)
         arrays = {name: arrow.array(column) for name, column in columns.items()}
-        arrays["name"] = arrow.DictionaryArray.from_arrays(named, names.tolist())
+        for name, (texts, code) in coded.items():
+            arrays[name] = arrow.DictionaryArray.from_arrays(code[form], texts)
         arrays["services"] = arrow.ListArray.from_arrays((bounds - bounds[0]).astype(np.int32), items)
         yield arrow.table([arrays[name] for name in COLUMNS], schema=schema)
         begin = steps.stop

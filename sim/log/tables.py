@@ -110,7 +110,7 @@ class MemberTable:
     step: row of the step table. sequence: which. context: its tokens in the KV cache when the step starts. query: tokens that
     it fed in (several in prefill and verification; 0: its cache was swapped, or it got its first token from another sample of
     its prompt). loads: cached tokens that were loaded for it alone. logits: rows of logits for it. emitted: output tokens that
-    it had when the step ended.
+    it got when the step ended.
     """
 
     step: npt.NDArray[np.int32]

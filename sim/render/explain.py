@@ -112,13 +112,16 @@ def _cells(parts: Times) -> list[str]:
     return [format_time(int(ps)) if ps else "" for ps in parts]
 
 
-def _blame(owner: str, by_owner: Matrix, by_kind: Matrix) -> Table:
-    table = _table("waiting", "time", last="caused by")
-    several = len(by_owner.names) > 1
-    for what, matrix in ((f"{owner} ", by_owner), ("", by_kind)) if several else (("", by_kind),):
-        for who, whom, ps in matrix.largest(FEW):
-            culprit = "its own port" if whom == "alone" else f"{what}{whom}"
-            table.add_row(f"{what}{who}", format_time(ps), culprit)
+def _blame(owner: str, by_owner: Matrix, by_kind: Matrix) -> RenderableType:
+    """Causes of waits by owner, if there are several, and by kind: tables of their own, since both count the same waits."""
+    kinds = _causes("kind", by_kind)
+    return Group(_causes(owner, by_owner), Text(), kinds) if len(by_owner.names) > 1 else kinds
+
+
+def _causes(what: str, matrix: Matrix) -> Table:
+    table = _table(what, "waited", last="caused by")
+    for who, whom, ps in matrix.largest(FEW):
+        table.add_row(who, format_time(ps), "its own port" if whom == "alone" else whom)
     return table
 
 

@@ -6,6 +6,7 @@ result.metrics.makespan, result.log.tasks.start
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from time import perf_counter
 
@@ -19,7 +20,7 @@ from sim.machine.schedulers import SCHEDULERS
 from sim.runs.extrapolations import extrapolations
 from sim.runs.plan import Plan, plan
 from sim.runs.result import Result, Timing
-from sim.scenario import Known, Scenario, load
+from sim.scenario import Known, Scenario, load, override
 from sim.serving.policies import BATCHING_POLICIES
 
 
@@ -39,6 +40,11 @@ def read(path: str | Path, overrides: list[str] | None = None) -> Scenario:
         InputError: Something in the file or in an assignment is wrong; one line says what and where.
     """
     return load(path, overrides or [], known_names())
+
+
+def changed(scenario: Scenario, overrides: Sequence[str]) -> Scenario:
+    """The same scenario with some values changed, checked again. Raises InputError that names the assignment."""
+    return override(scenario, overrides, known_names())
 
 
 def run(scenario: Scenario | str | Path, *, executor: Executor = "auto", on_progress: OnProgress | None = None) -> Result:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -19,6 +20,7 @@ from sim.analysis.critical_path import Place, critical_path
 from sim.analysis.findings import analyze
 from sim.analysis.parts import PARTS, WAIT_ENGINE, WAIT_INPUT, WAIT_POLICY, WAIT_SRAM
 from sim.analysis.rules import Rules
+from sim.analysis.story import Stories
 from sim.cost.fixed import largest_remainder
 from sim.log import columns, derived
 from sim.log.tables import EventLog
@@ -77,6 +79,12 @@ def test_the_account_adds_up(graph: OpGraph, machine: dict[str, object]):
         assert not parts.tokens[:, WAIT_INPUT].any()
     if rules.work_conserving_scheduler:
         assert not parts.total[WAIT_POLICY]
+    stories = Stories(log, rules)
+    for step in range(len(log.steps)):
+        story = stories.of(step)
+        assert np.sum([link.parts for link in story], axis=0).tolist() == parts.tokens[step].tolist()
+        assert story[0].begin == log.steps.released[step] or story[0].source >= 0
+        assert all(b.begin == log.tasks.end[a.row] for a, b in pairwise(story))
     found = blame(log, rules, parts)
     for matrix in (found.engine_by_owner, found.engine_by_kind, found.channel_by_owner, found.channel_by_kind):
         assert (matrix.wait >= 0).all()

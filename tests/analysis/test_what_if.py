@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 
 import pytest
 from click.testing import CliRunner
@@ -132,15 +133,43 @@ def test_compare():
     data = json.loads(call("compare", "lockstep_fifo", "lockstep_processor_sharing", "--json"))
     assert data["keys"] == {"hardware.memory.arbiter": ["fifo", "processor_sharing"]}
     numbers = {row["name"]: row for row in data["numbers"]}
-    assert numbers["makespan"]["ratio"] == pytest.approx(7 / 4, rel=0.01)
+    assert numbers["makespan"]["ratios"] == [pytest.approx(7 / 4, rel=0.01)]
     assert {row["part"] for row in data["sources"]} == {"wait_engine", "wait_channel"}
-    assert "Where the difference comes from" in call("compare", "lockstep_fifo", "lockstep_processor_sharing")
+    page = call("compare", "lockstep_fifo", "lockstep_processor_sharing")
+    assert "Where the difference comes from" in page
+    utilization = re.search(r"^channel utilization +(.*?)%  +(.*?)%  +(.*?) pp *$", page, flags=re.MULTILINE)
+    before, after, difference = map(float, utilization.groups())
+    assert (difference, after) == (pytest.approx(after - before, abs=0.11), pytest.approx(before * 4 / 7, rel=0.02))
+
+
+def test_sides_of_one_scenario_differ_by_what_is_set_for_each():
+    """Three sides: as it is, half of the bandwidth, twice: so transfers take as long, twice, half."""
+    rate = "hardware.memory.bandwidth={} GB/s"
+    words = ["batch_1", "--set", "hardware.memory.bandwidth=100 GB/s", "--set-b", rate.format(50), "--set-c", rate.format(200)]
+    data = json.loads(call("compare", *words, "--json"))
+    assert data["scenarios"] == ["batch-1", "batch-1, bandwidth=50 GB/s", "batch-1, bandwidth=200 GB/s"]
+    assert data["keys"] == {"hardware.memory.bandwidth": ["100 GB/s", "50 GB/s", "200 GB/s"]}
+    transfer = next(row for row in data["numbers"] if row["name"] == "transfer, tasks of a token")
+    assert transfer["ratios"] == [pytest.approx(2, rel=0.01), pytest.approx(0.5, rel=0.01)]
+
+
+def test_times_of_tasks_are_those_of_a_token():
+    data = json.loads(call("compare", "batch_1", "batch_1", "--set-b", "workload.sequences.0.tokens=8", "--json"))
+    numbers = {row["name"]: row for row in data["numbers"]}
+    assert numbers["tokens"]["ratios"] == [2]
+    assert numbers["bytes read"]["ratios"] == [pytest.approx(2, rel=0.01)]
+    assert numbers["bytes a token"]["ratios"] == numbers["transfer, tasks of a token"]["ratios"] == [pytest.approx(1, rel=0.01)]
 
 
 def test_compare_with_itself():
     data = json.loads(call("compare", "multi_head", "multi_head", "--json"))
-    assert (data["keys"], data["sources"]) == ({}, [])
-    assert {row["difference"] for row in data["numbers"]} == {0}
+    assert (data["identical"], data["keys"], data["sources"]) == (True, {}, [])
+    assert {tuple(row["differences"]) for row in data["numbers"]} == {(0,)}
+    assert call("compare", "multi_head", "multi_head") == (
+        "multi-head (a) and multi-head (b) are identical: the same settings, and the same results.\n"
+    )
+    page = call("compare", "multi_head", "--set-b", "seed=7")
+    assert "The results are identical." in page
 
 
 #: An open loop: 24 requests, four at a time, arrive at 200/s.

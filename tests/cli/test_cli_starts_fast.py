@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-HEAVY = {"torch", "transformers", "huggingface_hub", "numba", "scipy", "pandas"}
+HEAVY = {"torch", "transformers", "huggingface_hub", "numba", "scipy", "pandas", "matplotlib", "pyarrow"}
 
 
 def imported(code: str, cwd: Path) -> set[str]:
@@ -30,6 +30,7 @@ def main(*arguments: str) -> str:
         main("check", "llama_1b_context_256"),
         main("run", "two_tokens_4_engines", "llama_1b_context_256"),
         main("capture", "llama-3.2-1b"),
+        "import sim; sim.run('two_tokens_4_engines').summary()",
     ],
 )
 def test_small_commands_import_neither_torch_nor_numba(code: str, tmp_path: Path) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import pty
 import re
 import shutil
 import subprocess
@@ -12,11 +13,16 @@ from pathlib import Path
 
 import jsonschema
 import pytest
+from ruamel.yaml import YAML
 
 import sim as library
+from sim.base.errors import InputError
 from sim.cli import COMMANDS
 from sim.cli import run as sim_run
+from sim.machine.presets import PRESETS, find
+from sim.scenario import parse
 from sim.scenario.shipped import SCENARIOS, scenarios
+from sim.scenario.starter import USES, starter
 from tests.cli.conftest import SIM, Sim
 
 SCHEMA = Path(library.__file__).parent / "schema.json"
@@ -156,6 +162,61 @@ def test_help(sim: Sim) -> None:
         assert re.search(rf"^  {name} ", out, re.MULTILINE)
         assert sim(name, "--help").stdout.startswith(f"Usage: sim {name} ")
     assert sim("--version").stdout == f"sim, version {library.__version__}\n"
+
+
+@pytest.mark.parametrize("use", sorted(USES))
+def test_new_writes_a_scenario_that_is_right(sim: Sim, tmp_path: Path, use: str) -> None:
+    told = sim("new", "--model", "qwen3-0.6b", "--device", "rtx-4090", "--use", use).stdout
+    assert told.startswith("qwen3-0.6b-rtx-4090.yaml: ")
+    text = (tmp_path / "qwen3-0.6b-rtx-4090.yaml").read_text()
+    schema = re.match(r"# yaml-language-server: \$schema=(.*)\n", text)[1]
+    assert json.loads(Path(schema).read_text()) == json.loads(sim("schema").stdout)
+    assert "ok: qwen3-0.6b" in sim("check", "qwen3-0.6b-rtx-4090.yaml").stdout
+    jsonschema.validate(YAML(typ="safe").load(text), json.loads(Path(schema).read_text()))
+
+
+def test_new_keeps_a_file_that_exists(sim: Sim, tmp_path: Path) -> None:
+    (tmp_path / "mine.yaml").write_text("model: mine\n")
+    failed = sim("new", "mine.yaml", "--model", "gpt2", "--device", "l4", "--use", "one", status=2)
+    assert failed.stderr == "error: mine.yaml: expected a new file, found one that exists\n"
+    assert (tmp_path / "mine.yaml").read_text() == "model: mine\n"
+
+
+def test_new_asks_a_person_and_nobody_else(process: Sim, tmp_path: Path) -> None:
+    failed = process("new", "--model", "gpt2", "--use", "one", stdin=subprocess.DEVNULL, status=2)
+    assert failed.stderr == "error: expected --device, because there is no terminal to ask\n"
+    person, terminal = pty.openpty()
+    os.write(person, b"gpt2\nl4\nserve\n")
+    process("new", stdin=terminal)
+    for end in (person, terminal):
+        os.close(end)
+    assert "gpt2 on l4, requests that arrive over time." in (tmp_path / "gpt2-l4.yaml").read_text()
+
+
+@pytest.mark.parametrize("device", PRESETS.names())
+def test_every_device_has_a_first_scenario(device: str) -> None:
+    """Each preset as it is, or an error that names figures which are not published."""
+    text = starter("llama-3.2-1b", device, "batch", title=find(device).title, schema="schema.json")
+    if find(device).unpublished:
+        with pytest.raises(InputError, match="not published"):
+            parse(text)
+    else:
+        assert parse(text).hardware.preset == device
+
+
+def test_check_shows_where_each_value_is_from(sim: Sim, tmp_path: Path) -> None:
+    lines = ["model: {config: llama-3.2-1b}", "hardware:", "  preset: h100-sxm", "  memory: {arbiter: fifo}"]
+    (tmp_path / "mine.yaml").write_text("\n".join(lines))
+    told = sim("check", "mine.yaml", "--set", "hardware.memory.latency=200 ns").stdout
+    rows = [re.split(r"  +", line.strip()) for line in told.splitlines() if re.match(r"  \w[\w.\[\]]*  ", line)]
+    found = {key: rest for key, *rest in rows}
+    assert found["model.config"] == ["llama-3.2-1b", "line 1"]
+    assert found["hardware.preset"] == ["h100-sxm", "line 3"]
+    assert found["hardware.memory.arbiter"] == ["fifo", "line 4"]
+    assert found["hardware.memory.latency"] == ["200 ns", "--set"]
+    assert found["hardware.memory.bandwidth"] == [find("h100-sxm").bandwidth.text, "preset h100-sxm"]
+    assert found["mapping.mla"] == ["latent", "default"]
+    assert "mapping.mla" not in sim("check", "mine.yaml", "--not-resolved").stdout
 
 
 def test_check(sim: Sim) -> None:

@@ -27,6 +27,7 @@ from sim.log.tables import ServiceTable, StepTable, TaskTable
 from sim.runs.run import read
 from sim.scenario.shipped import SCENARIOS, scenarios
 from tests.docs import MADE, ROOT
+from tests.docs.notebook import NOTEBOOK, executed, written
 from tests.tools.command import call
 
 PAGES = sorted([ROOT / "README.md", ROOT / "CONTRIBUTING.md", ROOT / "traces" / "README.md", *(ROOT / "docs").rglob("*.md")])
@@ -106,6 +107,18 @@ def test_page(page: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> No
         elif language == "text" and printed:
             assert squeeze(block) == squeeze(printed)
             printed = ""
+
+
+def test_the_notebook_runs_and_its_outputs_are_current(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("pandas")
+    monkeypatch.setenv("MPLBACKEND", "Agg")
+    pyplot = pytest.importorskip("matplotlib.pyplot")
+    monkeypatch.chdir(tmp_path)
+    notebook = executed(NOTEBOOK)
+    drawn = len(pyplot.get_fignums())
+    pyplot.close("all")
+    assert written(notebook) == NOTEBOOK.read_text(encoding="utf-8"), "run `make docs` and commit what it writes"
+    assert drawn == 2
 
 
 @pytest.mark.parametrize("page", MADE, ids=lambda page: page.name)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 import tracemalloc
+from collections import Counter
 from itertools import pairwise
 from pathlib import Path
 
@@ -204,6 +205,26 @@ def test_columns_and_metadata_are_as_documented(tmp_path: Path):
     assert table["name"].to_pylist() == [result.log.name(row) for row in range(len(table))]
     work = [sum(service["work"] for service in services) for services in table["services"].to_pylist()]
     np.testing.assert_array_equal(work, result.log.tasks.work)
+
+
+def test_a_file_alone_gives_bytes_and_bandwidth_by_layer(tmp_path: Path):
+    """By the columns of the file, as the query in the docs does; against the graphs of the run."""
+    scenario = read(SHIPPED["batch_8"], ["model.layers=3"])
+    log = run(scenario).log
+    sim.save_log(log, scenario, tmp_path / "log.parquet")
+    rows = parquet.read_table(tmp_path / "log.parquet").to_pylist()
+    bandwidth = int(parquet.read_metadata(tmp_path / "log.parquet").metadata[b"sim.bandwidth"])
+    moved, served = Counter(), Counter()
+    for row in rows:
+        moved[row["layer"]] += row["bytes"]
+        served[row["layer"]] += sum(service["work"] for service in row["services"]) * bandwidth / 1e12
+    (graph,) = log.graphs
+    costs = graph.bytes_moved(graph.ops.costs_of(log.lanes(np.arange(len(log.steps))))).sum(axis=1)  # [task]
+    assert moved == {layer: int(costs[graph.layer == layer].sum()) for layer in (-1, 0, 1, 2)}
+    assert served == {layer: pytest.approx(total, rel=1e-4) for layer, total in moved.items()}
+    assert [(row["kind"], row["head"]) for row in rows[: len(graph)]] == [
+        (graph.kind_of(task), graph.head[task]) for task in range(len(graph))
+    ]
 
 
 def test_other_files_are_refused_in_one_line(tmp_path: Path):

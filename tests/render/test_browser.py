@@ -9,8 +9,12 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
+import sim
+from sim.base.units import format_time
+from sim.log import derived
 from sim.render.page import render
 from sim.runs.run import run
 from sim.scenario.shipped import scenarios
@@ -139,6 +143,10 @@ def test_the_keyboard_zooms_and_pans(page: Path, opened: Open) -> None:
     assert press(browser, "-") == pytest.approx(whole, abs=1e-3)  # ps
     assert press(browser, "+") != whole
     assert press(browser, "0") == whole
+    assert press(browser, "w") == pytest.approx(near)
+    assert press(browser, "d") == pytest.approx(right)
+    assert press(browser, "a") == pytest.approx(near)
+    assert press(browser, "s") == pytest.approx(whole, abs=1e-3)  # ps
     for _ in range(60):
         press(browser, "+")
     deep = view(browser)
@@ -161,6 +169,21 @@ def test_the_mouse_drags_and_points(page: Path, opened: Open) -> None:
     print(tip)
     for word in ("token 0.0", "engine 0", "took"):
         assert word in tip
+
+
+def test_a_wait_names_the_task_that_was_in_the_way(page: Path, opened: Open) -> None:
+    """Every task in the order of the page, with the one that its engine ran before, as the log has it."""
+    browser, log = opened(page), sim.run("scenarios/two_tokens_4_engines.yaml").log
+    order = np.argsort(log.tasks.start, kind="stable")
+    place = np.append(np.argsort(order), -1)
+    before = place[derived.previous_on_engine(log)[order]]
+    assert browser.evaluate("Array.from(timeline.run.before.engine)") == before.tolist()
+    waits = log.tasks.start - log.tasks.ready
+    item = int(place[waits.argmax()])
+    told = browser.evaluate(f"timeline.tell({item})[2]")
+    behind = log.name(int(order[before[item]]))
+    assert next(value for name, value in told if name == "behind").endswith(behind)
+    assert ["waited for an engine", format_time(int(waits.max()))] in told
 
 
 def test_a_kind_can_be_singled_out(page: Path, opened: Open) -> None:

@@ -101,6 +101,18 @@ class Run {
   layer(i) { return this.#graph(i).layer[this.task[i]]; }
   token(i) { return this.tokens[this.step[i]]; }
 
+  /** For each task the one that its engine ran, and that its channel began to serve, before it; -1 if there is none. */
+  get before() {
+    const chain = (keep, resource, time) => {
+      const found = new Int32Array(this.length).fill(-1), last = new Map(), order = [];
+      for (let i = 0; i < this.length; i++) if (keep[i]) order.push(i);
+      for (const i of order.sort((a, b) => time[a] - time[b] || a - b)) { found[i] = last.get(resource[i]) ?? -1; last.set(resource[i], i); }
+      return found;
+    };
+    this.made ??= { engine: chain(this.engine, this.engine, this.start), channel: chain(this.lane, this.channel, this.served) };
+    return this.made;
+  }
+
   /** Per channel the integral of the share of its bandwidth that it delivers. */
   #rates({ rate_channel: channel, rate_idle: idle, rate_span: span, rate_work: work }) {
     const points = Array.from({ length: this.channels }, () => [[0], [0]]);

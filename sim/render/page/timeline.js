@@ -392,11 +392,13 @@ class Timeline {
     const up = (event) => { pointers.delete(event.pointerId); canvas.classList.remove("drag"); if (event.pointerType !== "mouse" && !moved) this.#hover(event); };
     canvas.addEventListener("pointerup", up);
     canvas.addEventListener("pointercancel", up);
-    canvas.addEventListener("pointerleave", () => this.hide());
+    canvas.addEventListener("pointerleave", () => { this.pointed = undefined; this.hide(); });
     canvas.addEventListener("dblclick", (event) => this.zoom(event.shiftKey ? 3 : 1 / 3, this.timeAt(this.#x(event))));
     canvas.addEventListener("keydown", (event) => {
       if (event.ctrlKey || event.metaKey || event.altKey) return;
-      const act = { ArrowLeft: () => this.pan(-0.15), ArrowRight: () => this.pan(0.15), "+": () => this.zoom(1 / 1.5), "=": () => this.zoom(1 / 1.5),
+      const key = event.key.toLowerCase(), centre = this.pointed ?? (this.from + this.to) / 2;
+      const letters = { a: () => this.pan(-0.15), d: () => this.pan(0.15), w: () => this.zoom(1 / 1.5, centre), s: () => this.zoom(1.5, centre) };
+      const act = letters[key] ?? { ArrowLeft: () => this.pan(-0.15), ArrowRight: () => this.pan(0.15), "+": () => this.zoom(1 / 1.5), "=": () => this.zoom(1 / 1.5),
         "-": () => this.zoom(1.5), 0: () => this.reset(), Escape: () => { this.hide(); canvas.blur(); },
         Home: () => this.show(0, this.to - this.from), End: () => this.show(this.whole - (this.to - this.from), this.whole) }[event.key];
       if (act) { event.preventDefault(); act(); return; }
@@ -411,7 +413,9 @@ class Timeline {
   hide() { this.tip.hidden = true; }
 
   #hover(event) {
-    const box = this.canvas.getBoundingClientRect(), x = event.clientX - box.left, y = event.clientY - box.top + this.scroller.scrollTop;
+    const box = this.canvas.getBoundingClientRect(), x = event.clientX - box.left;
+    this.pointed = x > this.gutter ? this.timeAt(x) : undefined;
+    const y = event.clientY - box.top + this.scroller.scrollTop;
     const row = x > this.gutter && this.rows.find((each) => y >= each.y && y < each.y + each.height);
     const found = row && this.#tell(row, this.timeAt(x));
     if (!found) { this.hide(); return; }
@@ -446,17 +450,28 @@ class Timeline {
       const parts = Object.entries(token.breakdown_ps).filter(([, ps]) => ps).map(([name, ps]) => [words(name), time(ps)]);
       return [`${this.run.words[1]} ${token.token}`, `${this.run.words[0]} ${token.sequence}`, [["from", time(token.start_ps)], ["took", time(token.end_ps - token.start_ps)], ...parts]];
     }
-    return this.#tellTask(row.items[i]);
+    return this.tell(row.items[i]);
   }
 
-  #tellTask(item) {
+  /** Name of another task, with its token if that is another one. */
+  #named(other, item) {
+    const run = this.run, its = run.token(other), mine = run.token(item);
+    if (its === mine) return run.name(other);
+    return `${run.words[1]} ${its.sequence === mine.sequence ? "" : `${its.sequence}.`}${its.token}'s ${run.name(other)}`;
+  }
+
+  /** What a task did: title, subtitle, facts. */
+  tell(item) {
     const run = this.run, token = run.token(item), layer = run.layer(item), held = run.engine[item] > 0;
     const about = [`${run.words[1]} ${token.sequence}.${token.token}`, layer >= 0 ? `layer ${layer}` : "", held ? `engine ${run.engine[item] - 1}` : "by DMA"];
     const facts = [["from", time(run.start[item])], ["to", time(run.end[item])], ["took", time(run.end[item] - run.start[item])]];
     const fact = (name, ps) => { if (ps > 0) facts.push([name, time(ps)]); };
+    const before = (table, waited) => { if (waited > 0 && table[item] >= 0) facts.push(["behind", this.#named(table[item], item)]); };
     fact(held ? "waited for an engine" : "until it fit SRAM", run.start[item] - run.ready[item]);
+    if (held) before(run.before.engine, run.start[item] - run.ready[item]);
     fact("launch", run.issued[item] - run.start[item]);
     fact("waited for the channel", run.served[item] - run.issued[item]);
+    before(run.before.channel, run.served[item] - run.issued[item]);
     fact("transfer", run.moved[item] - run.served[item]);
     fact("at full speed", run.work[item]);
     fact("compute", run.compute[item]);

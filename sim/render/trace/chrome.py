@@ -18,7 +18,7 @@ from sim.analysis.power import Power
 from sim.base.files import whole_file
 from sim.log import derived
 from sim.log.tables import EventLog
-from sim.render.trace.details import arrows, carries_flow, constant_args
+from sim.render.trace.details import arrows, before_of, carries_flow, constant_args, waited_of
 from sim.render.trace.layout import Layout
 from sim.render.trace.perfetto import check_options, energies
 from sim.render.trace.tracks import Counter, Role, Slices, Track, Tracks, to_ns
@@ -105,6 +105,7 @@ class _Arguments:
         self._log, self._energy = log, energy
         self._owner = dict(zip(log.owner_words, ("sequence", "token"), strict=True))
         self._constant = [constant_args(graph, task) for graph in log.graphs for task in range(len(graph))]
+        self._engine, self._channel = waited_of(log)
         self._form, self._flops, self._bytes = derived.form(log), derived.flops(log), derived.bytes_moved(log)
 
     def __call__(self, slices: Slices, i: int) -> Row:
@@ -118,6 +119,7 @@ class _Arguments:
                 "flops": int(self._flops[row]),
                 "bytes": int(self._bytes[row]),
             }
+            args |= self._behind(row)
             args |= {} if self._energy is None else {"energy_fj": int(self._energy[row])}
             args |= {word: int(getattr(self._log.steps, name)[step]) for word, name in self._owner.items()}
         elif role == Role.STEP:
@@ -126,6 +128,12 @@ class _Arguments:
         elif role == Role.PHASE and slices.cause[i] >= 0:
             args["waited_for"] = self._log.name(int(slices.cause[i]))
         return args
+
+    def _behind(self, row: int) -> Row:
+        """Names of the tasks that were in the way on the engine and on the channel."""
+        waited = (self._engine[row] > 0, self._channel[row] > 0)
+        pairs = zip(("engine_behind", "channel_behind"), waited, before_of(self._log), strict=True)
+        return {name: self._log.name(int(before[row])) for name, was, before in pairs if was and before[row] >= 0}
 
 
 def _slices(slices: Slices, layout: Layout, threads: _Threads, describe: _Arguments | None) -> Iterator[Row]:

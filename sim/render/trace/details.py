@@ -27,6 +27,18 @@ def constant_args(graph: TaskGraph, task: int) -> dict[str, int | str]:
     return args
 
 
+def before_of(log: EventLog) -> tuple[Rows, Rows]:
+    """Rows that the engine ran, and that the channel began to serve, before each task; -1 if there is none."""
+    return derived.previous_on_engine(log), derived.previous_on_channel(log)
+
+
+def waited_of(log: EventLog) -> tuple[Rows, Rows]:
+    """Picoseconds that each task waited for an engine, and that its transfer took longer than on a channel of its own."""
+    tasks = log.tasks
+    slowed = derived.service(log).last - derived.issued(log) - tasks.work
+    return np.where(tasks.engine >= 0, tasks.start - tasks.ready, 0), np.maximum(slowed, 0)
+
+
 class Flows:
     """Arrows between slices of the machine: each has an id, which the slices at its two ends carry.
 
@@ -103,7 +115,7 @@ class Details:
             [interned.strings(graph.name(task)) for graph in log.graphs for task in range(len(graph))], dtype=np.int64
         )
         self._flops, self._bytes, self._owner_words = derived.flops(log), derived.bytes_moved(log), log.owner_words
-        self._energy = energy
+        self._energy, self._waited = energy, waited_of(log)
         for name in (*_integers(self._owner_words), *(() if energy is None else ("energy_fj",))):
             interned.annotations(name)
 
@@ -144,23 +156,35 @@ class Details:
     def _task(self, slices: Slices, at: Rows) -> list[Part]:
         tasks, rows = self._log.tasks, slices.row
         flops, moved, energy = self._flops[rows], self._bytes[rows], self._energy
-        held = tasks.engine[rows] >= 0
-        queued = np.where(held, tasks.start[rows] - tasks.ready[rows], 0)
-        slowed = np.maximum(derived.service(self._log).last[rows] - derived.issued(self._log)[rows] - tasks.work[rows], 0)
+        queued, slowed = (waited[rows] for waited in self._waited)
         always = [
             *self._times(slices),
             self._template(derived.form(self._log)[rows]),
             *self._owner(rows),
             self._integer("ready_ps", tasks.ready[rows]),
         ]
+        engine, channel = (column[rows] for column in before_of(self._log))
         return [
             Part(always, at),
             self._where("flops", flops, flops > 0, at),
             self._where("bytes", moved, moved > 0, at),
             self._where("wait_engine_ps", queued, queued > 0, at),
+            *self._behind("engine_behind", engine, (queued > 0) & (engine >= 0), at),
             self._where("wait_channel_ps", slowed, slowed > 0, at),
+            *self._behind("channel_behind", channel, (slowed > 0) & (channel >= 0), at),
             *([] if energy is None else [self._where("energy_fj", energy[rows], energy[rows] > 0, at)]),
         ]
+
+    def _behind(self, name: str, others: Rows, present: Mask, at: Rows) -> list[Part]:
+        """The task that was in the way, by its name and its owner."""
+        cause, (sequence, token) = others[present], self._owner_words
+        step = self._log.tasks.step[cause]
+        told = [
+            text_annotation(self._annotations(name), self._template_text[derived.form(self._log)[cause]]),
+            self._integer(f"{name}_{sequence}", self._log.steps.sequence[step]),
+            self._integer(f"{name}_{token}", self._log.steps.token[step]),
+        ]
+        return [Part(told, at[present])]
 
     def _op(self, slices: Slices, at: Rows) -> list[Part]:
         engine = self._log.tasks.engine[slices.row]
@@ -199,6 +223,7 @@ def _integers(words: tuple[str, str]) -> tuple[str, ...]:
     return (
         "start_ps", "end_ps", "ready_ps", *words, "context", "engine", "flops", "bytes", "wait_engine_ps", "wait_channel_ps",
         "waited_for", *_waited_for(words),
+        *(f"{name}_behind{part}" for name in ("engine", "channel") for part in ("", *(f"_{word}" for word in words))),
     )  # fmt: skip
 
 

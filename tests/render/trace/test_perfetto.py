@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 
 from sim.base.errors import InputError
+from sim.log import derived
 from sim.log.tables import EventLog, ServiceTable, StepTable, TaskTable
 from sim.machine.machine import one_device
 from sim.render.trace import write_perfetto
@@ -25,7 +26,8 @@ FACTS = {"scenario": "toy", "seed": "0", "version": "1.0"}
 
 ARGS = ("start_ps", "end_ps", "ready_ps", "sequence", "token", "layer", "flops", "bytes", "wait_engine_ps", "wait_channel_ps")
 OWNER_WAITED_FOR = ("waited_for_sequence", "waited_for_token")
-TEXTS = ("op", "path", "shape", "waited_for", *OWNER_WAITED_FOR)
+BEHIND = tuple(f"{resource}_behind{part}" for resource in ("engine", "channel") for part in ("", "_sequence", "_token"))
+TEXTS = ("op", "path", "shape", "waited_for", *OWNER_WAITED_FOR, *BEHIND)
 SLICES = f"""
 SELECT slice.id, ts, dur, slice.name, category, track.name AS track, up.name AS parent, depth, {
     ", ".join(f"extract_arg(slice.arg_set_id, 'debug.{name}') AS {name}" for name in ARGS + TEXTS)
@@ -165,6 +167,25 @@ def test_waits_for_an_engine_name_the_task_that_held_it(log: EventLog, slices: l
     assert waits
     assert in_lanes == expected_waits(log, waits)
     assert of_chains <= in_lanes
+
+
+def test_tasks_name_those_that_they_waited_behind(log: EventLog, slices: list[dict[str, Any]]) -> None:
+    tasks, steps, step = log.tasks, log.steps, log.tasks.step
+    row_of = {(int(tasks.start[row]), int(tasks.engine[row])): row for row in range(len(tasks))}
+    waited = [s for s in slices if s["track"].startswith("engine ") and s["depth"] == 0 and s["wait_engine_ps"]]
+    assert waited
+    for each in waited:
+        engine = int(each["track"].split()[1])
+        (before,) = np.flatnonzero((tasks.engine == engine) & (tasks.end == each["start_ps"]))
+        assert row_of[each["start_ps"], engine] != before
+        found = tuple(each[name] for name in BEHIND[:3])
+        assert found == (log.name(int(before)), steps.sequence[step[before]], steps.token[step[before]])
+    served = derived.previous_on_channel(log)
+    slowed = [s for s in slices if s["track"].startswith("engine ") and s["depth"] == 0 and s["wait_channel_ps"]]
+    assert slowed
+    for each in slowed:
+        before = served[row_of[each["start_ps"], int(each["track"].split()[1])]]
+        assert each["channel_behind"] == (log.name(int(before)) if before >= 0 else None)
 
 
 def test_waits_for_the_kv_cache_name_the_store(load: Load, tmp_path: Path) -> None:

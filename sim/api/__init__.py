@@ -1,0 +1,1 @@
+"""Functions and results of `import sim`: scenarios by name, results that show themselves, and comparisons."""
