@@ -119,7 +119,7 @@ def _read(path: Path) -> ModelGraph | None:
     """The stored graph, or None if there is none or it is damaged: it can always be captured again."""
     try:
         return _decoded(path, path.stat().st_mtime_ns)
-    except (OSError, EOFError, ValueError, KeyError, TypeError, AttributeError):
+    except Exception:  # a flipped bit may raise anything that decompressing, parsing and checking raise
         return None
 
 
@@ -129,6 +129,8 @@ def _decoded(path: Path, _stamp: int) -> ModelGraph:
 
 
 def _fits(graph: ModelGraph, model: ModelConfig, dtype: str, granularity: str, mla: str) -> bool:
+    if not isinstance(graph.provenance, dict):
+        return False
     wanted = {"config": model.digest, "granularity": granularity, "capture": str(CAPTURE_VERSION)}
     if keeps_latents(graph):
         wanted["mla"] = mla
