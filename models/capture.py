@@ -57,7 +57,7 @@ def build(config: PretrainedConfig, dtype: str, device: str = "meta", attention_
             experts_implementation="batched_mm",
         )
     # It only serves a warning about padding here, which would read tokens that have no data.
-    model.config.pad_token_id = None
+    vars(model.config)["pad_token_id"] = None  # not by assignment, which some classes allow numbers alone
     built: PreTrainedModel = model.eval()
     return built
 

@@ -20,18 +20,19 @@ import re
 from collections.abc import Mapping
 from contextlib import suppress
 from copy import deepcopy
+from functools import cache
+from importlib import import_module
 from importlib.metadata import version
 from typing import Any
 
 import torch
-from transformers import CONFIG_MAPPING, AutoModel, AutoModelForCausalLM, PretrainedConfig, PreTrainedModel
+from transformers import CONFIG_MAPPING, AutoModelForCausalLM, PretrainedConfig, PreTrainedModel
 from transformers.modeling_outputs import CausalLMOutputWithPast
 from transformers.models.auto.modeling_auto import (
     MODEL_FOR_CAUSAL_LM_MAPPING_NAMES as _CAUSAL,
 )
 from transformers.models.auto.modeling_auto import (
     MODEL_FOR_MASKED_LM_MAPPING_NAMES,
-    MODEL_MAPPING_NAMES,
 )
 
 from models.config import QUANTIZATION, ModelConfig, nested, parts, texts
@@ -43,9 +44,6 @@ _LEFT_OUT = (*QUANTIZATION, "auto_map")
 
 _ROPE = ("rope_scaling", "rope_parameters")
 
-#: Types of text models without a class for causal language models, which `TextDecoder` can decode with.
-_TEXT_MODELS = tuple(name for name in MODEL_MAPPING_NAMES if name.endswith("_text"))
-
 #: Rotary encodings that have a shape of their own; all others are that of the default, with other frequencies.
 _ROPE_SHAPES = ("default", "axial", "proportional")
 
@@ -55,14 +53,15 @@ def hf_config(config: ModelConfig) -> PretrainedConfig:
     try:
         data = _decoder(_plain(config.data))
         model_type = _known_type(data, own_code=any(part.get("auto_map") for part in parts(config.data)))
-        result: PretrainedConfig = CONFIG_MAPPING[model_type].from_dict({**data, "model_type": model_type})
+        data.pop("model_type", None)  # a class of configs has its own
+        result: PretrainedConfig = CONFIG_MAPPING[model_type].from_dict(data)
         if model_type not in _CAUSAL:
-            result = _inside(result)
+            result = _inside(result, data)
     except InputError as error:
         raise InputError(f"{config.name}: {error}") from None
     except Exception as error:  # transformers validates with several exception types
         raise InputError(f"{config.name}: transformers rejects the config: {one_line(error)}") from error
-    if result.model_type not in (*_CAUSAL, *_TEXT_MODELS):
+    if not _decodes(result.model_type):
         raise InputError(f"{config.name}: model_type {model_type!r} is not a causal language model (it does not decode)")
     # Decoders of other families may have the field too, and leave it false; only models for masked tokens are encoders.
     if model_type in MODEL_FOR_MASKED_LM_MAPPING_NAMES and getattr(result, "is_decoder", None) is False:
@@ -76,7 +75,9 @@ def make(config: PretrainedConfig, **options: Any) -> PreTrainedModel:
     if config.model_type in _CAUSAL:
         made = AutoModelForCausalLM.from_config(config, trust_remote_code=False, **options)
         return made
-    made = TextDecoder._from_config(config, **options)  # what from_config of an Auto class calls
+    found = _text_class(config.model_type)
+    assert found is not None, "the type of a decoder"
+    made = (found if found.__name__.endswith("ForCausalLM") else TextDecoder)._from_config(config, **options)
     return made
 
 
@@ -91,7 +92,9 @@ class TextDecoder(PreTrainedModel):
 
     def __init__(self, config: PretrainedConfig) -> None:
         super().__init__(config)
-        self.model = AutoModel.from_config(config, trust_remote_code=False)
+        found = _text_class(config.model_type)
+        assert found is not None, "the type of a text model"
+        self.model = found(config)
         self.lm_head = torch.nn.Linear(config.hidden_size, config.vocab_size, bias=False)
         self.post_init()
 
@@ -108,6 +111,27 @@ class TextDecoder(PreTrainedModel):
             input_ids=input_ids, position_ids=position_ids, past_key_values=past_key_values, use_cache=use_cache
         ).last_hidden_state  # fmt: skip
         return CausalLMOutputWithPast(logits=self.lm_head(hidden[:, -logits_to_keep:]), past_key_values=past_key_values)
+
+
+def _decodes(model_type: str) -> bool:
+    """Whether a type has a causal language model, or a text model that can have an LM head."""
+    return model_type in _CAUSAL or _text_class(model_type) is not None
+
+
+@cache
+def _text_class(model_type: str) -> Any:
+    """The class of a decoder that no mapping of transformers has, because only a wrapper uses it; None if there is none."""
+    if model_type not in CONFIG_MAPPING:
+        return None
+    config = CONFIG_MAPPING[model_type]
+    try:
+        module = import_module(config.__module__.replace(".configuration_", ".modeling_"))
+    except ImportError:  # a library for images or sound that is not installed
+        return None
+    of = [each for each in vars(module).values() if isinstance(each, type) and getattr(each, "config_class", None) is config]
+    models = {each.__name__: each for each in of if not each.__name__.endswith("PreTrainedModel")}
+    endings = ("ForCausalLM", "TextModel", *(["Model"] if model_type.endswith("_text") else []))
+    return next((models[name] for ending in endings for name in models if name.endswith(ending)), None)
 
 
 def one_line(error: Exception) -> str:
@@ -135,6 +159,8 @@ def _unscaled(rope: Mapping[str, Any]) -> dict[str, Any]:
     """
     made = {key: _unscaled(value) if isinstance(value, dict) else value for key, value in rope.items()}
     chosen = made.pop("type", None)
+    if any(isinstance(value, dict) for value in made.values()):
+        return made
     if made.setdefault("rope_type", chosen) not in _ROPE_SHAPES:
         made["rope_type"] = "default"
     return made
@@ -146,16 +172,15 @@ def _decoder(data: dict[str, Any]) -> dict[str, Any]:
     if found is None:
         return data
     key, inner = found
-    outer = CONFIG_MAPPING[data["model_type"]] if data.get("model_type") in CONFIG_MAPPING else None
-    if "model_type" not in inner and outer is not None:
-        inner["model_type"] = _type_of_part(outer, key)
-    if "tie_word_embeddings" not in inner and (tied := data.get("tie_word_embeddings", _tied(outer))) is not None:
-        inner["tie_word_embeddings"] = tied and (
-            "tie_word_embeddings" in data or _tied(CONFIG_MAPPING.get(inner["model_type"]))
-        )
+    outer = data.get("model_type")
+    if "model_type" not in inner and outer in CONFIG_MAPPING:
+        inner["model_type"] = _type_of_part(CONFIG_MAPPING[outer], key)
+    if "tie_word_embeddings" not in inner:
+        tied = [data["tie_word_embeddings"]] if "tie_word_embeddings" in data else _tied(outer) + _tied(inner.get("model_type"))
+        inner |= {"tie_word_embeddings": all(tied)} if tied else {}
     made = _decoder(inner)
-    decodes = made["model_type"] not in CONFIG_MAPPING or made["model_type"] in (*_CAUSAL, *_TEXT_MODELS)
-    return data if not decodes and data.get("model_type") in _CAUSAL else made
+    known = made.get("model_type") in CONFIG_MAPPING
+    return data if known and not _decodes(made["model_type"]) and outer in _CAUSAL else made
 
 
 def _type_of_part(outer: Any, key: str) -> Any:
@@ -165,14 +190,17 @@ def _type_of_part(outer: Any, key: str) -> Any:
     return None
 
 
-def _tied(kind: Any) -> bool | None:
-    """Whether a class of configs ties embedding and LM head by default, None if it does not say."""
-    return None if kind is None else getattr(kind, "tie_word_embeddings", None)
+def _tied(model_type: Any) -> list[bool]:
+    """Whether a type ties embedding and LM head if its config does not say; empty if its class does not say, either."""
+    tied = getattr(CONFIG_MAPPING[model_type], "tie_word_embeddings", None) if model_type in CONFIG_MAPPING else None
+    return [] if tied is None else [tied]
 
 
-def _inside(outer: PretrainedConfig) -> PretrainedConfig:
-    """The config of the text model of a wrapper, whose keys may stand among its own."""
+def _inside(outer: PretrainedConfig, data: Mapping[str, Any]) -> PretrainedConfig:
+    """The config of the text model of a wrapper, whose keys stand among its own (`data`)."""
     text: PretrainedConfig = outer.get_text_config(decoder=True)
+    if any(key in data and getattr(text, key, data[key]) != data[key] for key in ("hidden_size", "num_hidden_layers")):
+        text = CONFIG_MAPPING[text.model_type].from_dict(dict(data))  # its class dropped them
     if text is not outer and getattr(outer, "tie_word_embeddings", None) is not None:
         text.tie_word_embeddings = outer.tie_word_embeddings
     return text

@@ -22,9 +22,9 @@ def recorded(**data: Any) -> Recording:
     return record(build(hf_config(ModelConfig(name="made", data=data)), "bfloat16"), (2, 3, 5))
 
 
-def costs(recording: Recording) -> list[tuple[str, tuple[int, ...]]]:
-    """Names and costs of all ops that have weights or touch the KV cache."""
-    return [(node.name, node.costs) for node in recording.nodes if any(node.costs[2:5])]
+def costs(recording: Recording) -> list[tuple[str, tuple[int, ...], tuple[int, int]]]:
+    """Names, costs and experts of all ops that have weights or touch the KV cache."""
+    return [(node.name, node.costs, node.experts) for node in recording.nodes if any(node.costs[2:5])]
 
 
 def parameters(**data: Any) -> int:
@@ -32,15 +32,24 @@ def parameters(**data: Any) -> int:
     return sum(p.numel() for p in dict.fromkeys(model.parameters()))
 
 
-@pytest.mark.parametrize(("wrapper", "text"), [("qwen3_vl", "qwen3"), ("qwen2_5_vl", "qwen2"), ("mistral3", "mistral")])
+@pytest.mark.parametrize(
+    ("wrapper", "text"),
+    [
+        ("qwen3_vl", "qwen3"),
+        ("qwen3_vl_moe", "qwen3_moe"),
+        ("qwen2_5_vl", "qwen2"),
+        ("mistral3", "mistral"),
+        ("kimi_k25", "deepseek_v3"),
+    ],
+)
 def test_a_wrapper_decodes_as_the_text_model_inside(wrapper: str, text: str) -> None:
     alone = {"model_type": text, **_SMALL, **FAMILIES[text], "sliding_window": None, "tie_word_embeddings": False}
     inside = {key: value for key, value in alone.items() if key not in ("tie_word_embeddings", "model_type")}
-    kind = {"mistral3": "mistral"}.get(wrapper, f"{wrapper}_text")
-    mrope = {} if wrapper == "mistral3" else {"rope_scaling": {"type": "mrope", "mrope_section": [1, 1, 2]}}
+    kind = {"mistral3": "mistral", "kimi_k25": "kimi_k2"}.get(wrapper, f"{wrapper}_text")
+    mrope = {} if wrapper in ("mistral3", "kimi_k25") else {"rope_scaling": {"type": "mrope", "mrope_section": [1, 1, 2]}}
     for tied in (False, True):
-        wrapped = {"model_type": wrapper, "tie_word_embeddings": tied, "vision_config": {},
-                   "text_config": {**inside, **mrope, "model_type": kind}}  # fmt: skip
+        decoder = {**inside, **mrope, "model_type": kind, "architectures": ["DeepseekV3ForCausalLM"]}
+        wrapped = {"model_type": wrapper, "tie_word_embeddings": tied, "vision_config": {}, "text_config": decoder}
         assert costs(recorded(**wrapped)) == costs(recorded(**{**alone, "tie_word_embeddings": tied}))
         assert parameters(**wrapped) == parameters(**{**alone, "tie_word_embeddings": tied})
 
@@ -52,6 +61,33 @@ def test_a_wrapper_may_have_the_keys_of_its_decoder_among_its_own() -> None:
     for tied in (False, True):
         expected = parameters(model_type="qwen2", **_SMALL, tie_word_embeddings=tied)
         assert parameters(**flat, tie_word_embeddings=tied) == expected
+
+
+def test_a_wrapper_whose_class_drops_the_keys_of_its_decoder() -> None:
+    """Kimi-K2.5 as some repackage it: the keys of DeepSeek-V3, without `text_config`."""
+    known = {**small("deepseek_v3").data, "tie_word_embeddings": False}
+    assert costs(recorded(**{**known, "model_type": "kimi_k25"})) == costs(recorded(**known))
+
+
+@pytest.mark.parametrize("kind", ["qwen2_5_omni_text", "paddleocr_vl_text", "mistral4"])
+def test_a_text_model_that_no_mapping_has(kind: str) -> None:
+    extra = {"head_dim": 8, "rope_scaling": {"rope_type": "default", "mrope_section": [1, 1, 2]}}
+    if kind == "mistral4":
+        extra = {key: value for key, value in FAMILIES["deepseek_v3"].items() if key != "n_group"}
+    inside = recorded(model_type="wrapper", text_config={"model_type": kind, **_SMALL, **extra})
+    assert inside.nodes[-1].path == "lm_head"
+    assert any(node.name == "kv_store" for node in inside.nodes)
+
+
+@pytest.mark.parametrize(("wrapper", "said", "tied"), [
+    ("qwen3_vl_moe", {}, False),  # its text model alone would be tied by default
+    ("mistral3", {}, False),  # Mistral Small 3 has an LM head of its own, though its wrapper's class says that it is tied
+    ("gemma3", {}, True), ("qwen3_vl", {"tie_word_embeddings": True}, True), ("gemma3", {"tie_word_embeddings": False}, False),
+])  # fmt: skip
+def test_whether_the_lm_head_of_a_wrapper_is_its_embedding(wrapper: str, said: dict[str, bool], tied: bool) -> None:
+    config = hf_config(ModelConfig(name="", data={"model_type": wrapper, **said, "text_config": {"num_hidden_layers": 2}}))
+    assert bool(config.tie_word_embeddings) == tied
+    assert config.num_hidden_layers == 2
 
 
 def test_a_wrapper_of_a_type_that_is_not_known() -> None:
