@@ -173,7 +173,7 @@ def _decoder(data: dict[str, Any]) -> dict[str, Any]:
         return data
     key, inner = found
     outer = data.get("model_type")
-    if "model_type" not in inner and outer in CONFIG_MAPPING:
+    if "model_type" not in inner and isinstance(outer, str) and outer in CONFIG_MAPPING:
         inner["model_type"] = _type_of_part(CONFIG_MAPPING[outer], key)
     if "tie_word_embeddings" not in inner:
         tied = [data["tie_word_embeddings"]] if "tie_word_embeddings" in data else _tied(outer) + _tied(inner.get("model_type"))
