@@ -14,7 +14,6 @@ import logging
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from copy import deepcopy
 from dataclasses import dataclass
 from importlib.metadata import version
 from itertools import pairwise
@@ -22,22 +21,21 @@ from typing import Any
 
 import numpy as np
 import torch
-from transformers import CONFIG_MAPPING, AutoModelForCausalLM, PretrainedConfig, PreTrainedModel
-from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES, MODEL_FOR_MASKED_LM_MAPPING_NAMES
+from transformers import PretrainedConfig, PreTrainedModel
 from transformers.utils import logging as transformers_logging
 
 from models import attention, latent
 from models.cache import append_cache, windows
 from models.config import CAPTURE_VERSION, MLA_FORMS, ModelConfig, dtype_of
 from models.costs import Plan, Point, plan, powers, shape_text, solve
+from models.decoder import hf_config, make, one_line
 from models.experts import Experts
 from models.graph import QUANTITIES, ModelGraph, Op, OpGraph
 from models.grouping import Group, group, single
 from models.polynomials import Polynomials
 from models.recorder import Recorder
 from models.recording import Node, Recording
-from sim.base.errors import InputError, nearest
-from sim.base.quantities import show
+from sim.base.errors import InputError
 
 #: The variants of a step, by (B > 1, Q > 1).
 VARIANTS = ((False, False), (False, True), (True, False), (True, True))
@@ -48,44 +46,18 @@ GRANULARITIES = ("op", "aten")
 _OWN_ATTENTION = "model_type {!r} has attention code of its own, outside of transformers' attention interface"
 
 
-def hf_config(config: ModelConfig) -> PretrainedConfig:
-    """The transformers config. Raises InputError if its type is unknown or is not a causal language model."""
-    model_type = str(config.data["model_type"])
-    if model_type not in CONFIG_MAPPING:
-        # There are hundreds of types, so only the nearest is named.
-        near = nearest(model_type[:100], MODEL_FOR_CAUSAL_LM_MAPPING_NAMES)
-        raise InputError(
-            f"{config.name}: unknown model_type {show(model_type)} in transformers {version('transformers')}{near}"
-        )
-    if model_type not in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES:
-        raise InputError(f"{config.name}: model_type {model_type!r} is not a causal language model (it does not decode)")
-    try:
-        result: PretrainedConfig = CONFIG_MAPPING[model_type].from_dict(_plain(config.data))
-    except Exception as error:  # transformers validates with several exception types
-        raise InputError(f"{config.name}: transformers rejects the config: {_one_line(error)}") from error
-    # Decoders of other families may have the field too, and leave it false; only models for masked tokens are encoders.
-    if model_type in MODEL_FOR_MASKED_LM_MAPPING_NAMES and getattr(result, "is_decoder", None) is False:
-        raise InputError(f"{config.name}: model_type {model_type!r} is encoder-only (its config has no is_decoder: true)")
-    return result
-
-
-def _plain(data: Mapping[str, Any]) -> dict[str, Any]:
-    """A copy of a config, because transformers edits what it gets; without the formats of stored weights."""
-    return {key: deepcopy(value) for key, value in data.items() if key != "quantization_config"}
-
-
 def build(config: PretrainedConfig, dtype: str, device: str = "meta", attention_name: str = attention.NAME) -> PreTrainedModel:
     """The model with the given attention, ready for inference; on the device `meta` it takes no memory."""
     attention.register()
     with torch.device(device):
-        model: Any = AutoModelForCausalLM.from_config(
+        model: Any = make(
             config,
             dtype=getattr(torch, dtype),
             attn_implementation=attention_name,
             experts_implementation="batched_mm",
         )
     # It only serves a warning about padding here, which would read tokens that have no data.
-    model.config.pad_token_id = None
+    vars(model.config)["pad_token_id"] = None  # not by assignment, which some classes allow numbers alone
     built: PreTrainedModel = model.eval()
     return built
 
@@ -182,13 +154,8 @@ def capture(config: ModelConfig, dtype: str | None = None, mla: str = MLA_FORMS[
             raise InputError(f"{config.name}: cannot capture model_type {hf.model_type!r}: no {error}") from error
         raise InputError(f"{config.name}: {_OWN_ATTENTION.format(hf.model_type)}") from error
     except Exception as error:  # whatever a model's own code may raise on tensors without data
-        raise InputError(f"{config.name}: cannot capture model_type {hf.model_type!r}: {_one_line(error)}") from error
+        raise InputError(f"{config.name}: cannot capture model_type {hf.model_type!r}: {one_line(error)}") from error
     return {name: _model_graph(config, dtype, model, form, variants, breaks, name) for name in GRANULARITIES}
-
-
-def _one_line(error: Exception) -> str:
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return f"{type(error).__name__}: {' '.join(lines)[:200]}"
 
 
 def _variant(model: PreTrainedModel, key: tuple[bool, bool], breaks: tuple[int, ...]) -> Variant:

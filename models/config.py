@@ -7,6 +7,8 @@ import json
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
+from difflib import get_close_matches
+from functools import cache
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -28,14 +30,25 @@ DTYPES = ("bfloat16", "float16", "float32")
 #: The hub's own limit is 96 characters for both together.
 _HUB_ID = re.compile(r"[\w.-]{1,96}/[\w.-]{1,96}")
 
-#: Largest file that is read; real configs have a few kilobytes.
-MAX_BYTES = 2**20
+_HUB_ADDRESS = re.compile(r"https://huggingface\.co/([\w.-]+/[\w.-]+)")
+
+#: Largest file that is read; configs have a few kilobytes, with a list of quantized modules a few megabytes.
+MAX_BYTES = 2**24
 
 #: A capture builds and runs every layer; larger numbers would take hours, and no existing model has them.
 MAX_LAYERS = 10_000
 
 _LAYERS = ("num_hidden_layers", "num_layers", "n_layer", "n_layers")
 _HEADS = ("num_attention_heads", "num_key_value_heads", "num_heads", "n_head", "n_heads")
+
+#: Dtypes of stored weights, and no dtype at all.
+_STORED = re.compile(r"auto|(torch\.)?(float8_\w+|u?int8)|")
+
+#: Keys of the formats of stored weights. A capture does not depend on them.
+QUANTIZATION = ("quantization_config", "compression_config")
+
+#: Keys under which wrappers for images or sound have the config of their decoder.
+_NESTED = ("text_config", "llm_config", "language_config", "thinker_config")
 
 #: Endings of the class names of models that decode.
 _DECODERS = ("ForCausalLM", "LMHeadModel", "ForConditionalGeneration")
@@ -54,7 +67,7 @@ class ModelConfig:
     @property
     def digest(self) -> str:
         """SHA-256 of the contents that a capture depends on, the same for any order of keys."""
-        captured = {key: value for key, value in self.data.items() if key != "quantization_config"}
+        captured = {key: value for key, value in self.data.items() if key not in QUANTIZATION}
         return hashlib.sha256(json.dumps(captured, sort_keys=True).encode()).hexdigest()
 
 
@@ -69,18 +82,19 @@ def notes(name: str) -> dict[str, Any]:
     return {key: value for key, value in data.items() if key.startswith("_")}
 
 
-def resolve(config: str) -> ModelConfig:
+def resolve(config: str, folder: Path | None = None) -> ModelConfig:
     """Find the config that `model.config` names.
 
-    In this order: a shipped name; a path to a config.json or to its folder; a Hugging Face id (`owner/name`).
+    In this order: a shipped name; a path to a config.json or to its folder, relative to `folder` (default: the working
+    directory); a Hugging Face id (`owner/name`), which is the shipped model if it ships.
     Raises InputError, in one line, for anything that is not the config of a causal language model.
     """
     if config in names():
         return _read(CONFIGS / f"{config}.json", config)
-    path = Path(config).expanduser()
     try:
+        path = (folder or Path()) / Path(config).expanduser()
         is_folder, exists = path.is_dir(), path.exists()
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RuntimeError) as error:  # RuntimeError: the home of a user that there is not
         reason = getattr(error, "strerror", None) or error  # the text of an OSError repeats the whole path
         raise InputError(f"model config {show(config)} is not a usable path: {reason}") from error
     if is_folder:
@@ -92,28 +106,79 @@ def resolve(config: str) -> ModelConfig:
     if path.suffix == ".json" or config.startswith((".", "/", "~")):
         raise InputError(f"{shown(path)}: no such file")
     if _HUB_ID.fullmatch(config):
-        try:
-            # transformers takes seconds to import, so only this case imports it.
-            hub = import_module("models.hub")
-        except ImportError as error:
-            raise InputError(
-                f"model config {show(config)}: not a shipped name, not a file, and asking the Hugging Face hub needs "
-                "transformers (pip install transformers)"
-            ) from error
-        return _checked(config, hub.fetch(config), config)
+        shipped = hub_ids().get(config.lower())
+        return resolve(shipped) if shipped is not None else _from_hub(config)
     raise InputError(f"unknown model config {show(config)}{nearest(config[:200], names())}; known: {', '.join(names())}")
 
 
-def dtype_of(config: ModelConfig, dtype: str | None) -> str:
-    """The dtype to run in: the one asked for, else the config's own, else float32 as in transformers.
+@cache
+def hub_ids() -> dict[str, str]:
+    """The shipped models by their Hugging Face ids, in lower case."""
+    found = {}
+    for name in names():
+        made = notes(name)
+        for text in (made["_source"], *made.get("_same", ())):
+            if match := _HUB_ADDRESS.match(text):
+                found[match[1].lower()] = name
+    return found
 
-    Weights that are quantized are computed with in 16 bits, if the config names no dtype.
+
+def _from_hub(config: str) -> ModelConfig:
+    """The config of a Hugging Face id. Raises InputError if it is not available; the error names shipped models like it."""
+    about = f"model config {show(config)}: not a shipped name, not a file"
+    try:
+        # Only this case imports the hub's client, which takes a second.
+        hub = import_module("models.hub")
+    except ImportError as error:
+        raise InputError(
+            f"{about}, and asking the Hugging Face hub needs huggingface_hub (pip install huggingface-hub)"
+        ) from error
+    try:
+        path: Path = hub.fetch(config)
+    except InputError as error:
+        near = get_close_matches(config.rpartition("/")[2].lower(), names(), n=3, cutoff=0.5)
+        shipped = f"; near it ship {', '.join(near)}" if near else "; `sim list models` shows what ships"
+        raise InputError(f"{about}, {error}{shipped}") from error
+    return _read(path, config)
+
+
+def nested(data: Mapping[str, Any]) -> tuple[str, Any] | None:
+    """Key and config of the decoder that a wrapper's config contains, None if it has none."""
+    return next(((key, data[key]) for key in _NESTED if isinstance(data.get(key), dict) and data[key]), None)
+
+
+def parts(data: Mapping[str, Any]) -> list[Mapping[str, Any]]:
+    """A config, and those of the decoder nested in it, the outermost first."""
+    found = [data]
+    while (inside := nested(found[-1])) is not None:
+        found.append(inside[1])
+    return found
+
+
+def texts(value: Any) -> list[str]:
+    """The texts of a list, none if it is no list."""
+    return [each for each in value if isinstance(each, str)] if isinstance(value, list) else []
+
+
+def dtype_of(config: ModelConfig, dtype: str | None) -> str:
+    """The dtype to run in: the one asked for, else the config's own, else bfloat16.
+
+    transformers takes that of the checkpoint where the config names none, and checkpoints are in bfloat16.
     """
-    other = "bfloat16" if config.data.get("quantization_config") else "float32"
-    chosen = dtype or config.data.get("dtype") or config.data.get("torch_dtype") or other
+    chosen = dtype or stated_dtype(config) or DTYPES[0]
     if chosen not in DTYPES:
-        raise unknown("model dtype", str(chosen), DTYPES)
-    return str(chosen)
+        raise unknown("model dtype", chosen, DTYPES)
+    return chosen
+
+
+def stated_dtype(config: ModelConfig) -> str | None:
+    """The dtype that the config names for its decoder, None if there is none, or only one of stored weights."""
+    for part in reversed(parts(config.data)):
+        for key in ("dtype", "torch_dtype"):
+            value = part.get(key)
+            if isinstance(value, str) and not _STORED.fullmatch(value):
+                return value.removeprefix("torch.")
+    return None
 
 
 def _read(path: Path, name: str) -> ModelConfig:
@@ -150,14 +215,15 @@ def _checked(where: str, data: Any, name: str) -> ModelConfig:
     if not isinstance(data.get("model_type"), str):
         near = nearest("model_type", data) if "model_type" not in data else ""
         raise InputError(f"{where}: no model_type{near}; expected the config.json of a Hugging Face model")
-    architectures = data.get("architectures") or []
+    architectures = texts(data.get("architectures"))
     if data.get("is_encoder_decoder"):
         raise InputError(
             f"{where}: {show(data['model_type'])} is an encoder-decoder; only causal (decoder-only) models are supported"
         )
-    if architectures and not any(str(a).endswith(_DECODERS) for a in architectures) and not data.get("is_decoder"):
+    decodes = any(each.endswith(_DECODERS) for each in architectures) or data.get("is_decoder") or nested(data)
+    if architectures and not decodes:
         raise InputError(
-            f"{where}: {str(architectures[0])[:100]} is not a causal language model (encoder-only, or without a language head)"
+            f"{where}: {architectures[0][:100]} is not a causal language model (encoder-only, or without a language head)"
         )
     for part in (data, *(value for value in data.values() if isinstance(value, dict))):
         _check_counts(where, part)

@@ -126,7 +126,9 @@ class Formats(Section):
         "captured. null: as the `quantization_config` of the model says, if it has one.",
         examples=["int8", {"experts": "mxfp4"}, {"default": "nvfp4", "lm_head": "bf16"}],
     )
-    kv: Literal["bf16", "fp8", "int8"] | None = Field(default=None, description="The KV cache.")
+    kv: Literal["bf16", "fp8", "int8"] | None = Field(
+        default=None, description="The KV cache. null: as the `quantization_config` of the model says, if it has one."
+    )
     activations: Literal["bf16"] | None = Field(default=None, description="Results between ops, where they are off chip.")
     group: Whole = Field(
         default=128,
@@ -147,7 +149,8 @@ class Formats(Section):
         None,
         description="Format that products are computed in, as in `hardware.engines.flops`, or bf16, fp16, fp32, fp8, fp4: one "
         "for all weight matmuls, or a table by kind of op or of weight, with `default` for other weight matmuls. null: as "
-        "captured, in the format of activations.",
+        "captured, in the format of activations; if the `quantization_config` of the model says that these are quantized, in "
+        "that format, if the machine has a rate for it.",
         examples=["fp8", {"default": "int8", "lm_head": "bf16"}],
     )
 

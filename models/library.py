@@ -129,6 +129,8 @@ def _decoded(path: Path, _stamp: int) -> ModelGraph:
 
 
 def _fits(graph: ModelGraph, model: ModelConfig, dtype: str, granularity: str, mla: str) -> bool:
+    if not isinstance(graph.provenance, dict):
+        return False
     wanted = {"config": model.digest, "granularity": granularity, "capture": str(CAPTURE_VERSION)}
     if keeps_latents(graph):
         wanted["mla"] = mla

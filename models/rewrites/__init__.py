@@ -17,7 +17,7 @@ ops that replace a group of others are put in order by `models.rewrites.groups.r
 
 from __future__ import annotations
 
-from models.rewrites.formats import with_formats
+from models.rewrites.formats import check_arithmetic, with_formats
 from models.rewrites.fusion import fuse
 from models.rewrites.heads import with_kv_heads
 from models.rewrites.in_place import read_in_place
@@ -26,7 +26,6 @@ from models.rewrites.resident import bytes_kept, without_resident
 from models.rewrites.sharding import COLLECTIVES, shard
 
 __all__ = [
-    "COLLECTIVES", "between_kernels",
-    "bytes_kept", "fuse", "read_in_place", "shard", "with_formats", "with_kv_heads", "without_resident",
-    "without_weight_casts",
+    "COLLECTIVES", "between_kernels", "bytes_kept", "check_arithmetic", "fuse", "read_in_place", "shard", "with_formats",
+    "with_kv_heads", "without_resident", "without_weight_casts",
 ]  # fmt: skip

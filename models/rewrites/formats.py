@@ -21,12 +21,10 @@ from sim.base.quantities import show
 def with_formats(ops: OpGraph, formats: Formats, *, element: int) -> OpGraph:
     """The op graph with its bytes and its arithmetic in these formats. element: bytes of a captured number.
 
-    Raises ConfigError for a kind of op that the graph does not have, ValueError where a cost has a negative term that would
-    have to be rounded.
+    Raises ValueError where a cost has a negative term that would have to be rounded.
     """
     if formats == Formats():
         return ops
-    _check_kinds(ops, formats)
     kv = None if formats.kv is None else formats.storage(formats.kv)
     activations = None if formats.activations is None else formats.storage(formats.activations)
     others = {"kv_read": kv, "kv_write": kv, "act_read": activations, "act_write": activations}
@@ -35,8 +33,8 @@ def with_formats(ops: OpGraph, formats: Formats, *, element: int) -> OpGraph:
     return replace(ops, ops=converted, polynomials=tuple(polynomials))
 
 
-def _check_kinds(ops: OpGraph, formats: Formats) -> None:
-    """Refuse arithmetic of kinds that no op has."""
+def check_arithmetic(ops: OpGraph, formats: Formats) -> None:
+    """Raise ConfigError for arithmetic of a kind that no op has."""
     if not isinstance(formats.arithmetic, Mapping):
         return
     matrices = {weight_kind(op) for op in ops.ops if is_matrix(ops, op)}

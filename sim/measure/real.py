@@ -33,9 +33,10 @@ import models.library
 from models import attention, latent
 from models.attention import ROLES, role
 from models.cache import append_cache
-from models.capture import arguments, build, hf_config, quiet, step
+from models.capture import arguments, build, quiet, step
 from models.config import MLA_FORMS, ModelConfig, dtype_of
 from models.costs import Point
+from models.decoder import hf_config
 from models.formats import ELEMENT
 from models.graph import QUANTITIES, Op, OpGraph
 from models.grouping import group

@@ -6,12 +6,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
-import models.config
 import models.library
-from models.formats import ELEMENT, Formats
+from models.config import ModelConfig, dtype_of, resolve, stated_dtype
+from models.formats import ARITHMETIC, ELEMENT, Formats
 from models.graph import ModelGraph, OpGraph
 from models.quantization import Quantization, as_formats, quantization
-from models.rewrites import between_kernels, fuse, shard, with_formats, with_kv_heads, without_weight_casts
+from models.rewrites import between_kernels, check_arithmetic, fuse, shard, with_formats, with_kv_heads, without_weight_casts
 from sim.base.errors import ConfigError, about
 from sim.base.memo import Memo
 from sim.mapping.steps import LaidOut, Variants
@@ -65,14 +65,14 @@ def op_graphs(scenario: Scenario) -> tuple[ModelGraph, Variants]:
         _refuse_keys_for_captured_ops(scenario.mapping)
         model = written_model(scenario)
         return model, model.variants
-    model = _captured(scenario, scenario.model.config)
+    model = _captured(scenario)
     layout = Layout(
         mapping=scenario.mapping.model_copy(update={"formats": formats_of(scenario)}), layers=scenario.model.layers,
         scope=scenario.model.scope, kv_heads=model.kv_heads, element=ELEMENT[model.dtype],
         chunked=model.chunked, bounded=scenario.hardware.sram is not None,
     )  # fmt: skip
     variants = LaidOut(model.variants, layout)
-    variants[False, False]  # made now, so that its errors are raised here
+    check_arithmetic(variants[False, False], scenario.mapping.formats)  # made now, so that its errors are raised here
     return model, variants
 
 
@@ -109,30 +109,61 @@ def models_of(scenario: Scenario) -> list[Modeled]:
 
 
 def formats_of(scenario: Scenario) -> Formats:
-    """Number formats of a run: of weights, those of the model's own config if the scenario does not say."""
+    """Number formats of a run: those of the model's own config where the scenario does not say."""
     formats = scenario.mapping.formats
     stored = _stored(scenario)
     return formats if stored is None or not stored.formats else as_formats(stored.formats, formats)
 
 
 def notes_of(of_run: Sequence[Modeled]) -> tuple[str, ...]:
-    """Lines for reports: what the formats of the models' own configs mean for a run, and the model that drafts."""
-    stored = [each for model in of_run if (each := _stored(model.scenario)) is not None]
+    """Lines for reports: what the models' own configs do not say, what their formats mean for a run, and the model that drafts."""
     drafts = [f"{each.model.name} drafts, and {of_run[0].model.name} verifies" for each in of_run[1:]]
-    return (*(each.note for each in stored), *drafts)
+    return (*(note for each in of_run for note in _notes(each.scenario)), *drafts)
+
+
+def _notes(scenario: Scenario) -> list[str]:
+    if scenario.model.config is None:
+        return []
+    stored, config = _stored(scenario), _config(scenario)
+    unsaid = scenario.model.dtype is None and stated_dtype(config) is None
+    assumed = f"dtype {dtype_of(config, None)} assumed: the config names none; model.dtype says otherwise"
+    return [*([assumed] if unsaid else []), *([] if stored is None else [stored.note])]
 
 
 def _stored(scenario: Scenario) -> Quantization | None:
     """How the model's config says that weights are stored; None if it does not, or the scenario says it."""
     if scenario.model.config is None or scenario.mapping.formats.weights is not None:
         return None
+    config = _config(scenario)
+    with about("model.dtype"):
+        found = quantization(config.data, dtype_of(config, scenario.model.dtype))
+    return None if found is None else _as_run(found, scenario)
+
+
+def _as_run(stored: Quantization, scenario: Scenario) -> Quantization:
+    """The formats of a config that a scenario does not override, and that its machine has rates for."""
+    said, engines = scenario.mapping.formats, scenario.hardware.engines
+    for key in ("arithmetic", "kv"):
+        stored = stored.without(key) if getattr(said, key) is not None else stored
+    products = stored.formats.get("arithmetic", {}).values()
+    lacking = sorted({name for name in products if engines.peak(ARITHMETIC.get(name, name)) is None})
+    if not lacking:
+        return stored
+    reason = f"products as captured, because hardware.engines.flops has no rate for {', '.join(lacking)}"
+    return stored.without("arithmetic", reason)
+
+
+def _config(scenario: Scenario) -> ModelConfig:
+    """The config that `model.config` names. Raises ConfigError if it names none."""
+    assert scenario.model.config is not None
     with about("model.config"):
-        return quantization(models.config.resolve(scenario.model.config).data)
+        return resolve(scenario.model.config, scenario.folder)
 
 
-def _captured(scenario: Scenario, config: str) -> ModelGraph:
+def _captured(scenario: Scenario) -> ModelGraph:
     """The whole model as it was captured. Raises ConfigError if there is none, or if it lacks what the scenario asks for."""
     mapping, layers = scenario.mapping, scenario.model.layers
+    config = _config(scenario)
     with about("model.config"):
         model = models.library.load(config, granularity=mapping.granularity, dtype=scenario.model.dtype, mla=mapping.mla)
     if mapping.mla != "latent" and not models.library.keeps_latents(model):

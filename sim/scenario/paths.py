@@ -37,7 +37,7 @@ def with_absolute_paths(data: dict[str, Any], folder: Path) -> dict[str, Any]:
     hardware, model = made["hardware"], made["model"]
     if hardware["preset"] is not None and is_path(hardware["preset"]):
         hardware["preset"] = str((folder / hardware["preset"]).absolute())
-    if model["config"] is not None and model["config"] not in names():  # relative to the working directory, unlike all others
-        config = Path(model["config"]).expanduser()
-        model["config"] = str(config.absolute()) if config.exists() else model["config"]
+    if model["config"] is not None and model["config"] not in names():
+        config = folder / Path(model["config"]).expanduser()
+        model["config"] = str(config.absolute()) if config.exists() else model["config"]  # else a Hugging Face id
     return made

@@ -40,7 +40,8 @@ class Model(Section):
     config: str | None = Field(
         default=None,
         min_length=1,
-        description="A shipped model, the path of a config.json or its folder, or a Hugging Face id.",
+        description="A shipped model, the path of a config.json or of its folder, from the folder of the scenario, or a "
+        "Hugging Face id.",
         examples=["llama-3.2-1b"],
     )
     graph: tuple[GraphOp, ...] | None = Field(
@@ -57,7 +58,8 @@ class Model(Section):
         default="model", description="`block`: the decoder layers alone; `model`: with embedding and LM head."
     )
     dtype: Literal["bfloat16", "float16", "float32"] | None = Field(
-        default=None, description="Number format of weights and KV cache; null takes that of the config."
+        default=None,
+        description="Number format of weights and KV cache; null takes that of the config, bfloat16 if it names none.",
     )
 
     @model_validator(mode="after")

@@ -15,8 +15,9 @@ from torch.utils._pytree import tree_leaves, tree_map
 
 from models import latent
 from models.cache import KV_STORE, append_cache
-from models.capture import build, hf_config, step
+from models.capture import build, step
 from models.config import ModelConfig
+from models.decoder import hf_config
 from models.graph import OpGraph
 from models.grouping import Group, group, single
 from models.recorder import Recorder, TensorRef, tensor_refs

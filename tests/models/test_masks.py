@@ -15,7 +15,8 @@ from transformers.masking_utils import eager_mask
 
 import models.library
 from models.cache import append_cache
-from models.capture import arguments, build, hf_config
+from models.capture import arguments, build
+from models.decoder import hf_config
 from models.graph import ModelGraph, OpGraph
 from models.masks import CAUSAL, CHUNKED, WINDOW, Mask, pairs
 from models.rewrites import fuse

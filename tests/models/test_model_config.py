@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
+import sys
+import time
 
 import pytest
 
 from models import config as model_config
-from models.config import dtype_of, names, notes, resolve
+from models.config import ModelConfig, dtype_of, hub_ids, names, notes, resolve, stated_dtype
+from models.decoder import hf_config, make
 from sim.base.errors import InputError
 
 LLAMA = {"model_type": "llama", "architectures": ["LlamaForCausalLM"], "hidden_size": 64}
@@ -132,9 +136,16 @@ def test_a_device_or_a_pipe(tmp_path):
     assert "found no regular file" in error_of(tmp_path)
 
 
+def test_a_file_of_some_megabytes(tmp_path):
+    modules = [f"model.layers.{i}.mlp.experts.{j}.w{k}" for i in range(60) for j in range(256) for k in (1, 2, 3)]
+    path = write(tmp_path / "config.json", {**LLAMA, "quantization_config": {"quant_method": "modelopt", "ignore": modules}})
+    assert path.stat().st_size > 2**20
+    assert resolve(str(path)).digest == resolve(str(write(tmp_path / "plain.json", LLAMA))).digest
+
+
 def test_a_file_that_is_too_large(tmp_path):
-    path = write(tmp_path / "config.json", json.dumps(LLAMA) + " " * 2**20)
-    assert error_of(path) == f"{path}: larger than 1048576 bytes"
+    path = write(tmp_path / "config.json", json.dumps(LLAMA) + " " * 2**24)
+    assert error_of(path) == f"{path}: larger than 16777216 bytes"
 
 
 def test_a_number_of_absurd_length(tmp_path):
@@ -155,38 +166,110 @@ def test_no_heads(tmp_path, key):
     assert f"{key}: expected at least 1, found 0" in error_of(write(tmp_path / "config.json", {**LLAMA, key: 0}))
 
 
-def test_a_hub_id_without_transformers(monkeypatch):
+def test_a_hub_id_without_its_client(monkeypatch):
     def fail(name):
         raise ModuleNotFoundError(f"No module named {name!r}")
 
     monkeypatch.setattr(model_config, "import_module", fail)
-    assert "needs transformers (pip install transformers)" in error_of("someone/model")
+    assert "needs huggingface_hub (pip install huggingface-hub)" in error_of("someone/model")
 
 
-def test_a_hub_id_that_is_not_available(monkeypatch):
-    class Hub:
-        @staticmethod
-        def fetch(model_id):
-            raise InputError(f"model config {model_id!r}: not available from the Hugging Face hub")
-
-    monkeypatch.setattr(model_config, "import_module", lambda _: Hub)
-    assert "Hugging Face hub" in error_of("someone/no-such-model")
+@pytest.mark.parametrize("model_id", ["meta-llama/Llama-3.2-1B", "META-LLAMA/llama-3.2-1b"])
+def test_the_hub_id_of_a_shipped_model_needs_no_network(monkeypatch, model_id):
+    monkeypatch.setattr(model_config, "import_module", None)
+    assert resolve(model_id) == resolve("llama-3.2-1b")
 
 
-def test_a_hub_id(monkeypatch):
-    class Hub:
-        @staticmethod
-        def fetch(_):
-            return dict(LLAMA)
-
-    monkeypatch.setattr(model_config, "import_module", lambda _: Hub)
-    assert resolve("someone/model").data["model_type"] == "llama"
+def test_every_shipped_config_has_a_hub_id():
+    assert set(hub_ids().values()) == set(names())
 
 
-def test_dtypes(tmp_path):
-    config = resolve(str(write(tmp_path / "config.json", LLAMA)))
-    assert dtype_of(config, None) == "float32"
+@pytest.fixture
+def no_network(monkeypatch, tmp_path):
+    """The hub's client with an empty cache, and an address that does not respond."""
+    import huggingface_hub.constants as hub
+
+    monkeypatch.setattr(hub, "HF_HUB_CACHE", str(tmp_path / "hub"))
+    monkeypatch.setattr(hub, "HUGGINGFACE_CO_URL_TEMPLATE", "http://127.0.0.1:9/{repo_id}/resolve/{revision}/{filename}")
+    return tmp_path / "hub"
+
+
+def test_a_hub_id_without_a_network_fails_soon_and_names_shipped_models_near_it(no_network):
+    began = time.monotonic()
+    message = error_of("Qwen/Qwen3-8B")
+    assert time.monotonic() - began < 10  # the client alone would try for half a minute
+    assert message.startswith(
+        "model config 'Qwen/Qwen3-8B': not a shipped name, not a file, not available from the Hugging Face hub: "
+    )
+    assert message.endswith("; near it ship qwen3-0.6b, qwen3-30b-a3b, qwen2-1.5b")
+    assert error_of("someone/model").endswith("; `sim list models` shows what ships")
+
+
+def test_the_code_of_a_repository_is_never_run(no_network, tmp_path, monkeypatch):
+    """A config that names code of its own, in the local cache as the hub's client keeps it, and someone who says yes to all."""
+    commit, marker = "0123456789abcdef0123456789abcdef01234567", tmp_path / "run"
+    repository = no_network / "models--someone--model"
+    folder = repository / "snapshots" / commit
+    folder.mkdir(parents=True)
+    (repository / "refs").mkdir()
+    (repository / "refs" / "main").write_text(commit)
+    (folder / "own.py").write_text(f"open({str(marker)!r}, 'w')\nclass Config: pass\nclass Model: pass\n")
+    own = {"AutoConfig": "own.Config", "AutoModelForCausalLM": "own.Model", "AutoModel": "own.Model"}
+    sizes = {
+        "num_hidden_layers": 1,
+        "num_attention_heads": 4,
+        "num_key_value_heads": 2,
+        "vocab_size": 64,
+        "intermediate_size": 64,
+    }
+    write(folder / "config.json", {**LLAMA, **sizes, "auto_map": own})
+    monkeypatch.setattr("builtins.input", lambda _: pytest.fail("a question"))
+    monkeypatch.setattr(sys, "stdin", io.StringIO("y\n" * 9))
+    assert make(hf_config(resolve("someone/model"))).config.num_hidden_layers == 1
+    write(folder / "config.json", {**LLAMA, "model_type": "own", "architectures": ["OwnForCausalLM"], "auto_map": own})
+    with pytest.raises(InputError, match=r"unknown model_type 'own' .*; the code of its repository is never run; try"):
+        hf_config(resolve("someone/model"))
+    assert sys.stdin.read() == "y\n" * 9
+    assert not marker.exists()
+
+
+def test_paths_are_from_the_folder_that_is_given(tmp_path):
+    write(tmp_path / "config.json", LLAMA)
+    assert resolve("config.json", tmp_path) == resolve(str(tmp_path))
+    assert resolve("llama-3.2-1b", tmp_path) == resolve("llama-3.2-1b")
+    with pytest.raises(InputError, match=rf"^{tmp_path}/other.json: no such file"):
+        resolve("other.json", tmp_path)
+
+
+def test_a_home_that_nobody_has():
+    assert "not a usable path" in error_of("~nobody-has-this-name/config.json")
+
+
+def test_architectures_of_another_type_say_nothing(tmp_path):
+    for value in (7, [7], "LlamaForCausalLM", {}):
+        assert resolve(str(write(tmp_path / "config.json", {**LLAMA, "architectures": value}))).data["model_type"] == "llama"
+
+
+@pytest.mark.parametrize(("keys", "dtype"), [
+    ({}, "bfloat16"),  # as checkpoints are
+    ({"dtype": "float16"}, "float16"),
+    ({"torch_dtype": "float32"}, "float32"),
+    ({"dtype": None, "torch_dtype": "torch.float16"}, "float16"),
+    ({"dtype": "auto"}, "bfloat16"),
+    ({"dtype": "float8_e4m3fn"}, "bfloat16"),  # of stored weights
+    ({"text_config": {"dtype": "float16"}}, "float16"),
+    ({"dtype": "float32", "text_config": {"torch_dtype": "float16"}}, "float16"),
+    ({"thinker_config": {"text_config": {"torch_dtype": "float16"}}}, "float16"),
+])  # fmt: skip
+def test_dtypes(keys, dtype):
+    config = ModelConfig(name="", data={**LLAMA, **keys})
+    assert dtype_of(config, None) == dtype
     assert dtype_of(config, "float16") == "float16"
-    assert dtype_of(resolve("llama-3.2-1b"), None) == "bfloat16"
+    assert (stated_dtype(config) is None) == (dtype == "bfloat16")
+
+
+def test_an_unknown_dtype():
     with pytest.raises(InputError, match=r"unknown model dtype 'bfloat'.*did you mean 'bfloat16'"):
-        dtype_of(config, "bfloat")
+        dtype_of(resolve("llama-3.2-1b"), "bfloat")
+    with pytest.raises(InputError, match="unknown model dtype 'float64'"):
+        dtype_of(ModelConfig(name="", data={"dtype": "float64"}), None)

@@ -11,8 +11,8 @@ import torch
 from model_families import small
 from torch.utils.flop_counter import flop_registry
 
-from models.capture import hf_config
 from models.config import ModelConfig
+from models.decoder import hf_config
 from sim.base.errors import InputError, SimError
 from sim.measure.align import Event, Span, device_spans, issued_spans, launches, match, replayed
 from sim.measure.place import place

@@ -12,7 +12,8 @@ from model_families import FAMILIES, captured, small
 
 from models import latent
 from models.cache import windows
-from models.capture import VARIANTS, build, capture, hf_config, record
+from models.capture import VARIANTS, build, capture, record
+from models.decoder import hf_config
 from models.graph import QUANTITIES, OpGraph
 from sim.base.errors import InputError
 

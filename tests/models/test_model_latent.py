@@ -9,8 +9,9 @@ from model_replay import real_model, real_step, replay
 
 from models import latent
 from models.cache import append_cache
-from models.capture import build, hf_config, step
+from models.capture import build, step
 from models.config import MLA_FORMS
+from models.decoder import hf_config
 from models.graph import QUANTITIES, OpGraph
 from models.library import keeps_latents, load
 from models.recorder import Recorder

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import pickle
 import shutil
 import subprocess
@@ -10,8 +11,10 @@ from pathlib import Path
 
 import pytest
 
+from models.config import CONFIGS, resolve
 from sim.base.errors import ConfigError, InputError, about
 from sim.executors import simulate
+from sim.runs.model import notes_of
 from sim.runs.plan import plan
 from sim.runs.run import read, run
 from sim.scenario import from_dict
@@ -107,3 +110,34 @@ def test_a_key_with_a_colon_is_no_two_parts() -> None:
     scenario = from_dict({"model": {"config": "llama-3.2-1b"}, "mapping": {"tiles": {"a: b": 2}}})
     with pytest.raises(InputError, match=r"^<dict>: mapping\.tiles\.a: b: unknown weight matmul 'a: b'"):
         plan(scenario)
+
+
+def test_the_config_of_a_model_is_found_from_the_folder_of_the_scenario(tmp_path, monkeypatch):
+    """The shipped graph serves a config of its name."""
+    (tmp_path / "llama-3.2-1b").mkdir()
+    shutil.copy(CONFIGS / "llama-3.2-1b.json", tmp_path / "llama-3.2-1b" / "config.json")
+    (tmp_path / "scenario.yaml").write_text("model: {config: llama-3.2-1b/config.json, layers: 1}\n")
+    monkeypatch.chdir(tmp_path.parent)
+    scenario = read(tmp_path / "scenario.yaml")
+    assert plan(scenario).model.layers == 16
+    whole = scenario.to_dict(absolute=True)
+    assert whole["model"]["config"] == str(tmp_path / "llama-3.2-1b" / "config.json")
+    assert plan(from_dict(whole)).model.layers == 16
+    (tmp_path / "scenario.yaml").write_text("model: {config: ./config.json}\n")
+    with pytest.raises(InputError, match=f"scenario.yaml:1:17: model.config: {tmp_path}/config.json: no such file"):
+        plan(read(tmp_path / "scenario.yaml"))
+
+
+@pytest.mark.parametrize(("keys", "notes"), [
+    ({}, ["dtype bfloat16 assumed: the config names none; model.dtype says otherwise"]),
+    ({"dtype": "bfloat16"}, []),
+    ({"quantization_config": {"quant_method": "of its own"}, "dtype": "bfloat16"},
+     ["quantization_config ('of its own') is not honored: weights as captured; mapping.formats.weights says otherwise"]),
+])  # fmt: skip
+def test_what_a_config_does_not_say_is_noted(tmp_path, keys, notes):
+    data = {key: value for key, value in resolve("qwen3-0.6b").data.items() if key != "torch_dtype"}
+    (tmp_path / "config.json").write_text(json.dumps({**data, **keys}))
+    assert list(notes_of(from_dict({"model": {"config": str(tmp_path)}}))) == notes
+    assert not notes_of(
+        from_dict({"model": {"config": str(tmp_path), "dtype": "float16"}, "mapping": {"formats": {"weights": "int8"}}})
+    )
