@@ -127,6 +127,9 @@ class Formats(Section):
         examples=["int8", {"experts": "mxfp4"}, {"default": "nvfp4", "lm_head": "bf16"}],
     )
     kv: Literal["bf16", "fp8", "int8"] | None = Field(default=None, description="The KV cache.")
+    state: Literal["bf16", "fp8", "int8"] | None = Field(
+        default=None, description="States of layers that keep one instead of a KV cache; null: float32."
+    )
     activations: Literal["bf16"] | None = Field(default=None, description="Results between ops, where they are off chip.")
     group: Whole = Field(
         default=128,

@@ -3,7 +3,8 @@
 | op                 | becomes                                                                                    |
 | ------------------ | ------------------------------------------------------------------------------------------ |
 | kv_load, kv_store  | one transfer task; under `blocking` it holds an engine, else a DMA issues it                |
-| kv_load            | with `kv: operands` no task: the cache is a private operand of the ops that read it         |
+| state_load, state_store | the same, of the state of a layer                                                      |
+| kv_load, state_load | with `kv: operands` no task: the cache is a private operand of the ops that read it        |
 | kv_load            | with `kv_loads: head` one for each head of the cache, shared by the query heads of its group |
 | per-head op        | one task per head if heads are split; the same head of two ops depends one to one           |
 | op with splits     | one task per split of the keys (and head): it needs its own split of the cache              |
@@ -25,11 +26,14 @@ from models.graph import QUANTITIES, OpGraph
 from models.rewrites import read_in_place, without_resident
 from sim.mapping.grid import Grid, is_joined, shares_needed
 from sim.mapping.settings import ModelMapping
-from sim.mapping.tasks import CLASS_BIT, Links, TaskGraph, with_links
+from sim.mapping.tasks import CACHED_BITS, CLASS_BIT, Links, TaskGraph, with_links
 from sim.mapping.template import rows
 
-#: Ops that move the KV cache, and their byte class at the device's memory: a swap-out reads it.
-KV_CLASS = {"kv_load": "kv_read", "kv_store": "kv_write", "kv_swap_out": "kv_read", "kv_swap_in": "kv_write"}
+#: Ops that move the KV cache or a state, and their byte class at the device's memory: a swap-out reads it.
+KV_CLASS = {
+    "kv_load": "kv_read", "kv_store": "kv_write", "kv_swap_out": "kv_read", "kv_swap_in": "kv_write",
+    "state_load": "state_read", "state_store": "state_write", "state_swap_out": "state_read", "state_swap_in": "state_write",
+}  # fmt: skip
 
 
 def lower(ops: OpGraph, mapping: ModelMapping) -> TaskGraph:
@@ -107,14 +111,15 @@ class _Lowering:
         op = self.ops.ops[share.op]
         moved = CLASS_BIT[KV_CLASS[op.kind]]
         task = self._add(share, op.kind, inputs, engine=self.blocking, moves=moved)
-        by_layer = self.kv_loads if moved == CLASS_BIT["kv_read"] else self.kv_stores
+        by_layer = self.kv_loads if moved & CACHED_BITS else self.kv_stores
         by_layer.setdefault(op.layer, []).append(task)
         return task
 
     def _add_compute(self, share: _Share, inputs: list[int]) -> int:
         """Add the task that computes a share, with the transfers of its operands and results; returns the last of them."""
         i, op = share.op, self.ops.ops[share.op]
-        operands = [CLASS_BIT["kv_read"]] if self.has["kv_read"][i] else []  # that the engine loads itself
+        cached = [CLASS_BIT[name] for name in ("kv_read", "state_read") if self.has[name][i]]
+        operands = list(cached)  # that the engine loads itself
         loads = []
         if self.mapping.residency != "resident" and self.has["weight"][i]:
             if self.prefetch:
@@ -128,7 +133,7 @@ class _Lowering:
             else:
                 operands.append(CLASS_BIT["act_read"])
         task = self._add(share, op.kind, [*inputs, *loads], engine=True, computes=True, moves=sum(operands))
-        if self.has["kv_read"][i]:
+        if cached:
             self.kv_loads.setdefault(op.layer, []).append(task)
         if off_chip and self.has["act_write"][i]:
             return self._add(share, "act_store", [task], engine=self.blocking, moves=CLASS_BIT["act_write"])
@@ -183,7 +188,7 @@ def _grids(ops: OpGraph, mapping: ModelMapping) -> list[Grid]:
     for i, op in enumerate(ops.ops):
         if op.kind == "kv_load":
             grid = Grid(heads=op.heads or 1 if mapping.kv_loads == "head" else 1, splits=op.splits)
-        elif op.kind == "kv_store":
+        elif op.kind in KV_CLASS:
             grid = Grid()
         elif op.heads or op.splits > 1:
             grid = Grid(heads=op.heads or 1 if mapping.heads == "split" else 1, splits=op.splits)

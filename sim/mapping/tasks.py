@@ -17,11 +17,14 @@ import numpy.typing as npt
 from models.graph import QUANTITIES, IntArray, OpGraph
 from sim.mapping.template import first_of_each, rows
 
-#: Byte classes, as bits of `TaskGraph.moves`: bit i stands for `QUANTITIES[i]`.
-BYTE_CLASSES = ("weight", "kv_read", "kv_write", "act_read", "act_write")
-CLASS_BIT = {name: 1 << QUANTITIES.index(name) for name in BYTE_CLASSES}
+#: Byte classes, as bits of `TaskGraph.moves`: bit i stands for `BYTE_CLASSES[i]`.
+BYTE_CLASSES = ("weight", "kv_read", "kv_write", "act_read", "act_write", "state_read", "state_write")
+CLASS_BIT = {name: 1 << i for i, name in enumerate(BYTE_CLASSES)}
 ALL_BYTES = sum(CLASS_BIT.values())
-WRITE_BITS = CLASS_BIT["kv_write"] | CLASS_BIT["act_write"]
+WRITE_BITS = CLASS_BIT["kv_write"] | CLASS_BIT["act_write"] | CLASS_BIT["state_write"]
+
+#: What a sequence keeps in memory that a step reads: rows of its KV cache, and states.
+CACHED_BITS = CLASS_BIT["kv_read"] | CLASS_BIT["state_read"]
 
 
 class ByLayer(Mapping[int, tuple[int, ...]]):
@@ -81,7 +84,7 @@ class TaskGraph:
     inputs, input_start: CSR of the tasks it needs (indices smaller than its own).
     outputs, output_start: CSR of the tasks that need it.
     links: the same edges, through joins where there are very many; executors follow these.
-    kv_loads, kv_stores: layer -> tasks that read or append to the KV cache of that layer.
+    kv_loads, kv_stores: layer -> tasks that read or append to the KV cache of that layer, or load or store its state.
     """
 
     ops: OpGraph

@@ -14,7 +14,7 @@ from sim.cost import launch_of
 from sim.executors.setup import Setup
 from sim.machine.arbiters import Derated
 from sim.machine.energy import EnergyRates
-from sim.machine.kv_cache import LayerGroup, layer_groups
+from sim.machine.kv_cache import LayerGroup, kept_groups
 from sim.machine.machine import one_device
 from sim.mapping.lowering import weight_matmuls
 from sim.mapping.settings import Execution
@@ -68,7 +68,7 @@ def plan(scenario: Scenario) -> Plan:
         model=model,
         ops=variants[False, False],
         setup=setup,
-        rules=_rules(setup, scenario.mapping.execution, layer_groups(variants[False, False]), energy),
+        rules=_rules(setup, scenario.mapping.execution, kept_groups(variants[False, False]), energy),
         record=scenario.record,
         window=None if window is None else (window.start, window.end),
         warmup_time=scenario.report.warmup_time,

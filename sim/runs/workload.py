@@ -14,7 +14,7 @@ from models.graph import IntArray, OpGraph
 from sim.base.errors import ConfigError, about
 from sim.base.quantities import MAXIMUM
 from sim.base.units import PS_PER_S
-from sim.machine.kv_cache import KVLayout, layer_groups
+from sim.machine.kv_cache import KVLayout, layer_groups, state_bytes
 from sim.scenario import RequestTrace, Scenario
 from sim.serving.batching import ResolvedBatching
 from sim.serving.limits import check_feasible
@@ -75,7 +75,7 @@ def batching(scenario: Scenario, ops: OpGraph, sequences: Sequence[Request], cap
         raise ConfigError("workload.batching.max_tokens", message)
     resolved = ResolvedBatching(
         settings=written, prefill=workload.prefill, speculation=drafts, sequences=most,
-        layout=KVLayout(written.kv.block, layer_groups(ops)), capacity=capacity, seed=scenario.seed,
+        layout=KVLayout(written.kv.block, layer_groups(ops), state_bytes(ops)), capacity=capacity, seed=scenario.seed,
     )  # fmt: skip
     check_feasible(resolved, sequences)
     return resolved
