@@ -8,6 +8,7 @@ transformers' own dynamic cache copies every cached row each step, and would cha
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -113,16 +114,43 @@ class StateAppendLayer(StateLayer, AppendLayer):  # type: ignore[misc, override]
         self.__dict__.update({**state.__dict__, **rows.__dict__})
 
 
+class OwnStates:
+    """Access to states by the names that MiniMax has for it; a mixin of its own class of cache."""
+
+    layers: list[Any]
+
+    def __len__(self) -> int:
+        return len(self.layers)
+
+    def get_linear_cache(self, layer_idx: int) -> torch.Tensor | None:
+        """The state of a layer."""
+        layer = self.layers[layer_idx]
+        return layer.recurrent_states[0] if isinstance(layer, StateLayer) else None
+
+    def set_linear_cache(self, layer_idx: int, linear_cache: torch.Tensor) -> None:
+        """Replace the state of a layer."""
+        self.layers[layer_idx].update_recurrent_state(linear_cache)
+
+
+def own_cache(model: torch.nn.Module) -> type[DynamicCache] | None:
+    """The class of cache that the module of a model defines for states of its own, if it does."""
+    defined = vars(sys.modules[type(model).__module__]).values()
+    found = [each for each in defined if isinstance(each, type) and hasattr(each, "get_linear_cache")]
+    return found[0] if found else None
+
+
 def append_cache(
     config: PretrainedConfig,
     context: int,
     allocate: Allocate,
     expand: Mapping[int, Expand] | None = None,
     states: Mapping[int, StateLayer] | None = None,
+    own: type[DynamicCache] | None = None,
 ) -> DynamicCache:
     """The cache for one step after `context` tokens, with each layer's kind and window as transformers reads the config.
 
     expand: by layer, the function that expands latents to rows of the cache. states: the states of layers that keep one.
+    own: the class of cache that the model insists on.
     Raises InputError for a model with a cache of another kind.
     """
     cache = DynamicCache(config=config)
@@ -141,6 +169,10 @@ def append_cache(
                 f"model_type {config.model_type!r}: layer {i} keeps a cache of another kind ({type(layer).__name__}); "
                 "only KV caches, and states of a fixed size, can be captured"
             )
+    if own is not None:
+        made: Any = type(own.__name__, (OwnStates, own), {})()
+        made.layers, made.layer_class_to_replicate = cache.layers, None
+        return made  # type: ignore[no-any-return]
     return cache
 
 

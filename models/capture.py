@@ -29,7 +29,7 @@ from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_N
 from transformers.utils import logging as transformers_logging
 
 from models import attention, latent
-from models.cache import KV_STORE, StateLayer, append_cache, windows
+from models.cache import KV_STORE, StateLayer, append_cache, own_cache, windows
 from models.config import CAPTURE_VERSION, MLA_FORMS, ModelConfig, dtype_of
 from models.costs import Plan, Point, along_tokens, plan, powers, shape_text, solve
 from models.experts import Experts
@@ -52,7 +52,7 @@ GRANULARITIES = ("op", "aten")
 #: Tokens of a chunk of the gated delta rule, which configs do not name.
 _CHUNK = 64
 
-#: What `_states` found, by model.
+#: Results of `_states`, by model.
 _STATES: WeakKeyDictionary[PreTrainedModel, dict[int, StateShapes]] = WeakKeyDictionary()
 
 _OWN_ATTENTION = "model_type {!r} has attention code of its own, outside of transformers' attention interface"
@@ -146,18 +146,20 @@ def record(model: PreTrainedModel, point: Point) -> Recording:
         return StateLayer(conv, recurrent, shapes.states)
 
     states = {number: state(number, shapes) for number, shapes in _states(model).items()}
-    cache = append_cache(config, point[2], allocate, latent.expansions(model), states)
+    cache = append_cache(config, point[2], allocate, latent.expansions(model), states, own_cache(model) if states else None)
     return recorder.recording(step(model, recorder, point, cache))
 
 
 def _states(model: PreTrainedModel) -> dict[int, StateShapes]:
     """The states that the layers of the model keep, by layer: what is in the cache after a first token."""
     if model not in _STATES:
-        cache = DynamicCache(config=model.config.get_text_config(decoder=True))
+        cache: Any = DynamicCache(config=model.config.get_text_config(decoder=True))
         if any(isinstance(layer, LinearAttentionCacheLayerMixin) for layer in cache.layers):
+            own = own_cache(model)
+            cache = cache if own is None else own()
             with torch.no_grad():
                 model(**arguments(model, (1, 1, 0), cache))
-        _STATES[model] = state_shapes(cache.layers)
+        _STATES[model] = state_shapes(cache.layers, getattr(cache, "linear_cache", ()))
     return _STATES[model]
 
 

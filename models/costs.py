@@ -49,12 +49,11 @@ def plan(many_sequences: bool, many_queries: bool, low: int, high: int | None, c
         if (many_sequences or not b) and (many_queries or not q) and (room > 1 or not n)
     )
     batches = (2, 3) if many_sequences else (1,)
-    few = 2 if chunk == 1 else 1
-    at_n0 = (few * chunk, (few + 1) * chunk, (few + 2) * chunk) if many_queries else (1,)
+    at_n0 = (2 * chunk, 3 * chunk, 4 * chunk) if many_queries else (1,)
     at_n1 = at_n0[:2] if room > 1 else ()
     solve = tuple((b, q, n) for b in batches for n, queries in ((n0, at_n0), (n1, at_n1)) for q in queries)
     far = low + 1531 if high is None else high - 1
-    b, q = (5 if many_sequences else 1), ((few + 4) * chunk if many_queries else 1)
+    b, q = (5 if many_sequences else 1), (6 * chunk if many_queries else 1)
     check = dict.fromkeys(p for p in ((b, q, low), (b + (b > 1), q + chunk * (q > 1), far)) if p not in solve)
     return Plan(monomials=free, solve=solve, check=tuple(check))
 

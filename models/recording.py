@@ -148,8 +148,8 @@ def with_transfers(nodes: Sequence[Node], storages: Mapping[int, Storage]) -> li
     """Nodes with one load and one store of each layer's cache and state, in place of the ops that write them.
 
     The loads come first in their layer and have no inputs. A load moves what is there from before the step once, however
-    many ops read it: afterwards it is on chip. An op that reads the cache needs the load and the ops that made the new rows;
-    nothing waits for a store.
+    many ops of the layer read it: afterwards it is on chip. A layer that reads the cache of another loads it again. An op that
+    reads the cache needs the load and the ops that made the new rows; nothing waits for a store.
     """
     copies: dict[tuple[str, int], list[int]] = {}  # (role, layer) -> its copies, such as of the keys, then of the values
     state_loads: dict[int, Node] = {}
@@ -173,7 +173,12 @@ def with_transfers(nodes: Sequence[Node], storages: Mapping[int, Storage]) -> li
         if node.role == STATE_LOAD:
             sources[i] = (load_of[STATE_STORE, node.layer],)
             continue
-        inputs = {k for j in node.inputs for k in sources[j]}
+        inputs = set()
+        for j in node.inputs:
+            needed = set(sources[j])
+            if nodes[j].role == KV_STORE and nodes[j].layer != node.layer:  # it loads the cache of another layer itself
+                needed = needed - {load_of[KV_STORE, nodes[j].layer]} | {load_of[KV_STORE, node.layer]}
+            inputs |= needed
         if node.role not in STORES:
             sources[i] = (len(result),)
             result.append(replace(node, inputs=tuple(sorted(inputs))))
@@ -191,16 +196,21 @@ def with_transfers(nodes: Sequence[Node], storages: Mapping[int, Storage]) -> li
 def _loads(
     nodes: Sequence[Node], copies: Mapping[tuple[str, int], list[int]], storages: Mapping[int, Storage]
 ) -> dict[tuple[str, int], Node]:
-    """The load of each layer's KV cache."""
+    """The load of each layer that reads a KV cache, its own or that of another."""
     caches: dict[int, list[Storage]] = {}
     for storage in storages.values():
         if storage.kind == "cache":
             caches.setdefault(storage.layer, []).append(storage)
-    return {
+    loads = {
         (role, layer): _load(nodes[of_layer[0]], layer, caches[nodes[of_layer[0]].cache])
         for (role, layer), of_layer in copies.items()
         if role == KV_STORE
     }
+    for node in nodes:
+        for j in node.inputs:
+            if nodes[j].role == KV_STORE and nodes[j].layer != node.layer and (KV_STORE, node.layer) not in loads:
+                loads[KV_STORE, node.layer] = replace(_load(nodes[j], node.layer, caches[nodes[j].cache]), path=node.path)
+    return loads
 
 
 def _load(append: Node, layer: int, caches: Sequence[Storage]) -> Node:

@@ -11,6 +11,7 @@ src/llama-memory-recurrent.cpp); `mapping.formats.state` says otherwise.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -30,11 +31,15 @@ class StateShapes:
     states: int
 
 
-def state_shapes(layers: list[Any]) -> dict[int, StateShapes]:
+def state_shapes(layers: Sequence[Any], beside: Sequence[Any] = ()) -> dict[int, StateShapes]:
     """By layer, what layers of a transformers cache hold after a step of one sequence; those without a state are left out.
 
-    A convolution of width K needs K - 1 past inputs; transformers keeps K.
+    A convolution of width K needs K - 1 past inputs; transformers keeps K. beside: by layer, its state where the cache keeps
+    it outside of its layers, else something empty.
     """
+    if len(beside):
+        parts_of = {i: state for i, state in enumerate(beside) if len(state)}
+        return {i: StateShapes({}, {0: (tuple(state.shape), state.dtype)}, 1) for i, state in parts_of.items()}
     shapes = {}
     for number, layer in enumerate(layers):
         conv, recurrent = getattr(layer, "conv_states", {}), getattr(layer, "recurrent_states", {})

@@ -78,6 +78,7 @@ class _Lowering:
         self.blocking, self.prefetch = mapping.execution == "blocking", mapping.execution == "prefetch"
         self.grids = _grids(ops, mapping)
         self.has = {name: _some(ops, name).tolist() for name in QUANTITIES}
+        self.owner_of = _owners(ops)
         self.kinds: dict[str, int] = {}
         self.rows: list[tuple[int, ...]] = []
         self.inputs: list[list[int]] = []
@@ -112,7 +113,7 @@ class _Lowering:
         moved = CLASS_BIT[KV_CLASS[op.kind]]
         task = self._add(share, op.kind, inputs, engine=self.blocking, moves=moved)
         by_layer = self.kv_loads if moved & CACHED_BITS else self.kv_stores
-        by_layer.setdefault(op.layer, []).append(task)
+        by_layer.setdefault(self.owner_of.get(share.op, op.layer), []).append(task)
         return task
 
     def _add_compute(self, share: _Share, inputs: list[int]) -> int:
@@ -134,7 +135,7 @@ class _Lowering:
                 operands.append(CLASS_BIT["act_read"])
         task = self._add(share, op.kind, [*inputs, *loads], engine=True, computes=True, moves=sum(operands))
         if cached:
-            self.kv_loads.setdefault(op.layer, []).append(task)
+            self.kv_loads.setdefault(self.owner_of.get(i, op.layer), []).append(task)
         if off_chip and self.has["act_write"][i]:
             return self._add(share, "act_store", [task], engine=self.blocking, moves=CLASS_BIT["act_write"])
         return task
@@ -166,6 +167,21 @@ class _Lowering:
         inputs = np.array([source for row in needs for source in row], dtype=np.int64)
         inputs = np.where(inputs < 0, len(self.rows) - 1 - inputs, inputs)
         return Links(len(self.joins), *rows(consumers, inputs, len(needs)), *rows(inputs, consumers, len(needs)))
+
+
+def _owners(ops: OpGraph) -> dict[int, int]:
+    """For ops that read the KV cache of another layer, that layer: its new rows are stored there, and attended to here."""
+    stored = {i: op.layer for op in ops.ops if op.kind == "kv_store" for i in op.inputs}
+    owning = set(stored.values())
+    owners: dict[int, int] = {}
+    for i, op in enumerate(ops.ops):
+        if op.layer < 0 or op.layer in owning:
+            continue
+        layers = {stored[j] for j in op.inputs if j in stored and stored[j] != op.layer}
+        if len(layers) == 1:
+            owners[i] = layers.pop()
+            owners |= {j: owners[i] for j in op.inputs if ops.ops[j].kind == "kv_load"}
+    return owners
 
 
 def weight_matmuls(ops: OpGraph) -> npt.NDArray[np.bool_]:

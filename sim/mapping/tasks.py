@@ -23,7 +23,7 @@ CLASS_BIT = {name: 1 << i for i, name in enumerate(BYTE_CLASSES)}
 ALL_BYTES = sum(CLASS_BIT.values())
 WRITE_BITS = CLASS_BIT["kv_write"] | CLASS_BIT["act_write"] | CLASS_BIT["state_write"]
 
-#: What a sequence keeps in memory that a step reads: rows of its KV cache, and states.
+#: Byte classes of what a step reads of what its sequences keep: rows of a KV cache, and states.
 CACHED_BITS = CLASS_BIT["kv_read"] | CLASS_BIT["state_read"]
 
 

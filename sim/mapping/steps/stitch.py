@@ -43,8 +43,9 @@ def swapped(ops: OpGraph, shape: Shape, *, together: bool = False) -> Stitched:
     polynomials = Polynomials(ops.polynomials)
     nothing = (polynomials.number(zero(ops.breaks, ops.masks)),) * len(QUANTITIES)
     transfers = []
+    kept = {(op.kind.replace("store", "load"), op.layer) for op in ops.ops if op.kind.endswith("_store")}
     for op in ops.ops:
-        if op.kind in _LOADED:
+        if op.kind in _LOADED and (op.kind, op.layer) in kept:  # not where a layer reads the cache of another
             read, written = _LOADED[op.kind]
             empty = replace(op, kind=op.kind.replace("load", f"swap_{shape.swap}"), inputs=(), costs=nothing, shape=())
             transfers.append(empty.with_cost(read if shape.swap == "out" else written, op.costs[read]))
