@@ -8,15 +8,17 @@ transformers' own dynamic cache copies every cached row each step, and would cha
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
 from transformers import DynamicCache, PretrainedConfig
-from transformers.cache_utils import DynamicLayer, DynamicSlidingWindowLayer
+from transformers.cache_utils import DynamicLayer, DynamicSlidingWindowLayer, LinearAttentionLayer
 
 from models.attention import ASIDE, role
 from models.latent import Expand
+from models.states import STATE_STORE
 from sim.base.errors import InputError
 
 #: Allocates the buffer of one layer: (layer, shape with past and new rows, number of past rows, like) -> tensor.
@@ -72,29 +74,109 @@ class AppendLayer(DynamicLayer):
         return self.context
 
 
+class StateLayer(LinearAttentionLayer):
+    """The state of one layer as a step finds it; the step replaces all of it.
+
+    conv, recurrent: by number of the state, its window of past inputs [B, C, K - 1] and its recurrent part.
+    """
+
+    def __init__(self, conv: Mapping[int, torch.Tensor], recurrent: Mapping[int, torch.Tensor], states: int) -> None:
+        super().__init__(number_of_states=states)
+        self.conv_states: dict[int, torch.Tensor] = dict(conv)  # type: ignore[assignment]  # none is missing here
+        self.recurrent_states: dict[int, torch.Tensor] = dict(recurrent)  # type: ignore[assignment]
+        self.has_previous_state = dict.fromkeys(range(states), True)
+        self.is_conv_states_initialized = {i: i in conv for i in range(states)}
+        self.is_recurrent_states_initialized = {i: i in recurrent for i in range(states)}
+        for i, window in conv.items():
+            self.conv_kernel_size[i] = window.shape[-1] + 1
+
+    def update_conv_state(
+        self, conv_states: torch.Tensor, state_idx: int = 0, conv_kernel_size: int | None = None, **_: Any
+    ) -> torch.Tensor:
+        """Append new inputs [B, C, Q] and keep the last; returns the past and the new ones."""
+        window = self.conv_states[state_idx]
+        full = torch.cat([window, conv_states], dim=-1)
+        with role(STATE_STORE):
+            window.copy_(full[..., -window.shape[-1] :])
+        return full
+
+    def update_recurrent_state(self, recurrent_states: torch.Tensor, state_idx: int = 0, **_: Any) -> torch.Tensor:
+        """Replace the recurrent part; returns the new one."""
+        with role(STATE_STORE):
+            self.recurrent_states[state_idx].copy_(recurrent_states)
+        return recurrent_states
+
+
+class StateAppendLayer(StateLayer, AppendLayer):  # type: ignore[misc, override]  # transformers combines them so, too
+    """The cache of a layer that keeps a state and attends to a KV cache."""
+
+    def __init__(self, state: StateLayer, rows: AppendLayer) -> None:
+        self.__dict__.update({**state.__dict__, **rows.__dict__})
+
+
+class OwnStates:
+    """Access to states by the names that MiniMax has for it; a mixin of its own class of cache."""
+
+    layers: list[Any]
+
+    def __len__(self) -> int:
+        return len(self.layers)
+
+    def get_linear_cache(self, layer_idx: int) -> torch.Tensor | None:
+        """The state of a layer."""
+        layer = self.layers[layer_idx]
+        return layer.recurrent_states[0] if isinstance(layer, StateLayer) else None
+
+    def set_linear_cache(self, layer_idx: int, linear_cache: torch.Tensor) -> None:
+        """Replace the state of a layer."""
+        self.layers[layer_idx].update_recurrent_state(linear_cache)
+
+
+def own_cache(model: torch.nn.Module) -> type[DynamicCache] | None:
+    """The class of cache that the module of a model defines for states of its own, if it does."""
+    defined = vars(sys.modules[type(model).__module__]).values()
+    found = [each for each in defined if isinstance(each, type) and hasattr(each, "get_linear_cache")]
+    return found[0] if found else None
+
+
 def append_cache(
-    config: PretrainedConfig, context: int, allocate: Allocate, expand: Mapping[int, Expand] | None = None
+    config: PretrainedConfig,
+    context: int,
+    allocate: Allocate,
+    expand: Mapping[int, Expand] | None = None,
+    states: Mapping[int, StateLayer] | None = None,
+    own: type[DynamicCache] | None = None,
 ) -> DynamicCache:
     """The cache for one step after `context` tokens, with each layer's kind and window as transformers reads the config.
 
-    expand: by layer, the function that expands latents to rows of the cache.
-    Raises InputError for a model with a state other than a KV cache.
+    expand: by layer, the function that expands latents to rows of the cache. states: the states of layers that keep one.
+    own: the class of cache that the model insists on.
+    Raises InputError for a model with a cache of another kind.
     """
     cache = DynamicCache(config=config)
     for i, layer in enumerate(cache.layers):
-        if type(layer) is DynamicLayer:
+        if states and i in states:
+            cache.layers[i] = states[i]
+            if isinstance(layer, DynamicLayer):
+                window = getattr(layer, "sliding_window", None)
+                cache.layers[i] = StateAppendLayer(states[i], AppendLayer(i, context, window, allocate))
+        elif type(layer) is DynamicLayer:
             cache.layers[i] = AppendLayer(i, context, None, allocate, (expand or {}).get(i))
         elif type(layer) is DynamicSlidingWindowLayer:
             cache.layers[i] = AppendLayer(i, context, layer.sliding_window, allocate)
         elif type(layer).__name__ != "DummyLayer":  # a dummy shares the cache of another layer
             raise InputError(
-                f"model_type {config.model_type!r}: layer {i} keeps a state other than a KV cache "
-                f"({type(layer).__name__}); only attention over a KV cache can be captured"
+                f"model_type {config.model_type!r}: layer {i} keeps a cache of another kind ({type(layer).__name__}); "
+                "only KV caches, and states of a fixed size, can be captured"
             )
+    if own is not None:
+        made: Any = type(own.__name__, (OwnStates, own), {})()
+        made.layers, made.layer_class_to_replicate = cache.layers, None
+        return made  # type: ignore[no-any-return]
     return cache
 
 
 def windows(config: PretrainedConfig) -> list[int]:
     """The attention windows of the model's layers, distinct and ascending."""
     layers = DynamicCache(config=config).layers
-    return sorted({layer.sliding_window for layer in layers if type(layer) is DynamicSlidingWindowLayer})
+    return sorted({layer.sliding_window for layer in layers if isinstance(layer, DynamicSlidingWindowLayer)})

@@ -18,23 +18,27 @@ from dataclasses import dataclass
 from importlib.metadata import version
 from itertools import pairwise
 from typing import Any
+from weakref import WeakKeyDictionary
 
 import numpy as np
 import torch
-from transformers import PretrainedConfig, PreTrainedModel
+from transformers import DynamicCache, PretrainedConfig, PreTrainedModel
+from transformers.cache_utils import LinearAttentionCacheLayerMixin
 from transformers.utils import logging as transformers_logging
 
 from models import attention, latent
-from models.cache import append_cache, windows
+from models.cache import KV_STORE, StateLayer, append_cache, own_cache, windows
 from models.config import CAPTURE_VERSION, MLA_FORMS, ModelConfig, dtype_of
-from models.costs import Plan, Point, plan, powers, shape_text, solve
+from models.costs import Plan, Point, along_tokens, plan, powers, shape_text, solve
 from models.decoder import hf_config, make, one_line
 from models.experts import Experts
 from models.graph import QUANTITIES, ModelGraph, Op, OpGraph
 from models.grouping import Group, group, single
 from models.polynomials import Polynomials
 from models.recorder import Recorder
-from models.recording import Node, Recording
+from models.recording import STORES, Node, Recording
+from models.scans import KINDS as SCANS
+from models.states import StateShapes, state_shapes
 from sim.base.errors import InputError
 
 #: The variants of a step, by (B > 1, Q > 1).
@@ -42,6 +46,12 @@ VARIANTS = ((False, False), (False, True), (True, False), (True, True))
 
 GRANULARITIES = ("op", "aten")
 
+
+#: Tokens of a chunk of the gated delta rule, which configs do not name.
+_CHUNK = 64
+
+#: Results of `_states`, by model.
+_STATES: WeakKeyDictionary[PreTrainedModel, dict[int, StateShapes]] = WeakKeyDictionary()
 
 _OWN_ATTENTION = "model_type {!r} has attention code of its own, outside of transformers' attention interface"
 
@@ -79,7 +89,8 @@ def arguments(model: PreTrainedModel, point: Point, cache: Any, tokens: torch.Te
     device = model.device
     tokens = torch.zeros(B, Q, dtype=torch.long, device=device) if tokens is None else tokens
     parameters = inspect.signature(model.forward).parameters
-    options: dict[str, Any] = {"input_ids": tokens, "past_key_values": cache, "use_cache": True}
+    named = "past_key_values" if "past_key_values" in parameters else "cache_params"  # without attention
+    options: dict[str, Any] = {"input_ids": tokens, named: cache, "use_cache": True}
     if "position_ids" in parameters:
         options["position_ids"] = (torch.arange(Q, device=device) + N).expand(B, Q).contiguous()
     if "logits_to_keep" in parameters:
@@ -97,7 +108,43 @@ def record(model: PreTrainedModel, point: Point) -> Recording:
         recorder.register_cache(buffer, layer, past)
         return buffer
 
-    return recorder.recording(step(model, recorder, point, append_cache(config, point[2], allocate, latent.expansions(model))))
+    def state(number: int, shapes: StateShapes) -> StateLayer:
+        conv, recurrent = (
+            {i: torch.empty((point[0], *shape[1:]), dtype=dtype, device=model.device) for i, (shape, dtype) in of.items()}
+            for of in (shapes.conv, shapes.recurrent)
+        )
+        for part in (*conv.values(), *recurrent.values()):
+            recorder.register_state(part, number)
+        return StateLayer(conv, recurrent, shapes.states)
+
+    states = {number: state(number, shapes) for number, shapes in _states(model).items()}
+    cache = append_cache(config, point[2], allocate, latent.expansions(model), states, own_cache(model) if states else None)
+    return recorder.recording(step(model, recorder, point, cache))
+
+
+def _states(model: PreTrainedModel) -> dict[int, StateShapes]:
+    """The states that the layers of the model keep, by layer: what is in the cache after a first token."""
+    if model not in _STATES:
+        cache: Any = DynamicCache(config=model.config.get_text_config(decoder=True))
+        if any(isinstance(layer, LinearAttentionCacheLayerMixin) for layer in cache.layers):
+            own = own_cache(model)
+            cache = cache if own is None else own()
+            with torch.no_grad():
+                model(**arguments(model, (1, 1, 0), cache))
+        _STATES[model] = state_shapes(cache.layers, getattr(cache, "linear_cache", ()))
+    return _STATES[model]
+
+
+def _chunk(model: PreTrainedModel) -> int:
+    """Tokens that the model scans at once; 1 where it scans one by one, or keeps no state."""
+    if not _states(model):
+        return 1
+    two, three = (record(model, (1, Q, 5)).nodes for Q in (2, 3))
+    if sum(len(node.issued) for node in two) != sum(len(node.issued) for node in three):
+        return 1
+    text = model.config.get_text_config(decoder=True)
+    sizes = [getattr(text, name, None) for name in ("chunk_size", "mamba_chunk_size")]
+    return max([size for size in sizes if isinstance(size, int)], default=_CHUNK)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -138,15 +185,17 @@ def capture(config: ModelConfig, dtype: str | None = None, mla: str = MLA_FORMS[
         form = mla if latent.keep(model, mla) else "none"
         text = model.config.get_text_config(decoder=True)
         first = record(model, (1, 1, 5))
-        if not any(node.name == "kv_store" for node in first.nodes):
+        stores = {node.name for node in first.nodes}.intersection(STORES)
+        if not stores:
             raise InputError(
-                f"{config.name}: model_type {hf.model_type!r} has no KV cache that can be captured "
+                f"{config.name}: model_type {hf.model_type!r} has no KV cache, and no state, that can be captured "
                 "(encoder-only, or not written for the cache interface of transformers)"
             )
-        if not any(node.role == "scores" for node in first.nodes):
+        if KV_STORE in stores and not any(node.role == "scores" for node in first.nodes):
             raise InputError(f"{config.name}: {_OWN_ATTENTION.format(hf.model_type)}")
         breaks = tuple(w - 1 for w in windows(text) if w > 1)
-        variants = {key: _variant(model, key, breaks) for key in VARIANTS}
+        chunk = _chunk(model)
+        variants = {key: _variant(model, key, breaks, chunk) for key in VARIANTS}
     except InputError:
         raise
     except KeyError as error:
@@ -158,13 +207,13 @@ def capture(config: ModelConfig, dtype: str | None = None, mla: str = MLA_FORMS[
     return {name: _model_graph(config, dtype, model, form, variants, breaks, name) for name in GRANULARITIES}
 
 
-def _variant(model: PreTrainedModel, key: tuple[bool, bool], breaks: tuple[int, ...]) -> Variant:
+def _variant(model: PreTrainedModel, key: tuple[bool, bool], breaks: tuple[int, ...], chunk: int) -> Variant:
     reference: Recording | None = None
     costs, dims = [], []
     bounds = (0, *breaks, None)
     for low, high in pairwise(bounds):
         assert low is not None
-        chosen = plan(*key, low, high)
+        chosen = plan(*key, low, high, chunk)
         rows: list[list[int]] = []
         for point in (*chosen.solve, *chosen.check):
             recording = record(model, point)
@@ -197,6 +246,11 @@ def _same_ops(reference: Recording, recording: Recording, point: Point) -> None:
 def _solve(chosen: Plan, rows: list[list[int]], reference: Recording) -> np.ndarray[Any, np.dtype[np.int64]]:
     values = np.array(rows, dtype=np.int64)
     count = len(chosen.solve)
+    chunked = np.flatnonzero([node.role in SCANS for node in reference.nodes for _ in QUANTITIES])
+    lines = along_tokens(chosen, values[:, chunked])
+    if lines is None:
+        raise InputError("the scans of the model do not grow in proportion to the tokens that they take")
+    values[:, chunked] = lines
     table, bad = solve(chosen, values[:count], values[count:])
     if bad is not None:
         costs = len(reference.nodes) * len(QUANTITIES)
@@ -242,7 +296,7 @@ def _model_graph(
         name=config.name,
         layers=text.num_hidden_layers,
         hidden=text.hidden_size,
-        heads=next(node.heads for node in recording.nodes if node.role == "scores"),
+        heads=next((node.heads for node in recording.nodes if node.role == "scores"), 0),
         kv_heads=kv_heads,
         head_dim=head_dim,
         vocabulary=text.vocab_size,

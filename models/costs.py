@@ -31,8 +31,10 @@ class Plan:
     check: tuple[Point, ...]
 
 
-def plan(many_sequences: bool, many_queries: bool, low: int, high: int | None) -> Plan:
+def plan(many_sequences: bool, many_queries: bool, low: int, high: int | None, chunk: int = 1) -> Plan:
     """The points for one variant on the piece low <= N < high (None: unbounded).
+
+    chunk: of more than one token, where several tokens are scanned in chunks: Q is then a multiple of it.
 
     A variable that cannot vary (B in the variant of one sequence, N on a piece of one context) has no monomials:
     whatever depends on it is constant there.
@@ -47,12 +49,12 @@ def plan(many_sequences: bool, many_queries: bool, low: int, high: int | None) -
         if (many_sequences or not b) and (many_queries or not q) and (room > 1 or not n)
     )
     batches = (2, 3) if many_sequences else (1,)
-    at_n0 = (2, 3, 4) if many_queries else (1,)
-    at_n1 = ((2, 3) if many_queries else (1,)) if room > 1 else ()
+    at_n0 = (2 * chunk, 3 * chunk, 4 * chunk) if many_queries else (1,)
+    at_n1 = at_n0[:2] if room > 1 else ()
     solve = tuple((b, q, n) for b in batches for n, queries in ((n0, at_n0), (n1, at_n1)) for q in queries)
     far = low + 1531 if high is None else high - 1
-    b, q = (5 if many_sequences else 1), (6 if many_queries else 1)
-    check = dict.fromkeys(p for p in ((b, q, low), (b + (b > 1), q + (q > 1), far)) if p not in solve)
+    b, q = (5 if many_sequences else 1), (6 * chunk if many_queries else 1)
+    check = dict.fromkeys(p for p in ((b, q, low), (b + (b > 1), q + chunk * (q > 1), far)) if p not in solve)
     return Plan(monomials=free, solve=solve, check=tuple(check))
 
 
@@ -107,6 +109,35 @@ def solve(
         table[r] = coefficients
     first_bad = next((i for i, r in enumerate(where.reshape(-1).tolist()) if r in bad), None)
     return table[where.reshape(-1)], first_bad
+
+
+def along_tokens(plan: Plan, values: npt.NDArray[np.int64]) -> npt.NDArray[np.int64] | None:
+    """Costs [point, row] of ops that work in chunks of tokens, replaced by lines in Q.
+
+    Of whole chunks a cost is u + v Q + w Q^2. The line is u + v Q, with whole coefficients that are rounded up, and u at least
+    0: fewer tokens than a chunk cost their part of it, and w is left out. For Q that does not vary nothing changes.
+    Returns None where the costs of further chunks are off by over a tenth.
+    """
+    chunk, *more = sorted({q for _, q, _ in plan.solve})
+    if not more:
+        return values
+    points = (*plan.solve, *plan.check)
+    at = {(b, q): values[points.index((b, q, n))] for b, q, n in reversed(plan.solve)}
+    few, many = min(b for b, _ in at), max(b for b, _ in at)
+    growth = [(at[many, q] - at[few, q]) // max(many - few, 1) for q in (chunk, *more)]  # with each sequence
+    constant = [at[few, q] - few * each for q, each in zip((chunk, *more), growth, strict=True)]
+    exact, lines = np.zeros(values.shape), np.zeros_like(values)
+    for power, (first, second, third) in enumerate((constant, growth)):
+        # Second differences of three equally spaced points are 2 w, at steps of the least number of tokens between them.
+        step = more[0] - chunk
+        w = (third - 2 * second + first) / (2 * step**2)
+        v = (second - first) / step - w * (chunk + more[0])
+        u = first - v * chunk - w * chunk**2
+        base, slope = np.maximum(np.ceil(u - 1e-6), 0).astype(np.int64), np.ceil(v - 1e-6).astype(np.int64)
+        for i, (b, q, _) in enumerate(points):
+            exact[i] += b**power * (u + v * q + w * q**2)
+            lines[i] += b**power * (base + slope * q)
+    return lines if (np.abs(exact - values) * 10 <= values + 1).all() else None
 
 
 def text(coefficients: Sequence[int], context: str = "N") -> str:

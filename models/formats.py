@@ -129,6 +129,9 @@ class Formats(Section):
     kv: Literal["bf16", "fp8", "int8"] | None = Field(
         default=None, description="The KV cache. null: as the `quantization_config` of the model says, if it has one."
     )
+    state: Literal["bf16", "fp8", "int8"] | None = Field(
+        default=None, description="States of layers that keep one instead of a KV cache; null: float32."
+    )
     activations: Literal["bf16"] | None = Field(default=None, description="Results between ops, where they are off chip.")
     group: Whole = Field(
         default=128,

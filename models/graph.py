@@ -31,6 +31,9 @@ __all__ = [
 ]  # fmt: skip
 
 
+#: Number of quantities that every model has; those after them are of states.
+OF_ALL = QUANTITIES.index("state_read")
+
 #: Fields of an op that are stored as they are.
 _COLUMNS = ("kind", "path", "layer", "part", "heads", "dtype", "shape", "inputs", "costs")
 
@@ -179,6 +182,8 @@ class OpGraph:
         if self.masks:
             raise ValueError("expected a captured graph, whose costs count all pairs")
         columns = {name: [getattr(op, name) for op in self.ops] for name in _COLUMNS}
+        if not self.table[self.cost_index[OF_ALL:]].any():  # the quantities of states, which few models keep
+            columns["costs"] = [costs[:OF_ALL] for costs in columns["costs"]]
         columns["experts"] = [op.experts and (op.experts.count, op.experts.top_k, op.experts.bytes) for op in self.ops]
         return {"breaks": self.breaks, "polynomials": self.polynomials, "ops": columns}
 
@@ -186,6 +191,13 @@ class OpGraph:
     def from_json(cls, data: Mapping[str, Any], kv_heads: int) -> OpGraph:
         """The graph from its JSON. kv_heads: heads of the cache, a fact of the model."""
         columns = data["ops"]
+        polynomials = [tuple(tuple(piece) for piece in pieces) for pieces in data["polynomials"]]
+        if any(len(costs) < len(QUANTITIES) for costs in columns["costs"]):
+            nothing = ((0,) * len(MONOMIALS),) * (len(data["breaks"]) + 1)
+            if nothing not in polynomials:
+                polynomials.append(nothing)
+            rest = (polynomials.index(nothing),) * (len(QUANTITIES) - OF_ALL)
+            columns = columns | {"costs": [(*costs, *rest) for costs in columns["costs"]]}
         ops = tuple(
             Op(
                 kind=kind, path=path, layer=layer, part=part, heads=heads, kv_heads=kv_heads if heads else 0, dtype=dtype,
@@ -197,8 +209,7 @@ class OpGraph:
                 strict=True,
             )
         )  # fmt: skip
-        polynomials = tuple(tuple(tuple(piece) for piece in pieces) for pieces in data["polynomials"])
-        return cls(ops=ops, polynomials=polynomials, breaks=tuple(data["breaks"]))
+        return cls(ops=ops, polynomials=tuple(polynomials), breaks=tuple(data["breaks"]))
 
 
 def terms(masks: Sequence[Mask]) -> int:

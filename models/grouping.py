@@ -16,7 +16,10 @@ from dataclasses import dataclass
 from models import latent
 from models.attention import ROLES
 from models.cache import KV_STORE
-from models.recording import KV_LOAD, Node, Recording
+from models.op import SCAN
+from models.recording import KV_LOAD, TRANSFERS, Node, Recording
+from models.scans import CONVOLUTION, KINDS, WINDOW
+from models.states import STATE_LOAD
 from sim.base.topological import topological_order
 
 #: kind, path, part
@@ -170,6 +173,7 @@ class _Labels:
         self._by_origin()
         for layer, indices in self.by_layer.items():
             if layer >= 0:
+                self._mixer(indices)
                 self._attention(indices)
                 self._experts(indices)
                 self._mlp(indices)
@@ -187,7 +191,7 @@ class _Labels:
         for i, node in enumerate(self.nodes):
             norm = self._inside(node.path, lambda name, leaf: "norm" in name or leaf.startswith("ln_"))
             parts = node.path.split(".")
-            if node.role in (*ROLES, *latent.ROLES, KV_LOAD, KV_STORE):
+            if node.role in (*ROLES, *latent.ROLES, *TRANSFERS, *KINDS):
                 self._set(i, node.role)
             elif norm:
                 self._set(i, "norm", norm)
@@ -237,6 +241,18 @@ class _Labels:
 
     def _linear(self, i: int) -> bool:
         return self.nodes[i].costs[0] > 0 and bool(self.nodes[i].weights) and self.nodes[i].role not in ROLES
+
+    def _mixer(self, indices: list[int]) -> None:
+        """Label convolution and projections of a layer that keeps a state by their place before or after its scan."""
+        mixers = {self.nodes[i].path for i in indices if self.nodes[i].role == STATE_LOAD}
+        own = {i for i in indices if any(f"{self.nodes[i].path}.".startswith(f"{mixer}.") for mixer in mixers)}
+        inner = {i for i in own if self.nodes[i].role in (WINDOW, SCAN)}
+        before, after = self._back(inner, own), self._forth(inner, own)
+        for i in sorted(own):
+            if self.nodes[i].name == CONVOLUTION:
+                self._set(i, "conv")
+            elif self._linear(i):
+                self._set(i, "in_proj" if i not in after else "ssm_proj" if i in before else "out_proj")
 
     def _attention(self, indices: list[int]) -> None:
         """Label projections and rope by the operands of attention that they compute."""

@@ -13,7 +13,10 @@ IntArray = npt.NDArray[np.int64]
 
 #: Costs counted for each op. `flops` are those of matrix products (two per multiply-add); `vector_ops` are elements
 #: touched by all other work; the rest are bytes by class. `act_*` reach DRAM only if activations are off chip.
-QUANTITIES = ("flops", "vector_ops", "weight", "kv_read", "kv_write", "act_read", "act_write")
+QUANTITIES = ("flops", "vector_ops", "weight", "kv_read", "kv_write", "act_read", "act_write", "state_read", "state_write")
+
+#: Kind of the op that goes through the new tokens with the state of a layer.
+SCAN = "scan"
 
 #: Exponents of (B, Q, N). Every cost of a decoder is a sum of these: nothing is more than linear in the batch and the
 #: context, and only attention within the new tokens is quadratic in Q.

@@ -26,7 +26,9 @@ from torch.utils.flop_counter import flop_registry
 
 from models.attention import ASIDE, current_role
 from models.cache import KV_STORE
-from models.recording import Node, Recording, Storage, alive, by_first_use, with_transfers
+from models.recording import Node, Recording, Storage, alive, amounts, by_first_use, with_transfers
+from models.scans import with_scans
+from models.states import STATE_ELEMENT, STATE_LOAD, STATE_STORE
 from sim.base.errors import InputError
 
 #: Ops that read only the rows given by their indices.
@@ -70,6 +72,7 @@ class Recorder(TorchDispatchMode):
         self.storages: dict[int, Storage] = {}
         self.keep_calls, self.names_only = keep_calls, names_only
         self.kv_shape = (0, 0)
+        self._states: dict[int, list[torch.Tensor]] = {}
         self._paths: list[str] = [""]
         self._names = {module: path for path, module in model.named_modules()}
         self.classes = {path: type(module).__name__ for module, path in self._names.items()}
@@ -88,7 +91,7 @@ class Recorder(TorchDispatchMode):
         """
         nodes = by_first_use(alive(self.nodes, self._storage(result).writers))
         return Recording(
-            nodes=with_transfers(nodes, self.storages),
+            nodes=with_scans(with_transfers(nodes, self.storages), self.classes),
             classes=self.classes,
             layers_path=self.layers_path,
             storages=self.storages,
@@ -102,6 +105,12 @@ class Recorder(TorchDispatchMode):
         storage.shape = tuple(buffer.shape)
         if self.kv_shape == (0, 0) and buffer.dim() == 4:
             self.kv_shape = (buffer.shape[1], buffer.shape[3])
+
+    def register_state(self, part: torch.Tensor, layer: int) -> None:
+        """Register a part of the state of a layer."""
+        storage = self._storage(part)
+        storage.kind, storage.layer = "state", layer
+        self._states.setdefault(layer, []).append(part)
 
     @contextmanager
     def active(self) -> Iterator[None]:
@@ -146,8 +155,30 @@ class Recorder(TorchDispatchMode):
         if aside or self.names_only:
             return out
         read = [t for t in operands if not (name in OVERWRITES and t is args[0])]
+        for tensor in read:
+            storage = self._storage(tensor)
+            if storage.kind == "state" and not storage.writers:
+                self._load_state(storage.layer)
         self._append(func, name, args, kwargs, out, read, fresh + written)
         return out
+
+    def _load_state(self, cache: int) -> None:
+        """Add the load of a layer's state. cache: its number among the layers of the cache."""
+        parts = self._states[cache]
+        for part in parts:
+            self._storage(part).writers = (len(self.nodes),)
+        self.nodes.append(
+            Node(
+                name=STATE_LOAD,
+                path=self._paths[-1],
+                layer=self._layer(self._paths[-1]),
+                role=STATE_LOAD,
+                dtype=str(parts[-1].dtype).removeprefix("torch."),
+                shape=tuple(parts[-1].shape),
+                costs=amounts(state_read=STATE_ELEMENT * sum(part.numel() for part in parts)),
+                cache=cache,
+            )
+        )
 
     def _append(self, func: Any, name: str, args: Any, kwargs: Any, out: Any, read: list[Any], made: list[Any]) -> None:
         index = len(self.nodes)
@@ -159,15 +190,22 @@ class Recorder(TorchDispatchMode):
             storage = self._storage(tensor)
             inputs.update(storage.writers)
             storage.readers.add(index)
-        cache_append = role == KV_STORE
+        if any(self._storage(tensor).kind == "state" for tensor in made):
+            if name != "copy_":
+                raise NotImplementedError(f"{name} at {path!r} changes the state of its layer in place")
+            role = STATE_STORE  # families also copy to it themselves
+        cache_append = role in (KV_STORE, STATE_STORE)
         flops = _flops(func, name, args, kwargs, out)
         experts = self._experts(name, hint, read)
-        costs = self._costs(name, hint, flops, read, made, cache_append=cache_append)
+        costs = self._costs(name, hint, flops, read, made, cache_append=cache_append, state_store=role == STATE_STORE)
         for tensor in made:
             storage = self._storage(tensor)
             if storage.kind == "cache":
                 # Two appends must not hide each other: an op that reads the cache needs both.
                 storage.writers = (*storage.writers, index)
+                continue
+            if storage.kind == "state":  # what is read of it was loaded before
+                storage.writers, storage.readers = (index,), set()
                 continue
             # An op that overwrites a storage must wait for the readers of its old contents.
             inputs.update(storage.writers)
@@ -192,10 +230,18 @@ class Recorder(TorchDispatchMode):
                 experts=experts,
                 cache=self._storage(made[0]).layer,
                 weights=tuple(sorted({self._storage(t).name for t in read if self._storage(t).kind == "weight"})),
+                reads=tuple(self._reads(tensor) for tensor in _distinct(read)) if self._states else (),
+                makes=tuple(tensor.untyped_storage()._cdata for tensor in made) if self._states else (),
                 calls=calls,
                 issued=(len(self.issued) - 1,),
             )
         )
+
+    def _reads(self, tensor: torch.Tensor) -> tuple[Any, int, int, bool]:
+        """A tensor that an op reads: its place, its storage, its bytes on chip or of weights, and whether of weights."""
+        cell, kind = tensor.untyped_storage()._cdata, self._storage(tensor).kind
+        place = (cell, tuple(tensor.shape), tensor.stride(), int(tensor.storage_offset()))
+        return place, cell, _bytes(tensor) if kind in ("activation", "weight") else 0, kind == "weight"
 
     def _layer(self, path: str) -> int:
         prefix = self.layers_path + "."
@@ -207,9 +253,9 @@ class Recorder(TorchDispatchMode):
         return read[0].shape[0], _bytes(read[0]) // read[0].shape[0]
 
     def _costs(
-        self, name: str, hint: str, flops: int, read: list[Any], made: list[Any], *, cache_append: bool
+        self, name: str, hint: str, flops: int, read: list[Any], made: list[Any], *, cache_append: bool, state_store: bool
     ) -> tuple[int, ...]:
-        weight = kv_write = act_read = act_write = 0
+        weight = kv_write = act_read = act_write = state_write = 0
         gathered = False
         for position, tensor in enumerate(_distinct(read)):
             storage = self._storage(tensor)
@@ -225,7 +271,7 @@ class Recorder(TorchDispatchMode):
                     raise NotImplementedError(f"{name} at {self._paths[-1]!r} reads a part of the cache that is not whole rows")
                 storage.loaded = max(storage.loaded, old)
                 act_read += size - old
-            elif storage.kind == "activation":
+            elif storage.kind == "activation" and not state_store:  # a state is stored from where its scan has it
                 act_read += size
         for tensor in made:
             storage = self._storage(tensor)
@@ -233,6 +279,8 @@ class Recorder(TorchDispatchMode):
                 storage.kind = "gathered"
             elif storage.kind == "cache":
                 kv_write += _bytes(tensor)
+            elif storage.kind == "state":
+                state_write += STATE_ELEMENT * tensor.numel()
             else:
                 act_write += _bytes(tensor)
         vector_ops = 0
@@ -240,7 +288,7 @@ class Recorder(TorchDispatchMode):
             produced = sum(t.numel() for t in made)
             consumed = 0 if name in GATHERS else max((t.numel() for t in read), default=0)
             vector_ops = max(produced, consumed)
-        return flops, vector_ops, weight, 0, kv_write, act_read, act_write
+        return flops, vector_ops, weight, 0, kv_write, act_read, act_write, 0, state_write
 
 
 def _layers_path(model: torch.nn.Module, layers: int) -> str:
@@ -283,6 +331,8 @@ def _written(func: Any, args: Any, kwargs: Any) -> list[Any]:
 def _flops(func: Any, name: str, args: Any, kwargs: Any, out: Any) -> int:
     if func._overloadpacket in flop_registry:
         return int(flop_registry[func._overloadpacket](*args, **kwargs, out_val=out))
+    if name == "linalg_solve_triangular":  # n^2 / 2 multiply-adds for each column
+        return int(args[0].shape[-1] * args[1].numel())
     if name in _MATRIX_ARGUMENT:
         return 2 * int(args[_MATRIX_ARGUMENT[name]].numel())
     return 0

@@ -11,9 +11,17 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from models.cache import KV_STORE
+from models.op import QUANTITIES
+from models.states import STATE_LOAD, STATE_STORE
 
 #: Name of the op that loads the past rows of a layer's cache onto the chip.
 KV_LOAD = "kv_load"
+
+#: Roles of the copies to a cache or a state; those of a layer become one op.
+STORES = (KV_STORE, STATE_STORE)
+
+#: Ops that only move a cache or a state.
+TRANSFERS = (KV_LOAD, STATE_LOAD, *STORES)
 
 
 @dataclass(slots=True, kw_only=True)
@@ -21,12 +29,12 @@ class Storage:
     """Facts of one piece of memory.
 
     kind: `weight` (part of a checkpoint), `gathered` (weights between a gather and the product that uses them), `cache`,
-    or `activation` (everything else: results, inputs, constants).
+    `state` (a part of a layer's state), or `activation` (everything else: results, inputs, constants).
     """
 
     kind: str = "activation"
     name: str = ""  # of the parameter
-    layer: int = -1  # of the cache
+    layer: int = -1  # of the cache or state
     past: int = 0  # rows of the cache from before the step
     rows: int = 0
     shape: tuple[int, ...] = ()  # of the cache: [B, KV, rows, D]
@@ -38,9 +46,10 @@ class Storage:
 
 @dataclass(slots=True, kw_only=True)
 class Node:
-    """One aten op of the step, or the explicit load or store of a layer's cache.
+    """One aten op of the step, the explicit load or store of a layer's cache or state, or several ops of its scan.
 
     costs: in the order of `models.graph.QUANTITIES`. weights: names of the parameters it reads.
+    reads: what it reads on chip or of weights, as (place, its storage, bytes, whether of weights). makes: storages it writes.
     experts: for a gather of expert weights, the number of experts and the bytes of one.
     calls: function, arguments and results, with `TensorRef` for tensors, if the recorder keeps them.
     issued: its indices in `Recorder.issued`; two for an append, none for a load.
@@ -55,10 +64,12 @@ class Node:
     dtype: str = ""
     shape: tuple[int, ...] = ()
     inputs: tuple[int, ...] = ()
-    costs: tuple[int, ...] = (0,) * 7
+    costs: tuple[int, ...] = (0,) * len(QUANTITIES)
     weights: tuple[str, ...] = ()
     experts: tuple[int, int] = (0, 0)
     cache: int = -1  # of an append: the layer of the cache it goes to
+    reads: tuple[tuple[Any, int, int, bool], ...] = ()
+    makes: tuple[int, ...] = ()
     sources: tuple[tuple[int, ...], ...] = ()  # of a store: nodes that make the keys, nodes that make the values
     calls: tuple[tuple[Any, Any, Any, Any], ...] = ()
     issued: tuple[int, ...] = ()
@@ -81,8 +92,8 @@ class Recording:
 
 
 def alive(nodes: list[Node], results: tuple[int, ...]) -> list[Node]:
-    """The ops that `results` and the appends to the cache depend on, renumbered."""
-    alive = {i for i, node in enumerate(nodes) if node.role == KV_STORE} | set(results)
+    """The ops that `results` and the stores of caches and states depend on, renumbered."""
+    alive = {i for i, node in enumerate(nodes) if node.role in STORES} | set(results)
     for i in reversed(range(len(nodes))):  # inputs come before the ops that need them
         if i in alive:
             alive.update(nodes[i].inputs)
@@ -134,42 +145,72 @@ def _like_blocks(nodes: Sequence[Node], begin: int, end: int) -> list[range]:
 
 
 def with_transfers(nodes: Sequence[Node], storages: Mapping[int, Storage]) -> list[Node]:
-    """Nodes with one load and one store of each layer's cache, in place of the ops that append to it.
+    """Nodes with one load and one store of each layer's cache and state, in place of the ops that write them.
 
-    The load comes first in its layer and has no inputs. It moves each past row once, however many ops read it: afterwards
-    it is on chip. An op that reads the cache needs the load and the ops that made the new rows; nothing waits for the store.
+    The loads come first in their layer and have no inputs. A load moves what is there from before the step once, however
+    many ops of the layer read it: afterwards it is on chip. A layer that reads the cache of another loads it again. An op that
+    reads the cache needs the load and the ops that made the new rows; nothing waits for a store.
     """
-    appends: dict[int, list[int]] = {}  # layer -> its appends: the copy of the keys, then of the values
+    copies: dict[tuple[str, int], list[int]] = {}  # (role, layer) -> its copies, such as of the keys, then of the values
+    state_loads: dict[int, Node] = {}
     for i, node in enumerate(nodes):
-        if node.role == KV_STORE:
-            appends.setdefault(node.layer, []).append(i)
-    first_of = {next(i for i, node in enumerate(nodes) if node.layer == layer): layer for layer in appends}
+        if node.role in STORES:
+            copies.setdefault((node.role, node.layer), []).append(i)
+        elif node.role == STATE_LOAD:
+            state_loads[node.layer] = node
+    loads = _loads(nodes, copies, storages) | {(STATE_STORE, layer): node for layer, node in state_loads.items()}
+    first_of: dict[int, list[tuple[str, int]]] = {}
+    for key in loads:
+        first_of.setdefault(next(i for i, node in enumerate(nodes) if node.layer == key[1]), []).append(key)
+
+    result: list[Node] = []
+    sources: dict[int, tuple[int, ...]] = {}  # node -> nodes of the result that an op which reads it needs
+    load_of: dict[tuple[str, int], int] = {}
+    for i, node in enumerate(nodes):
+        for key in first_of.get(i, ()):
+            load_of[key] = len(result)
+            result.append(loads[key])
+        if node.role == STATE_LOAD:
+            sources[i] = (load_of[STATE_STORE, node.layer],)
+            continue
+        inputs = set()
+        for j in node.inputs:
+            needed = set(sources[j])
+            if nodes[j].role == KV_STORE and nodes[j].layer != node.layer:  # it loads the cache of another layer itself
+                needed = needed - {load_of[KV_STORE, nodes[j].layer]} | {load_of[KV_STORE, node.layer]}
+            inputs |= needed
+        if node.role not in STORES:
+            sources[i] = (len(result),)
+            result.append(replace(node, inputs=tuple(sorted(inputs))))
+            continue
+        load, of_layer = load_of.get((node.role, node.layer)), copies[node.role, node.layer]
+        # An append needs neither the rows in front of its own, nor the other copy; a reader needs those rows, too.
+        before = {load} if node.role == KV_STORE and load is not None else set()
+        sources[i] = tuple(sorted(before | inputs))
+        if i == of_layer[-1]:
+            made = [{k for j in nodes[copy].inputs for k in sources[j]} - before for copy in of_layer]
+            result.append(_store(node.role, [nodes[copy] for copy in of_layer], made))
+    return result
+
+
+def _loads(
+    nodes: Sequence[Node], copies: Mapping[tuple[str, int], list[int]], storages: Mapping[int, Storage]
+) -> dict[tuple[str, int], Node]:
+    """The load of each layer that reads a KV cache, its own or that of another."""
     caches: dict[int, list[Storage]] = {}
     for storage in storages.values():
         if storage.kind == "cache":
             caches.setdefault(storage.layer, []).append(storage)
-
-    result: list[Node] = []
-    sources: dict[int, tuple[int, ...]] = {}  # node -> nodes of the result that an op which reads it needs
-    load_of: dict[int, int] = {}  # layer -> its load in the result
-    for i, node in enumerate(nodes):
-        if i in first_of:
-            layer = first_of[i]
-            append = nodes[appends[layer][0]]
-            load_of[layer] = len(result)
-            result.append(_load(append, layer, caches[append.cache]))
-        inputs = {k for j in node.inputs for k in sources[j]}
-        if node.role != KV_STORE:
-            sources[i] = (len(result),)
-            result.append(replace(node, inputs=tuple(sorted(inputs))))
-            continue
-        load, copies = load_of[node.layer], appends[node.layer]
-        # An append needs neither the rows in front of its own, nor the other copy; a reader needs those rows, too.
-        sources[i] = tuple(sorted({load, *inputs}))
-        if i == copies[-1]:
-            made = [{k for j in nodes[copy].inputs for k in sources[j]} - {load} for copy in copies]
-            result.append(_store([nodes[copy] for copy in copies], made))
-    return result
+    loads = {
+        (role, layer): _load(nodes[of_layer[0]], layer, caches[nodes[of_layer[0]].cache])
+        for (role, layer), of_layer in copies.items()
+        if role == KV_STORE
+    }
+    for node in nodes:
+        for j in node.inputs:
+            if nodes[j].role == KV_STORE and nodes[j].layer != node.layer and (KV_STORE, node.layer) not in loads:
+                loads[KV_STORE, node.layer] = replace(_load(nodes[j], node.layer, caches[nodes[j].cache]), path=node.path)
+    return loads
 
 
 def _load(append: Node, layer: int, caches: Sequence[Storage]) -> Node:
@@ -182,15 +223,20 @@ def _load(append: Node, layer: int, caches: Sequence[Storage]) -> Node:
         role=KV_LOAD,
         dtype=append.dtype,
         shape=(*keys.shape[:-2], keys.past, keys.shape[-1]),
-        costs=(0, 0, 0, sum(storage.loaded for storage in caches), 0, 0, 0),
+        costs=amounts(kv_read=sum(storage.loaded for storage in caches)),
     )
 
 
-def _store(copies: Sequence[Node], made: Sequence[set[int]]) -> Node:
-    """Both copies of an append as one node. made: for each copy, the nodes that make its rows."""
+def amounts(**named: int) -> tuple[int, ...]:
+    """Costs in the order of `QUANTITIES`, 0 where not named."""
+    return tuple(named.get(name, 0) for name in QUANTITIES)
+
+
+def _store(role: str, copies: Sequence[Node], made: Sequence[set[int]]) -> Node:
+    """The copies of a store as one node. made: for each copy, the nodes that make its rows."""
     return replace(
         copies[-1],
-        name=KV_STORE,
+        name=role,
         shape=copies[0].shape,
         inputs=tuple(sorted(set().union(*made))),
         sources=tuple(tuple(sorted(rows)) for rows in made),

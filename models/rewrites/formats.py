@@ -14,6 +14,7 @@ from functools import lru_cache
 from models.formats import WEIGHT, Formats, Storage, is_matrix, matrix_numbers, multiplies, stored_bytes, weight_kind
 from models.graph import QUANTITIES, Op, OpGraph
 from models.polynomials import Pieces, Polynomials, each_term
+from models.states import STATE_ELEMENT
 from sim.base.errors import ConfigError, nearest
 from sim.base.quantities import show
 
@@ -28,6 +29,8 @@ def with_formats(ops: OpGraph, formats: Formats, *, element: int) -> OpGraph:
     kv = None if formats.kv is None else formats.storage(formats.kv)
     activations = None if formats.activations is None else formats.storage(formats.activations)
     others = {"kv_read": kv, "kv_write": kv, "act_read": activations, "act_write": activations}
+    if formats.state is not None:
+        others |= dict.fromkeys(("state_read", "state_write"), formats.storage(formats.state))
     polynomials = Polynomials(ops.polynomials)
     converted = tuple(_converted(ops, op, formats, others, element, polynomials) for op in ops.ops)
     return replace(ops, ops=converted, polynomials=tuple(polynomials))
@@ -52,7 +55,8 @@ def _converted(
     costs, experts = list(op.costs), op.experts
     for quantity, storage in others.items():
         i = QUANTITIES.index(quantity)
-        costs[i] = polynomials.number(_in_format(polynomials[costs[i]], storage, element))
+        captured = STATE_ELEMENT if quantity.startswith("state") else element
+        costs[i] = polynomials.number(_in_format(polynomials[costs[i]], storage, captured))
     matrix = is_matrix(ops, op)
     name = formats.name_of_weights(weight_kind(op)) if matrix else None
     if name is not None:

@@ -91,7 +91,8 @@ def cached(log: EventLog, window: int | None = None) -> Iterator[Levels]:
 
     Before its first step and after its last one a sequence holds nothing, nor while its cache is swapped out: that counts until
     it is out, and again from when it moves in. Some sequences at a time, since a long run has millions of members.
-    window: of a layer, which finds no more than the tokens that a query sees before its own; None if it sees all.
+    window: of a layer, which finds no more than the tokens that a query sees before its own; None if it sees all; 0 counts
+    sequences instead of tokens.
     """
     members, steps = log.members, log.steps
     order = np.lexsort((steps.released[members.step], members.sequence))
@@ -110,13 +111,13 @@ def _cached(log: EventLog, rows: npt.NDArray[np.intp], window: int | None) -> It
     members, steps = log.members, log.steps
     sequence, step = members.sequence[rows], members.step[rows]
     found, fed = members.loads[rows], members.query[rows].astype(np.int64)
-    found = found if window is None else np.minimum(found, window - 1)
+    found = found if window is None else np.minimum(found, window - 1) if window else np.ones_like(found)
     released, end = steps.released[step], steps.end[step]
     goes_on = np.append(sequence[1:] == sequence[:-1], False)  # the next row is of the same sequence
     until = np.where(goes_on, np.append(released[1:], 0), end)
     end = np.minimum(end, until)  # steps of known tokens overlap: the last that was released holds all
     in_memory = goes_on & ~_swapped_out(sequence, (fed == 0) & (members.emitted[rows] == 0))
-    yield Levels(start=released, end=end, value=found + fed)
+    yield Levels(start=released, end=end, value=found if window == 0 else found + fed)
     yield Levels(start=end, end=np.maximum(until, end), value=np.where(in_memory, np.append(found[1:], 0), 0))
 
 

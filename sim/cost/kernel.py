@@ -13,12 +13,14 @@ import numpy.typing as npt
 
 from models.formats import ELEMENT
 from models.graph import MONOMIALS, QUANTITIES, IntArray, Op, OpGraph, terms
+from models.rewrites.in_place import LOADS, readers
 from sim.cost.profile import ATTENTION, DIMENSIONS, ELEMENTWISE, MATMUL, MULTI_HEAD, PREFILL, UNITS, Shapes
+from sim.mapping.lowering import KV_CLASS
 
-FLOPS, VECTOR_OPS, WEIGHT, KV_READ, KV_WRITE, ACT_READ, ACT_WRITE = range(len(QUANTITIES))
+FLOPS, VECTOR_OPS, WEIGHT, KV_READ, KV_WRITE, ACT_READ, ACT_WRITE, STATE_READ, STATE_WRITE = range(len(QUANTITIES))
 
 #: Ops that compute nothing.
-ONLY_MOVES = frozenset(("kv_load", "kv_store", "kv_swap_out", "kv_swap_in"))
+ONLY_MOVES = frozenset(KV_CLASS)
 
 #: Torch's names of formats of weights; kernels that read weights in such a format are measured by this name.
 STORED = {"fp8": "float8_e4m3fn", "int8": "int8", "int4": "int4"}
@@ -127,20 +129,19 @@ class Attention(NamedTuple):
 class Structure:
     """Facts that the kernels of a graph depend on beside sizes.
 
-    readers: of each op, how many need it. loads: KV loads that each needs. keys: as by `keys_of`. attention: the op
-    that tells the heads of all of its layer and member, -1 if none does.
+    readers: of each op, how many read it. loads: loads of KV cache and states that each reads. keys: as by `keys_of`.
+    attention: the op that tells the heads of all of its layer and member, -1 if none does.
     """
 
     def __init__(self, ops: Sequence[Op], owner: IntArray, some: npt.NDArray[np.bool_], keys: Sequence[Keys]) -> None:
         self.ops = ops
-        self.readers = [0] * len(ops)
         self.loads: list[list[int]] = []
         self.keys = keys
         first: dict[tuple[int, int], int] = {}
+        reading = readers(ops)
+        self.readers = [len(reading.get(j, ())) for j in range(len(ops))]
         for i, (op, whose, computes) in enumerate(zip(ops, owner.tolist(), some[FLOPS].tolist(), strict=True)):
-            self.loads.append([j for j in op.inputs if ops[j].kind == "kv_load"])
-            for j in op.inputs:
-                self.readers[j] += 1
+            self.loads.append([j for j in op.inputs if ops[j].kind in LOADS and i in reading[j]])
             if op.heads and computes and keys[i].flops:
                 first.setdefault((op.layer, whose), i)
         self.attention = [first.get((op.layer, whose), -1) for op, whose in zip(ops, owner.tolist(), strict=True)]
@@ -148,7 +149,7 @@ class Structure:
     def key(self, i: int) -> object:
         """Ops of one member that are alike in this have the same kernel."""
         op, of = self.ops[i], self.attention[i]
-        loads = tuple((self.ops[j].costs[KV_READ], self.readers[j]) for j in self.loads[i])
+        loads = tuple((self.ops[j].costs[KV_READ], self.ops[j].costs[STATE_READ], self.readers[j]) for j in self.loads[i])
         attention = (
             (self.ops[of].kind, self.ops[of].heads, self.ops[of].kv_heads, self.ops[of].costs) if op.heads and of >= 0 else ()
         )
@@ -160,10 +161,12 @@ class Structure:
         at = sized(i)
         op, costs, rows = at.op, at.costs, at.rows
         zero = np.zeros_like(rows)
-        cached = costs[WEIGHT] + costs[KV_READ]
+        cached = costs[WEIGHT] + costs[KV_READ] + costs[STATE_READ]
         for j in self.loads[i]:  # its part of what others have loaded
-            cached = cached + sized(j).costs[KV_READ] // self.readers[j]
-        read, written = cached + costs[ACT_READ], costs[KV_WRITE] + costs[ACT_WRITE]
+            loaded = sized(j).costs
+            cached = cached + (loaded[KV_READ] + loaded[STATE_READ]) // self.readers[j]
+        kept = costs[KV_WRITE] + costs[STATE_WRITE]
+        read, written = cached + costs[ACT_READ], kept + costs[ACT_WRITE]
         product = bool(costs[FLOPS].any() and costs[WEIGHT].any())
         per_head = bool(op.heads) and op.kind not in ONLY_MOVES
         known = per_head and self.attention[i] >= 0
@@ -182,7 +185,7 @@ class Structure:
             flops=costs[FLOPS], elements=costs[VECTOR_OPS], bytes=read + written,
             shared=zero if per_head else costs[WEIGHT],
         )  # fmt: skip
-        memory, stored = cached + costs[KV_WRITE], STORED.get(op.weights, "")
+        memory, stored = cached + kept, STORED.get(op.weights, "")
         return Kernel(kinds, op.dtype, stored, shapes, at.batch, read, written, memory)
 
 

@@ -28,10 +28,10 @@ from sim.cost.pricing import Pricing
 from sim.cost.profile import ATTENTION, DeviceProfile, read_profile
 from sim.cost.roofline import Roofline
 from sim.mapping.steps import BatchGraph, Template
-from sim.mapping.tasks import CLASS_BIT, TaskGraph
+from sim.mapping.tasks import ALL_BYTES, CLASS_BIT, TaskGraph
 
 #: Bytes that an op reads from memory, or appends to it; activations may stay on chip.
-MEMORY = CLASS_BIT["weight"] | CLASS_BIT["kv_read"] | CLASS_BIT["kv_write"]
+MEMORY = ALL_BYTES & ~(CLASS_BIT["act_read"] | CLASS_BIT["act_write"])
 ACTIVATIONS = ("act_read", "act_write")
 
 

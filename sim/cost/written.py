@@ -8,9 +8,9 @@ import numpy as np
 
 from models.graph import IntArray, StepLanes
 from sim.cost.model import CostModel, launch_of
-from sim.mapping.tasks import CLASS_BIT, TaskGraph
+from sim.mapping.tasks import ALL_BYTES, CLASS_BIT, TaskGraph
 
-_OPERANDS = CLASS_BIT["weight"] | CLASS_BIT["kv_read"] | CLASS_BIT["kv_write"]
+_OPERANDS = ALL_BYTES & ~(CLASS_BIT["act_read"] | CLASS_BIT["act_write"])
 
 
 class WrittenCosts:

@@ -12,7 +12,7 @@ from sim.base.units import ceil_div, format_bytes
 from sim.executors.setup import Setup
 from sim.mapping.operands import Operands, operand_bytes, operands_of
 from sim.mapping.settings import MOST_SPLITS, MOST_TILES
-from sim.mapping.tasks import CLASS_BIT, TaskGraph
+from sim.mapping.tasks import CACHED_BITS, CLASS_BIT, TaskGraph
 
 KV_READ = CLASS_BIT["kv_read"]
 ACTIVATION_BITS = CLASS_BIT["act_read"] | CLASS_BIT["act_write"]
@@ -115,7 +115,7 @@ def _what_would_fit(
     largest = int(together.argmax())
     task = int(operands.task[operands.first[largest]])
     name = graph.name(int(graph.links.outputs[graph.links.output_start[task]])) if graph.prefetch[task] else graph.name(task)
-    if graph.moves[task] & KV_READ:
+    if graph.moves[task] & CACHED_BITS:
         name += f" of layer {graph.layer[task]}"
     if np.diff([*operands.first, len(size)])[largest] > 1:
         name += " and what is needed with it"

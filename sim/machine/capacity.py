@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from models.formats import ELEMENT, WEIGHT, Formats, stored_bytes
 from models.graph import ModelGraph, OpGraph
-from sim.machine.kv_cache import KVLayout, layer_groups
+from sim.machine.kv_cache import KVLayout, layer_groups, state_bytes
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -30,8 +30,8 @@ def footprint(
     kept: the ops that are simulated, bytes already in `formats`. whole: with embedding and LM head.
     sequences: for each group (final context, how many); a cache has no pages, and holds the tokens that later ones would see.
     """
-    layout = KVLayout(1, layer_groups(kept))
-    kv = sum(layout.held(context, context, 1) * count for context, count in sequences)
+    layout = KVLayout(1, layer_groups(kept), state_bytes(kept))
+    kv = sum(layout.held_in_all(context, context, 1) * count for context, count in sequences)
     return Footprint(weights=_weights(model, kept, formats, whole=whole), kv=kv)
 
 

@@ -19,13 +19,14 @@ import numpy as np
 from models.graph import MONOMIALS, QUANTITIES, OpGraph
 from sim.base.units import ceil_div
 
-KV_READ, KV_WRITE = (QUANTITIES.index(name) for name in ("kv_read", "kv_write"))
+KV_READ, KV_WRITE, STATE_WRITE = (QUANTITIES.index(name) for name in ("kv_read", "kv_write", "state_write"))
 
 
 class LayerGroup(NamedTuple):
     """Layers that keep equally many tokens.
 
-    window: tokens that a query sees, its own included; None if it sees all. bytes: of one token, in all of these layers.
+    window: tokens that a query sees, its own included; None if it sees all; 0 of a state, whose size is fixed. bytes: of one
+    token, or of the state, in all of these layers.
     """
 
     window: int | None
@@ -34,10 +35,11 @@ class LayerGroup(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class KVLayout:
-    """The layout of a paged KV cache. block: tokens in a page."""
+    """The layout of a paged KV cache. block: tokens in a page. state: bytes that a sequence has beside, whatever its length."""
 
     block: int
     groups: tuple[LayerGroup, ...]
+    state: int = 0
 
     @property
     def token_bytes(self) -> int:
@@ -58,6 +60,10 @@ class KVLayout:
         first, end = after // self.block, ceil_div(tokens, self.block)
         return sum(self.block * group.bytes * self._pages(group.window, cached, first, end, most) for group in self.groups)
 
+    def held_in_all(self, cached: int, tokens: int, most: int, *, after: int = 0) -> int:
+        """Bytes of the pages of a sequence, as `held`, and of its state, which it has from its first token on."""
+        return self.held(cached, tokens, most, after=after) + (self.state if tokens else 0)
+
     def _pages(self, window: int | None, cached: int, first: int, end: int, most: int) -> int:
         """Number of pages from `first` to `end` that a group of layers holds at most, as in `held`."""
         if window is None:
@@ -65,6 +71,17 @@ class KVLayout:
         seen = max(0, cached - window + 1) // self.block  # the first page that the next query sees
         # A step has the window - 1 tokens that its first query sees, and its new ones; these may begin at the end of a page.
         return max(0, min(end - max(first, seen), ceil_div(window + most - 2, self.block) + 1))
+
+
+def state_bytes(ops: OpGraph) -> int:
+    """Bytes of the states of one sequence, in all layers. ops: the step of one sequence that decodes one token."""
+    return int(ops.costs(0)[STATE_WRITE].sum())
+
+
+def kept_groups(ops: OpGraph) -> tuple[LayerGroup, ...]:
+    """The groups of layers with a KV cache, and one of those with a state, if there are any."""
+    state = state_bytes(ops)
+    return layer_groups(ops) + ((LayerGroup(0, state),) if state else ())
 
 
 def layer_groups(ops: OpGraph) -> tuple[LayerGroup, ...]:

@@ -30,7 +30,7 @@ ALL_CHANNELS = -1
 
 #: Byte classes (bits of `TaskGraph.moves`) in order of the channel they go to; of a transfer of several, the first counts.
 WEIGHT_BITS = CLASS_BIT["weight"]
-KV_BITS = CLASS_BIT["kv_read"] | CLASS_BIT["kv_write"]
+KV_BITS = CLASS_BIT["kv_read"] | CLASS_BIT["kv_write"] | CLASS_BIT["state_read"] | CLASS_BIT["state_write"]
 ACTIVATION_BITS = CLASS_BIT["act_read"] | CLASS_BIT["act_write"]
 
 

@@ -3,7 +3,8 @@
 | op                 | becomes                                                                                    |
 | ------------------ | ------------------------------------------------------------------------------------------ |
 | kv_load, kv_store  | one transfer task; under `blocking` it holds an engine, else a DMA issues it                |
-| kv_load            | with `kv: operands` no task: the cache is a private operand of the ops that read it         |
+| state_load, state_store | the same, of the state of a layer                                                      |
+| kv_load, state_load | with `kv: operands` no task: the cache is a private operand of the ops that read it        |
 | kv_load            | with `kv_loads: head` one for each head of the cache, shared by the query heads of its group |
 | per-head op        | one task per head if heads are split; the same head of two ops depends one to one           |
 | op with splits     | one task per split of the keys (and head): it needs its own split of the cache              |
@@ -27,11 +28,14 @@ from models.rewrites import COLLECTIVES, read_in_place, without_resident
 from sim.mapping.collectives import rounds
 from sim.mapping.grid import Grid, is_joined, shares_needed
 from sim.mapping.settings import ModelMapping
-from sim.mapping.tasks import CLASS_BIT, LINK_BIT, Links, TaskGraph, with_links
+from sim.mapping.tasks import CACHED_BITS, CLASS_BIT, LINK_BIT, Links, TaskGraph, with_links
 from sim.mapping.template import rows
 
-#: Ops that move the KV cache, and their byte class at the device's memory: a swap-out reads it.
-KV_CLASS = {"kv_load": "kv_read", "kv_store": "kv_write", "kv_swap_out": "kv_read", "kv_swap_in": "kv_write"}
+#: Ops that move the KV cache or a state, and their byte class at the device's memory: a swap-out reads it.
+KV_CLASS = {
+    "kv_load": "kv_read", "kv_store": "kv_write", "kv_swap_out": "kv_read", "kv_swap_in": "kv_write",
+    "state_load": "state_read", "state_store": "state_write", "state_swap_out": "state_read", "state_swap_in": "state_write",
+}  # fmt: skip
 
 
 def lower(ops: OpGraph, mapping: ModelMapping) -> TaskGraph:
@@ -76,6 +80,7 @@ class _Lowering:
         self.blocking, self.prefetch = mapping.execution == "blocking", mapping.execution == "prefetch"
         self.grids = _grids(ops, mapping)
         self.has = {name: _some(ops, name).tolist() for name in QUANTITIES}
+        self.owner_of = _owners(ops)
         self.kinds: dict[str, int] = {}
         self.rows: list[tuple[int, ...]] = []
         self.inputs: list[list[int]] = []
@@ -130,14 +135,15 @@ class _Lowering:
         op = self.ops.ops[share.op]
         moved = CLASS_BIT[KV_CLASS[op.kind]]
         task = self._add(share, op.kind, inputs, engine=self.blocking, moves=moved)
-        by_layer = self.kv_loads if moved == CLASS_BIT["kv_read"] else self.kv_stores
-        by_layer.setdefault(op.layer, []).append(task)
+        by_layer = self.kv_loads if moved & CACHED_BITS else self.kv_stores
+        by_layer.setdefault(self.owner_of.get(share.op, op.layer), []).append(task)
         return task
 
     def _add_compute(self, share: _Share, inputs: list[int]) -> int:
         """Add the task that computes a share, with the transfers of its operands and results; returns the last of them."""
         i, op = share.op, self.ops.ops[share.op]
-        operands = [CLASS_BIT["kv_read"]] if self.has["kv_read"][i] else []  # that the engine loads itself
+        cached = [CLASS_BIT[name] for name in ("kv_read", "state_read") if self.has[name][i]]
+        operands = list(cached)  # that the engine loads itself
         loads = []
         if self.mapping.residency != "resident" and self.has["weight"][i]:
             if self.prefetch:
@@ -151,8 +157,8 @@ class _Lowering:
             else:
                 operands.append(CLASS_BIT["act_read"])
         task = self._add(share, op.kind, [*inputs, *loads], engine=True, computes=True, moves=sum(operands))
-        if self.has["kv_read"][i]:
-            self.kv_loads.setdefault(op.layer, []).append(task)
+        if cached:
+            self.kv_loads.setdefault(self.owner_of.get(i, op.layer), []).append(task)
         if off_chip and self.has["act_write"][i]:
             return self._add(share, "act_store", [task], engine=self.blocking, moves=CLASS_BIT["act_write"])
         return task
@@ -186,6 +192,21 @@ class _Lowering:
         return Links(len(self.joins), *rows(consumers, inputs, len(needs)), *rows(inputs, consumers, len(needs)))
 
 
+def _owners(ops: OpGraph) -> dict[int, int]:
+    """For ops that read the KV cache of another layer, that layer: its new rows are stored there, and attended to here."""
+    stored = {i: op.layer for op in ops.ops if op.kind == "kv_store" for i in op.inputs}
+    owning = set(stored.values())
+    owners: dict[int, int] = {}
+    for i, op in enumerate(ops.ops):
+        if op.layer < 0 or op.layer in owning:
+            continue
+        layers = {stored[j] for j in op.inputs if j in stored and stored[j] != op.layer}
+        if len(layers) == 1:
+            owners[i] = layers.pop()
+            owners |= {j: owners[i] for j in op.inputs if ops.ops[j].kind == "kv_load"}
+    return owners
+
+
 def weight_matmuls(ops: OpGraph) -> npt.NDArray[np.bool_]:
     """[op]: whether it is a weight matmul, which can be cut into tiles, each with its columns of the weights."""
     return _some(ops, "flops") & _some(ops, "weight")
@@ -206,7 +227,7 @@ def _grids(ops: OpGraph, mapping: ModelMapping) -> list[Grid]:
     for i, op in enumerate(ops.ops):
         if op.kind == "kv_load":
             grid = Grid(heads=op.heads or 1 if mapping.kv_loads == "head" else 1, splits=op.splits)
-        elif op.kind == "kv_store":
+        elif op.kind in KV_CLASS:
             grid = Grid()
         elif op.heads or op.splits > 1:
             grid = Grid(heads=op.heads or 1 if mapping.heads == "split" else 1, splits=op.splits)

@@ -1,4 +1,4 @@
-"""Operands of tasks that take SRAM: weights, and the KV cache that a step loads.
+"""Operands of tasks that take SRAM: weights, and the KV cache and states that a step loads.
 
 An operand comes with the task that loads it: a transfer, or a computing task that loads its own. It is in use from there to the
 end of the last task that reads it. SRAM is given to the operands of a step in the order in which tasks need them first: the
@@ -18,10 +18,10 @@ import numpy.typing as npt
 from models.graph import IntArray
 from sim.base.kernel import kernel, launch, loaded
 from sim.base.memo import Memo
-from sim.mapping.tasks import CLASS_BIT, TaskGraph
+from sim.mapping.tasks import CACHED_BITS, CLASS_BIT, TaskGraph
 
 #: Bytes of these classes take SRAM while they are in use.
-OPERAND_BITS = CLASS_BIT["weight"] | CLASS_BIT["kv_read"]
+OPERAND_BITS = CLASS_BIT["weight"] | CACHED_BITS
 
 UNKNOWN = -2
 
@@ -63,8 +63,8 @@ def operands_of(graph: TaskGraph) -> Operands:
 
 
 def _operands_of(graph: TaskGraph) -> Operands:
-    is_kv_load = np.array([op.kind == "kv_load" for op in graph.ops.ops], dtype=np.bool_)[graph.op]
-    loads = np.flatnonzero((graph.moves & OPERAND_BITS != 0) & (graph.computes | graph.prefetch | is_kv_load))
+    is_load = np.array([op.kind in ("kv_load", "state_load") for op in graph.ops.ops], dtype=np.bool_)[graph.op]
+    loads = np.flatnonzero((graph.moves & OPERAND_BITS != 0) & (graph.computes | graph.prefetch | is_load))
     load, user = _uses(graph, loads)
     needed = np.full(len(graph), len(graph))  # [task]: the first task that uses its operand
     np.minimum.at(needed, load, user)

@@ -18,20 +18,23 @@ from models.graph import QUANTITIES, IntArray, OpGraph
 from sim.mapping.template import first_of_each, rows
 
 #: Byte classes of the memory; each is one of `QUANTITIES`.
-MEMORY_CLASSES = ("weight", "kv_read", "kv_write", "act_read", "act_write")
+MEMORY_CLASSES = ("weight", "kv_read", "kv_write", "act_read", "act_write", "state_read", "state_write")
 
 #: All byte classes, and the index in `QUANTITIES` that they are counted by: a link carries what an op writes.
 CLASS_QUANTITY = {name: QUANTITIES.index(name) for name in MEMORY_CLASSES} | {"link": QUANTITIES.index("act_write")}
 BYTE_CLASSES = tuple(CLASS_QUANTITY)
 
-#: Byte classes as bits of `TaskGraph.moves`.
-CLASS_BIT = {name: 1 << QUANTITIES.index(name) for name in MEMORY_CLASSES} | {"link": 1 << len(QUANTITIES)}
+#: Byte classes as bits of `TaskGraph.moves`: bit i stands for `BYTE_CLASSES[i]`.
+CLASS_BIT = {name: 1 << i for i, name in enumerate(BYTE_CLASSES)}
 LINK_BIT = CLASS_BIT["link"]
 ALL_BYTES = sum(CLASS_BIT.values())
+WRITE_BITS = CLASS_BIT["kv_write"] | CLASS_BIT["act_write"] | CLASS_BIT["state_write"]
+
+#: Byte classes of what a step reads of what its sequences keep: rows of a KV cache, and states.
+CACHED_BITS = CLASS_BIT["kv_read"] | CLASS_BIT["state_read"]
+
 #: Beginning of the kinds of tasks of a draft model.
 DRAFT = "draft "
-
-WRITE_BITS = CLASS_BIT["kv_write"] | CLASS_BIT["act_write"]
 
 
 class ByLayer(Mapping[int, tuple[int, ...]]):
@@ -92,7 +95,7 @@ class TaskGraph:
     inputs, input_start: CSR of the tasks it needs (indices smaller than its own).
     outputs, output_start: CSR of the tasks that need it.
     links: the same edges, through joins where there are very many; executors follow these.
-    kv_loads, kv_stores: layer -> tasks that read or append to the KV cache of that layer.
+    kv_loads, kv_stores: layer -> tasks that read or append to the KV cache of that layer, or load or store its state.
     """
 
     ops: OpGraph

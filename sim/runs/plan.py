@@ -14,7 +14,7 @@ from sim.cost import launch_of
 from sim.executors.setup import Setup
 from sim.machine.arbiters import Derated
 from sim.machine.energy import EnergyRates
-from sim.machine.kv_cache import LayerGroup, layer_groups
+from sim.machine.kv_cache import LayerGroup, kept_groups
 from sim.mapping.lowering import weight_matmuls
 from sim.mapping.settings import Execution
 from sim.mapping.steps import Shape, StepGraphs
@@ -71,7 +71,7 @@ def plan(scenario: Scenario) -> Plan:
         model=of_run[0].model,
         ops=of_run[0].ops,
         setup=setup,
-        rules=_rules(setup, scenario.mapping.execution, kv_layers_of(of_run), energy),
+        rules=_rules(setup, scenario.mapping.execution, kept_layers_of(of_run), energy),
         record=scenario.record,
         window=None if window is None else (window.start, window.end),
         warmup_time=scenario.report.warmup_time,
@@ -88,7 +88,7 @@ def _setup(scenario: Scenario, of_run: Sequence[Modeled], sequences: Sequence[Re
     held = resident_bytes(scenario, of_run)
     for each in of_run:
         _refuse_long_sequences(each.model, sequences)
-    batches = batching(scenario, kv_layers_of(of_run), sequences, kv_capacity(scenario, of_run, sequences))
+    batches = batching(scenario, of_run, sequences, kv_capacity(scenario, of_run, sequences))
     graphs = step_graphs(scenario, of_run)
     costs = costs_of(scenario)
     check_routing(graphs.routing, of_run[0].ops, sequences, again=_prefills_again(batches))
@@ -141,9 +141,9 @@ def step_graphs(scenario: Scenario, of_run: Sequence[Modeled]) -> StepGraphs:
     )  # fmt: skip
 
 
-def kv_layers_of(of_run: Sequence[Modeled]) -> tuple[LayerGroup, ...]:
-    """Layers that have a KV cache, of all models of a run."""
-    return tuple(group for each in of_run for group in layer_groups(each.ops))
+def kept_layers_of(of_run: Sequence[Modeled]) -> tuple[LayerGroup, ...]:
+    """Layers that keep a KV cache or a state, of all models of a run."""
+    return tuple(group for each in of_run for group in kept_groups(each.ops))
 
 
 def _refuse_unknown_tiles(mapping: ModelMapping, ops: OpGraph) -> None:

@@ -13,7 +13,8 @@ from models.graph import IntArray, OpGraph
 from sim.base.errors import ConfigError, about
 from sim.base.quantities import MAXIMUM
 from sim.base.units import PS_PER_S
-from sim.machine.kv_cache import KVLayout, LayerGroup
+from sim.machine.kv_cache import KVLayout, layer_groups, state_bytes
+from sim.runs.model import Modeled
 from sim.scenario import RequestTrace, Scenario
 from sim.serving.batching import ResolvedBatching
 from sim.serving.limits import check_feasible
@@ -73,11 +74,11 @@ def _refuse_late(found: Sequence[Request], key: str) -> None:
 
 
 def batching(
-    scenario: Scenario, kv_layers: tuple[LayerGroup, ...], sequences: Sequence[Request], capacity: int | None
+    scenario: Scenario, of_run: Sequence[Modeled], sequences: Sequence[Request], capacity: int | None
 ) -> ResolvedBatching | None:  # fmt: skip
     """The batching of a scenario; None if each step is one sequence that decodes one token.
 
-    kv_layers: layers that have a KV cache. capacity: bytes for KV caches, None if unbounded. Raises ConfigError if the scenario
+    of_run: the models, whose caches are paged. capacity: bytes for KV caches, None if unbounded. Raises ConfigError if the scenario
     cannot be batched, or a request could never be served.
     """
     workload = scenario.workload
@@ -93,10 +94,16 @@ def batching(
         raise ConfigError("workload.batching.max_tokens", message)
     resolved = ResolvedBatching(
         settings=written, prefill=workload.prefill, speculation=drafts, sequences=most,
-        layout=KVLayout(written.kv.block, kv_layers), capacity=capacity, seed=scenario.seed,
+        layout=_layout(of_run, written.kv.block), capacity=capacity, seed=scenario.seed,
     )  # fmt: skip
     check_feasible(resolved, sequences)
     return resolved
+
+
+def _layout(of_run: Sequence[Modeled], block: int) -> KVLayout:
+    """The layout of the caches of all models together."""
+    groups = tuple(group for each in of_run for group in layer_groups(each.ops))
+    return KVLayout(block, groups, sum(state_bytes(each.ops) for each in of_run))
 
 
 def _refuse_what_cannot_be_batched(scenario: Scenario, sequences: Sequence[Request]) -> None:

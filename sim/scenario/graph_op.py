@@ -12,6 +12,10 @@ MAX_OPS = 100_000
 _COUNT = 2**62
 
 
+#: Kinds of ops that only move a KV cache or a state, and their class of bytes.
+_MOVERS = {"kv_load": "kv_read", "kv_store": "kv_write", "state_load": "state_read", "state_store": "state_write"}
+
+
 class GraphOp(Section):
     """One op of a step: its arithmetic, its bytes and its inputs."""
 
@@ -21,7 +25,8 @@ class GraphOp(Section):
         min_length=1,
         max_length=100,
         pattern=LINE,
-        description="Kind of op; null: its name. `kv_load` and `kv_store` move the KV cache and compute nothing.",
+        description="Kind of op; null: its name. `kv_load` and `kv_store` move the KV cache, "
+        "`state_load` and `state_store` a state; they compute nothing.",
     )
     inputs: tuple[str, ...] = Field(
         default=(), strict=False, description="Names of the ops whose results it needs, anywhere in the list."
@@ -36,6 +41,8 @@ class GraphOp(Section):
     weight: Size | None = Field(default=None, description="Bytes of weights that it reads.")
     kv_read: Size | None = Field(default=None, description="Bytes of KV cache that it reads; for a `kv_load`.")
     kv_write: Size | None = Field(default=None, description="Bytes of KV cache that it appends; for a `kv_store`.")
+    state_read: Size | None = Field(default=None, description="Bytes of a state that it loads; for a `state_load`.")
+    state_write: Size | None = Field(default=None, description="Bytes of a state that it stores; for a `state_store`.")
     act_read: Size | None = Field(default=None, description="Bytes of activations that it reads, if they are off chip.")
     act_write: Size | None = Field(default=None, description="Bytes of activations that it writes, if they are off chip.")
     transfer: Duration | None = Field(
@@ -45,22 +52,23 @@ class GraphOp(Section):
 
     @property
     def moves_kv(self) -> str | None:
-        """`kv_read` or `kv_write` if it only moves the KV cache."""
-        return {"kv_load": "kv_read", "kv_store": "kv_write"}.get(self.kind or self.name)
+        """Its class of bytes if it only moves the KV cache or a state."""
+        return _MOVERS.get(self.kind or self.name)
 
     @model_validator(mode="after")
     def _consistent(self) -> GraphOp:
         computes = self.duration is not None or bool(self.flops or self.vector_ops)
-        sizes = [name for name in ("weight", "kv_read", "kv_write", "act_read", "act_write") if getattr(self, name) is not None]
+        sizes = [name for name in ("weight", *_MOVERS.values(), "act_read", "act_write") if getattr(self, name) is not None]
         if self.duration is not None and (self.flops or self.vector_ops):
             raise ValueError("expected either a duration or flops and vector_ops, found both")
         if self.transfer is not None and sizes:
             raise ValueError(f"expected either a transfer time or bytes, found transfer and {sizes[0]}")
         if self.moves_kv is None:
             if not computes:
-                raise ValueError("expected a duration, flops or vector_ops: only kv_load and kv_store compute nothing")
-            if self.kv_read is not None or self.kv_write is not None:
-                raise ValueError("expected kv_read only in an op of kind kv_load, kv_write in one of kind kv_store")
+                raise ValueError(f"expected a duration, flops or vector_ops: only {', '.join(_MOVERS)} compute nothing")
+            for kind, name in _MOVERS.items():
+                if name in sizes:
+                    raise ValueError(f"expected {name} only in an op of kind {kind}")
         elif computes:
             raise ValueError(f"expected no duration, flops or vector_ops: a {self.kind or self.name} only moves data")
         elif sizes != [self.moves_kv] and not (self.transfer is not None and not sizes):

@@ -1,4 +1,4 @@
-"""KV blocks: the paged KV cache from which the sequences of a loop allocate.
+"""KV blocks: the paged KV cache from which the sequences of a loop allocate, and their states.
 
 Samples of one prompt share the pages that it fills, which are freed with the last of them. Each has other pages to itself.
 """
@@ -88,7 +88,7 @@ class KVBlocks:
 def bytes_of_samples(batching: ResolvedBatching, request: Request, samples: int) -> int:
     """Bytes of all pages that so many samples of a request's prompt will ever hold together."""
     shared = request.context + request.prompt
-    own = batching.layout.held(request.context, max(request.final, shared), batching.at_once(0), after=shared)
+    own = batching.layout.held_in_all(request.context, max(request.final, shared), batching.at_once(0), after=shared)
     return _shared(batching, request, request.context) + samples * own
 
 
@@ -100,7 +100,7 @@ def _shared(batching: ResolvedBatching, request: Request, cached: int) -> int:
 
 
 def _own(batching: ResolvedBatching, sequence: SequenceState) -> int:
-    """Bytes of the pages that a sequence holds, without those it shares, on its way to the tokens allocated to it."""
+    """Bytes that a sequence holds, without the pages it shares, on its way to the tokens allocated to it."""
     pending = 0 if sequence.shared else sequence.pending  # of a shared prompt, no more than a page is left out of it
     most = batching.at_once(pending)
-    return batching.layout.held(sequence.cached, sequence.allocated, most, after=sequence.shared)
+    return batching.layout.held_in_all(sequence.cached, sequence.allocated, most, after=sequence.shared)

@@ -26,10 +26,10 @@ def check_feasible(batching: ResolvedBatching, requests: Sequence[Request]) -> N
 def _check_pages(batching: ResolvedBatching, number: int, request: Request) -> None:
     """Check that the KV cache has pages for all that a request ever holds."""
     cached, pending = (0, request.final) if batching.prefills_again else (request.context, request.prompt)
-    held = batching.layout.held(cached, request.final, batching.at_once(pending))
+    held = batching.layout.held_in_all(cached, request.final, batching.at_once(pending))
     if batching.capacity is None or held <= batching.capacity:
         return
-    decoding = batching.layout.held(cached, request.final, batching.at_once(0))
+    decoding = batching.layout.held_in_all(cached, request.final, batching.at_once(0))
     advice = "; smaller chunks of its prompt would fit" if decoding <= batching.capacity else ""
     most = "and takes up to" if batching.layout.windowed else "in"  # with windows the end may not take the most
     raise ConfigError(
@@ -69,7 +69,7 @@ def _check_budget(batching: ResolvedBatching, number: int, request: Request) -> 
 def _size(batching: ResolvedBatching, size: int) -> str:
     """A number of bytes to read, with what it is in blocks and tokens where all layers keep the same tokens."""
     layout = batching.layout
-    if len(layout.groups) != 1:
+    if len(layout.groups) != 1 or layout.state:
         return format_bytes(size)
     blocks = size // (layout.block * layout.token_bytes)
     tokens = blocks * layout.block

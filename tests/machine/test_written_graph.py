@@ -94,7 +94,7 @@ ERRORS = [
         "{name: q,",
         "@{name: q, kv_read: 1 MB,",
         "model.graph[2]",
-        "expected kv_read only in an op of kind kv_load, kv_write in one",
+        "expected kv_read only in an op of kind kv_load",
     ),
     (
         "{name: cache,",

@@ -143,8 +143,8 @@ def test_shares_sum_to_the_captured_costs(model: str, name: str) -> None:
         shares = graph.share(costs[number])
         if quantity == "flops":
             assert shares[graph.computes].sum() == plain[number].sum()
-        elif quantity in ("weight", "kv_read", "kv_write"):
-            assert shares[(graph.moves & 1 << number) != 0].sum() == plain[number].sum()
+        elif quantity in CLASS_BIT and not quantity.startswith("act"):
+            assert shares[(graph.moves & CLASS_BIT[quantity]) != 0].sum() == plain[number].sum()
 
 
 def test_a_latent_cache_has_one_head() -> None:

@@ -25,6 +25,10 @@ _OF_QUERY = [i for i, (_, q, _) in enumerate(MONOMIALS) if q]
 _OF_BATCH = [i for i, (b, q, n) in enumerate(MONOMIALS) if b and not q and not n]
 
 
+#: Beginnings of kinds of ops that each member has for itself, whatever they cost.
+OF_MEMBER = ("kv_", "state_", "scan", "conv_window")
+
+
 class LaidOut(Mapping[tuple[bool, bool], OpGraph]):
     """Captured graphs as a scenario lays them out, made on first use: most runs need one of the four."""
 
@@ -63,7 +67,7 @@ class Capture:
         pairs = [*range(len(MONOMIALS), terms(graph.masks))]
         with_context, with_query = self._grow([*_OF_CONTEXT, *pairs]), self._grow([*_OF_QUERY, *pairs])
         with_batch = self._grow(_OF_BATCH)
-        per_member = [bool(op.heads) or op.kind.startswith("kv_") for op in graph.ops] | with_context
+        per_member = [bool(op.heads) or op.kind.startswith(OF_MEMBER) for op in graph.ops] | with_context
         outside = np.array([op.layer < 0 for op in graph.ops], dtype=np.bool_)
         self.per_member: list[bool] = per_member.tolist()
         self.of_logits: list[bool] = (outside & ~per_member & with_batch & ~with_query).tolist()

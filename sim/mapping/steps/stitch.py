@@ -12,7 +12,8 @@ from sim.base.errors import ConfigError
 from sim.mapping.steps.captures import Capture, Captures, Role
 from sim.mapping.steps.shape import LOGITS, MEMBERS, TOKENS, Shape
 
-KV_READ, KV_WRITE = (QUANTITIES.index(name) for name in ("kv_read", "kv_write"))
+#: For a load of a cache or a state: its bytes, and the same bytes written.
+_LOADED = {f"{name}_load": (QUANTITIES.index(f"{name}_read"), QUANTITIES.index(f"{name}_write")) for name in ("kv", "state")}
 
 
 class Stitched(NamedTuple):
@@ -38,15 +39,16 @@ def stitch(captures: Captures, shape: Shape, *, together: bool = False) -> Stitc
 
 
 def swapped(ops: OpGraph, shape: Shape, *, together: bool = False) -> Stitched:
-    """The op graph of a step that swaps: one transfer a layer and member, of the member's whole cache."""
+    """The op graph of a step that swaps: one transfer a layer and member, of the member's whole cache or state there."""
     polynomials = Polynomials(ops.polynomials)
     nothing = (polynomials.number(zero(ops.breaks, ops.masks)),) * len(QUANTITIES)
-    moved = KV_READ if shape.swap == "out" else KV_WRITE
-    transfers = [
-        replace(op, kind=f"kv_swap_{shape.swap}", inputs=(), costs=nothing, shape=()).with_cost(moved, op.costs[KV_READ])
-        for op in ops.ops
-        if op.kind == "kv_load"
-    ]
+    transfers = []
+    kept = {(op.kind.replace("store", "load"), op.layer) for op in ops.ops if op.kind.endswith("_store")}
+    for op in ops.ops:
+        if op.kind in _LOADED and (op.kind, op.layer) in kept:  # not where a layer reads the cache of another
+            read, written = _LOADED[op.kind]
+            empty = replace(op, kind=op.kind.replace("load", f"swap_{shape.swap}"), inputs=(), costs=nothing, shape=())
+            transfers.append(empty.with_cost(read if shape.swap == "out" else written, op.costs[read]))
     members = len(shape.several)
     graph = OpGraph(ops=tuple(transfers * members), polynomials=tuple(polynomials), breaks=ops.breaks, masks=ops.masks)
     owner = tuple(MEMBERS if together else member for member in range(members) for _ in transfers)

@@ -216,7 +216,7 @@ def graph(*weight: int) -> OpGraph:
     zero = (0,) * len(MONOMIALS)
     polynomial = tuple(weight) + zero[len(weight) :]
     flops = (max(weight[0], 2), *zero[1:])
-    op = Op(kind="q_proj", path="q", layer=0, dtype="bfloat16", costs=(1, 0, 2, 0, 0, 0, 0))
+    op = Op(kind="q_proj", path="q", layer=0, dtype="bfloat16", costs=(1, 0, 2, *[0] * (len(QUANTITIES) - 3)))
     return OpGraph(ops=(op,), polynomials=((zero,), (flops,), (polynomial,)))
 
 
