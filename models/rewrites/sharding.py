@@ -86,6 +86,8 @@ def shard(ops: OpGraph, devices: int) -> OpGraph:
     attention = next((op for op in ops.ops if op.heads and op.kv_heads), None)
     if attention is None:
         raise ConfigError("mapping.parallel.tensor", "expected 1: the model has no attention whose heads can be split")
+    if any(op.kind.startswith("state_") for op in ops.ops):
+        raise ConfigError("mapping.parallel.tensor", "expected 1: layers that keep a state are not split over devices")
     _refuse_heads(devices, attention.heads, attention.kv_heads)
     sharding = _Sharding(ops, devices, attention.heads, attention.kv_heads)
     return _Builder(sharding).graph()

@@ -78,8 +78,8 @@ def batching(
 ) -> ResolvedBatching | None:  # fmt: skip
     """The batching of a scenario; None if each step is one sequence that decodes one token.
 
-    of_run: the models, whose caches are paged. capacity: bytes for KV caches, None if unbounded. Raises ConfigError if the scenario
-    cannot be batched, or a request could never be served.
+    of_run: the models, whose caches are paged. capacity: bytes for KV caches, None if unbounded. Raises ConfigError if the
+    scenario cannot be batched, or a request could never be served.
     """
     workload = scenario.workload
     alone = workload.batching.alone and workload.speculative is None and workload.concurrency is None
