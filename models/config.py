@@ -113,7 +113,7 @@ def resolve(config: str, folder: Path | None = None) -> ModelConfig:
 
 @cache
 def hub_ids() -> dict[str, str]:
-    """The shipped models by their Hugging Face ids, in lower case."""
+    """The shipped models by their Hugging Face ids, in lower case; `_same` in a config lists those of the same sizes."""
     found = {}
     for name in names():
         made = notes(name)

@@ -174,7 +174,7 @@ def test_a_hub_id_without_its_client(monkeypatch):
     assert "needs huggingface_hub (pip install huggingface-hub)" in error_of("someone/model")
 
 
-@pytest.mark.parametrize("model_id", ["meta-llama/Llama-3.2-1B", "META-LLAMA/llama-3.2-1b"])
+@pytest.mark.parametrize("model_id", ["meta-llama/Llama-3.2-1B", "META-LLAMA/llama-3.2-1b", "meta-llama/Llama-3.2-1B-Instruct"])
 def test_the_hub_id_of_a_shipped_model_needs_no_network(monkeypatch, model_id):
     monkeypatch.setattr(model_config, "import_module", None)
     assert resolve(model_id) == resolve("llama-3.2-1b")
