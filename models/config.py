@@ -7,6 +7,7 @@ import json
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import lru_cache
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -59,6 +60,11 @@ class ModelConfig:
 
 def names() -> tuple[str, ...]:
     """The shipped models, in alphabetical order."""
+    return _names(CONFIGS.stat().st_mtime_ns)
+
+
+@lru_cache(maxsize=1)
+def _names(_stamp: int) -> tuple[str, ...]:
     return tuple(sorted(path.stem for path in CONFIGS.glob("*.json")))
 
 
@@ -122,10 +128,16 @@ def _where(path: Path) -> str:
 
 
 def _read(path: Path, name: str) -> ModelConfig:
-    where = _where(path)
     # A device may be endless, and opening a pipe waits for a writer.
     if not path.is_file():
-        raise InputError(f"{where}: expected a config.json, found no regular file")
+        raise InputError(f"{_where(path)}: expected a config.json, found no regular file")
+    there = path.stat()
+    return _parsed(path, name, (there.st_mtime_ns, there.st_size, there.st_ino))
+
+
+@lru_cache(maxsize=64)
+def _parsed(path: Path, name: str, _stamp: tuple[int, ...]) -> ModelConfig:
+    where = _where(path)
     try:
         with path.open("rb") as file:
             content = file.read(MAX_BYTES + 1)
