@@ -8,7 +8,7 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from difflib import get_close_matches
-from functools import cache
+from functools import cache, lru_cache
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -73,6 +73,11 @@ class ModelConfig:
 
 def names() -> tuple[str, ...]:
     """The shipped models, in alphabetical order."""
+    return _names(CONFIGS.stat().st_mtime_ns)
+
+
+@lru_cache(maxsize=1)
+def _names(_stamp: int) -> tuple[str, ...]:
     return tuple(sorted(path.stem for path in CONFIGS.glob("*.json")))
 
 
@@ -182,13 +187,19 @@ def stated_dtype(config: ModelConfig) -> str | None:
 
 
 def _read(path: Path, name: str) -> ModelConfig:
-    where = shown(path)
+    is_input(path)
     # A device may be endless, and opening a pipe waits for a writer.
     if not path.is_file():
-        raise InputError(f"{where}: expected a config.json, found no regular file")
+        raise InputError(f"{shown(path)}: expected a config.json, found no regular file")
+    there = path.stat()
+    return _parsed(path, name, (there.st_mtime_ns, there.st_size, there.st_ino))
+
+
+@lru_cache(maxsize=64)
+def _parsed(path: Path, name: str, _stamp: tuple[int, ...]) -> ModelConfig:
+    where = shown(path)
     try:
         with path.open("rb") as file:
-            is_input(path)
             content = file.read(MAX_BYTES + 1)
         if len(content) > MAX_BYTES:
             raise InputError(f"{where}: larger than {MAX_BYTES} bytes")

@@ -57,6 +57,7 @@ from sim.log.columns import (
     steps_of,
     tasks_of,
     viewed,
+    with_graphs,
 )  # fmt: skip
 from sim.log.inputs import last_input, last_of_step, stores_before
 from sim.log.tables import EventLog
@@ -368,7 +369,7 @@ class Tally:
     def add(self, log: EventLog) -> None:
         """Take in a whole log, or the next part of one, which must begin when all before has ended."""
         compiled = self._compiled or is_large(log)
-        self.forms.add(log.graphs)
+        self.forms = with_graphs(self.forms, log.graphs)
         if self._latest != NONE and int(log.steps.released.min(initial=self._latest)) < self._latest:
             raise SimulationError("steps that are analyzed apart overlap in time")
         grown = len(self.forms.groups) - len(self._sums)

@@ -20,7 +20,7 @@ from sim.scenario.shipped import find_scenario
 from sim.study.points import Study, load, over
 from sim.study.pool import pool
 from sim.study.shipped import find_study
-from sim.study.store import FAILED, SKIPPED, Store
+from sim.study.store import FAILED, Store
 from sim.study.sweep import Counts, OnSweep, estimate, sweep
 
 
@@ -52,10 +52,10 @@ def command(
         _dry_run(study, count)
         return
     store = Store(folder, study)
-    again = [*([FAILED] if retry_failed else []), *([SKIPPED] if exhaustive else [])]
+    again = [FAILED] if retry_failed else []
     try:
         with store.opened(), _progress(study) as on_progress:
-            counts = sweep(study, store, pool(min(count, study.runs)), on_progress, again=again)
+            counts = sweep(study, store, pool(min(count, study.runs)), on_progress, again=again, exhaustive=exhaustive)
     except KeyboardInterrupt:
         click.echo(f"{folder}: the runs that have ended are kept; the same command goes on", err=True)
         raise

@@ -38,15 +38,17 @@ class Executed:
 
 
 def simulate(
-    setup: Setup, executor: Executor = "auto", progress: Progress | None = None, sink: Sink | None = None
+    setup: Setup, executor: Executor = "auto", progress: Progress | None = None, sink: Sink | None = None, *,
+    many: int = MANY_TASKS,
 ) -> tuple[EventLog, Executed]:  # fmt: skip
     """Run a setup. Raises InputError if operands cannot fit SRAM or the executor cannot run it, SimulationError.
 
+    many: tasks from which `auto` takes compiled code.
     sink: takes the log in parts, consecutive steps whose rows begin at 0; the log that is returned then has no rows. Parts
     end at instants at which no step is in progress: of one loop about a quarter of a million tasks are in memory at a time, of
     several those of a time without such an instant; several batched loops are taken at the end.
     """
-    chosen = choose(setup, executor)
+    chosen = choose(setup, executor, many)
     if chosen.executor == "compiled":
         from sim.executors import compiled  # noqa: PLC0415  # it imports modules that only it needs
 
@@ -92,14 +94,14 @@ def _in_threads(work: Callable[[T], R], items: Sequence[T]) -> Iterator[R]:
             yield under_way.popleft().result()
 
 
-def choose(setup: Setup, executor: Executor) -> Executed:
+def choose(setup: Setup, executor: Executor, many: int = MANY_TASKS) -> Executed:
     """The executor of a run. Raises InputError if the one that is asked for cannot run it."""
     if executor not in get_args(Executor):
         raise unknown("executor", executor, get_args(Executor))
     if executor == "simpy":
         return Executed("simpy")
-    if executor == "auto" and tasks_in_all(setup)[0] < MANY_TASKS:
-        return Executed("simpy", f"fewer than {MANY_TASKS:,} tasks")
+    if executor == "auto" and many and tasks_in_all(setup)[0] < many:
+        return Executed("simpy", f"fewer than {many:,} tasks")
     why = obstacle(setup)
     if not why:
         return Executed("compiled")

@@ -14,6 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from sim.base.kernel import MANY_TASKS, loaded
+from sim.base.memo import Memo
 from sim.mapping.tasks import LINK_BIT, TaskGraph
 
 if TYPE_CHECKING:  # the log offers what is derived from it
@@ -157,6 +158,31 @@ class FormTable:
             last = [np.array([ends[name]])] if name in ends else []
             columns[name] = np.concatenate([np.zeros(0, dtype=dtype), *parts, *last], dtype=dtype, casting="unsafe")
         return Forms(**columns)
+
+
+#: Tables of one graph, of earlier logs: the runs of a sweep share their graphs.
+ONE_GRAPH: Memo[FormTable] = Memo(2**20, lambda table: len(table.columns.inputs))
+
+
+def with_graphs(table: FormTable, graphs: Sequence[TaskGraph]) -> FormTable:
+    """A table with all of the graphs, of which those of `table` come first. One of a single graph is shared, never changed."""
+    if len(table.graphs) > 1 and len(graphs) > 1:
+        table.add(graphs)
+        return table
+    if len(graphs) == 1:
+        one = ONE_GRAPH.of(graphs[0], None, lambda: _made(graphs))
+        if table.graphs and table.graphs[0] is not graphs[0]:
+            raise ValueError("expected the graphs that are there already, and then new ones")
+        return one
+    made = _made(table.graphs)
+    made.add(graphs)
+    return made
+
+
+def _made(graphs: Sequence[TaskGraph]) -> FormTable:
+    table = FormTable()
+    table.add(graphs)
+    return table
 
 
 def forms_of(log: EventLog) -> FormTable:

@@ -17,6 +17,7 @@ from typing import NamedTuple
 import numpy as np
 
 from models.graph import MONOMIALS, QUANTITIES, OpGraph
+from sim.base.memo import Memo
 from sim.base.units import ceil_div
 
 KV_READ, KV_WRITE, STATE_WRITE = (QUANTITIES.index(name) for name in ("kv_read", "kv_write", "state_write"))
@@ -84,11 +85,19 @@ def kept_groups(ops: OpGraph) -> tuple[LayerGroup, ...]:
     return layer_groups(ops) + ((LayerGroup(0, state),) if state else ())
 
 
+#: Groups of layers of earlier runs: those of a sweep share their graphs.
+GROUPED: Memo[tuple[LayerGroup, ...]] = Memo(256)
+
+
 def layer_groups(ops: OpGraph) -> tuple[LayerGroup, ...]:
     """Group the layers that append to the KV cache by window; the one without a window first.
 
     ops: the step of one sequence that decodes one token. A layer has a window where what it reads stops growing.
     """
+    return GROUPED.of(ops, None, lambda: _grouped(ops))
+
+
+def _grouped(ops: OpGraph) -> tuple[LayerGroup, ...]:
     by_context = [i for i, (_, _, n) in enumerate(MONOMIALS) if n]
     grows = ops.table[ops.cost_index[KV_READ]][:, :, by_context].any(axis=2)  # [op, piece]
     written: list[int] = ops.costs(0)[KV_WRITE].tolist()

@@ -43,6 +43,7 @@ WORDING = Wording(
         ("cost", "t0"),
         ("cost", "peak_share"),
         ("mapping", "weights"),
+        ("mapping", "formats", "weights"),
         ("mapping", "tiles"),
         ("workload", "routing"),
         ("workload", "speculative", "acceptance"),

@@ -128,7 +128,7 @@ class Answers:
         total = float(((y - y.mean()) ** 2).sum())
         if total <= 1e-12 * float((y**2).sum()):
             return []
-        varied = [key for key, axis in self.axes.items() if len({p.values.get(key) for p in points}) > 1]
+        varied = [key for key in self.axes if self._varies(points, key)]
         found = [Effect(axes=(key,), objective=objective, share=_between(y, self._levels(points, (key,))) / total,
                         means=self._means(y, points, key)) for key in varied]  # fmt: skip
         main = {each.axes[0]: each.share for each in found}
@@ -157,6 +157,16 @@ class Answers:
             if last < len(values) - 1:
                 found.append(Knee(axis=effect.axes[0], objective=objective, value=values[last], gained=(y[0] - y[last]) / gain))
         return found
+
+    def _varies(self, points: Sequence[PointOf], key: str) -> bool:
+        """Whether an axis has several values, other than as a key of cases, whose effect is that of the cases."""
+        values = {p.values.get(key) for p in points}
+        of_case = (
+            "case" in self.axes
+            and key != "case"
+            and (len({(p.values["case"], p.values.get(key)) for p in points}) == len({p.values["case"] for p in points}))
+        )
+        return len(values) > 1 and not of_case
 
     def _levels(self, points: Sequence[PointOf], keys: Sequence[str]) -> list[tuple[Any, ...]]:
         return [tuple(p.values.get(key) for key in keys) for p in points]

@@ -12,7 +12,7 @@ import io
 import pickle
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 from models.graph import ModelGraph, OpGraph
@@ -41,8 +41,11 @@ class Job:
     @classmethod
     def of(cls, planned: Plan) -> Job:
         """The job of a plan."""
+        setup = planned.setup
+        if setup.batching is None:  # then there is one graph, and the others would only be sent along
+            setup = replace(setup, graphs=None)
         return cls(
-            setup=planned.setup, rules=planned.rules, record=planned.record, warmup_time=planned.warmup_time,
+            setup=setup, rules=planned.rules, record=planned.record, warmup_time=planned.warmup_time,
             warmup_requests=planned.warmup_requests,
         )  # fmt: skip
 

@@ -7,7 +7,7 @@ from typing import Any, Literal
 
 from sim.analysis.findings import Analysis, Totals
 from sim.analysis.parts import PARTS
-from sim.executors import obstacle, simulate
+from sim.executors import simulate
 from sim.study.batches import Job
 
 Unit = Literal["ps", "fJ", "B", "share", "W", "/s", ""]
@@ -61,7 +61,7 @@ def measure(planned: Job) -> dict[str, Any]:
     setup = planned.setup
     analysis = Analysis(planned.rules, engines=setup.engines, channels=setup.channels, compiled=True)
     sink = None if planned.record == "all" else analysis.add
-    log, _ = simulate(setup, "simpy" if obstacle(setup) else "compiled", None, sink)
+    log, _ = simulate(setup, "auto", None, sink, many=0)
     if sink is None:
         analysis.add(log)
     return values(analysis.totals(log, warmup_time=planned.warmup_time, warmup_requests=planned.warmup_requests))

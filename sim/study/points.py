@@ -56,7 +56,8 @@ class Study:
     """A study that was read and checked.
 
     grid: dimensions of the grid, each a list of choices, of which all combinations are run; the last changes fastest. keys: all
-    axes by key. columns, constraints: expressions. objectives: column -> min or max.
+    axes by key. columns, constraints: expressions. objectives: column -> min or max. asked: whether objectives are written, and
+    so points are skipped that cannot be good.
     """
 
     name: str
@@ -69,6 +70,7 @@ class Study:
     columns: Mapping[str, Expression] = field(default_factory=dict)
     constraints: Sequence[Expression] = ()
     objectives: Mapping[str, str] = field(default_factory=dict)
+    asked: bool = False
 
     def __len__(self) -> int:
         """Number of points, each of which is run `repeats` times."""
@@ -230,7 +232,7 @@ def _made(
     source = document.source if document is not None else base.source
     return Study(
         name=name, description=written.description, source=source, base=base, grid=grid, keys=keys, repeats=written.repeats,
-        columns=columns, constraints=constraints, objectives=objectives,
+        columns=columns, constraints=constraints, objectives=objectives, asked="objectives" in written.model_fields_set,
     )  # fmt: skip
 
 

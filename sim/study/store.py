@@ -97,6 +97,11 @@ class Store:
                 self._write(part, whole.filter(pyarrow("pyarrow").array(keep)))
         return found
 
+    def rows(self, columns: Sequence[str]) -> list[dict[str, Any]]:
+        """Some columns of all rows that are on disk."""
+        wanted = list(dict.fromkeys(columns))
+        return [row for part in parts(self.folder) for row in read_part(part, wanted).to_pylist()]
+
     def add(self, rows: Sequence[Mapping[str, Any]]) -> None:
         """Take in rows; they are on disk a few seconds later, or after `flush`."""
         if not self._waiting:

@@ -14,7 +14,8 @@ from sim.base.errors import SimError
 from sim.study.batches import Batch, Job, Outcome
 from sim.study.points import CASE, Point, Study, spread
 from sim.study.pool import Here, Pool
-from sim.study.store import FAILED, OK, Store, cell
+from sim.study.proofs import Proofs, generations
+from sim.study.store import FAILED, OK, SKIPPED, Store, cell
 
 #: Seconds that a batch is to take, and the most jobs in one.
 SECONDS, MOST = 0.25, 256
@@ -46,17 +47,25 @@ class _Task:
     began: float = field(default_factory=perf_counter)
 
 
-def sweep(study: Study, store: Store, pool: Pool, on_progress: OnSweep | None = None, *, again: Sequence[str] = ()) -> Counts:
-    """Run all points that have no row yet. again: statuses whose runs are repeated.
+def sweep(
+    study: Study, store: Store, pool: Pool, on_progress: OnSweep | None = None, *, again: Sequence[str] = (),
+    exhaustive: bool = False,
+) -> Counts:  # fmt: skip
+    """Run all points that have no row yet, but those that lower bounds prove to be of no use.
+
+    again: statuses whose runs are repeated. exhaustive: run those, too.
 
     Rows do not depend on the pool. If it is interrupted, all that has ended is on disk. Raises OSError if the disk is full.
     """
-    done = store.done(again=again)
+    done = store.done(again=[*again, *([SKIPPED] if exhaustive else [])])
     counts = Counts(runs=study.runs, before=len(done))
-    todo = (point for point in study.points() if (point.number, point.seed) not in done)
     runner = _Runner(study, store, pool, counts, on_progress)
+    proofs = Proofs(study)
     try:
-        runner.run(todo)
+        if exhaustive or not proofs.applies:
+            runner.run(point for point in study.points() if (point.number, point.seed) not in done)
+        else:
+            runner.run_generations(proofs, done)
     except BaseException:
         pool.close(now=True)
         store.flush()
@@ -74,6 +83,18 @@ class _Runner:
         self.running: dict[Future[list[Outcome]], _Task] = {}
         self.suspects: deque[_Task] = deque()  # a process was killed while they ran: they are run again one at a time
         self.size = 2  # jobs of the next batch
+        self.proofs: Proofs | None = None
+        self.found: list[dict[str, Any]] = []  # rows of a generation
+
+    def run_generations(self, proofs: Proofs, done: set[tuple[int, int]]) -> None:
+        """Run all points but those that results of earlier generations refute."""
+        self.proofs = proofs
+        before = self.store.rows(["point", "seed", "status", "feasible", *self.study.objectives])
+        for generation in generations(self.study):
+            wanted = {(point.number, point.seed) for point in generation}
+            self.found = [row for row in before if (row["point"], row["seed"]) in wanted]
+            self.run(point for point in generation if (point.number, point.seed) not in done)
+            proofs.take(row for row in self.found if row["status"] == OK)
 
     def run(self, todo: Iterator[Point]) -> None:
         """Run all points."""
@@ -102,10 +123,15 @@ class _Runner:
         points, jobs = list[Point](), list[Job]()
         for point in todo:
             try:
-                jobs.append(Job.of(self.study.plan(point)))
+                job = Job.of(self.study.plan(point))
+                refuted = None if self.proofs is None else self.proofs.refute(point, job)
             except SimError as error:
                 self._finish([point], [Outcome(None, str(error))])
                 continue
+            if refuted is not None:
+                self._skip(point, *refuted)
+                continue
+            jobs.append(job)
             points.append(point)
             if len(jobs) >= self.size:
                 yield _Task(points, Batch(jobs))
@@ -164,9 +190,22 @@ class _Runner:
 
     def _finish(self, points: Sequence[Point], outcomes: Sequence[Outcome]) -> None:
         """Keep the rows of points, and report."""
-        self.store.add([row(self.study, *each) for each in zip(points, outcomes, strict=True)])
+        rows = [row(self.study, *each) for each in zip(points, outcomes, strict=True)]
+        if self.proofs is not None:
+            self.found += rows
+        self.store.add(rows)
         self.counts.done += len(points)
         self.counts.failed += sum(outcome.values is None for outcome in outcomes)
+        self._report()
+
+    def _skip(self, point: Point, why: str, low: int) -> None:
+        """Keep the row of a point that need not be run."""
+        self.store.add([{**row(self.study, point, Outcome(None, why)), "status": SKIPPED, "lower_ps": low}])
+        self.counts.done += 1
+        self.counts.skipped += 1
+        self._report()
+
+    def _report(self) -> None:
         if self.on_progress is not None:
             self.on_progress(self.counts)
 

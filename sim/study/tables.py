@@ -83,7 +83,10 @@ def _head(answers: Answers) -> RenderableType:
     if answers.runs < wanted:
         facts.add_row("missing", Text(f"{wanted - answers.runs:,} runs; `sim sweep` goes on with them", style="yellow"))
     if answers.skipped:
-        facts.add_row("proven", f"{answers.skipped:,} runs skipped: lower bounds show that they are dominated or infeasible")
+        facts.add_row(
+            "proven",
+            f"{answers.skipped:,} runs skipped: by lower bounds they are dominated or infeasible; effects are of the others",
+        )
     if answers.failed:
         facts.add_row("failed", Text(f"{answers.failed:,} runs; {answers.errors[0][0]}", style="yellow"))
     if manifest["constraints"]:

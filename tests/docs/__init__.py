@@ -22,6 +22,8 @@ from sim.machine.settings import DTYPE
 from sim.runs.run import read
 from sim.scenario import json_schema
 from sim.scenario.shipped import scenarios
+from sim.study.metrics import METRICS
+from sim.study.sections import StudyFile
 from tests.reports import stored
 
 ROOT = Path(__file__).parents[2]
@@ -126,7 +128,7 @@ def _value(field: dict[str, Any]) -> str:
         return f"list of {_value(field['items'])}"
     if field.get("type") == "object":
         pattern, rest = next(iter(field.get("patternProperties", {}).items()), ("", field.get("additionalProperties")))
-        return f"mapping of {KEYS.get(pattern, 'names')} to {_value(rest)}" if rest else "mapping"
+        return f"mapping of {KEYS.get(pattern, 'names')} to {_value(rest)}" if rest and rest is not True else "mapping"
     if field.get("type") in ("integer", "number"):
         low = field.get("minimum", field.get("exclusiveMinimum"))
         high = field.get("maximum", field.get("exclusiveMaximum"))
@@ -136,6 +138,27 @@ def _value(field: dict[str, Any]) -> str:
     if field.get("type") == "string" and field.get("examples") and field.get("pattern", LINE) != LINE:
         return f"quantity, such as `{_plain(field['examples'][0])}`"
     return {"string": "text", "null": "`null`", "boolean": "`true`, `false`"}.get(field.get("type", ""), "anything")
+
+
+def study_keys() -> str:
+    """docs/reference/study.md, from the schema of studies and the table of metrics."""
+    schema = StudyFile.model_json_schema(mode="validation")
+    sample = schema["$defs"]["Sampling"]
+    keys = [row.replace("[Sampling](#Sampling)", "[sample](#sample)") for row in _table(schema, schema)]
+    metrics = [f"| `{name}` | {metric.unit or '-'} | {metric.title} |" for name, metric in METRICS.items()]
+    lines = [
+        "# Study keys", "",
+        "Generated from the schema by `make docs`. [The guide](../guides/studies.md) shows how they are used. Keys of "
+        + "scenarios are written with dots, `hardware.memory.bandwidth`; items of lists by their number, "
+        + "`workload.sequences.0.tokens`.", "",
+        *keys, "", "## sample", "", sample["description"], "", *_table(sample, schema), "", "## Columns of rows", "",
+        "Each run is a row: `point`, `seed`, a column for each axis (quantities in base units: ps, bytes, bytes/s, FLOP/s), "
+        + "derived columns, `feasible`, `status` (`ok`, `failed`), `error`, `plan` (hash of all that the run depends on), "
+        + "`version`, and these metrics. Expressions may leave out `_ps` and `_fj`, and write `p99 TPOT` for "
+        + "`tpot_p99_ps`.", "",
+        "| column | unit | is |", "| --- | --- | --- |", *metrics,
+    ]  # fmt: skip
+    return "\n".join(lines) + "\n"
 
 
 def command_line() -> str:
@@ -208,5 +231,6 @@ def _by_number(name: str) -> list[tuple[int, str]]:
 MADE = {
     REFERENCE / "scenario.md": scenario_keys,
     REFERENCE / "scenarios.md": shipped_scenarios,
+    REFERENCE / "study.md": study_keys,
     REFERENCE / "command_line.md": command_line,
 }
