@@ -29,7 +29,7 @@ Path(sys.argv[1]).write_text(str(len(samples)))
 """
 
 COMMANDS = {
-    "run": ((*SIM, "run", "four_sequences_fifo", "--json", "--out", "out.pftrace.gz"), "out.pftrace.gz"),
+    "run": ((*SIM, "run", "two_sequences_fifo", "--json", "--out", "out.pftrace.gz"), "out.pftrace.gz"),
     "report": ((*SIM, "report", "two_sequences_fifo", "--no-what-if", "--out", "out.html"), "out.html"),
     "rounds": ((sys.executable, "-c", ROUNDS, "out.yaml"), "out.yaml"),
 }

@@ -1,8 +1,9 @@
-"""What must hold between runs that differ in one thing, whatever the scenario."""
+"""Relations that must hold between runs that differ in one thing, whatever the scenario."""
 
 from __future__ import annotations
 
 from copy import deepcopy
+from itertools import chain
 from typing import Any
 
 import numpy as np
@@ -62,8 +63,8 @@ def machine(engines: int, arbiter: str, latency: int, overhead: int, factor: int
 
 @settings(few, max_examples=15)
 @given(
-    even_graphs(), st.integers(1, 4), st.sampled_from(("fifo", "priority", "round_robin")), st.integers(0, 9), st.integers(0, 9),
-    st.sampled_from(SCHEDULERS), st.sampled_from(("prefetch", "stream", "blocking")), st.integers(0, 50),
+    even_graphs(), st.integers(1, 4), st.sampled_from(("fifo", "priority", "round_robin")), st.integers(0, 9),
+    st.integers(0, 9), st.sampled_from(SCHEDULERS), st.sampled_from(("prefetch", "stream", "blocking")), st.integers(0, 50),
 )  # fmt: skip
 def test_twice_the_rates_half_the_time(
     graph: list[dict[str, Any]],
@@ -93,7 +94,7 @@ def test_twice_the_rates_half_the_time(
 
 
 def bytes_do_not_depend_on_policies(data: dict[str, Any], arbiter: str, scheduler: str) -> None:
-    """Where no step is made of those who happen to be there: each sequence has steps of its own."""
+    """Compare runs where each sequence has steps of its own: in shared steps, time decides how often weights are read."""
     data = deepcopy(data)
     data["workload"]["batching"] = "independent"
     other = deepcopy(data) | {"scheduler": scheduler}
@@ -144,7 +145,7 @@ def no_request_is_lost(data: dict[str, Any]) -> None:
     assert len(found.requests) == sequences_of(data["workload"])
     if "sequences" in data["workload"]:
         wanted = [[each["tokens"]] * (each["count"] * each.get("samples", 1)) for each in data["workload"]["sequences"]]
-        assert sorted(found.requests.tokens.tolist()) == sorted(sum(wanted, []))
+        assert sorted(found.requests.tokens.tolist()) == sorted(chain.from_iterable(wanted))
     assert (found.requests.e2e > 0).all()
     kv = data["workload"]["batching"].get("kv")
     if kv is not None and data["model"]["config"] in TOKEN_BYTES:

@@ -29,7 +29,7 @@ from sim.workload import routing, trace
 
 ROOT = Path(__file__).parents[2]
 
-#: What is put into a file: the ends of ranges, words with a meaning in YAML, JSON or CSV, and characters that terminals act on.
+#: Texts that are put into a file: the ends of ranges, words of YAML, JSON or CSV, and characters that terminals act on.
 TOKENS = (
     "", "0", "-1", "1e309", "-1e-400", "1e999999", "9" * 309, "9" * 5000, "0x" + "f" * 300, "nan", ".inf", "null", "~",
     "true", "[]", "{}", "[[[[", "}", "'", '"', "&a", "*a", "&a [*a]", "!!python/object:os.system", "<<: *a", "- ", ": ",
