@@ -43,6 +43,15 @@ COMMANDS = {
 }
 
 
+#: Headings of `sim --help`; a command of none is under "More".
+GROUPS = {
+    "Simulate": ("run", "explain", "compare", "report", "view"),
+    "Scenarios": ("new", "check", "list", "schema"),
+    "Models and devices": ("capture", "validate", "profile", "import-kernels"),
+}
+EXAMPLE = ("sim run two_tokens_4_engines", "sim view traces/two_tokens_4_engines.pftrace", "sim explain two_tokens_4_engines")
+
+
 @contextmanager
 def _no_interrupt() -> Iterator[None]:
     """Hold Ctrl-C until the block ends: during an import it could be lost, or surface as an ImportError."""
@@ -86,8 +95,16 @@ class LazyGroup(click.Group):
             raise click.exceptions.Exit(0) from None
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
-        with formatter.section("Commands"):
-            formatter.write_dl([(name, text) for name, (_, text) in COMMANDS.items()])
+        named = {name for names in GROUPS.values() for name in names}
+        for title, names in {**GROUPS, "More": [name for name in COMMANDS if name not in named]}.items():
+            if rows := [(name, COMMANDS[name][1]) for name in names if name in COMMANDS]:
+                with formatter.section(title):
+                    formatter.write_dl(rows, col_max=30)
+
+    def format_epilog(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        with formatter.section("Example"):
+            for line in EXAMPLE:
+                formatter.write_text(line)
 
 
 @click.group(cls=LazyGroup, context_settings={"help_option_names": ["-h", "--help"]})

@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import sys
+import textwrap
 from collections.abc import Callable, Sequence
+from shutil import get_terminal_size
+from typing import Any
 
 import click
 
 import models.library
 from models.graph import QUANTITIES
 from sim.base.errors import unknown
+from sim.base.registry import Registry
 from sim.base.units import format_bytes
 from sim.cost import COST_MODELS
 from sim.machine.arbiters import ARBITERS
@@ -19,18 +24,22 @@ from sim.scenario.shipped import scenarios
 from sim.serving.policies import BATCHING_POLICIES
 
 
-def _scenarios() -> list[tuple[str, str]]:
-    return [(name, read(path).description) for name, path in scenarios().items()]
+def _scenarios() -> list[tuple[str, ...]]:
+    return [(name, " ".join(read(path).description.split())) for name, path in scenarios().items()]
 
 
-def _models() -> list[tuple[str, str]]:
-    rows = []
+#: Columns of the table of models.
+MODELS = ("model", "parameters", "weights", "layers", "hidden", "KV cache a token", "experts a token")
+
+
+def _models() -> list[tuple[str, ...]]:
+    rows = list[tuple[str, ...]]()
     for name in models.library.names():
         model = models.library.load(name)
         kv = int(model.step().costs(0)[QUANTITIES.index("kv_write")].sum())
-        size = f"{model.parameters:,} parameters ({format_bytes(model.parameter_bytes)} as {model.dtype})"
-        experts = f", {model.experts.top_k} of {model.experts.count} experts a token" if model.experts is not None else ""
-        rows.append((name, f"{size}, {model.layers} layers, hidden {model.hidden}, KV cache {kv:,} B a token{experts}"))
+        size = f"{format_bytes(model.parameter_bytes)} {model.dtype}"
+        experts = f"{model.experts.top_k} of {model.experts.count}" if model.experts is not None else ""
+        rows.append((name, f"{model.parameters:,}", size, str(model.layers), str(model.hidden), f"{kv:,} B", experts))
     return rows
 
 
@@ -67,12 +76,16 @@ def _figure(figure: Figure) -> str:
     return "; ".join([f"{figure.text}  {figure.source}", *notes])
 
 
-LISTS: dict[str, Callable[[], list[tuple[str, str]]]] = {
+def _of(registry: Registry[Any]) -> Callable[[], list[tuple[str, ...]]]:
+    return lambda: list[tuple[str, ...]](registry.summaries())
+
+
+LISTS: dict[str, Callable[[], list[tuple[str, ...]]]] = {
     "models": _models,
-    "arbiters": ARBITERS.summaries,
-    "schedulers": SCHEDULERS.summaries,
-    "batching": BATCHING_POLICIES.summaries,
-    "costs": COST_MODELS.summaries,
+    "arbiters": _of(ARBITERS),
+    "schedulers": _of(SCHEDULERS),
+    "batching": _of(BATCHING_POLICIES),
+    "costs": _of(COST_MODELS),
     "scenarios": _scenarios,
 }
 
@@ -87,16 +100,27 @@ def command(what: str, name: str | None) -> None:
         return
     rows = LISTS[what]()
     if name:
-        names = [each for each, _ in rows]
+        names = [row[0] for row in rows]
         if name not in names:
             raise unknown(what.removesuffix("s"), name, names)
         rows = [row for row in rows if row[0] == name]
-    _show_table(rows)
+    _show_table([MODELS if what == "models" else (TITLES.get(what, what.removesuffix("s")), "description"), *rows])
+
+
+#: Headings of names, where they are not the singular of what is listed.
+TITLES = {"batching": "policy", "costs": "cost model"}
 
 
 def _show_table(rows: Sequence[Sequence[str]]) -> None:
-    """Print rows with columns of equal width, apart from the last."""
+    """Print rows with columns of equal width; on a terminal the last one is wrapped where it does not fit."""
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    before = sum(widths[:-1]) + 2 * (len(widths) - 1)
+    left = get_terminal_size().columns - before if sys.stdout.isatty() else 0
     for row in rows:
-        *cells, last = (cell.ljust(width) for cell, width in zip(row, widths, strict=True))
-        click.echo("  ".join([*cells, last]).rstrip())
+        start = "".join(f"{cell.ljust(width)}  " for cell, width in zip(row[:-1], widths, strict=False))
+        first, *more = textwrap.wrap(row[-1], left) or [""] if left >= NARROWEST else [row[-1]]
+        for line in (start + first, *(" " * before + text for text in more)):
+            click.echo(line.rstrip())
+
+
+NARROWEST = 20  # columns that text is wrapped in; where fewer are left, it runs over

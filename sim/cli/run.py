@@ -56,6 +56,7 @@ LARGE = 10**8  # bytes; a trace above this size is better compressed
               help="Save the event log together with the scenario; needs pyarrow.")  # fmt: skip
 @click.option("--log-only", is_flag=True,
               help="With --save-log: skip analysis and trace, so that a run can be larger than memory.")  # fmt: skip
+@click.option("-v", "--verbose", is_flag=True, help="Also show which executor ran, and the invariants that were checked.")
 def command(
     names: tuple[str, ...],
     overrides: tuple[str, ...],
@@ -67,6 +68,7 @@ def command(
     save_log: Path | None,
     log_only: bool,
     repeats: int | None,
+    verbose: bool,
 ) -> None:
     """Run scenarios: files, or names of shipped scenarios (`sim list scenarios`)."""
     paths = [find_scenario(name) for name in names]
@@ -94,7 +96,7 @@ def command(
                 result = run(scenario, executor=executor, on_progress=on_progress)
             if save_log is not None:
                 storage.save(result.log, scenario, save_log)
-            _show(result, target if with_trace else None, as_json)
+            _show(result, target if with_trace else None, as_json, verbose=verbose)
 
 
 def _targets(out: Path, paths: Sequence[Path], trace_format: str | None) -> list[Path]:
@@ -120,7 +122,7 @@ def _only_log(scenario: Scenario, path: Path | None, executor: Executor, other: 
     click.echo(f"{path}: {format_time(makespan)}, executor {executed.executor}")
 
 
-def _show(result: Result, target: Path | None, as_json: bool) -> None:
+def _show(result: Result, target: Path | None, as_json: bool, *, verbose: bool) -> None:
     """Write the trace of a run to `target`, if there is one, and print the summary."""
     began, traced = perf_counter(), target is not None and traceable(result)
     if target is not None and traced:
@@ -131,7 +133,7 @@ def _show(result: Result, target: Path | None, as_json: bool) -> None:
         click.echo(json.dumps(summary(result, trace=target if traced else None, write=written)))
         return
     console = output()
-    terminal.show(result, console)
+    terminal.show(result, console, verbose=verbose)
     if target is not None and traced:
         _show_trace(console, target, result.scenario, result.makespan)
     elif target is not None:

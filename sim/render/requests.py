@@ -11,6 +11,7 @@ from rich.table import Table
 
 from sim.analysis.requests import TITLES, Distribution
 from sim.base.units import format_time
+from sim.render.narrow import Fitted, glued
 from sim.runs.result import Result
 
 
@@ -82,22 +83,19 @@ def render(result: Result) -> RenderableType:
     left_out = len(r) - int(r.counted.sum())
     counted = f"{len(r):,}" if not left_out else f"{len(r) - left_out:,} of {len(r):,}, the others are warm-up"
     facts = Table.grid(padding=(0, 2))
-    facts.add_row("requests", f"{counted}; {_short(r.in_system)} in the system on average")
-    facts.add_row("rates", f"{r.tokens_per_second:,.1f} tokens/s, {_short(r.requests_per_second)} requests/s")
+    facts.add_row("requests", glued(f"{counted}; {_short(r.in_system)} in the system on average"))
+    facts.add_row("rates", glued(f"{r.tokens_per_second:,.1f} tokens/s, {_short(r.requests_per_second)} requests/s"))
     of_tokens, of_slowdown = r.fairness().values()
     if len(r) - left_out > 1 and of_tokens is not None and of_slowdown is not None:
-        facts.add_row("fairness", f"{of_tokens:.3f} of tokens/s, {of_slowdown:.3f} of slowdowns (Jain's index)")
+        facts.add_row("fairness", glued(f"{of_tokens:.3f} of tokens/s, {of_slowdown:.3f} of slowdowns (Jain's index)"))
     if left_out == len(r):
         return facts
-    table = Table(box=None, pad_edge=False, header_style="bold")
-    table.add_column("", no_wrap=True)
-    for name in ("mean", "p50", "p90", "p99", "max"):
-        table.add_column(name, justify="right", no_wrap=True)
-    for name, found in r.times().items():
-        if found is not None and found.largest:
-            values = (found.mean, found.p50, found.p90, found.p99, found.largest)
-            table.add_row(TITLES[name], *map(format_time, values))
-    return Group(facts, table)
+    rows = [
+        (TITLES[name], *map(format_time, (found.mean, found.p50, found.p90, found.p99, found.largest)))
+        for name, found in r.times().items()
+        if found is not None and found.largest
+    ]
+    return Group(facts, Fitted(("", "mean", "p50", "p90", "p99", "max"), rows, drop=("p90", "max", "mean")))
 
 
 def _short(number: float) -> str:

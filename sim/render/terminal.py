@@ -11,7 +11,8 @@ from sim.analysis.bounds import few_tiles
 from sim.analysis.parts import LINK, WAIT_LINK
 from sim.base.units import format_bytes, format_rate, format_time
 from sim.log import derived
-from sim.render import breakdown, energy, requests
+from sim.render import breakdown, energy, narrow, requests
+from sim.render.narrow import Fitted, glued
 from sim.runs.result import Result
 
 TOP = 12  # rows of the table of kinds
@@ -25,38 +26,42 @@ COSTS = {
 }
 
 
-def render(result: Result) -> RenderableType:
-    """Summary of a run that fits one screen."""
+def render(result: Result, *, verbose: bool = False) -> RenderableType:
+    """Summary of a run that fits one screen: of requests first, where some are served.
+
+    verbose: with the executor and the invariants that were checked.
+    """
     m = result.metrics
     head = Text.assemble((result.scenario.name, "bold"), "  " + " ".join(result.scenario.description.split()))
     facts = Table.grid(padding=(0, 2))
-    facts.add_row("makespan", f"{format_time(m.makespan)}, {m.tasks:,} tasks")
-    facts.add_row("tokens", _tokens(result))
-    facts.add_row("memory", _memory(result))
+    facts.add_row("makespan", glued(f"{format_time(m.makespan)}, {m.tasks:,} tasks"))
+    facts.add_row("tokens", glued(_tokens(result)))
+    facts.add_row("memory", glued(_memory(result)))
     if (links := _links(result)) is not None:
-        facts.add_row("links", links)
-    facts.add_row("engines", _engines(result))
-    facts.add_row("bounds", _bounds(result))
+        facts.add_row("links", glued(links))
+    facts.add_row("engines", glued(_engines(result)))
+    facts.add_row("bounds", glued(_bounds(result)))
     for i, line in enumerate(energy.lines(result)):
-        facts.add_row("" if i else "energy", line)
+        facts.add_row("" if i else "energy", glued(line))
     if (costs := _costs(result)) is not None:
-        facts.add_row("times", costs)
+        facts.add_row("times", glued(costs))
     if result.scenario.from_preset:
         facts.add_row("from preset", ", ".join(result.scenario.from_preset))
     for note in result.plan.notes:
         facts.add_row("model", Text(note, style="yellow"))
     if result.plan.ignored:
         facts.add_row("trace", f"not used: {', '.join(map(repr, result.plan.ignored))}")
-    facts.add_row("checks", f"{len(result.checks)} invariants hold")
-    facts.add_row("executor", _executor(result))
+    if verbose:
+        facts.add_row("checks", f"{len(result.checks)} invariants hold: {'; '.join(result.checks)}")
+        facts.add_row("executor", _executor(result))
     if (tiles := few_tiles(result.log, result.bounds)) is not None:
         many = "one task" if tiles == 1 else f"{tiles} tasks"
         advice = f"each weight matmul is {many}, for {result.log.engines} engines; mapping.tiles: engines would spread them"
         facts.add_row("advice", Text(advice, style="yellow"))
     for i, extrapolation in enumerate(breakdown.extrapolations(result.extrapolations)):
         facts.add_row("" if i else "extrapolated", Text(extrapolation, style="yellow"))
-    served = [Text(), requests.render(result)] if requests.worth_showing(result) else []
-    return Group(head, facts, *served, Text(), _kinds(result))
+    served = [requests.render(result), Text()] if requests.worth_showing(result) else []
+    return Group(head, *served, facts, Text(), _kinds(result))
 
 
 def _costs(result: Result) -> str | None:
@@ -139,29 +144,33 @@ def _bounds(result: Result) -> str:
     upper = f", at most {format_time(b.upper)}" if b.upper is not None else ""
     return (
         f"at least {format_time(b.lower)} (longest path {format_time(b.critical_path)}, compute {format_time(b.compute)}, "
-        f"memory {format_time(b.memory)}{arrivals}){upper}; this run is {b.gap(result.makespan):.1%} above"
+        f"memory {format_time(b.memory)}{arrivals}){upper}; this run is {above(b.gap(result.makespan))}"
     )
 
 
-def _kinds(result: Result) -> Table:
+def above(gap: float) -> str:
+    """How far a run is above a bound; gap: as a share of it."""
+    return f"{gap:.1%} above" if gap < 9 else f"{1 + gap:,.0f}x the least"
+
+
+def _kinds(result: Result) -> Fitted:
     kinds = result.metrics.kinds
-    table = Table(box=None, pad_edge=False, header_style="bold")
-    table.add_column("op")
-    for name in ("tasks", "on engines", "on channel", "bytes"):
-        table.add_column(name, justify="right")
-    for k in kinds[:TOP]:
-        table.add_row(
+    rows = [
+        (
             k.kind, f"{k.tasks:,}", format_time(k.compute) if k.compute else "",
             format_time(k.transfer) if k.transfer else "", format_bytes(k.bytes) if k.bytes else "",
-        )  # fmt: skip
-    if len(kinds) > TOP:
-        table.add_row(f"and {len(kinds) - TOP} more", "", "", "", "", style="dim")
-    return table
+        )
+        for k in kinds[:TOP]
+    ]  # fmt: skip
+    return Fitted(
+        ("op", "tasks", "on engines", "on channel", "bytes"), rows, drop=("tasks", "bytes", "on channel"),
+        last=f"and {len(kinds) - TOP} more" if len(kinds) > TOP else "",
+    )  # fmt: skip
 
 
-def show(result: Result, console: Console) -> None:
+def show(result: Result, console: Console, *, verbose: bool = False) -> None:
     """Print the summary of a run."""
-    console.print(render(result))
+    narrow.show(console, render(result, verbose=verbose))
 
 
 def _percent(part: int, whole: int) -> str:

@@ -29,12 +29,12 @@ from sim.workload import routing, trace
 
 ROOT = Path(__file__).parents[2]
 
-#: What is put into a file: the ends of ranges, words with a meaning in YAML, JSON or CSV, and characters that terminals act on.
+#: Texts that are put into a file: the ends of ranges, words of YAML, JSON or CSV, and characters that terminals act on.
 TOKENS = (
-    "", "0", "-1", "1e309", "-1e-400", "1e999999", "9" * 309, "9" * 5000, "0x" + "f" * 300, "nan", ".inf", "null", "~", "true", "[]",
-    "{}", "[[[[", "}", "'", '"', "&a", "*a", "&a [*a]", "!!python/object:os.system", "<<: *a", "- ", ": ", "#", "\n", "\r", "\t", "\0",
-    "\x1b[2J", "\u202e", "\ufeff", "\u2028", "\U0001f600", "1 TB", "-5 us", "0 GB/s", "1e30 s", "/dev/zero", "../../x", ",", ",,,,",
-    "\ud7ff", "é",
+    "", "0", "-1", "1e309", "-1e-400", "1e999999", "9" * 309, "9" * 5000, "0x" + "f" * 300, "nan", ".inf", "null", "~",
+    "true", "[]", "{}", "[[[[", "}", "'", '"', "&a", "*a", "&a [*a]", "!!python/object:os.system", "<<: *a", "- ", ": ",
+    "#", "\n", "\r", "\t", "\0", "\x1b[2J", "\u202e", "\ufeff", "\u2028", "\U0001f600", "1 TB", "-5 us", "0 GB/s",
+    "1e30 s", "/dev/zero", "../../x", ",", ",,,,", "\ud7ff", "é",
 )  # fmt: skip
 NUMBERS = (b"0", b"1", b"-1", b"2147483648", b"9223372036854775808", b"1e18", b"0.5", b"1e-300", b"9" * 400, b"NaN")
 
@@ -91,7 +91,8 @@ def _requests(_: Path) -> list[bytes]:
 
 def _request_lines(_: Path) -> list[bytes]:
     return [
-        b'{"timestamp": 27, "input_length": 6955, "output_length": 52}\n{"timestamp": 30, "input_length": 5, "output_length": 2}'
+        b'{"timestamp": 27, "input_length": 6955, "output_length": 52}\n'
+        b'{"timestamp": 30, "input_length": 5, "output_length": 2}'
     ]
 
 
