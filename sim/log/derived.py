@@ -76,6 +76,13 @@ def layer(log: EventLog) -> npt.NDArray[np.int16]:
     return np.asarray(of_group[forms(log).columns.group][form(log)])
 
 
+@_kept
+def prefills(log: EventLog) -> Mask:
+    """Whether a step feeds in a part of a prompt, tokens without logits [step]; a draft has logits."""
+    steps = log.members.step[log.members.query > log.members.logits]
+    return np.asarray(np.bincount(steps, minlength=len(log.steps)) > 0)
+
+
 # Amounts
 
 

@@ -82,17 +82,10 @@ def timeline(result: Result, limit: int = LIMIT) -> tuple[dict[str, Any], dict[s
         "steps": {
             "graph": log.steps.graph.tolist(),
             "context": log.steps.context.tolist(),
-            "prefill": _prefills(log).tolist(),
+            "prefill": derived.prefills(log).astype(int).tolist(),
         },
     }
     return facts, columns
-
-
-def _prefills(log: EventLog) -> Ints:
-    """1 for steps that feed in a part of a prompt [step]: tokens without logits; drafts have logits."""
-    members = log.members
-    steps = members.step[members.query > np.maximum(members.logits, 1)]
-    return (np.bincount(steps, minlength=len(log.steps)) > 0).astype(np.int64)
 
 
 def _lanes(group: Ints, start: Times, end: Times, chosen: npt.NDArray[np.bool_]) -> Times:

@@ -11,7 +11,7 @@ from sim.analysis.power import Power
 from sim.analysis.series import Levels, batches, cached
 from sim.log import derived
 from sim.render.trace.canvas import WAIT_CHANNEL, Canvas, Rows
-from sim.render.trace.counters import clip, level, number, rate
+from sim.render.trace.counters import clip, level, number, rate, rate_unit
 from sim.render.trace.tracks import Counter, Role, Slices, lanes, thin
 
 
@@ -102,10 +102,11 @@ def _engines(canvas: Canvas, group: int) -> Iterator[Slices]:
 def _rate_tracks(canvas: Canvas, group: int) -> list[int]:
     """A counter track for each channel."""
     log = canvas.log
-    description = f"Bytes that the channel delivers per second; its bandwidth is {log.bandwidth / 1e9:.6g} GB/s."
-    title = "GB/s delivered"
+    unit, size = rate_unit(log)
+    description = f"Bytes that the channel delivers per second; its bandwidth is {log.bandwidth / size:.6g} {unit}."
+    title = f"{unit} delivered"
     titles = [title] if log.channels == 1 else [f"{title}, {channel.name}" for channel in log.machine.channels]
-    return [canvas.tracks.add(title, group, description, "GB/s") for title in titles]
+    return [canvas.tracks.add(title, group, description, unit) for title in titles]
 
 
 def _memory(canvas: Canvas, group: int) -> Iterator[Slices]:
