@@ -46,6 +46,7 @@ COMMANDS = {
 #: Headings of `sim --help`; a command of none is under "More".
 GROUPS = {
     "Simulate": ("run", "explain", "compare", "report", "view"),
+    "Studies": ("sweep", "study"),
     "Scenarios": ("new", "check", "list", "schema"),
     "Models and devices": ("capture", "validate", "profile", "import-kernels"),
 }

@@ -84,6 +84,13 @@ def drafts(log: EventLog) -> Mask:
     return np.asarray(of_graph[log.steps.graph])
 
 
+@_kept
+def prefills(log: EventLog) -> Mask:
+    """Whether a step feeds in a part of a prompt, tokens without logits [step]; a draft has logits."""
+    steps = log.members.step[log.members.query > log.members.logits]
+    return np.asarray(np.bincount(steps, minlength=len(log.steps)) > 0)
+
+
 # Amounts
 
 

@@ -65,9 +65,11 @@ def test_it_renders(page: Path, opened: Open) -> None:
         "[...document.querySelectorAll('.chart')].map((chart) => [chart.id, chart.querySelectorAll('svg *').length])"
     )
     print(charts)
-    assert {name for name, shapes in charts if shapes > 10} == {
-        "bandwidth", "breakdown-chart", "blame-chart", "roofline-chart"
-    }  # fmt: skip
+    assert {name for name, shapes in charts if shapes > 10} == {"bandwidth", "breakdown-chart", "roofline-chart"}
+    blame = "document.getElementById('blame-chart')"
+    assert browser.evaluate(f"{blame}.textContent") == "All of it, 428.125 us, is kv_store waiting, caused by kv_load."
+    browser.evaluate("(() => { const s = document.getElementById('blame-resource'); s.value = 'engine'; s.onchange(); })()")
+    assert browser.evaluate(f"{blame}.querySelectorAll('svg *').length") > 10
     colours = browser.evaluate(
         "(() => { const c = document.getElementById('canvas');"
         " return new Set(c.getContext('2d').getImageData(0, 0, c.width, c.height).data).size; })()"
@@ -289,6 +291,50 @@ def test_requests(tmp_path: Path, opened: Open) -> None:
     ]
     assert browser.evaluate("[...document.querySelectorAll('#requests-charts figure, #requests-charts svg')].length") >= 4
     assert "NaN" not in browser.evaluate("document.getElementById('requests').outerHTML")
+
+
+def test_steps_that_feed_in_a_prompt_stand_apart(tmp_path: Path, opened: Open) -> None:
+    """A prompt of 4,096 tokens in eight chunks, beside four sequences that decode; and its request view."""
+    call("report", "prefill_chunks_of_512", "--no-what-if", "-o", str(tmp_path / "page.html"), "--set", "model.layers=1")
+    browser, result = opened(tmp_path / "page.html"), sim.run("prefill_chunks_of_512", ["model.layers=1"])
+    members = result.log.members
+    prefill = sorted(set(members.step[members.query > 1].tolist()))
+    assert len(prefill) == 8
+    assert browser.evaluate("timeline.run.steps.prefill.flatMap((is, i) => (is ? [i] : []))") == prefill
+    assert browser.evaluate("document.getElementById('legend').hidden") is False
+    browser.evaluate("(() => { const s = document.getElementById('palette'); s.value = 'token'; s.onchange(); })()")
+    assert browser.evaluate("document.getElementById('legend').hidden") is True
+    row = "timeline.rows.find((row) => row.onEngine)"
+    steps, colours = (browser.evaluate(f"Array.from({row}.{of})") for of in ("items, (i) => timeline.run.step[i]", "colour"))
+    assert {step for step, colour in zip(steps, colours, strict=True) if colour == 1} == set(prefill)
+    each = result.summary()["requests"]["each"]
+    spans = sum((r["queued_ps"] > 0) + (r["ttft_ps"] > r["queued_ps"]) + (r["e2e_ps"] > r["ttft_ps"]) for r in each)
+    assert browser.evaluate("document.querySelectorAll('#requests-gantt g[aria-label=bar] rect').length") == spans
+    titles = browser.evaluate("[...document.querySelectorAll('#requests-charts text')].map((t) => t.textContent)")
+    assert {"TTFT: requests that are no slower", "TPOT: requests that are no slower"} <= set(titles)
+
+
+def test_the_channel_is_drawn_as_it_is(page: Path, opened: Open) -> None:
+    """First come, first served, on one channel: it is busy or idle, and nothing between, at any place of the page."""
+    browser = opened(page)
+    shares = browser.evaluate(
+        "(() => { const edges = changes(timeline.run, 0, timeline.whole);"
+        " return edges.slice(1).map((to, i) => timeline.run.rate(edges[i], to) / timeline.run.bandwidth); })()"
+    )
+    assert sorted({round(share, 9) for share in shares}) == [0, 1]
+    assert "channel busy, %" in browser.evaluate("document.getElementById('bandwidth').textContent")
+
+
+def test_a_tap_shows_a_tooltip(page: Path, opened: Open) -> None:
+    browser = opened(page)
+    place = "timeline.canvas.getBoundingClientRect()"
+    browser.evaluate("timeline.canvas.scrollIntoView({block: 'center'})")
+    point = browser.evaluate(f"({{x: {place}.x + timeline.gutter + 20, y: {place}.y + timeline.rows[1].y + 8}})")
+    browser.call("Input.dispatchTouchEvent", type="touchStart", touchPoints=[point])
+    browser.call("Input.dispatchTouchEvent", type="touchEnd", touchPoints=[])
+    view(browser)
+    tip = browser.evaluate("document.getElementById('tip').hidden ? '' : document.getElementById('tip').innerText")
+    assert "engine 0" in tip
 
 
 def test_one_request_has_no_section(page: Path, opened: Open) -> None:

@@ -6,23 +6,38 @@ const BASE = { style: { fontSize: "12px", color: "var(--soft)", background: "non
 
 function note(text) { return Object.assign(document.createElement("p"), { textContent: text }); }
 
-/** GB/s delivered, on average in each pixel of what the timeline shows. */
+const STEPS = 600; // changes of a rate in view that are drawn as they are; of more, the mean in each pixel
+
+/** Times between which the rate of every channel is constant, in what is shown; null if there are too many. */
+function changes(run, from, to) {
+  const times = new Set([from, to]);
+  for (const { times: own } of run.rates) {
+    const first = above(own, from), after = above(own, to);
+    if (after - first > STEPS) return null;
+    for (let i = first; i < after; i++) times.add(own[i]);
+  }
+  return times.size > STEPS ? null : [...times].sort((a, b) => a - b);
+}
+
+/** GB/s delivered in what the timeline shows; where times come from a table, the share of its time that the channel is busy. */
 function bandwidthChart(run, from, to, width, gutter) {
-  const room = Math.max(width - gutter, 50), bins = Math.min(Math.ceil(room / 2), 500), span = (to - from) / bins;
-  const peak = run.bandwidth * run.channels / 1e9, points = [];
-  for (let i = 0; i < bins; i++) points.push({ at: from + i * span, rate: run.rate(from + i * span, from + (i + 1) * span) / 1e9 });
+  const room = Math.max(width - gutter, 50), bins = Math.min(Math.ceil(room / 2), 500), table = run.from_table;
+  const edges = changes(run, from, to) ?? d3.range(bins + 1).map((i) => from + i * (to - from) / bins);
+  const peak = table ? 100 : run.bandwidth * run.channels / 1e9, unit = table ? "%" : "GB/s";
+  const of = table ? run.bandwidth * run.channels / 100 : 1e9, points = [];
+  for (let i = 0; i + 1 < edges.length; i++) if (edges[i] < edges[i + 1]) points.push({ at: edges[i], rate: run.rate(edges[i], edges[i + 1]) / of });
   points.push({ at: to, rate: points.at(-1).rate });
   const chart = Plot.plot({
     ...BASE, width, height: 118, marginLeft: gutter, marginRight: 1, marginTop: 20, marginBottom: 6,
-    ariaLabel: "Bandwidth delivered over time", ariaDescription: `In the span that the timeline shows; the peak is ${peak.toPrecision(4)} GB/s.`,
+    ariaLabel: table ? "Share of the channel in use over time" : "Bandwidth delivered over time", ariaDescription: `In the span that the timeline shows; the peak is ${+peak.toPrecision(4)} ${unit}.`,
     x: { domain: [from, to], axis: null }, y: { domain: [0, peak * 1.04], label: null, ticks: 3, tickSize: 0, grid: true },
     marks: [
       Plot.areaY(points, { x: "at", y: "rate", fill: fill("transfer"), fillOpacity: 0.55, curve: "step-after" }),
       Plot.lineY(points, { x: "at", y: "rate", stroke: fill("compute"), strokeWidth: 1.2, curve: "step-after" }),
       Plot.ruleY([peak], { stroke: fill("soft"), strokeDasharray: "3,3" }),
-      Plot.text([`peak ${+peak.toPrecision(4)} GB/s`], { frameAnchor: "top-right", dy: -16, fill: fill("soft") }),
-      Plot.text(["GB/s delivered"], { frameAnchor: "top-left", dy: -16, dx: -gutter, textAnchor: "start", fill: fill("ink"), fontWeight: 600 }),
-      Plot.tip(points, Plot.pointerX({ x: "at", y: "rate", title: (d) => `${d.rate.toFixed(2)} GB/s\n${time(Math.round(d.at))}`, fill: fill("surface") })),
+      Plot.text([table ? "100 %" : `peak ${+peak.toPrecision(4)} GB/s`], { frameAnchor: "top-right", dy: -16, fill: fill("soft") }),
+      Plot.text([table ? "channel busy, %" : "GB/s delivered"], { frameAnchor: "top-left", dy: -16, dx: -gutter, textAnchor: "start", fill: fill("ink"), fontWeight: 600 }),
+      Plot.tip(points, Plot.pointerX({ x: "at", y: "rate", title: (d) => `${d.rate.toFixed(2)} ${unit}\n${time(Math.round(d.at))}`, fill: fill("surface") })),
     ],
   });
   return chart;
@@ -32,10 +47,10 @@ const BARS = 240; // more bars than this are means of adjacent bars
 
 /** Stacked parts of the time of each token; of very many, means of adjacent ones. */
 function breakdownChart(tokens, parts, width) {
-  const size = Math.ceil(tokens.length / BARS), bars = [];
+  const size = Math.ceil(tokens.length / BARS), bars = [], alone = tokens.every((t) => t.sequence === tokens[0].sequence), [owner, one] = embedded("timeline-data").words;
   for (let first = 0; first < tokens.length; first += size) {
     const group = tokens.slice(first, first + size), last = group.at(-1);
-    const name = (t) => `${t.sequence}.${t.token}`;
+    const name = (t) => (alone ? `${t.token}` : `${t.sequence}:${t.token}`);
     const label = size > 1 && group.length > 1 ? `${name(group[0])} to ${name(last)}, mean` : name(group[0]);
     for (const part of parts) {
       const ps = group.reduce((sum, t) => sum + t.breakdown_ps[part], 0) / group.length;
@@ -51,7 +66,7 @@ function breakdownChart(tokens, parts, width) {
   if (few) { // rows read better than a few fat columns
     return Plot.plot({
       ...options, height: 52 + total * 34, marginLeft: room, marginRight: 16, marginTop: 8, marginBottom: 40,
-      y: { label: null, tickSize: 0, tickFormat: (i) => labels.get(i), padding: 0.28 },
+      y: { label: alone ? one : `${owner}:${one}`, tickSize: 0, tickFormat: (i) => labels.get(i), padding: 0.28 },
       x: { label: `${unit} →`, transform: (ps) => ps / scale, ticks: Math.min(8, Math.floor(width / 90)), tickSize: 4, nice: false },
       marks: [Plot.barX(bars, { y: "index", x: "ps", fill: "part", title, tip: { fill: fill("surface") }, insetRight: 0.5 }), Plot.ruleX([0], { stroke: fill("faint") })],
     });
@@ -59,7 +74,7 @@ function breakdownChart(tokens, parts, width) {
   const every = Math.max(1, Math.ceil(total / Math.max(2, Math.floor((width - room) / 64))));
   return Plot.plot({
     ...options, height: 280, marginLeft: room, marginBottom: 38,
-    x: { type: "band", domain: d3.range(total), label: `${embedded("timeline-data").words.join(".")} →`, ticks: d3.range(0, total, every), tickSize: 0, padding: total > 60 ? 0 : 0.15,
+    x: { type: "band", domain: d3.range(total), label: `${alone ? one : `${owner}:${one}`} →`, ticks: d3.range(0, total, every), tickSize: 0, padding: total > 60 ? 0 : 0.15,
       tickFormat: (i) => (i % every ? "" : labels.get(i)?.split(" ")[0]) },
     y: { label: `↑ ${unit}`, transform: (ps) => ps / scale, grid: true, tickSize: 0, nice: true },
     marks: [Plot.barY(bars, { x: "index", y: "ps", fill: "part", title, tip: { fill: fill("surface") } }), Plot.ruleY([0], { stroke: fill("faint") })],
@@ -68,18 +83,58 @@ function breakdownChart(tokens, parts, width) {
 
 /** A value over the run: means over equal parts of it. */
 function seriesChart(values, step, title, format, width) {
-  const points = values.map((value, i) => ({ at: i * step, value })), end = values.length * step;
+  const end = Math.min(values.length * step, Math.max(summary.makespan_ps, 1)), last = (values.length - 1) * step;
+  // The last part may reach beyond the end of the run: its mean is over what is in the run.
+  const points = values.map((value, i) => ({ at: i * step, value: i * step === last && end > last ? value * step / (end - last) : value }));
   const [unit, scale] = UNITS.find(([, s]) => end >= s) ?? ["ps", 1];
-  points.push({ at: end, value: values.at(-1) });
+  points.push({ at: end, value: points.at(-1).value });
   return Plot.plot({
     ...BASE, width, height: 150, marginLeft: 80, marginRight: 8, marginTop: 24, marginBottom: 30, ariaLabel: `${title} over time`,
     x: { domain: [0, end / scale], transform: (at) => at / scale, label: `${unit} →`, ticks: Math.max(2, Math.floor(width / 90)), tickSize: 3 },
-    y: { domain: [0, d3.max(values) * 1.04 || 1], label: null, ticks: 3, tickSize: 0, grid: true, tickFormat: (v) => format(v).replace(/\.0+(?=\D|$)/, "") },
+    y: { domain: [0, d3.max(points, (d) => d.value) * 1.04 || 1], label: null, ticks: 3, tickSize: 0, grid: true, tickFormat: (v) => format(v).replace(/\.0+(?=\D|$)/, "") },
     marks: [
       Plot.areaY(points, { x: "at", y: "value", fill: fill("transfer"), fillOpacity: 0.45, curve: "step-after" }),
       Plot.lineY(points, { x: "at", y: "value", stroke: fill("compute"), strokeWidth: 1.2, curve: "step-after" }),
       Plot.text([title], { frameAnchor: "top-left", dy: -18, dx: -78, textAnchor: "start", fill: fill("ink"), fontWeight: 600 }),
       Plot.tip(points, Plot.pointerX({ x: "at", y: "value", title: (d) => `${format(d.value)}\n${time(Math.round(d.at))}`, fill: fill("surface") })),
+    ],
+  });
+}
+
+const QUEUED = "wait_policy", TO_FIRST = "wait_engine", DECODE = "compute"; // colors
+const LINES = 60; // requests of a Gantt chart
+
+/** Requests over time: queued, until the first token, and until the last one. Of very many, evenly spaced ones by arrival. */
+function ganttChart(each, width) {
+  const order = [...each].sort((a, b) => a.arrival_ps - b.arrival_ps || a.sequence - b.sequence), every = Math.ceil(order.length / LINES);
+  const shown = order.filter((_, i) => i % every === 0), end = d3.max(each, (r) => r.arrival_ps + r.e2e_ps) || 1;
+  const [unit, scale] = UNITS.find(([, s]) => end >= s) ?? ["ps", 1], rows = shown.map((r) => r.sequence);
+  const spans = shown.flatMap((r) => [[QUEUED, "queued", 0, r.queued_ps], [TO_FIRST, "to the first token", r.queued_ps, r.ttft_ps], [DECODE, "decode", r.ttft_ps, r.e2e_ps]]
+    .filter(([, , from, to]) => to > from).map(([color, name, from, to]) => ({ sequence: r.sequence, color, name, from: r.arrival_ps + from, to: r.arrival_ps + to })));
+  const tall = Math.max(5, Math.min(18, 420 / shown.length)), labelled = Math.ceil(shown.length / (shown.length * tall / 16));
+  return Plot.plot({
+    ...BASE, width, height: 64 + shown.length * tall, marginLeft: 52, marginRight: 8, marginTop: 24, marginBottom: 36, ariaLabel: "Requests over time",
+    x: { domain: [0, end / scale], transform: (at) => at / scale, label: `${unit} →`, ticks: Math.max(2, Math.floor(width / 90)), tickSize: 3 },
+    y: { type: "band", domain: rows, label: null, tickSize: 0, padding: 0.18, ticks: rows.filter((_, i) => i % labelled === 0) },
+    marks: [
+      Plot.barX(spans, { y: "sequence", x1: "from", x2: "to", fill: (d) => fill(d.color), title: (d) => `request ${d.sequence}: ${d.name}\n${time(d.to - d.from)}, from ${time(d.from)}`, tip: { fill: fill("surface") } }),
+      Plot.text([every > 1 ? `requests, one of ${every}` : "requests"], { frameAnchor: "top-left", dy: -18, dx: -50, textAnchor: "start", fill: fill("ink"), fontWeight: 600 }),
+    ],
+  });
+}
+
+/** Shares of requests that are no slower than a time: steps at the times of the requests. */
+function cdfChart(values, title, width) {
+  const sorted = [...values].sort((a, b) => a - b), end = sorted.at(-1) || 1, [unit, scale] = UNITS.find(([, s]) => end >= s) ?? ["ps", 1];
+  const points = [{ at: 0, share: 0 }, ...sorted.map((at, i) => ({ at, share: 100 * (i + 1) / sorted.length }))];
+  return Plot.plot({
+    ...BASE, width, height: 180, marginLeft: 80, marginRight: 8, marginTop: 24, marginBottom: 34, ariaLabel: `${title}: share of requests`,
+    x: { domain: [0, end * 1.02 / scale], transform: (at) => at / scale, label: `${unit} →`, ticks: Math.max(2, Math.floor(width / 90)), tickSize: 3 },
+    y: { domain: [0, 100], label: null, ticks: [0, 50, 90, 100], tickSize: 0, grid: true, tickFormat: (v) => `${v} %` },
+    marks: [
+      Plot.lineY(points, { x: "at", y: "share", stroke: fill("compute"), strokeWidth: 1.6, curve: "step-after" }),
+      Plot.text([`${title}: requests that are no slower`], { frameAnchor: "top-left", dy: -18, dx: -78, textAnchor: "start", fill: fill("ink"), fontWeight: 600 }),
+      Plot.tip(points, Plot.pointerX({ x: "at", y: "share", title: (d) => `${d.share.toFixed(1)} %\n${time(Math.round(d.at))} or less`, fill: fill("surface") })),
     ],
   });
 }

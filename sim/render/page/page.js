@@ -3,11 +3,13 @@
 
 const summary = embedded("summary"), analyses = embedded("analyses");
 const $ = (id) => document.getElementById(id);
+const PREFILL = 1; // color of steps that feed in a part of a prompt, where colors are those of tokens
 const TONES = 14; // colors of kinds in the style sheet; all later kinds share one
 
 /** Kinds by the time they took, which is their order in the summary, and their colors. */
 const ranks = new Map(summary.by_kind.map(({ kind }, i) => [kind, Math.min(i, TONES)]));
-const paint = { names: [...Array.from({ length: TONES }, (_, i) => `k${i}`), "rest"], kind: (name) => ranks.get(name) ?? TONES };
+const paint = { names: [...Array.from({ length: TONES }, (_, i) => `k${i}`), "rest"], kind: (name) => ranks.get(name) ?? TONES,
+  step: (run, step) => (run.steps.prefill[step] ? PREFILL : [0, 2, 3, 4, 5, 6][step % 6]) }; // tokens take turns with six colors
 
 /** The color of a kind of op, of its own tasks or else of the loads made for it. */
 const colourOf = (kind) => `var(--${paint.names[paint.kind(kind)]})`;
@@ -39,11 +41,11 @@ const size = (value) => ({ value, text: value ? bytes(value) : "–" });
 const share = (value) => ({ value, text: percent(value) });
 
 function figures() {
-  const { tokens } = summary.requests, engines = summary.engines;
+  const { tokens } = summary.requests, engines = summary.engines, facts = embedded("timeline-data");
   const busy = engines.reduce((sum, engine) => sum + engine.utilization, 0) / engines.length;
   const entries = [["Makespan", time(summary.makespan_ps)], ["Tokens", count(tokens)],
     ["Tokens per second", (tokens / (summary.makespan_ps / 1e12)).toLocaleString("en", { maximumSignificantDigits: 4 })],
-    ["Memory channel used", percent(summary.memory.utilization)], ["Engines held", percent(busy)], ["Above lower bound", percent(summary.bounds.gap)]];
+    [facts.from_table ? "Memory channel busy" : "Memory channel used", percent(summary.memory.utilization)], ["Engines held", percent(busy)], ["Above lower bound", percent(summary.bounds.gap)]];
   if (summary.energy) entries.push(["Energy per token", joules(summary.energy.joules_per_token * 1e15)]);
   $("figures").append(...entries.map(([name, value]) => make("div", {}, make("dt", { textContent: name }), make("dd", { textContent: value }))));
 }
@@ -140,9 +142,14 @@ function requests() {
   const shown = [["sequences in a step", series.batch, plain], ["requests in the system", series.in_system, plain],
     ["KV cache", series.kv_bytes.some((v) => v) ? series.kv_bytes : series.kv_tokens, series.kv_bytes.some((v) => v) ? bytes : plain],
     ["bytes per second", series.bytes_per_s, (v) => `${bytes(v)}/s`]];
+  const counted = data.each.filter((r) => r.counted);
+  const latencies = [["TTFT", counted.map((r) => r.ttft_ps)], ["TPOT", counted.map((r) => r.tpot_ps).filter((v) => v !== null)]].filter(([, values]) => values.length > 1);
+  $("requests-legend").append(...[[QUEUED, "queued"], [TO_FIRST, "to the first token"], [DECODE, "decode"]].map(([color, name]) => make("span", {}, make("i", { style: `background: var(--${color})` }), name)));
   return () => {
-    const box = $("requests-charts"), room = box.clientWidth, columns = Math.max(1, Math.floor((room + 24) / 444));
-    box.replaceChildren(...shown.map(([title, values, format]) => seriesChart(values, series.width_ps, title, format, (room - 24 * (columns - 1)) / columns)));
+    const box = $("requests-charts"), room = box.clientWidth, columns = Math.max(1, Math.floor((room + 24) / 444)), wide = (room - 24 * (columns - 1)) / columns;
+    $("requests-gantt").replaceChildren(ganttChart(data.each, $("requests-gantt").clientWidth));
+    box.replaceChildren(...latencies.map(([title, values]) => cdfChart(values, title, wide)),
+      ...shown.map(([title, values, format]) => seriesChart(values, series.width_ps, title, format, wide)));
   };
 }
 
@@ -194,9 +201,10 @@ function blame() {
     $("blame-lead").textContent = engine
       ? "While a task waits and all engines are busy, the wait is split equally over the tasks that hold them."
       : "A transfer's wait is split over the transfers that the channel served meanwhile; the part that its own port would cost it anyway is listed separately.";
-    $("blame-chart").replaceChildren(blameChart(chosen, $("blame-chart").clientWidth, OWN_PORT));
     const entries = chosen.names.flatMap((who, i) => [...chosen.names.map((whom, j) => [who, whom, chosen.wait_ps[i][j]]), [who, OWN_PORT, chosen.alone_ps[i]]])
       .filter(([, , wait]) => wait).sort((a, b) => b[2] - a[2]);
+    const [[who, whom, wait]] = entries.length === 1 ? entries : [[]];
+    $("blame-chart").replaceChildren(who === undefined ? blameChart(chosen, $("blame-chart").clientWidth, OWN_PORT) : note(`All of it, ${time(wait)}, is ${who} waiting, caused by ${whom}.`));
     $("blame-table").replaceChildren(table(entries.length > 500 ? "The 500 largest" : "Largest first", [["waiting", (r) => r[0]], ["caused by", (r) => r[1]], ["time", (r) => ps(r[2])]], entries.slice(0, 500)));
   };
   $("blame-resource").onchange = $("blame-group").onchange = show;
@@ -265,6 +273,8 @@ async function showTimeline(draw) {
   legend(timeline);
   for (const button of document.querySelectorAll("[data-do]"))
     button.onclick = () => ({ in: () => timeline.zoom(1 / 1.8), out: () => timeline.zoom(1.8), reset: () => timeline.reset() })[button.dataset.do]();
+  if (facts.words[1] === "step") $("palette").options[1].textContent = "colors by step, prefill apart";
+  $("palette").onchange = () => { timeline.colourBy($("palette").value); $("legend").hidden = $("palette").value !== "kind"; };
   $("critical").onchange = () => { timeline.showCritical = $("critical").checked; timeline.redraw(); };
   matchMedia("(prefers-color-scheme: dark)").addEventListener("change", () => timeline.theme());
   let wide = innerWidth;

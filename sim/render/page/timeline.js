@@ -74,6 +74,16 @@ class Timeline {
       colour: Uint8Array.from(items, (i) => this.paint.kind(this.run.kind(i))) };
   }
 
+  /** Colors of tasks: by their `kind`, or by their `token`, where steps that feed in a prompt stand apart. */
+  colourBy(what) {
+    const { run, paint } = this;
+    this.by = what; this.single = -1;
+    for (const row of this.rows) {
+      if (row.type === "slices") row.colour = Uint8Array.from(row.items, (i) => (what === "kind" ? paint.kind(run.kind(i)) : paint.step(run, run.step[i])));
+    }
+    this.redraw();
+  }
+
   #count(label, meaning, items, begin, end) {
     return { type: "count", label, meaning, integral: Integral.ofCount(items.map((i) => begin[i]), items.map((i) => end[i])) };
   }
@@ -286,7 +296,7 @@ class Timeline {
     }
   }
 
-  /** One slice: what it waited for the channel is hatched, its load pale, the rest full. */
+  /** One slice: what it waited for the channel is hatched, its load an outline, the rest full. */
   #slice(row, i, x, wide, y) {
     const c = this.context, run = this.run, item = row.items[i], { scale, gutter } = this, colour = row.colour[i];
     const fade = this.single < 0 || this.single === colour ? 1 : 0.15, left = Math.max(x, gutter - 2);
@@ -294,22 +304,32 @@ class Timeline {
     c.fillStyle = this.colours[colour];
     if (row.onEngine && run.moved[item] > run.start[item] && run.execution === "blocking") {
       const served = x + (run.served[item] - run.start[item]) * scale, moved = x + (run.moved[item] - run.start[item]) * scale;
-      c.globalAlpha = 0.38 * fade;
-      c.fillRect(Math.max(served, left), y, Math.min(moved, right) - Math.max(served, left), row.height);
-      c.globalAlpha = fade;
+      this.#hollow(Math.max(served, left), y, Math.min(moved, right) - Math.max(served, left), row.height, colour, fade);
+      c.globalAlpha = fade; c.fillStyle = this.colours[colour];
       if (right > moved) c.fillRect(Math.max(moved, left), y, right - Math.max(moved, left), row.height);
       if (served > left) { c.fillStyle = this.hatch; c.fillRect(left, y, Math.min(served, right) - left, row.height); }
-    } else {
+    } else if (!row.onEngine) this.#hollow(left, y, right - left, row.height, colour, fade);
+    else {
       c.globalAlpha = fade;
       c.fillRect(left, y, right - left, row.height);
     }
     if (this.showCritical && run.critical[item]) this.#mark(left, y, right - left, row.height);
     if (right - Math.max(left, gutter) > 34) {
       const at = Math.max(left, gutter) + 4, name = this.#fit(run.name(item), right - at - 2);
-      c.globalAlpha = fade; c.fillStyle = row.onEngine && run.execution === "blocking" && run.moved[item] > run.start[item] ? this.ink : this.text[colour];
+      c.globalAlpha = fade; c.fillStyle = !row.onEngine || (run.execution === "blocking" && run.moved[item] > run.start[item]) ? this.ink : this.text[colour];
       if (name) c.fillText(name, at, y + row.height / 2 + 1);
     }
     c.globalAlpha = 1;
+  }
+
+  /** What only moves bytes: the outline of its color, so that it is told from a kind of a paler one. */
+  #hollow(x, y, wide, height, colour, fade) {
+    const c = this.context;
+    c.fillStyle = this.colours[colour];
+    c.globalAlpha = (wide < 6 ? 0.7 : 0.22) * fade; c.fillRect(x, y, wide, height);
+    if (wide < 6) return;
+    c.globalAlpha = fade; c.strokeStyle = this.colours[colour]; c.lineWidth = 1.5;
+    c.strokeRect(x + 0.75, y + 0.75, wide - 1.5, height - 1.5);
   }
 
   #mark(x, y, wide, height) {
@@ -348,12 +368,17 @@ class Timeline {
       const x = Math.max(gutter - 2, gutter + (row.begin[i] - from) * scale), right = Math.min(this.width + 2, gutter + (row.end[i] - from) * scale);
       if (right < reached + 0.6) continue; // what falls into a pixel that is painted already
       reached = right;
+      const item = row.items[i], tinted = this.by === "token" || this.run.steps.prefill[item];
       c.fillStyle = this.band; c.fillRect(x, y + 2, Math.max(right - x - 1, 0.6), row.height - 4);
+      if (tinted) {
+        c.globalAlpha = 0.45; c.fillStyle = this.colours[this.paint.step(this.run, item)];
+        c.fillRect(x, y + 2, Math.max(right - x - 1, 0.6), row.height - 4); c.globalAlpha = 1;
+      }
       c.strokeStyle = this.faint; c.lineWidth = 1;
       if (right - x > 3) c.strokeRect(Math.round(x) + 0.5, y + 2.5, right - x - 2, row.height - 5);
       if (right - Math.max(x, gutter) > 24) {
         const at = Math.max(x, gutter) + 5, token = this.run.tokens[row.items[i]];
-        c.fillStyle = this.soft;
+        c.fillStyle = tinted ? this.ink : this.soft;
         const name = this.#fit(`${this.run.words[1]} ${token.token}`, right - at) || this.#fit(String(token.token), right - at);
         if (name) c.fillText(name, at, y + row.height / 2 + 1);
       }
@@ -392,7 +417,7 @@ class Timeline {
     const up = (event) => { pointers.delete(event.pointerId); canvas.classList.remove("drag"); if (event.pointerType !== "mouse" && !moved) this.#hover(event); };
     canvas.addEventListener("pointerup", up);
     canvas.addEventListener("pointercancel", up);
-    canvas.addEventListener("pointerleave", () => { this.pointed = undefined; this.hide(); });
+    canvas.addEventListener("pointerleave", (event) => { if (event.pointerType === "mouse") { this.pointed = undefined; this.hide(); } }); // a finger leaves with each tap
     canvas.addEventListener("dblclick", (event) => this.zoom(event.shiftKey ? 3 : 1 / 3, this.timeAt(this.#x(event))));
     canvas.addEventListener("keydown", (event) => {
       if (event.ctrlKey || event.metaKey || event.altKey) return;
@@ -448,7 +473,8 @@ class Timeline {
     if (row.type === "tokens") {
       const token = this.run.tokens[row.items[i]];
       const parts = Object.entries(token.breakdown_ps).filter(([, ps]) => ps).map(([name, ps]) => [words(name), time(ps)]);
-      return [`${this.run.words[1]} ${token.token}`, `${this.run.words[0]} ${token.sequence}`, [["from", time(token.start_ps)], ["took", time(token.end_ps - token.start_ps)], ...parts]];
+      const feeds = this.run.steps.prefill[row.items[i]] ? ", feeds in a prompt" : "";
+      return [`${this.run.words[1]} ${token.token}`, `${this.run.words[0]} ${token.sequence}${feeds}`, [["from", time(token.start_ps)], ["took", time(token.end_ps - token.start_ps)], ...parts]];
     }
     return this.tell(row.items[i]);
   }

@@ -80,6 +80,7 @@ def timeline(result: Result, limit: int = LIMIT) -> tuple[dict[str, Any], dict[s
         "execution": result.plan.rules.execution,
         "bandwidth": log.bandwidth,
         "launch_ps": log.launch,
+        "from_table": result.scenario.cost.model == "fixed",
         "names": list(names),
         "graphs": [
             {
@@ -92,6 +93,7 @@ def timeline(result: Result, limit: int = LIMIT) -> tuple[dict[str, Any], dict[s
         "steps": {
             "graph": log.steps.graph.tolist(),
             "context": log.steps.context.tolist(),
+            "prefill": derived.prefills(log).astype(int).tolist(),
         },
     }
     return facts, columns

@@ -50,8 +50,14 @@ class Canvas:
         return np.asarray(np.where(self.on_engine[rows], of_engine, self.names(WAIT_SRAM)), dtype=np.int32)
 
     def color_of(self, rows: Rows) -> npt.NDArray[np.int32]:
-        """Colors of tasks: one per step."""
-        return colors(np.asarray(self.log.tasks.step[rows]))
+        """Colors of tasks: those of their steps."""
+        return self.color_of_steps(np.asarray(self.log.tasks.step[rows]))
+
+    def color_of_steps(self, steps: npt.NDArray[np.integer]) -> npt.NDArray[np.int32]:
+        """Colors of steps: one for each. In batches, which do not overlap, one for decode and one for steps that prefill."""
+        if self.log.batched is None:
+            return colors(steps)
+        return colors(np.where(derived.prefills(self.log)[steps], 1, 0))
 
     def phases(self, rows: Rows, track: Rows, depth: int) -> Iterator[Slices]:
         """Parts of tasks: the wait for the channel and, where they compute too, the load of their operands."""

@@ -21,8 +21,14 @@ def level(track: int, levels: Levels) -> Counter:
     return thin(Counter(track, time, value))
 
 
+def rate_unit(log: EventLog, channel: int) -> tuple[str, float]:
+    """Unit of a channel's rate, and bytes per second in it: TB/s where the channel has one or more."""
+    bandwidth = log.machine.channels[channel].bandwidth or log.bandwidth
+    return ("TB/s", 1e12) if bandwidth >= 1e12 else ("GB/s", 1e9)
+
+
 def rate(track: int, log: EventLog, channel: int) -> Counter:
-    """GB/s through a channel: each service interval delivers its work evenly."""
+    """Rate of a channel, in its `rate_unit`: each service interval delivers its work evenly."""
     services = log.services
     mine = np.flatnonzero((services.channel == channel) & (services.end > services.start))
     start, end = services.start[mine], services.end[mine]
@@ -31,7 +37,7 @@ def rate(track: int, log: EventLog, channel: int) -> Counter:
     _, open_ = steps_of(time, np.concatenate([[0], np.ones(len(mine)), -np.ones(len(mine))]))
     time, total = steps_of(time, np.concatenate([[0], share, -share]))
     # Sums of floats leave dust behind, so idle is 0 by count, and values keep nine digits.
-    whole = (log.machine.channels[channel].bandwidth or log.bandwidth) / 1e9
+    whole = (log.machine.channels[channel].bandwidth or log.bandwidth) / rate_unit(log, channel)[1]
     value = np.where(open_ > 0.5, np.round(np.maximum(total, 0.0), 9), 0.0) * whole
     return thin(Counter(track, time, value))
 

@@ -2,7 +2,7 @@
 
     Machine
       Engines     busy engines, ready queue (counters); engine n: what ran, with `channel wait` and `load` nested
-      Memory      GB/s delivered, outstanding transfers (counters); for each channel lanes of transfers being served,
+      Memory      GB/s (or TB/s) delivered, outstanding transfers (counters); for each channel lanes of transfers being served,
                   and below them lanes of transfers that queue
       power       watts (counter), where energy figures are known
       critical path (if it is given)

@@ -11,7 +11,7 @@ from sim.analysis.power import Power
 from sim.analysis.series import Levels, batches, cached
 from sim.log import derived
 from sim.render.trace.canvas import WAIT_CHANNEL, Canvas, Rows
-from sim.render.trace.counters import clip, level, number, rate
+from sim.render.trace.counters import clip, level, number, rate, rate_unit
 from sim.render.trace.tracks import Counter, Role, Slices, lanes, thin
 
 
@@ -106,13 +106,14 @@ def _engines(canvas: Canvas, group: int) -> Iterator[Slices]:
 
 def _rate_tracks(canvas: Canvas, groups: list[int]) -> list[int]:
     """A counter track for each channel. groups: the one of each channel."""
-    made = []
-    for group, channel in zip(groups, canvas.log.machine.channels, strict=True):
-        bandwidth = (channel.bandwidth or canvas.log.bandwidth) / 1e9
-        description = f"Bytes that the channel delivers per second; its bandwidth is {bandwidth:.6g} GB/s."
-        alone = channel.kind == "link" or canvas.log.machine.memories == 1
-        title = "GB/s sent" if channel.kind == "link" else "GB/s delivered" if alone else f"GB/s delivered, {channel.name}"
-        made.append(canvas.tracks.add(title, group, description, "GB/s"))
+    made, log = [], canvas.log
+    for at, (group, channel) in enumerate(zip(groups, log.machine.channels, strict=True)):
+        unit, size = rate_unit(log, at)
+        bandwidth = (channel.bandwidth or log.bandwidth) / size
+        description = f"Bytes that the channel delivers per second; its bandwidth is {bandwidth:.6g} {unit}."
+        alone = channel.kind == "link" or log.machine.memories == 1
+        title = f"{unit} sent" if channel.kind == "link" else f"{unit} delivered{'' if alone else f', {channel.name}'}"
+        made.append(canvas.tracks.add(title, group, description, unit))
     return made
 
 

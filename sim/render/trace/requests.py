@@ -30,7 +30,7 @@ def parts_taken(log: EventLog, strings: Strings, categories: Strings, tracks: Tr
         ),
         Slices.make(
             track=track[sequence], start=start, end=end, name=name, category=categories("request"), role=Role.STEP, row=step,
-            color=colors(step),
+            color=colors((log.members.query > log.members.logits)[order].astype(np.int64)),  # prefill apart from the rest
         ),
     ])  # fmt: skip
 

@@ -11,7 +11,7 @@ from sim.log import derived
 from sim.log.columns import is_large
 from sim.render.trace.canvas import WAIT_CHANNEL, WAIT_ENGINE, WAIT_INPUT, WAIT_SRAM, Canvas, Rows
 from sim.render.trace.requests import parts_taken
-from sim.render.trace.tracks import Role, Slices, colors, lanes
+from sim.render.trace.tracks import Role, Slices, lanes
 
 
 def sequences(canvas: Canvas) -> Iterator[Slices]:
@@ -50,7 +50,7 @@ def _sequence(canvas: Canvas, steps: Rows, parent: int) -> Slices:
         Slices.make(
             track=track, start=table.released[steps], end=table.end[steps], row=steps,
             name=np.array([canvas.names(name) for name in _names(canvas, steps)], dtype=np.int32),
-            category=canvas.categories("token"), color=colors(steps), role=Role.STEP,
+            category=canvas.categories("token"), color=canvas.color_of_steps(steps), role=Role.STEP,
         )
     )  # fmt: skip
     pieces += _chain(canvas, steps, track)

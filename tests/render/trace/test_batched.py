@@ -7,11 +7,13 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 import sim
 from sim.render.trace import write_perfetto
-from sim.render.trace.tracks import to_ns
+from sim.render.trace.layout import Layout
+from sim.render.trace.tracks import Role, to_ns
 from sim.scenario import from_dict
 from tests.tools.trace_processor import TraceProcessor
 
@@ -70,3 +72,16 @@ def test_what_steps_did(load: Load, tmp_path: Path) -> None:
     names = [slice_["name"] for slice_ in tracks["sequence 2"]]
     out = names.index("swap out")
     assert names[out + 1 : out + 3] == ["waits for its turn", "swap in"]
+
+
+@pytest.mark.parametrize("workload", WORKLOADS)
+def test_steps_that_prefill_have_a_color_of_their_own(workload: str) -> None:
+    """By the lengths of what members fed in: chunks of a prompt of 40 tokens, prompts of 60, and drafts of 3, which decode."""
+    model = {"config": "llama-3.2-1b", "layers": 2}
+    log = sim.run({"model": model, "workload": WORKLOADS[workload], "mapping": {"heads": "fused"}}).log
+    prefills = set(log.members.step[log.members.query > 3].tolist())
+    slices = Layout(log, None, None, None).machine()
+    ran = np.flatnonzero(slices.role == Role.RUN)
+    steps = log.tasks.step[slices.row[ran]].tolist()
+    found = {(step in prefills, color) for step, color in zip(steps, slices.color[ran].tolist(), strict=True)}
+    assert len(found) == len({color for _, color in found}) == (2 if prefills else 1)
