@@ -26,13 +26,16 @@ COSTS = {
 
 def render(result: Result) -> RenderableType:
     """Summary of a run that fits one screen."""
-    m = result.metrics
+    m, log = result.metrics, result.log
     head = Text.assemble((result.scenario.name, "bold"), "  " + " ".join(result.scenario.description.split()))
     facts = Table.grid(padding=(0, 2))
     facts.add_row("makespan", f"{format_time(m.makespan)}, {m.tasks:,} tasks")
     facts.add_row("tokens", _tokens(result))
     facts.add_row("memory", _memory(result))
     facts.add_row("engines", _engines(result))
+    if log.step_overhead:
+        total = f", {format_time(log.step_overhead * len(log.steps))} in all" if len(log.steps) else ""
+        facts.add_row("host", f"{format_time(log.step_overhead)} before each step{total}")
     facts.add_row("bounds", _bounds(result))
     for i, line in enumerate(energy.lines(result)):
         facts.add_row("" if i else "energy", line)

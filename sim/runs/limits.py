@@ -141,7 +141,9 @@ def _alone(setup: Setup, request: Request) -> tuple[int, int]:
             return LONGEST, transfers
         moved = sum(work.ravel().tolist())
         transfers += times * moved
-        serial = sum(compute.ravel().tolist()) + len(setup.graph) * setup.latency + math.ceil(moved / slowest)
+        serial = (
+            setup.step_overhead + sum(compute.ravel().tolist()) + len(setup.graph) * setup.latency + math.ceil(moved / slowest)
+        )
         longest += times * serial
     return longest, transfers
 
