@@ -2,13 +2,13 @@
 
     lower = max(T, W / m, C / n / most, R)       upper = T + W / m + C / least + transfers
 
-T: the longest path through the data, with arrivals, latencies and transfers at the most that one can get; W: work on m
-engines; C: work of n channels, of which a busy one delivers from `least` to `most` of its bandwidth (1, unless its efficiency
-depends on concurrency); the work of a link is a bound, too. The upper bound is Graham's (1966), with the channel as a second
-resource: at each instant the longest path advances, or all engines are busy, or the channel is. It holds where no engine is
-held while it waits, SRAM is unbounded, there is one channel, scheduler and channel conserve work; time in which a batched loop
-had no request to serve comes on top. `least` is no more than one port can draw (the queue of a DMA is served in order, so it
-may be alone at the channel); one picosecond a transfer is for times that round up.
+T: the longest path through the data, with arrivals, time of the host, latencies and transfers at the most that one can get; W:
+work on m engines; C: work of n channels, of which a busy one delivers from `least` to `most` of its bandwidth (1, unless its
+efficiency depends on concurrency); the work of a link is a bound, too. The upper bound is Graham's (1966), with the channel as
+a second resource: at each instant the longest path advances, or all engines are busy, or the channel is. It holds where no
+engine is held while it waits, SRAM is unbounded, there is one channel, scheduler and channel conserve work; time in which a
+batched loop had no request to serve comes on top. `least` is no more than one port can draw (the queue of a DMA is served in
+order, so it may be alone at the channel); one picosecond a transfer is for times that round up.
 
 R: where requests come at times of their own (an open loop), no step begins before all of its members have arrived. So of the
 steps with a member that arrives at a or later, the longest path of each loop through them, their work on m engines, and that of
@@ -72,7 +72,9 @@ def few_tiles(log: EventLog, limits: Bounds) -> int | None:
 def bounds(log: EventLog, rules: Rules, tally: Tally | None = None) -> Bounds:
     """Compute all bounds. tally: sums over the log, if they have been made; then the log needs no rows."""
     tally = Tally.of(log, rules) if tally is None else tally
-    longest = int(tally.reached.max(initial=0))
+    longest = int(
+        (tally.reached + log.step_overhead * np.bincount(log.steps.sequence, minlength=len(tally.reached))).max(initial=0)
+    )
     computed, moved, transfers = (int(tally.totals[:, column].sum()) for column in (COMPUTED, MOVED, TRANSFERS))
     compute = ceil_div(computed, log.engines)
     # Which channel a transfer goes to is the machine's: no schedule changes it, so the fullest channel counts.

@@ -43,6 +43,7 @@ class Place(IntEnum):
     LATENCY = 2
     WAIT = 3  # for something that left no trace in the log
     ARRIVAL = 4  # before the request came
+    HOST = 5  # the host prepared the step
 
 
 class Cause(IntEnum):
@@ -85,15 +86,17 @@ class CriticalPath:
         return np.asarray(tasks[np.append(True, tasks[1:] != tasks[:-1])[: len(tasks)]])
 
     def by_kind(self, log: EventLog) -> dict[str, int]:
-        """Picoseconds of each kind of task, the largest first; `arrival` stands for the time before a request came."""
-        forms, span, of_task = derived.forms(log), self.end - self.begin, self.row != NONE
+        """Picoseconds of each kind of task, the largest first; of `host`, and of `arrival`, the time before a request came."""
+        host = self.place == Place.HOST
+        forms, span, of_task = derived.forms(log), self.end - self.begin, (self.row != NONE) & ~host
         kind = derived.kind(log)[self.row[of_task]]
         sums = dict.fromkeys((forms.kinds[each] for each in np.unique(kind).tolist()), 0)
         for number, total in enumerate(sum_by(span[of_task], kind, len(forms.kinds)).tolist()):
             if forms.kinds[number] in sums:
                 sums[forms.kinds[number]] = total
-        if not of_task.all():
-            sums["arrival"] = int(span[~of_task].sum())
+        for name, links in (("arrival", ~of_task & ~host), ("host", host)):
+            if links.any():
+                sums[name] = int(span[links].sum())
         return dict(sorted(sums.items(), key=lambda item: (-item[1], item[0])))
 
     def by_resource(self, log: EventLog) -> dict[str, int]:
@@ -105,7 +108,7 @@ class CriticalPath:
         served = self.place == Place.CHANNEL
         sums["channel"] = int(self.work[served].sum())
         sums["sharing"] = int(span[served].sum()) - sums["channel"]
-        for place in (Place.LATENCY, Place.WAIT, Place.ARRIVAL):
+        for place in (Place.LATENCY, Place.WAIT, Place.ARRIVAL, Place.HOST):
             sums[place.name.lower()] = int(span[self.place == place].sum())
         return {name: total for name, total in sums.items() if total}
 
@@ -138,10 +141,10 @@ LINK_COLUMNS = 6
 #: Items of the state of a walk. WHOLE: 1 if it enters a task at its end, 0 if at the end of its transfer.
 ROW, TIME, WHOLE, LINKS = range(4)
 
-MOST_AT_ONCE = 8  # links that one visit of a task adds, at most
+MOST_AT_ONCE = 9  # links that one visit of a task adds, at most
 
-ON_ENGINE, ON_CHANNEL, IN_LATENCY, WAITING, BEFORE_ARRIVAL = (
-    int(place) for place in (Place.ENGINE, Place.CHANNEL, Place.LATENCY, Place.WAIT, Place.ARRIVAL)
+ON_ENGINE, ON_CHANNEL, IN_LATENCY, WAITING, BEFORE_ARRIVAL, ON_HOST = (
+    int(place) for place in (Place.ENGINE, Place.CHANNEL, Place.LATENCY, Place.WAIT, Place.ARRIVAL, Place.HOST)
 )
 AT_START, BY_INPUT, BY_KV_ORDER, BY_ENGINE, BY_CHANNEL, BY_POLICY, BY_SRAM, BY_STEP, BY_ARRIVAL, BY_ITSELF = (
     int(cause) for cause in Cause
@@ -295,6 +298,7 @@ def freed(t: Tasks, index: Index, row: int, for_sram: bool, state: Ints) -> int:
 @kernel
 def leave_step(t: Tasks, s: Steps, f: Forms, index: Index, step: int, links: Ints, state: Ints) -> int:
     """From the release of a step to the last task of the step that it waited for; else to the arrival, or to 0: -1."""
+    add_link(links, state, ON_HOST, s.released[step], 0)
     before = step_before(s, index, step)
     if before != NONE:
         first, graph = s.first[before], s.graph[before]

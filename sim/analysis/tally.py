@@ -435,6 +435,7 @@ class Tally:
             viewed(room_for(int(np.diff(rows).max(initial=0))), compiled=compiled),
             np.zeros(len(self.engine_busy), dtype=np.int64), self.engine_busy, self._sums, by_step, tokens, bad,
         )  # fmt: skip
+        tokens[:, WAIT_INPUT] += log.step_overhead  # the chain of a step begins when the host has prepared it
         self._steps.append(np.array([log.steps.sequence, log.steps.token], dtype=np.int64))
         self._by_step.append(whole(by_step))
         self._tokens.append(tokens)

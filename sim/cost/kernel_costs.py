@@ -39,14 +39,13 @@ class KernelCosts(Caching):
 
     t0: time of a kernel beside its bytes and FLOPs: one, or by `matmul`, `attention`, `other` and kinds of op.
     peak_share: share of the peak FLOP/s that products reach: one, or by number format and `any`.
-    per_step: host time of each step, before its first kernel ends.
     """
 
     CACHES = ("_tables",)
 
     def __init__(
         self, *, machine: Rates, seed: int, t0: int | Mapping[str, int] | None = None,
-        peak_share: float | Mapping[str, float] | None = None, per_step: int = 0,
+        peak_share: float | Mapping[str, float] | None = None,
     ) -> None:  # fmt: skip
         if t0 is None or peak_share is None:
             raise ValueError(f"{'t0' if t0 is None else 'peak_share'}: expected a value, which the preset does not have")
@@ -54,7 +53,6 @@ class KernelCosts(Caching):
         if missing := [group for group in GROUPS if group not in self.t0]:
             raise ValueError(f"t0: expected a time for {', '.join(missing)}")
         self.seed = seed
-        self.per_step = per_step
         shares = peak_share if isinstance(peak_share, Mapping) else {"any": peak_share}
         self.machine = replace(machine, flops=_reached(machine.flops, shares), overhead=0)
         self.overhead = machine.overhead
@@ -102,8 +100,6 @@ class KernelRows:
         self.rates = RateTable(graph, costs.machine)
         self.alone, self.launch = costs.machine.alone, costs.launch
         t0 = costs.launch_times(graph)[graph.op]
-        first = np.flatnonzero(graph.computes)[:1]
-        t0[first] += costs.per_step
         rows, task, self.of = np.unique(
             np.stack([self.rates.rows.of, np.where(graph.computes, t0, 0)]), axis=1, return_index=True, return_inverse=True
         )

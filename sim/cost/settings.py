@@ -68,6 +68,3 @@ class Cost(Choice):
         "others. By default that of the preset.",
         examples=[0.8, {"bfloat16": 0.8, "any": 0.7}],
     )
-    per_step: Duration | None = Field(
-        default=None, description="For `kernel`: host time of each step, in which the device waits."
-    )

@@ -39,9 +39,10 @@ class Setup:
 
     graph: the task graph of a step of one sequence that decodes one token. batching: how steps are made up if there are others
     (prefill, several sequences, drafts), with `graphs`, which gives the task graph of each; then `concurrency` may limit how
-    many requests there are at a time, each coming `think` ps after one has ended. arbiter: of the memory; each channel of each
-    run has a copy of its own. bandwidth: of each channel of the memory, bytes/s (kept with the log, it does not enter times).
-    latency: of the memory, ps. links: those of the last channels of the machine, in order of their numbers. launch: ps
+    many requests there are at a time, each coming `think` ps after one has ended, and each step begins with `step_overhead` ps
+    of the host. arbiter: of the memory; each channel of each run has a copy of its own. bandwidth: of each channel of the
+    memory, bytes/s (kept with the log, it does not enter times). latency: of the memory, ps. links: those of the last channels
+    of the machine, in order of their numbers. launch: ps
     on an engine before it loads the operands of its task, part of the task's compute time. sram:
     bytes for operands in flight, None if unbounded. resident: bytes of weights that SRAM holds beside them.
     """
@@ -65,6 +66,7 @@ class Setup:
     graphs: Callable[[Shape], TaskGraph] | None = None
     concurrency: int | None = None
     think: int = 0
+    step_overhead: int = 0
 
     @property
     def engines(self) -> int:

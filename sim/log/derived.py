@@ -80,8 +80,7 @@ def layer(log: EventLog) -> npt.NDArray[np.int16]:
 
 def drafts(log: EventLog) -> Mask:
     """[step]: whether it is one of a draft model."""
-    of_graph = np.array([graph.draft for graph in log.graphs], dtype=np.bool_)
-    return np.asarray(of_graph[log.steps.graph])
+    return np.isin(log.steps.graph, [number for number, graph in enumerate(log.graphs) if graph.draft])
 
 
 @_kept

@@ -14,8 +14,9 @@ One row per task, in the order of the task table, with the scenario in the file'
 | `services` | its service intervals: list of `order` (row of `EventLog.services`), `channel`, `start`, `end`, `work` |
 
 Metadata of the file: `sim.version`, `sim.scenario` (JSON, with every default), `sim.seed`, `sim.engines`, `sim.channels`,
-`sim.bandwidth` (bytes/s), `sim.launch` (ps), `sim.sram` (bytes or null), `sim.arrival` (ps, of each sequence), `sim.batches`
-(JSON: the members of each step). The task graphs are not stored: they are made again from the scenario when a log is read.
+`sim.bandwidth` (bytes/s), `sim.launch` (ps), `sim.step_overhead` (ps), `sim.sram` (bytes or null), `sim.arrival` (ps, of each
+sequence), `sim.batches` (JSON: the members of each step). The task graphs are not stored: they are made again from the scenario
+when a log is read.
 """
 
 from __future__ import annotations
@@ -129,7 +130,7 @@ def _parsed(source: str, table: Any, metadata: Mapping[str, str], graphs_of: Gra
             **json.loads(metadata.get("sim.devices", "{}")),
         ),
         bandwidth=int(metadata["sim.bandwidth"]), launch=int(metadata.get("sim.launch", 0)),
-        sram=json.loads(metadata.get("sim.sram", "null")),
+        sram=json.loads(metadata.get("sim.sram", "null")), step_overhead=int(metadata.get("sim.step_overhead", 0)),
         batched=members, arrival=arrival,
     )  # fmt: skip
     return in_loop_order(log)
@@ -239,7 +240,7 @@ class Writer:
         self._facts = {
             "sim.arrival": json.dumps(part.arrival.tolist()), "sim.engines": str(part.engines),
             "sim.channels": str(part.machine.memories), "sim.bandwidth": str(part.bandwidth),
-            "sim.launch": str(part.launch), "sim.sram": json.dumps(part.sram),
+            "sim.launch": str(part.launch), "sim.sram": json.dumps(part.sram), "sim.step_overhead": str(part.step_overhead),
         }  # fmt: skip
         if part.machine.links:
             link = part.machine.channels[part.machine.links[0]]

@@ -82,7 +82,8 @@ class StepTable:
 
     sequence, token: which; where steps are batched, the number of the decode loop and of its step. context: tokens in the KV
     cache when it starts, of all its members together. graph: index into `EventLog.graphs`.
-    first: row of its first task. released: the first instant at which its tasks could run. end: its last task ended.
+    first: row of its first task. released: the first instant at which its tasks could run, or the host began with it. end: its
+    last task ended.
     """
 
     sequence: npt.NDArray[np.int32]
@@ -138,8 +139,9 @@ class MemberTable:
 class EventLog:
     """A whole run. bandwidth: of each channel, bytes/s. launch: ps on an engine before it loads the operands of a task.
 
-    sram: bytes for operands in use, None if unbounded. batched: the members of each step; None where each step is one sequence
-    that decodes one token. arrival: ps, when each sequence came. made: columns derived so far, by name (`sim.log.derived`).
+    sram: bytes for operands in use, None if unbounded. step_overhead: ps of the host, with which each step begins. batched: the
+    members of each step; None where each step is one sequence that decodes one token. arrival: ps, when each sequence came.
+    made: columns derived so far, by name (`sim.log.derived`).
     """
 
     graphs: tuple[TaskGraph, ...]
@@ -150,6 +152,7 @@ class EventLog:
     bandwidth: int
     launch: int = 0
     sram: int | None = None
+    step_overhead: int = 0
     batched: MemberTable | None = None
     arrival: npt.NDArray[np.int64] = field(default_factory=lambda: np.zeros(0, dtype=np.int64))
     made: dict[str, Any] = field(default_factory=dict, init=False, repr=False, compare=False)

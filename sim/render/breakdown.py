@@ -15,6 +15,7 @@ from sim.analysis.blame import Blame, Matrix
 from sim.analysis.critical_path import Cause, Place
 from sim.analysis.parts import PARTS, WITHOUT_LINKS
 from sim.cost import Extrapolation
+from sim.log.tables import EventLog
 from sim.runs.result import Result
 
 if TYPE_CHECKING:  # needs OR-tools, which is an extra
@@ -26,6 +27,11 @@ Times = npt.NDArray[np.int64]
 def parts(row: Times | Sequence[int]) -> dict[str, int]:
     """Map part names to the times of one row of a breakdown, in ps; parts of links only where there is some."""
     return {name: int(ps) for name, ps in zip(PARTS, row, strict=True) if ps or name in WITHOUT_LINKS}
+
+
+def titles(log: EventLog) -> tuple[str, ...]:
+    """Titles of the parts of a step's time: where the host prepares steps, these wait for it and for no token before them."""
+    return tuple("host" if part == "wait_input" and log.step_overhead else part for part in PARTS)
 
 
 def extrapolations(found: Sequence[Extrapolation]) -> list[str]:

@@ -13,6 +13,7 @@ from rich.text import Text
 from sim.analysis.blame import Matrix
 from sim.analysis.parts import PARTS
 from sim.base.units import format_time
+from sim.render import breakdown
 from sim.runs.result import Result
 from sim.runs.what_if import WhatIf
 
@@ -83,22 +84,24 @@ def _table(first: str, *columns: str, last: str | None = None) -> Table:
 
 
 def _tokens(result: Result, one: str) -> Table:
-    log, rows = result.log, result.breakdown.tokens
+    log, rows, titles = result.log, result.breakdown.tokens, breakdown.titles(result.log)
     names = [f"{s}.{t}" for s, t in zip(log.steps.sequence.tolist(), log.steps.token.tolist(), strict=True)]
     if len(names) <= MANY:
-        return _parts(one, names, rows, by_size=False)
+        return _parts(one, names, rows, titles, by_size=False)
     slowest = np.argsort(-rows.sum(axis=1), kind="stable")[:FEW]
-    table = _parts(one, [names[i] for i in slowest], rows[slowest], by_size=False)
+    table = _parts(one, [names[i] for i in slowest], rows[slowest], titles, by_size=False)
     shown = np.flatnonzero(rows[slowest].any(axis=0))
     mean = rows.sum(axis=0) // len(rows)
     table.add_row(f"mean of {len(rows):,}", format_time(int(mean.sum())), *_cells(mean[shown]), style="bold")
     return table
 
 
-def _parts(what: str, names: Sequence[str], rows: Times, *, by_size: bool = True) -> Table:
+def _parts(
+    what: str, names: Sequence[str], rows: Times, titles: tuple[str, ...] = PARTS, *, by_size: bool = True
+) -> Table:  # fmt: skip
     """Table of time parts, one row per name; columns that are all zero are left out."""
     shown = np.flatnonzero(rows.any(axis=0))
-    table = _table(what, "time", *(PARTS[part].replace("_", " ") for part in shown))
+    table = _table(what, "time", *(titles[part].replace("_", " ") for part in shown))
     order = np.argsort(-rows.sum(axis=1), kind="stable") if by_size else np.arange(len(rows))
     for i in order[:MANY]:
         table.add_row(names[i], format_time(int(rows[i].sum())), *_cells(rows[i][shown]))

@@ -31,7 +31,7 @@ def render(result: Result, *, verbose: bool = False) -> RenderableType:
 
     verbose: with the executor and the invariants that were checked.
     """
-    m = result.metrics
+    m, log = result.metrics, result.log
     head = Text.assemble((result.scenario.name, "bold"), "  " + " ".join(result.scenario.description.split()))
     facts = Table.grid(padding=(0, 2))
     facts.add_row("makespan", glued(f"{format_time(m.makespan)}, {m.tasks:,} tasks"))
@@ -40,6 +40,9 @@ def render(result: Result, *, verbose: bool = False) -> RenderableType:
     if (links := _links(result)) is not None:
         facts.add_row("links", glued(links))
     facts.add_row("engines", glued(_engines(result)))
+    if log.step_overhead:
+        total = f", {format_time(log.step_overhead * len(log.steps))} in all" if len(log.steps) else ""
+        facts.add_row("host", glued(f"{format_time(log.step_overhead)} before each step{total}"))
     facts.add_row("bounds", glued(_bounds(result)))
     for i, line in enumerate(energy.lines(result)):
         facts.add_row("" if i else "energy", glued(line))

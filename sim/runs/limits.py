@@ -155,7 +155,7 @@ def _alone(setup: Setup, request: Request) -> tuple[int, int]:
             return LONGEST, transfers
         moved = sum(work.ravel().tolist())
         transfers += times * moved
-        serial = sum(compute.ravel().tolist()) + len(graph) * latency + math.ceil(moved / slowest)
+        serial = setup.step_overhead + sum(compute.ravel().tolist()) + len(graph) * latency + math.ceil(moved / slowest)
         longest += times * serial
     return longest, transfers
 

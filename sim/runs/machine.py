@@ -101,7 +101,6 @@ def _cost_options(scenario: Scenario) -> dict[str, Any]:
         "jitter": cost.jitter or None,
         "t0": cost.t0,
         "peak_share": cost.peak_share,
-        "per_step": cost.per_step,
     }
     return {**cost.options, **{name: value for name, value in known.items() if value is not None}}
 

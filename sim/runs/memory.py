@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import replace
 
 from sim.base.errors import ConfigError
 from sim.base.units import format_bytes
@@ -22,7 +23,7 @@ def kv_capacity(scenario: Scenario, of_run: Sequence[Modeled], sequences: Sequen
     batched = not scenario.workload.batching.alone
     if capacity is not None and scenario.model.config is not None:
         alone = () if batched else [(request.final, 1) for request in sequences]
-        held = [_footprint(each, alone) for each in of_run]
+        held = [footprint_of(each, alone) for each in of_run]
         weights = sum(each.weights for each in held)
         needed = weights + (left if batched and left is not None else sum(each.kv for each in held))
         if needed > capacity:
@@ -36,10 +37,12 @@ def kv_capacity(scenario: Scenario, of_run: Sequence[Modeled], sequences: Sequen
     return left if batched else None
 
 
-def _footprint(of: Modeled, sequences: Sequence[tuple[int, int]]) -> Footprint:
+def footprint_of(of: Modeled, sequences: Sequence[tuple[int, int]]) -> Footprint:
     """Bytes of a model. sequences: as in `footprint`."""
-    whole = of.scenario.model.scope == "model"
-    return footprint(of.model, of.ops, formats_of(of.scenario), whole=whole, sequences=sequences)
+    kept, whole = of.ops, of.scenario.model.scope == "model" and not of.shared
+    if of.shared:
+        kept = replace(kept, ops=tuple(op for op in kept.ops if op.kind != "lm_head"))
+    return footprint(of.model, kept, formats_of(of.scenario), whole=whole, sequences=sequences)
 
 
 def resident_bytes(scenario: Scenario, of_run: Sequence[Modeled]) -> int:
@@ -50,7 +53,7 @@ def resident_bytes(scenario: Scenario, of_run: Sequence[Modeled]) -> int:
     if scenario.model.config is None:
         weights = of_run[0].model.parameter_bytes
     else:
-        weights = sum(_footprint(each, ()).weights for each in of_run)
+        weights = sum(footprint_of(each, ()).weights for each in of_run)
     held = weights if share == "resident" else math.ceil(weights * share)
     if held > sram:
         most = 1000 * sram // weights

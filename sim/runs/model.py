@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 import models.library
@@ -12,11 +12,15 @@ from models.formats import ARITHMETIC, ELEMENT, Formats
 from models.graph import ModelGraph, OpGraph
 from models.quantization import Quantization, as_formats, quantization
 from models.rewrites import between_kernels, check_arithmetic, fuse, shard, with_formats, with_kv_heads, without_weight_casts
+from models.rewrites.prediction import KEYS, has_prediction_head, prediction_head
 from sim.base.errors import ConfigError, about
 from sim.base.memo import Memo
 from sim.mapping.steps import LaidOut, Variants
 from sim.runs.written import written_model
 from sim.scenario import Fuse, ModelMapping, Scenario
+
+#: The draft model that is a part of the model itself.
+MTP = "mtp"
 
 #: Laid-out graphs of earlier runs: a model of 80 layers has four of 2,000 ops each.
 LAID_OUT: Memo[OpGraph] = Memo(2**15)
@@ -66,22 +70,29 @@ def op_graphs(scenario: Scenario) -> tuple[ModelGraph, Variants]:
         model = written_model(scenario)
         return model, model.variants
     model = _captured(scenario)
-    layout = Layout(
-        mapping=scenario.mapping.model_copy(update={"formats": formats_of(scenario)}), layers=scenario.model.layers,
-        scope=scenario.model.scope, kv_heads=model.kv_heads, element=ELEMENT[model.dtype],
-        chunked=model.chunked, bounded=scenario.hardware.sram is not None,
-    )  # fmt: skip
-    variants = LaidOut(model.variants, layout)
+    variants = LaidOut(model.variants, _layout(scenario, model))
     check_arithmetic(variants[False, False], scenario.mapping.formats)  # made now, so that its errors are raised here
     return model, variants
 
 
+def _layout(scenario: Scenario, model: ModelGraph) -> Layout:
+    return Layout(
+        mapping=scenario.mapping.model_copy(update={"formats": formats_of(scenario)}), layers=scenario.model.layers,
+        scope=scenario.model.scope, kv_heads=model.kv_heads, element=ELEMENT[model.dtype],
+        chunked=model.chunked, bounded=scenario.hardware.sram is not None,
+    )  # fmt: skip
+
+
 class Modeled(NamedTuple):
-    """A model of a run: the scenario in which it is the only one, its graph, and the ops of its steps."""
+    """A model of a run: the scenario in which it is the only one, its graph, and the ops of its steps.
+
+    shared: its embedding and LM head are those of the other model of the run.
+    """
 
     scenario: Scenario
     model: ModelGraph
     variants: Variants
+    shared: bool = False
 
     @property
     def ops(self) -> OpGraph:
@@ -99,6 +110,8 @@ def models_of(scenario: Scenario) -> list[Modeled]:
     if scenario.model.config is None:
         raise ConfigError(key, "expected only with model.config: a written graph may list the ops of its draft model")
     drafts = speculative.model
+    if drafts.config == MTP:
+        return [*found, _head_of(found[0])]
     model = scenario.model.model_copy(update={"config": drafts.config, "layers": drafts.layers, "dtype": drafts.dtype})
     alone = scenario.model_copy(update={"model": model})
     try:
@@ -106,6 +119,27 @@ def models_of(scenario: Scenario) -> list[Modeled]:
     except ConfigError as error:
         section, _, name = error.key.partition(".")
         raise (ConfigError(f"{key}.{name}", error.message) if section == "model" else error) from None
+
+
+def _head_of(of: Modeled) -> Modeled:
+    """The multi-token-prediction head of a model. Raises ConfigError if it has none."""
+    scenario, key = of.scenario, "workload.speculative.model"
+    config, speculative = scenario.model.config, scenario.workload.speculative
+    assert config is not None
+    if not has_prediction_head(_config(scenario).data):
+        message = (
+            f"{config} has no multi-token-prediction head: expected a config with one of {', '.join(KEYS)}, or a draft model"
+        )
+        raise ConfigError(key, message)
+    if scenario.model.scope != "model" or (
+        speculative and speculative.model and speculative.model.model_fields_set > {"config"}
+    ):
+        raise ConfigError(key, "expected 'mtp' alone, and model.scope: model")
+    model, captured = of.model, _captured(scenario)
+    lay_out = replace(_layout(scenario, captured), layers=None)
+    element = ELEMENT[captured.dtype]
+    variants = LaidOut(captured.variants, lambda ops: lay_out(prediction_head(ops, captured.hidden, element)))
+    return Modeled(scenario, replace(model, name=f"the prediction head of {model.name}"), variants, shared=True)
 
 
 def formats_of(scenario: Scenario) -> Formats:

@@ -99,6 +99,7 @@ def _setup(scenario: Scenario, of_run: Sequence[Modeled], sequences: Sequence[Re
         batching=batches,
         concurrency=None if concurrency is None else concurrency.users,
         think=0 if concurrency is None else concurrency.think,
+        step_overhead=scenario.workload.step_overhead,
         dependency=scenario.workload.dependency,
         costs=costs,
         launch=launch_of(costs),

@@ -83,7 +83,7 @@ def batching(
     """
     workload = scenario.workload
     alone = workload.batching.alone and workload.speculative is None and workload.concurrency is None
-    if alone and not any(request.prompt for request in sequences):
+    if alone and not workload.step_overhead and not any(request.prompt for request in sequences):
         return None
     _refuse_what_cannot_be_batched(scenario, sequences)
     written, drafts = workload.batching, workload.speculative
@@ -120,7 +120,9 @@ def _refuse_what_cannot_be_batched(scenario: Scenario, sequences: Sequence[Reque
         if any(each.group >= 0 for each in sequences):
             raise ConfigError("workload.sequences", "expected no samples with a draft model")
     if scenario.mapping.granularity != "op":
-        raise ConfigError("mapping.granularity", "expected 'op' for batching, prompts and speculation, found 'aten'")
+        raise ConfigError(
+            "mapping.granularity", "expected 'op' for batching, prompts, speculation and step_overhead, found 'aten'"
+        )
 
 
 def routing(scenario: Scenario) -> Routing:

@@ -123,6 +123,10 @@ class Workload(Section):
     batching: Batching = default("independent", description="Which sequences share a step.")
     prefill: Prefill = default({}, description="How prompts are prefilled.")
     speculative: Speculative | None = Field(default=None, description="Speculative decoding; null: one token at a time.")
+    step_overhead: Duration = default(
+        "0 s",
+        description="Host time before each step, in which the device waits: scheduling, sampling, transfers of tokens.",
+    )
     routing: Routing = default(
         "uniform",
         description="Experts that tokens choose in a mixture of experts; a step reads each chosen expert once. `uniform`: for "
@@ -179,8 +183,9 @@ class Workload(Section):
         if not self.batching.known:
             return self
         alone = self.batching.alone
-        if self.dependency == "known" and not (alone and self.speculative is None and self.concurrency is None):
-            raise ValueError("expected dependency 'known' only without batching, speculation and concurrency")
+        plain = alone and self.speculative is None and self.concurrency is None and not self.step_overhead
+        if self.dependency == "known" and not plain:
+            raise ValueError("expected dependency 'known' only without batching, speculation, concurrency and step_overhead")
         if any(group.samples > 1 for group in self.sequences or ()) and (alone or self.batching.kv.full != "wait"):
             raise ValueError("expected samples only with 'static' or 'continuous' batching and kv.full 'wait'")
         return self

@@ -105,8 +105,9 @@ class DraftModel(Short):
 
     config: str = Field(
         min_length=1, max_length=1000, pattern=LINE,
-        description="As `model.config`: a name that ships, a path, or a Hugging Face model id.",
-        examples=["llama-3.2-1b"],
+        description="As `model.config`: a name that ships, a path, or a Hugging Face model id; or `mtp` for the "
+        "multi-token-prediction head of the model itself.",
+        examples=["llama-3.2-1b", "mtp"],
     )  # fmt: skip
     layers: Whole | None = Field(default=None, ge=1, description="As `model.layers`.")
     dtype: Literal["float32", "bfloat16", "float16"] | None = Field(default=None, description="As `model.dtype`.")

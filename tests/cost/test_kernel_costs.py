@@ -69,15 +69,6 @@ def test_no_kernel_is_below_the_roofline(name: str, request_: dict[str, int]) ->
     assert ((kernels.end - kernels.start)[on_engine] >= (rates.end - rates.start)[on_engine]).all()
 
 
-def test_host_time_is_added_to_each_step() -> None:
-    steps, workload = 5, {"sequences": [{"context": 100, "tokens": 5}]}
-    times = [
-        sim.run(scenario("h100-sxm", workload=workload, cost={"model": "kernel", "per_step": f"{us} us"})).makespan
-        for us in (0, 30)
-    ]
-    assert times[1] - times[0] == steps * 30_000_000
-
-
 #: Time of a bfloat16 product of one row by n x k weights: NVIDIA AIConfigurator (github.com/ai-dynamo/aiconfigurator), measured
 #: through vLLM. Microseconds.
 MEASURED = [
@@ -121,7 +112,7 @@ def test_both_executors_agree(execution: str) -> None:
         "prefill": {"chunk": 32},
     }
     made = scenario(
-        "h100-sxm", workload=workload, mapping={"execution": execution}, cost={"model": "kernel", "per_step": "2 us"}
+        "h100-sxm", workload={**workload, "step_overhead": "2 us"}, mapping={"execution": execution}, cost={"model": "kernel"}
     )
     assert_same(sim.run(made, executor="simpy").log, sim.run(made, executor="compiled").log)
 

@@ -53,7 +53,7 @@ CASES = {
         "workload={sequences: [{prompt: 70, tokens: 3, samples: 4}], batching: {policy: continuous}}",
     ),
     "kernel": (*BATCHES, "cost=kernel"),
-    "kernel, prefetched": (*BATCHES, PREFETCH, LOADS, "cost={model: kernel, per_step: 5 us}"),
+    "kernel, prefetched": (*BATCHES, PREFETCH, LOADS, "cost=kernel"),
     "kernel, experts": (*EXPERTS, "cost=kernel", "mapping.execution=blocking"),
     "fixed": (*BATCHES, PREFETCH, FIXED),
     "fixed, prefetched into little": (*BATCHES, PREFETCH, FIXED, LOADS),

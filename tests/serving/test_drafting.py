@@ -13,7 +13,9 @@ from sim.base.errors import ConfigError, InputError
 from sim.executors import compiled, reference
 from sim.executors.size import fewest_drafts, most_drafts, tasks_in_all
 from sim.log import derived
-from sim.runs.plan import plan
+from sim.runs.memory import footprint_of
+from sim.runs.model import models_of
+from sim.runs.plan import kv_layers_of, plan
 from sim.runs.run import run
 from sim.runs.saved import load, save
 from sim.scenario import from_dict
@@ -239,3 +241,44 @@ def test_a_saved_log_has_its_draft_steps(tmp_path: Any) -> None:
     assert derived.drafts(log).tolist() == derived.drafts(result.log).tolist()
     assert [log.name(row) for row in range(3)] == [result.log.name(row) for row in range(3)]
     assert log.name(0).startswith("draft ")
+
+
+HEAD = {
+    "model": {"config": "deepseek-v3", "layers": 4},
+    "workload": {"sequences": [{"prompt": 9, "tokens": 5, "count": 2}], "batching": "continuous"},
+    "mapping": {"execution": "stream", "softmax": "online", "attention": "batch", "formats": {"weights": "bf16"}},
+}
+
+
+def test_a_prediction_head_is_one_layer_between_a_projection_and_the_shared_lm_head() -> None:
+    """DeepSeek-V3's head has 11.5 billion parameters of its own, beside the embedding and LM head that it shares.
+
+    https://huggingface.co/deepseek-ai/DeepSeek-V3/blob/main/README_WEIGHTS.md
+    """
+    speculative = {"draft": 1, "acceptance": 0.85, "model": "mtp"}
+    scenario = from_dict({**HEAD, "workload": {**HEAD["workload"], "speculative": speculative}})
+    main, head = models_of(scenario)
+    own = footprint_of(head, ()).weights / 2
+    assert own == pytest.approx(11.5e9, rel=0.01)
+    hidden, experts, routed, shared = 7168, 256, 3 * 7168 * 2048, 3 * 7168 * 2048
+    attention = 7168 * 1536 + 1536 * 128 * 192 + 7168 * 576 + 512 * 128 * 256 + 128 * 128 * 7168
+    assert own == pytest.approx(2 * hidden**2 + experts * (routed + hidden) + shared + attention, rel=1e-4)
+    assert [group.bytes for group in kv_layers_of([head])] == [group.bytes // 4 for group in kv_layers_of([main])]
+    setup = plan(scenario).setup
+    log = reference.simulate(setup)
+    assert_same(log, compiled.simulate(setup))
+    drafts = derived.drafts(log)
+    assert 0 < drafts.sum() <= (~drafts).sum()
+    kinds = {kind for graph in log.graphs for kind in graph.kinds}
+    assert {"draft eh_proj", "draft lm_head", "draft gate_up_proj"} <= kinds
+    assert "eh_proj" not in kinds
+
+
+def test_a_model_without_a_prediction_head_has_none_to_draft_with() -> None:
+    for model, key in (
+        ({"config": "llama-3.2-1b"}, "has no multi-token"),
+        ({**HEAD["model"], "scope": "block"}, "model.scope"),
+    ):
+        workload = {"speculative": {"draft": 1, "acceptance": 0.85, "model": "mtp"}}
+        with pytest.raises(InputError, match=rf"workload.speculative.model: .*{key}"):
+            plan(from_dict({"model": model, "workload": workload}))

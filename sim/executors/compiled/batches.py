@@ -65,7 +65,8 @@ class Area:
 
 
 class Loop:
-    """A loop of batched steps. slot: the address of its step. batch: the one in progress, None between steps.
+    """A loop of batched steps. slot: the address of its step. batch: the one in progress, None between steps. coming: the next
+    one while the host prepares it.
 
     The step may be the first of several in which its members decode on; token, row: of this first one. steps: how many they are
     at most. ahead: how many the next are. shape: of its last step. entry: of the graph for this shape.
@@ -78,6 +79,7 @@ class Loop:
         self.slot = self.token = self.row = 0
         self.ahead, self.steps = LEAST_AHEAD, 0
         self.batch: Batch | None = None
+        self.coming: Batch | None = None
         self.shape: Shape | None = None
         self.cells, self.costs, self.members, self.times = Area(), Area(), Area(), Area()
 
@@ -172,7 +174,12 @@ class Batches(Run):
             self._end(loop, loop.batch, now)
         if self.in_parts and self.rows >= PART:
             self._give()
-        batch = loop.batcher.next(now)
+        batch, prepared = (loop.batcher.next(now), False) if loop.coming is None else (loop.coming, True)
+        loop.coming = None
+        if batch is not None and self.setup.step_overhead and not prepared:
+            loop.coming = batch
+            self.wake(self.table + loop.number * LOOP_WORDS, now + self.setup.step_overhead)
+            return NONE
         if batch is not None:
             self._begin(loop, batch)
             return loop.slot
@@ -188,7 +195,7 @@ class Batches(Run):
         times = self.m[loop.times.at : loop.times.at + TIMES * steps].tolist()
         for i in range(steps):
             self.kept.extend((loop.number, loop.token + i, batch.context + i * members, graph, loop.row + i * form.size))
-            self.kept.extend(times[TIMES * i : TIMES * (i + 1)])
+            self.kept.extend((times[TIMES * i] - self.setup.step_overhead, times[TIMES * i + 1]))
         self.counts.extend([members + len(batch.forks)] * steps)
         self.member_rows.frombytes((batch.table + ONE_MORE * np.arange(steps)[:, None, None]).tobytes())
         for fork in batch.forks:
@@ -229,6 +236,8 @@ class Batches(Run):
     def _steps_at_once(self, loop: Loop) -> int:
         """How many steps to work out with this one: more each time that its members go through all of them."""
         _, form, costs = loop.entry
+        if self.setup.step_overhead:
+            return 1
         most = min(loop.ahead, AHEAD // max(1, costs.rows), PART // max(1, form.size))
         return max(1, min(most, 1 + loop.batcher.steps_ahead()))
 
@@ -372,6 +381,7 @@ class Batches(Run):
                 released=released, end=end,
             ),
             machine=self.setup.machine, bandwidth=self.setup.bandwidth, launch=self.setup.launch, sram=self.setup.sram,
+            step_overhead=self.setup.step_overhead,
             batched=self._members(order), arrival=self._arrival(),
         )  # fmt: skip
 

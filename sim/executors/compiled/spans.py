@@ -33,7 +33,11 @@ WORTH = 1 << 16  # tasks of a span, at least: some 20 ms, against 1 ms to lay ou
 
 def spans_of(setup: Setup, disciplines: Disciplines, threads: int | None = None) -> int:
     """How many spans a run is cut into; 1 if its steps do not begin on an idle machine, are not known, or are few."""
-    if setup.dependency == "known" or (len(setup.sequences) != 1 if setup.batching is None else not _is_closed(setup)):
+    if (
+        setup.dependency == "known"
+        or setup.step_overhead
+        or (len(setup.sequences) != 1 if setup.batching is None else not _is_closed(setup))
+    ):
         return 1
     if any(each.kind not in {"exclusive", "classes"} for each in disciplines):  # the others remember whose turn it was
         return 1

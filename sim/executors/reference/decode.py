@@ -195,14 +195,19 @@ def known_sequence(machine: Machine, number: int, arrival: int, steps: Iterator[
     yield machine.env.all_of([step.done for step in together])
 
 
-def batched_loop(machine: Machine, number: int, batcher: Batcher, step_of: Callable[[int, Batch], Step]) -> Process:
-    """A loop whose batcher makes up each step when it begins, from the requests that are there."""
+def batched_loop(
+    machine: Machine, number: int, batcher: Batcher, step_of: Callable[[int, Batch], Step], overhead: int = 0
+) -> Process:  # fmt: skip
+    """A loop whose batcher makes up each step when it begins, from the requests that are there. overhead: ps of the host."""
     env = machine.env
     yield machine.turns.turn(number)
     while True:
         batch = batcher.next(env.now)
         if batch is not None:
             step = step_of(number, batch)
+            if overhead:
+                yield env.timeout(overhead)
+                yield machine.turns.turn(number)
             machine.release(step)
             yield step.done
             yield machine.turns.turn(number)

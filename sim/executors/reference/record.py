@@ -97,6 +97,7 @@ class Record:
             steps=StepTable(first=first, **_columns(_STEPS, np.array(columns, dtype=np.int64).T)),
             batched=member_table(batches) if batches else None,
             machine=self.setup.machine, bandwidth=self.setup.bandwidth, launch=self.setup.launch, sram=self.setup.sram,
+            step_overhead=self.setup.step_overhead,
         )  # fmt: skip
 
 

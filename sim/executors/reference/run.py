@@ -27,7 +27,10 @@ def simulate(setup: Setup, progress: Progress | None = None) -> EventLog:
     processes: list[Process] = []
     if setup.batching is not None:
         batchers = loops(setup.batching, setup.sequences, concurrency=setup.concurrency, think=setup.think)
-        processes = [batched_loop(machine, number, batcher, steps.of_batch) for number, batcher in enumerate(batchers)]
+        processes = [
+            batched_loop(machine, number, batcher, steps.of_batch, setup.step_overhead)
+            for number, batcher in enumerate(batchers)
+        ]
     else:
         sequence_process = sampled_sequence if setup.dependency == "sampled" else known_sequence
         for number, sequence in enumerate(setup.sequences):

@@ -81,10 +81,11 @@ def finding(result: Result, what_if: dict[str, Any] | None) -> str:
         return str(what_if["bottleneck"])
     sums = dict(zip(PARTS, result.breakdown.tokens.sum(axis=0).tolist(), strict=True))
     part = max(PARTS, key=lambda name: sums[name])
+    source = "the host" if result.log.step_overhead else "other tokens"
     where = {
         "compute": "is spent computing", "transfer": "is spent on transfers at full speed",
         "wait_engine": "is spent waiting for an engine", "wait_channel": "is spent waiting for the memory channel",
-        "wait_input": "is spent waiting for other tokens", "wait_sram": "is spent waiting for space in SRAM",
+        "wait_input": f"is spent waiting for {source}", "wait_sram": "is spent waiting for space in SRAM",
         "wait_policy": "is spent waiting although an engine is idle",
         "link": "is spent on collectives between devices", "wait_link": "is spent waiting for the link",
     }[part]  # fmt: skip

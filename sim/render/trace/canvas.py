@@ -17,6 +17,7 @@ Window = tuple[int, int] | None
 WAIT_ENGINE = "engine wait"
 WAIT_CHANNEL = "channel wait"
 WAIT_INPUT = "input wait"
+HOST = "host"
 WAIT_SRAM = "SRAM wait"
 WAIT_EITHER = "engine or SRAM wait"
 

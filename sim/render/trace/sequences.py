@@ -9,7 +9,7 @@ import numpy as np
 from sim.analysis.sram_waits import causes
 from sim.log import derived
 from sim.log.columns import is_large
-from sim.render.trace.canvas import WAIT_CHANNEL, WAIT_ENGINE, WAIT_INPUT, WAIT_SRAM, Canvas, Rows
+from sim.render.trace.canvas import HOST, WAIT_CHANNEL, WAIT_ENGINE, WAIT_INPUT, WAIT_SRAM, Canvas, Rows
 from sim.render.trace.requests import parts_taken
 from sim.render.trace.tracks import Role, Slices, lanes
 
@@ -92,7 +92,8 @@ def _chain(canvas: Canvas, steps: Rows, track: Rows) -> Iterator[Slices]:
     yield _layers(canvas, chain, track)
     wait = canvas.categories("wait")
     yield Slices.make(
-        track=track, start=begin, end=tasks.ready[rows], name=canvas.names(WAIT_INPUT), row=rows, cause=chain.cause,
+        track=track, start=begin, end=tasks.ready[rows], row=rows, cause=chain.cause,
+        name=canvas.names(HOST if canvas.log.step_overhead else WAIT_INPUT),
         depth=2, category=wait, role=Role.PHASE,
     )  # fmt: skip
     held = canvas.on_engine[rows]
