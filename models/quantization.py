@@ -97,16 +97,29 @@ def quantization(config: Mapping[str, Any], dtype: str = "bfloat16") -> Quantiza
     if not isinstance(found, Mapping):
         return None
     method = str(found.get("quant_method", found.get("quant_algo", "without a method")))[:100]
-    decoder = parts(config)[-1]
-    schemes = _schemes(method, found)
-    kinds, left = ({}, []) if schemes is None else _by_kind(schemes, _exceptions(found), decoder)
-    options = _options(kinds.values())
-    if options is None or not any(kinds.values()):
+    made = _of_method(method, found, parts(config)[-1], dtype)
+    if made is None:
         advice = "weights as captured; mapping.formats.weights says otherwise"
         return Quantization({}, (f"{QUANTIZATION[0]} ({show(method)}) is not honored: {advice}",))
+    return made
+
+
+def _of_method(method: str, found: Mapping[str, Any], decoder: Mapping[str, Any], dtype: str) -> Quantization | None:
+    """The formats of a method, None if they are not known, or cannot be written."""
+    schemes = _schemes(method, found)
+    if schemes is None:
+        return None
+    kinds, left = _by_kind(schemes, _exceptions(found), decoder)
+    options = _options(kinds.values())
+    if options is None or not any(kinds.values()):
+        return None
     if method == "mxfp4":  # attention and the rest are left out by name, or not at all
         kinds, left = {"default": None, "attention": None, "experts": kinds["experts"]}, [n for n in left if "experts" in n]
     formats = {"weights": _weights(kinds), **options, **_arithmetic(kinds, dtype), **_kv(found)}
+    try:
+        as_formats(formats, Formats())
+    except ValueError:  # such as a group of more numbers than a matrix has
+        return None
     return Quantization(formats, (f"{len(left)} of its exceptions, such as {show(left[0])}, are not",) if left else ())
 
 
@@ -196,7 +209,7 @@ def _fp8(found: Mapping[str, Any]) -> Scheme:
 
 def _integer(bits: Any, group: Any, *, zero: bool, arithmetic: str | None = None) -> Scheme | None:
     """Integers by groups; a group of -1 is a row, whose scale is not counted."""
-    if bits not in _INTEGERS or not isinstance(group, int):
+    if not isinstance(bits, int) or bits not in _INTEGERS or not isinstance(group, int):
         return None
     if group < 1:
         return Scheme(_INTEGERS[bits], {"scale": 0}, arithmetic)
@@ -269,10 +282,13 @@ def _of_group(group: Mapping[str, Any]) -> Scheme | None:
     if not isinstance(weights, Mapping):
         return None
     bits, size = weights.get("num_bits"), weights.get("group_size")
+    if not isinstance(bits, int):
+        return None
     arithmetic = None
     if isinstance(activations, Mapping):
         floats = activations.get("type") == "float"
-        arithmetic = {8: "fp8" if floats else "int8", 4: "fp4" if floats else None}.get(activations.get("num_bits", 0))
+        names = {8: "fp8" if floats else "int8", 4: "fp4" if floats else None}
+        arithmetic = next((name for number, name in names.items() if activations.get("num_bits") == number), None)
     if weights.get("type") != "float":
         return _integer(bits, -1 if size is None else size, zero=weights.get("symmetric") is False, arithmetic=arithmetic)
     block = weights.get("block_structure")

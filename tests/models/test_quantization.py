@@ -7,6 +7,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 import sim
 from models.config import resolve
@@ -127,6 +129,8 @@ def test_all_others_stay_only_if_both_dense_and_shared_ones_are_left_out() -> No
     {"quant_method": "modelopt", "quant_algo": "W2"},
     {"quant_method": "modelopt", "quantized_layers": {"model.layers.0.mlp": {"quant_algo": "W2"}}},
     {"quant_method": ["fp8"]},
+    {"quant_method": "fp8", "weight_block_size": [4096, 4096]},  # beyond what a group may have
+    {"quant_method": "gptq", "bits": [4], "group_size": 128},
     {"quant_method": "compressed-tensors", "config_groups": {  # groups of two sizes
         "a": {"targets": ["re:.*self_attn.*"], "weights": {**INT4, "group_size": 64}}, "b": {"weights": INT4}}},
 ])  # fmt: skip
@@ -135,6 +139,57 @@ def test_an_unknown_scheme_is_a_warning_with_a_key(written: dict[str, Any]) -> N
     assert found is not None
     assert not found.formats
     assert found.note.endswith("is not honored: weights as captured; mapping.formats.weights says otherwise")
+
+
+#: Words that configs have as keys and as values; in random JSON they stand anywhere.
+_WORDS = [
+    "fp8",
+    "modelopt",
+    "compressed-tensors",
+    "gptq",
+    "bitsandbytes",
+    "quark",
+    "mxfp4",
+    "NVFP4",
+    "float",
+    "int",
+    "Linear",
+    "re:.*attn.*",
+]
+_KEYS = [
+    "quant_method",
+    "quant_algo",
+    "bits",
+    "group_size",
+    "weight_block_size",
+    "config_groups",
+    "weights",
+    "num_bits",
+    "type",
+    "input_activations",
+    "targets",
+    "ignore",
+    "kv_cache_scheme",
+    "quantized_layers",
+    "global_quant_config",
+    "weight",
+    "dtype",
+    "block_structure",
+    "activation_scheme",
+]
+_JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.sampled_from([4, 8, 16, 32, -1]) | st.sampled_from(_WORDS),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.sampled_from(_KEYS), inner, max_size=6), max_leaves=12,
+)  # fmt: skip
+
+
+@settings(max_examples=100, deadline=None)
+@given(st.dictionaries(st.sampled_from(_KEYS), _JSON, max_size=8))
+def test_whatever_a_config_has_is_valid_formats_or_a_note(written: dict[str, Any]) -> None:
+    found = quantization({**MIXTURE, "quantization_config": written})
+    if found is not None:
+        as_formats(found.formats, Formats())
+        assert found.note
 
 
 def weights_of(model: str, **formats: object) -> int:
