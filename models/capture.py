@@ -37,6 +37,7 @@ from models.grouping import Group, group, single
 from models.polynomials import Polynomials
 from models.recorder import Recorder
 from models.recording import STORES, Node, Recording
+from models.routed import choose_experts
 from models.scans import KINDS as SCANS
 from models.states import StateShapes, state_shapes
 from sim.base.errors import InputError
@@ -68,6 +69,7 @@ def build(config: PretrainedConfig, dtype: str, device: str = "meta", attention_
         )
     # It only serves a warning about padding here, which would read tokens that have no data.
     vars(model.config)["pad_token_id"] = None  # not by assignment, which some classes allow numbers alone
+    choose_experts(model)
     built: PreTrainedModel = model.eval()
     return built
 

@@ -54,14 +54,15 @@ def command(
     table.add_column("#", justify="right")
     for name in ("op", "path", "result", "needs"):
         table.add_column(name)
-    for name in QUANTITIES:
-        table.add_column(name, justify="right")
+    shown = [q for q, name in enumerate(QUANTITIES) if not name.startswith("state") or costs[q].any()]
+    for q in shown:
+        table.add_column(QUANTITIES[q], justify="right")
     for i, op in enumerate(graph.ops):
         table.add_row(
             str(i), f"{op.kind} {op.part}".rstrip(), op.path, " x ".join(op.shape), " ".join(map(str, op.inputs)),
-            *(f"{int(costs[q, i]):,}" if costs[q, i] else "" for q in range(len(QUANTITIES))),
+            *(f"{int(costs[q, i]):,}" if costs[q, i] else "" for q in shown),
         )  # fmt: skip
-    table.add_row("", "all", "", "", "", *(f"{int(costs[q].sum()):,}" for q in range(len(QUANTITIES))), style="bold")
+    table.add_row("", "all", "", "", "", *(f"{int(costs[q].sum()):,}" for q in shown), style="bold")
     output(250).print(table)
 
 

@@ -22,8 +22,6 @@ SOFTMAX = {"scores", "softmax_max", "softmax_exp", "softmax_norm", "weighted_val
 REFUSED = {
     "bert": "encoder-only",
     "roberta": "encoder-only",
-    "mamba": "keeps a state other than a KV cache",
-    "minimax": "keeps a state other than a KV cache",
     "bloom": "attention code of its own",
     "falcon": "attention code of its own",
     "gptj": "attention code of its own",
@@ -33,8 +31,11 @@ REFUSED = {
 #: Default configs that transformers itself cannot use, or code that looks at its data.
 UNUSABLE = {"dbrx", "mpt", "codegen", "gpt_neo"}
 
+#: Families with states, which `test_model_states` is about.
+STATES = {"mamba", "minimax"}
+
 FAST = ["gpt2", "opt", "phi3", "gemma2", "mixtral", "deepseek_v3"]
-SLOW = sorted(set(FAMILIES) - set(FAST) - set(REFUSED) - UNUSABLE)
+SLOW = sorted(set(FAMILIES) - set(FAST) - set(REFUSED) - UNUSABLE - STATES)
 
 
 def points(key: tuple[bool, bool]) -> list[tuple[int, int, int]]:

@@ -6,7 +6,7 @@ from models.graph import QUANTITIES
 
 KV_READ, KV_WRITE = QUANTITIES.index("kv_read"), QUANTITIES.index("kv_write")
 
-#: Of six layers the last two share; every third attends to all tokens, the others to a window of 16.
+#: Six layers, of which the last two share; every third attends to all tokens, the others to a window of 16.
 GEMMA_3N = {
     "model_type": "gemma3n_text", "num_hidden_layers": 6, "num_kv_shared_layers": 2, "sliding_window": 16, "hidden_size": 64,
     "intermediate_size": 64, "vocab_size": 128, "vocab_size_per_layer_input": 128, "hidden_size_per_layer_input": 16,

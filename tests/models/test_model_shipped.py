@@ -39,6 +39,7 @@ KV_CACHE = {
     "qwen2.5-0.5b": [(24, 2 * 2 * 64 * 2, None)],
     "qwen3-0.6b": [(28, 2 * 8 * 128 * 2, None)],
     "qwen3-30b-a3b": [(48, 2 * 4 * 128 * 2, None)],
+    "qwen3-next-80b-a3b": [(12, 2 * 2 * 256 * 2, None)],  # every fourth layer; the others keep states
 }
 
 #: Experts of a layer, how many each token chooses, layers with experts, and parameters of one expert.
@@ -49,6 +50,7 @@ EXPERTS = {
     "mixtral-8x7b": (8, 2, 32, 3 * 4096 * 14336),
     "qwen1.5-moe-a2.7b": (60, 4, 24, 3 * 2048 * 1408),
     "qwen3-30b-a3b": (128, 8, 48, 3 * 2048 * 768),
+    "qwen3-next-80b-a3b": (512, 10, 48, 3 * 2048 * 512),
 }
 
 
