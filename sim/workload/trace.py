@@ -169,12 +169,12 @@ class _Rows:
                 f"{self._path}:1: expected the columns of a known trace, or 'columns' with at least tokens, found "
                 f"{', '.join(map(show, found))}; known: {known}"
             )
-        unit, why, chosen = None, "a plain number has none", dict(self._written)
+        unit, why, chosen = None, "this column is of no known trace", dict(self._written)
         if layout is not None:
             optional = {what: name for what, name in layout.optional.items() if name in found}
             used = {*chosen.values()}  # a column that the scenario uses for another field is no longer that of the layout
             chosen = {what: name for what, name in {**layout.columns, **optional}.items() if name not in used} | chosen
-            if "arrival" not in self._written:
+            if chosen.get("arrival") == layout.columns.get("arrival"):
                 unit, why = unit_of(layout, found)
             if what := next((what for what in layout.columns if what in ("arrival", "tokens") and what not in chosen), None):
                 raise InputError(

@@ -106,10 +106,11 @@ def test_two_layouts_of_equal_columns_are_told_apart_by_all_of_their_keys(tmp_pa
 def test_the_unit_of_columns_that_the_scenario_names_is_not_guessed(tmp_path: Path) -> None:
     columns = {"arrival": "when", "tokens": "out"}
     with pytest.raises(
-        InputError, match=r"trace.csv:2: column 'when': expected the key 'unit' .* because a plain number has none"
+        InputError, match=r"trace.csv:2: column 'when': expected the key 'unit' .* because this column is of no known trace"
     ):
         read(written(tmp_path, "when,out\n7,3\n"), columns=columns)
     assert rows(read(written(tmp_path, "when,out\n7 ms,3\n9 ms,4\n"), columns=columns)) == [(0, 0, 0, 3), (2 * MS, 0, 0, 4)]
+    assert read(written(tmp_path, MOONCAKE, "m.jsonl"), columns={"arrival": "timestamp"})[1].arrival == 500_500_000_000
     # Azure's layout is known, but not the unit of another column of it.
     with pytest.raises(InputError, match="expected the key 'unit'"):
         read(
