@@ -27,7 +27,11 @@ Whole = Annotated[int, BeforeValidator(integral)]
 
 def real(value: object) -> object:
     """Convert int to float: YAML reads `1` as an int, but it is a valid share."""
-    return float(value) if isinstance(value, int) and not isinstance(value, bool) else value
+    if not isinstance(value, int) or isinstance(value, bool):
+        return value
+    if abs(value) >= 10**300:
+        raise ValueError("expected a number below 1e300, found a larger one")
+    return float(value)
 
 
 #: Validators are built only for the whole `Scenario`: sections are never validated alone, and importing is faster.

@@ -22,7 +22,7 @@ from tests.executors.scenarios import SCHEDULERS, TOKEN_BYTES, sequences_of, ser
 LARGE = 5_000  # tasks
 
 few = settings(max_examples=3, suppress_health_check=list(HealthCheck))
-many = settings(few, max_examples=150)
+many = settings(few, max_examples=60)
 
 
 def result(data: dict[str, Any]) -> Result:

@@ -504,3 +504,12 @@ def test_a_complete_scenario_needs_no_files(tmp_path: Path) -> None:
     path.unlink()
     hardware = from_dict(data, complete=True).hardware
     assert (hardware.engines.count, hardware.memory.capacity) == (1, None)
+
+
+@pytest.mark.parametrize(
+    "key", ["workload.trace.speed", "workload.speculative.acceptance", "cost.jitter", "hardware.memory.efficiency.2"]
+)
+def test_numbers_that_no_float_holds(key: str) -> None:
+    sequences = () if "trace" not in key else ("workload.sequences=null", "workload.trace.file=x.csv")
+    draft = ("workload.speculative.draft=2",) if "speculative" in key else ()
+    assert "expected a number" in message(MINIMAL, *sequences, *draft, f"{key}={'9' * 309}")

@@ -147,7 +147,8 @@ def _samples(table: _Table, document: Document, index: int, folder: Path) -> tup
         at = place("columns", name)
         found = _values(content, source, file, at)
         if name == "duration":
-            columns[name] = _whole(found * UNITS[unit], source, at)
+            with np.errstate(over="ignore"):  # what is not finite is refused with its place
+                columns[name] = _whole(found * UNITS[unit], source, at)
             continue
         columns[name] = _whole(found, source, at)
         least = 1 if name in ("rows", *NEEDED.get(kind, ())) else 0
