@@ -14,21 +14,24 @@ import numpy.typing as npt
 
 from sim.analysis.parts import (
     COMPUTE,
+    LINK,
     PART_COUNT,
     TRANSFER,
     WAIT_CHANNEL,
     WAIT_ENGINE,
     WAIT_INPUT,
+    WAIT_LINK,
     WAIT_POLICY,
     WAIT_SRAM,
-    full_speed,
+    alone,
     launched,
+    on_link,
     service,
 )
 from sim.analysis.rules import Rules
 from sim.analysis.sram_waits import causes, queued, served
 from sim.log import derived
-from sim.log.columns import is_large
+from sim.log.columns import is_large, tasks_of
 from sim.log.tables import EventLog
 
 Times = npt.NDArray[np.int64]
@@ -54,7 +57,7 @@ class Link:
     @property
     def waited(self) -> int:
         """Picoseconds of all waits."""
-        return sum(self.parts) - self.parts[COMPUTE] - self.parts[TRANSFER]
+        return sum(self.parts) - self.parts[COMPUTE] - self.parts[TRANSFER] - self.parts[LINK]
 
 
 class Stories:
@@ -65,6 +68,7 @@ class Stories:
         self._chains = derived.chains(log)
         self._waited_for = causes(log, bounded_sram=rules.sram is not None, compiled=is_large(log))
         self._busy = _all_busy(log)
+        self._tasks = tasks_of(log)
 
     def of(self, step: int) -> tuple[Link, ...]:
         """The story of a step, in order of time. step: row of the step table."""
@@ -82,7 +86,7 @@ class Stories:
         before, others = NONE, tuple[tuple[int, int], ...]()
         if parts[WAIT_ENGINE] and self._log.tasks.engine[row] >= 0:
             before = int(derived.previous_on_engine(self._log)[row])
-        if parts[WAIT_CHANNEL]:
+        if parts[WAIT_CHANNEL] or parts[WAIT_LINK]:
             others = self._served_others(row, meanwhile)
         return Link(row=row, begin=begin, parts=tuple(parts), source=source, engine=before, channel=others)
 
@@ -92,11 +96,13 @@ class Stories:
         ready, start, loaded, end = (int(column[row]) for column in (t.ready, t.start, t.loaded, t.end))
         work, compute, held = int(t.work[row]), int(t.compute[row]), bool(t.engine[row] >= 0)
         parts = [0] * PART_COUNT
-        parts[COMPUTE], parts[TRANSFER] = service(
-            held, start, loaded, end, compute, full_speed(work, rules.latency, rules.stripes),
+        parts[COMPUTE], moved = service(
+            held, start, loaded, end, compute, alone(self._tasks, row, rules.latencies, rules.stripes),
             launched(work, compute, self._log.launch), rules.execution == "stream",
         )  # fmt: skip
-        parts[WAIT_CHANNEL] = end - start - parts[COMPUTE] - parts[TRANSFER]
+        link = on_link(self._tasks, row)
+        parts[LINK if link else TRANSFER] = moved
+        parts[WAIT_LINK if link else WAIT_CHANNEL] = end - start - parts[COMPUTE] - moved
         parts[WAIT_INPUT] = max(0, ready - begin)
         if held:
             parts[WAIT_ENGINE] = self._busy.within(ready, start)
@@ -113,7 +119,8 @@ class Stories:
         log, s = self._log, self._log.services
         since = log.tasks.ready[row] if log.tasks.engine[row] < 0 else derived.issued(log)[row]
         until = derived.service(log).last[row]
-        mine = meanwhile[(s.start[meanwhile] < until) & (s.end[meanwhile] > since) & (s.task[meanwhile] != row)]
+        same = (s.channel[meanwhile] >= log.machine.memories) == bool(on_link(self._tasks, row))
+        mine = meanwhile[same & (s.start[meanwhile] < until) & (s.end[meanwhile] > since) & (s.task[meanwhile] != row)]
         span = np.minimum(s.end[mine], until) - np.maximum(s.start[mine], since)
         work = s.work[mine] * (span / (s.end[mine] - s.start[mine]))
         rows, place = np.unique(s.task[mine], return_inverse=True)

@@ -11,13 +11,14 @@ from sim.render.requests import worth_showing
 from sim.runs.result import Result
 
 #: A color for each part of time, told apart on light and dark ground.
-COLORS = ("#2a78c2", "#56b4e9", "#d55e00", "#e69f00", "#cc79a7", "#999999", "#f0e442")
+COLORS = ("#2a78c2", "#56b4e9", "#d55e00", "#e69f00", "#cc79a7", "#999999", "#f0e442", "#009e73", "#8f3b76")
 
 
 def rows(result: Result) -> list[tuple[str, str]]:
     """Names and values: makespan, tokens, latencies where requests are served, use of the machine, distance from the bound."""
     m, r = result.metrics, result.requests
-    channels = sum(m.delivered) / (result.makespan * result.log.channels or 1)
+    memories = result.log.machine.memories
+    channels = sum(m.delivered[:memories]) / (result.makespan * memories or 1)
     engines = sum(m.engine_busy) / (result.makespan * result.log.engines or 1)
     found = [
         ("makespan", format_time(result.makespan)),

@@ -58,7 +58,7 @@ class Plots:
         return axes
 
     def bandwidth(self, ax: Axes | None = None) -> Axes:
-        """Bandwidth that all channels deliver together over time, against what they have."""
+        """Bandwidth that all channels of the memory deliver together over time, against what they have."""
         result, series = self._result, self._result.series
         axes = _axes(ax, (10, 3))
         unit, size = _unit(result.makespan)
@@ -66,7 +66,7 @@ class Plots:
         spans = np.maximum(np.diff(edges), 1)
         delivered = series.bytes_per_s * series.width / spans  # the last part may reach beyond the end of the run
         axes.stairs(delivered / 1e9, edges / size, fill=True, color=COLORS[1])
-        axes.axhline(result.log.bandwidth * result.log.channels / 1e9, color="gray", linestyle="--", label="peak")
+        axes.axhline(result.log.bandwidth * result.log.machine.memories / 1e9, color="gray", linestyle="--", label="peak")
         axes.set(xlabel=f"time ({unit})", ylabel="GB/s", title=_title(result, "bandwidth"), xlim=(0, edges[-1] / size))
         axes.legend(loc="lower right")
         return axes

@@ -9,7 +9,18 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from sim.analysis.parts import PARTS, TRANSFER, WAIT_CHANNEL, WAIT_ENGINE, WAIT_INPUT, WAIT_POLICY, WAIT_SRAM
+from sim.analysis.parts import (
+    COMPUTE,
+    LINK,
+    PARTS,
+    TRANSFER,
+    WAIT_CHANNEL,
+    WAIT_ENGINE,
+    WAIT_INPUT,
+    WAIT_LINK,
+    WAIT_POLICY,
+    WAIT_SRAM,
+)
 from sim.analysis.story import NONE, Link, Stories, members_of, step_of
 from sim.base.errors import InputError
 from sim.base.units import format_time
@@ -18,7 +29,8 @@ from sim.render.breakdown import parts as by_name
 from sim.runs.result import Result
 
 LINES = 60  # of a story; tasks whose waits are short are summed up where there are more
-IN_TIME = tuple(PARTS[part] for part in (WAIT_INPUT, WAIT_ENGINE, WAIT_POLICY, WAIT_SRAM, WAIT_CHANNEL))
+IN_TIME = tuple(PARTS[part] for part in (WAIT_INPUT, WAIT_ENGINE, WAIT_POLICY, WAIT_SRAM, WAIT_CHANNEL, WAIT_LINK))
+OWN = tuple(PARTS[part] for part in (COMPUTE, TRANSFER, LINK))
 NAMED = 2  # transfers of others that a line names
 
 
@@ -95,7 +107,9 @@ def _link(result: Result, link: Link) -> dict[str, Any]:
     if link.engine != NONE:
         behind["wait_engine"] = [named(result, link.engine, link.row)]
     if link.channel:
-        behind["wait_channel"] = [named(result, row, link.row) for row, _ in link.channel]
+        behind["wait_link" if link.parts[WAIT_LINK] else "wait_channel"] = [
+            named(result, row, link.row) for row, _ in link.channel
+        ]
     return {
         "row": link.row, "name": log.name(link.row), "layer": _layer(result, link.row),
         "engine": int(tasks.engine[link.row]) if tasks.engine[link.row] >= 0 else None,
@@ -163,7 +177,7 @@ def _shares(parts: dict[str, int]) -> str:
 
 def _longest(tasks: Sequence[dict[str, Any]]) -> str:
     """The longest wait of a step, as a phrase."""
-    waits = [(task["breakdown_ps"][part], part, task) for task in tasks for part in PARTS[WAIT_ENGINE:]]
+    waits = [(task["breakdown_ps"][part], part, task) for task in tasks for part in IN_TIME]
     ps, part, task = max(waits, key=lambda each: each[0], default=(0, "", {}))
     return f"{task['name']} {_wait(part, ps, task)}" if ps else ""
 
@@ -206,7 +220,7 @@ def _least(tasks: Sequence[dict[str, Any]]) -> int:
 
 
 def _waited(task: dict[str, Any]) -> int:
-    return sum(task["breakdown_ps"][part] for part in PARTS[WAIT_ENGINE:])
+    return sum(task["breakdown_ps"][part] for part in IN_TIME)
 
 
 def _together(tasks: Sequence[dict[str, Any]]) -> tuple[str, str, str, str]:
@@ -219,7 +233,7 @@ def _together(tasks: Sequence[dict[str, Any]]) -> tuple[str, str, str, str]:
     parts = first["breakdown_ps"]
     done = [_wait(part, parts[part], first) for part in IN_TIME if parts[part]]
     where = "by DMA" if first["engine"] is None else f"on engine {first['engine']}"
-    own = {part: parts[part] for part in PARTS[: TRANSFER + 1]}
+    own = {part: parts[part] for part in OWN}
     return format_time(first["begin_ps"]), _of(first), took, "; ".join([*done, f"{_parts(own)} {where}"])
 
 
@@ -239,6 +253,8 @@ def _wait(part: str, ps: int, task: dict[str, Any]) -> str:
         return f"{time} for an engine" + (f" behind {behind}" if behind else "")
     if part == PARTS[WAIT_CHANNEL]:
         return f"{time} for the channel behind {behind}" if behind else f"lost {format_time(ps)} to the limit of its own port"
+    if part == PARTS[WAIT_LINK]:
+        return f"{time} for the link behind {behind}" if behind else f"{time} for the link"
     return {
         PARTS[WAIT_SRAM]: f"{time} for space in SRAM",
         PARTS[WAIT_POLICY]: f"{time} although an engine was idle",
