@@ -40,6 +40,8 @@ def fuse(
     if softmax == "three_pass":
         return ops
     if next(attention_chains(ops), None) is None:
+        if any(op.kind == "state_load" for op in ops.ops):  # the first layers of a hybrid
+            return ops
         raise ConfigError("mapping.softmax", "expected three_pass: the model has no softmax in three passes to be fused")
     if softmax == "fused":
         return fuse_softmax(ops, element, chunked=chunked)

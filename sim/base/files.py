@@ -5,8 +5,8 @@ from __future__ import annotations
 import gzip
 import os
 import re
+import secrets
 import stat
-import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from contextvars import ContextVar
@@ -109,15 +109,16 @@ def whole_file(path: StrPath) -> Iterator[BinaryIO]:
         with _named(path, target), target.open("wb") as device, _packed(device, target) as file:
             yield file
         return
-    raw, partial = _temporary(target, path)
+    made: list[Path] = []  # known before it is there, so that Ctrl-C leaves nothing
     try:
-        with _named(path, partial), raw:
+        with _temporary(target, path, made) as raw, _named(path, made[0]):
             with _packed(raw, target) as file:
                 yield file
             raw.flush()
-            partial.replace(target)  # while it is open, and thereby locked
+            made[0].replace(target)  # while it is open, and thereby locked
     except BaseException:
-        partial.unlink(missing_ok=True)
+        for partial in made:
+            partial.unlink(missing_ok=True)
         raise
 
 
@@ -143,18 +144,22 @@ def _packed(raw: BinaryIO, target: Path) -> Iterator[BinaryIO]:
         yield cast("BinaryIO", packed)
 
 
-def _temporary(target: Path, path: StrPath) -> tuple[BinaryIO, Path]:
+def _temporary(target: Path, path: StrPath, made: list[Path]) -> BinaryIO:
     """A new file beside the target, locked as long as it is open, so that other processes see that it is in use.
 
     Its name is random, and it is not opened if anything has that name: neither a link nor a file that another made. path: what
-    errors name.
+    errors name. made: gets its path before it is made.
     """
     name = os.fsdecode(os.fsencode(target.name)[:LONGEST_NAME])
     _remove_leftovers(target.parent, name)
     while True:
+        made[:] = [target.parent / f".{name}.{secrets.token_hex(4)}.part"]
         try:
-            handle, made = tempfile.mkstemp(dir=target.parent, prefix=f".{name}.", suffix=".part")
+            handle = os.open(made[0], os.O_RDWR | os.O_CREAT | os.O_EXCL | getattr(os, "O_NOFOLLOW", 0), 0o600)
+        except FileExistsError:
+            continue
         except OSError as error:
+            made.clear()
             error.filename = str(path)
             raise
         if fcntl is not None:
@@ -165,7 +170,7 @@ def _temporary(target: Path, path: StrPath) -> tuple[BinaryIO, Path]:
         os.close(handle)
     with suppress(OSError, AttributeError):
         os.fchmod(handle, stat.S_IMODE(target.stat().st_mode) if target.exists() else 0o666 & ~_mask())
-    return os.fdopen(handle, "wb"), Path(made)
+    return os.fdopen(handle, "wb")
 
 
 def _mask() -> int:

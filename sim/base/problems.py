@@ -104,7 +104,7 @@ def translate(details: list[ErrorDetails], document: Document, wording: Wording)
             yield Problem(document.place(path[:-1], key=True), path[:-1], f"the key {path[-1]!r} is missing", True)
         elif kind == "extra_forbidden":
             valid = list(_fields(wording.root, inner[:-1]))
-            hint = _elsewhere(wording, str(path[-1])) or nearest(str(path[-1]), valid)
+            hint = nearest(str(path[-1]), valid) or _elsewhere(wording, str(path[-1]))
             message = f"unknown key {show(path[-1])}{hint}; valid: {', '.join(valid)}"
             yield Problem(document.place(path, key=True), path[:-1], message)
         elif (inner, kind) in wording.words:

@@ -31,10 +31,14 @@ Sink = Callable[[EventLog], None]
 
 @dataclass(frozen=True, slots=True)
 class Executed:
-    """Which executor ran, and why it was not the other one; `why` is empty where it was asked for."""
+    """Which executor ran, and why it was not the other one; `why` is empty where it was asked for.
+
+    barred: the other one could not run it.
+    """
 
     executor: Literal["simpy", "compiled"]
     why: str = ""
+    barred: bool = False
 
 
 def simulate(
@@ -55,7 +59,7 @@ def simulate(
         log = compiled.simulate(setup, progress, sink)
         if log is not None:
             return log, chosen
-        chosen = Executed("simpy", "its numbers exceed 62 bits")
+        chosen = Executed("simpy", "its numbers exceed 62 bits", barred=True)
     from sim.executors import reference  # noqa: PLC0415  # SimPy, likewise
 
     log = reference.simulate(setup, progress)
@@ -107,7 +111,7 @@ def choose(setup: Setup, executor: Executor, many: int = MANY_TASKS) -> Executed
         return Executed("compiled")
     if executor == "compiled":
         raise InputError(f"--executor compiled: {why}; expected auto or simpy")
-    return Executed("simpy", why)
+    return Executed("simpy", why, barred=True)
 
 
 def obstacle(setup: Setup) -> str:

@@ -56,6 +56,7 @@ def render(result: Result, *, verbose: bool = False) -> RenderableType:
         facts.add_row("trace", f"not used: {', '.join(map(repr, result.plan.ignored))}")
     if verbose:
         facts.add_row("checks", f"{len(result.checks)} invariants hold: {'; '.join(result.checks)}")
+    if verbose or result.timing.executed.barred:
         facts.add_row("executor", _executor(result))
     if (tiles := few_tiles(result.log, result.bounds)) is not None:
         many = "one task" if tiles == 1 else f"{tiles} tasks"

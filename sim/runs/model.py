@@ -152,7 +152,7 @@ def formats_of(scenario: Scenario) -> Formats:
 def notes_of(of_run: Sequence[Modeled]) -> tuple[str, ...]:
     """Lines for reports: what the models' own configs do not say, what their formats mean for a run, and the draft model."""
     drafts = [f"{each.model.name} drafts, and {of_run[0].model.name} verifies" for each in of_run[1:]]
-    return (*(note for each in of_run for note in _notes(each.scenario)), *drafts)
+    return tuple(dict.fromkeys([*(note for each in of_run for note in _notes(each.scenario)), *drafts]))
 
 
 def _notes(scenario: Scenario) -> list[str]:

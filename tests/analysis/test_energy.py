@@ -15,6 +15,7 @@ from sim.analysis.parts import PARTS
 from sim.analysis.sums import split
 from sim.base.errors import InputError
 from sim.log import derived
+from sim.log.columns import tasks_of
 from sim.render.summary import summary
 from sim.runs.result import Result
 from sim.runs.run import known_names, run
@@ -172,7 +173,9 @@ def rows_of(found: Result) -> tuple[int, int]:
     for row, flops in enumerate(derived.flops(log).tolist()):
         graph = log.graphs[log.steps.graph[log.tasks.step[row]]]
         compute += flops * (rates.of_flop(graph.ops.ops[graph.op[log.tasks.task[row]]].dtype) or 0)
-    return compute, sum(derived.bytes_moved(log).tolist()) * rates.of_byte
+    link = tasks_of(log).link
+    of_memory = link == 0 if len(link) else np.ones(len(log.tasks), dtype=np.bool_)
+    return compute, sum(derived.bytes_moved(log)[of_memory].tolist()) * rates.of_byte
 
 
 def integral(found: Result) -> float:
@@ -199,7 +202,7 @@ def test_every_joule_of_random_runs(scenario: dict[str, Any], executor: Any) -> 
         assume(False)
     energy = energy_of(found)
     assert (energy.compute, energy.memory) == rows_of(found)
-    assert energy.static == (99_999 + 1_234 * found.log.engines) * found.makespan
+    assert energy.static == (99_999 + 1_234 * found.log.engines) * found.log.machine.like * found.makespan
     assert "energy of ops, transfers and static power sums exactly to that of the run" in found.checks
     waits = {part: fj for part, fj in zip(PARTS, energy.static_by_part, strict=True) if part.startswith("wait_")}
     assert energy.waiting == sum(waits.values())

@@ -276,9 +276,9 @@ def test_busy_and_work_over_time(intervals: list[tuple[int, int]], width: int) -
     start, end = (np.array([span[i] for span in spans], dtype=np.int64) for i in (0, 1))
     services = Services(*(memoryview(column) for column in (start, start, start, end, end - start)))
     instants = [time for span in spans for time in range(*span)]
-    assert any_busy(services, np.zeros((2, len(spans) + 1), dtype=np.int64)) == len(set(instants))
+    assert any_busy(services, 2**15, np.zeros((2, len(spans) + 1), dtype=np.int64)) == len(set(instants))
     bins = np.zeros(60 // width + 1, dtype=np.int64)
-    deliver_over_time(services, width, bins)
+    deliver_over_time(services, 2**15, width, bins)
     assert bins.tolist() == np.bincount(np.array(instants, dtype=np.int64) // width, minlength=len(bins)).tolist()
 
 

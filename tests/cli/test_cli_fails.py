@@ -161,10 +161,10 @@ tables:
     ("arguments", "message"),
     [
         (["run"], "Missing argument 'SCENARIO...'"),
-        (["runn"], "No such command 'runn' (did you mean 'run'?); commands: run, explain"),
+        (["runn"], "No such command 'runn' (did you mean 'run'?); commands: new, run, explain"),
         (["rn", "parallel"], "No such command 'rn' (did you mean 'run'?)"),
         (["run", "parallel", "--out", "a.pftrace", "--trace-format", "json"], "expected a name that ends in .json"),
-        (["run", "parallel", "--set", "bandwidth=1 GB/s"], "(did you mean hardware.memory.bandwidth?)"),
+        (["run", "parallel", "--set", "bandwidth=1 GB/s"], "(did you mean hardware.memory.bandwidth or hardware.devices.link"),
         (["run", "parallel", "--set", "workload.prefix_caching=1"], "unknown key 'prefix_caching'; valid: sequences"),
         (["run", "zebra"], "no shipped scenario of that name; `sim list scenarios` has them"),
         (["run", "parallel", "--jsn"], "'--json'"),

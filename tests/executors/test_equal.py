@@ -249,12 +249,12 @@ def test_batches_side_by_side(data, policy, arrival, arbiter):
     hardware["memory"] = hardware.get("memory", {}) | {"arbiter": arbiter}
     setup = drawn(data)
     expected = both(setup)
-    discipline = rules.discipline(setup)
+    disciplines = rules.disciplines(setup)
     for threads in (2, 5):
         with patch.object(spans, "WORTH", 1):
-            count = spans.spans_of(setup, discipline, threads)
+            count = spans.spans_of(setup, disciplines, threads)
         if count > 1:
-            assert_same(expected, spans.simulate(setup, discipline, count))
+            assert_same(expected, spans.simulate(setup, disciplines, count))
 
 
 @pytest.mark.parametrize("name", ["batching_static", "kv_full_swap", "kv_full_recompute"])
@@ -265,7 +265,7 @@ def test_shipped_batches_side_by_side(name):
     assert expected is not None
     for threads in (2, 3):
         with patch.object(spans, "WORTH", 100), patch.object(spans, "cores", lambda threads=threads: threads):
-            assert spans.spans_of(setup, rules.discipline(setup)) == threads
+            assert spans.spans_of(setup, rules.disciplines(setup)) == threads
             log = compiled.simulate(setup)
         assert log is not None
         assert_same(expected, log)

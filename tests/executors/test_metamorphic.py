@@ -132,6 +132,7 @@ def a_chunk_as_long_as_the_prompt_is_the_whole(data: dict[str, Any], more: int) 
     longest = max(each.get("prompt", 0) for each in data["workload"]["sequences"])
     assume(longest)
     data["workload"].pop("prefill", None)
+    data["workload"]["batching"].pop("max_tokens", None)  # a budget cuts prompts that may come in parts, and delays others
     whole = result(data)
     data["workload"]["prefill"] = {"chunk": longest + more}
     chunked = result(data)

@@ -11,7 +11,6 @@ from hypothesis import strategies as st
 import sim
 from models.graph import OpGraph
 from sim.analysis.breakdown import breakdown
-from sim.analysis.parts import PARTS
 from sim.analysis.sram import most_in_use
 from sim.base.errors import ConfigError, InputError
 from sim.executors import compiled, reference
@@ -20,6 +19,7 @@ from sim.log.tables import EventLog
 from sim.mapping.lowering import lower
 from sim.mapping.operands import operands_of
 from sim.mapping.settings import ModelMapping
+from sim.render.breakdown import parts
 from sim.runs.plan import plan
 from sim.scenario import from_dict
 from tests.analysis import machine
@@ -97,7 +97,7 @@ def test_what_waits_for_sram_before_it_starts_is_charged_to_sram() -> None:
         b.add("attention", layer=layer, flops=5, kv_read=10)
     log, rules = machine.run(b.graph(), execution="blocking", engines=2, sram=10)
     total = breakdown(log, rules).total
-    assert dict(zip(PARTS, total.tolist(), strict=True)) == {
+    assert parts(total) == {
         "compute": 10, "transfer": 20, "wait_engine": 0, "wait_channel": 0, "wait_input": 0, "wait_sram": 15, "wait_policy": 0,
     }  # fmt: skip
 

@@ -91,8 +91,8 @@ def _requests(_: Path) -> list[bytes]:
 
 def _request_lines(_: Path) -> list[bytes]:
     return [
-        b'{"timestamp": 27, "input_length": 6955, "output_length": 52}\n'
-        b'{"timestamp": 30, "input_length": 5, "output_length": 2}'
+        b'{"timestamp": 27, "input_length": 6955, "output_length": 52, "hash_ids": [1, 2]}\n'
+        b'{"timestamp": 30, "input_length": 5, "output_length": 2, "hash_ids": [1]}'
     ]
 
 

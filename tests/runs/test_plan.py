@@ -14,7 +14,7 @@ import pytest
 from models.config import CONFIGS, resolve
 from sim.base.errors import ConfigError, InputError, about
 from sim.executors import simulate
-from sim.runs.model import notes_of
+from sim.runs.model import models_of, notes_of
 from sim.runs.plan import plan
 from sim.runs.run import read, run
 from sim.scenario import from_dict
@@ -137,7 +137,6 @@ def test_the_config_of_a_model_is_found_from_the_folder_of_the_scenario(tmp_path
 def test_what_a_config_does_not_say_is_noted(tmp_path, keys, notes):
     data = {key: value for key, value in resolve("qwen3-0.6b").data.items() if key != "torch_dtype"}
     (tmp_path / "config.json").write_text(json.dumps({**data, **keys}))
-    assert list(notes_of(from_dict({"model": {"config": str(tmp_path)}}))) == notes
-    assert not notes_of(
-        from_dict({"model": {"config": str(tmp_path), "dtype": "float16"}, "mapping": {"formats": {"weights": "int8"}}})
-    )
+    assert list(notes_of(models_of(from_dict({"model": {"config": str(tmp_path)}})))) == notes
+    written = {"model": {"config": str(tmp_path), "dtype": "float16"}, "mapping": {"formats": {"weights": "int8"}}}
+    assert not notes_of(models_of(from_dict(written)))

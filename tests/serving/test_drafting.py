@@ -15,7 +15,7 @@ from sim.executors.size import fewest_drafts, most_drafts, tasks_in_all
 from sim.log import derived
 from sim.runs.memory import footprint_of
 from sim.runs.model import models_of
-from sim.runs.plan import kv_layers_of, plan
+from sim.runs.plan import kept_layers_of, plan
 from sim.runs.run import run
 from sim.runs.saved import load, save
 from sim.scenario import from_dict
@@ -263,7 +263,7 @@ def test_a_prediction_head_is_one_layer_between_a_projection_and_the_shared_lm_h
     hidden, experts, routed, shared = 7168, 256, 3 * 7168 * 2048, 3 * 7168 * 2048
     attention = 7168 * 1536 + 1536 * 128 * 192 + 7168 * 576 + 512 * 128 * 256 + 128 * 128 * 7168
     assert own == pytest.approx(2 * hidden**2 + experts * (routed + hidden) + shared + attention, rel=1e-4)
-    assert [group.bytes for group in kv_layers_of([head])] == [group.bytes // 4 for group in kv_layers_of([main])]
+    assert [group.bytes for group in kept_layers_of([head])] == [group.bytes // 4 for group in kept_layers_of([main])]
     setup = plan(scenario).setup
     log = reference.simulate(setup)
     assert_same(log, compiled.simulate(setup))

@@ -21,6 +21,7 @@ from sim.study.pool import Foreign, Here, Processes, work
 from sim.study.store import FAILED, Store, parts, read_part
 from sim.study.sweep import estimate
 from tests.study.conftest import BASE, STUDY, Written, swept
+from tests.tools.full_disk import fill_disk
 
 MANY = """\
 extends: base.yaml
@@ -127,10 +128,10 @@ def test_a_full_disk_leaves_whole_rows_and_a_folder_to_go_on_with(
 ) -> None:
     monkeypatch.setattr(storage, "LONG", 0.0)  # every batch is a file
     folder = tmp_path / "out"
-    (folder / "rows").mkdir(parents=True)
-    (folder / "rows" / f".part-000001.parquet.{os.getpid()}.part").symlink_to("/dev/full")
-    with pytest.raises(OSError, match="No space left"):
-        swept(study, folder)
+    with monkeypatch.context() as full:
+        fill_disk(full, "part-000001")
+        with pytest.raises(OSError, match="No space left"):
+            swept(study, folder)
     done = rows(folder)
     assert done  # at the end the rows that waited were written once more, which a disk that stays full prevents
     counts = swept(study, folder)

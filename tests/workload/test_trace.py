@@ -341,7 +341,7 @@ def test_files_that_cannot_be_read(tmp_path: Path) -> None:
     path = written(tmp_path, AZURE_2023, "azure.csv")
     with pytest.raises(InputError, match=r"azur.csv: no such file \(did you mean 'azure.csv'\?\)"):
         read(tmp_path / "azur.csv")
-    with pytest.raises(InputError, match="cannot be read: Is a directory"):
+    with pytest.raises(InputError, match="expected a file, found a folder"):
         read(tmp_path)
     (tmp_path / "x.csv.gz").write_bytes(gzip.compress(path.read_bytes())[:-9])
     with pytest.raises(InputError, match="cannot be read"):

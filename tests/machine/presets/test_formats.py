@@ -17,7 +17,7 @@ from models.rewrites import with_formats
 from sim.base.errors import InputError
 from sim.executors.setup import Setup
 from sim.machine.capacity import footprint
-from sim.render.terminal import render
+from sim.render.terminal import show
 from sim.runs.model import op_graphs
 from sim.runs.plan import plan
 from sim.scenario import from_dict
@@ -180,7 +180,7 @@ def test_the_summary_names_the_arithmetic() -> None:
     def line(**mapping: object) -> str:
         written = {"model": {"config": "llama-3.2-1b", "layers": 1}, "mapping": mapping}
         console = Console(width=200, record=True, file=StringIO())
-        console.print(render(sim.run(from_dict(written))))
+        show(sim.run(from_dict(written)), console)
         return next(line for line in console.export_text().splitlines() if line.startswith("times"))
 
     assert "products in bfloat16 at 2 TFLOP/s an engine in any format; real kernels are slower" in line()

@@ -16,6 +16,7 @@ from sim.log.tables import EventLog
 from sim.render import trace
 from sim.render.trace import FORMATS, perfetto, write
 from tests.render.trace.logs import decoder, run
+from tests.tools.full_disk import fill_disk
 from tests.tools.trace_processor import TraceProcessor
 
 FACTS: Mapping[str, str] = {"scenario": "toy", "seed": "0"}
@@ -111,8 +112,7 @@ def test_a_failure_leaves_no_file(
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs /dev/full")
 def test_a_full_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    real = Path.open
-    monkeypatch.setattr(Path, "open", lambda self, mode="r", **rest: real(Path("/dev/full"), mode, **rest))
+    fill_disk(monkeypatch)
     with pytest.raises(OSError, match="No space left") as told, whole_file(tmp_path / "a.pftrace") as file:
         file.write(b"x" * 100_000)
     assert told.value.filename == str(tmp_path / "a.pftrace")
