@@ -52,7 +52,7 @@ def power(log: EventLog, rules: Rules, energy: Energy) -> Power:
     assert rules.energy is not None
     tasks = np.zeros(0, dtype=np.int64)
     if log.has_rows:
-        compute, memory = _arithmetic(log, rules.energy), times(derived.bytes_moved(log), rules.energy.of_byte)
+        compute, memory = _arithmetic(log, rules.energy), times(derived.memory_bytes(log), rules.energy.of_byte)
         tasks = compute + memory  # each below 2^62, or Python integers
         parts = [_computing(log, compute, stream=rules.execution == "stream"), *_transfers(log, memory)]
     elif len(log.steps):

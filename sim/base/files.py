@@ -111,7 +111,8 @@ def whole_file(path: StrPath) -> Iterator[BinaryIO]:
         return
     made: list[Path] = []  # known before it is there, so that Ctrl-C leaves nothing
     try:
-        with _temporary(target, path, made) as raw, _named(path, made[0]):
+        raw = _temporary(target, path, made)
+        with _named(path, made[0]), raw:
             with _packed(raw, target) as file:
                 yield file
             raw.flush()

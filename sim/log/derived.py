@@ -120,8 +120,14 @@ def flops(log: EventLog) -> Rows:
 
 
 def bytes_moved(log: EventLog) -> Rows:
-    """Bytes through the channels."""
+    """Bytes through the channels, links included."""
     return _amounts(log)[1]
+
+
+def memory_bytes(log: EventLog) -> Rows:
+    """Bytes through the channels of the memory."""
+    link, moved = tasks_of(log).link, bytes_moved(log)
+    return np.asarray(np.where(link == 1, 0, moved)) if len(link) else moved
 
 
 # Service by the channels

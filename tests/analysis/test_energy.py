@@ -15,7 +15,6 @@ from sim.analysis.parts import PARTS
 from sim.analysis.sums import split
 from sim.base.errors import InputError
 from sim.log import derived
-from sim.log.columns import tasks_of
 from sim.render.summary import summary
 from sim.runs.result import Result
 from sim.runs.run import known_names, run
@@ -173,9 +172,11 @@ def rows_of(found: Result) -> tuple[int, int]:
     for row, flops in enumerate(derived.flops(log).tolist()):
         graph = log.graphs[log.steps.graph[log.tasks.step[row]]]
         compute += flops * (rates.of_flop(graph.ops.ops[graph.op[log.tasks.task[row]]].dtype) or 0)
-    link = tasks_of(log).link
-    of_memory = link == 0 if len(link) else np.ones(len(log.tasks), dtype=np.bool_)
-    return compute, sum(derived.bytes_moved(log)[of_memory].tolist()) * rates.of_byte
+    on_link = [
+        log.graphs[log.steps.graph[step]].kind_of(task).endswith("_send")
+        for step, task in zip(log.tasks.step, log.tasks.task, strict=True)
+    ]
+    return compute, sum(derived.bytes_moved(log)[~np.array(on_link)].tolist()) * rates.of_byte
 
 
 def integral(found: Result) -> float:
