@@ -78,7 +78,10 @@ class Dimension:
             raise QuantityError(f"unknown unit {unit!r}{nearest(unit, self.units)}; {wanted}")
         if sign == "-":
             raise QuantityError(f"expected {self.article} that is not negative, found {show(value)}")
-        return self._exact(Decimal(number), self.units[unit], value)
+        try:
+            return self._exact(Decimal(number), self.units[unit], value)
+        except InvalidOperation:  # an exponent of absurd length
+            raise QuantityError(f"{wanted}, found {show(value)}") from None
 
     def _exact(self, number: Decimal, scale: int, text: str) -> int:
         if not number:

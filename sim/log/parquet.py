@@ -102,7 +102,7 @@ def _undamaged(path: str | os.PathLike[str]) -> Iterator[None]:
         yield
     except InputError:
         raise
-    except (ValueError, TypeError, LookupError, AttributeError, OverflowError) as error:
+    except (ValueError, TypeError, NotImplementedError, LookupError, AttributeError, OverflowError) as error:
         raise InputError(f"{path}: damaged: {' '.join(str(error).split())}") from None
 
 

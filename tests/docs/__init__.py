@@ -119,7 +119,7 @@ def _value(field: dict[str, Any]) -> str:
     if "$ref" in field:
         name = field["$ref"].rpartition("/")[2]
         where = SECTIONS.get(name, name)
-        return f"[{where}](#{where.replace('.', '').replace('[]', '')})"
+        return f"[{where}](#{where.replace('.', '').replace('[]', '').lower()})"
     if "const" in field:
         return f"`{_plain(field['const'])}`"
     if "enum" in field:

@@ -12,6 +12,7 @@ from __future__ import annotations
 import gzip
 import random
 import re
+import shutil
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -75,7 +76,8 @@ class Kind:
     read: Callable[[Path], object]
 
 
-def _scenarios(_: Path) -> list[bytes]:
+def _scenarios(folder: Path) -> list[bytes]:
+    shutil.copytree(ROOT / "scenarios" / "profiles", folder / "profiles", dirs_exist_ok=True)
     return [path.read_bytes() for path in sorted((ROOT / "scenarios").glob("*.yaml"))]
 
 

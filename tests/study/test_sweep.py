@@ -27,7 +27,7 @@ MANY = """\
 extends: base.yaml
 axes:
   hardware.engines.count: 1..8
-  hardware.memory.bandwidth: 40..400 GB/s x30
+  hardware.memory.bandwidth: 40..400 GB/s x250
 """
 
 
@@ -215,7 +215,7 @@ def test_a_killed_sweep_goes_on_where_it_was(written: Written, tmp_path: Path, n
         assert process.returncode == 130
         assert "the same command goes on" in error
     before = rows(folder)
-    assert 0 < len(before) < 240, "it was to be killed in the middle"
+    assert 0 < len(before) < 2000, "it was to be killed in the middle"
     again = sweeping(path, folder, jobs)
     out, error = again.communicate(timeout=300)
     assert again.returncode == 0, error
