@@ -80,7 +80,7 @@ def read(path: str | os.PathLike[str]) -> Stored:
         with parquet.ParquetFile(path) as file:
             check_parquet(path, file.metadata)
             table, stored = file.read(), file.metadata.metadata or {}
-    except (OSError, ValueError, MemoryError) as error:
+    except (OSError, ValueError, NotImplementedError, MemoryError) as error:
         raise InputError(f"{path}: {(str(error) or type(error).__name__).splitlines()[0]}") from None
     with _undamaged(path):
         metadata = {key.decode(): value.decode() for key, value in stored.items()}

@@ -144,7 +144,7 @@ def study_keys() -> str:
     """docs/reference/study.md, from the schema of studies and the table of metrics."""
     schema = StudyFile.model_json_schema(mode="validation")
     sample = schema["$defs"]["Sampling"]
-    keys = [row.replace("[Sampling](#Sampling)", "[sample](#sample)") for row in _table(schema, schema)]
+    keys = [row.replace("[Sampling](#sampling)", "[sample](#sample)") for row in _table(schema, schema)]
     metrics = [f"| `{name}` | {metric.unit or '-'} | {metric.title} |" for name, metric in METRICS.items()]
     lines = [
         "# Study keys", "",
