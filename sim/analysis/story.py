@@ -88,7 +88,7 @@ class Stories:
             before = int(derived.previous_on_engine(self._log)[row])
         if parts[WAIT_CHANNEL] or parts[WAIT_LINK]:
             others = self._served_others(row, meanwhile)
-        return Link(row=row, begin=begin, parts=tuple(parts), source=source, engine=before, channel=others)
+        return Link(row=row, begin=begin, parts=tuple(map(int, parts)), source=source, engine=before, channel=others)
 
     def _parts(self, row: int, begin: int) -> list[int]:
         """Parts of [begin, end] of a task, as `sim.analysis.breakdown` defines them."""
