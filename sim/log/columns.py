@@ -204,9 +204,10 @@ def is_large(log: EventLog) -> bool:
 def tasks_of(log: EventLog) -> Tasks:
     """The task table as arrays for kernels."""
     columns = Tasks._fields[:-1]
-    of_links = _on_links(log) if log.machine.links else np.zeros(0, dtype=np.int8)
+    if "on_links" not in log.made:  # kept with the log, like what is derived from it
+        log.made["on_links"] = _on_links(log) if log.machine.links else np.zeros(0, dtype=np.int8)
     rows = [_column(getattr(log.tasks, name), np.int16 if name == "engine" else np.int64) for name in columns]
-    return Tasks._make([*rows, of_links])
+    return Tasks._make([*rows, log.made["on_links"]])
 
 
 def _on_links(log: EventLog) -> npt.NDArray[np.int8]:

@@ -146,14 +146,15 @@ def _bounds(result: Result) -> str:
     b = result.bounds
     arrivals = f", arrivals {format_time(b.arrivals)}" if b.arrivals else ""
     upper = f", at most {format_time(b.upper)}" if b.upper is not None else ""
+    link = f", link {format_time(b.link)}" if result.log.machine.links else ""
     return (
         f"at least {format_time(b.lower)} (longest path {format_time(b.critical_path)}, compute {format_time(b.compute)}, "
-        f"memory {format_time(b.memory)}{arrivals}){upper}; this run is {above(b.gap(result.makespan))}"
+        f"memory {format_time(b.memory)}{link}{arrivals}){upper}; this run is {above(b.gap(result.makespan))}"
     )
 
 
 def above(gap: float) -> str:
-    """How far a run is above a bound; gap: as a share of it."""
+    """Distance of a run above a bound, in words. gap: as a share of the bound."""
     return f"{gap:.1%} above" if gap < 9 else f"{1 + gap:,.0f}x the least"
 
 

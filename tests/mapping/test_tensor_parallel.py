@@ -17,6 +17,7 @@ from sim.analysis.parts import PARTS
 from sim.base.errors import ConfigError
 from sim.base.units import ceil_div
 from sim.mapping.collectives import rounds
+from sim.render.page.timeline import timeline
 from sim.runs.run import read
 from tests.executors import assert_same
 
@@ -181,6 +182,15 @@ class TestRuns:
         assert result.bounds.link == result.metrics.delivered[-1]
         assert result.bounds.lower <= result.makespan
         assert result.metrics.bytes_sent == 2 * 2 * 7 * ceil_div(512 * 8192, 8)  # of each all-reduce, 7/8 of its bytes twice
+
+    def test_a_page_has_the_link_beside_channels_that_share_each_transfer(self, base):
+        result = sim.run(read(base, scenario(**{"hardware.memory.channels.count": 2})), executor="simpy")
+        facts, columns = timeline(result)
+        assert facts["channel_names"] == ["channel 0", "channel 1", "link"]
+        graph, task = result.log.graphs[0], columns["task"]
+        sent = graph.kind[task] == graph.kinds.index("all_reduce_send")
+        assert set(columns["channel"][sent].tolist()) == {2}
+        assert set(columns["channel"][~sent].tolist()) == {0}
 
     def test_devices_that_nothing_uses(self, base):
         with pytest.raises(sim.InputError, match=r"mapping.parallel.tensor: expected 8, the number of devices"):

@@ -160,3 +160,9 @@ def test_units_are_powers_of_ten_and_of_two() -> None:
         for power, prefix in enumerate(("", "Ki", "Mi", "Gi", "Ti", "Pi")):
             assert units[prefix + base] == 1024**power
     assert [DURATION.units[u] for u in ("ps", "ns", "us", "ms", "s")] == [1, 10**3, 10**6, 10**9, 10**12]
+
+
+@pytest.mark.parametrize("text", ["1e99999999999999999999 s", "1e-99999999999999999999 s"])
+def test_an_exponent_of_absurd_length(text):
+    with pytest.raises(ValueError, match="expected a duration"):
+        DURATION.parse(text)

@@ -12,6 +12,7 @@ what each engine and channel spent most of each part on, and how much of it was 
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from heapq import heappop, heappush
 from typing import Any
 
@@ -39,8 +40,8 @@ def timeline(result: Result, limit: int = LIMIT) -> tuple[dict[str, Any], dict[s
     horizon = log.makespan if len(shown) == len(order) else int(tasks.start[order[len(shown)]])
     edges = _edges(horizon, log.makespan)
     moves, served, moved, channel = derived.service(log)
-    if result.plan.rules.stripes > 1:  # each transfer is on all of them
-        channel = np.zeros_like(channel)
+    if result.plan.rules.stripes > 1:  # each transfer is on all of the memory's
+        channel = np.where(channel < log.machine.memories, 0, channel)
     lane = np.zeros(len(tasks), dtype=np.int64)
     lane[shown] = _lanes(channel[shown], served[shown], moved[shown], moves[shown])
     on_path = np.zeros(len(tasks), dtype=np.int8)
@@ -67,12 +68,23 @@ def timeline(result: Result, limit: int = LIMIT) -> tuple[dict[str, Any], dict[s
         **(_overview(result, edges) if len(shown) < len(order) else {}),
     }
     facts = {
-        "words": list(log.owner_words),
         "tasks": len(tasks),
         "shown": len(shown),
         "horizon_ps": horizon,
-        "makespan_ps": log.makespan,
         "bins": len(edges) - 1,
+        "names": list(names),
+        **_machine(result),
+        **_steps(log, templates),
+    }
+    return facts, columns
+
+
+def _machine(result: Result) -> dict[str, Any]:
+    """Facts about the machine, and the rules by which it ran."""
+    log = result.log
+    return {
+        "words": list(log.owner_words),
+        "makespan_ps": log.makespan,
         "engines": log.engines,
         "channels": log.machine.memories,
         "channel_names": [channel.name for channel in log.machine.channels],
@@ -81,10 +93,15 @@ def timeline(result: Result, limit: int = LIMIT) -> tuple[dict[str, Any], dict[s
         "bandwidth": log.bandwidth,
         "launch_ps": log.launch,
         "from_table": result.scenario.cost.model == "fixed",
-        "names": list(names),
+    }
+
+
+def _steps(log: EventLog, templates: Sequence[Sequence[int]]) -> dict[str, Any]:
+    """Facts about the steps and their graphs. templates: the numbers of the names of each graph's tasks."""
+    return {
         "graphs": [
             {
-                "name": template,
+                "name": list(template),
                 "kind": [graph.kinds[kind] for kind in graph.kind.tolist()],
                 "layer": graph.layer.tolist(),
             }
@@ -96,7 +113,6 @@ def timeline(result: Result, limit: int = LIMIT) -> tuple[dict[str, Any], dict[s
             "prefill": derived.prefills(log).astype(int).tolist(),
         },
     }
-    return facts, columns
 
 
 def _lanes(group: Ints, start: Times, end: Times, chosen: npt.NDArray[np.bool_]) -> Times:
