@@ -14,11 +14,10 @@ from sim.executors.compiled.state import (
     CHANNEL_TABLE, CHANNEL_WORDS, CLASS, COMPLETE, ENGINES, EXCLUSIVE, FIRST_PART, IDLES, IN_ORDER, KNOWN, K_ARRIVALS, K_BURST,
     K_CAP, K_CAP_OF, K_CLASSES, K_CLASS_COUNT, K_DENOMINATOR, K_DERATED, K_DISCIPLINE, K_EFFICIENCIES, K_EFFICIENCY, K_FIRST,
     K_FIXED_RATES, K_HEADS, K_HEAP, K_LAST, K_LAST_PORT, K_LATENCY, K_LATER, K_MEMORY, K_MEMORY_WORDS, K_MOST, K_NUMBER,
-    K_PART, K_PORTS, K_PREEMPTIVE, K_QUANTUM_DOWN, K_QUANTUM_UP, K_READS, K_RECORDS, K_RING, K_RING_SIZE, K_RULE,
-    K_SEQUENCE_CLASS, K_SERVED, K_SHARE, K_TIMER, K_TURN, K_UNTIL, K_URGENCY, LAUNCH, LIMIT, LONGEST_PATH, LOOP_TABLE,
-    LOOP_WORDS, MEMORY_CHANNELS, NEVER, NONE, OLDEST, OVERLAP, PART, PHASE, RANKING, READY, RECORDED, REGISTERS, RING_ENTRY,
-    ROUTE, RUNNING, SHORTEST, SRAM, SRAM_FIRST, SRAM_FREE, SRAM_LAST, TURN_BY_TURN, TURN_LIST, WAKES, W_CAPACITY, W_HEAP,
-    W_WEIGHT,
+    K_PART, K_PORTS, K_PREEMPTIVE, K_READS, K_RECORDS, K_RING, K_RING_SIZE, K_RULE, K_SEQUENCE_CLASS, K_SERVED, K_SHARE,
+    K_TIMER, K_TURN, K_UNTIL, K_URGENCY, LAUNCH, LIMIT, LONGEST_PATH, LOOP_TABLE, LOOP_WORDS, MEMORY_CHANNELS, NEVER, NONE,
+    OLDEST, OVERLAP, PART, PHASE, RANKING, READY, RECORDED, REGISTERS, RING_ENTRY, ROUTE, RUNNING, SHORTEST, SRAM, SRAM_FIRST,
+    SRAM_FREE, SRAM_LAST, TURN_BY_TURN, TURN_LIST, WAKES, W_CAPACITY, W_HEAP, W_WEIGHT,
 )  # fmt: skip
 from sim.executors.setup import Setup
 from sim.machine.arbiters.disciplines import MOST, Discipline
@@ -132,14 +131,12 @@ class MemoryPlan:
     def _policy(self, discipline: Discipline) -> dict[int, int]:
         """The words that say how its arbiter divides it."""
         kind, alone, (cap, cap_of) = discipline.kind, discipline.alone, discipline.cap
-        of_one = discipline.efficiency[1] if discipline.efficiency else alone
-        derated = bool(discipline.efficiency) and (kind in {"classes", "outstanding", "rule"} or of_one * cap_of < cap)
         return {
             K_DISCIPLINE: KINDS[kind], K_URGENCY: BY[discipline.by], K_PREEMPTIVE: int(discipline.preemptive),
             K_SHARE: alone.numerator, K_DENOMINATOR: alone.denominator, K_BURST: discipline.burst,
             K_CLASS_COUNT: len(discipline.weights), K_CAP: cap, K_CAP_OF: cap_of, K_FIXED_RATES: int(discipline.whole > 0),
-            K_DERATED: int(derated), K_MOST: MOST // discipline.growth if kind == "outstanding" else discipline.whole,
-            K_QUANTUM_UP: cap * of_one.denominator, K_QUANTUM_DOWN: cap_of * of_one.numerator,
+            K_DERATED: int(bool(discipline.efficiency)),
+            K_MOST: MOST // discipline.growth if kind == "outstanding" else discipline.whole,
             K_RULE: 0 if discipline.rule is None else pointer_to(discipline.rule, compiled=True),
             K_MEMORY_WORDS: len(discipline.memory), K_READS: int(discipline.reads),
             K_SEQUENCE_CLASS: self._classes_of_sequences(discipline), K_EFFICIENCY: self._efficiency(discipline),

@@ -113,11 +113,11 @@ LOOP_WORDS = 29
 ) = range(29)  # fmt: skip
 # and constants: its latency, and how its arbiter divides it
 (
-    K_LATENCY, K_DISCIPLINE, K_URGENCY, K_PREEMPTIVE, K_SHARE, K_DENOMINATOR, K_BURST, K_QUANTUM_UP, K_QUANTUM_DOWN,
+    K_LATENCY, K_DISCIPLINE, K_URGENCY, K_PREEMPTIVE, K_SHARE, K_DENOMINATOR, K_BURST,
     K_CLASS_COUNT, K_CAP, K_CAP_OF, K_FIXED_RATES, K_MOST, K_DERATED, K_RULE, K_MEMORY_WORDS, K_READS, K_SEQUENCE_CLASS,
     K_EFFICIENCY, K_EFFICIENCIES,
-) = range(29, 50)  # fmt: skip
-CHANNEL_WORDS = 50
+) = range(29, 48)  # fmt: skip
+CHANNEL_WORDS = 48
 RING_ENTRY = 2  # the time at which it arrives, and the cell
 
 # A class: the first three fields are those of `sim.machine.arbiters.rules`. W_HEAP: address. W_CAPACITY: entries

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from sim.base.integers import mul_div_up
 from sim.base.kernel import kernel
 from sim.executors.compiled.heaps import pop, push
 from sim.executors.compiled.ports import time_for
 from sim.executors.compiled.state import (
-    K_BURST, K_CAP, K_CAP_OF, K_DENOMINATOR, K_DERATED, K_FROM, K_HEADS, K_HEAP, K_LAST_PORT, K_LATER, K_NEW, K_PART,
-    K_PENDING, K_QUANTUM_DOWN, K_QUANTUM_UP, K_SERVED, K_SHARE, K_TIMER, K_TURN, K_UNTIL, NONE, NOW, P_LEFT, REQUESTER, Memory,
+    K_BURST, K_DENOMINATOR, K_FROM, K_HEADS, K_HEAP, K_LAST_PORT, K_LATER, K_NEW, K_PART, K_PENDING, K_SERVED, K_SHARE,
+    K_TIMER, K_TURN, K_UNTIL, NONE, NOW, P_LEFT, REQUESTER, Memory,
 )  # fmt: skip
 from sim.machine.arbiters.rules import NO_LIMIT, turn_is_over, turn_until
 
@@ -50,10 +49,7 @@ def plan_turn(m: Memory, channel: int) -> None:
     m[channel + K_SERVED] = turn
     wait = time_for(left, m[channel + K_SHARE], m[channel + K_DENOMINATOR])
     if until != NO_LIMIT:
-        quantum = mul_div_up(left - until, m[channel + K_CAP_OF], m[channel + K_CAP])
-        if m[channel + K_DERATED]:
-            quantum = mul_div_up(quantum, m[channel + K_QUANTUM_UP], m[channel + K_QUANTUM_DOWN])
-        wait = min(wait, quantum)
+        wait = min(wait, time_for(left - until, m[channel + K_SHARE], m[channel + K_DENOMINATOR]))
     m[channel + K_TIMER] = m[NOW] + wait
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from sim.base.integers import mul_div_up
+from sim.base.integers import mul_div, mul_div_up
 from sim.base.kernel import kernel
 from sim.base.pointers import call
 from sim.executors.compiled.ports import time_for
@@ -64,7 +64,8 @@ def plan_written(m: Memory, f: Forms, service: Log, channel: int) -> None:
         point = m[channel + K_EFFICIENCY] + 2 * min(served, m[channel + K_EFFICIENCIES] - 1)
         factor, slower = derated(wanted, denominator, m[point], m[point + 1])
         if slower != denominator:
-            quantum = mul_div_up(quantum, slower, denominator * factor)
+            if quantum > 0:  # the time in which as much work is done
+                quantum = mul_div_up(max(1, mul_div(quantum, wanted, denominator)), m[point + 1], m[point])
             denominator = slower
             for i in range(count):
                 m[shares + i] *= factor

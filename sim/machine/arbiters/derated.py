@@ -76,9 +76,11 @@ class Derated(Arbiter):
         if not shares:
             return Plan(shares, denominator, quantum)
         limit = self.efficiency.at(len(shares))
-        factor, slower = derated(sum(share for _, share in shares), denominator, limit.numerator, limit.denominator)
+        wanted = sum(share for _, share in shares)
+        factor, slower = derated(wanted, denominator, limit.numerator, limit.denominator)
         if slower == denominator:
             return Plan(shares, denominator, quantum)
         if quantum is not None:  # it stands for an amount of work
-            quantum = ceil_div(quantum * slower, denominator * factor)
+            work = max(1, quantum * wanted // denominator)
+            quantum = ceil_div(work * limit.denominator, limit.numerator)
         return Plan([(transfer, share * factor) for transfer, share in shares], slower, quantum)
