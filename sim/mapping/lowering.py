@@ -195,7 +195,7 @@ class _Lowering:
 def _owners(ops: OpGraph) -> dict[int, int]:
     """For ops that read the KV cache of another layer, that layer: its new rows are stored there, and attended to here."""
     stored = {i: op.layer for op in ops.ops if op.kind == "kv_store" for i in op.inputs}
-    owning = set(stored.values())
+    owning = {op.layer for op in ops.ops if op.kind == "kv_store"}
     owners: dict[int, int] = {}
     for i, op in enumerate(ops.ops):
         if op.layer < 0 or op.layer in owning:

@@ -148,3 +148,34 @@ def test_a_level_fills_by_hand():
     assert level_fill([3, 1], Fraction(1, 4), Fraction(1, 2)) == [Fraction(1, 4), Fraction(1, 4)]
     assert level_fill([3, 1], Fraction(1), Fraction(1, 2)) == [Fraction(3, 8), Fraction(1, 8)]
     assert level_fill([1, 1], Fraction(1, 8), Fraction(1, 2)) == [Fraction(1, 8), Fraction(1, 8)]
+
+
+def test_a_store_without_inputs_makes_a_cache_of_its_own():
+    """The second token loads layer 1 when the first has stored there, not when it has stored in layer 0."""
+    data = {
+        "model": {
+            "graph": [
+                {"name": "other", "kind": "kv_store", "layer": 0, "kv_write": "1 B"},
+                {"name": "mine", "kind": "kv_load", "layer": 1, "kv_read": "1 B"},
+                {"name": "mix", "kind": "mix", "layer": 1, "inputs": ["other", "mine"], "duration": "1 ps"},
+                {"name": "last", "kind": "kv_store", "layer": 0, "inputs": ["other"], "kv_write": "1 B"},
+                {"name": "store", "kind": "kv_store", "layer": 1, "kv_write": "1 B"},
+            ]
+        },
+        "workload": {"sequences": [{"tokens": 2, "arrival": "0 ps"}], "dependency": "known"},
+        "hardware": {
+            "engines": {"count": 1, "flops": "1 TFLOP/s", "overhead": "0 ps"},
+            "memory": {
+                "bandwidth": "1 TB/s", "arbiter": "fifo", "latency": "0 ps",
+                "channels": {"count": 1, "route": "interleaved"},
+            },
+            "sram": None,
+        },
+        "mapping": {"execution": "blocking"},
+        "scheduler": "serial",
+    }  # fmt: skip
+    agrees(data)
+    log = reference.simulate(plan(from_dict(data)).setup)
+    kinds = [log.name(row) for row in range(len(log.tasks))]
+    stored, loaded = kinds.index("kv_store store"), len(kinds) // 2 + kinds.index("kv_load mine")
+    assert log.tasks.ready[loaded] == log.tasks.end[stored]
