@@ -13,8 +13,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from sim.render.page import LIBRARIES, SCRIPTS, finding, render
+from sim.render.page import DRAWING, finding, render
 from sim.render.page.columns import pack
+from sim.render.page.document import LIBRARIES
 from sim.render.page.roofline import roofline
 from sim.render.page.timeline import _lanes, _over
 from sim.render.page.timeline import timeline as timeline_of
@@ -171,7 +172,7 @@ def test_hostile_text_stays_text(tmp_path: Path) -> None:
     Elements().feed(render(result))
     assert "img" not in found
     assert "b" not in found
-    assert found.count("script") == 4 + len(LIBRARIES) + len(SCRIPTS)
+    assert found.count("script") == 4 + len(LIBRARIES) + len((*DRAWING, "page.js"))
 
 
 def test_the_sentence_without_what_if() -> None:

@@ -1,32 +1,30 @@
 """One self-contained HTML page of a run: no network, no other file. The same result gives the same bytes.
 
-`template.html` is the skeleton, `page.css` its looks; `data.js` unpacks what is embedded, `timeline.js` draws the timeline on a
-canvas, `charts.js` the charts with Observable Plot, and `page.js` puts it together. Every number that the page shows comes from
-the JSON objects embedded in it; `summary` is the object that `sim run --json` prints.
+`document.html` is the frame of all pages, `template.html` the body of this one, `page.css` the looks; `data.js` unpacks what is
+embedded, `timeline.js` draws the timeline on a canvas, `charts.js` the charts with Observable Plot, `parts.js` tables, figures
+and legends, and `page.js` puts it together. Every number that the page shows comes from the JSON objects embedded in it;
+`summary` is the object that `sim run --json` prints.
 """
 
 from __future__ import annotations
 
 import html
 import json
-import re
 from collections.abc import Sequence
-from importlib.resources import files
 from typing import Any
 
-from sim import __version__
 from sim.analysis.parts import PARTS
 from sim.render import breakdown
 from sim.render.page.columns import pack
+from sim.render.page.document import asset, document
 from sim.render.page.roofline import roofline
 from sim.render.page.timeline import LIMIT, timeline
 from sim.render.requests import worth_showing
 from sim.render.summary import summary
 from sim.runs.result import Result
 
-#: Bundled scripts and their licenses; `assets/README.md` has their sources.
-LIBRARIES = (("d3-7.9.0.min.js", "d3-LICENSE.txt"), ("plot-0.6.17.umd.min.js", "plot-LICENSE.txt"))
-SCRIPTS = ("data.js", "timeline.js", "charts.js", "page.js")
+#: Scripts that draw a run, wherever: the report page and the live page share them.
+DRAWING = ("data.js", "timeline.js", "charts.js", "parts.js")
 
 
 def render(result: Result, *, what_if: dict[str, Any] | None = None, overrides: Sequence[str] = (), limit: int = LIMIT) -> str:
@@ -45,26 +43,24 @@ def render(result: Result, *, what_if: dict[str, Any] | None = None, overrides: 
         "roofline": roofline(result),
         "requests": worth_showing(result),
     }
-    return _fill(
-        _read("page", "template.html"),
+    return document(
+        asset("page", "template.html"),
         {
             "title": html.escape(scenario.name),
             "description": html.escape(scenario.description),
             "finding": html.escape(finding(result, what_if)),
             "extrapolated": _extrapolated(result),
-            "version": html.escape(__version__),
             "scenario": html.escape(_written(result)),
             "overrides": html.escape("\n".join(f"--set {assignment}" for assignment in overrides)),
-            "style": _read("page", "page.css"),
-            "libraries": "\n".join(f"<script>\n/*!\n{_read('assets', terms)}*/\n{_read('assets', file)}</script>"
-                                   for file, terms in LIBRARIES),
-            "scripts": "\n".join(f"<script>\n{_read('page', file)}</script>" for file in SCRIPTS),
-            "summary": _json(summary(result, timing=False)),
-            "analyses": _json(explained),
-            "timeline": _json({**facts, "layout": packed.layout}),
+        },
+        data={
+            "summary": summary(result, timing=False),
+            "analyses": explained,
+            "timeline-data": {**facts, "layout": packed.layout},
             "columns": packed.text,
         },
-    )  # fmt: skip
+        scripts=[asset("page", name) for name in (*DRAWING, "page.js")],
+    )
 
 
 def _extrapolated(result: Result) -> str:
@@ -98,17 +94,3 @@ def finding(result: Result, what_if: dict[str, Any] | None) -> str:
 def _written(result: Result) -> str:
     """The YAML source; for a scenario made in Python its JSON, which is YAML too."""
     return result.scenario.text or json.dumps(result.scenario.to_dict(), indent=2)
-
-
-def _json(data: Any) -> str:
-    """JSON that is safe in a script element: no text in it can end the element."""
-    return json.dumps(data, separators=(",", ":")).replace("<", "\\u003c")
-
-
-def _read(folder: str, name: str) -> str:
-    return (files("sim.render") / folder / name).read_text(encoding="utf-8")
-
-
-def _fill(template: str, values: dict[str, str]) -> str:
-    """Replace each `{{ name }}` once, in one pass, so that nothing in a value is taken for a name."""
-    return re.sub(r"\{\{ (\w+) \}\}", lambda match: values[match[1]], template)

@@ -45,15 +45,15 @@ function bandwidthChart(run, from, to, width, gutter) {
 
 const BARS = 240; // more bars than this are means of adjacent bars
 
-/** Stacked parts of the time of each token; of very many, means of adjacent ones. */
-function breakdownChart(tokens, parts, width) {
-  const size = Math.ceil(tokens.length / BARS), bars = [], alone = tokens.every((t) => t.sequence === tokens[0].sequence), [owner, one] = embedded("timeline-data").words;
+/** Stacked parts of the time of each token; of very many, means of adjacent ones. words: for a sequence and a token. */
+function breakdownChart(tokens, parts, [owner, one], width, most = 0) {
+  const size = Math.ceil(tokens.length / BARS), bars = [], alone = tokens.every((t) => t.sequence === tokens[0].sequence);
   for (let first = 0; first < tokens.length; first += size) {
     const group = tokens.slice(first, first + size), last = group.at(-1);
     const name = (t) => (alone ? `${t.token}` : `${t.sequence}:${t.token}`);
     const label = size > 1 && group.length > 1 ? `${name(group[0])} to ${name(last)}, mean` : name(group[0]);
     for (const part of parts) {
-      const ps = group.reduce((sum, t) => sum + t.breakdown_ps[part], 0) / group.length;
+      const ps = group.reduce((sum, t) => sum + (t.breakdown_ps[part] ?? 0), 0) / group.length;
       if (ps) bars.push({ at: bars.length, index: first / size, label, part, ps });
     }
   }
@@ -62,7 +62,7 @@ function breakdownChart(tokens, parts, width) {
   const labels = d3.rollup(bars, (g) => g[0].label, (d) => d.index);
   const few = total <= 8, room = few ? 46 : 60;
   const options = { ...BASE, width, ariaLabel: "Time of each token, in stacked parts", color: { domain: parts, range: parts.map(fill) } };
-  const title = (d) => `${embedded("timeline-data").words[1]} ${d.label}\n${words(d.part)} ${time(Math.round(d.ps))}`;
+  const title = (d) => `${one} ${d.label}\n${words(d.part)} ${time(Math.round(d.ps))}`;
   if (few) { // rows read better than a few fat columns
     return Plot.plot({
       ...options, height: 52 + total * 34, marginLeft: room, marginRight: 16, marginTop: 8, marginBottom: 40,
@@ -81,9 +81,9 @@ function breakdownChart(tokens, parts, width) {
   });
 }
 
-/** A value over the run: means over equal parts of it. */
-function seriesChart(values, step, title, format, width) {
-  const end = Math.min(values.length * step, Math.max(summary.makespan_ps, 1)), last = (values.length - 1) * step;
+/** A value over the run: means over equal parts of it. makespan: end of the run, ps. */
+function seriesChart(values, step, makespan, title, format, width) {
+  const end = Math.min(values.length * step, Math.max(makespan, 1)), last = (values.length - 1) * step;
   // The last part may reach beyond the end of the run: its mean is over what is in the run.
   const points = values.map((value, i) => ({ at: i * step, value: i * step === last && end > last ? value * step / (end - last) : value }));
   const [unit, scale] = UNITS.find(([, s]) => end >= s) ?? ["ps", 1];

@@ -64,9 +64,10 @@ class Integral {
 
 /** The run as the timeline wants it. */
 class Run {
-  constructor(facts, columns, tokens) {
+  constructor(facts, columns, summary) {
     Object.assign(this, facts);
-    this.tokens = tokens;
+    this.tokens = summary.tokens;
+    this.kinds = summary.by_kind.slice(0, TONES).map(({ kind }) => kind); // those that the overview tells apart
     const { start, wait, queued, moving, rest } = columns, n = start.length;
     Object.assign(this, { step: columns.step, task: columns.task, engine: columns.engine, lane: columns.lane, channel: columns.channel,
       critical: columns.critical, work: columns.work, compute: columns.compute, bytes: columns.bytes });

@@ -2,65 +2,7 @@
 /* Puts the page together from the JSON embedded in it. */
 
 const summary = embedded("summary"), analyses = embedded("analyses");
-const $ = (id) => document.getElementById(id);
-const PREFILL = 1; // color of steps that feed in a part of a prompt, where colors are those of tokens
-const TONES = 14; // colors of kinds in the style sheet; all later kinds share one
-
-/** Kinds by the time they took, which is their order in the summary, and their colors. */
-const ranks = new Map(summary.by_kind.map(({ kind }, i) => [kind, Math.min(i, TONES)]));
-const paint = { names: [...Array.from({ length: TONES }, (_, i) => `k${i}`), "rest"], kind: (name) => ranks.get(name) ?? TONES,
-  step: (run, step) => (run.steps.prefill[step] ? PREFILL : [0, 2, 3, 4, 5, 6][step % 6]) }; // tokens take turns with six colors
-
-/** The color of a kind of op, of its own tasks or else of the loads made for it. */
-const colourOf = (kind) => `var(--${paint.names[paint.kind(kind)]})`;
-
-function make(tag, properties = {}, ...children) {
-  const element = Object.assign(document.createElement(tag), properties);
-  element.append(...children);
-  return element;
-}
-
-/** A table. columns: [title, of(row) -> {value, text} or text]; an exact value goes into `data-value`. */
-function table(caption, columns, rows, { lead = () => false } = {}) {
-  const cell = (row, [, of], i) => {
-    const got = of(row), { value, text, node, kind } = typeof got === "object" && got !== null ? got : { text: got };
-    const element = i ? make("td") : make("th", { scope: "row" });
-    if (kind) element.append(Object.assign(make("i"), { style: `background: ${kind}` }));
-    element.append(node ?? text ?? "");
-    if (value !== undefined && value !== null) { element.dataset.value = value; if (Number.isInteger(value) && Math.abs(value) > 9999) element.title = count(value); }
-    if (got?.prose) element.className = "text";
-    return element;
-  };
-  return make("table", {}, make("caption", { textContent: caption }),
-    make("thead", {}, make("tr", {}, ...columns.map(([title]) => make("th", { scope: "col", textContent: title })))),
-    make("tbody", {}, ...rows.map((row) => make("tr", { className: lead(row) ? "own" : "" }, ...columns.map((column, i) => cell(row, column, i))))));
-}
-const ps = (value) => ({ value, text: value === null ? "" : value ? time(value) : "–" });
-const num = (value) => ({ value, text: count(value) });
-const size = (value) => ({ value, text: value ? bytes(value) : "–" });
-const share = (value) => ({ value, text: percent(value) });
-
-function figures() {
-  const { tokens } = summary.requests, engines = summary.engines, facts = embedded("timeline-data");
-  const busy = engines.reduce((sum, engine) => sum + engine.utilization, 0) / engines.length;
-  const entries = [["Makespan", time(summary.makespan_ps)], ["Tokens", count(tokens)],
-    ["Tokens per second", (tokens / (summary.makespan_ps / 1e12)).toLocaleString("en", { maximumSignificantDigits: 4 })],
-    [facts.from_table ? "Memory channel busy" : "Memory channel used", percent(summary.memory.utilization)], ["Engines held", percent(busy)], ["Above lower bound", percent(summary.bounds.gap)]];
-  if (summary.energy) entries.push(["Energy per token", joules(summary.energy.joules_per_token * 1e15)]);
-  $("figures").append(...entries.map(([name, value]) => make("div", {}, make("dt", { textContent: name }), make("dd", { textContent: value }))));
-}
-
-const ROWS = 1000; // most rows of a table
-
-function bounds() {
-  const { bounds, makespan_ps: makespan } = summary;
-  $("bounds-table").append(table("Lower bounds hold for any schedule of the same tasks", [["", (r) => r[0]], ["time", (r) => ps(r[1])], ["this run is", (r) => r[2]]], [
-    ["this run", makespan, ""],
-    ...[["longest path", bounds.critical_path_ps], ["work of the engines", bounds.compute_ps], ["bytes of the channel", bounds.memory_ps], ...(bounds.arrivals_ps ? [["arrivals and what follows", bounds.arrivals_ps]] : []), ["lower bound: the largest", bounds.lower_ps]]
-      .map(([name, value]) => [name, value, value ? `${percent(makespan / value - 1)} above` : ""]),
-    ...(bounds.upper_ps === null ? [] : [["upper bound", bounds.upper_ps, `${percent(1 - makespan / bounds.upper_ps)} below`]]),
-  ], { lead: (r) => r[0] === "this run" }));
-}
+const facts = embedded("timeline-data"), paint = new Paint().learn(summary.by_kind.map(({ kind }) => kind));
 
 function help() {
   const help = analyses.what_if;
@@ -91,7 +33,7 @@ function path() {
 }
 
 function kinds() {
-  $("kind-table").append(table("Sums over all tasks", [["kind", (k) => ({ text: k.kind, kind: colourOf(k.kind) })], ["tasks", (k) => num(k.tasks)],
+  $("kind-table").append(table("Sums over all tasks", [["kind", (k) => ({ text: k.kind, kind: paint.of(k.kind) })], ["tasks", (k) => num(k.tasks)],
     ["on engines", (k) => ps(k.compute_ps)], ["on the channel", (k) => ps(k.transfer_ps)], ["bytes", (k) => size(k.bytes)]], summary.by_kind.slice(0, ROWS)));
 }
 
@@ -106,20 +48,17 @@ function checks() {
   $("checks").textContent = `${summary.checks.length} invariants were checked on this run and hold: ${summary.checks.join("; ")}.`;
 }
 
-const parts = analyses.parts.filter((part) => summary.tokens.some((token) => token.breakdown_ps[part]));
 
 function breakdown() {
-  const [, one] = embedded("timeline-data").words;
-  const sums = parts.map((part) => [part, summary.tokens.reduce((sum, token) => sum + token.breakdown_ps[part], 0)]);
-  const all = sums.reduce((sum, [, each]) => sum + each, 0);
+  const sums = partSums(summary.tokens, analyses.parts), parts = sums.map(([part]) => part), [, one] = facts.words;
   $("breakdown-title").textContent = `Where the time of each ${one} went`;
   $("breakdown-lead").textContent = `Along the critical chain of each ${one}: from its last task back through the input that ended last. The parts sum to its time exactly.`;
-  $("breakdown-legend").append(...sums.map(([part, sum]) => make("span", {}, make("i", { style: `background: var(--${part})` }), `${words(part)} ${percent(sum / all)}`)));
+  $("breakdown-legend").append(...partLegend(sums));
   const shown = summary.tokens.slice(0, ROWS);
   $("token-table").append(table(summary.tokens.length > ROWS ? `The first ${count(ROWS)} of ${count(summary.tokens.length)} ${one}s` : `All ${one}s`,
     [[one, (t) => `${t.sequence}.${t.token}`], ["starts", (t) => ps(t.start_ps)], ["takes", (t) => ps(t.end_ps - t.start_ps)],
       ...parts.map((part) => [words(part), (t) => ps(t.breakdown_ps[part])])], shown));
-  return () => $("breakdown-chart").replaceChildren(breakdownChart(summary.tokens, parts, $("breakdown-chart").clientWidth));
+  return () => $("breakdown-chart").replaceChildren(breakdownChart(summary.tokens, parts, facts.words, $("breakdown-chart").clientWidth));
 }
 
 /** Request metrics; returns the function that draws the charts. A single request has none. */
@@ -149,13 +88,13 @@ function requests() {
     const box = $("requests-charts"), room = box.clientWidth, columns = Math.max(1, Math.floor((room + 24) / 444)), wide = (room - 24 * (columns - 1)) / columns;
     $("requests-gantt").replaceChildren(ganttChart(data.each, $("requests-gantt").clientWidth));
     box.replaceChildren(...latencies.map(([title, values]) => cdfChart(values, title, wide)),
-      ...shown.map(([title, values, format]) => seriesChart(values, series.width_ps, title, format, wide)));
+      ...shown.map(([title, values, format]) => seriesChart(values, series.width_ps, summary.makespan_ps, title, format, wide)));
   };
 }
 
 /** Energy, where figures of the machine are known; returns the function that draws the chart. */
 function energy() {
-  const data = summary.energy, [, one] = embedded("timeline-data").words;
+  const data = summary.energy, [, one] = facts.words;
   $("energy").hidden = !data;
   if (!data) return () => {};
   const fj = (value) => ({ value, text: value ? joules(value) : "–" }), of = (value) => percent(value / (data.total_fj || 1));
@@ -168,7 +107,7 @@ function energy() {
     ...Object.entries(data.static_by_part_fj).map(([part, value]) => [`static: ${words(part)}`, value])]));
   if (caused.length) $("energy-parts").append(shares("Waiting, by its cause", caused.sort((a, b) => b[2] - a[2]).slice(0, 20)
     .map(([resource, kind, value]) => [`${resource}: ${kind === "alone" ? OWN_PORT : kind}`, value])));
-  $("energy-kinds").append(table("By kind of op", [["kind", (k) => ({ text: k.kind, kind: colourOf(k.kind) })], ["arithmetic", (k) => fj(k.compute_fj)],
+  $("energy-kinds").append(table("By kind of op", [["kind", (k) => ({ text: k.kind, kind: paint.of(k.kind) })], ["arithmetic", (k) => fj(k.compute_fj)],
     ["bytes moved", (k) => fj(k.memory_fj)], ["share", (k) => of(k.compute_fj + k.memory_fj)]], data.by_kind.filter((k) => k.compute_fj + k.memory_fj)));
   const steps = summary.tokens.slice(0, ROWS).map((t, i) => ({ ...t, ...data.by_token[i] }));
   $("energy-tokens").append(table(summary.tokens.length > ROWS ? `The first ${count(ROWS)} of ${count(summary.tokens.length)} ${one}s` : `All ${one}s`,
@@ -177,7 +116,7 @@ function energy() {
     ...data.engines.slice(0, 64).map((e) => [e.name, e.compute_fj, e.static_busy_fj, e.static_idle_fj]), ...data.channels.map((c) => [c.name, c.memory_fj, 0, 0]),
     ["device", 0, data.device_static_fj, 0]]));
   const { width_ps: width, watts } = data.power, box = $("energy-chart");
-  return () => box.replaceChildren(seriesChart(watts, width, "watts", (v) => `${v.toLocaleString("en", { maximumSignificantDigits: 4 })} W`, box.clientWidth));
+  return () => box.replaceChildren(seriesChart(watts, width, summary.makespan_ps, "watts", (v) => `${v.toLocaleString("en", { maximumSignificantDigits: 4 })} W`, box.clientWidth));
 }
 
 const OWN_PORT = "its own port";
@@ -189,7 +128,7 @@ function blame() {
   const waited = (resource) => data[resource].by_kind.wait_ps.flat().concat(data[resource].by_kind.alone_ps).reduce((a, b) => a + b, 0);
   const resources = [["channel", "the memory channel"], ["engine", "an engine"]].filter(([name]) => waited(name));
   $("blame-resource").append(...resources.map(([value, name]) => make("option", { value, textContent: `waits for ${name}` })));
-  $("blame-group").append(make("option", { value: "by_kind", textContent: "by kind of op" }), make("option", { value: "by_owner", textContent: `by ${data.owner === "token" ? embedded("timeline-data").words[1] : data.owner}` }));
+  $("blame-group").append(make("option", { value: "by_kind", textContent: "by kind of op" }), make("option", { value: "by_owner", textContent: `by ${data.owner === "token" ? facts.words[1] : data.owner}` }));
   if (!resources.length) { $("blame-lead").textContent = "No task waited for an engine or for the channel."; $("blame").querySelector(".tools").hidden = true; }
   const show = () => {
     const chosen = data[$("blame-resource").value]?.[$("blame-group").value];
@@ -221,39 +160,13 @@ function roofline() {
   if (!some) return () => {};
   $("roofline-table").append(table("Kinds of op", [["kind", (k) => k.kind], ["FLOPs", (k) => num(k.flops)], ["bytes", (k) => size(k.bytes)], ["active", (k) => ps(k.active_ps)],
     ["FLOP/byte", (k) => ({ value: k.intensity, text: k.intensity === null ? "–" : k.intensity.toPrecision(4) })], ["rate", (k) => ({ value: k.flops_per_s, text: flops(k.flops_per_s) })]], data.kinds.slice(0, ROWS)));
-  return () => $("roofline-chart").replaceChildren(rooflineChart(data, colourOf, $("roofline-chart").clientWidth));
-}
-
-function legend(timeline) {
-  const box = $("legend"), kinds = summary.by_kind.slice(0, TONES).map(({ kind }, i) => [kind, i]);
-  if (summary.by_kind.length > TONES) kinds.push([`${summary.by_kind.length - TONES} more`, TONES]);
-  const buttons = kinds.map(([kind, i]) => {
-    const button = make("button", { type: "button", ariaPressed: "false" }, make("i", { style: `background: var(--${paint.names[i]})` }), kind);
-    button.onclick = () => {
-      timeline.single = timeline.single === i ? -1 : i;
-      buttons.forEach((each, n) => { each.ariaPressed = String(kinds[n][1] === timeline.single); });
-      box.classList.toggle("single", timeline.single >= 0);
-      timeline.redraw();
-    };
-    return button;
-  });
-  box.append(...buttons);
-  if (timeline.run.execution === "blocking" && summary.memory.bytes_read + summary.memory.bytes_written)
-    box.append(make("span", {}, make("i", { className: "hatch" }), "waits for the channel"), make("span", {}, make("i", { className: "pale" }), "loads or stores"));
-}
-
-/** Do work for a section. If it fails, the section says so, and the others are still shown. */
-function guarded(id, work) {
-  const failed = (error) => { $(id).append(make("p", { className: "note", textContent: `This part could not be shown: ${error.message}` })); };
-  try {
-    const result = work();
-    return result?.catch ? result.catch(failed) : result;
-  } catch (error) { return failed(error); }
+  return () => $("roofline-chart").replaceChildren(rooflineChart(data, (kind) => paint.of(kind), $("roofline-chart").clientWidth));
 }
 
 async function main() {
-  const sections = { figures, bounds, help, path, kinds, machine, checks, breakdown, energy, requests, blame, roofline };
-  const charts = Object.entries(sections).map(([id, fill]) => [id, guarded(id === "figures" || id === "checks" ? "notes" : id, fill)]).filter(([, draw]) => draw);
+  const sections = { figures: () => $("figures").append(...figureList(figures(summary, facts))), bounds: () => $("bounds-table").append(boundsTable(summary)),
+    help, path, kinds, machine, checks, breakdown, energy, requests, blame, roofline };
+  const charts = Object.entries(sections).map(([id, fill]) => [id, guarded(id === "figures" || id === "checks" ? "notes" : id, fill)]).filter(([, draw]) => typeof draw === "function");
   const draw = () => charts.forEach(([id, chart]) => guarded(id, chart));
   draw();
   await guarded("timeline", () => showTimeline(draw));
@@ -261,16 +174,15 @@ async function main() {
 }
 
 async function showTimeline(draw) {
-  const facts = embedded("timeline-data");
-  const run = new Run(facts, await unpack(facts.layout, $("columns").textContent), summary.tokens);
+  const run = new Run(facts, await unpack(facts.layout, $("columns").textContent), summary);
   const timeline = new Timeline(run, paint, {
     canvas: $("canvas"), scroller: $("scroller"), spacer: $("spacer"), tip: $("tip"),
     onView: (from, to, gutter) => {
-      $("bandwidth").replaceChildren(run.rates.some((rate) => rate.times.length > 1) ? bandwidthChart(run, from, to, $("bandwidth").clientWidth, gutter) : note("Nothing moved through the memory channel."));
-      $("view").textContent = `${time(Math.round(from))} to ${time(Math.round(to))}, ${count(run.tasks)} tasks${run.shown < run.tasks ? `: the first ${count(run.shown)} one by one, from ${time(run.horizon_ps)} on what each row spent most of each of ${count(run.bins)} parts of the time on` : ""}.`;
+      drawBandwidth($("bandwidth"), run, from, to, gutter);
+      $("view").textContent = inView(run, from, to);
     },
   });
-  legend(timeline);
+  kindLegend($("legend"), [timeline], summary.by_kind.map(({ kind }) => kind));
   for (const button of document.querySelectorAll("[data-do]"))
     button.onclick = () => ({ in: () => timeline.zoom(1 / 1.8), out: () => timeline.zoom(1.8), reset: () => timeline.reset() })[button.dataset.do]();
   if (facts.words[1] === "step") $("palette").options[1].textContent = "colors by step, prefill apart";

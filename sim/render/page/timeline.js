@@ -5,22 +5,30 @@
 const ROW = 20, GAP = 2, HEAD = 26, AXIS = 26, LANES = 48, SEQUENCES = 32, OVERLAP = 4;
 
 class Timeline {
-  /** paint: {kind(name) -> index of color}. onView(from, to, gutter) is called after each drawing. */
+  /** paint: colors of kinds and steps (`Paint`). onView(from, to, gutter) is called after each drawing. */
   constructor(run, paint, { canvas, scroller, spacer, tip, onView }) {
-    Object.assign(this, { run, paint, canvas, scroller, spacer, tip, onView });
+    Object.assign(this, { paint, canvas, scroller, spacer, tip, onView });
     this.context = canvas.getContext("2d");
-    this.whole = Math.max(run.makespan_ps, 1);
-    this.from = 0;
-    this.to = this.whole;
     this.widths = new Map();
     this.single = -1;
+    this.by = "kind";
     this.showCritical = false;
-    this.rows = this.#rows();
-    this.height = this.rows.length ? this.rows.at(-1).y + this.rows.at(-1).height + 4 : AXIS;
+    this.load(run);
     this.theme();
     this.#listen();
     new ResizeObserver(() => this.resize()).observe(scroller);
     this.resize();
+  }
+
+  /** Show a run; what is in view stays, unless it is all. whole: end of all that can be seen, ps, for two runs on one scale. */
+  load(run, whole = run.makespan_ps) {
+    const all = !this.run || (this.from === 0 && this.to === this.whole);
+    this.run = run;
+    this.whole = Math.max(whole, 1);
+    this.rows = this.#rows();
+    this.height = this.rows.length ? this.rows.at(-1).y + this.rows.at(-1).height + 4 : AXIS;
+    if (all) { this.from = 0; this.to = this.whole; } else this.show(this.from, this.to);
+    if (this.width) this.resize();
   }
 
   // Rows
@@ -70,17 +78,18 @@ class Timeline {
 
   #slices(label, items, begin, end, onEngine) {
     return { type: "slices", label, items: Int32Array.from(items), onEngine,
-      begin: Float64Array.from(items, (i) => begin[i]), end: Float64Array.from(items, (i) => end[i]),
-      colour: Uint8Array.from(items, (i) => this.paint.kind(this.run.kind(i))) };
+      begin: Float64Array.from(items, (i) => begin[i]), end: Float64Array.from(items, (i) => end[i]), colour: this.#colours(items) };
+  }
+
+  #colours(items) {
+    const { run, paint } = this;
+    return Uint8Array.from(items, (i) => (this.by === "kind" ? paint.kind(run.kind(i)) : paint.step(run, run.step[i])));
   }
 
   /** Colors of tasks: by their `kind`, or by their `token`, where steps that feed in a prompt stand apart. */
   colourBy(what) {
-    const { run, paint } = this;
     this.by = what; this.single = -1;
-    for (const row of this.rows) {
-      if (row.type === "slices") row.colour = Uint8Array.from(row.items, (i) => (what === "kind" ? paint.kind(run.kind(i)) : paint.step(run, run.step[i])));
-    }
+    for (const row of this.rows) if (row.type === "slices") row.colour = this.#colours(row.items);
     this.redraw();
   }
 
@@ -93,7 +102,7 @@ class Timeline {
     const sequences = new Map();
     let left = 0;
     this.run.tokens.forEach((token, i) => {
-      if (token.start_ps >= this.whole) return;
+      if (token.start_ps >= this.run.makespan_ps) return;
       if (!sequences.has(token.sequence)) sequences.set(token.sequence, []);
       const rows = sequences.get(token.sequence);
       let row = rows.find((each) => this.run.tokens[each.at(-1)].end_ps <= token.start_ps);
@@ -104,7 +113,7 @@ class Timeline {
     for (const [number, rows] of [...sequences].slice(0, SEQUENCES))
       rows.forEach((items, n) => add({ type: "tokens", label: n ? "" : `${this.run.words[0]} ${number}`, items,
         begin: Float64Array.from(items, (i) => this.run.tokens[i].start_ps),
-        end: Float64Array.from(items, (i) => Math.min(this.run.tokens[i].end_ps, this.whole)) }));
+        end: Float64Array.from(items, (i) => Math.min(this.run.tokens[i].end_ps, this.run.makespan_ps)) }));
   }
 
   // View
@@ -283,15 +292,15 @@ class Timeline {
 
   /** The time after the last task that is shown by itself, in equal parts: the kind that has most of each, as opaque as it is full. */
   #drawBins({ tone, share }, y, height) {
-    const c = this.context, { gutter, from, to, scale, run } = this;
+    const c = this.context, { gutter, from, to, scale, run } = this, colour = (i) => this.paint.kind(run.kinds[tone[i]]);
     const edge = (i) => Math.round(gutter + (run.edge(i) - from) * scale);
     const at = (time) => Math.min(Math.max(Math.floor((time - run.horizon_ps) / (run.makespan_ps - run.horizon_ps) * run.bins), 0), run.bins);
     for (let i = at(from), next; i < Math.min(at(to) + 1, run.bins); i = next) {
       const x = edge(i);
       for (next = i + 1; next < run.bins && edge(next) <= x; next++); // of several in a pixel, the first
       if (!share[i]) continue;
-      c.globalAlpha = Math.max(0.2, share[i] / 255) * (this.single < 0 || this.single === tone[i] ? 1 : 0.15);
-      c.fillStyle = this.colours[tone[i]];
+      c.globalAlpha = Math.max(0.2, share[i] / 255) * (this.single < 0 || this.single === colour(i) ? 1 : 0.15);
+      c.fillStyle = this.colours[colour(i)];
       c.fillRect(x, y, Math.max(edge(next) - x, 1), height);
     }
   }
@@ -466,7 +475,7 @@ class Timeline {
     if (row.bins && later >= 0 && later < this.run.bins) {
       const share = row.bins.share[later] / 255, rank = row.bins.tone[later];
       return [row.label, `one of ${count(this.run.bins)} parts`, [["from", time(this.run.edge(later))], ["to", time(this.run.edge(later + 1))], ["busy", percent(share, 0)],
-        ...(share ? [["mostly", rank < this.paint.names.length - 1 ? summary.by_kind[rank].kind : "other kinds"]] : [])]];
+        ...(share ? [["mostly", this.run.kinds[rank] ?? "other kinds"]] : [])]];
     }
     const i = Math.min(above(row.end, at - slack), row.begin.length - 1);
     if (i < 0 || row.begin[i] > at + slack || row.end[i] < at - slack) return null;

@@ -3,13 +3,10 @@
 from __future__ import annotations
 
 import html
-import json
-import re
 from importlib.resources import files
 from typing import Any
 
-from sim import __version__
-from sim.render.page import LIBRARIES
+from sim.render.page.document import document
 from sim.study.answers import Answers, PointOf
 from sim.study.metrics import METRICS
 from sim.study.tables import setting, show, title
@@ -89,22 +86,18 @@ def _settings(answers: Answers, point: PointOf) -> str:
 
 def render(answers: Answers) -> str:
     """The page as text; the same rows give the same bytes."""
-    content = json.dumps(data(answers), separators=(",", ":")).replace("<", "\\u003c")
-    values = {
-        "title": html.escape(answers.manifest["name"]),
-        "description": html.escape(answers.manifest["description"]),
-        "finding": html.escape(finding(answers)),
-        "version": html.escape(__version__),
-        "style": _read("sim.render", "page", "page.css") + _read("sim.study", "page", "study.css"),
-        "libraries": "\n".join(
-            f"<script>\n/*!\n{_read('sim.render', 'assets', terms)}*/\n{_read('sim.render', 'assets', file)}</script>"
-            for file, terms in LIBRARIES
-        ),
-        "script": _read("sim.study", "page", "study.js"),
-        "data": content,
-    }
-    return re.sub(r"\{\{ (\w+) \}\}", lambda match: values[match[1]], _read("sim.study", "page", "template.html"))
+    return document(
+        _read("template.html"),
+        {
+            "title": html.escape(answers.manifest["name"]),
+            "description": html.escape(answers.manifest["description"]),
+            "finding": html.escape(finding(answers)),
+        },
+        data={"data": data(answers)},
+        scripts=[_read("study.js")],
+        style=_read("study.css"),
+    )
 
 
-def _read(package: str, folder: str, name: str) -> str:
-    return (files(package) / folder / name).read_text(encoding="utf-8")
+def _read(name: str) -> str:
+    return (files("sim.study") / "page" / name).read_text(encoding="utf-8")
