@@ -16,6 +16,7 @@ from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 from models.graph import ModelGraph, OpGraph
+from sim.analysis.goodput import Slo
 from sim.analysis.rules import Rules
 from sim.base.errors import SimError
 from sim.executors.setup import Setup
@@ -37,6 +38,7 @@ class Job:
     record: Literal["all", "steps", "none"]
     warmup_time: int
     warmup_requests: int
+    slo: Slo | None
 
     @classmethod
     def of(cls, planned: Plan) -> Job:
@@ -46,7 +48,7 @@ class Job:
             setup = replace(setup, graphs=None)
         return cls(
             setup=setup, rules=planned.rules, record=planned.record, warmup_time=planned.warmup_time,
-            warmup_requests=planned.warmup_requests,
+            warmup_requests=planned.warmup_requests, slo=planned.slo,
         )  # fmt: skip
 
 
