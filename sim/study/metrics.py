@@ -40,6 +40,7 @@ METRICS: dict[str, Metric] = {
     },
     "goodput_per_s": Metric("/s", "goodput, requests/s within report.slo"),
     "slo_share": Metric("share", "requests within report.slo"),
+    "slo_attained": Metric("", "whether report.slo is attained, 1 or 0", whole=True),
     "engine_utilization": Metric("share", "engine utilization"),
     "channel_utilization": Metric("share", "channel utilization"),
     "bytes_read": Metric("B", "bytes read", whole=True),
@@ -94,7 +95,7 @@ def values(found: Totals, within: Goodput | None = None) -> dict[str, Any]:
         "tasks": m.tasks,
     }
     if within is not None:
-        row |= {"goodput_per_s": within.per_second, "slo_share": within.share}
+        row |= {"goodput_per_s": within.per_second, "slo_share": within.share, "slo_attained": int(within.attained)}
     for name, times_of in times.items():
         if times_of is not None:
             row |= {f"{name}_{each}_ps": getattr(times_of, each) for each in _STATISTICS}
