@@ -13,6 +13,7 @@ import pickle
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from threading import RLock
 from typing import Any, Literal
 
 from models.graph import ModelGraph, OpGraph
@@ -108,15 +109,17 @@ class _Unpacker(pickle.Unpickler):
         self._parts = parts
 
     def persistent_load(self, pid: Any) -> Any:
-        if pid in _MADE:
+        with _LOCK:
+            if pid not in _MADE:
+                _MADE[pid] = _Unpacker(io.BytesIO(self._parts[pid]), self._parts).load()
             _MADE.move_to_end(pid)
-            return _MADE[pid]
-        made = _Unpacker(io.BytesIO(self._parts[pid]), self._parts).load()
-        _MADE[pid] = made
-        while len(_MADE) > KEPT:
-            _MADE.popitem(last=False)
-        return made
+            made = _MADE[pid]
+            while len(_MADE) > KEPT:
+                _MADE.popitem(last=False)
+            return made
 
+
+_LOCK = RLock()  # threads of a worker share parts
 
 #: Parts that were received, by digest; the one used last comes last.
 _MADE: OrderedDict[str, Any] = OrderedDict()
