@@ -17,8 +17,9 @@ from sim.cli.console import status
 from sim.cli.options import complete_scenario
 from sim.runs.run import read
 from sim.scenario.shipped import find_scenario
+from sim.study.cluster import LOCAL, Cluster
 from sim.study.points import Study, load, over
-from sim.study.pool import pool
+from sim.study.pool import Pool, pool
 from sim.study.shipped import find_study
 from sim.study.store import FAILED, Store
 from sim.study.sweep import Counts, OnSweep, estimate, sweep
@@ -34,6 +35,8 @@ from sim.study.sweep import Counts, OnSweep, estimate, sweep
     "--repeats", type=click.IntRange(1, 1000), default=1, help="With --over: runs of each point, with consecutive seeds."
 )
 @click.option("-j", "--jobs", type=click.IntRange(1, 1024), help="Processes.  [default: one for each core]")
+@click.option("--cluster", metavar="ADDRESS|local", help="Run on a Dask cluster: the address of its scheduler, or local for "
+              "worker processes on this machine.")  # fmt: skip
 @click.option("-o", "--out", type=click.Path(path_type=Path, file_okay=False), help="Folder of rows.  [default: studies/NAME]")
 @click.option(
     "--dry-run", is_flag=True, help="Print how many runs there are and about how long they take, and run none of them."
@@ -41,8 +44,8 @@ from sim.study.sweep import Counts, OnSweep, estimate, sweep
 @click.option("--exhaustive", is_flag=True, help="Run points, too, that lower bounds prove to be of no use.")
 @click.option("--retry-failed", is_flag=True, help="Run points again that ended with an error.")
 def command(
-    name: str, axes: tuple[str, ...], overrides: tuple[str, ...], repeats: int, jobs: int | None, out: Path | None,
-    dry_run: bool, exhaustive: bool, retry_failed: bool,
+    name: str, axes: tuple[str, ...], overrides: tuple[str, ...], repeats: int, jobs: int | None, cluster: str | None,
+    out: Path | None, dry_run: bool, exhaustive: bool, retry_failed: bool,
 ) -> None:  # fmt: skip
     """Run all points of a study on all cores. The same command goes on where an earlier one was interrupted."""
     study = _study(name, axes, overrides, repeats)
@@ -51,15 +54,23 @@ def command(
     if dry_run:
         _dry_run(study, count)
         return
+    if cluster not in (None, LOCAL) and jobs is not None:
+        raise InputError("--jobs: expected only without --cluster ADDRESS, whose workers are those of the cluster")
     store = Store(folder, study)
     again = [FAILED] if retry_failed else []
     try:
         with store.opened(), _progress(study) as on_progress:
-            counts = sweep(study, store, pool(min(count, study.runs)), on_progress, again=again, exhaustive=exhaustive)
+            counts = sweep(
+                study, store, _pool(cluster, min(count, study.runs)), on_progress, again=again, exhaustive=exhaustive
+            )
     except KeyboardInterrupt:
         click.echo(f"{folder}: the runs that have ended are kept; the same command goes on", err=True)
         raise
     click.echo(summary_line(folder, counts))
+
+
+def _pool(cluster: str | None, count: int) -> Pool:
+    return pool(count) if cluster is None else Cluster(cluster, count)
 
 
 def summary_line(folder: Path, counts: Counts) -> str:

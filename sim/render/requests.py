@@ -9,6 +9,7 @@ import numpy.typing as npt
 from rich.console import Group, RenderableType
 from rich.table import Table
 
+from sim.analysis.goodput import Goodput
 from sim.analysis.requests import TITLES, Distribution
 from sim.base.units import format_time
 from sim.render.narrow import Fitted, glued
@@ -17,6 +18,8 @@ from sim.runs.result import Result
 
 def worth_showing(result: Result) -> bool:
     """Whether request metrics add anything: a single request that only decodes is described by its tokens."""
+    if result.goodput is not None:
+        return True
     return len(result.requests) > 1 or bool((result.log.members.query > 1).any())
 
 
@@ -36,6 +39,7 @@ def data(result: Result) -> dict[str, Any]:
         "requests_per_s": round(r.requests_per_second, 6),
         "in_system": round(r.in_system, 6),
         "fairness": {name: None if index is None else round(index, 6) for name, index in r.fairness().items()},
+        **({} if result.goodput is None else {"goodput": _goodput(result.goodput)}),
         "each": [
             {
                 "sequence": number, "arrival_ps": arrival, "queued_ps": queued, "ttft_ps": ttft,
@@ -73,6 +77,36 @@ def _distribution(found: Distribution | None) -> dict[str, int] | None:
     }
 
 
+def _goodput(found: Goodput) -> dict[str, Any]:
+    """JSON-ready goodput; `limits` has the limits that are set, with the requests that meet each."""
+    return {
+        "per_s": round(found.per_second, 6),
+        "met": found.met,
+        "share": round(found.share, 6),
+        "percentile": found.slo.percentile,
+        "attained": found.attained,
+        "limits": {name: {"limit_ps": limit, "met": found.each[name]} for name, limit in found.slo.limits.items()},
+    }
+
+
+def _goodput_line(found: Goodput) -> str:
+    """Goodput in a line: the rate, the share, and the limits, each with the share that meets it if there are several."""
+    several = len(found.each) > 1
+    limits = ", ".join(
+        f"{TITLES[name]} {format_time(limit)}" + (f" ({_share(found.each[name], found.counted)})" if several else "")
+        for name, limit in found.slo.limits.items()
+    )
+    held = "attained" if found.attained else "not attained"
+    return (
+        f"{_short(found.per_second)} requests/s, {_share(found.met, found.counted)} within {limits}; "
+        f"{held} at {found.slo.percentile:g} %"
+    )
+
+
+def _share(part: int, whole: int) -> str:
+    return f"{part / whole:.1%}" if whole else "100.0%"
+
+
 def _plain(values: npt.NDArray[np.float64]) -> list[float]:
     return [int(v) if v.is_integer() else round(v, 6) for v in values.tolist()]
 
@@ -85,6 +119,8 @@ def render(result: Result) -> RenderableType:
     facts = Table.grid(padding=(0, 2))
     facts.add_row("requests", glued(f"{counted}; {_short(r.in_system)} in the system on average"))
     facts.add_row("rates", glued(f"{r.tokens_per_second:,.1f} tokens/s, {_short(r.requests_per_second)} requests/s"))
+    if result.goodput is not None:
+        facts.add_row("goodput", glued(_goodput_line(result.goodput)))
     of_tokens, of_slowdown = r.fairness().values()
     if len(r) - left_out > 1 and of_tokens is not None and of_slowdown is not None:
         facts.add_row("fairness", glued(f"{of_tokens:.3f} of tokens/s, {of_slowdown:.3f} of slowdowns (Jain's index)"))

@@ -8,6 +8,7 @@ from fractions import Fraction
 from typing import Literal
 
 from models.graph import ModelGraph, OpGraph
+from sim.analysis.goodput import Slo
 from sim.analysis.rules import Rules
 from sim.base.errors import ConfigError, unknown
 from sim.cost import launch_of
@@ -39,8 +40,8 @@ class Plan:
     ops: the step of one sequence that decodes one token. setup: the part that executors run. rules: semantics that analyses
     need besides the log. record: rows of the log that are kept. window: start and end in ps (None: the end of the run) of the
     time whose rows are kept when others are not; None if there is none. warmup_time, warmup_requests: time in ps and number of
-    requests that request statistics leave out. notes: lines about the model for reports. ignored: columns of the trace that are
-    not used.
+    requests that request statistics leave out. slo: what goodput is of; None if no objective is written. notes: lines about the
+    model for reports. ignored: columns of the trace that are not used.
     """
 
     model: ModelGraph
@@ -51,6 +52,7 @@ class Plan:
     window: tuple[int, int | None] | None
     warmup_time: int
     warmup_requests: int
+    slo: Slo | None = None
     notes: tuple[str, ...] = ()
     ignored: tuple[str, ...] = ()
 
@@ -76,9 +78,17 @@ def plan(scenario: Scenario) -> Plan:
         window=None if window is None else (window.start, window.end),
         warmup_time=scenario.report.warmup_time,
         warmup_requests=scenario.report.warmup_requests,
+        slo=_slo(scenario),
         notes=notes_of(of_run),
         ignored=ignored,
     )
+
+
+def _slo(scenario: Scenario) -> Slo | None:
+    written = scenario.report.slo
+    if written is None:
+        return None
+    return Slo(ttft=written.ttft, tpot=written.tpot, e2e=written.e2e, percentile=written.percentile)
 
 
 def _setup(scenario: Scenario, of_run: Sequence[Modeled], sequences: Sequence[Request]) -> Setup:

@@ -12,6 +12,7 @@ from sim.analysis.bounds import Bounds
 from sim.analysis.breakdown import Breakdown
 from sim.analysis.critical_path import CriticalPath, critical_path
 from sim.analysis.energy import Energy
+from sim.analysis.goodput import Goodput, goodput
 from sim.analysis.metrics import Metrics
 from sim.analysis.parts import PARTS
 from sim.analysis.power import Power, power
@@ -78,6 +79,11 @@ class Result:
     def makespan(self) -> int:
         """Picoseconds from 0 to the end of the last task."""
         return self.metrics.makespan
+
+    @cached_property
+    def goodput(self) -> Goodput | None:
+        """Requests that meet `report.slo`; None if the scenario has none."""
+        return None if self.plan.slo is None else goodput(self.requests, self.plan.slo)
 
     @cached_property
     def blame(self) -> Blame:

@@ -18,7 +18,7 @@ from pydantic import BeforeValidator, ConfigDict, Field, PrivateAttr, field_vali
 from sim.base.documents import Document, key_path
 from sim.base.errors import ConfigError, InputError
 from sim.base.quantities import Duration
-from sim.base.section import CONTROL, LINES, Section, Whole, default, integral
+from sim.base.section import CONTROL, LINES, Section, Whole, default, integral, real
 from sim.cost.settings import Cost
 from sim.machine.settings import Hardware, Scheduler
 from sim.mapping.settings import ModelMapping
@@ -216,8 +216,29 @@ class Trace(Section):
     window: Window | None = Field(default=None, description="Only events in this time; null: all.")
 
 
+#: Percentage of requests, above none.
+Percent = Annotated[float, Field(gt=0, le=100), BeforeValidator(real)]
+
+
+class Slo(Section):
+    """A service level objective: limits that a request meets if it exceeds none of them."""
+
+    ttft: Duration | None = Field(default=None, description="Longest time to the first token.")
+    tpot: Duration | None = Field(default=None, description="Longest mean time per output token after the first.")
+    e2e: Duration | None = Field(default=None, description="Longest time from arrival to the last token.")
+    percentile: Percent = Field(
+        default=99.0, description="Percentage of requests that must meet all limits for the objective to be attained."
+    )
+
+    @model_validator(mode="after")
+    def _has_limits(self) -> Slo:
+        if self.ttft is None and self.tpot is None and self.e2e is None:
+            raise ValueError("expected at least one of the keys 'ttft', 'tpot' and 'e2e'")
+        return self
+
+
 class Report(Section):
-    """Requests that statistics leave out."""
+    """Requests that statistics leave out, and the service level that they are compared with."""
 
     warmup_time: Duration = default(
         "0 s", description="Requests that arrive earlier than this are not counted, and rates are of the time after it."
@@ -227,6 +248,11 @@ class Report(Section):
         ge=0,
         lt=MAX_REQUESTS,
         description="This many of the first requests are not counted, and rates are of the time after them.",
+    )
+    slo: Slo | None = Field(
+        default=None,
+        description="A service level objective; reports have the goodput: requests a second that meet it, and their share.",
+        examples=[{"ttft": "500 ms", "tpot": "30 ms"}],
     )
 
 

@@ -11,7 +11,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from fractions import Fraction
 from itertools import combinations
 from pathlib import Path
 from typing import Any
@@ -20,8 +21,10 @@ import numpy as np
 import numpy.typing as npt
 
 from sim.base.errors import InputError
+from sim.base.quantities import Dimension
 from sim.runs.repeats import interval
 from sim.study.metrics import METRICS
+from sim.study.search import Find, Found, bracket_of, exact, found
 from sim.study.store import OK, SKIPPED, parts, read_manifest, read_part
 
 KNEE = 0.1  # share of the whole gain below which a step is not worth it
@@ -47,7 +50,11 @@ class AxisInfo:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PointOf:
-    """A point over all of its seeds. values: axes. means, halves: of each column, and halves of 95 % intervals."""
+    """A point over all of its seeds.
+
+    values: axes. means, halves: of each column, and halves of 95 % intervals. found: the answer of its search; then columns are
+    of the last value of each seed that holds. sets: keys beside axes with their values, for the command that runs it again.
+    """
 
     number: int
     seed: int
@@ -56,6 +63,8 @@ class PointOf:
     means: Mapping[str, float]
     halves: Mapping[str, float]
     feasible: bool
+    found: Found | None = None
+    sets: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -95,6 +104,7 @@ class Answers:
     failed: int
     skipped: int
     errors: Sequence[tuple[str, int]]
+    find: Find | None = None
 
     @property
     def feasible(self) -> list[PointOf]:
@@ -114,6 +124,10 @@ class Answers:
         return sorted(
             (p for p, on in zip(points, keep, strict=True) if on), key=lambda p: (self.sign(first) * p.means[first], p.number)
         )
+
+    def dimension(self, column: str) -> Dimension | None:
+        """The kind of quantity of a key that was searched for; None for other columns."""
+        return self.find.dimension if self.find is not None and column == self.find.key else None
 
     def sign(self, objective: str) -> int:
         """1 for an objective that is to be small, -1 for one that is to be large."""
@@ -182,6 +196,7 @@ class Answers:
         """The command that runs a point again, with its trace."""
         words = [f"--set {_quoted(f'{key}={axis.texts[point.values[key]]}')}" for key, axis in self.axes.items()
                  if key not in {"case", "seed"} and point.values.get(key) is not None]  # fmt: skip
+        words += [f"--set {_quoted(f'{key}={text}')}" for key, text in point.sets.items()]
         words.append(f"--set seed={point.seed}")
         return " ".join(["sim run", _quoted(str(self.folder / "base.yaml")), *words])
 
@@ -236,20 +251,53 @@ def read_answers(folder: Path) -> Answers:
         for key, axis in manifest["axes"].items()
     }  # fmt: skip
     numbers = [name for name in (*manifest["columns"], *METRICS) if name in columns]
-    by_point: dict[int, list[int]] = {}
-    for i, status in enumerate(columns["status"]):
-        if status == OK:
-            by_point.setdefault(columns["point"][i], []).append(i)
+    find = Find.from_json(manifest["find"]) if manifest.get("find") else None
     errors: dict[str, int] = {}
     for error, status in zip(columns["error"], columns["status"], strict=True):
         if status not in (OK, SKIPPED):
             errors[error] = errors.get(error, 0) + 1
     return Answers(
-        folder=folder, manifest=manifest, axes=axes, objectives=manifest["objectives"], columns=numbers,
-        points=[_point(n, by_point[n], columns, axes, numbers) for n in sorted(by_point)], runs=len(columns["status"]),
+        folder=folder, manifest=manifest, axes=axes, objectives=manifest["objectives"],
+        columns=numbers if find is None else [find.key, *numbers], points=_points(columns, axes, numbers, find), find=find,
+        runs=len(columns["status"]),
         failed=sum(errors.values()), skipped=columns["status"].count(SKIPPED),
         errors=sorted(errors.items(), key=lambda item: -item[1]),
     )  # fmt: skip
+
+
+def _points(
+    columns: Mapping[str, list[Any]], axes: Mapping[str, AxisInfo], numbers: Sequence[str], find: Find | None
+) -> list[PointOf]:  # fmt: skip
+    """All points that have a row with metrics; of a search, all."""
+    by_point: dict[int, list[int]] = {}
+    for i, status in enumerate(columns["status"]):
+        if status == OK or find is not None:
+            by_point.setdefault(columns["point"][i], []).append(i)
+    if find is None:
+        return [_point(n, by_point[n], columns, axes, numbers) for n in sorted(by_point)]
+    return [_searched(n, by_point[n], columns, axes, numbers, find) for n in sorted(by_point)]
+
+
+def _searched(
+    number: int, rows: Sequence[int], columns: Mapping[str, list[Any]], axes: Mapping[str, AxisInfo], numbers: Sequence[str],
+    find: Find,
+) -> PointOf:  # fmt: skip
+    """The answer of the search of a point; its metrics are those of the last value of each seed that holds."""
+    by_seed: dict[int, dict[Fraction, int]] = {}
+    for i in rows:
+        by_seed.setdefault(columns["seed"][i], {})[exact(columns[find.key][i])] = i
+    brackets = [
+        bracket_of(find, {value: bool(columns["feasible"][i]) for value, i in by_seed[seed].items()})
+        for seed in sorted(by_seed)
+    ]
+    last = [by_seed[seed][b.inner] for seed, b in zip(sorted(by_seed), brackets, strict=True) if b.inner is not None]
+    answer = found(find, brackets)
+    made = _point(number, last or rows[:1], columns, axes, numbers if last else ())
+    means, halves = dict(made.means), dict(made.halves)
+    if answer.mean is not None and answer.low is not None and answer.high is not None:
+        means[find.key], halves[find.key] = answer.mean, max(answer.mean - answer.low, answer.high - answer.mean)
+    sets = {find.key: find.text(brackets[0].inner)} if brackets[0].inner is not None else {}
+    return replace(made, means=means, halves=halves, seeds=len(by_seed), feasible=bool(last), found=answer, sets=sets)
 
 
 def _point(

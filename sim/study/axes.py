@@ -192,6 +192,11 @@ def _spread(key: str, place: Place, low: str, high: str, count: int | None, *, l
     return axis(key, [span.at(share) for share in steps])
 
 
+def between(key: str, place: Place, low: str, high: str) -> Span:
+    """The range between two texts. Raises InputError at the place if they are no numbers or quantities of one kind."""
+    return _span(key, place, low, high, log=False)
+
+
 def _span(key: str, place: Place, low: str, high: str, *, log: bool) -> Span:
     dimension = _dimension([Node(low, place), Node(high, place)])
     if dimension is not None:

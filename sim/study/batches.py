@@ -13,9 +13,11 @@ import pickle
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from threading import RLock
 from typing import Any, Literal
 
 from models.graph import ModelGraph, OpGraph
+from sim.analysis.goodput import Slo
 from sim.analysis.rules import Rules
 from sim.base.errors import SimError
 from sim.executors.setup import Setup
@@ -37,6 +39,7 @@ class Job:
     record: Literal["all", "steps", "none"]
     warmup_time: int
     warmup_requests: int
+    slo: Slo | None
 
     @classmethod
     def of(cls, planned: Plan) -> Job:
@@ -46,7 +49,7 @@ class Job:
             setup = replace(setup, graphs=None)
         return cls(
             setup=setup, rules=planned.rules, record=planned.record, warmup_time=planned.warmup_time,
-            warmup_requests=planned.warmup_requests,
+            warmup_requests=planned.warmup_requests, slo=planned.slo,
         )  # fmt: skip
 
 
@@ -106,15 +109,17 @@ class _Unpacker(pickle.Unpickler):
         self._parts = parts
 
     def persistent_load(self, pid: Any) -> Any:
-        if pid in _MADE:
+        with _LOCK:
+            if pid not in _MADE:
+                _MADE[pid] = _Unpacker(io.BytesIO(self._parts[pid]), self._parts).load()
             _MADE.move_to_end(pid)
-            return _MADE[pid]
-        made = _Unpacker(io.BytesIO(self._parts[pid]), self._parts).load()
-        _MADE[pid] = made
-        while len(_MADE) > KEPT:
-            _MADE.popitem(last=False)
-        return made
+            made = _MADE[pid]
+            while len(_MADE) > KEPT:
+                _MADE.popitem(last=False)
+            return made
 
+
+_LOCK = RLock()  # threads of a worker share parts
 
 #: Parts that were received, by digest; the one used last comes last.
 _MADE: OrderedDict[str, Any] = OrderedDict()

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from sim.analysis.findings import Analysis, Totals
+from sim.analysis.goodput import Goodput, goodput
 from sim.analysis.parts import PARTS
 from sim.executors import simulate
 from sim.study.batches import Job
@@ -37,6 +38,9 @@ METRICS: dict[str, Metric] = {
         f"{name}_{each}_ps": Metric("ps", f"{title}, {each}", whole=True)
         for name, title in _LATENCIES.items() for each in _STATISTICS
     },
+    "goodput_per_s": Metric("/s", "goodput, requests/s within report.slo"),
+    "slo_share": Metric("share", "requests within report.slo"),
+    "slo_attained": Metric("", "whether report.slo is attained, 1 or 0", whole=True),
     "engine_utilization": Metric("share", "engine utilization"),
     "channel_utilization": Metric("share", "channel utilization"),
     "bytes_read": Metric("B", "bytes read", whole=True),
@@ -64,11 +68,12 @@ def measure(planned: Job) -> dict[str, Any]:
     log, _ = simulate(setup, "auto", None, sink, many=0)
     if sink is None:
         analysis.add(log)
-    return values(analysis.totals(log, warmup_time=planned.warmup_time, warmup_requests=planned.warmup_requests))
+    found = analysis.totals(log, warmup_time=planned.warmup_time, warmup_requests=planned.warmup_requests)
+    return values(found, None if planned.slo is None else goodput(found.requests, planned.slo))
 
 
-def values(found: Totals) -> dict[str, Any]:
-    """The metrics of a run."""
+def values(found: Totals, within: Goodput | None = None) -> dict[str, Any]:
+    """The metrics of a run. within: its goodput, if an objective is written."""
     m, served, energy = found.metrics, found.requests, found.energy
     makespan, times = m.makespan, served.times()
     tokens = int(served.tokens.sum())
@@ -89,6 +94,8 @@ def values(found: Totals) -> dict[str, Any]:
         "gap": found.bounds.gap(makespan),
         "tasks": m.tasks,
     }
+    if within is not None:
+        row |= {"goodput_per_s": within.per_second, "slo_share": within.share, "slo_attained": int(within.attained)}
     for name, times_of in times.items():
         if times_of is not None:
             row |= {f"{name}_{each}_ps": getattr(times_of, each) for each in _STATISTICS}

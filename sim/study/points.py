@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from fractions import Fraction
 from functools import cached_property
 from itertools import islice, product
 from math import prod
@@ -16,17 +17,18 @@ import numpy as np
 import numpy.typing as npt
 
 from sim import __version__
-from sim.base.documents import Assignment, Document, Node, Place, read
+from sim.base.documents import Assignment, Document, Node, Place, from_plain, key_path, read
 from sim.base.errors import InputError
 from sim.base.problems import validated
 from sim.runs.plan import Plan, plan
 from sim.runs.run import known_names
 from sim.scenario import Scenario, assigned, from_document
 from sim.scenario.paths import PATHS
-from sim.study.axes import Axis, Span, Value, parse_axis, placed, plain, read_axis
+from sim.study.axes import Axis, Span, Value, between, parse_axis, placed, plain, read_axis
 from sim.study.expressions import Expression, parse
 from sim.study.metrics import METRICS
 from sim.study.samples import sample
+from sim.study.search import Find
 from sim.study.sections import MOST_POINTS, StudyFile
 
 #: Column of the names of cases.
@@ -57,7 +59,7 @@ class Study:
 
     grid: dimensions of the grid, each a list of choices, of which all combinations are run; the last changes fastest. keys: all
     axes by key. columns, constraints: expressions. objectives: column -> min or max. asked: whether objectives are written, and
-    so points are skipped that cannot be good.
+    so points are skipped that cannot be good. find: a search for each point.
     """
 
     name: str
@@ -71,6 +73,7 @@ class Study:
     constraints: Sequence[Expression] = ()
     objectives: Mapping[str, str] = field(default_factory=dict)
     asked: bool = False
+    find: Find | None = None
 
     def __len__(self) -> int:
         """Number of points, each of which is run `repeats` times."""
@@ -78,15 +81,20 @@ class Study:
 
     @property
     def runs(self) -> int:
-        """Number of runs."""
-        return len(self) * self.repeats
+        """Number of runs; of searches, about the most."""
+        return len(self) * self.repeats * (1 if self.find is None else self.find.most)
 
     def points(self) -> Iterator[Point]:
-        """All points with all seeds, in order."""
+        """All points with all seeds, in order; without the value of a search, which `at` adds."""
         for number, choices in enumerate(product(*self.grid)):
             settings = tuple(each for choice in choices for each in choice)
             for seed in range(self.base.seed, self.base.seed + self.repeats):
                 yield Point(number, seed, settings)
+
+    def at(self, point: Point, number: Fraction) -> Point:
+        """A point with a value of its search."""
+        assert self.find is not None
+        return replace(point, settings=(*point.settings, (self.find.axis, self.find.value(number))))
 
     def plan(self, point: Point) -> Plan:
         """The plan of a point. Raises InputError for a point that cannot be run."""
@@ -94,19 +102,21 @@ class Study:
 
     def scenario(self, point: Point) -> Scenario:
         """The scenario of a point. Raises InputError for one that is not valid."""
-        wanted = [self._assignments[axis.key, value.text] for axis, value in point.settings if axis.key != CASE]
+        wanted = [self._assignment(axis, value) for axis, value in point.settings if axis.key != CASE]
         if self.repeats > 1:
             wanted.append(Assignment(("seed",), Node(point.seed, Place("repeats")), Place("repeats")))
         return assigned(self.base, wanted, known_names())
 
+    def _assignment(self, axis: Axis, value: Value) -> Assignment:
+        key = (axis.key, value.text)
+        if key not in self._assignments:
+            self._assignments[key] = axis.assignment(value)
+        return self._assignments[key]
+
     @cached_property
     def _assignments(self) -> dict[tuple[str, str], Assignment]:
-        return {
-            (axis.key, value.text): axis.assignment(value)
-            for axis in self.keys.values()
-            if axis.key != CASE
-            for value in axis.values
-        }
+        """The values that were assigned before."""
+        return {}
 
     @cached_property
     def parts(self) -> dict[str, str]:
@@ -120,6 +130,8 @@ class Study:
             "constraints": [each.text for each in self.constraints],
             "the version of the program": __version__,
         }
+        if self.find is not None:
+            written["the search"] = self.find.to_json()
         return {name: _digest(data) for name, data in written.items()}
 
     @cached_property
@@ -204,16 +216,17 @@ def _made(
     document: Document | None,
 ) -> Study:  # fmt: skip
     """The study, with its expressions read."""
+    find = _find(written, base, document)
+    if find is not None and find.key in keys:
+        raise _place(document, base)("find").error(f"find: {find.key} is an axis, too")
     count = prod(len(dimension) for dimension in grid) * written.repeats
     if count > MOST_POINTS:
         raise InputError(f"{base.source}: expected at most {MOST_POINTS:,} runs, found {count:,}")
     if written.repeats > 1 and "seed" in keys:
         raise InputError(f"{base.source}: expected either an axis over 'seed' or repeats, found both")
 
-    def place(*path: str | int) -> Place:
-        return document.place(path) if document is not None else Place(base.source)
-
-    known = [*keys, *METRICS]
+    place = _place(document, base)
+    known = [*keys, *([find.key] if find is not None else []), *METRICS]
     columns: dict[str, Expression] = {}
     for column, text in written.columns.items():
         if column in known:
@@ -223,8 +236,10 @@ def _made(
         _located(place("constraints", i), f"constraints[{i}]", text, [*known, *columns])
         for i, text in enumerate(written.constraints)
     ]
+    if find is not None:
+        constraints = _within(constraints, base, place("find"))
     objectives = {}
-    for objective, sense in written.objectives.items():
+    for objective, sense in _objectives(written, find).items():
         found = _located(place("objectives", objective), f"objectives.{objective}", objective, [*known, *columns])
         if len(found.columns) != 1:
             raise place("objectives", objective).error(f"objectives.{objective}: expected the name of a column")
@@ -233,7 +248,55 @@ def _made(
     return Study(
         name=name, description=written.description, source=source, base=base, grid=grid, keys=keys, repeats=written.repeats,
         columns=columns, constraints=constraints, objectives=objectives, asked="objectives" in written.model_fields_set,
+        find=find,
     )  # fmt: skip
+
+
+def _place(document: Document | None, base: Scenario) -> Callable[..., Place]:
+    """The place of a key in the file of a study."""
+
+    def place(*path: str | int) -> Place:
+        return document.place(path) if document is not None else Place(base.source)
+
+    return place
+
+
+def _objectives(written: StudyFile, find: Find | None) -> dict[str, Any]:
+    """Objectives as written; by default the value that is searched for."""
+    if find is None or "objectives" in written.model_fields_set:
+        return dict(written.objectives)
+    return {find.key: "max" if find.largest else "min"}
+
+
+def _find(written: StudyFile, base: Scenario, document: Document | None) -> Find | None:
+    """The search; its range is read as those of axes are."""
+    asked = written.find
+    if asked is None:
+        return None
+    key, place = str(asked.largest or asked.smallest), _place(document, base)
+    if asked.low is None or asked.high is None:
+        node: Node | None = from_plain(base.to_dict(), base.source).root
+        for name in key_path(key):
+            node = None if node is None else node.child(name)
+        value = None if node is None else node.value
+        if isinstance(value, bool) or not isinstance(value, (int, float, str)):
+            raise place("find").error(f"find: {key}: expected 'from' and 'to', because the scenario writes no number there")
+        ends = [value, value]
+    else:
+        ends = [asked.low, asked.high]
+    span = between(key, place("find"), *(plain(end) if not isinstance(end, str) else end for end in ends))
+    return Find(key=key, largest=asked.largest is not None, low=span.low, high=span.high, whole=span.whole,
+                dimension=span.dimension, tolerance=asked.tolerance)  # fmt: skip
+
+
+def _within(constraints: Sequence[Expression], base: Scenario, place: Place) -> list[Expression]:
+    """The conditions of a search: constraints, and the objective of the scenario."""
+    found = list(constraints)
+    if base.report.slo is not None:
+        found.append(replace(parse("slo_attained == 1", METRICS), text="report.slo is attained"))
+    if not found:
+        raise place.error("find: expected report.slo in the scenario, or constraints")
+    return found
 
 
 def _located(place: Place, key: str, text: str, columns: Iterable[str]) -> Expression:
@@ -321,6 +384,7 @@ def _sampled(spans: Mapping[str, Span], shares: npt.NDArray[np.float64], keys: d
 
 
 def spread(study: Study, count: int) -> list[Point]:
-    """A few points, from all over the study."""
-    step = max(1, study.runs // count)
-    return list(islice(study.points(), 0, None, step))[:count]
+    """A few points, from all over the study; of searches, with the value that is run first."""
+    step = max(1, len(study) * study.repeats // count)
+    points = list(islice(study.points(), 0, None, step))[:count]
+    return points if study.find is None else [study.at(point, study.find.first) for point in points]

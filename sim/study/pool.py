@@ -22,7 +22,10 @@ from sim.study.metrics import measure
 class Pool(Protocol):
     """Runs batches, `width` at a time."""
 
-    width: int
+    @property
+    def width(self) -> int:
+        """Batches that run at a time; it may change."""
+        ...
 
     def submit(self, batch: Batch) -> Future[list[Outcome]]:
         """Run a batch. The future raises BrokenExecutor if its process was killed."""
@@ -74,7 +77,7 @@ class Processes:
         self._pool = ProcessPoolExecutor(self.width, multiprocessing.get_context("spawn"), initializer=_begin)
 
     def submit(self, batch: Batch) -> Future[list[Outcome]]:
-        with _without_main():
+        with without_main():
             return self._pool.submit(work, batch)
 
     def renew(self) -> None:
@@ -129,7 +132,7 @@ def _end_with_parent() -> None:
 
 
 @contextmanager
-def _without_main() -> Iterator[None]:
+def without_main() -> Iterator[None]:
     """Hide the main module while processes start: they would import it, and with it the command line or a user's script."""
     main: Any = sys.modules["__main__"]
     sys.modules["__main__"] = ModuleType("__main__")

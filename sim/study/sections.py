@@ -13,9 +13,10 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import BeforeValidator, Field, model_validator
+from pydantic import BeforeValidator, Field, GetJsonSchemaHandler, model_validator
+from pydantic_core import CoreSchema
 
-from sim.base.section import LINES, Section, Text, Whole, default, real
+from sim.base.section import LINES, Section, Share, Text, Whole, default, real
 from sim.runs.repeats import MOST as MOST_REPEATS
 from sim.scenario.sections import NAME
 
@@ -37,6 +38,43 @@ class Sampling(Section):
     )
     points: Whole = Field(ge=1, le=MOST_POINTS, description="Number of samples.")
     seed: Whole = Field(default=0, ge=0, lt=2**63, description="Seed of the samples.")
+
+
+class Search(Section):
+    """The value of a key that is searched for; as text `largest KEY` or `smallest KEY`."""
+
+    largest: str | None = Field(default=None, min_length=1, description="Key of the scenario that is to be large.")
+    smallest: str | None = Field(default=None, min_length=1, description="Key of the scenario that is to be small.")
+    low: Text | Whole | Number | None = Field(
+        default=None,
+        alias="from",
+        description="Smallest value that is run; null: the value of the scenario is halved or doubled.",
+    )
+    high: Text | Whole | Number | None = Field(default=None, alias="to", description="Largest value that is run.")
+    tolerance: Share = Field(
+        default=0.02, description="Width of the interval of one seed at which bisection ends, as a share of its lower end."
+    )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _text(cls, value: object) -> object:
+        words = value.split() if isinstance(value, str) else []
+        return {words[0]: words[1]} if len(words) == 2 and words[0] in ("largest", "smallest") else value
+
+    @model_validator(mode="after")
+    def _one(self) -> Search:
+        if (self.largest is None) == (self.smallest is None):
+            raise ValueError("expected either the key 'largest' or the key 'smallest'")
+        if (self.low is None) != (self.high is None):
+            raise ValueError("expected both of the keys 'from' and 'to', or neither")
+        return self
+
+    @classmethod
+    def __get_pydantic_json_schema__(cls, core: CoreSchema, handler: GetJsonSchemaHandler) -> dict[str, Any]:
+        mapping = handler.resolve_ref_schema(handler(core))
+        title, description = mapping.pop("title", cls.__name__), mapping.pop("description", "")
+        alone = {"type": "string", "pattern": r"^\s*(largest|smallest)\s+\S+\s*$"}
+        return {"title": title, "description": description, "anyOf": [alone, mapping]}
 
 
 class StudyFile(Section):
@@ -66,6 +104,12 @@ class StudyFile(Section):
         [], description="Cases, each a mapping of keys to values and optionally a `name`; combined with all axes."
     )
     sample: Sampling | None = Field(default=None, description="Sample the ranges without a count, instead of all combinations.")
+    find: Search | None = Field(
+        default=None,
+        description="Search for the largest or smallest value of a key at which constraints and `report.slo` hold, for each "
+        "combination of the axes.",
+        examples=["largest workload.generate.arrivals.rate"],
+    )
     repeats: Whole = Field(
         default=1,
         ge=1,
@@ -87,8 +131,8 @@ class StudyFile(Section):
     def _has_points(self) -> StudyFile:
         if self.extends is None and self.scenario is None:
             raise ValueError("expected the key 'extends' or 'scenario'")
-        if not (self.axes or self.zip or self.cases):
-            raise ValueError("expected the key 'axes', 'zip' or 'cases'")
+        if not (self.axes or self.zip or self.cases or self.find):
+            raise ValueError("expected the key 'axes', 'zip', 'cases' or 'find'")
         if not self.objectives:
             raise ValueError("expected at least one objective")
         return self

@@ -131,6 +131,8 @@ def schema(study: Study) -> Any:
     arrow = pyarrow("pyarrow")
     fields = [("point", arrow.int64()), ("seed", arrow.int64())]
     fields += [(key, _type(axis)) for key, axis in study.keys.items() if key != "seed"]
+    if study.find is not None:
+        fields.append((study.find.key, _type(study.find.axis)))
     fields += [(name, arrow.float64()) for name in study.columns]
     fields += [("feasible", arrow.bool_()), ("status", arrow.string()), ("error", arrow.string())]
     fields += [(name, arrow.int64() if metric.whole else arrow.float64()) for name, metric in METRICS.items()]
@@ -177,6 +179,7 @@ def manifest(study: Study) -> dict[str, Any]:
         "columns": {name: each.text for name, each in study.columns.items()},
         "constraints": [each.text for each in study.constraints],
         "objectives": dict(study.objectives),
+        "find": None if study.find is None else study.find.to_json(),
         "parts": study.parts,
     }
 

@@ -6,6 +6,7 @@ from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, BrokenExecutor, Future, wait
 from dataclasses import dataclass, field
+from fractions import Fraction
 from time import perf_counter
 from typing import Any
 
@@ -15,6 +16,7 @@ from sim.study.batches import Batch, Job, Outcome
 from sim.study.points import CASE, Point, Study, spread
 from sim.study.pool import Here, Pool
 from sim.study.proofs import Proofs, generations
+from sim.study.search import Find, exact
 from sim.study.store import FAILED, OK, SKIPPED, Store, cell
 
 #: Seconds that a batch is to take, and the most jobs in one.
@@ -62,8 +64,11 @@ def sweep(
     runner = _Runner(study, store, pool, counts, on_progress)
     proofs = Proofs(study)
     try:
-        if exhaustive or not proofs.applies:
-            runner.run(point for point in study.points() if (point.number, point.seed) not in done)
+        if study.find is not None:
+            runner.run_searches(study.find)
+        elif exhaustive or not proofs.applies:
+            todo = (point for point in study.points() if (point.number, point.seed) not in done)
+            runner.run(todo, study.runs - len(done))
         else:
             runner.run_generations(proofs, done)
     except BaseException:
@@ -83,8 +88,28 @@ class _Runner:
         self.running: dict[Future[list[Outcome]], _Task] = {}
         self.suspects: deque[_Task] = deque()  # a process was killed while they ran: they are run again one at a time
         self.size = 2  # jobs of the next batch
+        self.left = 0  # points that no batch has yet
         self.proofs: Proofs | None = None
-        self.found: list[dict[str, Any]] = []  # rows of a generation
+        self.found: list[dict[str, Any]] | None = None  # rows of a generation, if later ones depend on them
+
+    def run_searches(self, find: Find) -> None:
+        """Run all searches side by side: in each round the next value of each."""
+        searches = {(point.number, point.seed): point for point in self.study.points()}
+        known: dict[tuple[int, int], dict[Fraction, bool]] = {each: {} for each in searches}
+        before = self.store.rows(["point", "seed", "feasible", find.key])
+        self.counts.before = len(before)
+        rows = before
+        while True:
+            for row in rows:
+                known[row["point"], row["seed"]][exact(row[find.key])] = bool(row["feasible"])
+            asked = ((point, find.next(known[each])) for each, point in searches.items())
+            todo = [self.study.at(point, value) for point, value in asked if value is not None]
+            if not todo:
+                break
+            self.found = rows = []
+            self.run(iter(todo), len(todo))
+        self.counts.runs = self.counts.before + self.counts.done
+        self._report()
 
     def run_generations(self, proofs: Proofs, done: set[tuple[int, int]]) -> None:
         """Run all points but those that results of earlier generations refute."""
@@ -93,11 +118,13 @@ class _Runner:
         for generation in generations(self.study):
             wanted = {(point.number, point.seed) for point in generation}
             self.found = [row for row in before if (row["point"], row["seed"]) in wanted]
-            self.run(point for point in generation if (point.number, point.seed) not in done)
+            todo = [point for point in generation if (point.number, point.seed) not in done]
+            self.run(iter(todo), len(todo))
             proofs.take(row for row in self.found if row["status"] == OK)
 
-    def run(self, todo: Iterator[Point]) -> None:
-        """Run all points."""
+    def run(self, todo: Iterator[Point], count: int) -> None:
+        """Run all points. count: of them, so that the last batches are small, and all processes end together."""
+        self.left = count
         ahead = self._tasks(todo)
         more = True
         while more or self.running or self.suspects:
@@ -133,7 +160,8 @@ class _Runner:
                 continue
             jobs.append(job)
             points.append(point)
-            if len(jobs) >= self.size:
+            if len(jobs) >= min(self.size, self.left // (2 * self.pool.width)):
+                self.left -= len(jobs)
                 yield _Task(points, Batch(jobs))
                 points, jobs = [], []
         if jobs:
@@ -191,7 +219,7 @@ class _Runner:
     def _finish(self, points: Sequence[Point], outcomes: Sequence[Outcome]) -> None:
         """Keep the rows of points, and report."""
         rows = [row(self.study, *each) for each in zip(points, outcomes, strict=True)]
-        if self.proofs is not None:
+        if self.found is not None:
             self.found += rows
         self.store.add(rows)
         self.counts.done += len(points)

@@ -9,9 +9,11 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
+from sim.base.quantities import Dimension
 from sim.base.units import format_bytes, format_energy, format_time
 from sim.study.answers import Answers, PointOf
 from sim.study.metrics import METRICS
+from sim.study.search import Find
 
 FEW = 5  # interactions and effects that are shown
 MOST = 20  # points of the front that are shown
@@ -22,10 +24,12 @@ def title(column: str) -> str:
     return METRICS[column].title if column in METRICS else column
 
 
-def show(column: str, value: float | None) -> str:
-    """A value of a column with its unit."""
+def show(column: str, value: float | None, dimension: Dimension | None = None) -> str:
+    """A value of a column with its unit. dimension: of a key that was searched for."""
     if value is None:
         return "-"
+    if dimension is not None:
+        return scaled(value, dimension)
     match METRICS[column].unit if column in METRICS else "":
         case "ps":
             return format_time(round(value))
@@ -42,9 +46,17 @@ def show(column: str, value: float | None) -> str:
 
 def spread(answers: Answers, point: PointOf, column: str) -> str:
     """The mean of a column, and half of its interval where there are several seeds."""
-    text = show(column, point.means.get(column))
+    dimension = answers.dimension(column)
+    text = show(column, point.means.get(column), dimension)
     half = point.halves.get(column)
-    return f"{text} ± {show(column, half)}" if half else text
+    return f"{text} ± {show(column, half, dimension)}" if half else text
+
+
+def scaled(value: float, dimension: Dimension) -> str:
+    """A quantity between those that can be written, with four significant digits."""
+    unit = max((u for u in dimension.ladder if dimension.units[u] <= abs(value)), key=dimension.units.__getitem__,
+               default=dimension.ladder[0])  # fmt: skip
+    return f"{value / dimension.units[unit]:.4g} {unit}"
 
 
 def setting(answers: Answers, key: str, value: Any) -> str:
@@ -55,6 +67,8 @@ def setting(answers: Answers, key: str, value: Any) -> str:
 def render(answers: Answers, count: int = 5) -> RenderableType:
     """All answers that fit a few screens. count: best points of each objective."""
     body: list[RenderableType] = [_head(answers)]
+    if answers.find is not None:
+        body += [Text(), _searches(answers, answers.find)]
     if not answers.feasible:
         body.append(Text("no point meets all constraints and has all objectives", style="yellow"))
     for objective in answers.objectives:
@@ -80,7 +94,7 @@ def _head(answers: Answers) -> RenderableType:
     wanted = manifest["points"] * manifest["repeats"]
     seeds = f" x {manifest['repeats']} seeds" if manifest["repeats"] > 1 else ""
     facts.add_row("points", f"{len(answers.points):,} of {manifest['points']:,}{seeds}")
-    if answers.runs < wanted:
+    if answers.find is None and answers.runs < wanted:
         facts.add_row("missing", Text(f"{wanted - answers.runs:,} runs; `sim sweep` goes on with them", style="yellow"))
     if answers.skipped:
         facts.add_row(
@@ -98,6 +112,31 @@ def _head(answers: Answers) -> RenderableType:
         facts.add_row(key, shown)
     head = Text.assemble((manifest["name"], "bold"), "  " + " ".join(manifest["description"].split()))
     return Group(head, facts)
+
+
+def _searches(answers: Answers, find: Find) -> RenderableType:
+    """A table of searches: the interval of each, and what a reader must know."""
+    title = f"{find.words} {find.key} at which {' and '.join(answers.manifest['constraints'])}"
+    table = Table(box=None, pad_edge=False, header_style="dim", title=title, title_justify="left", title_style="bold")
+    for axis in answers.axes.values():
+        table.add_column(axis.short, justify="right")
+    for name in ("mean", "interval", "runs"):
+        table.add_column(name, justify="right")
+    table.add_column("")
+    for point in answers.points:
+        texts = (setting(answers, key, point.values.get(key)) for key in answers.axes)
+        table.add_row(*texts, *search_cells(find, point))
+    return table
+
+
+def search_cells(find: Find, point: PointOf) -> tuple[str, str, str, str]:
+    """The mean, the interval with its confidence, the runs and the notes of a search."""
+    answer = point.found
+    if answer is None or answer.mean is None or answer.low is None or answer.high is None:
+        return "-", "-", f"{answer.runs if answer is not None else 0:,}", "; ".join(answer.notes) if answer is not None else ""
+    mean, low, high = (show(find.key, value, find.dimension) for value in (answer.mean, answer.low, answer.high))
+    confidence = f" ({answer.confidence:.0%})" if answer.confidence is not None else ""
+    return mean, f"{low} to {high}{confidence}", f"{answer.runs:,}", "; ".join(answer.notes)
 
 
 def _points(answers: Answers, name: str, points: Sequence[PointOf]) -> RenderableType:
@@ -145,7 +184,9 @@ def _effects(answers: Answers, objective: str) -> Iterable[RenderableType]:
 def _means(answers: Answers, key: str, objective: str, means: Mapping[Any, float]) -> str:
     items = list(means.items())
     chosen = items if len(items) <= 4 else [items[0], items[len(items) // 2], items[-1]]
-    return "  ".join(f"{setting(answers, key, value)}: {show(objective, mean)}" for value, mean in chosen)
+    return "  ".join(
+        f"{setting(answers, key, value)}: {show(objective, mean, answers.dimension(objective))}" for value, mean in chosen
+    )
 
 
 def csv_rows(answers: Answers) -> Iterable[list[str]]:

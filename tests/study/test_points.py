@@ -109,7 +109,7 @@ def test_samples_are_even(written: Written, method: str) -> None:
 @pytest.mark.parametrize(
     ("line", "message"),
     [
-        ("axes: {}", r"study\.yaml:1:1: expected the key 'axes', 'zip' or 'cases'"),
+        ("axes: {}", r"study\.yaml:1:1: expected the key 'axes', 'zip', 'cases' or 'find'"),
         ("axes: {hardware.engines.count: []}", r"2:32: hardware\.engines\.count: expected at least one value"),
         ("axes: {hardware.engines.count: {from: 1 us, to: 5}}", r"2:32: .*quantities of one kind"),
         ("axes: {hardware.engines.count: {from: 9, to: 5}}", r"from the smaller value to the larger"),

@@ -71,6 +71,13 @@ function requests() {
   $("requests-lead").textContent = `${count(data.counted)} requests${left ? `, ${count(left)} more in the warm-up` : ""}; ${plain(data.in_system)} in the system on average; `
     + `${plain(data.tokens_per_s)} tokens/s and ${plain(data.requests_per_s)} requests/s${
       data.fairness.slowdown === null ? "" : `; Jain's fairness index ${data.fairness.tokens_per_s.toFixed(3)} of tokens/s, ${data.fairness.slowdown.toFixed(3)} of slowdowns`}.`;
+  const goodput = data.goodput, latency = { ttft: "TTFT", tpot: "TPOT", e2e: "end to end" }, percent = (share) => `${(100 * share).toFixed(1)} %`;
+  $("requests-goodput").hidden = !goodput;
+  if (goodput) {
+    const limits = Object.entries(goodput.limits).map(([name, of]) => `${latency[name]} ${ps(of.limit_ps)} (${count(of.met)} of ${count(data.counted)})`);
+    $("requests-goodput").textContent = `Goodput ${plain(goodput.per_s)} requests/s: ${percent(goodput.share)} of requests are within ${limits.join(" and ")}; the objective, ${
+      goodput.percentile} % of requests, is ${goodput.attained ? "attained" : "not attained"}.`;
+  }
   const names = [["time to first token", "ttft_ps"], ["time per output token", "tpot_ps"], ["inter-token latency", "itl_ps"], ["end to end", "e2e_ps"], ["queued", "queued_ps"]];
   $("requests-times").append(table("Percentiles are nearest ranks", [["", (r) => r[0]], ...["mean", "p50", "p90", "p99", "max"].map((of) => [of, (r) => ps(data[r[1]][of])])],
     names.filter(([, key]) => data[key])));

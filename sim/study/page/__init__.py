@@ -9,7 +9,7 @@ from typing import Any
 from sim.render.page.document import document
 from sim.study.answers import Answers, PointOf
 from sim.study.metrics import METRICS
-from sim.study.tables import setting, show, title
+from sim.study.tables import search_cells, setting, show, title
 
 
 def data(answers: Answers) -> dict[str, Any]:
@@ -35,7 +35,11 @@ def data(answers: Answers) -> dict[str, Any]:
             }
             for key, axis in answers.axes.items()
         ],
-        "columns": [{"name": n, "title": title(n), "unit": METRICS[n].unit if n in METRICS else ""} for n in names],
+        "columns": [
+            {"name": n, "title": title(n), "unit": METRICS[n].unit if n in METRICS else "", **_of_search(answers, n)}
+            for n in names
+        ],
+        "find": _find(answers),
         "points": {
             "number": [p.number for p in points],
             "seed": [p.seed for p in points],
@@ -43,6 +47,7 @@ def data(answers: Answers) -> dict[str, Any]:
             "front": [p.number in on_front for p in points],
             "axes": [[p.values.get(key) for p in points] for key in answers.axes],
             "means": [[p.means.get(name) for p in points] for name in names],
+            "sets": [[list(each) for each in p.sets.items()] for p in points],
             "halves": [[p.halves.get(name) for p in points] for name in names],
         },
         "effects": [
@@ -59,6 +64,24 @@ def data(answers: Answers) -> dict[str, Any]:
     }  # fmt: skip
 
 
+def _of_search(answers: Answers, column: str) -> dict[str, str]:
+    dimension = answers.dimension(column)
+    return {} if dimension is None else {"dimension": dimension.base}
+
+
+def _find(answers: Answers) -> dict[str, Any] | None:
+    """The answers of searches, in the order of points: the text of the mean, the interval, runs and notes of each."""
+    find = answers.find
+    if find is None:
+        return None
+    return {
+        "title": f"{find.words} {find.key} at which {' and '.join(answers.manifest['constraints'])}",
+        "key": find.key,
+        "intervals": [None if p.found is None else [p.found.low, p.found.high] for p in answers.points],
+        "cells": [search_cells(find, p) for p in answers.points],
+    }
+
+
 def _numeric(values: Any) -> bool:
     return all(isinstance(value, (int, float)) and not isinstance(value, bool) for value in values)
 
@@ -71,9 +94,8 @@ def finding(answers: Answers) -> str:
         return "No point meets all constraints."
     effects = [each for each in answers.effects(objective) if len(each.axes) == 1]
     most = f"; {effects[0].axes[0]} explains {effects[0].share:.0%} of its variance" if effects else ""
-    return (
-        f"{title(objective)} is best at {show(objective, best[0].means[objective])} with {_settings(answers, best[0])}{most}."
-    )
+    value = show(objective, best[0].means[objective], answers.dimension(objective))
+    return f"{title(objective)} is best at {value} with {_settings(answers, best[0])}{most}."
 
 
 def _settings(answers: Answers, point: PointOf) -> str:

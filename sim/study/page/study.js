@@ -17,7 +17,7 @@ const axes = study.axes.map((axis, number) => {
 const columns = study.columns.map((column, number) => ({
   name: column.name, title: column.title, unit: column.unit, axis: false, numeric: true,
   value: (i) => study.points.means[number][i], half: (i) => study.points.halves[number][i],
-  text: (value) => shown(column.unit, value),
+  text: (value) => (column.dimension && value !== null && value !== undefined ? quantity(column.dimension, value) : shown(column.unit, value)),
 }));
 const objectives = Object.keys(study.objectives).map((name) => columns.find((c) => c.name === name) ?? axes.find((a) => a.name === name)).filter(Boolean);
 const fields = [...objectives, ...columns.filter((c) => !objectives.includes(c)), ...axes];
@@ -28,6 +28,7 @@ function scaled(value, steps, otherwise) {
 }
 function quantity(base, value) { // between the values of an axis, on a scale
   if (base === "ps" || base === "B") return shown(base, value);
+  if (base === "requests per 10^6 s") return scaled(value / 1e6, [], "/s");
   return scaled(value, [[1e15, `P${base}`], [1e12, `T${base}`], [1e9, `G${base}`], [1e6, `M${base}`], [1e3, `k${base}`]], base);
 }
 function shown(unit, value) {
@@ -43,7 +44,8 @@ function command(i) {
   const sets = study.axes.map((axis, number) => [axis, study.points.axes[number][i]])
     .filter(([axis, value]) => value !== null && axis.key !== "case" && axis.key !== "seed")
     .map(([axis, value]) => `--set ${quoted(`${axis.key}=${axis.texts[axis.values.indexOf(value)]}`)}`);
-  return ["sim run", quoted(study.base), ...sets, `--set seed=${study.points.seed[i]}`].join(" ");
+  const searched = study.points.sets[i].map(([key, text]) => `--set ${quoted(`${key}=${text}`)}`);
+  return ["sim run", quoted(study.base), ...sets, ...searched, `--set seed=${study.points.seed[i]}`].join(" ");
 }
 async function copy(i) {
   const text = command(i);
@@ -195,6 +197,31 @@ function drawParallel() {
   byId("parallel-chart").replaceChildren(svg.node());
 }
 
+/** The value that each search found, with its interval, along the first axis. */
+function drawSearch() {
+  const { find } = study;
+  byId("search").hidden = !find;
+  if (!find) return;
+  byId("search-lead").textContent = `The ${find.title}.`;
+  const field = columns.find((c) => c.name === find.key), x = long[0], by = long[1] ?? null;
+  table("search-table", [...axes.map((a) => a.title), "mean", "interval", "runs", ""],
+    kept.map((i) => cells(document.createElement("tr"), [...axes.map((a) => a.text(a.value(i))), ...find.cells[i]])));
+  const rows = field && x ? kept.filter((i) => usable(i, field)).map((i) => ({ i, at: x.value(i), mean: field.value(i), low: find.intervals[i][0], high: find.intervals[i][1], name: by?.value(i) ?? null })) : [];
+  if (rows.length < 2) { byId("search-chart").replaceChildren(); return; }
+  const names = by ? by.order : [null], shade = (r) => (by ? color(`k${names.indexOf(r.name) % 14}`) : color("accent"));
+  byId("search-chart").replaceChildren(Plot.plot({
+    width: width("search-chart"), height: 320, marginLeft: 72, marginRight: 90, marginBottom: 44, style: { background: "none" },
+    x: { type: "point", domain: x.order, tickFormat: x.text, label: `${x.title} →` }, y: { label: `↑ ${field.title}`, tickFormat: field.text, grid: true, zero: true },
+    marks: [
+      Plot.ruleX(rows, { x: "at", y1: "low", y2: "high", stroke: shade, strokeWidth: 3, strokeOpacity: 0.4 }),
+      Plot.lineY(rows, { x: "at", y: "mean", z: "name", stroke: shade, strokeWidth: 2 }),
+      Plot.dot(rows, { x: "at", y: "mean", fill: shade, r: 4 }),
+      by ? Plot.text(rows, Plot.selectLast({ x: "at", y: "mean", z: "name", text: (r) => by.text(r.name), dx: 8, textAnchor: "start", fill: shade })) : null,
+      Plot.tip(rows, Plot.pointer({ x: "at", y: "mean", fill: color("surface"), stroke: color("line"), title: (r) => `${label(r.i, field)}\n${field.text(r.low)} to ${field.text(r.high)}` })),
+    ].filter(Boolean),
+  }));
+}
+
 function cells(row, values, head) {
   for (const value of values) {
     const cell = document.createElement(head ? "th" : "td");
@@ -246,7 +273,7 @@ function figures() {
   }
 }
 function width(id) { return Math.max(320, byId(id).clientWidth || 800); }
-function redraw() { drawFront(); drawCurve(); drawHeat(); drawTables(); }
+function redraw() { drawSearch(); drawFront(); drawCurve(); drawHeat(); drawTables(); }
 
 const numeric = fields.filter((f) => f.numeric);
 const cost = objectives[1] ?? axes.find((a) => a.numeric) ?? columns[0];

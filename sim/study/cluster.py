@@ -1,0 +1,127 @@
+"""Executor of a study on a Dask cluster: a scheduler that runs, or workers on this machine.
+
+Batches are plans, which name no files, so workers need the same version of this program and nothing else. Where a worker is
+lost, Dask runs its batch again on another one; a batch that has lost several is taken apart, as in a pool of processes. The
+number of batches that are handed out follows the number of workers, which may change.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from concurrent.futures import BrokenExecutor, Future
+from contextlib import suppress
+from importlib import import_module
+from logging import CRITICAL
+from time import monotonic
+from typing import Any
+
+from sim import __version__
+from sim.base.cores import CORES
+from sim.base.errors import InputError
+from sim.study.batches import Batch, Outcome
+from sim.study.pool import without_main, work
+
+LOCAL = "local"
+WAIT = "10 s"  # for a scheduler
+RETRIES = 2  # runs of a batch again after an error of its worker
+FRESH = 1.0  # seconds for which a number of workers is used
+
+
+class Cluster:
+    """A Dask cluster as a pool.
+
+    address: of a scheduler, such as `tcp://host:8786`, or `local` for worker processes on this machine. count: of these.
+    Raises InputError if Dask is not installed or there is no scheduler.
+    """
+
+    def __init__(self, address: str, count: int = 1) -> None:
+        self._address = address
+        self._end: list[Callable[[], None]] = []
+        self._futures: set[Any] = set()
+        self._counted, self._threads = float("-inf"), 1
+        distributed = dask("distributed")
+        if address == LOCAL:
+            with without_main():
+                cluster = distributed.LocalCluster(
+                    n_workers=count, threads_per_worker=1, processes=True, dashboard_address=None, host="127.0.0.1",
+                    memory_limit=None, silence_logs=CRITICAL,
+                )  # fmt: skip
+            self._end.append(cluster.close)
+        try:
+            self._client = distributed.Client(cluster if address == LOCAL else address, timeout=WAIT, set_as_default=False)
+        except (OSError, TimeoutError, ValueError) as error:
+            raise InputError(f"--cluster {address}: {str(error).splitlines()[0]}") from None
+
+    @property
+    def width(self) -> int:
+        """Threads of all workers; 1 while there is none."""
+        if monotonic() - self._counted > FRESH:
+            with suppress(Exception):  # the scheduler may be gone, which futures report
+                self._threads = max(1, sum(self._client.nthreads().values()))
+            self._counted = monotonic()
+        return self._threads
+
+    def submit(self, batch: Batch) -> Future[list[Outcome]]:
+        """Send a batch. The future raises BrokenExecutor if it lost several workers, InputError if the scheduler is gone."""
+        made: Future[list[Outcome]] = Future()
+        try:
+            sent = self._client.submit(work_there, batch, __version__, pure=False, retries=RETRIES)
+        except Exception as error:  # the client is closed
+            raise self._gone() from error
+        self._futures.add(sent)
+        sent.add_done_callback(lambda future: self._ended(future, made))
+        return made
+
+    def _ended(self, sent: Any, made: Future[list[Outcome]]) -> None:
+        """Pass on the outcome of a batch."""
+        self._futures.discard(sent)
+        try:
+            if sent.status == "finished":
+                made.set_result(sent.result())
+            elif sent.status == "error":
+                made.set_exception(self._error(sent.exception()))
+            else:
+                made.set_exception(self._gone())
+        except Exception as error:  # it cannot be fetched
+            made.set_exception(self._gone() if self._client.status != "running" else self._error(error))
+
+    def _error(self, error: BaseException) -> BaseException:
+        if type(error).__name__ in ("KilledWorker", "NoValidWorkerError"):
+            return BrokenExecutor(str(error))
+        return error if isinstance(error, InputError) else InputError(f"--cluster {self._address}: a worker failed: {error}")
+
+    def _gone(self) -> InputError:
+        return InputError(
+            f"--cluster {self._address}: the scheduler is gone; the runs that have ended are kept, the same command goes on"
+        )
+
+    def renew(self) -> None:
+        """Cancel what runs; Dask itself replaces workers."""
+        with suppress(Exception):
+            self._client.cancel(list(self._futures), force=True)
+        self._futures.clear()
+
+    def close(self, *, now: bool = False) -> None:
+        """Leave the cluster; end one that was started here. now: cancel what runs."""
+        if now:
+            self.renew()
+        for end in (self._client.close, *self._end):
+            with suppress(Exception):
+                end()
+
+
+def work_there(batch: Batch, version: str) -> list[Outcome]:
+    """Run a batch on a worker, with one core. Raises InputError if it has another version of the program."""
+    if version != __version__:
+        raise InputError(f"a worker has version {__version__} of the program, expected {version}")
+    os.environ[CORES] = "1"
+    return work(batch)
+
+
+def dask(module: str) -> Any:
+    """A module of Dask. Raises InputError if it is not installed."""
+    try:
+        return import_module(module)
+    except ImportError:
+        raise InputError("--cluster needs Dask: pip install 'decode-sim[cluster]'") from None
