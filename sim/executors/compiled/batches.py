@@ -380,7 +380,7 @@ class Batches(Run):
                 sequence=loop.astype(np.int32), token=token.astype(np.int32), context=context, graph=place[graph], first=first,
                 released=released, end=end,
             ),
-            machine=self.setup.machine, bandwidth=self.setup.bandwidth, launch=self.setup.launch, sram=self.setup.sram,
+            machine=self.setup.machine, bandwidth=self.setup.bandwidth, sram=self.setup.sram,
             step_overhead=self.setup.step_overhead,
             batched=self._members(order), arrival=self._arrival(),
         )  # fmt: skip
