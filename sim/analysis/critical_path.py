@@ -99,15 +99,23 @@ class CriticalPath:
                 sums[name] = int(span[links].sum())
         return dict(sorted(sums.items(), key=lambda item: (-item[1], item[0])))
 
-    def by_resource(self, log: EventLog) -> dict[str, int]:
-        """Picoseconds of each resource: `engine n`, `channel` at full speed, `sharing` what it lost to that, and so on."""
+    def by_resource(self, log: EventLog, rules: Rules) -> dict[str, int]:
+        """Picoseconds of each resource: `engine n`, `channel` at full speed, what it lost to that, and so on.
+
+        Lost to `port` or `efficiency` is what a transfer loses that is alone, to `sharing` the rest.
+        """
         span = self.end - self.begin
         on = self.place == Place.ENGINE
         of_engine = sum_by(span[on], log.tasks.engine[self.row[on]], log.engines).tolist()
         sums = dict(zip(log.machine.engine_names, of_engine, strict=True))
         served = self.place == Place.CHANNEL
         sums["channel"] = int(self.work[served].sum())
-        sums["sharing"] = int(span[served].sum()) - sums["channel"]
+        lost, best = (span - self.work)[served], rules.fastest
+        alone = -(-self.work[served] * (best.denominator - best.numerator) // best.numerator)
+        links = tasks_of(log).link
+        of_memory = links[self.row[served]] == 0 if len(links) else np.ones_like(alone, dtype=np.bool_)
+        sums[rules.limit] = int(np.minimum(lost, alone)[of_memory].sum())
+        sums["sharing"] = int(lost.sum()) - sums[rules.limit]
         for place in (Place.LATENCY, Place.WAIT, Place.ARRIVAL, Place.HOST):
             sums[place.name.lower()] = int(span[self.place == place].sum())
         return {name: total for name, total in sums.items() if total}
