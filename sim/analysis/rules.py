@@ -61,7 +61,7 @@ class Rules:
 
     @property
     def limit(self) -> str:
-        """What keeps a transfer that is alone from the full bandwidth: `efficiency` of the channel, or the `port`."""
+        """Limit of a transfer that is alone, below the full bandwidth: `efficiency` of the channel, or the `port`."""
         return "efficiency" if self.efficiency[1] < Fraction(*self.cap) else "port"
 
     @property

@@ -63,7 +63,7 @@ def totals(result: Result) -> dict[str, Any]:
     }
 
 
-#: What a transfer waited for that no other delayed, by `Rules.limit`.
+#: Causes of a wait that no other transfer caused, by `Rules.limit`.
 ALONE = {"port": "its own port", "efficiency": "the channel's efficiency"}
 
 
