@@ -216,7 +216,7 @@ class _Channel:
         waits = np.empty((WAIT_ROWS, int(moves.sum() + queued.sum())), dtype=np.int64)
         self._place = np.empty(len(log.tasks), dtype=np.int64)
         count = launch(channel_waits, compiled=compiled)(
-            viewed(tasks_of(log), compiled=compiled), rules.latencies, log.launch, rules.stripes, numerator, denominator,
+            viewed(tasks_of(log), compiled=compiled), rules.latencies, rules.stripes, numerator, denominator,
             rules.execution == "stream", viewed(waited_for, compiled=compiled), waits, self._place,
         )  # fmt: skip
         self._waits = np.ascontiguousarray(waits[:, :count])

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from sim.analysis.parts import Latency, alone, launched, on_link, service
+from sim.analysis.parts import Latency, alone, on_link, service
 from sim.analysis.sram_waits import Causes, served
 from sim.base.integers import ceil_div, mul_div, mul_div_up
 from sim.base.kernel import kernel
@@ -76,7 +76,7 @@ def change_waiting(holds: Ints, waiting: Ints, seen: Ints, overlap: Ints, delaye
 
 @kernel
 def channel_waits(
-    t: Tasks, latency: Latency, launch: int, stripes: int, numerator: int, denominator: int, stream: bool,
+    t: Tasks, latency: Latency, stripes: int, numerator: int, denominator: int, stream: bool,
     waited_for: Causes, waits: Ints, place: Ints,
 ) -> int:  # fmt: skip
     """Fill the first rows of `waits` [.., wait] for each transfer that waited; returns how many. place: [row], its wait or -1.
@@ -96,7 +96,7 @@ def channel_waits(
             waits[TASK, count], waits[ISSUED, count], waits[ARRIVED, count] = row, t.ready[row], t.start[row]
             waits[WAITED_ALONE, count], waits[REST, count], waits[OTHERS, count], waits[NOT_ISSUED, count] = 0, by_channel, 0, 1
             count += 1
-        first = launched(t.work[row], t.compute[row], launch)
+        first = t.launched[row]
         computed, moved = service(held, t.start[row], t.loaded[row], t.end[row], t.compute[row], transfer, first, stream)
         wait = t.end[row] - t.start[row] - computed - moved
         if wait <= 0:

@@ -6,7 +6,7 @@ time; a transfer that was eligible before that, and is served now, waited while 
 
 from __future__ import annotations
 
-from sim.analysis.parts import Conserving, Latency, launched
+from sim.analysis.parts import Conserving, Latency
 from sim.base.integers import mul_div
 from sim.base.kernel import kernel
 from sim.log.columns import NONE, Ints, Services, Tasks
@@ -26,14 +26,14 @@ SENTENCES = {
 
 
 @kernel
-def issued(t: Tasks, row: int, launch: int) -> int:
+def issued(t: Tasks, row: int) -> int:
     """When the transfer of a task was issued."""
-    return int(t.start[row] + launched(t.work[row], t.compute[row], launch))
+    return int(t.start[row] + t.launched[row])
 
 
 @kernel
 def follow_channels(
-    g: Services, t: Tasks, latency: Latency, launch: int, conserving: Conserving, memories: int, state: Ints,
+    g: Services, t: Tasks, latency: Latency, conserving: Conserving, memories: int, state: Ints,
     delivered: Ints, width: int, bins: Ints, runs: Ints,
 ) -> int:  # fmt: skip
     """Follow all channels; returns the first fault, or NOTHING.
@@ -64,7 +64,7 @@ def follow_channels(
         state[DELIVERED, where] += amount
         delivered[row] += amount
         path = int(where >= memories)
-        if conserving[path] and state[BUSY_SINCE, where] > issued(t, row, launch) + latency[path]:
+        if conserving[path] and state[BUSY_SINCE, where] > issued(t, row) + latency[path]:
             known = state[IDLE_ROW, where]
             state[IDLE_ROW, where] = row if known == NONE else min(known, row)
     deliver_over_time(g, memories, width, bins)

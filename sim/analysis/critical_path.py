@@ -20,7 +20,7 @@ import numpy as np
 import numpy.typing as npt
 
 from sim.analysis.longest_path import arrivals_of
-from sim.analysis.parts import Latency, launched, on_link
+from sim.analysis.parts import Latency, on_link
 from sim.analysis.rules import Rules
 from sim.analysis.sorting import bisect_left
 from sim.analysis.sums import sum_by
@@ -99,15 +99,23 @@ class CriticalPath:
                 sums[name] = int(span[links].sum())
         return dict(sorted(sums.items(), key=lambda item: (-item[1], item[0])))
 
-    def by_resource(self, log: EventLog) -> dict[str, int]:
-        """Picoseconds of each resource: `engine n`, `channel` at full speed, `sharing` what it lost to that, and so on."""
+    def by_resource(self, log: EventLog, rules: Rules) -> dict[str, int]:
+        """Picoseconds of each resource: `engine n`, `channel` at full speed, what it lost to that, and so on.
+
+        Lost to `port` or `efficiency` is what a transfer loses that is alone, to `sharing` the rest.
+        """
         span = self.end - self.begin
         on = self.place == Place.ENGINE
         of_engine = sum_by(span[on], log.tasks.engine[self.row[on]], log.engines).tolist()
         sums = dict(zip(log.machine.engine_names, of_engine, strict=True))
         served = self.place == Place.CHANNEL
         sums["channel"] = int(self.work[served].sum())
-        sums["sharing"] = int(span[served].sum()) - sums["channel"]
+        lost, best = (span - self.work)[served], rules.fastest
+        alone = -(-self.work[served] * (best.denominator - best.numerator) // best.numerator)
+        links = tasks_of(log).link
+        of_memory = links[self.row[served]] == 0 if len(links) else np.ones_like(alone, dtype=np.bool_)
+        sums[rules.limit] = int(np.minimum(lost, alone)[of_memory].sum())
+        sums["sharing"] = int(lost.sum()) - sums[rules.limit]
         for place in (Place.LATENCY, Place.WAIT, Place.ARRIVAL, Place.HOST):
             sums[place.name.lower()] = int(span[self.place == place].sum())
         return {name: total for name, total in sums.items() if total}
@@ -172,14 +180,14 @@ class Index(NamedTuple):
 
 @kernel
 def walk(
-    t: Tasks, s: Steps, f: Forms, g: Services, index: Index, latency: Latency, launch: int, stream: bool, for_sram: bool,
+    t: Tasks, s: Steps, f: Forms, g: Services, index: Index, latency: Latency, stream: bool, for_sram: bool,
     links: Ints, state: Ints,
 ) -> bool:  # fmt: skip
     """Walk until the start of the run, and return True; or False if `links` is full, to be called again with a longer one."""
     while state[LINKS] + MOST_AT_ONCE <= len(links):
         if state[WHOLE] == 1:
             leave_engine(t, stream, links, state)
-        cause = leave_channel(t, g, index, latency, launch, links, state)
+        cause = leave_channel(t, g, index, latency, links, state)
         if cause == NONE:
             cause = leave_start(t, s, f, index, for_sram, links, state)
         if cause == NONE:
@@ -213,10 +221,10 @@ def leave_engine(t: Tasks, stream: bool, links: Ints, state: Ints) -> None:
 
 
 @kernel
-def leave_channel(t: Tasks, g: Services, index: Index, latency: Latency, launch: int, links: Ints, state: Ints) -> int:
+def leave_channel(t: Tasks, g: Services, index: Index, latency: Latency, links: Ints, state: Ints) -> int:
     """From the end of a transfer back to the start; if it could not begin when issued, to the transfer served before it."""
     row, time = state[ROW], state[TIME]
-    issued = t.start[row] + launched(t.work[row], t.compute[row], launch)
+    issued = t.start[row] + t.launched[row]
     if time <= t.start[row]:
         return NONE
     first, after = index.services_first[row], index.services_first[row + 1]
@@ -343,7 +351,7 @@ def links_of(log: EventLog, rules: Rules) -> Times:
     state = np.array([last, t.end[last], 1, 0], dtype=np.int64)
     links = np.empty((1024, LINK_COLUMNS), dtype=np.int64)
     go, stream = launch(walk, compiled=compiled), rules.execution == "stream"
-    while not go(tasks, steps, forms, services, index, rules.latencies, log.launch, stream, rules.waits_for_sram, links, state):
+    while not go(tasks, steps, forms, services, index, rules.latencies, stream, rules.waits_for_sram, links, state):
         links = np.concatenate([links, np.empty_like(links)])
     return np.ascontiguousarray(links[: state[LINKS]][::-1].T)
 

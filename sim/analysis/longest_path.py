@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 
-from sim.analysis.parts import Latency, launched, on_link
+from sim.analysis.parts import Latency, on_link
 from sim.analysis.rules import Rules
 from sim.base.integers import ceil_div, mul_div_up
 from sim.base.kernel import kernel
@@ -15,7 +15,7 @@ from sim.log.tables import EventLog
 
 @kernel
 def shortest_time(
-    t: Tasks, row: int, latency: Latency, launch: int, stripes: int, numerator: int, denominator: int, stream: bool
+    t: Tasks, row: int, latency: Latency, stripes: int, numerator: int, denominator: int, stream: bool
 ) -> int:  # fmt: skip
     """The least time from start to end of a task: alone on the machine, where a transfer gets numerator / denominator."""
     work, compute = t.work[row], t.compute[row]
@@ -26,12 +26,12 @@ def shortest_time(
     if numerator != denominator and not link:
         transfer = mul_div_up(transfer, denominator, numerator)
     transfer += latency[link]
-    return int(max(launched(work, compute, launch) + transfer, compute) if stream else transfer + compute)
+    return int(max(t.launched[row] + transfer, compute) if stream else transfer + compute)
 
 
 @kernel
 def finish_step(
-    t: Tasks, f: Forms, first: int, form: int, released: int, latency: Latency, launch: int, stripes: int, numerator: int,
+    t: Tasks, f: Forms, first: int, form: int, released: int, latency: Latency, stripes: int, numerator: int,
     denominator: int, stream: bool, stored: Ints, finish: Ints, size: int,
 ) -> None:  # fmt: skip
     """Fill `finish` [task] with the earliest end of each task; loads of a layer wait for `stored` [layer]."""
@@ -45,12 +45,12 @@ def finish_step(
             edge += 1
         if loads[form + task] >= 0:
             ready = max(ready, stored[loads[form + task]])
-        finish[task] = ready + shortest_time(t, first + task, latency, launch, stripes, numerator, denominator, stream)
+        finish[task] = ready + shortest_time(t, first + task, latency, stripes, numerator, denominator, stream)
 
 
 @kernel
 def extend_path(
-    t: Tasks, f: Forms, graph: int, first: int, arrival: int, reached: int, latency: Latency, launch: int, stripes: int,
+    t: Tasks, f: Forms, graph: int, first: int, arrival: int, reached: int, latency: Latency, stripes: int,
     numerator: int, denominator: int, stream: bool, known: bool, stored: Ints, finish: Ints,
 ) -> int:  # fmt: skip
     """The end of the longest path of a sequence that reached so far, with one more step: after the others, or if known beside.
@@ -60,7 +60,7 @@ def extend_path(
     form = f.first[graph]
     size = f.first[graph + 1] - form
     released = arrival if known else reached
-    finish_step(t, f, first, form, released, latency, launch, stripes, numerator, denominator, stream, stored, finish, size)
+    finish_step(t, f, first, form, released, latency, stripes, numerator, denominator, stream, stored, finish, size)
     for task in range(size):
         reached = max(reached, finish[task])
     for i in range(f.kv_first[graph], f.kv_first[graph + 1]):

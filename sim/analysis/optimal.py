@@ -19,7 +19,6 @@ from math import gcd
 import numpy as np
 from ortools.sat.python import cp_model
 
-from sim.analysis.parts import launched
 from sim.analysis.rules import Rules
 from sim.base.units import ceil_div, format_time
 from sim.log.tables import EventLog
@@ -102,7 +101,7 @@ class _Problem:
         log, t = self.log, self.log.tasks
         num, den = self.rules.cap
         moving = [ceil_div(work * den, num) for work in t.work.tolist()]
-        self.unit = gcd(*t.compute.tolist(), *moving, self.rules.latency, log.launch, *self.rules.arrivals)
+        self.unit = gcd(*t.compute.tolist(), *moving, self.rules.latency, *t.launched.tolist(), *self.rules.arrivals)
         horizon = log.makespan // self.unit
         start, end = [], []
         engines, channel = [], []
@@ -116,7 +115,7 @@ class _Problem:
                 first = self._time(row, arrived - work, horizon)
                 size = work // self.unit
                 channel.append(self.model.new_fixed_size_interval_var(first, size, f"move {row}"))
-                launch = launched(work, compute, self.log.launch)
+                launch = int(t.launched[row])
                 self.model.add(first >= begin + (launch + self.rules.latency) // self.unit)
                 after = 0 if self.rules.execution == "stream" else (compute - launch) // self.unit
                 self.model.add(until >= first + size + after)

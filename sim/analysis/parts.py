@@ -54,24 +54,15 @@ def full_speed(work: int, latency: int, stripes: int) -> int:
 
 
 @kernel
-def launched(work: int, compute: int, launch: int) -> int:
-    """Time of a task on its engine before it loads operands; 0 if it loads none, or a DMA moves them.
-
-    launch: of any task; a shorter one is launch alone.
-    """
-    return min(launch, compute) if work > 0 else 0
-
-
-@kernel
 def service(
-    held: bool, start: int, loaded: int, end: int, compute: int, transfer: int, launch: int, stream: bool
+    held: bool, start: int, loaded: int, end: int, compute: int, transfer: int, launched: int, stream: bool
 ) -> tuple[int, int]:  # fmt: skip
     """The parts compute and transfer of a task's [start, end]; what is left is waiting for the channel.
 
-    held: an engine ran it. transfer: its `full_speed`. launch: its `launched`.
+    held: an engine ran it. transfer: its `full_speed`. launched: its launch.
     """
     if not stream:
-        return (launch + end - loaded if held else 0), transfer
-    if held and compute >= launch + transfer:
+        return (launched + end - loaded if held else 0), transfer
+    if held and compute >= launched + transfer:
         return compute, 0
-    return launch, transfer
+    return launched, transfer

@@ -60,6 +60,11 @@ class Rules:
         return min(Fraction(*self.cap), self.efficiency[1])
 
     @property
+    def limit(self) -> str:
+        """Limit of a transfer that is alone, below the full bandwidth: `efficiency` of the channel, or the `port`."""
+        return "efficiency" if self.efficiency[1] < Fraction(*self.cap) else "port"
+
+    @property
     def slowest(self) -> Fraction:
         """The least share of its bandwidth that a busy channel delivers, if its arbiter conserves work."""
         return min(Fraction(*self.cap), self.efficiency[0])

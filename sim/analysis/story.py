@@ -24,7 +24,6 @@ from sim.analysis.parts import (
     WAIT_POLICY,
     WAIT_SRAM,
     alone,
-    launched,
     on_link,
     service,
 )
@@ -98,7 +97,7 @@ class Stories:
         parts = [0] * PART_COUNT
         parts[COMPUTE], moved = service(
             held, start, loaded, end, compute, alone(self._tasks, row, rules.latencies, rules.stripes),
-            launched(work, compute, self._log.launch), rules.execution == "stream",
+            int(t.launched[row]), rules.execution == "stream",
         )  # fmt: skip
         link = on_link(self._tasks, row)
         parts[LINK if link else TRANSFER] = moved

@@ -31,7 +31,6 @@ from sim.analysis.parts import (
     WAIT_SRAM,
     Latency,
     alone,
-    launched,
     on_link,
     service,
 )
@@ -126,7 +125,7 @@ def after_inputs(t: Tasks, f: Forms, first: int, after: int, form: int) -> int:
 
 @kernel
 def split_step(
-    t: Tasks, f: Forms, first: int, after: int, form: int, base: int, latency: Latency, launch: int, stripes: int, stream: bool,
+    t: Tasks, f: Forms, first: int, after: int, form: int, base: int, latency: Latency, stripes: int, stream: bool,
     for_sram: bool, all_busy: Ints, waited_for: Causes,
     spent: int, totals: Ints, step: int, by_step: Ints, busy: Ints,
 ) -> tuple[int, int]:  # fmt: skip
@@ -141,7 +140,7 @@ def split_step(
     for row in range(first, after):
         mine, held, whole_time = group[form + row - first], engine[row] >= 0, end[row] - ready[row]
         transfer = alone(t, row, latency, stripes)
-        first_part = launched(work[row], compute[row], launch)
+        first_part = t.launched[row]
         computed, moved = service(held, start[row], loaded[row], end[row], compute[row], transfer, first_part, stream)
         channel, waited = end[row] - start[row] - computed - moved, start[row] - ready[row]
         for_engine = all_busy[row - base] if held else 0
@@ -186,7 +185,7 @@ def add(totals: Ints, by_step: Ints, group: int, step: int, part: int, time: int
 
 @kernel
 def follow_chain(
-    t: Tasks, f: Forms, first: int, after: int, form: int, base: int, latency: Latency, launch: int, stripes: int, stream: bool,
+    t: Tasks, f: Forms, first: int, after: int, form: int, base: int, latency: Latency, stripes: int, stream: bool,
     for_sram: bool, all_busy: Ints, waited_for: Causes,
     step: int, released: int, stored: Ints, tokens: Ints,
 ) -> None:  # fmt: skip
@@ -196,7 +195,7 @@ def follow_chain(
     while row != NONE:
         held, waited = engine[row] >= 0, start[row] - ready[row]
         transfer = alone(t, row, latency, stripes)
-        first_part = launched(work[row], compute[row], launch)
+        first_part = t.launched[row]
         computed, moved = service(held, start[row], loaded[row], end[row], compute[row], transfer, first_part, stream)
         tokens[step, COMPUTE] += computed
         tokens[step, LINK if on_link(t, row) else TRANSFER] += moved
@@ -217,7 +216,7 @@ def follow_chain(
 
 @kernel
 def tally_steps(
-    t: Tasks, s: Steps, f: Forms, cuts: Ints, latency: Latency, launch: int, stripes: int, stream: bool, for_sram: bool,
+    t: Tasks, s: Steps, f: Forms, cuts: Ints, latency: Latency, stripes: int, stream: bool, for_sram: bool,
     stored: Ints, waited_for: Causes, work: Work, until: Ints, busy: Ints, totals: Ints, by_step: Ints, tokens: Ints, bad: Ints,
 ) -> None:  # fmt: skip
     """Go through all steps, in batches that are separate in time: those from cuts[i] to cuts[i + 1]."""
@@ -235,12 +234,12 @@ def tally_steps(
             first, form, released = s.first[step], f.first[s.graph[step]], s.released[step]
             after = first + f.first[s.graph[step] + 1] - form
             spent, wrong = split_step(
-                t, f, first, after, form, base, latency, launch, stripes, stream, for_sram, all_busy, waited_for, spent, totals,
+                t, f, first, after, form, base, latency, stripes, stream, for_sram, all_busy, waited_for, spent, totals,
                 step, by_step, busy,
             )  # fmt: skip
             note(bad, TOO_FAST, wrong)
             follow_chain(
-                t, f, first, after, form, base, latency, launch, stripes, stream, for_sram, all_busy, waited_for, step,
+                t, f, first, after, form, base, latency, stripes, stream, for_sram, all_busy, waited_for, step,
                 released, stored, tokens,
             )  # fmt: skip
             carry(by_step, step)
@@ -265,7 +264,7 @@ def loads_too_early(t: Tasks, f: Forms, graph: int, first: int, ended: Ints) -> 
 
 @kernel
 def follow_sequences(
-    order: Ints, t: Tasks, s: Steps, f: Forms, latency: Latency, launch: int, stripes: int, numerator: int, denominator: int,
+    order: Ints, t: Tasks, s: Steps, f: Forms, latency: Latency, stripes: int, numerator: int, denominator: int,
     stream: bool, known: bool, arrival: Ints, reached: Ints, stored: Ints, ended: Ints, finish: Ints, early: Ints, paths: Ints,
 ) -> None:  # fmt: skip
     """Go through the steps by sequence and token: the longest path of each sequence, and the order that the KV cache imposes.
@@ -284,7 +283,7 @@ def follow_sequences(
                 stored[layer], ended[layer] = 0, 0
         before = reached[sequence]
         reached[sequence] = extend_path(
-            t, f, graph, first, arrival[sequence], reached[sequence], latency, launch, stripes, numerator, denominator, stream,
+            t, f, graph, first, arrival[sequence], reached[sequence], latency, stripes, numerator, denominator, stream,
             known, stored, finish,
         )  # fmt: skip
         paths[step] = reached[sequence] - before
@@ -398,7 +397,7 @@ class Tally:
         state[channels.LATEST_START] = state[channels.IDLE_ROW] = NONE
         delivered = np.zeros(len(log.tasks), dtype=np.int64)
         wrong = launch(follow_channels, compiled=compiled)(
-            g, t, self._rules.latencies, log.launch, self._rules.conserving, log.machine.memories, state, delivered,
+            g, t, self._rules.latencies, self._rules.conserving, log.machine.memories, state, delivered,
             self.width, self.bins, np.empty((2, len(log.services) + 1), dtype=np.int64),
         )  # fmt: skip
         if wrong != channels.NOTHING:
@@ -429,7 +428,7 @@ class Tally:
         bad = np.full(len(_SENTENCES), NONE, dtype=np.int64)
         launch(tally_steps, compiled=compiled)(
             viewed(tasks_of(log), compiled=compiled), viewed(steps, compiled=compiled),
-            viewed(self.forms.columns, compiled=compiled), cuts, rules.latencies, log.launch, rules.stripes,
+            viewed(self.forms.columns, compiled=compiled), cuts, rules.latencies, rules.stripes,
             rules.execution == "stream", rules.waits_for_sram, stores_before(log, self.forms, compiled=compiled),
             viewed(causes(log, bounded_sram=rules.sram is not None, compiled=compiled), compiled=compiled),
             viewed(room_for(int(np.diff(rows).max(initial=0))), compiled=compiled),
@@ -456,7 +455,7 @@ class Tally:
         early = np.full(2, NONE, dtype=np.int64)
         launch(follow_sequences, compiled=compiled)(
             in_order(log), viewed(tasks_of(log), compiled=compiled), viewed(steps_of(log), compiled=compiled),
-            viewed(self.forms.columns, compiled=compiled), rules.latencies, log.launch, rules.stripes, numerator, denominator,
+            viewed(self.forms.columns, compiled=compiled), rules.latencies, rules.stripes, numerator, denominator,
             rules.execution == "stream", rules.dependency == "known", arrivals, self.reached, stored, ended,
             np.empty(largest, dtype=np.int64), early, paths,
         )  # fmt: skip

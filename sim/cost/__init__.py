@@ -23,7 +23,7 @@ from models.graph import StepLanes
 from sim.base.registry import Registry
 from sim.cost.fixed import Fixed
 from sim.cost.kernel_costs import KernelCosts
-from sim.cost.model import CostModel, Extrapolation, Rates, launch_of
+from sim.cost.model import CostModel, Extrapolation, Rates, launches_of
 from sim.cost.profiled import Profiled
 from sim.cost.roofline import Roofline
 from sim.cost.written import WrittenCosts
@@ -36,5 +36,5 @@ COST_MODELS: Registry[type[CostModel]] = Registry(
 
 __all__ = [
     "COST_MODELS", "CostModel", "Extrapolation", "Fixed", "KernelCosts", "Profiled", "Rates", "Roofline", "StepLanes",
-    "WrittenCosts", "launch_of",
+    "WrittenCosts", "launches_of",
 ]  # fmt: skip

@@ -6,12 +6,10 @@
 t0 is the time from a launch to the first result, which no size of the kernel shortens. It is per task: an op in several tasks
 is several kernels. What a channel delivers to one transfer is its bandwidth, its `efficiency` and its port.
 
-Bytes move on the channel, where others contend for it. Under `stream` a kernel asks for them after its launch, and computes
-while they come. The launch of all is the t0 of matmuls, whose bytes are most: so whatever a kernel waits for is its transfer,
-and a faster channel helps. A kernel of a larger t0 (attention) holds the engine for the whole of its time; in one of a smaller
-t0 only arithmetic that takes longer than the bytes comes on top. Alone, each takes exactly the time above. Under `blocking` an
-engine is busy for what is left of that time when its operands are there. Loads ahead (`prefetch`) are transfers of their own:
-t0 and arithmetic follow them.
+Bytes move on the channel, where others contend for it. Under `stream` a kernel asks for them after t0, its launch, and computes
+while they come: whatever it waits for is its transfer, and a faster channel helps. Under `blocking` an engine is busy for what
+is left of the time above when the operands are there. So alone, each takes exactly that time. Loads ahead (`prefetch`) are
+transfers of their own: t0 and arithmetic follow them.
 """
 
 from __future__ import annotations
@@ -56,7 +54,6 @@ class KernelCosts(Caching):
         shares = peak_share if isinstance(peak_share, Mapping) else {"any": peak_share}
         self.machine = replace(machine, flops=_reached(machine.flops, shares), overhead=0)
         self.overhead = machine.overhead
-        self.launch = self.t0[MATMUL] + self.overhead
         self._clear()
 
     def _clear(self) -> None:
@@ -78,6 +75,10 @@ class KernelCosts(Caching):
         found = table.launched(table.rates.durations(steps))
         return found[:, :, COMPUTE].T, found[:, :, WORK].T, table.of
 
+    def launches(self, graph: TaskGraph) -> IntArray:
+        """Picoseconds of each task on its engine before it loads operands [task]."""
+        return self.launch_times(graph)[graph.op]
+
     def launch_times(self, graph: TaskGraph) -> IntArray:
         """Picoseconds of t0 of each op of a graph [op]."""
         ops = graph.ops
@@ -98,8 +99,7 @@ class KernelRows:
 
     def __init__(self, costs: KernelCosts, graph: TaskGraph) -> None:
         self.rates = RateTable(graph, costs.machine)
-        self.alone, self.launch = costs.machine.alone, costs.launch
-        t0 = costs.launch_times(graph)[graph.op]
+        self.alone, t0 = costs.machine.alone, costs.launches(graph)
         rows, task, self.of = np.unique(
             np.stack([self.rates.rows.of, np.where(graph.computes, t0, 0)]), axis=1, return_index=True, return_inverse=True
         )
@@ -111,15 +111,11 @@ class KernelRows:
     def launched(self, found: IntArray) -> IntArray:
         """[lane, row, (compute, work, ...)] of kernels, from those of the rows of rates."""
         out = found[:, self.source]
-        compute, work = out[:, :, COMPUTE], out[:, :, WORK]
-        num, den = self.alone
-        loading = np.where(self.loads, ceil_scaled(work, den, num), 0)
-        whole, short = self.t0 + np.maximum(compute, loading), self.t0 + np.maximum(compute - loading, 0)
-        if self.overlap:  # the launch, then the later of the rest and of the bytes
-            launched = np.where((self.t0 < self.launch) & (short <= self.launch), short, self.t0 + compute)
-            busy = np.where(self.t0 > self.launch, whole, launched)
-        else:
-            busy = whole - loading
+        busy = out[:, :, COMPUTE]
+        if not self.overlap:  # what is left of the arithmetic when the operands are there
+            num, den = self.alone
+            busy = np.maximum(busy - np.where(self.loads, ceil_scaled(out[:, :, WORK], den, num), 0), 0)
+        busy = self.t0 + busy
         out[:, :, COMPUTE] = np.where(self.computes, np.maximum(busy, 1), 0)
         return np.asarray(out)
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from math import gcd
 from typing import Any, ClassVar, Protocol
@@ -55,7 +55,7 @@ class CostModel(Protocol):
     """Made with the machine, the seed of the run and the options of the scenario; see the package for the contract.
 
     A model that knows where its costs are extrapolations also has `extrapolations(graph, steps)`, a list of `Extrapolation`.
-    One whose times on an engine begin with a launch has `launch`, ps: an engine loads the operands of a task only after it.
+    One whose times on an engine begin with a launch has `launches(graph)`, ps [task]: an engine loads operands only after it.
     """
 
     def __init__(self, *, machine: Rates, seed: int) -> None: ...
@@ -63,10 +63,10 @@ class CostModel(Protocol):
     def durations(self, graph: TaskGraph, steps: StepLanes) -> tuple[IntArray, IntArray]: ...
 
 
-def launch_of(costs: CostModel) -> int:
-    """Picoseconds of a task on its engine before it loads operands; 0 if the model has none."""
-    launched: int = getattr(costs, "launch", 0)
-    return launched
+def launches_of(costs: CostModel, graph: TaskGraph) -> IntArray:
+    """Picoseconds of each task on its engine before it loads operands [task]; 0 if the model has none."""
+    of: Callable[[TaskGraph], IntArray] | None = getattr(costs, "launches", None)
+    return np.zeros(len(graph), dtype=np.int64) if of is None else of(graph)
 
 
 class Caching(ABC):

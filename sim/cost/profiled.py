@@ -21,6 +21,7 @@ import numpy.typing as npt
 
 from models.graph import QUANTITIES, IntArray, Op, OpGraph, StepLanes
 from sim.base.errors import ConfigError, nearest
+from sim.base.quantities import MAXIMUM
 from sim.cost.calls import Call, Sizes, calls_of
 from sim.cost.kernels import ONLY_MOVES, Kernel, joined, kernels_of
 from sim.cost.model import Caching, Extrapolation, Rates, ceil_scaled, time_at_rate
@@ -101,17 +102,24 @@ class Profiled(Caching):
         tasks, index = graph.alike(np.concatenate([costs, [times.whole, times.loading, times.work]]))
         computes, from_memory = graph.computes[tasks], (graph.moves[tasks] & MEMORY) != 0
         whole, loading = graph.share(times.whole, tasks), graph.share(times.loading, tasks)
+        work = np.where(from_memory[:, None], graph.share(times.work, tasks), 0)
+        work += time_at_rate(graph.bytes_moved(_only(costs, ACTIVATIONS), tasks), self.machine.bandwidth)
+        work = np.where((graph.moves[tasks] != 0)[:, None], np.maximum(work, 1), 0)
         overlaps = computes & from_memory & self.machine.overlap
         compute = np.where(overlaps[:, None], whole, whole - loading)
         if self.otherwise is not None:
             bound, _, rows = self.otherwise.distinct(graph, steps)
             launch = np.where(times.measured[graph.op[tasks]][:, None], 0, bound[rows[tasks]])
             compute = np.maximum(compute, launch)
-        compute = np.where(computes[:, None], np.maximum(compute, 1), 0)
-        work = np.where(from_memory[:, None], graph.share(times.work, tasks), 0)
-        work += time_at_rate(graph.bytes_moved(_only(costs, ACTIVATIONS), tasks), self.machine.bandwidth)
-        work = np.where((graph.moves[tasks] != 0)[:, None], np.maximum(work, 1), 0)
-        return compute, work, index
+        compute = np.where(overlaps[:, None], compute - ceil_scaled(work, *reversed(self.machine.alone)), compute)
+        return np.where(computes[:, None], np.maximum(compute, 1), 0), work, index
+
+    def launches(self, graph: TaskGraph) -> IntArray:
+        """Picoseconds of each task on its engine before it loads operands [task].
+
+        Under `stream` all of its time but that of its bytes: whatever moves them faster then shortens a kernel by as much.
+        """
+        return np.full(len(graph), MAXIMUM if self.machine.overlap else 0, dtype=np.int64)
 
     def op_times(self, ops: OpGraph, steps: StepLanes) -> OpTimes:
         """Time of each op of a step that runs alone. Raises ConfigError that names an op kind which the profile lacks."""

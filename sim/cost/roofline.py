@@ -12,6 +12,8 @@ up to twice as long; to add the two up would be no bound.
 
 from __future__ import annotations
 
+import numpy as np
+
 from models.graph import IntArray, StepLanes
 from sim.cost.model import Caching, Rates
 from sim.cost.rows import COMPUTE, WORK, RateTable
@@ -31,10 +33,9 @@ class Roofline(Caching):
     def _clear(self) -> None:
         self._tables: dict[int, RateTable] = {}  # by id of the graph, which each keeps alive
 
-    @property
-    def launch(self) -> int:
-        """Picoseconds of a task on its engine before it loads operands."""
-        return self.machine.overhead
+    def launches(self, graph: TaskGraph) -> IntArray:
+        """Picoseconds of each task on its engine before it loads operands [task]."""
+        return np.full(len(graph), self.machine.overhead, dtype=np.int64)
 
     def table(self, graph: TaskGraph) -> RateTable:
         """The rows of a graph, made once."""

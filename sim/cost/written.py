@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from models.graph import IntArray, StepLanes
-from sim.cost.model import CostModel, launch_of
+from sim.cost.model import CostModel, launches_of
 from sim.mapping.tasks import ALL_BYTES, CLASS_BIT, TaskGraph
 
 _OPERANDS = ALL_BYTES & ~(CLASS_BIT["act_read"] | CLASS_BIT["act_write"])
@@ -24,10 +24,9 @@ class WrittenCosts:
         self.transfer = transfer
         self.others = others
 
-    @property
-    def launch(self) -> int:
-        """Picoseconds of a task on its engine before it loads operands: as `others`; a time that is given contains it."""
-        return launch_of(self.others)
+    def launches(self, graph: TaskGraph) -> IntArray:
+        """Picoseconds of each task on its engine before it loads operands: as `others`; a time that is given contains it."""
+        return launches_of(self.others, graph)
 
     def durations(self, graph: TaskGraph, steps: StepLanes) -> tuple[IntArray, IntArray]:
         on_engine, on_channel = self.given(graph)

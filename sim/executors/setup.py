@@ -8,8 +8,8 @@ from typing import Literal
 
 import numpy as np
 
-from models.graph import Members, StepLanes
-from sim.cost import CostModel
+from models.graph import IntArray, Members, StepLanes
+from sim.cost import CostModel, launches_of
 from sim.machine.arbiters import Arbiter
 from sim.machine.machine import Machine
 from sim.machine.routes import Route
@@ -42,9 +42,8 @@ class Setup:
     many requests there are at a time, each coming `think` ps after one has ended, and each step begins with `step_overhead` ps
     of the host. arbiter: of the memory; each channel of each run has a copy of its own. bandwidth: of each channel of the
     memory, bytes/s (kept with the log, it does not enter times). latency: of the memory, ps. links: those of the last channels
-    of the machine, in order of their numbers. launch: ps
-    on an engine before it loads the operands of its task, part of the task's compute time. sram:
-    bytes for operands in flight, None if unbounded. resident: bytes of weights that SRAM holds beside them.
+    of the machine, in order of their numbers. sram: bytes for operands in flight, None if unbounded. resident: bytes of weights
+    that SRAM holds beside them.
     """
 
     graph: TaskGraph
@@ -59,7 +58,6 @@ class Setup:
     route: Route = "interleaved"
     latency: int = 0
     links: tuple[Link, ...] = ()
-    launch: int = 0
     sram: int | None = None
     resident: int = 0
     batching: ResolvedBatching | None = None
@@ -67,6 +65,10 @@ class Setup:
     concurrency: int | None = None
     think: int = 0
     step_overhead: int = 0
+
+    def launches(self, graph: TaskGraph) -> IntArray:
+        """Picoseconds on an engine before it loads the operands of a task, part of its compute time [task]."""
+        return launches_of(self.costs, graph)
 
     @property
     def engines(self) -> int:

@@ -36,6 +36,7 @@ class Tasks(NamedTuple):
     end: Ints
     compute: Ints
     work: Ints
+    launched: Ints
     link: Ints  # int8: 1 for a transfer on a link; empty where there is none
 
 

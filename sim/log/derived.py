@@ -147,8 +147,7 @@ class Service(NamedTuple):
 @_kept
 def issued(log: EventLog) -> Times:
     """When the transfer of each task was issued, ps: at its start, or once an engine had launched it."""
-    tasks = log.tasks
-    return np.asarray(tasks.start + np.where(tasks.work > 0, np.minimum(tasks.compute, log.launch), 0))
+    return np.asarray(log.tasks.start + log.tasks.launched)
 
 
 @_kept

@@ -10,11 +10,11 @@ One row per task, in the order of the task table, with the scenario in the file'
 | `task`, `name` | index in the task graph, and its name |
 | `kind`, `layer`, `head` | kind of task; decoder layer and head, -1 if it is of none |
 | `bytes` | bytes that it moves through the channels |
-| `engine`, `ready`, `start`, `loaded`, `end`, `compute`, `work` | as in the task table; times in ps |
+| `engine`, `ready`, `start`, `loaded`, `end`, `compute`, `work`, `launched` | as in the task table; times in ps |
 | `services` | its service intervals: list of `order` (row of `EventLog.services`), `channel`, `start`, `end`, `work` |
 
 Metadata of the file: `sim.version`, `sim.scenario` (JSON, with every default), `sim.seed`, `sim.engines`, `sim.channels`,
-`sim.bandwidth` (bytes/s), `sim.launch` (ps), `sim.step_overhead` (ps), `sim.sram` (bytes or null), `sim.arrival` (ps, of each
+`sim.bandwidth` (bytes/s), `sim.step_overhead` (ps), `sim.sram` (bytes or null), `sim.arrival` (ps, of each
 sequence), `sim.batches` (JSON: the members of each step). The task graphs are not stored: they are made again from the scenario
 when a log is read.
 """
@@ -45,7 +45,7 @@ from sim.mapping.tasks import TaskGraph
 Graphs = Callable[[Shape], TaskGraph]
 
 ROWS = 1 << 20  # of a row group, about
-_TIMES = ("ready", "start", "loaded", "end", "compute", "work")
+_TIMES = ("ready", "start", "loaded", "end", "compute", "work", "launched")
 _TASKS = ("step", "task", "engine", *_TIMES)
 _STEPS = ("sequence", "token", "context", "released")
 _SERVICE = ("order", "channel", "start", "end", "work")
@@ -129,7 +129,7 @@ def _parsed(source: str, table: Any, metadata: Mapping[str, str], graphs_of: Gra
             engines=int(metadata["sim.engines"]), channels=int(metadata["sim.channels"]),
             **json.loads(metadata.get("sim.devices", "{}")),
         ),
-        bandwidth=int(metadata["sim.bandwidth"]), launch=int(metadata.get("sim.launch", 0)),
+        bandwidth=int(metadata["sim.bandwidth"]),
         sram=json.loads(metadata.get("sim.sram", "null")), step_overhead=int(metadata.get("sim.step_overhead", 0)),
         batched=members, arrival=arrival,
     )  # fmt: skip
@@ -240,7 +240,7 @@ class Writer:
         self._facts = {
             "sim.arrival": json.dumps(part.arrival.tolist()), "sim.engines": str(part.engines),
             "sim.channels": str(part.machine.memories), "sim.bandwidth": str(part.bandwidth),
-            "sim.launch": str(part.launch), "sim.sram": json.dumps(part.sram), "sim.step_overhead": str(part.step_overhead),
+            "sim.sram": json.dumps(part.sram), "sim.step_overhead": str(part.step_overhead),
         }  # fmt: skip
         if part.machine.links:
             link = part.machine.channels[part.machine.links[0]]

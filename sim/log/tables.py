@@ -1,6 +1,6 @@
 """The columnar record of a run: what ran, where and when. Everything shown to a user is derived from it.
 
-Times are int64 picoseconds; there is no Python object per event. A task row takes 58 bytes, a service interval 34.
+Times are int64 picoseconds; there is no Python object per event. A task row takes 66 bytes, a service interval 34.
 """
 
 from __future__ import annotations
@@ -27,10 +27,10 @@ class TaskTable:
     ready: all its inputs had ended (and its step was released).
     start: an engine took it; for a DMA transfer: it was issued. Operands that it loads fit SRAM from then on.
     loaded: its operands had arrived (equals `start` where it loads nothing). Under `blocking` it computes from then on.
-    An engine issues the load once the task is launched (`sim.log.derived.issued`).
     end: it had finished.
     compute: its time on an engine. work: its transfer at the full speed of one channel, without latency; the
-    service intervals say over how many channels it is spread.
+    service intervals say over how many channels it is spread. launched: the first part of `compute`, after which its engine
+    issues the load; 0 where it loads nothing, or a DMA does.
     """
 
     step: npt.NDArray[np.int32]
@@ -42,6 +42,7 @@ class TaskTable:
     end: npt.NDArray[np.int64]
     compute: npt.NDArray[np.int64]
     work: npt.NDArray[np.int64]
+    launched: npt.NDArray[np.int64]
 
     def __len__(self) -> int:
         return len(self.step)
@@ -137,7 +138,7 @@ class MemberTable:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EventLog:
-    """A whole run. bandwidth: of each channel, bytes/s. launch: ps on an engine before it loads the operands of a task.
+    """A whole run. bandwidth: of each channel, bytes/s.
 
     sram: bytes for operands in use, None if unbounded. step_overhead: ps of the host, with which each step begins. batched: the
     members of each step; None where each step is one sequence that decodes one token. arrival: ps, when each sequence came.
@@ -150,7 +151,6 @@ class EventLog:
     steps: StepTable
     machine: Machine
     bandwidth: int
-    launch: int = 0
     sram: int | None = None
     step_overhead: int = 0
     batched: MemberTable | None = None

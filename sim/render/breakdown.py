@@ -14,6 +14,7 @@ import numpy.typing as npt
 from sim.analysis.blame import Blame, Matrix
 from sim.analysis.critical_path import Cause, Place
 from sim.analysis.parts import PARTS, WITHOUT_LINKS
+from sim.analysis.rules import Rules
 from sim.cost import Extrapolation
 from sim.log.tables import EventLog
 from sim.runs.result import Result
@@ -62,14 +63,19 @@ def totals(result: Result) -> dict[str, Any]:
     }
 
 
-def blame(found: Blame) -> dict[str, Any]:
-    """`engine` and `channel`, each by `owner` and by `kind`: `wait_ps[waiting][cause]`, and `alone_ps`: due to its own port."""
+#: Causes of a wait that no other transfer caused, by `Rules.limit`.
+ALONE = {"port": "its own port", "efficiency": "the channel's efficiency"}
+
+
+def blame(found: Blame, rules: Rules) -> dict[str, Any]:
+    """`engine` and `channel`, each by `owner` and by `kind`: `wait_ps[waiting][cause]`, and `alone_ps`: due to `alone`."""
 
     def table(matrix: Matrix) -> dict[str, Any]:
         return {"names": list(matrix.names), "wait_ps": matrix.wait.tolist(), "alone_ps": matrix.alone.tolist()}
 
     return {
         "owner": found.owner,
+        "alone": ALONE[rules.limit],
         "engine": {"by_owner": table(found.engine_by_owner), "by_kind": table(found.engine_by_kind)},
         "channel": {"by_owner": table(found.channel_by_owner), "by_kind": table(found.channel_by_kind)},
     }
@@ -81,7 +87,7 @@ def critical_path(result: Result, *, links: bool = False) -> dict[str, Any]:
     data: dict[str, Any] = {
         "tasks": len(path.rows),
         "by_kind_ps": path.by_kind(log),
-        "by_resource_ps": path.by_resource(log),
+        "by_resource_ps": path.by_resource(log, result.plan.rules),
         "causes": path.by_cause(),
     }
     if links:

@@ -28,6 +28,7 @@ def render(result: Result) -> RenderableType:
     head = Text.assemble((result.scenario.name, "bold"), f"  {format_time(makespan)}, {len(result.log.tasks):,} tasks")
     sections: list[RenderableType] = [head]
     one = "token" if result.log.batched is None else "step"
+    alone = breakdown.ALONE[result.plan.rules.limit]
     sections += _section(f"Where the time of each {one} went, along its own critical chain", _tokens(result, one))
     sections += _section("Where the time of all tasks went, by kind", _parts("kind", b.kinds, b.by_kind))
     if len(b.layers) > 1:
@@ -40,7 +41,7 @@ def render(result: Result) -> RenderableType:
         ("Causes of waits for the channel", found.channel_by_owner, found.channel_by_kind),
     ):
         if by_kind.largest(1):
-            sections += _section(title, _blame(one if found.owner == "token" else found.owner, by_owner, by_kind))
+            sections += _section(title, _blame(one if found.owner == "token" else found.owner, by_owner, by_kind, alone))
     sections += _section("Critical path of the run", _critical(result))
     sections += _section("Bounds", _bounds(result))
     return Group(*sections)
@@ -115,16 +116,16 @@ def _cells(parts: Times) -> list[str]:
     return [format_time(int(ps)) if ps else "" for ps in parts]
 
 
-def _blame(owner: str, by_owner: Matrix, by_kind: Matrix) -> RenderableType:
+def _blame(owner: str, by_owner: Matrix, by_kind: Matrix, alone: str) -> RenderableType:
     """Causes of waits by owner, if there are several, and by kind: tables of their own, since both count the same waits."""
-    kinds = _causes("kind", by_kind)
-    return Group(_causes(owner, by_owner), Text(), kinds) if len(by_owner.names) > 1 else kinds
+    kinds = _causes("kind", by_kind, alone)
+    return Group(_causes(owner, by_owner, alone), Text(), kinds) if len(by_owner.names) > 1 else kinds
 
 
-def _causes(what: str, matrix: Matrix) -> Table:
+def _causes(what: str, matrix: Matrix, alone: str) -> Table:
     table = _table(what, "waited", last="caused by")
     for who, whom, ps in matrix.largest(FEW):
-        table.add_row(who, format_time(ps), "its own port" if whom == "alone" else whom)
+        table.add_row(who, format_time(ps), alone if whom == "alone" else whom)
     return table
 
 
@@ -138,7 +139,7 @@ def _critical(result: Result) -> Table:
         return ", ".join(f"{name} {ps / whole:.1%}" for name, ps in shown) + more
 
     table.add_row("tasks on it", f"{len(path.rows):,}")
-    table.add_row("by resource", shares(path.by_resource(result.log)))
+    table.add_row("by resource", shares(path.by_resource(result.log, result.plan.rules)))
     table.add_row("by kind", shares(path.by_kind(result.log)))
     table.add_row("held up by", ", ".join(f"{name.replace('_', ' ')} {count:,}" for name, count in path.by_cause().items()))
     return table

@@ -95,13 +95,12 @@ def _of_forms(log: EventLog, of: Callable[[Any, int], str]) -> npt.NDArray[np.ob
 
 def _channel_waits(log: EventLog, rules: Rules) -> Times:
     """Picoseconds of [start, end] that a task waits for the channel, as `sim.analysis.breakdown` defines them [row]."""
-    t, launch = log.tasks, log.launch
+    t = log.tasks
     held, moves = t.engine >= 0, t.work > 0
     transfer = np.where(moves, rules.latency + -(-t.work // rules.stripes), 0)
-    launched = np.where(moves, np.minimum(launch, t.compute), 0)
     if rules.execution == "stream":
-        hidden = held & (t.compute >= launched + transfer)
-        used = np.where(hidden, t.compute, launched + transfer)
+        hidden = held & (t.compute >= t.launched + transfer)
+        used = np.where(hidden, t.compute, t.launched + transfer)
     else:
-        used = np.where(held, launched + t.end - t.loaded, 0) + transfer
+        used = np.where(held, t.launched + t.end - t.loaded, 0) + transfer
     return np.asarray(t.end - t.start - used)

@@ -252,7 +252,11 @@ def _wait(part: str, ps: int, task: dict[str, Any]) -> str:
     if part == PARTS[WAIT_ENGINE]:
         return f"{time} for an engine" + (f" behind {behind}" if behind else "")
     if part == PARTS[WAIT_CHANNEL]:
-        return f"{time} for the channel behind {behind}" if behind else f"lost {format_time(ps)} to the limit of its own port"
+        return (
+            f"{time} for the channel behind {behind}"
+            if behind
+            else f"lost {format_time(ps)} because the channel serves one transfer no faster"
+        )
     if part == PARTS[WAIT_LINK]:
         return f"{time} for the link behind {behind}" if behind else f"{time} for the link"
     return {

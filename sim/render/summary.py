@@ -45,7 +45,7 @@ def summary(result: Result, *, trace: Path | None = None, timing: bool = True, w
             for k in m.kinds
         ],
         "breakdown_ps": breakdown.totals(result),
-        "blame": breakdown.blame(result.blame) if result.log.has_rows else None,
+        "blame": breakdown.blame(result.blame, result.plan.rules) if result.log.has_rows else None,
         "critical_path": breakdown.critical_path(result) if result.log.has_rows else None,
         **energy.data(result),
         "extrapolations": [{"kind": d.kind, "ops": d.ops, "share": d.share, "why": d.why} for d in result.extrapolations],

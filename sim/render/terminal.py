@@ -90,7 +90,11 @@ def _memory(result: Result) -> str:
     else:
         rate = f" at {f'{len(through)} x ' if len(through) > 1 else ''}{format_rate(memory.bandwidth, 'B/s')}"
     if len(through) == 1:
-        return f"{moved}{rate}; channel {_percent(through[0], m.makespan)}"
+        best = result.plan.rules.efficiency[1]
+        of_best = (
+            f", {_percent(through[0] * best.denominator, m.makespan * best.numerator)} of what it delivers" if best < 1 else ""
+        )
+        return f"{moved}{rate}; channel {_percent(through[0], m.makespan)}{of_best}"
     used = ", ".join(f"{i} {_percent(delivered, m.makespan)}" for i, delivered in enumerate(through[:MANY]))
     return f"{moved}{rate}; channels {used}{' ...' if len(through) > MANY else ''}"
 
@@ -117,7 +121,10 @@ def _tokens(result: Result) -> str:
     if not tokens:
         return f"{of_all}; {rate}"
     if len(tokens) <= MANY and not batched:
-        return ", ".join(f"{t.sequence}.{t.token} in {format_time(t.end - t.start)}" for t in tokens)
+        each = ", ".join(f"{t.sequence}.{t.token} in {format_time(t.end - t.start)}" for t in tokens)
+        model = result.scenario.model
+        whole = model.config is not None and model.layers is None and model.scope == "model"
+        return f"{each}; {rate}" if whole else each
     times = sorted(t.end - t.start for t in tokens)
     mean = sum(times) // len(times)
     drafts = int(derived.drafts(result.log).sum())

@@ -11,7 +11,6 @@ from models.graph import ModelGraph, OpGraph
 from sim.analysis.goodput import Slo
 from sim.analysis.rules import Rules
 from sim.base.errors import ConfigError, unknown
-from sim.cost import launch_of
 from sim.executors.setup import Setup
 from sim.machine.arbiters import Derated
 from sim.machine.energy import EnergyRates
@@ -112,7 +111,6 @@ def _setup(scenario: Scenario, of_run: Sequence[Modeled], sequences: Sequence[Re
         step_overhead=scenario.workload.step_overhead,
         dependency=scenario.workload.dependency,
         costs=costs,
-        launch=launch_of(costs),
         machine=machine_of(hardware),
         links=links_of(hardware),
         scheduler=scheduler_of(scenario),

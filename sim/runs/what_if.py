@@ -40,7 +40,7 @@ from sim.analysis.parts import PART_COUNT, WAIT_ENGINE, WAIT_POLICY
 from sim.analysis.requests import Requests, requests
 from sim.base.errors import InputError
 from sim.base.units import PS_PER_S, ceil_div, format_time
-from sim.cost import CostModel, StepLanes
+from sim.cost import CostModel, StepLanes, launches_of
 from sim.executors import side_by_side, simulate
 from sim.executors.setup import Setup
 from sim.log.tables import EventLog
@@ -153,6 +153,9 @@ class _Faster:
 
     def __init__(self, costs: CostModel, factor: int | None) -> None:
         self._costs, self._factor = costs, factor
+
+    def launches(self, graph: TaskGraph) -> IntArray:
+        return launches_of(self._costs, graph)
 
     def durations(self, graph: TaskGraph, steps: StepLanes) -> tuple[IntArray, IntArray]:
         compute, work = self._costs.durations(graph, steps)

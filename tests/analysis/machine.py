@@ -25,7 +25,12 @@ from sim.workload.requests import Request
 
 
 class UnitCosts:
-    """1 FLOP takes 1 ps on an engine, 1 byte takes 1 ps on a free channel."""
+    """1 FLOP takes 1 ps on an engine, 1 byte takes 1 ps on a free channel. launch: ps before a task loads operands."""
+
+    launch = 0
+
+    def launches(self, graph: TaskGraph) -> IntArray:
+        return np.full(len(graph), self.launch, dtype=np.int64)
 
     def durations(self, graph: TaskGraph, steps: StepLanes) -> tuple[IntArray, IntArray]:
         costs = graph.ops.costs(steps.context)
@@ -62,15 +67,17 @@ def setup(
 ) -> Setup:  # fmt: skip
     """requests: (tokens, arrival) of each sequence. spare: bytes of SRAM beside the least with which the graph can run."""
     graph = lower(ops, ModelMapping(execution=execution, weights=weights))
+    costs = costs or UnitCosts()
+    costs.launch = launch
     if spare is not None:
         sram = least_sram(graph) + spare
     return Setup(
         graph=graph,
         sequences=[Request(context=0, tokens=tokens, arrival=arrival) for tokens, arrival in requests],
-        dependency=dependency, costs=costs or UnitCosts(), machine=one_device(engines=engines, channels=channels),
+        dependency=dependency, costs=costs, machine=one_device(engines=engines, channels=channels),
         scheduler=SCHEDULERS.make(scheduler, {}), overlap=execution == "stream",
         arbiter=ARBITERS.make(arbiter, {"cap": cap, **options}), bandwidth=10**12,
-        route=route, latency=latency, launch=launch, sram=sram,
+        route=route, latency=latency, sram=sram,
     )  # fmt: skip
 
 

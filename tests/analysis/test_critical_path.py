@@ -50,7 +50,7 @@ def test_through_the_channel():
         ("second", "engine", "itself", 8, 17),
     ]
     path = critical_path(log, rules)
-    assert path.by_resource(log) == {"engine 1": 9, "channel": 7, "latency": 1}
+    assert path.by_resource(log, rules) == {"engine 1": 9, "channel": 7, "latency": 1}
     assert path.by_kind(log) == {"second": 12, "first": 5}
     assert path.by_cause() == {"start": 1, "channel": 1}
     assert path.rows.tolist() == [0, 1]
@@ -74,7 +74,13 @@ def test_sharing_is_distinguished_from_the_channel():
     b.add("first", flops=1, weight=4)
     b.add("second", flops=2, weight=4)
     log, rules = run(b.graph(), execution="blocking", engines=2, arbiter="processor_sharing")
-    assert critical_path(log, rules).by_resource(log) == {"engine 1": 2, "channel": 4, "sharing": 4}
+    assert critical_path(log, rules).by_resource(log, rules) == {"engine 1": 2, "channel": 4, "sharing": 4}
+
+
+def test_what_a_transfer_alone_would_lose_is_no_sharing():
+    """A port of half the bandwidth: 4 ps of work take 8, of which 4 are due to the port alone."""
+    log, rules = run(chain({"flops": 2, "weight": 4}), execution="blocking", engines=1, arbiter="processor_sharing", cap=(1, 2))
+    assert critical_path(log, rules).by_resource(log, rules) == {"engine 0": 2, "channel": 4, "port": 4}
 
 
 @pytest.mark.parametrize(("flops", "weight", "place"), [(5, 3, "engine"), (3, 5, "channel")])

@@ -93,7 +93,7 @@ def test_the_account_adds_up(graph: OpGraph, machine: dict[str, object]):
     assert path.begin[0] == 0
     assert path.end[-1] == log.makespan
     assert (path.begin < path.end).all()
-    assert sum(path.by_kind(log).values()) == log.makespan == sum(path.by_resource(log).values())
+    assert sum(path.by_kind(log).values()) == log.makespan == sum(path.by_resource(log, rules).values())
     assert not (path.place == Place.WAIT).any(), "each link was held up by somebody"
 
 

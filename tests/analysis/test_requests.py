@@ -34,7 +34,7 @@ def log_of(arrival: list[int], steps: list[Step], services: tuple[tuple[int, int
     return EventLog(
         graphs=(), machine=one_device(engines=1), bandwidth=10**9,
         tasks=TaskTable(step=empty, task=empty, engine=empty, ready=empty, start=empty, loaded=empty, end=empty,
-                        compute=empty, work=empty),
+                        compute=empty, work=empty, launched=empty),
         services=ServiceTable(task=np.zeros_like(start), channel=np.zeros_like(start), start=start, end=end, work=work),
         steps=StepTable(
             sequence=zeros, token=np.arange(n), context=zeros, graph=zeros, first=zeros,

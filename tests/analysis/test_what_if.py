@@ -51,6 +51,15 @@ def test_a_chain_of_dependencies():
     assert sentence.startswith("The dependencies between tasks are the bottleneck")
 
 
+def test_measured_kernels_take_less_time_by_what_their_bytes_take_less():
+    speedups, sentence, result, _ = help_for("h100_llama_8b", "model.layers=2", "workload.sequences.0.tokens=1")
+    moved = result.metrics.channel_busy
+    assert 0.6 < moved / result.makespan < 0.8
+    assert result.makespan / speedups["bandwidth x2"] == pytest.approx(result.makespan - moved / 2, rel=1e-6)
+    assert result.makespan / speedups["infinite bandwidth"] == pytest.approx(result.makespan - moved, rel=1e-6)
+    assert sentence.startswith("The memory channel is the bottleneck")
+
+
 def test_engines():
     speedups, sentence, result, found = help_for("multi_head", "hardware.engines.count=1")
     assert speedups["infinite engines"] >= speedups["engines x2"] > 1

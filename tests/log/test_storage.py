@@ -174,7 +174,7 @@ def test_a_run_that_is_written_as_it_comes_takes_no_more_memory_when_it_is_longe
     peak(1)  # what is loaded once
     tasks = 2 * 90 * 185
     few, many = peak(30), peak(120)
-    assert many - few < 10 * tasks, "in memory they would take 58 bytes a task, and services"
+    assert many - few < 10 * tasks, "in memory they would take 66 bytes a task, and services"
 
 
 @pytest.mark.parametrize("name", ["one sequence", "a batch"])

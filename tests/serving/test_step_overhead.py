@@ -36,7 +36,7 @@ def test_each_step_of_a_sequence_begins_with_the_host() -> None:
     assert (tokens[:, PARTS.index("wait_input")] == 30 * US).all()
     assert (tokens.sum(axis=1) == before.sum(axis=1) + 30 * US).all()
     path = with_host.critical_path
-    assert path.by_resource(with_host.log)["host"] == 5 * 30 * US
+    assert path.by_resource(with_host.log, with_host.plan.rules)["host"] == 5 * 30 * US
     assert path.by_kind(with_host.log)["host"] == 5 * 30 * US
     assert with_host.bounds.critical_path == without.bounds.critical_path + 5 * 30 * US
     assert with_host.requests.started[0] == 7 * US
@@ -70,7 +70,7 @@ def test_both_executors_take_host_time_alike(workload: dict[str, Any], mapping: 
     setup = plan(scenario).setup
     assert_same(reference.simulate(setup), compiled.simulate(setup))
     found = sim.run(scenario)
-    assert found.critical_path.by_resource(found.log)["host"] > 0
+    assert found.critical_path.by_resource(found.log, found.plan.rules)["host"] > 0
     assert (found.bounds.upper is not None) == (mapping["execution"] == "prefetch")
 
 

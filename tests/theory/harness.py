@@ -119,9 +119,7 @@ class Engines:
             for number in range(len(compute))
         ]  # fmt: skip
         for number in range(engines):
-            loads = engine(
-                self.env, number, self.pool, lambda *_: self.env.timeout(load), self.finished, launch=0, overlap=overlap
-            )
+            loads = engine(self.env, number, self.pool, lambda *_: self.env.timeout(load), self.finished, overlap=overlap)
             self.env.process(loads)
 
     def offer(self, *numbers: int) -> None:

@@ -23,7 +23,7 @@ from sim.executors.compiled.loop import advance
 from sim.executors.compiled.rules import Disciplines
 from sim.executors.compiled.state import (
     CHANNEL_TABLE, CHANNEL_WORDS, COST, DONE, K_ARRIVALS, K_ARRIVED, K_HEADS, K_NEW, K_RING, K_RING_HEAD, K_RING_SIZE,
-    K_RING_TAIL, LOG_FIELDS, LOOP_TABLE, LOOP_WORDS, L_BATCHED, L_CELLS_OF, L_NUMBER, L_SLOT, NEVER, NONE, NOW, READY,
+    K_RING_TAIL, LOG_FIELDS, LOOP_TABLE, LOOP_WORDS, L_BATCHED, L_CELLS_OF, L_NUMBER, L_SLOT, NEVER, NONE, NOW, PART, READY,
     RING_ENTRY, SERVICES, SERVICE_FIELDS, SLOT_WORDS, S_AHEAD, S_BASE, S_COST, S_FIRST, S_FIRST_END, S_FORM, S_KEY, S_LOOP,
     S_MEMBERS, S_NEXT, S_NODES, S_OPERANDS, S_OPERANDS_END, S_OWNER, S_QUEUE, S_ROW, S_STEP, S_TASKS, S_TOKEN, S_UNTIL, TIMES,
     TURN, TURN_LIST, WANTS_STEP,
@@ -380,7 +380,7 @@ class Batches(Run):
                 sequence=loop.astype(np.int32), token=token.astype(np.int32), context=context, graph=place[graph], first=first,
                 released=released, end=end,
             ),
-            machine=self.setup.machine, bandwidth=self.setup.bandwidth, launch=self.setup.launch, sram=self.setup.sram,
+            machine=self.setup.machine, bandwidth=self.setup.bandwidth, sram=self.setup.sram,
             step_overhead=self.setup.step_overhead,
             batched=self._members(order), arrival=self._arrival(),
         )  # fmt: skip

@@ -15,8 +15,8 @@ from sim.executors.compiled.state import (
     K_CAP, K_CAP_OF, K_CLASSES, K_CLASS_COUNT, K_DENOMINATOR, K_DERATED, K_DISCIPLINE, K_EFFICIENCIES, K_EFFICIENCY, K_FIRST,
     K_FIXED_RATES, K_HEADS, K_HEAP, K_LAST, K_LAST_PORT, K_LATENCY, K_LATER, K_MEMORY, K_MEMORY_WORDS, K_MOST, K_NUMBER,
     K_PART, K_PORTS, K_PREEMPTIVE, K_READS, K_RECORDS, K_RING, K_RING_SIZE, K_RULE, K_SEQUENCE_CLASS, K_SERVED, K_SHARE,
-    K_TIMER, K_TURN, K_UNTIL, K_URGENCY, LAUNCH, LIMIT, LONGEST_PATH, LOOP_TABLE, LOOP_WORDS, MEMORY_CHANNELS, NEVER, NONE,
-    OLDEST, OVERLAP, PART, PHASE, RANKING, READY, RECORDED, REGISTERS, RING_ENTRY, ROUTE, RUNNING, SHORTEST, SRAM, SRAM_FIRST,
+    K_TIMER, K_TURN, K_UNTIL, K_URGENCY, LIMIT, LONGEST_PATH, LOOP_TABLE, LOOP_WORDS, MEMORY_CHANNELS, NEVER, NONE, OLDEST,
+    OVERLAP, PART, PHASE, RANKING, READY, RECORDED, REGISTERS, RING_ENTRY, ROUTE, RUNNING, SHORTEST, SRAM, SRAM_FIRST,
     SRAM_FREE, SRAM_LAST, TURN_BY_TURN, TURN_LIST, WAKES, W_CAPACITY, W_HEAP, W_WEIGHT,
 )  # fmt: skip
 from sim.executors.setup import Setup
@@ -169,7 +169,7 @@ def registers(setup: Setup, *, recorded: bool) -> dict[int, int]:
     limit = setup.engines if scheduler.engines is None else min(scheduler.engines, setup.engines)
     return {
         AGE: -1, AGE_TIME: NONE, PHASE: COMPLETE, ENGINES: setup.engines, LIMIT: limit, OVERLAP: int(setup.overlap),
-        LAUNCH: setup.launch, CHANNELS: setup.channels, MEMORY_CHANNELS: setup.memory_channels, ROUTE: ROUTES[setup.route],
+        CHANNELS: setup.channels, MEMORY_CHANNELS: setup.memory_channels, ROUTE: ROUTES[setup.route],
         SRAM: NONE if setup.sram is None else setup.sram, SRAM_FREE: setup.sram or 0, SRAM_FIRST: NONE, SRAM_LAST: NONE,
         RANKING: RANKINGS[type(scheduler)], CHAINED: int(isinstance(scheduler, Sticky)),
         KNOWN: int(setup.dependency == "known"), RECORDED: int(recorded),

@@ -19,11 +19,11 @@ from sim.executors.compiled.heaps import push
 from sim.executors.compiled.loop import advance
 from sim.executors.compiled.rules import Disciplines
 from sim.executors.compiled.state import (
-    COST, C_COMPUTE, C_END, C_ENGINE, C_LOADED, C_READY, C_START, C_WORK, DONE, I_CHANNEL, I_END, I_START, I_TASK, I_WORK, KV,
-    LAYERS, LOG_FIELDS, LOOP_TABLE, LOOP_WORDS, L_BASE, L_CELLS_OF, L_COST, L_COST_FIRST, L_COST_LANES, L_COST_ROWS, L_FIRST,
-    L_FIRST_END, L_FORM, L_FRONTIER, L_KEY, L_MISSING, L_NODES, L_NUMBER, L_OPERANDS, L_OPERANDS_END, L_ROW, L_SLOT, L_STEP,
-    L_TASKS, L_TOKEN, L_TOKENS, NONE, NOW, OUT_OF_RANGE, SERVICES, SERVICE_FIELDS, SLOT_WORDS, TURN, TURN_LIST, WAKES,
-    WANTS_COSTS, WANTS_GRANTS,
+    COST, C_COMPUTE, C_END, C_ENGINE, C_LAUNCHED, C_LOADED, C_READY, C_START, C_WORK, DONE, I_CHANNEL, I_END, I_START, I_TASK,
+    I_WORK, KV, LAYERS, LOG_FIELDS, LOOP_TABLE, LOOP_WORDS, L_BASE, L_CELLS_OF, L_COST, L_COST_FIRST, L_COST_LANES,
+    L_COST_ROWS, L_FIRST, L_FIRST_END, L_FORM, L_FRONTIER, L_KEY, L_MISSING, L_NODES, L_NUMBER, L_OPERANDS, L_OPERANDS_END,
+    L_ROW, L_SLOT, L_STEP, L_TASKS, L_TOKEN, L_TOKENS, NONE, NOW, OUT_OF_RANGE, PART, SERVICES, SERVICE_FIELDS, SLOT_WORDS,
+    TURN, TURN_LIST, WAKES, WANTS_COSTS, WANTS_GRANTS,
 )  # fmt: skip
 from sim.executors.setup import Progress, Setup
 from models.graph import StepLanes
@@ -132,7 +132,7 @@ class Run(ABC):
         log = self.log[:, : len(step)]
         return TaskTable(
             step=step, task=task, engine=log[C_ENGINE].astype(np.int16), ready=log[C_READY], start=log[C_START],
-            loaded=log[C_LOADED], end=log[C_END], compute=log[C_COMPUTE], work=log[C_WORK],
+            loaded=log[C_LOADED], end=log[C_END], compute=log[C_COMPUTE], work=log[C_WORK], launched=log[C_LAUNCHED],
         )  # fmt: skip
 
 
@@ -373,6 +373,6 @@ class Sequences(Run):
                 graph=np.zeros(count, dtype=np.int32), first=np.arange(count, dtype=np.int64) * size, released=released,
                 end=end,
             ),
-            machine=self.setup.machine, bandwidth=self.setup.bandwidth, launch=self.setup.launch, sram=self.setup.sram,
+            machine=self.setup.machine, bandwidth=self.setup.bandwidth, sram=self.setup.sram,
             arrival=np.array([request.arrival for request in requests], dtype=np.int64),
         )  # fmt: skip

@@ -48,11 +48,11 @@ NONE = -1  # no cell, engine or row
 ) = range(15)
 # constants of the run,
 (
-    ENGINES, LIMIT, OVERLAP, LAUNCH, CHANNELS, MEMORY_CHANNELS, ROUTE, SRAM, RANKING, CHAINED, KNOWN, RECORDED, LAYERS, CELL,
-) = range(15, 29)  # fmt: skip
+    ENGINES, LIMIT, OVERLAP, CHANNELS, MEMORY_CHANNELS, ROUTE, SRAM, RANKING, CHAINED, KNOWN, RECORDED, LAYERS, CELL,
+) = range(15, 28)  # fmt: skip
 # and addresses: of heaps, lists and tables
-READY, RUNNING, IDLES, WAKES, TURN_LIST, CHANNEL_TABLE, LOOP_TABLE, BOUND_TABLE, KV = range(29, 38)
-REGISTERS = 38
+READY, RUNNING, IDLES, WAKES, TURN_LIST, CHANNEL_TABLE, LOOP_TABLE, BOUND_TABLE, KV = range(28, 37)
+REGISTERS = 37
 
 # The phases of an instant: completions, then steps and all else
 COMPLETE, STEPS = range(2)
@@ -69,9 +69,9 @@ IN_ORDER, OLDEST, SHORTEST, LONGEST_PATH = range(4)
 
 # A node in the pool of graphs: a task or, after all tasks, a join, which has inputs and outputs alone. Outputs are numbers.
 # USERS: how many tasks use the operands that it loads into SRAM, 0 if it loads none. USED, USED_END: addresses of the list of
-# the tasks that load what it uses
-HELD, PREFETCH, INPUTS, OUT, OUT_END, COST_ROW, LEVEL, MOVES, MEMBER, CHAIN, STORES, USERS, USED, USED_END = range(14)
-FORM = 14
+# the tasks that load what it uses. LAUNCH: ps on an engine before it loads operands
+HELD, PREFETCH, INPUTS, OUT, OUT_END, COST_ROW, LEVEL, MOVES, MEMBER, CHAIN, STORES, USERS, USED, USED_END, LAUNCH = range(15)
+FORM = 15
 
 # A cell, and its parts. USES: of a task whose operands are in SRAM, tasks that have yet to use them.
 # P_SERVED and P_WORK share their words with links of other disciplines
@@ -129,7 +129,7 @@ COMPUTE, WORK, BYTES = range(3)
 COST = 3
 
 # Fields of the log, and of service intervals (`service`)
-C_ENGINE, C_READY, C_START, C_LOADED, C_END, C_COMPUTE, C_WORK = range(7)
-LOG_FIELDS = 7
+C_ENGINE, C_READY, C_START, C_LOADED, C_END, C_COMPUTE, C_WORK, C_LAUNCHED = range(8)
+LOG_FIELDS = 8
 I_TASK, I_CHANNEL, I_START, I_END, I_WORK = range(5)
 SERVICE_FIELDS = 5

@@ -7,12 +7,12 @@ from sim.executors.compiled.heaps import push
 from sim.executors.compiled.skew import add
 from sim.executors.compiled.state import (
     BOUND, BOUND_TABLE, BYTES, CELL, CHAIN, CHAINED, CHANNELS, CHANNEL_TABLE, CHANNEL_WORDS, COMPUTE, COST, COST_ROW,
-    C_COMPUTE, C_END, C_ENGINE, C_LOADED, C_READY, C_START, C_WORK, ENDED, ENGINES, FORM, HELD, HOME, IDLES, INPUTS, KNOWN, KV,
-    K_ARRIVALS, K_ARRIVED, K_LATENCY, K_PART, K_RING, K_RING_SIZE, K_RING_TAIL, LAUNCH, LAYERS, L_FRONTIER, L_MISSING, L_SLOT,
-    L_TOKENS, MEMBER, MEMORY_CHANNELS, MOVES, NONE, NOW, OUT, OUT_END, OVERLAP, PARTS, PREFETCH, P_LEFT, RANK, READY,
-    REQUESTER, RING_ENTRY, ROUTE, RUNNING, SLOT, SLOT_WORDS, SRAM, SRAM_CHANGED, SRAM_FREE, STORES, S_BASE, S_COST, S_FORM,
-    S_KEY, S_LEFT, S_LOOP, S_MEMBERS, S_OWNER, S_QUEUE, S_ROW, S_STEP, S_TASKS, S_TOKEN, TASK, TURNS, TURN_LIST, USED,
-    USED_END, USERS, USES, WAITING, WORK, Forms, Log, Memory,
+    C_COMPUTE, C_END, C_ENGINE, C_LAUNCHED, C_LOADED, C_READY, C_START, C_WORK, ENDED, ENGINES, FORM, HELD, HOME, IDLES,
+    INPUTS, KNOWN, KV, K_ARRIVALS, K_ARRIVED, K_LATENCY, K_PART, K_RING, K_RING_SIZE, K_RING_TAIL, LAUNCH, LAYERS, L_FRONTIER,
+    L_MISSING, L_SLOT, L_TOKENS, MEMBER, MEMORY_CHANNELS, MOVES, NONE, NOW, OUT, OUT_END, OVERLAP, PARTS, PREFETCH, P_LEFT,
+    RANK, READY, REQUESTER, RING_ENTRY, ROUTE, RUNNING, SLOT, SLOT_WORDS, SRAM, SRAM_CHANGED, SRAM_FREE, STORES, S_BASE,
+    S_COST, S_FORM, S_KEY, S_LEFT, S_LOOP, S_MEMBERS, S_OWNER, S_QUEUE, S_ROW, S_STEP, S_TASKS, S_TOKEN, TASK, TURNS,
+    TURN_LIST, USED, USED_END, USERS, USES, WAITING, WORK, Forms, Log, Memory,
 )  # fmt: skip
 from sim.machine.routes import ALL_CHANNELS, channel_of, stripe
 
@@ -57,10 +57,11 @@ def issue_dma(m: Memory, f: Forms, log: Log, slot: int, task: int) -> None:
 @small
 @kernel
 def set_durations(m: Memory, f: Forms, log: Log, slot: int, row: int, form: int) -> None:
-    """How long a task takes on an engine, and how long its transfer takes at full speed."""
+    """How long a task takes on an engine, of this to launch it, and how long its transfer takes at full speed."""
     line = m[slot + S_COST] + f[form + COST_ROW] * COST
     log[C_COMPUTE, row] = m[line + COMPUTE]
     log[C_WORK, row] = m[line + WORK]
+    log[C_LAUNCHED, row] = min(f[form + LAUNCH], m[line + COMPUTE]) if m[line + WORK] > 0 else 0
 
 
 @small
@@ -127,10 +128,9 @@ def take(m: Memory, f: Forms, log: Log, cell: int, engine: int) -> None:
     if log[C_WORK, row] == 0:
         push(m, m[RUNNING], m[NOW] + log[C_COMPUTE, row], engine, cell)
         return
-    launch = min(m[LAUNCH], log[C_COMPUTE, row])
-    if launch > 0:
+    if log[C_LAUNCHED, row] > 0:
         log[C_LOADED, row] = NONE
-        push(m, m[RUNNING], m[NOW] + launch, engine, cell)
+        push(m, m[RUNNING], m[NOW] + log[C_LAUNCHED, row], engine, cell)
     else:
         issue(m, f, log, slot, task, engine)
 
@@ -140,7 +140,7 @@ def go_on_engine(m: Memory, f: Forms, log: Log, cell: int) -> None:
     """A launch is over, and the task loads its operands; or it has computed, and ends."""
     slot = m[cell + SLOT]
     row = m[slot + S_ROW] + m[cell + TASK]
-    if m[LAUNCH] > 0 and log[C_LOADED, row] == NONE:
+    if log[C_LOADED, row] == NONE:
         log[C_LOADED, row] = m[NOW]
         issue(m, f, log, slot, m[cell + TASK], log[C_ENGINE, row])
     else:
@@ -162,7 +162,7 @@ def part_arrived(m: Memory, f: Forms, log: Log, cell: int) -> None:
         if m[OVERLAP]:
             compute = max(0, log[C_START, row] + compute - m[NOW])
         else:
-            compute -= min(m[LAUNCH], compute)
+            compute -= log[C_LAUNCHED, row]
         if compute > 0:
             push(m, m[RUNNING], m[NOW] + compute, log[C_ENGINE, row], cell)
             return

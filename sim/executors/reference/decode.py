@@ -35,12 +35,12 @@ class Machine:
     operands have SRAM, too (`admit`), and ends in `finished`. Between the last two it waits in the pool for an engine, which
     calls `load` for its operands, or a DMA moves it (`transfer`).
 
-    limit: engines that may work at once, None for all. launch: ps. overlap: engines compute while they load. sram: None if
+    limit: engines that may work at once, None for all. overlap: engines compute while they load. sram: None if
     unbounded. ended: called with each step when its last task has ended.
     """
 
     def __init__(
-        self, env: Environment, *, engines: int, limit: int | None, launch: int, overlap: bool, channels: Channels,
+        self, env: Environment, *, engines: int, limit: int | None, overlap: bool, channels: Channels,
         sram: Sram | None, ended: Callable[[Step], None],
     ) -> None:  # fmt: skip
         self.env = env
@@ -51,7 +51,7 @@ class Machine:
         self.turns = Turns(env)
         self.pool = EnginePool(env, engines, limit=limit)
         for number in range(engines):
-            env.process(engine(env, number, self.pool, self.load, self.finished, launch=launch, overlap=overlap))
+            env.process(engine(env, number, self.pool, self.load, self.finished, overlap=overlap))
 
     def release(self, *steps: Step) -> None:
         """Let steps run from now on: tasks without inputs are ready, and operands ask for SRAM."""

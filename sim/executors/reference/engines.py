@@ -82,25 +82,23 @@ class EnginePool:
 
 def engine(
     env: Environment, number: int, pool: EnginePool, load: Callable[[Task, int], simpy.Event], finished: Callable[[Task], None],
-    *, launch: int, overlap: bool,
+    *, overlap: bool,
 ) -> Generator[simpy.Event, Any, None]:  # fmt: skip
     """One engine: take a task, launch it, load its private operands, compute, and again.
 
     load: issues the transfer of a task's operands for the port of this engine; its event happens when they have arrived.
-    finished: called with each task at its end. launch: ps, the first part of a task's time on an engine, before its operands
-    are loaded. overlap: the engine computes while operands load, so that the task ends with the later of the two; otherwise it
-    computes the rest after they have arrived.
+    finished: called with each task at its end. overlap: the engine computes while operands load, so that the task ends with
+    the later of the two; otherwise it computes the rest after they have arrived.
     """
     while True:
         task: Task = yield pool.get(number)
         task.engine, task.start = number, env.now
-        launched = min(launch, task.compute) if task.work else 0
-        if launched:
-            yield env.timeout(launched)
+        if task.launched:
+            yield env.timeout(task.launched)
         if task.work:
             yield load(task, number)
         now = task.loaded = env.now
-        end = task.start + task.compute if overlap else now + task.compute - launched
+        end = task.start + task.compute if overlap else now + task.compute - task.launched
         if end > now:
             yield env.timeout(end - now)
         finished(task)

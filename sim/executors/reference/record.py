@@ -20,7 +20,7 @@ from sim.machine.arbiters import Transfer
 from sim.serving.batch import Batch
 
 _STEPS = ("sequence", "token", "context", "graph", "released", "end")
-_TASKS = ("engine", "ready", "start", "loaded", "end", "compute", "work")
+_TASKS = ("engine", "ready", "start", "loaded", "end", "compute", "work", "launched")
 _SERVICE = ("task", "channel", "start", "end", "work")
 _MEMBERS = ("step", "sequence", "context", "query", "loads", "logits", "emitted")
 _NARROW: dict[str, Any] = dict.fromkeys(("engine", "channel"), np.int16)
@@ -65,7 +65,7 @@ class Record:
             self.services.setdefault((sequence, token), []).append((self.intervals, task, channel, *interval))
             self.intervals += 1
         for step in self.over:
-            tasks = [(t.engine, t.ready, t.start, t.loaded, t.end, t.compute, t.work) for t in step.tasks]
+            tasks = [(t.engine, t.ready, t.start, t.loaded, t.end, t.compute, t.work, t.launched) for t in step.tasks]
             services = self.services.pop((step.sequence, step.token), [])
             self.steps.append((step, _rows(tasks, len(_TASKS)), _rows(services, 1 + len(_SERVICE))))
             step.tasks.clear()
@@ -96,7 +96,7 @@ class Record:
             ),
             steps=StepTable(first=first, **_columns(_STEPS, np.array(columns, dtype=np.int64).T)),
             batched=member_table(batches) if batches else None,
-            machine=self.setup.machine, bandwidth=self.setup.bandwidth, launch=self.setup.launch, sram=self.setup.sram,
+            machine=self.setup.machine, bandwidth=self.setup.bandwidth, sram=self.setup.sram,
             step_overhead=self.setup.step_overhead,
         )  # fmt: skip
 

@@ -51,7 +51,7 @@ def _machine(env: Environment, setup: Setup, record: Record) -> Machine:
         for number, (arbiter, latency) in enumerate(zip(setup.arbiters, setup.latencies, strict=True))
     ]
     return Machine(
-        env, engines=setup.engines, limit=setup.scheduler.engines, launch=setup.launch, overlap=setup.overlap,
+        env, engines=setup.engines, limit=setup.scheduler.engines, overlap=setup.overlap,
         channels=Channels(env, channels, setup.route, links=len(setup.links)),
         sram=None if setup.sram is None else Sram(env, setup.sram),
         ended=record.ended,

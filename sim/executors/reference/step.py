@@ -35,7 +35,8 @@ class Task:
     number: its place in the task graph. program: its place in program order. rank: its scheduler's; the lowest goes first.
     chain: the chain that it belongs to, None if any engine will do. owner: the sequence that it is for, as arbiters and
     routes see it. dma: number of the DMA that moves it, that of its sequence (or loop). compute, work: ps on an engine, and
-    on the channel at full speed. waiting: inputs that have not ended. on_engine: an engine runs it, else a DMA. admitted: its
+    on the channel at full speed. launch: ps of `compute` before its
+    engine loads operands. waiting: inputs that have not ended. on_engine: an engine runs it, else a DMA. admitted: its
     operands have their bytes of SRAM, or need none. users: tasks that use them and have not ended. engine, ready, start,
     loaded, end: as in the log, -1 until known.
     """
@@ -49,6 +50,7 @@ class Task:
     dma: int
     compute: int
     work: int
+    launch: int
     waiting: int
     on_engine: bool
     admitted: bool = True
@@ -58,6 +60,11 @@ class Task:
     start: int = -1
     loaded: int = -1
     end: int = -1
+
+    @property
+    def launched(self) -> int:
+        """Picoseconds from its start to the issue of its load."""
+        return min(self.launch, self.compute) if self.work else 0
 
     def __repr__(self) -> str:
         return f"Task({self.step.columns.graph.name(self.number)} of token {self.step.sequence}.{self.step.token})"
@@ -103,6 +110,7 @@ class GraphColumns:
         self.moves: list[int] = graph.moves.tolist()
         kinds = graph.plain_kinds
         self.kind = [kinds[kind] for kind in graph.kind.tolist()]
+        self.launch: list[int] = setup.launches(graph).tolist()
         self.prefetch: list[bool] = graph.prefetch.tolist()
         self.member: list[int] | None = graph.ops.member[graph.op].tolist() if graph.ops.members is not None else None
         chains = setup.scheduler.chains(graph)
@@ -171,7 +179,16 @@ class Steps:
         rank = self.setup.scheduler.ranks(StepView(graph, step.age, compute, work)).tolist()
         owner, dma = self._owners(columns, number, batch)
         each = zip(
-            rank, columns.chain, owner, dma, compute.tolist(), work.tolist(), columns.inputs, columns.on_engine, strict=True
+            rank,
+            columns.chain,
+            owner,
+            dma,
+            compute.tolist(),
+            work.tolist(),
+            columns.launch,
+            columns.inputs,
+            columns.on_engine,
+            strict=True,
         )
         step.tasks = [Task(step, task, (number, token, task), *values) for task, values in enumerate(each)]
         for task, users in columns.users.items():

@@ -68,7 +68,7 @@ class Run {
     Object.assign(this, facts);
     this.tokens = summary.tokens;
     this.kinds = summary.by_kind.slice(0, TONES).map(({ kind }) => kind); // those that the overview tells apart
-    const { start, wait, queued, moving, rest } = columns, n = start.length;
+    const { start, wait, queued, moving, rest, launched } = columns, n = start.length;
     Object.assign(this, { step: columns.step, task: columns.task, engine: columns.engine, lane: columns.lane, channel: columns.channel,
       critical: columns.critical, work: columns.work, compute: columns.compute, bytes: columns.bytes });
     this.ready = new Float64Array(n); this.start = new Float64Array(n); this.issued = new Float64Array(n); this.served = new Float64Array(n);
@@ -77,7 +77,7 @@ class Run {
       now += start[i];
       this.ready[i] = now - wait[i];
       this.start[i] = now;
-      this.issued[i] = now + (this.work[i] ? Math.min(facts.launch_ps, this.compute[i]) : 0);
+      this.issued[i] = now + launched[i];
       this.served[i] = now + queued[i];
       this.moved[i] = this.served[i] + moving[i];
       this.end[i] = this.moved[i] + rest[i];

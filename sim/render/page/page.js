@@ -113,7 +113,7 @@ function energy() {
     ...Object.entries(data.memory_by_part_fj).map(([part, value]) => [part === "memory" ? "bytes moved" : `bytes moved: ${words(part)}`, value]),
     ...Object.entries(data.static_by_part_fj).map(([part, value]) => [`static: ${words(part)}`, value])]));
   if (caused.length) $("energy-parts").append(shares("Waiting, by its cause", caused.sort((a, b) => b[2] - a[2]).slice(0, 20)
-    .map(([resource, kind, value]) => [`${resource}: ${kind === "alone" ? OWN_PORT : kind}`, value])));
+    .map(([resource, kind, value]) => [`${resource}: ${kind === "alone" ? summary.blame?.alone ?? kind : kind}`, value])));
   $("energy-kinds").append(table("By kind of op", [["kind", (k) => ({ text: k.kind, kind: paint.of(k.kind) })], ["arithmetic", (k) => fj(k.compute_fj)],
     ["bytes moved", (k) => fj(k.memory_fj)], ["share", (k) => of(k.compute_fj + k.memory_fj)]], data.by_kind.filter((k) => k.compute_fj + k.memory_fj)));
   const steps = summary.tokens.slice(0, ROWS).map((t, i) => ({ ...t, ...data.by_token[i] }));
@@ -125,8 +125,6 @@ function energy() {
   const { width_ps: width, watts } = data.power, box = $("energy-chart");
   return () => box.replaceChildren(seriesChart(watts, width, summary.makespan_ps, "watts", (v) => `${v.toLocaleString("en", { maximumSignificantDigits: 4 })} W`, box.clientWidth));
 }
-
-const OWN_PORT = "its own port";
 
 function blame() {
   const data = summary.blame;
@@ -146,11 +144,11 @@ function blame() {
     const engine = $("blame-resource").value === "engine";
     $("blame-lead").textContent = engine
       ? "While a task waits and all engines are busy, the wait is split equally over the tasks that hold them."
-      : "A transfer's wait is split over the transfers that the channel served meanwhile; the part that its own port would cost it anyway is listed separately.";
-    const entries = chosen.names.flatMap((who, i) => [...chosen.names.map((whom, j) => [who, whom, chosen.wait_ps[i][j]]), [who, OWN_PORT, chosen.alone_ps[i]]])
+      : "A transfer's wait is split over the transfers that the channel served meanwhile; the part that a transfer alone would lose, too, is listed separately.";
+    const entries = chosen.names.flatMap((who, i) => [...chosen.names.map((whom, j) => [who, whom, chosen.wait_ps[i][j]]), [who, data.alone, chosen.alone_ps[i]]])
       .filter(([, , wait]) => wait).sort((a, b) => b[2] - a[2]);
     const [[who, whom, wait]] = entries.length === 1 ? entries : [[]];
-    $("blame-chart").replaceChildren(who === undefined ? blameChart(chosen, $("blame-chart").clientWidth, OWN_PORT) : note(`All of it, ${time(wait)}, is ${who} waiting, caused by ${whom}.`));
+    $("blame-chart").replaceChildren(who === undefined ? blameChart(chosen, $("blame-chart").clientWidth, data.alone) : note(`All of it, ${time(wait)}, is ${who} waiting, caused by ${whom}.`));
     $("blame-table").replaceChildren(table(entries.length > 500 ? "The 500 largest" : "Largest first", [["waiting", (r) => r[0]], ["caused by", (r) => r[1]], ["time", (r) => ps(r[2])]], entries.slice(0, 500)));
   };
   $("blame-resource").onchange = $("blame-group").onchange = show;

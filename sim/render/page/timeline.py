@@ -63,6 +63,7 @@ def timeline(result: Result, limit: int = LIMIT) -> tuple[dict[str, Any], dict[s
         "rest": (tasks.end - moved)[shown],
         "work": tasks.work[shown],
         "compute": tasks.compute[shown],
+        "launched": tasks.launched[shown],
         "bytes": log.bytes_moved()[shown],
         **_rates(log, edges),
         **(_overview(result, edges) if len(shown) < len(order) else {}),
@@ -91,7 +92,6 @@ def _machine(result: Result) -> dict[str, Any]:
         "interleaved": result.plan.rules.stripes > 1,
         "execution": result.plan.rules.execution,
         "bandwidth": log.bandwidth,
-        "launch_ps": log.launch,
         "from_table": result.scenario.cost.model == "fixed",
     }
 

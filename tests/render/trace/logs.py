@@ -221,6 +221,7 @@ def run(  # noqa: C901 -- one loop of events, easier to follow in one piece
         tasks=TaskTable(
             step=np.repeat(np.arange(steps), size).astype(np.int32), task=np.tile(np.arange(size), steps).astype(np.int32),
             engine=engine_of, ready=ready, start=start, loaded=loaded, end=end, compute=compute, work=work,
+            launched=np.zeros_like(work),
         ),
         services=ServiceTable(
             task=columns[0], channel=np.zeros(len(services), dtype=np.int16), start=columns[1], end=columns[2], work=columns[3],
@@ -254,6 +255,7 @@ def repeat(one: EventLog, times: int) -> EventLog:
             step=np.repeat(number, size).astype(np.int32), task=again(table.task), engine=again(table.engine),
             ready=later(table.ready), start=later(table.start), loaded=later(table.loaded), end=later(table.end),
             compute=again(table.compute), work=again(table.work),
+            launched=again(table.launched),
         ),
         services=ServiceTable(
             task=(services.task[None, :] + size * number[:, None]).ravel(), channel=again(services.channel),
