@@ -6,7 +6,7 @@ time; a transfer that was eligible before that, and is served now, waited while 
 
 from __future__ import annotations
 
-from sim.analysis.parts import Conserving, Latency
+from sim.analysis.parts import Conserving, Latency, on_link
 from sim.base.integers import mul_div
 from sim.base.kernel import kernel
 from sim.log.columns import NONE, Ints, Services, Tasks
@@ -38,7 +38,8 @@ def follow_channels(
 ) -> int:  # fmt: skip
     """Follow all channels; returns the first fault, or NOTHING.
 
-    latency, conserving: of channels of the memory, and of links. memories: channels of the memory, the first ones.
+    latency, conserving: of channels of the memory, and of links to devices and to the host. memories: channels of the memory,
+    the first ones.
     delivered: [row], work that each task got.
     width, bins: see `deliver_over_time`; runs: see `any_busy`.
     """
@@ -63,7 +64,7 @@ def follow_channels(
             return TOO_MUCH
         state[DELIVERED, where] += amount
         delivered[row] += amount
-        path = int(where >= memories)
+        path = on_link(t, row)
         if conserving[path] and state[BUSY_SINCE, where] > issued(t, row) + latency[path]:
             known = state[IDLE_ROW, where]
             state[IDLE_ROW, where] = row if known == NONE else min(known, row)

@@ -35,7 +35,8 @@ class Kind:
 class Metrics:
     """`engine_busy`: ps per engine. `channel_busy`: ps in which some channel of the memory served.
 
-    `delivered`: ps of bandwidth of each channel, links included. `bytes_sent`: over links.
+    `delivered`: ps of bandwidth of each channel, links included. `bytes_sent`: to other devices. `bytes_host`: to or
+    from the host.
     """
 
     makespan: int
@@ -47,6 +48,7 @@ class Metrics:
     bytes_read: int
     bytes_written: int
     bytes_sent: int
+    bytes_host: int = 0
     kinds: tuple[Kind, ...]
 
 
@@ -68,6 +70,7 @@ def metrics(log: EventLog, tally: Tally | None = None) -> Metrics:
         bytes_read=sum(each.read for each in moved.values()),
         bytes_written=sum(each.written for each in moved.values()),
         bytes_sent=sum(each.sent for each in moved.values()),
+        bytes_host=sum(each.host for each in moved.values()),
         kinds=_kinds(tally, moved),
     )
 

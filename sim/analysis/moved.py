@@ -13,28 +13,32 @@ from models.graph import QUANTITIES, IntArray, OpGraph, StepLanes
 from sim.base.memo import Memo
 from sim.log.tables import EventLog
 from sim.mapping.steps import BatchGraph
-from sim.mapping.tasks import CLASS_BIT, CLASS_QUANTITY, LINK_BIT, WRITE_BITS, TaskGraph
+from sim.mapping.tasks import CLASS_BIT, CLASS_QUANTITY, HOST_BIT, LINK_BIT, WRITE_BITS, TaskGraph
 
 _LANES = 512  # steps at once, so that sums of powers stay far from int64
 WEIGHT = QUANTITIES.index("weight")
 
 
 class Moved(NamedTuple):
-    """Bytes read from the memory, written to it, and sent over links."""
+    """Bytes read from the memory, written to it, sent to other devices, and moved to or from the host."""
 
     read: int
     written: int
     sent: int
+    host: int = 0
+
+
+Way = Literal["read", "written", "sent", "host"]
 
 
 class _Source(NamedTuple):
-    """The tasks of a graph that move bytes of one class and are of one kind.
+    """The tasks of a graph that move bytes of one class over one path and are of one kind.
 
     ops: those whose shares are all among the tasks, so that together they move what the ops move; None if some are not.
     """
 
     quantity: int
-    way: Literal["read", "written", "sent"]
+    way: Way
     kind: str
     tasks: npt.NDArray[np.intp]
     ops: npt.NDArray[np.integer] | None
@@ -69,9 +73,14 @@ def _sources(graph: TaskGraph) -> list[_Source]:
         tasks = np.flatnonzero(graph.moves & bit)
         for kind in np.unique(graph.kind[tasks]).tolist():
             mine = tasks[graph.kind[tasks] == kind]
-            way: Literal["read", "written", "sent"] = "sent" if bit == LINK_BIT else "written" if bit & WRITE_BITS else "read"
-            ops = _whole_ops(graph, mine)
-            found.append(_Source(quantity=CLASS_QUANTITY[name], way=way, kind=graph.kinds[kind], tasks=mine, ops=ops))
+            hosted = graph.moves[mine] & HOST_BIT != 0
+            way: Way = "sent" if bit == LINK_BIT else "written" if bit & WRITE_BITS else "read"
+            for each, chosen in ((way, mine[~hosted]), ("host", mine[hosted])):
+                if len(chosen):
+                    ops = _whole_ops(graph, chosen)
+                    found.append(
+                        _Source(quantity=CLASS_QUANTITY[name], way=each, kind=graph.kinds[kind], tasks=chosen, ops=ops)
+                    )
     return found
 
 

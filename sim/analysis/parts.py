@@ -23,6 +23,7 @@ class Latency(NamedTuple):
 
     memory: int
     link: int
+    host: int
 
 
 class Conserving(NamedTuple):
@@ -30,11 +31,12 @@ class Conserving(NamedTuple):
 
     memory: bool
     link: bool
+    host: bool
 
 
 @kernel
 def on_link(t: Tasks, row: int) -> int:
-    """1 if a task moves bytes on a link, else 0."""
+    """The link on which a task moves bytes, as the index of `Latency` and `Conserving`; 0 if it is none."""
     return int(t.link[row]) if len(t.link) > 0 else 0
 
 

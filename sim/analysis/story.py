@@ -32,6 +32,7 @@ from sim.analysis.sram_waits import causes, queued, served
 from sim.log import derived
 from sim.log.columns import is_large, tasks_of
 from sim.log.tables import EventLog
+from sim.machine.machine import PATHS
 
 Times = npt.NDArray[np.int64]
 NONE = -1
@@ -118,7 +119,8 @@ class Stories:
         log, s = self._log, self._log.services
         since = log.tasks.ready[row] if log.tasks.engine[row] < 0 else derived.issued(log)[row]
         until = derived.service(log).last[row]
-        same = (s.channel[meanwhile] >= log.machine.memories) == bool(on_link(self._tasks, row))
+        path = np.array([PATHS.index(channel.kind) for channel in log.machine.channels])
+        same = path[s.channel[meanwhile]] == on_link(self._tasks, row)
         mine = meanwhile[same & (s.start[meanwhile] < until) & (s.end[meanwhile] > since) & (s.task[meanwhile] != row)]
         span = np.minimum(s.end[mine], until) - np.maximum(s.start[mine], since)
         work = s.work[mine] * (span / (s.end[mine] - s.start[mine]))

@@ -12,7 +12,7 @@ from sim.base.units import PS_PER_S
 from sim.cost.model import Rates
 from sim.cost.rows import BYTES, COMPUTE, R_BYTES, R_COMPUTES, VECTOR, RateTable
 from sim.mapping.steps import BatchGraph
-from sim.mapping.tasks import BYTE_CLASSES, TaskGraph
+from sim.mapping.tasks import BYTE_CLASSES, HOST_BIT, TaskGraph
 
 #: The picosecond of overhead, which is taken off again, keeps apart a task without FLOPs and one of a single FLOP.
 _UNIT = Rates(flops=PS_PER_S, vector_flops=PS_PER_S, overhead=1, bandwidth=PS_PER_S)
@@ -29,6 +29,7 @@ class AmountTable(RateTable):
         self.rates[VECTOR] = 0
         self.rows.row[:, R_BYTES + BYTE_CLASSES.index("link")] = -1
         _, first = np.unique(self.rows.of, return_index=True)
+        self.rows.row[graph.moves[first] & HOST_BIT != 0, R_BYTES : R_BYTES + len(BYTE_CLASSES)] = -1
         self.dtype: npt.NDArray[np.str_] = graph.ops.dtype[graph.op[first]]
         self.count = np.bincount(self.rows.of, minlength=len(self.rows.row)).astype(np.int64)
 

@@ -24,7 +24,7 @@ from sim.base.kernel import kernel, launch, loaded
 from sim.base.memo import Memo
 from sim.base.units import PS_PER_S
 from sim.cost.model import Rates
-from sim.mapping.tasks import BYTE_CLASSES, CLASS_BIT, CLASS_QUANTITY, LINK_BIT, TaskGraph
+from sim.mapping.tasks import BYTE_CLASSES, CLASS_BIT, CLASS_QUANTITY, HOST_BIT, LINK_BIT, TaskGraph
 
 FLOPS, VECTOR_OPS, WEIGHT = (QUANTITIES.index(name) for name in ("flops", "vector_ops", "weight"))
 
@@ -234,9 +234,10 @@ def rows_of(graph: TaskGraph, machine: Rates) -> Rows:
     routed = _routed(graph, op, row, len(term))
     row[:, R_PART], row[:, R_PARTS] = graph.part[first], graph.parts[first]
     row[:, R_COMPUTES], row[:, R_MOVES] = graph.computes[first], graph.moves[first] != 0
-    on_link = graph.moves[first] & LINK_BIT != 0
     row[:, R_SPEED], row[:, R_SPEED_OF] = fraction(machine.bandwidth)
-    row[on_link, R_SPEED], row[on_link, R_SPEED_OF] = fraction(machine.link)
+    for bit, bandwidth in ((LINK_BIT, machine.link), (HOST_BIT, machine.host)):
+        chosen = graph.moves[first] & bit != 0
+        row[chosen, R_SPEED], row[chosen, R_SPEED_OF] = fraction(bandwidth)
     flops = term[place[FLOPS]]
     has_flops = (ops.table[flops[:, T_ONE]] | ops.table[flops[:, T_SEVERAL]]).any(axis=(1, 2))
     row[:, R_PEAK_OF] = 1
@@ -257,7 +258,8 @@ def _alike(graph: TaskGraph) -> tuple[npt.NDArray[np.intp], npt.NDArray[np.intp]
     ops, parts = graph.ops, graph.parts.astype(np.int64)
     most = int(parts.max(initial=0)) + 1
     form = graph.moves.astype(np.int64) * 2 + graph.computes
-    _, first, kind = np.unique((ops.alike()[graph.op] * most + parts) * 512 + form, return_index=True, return_inverse=True)
+    key = (ops.alike()[graph.op] * most + parts) * 4 * HOST_BIT + form
+    _, first, kind = np.unique(key, return_index=True, return_inverse=True)
     op = graph.op[first]
     even = parts[first] == 1
     for i in np.flatnonzero(~even).tolist():

@@ -26,11 +26,12 @@ Progress = Callable[[int, int], None]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Link:
-    """How a link serves: its arbiter, bandwidth in bytes/s, and latency in ps."""
+    """How a link serves: its arbiter, bandwidth in bytes/s, and latency in ps. host: it leads to the host."""
 
     arbiter: Arbiter
     bandwidth: int
     latency: int
+    host: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -127,7 +127,7 @@ def bytes_moved(log: EventLog) -> Rows:
 def memory_bytes(log: EventLog) -> Rows:
     """Bytes through the channels of the memory."""
     link, moved = tasks_of(log).link, bytes_moved(log)
-    return np.asarray(np.where(link == 1, 0, moved)) if len(link) else moved
+    return np.asarray(np.where(link != 0, 0, moved)) if len(link) else moved
 
 
 # Service by the channels

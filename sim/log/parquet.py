@@ -243,8 +243,8 @@ class Writer:
             "sim.sram": json.dumps(part.sram), "sim.step_overhead": str(part.step_overhead),
         }  # fmt: skip
         if part.machine.links:
-            link = part.machine.channels[part.machine.links[0]]
-            self._facts["sim.devices"] = json.dumps({"like": part.machine.like, "link": link.bandwidth})
+            bandwidth = {part.machine.channels[link].kind: part.machine.channels[link].bandwidth for link in part.machine.links}
+            self._facts["sim.devices"] = json.dumps({"like": part.machine.like, **bandwidth})
         self._steps += len(part.steps)
         self._rows += len(part.tasks)
         self._intervals += len(part.services)

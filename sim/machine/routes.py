@@ -1,6 +1,6 @@
 """Routes: which of several memory channels a transfer goes to. Pure functions on integers.
 
-What is for the link goes there by any route.
+What is for a link goes there by any route.
 
 Each channel has the full bandwidth of the scenario, an arbiter and queues of its own. Work is picoseconds at the full speed
 of one channel, whichever it is.
@@ -17,7 +17,7 @@ from __future__ import annotations
 from typing import Literal
 
 from sim.base.kernel import kernel
-from sim.mapping.tasks import CLASS_BIT, LINK_BIT
+from sim.mapping.tasks import CLASS_BIT, HOST_BIT, LINK_BIT
 
 Route = Literal["interleaved", "sequence", "class"]
 
@@ -35,11 +35,14 @@ ACTIVATION_BITS = CLASS_BIT["act_read"] | CLASS_BIT["act_write"]
 
 
 @kernel
-def channel_of(route: int, sequence: int, moves: int, channels: int) -> int:
+def channel_of(route: int, sequence: int, moves: int, channels: int, all_channels: int) -> int:
     """The channel of a transfer by the number of the route, its sequence and its byte classes, or `ALL_CHANNELS`.
 
-    channels: those of the memory, which have the first numbers; the link is the next one, whatever the route.
+    channels: those of the memory, which have the first numbers; the link between devices is the next one, and that to the host
+    the last of `all_channels`, whatever the route.
     """
+    if moves & HOST_BIT:
+        return all_channels - 1
     if moves & LINK_BIT:
         return channels
     if route == INTERLEAVED:

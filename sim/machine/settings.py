@@ -145,7 +145,7 @@ class Energy(Section):
 
 
 class Link(Section):
-    """The link of a device to a switch that connects all devices without contention of its own."""
+    """The link of a device: to a switch that connects all devices without contention of its own, or to the host."""
 
     bandwidth: Bandwidth = Field(description="Bandwidth of the link in each direction.", examples=["450 GB/s"])
     latency: Duration = default(
@@ -165,6 +165,12 @@ class Devices(Section):
         if self.count > 1 and self.link is None:
             raise ValueError("expected the key 'link' where there are several devices")
         return self
+
+
+class Host(Section):
+    """The host of the device, whose memory takes what does not stay in that of the device."""
+
+    link: Link = Field(description="The link to the host, such as PCIe: what is swapped moves over it.")
 
 
 class Hardware(Section):
@@ -188,6 +194,12 @@ class Hardware(Section):
     engines: Engines = default({}, description="The compute engines.")
     memory: Memory = default({}, description="The memory channel.")
     devices: Devices = default({}, description="Several such devices, with links between them.")
+    host: Host | None = Field(
+        default=None,
+        description="The host, and the link to it. null, or with a cost model that does not follow bytes: caches that are "
+        "swapped move at the speed of the memory channel.",
+        examples=[{"link": {"bandwidth": "54 GB/s"}}],
+    )
     sram: Size | None = Field(
         default=None,
         description="On-chip memory for operands in use (weights, and the KV cache that a step loads), and for resident "

@@ -4,6 +4,7 @@
 | ------------------ | ------------------------------------------------------------------------------------------ |
 | kv_load, kv_store  | one transfer task; under `blocking` it holds an engine, else a DMA issues it                |
 | state_load, state_store | the same, of the state of a layer                                                      |
+| kv_swap_out, ..    | the same, over the link to the host where the machine has one                              |
 | kv_load, state_load | with `kv: operands` no task: the cache is a private operand of the ops that read it        |
 | kv_load            | with `kv_loads: head` one for each head of the cache, shared by the query heads of its group |
 | per-head op        | one task per head if heads are split; the same head of two ops depends one to one           |
@@ -28,7 +29,7 @@ from models.rewrites import COLLECTIVES, read_in_place, without_resident
 from sim.mapping.collectives import rounds
 from sim.mapping.grid import Grid, is_joined, shares_needed
 from sim.mapping.settings import ModelMapping
-from sim.mapping.tasks import CACHED_BITS, CLASS_BIT, LINK_BIT, Links, TaskGraph, with_links
+from sim.mapping.tasks import CACHED_BITS, CLASS_BIT, HOST_BIT, LINK_BIT, Links, TaskGraph, with_links
 from sim.mapping.template import rows
 
 #: Ops that move the KV cache or a state, and their byte class at the device's memory: a swap-out reads it.
@@ -37,14 +38,16 @@ KV_CLASS = {
     "state_load": "state_read", "state_store": "state_write", "state_swap_out": "state_read", "state_swap_in": "state_write",
 }  # fmt: skip
 
+SWAPS = frozenset(kind for kind in KV_CLASS if "swap" in kind)
 
-def lower(ops: OpGraph, mapping: ModelMapping) -> TaskGraph:
-    """Make the task graph of one step."""
+
+def lower(ops: OpGraph, mapping: ModelMapping, *, host: bool = False) -> TaskGraph:
+    """Make the task graph of one step. host: the machine has a link to a host, over which caches are swapped."""
     if mapping.kv == "operands":
         ops = read_in_place(ops)
     if isinstance(mapping.residency, Fraction):
         ops = without_resident(ops, mapping.residency)
-    lowering = _Lowering(ops, mapping)
+    lowering = _Lowering(ops, mapping, host=host)
     for i in range(len(ops.ops)):
         lowering.add_op(i)
     return lowering.graph()
@@ -64,7 +67,7 @@ class _Share(NamedTuple):
 #: Columns of the collected tasks, and their types in `TaskGraph`.
 _COLUMNS = {
     "op": np.int32, "part": np.int32, "parts": np.int32, "head": np.int16, "tile": np.int16, "layer": np.int16,
-    "kind": np.int16, "engine": np.bool_, "computes": np.bool_, "moves": np.uint8, "prefetch": np.bool_,
+    "kind": np.int16, "engine": np.bool_, "computes": np.bool_, "moves": np.uint16, "prefetch": np.bool_,
 }  # fmt: skip
 
 
@@ -75,8 +78,8 @@ class _Lowering:
     it waits for. results: [op][share], the task after which the result can be used.
     """
 
-    def __init__(self, ops: OpGraph, mapping: ModelMapping) -> None:
-        self.ops, self.mapping = ops, mapping
+    def __init__(self, ops: OpGraph, mapping: ModelMapping, *, host: bool) -> None:
+        self.ops, self.mapping, self.host = ops, mapping, host
         self.blocking, self.prefetch = mapping.execution == "blocking", mapping.execution == "prefetch"
         self.grids = _grids(ops, mapping)
         self.has = {name: _some(ops, name).tolist() for name in QUANTITIES}
@@ -134,7 +137,8 @@ class _Lowering:
         """Add the transfer of a share of the KV cache; returns it."""
         op = self.ops.ops[share.op]
         moved = CLASS_BIT[KV_CLASS[op.kind]]
-        task = self._add(share, op.kind, inputs, engine=self.blocking, moves=moved)
+        path = HOST_BIT if self.host and op.kind in SWAPS else 0
+        task = self._add(share, op.kind, inputs, engine=self.blocking, moves=moved | path)
         by_layer = self.kv_loads if moved & CACHED_BITS else self.kv_stores
         by_layer.setdefault(self.owner_of.get(share.op, op.layer), []).append(task)
         return task

@@ -39,6 +39,8 @@ def render(result: Result, *, verbose: bool = False) -> RenderableType:
     facts.add_row("memory", glued(_memory(result)))
     if (links := _links(result)) is not None:
         facts.add_row("links", glued(links))
+    if (host := _host(result)) is not None:
+        facts.add_row("host", glued(host))
     facts.add_row("engines", glued(_engines(result)))
     if log.step_overhead:
         total = f", {format_time(log.step_overhead * len(log.steps))} in all" if len(log.steps) else ""
@@ -102,15 +104,32 @@ def _memory(result: Result) -> str:
 def _links(result: Result) -> str | None:
     """Bytes that a device sends, its link, and the time of tokens that waits for collectives; None with one device."""
     machine, m = result.log.machine, result.metrics
-    if not machine.links:
+    number = machine.link("link")
+    if number is None:
         return None
-    number = machine.links[0]
-    along = result.breakdown.tokens.sum(axis=0).tolist()
-    exposed = f"{_percent(along[LINK] + along[WAIT_LINK], sum(along) or 1)} of the time of tokens"
+    exposed = _exposed(result)
     rate = format_rate(machine.channels[number].bandwidth, "B/s")
     used = _percent(m.delivered[number], m.makespan)
     sent = f"each sent {format_bytes(m.bytes_sent)} at {rate}, {used}"
     return f"{machine.like} devices, one shown; {sent}; collectives are {exposed}"
+
+
+def _host(result: Result) -> str | None:
+    """Bytes over the link to the host, and the time of tokens that waits for links; None without one."""
+    machine, m = result.log.machine, result.metrics
+    number = machine.link("host")
+    if number is None:
+        return None
+    rate = format_rate(machine.channels[number].bandwidth, "B/s")
+    used = _percent(m.delivered[number], m.makespan)
+    links = "links are" if machine.link("link") is not None else "the link is"
+    return f"{format_bytes(m.bytes_host)} moved at {rate}, {used}; {links} {_exposed(result)}"
+
+
+def _exposed(result: Result) -> str:
+    """The share of the time of tokens on links, or waiting for them."""
+    along = result.breakdown.tokens.sum(axis=0).tolist()
+    return f"{_percent(along[LINK] + along[WAIT_LINK], sum(along) or 1)} of the time of tokens"
 
 
 def _tokens(result: Result) -> str:

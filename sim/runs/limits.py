@@ -21,6 +21,7 @@ from sim.mapping.lowering import KV_CLASS
 from sim.mapping.settings import Execution
 from sim.mapping.steps import BatchGraph
 from sim.mapping.tasks import TaskGraph
+from sim.runs.machine import BY_BYTES
 from sim.scenario import Scenario
 from sim.serving.batch import Batch, Member
 from sim.workload.requests import Request
@@ -28,7 +29,6 @@ from sim.workload.requests import Request
 DISTINCT = 256  # most distinct requests whose times are estimated one by one before a run
 MOST_TURNS = 2**28  # most turns of a channel that serves one burst at a time
 ROW = 100  # approximate bytes of a task in a log, with its service intervals
-BY_BYTES = ("roofline", "kernel")  # cost models whose transfers follow from bytes
 LONGEST = 2**62  # picoseconds, 53 days: sums of two times still fit int64
 
 

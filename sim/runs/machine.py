@@ -22,6 +22,7 @@ from sim.machine.settings import Link as LinkSection
 from sim.runs.written import written_costs
 from sim.scenario import Hardware, Memory, Scenario
 
+BY_BYTES = ("roofline", "kernel")  # cost models whose transfers follow from bytes
 LARGEST_CAP = 2**16  # denominators of channel shares stay small enough for int64 arithmetic on whole runs
 
 
@@ -32,22 +33,36 @@ def arbiter_of(memory: Memory) -> Arbiter:
     return Derated(arbiter, efficiency) if efficiency is not None else arbiter
 
 
-def machine_of(hardware: Hardware) -> Machine:
+def machine_of(scenario: Scenario) -> Machine:
     """Engines and channels of one device, which stands for all."""
+    hardware, host = scenario.hardware, host_of(scenario)
     devices = hardware.devices
     return one_device(
         engines=hardware.engines.count, channels=hardware.memory.channels.count, like=devices.count,
-        link=0 if devices.link is None else devices.link.bandwidth,
+        link=0 if devices.link is None else devices.link.bandwidth, host=0 if host is None else host.bandwidth,
     )  # fmt: skip
 
 
-def links_of(hardware: Hardware) -> tuple[Link, ...]:
-    """The links of one of several devices. Raises ConfigError for an option that its arbiter cannot use."""
-    link = hardware.devices.link
-    if hardware.devices.count == 1 or link is None:
-        return ()
-    arbiter = _arbiter("hardware.devices.link", link, (1, 1))
-    return (Link(arbiter=arbiter, bandwidth=link.bandwidth, latency=link.latency),)
+def links_of(scenario: Scenario) -> tuple[Link, ...]:
+    """The links of a device, that to the host last. Raises ConfigError for an option that its arbiter cannot use."""
+    devices, host = scenario.hardware.devices, host_of(scenario)
+    found = list[Link]()
+    if devices.count > 1 and devices.link is not None:
+        found.append(_link_of("hardware.devices.link", devices.link))
+    if host is not None:
+        found.append(_link_of("hardware.host.link", host, host=True))
+    return tuple(found)
+
+
+def _link_of(key: str, link: LinkSection, *, host: bool = False) -> Link:
+    return Link(arbiter=_arbiter(key, link, (1, 1)), bandwidth=link.bandwidth, latency=link.latency, host=host)
+
+
+def host_of(scenario: Scenario) -> LinkSection | None:
+    """The link to the host, if the scenario has something that moves over it; otherwise the machine goes without."""
+    host = scenario.hardware.host
+    swaps = scenario.workload.batching.kv.full == "swap" and scenario.model.config is not None
+    return host.link if host is not None and swaps and scenario.cost.model in BY_BYTES else None
 
 
 def _arbiter(key: str, path: Memory | LinkSection, cap: tuple[int, int]) -> Arbiter:
@@ -111,6 +126,7 @@ def _rates(hardware: Hardware, *, overlap: bool) -> Rates:
         flops=engines.flops, vector_flops=engines.vector_flops, overhead=engines.overhead, bandwidth=memory.bandwidth,
         alone=_alone(memory), overlap=overlap,
         link=1 if hardware.devices.link is None else hardware.devices.link.bandwidth,
+        host=1 if hardware.host is None else hardware.host.link.bandwidth,
     )  # fmt: skip
 
 

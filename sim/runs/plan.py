@@ -19,7 +19,7 @@ from sim.mapping.lowering import weight_matmuls
 from sim.mapping.settings import Execution
 from sim.mapping.steps import Shape, StepGraphs
 from sim.runs.limits import refuse, refuse_devices, refuse_unknown_kinds, refuse_unknown_sequences
-from sim.runs.machine import arbiter_of, costs_of, energy_of, links_of, machine_of, scheduler_of
+from sim.runs.machine import arbiter_of, costs_of, energy_of, host_of, links_of, machine_of, scheduler_of
 from sim.runs.memory import kv_capacity, resident_bytes
 from sim.runs.model import Modeled, models_of, notes_of
 from sim.runs.workload import batching, check_routing, routing, traced
@@ -111,8 +111,8 @@ def _setup(scenario: Scenario, of_run: Sequence[Modeled], sequences: Sequence[Re
         step_overhead=scenario.workload.step_overhead,
         dependency=scenario.workload.dependency,
         costs=costs,
-        machine=machine_of(hardware),
-        links=links_of(hardware),
+        machine=machine_of(scenario),
+        links=links_of(scenario),
         scheduler=scheduler_of(scenario),
         overlap=execution == "stream",
         arbiter=arbiter_of(memory),
@@ -146,7 +146,7 @@ def step_graphs(scenario: Scenario, of_run: Sequence[Modeled]) -> StepGraphs:
     drafts = [StepGraphs(each.variants, on_engines, Uniform(scenario.seed)) for each in of_run[1:]]
     return StepGraphs(
         of_run[0].variants, on_engines, routing(scenario), draft=drafts[0] if drafts else None,
-        written=scenario.model.config is None,
+        written=scenario.model.config is None, host=host_of(scenario) is not None,
     )  # fmt: skip
 
 
@@ -175,8 +175,10 @@ def _rules(
         execution=execution,
         latency=setup.latency,
         cap=setup.arbiter.cap,
-        link_latency=max((link.latency for link in setup.links), default=0),
-        work_conserving_link=all(link.arbiter.work_conserving for link in setup.links),
+        link_latency=max((link.latency for link in setup.links if not link.host), default=0),
+        work_conserving_link=all(link.arbiter.work_conserving for link in setup.links if not link.host),
+        host_latency=max((link.latency for link in setup.links if link.host), default=0),
+        work_conserving_host=all(link.arbiter.work_conserving for link in setup.links if link.host),
         stripes=setup.memory_channels if setup.route == "interleaved" else 1,
         efficiency=(efficiency.least, efficiency.most) if efficiency is not None else (Fraction(1), Fraction(1)),
         kv_layers=kv_layers,

@@ -4,6 +4,8 @@
 | -------------------- | ------------------------------------------------------------------------------------------------- |
 | `bandwidth x2`       | each transfer takes half its time on the channel and at its port, rounded up; latency stays        |
 | `infinite bandwidth` | each transfer takes 1 ps; latency stays                                                           |
+| `links x2`           | the same of transfers between devices, and to and from the host; only where there are links        |
+| `infinite links`     | likewise                                                                                          |
 | `engines x2`         | twice the engines                                                                                 |
 | `infinite engines`   | so many that no task waits for one                                                                |
 | `fewer engines`      | the fewest that are as fast, within 1 %; only where there are several                              |
@@ -44,8 +46,8 @@ from sim.cost import CostModel, StepLanes, launches_of
 from sim.executors import side_by_side, simulate
 from sim.executors.setup import Setup
 from sim.log.tables import EventLog
-from sim.machine.machine import one_device
-from sim.mapping.tasks import TaskGraph
+from sim.mapping.tasks import HOST_BIT, LINK_BIT, TaskGraph
+from sim.runs.machine import BY_BYTES
 from sim.runs.model import formats_of
 from sim.runs.plan import plan
 from sim.runs.result import Result
@@ -61,10 +63,6 @@ CHEAP = {
     "prefetch": "prefetch",
     "tiles: engines": "one tile of each weight matmul per engine (mapping.tiles: engines)",
 }
-
-
-#: Cost models whose times follow the bytes of weights.
-BY_BYTES = ("roofline", "kernel")
 
 #: Formats of half the bits, by name; None: as captured.
 HALVED = {None: "int8", "bf16": "int8", "int8": "int4", "fp8": "int4", "mxfp8": "mxfp4", "q8_0": "q4_0"}
@@ -149,17 +147,19 @@ def _change_to_json(change: Change, before: Change) -> dict[str, Any]:
 
 
 class _Faster:
-    """Costs with transfers `factor` times faster; if None, of 1 ps."""
+    """Costs with transfers `factor` times faster; if None, of 1 ps. links: those on links, else those of the memory."""
 
-    def __init__(self, costs: CostModel, factor: int | None) -> None:
-        self._costs, self._factor = costs, factor
+    def __init__(self, costs: CostModel, factor: int | None, *, links: bool) -> None:
+        self._costs, self._factor, self._links = costs, factor, links
 
     def launches(self, graph: TaskGraph) -> IntArray:
         return launches_of(self._costs, graph)
 
     def durations(self, graph: TaskGraph, steps: StepLanes) -> tuple[IntArray, IntArray]:
         compute, work = self._costs.durations(graph, steps)
-        return compute, np.minimum(work, 1) if self._factor is None else -(-work // self._factor)
+        faster = np.minimum(work, 1) if self._factor is None else -(-work // self._factor)
+        chosen = (graph.moves & (LINK_BIT | HOST_BIT) != 0) == self._links
+        return compute, np.where(chosen[:, None], faster, work)
 
 
 def what_if(result: Result, shown: AbstractContextManager[object] | None = None) -> WhatIf:
@@ -203,7 +203,10 @@ class _Runs:
         """All changes, in the order of the table above; those on the hardware first."""
         setup, scenario = self.setup, self.result.scenario
         for name, factor in (("bandwidth x2", 2), ("infinite bandwidth", None)):
-            yield partial(self._changed, name, replace(setup, costs=_Faster(setup.costs, factor)))
+            yield partial(self._changed, name, replace(setup, costs=_Faster(setup.costs, factor, links=False)))
+        if setup.links:
+            for name, factor in (("links x2", 2), ("infinite links", None)):
+                yield partial(self._changed, name, replace(setup, costs=_Faster(setup.costs, factor, links=True)))
         yield partial(self._changed, "engines x2", _with_engines(setup, 2 * setup.engines))
         yield self._infinite_engines
         if setup.engines > 1:
@@ -310,7 +313,8 @@ def _half_the_bits(scenario: Scenario) -> str | None:
 
 
 def _with_engines(setup: Setup, engines: int) -> Setup:
-    return replace(setup, machine=one_device(engines=engines, channels=setup.channels))
+    (device,) = setup.machine.devices
+    return replace(setup, machine=replace(setup.machine, devices=(replace(device, engines=range(engines)),)))
 
 
 def _all_at_first(setup: Setup) -> Setup:
@@ -353,7 +357,10 @@ def _limit(result: Result, times: dict[str, float], gain: _Gain) -> str:
     """Name the limit of a run. SRAM is it where twice as much of it helps more than twice of any other resource."""
     memory, engines = times.get("infinite bandwidth", 1.0), times.get("infinite engines", 1.0)
     policy, sram = times.get("earliest", 1.0), times.get("SRAM x2", 1.0)
-    bandwidth, more = gain("infinite bandwidth", memory), gain("more engines", engines)
+    links, bandwidth = times.get("infinite links", 1.0), gain("infinite bandwidth", memory)
+    more = gain("more engines", engines)
+    if links >= NOTABLE and links > max(memory, engines, policy, sram):
+        return f"The links are the bottleneck: {gain('infinite links', links)}; {bandwidth}, {more}"
     if policy >= max(memory, engines, NOTABLE):
         name = result.scenario.scheduler.name
         return (

@@ -23,7 +23,8 @@ class KVPages(Section):
         default="wait",
         description="When the KV cache is full. `wait`: a request is admitted only when all that it will ever hold fits. "
         "Otherwise it is admitted when its prompt fits, and when others need blocks, the sequence admitted last is pre-empted: "
-        "`recompute`: it is prefilled again later; `swap`: its cache moves out of the memory and back in, through the channel.",
+        "`recompute`: it is prefilled again later; `swap`: its cache moves out of the memory and back in, over the link to the "
+        "host (`hardware.host`), or where there is none at the speed of the memory channel.",
     )
 
 

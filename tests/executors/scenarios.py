@@ -102,7 +102,8 @@ def machines() -> st.SearchStrategy[dict[str, Any]]:
         },
     )
     engines = st.fixed_dictionaries({"count": st.integers(1, 4)}, optional={"overhead": st.just("300 ns")})
-    return st.fixed_dictionaries({"memory": memory, "engines": engines})
+    host = st.builds(lambda link: {"link": link}, links())
+    return st.fixed_dictionaries({"memory": memory, "engines": engines}, optional={"host": host})
 
 
 def links() -> st.SearchStrategy[dict[str, Any]]:

@@ -157,7 +157,7 @@ def costs_of(setup: Setup, graph: TaskGraph) -> Costs:
     if setup.sram is None:
         return costs
     if not isinstance(costs, Rated) or (graph.moves[operands_of(graph).task] & OTHER_BITS).any():
-        only = replace(graph, moves=(graph.moves & OPERAND_BITS).astype(np.uint8))
+        only = replace(graph, moves=(graph.moves & OPERAND_BITS).astype(np.uint16))
         costs = WithBytes(costs, Rated(RateTable(only, BYTES_ALONE)))
     return InSram(setup, graph, setup.sram, costs)
 

@@ -15,7 +15,7 @@ from sim.executors.compiled.state import (
 )  # fmt: skip
 from sim.executors.setup import Setup
 from sim.mapping.operands import Operands, operands_of
-from sim.mapping.tasks import LINK_BIT, TaskGraph
+from sim.mapping.tasks import HOST_BIT, LINK_BIT, TaskGraph
 
 
 @dataclass(slots=True)
@@ -84,12 +84,13 @@ class Forms:
         return form
 
     def _levels(self, graph: TaskGraph) -> npt.NDArray[np.int64]:
-        """[task]: the urgency or class of its transfer, at a channel of the memory or at the link."""
-        of_memory, of_link = (
+        """[task]: the urgency or class of its transfer, at a channel of the memory or at its link."""
+        first_link = self.setup.memory_channels if self.setup.links else 0
+        of_memory, of_link, of_host = (
             np.array([discipline.level(kind) for kind in graph.plain_kinds], dtype=np.int64)[graph.kind]
-            for discipline in (self.disciplines[0], self.disciplines[-1])
+            for discipline in (self.disciplines[0], self.disciplines[first_link], self.disciplines[-1])
         )
-        return np.where(graph.moves & LINK_BIT, of_link, of_memory)
+        return np.where(graph.moves & HOST_BIT, of_host, np.where(graph.moves & LINK_BIT, of_link, of_memory))
 
     def _add_operands(self, operands: Operands, tasks: npt.NDArray[np.int64], at: int) -> int:
         """Put the operands of a graph into the pool; returns the address after the list of their tasks, which is `at`."""

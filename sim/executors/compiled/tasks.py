@@ -82,7 +82,7 @@ def issue(m: Memory, f: Forms, log: Log, slot: int, task: int, requester: int) -
         send(m, cell, m[CHANNEL_TABLE], work)
         return
     moves = f[m[slot + S_FORM] + task * FORM + MOVES]
-    number = channel_of(m[ROUTE], owner_of(m, f, slot, task), moves, m[MEMORY_CHANNELS])
+    number = channel_of(m[ROUTE], owner_of(m, f, slot, task), moves, m[MEMORY_CHANNELS], m[CHANNELS])
     if number != ALL_CHANNELS:
         send(m, cell, m[CHANNEL_TABLE] + number * CHANNEL_WORDS, work)
         return

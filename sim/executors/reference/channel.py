@@ -180,7 +180,7 @@ class Channels:
 
     def request(self, transfer: Transfer) -> simpy.Event:
         """Issue a transfer; the event happens when its last byte has arrived."""
-        number = channel_of(self.route, transfer.sequence, transfer.moves, self.memory)
+        number = channel_of(self.route, transfer.sequence, transfer.moves, self.memory, len(self.channels))
         if number != ALL_CHANNELS:
             return self.channels[number].request(transfer)
         parts: list[simpy.Event] = []

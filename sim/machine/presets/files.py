@@ -66,6 +66,8 @@ def complete(preset: Preset, data: Mapping[str, Any]) -> tuple[dict[str, Any], l
         figures["energy"] = preset.energy.section()
     if preset.link is not None and isinstance(written.get("devices"), Mapping):
         figures["devices"] = {"link": preset.link.section()}
+    if preset.host is not None:
+        figures["host"] = {"link": preset.host.section()}
     made["hardware"] = over(figures, written)
     if achievable is True and "achievable" not in memory and isinstance(written.get("memory", {}), Mapping):
         made["hardware"]["memory"]["achievable"] = True

@@ -43,7 +43,7 @@ from sim.machine.settings import Efficiency
 
 #: Keys of figures, in the order of lists.
 FIGURES = (
-    "engines", "peak", "vector", "bandwidth", "achievable", "port_bandwidth", "capacity", "link", "kernel", "energy",
+    "engines", "peak", "vector", "bandwidth", "achievable", "port_bandwidth", "capacity", "link", "host", "kernel", "energy",
     "on_chip",
 )  # fmt: skip
 
@@ -161,13 +161,15 @@ class Software(Section):
 
 
 class PresetLink(Section):
-    """The link of a device to others like it. bandwidth: in one direction. latency: of a transfer, with its software."""
+    """The link of a device to others like it, or to its host. bandwidth: in one direction. latency: of a transfer, with its
+    software.
+    """
 
     bandwidth: BytesRate
     latency: LaunchTime
 
     def section(self) -> dict[str, Any]:
-        """The section `hardware.devices.link` of a scenario, as plain data."""
+        """The section `hardware.devices.link`, or `hardware.host.link`, of a scenario, as plain data."""
         return {"bandwidth": BANDWIDTH.format(self.bandwidth.value), "latency": DURATION.format(self.latency.value)}
 
 
@@ -252,6 +254,7 @@ class Preset(Section):
     port_bandwidth: BytesRate | None = None
     capacity: Bytes | None = None
     link: PresetLink | None = None
+    host: PresetLink | None = None
     kernel: Kernel | None = None
     software: list[Software] = Field(default_factory=list)
     energy: PresetEnergy | None = None

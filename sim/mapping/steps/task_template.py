@@ -22,11 +22,12 @@ class TaskTemplate:
     """A template with its lowered tasks.
 
     one_each: each op is one task. kv: int8 [task], 1 if it loads from the KV cache, 2 if it stores. node: [item], the node of
-    the task graph that an item of the blocks is: a task, or a join, which stands behind the tasks that it needs.
+    the task graph that an item of the blocks is: a task, or a join, which stands behind the tasks that it needs. host: as in
+    `lower`.
     """
 
-    def __init__(self, stitched: Stitched, mapping: ModelMapping) -> None:
-        self.tasks = tasks = lower(stitched.ops, mapping)
+    def __init__(self, stitched: Stitched, mapping: ModelMapping, *, host: bool = False) -> None:
+        self.tasks = tasks = lower(stitched.ops, mapping, host=host)
         self.ops = ops = Template(stitched._replace(ops=tasks.ops))
         links, self.node = tasks.links, np.arange(len(tasks))
         op, inputs, start = tasks.op.astype(np.int64), links.inputs.astype(np.int64), links.input_start.astype(np.int64)

@@ -83,12 +83,19 @@ def finding(result: Result, what_if: dict[str, Any] | None) -> str:
         "wait_engine": "is spent waiting for an engine", "wait_channel": "is spent waiting for the memory channel",
         "wait_input": f"is spent waiting for {source}", "wait_sram": "is spent waiting for space in SRAM",
         "wait_policy": "is spent waiting although an engine is idle",
-        "link": "is spent on collectives between devices", "wait_link": "is spent waiting for the link",
+        "link": f"is spent on {_over_links(result)}", "wait_link": "is spent waiting for the link",
     }[part]  # fmt: skip
     share = sums[part] / (sum(sums.values()) or 1)
     gap = result.bounds.gap(result.makespan)
     ones = "tokens" if result.log.batched is None else "steps"
     return f"{share:.0%} of the time of the {ones} {where}; the run is {gap:.1%} above its lower bound."
+
+
+def _over_links(result: Result) -> str:
+    """Name what moves over the links of the machine."""
+    if result.log.machine.link("host") is None:
+        return "collectives between devices"
+    return "the link to the host" if result.log.machine.link("link") is None else "links between devices and to the host"
 
 
 def _written(result: Result) -> str:

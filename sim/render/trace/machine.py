@@ -43,10 +43,11 @@ def machine(canvas: Canvas, critical: Rows | None, *, powered: bool) -> tuple[Sl
     groups = list(_engines(canvas, group))
     group = tracks.add("Memory", root, "The memory channels that all engines share.")
     log, of_channels = canvas.log, [group] * canvas.log.machine.memories
-    if log.machine.links:
+    if log.machine.link("link") is not None:
         title = f"Links of one of {log.machine.like} devices"
-        links = tracks.add(title, root, "What this device sends to the others; all devices do the same.")
-        of_channels += [links] * len(log.machine.links)
+        of_channels.append(tracks.add(title, root, "What this device sends to the others; all devices do the same."))
+    if log.machine.link("host") is not None:
+        of_channels.append(tracks.add("Host", root, "What moves between the memory of the device and its host."))
     rates = _rate_tracks(canvas, of_channels)
     description = "Transfers issued and not yet complete, served or queued."
     outstanding = tracks.add("outstanding transfers", group, description, "transfers")
@@ -111,7 +112,7 @@ def _rate_tracks(canvas: Canvas, groups: list[int]) -> list[int]:
         unit, size = rate_unit(log, at)
         bandwidth = (channel.bandwidth or log.bandwidth) / size
         description = f"Bytes that the channel delivers per second; its bandwidth is {bandwidth:.6g} {unit}."
-        alone = channel.kind == "link" or log.machine.memories == 1
+        alone = channel.kind != "memory" or log.machine.memories == 1
         title = f"{unit} sent" if channel.kind == "link" else f"{unit} delivered{'' if alone else f', {channel.name}'}"
         made.append(canvas.tracks.add(title, group, description, unit))
     return made
