@@ -15,7 +15,7 @@ from sim.cost.written import WrittenCosts, complete
 from sim.cost.model import CostModel, Rates
 from sim.cost.roofline import Roofline
 from sim.cost.rows import RateTable
-from sim.executors.compiled.state import BYTES, COMPUTE, COST, SRAM, WORK
+from sim.executors.compiled.state import BYTES, COMPUTE, COST, WORK
 from sim.executors.operands import sram_use
 from sim.executors.setup import Setup
 from models.graph import IntArray, StepLanes

@@ -10,7 +10,7 @@ import numpy.typing as npt
 
 from sim.executors.compiled.rules import Disciplines
 from sim.executors.compiled.state import (
-    CHAIN, COST_ROW, FORM, HELD, INPUTS, LAUNCH, LEVEL, MEMBER, MOVES, NONE, OUT, OUT_END, PREFETCH, SRAM, STORES, USED,
+    CHAIN, COST_ROW, FORM, HELD, INPUTS, LAUNCH, LEVEL, MEMBER, MOVES, NONE, OUT, OUT_END, PREFETCH, STORES, USED,
     USED_END, USERS,
 )  # fmt: skip
 from sim.executors.setup import Setup

@@ -19,7 +19,7 @@ from sim.executors.compiled.engines import dispatch
 from sim.executors.compiled.heaps import pop
 from sim.executors.compiled.state import (
     CHANNELS, CHANNEL_TABLE, CHANNEL_WORDS, COMPLETE, DONE, K_PENDING, K_RING, K_RING_HEAD, K_RING_SIZE, K_RING_TAIL, K_TIMER,
-    L_BATCHED, L_SLOT, NEVER, NONE, NOW, OUT_OF_RANGE, PAUSED, PHASE, RECORDED, RING_ENTRY, RUNNING, SERVICES, SRAM, STEPS,
+    L_BATCHED, L_SLOT, NEVER, NONE, NOW, OUT_OF_RANGE, PAUSED, PHASE, RECORDED, RING_ENTRY, RUNNING, SERVICES, STEPS,
     TOO_LARGE, TURN, TURNS, TURN_LIST, WAKES, WANTS_COSTS, WANTS_GRANTS, WANTS_STEP, Forms, Log, Memory,
 )  # fmt: skip
 from sim.executors.compiled.steps import admit_operands, decode_on, go_on, release_batch
