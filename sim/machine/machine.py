@@ -29,7 +29,7 @@ class Channel:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Machine:
-    """devices: by number. channels: by number, of all devices, links last. like: devices that each of these stands for."""
+    """devices: by number. channels: by number, memories of all devices and then links. like: devices that each stands for."""
 
     devices: tuple[Device, ...]
     channels: tuple[Channel, ...]
@@ -40,9 +40,21 @@ class Machine:
         """Number of engines of all devices."""
         return sum(len(device.engines) for device in self.devices)
 
+    @property
+    def engines_each(self) -> int:
+        """Number of engines of a device."""
+        return len(self.devices[0].engines)
+
     def engine_name(self, number: int) -> str:
-        """Name of an engine."""
-        return f"engine {number}"
+        """Name of an engine, with that of its device where there are several."""
+        if len(self.devices) == 1:
+            return f"engine {number}"
+        device = self.devices[self.device_of(number)]
+        return f"{device.name} engine {number - device.engines.start}"
+
+    def device_of(self, engine: int) -> int:
+        """The number of the device of an engine."""
+        return next(number for number, device in enumerate(self.devices) if engine in device.engines)
 
     @property
     def engine_names(self) -> list[str]:
@@ -61,10 +73,29 @@ class Machine:
 
 
 def one_device(*, engines: int, channels: int = 1, like: int = 1, link: int = 0) -> Machine:
-    """A machine that is one device, all of whose engines share all of its memory channels.
+    """A machine that is one device, all of whose engines share all of its memory channels; see `alike_devices`."""
+    return alike_devices(1, engines=engines, channels=channels, like=like, link=link)
 
-    like: devices that do the same, which this one stands for. link: bytes/s of its link to the others, if there are any.
+
+def alike_devices(count: int, *, engines: int, channels: int = 1, like: int = 1, link: int = 0) -> Machine:
+    """A machine of some devices of the same kind. engines, channels: of each device, its memory channels.
+
+    like: devices that do the same, each of which one stands for. link: bytes/s of a device's link to the others, if there are
+    any.
     """
-    memory = [Channel(name=f"channel {number}", kind="memory", device=0) for number in range(channels)]
-    links = [Channel(name="link", kind="link", device=0, bandwidth=link)] if like > 1 else []
-    return Machine(devices=(Device(name="device", engines=range(engines)),), channels=(*memory, *links), like=like)
+    names = [f"device {number} " if count > 1 else "" for number in range(count)]
+    memory = [
+        Channel(name=f"{name}channel {number}", kind="memory", device=device)
+        for device, name in enumerate(names)
+        for number in range(channels)
+    ]
+    links = [
+        Channel(name=f"{name}link", kind="link", device=device, bandwidth=link)
+        for device, name in enumerate(names)
+        if like * count > 1
+    ]
+    devices = tuple(
+        Device(name=name.strip() or "device", engines=range(number * engines, (number + 1) * engines))
+        for number, name in enumerate(names)
+    )
+    return Machine(devices=devices, channels=(*memory, *links), like=like)

@@ -100,7 +100,7 @@ def _links(result: Result) -> dict[str, Any]:
     along = result.breakdown.tokens.sum(axis=0)
     return {
         "links": {
-            "devices": machine.like,
+            "devices": machine.like * len(machine.devices),
             "bytes_sent": result.metrics.bytes_sent,
             "exposed_ps": int(along[LINK] + along[WAIT_LINK]),
             "channels": _channels(result)[machine.memories :],

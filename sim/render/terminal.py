@@ -100,13 +100,18 @@ def _links(result: Result) -> str | None:
     machine, m = result.log.machine, result.metrics
     if not machine.links:
         return None
-    number = machine.links[0]
+    number = max(machine.links, key=lambda link: m.delivered[link])
+    count = len(machine.devices)
     along = result.breakdown.tokens.sum(axis=0).tolist()
     exposed = f"{_percent(along[LINK] + along[WAIT_LINK], sum(along) or 1)} of the time of tokens"
     rate = format_rate(machine.channels[number].bandwidth, "B/s")
     used = _percent(m.delivered[number], m.makespan)
-    sent = f"each sent {format_bytes(m.bytes_sent)} at {rate}, {used}"
-    return f"{machine.like} devices, one shown; {sent}; collectives are {exposed}"
+    if count == 1:
+        sent = f"each sent {format_bytes(m.bytes_sent)} at {rate}, {used}"
+        return f"{machine.like} devices, one shown; {sent}; collectives are {exposed}"
+    shown = f", {count} of them shown" if machine.like > 1 else ""
+    sent = f"those sent {format_bytes(m.bytes_sent)} at {rate}, the busiest {used}"
+    return f"{machine.like * count} devices{shown}; {sent}; links are {exposed}"
 
 
 def _tokens(result: Result) -> str:

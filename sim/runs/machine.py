@@ -15,10 +15,11 @@ from sim.executors.setup import Link
 from sim.machine.arbiters import ARBITERS, Arbiter, Derated, Efficiency, KernelArbiter
 from sim.machine.arbiters.checked import Checked as CheckedArbiter
 from sim.machine.energy import EnergyRates
-from sim.machine.machine import Machine, one_device
+from sim.machine.machine import Machine, alike_devices
 from sim.machine.schedulers import SCHEDULERS, Scheduler
 from sim.machine.schedulers.checked import Checked as CheckedScheduler
 from sim.machine.settings import Link as LinkSection
+from sim.mapping.settings import Parallel
 from sim.runs.written import written_costs
 from sim.scenario import Hardware, Memory, Scenario
 
@@ -32,22 +33,22 @@ def arbiter_of(memory: Memory) -> Arbiter:
     return Derated(arbiter, efficiency) if efficiency is not None else arbiter
 
 
-def machine_of(hardware: Hardware) -> Machine:
-    """Engines and channels of one device, which stands for all."""
+def machine_of(hardware: Hardware, parallel: Parallel) -> Machine:
+    """Engines and channels of the devices that are simulated, which stand for all."""
     devices = hardware.devices
-    return one_device(
-        engines=hardware.engines.count, channels=hardware.memory.channels.count, like=devices.count,
-        link=0 if devices.link is None else devices.link.bandwidth,
+    return alike_devices(
+        parallel.simulated, engines=hardware.engines.count, channels=hardware.memory.channels.count,
+        like=devices.count // parallel.simulated, link=0 if devices.link is None else devices.link.bandwidth,
     )  # fmt: skip
 
 
-def links_of(hardware: Hardware) -> tuple[Link, ...]:
-    """The links of one of several devices. Raises ConfigError for an option that its arbiter cannot use."""
+def links_of(hardware: Hardware, parallel: Parallel) -> tuple[Link, ...]:
+    """The links of the devices that are simulated. Raises ConfigError for an option that their arbiter cannot use."""
     link = hardware.devices.link
     if hardware.devices.count == 1 or link is None:
         return ()
     arbiter = _arbiter("hardware.devices.link", link, (1, 1))
-    return (Link(arbiter=arbiter, bandwidth=link.bandwidth, latency=link.latency),)
+    return (Link(arbiter=arbiter, bandwidth=link.bandwidth, latency=link.latency),) * parallel.simulated
 
 
 def _arbiter(key: str, path: Memory | LinkSection, cap: tuple[int, int]) -> Arbiter:
@@ -114,19 +115,21 @@ def _rates(hardware: Hardware, *, overlap: bool) -> Rates:
     )  # fmt: skip
 
 
-def energy_of(hardware: Hardware, ops: OpGraph) -> EnergyRates | None:
+def energy_of(hardware: Hardware, ops: OpGraph, parallel: Parallel) -> EnergyRates | None:
     """Energy figures of all devices together, None if there are none.
+
+    Those of work and of engines count for each device that is simulated, and so for all that it stands for.
 
     Raises ConfigError for products in a format that has no figure.
     """
     energy = hardware.energy
     if energy is None:
         return None
-    count, flop = hardware.devices.count, energy.flop
+    count, like, flop = hardware.devices.count, hardware.devices.count // parallel.simulated, energy.flop
     rates = EnergyRates(
-        flop=flop * count if isinstance(flop, int) else {dtype: each * count for dtype, each in flop.items()},
-        byte={part: each * count for part, each in energy.parts.items()},
-        device=energy.static.device * count, engine=energy.static.engine * count,
+        flop=flop * like if isinstance(flop, int) else {dtype: each * like for dtype, each in flop.items()},
+        byte={part: each * like for part, each in energy.parts.items()},
+        device=energy.static.device * count, engine=energy.static.engine * like,
     )  # fmt: skip
     for dtype in product_formats(ops):
         if rates.of_flop(dtype) is None:

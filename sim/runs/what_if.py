@@ -44,7 +44,6 @@ from sim.cost import CostModel, StepLanes
 from sim.executors import side_by_side, simulate
 from sim.executors.setup import Setup
 from sim.log.tables import EventLog
-from sim.machine.machine import one_device
 from sim.mapping.tasks import TaskGraph
 from sim.runs.model import formats_of
 from sim.runs.plan import plan
@@ -201,9 +200,9 @@ class _Runs:
         setup, scenario = self.setup, self.result.scenario
         for name, factor in (("bandwidth x2", 2), ("infinite bandwidth", None)):
             yield partial(self._changed, name, replace(setup, costs=_Faster(setup.costs, factor)))
-        yield partial(self._changed, "engines x2", _with_engines(setup, 2 * setup.engines))
+        yield partial(self._changed, "engines x2", _with_engines(setup, 2 * setup.engines_each))
         yield self._infinite_engines
-        if setup.engines > 1:
+        if setup.engines_each > 1:
             yield self._fewer_engines
         if setup.sram is not None:
             yield partial(self._changed, "SRAM x2", replace(setup, sram=2 * setup.sram + setup.resident))
@@ -283,7 +282,7 @@ class _Runs:
         name, setup = "fewer engines", _all_at_first(self.setup) if self.open_loop else self.setup
         before = simulate(setup)[0].makespan if self.open_loop else self.result.makespan
         longest = before * (100 + AS_FAST) // 100
-        low, high = 1, setup.engines
+        low, high = 1, setup.engines_each
         if not self.open_loop:  # its steps are the same on any number of engines
             low = min(high, max(1, ceil_div((self.result.bounds.compute - 1) * high + 1, longest)))
         while low < high:
@@ -292,9 +291,9 @@ class _Runs:
                 high = middle
             else:
                 low = middle + 1
-        if high == setup.engines:
+        if high == setup.engines_each:
             return Change(name=name, makespan=self.result.makespan, note=f"none: fewer than {high} are slower")
-        return self._changed(name, _with_engines(self.setup, high), note=f"{high} of {setup.engines} are as fast")
+        return self._changed(name, _with_engines(self.setup, high), note=f"{high} of {setup.engines_each} are as fast")
 
 
 def _half_the_bits(scenario: Scenario) -> str | None:
@@ -307,7 +306,9 @@ def _half_the_bits(scenario: Scenario) -> str | None:
 
 
 def _with_engines(setup: Setup, engines: int) -> Setup:
-    return replace(setup, machine=one_device(engines=engines, channels=setup.channels))
+    machine = setup.machine
+    devices = tuple(replace(device, engines=range(engines * i, engines * (i + 1))) for i, device in enumerate(machine.devices))
+    return replace(setup, machine=replace(machine, devices=devices))
 
 
 def _all_at_first(setup: Setup) -> Setup:

@@ -112,6 +112,14 @@ def links() -> st.SearchStrategy[dict[str, Any]]:
     })  # fmt: skip
 
 
+def parallelism() -> st.SearchStrategy[dict[str, Any]]:
+    tensor = st.fixed_dictionaries(
+        {"tensor": st.just(2), "algorithm": st.sampled_from(("ring", "two_shot", "one_shot", "tree")), "fold": st.booleans()}
+    )
+    pipeline = st.fixed_dictionaries({"pipeline": st.just(2), "micro_batches": st.integers(1, 3)})
+    return st.one_of(tensor, pipeline, st.builds(lambda one, other: one | other, tensor, pipeline))
+
+
 def mappings() -> st.SearchStrategy[dict[str, Any]]:
     tiles = st.one_of(st.integers(1, 5), st.just("engines"), st.just({"o_proj": 3}))
     given = st.fixed_dictionaries(
@@ -166,8 +174,12 @@ def served(draw: st.DrawFn) -> dict[str, Any]:
     machine["memory"]["arbiter"] = with_effect(machine["memory"]["arbiter"], sequences_of(workload), kinds)
     cost = draw(st.sampled_from(COSTS))
     if cost == "roofline" and "kv" not in workload["batching"] and draw(st.booleans()):
-        machine["devices"] = {"count": 2, "link": draw(links())}
-        mapping["parallel"] = {"tensor": 2, "algorithm": draw(st.sampled_from(("ring", "two_shot", "one_shot", "tree")))}
+        parallel = mapping["parallel"] = draw(parallelism())
+        machine["devices"] = {"count": parallel.get("tensor", 1) * parallel.get("pipeline", 1), "link": draw(links())}
+        if parallel.get("pipeline", 1) > 1 or not parallel.get("fold", True):
+            machine["sram"] = None
+        if parallel.get("pipeline", 1) > 1:
+            model["layers"] = 2
     return {
         "model": model, "workload": workload, "hardware": machine, "mapping": mapping,
         "scheduler": draw(st.sampled_from(SCHEDULERS)), "cost": cost, "seed": draw(st.integers(0, 3)),
