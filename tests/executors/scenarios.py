@@ -155,8 +155,8 @@ def sequences_of(workload: dict[str, Any]) -> int:
 
 
 @st.composite
-def served(draw: st.DrawFn) -> dict[str, Any]:
-    """A scenario; a few of them are refused, as what cannot be."""
+def served(draw: st.DrawFn, *, devices: bool = False) -> dict[str, Any]:
+    """A scenario; a few of them are refused, as what cannot be. devices: there are several, else only in some."""
     config = draw(st.sampled_from((*DENSE, DENSE[0], DENSE[0], *OTHERS)))
     model = {"config": config, "scope": draw(st.sampled_from(("block", "block", "model"))), "layers": draw(st.integers(1, 2))}
     workload = draw(workloads(config))
@@ -172,8 +172,8 @@ def served(draw: st.DrawFn) -> dict[str, Any]:
     kinds |= {"kv_load", "kv_store"} - ({"kv_load"} if mapping.get("kv") == "operands" else set())
     kinds |= {"act_load"} if mapping["execution"] == "prefetch" and mapping.get("activations") == "off_chip" else set()
     machine["memory"]["arbiter"] = with_effect(machine["memory"]["arbiter"], sequences_of(workload), kinds)
-    cost = draw(st.sampled_from(COSTS))
-    if cost == "roofline" and "kv" not in workload["batching"] and draw(st.booleans()):
+    cost = "roofline" if devices else draw(st.sampled_from(COSTS))
+    if devices or (cost == "roofline" and "kv" not in workload["batching"] and draw(st.booleans())):
         parallel = mapping["parallel"] = draw(parallelism())
         machine["devices"] = {"count": parallel.get("tensor", 1) * parallel.get("pipeline", 1), "link": draw(links())}
         if parallel.get("pipeline", 1) > 1 or not parallel.get("fold", True):

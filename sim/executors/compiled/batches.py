@@ -205,7 +205,8 @@ class Batches(Run):
         self.report()
         self.m[loop.slot + S_AHEAD] = 0
         loop.batch, loop.token = None, loop.token + steps
-        self.rows -= (loop.steps - steps) * form.size  # arrivals interrupt no loop but the only one
+        if loop.row + loop.steps * form.size == self.rows:  # else other loops have the rows behind those that are not used
+            self.rows = loop.row + steps * form.size
         loop.ahead = min(2 * loop.ahead, MOST_AHEAD) if steps == loop.ahead else LEAST_AHEAD
         loop.batcher.ended(batch, now, steps)
 
