@@ -16,6 +16,10 @@ from sim.analysis.parts import PARTS
 from sim.base.errors import ConfigError
 from sim.base.units import ceil_div
 from sim.mapping.collectives import received, rounds
+from sim.mapping.tasks import LINK_BIT
+from sim.render.page.timeline import timeline
+from sim.render.trace.canvas import Canvas
+from sim.render.trace.machine import machine
 from sim.runs.holdings import holdings
 from sim.runs.model import models_of
 from sim.runs.run import read
@@ -235,6 +239,37 @@ class TestPipeline:
         assert one.energy.compute == two.energy.compute
         assert abs(two.energy.memory / one.energy.memory - 1) < 1e-3
         assert two.energy.static == 2 * (50 + 10) * 1_000 * two.makespan
+
+    def test_a_page_and_a_trace_have_each_device(self, base):
+        """Lanes by device on the page; in the trace a group of engines, memory and link for each."""
+        result = run(base, mapping__parallel__pipeline=2, hardware__memory__channels__count=2)
+        facts, columns = timeline(result)
+        assert facts["engine_names"] == ["device 0 engine 0", "device 1 engine 0"]
+        device = result.log.graphs[0].device[columns["task"]]
+        moves = result.log.graphs[0].moves[columns["task"]]
+        expected = np.where(moves == LINK_BIT, 4 + device, 2 * device)[columns["lane"] > 0]
+        assert columns["channel"][columns["lane"] > 0].tolist() == expected.tolist()
+        canvas = Canvas(result.log, None)
+        machine(canvas, None, powered=False)
+        tracks = canvas.tracks.all
+        path = {track.uuid: track for track in tracks}
+        names = [f"{path[track.parent].name}/{track.name}" for track in tracks if track.parent]
+        assert [name for name in names if name.startswith("Device 1/")] == [
+            "Device 1/Engines",
+            "Device 1/Memory",
+            "Device 1/Link",
+        ]
+        assert "Engines/device 1 engine 0" in names
+        assert "Memory/device 1 channel 0" in names
+        assert names.count("Link/GB/s sent") == 2
+
+    def test_requests_that_come_while_several_batches_decode(self, base):
+        """An arrival cuts off steps that were worked out ahead; other loops have the rows behind theirs."""
+        given = {
+            "mapping__parallel__pipeline": 2, "model__scope": "block", "workload__batching__policy": "static",
+            "workload__sequences": "[{tokens: 9}, {tokens: 9, arrival: 30 us}, {tokens: 6, arrival: 100 us}]",
+        }  # fmt: skip
+        assert_same(run(base, **given).log, run(base, executor="compiled", **given).log)
 
     def test_a_log_keeps_its_devices(self, base, tmp_path):
         pytest.importorskip("pyarrow")
