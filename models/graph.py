@@ -129,6 +129,14 @@ class OpGraph:
         """[op]: its compute type."""
         return self._labels("dtype")
 
+    @property
+    def device(self) -> IntArray:
+        """[op]: the simulated device that it runs on."""
+        if "device" not in self._made:
+            self._made["device"] = np.array([op.device for op in self.ops], dtype=np.int64)
+        made: IntArray = self._made["device"]
+        return made
+
     def _labels(self, name: str) -> npt.NDArray[np.str_]:
         if name not in self._made:
             self._made[name] = np.array([getattr(op, name) for op in self.ops], dtype=np.str_)

@@ -48,6 +48,7 @@ class Op:
         `weight` counts every choice of every token.
     weights: format in memory of a matrix that it reads, a name of `models.formats.Formats`; empty if as captured.
     several: for a kernel that serves all members of a step, the op of members that feed in several tokens; None: the same.
+    device: the simulated device that it runs on.
     """
 
     kind: str
@@ -64,6 +65,7 @@ class Op:
     experts: Experts | None = None
     weights: str = ""
     several: Op | None = None
+    device: int = 0
 
     def with_cost(self, quantity: int, polynomial: int) -> Op:
         """The op with another cost. quantity: index in `QUANTITIES`. polynomial: index in `OpGraph.polynomials`."""

@@ -162,10 +162,13 @@ class _Engines:
     """Waits for engines, while all of them are busy: of tasks, and of transfers for which SRAM has no space because of that."""
 
     def __init__(self, log: EventLog, breakdown: Breakdown, waited_for: Causes, *, compiled: bool) -> None:
-        self._compiled, self._engines, t = compiled, log.engines, tasks_of(log)
+        self._compiled, self._engines, t = compiled, log.machine.engines_each, tasks_of(log)
         held, waited = np.flatnonzero(t.engine >= 0), np.flatnonzero(t.ready < t.start)
         on_engine = t.engine[waited] >= 0
-        self._passes = [_by_time(t, waited[on_engine], held)]
+        self._passes = [
+            _by_time(t, *(rows[t.engine[rows] // self._engines == device] for rows in (waited[on_engine], held)))
+            for device in range(len(log.machine.devices))
+        ]
         if len(waited_for.queue_begin):
             self._passes.append(_by_time(_on_clock(t, waited_for), waited[~on_engine], held))
         self._shift = _shift(log.engines * max(log.makespan, int(breakdown.total[WAIT_ENGINE])))

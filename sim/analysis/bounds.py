@@ -63,10 +63,10 @@ def few_tiles(log: EventLog, limits: Bounds) -> int | None:
     if 2 * limits.critical_path <= log.makespan or 2 * limits.compute >= limits.critical_path:
         return None
     fewest = min(
-        int(graph.parts[graph.computes & np.array(weight_matmuls(graph.ops))[graph.op]].min(initial=log.engines))
+        int(graph.parts[graph.computes & np.array(weight_matmuls(graph.ops))[graph.op]].min(initial=log.machine.engines_each))
         for graph in log.graphs
     )
-    return fewest if fewest < log.engines else None
+    return fewest if fewest < log.machine.engines_each else None
 
 
 def bounds(log: EventLog, rules: Rules, tally: Tally | None = None) -> Bounds:

@@ -1,4 +1,4 @@
-"""Engines over time: no engine runs two tasks, and how long a task waited while none was idle.
+"""Engines over time: no engine runs two tasks, and how long a task waited while none of its device was idle.
 
 All engines are busy from a start that leaves none idle until the first of their tasks ends. A clock that runs only then
 tells waits for an engine from waits for the scheduler: `clock(t)` is the length of all such intervals up to t.
@@ -36,12 +36,15 @@ def room_for(tasks: int) -> Any:
 
 
 @kernel
-def by_start(t: Tasks, first: int, after: int, work: Work) -> int:
-    """Fill `start` and `row` of the work columns with those of [first, after) that an engine ran; returns how many."""
+def by_start(t: Tasks, first: int, after: int, engines: int, device: int, work: Work) -> int:
+    """Fill `start` and `row` of the work columns with those of [first, after) that an engine of a device ran; returns how many.
+
+    engines: of each device.
+    """
     engine, start, key, value = t.engine, t.start, work.start, work.row
     count = 0
     for row in range(first, after):
-        if engine[row] >= 0:
+        if device * engines <= engine[row] < (device + 1) * engines:
             key[count], value[count] = start[row], row
             count += 1
     sort_pairs(key, value, work.begin, work.before, count)
@@ -49,16 +52,16 @@ def by_start(t: Tasks, first: int, after: int, work: Work) -> int:
 
 
 @kernel
-def sweep_engines(t: Tasks, first: int, count: int, until: Ints, work: Work) -> int:
-    """Go through `count` tasks by start; returns a row whose engine ran another, or -1.
+def sweep_engines(t: Tasks, first: int, count: int, until: Ints, engines: int, device: int, work: Work) -> int:
+    """Go through `count` tasks of a device by start; returns a row whose engine ran another, or -1.
 
-    until: [engine], when it ends what it runs, kept from one sweep to the next. Fills `begin`, `before`, and `all_busy`, which
-    is that of row `first + i` at i.
+    until: [engine], when it ends what it runs, kept from one sweep to the next. engines: of each device. Fills `begin`,
+    `before`, and `all_busy`, which is that of row `first + i` at i.
     """
     engine, ready, end, begin, before = t.engine, t.ready, t.end, work.begin, work.before
     intervals = 0
     before[0] = 0
-    soonest = first_to_end(until)
+    soonest = first_to_end(until, engines, device)
     for i in range(count):
         now, row = work.start[i], work.row[i]
         mine = engine[row]
@@ -70,17 +73,17 @@ def sweep_engines(t: Tasks, first: int, count: int, until: Ints, work: Work) -> 
         work.all_busy[row - first] = waited
         until[mine] = end[row]
         if mine == soonest:
-            soonest = first_to_end(until)
+            soonest = first_to_end(until, engines, device)
         if until[soonest] > now:
             intervals = add_interval(begin, before, intervals, now, until[soonest])
     return NONE
 
 
 @kernel
-def first_to_end(until: Ints) -> int:
-    """The engine that is free first."""
-    best = 0
-    for engine in range(1, len(until)):
+def first_to_end(until: Ints, engines: int, device: int) -> int:
+    """The engine of a device that is free first."""
+    best = device * engines
+    for engine in range(best + 1, best + engines):
         if until[engine] < until[best]:
             best = engine
     return best

@@ -67,7 +67,7 @@ class Stories:
         self._log, self._rules = log, rules
         self._chains = derived.chains(log)
         self._waited_for = causes(log, bounded_sram=rules.sram is not None, compiled=is_large(log))
-        self._busy = _all_busy(log)
+        self._busy = [_all_busy(log, device.engines) for device in log.machine.devices]
         self._tasks = tasks_of(log)
 
     def of(self, step: int) -> tuple[Link, ...]:
@@ -105,7 +105,8 @@ class Stories:
         parts[WAIT_LINK if link else WAIT_CHANNEL] = end - start - parts[COMPUTE] - moved
         parts[WAIT_INPUT] = max(0, ready - begin)
         if held:
-            parts[WAIT_ENGINE] = self._busy.within(ready, start)
+            device = int(t.engine[row]) // self._log.machine.engines_each
+            parts[WAIT_ENGINE] = self._busy[device].within(ready, start)
             parts[WAIT_SRAM if rules.waits_for_sram and work > 0 else WAIT_POLICY] = start - ready - parts[WAIT_ENGINE]
         elif start > ready:
             by_channel = served(self._waited_for, ready, start)
@@ -119,8 +120,7 @@ class Stories:
         log, s = self._log, self._log.services
         since = log.tasks.ready[row] if log.tasks.engine[row] < 0 else derived.issued(log)[row]
         until = derived.service(log).last[row]
-        path = np.array([PATHS.index(channel.kind) for channel in log.machine.channels])
-        same = path[s.channel[meanwhile]] == on_link(self._tasks, row)
+        same = np.isin(s.channel[meanwhile], self._channels_of(row))
         mine = meanwhile[same & (s.start[meanwhile] < until) & (s.end[meanwhile] > since) & (s.task[meanwhile] != row)]
         span = np.minimum(s.end[mine], until) - np.maximum(s.start[mine], since)
         work = s.work[mine] * (span / (s.end[mine] - s.start[mine]))
@@ -128,10 +128,19 @@ class Stories:
         total = np.bincount(place, weights=work, minlength=len(rows))
         return tuple((int(rows[i]), round(total[i])) for i in np.argsort(-total, kind="stable"))
 
+    def _channels_of(self, row: int) -> list[int]:
+        """The channels that the transfer of a task shares with others: memory or links of its device."""
+        log, kind = self._log, PATHS[on_link(self._tasks, row)]
+        step = int(log.tasks.step[row])
+        device = int(log.graphs[log.steps.graph[step]].device[log.tasks.task[row]])
+        return [
+            number for number, channel in enumerate(log.machine.channels) if channel.device == device and channel.kind == kind
+        ]
+
 
 @dataclass(frozen=True, slots=True)
 class _Clock:
-    """Stretches of time in which all engines were busy. before: ps of them before each."""
+    """Stretches of time in which all engines of a device were busy. before: ps of them before each."""
 
     begin: Times
     end: Times
@@ -147,13 +156,13 @@ class _Clock:
         return self.at(until) - self.at(since)
 
 
-def _all_busy(log: EventLog) -> _Clock:
-    held = np.flatnonzero(log.tasks.engine >= 0)
+def _all_busy(log: EventLog, engines: range) -> _Clock:
+    held = np.flatnonzero((log.tasks.engine >= engines.start) & (log.tasks.engine < engines.stop))
     time = np.concatenate([log.tasks.start[held], log.tasks.end[held]])
     order = np.argsort(time, kind="stable")
     busy = np.cumsum(np.where(order < len(held), 1, -1))[:-1]
     time = time[order]
-    full = (busy == log.engines) & (time[:-1] < time[1:])
+    full = (busy == len(engines)) & (time[:-1] < time[1:])
     begin, end = time[:-1][full], time[1:][full]
     return _Clock(begin, end, np.cumsum(end - begin) - (end - begin))
 

@@ -217,9 +217,13 @@ def follow_chain(
 @kernel
 def tally_steps(
     t: Tasks, s: Steps, f: Forms, cuts: Ints, latency: Latency, stripes: int, stream: bool, for_sram: bool,
-    stored: Ints, waited_for: Causes, work: Work, until: Ints, busy: Ints, totals: Ints, by_step: Ints, tokens: Ints, bad: Ints,
+    stored: Ints, waited_for: Causes, work: Work, engines: int, until: Ints, busy: Ints, totals: Ints, by_step: Ints,
+    tokens: Ints, bad: Ints,
 ) -> None:  # fmt: skip
-    """Go through all steps, in batches that are separate in time: those from cuts[i] to cuts[i + 1]."""
+    """Go through all steps, in batches that are separate in time: those from cuts[i] to cuts[i + 1].
+
+    engines: of each device.
+    """
     all_busy, spent = work.all_busy, 0
     for i in range(len(cuts) - 1):
         base = s.first[cuts[i]]
@@ -229,7 +233,9 @@ def tally_steps(
             after = first + f.first[s.graph[step] + 1] - form
             note(bad, OUT_OF_ORDER, times_in_order(t, first, after, s.released[step], s.end[step]))
             note(bad, BEFORE_INPUT, after_inputs(t, f, first, after, form))
-        note(bad, ENGINE_SHARED, sweep_engines(t, base, by_start(t, base, after, work), until, work))
+        for device in range(len(until) // engines):
+            count = by_start(t, base, after, engines, device, work)
+            note(bad, ENGINE_SHARED, sweep_engines(t, base, count, until, engines, device, work))
         for step in range(cuts[i], cuts[i + 1]):
             first, form, released = s.first[step], f.first[s.graph[step]], s.released[step]
             after = first + f.first[s.graph[step] + 1] - form
@@ -432,7 +438,8 @@ class Tally:
             rules.execution == "stream", rules.waits_for_sram, stores_before(log, self.forms, compiled=compiled),
             viewed(causes(log, bounded_sram=rules.sram is not None, compiled=compiled), compiled=compiled),
             viewed(room_for(int(np.diff(rows).max(initial=0))), compiled=compiled),
-            np.zeros(len(self.engine_busy), dtype=np.int64), self.engine_busy, self._sums, by_step, tokens, bad,
+            log.machine.engines_each, np.zeros(len(self.engine_busy), dtype=np.int64), self.engine_busy, self._sums, by_step,
+            tokens, bad,
         )  # fmt: skip
         tokens[:, WAIT_INPUT] += log.step_overhead  # the chain of a step begins when the host has prepared it
         self._steps.append(np.array([log.steps.sequence, log.steps.token], dtype=np.int64))

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
 
 import click
 
+from sim.base.units import format_bytes
 from sim.cli.options import scenario_arguments
 from sim.executors.size import tasks_in_all
 from sim.render import breakdown
 from sim.runs.extrapolations import extrapolations
+from sim.runs.holdings import holdings
+from sim.runs.model import models_of
 from sim.runs.plan import plan
 from sim.runs.run import read
 from sim.scenario import Scenario
@@ -41,8 +45,25 @@ def command(names: tuple[str, ...], overrides: tuple[str, ...], resolved: bool |
             click.echo(f"  trace: not used: {', '.join(map(repr, planned.ignored))}")
         for extrapolation in breakdown.extrapolations(extrapolations(setup)):
             click.echo(f"  extrapolated: {extrapolation}")
+        for line in _devices(scenario):
+            click.echo(f"  {line}")
         if resolved:
             _show(scenario)
+
+
+def _devices(scenario: Scenario) -> Iterator[str]:
+    """A line for each simulated device of several: its layers, what it keeps, and what it sends in a step of one token."""
+    parallel = scenario.mapping.parallel
+    if scenario.hardware.devices.count == 1:
+        return
+    like = scenario.hardware.devices.count // parallel.simulated
+    for number, held in enumerate(holdings(models_of(scenario)[0])):
+        name = f"device {number}" if like == 1 else f"devices {number * like} to {(number + 1) * like - 1}, each"
+        layers = "no layers" if held.layers is None else f"layers {held.layers[0]} to {held.layers[1]}"
+        state = f", {format_bytes(held.sequence)} a sequence" if held.sequence else ""
+        kept = f"{format_bytes(held.weights)} of weights, {format_bytes(held.kv)} of KV cache a token{state}"
+        sent = ", ".join(f"{many} {kind} of {format_bytes(size)}" for kind, (many, size) in held.sends.items())
+        yield f"{name}: {layers}, {kept}; sends {sent or 'nothing'} in a step of one token"
 
 
 def _show(scenario: Scenario) -> None:

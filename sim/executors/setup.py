@@ -82,9 +82,24 @@ class Setup:
         return len(self.machine.channels)
 
     @property
+    def devices(self) -> int:
+        """Number of devices that are simulated."""
+        return len(self.machine.devices)
+
+    @property
     def memory_channels(self) -> int:
-        """Number of channels of the memory, which have the first numbers."""
+        """Number of channels of all memories, which have the first numbers."""
         return self.channels - len(self.links)
+
+    @property
+    def memory_channels_each(self) -> int:
+        """Number of channels of the memory of a device."""
+        return self.memory_channels // self.devices
+
+    @property
+    def engines_each(self) -> int:
+        """Number of engines of a device."""
+        return self.engines // self.devices
 
     @property
     def arbiters(self) -> list[Arbiter]:

@@ -37,7 +37,7 @@ from sim import __version__
 from sim.base.errors import InputError
 from sim.base.files import check_parquet, check_readable, whole_file
 from sim.log.tables import EventLog, MemberTable, ServiceTable, StepTable, TaskTable, in_loop_order
-from sim.machine.machine import one_device
+from sim.machine.machine import Machine, alike_devices
 from sim.mapping.steps import BatchGraph, Shape
 from sim.mapping.tasks import TaskGraph
 
@@ -125,15 +125,22 @@ def _parsed(source: str, table: Any, metadata: Mapping[str, str], graphs_of: Gra
     tasks = TaskTable(**{name: column[name] for name in _TASKS})
     log = EventLog(
         graphs=graphs, tasks=tasks, steps=steps, services=_services(table["services"].combine_chunks()),
-        machine=one_device(
-            engines=int(metadata["sim.engines"]), channels=int(metadata["sim.channels"]),
-            **json.loads(metadata.get("sim.devices", "{}")),
-        ),
+        machine=_machine(metadata),
         bandwidth=int(metadata["sim.bandwidth"]),
         sram=json.loads(metadata.get("sim.sram", "null")), step_overhead=int(metadata.get("sim.step_overhead", 0)),
         batched=members, arrival=arrival,
     )  # fmt: skip
     return in_loop_order(log)
+
+
+def _machine(metadata: Mapping[str, str]) -> Machine:
+    """The machine. Raises various errors if metadata are damaged."""
+    several = json.loads(metadata.get("sim.devices", "{}"))
+    count = int(several.get("count", 1))
+    return alike_devices(
+        count, engines=int(metadata["sim.engines"]) // count, channels=int(metadata["sim.channels"]) // count,
+        like=several.get("like", 1), link=several.get("link", 0), host=several.get("host", 0),
+    )  # fmt: skip
 
 
 _MEMBERS = ("step", "sequence", "context", "query", "loads", "logits", "emitted")
@@ -244,7 +251,9 @@ class Writer:
         }  # fmt: skip
         if part.machine.links:
             bandwidth = {part.machine.channels[link].kind: part.machine.channels[link].bandwidth for link in part.machine.links}
-            self._facts["sim.devices"] = json.dumps({"like": part.machine.like, **bandwidth})
+            self._facts["sim.devices"] = json.dumps(
+                {"like": part.machine.like, "count": len(part.machine.devices), **bandwidth}
+            )
         self._steps += len(part.steps)
         self._rows += len(part.tasks)
         self._intervals += len(part.services)

@@ -34,7 +34,7 @@ class Channel:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Machine:
-    """devices: by number. channels: by number, of all devices, links last, of which that to the host is the last.
+    """devices: by number. channels: by number, memories of all devices, then links between them, then links to the host.
 
     like: devices that each of these stands for.
     """
@@ -48,9 +48,21 @@ class Machine:
         """Number of engines of all devices."""
         return sum(len(device.engines) for device in self.devices)
 
+    @property
+    def engines_each(self) -> int:
+        """Number of engines of a device."""
+        return len(self.devices[0].engines)
+
     def engine_name(self, number: int) -> str:
-        """Name of an engine."""
-        return f"engine {number}"
+        """Name of an engine, with that of its device where there are several."""
+        if len(self.devices) == 1:
+            return f"engine {number}"
+        device = self.devices[self.device_of(number)]
+        return f"{device.name} engine {number - device.engines.start}"
+
+    def device_of(self, engine: int) -> int:
+        """The number of the device of an engine."""
+        return next(number for number, device in enumerate(self.devices) if engine in device.engines)
 
     @property
     def engine_names(self) -> list[str]:
@@ -73,13 +85,34 @@ class Machine:
 
 
 def one_device(*, engines: int, channels: int = 1, like: int = 1, link: int = 0, host: int = 0) -> Machine:
-    """A machine that is one device, all of whose engines share all of its memory channels.
+    """A machine that is one device, all of whose engines share all of its memory channels; see `alike_devices`."""
+    return alike_devices(1, engines=engines, channels=channels, like=like, link=link, host=host)
 
-    like: devices that do the same, which this one stands for. link: bytes/s of its link to the others, if there are any. host:
-    bytes/s of its link to the host, 0 if there is none.
+
+def alike_devices(count: int, *, engines: int, channels: int = 1, like: int = 1, link: int = 0, host: int = 0) -> Machine:
+    """A machine of some devices of the same kind. engines, channels: of each device, its memory channels.
+
+    like: devices that do the same, each of which one stands for. link: bytes/s of the link of a device to the others, if there
+    are any. host: bytes/s of the link of a device to the host, 0 if there is none.
     """
-    memory = [Channel(name=f"channel {number}", kind="memory", device=0) for number in range(channels)]
-    links = [Channel(name="link", kind="link", device=0, bandwidth=link)] if like > 1 else []
-    if host:
-        links.append(Channel(name="host link", kind="host", device=0, bandwidth=host))
-    return Machine(devices=(Device(name="device", engines=range(engines)),), channels=(*memory, *links), like=like)
+    names = [f"device {number} " if count > 1 else "" for number in range(count)]
+    memory = [
+        Channel(name=f"{name}channel {number}", kind="memory", device=device)
+        for device, name in enumerate(names)
+        for number in range(channels)
+    ]
+    links = [
+        Channel(name=f"{name}link", kind="link", device=device, bandwidth=link)
+        for device, name in enumerate(names)
+        if like * count > 1
+    ]
+    hosts = [
+        Channel(name=f"{name}host link", kind="host", device=device, bandwidth=host)
+        for device, name in enumerate(names)
+        if host
+    ]
+    devices = tuple(
+        Device(name=name.strip() or "device", engines=range(number * engines, (number + 1) * engines))
+        for number, name in enumerate(names)
+    )
+    return Machine(devices=devices, channels=(*memory, *links, *hosts), like=like)

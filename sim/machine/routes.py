@@ -1,6 +1,6 @@
 """Routes: which of several memory channels a transfer goes to. Pure functions on integers.
 
-What is for a link goes there by any route.
+Each device has its own; what is for a link goes to that of the device by any route.
 
 Each channel has the full bandwidth of the scenario, an arbiter and queues of its own. Work is picoseconds at the full speed
 of one channel, whichever it is.
@@ -25,7 +25,7 @@ Route = Literal["interleaved", "sequence", "class"]
 INTERLEAVED, BY_SEQUENCE, BY_CLASS = 0, 1, 2
 ROUTES: dict[Route, int] = {"interleaved": INTERLEAVED, "sequence": BY_SEQUENCE, "class": BY_CLASS}
 
-#: `channel_of` for a transfer that goes to all channels.
+#: `channel_of` for a transfer that goes to all channels of the memory of its device.
 ALL_CHANNELS = -1
 
 #: Byte classes (bits of `TaskGraph.moves`) in order of the channel they go to; of a transfer of several, the first counts.
@@ -35,27 +35,28 @@ ACTIVATION_BITS = CLASS_BIT["act_read"] | CLASS_BIT["act_write"]
 
 
 @kernel
-def channel_of(route: int, sequence: int, moves: int, channels: int, all_channels: int) -> int:
-    """The channel of a transfer by the number of the route, its sequence and its byte classes, or `ALL_CHANNELS`.
+def channel_of(route: int, sequence: int, moves: int, channels: int, device: int, devices: int, all_channels: int) -> int:
+    """The channel of a transfer by the number of the route, its sequence and its byte classes, or `ALL_CHANNELS` of its device.
 
-    channels: those of the memory, which have the first numbers; the link between devices is the next one, and that to the host
-    the last of `all_channels`, whatever the route.
+    channels: those of the memory of a device. All memories have the first numbers, device by device; then come the links
+    between devices, and those to the host are the last of `all_channels`.
     """
     if moves & HOST_BIT:
-        return all_channels - 1
+        return all_channels - devices + device
+    first = device * channels
     if moves & LINK_BIT:
-        return channels
+        return devices * channels + device
     if route == INTERLEAVED:
-        return 0 if channels == 1 else ALL_CHANNELS
+        return first if channels == 1 else ALL_CHANNELS
     if route == BY_SEQUENCE:
-        return sequence % channels
+        return first + sequence % channels
     if moves & WEIGHT_BITS:
-        return 0
+        return first
     if moves & KV_BITS:
-        return 1 % channels
+        return first + 1 % channels
     if moves & ACTIVATION_BITS:
-        return 2 % channels
-    return 0
+        return first + 2 % channels
+    return first
 
 
 @kernel

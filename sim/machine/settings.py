@@ -155,7 +155,7 @@ class Link(Section):
 
 
 class Devices(Section):
-    """Devices like the one that `engines` and `memory` describe. They do the same, so one of them is simulated."""
+    """Devices like the one that `engines` and `memory` describe. One is simulated for all that do the same."""
 
     count: Whole = Field(default=1, ge=1, le=1024, description="Number of devices; `mapping.parallel` says how they share.")
     link: Link | None = Field(default=None, description="The link of each device; needed where there are several.")

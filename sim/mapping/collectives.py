@@ -31,6 +31,18 @@ class Rounds(NamedTuple):
     parts: int
 
 
+def received(of: Rounds, number: int, device: int, devices: int) -> list[tuple[int, int]]:
+    """Pairs (device, send) of what a device gets from others in a round, by number.
+
+    Of several sends at once the first goes to the next device, the second to the one after it, and so on. Where there is one,
+    it goes to the next device, or in a `tree` to that twice as far in each round.
+    """
+    if of.sends > 1:
+        return [((device - 1 - send) % devices, send) for send in range(of.sends)]
+    distance = 1 if of.parts > 1 or of.number < 2 else 1 << number % (of.number // 2)
+    return [((device - distance) % devices, 0)]
+
+
 def rounds(kind: str, algorithm: Algorithm, devices: int) -> Rounds:
     """The rounds of a collective of this kind."""
     others = devices - 1

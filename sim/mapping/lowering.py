@@ -13,6 +13,7 @@
 | resident weights   | no transfer; where only a share is resident, the rest is moved                              |
 | streamed weights   | private operands of their task; under `prefetch` a `weight_load` of their own, by a DMA     |
 | collective         | its launch on an engine, then a DMA's transfers on the link, round by round                |
+| p2p                | its launch on an engine, then a DMA's transfer on the link                                  |
 | off-chip results   | an `act_store` after each task, and operand bytes (or under `prefetch` an `act_load`) before |
 """
 
@@ -25,8 +26,8 @@ import numpy as np
 import numpy.typing as npt
 
 from models.graph import QUANTITIES, OpGraph
-from models.rewrites import COLLECTIVES, read_in_place, without_resident
-from sim.mapping.collectives import rounds
+from models.rewrites import COLLECTIVES, P2P, read_in_place, without_resident
+from sim.mapping.collectives import Rounds, received, rounds
 from sim.mapping.grid import Grid, is_joined, shares_needed
 from sim.mapping.settings import ModelMapping
 from sim.mapping.tasks import CACHED_BITS, CLASS_BIT, HOST_BIT, LINK_BIT, Links, TaskGraph, with_links
@@ -75,7 +76,8 @@ class _Lowering:
     """Collects the tasks of one step, op by op.
 
     rows: [task], its `_COLUMNS`. inputs: [task], tasks and joins that it needs; join j is -1 - j. joins: [join], tasks that
-    it waits for. results: [op][share], the task after which the result can be used.
+    it waits for. results: [op][share], the task after which the result can be used. received: op -> further such tasks, which
+    send to its device.
     """
 
     def __init__(self, ops: OpGraph, mapping: ModelMapping, *, host: bool) -> None:
@@ -89,49 +91,79 @@ class _Lowering:
         self.inputs: list[list[int]] = []
         self.joins: list[list[int]] = []
         self.results: list[list[int]] = []
+        self.received: dict[int, list[int]] = {}
         self.join_of: dict[int, int] = {}  # op -> the join of its results
         self.kv_loads: dict[int, list[int]] = {}
         self.kv_stores: dict[int, list[int]] = {}
 
     def add_op(self, i: int) -> None:
-        """Add the tasks of the next op, share by share."""
+        """Add the tasks of the next op, share by share; of a collective those of all devices, round by round."""
+        if i < len(self.results):
+            return  # of another device of a collective
+        if self.ops.ops[i].kind not in COLLECTIVES:
+            self.results.append([self._added(share, inputs) for share, inputs in self._shares(i)])
+            return
+        devices = range(i, i + self.mapping.parallel.copies)
+        self._add_collective(devices, [self._shares(j)[0] for j in devices])
+
+    def _shares(self, i: int) -> list[tuple[_Share, list[int]]]:
+        """The shares of an op, each with the tasks and joins that it needs."""
         op, grid = self.ops.ops[i], self.grids[i]
         joined = {j for j in op.inputs if is_joined(self.ops, i, j, self.grids)}
         for j in op.inputs:
             if j in joined and j not in self.join_of:
                 self.joins.append(self.results[j])
                 self.join_of[j] = -len(self.joins)
-        results = []
+        shares = []
         for part in range(len(grid)):
-            share = _Share(i, part, len(grid), *grid.labels(part), op.layer)
             inputs = [self.join_of[j] for j in joined]
             for j in op.inputs:
+                inputs += self.received.get(j, ())
                 if j not in joined:
                     inputs += [self.results[j][needed] for needed in shares_needed(self.ops, i, j, part, self.grids)]
-            results.append(self._added(share, inputs))
-        self.results.append(results)
+            shares.append((_Share(i, part, len(grid), *grid.labels(part), op.layer), inputs))
+        return shares
 
     def _added(self, share: _Share, inputs: list[int]) -> int:
         """Add the tasks of a share of an op; returns the one after which its result can be used."""
         kind = self.ops.ops[share.op].kind
         if kind in KV_CLASS:
             return self._add_kv_transfer(share, inputs)
-        return self._add_collective(share, inputs) if kind in COLLECTIVES else self._add_compute(share, inputs)
+        if kind == P2P:
+            launched = self._add(share, kind, inputs, engine=True, computes=True)
+            return self._add(share, f"{kind}_send", [launched], moves=LINK_BIT)
+        return self._add_compute(share, inputs)
 
-    def _add_collective(self, share: _Share, inputs: list[int]) -> int:
-        """Add the launch and the transfers of a collective; returns the last transfer, which ends last in the queue of its DMA.
+    def _add_collective(self, ops: range, each: list[tuple[_Share, list[int]]]) -> None:
+        """Add the launches and the transfers of a collective on its devices, of which one may stand for all.
 
-        A transfer is the largest share of its op, so that those of all rounds are equal: see `sim.mapping.collectives`.
+        Each round needs the device's own transfers of the one before, of which the last ends last in the queue of its DMA, and
+        what other devices that are simulated sent to it then. A transfer is the largest share of its op, so that those of all
+        rounds are equal: see `sim.mapping.collectives`. each: the share of each device, and what it needs.
         """
-        kind, parallel = self.ops.ops[share.op].kind, self.mapping.parallel
-        number, sends, parts = rounds(kind, parallel.algorithm, parallel.tensor)
-        last = self._add(share, kind, inputs, engine=True, computes=True)
-        for each_round in range(number):
-            after = [last]
-            for each in range(sends):
-                part = share._replace(part=parts - 1, parts=parts, tile=each_round * sends + each)
-                last = self._add(part, f"{kind}_send", after, moves=LINK_BIT)
-        return last
+        kind, parallel = self.ops.ops[ops[0]].kind, self.mapping.parallel
+        of = rounds(kind, parallel.algorithm, parallel.tensor)
+        after = [[self._add(share, kind, inputs, engine=True, computes=True)] for share, inputs in each]  # [device]
+        for number in range(of.number):
+            sent = [
+                [
+                    self._add(self._sent(share, of, number * of.sends + send), f"{kind}_send", needed, moves=LINK_BIT)
+                    for send in range(of.sends)
+                ]
+                for (share, _), needed in zip(each, after, strict=True)
+            ]
+            from_others = [received(of, number, device, parallel.tensor) if len(ops) > 1 else [] for device in range(len(ops))]
+            after = [
+                [own[-1], *(sent[device][send] for device, send in others)]
+                for own, others in zip(sent, from_others, strict=True)
+            ]
+        for i, (own, *others) in zip(ops, after, strict=True):
+            self.results.append([own])
+            if others:
+                self.received[i] = others
+
+    def _sent(self, share: _Share, of: Rounds, send: int) -> _Share:
+        return share._replace(part=of.parts - 1, parts=of.parts, tile=send)
 
     def _add_kv_transfer(self, share: _Share, inputs: list[int]) -> int:
         """Add the transfer of a share of the KV cache; returns it."""

@@ -68,16 +68,49 @@ class Fuse(Section):
 
 
 class Parallel(Section):
-    """Parallelism over the devices of `hardware.devices`."""
+    """Parallelism over the devices of `hardware.devices`: as many as the product of `tensor` and `pipeline`."""
 
     tensor: Whole = Field(
-        default=1, ge=1, le=1024, description="Tensor parallelism: devices that each hold a part of every layer; all of them."
+        default=1, ge=1, le=1024, description="Tensor parallelism: devices that each hold a part of every layer of their stage."
+    )
+    pipeline: Whole = Field(
+        default=1,
+        ge=1,
+        le=1024,
+        description="Pipeline parallelism: stages of equally many layers; activations are sent from each to the next.",
+    )
+    micro_batches: Whole | None = Field(
+        default=None,
+        ge=1,
+        le=1024,
+        description="Batches in flight at a time, each with its own share of the requests (in turn) and of the KV cache; null: "
+        "as many as there are stages.",
+    )
+    fold: bool = Field(
+        default=True,
+        description="Devices of a stage do the same, so one is simulated and stands for all of them; `false`: all are "
+        "simulated, with the same times.",
     )
     algorithm: Algorithm = Field(
         default="two_shot",
         description="All-reduce of n devices. `ring`: 2(n-1) rounds of one n-th; `two_shot`: two rounds of n-1 n-ths at once; "
         "`one_shot`: n-1 times all at once; `tree`: 2 log2 n rounds of all.",
     )
+
+    @property
+    def simulated(self) -> int:
+        """Number of devices that are simulated."""
+        return self.pipeline * self.copies
+
+    @property
+    def copies(self) -> int:
+        """Number of devices of a stage that are simulated."""
+        return 1 if self.fold else self.tensor
+
+    @property
+    def batches(self) -> int:
+        """Number of batches in flight at a time."""
+        return self.micro_batches or self.pipeline
 
 
 class ModelMapping(Section):

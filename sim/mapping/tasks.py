@@ -134,6 +134,11 @@ class TaskGraph:
         return Links(0, self.inputs, self.input_start, self.outputs, self.output_start)
 
     @property
+    def device(self) -> IntArray:
+        """[task]: the simulated device on whose engines, memory and link it runs."""
+        return self.ops.device[self.op]
+
+    @property
     def draft(self) -> bool:
         """Whether it is a step of a draft model."""
         return bool(self.kinds) and self.kinds[0].startswith(DRAFT)

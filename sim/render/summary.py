@@ -101,7 +101,7 @@ def _links(result: Result) -> dict[str, Any]:
     host = {"bytes_host": result.metrics.bytes_host} if machine.link("host") is not None else {}
     return {
         "links": {
-            "devices": machine.like,
+            "devices": machine.like * len(machine.devices),
             "bytes_sent": result.metrics.bytes_sent,
             **host,
             "exposed_ps": int(along[LINK] + along[WAIT_LINK]),

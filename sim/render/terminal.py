@@ -107,11 +107,17 @@ def _links(result: Result) -> str | None:
     number = machine.link("link")
     if number is None:
         return None
+    number = max((i for i in machine.links if machine.channels[i].kind == "link"), key=lambda link: m.delivered[link])
+    count = len(machine.devices)
     exposed = _exposed(result)
     rate = format_rate(machine.channels[number].bandwidth, "B/s")
     used = _percent(m.delivered[number], m.makespan)
-    sent = f"each sent {format_bytes(m.bytes_sent)} at {rate}, {used}"
-    return f"{machine.like} devices, one shown; {sent}; collectives are {exposed}"
+    if count == 1:
+        sent = f"each sent {format_bytes(m.bytes_sent)} at {rate}, {used}"
+        return f"{machine.like} devices, one shown; {sent}; collectives are {exposed}"
+    shown = f", {count} of them shown" if machine.like > 1 else ""
+    sent = f"those sent {format_bytes(m.bytes_sent)} at {rate}, the busiest {used}"
+    return f"{machine.like * count} devices{shown}; {sent}; links are {exposed}"
 
 
 def _host(result: Result) -> str | None:

@@ -29,6 +29,7 @@ from sim.workload.requests import Request
 DISTINCT = 256  # most distinct requests whose times are estimated one by one before a run
 MOST_TURNS = 2**28  # most turns of a channel that serves one burst at a time
 ROW = 100  # approximate bytes of a task in a log, with its service intervals
+MOST_ENGINES = 2**15 - 1  # whose numbers a log has place for
 LONGEST = 2**62  # picoseconds, 53 days: sums of two times still fit int64
 
 
@@ -42,10 +43,19 @@ def refuse(setup: Setup, *, rows: bool) -> None:
 
 def refuse_devices(scenario: Scenario) -> None:
     """Raise ConfigError for devices that nothing uses, or whose links have no costs."""
-    count, tensor = scenario.hardware.devices.count, scenario.mapping.parallel.tensor
-    if tensor != count:
-        message = f"expected {count}, the number of devices (hardware.devices.count), found {tensor}"
+    count, parallel = scenario.hardware.devices.count, scenario.mapping.parallel
+    if parallel.pipeline == 1 and parallel.tensor != count:
+        message = f"expected {count}, the number of devices (hardware.devices.count), found {parallel.tensor}"
         raise ConfigError("mapping.parallel.tensor", message)
+    if parallel.tensor * parallel.pipeline != count:
+        found = f"{parallel.tensor} x {parallel.pipeline}"
+        message = f"expected tensor x pipeline of {count}, the number of devices (hardware.devices.count), found {found}"
+        raise ConfigError("mapping.parallel", message)
+    if (engines := parallel.simulated * scenario.hardware.engines.count) > MOST_ENGINES:
+        message = f"expected at most {MOST_ENGINES:,} engines of all devices that are simulated, found {engines:,}"
+        raise ConfigError("hardware.engines.count", message)
+    if parallel.simulated > 1 and scenario.hardware.sram is not None:
+        raise ConfigError("hardware.sram", "expected null where several devices are simulated (mapping.parallel)")
     if count > 1 and scenario.cost.model not in BY_BYTES:
         expected = " or ".join(BY_BYTES)
         raise ConfigError("cost.model", f"expected {expected} with several devices: times on links follow from bytes")
@@ -71,7 +81,9 @@ def refuse_unknown_sequences(setup: Setup) -> None:
     Where steps are batched, the loop has the number after those of all sequences.
     """
     count = len(setup.sequences)
-    there = count + (setup.batching is not None and not setup.batching.settings.alone)
+    there = count
+    if setup.batching is not None and not setup.batching.settings.alone:
+        there += setup.batching.loops_of(count)
     for number in sorted(setup.arbiter.numbers):
         if number >= there:
             numbers = "there is only 0" if there == 1 else f"there are 0 to {there - 1}"

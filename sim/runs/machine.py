@@ -15,10 +15,11 @@ from sim.executors.setup import Link
 from sim.machine.arbiters import ARBITERS, Arbiter, Derated, Efficiency, KernelArbiter
 from sim.machine.arbiters.checked import Checked as CheckedArbiter
 from sim.machine.energy import EnergyRates
-from sim.machine.machine import Machine, one_device
+from sim.machine.machine import Machine, alike_devices
 from sim.machine.schedulers import SCHEDULERS, Scheduler
 from sim.machine.schedulers.checked import Checked as CheckedScheduler
 from sim.machine.settings import Link as LinkSection
+from sim.mapping.settings import Parallel
 from sim.runs.written import written_costs
 from sim.scenario import Hardware, Memory, Scenario
 
@@ -34,23 +35,26 @@ def arbiter_of(memory: Memory) -> Arbiter:
 
 
 def machine_of(scenario: Scenario) -> Machine:
-    """Engines and channels of one device, which stands for all."""
-    hardware, host = scenario.hardware, host_of(scenario)
+    """Engines and channels of the devices that are simulated, which stand for all."""
+    hardware, host, simulated = scenario.hardware, host_of(scenario), scenario.mapping.parallel.simulated
     devices = hardware.devices
-    return one_device(
-        engines=hardware.engines.count, channels=hardware.memory.channels.count, like=devices.count,
+    return alike_devices(
+        simulated, engines=hardware.engines.count, channels=hardware.memory.channels.count, like=devices.count // simulated,
         link=0 if devices.link is None else devices.link.bandwidth, host=0 if host is None else host.bandwidth,
     )  # fmt: skip
 
 
 def links_of(scenario: Scenario) -> tuple[Link, ...]:
-    """The links of a device, that to the host last. Raises ConfigError for an option that its arbiter cannot use."""
-    devices, host = scenario.hardware.devices, host_of(scenario)
+    """The links of the devices that are simulated: first those between devices, then those to the host.
+
+    Raises ConfigError for an option that their arbiters cannot use.
+    """
+    devices, host, simulated = scenario.hardware.devices, host_of(scenario), scenario.mapping.parallel.simulated
     found = list[Link]()
     if devices.count > 1 and devices.link is not None:
-        found.append(_link_of("hardware.devices.link", devices.link))
+        found += [_link_of("hardware.devices.link", devices.link)] * simulated
     if host is not None:
-        found.append(_link_of("hardware.host.link", host, host=True))
+        found += [_link_of("hardware.host.link", host, host=True)] * simulated
     return tuple(found)
 
 
@@ -130,19 +134,21 @@ def _rates(hardware: Hardware, *, overlap: bool) -> Rates:
     )  # fmt: skip
 
 
-def energy_of(hardware: Hardware, ops: OpGraph) -> EnergyRates | None:
+def energy_of(hardware: Hardware, ops: OpGraph, parallel: Parallel) -> EnergyRates | None:
     """Energy figures of all devices together, None if there are none.
+
+    Those of work and of engines count for each device that is simulated, and so for all that it stands for.
 
     Raises ConfigError for products in a format that has no figure.
     """
     energy = hardware.energy
     if energy is None:
         return None
-    count, flop = hardware.devices.count, energy.flop
+    count, like, flop = hardware.devices.count, hardware.devices.count // parallel.simulated, energy.flop
     rates = EnergyRates(
-        flop=flop * count if isinstance(flop, int) else {dtype: each * count for dtype, each in flop.items()},
-        byte={part: each * count for part, each in energy.parts.items()},
-        device=energy.static.device * count, engine=energy.static.engine * count,
+        flop=flop * like if isinstance(flop, int) else {dtype: each * like for dtype, each in flop.items()},
+        byte={part: each * like for part, each in energy.parts.items()},
+        device=energy.static.device * count, engine=energy.static.engine * like,
     )  # fmt: skip
     for dtype in product_formats(ops):
         if rates.of_flop(dtype) is None:

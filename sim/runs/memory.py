@@ -5,10 +5,12 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import replace
+from fractions import Fraction
 
 from sim.base.errors import ConfigError
 from sim.base.units import format_bytes
 from sim.machine.capacity import Footprint, footprint
+from sim.runs.holdings import holdings
 from sim.runs.model import Modeled, formats_of
 from sim.scenario import Scenario
 from sim.workload.requests import Request
@@ -21,6 +23,8 @@ def kv_capacity(scenario: Scenario, of_run: Sequence[Modeled], sequences: Sequen
     """
     capacity, left = scenario.hardware.memory.capacity, scenario.workload.batching.kv.capacity
     batched = not scenario.workload.batching.alone
+    if scenario.mapping.parallel.simulated > 1:
+        return _capacity_of_all(scenario, of_run[0], sequences)
     if capacity is not None and scenario.model.config is not None:
         alone = () if batched else [(request.final, 1) for request in sequences]
         held = [footprint_of(each, alone) for each in of_run]
@@ -35,6 +39,31 @@ def kv_capacity(scenario: Scenario, of_run: Sequence[Modeled], sequences: Sequen
             )
         left = capacity - weights if left is None else left
     return left if batched else None
+
+
+def _capacity_of_all(scenario: Scenario, of: Modeled, sequences: Sequence[Request]) -> int | None:
+    """Bytes for KV caches on all simulated devices together, None if unbounded, as `kv_capacity`.
+
+    The device that is full first limits all of them: a token takes its bytes on each.
+    """
+    capacity, written = scenario.hardware.memory.capacity, scenario.workload.batching.kv.capacity
+    batched = not scenario.workload.batching.alone
+    total, held = footprint_of(of, [(request.final, 1) for request in sequences]).kv, holdings(of)
+    each = [device.kv + device.sequence for device in held]
+    left = []
+    for number, device in enumerate(held):
+        share = Fraction(each[number], sum(each) or 1)
+        needed = 0 if batched and written is None else written if batched and written is not None else math.ceil(total * share)
+        if capacity is not None and device.weights + needed > capacity:
+            raise ConfigError(
+                "hardware.memory.capacity",
+                f"{format_bytes(device.weights)} of weights and {format_bytes(needed)} of KV cache on device {number} are "
+                f"{format_bytes(device.weights + needed - capacity)} more than the {format_bytes(capacity)} of its memory",
+            )
+        own = written if written is not None else None if capacity is None else capacity - device.weights
+        if own is not None and share:
+            left.append(int(own / share))
+    return min(left) if left and batched else None
 
 
 def footprint_of(of: Modeled, sequences: Sequence[tuple[int, int]]) -> Footprint:

@@ -11,7 +11,17 @@ from models.config import ModelConfig, dtype_of, resolve, stated_dtype
 from models.formats import ARITHMETIC, ELEMENT, Formats
 from models.graph import ModelGraph, OpGraph
 from models.quantization import Quantization, as_formats, quantization
-from models.rewrites import between_kernels, check_arithmetic, fuse, shard, with_formats, with_kv_heads, without_weight_casts
+from models.rewrites import (
+    between_kernels,
+    check_arithmetic,
+    fuse,
+    shard,
+    staged,
+    unfolded,
+    with_formats,
+    with_kv_heads,
+    without_weight_casts,
+)
 from models.rewrites.prediction import KEYS, has_prediction_head, prediction_head
 from sim.base.errors import ConfigError, about
 from sim.base.memo import Memo
@@ -57,7 +67,8 @@ class Layout:
         if named and (mapping.activations == "off_chip" or self.bounded):
             fused = between_kernels(fused)
         stored = with_formats(with_kv_heads(fused, self.kv_heads), mapping.formats, element=self.element)
-        return shard(stored, mapping.parallel.tensor)
+        parallel = mapping.parallel
+        return unfolded(staged(shard(stored, parallel.tensor), parallel.pipeline), parallel.copies)
 
 
 def op_graphs(scenario: Scenario) -> tuple[ModelGraph, Variants]:
@@ -107,6 +118,8 @@ def models_of(scenario: Scenario) -> list[Modeled]:
     if speculative is None or speculative.model is None:
         return found
     key = "workload.speculative.model"
+    if scenario.mapping.parallel.pipeline > 1:
+        raise ConfigError("mapping.parallel.pipeline", "expected 1 with a draft model, whose layers have no stage")
     if scenario.model.config is None:
         raise ConfigError(key, "expected only with model.config: a written graph may list the ops of its draft model")
     drafts = speculative.model
@@ -214,7 +227,9 @@ def _refuse_keys_for_captured_ops(mapping: ModelMapping) -> None:
     for key, plain in (("softmax", "three_pass"), ("fuse", Fuse())):
         if getattr(mapping, key) != plain:
             raise ConfigError(f"mapping.{key}", "expected only with model.config: a written graph states its own ops")
-    if mapping.parallel.tensor > 1:
-        raise ConfigError("mapping.parallel.tensor", "expected only with model.config: a written graph is that of one device")
+    for key in ("tensor", "pipeline"):
+        if getattr(mapping.parallel, key) > 1:
+            message = "expected only with model.config: a written graph is that of one device"
+            raise ConfigError(f"mapping.parallel.{key}", message)
     if not isinstance(mapping.weights, str):
         raise ConfigError("mapping.weights", "expected a share only with model.config: a written graph states its own bytes")

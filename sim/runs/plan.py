@@ -64,7 +64,10 @@ def plan(scenario: Scenario) -> Plan:
         setup = _setup(scenario, of_run, sequences)
         refuse(setup, rows=scenario.record == "all")
         refuse_unknown_sequences(setup)
-        energy, *_ = [energy_of(scenario.hardware, each.ops) for each in of_run]  # each must have figures for its formats
+        parallel = scenario.mapping.parallel
+        energy, *_ = [
+            energy_of(scenario.hardware, each.ops, parallel) for each in of_run
+        ]  # each must have its formats' figures
         if scenario.model.config is not None:  # written graphs name their kinds freely, and one policy may serve many of them
             refuse_unknown_kinds(setup, scenario.mapping.execution)
     window = scenario.trace.window if scenario.record != "all" else None
@@ -179,7 +182,7 @@ def _rules(
         work_conserving_link=all(link.arbiter.work_conserving for link in setup.links if not link.host),
         host_latency=max((link.latency for link in setup.links if link.host), default=0),
         work_conserving_host=all(link.arbiter.work_conserving for link in setup.links if link.host),
-        stripes=setup.memory_channels if setup.route == "interleaved" else 1,
+        stripes=setup.memory_channels_each if setup.route == "interleaved" else 1,
         efficiency=(efficiency.least, efficiency.most) if efficiency is not None else (Fraction(1), Fraction(1)),
         kv_layers=kv_layers,
         energy=energy,
@@ -195,6 +198,8 @@ def _arrivals(setup: Setup) -> tuple[int, ...]:
     arrivals = [request.arrival for request in setup.sequences]
     if setup.batching is None:
         return tuple(arrivals)
+    if not setup.batching.settings.alone and (loops := setup.batching.loops_of(len(arrivals))) > 1:
+        return tuple(min(arrivals[i::loops]) for i in range(loops))
     if setup.concurrency is not None:  # a closed loop starts at 0
         shared = 1 if not setup.batching.settings.alone else min(setup.concurrency, len(arrivals))
         return (0,) * shared

@@ -207,9 +207,9 @@ class _Runs:
         if setup.links:
             for name, factor in (("links x2", 2), ("infinite links", None)):
                 yield partial(self._changed, name, replace(setup, costs=_Faster(setup.costs, factor, links=True)))
-        yield partial(self._changed, "engines x2", _with_engines(setup, 2 * setup.engines))
+        yield partial(self._changed, "engines x2", _with_engines(setup, 2 * setup.engines_each))
         yield self._infinite_engines
-        if setup.engines > 1:
+        if setup.engines_each > 1:
             yield self._fewer_engines
         if setup.sram is not None:
             yield partial(self._changed, "SRAM x2", replace(setup, sram=2 * setup.sram + setup.resident))
@@ -289,7 +289,7 @@ class _Runs:
         name, setup = "fewer engines", _all_at_first(self.setup) if self.open_loop else self.setup
         before = simulate(setup)[0].makespan if self.open_loop else self.result.makespan
         longest = before * (100 + AS_FAST) // 100
-        low, high = 1, setup.engines
+        low, high = 1, setup.engines_each
         if not self.open_loop:  # its steps are the same on any number of engines
             low = min(high, max(1, ceil_div((self.result.bounds.compute - 1) * high + 1, longest)))
         while low < high:
@@ -298,9 +298,9 @@ class _Runs:
                 high = middle
             else:
                 low = middle + 1
-        if high == setup.engines:
+        if high == setup.engines_each:
             return Change(name=name, makespan=self.result.makespan, note=f"none: fewer than {high} are slower")
-        return self._changed(name, _with_engines(self.setup, high), note=f"{high} of {setup.engines} are as fast")
+        return self._changed(name, _with_engines(self.setup, high), note=f"{high} of {setup.engines_each} are as fast")
 
 
 def _half_the_bits(scenario: Scenario) -> str | None:
@@ -313,8 +313,9 @@ def _half_the_bits(scenario: Scenario) -> str | None:
 
 
 def _with_engines(setup: Setup, engines: int) -> Setup:
-    (device,) = setup.machine.devices
-    return replace(setup, machine=replace(setup.machine, devices=(replace(device, engines=range(engines)),)))
+    machine = setup.machine
+    devices = tuple(replace(device, engines=range(engines * i, engines * (i + 1))) for i, device in enumerate(machine.devices))
+    return replace(setup, machine=replace(machine, devices=devices))
 
 
 def _all_at_first(setup: Setup) -> Setup:

@@ -12,7 +12,7 @@ from models.experts import Routing
 from models.graph import IntArray, OpGraph
 from sim.base.errors import ConfigError, about
 from sim.base.quantities import MAXIMUM
-from sim.base.units import PS_PER_S
+from sim.base.units import PS_PER_S, ceil_div
 from sim.machine.kv_cache import KVLayout, layer_groups, state_bytes
 from sim.runs.model import Modeled
 from sim.scenario import RequestTrace, Scenario
@@ -92,9 +92,13 @@ def batching(
     if written.max_tokens is not None and written.max_tokens < needed:
         message = f"expected at least {needed}, so that all of a batch can decode, found {written.max_tokens}"
         raise ConfigError("workload.batching.max_tokens", message)
+    loops = 1 if written.alone else min(scenario.mapping.parallel.batches, len(sequences))
+    if loops > 1:
+        _refuse_what_cannot_be_dealt(scenario, sequences)
     resolved = ResolvedBatching(
-        settings=written, prefill=workload.prefill, speculation=drafts, sequences=most,
-        layout=_layout(of_run, written.kv.block), capacity=capacity, seed=scenario.seed,
+        settings=written, prefill=workload.prefill, speculation=drafts, sequences=ceil_div(most, loops), loops=loops,
+        layout=_layout(of_run, written.kv.block), capacity=None if capacity is None else capacity // loops,
+        seed=scenario.seed,
     )  # fmt: skip
     check_feasible(resolved, sequences)
     return resolved
@@ -123,6 +127,15 @@ def _refuse_what_cannot_be_batched(scenario: Scenario, sequences: Sequence[Reque
         raise ConfigError(
             "mapping.granularity", "expected 'op' for batching, prompts, speculation and step_overhead, found 'aten'"
         )
+
+
+def _refuse_what_cannot_be_dealt(scenario: Scenario, sequences: Sequence[Request]) -> None:
+    """Raise ConfigError for requests that several batches in flight cannot take in turn."""
+    key, number = "mapping.parallel.micro_batches", scenario.mapping.parallel.batches
+    if scenario.workload.concurrency is not None:
+        raise ConfigError(key, f"expected 1 in a closed loop (workload.concurrency), found {number}")
+    if any(each.group >= 0 or each.conversation >= 0 for each in sequences):
+        raise ConfigError(key, f"expected 1 with samples of a prompt or conversations, found {number}")
 
 
 def routing(scenario: Scenario) -> Routing:

@@ -16,15 +16,15 @@ class Arrivals:
     another one comes `think` ps after one has ended. Samples of one prompt come together and count as one, which ends with the
     last of them. A conversation goes on with its next turn before another one begins in its place.
 
-    times: when each request comes (request -> ps), as far as that is known. only: the one request that comes, None for all.
+    times: when each request comes (request -> ps), as far as that is known. only: the requests that come, None for all.
     """
 
     def __init__(
-        self, requests: Sequence[Request], *, only: int | None = None, concurrency: int | None = None, think: int = 0
+        self, requests: Sequence[Request], *, only: Sequence[int] | None = None, concurrency: int | None = None, think: int = 0
     ) -> None:
         self.requests, self.think = requests, think
         self.times: dict[int, int] = {}
-        numbers = range(len(requests)) if only is None else (only,)
+        numbers = range(len(requests)) if only is None else only
         self._coming: deque[int] = deque()  # requests whose time is known, in order of arrival
         self._closed = concurrency is not None
         first = (i for i in numbers if not self._goes_on(i - 1))

@@ -35,16 +35,19 @@ from sim.workload.requests import Request
 def loops(
     batching: ResolvedBatching, requests: Sequence[Request], *, concurrency: int | None = None, think: int = 0
 ) -> list[Batcher]:
-    """The loops of a run: one for all requests, or for each request one, or `concurrency` that serve one at a time.
+    """The loops of a run: one for all requests, or some that take them in turn, or for each request one, or `concurrency` that
+    serve one at a time.
 
     think: ps from the end of a request to the next, where `concurrency` limits them.
     """
+    if not batching.settings.alone and (count := batching.loops_of(len(requests))) > 1:
+        return [Batcher(batching, Arrivals(requests, only=range(i, len(requests), count))) for i in range(count)]
     if not batching.settings.alone:
         return [Batcher(batching, Arrivals(requests, concurrency=concurrency, think=think))]
     if concurrency is not None:
         arrivals = Arrivals(requests, concurrency=concurrency, think=think)
         return [Batcher(batching, arrivals) for _ in range(min(concurrency, len(requests)))]
-    return [Batcher(batching, Arrivals(requests, only=number)) for number in range(len(requests))]
+    return [Batcher(batching, Arrivals(requests, only=(number,))) for number in range(len(requests))]
 
 
 @dataclass(slots=True, eq=False)

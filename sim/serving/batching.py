@@ -12,14 +12,16 @@ from sim.serving.settings import Batching, Prefill, Speculative
 class ResolvedBatching:
     """How steps are made up.
 
-    settings, prefill, speculation: sections of the scenario; the last is None without drafts. sequences: most in a step.
-    layout: pages of the KV cache. capacity: its bytes, None if unbounded. seed: of accepted drafts.
+    settings, prefill, speculation: sections of the scenario; the last is None without drafts. sequences: most in a step. loops:
+    batches in flight at a time, each with its own share of the requests. layout: pages of the KV cache. capacity: its bytes,
+    None if unbounded. seed: of accepted drafts.
     """
 
     settings: Batching = field(default_factory=Batching)
     prefill: Prefill = field(default_factory=Prefill)
     speculation: Speculative | None = None
     sequences: int = 1
+    loops: int = 1
     layout: KVLayout = field(default_factory=lambda: KVLayout(16, ()))
     capacity: int | None = None
     seed: int = 0
@@ -28,6 +30,10 @@ class ResolvedBatching:
     def drafts(self) -> bool:
         """Whether a draft model takes steps of its own."""
         return self.speculation is not None and self.speculation.model is not None
+
+    def loops_of(self, requests: int) -> int:
+        """Number of loops that serve so many requests."""
+        return requests if self.settings.alone else min(self.loops, requests)
 
     @property
     def prefills_again(self) -> bool:

@@ -240,8 +240,8 @@ def test_clock_of_all_engines_busy():
     busy = [sum(int(a <= x < b) for a, b in zip(t.start, t.end, strict=True)) == 2 for x in range(log.makespan)]
     expected = np.concatenate(([0], np.cumsum(busy)))
     work, columns = room_for(len(t)), tasks_of(log)
-    count = by_start(columns, 0, len(t), work)
-    assert sweep_engines(columns, 0, count, np.zeros(2, dtype=np.int64), work) == -1
+    count = by_start(columns, 0, len(t), 2, 0, work)
+    assert sweep_engines(columns, 0, count, np.zeros(2, dtype=np.int64), 2, 0, work) == -1
     intervals = int(work.before.argmax())
     assert [clock(work.begin, work.before, intervals, time) for time in range(log.makespan + 1)] == expected.tolist()
 

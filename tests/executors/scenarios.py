@@ -113,6 +113,14 @@ def links() -> st.SearchStrategy[dict[str, Any]]:
     })  # fmt: skip
 
 
+def parallelism() -> st.SearchStrategy[dict[str, Any]]:
+    tensor = st.fixed_dictionaries(
+        {"tensor": st.just(2), "algorithm": st.sampled_from(("ring", "two_shot", "one_shot", "tree")), "fold": st.booleans()}
+    )
+    pipeline = st.fixed_dictionaries({"pipeline": st.just(2), "micro_batches": st.integers(1, 3)})
+    return st.one_of(tensor, pipeline, st.builds(lambda one, other: one | other, tensor, pipeline))
+
+
 def mappings() -> st.SearchStrategy[dict[str, Any]]:
     tiles = st.one_of(st.integers(1, 5), st.just("engines"), st.just({"o_proj": 3}))
     given = st.fixed_dictionaries(
@@ -148,8 +156,8 @@ def sequences_of(workload: dict[str, Any]) -> int:
 
 
 @st.composite
-def served(draw: st.DrawFn) -> dict[str, Any]:
-    """A scenario; a few of them are refused, as what cannot be."""
+def served(draw: st.DrawFn, *, devices: bool = False) -> dict[str, Any]:
+    """A scenario; a few of them are refused, as what cannot be. devices: there are several, else only in some."""
     config = draw(st.sampled_from((*DENSE, DENSE[0], DENSE[0], *OTHERS)))
     model = {"config": config, "scope": draw(st.sampled_from(("block", "block", "model"))), "layers": draw(st.integers(1, 2))}
     workload = draw(workloads(config))
@@ -165,10 +173,14 @@ def served(draw: st.DrawFn) -> dict[str, Any]:
     kinds |= {"kv_load", "kv_store"} - ({"kv_load"} if mapping.get("kv") == "operands" else set())
     kinds |= {"act_load"} if mapping["execution"] == "prefetch" and mapping.get("activations") == "off_chip" else set()
     machine["memory"]["arbiter"] = with_effect(machine["memory"]["arbiter"], sequences_of(workload), kinds)
-    cost = draw(st.sampled_from(COSTS))
-    if cost == "roofline" and "kv" not in workload["batching"] and draw(st.booleans()):
-        machine["devices"] = {"count": 2, "link": draw(links())}
-        mapping["parallel"] = {"tensor": 2, "algorithm": draw(st.sampled_from(("ring", "two_shot", "one_shot", "tree")))}
+    cost = "roofline" if devices else draw(st.sampled_from(COSTS))
+    if devices or (cost == "roofline" and "kv" not in workload["batching"] and draw(st.booleans())):
+        parallel = mapping["parallel"] = draw(parallelism())
+        machine["devices"] = {"count": parallel.get("tensor", 1) * parallel.get("pipeline", 1), "link": draw(links())}
+        if parallel.get("pipeline", 1) > 1 or not parallel.get("fold", True):
+            machine["sram"] = None
+        if parallel.get("pipeline", 1) > 1:
+            model["layers"] = 2
     return {
         "model": model, "workload": workload, "hardware": machine, "mapping": mapping,
         "scheduler": draw(st.sampled_from(SCHEDULERS)), "cost": cost, "seed": draw(st.integers(0, 3)),

@@ -152,6 +152,12 @@ def test_batches_of_real_models(data, pause):
     both(drawn(data), pause)
 
 
+@settings(relaxed, max_examples=20)
+@given(served(devices=True), PARTS)
+def test_batches_on_several_devices(data, pause):
+    both(drawn(data), pause)
+
+
 @settings(relaxed, max_examples=40)
 @given(st.one_of(written(), served()), PARTS)
 def test_parts_of_a_log_are_the_whole(data, pause):

@@ -23,7 +23,9 @@ def test_one_device_has_all_engines_and_channels() -> None:
 def test_engines_are_numbered_through_all_devices() -> None:
     one, two = Device(name="a", engines=range(2)), Device(name="b", engines=range(2, 5))
     assert Machine(devices=(one, two), channels=()).engines == 5
-    assert Machine(devices=(one, two), channels=()).engine_names == [f"engine {number}" for number in range(5)]
+    assert Machine(devices=(one, two), channels=()).engine_names == [
+        "a engine 0", "a engine 1", "b engine 0", "b engine 1", "b engine 2",
+    ]  # fmt: skip
 
 
 def test_a_report_has_the_names_of_the_machine() -> None:

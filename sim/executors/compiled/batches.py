@@ -19,14 +19,15 @@ from sim.executors.compiled.build import MemoryPlan, Words
 from sim.executors.compiled.costs import Costs, costs_of
 from sim.executors.compiled.driver import INSTANTS, PART, Run, Sink, widened
 from sim.executors.compiled.forms import Form
+from sim.executors.compiled.heaps import ENTRY
 from sim.executors.compiled.loop import advance
 from sim.executors.compiled.rules import Disciplines
 from sim.executors.compiled.state import (
     CHANNEL_TABLE, CHANNEL_WORDS, COST, DONE, K_ARRIVALS, K_ARRIVED, K_HEADS, K_NEW, K_RING, K_RING_HEAD, K_RING_SIZE,
     K_RING_TAIL, LOG_FIELDS, LOOP_TABLE, LOOP_WORDS, L_BATCHED, L_CELLS_OF, L_NUMBER, L_SLOT, NEVER, NONE, NOW, READY,
-    RING_ENTRY, SERVICES, SERVICE_FIELDS, SLOT_WORDS, S_AHEAD, S_BASE, S_COST, S_FIRST, S_FIRST_END, S_FORM, S_KEY, S_LOOP,
-    S_MEMBERS, S_NEXT, S_NODES, S_OPERANDS, S_OPERANDS_END, S_OWNER, S_QUEUE, S_ROW, S_STEP, S_TASKS, S_TOKEN, S_UNTIL, TIMES,
-    TURN, TURN_LIST, WANTS_STEP,
+    READY_WORDS, RING_ENTRY, SERVICES, SERVICE_FIELDS, SLOT_WORDS, S_AHEAD, S_BASE, S_COST, S_FIRST, S_FIRST_END, S_FORM, S_KEY,
+    S_LOOP, S_MEMBERS, S_NEXT, S_NODES, S_OPERANDS, S_OPERANDS_END, S_OWNER, S_QUEUE, S_ROW, S_STEP, S_TASKS, S_TOKEN, S_UNTIL,
+    TIMES, TURN, TURN_LIST, WANTS_STEP,
 )  # fmt: skip
 from sim.executors.size import tasks_in_all
 from sim.executors.setup import Progress, Setup, lanes_of
@@ -204,7 +205,8 @@ class Batches(Run):
         self.report()
         self.m[loop.slot + S_AHEAD] = 0
         loop.batch, loop.token = None, loop.token + steps
-        self.rows -= (loop.steps - steps) * form.size  # arrivals interrupt no loop but the only one
+        if loop.row + loop.steps * form.size == self.rows:  # else other loops have the rows behind those that are not used
+            self.rows = loop.row + steps * form.size
         loop.ahead = min(2 * loop.ahead, MOST_AHEAD) if steps == loop.ahead else LEAST_AHEAD
         loop.batcher.ended(batch, now, steps)
 
@@ -293,13 +295,22 @@ class Batches(Run):
     def _grow_lists(self, more: int) -> None:
         """Grow all lists that may hold every cell, for so many more cells."""
         self.cells += 2 * more
-        self._move(READY, 1 + 3 * self.cells, 1 + 3 * int(self.m[self.m[READY]]))
+        self._move_ready(1 + ENTRY * self.cells)
         for number in range(self.setup.channels):
             channel = int(self.m[CHANNEL_TABLE]) + number * CHANNEL_WORDS
             self._move(channel + K_ARRIVALS, self.cells, int(self.m[channel + K_ARRIVED]))
             self._move(channel + K_HEADS, self.cells, int(self.m[channel + K_NEW]))
             if self.setup.latencies[number]:
                 self._move_ring(channel, self.cells)
+
+    def _move_ready(self, words: int) -> None:
+        """Move the heaps of ready tasks of all devices to larger ones, each of so many words."""
+        at, old, to = int(self.m[READY]), int(self.m[READY_WORDS]), self._take(self.setup.devices * words)
+        for device in range(self.setup.devices):
+            here, there = to + device * words, at + device * old
+            used = 1 + ENTRY * int(self.m[there])
+            self.m[here : here + used] = self.m[there : there + used]
+        self.m[READY], self.m[READY_WORDS] = to, words
 
     def _move(self, pointer: int, words: int, used: int) -> None:
         """Move a list to a larger area of so many words, of which the first are used. pointer: address of its address."""

@@ -9,15 +9,17 @@ import numpy as np
 import numpy.typing as npt
 
 from sim.base.pointers import pointer_to
+from sim.executors.compiled.heaps import ENTRY
 from sim.executors.compiled.state import (
     AGE, AGE_TIME, BOUND_TABLE, BY_AGE, BY_CLASS, BY_KIND, BY_REST, BY_RULE, BY_SEQUENCE, CELL, CHAINED, CHANNELS,
-    CHANNEL_TABLE, CHANNEL_WORDS, CLASS, COMPLETE, ENGINES, EXCLUSIVE, FIRST_PART, IDLES, IN_ORDER, KNOWN, K_ARRIVALS, K_BURST,
-    K_CAP, K_CAP_OF, K_CLASSES, K_CLASS_COUNT, K_DENOMINATOR, K_DERATED, K_DISCIPLINE, K_EFFICIENCIES, K_EFFICIENCY, K_FIRST,
-    K_FIXED_RATES, K_HEADS, K_HEAP, K_LAST, K_LAST_PORT, K_LATENCY, K_LATER, K_MEMORY, K_MEMORY_WORDS, K_MOST, K_NUMBER,
-    K_PART, K_PORTS, K_PREEMPTIVE, K_READS, K_RECORDS, K_RING, K_RING_SIZE, K_RULE, K_SEQUENCE_CLASS, K_SERVED, K_SHARE,
-    K_TIMER, K_TURN, K_UNTIL, K_URGENCY, LIMIT, LONGEST_PATH, LOOP_TABLE, LOOP_WORDS, MEMORY_CHANNELS, NEVER, NONE, OLDEST,
-    OVERLAP, PART, PHASE, RANKING, READY, RECORDED, REGISTERS, RING_ENTRY, ROUTE, RUNNING, SHORTEST, SRAM, SRAM_FIRST,
-    SRAM_FREE, SRAM_LAST, TURN_BY_TURN, TURN_LIST, WAKES, W_CAPACITY, W_HEAP, W_WEIGHT,
+    CHANNEL_TABLE, CHANNEL_WORDS, CLASS, COMPLETE, DEVICES, DEVICE_ENGINES, ENGINES, EXCLUSIVE, FIRST_PART, IDLES, IDLE_WORDS,
+    IN_ORDER, KNOWN, K_ARRIVALS, K_BURST, K_CAP, K_CAP_OF, K_CLASSES, K_CLASS_COUNT, K_DENOMINATOR, K_DERATED, K_DISCIPLINE,
+    K_EFFICIENCIES, K_EFFICIENCY, K_FIRST, K_FIXED_RATES, K_HEADS, K_HEAP, K_LAST, K_LAST_PORT, K_LATENCY, K_LATER, K_MEMORY,
+    K_MEMORY_WORDS, K_MOST, K_NUMBER, K_PART, K_PORTS, K_PREEMPTIVE, K_READS, K_RECORDS, K_RING, K_RING_SIZE, K_RULE,
+    K_SEQUENCE_CLASS, K_SERVED, K_SHARE, K_TIMER, K_TURN, K_UNTIL, K_URGENCY, LIMIT, LONGEST_PATH, LOOP_TABLE, LOOP_WORDS,
+    MEMORY_CHANNELS, NEVER, NONE, OLDEST, OVERLAP, PART, PHASE, RANKING, READY, READY_WORDS, RECORDED, REGISTERS, RING_ENTRY,
+    ROUTE, RUNNING, SHORTEST, SRAM, SRAM_FIRST, SRAM_FREE, SRAM_LAST, TURN_BY_TURN, TURN_LIST, WAKES, W_CAPACITY, W_HEAP,
+    W_WEIGHT,
 )  # fmt: skip
 from sim.executors.setup import Setup
 from sim.machine.arbiters.disciplines import MOST, Discipline
@@ -75,9 +77,9 @@ class MemoryPlan:
         self.ports = requesters(setup)
         self.registers = registers(setup, recorded=recorded)
         layout.take(REGISTERS)
-        self.cell = self.registers[CELL] = FIRST_PART + PART * setup.channels
+        self.cell = self.registers[CELL] = FIRST_PART + PART * (setup.channels // setup.devices)
         addresses = {
-            RUNNING: layout.heap(setup.engines), IDLES: layout.heap(2 * setup.engines), WAKES: layout.heap(loops),
+            RUNNING: layout.heap(setup.engines), IDLES: self._idle_heaps(), WAKES: layout.heap(loops),
             TURN_LIST: layout.take(2 * loops),
             BOUND_TABLE: layout.take(setup.engines, NONE),
             LOOP_TABLE: layout.take(loops * LOOP_WORDS), CHANNEL_TABLE: layout.take(setup.channels * CHANNEL_WORDS),
@@ -92,7 +94,8 @@ class MemoryPlan:
     def lists(self, cells: int) -> None:
         """Lists that may hold all cells at once."""
         layout = self.layout
-        self.registers[READY] = layout.heap(cells)
+        self.registers[READY_WORDS] = ready = 1 + ENTRY * cells
+        self.registers[READY] = layout.take(self.setup.devices * ready)
         for channel in self.channels:
             size = cells if channel[K_LATENCY] else 1
             channel |= {K_ARRIVALS: layout.take(cells), K_HEADS: layout.take(cells)}
@@ -106,14 +109,22 @@ class MemoryPlan:
         for number, channel in enumerate(self.channels):
             for word, value in channel.items():
                 m[self.registers[CHANNEL_TABLE] + number * CHANNEL_WORDS + word] = value
-        idle = self.registers[IDLES]
-        m[idle] = self.setup.engines
-        m[idle + 1 : idle + 1 + 3 * self.setup.engines : 3] = np.arange(self.setup.engines)
+        for number, device in enumerate(self.setup.machine.devices):
+            idle = self.registers[IDLES] + number * self.registers[IDLE_WORDS]
+            m[idle] = len(device.engines)
+            m[idle + 1 : idle + 1 + ENTRY * len(device.engines) : ENTRY] = device.engines
         return m
+
+    def _idle_heaps(self) -> int:
+        """The address of the heaps of idle engines, one for each device."""
+        self.registers[IDLE_WORDS] = words = 1 + ENTRY * 2 * self.setup.engines_each
+        return self.layout.take(self.setup.devices * words)
 
     def _channel(self, number: int, discipline: Discipline) -> dict[int, int]:
         """Its words at the beginning of a run, and addresses of its lists."""
-        layout, kind, ports = self.layout, discipline.kind, self.ports
+        layout, kind, ports, setup = self.layout, discipline.kind, self.ports, self.setup
+        memories = setup.memory_channels  # a task goes to channels of its device only, so parts of its cell are for these
+        place = number % setup.memory_channels_each if number < memories else setup.memory_channels_each
         weights = (0,) * ports if kind in {"outstanding", "rule"} else discipline.weights
         table = layout.take(len(weights) * CLASS)
         for i, weight in enumerate(weights):
@@ -121,7 +132,7 @@ class MemoryPlan:
             record = {W_WEIGHT: weight, W_HEAP: layout.heap(capacity), W_CAPACITY: capacity}
             layout.put(table + i * CLASS, [record.get(word, 0) for word in range(CLASS)])
         return {
-            K_NUMBER: number, K_PART: FIRST_PART + number * PART, K_TIMER: NEVER, K_SERVED: NONE, K_TURN: NONE, K_UNTIL: NEVER,
+            K_NUMBER: number, K_PART: FIRST_PART + place * PART, K_TIMER: NEVER, K_SERVED: NONE, K_TURN: NONE, K_UNTIL: NEVER,
             K_LAST_PORT: NONE, K_FIRST: NONE, K_LAST: NONE, K_HEAP: layout.heap(ports), K_LATER: layout.heap(ports),
             K_PORTS: layout.take(2 * ports, NONE), K_CLASSES: table,
             K_RECORDS: layout.take(TRANSFER_WORDS * ports if kind == "rule" else 0),
@@ -159,18 +170,19 @@ def requesters(setup: Setup) -> int:
     """Ports of engines, and two DMA queues of each sequence and of each loop."""
     owners = len(setup.sequences)
     if setup.batching is not None:
-        owners += 1 if not setup.batching.settings.alone else len(setup.sequences)
+        owners += setup.batching.loops_of(len(setup.sequences))
     return setup.engines + 2 * owners
 
 
 def registers(setup: Setup, *, recorded: bool) -> dict[int, int]:
     """Registers at the beginning of a run, address -> value: constants, and initial values."""
     scheduler = setup.scheduler
-    limit = setup.engines if scheduler.engines is None else min(scheduler.engines, setup.engines)
+    limit = setup.engines_each if scheduler.engines is None else min(scheduler.engines, setup.engines_each)
     return {
         AGE: -1, AGE_TIME: NONE, PHASE: COMPLETE, ENGINES: setup.engines, LIMIT: limit, OVERLAP: int(setup.overlap),
-        CHANNELS: setup.channels, MEMORY_CHANNELS: setup.memory_channels, ROUTE: ROUTES[setup.route],
+        CHANNELS: setup.channels, MEMORY_CHANNELS: setup.memory_channels_each, ROUTE: ROUTES[setup.route],
         SRAM: NONE if setup.sram is None else setup.sram, SRAM_FREE: setup.sram or 0, SRAM_FIRST: NONE, SRAM_LAST: NONE,
         RANKING: RANKINGS[type(scheduler)], CHAINED: int(isinstance(scheduler, Sticky)),
-        KNOWN: int(setup.dependency == "known"), RECORDED: int(recorded),
+        KNOWN: int(setup.dependency == "known"), RECORDED: int(recorded), DEVICES: setup.devices,
+        DEVICE_ENGINES: setup.engines_each,
     }  # fmt: skip

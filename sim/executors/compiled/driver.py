@@ -119,10 +119,13 @@ class Run(ABC):
         )  # fmt: skip
 
     def reorder(self, rows: Sequence[Words]) -> None:
-        """Put rows into another order, and number the tasks of service intervals accordingly. rows: all of them, in pieces."""
+        """Put rows into another order, and number the tasks of service intervals accordingly.
+
+        rows: all that were used, in pieces.
+        """
         source = np.concatenate(rows)
         self.log = self.log[:, source]
-        target = np.empty_like(source)
+        target = np.empty(int(source.max(initial=-1)) + 1, dtype=np.int64)
         target[source] = np.arange(len(source))
         tasks = self.service[I_TASK, : int(self.m[SERVICES])]
         tasks[:] = target[tasks]

@@ -6,39 +6,41 @@ from sim.base.kernel import kernel, small
 from sim.executors.compiled.heaps import ENTRY, pop, push
 from sim.executors.compiled.skew import goes_before, without_root
 from sim.executors.compiled.state import (
-    BOUND, BOUND_TABLE, CELL, CHAIN, CHAINED, ENGINES, FORM, HOME, IDLES, LIMIT, NONE, READY, SLOT, S_BASE, S_FORM, TASK,
-    Forms, Log, Memory,
+    BOUND, BOUND_TABLE, CELL, CHAIN, CHAINED, DEVICES, DEVICE_ENGINES, FORM, HOME, IDLES, IDLE_WORDS, LIMIT, NONE, READY,
+    READY_WORDS, SLOT, S_BASE, S_FORM, TASK, Forms, Log, Memory,
 )  # fmt: skip
 from sim.executors.compiled.tasks import take
 
 
 @kernel
 def dispatch(m: Memory, f: Forms, log: Log) -> None:
-    """Give ready tasks to free engines, as long as there are both."""
-    may_start = m[LIMIT] - m[ENGINES] + m[m[IDLES]]  # engines
-    if m[BOUND] > 0:
-        dispatch_bound(m, f, log, may_start)
-        return
-    while m[m[READY]] > 0 and m[m[IDLES]] > 0 and may_start > 0:
-        take_ready(m, f, log, next_idle(m))
-        may_start -= 1
+    """Give ready tasks of each device to its free engines, as long as there are both."""
+    for device in range(m[DEVICES]):
+        ready, idles = m[READY] + device * m[READY_WORDS], m[IDLES] + device * m[IDLE_WORDS]
+        may_start = m[LIMIT] - m[DEVICE_ENGINES] + m[idles]  # engines
+        if m[BOUND] > 0:
+            dispatch_bound(m, f, log, ready, idles, may_start)
+            continue
+        while m[ready] > 0 and m[idles] > 0 and may_start > 0:
+            take_ready(m, f, log, ready, next_idle(m, idles))
+            may_start -= 1
 
 
 @small
 @kernel
-def next_idle(m: Memory) -> int:
+def next_idle(m: Memory, idles: int) -> int:
     """Take the lowest idle engine out of the heap."""
-    engine = m[m[IDLES] + 1]
-    pop(m, m[IDLES])
+    engine = m[idles + 1]
+    pop(m, idles)
     return engine
 
 
 @small
 @kernel
-def take_ready(m: Memory, f: Forms, log: Log, engine: int) -> None:
+def take_ready(m: Memory, f: Forms, log: Log, ready: int, engine: int) -> None:
     """An engine takes the first of the ready tasks."""
-    cell = m[m[READY] + 3]
-    pop(m, m[READY])
+    cell = m[ready + 3]
+    pop(m, ready)
     take_home(m, f, log, cell, engine)
 
 
@@ -65,21 +67,21 @@ def take_home(m: Memory, f: Forms, log: Log, cell: int, engine: int) -> None:
 
 
 @kernel
-def dispatch_bound(m: Memory, f: Forms, log: Log, may_start: int) -> None:
+def dispatch_bound(m: Memory, f: Forms, log: Log, ready: int, idles: int, may_start: int) -> None:
     """Dispatch where some tasks must run on the engine of their chain: each idle engine in turn takes the first that it may."""
-    while m[m[READY]] > 0 and m[m[IDLES]] > 0 and may_start > 0:
-        engine = next_idle(m)
+    while m[ready] > 0 and m[idles] > 0 and may_start > 0:
+        engine = next_idle(m, idles)
         bound = m[m[BOUND_TABLE] + engine]
-        if bound != NONE and goes_before(m, bound, m[m[READY] + 3]):
+        if bound != NONE and goes_before(m, bound, m[ready + 3]):
             take_bound(m, f, log, engine)
         else:
-            take_ready(m, f, log, engine)
+            take_ready(m, f, log, ready, engine)
         may_start -= 1
     # No task for any engine is left, or the limit is reached: idle engines take the tasks that are bound to them.
     # Engines that take none are put into the second half of the heap's memory, from its end.
-    kept, last = 0, m[IDLES] + 2 * ENTRY * m[ENGINES]
-    while m[m[IDLES]] > 0:
-        engine = next_idle(m)
+    kept, last = 0, idles + 2 * ENTRY * m[DEVICE_ENGINES]
+    while m[idles] > 0:
+        engine = next_idle(m, idles)
         if may_start > 0 and m[m[BOUND_TABLE] + engine] != NONE:
             take_bound(m, f, log, engine)
             may_start -= 1
@@ -87,4 +89,4 @@ def dispatch_bound(m: Memory, f: Forms, log: Log, may_start: int) -> None:
             m[last - kept] = engine
             kept += 1
     for i in range(kept):
-        push(m, m[IDLES], m[last - i], i, i)
+        push(m, idles, m[last - i], i, i)

@@ -10,8 +10,8 @@ import numpy.typing as npt
 
 from sim.executors.compiled.rules import Disciplines
 from sim.executors.compiled.state import (
-    CHAIN, COST_ROW, FORM, HELD, INPUTS, LAUNCH, LEVEL, MEMBER, MOVES, NONE, OUT, OUT_END, PREFETCH, STORES, USED,
-    USED_END, USERS,
+    CHAIN, COST_ROW, DEVICE, FORM, HELD, INPUTS, LAUNCH, LEVEL, MEMBER, MOVES, NONE, OUT, OUT_END, PREFETCH, STORES,
+    USED, USED_END, USERS,
 )  # fmt: skip
 from sim.executors.setup import Setup
 from sim.mapping.operands import Operands, operands_of
@@ -70,7 +70,7 @@ class Forms:
         every[OUT], every[OUT_END] = links.output_start[:-1] + first_output, links.output_start[1:] + first_output
         tasks = every[:, :size]
         tasks[HELD], tasks[PREFETCH], tasks[MOVES] = graph.engine, graph.prefetch, graph.moves
-        tasks[COST_ROW] = cost_row
+        tasks[COST_ROW], tasks[DEVICE] = cost_row, graph.device
         tasks[LAUNCH] = self.setup.launches(graph)
         tasks[LEVEL] = self._levels(graph)
         tasks[MEMBER] = NONE if graph.ops.members is None else graph.ops.member[graph.op]

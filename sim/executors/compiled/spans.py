@@ -48,7 +48,7 @@ def spans_of(setup: Setup, disciplines: Disciplines, threads: int | None = None)
 def _is_closed(setup: Setup) -> bool:
     """Whether the members of each step do not depend on times: a single loop, and all requests arrive at once."""
     batching, arrivals = setup.batching, {request.arrival for request in setup.sequences}
-    return batching is not None and not batching.settings.alone and setup.concurrency is None and len(arrivals) == 1
+    return batching is not None and batching.loops_of(2) == 1 and setup.concurrency is None and len(arrivals) == 1
 
 
 def simulate(setup: Setup, disciplines: Disciplines, count: int, progress: Progress | None = None) -> EventLog:

@@ -49,10 +49,12 @@ NONE = -1  # no cell, engine or row
 # constants of the run,
 (
     ENGINES, LIMIT, OVERLAP, CHANNELS, MEMORY_CHANNELS, ROUTE, SRAM, RANKING, CHAINED, KNOWN, RECORDED, LAYERS, CELL,
-) = range(15, 28)  # fmt: skip
-# and addresses: of heaps, lists and tables
-READY, RUNNING, IDLES, WAKES, TURN_LIST, CHANNEL_TABLE, LOOP_TABLE, BOUND_TABLE, KV = range(28, 37)
-REGISTERS = 37
+    DEVICES, DEVICE_ENGINES, READY_WORDS, IDLE_WORDS,
+) = range(15, 32)  # fmt: skip
+# and addresses: of heaps, lists and tables. READY and IDLES: heaps of the first device; those of the others stand behind them,
+# READY_WORDS and IDLE_WORDS apart
+READY, RUNNING, IDLES, WAKES, TURN_LIST, CHANNEL_TABLE, LOOP_TABLE, BOUND_TABLE, KV = range(32, 41)
+REGISTERS = 41
 
 # The phases of an instant: completions, then steps and all else
 COMPLETE, STEPS = range(2)
@@ -70,8 +72,10 @@ IN_ORDER, OLDEST, SHORTEST, LONGEST_PATH = range(4)
 # A node in the pool of graphs: a task or, after all tasks, a join, which has inputs and outputs alone. Outputs are numbers.
 # USERS: how many tasks use the operands that it loads into SRAM, 0 if it loads none. USED, USED_END: addresses of the list of
 # the tasks that load what it uses. LAUNCH: ps on an engine before it loads operands
-HELD, PREFETCH, INPUTS, OUT, OUT_END, COST_ROW, LEVEL, MOVES, MEMBER, CHAIN, STORES, USERS, USED, USED_END, LAUNCH = range(15)
-FORM = 15
+(
+    HELD, PREFETCH, INPUTS, OUT, OUT_END, COST_ROW, LEVEL, MOVES, MEMBER, CHAIN, STORES, USERS, USED, USED_END, LAUNCH, DEVICE,
+) = range(16)  # fmt: skip
+FORM = 16
 
 # A cell, and its parts. USES: of a task whose operands are in SRAM, tasks that have yet to use them.
 # P_SERVED and P_WORK share their words with links of other disciplines

@@ -7,12 +7,12 @@ from sim.executors.compiled.heaps import push
 from sim.executors.compiled.skew import add
 from sim.executors.compiled.state import (
     BOUND, BOUND_TABLE, BYTES, CELL, CHAIN, CHAINED, CHANNELS, CHANNEL_TABLE, CHANNEL_WORDS, COMPUTE, COST, COST_ROW,
-    C_COMPUTE, C_END, C_ENGINE, C_LAUNCHED, C_LOADED, C_READY, C_START, C_WORK, ENDED, ENGINES, FORM, HELD, HOME, IDLES,
-    INPUTS, KNOWN, KV, K_ARRIVALS, K_ARRIVED, K_LATENCY, K_PART, K_RING, K_RING_SIZE, K_RING_TAIL, LAUNCH, LAYERS, L_FRONTIER,
-    L_MISSING, L_SLOT, L_TOKENS, MEMBER, MEMORY_CHANNELS, MOVES, NONE, NOW, OUT, OUT_END, OVERLAP, PARTS, PREFETCH, P_LEFT,
-    RANK, READY, REQUESTER, RING_ENTRY, ROUTE, RUNNING, SLOT, SLOT_WORDS, SRAM, SRAM_CHANGED, SRAM_FREE, STORES, S_BASE,
-    S_COST, S_FORM, S_KEY, S_LEFT, S_LOOP, S_MEMBERS, S_OWNER, S_QUEUE, S_ROW, S_STEP, S_TASKS, S_TOKEN, TASK, TURNS,
-    TURN_LIST, USED, USED_END, USERS, USES, WAITING, WORK, Forms, Log, Memory,
+    C_COMPUTE, C_END, C_ENGINE, C_LAUNCHED, C_LOADED, C_READY, C_START, C_WORK, DEVICE, DEVICES, ENDED, ENGINES, FORM, HELD,
+    HOME, IDLES, IDLE_WORDS, INPUTS, KNOWN, KV, K_ARRIVALS, K_ARRIVED, K_LATENCY, K_PART, K_RING, K_RING_SIZE, K_RING_TAIL,
+    LAUNCH, LAYERS, L_FRONTIER, L_MISSING, L_SLOT, L_TOKENS, MEMBER, MEMORY_CHANNELS, MOVES, NONE, NOW, OUT, OUT_END, OVERLAP,
+    PARTS, PREFETCH, P_LEFT, RANK, READY, READY_WORDS, REQUESTER, RING_ENTRY, ROUTE, RUNNING, SLOT, SLOT_WORDS, SRAM,
+    SRAM_CHANGED, SRAM_FREE, STORES, S_BASE, S_COST, S_FORM, S_KEY, S_LEFT, S_LOOP, S_MEMBERS, S_OWNER, S_QUEUE, S_ROW, S_STEP,
+    S_TASKS, S_TOKEN, TASK, TURNS, TURN_LIST, USED, USED_END, USERS, USES, WAITING, WORK, Forms, Log, Memory,
 )  # fmt: skip
 from sim.machine.routes import ALL_CHANNELS, channel_of, stripe
 
@@ -40,7 +40,7 @@ def begin(m: Memory, f: Forms, log: Log, slot: int, task: int) -> None:
             m[m[BOUND_TABLE] + home] = add(m, m[m[BOUND_TABLE] + home], cell)
             m[BOUND] += 1
             return
-    push(m, m[READY], m[cell + RANK], m[slot + S_KEY], cell)
+    push(m, m[READY] + f[form + DEVICE] * m[READY_WORDS], m[cell + RANK], m[slot + S_KEY], cell)
 
 
 @kernel
@@ -82,7 +82,9 @@ def issue(m: Memory, f: Forms, log: Log, slot: int, task: int, requester: int) -
         send(m, cell, m[CHANNEL_TABLE], work)
         return
     moves = f[m[slot + S_FORM] + task * FORM + MOVES]
-    number = channel_of(m[ROUTE], owner_of(m, f, slot, task), moves, m[MEMORY_CHANNELS], m[CHANNELS])
+    device = f[m[slot + S_FORM] + task * FORM + DEVICE]
+    owner = owner_of(m, f, slot, task)
+    number = channel_of(m[ROUTE], owner, moves, m[MEMORY_CHANNELS], device, m[DEVICES], m[CHANNELS])
     if number != ALL_CHANNELS:
         send(m, cell, m[CHANNEL_TABLE] + number * CHANNEL_WORDS, work)
         return
@@ -90,7 +92,7 @@ def issue(m: Memory, f: Forms, log: Log, slot: int, task: int, requester: int) -
     for each in range(m[MEMORY_CHANNELS]):
         part = stripe(work, m[MEMORY_CHANNELS], each)
         if part > 0:
-            send(m, cell, m[CHANNEL_TABLE] + each * CHANNEL_WORDS, part)
+            send(m, cell, m[CHANNEL_TABLE] + (device * m[MEMORY_CHANNELS] + each) * CHANNEL_WORDS, part)
 
 
 @kernel
@@ -178,7 +180,7 @@ def finish(m: Memory, f: Forms, log: Log, cell: int) -> None:
     log[C_END, row] = m[NOW]
     m[cell + WAITING] = f[form + INPUTS]
     if f[form + HELD]:
-        push(m, m[IDLES], log[C_ENGINE, row], row, row)
+        push(m, m[IDLES] + f[form + DEVICE] * m[IDLE_WORDS], log[C_ENGINE, row], row, row)
     for i in range(f[form + OUT], f[form + OUT_END]):
         if f[i] < m[slot + S_TASKS]:
             input_ended(m, f, log, slot, f[i])

@@ -163,28 +163,32 @@ class Channel:
 
 
 class Channels:
-    """All channels, and the route that chooses one of those of the memory, or all of them, for a transfer.
+    """All channels, and the route that chooses one of those of a device's memory, or all of them, for a transfer.
 
-    links: how many of them, the last ones, are links, to which only transfers go that have bytes for them.
+    links: how many of them, the last ones, are links, to which only transfers go that have bytes for them. devices: how many
+    share the others, equally many each.
     """
 
     def __init__(
-        self, env: Environment, channels: Sequence[Channel], route: Route = "interleaved", *, links: int = 0
+        self, env: Environment, channels: Sequence[Channel], route: Route = "interleaved", *, links: int = 0, devices: int = 1
     ) -> None:  # fmt: skip
         if len(channels) <= links or route not in ROUTES:
             raise ValueError(f"expected channels and a route of {', '.join(ROUTES)}, found {route!r}")
         self.env = env
         self.channels = channels
-        self.memory = len(channels) - links
+        self.devices = devices
+        self.memory = (len(channels) - links) // devices
         self.route = ROUTES[route]
 
-    def request(self, transfer: Transfer) -> simpy.Event:
-        """Issue a transfer; the event happens when its last byte has arrived."""
-        number = channel_of(self.route, transfer.sequence, transfer.moves, self.memory, len(self.channels))
+    def request(self, transfer: Transfer, device: int = 0) -> simpy.Event:
+        """Issue a transfer of a device; the event happens when its last byte has arrived."""
+        number = channel_of(
+            self.route, transfer.sequence, transfer.moves, self.memory, device, self.devices, len(self.channels)
+        )  # fmt: skip
         if number != ALL_CHANNELS:
             return self.channels[number].request(transfer)
         parts: list[simpy.Event] = []
-        for i, channel in enumerate(self.channels[: self.memory]):
+        for i, channel in enumerate(self.channels[device * self.memory : (device + 1) * self.memory]):
             if work := stripe(transfer.work, self.memory, i):
                 parts.append(channel.request(replace(transfer, work=work, remaining=work)))
         return self.env.all_of(parts)

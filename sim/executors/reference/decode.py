@@ -35,12 +35,12 @@ class Machine:
     operands have SRAM, too (`admit`), and ends in `finished`. Between the last two it waits in the pool for an engine, which
     calls `load` for its operands, or a DMA moves it (`transfer`).
 
-    limit: engines that may work at once, None for all. overlap: engines compute while they load. sram: None if
-    unbounded. ended: called with each step when its last task has ended.
+    devices: the engines of each. limit: engines of a device that may work at once, None for all. overlap: engines compute while
+    they load. sram: None if unbounded. ended: called with each step when its last task has ended.
     """
 
     def __init__(
-        self, env: Environment, *, engines: int, limit: int | None, overlap: bool, channels: Channels,
+        self, env: Environment, *, devices: Sequence[range], limit: int | None, overlap: bool, channels: Channels,
         sram: Sram | None, ended: Callable[[Step], None],
     ) -> None:  # fmt: skip
         self.env = env
@@ -49,9 +49,11 @@ class Machine:
         self.ended = ended
         self.orders: dict[int, KVOrder] = {}  # by sequence, of those whose tokens are known
         self.turns = Turns(env)
-        self.pool = EnginePool(env, engines, limit=limit)
-        for number in range(engines):
-            env.process(engine(env, number, self.pool, self.load, self.finished, overlap=overlap))
+        self.engines = sum(map(len, devices))
+        self.pools = [EnginePool(env, len(engines), limit=limit) for engines in devices]
+        for pool, engines in zip(self.pools, devices, strict=True):
+            for number in engines:
+                env.process(engine(env, number, pool, self.load, self.finished, overlap=overlap))
 
     def release(self, *steps: Step) -> None:
         """Let steps run from now on: tasks without inputs are ready, and operands ask for SRAM."""
@@ -85,14 +87,14 @@ class Machine:
     def begin(self, task: Task) -> None:
         """Have a task wait for an engine, or begin its transfer."""
         if task.on_engine:
-            self.pool.put(task)
+            self.pools[task.step.columns.device[task.number]].put(task)
         else:
             self.transfer(task, PREFETCHED if task.step.columns.prefetch[task.number] else OTHERS)
 
     def transfer(self, task: Task, queue: int) -> None:
         """Have the DMA of a task move its bytes, in the given one of its two queues; the task ends when they have arrived."""
         task.start = self.env.now
-        loaded = self.load(task, self.pool.count + 2 * task.dma + queue)
+        loaded = self.load(task, self.engines + 2 * task.dma + queue)
         loaded.callbacks.append(lambda _: self.transferred(task))
 
     def transferred(self, task: Task) -> None:
@@ -110,7 +112,7 @@ class Machine:
             program=task.program, requester=requester, kind=columns.kind[task.number], sequence=task.owner,
             token=step.token, work=task.work, remaining=task.work, age=step.age, moves=columns.moves[task.number],
         )  # fmt: skip
-        return self.channels.request(transfer)
+        return self.channels.request(transfer, columns.device[task.number])
 
     def finished(self, task: Task) -> None:
         """Note that a task has ended: its outputs may start, its bytes of SRAM are free, and with it the step may end."""

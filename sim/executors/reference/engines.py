@@ -26,7 +26,7 @@ Ready = list[tuple[int, Program, Task]]
 
 
 class EnginePool:
-    """Ready tasks, and the engines that wait for one. limit: engines that may work at once, None for all."""
+    """Ready tasks of a device, and its engines that wait for one. limit: engines that may work at once, None for all."""
 
     def __init__(self, env: Environment, count: int, *, limit: int | None = None) -> None:
         self.env = env

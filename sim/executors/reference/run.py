@@ -51,8 +51,9 @@ def _machine(env: Environment, setup: Setup, record: Record) -> Machine:
         for number, (arbiter, latency) in enumerate(zip(setup.arbiters, setup.latencies, strict=True))
     ]
     return Machine(
-        env, engines=setup.engines, limit=setup.scheduler.engines, overlap=setup.overlap,
-        channels=Channels(env, channels, setup.route, links=len(setup.links)),
+        env, devices=[device.engines for device in setup.machine.devices], limit=setup.scheduler.engines,
+        overlap=setup.overlap,
+        channels=Channels(env, channels, setup.route, links=len(setup.links), devices=setup.devices),
         sram=None if setup.sram is None else Sram(env, setup.sram),
         ended=record.ended,
     )  # fmt: skip

@@ -108,6 +108,7 @@ class GraphColumns:
         self.outputs: list[list[int]] = [outputs[first[t] : first[t + 1]] for t in range(len(graph))]
         self.on_engine: list[bool] = graph.engine.tolist()
         self.moves: list[int] = graph.moves.tolist()
+        self.device: list[int] = graph.device.tolist()
         kinds = graph.plain_kinds
         self.kind = [kinds[kind] for kind in graph.kind.tolist()]
         self.launch: list[int] = setup.launches(graph).tolist()

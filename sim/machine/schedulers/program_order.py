@@ -35,7 +35,7 @@ class Sticky(Earliest):
     """Program order, and a chain stays on its engine: its data is there.
 
     A task goes on with the chain of the last input that no earlier task went on with; one without such an input starts a
-    chain, on any engine.
+    chain, on any engine. A chain stays on its device.
     """
 
     work_conserving = False
@@ -43,12 +43,12 @@ class Sticky(Earliest):
     def chains(self, graph: TaskGraph) -> Sequence[int] | None:
         chain = list(range(len(graph)))
         taken = [not held for held in graph.engine.tolist()]
-        start, inputs = graph.input_start.tolist(), graph.inputs.tolist()
+        start, inputs, device = graph.input_start.tolist(), graph.inputs.tolist(), graph.device.tolist()
         for task, held in enumerate(graph.engine.tolist()):
             if not held:
                 continue
             for source in reversed(inputs[start[task] : start[task + 1]]):
-                if not taken[source]:
+                if not taken[source] and device[source] == device[task]:
                     taken[source] = True
                     chain[task] = chain[source]
                     break

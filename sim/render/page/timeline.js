@@ -50,7 +50,7 @@ class Timeline {
       }
     }
     head(this.#many("Engines", engines.length, LANES));
-    engines.slice(0, LANES).forEach((items, n) => add({ ...this.#slices(`engine ${n}`, items, run.start, run.end, true), bins: run.overview(n) }));
+    engines.slice(0, LANES).forEach((items, n) => add({ ...this.#slices(run.engine_names[n], items, run.start, run.end, true), bins: run.overview(n) }));
     const complete = run.shown === run.tasks;
     const waiting = where((i) => run.engine[i] && run.start[i] > run.ready[i]);
     if (complete && waiting.length)
@@ -60,10 +60,10 @@ class Timeline {
     if (keys.length) {
       head(this.#many(run.channels > 1 ? "Memory channels" : "Memory channel", keys.length, LANES));
       for (let n = 0; !complete && n < Math.min(run.channels, LANES); n++)
-        add({ ...this.#slices(run.channels > 1 ? `channel ${n}` : "all lanes", [], run.served, run.moved, false), bins: run.overview(Math.min(run.engines, LANES) + n) });
+        add({ ...this.#slices(run.channels > 1 ? run.channel_names[n] : "all lanes", [], run.served, run.moved, false), bins: run.overview(Math.min(run.engines, LANES) + n) });
       for (const key of keys.slice(0, LANES)) {
         const channel = Math.floor(key / 1e6), lane = key % 1e6;
-        const label = channel >= run.channels ? `${run.channel_names[channel]}.${lane - 1}` : run.channels > 1 && !run.interleaved ? `channel ${channel}.${lane - 1}` : `lane ${lane - 1}`;
+        const label = channel >= run.channels || run.devices > 1 ? `${run.channel_names[channel]}.${lane - 1}` : run.channels > 1 && !run.interleaved ? `channel ${channel}.${lane - 1}` : `lane ${lane - 1}`;
         add(this.#slices(label, lanes.get(key).sort((a, b) => run.served[a] - run.served[b]), run.served, run.moved, false));
       }
       const queued = where((i) => run.lane[i] && run.served[i] > run.issued[i]);
@@ -498,7 +498,7 @@ class Timeline {
   /** What a task did: title, subtitle, facts. */
   tell(item) {
     const run = this.run, token = run.token(item), layer = run.layer(item), held = run.engine[item] > 0;
-    const about = [`${run.words[1]} ${token.sequence}.${token.token}`, layer >= 0 ? `layer ${layer}` : "", held ? `engine ${run.engine[item] - 1}` : "by DMA"];
+    const about = [`${run.words[1]} ${token.sequence}.${token.token}`, layer >= 0 ? `layer ${layer}` : "", held ? run.engine_names[run.engine[item] - 1] : "by DMA"];
     const facts = [["from", time(run.start[item])], ["to", time(run.end[item])], ["took", time(run.end[item] - run.start[item])]];
     const fact = (name, ps) => { if (ps > 0) facts.push([name, time(ps)]); };
     const before = (table, waited) => { if (waited > 0 && table[item] >= 0) facts.push(["behind", this.#named(table[item], item)]); };

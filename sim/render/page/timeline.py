@@ -40,8 +40,8 @@ def timeline(result: Result, limit: int = LIMIT) -> tuple[dict[str, Any], dict[s
     horizon = log.makespan if len(shown) == len(order) else int(tasks.start[order[len(shown)]])
     edges = _edges(horizon, log.makespan)
     moves, served, moved, channel = derived.service(log)
-    if result.plan.rules.stripes > 1:  # each transfer is on all of the memory's
-        channel = np.where(channel < log.machine.memories, 0, channel)
+    if (stripes := result.plan.rules.stripes) > 1:  # each transfer is on all of the memory's
+        channel = np.where(channel < log.machine.memories, channel - channel % stripes, channel)
     lane = np.zeros(len(tasks), dtype=np.int64)
     lane[shown] = _lanes(channel[shown], served[shown], moved[shown], moves[shown])
     on_path = np.zeros(len(tasks), dtype=np.int8)
@@ -86,7 +86,9 @@ def _machine(result: Result) -> dict[str, Any]:
     return {
         "words": list(log.owner_words),
         "makespan_ps": log.makespan,
+        "devices": len(log.machine.devices),
         "engines": log.engines,
+        "engine_names": log.machine.engine_names,
         "channels": log.machine.memories,
         "channel_names": [channel.name for channel in log.machine.channels],
         "interleaved": result.plan.rules.stripes > 1,

@@ -35,23 +35,21 @@ def machine(canvas: Canvas, critical: Rows | None, *, powered: bool) -> tuple[Sl
     critical: rows of the critical path in order; they get a track of their own. None: no such track. powered: whether there
     is a counter of watts.
     """
-    tracks = canvas.tracks
+    tracks, log = canvas.tracks, canvas.log
     root = tracks.add("Machine", description="Engines and memory: their use over time.")
-    group = tracks.add("Engines", root, "Compute engines. Each token has a color; gaps are idle time.")
+    several = len(log.machine.devices) > 1
+    places = _several(canvas, root) if several else _one(canvas, root)
+    group = root if several else places.engines[0]
     busy = tracks.add("busy engines", group, "Engines that hold a task.", "engines")
     ready = tracks.add("ready queue", group, "Tasks whose inputs are there and that wait for an engine.", "tasks")
-    groups = list(_engines(canvas, group))
-    group = tracks.add("Memory", root, "The memory channels that all engines share.")
-    log, of_channels = canvas.log, [group] * canvas.log.machine.memories
-    if log.machine.link("link") is not None:
-        title = f"Links of one of {log.machine.like} devices"
-        of_channels.append(tracks.add(title, root, "What this device sends to the others; all devices do the same."))
-    if log.machine.link("host") is not None:
-        of_channels.append(tracks.add("Host", root, "What moves between the memory of the device and its host."))
-    rates = _rate_tracks(canvas, of_channels)
+    groups = list(_engines(canvas, places.engines))
+    if not several:
+        places = _paths(canvas, root, places)
+    rates = _rate_tracks(canvas, places.channels)
     description = "Transfers issued and not yet complete, served or queued."
+    group = root if several else places.channels[0]
     outstanding = tracks.add("outstanding transfers", group, description, "transfers")
-    groups += _memory(canvas, of_channels)
+    groups += _memory(canvas, places.channels)
     description = "Power of the machine: arithmetic while it runs, bytes while they move, and static power."
     power = tracks.add("power", root, description, "W") if powered else None
     if critical is not None:
@@ -66,6 +64,47 @@ def machine(canvas: Canvas, critical: Rows | None, *, powered: bool) -> tuple[Sl
     return Slices.concatenate(groups).within(canvas.window), CounterTracks(
         busy, ready, rates, outstanding, requests, power
     )  # fmt: skip
+
+
+class Places(NamedTuple):
+    """Groups of tracks. engines: of each device. channels: of each channel."""
+
+    engines: list[int]
+    channels: list[int]
+
+
+def _one(canvas: Canvas, root: int) -> Places:
+    """The groups of engines of the one device; those of its channels come behind the engines."""
+    group = canvas.tracks.add("Engines", root, "Compute engines. Each token has a color; gaps are idle time.")
+    return Places([group], [])
+
+
+def _paths(canvas: Canvas, root: int, places: Places) -> Places:
+    """The groups of the channels of one device."""
+    machine = canvas.log.machine
+    group = canvas.tracks.add("Memory", root, "The memory channels that all engines share.")
+    of_channels = [group] * machine.memories
+    if machine.link("link") is not None:
+        title = f"Links of one of {machine.like} devices"
+        of_channels.append(canvas.tracks.add(title, root, "What this device sends to the others; all devices do the same."))
+    if machine.link("host") is not None:
+        of_channels.append(canvas.tracks.add("Host", root, "What moves between the memory of the device and its host."))
+    return places._replace(channels=of_channels)
+
+
+def _several(canvas: Canvas, root: int) -> Places:
+    """A group of each device, in which are those of its engines, memory and link."""
+    machine, tracks = canvas.log.machine, canvas.tracks
+    engines, paths = [], []
+    for device in machine.devices:
+        like = f", one of {machine.like} that do the same" if machine.like > 1 else ""
+        group = tracks.add(f"Device{device.name.removeprefix('device')}", root, f"Engines, memory and link of a device{like}.")
+        engines.append(tracks.add("Engines", group, "Compute engines of the device."))
+        memory = tracks.add("Memory", group, "The memory channels that its engines share.")
+        paths.append({"memory": memory, "link": tracks.add("Link", group, "What this device sends to others.")})
+        if machine.link("host") is not None:
+            paths[-1]["host"] = tracks.add("Host", group, "What moves between the memory of the device and its host.")
+    return Places(engines, [paths[channel.device][channel.kind] for channel in machine.channels])
 
 
 def counters(canvas: Canvas, tracks: CounterTracks, power: Power | None) -> Iterator[Counter]:
@@ -91,11 +130,15 @@ def _whole_counters(canvas: Canvas, tracks: CounterTracks) -> Iterator[Counter]:
         yield level(cache, Levels.joined(cached(log)))
 
 
-def _engines(canvas: Canvas, group: int) -> Iterator[Slices]:
-    """A track for each engine: the tasks that it ran, with their phases nested."""
+def _engines(canvas: Canvas, groups: list[int]) -> Iterator[Slices]:
+    """A track for each engine: the tasks that it ran, with their phases nested. groups: the one of each device."""
     log, tasks = canvas.log, canvas.log.tasks
     description = "Tasks that this engine ran; `load` is the time until their operands came."
-    first = [canvas.tracks.add(name, group, description) for name in log.machine.engine_names]
+    first = [
+        canvas.tracks.add(log.machine.engine_name(number), group, description)
+        for group, device in zip(groups, log.machine.devices, strict=True)
+        for number in device.engines
+    ]
     rows = np.flatnonzero(canvas.on_engine & canvas.inside)
     track = np.array(first, dtype=np.int64)[tasks.engine[rows]] if len(rows) else rows
     yield Slices.make(
@@ -112,7 +155,7 @@ def _rate_tracks(canvas: Canvas, groups: list[int]) -> list[int]:
         unit, size = rate_unit(log, at)
         bandwidth = (channel.bandwidth or log.bandwidth) / size
         description = f"Bytes that the channel delivers per second; its bandwidth is {bandwidth:.6g} {unit}."
-        alone = channel.kind != "memory" or log.machine.memories == 1
+        alone = channel.kind != "memory" or log.machine.memories == len(log.machine.devices)
         title = f"{unit} sent" if channel.kind == "link" else f"{unit} delivered{'' if alone else f', {channel.name}'}"
         made.append(canvas.tracks.add(title, group, description, unit))
     return made

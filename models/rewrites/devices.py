@@ -1,0 +1,111 @@
+"""Ops on several simulated devices: pipeline stages, and each of the devices that tensor parallelism makes alike.
+
+`staged` gives each stage an equal range of layers:
+
+| op                                             | runs on                                                               |
+| ---------------------------------------------- | --------------------------------------------------------------------- |
+| of a layer                                     | the stage of its layer                                                |
+| before the layers, such as the embedding       | the first stage                                                       |
+| before the layers, with no weights behind it   | each stage that needs it: the rope table                              |
+| after the layers: last norm, LM head           | the last stage                                                        |
+
+Where an op needs a result of another stage, a `p2p` op sends that from the device that has it; once to each stage. The tokens
+that are sampled on the last stage go back to the first by way of the host, whose time is that of the scenario.
+
+`unfolded` has the ops of one device once for each of the devices that it stands for.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from models.graph import QUANTITIES, Op, OpGraph
+from models.polynomials import Polynomials, zero
+from models.rewrites.kernels import Comparison, result_bytes
+from models.rewrites.sharding import ACT_WRITE, WEIGHT
+from sim.base.errors import ConfigError
+
+#: Kind of the op that sends a result from one device to another.
+P2P = "p2p"
+
+
+def staged(ops: OpGraph, stages: int) -> OpGraph:
+    """The op graph in so many pipeline stages. Raises ConfigError if layers do not divide."""
+    if stages == 1:
+        return ops
+    layers = ops.layers()
+    if layers % stages:
+        fitting = ", ".join(str(n) for n in range(1, layers + 1) if layers % n == 0)
+        raise ConfigError(
+            "mapping.parallel.pipeline", f"expected a divisor of the {layers} layers, found {stages}; possible: {fitting}"
+        )
+    return _Stages(ops, stages).graph()
+
+
+def unfolded(ops: OpGraph, copies: int) -> OpGraph:
+    """The op graph of all devices, of which `copies` do what each one in the graph does. Copies of an op stand together."""
+    if copies == 1:
+        return ops
+    made = tuple(
+        replace(op, device=op.device * copies + copy, inputs=tuple(j * copies + copy for j in op.inputs))
+        for op in ops.ops
+        for copy in range(copies)
+    )
+    return replace(ops, ops=made)
+
+
+class _Stages:
+    """Collects the ops of all stages. place: (captured op, stage) -> the index here of its result on that stage."""
+
+    def __init__(self, ops: OpGraph, stages: int) -> None:
+        self.captured, self.stages = ops, stages
+        self.each = ops.layers() // stages  # layers
+        self.polynomials, self.compare = Polynomials(ops.polynomials), Comparison(ops)
+        self.nothing = self.polynomials.number(zero(ops.breaks, ops.masks))
+        self.home: list[int] = []  # [captured op]: its stage
+        self.anywhere: list[bool] = []  # [captured op]: whether each stage computes it for itself
+        self.made: list[Op] = []
+        self.place: dict[tuple[int, int], int] = {}
+        for op in ops.ops:
+            self._find_home(op)
+
+    def graph(self) -> OpGraph:
+        for i, home in enumerate(self.home):
+            if not self.anywhere[i]:
+                self._add(i, home)
+        return replace(self.captured, ops=tuple(self.made), polynomials=tuple(self.polynomials))
+
+    def _find_home(self, op: Op) -> None:
+        """Note where the next captured op runs."""
+        behind_layers = any(self.captured.ops[j].layer >= 0 or self.home[j] for j in op.inputs)
+        self.home.append(op.layer // self.each if op.layer >= 0 else (self.stages - 1) * behind_layers)
+        weights = any(map(any, self.captured.polynomials[op.costs[WEIGHT]]))
+        self.anywhere.append(op.layer < 0 and not weights and not behind_layers and all(self.anywhere[j] for j in op.inputs))
+
+    def _add(self, i: int, stage: int) -> int:
+        """Add a captured op on a stage, behind what it needs there; returns its index."""
+        op = self.captured.ops[i]
+        inputs = tuple(sorted({self._on(j, stage) for j in op.inputs}))
+        self.place[i, stage] = len(self.made)
+        self.made.append(replace(op, inputs=inputs, device=stage))
+        return len(self.made) - 1
+
+    def _on(self, i: int, stage: int) -> int:
+        """The index of the op after which a stage has the result of a captured op."""
+        if (i, stage) in self.place:
+            return self.place[i, stage]
+        return self._add(i, stage) if self.anywhere[i] else self._sent(i, stage)
+
+    def _sent(self, i: int, stage: int) -> int:
+        """Add the op that sends a result to another stage; returns its index."""
+        op, source = self.captured.ops[i], self.place[i, self.home[i]]
+        sent = self.polynomials.number(result_bytes(self.captured, op, self.compare))
+        costs = tuple(sent if quantity == ACT_WRITE else self.nothing for quantity in range(len(QUANTITIES)))
+        self.place[i, stage] = len(self.made)
+        self.made.append(
+            Op(
+                kind=P2P, path=op.path, part=f"to {stage}", layer=op.layer, dtype=op.dtype, shape=op.shape, inputs=(source,),
+                costs=costs, device=self.home[i],
+            )
+        )  # fmt: skip
+        return len(self.made) - 1

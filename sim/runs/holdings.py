@@ -1,0 +1,82 @@
+"""Holdings: the bytes that each simulated device keeps, and those that it sends in a step."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+from models.graph import QUANTITIES, OpGraph
+from models.rewrites import COLLECTIVES, P2P
+from sim.machine.capacity import footprint
+from sim.machine.kv_cache import kept_groups
+from sim.mapping.collectives import rounds
+from sim.mapping.settings import Parallel
+from sim.runs.model import Modeled, formats_of
+
+ACT_WRITE, WEIGHT = QUANTITIES.index("act_write"), QUANTITIES.index("weight")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Holding:
+    """Bytes that a simulated device keeps and sends.
+
+    layers: the first and the last of its layers; None if it has none. weights: bytes. kv: bytes that a token appends to its KV
+    cache; sequence: those of the state that it keeps of each sequence. sends: in a step of one sequence that decodes one token,
+    by kind, how many ops send, and bytes through its link.
+    """
+
+    layers: tuple[int, int] | None
+    weights: int
+    kv: int
+    sequence: int
+    sends: dict[str, tuple[int, int]]
+
+
+def holdings(of: Modeled) -> list[Holding]:
+    """The holdings of all simulated devices, by number."""
+    parallel = of.scenario.mapping.parallel
+    return [_holding(of, device, parallel) for device in range(parallel.simulated)]
+
+
+def _holding(of: Modeled, device: int, parallel: Parallel) -> Holding:
+    ops = _on(of.ops, device)
+    layers = [op.layer for op in ops.ops if op.layer >= 0]
+    groups = kept_groups(ops)
+    sends: dict[str, tuple[int, int]] = {}
+    for op, size in zip(ops.ops, ops.costs(0)[ACT_WRITE].tolist(), strict=True):
+        if op.kind in (*COLLECTIVES, P2P):
+            many, sent = sends.get(op.kind, (0, 0))
+            sends[op.kind] = many + 1, sent + _through_link(op.kind, size, parallel)
+    return Holding(
+        layers=(min(layers), max(layers)) if layers else None,
+        weights=_weights(of, ops, first=device < parallel.copies),
+        kv=sum(group.bytes for group in groups if group.window != 0),
+        sequence=sum(group.bytes for group in groups if group.window == 0),
+        sends=sends,
+    )
+
+
+def _on(ops: OpGraph, device: int) -> OpGraph:
+    """The ops of one device, whose inputs are left out."""
+    return replace(ops, ops=tuple(replace(op, inputs=()) for op in ops.ops if op.device == device))
+
+
+def _weights(of: Modeled, ops: OpGraph, *, first: bool) -> int:
+    """Bytes of the weights of a device. first: it is one of the first stage, with the embedding.
+
+    Where that is the same tensor as the LM head, and this is on another device, there are two of it.
+    """
+    whole, formats = of.scenario.model.scope == "model" and first, formats_of(of.scenario)
+    held = footprint(of.model, ops, formats, whole=whole, sequences=()).weights
+    if not whole or any(op.kind == "lm_head" for op in ops.ops):
+        return held
+    tables = held - footprint(of.model, ops, formats, whole=False, sequences=()).weights
+    head = next((i for i, op in enumerate(of.ops.ops) if op.kind == "lm_head"), None)
+    return held if tables or head is None else held + int(of.ops.costs(0)[WEIGHT, head]) * of.scenario.mapping.parallel.tensor
+
+
+def _through_link(kind: str, size: int, parallel: Parallel) -> int:
+    """Bytes that a device sends for an op whose result has so many."""
+    if kind == P2P:
+        return size
+    of = rounds(kind, parallel.algorithm, parallel.tensor)
+    return of.number * of.sends * -(-size // of.parts)
