@@ -324,7 +324,8 @@ class Timeline {
     }
     if (this.showCritical && run.critical[item]) this.#mark(left, y, right - left, row.height);
     if (right - Math.max(left, gutter) > 34) {
-      const at = Math.max(left, gutter) + 4, name = this.#fit(run.name(item), right - at - 2);
+      const clear = row.onEngine && run.execution === "blocking" ? x + (run.served[item] - run.start[item]) * scale : x; // text on hatches reads badly
+      const at = Math.max(left, gutter, right - clear > 34 ? clear : left) + 4, name = this.#fit(run.name(item), right - at - 2);
       c.globalAlpha = fade; c.fillStyle = !row.onEngine || (run.execution === "blocking" && run.moved[item] > run.start[item]) ? this.ink : this.text[colour];
       if (name) c.fillText(name, at, y + row.height / 2 + 1);
     }
