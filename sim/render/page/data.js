@@ -151,5 +151,6 @@ const bytes = (count) => scaled(count, [["TB", 1e12], ["GB", 1e9], ["MB", 1e6], 
 const joules = (fj) => scaled(fj, [["MJ", 1e21], ["kJ", 1e18], ["J", 1e15], ["mJ", 1e12], ["uJ", 1e9], ["nJ", 1e6], ["pJ", 1e3], ["fJ", 1]]);
 const flops = (rate) => scaled(rate, [["PFLOP/s", 1e15], ["TFLOP/s", 1e12], ["GFLOP/s", 1e9], ["MFLOP/s", 1e6], ["kFLOP/s", 1e3]]);
 const percent = (share, digits = 1) => `${(share * 100).toFixed(digits)} %`;
-const count = (number) => number.toLocaleString("en");
+const WHOLE = new Intl.NumberFormat("en"); // made once: a page has thousands of numbers
+const count = (number) => WHOLE.format(number);
 const words = (name) => name.replaceAll("_", " ");
