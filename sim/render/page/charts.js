@@ -27,8 +27,7 @@ function changes(run, from, to, least) {
 function bandwidthChart(run, from, to, width, gutter) {
   const room = Math.max(width - gutter, 50), bins = Math.min(Math.ceil(room / 2), 500), table = run.from_table;
   const edges = changes(run, from, to, (to - from) / room) ?? d3.range(bins + 1).map((i) => from + i * (to - from) / bins);
-  const peak = table ? 100 : run.bandwidth * run.channels / 1e9, unit = table ? "%" : "GB/s";
-  const of = table ? run.bandwidth * run.channels / 100 : 1e9, points = [];
+  const whole = run.bandwidth * run.channels, [unit, of] = table ? ["%", whole / 100] : whole >= 1e12 ? ["TB/s", 1e12] : ["GB/s", 1e9], peak = whole / of, points = [];
   for (let i = 0; i + 1 < edges.length; i++) if (edges[i] < edges[i + 1]) points.push({ at: edges[i], rate: run.rate(edges[i], edges[i + 1]) / of });
   points.push({ at: to, rate: points.at(-1).rate });
   const chart = Plot.plot({
@@ -39,8 +38,8 @@ function bandwidthChart(run, from, to, width, gutter) {
       Plot.areaY(points, { x: "at", y: "rate", fill: fill("transfer"), fillOpacity: 0.55, curve: "step-after" }),
       Plot.lineY(points, { x: "at", y: "rate", stroke: fill("compute"), strokeWidth: 1.2, curve: "step-after" }),
       Plot.ruleY([peak], { stroke: fill("soft"), strokeDasharray: "3,3" }),
-      Plot.text([table ? "100 %" : `peak ${+peak.toPrecision(4)} GB/s`], { frameAnchor: "top-right", dy: -16, fill: fill("soft") }),
-      Plot.text([table ? "channel busy, %" : "GB/s delivered"], { frameAnchor: "top-left", dy: -16, dx: -gutter, textAnchor: "start", fill: fill("ink"), fontWeight: 600 }),
+      Plot.text([table ? "100 %" : `peak ${+peak.toPrecision(4)} ${unit}`], { frameAnchor: "top-right", dy: -16, fill: fill("soft") }),
+      Plot.text([table ? "channel busy, %" : `${unit} delivered`], { frameAnchor: "top-left", dy: -16, dx: -gutter, textAnchor: "start", fill: fill("ink"), fontWeight: 600 }),
       Plot.tip(points, Plot.pointerX({ x: "at", y: "rate", title: (d) => `${d.rate.toFixed(2)} ${unit}\n${time(Math.round(d.at))}`, fill: fill("surface") })),
     ],
   });
@@ -58,6 +57,7 @@ function longestBar(tokens, parts) {
 /** Stacked parts of the time of each token; of very many, means of adjacent ones. words: for a sequence and a token. most: ps that
     the scale reaches to, where it is shared. */
 function breakdownChart(tokens, parts, [owner, one], width, most = longestBar(tokens, parts)) {
+  tokens = [...tokens].sort((a, b) => a.start_ps - b.start_ps || a.sequence - b.sequence); // of several loops, too, in the order of time
   const size = Math.ceil(tokens.length / BARS), bars = [], alone = tokens.every((t) => t.sequence === tokens[0].sequence);
   for (let first = 0; first < tokens.length; first += size) {
     const group = tokens.slice(first, first + size), last = group.at(-1);
@@ -91,17 +91,20 @@ function breakdownChart(tokens, parts, [owner, one], width, most = longestBar(to
   });
 }
 
-/** A value over the run: means over equal parts of it. makespan: end of the run, ps. */
-function seriesChart(values, step, makespan, title, format, width) {
+/** A value over the run: means over equal parts of it. makespan: end of the run, ps. units: of the value, the largest first; per: what
+    follows them. The axis has one of them. */
+function seriesChart(values, step, makespan, title, { units = [["", 1]], per = "" }, width) {
   const end = Math.min(values.length * step, Math.max(makespan, 1)), last = (values.length - 1) * step;
   // The last part may reach beyond the end of the run: its mean is over what is in the run.
   const points = values.map((value, i) => ({ at: i * step, value: i * step === last && end > last ? value * step / (end - last) : value }));
   const [unit, scale] = UNITS.find(([, s]) => end >= s) ?? ["ps", 1];
   points.push({ at: end, value: points.at(-1).value });
+  const most = d3.max(points, (d) => d.value), [of, size] = units.find(([, s]) => most >= s) ?? units.at(-1);
+  const format = (value) => `${(+(value / size).toPrecision(4)).toLocaleString("en")} ${of}${per}`.trim();
   return Plot.plot({
     ...BASE, width, height: 150, marginLeft: 80, marginRight: 8, marginTop: 24, marginBottom: 30, ariaLabel: `${title} over time`,
     x: { domain: [0, end / scale], transform: (at) => at / scale, label: `${unit} →`, ticks: Math.max(2, Math.floor(width / 90)), tickSize: 3 },
-    y: { domain: [0, d3.max(points, (d) => d.value) * 1.04 || 1], label: null, ticks: 3, tickSize: 0, grid: true, tickFormat: (v) => format(v).replace(/\.0+(?=\D|$)/, "") },
+    y: { domain: [0, most / size * 1.04 || 1], transform: (value) => value / size, label: null, ticks: 3, tickSize: 0, grid: true, tickFormat: (v) => format(v * size) },
     marks: [
       Plot.areaY(points, { x: "at", y: "value", fill: fill("transfer"), fillOpacity: 0.45, curve: "step-after" }),
       Plot.lineY(points, { x: "at", y: "value", stroke: fill("compute"), strokeWidth: 1.2, curve: "step-after" }),
@@ -135,15 +138,17 @@ function ganttChart(each, width) {
 
 /** Shares of requests that are no slower than a time: steps at the times of the requests. */
 function cdfChart(values, title, width) {
-  const sorted = [...values].sort((a, b) => a - b), end = sorted.at(-1) || 1, [unit, scale] = UNITS.find(([, s]) => end >= s) ?? ["ps", 1];
+  const sorted = [...values].sort((a, b) => a - b), end = sorted.at(-1) || 1;
+  if (sorted[0] === sorted.at(-1)) return note(`${title}: ${time(sorted[0])}, the same for all ${count(sorted.length)} requests.`);
+  const [unit, scale] = UNITS.find(([, s]) => end >= s) ?? ["ps", 1];
   const points = [{ at: 0, share: 0 }, ...sorted.map((at, i) => ({ at, share: 100 * (i + 1) / sorted.length }))];
   return Plot.plot({
-    ...BASE, width, height: 180, marginLeft: 80, marginRight: 8, marginTop: 24, marginBottom: 34, ariaLabel: `${title}: share of requests`,
+    ...BASE, width, height: 206, marginLeft: 80, marginRight: 8, marginTop: 32, marginBottom: 34, ariaLabel: `${title}: share of requests`,
     x: { domain: [0, end * 1.02 / scale], transform: (at) => at / scale, label: `${unit} →`, ticks: Math.max(2, Math.floor(width / 90)), tickSize: 3 },
     y: { domain: [0, 100], label: null, ticks: [0, 50, 90, 100], tickSize: 0, grid: true, tickFormat: (v) => `${v} %` },
     marks: [
       Plot.lineY(points, { x: "at", y: "share", stroke: fill("compute"), strokeWidth: 1.6, curve: "step-after" }),
-      Plot.text([`${title}: requests that are no slower`], { frameAnchor: "top-left", dy: -18, dx: -78, textAnchor: "start", fill: fill("ink"), fontWeight: 600 }),
+      Plot.text([`${title}: requests that are no slower`], { frameAnchor: "top-left", dy: -26, dx: -78, textAnchor: "start", fill: fill("ink"), fontWeight: 600 }),
       Plot.tip(points, Plot.pointerX({ x: "at", y: "share", title: (d) => `${d.share.toFixed(1)} %\n${time(Math.round(d.at))} or less`, fill: fill("surface") })),
     ],
   });
