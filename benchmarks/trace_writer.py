@@ -18,8 +18,8 @@ from pathlib import Path
 
 import numpy as np
 
-from sim.cli.run import write_trace
 from sim.render.trace import perfetto, write
+from sim.render.trace.of_result import write_trace
 from sim.render.trace.tracks import Role, Slices, nesting_order, to_ns
 from sim.runs.result import Result
 from tests.render.trace import reference

@@ -31,6 +31,7 @@ COMMANDS = {
     "sweep": ("sim.cli.sweep", "Run a study: many scenarios that differ in a few keys, on all cores."),
     "study": ("sim.cli.study", "Show the results of a study: best points, Pareto front, effects; as a page or CSV."),
     "report": ("sim.cli.report", "Write one HTML page of a run: timeline, charts, tables."),
+    "explore": ("sim.cli.explore", "Open a live page with sliders that simulate a scenario at each change."),
     "view": ("sim.cli.view", "Open a trace in the Perfetto UI."),
     "check": ("sim.cli.check", "Check scenarios without running them."),
     "list": ("sim.cli.listing", "List models, hardware, arbiters, schedulers, costs or scenarios."),
@@ -45,7 +46,7 @@ COMMANDS = {
 
 #: Headings of `sim --help`; a command of none is under "More".
 GROUPS = {
-    "Simulate": ("run", "explain", "compare", "report", "view"),
+    "Simulate": ("run", "explain", "compare", "report", "explore", "view"),
     "Studies": ("sweep", "study"),
     "Scenarios": ("new", "check", "list", "schema"),
     "Models and devices": ("capture", "validate", "profile", "import-kernels"),

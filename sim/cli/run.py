@@ -10,11 +10,8 @@ from time import perf_counter
 from typing import get_args
 
 import click
-import numpy as np
 from rich.console import Console
 
-import sim.render.trace
-from sim import __version__
 from sim.base.errors import InputError
 from sim.base.files import check_output
 from sim.base.units import format_bytes, format_time
@@ -25,6 +22,7 @@ from sim.executors import Executor
 from sim.render import terminal
 from sim.render.repeats import render as render_repeats
 from sim.render.summary import summary
+from sim.render.trace.of_result import traceable, write_trace
 from sim.runs import saved as storage
 from sim.runs.repeats import estimates, measure, numbers, to_json
 from sim.runs.result import Result
@@ -174,26 +172,3 @@ def _repeated(scenario: Scenario, count: int, as_json: bool, executor: Executor)
         click.echo(json.dumps(data))
     else:
         output(120).print(render_repeats(data), highlight=False)
-
-
-def traceable(result: Result) -> bool:
-    """Whether ops were recorded, for the whole run or for a window."""
-    return result.log.has_rows or result.window is not None
-
-
-def write_trace(result: Result, path: Path) -> None:
-    """Write the trace of a result; the format follows from the name. Raises InputError if no ops were recorded."""
-    scenario: Scenario = result.scenario
-    log = result.window if result.window is not None else result.rows("a trace")
-    path.parent.mkdir(parents=True, exist_ok=True)
-    window = scenario.trace.window
-    sim.render.trace.write(
-        log,
-        path,
-        metadata={"scenario": scenario.name, "seed": str(scenario.seed), "version": __version__},
-        detail=scenario.trace.detail,
-        flows=scenario.trace.flows,
-        window=(window.start, window.end if window.end is not None else result.makespan) if window else None,
-        critical=result.critical_path.rows if result.log.has_rows else np.zeros(0, dtype=np.int64),
-        power=result.power_of(log),
-    )

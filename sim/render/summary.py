@@ -10,16 +10,20 @@ from sim.render import breakdown, energy, requests
 from sim.runs.result import Result, Timing
 
 
-def summary(result: Result, *, trace: Path | None = None, timing: bool = True, write: float = 0.0) -> dict[str, Any]:
+def summary(
+    result: Result, *, trace: Path | None = None, timing: bool = True, write: float = 0.0, causes: bool = True
+) -> dict[str, Any]:
     """Plain data of a result, in a fixed order; times are integers of picoseconds.
 
-    `blame` and `critical_path` are None if no ops were recorded; `energy` is there if figures of the machine are known.
+    `blame` and `critical_path` are None if no ops were recorded, and without `causes`; `energy` is there if figures of the
+    machine are known.
 
     Args:
         result: The run.
         trace: Path of its trace, if one was written.
         timing: Include `timing`, the only part that differs between runs of one scenario.
         write: Seconds spent writing the trace.
+        causes: Include `blame` and `critical_path`, which take most of the time of a summary.
 
     Returns:
         A dict of plain Python values, ready for `json.dumps`.
@@ -45,8 +49,8 @@ def summary(result: Result, *, trace: Path | None = None, timing: bool = True, w
             for k in m.kinds
         ],
         "breakdown_ps": breakdown.totals(result),
-        "blame": breakdown.blame(result.blame, result.plan.rules) if result.log.has_rows else None,
-        "critical_path": breakdown.critical_path(result) if result.log.has_rows else None,
+        "blame": breakdown.blame(result.blame, result.plan.rules) if causes and result.log.has_rows else None,
+        "critical_path": breakdown.critical_path(result) if causes and result.log.has_rows else None,
         **energy.data(result),
         "extrapolations": [{"kind": d.kind, "ops": d.ops, "share": d.share, "why": d.why} for d in result.extrapolations],
         "notes": list(result.plan.notes),

@@ -11,6 +11,7 @@ from pathlib import Path
 from time import perf_counter
 
 from sim.analysis.findings import Analysis, Findings
+from sim.base.kernel import MANY_TASKS
 from sim.cost import COST_MODELS
 from sim.executors import Executed, Executor, simulate
 from sim.executors.size import OnProgress, counted
@@ -63,14 +64,25 @@ def run(scenario: Scenario | str | Path, *, executor: Executor = "auto", on_prog
         scenario = read(scenario)
     began = perf_counter()
     planned = plan(scenario)
+    return run_plan(scenario, planned, perf_counter() - began, executor=executor, on_progress=on_progress)
+
+
+def run_plan(
+    scenario: Scenario, planned: Plan, seconds: float, *, executor: Executor = "auto", on_progress: OnProgress | None = None,
+    many: int = MANY_TASKS,
+) -> Result:  # fmt: skip
+    """Simulate and analyze the plan of a scenario, which took so many seconds to make: the rest of `run`.
+
+    many: tasks from which compiled code runs and analyzes; 0 where one process runs many scenarios, so that it pays at once.
+    """
     ready = perf_counter()
-    analyst = Analyst(planned)
+    analyst = Analyst(planned, many)
     with scenario.located():
         log, executed = analyst.simulate(executor, on_progress)
     simulated = perf_counter()
     found = analyst.findings(log)
     timing = Timing(
-        capture=ready - began, simulate=simulated - ready - analyst.seconds,
+        capture=seconds, simulate=simulated - ready - analyst.seconds,
         analysis=perf_counter() - simulated + analyst.seconds, executed=executed,
     )  # fmt: skip
     result = Result(
@@ -84,18 +96,20 @@ def run(scenario: Scenario | str | Path, *, executor: Executor = "auto", on_prog
 class Analyst:
     """Analyzes a run part by part while it is simulated, so that the rows of a log need not be kept.
 
-    seconds: wall-clock time of the analyses during the simulation.
+    many: tasks from which compiled code runs. seconds: wall-clock time of the analyses during the simulation.
     """
 
-    def __init__(self, planned: Plan) -> None:
-        self._plan, self.seconds = planned, 0.0
-        self._analysis = Analysis(planned.rules, engines=planned.setup.engines, channels=planned.setup.channels)
+    def __init__(self, planned: Plan, many: int = MANY_TASKS) -> None:
+        self._plan, self._many, self.seconds = planned, many, 0.0
+        self._analysis = Analysis(
+            planned.rules, engines=planned.setup.engines, channels=planned.setup.channels, compiled=not many
+        )
         self._window = None if planned.window is None else Window(*planned.window)
 
     def simulate(self, executor: Executor, on_progress: OnProgress | None) -> tuple[EventLog, Executed]:
         """Simulate the plan. The log has rows if the plan says so."""
         sink = None if self._plan.record == "all" else self._take
-        return simulate(self._plan.setup, executor, counted(self._plan.setup, on_progress), sink)
+        return simulate(self._plan.setup, executor, counted(self._plan.setup, on_progress), sink, many=self._many)
 
     def _take(self, part: EventLog) -> None:
         """Analyze the next steps of the run."""

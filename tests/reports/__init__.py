@@ -16,8 +16,8 @@ import numpy as np
 
 import sim
 from sim.analysis.parts import WITHOUT_LINKS
-from sim.cli.run import write_trace
 from sim.log.tables import EventLog
+from sim.render.trace.of_result import write_trace
 from sim.scenario.shipped import find_scenario
 
 FOLDER = Path(__file__).parent

@@ -6,25 +6,28 @@ const BASE = { style: { fontSize: "12px", color: "var(--soft)", background: "non
 
 function note(text) { return Object.assign(document.createElement("p"), { textContent: text }); }
 
-const STEPS = 600; // changes of a rate in view that are drawn as they are; of more, the mean in each pixel
+const STEPS = 600; // changes of a rate in view that are drawn where they are; of more, the mean in each two pixels
 
-/** Times between which the rate of every channel is constant, in what is shown; null if there are too many. */
-function changes(run, from, to) {
-  const times = new Set([from, to]);
+/** Times between which the rate of every channel is constant, in what is shown, but for those less than `least` apart, between which
+    it is a mean: a dip narrower than a pixel is no line to the ground. null if there are too many. */
+function changes(run, from, to, least) {
+  const times = new Set([to]);
   for (const { times: own } of run.rates) {
     const first = above(own, from), after = above(own, to);
     if (after - first > STEPS) return null;
     for (let i = first; i < after; i++) times.add(own[i]);
   }
-  return times.size > STEPS ? null : [...times].sort((a, b) => a - b);
+  const kept = [from];
+  for (const time of [...times].sort((a, b) => a - b)) if (time - kept.at(-1) >= least) kept.push(time);
+  if (kept.length > 1 && kept.at(-1) < to) kept[kept.length - 1] = to; else if (kept.length === 1) kept.push(to);
+  return kept.length > STEPS ? null : kept;
 }
 
 /** GB/s delivered in what the timeline shows; where times come from a table, the share of its time that the channel is busy. */
 function bandwidthChart(run, from, to, width, gutter) {
   const room = Math.max(width - gutter, 50), bins = Math.min(Math.ceil(room / 2), 500), table = run.from_table;
-  const edges = changes(run, from, to) ?? d3.range(bins + 1).map((i) => from + i * (to - from) / bins);
-  const peak = table ? 100 : run.bandwidth * run.channels / 1e9, unit = table ? "%" : "GB/s";
-  const of = table ? run.bandwidth * run.channels / 100 : 1e9, points = [];
+  const edges = changes(run, from, to, (to - from) / room) ?? d3.range(bins + 1).map((i) => from + i * (to - from) / bins);
+  const whole = run.bandwidth * run.channels, [unit, of] = table ? ["%", whole / 100] : whole >= 1e12 ? ["TB/s", 1e12] : ["GB/s", 1e9], peak = whole / of, points = [];
   for (let i = 0; i + 1 < edges.length; i++) if (edges[i] < edges[i + 1]) points.push({ at: edges[i], rate: run.rate(edges[i], edges[i + 1]) / of });
   points.push({ at: to, rate: points.at(-1).rate });
   const chart = Plot.plot({
@@ -35,8 +38,8 @@ function bandwidthChart(run, from, to, width, gutter) {
       Plot.areaY(points, { x: "at", y: "rate", fill: fill("transfer"), fillOpacity: 0.55, curve: "step-after" }),
       Plot.lineY(points, { x: "at", y: "rate", stroke: fill("compute"), strokeWidth: 1.2, curve: "step-after" }),
       Plot.ruleY([peak], { stroke: fill("soft"), strokeDasharray: "3,3" }),
-      Plot.text([table ? "100 %" : `peak ${+peak.toPrecision(4)} GB/s`], { frameAnchor: "top-right", dy: -16, fill: fill("soft") }),
-      Plot.text([table ? "channel busy, %" : "GB/s delivered"], { frameAnchor: "top-left", dy: -16, dx: -gutter, textAnchor: "start", fill: fill("ink"), fontWeight: 600 }),
+      Plot.text([table ? "100 %" : `peak ${+peak.toPrecision(4)} ${unit}`], { frameAnchor: "top-right", dy: -16, fill: fill("soft") }),
+      Plot.text([table ? "channel busy, %" : `${unit} delivered`], { frameAnchor: "top-left", dy: -16, dx: -gutter, textAnchor: "start", fill: fill("ink"), fontWeight: 600 }),
       Plot.tip(points, Plot.pointerX({ x: "at", y: "rate", title: (d) => `${d.rate.toFixed(2)} ${unit}\n${time(Math.round(d.at))}`, fill: fill("surface") })),
     ],
   });
@@ -45,8 +48,16 @@ function bandwidthChart(run, from, to, width, gutter) {
 
 const BARS = 240; // more bars than this are means of adjacent bars
 
-/** Stacked parts of the time of each token; of very many, means of adjacent ones. words: for a sequence and a token. */
-function breakdownChart(tokens, parts, [owner, one], width, most = 0) {
+/** The time of the longest token, of very many of the longest mean: how far bars reach. */
+function longestBar(tokens, parts) {
+  const size = Math.ceil(tokens.length / BARS), whole = (t) => parts.reduce((sum, part) => sum + (t.breakdown_ps[part] ?? 0), 0);
+  return d3.max(d3.range(0, tokens.length, size), (first) => d3.mean(tokens.slice(first, first + size), whole)) ?? 0;
+}
+
+/** Stacked parts of the time of each token; of very many, means of adjacent ones. words: for a sequence and a token. most: ps that
+    the scale reaches to, where it is shared. */
+function breakdownChart(tokens, parts, [owner, one], width, most = longestBar(tokens, parts)) {
+  tokens = [...tokens].sort((a, b) => a.start_ps - b.start_ps || a.sequence - b.sequence); // of several loops, too, in the order of time
   const size = Math.ceil(tokens.length / BARS), bars = [], alone = tokens.every((t) => t.sequence === tokens[0].sequence);
   for (let first = 0; first < tokens.length; first += size) {
     const group = tokens.slice(first, first + size), last = group.at(-1);
@@ -57,8 +68,7 @@ function breakdownChart(tokens, parts, [owner, one], width, most = 0) {
       if (ps) bars.push({ at: bars.length, index: first / size, label, part, ps });
     }
   }
-  const total = Math.ceil(tokens.length / size), largest = d3.max(d3.rollups(bars, (g) => d3.sum(g, (d) => d.ps), (d) => d.index), (d) => d[1]) ?? 1;
-  const [unit, scale] = UNITS.find(([, s]) => largest >= s) ?? ["ps", 1];
+  const total = Math.ceil(tokens.length / size), [unit, scale] = UNITS.find(([, s]) => most >= s) ?? ["ps", 1];
   const labels = d3.rollup(bars, (g) => g[0].label, (d) => d.index);
   const few = total <= 8, room = few ? 46 : 60;
   const options = { ...BASE, width, ariaLabel: "Time of each token, in stacked parts", color: { domain: parts, range: parts.map(fill) } };
@@ -67,7 +77,7 @@ function breakdownChart(tokens, parts, [owner, one], width, most = 0) {
     return Plot.plot({
       ...options, height: 52 + total * 34, marginLeft: room, marginRight: 16, marginTop: 8, marginBottom: 40,
       y: { label: alone ? one : `${owner}:${one}`, tickSize: 0, tickFormat: (i) => labels.get(i), padding: 0.28 },
-      x: { label: `${unit} →`, transform: (ps) => ps / scale, ticks: Math.min(8, Math.floor(width / 90)), tickSize: 4, nice: false },
+      x: { domain: [0, most / scale || 1], label: `${unit} →`, transform: (ps) => ps / scale, ticks: Math.min(8, Math.floor(width / 90)), tickSize: 4, nice: false },
       marks: [Plot.barX(bars, { y: "index", x: "ps", fill: "part", title, tip: { fill: fill("surface") }, insetRight: 0.5 }), Plot.ruleX([0], { stroke: fill("faint") })],
     });
   }
@@ -76,22 +86,25 @@ function breakdownChart(tokens, parts, [owner, one], width, most = 0) {
     ...options, height: 280, marginLeft: room, marginBottom: 38,
     x: { type: "band", domain: d3.range(total), label: `${alone ? one : `${owner}:${one}`} →`, ticks: d3.range(0, total, every), tickSize: 0, padding: total > 60 ? 0 : 0.15,
       tickFormat: (i) => (i % every ? "" : labels.get(i)?.split(" ")[0]) },
-    y: { label: `↑ ${unit}`, transform: (ps) => ps / scale, grid: true, tickSize: 0, nice: true },
+    y: { domain: [0, most / scale || 1], label: `↑ ${unit}`, transform: (ps) => ps / scale, grid: true, tickSize: 0, nice: true },
     marks: [Plot.barY(bars, { x: "index", y: "ps", fill: "part", title, tip: { fill: fill("surface") } }), Plot.ruleY([0], { stroke: fill("faint") })],
   });
 }
 
-/** A value over the run: means over equal parts of it. makespan: end of the run, ps. */
-function seriesChart(values, step, makespan, title, format, width) {
+/** A value over the run: means over equal parts of it. makespan: end of the run, ps. units: of the value, the largest first; per: what
+    follows them. The axis has one of them. */
+function seriesChart(values, step, makespan, title, { units = [["", 1]], per = "" }, width) {
   const end = Math.min(values.length * step, Math.max(makespan, 1)), last = (values.length - 1) * step;
   // The last part may reach beyond the end of the run: its mean is over what is in the run.
   const points = values.map((value, i) => ({ at: i * step, value: i * step === last && end > last ? value * step / (end - last) : value }));
   const [unit, scale] = UNITS.find(([, s]) => end >= s) ?? ["ps", 1];
   points.push({ at: end, value: points.at(-1).value });
+  const most = d3.max(points, (d) => d.value), [of, size] = units.find(([, s]) => most >= s) ?? units.at(-1);
+  const format = (value) => `${(+(value / size).toPrecision(4)).toLocaleString("en")} ${of}${per}`.trim();
   return Plot.plot({
     ...BASE, width, height: 150, marginLeft: 80, marginRight: 8, marginTop: 24, marginBottom: 30, ariaLabel: `${title} over time`,
     x: { domain: [0, end / scale], transform: (at) => at / scale, label: `${unit} →`, ticks: Math.max(2, Math.floor(width / 90)), tickSize: 3 },
-    y: { domain: [0, d3.max(points, (d) => d.value) * 1.04 || 1], label: null, ticks: 3, tickSize: 0, grid: true, tickFormat: (v) => format(v).replace(/\.0+(?=\D|$)/, "") },
+    y: { domain: [0, most / size * 1.04 || 1], transform: (value) => value / size, label: null, ticks: 3, tickSize: 0, grid: true, tickFormat: (v) => format(v * size) },
     marks: [
       Plot.areaY(points, { x: "at", y: "value", fill: fill("transfer"), fillOpacity: 0.45, curve: "step-after" }),
       Plot.lineY(points, { x: "at", y: "value", stroke: fill("compute"), strokeWidth: 1.2, curve: "step-after" }),
@@ -125,15 +138,17 @@ function ganttChart(each, width) {
 
 /** Shares of requests that are no slower than a time: steps at the times of the requests. */
 function cdfChart(values, title, width) {
-  const sorted = [...values].sort((a, b) => a - b), end = sorted.at(-1) || 1, [unit, scale] = UNITS.find(([, s]) => end >= s) ?? ["ps", 1];
+  const sorted = [...values].sort((a, b) => a - b), end = sorted.at(-1) || 1;
+  if (sorted[0] === sorted.at(-1)) return note(`${title}: ${time(sorted[0])}, the same for all ${count(sorted.length)} requests.`);
+  const [unit, scale] = UNITS.find(([, s]) => end >= s) ?? ["ps", 1];
   const points = [{ at: 0, share: 0 }, ...sorted.map((at, i) => ({ at, share: 100 * (i + 1) / sorted.length }))];
   return Plot.plot({
-    ...BASE, width, height: 180, marginLeft: 80, marginRight: 8, marginTop: 24, marginBottom: 34, ariaLabel: `${title}: share of requests`,
+    ...BASE, width, height: 206, marginLeft: 80, marginRight: 8, marginTop: 32, marginBottom: 34, ariaLabel: `${title}: share of requests`,
     x: { domain: [0, end * 1.02 / scale], transform: (at) => at / scale, label: `${unit} →`, ticks: Math.max(2, Math.floor(width / 90)), tickSize: 3 },
     y: { domain: [0, 100], label: null, ticks: [0, 50, 90, 100], tickSize: 0, grid: true, tickFormat: (v) => `${v} %` },
     marks: [
       Plot.lineY(points, { x: "at", y: "share", stroke: fill("compute"), strokeWidth: 1.6, curve: "step-after" }),
-      Plot.text([`${title}: requests that are no slower`], { frameAnchor: "top-left", dy: -18, dx: -78, textAnchor: "start", fill: fill("ink"), fontWeight: 600 }),
+      Plot.text([`${title}: requests that are no slower`], { frameAnchor: "top-left", dy: -26, dx: -78, textAnchor: "start", fill: fill("ink"), fontWeight: 600 }),
       Plot.tip(points, Plot.pointerX({ x: "at", y: "share", title: (d) => `${d.share.toFixed(1)} %\n${time(Math.round(d.at))} or less`, fill: fill("surface") })),
     ],
   });

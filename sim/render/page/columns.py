@@ -25,8 +25,10 @@ class Packed:
     text: str
 
 
-def pack(columns: Mapping[str, Ints]) -> Packed:
+def pack(columns: Mapping[str, Ints], *, level: int = 9) -> Packed:
     """Pack columns. Raises ValueError for a negative value.
+
+    level: of gzip; 1 takes a tenth of the time of 9, where a page is read once.
 
     JavaScript's numbers hold integers below 2^53 exactly, which is 2.5 hours in ps, and larger ones to the next picoseconds.
     """
@@ -39,5 +41,5 @@ def pack(columns: Mapping[str, Ints]) -> Packed:
         count = (largest.bit_length() + 7) // 8
         layout.append((name, len(values), count))
         planes.append(values.view(np.uint8).reshape(-1, 8)[:, :count].T.tobytes())
-    packed = gzip.compress(b"".join(planes), compresslevel=9, mtime=0)
+    packed = gzip.compress(b"".join(planes), compresslevel=level, mtime=0)
     return Packed(layout=tuple(layout), text=b64encode(packed).decode("ascii"))

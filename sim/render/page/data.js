@@ -145,11 +145,13 @@ function tick(ps, step, largest) {
 
 function scaled(value, units) {
   for (const [unit, size] of units) if (Math.abs(value) >= size) return `${(value / size).toPrecision(4)} ${unit}`;
-  return `${value} ${units.at(-1)[0].replace(/^k/, "")}`;
+  return `${value} ${units.at(-1)[0].replace(/^k/, "")}`.trim();
 }
-const bytes = (count) => scaled(count, [["TB", 1e12], ["GB", 1e9], ["MB", 1e6], ["kB", 1e3]]);
+const BYTES = [["TB", 1e12], ["GB", 1e9], ["MB", 1e6], ["kB", 1e3], ["B", 1]];
+const bytes = (count) => scaled(count, BYTES);
 const joules = (fj) => scaled(fj, [["MJ", 1e21], ["kJ", 1e18], ["J", 1e15], ["mJ", 1e12], ["uJ", 1e9], ["nJ", 1e6], ["pJ", 1e3], ["fJ", 1]]);
 const flops = (rate) => scaled(rate, [["PFLOP/s", 1e15], ["TFLOP/s", 1e12], ["GFLOP/s", 1e9], ["MFLOP/s", 1e6], ["kFLOP/s", 1e3]]);
 const percent = (share, digits = 1) => `${(share * 100).toFixed(digits)} %`;
-const count = (number) => number.toLocaleString("en");
+const WHOLE = new Intl.NumberFormat("en"); // made once: a page has thousands of numbers
+const count = (number) => WHOLE.format(number);
 const words = (name) => name.replaceAll("_", " ");

@@ -85,9 +85,9 @@ function requests() {
     [["sequence", (r) => num(r.sequence)], ["arrives", (r) => ps(r.arrival_ps)], ["queued", (r) => ps(r.queued_ps)], ["first token", (r) => ps(r.ttft_ps)],
       ["per token", (r) => ps(r.tpot_ps)], ["end to end", (r) => ps(r.e2e_ps)], ["tokens", (r) => num(r.tokens)],
       ["slowdown", (r) => ({ value: r.slowdown, text: r.slowdown.toFixed(2) })]], data.each.slice(0, ROWS)));
-  const shown = [["sequences in a step", series.batch, plain], ["requests in the system", series.in_system, plain],
-    ["KV cache", series.kv_bytes.some((v) => v) ? series.kv_bytes : series.kv_tokens, series.kv_bytes.some((v) => v) ? bytes : plain],
-    ["bytes per second", series.bytes_per_s, (v) => `${bytes(v)}/s`]];
+  const shown = [["sequences in a step", series.batch, {}], ["requests in the system", series.in_system, {}],
+    ["KV cache", series.kv_bytes.some((v) => v) ? series.kv_bytes : series.kv_tokens, series.kv_bytes.some((v) => v) ? { units: BYTES } : { units: [["tokens", 1]] }],
+    ["bytes per second", series.bytes_per_s, { units: BYTES, per: "/s" }]];
   const counted = data.each.filter((r) => r.counted);
   const latencies = [["TTFT", counted.map((r) => r.ttft_ps)], ["TPOT", counted.map((r) => r.tpot_ps).filter((v) => v !== null)]].filter(([, values]) => values.length > 1);
   $("requests-legend").append(...[[QUEUED, "queued"], [TO_FIRST, "to the first token"], [DECODE, "decode"]].map(([color, name]) => make("span", {}, make("i", { style: `background: var(--${color})` }), name)));
@@ -95,7 +95,7 @@ function requests() {
     const box = $("requests-charts"), room = box.clientWidth, columns = Math.max(1, Math.floor((room + 24) / 444)), wide = (room - 24 * (columns - 1)) / columns;
     $("requests-gantt").replaceChildren(ganttChart(data.each, $("requests-gantt").clientWidth));
     box.replaceChildren(...latencies.map(([title, values]) => cdfChart(values, title, wide)),
-      ...shown.map(([title, values, format]) => seriesChart(values, series.width_ps, summary.makespan_ps, title, format, wide)));
+      ...shown.map(([title, values, units]) => seriesChart(values, series.width_ps, summary.makespan_ps, title, units, wide)));
   };
 }
 
@@ -123,7 +123,7 @@ function energy() {
     ...data.engines.slice(0, 64).map((e) => [e.name, e.compute_fj, e.static_busy_fj, e.static_idle_fj]), ...data.channels.map((c) => [c.name, c.memory_fj, 0, 0]),
     ["device", 0, data.device_static_fj, 0]]));
   const { width_ps: width, watts } = data.power, box = $("energy-chart");
-  return () => box.replaceChildren(seriesChart(watts, width, summary.makespan_ps, "watts", (v) => `${v.toLocaleString("en", { maximumSignificantDigits: 4 })} W`, box.clientWidth));
+  return () => box.replaceChildren(seriesChart(watts, width, summary.makespan_ps, "power", { units: [["kW", 1e3], ["W", 1], ["mW", 1e-3]] }, box.clientWidth));
 }
 
 function blame() {

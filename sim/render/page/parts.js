@@ -56,23 +56,37 @@ const num = (value) => ({ value, text: count(value) });
 const size = (value) => ({ value, text: value ? bytes(value) : "–" });
 const share = (value) => ({ value, text: percent(value) });
 
-/** Figures that say most: names and texts. */
+/** Figures that say most: name, text, value, and whether it is a share. */
 function figures(summary, facts) {
-  const { tokens } = summary.requests, { engines } = summary;
-  const busy = engines.reduce((sum, engine) => sum + engine.utilization, 0) / engines.length;
-  const entries = [["Makespan", time(summary.makespan_ps)], ["Tokens", count(tokens)],
-    ["Tokens per second", (tokens / (summary.makespan_ps / 1e12)).toLocaleString("en", { maximumSignificantDigits: 4 })],
-    [facts.from_table ? "Memory channel busy" : "Memory channel used", percent(summary.memory.utilization)], ["Engines held", percent(busy)], ["Above lower bound", percent(summary.bounds.gap)]];
-  if (summary.energy) entries.push(["Energy per token", joules(summary.energy.joules_per_token * 1e15)]);
+  const { tokens } = summary.requests, { engines, makespan_ps: makespan } = summary, rate = tokens / (makespan / 1e12);
+  const busy = engines.reduce((sum, engine) => sum + engine.utilization, 0) / engines.length, shared = (name, value) => [name, percent(value), value, true];
+  const entries = [["Makespan", time(makespan), makespan], ["Tokens", count(tokens), tokens],
+    ["Tokens per second", rate.toLocaleString("en", { maximumSignificantDigits: 4 }), rate],
+    shared(facts.from_table ? "Memory channel busy" : "Memory channel used", summary.memory.utilization), shared("Engines held", busy), shared("Above lower bound", summary.bounds.gap)];
+  if (summary.energy) entries.push(["Energy per token", joules(summary.energy.joules_per_token * 1e15), summary.energy.joules_per_token]);
   return entries;
 }
-const figureList = (entries) => entries.map(([name, value]) => make("div", {}, make("dt", { textContent: name }), make("dd", { textContent: value })));
+
+/** How far a figure is from the same one of another run. */
+function difference(value, before, isShare) {
+  const by = isShare ? (value - before) * 100 : (value / before - 1) * 100, digits = Math.abs(by) < 9.95 ? 1 : 0;
+  if (!Number.isFinite(by) || Number(by.toFixed(digits)) === 0) return "same";
+  const amount = !isShare && by >= 900 ? `${(value / before).toPrecision(3)} times` : `${by > 0 ? "+" : "−"}${Math.abs(by).toFixed(digits)} ${isShare ? "points" : "%"}`;
+  return amount;
+}
+
+/** The figures as a list; with those of another run, how far each is from it. */
+function figureList(entries, others) {
+  const before = new Map(others?.map(([name, , value]) => [name, value]));
+  return entries.map(([name, text, value, isShare]) => make("div", {}, make("dt", { textContent: name }), make("dd", {}, text,
+    ...(before.has(name) ? [make("small", { textContent: difference(value, before.get(name), isShare) })] : []))));
+}
 
 function boundsTable({ bounds, makespan_ps: makespan }) {
   return table("Lower bounds hold for any schedule of the same tasks", [["", (r) => r[0]], ["time", (r) => ps(r[1])], ["this run is", (r) => r[2]]], [
     ["this run", makespan, ""],
     ...[["longest path", bounds.critical_path_ps], ["work of the engines", bounds.compute_ps], ["bytes of the channel", bounds.memory_ps], ...(bounds.link_ps === undefined ? [] : [["bytes of the link", bounds.link_ps]]), ...(bounds.arrivals_ps ? [["arrivals and what follows", bounds.arrivals_ps]] : []), ["lower bound: the largest", bounds.lower_ps]]
-      .map(([name, value]) => [name, value, value ? `${percent(makespan / value - 1)} above` : ""]),
+      .map(([name, value]) => [name, value, value ? makespan / value < 10 ? `${percent(makespan / value - 1)} above` : `${+(makespan / value).toPrecision(3)} times it` : ""]),
     ...(bounds.upper_ps === null ? [] : [["upper bound", bounds.upper_ps, `${percent(1 - makespan / bounds.upper_ps)} below`]]),
   ], { lead: (r) => r[0] === "this run" });
 }

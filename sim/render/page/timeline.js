@@ -3,6 +3,7 @@
    pixels that they fall in, which takes the colour that has most of it, as opaque as it is full. */
 
 const ROW = 20, GAP = 2, HEAD = 26, AXIS = 26, LANES = 48, SEQUENCES = 32, OVERLAP = 4;
+const SHARED = 112; // most pixels of the row of a channel that serves several transfers at once, each in a lane of it
 
 class Timeline {
   /** paint: colors of kinds and steps (`Paint`). onView(from, to, gutter) is called after each drawing. */
@@ -40,14 +41,11 @@ class Timeline {
     const head = (label) => add({ type: "head", label, height: HEAD });
     const where = (keep) => { const found = []; for (let i = 0; i < run.length; i++) if (keep(i)) found.push(i); return found; };
 
-    const engines = Array.from({ length: run.engines }, () => []), lanes = new Map();
+    const engines = Array.from({ length: run.engines }, () => []), channels = new Map(); // of each channel its lanes
+    const lanes = (channel) => { if (!channels.has(channel)) channels.set(channel, []); return channels.get(channel); };
     for (let i = 0; i < run.length; i++) {
       if (run.engine[i]) engines[run.engine[i] - 1].push(i);
-      if (run.lane[i]) {
-        const key = run.channel[i] * 1e6 + run.lane[i];
-        if (!lanes.has(key)) lanes.set(key, []);
-        lanes.get(key).push(i);
-      }
+      if (run.lane[i]) (lanes(run.channel[i])[run.lane[i] - 1] ??= []).push(i);
     }
     head(this.#many("Engines", engines.length, LANES));
     engines.slice(0, LANES).forEach((items, n) => add({ ...this.#slices(run.engine_names[n], items, run.start, run.end, true), bins: run.overview(n) }));
@@ -56,16 +54,11 @@ class Timeline {
     if (complete && waiting.length)
       add(this.#count("waiting", "tasks wait for an engine", waiting, run.ready, run.start));
 
-    const keys = [...lanes.keys()].sort((a, b) => a - b);
-    if (keys.length) {
-      head(this.#many(run.channels > 1 ? "Memory channels" : "Memory channel", keys.length, LANES));
-      for (let n = 0; !complete && n < Math.min(run.channels, LANES); n++)
-        add({ ...this.#slices(run.channels > 1 ? run.channel_names[n] : "all lanes", [], run.served, run.moved, false), bins: run.overview(Math.min(run.engines, LANES) + n) });
-      for (const key of keys.slice(0, LANES)) {
-        const channel = Math.floor(key / 1e6), lane = key % 1e6;
-        const label = channel >= run.channels || run.devices > 1 ? `${run.channel_names[channel]}.${lane - 1}` : run.channels > 1 && !run.interleaved ? `channel ${channel}.${lane - 1}` : `lane ${lane - 1}`;
-        add(this.#slices(label, lanes.get(key).sort((a, b) => run.served[a] - run.served[b]), run.served, run.moved, false));
-      }
+    for (let n = 0; !complete && n < (run.interleaved ? 1 : run.channels); n++) lanes(n); // it may have served later only
+    const numbers = [...channels.keys()].sort((a, b) => a - b);
+    if (numbers.length) {
+      head(this.#many(run.channels > 1 ? "Memory channels" : "Memory channel", numbers.length, LANES));
+      for (const number of numbers.slice(0, LANES)) add(this.#channel(number, channels.get(number)));
       const queued = where((i) => run.lane[i] && run.served[i] > run.issued[i]);
       if (complete && queued.length)
         add(this.#count("waiting", "transfers wait for the channel", queued, run.issued, run.served));
@@ -81,6 +74,15 @@ class Timeline {
       begin: Float64Array.from(items, (i) => begin[i]), end: Float64Array.from(items, (i) => end[i]), colour: this.#colours(items) };
   }
 
+  /** The row of a channel; transfers that it serves at once are in lanes of that row. */
+  #channel(number, lanes) {
+    const { run } = this, tall = lanes.length > 1 ? Math.max(3, Math.min(ROW, SHARED / lanes.length)) : ROW;
+    const label = number >= run.channels || run.devices > 1 ? run.channel_names[number] : run.channels === 1 ? "channel" : run.interleaved ? "all channels" : `channel ${number}`;
+    return { type: "channel", label, height: tall * Math.max(lanes.length, 1), bins: run.overview(Math.min(run.engines, LANES) + number),
+      lanes: lanes.map((items, n) => ({ ...this.#slices(label, items.sort((a, b) => run.served[a] - run.served[b]), run.served, run.moved, false),
+        top: n * tall, height: tall > 5 && lanes.length > 1 ? tall - 1 : tall })) };
+  }
+
   #colours(items) {
     const { run, paint } = this;
     return Uint8Array.from(items, (i) => (this.by === "kind" ? paint.kind(run.kind(i)) : paint.step(run, run.step[i])));
@@ -89,7 +91,7 @@ class Timeline {
   /** Colors of tasks: by their `kind`, or by their `token`, where steps that feed in a prompt stand apart. */
   colourBy(what) {
     this.by = what; this.single = -1;
-    for (const row of this.rows) if (row.type === "slices") row.colour = this.#colours(row.items);
+    for (const row of this.rows.flatMap((each) => each.lanes ?? each)) if (row.type === "slices") row.colour = this.#colours(row.items);
     this.redraw();
   }
 
@@ -196,6 +198,7 @@ class Timeline {
         c.save();
         c.beginPath(); c.rect(this.gutter, y, this.width - this.gutter, row.height); c.clip();
         if (row.type === "slices") this.#drawSlices(row, y);
+        else if (row.type === "channel") this.#drawChannel(row, y);
         else if (row.type === "count") this.#drawCount(row, y);
         else this.#drawTokens(row, y);
         c.restore();
@@ -290,6 +293,14 @@ class Timeline {
     c.globalAlpha = 1;
   }
 
+  #drawChannel(row, y) {
+    const c = this.context;
+    c.fillStyle = this.band; c.fillRect(this.gutter, y, this.width - this.gutter, row.height);
+    for (const lane of row.lanes) this.#drawSlices(lane, y + lane.top);
+    if (row.bins) this.#drawBins(row.bins, y, row.height);
+    c.globalAlpha = 1;
+  }
+
   /** The time after the last task that is shown by itself, in equal parts: the kind that has most of each, as opaque as it is full. */
   #drawBins({ tone, share }, y, height) {
     const c = this.context, { gutter, from, to, scale, run } = this, colour = (i) => this.paint.kind(run.kinds[tone[i]]);
@@ -323,8 +334,9 @@ class Timeline {
       c.fillRect(left, y, right - left, row.height);
     }
     if (this.showCritical && run.critical[item]) this.#mark(left, y, right - left, row.height);
-    if (right - Math.max(left, gutter) > 34) {
-      const at = Math.max(left, gutter) + 4, name = this.#fit(run.name(item), right - at - 2);
+    if (right - Math.max(left, gutter) > 34 && row.height > 12) {
+      const clear = row.onEngine && run.execution === "blocking" ? x + (run.served[item] - run.start[item]) * scale : x; // text on hatches reads badly
+      const at = Math.max(left, gutter, right - clear > 34 ? clear : left) + 4, name = this.#fit(run.name(item), right - at - 2);
       c.globalAlpha = fade; c.fillStyle = !row.onEngine || (run.execution === "blocking" && run.moved[item] > run.start[item]) ? this.ink : this.text[colour];
       if (name) c.fillText(name, at, y + row.height / 2 + 1);
     }
@@ -335,15 +347,16 @@ class Timeline {
   #hollow(x, y, wide, height, colour, fade) {
     const c = this.context;
     c.fillStyle = this.colours[colour];
-    c.globalAlpha = (wide < 6 ? 0.7 : 0.22) * fade; c.fillRect(x, y, wide, height);
-    if (wide < 6) return;
+    c.globalAlpha = (wide < 6 || height < 6 ? 0.7 : 0.22) * fade; c.fillRect(x, y, wide, height);
+    if (wide < 6 || height < 6) return;
     c.globalAlpha = fade; c.strokeStyle = this.colours[colour]; c.lineWidth = 1.5;
     c.strokeRect(x + 0.75, y + 0.75, wide - 1.5, height - 1.5);
   }
 
   #mark(x, y, wide, height) {
     const c = this.context, alpha = c.globalAlpha;
-    c.globalAlpha = 1; c.fillStyle = this.ink; c.fillRect(x, y + height - 3, wide, 3);
+    const thick = Math.min(3, height / 2);
+    c.globalAlpha = 1; c.fillStyle = this.ink; c.fillRect(x, y + height - thick, wide, thick);
     c.globalAlpha = alpha;
   }
 
@@ -451,7 +464,7 @@ class Timeline {
     this.pointed = x > this.gutter ? this.timeAt(x) : undefined;
     const y = event.clientY - box.top + this.scroller.scrollTop;
     const row = x > this.gutter && this.rows.find((each) => y >= each.y && y < each.y + each.height);
-    const found = row && this.#tell(row, this.timeAt(x));
+    const found = row && this.#tell(row, this.timeAt(x), y - row.y);
     if (!found) { this.hide(); return; }
     const [title, about, facts] = found, list = document.createElement("dl");
     for (const [name, value] of facts) {
@@ -464,8 +477,8 @@ class Timeline {
     this.tip.style.top = `${event.clientY + 18 + height > innerHeight ? Math.max(8, event.clientY - height - 12) : event.clientY + 18}px`;
   }
 
-  /** What a row shows at a time: title, subtitle, facts. */
-  #tell(row, at) {
+  /** What a row shows at a time, `down` pixels from its top: title, subtitle, facts. */
+  #tell(row, at, down) {
     if (row.type === "count") {
       const span = 1 / this.scale;
       return [row.label, row.meaning, [["on average, at this pixel", row.integral.mean(Math.max(0, at - span / 2), at + span / 2).toFixed(2)], ["at most", count(row.integral.most)]]];
@@ -477,6 +490,7 @@ class Timeline {
       return [row.label, `one of ${count(this.run.bins)} parts`, [["from", time(this.run.edge(later))], ["to", time(this.run.edge(later + 1))], ["busy", percent(share, 0)],
         ...(share ? [["mostly", this.run.kinds[rank] ?? "other kinds"]] : [])]];
     }
+    if (row.type === "channel") { const lane = row.lanes.find(({ top, height }) => down >= top && down < top + height); return lane ? this.#tell(lane, at, 0) : null; }
     const i = Math.min(above(row.end, at - slack), row.begin.length - 1);
     if (i < 0 || row.begin[i] > at + slack || row.end[i] < at - slack) return null;
     if (row.type === "tokens") {

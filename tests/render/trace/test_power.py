@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 import sim.scenario
-from sim.cli.run import write_trace
+from sim.render.trace.of_result import write_trace
 from sim.runs.result import Result
 from sim.runs.run import known_names, run
 from tests.tools.trace_processor import TraceProcessor
