@@ -62,10 +62,11 @@ def test_measured_kernels_take_less_time_by_what_their_bytes_take_less():
 
 
 def test_launches():
-    """A hundred products of 1 us each, and a launch of 3 us before each of them."""
-    graph = [{"name": f"p{i}", "flops": 10**6, "weight": "1 B"} for i in range(100)]
+    """A chain of a hundred products of 1 us, and a launch of 3 us before each of them."""
+    graph = [{"name": f"p{i}", "flops": 10**6, "weight": "1 B", "inputs": [f"p{i - 1}"][:i]} for i in range(100)]
     written = {
-        "model": {"graph": graph}, "hardware": {"engines": {"count": 1, "flops": "1 TFLOP/s"}, "memory": {"bandwidth": "1 TB/s"}},
+        "model": {"graph": graph},
+        "hardware": {"engines": {"count": 1, "flops": "1 TFLOP/s"}, "memory": {"bandwidth": "1 TB/s"}},
         "cost": {"model": "kernel", "t0": "3 us", "peak_share": 1}, "mapping": {"execution": "stream"},
     }  # fmt: skip
     found = what_if(run(from_dict(written, known=known_names())))
