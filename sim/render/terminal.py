@@ -141,7 +141,8 @@ def _exposed(result: Result) -> str:
 def _tokens(result: Result) -> str:
     tokens, emitted = result.metrics.tokens, int(result.requests.tokens.sum())
     batched = result.log.batched is not None
-    of_all = f"{emitted:,} tokens of {len(result.requests):,} sequences"
+    count = len(result.requests)
+    of_all = f"{emitted:,} tokens of {count:,} sequence{'s' if count != 1 else ''}"
     rate = f"{emitted / (result.makespan / 1e12):,.1f} tokens/s"
     if not tokens:
         return f"{of_all}; {rate}"

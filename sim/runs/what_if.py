@@ -9,6 +9,7 @@
 | `engines x2`         | twice the engines                                                                                 |
 | `infinite engines`   | so many that no task waits for one                                                                |
 | `fewer engines`      | the fewest that are as fast, within 1 %; only where there are several                              |
+| `no launches`        | ops take what they take beside their launch; only where costs have one                             |
 | `SRAM x2`            | twice the `hardware.sram`, with the same resident weights; only where it bounds operands            |
 | `unbounded SRAM`     | no bound on operands in flight; likewise                                                          |
 | `weights in int8`    | weights at half the bits (or in `int4`, ...), computed as before; only with costs that follow bytes |
@@ -162,6 +163,18 @@ class _Faster:
         return compute, np.where(chosen[:, None], faster, work)
 
 
+class _Launchless:
+    """Costs without launches."""
+
+    def __init__(self, costs: CostModel) -> None:
+        self._costs = costs
+
+    def durations(self, graph: TaskGraph, steps: StepLanes) -> tuple[IntArray, IntArray]:
+        compute, work = self._costs.durations(graph, steps)
+        left = np.maximum(compute - launches_of(self._costs, graph)[:, None], 1)
+        return np.where(graph.computes[:, None], left, compute), work
+
+
 def what_if(result: Result, shown: AbstractContextManager[object] | None = None) -> WhatIf:
     """Simulate all changes, one per core at a time. Takes about as long as ten runs on one core, in an open loop twenty.
 
@@ -211,6 +224,8 @@ class _Runs:
         yield self._infinite_engines
         if setup.engines_each > 1:
             yield self._fewer_engines
+        if scenario.cost.model in BY_BYTES and launches_of(setup.costs, setup.graph).any():
+            yield partial(self._changed, "no launches", replace(setup, costs=_Launchless(setup.costs)))
         if setup.sram is not None:
             yield partial(self._changed, "SRAM x2", replace(setup, sram=2 * setup.sram + setup.resident))
             yield partial(self._changed, "unbounded SRAM", replace(setup, sram=None))
@@ -346,8 +361,9 @@ def bottleneck(result: Result, before: Change, changes: tuple[Change, ...], arri
     sentence = f"{_limit(result, times, gain)}{_cheapest(times, gain)}"
     service = before.service
     if arrivals and service is not None and service.rate:
-        load = f"{arrivals / service.rate:.0%} of the {service.rate:.3g}/s that are sustained"
-        sentence += f"; requests arrive at {arrivals:.3g}/s, {load}"
+        load = arrivals / service.rate
+        share = f"{load:.0%} of" if load < 2 else f"{load:,.0f} times"
+        sentence += f"; requests arrive at {arrivals:,.3g}/s, {share} the {service.rate:.3g}/s that are sustained"
     last = int(result.requests.arrival.max(initial=0))
     if result.scenario.workload.concurrency is None and 2 * last > result.makespan:
         sentence += f"; the last request arrives at {format_time(last)}, and no machine can finish before that"
@@ -357,10 +373,10 @@ def bottleneck(result: Result, before: Change, changes: tuple[Change, ...], arri
 def _limit(result: Result, times: dict[str, float], gain: _Gain) -> str:
     """Name the limit of a run. SRAM is it where twice as much of it helps more than twice of any other resource."""
     memory, engines = times.get("infinite bandwidth", 1.0), times.get("infinite engines", 1.0)
-    policy, sram = times.get("earliest", 1.0), times.get("SRAM x2", 1.0)
+    policy, sram, launches = (times.get(name, 1.0) for name in ("earliest", "SRAM x2", "no launches"))
     links, bandwidth = times.get("infinite links", 1.0), gain("infinite bandwidth", memory)
     more = gain("more engines", engines)
-    if links >= NOTABLE and links > max(memory, engines, policy, sram):
+    if links >= NOTABLE and links > max(memory, engines, policy, sram, launches):
         return f"The links are the bottleneck: {gain('infinite links', links)}; {bandwidth}, {more}"
     if policy >= max(memory, engines, NOTABLE):
         name = result.scenario.scheduler.name
@@ -370,6 +386,8 @@ def _limit(result: Result, times: dict[str, float], gain: _Gain) -> str:
         )
     if sram >= NOTABLE and sram > max(times.get("bandwidth x2", 1.0), times.get("engines x2", 1.0)):
         return f"SRAM is the bottleneck: {gain('twice as much', sram)}; {bandwidth}, {more}"
+    if launches >= max(memory, engines, NOTABLE):
+        return f"Launches of kernels are the bottleneck: {gain('kernels without them', launches)}; {bandwidth}; {more}"
     if max(memory, engines) < NOTABLE:
         share = result.bounds.critical_path / result.makespan if result.makespan else 1.0
         return (

@@ -11,8 +11,9 @@ from click.testing import CliRunner
 from sim.analysis.bounds import few_tiles
 from sim.analysis.parts import PARTS
 from sim.cli import cli
-from sim.runs.run import read, run
+from sim.runs.run import known_names, read, run
 from sim.runs.what_if import bottleneck, what_if
+from sim.scenario import from_dict
 from sim.scenario.shipped import find_scenario
 
 
@@ -55,9 +56,23 @@ def test_measured_kernels_take_less_time_by_what_their_bytes_take_less():
     speedups, sentence, result, _ = help_for("h100_llama_8b", "model.layers=2", "workload.sequences.0.tokens=1")
     moved = result.metrics.channel_busy
     assert 0.6 < moved / result.makespan < 0.8
-    assert result.makespan / speedups["bandwidth x2"] == pytest.approx(result.makespan - moved / 2, rel=1e-6)
-    assert result.makespan / speedups["infinite bandwidth"] == pytest.approx(result.makespan - moved, rel=1e-6)
+    assert result.makespan / speedups["bandwidth x2"] == pytest.approx(result.makespan - moved / 2, rel=1e-4)
+    assert result.makespan / speedups["infinite bandwidth"] == pytest.approx(result.makespan - moved, rel=1e-4)
     assert sentence.startswith("The memory channel is the bottleneck")
+
+
+def test_launches():
+    """A chain of a hundred products of 1 us, and a launch of 3 us before each of them."""
+    graph = [{"name": f"p{i}", "flops": 10**6, "weight": "1 B", "inputs": [f"p{i - 1}"][:i]} for i in range(100)]
+    written = {
+        "model": {"graph": graph},
+        "hardware": {"engines": {"count": 1, "flops": "1 TFLOP/s"}, "memory": {"bandwidth": "1 TB/s"}},
+        "cost": {"model": "kernel", "t0": "3 us", "peak_share": 1}, "mapping": {"execution": "stream"},
+    }  # fmt: skip
+    found = what_if(run(from_dict(written, known=known_names())))
+    speedups = {change.name: change.speedup(found.as_it_is) for change in found.changes}
+    assert speedups["no launches"] == pytest.approx(4)
+    assert found.bottleneck.startswith("Launches of kernels are the bottleneck: kernels without them would speed this up 4.00x")
 
 
 def test_engines():
