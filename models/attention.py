@@ -28,18 +28,21 @@ ROLES = ("scores", "softmax_max", "softmax_exp", "softmax_norm", "weighted_value
 
 #: Tensors that some families hand to their attention and that would change its result. Ignoring them would be a silent
 #: error, so they are refused.
-_UNSUPPORTED = ("position_bias", "alibi", "head_mask", "relative_position_bias")
+_UNSUPPORTED = ("position_bias", "alibi", "head_mask", "relative_position_bias", "block_indices")
 
 #: Role of helper work (allocating a buffer, evaluating the mask), which the recorder leaves out.
 ASIDE = "aside"
 
-_stack: list[tuple[str, int]] = []
+_stack: list[tuple[str, int, tuple[torch.Tensor, ...]]] = []
 
 
 @contextmanager
-def role(name: str, heads: int = 0) -> Iterator[None]:
-    """Give the aten ops issued inside a role. heads: number of heads that they can be split over, 0 if not per head."""
-    _stack.append((name, heads))
+def role(name: str, heads: int = 0, after: Sequence[torch.Tensor] = ()) -> Iterator[None]:
+    """Give the aten ops issued inside a role.
+
+    heads: number of heads that they can be split over, 0 if not per head. after: tensors that they need beside their operands.
+    """
+    _stack.append((name, heads, tuple(after)))
     try:
         yield
     finally:
@@ -48,7 +51,12 @@ def role(name: str, heads: int = 0) -> Iterator[None]:
 
 def current_role() -> tuple[str, int]:
     """The innermost role and its heads, or ("", 0)."""
-    return _stack[-1] if _stack else ("", 0)
+    return _stack[-1][:2] if _stack else ("", 0)
+
+
+def needed() -> tuple[torch.Tensor, ...]:
+    """The tensors that ops of the innermost role need beside their operands."""
+    return _stack[-1][2] if _stack else ()
 
 
 def three_pass_attention(
@@ -72,23 +80,30 @@ def attend(
     scaling: float,
     softcap: float | None = None,
     s_aux: torch.Tensor | None = None,  # [H], attention sink: a score per head without a value
+    indices: torch.Tensor | None = None,  # [B, Q, K], the keys that an indexer has chosen for each query
     **options: Any,
 ) -> torch.Tensor:
     """Three-pass attention with scores summed over all pairs of queries and keys; returns [B, Q, H, Dv].
 
     Heads that share a key and value head are put side by side as rows of one matrix product, so that the cache is read
-    and never copied. Softmax runs in float32, like transformers' own eager attention.
+    and never copied. Softmax runs in float32, like transformers' own eager attention. Chosen keys are read where they lie.
+    Which they are does not change the costs: the last K stand for them.
 
     Raises NotImplementedError if the family passes a bias that this function does not know.
     """
     for name in _UNSUPPORTED:
         if options.get(name) is not None:
             raise NotImplementedError(f"its attention takes {name!r}, which is not supported")
+    if indices is not None:
+        chosen = indices.shape[-1]
+        operands = [(query, key[:, :, -chosen:]) for query, key in operands]
+        value = value[:, :, -chosen:]
+        attention_mask = None if attention_mask is None or indices.shape[1] == 1 else attention_mask[..., -chosen:]
     B, H, Q, _ = operands[0][0].shape
     KV, T, Dv = value.shape[1:]
     G = H // KV
 
-    with role("scores", H):
+    with role("scores", H, after=() if indices is None else (indices,)):
         (query, key), *others = operands
         scores = torch.matmul(query.reshape(B, KV, G * Q, query.shape[-1]), key.transpose(2, 3))  # [B, KV, G*Q, T]
         for query, key in others:  # each product is added to the sum as it is made
@@ -136,7 +151,8 @@ def mask(
     **options: Any,
 ) -> torch.Tensor | None:
     """Mask for `three_pass_attention`, [B, 1, Q, T]; None, at no cost, where one query sees every key of the cache."""
-    if q_length == 1 and attention_mask is None:
+    indexed = hasattr(options.get("config"), "index_topk")  # an indexer takes no other mask than a tensor
+    if q_length == 1 and attention_mask is None and not indexed:
         with role(ASIDE), suppress(RuntimeError):
             # A pattern that depends on tensors without data (left padding of chunks) raises, and keeps its mask.
             zero = torch.zeros((), dtype=torch.long, device="cpu")

@@ -14,7 +14,7 @@ from typing import Any
 
 import torch
 from transformers import DynamicCache, PretrainedConfig
-from transformers.cache_utils import DynamicLayer, DynamicSlidingWindowLayer, LinearAttentionLayer
+from transformers.cache_utils import DynamicIndexedLayer, DynamicLayer, DynamicSlidingWindowLayer, LinearAttentionLayer
 
 from models.attention import ASIDE, role
 from models.latent import Expand
@@ -72,6 +72,24 @@ class AppendLayer(DynamicLayer):
     def get_seq_length(self) -> int:
         """Number of tokens before the step."""
         return self.context
+
+
+class IndexedAppendLayer(AppendLayer):
+    """The cache of a layer whose indexer keeps a key of its own for each token, and chooses tokens by them."""
+
+    index_keys: torch.Tensor | None = None  # [B, past + Q, D]
+
+    def update_indexer(self, indexer_key_states: torch.Tensor) -> torch.Tensor:
+        """Append the keys [B, Q, D] of new tokens; returns all [B, past + Q, D]."""
+        if self.index_keys is not None:
+            raise NotImplementedError("the indexer of a layer writes its cache twice in a step, which is not supported")
+        new = indexer_key_states.shape[1]
+        with role(ASIDE):
+            shape = (indexer_key_states.shape[0], self.past + new, indexer_key_states.shape[-1])
+            self.index_keys = self.allocate(self.index, shape, self.past, indexer_key_states)
+        with role(KV_STORE):
+            self.index_keys.narrow(1, self.past, new).copy_(indexer_key_states)
+        return self.index_keys
 
 
 class StateLayer(LinearAttentionLayer):
@@ -164,6 +182,8 @@ def append_cache(
             cache.layers[i] = AppendLayer(i, context, None, allocate, (expand or {}).get(i))
         elif type(layer) is DynamicSlidingWindowLayer:
             cache.layers[i] = AppendLayer(i, context, layer.sliding_window, allocate)
+        elif type(layer) is DynamicIndexedLayer:
+            cache.layers[i] = IndexedAppendLayer(i, context, None, allocate, (expand or {}).get(i))
         elif type(layer).__name__ != "DummyLayer":  # a dummy shares the cache of another layer
             raise InputError(
                 f"model_type {config.model_type!r}: layer {i} keeps a cache of another kind ({type(layer).__name__}); "

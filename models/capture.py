@@ -13,7 +13,7 @@ import inspect
 import logging
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from importlib.metadata import version
 from itertools import pairwise
@@ -34,9 +34,11 @@ from models.decoder import hf_config, make, one_line
 from models.experts import Experts
 from models.graph import QUANTITIES, ModelGraph, Op, OpGraph
 from models.grouping import Group, group, single
+from models.indexers import choose_last, chosen_tokens
 from models.polynomials import Polynomials
 from models.recorder import Recorder
 from models.recording import STORES, Node, Recording
+from models.repeats import Firsts, firsts, passed_by, places
 from models.routed import choose_experts
 from models.scans import KINDS as SCANS
 from models.states import StateShapes, state_shapes
@@ -104,6 +106,7 @@ def record(model: PreTrainedModel, point: Point) -> Recording:
     """Record one step at (B, Q, N) on the meta device."""
     config = model.config.get_text_config(decoder=True)
     recorder = Recorder(model, config.num_hidden_layers)
+    choose_last(model, point)
 
     def allocate(layer: int, shape: tuple[int, ...], past: int, like: torch.Tensor) -> torch.Tensor:
         buffer = torch.empty(shape, dtype=like.dtype, device=like.device)
@@ -122,6 +125,12 @@ def record(model: PreTrainedModel, point: Point) -> Recording:
     states = {number: state(number, shapes) for number, shapes in _states(model).items()}
     cache = append_cache(config, point[2], allocate, latent.expansions(model), states, own_cache(model) if states else None)
     return recorder.recording(step(model, recorder, point, cache))
+
+
+def _cache_kinds(model: PreTrainedModel) -> list[tuple[Any, ...]]:
+    """By layer, the kind of its cache."""
+    layers = DynamicCache(config=model.config.get_text_config(decoder=True)).layers
+    return [(type(layer).__name__, getattr(layer, "sliding_window", None)) for layer in layers]
 
 
 def _states(model: PreTrainedModel) -> dict[int, StateShapes]:
@@ -195,7 +204,7 @@ def capture(config: ModelConfig, dtype: str | None = None, mla: str = MLA_FORMS[
             )
         if KV_STORE in stores and not any(node.role == "scores" for node in first.nodes):
             raise InputError(f"{config.name}: {_OWN_ATTENTION.format(hf.model_type)}")
-        breaks = tuple(w - 1 for w in windows(text) if w > 1)
+        breaks = tuple(w - 1 for w in sorted({*windows(text), *chosen_tokens(model)}) if w > 1)
         chunk = _chunk(model)
         variants = {key: _variant(model, key, breaks, chunk) for key in VARIANTS}
     except InputError:
@@ -210,25 +219,52 @@ def capture(config: ModelConfig, dtype: str | None = None, mla: str = MLA_FORMS[
 
 
 def _variant(model: PreTrainedModel, key: tuple[bool, bool], breaks: tuple[int, ...], chunk: int) -> Variant:
-    reference: Recording | None = None
+    """One variant of a step. Layers that are alike are captured once, and verified by recordings of all layers."""
+    plans = [plan(*key, low, high, chunk) for low, high in pairwise((0, *breaks, None)) if low is not None]
+    whole = record(model, plans[0].solve[0])
+    first = firsts(whole, _cache_kinds(model)) if whole.hands_on is not None else {}
+    if len(set(first.values())) < len(first):
+        with suppress(Exception):  # of layers that take more from each other than they hand on
+            return _verified(model, plans, whole, first, breaks)
+    return _solved(model, plans, whole, breaks)
+
+
+def _solved(model: PreTrainedModel, plans: Sequence[Plan], reference: Recording, breaks: tuple[int, ...]) -> Variant:
+    """The costs and shapes of the ops of a recording, from recordings at the points of all pieces."""
     costs, dims = [], []
-    bounds = (0, *breaks, None)
-    for low, high in pairwise(bounds):
-        assert low is not None
-        chosen = plan(*key, low, high, chunk)
+    for chosen in plans:
         rows: list[list[int]] = []
         for point in (*chosen.solve, *chosen.check):
             recording = record(model, point)
-            reference = reference or recording
             _same_ops(reference, recording, point)
             rows.append([v for n in recording.nodes for v in n.costs] + [d for n in recording.nodes for d in n.shape])
-        assert reference is not None
         piece = _solve(chosen, rows, reference)
         split = len(reference.nodes) * len(QUANTITIES)
         costs.append(piece[:split].reshape(len(reference.nodes), len(QUANTITIES), -1))
         dims.append(piece[split:])
-    assert reference is not None
     return Variant(recording=reference, costs=np.stack(costs, axis=2), shapes=_shapes(reference, dims, breaks))
+
+
+def _verified(
+    model: PreTrainedModel, plans: Sequence[Plan], whole: Recording, first: Firsts, breaks: tuple[int, ...]
+) -> Variant:
+    """The variant of all layers from recordings of one of each kind. first: by layer, the one that it is like.
+
+    Raises InputError if the costs of all layers at further points are others.
+    """
+    with passed_by(model, whole, first):
+        short = _solved(model, plans, record(model, plans[0].solve[0]), breaks)
+    where = places(whole, short.recording, first)
+    costs = short.costs[where]
+    exact = [node.role not in SCANS for node in whole.nodes]  # scans in chunks are near their line
+    for p, chosen in enumerate(plans):
+        point = chosen.check[-1]
+        further = record(model, point)
+        _same_ops(whole, further, point)
+        found = (costs[:, :, p] @ np.array(powers(point), dtype=np.int64)).tolist()
+        if any(sure and tuple(mine) != node.costs for sure, mine, node in zip(exact, found, further.nodes, strict=True)):
+            raise InputError(f"layers that are alike have other costs at (B, Q, N) = {point}")
+    return Variant(recording=whole, costs=costs, shapes=tuple(short.shapes[i] for i in where))
 
 
 def _same_ops(reference: Recording, recording: Recording, point: Point) -> None:

@@ -17,7 +17,7 @@ from models import latent
 from models.attention import ROLES
 from models.cache import KV_STORE
 from models.op import SCAN
-from models.recording import KV_LOAD, TRANSFERS, Node, Recording
+from models.recording import CHOSEN, KV_LOAD, TRANSFERS, Node, Recording
 from models.scans import CONVOLUTION, KINDS, WINDOW
 from models.states import STATE_LOAD
 from sim.base.topological import topological_order
@@ -63,7 +63,8 @@ class Group:
 
 def single(index: int, node: Node) -> Group:
     """A node as an op of its own, under its aten name."""
-    return Group(kind=node.name, path=node.path, part="", heads=node.heads, nodes=(index,), result=index)
+    part = node.hint if node.hint == CHOSEN else ""
+    return Group(kind=node.name, path=node.path, part=part, heads=node.heads, nodes=(index,), result=index)
 
 
 def group(recording: Recording) -> list[Group]:
@@ -192,7 +193,7 @@ class _Labels:
             norm = self._inside(node.path, lambda name, leaf: "norm" in name or leaf.startswith("ln_"))
             parts = node.path.split(".")
             if node.role in (*ROLES, *latent.ROLES, *TRANSFERS, *KINDS):
-                self._set(i, node.role)
+                self._set(i, node.role, part=CHOSEN if node.hint == CHOSEN else "")
             elif norm:
                 self._set(i, "norm", norm)
             elif any("rotary" in part for part in parts) or (node.hint == "rope" and node.layer < 0):

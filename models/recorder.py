@@ -24,7 +24,8 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves, tree_map
 from torch.utils.flop_counter import flop_registry
 
-from models.attention import ASIDE, current_role
+from models import shapes
+from models.attention import ASIDE, current_role, needed
 from models.cache import KV_STORE
 from models.recording import Node, Recording, Storage, alive, amounts, by_first_use, with_transfers
 from models.scans import with_scans
@@ -77,6 +78,8 @@ class Recorder(TorchDispatchMode):
         self._names = {module: path for path, module in model.named_modules()}
         self.classes = {path: type(module).__name__ for module, path in self._names.items()}
         self.layers_path = _layers_path(model, layers)
+        self._layers = set(model.get_submodule(self.layers_path).children())
+        self._results: set[int | None] = set()
         for name, parameter in model.named_parameters():
             self._storage(parameter).kind, self._storage(parameter).name = "weight", name
         saved = model.state_dict(keep_vars=True)
@@ -96,10 +99,11 @@ class Recorder(TorchDispatchMode):
             layers_path=self.layers_path,
             storages=self.storages,
             kv_shape=self.kv_shape,
+            hands_on=self._results.pop() if len(self._results) == 1 else None,
         )
 
     def register_cache(self, buffer: torch.Tensor, layer: int, past: int) -> None:
-        """Register `buffer` [B, KV, rows, D] as the cache of a layer; its first `past` rows are from before the step."""
+        """Register `buffer` [B, KV, rows, D] or [B, rows, D] as a cache of a layer; its first `past` rows are from before."""
         storage = self._storage(buffer)
         storage.kind, storage.layer, storage.past, storage.rows = "cache", layer, past, buffer.shape[-2]
         storage.shape = tuple(buffer.shape)
@@ -118,7 +122,7 @@ class Recorder(TorchDispatchMode):
         handles = []
         for module in self._names:
             handles.append(module.register_forward_pre_hook(self._enter))
-            handles.append(module.register_forward_hook(self._leave, always_call=True))
+            handles.append(module.register_forward_hook(self._leave, always_call=True, with_kwargs=True))
         try:
             with self:
                 yield
@@ -129,8 +133,10 @@ class Recorder(TorchDispatchMode):
     def _enter(self, module: torch.nn.Module, _: Any) -> None:
         self._paths.append(self._names[module])
 
-    def _leave(self, _module: torch.nn.Module, _inputs: Any, _outputs: Any) -> None:
+    def _leave(self, module: torch.nn.Module, args: Any, options: Any, result: Any) -> None:
         self._paths.pop()
+        if module in self._layers:
+            self._results.add(_hands_on(args[0] if args else options.get("hidden_states"), result))
 
     def _storage(self, tensor: torch.Tensor) -> Storage:
         raw = tensor.untyped_storage()
@@ -138,7 +144,7 @@ class Recorder(TorchDispatchMode):
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
-        out = func(*args, **kwargs)
+        out = shapes.result_of(func, args, kwargs)
         name, aside = func._overloadpacket.__name__, current_role()[0] == ASIDE
         results = [t for t in tree_leaves(out) if isinstance(t, torch.Tensor)]
         written = [t for t in _written(func, args, kwargs) if isinstance(t, torch.Tensor)]
@@ -190,6 +196,7 @@ class Recorder(TorchDispatchMode):
             storage = self._storage(tensor)
             inputs.update(storage.writers)
             storage.readers.add(index)
+        inputs.update(writer for tensor in needed() for writer in self._storage(tensor).writers)
         if any(self._storage(tensor).kind == "state" for tensor in made):
             if name != "copy_":
                 raise NotImplementedError(f"{name} at {path!r} changes the state of its layer in place")
@@ -266,10 +273,11 @@ class Recorder(TorchDispatchMode):
             if storage.kind == "weight":
                 weight += size
             elif storage.kind == "cache":
-                old, rest = divmod(size * storage.past, storage.rows)
-                if rest:
+                old, whole = _past_bytes(tensor, storage, size)
+                if not whole:
                     raise NotImplementedError(f"{name} at {self._paths[-1]!r} reads a part of the cache that is not whole rows")
                 storage.loaded = max(storage.loaded, old)
+                storage.chosen |= bool(needed())
                 act_read += size - old
             elif storage.kind == "activation" and not state_store:  # a state is stored from where its scan has it
                 act_read += size
@@ -285,10 +293,18 @@ class Recorder(TorchDispatchMode):
                 act_write += _bytes(tensor)
         vector_ops = 0
         if not flops and not gathered and not cache_append:
-            produced = sum(t.numel() for t in made)
+            produced = max(t.numel() for t in made)  # the best values and their indices are made together
             consumed = 0 if name in GATHERS else max((t.numel() for t in read), default=0)
             vector_ops = max(produced, consumed)
         return flops, vector_ops, weight, 0, kv_write, act_read, act_write, 0, state_write
+
+
+def _past_bytes(tensor: torch.Tensor, storage: Storage, size: int) -> tuple[int, bool]:
+    """Bytes of rows from before the step in a tensor that is all rows of a cache or its last, and whether it is that."""
+    count, rest = divmod(size * storage.rows, math.prod(storage.shape) * tensor.element_size())
+    first = int(tensor.storage_offset()) // storage.shape[-1] % storage.rows
+    old = size * max(0, storage.past - first)
+    return old // max(count, 1), not rest and first + count == storage.rows and old % max(count, 1) == 0
 
 
 def _layers_path(model: torch.nn.Module, layers: int) -> str:
@@ -300,6 +316,15 @@ def _layers_path(model: torch.nn.Module, layers: int) -> str:
         raise InputError(f"{type(model).__name__} has no list of {layers} decoder layers")
     outermost: str = min(lists, key=lambda path: str(path).count("."))
     return outermost
+
+
+def _hands_on(hidden: Any, result: Any) -> int | None:
+    """How a layer returns what it makes of its input: 0 as a tensor, else the length of the tuple that holds nothing else."""
+    first, *others = result if isinstance(result, tuple) and result else (result,)
+    alike = isinstance(first, torch.Tensor) and isinstance(hidden, torch.Tensor) and first.shape == hidden.shape
+    if not alike or any(other is not None for other in others):
+        return None
+    return len(result) if isinstance(result, tuple) else 0
 
 
 def _tensors(tree: Any) -> list[torch.Tensor]:

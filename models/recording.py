@@ -17,6 +17,9 @@ from models.states import STATE_LOAD, STATE_STORE
 #: Name of the op that loads the past rows of a layer's cache onto the chip.
 KV_LOAD = "kv_load"
 
+#: Hint and part of a load of rows that a step has chosen: the others are kept, too.
+CHOSEN = "chosen"
+
 #: Roles of the copies to a cache or a state; those of a layer become one op.
 STORES = (KV_STORE, STATE_STORE)
 
@@ -37,8 +40,9 @@ class Storage:
     layer: int = -1  # of the cache or state
     past: int = 0  # rows of the cache from before the step
     rows: int = 0
-    shape: tuple[int, ...] = ()  # of the cache: [B, KV, rows, D]
+    shape: tuple[int, ...] = ()  # of the cache: [B, KV, rows, D], or [B, rows, D] of keys of an indexer
     loaded: int = 0  # bytes of past rows that the step needs
+    chosen: bool = False  # whether it needs only some of the rows, which it chooses anew in every step
     writers: tuple[int, ...] = ()
     readers: set[int] = field(default_factory=set)  # since it was last written
     keep: Any = None  # the storage itself, so that its address is not reused
@@ -82,13 +86,18 @@ class Node:
 
 @dataclass(kw_only=True)
 class Recording:
-    """The ops of one step in program order, with module classes by path, and the path of the list of layers."""
+    """The ops of one step in program order, with module classes by path, and the path of the list of layers.
+
+    hands_on: how all layers return what they make of their input: 0 as a tensor of its shape, n as the first of a tuple of n
+    whose others are None; None if it is not that simple.
+    """
 
     nodes: list[Node]
     classes: dict[str, str]
     layers_path: str
     storages: dict[int, Storage]
     kv_shape: tuple[int, int] = (0, 0)  # KV heads, head dim of the keys of the first layer
+    hands_on: int | None = None
 
 
 def alive(nodes: list[Node], results: tuple[int, ...]) -> list[Node]:
@@ -221,6 +230,7 @@ def _load(append: Node, layer: int, caches: Sequence[Storage]) -> Node:
         path=append.path,
         layer=layer,
         role=KV_LOAD,
+        hint=CHOSEN if any(storage.chosen for storage in caches) else "",
         dtype=append.dtype,
         shape=(*keys.shape[:-2], keys.past, keys.shape[-1]),
         costs=amounts(kv_read=sum(storage.loaded for storage in caches)),

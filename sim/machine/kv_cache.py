@@ -92,7 +92,8 @@ GROUPED: Memo[tuple[LayerGroup, ...]] = Memo(256)
 def layer_groups(ops: OpGraph) -> tuple[LayerGroup, ...]:
     """Group the layers that append to the KV cache by window; the one without a window first.
 
-    ops: the step of one sequence that decodes one token. A layer has a window where what it reads stops growing.
+    ops: the step of one sequence that decodes one token. A layer has a window where what it reads stops growing, unless it
+    chooses what it reads.
     """
     return GROUPED.of(ops, None, lambda: _grouped(ops))
 
@@ -102,9 +103,10 @@ def _grouped(ops: OpGraph) -> tuple[LayerGroup, ...]:
     grows = ops.table[ops.cost_index[KV_READ]][:, :, by_context].any(axis=2)  # [op, piece]
     written: list[int] = ops.costs(0)[KV_WRITE].tolist()
     layer = np.array([op.layer for op in ops.ops], dtype=np.int64)
+    chooses = {op.layer for op in ops.ops if op.part == "chosen"}
     sizes = Counter[int | None]()
     for number in dict.fromkeys(op.layer for op, size in zip(ops.ops, written, strict=True) if size):
-        window = _window(grows[layer == number].any(axis=0).tolist(), ops.breaks)
+        window = None if number in chooses else _window(grows[layer == number].any(axis=0).tolist(), ops.breaks)
         sizes[window] += sum(size for op, size in zip(ops.ops, written, strict=True) if op.layer == number)
     return tuple(LayerGroup(window, sizes[window]) for window in sorted(sizes, key=lambda window: (window is not None, window)))
 

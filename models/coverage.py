@@ -1,0 +1,223 @@
+"""The table of model types that can be captured, `docs/reference/models.md`: `python -m models.coverage [TYPE...]`.
+
+Every causal model type that transformers knows is captured from its default config, cut to a few layers, each in a process
+of its own with a time limit. Without names, all types; with names, the rows of these types are made anew.
+"""
+
+# torch and transformers are only partly typed.
+# mypy: allow-untyped-calls
+
+from __future__ import annotations
+
+import json
+import multiprocessing
+import re
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from transformers import CONFIG_MAPPING
+from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES as _CAUSAL
+
+from models.capture import capture
+from models.config import ModelConfig, parts
+from models.graph import ModelGraph
+from models.recording import CHOSEN
+from sim.base.errors import InputError
+
+TABLE = Path(__file__).parents[1] / "docs" / "reference" / "models.md"
+
+#: Seconds after which a type is given up.
+LIMIT = 300
+
+#: Layers of a small config.
+_LAYERS = 4
+
+_COUNTS = ("num_hidden_layers", "num_layers", "n_layer", "n_layers", "decoder_layers")
+
+#: Values of keys that a default config leaves open, though its model needs them.
+_OPEN = {"num_experts_per_tok": 2, "moe_topk": 2, "num_experts": 8, "n_routed_experts": 8, "n_shared_experts": 1}
+
+#: Keys of the number of experts.
+_EXPERTS = ("num_experts", "num_local_experts", "n_routed_experts", "moe_num_experts", "num_routed_experts")
+
+#: Errors, by the word that the table has for them.
+_REASONS = {
+    "own attention": r"attention code of its own|its attention takes|outside of expand_kv",
+    "no cache": r"has no KV cache",
+    "own cache": r"cache of another kind|is written twice|no list of \d+ decoder layers",
+    "reads data": r"meta tensor|data-dependent|nonzero|\.item\(\)",
+    "changes with the step": r"ops of the model change|not a polynomial|do not grow",
+    "default config": r"rejects the config|ClassValidation|has no attribute|NoneType|get_seq_length|no list of",
+}
+
+_HEAD = """\
+# Model types
+
+Which causal model types of transformers {version} can be captured: {captured} of the {decoders} that decode with a cache
+of their own. `python -m models.coverage` makes this table from the default config of each type, with a few layers. Configs
+with other sizes of a type that is captured are captured, too. `sim check` says the whole reason where one is not.
+
+| word | reason |
+| --- | --- |
+| encoder-decoder | the type is the decoder of an encoder-decoder, which attends to what its encoder made |
+| own attention | its code does not use the attention interface of transformers, or hands it a bias or blocks of keys |
+| own cache | it keeps something else than a KV cache or a state of a fixed size, or not by layer |
+| no cache | it decodes without a cache |
+| reads data | its code looks at the values of tensors, which a capture does not have |
+| changes with the step | it issues other ops, or other costs, than a formula in context, tokens and batch says |
+| default config | transformers cannot run the default config of the type |
+
+| type | captured | a step has |
+| --- | --- | --- |
+"""
+
+#: Words of types that are no decoders by themselves.
+_OTHERS = ("encoder-decoder", "no cache", "default config")
+
+_LINE = re.compile(r"\| `([\w.-]+)` \| ([\w -]+) \| (.*) \|")
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """A line of the table. result: `captured`, or why not. facts: of a step of a captured type. detail: the error."""
+
+    model_type: str
+    result: str
+    facts: str = ""
+    detail: str = ""
+
+
+def types() -> tuple[str, ...]:
+    """Every causal model type of the installed transformers, in alphabetical order."""
+    return tuple(sorted(_CAUSAL))
+
+
+def small(model_type: str) -> ModelConfig:
+    """The default config of a type as a decoder, with few layers."""
+    made = CONFIG_MAPPING[model_type]()
+    data = _cut(made.to_dict())
+    data["model_type"] = model_type
+    if hasattr(made, "is_decoder"):
+        data["is_decoder"] = True
+    return ModelConfig(name=model_type, data=data)
+
+
+def _cut(data: dict[str, Any]) -> dict[str, Any]:
+    """A config, and those nested in it, with few layers: of each kind that its lists tell apart the first, or the first few."""
+    data = {key: _cut(value) if key.endswith("_config") and _is_config(value) else value for key, value in data.items()}
+    data |= {key: value for key, value in _OPEN.items() if key in data and data[key] is None}
+    heads = data.get("num_attention_heads")
+    if "head_dim" in data and data["head_dim"] is None and isinstance(heads, int):
+        data["head_dim"] = data["hidden_size"] // heads
+    key = next((key for key in _COUNTS if isinstance(data.get(key), int)), None)
+    if key is None:
+        return data
+    count = data[key]
+    lists = {name: value for name, value in data.items() if isinstance(value, (list, tuple)) and len(value) == count > 1}
+    kinds = [json.dumps(kind) for kind in zip(*lists.values(), strict=True)]
+    chosen = sorted({kinds.index(kind) for kind in kinds})[:_LAYERS]
+    shared = data.get("num_kv_shared_layers")
+    if shared:  # layers that share the cache of another come last, as many of each kind
+        data["num_kv_shared_layers"] = len(chosen)
+        chosen += [max(i for i, kind in enumerate(kinds) if kind == kinds[first]) for first in chosen]
+    rest = [i for i in range(count) if i not in chosen]
+    chosen = sorted([*chosen, *rest[: max(0, min(_LAYERS, count) - len(chosen))]])
+    for name, value in lists.items():
+        data[name] = [value[i] for i in chosen]
+    for name, value in data.items():
+        if name.startswith("per_layer") and isinstance(value, dict):  # by number of the layer
+            data[name] = {str(n): found for n, i in enumerate(chosen) if (found := value.get(i, value.get(str(i)))) is not None}
+    return data | {key: len(chosen)}
+
+
+def _is_config(value: Any) -> bool:
+    return isinstance(value, dict) and any(key in value for key in ("model_type", *_COUNTS))
+
+
+def row(model_type: str) -> Row:
+    """The line of a type."""
+    try:
+        if CONFIG_MAPPING[model_type]().is_encoder_decoder:
+            return Row(model_type, "encoder-decoder")
+        graph = capture(config := small(model_type))["op"]
+    except InputError as error:
+        return _refused(model_type, str(error))
+    except Exception as error:  # a default config may be refused by its own class
+        return _refused(model_type, f"{type(error).__name__}: {error}")
+    wrong = wrong_experts(config.data, graph)
+    return Row(model_type, wrong or "captured", facts(graph), wrong)
+
+
+def wrong_experts(data: Mapping[str, Any], graph: ModelGraph) -> str:
+    """A word if a config has experts and a step does not choose among as many of them; else empty."""
+    counts = {part[key] for part in parts(data) for key in _EXPERTS if isinstance(part.get(key), int)}
+    found = {op.experts.count for op in graph.step().ops if op.experts is not None}
+    return "" if not any(count > 1 for count in counts) or found & counts else "wrong experts"
+
+
+def _refused(model_type: str, text: str) -> Row:
+    word = next((word for word, pattern in _REASONS.items() if re.search(pattern, text)), "error")
+    return Row(model_type, word, detail=" ".join(text.split())[:300])
+
+
+def facts(graph: ModelGraph) -> str:
+    """Caches and experts of a step, in words: `KV, window 4096, state, 8 of 128 experts`."""
+    ops = graph.step().ops
+    kinds = {op.kind for op in ops}
+    bound = "choice of" if any(op.part == CHOSEN for op in ops) else "chunk" if graph.chunked else "window"
+    windows = [f"{bound} {each + 1}" for each in graph.step().breaks]
+    experts = dict.fromkeys(f"{op.experts.top_k} of {op.experts.count} experts" for op in ops if op.experts is not None)
+    caches = [word for word, kind in (("KV", "kv_load"), ("state", "state_load")) if kind in kinds]
+    latent = ["latent KV" if each == "KV" and graph.provenance.get("mla") != "none" else each for each in caches]
+    return ", ".join([*latent, *windows, *experts])
+
+
+def _work(model_type: str, pipe: Any) -> None:
+    pipe.send(row(model_type))
+
+
+def measured(model_type: str, limit: float = LIMIT) -> Row:
+    """The line of a type, made in a process of its own that ends after `limit` seconds."""
+    ours, theirs = multiprocessing.get_context("fork").Pipe(duplex=False)
+    process = multiprocessing.get_context("fork").Process(target=_work, args=(model_type, theirs))
+    process.start()
+    theirs.close()
+    try:
+        return ours.recv() if ours.poll(limit) else Row(model_type, "slow", detail=f"over {limit} s")
+    except EOFError:
+        return Row(model_type, "error", detail="the process ended")
+    finally:
+        process.kill()
+        process.join()
+
+
+def rows() -> dict[str, Row]:
+    """The lines of the table as it is, by type; none if it is of other transformers."""
+    text = TABLE.read_text(encoding="utf-8") if TABLE.exists() else ""
+    if f"transformers {version('transformers')} " not in text:
+        return {}
+    return {line[1]: Row(line[1], line[2], line[3]) for line in _LINE.finditer(text)}
+
+
+def written(lines: Mapping[str, Row]) -> str:
+    """The page with these lines."""
+    captured = sum(line.result == "captured" for line in lines.values())
+    decoders = sum(line.result not in _OTHERS for line in lines.values())
+    head = _HEAD.format(version=version("transformers"), captured=captured, decoders=decoders)
+    return head + "".join(f"| `{name}` | {line.result} | {line.facts} |\n" for name, line in sorted(lines.items()))
+
+
+def main(chosen: Sequence[str]) -> None:
+    """Make lines anew, all if none is chosen, and print each."""
+    for model_type in chosen or types():
+        made = measured(model_type)
+        print(f"{made.model_type:24} {made.result:16} {made.facts} {made.detail}", flush=True)
+        TABLE.write_text(written(rows() | {model_type: made}), encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])
