@@ -40,6 +40,7 @@ from sim.log.tables import EventLog, MemberTable, ServiceTable, StepTable, TaskT
 from sim.machine.machine import one_device
 from sim.mapping.steps import BatchGraph, Shape
 from sim.mapping.tasks import TaskGraph
+from sim.serving.cache import CacheUse
 
 #: Gives the task graph of a step.
 Graphs = Callable[[Shape], TaskGraph]
@@ -131,9 +132,14 @@ def _parsed(source: str, table: Any, metadata: Mapping[str, str], graphs_of: Gra
         ),
         bandwidth=int(metadata["sim.bandwidth"]), launch=int(metadata.get("sim.launch", 0)),
         sram=json.loads(metadata.get("sim.sram", "null")), step_overhead=int(metadata.get("sim.step_overhead", 0)),
-        batched=members, arrival=arrival,
+        batched=members, arrival=arrival, cache=_cache(metadata),
     )  # fmt: skip
     return in_loop_order(log)
+
+
+def _cache(metadata: Mapping[str, str]) -> CacheUse | None:
+    """Use of the prefix cache, if there was one."""
+    return CacheUse(*map(int, json.loads(metadata["sim.cache"]))) if "sim.cache" in metadata else None
 
 
 _MEMBERS = ("step", "sequence", "context", "query", "loads", "logits", "emitted")
@@ -242,6 +248,8 @@ class Writer:
             "sim.channels": str(part.machine.memories), "sim.bandwidth": str(part.bandwidth),
             "sim.launch": str(part.launch), "sim.sram": json.dumps(part.sram), "sim.step_overhead": str(part.step_overhead),
         }  # fmt: skip
+        if part.cache is not None:
+            self._facts["sim.cache"] = json.dumps(part.cache)
         if part.machine.links:
             bandwidth = {part.machine.channels[link].kind: part.machine.channels[link].bandwidth for link in part.machine.links}
             self._facts["sim.devices"] = json.dumps({"like": part.machine.like, **bandwidth})
