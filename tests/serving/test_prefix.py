@@ -190,7 +190,7 @@ def test_what_is_found_is_not_computed(tmp_path: Path) -> None:
 
 
 def test_turns_by_hand() -> None:
-    """Prompts of 100 + 200, 540, 780: after 339 and 579 tokens 21 and 36 blocks of 16 are full, and 6 blocks of any beginning."""
+    """Prompts of 100 + 200, 540, 780: after 339 and 579 tokens 21 and 36 blocks are full, and 6 of a beginning."""
     generate = {"count": 3, "turns": 3, "prompt": 200, "tokens": 40, "prefixes": {"tokens": 100}}
     batching = {"policy": "continuous", "kv": {"prefix_cache": True}}
     log = plan(scenario(generate=generate, batching=batching, concurrency=1)).setup
