@@ -40,6 +40,7 @@ from sim.log.tables import EventLog, MemberTable, ServiceTable, StepTable, TaskT
 from sim.machine.machine import Machine, alike_devices
 from sim.mapping.steps import BatchGraph, Shape
 from sim.mapping.tasks import TaskGraph
+from sim.serving.cache import CacheUse
 
 #: Gives the task graph of a step.
 Graphs = Callable[[Shape], TaskGraph]
@@ -128,7 +129,7 @@ def _parsed(source: str, table: Any, metadata: Mapping[str, str], graphs_of: Gra
         machine=_machine(metadata),
         bandwidth=int(metadata["sim.bandwidth"]),
         sram=json.loads(metadata.get("sim.sram", "null")), step_overhead=int(metadata.get("sim.step_overhead", 0)),
-        batched=members, arrival=arrival,
+        batched=members, arrival=arrival, cache=_cache(metadata),
     )  # fmt: skip
     return in_loop_order(log)
 
@@ -141,6 +142,11 @@ def _machine(metadata: Mapping[str, str]) -> Machine:
         count, engines=int(metadata["sim.engines"]) // count, channels=int(metadata["sim.channels"]) // count,
         like=several.get("like", 1), link=several.get("link", 0), host=several.get("host", 0),
     )  # fmt: skip
+
+
+def _cache(metadata: Mapping[str, str]) -> CacheUse | None:
+    """Use of the prefix cache, if there was one."""
+    return CacheUse(*map(int, json.loads(metadata["sim.cache"]))) if "sim.cache" in metadata else None
 
 
 _MEMBERS = ("step", "sequence", "context", "query", "loads", "logits", "emitted")
@@ -249,6 +255,8 @@ class Writer:
             "sim.channels": str(part.machine.memories), "sim.bandwidth": str(part.bandwidth),
             "sim.sram": json.dumps(part.sram), "sim.step_overhead": str(part.step_overhead),
         }  # fmt: skip
+        if part.cache is not None:
+            self._facts["sim.cache"] = json.dumps(part.cache)
         if part.machine.links:
             bandwidth = {part.machine.channels[link].kind: part.machine.channels[link].bandwidth for link in part.machine.links}
             self._facts["sim.devices"] = json.dumps(

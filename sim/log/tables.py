@@ -16,6 +16,7 @@ from models.graph import Members, StepLanes
 from sim.log import derived
 from sim.machine.machine import Machine
 from sim.mapping.tasks import TaskGraph
+from sim.serving.cache import CacheUse
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -142,7 +143,7 @@ class EventLog:
 
     sram: bytes for operands in use, None if unbounded. step_overhead: ps of the host, with which each step begins. batched: the
     members of each step; None where each step is one sequence that decodes one token. arrival: ps, when each sequence came.
-    made: columns derived so far, by name (`sim.log.derived`).
+    cache: use of the prefix cache; None without one. made: columns derived so far, by name (`sim.log.derived`).
     """
 
     graphs: tuple[TaskGraph, ...]
@@ -155,6 +156,7 @@ class EventLog:
     step_overhead: int = 0
     batched: MemberTable | None = None
     arrival: npt.NDArray[np.int64] = field(default_factory=lambda: np.zeros(0, dtype=np.int64))
+    cache: CacheUse | None = None
     made: dict[str, Any] = field(default_factory=dict, init=False, repr=False, compare=False)
 
     @property

@@ -11,7 +11,7 @@ from rich.table import Table
 
 from sim.analysis.goodput import Goodput
 from sim.analysis.requests import TITLES, Distribution
-from sim.base.units import format_time
+from sim.base.units import format_bytes, format_time
 from sim.render.narrow import Fitted, glued
 from sim.runs.result import Result
 
@@ -21,6 +21,28 @@ def worth_showing(result: Result) -> bool:
     if result.goodput is not None:
         return True
     return len(result.requests) > 1 or bool((result.log.members.query > 1).any())
+
+
+def _cache(result: Result) -> dict[str, Any]:
+    """The key `prefix_cache`; none without one. bytes_saved: of keys and values that were not computed and written again."""
+    cache = result.log.cache
+    if cache is None:
+        return {}
+    return {
+        "prefix_cache": {
+            "tokens": cache.tokens,
+            "hits": cache.hits,
+            "hit_rate": round(cache.hits / cache.tokens, 6) if cache.tokens else None,
+            "bytes_saved": bytes_saved(result),
+            "evicted_blocks": cache.evicted,
+        }
+    }
+
+
+def bytes_saved(result: Result) -> int:
+    """Bytes of the KV cache of tokens that were found in the prefix cache."""
+    hits = 0 if result.log.cache is None else result.log.cache.hits
+    return hits * sum(group.bytes for group in result.plan.rules.kv_layers)
 
 
 def data(result: Result) -> dict[str, Any]:
@@ -40,6 +62,7 @@ def data(result: Result) -> dict[str, Any]:
         "in_system": round(r.in_system, 6),
         "fairness": {name: None if index is None else round(index, 6) for name, index in r.fairness().items()},
         **({} if result.goodput is None else {"goodput": _goodput(result.goodput)}),
+        **_cache(result),
         "each": [
             {
                 "sequence": number, "arrival_ps": arrival, "queued_ps": queued, "ttft_ps": ttft,
@@ -124,6 +147,11 @@ def render(result: Result) -> RenderableType:
     of_tokens, of_slowdown = r.fairness().values()
     if len(r) - left_out > 1 and of_tokens is not None and of_slowdown is not None:
         facts.add_row("fairness", glued(f"{of_tokens:.3f} of tokens/s, {of_slowdown:.3f} of slowdowns (Jain's index)"))
+    if (cache := result.log.cache) is not None:
+        found = f"{cache.hits:,} of {cache.tokens:,} tokens of prompts"
+        rate = f" ({cache.hits / cache.tokens:.1%})" if cache.tokens else ""
+        saved = f"{format_bytes(bytes_saved(result))} of KV cache were there; {cache.evicted:,} blocks evicted"
+        facts.add_row("prefix", glued(f"{found} found{rate}: {saved}"))
     if left_out == len(r):
         return facts
     rows = [

@@ -147,7 +147,9 @@ def _refuse_long_runs(setup: Setup) -> None:
 
 def _alike(setup: Setup) -> Counter[Request]:
     """Number of requests of each size; with more than `DISTINCT` sizes, all count as one with the largest of each field."""
-    alike = Counter(replace(request, arrival=0, group=-1, conversation=-1, prefix=()) for request in setup.sequences)
+    alike = Counter(
+        replace(request, arrival=0, group=-1, conversation=-1, prefix=(), prefix_tokens=0) for request in setup.sequences
+    )
     if len(alike) <= DISTINCT:
         return alike
     largest = {name: max(getattr(request, name) for request in alike) for name in ("context", "prompt", "tokens")}

@@ -38,6 +38,10 @@ def traced(scenario: Scenario) -> Traced:
     """
     workload = scenario.workload
     if workload.generate is not None:
+        if workload.generate.turns > 1 and workload.concurrency is None:
+            raise ConfigError(
+                "workload.generate.turns", "expected workload.concurrency: a turn comes when the one before has ended"
+            )
         found = generate(workload.generate, scenario.seed)
         _refuse_late(found, "workload.generate.arrivals")
         return Traced(found, ())
@@ -59,6 +63,7 @@ def _traced(trace: RequestTrace, scenario: Scenario) -> Traced:
             timed=trace.arrivals is None and scenario.workload.concurrency is None, start=trace.start,
             duration=trace.duration, limit=trace.limit, speed=Fraction(repr(trace.speed)), skip_empty=trace.skip_empty,
             characters_per_token=None if characters is None else Fraction(repr(characters)), history=trace.history,
+            prefix_tokens=trace.prefix_tokens,
         )  # fmt: skip
     if trace.arrivals is None:
         return found
@@ -100,8 +105,26 @@ def batching(
         layout=_layout(of_run, written.kv.block), capacity=None if capacity is None else capacity // loops,
         seed=scenario.seed,
     )  # fmt: skip
+    if written.kv.prefix_cache:
+        _refuse_prefix_cache(resolved, sequences)
     check_feasible(resolved, sequences)
     return resolved
+
+
+def _refuse_prefix_cache(batching: ResolvedBatching, sequences: Sequence[Request]) -> None:
+    """Raise ConfigError for a prefix cache of what it cannot share."""
+    key, layout = "workload.batching.kv.prefix_cache", batching.layout
+    if layout.windowed or layout.state:
+        what = "sliding windows" if layout.windowed else "a state"
+        raise ConfigError(key, f"expected a model whose layers keep all tokens: some have {what}")
+    if batching.settings.kv.full == "swap":
+        raise ConfigError(key, "expected full: wait or recompute with a prefix cache, found 'swap'")
+    if batching.drafts:
+        raise ConfigError(key, "expected no draft model with a prefix cache")
+    if any(request.group >= 0 for request in sequences):
+        raise ConfigError(key, "expected no samples with a prefix cache: their prompt is shared already")
+    if any(request.prefix and not request.prefix_tokens for request in sequences):
+        raise ConfigError("workload.trace.prefix_tokens", "expected the number of tokens that each id of a prefix stands for")
 
 
 def _layout(of_run: Sequence[Modeled], block: int) -> KVLayout:

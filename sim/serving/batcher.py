@@ -27,6 +27,7 @@ from sim.serving.batching import ResolvedBatching
 from sim.serving.blocks import KVBlocks
 from sim.serving.drafting import draft_steps
 from sim.serving.policies import BATCHING_POLICIES, BatchingPolicy
+from sim.serving.prefix import blocks_of
 from sim.serving.sequence import SequenceState
 from sim.serving.speculation import accepted
 from sim.workload.requests import Request
@@ -76,7 +77,7 @@ class Batcher:
     _policy: BatchingPolicy = field(init=False)
 
     def __post_init__(self) -> None:
-        self.blocks = KVBlocks(self.batching)
+        self.blocks = blocks_of(self.batching)
         self._policy = BATCHING_POLICIES.make(self.batching.settings.policy, {})
 
     def next(self, now: int) -> Batch | None:
@@ -117,6 +118,7 @@ class Batcher:
                 sequence.generated += decoded
                 sequence.cached += decoded
                 sequence.decoded += decoded
+        self.blocks.filled(self._in_step)
         if steps > 1:
             self._last, self._decoding_on = batch.decoded_on(steps - 1), True
         for sequence in [s for s in self.running if s.generated >= s.request.tokens and not s.forked]:
@@ -139,7 +141,11 @@ class Batcher:
             return 0  # blocks are allocated or freed meanwhile
         if self.waiting and self._admitted and len(self.running) < self.batching.sequences:
             return 0  # the policy is asked about another batch than before
-        return min(sequence.request.tokens - sequence.generated for sequence in self.running) - 1
+        many = min(sequence.request.tokens - sequence.generated for sequence in self.running)
+        if settings.kv.prefix_cache:  # blocks can be found from the end of the step that fills them
+            block = settings.kv.block
+            many = min(many, *(block - sequence.cached % block for sequence in self.running))
+        return many - 1
 
     @property
     def until(self) -> int | None:
@@ -197,7 +203,7 @@ class Batcher:
         first, request = samples[0], samples[0].request
         if request.group < 0:
             whole = self.batching.settings.kv.full == "wait"
-            return self.blocks.grow(first, request.final if whole else first.cached + (first.pending or self._query(first)))
+            return self.blocks.admit(first, request.final if whole else first.cached + (first.pending or self._query(first)))
         if not self.blocks.allocate_samples(samples):
             return False
         for sequence in samples:

@@ -5,10 +5,11 @@ Samples of one prompt share the pages that it fills, which are freed with the la
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
 from sim.serving.batching import ResolvedBatching
+from sim.serving.cache import CacheUse
 from sim.serving.sequence import SequenceState
 from sim.workload.requests import Request
 
@@ -29,6 +30,11 @@ class KVBlocks:
     used: int = 0
     _sharing: dict[int, SharedPages] = field(default_factory=dict)  # by group
 
+    @property
+    def use(self) -> CacheUse | None:
+        """Use of the prefix cache; None without one."""
+        return None
+
     def grow(self, sequence: SequenceState, tokens: int) -> bool:
         """Allocate what a sequence lacks to get to so many tokens; returns False, and changes nothing, if it does not fit."""
         before, sequence.allocated = sequence.allocated, max(sequence.allocated, tokens)
@@ -39,6 +45,13 @@ class KVBlocks:
         sequence.held += missing
         self.used += missing
         return True
+
+    def admit(self, sequence: SequenceState, tokens: int) -> bool:
+        """Allocate what a sequence that joins needs to get to so many tokens, as `grow`."""
+        return self.grow(sequence, tokens)
+
+    def filled(self, sequences: Iterable[SequenceState]) -> None:
+        """Take note of what a step has put into the cache of sequences."""
 
     def allocate_samples(self, samples: Sequence[SequenceState]) -> bool:
         """Allocate everything that the samples of a prompt will ever hold; returns False if it does not fit."""

@@ -26,6 +26,11 @@ class KVPages(Section):
         "`recompute`: it is prefilled again later; `swap`: its cache moves out of the memory and back in, over the link to the "
         "host (`hardware.host`), or where there is none at the speed of the memory channel.",
     )
+    prefix_cache: bool = Field(
+        default=False,
+        description="Full blocks stay in memory and are shared by requests whose tokens begin alike, least recently used first "
+        "to go; a prompt computes what is not there. For models all of whose layers keep all tokens.",
+    )
 
 
 class Batching(Short):

@@ -6,9 +6,11 @@ request k does not depend on the number of requests.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from decimal import Decimal
 from itertools import accumulate, repeat
+from typing import Any
 
 from sim.base.distributions import Stream, exact, lognormal_parameters, rounded
 from sim.base.units import PS_PER_S
@@ -19,15 +21,30 @@ MICRO = 10**6  # rates count requests per 10^6 s
 
 
 def generate(wanted: Generate, seed: int) -> list[Request]:
-    """The requests, in order of arrival; the first arrives at 0."""
+    """The requests, in order of arrival; the first arrives at 0. Those of conversations: one conversation after another."""
+    count = wanted.count * wanted.turns
     prompt, context, tokens = (
-        _lengths(getattr(wanted, name), most, Stream(seed, name), wanted.count)
+        _lengths(getattr(wanted, name), most, Stream(seed, name), count)
         for name, most in (("prompt", MAX_CONTEXT), ("context", MAX_CONTEXT), ("tokens", MAX_TOKENS))
     )
-    return [
+    found = [
         Request(arrival=arrival, context=c, prompt=p, tokens=t)
-        for arrival, c, p, t in zip(arrival_times(wanted.arrivals, seed, wanted.count), context, prompt, tokens, strict=True)
+        for arrival, c, p, t in zip(arrival_times(wanted.arrivals, seed, count), context, prompt, tokens, strict=True)
     ]
+    return found if wanted.turns == 1 and wanted.prefixes is None else list(_in_turns(found, wanted, Stream(seed, "prefixes")))
+
+
+def _in_turns(requests: Sequence[Request], wanted: Generate, stream: Stream) -> Iterator[Request]:
+    """The same requests with a beginning and all turns before in their prompts."""
+    before, begins = 0, dict[str, Any]()
+    for number, request in enumerate(requests):
+        if number % wanted.turns == 0:
+            before = 0 if wanted.prefixes is None else wanted.prefixes.tokens
+            if wanted.prefixes is not None:
+                begins = {"prefix": (stream.whole(0, wanted.prefixes.count - 1),), "prefix_tokens": before}
+        prompt, conversation = before + request.prompt, number // wanted.turns if wanted.turns > 1 else -1
+        yield replace(request, prompt=prompt, conversation=conversation, **begins)
+        before = prompt + request.tokens
 
 
 def arrival_times(wanted: Arrivals, seed: int, count: int) -> Iterator[int]:

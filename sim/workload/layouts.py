@@ -15,6 +15,7 @@ class Layout:
 
     columns: the column of each field. unit: of arrivals that are plain numbers; None without arrivals. keys: all columns of the
     trace, where another one has the same columns and another unit. optional: columns of further fields, if the file has them.
+    prefix_tokens: tokens of a block that an id stands for; 0 if that is not known.
     """
 
     name: str
@@ -22,6 +23,7 @@ class Layout:
     unit: str | None = "s"
     keys: frozenset[str] = frozenset()
     optional: Mapping[str, str] = field(default_factory=dict)
+    prefix_tokens: int = 0
 
 
 _LENGTHS = {"arrival": "timestamp", "prompt": "input_length", "tokens": "output_length"}
@@ -40,10 +42,12 @@ LAYOUTS = (
     # https://github.com/HPMLL/BurstGPT: BurstGPT_1.csv; seconds
     Layout("BurstGPT", {"arrival": "Timestamp", "prompt": "Request tokens", "tokens": "Response tokens"}),
     # https://github.com/kvcache-ai/Mooncake: FAST25-release; milliseconds
-    Layout("Mooncake", _LENGTHS, unit="ms", keys=frozenset({*_LENGTHS.values(), "hash_ids"}), optional=_HASHES),
+    Layout(
+        "Mooncake", _LENGTHS, unit="ms", keys=frozenset({*_LENGTHS.values(), "hash_ids"}), optional=_HASHES, prefix_tokens=512
+    ),
     # https://github.com/alibaba-edu/qwen-bailian-usagetraces-anon; seconds
     Layout(
-        "Bailian", _LENGTHS, optional=_HASHES,
+        "Bailian", _LENGTHS, optional=_HASHES, prefix_tokens=16,
         keys=frozenset({*_LENGTHS.values(), "hash_ids", "chat_id", "parent_chat_id", "type", "turn"}),
     ),
     # https://github.com/microsoft/vidur: trace_replay_request_generator.py; seconds
@@ -59,11 +63,14 @@ LAYOUTS = (
 
 @dataclass(frozen=True, slots=True)
 class Chosen:
-    """Columns of a file. unit: of arrivals that are plain numbers; None if that is not known, `why` not."""
+    """Columns of a file. unit: of arrivals that are plain numbers; None if that is not known, `why` not. prefix_tokens: as of
+    its layout.
+    """
 
     columns: Mapping[str, str]
     unit: str | None
     why: str = ""
+    prefix_tokens: int = 0
 
 
 def layout_of(found: Collection[str]) -> Layout | None:

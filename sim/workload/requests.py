@@ -15,7 +15,8 @@ class Request:
 
     tokens: output tokens in all. group: requests of one group (>= 0) are samples of one prompt, and share its KV cache.
     conversation: requests of one conversation (>= 0) are its turns, one after another. prefix: ids of the blocks that its
-    prompt begins with; prompts that begin alike begin with the same ids.
+    prompt begins with; prompts that begin alike begin with the same ids. prefix_tokens: tokens of each of
+    these blocks, of which the last may have fewer; 0 if that is not known.
     """
 
     context: int
@@ -25,6 +26,7 @@ class Request:
     group: int = -1
     conversation: int = -1
     prefix: tuple[int, ...] = ()
+    prefix_tokens: int = 0
 
     @property
     def final(self) -> int:

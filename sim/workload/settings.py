@@ -116,6 +116,13 @@ OutputTokens = Annotated[
 ]
 
 
+class Prefixes(Section):
+    """Beginnings of prompts, each of them shared by the requests that draw it."""
+
+    count: Whole = Field(default=1, ge=1, le=MAX_REQUESTS, description="Number of beginnings; each is as likely as others.")
+    tokens: Whole = Field(ge=1, le=MAX_CONTEXT, description="Tokens of each.")
+
+
 class Generate(Section):
     """Random requests. The seed is that of the scenario, and each quantity has its own random stream."""
 
@@ -124,6 +131,16 @@ class Generate(Section):
     context: Tokens = default(0, description="Tokens already in the KV cache: a number, or a distribution.")
     prompt: Tokens = default(0, description="Tokens to prefill: a number, or a distribution.")
     tokens: OutputTokens = default(1, description="Tokens to decode: a number, or a distribution.")
+    prefixes: Prefixes | None = Field(
+        default=None,
+        description="Beginnings that prompts share, such as system prompts; they come before the tokens of `prompt`.",
+        examples=[{"count": 4, "tokens": 2000}],
+    )
+    turns: Whole = Field(
+        default=1, ge=1, le=1000,
+        description="Turns of a conversation, each a request whose prompt is all of the turns before, answers included, and "
+        "then its own; only in a closed loop. `count` is that of conversations.",
+    )  # fmt: skip
 
     @field_validator("tokens")
     @classmethod
@@ -205,6 +222,10 @@ class RequestTrace(Short):
         gt=0,
         le=1000,
         description="For conversations: characters of text for one token, rounded up; they depend on the tokenizer.",
+    )
+    prefix_tokens: Annotated[int, Ge(1), Le(MAX_CONTEXT), BeforeValidator(integral)] | None = Field(
+        default=None,
+        description="Tokens of each block that an id of `columns.prefix` stands for; null: as in the layout, if it is known.",
     )
     history: Literal["prompt", "context"] = Field(
         default="prompt",

@@ -55,6 +55,7 @@ def read(
     skip_empty: bool = False,
     characters_per_token: Fraction | None = None,
     history: Literal["prompt", "context"] = "prompt",
+    prefix_tokens: int | None = None,
 ) -> Traced:
     """Read the requests of a trace, in order of arrival; the first arrives at 0.
 
@@ -63,7 +64,7 @@ def read(
     file are used; otherwise it needs none, they only order requests, and all arrive at 0. start, duration: ps of the trace,
     from its first row; requests that arrive in [start, start + duration) are taken, of these the first `limit`. speed: 2 halves
     all gaps, so that requests arrive twice as fast. skip_empty: leave out rows without output tokens instead of refusing them.
-    characters_per_token, history: see `Conversations`.
+    characters_per_token, history: see `Conversations`. prefix_tokens: of each id of a prefix; None takes those of the layout.
 
     Raises InputError that names file, line and column, what was expected and what was found.
     """
@@ -71,7 +72,10 @@ def read(
     first: int | None = None
     window = bool(start) or duration is not None
     with rows_of(path, format) as lines:
-        rows = _rows(path, lines, columns or {}, unit, timed=timed or window, turns=(characters_per_token, history))
+        rows = _rows(
+            path, lines, columns or {}, unit, timed=timed or window, turns=(characters_per_token, history),
+            prefix_tokens=prefix_tokens,
+        )  # fmt: skip
         for time, request in rows:
             first = time if first is None else first
             if (start and time - first < start) or (duration is not None and time - first >= start + duration):
@@ -107,13 +111,13 @@ def _timed(path: Path, taken: list[tuple[int, Request]], speed: Fraction) -> lis
 
 def _rows(
     path: Path, lines: Iterator[Row], columns: Mapping[str, str], unit: str | None, *, timed: bool,
-    turns: tuple[Fraction | None, Literal["prompt", "context"]],
+    turns: tuple[Fraction | None, Literal["prompt", "context"]], prefix_tokens: int | None,
 ) -> _Rows | Conversations:  # fmt: skip
     """The requests of the rows of a file, which are conversations if the first one is."""
     first = next(lines, None)
     every = lines if first is None else chain((first,), lines)
     if first is None or columns or not is_conversation(first[1]):
-        return _Rows(path, every, columns, unit, timed=timed)
+        return _Rows(path, every, columns, unit, timed=timed, prefix_tokens=prefix_tokens)
     if timed:
         raise InputError(f"{path}:{first[0]}: {_without_arrivals('conversations have')}")
     return Conversations(path, every, *turns)
@@ -133,9 +137,11 @@ class _Rows:
     """
 
     def __init__(
-        self, path: Path, rows: Iterable[Row], columns: Mapping[str, str], unit: str | None, *, timed: bool
+        self, path: Path, rows: Iterable[Row], columns: Mapping[str, str], unit: str | None, *, timed: bool,
+        prefix_tokens: int | None = None,
     ) -> None:  # fmt: skip
         self._path, self._rows, self._written, self._unit, self._timed = path, rows, columns, unit, timed
+        self._prefix_tokens = prefix_tokens
         self._line = 0
         self._chosen = Chosen({}, None)
         self.ignored: tuple[str, ...] = ()
@@ -153,7 +159,10 @@ class _Rows:
             prefix = self._ids(row) if "prefix" in self._chosen.columns else ()
             tokens = self._count(row, "tokens", 0, MAX_TOKENS)
             time = self._time(row) if "arrival" in self._chosen.columns else 0
-            yield time, Request(arrival=0, context=context, prompt=prompt, tokens=tokens, prefix=prefix)
+            yield time, Request(
+                arrival=0, context=context, prompt=prompt, tokens=tokens, prefix=prefix,
+                prefix_tokens=self._chosen.prefix_tokens if prefix else 0,
+            )  # fmt: skip
 
     def _choose(self, found: list[str]) -> Chosen:
         """Column of each field: as written in the scenario, otherwise as in the known layout of these columns."""
@@ -169,13 +178,15 @@ class _Rows:
                 f"{self._path}:1: expected the columns of a known trace, or 'columns' with at least tokens, found "
                 f"{', '.join(map(show, found))}; known: {known}"
             )
-        unit, why, chosen = None, "this column is of no known trace", dict(self._written)
+        unit, why, chosen, prefix_tokens = None, "this column is of no known trace", dict(self._written), 0
         if layout is not None:
             optional = {what: name for what, name in layout.optional.items() if name in found}
             used = {*chosen.values()}  # a column that the scenario uses for another field is no longer that of the layout
             chosen = {what: name for what, name in {**layout.columns, **optional}.items() if name not in used} | chosen
             if chosen.get("arrival") == layout.columns.get("arrival"):
                 unit, why = unit_of(layout, found)
+            if layout.keys == {*found} and "prefix" not in self._written:
+                prefix_tokens = layout.prefix_tokens
             if what := next((what for what in layout.columns if what in ("arrival", "tokens") and what not in chosen), None):
                 raise InputError(
                     f"{self._path}:1: columns: expected {what} as well: {show(layout.columns[what])} is taken for another field"
@@ -183,7 +194,8 @@ class _Rows:
         if self._timed and "arrival" not in chosen:
             raise InputError(f"{self._path}:1: {_without_arrivals('the requests have')}; found {', '.join(map(show, found))}")
         # Where arrivals only order requests, their unit does not matter.
-        return Chosen(chosen, self._unit or unit or (None if self._timed else "s"), why)
+        unit = self._unit or unit or (None if self._timed else "s")
+        return Chosen(chosen, unit, why, self._prefix_tokens or prefix_tokens)
 
     def _value(self, row: Mapping[str, Any], what: str) -> Any:
         value = row.get(self._chosen.columns[what])

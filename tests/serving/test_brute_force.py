@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -18,6 +19,7 @@ from hypothesis import strategies as st
 
 from models.graph import QUANTITIES
 from sim.executors import Executor
+from sim.log.tables import EventLog
 from sim.mapping.tasks import TaskGraph
 from sim.runs.plan import PLAIN
 from sim.runs.run import run
@@ -109,6 +111,9 @@ class BruteForce:
         s.reach, self.held[s.number] = reach, wanted
         return True
 
+    def joins(self, s: Seq, tokens: int) -> bool:
+        return self.fits(s, tokens)
+
     def pages(self, s: Seq, tokens: int) -> int:
         """Most pages that it holds in any step on its way to so many tokens, however they lie on pages."""
         most = max(1 + self.rules["drafts"], min(s.todo, self.rules["chunk"] or s.todo, self.rules["max_tokens"] or s.todo))
@@ -155,7 +160,7 @@ class BruteForce:
         while self.waiting and not self.away and len(self.running) < self.rules["max_batch"]:
             s = self.waiting[0]
             all_of_it = s.context + max(s.prompt - 1, 0) + s.tokens
-            if not self.fits(s, all_of_it if self.rules["full"] == "wait" else s.cached + self.new_tokens(s)):
+            if not self.joins(s, all_of_it if self.rules["full"] == "wait" else s.cached + self.new_tokens(s)):
                 return
             self.running.append(self.waiting.pop(0))
 
@@ -186,8 +191,16 @@ class BruteForce:
         self.now = end
         for s, query in members:
             self.took(s, query)
+        for s, _ in members:
+            self.filled(s)
+        for s in [s for s in self.running if s.out >= s.tokens]:
+            self.running.remove(s)
+            self.lose(s)
         for s in self.running:
             self.held[s.number] = self.pages(s, s.reach)
+
+    def filled(self, s: Seq) -> None:
+        pass
 
     def took(self, s: Seq, query: int) -> None:
         if s.todo:
@@ -196,9 +209,71 @@ class BruteForce:
         else:
             right = min(query - 1, self.rules["right"][s.steps % len(self.rules["right"])])
             s.cached, s.out, s.steps = s.cached + 1 + right, s.out + 1 + right, s.steps + 1
-        if s.out >= s.tokens:
-            self.running.remove(s)
-            self.lose(s)
+
+
+class Sharing(BruteForce):
+    """With a prefix cache. A block is the list of all tokens up to its end, by names that are equal where tokens are.
+
+    kept: blocks that no sequence has, in order of the time at which they were left. mine: those of each sequence that others find.
+    full: blocks that each had filled. begins: the prefix of each request, 8 tokens long or more.
+    """
+
+    def __init__(self, *given: Any, begins: list[tuple[str, int]]) -> None:
+        self.kept: list[list[Any]] = []
+        self.mine: dict[int, list[list[Any]]] = {}
+        self.full: dict[int, int] = {}
+        self.begins, self.found, self.evicted = begins, 0, 0
+        super().__init__(*given)
+
+    def block(self, s: Seq, i: int) -> list[Any]:
+        name, length = self.begins[s.number]
+        return [(name, t) if t < min(length, s.prompt) and not s.context else (s.number, t) for t in range(8 * i + 8)]
+
+    def there(self) -> list[list[Any]]:
+        return self.kept + [block for blocks in self.mine.values() for block in blocks]
+
+    def pages(self, s: Seq, tokens: int) -> int:
+        return -(-tokens // 8) - len(self.mine.get(s.number, []))
+
+    def fits(self, s: Seq, tokens: int, found: list[list[Any]] | None = None) -> bool:
+        mine = self.mine.get(s.number, found or [])
+        held = mine + [block for blocks in self.mine.values() for block in blocks]
+        shared = [block for i, block in enumerate(held) if block not in held[:i]]
+        own = sum(each for number, each in self.held.items() if number != s.number)
+        new = -(-max(s.reach, tokens) // 8) - len(mine)
+        if self.rules["blocks"] and len(shared) + own + new > self.rules["blocks"]:
+            return False
+        self.mine[s.number] = list(mine)
+        self.kept = [block for block in self.kept if block not in mine]
+        s.reach, self.held[s.number] = max(s.reach, tokens), new
+        while self.rules["blocks"] and len(self.kept) + len(shared) + own + new > self.rules["blocks"]:
+            self.kept.pop(0)
+            self.evicted += 1
+        return True
+
+    def joins(self, s: Seq, tokens: int) -> bool:
+        found: list[list[Any]] = []
+        while not s.cached and 8 * len(found) + 8 < s.todo and self.block(s, len(found)) in self.there():
+            found.append(self.block(s, len(found)))
+        if not self.fits(s, tokens, found):
+            return False
+        s.cached, s.todo = s.cached + 8 * len(found), s.todo - 8 * len(found)
+        self.found += 8 * len(found)
+        self.full[s.number] = len(found)
+        return True
+
+    def filled(self, s: Seq) -> None:
+        for i in range(self.full[s.number], s.cached // 8):
+            if (block := self.block(s, i)) not in self.there():
+                self.mine[s.number].append(block)
+                self.held[s.number] -= 1
+        self.full[s.number] = s.cached // 8
+
+    def lose(self, s: Seq) -> None:
+        super().lose(s)
+        for block in reversed(self.mine.pop(s.number)):
+            if block not in self.there():
+                self.kept.append(block)
 
 
 def time_of_others(graph: TaskGraph) -> int:
@@ -272,7 +347,16 @@ def test_every_step_is_as_in_the_brute_force(
         "hardware": HARDWARE, "mapping": {"heads": "fused", "execution": "blocking"},
     }  # fmt: skip
     log = run(from_dict(scenario), executor=executor).log
-    others = {getattr(graph.ops, "shape", PLAIN)[0]: time_of_others(graph) for graph in log.graphs if graph.computes.any()}
+    assert steps_of(log) == BruteForce(asked, rules, others_of(log), windows).steps
+
+
+def others_of(log: EventLog) -> dict[tuple[bool, ...], int]:
+    """`time_of_others` of the graphs of steps, by which of their members feed in several tokens."""
+    return {getattr(graph.ops, "shape", PLAIN)[0]: time_of_others(graph) for graph in log.graphs if graph.computes.any()}
+
+
+def steps_of(log: EventLog) -> list[Any]:
+    """The steps of a log as `BruteForce.steps`."""
     found: list[Any] = []
     table = log.members
     for step in range(len(log.steps)):
@@ -284,4 +368,48 @@ def test_every_step_is_as_in_the_brute_force(
             found.append((begin, end, members))
         else:
             found.append((begin, end, graph.kinds[0].removeprefix("kv_swap_"), int(table.sequence[rows[0]])))
-    assert found == BruteForce(asked, rules, others, windows).steps
+    return found
+
+
+@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(cases(), st.lists(st.tuples(st.integers(0, 1), st.sampled_from((8, 16, 20))), min_size=6, max_size=6), st.booleans())
+def test_prefixes_are_as_in_the_brute_force(
+    tmp_path: Path, case: tuple[list[dict[str, int]], dict[str, Any]], begins: list[tuple[int, int]], compiled: bool
+) -> None:  # fmt: skip
+    """Each request may begin with 8, 16 or 20 tokens of one of two texts; the ids are of 4 tokens."""
+    asked, rules = sorted(case[0], key=lambda each: each["arrival"]), case[1] | {"drafts": 0}
+    first = asked[0]["arrival"]
+    asked = [
+        each
+        | {
+            "arrival": each["arrival"] - first, "prompt": each["prompt"] and each["prompt"] + 9,
+            "context": each["context"] if each["context"] > 36 else 0,
+        }
+        for each in asked
+    ]  # fmt: skip
+    rules["full"] = "wait" if rules["full"] == "swap" else rules["full"]
+    for limit, more in (("blocks", 2), ("max_tokens", 9)):  # what prompts have more than in other cases
+        rules[limit] = rules[limit] and rules[limit] + more
+    rows = [
+        each | {"hash_ids": [text * 10 + i for i in range(length // 4)]}
+        for each, (text, length) in zip(asked, begins, strict=False)
+    ]
+    path = tmp_path / "trace.jsonl"
+    path.write_text("\n".join(json.dumps(row) for row in rows))
+    kv = {"block": 8, "full": rules["full"], "prefix_cache": True}
+    kv["capacity"] = None if rules["blocks"] is None else f"{rules['blocks'] * 8 * KV} B"
+    limits = {"max_batch": rules["max_batch"], "max_tokens": rules["max_tokens"], "kv": kv}
+    scenario = {
+        "model": {"config": "llama-3.2-1b", "layers": 1, "scope": "block"},
+        "workload": {
+            "trace": {"file": str(path), "unit": "ps", "prefix_tokens": 4},
+            "batching": {"policy": rules["policy"], **limits}, "prefill": {"chunk": rules["chunk"]},
+        },
+        "hardware": HARDWARE, "mapping": {"heads": "fused", "execution": "blocking"},
+    }  # fmt: skip
+    log = run(from_dict(scenario), executor="compiled" if compiled else "simpy").log
+    texts = [(f"text {text}", length) for text, length in begins]
+    expected = Sharing(asked, rules, others_of(log), (None,), begins=texts)
+    assert steps_of(log) == expected.steps
+    assert log.cache is not None
+    assert log.cache[1:] == (expected.found, expected.evicted)

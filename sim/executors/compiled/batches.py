@@ -393,7 +393,7 @@ class Batches(Run):
             ),
             machine=self.setup.machine, bandwidth=self.setup.bandwidth, sram=self.setup.sram,
             step_overhead=self.setup.step_overhead,
-            batched=self._members(order), arrival=self._arrival(),
+            batched=self._members(order), arrival=self._arrival(), cache=self.loops[0].batcher.blocks.use,
         )  # fmt: skip
 
     def _tasks(self, size: Any) -> TaskTable:

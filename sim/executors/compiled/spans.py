@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import InitVar, dataclass
 from itertools import accumulate, pairwise
 from typing import Any
 
@@ -27,6 +27,7 @@ from sim.executors.size import tasks_in_all
 from sim.log.tables import EventLog
 from sim.serving.batch import Batch
 from sim.serving.batcher import Batcher, loops
+from sim.serving.blocks import KVBlocks
 
 WORTH = 1 << 16  # tasks of a span, at least: some 20 ms, against 1 ms to lay out another machine and start a thread
 
@@ -79,10 +80,19 @@ def _sequence(setup: Setup, disciplines: Disciplines, count: int) -> Sequence[Ru
 
 @dataclass(slots=True, eq=False)
 class Known(Batcher):
-    """A batcher whose steps are known in advance. steps: each with the number of those after it that follow by decoding on."""
+    """A batcher whose steps are known in advance. steps: each with the number of those after it that follow by decoding on.
+
+    kept: the KV cache at the end of the run.
+    """
 
     steps: Sequence[tuple[Batch, int]] = ()
     begun: int = 0
+    kept: InitVar[KVBlocks | None] = None
+
+    def __post_init__(self, kept: KVBlocks | None) -> None:
+        Batcher.__post_init__(self)
+        if kept is not None:
+            self.blocks = kept
 
     def next(self, now: int) -> Batch | None:
         return self.steps[self.begun][0] if self.begun < len(self.steps) else None
@@ -103,10 +113,11 @@ def _batches(setup: Setup, disciplines: Disciplines, count: int) -> Sequence[Run
     # All graphs are made here: threads must share them, because a log distinguishes graphs by identity.
     first = np.cumsum([0, *(len(setup.graphs(step.shape)) for step, _ in steps)])
     log = np.empty((LOG_FIELDS, first[-1]), dtype=np.int64)
+    blocks = batcher.blocks  # with the use of the prefix cache in all steps
     cuts = np.unique([0, *np.searchsorted(first, first[-1] * np.arange(1, count) // count), len(steps)]).tolist()
     parts = (
         Part(
-            Known(setup.batching, batcher.arrivals, steps=steps[begin:after]), begin, int(first[begin]),
+            Known(setup.batching, batcher.arrivals, steps=steps[begin:after], kept=blocks), begin, int(first[begin]),
             int(first[after] - first[begin]), log,
         )
         for begin, after in pairwise(cuts)

@@ -18,6 +18,7 @@ from sim.executors.setup import Progress, Setup
 from sim.log.tables import EventLog, MemberTable, ServiceTable, StepTable, TaskTable
 from sim.machine.arbiters import Transfer
 from sim.serving.batch import Batch
+from sim.serving.cache import CacheUse
 
 _STEPS = ("sequence", "token", "context", "graph", "released", "end")
 _TASKS = ("engine", "ready", "start", "loaded", "end", "compute", "work", "launched")
@@ -72,8 +73,8 @@ class Record:
         self.fresh.clear()
         self.over.clear()
 
-    def log(self, arrival: IntArray) -> EventLog:
-        """The event log. arrival: ps [sequence]."""
+    def log(self, arrival: IntArray, cache: CacheUse | None = None) -> EventLog:
+        """The event log. arrival: ps [sequence]. cache: use of the prefix cache."""
         self._settle()
         self.steps.sort(key=lambda kept: (kept[0].sequence, kept[0].token))
         steps, tasks, services = zip(*self.steps, strict=True)
@@ -97,7 +98,7 @@ class Record:
             steps=StepTable(first=first, **_columns(_STEPS, np.array(columns, dtype=np.int64).T)),
             batched=member_table(batches) if batches else None,
             machine=self.setup.machine, bandwidth=self.setup.bandwidth, sram=self.setup.sram,
-            step_overhead=self.setup.step_overhead,
+            step_overhead=self.setup.step_overhead, cache=cache,
         )  # fmt: skip
 
 

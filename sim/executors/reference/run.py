@@ -42,7 +42,8 @@ def simulate(setup: Setup, progress: Progress | None = None) -> EventLog:
     times = {number: sequence.arrival for number, sequence in enumerate(setup.sequences)}
     for batcher in batchers:
         times |= batcher.arrivals.times
-    return record.log(np.array([times[number] for number in range(len(times))], dtype=np.int64))
+    cache = batchers[0].blocks.use if batchers else None  # loops of one request each have none
+    return record.log(np.array([times[number] for number in range(len(times))], dtype=np.int64), cache)
 
 
 def _machine(env: Environment, setup: Setup, record: Record) -> Machine:

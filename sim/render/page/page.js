@@ -61,6 +61,11 @@ function breakdown() {
   return () => $("breakdown-chart").replaceChildren(breakdownChart(summary.tokens, parts, facts.words, $("breakdown-chart").clientWidth));
 }
 
+/** What the prefix cache found, as the rest of a sentence; empty without one. */
+function cacheUse(found) {
+  return found ? `; ${count(found.hits)} of ${count(found.tokens)} tokens of prompts were in the prefix cache, ${count(found.evicted_blocks)} blocks were evicted` : "";
+}
+
 /** Request metrics; returns the function that draws the charts. A single request has none. */
 function requests() {
   const data = summary.requests, { series } = data, some = analyses.requests;
@@ -69,7 +74,7 @@ function requests() {
   const plain = (value) => value.toLocaleString("en", { maximumSignificantDigits: 4 });
   const left = data.count - data.counted;
   $("requests-lead").textContent = `${count(data.counted)} requests${left ? `, ${count(left)} more in the warm-up` : ""}; ${plain(data.in_system)} in the system on average; `
-    + `${plain(data.tokens_per_s)} tokens/s and ${plain(data.requests_per_s)} requests/s${
+    + `${plain(data.tokens_per_s)} tokens/s and ${plain(data.requests_per_s)} requests/s${cacheUse(data.prefix_cache)}${
       data.fairness.slowdown === null ? "" : `; Jain's fairness index ${data.fairness.tokens_per_s.toFixed(3)} of tokens/s, ${data.fairness.slowdown.toFixed(3)} of slowdowns`}.`;
   const goodput = data.goodput, latency = { ttft: "TTFT", tpot: "TPOT", e2e: "end to end" }, percent = (share) => `${(100 * share).toFixed(1)} %`;
   $("requests-goodput").hidden = !goodput;

@@ -1,0 +1,161 @@
+"""The prefix cache: full blocks of the KV cache by what they hold, shared by requests whose tokens begin alike.
+
+A block is known by its content: its tokens and all tokens before it. From the end of the step in which it was filled, other
+requests find it. Each that holds it counts as a reference; without any it stays in memory, least recently released first to be
+evicted where others need its place. A request frees its last block first, so that beginnings stay longest.
+
+Content is what requests say of it: ids of the blocks of their prompt (`prefix`), or turns of one conversation, each of which
+begins with all of the one before. All other tokens are a request's own, which finds them again after it was pre-empted.
+vLLM shares blocks by the same rules (https://docs.vllm.ai/en/latest/design/prefix_caching/); there a block can be found in the
+step that fills it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Iterable
+from dataclasses import dataclass, field
+
+from sim.base.units import ceil_div
+from sim.serving.batching import ResolvedBatching
+from sim.serving.blocks import KVBlocks
+from sim.serving.cache import CacheUse
+from sim.serving.sequence import SequenceState
+from sim.workload.requests import Request
+
+
+@dataclass(slots=True)
+class Contents:
+    """Keys of blocks of `block` tokens by what they hold: the same key if their tokens, and all before them, are the same.
+
+    Tokens that a request has in its cache when it comes are its own.
+    """
+
+    block: int
+    _paths: dict[tuple[int, int], int] = field(default_factory=dict)  # (path before it, id) -> path; 0 is the beginning
+    _of: dict[int, tuple[int, ...]] = field(default_factory=dict)  # request -> the path to each id of its prefix
+
+    def key(self, number: int, request: Request, i: int) -> Hashable:
+        """The key of block i of a request."""
+        end = (i + 1) * self.block
+        if request.context:
+            return ("own", number, i)
+        if end <= min(request.prompt, len(request.prefix) * request.prefix_tokens):
+            return ("prefix", self._path(number, request)[ceil_div(end, request.prefix_tokens) - 1], i)
+        return ("own", number, i) if request.conversation < 0 else ("turns", request.conversation, i)
+
+    def _path(self, number: int, request: Request) -> tuple[int, ...]:
+        if number not in self._of:
+            path, paths = 0, []
+            for each in request.prefix:
+                path = self._paths.setdefault((path, each), len(self._paths) + 1)
+                paths.append(path)
+            self._of[number] = tuple(paths)
+        return self._of[number]
+
+
+@dataclass(slots=True)
+class SharedBlocks(KVBlocks):
+    """Blocks of a KV cache with a prefix cache. used: bytes that sequences hold, shared blocks once.
+
+    The layers keep all tokens, so that a block is `page` bytes. asked, hits: tokens of prompts that were looked up, and found.
+    evicted: blocks.
+    """
+
+    asked: int = 0
+    hits: int = 0
+    evicted: int = 0
+    _contents: Contents = field(init=False)
+    _holders: dict[Hashable, int] = field(default_factory=dict)  # of blocks that can be found: sequences that hold each
+    _free: dict[Hashable, None] = field(default_factory=dict)  # those without holders, least recently released first
+
+    def __post_init__(self) -> None:
+        self._contents = Contents(self.batching.layout.block)
+
+    @property
+    def use(self) -> CacheUse:
+        return CacheUse(self.asked, self.hits, self.evicted)
+
+    @property
+    def page(self) -> int:
+        """Bytes of a block."""
+        return self.batching.layout.block * self.batching.layout.token_bytes
+
+    def admit(self, sequence: SequenceState, tokens: int) -> bool:
+        """Allocate blocks up to so many tokens, of which those are found that are cached; these it need not prefill.
+
+        Returns False, and changes nothing, if they do not fit.
+        """
+        found = self._found(sequence)
+        revived = sum(not self._holders[key] for key in found)
+        missing = ceil_div(tokens, self.batching.layout.block) - len(found)
+        if not self._fits((missing + revived) * self.page):
+            return False
+        if sequence.pending:
+            self.asked += sequence.cached + sequence.pending
+        for key in found:
+            self._holders[key] += 1
+            self._free.pop(key, None)
+        self.used += revived * self.page
+        hits = len(found) * self.batching.layout.block
+        self.hits += hits
+        sequence.shares, sequence.filled = found, len(found)
+        sequence.cached, sequence.pending = sequence.cached + hits, sequence.pending - hits
+        return self.grow(sequence, tokens)
+
+    def grow(self, sequence: SequenceState, tokens: int) -> bool:
+        blocks = ceil_div(max(sequence.allocated, tokens), self.batching.layout.block)
+        missing = (blocks - len(sequence.shares)) * self.page - sequence.held
+        if not self._fits(missing):
+            return False
+        sequence.allocated = max(sequence.allocated, tokens)
+        sequence.held += missing
+        self.used += missing
+        self._evict()
+        return True
+
+    def filled(self, sequences: Iterable[SequenceState]) -> None:
+        """Let others find the blocks that sequences have filled, but those that have been there already."""
+        for sequence in sequences:
+            full = sequence.cached // self.batching.layout.block
+            for i in range(sequence.filled, full):
+                key = self._contents.key(sequence.number, sequence.request, i)
+                if key not in self._holders:
+                    self._holders[key] = 1
+                    sequence.shares.append(key)
+                    sequence.held -= self.page
+            sequence.filled = full
+
+    def free(self, sequence: SequenceState) -> None:
+        self.used -= sequence.held
+        for key in reversed(sequence.shares):
+            self._holders[key] -= 1
+            if not self._holders[key]:
+                self._free[key] = None
+                self.used -= self.page
+        sequence.held = sequence.allocated = sequence.filled = 0
+        sequence.shares = []
+
+    def _found(self, sequence: SequenceState) -> list[Hashable]:
+        """The keys of the leading blocks of a sequence that are cached; its last token is always computed."""
+        found = list[Hashable]()
+        if sequence.cached:
+            return found
+        for i in range((sequence.pending - 1) // self.batching.layout.block):
+            key = self._contents.key(sequence.number, sequence.request, i)
+            if key not in self._holders:
+                break
+            found.append(key)
+        return found
+
+    def _evict(self) -> None:
+        """Evict blocks that no sequence holds until all fit."""
+        capacity = self.batching.capacity
+        while capacity is not None and self.used + len(self._free) * self.page > capacity:
+            key = next(iter(self._free))
+            del self._free[key], self._holders[key]
+            self.evicted += 1
+
+
+def blocks_of(batching: ResolvedBatching) -> KVBlocks:
+    """The blocks of a loop, with a prefix cache or without."""
+    return SharedBlocks(batching) if batching.settings.kv.prefix_cache else KVBlocks(batching)

@@ -1,0 +1,235 @@
+"""The prefix cache: hits and evictions of traces by hand, what is conserved, and both executors."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+import sim
+from sim.base.errors import InputError
+from sim.executors import compiled, reference
+from sim.executors.compiled import rules, spans
+from sim.render.summary import summary
+from sim.runs.plan import plan
+from sim.scenario import from_dict
+from sim.serving.batcher import loops
+from sim.serving.prefix import SharedBlocks
+from sim.workload.requests import Request
+from tests.executors import assert_same
+from tests.serving.test_batcher import drive, emitted, feasible, resolved
+
+BLOCK = 4  # tokens
+
+
+def asked(prompt: int, *prefix: int, tokens: int = 1, **other: Any) -> Request:
+    """A request whose prompt begins with blocks of these ids, of one block of the cache each."""
+    return Request(arrival=0, context=0, prompt=prompt, tokens=tokens, prefix=prefix, prefix_tokens=BLOCK, **other)
+
+
+def served(requests: list[Request], **limits: Any) -> tuple[list[tuple[int, int, int]], SharedBlocks]:
+    """(sequence, context, query) of all members that feed in prompts, one request after another; and the cache."""
+    batching = resolved(**({"policy": "continuous", "block": BLOCK, "prefix_cache": True} | limits))
+    (batcher,) = loops(batching, requests)
+    steps = drive([batcher])
+    assert isinstance(batcher.blocks, SharedBlocks)
+    return [(m.sequence, m.context, m.query) for _, batch in steps for m in batch.members if m.query > 1], batcher.blocks
+
+
+class TestByHand:
+    def test_least_recently_used(self) -> None:
+        """Three blocks of 4 tokens, served one at a time; a prompt of 9 tokens takes 3, of which two can be found.
+
+        | request | ids  | found | then in the cache, next to go first |
+        | ------- | ---- | ----- | ----------------------------------- |
+        | 0       | 1, 2 | 0     | 2, 1                                |
+        | 1       | 1, 2 | 8     | 2, 1                                |
+        | 2       | 3    | 0     | 1, 3: its two blocks take a free place and that of 2 |
+        | 3       | 1, 2 | 4     | 2, 1: its own two take a free place and that of 3 |
+        | 4       | 3    | 0     | 1, 3                                |
+        """
+        requests = [asked(9, 1, 2), asked(9, 1, 2), asked(5, 3), asked(9, 1, 2), asked(5, 3)]
+        fed, blocks = served(requests, sequences=1, blocks=3)
+        assert fed == [(0, 0, 9), (2, 0, 5), (3, 4, 5), (4, 0, 5)]  # that of 1 feeds in its last token alone
+        assert blocks.use == (9 + 9 + 5 + 9 + 5, 8 + 4, 3)
+        assert blocks.used == 0
+
+    def test_without_a_limit_each_prefix_is_computed_once(self) -> None:
+        requests = [asked(10, i % 2, 7, tokens=3) for i in range(6)]
+        fed, blocks = served(requests, sequences=1)
+        assert fed == [(0, 0, 10), (1, 0, 10), *((i, 8, 2) for i in range(2, 6))]
+        assert blocks.use == (60, 4 * 8, 0)
+
+    def test_a_prefix_is_all_that_comes_before(self) -> None:
+        """A block of the same id behind another beginning is another one; the last token is always computed."""
+        fed, blocks = served([asked(8, 1, 2), asked(8, 3, 2), asked(8, 1, 2)], sequences=1)
+        assert fed == [(0, 0, 8), (1, 0, 8), (2, 4, 4)]
+        assert blocks.hits == 4
+
+    def test_requests_that_run_share_blocks(self) -> None:
+        """Two of four blocks are shared by two requests, which fit 4 blocks together, not 6."""
+        one, other = asked(9, 1, 2, tokens=4), asked(9, 1, 2, tokens=3)
+        fed, blocks = served([one, other], sequences=2, blocks=4, max_tokens=9)
+        assert fed == [(0, 0, 9)]
+        assert blocks.hits == 8
+        assert blocks.evicted == 0
+
+    def test_turns_find_the_turns_before(self) -> None:
+        """The second prompt is the first, its answer, and 5 more; 13 tokens of 14 are in 3 full blocks."""
+        turns = [asked(9, tokens=5, conversation=0), asked(19, tokens=1, conversation=0)]
+        fed, blocks = served(turns, sequences=1)
+        assert fed == [(0, 0, 9), (1, 12, 7)]
+        assert blocks.hits == 12
+
+    def test_a_request_that_was_dropped_finds_its_blocks(self) -> None:
+        """Two requests of 5 tokens in 5 blocks: when the first needs a third, the other is dropped, and comes back."""
+        requests = [asked(5, tokens=12), asked(5, tokens=6)]
+        fed, blocks = served(requests, sequences=2, blocks=5, full="recompute")
+        assert fed[:2] == [(0, 0, 5), (1, 0, 5)]
+        assert blocks.hits > 0
+        again = [context for sequence, context, _ in fed[2:] if sequence == 1]
+        assert again in ([], [4], [8])
+
+
+cases = st.lists(
+    st.builds(
+        asked, st.integers(0, 30), st.integers(0, 1), st.integers(0, 1), st.integers(0, 1),
+        tokens=st.integers(1, 9), conversation=st.sampled_from((-1, -1, -1, 0)),
+    ),
+    min_size=1, max_size=8,
+)  # fmt: skip
+
+
+@settings(max_examples=60, deadline=None)
+@given(cases, st.integers(1, 4), st.none() | st.integers(10, 16), st.sampled_from(("wait", "recompute")), st.data())
+def test_blocks_are_conserved(requests: list[Request], sequences: int, blocks: int | None, full: str, data: Any) -> None:
+    chunk = data.draw(st.sampled_from((None, 3, 8)))
+    batching = resolved(
+        "continuous", sequences=sequences, blocks=blocks, full=full, chunk=chunk, block=BLOCK, prefix_cache=True
+    )
+    if not feasible(batching, requests):
+        return
+    (batcher,) = loops(batching, requests)
+    cache = batcher.blocks
+    assert isinstance(cache, SharedBlocks)
+    ahead, steps, now = data.draw(st.booleans()), [], 0
+    while (batch := batcher.next(now)) is not None:
+        held = sum(sequence.held for sequence in batcher.running) + cache.page * sum(1 for n in cache._holders.values() if n)
+        assert cache.used == held
+        holders = [key for sequence in batcher.running for key in sequence.shares]
+        assert all(holders.count(key) == count for key, count in cache._holders.items())
+        assert {key for key, count in cache._holders.items() if not count} == set(cache._free)
+        if blocks is not None:
+            assert cache.used + cache.page * len(cache._free) <= blocks * cache.page
+        many = 1 + (batcher.steps_ahead() if ahead else 0)
+        steps += [(now, batch if not i else batch.decoded_on(i)) for i in range(many)]
+        batcher.ended(batch, now, many)
+    assert not batcher.waiting
+    assert cache.used == 0
+    assert emitted(steps) == {number: request.tokens for number, request in enumerate(requests)}
+    plain = loops(resolved("continuous", sequences=sequences, full=full, chunk=chunk, block=BLOCK), requests)
+    if blocks is None:  # as many tokens fewer as were found
+        computed = [sum(m.query for _, b in each for m in b.members) for each in (steps, drive(plain))]
+        assert computed[0] == computed[1] - cache.hits
+
+
+def scenario(**workload: Any) -> sim.Scenario:
+    return from_dict({
+        "model": {"config": "llama-3.2-1b", "layers": 2, "scope": "block"},
+        "hardware": {"engines": {"count": 2}, "memory": {"bandwidth": "1 TB/s"}},
+        "workload": workload, "mapping": {"heads": "fused"}, "seed": 3,
+    })  # fmt: skip
+
+
+GENERATED = {
+    "generate": {"count": 12, "prompt": 20, "tokens": 9, "prefixes": {"count": 2, "tokens": 64}},
+    "batching": {"policy": "continuous", "max_batch": 3, "kv": {"prefix_cache": True}},
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    "kv", [{}, {"capacity": f"{16 * 30 * 4096} B"}, {"capacity": f"{16 * 15 * 4096} B", "full": "recompute"}]
+)
+@pytest.mark.parametrize("arrivals", [{}, {"process": "poisson", "rate": "2000/s"}])
+def test_executors_agree(kv: dict[str, Any], arrivals: dict[str, Any]) -> None:
+    batching = GENERATED["batching"] | {"kv": {"prefix_cache": True, **kv}}
+    generate = GENERATED["generate"] | ({"arrivals": arrivals} if arrivals else {})
+    setup = plan(scenario(generate=generate, batching=batching)).setup
+    log = reference.simulate(setup)
+    other = compiled.simulate(setup)
+    assert other is not None
+    assert_same(log, other)
+    assert log.cache == other.cache
+    assert log.cache is not None
+    assert log.cache.tokens >= 12 * 84
+    if not arrivals:
+        assert spans.simulate(setup, rules.disciplines(setup), 3).cache == log.cache
+
+
+def test_what_is_found_is_not_computed(tmp_path: Path) -> None:
+    """Each of two prefixes of 64 tokens is computed by those that come before it is there, and 64 tokens fewer by others."""
+    result = sim.run(scenario(**GENERATED))
+    cache, members = result.log.cache, result.log.members
+    assert cache is not None
+    assert int(members.query.sum()) == 12 * (84 + 8) - cache.hits
+    assert cache.hits % 64 == 0
+    assert 12 - 2 * 3 <= cache.hits // 64 <= 12 - 2
+    data = summary(result, timing=False)["requests"]["prefix_cache"]
+    assert data == {
+        "tokens": 12 * 84, "hits": cache.hits, "hit_rate": round(cache.hits / (12 * 84), 6),
+        "bytes_saved": cache.hits * 2 * 2048, "evicted_blocks": 0,
+    }  # fmt: skip
+    pytest.importorskip("pyarrow")
+    sim.save_log(result.log, result.scenario, tmp_path / "run.parquet")
+    log, _ = sim.load_log(tmp_path / "run.parquet")
+    assert log.cache == cache
+
+
+def test_turns_by_hand() -> None:
+    """Prompts of 100 + 200, 540, 780: after 339 and 579 tokens 21 and 36 blocks are full, and 6 of a beginning."""
+    generate = {"count": 3, "turns": 3, "prompt": 200, "tokens": 40, "prefixes": {"tokens": 100}}
+    batching = {"policy": "continuous", "kv": {"prefix_cache": True}}
+    log = plan(scenario(generate=generate, batching=batching, concurrency=1)).setup
+    assert [request.prompt for request in log.sequences] == [300, 540, 780] * 3
+    assert reference.simulate(log).cache == (3 * (300 + 540 + 780), 16 * (3 * (21 + 36) + 2 * 6), 0)
+
+
+def test_hash_ids_of_mooncake(tmp_path: Path) -> None:
+    """The last block of a prompt has fewer than 512 tokens; the second request shares the first block of the first one."""
+    rows = ((0, 600, [1, 2]), (100_000, 600, [1, 3]), (200_000, 600, [1, 2]))
+    lines = [f'{{"timestamp": {t}, "input_length": {n}, "output_length": 2, "hash_ids": {ids}}}' for t, n, ids in rows]
+    path = tmp_path / "trace.jsonl"
+    path.write_text("\n".join(lines))
+    batching = {"policy": "continuous", "kv": {"prefix_cache": True}}
+    log = sim.run(scenario(trace=str(path), batching=batching)).log
+    context = [int(log.members.context[np.flatnonzero(log.members.sequence == number)[0]]) for number in range(3)]
+    assert context == [0, 512, 592]
+    assert log.cache == (1800, 512 + 592, 0)
+    path.write_text("\n".join(line.replace("hash_ids", "other") for line in lines))
+    columns = {"arrival": "timestamp", "prompt": "input_length", "tokens": "output_length", "prefix": "other"}
+    trace = {"file": str(path), "columns": columns, "unit": "ms"}
+    with pytest.raises(InputError, match=r"workload\.trace\.prefix_tokens: expected the number of tokens"):
+        plan(scenario(trace=trace, batching=batching))
+    assert sim.run(scenario(trace=trace | {"prefix_tokens": 512}, batching=batching)).log.cache == log.cache
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"kv": {"prefix_cache": True, "full": "swap", "capacity": "1 GB"}}, "expected full: wait or recompute"),
+        ({"samples": 2}, "expected no samples"),
+        ({"model": "gemma-3-1b"}, "expected a model whose layers keep all tokens: some have sliding windows"),
+    ],
+)
+def test_refusals(changes: dict[str, Any], message: str) -> None:
+    sequences = [{"prompt": 600, "tokens": 2, "samples": changes.get("samples", 1)}]
+    data = scenario(
+        sequences=sequences, batching={"policy": "continuous", "kv": changes.get("kv", {"prefix_cache": True})}
+    ).to_dict()
+    data["model"] = {"config": changes.get("model", "llama-3.2-1b"), "layers": 6}
+    with pytest.raises(InputError, match=rf"prefix_cache: {message}"):
+        plan(from_dict(data))
