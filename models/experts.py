@@ -27,11 +27,21 @@ _BLOCK = 2**22
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Experts:
-    """The experts of one op. count: E. top_k: how many each token chooses. bytes: weight bytes of one expert."""
+    """The experts of one op. count: E. top_k: how many each token chooses. bytes: weight bytes of one expert.
+
+    first, held: those that the device of the op has, where they are dealt out to several; held is 0 if it has all.
+    """
 
     count: int
     top_k: int
     bytes: int
+    first: int = 0
+    held: int = 0
+
+    @property
+    def here(self) -> range:
+        """The experts that the device has."""
+        return range(self.first, self.first + (self.held or self.count))
 
     def __post_init__(self) -> None:
         if not 1 <= self.top_k <= self.count:
@@ -72,13 +82,13 @@ class Tokens:
 
 
 def distinct(routing: Routing | None, experts: Experts, layers: Sequence[int], tokens: Tokens) -> IntArray:
-    """Number of distinct experts that the tokens of each step choose in some layers: [layer, lane].
+    """Number of distinct experts of a device that the tokens of each step choose in some layers: [layer, lane].
 
     Without a routing, the largest possible number: no two tokens choose the same expert while others are left.
     """
     layer = np.asarray(layers, dtype=np.int64)
     if routing is None:
-        most = np.minimum(experts.top_k * np.bincount(tokens.lane, minlength=tokens.lanes), experts.count)
+        most = np.minimum(experts.top_k * np.bincount(tokens.lane, minlength=tokens.lanes), len(experts.here))
         return np.tile(most.astype(np.int64), (len(layer), 1))
     result = np.zeros((len(layer), tokens.lanes), dtype=np.int64)
     most_lanes = max(1, _BLOCK // max(1, len(layer) * experts.count))
@@ -92,15 +102,15 @@ def distinct(routing: Routing | None, experts: Experts, layers: Sequence[int], t
             row, token = (grid.ravel() for grid in np.mgrid[: len(layer), part])  # every layer with every token
             chosen = routing.choose(layer[row], tokens.sequence[token], tokens.position[token], experts)
             chosen_by_some[row[:, None], tokens.lane[token][:, None] - first, chosen] = True
-        result[:, first:last] = chosen_by_some.sum(axis=2)
+        result[:, first:last] = chosen_by_some[:, :, experts.here.start : experts.here.stop].sum(axis=2)
     return result
 
 
 def distinct_of(routing: Routing | None, experts: Experts, layers: IntArray, members: IntArray) -> IntArray:
-    """Number of distinct experts [layer, lane] that members [lane, member, field] choose."""
+    """Number of distinct experts of a device [layer, lane] that members [lane, member, field] choose."""
     query = members[:, :, M_QUERY]
     if routing is None:
-        most = np.minimum(experts.top_k * query.sum(axis=1), experts.count)
+        most = np.minimum(experts.top_k * query.sum(axis=1), len(experts.here))
         return np.tile(most, (len(layers), 1))
     compiled = getattr(routing, "distinct", None)
     if compiled is not None and loaded():

@@ -43,15 +43,20 @@ def staged(ops: OpGraph, stages: int) -> OpGraph:
 
 
 def unfolded(ops: OpGraph, copies: int) -> OpGraph:
-    """The op graph of all devices, of which `copies` do what each one in the graph does. Copies of an op stand together."""
+    """The op graph of all devices, of which `copies` do what each one in the graph does. Copies of an op stand together.
+
+    Experts that are dealt out are others on each of them.
+    """
     if copies == 1:
         return ops
-    made = tuple(
-        replace(op, device=op.device * copies + copy, inputs=tuple(j * copies + copy for j in op.inputs))
-        for op in ops.ops
-        for copy in range(copies)
-    )
-    return replace(ops, ops=made)
+    return replace(ops, ops=tuple(_copied(op, copies, copy) for op in ops.ops for copy in range(copies)))
+
+
+def _copied(op: Op, copies: int, copy: int) -> Op:
+    """The op of one of the devices that do the same."""
+    experts = op.experts and replace(op.experts, first=copy * op.experts.held)
+    inputs = tuple(j * copies + copy for j in op.inputs)
+    return replace(op, device=op.device * copies + copy, inputs=inputs, experts=experts)
 
 
 class _Stages:

@@ -8,7 +8,7 @@ Sharding follows from the kinds that capture gives to ops, and from the data flo
 | o and down projections               | computes with 1/n of the rows; results are *partial*, an `all_reduce` adds them up |
 | attention, KV cache                  | has 1/n of the heads; of the cache at least one head, so those are replicated beyond |
 | a latent KV cache, its down-projections | the same on all devices                                                      |
-| experts                              | holds 1/n of each expert; one `all_reduce` after the experts are combined         |
+| experts                              | holds 1/n of each, or dealt out, each n-th; one `all_reduce` after they are combined |
 | router, norms, residuals, embedding  | the same on all devices                                                           |
 | anything else                        | 1/n where its input is split, else the same on all devices                        |
 
@@ -54,12 +54,16 @@ State = Literal["whole", "split", "partial"]
 
 @dataclass(slots=True)
 class _Sharding:
-    """The states of the results of ops, and the ops of one device. heads, kv_heads: of attention in the whole model."""
+    """The states of the results of ops, and the ops of one device. heads, kv_heads: of attention in the whole model.
+
+    dealt: experts are dealt out, not cut.
+    """
 
     ops: OpGraph
     devices: int
     heads: int
     kv_heads: int
+    dealt: bool
     of_keys: set[int] = field(init=False)
 
     def __post_init__(self) -> None:
@@ -79,8 +83,11 @@ class _Sharding:
         return self.kv_share if i in self.of_keys or op.kind in CACHE else equal
 
 
-def shard(ops: OpGraph, devices: int) -> OpGraph:
-    """The op graph of one of some devices, with collectives. Raises ConfigError if the model does not divide."""
+def shard(ops: OpGraph, devices: int, *, dealt: bool = False) -> OpGraph:
+    """The op graph of one of some devices, with collectives. Raises ConfigError if the model does not divide.
+
+    dealt: whole experts are dealt out to devices, and this one has the first of them (`unfolded` gives others theirs).
+    """
     if devices == 1:
         return ops
     attention = next((op for op in ops.ops if op.heads and op.kv_heads), None)
@@ -89,7 +96,9 @@ def shard(ops: OpGraph, devices: int) -> OpGraph:
     if any(op.kind.startswith("state_") for op in ops.ops):
         raise ConfigError("mapping.parallel.tensor", "expected 1: layers that keep a state are not split over devices")
     _refuse_heads(devices, attention.heads, attention.kv_heads)
-    sharding = _Sharding(ops, devices, attention.heads, attention.kv_heads)
+    if dealt:
+        _refuse_experts(ops, devices)
+    sharding = _Sharding(ops, devices, attention.heads, attention.kv_heads, dealt)
     return _Builder(sharding).graph()
 
 
@@ -138,7 +147,8 @@ class _Builder:
         if op.kind in COLUMNS and self._is_product(op):
             if self._is_normalized(i):
                 return "whole", "whole"
-            self._refuse_columns(op)
+            if op.experts is None or not self.sharding.dealt:
+                self._refuse_columns(op)
             return "split", "split"
         if self._adds(op):
             return "partial", "whole"
@@ -183,6 +193,8 @@ class _Builder:
             cost if name in kept else self._shared(cost, share) for name, cost in zip(QUANTITIES, op.costs, strict=True)
         )
         experts = op.experts and replace(op.experts, bytes=_rounded_up(op.experts.bytes, share))
+        if op.experts is not None and self.sharding.dealt:
+            experts = replace(op.experts, held=op.experts.count // self.sharding.devices)
         heads = op.heads // self.sharding.devices if op.kv_heads else int(op.heads * self.sharding.kv_share)
         return replace(
             op, inputs=inputs, costs=costs, experts=experts, heads=heads, kv_heads=int(op.kv_heads * self.sharding.kv_share)
@@ -239,6 +251,18 @@ def _refuse_heads(devices: int, heads: int, kv_heads: int) -> None:
             "mapping.parallel.tensor",
             f"expected a number of devices that divides {heads} heads of queries and {kv_heads} of the KV cache, found "
             f"{devices}; possible: {', '.join(map(str, fitting))}",
+        )
+
+
+def _refuse_experts(ops: OpGraph, devices: int) -> None:
+    """Raise ConfigError if there are no experts, or they do not divide."""
+    count = next((op.experts.count for op in ops.ops if op.experts is not None), 0)
+    if not count:
+        raise ConfigError("mapping.parallel.expert", "expected 1: the model has no experts")
+    if count % devices:
+        fitting = ", ".join(str(n) for n in range(1, count + 1) if count % n == 0)
+        raise ConfigError(
+            "mapping.parallel.expert", f"expected a divisor of the {count} experts, found {devices}; possible: {fitting}"
         )
 
 

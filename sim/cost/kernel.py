@@ -153,7 +153,7 @@ class Structure:
         attention = (
             (self.ops[of].kind, self.ops[of].heads, self.ops[of].kv_heads, self.ops[of].costs) if op.heads and of >= 0 else ()
         )
-        routed = op.layer if op.experts is not None else -1  # in each layer the tokens choose anew
+        routed = (op.layer, op.experts.first) if op.experts is not None else ()  # in each layer the tokens choose anew
         return (op.kind, op.dtype, op.weights, op.heads, op.shape, op.costs, loads, attention, routed)
 
     def kernel(self, i: int, sized: Callable[[int], Sized]) -> Kernel:

@@ -50,10 +50,10 @@ def _weights(model: ModelGraph, kept: OpGraph, formats: Formats, *, whole: bool)
 
 
 def _held(ops: OpGraph) -> int:
-    """Bytes of all weights of ops but embeddings: all experts, whether a step reads them or not."""
+    """Bytes of all weights of ops but embeddings: all experts of a device, whether a step reads them or not."""
     read: list[int] = ops.costs(0)[WEIGHT].tolist()
     return sum(
-        size if op.experts is None else op.experts.count * op.experts.bytes
+        size if op.experts is None else len(op.experts.here) * op.experts.bytes
         for op, size in zip(ops.ops, read, strict=True)
         if "embedding" not in op.kind
     )

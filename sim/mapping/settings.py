@@ -79,6 +79,13 @@ class Parallel(Section):
         le=1024,
         description="Pipeline parallelism: stages of equally many layers; activations are sent from each to the next.",
     )
+    expert: Whole = Field(
+        default=1,
+        ge=1,
+        le=1024,
+        description="Expert parallelism: 1, so that each expert is cut like other matrices, or `tensor`, so that whole experts "
+        "are dealt out to the devices of a stage, all of which are simulated then. Only for batches.",
+    )
     micro_batches: Whole | None = Field(
         default=None,
         ge=1,
@@ -88,8 +95,8 @@ class Parallel(Section):
     )
     fold: bool = Field(
         default=True,
-        description="Devices of a stage do the same, so one is simulated and stands for all of them; `false`: all are "
-        "simulated, with the same times.",
+        description="Devices of a stage do the same (unless experts are dealt out), so one is simulated and stands for all of "
+        "them; `false`: all are simulated, with the same times.",
     )
     algorithm: Algorithm = Field(
         default="two_shot",
@@ -105,7 +112,7 @@ class Parallel(Section):
     @property
     def copies(self) -> int:
         """Number of devices of a stage that are simulated."""
-        return 1 if self.fold else self.tensor
+        return 1 if self.fold and self.expert == 1 else self.tensor
 
     @property
     def batches(self) -> int:

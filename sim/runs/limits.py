@@ -51,6 +51,12 @@ def refuse_devices(scenario: Scenario) -> None:
         found = f"{parallel.tensor} x {parallel.pipeline}"
         message = f"expected tensor x pipeline of {count}, the number of devices (hardware.devices.count), found {found}"
         raise ConfigError("mapping.parallel", message)
+    if parallel.expert not in (1, parallel.tensor):
+        message = f"expected 1 or {parallel.tensor}, the devices of a stage (mapping.parallel.tensor), found {parallel.expert}"
+        raise ConfigError("mapping.parallel.expert", message)
+    if parallel.expert > 1 and scenario.workload.batching.alone:
+        message = "expected batches where experts are dealt out (mapping.parallel.expert), found independent sequences"
+        raise ConfigError("workload.batching.policy", message)
     if (engines := parallel.simulated * scenario.hardware.engines.count) > MOST_ENGINES:
         message = f"expected at most {MOST_ENGINES:,} engines of all devices that are simulated, found {engines:,}"
         raise ConfigError("hardware.engines.count", message)

@@ -68,7 +68,7 @@ class Layout:
             fused = between_kernels(fused)
         stored = with_formats(with_kv_heads(fused, self.kv_heads), mapping.formats, element=self.element)
         parallel = mapping.parallel
-        return unfolded(staged(shard(stored, parallel.tensor), parallel.pipeline), parallel.copies)
+        return unfolded(staged(shard(stored, parallel.tensor, dealt=parallel.expert > 1), parallel.pipeline), parallel.copies)
 
 
 def op_graphs(scenario: Scenario) -> tuple[ModelGraph, Variants]:

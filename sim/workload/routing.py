@@ -73,18 +73,20 @@ class Uniform:
         return chosen
 
     def distinct(self, layers: IntArray, members: IntArray, experts: Experts, *, compiled: bool = True) -> IntArray:
-        """Numbers of distinct experts that the tokens of steps choose [layer, lane]. members: [lane, member, field]."""
+        """Numbers of distinct experts of a device that tokens of steps choose [layer, lane]. members: [lane, member, field]."""
         found = np.zeros((len(layers), len(members)), dtype=np.int64)
         seen, chosen = np.zeros(experts.count, dtype=np.int64), np.zeros(experts.top_k, dtype=np.int64)
-        launch(count_distinct, compiled=compiled)(found, self.seed, layers, members, seen, chosen)
+        here = np.array([experts.here.start, experts.here.stop], dtype=np.int64)
+        launch(count_distinct, compiled=compiled)(found, self.seed, layers, members, seen, chosen, here)
         return found
 
 
 @kernel
-def count_distinct(found: Any, seed: int, layers: Any, members: Any, seen: Any, chosen: Any) -> None:
+def count_distinct(found: Any, seed: int, layers: Any, members: Any, seen: Any, chosen: Any, here: Any) -> None:
     """Count the distinct experts of each layer and lane, as `Uniform.choose` draws them.
 
-    seen: [expert], the last place in which it was found. chosen: [choice], scratch.
+    seen: [expert], the last place in which it was found. chosen: [choice], scratch. here: the first that counts, and the one
+    behind the last.
     """
     place = 0
     for i in range(layers.shape[0]):
@@ -96,15 +98,15 @@ def count_distinct(found: Any, seed: int, layers: Any, members: Any, seen: Any, 
                 stream = mixed(mixed(of_layer ^ members[lane, member, M_SEQUENCE]))
                 first = members[lane, member, M_CONTEXT]
                 for position in range(first, first + members[lane, member, M_QUERY]):
-                    if many < seen.shape[0]:
-                        many += choose_experts(mixed(stream ^ position), seen, chosen, place)
+                    if many < here[1] - here[0]:
+                        many += choose_experts(mixed(stream ^ position), seen, chosen, here, place)
             found[i, lane] = many
 
 
 @small
 @kernel
-def choose_experts(stream: int, seen: Any, chosen: Any, place: int) -> int:
-    """Draw the experts of a token; returns how many of them have not been seen at this place."""
+def choose_experts(stream: int, seen: Any, chosen: Any, here: Any, place: int) -> int:
+    """Draw the experts of a token; returns how many of those that count have not been seen at this place."""
     top_k, count, new = chosen.shape[0], seen.shape[0], 0
     for i in range(top_k):
         last = count - top_k + i
@@ -116,7 +118,8 @@ def choose_experts(stream: int, seen: Any, chosen: Any, place: int) -> int:
         chosen[i] = number
         if seen[number] != place:
             seen[number] = place
-            new += 1
+            if here[0] <= number < here[1]:
+                new += 1
     return new
 
 

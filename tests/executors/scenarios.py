@@ -177,7 +177,14 @@ def served(draw: st.DrawFn, *, devices: bool = False) -> dict[str, Any]:
     if devices or (cost == "roofline" and "kv" not in workload["batching"] and draw(st.booleans())):
         parallel = mapping["parallel"] = draw(parallelism())
         machine["devices"] = {"count": parallel.get("tensor", 1) * parallel.get("pipeline", 1), "link": draw(links())}
-        if parallel.get("pipeline", 1) > 1 or not parallel.get("fold", True):
+        if (
+            "tensor" in parallel
+            and config in OTHERS
+            and workload["batching"]["policy"] != "independent"
+            and draw(st.booleans())
+        ):
+            parallel["expert"] = 2
+        if parallel.get("pipeline", 1) > 1 or parallel.get("expert") or not parallel.get("fold", True):
             machine["sram"] = None
         if parallel.get("pipeline", 1) > 1:
             model["layers"] = 2

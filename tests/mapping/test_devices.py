@@ -280,6 +280,90 @@ class TestPipeline:
         assert_same(result.log, log)
 
 
+def mixture(tmp_path, **changes: object) -> sim.Result:
+    """A run of two layers of Mixtral, whose eight experts are dealt out to the devices, and three sequences."""
+    path = tmp_path / "mixture.yaml"
+    path.write_text("model: {config: mixtral-8x7b}\n")
+    served = {"workload__sequences": "[{context: 512, tokens: 3, count: 3}]", "workload__batching__policy": "continuous"}
+    return run(path, **{**served, **changes})
+
+
+def experts_read(result: sim.Result) -> np.ndarray:
+    """Bytes of the weights of experts that each device reads in each layer [device, layer], in all steps."""
+    log = result.log
+    found = np.zeros((len(log.machine.devices), 2), dtype=np.int64)
+    for step, number in enumerate(log.steps.graph.tolist()):
+        graph = log.graphs[number]
+        weight = graph.ops.costs_of(log.lanes(np.array([step])))[QUANTITIES.index("weight"), :, 0]
+        for i, op in enumerate(graph.ops.ops):
+            if op.experts is not None:
+                found[op.device, op.layer] += weight[i]
+    return found
+
+
+class TestExperts:
+    def test_devices_read_the_experts_that_tokens_choose_of_theirs(self, tmp_path):
+        """All of them together what one device that has all would read; in a layer each its own, so they differ."""
+        one = experts_read(mixture(tmp_path))
+        dealt = experts_read(mixture(tmp_path, mapping__parallel__tensor=4, mapping__parallel__expert=4))
+        assert dealt.sum(axis=0).tolist() == one[0].tolist()
+        assert len(set(dealt[:, 0].tolist())) > 1
+        expert = 3 * 4096 * 14336 * 2
+        assert not (dealt % expert).any()
+
+    def test_the_device_with_most_of_them_holds_up_the_others(self, tmp_path):
+        """The all-reduce that combines waits for the last one, so imbalance costs time that cutting each expert does not."""
+        cut = mixture(tmp_path, mapping__parallel__tensor=2)
+        dealt = mixture(tmp_path, mapping__parallel__tensor=2, mapping__parallel__expert=2)
+        most = experts_read(dealt).max(axis=0).sum() - experts_read(cut).sum()
+        assert most > 0
+        assert dealt.makespan > cut.makespan + 0.5 * most / 3.35e12 * 1e12
+
+    @pytest.mark.parametrize("execution", ["stream", "prefetch"])
+    def test_a_device_none_of_whose_experts_is_chosen(self, tmp_path, execution):
+        """One sequence chooses two of eight experts, each on a device of its own; the others read none, in both executors."""
+        given = {
+            "mapping__parallel__tensor": 8, "mapping__parallel__expert": 8, "mapping__execution": execution,
+            "mapping__kv": "transfers", "workload__sequences": "[{context: 5, tokens: 1}]",
+        }  # fmt: skip
+        result = mixture(tmp_path, **given)
+        read_by = experts_read(result)
+        assert (read_by > 0).sum(axis=0).tolist() == [2, 2]
+        assert_same(result.log, mixture(tmp_path, executor="compiled", **given).log)
+
+    def test_weights_of_each_device(self, tmp_path):
+        held = [
+            holdings(models_of(mixture(tmp_path, mapping__parallel__tensor=2, mapping__parallel__expert=expert).scenario)[0])
+            for expert in (1, 2)
+        ]
+        assert held[0][0].weights == held[1][0].weights == held[1][1].weights
+
+    @pytest.mark.parametrize(
+        ("changes", "message"),
+        [
+            ({"mapping__parallel__tensor": 4, "mapping__parallel__expert": 2}, "expected 1 or 4, the devices of a stage"),
+            (
+                {"mapping__parallel__tensor": 16, "mapping__parallel__expert": 16, "model__config": "mixtral-8x7b"},
+                "expected a divisor of the 8 experts, found 16; possible: 1, 2, 4, 8",
+            ),
+            (
+                {"mapping__parallel__tensor": 2, "mapping__parallel__expert": 2, "model__config": LLAMA},
+                "mapping.parallel.expert: expected 1: the model has no experts",
+            ),
+            (
+                {
+                    "mapping__parallel__tensor": 2, "mapping__parallel__expert": 2,
+                    "workload__batching__policy": "independent",
+                },
+                "expected batches where experts are dealt out",
+            ),
+        ],
+    )  # fmt: skip
+    def test_messages(self, tmp_path, changes, message):
+        with pytest.raises(sim.InputError, match=message):
+            mixture(tmp_path, **changes)
+
+
 class TestMemory:
     def test_each_stage_holds_its_layers(self, base):
         """A layer of Llama 8B has 436,224,000 bytes of weights and 4 KiB of KV a token; the tables 1,050,673,152 each."""

@@ -50,7 +50,7 @@ class StepGraphs:
         if self.mapping.attention == "batch":
             shape = shape.together()
         if shape not in self._graphs:
-            if self.routing is None or shape.plain:
+            if self.routing is None or self._is_plain(shape):
                 made = GRAPHS.of(self.captured[False, False], (self._key, shape), lambda: self._make(shape))
             else:
                 made = self._make(shape)
@@ -65,9 +65,13 @@ class StepGraphs:
             self._drafts[id(made)] = replace(made, kinds=tuple(f"{DRAFT}{kind}" for kind in made.kinds))
         return self._drafts[id(made)]
 
+    def _is_plain(self, shape: Shape) -> bool:
+        """Whether the step is that of a captured graph; where experts are dealt out, none is: it depends on their choice."""
+        return shape.plain and self.mapping.parallel.expert == 1
+
     def _make(self, shape: Shape) -> TaskGraph:
         """The task graph of this shape, made now."""
-        if shape.plain:
+        if self._is_plain(shape):
             return lower(self.variants[False, False], self.mapping, host=self.host)
         sort = shape if self.mapping.attention == "batch" else template_of(shape)
         if sort not in self._templates:
