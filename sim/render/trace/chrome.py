@@ -151,11 +151,11 @@ class _Arguments:
                 texts[i] += text
         return [a + b for a, b in zip(texts, self._owners(tasks.step[rows]), strict=True)]
 
-    def _steps(self, steps: Times) -> list[str]:
+    def _steps(self, steps: npt.NDArray[np.integer]) -> list[str]:
         context = self._log.steps.context[steps].tolist()
         return [f'{owner},"context":{length}' for owner, length in zip(self._owners(steps), context, strict=True)]
 
-    def _owners(self, steps: Times) -> list[str]:
+    def _owners(self, steps: npt.NDArray[np.integer]) -> list[str]:
         (sequence, token), table = self._log.owner_words, self._log.steps
         return [f',"{sequence}":{a},"{token}":{b}' for a, b in self._pairs(table.sequence[steps], table.token[steps])]
 
@@ -163,7 +163,7 @@ class _Arguments:
         return [f',"{argument}":{self._names[form]}' for form in self._form[rows].tolist()]
 
     @staticmethod
-    def _pairs(first: Times, second: Times) -> Iterator[tuple[int, int]]:
+    def _pairs(first: npt.NDArray[np.integer], second: npt.NDArray[np.integer]) -> Iterator[tuple[int, int]]:
         return zip(first.tolist(), second.tolist(), strict=True)
 
 
