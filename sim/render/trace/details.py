@@ -19,9 +19,12 @@ Rows = npt.NDArray[np.int64]
 
 
 def constant_args(graph: TaskGraph, task: int) -> dict[str, int | str]:
-    """The arguments of a task that no step changes."""
+    """The arguments of a task that no step changes. A written op has no path in a model, and may have no shape or format."""
     op = graph.ops.ops[graph.op[task]]
-    args: dict[str, int | str] = {"op": op.kind, "path": op.path, "shape": f"[{', '.join(op.shape)}]", "dtype": op.dtype}
+    args: dict[str, int | str] = {"op": op.kind}
+    args |= {"path": op.path} if op.path else {}
+    args |= {"shape": f"[{', '.join(op.shape)}]"} if op.shape else {}
+    args |= {"dtype": op.dtype} if op.dtype else {}
     if graph.layer[task] >= 0:
         args["layer"] = int(graph.layer[task])
     return args
