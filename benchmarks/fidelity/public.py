@@ -25,7 +25,7 @@ from sim.base.problems import validated
 from sim.base.section import Section, Text
 from sim.machine.presets import find
 from sim.runs.run import known_names
-from sim.scenario import from_dict
+from sim.scenario import Scenario, from_dict
 
 TABLE = Path(__file__).with_name("public.yaml")
 
@@ -174,6 +174,7 @@ costs that the preset brings. Figures are those of others, of engines on one dev
         "\n*Same engine* counts the rows of an engine to which constants of the preset were fitted (`software` in "
         "`sim list hardware NAME`), whatever its version."
     )
+    yield from _two_lines(found)
     for name in classes(found):
         rows = [each for each in judging if found.class_of(each.row) == name]
         yield f"\n## {name[0].upper()}{name[1:]}\n"
@@ -183,6 +184,42 @@ costs that the preset brings. Figures are those of others, of engines on one dev
     yield "\n## Sources\n\n| source | published |\n| --- | --- |"
     for source in found.sources.values():
         yield f"| [{source.title}]({source.url}) | {source.date} |"
+
+
+def two_lines(found: Table) -> dict[str, tuple[Row, float]]:
+    """By preset: a figure of one sequence that decodes a model as captured, and tokens/s of the scenario of two lines.
+
+    That names the model and the preset alone: it decodes the first token.
+    """
+    rows: dict[str, Row] = {}
+    for row in found.rows:
+        if (row.use, row.measure, row.format, row.batch) == ("judge", "decode", "bf16", 1) and not row.hardware:
+            rows.setdefault(row.preset, row)
+    return {preset: (row, 1e12 / sim.run(_two_lines_of(row)).makespan) for preset, row in rows.items()}
+
+
+def _two_lines_of(row: Row) -> Scenario:
+    return from_dict({"model": {"config": row.model}, "hardware": {"preset": row.preset}}, known=known_names())
+
+
+def _two_lines(found: Table) -> Iterator[str]:
+    yield """
+## Two lines
+
+Scenarios that are nothing but `model: {config: MODEL}` and `hardware: {preset: DEVICE}`, beside the first figure of that model
+as captured. They decode the first token, with an empty cache; the figures are means over the context that is given, which makes
+them slower by its share of the bytes.
+
+| device | model | engine | context | published | two lines | error | source |
+| --- | --- | --- | ---: | ---: | ---: | ---: | --- |"""
+    for preset, (row, rate) in two_lines(found).items():
+        source = found.sources[row.source]
+        engine = row.engine if row.version == "unstated" else f"{row.engine} {row.version}"
+        cells = [
+            preset, row.model, engine, f"{row.context:,}", f"{row.value:,g} tokens/s", f"{rate:.4g} tokens/s",
+            f"{100 * (row.value / rate - 1):+.0f} %", f"[{source.title}]({source.url})",
+        ]  # fmt: skip
+        yield f"| {' | '.join(cells)} |"
 
 
 def classes(found: Table) -> list[str]:

@@ -10,7 +10,7 @@ from rich.table import Table
 
 from sim.base.files import check_output
 from sim.cli.console import output
-from sim.cost.profile import fit, predict, read_tables, write_profile, write_samples
+from sim.cost.profile import cache_advice, fit, predict, read_tables, write_profile, write_samples
 from sim.cost.profile.fit import residual
 
 
@@ -31,7 +31,8 @@ from sim.cost.profile.fit import residual
 def command(mapping: Path, folder: Path | None, out: Path, everything: bool, samples: Path | None) -> None:
     """Fit a device profile to tables of kernel times (CSV or Parquet). MAPPING is a YAML file that names their columns.
 
-    Fits the rows that the mapping selects for calibration, and prints the errors on those and on all others.
+    Fits the rows that the mapping selects for calibration, and prints the errors on those and on all others: of the median row,
+    of the 90th percentile, and by time, in which a row counts as much as it takes.
     """
     found = read_tables(mapping, folder)
     for path in (out, samples):
@@ -44,19 +45,23 @@ def command(mapping: Path, folder: Path | None, out: Path, everything: bool, sam
     )  # fmt: skip
     predicted = predict(profile, found.samples)
     table = Table(box=None, pad_edge=False, header_style="bold")
-    for name in ("kernels", "form", "calibrated", "median", "p90", "others", "median", "p90"):
-        table.add_column(name, justify="left" if name in ("kernels", "form") else "right")
+    for name in ("kernels", "form", "", "rows", "median", "p90", "by time"):
+        table.add_column(name, justify="left" if name in ("kernels", "form", "") else "right")
     for timing in profile.timings:
-        cells = [f"{timing.kind} ({timing.dtype})", timing.form]
-        for part in (calibrate, ~calibrate):
+        for name, part in (("fitted", calibrate), ("others", ~calibrate)):
             chosen = part & (found.samples.kind == timing.kind) & (found.samples.dtype == timing.dtype) & np.isfinite(predicted)
             if chosen.any():
-                error = residual(predicted[chosen], found.samples.duration[chosen])
-                cells += [f"{error.samples:,}", f"{error.median:.1%}", f"{error.p90:.1%}"]
-        table.add_row(*cells)
+                measured = found.samples.duration[chosen]
+                error = residual(predicted[chosen], measured)
+                by_time = np.abs(predicted[chosen] - measured).sum() / measured.sum()
+                what = (f"{timing.kind} ({timing.dtype})", timing.form) if name == "fitted" else ("", "")
+                errors = f"{error.median:.1%}", f"{error.p90:.1%}", f"{by_time:.1%}"
+                table.add_row(*what, name, f"{error.samples:,}", *errors)
     write_profile(profile, out)
     if samples is not None:
         write_samples(found.samples, samples)
     console = output()
     console.print(table)
+    if (advice := cache_advice(found)) is not None:
+        console.print(f"\n{advice}", style="yellow", highlight=False)
     console.print(f"\n{out}", highlight=False)

@@ -14,6 +14,7 @@ from sim.analysis.blame import Matrix
 from sim.analysis.parts import PARTS
 from sim.base.units import format_time
 from sim.render import breakdown
+from sim.render.terminal import above
 from sim.runs.result import Result
 from sim.runs.what_if import WhatIf
 
@@ -153,7 +154,7 @@ def _bounds(result: Result) -> Table:
         ("arrivals and what follows", b.arrivals),
     ):  # fmt: skip
         if ps or name != "arrivals and what follows":
-            table.add_row(name, format_time(ps), f"{result.makespan / ps - 1:.1%} above" if ps else "")
+            table.add_row(name, format_time(ps), above(result.makespan / ps - 1) if ps else "")
     if b.upper is not None:
         table.add_row("upper bound", format_time(b.upper), f"{1 - result.makespan / b.upper:.1%} below")
     return table

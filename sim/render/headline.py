@@ -8,6 +8,7 @@ from sim.analysis.parts import PARTS
 from sim.base.units import format_bytes, format_energy, format_time
 from sim.render.page import finding
 from sim.render.requests import worth_showing
+from sim.render.terminal import above
 from sim.runs.result import Result
 
 #: A color for each part of time, told apart on light and dark ground.
@@ -32,7 +33,7 @@ def rows(result: Result) -> list[tuple[str, str]]:
     found += [
         ("channel", f"{channels:.0%} of its bandwidth; {format_bytes(m.bytes_read + m.bytes_written)} moved"),
         ("engines", f"held {engines:.0%} of the time"),
-        ("bound", f"at least {format_time(result.bounds.lower)}; this run is {result.bounds.gap(result.makespan):.1%} above"),
+        ("bound", f"at least {format_time(result.bounds.lower)}; this run is {above(result.bounds.gap(result.makespan))}"),
     ]
     if result.energy is not None:
         found.append(("energy", f"{format_energy(result.energy.per_token)} a token, {result.energy.watts:.4g} W"))

@@ -121,6 +121,31 @@ def _refuse_small_sram(setup: Setup) -> None:
             lanes = lanes_of(0, request.tokens - 1, batch)
             sram_use(setup, graph, lanes)
             refuse_large_activations(setup, graph, lanes)
+    if (largest := _largest_batch(setup)) is not None and setup.graphs is not None:
+        graph = setup.graphs(largest.shape)
+        if isinstance(graph.ops, BatchGraph) and graph.ops.template.together:  # else each member has operands of its own
+            try:
+                sram_use(setup, graph, lanes_of(0, 0, largest))
+            except ConfigError as error:
+                raise ConfigError(error.key, f"with {len(largest)} sequences in a step, {error.message}") from None
+
+
+def _largest_batch(setup: Setup) -> Batch | None:
+    """The step that decodes the last tokens of as many sequences as may be in it; None where steps have one member.
+
+    These are as many as `max_batch` allows, or without it come at one time, and no more than the KV cache has space for.
+    """
+    batching = setup.batching
+    if batching is None or batching.settings.alone:
+        return None
+    most = batching.settings.max_batch or max(Counter(request.arrival for request in setup.sequences).values())
+    members, held = list[Member](), 0
+    for number, request in enumerate(sorted(setup.sequences, key=lambda each: -each.final)[:most]):
+        held += batching.layout.held_in_all(0, request.final, 1)
+        if batching.capacity is not None and held > batching.capacity:
+            break
+        members.append(Member(number, request.final - 1, 1, request.final - 1, 1, 1))
+    return Batch(tuple(members)) if len(members) > 1 else None
 
 
 def _last_steps(setup: Setup, request: Request) -> Iterator[Batch]:

@@ -10,7 +10,19 @@ from statistics import median
 import pytest
 
 import models.library
-from benchmarks.fidelity.public import AIMS, LONE_PROMPTS, Compared, Row, compare, measured, page, seconds, shown, table
+from benchmarks.fidelity.public import (
+    AIMS,
+    LONE_PROMPTS,
+    Compared,
+    Row,
+    compare,
+    measured,
+    page,
+    seconds,
+    shown,
+    table,
+    two_lines,
+)
 from benchmarks.pages import BY_HAND
 from sim.machine.presets import PRESETS, find
 
@@ -51,6 +63,18 @@ def test_every_row_names_a_preset_a_model_a_format_and_a_source() -> None:
 def test_no_figure_is_given_twice() -> None:
     conditions = [each.model_dump(exclude={"value", "use", "hardware"}) for each in FOUND.rows]
     assert all(conditions.count(one) == 1 for one in conditions)
+
+
+def test_two_lines_are_compared_with_figures_of_five_devices_and_more() -> None:
+    """Weights of an 8B, 7.504e9 numbers of 2 bytes, at the 1.008 TB/s of an RTX 4090: at most 67.2 tokens/s."""
+    compared = two_lines(FOUND)
+    assert len(compared) >= 5
+    row, rate = compared["rtx-4090"]
+    assert 0.8 * 67.2 < rate < 67.2
+    assert all(abs(row.value / rate - 1) < 0.1 for row, rate in compared.values())
+    assert (
+        f"| rtx-4090 | {row.model} | {row.engine} {row.version} | {row.context:,} | {row.value:g} tokens/s | {rate:.4g}" in PAGE
+    )
 
 
 def test_a_row_without_its_sizes_is_an_error() -> None:

@@ -24,10 +24,12 @@ from sim.scenario import json_schema
 from sim.scenario.shipped import scenarios
 from sim.study.metrics import METRICS
 from sim.study.sections import StudyFile
+from tests.docs import sessions
 from tests.reports import stored
 
 ROOT = Path(__file__).parents[2]
 REFERENCE = ROOT / "docs" / "reference"
+SESSIONS = ROOT / "docs" / "tutorial" / "sessions.md"
 
 #: Class of a section -> its place in a scenario.
 SECTIONS = {
@@ -233,4 +235,5 @@ MADE = {
     REFERENCE / "scenarios.md": shipped_scenarios,
     REFERENCE / "study.md": study_keys,
     REFERENCE / "command_line.md": command_line,
+    SESSIONS: sessions.page,
 }

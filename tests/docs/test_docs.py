@@ -26,7 +26,7 @@ import sim
 from sim.log.tables import ServiceTable, StepTable, TaskTable
 from sim.runs.run import read
 from sim.scenario.shipped import SCENARIOS, scenarios
-from tests.docs import MADE, ROOT
+from tests.docs import MADE, ROOT, SESSIONS
 from tests.docs.notebook import NOTEBOOK, executed, written
 from tests.tools.command import call
 
@@ -86,7 +86,7 @@ def _marked(page: Path) -> object:
 @pytest.mark.parametrize("page", [_marked(page) for page in PAGES])
 def test_page(page: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     blocks = BLOCK.findall(page.read_text())
-    if not {"python", "console"} & {language for language, _ in blocks} or page.name == "own_arbiter.md":
+    if not {"python", "console"} & {language for language, _ in blocks} or page.name == "own_arbiter.md" or page in MADE:
         pytest.skip("nothing to run, or run by a test of its own")
     shutil.copytree(SCENARIOS, tmp_path / "scenarios", ignore=shutil.ignore_patterns("__pycache__"))
     monkeypatch.chdir(tmp_path)
@@ -121,7 +121,9 @@ def test_the_notebook_runs_and_its_outputs_are_current(tmp_path: Path, monkeypat
     assert drawn == 2
 
 
-@pytest.mark.parametrize("page", MADE, ids=lambda page: page.name)
+@pytest.mark.parametrize(
+    "page", [pytest.param(page, id=page.name, marks=[pytest.mark.slow] if page == SESSIONS else []) for page in MADE]
+)
 def test_made_pages_are_current(page: Path) -> None:
     assert page.read_text() == MADE[page](), "run `make docs` and commit what it writes"
 

@@ -204,6 +204,28 @@ def test_a_cache_that_does_not_fit_says_which_parts_of_it_do() -> None:
     plan(from_dict({**scenario, "mapping": {**kernels, "kv_splits": 8}}))
 
 
+def test_the_cache_of_the_largest_batch_fits_before_the_run() -> None:
+    """Eight sequences of 1,000 tokens, one kernel: 8 x 1,000 x 2 x 8 x 64 numbers of 2 bytes are 16.4 MB, four half of it."""
+    batching: dict[str, Any] = {"policy": "continuous", "max_batch": 8}
+    scenario: dict[str, Any] = {
+        "model": {"config": "llama-3.2-1b", "layers": 1, "scope": "block"},
+        "workload": {"batching": batching, "sequences": [{"context": 900, "tokens": 101, "count": 9}]},
+        "hardware": {"sram": "10 MiB"},
+        "mapping": {
+            "tiles": 64,
+            "softmax": "online",
+            "kv": "operands",
+            "heads": "fused",
+            "execution": "stream",
+            "attention": "batch",
+        },
+    }
+    with pytest.raises(InputError, match=r"with 8 sequences in a step, attention of layer 0 needs 16\.384 MB at once"):
+        plan(from_dict(scenario))
+    batching["max_batch"] = 4
+    plan(from_dict(scenario))
+
+
 def prompt(tokens: int, **mapping: object) -> dict[str, Any]:
     return {
         "model": {"config": "llama-3.2-1b", "layers": 1, "scope": "block"},

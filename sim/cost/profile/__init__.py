@@ -33,11 +33,11 @@ from sim.cost.profile.forms import DIMENSIONS, FORMS, UNITS, Shapes
 from sim.cost.profile.machine import hardware
 from sim.cost.profile.predict import Outside, outside, predict, time
 from sim.cost.profile.samples import STREAMS, Samples, read_samples, shapes_of, write_samples
-from sim.cost.profile.tables import KernelTables, read_tables
+from sim.cost.profile.tables import KernelTables, cache_advice, read_tables
 
 __all__ = [
     "ATTENTION", "DIMENSIONS", "ELEMENTWISE", "FORMS", "MULTI_HEAD", "MATMUL", "PREFILL", "STREAMS", "UNITS", "DeviceProfile",
-    "KernelTables", "Outside", "Provenance", "Residual", "RowFit", "Samples", "Shapes", "Step", "Timing", "fit", "hardware",
-    "outside", "predict", "read_profile", "read_samples", "read_tables", "residual", "shapes_of", "time", "write_profile",
-    "write_samples",
+    "KernelTables", "cache_advice", "Outside", "Provenance", "Residual", "RowFit", "Samples", "Shapes", "Step", "Timing", "fit",
+    "hardware", "outside", "predict", "read_profile", "read_samples", "read_tables", "residual", "shapes_of", "time",
+    "write_profile", "write_samples",
 ]  # fmt: skip

@@ -42,8 +42,9 @@ from sim.base.documents import Document, Place, read
 from sim.base.errors import InputError, nearest
 from sim.base.files import check_parquet, check_readable
 from sim.base.problems import OneOf, validated
-from sim.base.quantities import Bandwidth, FlopRate, Size, number, show
+from sim.base.quantities import BANDWIDTH, Bandwidth, FlopRate, Size, number, show
 from sim.base.section import Section, Text
+from sim.base.units import PS_PER_S, format_bytes
 from sim.cost.profile.device import ATTENTION, MATMUL, MULTI_HEAD, PREFILL, Provenance
 from sim.cost.profile.samples import NUMBERS, Samples
 
@@ -89,6 +90,22 @@ def read_tables(mapping: str | os.PathLike[str], folder: str | os.PathLike[str] 
         bandwidth=found.bandwidth, capacity=found.capacity, cache=found.cache, flops=found.flops,
         samples=Samples.concatenate(parts), calibrate=np.concatenate(masks),
     )  # fmt: skip
+
+
+def cache_advice(found: KernelTables) -> str | None:
+    """A sentence on `cache` if it contradicts the rows: those with bytes faster than the memory were read from one."""
+    moved = found.samples.bytes_read + found.samples.bytes_written
+    faster = moved > found.samples.duration / PS_PER_S * found.bandwidth
+    rows = f"{int(faster.sum()):,} of {len(moved):,} rows"
+    rate, largest = BANDWIDTH.format(found.bandwidth), format_bytes(int(moved[faster].max(initial=0)))
+    if found.cache is None and faster.any():
+        return f"cache: {rows} move their bytes faster than {rate}, the largest {largest}: name the size of their cache"
+    if found.cache is not None and (beyond := faster & (moved > found.cache)).any():
+        more = f"{int(beyond.sum()):,} rows move more than its {format_bytes(found.cache)}"
+        return f"cache: {more} faster than {rate}, the largest {largest}: is it larger?"
+    if found.cache is not None and not faster.any():
+        return f"cache: no row moves its bytes faster than {rate}: kernels that were timed with a cold cache need none"
+    return None
 
 
 def _columns(type_: Any, *more: str) -> type[Section]:

@@ -10,7 +10,7 @@ from click.testing import CliRunner
 
 from sim.base.errors import InputError
 from sim.cli import cli
-from sim.cost.profile import MULTI_HEAD, Samples, fit, predict, read_profile, read_tables, write_profile
+from sim.cost.profile import MULTI_HEAD, Samples, cache_advice, fit, predict, read_profile, read_tables, write_profile
 from sim.cost.profile.device import Provenance
 
 MAPPING = """
@@ -48,8 +48,37 @@ def test_a_table_becomes_a_profile(mapping: Path, tmp_path: Path) -> None:
     assert found["overhead"] == pytest.approx(2_000_000, rel=1e-3)
     assert found["bandwidth"] == pytest.approx(10**12, rel=1e-3)
     assert timing.ranges["n"] == (512, 2048)
-    row = next(line for line in result.output.splitlines() if line.startswith("matmul"))
-    assert row.split() == ["matmul", "(bfloat16)", "sum", "6", "0.0%", "0.0%", "2", "0.0%", "0.0%"]
+    rows = [line.split() for line in result.output.splitlines()[1:3]]
+    assert rows == [["matmul", "(bfloat16)", "sum", "fitted", "6", *3 * ["0.0%"]], ["others", "2", *3 * ["0.0%"]]]
+
+
+def test_errors_by_time_count_a_row_as_much_as_it_takes(mapping: Path, tmp_path: Path) -> None:
+    """The others: one of 10 us that is predicted as measured, one of 1,000 us that took half of what is predicted."""
+    rows = "\n".join(f"1,512,{k},{2 + 2 * (512 * k + 512 + k) * 1e-6}" for k in (256, 512, 1024, 2048))
+    small, large = (2 + 2 * (4096 * k + 4096 + k) * 1e-6 for k in (1024, 131072))
+    (tmp_path / "gemm.csv").write_text(f"m,n,k,time\n{rows}\n1,4096,1024,{small}\n1,4096,131072,{large / 2}\n")
+    result = CliRunner().invoke(cli, ["import-kernels", str(mapping), "-o", str(tmp_path / "device.yaml")])
+    others = next(line.split() for line in result.output.splitlines() if "others" in line)
+    assert float(others[-1].rstrip("%")) == pytest.approx(100 * large / 2 / (small + large / 2), abs=0.5)  # the fit rounds
+
+
+@pytest.mark.parametrize(
+    ("cache", "faster", "advice"),
+    [
+        (None, 1, None), ("10 MB", 4, None),
+        (None, 4, "cache: 8 of 8 rows move their bytes faster than 1 TB/s, the largest 8.399 MB: name the size"),
+        ("4 MB", 4, "rows move more than its 4.000 MB faster than 1 TB/s, the largest 8.399 MB: is it larger?"),
+        ("4 MB", 1, "cache: no row moves its bytes faster than 1 TB/s: kernels that were timed with a cold cache need none"),
+    ],
+)  # fmt: skip
+def test_advice_on_the_cache(mapping: Path, tmp_path: Path, cache: str | None, faster: int, advice: str | None) -> None:
+    """Bytes at 1 TB/s, or four times as fast and more."""
+    rows = "\n".join(f"1,{n},{k},{(2 * (n * k + n + k) * 1e-6) * 1.01 / faster}" for _, n, k, _ in GEMM)
+    (tmp_path / "gemm.csv").write_text(f"m,n,k,time\n{rows}\n")
+    if cache is not None:
+        mapping.write_text(MAPPING.replace("bandwidth: 1 TB/s\n", f"bandwidth: 1 TB/s\ncache: {cache}\n"))
+    found = cache_advice(read_tables(mapping))
+    assert (found is None) if advice is None else (found is not None and advice in found)
 
 
 def test_attention_has_bytes_by_formula(tmp_path: Path, mapping: Path) -> None:
