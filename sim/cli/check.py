@@ -6,6 +6,7 @@ import json
 
 import click
 
+from sim.base.units import format_bytes
 from sim.cli.options import scenario_arguments
 from sim.executors.size import tasks_in_all
 from sim.render import breakdown
@@ -35,6 +36,9 @@ def command(names: tuple[str, ...], overrides: tuple[str, ...], resolved: bool |
         click.echo(f"{path}: ok: {planned.model}, {step}, {_in_all(*tasks_in_all(setup))}")
         if scenario.from_preset:
             click.echo(f"  from preset: {', '.join(scenario.from_preset)}")
+        for memory in dict.fromkeys(memory for memory, _, _ in planned.held):
+            parts = [f"{what} {format_bytes(size)}" for each, what, size in planned.held if each == memory]
+            click.echo(f"  {memory}: {', '.join(parts)}")
         for note in planned.notes:
             click.echo(f"  model: {note}")
         if planned.ignored:

@@ -9,6 +9,7 @@ from dataclasses import replace
 from sim.base.errors import ConfigError
 from sim.base.units import format_bytes
 from sim.machine.capacity import Footprint, footprint
+from sim.mapping.lowering import offloaded
 from sim.runs.model import Modeled, formats_of
 from sim.scenario import Scenario
 from sim.workload.requests import Request
@@ -21,6 +22,8 @@ def kv_capacity(scenario: Scenario, of_run: Sequence[Modeled], sequences: Sequen
     """
     capacity, left = scenario.hardware.memory.capacity, scenario.workload.batching.kv.capacity
     batched = not scenario.workload.batching.alone
+    if scenario.mapping.offload is not None:
+        _refuse_large_host(scenario, sum(footprint_of(each, ()).host for each in of_run))
     if capacity is not None and scenario.model.config is not None:
         alone = () if batched else [(request.final, 1) for request in sequences]
         held = [footprint_of(each, alone) for each in of_run]
@@ -42,7 +45,34 @@ def footprint_of(of: Modeled, sequences: Sequence[tuple[int, int]]) -> Footprint
     kept, whole = of.ops, of.scenario.model.scope == "model" and not of.shared
     if of.shared:
         kept = replace(kept, ops=tuple(op for op in kept.ops if op.kind != "lm_head"))
-    return footprint(of.model, kept, formats_of(of.scenario), whole=whole, sequences=sequences)
+    hosted = offloaded(kept, of.scenario.mapping.offload)
+    return footprint(of.model, kept, formats_of(of.scenario), whole=whole, sequences=sequences, hosted=hosted)
+
+
+def held_by_tier(scenario: Scenario, of_run: Sequence[Modeled]) -> tuple[tuple[str, str, int], ...]:
+    """Bytes by the memory that holds them: (memory, what, bytes) of weights, and of the most that KV caches may take.
+
+    None of a written graph, whose weights may be anything.
+    """
+    if scenario.model.config is None:
+        return ()
+    held = [footprint_of(each, ()) for each in of_run]
+    weights, host = sum(each.weights for each in held), sum(each.host for each in held)
+    found = [("memory", "weights", weights)] + ([("host", "weights", host)] if host else [])
+    capacity, kv = scenario.hardware.memory.capacity, scenario.workload.batching.kv.capacity
+    if kv is None and capacity is not None and not scenario.workload.batching.alone:
+        kv = max(0, capacity - weights)
+    return (*found, ("memory", "KV cache, at most", kv)) if kv is not None else tuple(found)
+
+
+def _refuse_large_host(scenario: Scenario, weights: int) -> None:
+    """Raise ConfigError for weights that exceed the memory of the host."""
+    memory = None if scenario.hardware.host is None else scenario.hardware.host.memory
+    if memory is not None and weights > memory:
+        message = (
+            f"{format_bytes(weights)} of weights are {format_bytes(weights - memory)} more than the {format_bytes(memory)}"
+        )
+        raise ConfigError("hardware.host.memory", f"{message} of the host")
 
 
 def resident_bytes(scenario: Scenario, of_run: Sequence[Modeled]) -> int:
