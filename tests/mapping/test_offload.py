@@ -99,7 +99,7 @@ def test_memory_holds_what_is_left(capsys: pytest.CaptureFixture[str], tmp_path:
     with pytest.raises(SystemExit, match="0"):
         main(["check", str(path)])
     assert "host: weights 11.274 GB" in capsys.readouterr().out
-    with pytest.raises(InputError, match=r"11\.274 GB of weights are 274\.290 MB more than the 11\.000 GB of the host"):
+    with pytest.raises(InputError, match=r"11\.274 GB of weights are 274\.289 MB more than the 11\.000 GB of the host"):
         plan(read(path, ["hardware.host.memory=11 GB"]))
 
 
