@@ -39,6 +39,9 @@ def command(names: tuple[str, ...], overrides: tuple[str, ...], resolved: bool |
         click.echo(f"{path}: ok: {planned.model}, {step}, {_in_all(*tasks_in_all(setup))}")
         if scenario.from_preset:
             click.echo(f"  from preset: {', '.join(scenario.from_preset)}")
+        for memory in dict.fromkeys(memory for memory, _, _ in planned.held):
+            parts = [f"{what} {format_bytes(size)}" for each, what, size in planned.held if each == memory]
+            click.echo(f"  {memory}: {', '.join(parts)}")
         for note in planned.notes:
             click.echo(f"  model: {note}")
         if planned.ignored:

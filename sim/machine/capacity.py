@@ -5,6 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass
 
+import numpy as np
+import numpy.typing as npt
+
 from models.formats import ELEMENT, WEIGHT, Formats, stored_bytes
 from models.graph import ModelGraph, OpGraph
 from sim.machine.kv_cache import KVLayout, layer_groups, state_bytes
@@ -12,10 +15,11 @@ from sim.machine.kv_cache import KVLayout, layer_groups, state_bytes
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Footprint:
-    """Bytes that a run holds in memory."""
+    """Bytes that a run holds in memory. weights: those in the memory of the host (`host`) are not among them."""
 
     weights: int
     kv: int
+    host: int = 0
 
     @property
     def total(self) -> int:
@@ -23,16 +27,19 @@ class Footprint:
 
 
 def footprint(
-    model: ModelGraph, kept: OpGraph, formats: Formats, *, whole: bool, sequences: Iterable[tuple[int, int]]
-) -> Footprint:
+    model: ModelGraph, kept: OpGraph, formats: Formats, *, whole: bool, sequences: Iterable[tuple[int, int]],
+    hosted: npt.NDArray[np.bool_] | None = None,
+) -> Footprint:  # fmt: skip
     """Compute the bytes that a run holds in memory.
 
     kept: the ops that are simulated, bytes already in `formats`. whole: with embedding and LM head.
     sequences: for each group (final context, how many); a cache has no pages, and holds the tokens that later ones would see.
+    hosted: [op], whether its weights are in the memory of the host; None: none are.
     """
     layout = KVLayout(1, layer_groups(kept), state_bytes(kept))
     kv = sum(layout.held_in_all(context, context, 1) * count for context, count in sequences)
-    return Footprint(weights=_weights(model, kept, formats, whole=whole), kv=kv)
+    host = 0 if hosted is None else _held(kept, hosted)
+    return Footprint(weights=_weights(model, kept, formats, whole=whole) - host, kv=kv, host=host)
 
 
 def _weights(model: ModelGraph, kept: OpGraph, formats: Formats, *, whole: bool) -> int:
@@ -49,11 +56,15 @@ def _weights(model: ModelGraph, kept: OpGraph, formats: Formats, *, whole: bool)
     return held + stored_bytes(tables, element, formats.of_weights("embedding"))
 
 
-def _held(ops: OpGraph) -> int:
-    """Bytes of all weights of ops but embeddings: all experts of a device, whether a step reads them or not."""
+def _held(ops: OpGraph, chosen: npt.NDArray[np.bool_] | None = None) -> int:
+    """Bytes of all weights of ops but embeddings: all experts of a device, whether a step reads them or not.
+
+    chosen: [op]; None: all.
+    """
     read: list[int] = ops.costs(0)[WEIGHT].tolist()
+    counted = [True] * len(ops.ops) if chosen is None else chosen.tolist()
     return sum(
         size if op.experts is None else len(op.experts.here) * op.experts.bytes
-        for op, size in zip(ops.ops, read, strict=True)
-        if "embedding" not in op.kind
+        for op, size, counts in zip(ops.ops, read, counted, strict=True)
+        if counts and "embedding" not in op.kind
     )

@@ -170,7 +170,8 @@ class Devices(Section):
 class Host(Section):
     """The host of the device, whose memory takes what does not stay in that of the device."""
 
-    link: Link = Field(description="The link to the host, such as PCIe: what is swapped moves over it.")
+    memory: Size | None = Field(default=None, description="Size of the memory of the host: weights there must fit. null: any.")
+    link: Link = Field(description="The link to the host, such as PCIe: what is swapped or offloaded moves over it.")
 
 
 class Hardware(Section):

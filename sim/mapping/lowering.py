@@ -11,6 +11,7 @@
 | op with splits     | one task per split of the keys (and head): it needs its own split of the cache              |
 | weight matmul      | `tiles` tasks, each with its columns of the weights; `act` is tiled along with its inputs   |
 | resident weights   | no transfer; where only a share is resident, the rest is moved                              |
+| offloaded weights  | a `host_load` of their own, over the link to the host; of experts, once they are chosen        |
 | streamed weights   | private operands of their task; under `prefetch` a `weight_load` of their own, by a DMA     |
 | collective         | its launch on an engine, then a DMA's transfers on the link, round by round                |
 | p2p                | its launch on an engine, then a DMA's transfer on the link                                  |
@@ -29,7 +30,7 @@ from models.graph import QUANTITIES, OpGraph
 from models.rewrites import COLLECTIVES, P2P, read_in_place, without_resident
 from sim.mapping.collectives import Rounds, received, rounds
 from sim.mapping.grid import Grid, is_joined, shares_needed
-from sim.mapping.settings import ModelMapping
+from sim.mapping.settings import ModelMapping, Offload
 from sim.mapping.tasks import CACHED_BITS, CLASS_BIT, HOST_BIT, LINK_BIT, Links, TaskGraph, with_links
 from sim.mapping.template import rows
 
@@ -85,6 +86,7 @@ class _Lowering:
         self.blocking, self.prefetch = mapping.execution == "blocking", mapping.execution == "prefetch"
         self.grids = _grids(ops, mapping)
         self.has = {name: _some(ops, name).tolist() for name in QUANTITIES}
+        self.offloaded = offloaded(ops, mapping.offload).tolist()
         self.owner_of = _owners(ops)
         self.kinds: dict[str, int] = {}
         self.rows: list[tuple[int, ...]] = []
@@ -181,7 +183,12 @@ class _Lowering:
         cached = [CLASS_BIT[name] for name in ("kv_read", "state_read") if self.has[name][i]]
         operands = list(cached)  # that the engine loads itself
         loads = []
-        if self.mapping.residency != "resident" and self.has["weight"][i]:
+        if self.offloaded[i]:
+            # Which experts are needed is known when the tokens have chosen; all other weights are needed at every step.
+            known = op.experts is None
+            moves = CLASS_BIT["weight"] | HOST_BIT
+            loads.append(self._add(share, "host_load", [] if known else inputs, moves=moves, prefetch=known))
+        elif self.mapping.residency != "resident" and self.has["weight"][i]:
             if self.prefetch:
                 loads.append(self._add(share, "weight_load", [], moves=CLASS_BIT["weight"], prefetch=True))
             else:
@@ -246,6 +253,20 @@ def _owners(ops: OpGraph) -> dict[int, int]:
 def weight_matmuls(ops: OpGraph) -> npt.NDArray[np.bool_]:
     """[op]: whether it is a weight matmul, which can be cut into tiles, each with its columns of the weights."""
     return _some(ops, "flops") & _some(ops, "weight")
+
+
+def offloaded(ops: OpGraph, offload: Offload | None) -> npt.NDArray[np.bool_]:
+    """[op]: whether its weights are in the memory of the host."""
+    if offload is None:
+        return np.zeros(len(ops), dtype=np.bool_)
+    kind = np.array([op.kind for op in ops.ops])
+    if offload.weights == "experts":
+        chosen = np.array([op.experts is not None for op in ops.ops])
+    else:
+        chosen = np.char.find(kind, "embedding") < 0 if offload.weights == "all" else np.isin(kind, offload.weights)
+    layer = np.array([op.layer for op in ops.ops])
+    there = np.ones(len(ops), dtype=np.bool_) if offload.layers is None else (layer >= 0) & (layer < offload.layers)
+    return np.asarray(chosen & there & _some(ops, "weight"))
 
 
 def _some(ops: OpGraph, quantity: str) -> npt.NDArray[np.bool_]:

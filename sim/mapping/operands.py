@@ -18,7 +18,7 @@ import numpy.typing as npt
 from models.graph import IntArray
 from sim.base.kernel import kernel, launch, loaded
 from sim.base.memo import Memo
-from sim.mapping.tasks import CACHED_BITS, CLASS_BIT, TaskGraph
+from sim.mapping.tasks import CACHED_BITS, CLASS_BIT, HOST_BIT, TaskGraph
 
 #: Bytes of these classes take SRAM while they are in use.
 OPERAND_BITS = CLASS_BIT["weight"] | CACHED_BITS
@@ -64,6 +64,7 @@ def operands_of(graph: TaskGraph) -> Operands:
 
 def _operands_of(graph: TaskGraph) -> Operands:
     is_load = np.array([op.kind in ("kv_load", "state_load") for op in graph.ops.ops], dtype=np.bool_)[graph.op]
+    is_load |= (graph.moves & HOST_BIT != 0) & (graph.moves & CLASS_BIT["weight"] != 0)
     loads = np.flatnonzero((graph.moves & OPERAND_BITS != 0) & (graph.computes | graph.prefetch | is_load))
     load, user = _uses(graph, loads)
     needed = np.full(len(graph), len(graph))  # [task]: the first task that uses its operand

@@ -30,6 +30,11 @@ class Residency(Section):
     )
 
 
+def listed(value: object) -> str:
+    """Whether a value is a list, or one word."""
+    return TABLE if isinstance(value, list | tuple) else ONE
+
+
 #: All, none or a share of the weights on chip.
 Weights = Annotated[
     Annotated[Literal["resident", "streamed"], Tag(ONE)] | Annotated[Residency, Tag(TABLE)],
@@ -65,6 +70,23 @@ class Fuse(Section):
 
     qkv: bool = Field(default=False, description="The projections to queries, keys and values.")
     gate_up: bool = Field(default=False, description="The gate and up projections of the MLP.")
+
+
+class Offload(Section):
+    """Weights that stay in the memory of the host, and are loaded over the link to it at every step."""
+
+    weights: Annotated[
+        Annotated[Literal["all", "experts"], Tag(ONE)]
+        | Annotated[tuple[KindName, ...], Field(min_length=1, strict=False), Tag(TABLE)],
+        Discriminator(listed),
+    ] = Field(
+        default="experts",
+        description="`experts`: those of mixtures; `all`: all but embeddings; or a list of kinds of ops.",
+        examples=["experts", ["gate_up_proj", "down_proj"]],
+    )
+    layers: Whole | None = Field(
+        default=None, ge=1, description="Only of so many layers, the first ones; null: of all, and outside of layers."
+    )
 
 
 class Parallel(Section):
@@ -159,6 +181,11 @@ class ModelMapping(Section):
         "weights must fit `hardware.sram`, if that is bounded, and leave the rest of it to operands in flight.",
         examples=["streamed", {"resident": 0.4}],
     )
+    offload: Offload | None = Field(
+        default=None,
+        description="Weights in the memory of the host (`hardware.host`); null: none. Only with `model.config`.",
+        examples=[{"weights": "experts", "layers": 20}],
+    )
     activations: Literal["on_chip", "off_chip"] = Field(
         default="on_chip", description="Whether results between ops stay on chip or travel through the channel."
     )
@@ -207,6 +234,8 @@ class ModelMapping(Section):
 
     @model_validator(mode="after")
     def _consistent(self) -> ModelMapping:
+        if self.offload is not None and self.weights == "resident":
+            raise ValueError("expected 'offload' only with weights that are streamed, found weights: resident")
         if self.kv_splits > 1 and self.softmax != "online":
             raise ValueError(f"expected kv_splits only with softmax: online, found softmax: {self.softmax}")
         if self.granularity == "aten" and (self.softmax != "three_pass" or self.fuse != Fuse()):

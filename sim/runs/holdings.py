@@ -9,6 +9,7 @@ from models.rewrites import COLLECTIVES, P2P
 from sim.machine.capacity import footprint
 from sim.machine.kv_cache import kept_groups
 from sim.mapping.collectives import rounds
+from sim.mapping.lowering import offloaded
 from sim.mapping.settings import Parallel
 from sim.runs.model import Modeled, formats_of
 
@@ -66,10 +67,11 @@ def _weights(of: Modeled, ops: OpGraph, *, first: bool) -> int:
     Where that is the same tensor as the LM head, and this is on another device, there are two of it.
     """
     whole, formats = of.scenario.model.scope == "model" and first, formats_of(of.scenario)
-    held = footprint(of.model, ops, formats, whole=whole, sequences=()).weights
+    hosted = offloaded(ops, of.scenario.mapping.offload)
+    held = footprint(of.model, ops, formats, whole=whole, sequences=(), hosted=hosted).weights
     if not whole or any(op.kind == "lm_head" for op in ops.ops):
         return held
-    tables = held - footprint(of.model, ops, formats, whole=False, sequences=()).weights
+    tables = held - footprint(of.model, ops, formats, whole=False, sequences=(), hosted=hosted).weights
     head = next((i for i, op in enumerate(of.ops.ops) if op.kind == "lm_head"), None)
     return held if tables or head is None else held + int(of.ops.costs(0)[WEIGHT, head]) * of.scenario.mapping.parallel.tensor
 

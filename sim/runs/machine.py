@@ -63,8 +63,20 @@ def _link_of(key: str, link: LinkSection, *, host: bool = False) -> Link:
 
 
 def host_of(scenario: Scenario) -> LinkSection | None:
-    """The link to the host, if the scenario has something that moves over it; otherwise the machine goes without."""
-    host = scenario.hardware.host
+    """The link to the host, if the scenario has something that moves over it; otherwise the machine goes without.
+
+    Raises ConfigError for weights that would come over a link that is not there, or in times that do not follow from bytes.
+    """
+    host, offload = scenario.hardware.host, scenario.mapping.offload
+    if offload is not None:
+        if scenario.model.config is None:
+            raise ConfigError("mapping.offload", "expected a model.config")
+        if host is None:
+            raise ConfigError("mapping.offload", "expected hardware.host, with the link that weights come over")
+        if scenario.cost.model not in BY_BYTES:
+            message = f"expected {' or '.join(BY_BYTES)} with mapping.offload: times on links follow from bytes"
+            raise ConfigError("cost.model", message)
+        return host.link
     swaps = scenario.workload.batching.kv.full == "swap" and scenario.model.config is not None
     return host.link if host is not None and swaps and scenario.cost.model in BY_BYTES else None
 

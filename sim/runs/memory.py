@@ -10,6 +10,7 @@ from fractions import Fraction
 from sim.base.errors import ConfigError
 from sim.base.units import format_bytes
 from sim.machine.capacity import Footprint, footprint
+from sim.mapping.lowering import offloaded
 from sim.runs.holdings import holdings
 from sim.runs.model import Modeled, formats_of
 from sim.scenario import Scenario
@@ -23,6 +24,8 @@ def kv_capacity(scenario: Scenario, of_run: Sequence[Modeled], sequences: Sequen
     """
     capacity, left = scenario.hardware.memory.capacity, scenario.workload.batching.kv.capacity
     batched = not scenario.workload.batching.alone
+    if scenario.mapping.offload is not None:
+        _refuse_large_host(scenario, sum(footprint_of(each, ()).host for each in of_run))
     if scenario.mapping.parallel.simulated > 1:
         return _capacity_of_all(scenario, of_run[0], sequences)
     if capacity is not None and scenario.model.config is not None:
@@ -71,7 +74,34 @@ def footprint_of(of: Modeled, sequences: Sequence[tuple[int, int]]) -> Footprint
     kept, whole = of.ops, of.scenario.model.scope == "model" and not of.shared
     if of.shared:
         kept = replace(kept, ops=tuple(op for op in kept.ops if op.kind != "lm_head"))
-    return footprint(of.model, kept, formats_of(of.scenario), whole=whole, sequences=sequences)
+    hosted = offloaded(kept, of.scenario.mapping.offload)
+    return footprint(of.model, kept, formats_of(of.scenario), whole=whole, sequences=sequences, hosted=hosted)
+
+
+def held_by_tier(scenario: Scenario, of_run: Sequence[Modeled]) -> tuple[tuple[str, str, int], ...]:
+    """Bytes by the memory that holds them: (memory, what, bytes) of weights, and of the most that KV caches may take.
+
+    None of a written graph, whose weights may be anything, nor of several simulated devices, which each hold their own.
+    """
+    if scenario.model.config is None or scenario.mapping.parallel.simulated > 1:
+        return ()
+    held = [footprint_of(each, ()) for each in of_run]
+    weights, host = sum(each.weights for each in held), sum(each.host for each in held)
+    found = [("memory", "weights", weights)] + ([("host", "weights", host)] if host else [])
+    capacity, kv = scenario.hardware.memory.capacity, scenario.workload.batching.kv.capacity
+    if kv is None and capacity is not None and not scenario.workload.batching.alone:
+        kv = max(0, capacity - weights)
+    return (*found, ("memory", "KV cache, at most", kv)) if kv is not None else tuple(found)
+
+
+def _refuse_large_host(scenario: Scenario, weights: int) -> None:
+    """Raise ConfigError for weights that exceed the memory of the host."""
+    memory = None if scenario.hardware.host is None else scenario.hardware.host.memory
+    if memory is not None and weights > memory:
+        message = (
+            f"{format_bytes(weights)} of weights are {format_bytes(weights - memory)} more than the {format_bytes(memory)}"
+        )
+        raise ConfigError("hardware.host.memory", f"{message} of the host")
 
 
 def resident_bytes(scenario: Scenario, of_run: Sequence[Modeled]) -> int:

@@ -15,12 +15,12 @@ from sim.executors.setup import Setup
 from sim.machine.arbiters import Derated
 from sim.machine.energy import EnergyRates
 from sim.machine.kv_cache import LayerGroup, kept_groups
-from sim.mapping.lowering import weight_matmuls
-from sim.mapping.settings import Execution
+from sim.mapping.lowering import offloaded, weight_matmuls
+from sim.mapping.settings import Execution, Offload
 from sim.mapping.steps import Shape, StepGraphs
 from sim.runs.limits import refuse, refuse_devices, refuse_unknown_kinds, refuse_unknown_sequences
 from sim.runs.machine import arbiter_of, costs_of, energy_of, host_of, links_of, machine_of, scheduler_of
-from sim.runs.memory import kv_capacity, resident_bytes
+from sim.runs.memory import held_by_tier, kv_capacity, resident_bytes
 from sim.runs.model import Modeled, models_of, notes_of
 from sim.runs.workload import batching, check_routing, routing, traced
 from sim.scenario import ModelMapping, Scenario
@@ -40,7 +40,7 @@ class Plan:
     need besides the log. record: rows of the log that are kept. window: start and end in ps (None: the end of the run) of the
     time whose rows are kept when others are not; None if there is none. warmup_time, warmup_requests: time in ps and number of
     requests that request statistics leave out. slo: what goodput is of; None if no objective is written. notes: lines about the
-    model for reports. ignored: columns of the trace that are not used.
+    model for reports. ignored: columns of the trace that are not used. held: bytes by memory, as `held_by_tier`.
     """
 
     model: ModelGraph
@@ -54,6 +54,7 @@ class Plan:
     slo: Slo | None = None
     notes: tuple[str, ...] = ()
     ignored: tuple[str, ...] = ()
+    held: tuple[tuple[str, str, int], ...] = ()
 
 
 def plan(scenario: Scenario) -> Plan:
@@ -83,6 +84,7 @@ def plan(scenario: Scenario) -> Plan:
         slo=_slo(scenario),
         notes=notes_of(of_run),
         ignored=ignored,
+        held=held_by_tier(scenario, of_run),
     )
 
 
@@ -144,6 +146,7 @@ def step_graphs(scenario: Scenario, of_run: Sequence[Modeled]) -> StepGraphs:
     _refuse_unknown_tiles(mapping, ops)
     if not isinstance(scenario.workload.routing, str) and all(op.experts is None for op in ops.ops):
         raise ConfigError("workload.routing", "expected a file only for a mixture-of-experts model")
+    _refuse_unknown_offload(mapping, ops)
     on_engines = mapping.on_engines(scenario.hardware.engines.count)
     # A file of routing is about the model alone.
     drafts = [StepGraphs(each.variants, on_engines, Uniform(scenario.seed)) for each in of_run[1:]]
@@ -166,6 +169,19 @@ def _refuse_unknown_tiles(mapping: ModelMapping, ops: OpGraph) -> None:
     for kind in mapping.tiles:
         if kind != "default" and kind not in kinds:
             raise ConfigError(f"mapping.tiles.{kind}", str(unknown("weight matmul", kind, kinds)))
+
+
+def _refuse_unknown_offload(mapping: ModelMapping, ops: OpGraph) -> None:
+    """Raise ConfigError for weights to offload that the model does not have."""
+    if mapping.offload is None:
+        return
+    wanted = mapping.offload.weights
+    if wanted == "experts" and all(op.experts is None for op in ops.ops):
+        raise ConfigError("mapping.offload.weights", "expected all, or kinds of ops: the model has no experts")
+    kinds = {op.kind for op, weights in zip(ops.ops, offloaded(ops, Offload(weights="all")), strict=True) if weights}
+    for kind in wanted if isinstance(wanted, tuple) else ():
+        if kind not in kinds:
+            raise ConfigError("mapping.offload.weights", str(unknown("kind of op with weights", kind, kinds)))
 
 
 def _rules(

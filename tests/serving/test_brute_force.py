@@ -214,8 +214,8 @@ class BruteForce:
 class Sharing(BruteForce):
     """With a prefix cache. A block is the list of all tokens up to its end, by names that are equal where tokens are.
 
-    kept: blocks that no sequence has, in order of the time at which they were left. mine: those of each sequence that others
-    find. full: blocks that each had filled. begins: the prefix of each request, 8 tokens long or more.
+    kept: blocks that no sequence has, the one left longest ago first. mine: those of each sequence that others find.
+    full: blocks that each had filled. begins: the prefix of each request, 8 tokens long or more.
     """
 
     def __init__(self, *given: Any, begins: list[tuple[str, int]]) -> None:
