@@ -159,10 +159,19 @@ class _Lowering:
                 [own[-1], *(sent[device][send] for device, send in others)]
                 for own, others in zip(sent, from_others, strict=True)
             ]
+            if number < of.number - 1:
+                after = [self._joined(needed, of.sends) for needed in after]
         for i, (own, *others) in zip(ops, after, strict=True):
             self.results.append([own])
             if others:
                 self.received[i] = others
+
+    def _joined(self, needed: list[int], consumers: int) -> list[int]:
+        """What so many tasks need, as a join where that has fewer edges."""
+        if len(needed) * consumers <= len(needed) + consumers:
+            return needed
+        self.joins.append(needed)
+        return [-len(self.joins)]
 
     def _sent(self, share: _Share, of: Rounds, send: int) -> _Share:
         return share._replace(part=of.parts - 1, parts=of.parts, tile=send)

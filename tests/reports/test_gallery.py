@@ -283,3 +283,23 @@ def test_a_measured_device_is_predicted(
     measured = found.take((found.kind == "step") & (found.model == model) & (found.rows == rows) & (found.context == context))
     assert len(measured) >= 5
     assert step_times(run(name))[0] == pytest.approx(np.median(measured.duration), rel=error)
+
+
+# Several devices
+
+
+def test_one_batch_is_on_one_stage_at_a_time_and_four_are_on_all() -> None:
+    """Stages that work at a time, on average: of one batch one, but for its sends; of four micro-batches nearly all."""
+    alone, four = (run(f"h100_llama_8b_pipeline_4{name}") for name in ("_bubbles", ""))
+    busy = [Fraction(sum(each.metrics.engine_busy), each.makespan) for each in (alone, four)]
+    assert 1 - Fraction(1, 200) < busy[0] < 1
+    assert Fraction(33, 10) < busy[1] < 4
+    # Four micro-batches read the weights of products four times, norms too, and each sequence what it reads anyway.
+    again = 3 * 8 * (15_009_857_536 - 4096 * 2)
+    assert four.metrics.bytes_read - alone.metrics.bytes_read == again
+
+
+def test_devices_with_whole_experts_read_the_same_and_wait_for_one_another() -> None:
+    cut, dealt = run("h100_mixtral_experts_cut"), run("h100_mixtral_experts_dealt")
+    assert dealt.metrics.bytes_read == 4 * cut.metrics.bytes_read
+    assert dealt.makespan > cut.makespan

@@ -32,8 +32,9 @@ class TaskTemplate:
         links, self.node = tasks.links, np.arange(len(tasks))
         op, inputs, start = tasks.op.astype(np.int64), links.inputs.astype(np.int64), links.input_start.astype(np.int64)
         if links.joins:
-            op = np.append(op, op[links.inputs[links.input_start[len(tasks) : -1]]])
-            self.node = np.argsort(op, kind="stable")
+            last = links.inputs[links.input_start[len(tasks) + 1 :] - 1]  # of the tasks that each join needs
+            op = np.append(op, op[last])
+            self.node = np.argsort(np.append(np.arange(len(tasks)), last), kind="stable")
             op, inputs, start = op[self.node], *_in_items(inputs, start, self.node)
         self.one_each = np.array_equal(op, np.arange(len(tasks.ops)))
         self.blocks = Blocks(ops.owner[op], ops.segment[op], inputs, start, ops.plain)
