@@ -381,7 +381,7 @@ def steps_of(log: EventLog) -> list[Any]:
     return found
 
 
-@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(cases(), st.lists(st.tuples(st.integers(0, 1), st.sampled_from((8, 16, 20))), min_size=6, max_size=6), st.booleans())
 def test_prefixes_are_as_in_the_brute_force(
     tmp_path: Path, case: tuple[list[dict[str, int]], dict[str, Any]], begins: list[tuple[int, int]], compiled: bool
