@@ -146,7 +146,10 @@ class BruteForce:
             self.running.append(self.away.pop(0))
             moves.append(("in", self.running[-1]))
         for direction, s in moves:
-            end = self.now + sum(10 * KV * seen(s.cached, window) for window in self.windows)
+            link = self.rules.get("host")  # (ps of latency, ps of a byte)
+            latency, byte = link or (0, 10)
+            # The engine waits for one layer after another.
+            end = self.now + sum(latency + byte * KV * seen(s.cached, window) for window in self.windows)
             self.steps.append((self.now, end, direction, s.number))
             self.now = end
         return bool(moves)
@@ -308,6 +311,7 @@ def cases(draw: st.DrawFn) -> tuple[list[dict[str, int]], dict[str, Any]]:
         "policy": draw(st.sampled_from(["static", "continuous"])), "max_batch": most, "chunk": chunk, "drafts": drafts,
         "max_tokens": draw(st.sampled_from([None, least, least + 9])), "blocks": draw(st.sampled_from([None, 10, 10, 12])),
         "full": draw(st.sampled_from(["wait", "recompute", "swap"])), "right": draw(st.lists(st.integers(0, 3), min_size=1)),
+        "host": draw(st.sampled_from([None, (0, 40), (5_000, 20)])),
     }  # fmt: skip
 
 
@@ -315,7 +319,7 @@ def crowded(full: str) -> tuple[list[dict[str, int]], dict[str, Any]]:
     """Three that fit as they come, and not as they grow."""
     asked = [{"context": 20, "prompt": 0, "tokens": 16, "arrival": 0}] * 3
     limits = {"max_batch": 3, "chunk": 5, "drafts": 1, "max_tokens": None, "blocks": 10}
-    return asked, {"policy": "continuous", "full": full, "right": [1, 0, 0], **limits}
+    return asked, {"policy": "continuous", "full": full, "right": [1, 0, 0], "host": (5_000, 20), **limits}
 
 
 @pytest.fixture(scope="module")
@@ -344,10 +348,16 @@ def test_every_step_is_as_in_the_brute_force(
             "batching": {"policy": rules["policy"], **limits}, "prefill": {"chunk": rules["chunk"]},
             "speculative": {"draft": rules["drafts"], "acceptance": rules["right"]} if rules["drafts"] else None,
         },
-        "hardware": HARDWARE, "mapping": {"heads": "fused", "execution": "blocking"},
+        "hardware": HARDWARE | ({"host": {"link": link_of(*rules["host"])}} if rules.get("host") else {}),
+        "mapping": {"heads": "fused", "execution": "blocking"},
     }  # fmt: skip
     log = run(from_dict(scenario), executor=executor).log
     assert steps_of(log) == BruteForce(asked, rules, others_of(log), windows).steps
+
+
+def link_of(latency: int, byte: int) -> dict[str, str]:
+    """The link of a host that takes so many ps for a byte."""
+    return {"latency": f"{latency} ps", "bandwidth": f"{10**12 // byte} B/s"}
 
 
 def others_of(log: EventLog) -> dict[tuple[bool, ...], int]:
@@ -371,7 +381,7 @@ def steps_of(log: EventLog) -> list[Any]:
     return found
 
 
-@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(cases(), st.lists(st.tuples(st.integers(0, 1), st.sampled_from((8, 16, 20))), min_size=6, max_size=6), st.booleans())
 def test_prefixes_are_as_in_the_brute_force(
     tmp_path: Path, case: tuple[list[dict[str, int]], dict[str, Any]], begins: list[tuple[int, int]], compiled: bool

@@ -62,6 +62,29 @@ def test_a_sequence_is_shown_from_its_arrival_to_its_end(workload: str, load: Lo
     assert not trace.query("SELECT name FROM slice WHERE name GLOB 'token *'")
 
 
+def test_swaps_are_on_the_link_to_the_host(load: Load, tmp_path: Path) -> None:
+    """Its lane, under a group of its own, has the swaps and nothing else, and its counter their bytes per second."""
+    hardware = {"host": {"link": {"bandwidth": "20 GB/s"}}}
+    data = {"model": {"config": "llama-3.2-1b", "layers": 2}, "hardware": hardware, "mapping": {"heads": "fused"}}
+    result = sim.run(from_dict(data | {"workload": WORKLOADS["swaps"]}))
+    write_perfetto(result.log, tmp_path / "host.pftrace", metadata={})
+    trace = load(tmp_path / "host.pftrace")
+    assert trace.problems() == []
+    rows = trace.query(
+        "SELECT slice.name AS name, parent.name AS parent FROM slice JOIN track ON slice.track_id = track.id "
+        "JOIN track AS parent ON track.parent_id = parent.id WHERE track.name = 'host link'"
+    )
+    swaps = int((result.log.members.query == 0).sum())
+    assert len(rows) == 2 * swaps, "one for each layer"
+    assert {row["parent"] for row in rows} == {"Host"}
+    assert {row["name"].split()[0] for row in rows} == {"kv_swap_out", "kv_swap_in"}
+    (most,) = trace.query(
+        "SELECT max(value) AS rate FROM counter JOIN track ON counter.track_id = track.id "
+        "JOIN track AS parent ON track.parent_id = parent.id WHERE parent.name = 'Host'"
+    )
+    assert most["rate"] == pytest.approx(20, rel=1e-3)
+
+
 def test_what_steps_did(load: Load, tmp_path: Path) -> None:
     _, tracks, _ = read("chunks", load, tmp_path)
     names = [slice_["name"] for slice_ in tracks["sequence 2"]]
