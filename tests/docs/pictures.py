@@ -1,4 +1,7 @@
-"""Pictures of pages in the docs: `python -m tests.docs.pictures [NAME...]` makes them, with Chromium; look at them."""
+"""Pictures in the docs: `python -m tests.docs.pictures [NAME...]` makes them, with Chromium; look at them.
+
+Those of measured runs beside simulated ones (`double_trace*.png`) are made by hand from the traces that `sim validate` writes.
+"""
 
 from __future__ import annotations
 
@@ -13,7 +16,7 @@ from sim.runs.run import read
 from sim.scenario.shipped import scenarios
 from tests.docs import ROOT
 from tests.tools.command import call
-from tests.tools.perfetto_ui import Browser
+from tests.tools.perfetto_ui import Browser, screenshot
 
 IMAGES = ROOT / "docs" / "images"
 READY = "document.documentElement?.dataset.ready === 'yes'"
@@ -29,7 +32,7 @@ def explore(browser: Browser) -> bytes:
     session = Session(read(scenarios()[name], list(SCENARIO)), name, SCENARIO)
     session.view()  # what is compiled is compiled now
     with serving(session) as address:
-        _open(browser, address, 1500, 1120)
+        _open(browser, address, 1500, 1210)
         for key, value in CHANGES.items():
             browser.evaluate(f"choose('{key}', '{value}')")
             browser.wait_for("!runner.busy")
@@ -53,13 +56,26 @@ def _open(browser: Browser, address: str, width: int, height: int) -> None:
     browser.wait_for(READY)
 
 
-MADE: dict[str, Callable[[Browser], bytes]] = {"explore": explore, "report": report}
+#: Pictures of pages, and of traces in the Perfetto UI: scenario, size, and nanoseconds in view.
+PAGES: dict[str, Callable[[Browser], bytes]] = {"explore": explore, "report": report}
+TRACES = {
+    "two_tokens_4_engines": ("two_tokens_4_engines", (1500, 800), None),
+    "prefill_in_chunks": ("prefill_chunks_of_512", (1600, 960), (0, 46_000_000)),
+}
 
 
 def main(names: list[str]) -> None:
-    with Browser(1500, 1100) as browser:
-        for name in names or MADE:
-            (IMAGES / f"{name}.png").write_bytes(MADE[name](browser))
+    for name in names or [*PAGES, *TRACES]:
+        picture = IMAGES / f"{name}.png"
+        if name in PAGES:
+            with Browser(1500, 1100) as browser:
+                picture.write_bytes(PAGES[name](browser))
+            continue
+        scenario, size, zoom = TRACES[name]
+        with tempfile.TemporaryDirectory() as folder:
+            trace = Path(folder) / f"{scenario}.pftrace"
+            assert call(["run", scenario, "-o", str(trace)]).status == 0
+            screenshot(trace, picture, size=size, zoom=zoom)
 
 
 if __name__ == "__main__":

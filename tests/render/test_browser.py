@@ -16,7 +16,7 @@ import sim
 from sim.base.units import format_time
 from sim.log import derived
 from sim.render.page import render
-from sim.runs.run import run
+from sim.runs.run import read, run
 from sim.scenario.shipped import scenarios
 from tests.render.conftest import call, numbers
 from tests.tools.perfetto_ui import Browser
@@ -322,6 +322,11 @@ def test_the_channel_is_drawn_as_it_is(page: Path, opened: Open) -> None:
         " return edges.slice(1).map((to, i) => timeline.run.rate(edges[i], to) / timeline.run.bandwidth); })()"
     )
     assert sorted({round(share, 9) for share in shares}) == [0, 1]
+    least = 0.05 * sim.run("two_tokens_4_engines").makespan  # of what is narrower, a mean is drawn
+    edges = browser.evaluate(f"changes(timeline.run, 0, timeline.whole, {least})")
+    assert edges[0] == 0
+    assert edges[-1] == browser.evaluate("timeline.whole")
+    assert min(np.diff(edges)) >= least
     assert "channel busy, %" in browser.evaluate("document.getElementById('bandwidth').textContent")
 
 
@@ -410,3 +415,28 @@ def test_a_section_that_fails_leaves_the_others(page: Path, opened: Open, tmp_pa
     assert "could not be shown" in browser.evaluate("document.getElementById('bounds').textContent")
     assert cells(browser, "kind-table")
     assert browser.evaluate("timeline.rows.length") > 5
+
+
+def test_a_channel_that_is_shared_is_one_row(opened: Open, tmp_path: Path) -> None:
+    """Transfers at the same time are in lanes of the row of their channel, and can be pointed at there."""
+    result = run(read(scenarios()["two_sequences_processor_sharing"], ["model.layers=1", "workload.sequences.0.tokens=1"]))
+    (tmp_path / "page.html").write_text(render(result))
+    browser = opened(tmp_path / "page.html")
+    rows = browser.evaluate(
+        "timeline.rows.filter((row) => row.type === 'channel')"
+        ".map((row) => [row.label, row.height, row.lanes.map((lane) => [lane.top, lane.height, lane.items.length])])"
+    )
+    assert [label for label, _, _ in rows] == ["channel"]
+    _, height, lanes = rows[0]
+    assert len(lanes) > 1
+    assert sum(items for _, _, items in lanes) == len(np.unique(result.log.services.task))
+    assert [top for top, _, _ in lanes] == pytest.approx([height / len(lanes) * n for n in range(len(lanes))])
+    browser.evaluate("timeline.scroller.scrollIntoView({block: 'center'})")
+    lane = "timeline.rows.find((row) => row.type === 'channel').lanes[1]"
+    place = "timeline.canvas.getBoundingClientRect()"
+    point = browser.evaluate(
+        f"({{x: {place}.x + timeline.gutter + ({lane}.begin[0] + {lane}.end[0]) / 2 * timeline.scale,"
+        f" y: {place}.y + timeline.rows.find((row) => row.type === 'channel').y + {lane}.top + 3}})"
+    )
+    browser.call("Input.dispatchMouseEvent", type="mouseMoved", **point)
+    assert browser.evaluate(f"document.querySelector('#tip b').textContent === timeline.run.name({lane}.items[0])") is True

@@ -23,6 +23,9 @@ MACHINE, WORKLOAD, MAPPING = "Machine", "Workload", "Mapping"
 GROUPS = 3  # most groups of sequences that have controls
 NONE = "null"
 
+#: Cost models whose durations are those of a table or of a measured device, whatever the rates of the machine.
+TIMED = ("fixed", "profiled")
+
 #: Round numbers of two decades, in hundredths.
 MANTISSAS = (100, 125, 150, 200, 250, 300, 400, 500, 600, 800)
 
@@ -77,7 +80,7 @@ def controls(scenario: Scenario, plan: Plan) -> list[Control]:
 
 def _machine(scenario: Scenario) -> Iterator[Control]:
     hardware, memory = scenario.hardware, scenario.hardware.memory
-    priced = scenario.cost.model != "fixed"  # durations of a table depend on no rate
+    priced = scenario.cost.model not in TIMED
     if priced:
         each = ", of each channel" if memory.channels.count > 1 else ""
         yield _quantity("hardware.memory.bandwidth", f"memory bandwidth{each}", MACHINE, memory.bandwidth, BANDWIDTH)

@@ -10,7 +10,7 @@ const STEPS = 600; // changes of a rate in view that are drawn where they are; o
 
 /** Times between which the rate of every channel is constant, in what is shown, but for those less than `least` apart, between which
     it is a mean: a dip narrower than a pixel is no line to the ground. null if there are too many. */
-function changes(run, from, to, least) {
+function changes(run, from, to, least = 0) {
   const times = new Set([to]);
   for (const { times: own } of run.rates) {
     const first = above(own, from), after = above(own, to);
@@ -18,7 +18,7 @@ function changes(run, from, to, least) {
     for (let i = first; i < after; i++) times.add(own[i]);
   }
   const kept = [from];
-  for (const time of [...times].sort((a, b) => a - b)) if (time - kept.at(-1) >= least) kept.push(time);
+  for (const time of [...times].sort((a, b) => a - b)) if (time > kept.at(-1) && time - kept.at(-1) >= least) kept.push(time);
   if (kept.length > 1 && kept.at(-1) < to) kept[kept.length - 1] = to; else if (kept.length === 1) kept.push(to);
   return kept.length > STEPS ? null : kept;
 }

@@ -62,6 +62,9 @@ def test_controls_are_those_that_matter() -> None:
     assert "hardware.engines.count" not in batch
     assert {"hardware.memory.bandwidth", "workload.batching.max_batch", "workload.generate.count"} <= batch.keys()
     assert "mapping.softmax" not in of(from_dict(SMALL))
+    measured = read(scenarios()["h100_llama_1b_graphs"], ["model.layers=1"])
+    assert "hardware.memory.bandwidth" not in of(measured)
+    assert run(changed(measured, ["hardware.memory.bandwidth=1 GB/s"])).makespan == run(measured).makespan
 
 
 def test_stops_are_round_and_around_the_value() -> None:
