@@ -41,6 +41,9 @@ MEASURES = {
 #: Measures of a lone prompt; all others decode.
 PROMPTS = ("ttft", "prefill")
 
+#: A section `cost` of a scenario, or the name of a model; None for that of the preset.
+Cost = str | dict[str, Any] | None
+
 #: Classes of rows, and the median error that each aims at.
 LONE_PROMPTS = "TTFT of lone prompts"
 AIMS = {"decode on server GPUs": 0.10, "decode on desktop GPUs": 0.10, "decode on edge devices": 0.15, LONE_PROMPTS: 0.15}
@@ -116,7 +119,7 @@ def table(path: Path = TABLE) -> Table:
     return validated(read(path), Table)
 
 
-def scenario(found: Table, row: Row, sequences: Mapping[str, int], cost: str | None = None) -> dict[str, Any]:
+def scenario(found: Table, row: Row, sequences: Mapping[str, int], cost: Cost = None) -> dict[str, Any]:
     """The scenario of one step: model, preset, formats, and a batch of equal sequences. cost: in place of the preset's."""
     formats = found.formats[row.format]
     return {
@@ -131,7 +134,7 @@ def scenario(found: Table, row: Row, sequences: Mapping[str, int], cost: str | N
     }
 
 
-def seconds(found: Table, row: Row, cost: str | None = None) -> float:
+def seconds(found: Table, row: Row, cost: Cost = None) -> float:
     """Simulated seconds of what a row measures: a step, a prompt, or a batch from its prompts to its last tokens."""
     decode, prompt = {"context": row.context or row.prompt + row.tokens // 2}, {"prompt": row.prompt}
     if row.measure == "throughput":
@@ -139,7 +142,7 @@ def seconds(found: Table, row: Row, cost: str | None = None) -> float:
     return _step(found, row, prompt if row.measure in PROMPTS else decode, cost)
 
 
-def _step(found: Table, row: Row, sequences: Mapping[str, int], cost: str | None) -> float:
+def _step(found: Table, row: Row, sequences: Mapping[str, int], cost: Cost) -> float:
     return sim.run(from_dict(scenario(found, row, sequences, cost), known=known_names())).makespan / 1e12
 
 

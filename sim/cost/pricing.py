@@ -22,6 +22,9 @@ from sim.cost.model import Rates
 from sim.cost.profile import MATMUL, PREFILL, DeviceProfile, Shapes, Timing, outside, time
 from sim.cost.profile.forms import Floats, at_rate
 
+#: Formats of the same bytes, whose kernels take as long on GPUs. Reports say where one stands for the other.
+ALIKE = {"float16": "bfloat16", "bfloat16": "float16"}
+
 
 class Pricing:
     """Times of launches by a profile.
@@ -35,9 +38,9 @@ class Pricing:
         self.loading = _loading_rate(profile)
 
     def timing(self, kernel: Kernel) -> Timing | None:
-        """Its timing in the format of its weights, or else in that of its arithmetic; None if it was not measured."""
-        stored = self.profile.timing(kernel.kinds, kernel.stored) if kernel.stored else None
-        return stored or self.profile.timing(kernel.kinds, kernel.dtype)
+        """Its timing in the format of its weights, of its arithmetic, or in one alike; None if it was not measured."""
+        formats = (kernel.stored, kernel.dtype, ALIKE.get(kernel.dtype, ""))
+        return next((found for dtype in formats if dtype and (found := self.profile.timing(kernel.kinds, dtype))), None)
 
     def time(self, kernel: Kernel, timing: Timing) -> Floats:
         """Picoseconds of a launch [lane]; none where no sequence is of its sort."""
@@ -83,6 +86,8 @@ class Pricing:
             return
         if kernel.stored and timing.dtype != kernel.stored:
             yield f"weights in {kernel.stored}: not measured, times are those of {timing.dtype} for as many bytes"
+        elif timing.dtype not in (kernel.stored, kernel.dtype):
+            yield f"{kernel.dtype} not measured: times are those of {timing.dtype}"
         if _is_guess(kernel, timing):
             yield self._of_prompts(timing)
             return

@@ -43,7 +43,7 @@ MORE = {
 
 #: Columns of the event log that are hashed, by table.
 COLUMNS = {
-    "tasks": ("step", "task", "engine", "ready", "start", "loaded", "end", "compute", "work"),
+    "tasks": ("step", "task", "engine", "ready", "start", "loaded", "end", "compute", "work", "launched"),
     "services": ("task", "channel", "start", "end", "work"),
     "steps": ("sequence", "token", "context", "graph", "first", "released", "end"),
     "members": ("step", "sequence", "context", "query", "loads", "logits", "emitted"),
@@ -98,12 +98,14 @@ def _waits(summary: Mapping[str, Any], resource: str) -> int | None:
 
 
 def digest(log: EventLog) -> str:
-    """SHA-256 of the columns of a log, whatever integer types they have."""
+    """SHA-256 of the columns of a log, whatever integer types they have; of launches only where there are some."""
     total = hashlib.sha256()
     for table, columns in COLUMNS.items():
         for column in columns:
-            total.update(f"{table}.{column}".encode())
-            total.update(np.asarray(getattr(getattr(log, table), column), dtype="<i8").tobytes())
+            values = np.asarray(getattr(getattr(log, table), column), dtype="<i8")
+            if column != "launched" or values.any():
+                total.update(f"{table}.{column}".encode())
+                total.update(values.tobytes())
     return total.hexdigest()
 
 

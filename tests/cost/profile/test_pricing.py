@@ -237,6 +237,18 @@ def test_a_profile_in_fp8_is_used_for_a_model_in_fp8(tmp_path: Path, measured: b
     assert said == (set() if measured else {FALLBACK})
 
 
+def test_float16_takes_times_that_were_measured_in_bfloat16() -> None:
+    """A model that ships in float16 is as fast as one in bfloat16, and the report says whose times they are."""
+    same = Pricing(profile(timing("matmul", overhead=3_000_000, bandwidth=15 * 10**9)), None)
+    half = replace(matmul(1, 2000, 1000), dtype="float16")
+    assert price(same, half) == price(same, matmul(1, 2000, 1000))
+    assert list(same.reasons(half)) == ["float16 not measured: times are those of bfloat16"]
+    own = timing("matmul", "float16", overhead=7_000_000, bandwidth=15 * 10**9)
+    both = Pricing(profile(own, timing("matmul", overhead=3_000_000, bandwidth=15 * 10**9)), None)
+    assert price(both, half) == price(both, matmul(1, 2000, 1000)) + 4_000_000
+    assert list(both.reasons(half)) == []
+
+
 # Small ops ------------------------------------------------------------------------------------------------------------------
 
 
