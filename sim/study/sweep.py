@@ -264,7 +264,7 @@ def derived(study: Study, found: dict[str, Any]) -> dict[str, Any]:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Estimate:
-    """What a study takes. seconds: of a run. error: of a run that fails, empty if none does. saved: the share of runs that
+    """Estimate of a study. seconds: of a run. error: of a run that fails, empty if none does. saved: the share of runs that
     proofs skip, as far as results of a few runs show it; None where proofs do not apply.
     """
 
