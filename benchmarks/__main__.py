@@ -21,7 +21,7 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks import baseline, entry, growth, mooncake, peers, starting, trace_writer
+from benchmarks import baseline, entry, growth, mooncake, peers, starting, study, trace_writer
 from benchmarks.measure import CORES, Contender, alone, ratios, rounds, spread
 from benchmarks.plot import plot
 from benchmarks.workloads import COMPARED, SERVING, SIDE_BY_SIDE, Compared, Serving
@@ -318,7 +318,7 @@ def writer(options: argparse.Namespace) -> Lines:
 
 SECTIONS: dict[str, Callable[[argparse.Namespace], Lines]] = {
     "compared": compared, "layers": layers, "serving": serving, "cores": two_cores, "growth": growing, "start": start,
-    "writer": writer,
+    "writer": writer, "studies": study.section,
 }  # fmt: skip
 
 

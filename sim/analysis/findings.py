@@ -71,8 +71,12 @@ class Analysis:
             energy=sums.energy, series=series(log, served.arrival, served.last, self._rules.kv_layers, self._tally),
         )  # fmt: skip
 
-    def totals(self, log: EventLog, *, warmup_time: int = 0, warmup_requests: int = 0) -> Totals:
+    def totals(
+        self, log: EventLog, *, warmup_time: int = 0, warmup_requests: int = 0, few: bool = False
+    ) -> Totals:  # fmt: skip
         """All sums. log: the whole run, whose tables of tasks and of service intervals may be empty.
+
+        few: leave out metrics of each token and kind.
 
         Raises SimulationError at the first invariant that does not hold.
         """
@@ -81,7 +85,7 @@ class Analysis:
         checks = check(log, rules, limits, tally)
         parts = breakdown(log, rules, tally)
         served = requests(log, parts.tokens, warmup_time=warmup_time, warmup_requests=warmup_requests)
-        sums, names, energy = metrics(log, tally), [*checks, INVARIANT], None
+        sums, names, energy = metrics(log, tally, totals=few), [*checks, INVARIANT], None
         if self._ledger is not None:
             energy = self._ledger.result(log, parts, sums, int(served.tokens.sum()))
             names.append(ENERGY_INVARIANT)

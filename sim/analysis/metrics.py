@@ -52,15 +52,20 @@ class Metrics:
     kinds: tuple[Kind, ...]
 
 
-def metrics(log: EventLog, tally: Tally | None = None) -> Metrics:
-    """Compute them all. tally: sums over the log, if they have been made; then the log needs no rows."""
+def metrics(log: EventLog, tally: Tally | None = None, *, totals: bool = False) -> Metrics:
+    """Compute them all. tally: sums over the log, if they have been made; then the log needs no rows.
+
+    totals: leave out tokens and kinds.
+    """
     tally = Tally.of(log, ANY_RULES) if tally is None else tally
     moved, steps = moved_by_kind(log), log.steps
     columns = (steps.sequence, steps.token, steps.released, steps.end)
     return Metrics(
         makespan=log.makespan,
         tasks=tally.tasks,
-        tokens=tuple(
+        tokens=()
+        if totals
+        else tuple(
             Token(sequence=s, token=k, start=a, end=b)
             for s, k, a, b in zip(*(column.tolist() for column in columns), strict=True)
         ),
@@ -71,7 +76,7 @@ def metrics(log: EventLog, tally: Tally | None = None) -> Metrics:
         bytes_written=sum(each.written for each in moved.values()),
         bytes_sent=sum(each.sent for each in moved.values()),
         bytes_host=sum(each.host for each in moved.values()),
-        kinds=_kinds(tally, moved),
+        kinds=() if totals else _kinds(tally, moved),
     )
 
 

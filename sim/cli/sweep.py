@@ -99,12 +99,15 @@ def _dry_run(study: Study, jobs: int) -> None:
     axes = ", ".join(f"{key} ({len(axis.values)})" for key, axis in study.keys.items())
     seeds = f" x {study.repeats} seeds = {study.runs:,} runs" if study.repeats > 1 else ""
     with status("running a few points"):
-        seconds, error = estimate(study)
+        found = estimate(study)
     jobs = min(jobs, study.runs)
     click.echo(f"{study.name}: {len(study):,} points{seeds} of {axes}")
-    click.echo(f"about {_time(seconds * study.runs / jobs)} with {jobs} processes ({seconds * 1000:.1f} ms a run)")
-    if error:
-        click.echo(f"some points cannot run: {error}")
+    seconds = found.seconds * study.runs * (1 - (found.saved or 0)) / jobs
+    click.echo(f"about {_time(seconds)} with {jobs} processes ({found.seconds * 1000:.1f} ms a run)")
+    if found.saved is not None:
+        click.echo(f"proofs save at least about {found.saved:.0%} of runs, by the results of a few")
+    if found.error:
+        click.echo(f"some points cannot run: {found.error}")
 
 
 def _time(seconds: float) -> str:

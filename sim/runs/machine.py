@@ -20,6 +20,7 @@ from sim.machine.schedulers import SCHEDULERS, Scheduler
 from sim.machine.schedulers.checked import Checked as CheckedScheduler
 from sim.machine.settings import Link as LinkSection
 from sim.mapping.settings import Parallel
+from sim.runs.shared import Shared
 from sim.runs.written import written_costs
 from sim.scenario import Hardware, Memory, Scenario
 
@@ -108,15 +109,21 @@ def is_ours(made: object) -> bool:
     return kind.__module__.startswith("sim.") or getattr(kind, "plan", None) is KernelArbiter.plan or "discipline" in vars(kind)
 
 
-def costs_of(scenario: Scenario) -> CostModel:
-    """The cost model. Raises ConfigError for an option it cannot use, and for a profile that cannot be read."""
+def costs_of(scenario: Scenario, shared: Shared | None = None) -> CostModel:
+    """The cost model. Raises ConfigError for an option it cannot use, and for a profile that cannot be read.
+
+    shared: cost models of earlier scenarios; one that is equal keeps what it has computed.
+    """
     for name in ("machine", "seed"):
         if name in scenario.cost.options:
             raise ConfigError(f"cost.{name}", "not an option of a cost model")
     machine = _rates(scenario.hardware, overlap=scenario.mapping.execution == "stream")
     options = {**_cost_options(scenario), "machine": machine, "seed": scenario.seed}
     with about("cost"):
-        costs: CostModel = COST_MODELS.make(scenario.cost.model, options)
+        if shared is None:
+            costs: CostModel = COST_MODELS.make(scenario.cost.model, options)
+        else:
+            costs = shared.get("costs", (scenario.cost.model, options), lambda: COST_MODELS.make(scenario.cost.model, options))
         if not callable(getattr(costs, "durations", None)):
             raise InputError(f"cost model {scenario.cost.model!r}: expected a method durations, found none")
     return costs if scenario.model.config is not None else written_costs(scenario, costs)

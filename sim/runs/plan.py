@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from fractions import Fraction
-from typing import Literal
+from typing import Any, Literal
 
 from models.graph import ModelGraph, OpGraph
 from sim.analysis.goodput import Slo
@@ -22,6 +22,7 @@ from sim.runs.limits import refuse, refuse_devices, refuse_unknown_kinds, refuse
 from sim.runs.machine import arbiter_of, costs_of, energy_of, host_of, links_of, machine_of, scheduler_of
 from sim.runs.memory import held_by_tier, kv_capacity, resident_bytes
 from sim.runs.model import Modeled, models_of, notes_of
+from sim.runs.shared import Shared
 from sim.runs.workload import batching, check_routing, routing, traced
 from sim.scenario import ModelMapping, Scenario
 from sim.serving.batching import ResolvedBatching
@@ -57,12 +58,17 @@ class Plan:
     held: tuple[tuple[str, str, int], ...] = ()
 
 
-def plan(scenario: Scenario) -> Plan:
-    """Make the plan of a scenario. Raises InputError, with the place in its file, for whatever cannot be run."""
+def plan(scenario: Scenario, shared: Shared | None = None) -> Plan:
+    """Make the plan of a scenario. Raises InputError, with the place in its file, for whatever cannot be run.
+
+    shared: parts of the plans of scenarios from the same folder.
+    """
+    shared = Shared() if shared is None else shared
     with scenario.located():
-        of_run = models_of(scenario)
+        modeled = shared.get("models", _of_models(scenario), lambda: _modeled(scenario))
+        of_run = modeled.of_run
         sequences, ignored = traced(scenario)
-        setup = _setup(scenario, of_run, sequences)
+        setup = _setup(scenario, of_run, sequences, shared)
         refuse(setup, rows=scenario.record == "all")
         refuse_unknown_sequences(setup)
         parallel = scenario.mapping.parallel
@@ -76,16 +82,39 @@ def plan(scenario: Scenario) -> Plan:
         model=of_run[0].model,
         ops=of_run[0].ops,
         setup=setup,
-        rules=_rules(setup, scenario.mapping.execution, kept_layers_of(of_run), energy),
+        rules=_rules(setup, scenario.mapping.execution, modeled.kept_layers, energy),
         record=scenario.record,
         window=None if window is None else (window.start, window.end),
         warmup_time=scenario.report.warmup_time,
         warmup_requests=scenario.report.warmup_requests,
         slo=_slo(scenario),
-        notes=notes_of(of_run),
+        notes=modeled.notes,
         ignored=ignored,
         held=held_by_tier(scenario, of_run),
     )
+
+
+@dataclass(frozen=True, slots=True)
+class _Modeled:
+    """The models of a run, and what follows from them alone."""
+
+    of_run: list[Modeled]
+    kept_layers: tuple[LayerGroup, ...]
+    notes: tuple[str, ...]
+
+
+def _of_models(scenario: Scenario) -> tuple[Any, ...]:
+    """Everything that `_Modeled` depends on."""
+    hardware = scenario.hardware
+    return (
+        scenario.model, scenario.mapping, scenario.workload.speculative, hardware.engines.flops, hardware.sram is None,
+        scenario.folder,
+    )  # fmt: skip
+
+
+def _modeled(scenario: Scenario) -> _Modeled:
+    of_run = models_of(scenario)
+    return _Modeled(of_run, kept_layers_of(of_run), notes_of(of_run))
 
 
 def _slo(scenario: Scenario) -> Slo | None:
@@ -95,7 +124,7 @@ def _slo(scenario: Scenario) -> Slo | None:
     return Slo(ttft=written.ttft, tpot=written.tpot, e2e=written.e2e, percentile=written.percentile)
 
 
-def _setup(scenario: Scenario, of_run: Sequence[Modeled], sequences: Sequence[Request]) -> Setup:
+def _setup(scenario: Scenario, of_run: Sequence[Modeled], sequences: Sequence[Request], shared: Shared) -> Setup:
     hardware, memory, execution = scenario.hardware, scenario.hardware.memory, scenario.mapping.execution
     concurrency = scenario.workload.concurrency
     refuse_devices(scenario)
@@ -104,7 +133,7 @@ def _setup(scenario: Scenario, of_run: Sequence[Modeled], sequences: Sequence[Re
         _refuse_long_sequences(each.model, sequences)
     batches = batching(scenario, of_run, sequences, kv_capacity(scenario, of_run, sequences))
     graphs = step_graphs(scenario, of_run)
-    costs = costs_of(scenario)
+    costs = costs_of(scenario, shared)
     check_routing(graphs.routing, of_run[0].ops, sequences, again=_prefills_again(batches))
     return Setup(
         graph=graphs(PLAIN),

@@ -23,6 +23,7 @@ import numpy.typing as npt
 from sim.base.errors import InputError
 from sim.base.quantities import Dimension
 from sim.runs.repeats import interval
+from sim.study.axes import DIMENSIONS
 from sim.study.metrics import METRICS
 from sim.study.search import Find, Found, bracket_of, exact, found
 from sim.study.store import OK, SKIPPED, parts, read_manifest, read_part
@@ -126,8 +127,11 @@ class Answers:
         )
 
     def dimension(self, column: str) -> Dimension | None:
-        """The kind of quantity of a key that was searched for; None for other columns."""
-        return self.find.dimension if self.find is not None and column == self.find.key else None
+        """The kind of quantity of an axis, or of a key that was searched for; None for other columns."""
+        if self.find is not None and column == self.find.key:
+            return self.find.dimension
+        base = self.axes[column].dimension if column in self.axes else None
+        return next((each for each in DIMENSIONS if each.base == base), None)
 
     def sign(self, objective: str) -> int:
         """1 for an objective that is to be small, -1 for one that is to be large."""
@@ -136,7 +140,7 @@ class Answers:
     def effects(self, objective: str) -> list[Effect]:
         """Main effects and interactions of two axes, the largest share of the variance first."""
         points = [p for p in self.points if objective in p.means]
-        if len(points) < 2:
+        if len(points) < 2 or objective in self.axes:
             return []
         y = np.array([p.means[objective] for p in points])
         total = float(((y - y.mean()) ** 2).sum())
@@ -251,6 +255,7 @@ def read_answers(folder: Path) -> Answers:
         for key, axis in manifest["axes"].items()
     }  # fmt: skip
     numbers = [name for name in (*manifest["columns"], *METRICS) if name in columns]
+    of_axes = [name for name in manifest["objectives"] if name in axes]
     find = Find.from_json(manifest["find"]) if manifest.get("find") else None
     errors: dict[str, int] = {}
     for error, status in zip(columns["error"], columns["status"], strict=True):
@@ -258,7 +263,8 @@ def read_answers(folder: Path) -> Answers:
             errors[error] = errors.get(error, 0) + 1
     return Answers(
         folder=folder, manifest=manifest, axes=axes, objectives=manifest["objectives"],
-        columns=numbers if find is None else [find.key, *numbers], points=_points(columns, axes, numbers, find), find=find,
+        columns=numbers if find is None else [find.key, *numbers], find=find,
+        points=_points(columns, axes, [*numbers, *of_axes], find),
         runs=len(columns["status"]),
         failed=sum(errors.values()), skipped=columns["status"].count(SKIPPED),
         errors=sorted(errors.items(), key=lambda item: -item[1]),

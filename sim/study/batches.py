@@ -14,7 +14,7 @@ from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from threading import RLock
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from models.graph import ModelGraph, OpGraph
 from sim.analysis.goodput import Slo
@@ -22,7 +22,9 @@ from sim.analysis.rules import Rules
 from sim.base.errors import SimError
 from sim.executors.setup import Setup
 from sim.mapping.tasks import TaskGraph
-from sim.runs.plan import Plan
+
+if TYPE_CHECKING:  # processes that run batches make no plans
+    from sim.runs.plan import Plan
 
 #: Types whose objects points share.
 SHARED = (TaskGraph, OpGraph, ModelGraph)

@@ -68,7 +68,7 @@ def measure(planned: Job) -> dict[str, Any]:
     log, _ = simulate(setup, "auto", None, sink, many=0)
     if sink is None:
         analysis.add(log)
-    found = analysis.totals(log, warmup_time=planned.warmup_time, warmup_requests=planned.warmup_requests)
+    found = analysis.totals(log, warmup_time=planned.warmup_time, warmup_requests=planned.warmup_requests, few=True)
     return values(found, None if planned.slo is None else goodput(found.requests, planned.slo))
 
 

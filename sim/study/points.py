@@ -22,6 +22,7 @@ from sim.base.errors import InputError
 from sim.base.problems import validated
 from sim.runs.plan import Plan, plan
 from sim.runs.run import known_names
+from sim.runs.shared import Shared
 from sim.scenario import Scenario, assigned, from_document
 from sim.scenario.paths import PATHS
 from sim.study.axes import Axis, Span, Value, between, parse_axis, placed, plain, read_axis
@@ -98,7 +99,7 @@ class Study:
 
     def plan(self, point: Point) -> Plan:
         """The plan of a point. Raises InputError for a point that cannot be run."""
-        return plan(self.scenario(point))
+        return plan(self.scenario(point), self._shared)
 
     def scenario(self, point: Point) -> Scenario:
         """The scenario of a point. Raises InputError for one that is not valid."""
@@ -106,6 +107,10 @@ class Study:
         if self.repeats > 1:
             wanted.append(Assignment(("seed",), Node(point.seed, Place("repeats")), Place("repeats")))
         return assigned(self.base, wanted, known_names())
+
+    @cached_property
+    def _shared(self) -> Shared:
+        return Shared()
 
     def _assignment(self, axis: Axis, value: Value) -> Assignment:
         key = (axis.key, value.text)

@@ -5,7 +5,8 @@
 W: time on engines of all tasks, on m engines; C: channel time of all transfers, over n channels of which each delivers at most
 `most` of its bandwidth. Both sums are exact before a run where each step is one sequence that decodes one token. A point whose
 bounds and known columns are no better in any objective than a point that was run, and worse in one, is not on the front,
-whatever a run would give. This holds for makespan and time per token; percentiles, rates and goodput have no such bound.
+whatever a run would give. This holds for makespan and time per token, and as an upper bound for tokens/s; percentiles, rates of
+requests and goodput have no such bound.
 
 Points are taken in generations, by their numbers alone: the first is a sixteenth of them, evenly spread, and each later one is
 compared with those before it. So what is skipped depends neither on time nor on the number of processes.
@@ -20,14 +21,14 @@ import numpy as np
 
 from models.graph import StepLanes
 from sim.analysis.rules import Rules
-from sim.base.units import ceil_div, format_time
+from sim.base.units import PS_PER_S, ceil_div, format_time
 from sim.executors.setup import Setup
 from sim.study.batches import Job
 from sim.study.points import Point, Study
 from sim.study.store import cell
 
-#: Columns that have a lower bound.
-BOUNDED = ("makespan_ps", "time_per_token_ps")
+#: Columns that have a bound before a run, and the sense in which it is one: `min` cannot be smaller, `max` not larger.
+BOUNDED = {"makespan_ps": "min", "time_per_token_ps": "min", "tokens_per_s": "max"}
 
 #: Steps between the points of each generation, and where each begins.
 GENERATIONS = ((16, 0), (16, 8), (8, 4), (4, 2), (2, 1))
@@ -73,7 +74,7 @@ class Proofs:
         for name, expression in study.columns.items():
             if expression.columns <= self._known:
                 self._known.add(name)
-        bounded = [name for name in study.objectives if name in BOUNDED and study.objectives[name] == "min"]
+        bounded = [name for name, sense in study.objectives.items() if BOUNDED.get(name) == sense]
         rest = [name for name in study.objectives if name not in bounded]
         numbers = all(_is_number(study, name) for name in rest)
         self.applies = study.asked and study.repeats == 1 and bool(bounded) and numbers and self._known.issuperset(rest)
@@ -90,11 +91,16 @@ class Proofs:
     def refute(self, point: Point, job: Job) -> tuple[str, int] | None:
         """Why a point need not be run, and its lower bound, ps; None if it must be."""
         low = lower_bound(job.setup, job.rules)
-        if low is None:
+        if low is None or job.warmup_time or job.warmup_requests:  # rates would be of the time after the warm-up
             return None
         tokens = sum(request.tokens for request in job.setup.sequences)
         row: dict[str, Any] = {axis.key: cell(axis, value.column, value.text) for axis, value in point.settings}
-        row |= {"seed": point.seed, "makespan_ps": low, "time_per_token_ps": low / tokens}
+        row |= {
+            "seed": point.seed,
+            "makespan_ps": low,
+            "time_per_token_ps": low / tokens,
+            "tokens_per_s": tokens * PS_PER_S / low,
+        }
         for name, expression in self._study.columns.items():
             if name in self._known:
                 row[name] = expression(row)
@@ -115,9 +121,9 @@ class Proofs:
             if constraint.columns <= self._known:
                 if not constraint(row):
                     return constraint.text
-            elif (limit := constraint.limit) is not None and limit.column in BOUNDED and limit.below:
-                value = row[limit.column]
-                if value > limit.bound or (limit.strict and value >= limit.bound):
+            elif (limit := constraint.limit) is not None and BOUNDED.get(limit.column) == ("min" if limit.below else "max"):
+                value, sign = row[limit.column], 1 if limit.below else -1
+                if sign * value > sign * limit.bound or (limit.strict and value == limit.bound):
                     return constraint.text
         return ""
 

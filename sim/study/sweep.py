@@ -22,6 +22,8 @@ from sim.study.store import FAILED, OK, SKIPPED, Store, cell
 #: Seconds that a batch is to take, and the most jobs in one.
 SECONDS, MOST = 0.25, 256
 
+JUDGED = 200  # points of which an estimate says how many proofs skip
+
 KILLED = "a process was killed while it ran this point: it may have lacked memory"
 
 
@@ -260,9 +262,21 @@ def derived(study: Study, found: dict[str, Any]) -> dict[str, Any]:
     return found
 
 
-def estimate(study: Study, count: int = 6) -> tuple[float, str]:
-    """Seconds that a run takes, from a few of them, and the error of one that cannot run, empty if all can."""
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Estimate:
+    """Estimate of a study. seconds: of a run. error: of a run that fails, empty if none does. saved: the share of runs that
+    proofs skip, as far as results of a few runs show it; None where proofs do not apply.
+    """
+
+    seconds: float
+    error: str
+    saved: float | None
+
+
+def estimate(study: Study, count: int = 6) -> Estimate:
+    """Run a few points, and look how many others these results refute."""
     points, spent, error, here = spread(study, count), list[float](), "", Here()
+    rows = []
     for i, point in enumerate([points[0], *points]):
         began = perf_counter()
         try:
@@ -272,7 +286,25 @@ def estimate(study: Study, count: int = 6) -> tuple[float, str]:
         error = error or outcome.error
         if i:  # the first one also loads the model and compiled code
             spent.append(perf_counter() - began)
-    return sum(spent) / len(spent), error
+            rows.append(row(study, point, outcome))
+    return Estimate(seconds=sum(spent) / len(spent), error=error, saved=_saved(study, rows))
+
+
+def _saved(study: Study, rows: Sequence[Mapping[str, Any]]) -> float | None:
+    """The share of a sample of points that some results refute."""
+    proofs = Proofs(study)
+    if study.find is not None or not proofs.applies:
+        return None
+    proofs.take(row for row in rows if row["status"] == OK)
+    ran, refuted, tried = {row["point"] for row in rows}, 0, 0
+    for point in spread(study, JUDGED):
+        try:
+            job = Job.of(study.plan(point))
+        except SimError:
+            continue
+        tried += 1
+        refuted += point.number not in ran and proofs.refute(point, job) is not None
+    return refuted / tried if tried else 0.0
 
 
 def settings(point: Point) -> Mapping[str, str]:

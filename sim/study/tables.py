@@ -141,7 +141,7 @@ def search_cells(find: Find, point: PointOf) -> tuple[str, str, str, str]:
 
 def _points(answers: Answers, name: str, points: Sequence[PointOf]) -> RenderableType:
     """A table of points: their axes, and columns that objectives and constraints are about."""
-    columns = list(dict.fromkeys([*answers.objectives, *answers.manifest["columns"]]))
+    columns = [name for name in dict.fromkeys([*answers.objectives, *answers.manifest["columns"]]) if name not in answers.axes]
     table = Table(box=None, pad_edge=False, header_style="dim", title=name, title_justify="left", title_style="bold")
     table.add_column("point", justify="right")
     for axis in answers.axes.values():

@@ -137,3 +137,15 @@ def test_wrong_commands_say_what_is_wrong(
     monkeypatch.chdir(tmp_path)
     _, out, error = call(arguments)
     assert message in error + out
+
+
+def test_an_axis_may_be_an_objective(written: Written, tmp_path: Path) -> None:
+    study = load(written("extends: base.yaml\naxes: {hardware.memory.bandwidth: '50,100 GB/s'}\n"
+                         "objectives: {makespan: min, bandwidth: min}\n"))  # fmt: skip
+    swept(study, tmp_path / "out")
+    answers = read_answers(tmp_path / "out")
+    assert [point.values["hardware.memory.bandwidth"] for point in answers.front()] == [100 * 10**9, 50 * 10**9]
+    assert [point.means["hardware.memory.bandwidth"] for point in answers.feasible] == [50 * 10**9, 100 * 10**9]
+    shown = " ".join(call(["study", str(tmp_path / "out")]).stdout.split())
+    assert "best by hardware.memory.bandwidth (min)" in shown
+    assert "Pareto front: 2 of 2 points" in shown

@@ -38,6 +38,8 @@ def test_no_run_is_below_its_bound(name: str) -> None:
     assert low is not None
     result = run(scenario)
     assert 0 < low <= result.bounds.lower <= result.makespan
+    assert result.requests.tokens_per_second <= sum(request.tokens for request in made.setup.sequences) * 10**12 / low
+    assert result.requests.end == result.makespan  # which makes it a bound of tokens/s: the last token ends the run
     if name == "two_sequences_fifo":  # one channel: all of its work
         assert low == max(result.bounds.compute, result.bounds.memory)
 
@@ -75,6 +77,23 @@ def test_the_front_is_that_of_all_points(written: Written, tmp_path: Path) -> No
     assert rows(tmp_path / "proven") == rows(tmp_path / "every")
 
 
+def test_throughput_has_an_upper_bound(written: Written, tmp_path: Path) -> None:
+    text = GRID.replace("{makespan: min,", "{tokens_per_s: max,").replace(
+        "objectives", "constraints: [tokens_per_s > 300]\nobjectives"
+    )
+    study = load(written(text))
+    skipped = swept(study, tmp_path / "proven").skipped
+    swept(study, tmp_path / "every", exhaustive=True)
+    assert skipped > 0
+    proven, whole = read_answers(tmp_path / "proven"), read_answers(tmp_path / "every")
+    assert [point.number for point in proven.front()] == [point.number for point in whole.front()]
+    of_all = {row["point"]: row for row in rows(tmp_path / "every")}
+    missed = [row for row in rows(tmp_path / "proven") if row["status"] == "skipped" and "infeasible" in row["error"]]
+    assert missed
+    assert all(of_all[row["point"]]["tokens_per_s"] <= 300 for row in missed)
+    assert not any(of_all[row["point"]]["feasible"] for row in missed)
+
+
 def test_what_is_skipped_depends_neither_on_processes_nor_on_interruptions(written: Written, tmp_path: Path) -> None:
     study = load(written(GRID))
     swept(study, tmp_path / "here")
@@ -100,7 +119,8 @@ def test_proofs_apply_only_to_what_is_bounded(written: Written) -> None:
     for objectives, applies in [
         ("{makespan: min}", True), ("{time per token: min, area: min}", True), ("{makespan: max}", False),
         ("{area: min}", False),
-        ("{p99 TPOT: min}", False), ("{makespan: min, tokens_per_s: max}", False), ("{makespan: min, bandwidth: min}", True),
+        ("{p99 TPOT: min}", False), ("{makespan: min, tokens_per_s: max}", True), ("{tokens_per_s: min}", False),
+        ("{makespan: min, goodput_per_s: max}", False), ("{makespan: min, bandwidth: min}", True),
     ]:  # fmt: skip
         study = load(written(GRID.replace("{makespan: min, area: min}", objectives)))
         assert Proofs(study).applies == applies, objectives

@@ -141,10 +141,20 @@ def test_a_full_disk_leaves_whole_rows_and_a_folder_to_go_on_with(
 
 
 def test_an_estimate_is_of_a_few_runs(study: Study, written: Written) -> None:
-    seconds, error = estimate(study, 2)
-    assert 0 < seconds < 5
-    assert error == ""
-    assert "expected 1 to 16" in estimate(load(written("extends: base.yaml\naxes: {model.layers: [1, 99]}\n")), 2)[1]
+    found = estimate(study, 2)
+    assert 0 < found.seconds < 60
+    assert found.error == ""
+    assert "expected 1 to 16" in estimate(load(written("extends: base.yaml\naxes: {model.layers: [1, 99]}\n")), 2).error
+
+
+def test_an_estimate_says_what_proofs_save(written: Written) -> None:
+    bound = "extends: base.yaml\naxes: {hardware.memory.bandwidth: '1,2,4,1000 GB/s'}\n"
+    assert estimate(load(written(bound)), 4).saved is None  # without objectives all points are of interest
+    assert estimate(load(written(f"{bound}objectives: {{makespan: min}}\n")), 4).saved == 0  # all have run
+    assert estimate(load(written(f"{bound}constraints: [makespan < 1 ps]\nobjectives: {{makespan: min}}\n")), 1).saved == 0.75
+    more = "axes: {hardware.memory.bandwidth: '1000,1,2,4 GB/s'}"
+    fast_first = f"extends: base.yaml\n{more}\nobjectives: {{makespan: min}}\n"
+    assert estimate(load(written(fast_first)), 1).saved == 0.75  # bytes alone take the others longer than the first
 
 
 class Killing(Processes):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from dataclasses import replace
+from functools import partial
 from typing import Protocol
 
 import numpy as np
@@ -21,6 +22,7 @@ from sim.executors.setup import Setup
 from models.graph import IntArray, StepLanes
 from sim.mapping.operands import OPERAND_BITS, operands_of
 from sim.mapping.tasks import ALL_BYTES, TaskGraph
+from sim.base.memo import Memo
 from sim.base.units import PS_PER_S
 
 
@@ -151,6 +153,16 @@ OTHER_BITS = ALL_BYTES & ~OPERAND_BITS
 BYTES_ALONE = Rates(flops=PS_PER_S, vector_flops=PS_PER_S, overhead=0, bandwidth=PS_PER_S)
 
 
+#: Constant durations of graphs, each with its cost model, which the entry keeps alive: runs of a study share both.
+CONSTANTS: Memo[tuple[Fixed, Constant]] = Memo(2**20, lambda made: len(made[1].row_of))
+
+
+def _constant(model: Fixed, graph: TaskGraph) -> tuple[Fixed, Constant]:
+    given = model.constant(graph)
+    assert given is not None
+    return model, Constant(*given)
+
+
 def costs_of(setup: Setup, graph: TaskGraph) -> Costs:
     """The durations of the steps of a graph."""
     costs = _costs_by(setup.costs, graph)
@@ -168,8 +180,8 @@ def _costs_by(model: CostModel, graph: TaskGraph) -> Costs:
         return Rated(model.table(graph))
     if type(model) is KernelCosts:
         return Launched(model, graph)
-    if type(model) is Fixed and (constant := model.constant(graph)) is not None:
-        return Constant(*constant)
+    if type(model) is Fixed and not model.jitter:
+        return CONSTANTS.of(graph, id(model), partial(_constant, model, graph))[1]
     if type(model) is WrittenCosts:
         given = model.given(graph)
         return Constant(*given) if complete(graph, *given) else Completed(Constant(*given), _costs_by(model.others, graph))
