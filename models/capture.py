@@ -28,6 +28,7 @@ from transformers.utils import logging as transformers_logging
 
 from models import attention, latent
 from models.cache import KV_STORE, StateLayer, append_cache, own_cache, windows
+from models.chunks import in_chunks
 from models.config import CAPTURE_VERSION, MLA_FORMS, ModelConfig, dtype_of
 from models.costs import Plan, Point, along_tokens, plan, powers, shape_text, solve
 from models.decoder import hf_config, make, one_line
@@ -327,9 +328,11 @@ def _model_graph(
     granularity: str,
 ) -> ModelGraph:
     text = model.config.get_text_config(decoder=True)
+    chunked = "chunked_attention" in (getattr(text, "layer_types", None) or ())
     recording = variants[False, False].recording
     parameters = dict.fromkeys(model.parameters())  # each shared tensor once
     kv_heads, head_dim = recording.kv_shape
+    graphs = {key: _op_graph(variant, key, breaks, granularity, kv_heads) for key, variant in variants.items()}
     return ModelGraph(
         name=config.name,
         layers=text.num_hidden_layers,
@@ -342,7 +345,7 @@ def _model_graph(
         parameters=sum(p.numel() for p in parameters),
         parameter_bytes=sum(p.numel() * p.element_size() for p in parameters),
         positions=_positions(model),
-        chunked="chunked_attention" in (getattr(text, "layer_types", None) or ()),
+        chunked=chunked,
         provenance={
             "capture": str(CAPTURE_VERSION),
             "config": config.digest,
@@ -352,7 +355,7 @@ def _model_graph(
             "torch": version("torch"),
             "transformers": version("transformers"),
         },
-        variants={key: _op_graph(variant, key, breaks, granularity, kv_heads) for key, variant in variants.items()},
+        variants={key: in_chunks(graph) for key, graph in graphs.items()} if chunked else graphs,
     )
 
 

@@ -18,7 +18,7 @@ from sim.base.files import is_input, shown
 from sim.base.quantities import show
 
 #: Increase it whenever a capture of the same model may differ: stored graphs are then captured again.
-CAPTURE_VERSION = 3
+CAPTURE_VERSION = 4
 
 CONFIGS = Path(__file__).parent / "configs"
 

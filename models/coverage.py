@@ -70,6 +70,7 @@ with other sizes of a type that is captured are captured, too. `sim check` says 
 | reads data | its code looks at the values of tensors, which a capture does not have |
 | changes with the step | it issues other ops, or other costs, than a formula in context, tokens and batch says |
 | default config | transformers cannot run the default config of the type |
+| own code | its code fails on shapes alone, or when it is called as a decoder is |
 
 | type | captured | a step has |
 | --- | --- | --- |
@@ -96,36 +97,42 @@ def types() -> tuple[str, ...]:
     return tuple(sorted(_CAUSAL))
 
 
-def small(model_type: str) -> ModelConfig:
-    """The default config of a type as a decoder, with few layers."""
+def small(model_type: str, *, filled: bool = False) -> ModelConfig:
+    """The default config of a type as a decoder, with few layers. filled: with values for keys that it leaves open."""
     made = CONFIG_MAPPING[model_type]()
-    data = _cut(made.to_dict())
+    data = _cut(_filled(made.to_dict()) if filled else made.to_dict(), 2 * _LAYERS if filled else _LAYERS)
     data["model_type"] = model_type
     if hasattr(made, "is_decoder"):
         data["is_decoder"] = True
     return ModelConfig(name=model_type, data=data)
 
 
-def _cut(data: dict[str, Any]) -> dict[str, Any]:
-    """A config, and those nested in it, with few layers: of each kind that its lists tell apart the first, or the first few."""
-    data = {key: _cut(value) if key.endswith("_config") and _is_config(value) else value for key, value in data.items()}
-    data |= {key: value for key, value in _OPEN.items() if key in data and data[key] is None}
+def _filled(data: dict[str, Any]) -> dict[str, Any]:
+    """A config, and those nested in it, with values for keys that it leaves open."""
+    data = {key: _filled(value) if key.endswith("_config") and _is_config(value) else value for key, value in data.items()}
     heads = data.get("num_attention_heads")
-    if "head_dim" in data and data["head_dim"] is None and isinstance(heads, int):
-        data["head_dim"] = data["hidden_size"] // heads
+    if isinstance(heads, int):
+        data |= {"num_key_value_heads": data.get("num_key_value_heads") or heads}
+        data |= {"head_dim": data["hidden_size"] // heads} if data.get("head_dim", 1) is None else {}
+    return data | {key: value for key, value in _OPEN.items() if key in data and data[key] is None}
+
+
+def _cut(data: dict[str, Any], layers: int) -> dict[str, Any]:
+    """A config, and those nested in it, with few layers: of each kind that its lists tell apart the first, or the first few."""
+    data = {key: _cut(value, layers) if key.endswith("_config") and _is_config(value) else value for key, value in data.items()}
     key = next((key for key in _COUNTS if isinstance(data.get(key), int)), None)
     if key is None:
         return data
     count = data[key]
     lists = {name: value for name, value in data.items() if isinstance(value, (list, tuple)) and len(value) == count > 1}
     kinds = [json.dumps(kind) for kind in zip(*lists.values(), strict=True)]
-    chosen = sorted({kinds.index(kind) for kind in kinds})[:_LAYERS]
+    chosen = sorted({kinds.index(kind) for kind in kinds})[:layers]
     shared = data.get("num_kv_shared_layers")
     if shared:  # layers that share the cache of another come last, as many of each kind
         data["num_kv_shared_layers"] = len(chosen)
         chosen += [max(i for i, kind in enumerate(kinds) if kind == kinds[first]) for first in chosen]
     rest = [i for i in range(count) if i not in chosen]
-    chosen = sorted([*chosen, *rest[: max(0, min(_LAYERS, count) - len(chosen))]])
+    chosen = sorted([*chosen, *rest[: max(0, min(layers, count) - len(chosen))]])
     for name, value in lists.items():
         data[name] = [value[i] for i in chosen]
     for name, value in data.items():
@@ -139,11 +146,17 @@ def _is_config(value: Any) -> bool:
 
 
 def row(model_type: str) -> Row:
-    """The line of a type."""
+    """The line of a type: of its default config, or else of that with values for what it leaves open."""
+    made = _row(model_type, filled=False)
+    other = _row(model_type, filled=True) if made.result in ("default config", "own code") else made
+    return other if other.result == "captured" else made
+
+
+def _row(model_type: str, *, filled: bool) -> Row:
     try:
         if CONFIG_MAPPING[model_type]().is_encoder_decoder:
             return Row(model_type, "encoder-decoder")
-        graph = capture(config := small(model_type))["op"]
+        graph = capture(config := small(model_type, filled=filled))["op"]
     except InputError as error:
         return _refused(model_type, str(error))
     except Exception as error:  # a default config may be refused by its own class
@@ -160,7 +173,7 @@ def wrong_experts(data: Mapping[str, Any], graph: ModelGraph) -> str:
 
 
 def _refused(model_type: str, text: str) -> Row:
-    word = next((word for word, pattern in _REASONS.items() if re.search(pattern, text)), "error")
+    word = next((word for word, pattern in _REASONS.items() if re.search(pattern, text)), "own code")
     return Row(model_type, word, detail=" ".join(text.split())[:300])
 
 
@@ -189,7 +202,7 @@ def measured(model_type: str, limit: float = LIMIT) -> Row:
     try:
         return ours.recv() if ours.poll(limit) else Row(model_type, "slow", detail=f"over {limit} s")
     except EOFError:
-        return Row(model_type, "error", detail="the process ended")
+        return Row(model_type, "own code", detail="the process ended")
     finally:
         process.kill()
         process.join()

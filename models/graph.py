@@ -187,21 +187,21 @@ class OpGraph:
 
     def to_json(self) -> dict[str, Any]:
         """A JSON-ready form that `from_json` reads back, of a graph as it was captured."""
-        if self.masks:
-            raise ValueError("expected a captured graph, whose costs count all pairs")
         columns = {name: [getattr(op, name) for op in self.ops] for name in _COLUMNS}
         if not self.table[self.cost_index[OF_ALL:]].any():  # the quantities of states, which few models keep
             columns["costs"] = [costs[:OF_ALL] for costs in columns["costs"]]
         columns["experts"] = [op.experts and (op.experts.count, op.experts.top_k, op.experts.bytes) for op in self.ops]
-        return {"breaks": self.breaks, "polynomials": self.polynomials, "ops": columns}
+        masks = {"masks": self.masks} if self.masks else {}
+        return {"breaks": self.breaks, "polynomials": self.polynomials, "ops": columns, **masks}
 
     @classmethod
     def from_json(cls, data: Mapping[str, Any], kv_heads: int) -> OpGraph:
         """The graph from its JSON. kv_heads: heads of the cache, a fact of the model."""
         columns = data["ops"]
+        masks = tuple(Mask(*mask) for mask in data.get("masks", ()))
         polynomials = [tuple(tuple(piece) for piece in pieces) for pieces in data["polynomials"]]
         if any(len(costs) < len(QUANTITIES) for costs in columns["costs"]):
-            nothing = ((0,) * len(MONOMIALS),) * (len(data["breaks"]) + 1)
+            nothing = ((0,) * terms(masks),) * (len(data["breaks"]) + 1)
             if nothing not in polynomials:
                 polynomials.append(nothing)
             rest = (polynomials.index(nothing),) * (len(QUANTITIES) - OF_ALL)
@@ -217,7 +217,7 @@ class OpGraph:
                 strict=True,
             )
         )  # fmt: skip
-        return cls(ops=ops, polynomials=tuple(polynomials), breaks=tuple(data["breaks"]))
+        return cls(ops=ops, polynomials=tuple(polynomials), breaks=tuple(data["breaks"]), masks=masks)
 
 
 def terms(masks: Sequence[Mask]) -> int:

@@ -32,7 +32,7 @@ def masks_of(ops: OpGraph, scores: Iterable[int], *, chunked: bool) -> tuple[OpG
     Raises ConfigError if the FLOPs of an op are not those of all pairs under a mask that is known.
     """
     found = [_mask(ops, op, CHUNKED if chunked else WINDOW) for op in scores]
-    masks = tuple(dict.fromkeys(mask for mask in found if mask is not None))
+    masks = tuple(dict.fromkeys((*ops.masks, *(mask for mask in found if mask is not None))))
     polynomials = tuple(with_masks(pieces, ops.masks, masks) for pieces in ops.polynomials)
     return replace(ops, polynomials=polynomials, masks=masks), found
 

@@ -16,7 +16,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from models.graph import MONOMIALS, QUANTITIES, OpGraph
+from models.graph import MONOMIALS, QUANTITIES, IntArray, OpGraph
 from sim.base.memo import Memo
 from sim.base.units import ceil_div
 
@@ -100,15 +100,26 @@ def layer_groups(ops: OpGraph) -> tuple[LayerGroup, ...]:
 
 def _grouped(ops: OpGraph) -> tuple[LayerGroup, ...]:
     by_context = [i for i, (_, _, n) in enumerate(MONOMIALS) if n]
-    grows = ops.table[ops.cost_index[KV_READ]][:, :, by_context].any(axis=2)  # [op, piece]
+    reads = ops.table[ops.cost_index[KV_READ]]  # [op, piece, term]
+    grows = reads[:, :, by_context].any(axis=2)  # [op, piece]
     written: list[int] = ops.costs(0)[KV_WRITE].tolist()
     layer = np.array([op.layer for op in ops.ops], dtype=np.int64)
     chooses = {op.layer for op in ops.ops if op.part == "chosen"}
     sizes = Counter[int | None]()
     for number in dict.fromkeys(op.layer for op, size in zip(ops.ops, written, strict=True) if size):
         window = None if number in chooses else _window(grows[layer == number].any(axis=0).tolist(), ops.breaks)
+        window = window or _chunk(ops, reads[layer == number])
         sizes[window] += sum(size for op, size in zip(ops.ops, written, strict=True) if op.layer == number)
     return tuple(LayerGroup(window, sizes[window]) for window in sorted(sizes, key=lambda window: (window is not None, window)))
+
+
+def _chunk(ops: OpGraph, reads: IntArray) -> int | None:
+    """Tokens of the chunk that a layer sees, None if it sees no chunks. reads: [op, piece, term] of the layer.
+
+    Its pages are kept as those of a window of as many tokens.
+    """
+    of_masks = reads[:, :, len(MONOMIALS) :]  # two terms for each mask
+    return next((mask.size for i, mask in enumerate(ops.masks) if of_masks[:, :, 2 * i : 2 * i + 2].any()), None)
 
 
 def _window(grows: Sequence[bool], breaks: Sequence[int]) -> int | None:

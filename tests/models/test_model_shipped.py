@@ -22,22 +22,29 @@ ROOT = Path(__file__).parents[2]
 KV_CACHE = {
     "deepseek-v2-lite": [(27, (512 + 64) * 2, None)],  # the latent and the rotary part of the keys, once for all heads
     "deepseek-v3": [(61, (512 + 64) * 2, None)],
+    "deepseek-v3.2": [(61, (512 + 64) * 2, 2048), (61, 128 * 2, None)],  # chosen rows, and the keys of the indexer
     "gemma-2-2b": [(13, 2 * 4 * 256 * 2, None), (13, 2 * 4 * 256 * 2, 4096)],
     "gemma-3-1b": [(4, 2 * 1 * 256 * 2, None), (22, 2 * 1 * 256 * 2, 512)],  # every sixth layer sees all
     "gpt2": [(12, 2 * 12 * 64 * 4, None)],
     "gpt-oss-20b": [(12, 2 * 8 * 64 * 2, None), (12, 2 * 8 * 64 * 2, 128)],
+    "gpt-oss-120b": [(18, 2 * 8 * 64 * 2, None), (18, 2 * 8 * 64 * 2, 128)],
     "llama-2-7b": [(32, 2 * 32 * 128 * 2, None)],
     "llama-3.1-8b": [(32, 2 * 8 * 128 * 2, None)],
     "llama-3.2-1b": [(16, 2 * 8 * 64 * 2, None)],
     "llama-3.2-3b": [(28, 2 * 8 * 128 * 2, None)],
+    "minimax-m2": [(62, 2 * 8 * 128 * 2, None)],
     "mistral-7b-v0.1": [(32, 2 * 8 * 128 * 2, 4096)],
+    "mistral-small-3.1-24b": [(40, 2 * 8 * 128 * 2, None)],
     "mixtral-8x7b": [(32, 2 * 8 * 128 * 2, None)],
     "opt-1.3b": [(24, 2 * 32 * 64 * 2, None)],
+    "phi-4": [(40, 2 * 10 * 128 * 2, None)],
     "phi-3-mini-4k": [(32, 2 * 32 * 96 * 2, 2047)],
     "qwen1.5-moe-a2.7b": [(24, 2 * 16 * 128 * 2, None)],
     "qwen2-1.5b": [(28, 2 * 2 * 128 * 2, None)],
     "qwen2.5-0.5b": [(24, 2 * 2 * 64 * 2, None)],
     "qwen3-0.6b": [(28, 2 * 8 * 128 * 2, None)],
+    "qwen3.6-27b": [(16, 2 * 4 * 256 * 2, None)],  # every fourth layer
+    "smollm3-3b": [(36, 2 * 4 * 128 * 2, None)],
     "qwen3-30b-a3b": [(48, 2 * 4 * 128 * 2, None)],
     "qwen3-next-80b-a3b": [(12, 2 * 2 * 256 * 2, None)],  # every fourth layer; the others keep states
 }
@@ -46,6 +53,9 @@ KV_CACHE = {
 EXPERTS = {
     "deepseek-v2-lite": (64, 6, 26, 3 * 2048 * 1408),  # the first layer has none
     "deepseek-v3": (256, 8, 58, 3 * 7168 * 2048),  # the first three have none
+    "deepseek-v3.2": (256, 8, 58, 3 * 7168 * 2048),
+    "gpt-oss-120b": (128, 4, 36, 3 * 2880 * 2880 + 3 * 2880),
+    "minimax-m2": (256, 8, 62, 3 * 3072 * 1536),
     "gpt-oss-20b": (32, 4, 24, 3 * 2880 * 2880 + 3 * 2880),  # with biases
     "mixtral-8x7b": (8, 2, 32, 3 * 4096 * 14336),
     "qwen1.5-moe-a2.7b": (60, 4, 24, 3 * 2048 * 1408),
