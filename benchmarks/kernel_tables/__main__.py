@@ -86,8 +86,8 @@ def published(folder: Path) -> Iterator[str]:
     yield """## Published figures of engines, by these kernels
 
 The [published figures](fidelity_public.md) in 16 bits of the devices below, by preset and a profile of all rows
-(`sim import-kernels --all`, `cost: profiled` with `otherwise: roofline`), and by the `kernel` costs of the preset. The
-aim with imported kernels is a median error of 5 % in decode, and 10 % in the time to the first token; no profile was fitted to it.
+(`sim import-kernels --all`, `cost: profiled` with `otherwise: roofline`), and by the `kernel` costs of the preset. The aim
+with imported kernels is a median error of 5 % in decode, and 10 % in the time to the first token; no profile was fitted to it.
 
 | device | model | engine | what | batch | context or prompt | by these kernels | by preset |
 | --- | --- | --- | --- | ---: | ---: | ---: | ---: |"""

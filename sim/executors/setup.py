@@ -99,7 +99,7 @@ class Setup:
     @property
     def engines_each(self) -> int:
         """Number of engines of a device."""
-        return self.engines // self.devices
+        return self.machine.engines_each
 
     @property
     def arbiters(self) -> list[Arbiter]:

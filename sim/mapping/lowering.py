@@ -167,7 +167,7 @@ class _Lowering:
                 self.received[i] = others
 
     def _joined(self, needed: list[int], consumers: int) -> list[int]:
-        """What so many tasks need, as a join where that has fewer edges."""
+        """Inputs of so many tasks: all that they need, or a join of it where that has fewer edges."""
         if len(needed) * consumers <= len(needed) + consumers:
             return needed
         self.joins.append(needed)

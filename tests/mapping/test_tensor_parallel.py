@@ -219,3 +219,17 @@ def test_the_table_of_the_guide():
         time = 1.5 + 2 * (8.85 + 7 * ceil_div(amount, 8) / 450e3)
         assert f"{time:.1f}" == simulated
         assert abs(round(100 * (time / float(measured) - 1)) - int(error)) <= 1
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("devices", [1, 8])
+def test_the_throughput_of_the_guide(devices, tmp_path):
+    """Llama 70B on B200s, as the guide has it: what is simulated, and how far that is from what is published."""
+    guide = (Path(__file__).parents[2] / "docs/guides/tensor_parallelism.md").read_text(encoding="utf-8")
+    (tmp_path / "b70.yaml").write_text(re.search(r"```yaml\n# b70.yaml\n(.*?)```", guide, flags=re.DOTALL)[1])
+    row = rf"^\| {devices} \| ([\d,]+) tokens/s \| ([\d,]+) tokens/s \| \+(\d+) % \|$"
+    published, simulated, error = (int(word.replace(",", "")) for word in re.search(row, guide, flags=re.MULTILINE).groups())
+    result = sim.run(read(tmp_path / "b70.yaml", [f"hardware.devices.count={devices}", f"mapping.parallel.tensor={devices}"]))
+    rate = int(result.requests.tokens.sum()) / (result.makespan / 1e12)
+    assert round(rate) == simulated
+    assert round(100 * (rate / published - 1)) == error

@@ -47,9 +47,10 @@ def test_a_step_on_the_a100_is_never_under_its_bytes_over_bandwidth(context: int
 @pytest.mark.parametrize("path", scenarios().values(), ids=list(scenarios()))
 def test_no_shipped_scenario_beats_its_bandwidth(path: Path) -> None:
     """By the stored numbers, which `tests/reports` keeps true."""
-    report, memory = stored(path.stem), read(path).hardware.memory
+    report, scenario = stored(path.stem), read(path)
+    memory, devices = scenario.hardware.memory, scenario.mapping.parallel.simulated
     moved = report["memory.bytes_read"] + report["memory.bytes_written"]
-    assert report["makespan_ps"] * memory.bandwidth * memory.channels.count >= moved * PS
+    assert report["makespan_ps"] * memory.bandwidth * memory.channels.count * devices >= moved * PS
 
 
 def test_int4_weights_quicken_the_pi_as_their_bytes_say() -> None:
