@@ -46,12 +46,18 @@ _PROJECTIONS = {
     "qkv": "qkv_proj",
 }
 
+#: Kind of the op that scores all tokens and chooses the best.
+INDEXER = "indexer"
+
 _ROUTERS = {"gate", "router"}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Group:
-    """Nodes (ascending) that are one op, and its names. `result` is the node whose result the op is known by."""
+    """Nodes (ascending) that are one op, and its names.
+
+    result: the node whose result the op is known by. dtype: the type that it computes in, empty if that of the result.
+    """
 
     kind: str
     path: str
@@ -59,6 +65,7 @@ class Group:
     heads: int
     nodes: tuple[int, ...]
     result: int
+    dtype: str = ""
 
 
 def single(index: int, node: Node) -> Group:
@@ -91,7 +98,11 @@ def _make(nodes: list[Node], indices: tuple[int, ...], label: Label | None) -> G
     used = {j for i in indices for j in nodes[i].inputs}
     # The last op whose result no op inside needs: an op may also issue views and dead code.
     result = next((i for i in reversed(indices) if i not in used), indices[-1])
-    return Group(kind=kind, path=path, part=part, heads=max(nodes[i].heads for i in inside), nodes=indices, result=result)
+    heads = max(nodes[i].heads for i in inside)
+    # An indexer multiplies what its cache holds; transformers widens that first, which kernels do as they add.
+    loads = [nodes[j].dtype for i in indices for j in nodes[i].inputs if kind == INDEXER and nodes[j].role == KV_LOAD]
+    dtype = loads[0] if loads else ""
+    return Group(kind=kind, path=path, part=part, heads=heads, nodes=indices, result=result, dtype=dtype)
 
 
 def _in_order(nodes: list[Node], groups: list[Group]) -> list[Group]:
@@ -175,6 +186,7 @@ class _Labels:
         for layer, indices in self.by_layer.items():
             if layer >= 0:
                 self._mixer(indices)
+                self._indexer(indices)
                 self._attention(indices)
                 self._experts(indices)
                 self._mlp(indices)
@@ -254,6 +266,18 @@ class _Labels:
                 self._set(i, "conv")
             elif self._linear(i):
                 self._set(i, "in_proj" if i not in after else "ssm_proj" if i in before else "out_proj")
+
+    def _indexer(self, indices: list[int]) -> None:
+        """Label what an indexer computes between its projections, norm and rope, and what it hands to attention."""
+        for i in indices:
+            parts = self.nodes[i].path.split(".")
+            at = next((n for n, part in enumerate(parts) if part == "indexer"), 0)
+            if not at or self.nodes[i].hint == "rope":
+                continue
+            if self._linear(i):
+                self._set(i, "index_proj")
+            elif not (self.nodes[i].path.endswith("norm") or self.nodes[i].name == "aten.cat"):
+                self._set(i, INDEXER, ".".join(parts[: at + 1]))
 
     def _attention(self, indices: list[int]) -> None:
         """Label projections and rope by the operands of attention that they compute."""

@@ -193,6 +193,7 @@ GROUPS = {
     "One block of Llama-3.2-1B, with estimated durations": ("no_parallelism", "parallel", "multi_head", "two_tokens_"),
     "Whole models, one sequence": ("llama_1b_", "lm_head_", "long_context_", "weights_"),
     "Real machines": ("a100_", "h100_", "raspberry_pi_", "xeon_"),
+    "Current models": ("hybrid_", "dense_128k", "gpt_oss_", "sparse_attention_"),
     "Several sequences, each in its own loop": ("two_sequences_", "four_sequences_", "eight_loops"),
     "Batches": ("batch_", "batching_", "moe_", "dense_"),
     "Prefill beside decodes": ("prefill_",),

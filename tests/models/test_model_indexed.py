@@ -65,7 +65,7 @@ def test_scores_wait_for_the_choice():
     step = graph().step()
     below: set[int] = set()
     for i, op in enumerate(step.ops):
-        if (op.kind == "aten.topk" and "indexer" in op.path) or below.intersection(op.inputs):
+        if op.kind == "indexer" or below.intersection(op.inputs):
             below.add(i)
     assert {op.layer for i, op in enumerate(step.ops) if op.kind == "scores" and i in below} == {0, 1}
 
@@ -78,3 +78,13 @@ def test_a_layer_that_uses_the_choice_of_another_has_no_keys_of_an_indexer():
     made = graph("glm_moe_dsa", ("full", "shared"))
     assert total(made, "kv_read", 40) == 4 * (40 * INDEX + 2 * (K - 1) * (C + R))
     assert layer_groups(made.step()) == (LayerGroup(None, 4 * (INDEX + 2 * (C + R))),)
+
+
+def test_what_an_indexer_computes_is_one_op():
+    """As in engines, where one kernel multiplies the keys of all tokens, and another chooses."""
+    step = graph().step()
+    found = [op for op in step.ops if op.kind == "indexer"]
+    assert [op.layer for op in found] == [0, 1]
+    flops = step.costs(40)[QUANTITIES.index("flops")].tolist()
+    assert [flops[step.ops.index(op)] for op in found] == [41 * (2 * INDEX_HEADS * INDEX + 2 * INDEX_HEADS)] * 2
+    assert sum(op.kind == "index_proj" for op in step.ops) == 2 * 3
