@@ -215,6 +215,13 @@ def test_fp8_by_blocks() -> None:
     assert fp8 == pytest.approx(kept + (bf16 - kept) * (1 + 4 / 128**2) / 2, rel=1e-6)
 
 
+def test_minimax_m2_is_in_fp8_as_published() -> None:
+    """The hub has 4 bytes for each 128 x 128 numbers of attention and experts; router, embedding and LM head are bfloat16."""
+    bf16, fp8 = weights_of("minimax-m2", weights="bf16"), weights_of("minimax-m2")
+    products = 62 * (3072 * (2 * 6144 + 2 * 1024) + 8 * 3 * 3072 * 1536)
+    assert bf16 - fp8 == products - products * 4 // 128**2
+
+
 #: The formats of Qwen3-30B-A3B-FP8 (huggingface.co/Qwen/Qwen3-30B-A3B-FP8).
 #: Its other keys are those of Qwen3-30B-A3B, which ships.
 QWEN_FP8 = {**FP8, "modules_to_not_convert": ["lm_head"], "weight_block_size": [128, 128]}
