@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
+from models.config import parts
 from models.graph import QUANTITIES, Op, OpGraph, terms
 from models.op import MONOMIALS
 from models.polynomials import Polynomials
@@ -24,8 +25,8 @@ _PER_TOKEN, _ONCE = MONOMIALS.index((1, 1, 0)), MONOMIALS.index((0, 0, 0))
 
 
 def has_prediction_head(config: Mapping[str, Any]) -> bool:
-    """Whether a model with this config has such a head."""
-    return config.get("model_type") in TYPES or any(config.get(key) for key in KEYS)
+    """Whether a model with this config, or the decoder nested in it, has such a head."""
+    return any(each.get("model_type") in TYPES or any(each.get(key) for key in KEYS) for each in parts(config))
 
 
 def prediction_head(ops: OpGraph, hidden: int, element: int) -> OpGraph:

@@ -9,6 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import sim
+from models.graph import QUANTITIES
 from sim.base.errors import ConfigError, InputError
 from sim.executors import compiled, reference
 from sim.executors.size import fewest_drafts, most_drafts, tasks_in_all
@@ -272,6 +273,56 @@ def test_a_prediction_head_is_one_layer_between_a_projection_and_the_shared_lm_h
     kinds = {kind for graph in log.graphs for kind in graph.kinds}
     assert {"draft eh_proj", "draft lm_head", "draft gate_up_proj"} <= kinds
     assert "eh_proj" not in kinds
+
+
+#: Parameters of the whole checkpoint by the hub, and those of them that neither the model nor its head has here: copies of
+#: embedding and LM head in the head, biases that choose experts (buffers), and a vision model. And bytes of the head's bias.
+CHECKPOINTS = {
+    # https://huggingface.co/Qwen/Qwen3-Next-80B-A3B-Instruct
+    "qwen3-next-80b-a3b": (81_324_862_720, 0, 0),
+    # https://huggingface.co/zai-org/GLM-4.5-Air
+    "glm-4.5-air": (110_468_824_832, 2 * 151_552 * 4096 + 46 * 128, 128 * 4),
+    # https://huggingface.co/deepseek-ai/DeepSeek-V3.2
+    "deepseek-v3.2": (685_355_329_792, 2 * 129_280 * 7168 + 59 * 256, 256 * 4),
+    # https://huggingface.co/Qwen/Qwen3.6-27B; the vision model as its class in transformers makes it
+    "qwen3.6-27b": (27_781_427_952, 460_730_096, 0),
+}
+
+
+@pytest.mark.parametrize("name", CHECKPOINTS)
+def test_a_model_and_its_prediction_head_are_all_that_the_hub_counts(name: str) -> None:
+    published, others, bias = CHECKPOINTS[name]
+    workload = {"sequences": [{"context": 64}], "speculative": {"draft": 1, "acceptance": 0.85, "model": "mtp"}}
+    main, head = models_of(from_dict({
+        "model": {"config": name}, "workload": workload, "mapping": {"formats": {"weights": "bf16"}},
+    }))  # fmt: skip
+    assert main.model.parameters + (footprint_of(head, ()).weights - bias) / 2 + others == published
+
+
+def test_the_head_of_a_hybrid_is_its_last_layer_of_attention_and_keeps_no_state() -> None:
+    """Qwen3-Next: the last of each four layers has 16 query heads with gates, 2 KV heads of 256, and 10 of 512 experts."""
+    speculative = {"draft": 1, "acceptance": 0.85, "model": "mtp"}
+    scenario = from_dict({
+        "model": {"config": "qwen3-next-80b-a3b", "layers": 4},
+        "workload": {"sequences": [{"context": 64, "tokens": 2}], "speculative": speculative},
+        "mapping": {"softmax": "online"},
+    })  # fmt: skip
+    _, head = models_of(scenario)
+    assert [(group.window, group.bytes) for group in kept_layers_of([head])] == [(None, 2 * 2 * 256 * 2)]
+    cost = dict(zip(QUANTITIES, head.ops.costs(64).sum(axis=1).tolist(), strict=True))
+    attention = 2048 * (2 * 4096 + 2 * 512) + 4096 * 2048
+    experts = 2048 * (512 + 1) + (10 + 1) * 3 * 2048 * 512  # router, gate of the shared expert, and experts
+    products = 2 * 2048 * 2048 + attention + experts + 151_936 * 2048
+    norms = (2 + 2 + 1) * 2048 + 2 * 256
+    assert cost["weight"] == 2 * (products + norms + 2048)  # and one row of the embedding
+    assert cost["flops"] == 2 * products + 2 * 2 * 4096 * (64 + 1)
+    assert (cost["kv_read"], cost["kv_write"]) == (64 * 2048, 2048)
+    assert cost["state_read"] == cost["state_write"] == 0
+    log = reference.simulate(plan(scenario).setup)
+    assert_same(log, compiled.simulate(plan(scenario).setup))
+    drafts = [kind for graph in log.graphs for kind in graph.kinds if kind.startswith("draft ")]
+    assert "draft eh_proj" in drafts
+    assert not any("state" in kind for kind in drafts)
 
 
 def test_a_model_without_a_prediction_head_has_none_to_draft_with() -> None:
