@@ -127,7 +127,7 @@ def test_a_name_that_no_path_can_have():
 
 @pytest.mark.parametrize("name", ["a" * 5000, "a/" * 2500, "./" + "a/" * 2000, "owner/" + "a" * 200, "a" * 250])
 def test_a_name_of_absurd_length_is_shortened(name):
-    assert len(error_of(name)) < 500
+    assert len(error_of(name).partition("; known: ")[0]) < 250  # the names of what ships follow
 
 
 def test_a_device_or_a_pipe(tmp_path):
@@ -201,7 +201,7 @@ def test_a_hub_id_without_a_network_fails_soon_and_names_shipped_models_near_it(
     assert message.startswith(
         "model config 'Qwen/Qwen3-8B': not a shipped name, not a file, not available from the Hugging Face hub: "
     )
-    assert message.endswith("; near it ship qwen3-0.6b, qwen3-30b-a3b, qwen2-1.5b")
+    assert message.endswith("; near it ship qwen3-0.6b, qwen3.6-27b, qwen3-30b-a3b")
     assert error_of("someone/model").endswith("; `sim list models` shows what ships")
 
 
