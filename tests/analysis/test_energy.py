@@ -203,7 +203,8 @@ def test_every_joule_of_random_runs(scenario: dict[str, Any], executor: Any) -> 
         assume(False)
     energy = energy_of(found)
     assert (energy.compute, energy.memory) == rows_of(found)
-    assert energy.static == (99_999 + 1_234 * found.log.engines) * found.log.machine.like * found.makespan
+    machine = found.log.machine
+    assert energy.static == (99_999 * len(machine.devices) + 1_234 * machine.engines) * machine.like * found.makespan
     assert "energy of ops, transfers and static power sums exactly to that of the run" in found.checks
     waits = {part: fj for part, fj in zip(PARTS, energy.static_by_part, strict=True) if part.startswith("wait_")}
     assert energy.waiting == sum(waits.values())

@@ -148,7 +148,7 @@ def test_a_turn_ends_after_whole_bursts(began, done, burst):
 
 @given(st.lists(st.integers(1, 40), min_size=1, max_size=5), st.integers(40, 200), st.integers(1, 99), st.integers(1, 10**9))
 def test_a_derated_plan_lasts_until_the_same_work_is_done(numerators, denominator, percent, quantum):
-    """A quantum stands for work: at shares that are smaller by one factor it takes longer by that factor, rounded up."""
+    """A quantum stands for the whole work that is done in it: at smaller shares, the time in which as much is done."""
     plan = Plan([(number, share) for number, share in enumerate(numerators)], denominator, quantum)  # type: ignore[misc]
     arbiter = SimpleNamespace(
         plan=lambda _: plan, cap=(1, 1), work_conserving=True, reads_remaining=False, kinds=(), numbers=()
@@ -160,4 +160,4 @@ def test_a_derated_plan_lasts_until_the_same_work_is_done(numerators, denominato
     assert [Fraction(share, found.denominator) for _, share in found.shares] == [
         factor * Fraction(share, denominator) for share in numerators
     ]
-    assert found.quantum == ceil(quantum / factor)
+    assert found.quantum == (quantum if factor == 1 else ceil(max(1, floor(quantum * wanted)) / limit))

@@ -114,7 +114,8 @@ class Engines:
         self.tasks = [
             Task(
                 step, number, (0, 0, number), rank=rank[number] if rank else 0, chain=chain[number] if chain else None, owner=0,
-                dma=0, compute=compute[number], work=work[number] if work else 0, waiting=0, on_engine=True,
+                dma=0, compute=compute[number], work=work[number] if work else 0, launch=0, waiting=0,
+                on_engine=True,
             )
             for number in range(len(compute))
         ]  # fmt: skip

@@ -35,10 +35,9 @@ class Task:
     number: its place in the task graph. program: its place in program order. rank: its scheduler's; the lowest goes first.
     chain: the chain that it belongs to, None if any engine will do. owner: the sequence that it is for, as arbiters and
     routes see it. dma: number of the DMA that moves it, that of its sequence (or loop). compute, work: ps on an engine, and
-    on the channel at full speed. launch: ps of `compute` before its
-    engine loads operands. waiting: inputs that have not ended. on_engine: an engine runs it, else a DMA. admitted: its
-    operands have their bytes of SRAM, or need none. users: tasks that use them and have not ended. engine, ready, start,
-    loaded, end: as in the log, -1 until known.
+    on the channel at full speed. launch: ps of `compute` before its engine loads operands. waiting: inputs that have not
+    ended. on_engine: an engine runs it, else a DMA. admitted: its operands have their bytes of SRAM, or need none. users:
+    tasks that use them and have not ended. engine, ready, start, loaded, end: as in the log, -1 until known.
     """
 
     step: Step
