@@ -97,18 +97,22 @@ def _channels(result: Result) -> list[dict[str, Any]]:
 
 
 def _links(result: Result) -> dict[str, Any]:
-    """The key `links`; none where there is one device, and no link to a host. exposed_ps: on the chains of tokens."""
+    """The key `links`; none where there is one device, and no link to a host.
+
+    exposed_ps: on the chains of tokens, None if no steps were recorded.
+    """
     machine = result.log.machine
     if not machine.links:
         return {}
-    along = result.breakdown.tokens.sum(axis=0)
+    tokens = result.breakdown.tokens
+    along = tokens.sum(axis=0)
     host = {"bytes_host": result.metrics.bytes_host} if machine.link("host") is not None else {}
     return {
         "links": {
             "devices": machine.like * len(machine.devices),
             "bytes_sent": result.metrics.bytes_sent,
             **host,
-            "exposed_ps": int(along[LINK] + along[WAIT_LINK]),
+            "exposed_ps": int(along[LINK] + along[WAIT_LINK]) if len(tokens) else None,
             "channels": _channels(result)[machine.memories :],
         }
     }

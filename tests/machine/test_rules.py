@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from fractions import Fraction
-from math import ceil, gcd
+from math import ceil, floor, gcd
 from types import SimpleNamespace
 
 from hypothesis import given

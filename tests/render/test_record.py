@@ -19,6 +19,11 @@ def summary(name: str, *overrides: str) -> dict[str, Any]:
 OF_OPS, OF_STEPS = {"blame", "critical_path"}, {"tokens", "breakdown_ps"}
 
 
+def without_steps(value: Any) -> Any:
+    """Without the time of links that tokens waited for, which comes from steps."""
+    return {key: each for key, each in value.items() if key != "exposed_ps"} if isinstance(value, dict) else value
+
+
 @pytest.mark.parametrize("name", ["two_tokens_4_engines", "kv_full_swap"])
 def test_numbers_do_not_depend_on_what_is_recorded(name: str) -> None:
     all_of_it, steps, none = (summary(name, f"record={record}") for record in ("all", "steps", "none"))
@@ -27,7 +32,7 @@ def test_numbers_do_not_depend_on_what_is_recorded(name: str) -> None:
     for key in all_of_it.keys() - OF_OPS - {"series"}:
         assert steps[key] == all_of_it[key], key
         if key not in OF_STEPS:
-            assert none[key] == all_of_it[key], key
+            assert without_steps(none[key]) == without_steps(all_of_it[key]), key
     assert none["tokens"] == []
     for key in ("total", "by_kind", "by_layer", "by_sequence"):
         assert none["breakdown_ps"][key] == all_of_it["breakdown_ps"][key]
