@@ -61,12 +61,13 @@ def scenario_keys() -> str:
     for name in paths:
         section = schema["$defs"][name]
         lines += ["", f"## {SECTIONS.get(name, name)}", "", section.get("description", "").replace("\n", " "), ""]
-        lines += _table(next((each for each in section.get("anyOf", ()) if "properties" in each), section), schema)
+        lines += _table(section, schema)
         lines += _policies(POLICIES[name]) if name in POLICIES else ()
     return "\n".join(lines) + "\n"
 
 
 def _table(section: dict[str, Any], schema: dict[str, Any]) -> Iterator[str]:
+    section = next((each for each in section.get("anyOf", ()) if "properties" in each), section)
     yield "| key | value | default | description |"
     yield "| --- | --- | --- | --- |"
     for key, field in section["properties"].items():
@@ -145,15 +146,18 @@ def _value(field: dict[str, Any]) -> str:
 def study_keys() -> str:
     """docs/reference/study.md, from the schema of studies and the table of metrics."""
     schema = StudyFile.model_json_schema(mode="validation")
-    sample = schema["$defs"]["Sampling"]
-    keys = [row.replace("[Sampling](#sampling)", "[sample](#sample)") for row in _table(schema, schema)]
+    keys, sections = "\n".join(_table(schema, schema)), list[str]()
+    for key, name in (("sample", "Sampling"), ("find", "Search")):
+        section = schema["$defs"][name]
+        keys = keys.replace(f"[{name}](#{name.lower()})", f"[{key}](#{key})")
+        sections += [f"## {key}", "", section.get("description", "").replace("\n", " "), "", *_table(section, schema), ""]
     metrics = [f"| `{name}` | {metric.unit or '-'} | {metric.title} |" for name, metric in METRICS.items()]
     lines = [
         "# Study keys", "",
         "Generated from the schema by `make docs`. [The guide](../guides/studies.md) shows how they are used. Keys of "
         + "scenarios are written with dots, `hardware.memory.bandwidth`; items of lists by their number, "
         + "`workload.sequences.0.tokens`.", "",
-        *keys, "", "## sample", "", sample["description"], "", *_table(sample, schema), "", "## Columns of rows", "",
+        keys, "", *sections, "## Columns of rows", "",
         "Each run is a row: `point`, `seed`, a column for each axis (quantities in base units: ps, bytes, bytes/s, FLOP/s), "
         + "derived columns, `feasible`, `status` (`ok`, `failed`), `error`, `plan` (hash of all that the run depends on), "
         + "`version`, and these metrics. Expressions may leave out `_ps` and `_fj`, and write `p99 TPOT` for "
