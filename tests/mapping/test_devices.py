@@ -436,14 +436,21 @@ class TestRefused:
             ({"hardware.sram": "1 GB"}, r"hardware.sram: expected null where several devices are simulated"),
             (
                 {"workload.concurrency.users": 2, "workload.batching.policy": "continuous"},
-                r"micro_batches: expected 1 in a closed loop",
+                r"micro_batches: expected 1 in a closed loop .*, found none, which is one for each of 2 stages .*; write 1$",
+            ),
+            (
+                {
+                    "workload.concurrency.users": 2, "workload.batching.policy": "continuous",
+                    "mapping.parallel.micro_batches": 2,
+                },
+                r"micro_batches: expected 1 in a closed loop \(workload.concurrency\), found 2$",
             ),
             (
                 {"workload.speculative": "{draft: 2, acceptance: 0.5, model: {config: llama-3.2-1b}}"},
                 r"mapping.parallel.pipeline: expected 1 with a draft model",
             ),
         ],
-    )
+    )  # fmt: skip
     def test_messages(self, base, changes, message):
         given = {
             "hardware.devices.count": 2, "mapping.parallel.pipeline": 2, "hardware.devices.link": LINK, "model.layers": 2,
