@@ -30,9 +30,13 @@ from sim.log import derived
 from sim.log.columns import NONE, Forms, Ints, Services, Steps, Tasks, is_large, services_of, steps_of, tasks_of, viewed
 from sim.log.inputs import last_input, last_of_step
 from sim.log.tables import EventLog
+from sim.machine.machine import PATHS
 from sim.mapping.operands import operands_of
 
 Times = npt.NDArray[np.int64]
+
+#: Names of resources that transfers go through, in the order of `PATHS`.
+PATH_NAMES = ("channel", "link", "host link")
 
 
 class Place(IntEnum):
@@ -100,21 +104,21 @@ class CriticalPath:
         return dict(sorted(sums.items(), key=lambda item: (-item[1], item[0])))
 
     def by_resource(self, log: EventLog, rules: Rules) -> dict[str, int]:
-        """Picoseconds of each resource: `engine n`, `channel` at full speed, what it lost to that, and so on.
+        """Picoseconds of each resource: `engine n`, and at full speed `channel`, `link` between devices and `host link`, and
+        what transfers lost to that, and so on.
 
-        Lost to `port` or `efficiency` is what a transfer loses that is alone, to `sharing` the rest.
+        Lost to `port` or `efficiency` is what a transfer of the memory loses that is alone, to `sharing` the rest.
         """
         span = self.end - self.begin
         on = self.place == Place.ENGINE
         of_engine = sum_by(span[on], log.tasks.engine[self.row[on]], log.engines).tolist()
         sums = dict(zip(log.machine.engine_names, of_engine, strict=True))
-        served = self.place == Place.CHANNEL
-        sums["channel"] = int(self.work[served].sum())
+        served, links = self.place == Place.CHANNEL, tasks_of(log).link
+        path = links[self.row[served]] if len(links) else np.zeros(int(served.sum()), dtype=np.int8)
+        sums |= zip(PATH_NAMES, sum_by(self.work[served], path, len(PATHS)).tolist(), strict=True)
         lost, best = (span - self.work)[served], rules.fastest
         alone = -(-self.work[served] * (best.denominator - best.numerator) // best.numerator)
-        links = tasks_of(log).link
-        of_memory = links[self.row[served]] == 0 if len(links) else np.ones_like(alone, dtype=np.bool_)
-        sums[rules.limit] = int(np.minimum(lost, alone)[of_memory].sum())
+        sums[rules.limit] = int(np.minimum(lost, alone)[path == 0].sum())
         sums["sharing"] = int(lost.sum()) - sums[rules.limit]
         for place in (Place.LATENCY, Place.WAIT, Place.ARRIVAL, Place.HOST):
             sums[place.name.lower()] = int(span[self.place == place].sum())

@@ -60,7 +60,7 @@ def _devices(scenario: Scenario) -> Iterator[str]:
     if scenario.hardware.devices.count == 1:
         return
     like = scenario.hardware.devices.count // parallel.simulated
-    for number, held in enumerate(holdings(models_of(scenario)[0])):
+    for number, held in enumerate(holdings(models_of(scenario))):
         name = f"device {number}" if like == 1 else f"devices {number * like} to {(number + 1) * like - 1}, each"
         layers = "no layers" if held.layers is None else f"layers {held.layers[0]} to {held.layers[1]}"
         state = f", {format_bytes(held.sequence)} a sequence" if held.sequence else ""

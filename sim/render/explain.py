@@ -20,6 +20,10 @@ from sim.runs.what_if import WhatIf
 
 MANY = 12  # rows of a table; the others are summed up as "and n more"
 FEW = 5
+
+#: Bounds that are 0 where there are no links, and where all requests come at 0.
+OF_LINK, ARRIVALS = "bytes of the busiest link", "arrivals and what follows"
+
 Times = npt.NDArray[np.int64]
 
 
@@ -28,7 +32,8 @@ def render(result: Result) -> RenderableType:
     b, found, makespan = result.breakdown, result.blame, result.makespan
     head = Text.assemble((result.scenario.name, "bold"), f"  {format_time(makespan)}, {len(result.log.tasks):,} tasks")
     sections: list[RenderableType] = [head]
-    one = "token" if result.log.batched is None else "step"
+    one = result.log.owner_words[1]
+    owners = {"token": one, "sequence": result.log.owner_words[0], "sequences": f"{result.log.owner_words[0]}s"}
     alone = breakdown.ALONE[result.plan.rules.limit]
     sections += _section(f"Where the time of each {one} went, along its own critical chain", _tokens(result, one))
     sections += _section("Where the time of all tasks went, by kind", _parts("kind", b.kinds, b.by_kind))
@@ -36,13 +41,14 @@ def render(result: Result) -> RenderableType:
         layers = [f"layer {n}" if n >= 0 else "outside" for n in b.layers]
         sections += _section("By layer", _parts("", layers, b.by_layer))
     if len(b.sequences) > 1:
-        sections += _section("By sequence", _parts("", [f"sequence {n}" for n in b.sequences], b.by_sequence))
+        word = result.log.owner_words[0]
+        sections += _section(f"By {word}", _parts("", [f"{word} {n}" for n in b.sequences], b.by_sequence))
     for title, by_owner, by_kind in (
         ("Causes of waits for an engine", found.engine_by_owner, found.engine_by_kind),
         ("Causes of waits for the channel", found.channel_by_owner, found.channel_by_kind),
     ):
         if by_kind.largest(1):
-            sections += _section(title, _blame(one if found.owner == "token" else found.owner, by_owner, by_kind, alone))
+            sections += _section(title, _blame(owners[found.owner], by_owner, by_kind, alone))
     sections += _section("Critical path of the run", _critical(result))
     sections += _section("Bounds", _bounds(result))
     return Group(*sections)
@@ -151,9 +157,9 @@ def _bounds(result: Result) -> Table:
     table = _table("bound", "time", "this run is")
     for name, ps in (
         ("longest path", b.critical_path), ("work of the engines", b.compute), ("bytes of the channel", b.memory),
-        ("arrivals and what follows", b.arrivals),
+        (OF_LINK, b.link), (ARRIVALS, b.arrivals),
     ):  # fmt: skip
-        if ps or name != "arrivals and what follows":
+        if ps or name not in (OF_LINK, ARRIVALS):
             table.add_row(name, format_time(ps), above(result.makespan / ps - 1) if ps else "")
     if b.upper is not None:
         table.add_row("upper bound", format_time(b.upper), f"{1 - result.makespan / b.upper:.1%} below")

@@ -11,6 +11,7 @@ from sim.analysis.bounds import few_tiles
 from sim.analysis.parts import LINK, WAIT_LINK
 from sim.base.units import format_bytes, format_rate, format_time
 from sim.log import derived
+from sim.machine.machine import Path
 from sim.render import breakdown, energy, narrow, requests
 from sim.render.narrow import Fitted, glued
 from sim.runs.result import Result
@@ -102,34 +103,41 @@ def _memory(result: Result) -> str:
 
 
 def _links(result: Result) -> str | None:
-    """Bytes that a device sends, its link, and the time of tokens that waits for collectives; None with one device."""
+    """Bytes that a device sends, the busiest link between devices, and the time of tokens that waits for links; None without
+    one.
+    """
     machine, m = result.log.machine, result.metrics
-    number = machine.link("link")
-    if number is None:
+    if (number := _busiest(result, "link")) is None:
         return None
-    number = max((i for i in machine.links if machine.channels[i].kind == "link"), key=lambda link: m.delivered[link])
     count = len(machine.devices)
-    exposed = _exposed(result)
     rate = format_rate(machine.channels[number].bandwidth, "B/s")
     used = _percent(m.delivered[number], m.makespan)
+    what = "collectives" if count == 1 and machine.link("host") is None else "links"  # else not all that they carry
     if count == 1:
         sent = f"each sent {format_bytes(m.bytes_sent)} at {rate}, {used}"
-        return f"{machine.like} devices, one shown; {sent}; collectives are {exposed}"
+        return f"{machine.like} devices, one shown; {sent}; {what} are {_exposed(result)}"
     shown = f", {count} of them shown" if machine.like > 1 else ""
     sent = f"those sent {format_bytes(m.bytes_sent)} at {rate}, the busiest {used}"
-    return f"{machine.like * count} devices{shown}; {sent}; links are {exposed}"
+    return f"{machine.like * count} devices{shown}; {sent}; {what} are {_exposed(result)}"
 
 
 def _host(result: Result) -> str | None:
-    """Bytes over the link to the host, and the time of tokens that waits for links; None without one."""
+    """Bytes over the links to the host, the busiest of them, and the time of tokens that waits for links; None without one."""
     machine, m = result.log.machine, result.metrics
-    number = machine.link("host")
-    if number is None:
+    if (number := _busiest(result, "host")) is None:
         return None
     rate = format_rate(machine.channels[number].bandwidth, "B/s")
     used = _percent(m.delivered[number], m.makespan)
-    links = "links are" if machine.link("link") is not None else "the link is"
-    return f"{format_bytes(m.bytes_host)} moved at {rate}, {used}; {links} {_exposed(result)}"
+    busiest = "the busiest " if len(machine.devices) > 1 else ""
+    links = "the link is" if len(machine.links) == 1 else "links are"
+    return f"{format_bytes(m.bytes_host)} moved at {rate}, {busiest}{used}; {links} {_exposed(result)}"
+
+
+def _busiest(result: Result, kind: Path) -> int | None:
+    """Number of the link of a kind that delivered the most; None if there is none."""
+    channels = result.log.machine.channels
+    numbers = [number for number, channel in enumerate(channels) if channel.kind == kind]
+    return max(numbers, key=lambda link: result.metrics.delivered[link], default=None)
 
 
 def _exposed(result: Result) -> str:

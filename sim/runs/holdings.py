@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from models.graph import QUANTITIES, OpGraph
@@ -21,8 +22,8 @@ class Holding:
     """Bytes that a simulated device keeps and sends.
 
     layers: the first and the last of its layers; None if it has none. weights: bytes. kv: bytes that a token appends to its KV
-    cache; sequence: those of the state that it keeps of each sequence. sends: in a step of one sequence that decodes one token,
-    by kind, how many ops send, and bytes through its link.
+    cache; sequence: those of the state that it keeps of each sequence; all these of the draft model, too. sends: in a step of
+    one sequence that decodes one token, by kind, how many ops send, and bytes through its link.
     """
 
     layers: tuple[int, int] | None
@@ -32,14 +33,22 @@ class Holding:
     sends: dict[str, tuple[int, int]]
 
 
-def holdings(of: Modeled) -> list[Holding]:
-    """The holdings of all simulated devices, by number."""
-    parallel = of.scenario.mapping.parallel
-    return [_holding(of, device, parallel) for device in range(parallel.simulated)]
+def holdings(of_run: Sequence[Modeled]) -> list[Holding]:
+    """The holdings of all simulated devices, by number. of_run: the model, and the draft model, if there is one."""
+    model, *drafts = of_run
+    parallel = model.scenario.mapping.parallel
+    found = []
+    for device in range(parallel.simulated):
+        held, *beside = (_holding(of, device, parallel) for of in (model, *drafts))
+        for each in beside:
+            weights, kv, sequence = held.weights + each.weights, held.kv + each.kv, held.sequence + each.sequence
+            held = replace(held, weights=weights, kv=kv, sequence=sequence)
+        found.append(held)
+    return found
 
 
 def _holding(of: Modeled, device: int, parallel: Parallel) -> Holding:
-    ops = _on(of.ops, device)
+    ops = _on(of.kept, device)
     layers = [op.layer for op in ops.ops if op.layer >= 0]
     groups = kept_groups(ops)
     sends: dict[str, tuple[int, int]] = {}
@@ -57,8 +66,8 @@ def _holding(of: Modeled, device: int, parallel: Parallel) -> Holding:
 
 
 def _on(ops: OpGraph, device: int) -> OpGraph:
-    """The ops of one device, whose inputs are left out."""
-    return replace(ops, ops=tuple(replace(op, inputs=()) for op in ops.ops if op.device == device))
+    """The ops of one device."""
+    return replace(ops, ops=tuple(op for op in ops.ops if op.device == device))
 
 
 def _weights(of: Modeled, ops: OpGraph, *, first: bool) -> int:
@@ -66,7 +75,7 @@ def _weights(of: Modeled, ops: OpGraph, *, first: bool) -> int:
 
     Where that is the same tensor as the LM head, and this is on another device, there are two of it.
     """
-    whole, formats = of.scenario.model.scope == "model" and first, formats_of(of.scenario)
+    whole, formats = of.scenario.model.scope == "model" and first and not of.shared, formats_of(of.scenario)
     hosted = offloaded(ops, of.scenario.mapping.offload)
     held = footprint(of.model, ops, formats, whole=whole, sequences=(), hosted=hosted).weights
     if not whole or any(op.kind == "lm_head" for op in ops.ops):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import os
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from fractions import Fraction
 
@@ -24,6 +24,8 @@ from sim.mapping.tasks import TaskGraph
 from sim.runs.machine import BY_BYTES
 from sim.scenario import Scenario
 from sim.serving.batch import Batch, Member
+from sim.serving.batching import ResolvedBatching
+from sim.serving.prefix import bytes_held
 from sim.workload.requests import Request
 
 DISTINCT = 256  # most distinct requests whose times are estimated one by one before a run
@@ -121,8 +123,8 @@ def _refuse_small_sram(setup: Setup) -> None:
             lanes = lanes_of(0, request.tokens - 1, batch)
             sram_use(setup, graph, lanes)
             refuse_large_activations(setup, graph, lanes)
-    if (largest := _largest_batch(setup)) is not None and setup.graphs is not None:
-        graph = setup.graphs(largest.shape)
+    for largest in _largest_batches(setup):
+        graph = setup.graph if setup.graphs is None else setup.graphs(largest.shape)
         if isinstance(graph.ops, BatchGraph) and graph.ops.template.together:  # else each member has operands of its own
             try:
                 sram_use(setup, graph, lanes_of(0, 0, largest))
@@ -130,22 +132,58 @@ def _refuse_small_sram(setup: Setup) -> None:
                 raise ConfigError(error.key, f"with {len(largest)} sequences in a step, {error.message}") from None
 
 
-def _largest_batch(setup: Setup) -> Batch | None:
-    """The step that decodes the last tokens of as many sequences as may be in it; None where steps have one member.
+def _largest_batches(setup: Setup) -> Iterator[Batch]:
+    """The steps that decode as many sequences as may be in one, or as many of their last tokens; none where steps have one.
 
-    These are as many as `max_batch` allows, or without it come at one time, and no more than the KV cache has space for.
+    These are as many as `max_batch` allows, or without it come at one time, and no more than the KV cache has space for: at
+    their end, and where blocks are allocated as they are needed at their begin, too, from which they then decode together.
     """
     batching = setup.batching
     if batching is None or batching.settings.alone:
-        return None
+        return
     most = batching.settings.max_batch or max(Counter(request.arrival for request in setup.sequences).values())
-    members, held = list[Member](), 0
-    for number, request in enumerate(sorted(setup.sequences, key=lambda each: -each.final)[:most]):
-        held += batching.layout.held_in_all(0, request.final, 1)
-        if batching.capacity is not None and held > batching.capacity:
-            break
-        members.append(Member(number, request.final - 1, 1, request.final - 1, 1, 1))
-    return Batch(tuple(members)) if len(members) > 1 else None
+    largest = sorted(_one_of_each_conversation(setup.sequences), key=lambda each: -each.final)[:most]
+    members = _that_fit(batching, [(request, request.final) for request in largest])
+    if len(members) > 1:
+        yield _decoding(members)
+    if batching.capacity is None or batching.settings.kv.full == "wait":
+        return
+    begin = [(request, min(request.final, request.context + request.prompt + 1)) for request in largest]
+    if len(more := _that_fit(batching, begin)) > max(1, len(members)):
+        yield _decoding(_decoded_on(batching, more))
+
+
+def _one_of_each_conversation(requests: Sequence[Request]) -> list[Request]:
+    """The requests, of whose conversations each has its longest turn alone, since no turn begins before the last has ended."""
+    turns = {each.conversation: each for each in sorted(requests, key=lambda each: each.final) if each.conversation >= 0}
+    return [each for each in requests if each.conversation < 0] + list(turns.values())
+
+
+def _that_fit(batching: ResolvedBatching, members: Sequence[tuple[Request, int]]) -> Sequence[tuple[Request, int]]:
+    """The first of some requests, with as many tokens each, whose KV caches fit together."""
+    if batching.capacity is None:
+        return members
+    held = bytes_held(batching, members)
+    return members[: next((i for i, size in enumerate(held) if size > batching.capacity), len(members))]
+
+
+def _decoded_on(batching: ResolvedBatching, members: Sequence[tuple[Request, int]]) -> Sequence[tuple[Request, int]]:
+    """Requests with as many more tokens each, the same number or until they end, as fit."""
+    low, high = 0, max(request.final - tokens for request, tokens in members)
+    while low < high:
+        more = (low + high + 1) // 2
+        fits = len(_that_fit(batching, _with_more(members, more))) == len(members)
+        low, high = (more, high) if fits else (low, more - 1)
+    return _with_more(members, low)
+
+
+def _with_more(members: Sequence[tuple[Request, int]], more: int) -> list[tuple[Request, int]]:
+    return [(request, min(request.final, tokens + more)) for request, tokens in members]
+
+
+def _decoding(members: Sequence[tuple[Request, int]]) -> Batch:
+    """The step after which requests have so many tokens in their KV cache."""
+    return Batch(tuple(Member(i, tokens - 1, 1, tokens - 1, 1, 1) for i, (_, tokens) in enumerate(members)))
 
 
 def _last_steps(setup: Setup, request: Request) -> Iterator[Batch]:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import replace
 from fractions import Fraction
 
 from sim.base.errors import ConfigError
@@ -25,9 +24,9 @@ def kv_capacity(scenario: Scenario, of_run: Sequence[Modeled], sequences: Sequen
     capacity, left = scenario.hardware.memory.capacity, scenario.workload.batching.kv.capacity
     batched = not scenario.workload.batching.alone
     if scenario.mapping.offload is not None:
-        _refuse_large_host(scenario, sum(footprint_of(each, ()).host for each in of_run))
+        _refuse_large_host(scenario, _of_host(scenario, of_run))
     if scenario.mapping.parallel.simulated > 1:
-        return _capacity_of_all(scenario, of_run[0], sequences)
+        return _capacity_of_all(scenario, of_run, sequences)
     if capacity is not None and scenario.model.config is not None:
         alone = () if batched else [(request.final, 1) for request in sequences]
         held = [footprint_of(each, alone) for each in of_run]
@@ -44,14 +43,15 @@ def kv_capacity(scenario: Scenario, of_run: Sequence[Modeled], sequences: Sequen
     return left if batched else None
 
 
-def _capacity_of_all(scenario: Scenario, of: Modeled, sequences: Sequence[Request]) -> int | None:
+def _capacity_of_all(scenario: Scenario, of_run: Sequence[Modeled], sequences: Sequence[Request]) -> int | None:
     """Bytes for KV caches on all simulated devices together, None if unbounded, as `kv_capacity`.
 
     The device that is full first limits all of them: a token takes its bytes on each.
     """
     capacity, written = scenario.hardware.memory.capacity, scenario.workload.batching.kv.capacity
     batched = not scenario.workload.batching.alone
-    total, held = footprint_of(of, [(request.final, 1) for request in sequences]).kv, holdings(of)
+    final, held = [(request.final, 1) for request in sequences], holdings(of_run)
+    total = sum(footprint_of(of, final).kv for of in of_run)
     each = [device.kv + device.sequence for device in held]
     left = []
     for number, device in enumerate(held):
@@ -71,9 +71,7 @@ def _capacity_of_all(scenario: Scenario, of: Modeled, sequences: Sequence[Reques
 
 def footprint_of(of: Modeled, sequences: Sequence[tuple[int, int]]) -> Footprint:
     """Bytes of a model. sequences: as in `footprint`."""
-    kept, whole = of.ops, of.scenario.model.scope == "model" and not of.shared
-    if of.shared:
-        kept = replace(kept, ops=tuple(op for op in kept.ops if op.kind != "lm_head"))
+    kept, whole = of.kept, of.scenario.model.scope == "model" and not of.shared
     hosted = offloaded(kept, of.scenario.mapping.offload)
     return footprint(of.model, kept, formats_of(of.scenario), whole=whole, sequences=sequences, hosted=hosted)
 
@@ -81,17 +79,27 @@ def footprint_of(of: Modeled, sequences: Sequence[tuple[int, int]]) -> Footprint
 def held_by_tier(scenario: Scenario, of_run: Sequence[Modeled]) -> tuple[tuple[str, str, int], ...]:
     """Bytes by the memory that holds them: (memory, what, bytes) of weights, and of the most that KV caches may take.
 
-    None of a written graph, whose weights may be anything, nor of several simulated devices, which each hold their own.
+    None of a written graph, whose weights may be anything; of several simulated devices, which each hold their own, only those
+    of the host. The memory is that of one device, the host that of all.
     """
-    if scenario.model.config is None or scenario.mapping.parallel.simulated > 1:
+    if scenario.model.config is None:
         return ()
-    held = [footprint_of(each, ()) for each in of_run]
-    weights, host = sum(each.weights for each in held), sum(each.host for each in held)
-    found = [("memory", "weights", weights)] + ([("host", "weights", host)] if host else [])
+    host = _of_host(scenario, of_run)
+    of_host = [("host", "weights", host)] if host else []
+    if scenario.mapping.parallel.simulated > 1:
+        return tuple(of_host)
+    weights = sum(footprint_of(each, ()).weights for each in of_run)
+    found = [("memory", "weights", weights), *of_host]
     capacity, kv = scenario.hardware.memory.capacity, scenario.workload.batching.kv.capacity
     if kv is None and capacity is not None and not scenario.workload.batching.alone:
         kv = max(0, capacity - weights)
     return (*found, ("memory", "KV cache, at most", kv)) if kv is not None else tuple(found)
+
+
+def _of_host(scenario: Scenario, of_run: Sequence[Modeled]) -> int:
+    """Bytes of weights in the memory of the host, of all devices that have it."""
+    like = scenario.hardware.devices.count // scenario.mapping.parallel.simulated
+    return like * sum(footprint_of(each, ()).host for each in of_run)
 
 
 def _refuse_large_host(scenario: Scenario, weights: int) -> None:

@@ -110,6 +110,12 @@ class Modeled(NamedTuple):
         """The step of one sequence that decodes one token."""
         return self.variants[False, False]
 
+    @property
+    def kept(self) -> OpGraph:
+        """Ops whose weights are its own, without their inputs."""
+        own = (op for op in self.ops.ops if op.kind != "lm_head" or not self.shared)
+        return replace(self.ops, ops=tuple(replace(op, inputs=()) for op in own))
+
 
 def models_of(scenario: Scenario) -> list[Modeled]:
     """The models of a run: the one that samples tokens, and then the draft model, if there is one. Raises ConfigError."""

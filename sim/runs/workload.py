@@ -154,11 +154,14 @@ def _refuse_what_cannot_be_batched(scenario: Scenario, sequences: Sequence[Reque
 
 def _refuse_what_cannot_be_dealt(scenario: Scenario, sequences: Sequence[Request]) -> None:
     """Raise ConfigError for requests that several batches in flight cannot take in turn."""
-    key, number = "mapping.parallel.micro_batches", scenario.mapping.parallel.batches
+    key, parallel = "mapping.parallel.micro_batches", scenario.mapping.parallel
+    found = f"found {parallel.micro_batches}"
+    if parallel.micro_batches is None:
+        found = f"found none, which is one for each of {parallel.pipeline} stages (mapping.parallel.pipeline); write 1"
     if scenario.workload.concurrency is not None:
-        raise ConfigError(key, f"expected 1 in a closed loop (workload.concurrency), found {number}")
+        raise ConfigError(key, f"expected 1 in a closed loop (workload.concurrency), {found}")
     if any(each.group >= 0 or each.conversation >= 0 for each in sequences):
-        raise ConfigError(key, f"expected 1 with samples of a prompt or conversations, found {number}")
+        raise ConfigError(key, f"expected 1 with samples of a prompt or conversations, {found}")
 
 
 def routing(scenario: Scenario) -> Routing:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import NamedTuple
 
 
@@ -11,3 +12,9 @@ class CacheUse(NamedTuple):
     tokens: int = 0
     hits: int = 0
     evicted: int = 0
+
+
+def in_all(caches: Iterable[CacheUse | None]) -> CacheUse | None:
+    """The use of the caches of all loops together; None without one."""
+    used = [each for each in caches if each is not None]
+    return CacheUse(*map(sum, zip(*used, strict=True))) if used else None

@@ -12,7 +12,7 @@ step that fills it.
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Iterable
+from collections.abc import Hashable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 
 from sim.base.units import ceil_div
@@ -159,3 +159,19 @@ class SharedBlocks(KVBlocks):
 def blocks_of(batching: ResolvedBatching) -> KVBlocks:
     """The blocks of a loop, with a prefix cache or without."""
     return SharedBlocks(batching) if batching.settings.kv.prefix_cache else KVBlocks(batching)
+
+
+def bytes_held(batching: ResolvedBatching, members: Sequence[tuple[Request, int]]) -> Iterator[int]:
+    """Bytes that the first requests, those and the next one, and so on hold together. members: each with its cached tokens.
+
+    With a prefix cache blocks of a prompt count once that earlier ones of these have, too.
+    """
+    layout, held, shared = batching.layout, 0, set[Hashable]()
+    contents = Contents(layout.block)
+    for number, (request, tokens) in enumerate(members):
+        held += layout.held_in_all(0, tokens, 1)
+        if batching.settings.kv.prefix_cache:
+            keys = {contents.key(number, request, i) for i in range(min(request.prompt - 1, tokens) // layout.block)}
+            held -= len(keys & shared) * layout.block * layout.token_bytes
+            shared |= keys
+        yield held

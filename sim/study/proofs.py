@@ -1,12 +1,12 @@
 """Proofs that a point need not be run: its lower bound alone shows that it is dominated, or that it misses a constraint.
 
-    makespan >= max(W / m, C / n / most)
+    makespan >= max(W / m, C / n / most, L)
 
-W: time on engines of all tasks, on m engines; C: channel time of all transfers, over n channels of which each delivers at most
-`most` of its bandwidth. Both sums are exact before a run where each step is one sequence that decodes one token. A point whose
-bounds and known columns are no better in any objective than a point that was run, and worse in one, is not on the front,
-whatever a run would give. This holds for makespan and time per token, and as an upper bound for tokens/s; percentiles, rates of
-requests and goodput have no such bound.
+W: time on engines of all tasks, on m engines; C: channel time of all transfers of memories, over their n channels of which each
+delivers at most `most` of its bandwidth; L: the work of the fullest link, which delivers all of its own. These sums are exact
+before a run where each step is one sequence that decodes one token. A point whose bounds and known columns are no better in any
+objective than a point that was run, and worse in one, is not on the front, whatever a run would give. This holds for makespan
+and time per token, and as an upper bound for tokens/s; percentiles, rates of requests and goodput have no such bound.
 
 Points are taken in generations, by their numbers alone: the first is a sixteenth of them, evenly spread, and each later one is
 compared with those before it. So what is skipped depends neither on time nor on the number of processes.
@@ -18,11 +18,13 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
-from models.graph import StepLanes
+from models.graph import IntArray, StepLanes
 from sim.analysis.rules import Rules
 from sim.base.units import PS_PER_S, ceil_div, format_time
 from sim.executors.setup import Setup
+from sim.mapping.tasks import HOST_BIT, LINK_BIT
 from sim.study.batches import Job
 from sim.study.points import Point, Study
 from sim.study.store import cell
@@ -40,17 +42,37 @@ def lower_bound(setup: Setup, rules: Rules) -> int | None:
     """A lower bound of the makespan, ps; None where the steps are not known before a run."""
     if setup.batching is not None:
         return None
-    compute = moved = 0
+    compute, moved = 0, 0
+    tasks_of_link = _tasks_of_links(setup)
+    through = [0] * len(tasks_of_link)
     for number, request in enumerate(setup.sequences):
         for first in range(0, request.tokens, LANES):
             token = np.arange(first, min(first + LANES, request.tokens), dtype=np.int64)
             lanes = StepLanes(sequence=np.full_like(token, number), token=token, context=request.context + token)
             on_engine, on_channel = setup.costs.durations(setup.graph, lanes)
-            compute += sum(on_engine.sum(axis=0, dtype=object).tolist())
-            moved += sum(on_channel.sum(axis=0, dtype=object).tolist())
+            compute += _sum(on_engine)
+            moved += _sum(on_channel)
+            for link, tasks in enumerate(tasks_of_link):
+                through[link] += _sum(on_channel[tasks])
     most = rules.efficiency[1]
-    of_channels = ceil_div(ceil_div(moved, setup.channels) * most.denominator, most.numerator)
-    return max(ceil_div(compute, setup.engines), of_channels)
+    of_memory = ceil_div(ceil_div(moved - sum(through), setup.memory_channels) * most.denominator, most.numerator)
+    return max(ceil_div(compute, setup.engines), of_memory, *through)
+
+
+def _tasks_of_links(setup: Setup) -> list[npt.NDArray[np.intp]]:
+    """The tasks of a step that move bytes over each link that is used."""
+    graph = setup.graph
+    found = [
+        np.flatnonzero((graph.moves & bit != 0) & (graph.device == device))
+        for bit in (LINK_BIT, HOST_BIT)
+        for device in range(setup.devices)
+    ]
+    return [tasks for tasks in found if len(tasks)]
+
+
+def _sum(times: IntArray) -> int:
+    """The sum of times [task, lane], which may exceed int64 in all."""
+    return sum(times.sum(axis=0, dtype=object).tolist())
 
 
 def generations(study: Study) -> Iterator[list[Point]]:

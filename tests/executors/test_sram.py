@@ -226,6 +226,31 @@ def test_the_cache_of_the_largest_batch_fits_before_the_run() -> None:
     plan(from_dict(scenario))
 
 
+@pytest.mark.parametrize(("full", "blocks", "members", "cached"), [("wait", 56, 8, 662), ("recompute", 49, 9, 655)])
+def test_blocks_that_prompts_share_leave_space_for_more_sequences(full: str, blocks: int, members: int, cached: int) -> None:
+    """Prompts of 640 shared tokens and 4 of their own take 40 blocks of 16 tokens once, and until they end 2 more each.
+
+    Of 56 blocks that is enough for 8 sequences. Where 49 are allocated as they are needed, 9 sequences have one more each
+    until they have 656 tokens. In a layer a token has 2 x 8 x 64 numbers of 2 bytes. Without a prefix cache one fits.
+    """
+    kv: dict[str, Any] = {"prefix_cache": True, "capacity": f"{blocks * 65536} B", "full": full}
+    arrivals, prefixes = {"process": "constant", "rate": "2000/s"}, {"count": 1, "tokens": 640}
+    generate = {"count": 9, "prompt": 4, "tokens": 20, "prefixes": prefixes, "arrivals": arrivals}
+    scenario: dict[str, Any] = {
+        "model": {"config": "llama-3.2-1b", "layers": 2, "scope": "block"},
+        "workload": {
+            "generate": generate, "batching": {"policy": "continuous", "max_batch": 9, "kv": kv}, "prefill": {"chunk": 64},
+        },
+        "hardware": {"sram": f"{members * cached * 2048 - 1} B"},
+        "mapping": {"attention": "batch", "tiles": 64},
+    }  # fmt: skip
+    with pytest.raises(InputError, match=rf"with {members} sequences in a step, kv_load of layer 0 needs"):
+        plan(from_dict(scenario))
+    plan(from_dict(scenario | {"hardware": {"sram": f"{members * cached * 2048} B"}}))
+    kv["prefix_cache"] = False
+    plan(from_dict(scenario))
+
+
 def prompt(tokens: int, **mapping: object) -> dict[str, Any]:
     return {
         "model": {"config": "llama-3.2-1b", "layers": 1, "scope": "block"},

@@ -21,7 +21,9 @@ from sim.render.page.timeline import timeline
 from sim.render.trace.canvas import Canvas
 from sim.render.trace.machine import machine
 from sim.runs.holdings import holdings
+from sim.runs.memory import footprint_of
 from sim.runs.model import models_of
+from sim.runs.plan import plan
 from sim.runs.run import read
 from tests.executors import assert_same
 
@@ -333,7 +335,7 @@ class TestExperts:
 
     def test_weights_of_each_device(self, tmp_path):
         held = [
-            holdings(models_of(mixture(tmp_path, mapping__parallel__tensor=2, mapping__parallel__expert=expert).scenario)[0])
+            holdings(models_of(mixture(tmp_path, mapping__parallel__tensor=2, mapping__parallel__expert=expert).scenario))
             for expert in (1, 2)
         ]
         assert held[0][0].weights == held[1][0].weights == held[1][1].weights
@@ -376,7 +378,7 @@ class TestMemory:
                 "hardware.preset=h100-sxm",
             ],
         )
-        held = holdings(models_of(scenario)[0])
+        held = holdings(models_of(scenario))
         layer, table = 2 * (4096 * (4096 + 4096 + 2 * 1024) + 3 * 4096 * 14336 + 2 * 4096), 128_256 * 4096 * 2
         assert [each.weights for each in held] == [8 * layer + table, 8 * layer, 8 * layer, 8 * layer + table + 2 * 4096]
         assert [each.kv for each in held] == [8 * 4096] * 4
@@ -395,9 +397,35 @@ class TestMemory:
             base, model__layers=32, mapping__parallel__pipeline=4, hardware__memory__capacity="6 GB",
             workload__batching__policy="continuous", mapping__parallel__micro_batches=1,
         )  # fmt: skip
-        weights = max(each.weights for each in holdings(models_of(result.scenario)[0]))
+        weights = max(each.weights for each in holdings(models_of(result.scenario)))
         assert result.plan.setup.batching is not None
         assert result.plan.setup.batching.capacity == 4 * (6_000_000_000 - weights)
+
+    @pytest.mark.parametrize(("model", "drafts"), [(LLAMA, "{config: llama-3.2-1b, layers: 1}"), ("glm-4.5-air", "mtp")])
+    def test_a_draft_model_takes_memory_of_each_device(self, base, model, drafts):
+        """Whether both devices are simulated or one stands for both, each holds half of both models' weights and caches."""
+        given = {
+            "model.config": model, "model.layers": 2, "mapping.softmax": "online",
+            "hardware.devices.count": 2, "mapping.parallel.tensor": 2, "hardware.devices.link": LINK,
+            "hardware.memory.capacity": "20 GB", "workload.batching.policy": "continuous",
+            "workload.sequences": "[{prompt: 8, tokens: 4, count: 2}]",
+            "workload.speculative": f"{{draft: 1, acceptance: 0.5, model: {drafts}}}",
+        }  # fmt: skip
+        read_as = [
+            read(base, [f"{key}={value}" for key, value in (given | {"mapping.parallel.fold": fold}).items()])
+            for fold in ("true", "false")
+        ]
+        of_one, of_both = (plan(scenario).setup.batching for scenario in read_as)
+        (one,), (first, second) = (holdings(models_of(scenario)) for scenario in read_as)
+        assert one == first == second
+        main, draft = models_of(read_as[0])
+        assert one.weights == footprint_of(main, ()).weights + footprint_of(draft, ()).weights > holdings([main])[0].weights
+        assert of_one is not None
+        assert of_both is not None
+        assert of_one.capacity == 20_000_000_000 - one.weights
+        assert of_both.capacity == 2 * of_one.capacity
+        assert one.kv == of_one.layout.token_bytes
+        assert 2 * one.kv == of_both.layout.token_bytes
 
 
 class TestRefused:
@@ -408,14 +436,21 @@ class TestRefused:
             ({"hardware.sram": "1 GB"}, r"hardware.sram: expected null where several devices are simulated"),
             (
                 {"workload.concurrency.users": 2, "workload.batching.policy": "continuous"},
-                r"micro_batches: expected 1 in a closed loop",
+                r"micro_batches: expected 1 in a closed loop .*, found none, which is one for each of 2 stages .*; write 1$",
+            ),
+            (
+                {
+                    "workload.concurrency.users": 2, "workload.batching.policy": "continuous",
+                    "mapping.parallel.micro_batches": 2,
+                },
+                r"micro_batches: expected 1 in a closed loop \(workload.concurrency\), found 2$",
             ),
             (
                 {"workload.speculative": "{draft: 2, acceptance: 0.5, model: {config: llama-3.2-1b}}"},
                 r"mapping.parallel.pipeline: expected 1 with a draft model",
             ),
         ],
-    )
+    )  # fmt: skip
     def test_messages(self, base, changes, message):
         given = {
             "hardware.devices.count": 2, "mapping.parallel.pipeline": 2, "hardware.devices.link": LINK, "model.layers": 2,

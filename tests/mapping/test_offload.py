@@ -103,6 +103,22 @@ def test_memory_holds_what_is_left(capsys: pytest.CaptureFixture[str], tmp_path:
         plan(read(path, ["hardware.host.memory=11 GB"]))
 
 
+@pytest.mark.parametrize("parallel", [{"tensor": 4}, {"tensor": 4, "fold": False}, {"tensor": 2, "pipeline": 2}])
+def test_one_host_holds_what_all_devices_offload(parallel: dict[str, Any]) -> None:
+    """Four devices share the matrices of all layers, whichever of them are simulated."""
+    offload = {"weights": ["gate_proj", "up_proj", "down_proj"]}
+
+    def with_host(memory: str) -> sim.Scenario:
+        hardware = {"devices": {"count": 4, "link": {"bandwidth": "1 GB/s"}}, "host": {**HOST, "memory": memory}}
+        return scenario(offload, hardware=hardware, mapping={"offload": offload, "parallel": parallel})
+
+    held = {(memory, what): size for memory, what, size in plan(with_host(f"{4 * MLP} B")).held}
+    assert held["host", "weights"] == 4 * MLP
+    assert (("memory", "weights") in held) == (parallel == {"tensor": 4})  # else each device has a line of its own
+    with pytest.raises(InputError, match=r"hardware\.host\.memory: .* of weights are 1 B more than"):
+        plan(with_host(f"{4 * MLP - 1} B"))
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [

@@ -189,6 +189,19 @@ def test_what_is_found_is_not_computed(tmp_path: Path) -> None:
     assert log.cache == cache
 
 
+def test_each_of_several_loops_has_a_cache() -> None:
+    """All prompts are looked up in one of three caches, and what is found in any of them is not computed."""
+    data = scenario(**GENERATED).to_dict()
+    data["mapping"]["parallel"] = {"micro_batches": 3}
+    setup = plan(from_dict(data)).setup
+    log, other = reference.simulate(setup), compiled.simulate(setup)
+    assert other is not None
+    assert log.cache is not None
+    assert log.cache == other.cache
+    assert log.cache.tokens == 12 * 84
+    assert 0 < log.cache.hits == 12 * (84 + 8) - int(log.members.query.sum())
+
+
 def test_turns_by_hand() -> None:
     """Prompts of 100 + 200, 540, 780: after 339 and 579 tokens 21 and 36 blocks are full, and 6 of a beginning."""
     generate = {"count": 3, "turns": 3, "prompt": 200, "tokens": 40, "prefixes": {"tokens": 100}}

@@ -8,6 +8,7 @@ import pytest
 
 from sim.runs.plan import plan
 from sim.runs.run import read, run
+from sim.scenario import from_dict
 from sim.study.answers import read_answers
 from sim.study.points import load, over
 from sim.study.pool import Processes
@@ -42,6 +43,39 @@ def test_no_run_is_below_its_bound(name: str) -> None:
     assert result.requests.end == result.makespan  # which makes it a bound of tokens/s: the last token ends the run
     if name == "two_sequences_fifo":  # one channel: all of its work
         assert low == max(result.bounds.compute, result.bounds.memory)
+
+
+def test_a_link_delivers_all_of_its_bandwidth() -> None:
+    """The LM head, 128,256 x 2,048 numbers of 2 bytes, comes over the link of 54 GB/s for each token: that bounds the run.
+
+    A memory that delivers half of its bandwidth does not slow that link, nor does the link share the work of the memory.
+    """
+    offloads = {
+        "model": {"config": "llama-3.2-1b", "layers": 1},
+        "workload": {"sequences": [{"context": 64, "tokens": 2}]},
+        "hardware": {
+            "preset": "generic-npu", "memory": {"efficiency": {"1": 0.5}},
+            "host": {"link": {"bandwidth": "54 GB/s", "latency": 0}},
+        },
+        "mapping": {"offload": {"weights": ["lm_head"]}},
+    }  # fmt: skip
+    result = run(from_dict(offloads))
+    low = lower_bound(result.plan.setup, result.plan.rules)
+    assert low is not None
+    assert low <= result.bounds.lower <= result.makespan
+    assert abs(low - 2 * 128256 * 2048 * 2 * 10**12 / (54 * 10**9)) < 2 * 2048  # each transfer rounds up
+
+
+def test_a_link_between_devices_has_the_bound_of_its_own_work() -> None:
+    devices = {"count": 2, "link": {"bandwidth": "1 MB/s", "latency": 0}}
+    split = {
+        "model": {"config": "llama-3.2-1b", "layers": 1, "scope": "block"},
+        "workload": {"sequences": [{"context": 64, "tokens": 2}]},
+        "hardware": {"engines": {"count": 1}, "devices": devices},
+    }
+    for parallel in ({"tensor": 2}, {"tensor": 2, "fold": False}):
+        result = run(from_dict(split | {"mapping": {"parallel": parallel}}))
+        assert lower_bound(result.plan.setup, result.plan.rules) == result.bounds.link <= result.makespan
 
 
 def test_batches_have_no_bound_before_a_run() -> None:

@@ -34,6 +34,7 @@ from sim.executors.setup import Progress, Setup, lanes_of
 from models.experts import M_SEQUENCE
 from sim.serving.batch import ONE_MORE, Batch
 from sim.serving.batcher import Batcher, loops
+from sim.serving.cache import in_all
 from sim.mapping.tasks import TaskGraph
 
 LOOP_BITS = 40  # the key of a step is (loop << 40) + step: 10^12 steps, 4 million loops
@@ -393,7 +394,8 @@ class Batches(Run):
             ),
             machine=self.setup.machine, bandwidth=self.setup.bandwidth, sram=self.setup.sram,
             step_overhead=self.setup.step_overhead,
-            batched=self._members(order), arrival=self._arrival(), cache=self.loops[0].batcher.blocks.use,
+            batched=self._members(order), arrival=self._arrival(),
+            cache=in_all(loop.batcher.blocks.use for loop in self.loops),
         )  # fmt: skip
 
     def _tasks(self, size: Any) -> TaskTable:

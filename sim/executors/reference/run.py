@@ -17,6 +17,7 @@ from sim.executors.reference.step import Steps
 from sim.executors.setup import Progress, Setup
 from sim.log.tables import EventLog
 from sim.serving.batcher import Batcher, loops
+from sim.serving.cache import in_all
 
 
 def simulate(setup: Setup, progress: Progress | None = None) -> EventLog:
@@ -42,8 +43,8 @@ def simulate(setup: Setup, progress: Progress | None = None) -> EventLog:
     times = {number: sequence.arrival for number, sequence in enumerate(setup.sequences)}
     for batcher in batchers:
         times |= batcher.arrivals.times
-    cache = batchers[0].blocks.use if batchers else None  # loops of one request each have none
-    return record.log(np.array([times[number] for number in range(len(times))], dtype=np.int64), cache)
+    arrival = np.array([times[number] for number in range(len(times))], dtype=np.int64)
+    return record.log(arrival, in_all(batcher.blocks.use for batcher in batchers))
 
 
 def _machine(env: Environment, setup: Setup, record: Record) -> Machine:
