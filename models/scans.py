@@ -95,7 +95,9 @@ def _merged(nodes: Sequence[Node], members: Sequence[int], users: Sequence[Seque
     costs = [sum(quantity) for quantity in zip(*(node.costs for node in inside), strict=True)]
     costs[_WEIGHT] = sum(size for _, size, weight in reads.values() if weight)
     costs[_ACT_READ] = sum(size for cell, size, weight in reads.values() if not weight and cell not in made)
-    results = [i for i in used if any(nodes[j].role not in TRANSFERS for j in users[i])]  # a state goes to its store alone
+    results = [
+        i for i in used if any(nodes[j].role not in TRANSFERS for j in users[i] if j not in ours)
+    ]  # not a state to store
     costs[_ACT_WRITE] = sum(nodes[i].costs[_ACT_WRITE] for i in results)
     kind = _kind(nodes, members, users)
     return Node(

@@ -3,7 +3,8 @@
 A captured op counts the traffic of all its steps: a norm that converts to float32, squares, averages, multiplies. As one kernel
 it reads the results of other ops once, and writes its own result once. So an op that writes more than its result writes that
 result, and reads what its inputs have written, or what is left of its captured reads if these cannot all be external: each
-intermediate is read at least once.
+intermediate is read at least once. Where less than nothing would be left, some are read by none, and this says nothing. The ops
+of a layer's state are captured as the kernels that they are.
 """
 
 from __future__ import annotations
@@ -15,15 +16,16 @@ from dataclasses import replace
 import numpy as np
 
 from models.formats import is_matrix, matrix_numbers
-from models.graph import MONOMIALS, QUANTITIES, Op, OpGraph, Polynomial
+from models.graph import MONOMIALS, QUANTITIES, Op, OpGraph, Polynomial, terms
 from models.polynomials import Pieces, Polynomials, added, each_term, zero
+from models.scans import KINDS as OF_STATE
 
 ACT_READ, ACT_WRITE, VECTOR = (QUANTITIES.index(name) for name in ("act_read", "act_write", "vector_ops"))
 
 #: Bytes of a number of a result, by torch's name.
 SIZES = {"bool": 1, "bfloat16": 2, "float16": 2, "float32": 4, "int32": 4, "int64": 8, "complex64": 8}
 
-#: Bytes of an index of an expert, as torch stores it.
+#: Bytes of an index of an expert or token, as torch stores it.
 INDEX = SIZES["int64"]
 
 #: B, Q and N at which polynomials are compared.
@@ -86,13 +88,15 @@ def _fused(
     op, result = ops.ops[i], results[i]
     read, write = ops.polynomials[op.costs[ACT_READ]], ops.polynomials[op.costs[ACT_WRITE]]
     inside = added([write, each_term(lambda term: -term, result)])
-    if compare.at(inside) <= 0 or op.splits > 1:
+    if compare.at(inside) <= 0 or op.splits > 1 or op.kind in OF_STATE:
         return op
     sources = [results[j] for j in op.inputs]
     if op.kind in ("norm", "rope"):  # of fused projections they read their own part
         sources = [compare.smaller(source, result) for source in sources]
     left = added([read, each_term(lambda term: -term, inside)])
-    outside = compare.smaller(added([zero(ops.breaks, ops.masks), *sources]), left)
+    outside = added([zero(ops.breaks, ops.masks), *sources])
+    if all(term >= 0 for piece in left for term in piece):
+        outside = compare.smaller(outside, left)
     changed = op.with_cost(ACT_READ, polynomials.number(compare.smaller(outside, read)))
     return changed.with_cost(ACT_WRITE, polynomials.number(result))
 
@@ -103,30 +107,58 @@ def result_bytes(ops: OpGraph, op: Op, compare: Comparison) -> Pieces:
     size = SIZES.get(op.dtype, 0)
     if op.kind == "router":  # weights of the experts, and their indices
         size += INDEX
+    elif op.kind == "indexer":  # the tokens that it chooses
+        size = INDEX
     elif (op.kind, op.part) == ("rope", "table") and op.dtype != "complex64":  # cosine and sine
         size *= 2
     if not size or not op.shape or not any(map(any, write)):
         return write
-    pieces = [_elements(op.shape, start) for start in (0, *ops.breaks)]
-    if any(piece is None for piece in pieces):
-        return write
-    hidden = (0,) * 2 * len(ops.masks)  # a shape has no pairs of masks
-    whole = tuple((*(size * term for term in piece), *hidden) for piece in pieces if piece is not None)
-    return compare.smaller(whole, write)
+    masked = [number for number in range(len(ops.masks)) if any(any(piece[_of_mask(number)]) for piece in write)]
+    where = _of_mask(masked[0]) if masked else slice(len(MONOMIALS))
+    whole = []
+    for start in (0, *ops.breaks):
+        elements = _pairs(op.shape) if masked else _elements(op.shape, start)
+        if elements is None or len(masked) > 1:
+            return write
+        piece = [0] * terms(ops.masks)
+        piece[where] = [size * term for term in elements]
+        whole.append(tuple(piece))
+    return compare.smaller(tuple(whole), write)
+
+
+def _of_mask(number: int) -> slice:
+    """The terms of a mask: its pairs, and B times these."""
+    first = len(MONOMIALS) + 2 * number
+    return slice(first, first + 2)
+
+
+def _pairs(shape: Sequence[str]) -> Polynomial | None:
+    """Numbers of a tensor for each pair of a query and a key, alone and by batch: queries times keys stand for the pairs."""
+    product = _product([dimension for dimension in shape if "N" not in dimension], 0)
+    if {powers[1:] for powers in product} not in ({(0, 0)}, {(1, 0)}):  # a step of one new token has no dimension of queries
+        return None
+    by_batch = {powers[0]: count for powers, count in product.items()}
+    return None if by_batch.keys() - {0, 1} else (by_batch.get(0, 0), by_batch.get(1, 0))
 
 
 def _elements(shape: Sequence[str], start: int) -> Polynomial | None:
     """The product of dimensions, such as `B*Q` and `min(N,512)+1`, for contexts from `start`; None if it has other terms."""
+    product = _product(shape, start)
+    return None if product.keys() - set(MONOMIALS) else tuple(product.get(powers, 0) for powers in MONOMIALS)
+
+
+def _product(shape: Sequence[str], start: int) -> dict[tuple[int, ...], int]:
+    """Factors of the product of dimensions, by powers of B, Q and N."""
     product: dict[tuple[int, ...], int] = {(0, 0, 0): 1}
     for dimension in shape:
-        terms = [_term(text, start) for text in re.split(r"\+(?![^(]*\))", dimension)]
+        summands = [_term(text, start) for text in re.split(r"\+(?![^(]*\))", dimension)]
         larger: dict[tuple[int, ...], int] = {}
         for powers, count in product.items():
-            for more, times in terms:
+            for more, times in summands:
                 key = tuple(map(sum, zip(powers, more, strict=True)))
                 larger[key] = larger.get(key, 0) + count * times
         product = larger
-    return None if product.keys() - set(MONOMIALS) else tuple(product.get(powers, 0) for powers in MONOMIALS)
+    return product
 
 
 def _term(text: str, start: int) -> tuple[tuple[int, int, int], int]:

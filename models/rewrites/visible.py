@@ -2,8 +2,8 @@
 these, block by block, while the separate passes of an eager model compute all and then add the mask.
 
 Which mask a layer has follows from the captured graph: the keys of Q new tokens after N others are N + Q for ever (causal), or
-min(N, W - 1) + Q (a window of W tokens, or chunks as long). The op that makes a mask makes no more of it than is used. A step
-with one new token each stays as captured.
+min(N, W - 1) + Q (a window of W tokens, or chunks as long; or W tokens that an indexer chooses). The op that makes a mask makes
+no more of it than is used. A step with one new token each stays as captured, and so does an indexer: its kernel has no softmax.
 """
 
 from __future__ import annotations
@@ -72,12 +72,16 @@ def visible_only(ops: OpGraph, op: int, mask: Mask, polynomials: Polynomials) ->
 
 
 def made_masks(ops: OpGraph, scores: Iterable[int], masks: Iterable[Mask | None]) -> Iterator[tuple[int, Mask]]:
-    """Ops that make the masks of attentions, and the mask that each makes."""
+    """Ops that make the masks of attentions and of nothing else, and the mask that each makes.
+
+    An indexer reads the mask of all tokens, of which attention needs those that it chooses.
+    """
+    of_attention = dict(zip(scores, masks, strict=True))
     made: dict[int, set[Mask | None]] = {}
-    for op, mask in zip(scores, masks, strict=True):
-        for i in ops.ops[op].inputs:
+    for op, reader in enumerate(ops.ops):
+        for i in reader.inputs:
             if ops.ops[i].kind == "mask":
-                made.setdefault(i, set()).add(mask)
+                made.setdefault(i, set()).add(of_attention.get(op))
     for i, found in made.items():
         mask = found.pop()
         if mask is not None and not found:

@@ -9,8 +9,9 @@ from click.testing import CliRunner
 
 import models.library
 import sim
-from models.graph import QUANTITIES
-from models.rewrites import without_weight_casts
+from models.graph import QUANTITIES, IntArray, OpGraph
+from models.rewrites import between_kernels, fuse, without_weight_casts
+from models.rewrites.fusion import Softmax
 from sim.cli import cli
 from sim.scenario import from_dict
 
@@ -57,6 +58,77 @@ def test_scores_travel_once_each_way_without_fusion() -> None:
     keys = 32 * 1001
     passes = LAYERS * keys * (2 + 2 + 4 + 4 + 4 + 4 + 2 + 2)
     assert activations(1000) == by_hand(fused=False) + passes
+
+
+TOKENS = 1, 3, 16, 512, 4096
+
+
+@pytest.mark.parametrize(
+    ("softmax", "batch"),
+    [
+        ("three_pass", 64),
+        ("fused", 1),
+        *(pytest.param(*each, marks=pytest.mark.slow) for each in (("three_pass", 1), ("fused", 64))),
+    ],
+)
+def test_no_kernel_moves_less_than_nothing_or_more_than_its_captured_ops(softmax: Softmax, batch: int) -> None:
+    """Every shipped model, in steps of few tokens and of many."""
+    names = [name for name in models.library.names() if (models.library.GRAPHS / f"{name}.json.gz").exists()]
+    assert len(names) > 30
+    for name in names:
+        model = models.library.load(name)
+        for queries in (TOKENS[:1], TOKENS[1:]):
+            ops = without_weight_casts(model.step(batch, queries[0]).select(8))
+            ops = fuse(ops, element=2, softmax=softmax, chunked=model.chunked)
+            kernels = between_kernels(ops)
+            for query in queries:
+                before, after = (moved(graph, 5000, batch, query) for graph in (ops, kernels))
+                assert (after >= 0).all(), (name, query)
+                assert (after <= before).all(), (name, query)
+
+
+def moved(ops: OpGraph, context: int, batch: int, query: int) -> IntArray:
+    """Bytes of activations that each op reads and writes, [2, op]."""
+    return ops.costs(context, batch, query)[[QUANTITIES.index("act_read"), QUANTITIES.index("act_write")]]
+
+
+def kernel(name: str, kind: str, query: int, context: int = 0) -> tuple[int, int]:
+    """Bytes that the first kernel of a kind reads and writes in a step."""
+    ops = between_kernels(models.library.load(name).step(1, query).select(8))
+    read, written = moved(ops, context, 1, query)[:, ops.kind.tolist().index(kind)].tolist()
+    return read, written
+
+
+@pytest.mark.parametrize("query", TOKENS)
+def test_a_scan_reads_what_others_made_and_writes_its_result_but_not_its_state(query: int) -> None:
+    """By configs: channels of the convolution, heads (gates of each), width of a head. Prompts of Nemotron-H are in float32."""
+    padded = query + 3 if query > 1 else 1  # with the window of the convolution
+    several = 4 if query > 1 else 2
+    assert kernel("nemotron-h-8b", "scan", query) == (2 * (10240 * padded + 128 * query), several * 128 * 64 * query)
+    assert kernel("qwen3-next-80b-a3b", "scan", query) == (2 * (8192 * padded + 2 * 32 * query), 2 * 32 * 128 * query)
+    assert kernel("jamba-v0.1", "scan", query)[1] == 2 * 8192 * query
+
+
+def test_a_scan_of_jamba_reads_what_decodes_one_token() -> None:
+    """Gate, convolved input and step size of 8,192 channels; B and C of 16 numbers each."""
+    assert kernel("jamba-v0.1", "scan", 1) == (2 * (3 * 8192 + 2 * 16), 2 * 8192)
+
+
+@pytest.mark.parametrize("query", TOKENS)
+@pytest.mark.parametrize("context", [0, 3000, 131_072])
+def test_an_indexer_reads_queries_keys_weights_and_the_mask_and_writes_the_tokens_that_it_chooses(
+    query: int, context: int
+) -> None:
+    """64 heads of 128 and their weights; one new key; eight bytes an index, as torch has it."""
+    read = 2 * query * (64 * 128 + 128 + 64 + context + query)
+    assert kernel("deepseek-v3.2", "indexer", query, context) == (read, 8 * query * (min(context, 2047) + query))
+
+
+@pytest.mark.parametrize("context", [0, 100, 8191, 8192, 100_000])
+def test_scores_of_a_chunk_travel_once(context: int) -> None:
+    """Llama 4 Scout: 40 heads, 8 of keys, of 128. Queries, the new key, and the mask are read."""
+    seen = context % 8192 + 1
+    assert kernel("llama-4-scout", "scores", 1, context) == (2 * (48 * 128 + seen), 2 * 40 * seen)
 
 
 def test_the_router_of_deepseek_v3_converts_no_weights() -> None:

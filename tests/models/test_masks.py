@@ -70,7 +70,8 @@ MORE_KINDS = {
 def test_the_masks_of_real_models_let_as_many_pairs_through(family: str) -> None:
     """The model runs on the CPU with the mask that transformers makes: by layer, as many entries as the costs count pairs."""
     graph = captured(family)["op"]
-    assert fuse(graph.step(), element=4, softmax="online", chunked=graph.chunked).masks == ()
+    decode = fuse(graph.step(), element=4, softmax="online", chunked=graph.chunked)
+    assert decode.masks == ((Mask(CHUNKED, 6),) if graph.chunked else ())  # of chunks, one new token sees some pairs, too
     ops = fuse(graph.step(1, 2), element=4, softmax="online", chunked=graph.chunked)
     assert {mask.kind for mask in ops.masks} == {**KINDS, **MORE_KINDS}[family]
     for query, context in STEPS:
@@ -80,13 +81,14 @@ def test_the_masks_of_real_models_let_as_many_pairs_through(family: str) -> None
 
 
 def test_whether_layers_have_chunks_is_kept_with_a_graph() -> None:
-    """Other graphs are stored as ever; one that was rewritten is not stored, since it would lose its masks."""
+    """Other graphs are stored as ever; one without hidden pairs is read back with its masks."""
     llama4, llama = (captured(name)["op"] for name in ("llama4_text", "llama"))
     assert ModelGraph.from_json(json.loads(json.dumps(llama4.to_json()))).chunked
     assert "chunked" not in llama.to_json()
     assert not ModelGraph.from_json(json.loads(json.dumps(llama.to_json()))).chunked
-    with pytest.raises(ValueError, match="expected a captured graph"):
-        fuse(llama.step(1, 2), element=4, softmax="online").to_json()
+    fused = fuse(llama.step(1, 2), element=4, softmax="online")
+    assert fused.masks == (Mask(CAUSAL),)
+    assert OpGraph.from_json(json.loads(json.dumps(fused.to_json())), llama.kv_heads) == fused
 
 
 def pairs_of(ops: OpGraph, attention: int, query: int, context: int) -> int:
@@ -121,8 +123,12 @@ def unmasked(family: str, query: int, context: int) -> list[int]:
 def attention_flops(name: str, prompt: int, softmax: str) -> int:
     graph = models.library.load(name)
     ops = fuse(graph.step(1, 2), element=2, softmax=softmax)  # type: ignore[arg-type]
-    chosen = [i for i, op in enumerate(ops.ops) if op.kind in ATTENTION]
-    return int(ops.costs(0, 1, prompt)[0, chosen].sum())
+    return flops_of(ops, ATTENTION, prompt)
+
+
+def flops_of(ops: OpGraph, kinds: tuple[str, ...], prompt: int, context: int = 0) -> int:
+    chosen = [i for i, op in enumerate(ops.ops) if op.kind in kinds]
+    return int(ops.costs(context, 1, prompt)[0, chosen].sum())
 
 
 def by_hand(prompt: int, heads: int, head_dim: int, windows: dict[int | None, int]) -> int:
@@ -138,6 +144,24 @@ def test_gemma_3_1b_attends_to_a_prompt_of_16384_in_2_9_teraflop(softmax: str) -
     assert flops == by_hand(16384, 4, 256, {None: 4, 512: 22})
     assert round(flops / 1e12, 1) == 2.9
     assert attention_flops("gemma-3-1b", 16384, "three_pass") == 26 * 4 * 4 * 256 * 16384**2  # 28.6 TFLOP: all pairs
+
+
+@pytest.mark.parametrize("softmax", ["fused", "online"])
+@pytest.mark.parametrize("context", [0, 1000, 2040, 4000])
+@pytest.mark.parametrize("prompt", [2, 8, 2048, 5000])
+def test_queries_with_an_index_attend_to_the_tokens_that_they_choose(prompt: int, context: int, softmax: str) -> None:
+    """DeepSeek-V3.2: the query at position t attends to min(t, 2048) tokens in latent form, by keys of 512 + 64 numbers."""
+    captured = models.library.load("deepseek-v3.2").step(1, 2).select(4)
+    ops = fuse(captured, element=2, softmax=softmax)  # type: ignore[arg-type]
+    assert ops.masks == (Mask(WINDOW, 2048),)
+    pairs_seen = sum(min(t, 2048) for t in range(context + 1, context + prompt + 1))
+    flops = {kind: flops_of(ops, (kind,), prompt, context) for kind in (*ATTENTION, "indexer")}
+    assert sum(flops[kind] for kind in ATTENTION) == 4 * 128 * 2 * (512 + 64 + 512) * pairs_seen
+    # The indexer multiplies, and adds up over its 64 heads, for all pairs.
+    assert flops["indexer"] == 4 * 64 * (2 * 128 + 2) * prompt * (context + prompt)
+    masks = [[graph.costs(context, 1, prompt)[:, op].tolist() for op, each in enumerate(graph.ops) if each.kind == "mask"]
+             for graph in (captured, ops)]  # fmt: skip
+    assert masks[0] == masks[1], "the indexer reads the mask of all tokens"
 
 
 #: By their configs: heads, size of a head, layers by window.
