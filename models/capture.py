@@ -36,12 +36,12 @@ from models.experts import Experts
 from models.graph import QUANTITIES, ModelGraph, Op, OpGraph
 from models.grouping import Group, group, single
 from models.indexers import choose_last, chosen_tokens
+from models.op import OF_STATE
 from models.polynomials import Polynomials
 from models.recorder import Recorder
 from models.recording import STORES, Node, Recording
 from models.repeats import Firsts, firsts, passed_by, places
 from models.routed import choose_experts
-from models.scans import KINDS as SCANS
 from models.states import StateShapes, state_shapes
 from sim.base.errors import InputError
 
@@ -257,7 +257,7 @@ def _verified(
         short = _solved(model, plans, record(model, plans[0].solve[0]), breaks)
     where = places(whole, short.recording, first)
     costs = short.costs[where]
-    exact = [node.role not in SCANS for node in whole.nodes]  # scans in chunks are near their line
+    exact = [node.role not in OF_STATE for node in whole.nodes]  # scans in chunks are near their line
     for p, chosen in enumerate(plans):
         point = chosen.check[-1]
         further = record(model, point)
@@ -285,7 +285,7 @@ def _same_ops(reference: Recording, recording: Recording, point: Point) -> None:
 def _solve(chosen: Plan, rows: list[list[int]], reference: Recording) -> np.ndarray[Any, np.dtype[np.int64]]:
     values = np.array(rows, dtype=np.int64)
     count = len(chosen.solve)
-    chunked = np.flatnonzero([node.role in SCANS for node in reference.nodes for _ in QUANTITIES])
+    chunked = np.flatnonzero([node.role in OF_STATE for node in reference.nodes for _ in QUANTITIES])
     lines = along_tokens(chosen, values[:, chunked])
     if lines is None:
         raise InputError("the scans of the model do not grow in proportion to the tokens that they take")

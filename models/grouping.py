@@ -16,9 +16,9 @@ from dataclasses import dataclass
 from models import latent
 from models.attention import ROLES
 from models.cache import KV_STORE
-from models.op import SCAN
+from models.op import OF_STATE, SCAN, WINDOW
 from models.recording import CHOSEN, KV_LOAD, TRANSFERS, Node, Recording
-from models.scans import CONVOLUTION, KINDS, WINDOW
+from models.scans import CONVOLUTION
 from models.states import STATE_LOAD
 from sim.base.topological import topological_order
 
@@ -204,7 +204,7 @@ class _Labels:
         for i, node in enumerate(self.nodes):
             norm = self._inside(node.path, lambda name, leaf: "norm" in name or leaf.startswith("ln_"))
             parts = node.path.split(".")
-            if node.role in (*ROLES, *latent.ROLES, *TRANSFERS, *KINDS):
+            if node.role in (*ROLES, *latent.ROLES, *TRANSFERS, *OF_STATE):
                 self._set(i, node.role, part=CHOSEN if node.hint == CHOSEN else "")
             elif norm:
                 self._set(i, "norm", norm)

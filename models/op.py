@@ -18,6 +18,10 @@ QUANTITIES = ("flops", "vector_ops", "weight", "kv_read", "kv_write", "act_read"
 #: Kind of the op that goes through the new tokens with the state of a layer.
 SCAN = "scan"
 
+#: Kinds of ops of layers with a state: with the window of past inputs, with the recurrent part of the state, and others.
+WINDOW, GATES = "conv_window", "gates"
+OF_STATE = (WINDOW, SCAN, GATES)
+
 #: Exponents of (B, Q, N). Every cost of a decoder is a sum of these: nothing is more than linear in the batch and the
 #: context, and only attention within the new tokens is quadratic in Q.
 MONOMIALS = (

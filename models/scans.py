@@ -11,17 +11,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
-from models.op import QUANTITIES, SCAN
+from models.op import GATES, QUANTITIES, SCAN, WINDOW
 from models.recording import STORES, TRANSFERS, Node
 from models.states import STATE_LOAD, STATE_STORE
 from sim.base.topological import topological_order
 
-#: Kinds of these ops: with the window of past inputs, with the recurrent part of the state, and others.
-WINDOW, GATES = "conv_window", "gates"
-
 CONVOLUTION = "aten.convolution"
-
-KINDS = (WINDOW, SCAN, GATES)
 
 _WEIGHT, _ACT_READ, _ACT_WRITE = (QUANTITIES.index(name) for name in ("weight", "act_read", "act_write"))
 

@@ -17,8 +17,8 @@ import numpy as np
 
 from models.formats import is_matrix, matrix_numbers
 from models.graph import MONOMIALS, QUANTITIES, Op, OpGraph, Polynomial, terms
+from models.op import OF_STATE
 from models.polynomials import Pieces, Polynomials, added, each_term, zero
-from models.scans import KINDS as OF_STATE
 
 ACT_READ, ACT_WRITE, VECTOR = (QUANTITIES.index(name) for name in ("act_read", "act_write", "vector_ops"))
 
