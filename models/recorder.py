@@ -35,6 +35,9 @@ from sim.base.errors import InputError
 #: Ops that read only the rows given by their indices.
 GATHERS = {"embedding", "index", "index_select", "gather", "take", "take_along_dim"}
 
+#: The op that makes the best values and their indices in one pass: its work is that of one of the two results.
+CHOICE = "topk"
+
 #: Ops that overwrite their first argument without reading it.
 OVERWRITES = {"copy_", "fill_", "zero_"}
 
@@ -293,7 +296,8 @@ class Recorder(TorchDispatchMode):
                 act_write += _bytes(tensor)
         vector_ops = 0
         if not flops and not gathered and not cache_append:
-            produced = max(t.numel() for t in made)  # the best values and their indices are made together
+            results = [t.numel() for t in made]
+            produced = max(results) if name == CHOICE else sum(results)
             consumed = 0 if name in GATHERS else max((t.numel() for t in read), default=0)
             vector_ops = max(produced, consumed)
         return flops, vector_ops, weight, 0, kv_write, act_read, act_write, 0, state_write
