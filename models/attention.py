@@ -73,6 +73,18 @@ def three_pass_attention(
     return attend([(query, key)], value, attention_mask, scaling, **options), None
 
 
+def _chosen(
+    indices: torch.Tensor, operands: Sequence[tuple[torch.Tensor, torch.Tensor]], value: torch.Tensor, mask: torch.Tensor | None
+) -> tuple[Sequence[tuple[torch.Tensor, torch.Tensor]], torch.Tensor, torch.Tensor | None]:
+    """Operands, values and mask of as many keys as an indexer has chosen: the last ones, which cost the same as any others.
+
+    The shapes are those of `attend`. A lone query sees all that are chosen for it, and needs no mask.
+    """
+    count = indices.shape[-1]
+    seen = None if mask is None or indices.shape[1] == 1 else mask[..., -count:]
+    return [(query, key[:, :, -count:]) for query, key in operands], value[:, :, -count:], seen
+
+
 def attend(
     operands: Sequence[tuple[torch.Tensor, torch.Tensor]],  # queries [B, H, Q, D] and keys [B, KV, T, D]; D may differ by pair
     value: torch.Tensor,  # [B, KV, T, Dv]
@@ -95,10 +107,7 @@ def attend(
         if options.get(name) is not None:
             raise NotImplementedError(f"its attention takes {name!r}, which is not supported")
     if indices is not None:
-        chosen = indices.shape[-1]
-        operands = [(query, key[:, :, -chosen:]) for query, key in operands]
-        value = value[:, :, -chosen:]
-        attention_mask = None if attention_mask is None or indices.shape[1] == 1 else attention_mask[..., -chosen:]
+        operands, value, attention_mask = _chosen(indices, operands, value, attention_mask)
     B, H, Q, _ = operands[0][0].shape
     KV, T, Dv = value.shape[1:]
     G = H // KV

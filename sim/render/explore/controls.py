@@ -74,11 +74,11 @@ class Control:
 
 def controls(scenario: Scenario, plan: Plan) -> list[Control]:
     """The controls that apply to a scenario, in the order of the page. One whose value cannot vary is left out."""
-    found = [*_machine(scenario), *_workload(scenario, plan), *_mapping(scenario)]
+    found = [*_machine(scenario, plan), *_workload(scenario, plan), *_mapping(scenario)]
     return [control for control in found if len(control.stops) > 1]
 
 
-def _machine(scenario: Scenario) -> Iterator[Control]:
+def _machine(scenario: Scenario, plan: Plan) -> Iterator[Control]:
     hardware, memory = scenario.hardware, scenario.hardware.memory
     priced = scenario.cost.model not in TIMED
     if priced:
@@ -95,14 +95,18 @@ def _machine(scenario: Scenario) -> Iterator[Control]:
     yield _sram(hardware.sram)
     yield _named("hardware.memory.arbiter", "arbiter", MACHINE, memory.arbiter, _plain(ARBITERS))
     yield _named("scheduler", "scheduler", MACHINE, scenario.scheduler, _plain(SCHEDULERS))
-    devices, link = hardware.devices, hardware.devices.link
-    if link is not None and scenario.mapping.parallel.tensor == devices.count:
+    devices, link, parallel = hardware.devices, hardware.devices.link, scenario.mapping.parallel
+    if link is not None and parallel.tensor == devices.count and parallel.expert in (1, parallel.tensor):
+        dealt = ("mapping.parallel.expert={value}",) if parallel.expert > 1 else ()
         yield Control(
             key="hardware.devices.count", title="devices (tensor parallelism)", group=MACHINE, given=str(devices.count),
             stops=_texts({2**i for i in range(5)} | {devices.count}),
-            assignments=("hardware.devices.count={value}", "mapping.parallel.tensor={value}"), units={"": 1},
+            assignments=("hardware.devices.count={value}", "mapping.parallel.tensor={value}", *dealt), units={"": 1},
         )  # fmt: skip
+    if link is not None and devices.count > 1:
         yield _quantity("hardware.devices.link.bandwidth", "link bandwidth", MACHINE, link.bandwidth, BANDWIDTH)
+    if hardware.host is not None and any(each.host for each in plan.setup.links):
+        yield _quantity("hardware.host.link.bandwidth", "host link", MACHINE, hardware.host.link.bandwidth, BANDWIDTH)
 
 
 def _workload(scenario: Scenario, plan: Plan) -> Iterator[Control]:
@@ -167,7 +171,8 @@ def _mapping(scenario: Scenario) -> Iterator[Control]:
             {NONE: "as captured"},
         )  # fmt: skip
     given = mapping.weights if isinstance(mapping.weights, str) else json.dumps({"resident": mapping.weights.resident})
-    yield _choice("mapping.weights", "weights", given, _unique(("streamed", "resident", given)))
+    if mapping.offload is None:  # weights of the host are streamed
+        yield _choice("mapping.weights", "weights", given, _unique(("streamed", "resident", given)))
 
 
 def _format(formats: Formats) -> Control:

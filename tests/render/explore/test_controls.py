@@ -67,6 +67,18 @@ def test_controls_are_those_that_matter() -> None:
     assert run(changed(measured, ["hardware.memory.bandwidth=1 GB/s"])).makespan == run(measured).makespan
 
 
+def test_devices_with_experts_and_the_host_have_controls_whose_stops_run() -> None:
+    """Experts are dealt out to all devices, so both change together; offloaded weights stay streamed."""
+    dealt = read(scenarios()["h100_mixtral_experts_dealt"], ["model.layers=1"])
+    count = of(dealt)["hardware.devices.count"]
+    for stop in ("1", "2", "8"):
+        parallel = changed(dealt, written(count, stop)).mapping.parallel
+        assert (parallel.tensor, parallel.expert) == (int(stop), int(stop))
+    offload = of(read(scenarios()["offload_experts"]))
+    assert "mapping.weights" not in offload
+    assert offload["hardware.host.link.bandwidth"].given in offload["hardware.host.link.bandwidth"].stops
+
+
 def test_stops_are_round_and_around_the_value() -> None:
     stops = of(from_dict({**SMALL, "hardware": {"memory": {"bandwidth": "90 GB/s"}}}))["hardware.memory.bandwidth"].stops
     assert stops[0] == "6 GB/s"  # at least a 16th of 90
