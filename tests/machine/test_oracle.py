@@ -116,6 +116,14 @@ def test_they_agree_on_a_thousand_random_graphs(data):
     agrees(data)
 
 
+def hardware(engines: int, **memory: Any) -> dict[str, Any]:
+    """Engines and one channel without limits but those given; a byte takes 1 ps."""
+    plain = {"bandwidth": "1 TB/s", "latency": "0 ps", "channels": {"count": 1, "route": "interleaved"}}
+    return {
+        "engines": {"count": engines, "flops": "1 TFLOP/s", "overhead": "0 ps"}, "memory": plain | memory, "sram": None,
+    }  # fmt: skip
+
+
 def test_a_turn_is_as_long_as_its_bytes_take_where_port_and_channel_limit_it():
     """A port of 51/1000 of a channel that delivers 50/1000: a burst of 1 ps takes 20 ps, rounded once, not ceil(20 x 1.02)."""
     data = {
@@ -127,14 +135,9 @@ def test_a_turn_is_as_long_as_its_bytes_take_where_port_and_channel_limit_it():
             ]
         },
         "workload": {"sequences": [{"tokens": 1, "arrival": "0 ps"}], "dependency": "sampled"},
-        "hardware": {
-            "engines": {"count": 3, "flops": "1 TFLOP/s", "overhead": "0 ps"},
-            "memory": {
-                "bandwidth": "1 TB/s", "arbiter": {"name": "round_robin", "burst": 1}, "latency": "0 ps",
-                "channels": {"count": 1, "route": "interleaved"}, "port_bandwidth": "51 GB/s", "efficiency": {"1": 0.05},
-            },
-            "sram": None,
-        },
+        "hardware": hardware(
+            3, arbiter={"name": "round_robin", "burst": 1}, port_bandwidth="51 GB/s", efficiency={"1": 0.05}
+        ),
         "mapping": {"execution": "blocking"},
         "scheduler": "earliest",
     }  # fmt: skip
@@ -163,14 +166,7 @@ def test_a_store_without_inputs_makes_a_cache_of_its_own():
             ]
         },
         "workload": {"sequences": [{"tokens": 2, "arrival": "0 ps"}], "dependency": "known"},
-        "hardware": {
-            "engines": {"count": 1, "flops": "1 TFLOP/s", "overhead": "0 ps"},
-            "memory": {
-                "bandwidth": "1 TB/s", "arbiter": "fifo", "latency": "0 ps",
-                "channels": {"count": 1, "route": "interleaved"},
-            },
-            "sram": None,
-        },
+        "hardware": hardware(1, arbiter="fifo"),
         "mapping": {"execution": "blocking"},
         "scheduler": "serial",
     }  # fmt: skip

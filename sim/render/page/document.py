@@ -30,14 +30,14 @@ def document(
     """Return a page as text; the same arguments give the same bytes.
 
     Args:
-        body: HTML with a `{{ name }}` for each value.
+        body: HTML with a `{{ name }}` for each value. `{{ toolbar }}` is that of a timeline.
         values: HTML to fill in. `title` is the title of the page, too.
         data: What is embedded, by the id of its element: text as it is, anything else as JSON.
         scripts: Sources of scripts, which run in this order, after the libraries.
         style: Rules that follow those of `page.css`.
         policy: Directives that follow those of the content policy.
     """
-    values = {"version": html.escape(__version__), **values}
+    values = {"version": html.escape(__version__), "toolbar": asset("page", "toolbar.html").rstrip(), **values}
     return filled(
         asset("page", "document.html"),
         {
