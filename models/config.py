@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -14,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from sim.base.errors import InputError, nearest, unknown
-from sim.base.files import is_input, shown
+from sim.base.files import in_home, is_input, kind_of, shown
 from sim.base.quantities import show
 
 #: Increase it whenever a capture of the same model may differ: stored graphs are then captured again.
@@ -96,24 +97,24 @@ def resolve(config: str, folder: Path | None = None) -> ModelConfig:
     """
     if config in names():
         return _read(CONFIGS / f"{config}.json", config)
-    try:
-        path = (folder or Path()) / Path(config).expanduser()
-        is_folder, exists = path.is_dir(), path.exists()
-    except (OSError, ValueError, RuntimeError) as error:  # RuntimeError: the home of a user that there is not
-        reason = getattr(error, "strerror", None) or error  # the text of an OSError repeats the whole path
-        raise InputError(f"model config {show(config)} is not a usable path: {reason}") from error
-    if is_folder:
-        if not (path / "config.json").exists():
+    path = (folder or Path()) / in_home(config)
+    found = kind_of(path)
+    if found == "folder":
+        if kind_of(path / "config.json") is None:
             raise InputError(f"{shown(path)}: the folder has no config.json")
-        return _read(path / "config.json", path.resolve().name)
-    if exists:
-        return _read(path, path.parent.resolve().name if path.name == "config.json" else path.stem)
+        return _read(path / "config.json", _folder_name(path))
+    if found is not None:
+        return _read(path, _folder_name(path.parent) if path.name == "config.json" else path.stem)
     if path.suffix == ".json" or config.startswith((".", "/", "~")):
         raise InputError(f"{shown(path)}: no such file")
     if _HUB_ID.fullmatch(config):
         shipped = hub_ids().get(config.lower())
         return resolve(shipped) if shipped is not None else _from_hub(config)
     raise InputError(f"unknown model config {show(config)}{nearest(config[:200], names())}; known: {', '.join(names())}")
+
+
+def _folder_name(path: Path) -> str:
+    return Path(os.path.realpath(path)).name
 
 
 @cache
@@ -189,7 +190,7 @@ def stated_dtype(config: ModelConfig) -> str | None:
 def _read(path: Path, name: str) -> ModelConfig:
     is_input(path)
     # A device may be endless, and opening a pipe waits for a writer.
-    if not path.is_file():
+    if kind_of(path) != "file":
         raise InputError(f"{shown(path)}: expected a config.json, found no regular file")
     there = path.stat()
     return _parsed(path, name, (there.st_mtime_ns, there.st_size, there.st_ino))

@@ -29,7 +29,7 @@ from ruamel.yaml.events import (
 from ruamel.yaml.reader import ReaderError
 
 from sim.base.errors import InputError, nearest
-from sim.base.files import is_input
+from sim.base.files import is_input, siblings
 from sim.base.quantities import show
 
 MAX_BYTES = 2**20
@@ -205,8 +205,7 @@ def read(path: str | Path) -> Document:
             is_input(path)
             data = file.read(MAX_BYTES + 1)
     except FileNotFoundError:
-        siblings = [p.name for p in path.parent.glob("*.y*ml")] if path.parent.is_dir() else []
-        raise InputError(f"{source}: no such file{nearest(path.name, siblings)}") from None
+        raise InputError(f"{source}: no such file{nearest(path.name, siblings(path, ('.yaml', '.yml')))}") from None
     except IsADirectoryError:
         raise InputError(f"{source}: expected a YAML file, found a directory") from None
     except PermissionError:

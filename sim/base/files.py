@@ -7,11 +7,11 @@ import os
 import re
 import secrets
 import stat
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager, suppress
 from contextvars import ContextVar
 from pathlib import Path
-from typing import Any, BinaryIO, cast
+from typing import Any, BinaryIO, Literal, cast
 
 from sim.base.errors import InputError
 
@@ -22,6 +22,7 @@ except ImportError:  # Windows: leftovers of killed runs stay
     fcntl = None
 
 StrPath = str | os.PathLike[str]
+FileKind = Literal["file", "folder", "device or pipe"]
 
 LONGEST_NAME = 200  # bytes of a name that are kept in the temporary one; file systems allow 255
 
@@ -53,11 +54,14 @@ def is_input(path: StrPath) -> None:
 
 
 def check_output(path: StrPath) -> None:
-    """Raise InputError if a file is about to be written that was read; call it before a long run, not after it."""
-    with suppress(OSError, ValueError):
-        found = Path(path).stat()
-        if stat.S_ISREG(found.st_mode) and (found.st_dev, found.st_ino) in (_inputs.get() or ()):
-            raise InputError(f"{shown(path)}: this file is read by the same command; write to another one")
+    """Raise InputError if a file that is about to be written was read, or cannot be there; call it before a long run."""
+    found = _stat(path)
+    if found is None:
+        above = next(each for each in Path(path).parents if kind_of(each) is not None)
+        if kind_of(above) != "folder":
+            raise InputError(f"{shown(path)}: {shown(above)} is no folder")
+    if found is not None and stat.S_ISREG(found.st_mode) and (found.st_dev, found.st_ino) in (_inputs.get() or ()):
+        raise InputError(f"{shown(path)}: this file is read by the same command; write to another one")
 
 
 def shown(path: StrPath) -> str:
@@ -68,17 +72,52 @@ def shown(path: StrPath) -> str:
     return repr(text if len(text) <= 60 else f"{text[:56]}...")
 
 
+def _stat(path: StrPath) -> os.stat_result | None:
+    """The status of a file, None if there is none. Raises InputError for a name that no file can have."""
+    try:
+        return Path(path).stat()
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+    except (OSError, ValueError) as error:  # a name too long, no permission, a loop of links; ValueError: a null character
+        raise InputError(f"{shown(path)}: {getattr(error, 'strerror', None) or error}") from None
+
+
+def kind_of(path: StrPath) -> FileKind | None:
+    """Find out what a name stands for that a user wrote, None if for nothing.
+
+    Raises InputError where `Path.is_file` and its like end in an OSError or a ValueError: a name that is too long or has a null
+    character, a folder without permission, links in a loop.
+    """
+    found = _stat(path)
+    if found is None:
+        return None
+    return "file" if stat.S_ISREG(found.st_mode) else "folder" if stat.S_ISDIR(found.st_mode) else "device or pipe"
+
+
+def in_home(path: str) -> Path:
+    """A path with `~` replaced. Raises InputError if there is no such user."""
+    try:
+        return Path(path).expanduser()
+    except RuntimeError as error:
+        raise InputError(f"{shown(path)}: {error}") from None
+
+
+def siblings(path: Path, suffixes: Collection[str]) -> list[str]:
+    """Names beside a path that end in one of the suffixes, for hints; none where the folder cannot be read."""
+    with suppress(OSError, ValueError):
+        return sorted(each.name for each in path.parent.iterdir() if each.suffix in suffixes)
+    return []
+
+
 def check_readable(path: StrPath) -> None:
     """Raise InputError unless a path is a regular file: a device may be endless, and a pipe may never be written to."""
-    try:
-        mode = Path(path).stat().st_mode
-    except FileNotFoundError:
-        raise InputError(f"{shown(path)}: no such file") from None
-    except (OSError, ValueError) as error:  # ValueError: a null byte
-        raise InputError(f"{shown(path)}: cannot be read: {getattr(error, 'strerror', None) or error}") from None
-    if not stat.S_ISREG(mode):
-        raise InputError(f"{shown(path)}: expected a file, found {'a folder' if stat.S_ISDIR(mode) else 'a device or a pipe'}")
-    is_input(path)
+    match kind_of(path):
+        case None:
+            raise InputError(f"{shown(path)}: no such file")
+        case "file":
+            is_input(path)
+        case found:
+            raise InputError(f"{shown(path)}: expected a file, found a {found}")
 
 
 def check_expansion(path: StrPath, size: int) -> None:

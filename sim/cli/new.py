@@ -10,6 +10,7 @@ import click
 import models.library
 import sim.scenario
 from sim.base.errors import InputError, unknown
+from sim.base.files import check_output
 from sim.machine.presets import PRESETS, find
 from sim.runs.run import known_names
 from sim.scenario.starter import USES, starter
@@ -35,6 +36,7 @@ def command(path: Path | None, model: str | None, device: str | None, use: str |
         raise InputError(f"--device: {unknown('device', device, PRESETS.names())}")
     use = use or _asked("use", "For what? " + "; ".join(f"{name}: {text}" for name, text in USES.items()), list(USES))
     path = path or Path(f"{Path(model).stem if model.endswith('.json') else model.rpartition('/')[2]}-{device}.yaml")
+    check_output(path)
     text = starter(model, device, use, title=find(device).title, schema=str(SCHEMA))
     sim.scenario.parse(text, str(path), known=known_names())
     try:

@@ -10,6 +10,7 @@ from rich.table import Table
 
 from models.config import DTYPES, resolve
 from sim.base.errors import InputError
+from sim.base.files import check_output, kind_of
 from sim.cli.console import output
 from sim.cli.options import device_module
 from sim.cost.profile import DeviceProfile
@@ -35,7 +36,8 @@ def command(
     """
     if out.suffix not in {".yaml", ".yml"}:
         raise InputError(f"--out: expected a name that ends in .yaml, found {str(out)!r}")
-    if not out.resolve().parent.is_dir():
+    check_output(out)
+    if kind_of(out.absolute().parent) != "folder":
         raise InputError(f"--out: {out.parent}: no such folder")
     if cuda_graph and device != "cuda":
         raise InputError(f"--cuda-graph: expected --device cuda, found {device}")

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from sim.base.files import check_output, whole_file
+from sim.base.files import check_output, kind_of, whole_file
 from sim.cli.console import status
 from sim.cli.options import complete_scenario, needs_all_ops
 from sim.cli.progress import simulating
@@ -30,7 +30,7 @@ def command(name: str, out: Path | None, overrides: tuple[str, ...], with_what_i
     path = find_scenario(name)
     scenario = read(path, list(overrides))
     out = out or Path("traces")
-    if out.is_dir() or out.suffix not in {".html", ".htm"}:
+    if kind_of(out) == "folder" or out.suffix not in {".html", ".htm"}:
         out = out / f"{path.stem}.html"
     check_output(out)
     needs_all_ops(scenario, "a page")

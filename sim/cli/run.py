@@ -13,7 +13,7 @@ import click
 from rich.console import Console
 
 from sim.base.errors import InputError
-from sim.base.files import check_output
+from sim.base.files import check_output, kind_of
 from sim.base.units import format_bytes, format_time
 from sim.cli.console import output, status
 from sim.cli.options import needs_all_ops, scenario_arguments
@@ -100,8 +100,9 @@ def command(
 def _targets(out: Path, paths: Sequence[Path], trace_format: str | None) -> list[Path]:
     """The trace of each scenario: in the folder `out`, or `out` itself if its name is that of a trace."""
     named = next((name for name in TRACE_FORMATS if out.name.endswith(f".{name}")), None)
-    if named is None or out.is_dir():
-        if out.exists() and not out.is_dir():
+    found = kind_of(out)
+    if named is None or found == "folder":
+        if found not in {None, "folder"}:
             raise InputError(f"--out: {out} is a file; expected a folder, or a name that ends in .{', .'.join(TRACE_FORMATS)}")
         return [out / f"{path.stem}.{trace_format or TRACE_FORMATS[0]}" for path in paths]
     if trace_format not in (None, named):
@@ -144,9 +145,9 @@ def _check_log(path: Path, scenarios: int) -> None:
     """Raise InputError unless a log can be written to the path; called before anything runs."""
     if scenarios > 1:
         raise InputError("--save-log: expected one scenario, because a file holds one log")
-    if path.is_dir():
+    if kind_of(path) == "folder":
         raise InputError(f"--save-log: {path}: expected a file, found a folder")
-    if not path.absolute().parent.is_dir():
+    if kind_of(path.absolute().parent) != "folder":
         raise InputError(f"--save-log: {path.parent}: no such folder")
     check_output(path)
 

@@ -10,7 +10,7 @@ from pathlib import Path
 import click
 
 from sim.base.errors import InputError
-from sim.base.files import whole_file
+from sim.base.files import kind_of, shown, whole_file
 from sim.cli.console import output, status
 from sim.study.answers import read_answers
 from sim.study.page import data, render
@@ -30,8 +30,8 @@ def command(folder: Path, count: int, page: Path | None, as_csv: bool, as_json: 
     """Show the results of a study: best points, Pareto front, effects of axes, knees."""
     if as_csv and as_json:
         raise InputError("--csv: expected no --json beside it")
-    if not folder.is_dir():
-        raise InputError(f"{folder}: no such folder; `sim sweep` makes one")
+    if kind_of(folder) != "folder":
+        raise InputError(f"{shown(folder)}: no such folder; `sim sweep` makes one")
     answers = read_answers(folder)
     if page is not None:
         with status(f"writing {page}"):

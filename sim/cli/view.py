@@ -9,6 +9,7 @@ from threading import Event
 import click
 
 from sim.base.errors import InputError
+from sim.base.files import kind_of, shown
 from sim.base.quantities import DURATION, QuantityError
 from sim.render.trace import FORMATS
 from sim.render.trace.tokens import span_of
@@ -37,7 +38,7 @@ def command(
         raise InputError(
             f"{trace}: expected a trace ({', '.join(FORMATS)}), found an event log; `sim.load_log` reads it, in Python"
         )
-    if trace.is_file():
+    if kind_of(trace) == "file":
         with trace.open("rb"):  # an unreadable file is an error here, not in the browser
             pass
     elif token is not None or when is not None:
@@ -66,14 +67,15 @@ def command(
 
 def _only(trace: Path) -> Path:
     """The trace, or the folder of several. Raises InputError if there is none."""
-    if not trace.exists():
-        raise InputError(f"{trace}: expected a trace file or a folder of traces, found none")
-    if trace.is_dir():
-        found = traces(trace)
-        if not found:
+    found = kind_of(trace)
+    if found is None:
+        raise InputError(f"{shown(trace)}: expected a trace file or a folder of traces, found none")
+    if found == "folder":
+        inside = traces(trace)
+        if not inside:
             raise InputError(f"{trace}: expected traces ({', '.join(FORMATS)}) in this folder, found none")
-        return trace if len(found) > 1 else next(iter(found.values()))
-    if not trace.is_file():
+        return trace if len(inside) > 1 else next(iter(inside.values()))
+    if found != "file":
         raise InputError(f"{trace}: expected a trace file, found a device or a pipe")
     return trace
 

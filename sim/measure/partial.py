@@ -12,7 +12,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from sim.base.errors import InputError
-from sim.base.files import whole_file
+from sim.base.files import kind_of, whole_file
 from sim.cost.profile import Samples, read_samples, write_samples
 
 
@@ -23,7 +23,7 @@ class Partial:
         self.folder = profile.with_name(f"{profile.stem}.partial")
         self.plan = dict(plan)
         written = self.folder / "plan.json"
-        if self.folder.exists() and not self.folder.is_dir():
+        if kind_of(self.folder) not in {None, "folder"}:
             raise InputError(f"{self.folder}: expected a folder for rounds that are done, found a file")
         if written.exists():
             self._same(written)

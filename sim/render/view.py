@@ -24,6 +24,7 @@ from typing import Any
 from urllib.parse import quote, unquote, urlsplit
 
 from sim.base.errors import InputError
+from sim.base.files import kind_of
 from sim.base.units import format_bytes
 from sim.render.trace import EXPANDED, FORMATS
 
@@ -58,7 +59,7 @@ def local_ui() -> Path | None:
 
 def traces(path: Path) -> dict[str, Path]:
     """The traces that are shown, by name: the file, or those in a folder, the newest first."""
-    if not path.is_dir():
+    if kind_of(path) != "folder":
         return {path.name: path}
     found = [each for each in path.iterdir() if each.is_file() and each.name.endswith(tuple(f".{name}" for name in FORMATS))]
     return {each.name: each for each in sorted(found, key=lambda each: (-each.stat().st_mtime_ns, each.name))}

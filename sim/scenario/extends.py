@@ -12,6 +12,7 @@ from pathlib import Path
 
 from sim.base.documents import Document, Node, joined, read, without
 from sim.base.errors import InputError
+from sim.base.files import kind_of
 from sim.machine.presets import is_path
 from sim.scenario.paths import PATHS, PRESET_PATH, TRACE_PATH, folder_of
 from sim.scenario.shipped import find_scenario
@@ -22,7 +23,7 @@ KEY = "extends"
 OWN = ("name", "description")
 
 
-def extended(document: Document, _inside: Sequence[Path] = ()) -> Document:
+def extended(document: Document, _inside: Sequence[str] = ()) -> Document:
     """The document joined with its bases; itself if it has none.
 
     A base is a path relative to the folder of the document, or the name of a shipped scenario. Raises InputError, at the key
@@ -35,9 +36,9 @@ def extended(document: Document, _inside: Sequence[Path] = ()) -> Document:
     if not isinstance(written.value, str) or not written.value:
         raise place.error(f"{KEY}: expected the path of a scenario, or the name of a shipped one")
     path = _find(document, written.value)
-    if path.resolve() in _inside or path.resolve() == Path(document.source).resolve():
+    if os.path.realpath(path) in (here := [*_inside, os.path.realpath(document.source)]):
         raise place.error(f"{KEY}: {path} extends itself")
-    base = extended(read(path), [*_inside, Path(document.source).resolve()])
+    base = extended(read(path), here)
     root = without(moved(base, folder_of(document)).root, (*OWN, KEY))
     return Document(joined(root, without(document.root, (KEY,))), document.source, document.text)
 
@@ -45,10 +46,13 @@ def extended(document: Document, _inside: Sequence[Path] = ()) -> Document:
 def _find(document: Document, name: str) -> Path:
     """The path of a base. Raises InputError at the key."""
     beside = folder_of(document) / name
-    if beside.is_file():
-        return beside
     try:
-        return find_scenario(str(beside) if Path(name).suffix in {".yaml", ".yml"} and Path(name).parent != Path() else name)
+        if kind_of(beside) == "file":
+            return beside
+        found = find_scenario(str(beside) if Path(name).suffix in {".yaml", ".yml"} and Path(name).parent != Path() else name)
+        if kind_of(found) is None:
+            read(found)  # says what is near
+        return found
     except InputError as error:
         raise document.place((KEY,)).error(f"{KEY}: {error}") from None
 
@@ -56,7 +60,7 @@ def _find(document: Document, name: str) -> Path:
 def moved(document: Document, folder: Path) -> Document:
     """The same document with its relative paths as seen from another folder."""
     here = folder_of(document)
-    if here.resolve() == folder.resolve():
+    if os.path.realpath(here) == os.path.realpath(folder):
         return document
     moved = document
     for path in (*PATHS, PRESET_PATH, TRACE_PATH):

@@ -8,6 +8,7 @@ from typing import Any
 
 from models.config import names
 from sim.base.documents import Document
+from sim.base.files import in_home, kind_of
 from sim.machine.presets import is_path
 
 #: Keys whose values are always paths, relative to the folder of the scenario.
@@ -38,6 +39,6 @@ def with_absolute_paths(data: dict[str, Any], folder: Path) -> dict[str, Any]:
     if hardware["preset"] is not None and is_path(hardware["preset"]):
         hardware["preset"] = str((folder / hardware["preset"]).absolute())
     if model["config"] is not None and model["config"] not in names():
-        config = folder / Path(model["config"]).expanduser()
-        model["config"] = str(config.absolute()) if config.exists() else model["config"]  # else a Hugging Face id
+        config = folder / in_home(model["config"])
+        model["config"] = str(config.absolute()) if kind_of(config) is not None else model["config"]  # else a Hugging Face id
     return made

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from sim.base.errors import InputError, nearest
+from sim.base.files import kind_of, shown
 
 SCENARIOS = Path(__file__).parents[2] / "scenarios"
 
@@ -21,14 +22,16 @@ def find_scenario(name: str) -> Path:
     if name.endswith(".parquet"):
         raise InputError(f"{name}: expected a scenario, found an event log; `sim.load_log` reads it, in Python")
     path = Path(name)
-    if path.exists() or path.suffix in {".yaml", ".yml"}:
+    exists = kind_of(path) is not None
+    if exists or path.suffix in {".yaml", ".yml"}:
         stem = path.stem.replace("-", "_")
-        if not path.exists() and stem in (shipped := scenarios()) and path.parent.name in {"", "scenarios"}:
+        if not exists and stem in (shipped := scenarios()) and path.parent.name in {"", "scenarios"}:
             return shipped[stem]
         return path
     shipped = scenarios()
     if name.replace("-", "_") in shipped:  # as titles of runs have it
         return shipped[name.replace("-", "_")]
     raise InputError(
-        f"{name}: no such file, and no shipped scenario of that name{nearest(name, shipped)}; `sim list scenarios` has them"
+        f"{shown(name)}: no such file, and no shipped scenario of that name{nearest(name, shipped)}; "
+        "`sim list scenarios` has them"
     )

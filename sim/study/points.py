@@ -19,6 +19,7 @@ import numpy.typing as npt
 from sim import __version__
 from sim.base.documents import Assignment, Document, Node, Place, from_plain, key_path, read
 from sim.base.errors import InputError
+from sim.base.files import in_home, kind_of
 from sim.base.problems import validated
 from sim.runs.plan import Plan, plan
 from sim.runs.run import known_names
@@ -165,13 +166,13 @@ def _files(base: Scenario) -> dict[str, str]:
         if isinstance(value, str):
             found[".".join(path)] = _content(base.folder / value)
     if base.model.config is not None:
-        found["model.config"] = _content(Path(base.model.config).expanduser())
+        found["model.config"] = _content(in_home(base.model.config))
     return found
 
 
 def _content(path: Path) -> str:
-    path = path / "config.json" if path.is_dir() else path
-    return hashlib.sha256(path.read_bytes()).hexdigest() if path.is_file() else ""
+    path = path / "config.json" if kind_of(path) == "folder" else path
+    return hashlib.sha256(path.read_bytes()).hexdigest() if kind_of(path) == "file" else ""
 
 
 def load(path: Path) -> Study:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from sim.base.errors import InputError, nearest
+from sim.base.files import kind_of, shown
 from sim.scenario.shipped import SCENARIOS
 
 STUDIES = SCENARIOS / "studies"
@@ -18,11 +19,11 @@ def studies() -> dict[str, Path]:
 def find_study(name: str) -> Path:
     """A path as it is, or a shipped study by its name. Raises InputError with the nearest name."""
     path = Path(name)
-    if path.exists() or path.suffix in {".yaml", ".yml"}:
+    if kind_of(path) is not None or path.suffix in {".yaml", ".yml"}:
         return path
     shipped = studies()
     if name in shipped:
         return shipped[name]
     raise InputError(
-        f"{name}: no such file, and no shipped study of that name{nearest(name, shipped)}; a scenario needs --over"
+        f"{shown(name)}: no such file, and no shipped study of that name{nearest(name, shipped)}; a scenario needs --over"
     )

@@ -23,7 +23,7 @@ from typing import Any
 
 from sim import __version__
 from sim.base.errors import InputError
-from sim.base.files import whole_file
+from sim.base.files import check_output, whole_file
 from sim.scenario import as_written
 from sim.study.axes import Axis
 from sim.study.metrics import METRICS
@@ -62,6 +62,7 @@ class Store:
 
         Raises InputError if it holds something else, the study has changed since, or another process has it open.
         """
+        check_output(self.folder / ROWS)
         (self.folder / ROWS).mkdir(parents=True, exist_ok=True)
         with _locked(self.folder):
             self._begin()

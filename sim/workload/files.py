@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any, Literal, TextIO
 
 from sim.base.errors import InputError, nearest
-from sim.base.files import HARMLESS, check_expansion, check_readable
+from sim.base.files import HARMLESS, check_expansion, check_readable, kind_of, siblings
 from sim.base.quantities import show
 
 LONGEST = 2**20  # characters of a line
@@ -48,7 +48,7 @@ def rows_of(path: Path, form: Format | None) -> Iterator[Iterator[Row]]:
     Raises InputError that names file and line, what was expected and what was found.
     """
     try:
-        if path.exists():
+        if kind_of(path) is not None:
             check_readable(path)
         with (
             gzip.open(path, "rt", encoding="utf-8-sig", newline="")
@@ -62,8 +62,7 @@ def rows_of(path: Path, form: Format | None) -> Iterator[Iterator[Row]]:
             else:
                 yield _objects(path, _values(path, _lines(path, file)))
     except FileNotFoundError:
-        siblings = [p.name for p in path.parent.iterdir() if p.suffix in _SUFFIXES] if path.parent.is_dir() else []
-        raise InputError(f"{path}: no such file{nearest(path.name, siblings)}") from None
+        raise InputError(f"{path}: no such file{nearest(path.name, siblings(path, _SUFFIXES))}") from None
     except (OSError, EOFError, zlib.error, UnicodeDecodeError) as error:
         reason = "not UTF-8" if isinstance(error, UnicodeDecodeError) else getattr(error, "strerror", None) or error
         raise InputError(f"{str(path)!r}: cannot be read: {reason}") from None

@@ -123,7 +123,7 @@ def test_devices_and_pipes_are_not_read(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "pipe.jsonl")
     for path in (Path("/dev/zero"), tmp_path / "pipe.jsonl"):
         for read in (check_readable, routing.read, trace.read, read_samples):
-            with pytest.raises(InputError, match="expected a file, found a device or a pipe"):
+            with pytest.raises(InputError, match="expected a file, found a device or pipe"):
                 read(path)
 
 

@@ -14,7 +14,7 @@ from typing import Annotated, Any, TypeVar
 from pydantic import BeforeValidator, Field, create_model
 
 from sim.base.documents import Document, read
-from sim.base.files import is_input, whole_file
+from sim.base.files import is_input, kind_of, whole_file
 from sim.base.problems import OneOf, validated
 from sim.base.quantities import BANDWIDTH, DURATION, FLOP_RATE, SIZE, Bandwidth, Duration, FlopRate, Size
 from sim.base.section import CountKey, Section, Text
@@ -96,11 +96,7 @@ def read_profile(path: str | os.PathLike[str]) -> DeviceProfile:
     """Read a profile. Raises InputError, with file, line and column, for whatever is wrong with it."""
     path = Path(path)
     is_input(path)
-    try:
-        stamp = path.stat().st_mtime_ns
-    except OSError:
-        stamp = 0  # reading says what is wrong
-    return _read(path, stamp)
+    return _read(path, 0 if kind_of(path) is None else path.stat().st_mtime_ns)
 
 
 @lru_cache(maxsize=16)

@@ -281,8 +281,6 @@ def _values(content: Mapping[str, list[Any]], source: str | int, file: str, at: 
 def _read(path: Path) -> dict[str, list[Any]]:
     """The columns of a CSV or Parquet file."""
     try:
-        if path.is_dir():
-            raise InputError(f"{path}: expected a CSV or Parquet file, found a folder")
         check_readable(path)
         if path.suffix == ".csv":
             if path.stat().st_size > MAX_BYTES:
