@@ -31,7 +31,7 @@ from models.cache import KV_STORE, StateLayer, append_cache, own_cache, windows
 from models.chunks import in_chunks
 from models.config import CAPTURE_VERSION, MLA_FORMS, ModelConfig, dtype_of
 from models.costs import Plan, Point, along_tokens, plan, powers, shape_text, solve
-from models.decoder import hf_config, make, one_line
+from models.decoder import hf_config, make, one_line, sees_whole_prompt
 from models.experts import Experts
 from models.graph import QUANTITIES, ModelGraph, Op, OpGraph
 from models.grouping import Group, group, single
@@ -346,6 +346,7 @@ def _model_graph(
         parameter_bytes=sum(p.numel() * p.element_size() for p in parameters),
         positions=_positions(model),
         chunked=chunked,
+        prefix=sees_whole_prompt(config),
         provenance={
             "capture": str(CAPTURE_VERSION),
             "config": config.digest,

@@ -44,6 +44,9 @@ _LEFT_OUT = (*QUANTIZATION, "auto_map")
 
 _ROPE = ("rope_scaling", "rope_parameters")
 
+#: Wrappers that decode after a prompt which sees itself whole; their text models alone have a causal mask.
+_PREFIX = ("paligemma",)
+
 #: Rotary encodings that have a shape of their own; all others are that of the default, with other frequencies.
 _ROPE_SHAPES = ("default", "axial", "proportional")
 
@@ -63,10 +66,22 @@ def hf_config(config: ModelConfig) -> PretrainedConfig:
         raise InputError(f"{config.name}: transformers rejects the config: {one_line(error)}") from error
     if not _decodes(result.model_type):
         raise InputError(f"{config.name}: model_type {model_type!r} is not a causal language model (it does not decode)")
+    if _sees_later_tokens(result) and not sees_whole_prompt(config):
+        raise InputError(f"{config.name}: its tokens see later ones (use_bidirectional_attention), so it does not decode")
     # Decoders of other families may have the field too, and leave it false; only models for masked tokens are encoders.
     if model_type in MODEL_FOR_MASKED_LM_MAPPING_NAMES and getattr(result, "is_decoder", None) is False:
         raise InputError(f"{config.name}: model_type {model_type!r} is encoder-only (its config has no is_decoder: true)")
     return result
+
+
+def sees_whole_prompt(config: ModelConfig) -> bool:
+    """Whether all tokens of a prompt see each other, those of images included (prefix LM)."""
+    return config.data.get("model_type") in _PREFIX
+
+
+def _sees_later_tokens(config: PretrainedConfig) -> bool:
+    """Whether a text model is an encoder of a decoder's layers. Of Gemma 4, `vision` is of the tokens of an image alone."""
+    return getattr(config, "use_bidirectional_attention", None) in (True, "all")
 
 
 def make(config: PretrainedConfig, **options: Any) -> PreTrainedModel:

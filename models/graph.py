@@ -250,6 +250,7 @@ class ModelGraph:
     parameter_bytes: int
     positions: int | None = None  # number of learned positions; None if their encoding is computed
     chunked: bool = False  # layers that see a bounded number of keys see those of a chunk, not of a window
+    prefix: bool = False  # all tokens of a prompt see each other (prefix LM)
     provenance: Mapping[str, str]  # library versions, capture version, config digest
     variants: Mapping[tuple[bool, bool], OpGraph]
 
@@ -290,8 +291,7 @@ class ModelGraph:
             )
         }
         variants = [{"batch": b, "query": q, "graph": g.to_json()} for (b, q), g in sorted(self.variants.items())]
-        if self.chunked:
-            facts["chunked"] = True
+        facts |= {name: True for name in ("chunked", "prefix") if getattr(self, name)}
         return {**facts, "provenance": dict(self.provenance), "variants": variants}
 
     @classmethod

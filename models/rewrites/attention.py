@@ -31,16 +31,16 @@ KEY_BLOCK = 128
 PARTIAL = 4
 
 
-def fuse_attention(ops: OpGraph, element: int, splits: int, *, chunked: bool) -> OpGraph:
+def fuse_attention(ops: OpGraph, element: int, splits: int, *, chunked: bool, prefix: bool = False) -> OpGraph:
     """Make each attention one op, of `splits` parts, without scores that its mask hides.
 
-    element: bytes of a captured number. chunked: as in `masks_of`.
+    element: bytes of a captured number. chunked, prefix: as in `masks_of`.
 
     Raises ConfigError where the captured costs do not show what an attention reads and writes.
     """
     chains = list(attention_chains(ops))
     first = [chain[0] for chain in chains]
-    ops, masks = masks_of(ops, first, chunked=chunked)
+    ops, masks = masks_of(ops, first, chunked=chunked, prefix=prefix)
     polynomials = Polynomials(ops.polynomials)
     made = [
         _replacement(ops, chain, mask, element, splits, polynomials) for chain, mask in zip(chains, masks, strict=True)

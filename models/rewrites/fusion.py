@@ -27,9 +27,9 @@ Softmax = Literal["three_pass", "fused", "online"]
 
 def fuse(
     ops: OpGraph, *, element: int, softmax: Softmax = "three_pass", kv_splits: int = 1, qkv: bool = False,
-    gate_up: bool = False, chunked: bool = False,
+    gate_up: bool = False, chunked: bool = False, prefix: bool = False,
 ) -> OpGraph:  # fmt: skip
-    """The op graph after the fusions. element: bytes of a captured number. chunked: as in `ModelGraph`.
+    """The op graph after the fusions. element: bytes of a captured number. chunked, prefix: as in `ModelGraph`.
 
     Ops that are fused already, or absent, stay as they are. Raises ConfigError if there is no softmax in three passes to be
     fused.
@@ -44,5 +44,5 @@ def fuse(
             return ops
         raise ConfigError("mapping.softmax", "expected three_pass: the model has no softmax in three passes to be fused")
     if softmax == "fused":
-        return fuse_softmax(ops, element, chunked=chunked)
-    return fuse_attention(ops, element, kv_splits, chunked=chunked)
+        return fuse_softmax(ops, element, chunked=chunked, prefix=prefix)
+    return fuse_attention(ops, element, kv_splits, chunked=chunked, prefix=prefix)

@@ -31,15 +31,15 @@ def attention_chains(ops: OpGraph) -> Iterator[list[int]]:
             yield chain
 
 
-def fuse_softmax(ops: OpGraph, element: int, *, chunked: bool) -> OpGraph:
+def fuse_softmax(ops: OpGraph, element: int, *, chunked: bool, prefix: bool = False) -> OpGraph:
     """Make the passes of each softmax one op, which reads and writes each score once. element: bytes of a captured number.
 
-    Scores that the mask hides are computed no longer, neither here nor in the products before and after. chunked: as in
-    `masks_of`.
+    Scores that the mask hides are computed no longer, neither here nor in the products before and after. chunked,
+    prefix: as in `masks_of`.
     """
     chains = list(attention_chains(ops))
     first = [chain[0] for chain in chains]
-    ops, masks = masks_of(ops, first, chunked=chunked)
+    ops, masks = masks_of(ops, first, chunked=chunked, prefix=prefix)
     polynomials = Polynomials(ops.polynomials)
     replacements = [visible_only(ops, i, mask, polynomials) for i, mask in made_masks(ops, first, masks)]
     for chain, mask in zip(chains, masks, strict=True):

@@ -4,6 +4,7 @@ these, block by block, while the separate passes of an eager model compute all a
 Which mask a layer has follows from the captured graph: the keys of Q new tokens after N others are N + Q for ever (causal), or
 min(N, W - 1) + Q (a window of W tokens, or chunks as long; or W tokens that an indexer chooses). The op that makes a mask makes
 no more of it than is used. A step with one new token each stays as captured, and so does an indexer: its kernel has no softmax.
+That a prompt sees itself whole (prefix LM) no shape shows: it is a fact of the model.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from dataclasses import replace
 import numpy as np
 
 from models.graph import MONOMIALS, QUANTITIES, IntArray, OpGraph
-from models.masks import CAUSAL, CHUNKED, WINDOW, Mask
+from models.masks import CAUSAL, CHUNKED, PREFIX, WINDOW, Mask
 from models.polynomials import Polynomials, with_masks
 from models.rewrites.groups import Replacement, cost, numbers
 from sim.base.errors import ConfigError
@@ -25,13 +26,15 @@ _OF_QUERY_SQUARED = [MONOMIALS.index((batch, 2, 0)) for batch in (0, 1)]
 _OF_QUERY_AND_CONTEXT = [MONOMIALS.index((batch, 1, 1)) for batch in (0, 1)]
 
 
-def masks_of(ops: OpGraph, scores: Iterable[int], *, chunked: bool) -> tuple[OpGraph, list[Mask | None]]:
+def masks_of(ops: OpGraph, scores: Iterable[int], *, chunked: bool, prefix: bool = False) -> tuple[OpGraph, list[Mask | None]]:
     """The mask of each attention, None in a step with one new token each; and the graph with terms for their pairs.
 
-    scores: ops. chunked: a layer that stops seeing more keys has chunks of that size, not a window.
+    scores: ops. chunked: a layer that stops seeing more keys has chunks of that size, not a window. prefix: as in `ModelGraph`.
     Raises ConfigError if the FLOPs of an op are not those of all pairs under a mask that is known.
     """
     found = [_mask(ops, op, CHUNKED if chunked else WINDOW) for op in scores]
+    if prefix:
+        found = [None if mask is None else Mask(PREFIX, mask.size) for mask in found]
     masks = tuple(dict.fromkeys((*ops.masks, *(mask for mask in found if mask is not None))))
     polynomials = tuple(with_masks(pieces, ops.masks, masks) for pieces in ops.polynomials)
     return replace(ops, polynomials=polynomials, masks=masks), found
@@ -95,7 +98,7 @@ def _all_pairs(ops: OpGraph, mask: Mask, size: IntArray) -> IntArray:
     """
     result = np.zeros((len(size), ops.table.shape[-1]), dtype=np.int64)
     start = np.array([0, *ops.breaks])  # [piece]
-    full = ((mask.kind != CAUSAL) & (start >= mask.size - 1))[:, None]
+    full = ((mask.size > 0) & (start >= mask.size - 1))[:, None]
     result[:, _OF_QUERY_SQUARED] = size
     result[:, _OF_QUERY_AND_CONTEXT] = np.where(full, 0, size)
     result[:, _OF_QUERY] = np.where(full, size * (mask.size - 1), 0)

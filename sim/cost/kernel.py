@@ -13,6 +13,7 @@ import numpy.typing as npt
 
 from models.formats import ELEMENT
 from models.graph import MONOMIALS, QUANTITIES, IntArray, Op, OpGraph, terms
+from models.masks import PREFIX
 from models.rewrites.in_place import LOADS, readers
 from sim.cost.profile import ATTENTION, DIMENSIONS, ELEMENTWISE, MATMUL, MULTI_HEAD, PREFILL, UNITS, Shapes
 from sim.mapping.lowering import KV_CLASS
@@ -80,14 +81,15 @@ class Sized(NamedTuple):
         return self.batch * self.query
 
     def heads(self, keys: Keys) -> Attention:
-        """Heads, and the context of the last row: under a mask it sees (Q - 1) / 2 tokens more than the mean row."""
+        """Heads, and the context of the last row: (Q - 1) / 2 tokens more than of the mean row, unless all see the same."""
         op = self.op
         size = keys.flops // (2 * op.heads)
         if op.kind == ATTENTION:  # two products: the mean of the sizes of a key and of a value
             size //= 2
         of = np.ones_like(self.past)
         twice = 2 * self.costs[FLOPS] // np.maximum(keys.flops * self.rows, 1)
-        context = (twice + (self.query - 1) * keys.visible) // 2
+        causal = keys.visible * ((self.past > 0) | (not keys.prefix))
+        context = (twice + (self.query - 1) * causal) // 2
         return Attention((op.kv_heads or op.heads) * of, size * of, context)
 
     def extent(self, text: str) -> IntArray:
@@ -112,10 +114,14 @@ class Sized(NamedTuple):
 
 
 class Keys(NamedTuple):
-    """FLOPs of one row, all heads, for each token that it attends to; visible: 1 if hidden ones cost nothing, else 0."""
+    """FLOPs of one row, all heads, for each token that it attends to; visible: 1 if hidden ones cost nothing, else 0.
+
+    prefix: a prompt sees itself whole.
+    """
 
     flops: int
     visible: int
+    prefix: bool = False
 
 
 class Attention(NamedTuple):
@@ -219,8 +225,9 @@ def keys_of(ops: OpGraph, index: IntArray) -> list[Keys]:
     with_pairs = range(len(MONOMIALS), terms(ops.masks))  # of masks: one more for each row
     flops = ops.table[index[FLOPS], 0]  # [op, term]
     visible = flops[:, with_pairs].sum(axis=1)
+    prefix = any(mask.kind == PREFIX for mask in ops.masks)
     return [
-        Keys(*each)
+        Keys(*each, prefix)
         for each in zip(
             (flops[:, with_context].sum(axis=1) + visible).tolist(), (visible > 0).astype(int).tolist(), strict=True
         )

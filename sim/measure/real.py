@@ -106,6 +106,7 @@ class RealModel:
         graph = self.graph.step(batch, query).select(self.layers)
         if self.attention == THREE_PASS:
             return graph
+        # The text model runs by itself, so that its prompts are causal, whatever its wrapper does.
         return fuse(graph, element=ELEMENT[self.dtype], softmax="online", chunked=self.graph.chunked)
 
     def at(self, batch: int, context: int, query: int = 1, *, slots: int | None = None) -> Decoding:

@@ -69,6 +69,19 @@ def refuse_devices(scenario: Scenario) -> None:
         raise ConfigError("cost.model", f"expected {expected} with several devices: times on links follow from bytes")
 
 
+def refuse_parts_of_prompts(batching: ResolvedBatching | None, sequences: Sequence[Request]) -> None:
+    """Raise ConfigError where prompts would be fed in by parts to a model whose prompts see themselves whole."""
+    if batching is None or not any(request.prompt for request in sequences):
+        return
+    why = "all tokens of a prompt see each other in this model"
+    if batching.prefill.chunk is not None:
+        raise ConfigError("workload.prefill.chunk", f"{why}: expected null")
+    if batching.settings.kv.prefix_cache:
+        raise ConfigError("workload.batching.kv.prefix_cache", f"{why}, so none can share its begin; expected false")
+    if batching.prefills_again:
+        raise ConfigError("workload.batching.kv.full", f"{why}, but not the answer beside it; expected wait or swap")
+
+
 def refuse_unknown_kinds(setup: Setup, execution: Execution) -> None:
     """Raise ConfigError for an option of the arbiter that names a kind of transfer which this run does not have."""
     moves = setup.graph.moves != 0

@@ -40,7 +40,7 @@ LAID_OUT: Memo[OpGraph] = Memo(2**15)
 class Layout:
     """Turns a captured op graph into the one that is simulated: selects layers, fuses ops and applies number formats.
 
-    kv_heads: heads of the KV cache. element: bytes of a captured number. chunked: as in `ModelGraph`.
+    kv_heads: heads of the KV cache. element: bytes of a captured number. chunked, prefix: as in `ModelGraph`.
     bounded: SRAM is, so that the activations of kernels count wherever they go.
     """
 
@@ -50,6 +50,7 @@ class Layout:
     kv_heads: int
     element: int
     chunked: bool = False
+    prefix: bool = False
     bounded: bool = False
 
     def __call__(self, captured: OpGraph) -> OpGraph:
@@ -62,7 +63,7 @@ class Layout:
         fused = fuse(
             without_weight_casts(ops) if named else ops, element=self.element, softmax=mapping.softmax,
             kv_splits=mapping.kv_splits, qkv=mapping.fuse.qkv, gate_up=mapping.fuse.gate_up,
-            chunked=self.chunked,
+            chunked=self.chunked, prefix=self.prefix,
         )  # fmt: skip
         if named and (mapping.activations == "off_chip" or self.bounded):
             fused = between_kernels(fused)
@@ -90,7 +91,7 @@ def _layout(scenario: Scenario, model: ModelGraph) -> Layout:
     return Layout(
         mapping=scenario.mapping.model_copy(update={"formats": formats_of(scenario)}), layers=scenario.model.layers,
         scope=scenario.model.scope, kv_heads=model.kv_heads, element=ELEMENT[model.dtype],
-        chunked=model.chunked, bounded=scenario.hardware.sram is not None,
+        chunked=model.chunked, prefix=model.prefix, bounded=scenario.hardware.sram is not None,
     )  # fmt: skip
 
 

@@ -18,7 +18,7 @@ from sim.machine.kv_cache import LayerGroup, kept_groups
 from sim.mapping.lowering import offloaded, weight_matmuls
 from sim.mapping.settings import Execution, Offload
 from sim.mapping.steps import Shape, StepGraphs
-from sim.runs.limits import refuse, refuse_devices, refuse_unknown_kinds, refuse_unknown_sequences
+from sim.runs.limits import refuse, refuse_devices, refuse_parts_of_prompts, refuse_unknown_kinds, refuse_unknown_sequences
 from sim.runs.machine import arbiter_of, costs_of, energy_of, host_of, links_of, machine_of, scheduler_of
 from sim.runs.memory import held_by_tier, kv_capacity, resident_bytes
 from sim.runs.model import Modeled, models_of, notes_of
@@ -132,6 +132,8 @@ def _setup(scenario: Scenario, of_run: Sequence[Modeled], sequences: Sequence[Re
     for each in of_run:
         _refuse_long_sequences(each.model, sequences)
     batches = batching(scenario, of_run, sequences, kv_capacity(scenario, of_run, sequences))
+    if any(each.model.prefix for each in of_run):
+        refuse_parts_of_prompts(batches, sequences)
     graphs = step_graphs(scenario, of_run)
     costs = costs_of(scenario, shared)
     check_routing(graphs.routing, of_run[0].ops, sequences, again=_prefills_again(batches))

@@ -142,3 +142,12 @@ def test_rotary_scaling_costs_nothing(scaling: dict[str, Any]) -> None:
     plain = {"model_type": "llama", **_SMALL}
     with_it, without = recorded(**plain, rope_scaling=scaling), recorded(**plain)
     assert [(node.name, node.costs) for node in with_it.nodes] == [(node.name, node.costs) for node in without.nodes]
+
+
+@pytest.mark.parametrize(("kind", "seen"), [("gemma3_text", True), ("gemma2", True), ("gemma4_text", "all")])
+def test_an_encoder_of_the_layers_of_a_decoder_is_refused(kind: str, seen: object) -> None:
+    """As EmbeddingGemma is: its tokens see those after them. Only with images do those of Gemma 4, `vision`."""
+    config = ModelConfig(name="made", data={"model_type": kind, "use_bidirectional_attention": seen})
+    with pytest.raises(InputError, match=r"^made: its tokens see later ones \(use_bidirectional_attention\), so it does not d"):
+        hf_config(config)
+    hf_config(ModelConfig(name="made", data={"model_type": "gemma4_text", "use_bidirectional_attention": "vision"}))

@@ -10,15 +10,16 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from transformers import AttentionInterface, AttentionMaskInterface
+from transformers import AttentionInterface, AttentionMaskInterface, PaliGemmaConfig, PaliGemmaForConditionalGeneration
 from transformers.masking_utils import eager_mask
 
 import models.library
 from models.cache import append_cache
-from models.capture import arguments, build
+from models.capture import arguments, build, capture
+from models.config import ModelConfig
 from models.decoder import hf_config
 from models.graph import ModelGraph, OpGraph
-from models.masks import CAUSAL, CHUNKED, WINDOW, Mask, pairs
+from models.masks import CAUSAL, CHUNKED, PREFIX, WINDOW, Mask, pairs
 from models.rewrites import fuse
 from tests.models.model_families import captured, small
 
@@ -29,17 +30,20 @@ def counted(mask: Mask, query: int, context: int) -> int:
     """Entries of the boolean mask [query, key], written down from the definition of each mask."""
     key, position = np.arange(context + query)[None, :], context + np.arange(query)[:, None]
     seen = key <= position
-    if mask.kind == WINDOW:
+    if mask.kind == WINDOW or (mask.kind == PREFIX and mask.size):
         seen &= key > position - mask.size
     if mask.kind == CHUNKED:
         seen &= key // mask.size == position // mask.size
+    if mask.kind == PREFIX and context == 0:  # the prompt
+        seen |= key < query
     return int(seen.sum())
 
 
 MASKS = st.one_of(st.just(Mask(CAUSAL)), st.builds(Mask, st.sampled_from([WINDOW, CHUNKED]), st.integers(1, 40)))
+WITH_PREFIX = st.one_of(MASKS, st.builds(Mask, st.just(PREFIX), st.integers(0, 40)))
 
 
-@given(MASKS, st.integers(0, 60), st.integers(0, 100))
+@given(WITH_PREFIX, st.integers(0, 60), st.integers(0, 100))
 def test_pairs_are_those_of_the_boolean_mask(mask: Mask, query: int, context: int) -> None:
     assert pairs(*mask, query, context) == counted(mask, query, context)
 
@@ -80,6 +84,32 @@ def test_the_masks_of_real_models_let_as_many_pairs_through(family: str) -> None
         assert found == real, (query, context)
 
 
+def test_a_prompt_of_paligemma_sees_itself_whole() -> None:
+    """The whole wrapper runs on the CPU with its prompt marked as prefix, as its processor does; then the answer."""
+    text = small("gemma2").data
+    config = ModelConfig(name="prefix", data={"model_type": "paligemma", "text_config": text})
+    graph = capture(config)["op"]
+    assert graph.prefix
+    assert ModelGraph.from_json(json.loads(json.dumps(graph.to_json()))).prefix
+    ops = fuse(graph.step(1, 2), element=2, softmax="online", prefix=True)
+    assert ops.masks == (Mask(PREFIX, 6), Mask(PREFIX))
+    vision = dict.fromkeys(("hidden_size", "intermediate_size", "projection_dim", "image_size"), 16)
+    vision |= {"num_hidden_layers": 1, "num_attention_heads": 2, "patch_size": 8}
+    made = PaliGemmaConfig(text_config=text, vision_config=vision, image_token_id=96)
+    for query, context in [(2, 0), (9, 0), (20, 0), (3, 4), (5, 9)]:
+        seen = count_pairs()
+        model = PaliGemmaForConditionalGeneration._from_config(made, attn_implementation="counting").eval()
+        cache = append_cache(made.text_config, context, lambda _, shape, past, like: torch.zeros(shape, dtype=like.dtype))
+        with torch.no_grad():
+            model(
+                input_ids=torch.ones(1, query, dtype=torch.long), token_type_ids=torch.zeros(1, query, dtype=torch.long),
+                attention_mask=torch.ones(1, context + query), past_key_values=cache if context else None,
+            )  # fmt: skip
+        found = [pairs_of(ops, i, query, context, of_two=4) for i, op in enumerate(ops.ops) if op.kind == "attention"]
+        assert found == [seen[layer] for layer in sorted(seen)], (query, context)
+        assert context or found == [query**2] * 2
+
+
 def test_whether_layers_have_chunks_is_kept_with_a_graph() -> None:
     """Other graphs are stored as ever; one without hidden pairs is read back with its masks."""
     llama4, llama = (captured(name)["op"] for name in ("llama4_text", "llama"))
@@ -91,9 +121,9 @@ def test_whether_layers_have_chunks_is_kept_with_a_graph() -> None:
     assert OpGraph.from_json(json.loads(json.dumps(fused.to_json())), llama.kv_heads) == fused
 
 
-def pairs_of(ops: OpGraph, attention: int, query: int, context: int) -> int:
-    """Pairs for which an attention multiplies: its FLOPs by those of one pair, which a step of two tokens has three of."""
-    first, rest = divmod(int(ops.costs(0, 1, 2)[0, attention]), 3)
+def pairs_of(ops: OpGraph, attention: int, query: int, context: int, *, of_two: int = 3) -> int:
+    """Pairs for which an attention multiplies: its FLOPs by those of one pair, of which a prompt of two tokens has `of_two`."""
+    first, rest = divmod(int(ops.costs(0, 1, 2)[0, attention]), of_two)
     assert not rest
     found, rest = divmod(int(ops.costs(context, 1, query)[0, attention]), first)
     assert not rest
@@ -102,6 +132,17 @@ def pairs_of(ops: OpGraph, attention: int, query: int, context: int) -> int:
 
 def unmasked(family: str, query: int, context: int) -> list[int]:
     """Entries that the mask of each layer lets through, [layer], in a step of the real model."""
+    seen = count_pairs()
+    model = build(hf_config(small(family)), "float32", "cpu", "counting")
+    text = model.config.get_text_config(decoder=True)
+    cache = append_cache(text, context, lambda _, shape, past, like: torch.zeros(shape, dtype=like.dtype))
+    with torch.no_grad():
+        model(**arguments(model, (1, query, context), cache))
+    return [seen[layer] for layer in sorted(seen)]
+
+
+def count_pairs() -> dict[int, int]:
+    """The entries that masks let through, by layer, once a model with the attention `counting` runs."""
     seen: dict[int, int] = {}
 
     def attend(module: Any, q: Any, k: Any, v: Any, mask: Any, **options: Any) -> tuple[torch.Tensor, None]:
@@ -112,12 +153,7 @@ def unmasked(family: str, query: int, context: int) -> list[int]:
 
     AttentionInterface.register("counting", attend)
     AttentionMaskInterface.register("counting", eager_mask)
-    model = build(hf_config(small(family)), "float32", "cpu", "counting")
-    text = model.config.get_text_config(decoder=True)
-    cache = append_cache(text, context, lambda _, shape, past, like: torch.zeros(shape, dtype=like.dtype))
-    with torch.no_grad():
-        model(**arguments(model, (1, query, context), cache))
-    return [seen[layer] for layer in sorted(seen)]
+    return seen
 
 
 def attention_flops(name: str, prompt: int, softmax: str) -> int:

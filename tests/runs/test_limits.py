@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import json
+from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
+from models.graph import QUANTITIES
 from sim.base.errors import InputError
 from sim.runs.plan import plan
+from sim.runs.run import run
 from sim.scenario import from_dict
 
 BATCHED = {"policy": "continuous", "max_batch": 2}
@@ -62,3 +67,49 @@ def test_what_has_no_effect_is_refused(arbiter: Any, workload: Any, mapping: dic
 )
 def test_what_has_an_effect_is_accepted(arbiter: Any, workload: Any, mapping: dict[str, Any]) -> None:
     planned(arbiter, workload, **mapping)
+
+
+def of_prefix(folder: Path, **workload: Any) -> dict[str, Any]:
+    """A small PaliGemma, whose prompts see themselves whole: two layers with 4 heads of 8."""
+    text = {"model_type": "gemma", "hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2, "vocab_size": 97}
+    text |= {"num_attention_heads": 4, "num_key_value_heads": 2, "head_dim": 8}
+    config = folder / "config.json"
+    config.write_text(json.dumps({"model_type": "paligemma", "text_config": text}))
+    return {
+        "model": {"config": str(config)}, "mapping": {"softmax": "online", "heads": "fused"}, "cost": "roofline",
+        "hardware": {"engines": {"flops": "1 TFLOP/s", "vector_flops": "1 TFLOP/s"}, "memory": {"capacity": "1 MB"}},
+        "workload": {"sequences": [{"prompt": 300, "tokens": 2}, {"prompt": 40, "tokens": 2}], **workload},
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("workload", "message"),
+    [
+        ({"prefill": {"chunk": 300}}, "prefill.chunk: all tokens of a prompt see each other in this model: expected null"),
+        ({"batching": {**BATCHED, "max_tokens": 128}}, "workload.batching.max_tokens: expected at least 300"),
+        ({"batching": {**BATCHED, "kv": {"prefix_cache": True}}}, "batching.kv.prefix_cache: all tokens of a prompt see"),
+        ({"batching": {**BATCHED, "kv": {"full": "recompute"}}}, "workload.batching.kv.full: all tokens of a prompt"),
+    ],
+)  # fmt: skip
+def test_prompts_that_see_themselves_whole_come_in_one_piece(tmp_path: Path, workload: Any, message: str) -> None:
+    with pytest.raises(InputError) as caught:
+        plan(from_dict(of_prefix(tmp_path, **workload)))
+    assert message in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("workload", [{}, {"batching": {**BATCHED, "max_tokens": 300}}])
+def test_such_prompts_charge_all_pairs_and_answers_those_before_them(tmp_path: Path, workload: Any) -> None:
+    """Two products of 2 FLOPs, 2 layers, 4 heads of 8: of P^2 pairs, then of P + 1 keys."""
+    log = run(from_dict(of_prefix(tmp_path, **workload))).log
+    found = set()
+    for step in range(len(log.steps)):
+        graph = log.graphs[log.steps.graph[step]]
+        flops = graph.ops.costs_of(log.lanes(np.array([step])))[QUANTITIES.index("flops"), :, 0]
+        mine = sum(int(each) for each, kind in zip(flops, graph.ops.kind, strict=True) if kind == "attention")
+        members = np.flatnonzero(log.members.step == step)
+        sizes = [(int(log.members.context[m]), int(log.members.query[m])) for m in members]
+        pairs = [query * query if context == 0 else context + 1 for context, query in sizes]
+        assert mine == 4 * 2 * 4 * 8 * sum(pairs), sizes
+        found |= set(sizes)
+    assert {(0, 300), (0, 40), (300, 1), (40, 1)} <= found
