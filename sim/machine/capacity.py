@@ -26,6 +26,20 @@ class Footprint:
         return self.weights + self.kv
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Holder:
+    """Bytes that a model holds in memory, whatever its sequences. layout: of the KV cache, without pages."""
+
+    weights: int
+    host: int
+    layout: KVLayout
+
+    def with_sequences(self, sequences: Iterable[tuple[int, int]]) -> Footprint:
+        """The footprint with some sequences, as in `footprint`."""
+        kv = sum(self.layout.held_in_all(context, context, 1) * count for context, count in sequences)
+        return Footprint(weights=self.weights, kv=kv, host=self.host)
+
+
 def footprint(
     model: ModelGraph, kept: OpGraph, formats: Formats, *, whole: bool, sequences: Iterable[tuple[int, int]],
     hosted: npt.NDArray[np.bool_] | None = None,
@@ -36,10 +50,18 @@ def footprint(
     sequences: for each group (final context, how many); a cache has no pages, and holds the tokens that later ones would see.
     hosted: [op], whether its weights are in the memory of the host; None: none are.
     """
-    layout = KVLayout(1, layer_groups(kept), state_bytes(kept))
-    kv = sum(layout.held_in_all(context, context, 1) * count for context, count in sequences)
+    return holder(model, kept, formats, whole=whole, hosted=hosted).with_sequences(sequences)
+
+
+def holder(
+    model: ModelGraph, kept: OpGraph, formats: Formats, *, whole: bool, hosted: npt.NDArray[np.bool_] | None = None
+) -> Holder:
+    """The part of a footprint that does not depend on the sequences. Arguments as in `footprint`."""
     host = 0 if hosted is None else _held(kept, hosted)
-    return Footprint(weights=_weights(model, kept, formats, whole=whole) - host, kv=kv, host=host)
+    return Holder(
+        weights=_weights(model, kept, formats, whole=whole) - host, host=host,
+        layout=KVLayout(1, layer_groups(kept), state_bytes(kept)),
+    )  # fmt: skip
 
 
 def _weights(model: ModelGraph, kept: OpGraph, formats: Formats, *, whole: bool) -> int:

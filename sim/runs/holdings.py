@@ -12,7 +12,7 @@ from sim.machine.kv_cache import kept_groups
 from sim.mapping.collectives import rounds
 from sim.mapping.lowering import offloaded
 from sim.mapping.settings import Parallel
-from sim.runs.model import Modeled, formats_of
+from sim.runs.model import Modeled
 
 ACT_WRITE, WEIGHT = QUANTITIES.index("act_write"), QUANTITIES.index("weight")
 
@@ -75,7 +75,7 @@ def _weights(of: Modeled, ops: OpGraph, *, first: bool) -> int:
 
     Where that is the same tensor as the LM head, and this is on another device, there are two of it.
     """
-    whole, formats = of.scenario.model.scope == "model" and first and not of.shared, formats_of(of.scenario)
+    whole, formats = of.scenario.model.scope == "model" and first and not of.shared, of.formats
     hosted = offloaded(ops, of.scenario.mapping.offload)
     held = footprint(of.model, ops, formats, whole=whole, sequences=(), hosted=hosted).weights
     if not whole or any(op.kind == "lm_head" for op in ops.ops):

@@ -8,10 +8,8 @@ from fractions import Fraction
 
 from sim.base.errors import ConfigError
 from sim.base.units import format_bytes
-from sim.machine.capacity import Footprint, footprint
-from sim.mapping.lowering import offloaded
 from sim.runs.holdings import holdings
-from sim.runs.model import Modeled, formats_of
+from sim.runs.model import Modeled
 from sim.scenario import Scenario
 from sim.workload.requests import Request
 
@@ -29,7 +27,7 @@ def kv_capacity(scenario: Scenario, of_run: Sequence[Modeled], sequences: Sequen
         return _capacity_of_all(scenario, of_run, sequences)
     if capacity is not None and scenario.model.config is not None:
         alone = () if batched else [(request.final, 1) for request in sequences]
-        held = [footprint_of(each, alone) for each in of_run]
+        held = [each.holder.with_sequences(alone) for each in of_run]
         weights = sum(each.weights for each in held)
         needed = weights + (left if batched and left is not None else sum(each.kv for each in held))
         if needed > capacity:
@@ -51,7 +49,7 @@ def _capacity_of_all(scenario: Scenario, of_run: Sequence[Modeled], sequences: S
     capacity, written = scenario.hardware.memory.capacity, scenario.workload.batching.kv.capacity
     batched = not scenario.workload.batching.alone
     final, held = [(request.final, 1) for request in sequences], holdings(of_run)
-    total = sum(footprint_of(of, final).kv for of in of_run)
+    total = sum(of.holder.with_sequences(final).kv for of in of_run)
     each = [device.kv + device.sequence for device in held]
     left = []
     for number, device in enumerate(held):
@@ -69,13 +67,6 @@ def _capacity_of_all(scenario: Scenario, of_run: Sequence[Modeled], sequences: S
     return min(left) if left and batched else None
 
 
-def footprint_of(of: Modeled, sequences: Sequence[tuple[int, int]]) -> Footprint:
-    """Bytes of a model. sequences: as in `footprint`."""
-    kept, whole = of.kept, of.scenario.model.scope == "model" and not of.shared
-    hosted = offloaded(kept, of.scenario.mapping.offload)
-    return footprint(of.model, kept, formats_of(of.scenario), whole=whole, sequences=sequences, hosted=hosted)
-
-
 def held_by_tier(scenario: Scenario, of_run: Sequence[Modeled]) -> tuple[tuple[str, str, int], ...]:
     """Bytes by the memory that holds them: (memory, what, bytes) of weights, and of the most that KV caches may take.
 
@@ -88,7 +79,7 @@ def held_by_tier(scenario: Scenario, of_run: Sequence[Modeled]) -> tuple[tuple[s
     of_host = [("host", "weights", host)] if host else []
     if scenario.mapping.parallel.simulated > 1:
         return tuple(of_host)
-    weights = sum(footprint_of(each, ()).weights for each in of_run)
+    weights = sum(each.holder.weights for each in of_run)
     found = [("memory", "weights", weights), *of_host]
     capacity, kv = scenario.hardware.memory.capacity, scenario.workload.batching.kv.capacity
     if kv is None and capacity is not None and not scenario.workload.batching.alone:
@@ -99,7 +90,7 @@ def held_by_tier(scenario: Scenario, of_run: Sequence[Modeled]) -> tuple[tuple[s
 def _of_host(scenario: Scenario, of_run: Sequence[Modeled]) -> int:
     """Bytes of weights in the memory of the host, of all devices that have it."""
     like = scenario.hardware.devices.count // scenario.mapping.parallel.simulated
-    return like * sum(footprint_of(each, ()).host for each in of_run)
+    return like * sum(each.holder.host for each in of_run)
 
 
 def _refuse_large_host(scenario: Scenario, weights: int) -> None:
@@ -117,10 +108,8 @@ def resident_bytes(scenario: Scenario, of_run: Sequence[Modeled]) -> int:
     sram, share = scenario.hardware.sram, scenario.mapping.residency
     if sram is None or share == "streamed":
         return 0
-    if scenario.model.config is None:
-        weights = of_run[0].model.parameter_bytes
-    else:
-        weights = sum(footprint_of(each, ()).weights for each in of_run)
+    written = scenario.model.config is None
+    weights = of_run[0].model.parameter_bytes if written else sum(each.holder.weights for each in of_run)
     held = weights if share == "resident" else math.ceil(weights * share)
     if held > sram:
         most = 1000 * sram // weights

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import NamedTuple
+from functools import cached_property
 
 import models.library
 from models.config import ModelConfig, dtype_of, resolve, stated_dtype
@@ -25,6 +25,8 @@ from models.rewrites import (
 from models.rewrites.prediction import KEYS, has_prediction_head, prediction_head
 from sim.base.errors import ConfigError, about
 from sim.base.memo import Memo
+from sim.machine.capacity import Holder, holder
+from sim.mapping.lowering import offloaded
 from sim.mapping.steps import LaidOut, Variants
 from sim.runs.written import written_model
 from sim.scenario import Fuse, ModelMapping, Scenario
@@ -95,7 +97,8 @@ def _layout(scenario: Scenario, model: ModelGraph) -> Layout:
     )  # fmt: skip
 
 
-class Modeled(NamedTuple):
+@dataclass(frozen=True)
+class Modeled:
     """A model of a run: the scenario in which it is the only one, its graph, and the ops of its steps.
 
     shared: its embedding and LM head are those of the other model of the run.
@@ -111,11 +114,33 @@ class Modeled(NamedTuple):
         """The step of one sequence that decodes one token."""
         return self.variants[False, False]
 
-    @property
+    @cached_property
     def kept(self) -> OpGraph:
         """Ops whose weights are its own, without their inputs."""
         own = (op for op in self.ops.ops if op.kind != "lm_head" or not self.shared)
         return replace(self.ops, ops=tuple(replace(op, inputs=()) for op in own))
+
+    @cached_property
+    def _on_engines(self) -> dict[int, ModelMapping]:
+        return {}
+
+    def on_engines(self, count: int) -> ModelMapping:
+        """Its mapping as `ModelMapping.on_engines`: one object for each number of engines."""
+        if count not in self._on_engines:
+            self._on_engines[count] = self.scenario.mapping.on_engines(count)
+        return self._on_engines[count]
+
+    @cached_property
+    def formats(self) -> Formats:
+        """Its number formats, as `formats_of`."""
+        return formats_of(self.scenario)
+
+    @cached_property
+    def holder(self) -> Holder:
+        """The bytes that it holds in memory."""
+        whole = self.scenario.model.scope == "model" and not self.shared
+        hosted = offloaded(self.kept, self.scenario.mapping.offload)
+        return holder(self.model, self.kept, self.formats, whole=whole, hosted=hosted)
 
 
 def models_of(scenario: Scenario) -> list[Modeled]:

@@ -178,7 +178,7 @@ def step_graphs(scenario: Scenario, of_run: Sequence[Modeled]) -> StepGraphs:
     if not isinstance(scenario.workload.routing, str) and all(op.experts is None for op in ops.ops):
         raise ConfigError("workload.routing", "expected a file only for a mixture-of-experts model")
     _refuse_unknown_offload(mapping, ops)
-    on_engines = mapping.on_engines(scenario.hardware.engines.count)
+    on_engines = of_run[0].on_engines(scenario.hardware.engines.count)
     # A file of routing is about the model alone.
     drafts = [StepGraphs(each.variants, on_engines, Uniform(scenario.seed)) for each in of_run[1:]]
     return StepGraphs(

@@ -100,9 +100,14 @@ def override(scenario: Scenario, assignments: Sequence[str], known: Known | None
     return _validate(scenario._document.override(assignments), known, scenario.name)
 
 
-def assigned(scenario: Scenario, assignments: Iterable[Assignment], known: Known | None = None) -> Scenario:
-    """The same scenario with values that were read before, checked again: `override` without its parsing."""
-    return _validate(scenario._document.assigned(assignments), known, scenario.name)
+def assigned(
+    scenario: Scenario, assignments: Iterable[Assignment], known: Known | None = None, *, like: Scenario | None = None
+) -> Scenario:
+    """The same scenario with values that were read before, checked again: `override` without its parsing.
+
+    like: an earlier result; sections that are written as there are taken from it.
+    """
+    return _validate(scenario._document.assigned(assignments), known, scenario.name, like=like or scenario)
 
 
 def from_document(document: Document, known: Known | None = None, name: str = "scenario") -> Scenario:
@@ -128,15 +133,18 @@ def json_schema() -> dict[str, Any]:
     return {"$schema": "https://json-schema.org/draft/2020-12/schema", **schema}
 
 
-def _validate(document: Document, known: Known | None, name: str = "scenario", *, complete: bool = False) -> Scenario:
+def _validate(
+    document: Document, known: Known | None, name: str = "scenario", *, complete: bool = False, like: Scenario | None = None
+) -> Scenario:
     document = extended(document)
     data = document.plain()
     if isinstance(data, dict) and "name" not in data and re.match(NAME, name):
         data["name"] = name
     data, brought, incomplete = Completed(data, [], []) if complete else completed(data, document)
     problems = [*unknown_names(document, known or {}), *incomplete]
+    written = {} if like is None else {key: repr(value) for key, value in data.items()}  # unlike values, texts have a type
     try:
-        scenario = Scenario.model_validate(data)
+        scenario = _as_like(data, written, like) or Scenario.model_validate(data)
     except ValidationError as error:
         details = error.errors(include_url=False)
         if incomplete:  # rules of the section as a whole cannot be checked while figures are missing
@@ -145,5 +153,18 @@ def _validate(document: Document, known: Known | None, name: str = "scenario", *
         raise_first(problems)
         raise  # unreachable: every detail is a problem
     raise_first(problems)
-    scenario._document, scenario._from_preset = document, tuple(brought)
+    scenario._document, scenario._from_preset, scenario._written = document, tuple(brought), written
     return scenario
+
+
+def _as_like(data: Any, written: Mapping[str, str], like: Scenario | None) -> Scenario | None:
+    """The scenario with sections of another one where these are written the same; None if there are none, or it is not valid.
+
+    A section that has been validated passes as it is; what is checked of several together is checked again.
+    """
+    before = {} if like is None else like._written
+    same = {key: getattr(like, key) for key, text in written.items() if before.get(key) == text}
+    try:
+        return Scenario.model_validate({**data, **same}) if same else None
+    except ValidationError:
+        return None  # its errors are those of the data

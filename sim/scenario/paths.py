@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from copy import deepcopy
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -22,8 +23,14 @@ PRESET_PATH, TRACE_PATH = ("hardware", "preset"), ("workload", "trace")
 
 def folder_of(document: Document) -> Path:
     """The folder of the file that a document was read from, the working directory if it was read from none."""
-    source = Path(document.source)
-    return source.parent if document.text and source.suffix else Path()
+    return _parent(document.source) if document.text else Path()
+
+
+@lru_cache(64)
+def _parent(source: str) -> Path:
+    """The folder of a file, the working directory for a name that is none."""
+    path = Path(source)
+    return path.parent if path.suffix else Path()
 
 
 def with_absolute_paths(data: dict[str, Any], folder: Path) -> dict[str, Any]:

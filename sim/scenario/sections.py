@@ -261,6 +261,7 @@ class Scenario(Section):
 
     _document: Document = PrivateAttr()
     _from_preset: tuple[str, ...] = PrivateAttr(default=())
+    _written: dict[str, str] = PrivateAttr(default_factory=dict)  # sections as text, where others are made like this one
 
     name: str = Field(
         default="scenario",

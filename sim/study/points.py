@@ -55,6 +55,14 @@ class Point:
         return (*made, f"seed={self.seed}")
 
 
+@dataclass(slots=True)
+class _Made:
+    """Values that were assigned before, and the scenario that was made last, which points share."""
+
+    assignments: dict[tuple[str, str], Assignment] = field(default_factory=dict)
+    latest: Scenario | None = None
+
+
 @dataclass(frozen=True, kw_only=True)
 class Study:
     """A study that was read and checked.
@@ -107,7 +115,12 @@ class Study:
         wanted = [self._assignment(axis, value) for axis, value in point.settings if axis.key != CASE]
         if self.repeats > 1:
             wanted.append(Assignment(("seed",), Node(point.seed, Place("repeats")), Place("repeats")))
-        return assigned(self.base, wanted, known_names())
+        self._made.latest = assigned(self.base, wanted, known_names(), like=self._made.latest)
+        return self._made.latest
+
+    @cached_property
+    def _made(self) -> _Made:
+        return _Made()
 
     @cached_property
     def _shared(self) -> Shared:
@@ -115,14 +128,9 @@ class Study:
 
     def _assignment(self, axis: Axis, value: Value) -> Assignment:
         key = (axis.key, value.text)
-        if key not in self._assignments:
-            self._assignments[key] = axis.assignment(value)
-        return self._assignments[key]
-
-    @cached_property
-    def _assignments(self) -> dict[tuple[str, str], Assignment]:
-        """The values that were assigned before."""
-        return {}
+        if key not in self._made.assignments:
+            self._made.assignments[key] = axis.assignment(value)
+        return self._made.assignments[key]
 
     @cached_property
     def parts(self) -> dict[str, str]:

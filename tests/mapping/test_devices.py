@@ -21,7 +21,6 @@ from sim.render.page.timeline import timeline
 from sim.render.trace.canvas import Canvas
 from sim.render.trace.machine import machine
 from sim.runs.holdings import holdings
-from sim.runs.memory import footprint_of
 from sim.runs.model import models_of
 from sim.runs.plan import plan
 from sim.runs.run import read
@@ -419,7 +418,7 @@ class TestMemory:
         (one,), (first, second) = (holdings(models_of(scenario)) for scenario in read_as)
         assert one == first == second
         main, draft = models_of(read_as[0])
-        assert one.weights == footprint_of(main, ()).weights + footprint_of(draft, ()).weights > holdings([main])[0].weights
+        assert one.weights == main.holder.weights + draft.holder.weights > holdings([main])[0].weights
         assert of_one is not None
         assert of_both is not None
         assert of_one.capacity == 20_000_000_000 - one.weights

@@ -14,7 +14,6 @@ from sim.base.errors import ConfigError, InputError
 from sim.executors import compiled, reference
 from sim.executors.size import fewest_drafts, most_drafts, tasks_in_all
 from sim.log import derived
-from sim.runs.memory import footprint_of
 from sim.runs.model import models_of
 from sim.runs.plan import kept_layers_of, plan
 from sim.runs.run import run
@@ -259,7 +258,7 @@ def test_a_prediction_head_is_one_layer_between_a_projection_and_the_shared_lm_h
     speculative = {"draft": 1, "acceptance": 0.85, "model": "mtp"}
     scenario = from_dict({**HEAD, "workload": {**HEAD["workload"], "speculative": speculative}})
     main, head = models_of(scenario)
-    own = footprint_of(head, ()).weights / 2
+    own = head.holder.weights / 2
     assert own == pytest.approx(11.5e9, rel=0.01)
     hidden, experts, routed, shared = 7168, 256, 3 * 7168 * 2048, 3 * 7168 * 2048
     attention = 7168 * 1536 + 1536 * 128 * 192 + 7168 * 576 + 512 * 128 * 256 + 128 * 128 * 7168
@@ -296,7 +295,7 @@ def test_a_model_and_its_prediction_head_are_all_that_the_hub_counts(name: str) 
     main, head = models_of(from_dict({
         "model": {"config": name}, "workload": workload, "mapping": {"formats": {"weights": "bf16"}},
     }))  # fmt: skip
-    assert main.model.parameters + (footprint_of(head, ()).weights - bias) / 2 + others == published
+    assert main.model.parameters + (head.holder.weights - bias) / 2 + others == published
 
 
 def test_the_head_of_a_hybrid_is_its_last_layer_of_attention_and_keeps_no_state() -> None:

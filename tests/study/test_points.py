@@ -165,3 +165,33 @@ def test_a_plan_of_a_point_runs_as_the_scenario_does(study: Study, tmp_path: Pat
     assert row["bytes_read"] == result.metrics.bytes_read
     assert sum(row[f"{part}_share"] for part in ("compute", "transfer", "wait_engine", "wait_channel", "wait_input",
                                                  "wait_sram", "wait_policy")) == pytest.approx(1)  # fmt: skip
+
+
+CHANGES = [
+    "hardware.engines.count=2", "hardware.engines.count=2.0", "mapping.parallel.tensor=true", "mapping.parallel.tensor=1",
+    "cost=roofline", "workload.sequences.0.tokens=3", "hardware.preset=h100-sxm", "mapping.parallel.tensor=0", "seed=7",
+]  # fmt: skip
+
+
+def test_a_scenario_made_like_another_one_is_that_made_alone() -> None:
+    from sim.base.documents import assignment
+    from sim.runs.run import changed, known_names
+    from sim.scenario import assigned
+
+    base = read(Path(__file__).parents[2] / "scenarios" / "two_tokens_4_engines.yaml")
+    for before, after in product(CHANGES, CHANGES):
+        try:
+            like = assigned(assigned(base, []), [assignment(before)], known_names(), like=assigned(base, []))
+        except InputError:
+            continue
+        try:
+            alone = changed(base, [after])
+        except InputError as error:
+            with pytest.raises(InputError) as raised:
+                assigned(base, [assignment(after)], known_names(), like=like)
+            assert str(raised.value) == str(error)
+        else:
+            made = assigned(base, [assignment(after)], known_names(), like=like)
+            assert made == alone
+            assert made.to_dict() == alone.to_dict()
+            assert made.from_preset == alone.from_preset

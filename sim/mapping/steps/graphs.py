@@ -19,6 +19,9 @@ from sim.mapping.tasks import DRAFT, TaskGraph
 GRAPHS: Memo[TaskGraph] = Memo(2**19)
 TEMPLATES: Memo[TaskTemplate] = Memo(2**17)
 
+#: Mappings as text, by which task graphs are known.
+KEYS: Memo[str] = Memo(2**16)
+
 
 class StepGraphs:
     """Task graphs by the shape of a step, each made once.
@@ -35,7 +38,7 @@ class StepGraphs:
         # Before stitching: a stitched graph no longer says which member's KV load an operand replaces.
         self.variants = LaidOut(variants, read_in_place) if mapping.kv == "operands" else variants
         self.mapping, self.routing, self.host = mapping, routing, host
-        self._key = repr((mapping, host))
+        self._key = KEYS.of(mapping, host, lambda: repr((mapping, host)))
         self._graphs: dict[Shape, TaskGraph] = {}
         self._drafts: dict[int, TaskGraph] = {}  # by id of the draft model's graph, which that keeps alive
         self._templates: dict[Shape, TaskTemplate] = {}
