@@ -26,6 +26,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from models.graph import StepLanes
 from sim.analysis.blame import Blame, Matrix
 from sim.analysis.breakdown import Breakdown
 from sim.analysis.metrics import Metrics
@@ -153,7 +154,7 @@ class Ledger:
             table = self._table(graph)
             row = log.steps.first[steps][:, None] + np.arange(len(graph))  # [lane, task]
             engine = log.tasks.engine[row].astype(np.int64)
-            for rate, chosen in self._by_rate(table):
+            for rate, chosen in by_rate(self._rates, table):
                 tasks = np.flatnonzero(chosen[table.rows.of])
                 mine, held = flops[:, table.rows.of[tasks]], engine[:, tasks]
                 keep = held >= 0
@@ -173,14 +174,6 @@ class Ledger:
         if id(graph) not in self._tables:  # which the table keeps alive
             self._tables[id(graph)] = AmountTable(graph)
         return self._tables[id(graph)]
-
-    def _by_rate(self, table: AmountTable) -> list[tuple[int, npt.NDArray[np.bool_]]]:
-        """Femtojoules of a FLOP, and [row]: whose FLOPs take so much."""
-        known = {dtype: self._rates.of_flop(dtype) for dtype in np.unique(table.dtype).tolist()}
-        return [
-            (rate, np.isin(table.dtype, [dtype for dtype, each in known.items() if each == rate]))
-            for rate in sorted({each for each in known.values() if each})
-        ]
 
     def _blocks(self, log: EventLog) -> Iterator[tuple[TaskGraph, npt.NDArray[np.intp], Ints, Ints]]:
         """Blocks of steps of one graph each: the graph, the steps, FLOPs and bytes of a task of each row [lane, row]."""
@@ -217,14 +210,14 @@ class Ledger:
     def _of_steps(self, log: EventLog) -> tuple[npt.NDArray[Any], npt.NDArray[Any], dict[str, list[int]]]:
         """Energy of arithmetic and of transfers of each step [step], and of both by kind of task."""
         count, kinds = len(log.steps), dict[str, list[int]]()
-        by_rate: dict[int, Ints] = {}
+        of_rate: dict[int, Ints] = {}
         moved = np.zeros(count, dtype=np.int64)
         for graph, steps, flops, size in self._blocks(log):
             table = self._table(graph)
             moved[steps] = size @ table.count
             whole = np.zeros(len(table.count), dtype=object)  # [row], fJ of arithmetic of a task, in all steps
-            for rate, chosen in self._by_rate(table):
-                by_rate.setdefault(rate, np.zeros(count, dtype=np.int64))[steps] = flops @ (table.count * chosen)
+            for rate, chosen in by_rate(self._rates, table):
+                of_rate.setdefault(rate, np.zeros(count, dtype=np.int64))[steps] = flops @ (table.count * chosen)
                 whole += sum_of(flops) * chosen * rate
             both = whole, sum_of(size) * self._rates.of_byte
             for number, name in enumerate(graph.kinds):
@@ -232,8 +225,26 @@ class Ledger:
                 sums = kinds.setdefault(name, [0, 0])
                 for column, each in enumerate(both):
                     sums[column] += int(sum((each * np.bincount(rows, minlength=len(each))).tolist()))
-        compute = sum((times(each, rate).astype(object) for rate, each in by_rate.items()), np.zeros(count, dtype=object))
+        compute = sum((times(each, rate).astype(object) for rate, each in of_rate.items()), np.zeros(count, dtype=object))
         return narrow(compute), times(moved, self._rates.of_byte), kinds
+
+
+def by_rate(rates: EnergyRates, table: AmountTable) -> list[tuple[int, npt.NDArray[np.bool_]]]:
+    """Femtojoules of a FLOP, and [row]: whose FLOPs take so much."""
+    known = {dtype: rates.of_flop(dtype) for dtype in np.unique(table.dtype).tolist()}
+    return [
+        (rate, np.isin(table.dtype, [dtype for dtype, each in known.items() if each == rate]))
+        for rate in sorted({each for each in known.values() if each})
+    ]
+
+
+def energy_of(table: AmountTable, rates: EnergyRates, steps: StepLanes) -> int:
+    """Femtojoules of arithmetic and of transfers of some steps of a graph, whichever way they are scheduled."""
+    flops, moved = table.amounts(steps)
+    whole = sum_of(moved) * rates.of_byte
+    for rate, chosen in by_rate(rates, table):
+        whole += sum_of(flops) * chosen * rate
+    return int(sum((whole * table.count).tolist()))
 
 
 def _table(*columns: npt.NDArray[Any]) -> npt.NDArray[Any]:

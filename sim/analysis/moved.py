@@ -53,18 +53,21 @@ def moved_by_kind(log: EventLog) -> dict[str, Moved]:
     sums: dict[str, Moved] = {}
     for number, graph in enumerate(log.graphs):
         steps = np.flatnonzero(log.steps.graph == number)
-        sources = SOURCES.of(graph, None, partial(_sources, graph))
         for first in range(0, len(steps), _LANES):
-            lanes = log.lanes(steps[first : first + _LANES])
-            totals = _op_totals(graph.ops, lanes)
-            for source in sources:
-                if source.ops is None:
-                    amount = int(graph.share(graph.ops.costs_of(lanes)[source.quantity], source.tasks).sum())
-                else:
-                    amount = int(totals[source.quantity, source.ops].sum())
-                before = sums.get(source.kind, Moved(0, 0, 0))
-                sums[source.kind] = before._replace(**{source.way: getattr(before, source.way) + amount})
+            add_moved(graph, log.lanes(steps[first : first + _LANES]), sums)
     return sums
+
+
+def add_moved(graph: TaskGraph, lanes: StepLanes, sums: dict[str, Moved]) -> None:
+    """Add the bytes that the tasks of some steps of a graph move, at most `_LANES`, to sums by kind."""
+    totals = _op_totals(graph.ops, lanes)
+    for source in SOURCES.of(graph, None, partial(_sources, graph)):
+        if source.ops is None:
+            amount = int(graph.share(graph.ops.costs_of(lanes)[source.quantity], source.tasks).sum())
+        else:
+            amount = int(totals[source.quantity, source.ops].sum())
+        before = sums.get(source.kind, Moved(0, 0, 0))
+        sums[source.kind] = before._replace(**{source.way: getattr(before, source.way) + amount})
 
 
 def _sources(graph: TaskGraph) -> list[_Source]:

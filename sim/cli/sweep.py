@@ -101,7 +101,7 @@ def _dry_run(study: Study, jobs: int) -> None:
     with status("running a few points"):
         found = estimate(study)
     jobs = min(jobs, study.runs)
-    click.echo(f"{study.name}: {len(study):,} points{seeds} of {axes}")
+    click.echo(f"{study.name}: {len(study):,} {'points' if study.optimize is None else 'trials'}{seeds} of {axes}")
     seconds = found.seconds * study.runs * (1 - (found.saved or 0)) / jobs
     click.echo(f"about {_time(seconds)} with {jobs} processes ({found.seconds * 1000:.1f} ms a run)")
     if found.saved is not None:

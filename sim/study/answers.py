@@ -23,8 +23,9 @@ import numpy.typing as npt
 from sim.base.errors import InputError
 from sim.base.quantities import Dimension
 from sim.runs.repeats import interval
-from sim.study.axes import DIMENSIONS
+from sim.study.axes import DIMENSIONS, plain
 from sim.study.metrics import METRICS
+from sim.study.optimize import told
 from sim.study.search import Find, Found, bracket_of, exact, found
 from sim.study.store import OK, SKIPPED, parts, read_manifest, read_part
 
@@ -93,7 +94,10 @@ class Knee:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Answers:
-    """A stored study and its results. failed, skipped: rows without metrics. errors: the most frequent errors, with counts."""
+    """A stored study and its results. failed, skipped: rows without metrics. errors: the most frequent errors, with counts.
+
+    trials: of an optimization, how many have results.
+    """
 
     folder: Path
     manifest: Mapping[str, Any]
@@ -106,6 +110,7 @@ class Answers:
     skipped: int
     errors: Sequence[tuple[str, int]]
     find: Find | None = None
+    trials: int | None = None
 
     @property
     def feasible(self) -> list[PointOf]:
@@ -249,11 +254,7 @@ def read_answers(folder: Path) -> Answers:
     for table in tables:
         for name in columns:
             columns[name] += table.column(name).to_pylist()
-    axes = {
-        key: AxisInfo(key, axis["dimension"], dict(axis["values"]),
-                      {v: i for i, (v, _) in enumerate(axis["values"])})
-        for key, axis in manifest["axes"].items()
-    }  # fmt: skip
+    axes = {key: _axis(key, axis, columns[key]) for key, axis in manifest["axes"].items()}
     numbers = [name for name in (*manifest["columns"], *METRICS) if name in columns]
     of_axes = [name for name in manifest["objectives"] if name in axes]
     find = Find.from_json(manifest["find"]) if manifest.get("find") else None
@@ -268,7 +269,18 @@ def read_answers(folder: Path) -> Answers:
         runs=len(columns["status"]),
         failed=sum(errors.values()), skipped=columns["status"].count(SKIPPED),
         errors=sorted(errors.items(), key=lambda item: -item[1]),
+        trials=told(folder) if manifest.get("optimize") else None,
     )  # fmt: skip
+
+
+def _axis(key: str, written: Mapping[str, Any], column: Sequence[Any]) -> AxisInfo:
+    """An axis with the values of the manifest; of a range that an optimization chooses from, with those of rows."""
+    texts = dict(written["values"])
+    dimension = next((each for each in DIMENSIONS if each.base == written["dimension"]), None)
+    if chosen := {value for value in column if value is not None} - texts.keys():
+        texts |= {value: plain(value) if dimension is None else dimension.format(value) for value in chosen}
+        texts = dict(sorted(texts.items()))
+    return AxisInfo(key, written["dimension"], texts, {value: i for i, value in enumerate(texts)})
 
 
 def _points(

@@ -77,11 +77,17 @@ class Span:
         """The value at a share of the range, 0 to 1, on its scale, as it would be written."""
         if share in (0, 1):
             return self._written(self.low if share == 0 else self.high)
+        return self.near(self.inside(share))
+
+    def inside(self, share: float) -> Fraction:
+        """The number at a share of the range, 0 to 1, on its scale."""
         if self.log:
-            found = Fraction(math.exp(math.log(self.low) + share * (math.log(self.high) - math.log(self.low))))
-        else:
-            found = self.low + Fraction(share) * (self.high - self.low)
-        return self._written(min(max(rounded(found, whole=self.whole), self.low), self.high))
+            return Fraction(math.exp(math.log(self.low) + share * (math.log(self.high) - math.log(self.low))))
+        return self.low + Fraction(share) * (self.high - self.low)
+
+    def near(self, number: Fraction) -> Node:
+        """The value nearest to a number, as it would be written."""
+        return self._written(min(max(rounded(number, whole=self.whole), self.low), self.high))
 
     def _written(self, value: Fraction) -> Node:
         place = Place("a range")

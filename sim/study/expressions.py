@@ -83,6 +83,18 @@ class Expression:
             return None
         return None if isinstance(value, complex) or (isinstance(value, float) and not math.isfinite(value)) else value
 
+    def missed(self, row: Row) -> float:
+        """By how much a row misses this as a constraint, as a share of its limit; 0 or below if it meets it.
+
+        Without a limit, or where a value is missing, 1 stands for all that miss it.
+        """
+        met = bool(self(row))
+        value = None if self.limit is None else row.get(self.limit.column)
+        if self.limit is None or value is None:
+            return 0.0 if met else 1.0
+        over: float = (value - self.limit.bound) * (1 if self.limit.below else -1) / (abs(self.limit.bound) or 1.0)
+        return min(over, 0.0) if met else max(over, 1e-9)
+
 
 def parse(text: str, columns: Iterable[str]) -> Expression:
     """Read an expression over columns. Raises InputError for anything that is not one."""

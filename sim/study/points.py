@@ -26,9 +26,10 @@ from sim.runs.run import known_names
 from sim.runs.shared import Shared
 from sim.scenario import Scenario, assigned, from_document
 from sim.scenario.paths import PATHS
-from sim.study.axes import Axis, Span, Value, between, parse_axis, placed, plain, read_axis
+from sim.study.axes import Axis, Span, Value, axis, between, parse_axis, placed, plain, read_axis
 from sim.study.expressions import Expression, parse
 from sim.study.metrics import METRICS
+from sim.study.optimize import Optimize, Space
 from sim.study.samples import sample
 from sim.study.search import Find
 from sim.study.sections import MOST_POINTS, StudyFile
@@ -69,7 +70,7 @@ class Study:
 
     grid: dimensions of the grid, each a list of choices, of which all combinations are run; the last changes fastest. keys: all
     axes by key. columns, constraints: expressions. objectives: column -> min or max. asked: whether objectives are written, and
-    so points are skipped that cannot be good. find: a search for each point.
+    so points are skipped that cannot be good. find: a search for each point. optimize: chooses points by results.
     """
 
     name: str
@@ -84,10 +85,11 @@ class Study:
     objectives: Mapping[str, str] = field(default_factory=dict)
     asked: bool = False
     find: Find | None = None
+    optimize: Optimize | None = None
 
     def __len__(self) -> int:
         """Number of points, each of which is run `repeats` times."""
-        return prod(len(dimension) for dimension in self.grid)
+        return self.optimize.trials if self.optimize is not None else prod(len(dimension) for dimension in self.grid)
 
     @property
     def runs(self) -> int:
@@ -97,9 +99,17 @@ class Study:
     def points(self) -> Iterator[Point]:
         """All points with all seeds, in order; without the value of a search, which `at` adds."""
         for number, choices in enumerate(product(*self.grid)):
-            settings = tuple(each for choice in choices for each in choice)
-            for seed in range(self.base.seed, self.base.seed + self.repeats):
-                yield Point(number, seed, settings)
+            yield from self.seeded(number, tuple(each for choice in choices for each in choice))
+
+    def seeded(self, number: int, settings: Choice) -> Iterator[Point]:
+        """A point with all seeds."""
+        for seed in range(self.base.seed, self.base.seed + self.repeats):
+            yield Point(number, seed, settings)
+
+    @cached_property
+    def space(self) -> Space:
+        """The settings that an optimization chooses from."""
+        return Space(self.grid, {} if self.optimize is None else self.optimize.spans, self.keys)
 
     def at(self, point: Point, number: Fraction) -> Point:
         """A point with a value of its search."""
@@ -146,6 +156,8 @@ class Study:
         }
         if self.find is not None:
             written["the search"] = self.find.to_json()
+        if self.optimize is not None:
+            written["the optimization"] = [self.optimize.to_json(), dict(self.objectives)]
         return {name: _digest(data) for name, data in written.items()}
 
     @cached_property
@@ -189,8 +201,8 @@ def load(path: Path) -> Study:
     written = validated(document, StudyFile)
     name = written.name if document.root.child("name") is not None else path.stem
     base = _base(document, name)
-    grid, keys = _grid(document, written)
-    return _made(name, written, base, grid, keys, document)
+    grid, keys, spans = _grid(document, written)
+    return _made(name, written, base, grid, keys, document, spans)
 
 
 def over(base: Scenario, axes: Sequence[str], *, repeats: int = 1) -> Study:
@@ -227,13 +239,14 @@ def _base(document: Document, name: str) -> Scenario:
 
 def _made(
     name: str, written: StudyFile, base: Scenario, grid: Sequence[Sequence[Choice]], keys: Mapping[str, Axis],
-    document: Document | None,
+    document: Document | None, spans: Mapping[str, Span] | None = None,
 ) -> Study:  # fmt: skip
-    """The study, with its expressions read."""
+    """The study, with its expressions read. spans: ranges that an optimization chooses from."""
     find = _find(written, base, document)
     if find is not None and find.key in keys:
         raise _place(document, base)("find").error(f"find: {find.key} is an axis, too")
-    count = prod(len(dimension) for dimension in grid) * written.repeats
+    chosen = written.optimize.trials if written.optimize is not None else prod(len(dimension) for dimension in grid)
+    count = chosen * written.repeats
     if count > MOST_POINTS:
         raise InputError(f"{base.source}: expected at most {MOST_POINTS:,} runs, found {count:,}")
     if written.repeats > 1 and "seed" in keys:
@@ -262,8 +275,15 @@ def _made(
     return Study(
         name=name, description=written.description, source=source, base=base, grid=grid, keys=keys, repeats=written.repeats,
         columns=columns, constraints=constraints, objectives=objectives, asked="objectives" in written.model_fields_set,
-        find=find,
+        find=find, optimize=_optimize(written, spans or {}),
     )  # fmt: skip
+
+
+def _optimize(written: StudyFile, spans: Mapping[str, Span]) -> Optimize | None:
+    asked = written.optimize
+    if asked is None:
+        return None
+    return Optimize(trials=asked.trials, sampler=asked.sampler, seed=asked.seed, batch=asked.batch, spans=spans)
 
 
 def _place(document: Document | None, base: Scenario) -> Callable[..., Place]:
@@ -320,8 +340,8 @@ def _located(place: Place, key: str, text: str, columns: Iterable[str]) -> Expre
         raise place.error(f"{key}: {error}") from None
 
 
-def _grid(document: Document, written: StudyFile) -> tuple[list[list[Choice]], dict[str, Axis]]:
-    """The dimensions of the grid, and all axes by key."""
+def _grid(document: Document, written: StudyFile) -> tuple[list[list[Choice]], dict[str, Axis], dict[str, Span]]:
+    """The dimensions of the grid, all axes by key, and the ranges that an optimization chooses from."""
     grid: list[list[Choice]] = []
     keys: dict[str, Axis] = {}
     spans: dict[str, Span] = {}
@@ -329,8 +349,10 @@ def _grid(document: Document, written: StudyFile) -> tuple[list[list[Choice]], d
         _refuse_second(document, ("axes", key), key, keys)
         made = read_axis(key, document.find(("axes", key))[0])
         if isinstance(made, Span):
-            if written.sample is None:
-                raise document.place(("axes", key)).error(f"{key}: a range needs a count, or the key 'sample' beside 'axes'")
+            if written.sample is None and written.optimize is None:
+                raise document.place(("axes", key)).error(
+                    f"{key}: a range needs a count, or the key 'sample' or 'optimize' beside 'axes'"
+                )
             spans[key] = made
         else:
             keys[key] = made
@@ -344,7 +366,10 @@ def _grid(document: Document, written: StudyFile) -> tuple[list[list[Choice]], d
             raise document.place(("sample",)).error("sample: expected a range without a count among the axes")
         shares = sample(written.sample.method, written.sample.points, len(spans), written.sample.seed)
         grid.append(_sampled(spans, shares, keys))
-    return grid, keys
+    if written.optimize is not None:
+        for key, span in spans.items():
+            keys[key] = axis(key, [span.at(share) for share in (0, 1)])
+    return grid, keys, spans
 
 
 def _refuse_second(document: Document, path: tuple[str | int, ...], key: str, keys: Mapping[str, Axis]) -> None:
@@ -399,6 +424,9 @@ def _sampled(spans: Mapping[str, Span], shares: npt.NDArray[np.float64], keys: d
 
 def spread(study: Study, count: int) -> list[Point]:
     """A few points, from all over the study; of searches, with the value that is run first."""
+    if study.optimize is not None:
+        chosen = study.space.random(min(count, len(study)), study.optimize.seed)
+        return [Point(number, study.base.seed, settings) for number, settings in enumerate(chosen)]
     step = max(1, len(study) * study.repeats // count)
     points = list(islice(study.points(), 0, None, step))[:count]
     return points if study.find is None else [study.at(point, study.find.first) for point in points]

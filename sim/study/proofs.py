@@ -1,12 +1,7 @@
-"""Proofs that a point need not be run: its lower bound alone shows that it is dominated, or that it misses a constraint.
+"""Proofs that a point need not be run: its bounds alone show that it is dominated, or that it misses a constraint.
 
-    makespan >= max(W / m, C / n / most, L)
-
-W: time on engines of all tasks, on m engines; C: channel time of all transfers of memories, over their n channels of which each
-delivers at most `most` of its bandwidth; L: the work of the fullest link, which delivers all of its own. These sums are exact
-before a run where each step is one sequence that decodes one token. A point whose bounds and known columns are no better in any
-objective than a point that was run, and worse in one, is not on the front, whatever a run would give. This holds for makespan
-and time per token, and as an upper bound for tokens/s; percentiles, rates of requests and goodput have no such bound.
+A point whose bounds and known columns (`sim.study.bounds`) are no better in any objective than a point that was run, and worse
+in one, is not on the front, whatever a run would give. Percentiles, rates of requests and goodput have no such bound.
 
 Points are taken in generations, by their numbers alone: the first is a sixteenth of them, evenly spread, and each later one is
 compared with those before it. So what is skipped depends neither on time nor on the number of processes.
@@ -18,61 +13,16 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
-from models.graph import IntArray, StepLanes
-from sim.analysis.rules import Rules
-from sim.base.units import PS_PER_S, ceil_div, format_time
-from sim.executors.setup import Setup
-from sim.mapping.tasks import HOST_BIT, LINK_BIT
+from sim.base.units import format_bytes, format_energy, format_time
 from sim.study.batches import Job
+from sim.study.bounds import BOUNDED, EXACT, BoundsOf
+from sim.study.metrics import METRICS
 from sim.study.points import Point, Study
 from sim.study.store import cell
 
-#: Columns that have a bound before a run, and the sense in which it is one: `min` cannot be smaller, `max` not larger.
-BOUNDED = {"makespan_ps": "min", "time_per_token_ps": "min", "tokens_per_s": "max"}
-
 #: Steps between the points of each generation, and where each begins.
 GENERATIONS = ((16, 0), (16, 8), (8, 4), (4, 2), (2, 1))
-
-LANES = 256  # steps whose durations are summed at a time
-
-
-def lower_bound(setup: Setup, rules: Rules) -> int | None:
-    """A lower bound of the makespan, ps; None where the steps are not known before a run."""
-    if setup.batching is not None:
-        return None
-    compute, moved = 0, 0
-    tasks_of_link = _tasks_of_links(setup)
-    through = [0] * len(tasks_of_link)
-    for number, request in enumerate(setup.sequences):
-        for first in range(0, request.tokens, LANES):
-            token = np.arange(first, min(first + LANES, request.tokens), dtype=np.int64)
-            lanes = StepLanes(sequence=np.full_like(token, number), token=token, context=request.context + token)
-            on_engine, on_channel = setup.costs.durations(setup.graph, lanes)
-            compute += _sum(on_engine)
-            moved += _sum(on_channel)
-            for link, tasks in enumerate(tasks_of_link):
-                through[link] += _sum(on_channel[tasks])
-    most = rules.efficiency[1]
-    of_memory = ceil_div(ceil_div(moved - sum(through), setup.memory_channels) * most.denominator, most.numerator)
-    return max(ceil_div(compute, setup.engines), of_memory, *through)
-
-
-def _tasks_of_links(setup: Setup) -> list[npt.NDArray[np.intp]]:
-    """The tasks of a step that move bytes over each link that is used."""
-    graph = setup.graph
-    found = [
-        np.flatnonzero((graph.moves & bit != 0) & (graph.device == device))
-        for bit in (LINK_BIT, HOST_BIT)
-        for device in range(setup.devices)
-    ]
-    return [tasks for tasks in found if len(tasks)]
-
-
-def _sum(times: IntArray) -> int:
-    """The sum of times [task, lane], which may exceed int64 in all."""
-    return sum(times.sum(axis=0, dtype=object).tolist())
 
 
 def generations(study: Study) -> Iterator[list[Point]]:
@@ -92,14 +42,16 @@ class Proofs:
 
     def __init__(self, study: Study) -> None:
         self._study = study
-        self._known = {*study.keys}
+        self._known = {*study.keys, *EXACT}
         for name, expression in study.columns.items():
             if expression.columns <= self._known:
                 self._known.add(name)
-        bounded = [name for name, sense in study.objectives.items() if BOUNDED.get(name) == sense]
+        bounded = [name for name, sense in study.objectives.items() if name in EXACT or BOUNDED.get(name) == sense]
         rest = [name for name in study.objectives if name not in bounded]
         numbers = all(_is_number(study, name) for name in rest)
         self.applies = study.asked and study.repeats == 1 and bool(bounded) and numbers and self._known.issuperset(rest)
+        asked = frozenset().union(study.objectives, *(each.columns for each in (*study.columns.values(), *study.constraints)))
+        self._bounds = BoundsOf(asked)
         self._signs = [1 if sense == "min" else -1 for sense in study.objectives.values()]
         self._numbers: list[int] = []
         self._vectors = np.zeros((0, len(self._signs)))
@@ -112,42 +64,40 @@ class Proofs:
 
     def refute(self, point: Point, job: Job) -> tuple[str, int] | None:
         """Why a point need not be run, and its lower bound, ps; None if it must be."""
-        low = lower_bound(job.setup, job.rules)
-        if low is None or job.warmup_time or job.warmup_requests:  # rates would be of the time after the warm-up
+        bounds = self._bounds(job)
+        if bounds is None:
             return None
-        tokens = sum(request.tokens for request in job.setup.sequences)
+        low = int(bounds["makespan_ps"] or 0)
         row: dict[str, Any] = {axis.key: cell(axis, value.column, value.text) for axis, value in point.settings}
-        row |= {
-            "seed": point.seed,
-            "makespan_ps": low,
-            "time_per_token_ps": low / tokens,
-            "tokens_per_s": tokens * PS_PER_S / low,
-        }
+        row |= {"seed": point.seed, **bounds}
         for name, expression in self._study.columns.items():
             if name in self._known:
                 row[name] = expression(row)
         if missed := self._missed(row):
-            return f"infeasible: {missed}; the makespan is at least {format_time(low)}", low
+            constraint, column = missed
+            return f"infeasible: {constraint}; {_told(row, [column])}", low
         if any(row.get(name) is None for name in self._study.objectives):
             return None
         mine = np.array(self._vector(row))
         dominated = (self._vectors <= mine).all(axis=1) & (self._vectors < mine).any(axis=1)
         if dominated.any():
             by = min(self._numbers[i] for i in np.flatnonzero(dominated).tolist())
-            return f"dominated by point {by}: the makespan is at least {format_time(low)}", low
+            return f"dominated by point {by}: {_told(row, self._study.objectives)}", low
         return None
 
-    def _missed(self, row: Mapping[str, Any]) -> str:
-        """A constraint that cannot be met; empty if there is none."""
+    def _missed(self, row: Mapping[str, Any]) -> tuple[str, str] | None:
+        """A constraint that cannot be met, and the column whose bound shows it; None if there is none."""
         for constraint in self._study.constraints:
             if constraint.columns <= self._known:
                 if not constraint(row):
-                    return constraint.text
+                    return constraint.text, "makespan_ps"
             elif (limit := constraint.limit) is not None and BOUNDED.get(limit.column) == ("min" if limit.below else "max"):
-                value, sign = row[limit.column], 1 if limit.below else -1
+                value, sign = row.get(limit.column), 1 if limit.below else -1
+                if value is None:  # such as energy that is not known
+                    continue
                 if sign * value > sign * limit.bound or (limit.strict and value == limit.bound):
-                    return constraint.text
-        return ""
+                    return constraint.text, limit.column
+        return None
 
     def _vector(self, row: Mapping[str, Any]) -> list[float]:
         return [sign * float(row[name]) for sign, name in zip(self._signs, self._study.objectives, strict=True)]
@@ -157,3 +107,24 @@ def _is_number(study: Study, name: str) -> bool:
     """Whether a column that is known before a run holds numbers."""
     values: Sequence[Any] = [value.column for value in study.keys[name].values] if name in study.keys else [0]
     return all(isinstance(value, (int, float)) and not isinstance(value, bool) for value in values)
+
+
+def _told(row: Mapping[str, Any], columns: Iterable[str]) -> str:
+    """The bounds of columns, in words; of the makespan if none of them has one."""
+    bounded = [name for name in columns if name in BOUNDED or name in EXACT] or ["makespan_ps"]
+    return ", ".join(f"{METRICS[name].title} {_sense(name)} {_shown(METRICS[name].unit, row[name])}" for name in bounded)
+
+
+def _sense(name: str) -> str:
+    return "is" if name in EXACT else "at least" if BOUNDED[name] == "min" else "at most"
+
+
+def _shown(unit: str, value: float) -> str:
+    match unit:
+        case "ps":
+            return format_time(round(value))
+        case "fJ":
+            return format_energy(round(value))
+        case "B":
+            return format_bytes(value)
+    return f"{value:,.4g}"

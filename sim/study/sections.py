@@ -21,6 +21,7 @@ from sim.runs.repeats import MOST as MOST_REPEATS
 from sim.scenario.sections import NAME
 
 MOST_POINTS = 1_000_000
+MOST_TRIALS = 10_000
 
 #: A name in expressions.
 IDENTIFIER = r"^[A-Za-z_][A-Za-z0-9_]{0,60}$"
@@ -77,6 +78,21 @@ class Search(Section):
         return {"title": title, "description": description, "anyOf": [alone, mapping]}
 
 
+class Optimization(Section):
+    """Settings chosen by results, a batch at a time, instead of all combinations; needs Optuna."""
+
+    trials: Whole = Field(ge=1, le=MOST_TRIALS, description="Settings that are chosen.")
+    sampler: Literal["nsga2", "nsga3", "tpe", "random"] = Field(
+        default="nsga2",
+        description="`nsga2`: a genetic algorithm for up to three objectives; `nsga3`: one for more; `tpe`: a model of good "
+        "settings, for few trials; `random`: any settings, for comparison.",
+    )
+    seed: Whole = Field(default=0, ge=0, lt=2**63, description="Seed of the choices.")
+    batch: Whole = Field(
+        default=32, ge=2, le=1000, description="Settings that are chosen at a time: the population of `nsga2` and `nsga3`."
+    )
+
+
 class StudyFile(Section):
     """Many scenarios that differ in a few keys."""
 
@@ -110,6 +126,12 @@ class StudyFile(Section):
         "combination of the axes.",
         examples=["largest workload.generate.arrivals.rate"],
     )
+    optimize: Optimization | None = Field(
+        default=None,
+        description="Choose settings by their results, instead of all combinations of the axes, to find the front of the "
+        "objectives with few runs. Ranges need no count then.",
+        examples=[{"trials": 200}],
+    )
     repeats: Whole = Field(
         default=1,
         ge=1,
@@ -133,6 +155,9 @@ class StudyFile(Section):
             raise ValueError("expected the key 'extends' or 'scenario'")
         if not (self.axes or self.zip or self.cases or self.find):
             raise ValueError("expected the key 'axes', 'zip', 'cases' or 'find'")
+        other = "sample" if self.sample is not None else "find"
+        if self.optimize is not None and (self.sample is not None or self.find is not None):
+            raise ValueError(f"expected either the key 'optimize' or the key {other!r}")
         if not self.objectives:
             raise ValueError("expected at least one objective")
         return self

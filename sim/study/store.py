@@ -5,6 +5,7 @@
 | `study.json` | the study: axes, columns, constraints, objectives, digests of all that rows depend on |
 | `base.yaml` | the base scenario; `sim run base.yaml --set ...` runs one point of it |
 | `rows/part-000000.parquet` and on | rows, in batches of the order in which runs ended |
+| `trials.log` | choices of an optimization with their results, as a journal of Optuna |
 
 A file of rows is written under another name and renamed, so a reader and a later run see whole rows, whenever this one
 is killed.
@@ -98,6 +99,12 @@ class Store:
                 self._write(part, whole.filter(pyarrow("pyarrow").array(keep)))
         return found
 
+    @property
+    def columns(self) -> list[str]:
+        """The columns of rows."""
+        names: list[str] = self._schema.names
+        return names
+
     def rows(self, columns: Sequence[str]) -> list[dict[str, Any]]:
         """Some columns of all rows that are on disk."""
         wanted = list(dict.fromkeys(columns))
@@ -181,6 +188,7 @@ def manifest(study: Study) -> dict[str, Any]:
         "constraints": [each.text for each in study.constraints],
         "objectives": dict(study.objectives),
         "find": None if study.find is None else study.find.to_json(),
+        "optimize": None if study.optimize is None else study.optimize.to_json(),
         "parts": study.parts,
     }
 

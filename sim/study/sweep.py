@@ -13,7 +13,8 @@ from typing import Any
 from sim import __version__
 from sim.base.errors import SimError
 from sim.study.batches import Batch, Job, Outcome
-from sim.study.points import CASE, Point, Study, spread
+from sim.study.optimize import TRIALS, Optimize, Told, Trials, means, worst
+from sim.study.points import CASE, Choice, Point, Study, spread
 from sim.study.pool import Here, Pool
 from sim.study.proofs import Proofs, generations
 from sim.study.search import Find, exact
@@ -68,6 +69,8 @@ def sweep(
     try:
         if study.find is not None:
             runner.run_searches(study.find)
+        elif study.optimize is not None:
+            runner.run_trials(study.optimize)
         elif exhaustive or not proofs.applies:
             todo = (point for point in study.points() if (point.number, point.seed) not in done)
             runner.run(todo, study.runs - len(done))
@@ -112,6 +115,38 @@ class _Runner:
             self.run(iter(todo), len(todo))
         self.counts.runs = self.counts.before + self.counts.done
         self._report()
+
+    def run_trials(self, asked: Optimize) -> None:
+        """Run all trials, a batch at a time; settings that have rows are not run again."""
+        signs = [1 if sense == "min" else -1 for sense in self.study.objectives.values()]
+        trials = Trials(asked, self.study.space, signs, self.store.folder / TRIALS)
+        known: dict[str, Mapping[str, Any]] = {row["plan"]: row for row in self.store.rows(self.store.columns)}
+        self.counts.before = len(known)
+        self._run_unknown(trials.finished(), known)  # rows that were lost, or are to be run again
+        while batch := trials.ask():
+            self._run_unknown(batch, known)
+            self.store.flush()
+            trials.tell([(number, self._told(number, settings, known)) for number, settings in batch])
+        self.counts.runs = self.counts.before + self.counts.done
+        self._report()
+
+    def _run_unknown(self, batch: Sequence[tuple[int, Choice]], known: dict[str, Mapping[str, Any]]) -> None:
+        """Run the points of trials that have no rows, each setting once, and add their rows by the hashes of their plans."""
+        points = [point for number, settings in batch for point in self.study.seeded(number, settings)]
+        todo = {self.study.plan_hash(point): point for point in reversed(points)}
+        todo = {plan: point for plan, point in reversed(todo.items()) if plan not in known}
+        self.found = []
+        self.run(iter(todo.values()), len(todo))
+        known.update((row["plan"], row) for row in self.found)
+
+    def _told(self, number: int, settings: Choice, known: Mapping[str, Mapping[str, Any]]) -> Told:
+        """The result of a trial: means over its seeds, and the most that each constraint is missed by."""
+        rows = [known[self.study.plan_hash(point)] for point in self.study.seeded(number, settings)]
+        values: list[list[Any]] = [[row.get(name) for name in self.study.objectives] for row in rows]
+        if any(value is None or isinstance(value, str) for row in values for value in row):
+            return Told(None)
+        missed = [{each.text: each.missed(row) for each in self.study.constraints} for row in rows]
+        return Told(means(values), worst(missed))
 
     def run_generations(self, proofs: Proofs, done: set[tuple[int, int]]) -> None:
         """Run all points but those that results of earlier generations refute."""
@@ -293,7 +328,7 @@ def estimate(study: Study, count: int = 6) -> Estimate:
 def _saved(study: Study, rows: Sequence[Mapping[str, Any]]) -> float | None:
     """The share of a sample of points that some results refute."""
     proofs = Proofs(study)
-    if study.find is not None or not proofs.applies:
+    if study.find is not None or study.optimize is not None or not proofs.applies:
         return None
     proofs.take(row for row in rows if row["status"] == OK)
     ran, refuted, tried = {row["point"] for row in rows}, 0, 0

@@ -91,11 +91,19 @@ def render(answers: Answers, count: int = 5) -> RenderableType:
 def _head(answers: Answers) -> RenderableType:
     manifest = answers.manifest
     facts = Table.grid(padding=(0, 2))
-    wanted = manifest["points"] * manifest["repeats"]
     seeds = f" x {manifest['repeats']} seeds" if manifest["repeats"] > 1 else ""
-    facts.add_row("points", f"{len(answers.points):,} of {manifest['points']:,}{seeds}")
-    if answers.find is None and answers.runs < wanted:
-        facts.add_row("missing", Text(f"{wanted - answers.runs:,} runs; `sim sweep` goes on with them", style="yellow"))
+    if answers.trials is None:
+        facts.add_row("points", f"{len(answers.points):,} of {manifest['points']:,}{seeds}")
+    else:
+        sampler = manifest["optimize"]["sampler"]
+        facts.add_row(
+            "trials", f"{answers.trials:,} of {manifest['points']:,} by {sampler}: {len(answers.points):,} points{seeds}"
+        )
+    wanted, there, runs = manifest["points"] * manifest["repeats"], answers.runs, "runs"
+    if answers.trials is not None:
+        wanted, there, runs = manifest["points"], answers.trials, "trials"
+    if answers.find is None and there < wanted:
+        facts.add_row("missing", Text(f"{wanted - there:,} {runs}; `sim sweep` goes on with them", style="yellow"))
     if answers.skipped:
         facts.add_row(
             "proven",

@@ -147,7 +147,7 @@ def study_keys() -> str:
     """docs/reference/study.md, from the schema of studies and the table of metrics."""
     schema = StudyFile.model_json_schema(mode="validation")
     keys, sections = "\n".join(_table(schema, schema)), list[str]()
-    for key, name in (("sample", "Sampling"), ("find", "Search")):
+    for key, name in (("sample", "Sampling"), ("find", "Search"), ("optimize", "Optimization")):
         section = schema["$defs"][name]
         keys = keys.replace(f"[{name}](#{name.lower()})", f"[{key}](#{key})")
         sections += [f"## {key}", "", section.get("description", "").replace("\n", " "), "", *_table(section, schema), ""]

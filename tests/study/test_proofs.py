@@ -3,17 +3,26 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
+from hypothesis import assume, given, settings
+from hypothesis import strategies as st
 
+from sim.base.errors import InputError
 from sim.runs.plan import plan
 from sim.runs.run import read, run
 from sim.scenario import from_dict
 from sim.study.answers import read_answers
+from sim.study.batches import Job
+from sim.study.bounds import BOUNDED, EXACT, BoundsOf, lower_bound
+from sim.study.metrics import measure
 from sim.study.points import load, over
 from sim.study.pool import Processes
-from sim.study.proofs import Proofs, generations, lower_bound
+from sim.study.proofs import Proofs, generations
 from sim.study.store import parts
+from tests.executors.scenarios import served
+from tests.machine.test_invariants import with_effect
 from tests.study.conftest import Written, swept
 from tests.study.test_sweep import rows
 
@@ -76,6 +85,91 @@ def test_a_link_between_devices_has_the_bound_of_its_own_work() -> None:
     for parallel in ({"tensor": 2}, {"tensor": 2, "fold": False}):
         result = run(from_dict(split | {"mapping": {"parallel": parallel}}))
         assert lower_bound(result.plan.setup, result.plan.rules) == result.bounds.link <= result.makespan
+
+
+@st.composite
+def decoding(draw: st.DrawFn) -> dict[str, Any]:
+    """A scenario whose steps are each one sequence that decodes one token."""
+    scenario: dict[str, Any] = draw(served())
+    requests = [
+        {"context": draw(st.integers(0, 600)), "tokens": draw(st.integers(1, 4)), "count": draw(st.integers(1, 2))}
+        for _ in range(draw(st.integers(1, 2)))
+    ]
+    scenario["workload"] = {"sequences": requests, "dependency": draw(st.sampled_from(("sampled", "known")))}
+    scenario["mapping"].pop("attention", None)
+    arbiter, count = scenario["hardware"]["memory"]["arbiter"], sum(each["count"] for each in requests)
+    scenario["hardware"]["memory"]["arbiter"] = with_effect(arbiter, count, {"weight_load", "kv_load", "kv_store"})
+    flop = draw(st.sampled_from(("3 pJ/FLOP", "0 pJ/FLOP")))
+    static = {"device": f"{draw(st.integers(0, 50))} W", "engine": f"{draw(st.integers(0, 5))} W"}
+    scenario["hardware"]["energy"] = {"flop": flop, "byte": {"dram": f"{draw(st.integers(0, 9))} pJ/B"}, "static": static}
+    return scenario
+
+
+@settings(max_examples=10, deadline=None)
+@given(decoding())
+def test_random_runs_are_not_below_their_bounds(scenario: dict[str, Any]) -> None:
+    try:
+        made = from_dict(scenario)
+        job = Job.of(plan(made))
+    except InputError:
+        assume(False)
+    bounds = BoundsOf(frozenset({"bytes_moved", "energy_fj"}))(job)
+    assert bounds is not None
+    assert bounds.keys() == {*BOUNDED, *EXACT}
+    found = measure(job)
+    for name, value in bounds.items():
+        assert value is not None
+        if name in EXACT:
+            assert found[name] == value, name
+        elif BOUNDED[name] == "min":
+            assert 0 < value <= found[name] or value == found[name] == 0, name
+        else:
+            assert value >= found[name], name
+
+
+ENERGY = """\
+extends: base.yaml
+scenario:
+  hardware:
+    engines: {flops: 20 GFLOP/s, vector_flops: 2 GFLOP/s}
+    energy: {flop: 1 pJ/FLOP, byte: {dram: 20 pJ/B}, static: {device: 100 mW, engine: 20 mW}}
+axes:
+  hardware.engines.count: 1..6
+  hardware.memory.bandwidth: 20..320 GB/s x6 log
+"""
+
+
+@pytest.mark.parametrize(
+    ("objectives", "constraint"),
+    [
+        ("{energy_fj: min, bandwidth: max}", "energy < 100 J"),
+        ("{energy per token: min, bandwidth: max}", "energy per token < 3 mJ"),
+        ("{makespan: min, energy: min, engines.count: max}", "makespan < 1 s"),
+    ],
+)
+def test_energy_has_a_lower_bound(written: Written, tmp_path: Path, objectives: str, constraint: str) -> None:
+    study = load(written(f"{ENERGY}constraints: ['{constraint}']\nobjectives: {objectives}\n"))
+    skipped = swept(study, tmp_path / "proven").skipped
+    swept(study, tmp_path / "every", exhaustive=True)
+    assert skipped > 0
+    proven, whole = read_answers(tmp_path / "proven"), read_answers(tmp_path / "every")
+    assert [point.number for point in proven.front()] == [point.number for point in whole.front()]
+    of_all = {row["point"]: row for row in rows(tmp_path / "every")}
+    assert not any(of_all[row["point"]]["feasible"] for row in rows(tmp_path / "proven") if "infeasible" in str(row["error"]))
+
+
+def test_bytes_are_known_before_a_run(written: Written, tmp_path: Path) -> None:
+    """Two of four contexts move more than is allowed: they are not run, though the limit is of an expression."""
+    axes = "axes: {workload.sequences.0.context: '0,500,1000,2000'}\nobjectives: {bytes_moved: min, makespan: min}\n"
+    every = load(written(f"extends: base.yaml\n{axes}"))
+    swept(every, tmp_path / "every", exhaustive=True)
+    moved = [row["bytes_moved"] for row in rows(tmp_path / "every")]
+    assert moved == sorted(moved)
+    limit = (moved[1] + moved[2]) // 2
+    study = load(written(f"extends: base.yaml\n{axes}constraints: [bytes_moved / tokens < {limit} B / tokens]\n"))
+    assert swept(study, tmp_path / "out").skipped == 2
+    assert [row["status"] for row in rows(tmp_path / "out")] == ["ok", "ok", "skipped", "skipped"]
+    assert all(row["error"].startswith("infeasible") for row in rows(tmp_path / "out")[2:])
 
 
 def test_batches_have_no_bound_before_a_run() -> None:
@@ -155,6 +249,7 @@ def test_proofs_apply_only_to_what_is_bounded(written: Written) -> None:
         ("{area: min}", False),
         ("{p99 TPOT: min}", False), ("{makespan: min, tokens_per_s: max}", True), ("{tokens_per_s: min}", False),
         ("{makespan: min, goodput_per_s: max}", False), ("{makespan: min, bandwidth: min}", True),
+        ("{energy per token: min}", True), ("{energy: max}", False), ("{watts: min}", False), ("{bytes_moved: min}", True),
     ]:  # fmt: skip
         study = load(written(GRID.replace("{makespan: min, area: min}", objectives)))
         assert Proofs(study).applies == applies, objectives

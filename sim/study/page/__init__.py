@@ -23,6 +23,7 @@ def data(answers: Answers) -> dict[str, Any]:
         "runs": answers.runs,
         "failed": answers.failed,
         "skipped": answers.skipped,
+        "trials": answers.trials,
         "seeds": answers.manifest["repeats"],
         "constraints": answers.manifest["constraints"],
         "derived": list(answers.manifest["columns"]),

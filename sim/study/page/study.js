@@ -260,6 +260,7 @@ function drawTables() {
 
 function figures() {
   const facts = [["points", count.toLocaleString("en")], ["on the front", study.points.front.filter(Boolean).length]];
+  if (study.trials !== null) facts.push(["trials", study.trials.toLocaleString("en")]);
   if (study.seeds > 1) facts.push(["seeds each", study.seeds]);
   if (study.constraints.length) facts.push(["meet all constraints", study.points.feasible.filter(Boolean).length.toLocaleString("en")]);
   if (study.skipped) facts.push(["skipped by proof", study.skipped.toLocaleString("en")]);
