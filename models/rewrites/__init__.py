@@ -26,9 +26,9 @@ from models.rewrites.heads import with_kv_heads
 from models.rewrites.in_place import read_in_place
 from models.rewrites.kernels import between_kernels, without_weight_casts
 from models.rewrites.resident import bytes_kept, without_resident
-from models.rewrites.sharding import COLLECTIVES, shard
+from models.rewrites.sharding import ALL_REDUCE, COLLECTIVES, shard
 
 __all__ = [
-    "COLLECTIVES", "P2P", "between_kernels", "bytes_kept", "check_arithmetic", "fuse", "read_in_place", "shard", "staged",
-    "unfolded", "with_formats", "with_kv_heads", "without_resident", "without_weight_casts",
+    "ALL_REDUCE", "COLLECTIVES", "P2P", "between_kernels", "bytes_kept", "check_arithmetic", "fuse", "read_in_place", "shard",
+    "staged", "unfolded", "with_formats", "with_kv_heads", "without_resident", "without_weight_casts",
 ]  # fmt: skip

@@ -10,9 +10,12 @@ import click
 from sim.base.units import format_bytes
 from sim.cli.options import scenario_arguments
 from sim.executors.size import tasks_in_all
+from sim.mapping.collectives import Fastest
+from sim.mapping.steps import fastest_of
 from sim.render import breakdown
 from sim.runs.extrapolations import extrapolations
 from sim.runs.holdings import holdings
+from sim.runs.machine import link_rates
 from sim.runs.model import models_of
 from sim.runs.plan import plan
 from sim.runs.run import read
@@ -59,14 +62,26 @@ def _devices(scenario: Scenario) -> Iterator[str]:
     parallel = scenario.mapping.parallel
     if scenario.hardware.devices.count == 1:
         return
+    of_run = models_of(scenario)
+    for each in of_run:
+        fastest = fastest_of(each.variants, scenario.mapping, link_rates(scenario))
+        if fastest is not None:
+            yield f"all-reduces of {each.model.name}: {_algorithms(fastest)}"
     like = scenario.hardware.devices.count // parallel.simulated
-    for number, held in enumerate(holdings(models_of(scenario))):
+    for number, held in enumerate(holdings(of_run)):
         name = f"device {number}" if like == 1 else f"devices {number * like} to {(number + 1) * like - 1}, each"
         layers = "no layers" if held.layers is None else f"layers {held.layers[0]} to {held.layers[1]}"
         state = f", {format_bytes(held.sequence)} a sequence" if held.sequence else ""
         kept = f"{format_bytes(held.weights)} of weights, {format_bytes(held.kv)} of KV cache a token{state}"
         sent = ", ".join(f"{many} {kind} of {format_bytes(size)}" for kind, (many, size) in held.sends.items())
         yield f"{name}: {layers}, {kept}; sends {sent or 'nothing'} in a step of one token"
+
+
+def _algorithms(fastest: Fastest) -> str:
+    """The algorithms that are fastest alone, by tokens of a step."""
+    *larger, (_, smallest) = fastest.changes()
+    beyond = [f"{name} from {tokens:,} tokens a step ({format_bytes(tokens * fastest.bytes)})" for tokens, name in larger[::-1]]
+    return ", ".join([smallest, *beyond])
 
 
 def _show(scenario: Scenario) -> None:

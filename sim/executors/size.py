@@ -12,6 +12,9 @@ from sim.workload.requests import Request
 #: Called with the output tokens so far, those in all, and the picosecond at which the last of them came.
 OnProgress = Callable[[int, int, int], None]
 
+#: New tokens of a large step: algorithms of collectives may differ from those of one token.
+MANY_TOKENS = 2**20
+
 
 class Counter:
     """A progress callback that reports cumulative counts."""
@@ -73,9 +76,13 @@ def _shared(setup: Setup, fewest: list[int], most: list[int], *, draft: bool = F
     """
     assert setup.graphs is not None
     assert setup.batching is not None
-    one, two = (len(setup.graphs(Shape((False,) * count, draft=draft))) for count in (1, 2))
     steps = max(*fewest, ceil_div(sum(fewest), setup.batching.sequences))
-    return steps * (2 * one - two) + sum(fewest) * (two - one), sum(most) * one
+    low, high = list[int](), list[int]()
+    for tokens in (1, MANY_TOKENS):
+        one, two = (len(setup.graphs(Shape((False,) * count, draft=draft, tokens=tokens))) for count in (1, 2))
+        low.append(steps * (2 * one - two) + sum(fewest) * (two - one))
+        high.append(sum(most) * one)
+    return min(low), max(high)
 
 
 def fewest_drafts(tokens: int, draft: int) -> int:

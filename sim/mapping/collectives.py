@@ -16,11 +16,19 @@ and two shots are those of custom all-reduce kernels in inference engines.
 
 from __future__ import annotations
 
+from dataclasses import dataclass, field
 from typing import Literal, NamedTuple
 
-from models.rewrites.sharding import ALL_REDUCE
+from models.rewrites import ALL_REDUCE
+from sim.base.units import PS_PER_S, ceil_div
 
 Algorithm = Literal["ring", "two_shot", "one_shot", "tree"]
+
+#: Instead of an algorithm: for each step the one that is fastest alone.
+AUTO: Literal["auto"] = "auto"
+
+#: Algorithms by how many rounds they take: of two that are as fast, the first is chosen.
+ALGORITHMS: tuple[Algorithm, ...] = ("one_shot", "two_shot", "tree", "ring")
 
 
 class Rounds(NamedTuple):
@@ -43,11 +51,12 @@ def received(of: Rounds, number: int, device: int, devices: int) -> list[tuple[i
     return [((device - distance) % devices, 0)]
 
 
-def rounds(kind: str, algorithm: Algorithm, devices: int) -> Rounds:
-    """The rounds of a collective of this kind."""
+def rounds(kind: str, algorithm: Algorithm | Literal["auto"], devices: int) -> Rounds:
+    """The rounds of a collective of this kind. An all-reduce must have an algorithm; of others `auto` is all at once."""
     others = devices - 1
     if kind != ALL_REDUCE:
         return Rounds(others, 1, devices) if algorithm == "ring" else Rounds(1, others, devices)
+    assert algorithm != AUTO
     if algorithm == "ring":
         return Rounds(2 * others, 1, devices)
     if algorithm == "two_shot":
@@ -55,3 +64,54 @@ def rounds(kind: str, algorithm: Algorithm, devices: int) -> Rounds:
     if algorithm == "one_shot":
         return Rounds(1, others, 1)
     return Rounds(2 * others.bit_length(), 1, 1)
+
+
+class LinkRates(NamedTuple):
+    """Bandwidth and latency of a link, bytes/s and ps."""
+
+    bandwidth: int
+    latency: int
+
+
+def time_alone(of: Rounds, size: int, link: LinkRates) -> int:
+    """Picoseconds of the rounds of a collective of `size` bytes, alone on such links."""
+    return of.number * (link.latency + of.sends * ceil_div(ceil_div(size, of.parts) * PS_PER_S, link.bandwidth))
+
+
+@dataclass(frozen=True, slots=True)
+class Fastest:
+    """The algorithm that is fastest alone, by number of tokens in a step, for all all-reduces of a model.
+
+    devices: that take part. bytes: of an all-reduce of one token. link: of each device.
+    """
+
+    devices: int
+    bytes: int
+    link: LinkRates
+    _made: dict[int, Algorithm] = field(default_factory=dict, init=False, repr=False, compare=False)
+
+    def algorithm(self, tokens: int) -> Algorithm:
+        """The algorithm of a step with so many new tokens."""
+        if tokens not in self._made:
+            self._made[tokens] = min(ALGORITHMS, key=lambda each: self._time(each, tokens))
+        return self._made[tokens]
+
+    def _time(self, algorithm: Algorithm, tokens: int) -> int:
+        return time_alone(rounds(ALL_REDUCE, algorithm, self.devices), tokens * self.bytes, self.link)
+
+    def least(self, tokens: int) -> int:
+        """The fewest tokens of steps that have the algorithm of this one."""
+        chosen, low, high = self.algorithm(tokens), 1, tokens
+        while low < high:
+            middle = (low + high) // 2
+            low, high = (low, middle) if self.algorithm(middle) == chosen else (middle + 1, high)
+        return high
+
+    def changes(self, most: int = 2**20) -> list[tuple[int, Algorithm]]:
+        """Numbers of tokens, descending to 1, from which on steps have an algorithm, with that."""
+        found, tokens = list[tuple[int, Algorithm]](), most
+        while tokens:
+            least = self.least(tokens)
+            found.append((least, self.algorithm(least)))
+            tokens = least - 1
+        return found

@@ -12,6 +12,8 @@ from sim.machine.kv_cache import kept_groups
 from sim.mapping.collectives import rounds
 from sim.mapping.lowering import offloaded
 from sim.mapping.settings import Parallel
+from sim.mapping.steps import fastest_of, with_algorithm
+from sim.runs.machine import link_rates
 from sim.runs.model import Modeled
 
 ACT_WRITE, WEIGHT = QUANTITIES.index("act_write"), QUANTITIES.index("weight")
@@ -50,6 +52,7 @@ def holdings(of_run: Sequence[Modeled]) -> list[Holding]:
 def _holding(of: Modeled, device: int, parallel: Parallel) -> Holding:
     ops = _on(of.kept, device)
     layers = [op.layer for op in ops.ops if op.layer >= 0]
+    parallel = with_algorithm(parallel, fastest_of(of.variants, of.scenario.mapping, link_rates(of.scenario)), tokens=1)
     groups = kept_groups(ops)
     sends: dict[str, tuple[int, int]] = {}
     for op, size in zip(ops.ops, ops.costs(0)[ACT_WRITE].tolist(), strict=True):

@@ -19,6 +19,7 @@ from sim.machine.machine import Machine, alike_devices
 from sim.machine.schedulers import SCHEDULERS, Scheduler
 from sim.machine.schedulers.checked import Checked as CheckedScheduler
 from sim.machine.settings import Link as LinkSection
+from sim.mapping.collectives import LinkRates
 from sim.mapping.settings import Parallel
 from sim.runs.shared import Shared
 from sim.runs.written import written_costs
@@ -57,6 +58,12 @@ def links_of(scenario: Scenario) -> tuple[Link, ...]:
     if host is not None:
         found += [_link_of("hardware.host.link", host, host=True)] * simulated
     return tuple(found)
+
+
+def link_rates(scenario: Scenario) -> LinkRates | None:
+    """Bandwidth and latency of the link of each device; None if there is none."""
+    link = scenario.hardware.devices.link
+    return None if link is None else LinkRates(link.bandwidth, link.latency)
 
 
 def _link_of(key: str, link: LinkSection, *, host: bool = False) -> Link:

@@ -19,7 +19,7 @@ from sim.mapping.lowering import offloaded, weight_matmuls
 from sim.mapping.settings import Execution, Offload
 from sim.mapping.steps import Shape, StepGraphs
 from sim.runs.limits import refuse, refuse_devices, refuse_parts_of_prompts, refuse_unknown_kinds, refuse_unknown_sequences
-from sim.runs.machine import arbiter_of, costs_of, energy_of, host_of, links_of, machine_of, scheduler_of
+from sim.runs.machine import arbiter_of, costs_of, energy_of, host_of, link_rates, links_of, machine_of, scheduler_of
 from sim.runs.memory import held_by_tier, kv_capacity, resident_bytes
 from sim.runs.model import Modeled, models_of, notes_of
 from sim.runs.shared import Shared
@@ -180,10 +180,11 @@ def step_graphs(scenario: Scenario, of_run: Sequence[Modeled]) -> StepGraphs:
     _refuse_unknown_offload(mapping, ops)
     on_engines = of_run[0].on_engines(scenario.hardware.engines.count)
     # A file of routing is about the model alone.
-    drafts = [StepGraphs(each.variants, on_engines, Uniform(scenario.seed)) for each in of_run[1:]]
+    link = link_rates(scenario)
+    drafts = [StepGraphs(each.variants, on_engines, Uniform(scenario.seed), link=link) for each in of_run[1:]]
     return StepGraphs(
         of_run[0].variants, on_engines, routing(scenario), draft=drafts[0] if drafts else None,
-        written=scenario.model.config is None, host=host_of(scenario) is not None,
+        written=scenario.model.config is None, host=host_of(scenario) is not None, link=link,
     )  # fmt: skip
 
 

@@ -57,7 +57,10 @@ class Batch:
         self.context, self.tokens, self.logits = sum(context), sum(query), sum(logits)
         self.emitted = sum(emitted) + len(forks)
         leaders = leader if max(leader) >= 0 else ()
-        self.shape = Shape(several=tuple(q > 1 for q in query), logits=self.logits > 0, leaders=leaders, swap=swap, draft=draft)
+        self.shape = Shape(
+            several=tuple(q > 1 for q in query), logits=self.logits > 0, leaders=leaders, swap=swap, draft=draft,
+            tokens=self.tokens,
+        )  # fmt: skip
 
     def __len__(self) -> int:
         """Number of members."""

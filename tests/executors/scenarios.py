@@ -114,9 +114,10 @@ def links() -> st.SearchStrategy[dict[str, Any]]:
 
 
 def parallelism() -> st.SearchStrategy[dict[str, Any]]:
-    tensor = st.fixed_dictionaries(
-        {"tensor": st.just(2), "algorithm": st.sampled_from(("ring", "two_shot", "one_shot", "tree")), "fold": st.booleans()}
-    )
+    tensor = st.fixed_dictionaries({
+        "tensor": st.sampled_from((2, 2, 4)), "fold": st.booleans(),
+        "algorithm": st.sampled_from(("ring", "two_shot", "one_shot", "tree", "auto")),
+    })  # fmt: skip
     pipeline = st.fixed_dictionaries({"pipeline": st.just(2), "micro_batches": st.integers(1, 3)})
     return st.one_of(tensor, pipeline, st.builds(lambda one, other: one | other, tensor, pipeline))
 
@@ -183,7 +184,7 @@ def served(draw: st.DrawFn, *, devices: bool = False) -> dict[str, Any]:
             and workload["batching"]["policy"] != "independent"
             and draw(st.booleans())
         ):
-            parallel["expert"] = 2
+            parallel["expert"] = parallel["tensor"]
         if parallel.get("pipeline", 1) > 1 or parallel.get("expert") or not parallel.get("fold", True):
             machine["sram"] = None
         if parallel.get("pipeline", 1) > 1:

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from click.testing import CliRunner
 
 import models.library
 import sim
@@ -16,7 +17,8 @@ from models.rewrites import shard
 from sim.analysis.parts import PARTS
 from sim.base.errors import ConfigError
 from sim.base.units import ceil_div
-from sim.mapping.collectives import rounds
+from sim.cli import cli
+from sim.mapping.collectives import Fastest, LinkRates, rounds, time_alone
 from sim.render.page.timeline import timeline
 from sim.runs.run import read
 from tests.executors import assert_same
@@ -165,6 +167,66 @@ class TestTimes:
     )  # fmt: skip
     def test_rounds(self, kind, algorithm, devices, expected):
         assert rounds(kind, algorithm, devices) == expected
+
+
+class TestFastest:
+    """Llama 8B on eight devices, 450 GB/s and 1 us: 8,192 bytes a token, one round of 7 messages or two of 7/8."""
+
+    LINK = LinkRates(450 * 10**9, 1_000_000)
+
+    @pytest.mark.parametrize(
+        ("algorithm", "microseconds"), [("ring", 30.311), ("two_shot", 18.311), ("one_shot", 66.245), ("tree", 61.924)]
+    )
+    def test_closed_forms(self, algorithm, microseconds):
+        assert round(time_alone(rounds("all_reduce", algorithm, 8), 2**22, self.LINK) / 1e6, 3) == microseconds
+
+    def test_one_shot_below_and_two_shot_beyond(self):
+        """7 S / B < 1 us + 14 S / 8 B, so S < 450 kB / 5.25: 85,714 bytes, ten tokens of 8,192."""
+        fastest = Fastest(8, 8192, self.LINK)
+        assert [fastest.algorithm(tokens) for tokens in (1, 10, 11, 4096)] == ["one_shot", "one_shot", "two_shot", "two_shot"]
+        assert [fastest.least(tokens) for tokens in (1, 10, 11, 4096)] == [1, 1, 11, 11]
+        assert fastest.changes() == [(11, "two_shot"), (1, "one_shot")]
+
+    def test_two_devices_take_one_round(self):
+        assert Fastest(2, 8192, self.LINK).changes() == [(1, "one_shot")]
+
+    @pytest.mark.parametrize("devices", [2, 3, 5, 8, 64])
+    @pytest.mark.parametrize("latency", [0, 1_000, 1_000_000])
+    def test_none_is_faster(self, devices, latency):
+        fastest = Fastest(devices, 1_000, LinkRates(64 * 10**9, latency))
+        for tokens in (1, 2, 7, 40, 300, 5_000):
+            times = {
+                each: time_alone(rounds("all_reduce", each, devices), 1_000 * tokens, fastest.link)
+                for each in ("ring", "two_shot", "one_shot", "tree")
+            }
+            assert times[fastest.algorithm(tokens)] == min(times.values())
+            assert fastest.algorithm(fastest.least(tokens)) == fastest.algorithm(tokens)
+
+    @pytest.mark.parametrize("executor", ["simpy", "compiled"])
+    def test_steps_have_the_algorithm_of_their_tokens(self, base, executor):
+        """A prompt of 512 tokens as `two_shot`, and the token after it as `one_shot`."""
+        two = {"workload.sequences": "[{prompt: 512, tokens: 2}]"}
+        ends = {
+            algorithm: sim.run(read(base, scenario(**two, **{"mapping.parallel.algorithm": algorithm})), executor=executor)
+            for algorithm in ("auto", "one_shot", "two_shot")
+        }
+        times = {name: np.diff(result.log.steps.end, prepend=0).tolist() for name, result in ends.items()}
+        assert times["auto"] == [times["two_shot"][0], times["one_shot"][1]]
+        assert times["auto"][0] < times["one_shot"][0]
+        assert times["auto"][1] < times["two_shot"][1]
+
+    def test_check_says_which(self, base):
+        arguments = [word for each in scenario(**{"mapping.parallel.algorithm": "auto"}) for word in ("--set", each)]
+        printed = CliRunner().invoke(cli, ["check", str(base), *arguments, "--not-resolved"]).output
+        assert "all-reduces of llama-3.1-8b: one_shot, two_shot from 11 tokens a step (90.112 kB)" in printed
+        assert "sends 2 all_reduce of 114.688 kB in a step of one token" in printed
+
+    def test_a_log_keeps_the_algorithms(self, base, tmp_path):
+        pytest.importorskip("pyarrow")
+        auto = {"mapping.parallel.algorithm": "auto", "workload.sequences": "[{prompt: 512, tokens: 2}]"}
+        result = sim.run(read(base, scenario(**auto)), executor="simpy")
+        sim.save_log(result.log, result.scenario, tmp_path / "run.parquet")
+        assert_same(result.log, sim.load_log(tmp_path / "run.parquet")[0])
 
 
 class TestRuns:

@@ -34,11 +34,11 @@ from __future__ import annotations
 
 from sim.mapping.steps.batch_graph import BatchGraph, Template
 from sim.mapping.steps.captures import Captures, LaidOut, Variants
-from sim.mapping.steps.graphs import StepGraphs
+from sim.mapping.steps.graphs import StepGraphs, fastest_of, with_algorithm
 from sim.mapping.steps.shape import LOGITS, MEMBERS, TOKENS, Shape
 from sim.mapping.steps.stitch import stitch, swapped
 
 __all__ = [
-    "LOGITS", "MEMBERS", "TOKENS", "BatchGraph", "Captures", "LaidOut", "Shape", "StepGraphs", "Template", "Variants", "stitch",
-    "swapped",
+    "LOGITS", "MEMBERS", "TOKENS", "BatchGraph", "Captures", "LaidOut", "Shape", "StepGraphs", "Template", "Variants",
+    "fastest_of", "stitch", "swapped", "with_algorithm",
 ]  # fmt: skip

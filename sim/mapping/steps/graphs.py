@@ -5,10 +5,12 @@ from __future__ import annotations
 from dataclasses import replace
 
 from models.experts import Routing
-from models.rewrites import read_in_place
+from models.graph import QUANTITIES
+from models.rewrites import ALL_REDUCE, read_in_place
 from sim.base.memo import Memo
+from sim.mapping.collectives import AUTO, Fastest, LinkRates
 from sim.mapping.lowering import lower
-from sim.mapping.settings import ModelMapping
+from sim.mapping.settings import ModelMapping, Parallel
 from sim.mapping.steps.captures import Captures, LaidOut, Variants
 from sim.mapping.steps.shape import Shape, template_of
 from sim.mapping.steps.stitch import stitch, swapped
@@ -27,18 +29,19 @@ class StepGraphs:
     """Task graphs by the shape of a step, each made once.
 
     routing: the experts that tokens choose. draft: graphs of the draft model, if steps have one. written: the graph is that of
-    the scenario, and of any step. host: as in `lower`.
+    the scenario, and of any step. host: as in `lower`. link: of each device, by which `auto` chooses algorithms.
     """
 
     def __init__(
         self, variants: Variants, mapping: ModelMapping, routing: Routing | None = None, *, draft: StepGraphs | None = None,
-        written: bool = False, host: bool = False,
+        written: bool = False, host: bool = False, link: LinkRates | None = None,
     ) -> None:  # fmt: skip
         self.captured, self.draft, self.written = variants, draft, written
         # Before stitching: a stitched graph no longer says which member's KV load an operand replaces.
         self.variants = LaidOut(variants, read_in_place) if mapping.kv == "operands" else variants
         self.mapping, self.routing, self.host = mapping, routing, host
-        self._key = KEYS.of(mapping, host, lambda: repr((mapping, host)))
+        self.fastest = fastest_of(variants, mapping, link)
+        self._key = KEYS.of(mapping, host, lambda: repr((mapping, host))) + repr(self.fastest)
         self._graphs: dict[Shape, TaskGraph] = {}
         self._drafts: dict[int, TaskGraph] = {}  # by id of the draft model's graph, which that keeps alive
         self._templates: dict[Shape, TaskTemplate] = {}
@@ -48,6 +51,7 @@ class StepGraphs:
         """Return the task graph of a step of this shape. Raises ConfigError if captures do not correspond."""
         if shape.draft:
             return self._of_draft(shape)
+        shape = shape._replace(tokens=1 if self.fastest is None or shape.swap else self.fastest.least(shape.tokens))
         if self.written:
             shape = Shape((False,))
         if self.mapping.attention == "batch":
@@ -75,7 +79,7 @@ class StepGraphs:
     def _make(self, shape: Shape) -> TaskGraph:
         """The task graph of this shape, made now."""
         if self._is_plain(shape):
-            return lower(self.variants[False, False], self.mapping, host=self.host)
+            return lower(self.variants[False, False], self._mapping_of(shape), host=self.host)
         sort = shape if self.mapping.attention == "batch" else template_of(shape)
         if sort not in self._templates:
             template = TEMPLATES.of(self.captured[False, False], (self._key, sort), lambda: self._template(sort))
@@ -89,4 +93,24 @@ class StepGraphs:
             stitched = swapped(self.captured[False, False], sort, together=together)
         else:
             stitched = stitch(self._captures, sort, together=together)
-        return TaskTemplate(stitched, self.mapping, host=self.host)
+        return TaskTemplate(stitched, self._mapping_of(sort), host=self.host)
+
+    def _mapping_of(self, shape: Shape) -> ModelMapping:
+        """The mapping with the algorithm of a step."""
+        parallel = with_algorithm(self.mapping.parallel, self.fastest, shape.tokens)
+        return self.mapping.model_copy(update={"parallel": parallel})
+
+
+def fastest_of(variants: Variants, mapping: ModelMapping, link: LinkRates | None) -> Fastest | None:
+    """The algorithms that `auto` chooses for a model; None where one is written, or there is nothing to choose."""
+    parallel = mapping.parallel
+    if parallel.algorithm != AUTO or link is None or parallel.tensor == 1:
+        return None
+    ops = variants[False, False]
+    sizes = ops.costs(0)[QUANTITIES.index("act_write"), ops.kind == ALL_REDUCE]
+    return Fastest(parallel.tensor, int(sizes.max(initial=0)), link)
+
+
+def with_algorithm(parallel: Parallel, fastest: Fastest | None, tokens: int) -> Parallel:
+    """Parallelism with the algorithm of a step of so many new tokens."""
+    return parallel if fastest is None else parallel.model_copy(update={"algorithm": fastest.algorithm(tokens)})

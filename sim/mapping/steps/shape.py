@@ -14,7 +14,7 @@ class Shape(NamedTuple):
     several: for each member, whether it feeds in more than one token. logits: whether any are wanted.
     leaders: for each member the one that loads the context they share, -1 if it shares none; empty if none share.
     swap: the KV cache of the members moves out of the device's memory or back in, and nothing else happens.
-    draft: it is a step of the draft model.
+    draft: it is a step of the draft model. tokens: new tokens of all members, on which the algorithm of all-reduces may depend.
     """
 
     several: tuple[bool, ...]
@@ -22,6 +22,7 @@ class Shape(NamedTuple):
     leaders: tuple[int, ...] = ()
     swap: Literal["", "out", "in"] = ""
     draft: bool = False
+    tokens: int = 1
 
     @property
     def plain(self) -> bool:
@@ -39,8 +40,8 @@ class Shape(NamedTuple):
         if self.swap:
             return Shape((False,), logits=False, swap=self.swap)
         if not any(self.several):
-            return Shape((False, False), logits=self.logits)
-        return Shape((True,) if all(self.several) else (False, True), logits=self.logits)
+            return Shape((False, False), logits=self.logits, tokens=self.tokens)
+        return Shape((True,) if all(self.several) else (False, True), logits=self.logits, tokens=self.tokens)
 
 
 def template_of(shape: Shape) -> Shape:
@@ -52,6 +53,6 @@ def template_of(shape: Shape) -> Shape:
         return Shape((False,), logits=False, swap=shape.swap)
     sorts = tuple(dict.fromkeys(shape.several))
     if not shape.leaders:
-        return Shape(sorts, logits=shape.logits)
+        return Shape(sorts, logits=shape.logits, tokens=shape.tokens)
     leaders = [-1] * len(sorts) + [leader for leader in range(len(sorts)) for _ in sorts]
-    return Shape(sorts + sorts * len(sorts), logits=shape.logits, leaders=tuple(leaders))
+    return Shape(sorts + sorts * len(sorts), logits=shape.logits, leaders=tuple(leaders), tokens=shape.tokens)
