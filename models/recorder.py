@@ -26,6 +26,7 @@ from torch.utils.flop_counter import flop_registry
 
 from models import shapes
 from models.attention import ASIDE, current_role, needed
+from models.boxes import box_of, rows_before, volume
 from models.cache import KV_STORE
 from models.recording import Node, Recording, Storage, alive, amounts, by_first_use, with_transfers
 from models.scans import with_scans
@@ -108,8 +109,8 @@ class Recorder(TorchDispatchMode):
     def register_cache(self, buffer: torch.Tensor, layer: int, past: int) -> None:
         """Register `buffer` [B, KV, rows, D] or [B, rows, D] as a cache of a layer; its first `past` rows are from before."""
         storage = self._storage(buffer)
-        storage.kind, storage.layer, storage.past, storage.rows = "cache", layer, past, buffer.shape[-2]
-        storage.shape = tuple(buffer.shape)
+        storage.kind, storage.layer, storage.past = "cache", layer, past
+        storage.shape, storage.element = tuple(buffer.shape), buffer.element_size()
         if self.kv_shape == (0, 0) and buffer.dim() == 4:
             self.kv_shape = (buffer.shape[1], buffer.shape[3])
 
@@ -276,10 +277,12 @@ class Recorder(TorchDispatchMode):
             if storage.kind == "weight":
                 weight += size
             elif storage.kind == "cache":
-                old, whole = _past_bytes(tensor, storage, size)
-                if not whole:
-                    raise NotImplementedError(f"{name} at {self._paths[-1]!r} reads a part of the cache that is not whole rows")
-                storage.loaded = max(storage.loaded, old)
+                box = box_of(tensor.shape, tensor.stride(), int(tensor.storage_offset()), storage.shape)
+                if box is None:
+                    raise NotImplementedError(f"{name} at {self._paths[-1]!r} reads parts of the cache with gaps between them")
+                before = rows_before(box, storage.past)
+                storage.read.add(before)
+                old = volume(before) * tensor.element_size()
                 storage.chosen |= bool(needed())
                 act_read += size - old
             elif storage.kind == "activation" and not state_store:  # a state is stored from where its scan has it
@@ -301,14 +304,6 @@ class Recorder(TorchDispatchMode):
             consumed = 0 if name in GATHERS else max((t.numel() for t in read), default=0)
             vector_ops = max(produced, consumed)
         return flops, vector_ops, weight, 0, kv_write, act_read, act_write, 0, state_write
-
-
-def _past_bytes(tensor: torch.Tensor, storage: Storage, size: int) -> tuple[int, bool]:
-    """Bytes of rows from before the step in a tensor that is all rows of a cache or its last, and whether it is that."""
-    count, rest = divmod(size * storage.rows, math.prod(storage.shape) * tensor.element_size())
-    first = int(tensor.storage_offset()) // storage.shape[-1] % storage.rows
-    old = size * max(0, storage.past - first)
-    return old // max(count, 1), not rest and first + count == storage.rows and old % max(count, 1) == 0
 
 
 def _layers_path(model: torch.nn.Module, layers: int) -> str:

@@ -10,6 +10,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+from models.boxes import Box, covered
 from models.cache import KV_STORE
 from models.op import QUANTITIES
 from models.states import STATE_LOAD, STATE_STORE
@@ -39,9 +40,9 @@ class Storage:
     name: str = ""  # of the parameter
     layer: int = -1  # of the cache or state
     past: int = 0  # rows of the cache from before the step
-    rows: int = 0
     shape: tuple[int, ...] = ()  # of the cache: [B, KV, rows, D], or [B, rows, D] of keys of an indexer
-    loaded: int = 0  # bytes of past rows that the step needs
+    element: int = 0  # its bytes
+    read: set[Box] = field(default_factory=set)  # parts of past rows that the step needs
     chosen: bool = False  # whether it needs only some of the rows, which it chooses anew in every step
     writers: tuple[int, ...] = ()
     readers: set[int] = field(default_factory=set)  # since it was last written
@@ -233,7 +234,7 @@ def _load(append: Node, layer: int, caches: Sequence[Storage]) -> Node:
         hint=CHOSEN if any(storage.chosen for storage in caches) else "",
         dtype=append.dtype,
         shape=(*keys.shape[:-2], keys.past, keys.shape[-1]),
-        costs=amounts(kv_read=sum(storage.loaded for storage in caches)),
+        costs=amounts(kv_read=sum(storage.element * covered(storage.read) for storage in caches)),
     )
 
 
