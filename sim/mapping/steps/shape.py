@@ -14,7 +14,7 @@ class Shape(NamedTuple):
     several: for each member, whether it feeds in more than one token. logits: whether any are wanted.
     leaders: for each member the one that loads the context they share, -1 if it shares none; empty if none share.
     swap: the KV cache of the members moves out of the device's memory or back in, and nothing else happens.
-    draft: it is a step of the draft model.
+    draft: it is a step of the draft model. device: the first device of the replica that it runs on.
     """
 
     several: tuple[bool, ...]
@@ -22,6 +22,7 @@ class Shape(NamedTuple):
     leaders: tuple[int, ...] = ()
     swap: Literal["", "out", "in"] = ""
     draft: bool = False
+    device: int = 0
 
     @property
     def plain(self) -> bool:
