@@ -21,7 +21,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import numpy.typing as npt
@@ -75,7 +75,7 @@ class Requests:
     tokens: output tokens. alone: ps that the critical chains of its steps computed and transferred. gaps: all inter-token
     latencies, request after request; of_gap: whose they are. counted: whether statistics take it in, or it belongs to the
     warm-up. begin, end: ps, the time that rates are of: from the end of the warm-up to the last token of the run.
-    emitted: output tokens in that time, whosever.
+    emitted: output tokens in that time, whosever. replica: number of the one that served each; None if there is one.
     """
 
     arrival: Times
@@ -90,6 +90,7 @@ class Requests:
     begin: int
     end: int
     emitted: int
+    replica: npt.NDArray[np.int32] | None = None
 
     def __len__(self) -> int:
         return len(self.arrival)
@@ -126,6 +127,11 @@ class Requests:
             "e2e": Distribution.of(self.e2e[self.counted]),
             "queued": Distribution.of(self.queued[self.counted]),
         }
+
+    def of_replica(self, number: int) -> Requests:
+        """The same requests, of which statistics take in only those of a replica."""
+        assert self.replica is not None
+        return replace(self, counted=self.counted & (self.replica == number))
 
     @property
     def tokens_per_second(self) -> float:
@@ -190,5 +196,16 @@ def requests(log: EventLog, chains: Times, *, warmup_time: int = 0, warmup_reque
     return Requests(
         arrival=log.arrival, started=started, first=token[after - tokens], last=token[after - 1], tokens=tokens, alone=alone,
         gaps=(token[1:] - token[:-1])[same], of_gap=sequence[1:][same], counted=counted, begin=min(begin, finish), end=finish,
-        emitted=int((token > begin).sum()),
+        emitted=int((token > begin).sum()), replica=_replicas(log),
     )  # fmt: skip
+
+
+def _replicas(log: EventLog) -> npt.NDArray[np.int32] | None:
+    """The replica that served each request; None if there is one."""
+    if log.machine.replicas == 1:
+        return None
+    members = log.members
+    of_graph = np.array([log.machine.replica_of(graph.first_device) for graph in log.graphs], dtype=np.int32)
+    found = np.zeros(len(log.arrival), dtype=np.int32)
+    found[members.sequence] = of_graph[log.steps.graph[members.step]]
+    return found

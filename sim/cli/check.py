@@ -68,6 +68,8 @@ def _devices(scenario: Scenario) -> Iterator[str]:
         if fastest is not None:
             yield f"all-reduces of {each.model.name}: {_algorithms(fastest)}"
     like = scenario.hardware.devices.count // parallel.simulated
+    if parallel.data > 1:
+        yield f"{parallel.data} replicas behind the router {scenario.workload.router.name}, each of these devices:"
     for number, held in enumerate(holdings(of_run)):
         name = f"device {number}" if like == 1 else f"devices {number * like} to {(number + 1) * like - 1}, each"
         layers = "no layers" if held.layers is None else f"layers {held.layers[0]} to {held.layers[1]}"

@@ -22,6 +22,7 @@ from sim.machine.schedulers import SCHEDULERS
 from sim.runs.run import read
 from sim.scenario.shipped import scenarios
 from sim.serving.policies import BATCHING_POLICIES
+from sim.serving.routers import ROUTERS
 
 
 def _scenarios() -> list[tuple[str, ...]]:
@@ -85,6 +86,7 @@ LISTS: dict[str, Callable[[], list[tuple[str, ...]]]] = {
     "arbiters": _of(ARBITERS),
     "schedulers": _of(SCHEDULERS),
     "batching": _of(BATCHING_POLICIES),
+    "routers": _of(ROUTERS),
     "costs": _of(COST_MODELS),
     "scenarios": _scenarios,
 }

@@ -141,6 +141,7 @@ def _machine(metadata: Mapping[str, str]) -> Machine:
     return alike_devices(
         count, engines=int(metadata["sim.engines"]) // count, channels=int(metadata["sim.channels"]) // count,
         like=several.get("like", 1), link=several.get("link", 0), host=several.get("host", 0),
+        replicas=several.get("replicas", 1),
     )  # fmt: skip
 
 
@@ -178,7 +179,9 @@ class _Batched:
         if not self._graphs:
             return {}
         shapes = [
-            (graph.ops.shape if isinstance(graph.ops, BatchGraph) else Shape((False,)))._replace(draft=graph.draft)
+            (graph.ops.shape if isinstance(graph.ops, BatchGraph) else Shape((False,)))._replace(
+                draft=graph.draft, device=graph.first_device
+            )
             for graph in self._graphs
         ]
         return {"shapes": shapes, "graph": self._graph, "members": self._members}
@@ -257,11 +260,10 @@ class Writer:
         }  # fmt: skip
         if part.cache is not None:
             self._facts["sim.cache"] = json.dumps(part.cache)
-        if part.machine.links:
+        if part.machine.links or part.machine.replicas > 1:
             bandwidth = {part.machine.channels[link].kind: part.machine.channels[link].bandwidth for link in part.machine.links}
-            self._facts["sim.devices"] = json.dumps(
-                {"like": part.machine.like, "count": len(part.machine.devices), **bandwidth}
-            )
+            several = {"like": part.machine.like, "count": len(part.machine.devices), "replicas": part.machine.replicas}
+            self._facts["sim.devices"] = json.dumps({**several, **bandwidth})
         self._steps += len(part.steps)
         self._rows += len(part.tasks)
         self._intervals += len(part.services)

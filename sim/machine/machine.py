@@ -36,12 +36,13 @@ class Channel:
 class Machine:
     """devices: by number. channels: by number, memories of all devices, then links between them, then links to the host.
 
-    like: devices that each of these stands for.
+    like: devices that each of these stands for. replicas: groups of equally many devices, in order, that share nothing.
     """
 
     devices: tuple[Device, ...]
     channels: tuple[Channel, ...]
     like: int = 1
+    replicas: int = 1
 
     @property
     def engines(self) -> int:
@@ -63,6 +64,10 @@ class Machine:
     def device_of(self, engine: int) -> int:
         """The number of the device of an engine."""
         return next(number for number, device in enumerate(self.devices) if engine in device.engines)
+
+    def replica_of(self, device: int) -> int:
+        """The number of the replica that a device belongs to."""
+        return device * self.replicas // len(self.devices)
 
     @property
     def engine_names(self) -> list[str]:
@@ -89,13 +94,15 @@ def one_device(*, engines: int, channels: int = 1, like: int = 1, link: int = 0,
     return alike_devices(1, engines=engines, channels=channels, like=like, link=link, host=host)
 
 
-def alike_devices(count: int, *, engines: int, channels: int = 1, like: int = 1, link: int = 0, host: int = 0) -> Machine:
+def alike_devices(
+    count: int, *, engines: int, channels: int = 1, like: int = 1, link: int = 0, host: int = 0, replicas: int = 1
+) -> Machine:
     """A machine of some devices of the same kind. engines, channels: of each device, its memory channels.
 
     like: devices that do the same, each of which one stands for. link: bytes/s of the link of a device to the others, if there
-    are any. host: bytes/s of the link of a device to the host, 0 if there is none.
+    are any. host: bytes/s of the link of a device to the host, 0 if there is none. replicas: groups that these devices make up.
     """
-    names = [f"device {number} " if count > 1 else "" for number in range(count)]
+    names = _names(count, replicas)
     memory = [
         Channel(name=f"{name}channel {number}", kind="memory", device=device)
         for device, name in enumerate(names)
@@ -104,7 +111,7 @@ def alike_devices(count: int, *, engines: int, channels: int = 1, like: int = 1,
     links = [
         Channel(name=f"{name}link", kind="link", device=device, bandwidth=link)
         for device, name in enumerate(names)
-        if like * count > 1
+        if like * count > replicas
     ]
     hosts = [
         Channel(name=f"{name}host link", kind="host", device=device, bandwidth=host)
@@ -115,4 +122,13 @@ def alike_devices(count: int, *, engines: int, channels: int = 1, like: int = 1,
         Device(name=name.strip() or "device", engines=range(number * engines, (number + 1) * engines))
         for number, name in enumerate(names)
     )
-    return Machine(devices=devices, channels=(*memory, *links, *hosts), like=like)
+    return Machine(devices=devices, channels=(*memory, *links, *hosts), like=like, replicas=replicas)
+
+
+def _names(count: int, replicas: int) -> list[str]:
+    """Beginnings of the names of engines and channels of each device."""
+    each = count // replicas
+    if replicas == 1:
+        return [f"device {number} " if count > 1 else "" for number in range(count)]
+    own = [f"device {number} " if each > 1 else "" for number in range(each)]
+    return [f"replica {replica} {name}" for replica in range(replicas) for name in own]

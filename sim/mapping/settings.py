@@ -90,8 +90,15 @@ class Offload(Section):
 
 
 class Parallel(Section):
-    """Parallelism over the devices of `hardware.devices`: as many as the product of `tensor` and `pipeline`."""
+    """Parallelism over the devices of `hardware.devices`: as many as the product of `data`, `tensor` and `pipeline`."""
 
+    data: Whole = Field(
+        default=1,
+        ge=1,
+        le=1024,
+        description="Data parallelism: replicas of the model, each on `tensor` x `pipeline` devices of its own, with a KV "
+        "cache and batches of its own; `workload.router` gives each request to one of them. Only for batches.",
+    )
     tensor: Whole = Field(
         default=1, ge=1, le=1024, description="Tensor parallelism: devices that each hold a part of every layer of their stage."
     )
@@ -112,8 +119,8 @@ class Parallel(Section):
         default=None,
         ge=1,
         le=1024,
-        description="Batches in flight at a time, each with its own share of the requests (in turn) and of the KV cache; null: "
-        "as many as there are stages.",
+        description="Batches in flight at a time in a replica, each with its own share of the requests (in turn) and of the KV "
+        "cache; null: as many as there are stages.",
     )
     fold: bool = Field(
         default=True,
@@ -130,6 +137,11 @@ class Parallel(Section):
     @property
     def simulated(self) -> int:
         """Number of devices that are simulated."""
+        return self.data * self.group
+
+    @property
+    def group(self) -> int:
+        """Number of devices of a replica that are simulated."""
         return self.pipeline * self.copies
 
     @property

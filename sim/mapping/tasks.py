@@ -99,6 +99,7 @@ class TaskGraph:
     outputs, output_start: CSR of the tasks that need it.
     links: the same edges, through joins where there are very many; executors follow these.
     kv_loads, kv_stores: layer -> tasks that read or append to the KV cache of that layer, or load or store its state.
+    first_device: that of the replica that the step runs on.
     """
 
     ops: OpGraph
@@ -120,6 +121,7 @@ class TaskGraph:
     output_start: npt.NDArray[np.int32] = field(repr=False)
     kv_loads: Mapping[int, tuple[int, ...]] = field(default_factory=dict)
     kv_stores: Mapping[int, tuple[int, ...]] = field(default_factory=dict)
+    first_device: int = 0
     _made: dict[str, Any] = field(default_factory=dict, init=False, repr=False, compare=False)  # columns made so far
 
     def __len__(self) -> int:
@@ -136,7 +138,7 @@ class TaskGraph:
     @property
     def device(self) -> IntArray:
         """[task]: the simulated device on whose engines, memory and link it runs."""
-        return self.ops.device[self.op]
+        return self.first_device + self.ops.device[self.op]
 
     @property
     def draft(self) -> bool:

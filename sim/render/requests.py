@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -10,10 +11,12 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 
 from sim.analysis.goodput import Goodput
-from sim.analysis.requests import TITLES, Distribution
+from sim.analysis.requests import TITLES, Distribution, Requests
 from sim.base.units import format_bytes, format_time
 from sim.render.narrow import Fitted, glued
 from sim.runs.result import Result
+
+MOST_REPLICAS = 16  # that a terminal has a row of
 
 
 def worth_showing(result: Result) -> bool:
@@ -37,6 +40,23 @@ def _cache(result: Result) -> dict[str, Any]:
             "evicted_blocks": cache.evicted,
         }
     }
+
+
+def _replicas(result: Result) -> dict[str, Any]:
+    """The key `replicas`: requests that each served, their output tokens, and TTFT and TPOT; none where there is one."""
+    return {"replicas": [_replica(result.requests, number) for number in _numbers(result)]} if _numbers(result) else {}
+
+
+def _numbers(result: Result) -> range:
+    """Numbers of the replicas, if there are several."""
+    return range(result.log.machine.replicas if result.requests.replica is not None else 0)
+
+
+def _replica(requests: Requests, number: int) -> dict[str, Any]:
+    own = requests.of_replica(number)
+    times, served = own.times(), np.flatnonzero(requests.replica == number)
+    latencies = {f"{name}_ps": _distribution(times[name]) for name in ("ttft", "tpot", "e2e")}
+    return {"requests": len(served), "tokens": int(own.tokens[served].sum()), **latencies}
 
 
 def bytes_saved(result: Result) -> int:
@@ -63,11 +83,13 @@ def data(result: Result) -> dict[str, Any]:
         "fairness": {name: None if index is None else round(index, 6) for name, index in r.fairness().items()},
         **({} if result.goodput is None else {"goodput": _goodput(result.goodput)}),
         **_cache(result),
+        **_replicas(result),
         "each": [
             {
                 "sequence": number, "arrival_ps": arrival, "queued_ps": queued, "ttft_ps": ttft,
                 "tpot_ps": None if mean < 0 else mean, "e2e_ps": e2e, "tokens": tokens,
                 "slowdown": round(slowdown, 6), "counted": counted,
+                **({} if r.replica is None else {"replica": int(r.replica[number])}),
             }
             for number, (arrival, queued, ttft, mean, e2e, tokens, slowdown, counted) in enumerate(
                 zip(
@@ -153,13 +175,27 @@ def render(result: Result) -> RenderableType:
         saved = f"{format_bytes(bytes_saved(result))} of KV cache were there; {cache.evicted:,} blocks evicted"
         facts.add_row("prefix", glued(f"{found} found{rate}: {saved}"))
     if left_out == len(r):
-        return facts
+        return Group(facts, *_table_of_replicas(result))
     rows = [
         (TITLES[name], *map(format_time, (found.mean, found.p50, found.p90, found.p99, found.largest)))
         for name, found in r.times().items()
         if found is not None and found.largest
     ]
-    return Group(facts, Fitted(("", "mean", "p50", "p90", "p99", "max"), rows, drop=("p90", "max", "mean")))
+    latencies = Fitted(("", "mean", "p50", "p90", "p99", "max"), rows, drop=("p90", "max", "mean"))
+    return Group(facts, latencies, *_table_of_replicas(result))
+
+
+def _table_of_replicas(result: Result) -> Iterator[RenderableType]:
+    """A table of what each replica served; none where there is one. Of many, the first ones."""
+    rows = []
+    for number in _numbers(result)[:MOST_REPLICAS]:
+        found = _replica(result.requests, number)
+        means = [format_time(times["mean"]) if (times := found[f"{name}_ps"]) else "-" for name in ("ttft", "tpot", "e2e")]
+        p99 = format_time(found["e2e_ps"]["p99"]) if found["e2e_ps"] else "-"
+        rows.append((str(number), f"{found['requests']:,}", f"{found['tokens']:,}", *means, p99))
+    if rows:
+        columns = ("replica", "requests", "tokens", "TTFT, mean", "TPOT, mean", "end to end, mean", "p99")
+        yield Fitted(columns, rows, drop=("p99", "end to end, mean", "tokens"))
 
 
 def _short(number: float) -> str:

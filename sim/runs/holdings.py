@@ -36,11 +36,11 @@ class Holding:
 
 
 def holdings(of_run: Sequence[Modeled]) -> list[Holding]:
-    """The holdings of all simulated devices, by number. of_run: the model, and the draft model, if there is one."""
+    """The holdings of all simulated devices of a replica. of_run: the model, and the draft model, if there is one."""
     model, *drafts = of_run
     parallel = model.scenario.mapping.parallel
     found = []
-    for device in range(parallel.simulated):
+    for device in range(parallel.group):
         held, *beside = (_holding(of, device, parallel) for of in (model, *drafts))
         for each in beside:
             weights, kv, sequence = held.weights + each.weights, held.kv + each.kv, held.sequence + each.sequence

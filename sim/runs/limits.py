@@ -11,7 +11,7 @@ from fractions import Fraction
 
 import numpy as np
 
-from sim.base.errors import ConfigError, unknown
+from sim.base.errors import ConfigError, about, unknown
 from sim.base.units import format_bytes
 from sim.executors.operands import refuse_large_activations, sram_use
 from sim.executors.setup import Setup, lanes_of
@@ -26,6 +26,7 @@ from sim.scenario import Scenario
 from sim.serving.batch import Batch, Member
 from sim.serving.batching import ResolvedBatching
 from sim.serving.prefix import bytes_held
+from sim.serving.routers import ROUTERS
 from sim.workload.requests import Request
 
 DISTINCT = 256  # most distinct requests whose times are estimated one by one before a run
@@ -46,10 +47,12 @@ def refuse(setup: Setup, *, rows: bool) -> None:
 def refuse_devices(scenario: Scenario) -> None:
     """Raise ConfigError for devices that nothing uses, or whose links have no costs."""
     count, parallel = scenario.hardware.devices.count, scenario.mapping.parallel
-    if parallel.pipeline == 1 and parallel.tensor != count:
+    if parallel.data > 1:
+        _refuse_replicas(scenario)
+    elif parallel.pipeline == 1 and parallel.tensor != count:
         message = f"expected {count}, the number of devices (hardware.devices.count), found {parallel.tensor}"
         raise ConfigError("mapping.parallel.tensor", message)
-    if parallel.tensor * parallel.pipeline != count:
+    elif parallel.tensor * parallel.pipeline != count:
         found = f"{parallel.tensor} x {parallel.pipeline}"
         message = f"expected tensor x pipeline of {count}, the number of devices (hardware.devices.count), found {found}"
         raise ConfigError("mapping.parallel", message)
@@ -80,6 +83,22 @@ def refuse_parts_of_prompts(batching: ResolvedBatching | None, sequences: Sequen
         raise ConfigError("workload.batching.kv.prefix_cache", f"{why}, so none can share its begin; expected false")
     if batching.prefills_again:
         raise ConfigError("workload.batching.kv.full", f"{why}, but not the answer beside it; expected wait or swap")
+
+
+def _refuse_replicas(scenario: Scenario) -> None:
+    """Raise ConfigError for replicas that are not as many as the devices, or that nothing can be dealt out to."""
+    count, parallel, workload = scenario.hardware.devices.count, scenario.mapping.parallel, scenario.workload
+    if parallel.data * parallel.tensor * parallel.pipeline != count:
+        found = f"{parallel.data} x {parallel.tensor} x {parallel.pipeline}"
+        message = f"data x tensor x pipeline of {count}, the number of devices (hardware.devices.count), found {found}"
+        raise ConfigError("mapping.parallel", f"expected {message}")
+    if workload.batching.alone:
+        message = "expected batches where there are replicas (mapping.parallel.data), found independent sequences"
+        raise ConfigError("workload.batching.policy", message)
+    if workload.concurrency is not None:
+        raise ConfigError("mapping.parallel.data", f"expected 1 in a closed loop (workload.concurrency), found {parallel.data}")
+    with about("workload.router"):
+        ROUTERS.make(workload.router.name, workload.router.options)
 
 
 def refuse_unknown_kinds(setup: Setup, execution: Execution) -> None:

@@ -23,7 +23,7 @@ def kv_capacity(scenario: Scenario, of_run: Sequence[Modeled], sequences: Sequen
     batched = not scenario.workload.batching.alone
     if scenario.mapping.offload is not None:
         _refuse_large_host(scenario, _of_host(scenario, of_run))
-    if scenario.mapping.parallel.simulated > 1:
+    if scenario.mapping.parallel.group > 1:
         return _capacity_of_all(scenario, of_run, sequences)
     if capacity is not None and scenario.model.config is not None:
         alone = () if batched else [(request.final, 1) for request in sequences]
@@ -42,7 +42,7 @@ def kv_capacity(scenario: Scenario, of_run: Sequence[Modeled], sequences: Sequen
 
 
 def _capacity_of_all(scenario: Scenario, of_run: Sequence[Modeled], sequences: Sequence[Request]) -> int | None:
-    """Bytes for KV caches on all simulated devices together, None if unbounded, as `kv_capacity`.
+    """Bytes for KV caches on all simulated devices of a replica together, None if unbounded, as `kv_capacity`.
 
     The device that is full first limits all of them: a token takes its bytes on each.
     """
@@ -77,7 +77,7 @@ def held_by_tier(scenario: Scenario, of_run: Sequence[Modeled]) -> tuple[tuple[s
         return ()
     host = _of_host(scenario, of_run)
     of_host = [("host", "weights", host)] if host else []
-    if scenario.mapping.parallel.simulated > 1:
+    if scenario.mapping.parallel.group > 1:
         return tuple(of_host)
     weights = sum(each.holder.weights for each in of_run)
     found = [("memory", "weights", weights), *of_host]
@@ -89,7 +89,7 @@ def held_by_tier(scenario: Scenario, of_run: Sequence[Modeled]) -> tuple[tuple[s
 
 def _of_host(scenario: Scenario, of_run: Sequence[Modeled]) -> int:
     """Bytes of weights in the memory of the host, of all devices that have it."""
-    like = scenario.hardware.devices.count // scenario.mapping.parallel.simulated
+    like = scenario.hardware.devices.count // scenario.mapping.parallel.group
     return like * sum(each.holder.host for each in of_run)
 
 

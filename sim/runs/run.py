@@ -23,11 +23,12 @@ from sim.runs.plan import Plan, plan
 from sim.runs.result import Result, Timing
 from sim.scenario import Known, Scenario, load, override
 from sim.serving.policies import BATCHING_POLICIES
+from sim.serving.routers import ROUTERS
 
 
 def known_names() -> Known:
     """The names that a scenario may use for its policies, third-party ones included."""
-    return {"arbiter": ARBITERS, "scheduler": SCHEDULERS, "batching": BATCHING_POLICIES, "cost": COST_MODELS}
+    return {"arbiter": ARBITERS, "scheduler": SCHEDULERS, "batching": BATCHING_POLICIES, "router": ROUTERS, "cost": COST_MODELS}
 
 
 def read(path: str | Path, overrides: list[str] | None = None) -> Scenario:

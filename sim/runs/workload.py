@@ -97,11 +97,13 @@ def batching(
     if written.max_tokens is not None and written.max_tokens < needed:
         message = f"expected at least {needed}, so that all of a batch can decode, found {written.max_tokens}"
         raise ConfigError("workload.batching.max_tokens", message)
-    loops = 1 if written.alone else min(scenario.mapping.parallel.batches, len(sequences))
+    parallel = scenario.mapping.parallel
+    loops = 1 if written.alone else min(parallel.batches, len(sequences))
     if loops > 1:
         _refuse_what_cannot_be_dealt(scenario, sequences)
     resolved = ResolvedBatching(
         settings=written, prefill=workload.prefill, speculation=drafts, sequences=ceil_div(most, loops), loops=loops,
+        replicas=parallel.data, router=workload.router, devices=parallel.group,
         layout=_layout(of_run, written.kv.block), capacity=None if capacity is None else capacity // loops,
         seed=scenario.seed,
     )  # fmt: skip

@@ -14,6 +14,7 @@ OPEN_NAMES: tuple[tuple[str, KeyPath, str], ...] = (
     ("arbiter", ("hardware", "memory", "arbiter"), "name"),
     ("scheduler", ("scheduler",), "name"),
     ("batching", ("workload", "batching"), "policy"),
+    ("router", ("workload", "router"), "name"),
     ("cost", ("cost",), "model"),
 )
 

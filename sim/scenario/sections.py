@@ -24,7 +24,7 @@ from sim.machine.settings import Hardware, Scheduler
 from sim.mapping.settings import ModelMapping
 from sim.scenario.graph_op import MAX_OPS, GraphOp
 from sim.scenario.paths import folder_of, with_absolute_paths
-from sim.serving.settings import Batching, Prefill, Routing, Speculative
+from sim.serving.settings import Batching, Prefill, Router, Routing, Speculative
 from sim.workload.requests import MAX_CONTEXT, MAX_REQUESTS, MAX_TOKENS
 from sim.workload.settings import Concurrency, Generate, RequestTrace
 
@@ -121,6 +121,10 @@ class Workload(Section):
         "`known`: tokens are given beforehand (drafts, teacher forcing) and their steps overlap.",
     )
     batching: Batching = default("independent", description="Which sequences share a step.")
+    router: Router = default(
+        "round_robin",
+        description="Which replica of the model serves a request (`mapping.parallel.data`); chosen as it arrives.",
+    )
     prefill: Prefill = default({}, description="How prompts are prefilled.")
     speculative: Speculative | None = Field(default=None, description="Speculative decoding; null: one token at a time.")
     step_overhead: Duration = default(

@@ -38,16 +38,16 @@ class Batch:
 
     table: int64 [member, field of Member]. swap: direction in which the KV cache of the only member moves, in a step that does
     nothing else. forks: sequences outside of the step whose first token comes from the logits of another sample of their
-    prompt. draft: it is a step of the draft model, from which no member gets a token. emitted: output tokens of members and
-    forks. context, tokens, logits: totals over the members, of their context, query and logits. shape: everything that the
-    structure of the step's graph depends on.
+    prompt. draft: it is a step of the draft model, from which no member gets a token. device: as in `Shape`.
+    emitted: output tokens of members and forks. context, tokens, logits: totals over the members, of their context, query and
+    logits. shape: everything that the structure of the step's graph depends on.
     """
 
     __slots__ = ("_members", "context", "emitted", "forks", "logits", "shape", "swap", "table", "tokens")
 
     def __init__(
         self, members: Sequence[Member], swap: Literal["", "out", "in"] = "", forks: tuple[int, ...] = (), *,
-        draft: bool = False,
+        draft: bool = False, device: int = 0,
     ) -> None:  # fmt: skip
         self._members: tuple[Member, ...] | None = tuple(members)
         _, context, query, _, logits, emitted, leader = zip(*members, strict=True)
@@ -59,7 +59,7 @@ class Batch:
         leaders = leader if max(leader) >= 0 else ()
         self.shape = Shape(
             several=tuple(q > 1 for q in query), logits=self.logits > 0, leaders=leaders, swap=swap, draft=draft,
-            tokens=self.tokens,
+            tokens=self.tokens, device=device,
         )  # fmt: skip
 
     def __len__(self) -> int:

@@ -28,6 +28,7 @@ from sim.serving.blocks import KVBlocks
 from sim.serving.drafting import draft_steps
 from sim.serving.policies import BATCHING_POLICIES, BatchingPolicy
 from sim.serving.prefix import blocks_of
+from sim.serving.routed import Inbox, inboxes
 from sim.serving.sequence import SequenceState
 from sim.serving.speculation import accepted
 from sim.workload.requests import Request
@@ -36,11 +37,14 @@ from sim.workload.requests import Request
 def loops(
     batching: ResolvedBatching, requests: Sequence[Request], *, concurrency: int | None = None, think: int = 0
 ) -> list[Batcher]:
-    """The loops of a run: one for all requests, or some that take them in turn, or for each request one, or `concurrency` that
-    serve one at a time.
+    """The loops of a run: one for all requests, or some that take them in turn, or some for each replica, or for each request
+    one, or `concurrency` that serve one at a time.
 
     think: ps from the end of a request to the next, where `concurrency` limits them.
     """
+    if batching.replicas > 1:
+        each = batching.loops
+        return [Batcher(batching, inbox, i // each * batching.devices) for i, inbox in enumerate(inboxes(batching, requests))]
     if not batching.settings.alone and (count := batching.loops_of(len(requests))) > 1:
         return [Batcher(batching, Arrivals(requests, only=range(i, len(requests), count))) for i in range(count)]
     if not batching.settings.alone:
@@ -55,13 +59,15 @@ def loops(
 class Batcher:
     """Makes up the steps of one loop.
 
-    arrivals: may be shared by several loops, each of which serves one request at a time. waiting: requests to be admitted,
+    arrivals: may be shared by several loops, each of which serves one request at a time. device: the first one of those that
+    its steps run on. waiting: requests to be admitted,
     those that were pre-empted first. running: admitted sequences, in order of admission. swapped: those whose cache is
     out of the memory. blocks: the KV cache.
     """
 
     batching: ResolvedBatching
-    arrivals: Arrivals
+    arrivals: Arrivals | Inbox
+    device: int = 0
     waiting: deque[SequenceState] = field(default_factory=deque)
     running: list[SequenceState] = field(default_factory=list)
     swapped: deque[SequenceState] = field(default_factory=deque)
@@ -95,7 +101,10 @@ class Batcher:
             self._last, self._decoding_on = self._last.decoded_on(), True
             return self._last
         members, self._in_step = self._compose()
-        self._last, self._decoding_on = Batch(members, forks=self._forks(members)) if members else None, False
+        self._last, self._decoding_on = (
+            Batch(members, forks=self._forks(members), device=self.device) if members else None,
+            False,
+        )
         if self._last is not None and self.batching.drafts:
             self._verifying = self._last
             self._drafts += self._draft(self._last)
@@ -248,7 +257,7 @@ class Batcher:
         """The step that makes the next move."""
         sequence, direction = self._swaps.popleft()
         self._in_step, self._last, self._decoding_on = [], None, False
-        return Batch((Member(sequence.number, sequence.cached, 0, sequence.cached, 0, 0),), direction)
+        return Batch((Member(sequence.number, sequence.cached, 0, sequence.cached, 0, 0),), direction, device=self.device)
 
     # Drafts
 
@@ -256,7 +265,7 @@ class Batcher:
         """The steps of the draft model before a step."""
         members = list(zip(batch.members, self._in_step, strict=True))
         drafting = [(sequence, member.query - 1) for member, sequence in members if not sequence.pending]
-        return draft_steps(drafting, [sequence for _, sequence in members if sequence.pending])
+        return draft_steps(drafting, [sequence for _, sequence in members if sequence.pending], self.device)
 
     def _next_of_round(self) -> Batch:
         """The next step of the draft model, or the one that it drafts for."""

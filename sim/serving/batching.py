@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from sim.machine.kv_cache import KVLayout
-from sim.serving.settings import Batching, Prefill, Speculative
+from sim.serving.settings import Batching, Prefill, Router, Speculative
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -13,8 +13,9 @@ class ResolvedBatching:
     """How steps are made up.
 
     settings, prefill, speculation: sections of the scenario; the last is None without drafts. sequences: most in a step. loops:
-    batches in flight at a time, each with its own share of the requests. layout: pages of the KV cache. capacity: its bytes,
-    None if unbounded. seed: of accepted drafts.
+    batches in flight at a time in each of the replicas, each with its own share of the requests. router: gives requests to
+    replicas, where there are several. devices: of a replica, that are simulated. layout: pages of the KV cache of a loop.
+    capacity: its bytes, None if unbounded. seed: of accepted drafts.
     """
 
     settings: Batching = field(default_factory=Batching)
@@ -22,6 +23,9 @@ class ResolvedBatching:
     speculation: Speculative | None = None
     sequences: int = 1
     loops: int = 1
+    replicas: int = 1
+    router: Router = field(default_factory=Router)
+    devices: int = 1
     layout: KVLayout = field(default_factory=lambda: KVLayout(16, ()))
     capacity: int | None = None
     seed: int = 0
@@ -33,7 +37,7 @@ class ResolvedBatching:
 
     def loops_of(self, requests: int) -> int:
         """Number of loops that serve so many requests."""
-        return requests if self.settings.alone else min(self.loops, requests)
+        return requests if self.settings.alone else self.replicas * min(self.loops, requests)
 
     @property
     def prefills_again(self) -> bool:

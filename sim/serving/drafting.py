@@ -13,10 +13,13 @@ from sim.serving.batch import Batch, Member
 from sim.serving.sequence import SequenceState
 
 
-def draft_steps(drafting: Sequence[tuple[SequenceState, int]], prefilling: Sequence[SequenceState]) -> list[Batch]:
+def draft_steps(
+    drafting: Sequence[tuple[SequenceState, int]], prefilling: Sequence[SequenceState], device: int = 0
+) -> list[Batch]:
     """The steps of the draft model before a step; the sequences then have these tokens in their cache of the draft model.
 
     drafting: sequences with the drafts that each wants, some with none. prefilling: sequences in the step that do not decode.
+    device: the first one of those that they run on.
     """
     most = max((count for _, count in drafting), default=0)
     steps = [[_first(sequence) for sequence, count in drafting if count]]
@@ -29,7 +32,7 @@ def draft_steps(drafting: Sequence[tuple[SequenceState, int]], prefilling: Seque
     for sequence in prefilling:
         if _drafts_later(sequence):
             sequence.drafted = sequence.cached
-    return [Batch(members, draft=True) for members in steps if members]
+    return [Batch(members, draft=True, device=device) for members in steps if members]
 
 
 def _first(sequence: SequenceState) -> Member:

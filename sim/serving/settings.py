@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 from pydantic import BeforeValidator, Discriminator, Field, Tag, model_validator
 
 from sim.base.quantities import Size
-from sim.base.section import LINE, ONE, TABLE, Section, Short, Whole, default, form, real
+from sim.base.section import LINE, ONE, TABLE, Choice, Section, Short, Whole, default, form, real
 from sim.serving.policies import BATCHING_POLICIES
 
 
@@ -72,6 +72,14 @@ class Batching(Short):
                     f"expected {given[0]!r} only with 'static' or 'continuous': a request alone has nothing to limit"
                 )
         return self
+
+
+class Router(Choice):
+    """Choice of the replica that serves a request: a name, or a mapping of `name` and its options."""
+
+    examples = ("round_robin", "least_loaded", "prefix_aware")
+
+    name: str = Field(default="round_robin", min_length=1, description="Name of the router.")
 
 
 class Prefill(Section):

@@ -44,11 +44,14 @@ class StepGraphs:
         self._key = KEYS.of(mapping, host, lambda: repr((mapping, host))) + repr(self.fastest)
         self._graphs: dict[Shape, TaskGraph] = {}
         self._drafts: dict[int, TaskGraph] = {}  # by id of the draft model's graph, which that keeps alive
+        self._replicas: dict[tuple[int, int], TaskGraph] = {}  # by id of that of the first replica, and first device
         self._templates: dict[Shape, TaskTemplate] = {}
         self._captures = Captures(self.variants)
 
     def __call__(self, shape: Shape) -> TaskGraph:
         """Return the task graph of a step of this shape. Raises ConfigError if captures do not correspond."""
+        if shape.device:
+            return self._of_replica(shape)
         if shape.draft:
             return self._of_draft(shape)
         shape = shape._replace(tokens=1 if self.fastest is None or shape.swap else self.fastest.least(shape.tokens))
@@ -63,6 +66,14 @@ class StepGraphs:
                 made = self._make(shape)
             self._graphs[shape] = made
         return self._graphs[shape]
+
+    def _of_replica(self, shape: Shape) -> TaskGraph:
+        """The task graph of a step of a replica: that of the first one, on other devices."""
+        made = self(shape._replace(device=0))
+        key = id(made), shape.device
+        if key not in self._replicas:
+            self._replicas[key] = replace(made, first_device=shape.device)
+        return self._replicas[key]
 
     def _of_draft(self, shape: Shape) -> TaskGraph:
         """The task graph of a step of the draft model, whose kinds of tasks say so."""

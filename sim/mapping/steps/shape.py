@@ -15,6 +15,7 @@ class Shape(NamedTuple):
     leaders: for each member the one that loads the context they share, -1 if it shares none; empty if none share.
     swap: the KV cache of the members moves out of the device's memory or back in, and nothing else happens.
     draft: it is a step of the draft model. tokens: new tokens of all members, on which the algorithm of all-reduces may depend.
+    device: the first device of the replica that it runs on.
     """
 
     several: tuple[bool, ...]
@@ -23,6 +24,7 @@ class Shape(NamedTuple):
     swap: Literal["", "out", "in"] = ""
     draft: bool = False
     tokens: int = 1
+    device: int = 0
 
     @property
     def plain(self) -> bool:

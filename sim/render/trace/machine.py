@@ -98,10 +98,12 @@ def _several(canvas: Canvas, root: int) -> Places:
     engines, paths = [], []
     for device in machine.devices:
         like = f", one of {machine.like} that do the same" if machine.like > 1 else ""
-        group = tracks.add(f"Device{device.name.removeprefix('device')}", root, f"Engines, memory and link of a device{like}.")
+        group = tracks.add(device.name.capitalize(), root, f"Engines, memory and link of a device{like}.")
         engines.append(tracks.add("Engines", group, "Compute engines of the device."))
         memory = tracks.add("Memory", group, "The memory channels that its engines share.")
-        paths.append({"memory": memory, "link": tracks.add("Link", group, "What this device sends to others.")})
+        paths.append({"memory": memory})
+        if machine.link("link") is not None:
+            paths[-1]["link"] = tracks.add("Link", group, "What this device sends to others.")
         if machine.link("host") is not None:
             paths[-1]["host"] = tracks.add("Host", group, "What moves between the memory of the device and its host.")
     return Places(engines, [paths[channel.device][channel.kind] for channel in machine.channels])

@@ -25,10 +25,18 @@ def sequences(canvas: Canvas) -> Iterator[Slices]:
     for number in np.unique(steps.sequence[shown]):
         mine = shown[steps.sequence[shown] == number]
         if batched:
-            parent = canvas.tracks.add(f"loop {number}", root, "A decode loop, step by step.")
+            parent = canvas.tracks.add(_loop(canvas, int(number), int(mine[0])), root, "A decode loop, step by step.")
         else:
             parent = canvas.tracks.add(f"sequence {number}", root, "One request, token by token.")
         yield _sequence(canvas, mine, parent).within(canvas.window)
+
+
+def _loop(canvas: Canvas, number: int, step: int) -> str:
+    """Name of a loop, with that of its replica where there are several. step: one of its steps."""
+    log, name = canvas.log, f"loop {number}"
+    if log.machine.replicas == 1:
+        return name
+    return f"replica {log.machine.replica_of(log.graphs[log.steps.graph[step]].first_device)} {name}"
 
 
 def _sequence(canvas: Canvas, steps: Rows, parent: int) -> Slices:

@@ -1,0 +1,295 @@
+"""Replicas behind a router: two of them are two runs, routers by hand and against the log, both executors."""
+
+from __future__ import annotations
+
+from dataclasses import fields
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+import sim
+from sim.analysis.requests import Distribution
+from sim.base.errors import InputError
+from sim.executors import compiled, reference
+from sim.log import parquet
+from sim.log.tables import EventLog
+from sim.render.summary import summary
+from sim.runs import saved
+from sim.runs.plan import plan
+from sim.runs.run import run
+from sim.scenario import from_dict
+from sim.serving.routers import ROUTERS, Load, Router
+from sim.workload.requests import Request
+from tests.executors import assert_same
+from tests.guides import install
+
+REQUESTS = [
+    {"prompt": 40, "tokens": 5},
+    {"prompt": 7, "tokens": 9, "arrival": "10 us"},
+    {"context": 30, "prompt": 12, "tokens": 2, "arrival": "10 us"},
+    {"prompt": 70, "tokens": 3, "arrival": "40 us"},
+    {"context": 9, "tokens": 6, "arrival": "90 us"},
+    {"prompt": 25, "tokens": 4, "arrival": "700 us"},
+]
+
+ONE = {"engines": {"count": 2}, "memory": {"bandwidth": "2 TB/s"}}
+LINK = {"bandwidth": "100 GB/s"}
+FEW_TASKS = {"heads": "fused", "softmax": "online"}
+
+
+def scenario(
+    requests: list[dict[str, Any]], data: int = 1, router: Any = "round_robin", full: str = "recompute", **parallel: int
+) -> sim.scenario.Scenario:
+    """Layers of Llama 3.2 1B on small devices, batches of at most two in chunks of 16 tokens."""
+    devices = data * parallel.get("tensor", 1) * parallel.get("pipeline", 1)
+    hardware: dict[str, Any] = ONE | ({"devices": {"count": devices, "link": LINK}} if devices > 1 else {})
+    return from_dict({
+        "model": {"config": "llama-3.2-1b", "layers": 2, "scope": "block"},
+        "workload": {
+            "sequences": requests, "router": router, "prefill": {"chunk": 16},
+            "batching": {"policy": "continuous", "max_batch": 2, "kv": {"capacity": "1 MiB", "full": full}},
+        },
+        "hardware": hardware, "mapping": FEW_TASKS | {"parallel": {"data": data} | parallel},
+    })  # fmt: skip
+
+
+def alone(log: EventLog, replica: int, devices: int) -> dict[str, list[Any]]:
+    """All that a replica did, as if it were the only one: its engines and channels from 0, its requests in their order."""
+    first = np.array([graph.first_device for graph in log.graphs])[log.steps.graph]
+    steps = np.flatnonzero(first == replica * devices)
+    rows = np.isin(log.tasks.step, steps)
+    mine = np.isin(log.services.task, np.flatnonzero(rows))
+    members = np.isin(log.members.step, steps)
+    kinds = [channel.kind for channel in log.machine.channels]
+    channels = [number for number, channel in enumerate(log.machine.channels) if channel.device // devices == replica]
+    place = {number: i for i, number in enumerate(sorted(channels, key=lambda number: (kinds[number] != "memory", number)))}
+    numbers = np.unique(log.members.sequence[members])
+    found = {f.name: getattr(log.tasks, f.name)[rows].tolist() for f in fields(log.tasks) if f.name != "step"}
+    each = log.engines // log.machine.replicas
+    found["engine"] = [engine if engine < 0 else engine - replica * each for engine in found["engine"]]
+    found |= {f"step {name}": getattr(log.steps, name)[steps].tolist() for name in ("token", "context", "released", "end")}
+    found |= {f"service {name}": getattr(log.services, name)[mine].tolist() for name in ("start", "end", "work")}
+    found["service channel"] = [place[channel] for channel in log.services.channel[mine].tolist()]
+    found["sequence"] = np.searchsorted(numbers, log.members.sequence[members]).tolist()
+    found["emitted"] = log.members.emitted[members].tolist()
+    return found
+
+
+@pytest.mark.parametrize("parallel", [{}, {"tensor": 2, "fold": False}, {"pipeline": 2}])
+def test_two_replicas_are_two_runs(parallel: dict[str, int]) -> None:
+    """In turn, every other request goes to one of them. Latencies of all are those of both runs together."""
+    both = run(scenario(REQUESTS, data=2, **parallel))
+    halves = [run(scenario(REQUESTS[replica::2], **parallel)) for replica in range(2)]
+    devices = len(halves[0].log.machine.devices)
+    for replica, half in enumerate(halves):
+        assert alone(both.log, replica, devices) == alone(half.log, 0, devices)
+    for name in ("ttft", "e2e", "queued"):
+        together = np.concatenate([getattr(half.requests, name) for half in halves])
+        assert both.requests.times()[name] == Distribution.of(together)
+        assert [getattr(both.requests, name)[replica::2].tolist() for replica in range(2)] == [
+            getattr(half.requests, name).tolist() for half in halves
+        ]
+    assert both.makespan == max(half.makespan for half in halves)
+    assert both.metrics.bytes_read == sum(half.metrics.bytes_read for half in halves)
+    assert list(both.metrics.delivered) == [
+        delivered
+        for kind in ("memory", "link")
+        for half in halves
+        for channel, delivered in zip(half.log.machine.channels, half.metrics.delivered, strict=True)
+        if channel.kind == kind
+    ]
+
+
+@pytest.mark.parametrize("router", ROUTERS.names())
+def test_one_replica_is_none(router: str) -> None:
+    assert_same(run(scenario(REQUESTS, router=router)).log, run(scenario(REQUESTS)).log)
+
+
+@pytest.mark.parametrize("router", ["round_robin", "least_loaded"])
+def test_requests_go_to_the_least_loaded(router: str) -> None:
+    """At each arrival the log knows which requests had not ended. In turn, that is not always so."""
+    requests = [{"prompt": 16, "tokens": 1 + 37 * i % 11, "arrival": f"{60 * i} us"} for i in range(30)]
+    result = run(scenario(requests, data=3, router=router))
+    arrival, last, replica = result.requests.arrival, result.requests.last, result.requests.replica
+    assert replica is not None
+    followed = []
+    for number in range(len(requests)):
+        there = (np.arange(len(requests)) < number) & (last > arrival[number])
+        loads = np.bincount(replica[there], minlength=3)
+        followed.append(replica[number] == loads.argmin())  # prompts are equal
+    assert all(followed) == (router == "least_loaded")
+    assert result.requests.queued.max() > 0
+
+
+class Counts:
+    def __init__(self, requests: int, prompts: int = 0) -> None:
+        self.requests, self.prompts = requests, prompts
+
+
+def chosen(router: Router, loads: list[Load], **request: Any) -> int:
+    return router.choose(Request(context=0, tokens=1, arrival=0, **request), loads)
+
+
+class TestByHand:
+    def test_in_turn(self) -> None:
+        router = ROUTERS.make("round_robin", {})
+        assert [chosen(router, [Counts(9), Counts(0), Counts(0)]) for _ in range(5)] == [0, 1, 2, 0, 1]
+
+    def test_least_loaded(self) -> None:
+        router = ROUTERS.make("least_loaded", {})
+        assert chosen(router, [Counts(3, 10), Counts(2, 99), Counts(2, 98), Counts(2, 98)]) == 2
+
+    def test_prefixes(self) -> None:
+        """| ids | requests of replicas | goes to | because |
+        | --- | --- | --- | --- |
+        | 1, 2 | 0, 0 | 0 | it is the first of two |
+        | 1, 3 | 2, 0 | 0 | it was given 1 |
+        | 4 | 2, 0 | 1 | it has less to do |
+        | 4, 3 | 2, 2 | 1 | it was given 4; 3 after 1 is another text |
+        | 1 | 3, 0 | 1 | the other has 3 more |
+        | 1, 2 | 2, 0 | 0 | it was given both |
+        """
+        router = ROUTERS.make("prefix_aware", {"imbalance": 2})
+        cases = [((1, 2), 0, 0), ((1, 3), 2, 0), ((4,), 2, 0), ((4, 3), 2, 2), ((1,), 3, 0), ((1, 2), 2, 0)]
+        found = [chosen(router, [Counts(a), Counts(b)], prefix=ids, prefix_tokens=4, prompt=8) for ids, a, b in cases]
+        assert found == [0, 0, 1, 1, 1, 0]
+
+    def test_conversations(self) -> None:
+        router = ROUTERS.make("prefix_aware", {})
+        loads = [[Counts(0), Counts(0)], [Counts(1), Counts(0)], [Counts(1), Counts(0)], [Counts(0), Counts(1)]]
+        assert [chosen(router, load, conversation=i) for load, i in zip(loads, (7, 8, 7, 8), strict=True)] == [0, 1, 0, 1]
+
+
+def test_a_router_that_knows_prefixes_finds_more_of_them_in_the_cache() -> None:
+    """Four texts in two replicas: in turn both replicas compute all of them, by prefix each computes its own."""
+
+    def hits(router: str) -> int:
+        result = run(from_dict({
+            "model": {"config": "llama-3.2-1b", "layers": 1, "scope": "block"},
+            "workload": {
+                "generate": {
+                    "count": 20, "arrivals": {"process": "constant", "rate": "50/s"}, "prompt": 200, "tokens": 2,
+                    "prefixes": {"count": 4, "tokens": 160},
+                },
+                "router": router, "batching": {"policy": "continuous", "kv": {"prefix_cache": True}},
+            },
+            "hardware": ONE | {"devices": {"count": 2, "link": LINK}}, "mapping": FEW_TASKS | {"parallel": {"data": 2}},
+        }))  # fmt: skip
+        assert result.log.cache is not None
+        return result.log.cache.hits
+
+    assert hits("round_robin") == (20 - 8) * 160
+    assert hits("prefix_aware") == (20 - 4) * 160
+
+
+@st.composite
+def drawn(draw: st.DrawFn) -> dict[str, Any]:
+    """Replicas of one device, of stages with micro-batches, or of two that share each layer; prompts, drafts, full caches."""
+    data, parallel = draw(st.integers(2, 3)), draw(st.sampled_from(({}, {"pipeline": 2}, {"tensor": 2, "fold": False})))
+    count = data * parallel.get("pipeline", 1) * parallel.get("tensor", 1)
+    times = st.builds("{} us".format, st.integers(0, 300))
+    request = st.fixed_dictionaries({"prompt": st.sampled_from((0, 1, 19, 40)), "tokens": st.integers(1, 6), "arrival": times})
+    workload: dict[str, Any] = {
+        "sequences": draw(st.lists(request, min_size=1, max_size=9)),
+        "router": draw(st.sampled_from([*ROUTERS.names(), {"name": "prefix_aware", "imbalance": 0}])),
+        "batching": {
+            "policy": draw(st.sampled_from(("static", "continuous"))), "max_batch": draw(st.integers(2, 4)),
+            "kv": {"capacity": "512 KiB", "full": draw(st.sampled_from(("wait", "recompute", "swap")))},
+        },
+        "step_overhead": draw(st.sampled_from(("0 us", "3 us"))),
+    }  # fmt: skip
+    if draw(st.booleans()):
+        workload["prefill"] = {"chunk": 16}
+    if draw(st.booleans()):
+        workload["speculative"] = {"draft": 2, "acceptance": 0.5}
+    return {
+        "model": {"config": "llama-3.2-1b", "layers": 2, "scope": "block"}, "workload": workload,
+        "hardware": ONE | {"devices": {"count": count, "link": LINK}},
+        "mapping": FEW_TASKS | {"parallel": {"data": data} | parallel},
+    }  # fmt: skip
+
+
+@given(drawn())
+@settings(max_examples=8, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+def test_both_executors_are_equal(data: dict[str, Any]) -> None:
+    setup = plan(from_dict(data)).setup
+    expected, found = reference.simulate(setup), compiled.simulate(setup)
+    assert found is not None
+    assert_same(expected, found)
+    assert [graph.first_device for graph in expected.graphs] == [graph.first_device for graph in found.graphs]
+
+
+def test_samples_of_a_prompt_stay_together() -> None:
+    requests = [
+        {"prompt": 20, "tokens": 3, "samples": 2},
+        {"prompt": 8, "tokens": 2},
+        {"prompt": 20, "tokens": 3, "samples": 2},
+    ]
+    replica = run(scenario(requests, data=2, full="wait")).requests.replica
+    assert replica is not None
+    assert replica.tolist() == [0, 0, 1, 0, 0]
+
+
+def test_a_log_in_a_file_knows_replicas(tmp_path) -> None:
+    result = run(scenario(REQUESTS, data=2, pipeline=2))
+    saved.save(result.log, result.scenario, tmp_path / "log.parquet")
+    log, _ = saved.load(tmp_path / "log.parquet")
+    assert_same(result.log, log)
+    assert log.machine == result.log.machine
+    assert [graph.first_device for graph in log.graphs] == [graph.first_device for graph in result.log.graphs]
+    assert parquet.read(tmp_path / "log.parquet")
+
+
+def test_reports_name_replicas() -> None:
+    result = run(scenario(REQUESTS, data=2, pipeline=2))
+    found = summary(result)
+    assert [each["replica"] for each in found["requests"]["each"]] == [0, 1, 0, 1, 0, 1]
+    of = [sum(request["tokens"] for request in REQUESTS[replica::2]) for replica in range(2)]
+    assert [(each["requests"], each["tokens"]) for each in found["requests"]["replicas"]] == [(3, of[0]), (3, of[1])]
+    names = [channel["name"] for channel in found["memory"]["channels"]]
+    assert names == [f"replica {r} device {d} channel 0" for r in range(2) for d in range(2)]
+    assert result.log.machine.engine_name(5) == "replica 1 device 0 engine 1"
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"mapping": {"parallel": {"data": 3}}}, "mapping.parallel: expected data x tensor x pipeline of 2"),
+        ({"workload": {"batching": "independent"}}, "workload.batching.policy: expected batches where there are replicas"),
+        ({"workload": {"concurrency": 2}}, "mapping.parallel.data: expected 1 in a closed loop"),
+        ({"workload": {"router": "rund_robin"}}, "did you mean 'round_robin'"),
+        ({"workload": {"router": {"name": "round_robin", "imbalance": 2}}}, "workload.router: unknown option 'imbalance'"),
+        ({"workload": {"router": {"name": "prefix_aware", "imbalance": -1}}}, "expected a number of requests, 0 or more"),
+    ],
+)
+def test_what_cannot_be_run_is_refused(change: dict[str, Any], message: str) -> None:
+    data = {
+        "model": {"config": "llama-3.2-1b", "layers": 1, "scope": "block"},
+        "hardware": ONE | {"devices": {"count": 2, "link": LINK}},
+        "workload": {"sequences": [{"prompt": 5}], "batching": "continuous"} | change.get("workload", {}),
+        "mapping": {"parallel": {"data": 2}},
+    } | {key: value for key, value in change.items() if key != "workload"}
+    with pytest.raises(InputError, match=message):
+        run(from_dict(data))
+
+
+class Nowhere:
+    def choose(self, request: Request, loads: list[Load]) -> int:
+        return len(loads)
+
+
+def test_a_router_that_chooses_no_replica_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(ROUTERS._builtin, "nowhere", Nowhere)
+    with pytest.raises(InputError, match="expected a replica from 0 to 1, found 2"):
+        run(scenario(REQUESTS, data=2, router="nowhere"))
+
+
+def test_the_guide_adds_a_router(tmp_path, monkeypatch: pytest.MonkeyPatch) -> None:
+    lab = install("replicas.md", tmp_path, monkeypatch)
+    assert ROUTERS.names() == ["round_robin", "least_loaded", "prefix_aware", "by_length"]
+    result = run(lab / "by_length.yaml")
+    assert result.requests.replica is not None
+    assert result.requests.replica.tolist() == [0, 1, 1, 1, 0]
