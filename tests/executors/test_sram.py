@@ -233,7 +233,8 @@ def test_requests_that_come_apart_may_meet() -> None:
         "batching": "continuous", "generate": {"count": 9, "prompt": 0, "context": 900, "tokens": 101, "arrivals": arrivals},
     }  # fmt: skip
     scenario: dict[str, Any] = {
-        "model": {"config": "llama-3.2-1b", "layers": 1, "scope": "block"}, "workload": workload, "hardware": {"sram": "10 MiB"},
+        "model": {"config": "llama-3.2-1b", "layers": 1, "scope": "block"}, "workload": workload,
+        "hardware": {"sram": "10 MiB"},
         "mapping": {"tiles": 64, "softmax": "online", "kv": "operands", "heads": "fused", "execution": "stream",
                     "attention": "batch"},
     }  # fmt: skip
