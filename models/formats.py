@@ -12,7 +12,7 @@ Fractions of bytes are rounded up. `models.rewrites.formats` applies formats to 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from fractions import Fraction
 from math import ceil
 from typing import Annotated, Any, Literal, NamedTuple, get_args
@@ -75,6 +75,9 @@ BLOCKS = {
     "q4_K": Storage(4, 256, 128, whole=True),
     "q6_K": Storage(6, 256, 144, whole=True),
 }
+
+#: Formats that llama.cpp takes for rows that are no whole blocks.
+FALLBACKS = {"q4_K": "q5_0", "q6_K": "q8_0"}
 
 WeightFormat = Literal["bf16", "fp8", "int8", "int4", "mxfp8", "mxfp4", "nvfp4", "q8_0", "q4_0", "q4_K", "q6_K"]
 assert set(get_args(WeightFormat)) == BITS.keys() | BLOCKS.keys()
@@ -243,6 +246,36 @@ def matrix_numbers(ops: OpGraph, op: Op) -> int:
     flops = ops.polynomials[op.costs[FLOPS]][0]
     token = sum(flops[i] for i, (_, _, context) in enumerate(MONOMIALS) if not context)
     return token // (2 * (1 if op.experts is None else op.experts.top_k))
+
+
+def row_length(ops: OpGraph, op: Op) -> int:
+    """Numbers of a row of the matrix that an op multiplies by, as many as its input has (k); 0 if it is not one matrix."""
+    results = int(op.shape[-1]) if op.shape and op.shape[-1].isdecimal() else 0
+    numbers = matrix_numbers(ops, op)
+    return numbers // results if results and numbers % results == 0 and "embedding" not in op.kind else 0
+
+
+def misaligned(ops: OpGraph, formats: Formats) -> Iterator[str]:
+    """Lines about matrices whose rows are no whole blocks of their format, which engines store in another format.
+
+    llama.cpp takes q5_0 for q4_K and q8_0 for q6_K (github.com/ggml-org/llama.cpp/pull/3747).
+    """
+    found: dict[tuple[str, int], list[str]] = {}
+    for op in ops.ops:
+        name = formats.name_of_weights(weight_kind(op)) if is_matrix(ops, op) else None
+        if name is None or name not in BLOCKS:
+            continue
+        length = row_length(ops, op)
+        if length % BLOCKS[name].group and op.kind not in (kinds := found.setdefault((name, length), [])):
+            kinds.append(op.kind)
+    for (name, length), kinds in found.items():
+        block = BLOCKS[name].group
+        other = FALLBACKS.get(name)
+        instead = f", as llama.cpp in {other}" if other else ""
+        yield (
+            f"{', '.join(kinds)}: rows of {length:,} weights are no multiple of {block}, a block of {name}; counted in whole "
+            f"blocks, but engines store such rows in another format{instead}"
+        )
 
 
 def multiplies(ops: OpGraph, op: Op) -> bool:

@@ -1,11 +1,12 @@
 """Energy of a run: each femtojoule of it in exactly one place, whichever way it is grouped.
 
-Three things take energy. All products are of integers, so nothing is rounded:
+Four things take energy. All products are of integers, so nothing is rounded:
 
 | what    | femtojoules                                                                                      |
 | ------- | ------------------------------------------------------------------------------------------------ |
 | compute | FLOPs of matrix products, times fJ of a FLOP in their arithmetic                                  |
-| memory  | bytes through a channel, times fJ of a byte                                                      |
+| memory  | bytes through a channel of the memory, times fJ of a byte                                        |
+| link    | bytes over a link to other devices or to the host, times fJ of a byte over it                     |
 | static  | picoseconds of the run, times milliwatts of the device and of each engine, whether it runs or not |
 
 Static energy belongs to the steps in progress, at each instant in equal parts; while there is none, it is idle. Between two
@@ -18,7 +19,7 @@ Totals may pass int64 (13 s at 700 W): then they are Python integers.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any
@@ -29,6 +30,7 @@ import numpy.typing as npt
 from models.graph import StepLanes
 from sim.analysis.blame import Blame, Matrix
 from sim.analysis.breakdown import Breakdown
+from sim.analysis.critical_path import PATH_NAMES
 from sim.analysis.metrics import Metrics
 from sim.analysis.parts import PART_COUNT, PARTS, WAIT_CHANNEL, WAIT_ENGINE, WAIT_LINK
 from sim.analysis.sums import narrow, split, sum_by, sum_of, times
@@ -38,6 +40,7 @@ from sim.cost.amounts import AmountTable
 from sim.cost.fixed import largest_remainder
 from sim.log.tables import EventLog
 from sim.machine.energy import EnergyRates
+from sim.machine.machine import PATHS
 from sim.machine.routes import stripe
 from sim.mapping.tasks import TaskGraph
 
@@ -46,8 +49,8 @@ Ints = npt.NDArray[np.int64]
 #: Name of the invariant that this module asserts.
 INVARIANT = "energy of ops, transfers and static power sums exactly to that of the run"
 
-#: Columns of the table of steps (of kinds the first two), and of engines.
-COMPUTE, MEMORY, STATIC = range(3)
+#: Columns of the table of steps (of kinds all but the last), and of engines.
+COMPUTE, MEMORY, LINK, STATIC = range(4)
 BUSY, IDLE = 1, 2
 
 _AT_ONCE = 1 << 20  # tasks or rows of steps that are looked at together
@@ -58,10 +61,12 @@ MW_PER_W = 1000
 class Energy:
     """Femtojoules. Numbers that int64 cannot hold are Python integers.
 
-    by_step: [step, (compute, memory, static)]. by_part: [step, part], the static energy of each, along the parts of its time.
-    static_by_part: [part], of all steps. idle: static energy while no step was in progress. by_kind: [kind, (compute,
-    memory)]. by_sequence: [sequence], all that its steps took. engines: [engine, (compute, static while held, static while
-    not)]. channels: [channel]. device: static energy of the device. memory_parts: of all bytes, by what takes it.
+    by_step: [step, (compute, memory, link, static)]. by_part: [step, part], the static energy of each, along the parts of its
+    time. static_by_part: [part], of all steps. idle: static energy while no step was in progress. by_kind: [kind, (compute,
+    memory, link)]. by_sequence: [sequence], all that its steps took. engines: [engine, (compute, static while held, static
+    while not)]. channels: [channel], links included. device: static energy of the device. memory_parts: of all bytes of the
+    memory, by what takes it. link_parts: of all bytes over links. unknown: links that bytes went over, without figures, and
+    counted as none.
     """
 
     makespan: int
@@ -78,6 +83,8 @@ class Energy:
     channels: tuple[int, ...]
     device: int
     memory_parts: dict[str, int] = field(default_factory=dict)
+    link_parts: dict[str, int] = field(default_factory=dict)
+    unknown: tuple[str, ...] = ()
 
     @cached_property
     def compute(self) -> int:
@@ -86,8 +93,13 @@ class Energy:
 
     @cached_property
     def memory(self) -> int:
-        """Energy of transfers."""
+        """Energy of bytes of the memory."""
         return sum(self.by_kind[:, MEMORY].tolist())
+
+    @cached_property
+    def link(self) -> int:
+        """Energy of bytes over links, between devices and to the host."""
+        return sum(self.by_kind[:, LINK].tolist())
 
     @cached_property
     def static(self) -> int:
@@ -97,7 +109,7 @@ class Energy:
     @property
     def total(self) -> int:
         """All energy of the run."""
-        return self.compute + self.memory + self.static
+        return self.compute + self.memory + self.link + self.static
 
     @property
     def waiting(self) -> int:
@@ -140,7 +152,7 @@ class Ledger:
     """Counts FLOPs by engine and bytes by channel, part of a log by part, and gives the energy of the run."""
 
     def __init__(self, rates: EnergyRates, *, engines: int, channels: int, stripes: int) -> None:
-        self._rates, self._stripes = rates, stripes
+        self._rates, self._stripes, self._of_byte = rates, stripes, np.array(rates.of_byte, dtype=object)
         self._engines, self._channels = np.zeros(engines, dtype=object), np.zeros(channels, dtype=object)
         self._tables: dict[int, AmountTable] = {}
 
@@ -148,8 +160,8 @@ class Ledger:
         """Take in a whole log, or the next part of one; where there is one engine and one channel, all is theirs."""
         if len(self._engines) == 1 and len(self._channels) == 1:
             return
-        channel = np.zeros(len(log.tasks), dtype=np.int64)
-        channel[log.services.task] = log.services.channel  # a transfer that no channel served counts for the first
+        channel = np.full(len(log.tasks), -1, dtype=np.int64)
+        channel[log.services.task] = log.services.channel
         for graph, steps, flops, moved in self._blocks(log):
             table = self._table(graph)
             row = log.steps.first[steps][:, None] + np.arange(len(graph))  # [lane, task]
@@ -159,16 +171,24 @@ class Ledger:
                 mine, held = flops[:, table.rows.of[tasks]], engine[:, tasks]
                 keep = held >= 0
                 self._engines += sum_by(mine[keep], held[keep], len(self._engines)).astype(object) * rate
-            self._add_bytes(moved[:, table.rows.of].ravel(), channel[row].ravel())
+            for path, first in enumerate(_first_channels(log)):
+                tasks = np.flatnonzero(table.path[table.rows.of] == path)
+                if len(tasks):
+                    device = np.broadcast_to(graph.device[tasks], (len(steps), len(tasks)))
+                    self._add_bytes(path, moved[:, table.rows.of[tasks]], channel[row[:, tasks]], device, first)
 
-    def _add_bytes(self, moved: Ints, channel: Ints) -> None:
-        channels, rate = len(self._channels), self._rates.of_byte
-        if self._stripes > 1:
+    def _add_bytes(self, path: int, moved: Ints, channel: Ints, device: Ints, first: int) -> None:
+        """Add bytes over a path, [lane, task]. A transfer that no channel served counts for the `first` of its path."""
+        sums: npt.NDArray[Any] = np.zeros(len(self._channels), dtype=object)
+        if path == 0 and self._stripes > 1:
             part: Any = stripe  # of integers, but it is arithmetic that arrays have, too
-            sums = np.array([int(sum_of(part(moved, channels, i))) for i in range(channels)], dtype=np.object_)
+            for i in range(self._stripes):
+                of = device.ravel() * self._stripes + i
+                sums += sum_by(part(moved, self._stripes, i).ravel(), of, len(sums)).astype(object)
         else:
-            sums = sum_by(moved, channel, channels).astype(object)
-        self._channels += sums * rate
+            of = np.where(channel < 0, first, channel).ravel()
+            sums += sum_by(moved.ravel(), of, len(sums)).astype(object)
+        self._channels += sums * self._of_byte[path]
 
     def _table(self, graph: TaskGraph) -> AmountTable:
         if id(graph) not in self._tables:  # which the table keeps alive
@@ -187,46 +207,64 @@ class Ledger:
     def result(self, log: EventLog, breakdown: Breakdown, metrics: Metrics, tokens: int) -> Energy:
         """The energy of a whole run, whose log needs no rows. Raises SimulationError if sums differ."""
         rates, engines, makespan = self._rates, len(self._engines), log.makespan
-        compute, memory, kinds = self._of_steps(log)
+        compute, memory, link, kinds = self._of_steps(log)
         if engines == 1 and len(self._channels) == 1:
             self._engines[0], self._channels[0] = sum(compute.tolist()), sum(memory.tolist())
         static, idle = shared(log.steps.released, log.steps.end, rates.power(engines), makespan)
         by_part = split(static, breakdown.tokens)
-        by_step = _table(compute, memory, static)
+        by_step = _table(compute, memory, link, static)
         sequences, by_sequence = _by_sequence(log, narrow(by_step.astype(object).sum(axis=1)))
         busy = np.array(metrics.engine_busy, dtype=object)
-        moved, names = metrics.bytes_read + metrics.bytes_written, sorted(kinds)
+        moved, names = (metrics.bytes_read + metrics.bytes_written, metrics.bytes_sent, metrics.bytes_host), sorted(kinds)
+        parts = [{name: rate * count for name, rate in of.items()} for of, count in zip(rates.paths, moved, strict=True)]
         result = Energy(
             makespan=makespan, tokens=tokens, by_step=by_step, by_part=by_part, idle=idle, kinds=tuple(names),
-            by_kind=narrow(np.array([kinds[name] for name in names], dtype=object).reshape(-1, 2)), sequences=sequences,
+            by_kind=narrow(np.array([kinds[name] for name in names], dtype=object).reshape(-1, STATIC)), sequences=sequences,
             by_sequence=by_sequence, static_by_part=tuple(int(each) for each in by_part.astype(object).sum(axis=0)),
             engines=_table(self._engines, busy * rates.engine, (makespan - busy) * rates.engine),
             channels=tuple(map(int, self._channels)), device=rates.device * makespan,
-            memory_parts={name: rate * moved for name, rate in rates.byte.items()},
+            memory_parts=parts[0], link_parts=_links(parts[1:], moved[1:]),
+            unknown=tuple(name for name, count, of in zip(PATH_NAMES, moved, rates.paths, strict=True) if count and not of),
         )  # fmt: skip
         _verify(result, rates.power(engines))
         return result
 
-    def _of_steps(self, log: EventLog) -> tuple[npt.NDArray[Any], npt.NDArray[Any], dict[str, list[int]]]:
-        """Energy of arithmetic and of transfers of each step [step], and of both by kind of task."""
+    def _of_steps(self, log: EventLog) -> tuple[npt.NDArray[Any], npt.NDArray[Any], npt.NDArray[Any], dict[str, list[int]]]:
+        """Energy of arithmetic, of the memory and of links of each step [step], and of these by kind of task."""
         count, kinds = len(log.steps), dict[str, list[int]]()
         of_rate: dict[int, Ints] = {}
-        moved = np.zeros(count, dtype=np.int64)
+        moved = np.zeros((len(PATHS), count), dtype=np.int64)
         for graph, steps, flops, size in self._blocks(log):
             table = self._table(graph)
-            moved[steps] = size @ table.count
+            for path in np.unique(table.path).tolist():
+                moved[path, steps] = size @ (table.count * (table.path == path))
             whole = np.zeros(len(table.count), dtype=object)  # [row], fJ of arithmetic of a task, in all steps
             for rate, chosen in by_rate(self._rates, table):
                 of_rate.setdefault(rate, np.zeros(count, dtype=np.int64))[steps] = flops @ (table.count * chosen)
                 whole += sum_of(flops) * chosen * rate
-            both = whole, sum_of(size) * self._rates.of_byte
+            bytes_of = sum_of(size) * self._of_byte[table.path]
+            amounts = whole, np.where(table.path == 0, bytes_of, 0), np.where(table.path == 0, 0, bytes_of)
             for number, name in enumerate(graph.kinds):
                 rows = table.rows.of[graph.kind == number]
-                sums = kinds.setdefault(name, [0, 0])
-                for column, each in enumerate(both):
+                sums = kinds.setdefault(name, [0, 0, 0])
+                for column, each in enumerate(amounts):
                     sums[column] += int(sum((each * np.bincount(rows, minlength=len(each))).tolist()))
         compute = sum((times(each, rate).astype(object) for rate, each in of_rate.items()), np.zeros(count, dtype=object))
-        return narrow(compute), times(moved, self._rates.of_byte), kinds
+        memory, link, host = (times(each, rate) for each, rate in zip(moved, self._rates.of_byte, strict=True))
+        return narrow(compute), memory, narrow(link.astype(object) + host.astype(object)), kinds
+
+
+def _first_channels(log: EventLog) -> tuple[int, ...]:
+    """The first channel of each of `PATHS`; 0 for one that there is not."""
+    return tuple(next((n for n, each in enumerate(log.machine.channels) if each.kind == path), 0) for path in PATHS)
+
+
+def _links(parts: Sequence[dict[str, int]], moved: Sequence[int]) -> dict[str, int]:
+    """Energy of all links by part, of those that bytes went over."""
+    made: dict[str, int] = {}
+    for of, count in zip(parts, moved, strict=True):
+        made |= {name: made.get(name, 0) + energy for name, energy in of.items() if count}
+    return made
 
 
 def by_rate(rates: EnergyRates, table: AmountTable) -> list[tuple[int, npt.NDArray[np.bool_]]]:
@@ -241,7 +279,7 @@ def by_rate(rates: EnergyRates, table: AmountTable) -> list[tuple[int, npt.NDArr
 def energy_of(table: AmountTable, rates: EnergyRates, steps: StepLanes) -> int:
     """Femtojoules of arithmetic and of transfers of some steps of a graph, whichever way they are scheduled."""
     flops, moved = table.amounts(steps)
-    whole = sum_of(moved) * rates.of_byte
+    whole = sum_of(moved) * np.array(rates.of_byte, dtype=object)[table.path]
     for rate, chosen in by_rate(rates, table):
         whole += sum_of(flops) * chosen * rate
     return int(sum((whole * table.count).tolist()))
@@ -291,15 +329,17 @@ def _by_sequence(log: EventLog, energy: npt.NDArray[Any]) -> tuple[tuple[int, ..
 
 def _verify(energy: Energy, power: int) -> None:
     """All ways to add up a run give the same."""
-    compute, memory, static = (
-        sum(energy.by_step[:, column].tolist()) for column in (COMPUTE, MEMORY, STATIC)
+    compute, memory, link, static = (
+        sum(energy.by_step[:, column].tolist()) for column in (COMPUTE, MEMORY, LINK, STATIC)
     )  # fmt: skip
     for name, found, expected in (
         ("arithmetic of steps and of kinds", compute, energy.compute),
         ("arithmetic of engines and of kinds", sum(energy.engines[:, COMPUTE].tolist()), energy.compute),
         ("transfers of steps and of kinds", memory, energy.memory),
-        ("transfers of channels and of kinds", sum(energy.channels), energy.memory),
+        ("transfers over links of steps and of kinds", link, energy.link),
+        ("transfers of channels and of kinds", sum(energy.channels), energy.memory + energy.link),
         ("parts of the memory and transfers", sum(energy.memory_parts.values()), energy.memory),
+        ("parts of links and transfers over them", sum(energy.link_parts.values()), energy.link),
         ("static power and its time", energy.static, power * energy.makespan),
         ("static energy of steps and of the run", static + energy.idle, energy.static),
         ("parts of waiting and static energy", sum(energy.static_by_part) + energy.idle, energy.static),

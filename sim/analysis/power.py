@@ -52,14 +52,14 @@ def power(log: EventLog, rules: Rules, energy: Energy) -> Power:
     assert rules.energy is not None
     tasks = np.zeros(0, dtype=np.int64)
     if log.has_rows:
-        compute, memory = _arithmetic(log, rules.energy), times(derived.memory_bytes(log), rules.energy.of_byte)
-        tasks = compute + memory  # each below 2^62, or Python integers
-        parts = [_computing(log, compute, stream=rules.execution == "stream"), *_transfers(log, memory)]
+        compute, moved = _arithmetic(log, rules.energy), _moved(log, rules.energy)
+        tasks = compute + moved  # each below 2^62, or Python integers
+        parts = [_computing(log, compute, stream=rules.execution == "stream"), *_transfers(log, moved)]
     elif len(log.steps):
         parts = [(log.steps.released, log.steps.end, energy.by_step[:, :STATIC].astype(float).sum(axis=1))]
     else:
         whole = np.array([0, energy.makespan], dtype=np.int64)
-        parts = [(whole[:1], whole[1:], np.array([float(energy.compute + energy.memory)]))]
+        parts = [(whole[:1], whole[1:], np.array([float(energy.compute + energy.memory + energy.link)]))]
     start, end, each = (np.concatenate(column) for column in zip(*parts, strict=True))
     keep = (each > 0) & (start < end)
     static = rules.energy.power(log.engines) / MW_PER_W
@@ -87,6 +87,15 @@ def _arithmetic(log: EventLog, rates: EnergyRates) -> npt.NDArray[Any]:
     flops = derived.flops(log)
     fits = int(flops.max(initial=0)) * int(rate.max(initial=0)) < LARGEST
     return np.asarray((flops if fits else flops.astype(object)) * rate)
+
+
+def _moved(log: EventLog, rates: EnergyRates) -> npt.NDArray[Any]:
+    """Energy of the bytes of each task, fJ [row]: each moves them over one path."""
+    found: npt.NDArray[Any] = np.zeros(len(log.tasks), dtype=np.int64)
+    for path, rate in enumerate(rates.of_byte):
+        if rate:
+            found = found + times(derived.path_bytes(log, path), rate)
+    return found
 
 
 def _computing(log: EventLog, energy: npt.NDArray[Any], *, stream: bool) -> tuple[Times, Times, Floats]:

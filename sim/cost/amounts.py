@@ -10,26 +10,25 @@ import numpy.typing as npt
 from models.graph import IntArray, Members, StepLanes
 from sim.base.units import PS_PER_S
 from sim.cost.model import Rates
-from sim.cost.rows import BYTES, COMPUTE, R_BYTES, R_COMPUTES, VECTOR, RateTable
+from sim.cost.rows import BYTES, COMPUTE, R_COMPUTES, VECTOR, RateTable
 from sim.mapping.steps import BatchGraph
-from sim.mapping.tasks import BYTE_CLASSES, HOST_BIT, TaskGraph
+from sim.mapping.tasks import TaskGraph, path_of
 
 #: The picosecond of overhead, which is taken off again, keeps apart a task without FLOPs and one of a single FLOP.
-_UNIT = Rates(flops=PS_PER_S, vector_flops=PS_PER_S, overhead=1, bandwidth=PS_PER_S)
+_UNIT = Rates(flops=PS_PER_S, vector_flops=PS_PER_S, overhead=1, bandwidth=PS_PER_S, link=PS_PER_S, host=PS_PER_S)
 
 
 class AmountTable(RateTable):
-    """FLOPs of matrix products, and bytes through the channels of the memory, of steps of one task graph.
+    """FLOPs of matrix products, and bytes moved, of steps of one task graph.
 
-    dtype: [row], the arithmetic of its tasks. count: [row], tasks of a step.
+    dtype: [row], the arithmetic of its tasks. path: [row], over which of `PATHS` they move. count: [row], tasks of a step.
     """
 
     def __init__(self, graph: TaskGraph) -> None:
         super().__init__(graph, _UNIT)
         self.rates[VECTOR] = 0
-        self.rows.row[:, R_BYTES + BYTE_CLASSES.index("link")] = -1
         _, first = np.unique(self.rows.of, return_index=True)
-        self.rows.row[graph.moves[first] & HOST_BIT != 0, R_BYTES : R_BYTES + len(BYTE_CLASSES)] = -1
+        self.path: npt.NDArray[np.int8] = path_of(graph.moves[first])
         self.dtype: npt.NDArray[np.str_] = graph.ops.dtype[graph.op[first]]
         self.count = np.bincount(self.rows.of, minlength=len(self.rows.row)).astype(np.int64)
 

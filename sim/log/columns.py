@@ -15,7 +15,7 @@ import numpy.typing as npt
 
 from sim.base.kernel import MANY_TASKS, loaded
 from sim.base.memo import Memo
-from sim.mapping.tasks import HOST_BIT, LINK_BIT, TaskGraph
+from sim.mapping.tasks import TaskGraph, path_of
 
 if TYPE_CHECKING:  # the log offers what is derived from it
     from sim.log.tables import EventLog
@@ -213,7 +213,7 @@ def tasks_of(log: EventLog) -> Tasks:
 
 def _on_links(log: EventLog) -> npt.NDArray[np.int8]:
     """[row]: the link on which the task moves bytes, as in `Tasks`."""
-    of_graph = [np.where(graph.moves & HOST_BIT, 2, graph.moves & LINK_BIT != 0).astype(np.int8) for graph in log.graphs]
+    of_graph = [path_of(graph.moves) for graph in log.graphs]
     return np.concatenate([np.zeros(0, dtype=np.int8), *(of_graph[number] for number in log.steps.graph.tolist())])
 
 

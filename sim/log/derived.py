@@ -124,10 +124,12 @@ def bytes_moved(log: EventLog) -> Rows:
     return _amounts(log)[1]
 
 
-def memory_bytes(log: EventLog) -> Rows:
-    """Bytes through the channels of the memory."""
+def path_bytes(log: EventLog, path: int) -> Rows:
+    """Bytes through one of `sim.machine.machine.PATHS`, 0 for tasks that move theirs through another."""
     link, moved = tasks_of(log).link, bytes_moved(log)
-    return np.asarray(np.where(link != 0, 0, moved)) if len(link) else moved
+    if not len(link):
+        return moved if path == 0 else np.zeros_like(moved)
+    return np.asarray(np.where(link == path, moved, 0))
 
 
 # Service by the channels

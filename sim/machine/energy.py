@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from models.formats import rate_of
 
@@ -11,12 +11,15 @@ from models.formats import rate_of
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EnergyRates:
     """flop: fJ of a FLOP of a matrix product, one for all formats or by torch's name of the arithmetic. byte: fJ of a byte
-    through a channel, by the part that takes them. device, engine: static power of the device, and of each engine, in mW,
-    which are fJ a picosecond.
+    through a channel of the memory, by the part that takes them; link, host: the same of a link between devices, and of that to
+    the host, empty if it is not known. device, engine: static power of the device, and of each engine, in mW, which are fJ a
+    picosecond.
     """
 
     flop: int | Mapping[str, int]
     byte: Mapping[str, int]
+    link: Mapping[str, int] = field(default_factory=dict)
+    host: Mapping[str, int] = field(default_factory=dict)
     device: int = 0
     engine: int = 0
 
@@ -25,9 +28,14 @@ class EnergyRates:
         return rate_of(self.flop, dtype)
 
     @property
-    def of_byte(self) -> int:
-        """Femtojoules of a byte, all parts together."""
-        return sum(self.byte.values())
+    def paths(self) -> tuple[Mapping[str, int], ...]:
+        """Femtojoules of a byte by part, of each of `PATHS`."""
+        return self.byte, self.link, self.host
+
+    @property
+    def of_byte(self) -> tuple[int, ...]:
+        """Femtojoules of a byte through each of `PATHS`, all parts together."""
+        return tuple(sum(parts.values()) for parts in self.paths)
 
     def power(self, engines: int) -> int:
         """Static power of the machine, mW."""

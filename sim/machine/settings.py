@@ -136,12 +136,18 @@ class Energy(Section):
         "of your own.",
         examples=["82 pJ/B", {"dram": "6 pJ/bit", "path": "34 pJ/B"}],
     )
+    link: ByteEnergy | None = Field(
+        default=None,
+        description="Energy of a byte over a link between devices, as `byte`; null: not known, which the output says, and none "
+        "is counted.",
+        examples=["5.5 pJ/bit"],
+    )
+    host: ByteEnergy | None = Field(
+        default=None,
+        description="Energy of a byte over the link to the host, as `link`, with the memory of the host where that is known.",
+        examples=["6.5 pJ/bit"],
+    )
     static: StaticPower = default({}, description="Power that is drawn all along.")
-
-    @property
-    def parts(self) -> dict[str, int]:
-        """Femtojoules of a byte by part."""
-        return {"memory": self.byte} if isinstance(self.byte, int) else dict(self.byte)
 
 
 class Link(Section):

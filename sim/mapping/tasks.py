@@ -40,6 +40,11 @@ CACHED_BITS = CLASS_BIT["kv_read"] | CLASS_BIT["state_read"]
 DRAFT = "draft "
 
 
+def path_of(moves: npt.NDArray[np.uint16]) -> npt.NDArray[np.int8]:
+    """Over which path bytes move, as an index into `sim.machine.machine.PATHS`: [task], from `TaskGraph.moves`."""
+    return np.where(moves & HOST_BIT, 2, moves & LINK_BIT != 0).astype(np.int8)
+
+
 class ByLayer(Mapping[int, tuple[int, ...]]):
     """Tasks by layer, sorted on first use. tasks: [task], ascending. layer: int16 [task]."""
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from sim.analysis.energy import BUSY, COMPUTE, IDLE, MEMORY, STATIC, Energy
+from sim.analysis.energy import BUSY, COMPUTE, IDLE, LINK, MEMORY, STATIC, Energy
 from sim.base.units import FJ_PER_J, format_energy
 from sim.render import breakdown
 from sim.runs.result import Result
@@ -16,12 +16,14 @@ def data(result: Result) -> dict[str, Any]:
     if energy is None or power is None:
         return {}
     machine, width = result.log.machine, result.series.width
+    linked = bool(energy.link_parts or energy.unknown)
     return {
         "energy": {
             "total_fj": energy.total,
             "compute_fj": energy.compute,
             "memory_fj": energy.memory,
             "memory_by_part_fj": dict(energy.memory_parts),
+            **(_links(energy) if linked else {}),
             "static_fj": energy.static,
             "static_by_part_fj": {
                 **breakdown.parts(energy.static_by_part),
@@ -33,11 +35,11 @@ def data(result: Result) -> dict[str, Any]:
             "tokens_per_joule": _tokens_per_joule(energy),
             "watts": round(energy.watts, 6),
             "by_kind": [
-                {"kind": kind, "compute_fj": row[COMPUTE], "memory_fj": row[MEMORY]}
+                {"kind": kind, "compute_fj": row[COMPUTE], "memory_fj": row[MEMORY], **_link(row, linked)}
                 for kind, row in sorted(zip(energy.kinds, energy.by_kind.tolist(), strict=True), key=lambda item: -sum(item[1]))
             ],
             "by_token": [
-                {"compute_fj": row[COMPUTE], "memory_fj": row[MEMORY], "static_fj": row[STATIC]}
+                {"compute_fj": row[COMPUTE], "memory_fj": row[MEMORY], **_link(row, linked), "static_fj": row[STATIC]}
                 for row in energy.by_step.tolist()
             ],
             "by_sequence": [
@@ -49,12 +51,22 @@ def data(result: Result) -> dict[str, Any]:
                 for name, row in zip(machine.engine_names, energy.engines.tolist(), strict=True)
             ],
             "channels": [
-                {"name": channel.name, "memory_fj": fj} for channel, fj in zip(machine.channels, energy.channels, strict=True)
+                {"name": channel.name, "memory_fj" if channel.kind == "memory" else "link_fj": fj}
+                for channel, fj in zip(machine.channels, energy.channels, strict=True)
             ],
             "device_static_fj": energy.device,
             "power": {"width_ps": width, "watts": power.means(width).tolist()},
         }
     }
+
+
+def _links(energy: Energy) -> dict[str, Any]:
+    """Keys about links that bytes went over."""
+    return {"link_fj": energy.link, "link_by_part_fj": dict(energy.link_parts), "link_unknown": list(energy.unknown)}
+
+
+def _link(row: list[int], linked: bool) -> dict[str, int]:
+    return {"link_fj": row[LINK]} if linked else {}
 
 
 def lines(result: Result) -> list[str]:
@@ -63,13 +75,26 @@ def lines(result: Result) -> list[str]:
     if energy is None:
         return []
     shares = [("compute", energy.compute), ("memory", energy.memory), ("static", energy.static)]
-    parts = ", ".join(f"{name} {_share(part, energy)}" for name, part in energy.memory_parts.items())
-    text = {"memory": f" ({parts})" if len(energy.memory_parts) > 1 else "", "static": _static(energy)}
+    if energy.link_parts:
+        shares.insert(2, ("links", energy.link))
+    text = {
+        "memory": _parts(energy.memory_parts, energy),
+        "links": _parts(energy.link_parts, energy),
+        "static": _static(energy),
+    }
+    unknown = [f"without that of bytes over the {' and the '.join(energy.unknown)}: not known"] if energy.unknown else []
     per_token = f", {format_energy(energy.per_token)}/token, {_tokens_per_joule(energy):.4g} tokens/J" if energy.tokens else ""
     return [
         f"{format_energy(energy.total)}, {energy.watts:.4g} W on average{per_token}",
         ", ".join(f"{name} {_share(part, energy)}{text.get(name, '')}" for name, part in shares),
+        *unknown,
     ]
+
+
+def _parts(parts: dict[str, int], energy: Energy) -> str:
+    """Shares of what takes the energy of bytes, where several parts do."""
+    found = ", ".join(f"{name} {_share(part, energy)}" for name, part in parts.items())
+    return f" ({found})" if len(parts) > 1 else ""
 
 
 def _static(energy: Energy) -> str:

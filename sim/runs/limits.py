@@ -156,24 +156,48 @@ def _refuse_small_sram(setup: Setup) -> None:
             sram_use(setup, graph, lanes)
             refuse_large_activations(setup, graph, lanes)
     for largest in _largest_batches(setup):
-        graph = setup.graph if setup.graphs is None else setup.graphs(largest.shape)
-        if isinstance(graph.ops, BatchGraph) and graph.ops.template.together:  # else each member has operands of its own
-            try:
-                sram_use(setup, graph, lanes_of(0, 0, largest))
-            except ConfigError as error:
-                raise ConfigError(error.key, f"with {len(largest)} sequences in a step, {error.message}") from None
+        error = _why_too_large(setup, largest)
+        if error is None:
+            continue
+        message = f"with {len(largest)} sequences in a step, {error.message}"
+        assert setup.batching is not None, "of a batch"
+        if setup.batching.settings.max_batch is None and (fit := _most_that_fit(setup, largest)):
+            message += f"; workload.batching.max_batch of {fit} would fit"
+        raise ConfigError(error.key, message)
+
+
+def _why_too_large(setup: Setup, batch: Batch) -> ConfigError | None:
+    """The reason why the operands that kernels load for a whole batch exceed SRAM; None if they do not."""
+    graph = setup.graph if setup.graphs is None else setup.graphs(batch.shape)
+    if not isinstance(graph.ops, BatchGraph) or not graph.ops.template.together:  # each member has operands of its own
+        return None
+    try:
+        sram_use(setup, graph, lanes_of(0, 0, batch))
+    except ConfigError as error:
+        return error
+    return None
+
+
+def _most_that_fit(setup: Setup, batch: Batch) -> int:
+    """How many of the members of a batch, the first of which are the largest, fit SRAM together."""
+    low, high = 0, len(batch) - 1
+    while low < high:
+        middle = (low + high + 1) // 2
+        low, high = (middle, high) if _why_too_large(setup, Batch(batch.members[:middle])) is None else (low, middle - 1)
+    return low
 
 
 def _largest_batches(setup: Setup) -> Iterator[Batch]:
     """The steps that decode as many sequences as may be in one, or as many of their last tokens; none where steps have one.
 
-    These are as many as `max_batch` allows, or without it come at one time, and no more than the KV cache has space for: at
-    their end, and where blocks are allocated as they are needed at their begin, too, from which they then decode together.
+    These are as many as `max_batch` allows, or without it as there are, since requests that come apart may meet, too; and no
+    more than there are users, or than the KV cache has space for: at their end, and where blocks are allocated as they are
+    needed at their begin, too, from which they then decode together.
     """
     batching = setup.batching
     if batching is None or batching.settings.alone:
         return
-    most = batching.settings.max_batch or max(Counter(request.arrival for request in setup.sequences).values())
+    most = min(batching.settings.max_batch or len(setup.sequences), setup.concurrency or len(setup.sequences))
     largest = sorted(_one_of_each_conversation(setup.sequences), key=lambda each: -each.final)[:most]
     members = _that_fit(batching, [(request, request.final) for request in largest])
     if len(members) > 1:

@@ -174,7 +174,8 @@ def energy_of(hardware: Hardware, ops: OpGraph, parallel: Parallel) -> EnergyRat
     count, like, flop = hardware.devices.count, hardware.devices.count // parallel.simulated, energy.flop
     rates = EnergyRates(
         flop=flop * like if isinstance(flop, int) else {dtype: each * like for dtype, each in flop.items()},
-        byte={part: each * like for part, each in energy.parts.items()},
+        byte=_by_part("memory", energy.byte, like), link=_by_part("link", energy.link, like),
+        host=_by_part("host link", energy.host, like),
         device=energy.static.device * count, engine=energy.static.engine * like,
     )  # fmt: skip
     for dtype in product_formats(ops):
@@ -184,6 +185,12 @@ def energy_of(hardware: Hardware, ops: OpGraph, parallel: Parallel) -> EnergyRat
                 "hardware.energy.flop", f"expected a figure for {dtype}, in which products are; known here: {known}"
             )
     return rates
+
+
+def _by_part(name: str, energy: int | Mapping[str, int] | None, like: int) -> dict[str, int]:
+    """Femtojoules of a byte of so many devices by part; under the name of the path where no part is written."""
+    parts = {} if energy is None else {name: energy} if isinstance(energy, int) else energy
+    return {part: each * like for part, each in parts.items()}
 
 
 def port_share(memory: Memory) -> tuple[int, int]:

@@ -8,7 +8,7 @@ from functools import cached_property
 
 import models.library
 from models.config import ModelConfig, dtype_of, resolve, stated_dtype
-from models.formats import ARITHMETIC, ELEMENT, Formats
+from models.formats import ARITHMETIC, ELEMENT, Formats, misaligned
 from models.graph import ModelGraph, OpGraph
 from models.quantization import Quantization, as_formats, quantization
 from models.rewrites import (
@@ -197,7 +197,13 @@ def formats_of(scenario: Scenario) -> Formats:
 def notes_of(of_run: Sequence[Modeled]) -> tuple[str, ...]:
     """Lines for reports: what the models' own configs do not say, what their formats mean for a run, and the draft model."""
     drafts = [f"{each.model.name} drafts, and {of_run[0].model.name} verifies" for each in of_run[1:]]
-    return tuple(dict.fromkeys([*(note for each in of_run for note in _notes(each.scenario)), *drafts]))
+    rows = [
+        line
+        for each in of_run
+        if each.scenario.model.config is not None
+        for line in misaligned(each.model.step(), formats_of(each.scenario))
+    ]
+    return tuple(dict.fromkeys([*(note for each in of_run for note in _notes(each.scenario)), *drafts, *rows]))
 
 
 def _notes(scenario: Scenario) -> list[str]:

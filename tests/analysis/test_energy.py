@@ -15,6 +15,8 @@ from sim.analysis.parts import PARTS
 from sim.analysis.sums import split
 from sim.base.errors import InputError
 from sim.log import derived
+from sim.mapping.tasks import HOST_BIT
+from sim.render.energy import lines
 from sim.render.summary import summary
 from sim.runs.result import Result
 from sim.runs.run import known_names, run
@@ -69,10 +71,11 @@ def test_by_hand() -> None:
     assert found.device == 60 * MJ
     assert found.engines.tolist() == [[8 * MJ, 8 * MJ, 12 * MJ]]
     assert found.channels == (12 * MJ,)
-    assert found.by_step.tolist() == [[4 * MJ, 6 * MJ, 40 * MJ]] * 2
+    assert found.by_step.tolist() == [[4 * MJ, 6 * MJ, 0, 40 * MJ]] * 2
     kinds = dict(zip(found.kinds, found.by_kind.tolist(), strict=True))
     assert kinds == {
-        "attend": [0, 0], "kv_load": [0, 8 * MJ], "kv_store": [0, 2 * MJ], "q_proj": [8 * MJ, 0], "weight_load": [0, 2 * MJ]
+        "attend": [0, 0, 0], "kv_load": [0, 8 * MJ, 0], "kv_store": [0, 2 * MJ, 0], "q_proj": [8 * MJ, 0, 0],
+        "weight_load": [0, 2 * MJ, 0],
     }  # fmt: skip
     assert found.causes(result().blame) == {"channel": {"kv_load": 32 * MJ}, "engine": {}}
 
@@ -164,19 +167,24 @@ def test_channels(route: str) -> None:
     assert list(found.channels) == [kb * rate * each for each in expected]
 
 
-def rows_of(found: Result) -> tuple[int, int]:
-    """Energy of arithmetic and of bytes, from each row of the log in Python integers."""
+def rows_of(found: Result) -> tuple[int, int, int]:
+    """Energy of arithmetic, and of bytes of the memory and of links, from each row of the log in Python integers."""
     rates = found.plan.rules.energy
     assert rates is not None
     log, compute = found.log, 0
     for row, flops in enumerate(derived.flops(log).tolist()):
         graph = log.graphs[log.steps.graph[log.tasks.step[row]]]
         compute += flops * (rates.of_flop(graph.ops.ops[graph.op[log.tasks.task[row]]].dtype) or 0)
-    on_link = [
-        log.graphs[log.steps.graph[step]].kind_of(task).endswith("_send")
-        for step, task in zip(log.tasks.step, log.tasks.task, strict=True)
-    ]
-    return compute, sum(derived.bytes_moved(log)[~np.array(on_link)].tolist()) * rates.of_byte
+    memory, link = 0, 0
+    for row, moved in enumerate(derived.bytes_moved(log).tolist()):
+        graph, task = log.graphs[log.steps.graph[log.tasks.step[row]]], int(log.tasks.task[row])
+        if graph.kind_of(task).endswith("_send"):
+            link += moved * sum(rates.link.values())
+        elif graph.moves[task] & HOST_BIT:
+            link += moved * sum(rates.host.values())
+        else:
+            memory += moved * sum(rates.byte.values())
+    return compute, memory, link
 
 
 def integral(found: Result) -> float:
@@ -188,6 +196,8 @@ def integral(found: Result) -> float:
 FIGURES = {
     "flop": {"bfloat16": "0.761 pJ/FLOP", "float32": "3.1 pJ/FLOP"},
     "byte": {"dram": "6 pJ/bit", "path": "34.567 pJ/B"},
+    "link": "5.501 pJ/bit",
+    "host": {"pcie": "6.5 pJ/bit", "dram": "9 pJ/B"},
     "static": {"device": "99.999 W", "engine": "1.234 W"},
 }
 
@@ -202,7 +212,7 @@ def test_every_joule_of_random_runs(scenario: dict[str, Any], executor: Any) -> 
     except InputError:
         assume(False)
     energy = energy_of(found)
-    assert (energy.compute, energy.memory) == rows_of(found)
+    assert (energy.compute, energy.memory, energy.link) == rows_of(found)
     machine = found.log.machine
     assert energy.static == (99_999 * len(machine.devices) + 1_234 * machine.engines) * machine.like * found.makespan
     assert "energy of ops, transfers and static power sums exactly to that of the run" in found.checks
@@ -217,6 +227,8 @@ def test_every_joule_of_random_runs(scenario: dict[str, Any], executor: Any) -> 
             "total",
             "compute",
             "memory",
+            "link",
+            "link_parts",
             "static",
             "idle",
             "waiting",
@@ -266,7 +278,65 @@ def test_steps_of_one_graph_with_different_numbers_of_members() -> None:
         "mapping": {"attention": "batch", "softmax": "online", "kv": "operands", "execution": "stream", "heads": "fused"},
     }
     found = run(sim.scenario.from_dict(scenario, known=known_names()))
-    assert (energy_of(found).compute, energy_of(found).memory) == rows_of(found)
+    assert (energy_of(found).compute, energy_of(found).memory, energy_of(found).link) == rows_of(found)
+
+
+def linked(energy: dict[str, Any], mapping: dict[str, Any], devices: int = 1) -> Result:
+    """Two layers of Llama 3.2 1B that decode two tokens, in bfloat16, on devices with links of each kind."""
+    link = {"bandwidth": "50 GB/s"}
+    return run(sim.scenario.from_dict({
+        "model": {"config": "llama-3.2-1b", "layers": 2}, "cost": "roofline", "mapping": mapping,
+        "workload": {"sequences": [{"context": 100, "tokens": 2}]},
+        "hardware": {
+            "engines": {"count": 1, "flops": "1 TFLOP/s", "vector_flops": "1 TFLOP/s"}, "host": {"link": link},
+            "devices": {"count": devices, "link": link} if devices > 1 else {},
+            "energy": {"flop": "1 pJ/FLOP", "byte": "10 pJ/B", **energy},
+        },
+    }, known=known_names()))  # fmt: skip
+
+
+@pytest.mark.parametrize("fold", [True, False])
+def test_links_between_devices(fold: bool) -> None:
+    """Four devices: a ring all-reduce of 2,048 numbers sends 6 times a quarter of them from each, twice a layer."""
+    parallel = {"tensor": 4, "algorithm": "ring", "fold": fold}
+    found = linked({"link": "2 pJ/B"}, {"parallel": parallel}, devices=4)
+    energy = energy_of(found)
+    ring = 4 * 6 * 2048 * 2 // 4  # bytes of an all-reduce over all devices
+    sends = {kind: row[2] for kind, row in zip(energy.kinds, energy.by_kind.tolist(), strict=True) if row[2]}
+    in_layers = sum(fj for kind, fj in sends.items() if "reduce" in kind)
+    assert in_layers == 2 * 2 * 2 * ring * 2000, sends
+    assert energy.link == sum(sends.values()) == found.metrics.bytes_sent * (4 if fold else 1) * 2000
+    channels = dict(zip([each.name for each in found.log.machine.channels], energy.channels, strict=True))
+    assert sum(fj for name, fj in channels.items() if name.endswith("link") and "host" not in name) == energy.link
+    assert energy.link_parts == {"link": energy.link}
+    assert energy.unknown == ()
+    assert sum(energy.by_step[:, 2].tolist()) == energy.link
+    assert energy.total == energy.compute + energy.memory + energy.link + energy.static
+    assert (energy.compute, energy.memory, energy.link) == rows_of(found)
+    assert integral(found) == pytest.approx(energy.total, rel=1e-6)
+    assert summary(found)["energy"]["link_fj"] == energy.link
+
+
+def test_the_link_to_the_host() -> None:
+    """All weights but the embedding move over it for each token, and not through the memory."""
+    at_home = energy_of(linked({}, {}))
+    found = linked({"host": {"pcie": "6.5 pJ/bit", "dram": "9 pJ/B"}}, {"offload": {"weights": "all"}})
+    energy = energy_of(found)
+    moved = found.metrics.bytes_host
+    assert energy.link_parts == {"pcie": 52_000 * moved, "dram": 9_000 * moved}
+    assert energy.link == 61_000 * moved
+    assert (at_home.memory - energy.memory) == 10_000 * moved > 0
+    assert (energy.compute, energy.memory, energy.link) == rows_of(found)
+
+
+def test_links_without_figures_count_as_none_and_the_output_says_so() -> None:
+    found = linked({}, {"parallel": {"tensor": 2}}, devices=2)
+    assert found.metrics.bytes_sent > 0
+    assert energy_of(found).link == 0
+    assert energy_of(found).unknown == ("link",)
+    assert lines(found)[-1] == "without that of bytes over the link: not known"
+    assert summary(found)["energy"]["link_unknown"] == ["link"]
+    assert "without" not in "".join(lines(linked({"link": "1 pJ/bit"}, {"parallel": {"tensor": 2}}, devices=2)))
 
 
 def h100(batch: int, context: int, **rest: Any) -> Energy:

@@ -226,6 +226,26 @@ def test_the_cache_of_the_largest_batch_fits_before_the_run() -> None:
     plan(from_dict(scenario))
 
 
+def test_requests_that_come_apart_may_meet() -> None:
+    """One every 1 us: without `max_batch` all nine may decode at a time, of 2.048 MB each; five of them fit 10 MiB."""
+    arrivals = {"process": "constant", "rate": "1000000/s"}
+    workload: dict[str, Any] = {
+        "batching": "continuous", "generate": {"count": 9, "prompt": 0, "context": 900, "tokens": 101, "arrivals": arrivals},
+    }  # fmt: skip
+    scenario: dict[str, Any] = {
+        "model": {"config": "llama-3.2-1b", "layers": 1, "scope": "block"}, "workload": workload,
+        "hardware": {"sram": "10 MiB"},
+        "mapping": {"tiles": 64, "softmax": "online", "kv": "operands", "heads": "fused", "execution": "stream",
+                    "attention": "batch"},
+    }  # fmt: skip
+    with pytest.raises(InputError, match=r"with 9 sequences in a step, .*; workload\.batching\.max_batch of 5 would fit$"):
+        plan(from_dict(scenario))
+    workload["batching"] = {"policy": "continuous", "max_batch": 5}
+    assert len(sim.run(from_dict(scenario)).requests.arrival) == 9
+    with pytest.raises(InputError, match="with 6 sequences in a step"):
+        plan(from_dict({**scenario, "workload": {**workload, "batching": {"policy": "continuous", "max_batch": 6}}}))
+
+
 @pytest.mark.parametrize(("full", "blocks", "members", "cached"), [("wait", 56, 8, 662), ("recompute", 49, 9, 655)])
 def test_blocks_that_prompts_share_leave_space_for_more_sequences(full: str, blocks: int, members: int, cached: int) -> None:
     """Prompts of 640 shared tokens and 4 of their own take 40 blocks of 16 tokens once, and until they end 2 more each.

@@ -140,3 +140,32 @@ def test_what_a_config_does_not_say_is_noted(tmp_path, keys, notes):
     assert list(notes_of(models_of(from_dict({"model": {"config": str(tmp_path)}})))) == notes
     written = {"model": {"config": str(tmp_path), "dtype": "float16"}, "mapping": {"formats": {"weights": "int8"}}}
     assert not notes_of(models_of(from_dict(written)))
+
+
+def notes_with(formats: dict[str, Any], config: str = "llama-3.2-1b", **keys: Any) -> list[str]:
+    scenario = {"model": {"config": config}, "mapping": {"formats": formats}, **keys}
+    return list(plan(from_dict(scenario)).notes)
+
+
+def test_rows_that_are_no_whole_blocks_are_noted(tmp_path: Path) -> None:
+    """Of 832 numbers three blocks of 256 take 768: a matrix that multiplies 832 inputs. Blocks of 32 are 26 of them."""
+    data = {"model_type": "llama", "hidden_size": 832, "intermediate_size": 2048, "num_hidden_layers": 2, "vocab_size": 512}
+    data |= {"num_attention_heads": 13, "num_key_value_heads": 13, "dtype": "bfloat16"}
+    config = tmp_path / "config.json"
+    config.write_text(json.dumps(data))
+    on_cpu = {"hardware": {"preset": "raspberry-pi-5"}}
+    (line,) = notes_with({"weights": "q4_K"}, str(config), **on_cpu)
+    assert "rows of 832 weights are no multiple of 256, a block of q4_K" in line
+    assert "llama.cpp in q5_0" in line
+    assert line.startswith("q_proj, k_proj, v_proj, o_proj, gate_proj, up_proj, lm_head: ")
+    assert not notes_with({"weights": "q4_0"}, str(config))
+    assert not notes_with({"weights": {"lm_head": "q6_K"}})
+    assert not notes_with({"weights": "int4"}, str(config))
+
+
+def test_rows_of_experts_are_those_of_one_expert() -> None:
+    """gpt-oss-20b: hidden size and intermediate size of 2,880 are 90 blocks of 32, and 11.25 of 256."""
+    assert not notes_with({"weights": "mxfp4"}, "gpt-oss-20b")
+    (line,) = notes_with({"weights": {"experts": "q6_K"}}, "gpt-oss-20b")
+    assert "rows of 2,880 weights" in line
+    assert "q8_0" in line

@@ -192,10 +192,14 @@ class Watts(Figure):
 
 
 class PresetEnergy(Section):
-    """Energy figures: those that are published. flop: by number format, or under `any`. byte: by part. static: the device."""
+    """Energy figures: those that are published. flop: by number format, or under `any`. byte: by part. link: of a byte over the
+    link to other devices; host: over that to the host. static: the device.
+    """
 
     flop: dict[str, FlopCost] = Field(default_factory=dict)
     byte: dict[str, ByteCost] = Field(default_factory=dict)
+    link: ByteCost | None = None
+    host: ByteCost | None = None
     static: Watts | None = None
 
     @property
@@ -207,8 +211,7 @@ class PresetEnergy(Section):
         """All figures with their keys."""
         yield from ((f"flop.{name}", figure) for name, figure in self.flop.items())
         yield from ((f"byte.{name}", figure) for name, figure in self.byte.items())
-        if self.static is not None:
-            yield "static", self.static
+        yield from ((name, figure) for name in ("link", "host", "static") if (figure := getattr(self, name)) is not None)
 
     def section(self) -> dict[str, Any]:
         """The section `hardware.energy` of a scenario, or part of one, as plain data."""
@@ -218,6 +221,9 @@ class PresetEnergy(Section):
             made["flop"] = energies.get("any", energies)
         if self.byte:
             made["byte"] = {part: ENERGY_PER_BYTE.format(figure.value) for part, figure in self.byte.items()}
+        for name, cost in (("link", self.link), ("host", self.host)):
+            if cost is not None:
+                made[name] = ENERGY_PER_BYTE.format(cost.value)
         if self.static is not None:
             made["static"] = {"device": POWER.format(self.static.value)}
         return made

@@ -111,22 +111,25 @@ function energy() {
   $("energy").hidden = !data;
   if (!data) return () => {};
   const fj = (value) => ({ value, text: value ? joules(value) : "–" }), of = (value) => percent(value / (data.total_fj || 1));
+  const moved = (row) => (row.memory_fj ?? 0) + (row.link_fj ?? 0), unknown = data.link_unknown ?? [];
   const caused = Object.entries(data.waiting_by_cause_fj ?? {}).flatMap(([resource, causes]) => Object.entries(causes).map(([kind, value]) => [resource, kind, value]));
   $("energy-lead").textContent = `${joules(data.total_fj)} in all, ${joules(data.joules_per_token * 1e15)} a token; ${data.watts.toPrecision(4)} W on average. `
-    + "Static power is drawn all along: what of it was drawn while tokens waited is the energy of waiting.";
+    + "Static power is drawn all along: what of it was drawn while tokens waited is the energy of waiting."
+    + (unknown.length ? ` Energy of bytes over the ${unknown.join(" and the ")} is not known, and not counted.` : "");
   const shares = (title, rows) => table(title, [["", (r) => r[0]], ["energy", (r) => fj(r[1])], ["share", (r) => of(r[1])]], rows.filter(([, value]) => value));
   $("energy-parts").append(shares("Where it went", [["arithmetic", data.compute_fj],
     ...Object.entries(data.memory_by_part_fj).map(([part, value]) => [part === "memory" ? "bytes moved" : `bytes moved: ${words(part)}`, value]),
+    ...Object.entries(data.link_by_part_fj ?? {}).map(([part, value]) => [`bytes over links: ${words(part)}`, value]),
     ...Object.entries(data.static_by_part_fj).map(([part, value]) => [`static: ${words(part)}`, value])]));
   if (caused.length) $("energy-parts").append(shares("Waiting, by its cause", caused.sort((a, b) => b[2] - a[2]).slice(0, 20)
     .map(([resource, kind, value]) => [`${resource}: ${kind === "alone" ? summary.blame?.alone ?? kind : kind}`, value])));
   $("energy-kinds").append(table("By kind of op", [["kind", (k) => ({ text: k.kind, kind: paint.of(k.kind) })], ["arithmetic", (k) => fj(k.compute_fj)],
-    ["bytes moved", (k) => fj(k.memory_fj)], ["share", (k) => of(k.compute_fj + k.memory_fj)]], data.by_kind.filter((k) => k.compute_fj + k.memory_fj)));
+    ["bytes moved", (k) => fj(moved(k))], ["share", (k) => of(k.compute_fj + moved(k))]], data.by_kind.filter((k) => k.compute_fj + moved(k))));
   const steps = summary.tokens.slice(0, ROWS).map((t, i) => ({ ...t, ...data.by_token[i] }));
   $("energy-tokens").append(table(summary.tokens.length > ROWS ? `The first ${count(ROWS)} of ${count(summary.tokens.length)} ${one}s` : `All ${one}s`,
-    [[one, (t) => `${t.sequence}.${t.token}`], ["arithmetic", (t) => fj(t.compute_fj)], ["bytes moved", (t) => fj(t.memory_fj)], ["static", (t) => fj(t.static_fj)]], steps));
+    [[one, (t) => `${t.sequence}.${t.token}`], ["arithmetic", (t) => fj(t.compute_fj)], ["bytes moved", (t) => fj(moved(t))], ["static", (t) => fj(t.static_fj)]], steps));
   $("energy-machine").append(table("Machine", [["", (r) => r[0]], ["arithmetic or bytes", (r) => fj(r[1])], ["static while held", (r) => fj(r[2])], ["static while idle", (r) => fj(r[3])]], [
-    ...data.engines.slice(0, 64).map((e) => [e.name, e.compute_fj, e.static_busy_fj, e.static_idle_fj]), ...data.channels.map((c) => [c.name, c.memory_fj, 0, 0]),
+    ...data.engines.slice(0, 64).map((e) => [e.name, e.compute_fj, e.static_busy_fj, e.static_idle_fj]), ...data.channels.map((c) => [c.name, moved(c), 0, 0]),
     ["device", 0, data.device_static_fj, 0]]));
   const { width_ps: width, watts } = data.power, box = $("energy-chart");
   return () => box.replaceChildren(seriesChart(watts, width, summary.makespan_ps, "power", { units: [["kW", 1e3], ["W", 1], ["mW", 1e-3]] }, box.clientWidth));

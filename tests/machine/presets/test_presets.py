@@ -244,10 +244,11 @@ def test_energy_of_a_preset_with_all_figures() -> None:
     """82 pJ a byte in all, 48 of them in DRAM; what is written wins."""
     energy = scenario({"preset": "h100-sxm"}).hardware.energy
     assert energy is not None
-    assert (energy.flop, energy.parts, energy.static.device) == (760, {"dram": 48_000, "path": 34_000}, 100_000)
+    assert (energy.flop, energy.byte, energy.static.device) == (760, {"dram": 48_000, "path": 34_000}, 100_000)
+    assert (energy.link, energy.host) == (44_000, 52_000)
     energy = scenario({"preset": "h100-sxm", "energy": {"byte": "50 pJ/B", "static": {"engine": "2 W"}}}).hardware.energy
     assert energy is not None
-    assert (energy.parts, energy.static.device, energy.static.engine) == ({"memory": 50_000}, 100_000, 2_000)
+    assert (energy.byte, energy.static.device, energy.static.engine) == (50_000, 100_000, 2_000)
     assert scenario({"preset": "h100-sxm", "energy": None}).hardware.energy is None
 
 
@@ -257,6 +258,6 @@ def test_energy_of_dram_alone_is_not_that_of_a_run(name: str, dram: float) -> No
     assert scenario({"preset": name}).hardware.energy is None
     energy = scenario({"preset": name, "energy": {"flop": "1 pJ/FLOP", "byte": {"path": "30 pJ/B"}}}).hardware.energy
     assert energy is not None
-    assert energy.parts == {"dram": dram * 8000, "path": 30_000}
+    assert energy.byte == {"dram": dram * 8000, "path": 30_000}
     with pytest.raises(InputError, match=r"hardware\.energy: the key 'flop' is missing"):
         scenario({"preset": name, "energy": {}})
