@@ -161,7 +161,9 @@ class OpGraph:
 
     def terms_at(self, batch: IntArray, query: IntArray, context: IntArray) -> IntArray:
         """The value of each term of a polynomial at each (B, Q, N) of three arrays: int64 [term, ..]."""
-        values = [batch**b * query**q * context**n for b, q, n in MONOMIALS]
+        one = np.ones_like(context)
+        b1, q1, n1 = (one, batch), (one, query, query * query), (one, context)
+        values = [b1[b] * q1[q] * n1[n] for b, q, n in MONOMIALS]
         for mask in self.masks:
             visible = pairs(mask.kind, mask.size, query, context)
             values += [visible, batch * visible]

@@ -75,7 +75,8 @@ def bounds(log: EventLog, rules: Rules, tally: Tally | None = None) -> Bounds:
     longest = int(
         (tally.reached + log.step_overhead * np.bincount(log.steps.sequence, minlength=len(tally.reached))).max(initial=0)
     )
-    computed, moved, transfers = (int(tally.totals[:, column].sum()) for column in (COMPUTED, MOVED, TRANSFERS))
+    totals = tally.totals
+    computed, moved, transfers = (int(totals[:, column].sum()) for column in (COMPUTED, MOVED, TRANSFERS))
     compute = ceil_div(computed, log.engines)
     # Which channel a transfer goes to is the machine's: no schedule changes it, so the fullest channel counts.
     fullest = int(tally.delivered[: log.machine.memories].max(initial=0))

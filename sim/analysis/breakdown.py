@@ -75,18 +75,17 @@ def breakdown(log: EventLog, rules: Rules, tally: Tally | None = None) -> Breakd
     tally = Tally.of(log, rules) if tally is None else tally
     if Fault.TOO_FAST in tally.faults:
         raise SimulationError(f"invariant does not hold: {INVARIANT}: {tally.faults[Fault.TOO_FAST]}")
-    totals, by_step, forms = tally.totals[:, :PART_COUNT], tally.by_step, tally.forms
-    kinds, layers = tuple(sorted(forms.kinds)), tuple(sorted({layer for _, layer in forms.groups}))
-    place_of, layer_of = ({each: i for i, each in enumerate(names)} for names in (kinds, layers))
-    kind = np.array([place_of[forms.kinds[number]] for number, _ in forms.groups], dtype=np.int64)
-    layer = np.array([layer_of[layer] for _, layer in forms.groups], dtype=np.int64)
+    columns, by_step, places = tally.totals, tally.by_step, tally.forms.places()
+    totals = columns[:, :PART_COUNT]
     sequences, of_sequence = np.unique(log.steps.sequence, return_inverse=True)
     result = Breakdown(
-        tokens=tally.tokens, by_step=by_step, kinds=kinds, by_kind=sum_by(totals, kind, len(kinds)), layers=layers,
-        by_layer=sum_by(totals, layer, len(layers)), sequences=tuple(int(s) for s in sequences),
+        tokens=tally.tokens, by_step=by_step,
+        kinds=places.kinds, by_kind=sum_by(totals, places.kind, len(places.kinds)),
+        layers=places.layers, by_layer=sum_by(totals, places.layer, len(places.layers)),
+        sequences=tuple(sequences.tolist()),
         by_sequence=sum_by(by_step, of_sequence, len(sequences)),
     )  # fmt: skip
-    _verify(log, result, sum(tally.totals[:, SPENT].tolist()))
+    _verify(log, result, sum(columns[:, SPENT].tolist()))
     return result
 
 

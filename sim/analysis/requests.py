@@ -56,10 +56,10 @@ class Distribution:
         n = len(times)
         if not n:
             return None
-        ordered = np.sort(times)
-        mean = (2 * sum(ordered.tolist()) + n) // (2 * n)
-        p50, p90, p99 = (int(ordered[nearest_rank(p, n)]) for p in PERCENTILES)
-        return cls(count=n, mean=mean, p50=p50, p90=p90, p99=p99, largest=int(ordered[-1]))
+        ordered: list[int] = np.sort(times).tolist()
+        mean = (2 * sum(ordered) + n) // (2 * n)
+        p50, p90, p99 = (ordered[nearest_rank(p, n)] for p in PERCENTILES)
+        return cls(count=n, mean=mean, p50=p50, p90=p90, p99=p99, largest=ordered[-1])
 
 
 def nearest_rank(percent: int, count: int) -> int:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from fractions import Fraction
+from functools import lru_cache
 from typing import Literal
 
 from sim.analysis.parts import Conserving, Latency
@@ -60,7 +61,7 @@ class Rules:
     @property
     def fastest(self) -> Fraction:
         """The largest share of a channel that one transfer can get."""
-        return min(Fraction(*self.cap), self.efficiency[1])
+        return _smaller(self.cap, self.efficiency[1])
 
     @property
     def limit(self) -> str:
@@ -70,7 +71,12 @@ class Rules:
     @property
     def slowest(self) -> Fraction:
         """The least share of its bandwidth that a busy channel delivers, if its arbiter conserves work."""
-        return min(Fraction(*self.cap), self.efficiency[0])
+        return _smaller(self.cap, self.efficiency[0])
+
+
+@lru_cache(256)
+def _smaller(cap: tuple[int, int], share: Fraction) -> Fraction:
+    return min(Fraction(*cap), share)
 
 
 #: For sums that depend on no rules but are found in one pass with sums that do.

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from enum import IntEnum
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -44,6 +44,7 @@ from sim.base.integers import LARGEST
 from sim.base.kernel import kernel, launch
 from sim.base.units import ceil_div
 from sim.log.columns import (
+    NO_FORMS,
     NONE,
     Forms,
     FormTable,
@@ -298,6 +299,14 @@ def follow_sequences(
             early[0], early[1] = step, layer
 
 
+class _Tables(NamedTuple):
+    """Tables of a log as kernels take them."""
+
+    tasks: Tasks
+    steps: Steps
+    forms: Forms
+
+
 class Tally:
     """Sums over the rows of a run, and what is wrong with them.
 
@@ -309,7 +318,7 @@ class Tally:
     def __init__(self, rules: Rules, *, engines: int, channels: int, compiled: bool = False) -> None:
         """compiled: also where few rows come at a time."""
         self._rules, self._compiled = rules, compiled
-        self.forms = FormTable()
+        self.forms: FormTable = NO_FORMS
         self.engine_busy = np.zeros(engines, dtype=np.int64)
         self.delivered = np.zeros(channels, dtype=np.int64)
         self.channel_busy = self.services = self.tasks = 0
@@ -385,25 +394,26 @@ class Tally:
         runs[: len(self.runs)] += self.runs
         self.runs = runs
         passes = (self._add_steps, self._add_services, self._follow_sequences)  # none reads what another writes
+        tables = _Tables(*(viewed(each, compiled=compiled) for each in (tasks_of(log), steps_of(log), self.forms.columns)))
         if compiled and len(log.tasks) >= MANY and cores() > 1:
             with ThreadPoolExecutor(2) as pool:  # as long as the first takes the others are done
-                list(pool.map(lambda each: each(log, compiled=True), passes))
+                list(pool.map(lambda each: each(log, tables, compiled=True), passes))
         else:
             for each in passes:
-                each(log, compiled=compiled)
+                each(log, tables, compiled=compiled)
         self._latest = max(self._latest, log.makespan)
 
     def _note(self, kind: Fault, sentence: str) -> None:
         self.faults.setdefault(kind, sentence)
 
-    def _add_services(self, log: EventLog, *, compiled: bool) -> None:
+    def _add_services(self, log: EventLog, tables: _Tables, *, compiled: bool) -> None:
         self._widen(log.makespan)
-        g, t = viewed(services_of(log), compiled=compiled), viewed(tasks_of(log), compiled=compiled)
+        g = viewed(services_of(log), compiled=compiled)
         state = np.zeros((channels.STATE_ROWS, log.channels), dtype=np.int64)
         state[channels.LATEST_START] = state[channels.IDLE_ROW] = NONE
         delivered = np.zeros(len(log.tasks), dtype=np.int64)
         wrong = launch(follow_channels, compiled=compiled)(
-            g, t, self._rules.latencies, self._rules.conserving, log.machine.memories, state, delivered,
+            g, tables.tasks, self._rules.latencies, self._rules.conserving, log.machine.memories, state, delivered,
             self.width, self.bins, np.empty((2, len(log.services) + 1), dtype=np.int64),
         )  # fmt: skip
         if wrong != channels.NOTHING:
@@ -426,15 +436,13 @@ class Tally:
             self.width *= 2
             self.bins = np.append(self.bins[:-1].reshape(-1, 2).sum(axis=1), np.zeros(BINS // 2 + 1, dtype=np.int64))
 
-    def _add_steps(self, log: EventLog, *, compiled: bool) -> None:
-        rules, steps, count = self._rules, steps_of(log), len(log.steps)
-        cuts = _cuts(log)
-        rows = np.append(steps.first, len(log.tasks))[cuts]
+    def _add_steps(self, log: EventLog, tables: _Tables, *, compiled: bool) -> None:
+        rules, count, cuts = self._rules, len(log.steps), _cuts(log)
+        rows = np.append(log.steps.first, len(log.tasks))[cuts]
         by_step, tokens = np.zeros((count, STEP_COLUMNS, 2), dtype=np.int64), np.zeros((count, PART_COUNT), dtype=np.int64)
         bad = np.full(len(_SENTENCES), NONE, dtype=np.int64)
         launch(tally_steps, compiled=compiled)(
-            viewed(tasks_of(log), compiled=compiled), viewed(steps, compiled=compiled),
-            viewed(self.forms.columns, compiled=compiled), cuts, rules.latencies, rules.stripes,
+            *tables, cuts, rules.latencies, rules.stripes,
             rules.execution == "stream", rules.waits_for_sram, stores_before(log, self.forms, compiled=compiled),
             viewed(causes(log, bounded_sram=rules.sram is not None, compiled=compiled), compiled=compiled),
             viewed(room_for(int(np.diff(rows).max(initial=0))), compiled=compiled),
@@ -452,7 +460,7 @@ class Tally:
         if rules.sram is not None and (most := most_in_use(log)) > rules.sram:
             self._note(Fault.SRAM, f"operands of {most} B were in use, with SRAM of {rules.sram} B")
 
-    def _follow_sequences(self, log: EventLog, *, compiled: bool) -> None:
+    def _follow_sequences(self, log: EventLog, tables: _Tables, *, compiled: bool) -> None:
         rules, steps, layers = self._rules, log.steps, len(self.forms.layers)
         arrivals = arrivals_of(log, rules)
         self.reached = np.append(self.reached, arrivals[len(self.reached) :])
@@ -461,8 +469,7 @@ class Tally:
         stored, ended, paths = (np.zeros(size, dtype=np.int64) for size in (layers, layers, len(steps)))
         early = np.full(2, NONE, dtype=np.int64)
         launch(follow_sequences, compiled=compiled)(
-            in_order(log), viewed(tasks_of(log), compiled=compiled), viewed(steps_of(log), compiled=compiled),
-            viewed(self.forms.columns, compiled=compiled), rules.latencies, rules.stripes, numerator, denominator,
+            in_order(log), *tables, rules.latencies, rules.stripes, numerator, denominator,
             rules.execution == "stream", rules.dependency == "known", arrivals, self.reached, stored, ended,
             np.empty(largest, dtype=np.int64), early, paths,
         )  # fmt: skip

@@ -82,6 +82,15 @@ class Forms(NamedTuple):
     kv_stores: Ints
 
 
+class Places(NamedTuple):
+    """Kinds and layers of the groups of a table, ascending, and for each group [group] which of them it has."""
+
+    kinds: tuple[str, ...]
+    kind: npt.NDArray[np.int64]
+    layers: tuple[int, ...]
+    layer: npt.NDArray[np.int64]
+
+
 class FormTable:
     """Makes `Forms` of the graphs of a log, and of more graphs when they come.
 
@@ -97,6 +106,7 @@ class FormTable:
         self._parts: dict[str, list[npt.NDArray[np.integer]]] = {name: [] for name in Forms._fields}
         self._forms = self._edges = self._kv = 0
         self.columns = self._whole()
+        self._places: Places | None = None
 
     @property
     def kinds(self) -> list[str]:
@@ -116,6 +126,19 @@ class FormTable:
         if len(graphs) > known:
             self.graphs = tuple(graphs)
             self.columns = self._whole()
+            self._places = None
+
+    def places(self) -> Places:
+        """Kinds and layers in order, and those of each group."""
+        if self._places is None:
+            kinds, layers = tuple(sorted(self._kind)), tuple(sorted({layer for _, layer in self.groups}))
+            place_of, layer_of = ({each: i for i, each in enumerate(names)} for names in (kinds, layers))
+            names = self.kinds
+            self._places = Places(
+                kinds, np.array([place_of[names[number]] for number, _ in self.groups], dtype=np.int64),
+                layers, np.array([layer_of[layer] for _, layer in self.groups], dtype=np.int64),
+            )  # fmt: skip
+        return self._places
 
     def _add(self, graph: TaskGraph) -> None:
         parts, size = self._parts, len(graph)
@@ -160,6 +183,9 @@ class FormTable:
             columns[name] = np.concatenate([np.zeros(0, dtype=dtype), *parts, *last], dtype=dtype, casting="unsafe")
         return Forms(**columns)
 
+
+#: The table without graphs.
+NO_FORMS = FormTable()
 
 #: Tables of one graph, of earlier logs: the runs of a sweep share their graphs.
 ONE_GRAPH: Memo[FormTable] = Memo(2**20, lambda table: len(table.columns.inputs))
@@ -241,7 +267,14 @@ def _column(column: npt.NDArray[np.integer], dtype: Any) -> npt.NDArray[np.integ
 
 
 def in_order(log: EventLog) -> npt.NDArray[np.int64]:
-    """The steps in order of sequence and token."""
+    """The steps in order of sequence and token. It is kept: callers must not write to it."""
+    if "in_order" not in log.made:
+        log.made["in_order"] = _in_order(log)
+    found: npt.NDArray[np.int64] = log.made["in_order"]
+    return found
+
+
+def _in_order(log: EventLog) -> npt.NDArray[np.int64]:
     sequence, token = log.steps.sequence, log.steps.token
     same = sequence[1:] == sequence[:-1]
     if ((sequence[1:] > sequence[:-1]) | (same & (token[1:] > token[:-1]))).all():

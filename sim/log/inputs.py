@@ -94,9 +94,12 @@ def last_stores(order: Ints, s: Steps, f: Forms, end: Ints, latest: Ints, stored
 
 def tokens_overlap(log: EventLog) -> bool:
     """Whether some step was released before the one before it in its sequence had ended: those of known tokens are."""
-    order = in_order(log)
-    sequence, released, end = (column[order] for column in (log.steps.sequence, log.steps.released, log.steps.end))
-    return bool(((sequence[1:] == sequence[:-1]) & (released[1:] < end[:-1])).any())
+    if "tokens_overlap" not in log.made:  # kept with the log
+        order = in_order(log)
+        sequence, released, end = (column[order] for column in (log.steps.sequence, log.steps.released, log.steps.end))
+        log.made["tokens_overlap"] = bool(((sequence[1:] == sequence[:-1]) & (released[1:] < end[:-1])).any())
+    found: bool = log.made["tokens_overlap"]
+    return found
 
 
 def stores_before(log: EventLog, table: FormTable, *, compiled: bool) -> Rows:

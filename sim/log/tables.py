@@ -172,7 +172,12 @@ class EventLog:
     @property
     def members(self) -> MemberTable:
         """Members of each step."""
-        return MemberTable.plain(self.steps) if self.batched is None else self.batched
+        if self.batched is not None:
+            return self.batched
+        if "members" not in self.made:
+            self.made["members"] = MemberTable.plain(self.steps)
+        found: MemberTable = self.made["members"]
+        return found
 
     def lanes(self, steps: npt.NDArray[np.integer]) -> StepLanes:
         """Parameters of the costs of some steps, all of one graph."""

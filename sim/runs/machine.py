@@ -29,22 +29,38 @@ BY_BYTES = ("roofline", "kernel")  # cost models whose transfers follow from byt
 LARGEST_CAP = 2**16  # denominators of channel shares stay small enough for int64 arithmetic on whole runs
 
 
-def arbiter_of(memory: Memory) -> Arbiter:
-    """The arbiter of a channel, derated by the efficiency of the memory. Raises ConfigError for an option it cannot use."""
-    arbiter = _arbiter("hardware.memory", memory, port_share(memory))
-    efficiency = efficiency_of(memory)
-    return Derated(arbiter, efficiency) if efficiency is not None else arbiter
+def arbiter_of(memory: Memory, shared: Shared) -> Arbiter:
+    """The arbiter of a channel, derated by the efficiency of the memory. Raises ConfigError for an option it cannot use.
+
+    Channels have copies of it, so runs may share one: the same object where it follows from the same values.
+    """
+    cap, chosen = port_share(memory), memory.arbiter
+    with about("hardware.memory.arbiter"):
+        bandwidth = memory.bandwidth if "bandwidth" in ARBITERS.parameters(chosen.name) else None
+
+    def make() -> Arbiter:
+        arbiter = _arbiter("hardware.memory", memory, cap)
+        efficiency = efficiency_of(memory)
+        return Derated(arbiter, efficiency) if efficiency is not None else arbiter
+
+    return shared.get("arbiter", (cap, bandwidth, chosen.name, repr(chosen.options), memory.efficiency), make)
 
 
-def machine_of(scenario: Scenario) -> Machine:
+def machine_of(scenario: Scenario, shared: Shared) -> Machine:
     """Engines and channels of the devices that are simulated, which stand for all."""
     hardware, host, simulated = scenario.hardware, host_of(scenario), scenario.mapping.parallel.simulated
     devices = hardware.devices
-    return alike_devices(
-        simulated, engines=hardware.engines.count, channels=hardware.memory.channels.count, like=devices.count // simulated,
-        link=0 if devices.link is None else devices.link.bandwidth, host=0 if host is None else host.bandwidth,
-        replicas=scenario.mapping.parallel.data,
+    of = (
+        simulated, hardware.engines.count, hardware.memory.channels.count, devices.count // simulated,
+        0 if devices.link is None else devices.link.bandwidth, 0 if host is None else host.bandwidth,
+        scenario.mapping.parallel.data,
     )  # fmt: skip
+    return shared.get("machine", of, lambda: _machine(*of))
+
+
+def _machine(simulated: int, engines: int, channels: int, like: int, link: int, host: int, replicas: int) -> Machine:
+    """The machine of so many simulated devices; like: devices that each stands for."""
+    return alike_devices(simulated, engines=engines, channels=channels, like=like, link=link, host=host, replicas=replicas)
 
 
 def links_of(scenario: Scenario) -> tuple[Link, ...]:

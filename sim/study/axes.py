@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from fractions import Fraction
 from typing import Any
 
@@ -51,11 +51,16 @@ class Value:
 
 @dataclass(frozen=True, slots=True)
 class Axis:
-    """A key and its values. dimension: the kind of quantity that all of them are; None for others."""
+    """A key and its values. dimension: the kind of quantity that all of them are; None for others. types: of its values."""
 
     key: str
     values: tuple[Value, ...]
     dimension: Dimension | None = None
+    types: frozenset[type] = field(init=False, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        types = frozenset(type(value.column) for value in self.values if value.column is not None)
+        object.__setattr__(self, "types", types)
 
     def assignment(self, value: Value) -> Assignment:
         """The assignment of one of its values, which errors name as `--set` does."""

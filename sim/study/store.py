@@ -151,18 +151,16 @@ def schema(study: Study) -> Any:
 def _type(axis: Axis) -> Any:
     """The type of the column of an axis."""
     arrow = pyarrow("pyarrow")
-    kinds = {type(value.column) for value in axis.values if value.column is not None}
-    if kinds == {bool}:
+    if axis.types == {bool}:
         return arrow.bool_()
-    if kinds <= {int, float} and kinds:
-        return arrow.int64() if kinds == {int} else arrow.float64()
+    if axis.types <= {int, float} and axis.types:
+        return arrow.int64() if axis.types == {int} else arrow.float64()
     return arrow.string()
 
 
 def cell(axis: Axis, column: Any, text: str) -> Any:
     """A value of an axis as its column holds it: where values are of several types, all are texts."""
-    kinds = {type(value.column) for value in axis.values if value.column is not None}
-    if kinds == {bool} or (kinds and kinds <= {int, float}):
+    if axis.types == {bool} or (axis.types and axis.types <= {int, float}):
         return column
     return column if isinstance(column, str) or column is None else text
 

@@ -43,18 +43,18 @@ class Layout:
 
     def __init__(self) -> None:
         self.words = 0
-        self._values: list[tuple[int, Any]] = []
+        self._values: list[tuple[int, int, Any]] = []
 
     def take(self, words: int, value: Any = None) -> int:
         """The address of so many words, 0 unless a value (or one for each) is given."""
         at, self.words = self.words, self.words + words
         if value is not None:
-            self._values.append((at, np.broadcast_to(np.asarray(value, dtype=np.int64), words)))
+            self._values.append((at, words, value))
         return at
 
     def put(self, at: int, values: Any) -> None:
         """Give words their values."""
-        self._values.append((at, np.asarray(values, dtype=np.int64)))
+        self._values.append((at, len(values), values))
 
     def heap(self, entries: int) -> int:
         """The address of a heap with a capacity of so many entries."""
@@ -63,8 +63,8 @@ class Layout:
     def memory(self) -> Words:
         """The array."""
         m = np.zeros(self.words, dtype=np.int64)
-        for at, value in self._values:
-            m[at : at + len(value)] = value
+        for at, words, value in self._values:
+            m[at : at + words] = value
         return m
 
 

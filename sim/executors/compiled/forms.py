@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
+from sim.base.memo import Memo
 from sim.executors.compiled.rules import Disciplines
 from sim.executors.compiled.state import (
     CHAIN, COST_ROW, DEVICE, FORM, HELD, INPUTS, LAUNCH, LEVEL, MEMBER, MOVES, NONE, OUT, OUT_END, PREFETCH, STORES,
@@ -55,7 +57,7 @@ class Forms:
         size, at, links = len(graph), self.used, graph.links
         nodes = size + links.joins
         first_output = at + nodes * FORM
-        starts = np.flatnonzero(np.diff(links.input_start)[:size] == 0)
+        starts = STARTS.of(graph, None, lambda: np.flatnonzero(np.diff(links.input_start)[:size] == 0))
         first_end = first_output + len(links.outputs)
         operands = None if self.setup.sram is None else operands_of(graph)
         loads = first_end + len(starts)  # address
@@ -65,30 +67,27 @@ class Forms:
             grown[:at] = self.pool[:at]
             self.pool = grown
         self.pool[first_output:first_end], self.pool[first_end:loads] = links.outputs, starts
-        every = self.pool[at:first_output].reshape(nodes, FORM).T
-        every[INPUTS] = np.diff(links.input_start)
-        every[OUT], every[OUT_END] = links.output_start[:-1] + first_output, links.output_start[1:] + first_output
-        tasks = every[:, :size]
-        tasks[HELD], tasks[PREFETCH], tasks[MOVES] = graph.engine, graph.prefetch, graph.moves
-        tasks[COST_ROW], tasks[DEVICE] = cost_row, graph.device
+        every = self.pool[at:first_output].reshape(nodes, FORM)
+        every[:] = NODES.of(graph, None, partial(_nodes, graph))
+        every[:, OUT : OUT_END + 1] += first_output
+        tasks = every.T[:, :size]
+        tasks[COST_ROW] = cost_row
         tasks[LAUNCH] = self.setup.launches(graph)
         tasks[LEVEL] = self._levels(graph)
-        tasks[MEMBER] = NONE if graph.ops.members is None else graph.ops.member[graph.op]
         chains = self.setup.scheduler.chains(graph)
         tasks[CHAIN] = 0 if chains is None else chains
-        tasks[STORES] = NONE
-        for number, layer in enumerate(sorted(graph.kv_stores)):
-            tasks[STORES, list(graph.kv_stores[layer])] = number
         loads_end = loads if operands is None else self._add_operands(operands, tasks, loads)
         form = self._known[id(graph)] = Form(graph, at, size, nodes, first_end, loads, loads, loads_end)
         return form
 
     def _levels(self, graph: TaskGraph) -> npt.NDArray[np.int64]:
         """[task]: the urgency or class of its transfer, at a channel of the memory or at its link."""
-        first_link = self.setup.memory_channels if self.setup.links else 0
+        if not self.setup.links:
+            discipline = self.disciplines[0]
+            return np.array([discipline.level(kind) for kind in graph.plain_kinds], dtype=np.int64)[graph.kind]
         of_memory, of_link, of_host = (
             np.array([discipline.level(kind) for kind in graph.plain_kinds], dtype=np.int64)[graph.kind]
-            for discipline in (self.disciplines[0], self.disciplines[first_link], self.disciplines[-1])
+            for discipline in (self.disciplines[0], self.disciplines[self.setup.memory_channels], self.disciplines[-1])
         )
         return np.where(graph.moves & HOST_BIT, of_host, np.where(graph.moves & LINK_BIT, of_link, of_memory))
 
@@ -103,6 +102,27 @@ class Forms:
         tasks[USERS, operands.task] = operands.users
         tasks[USED], tasks[USED_END] = operands.used_start[:-1] + at + 2 * count, operands.used_start[1:] + at + 2 * count
         return at + count
+
+
+#: Nodes of graphs as far as they follow from a graph alone, and its tasks that wait for nothing: runs of a study share graphs.
+NODES: Memo[npt.NDArray[np.int64]] = Memo(2**16)
+STARTS: Memo[npt.NDArray[np.intp]] = Memo(2**16)
+
+
+def _nodes(graph: TaskGraph) -> npt.NDArray[np.int64]:
+    """[node, word], with outputs counted from 0, and 0 for what depends on the run."""
+    size, links = len(graph), graph.links
+    made = np.zeros((size + links.joins, FORM), dtype=np.int64)
+    every, tasks = made.T, made.T[:, :size]
+    every[INPUTS] = np.diff(links.input_start)
+    every[OUT], every[OUT_END] = links.output_start[:-1], links.output_start[1:]
+    tasks[HELD], tasks[PREFETCH], tasks[MOVES] = graph.engine, graph.prefetch, graph.moves
+    tasks[DEVICE] = graph.device
+    tasks[MEMBER] = NONE if graph.ops.members is None else graph.ops.member[graph.op]
+    tasks[STORES] = NONE
+    for number, layer in enumerate(sorted(graph.kv_stores)):
+        tasks[STORES, list(graph.kv_stores[layer])] = number
+    return made
 
 
 def kv_lists(graph: TaskGraph, at: int) -> npt.NDArray[np.int64]:

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+from sim.base.memo import Memo
 from sim.base.pointers import CannotCompileError, pointer_to
 from sim.executors.compiled.build import RANKINGS, requesters
 from sim.executors.setup import Setup
-from sim.machine.arbiters import Derated, KernelArbiter
+from sim.machine.arbiters import Arbiter, Derated, KernelArbiter
 from sim.machine.arbiters.checked import Checked
 from sim.machine.arbiters.disciplines import Discipline, discipline_of
 from sim.machine.schedulers.checked import Checked as CheckedScheduler
 
 #: [channel]: its discipline.
 Disciplines = tuple[Discipline, ...]
+
+#: Disciplines of arbiters, which runs of a study share, by the number of requesters.
+KNOWN: Memo[list[Discipline | None]] = Memo(256)
 
 
 def obstacle(setup: Setup) -> str:
@@ -20,7 +24,7 @@ def obstacle(setup: Setup) -> str:
         scheduler = setup.scheduler.scheduler if isinstance(setup.scheduler, CheckedScheduler) else setup.scheduler
         return f"the scheduler {type(scheduler).__name__} is Python"
     for arbiter in setup.arbiters:
-        if discipline_of(arbiter, requesters(setup)) is None:
+        if _discipline(arbiter, requesters(setup)) is None:
             plain = arbiter
             while isinstance(plain, (Derated, Checked)):
                 plain = plain.arbiter
@@ -42,8 +46,10 @@ def cannot_compile(setup: Setup) -> str:
 
 def disciplines(setup: Setup) -> Disciplines:
     """[channel]: the discipline of each channel of a setup that it can run."""
-    ports, found = requesters(setup), {}
-    for arbiter in setup.arbiters:
-        if id(arbiter) not in found:
-            found[id(arbiter)] = discipline_of(arbiter, ports)
-    return tuple(each for arbiter in setup.arbiters if (each := found[id(arbiter)]) is not None)
+    ports = requesters(setup)
+    return tuple(each for arbiter in setup.arbiters if (each := _discipline(arbiter, ports)) is not None)
+
+
+def _discipline(arbiter: Arbiter, ports: int) -> Discipline | None:
+    """The discipline of an arbiter as `discipline_of`, found once."""
+    return KNOWN.of(arbiter, ports, lambda: [discipline_of(arbiter, ports)])[0]
