@@ -18,11 +18,11 @@ def studies() -> dict[str, Path]:
 def find_study(name: str) -> Path:
     """A path as it is, or a shipped study by its name. Raises InputError with the nearest name."""
     path = Path(name)
+    shipped = studies()
+    if name in shipped and not path.is_file():  # its folder of rows may be here
+        return shipped[name]
     if path.exists() or path.suffix in {".yaml", ".yml"}:
         return path
-    shipped = studies()
-    if name in shipped:
-        return shipped[name]
     raise InputError(
         f"{name}: no such file, and no shipped study of that name{nearest(name, shipped)}; a scenario needs --over"
     )
