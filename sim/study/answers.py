@@ -2,18 +2,15 @@
 
 The front holds the points that no other one dominates: none is at least as good in all objectives and better in one. The main
 effect of an axis on an objective is by how much the objective's mean over all other axes differs between the axis's values; the
-share of an effect is its part of the variance, as in an analysis of variance (G. E. P. Box, J. S. Hunter, W. G. Hunter,
-"Statistics for Experimenters", chapter 4). The knee of a curve is the value after which the next step brings less than a tenth
-of what the whole axis brings, and so do all after it.
+share of an effect is its part of the variance, as in an analysis of variance (`sim.study.effects`). The knee of a curve is the
+value after which the next step brings less than a tenth of what the whole axis brings, and so do all after it.
 """
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from fractions import Fraction
-from itertools import combinations
 from pathlib import Path
 from typing import Any
 
@@ -24,14 +21,14 @@ from sim.base.errors import InputError
 from sim.base.quantities import Dimension
 from sim.runs.repeats import interval
 from sim.study.axes import DIMENSIONS, plain
+from sim.study.effects import Change, Floats, sensitivities
+from sim.study.effects import parts as parts_of
 from sim.study.metrics import METRICS
 from sim.study.optimize import told
 from sim.study.search import Find, Found, bracket_of, exact, found
 from sim.study.store import OK, SKIPPED, parts, read_manifest, read_part
 
 KNEE = 0.1  # share of the whole gain below which a step is not worth it
-
-Floats = npt.NDArray[np.float64]
 
 
 @dataclass(frozen=True, slots=True)
@@ -144,23 +141,31 @@ class Answers:
 
     def effects(self, objective: str) -> list[Effect]:
         """Main effects and interactions of two axes, the largest share of the variance first."""
-        points = [p for p in self.points if objective in p.means]
-        if len(points) < 2 or objective in self.axes:
+        y, levels = self._levels(objective)
+        found = parts_of(y, levels)
+        if found is None:
             return []
-        y = np.array([p.means[objective] for p in points])
-        total = float(((y - y.mean()) ** 2).sum())
-        if total <= 1e-12 * float((y**2).sum()):
-            return []
-        varied = [key for key in self.axes if self._varies(points, key)]
-        found = [Effect(axes=(key,), objective=objective, share=_between(y, self._levels(points, (key,))) / total,
-                        means=self._means(y, points, key)) for key in varied]  # fmt: skip
-        main = {each.axes[0]: each.share for each in found}
-        for pair in combinations(varied, 2):
-            both = self._levels(points, pair)
-            if len(set(both)) < len(points) or len(points) > len(varied):  # one point a cell still shows an interaction
-                share = _between(y, both) / total - main[pair[0]] - main[pair[1]]
-                found.append(Effect(axes=pair, objective=objective, share=max(0.0, share)))
-        return sorted(found, key=lambda each: -each.share)
+        effects = [
+            Effect(axes=(key,), objective=objective, share=share, means=self._sorted(key, found.means[key]))
+            for key, share in found.axes.items()
+        ]
+        effects += [Effect(axes=pair, objective=objective, share=share) for pair, share in found.pairs.items()]
+        return sorted(effects, key=lambda each: -each.share)
+
+    def sensitivities(self, objective: str) -> dict[str, Change]:
+        """The change of an objective with twice the value of each axis of numbers."""
+        return sensitivities(*self._levels(objective))
+
+    def _levels(self, objective: str) -> tuple[Floats, dict[str, list[Any]]]:
+        """An objective [point], and the values of all axes that vary [point]."""
+        points = [] if objective in self.axes else [p for p in self.points if objective in p.means]
+        levels = {key: [p.values.get(key) for p in points] for key in self.axes if self._varies(points, key)}
+        return np.array([p.means[objective] for p in points]), levels
+
+    def _sorted(self, key: str, means: Mapping[Any, float]) -> dict[Any, float]:
+        """Means of values in the order of the axis."""
+        order = self.axes[key].order
+        return {value: means[value] for value in sorted(means, key=lambda v: order.get(v, 0)) if value is not None}
 
     def knees(self, objective: str) -> list[Knee]:
         """Where more of an axis stops helping, for axes of numbers along which an objective improves."""
@@ -190,16 +195,6 @@ class Answers:
             and (len({(p.values["case"], p.values.get(key)) for p in points}) == len({p.values["case"] for p in points}))
         )
         return len(values) > 1 and not of_case
-
-    def _levels(self, points: Sequence[PointOf], keys: Sequence[str]) -> list[tuple[Any, ...]]:
-        return [tuple(p.values.get(key) for key in keys) for p in points]
-
-    def _means(self, y: Floats, points: Sequence[PointOf], key: str) -> dict[Any, float]:
-        sums: dict[Any, list[float]] = {}
-        for value, p in zip(y.tolist(), points, strict=True):
-            if p.values.get(key) is not None:
-                sums.setdefault(p.values[key], []).append(value)
-        return {v: math.fsum(sums[v]) / len(sums[v]) for v in sorted(sums, key=lambda v: self.axes[key].order.get(v, 0))}
 
     def command(self, point: PointOf) -> str:
         """The command that runs a point again, with its trace."""
@@ -233,15 +228,6 @@ def front(costs: Floats) -> npt.NDArray[np.bool_]:
         else:
             on.append(i)
     return keep
-
-
-def _between(y: Floats, levels: Sequence[Any]) -> float:
-    """Sum of squares between the groups of equal levels."""
-    names: dict[Any, int] = {}
-    of = np.array([names.setdefault(level, len(names)) for level in levels])
-    counts = np.bincount(of)
-    means = np.bincount(of, weights=y) / counts
-    return float((counts * (means - y.mean()) ** 2).sum())
 
 
 def read_answers(folder: Path) -> Answers:

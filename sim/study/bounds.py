@@ -28,10 +28,12 @@ from sim.executors.setup import Setup
 from sim.machine.energy import EnergyRates
 from sim.mapping.tasks import HOST_BIT, LINK_BIT, TaskGraph
 from sim.study.batches import Job
+from sim.study.metrics import devices
 
 #: Columns that have a bound before a run, and the sense in which it is one: `min` cannot be smaller, `max` not larger.
 BOUNDED = {
-    "makespan_ps": "min", "time_per_token_ps": "min", "tokens_per_s": "max", "energy_fj": "min", "energy_per_token_fj": "min",
+    "makespan_ps": "min", "time_per_token_ps": "min", "tokens_per_s": "max", "tokens_per_s_per_device": "max",
+    "energy_fj": "min", "energy_per_token_fj": "min",
 }  # fmt: skip
 
 #: Columns that are known before a run.
@@ -68,6 +70,7 @@ class BoundsOf:
         tokens = sum(request.tokens for request in setup.sequences)
         found: dict[str, float | int | None] = {
             "tokens": tokens, "makespan_ps": low, "time_per_token_ps": low / tokens, "tokens_per_s": tokens * PS_PER_S / low,
+            "tokens_per_s_per_device": tokens * PS_PER_S / low / devices(job),
         }  # fmt: skip
         if not (self._bytes or self._energy):
             return found

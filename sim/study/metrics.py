@@ -33,6 +33,7 @@ METRICS: dict[str, Metric] = {
     "time_per_token_ps": Metric("ps", "time per token"),
     "tokens_per_s": Metric("/s", "tokens/s"),
     "tokens_per_s_per_user": Metric("/s", "tokens/s per user"),
+    "tokens_per_s_per_device": Metric("/s", "tokens/s per device"),
     "requests_per_s": Metric("/s", "requests/s"),
     **{
         f"{name}_{each}_ps": Metric("ps", f"{title}, {each}", whole=True)
@@ -69,11 +70,21 @@ def measure(planned: Job) -> dict[str, Any]:
     if sink is None:
         analysis.add(log)
     found = analysis.totals(log, warmup_time=planned.warmup_time, warmup_requests=planned.warmup_requests, few=True)
-    return values(found, None if planned.slo is None else goodput(found.requests, planned.slo))
+    return values(
+        found,
+        len(setup.machine.devices) * setup.machine.like,
+        None if planned.slo is None else goodput(found.requests, planned.slo),
+    )
 
 
-def values(found: Totals, within: Goodput | None = None) -> dict[str, Any]:
-    """The metrics of a run. within: its goodput, if an objective is written."""
+def devices(planned: Job) -> int:
+    """Devices of a point, those that are not simulated because they are like others, too."""
+    machine = planned.setup.machine
+    return len(machine.devices) * machine.like
+
+
+def values(found: Totals, count: int, within: Goodput | None = None) -> dict[str, Any]:
+    """The metrics of a run. count: of devices. within: its goodput, if an objective is written."""
     m, served, energy = found.metrics, found.requests, found.energy
     makespan, times = m.makespan, served.times()
     tokens = int(served.tokens.sum())
@@ -83,6 +94,7 @@ def values(found: Totals, within: Goodput | None = None) -> dict[str, Any]:
         "tokens": tokens,
         "time_per_token_ps": makespan / tokens,
         "tokens_per_s": served.tokens_per_second,
+        "tokens_per_s_per_device": served.tokens_per_second / count,
         "requests_per_s": served.requests_per_second,
         "engine_utilization": sum(m.engine_busy) / (makespan * len(m.engine_busy)),
         "channel_utilization": sum(m.delivered) / (makespan * len(m.delivered)),

@@ -19,11 +19,12 @@ def studies() -> dict[str, Path]:
 def find_study(name: str) -> Path:
     """A path as it is, or a shipped study by its name. Raises InputError with the nearest name."""
     path = Path(name)
-    if kind_of(path) is not None or path.suffix in {".yaml", ".yml"}:
-        return path
     shipped = studies()
-    if name in shipped:
+    kind = kind_of(path)
+    if name in shipped and kind != "file":  # its folder of rows may be here
         return shipped[name]
+    if kind is not None or path.suffix in {".yaml", ".yml"}:
+        return path
     raise InputError(
         f"{shown(name)}: no such file, and no shipped study of that name{nearest(name, shipped)}; a scenario needs --over"
     )

@@ -12,6 +12,7 @@ from rich.text import Text
 from sim.base.quantities import Dimension
 from sim.base.units import format_bytes, format_energy, format_time
 from sim.study.answers import Answers, PointOf
+from sim.study.effects import Change
 from sim.study.metrics import METRICS
 from sim.study.search import Find
 
@@ -172,13 +173,17 @@ def _effects(answers: Answers, objective: str) -> Iterable[RenderableType]:
                   title_style="bold")  # fmt: skip
     table.add_column("axis")
     table.add_column("variance", justify="right")
+    changes = answers.sensitivities(objective)
+    if changes:
+        table.add_column("twice as much", justify="right")
     table.add_column("means")
     for each in main:
-        table.add_row(
-            answers.axes[each.axes[0]].short, f"{each.share:.1%}", _means(answers, each.axes[0], objective, each.means)
-        )
+        key = each.axes[0]
+        changed = [change(changes[key]) if key in changes else "-"] if changes else []
+        table.add_row(answers.axes[key].short, f"{each.share:.1%}", *changed, _means(answers, key, objective, each.means))
     for each in both:
-        table.add_row(" x ".join(answers.axes[key].short for key in each.axes), f"{each.share:.1%}", "interaction")
+        names = " x ".join(answers.axes[key].short for key in each.axes)
+        table.add_row(names, f"{each.share:.1%}", *([""] if changes else []), "interaction")
     yield Text()
     yield table
     for knee in answers.knees(objective):
@@ -187,6 +192,11 @@ def _effects(answers: Answers, objective: str) -> Iterable[RenderableType]:
             f"{answers.axes[knee.axis].key} beyond {where} hardly helps: {knee.gained:.0%} of its whole gain is there",
             style="dim",
         )
+
+
+def change(found: Change) -> str:
+    """A relative change with its 95 % interval."""
+    return f"{found.mean:+.0%} ({found.low:+.0%} to {found.high:+.0%})"
 
 
 def _means(answers: Answers, key: str, objective: str, means: Mapping[Any, float]) -> str:

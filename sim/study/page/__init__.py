@@ -8,8 +8,9 @@ from typing import Any
 
 from sim.render.page.document import document
 from sim.study.answers import Answers, PointOf
+from sim.study.effects import grouped
 from sim.study.metrics import METRICS
-from sim.study.tables import search_cells, setting, show, title
+from sim.study.tables import change, search_cells, setting, show, title
 
 
 def data(answers: Answers) -> dict[str, Any]:
@@ -47,6 +48,7 @@ def data(answers: Answers) -> dict[str, Any]:
             "feasible": [p.feasible for p in points],
             "front": [p.number in on_front for p in points],
             "axes": [[p.values.get(key) for p in points] for key in answers.axes],
+            "groups": [_groups([p.values.get(key) for p in points]) for key in answers.axes],
             "means": [[p.means.get(name) for p in points] for name in names],
             "sets": [[list(each) for each in p.sets.items()] for p in points],
             "halves": [[p.halves.get(name) for p in points] for name in names],
@@ -56,6 +58,11 @@ def data(answers: Answers) -> dict[str, Any]:
             for objective in answers.objectives
             for each in answers.effects(objective)
         ],
+        "changes": [
+            {"axis": key, "objective": objective, "text": change(each)}
+            for objective in answers.objectives
+            for key, each in answers.sensitivities(objective).items()
+        ],
         "knees": [
             {"axis": k.axis, "objective": k.objective, "value": setting(answers, k.axis, k.value), "gained": k.gained}
             for objective in answers.objectives
@@ -63,6 +70,13 @@ def data(answers: Answers) -> dict[str, Any]:
         ],
         "base": str(answers.folder / "base.yaml"),
     }  # fmt: skip
+
+
+def _groups(values: list[Any]) -> list[Any] | None:
+    """Values with the middle of a group in place of each, where an axis has nearly as many as there are points; else None."""
+    few = 3 * len(set(values)) <= len(values)
+    found = values if few else grouped(values)
+    return None if found == values else found
 
 
 def _of_search(answers: Answers, column: str) -> dict[str, str]:
@@ -119,6 +133,7 @@ def render(answers: Answers) -> str:
         data={"data": data(answers)},
         scripts=[_read("study.js")],
         style=_read("study.css"),
+        policy="img-src data:",  # the ramp of a legend of colors
     )
 
 

@@ -11,6 +11,7 @@ const axes = study.axes.map((axis, number) => {
   return {
     name: axis.key, title: axis.short, unit: "", axis: true, numeric: axis.numeric, order: axis.values,
     value: (i) => study.points.axes[number][i],
+    group: (i) => (study.points.groups[number] ?? study.points.axes[number])[i], // near values together, where each has hardly two points
     text: (value) => texts.get(value) ?? (value === null ? "-" : axis.dimension ? quantity(axis.dimension, value) : String(value)),
   };
 }).filter((axis) => new Set(d3.range(count).map(axis.value)).size > 1);
@@ -111,7 +112,7 @@ function drawCurve() {
   if (!x) { byId("curves").hidden = true; return; }
   const points = kept.filter((i) => usable(i, x, y));
   const groups = d3.rollups(points, (group) => ({ mean: d3.mean(group, y.value), low: d3.min(group, y.value), high: d3.max(group, y.value), count: group.length }),
-    (i) => (by ? by.value(i) : null), x.value);
+    (i) => (by ? by.group(i) : null), x.group);
   const rows = groups.flatMap(([name, inner]) => inner.map(([at, s]) => ({ name, at, ...s })));
   const names = by ? (by.order ?? d3.sort(new Set(rows.map((r) => r.name)))).filter((n) => rows.some((r) => r.name === n)) : [null];
   const shade = (r) => (by ? color(`k${names.indexOf(r.name) % 14}`) : color("accent"));
@@ -136,7 +137,7 @@ function drawHeat() {
   const x = heatX(), y = heatY(), z = heatZ();
   if (axes.length < 2 || !x || !y || x === y) { byId("heat").hidden = axes.length < 2; byId("heat-chart").replaceChildren(); return; }
   const points = kept.filter((i) => usable(i, x, y, z));
-  const rows = d3.rollups(points, (group) => d3.mean(group, z.value), x.value, y.value).flatMap(([a, inner]) => inner.map(([b, mean]) => ({ a, b, mean })));
+  const rows = d3.rollups(points, (group) => d3.mean(group, z.value), x.group, y.group).flatMap(([a, inner]) => inner.map(([b, mean]) => ({ a, b, mean })));
   const across = x.order.filter((v) => rows.some((r) => r.a === v)), down = y.order.filter((v) => rows.some((r) => r.b === v));
   const thin = (domain) => domain.filter((_, i) => i % Math.ceil(domain.length / 14) === 0);
   const low = study.objectives[z.name] !== "max";
@@ -253,8 +254,9 @@ function drawTables() {
   byId("points-lead").textContent = `${several ? "The front" : "The best points"}${wanted.length > best.length ? `, ${best.length} of ${wanted.length}` : ""}. A press on a row copies its command.`;
   const short = (key) => study.axes.find((axis) => axis.key === key).short;
   const titled = (name) => fields.find((f) => f.name === name)?.title ?? name;
-  table("effects-table", ["axis", "objective", "part of the variance"],
-    study.effects.filter((e) => e.share >= 0.001).slice(0, 24).map((e) => cells(document.createElement("tr"), [e.axes.map(short).join(" × "), titled(e.objective), `${(100 * e.share).toFixed(1)} %`])));
+  const changed = (e) => study.changes.find((c) => e.axes.length === 1 && c.axis === e.axes[0] && c.objective === e.objective)?.text ?? "";
+  table("effects-table", ["axis", "objective", "part of the variance", "twice as much"],
+    study.effects.filter((e) => e.share >= 0.001).slice(0, 24).map((e) => cells(document.createElement("tr"), [e.axes.map(short).join(" × "), titled(e.objective), `${(100 * e.share).toFixed(1)} %`, changed(e)])));
   byId("knees").textContent = study.knees.map((k) => `${short(k.axis)} beyond ${k.value} hardly improves ${titled(k.objective)}: ${(100 * k.gained).toFixed(0)} % of its gain is there.`).join(" ");
 }
 
