@@ -15,7 +15,7 @@ import numpy.typing as npt
 
 from sim.base.kernel import MANY_TASKS, loaded
 from sim.base.memo import Memo
-from sim.mapping.tasks import HOST_BIT, LINK_BIT, TaskGraph
+from sim.mapping.tasks import HOST_BIT, LINK_BIT, NETWORK_BIT, TaskGraph
 
 if TYPE_CHECKING:  # the log offers what is derived from it
     from sim.log.tables import EventLog
@@ -37,7 +37,7 @@ class Tasks(NamedTuple):
     compute: Ints
     work: Ints
     launched: Ints
-    link: Ints  # int8: 1 for a transfer between devices, 2 for one to or from the host; empty where there are none
+    link: Ints  # int8: index of `PATHS`, of the link that a transfer crosses; 0 if none, empty where there are no links
 
 
 class Services(NamedTuple):
@@ -213,7 +213,10 @@ def tasks_of(log: EventLog) -> Tasks:
 
 def _on_links(log: EventLog) -> npt.NDArray[np.int8]:
     """[row]: the link on which the task moves bytes, as in `Tasks`."""
-    of_graph = [np.where(graph.moves & HOST_BIT, 2, graph.moves & LINK_BIT != 0).astype(np.int8) for graph in log.graphs]
+    of_graph = [
+        np.select([graph.moves & bit != 0 for bit in (NETWORK_BIT, HOST_BIT, LINK_BIT)], [3, 2, 1]).astype(np.int8)
+        for graph in log.graphs
+    ]
     return np.concatenate([np.zeros(0, dtype=np.int8), *(of_graph[number] for number in log.steps.graph.tolist())])
 
 

@@ -9,7 +9,7 @@ from models.graph import QUANTITIES, OpGraph
 from models.rewrites import COLLECTIVES, P2P
 from sim.machine.capacity import footprint
 from sim.machine.kv_cache import kept_groups
-from sim.mapping.collectives import rounds
+from sim.mapping.collectives import phases
 from sim.mapping.lowering import offloaded
 from sim.mapping.settings import Parallel
 from sim.runs.model import Modeled, formats_of
@@ -55,7 +55,7 @@ def _holding(of: Modeled, device: int, parallel: Parallel) -> Holding:
     for op, size in zip(ops.ops, ops.costs(0)[ACT_WRITE].tolist(), strict=True):
         if op.kind in (*COLLECTIVES, P2P):
             many, sent = sends.get(op.kind, (0, 0))
-            sends[op.kind] = many + 1, sent + _through_link(op.kind, size, parallel)
+            sends[op.kind] = many + 1, sent + _through_link(op.kind, size, parallel, of.scenario.hardware.devices.island)
     return Holding(
         layers=(min(layers), max(layers)) if layers else None,
         weights=_weights(of, ops, first=device < parallel.copies),
@@ -85,9 +85,9 @@ def _weights(of: Modeled, ops: OpGraph, *, first: bool) -> int:
     return held if tables or head is None else held + int(of.ops.costs(0)[WEIGHT, head]) * of.scenario.mapping.parallel.tensor
 
 
-def _through_link(kind: str, size: int, parallel: Parallel) -> int:
-    """Bytes that a device sends for an op whose result has so many."""
+def _through_link(kind: str, size: int, parallel: Parallel, island: int) -> int:
+    """Bytes that a device sends for an op whose result has so many. island: devices of an island."""
     if kind == P2P:
         return size
-    of = rounds(kind, parallel.algorithm, parallel.tensor)
-    return of.number * of.sends * -(-size // of.parts)
+    every = phases(kind, parallel.algorithm, parallel.tensor, island)
+    return sum(of.rounds.number * of.rounds.sends * -(-size // of.parts) for of in every)

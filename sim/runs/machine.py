@@ -14,11 +14,15 @@ from sim.cost import COST_MODELS, CostModel, Rates
 from sim.executors.setup import Link
 from sim.machine.arbiters import ARBITERS, Arbiter, Derated, Efficiency, KernelArbiter
 from sim.machine.arbiters.checked import Checked as CheckedArbiter
+from sim.machine.arbiters.paths import PATH_ARBITERS, shares_paths
 from sim.machine.energy import EnergyRates
-from sim.machine.machine import Machine, alike_devices
+from sim.machine.machine import Machine, Path, alike_devices
+from sim.machine.network import Network
 from sim.machine.schedulers import SCHEDULERS, Scheduler
 from sim.machine.schedulers.checked import Checked as CheckedScheduler
+from sim.machine.settings import Devices
 from sim.machine.settings import Link as LinkSection
+from sim.mapping.collectives import Connection
 from sim.mapping.settings import Parallel
 from sim.runs.shared import Shared
 from sim.runs.written import written_costs
@@ -42,25 +46,56 @@ def machine_of(scenario: Scenario) -> Machine:
     return alike_devices(
         simulated, engines=hardware.engines.count, channels=hardware.memory.channels.count, like=devices.count // simulated,
         link=0 if devices.link is None else devices.link.bandwidth, host=0 if host is None else host.bandwidth,
+        between=_between(devices), network=None if (network := network_of(scenario)).plain else network,
     )  # fmt: skip
 
 
+def _between(devices: Devices) -> int:
+    """Bytes/s of the link of a device to the network between islands, 0 if there is none."""
+    return devices.islands.link.bandwidth if devices.islands is not None and devices.island < devices.count else 0
+
+
+def network_of(scenario: Scenario) -> Network:
+    """The links between devices."""
+    devices, parallel = scenario.hardware.devices, scenario.mapping.parallel
+    return Network(
+        count=devices.count, each=devices.count // parallel.pipeline, island=devices.island, topology=devices.topology,
+        folded=parallel.copies == 1,
+    )  # fmt: skip
+
+
+def connection_of(scenario: Scenario) -> Connection:
+    """The connection of devices, as lowering takes it."""
+    devices = scenario.hardware.devices
+    return Connection(island=devices.island if _between(devices) else 0, several=devices.topology != "switch")
+
+
 def links_of(scenario: Scenario) -> tuple[Link, ...]:
-    """The links of the devices that are simulated: first those between devices, then those to the host.
+    """The links of the devices that are simulated, in order of their channels.
 
     Raises ConfigError for an option that their arbiters cannot use.
     """
-    devices, host, simulated = scenario.hardware.devices, host_of(scenario), scenario.mapping.parallel.simulated
-    found = list[Link]()
-    if devices.count > 1 and devices.link is not None:
-        found += [_link_of("hardware.devices.link", devices.link)] * simulated
-    if host is not None:
-        found += [_link_of("hardware.host.link", host, host=True)] * simulated
-    return tuple(found)
+    devices, machine = scenario.hardware.devices, machine_of(scenario)
+    sections: dict[Path, tuple[str, LinkSection | None]] = {
+        "link": ("hardware.devices.link", devices.link),
+        "network": ("hardware.devices.islands.link", None if devices.islands is None else devices.islands.link),
+        "host": ("hardware.host.link", host_of(scenario)),
+    }
+    made = {
+        kind: _link_of(key, section, kind, joint=bool(machine.paths) and kind != "host")
+        for kind, (key, section) in sections.items()
+        if section is not None
+    }
+    return tuple(made[machine.channels[number].kind] for number in machine.links)
 
 
-def _link_of(key: str, link: LinkSection, *, host: bool = False) -> Link:
-    return Link(arbiter=_arbiter(key, link, (1, 1)), bandwidth=link.bandwidth, latency=link.latency, host=host)
+def _link_of(key: str, link: LinkSection, kind: Path, *, joint: bool) -> Link:
+    """How a link serves. joint: transfers cross several at once."""
+    arbiter = _arbiter(key, link, (1, 1))
+    if joint and not shares_paths(arbiter):
+        message = f"expected {PATH_ARBITERS} where transfers cross several links, found {link.arbiter.name}"
+        raise ConfigError(f"{key}.arbiter", message)
+    return Link(arbiter=arbiter, bandwidth=link.bandwidth, latency=link.latency, kind=kind)
 
 
 def host_of(scenario: Scenario) -> LinkSection | None:
@@ -149,7 +184,7 @@ def _rates(hardware: Hardware, *, overlap: bool) -> Rates:
         flops=engines.flops, vector_flops=engines.vector_flops, overhead=engines.overhead, bandwidth=memory.bandwidth,
         alone=_alone(memory), overlap=overlap,
         link=1 if hardware.devices.link is None else hardware.devices.link.bandwidth,
-        host=1 if hardware.host is None else hardware.host.link.bandwidth,
+        host=1 if hardware.host is None else hardware.host.link.bandwidth, network=_between(hardware.devices) or 1,
     )  # fmt: skip
 
 

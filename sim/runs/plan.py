@@ -15,11 +15,12 @@ from sim.executors.setup import Setup
 from sim.machine.arbiters import Derated
 from sim.machine.energy import EnergyRates
 from sim.machine.kv_cache import LayerGroup, kept_groups
+from sim.machine.machine import Path
 from sim.mapping.lowering import offloaded, weight_matmuls
 from sim.mapping.settings import Execution, Offload
 from sim.mapping.steps import Shape, StepGraphs
 from sim.runs.limits import refuse, refuse_devices, refuse_unknown_kinds, refuse_unknown_sequences
-from sim.runs.machine import arbiter_of, costs_of, energy_of, host_of, links_of, machine_of, scheduler_of
+from sim.runs.machine import arbiter_of, connection_of, costs_of, energy_of, host_of, links_of, machine_of, scheduler_of
 from sim.runs.memory import held_by_tier, kv_capacity, resident_bytes
 from sim.runs.model import Modeled, models_of, notes_of
 from sim.runs.shared import Shared
@@ -181,7 +182,7 @@ def step_graphs(scenario: Scenario, of_run: Sequence[Modeled]) -> StepGraphs:
     drafts = [StepGraphs(each.variants, on_engines, Uniform(scenario.seed)) for each in of_run[1:]]
     return StepGraphs(
         of_run[0].variants, on_engines, routing(scenario), draft=drafts[0] if drafts else None,
-        written=scenario.model.config is None, host=host_of(scenario) is not None,
+        written=scenario.model.config is None, host=host_of(scenario) is not None, connection=connection_of(scenario),
     )  # fmt: skip
 
 
@@ -223,10 +224,12 @@ def _rules(
         execution=execution,
         latency=setup.latency,
         cap=setup.arbiter.cap,
-        link_latency=max((link.latency for link in setup.links if not link.host), default=0),
-        work_conserving_link=all(link.arbiter.work_conserving for link in setup.links if not link.host),
-        host_latency=max((link.latency for link in setup.links if link.host), default=0),
-        work_conserving_host=all(link.arbiter.work_conserving for link in setup.links if link.host),
+        link_latency=_latency(setup, "link"),
+        work_conserving_link=_conserves(setup, "link"),
+        host_latency=_latency(setup, "host"),
+        work_conserving_host=_conserves(setup, "host"),
+        network_latency=_latency(setup, "network"),
+        work_conserving_network=_conserves(setup, "network"),
         stripes=setup.memory_channels_each if setup.route == "interleaved" else 1,
         efficiency=(efficiency.least, efficiency.most) if efficiency is not None else (Fraction(1), Fraction(1)),
         kv_layers=kv_layers,
@@ -236,6 +239,17 @@ def _rules(
         work_conserving_scheduler=setup.scheduler.work_conserving,
         open_loop=setup.concurrency is None,
     )
+
+
+def _latency(setup: Setup, kind: Path) -> int:
+    """The latency of links of a kind; 0 if there are none."""
+    return max((link.latency for link in setup.links if link.kind == kind), default=0)
+
+
+def _conserves(setup: Setup, kind: Path) -> bool:
+    """Whether no link of a kind is idle while a transfer could be served. One may wait for the other links that it crosses."""
+    joint = bool(setup.machine.paths) and kind != "host"
+    return not joint and all(link.arbiter.work_conserving for link in setup.links if link.kind == kind)
 
 
 def _arrivals(setup: Setup) -> tuple[int, ...]:

@@ -14,6 +14,7 @@ compared with those before it. So what is skipped depends neither on time nor on
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
@@ -24,7 +25,7 @@ from models.graph import IntArray, StepLanes
 from sim.analysis.rules import Rules
 from sim.base.units import PS_PER_S, ceil_div, format_time
 from sim.executors.setup import Setup
-from sim.mapping.tasks import HOST_BIT, LINK_BIT
+from sim.mapping.tasks import HOST_BIT, LINK_BIT, NETWORK_BIT
 from sim.study.batches import Job
 from sim.study.points import Point, Study
 from sim.study.store import cell
@@ -61,13 +62,15 @@ def lower_bound(setup: Setup, rules: Rules) -> int | None:
 
 def _tasks_of_links(setup: Setup) -> list[npt.NDArray[np.intp]]:
     """The tasks of a step that move bytes over each link that is used."""
-    graph = setup.graph
-    found = [
-        np.flatnonzero((graph.moves & bit != 0) & (graph.device == device))
-        for bit in (LINK_BIT, HOST_BIT)
-        for device in range(setup.devices)
-    ]
-    return [tasks for tasks in found if len(tasks)]
+    graph, found = setup.graph, defaultdict[object, list[int]](list)
+    on_links = np.flatnonzero(graph.moves & (LINK_BIT | HOST_BIT))
+    bits = (graph.moves[on_links] & (LINK_BIT | HOST_BIT | NETWORK_BIT)).tolist()
+    for task, kind, device, to in zip(
+        on_links.tolist(), bits, graph.device[on_links].tolist(), graph.to[on_links].tolist(), strict=True
+    ):
+        for link in setup.machine.crossed(device, to) or [(kind, device)]:
+            found[link].append(task)
+    return [np.array(tasks) for tasks in found.values()]
 
 
 def _sum(times: IntArray) -> int:

@@ -10,12 +10,12 @@ import numpy.typing as npt
 
 from sim.executors.compiled.rules import Disciplines
 from sim.executors.compiled.state import (
-    CHAIN, COST_ROW, DEVICE, FORM, HELD, INPUTS, LAUNCH, LEVEL, MEMBER, MOVES, NONE, OUT, OUT_END, PREFETCH, STORES,
+    CHAIN, COST_ROW, DEVICE, FORM, HELD, INPUTS, LAUNCH, LEVEL, MEMBER, MOVES, NONE, OUT, OUT_END, PATH, PREFETCH, STORES,
     USED, USED_END, USERS,
 )  # fmt: skip
 from sim.executors.setup import Setup
 from sim.mapping.operands import Operands, operands_of
-from sim.mapping.tasks import HOST_BIT, LINK_BIT, TaskGraph
+from sim.mapping.tasks import HOST_BIT, LINK_BIT, NETWORK_BIT, TaskGraph
 
 
 @dataclass(slots=True)
@@ -73,6 +73,8 @@ class Forms:
         tasks[COST_ROW], tasks[DEVICE] = cost_row, graph.device
         tasks[LAUNCH] = self.setup.launches(graph)
         tasks[LEVEL] = self._levels(graph)
+        network = self.setup.machine.network
+        tasks[PATH] = NONE if network is None else np.where(graph.to < 0, NONE, graph.device * network.count + graph.to)
         tasks[MEMBER] = NONE if graph.ops.members is None else graph.ops.member[graph.op]
         chains = self.setup.scheduler.chains(graph)
         tasks[CHAIN] = 0 if chains is None else chains
@@ -85,12 +87,15 @@ class Forms:
 
     def _levels(self, graph: TaskGraph) -> npt.NDArray[np.int64]:
         """[task]: the urgency or class of its transfer, at a channel of the memory or at its link."""
-        first_link = self.setup.memory_channels if self.setup.links else 0
-        of_memory, of_link, of_host = (
-            np.array([discipline.level(kind) for kind in graph.plain_kinds], dtype=np.int64)[graph.kind]
-            for discipline in (self.disciplines[0], self.disciplines[first_link], self.disciplines[-1])
-        )
-        return np.where(graph.moves & HOST_BIT, of_host, np.where(graph.moves & LINK_BIT, of_link, of_memory))
+        channels = self.setup.machine.channels
+        kinds = {channels[unit.channels.start].kind: i for i, unit in enumerate(self.setup.units)}
+        found = np.zeros(len(graph), dtype=np.int64)
+        for kind, bit in (("memory", 0), ("link", LINK_BIT), ("network", NETWORK_BIT), ("host", HOST_BIT)):
+            if kind in kinds:
+                discipline = self.disciplines[kinds[kind]]
+                levels = np.array([discipline.level(each) for each in graph.plain_kinds], dtype=np.int64)[graph.kind]
+                found = np.where(graph.moves & bit, levels, found) if bit else levels
+        return found
 
     def _add_operands(self, operands: Operands, tasks: npt.NDArray[np.int64], at: int) -> int:
         """Put the operands of a graph into the pool; returns the address after the list of their tasks, which is `at`."""

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from sim.base.pointers import CannotCompileError, pointer_to
 from sim.executors.compiled.build import RANKINGS, requesters
 from sim.executors.setup import Setup
-from sim.machine.arbiters import Derated, KernelArbiter
+from sim.machine.arbiters import Arbiter, Derated, KernelArbiter
 from sim.machine.arbiters.checked import Checked
 from sim.machine.arbiters.disciplines import Discipline, discipline_of
+from sim.machine.arbiters.paths import path_discipline
 from sim.machine.schedulers.checked import Checked as CheckedScheduler
 
-#: [channel]: its discipline.
+#: [unit]: its discipline.
 Disciplines = tuple[Discipline, ...]
 
 
@@ -19,8 +22,9 @@ def obstacle(setup: Setup) -> str:
     if type(setup.scheduler) not in RANKINGS:
         scheduler = setup.scheduler.scheduler if isinstance(setup.scheduler, CheckedScheduler) else setup.scheduler
         return f"the scheduler {type(scheduler).__name__} is Python"
-    for arbiter in setup.arbiters:
-        if discipline_of(arbiter, requesters(setup)) is None:
+    for unit in setup.units:
+        arbiter = unit.arbiter
+        if not unit.joint and discipline_of(arbiter, requesters(setup)) is None:
             plain = arbiter
             while isinstance(plain, (Derated, Checked)):
                 plain = plain.arbiter
@@ -41,9 +45,16 @@ def cannot_compile(setup: Setup) -> str:
 
 
 def disciplines(setup: Setup) -> Disciplines:
-    """[channel]: the discipline of each channel of a setup that it can run."""
+    """[unit]: the discipline of each unit of a setup that it can run."""
     ports, found = requesters(setup), {}
-    for arbiter in setup.arbiters:
-        if id(arbiter) not in found:
-            found[id(arbiter)] = discipline_of(arbiter, ports)
-    return tuple(each for arbiter in setup.arbiters if (each := found[id(arbiter)]) is not None)
+    for unit in setup.units:
+        key = id(unit.arbiter), unit.joint
+        if key not in found:
+            found[key] = _of_paths(unit.arbiter) if unit.joint else discipline_of(unit.arbiter, ports)
+    return tuple(each for unit in setup.units if (each := found[id(unit.arbiter), unit.joint]) is not None)
+
+
+def _of_paths(arbiter: Arbiter) -> Discipline | None:
+    """The discipline of links that are divided together."""
+    plain = path_discipline(arbiter)
+    return None if plain is None else replace(plain, kind="paths", one=plain.kind == "exclusive")

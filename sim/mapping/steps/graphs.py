@@ -7,6 +7,7 @@ from dataclasses import replace
 from models.experts import Routing
 from models.rewrites import read_in_place
 from sim.base.memo import Memo
+from sim.mapping.collectives import ALIKE, Connection
 from sim.mapping.lowering import lower
 from sim.mapping.settings import ModelMapping
 from sim.mapping.steps.captures import Captures, LaidOut, Variants
@@ -24,18 +25,18 @@ class StepGraphs:
     """Task graphs by the shape of a step, each made once.
 
     routing: the experts that tokens choose. draft: graphs of the draft model, if steps have one. written: the graph is that of
-    the scenario, and of any step. host: as in `lower`.
+    the scenario, and of any step. host, connection: as in `lower`.
     """
 
     def __init__(
         self, variants: Variants, mapping: ModelMapping, routing: Routing | None = None, *, draft: StepGraphs | None = None,
-        written: bool = False, host: bool = False,
+        written: bool = False, host: bool = False, connection: Connection = ALIKE,
     ) -> None:  # fmt: skip
         self.captured, self.draft, self.written = variants, draft, written
         # Before stitching: a stitched graph no longer says which member's KV load an operand replaces.
         self.variants = LaidOut(variants, read_in_place) if mapping.kv == "operands" else variants
-        self.mapping, self.routing, self.host = mapping, routing, host
-        self._key = repr((mapping, host))
+        self.mapping, self.routing, self.host, self.connection = mapping, routing, host, connection
+        self._key = repr((mapping, host, connection))
         self._graphs: dict[Shape, TaskGraph] = {}
         self._drafts: dict[int, TaskGraph] = {}  # by id of the draft model's graph, which that keeps alive
         self._templates: dict[Shape, TaskTemplate] = {}
@@ -72,7 +73,7 @@ class StepGraphs:
     def _make(self, shape: Shape) -> TaskGraph:
         """The task graph of this shape, made now."""
         if self._is_plain(shape):
-            return lower(self.variants[False, False], self.mapping, host=self.host)
+            return lower(self.variants[False, False], self.mapping, host=self.host, connection=self.connection)
         sort = shape if self.mapping.attention == "batch" else template_of(shape)
         if sort not in self._templates:
             template = TEMPLATES.of(self.captured[False, False], (self._key, sort), lambda: self._template(sort))
@@ -86,4 +87,4 @@ class StepGraphs:
             stitched = swapped(self.captured[False, False], sort, together=together)
         else:
             stitched = stitch(self._captures, sort, together=together)
-        return TaskTemplate(stitched, self.mapping, host=self.host)
+        return TaskTemplate(stitched, self.mapping, host=self.host, connection=self.connection)
