@@ -36,7 +36,7 @@ from sim.mapping.operands import operands_of
 Times = npt.NDArray[np.int64]
 
 #: Names of resources that transfers go through, in the order of `PATHS`.
-PATH_NAMES = ("channel", "link", "host link")
+PATH_NAMES = ("channel", "link", "host link", "network link")
 
 
 class Place(IntEnum):
@@ -104,8 +104,8 @@ class CriticalPath:
         return dict(sorted(sums.items(), key=lambda item: (-item[1], item[0])))
 
     def by_resource(self, log: EventLog, rules: Rules) -> dict[str, int]:
-        """Picoseconds of each resource: `engine n`, and at full speed `channel`, `link` between devices and `host link`, and
-        what transfers lost to that, and so on.
+        """Picoseconds of each resource: `engine n`, and at full speed `channel`, `link` between devices, `host link` and
+        `network link`, and what transfers lost to that, and so on.
 
         Lost to `port` or `efficiency` is what a transfer of the memory loses that is alone, to `sharing` the rest.
         """
@@ -247,6 +247,9 @@ def leave_channel(t: Tasks, g: Services, index: Index, latency: Latency, links: 
         add_link(links, state, ON_CHANNEL, began, work)
         if began > issued + latency[on_link(t, row)]:
             before = served_until(t, g, began, channel, row)
+            for i in range(first, after):  # one link of its path may have been free, and another not
+                if before == NONE and on_link(t, row) and g.start[index.services[i]] == began:
+                    before = served_until(t, g, began, g.channel[index.services[i]], row)
             if before != NONE:
                 state[ROW] = before
                 return BY_CHANNEL

@@ -155,6 +155,7 @@ class Ledger:
         self._rates, self._stripes, self._of_byte = rates, stripes, np.array(rates.of_byte, dtype=object)
         self._engines, self._channels = np.zeros(engines, dtype=object), np.zeros(channels, dtype=object)
         self._tables: dict[int, AmountTable] = {}
+        self._between = 0  # bytes over links to the network between islands
 
     def add(self, log: EventLog) -> None:
         """Take in a whole log, or the next part of one; where there is one engine and one channel, all is theirs."""
@@ -215,7 +216,10 @@ class Ledger:
         by_step = _table(compute, memory, link, static)
         sequences, by_sequence = _by_sequence(log, narrow(by_step.astype(object).sum(axis=1)))
         busy = np.array(metrics.engine_busy, dtype=object)
-        moved, names = (metrics.bytes_read + metrics.bytes_written, metrics.bytes_sent, metrics.bytes_host), sorted(kinds)
+        moved = (
+            metrics.bytes_read + metrics.bytes_written, metrics.bytes_sent - self._between, metrics.bytes_host, self._between,
+        )  # fmt: skip
+        names = sorted(kinds)
         parts = [{name: rate * count for name, rate in of.items()} for of, count in zip(rates.paths, moved, strict=True)]
         result = Energy(
             makespan=makespan, tokens=tokens, by_step=by_step, by_part=by_part, idle=idle, kinds=tuple(names),
@@ -250,8 +254,10 @@ class Ledger:
                 for column, each in enumerate(amounts):
                     sums[column] += int(sum((each * np.bincount(rows, minlength=len(each))).tolist()))
         compute = sum((times(each, rate).astype(object) for rate, each in of_rate.items()), np.zeros(count, dtype=object))
-        memory, link, host = (times(each, rate) for each, rate in zip(moved, self._rates.of_byte, strict=True))
-        return narrow(compute), memory, narrow(link.astype(object) + host.astype(object)), kinds
+        memory, *links = (times(each, rate) for each, rate in zip(moved, self._rates.of_byte, strict=True))
+        self._between = int(sum_of(moved[PATHS.index("network")]))
+        of_links = sum((each.astype(object) for each in links), np.zeros(count, dtype=object))
+        return narrow(compute), memory, narrow(of_links), kinds
 
 
 def _first_channels(log: EventLog) -> tuple[int, ...]:

@@ -24,6 +24,7 @@ class Latency(NamedTuple):
     memory: int
     link: int
     host: int
+    network: int
 
 
 class Conserving(NamedTuple):
@@ -32,6 +33,7 @@ class Conserving(NamedTuple):
     memory: bool
     link: bool
     host: bool
+    network: bool
 
 
 @kernel

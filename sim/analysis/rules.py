@@ -21,8 +21,8 @@ class Rules:
     if unbounded. stripes: over how many channels each transfer is spread (interleaved).
     efficiency: the least and the largest share of its bandwidth that a channel can deliver, however many it serves.
     kv_layers: layers that have a KV cache. energy: what ops, transfers and time cost; None if that is not known.
-    latency, link_latency, host_latency: ps, of the memory, the link between devices, and that to the host.
-    work_conserving_channel, work_conserving_link, work_conserving_host: as in `conserving`.
+    latency, link_latency, host_latency, network_latency: ps, of the memory, and of links between devices, to the host, and to
+    the network between islands. work_conserving_channel, .._link, .._host, .._network: as in `conserving`.
     """
 
     arrivals: tuple[int, ...]
@@ -42,16 +42,20 @@ class Rules:
     work_conserving_link: bool = True
     host_latency: int = 0
     work_conserving_host: bool = True
+    network_latency: int = 0
+    work_conserving_network: bool = True
 
     @property
     def latencies(self) -> Latency:
         """Latencies as kernels take them."""
-        return Latency(self.latency, self.link_latency, self.host_latency)
+        return Latency(self.latency, self.link_latency, self.host_latency, self.network_latency)
 
     @property
     def conserving(self) -> Conserving:
         """Conservation of work by channels, as kernels take it."""
-        return Conserving(self.work_conserving_channel, self.work_conserving_link, self.work_conserving_host)
+        return Conserving(
+            self.work_conserving_channel, self.work_conserving_link, self.work_conserving_host, self.work_conserving_network
+        )
 
     @property
     def waits_for_sram(self) -> bool:

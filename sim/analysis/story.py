@@ -132,7 +132,10 @@ class Stories:
         """The channels that the transfer of a task shares with others: memory or links of its device."""
         log, kind = self._log, PATHS[on_link(self._tasks, row)]
         step = int(log.tasks.step[row])
-        device = int(log.graphs[log.steps.graph[step]].device[log.tasks.task[row]])
+        graph, task = log.graphs[log.steps.graph[step]], log.tasks.task[row]
+        device = int(graph.device[task])
+        if crossed := log.machine.crossed(device, int(graph.to[task])):
+            return list(crossed)
         return [
             number for number, channel in enumerate(log.machine.channels) if channel.device == device and channel.kind == kind
         ]

@@ -43,6 +43,7 @@ from sim.base.errors import SimulationError
 from sim.base.integers import LARGEST
 from sim.base.kernel import kernel, launch
 from sim.base.units import ceil_div
+from sim.log import derived
 from sim.log.columns import (
     NO_FORMS,
     NONE,
@@ -419,7 +420,7 @@ class Tally:
         if wrong != channels.NOTHING:
             self._note(Fault.ABOVE_BANDWIDTH, channels.SENTENCES[wrong])
             return
-        wrong_rows = np.flatnonzero(log.tasks.work != delivered)
+        wrong_rows = np.flatnonzero(log.tasks.work * derived.links_crossed(log) != delivered)
         if len(wrong_rows):
             self._note(Fault.NOT_DELIVERED, f"{log.name(int(wrong_rows[0]))} asked for one amount and got another")
         for channel, idle in enumerate(state[channels.IDLE_ROW].tolist()):

@@ -34,7 +34,7 @@ COMMANDS = {
     "explore": ("sim.cli.explore", "Open a live page with sliders that simulate a scenario at each change."),
     "view": ("sim.cli.view", "Open a trace in the Perfetto UI."),
     "check": ("sim.cli.check", "Check scenarios without running them."),
-    "list": ("sim.cli.listing", "List models, hardware, arbiters, schedulers, costs or scenarios."),
+    "list": ("sim.cli.listing", "List models, hardware, links, arbiters, schedulers, costs or scenarios."),
     "schema": ("sim.cli.schema", "Print the JSON Schema of scenario files."),
     "validate": ("sim.cli.validate", "Run a real model on this device and compare it with its simulation."),
     "capture": ("sim.cli.capture", "Print the op graph of a model as a table."),

@@ -15,7 +15,7 @@ from sim.mapping.steps import fastest_of
 from sim.render import breakdown
 from sim.runs.extrapolations import extrapolations
 from sim.runs.holdings import holdings
-from sim.runs.machine import link_rates
+from sim.runs.machine import connection_of, link_rates
 from sim.runs.model import models_of
 from sim.runs.plan import plan
 from sim.runs.run import read
@@ -64,7 +64,7 @@ def _devices(scenario: Scenario) -> Iterator[str]:
         return
     of_run = models_of(scenario)
     for each in of_run:
-        fastest = fastest_of(each.variants, scenario.mapping, link_rates(scenario))
+        fastest = fastest_of(each.variants, scenario.mapping, link_rates(scenario), connection_of(scenario))
         if fastest is not None:
             yield f"all-reduces of {each.model.name}: {_algorithms(fastest)}"
     like = scenario.hardware.devices.count // parallel.simulated

@@ -17,6 +17,8 @@ from sim.base.registry import Registry
 from sim.base.units import format_bytes
 from sim.cost import COST_MODELS
 from sim.machine.arbiters import ARBITERS
+from sim.machine.links import find as find_link
+from sim.machine.links import names as link_names
 from sim.machine.presets import PRESETS, Figure, find
 from sim.machine.schedulers import SCHEDULERS
 from sim.runs.run import read
@@ -77,9 +79,31 @@ def _figure(figure: Figure) -> str:
     return "; ".join([f"{figure.text}  {figure.source}", *notes])
 
 
+#: Columns of the table of links.
+LINKS = ("link", "bandwidth", "latency", "")
+
+
+def _links() -> list[tuple[str, ...]]:
+    """The table of links: name, figures in one direction, and title."""
+    found = [(name, find_link(name)) for name in link_names()]
+    return [(name, _short(link.bandwidth), _short(link.latency), link.title) for name, link in found]
+
+
+def _link(name: str) -> list[tuple[str, str]]:
+    """Both figures of a link, with their sources."""
+    link = find_link(name)
+    return [(key, _figure(getattr(link, key))) for key in ("bandwidth", "latency")]
+
+
 def _of(registry: Registry[Any]) -> Callable[[], list[tuple[str, ...]]]:
     return lambda: list[tuple[str, ...]](registry.summaries())
 
+
+#: Names with figures: columns of the table, its rows, and the figures of one.
+DEVICES: dict[str, tuple[tuple[str, ...], Callable[[], list[tuple[str, ...]]], Callable[[str], Sequence[tuple[str, ...]]]]] = {
+    "hardware": (HARDWARE, _hardware, _machine),
+    "links": (LINKS, _links, _link),
+}
 
 LISTS: dict[str, Callable[[], list[tuple[str, ...]]]] = {
     "models": _models,
@@ -93,12 +117,16 @@ LISTS: dict[str, Callable[[], list[tuple[str, ...]]]] = {
 
 
 @click.command("list")
-@click.argument("what", type=click.Choice(["hardware", *LISTS]))
+@click.argument("what", type=click.Choice([*DEVICES, *LISTS]))
 @click.argument("name", required=False)
 def command(what: str, name: str | None) -> None:
-    """List the names that a scenario can use, or only NAME. For hardware, NAME lists every figure with its source."""
-    if what == "hardware":
-        _show_table([HARDWARE, *_hardware()] if name is None else _machine(name))
+    """List the names that a scenario can use, or only NAME.
+
+    For hardware and links, NAME lists every figure with its source.
+    """
+    if what in DEVICES:
+        head, every, one = DEVICES[what]
+        _show_table([head, *every()] if name is None else one(name))
         return
     rows = LISTS[what]()
     if name:

@@ -24,7 +24,7 @@ from sim.base.kernel import kernel, launch, loaded
 from sim.base.memo import Memo
 from sim.base.units import PS_PER_S
 from sim.cost.model import Rates
-from sim.mapping.tasks import BYTE_CLASSES, CLASS_BIT, CLASS_QUANTITY, HOST_BIT, LINK_BIT, TaskGraph
+from sim.mapping.tasks import BYTE_CLASSES, CLASS_BIT, CLASS_QUANTITY, HOST_BIT, LINK_BIT, NETWORK_BIT, TaskGraph
 
 FLOPS, VECTOR_OPS, WEIGHT = (QUANTITIES.index(name) for name in ("flops", "vector_ops", "weight"))
 
@@ -235,7 +235,7 @@ def rows_of(graph: TaskGraph, machine: Rates) -> Rows:
     row[:, R_PART], row[:, R_PARTS] = graph.part[first], graph.parts[first]
     row[:, R_COMPUTES], row[:, R_MOVES] = graph.computes[first], graph.moves[first] != 0
     row[:, R_SPEED], row[:, R_SPEED_OF] = fraction(machine.bandwidth)
-    for bit, bandwidth in ((LINK_BIT, machine.link), (HOST_BIT, machine.host)):
+    for bit, bandwidth in ((LINK_BIT, machine.link), (HOST_BIT, machine.host), (NETWORK_BIT, machine.network)):
         chosen = graph.moves[first] & bit != 0
         row[chosen, R_SPEED], row[chosen, R_SPEED_OF] = fraction(bandwidth)
     flops = term[place[FLOPS]]
@@ -258,7 +258,7 @@ def _alike(graph: TaskGraph) -> tuple[npt.NDArray[np.intp], npt.NDArray[np.intp]
     ops, parts = graph.ops, graph.parts.astype(np.int64)
     most = int(parts.max(initial=0)) + 1
     form = graph.moves.astype(np.int64) * 2 + graph.computes
-    key = (ops.alike()[graph.op] * most + parts) * 4 * HOST_BIT + form
+    key = (ops.alike()[graph.op] * most + parts) * 4 * NETWORK_BIT + form
     _, first, kind = np.unique(key, return_index=True, return_inverse=True)
     op = graph.op[first]
     even = parts[first] == 1

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import numpy as np
@@ -11,7 +11,7 @@ import numpy as np
 from models.graph import IntArray, Members, StepLanes
 from sim.cost import CostModel, launches_of
 from sim.machine.arbiters import Arbiter
-from sim.machine.machine import Machine
+from sim.machine.machine import Machine, Path
 from sim.machine.routes import Route
 from sim.machine.schedulers import Scheduler
 from sim.mapping.steps import Shape
@@ -26,12 +26,22 @@ Progress = Callable[[int, int], None]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Link:
-    """How a link serves: its arbiter, bandwidth in bytes/s, and latency in ps. host: it leads to the host."""
+    """How a link serves: its arbiter, bandwidth in bytes/s, and latency in ps. kind: of its channel."""
 
     arbiter: Arbiter
     bandwidth: int
     latency: int
-    host: bool = False
+    kind: Path = "link"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Unit:
+    """Channels that are divided together: one, or all that transfers cross several of. joint: the latter."""
+
+    channels: range
+    arbiter: Arbiter
+    latency: int
+    joint: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -102,14 +112,20 @@ class Setup:
         return self.machine.engines_each
 
     @property
-    def arbiters(self) -> list[Arbiter]:
-        """[channel]: its arbiter, which may be the same object as that of others."""
-        return [self.arbiter] * self.memory_channels + [link.arbiter for link in self.links]
+    def units(self) -> list[Unit]:
+        """All channels by unit, in order: the memories, the links between devices, to the network, and to the host.
 
-    @property
-    def latencies(self) -> list[int]:
-        """[channel]: picoseconds until a transfer arrives there."""
-        return [self.latency] * self.memory_channels + [link.latency for link in self.links]
+        Links between devices are one unit where transfers cross several of them, and those to the network another.
+        """
+        first = self.memory_channels
+        found = [Unit(channels=range(i, i + 1), arbiter=self.arbiter, latency=self.latency) for i in range(first)]
+        for number, link in enumerate(self.links, first):
+            joint = bool(self.machine.paths) and link.kind != "host"
+            if joint and number > first and self.links[number - first - 1].kind == link.kind:
+                found[-1] = replace(found[-1], channels=range(found[-1].channels.start, number + 1))
+            else:
+                found.append(Unit(channels=range(number, number + 1), arbiter=link.arbiter, latency=link.latency, joint=joint))
+        return found
 
 
 def lanes_of(number: int, token: int, batch: Batch, lanes: int = 1) -> StepLanes:

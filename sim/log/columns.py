@@ -37,7 +37,7 @@ class Tasks(NamedTuple):
     compute: Ints
     work: Ints
     launched: Ints
-    link: Ints  # int8: 1 for a transfer between devices, 2 for one to or from the host; empty where there are none
+    link: Ints  # int8: index of `PATHS`, of the link that a transfer crosses; 0 if none, empty where there are no links
 
 
 class Services(NamedTuple):

@@ -137,7 +137,7 @@ def path_bytes(log: EventLog, path: int) -> Rows:
 
 class Service(NamedTuple):
     """Transfers. moves: the task has one. first: ps, when a channel first served it; last: ps, when its last byte arrived; both
-    equal `start` if it has none. channel: the one that served it last.
+    equal `start` if it has none. channel: the one that served it last, or the first link of a path of several.
     """
 
     moves: Mask
@@ -165,10 +165,28 @@ def service(log: EventLog) -> Service:
     first = np.where(served, np.maximum(np.minimum(begin, last - 1), issued(log)), tasks.start)
     channel = np.zeros(len(tasks), dtype=np.int16)
     channel[services.task] = services.channel
+    if log.machine.paths:
+        first_link = _of_transfers(log, lambda path: path[0] if path else NONE)
+        channel = np.where(served & (first_link >= 0), first_link, channel)
     return Service(moves, first, last, channel)
 
 
 # Causes of waiting
+
+
+def links_crossed(log: EventLog) -> npt.NDArray[np.int16] | int:
+    """How many channels the transfer of a task crosses at once, on each of which it moves all of its bytes."""
+    return _of_transfers(log, lambda path: len(path) or 1) if log.machine.paths else 1
+
+
+def _of_transfers(log: EventLog, of_path: Callable[[tuple[int, ...]], int]) -> npt.NDArray[np.int16]:
+    """[row]: a number of the path that the transfer of a task crosses; of an empty one if it has none."""
+    crossed = log.machine.crossed
+    of_graph = [
+        np.array([of_path(crossed(*ends)) for ends in zip(graph.device.tolist(), graph.to.tolist(), strict=True)], np.int16)
+        for graph in log.graphs
+    ]
+    return np.concatenate([np.zeros(0, np.int16), *(of_graph[number] for number in log.steps.graph.tolist())])
 
 
 @_kept

@@ -25,7 +25,7 @@ import json
 import os
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from importlib import import_module
 from typing import Any
 
@@ -38,6 +38,7 @@ from sim.base.errors import InputError
 from sim.base.files import check_parquet, check_readable, whole_file
 from sim.log.tables import EventLog, MemberTable, ServiceTable, StepTable, TaskTable, in_loop_order
 from sim.machine.machine import Machine, alike_devices
+from sim.machine.network import Network
 from sim.mapping.steps import BatchGraph, Shape
 from sim.mapping.tasks import TaskGraph
 from sim.serving.cache import CacheUse
@@ -141,7 +142,8 @@ def _machine(metadata: Mapping[str, str]) -> Machine:
     return alike_devices(
         count, engines=int(metadata["sim.engines"]) // count, channels=int(metadata["sim.channels"]) // count,
         like=several.get("like", 1), link=several.get("link", 0), host=several.get("host", 0),
-        replicas=several.get("replicas", 1),
+        replicas=several.get("replicas", 1), between=several.get("network", 0),
+        network=Network(**several["paths"]) if "paths" in several else None,
     )  # fmt: skip
 
 
@@ -263,7 +265,8 @@ class Writer:
         if part.machine.links or part.machine.replicas > 1:
             bandwidth = {part.machine.channels[link].kind: part.machine.channels[link].bandwidth for link in part.machine.links}
             several = {"like": part.machine.like, "count": len(part.machine.devices), "replicas": part.machine.replicas}
-            self._facts["sim.devices"] = json.dumps({**several, **bandwidth})
+            paths = {} if part.machine.network is None else {"paths": asdict(part.machine.network)}
+            self._facts["sim.devices"] = json.dumps({**several, **bandwidth, **paths})
         self._steps += len(part.steps)
         self._rows += len(part.tasks)
         self._intervals += len(part.services)

@@ -11,15 +11,16 @@ from models.formats import rate_of
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EnergyRates:
     """flop: fJ of a FLOP of a matrix product, one for all formats or by torch's name of the arithmetic. byte: fJ of a byte
-    through a channel of the memory, by the part that takes them; link, host: the same of a link between devices, and of that to
-    the host, empty if it is not known. device, engine: static power of the device, and of each engine, in mW, which are fJ a
-    picosecond.
+    through a channel of the memory, by the part that takes them; link, host, network: the same of a byte between devices, to or
+    from the host, and between islands of devices, however many links it crosses; empty if that is not known. device, engine:
+    static power of the device, and of each engine, in mW, which are fJ a picosecond.
     """
 
     flop: int | Mapping[str, int]
     byte: Mapping[str, int]
     link: Mapping[str, int] = field(default_factory=dict)
     host: Mapping[str, int] = field(default_factory=dict)
+    network: Mapping[str, int] = field(default_factory=dict)
     device: int = 0
     engine: int = 0
 
@@ -30,7 +31,7 @@ class EnergyRates:
     @property
     def paths(self) -> tuple[Mapping[str, int], ...]:
         """Femtojoules of a byte by part, of each of `PATHS`."""
-        return self.byte, self.link, self.host
+        return self.byte, self.link, self.host, self.network
 
     @property
     def of_byte(self) -> tuple[int, ...]:

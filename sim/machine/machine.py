@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Literal, get_args
 
-Path = Literal["memory", "link", "host"]
+from sim.machine.network import Kind, Network, Port
+
+Path = Literal["memory", "link", "host", "network"]
 
 #: Kinds of channels; their indices are those of latencies and other facts about a path.
 PATHS: tuple[Path, ...] = get_args(Path)
@@ -21,7 +24,7 @@ class Device:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Channel:
-    """A path that transfers share: to the memory of a device, a link between devices, or one to the host.
+    """A path that transfers share: to the memory of a device, a link between devices, one to the host, or to a network.
 
     device: the number of its device. bandwidth: of a link, bytes/s; 0 for a memory, whose bandwidth the log has.
     """
@@ -32,17 +35,31 @@ class Channel:
     bandwidth: int = 0
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True)
 class Machine:
-    """devices: by number. channels: by number, memories of all devices, then links between them, then links to the host.
+    """devices: by number. channels: by number, memories of all devices, then links between them, links to the network between
+    islands of them, and links to the host.
 
     like: devices that each of these stands for. replicas: groups of equally many devices, in order, that share nothing.
+    network: which links transfers between devices cross; None if each crosses that of its own device.
     """
 
     devices: tuple[Device, ...]
     channels: tuple[Channel, ...]
     like: int = 1
     replicas: int = 1
+    network: Network | None = None
+
+    @cached_property
+    def paths(self) -> tuple[tuple[int, ...], ...]:
+        """Numbers of the channels that transfers between devices cross, as `Network.paths`; empty if each crosses one."""
+        if self.network is None:
+            return ()
+        return tuple(tuple(self.memories + port for port in path) for path in self.network.paths)
+
+    def crossed(self, device: int, to: int) -> tuple[int, ...]:
+        """The channels that a transfer of a device to another crosses; empty where that is one, which its kind says."""
+        return self.paths[device * self.network.count + to] if self.network is not None and to >= 0 else ()
 
     @property
     def engines(self) -> int:
@@ -95,12 +112,15 @@ def one_device(*, engines: int, channels: int = 1, like: int = 1, link: int = 0,
 
 
 def alike_devices(
-    count: int, *, engines: int, channels: int = 1, like: int = 1, link: int = 0, host: int = 0, replicas: int = 1
-) -> Machine:
+    count: int, *, engines: int, channels: int = 1, like: int = 1, link: int = 0, host: int = 0, between: int = 0,
+    replicas: int = 1, network: Network | None = None,
+) -> Machine:  # fmt: skip
     """A machine of some devices of the same kind. engines, channels: of each device, its memory channels.
 
     like: devices that do the same, each of which one stands for. link: bytes/s of the link of a device to the others, if there
-    are any. host: bytes/s of the link of a device to the host, 0 if there is none. replicas: groups that these devices make up.
+    are any. host: bytes/s of the link of a device to the host, 0 if there is none. between: bytes/s of the link of a device to
+    the network between islands, 0 if there is none. replicas: groups that these devices make up. network: which links there
+    are, None if one of each kind for each device.
     """
     names = _names(count, replicas)
     memory = [
@@ -108,11 +128,18 @@ def alike_devices(
         for device, name in enumerate(names)
         for number in range(channels)
     ]
+    if network is None:
+        there: dict[Kind, bool] = {"link": like * count > replicas, "network": between > 0}
+        ports = [Port(kind, device, kind) for kind in there if there[kind] for device in range(count)]
+    else:
+        ports = list(network.ports)
     links = [
-        Channel(name=f"{name}link", kind="link", device=device, bandwidth=link)
-        for device, name in enumerate(names)
-        if like * count > replicas
-    ]
+        Channel(
+            name=f"{names[port.device]}{port.name}", kind=port.kind, device=port.device,
+            bandwidth=link if port.kind == "link" else between,
+        )
+        for port in ports
+    ]  # fmt: skip
     hosts = [
         Channel(name=f"{name}host link", kind="host", device=device, bandwidth=host)
         for device, name in enumerate(names)
@@ -122,7 +149,7 @@ def alike_devices(
         Device(name=name.strip() or "device", engines=range(number * engines, (number + 1) * engines))
         for number, name in enumerate(names)
     )
-    return Machine(devices=devices, channels=(*memory, *links, *hosts), like=like, replicas=replicas)
+    return Machine(devices=devices, channels=(*memory, *links, *hosts), like=like, replicas=replicas, network=network)
 
 
 def _names(count: int, replicas: int) -> list[str]:

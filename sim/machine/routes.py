@@ -17,7 +17,7 @@ from __future__ import annotations
 from typing import Literal
 
 from sim.base.kernel import kernel
-from sim.mapping.tasks import CLASS_BIT, HOST_BIT, LINK_BIT
+from sim.mapping.tasks import CLASS_BIT, HOST_BIT, LINK_BIT, NETWORK_BIT
 
 Route = Literal["interleaved", "sequence", "class"]
 
@@ -25,7 +25,7 @@ Route = Literal["interleaved", "sequence", "class"]
 INTERLEAVED, BY_SEQUENCE, BY_CLASS = 0, 1, 2
 ROUTES: dict[Route, int] = {"interleaved": INTERLEAVED, "sequence": BY_SEQUENCE, "class": BY_CLASS}
 
-#: `channel_of` for a transfer that goes to all channels of the memory of its device.
+#: `unit_of` for a transfer that goes to all channels of the memory of its device.
 ALL_CHANNELS = -1
 
 #: Byte classes (bits of `TaskGraph.moves`) in order of the channel they go to; of a transfer of several, the first counts.
@@ -35,17 +35,21 @@ ACTIVATION_BITS = CLASS_BIT["act_read"] | CLASS_BIT["act_write"]
 
 
 @kernel
-def channel_of(route: int, sequence: int, moves: int, channels: int, device: int, devices: int, all_channels: int) -> int:
-    """The channel of a transfer by the number of the route, its sequence and its byte classes, or `ALL_CHANNELS` of its device.
+def unit_of(
+    route: int, sequence: int, moves: int, channels: int, device: int, devices: int, units: int, joint: bool
+) -> int:  # fmt: skip
+    """The unit of a transfer by the number of the route, its sequence and its byte classes, or `ALL_CHANNELS` of its device.
 
+    A unit is a channel, or with `joint` all links between devices, and all to the network between islands: see `units_of`.
     channels: those of the memory of a device. All memories have the first numbers, device by device; then come the links
-    between devices, and those to the host are the last of `all_channels`.
+    between devices, to the network, and to the host, the last of all `units`.
     """
     if moves & HOST_BIT:
-        return all_channels - devices + device
+        return units - devices + device
     first = device * channels
     if moves & LINK_BIT:
-        return devices * channels + device
+        between = int(moves & NETWORK_BIT != 0)
+        return devices * channels + (between if joint else between * devices + device)
     if route == INTERLEAVED:
         return first if channels == 1 else ALL_CHANNELS
     if route == BY_SEQUENCE:

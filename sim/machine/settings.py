@@ -151,8 +151,15 @@ class Energy(Section):
 
 
 class Link(Section):
-    """The link of a device: to a switch that connects all devices without contention of its own, or to the host."""
+    """A link of a device: to a switch, to another device, to a network, or to the host."""
 
+    preset: str | None = Field(
+        default=None,
+        min_length=1,
+        description="A kind of link by its name (`sim list links`), which gives bandwidth and latency; what is written holds "
+        "instead.",
+        examples=["nvlink-4"],
+    )
     bandwidth: Bandwidth = Field(description="Bandwidth of the link in each direction.", examples=["450 GB/s"])
     latency: Duration = default(
         "1 us", description="Delay of every transfer, with the software that starts it. It does not occupy the link."
@@ -160,17 +167,44 @@ class Link(Section):
     arbiter: Arbiter = default("fifo", description="How bandwidth is divided among outstanding transfers.")
 
 
+class Islands(Section):
+    """Groups of devices that `devices.link` connects; between them a network does."""
+
+    size: Whole = Field(ge=2, le=1024, description="Devices of an island; it must divide their number.")
+    link: Link = Field(
+        description="The link of each device to the network, which has no contention of its own.",
+        examples=[{"preset": "network-400g"}],
+    )
+
+
+Topology = Literal["switch", "ring", "mesh", "all_to_all"]
+
+
 class Devices(Section):
     """Devices like the one that `engines` and `memory` describe. One is simulated for all that do the same."""
 
     count: Whole = Field(default=1, ge=1, le=1024, description="Number of devices; `mapping.parallel` says how they share.")
-    link: Link | None = Field(default=None, description="The link of each device; needed where there are several.")
+    topology: Topology = Field(
+        default="switch",
+        description="What links connect. `switch`: each device with a switch that has no contention of its own; `ring`: each "
+        "with the next and the one before; `mesh`: each with its neighbors in rows and columns, as square as their number "
+        "allows; `all_to_all`: each pair. Of an island, where there are `islands`.",
+    )
+    link: Link | None = Field(default=None, description="Each link; needed where there are several devices.")
+    islands: Islands | None = Field(default=None, description="Islands of devices, joined by a network. null: all are one.")
 
     @model_validator(mode="after")
     def _linked(self) -> Devices:
         if self.count > 1 and self.link is None:
             raise ValueError("expected the key 'link' where there are several devices")
+        if self.islands is not None and self.count % self.islands.size:
+            raise ValueError(f"expected islands of a size that divides the {self.count} devices, found {self.islands.size}")
         return self
+
+    @property
+    def island(self) -> int:
+        """Devices of an island."""
+        return self.count if self.islands is None else self.islands.size
 
 
 class Host(Section):

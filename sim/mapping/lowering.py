@@ -28,10 +28,10 @@ import numpy.typing as npt
 
 from models.graph import QUANTITIES, OpGraph
 from models.rewrites import COLLECTIVES, P2P, read_in_place, without_resident
-from sim.mapping.collectives import Rounds, received, rounds
+from sim.mapping.collectives import ALIKE, Connection, Phase, phases
 from sim.mapping.grid import Grid, is_joined, shares_needed
 from sim.mapping.settings import ModelMapping, Offload
-from sim.mapping.tasks import CACHED_BITS, CLASS_BIT, HOST_BIT, LINK_BIT, Links, TaskGraph, with_links
+from sim.mapping.tasks import CACHED_BITS, CLASS_BIT, HOST_BIT, LINK_BIT, NETWORK_BIT, Links, TaskGraph, with_links
 from sim.mapping.template import rows
 
 #: Ops that move the KV cache or a state, and their byte class at the device's memory: a swap-out reads it.
@@ -43,13 +43,16 @@ KV_CLASS = {
 SWAPS = frozenset(kind for kind in KV_CLASS if "swap" in kind)
 
 
-def lower(ops: OpGraph, mapping: ModelMapping, *, host: bool = False) -> TaskGraph:
-    """Make the task graph of one step. host: the machine has a link to a host, over which caches are swapped."""
+def lower(ops: OpGraph, mapping: ModelMapping, *, host: bool = False, connection: Connection = ALIKE) -> TaskGraph:
+    """Make the task graph of one step.
+
+    host: the machine has a link to a host, over which caches are swapped. connection: of its devices.
+    """
     if mapping.kv == "operands":
         ops = read_in_place(ops)
     if isinstance(mapping.residency, Fraction):
         ops = without_resident(ops, mapping.residency)
-    lowering = _Lowering(ops, mapping, host=host)
+    lowering = _Lowering(ops, mapping, host=host, connection=connection)
     for i in range(len(ops.ops)):
         lowering.add_op(i)
     return lowering.graph()
@@ -69,7 +72,7 @@ class _Share(NamedTuple):
 #: Columns of the collected tasks, and their types in `TaskGraph`.
 _COLUMNS = {
     "op": np.int32, "part": np.int32, "parts": np.int32, "head": np.int16, "tile": np.int16, "layer": np.int16,
-    "kind": np.int16, "engine": np.bool_, "computes": np.bool_, "moves": np.uint16, "prefetch": np.bool_,
+    "kind": np.int16, "engine": np.bool_, "computes": np.bool_, "moves": np.uint16, "prefetch": np.bool_, "to": np.int16,
 }  # fmt: skip
 
 
@@ -78,16 +81,17 @@ class _Lowering:
 
     rows: [task], its `_COLUMNS`. inputs: [task], tasks and joins that it needs; join j is -1 - j. joins: [join], tasks that
     it waits for. results: [op][share], the task after which the result can be used. received: op -> further such tasks, which
-    send to its device.
+    send to its device. receiver: op that sends to another stage -> the simulated device there.
     """
 
-    def __init__(self, ops: OpGraph, mapping: ModelMapping, *, host: bool) -> None:
-        self.ops, self.mapping, self.host = ops, mapping, host
+    def __init__(self, ops: OpGraph, mapping: ModelMapping, *, host: bool, connection: Connection) -> None:
+        self.ops, self.mapping, self.host, self.connection = ops, mapping, host, connection
         self.blocking, self.prefetch = mapping.execution == "blocking", mapping.execution == "prefetch"
         self.grids = _grids(ops, mapping)
         self.has = {name: _some(ops, name).tolist() for name in QUANTITIES}
         self.offloaded = offloaded(ops, mapping.offload).tolist()
         self.owner_of = _owners(ops)
+        self.receiver = {j: op.device for op in ops.ops for j in op.inputs if ops.ops[j].kind == P2P}
         self.kinds: dict[str, int] = {}
         self.rows: list[tuple[int, ...]] = []
         self.inputs: list[list[int]] = []
@@ -133,38 +137,56 @@ class _Lowering:
             return self._add_kv_transfer(share, inputs)
         if kind == P2P:
             launched = self._add(share, kind, inputs, engine=True, computes=True)
-            return self._add(share, f"{kind}_send", [launched], moves=LINK_BIT)
+            return self._send(share, f"{kind}_send", [launched], self._number(self.receiver[share.op]))
         return self._add_compute(share, inputs)
 
     def _add_collective(self, ops: range, each: list[tuple[_Share, list[int]]]) -> None:
         """Add the launches and the transfers of a collective on its devices, of which one may stand for all.
 
-        Each round needs the device's own transfers of the one before, of which the last ends last in the queue of its DMA, and
-        what other devices that are simulated sent to it then. A transfer is the largest share of its op, so that those of all
-        rounds are equal: see `sim.mapping.collectives`. each: the share of each device, and what it needs.
+        Each round needs the device's own transfers of the one before (on one link the last ends last, in the queue of
+        its DMA), and what other devices that are simulated sent to it then. A transfer is the largest share of its op, so that
+        those of all rounds are equal: see `sim.mapping.collectives`. each: the share of each device, and what it needs.
         """
         kind, parallel = self.ops.ops[ops[0]].kind, self.mapping.parallel
-        of = rounds(kind, parallel.algorithm, parallel.tensor)
         after = [[self._add(share, kind, inputs, engine=True, computes=True)] for share, inputs in each]  # [device]
-        for number in range(of.number):
-            sent = [
-                [
-                    self._add(self._sent(share, of, number * of.sends + send), f"{kind}_send", needed, moves=LINK_BIT)
-                    for send in range(of.sends)
-                ]
-                for (share, _), needed in zip(each, after, strict=True)
-            ]
-            from_others = [received(of, number, device, parallel.tensor) if len(ops) > 1 else [] for device in range(len(ops))]
+        every = phases(kind, parallel.algorithm, parallel.tensor, self.connection.island)
+        for phase, number in [(of, number) for of in every for number in range(of.rounds.number)]:
+            after = [self._joined(needed, phase.rounds.sends) for needed in after]
+            sent = [self._round(phase, number, kind, *on) for on in zip(each, after, range(len(ops)), strict=True)]
+            from_others = [phase.received(number, device) if len(ops) > 1 else [] for device in range(len(ops))]
             after = [
-                [own[-1], *(sent[device][send] for device, send in others)]
+                [own[-1], *(own[:-1] if self.connection.several else ()), *(sent[device][send] for device, send in others)]
                 for own, others in zip(sent, from_others, strict=True)
             ]
-            if number < of.number - 1:
-                after = [self._joined(needed, of.sends) for needed in after]
         for i, (own, *others) in zip(ops, after, strict=True):
             self.results.append([own])
             if others:
                 self.received[i] = others
+
+    def _round(
+        self, phase: Phase, number: int, kind: str, of: tuple[_Share, list[int]], needed: list[int], device: int
+    ) -> list[int]:  # fmt: skip
+        """Add the transfers of a device in a round of a collective; returns them."""
+        sends, parts = phase.rounds.sends, phase.parts
+        share = of[0]._replace(part=parts - 1, parts=parts)
+        parallel = self.mapping.parallel
+        stage = self.ops.ops[share.op].device // parallel.copies * parallel.tensor  # its first device
+        return [
+            self._send(
+                share._replace(tile=number * sends + send), f"{kind}_send", needed, stage + phase.target(number, send, device)
+            )
+            for send in range(sends)
+        ]
+
+    def _send(self, share: _Share, kind: str, needed: list[int], to: int) -> int:
+        """Add a transfer to another device, by its number among all; returns it."""
+        island, source = self.connection.island, self._number(self.ops.ops[share.op].device)
+        across = island > 0 and source // island != to // island
+        return self._add(share, kind, needed, moves=LINK_BIT | NETWORK_BIT * across, to=to)
+
+    def _number(self, device: int) -> int:
+        """The number of a simulated device among all."""
+        return device * (self.mapping.parallel.tensor // self.mapping.parallel.copies)
 
     def _joined(self, needed: list[int], consumers: int) -> list[int]:
         """Inputs of so many tasks: all that they need, or a join of it where that has fewer edges."""
@@ -172,9 +194,6 @@ class _Lowering:
             return needed
         self.joins.append(needed)
         return [-len(self.joins)]
-
-    def _sent(self, share: _Share, of: Rounds, send: int) -> _Share:
-        return share._replace(part=of.parts - 1, parts=of.parts, tile=send)
 
     def _add_kv_transfer(self, share: _Share, inputs: list[int]) -> int:
         """Add the transfer of a share of the KV cache; returns it."""
@@ -217,10 +236,10 @@ class _Lowering:
 
     def _add(
         self, share: _Share, kind: str, inputs: list[int], *, engine: bool = False, computes: bool = False, moves: int = 0,
-        prefetch: bool = False,
+        prefetch: bool = False, to: int = -1,
     ) -> int:  # fmt: skip
         """Add a task; returns its number."""
-        self.rows.append((*share, self.kinds.setdefault(kind, len(self.kinds)), engine, computes, moves, prefetch))
+        self.rows.append((*share, self.kinds.setdefault(kind, len(self.kinds)), engine, computes, moves, prefetch, to))
         self.inputs.append(sorted(set(inputs)))
         return len(self.rows) - 1
 

@@ -31,6 +31,9 @@ ALL_BYTES = sum(CLASS_BIT.values())
 
 #: Beside byte classes in `TaskGraph.moves`: these bytes move over the link to the host, not through the memory.
 HOST_BIT = 1 << len(BYTE_CLASSES)
+
+#: Beside the bit of a link: these bytes move over the network between islands of devices.
+NETWORK_BIT = HOST_BIT << 1
 WRITE_BITS = CLASS_BIT["kv_write"] | CLASS_BIT["act_write"] | CLASS_BIT["state_write"]
 
 #: Byte classes of what a step reads of what its sequences keep: rows of a KV cache, and states.
@@ -42,7 +45,7 @@ DRAFT = "draft "
 
 def path_of(moves: npt.NDArray[np.uint16]) -> npt.NDArray[np.int8]:
     """Over which path bytes move, as an index into `sim.machine.machine.PATHS`: [task], from `TaskGraph.moves`."""
-    return np.where(moves & HOST_BIT, 2, moves & LINK_BIT != 0).astype(np.int8)
+    return np.select([moves & bit != 0 for bit in (NETWORK_BIT, HOST_BIT, LINK_BIT)], [3, 2, 1]).astype(np.int8)
 
 
 class ByLayer(Mapping[int, tuple[int, ...]]):
@@ -98,7 +101,9 @@ class TaskGraph:
     layer: decoder layer, -1 outside of layers.
     engine: True if an engine is held while it runs, False if a DMA issues it.
     computes: True if it does its op's arithmetic.
-    moves: bits of `CLASS_BIT`: the bytes that it moves through the channel; 0 if none. `HOST_BIT`: over the link to the host.
+    moves: bits of `CLASS_BIT`: the bytes that it moves through the channel; 0 if none. `HOST_BIT`: over the link to the host;
+    `NETWORK_BIT`: over that to the network between islands.
+    to: number of the device that a transfer over links goes to, among all, simulated or not; -1 for all else.
     prefetch: True for a load that waits for nothing but space in SRAM.
     inputs, input_start: CSR of the tasks it needs (indices smaller than its own).
     outputs, output_start: CSR of the tasks that need it.
@@ -120,6 +125,7 @@ class TaskGraph:
     computes: npt.NDArray[np.bool_]
     moves: npt.NDArray[np.uint16]
     prefetch: npt.NDArray[np.bool_]
+    to: npt.NDArray[np.int16]
     inputs: npt.NDArray[np.int32]
     input_start: npt.NDArray[np.int32]
     outputs: npt.NDArray[np.int32] = field(repr=False)
@@ -242,7 +248,7 @@ class TaskGraph:
             which = np.arange(len(self.ops)) if ops is None else ops
             most = int(self.parts.max(initial=0)) + 1
             form = self.moves.astype(np.int64) * 2 + self.computes
-            _, compact = first_of_each(form, 4 * HOST_BIT)
+            _, compact = first_of_each(form, 4 * NETWORK_BIT)
             forms = int(compact.max(initial=0)) + 1
             share = (which[self.op] * most + self.parts) * forms + compact
             self._made[name] = first_of_each(share, len(which) * most * forms)

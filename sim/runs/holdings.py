@@ -9,11 +9,11 @@ from models.graph import QUANTITIES, OpGraph
 from models.rewrites import COLLECTIVES, P2P
 from sim.machine.capacity import footprint
 from sim.machine.kv_cache import kept_groups
-from sim.mapping.collectives import rounds
+from sim.mapping.collectives import phases
 from sim.mapping.lowering import offloaded
 from sim.mapping.settings import Parallel
 from sim.mapping.steps import fastest_of, with_algorithm
-from sim.runs.machine import link_rates
+from sim.runs.machine import connection_of, link_rates
 from sim.runs.model import Modeled
 
 ACT_WRITE, WEIGHT = QUANTITIES.index("act_write"), QUANTITIES.index("weight")
@@ -52,13 +52,15 @@ def holdings(of_run: Sequence[Modeled]) -> list[Holding]:
 def _holding(of: Modeled, device: int, parallel: Parallel) -> Holding:
     ops = _on(of.kept, device)
     layers = [op.layer for op in ops.ops if op.layer >= 0]
-    parallel = with_algorithm(parallel, fastest_of(of.variants, of.scenario.mapping, link_rates(of.scenario)), tokens=1)
+    scenario = of.scenario
+    fastest = fastest_of(of.variants, scenario.mapping, link_rates(scenario), connection_of(scenario))
+    parallel = with_algorithm(parallel, fastest, tokens=1)
     groups = kept_groups(ops)
     sends: dict[str, tuple[int, int]] = {}
     for op, size in zip(ops.ops, ops.costs(0)[ACT_WRITE].tolist(), strict=True):
         if op.kind in (*COLLECTIVES, P2P):
             many, sent = sends.get(op.kind, (0, 0))
-            sends[op.kind] = many + 1, sent + _through_link(op.kind, size, parallel)
+            sends[op.kind] = many + 1, sent + _through_link(op.kind, size, parallel, scenario.hardware.devices.island)
     return Holding(
         layers=(min(layers), max(layers)) if layers else None,
         weights=_weights(of, ops, first=device < parallel.copies),
@@ -88,9 +90,9 @@ def _weights(of: Modeled, ops: OpGraph, *, first: bool) -> int:
     return held if tables or head is None else held + int(of.ops.costs(0)[WEIGHT, head]) * of.scenario.mapping.parallel.tensor
 
 
-def _through_link(kind: str, size: int, parallel: Parallel) -> int:
-    """Bytes that a device sends for an op whose result has so many."""
+def _through_link(kind: str, size: int, parallel: Parallel, island: int) -> int:
+    """Bytes that a device sends for an op whose result has so many. island: devices of an island."""
     if kind == P2P:
         return size
-    of = rounds(kind, parallel.algorithm, parallel.tensor)
-    return of.number * of.sends * -(-size // of.parts)
+    every = phases(kind, parallel.algorithm, parallel.tensor, island)
+    return sum(of.rounds.number * of.rounds.sends * -(-size // of.parts) for of in every)

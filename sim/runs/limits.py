@@ -17,11 +17,12 @@ from sim.executors.operands import refuse_large_activations, sram_use
 from sim.executors.setup import Setup, lanes_of
 from sim.executors.size import tasks_in_all
 from sim.machine.arbiters import Derated
+from sim.machine.network import has_cycle
 from sim.mapping.lowering import KV_CLASS
 from sim.mapping.settings import Execution
 from sim.mapping.steps import BatchGraph
 from sim.mapping.tasks import TaskGraph
-from sim.runs.machine import BY_BYTES
+from sim.runs.machine import BY_BYTES, network_of
 from sim.scenario import Scenario
 from sim.serving.batch import Batch, Member
 from sim.serving.batching import ResolvedBatching
@@ -33,6 +34,7 @@ DISTINCT = 256  # most distinct requests whose times are estimated one by one be
 MOST_TURNS = 2**28  # most turns of a channel that serves one burst at a time
 ROW = 100  # approximate bytes of a task in a log, with its service intervals
 MOST_ENGINES = 2**15 - 1  # whose numbers a log has place for
+MOST_LINKS = 2**14  # between devices
 LONGEST = 2**62  # picoseconds, 53 days: sums of two times still fit int64
 
 
@@ -65,6 +67,7 @@ def refuse_devices(scenario: Scenario) -> None:
     if (engines := parallel.simulated * scenario.hardware.engines.count) > MOST_ENGINES:
         message = f"expected at most {MOST_ENGINES:,} engines of all devices that are simulated, found {engines:,}"
         raise ConfigError("hardware.engines.count", message)
+    _refuse_connection(scenario)
     if parallel.simulated > 1 and scenario.hardware.sram is not None:
         raise ConfigError("hardware.sram", "expected null where several devices are simulated (mapping.parallel)")
     if count > 1 and scenario.cost.model not in BY_BYTES:
@@ -99,6 +102,30 @@ def _refuse_replicas(scenario: Scenario) -> None:
         raise ConfigError("mapping.parallel.data", f"expected 1 in a closed loop (workload.concurrency), found {parallel.data}")
     with about("workload.router"):
         ROUTERS.make(workload.router.name, workload.router.options)
+
+
+def _refuse_connection(scenario: Scenario) -> None:
+    """Raise ConfigError for links over which devices that one stands for would not do the same, or that are too many."""
+    devices, parallel = scenario.hardware.devices, scenario.mapping.parallel
+    tensor, island, key = parallel.tensor, devices.island, "hardware.devices.islands.size"
+    if tensor % island and island % tensor:
+        message = f"expected a divisor or a multiple of {tensor} (mapping.parallel.tensor), found {island}"
+        raise ConfigError(key, message)
+    group = tensor * parallel.pipeline
+    if parallel.data > 1 and group % island and island % group:
+        message = f"expected a divisor or a multiple of {group}, the devices of a replica, found {island}"
+        raise ConfigError(key, message)
+    if devices.topology in ("ring", "mesh") and parallel.copies == 1 < tensor:
+        cycle = devices.topology == "ring" or has_cycle(island)
+        if island > tensor or parallel.algorithm != "ring" or not cycle:
+            where = f"on a {devices.topology} of {island} devices"
+            whole = " (mapping.parallel.algorithm: ring keeps to neighbors)" if island <= tensor and cycle else ""
+            message = f"expected false: {where} transfers cross several links, so that devices differ{whole}"
+            raise ConfigError("mapping.parallel.fold", message)
+    network = network_of(scenario)
+    if not network.plain and network.most > MOST_LINKS:
+        message = f"expected at most {MOST_LINKS:,} links of devices that are simulated, found {network.most:,}"
+        raise ConfigError("hardware.devices.topology", message)
 
 
 def refuse_unknown_kinds(setup: Setup, execution: Execution) -> None:
@@ -284,7 +311,7 @@ def _alike(setup: Setup) -> Counter[Request]:
 def _alone(setup: Setup, request: Request) -> tuple[int, int]:
     """Upper bound on the ps that a request takes if one task runs at a time, and its part for transfers at full speed."""
     slowest = min(Fraction(*setup.arbiter.cap), _least_efficiency(setup))
-    latency = max(setup.latencies)
+    latency = max(unit.latency for unit in setup.units)
     longest, transfers = 0, 0
     for batch, times in _largest_steps(setup, request):
         graph = setup.graph if setup.graphs is None else _with_most_experts(setup.graphs(batch.shape))

@@ -14,12 +14,15 @@ from sim.cost import COST_MODELS, CostModel, Rates
 from sim.executors.setup import Link
 from sim.machine.arbiters import ARBITERS, Arbiter, Derated, Efficiency, KernelArbiter
 from sim.machine.arbiters.checked import Checked as CheckedArbiter
+from sim.machine.arbiters.paths import PATH_ARBITERS, shares_paths
 from sim.machine.energy import EnergyRates
-from sim.machine.machine import Machine, alike_devices
+from sim.machine.machine import Machine, Path, alike_devices
+from sim.machine.network import Network
 from sim.machine.schedulers import SCHEDULERS, Scheduler
 from sim.machine.schedulers.checked import Checked as CheckedScheduler
+from sim.machine.settings import Devices
 from sim.machine.settings import Link as LinkSection
-from sim.mapping.collectives import LinkRates
+from sim.mapping.collectives import Connection, LinkRates
 from sim.mapping.settings import Parallel
 from sim.runs.shared import Shared
 from sim.runs.written import written_costs
@@ -50,41 +53,80 @@ def machine_of(scenario: Scenario, shared: Shared) -> Machine:
     """Engines and channels of the devices that are simulated, which stand for all."""
     hardware, host, simulated = scenario.hardware, host_of(scenario), scenario.mapping.parallel.simulated
     devices = hardware.devices
+    several = devices.count > scenario.mapping.parallel.data
+    network = None if (links := network_of(scenario)).plain or not several else links
     of = (
         simulated, hardware.engines.count, hardware.memory.channels.count, devices.count // simulated,
-        0 if devices.link is None else devices.link.bandwidth, 0 if host is None else host.bandwidth,
-        scenario.mapping.parallel.data,
+        0 if devices.link is None else devices.link.bandwidth, 0 if host is None else host.bandwidth, _between(devices),
+        scenario.mapping.parallel.data, network,
     )  # fmt: skip
     return shared.get("machine", of, lambda: _machine(*of))
 
 
-def _machine(simulated: int, engines: int, channels: int, like: int, link: int, host: int, replicas: int) -> Machine:
-    """The machine of so many simulated devices; like: devices that each stands for."""
-    return alike_devices(simulated, engines=engines, channels=channels, like=like, link=link, host=host, replicas=replicas)
+def _machine(
+    simulated: int, engines: int, channels: int, like: int, link: int, host: int, between: int, replicas: int,
+    network: Network | None,
+) -> Machine:  # fmt: skip
+    """The machine of so many simulated devices, as `alike_devices`."""
+    return alike_devices(
+        simulated, engines=engines, channels=channels, like=like, link=link, host=host, between=between, replicas=replicas,
+        network=network,
+    )  # fmt: skip
 
 
-def links_of(scenario: Scenario) -> tuple[Link, ...]:
-    """The links of the devices that are simulated: first those between devices, then those to the host.
+def _between(devices: Devices) -> int:
+    """Bytes/s of the link of a device to the network between islands, 0 if there is none."""
+    return devices.islands.link.bandwidth if devices.islands is not None and devices.island < devices.count else 0
+
+
+def network_of(scenario: Scenario) -> Network:
+    """The links between devices."""
+    devices, parallel = scenario.hardware.devices, scenario.mapping.parallel
+    return Network(
+        count=devices.count, each=parallel.tensor, island=devices.island, topology=devices.topology,
+        folded=parallel.copies == 1,
+    )  # fmt: skip
+
+
+def connection_of(scenario: Scenario) -> Connection:
+    """The connection of devices, as lowering takes it."""
+    devices = scenario.hardware.devices
+    return Connection(island=devices.island if _between(devices) else 0, several=devices.topology != "switch")
+
+
+def links_of(scenario: Scenario, machine: Machine) -> tuple[Link, ...]:
+    """The links of a machine, in order of their channels.
 
     Raises ConfigError for an option that their arbiters cannot use.
     """
-    devices, host, simulated = scenario.hardware.devices, host_of(scenario), scenario.mapping.parallel.simulated
-    found = list[Link]()
-    if devices.count > scenario.mapping.parallel.data and devices.link is not None:
-        found += [_link_of("hardware.devices.link", devices.link)] * simulated
-    if host is not None:
-        found += [_link_of("hardware.host.link", host, host=True)] * simulated
-    return tuple(found)
+    devices = scenario.hardware.devices
+    sections: dict[Path, tuple[str, LinkSection | None]] = {
+        "link": ("hardware.devices.link", devices.link),
+        "network": ("hardware.devices.islands.link", None if devices.islands is None else devices.islands.link),
+        "host": ("hardware.host.link", host_of(scenario)),
+    }
+    made = {
+        kind: _link_of(key, section, kind, joint=bool(machine.paths) and kind != "host")
+        for kind, (key, section) in sections.items()
+        if section is not None
+    }
+    return tuple(made[machine.channels[number].kind] for number in machine.links)
 
 
-def link_rates(scenario: Scenario) -> LinkRates | None:
-    """Bandwidth and latency of the link of each device; None if there is none."""
-    link = scenario.hardware.devices.link
-    return None if link is None else LinkRates(link.bandwidth, link.latency)
+def link_rates(scenario: Scenario) -> tuple[LinkRates, ...]:
+    """Bandwidth and latency of the link of each device, and of that to the network between islands; empty if there are none."""
+    devices = scenario.hardware.devices
+    between = devices.islands.link if devices.islands is not None and _between(devices) else None
+    return tuple(LinkRates(link.bandwidth, link.latency) for link in (devices.link, between) if link is not None)
 
 
-def _link_of(key: str, link: LinkSection, *, host: bool = False) -> Link:
-    return Link(arbiter=_arbiter(key, link, (1, 1)), bandwidth=link.bandwidth, latency=link.latency, host=host)
+def _link_of(key: str, link: LinkSection, kind: Path, *, joint: bool) -> Link:
+    """How a link serves. joint: transfers cross several at once."""
+    arbiter = _arbiter(key, link, (1, 1))
+    if joint and not shares_paths(arbiter):
+        message = f"expected {PATH_ARBITERS} where transfers cross several links, found {link.arbiter.name}"
+        raise ConfigError(f"{key}.arbiter", message)
+    return Link(arbiter=arbiter, bandwidth=link.bandwidth, latency=link.latency, kind=kind)
 
 
 def host_of(scenario: Scenario) -> LinkSection | None:
@@ -173,7 +215,7 @@ def _rates(hardware: Hardware, *, overlap: bool) -> Rates:
         flops=engines.flops, vector_flops=engines.vector_flops, overhead=engines.overhead, bandwidth=memory.bandwidth,
         alone=_alone(memory), overlap=overlap,
         link=1 if hardware.devices.link is None else hardware.devices.link.bandwidth,
-        host=1 if hardware.host is None else hardware.host.link.bandwidth,
+        host=1 if hardware.host is None else hardware.host.link.bandwidth, network=_between(hardware.devices) or 1,
     )  # fmt: skip
 
 

@@ -15,11 +15,22 @@ from sim.executors.setup import Setup
 from sim.machine.arbiters import Derated
 from sim.machine.energy import EnergyRates
 from sim.machine.kv_cache import LayerGroup, kept_groups
+from sim.machine.machine import Path
 from sim.mapping.lowering import offloaded, weight_matmuls
 from sim.mapping.settings import Execution, Offload
 from sim.mapping.steps import Shape, StepGraphs
 from sim.runs.limits import refuse, refuse_devices, refuse_parts_of_prompts, refuse_unknown_kinds, refuse_unknown_sequences
-from sim.runs.machine import arbiter_of, costs_of, energy_of, host_of, link_rates, links_of, machine_of, scheduler_of
+from sim.runs.machine import (
+    arbiter_of,
+    connection_of,
+    costs_of,
+    energy_of,
+    host_of,
+    link_rates,
+    links_of,
+    machine_of,
+    scheduler_of,
+)  # fmt: skip
 from sim.runs.memory import held_by_tier, kv_capacity, resident_bytes
 from sim.runs.model import Modeled, models_of, notes_of
 from sim.runs.shared import Shared
@@ -135,7 +146,7 @@ def _setup(scenario: Scenario, of_run: Sequence[Modeled], sequences: Sequence[Re
     if any(each.model.prefix for each in of_run):
         refuse_parts_of_prompts(batches, sequences)
     graphs = step_graphs(scenario, of_run)
-    costs = costs_of(scenario, shared)
+    costs, machine = costs_of(scenario, shared), machine_of(scenario, shared)
     check_routing(graphs.routing, of_run[0].ops, sequences, again=_prefills_again(batches))
     return Setup(
         graph=graphs(PLAIN),
@@ -147,8 +158,8 @@ def _setup(scenario: Scenario, of_run: Sequence[Modeled], sequences: Sequence[Re
         step_overhead=scenario.workload.step_overhead,
         dependency=scenario.workload.dependency,
         costs=costs,
-        machine=machine_of(scenario, shared),
-        links=links_of(scenario),
+        machine=machine,
+        links=links_of(scenario, machine),
         scheduler=scheduler_of(scenario),
         overlap=execution == "stream",
         arbiter=arbiter_of(memory, shared),
@@ -180,11 +191,13 @@ def step_graphs(scenario: Scenario, of_run: Sequence[Modeled]) -> StepGraphs:
     _refuse_unknown_offload(mapping, ops)
     on_engines = of_run[0].on_engines(scenario.hardware.engines.count)
     # A file of routing is about the model alone.
-    link = link_rates(scenario)
-    drafts = [StepGraphs(each.variants, on_engines, Uniform(scenario.seed), link=link) for each in of_run[1:]]
+    links, connection = link_rates(scenario), connection_of(scenario)
+    drafts = [
+        StepGraphs(each.variants, on_engines, Uniform(scenario.seed), connection=connection, links=links) for each in of_run[1:]
+    ]
     return StepGraphs(
         of_run[0].variants, on_engines, routing(scenario), draft=drafts[0] if drafts else None,
-        written=scenario.model.config is None, host=host_of(scenario) is not None, link=link,
+        written=scenario.model.config is None, host=host_of(scenario) is not None, connection=connection, links=links,
     )  # fmt: skip
 
 
@@ -226,10 +239,12 @@ def _rules(
         execution=execution,
         latency=setup.latency,
         cap=setup.arbiter.cap,
-        link_latency=max((link.latency for link in setup.links if not link.host), default=0),
-        work_conserving_link=all(link.arbiter.work_conserving for link in setup.links if not link.host),
-        host_latency=max((link.latency for link in setup.links if link.host), default=0),
-        work_conserving_host=all(link.arbiter.work_conserving for link in setup.links if link.host),
+        link_latency=_latency(setup, "link"),
+        work_conserving_link=_conserves(setup, "link"),
+        host_latency=_latency(setup, "host"),
+        work_conserving_host=_conserves(setup, "host"),
+        network_latency=_latency(setup, "network"),
+        work_conserving_network=_conserves(setup, "network"),
         stripes=setup.memory_channels_each if setup.route == "interleaved" else 1,
         efficiency=(efficiency.least, efficiency.most) if efficiency is not None else (Fraction(1), Fraction(1)),
         kv_layers=kv_layers,
@@ -239,6 +254,17 @@ def _rules(
         work_conserving_scheduler=setup.scheduler.work_conserving,
         open_loop=setup.concurrency is None,
     )
+
+
+def _latency(setup: Setup, kind: Path) -> int:
+    """The latency of links of a kind; 0 if there are none."""
+    return max((link.latency for link in setup.links if link.kind == kind), default=0)
+
+
+def _conserves(setup: Setup, kind: Path) -> bool:
+    """Whether no link of a kind is idle while a transfer could be served. One may wait for the other links that it crosses."""
+    joint = bool(setup.machine.paths) and kind != "host"
+    return not joint and all(link.arbiter.work_conserving for link in setup.links if link.kind == kind)
 
 
 def _arrivals(setup: Setup) -> tuple[int, ...]:

@@ -9,11 +9,15 @@ from sim.base.documents import Document, KeyPath
 from sim.base.errors import InputError
 from sim.base.problems import Problem
 from sim.cost.profile import hardware, read_profile
+from sim.machine.links import find as find_link
 from sim.machine.presets import complete, find, over
 from sim.scenario.paths import folder_of
 
 PRESET, FROM_PROFILE = ("hardware", "preset"), ("hardware", "from_profile")
 PROFILE = ("cost", "profile")
+
+#: Links, whose figures may be those of a name.
+LINKS = (("hardware", "devices", "link"), ("hardware", "devices", "islands", "link"), ("hardware", "host", "link"))
 
 
 class Completed(NamedTuple):
@@ -29,7 +33,9 @@ class Completed(NamedTuple):
 
 def completed(data: Any, document: Document) -> Completed:
     """Complete a scenario. Values of a wrong type are left to validation."""
+    data, unknown_links = _links(data, document)
     made = _hardware(data, document)
+    made.problems.extend(unknown_links)
     profile = _text(data, PROFILE)
     if profile:
         try:
@@ -64,6 +70,27 @@ def _hardware(data: Any, document: Document) -> Completed:
             if written.get("preset") is None:
                 made = {**data, "hardware": over(hardware(profile), written)}
     return Completed(made, brought, problems)
+
+
+def _links(data: Any, document: Document) -> tuple[Any, list[Problem]]:
+    """A scenario with the figures of the links that it names, and a problem for each name that there is not."""
+    problems = list[Problem]()
+    for path in LINKS:
+        if name := _text(data, (*path, "preset")):
+            try:
+                figures = find_link(name).section()
+            except InputError as error:
+                problems.append(_problem(document, (*path, "preset"), error))
+            else:
+                data = _completed_at(data, path, figures)
+    return data, problems
+
+
+def _completed_at(data: Mapping[str, Any], path: KeyPath, figures: Mapping[str, Any]) -> dict[str, Any]:
+    """Plain data, with figures that what is written at a path lacks."""
+    key, *rest = map(str, path)
+    below = data[key]
+    return {**data, key: _completed_at(below, tuple(rest), figures) if rest else {**figures, **below}}
 
 
 def _text(data: Any, path: KeyPath) -> str:

@@ -10,7 +10,7 @@ those of the ops at each context, so the bytes of the memory are not bounded but
 
 from __future__ import annotations
 
-from collections import OrderedDict
+from collections import OrderedDict, defaultdict
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -26,7 +26,7 @@ from sim.base.units import PS_PER_S, ceil_div
 from sim.cost.amounts import AmountTable
 from sim.executors.setup import Setup
 from sim.machine.energy import EnergyRates
-from sim.mapping.tasks import HOST_BIT, LINK_BIT, TaskGraph
+from sim.mapping.tasks import HOST_BIT, LINK_BIT, NETWORK_BIT, TaskGraph
 from sim.study.batches import Job
 from sim.study.metrics import devices
 
@@ -110,29 +110,32 @@ def lower_bound(setup: Setup, rules: Rules) -> int | None:
     """A lower bound of the makespan, ps; None where the steps are not known before a run."""
     if setup.batching is not None:
         return None
-    compute, moved = 0, 0
-    tasks_of_link = _tasks_of_links(setup)
+    compute, moved, linked = 0, 0, 0
+    on_links, tasks_of_link = _tasks_of_links(setup)
     through = [0] * len(tasks_of_link)
     for lanes in _lanes(setup):
         on_engine, on_channel = setup.costs.durations(setup.graph, lanes)
         compute += _sum(on_engine)
         moved += _sum(on_channel)
+        linked += _sum(on_channel[on_links])
         for link, tasks in enumerate(tasks_of_link):
             through[link] += _sum(on_channel[tasks])
     most = rules.efficiency[1]
-    of_memory = ceil_div(ceil_div(moved - sum(through), setup.memory_channels) * most.denominator, most.numerator)
+    of_memory = ceil_div(ceil_div(moved - linked, setup.memory_channels) * most.denominator, most.numerator)
     return max(ceil_div(compute, setup.engines), of_memory, *through)
 
 
-def _tasks_of_links(setup: Setup) -> list[npt.NDArray[np.intp]]:
-    """The tasks of a step that move bytes over each link that is used."""
-    graph = setup.graph
-    found = [
-        np.flatnonzero((graph.moves & bit != 0) & (graph.device == device))
-        for bit in (LINK_BIT, HOST_BIT)
-        for device in range(setup.devices)
-    ]
-    return [tasks for tasks in found if len(tasks)]
+def _tasks_of_links(setup: Setup) -> tuple[npt.NDArray[np.intp], list[npt.NDArray[np.intp]]]:
+    """The tasks of a step that move bytes over links, and of these those of each link that is used."""
+    graph, found = setup.graph, defaultdict[object, list[int]](list)
+    on_links = np.flatnonzero(graph.moves & (LINK_BIT | HOST_BIT))
+    bits = (graph.moves[on_links] & (LINK_BIT | HOST_BIT | NETWORK_BIT)).tolist()
+    for task, kind, device, to in zip(
+        on_links.tolist(), bits, graph.device[on_links].tolist(), graph.to[on_links].tolist(), strict=True
+    ):
+        for link in setup.machine.crossed(device, to) or [(kind, device)]:
+            found[link].append(task)
+    return on_links, [np.array(tasks) for tasks in found.values()]
 
 
 def _sum(times: IntArray) -> int:

@@ -18,7 +18,7 @@ from sim.analysis.parts import PARTS
 from sim.base.errors import ConfigError
 from sim.base.units import ceil_div
 from sim.cli import cli
-from sim.mapping.collectives import Fastest, LinkRates, rounds, time_alone
+from sim.mapping.collectives import Fastest, LinkRates, phases, rounds, time_alone
 from sim.render.page.timeline import timeline
 from sim.runs.run import read
 from tests.executors import assert_same
@@ -178,7 +178,7 @@ class TestFastest:
         ("algorithm", "microseconds"), [("ring", 30.311), ("two_shot", 18.311), ("one_shot", 66.245), ("tree", 61.924)]
     )
     def test_closed_forms(self, algorithm, microseconds):
-        assert round(time_alone(rounds("all_reduce", algorithm, 8), 2**22, self.LINK) / 1e6, 3) == microseconds
+        assert round(time_alone(phases("all_reduce", algorithm, 8)[0], 2**22, self.LINK) / 1e6, 3) == microseconds
 
     def test_one_shot_below_and_two_shot_beyond(self):
         """7 S / B < 1 us + 14 S / 8 B, so S < 450 kB / 5.25: 85,714 bytes, ten tokens of 8,192."""
@@ -193,10 +193,10 @@ class TestFastest:
     @pytest.mark.parametrize("devices", [2, 3, 5, 8, 64])
     @pytest.mark.parametrize("latency", [0, 1_000, 1_000_000])
     def test_none_is_faster(self, devices, latency):
-        fastest = Fastest(devices, 1_000, LinkRates(64 * 10**9, latency))
+        fastest = Fastest(devices, 1_000, (LinkRates(64 * 10**9, latency),))
         for tokens in (1, 2, 7, 40, 300, 5_000):
             times = {
-                each: time_alone(rounds("all_reduce", each, devices), 1_000 * tokens, fastest.link)
+                each: time_alone(phases("all_reduce", each, devices)[0], 1_000 * tokens, fastest.links[0])
                 for each in ("ring", "two_shot", "one_shot", "tree")
             }
             assert times[fastest.algorithm(tokens)] == min(times.values())

@@ -60,7 +60,7 @@ def test_the_critical_path_names_links(stages: Result) -> None:
     """The LM head of four steps comes one after another; of tensor parallelism results go over the other link."""
     of = stages.critical_path.by_resource(stages.log, stages.plan.rules)
     assert sum(of.values()) == stages.makespan
-    assert 0.9 * stages.metrics.delivered[5] < of["host link"] <= stages.metrics.delivered[5]
+    assert 0.9 * stages.metrics.delivered[7] < of["host link"] <= stages.metrics.delivered[7]
     assert of.get("channel", 0) <= sum(stages.metrics.delivered[:2])
     split = result_of({"tensor": 2}, {"context": 64, "tokens": 1})
     of, (memory, link, host) = split.critical_path.by_resource(split.log, split.plan.rules), split.metrics.delivered
@@ -71,7 +71,7 @@ def test_the_critical_path_names_links(stages: Result) -> None:
 
 def test_the_explanation_has_the_bound_of_the_busiest_link(stages: Result) -> None:
     text = printed(explain.render(stages))
-    assert stages.bounds.link == stages.metrics.delivered[5] == stages.bounds.lower
+    assert stages.bounds.link == stages.metrics.delivered[7] == stages.bounds.lower
     assert (
         f"bytes of the busiest link {format_time(stages.bounds.link)} {terminal.above(stages.bounds.gap(stages.makespan))}"
         in text

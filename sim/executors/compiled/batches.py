@@ -297,11 +297,11 @@ class Batches(Run):
         """Grow all lists that may hold every cell, for so many more cells."""
         self.cells += 2 * more
         self._move_ready(1 + ENTRY * self.cells)
-        for number in range(self.setup.channels):
+        for number, unit in enumerate(self.setup.units):
             channel = int(self.m[CHANNEL_TABLE]) + number * CHANNEL_WORDS
             self._move(channel + K_ARRIVALS, self.cells, int(self.m[channel + K_ARRIVED]))
             self._move(channel + K_HEADS, self.cells, int(self.m[channel + K_NEW]))
-            if self.setup.latencies[number]:
+            if unit.latency:
                 self._move_ring(channel, self.cells)
 
     def _move_ready(self, words: int) -> None:

@@ -11,18 +11,19 @@ import numpy.typing as npt
 from sim.base.pointers import pointer_to
 from sim.executors.compiled.heaps import ENTRY
 from sim.executors.compiled.state import (
-    AGE, AGE_TIME, BOUND_TABLE, BY_AGE, BY_CLASS, BY_KIND, BY_REST, BY_RULE, BY_SEQUENCE, CELL, CHAINED, CHANNELS,
+    AGE, AGE_TIME, BOUND_TABLE, BY_AGE, BY_CLASS, BY_KIND, BY_PATH, BY_REST, BY_RULE, BY_SEQUENCE, CELL, CHAINED, CHANNELS,
     CHANNEL_TABLE, CHANNEL_WORDS, CLASS, COMPLETE, DEVICES, DEVICE_ENGINES, ENGINES, EXCLUSIVE, FIRST_PART, IDLES, IDLE_WORDS,
     IN_ORDER, KNOWN, K_ARRIVALS, K_BURST, K_CAP, K_CAP_OF, K_CLASSES, K_CLASS_COUNT, K_DENOMINATOR, K_DERATED, K_DISCIPLINE,
-    K_EFFICIENCIES, K_EFFICIENCY, K_FIRST, K_FIXED_RATES, K_HEADS, K_HEAP, K_LAST, K_LAST_PORT, K_LATENCY, K_LATER, K_MEMORY,
-    K_MEMORY_WORDS, K_MOST, K_NUMBER, K_PART, K_PORTS, K_PREEMPTIVE, K_READS, K_RECORDS, K_RING, K_RING_SIZE, K_RULE,
-    K_SEQUENCE_CLASS, K_SERVED, K_SHARE, K_TIMER, K_TURN, K_UNTIL, K_URGENCY, LIMIT, LONGEST_PATH, LOOP_TABLE, LOOP_WORDS,
-    MEMORY_CHANNELS, NEVER, NONE, OLDEST, OVERLAP, PART, PHASE, RANKING, READY, READY_WORDS, RECORDED, REGISTERS, RING_ENTRY,
-    ROUTE, RUNNING, SHORTEST, SRAM, SRAM_FIRST, SRAM_FREE, SRAM_LAST, TURN_BY_TURN, TURN_LIST, WAKES, W_CAPACITY, W_HEAP,
-    W_WEIGHT,
+    K_EFFICIENCIES, K_EFFICIENCY, K_FIRST, K_FIXED_RATES, K_HEADS, K_HEAP, K_HOPS, K_LAST, K_LAST_PORT, K_LATENCY, K_LATER,
+    K_LINKS, K_LINK_COUNT, K_MEMORY, K_MEMORY_WORDS, K_MOST, K_NUMBER, K_ONE, K_PART, K_PATHS, K_PORTS, K_PREEMPTIVE, K_READS,
+    K_RECORDS, K_RING, K_RING_SIZE, K_RULE, K_SEQUENCE_CLASS, K_SERVED, K_SHARE, K_TIMER, K_TURN, K_UNTIL, K_URGENCY, LIMIT,
+    LONGEST_PATH, LOOP_TABLE, LOOP_WORDS, MEMORY_CHANNELS, NEVER, NONE, OLDEST, OVERLAP, PART, PHASE, RANKING, READY,
+    READY_WORDS, RECORDED, REGISTERS, RING_ENTRY, ROUTE, RUNNING, SHORTEST, SRAM, SRAM_FIRST, SRAM_FREE, SRAM_LAST,
+    TURN_BY_TURN, TURN_LIST, WAKES, W_CAPACITY, W_HEAP, W_WEIGHT,
 )  # fmt: skip
-from sim.executors.setup import Setup
+from sim.executors.setup import Setup, Unit
 from sim.machine.arbiters.disciplines import MOST, Discipline
+from sim.machine.arbiters.paths import FLOW, LINK
 from sim.machine.arbiters.written import TRANSFER_WORDS
 from sim.machine.routes import ROUTES
 from sim.machine.schedulers import CriticalPath, Earliest, OldestToken, Serial, Shortest, Sticky
@@ -34,7 +35,10 @@ RANKINGS: dict[type[Any], int] = {
     Earliest: IN_ORDER, Serial: IN_ORDER, Sticky: IN_ORDER, OldestToken: OLDEST, Shortest: SHORTEST, CriticalPath: LONGEST_PATH,
 }  # fmt: skip
 
-KINDS = {"exclusive": EXCLUSIVE, "turns": TURN_BY_TURN, "classes": BY_CLASS, "outstanding": BY_REST, "rule": BY_RULE}
+KINDS = {
+    "exclusive": EXCLUSIVE, "turns": TURN_BY_TURN, "classes": BY_CLASS, "outstanding": BY_REST, "rule": BY_RULE,
+    "paths": BY_PATH,
+}  # fmt: skip
 BY = {"kind": BY_KIND, "age": BY_AGE, "sequence": BY_SEQUENCE}
 
 
@@ -77,17 +81,17 @@ class MemoryPlan:
         self.ports = requesters(setup)
         self.registers = registers(setup, recorded=recorded)
         layout.take(REGISTERS)
-        self.cell = self.registers[CELL] = FIRST_PART + PART * (setup.channels // setup.devices)
+        self.cell = self.registers[CELL] = FIRST_PART + PART * (setup.memory_channels_each + bool(setup.links))
         addresses = {
             RUNNING: layout.heap(setup.engines), IDLES: self._idle_heaps(), WAKES: layout.heap(loops),
             TURN_LIST: layout.take(2 * loops),
             BOUND_TABLE: layout.take(setup.engines, NONE),
-            LOOP_TABLE: layout.take(loops * LOOP_WORDS), CHANNEL_TABLE: layout.take(setup.channels * CHANNEL_WORDS),
+            LOOP_TABLE: layout.take(loops * LOOP_WORDS), CHANNEL_TABLE: layout.take(len(setup.units) * CHANNEL_WORDS),
         }  # fmt: skip
         self.registers.update(addresses)
         self.channels = [
-            {**self._channel(number, discipline), **self._policy(discipline), K_LATENCY: latency}
-            for number, (discipline, latency) in enumerate(zip(disciplines, setup.latencies, strict=True))
+            {**self._channel(number, unit, discipline), **self._policy(discipline), K_LATENCY: unit.latency}
+            for number, (unit, discipline) in enumerate(zip(setup.units, disciplines, strict=True))
         ]
         self.lists(cells)
 
@@ -120,9 +124,10 @@ class MemoryPlan:
         self.registers[IDLE_WORDS] = words = 1 + ENTRY * 2 * self.setup.engines_each
         return self.layout.take(self.setup.devices * words)
 
-    def _channel(self, number: int, discipline: Discipline) -> dict[int, int]:
+    def _channel(self, number: int, unit: Unit, discipline: Discipline) -> dict[int, int]:
         """Its words at the beginning of a run, and addresses of its lists."""
-        layout, kind, ports, setup = self.layout, discipline.kind, self.ports, self.setup
+        layout, kind, setup = self.layout, discipline.kind, self.setup
+        ports = self.ports * len(unit.channels)  # where there are several links, those of each
         memories = setup.memory_channels  # a task goes to channels of its device only, so parts of its cell are for these
         place = number % setup.memory_channels_each if number < memories else setup.memory_channels_each
         weights = (0,) * ports if kind in {"outstanding", "rule"} else discipline.weights
@@ -132,11 +137,27 @@ class MemoryPlan:
             record = {W_WEIGHT: weight, W_HEAP: layout.heap(capacity), W_CAPACITY: capacity}
             layout.put(table + i * CLASS, [record.get(word, 0) for word in range(CLASS)])
         return {
-            K_NUMBER: number, K_PART: FIRST_PART + place * PART, K_TIMER: NEVER, K_SERVED: NONE, K_TURN: NONE, K_UNTIL: NEVER,
-            K_LAST_PORT: NONE, K_FIRST: NONE, K_LAST: NONE, K_HEAP: layout.heap(ports), K_LATER: layout.heap(ports),
+            K_NUMBER: unit.channels.start, K_PART: FIRST_PART + place * PART, K_TIMER: NEVER, K_SERVED: NONE, K_TURN: NONE,
+            K_UNTIL: NEVER, K_LAST_PORT: NONE, K_FIRST: NONE, K_LAST: NONE, K_HEAP: layout.heap(ports),
+            K_LATER: layout.heap(ports),
             K_PORTS: layout.take(2 * ports, NONE), K_CLASSES: table,
-            K_RECORDS: layout.take(TRANSFER_WORDS * ports if kind == "rule" else 0),
-            K_MEMORY: layout.take(len(discipline.memory), discipline.memory),
+            K_RECORDS: layout.take({"rule": TRANSFER_WORDS, "paths": FLOW}.get(kind, 0) * ports),
+            K_MEMORY: layout.take(len(discipline.memory), discipline.memory), **self._paths(unit),
+        }  # fmt: skip
+
+    def _paths(self, unit: Unit) -> dict[int, int]:
+        """The words of links that are divided together, with the paths that cross them; of a channel, that it is one."""
+        if not unit.joint:
+            return {K_LINK_COUNT: 1, K_HOPS: 1}
+        layout, first, paths = self.layout, unit.channels.start, self.setup.machine.paths
+        starts, longest = layout.take(2 * len(paths)), 1
+        for number, path in enumerate(paths):
+            if path and path[0] in unit.channels:
+                at = layout.take(len(path), [link - first for link in path])
+                layout.put(starts + 2 * number, [at, at + len(path)])
+                longest = max(longest, len(path))
+        return {
+            K_LINK_COUNT: len(unit.channels), K_LINKS: layout.take(LINK * len(unit.channels)), K_PATHS: starts, K_HOPS: longest,
         }  # fmt: skip
 
     def _policy(self, discipline: Discipline) -> dict[int, int]:
@@ -146,7 +167,7 @@ class MemoryPlan:
             K_DISCIPLINE: KINDS[kind], K_URGENCY: BY[discipline.by], K_PREEMPTIVE: int(discipline.preemptive),
             K_SHARE: alone.numerator, K_DENOMINATOR: alone.denominator, K_BURST: discipline.burst,
             K_CLASS_COUNT: len(discipline.weights), K_CAP: cap, K_CAP_OF: cap_of, K_FIXED_RATES: int(discipline.whole > 0),
-            K_DERATED: int(bool(discipline.efficiency)),
+            K_DERATED: int(bool(discipline.efficiency)), K_ONE: int(discipline.one),
             K_MOST: MOST // discipline.growth if kind == "outstanding" else discipline.whole,
             K_RULE: 0 if discipline.rule is None else pointer_to(discipline.rule, compiled=True),
             K_MEMORY_WORDS: len(discipline.memory), K_READS: int(discipline.reads),
@@ -180,7 +201,7 @@ def registers(setup: Setup, *, recorded: bool) -> dict[int, int]:
     limit = setup.engines_each if scheduler.engines is None else min(scheduler.engines, setup.engines_each)
     return {
         AGE: -1, AGE_TIME: NONE, PHASE: COMPLETE, ENGINES: setup.engines, LIMIT: limit, OVERLAP: int(setup.overlap),
-        CHANNELS: setup.channels, MEMORY_CHANNELS: setup.memory_channels_each, ROUTE: ROUTES[setup.route],
+        CHANNELS: len(setup.units), MEMORY_CHANNELS: setup.memory_channels_each, ROUTE: ROUTES[setup.route],
         SRAM: NONE if setup.sram is None else setup.sram, SRAM_FREE: setup.sram or 0, SRAM_FIRST: NONE, SRAM_LAST: NONE,
         RANKING: RANKINGS[type(scheduler)], CHAINED: int(isinstance(scheduler, Sticky)),
         KNOWN: int(setup.dependency == "known"), RECORDED: int(recorded), DEVICES: setup.devices,

@@ -12,12 +12,12 @@ import numpy.typing as npt
 from sim.base.memo import Memo
 from sim.executors.compiled.rules import Disciplines
 from sim.executors.compiled.state import (
-    CHAIN, COST_ROW, DEVICE, FORM, HELD, INPUTS, LAUNCH, LEVEL, MEMBER, MOVES, NONE, OUT, OUT_END, PREFETCH, STORES,
+    CHAIN, COST_ROW, DEVICE, FORM, HELD, INPUTS, LAUNCH, LEVEL, MEMBER, MOVES, NONE, OUT, OUT_END, PATH, PREFETCH, STORES,
     USED, USED_END, USERS,
 )  # fmt: skip
 from sim.executors.setup import Setup
 from sim.mapping.operands import Operands, operands_of
-from sim.mapping.tasks import HOST_BIT, LINK_BIT, TaskGraph
+from sim.mapping.tasks import HOST_BIT, LINK_BIT, NETWORK_BIT, TaskGraph
 
 
 @dataclass(slots=True)
@@ -74,6 +74,8 @@ class Forms:
         tasks[COST_ROW] = cost_row
         tasks[LAUNCH] = self.setup.launches(graph)
         tasks[LEVEL] = self._levels(graph)
+        network = self.setup.machine.network
+        tasks[PATH] = NONE if network is None else np.where(graph.to < 0, NONE, graph.device * network.count + graph.to)
         chains = self.setup.scheduler.chains(graph)
         tasks[CHAIN] = 0 if chains is None else chains
         loads_end = loads if operands is None else self._add_operands(operands, tasks, loads)
@@ -82,14 +84,15 @@ class Forms:
 
     def _levels(self, graph: TaskGraph) -> npt.NDArray[np.int64]:
         """[task]: the urgency or class of its transfer, at a channel of the memory or at its link."""
-        if not self.setup.links:
-            discipline = self.disciplines[0]
-            return np.array([discipline.level(kind) for kind in graph.plain_kinds], dtype=np.int64)[graph.kind]
-        of_memory, of_link, of_host = (
-            np.array([discipline.level(kind) for kind in graph.plain_kinds], dtype=np.int64)[graph.kind]
-            for discipline in (self.disciplines[0], self.disciplines[self.setup.memory_channels], self.disciplines[-1])
-        )
-        return np.where(graph.moves & HOST_BIT, of_host, np.where(graph.moves & LINK_BIT, of_link, of_memory))
+        channels = self.setup.machine.channels
+        kinds = {channels[unit.channels.start].kind: i for i, unit in enumerate(self.setup.units)}
+        found = np.zeros(len(graph), dtype=np.int64)
+        for kind, bit in (("memory", 0), ("link", LINK_BIT), ("network", NETWORK_BIT), ("host", HOST_BIT)):
+            if kind in kinds:
+                discipline = self.disciplines[kinds[kind]]
+                levels = np.array([discipline.level(each) for each in graph.plain_kinds], dtype=np.int64)[graph.kind]
+                found = np.where(graph.moves & bit, levels, found) if bit else levels
+        return found
 
     def _add_operands(self, operands: Operands, tasks: npt.NDArray[np.int64], at: int) -> int:
         """Put the operands of a graph into the pool; returns the address after the list of their tasks, which is `at`."""

@@ -18,8 +18,8 @@ from sim.executors.compiled.channels import plan, timer_due
 from sim.executors.compiled.engines import dispatch
 from sim.executors.compiled.heaps import pop
 from sim.executors.compiled.state import (
-    CHANNELS, CHANNEL_TABLE, CHANNEL_WORDS, COMPLETE, DONE, K_PENDING, K_RING, K_RING_HEAD, K_RING_SIZE, K_RING_TAIL, K_TIMER,
-    L_BATCHED, L_SLOT, NEVER, NONE, NOW, OUT_OF_RANGE, PAUSED, PHASE, RECORDED, RING_ENTRY, RUNNING, SERVICES, STEPS,
+    CHANNELS, CHANNEL_TABLE, CHANNEL_WORDS, COMPLETE, DONE, K_HOPS, K_PENDING, K_RING, K_RING_HEAD, K_RING_SIZE, K_RING_TAIL,
+    K_TIMER, L_BATCHED, L_SLOT, NEVER, NONE, NOW, OUT_OF_RANGE, PAUSED, PHASE, RECORDED, RING_ENTRY, RUNNING, SERVICES, STEPS,
     TOO_LARGE, TURN, TURNS, TURN_LIST, WAKES, WANTS_COSTS, WANTS_GRANTS, WANTS_STEP, Forms, Log, Memory,
 )  # fmt: skip
 from sim.executors.compiled.steps import admit_operands, decode_on, go_on, release_batch
@@ -89,7 +89,8 @@ def rows_suffice(m: Memory, rows: int) -> bool:
     """Whether a service interval of every pending transfer can be recorded: channels deliver once an instant."""
     wanted = m[SERVICES]
     for i in range(m[CHANNELS]):
-        wanted += m[m[CHANNEL_TABLE] + i * CHANNEL_WORDS + K_PENDING]
+        channel = m[CHANNEL_TABLE] + i * CHANNEL_WORDS
+        wanted += m[channel + K_PENDING] * m[channel + K_HOPS]
     return wanted <= rows
 
 

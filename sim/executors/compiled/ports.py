@@ -124,11 +124,17 @@ def kept(m: Memory, channel: int) -> int:
 @kernel
 def record(m: Memory, service: Log, channel: int, cell: int, since: int, work: int) -> None:
     """Record a service interval that ends now. `advance` has made sure that one of every pending transfer fits."""
+    record_on(m, service, m[channel + K_NUMBER], cell, since, work)
+
+
+@kernel
+def record_on(m: Memory, service: Log, number: int, cell: int, since: int, work: int) -> None:
+    """Record a service interval on the channel of this number."""
     if not m[RECORDED]:
         return
     slot, row = m[cell + SLOT], m[SERVICES]
     service[I_TASK, row] = m[slot + S_ROW] + m[cell + TASK]
-    service[I_CHANNEL, row] = m[channel + K_NUMBER]
+    service[I_CHANNEL, row] = number
     service[I_START, row] = since
     service[I_END, row] = m[NOW]
     service[I_WORK, row] = work

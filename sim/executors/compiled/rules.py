@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from sim.base.memo import Memo
 from sim.base.pointers import CannotCompileError, pointer_to
 from sim.executors.compiled.build import RANKINGS, requesters
@@ -9,9 +11,10 @@ from sim.executors.setup import Setup
 from sim.machine.arbiters import Arbiter, Derated, KernelArbiter
 from sim.machine.arbiters.checked import Checked
 from sim.machine.arbiters.disciplines import Discipline, discipline_of
+from sim.machine.arbiters.paths import path_discipline
 from sim.machine.schedulers.checked import Checked as CheckedScheduler
 
-#: [channel]: its discipline.
+#: [unit]: its discipline.
 Disciplines = tuple[Discipline, ...]
 
 #: Disciplines of arbiters, which runs of a study share, by the number of requesters.
@@ -23,8 +26,9 @@ def obstacle(setup: Setup) -> str:
     if type(setup.scheduler) not in RANKINGS:
         scheduler = setup.scheduler.scheduler if isinstance(setup.scheduler, CheckedScheduler) else setup.scheduler
         return f"the scheduler {type(scheduler).__name__} is Python"
-    for arbiter in setup.arbiters:
-        if _discipline(arbiter, requesters(setup)) is None:
+    for unit in setup.units:
+        if not unit.joint and _discipline(unit.arbiter, requesters(setup)) is None:
+            arbiter = unit.arbiter
             plain = arbiter
             while isinstance(plain, (Derated, Checked)):
                 plain = plain.arbiter
@@ -45,11 +49,18 @@ def cannot_compile(setup: Setup) -> str:
 
 
 def disciplines(setup: Setup) -> Disciplines:
-    """[channel]: the discipline of each channel of a setup that it can run."""
+    """[unit]: the discipline of each unit of a setup that it can run."""
     ports = requesters(setup)
-    return tuple(each for arbiter in setup.arbiters if (each := _discipline(arbiter, ports)) is not None)
+    made = (_of_paths(unit.arbiter) if unit.joint else _discipline(unit.arbiter, ports) for unit in setup.units)
+    return tuple(each for each in made if each is not None)
 
 
 def _discipline(arbiter: Arbiter, ports: int) -> Discipline | None:
     """The discipline of an arbiter as `discipline_of`, found once."""
     return KNOWN.of(arbiter, ports, lambda: [discipline_of(arbiter, ports)])[0]
+
+
+def _of_paths(arbiter: Arbiter) -> Discipline | None:
+    """The discipline of links that are divided together."""
+    plain = path_discipline(arbiter)
+    return None if plain is None else replace(plain, kind="paths", one=plain.kind == "exclusive")

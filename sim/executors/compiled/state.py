@@ -10,7 +10,7 @@ registers, single words by the names below.
 | cell    | task or join of a step in progress             |
 | part    | channel that a transfer of a cell may go to; it lies within its cell |
 | loop    | decode loop: a sequence, or a loop of batched steps |
-| channel | memory channel                                 |
+| channel | memory channel, or links that are divided together |
 | class   | class of transfers at a channel                |
 
 Beside it are `f`, int64, the pool of task graphs (a record of FORM words for each task, then the outputs); `log` [field, row],
@@ -63,7 +63,7 @@ COMPLETE, STEPS = range(2)
 DONE, PAUSED, WANTS_STEP, WANTS_COSTS, WANTS_GRANTS, OUT_OF_RANGE = range(6)
 
 # Disciplines of a channel, and the property of a transfer that its urgency or class follows from
-EXCLUSIVE, TURN_BY_TURN, BY_CLASS, BY_REST, BY_RULE = range(5)
+EXCLUSIVE, TURN_BY_TURN, BY_CLASS, BY_REST, BY_RULE, BY_PATH = range(6)
 BY_KIND, BY_AGE, BY_SEQUENCE = range(3)
 
 # Ranks of ready tasks
@@ -71,11 +71,13 @@ IN_ORDER, OLDEST, SHORTEST, LONGEST_PATH = range(4)
 
 # A node in the pool of graphs: a task or, after all tasks, a join, which has inputs and outputs alone. Outputs are numbers.
 # USERS: how many tasks use the operands that it loads into SRAM, 0 if it loads none. USED, USED_END: addresses of the list of
-# the tasks that load what it uses. LAUNCH: ps on an engine before it loads operands
+# the tasks that load what it uses. LAUNCH: ps on an engine before it loads operands. PATH: of the links
+# that a transfer crosses at once, NONE if it goes to one channel
 (
     HELD, PREFETCH, INPUTS, OUT, OUT_END, COST_ROW, LEVEL, MOVES, MEMBER, CHAIN, STORES, USERS, USED, USED_END, LAUNCH, DEVICE,
-) = range(16)  # fmt: skip
-FORM = 16
+    PATH,
+) = range(17)  # fmt: skip
+FORM = 17
 
 # A cell, and its parts. USES: of a task whose operands are in SRAM, tasks that have yet to use them.
 # P_SERVED and P_WORK share their words with links of other disciplines
@@ -115,13 +117,15 @@ LOOP_WORDS = 29
     K_LAST_PORT, K_FIRST, K_LAST, K_WHOLE, K_HEAP, K_LATER, K_PORTS, K_ARRIVALS, K_NEW, K_CLASSES, K_RECORDS, K_MEMORY,
     K_RING, K_RING_SIZE, K_RING_HEAD, K_RING_TAIL,
 ) = range(29)  # fmt: skip
-# and constants: its latency, and how its arbiter divides it
+# and constants: its latency, and how its arbiter divides it. Of links that are divided together K_NUMBER is the first, and
+# K_LINK_COUNT how many there are; K_LINKS: address of records of them. K_PATHS: address of where the list of each path begins
+# and ends. K_HOPS: links of the longest. K_ONE: one transfer at a time on a link
 (
     K_LATENCY, K_DISCIPLINE, K_URGENCY, K_PREEMPTIVE, K_SHARE, K_DENOMINATOR, K_BURST,
     K_CLASS_COUNT, K_CAP, K_CAP_OF, K_FIXED_RATES, K_MOST, K_DERATED, K_RULE, K_MEMORY_WORDS, K_READS, K_SEQUENCE_CLASS,
-    K_EFFICIENCY, K_EFFICIENCIES,
-) = range(29, 48)  # fmt: skip
-CHANNEL_WORDS = 48
+    K_EFFICIENCY, K_EFFICIENCIES, K_LINK_COUNT, K_LINKS, K_PATHS, K_HOPS, K_ONE,
+) = range(29, 53)  # fmt: skip
+CHANNEL_WORDS = 53
 RING_ENTRY = 2  # the time at which it arrives, and the cell
 
 # A class: the first three fields are those of `sim.machine.arbiters.rules`. W_HEAP: address. W_CAPACITY: entries

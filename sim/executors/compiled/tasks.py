@@ -6,15 +6,16 @@ from sim.base.kernel import kernel, small
 from sim.executors.compiled.heaps import push
 from sim.executors.compiled.skew import add
 from sim.executors.compiled.state import (
-    BOUND, BOUND_TABLE, BYTES, CELL, CHAIN, CHAINED, CHANNELS, CHANNEL_TABLE, CHANNEL_WORDS, COMPUTE, COST, COST_ROW,
-    C_COMPUTE, C_END, C_ENGINE, C_LAUNCHED, C_LOADED, C_READY, C_START, C_WORK, DEVICE, DEVICES, ENDED, ENGINES, FORM, HELD,
-    HOME, IDLES, IDLE_WORDS, INPUTS, KNOWN, KV, K_ARRIVALS, K_ARRIVED, K_LATENCY, K_PART, K_RING, K_RING_SIZE, K_RING_TAIL,
-    LAUNCH, LAYERS, L_FRONTIER, L_MISSING, L_SLOT, L_TOKENS, MEMBER, MEMORY_CHANNELS, MOVES, NONE, NOW, OUT, OUT_END, OVERLAP,
-    PARTS, PREFETCH, P_LEFT, RANK, READY, READY_WORDS, REQUESTER, RING_ENTRY, ROUTE, RUNNING, SLOT, SLOT_WORDS, SRAM,
-    SRAM_CHANGED, SRAM_FREE, STORES, S_BASE, S_COST, S_FORM, S_KEY, S_LEFT, S_LOOP, S_MEMBERS, S_OWNER, S_QUEUE, S_ROW, S_STEP,
-    S_TASKS, S_TOKEN, TASK, TURNS, TURN_LIST, USED, USED_END, USERS, USES, WAITING, WORK, Forms, Log, Memory,
+    BOUND, BOUND_TABLE, BYTES, CELL, CHAIN, CHAINED, CHANNELS, CHANNEL_TABLE, CHANNEL_WORDS, COMPUTE, COST, COST_ROW, C_COMPUTE,
+    C_END, C_ENGINE, C_LAUNCHED, C_LOADED, C_READY, C_START, C_WORK, DEVICE, DEVICES, ENDED, ENGINES, FORM, HELD, HOME, IDLES,
+    IDLE_WORDS, INPUTS, KNOWN, KV, K_ARRIVALS, K_ARRIVED, K_LATENCY, K_LINK_COUNT, K_PART, K_PATHS, K_RING, K_RING_SIZE,
+    K_RING_TAIL, LAUNCH, LAYERS, L_FRONTIER, L_MISSING, L_SLOT, L_TOKENS, MEMBER, MEMORY_CHANNELS, MOVES, NONE, NOW, OUT,
+    OUT_END, OVERLAP, PARTS, PATH, PREFETCH, P_LEFT, RANK, READY, READY_WORDS, REQUESTER, RING_ENTRY, ROUTE, RUNNING, SLOT,
+    SLOT_WORDS, SRAM, SRAM_CHANGED, SRAM_FREE, STORES, S_BASE, S_COST, S_FORM, S_KEY, S_LEFT, S_LOOP, S_MEMBERS, S_OWNER,
+    S_QUEUE, S_ROW, S_STEP, S_TASKS, S_TOKEN, TASK, TURNS, TURN_LIST, USED, USED_END, USERS, USES, WAITING, WORK, Forms, Log,
+    Memory,
 )  # fmt: skip
-from sim.machine.routes import ALL_CHANNELS, channel_of, stripe
+from sim.machine.routes import ALL_CHANNELS, stripe, unit_of
 
 
 @small
@@ -83,8 +84,11 @@ def issue(m: Memory, f: Forms, log: Log, slot: int, task: int, requester: int) -
         return
     moves = f[m[slot + S_FORM] + task * FORM + MOVES]
     device = f[m[slot + S_FORM] + task * FORM + DEVICE]
-    owner = owner_of(m, f, slot, task)
-    number = channel_of(m[ROUTE], owner, moves, m[MEMORY_CHANNELS], device, m[DEVICES], m[CHANNELS])
+    owner, path = owner_of(m, f, slot, task), f[m[slot + S_FORM] + task * FORM + PATH]
+    number = unit_of(m[ROUTE], owner, moves, m[MEMORY_CHANNELS], device, m[DEVICES], m[CHANNELS], path != NONE)
+    if path != NONE:  # a requester has one transfer at a time at the first link of a path
+        channel = m[CHANNEL_TABLE] + number * CHANNEL_WORDS
+        m[cell + REQUESTER] = requester * m[channel + K_LINK_COUNT] + m[m[m[channel + K_PATHS] + 2 * path]]
     if number != ALL_CHANNELS:
         send(m, cell, m[CHANNEL_TABLE] + number * CHANNEL_WORDS, work)
         return

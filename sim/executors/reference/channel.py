@@ -28,10 +28,14 @@ from sim.base.units import ceil_div
 from sim.executors.reference.instant import PLAN, Environment, Phase
 from sim.machine.arbiters import Arbiter, Plan, Transfer
 from sim.machine.arbiters.contract import Program
-from sim.machine.routes import ALL_CHANNELS, ROUTES, Route, channel_of, stripe
+from sim.machine.arbiters.paths import PathArbiter
+from sim.machine.routes import ALL_CHANNELS, ROUTES, Route, stripe, unit_of
 
 #: Called for each service interval: a transfer, start, end, and the work that was delivered to it.
 Served = Callable[[Transfer, int, int, int], None]
+
+#: The same, of one of several channels, whose number comes first.
+ServedBy = Callable[[int, Transfer, int, int, int], None]
 
 IDLE = Plan((), 1)
 
@@ -64,7 +68,7 @@ class Channel:
         self.latency = latency
         self.arrived: list[Request] = []  # in this instant
         self.heads: list[Request] = []  # of a queue since this instant
-        self.queues: dict[int, deque[Request]] = {}  # by requester; the head is at the channel
+        self.queues: dict[object, deque[Request]] = {}  # by requester; the head is at the channel
         self.requests: dict[Transfer, Request] = {}  # at the channel
         self.pending: list[Transfer] = []  # the same, in order of arrival
         self.arrivals = 0
@@ -87,6 +91,10 @@ class Channel:
         else:
             self._arrive(request)
         return request
+
+    def _port(self, transfer: Transfer) -> object:
+        """The queue that a transfer waits in."""
+        return transfer.requester
 
     def _arrive(self, request: Request) -> None:
         self.arrived.append(request)
@@ -115,7 +123,7 @@ class Channel:
     def _admit(self) -> None:
         """Queue the transfers that have arrived, and let new heads of queues come to the channel."""
         for request in sorted(self.arrived, key=program_order):
-            queue = self.queues.setdefault(request.transfer.requester, deque())
+            queue = self.queues.setdefault(self._port(request.transfer), deque())
             queue.append(request)
             if len(queue) == 1:
                 self.heads.append(request)
@@ -155,35 +163,63 @@ class Channel:
 
     def _end(self, request: Request) -> None:
         self.pending.remove(request.transfer)
-        queue = self.queues[request.transfer.requester]
+        queue = self.queues[self._port(request.transfer)]
         queue.popleft()
         if queue:
             self.heads.append(queue[0])
         request.succeed()
 
 
+class Links(Channel):
+    """Links that are divided together, because transfers cross several of them at once: see `sim.machine.arbiters.paths`.
+
+    A requester has one transfer at a time at the first link of a path. served: called for each link of the path, too.
+    """
+
+    def __init__(self, env: Environment, arbiter: PathArbiter, served: ServedBy, *, latency: int = 0) -> None:
+        super().__init__(env, arbiter, served=lambda *_: None, latency=latency)
+        self.paths, self.served_by = arbiter, served
+
+    def _port(self, transfer: Transfer) -> tuple[int, int]:
+        return transfer.requester, transfer.path[0]
+
+    def _deliver(self, keep: int = 1) -> None:
+        elapsed, start, self.since = self.env.now - self.since, self.since, self.env.now
+        shares = self.plan.shares
+        if not elapsed or not shares:
+            return
+        for (transfer, _), amount in zip(shares, self.paths.amounts(shares, elapsed), strict=True):
+            work = min(amount, transfer.remaining - keep)
+            transfer.remaining -= work
+            for link in transfer.path:
+                self.served_by(link, transfer, start, self.since, work)
+
+
 class Channels:
     """All channels, and the route that chooses one of those of a device's memory, or all of them, for a transfer.
 
-    links: how many of them, the last ones, are links, to which only transfers go that have bytes for them. devices: how many
-    share the others, equally many each.
+    channels: one for each unit (see `sim.executors.setup`). memories: how many of them, the first ones, are those of memories,
+    of which each of so many devices has as many. To the others only transfers go that have bytes for them.
     """
 
     def __init__(
-        self, env: Environment, channels: Sequence[Channel], route: Route = "interleaved", *, links: int = 0, devices: int = 1
+        self, env: Environment, channels: Sequence[Channel], route: Route = "interleaved", *, memories: int | None = None,
+        devices: int = 1,
     ) -> None:  # fmt: skip
-        if len(channels) <= links or route not in ROUTES:
+        memories = len(channels) if memories is None else memories
+        if not memories or route not in ROUTES:
             raise ValueError(f"expected channels and a route of {', '.join(ROUTES)}, found {route!r}")
         self.env = env
         self.channels = channels
         self.devices = devices
-        self.memory = (len(channels) - links) // devices
+        self.memory = memories // devices
         self.route = ROUTES[route]
 
     def request(self, transfer: Transfer, device: int = 0) -> simpy.Event:
         """Issue a transfer of a device; the event happens when its last byte has arrived."""
-        number = channel_of(
-            self.route, transfer.sequence, transfer.moves, self.memory, device, self.devices, len(self.channels)
+        number = unit_of(
+            self.route, transfer.sequence, transfer.moves, self.memory, device, self.devices, len(self.channels),
+            bool(transfer.path),
         )  # fmt: skip
         if number != ALL_CHANNELS:
             return self.channels[number].request(transfer)

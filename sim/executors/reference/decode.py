@@ -111,6 +111,7 @@ class Machine:
         transfer = Transfer(
             program=task.program, requester=requester, kind=columns.kind[task.number], sequence=task.owner,
             token=step.token, work=task.work, remaining=task.work, age=step.age, moves=columns.moves[task.number],
+            path=columns.path[task.number],
         )  # fmt: skip
         return self.channels.request(transfer, columns.device[task.number])
 

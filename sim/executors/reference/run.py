@@ -8,14 +8,15 @@ from functools import partial
 import numpy as np
 
 from sim.base.errors import SimulationError
-from sim.executors.reference.channel import Channel, Channels
+from sim.executors.reference.channel import Channel, Channels, Links
 from sim.executors.reference.decode import Machine, Process, batched_loop, known_sequence, sampled_sequence
 from sim.executors.reference.instant import Environment
 from sim.executors.reference.record import Record
 from sim.executors.reference.sram import Sram
 from sim.executors.reference.step import Steps
-from sim.executors.setup import Progress, Setup
+from sim.executors.setup import Progress, Setup, Unit
 from sim.log.tables import EventLog
+from sim.machine.arbiters.paths import PathArbiter
 from sim.serving.batcher import Batcher, loops
 from sim.serving.cache import in_all
 
@@ -48,14 +49,18 @@ def simulate(setup: Setup, progress: Progress | None = None) -> EventLog:
 
 
 def _machine(env: Environment, setup: Setup, record: Record) -> Machine:
-    channels = [
-        Channel(env, deepcopy(arbiter), partial(record.served, number), latency=latency)
-        for number, (arbiter, latency) in enumerate(zip(setup.arbiters, setup.latencies, strict=True))
-    ]
+    channels = [_channel(env, unit, record) for unit in setup.units]
     return Machine(
         env, devices=[device.engines for device in setup.machine.devices], limit=setup.scheduler.engines,
         overlap=setup.overlap,
-        channels=Channels(env, channels, setup.route, links=len(setup.links), devices=setup.devices),
+        channels=Channels(env, channels, setup.route, memories=setup.memory_channels, devices=setup.devices),
         sram=None if setup.sram is None else Sram(env, setup.sram),
         ended=record.ended,
     )  # fmt: skip
+
+
+def _channel(env: Environment, unit: Unit, record: Record) -> Channel:
+    first, arbiter = unit.channels.start, deepcopy(unit.arbiter)
+    if unit.joint:
+        return Links(env, PathArbiter(arbiter, first, len(unit.channels)), record.served, latency=unit.latency)
+    return Channel(env, arbiter, partial(record.served, first), latency=unit.latency)

@@ -108,6 +108,7 @@ class GraphColumns:
         self.on_engine: list[bool] = graph.engine.tolist()
         self.moves: list[int] = graph.moves.tolist()
         self.device: list[int] = graph.device.tolist()
+        self.path = [setup.machine.crossed(device, to) for device, to in zip(self.device, graph.to.tolist(), strict=True)]
         kinds = graph.plain_kinds
         self.kind = [kinds[kind] for kind in graph.kind.tolist()]
         self.launch: list[int] = setup.launches(graph).tolist()

@@ -33,6 +33,7 @@ class Transfer:
     served.
     order: number of its arrival at the channel. in_service: it had a share in the plan until now.
     age: number of the release of its step, smaller is older. moves: its byte classes, bits of `sim.mapping.tasks.CLASS_BIT`.
+    path: numbers of the links that it crosses at once; empty if it goes to one channel.
     """
 
     program: Program
@@ -46,6 +47,7 @@ class Transfer:
     in_service: bool = False
     age: int = 0
     moves: int = 0
+    path: tuple[int, ...] = ()
 
     def __repr__(self) -> str:
         return f"Transfer({self.kind} of token {self.sequence}.{self.token}, {self.remaining}/{self.work} ps left)"

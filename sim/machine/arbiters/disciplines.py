@@ -22,15 +22,17 @@ MOST = 2**62
 class Discipline:
     """The division of a channel, in integers.
 
-    kind: one at a time by urgency, one at a time in turns, all at once by class, all at once by what is left of each, or as a
-    rule says. by: the field of a transfer that gives its urgency or class.
+    kind: one at a time by urgency, one at a time in turns, all at once by class, all at once by what is left of each, as a
+    rule says, or as all links of a path allow (`sim.machine.arbiters.paths`). by: the field of a transfer that gives its
+    urgency or class.
     levels: urgency or class by kind of transfer, or class by number of sequence; `other` for what is not named.
     cap: share of a lone transfer, at most. weights: of each class; with `whole` they are rates, which shrink where
     their sum exceeds it. efficiency: of the channel with n transfers in service, [n] from 0.
+    one: with `paths`, which several links share, one at a time on each.
     rule, memory: of a `KernelArbiter`; reads: it reads what is left.
     """
 
-    kind: Literal["exclusive", "turns", "classes", "outstanding", "rule"]
+    kind: Literal["exclusive", "turns", "classes", "outstanding", "rule", "paths"]
     cap: tuple[int, int]
     by: Literal["kind", "age", "sequence"] = "kind"
     preemptive: bool = False
@@ -43,6 +45,7 @@ class Discipline:
     rule: Callable[[Any, int, Any, Any], int] | None = None
     memory: tuple[int, ...] = ()
     reads: bool = False
+    one: bool = False
 
     def level(self, kind: str) -> int:
         """The urgency or class of a kind of transfer."""

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
+
+import numpy as np
 
 from models.experts import Routing
 from models.graph import QUANTITIES
 from models.rewrites import ALL_REDUCE, read_in_place
 from sim.base.memo import Memo
-from sim.mapping.collectives import AUTO, Fastest, LinkRates
+from sim.mapping.collectives import ALIKE, AUTO, Connection, Fastest, LinkRates
 from sim.mapping.lowering import lower
 from sim.mapping.settings import ModelMapping, Parallel
 from sim.mapping.steps.captures import Captures, LaidOut, Variants
@@ -29,19 +32,19 @@ class StepGraphs:
     """Task graphs by the shape of a step, each made once.
 
     routing: the experts that tokens choose. draft: graphs of the draft model, if steps have one. written: the graph is that of
-    the scenario, and of any step. host: as in `lower`. link: of each device, by which `auto` chooses algorithms.
+    the scenario, and of any step. host, connection: as in `lower`. links: as in `Fastest`, by which `auto` chooses algorithms.
     """
 
     def __init__(
         self, variants: Variants, mapping: ModelMapping, routing: Routing | None = None, *, draft: StepGraphs | None = None,
-        written: bool = False, host: bool = False, link: LinkRates | None = None,
+        written: bool = False, host: bool = False, connection: Connection = ALIKE, links: Sequence[LinkRates] = (),
     ) -> None:  # fmt: skip
         self.captured, self.draft, self.written = variants, draft, written
         # Before stitching: a stitched graph no longer says which member's KV load an operand replaces.
         self.variants = LaidOut(variants, read_in_place) if mapping.kv == "operands" else variants
-        self.mapping, self.routing, self.host = mapping, routing, host
-        self.fastest = fastest_of(variants, mapping, link)
-        self._key = KEYS.of(mapping, host, lambda: repr((mapping, host))) + repr(self.fastest)
+        self.mapping, self.routing, self.host, self.connection = mapping, routing, host, connection
+        self.fastest = fastest_of(variants, mapping, links, connection)
+        self._key = KEYS.of(mapping, (host, connection), lambda: repr((mapping, host, connection))) + repr(self.fastest)
         self._graphs: dict[Shape, TaskGraph] = {}
         self._drafts: dict[int, TaskGraph] = {}  # by id of the draft model's graph, which that keeps alive
         self._replicas: dict[tuple[int, int], TaskGraph] = {}  # by id of that of the first replica, and first device
@@ -72,7 +75,9 @@ class StepGraphs:
         made = self(shape._replace(device=0))
         key = id(made), shape.device
         if key not in self._replicas:
-            self._replicas[key] = replace(made, first_device=shape.device)
+            parallel = self.mapping.parallel
+            first = shape.device * (parallel.tensor // parallel.copies)  # among all devices, simulated or not
+            self._replicas[key] = replace(made, first_device=shape.device, to=np.where(made.to < 0, made.to, made.to + first))
         return self._replicas[key]
 
     def _of_draft(self, shape: Shape) -> TaskGraph:
@@ -90,7 +95,7 @@ class StepGraphs:
     def _make(self, shape: Shape) -> TaskGraph:
         """The task graph of this shape, made now."""
         if self._is_plain(shape):
-            return lower(self.variants[False, False], self._mapping_of(shape), host=self.host)
+            return lower(self.variants[False, False], self._mapping_of(shape), host=self.host, connection=self.connection)
         sort = shape if self.mapping.attention == "batch" else template_of(shape)
         if sort not in self._templates:
             template = TEMPLATES.of(self.captured[False, False], (self._key, sort), lambda: self._template(sort))
@@ -104,7 +109,7 @@ class StepGraphs:
             stitched = swapped(self.captured[False, False], sort, together=together)
         else:
             stitched = stitch(self._captures, sort, together=together)
-        return TaskTemplate(stitched, self._mapping_of(sort), host=self.host)
+        return TaskTemplate(stitched, self._mapping_of(sort), host=self.host, connection=self.connection)
 
     def _mapping_of(self, shape: Shape) -> ModelMapping:
         """The mapping with the algorithm of a step."""
@@ -112,14 +117,14 @@ class StepGraphs:
         return self.mapping.model_copy(update={"parallel": parallel})
 
 
-def fastest_of(variants: Variants, mapping: ModelMapping, link: LinkRates | None) -> Fastest | None:
+def fastest_of(variants: Variants, mapping: ModelMapping, links: Sequence[LinkRates], connection: Connection) -> Fastest | None:
     """The algorithms that `auto` chooses for a model; None where one is written, or there is nothing to choose."""
     parallel = mapping.parallel
-    if parallel.algorithm != AUTO or link is None or parallel.tensor == 1:
+    if parallel.algorithm != AUTO or not links or parallel.tensor == 1:
         return None
     ops = variants[False, False]
     sizes = ops.costs(0)[QUANTITIES.index("act_write"), ops.kind == ALL_REDUCE]
-    return Fastest(parallel.tensor, int(sizes.max(initial=0)), link)
+    return Fastest(parallel.tensor, int(sizes.max(initial=0)), tuple(links), connection)
 
 
 def with_algorithm(parallel: Parallel, fastest: Fastest | None, tokens: int) -> Parallel:

@@ -6,6 +6,7 @@ import numpy as np
 
 from models.experts import Routing
 from models.graph import IntArray
+from sim.mapping.collectives import ALIKE, Connection
 from sim.mapping.lowering import lower
 from sim.mapping.settings import ModelMapping
 from sim.mapping.steps.batch_graph import BatchGraph, Template
@@ -15,19 +16,21 @@ from sim.mapping.tasks import ByLayer, Links, TaskGraph, with_links
 from sim.mapping.template import Blocks, rows
 
 #: Columns of tasks that are those of the template.
-_COPIED = ("kind", "part", "parts", "head", "tile", "engine", "computes", "moves", "prefetch")
+_COPIED = ("kind", "part", "parts", "head", "tile", "engine", "computes", "moves", "prefetch", "to")
 
 
 class TaskTemplate:
     """A template with its lowered tasks.
 
     one_each: each op is one task. kv: int8 [task], 1 if it loads from the KV cache, 2 if it stores. node: [item], the node of
-    the task graph that an item of the blocks is: a task, or a join, which stands behind the tasks that it needs. host: as in
-    `lower`.
+    the task graph that an item of the blocks is: a task, or a join, which stands behind the tasks that it needs. host,
+    connection: as in `lower`.
     """
 
-    def __init__(self, stitched: Stitched, mapping: ModelMapping, *, host: bool = False) -> None:
-        self.tasks = tasks = lower(stitched.ops, mapping, host=host)
+    def __init__(
+        self, stitched: Stitched, mapping: ModelMapping, *, host: bool = False, connection: Connection = ALIKE
+    ) -> None:
+        self.tasks = tasks = lower(stitched.ops, mapping, host=host, connection=connection)
         self.ops = ops = Template(stitched._replace(ops=tasks.ops))
         links, self.node = tasks.links, np.arange(len(tasks))
         op, inputs, start = tasks.op.astype(np.int64), links.inputs.astype(np.int64), links.input_start.astype(np.int64)

@@ -10,6 +10,7 @@ import numpy as np
 from sim.analysis.power import Power
 from sim.analysis.series import Levels, batches, cached
 from sim.log import derived
+from sim.machine.machine import Path
 from sim.render.trace.canvas import WAIT_CHANNEL, Canvas, Rows
 from sim.render.trace.counters import clip, level, number, rate, rate_unit
 from sim.render.trace.tracks import Counter, Role, Slices, lanes, thin
@@ -83,18 +84,23 @@ def _paths(canvas: Canvas, root: int, places: Places) -> Places:
     """The groups of the channels of one device."""
     machine = canvas.log.machine
     group = canvas.tracks.add("Memory", root, "The memory channels that all engines share.")
-    of_channels = [group] * machine.memories
-    if machine.link("link") is not None:
-        title = f"Links of one of {machine.like} devices"
-        of_channels.append(canvas.tracks.add(title, root, "What this device sends to the others; all devices do the same."))
-    if machine.link("host") is not None:
-        of_channels.append(canvas.tracks.add("Host", root, "What moves between the memory of the device and its host."))
-    return places._replace(channels=of_channels)
+    of_kind: dict[Path, int] = {"memory": group}
+    like = f"of one of {machine.like} devices"
+    tracks: tuple[tuple[Path, str, str], ...] = (
+        ("link", f"Links {like}", "What this device sends to the others; all devices do the same."),
+        ("network", f"Network {like}", "What this device sends to other islands; all devices do the same."),
+        ("host", "Host", "What moves between the memory of the device and its host."),
+    )
+    for kind, title, what in tracks:
+        if machine.link(kind) is not None:
+            of_kind[kind] = canvas.tracks.add(title, root, what)
+    return places._replace(channels=[of_kind[channel.kind] for channel in machine.channels])
 
 
 def _several(canvas: Canvas, root: int) -> Places:
     """A group of each device, in which are those of its engines, memory and link."""
     machine, tracks = canvas.log.machine, canvas.tracks
+    sends = "What this device sends to others" + ("." if machine.network is None else ", and gets from them.")
     engines, paths = [], []
     for device in machine.devices:
         like = f", one of {machine.like} that do the same" if machine.like > 1 else ""
@@ -103,7 +109,9 @@ def _several(canvas: Canvas, root: int) -> Places:
         memory = tracks.add("Memory", group, "The memory channels that its engines share.")
         paths.append({"memory": memory})
         if machine.link("link") is not None:
-            paths[-1]["link"] = tracks.add("Link", group, "What this device sends to others.")
+            paths[-1]["link"] = tracks.add("Link", group, sends)
+        if machine.link("network") is not None:
+            paths[-1]["network"] = tracks.add("Network", group, "What this device sends to other islands, and gets from them.")
         if machine.link("host") is not None:
             paths[-1]["host"] = tracks.add("Host", group, "What moves between the memory of the device and its host.")
     return Places(engines, [paths[channel.device][channel.kind] for channel in machine.channels])
@@ -158,7 +166,10 @@ def _rate_tracks(canvas: Canvas, groups: list[int]) -> list[int]:
         bandwidth = (channel.bandwidth or log.bandwidth) / size
         description = f"Bytes that the channel delivers per second; its bandwidth is {bandwidth:.6g} {unit}."
         alone = channel.kind != "memory" or log.machine.memories == len(log.machine.devices)
-        title = f"{unit} sent" if channel.kind == "link" else f"{unit} delivered{'' if alone else f', {channel.name}'}"
+        if channel.kind in ("link", "network"):
+            title = f"{unit} sent" if log.machine.network is None else f"{unit}, {channel.name}"
+        else:
+            title = f"{unit} delivered{'' if alone else f', {channel.name}'}"
         made.append(canvas.tracks.add(title, group, description, unit))
     return made
 

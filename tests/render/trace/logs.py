@@ -76,7 +76,7 @@ class Builder:
             op=column("op", np.int32), part=column("part", np.int32), parts=column("parts", np.int32),
             head=column("head", np.int16), tile=np.full(len(inputs), -1, dtype=np.int16), layer=column("layer", np.int16),
             engine=column("engine", np.bool_), computes=column("computes", np.bool_), moves=column("moves", np.uint8),
-            prefetch=~column("engine", np.bool_),
+            prefetch=~column("engine", np.bool_), to=np.full(len(inputs), -1, dtype=np.int16),
             inputs=np.array(list(chain(*inputs)), dtype=np.int32),
             input_start=np.cumsum([0, *map(len, inputs)]).astype(np.int32),
             outputs=np.array(list(chain(*outputs)), dtype=np.int32),
