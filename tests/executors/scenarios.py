@@ -113,9 +113,19 @@ def links() -> st.SearchStrategy[dict[str, Any]]:
     })  # fmt: skip
 
 
+def connections() -> st.SearchStrategy[dict[str, Any]]:
+    islands = st.fixed_dictionaries({"size": st.just(2), "link": links()})
+    topology = st.sampled_from(("switch", "switch", "all_to_all", "ring", "mesh"))
+    return st.fixed_dictionaries({"link": links(), "topology": topology}, optional={"islands": islands})
+
+
 def parallelism() -> st.SearchStrategy[dict[str, Any]]:
     tensor = st.fixed_dictionaries(
-        {"tensor": st.just(2), "algorithm": st.sampled_from(("ring", "two_shot", "one_shot", "tree")), "fold": st.booleans()}
+        {
+            "tensor": st.sampled_from((2, 4)),
+            "algorithm": st.sampled_from(("ring", "two_shot", "one_shot", "tree")),
+            "fold": st.booleans(),
+        }
     )
     pipeline = st.fixed_dictionaries({"pipeline": st.just(2), "micro_batches": st.integers(1, 3)})
     return st.one_of(tensor, pipeline, st.builds(lambda one, other: one | other, tensor, pipeline))
@@ -176,14 +186,14 @@ def served(draw: st.DrawFn, *, devices: bool = False) -> dict[str, Any]:
     cost = "roofline" if devices else draw(st.sampled_from(COSTS))
     if devices or (cost == "roofline" and "kv" not in workload["batching"] and draw(st.booleans())):
         parallel = mapping["parallel"] = draw(parallelism())
-        machine["devices"] = {"count": parallel.get("tensor", 1) * parallel.get("pipeline", 1), "link": draw(links())}
+        machine["devices"] = {"count": parallel.get("tensor", 1) * parallel.get("pipeline", 1), **draw(connections())}
         if (
             "tensor" in parallel
             and config in OTHERS
             and workload["batching"]["policy"] != "independent"
             and draw(st.booleans())
         ):
-            parallel["expert"] = 2
+            parallel["expert"] = parallel["tensor"]
         if parallel.get("pipeline", 1) > 1 or parallel.get("expert") or not parallel.get("fold", True):
             machine["sram"] = None
         if parallel.get("pipeline", 1) > 1:
