@@ -120,13 +120,8 @@ def connections() -> st.SearchStrategy[dict[str, Any]]:
 
 
 def parallelism() -> st.SearchStrategy[dict[str, Any]]:
-    tensor = st.fixed_dictionaries(
-        {
-            "tensor": st.sampled_from((2, 4)),
-            "algorithm": st.sampled_from(("ring", "two_shot", "one_shot", "tree")),
-            "fold": st.booleans(),
-        }
-    )
+    algorithm = st.sampled_from(("ring", "two_shot", "one_shot", "tree"))
+    tensor = st.fixed_dictionaries({"tensor": st.sampled_from((2, 4)), "algorithm": algorithm, "fold": st.booleans()})
     pipeline = st.fixed_dictionaries({"pipeline": st.just(2), "micro_batches": st.integers(1, 3)})
     return st.one_of(tensor, pipeline, st.builds(lambda one, other: one | other, tensor, pipeline))
 
