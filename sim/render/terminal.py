@@ -114,11 +114,19 @@ def _links(result: Result) -> str | None:
     used = _percent(m.delivered[number], m.makespan)
     what = "collectives" if count == 1 and machine.link("host") is None else "links"  # else not all that they carry
     if count == 1:
-        sent = f"each sent {format_bytes(m.bytes_sent)} at {rate}, {used}"
+        sent = f"each sent {format_bytes(m.bytes_sent)} at {rate}, {used}{_between(result)}"
         return f"{machine.like} devices, one shown; {sent}; {what} are {_exposed(result)}"
     shown = f", {count} of them shown" if machine.like > 1 else ""
-    sent = f"those sent {format_bytes(m.bytes_sent)} at {rate}, the busiest {used}"
+    sent = f"those sent {format_bytes(m.bytes_sent)} at {rate}, the busiest {used}{_between(result)}"
     return f"{machine.like * count} devices{shown}; {sent}; {what} are {_exposed(result)}"
+
+
+def _between(result: Result) -> str:
+    """The bandwidth and the use of the network between islands; empty without one."""
+    if (number := _busiest(result, "network")) is None:
+        return ""
+    rate = format_rate(result.log.machine.channels[number].bandwidth, "B/s")
+    return f", between islands at {rate}, {_percent(result.metrics.delivered[number], result.makespan)}"
 
 
 def _host(result: Result) -> str | None:

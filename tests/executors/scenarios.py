@@ -113,6 +113,12 @@ def links() -> st.SearchStrategy[dict[str, Any]]:
     })  # fmt: skip
 
 
+def connections() -> st.SearchStrategy[dict[str, Any]]:
+    islands = st.fixed_dictionaries({"size": st.just(2), "link": links()})
+    topology = st.sampled_from(("switch", "switch", "all_to_all", "ring", "mesh"))
+    return st.fixed_dictionaries({"link": links(), "topology": topology}, optional={"islands": islands})
+
+
 def parallelism() -> st.SearchStrategy[dict[str, Any]]:
     tensor = st.fixed_dictionaries({
         "tensor": st.sampled_from((2, 2, 4)), "fold": st.booleans(),
@@ -177,7 +183,7 @@ def served(draw: st.DrawFn, *, devices: bool = False) -> dict[str, Any]:
     cost = "roofline" if devices else draw(st.sampled_from(COSTS))
     if devices or (cost == "roofline" and "kv" not in workload["batching"] and draw(st.booleans())):
         parallel = mapping["parallel"] = draw(parallelism())
-        machine["devices"] = {"count": parallel.get("tensor", 1) * parallel.get("pipeline", 1), "link": draw(links())}
+        machine["devices"] = {"count": parallel.get("tensor", 1) * parallel.get("pipeline", 1), **draw(connections())}
         if (
             "tensor" in parallel
             and config in OTHERS

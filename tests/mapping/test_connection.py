@@ -8,11 +8,15 @@ import pytest
 import sim
 from sim.base.units import ceil_div
 from sim.mapping.collectives import phases
+from sim.render import terminal
+from sim.render.trace.canvas import Canvas
+from sim.render.trace.machine import machine
 from sim.runs.holdings import holdings
 from sim.runs.machine import network_of
 from sim.runs.model import models_of
 from sim.runs.run import read
 from tests.executors import assert_same
+from tests.render.test_links import printed
 
 LLAMA = "llama-3.1-8b"
 LATENCY, BANDWIDTH = 1_000_000, 450 * 10**9
@@ -170,6 +174,26 @@ class TestIslands:
         sent = result.metrics.delivered
         assert sent[2] == 2 * 2 * time(SIZE // 8, NETWORK)
         assert sent[1] == 2 * 2 * 3 * time(SIZE // 4)
+        assert f"between islands at 50 GB/s, {sent[2] / result.makespan:.0%}; collectives are" in printed(
+            terminal.render(result)
+        )
+
+    def test_a_trace_has_the_network(self, base):
+        folded, whole = run(base, islands=ISLANDS), run(base, islands=ISLANDS, fold="false")
+        assert {"Links of one of 8 devices", "Network of one of 8 devices"} <= set(tracks(folded))
+        assert {"Device 3/Link", "Device 3/Network"} <= set(tracks(whole))
+        assert "Network/GB/s, device 3 network in" in tracks(whole)
+
+
+def tracks(result: sim.Result) -> list[str]:
+    """Names of the tracks of the machine, each with that of its group, if this is a group of a device."""
+    canvas = Canvas(result.log, None)
+    machine(canvas, None, powered=False)
+    name = {track.uuid: track.name for track in canvas.tracks.all}
+    return [
+        f"{name[track.parent]}/{track.name}" if track.parent and name[track.parent] != "Machine" else track.name
+        for track in canvas.tracks.all
+    ]
 
 
 VARIANTS: list[dict[str, object]] = [

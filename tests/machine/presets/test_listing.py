@@ -9,6 +9,7 @@ from click.testing import CliRunner
 
 import models.library
 from sim.cli import cli
+from sim.machine.links import find as find_link
 from sim.machine.presets import PRESETS, find
 
 
@@ -38,6 +39,20 @@ def test_one_machine_with_the_source_of_each_figure(name: str) -> None:
     for key, figure in figures:
         for text in (figure.text, figure.source, figure.derived, figure.unsure):
             assert text in rows[key]
+
+
+def test_a_table_of_links_and_the_sources_of_one() -> None:
+    head, *lines = printed("links")
+    rows = {line.split()[0]: re.split("  +", line) for line in lines}
+    assert re.split("  +", head) == ["link", "bandwidth", "latency"]
+    assert rows["nvlink-4"][1:] == ["450 GB/s", "2 us", "NVLink of an H100 or H200, over NVSwitch"]
+    assert rows["pcie-6"][1:3] == ["108 GB/s*", "7 us*"]
+    for name in rows:
+        link = find_link(name)
+        for key, figure in (("bandwidth", link.bandwidth), ("latency", link.latency)):
+            assert figure.source
+            for text in (figure.text, figure.source, figure.derived, figure.unsure):
+                assert text in listed("links", name)[key]
 
 
 def test_models_with_their_size() -> None:
