@@ -7,6 +7,7 @@
 | `between_kernels`  | `kernels`     | activations: what ops read of each other, and write for each other               |
 | `with_kv_heads`    | `heads`       | KV loads know the heads of the cache, so that they can be split over them        |
 | `shard`            | `sharding`    | what one of several devices does, with the collectives between them             |
+| `chunked`          | `chunks`      | ops with partial results, and the collectives that add them up, in chunks      |
 | `staged`           | `devices`     | layers in pipeline stages, with sends of activations between them                 |
 | `unfolded`         | `devices`     | the ops of each device, where one stood for several that do the same            |
 | `with_formats`     | `formats`     | bytes of weights, KV cache and activations in fewer bits                         |
@@ -19,6 +20,7 @@ ops that replace a group of others are put in order by `models.rewrites.groups.r
 
 from __future__ import annotations
 
+from models.rewrites.chunks import chunked
 from models.rewrites.devices import P2P, staged, unfolded
 from models.rewrites.formats import check_arithmetic, with_formats
 from models.rewrites.fusion import fuse
@@ -29,6 +31,6 @@ from models.rewrites.resident import bytes_kept, without_resident
 from models.rewrites.sharding import ALL_REDUCE, COLLECTIVES, shard
 
 __all__ = [
-    "ALL_REDUCE", "COLLECTIVES", "P2P", "between_kernels", "bytes_kept", "check_arithmetic", "fuse", "read_in_place", "shard",
-    "staged", "unfolded", "with_formats", "with_kv_heads", "without_resident", "without_weight_casts",
+    "ALL_REDUCE", "COLLECTIVES", "P2P", "between_kernels", "bytes_kept", "check_arithmetic", "chunked", "fuse", "read_in_place",
+    "shard", "staged", "unfolded", "with_formats", "with_kv_heads", "without_resident", "without_weight_casts",
 ]  # fmt: skip

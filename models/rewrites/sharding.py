@@ -34,6 +34,9 @@ from sim.base.errors import ConfigError
 
 ALL_REDUCE, ALL_GATHER = COLLECTIVES = ("all_reduce", "all_gather")
 
+#: Collectives that add up partial results.
+REDUCING = (ALL_REDUCE,)
+
 FLOPS, WEIGHT, ACT_WRITE = (QUANTITIES.index(name) for name in ("flops", "weight", "act_write"))
 
 #: Products whose columns are split, unless the result is normalized as a whole; and those whose rows are.
@@ -172,7 +175,7 @@ class _Builder:
         return latent or any(self._is_product(self.captured.ops[k]) for j in norms for k in self.readers[j])
 
     def _refuse_columns(self, op: Op) -> None:
-        columns, devices = _columns(op), self.sharding.devices
+        columns, devices = columns_of(op), self.sharding.devices
         if op.kind in ("gate_proj", "up_proj", "gate_up_proj") and columns % devices:
             raise ConfigError(
                 "mapping.parallel.tensor",
@@ -186,7 +189,7 @@ class _Builder:
             return replace(op, inputs=inputs)
         share = self.sharding.share(i, op)
         if op.kind == "lm_head":
-            columns = _columns(op)
+            columns = columns_of(op)
             share = Fraction(-(-columns // self.sharding.devices), columns)
         kept = {"act_read"} if op.kind in COLUMNS or op.kind == "lm_head" else {"act_write"} if op.kind in ROWS else set()
         costs = tuple(
@@ -270,7 +273,7 @@ def _largest(most: int, columns: int) -> int:
     return max(n for n in range(1, most + 1) if columns % n == 0)
 
 
-def _columns(op: Op) -> int:
+def columns_of(op: Op) -> int:
     """Columns of the result of a product: its last dimension, but for a single one behind it."""
     dimensions = [int(text) for text in op.shape if re.fullmatch(r"\d+", text)]
     while len(dimensions) > 1 and dimensions[-1] == 1:

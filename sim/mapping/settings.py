@@ -126,6 +126,13 @@ class Parallel(Section):
         "`one_shot`: n-1 times all at once; `tree`: 2 log2 n rounds of all; `auto`: for each step the one that is fastest "
         "alone on its link, by the bytes of its tokens.",
     )
+    overlap_chunks: Whole = Field(
+        default=1,
+        ge=1,
+        le=64,
+        description="Chunks of columns in which partial results are computed and all-reduced, so that a chunk is on its way "
+        "while the next one is computed; each is a kernel with a launch of its own. 1: no overlap.",
+    )
 
     @property
     def simulated(self) -> int:

@@ -59,6 +59,9 @@ def refuse_devices(scenario: Scenario) -> None:
     if parallel.expert > 1 and scenario.workload.batching.alone:
         message = "expected batches where experts are dealt out (mapping.parallel.expert), found independent sequences"
         raise ConfigError("workload.batching.policy", message)
+    if parallel.overlap_chunks > 1 and parallel.tensor == 1:
+        message = f"expected 1 without tensor parallelism, which has all-reduces, found {parallel.overlap_chunks}"
+        raise ConfigError("mapping.parallel.overlap_chunks", message)
     if (engines := parallel.simulated * scenario.hardware.engines.count) > MOST_ENGINES:
         message = f"expected at most {MOST_ENGINES:,} engines of all devices that are simulated, found {engines:,}"
         raise ConfigError("hardware.engines.count", message)

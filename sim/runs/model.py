@@ -14,6 +14,7 @@ from models.quantization import Quantization, as_formats, quantization
 from models.rewrites import (
     between_kernels,
     check_arithmetic,
+    chunked,
     fuse,
     shard,
     staged,
@@ -68,7 +69,8 @@ class Layout:
             fused = between_kernels(fused)
         stored = with_formats(with_kv_heads(fused, self.kv_heads), mapping.formats, element=self.element)
         parallel = mapping.parallel
-        return unfolded(staged(shard(stored, parallel.tensor, dealt=parallel.expert > 1), parallel.pipeline), parallel.copies)
+        sharded = chunked(shard(stored, parallel.tensor, dealt=parallel.expert > 1), parallel.overlap_chunks)
+        return unfolded(staged(sharded, parallel.pipeline), parallel.copies)
 
 
 def op_graphs(scenario: Scenario) -> tuple[ModelGraph, Variants]:
