@@ -134,6 +134,12 @@ class Parallel(Section):
         "while the next one is computed; each is a kernel with a launch of its own. 1: no overlap.",
     )
 
+    sequence: bool = Field(
+        default=False,
+        description="Sequence parallelism: instead of an all-reduce, each device gets the sums of its part of the tokens "
+        "(reduce-scatter), does residuals and norms of these, and an all-gather follows; as many bytes, norms divided.",
+    )
+
     @property
     def simulated(self) -> int:
         """Number of devices that are simulated."""

@@ -62,6 +62,8 @@ def refuse_devices(scenario: Scenario) -> None:
     if parallel.overlap_chunks > 1 and parallel.tensor == 1:
         message = f"expected 1 without tensor parallelism, which has all-reduces, found {parallel.overlap_chunks}"
         raise ConfigError("mapping.parallel.overlap_chunks", message)
+    if parallel.sequence and parallel.tensor == 1:
+        raise ConfigError("mapping.parallel.sequence", "expected false without tensor parallelism, found true")
     if (engines := parallel.simulated * scenario.hardware.engines.count) > MOST_ENGINES:
         message = f"expected at most {MOST_ENGINES:,} engines of all devices that are simulated, found {engines:,}"
         raise ConfigError("hardware.engines.count", message)

@@ -69,8 +69,8 @@ class Layout:
             fused = between_kernels(fused)
         stored = with_formats(with_kv_heads(fused, self.kv_heads), mapping.formats, element=self.element)
         parallel = mapping.parallel
-        sharded = chunked(shard(stored, parallel.tensor, dealt=parallel.expert > 1), parallel.overlap_chunks)
-        return unfolded(staged(sharded, parallel.pipeline), parallel.copies)
+        sharded = shard(stored, parallel.tensor, dealt=parallel.expert > 1, sequence=parallel.sequence)
+        return unfolded(staged(chunked(sharded, parallel.overlap_chunks), parallel.pipeline), parallel.copies)
 
 
 def op_graphs(scenario: Scenario) -> tuple[ModelGraph, Variants]:

@@ -117,7 +117,7 @@ def parallelism() -> st.SearchStrategy[dict[str, Any]]:
     tensor = st.fixed_dictionaries({
         "tensor": st.sampled_from((2, 2, 4)), "fold": st.booleans(),
         "algorithm": st.sampled_from(("ring", "two_shot", "one_shot", "tree", "auto")),
-        "overlap_chunks": st.sampled_from((1, 1, 2, 4)),
+        "sequence": st.booleans(), "overlap_chunks": st.sampled_from((1, 1, 2, 4)),
     })  # fmt: skip
     pipeline = st.fixed_dictionaries({"pipeline": st.just(2), "micro_batches": st.integers(1, 3)})
     return st.one_of(tensor, pipeline, st.builds(lambda one, other: one | other, tensor, pipeline))
