@@ -35,7 +35,11 @@ from models.polynomials import Polynomials, each_term, zero
 from models.rewrites.kernels import Comparison, result_bytes
 from sim.base.errors import ConfigError
 
-ALL_REDUCE, ALL_GATHER, REDUCE_SCATTER = COLLECTIVES = ("all_reduce", "all_gather", "reduce_scatter")
+ALL_REDUCE, ALL_GATHER, REDUCE_SCATTER = SHARDED = ("all_reduce", "all_gather", "reduce_scatter")
+
+#: Collectives of the devices that share the positions of a context (see `models.rewrites.context`), and those of all.
+CONTEXT = ("context_gather", "context_scatter")
+COLLECTIVES = (*SHARDED, *CONTEXT)
 
 #: Collectives that add up partial results.
 REDUCING = (ALL_REDUCE, REDUCE_SCATTER)
@@ -81,7 +85,7 @@ class _Sharding:
     of_keys: set[int] = field(init=False)
 
     def __post_init__(self) -> None:
-        self.of_keys = set(_keys_and_values(self.ops))
+        self.of_keys = set(keys_and_values(self.ops))
 
     @property
     def kv_share(self) -> Fraction:
@@ -267,7 +271,7 @@ def _readers(ops: OpGraph) -> list[list[int]]:
     return readers
 
 
-def _keys_and_values(ops: OpGraph) -> Iterator[int]:
+def keys_and_values(ops: OpGraph) -> Iterator[int]:
     """The ops that make keys and values: from what is stored in the cache back to products with weights."""
     seen: set[int] = set()
     todo = [j for op in ops.ops if op.kind == "kv_store" for j in op.inputs]

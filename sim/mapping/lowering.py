@@ -144,7 +144,8 @@ class _Lowering:
         rounds are equal: see `sim.mapping.collectives`. each: the share of each device, and what it needs.
         """
         kind, parallel = self.ops.ops[ops[0]].kind, self.mapping.parallel
-        of = rounds(kind, parallel.algorithm, parallel.tensor)
+        size = parallel.devices_of(kind)
+        of = rounds(kind, parallel.algorithm, size)
         after = [[self._add(share, kind, inputs, engine=True, computes=True)] for share, inputs in each]  # [device]
         for number in range(of.number):
             sent = [
@@ -154,10 +155,10 @@ class _Lowering:
                 ]
                 for (share, _), needed in zip(each, after, strict=True)
             ]
-            from_others = [received(of, number, device, parallel.tensor) if len(ops) > 1 else [] for device in range(len(ops))]
+            from_others = [received(of, number, device % size, size) if len(ops) > 1 else [] for device in range(len(ops))]
             after = [
-                [own[-1], *(sent[device][send] for device, send in others)]
-                for own, others in zip(sent, from_others, strict=True)
+                [own[-1], *(sent[device // size * size + place][send] for place, send in others)]
+                for device, (own, others) in enumerate(zip(sent, from_others, strict=True))
             ]
             if number < of.number - 1:
                 after = [self._joined(needed, of.sends) for needed in after]

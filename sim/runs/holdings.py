@@ -92,5 +92,5 @@ def _through_link(kind: str, size: int, parallel: Parallel) -> int:
     """Bytes that a device sends for an op whose result has so many."""
     if kind == P2P:
         return size
-    of = rounds(kind, parallel.algorithm, parallel.tensor)
+    of = rounds(kind, parallel.algorithm, parallel.devices_of(kind))
     return of.number * of.sends * -(-size // of.parts)

@@ -16,6 +16,8 @@ from models.rewrites import (
     check_arithmetic,
     chunked,
     fuse,
+    over_positions,
+    refuse_context,
     shard,
     staged,
     unfolded,
@@ -70,7 +72,10 @@ class Layout:
         stored = with_formats(with_kv_heads(fused, self.kv_heads), mapping.formats, element=self.element)
         parallel = mapping.parallel
         sharded = shard(stored, parallel.tensor, dealt=parallel.expert > 1, sequence=parallel.sequence)
-        return unfolded(staged(chunked(sharded, parallel.overlap_chunks), parallel.pipeline), parallel.copies)
+        if parallel.context > 1:
+            refuse_context(parallel.tensor, next((op.kv_heads for op in stored.ops if op.kv_heads), 1), parallel.context)
+        sharded = chunked(over_positions(sharded, parallel.tensor, parallel.context), parallel.overlap_chunks)
+        return unfolded(staged(sharded, parallel.pipeline), parallel.copies)
 
 
 def op_graphs(scenario: Scenario) -> tuple[ModelGraph, Variants]:

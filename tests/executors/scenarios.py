@@ -186,6 +186,8 @@ def served(draw: st.DrawFn, *, devices: bool = False) -> dict[str, Any]:
             and draw(st.booleans())
         ):
             parallel["expert"] = parallel["tensor"]
+        if parallel.get("tensor") and config == "gemma-3-1b" and mapping.get("softmax") == "online":
+            parallel["context"] = draw(st.sampled_from((1, 2)))  # it has one KV head
         if parallel.get("pipeline", 1) > 1 or parallel.get("expert") or not parallel.get("fold", True):
             machine["sram"] = None
         if parallel.get("pipeline", 1) > 1:
