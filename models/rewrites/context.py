@@ -12,7 +12,7 @@ With more devices than KV heads, several hold the same head. Of these, groups of
 | `context_combine`   | combines the c parts of each row of its own heads                                          |
 
 Arithmetic of attention stays 1/n of all: c times the heads over 1/c of the positions. Yang et al., 2024 (Context Parallelism
-for Scalable Million-Token Inference), and Bhatia et al., 2025 (Helix Parallelism), combine attention over parts of a context so.
+for Scalable Million-Token Inference) and Bhatia et al., 2025 (Helix Parallelism) combine attention over parts of a context so.
 """
 
 from __future__ import annotations
