@@ -7,6 +7,8 @@
 | `between_kernels`  | `kernels`     | activations: what ops read of each other, and write for each other               |
 | `with_kv_heads`    | `heads`       | KV loads know the heads of the cache, so that they can be split over them        |
 | `shard`            | `sharding`    | what one of several devices does, with the collectives between them             |
+| `over_positions`   | `context`     | attention over parts of the context, of devices with the same KV heads          |
+| `chunked`          | `chunks`      | ops with partial results, and the collectives that add them up, in chunks      |
 | `staged`           | `devices`     | layers in pipeline stages, with sends of activations between them                 |
 | `unfolded`         | `devices`     | the ops of each device, where one stood for several that do the same            |
 | `with_formats`     | `formats`     | bytes of weights, KV cache and activations in fewer bits                         |
@@ -19,6 +21,8 @@ ops that replace a group of others are put in order by `models.rewrites.groups.r
 
 from __future__ import annotations
 
+from models.rewrites.chunks import chunked
+from models.rewrites.context import over_positions, refuse_context
 from models.rewrites.devices import P2P, staged, unfolded
 from models.rewrites.formats import check_arithmetic, with_formats
 from models.rewrites.fusion import fuse
@@ -26,9 +30,10 @@ from models.rewrites.heads import with_kv_heads
 from models.rewrites.in_place import read_in_place
 from models.rewrites.kernels import between_kernels, without_weight_casts
 from models.rewrites.resident import bytes_kept, without_resident
-from models.rewrites.sharding import ALL_REDUCE, COLLECTIVES, shard
+from models.rewrites.sharding import ALL_REDUCE, COLLECTIVES, CONTEXT, shard
 
 __all__ = [
-    "ALL_REDUCE", "COLLECTIVES", "P2P", "between_kernels", "bytes_kept", "check_arithmetic", "fuse", "read_in_place", "shard",
-    "staged", "unfolded", "with_formats", "with_kv_heads", "without_resident", "without_weight_casts",
+    "ALL_REDUCE", "COLLECTIVES", "CONTEXT", "P2P", "between_kernels", "bytes_kept", "check_arithmetic", "chunked", "fuse",
+    "over_positions", "read_in_place", "refuse_context", "shard", "staged", "unfolded", "with_formats", "with_kv_heads",
+    "without_resident", "without_weight_casts",
 ]  # fmt: skip

@@ -12,6 +12,9 @@ Sharding follows from the kinds that capture gives to ops, and from the data flo
 | router, norms, residuals, embedding  | the same on all devices                                                           |
 | anything else                        | 1/n where its input is split, else the same on all devices                        |
 
+With `sequence` (Korthikanti et al., 2022, sequence parallelism) a `reduce_scatter` leaves each device the sums of 1/n of the
+tokens, if residuals and norms are all that reads them. These do 1/n of their work, up to the `all_gather` of what others need.
+
 An op that needs a whole result gets it from an `all_reduce` (of partial results) or an `all_gather` (of split ones), which
 stands behind the op that computed it. The sampler needs whole logits, so they are gathered.
 
@@ -32,7 +35,17 @@ from models.polynomials import Polynomials, each_term, zero
 from models.rewrites.kernels import Comparison, result_bytes
 from sim.base.errors import ConfigError
 
-ALL_REDUCE, ALL_GATHER = COLLECTIVES = ("all_reduce", "all_gather")
+ALL_REDUCE, ALL_GATHER, REDUCE_SCATTER = SHARDED = ("all_reduce", "all_gather", "reduce_scatter")
+
+#: Collectives of the devices that share the positions of a context (see `models.rewrites.context`), and those of all.
+CONTEXT = ("context_gather", "context_scatter")
+COLLECTIVES = (*SHARDED, *CONTEXT)
+
+#: Collectives that add up partial results.
+REDUCING = (ALL_REDUCE, REDUCE_SCATTER)
+
+#: Ops within layers that work on each token alone, with all of its columns.
+OF_TOKENS = ("norm", "residual")
 
 FLOPS, WEIGHT, ACT_WRITE = (QUANTITIES.index(name) for name in ("flops", "weight", "act_write"))
 
@@ -49,14 +62,18 @@ CACHE = ("kv_load", "kv_store")
 #: Ops that compute the sum of what they compute from partial results.
 ADDING = ("combine", "aten.add")
 
-State = Literal["whole", "split", "partial"]
+#: The state of the result of an op: all of it, some columns or heads, all to be added up, or some tokens.
+State = Literal["whole", "split", "partial", "scattered"]
+
+#: The work of a device: all of an op, its columns or heads, or its tokens.
+Work = Literal["whole", "split", "scattered"]
 
 
 @dataclass(slots=True)
 class _Sharding:
     """The states of the results of ops, and the ops of one device. heads, kv_heads: of attention in the whole model.
 
-    dealt: experts are dealt out, not cut.
+    dealt: experts are dealt out, not cut. sequence: residuals and norms are of some tokens.
     """
 
     ops: OpGraph
@@ -64,10 +81,11 @@ class _Sharding:
     heads: int
     kv_heads: int
     dealt: bool
+    sequence: bool
     of_keys: set[int] = field(init=False)
 
     def __post_init__(self) -> None:
-        self.of_keys = set(_keys_and_values(self.ops))
+        self.of_keys = set(keys_and_values(self.ops))
 
     @property
     def kv_share(self) -> Fraction:
@@ -83,10 +101,11 @@ class _Sharding:
         return self.kv_share if i in self.of_keys or op.kind in CACHE else equal
 
 
-def shard(ops: OpGraph, devices: int, *, dealt: bool = False) -> OpGraph:
+def shard(ops: OpGraph, devices: int, *, dealt: bool = False, sequence: bool = False) -> OpGraph:
     """The op graph of one of some devices, with collectives. Raises ConfigError if the model does not divide.
 
     dealt: whole experts are dealt out to devices, and this one has the first of them (`unfolded` gives others theirs).
+    sequence: residuals and norms are of 1/n of the tokens on each device.
     """
     if devices == 1:
         return ops
@@ -98,12 +117,15 @@ def shard(ops: OpGraph, devices: int, *, dealt: bool = False) -> OpGraph:
     _refuse_heads(devices, attention.heads, attention.kv_heads)
     if dealt:
         _refuse_experts(ops, devices)
-    sharding = _Sharding(ops, devices, attention.heads, attention.kv_heads, dealt)
-    return _Builder(sharding).graph()
+    sharding = _Sharding(ops, devices, attention.heads, attention.kv_heads, dealt, sequence)
+    sharded = _Builder(sharding).graph()
+    if sequence and all(op.kind != REDUCE_SCATTER for op in sharded.ops):
+        raise ConfigError("mapping.parallel.sequence", "expected false: no norm or residual reads the sums of an all-reduce")
+    return sharded
 
 
 class _Builder:
-    """Collects the ops of one device. place: [captured op], its index here; whole: the index of its whole result, once made."""
+    """Collects the ops of one device. place: [captured op], its index here; collective: that of its result, once made."""
 
     def __init__(self, sharding: _Sharding) -> None:
         self.sharding, self.captured = sharding, sharding.ops
@@ -114,7 +136,7 @@ class _Builder:
         self.made: list[Op] = []
         self.state: list[State] = []
         self.place: list[int] = []
-        self.whole: dict[int, int] = {}
+        self.collective: dict[int, int] = {}
 
     def graph(self) -> OpGraph:
         for i, op in enumerate(self.captured.ops):
@@ -129,14 +151,19 @@ class _Builder:
         state, work = self._plan(i, op)
         inputs = []
         for j in op.inputs:
-            needed = self.state[j] == "whole" or (self.state[j] == "split" and work == "split") or self._adds(op)
-            inputs.append(self.place[j] if needed else self._gathered(j))
+            needed = self.state[j] in ("whole", work) or self._adds(op)
+            if work == "scattered" and self.state[j] == "partial":
+                inputs.append(self._sent(j, REDUCE_SCATTER))
+            else:
+                inputs.append(self.place[j] if needed else self._gathered(j))
         self.state.append(state)
         self.place.append(len(self.made))
         self.made.append(self._on_one_device(i, op, work, tuple(sorted(set(inputs)))))
 
-    def _plan(self, i: int, op: Op) -> tuple[State, Literal["whole", "split"]]:
+    def _plan(self, i: int, op: Op) -> tuple[State, Work]:
         """The state of the result of an op, and whether a device does all of its work or a part."""
+        if any(self.state[j] == "scattered" or self._is_scattered(j) for j in op.inputs) and _of_tokens(op):
+            return "scattered", "scattered"
         split_input = any(self.state[j] == "split" for j in op.inputs)
         if op.kind == "lm_head":
             return "split", "split"
@@ -161,6 +188,11 @@ class _Builder:
         results = [j for j in op.inputs if self.captured.ops[j].kind != "router"]
         return op.kind in ADDING and not op.heads and all(self.state[j] == "partial" for j in results)
 
+    def _is_scattered(self, i: int) -> bool:
+        """Whether partial results are added up for some tokens on each device: if only ops of tokens read the sums."""
+        of_tokens = self.sharding.sequence and self.state[i] == "partial" and self.captured.ops[i].kind != "router"
+        return of_tokens and all(_of_tokens(self.captured.ops[k]) for k in self.readers[i])
+
     def _is_product(self, op: Op) -> bool:
         """Whether an op multiplies by weights."""
         return all(any(map(any, self.captured.polynomials[op.costs[quantity]])) for quantity in (FLOPS, WEIGHT))
@@ -172,7 +204,7 @@ class _Builder:
         return latent or any(self._is_product(self.captured.ops[k]) for j in norms for k in self.readers[j])
 
     def _refuse_columns(self, op: Op) -> None:
-        columns, devices = _columns(op), self.sharding.devices
+        columns, devices = columns_of(op), self.sharding.devices
         if op.kind in ("gate_proj", "up_proj", "gate_up_proj") and columns % devices:
             raise ConfigError(
                 "mapping.parallel.tensor",
@@ -180,13 +212,19 @@ class _Builder:
                 f"{_largest(devices, columns)} would do",
             )
 
-    def _on_one_device(self, i: int, op: Op, work: Literal["whole", "split"], inputs: tuple[int, ...]) -> Op:
+    def _on_one_device(self, i: int, op: Op, work: Work, inputs: tuple[int, ...]) -> Op:
         """The op with what one device does of it."""
         if work == "whole":
             return replace(op, inputs=inputs)
+        if work == "scattered":
+            each = Fraction(1, self.sharding.devices)
+            shared = (
+                cost if name == "weight" else self._shared(cost, each) for name, cost in zip(QUANTITIES, op.costs, strict=True)
+            )
+            return replace(op, inputs=inputs, costs=tuple(shared))
         share = self.sharding.share(i, op)
         if op.kind == "lm_head":
-            columns = _columns(op)
+            columns = columns_of(op)
             share = Fraction(-(-columns // self.sharding.devices), columns)
         kept = {"act_read"} if op.kind in COLUMNS or op.kind == "lm_head" else {"act_write"} if op.kind in ROWS else set()
         costs = tuple(
@@ -206,18 +244,22 @@ class _Builder:
 
     def _gathered(self, i: int) -> int:
         """The index of the collective that makes the result of a captured op whole on all devices; it is added once."""
-        if i not in self.whole:
-            op, state = self.captured.ops[i], self.state[i]
+        return self._sent(i, ALL_REDUCE if self.state[i] == "partial" else ALL_GATHER)
+
+    def _sent(self, i: int, kind: str) -> int:
+        """The index of the collective of the result of a captured op; it is added once."""
+        if i not in self.collective:
+            op = self.captured.ops[i]
             sent = self.polynomials.number(result_bytes(self.captured, op, self.compare))
             costs = tuple(sent if quantity == ACT_WRITE else self.nothing for quantity in range(len(QUANTITIES)))
-            self.whole[i] = len(self.made)
+            self.collective[i] = len(self.made)
             self.made.append(
                 Op(
-                    kind=ALL_REDUCE if state == "partial" else ALL_GATHER, path=op.path, part=op.part, layer=op.layer,
-                    dtype=op.dtype, shape=op.shape, inputs=(self.place[i],), costs=costs,
+                    kind=kind, path=op.path, part=op.part, layer=op.layer, dtype=op.dtype, shape=op.shape,
+                    inputs=(self.place[i],), costs=costs,
                 )
             )  # fmt: skip
-        return self.whole[i]
+        return self.collective[i]
 
 
 def _readers(ops: OpGraph) -> list[list[int]]:
@@ -229,7 +271,7 @@ def _readers(ops: OpGraph) -> list[list[int]]:
     return readers
 
 
-def _keys_and_values(ops: OpGraph) -> Iterator[int]:
+def keys_and_values(ops: OpGraph) -> Iterator[int]:
     """The ops that make keys and values: from what is stored in the cache back to products with weights."""
     seen: set[int] = set()
     todo = [j for op in ops.ops if op.kind == "kv_store" for j in op.inputs]
@@ -270,12 +312,17 @@ def _largest(most: int, columns: int) -> int:
     return max(n for n in range(1, most + 1) if columns % n == 0)
 
 
-def _columns(op: Op) -> int:
+def columns_of(op: Op) -> int:
     """Columns of the result of a product: its last dimension, but for a single one behind it."""
     dimensions = [int(text) for text in op.shape if re.fullmatch(r"\d+", text)]
     while len(dimensions) > 1 and dimensions[-1] == 1:
         dimensions.pop()
     return dimensions[-1] if dimensions else 1
+
+
+def _of_tokens(op: Op) -> bool:
+    """Whether an op works on each token alone."""
+    return op.kind in OF_TOKENS and op.layer >= 0 and not _by_head(op)
 
 
 def _by_head(op: Op) -> bool:

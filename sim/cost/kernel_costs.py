@@ -22,6 +22,7 @@ import numpy as np
 import numpy.typing as npt
 
 from models.graph import QUANTITIES, IntArray, OpGraph, StepLanes
+from models.rewrites import COLLECTIVES, P2P
 from sim.cost.model import Caching, Rates, ceil_scaled
 from sim.cost.rows import COMPUTE, WORK, RateTable
 from sim.mapping.tasks import TaskGraph
@@ -31,11 +32,14 @@ FLOPS, WEIGHT = QUANTITIES.index("flops"), QUANTITIES.index("weight")
 #: Groups of ops that share a t0: products with weights, products per head, and all others.
 MATMUL, ATTENTION, OTHER = GROUPS = ("matmul", "attention", "other")
 
+#: Group of ops between devices, which have the t0 of all others unless they have one of their own.
+COLLECTIVE = "collective"
+
 
 class KernelCosts(Caching):
     """Launch time, then the later of bytes and FLOPs at the rates that kernels reach; presets of devices bring the constants.
 
-    t0: time of a kernel beside its bytes and FLOPs: one, or by `matmul`, `attention`, `other` and kinds of op.
+    t0: time of a kernel beside its bytes and FLOPs: one, or by `matmul`, `attention`, `other`, `collective` and kinds of op.
     peak_share: share of the peak FLOP/s that products reach: one, or by number format and `any`.
     """
 
@@ -84,6 +88,7 @@ class KernelCosts(Caching):
         ops = graph.ops
         group = groups_of(ops)
         times = np.array([self.t0[name] for name in GROUPS], dtype=np.int64)[group]
+        times[np.isin(ops.kind, (*COLLECTIVES, P2P))] = self.t0.get(COLLECTIVE, self.t0[OTHER])
         for kind in np.unique(ops.kind).tolist():
             if kind in self.t0:
                 times[ops.kind == kind] = self.t0[kind]

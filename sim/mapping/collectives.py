@@ -25,7 +25,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Literal, NamedTuple
 
-from models.rewrites.sharding import ALL_GATHER, ALL_REDUCE
+from models.rewrites.sharding import ALL_GATHER, ALL_REDUCE, REDUCE_SCATTER
 from sim.base.units import PS_PER_S, ceil_div
 
 Algorithm = Literal["ring", "two_shot", "one_shot", "tree"]
@@ -117,7 +117,9 @@ def phases(kind: str, algorithm: Algorithm | Literal["auto"], devices: int, isla
     islands = devices // island
     inner = Phase(rounds(ALL_GATHER, algorithm, island), island)
     across = Phase(rounds(kind, algorithm, islands), islands, island, island)
-    return (inner, across, inner) if kind == ALL_REDUCE else (across, inner)  # a reduce-scatter sends what an all-gather does
+    if kind == ALL_REDUCE:
+        return inner, across, inner
+    return (inner, across) if kind == REDUCE_SCATTER else (across, inner)  # each sends what the other does
 
 
 def rounds(kind: str, algorithm: Algorithm | Literal["auto"], devices: int) -> Rounds:

@@ -149,7 +149,7 @@ class _Lowering:
         """
         kind, parallel = self.ops.ops[ops[0]].kind, self.mapping.parallel
         after = [[self._add(share, kind, inputs, engine=True, computes=True)] for share, inputs in each]  # [device]
-        every = phases(kind, parallel.algorithm, parallel.tensor, self.connection.island)
+        every = phases(kind, parallel.algorithm, parallel.devices_of(kind), self.connection.island)
         for phase, number in [(of, number) for of in every for number in range(of.rounds.number)]:
             after = [self._joined(needed, phase.rounds.sends) for needed in after]
             sent = [self._round(phase, number, kind, *on) for on in zip(each, after, range(len(ops)), strict=True)]

@@ -8,6 +8,7 @@ from typing import Annotated, Literal
 from pydantic import BeforeValidator, Discriminator, Field, Tag, WithJsonSchema, model_validator
 
 from models.formats import Formats
+from models.rewrites import CONTEXT
 from models.rewrites.fusion import Softmax
 from sim.base.quantities import show
 from sim.base.section import LINE, ONE, TABLE, Section, Whole, default, form, integral, real
@@ -133,6 +134,30 @@ class Parallel(Section):
         "`one_shot`: n-1 times all at once; `tree`: 2 log2 n rounds of all; `auto`: for each step the one that is fastest "
         "alone on its link, by the bytes of its tokens.",
     )
+    overlap_chunks: Whole = Field(
+        default=1,
+        ge=1,
+        le=64,
+        description="Chunks of columns in which partial results are computed and all-reduced, so that a chunk is on its way "
+        "while the next one is computed; each is a kernel with a launch of its own. 1: no overlap.",
+    )
+
+    context: Whole = Field(
+        default=1,
+        ge=1,
+        le=1024,
+        description="Context parallelism: devices of those of `tensor` that would hold the same KV heads, and divide the "
+        "positions instead, each with its part of the KV cache. With `softmax: online`.",
+    )
+    sequence: bool = Field(
+        default=False,
+        description="Sequence parallelism: instead of an all-reduce, each device gets the sums of its part of the tokens "
+        "(reduce-scatter), does residuals and norms of these, and an all-gather follows; as many bytes, norms divided.",
+    )
+
+    def devices_of(self, kind: str) -> int:
+        """Number of devices that take part in a collective of this kind."""
+        return self.context if kind in CONTEXT else self.tensor
 
     @property
     def simulated(self) -> int:

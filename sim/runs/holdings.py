@@ -94,5 +94,5 @@ def _through_link(kind: str, size: int, parallel: Parallel, island: int) -> int:
     """Bytes that a device sends for an op whose result has so many. island: devices of an island."""
     if kind == P2P:
         return size
-    every = phases(kind, parallel.algorithm, parallel.tensor, island)
+    every = phases(kind, parallel.algorithm, parallel.devices_of(kind), island)
     return sum(of.rounds.number * of.rounds.sends * -(-size // of.parts) for of in every)

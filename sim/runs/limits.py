@@ -64,6 +64,11 @@ def refuse_devices(scenario: Scenario) -> None:
     if parallel.expert > 1 and scenario.workload.batching.alone:
         message = "expected batches where experts are dealt out (mapping.parallel.expert), found independent sequences"
         raise ConfigError("workload.batching.policy", message)
+    if parallel.overlap_chunks > 1 and parallel.tensor == 1:
+        message = f"expected 1 without tensor parallelism, which has all-reduces, found {parallel.overlap_chunks}"
+        raise ConfigError("mapping.parallel.overlap_chunks", message)
+    if parallel.sequence and parallel.tensor == 1:
+        raise ConfigError("mapping.parallel.sequence", "expected false without tensor parallelism, found true")
     if (engines := parallel.simulated * scenario.hardware.engines.count) > MOST_ENGINES:
         message = f"expected at most {MOST_ENGINES:,} engines of all devices that are simulated, found {engines:,}"
         raise ConfigError("hardware.engines.count", message)
@@ -111,6 +116,11 @@ def _refuse_connection(scenario: Scenario) -> None:
     if tensor % island and island % tensor:
         message = f"expected a divisor or a multiple of {tensor} (mapping.parallel.tensor), found {island}"
         raise ConfigError(key, message)
+    if parallel.context > island:
+        message = (
+            f"expected at most {island}, the devices of an island (hardware.devices.islands.size), found {parallel.context}"
+        )
+        raise ConfigError("mapping.parallel.context", message)
     group = tensor * parallel.pipeline
     if parallel.data > 1 and group % island and island % group:
         message = f"expected a divisor or a multiple of {group}, the devices of a replica, found {island}"

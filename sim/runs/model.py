@@ -14,7 +14,10 @@ from models.quantization import Quantization, as_formats, quantization
 from models.rewrites import (
     between_kernels,
     check_arithmetic,
+    chunked,
     fuse,
+    over_positions,
+    refuse_context,
     shard,
     staged,
     unfolded,
@@ -71,7 +74,11 @@ class Layout:
             fused = between_kernels(fused)
         stored = with_formats(with_kv_heads(fused, self.kv_heads), mapping.formats, element=self.element)
         parallel = mapping.parallel
-        return unfolded(staged(shard(stored, parallel.tensor, dealt=parallel.expert > 1), parallel.pipeline), parallel.copies)
+        sharded = shard(stored, parallel.tensor, dealt=parallel.expert > 1, sequence=parallel.sequence)
+        if parallel.context > 1:
+            refuse_context(parallel.tensor, next((op.kv_heads for op in stored.ops if op.kv_heads), 1), parallel.context)
+        sharded = chunked(over_positions(sharded, parallel.tensor, parallel.context), parallel.overlap_chunks)
+        return unfolded(staged(sharded, parallel.pipeline), parallel.copies)
 
 
 def op_graphs(scenario: Scenario) -> tuple[ModelGraph, Variants]:

@@ -123,6 +123,7 @@ def parallelism() -> st.SearchStrategy[dict[str, Any]]:
     tensor = st.fixed_dictionaries({
         "tensor": st.sampled_from((2, 2, 4)), "fold": st.booleans(),
         "algorithm": st.sampled_from(("ring", "two_shot", "one_shot", "tree", "auto")),
+        "sequence": st.booleans(), "overlap_chunks": st.sampled_from((1, 1, 2, 4)),
     })  # fmt: skip
     pipeline = st.fixed_dictionaries({"pipeline": st.just(2), "micro_batches": st.integers(1, 3)})
     return st.one_of(tensor, pipeline, st.builds(lambda one, other: one | other, tensor, pipeline))
@@ -191,6 +192,8 @@ def served(draw: st.DrawFn, *, devices: bool = False) -> dict[str, Any]:
             and draw(st.booleans())
         ):
             parallel["expert"] = parallel["tensor"]
+        if parallel.get("tensor") and config == "gemma-3-1b" and mapping.get("softmax") == "online":
+            parallel["context"] = draw(st.sampled_from((1, 2)))  # it has one KV head
         if parallel.get("pipeline", 1) > 1 or parallel.get("expert") or not parallel.get("fold", True):
             machine["sram"] = None
         if parallel.get("pipeline", 1) > 1:

@@ -271,16 +271,42 @@ class TestRuns:
         assert_same(result.log, log)
 
 
-def test_the_table_of_the_guide():
-    """NCCL over eight H100, against the closed form: a launch of 1.5 us, two rounds of 8.85 us, 450 GB/s."""
+#: Launch in us, algorithm and link of the tables of the guide: the preset's, and those that fit a library.
+PRESET = (1.5, "two_shot", LinkRates(450 * 10**9, 2_000_000))
+FITTED = {
+    "NCCL": (18.0, "two_shot", LinkRates(225 * 10**9, 1_000_000)),
+    "custom kernels": (1.5, "one_shot", LinkRates(225 * 10**9, 4_200_000)),
+}
+
+
+@pytest.mark.parametrize(("library", "sizes", "within"), [("NCCL", 7, 13), ("custom kernels", 6, 17)])
+def test_the_tables_of_the_guide(library, sizes, within):
+    """All-reduces over eight H100, as t0 + the closed form of the rounds."""
     guide = (Path(__file__).parents[2] / "docs/guides/tensor_parallelism.md").read_text(encoding="utf-8")
-    rows = re.findall(r"^\| ([\d.]+) (B|KiB|MiB) \| ([\d.]+) us \| ([\d.]+) us \| (-?\d+) % \|$", guide, flags=re.MULTILINE)
-    assert len(rows) == 6
-    for size, unit, measured, simulated, error in rows:
+    table = guide.partition(f"| all-reduce, 8 H100 | {library} |")[2].partition("\n\n")[0]
+    figure = r"([\d.]+) us \| (-?\d+) %"
+    rows = re.findall(rf"^\| (\d+) (B|KiB|MiB) \| ([\d.]+) us \| {figure} \| {figure} \|$", table, flags=re.MULTILINE)
+    assert len(rows) == sizes
+    for size, unit, measured, *printed in rows:
         amount = int(size) * {"B": 1, "KiB": 2**10, "MiB": 2**20}[unit]
-        time = 1.5 + 2 * (8.85 + 7 * ceil_div(amount, 8) / 450e3)
-        assert f"{time:.1f}" == simulated
-        assert abs(round(100 * (time / float(measured) - 1)) - int(error)) <= 1
+        for (t0, algorithm, link), simulated, error in zip((PRESET, FITTED[library]), printed[::2], printed[1::2], strict=True):
+            time = t0 + time_alone(rounds("all_reduce", algorithm, 8), amount, link) / 1e6
+            assert f"{time:.1f}" == simulated
+            assert abs(100 * (time / float(measured) - 1) - int(error)) <= 1
+        assert abs(int(printed[3])) <= within
+
+
+@pytest.mark.parametrize(
+    ("t0", "expected"), [({"collective": "18 us"}, 18), ({"collective": "18 us", "all_reduce": "7 us"}, 7), ({}, 1.5)]
+)
+def test_a_launch_of_collectives(base, t0, expected):
+    """Each pays it beside its rounds; other kernels keep theirs."""
+    given = scenario(**{"cost.model": "kernel", **{f"cost.t0.{kind}": time for kind, time in t0.items()}})
+    result = sim.run(read(base, given), executor="simpy")
+    (graph,), tasks = result.log.graphs, result.log.tasks
+    of_kind = {kind: tasks.compute[graph.kind == graph.kinds.index(kind)] for kind in ("all_reduce", "norm")}
+    assert set(of_kind["all_reduce"].tolist()) == {int(expected * 1e6) + 1}  # and the picosecond that all work lasts at least
+    assert 1_500_000 < of_kind["norm"].max() < 7_000_000
 
 
 @pytest.mark.slow

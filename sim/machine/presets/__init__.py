@@ -11,8 +11,8 @@ A preset is a YAML file; `a100-80g-sxm.yaml` beside this file is an example. Fig
     achievable:     share of it that kernels reach once they run, or a table of shares by number of concurrent readers
     port_bandwidth: the most that one engine draws
     capacity:       bytes of memory
-    kernel:         constants of the cost model `kernel`: `t0` by `matmul`, `attention`, `other` and kinds of op, and `peak`,
-                    the share of the peak that products reach, by number format and `any`
+    kernel:         constants of the cost model `kernel`: `t0` by `matmul`, `attention`, `other`, `collective` and kinds of op,
+                    and `peak`, the share of the peak that products reach, by number format and `any`
     software:       software whose figures constants were fitted to: a list of `{name, version, constants}`
     energy:         `flop` by number format or `any`, `byte` by part of the way from memory to an engine, and `static`, the
                     power of the device; a run has energy if a preset knows all three, or the scenario adds what is missing

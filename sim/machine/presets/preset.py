@@ -132,7 +132,7 @@ class PeakShare(Figure):
 class Kernel(Section):
     """Constants of the cost model `kernel`.
 
-    t0: by `matmul`, `attention`, `other` and kinds of op. peak: by number format, or under `any`.
+    t0: by `matmul`, `attention`, `other`, `collective` and kinds of op. peak: by number format, or under `any`.
     """
 
     t0: dict[str, LaunchTime]
