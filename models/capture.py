@@ -13,7 +13,7 @@ import inspect
 import logging
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass
 from importlib.metadata import version
 from itertools import pairwise
@@ -26,7 +26,7 @@ from transformers import DynamicCache, PretrainedConfig, PreTrainedModel
 from transformers.cache_utils import LinearAttentionCacheLayerMixin
 from transformers.utils import logging as transformers_logging
 
-from models import attention, latent
+from models import attention, latent, own_attention
 from models.cache import KV_STORE, StateLayer, append_cache, own_cache, windows
 from models.chunks import in_chunks
 from models.config import CAPTURE_VERSION, MLA_FORMS, ModelConfig, dtype_of
@@ -57,8 +57,6 @@ _CHUNK = 64
 #: Results of `_states`, by model.
 _STATES: WeakKeyDictionary[PreTrainedModel, dict[int, StateShapes]] = WeakKeyDictionary()
 
-_OWN_ATTENTION = "model_type {!r} has attention code of its own, outside of transformers' attention interface"
-
 
 def build(config: PretrainedConfig, dtype: str, device: str = "meta", attention_name: str = attention.NAME) -> PreTrainedModel:
     """The model with the given attention, ready for inference; on the device `meta` it takes no memory."""
@@ -83,7 +81,8 @@ def step(
 ) -> torch.Tensor:
     """Run one step at (B, Q, N) under the recorder; returns the logits of the last token of each sequence [B, 1, V]."""
     options = arguments(model, point, cache, tokens)
-    with recorder.active():
+    own = model.config._attn_implementation == own_attention.NAME
+    with own_attention.OwnAttention(recorder.is_cache) if own else nullcontext(), recorder.active():
         logits: torch.Tensor = model(**options).logits
     return logits
 
@@ -193,30 +192,47 @@ def capture(config: ModelConfig, dtype: str | None = None, mla: str = MLA_FORMS[
     hf = hf_config(config)
     dtype = dtype_of(config, dtype)
     try:
-        model = build(hf, dtype)
-        form = mla if latent.keep(model, mla) else "none"
+        model, form = _captured_by(hf, dtype, mla)
         text = model.config.get_text_config(decoder=True)
-        first = record(model, (1, 1, 5))
-        stores = {node.name for node in first.nodes}.intersection(STORES)
-        if not stores:
-            raise InputError(
-                f"{config.name}: model_type {hf.model_type!r} has no KV cache, and no state, that can be captured "
-                "(encoder-only, or not written for the cache interface of transformers)"
-            )
-        if KV_STORE in stores and not any(node.role == "scores" for node in first.nodes):
-            raise InputError(f"{config.name}: {_OWN_ATTENTION.format(hf.model_type)}")
         breaks = tuple(w - 1 for w in sorted({*windows(text), *chosen_tokens(model)}) if w > 1)
         chunk = _chunk(model)
         variants = {key: _variant(model, key, breaks, chunk) for key in VARIANTS}
-    except InputError:
-        raise
-    except KeyError as error:
-        if error.args != (attention.NAME,):
-            raise InputError(f"{config.name}: cannot capture model_type {hf.model_type!r}: no {error}") from error
-        raise InputError(f"{config.name}: {_OWN_ATTENTION.format(hf.model_type)}") from error
+    except InputError as error:
+        raise InputError(str(error) if str(error).startswith(f"{config.name}: ") else f"{config.name}: {error}") from None
     except Exception as error:  # whatever a model's own code may raise on tensors without data
         raise InputError(f"{config.name}: cannot capture model_type {hf.model_type!r}: {one_line(error)}") from error
     return {name: _model_graph(config, dtype, model, form, variants, breaks, name) for name in GRANULARITIES}
+
+
+def _captured_by(hf: PretrainedConfig, dtype: str, mla: str) -> tuple[PreTrainedModel, str]:
+    """The model with the attention by which it can be captured, and the form of its cache, `none` if it is no choice.
+
+    Raises InputError if a step has no KV cache and no state, or attention that is not recognized.
+    """
+    for name in (attention.NAME, own_attention.NAME):
+        try:
+            model = build(hf, dtype, attention_name=name)
+            form = mla if latent.keep(model, mla) else "none"
+            nodes = record(model, (1, 1, 5)).nodes
+        except KeyError as error:  # families with a table of their own of attentions
+            if error.args != (attention.NAME,):
+                raise
+            continue
+        stores = {node.name for node in nodes}.intersection(STORES)
+        if not stores:
+            raise InputError(
+                f"model_type {hf.model_type!r} has no KV cache, and no state, that can be captured "
+                "(encoder-only, or not written for the cache interface of transformers)"
+            )
+        if KV_STORE not in stores or _attends(nodes):
+            return model, form
+    raise InputError(f"model_type {hf.model_type!r} has attention code of its own in a form that is not known")
+
+
+def _attends(nodes: Sequence[Node]) -> bool:
+    """Whether each layer that appends to a KV cache attends to one in all passes."""
+    layers = {node.layer for node in nodes if node.role == KV_STORE}
+    return all(layers <= {node.layer for node in nodes if node.role == part} for part in attention.ROLES)
 
 
 def _variant(model: PreTrainedModel, key: tuple[bool, bool], breaks: tuple[int, ...], chunk: int) -> Variant:
