@@ -12,7 +12,7 @@ from __future__ import annotations
 import inspect
 import logging
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass
 from importlib.metadata import version
@@ -50,6 +50,8 @@ VARIANTS = ((False, False), (False, True), (True, False), (True, True))
 
 GRANULARITIES = ("op", "aten")
 
+#: Is given how much of a capture is done, and how much there is.
+OnProgress = Callable[[int, int], None]
 
 #: Tokens of a chunk of the gated delta rule, which configs do not name.
 _CHUNK = 64
@@ -184,9 +186,12 @@ def quiet() -> Iterator[None]:
 
 
 @quiet()
-def capture(config: ModelConfig, dtype: str | None = None, mla: str = MLA_FORMS[0]) -> dict[str, ModelGraph]:
+def capture(
+    config: ModelConfig, dtype: str | None = None, mla: str = MLA_FORMS[0], on_progress: OnProgress | None = None
+) -> dict[str, ModelGraph]:
     """Capture a model at every granularity. mla: contents of a cache of latent attention, one of `MLA_FORMS`.
 
+    on_progress: is given the parts that are done, and how many there are in all: a piece of the costs of a variant each.
     Returns a `ModelGraph` by granularity. Raises InputError, in one line, for a model that cannot be captured.
     """
     hf = hf_config(config)
@@ -196,7 +201,8 @@ def capture(config: ModelConfig, dtype: str | None = None, mla: str = MLA_FORMS[
         text = model.config.get_text_config(decoder=True)
         breaks = tuple(w - 1 for w in sorted({*windows(text), *chosen_tokens(model)}) if w > 1)
         chunk = _chunk(model)
-        variants = {key: _variant(model, key, breaks, chunk) for key in VARIANTS}
+        parts = _parts(len(VARIANTS) * (len(breaks) + 1), on_progress)
+        variants = {key: _variant(model, key, breaks, chunk, parts) for key in VARIANTS}
     except InputError as error:
         raise InputError(str(error) if str(error).startswith(f"{config.name}: ") else f"{config.name}: {error}") from None
     except Exception as error:  # whatever a model's own code may raise on tensors without data
@@ -204,19 +210,29 @@ def capture(config: ModelConfig, dtype: str | None = None, mla: str = MLA_FORMS[
     return {name: _model_graph(config, dtype, model, form, variants, breaks, name) for name in GRANULARITIES}
 
 
+def _parts(total: int, on_progress: OnProgress | None) -> Iterator[None]:
+    """Report each part of a capture as it is done: `next` after each."""
+    for done in range(1, total + 1):
+        if on_progress is not None:
+            on_progress(done, total)
+        yield
+    while True:  # layers that turn out to differ are captured once more
+        yield
+
+
 def _captured_by(hf: PretrainedConfig, dtype: str, mla: str) -> tuple[PreTrainedModel, str]:
     """The model with the attention by which it can be captured, and the form of its cache, `none` if it is no choice.
 
-    Raises InputError if a step has no KV cache and no state, or attention that is not recognized.
+    Raises InputError if a step has no KV cache and no state, or attention that is not recognized, else what the first raises.
     """
+    first: Exception | None = None
     for name in (attention.NAME, own_attention.NAME):
         try:
             model = build(hf, dtype, attention_name=name)
             form = mla if latent.keep(model, mla) else "none"
             nodes = record(model, (1, 1, 5)).nodes
-        except KeyError as error:  # families with a table of their own of attentions
-            if error.args != (attention.NAME,):
-                raise
+        except Exception as error:  # such as of families with a table of their own of attentions, or that need a mask
+            first = first or error
             continue
         stores = {node.name for node in nodes}.intersection(STORES)
         if not stores:
@@ -226,6 +242,8 @@ def _captured_by(hf: PretrainedConfig, dtype: str, mla: str) -> tuple[PreTrained
             )
         if KV_STORE not in stores or _attends(nodes):
             return model, form
+    if first is not None and first.args != (attention.NAME,):
+        raise first
     raise InputError(f"model_type {hf.model_type!r} has attention code of its own in a form that is not known")
 
 
@@ -235,18 +253,22 @@ def _attends(nodes: Sequence[Node]) -> bool:
     return all(layers <= {node.layer for node in nodes if node.role == part} for part in attention.ROLES)
 
 
-def _variant(model: PreTrainedModel, key: tuple[bool, bool], breaks: tuple[int, ...], chunk: int) -> Variant:
+def _variant(
+    model: PreTrainedModel, key: tuple[bool, bool], breaks: tuple[int, ...], chunk: int, parts: Iterator[None]
+) -> Variant:
     """One variant of a step. Layers that are alike are captured once, and verified by recordings of all layers."""
     plans = [plan(*key, low, high, chunk) for low, high in pairwise((0, *breaks, None)) if low is not None]
     whole = record(model, plans[0].solve[0])
     first = firsts(whole, _cache_kinds(model)) if whole.hands_on is not None else {}
     if len(set(first.values())) < len(first):
         with suppress(Exception):  # of layers that take more from each other than they hand on
-            return _verified(model, plans, whole, first, breaks)
-    return _solved(model, plans, whole, breaks)
+            return _verified(model, plans, whole, first, breaks, parts)
+    return _solved(model, plans, whole, breaks, parts)
 
 
-def _solved(model: PreTrainedModel, plans: Sequence[Plan], reference: Recording, breaks: tuple[int, ...]) -> Variant:
+def _solved(
+    model: PreTrainedModel, plans: Sequence[Plan], reference: Recording, breaks: tuple[int, ...], parts: Iterator[None]
+) -> Variant:
     """The costs and shapes of the ops of a recording, from recordings at the points of all pieces."""
     costs, dims = [], []
     for chosen in plans:
@@ -259,18 +281,24 @@ def _solved(model: PreTrainedModel, plans: Sequence[Plan], reference: Recording,
         split = len(reference.nodes) * len(QUANTITIES)
         costs.append(piece[:split].reshape(len(reference.nodes), len(QUANTITIES), -1))
         dims.append(piece[split:])
+        next(parts)
     return Variant(recording=reference, costs=np.stack(costs, axis=2), shapes=_shapes(reference, dims, breaks))
 
 
 def _verified(
-    model: PreTrainedModel, plans: Sequence[Plan], whole: Recording, first: Firsts, breaks: tuple[int, ...]
+    model: PreTrainedModel,
+    plans: Sequence[Plan],
+    whole: Recording,
+    first: Firsts,
+    breaks: tuple[int, ...],
+    parts: Iterator[None],
 ) -> Variant:
     """The variant of all layers from recordings of one of each kind. first: by layer, the one that it is like.
 
     Raises InputError if the costs of all layers at further points are others.
     """
     with passed_by(model, whole, first):
-        short = _solved(model, plans, record(model, plans[0].solve[0]), breaks)
+        short = _solved(model, plans, record(model, plans[0].solve[0]), breaks, parts)
     where = places(whole, short.recording, first)
     costs = short.costs[where]
     exact = [node.role not in OF_STATE for node in whole.nodes]  # scans in chunks are near their line

@@ -99,7 +99,6 @@ FAMILIES: dict[str, dict[str, Any]] = {
     "falcon": {"ffn_hidden_size": 48},
     "gptj": {"rotary_dim": 4, "n_inner": 48},
     "bloom": {},
-    "mpt": {},
     "mamba": {},
     "bert": {},
     "roberta": {},

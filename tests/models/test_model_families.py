@@ -25,7 +25,7 @@ REFUSED = {
 }
 
 #: Default configs that transformers itself cannot use, or code that looks at its data.
-UNUSABLE = {"dbrx", "mpt"}
+UNUSABLE = {"dbrx"}
 
 #: Families with states, which `test_model_states` is about.
 STATES = {"mamba", "minimax"}
@@ -156,6 +156,12 @@ def test_selecting_layers_is_capturing_fewer(family):
 
 def bare(op):
     return op.kind, op.path, op.layer, op.part, op.heads, op.dtype, op.shape, op.inputs
+
+
+def test_a_capture_reports_its_parts():
+    seen = []
+    capture(small("mistral", num_hidden_layers=1), on_progress=lambda done, total: seen.append((done, total)))
+    assert seen == [(done, 8) for done in range(1, 9)]  # four variants, before and beyond the window
 
 
 def test_a_block_alone_has_nothing_from_outside():
