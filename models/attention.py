@@ -28,7 +28,7 @@ ROLES = ("scores", "softmax_max", "softmax_exp", "softmax_norm", "weighted_value
 
 #: Tensors that some families hand to their attention and that would change its result. Ignoring them would be a silent
 #: error, so they are refused.
-_UNSUPPORTED = ("position_bias", "alibi", "head_mask", "relative_position_bias", "block_indices")
+_UNSUPPORTED = ("alibi", "head_mask", "relative_position_bias", "block_indices")
 
 #: Role of helper work (allocating a buffer, evaluating the mask), which the recorder leaves out.
 ASIDE = "aside"
@@ -93,6 +93,7 @@ def attend(
     softcap: float | None = None,
     s_aux: torch.Tensor | None = None,  # [H], attention sink: a score per head without a value
     indices: torch.Tensor | None = None,  # [B, Q, K], the keys that an indexer has chosen for each query
+    position_bias: torch.Tensor | None = None,  # [B, 1 or H, Q, T], added to the scores
     **options: Any,
 ) -> torch.Tensor:
     """Three-pass attention with scores summed over all pairs of queries and keys; returns [B, Q, H, Dv].
@@ -123,30 +124,41 @@ def attend(
         if softcap is not None:
             scores = torch.tanh(scores / softcap) * softcap
         scores = scores.view(B, KV, G, Q, T)
-        if attention_mask is not None:
-            mask = attention_mask[..., :T]
-            scores = scores + (mask.unsqueeze(2) if mask.shape[1] == 1 else mask.reshape(B, KV, G, Q, T))
+        for added in (position_bias, attention_mask):
+            if added is not None:
+                shown = added[..., :T]
+                scores = scores + (shown.unsqueeze(2) if shown.shape[1] == 1 else shown.reshape(B, KV, G, Q, T))
 
-    with role("softmax_max", H):
-        scores = scores.to(torch.float32)
-        peak = scores.amax(dim=-1, keepdim=True)  # [B, KV, G, Q, 1]
-        if s_aux is not None:
-            sink = s_aux.reshape(1, KV, G, 1, 1).to(torch.float32)
-            peak = torch.maximum(peak, sink)
-        scores = scores - peak
-
-    with role("softmax_exp", H):
-        weights = torch.exp(scores)
-
-    with role("softmax_norm", H):
-        total = weights.sum(dim=-1, keepdim=True)
-        if s_aux is not None:
-            total = total + torch.exp(sink - peak)
-        weights = (weights / total).to(value.dtype)
+    weights = softmax_passes(scores, H, value.dtype, None if s_aux is None else s_aux.reshape(1, KV, G, 1, 1))
 
     with role("weighted_values", H):
         output = torch.matmul(weights.view(B, KV, G * Q, T), value)  # [B, KV, G*Q, Dv]
         return output.view(B, H, Q, Dv).transpose(1, 2).contiguous()
+
+
+def softmax_passes(
+    scores: torch.Tensor,  # [..., T]
+    heads: int,
+    dtype: torch.dtype,
+    sink: torch.Tensor | None = None,  # [..., 1]
+) -> torch.Tensor:
+    """Probabilities of the scores of each row, in three passes in float32. sink: a score of each row without a value."""
+    with role("softmax_max", heads):
+        scores = scores.to(torch.float32)
+        peak = scores.amax(dim=-1, keepdim=True)
+        if sink is not None:
+            sink = sink.to(torch.float32)
+            peak = torch.maximum(peak, sink)
+        scores = scores - peak
+
+    with role("softmax_exp", heads):
+        weights = torch.exp(scores)
+
+    with role("softmax_norm", heads):
+        total = weights.sum(dim=-1, keepdim=True)
+        if sink is not None:
+            total = total + torch.exp(sink - peak)
+        return (weights / total).to(dtype)
 
 
 def mask(

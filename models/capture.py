@@ -12,8 +12,8 @@ from __future__ import annotations
 import inspect
 import logging
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass
 from importlib.metadata import version
 from itertools import pairwise
@@ -26,7 +26,7 @@ from transformers import DynamicCache, PretrainedConfig, PreTrainedModel
 from transformers.cache_utils import LinearAttentionCacheLayerMixin
 from transformers.utils import logging as transformers_logging
 
-from models import attention, latent
+from models import attention, latent, own_attention
 from models.cache import KV_STORE, StateLayer, append_cache, own_cache, windows
 from models.chunks import in_chunks
 from models.config import CAPTURE_VERSION, MLA_FORMS, ModelConfig, dtype_of
@@ -50,14 +50,14 @@ VARIANTS = ((False, False), (False, True), (True, False), (True, True))
 
 GRANULARITIES = ("op", "aten")
 
+#: Is given how much of a capture is done, and how much there is.
+OnProgress = Callable[[int, int], None]
 
 #: Tokens of a chunk of the gated delta rule, which configs do not name.
 _CHUNK = 64
 
 #: Results of `_states`, by model.
 _STATES: WeakKeyDictionary[PreTrainedModel, dict[int, StateShapes]] = WeakKeyDictionary()
-
-_OWN_ATTENTION = "model_type {!r} has attention code of its own, outside of transformers' attention interface"
 
 
 def build(config: PretrainedConfig, dtype: str, device: str = "meta", attention_name: str = attention.NAME) -> PreTrainedModel:
@@ -83,7 +83,8 @@ def step(
 ) -> torch.Tensor:
     """Run one step at (B, Q, N) under the recorder; returns the logits of the last token of each sequence [B, 1, V]."""
     options = arguments(model, point, cache, tokens)
-    with recorder.active():
+    own = model.config._attn_implementation == own_attention.NAME
+    with own_attention.OwnAttention(recorder.is_cache) if own else nullcontext(), recorder.active():
         logits: torch.Tensor = model(**options).logits
     return logits
 
@@ -185,52 +186,89 @@ def quiet() -> Iterator[None]:
 
 
 @quiet()
-def capture(config: ModelConfig, dtype: str | None = None, mla: str = MLA_FORMS[0]) -> dict[str, ModelGraph]:
+def capture(
+    config: ModelConfig, dtype: str | None = None, mla: str = MLA_FORMS[0], on_progress: OnProgress | None = None
+) -> dict[str, ModelGraph]:
     """Capture a model at every granularity. mla: contents of a cache of latent attention, one of `MLA_FORMS`.
 
+    on_progress: is given the parts that are done, and how many there are in all: a piece of the costs of a variant each.
     Returns a `ModelGraph` by granularity. Raises InputError, in one line, for a model that cannot be captured.
     """
     hf = hf_config(config)
     dtype = dtype_of(config, dtype)
     try:
-        model = build(hf, dtype)
-        form = mla if latent.keep(model, mla) else "none"
+        model, form = _captured_by(hf, dtype, mla)
         text = model.config.get_text_config(decoder=True)
-        first = record(model, (1, 1, 5))
-        stores = {node.name for node in first.nodes}.intersection(STORES)
-        if not stores:
-            raise InputError(
-                f"{config.name}: model_type {hf.model_type!r} has no KV cache, and no state, that can be captured "
-                "(encoder-only, or not written for the cache interface of transformers)"
-            )
-        if KV_STORE in stores and not any(node.role == "scores" for node in first.nodes):
-            raise InputError(f"{config.name}: {_OWN_ATTENTION.format(hf.model_type)}")
         breaks = tuple(w - 1 for w in sorted({*windows(text), *chosen_tokens(model)}) if w > 1)
         chunk = _chunk(model)
-        variants = {key: _variant(model, key, breaks, chunk) for key in VARIANTS}
-    except InputError:
-        raise
-    except KeyError as error:
-        if error.args != (attention.NAME,):
-            raise InputError(f"{config.name}: cannot capture model_type {hf.model_type!r}: no {error}") from error
-        raise InputError(f"{config.name}: {_OWN_ATTENTION.format(hf.model_type)}") from error
+        parts = _parts(len(VARIANTS) * (len(breaks) + 1), on_progress)
+        variants = {key: _variant(model, key, breaks, chunk, parts) for key in VARIANTS}
+    except InputError as error:
+        raise InputError(str(error) if str(error).startswith(f"{config.name}: ") else f"{config.name}: {error}") from None
     except Exception as error:  # whatever a model's own code may raise on tensors without data
         raise InputError(f"{config.name}: cannot capture model_type {hf.model_type!r}: {one_line(error)}") from error
     return {name: _model_graph(config, dtype, model, form, variants, breaks, name) for name in GRANULARITIES}
 
 
-def _variant(model: PreTrainedModel, key: tuple[bool, bool], breaks: tuple[int, ...], chunk: int) -> Variant:
+def _parts(total: int, on_progress: OnProgress | None) -> Iterator[None]:
+    """Report each part of a capture as it is done: `next` after each."""
+    for done in range(1, total + 1):
+        if on_progress is not None:
+            on_progress(done, total)
+        yield
+    while True:  # layers that turn out to differ are captured once more
+        yield
+
+
+def _captured_by(hf: PretrainedConfig, dtype: str, mla: str) -> tuple[PreTrainedModel, str]:
+    """The model with the attention by which it can be captured, and the form of its cache, `none` if it is no choice.
+
+    Raises InputError if a step has no KV cache and no state, or attention that is not recognized, else what the first raises.
+    """
+    first: Exception | None = None
+    for name in (attention.NAME, own_attention.NAME):
+        try:
+            model = build(hf, dtype, attention_name=name)
+            form = mla if latent.keep(model, mla) else "none"
+            nodes = record(model, (1, 1, 5)).nodes
+        except Exception as error:  # such as of families with a table of their own of attentions, or that need a mask
+            first = first or error
+            continue
+        stores = {node.name for node in nodes}.intersection(STORES)
+        if not stores:
+            raise InputError(
+                f"model_type {hf.model_type!r} has no KV cache, and no state, that can be captured "
+                "(encoder-only, or not written for the cache interface of transformers)"
+            )
+        if KV_STORE not in stores or _attends(nodes):
+            return model, form
+    if first is not None and first.args != (attention.NAME,):
+        raise first
+    raise InputError(f"model_type {hf.model_type!r} has attention code of its own in a form that is not known")
+
+
+def _attends(nodes: Sequence[Node]) -> bool:
+    """Whether each layer that appends to a KV cache attends to one in all passes."""
+    layers = {node.layer for node in nodes if node.role == KV_STORE}
+    return all(layers <= {node.layer for node in nodes if node.role == part} for part in attention.ROLES)
+
+
+def _variant(
+    model: PreTrainedModel, key: tuple[bool, bool], breaks: tuple[int, ...], chunk: int, parts: Iterator[None]
+) -> Variant:
     """One variant of a step. Layers that are alike are captured once, and verified by recordings of all layers."""
     plans = [plan(*key, low, high, chunk) for low, high in pairwise((0, *breaks, None)) if low is not None]
     whole = record(model, plans[0].solve[0])
     first = firsts(whole, _cache_kinds(model)) if whole.hands_on is not None else {}
     if len(set(first.values())) < len(first):
         with suppress(Exception):  # of layers that take more from each other than they hand on
-            return _verified(model, plans, whole, first, breaks)
-    return _solved(model, plans, whole, breaks)
+            return _verified(model, plans, whole, first, breaks, parts)
+    return _solved(model, plans, whole, breaks, parts)
 
 
-def _solved(model: PreTrainedModel, plans: Sequence[Plan], reference: Recording, breaks: tuple[int, ...]) -> Variant:
+def _solved(
+    model: PreTrainedModel, plans: Sequence[Plan], reference: Recording, breaks: tuple[int, ...], parts: Iterator[None]
+) -> Variant:
     """The costs and shapes of the ops of a recording, from recordings at the points of all pieces."""
     costs, dims = [], []
     for chosen in plans:
@@ -243,18 +281,24 @@ def _solved(model: PreTrainedModel, plans: Sequence[Plan], reference: Recording,
         split = len(reference.nodes) * len(QUANTITIES)
         costs.append(piece[:split].reshape(len(reference.nodes), len(QUANTITIES), -1))
         dims.append(piece[split:])
+        next(parts)
     return Variant(recording=reference, costs=np.stack(costs, axis=2), shapes=_shapes(reference, dims, breaks))
 
 
 def _verified(
-    model: PreTrainedModel, plans: Sequence[Plan], whole: Recording, first: Firsts, breaks: tuple[int, ...]
+    model: PreTrainedModel,
+    plans: Sequence[Plan],
+    whole: Recording,
+    first: Firsts,
+    breaks: tuple[int, ...],
+    parts: Iterator[None],
 ) -> Variant:
     """The variant of all layers from recordings of one of each kind. first: by layer, the one that it is like.
 
     Raises InputError if the costs of all layers at further points are others.
     """
     with passed_by(model, whole, first):
-        short = _solved(model, plans, record(model, plans[0].solve[0]), breaks)
+        short = _solved(model, plans, record(model, plans[0].solve[0]), breaks, parts)
     where = places(whole, short.recording, first)
     costs = short.costs[where]
     exact = [node.role not in OF_STATE for node in whole.nodes]  # scans in chunks are near their line

@@ -64,7 +64,7 @@ with other sizes of a type that is captured are captured, too. `sim check` says 
 | word | reason |
 | --- | --- |
 | encoder-decoder | the type is the decoder of an encoder-decoder, which attends to what its encoder made |
-| own attention | its code does not use the attention interface of transformers, or hands it a bias or blocks of keys |
+| own attention | its code attends in a form that is not recognized |
 | own cache | it keeps something else than a KV cache or a state of a fixed size, or not by layer |
 | no cache | it decodes without a cache |
 | reads data | its code looks at the values of tensors, which a capture does not have |

@@ -72,10 +72,16 @@ def load(
         raise InputError(
             f"capturing {show(model.name)} as {dtype} needs torch and transformers (pip install torch transformers)"
         ) from error
-    captured: dict[str, ModelGraph] = module.capture(model, dtype, mla)
+    captured: dict[str, ModelGraph] = module.capture(model, dtype, mla, _show if sys.stderr.isatty() else None)
     for name, graph in captured.items():
         _write_cache(_cached(model, dtype, name, mla if keeps_latents(graph) else MLA_FORMS[0]), graph)
     return captured[granularity]
+
+
+def _show(done: int, total: int) -> None:
+    """Show how much of a capture is done, in one line of the terminal that the next one overwrites."""
+    sys.stderr.write(f"\r{100 * done // total} %" + "\r\x1b[K" * (done == total))
+    sys.stderr.flush()
 
 
 def keeps_latents(graph: ModelGraph) -> bool:

@@ -114,6 +114,12 @@ class Recorder(TorchDispatchMode):
         if self.kv_shape == (0, 0) and buffer.dim() == 4:
             self.kv_shape = (buffer.shape[1], buffer.shape[3])
 
+    def is_cache(self, tensor: torch.Tensor) -> bool:
+        """Whether a tensor is the whole of a KV cache."""
+        raw = tensor.untyped_storage()
+        known = raw._cdata in self.storages and self.storages[raw._cdata].kind == "cache"
+        return known and raw.nbytes() == tensor.numel() * tensor.element_size()
+
     def register_state(self, part: torch.Tensor, layer: int) -> None:
         """Register a part of the state of a layer."""
         storage = self._storage(part)

@@ -96,14 +96,13 @@ FAMILIES: dict[str, dict[str, Any]] = {
         "n_group": 1,
         "topk_group": 1,
     },
-    "falcon": {},
-    "gptj": {},
+    "falcon": {"ffn_hidden_size": 48},
+    "gptj": {"rotary_dim": 4, "n_inner": 48},
     "bloom": {},
-    "mpt": {},
     "mamba": {},
     "bert": {},
     "roberta": {},
-    "codegen": {},
+    "codegen": {"rotary_dim": 4, "n_inner": 48},
     "llama4_text": {
         **_MOE,
         "num_local_experts": 4,
@@ -112,10 +111,18 @@ FAMILIES: dict[str, dict[str, Any]] = {
         "interleave_moe_layer_step": 1,
         "intermediate_size_mlp": 48,
     },
-    "gpt_neo": {},
-    "xglm": {},
+    "gpt_neo": {
+        "attention_types": [[["global", "local"], 1]],
+        "num_layers": 2,
+        "num_heads": 4,
+        "max_position_embeddings": 2048,
+    },
+    "xglm": {"ffn_dim": 48},
     "diffllama": {},
 }
+
+#: Families that write out their attention themselves.
+OWN_ATTENTION = ("bloom", "codegen", "falcon", "gpt_neo", "gptj", "xglm")
 
 
 def small(model_type: str, **changes: Any) -> ModelConfig:

@@ -11,9 +11,10 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+from model_families import OWN_ATTENTION
 from torch.utils._pytree import tree_leaves, tree_map
 
-from models import latent
+from models import attention, latent, own_attention
 from models.cache import KV_STORE, append_cache
 from models.capture import build, step
 from models.config import ModelConfig
@@ -35,10 +36,10 @@ class RealStep:
     eager: torch.Tensor
 
 
-def real_model(config: ModelConfig, attention: str, seed: int = 0) -> Any:
+def real_model(config: ModelConfig, attention_name: str, seed: int = 0) -> Any:
     """The model on the CPU in float32 with random weights, the same for every attention."""
     torch.manual_seed(seed)
-    model = build(hf_config(config), "float32", "cpu", attention)
+    model = build(hf_config(config), "float32", "cpu", attention_name)
     generator = torch.Generator().manual_seed(seed)
     for parameter in dict.fromkeys(model.parameters()):
         parameter.data.copy_(torch.randn(parameter.shape, generator=generator) * 0.25)
@@ -49,7 +50,8 @@ def real_step(config: ModelConfig, batch: int, query: int, context: int) -> Real
     """Record one step, and run the same one with the family's own eager attention and transformers' own cache."""
     tokens = torch.randint(3, 90, (batch, query), generator=torch.Generator().manual_seed(1))
     generator = torch.Generator().manual_seed(2)
-    model = real_model(config, "decode_sim")
+    own = config.data["model_type"] in OWN_ATTENTION
+    model = real_model(config, own_attention.NAME if own else attention.NAME)
     latent.keep(model, "latent")
     text = model.config.get_text_config(decoder=True)
     recorder = Recorder(model, text.num_hidden_layers, keep_calls=True)

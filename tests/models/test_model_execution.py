@@ -11,8 +11,9 @@ from model_replay import RealStep, real_step, replay
 
 from models.graph import OpGraph
 
-#: Grouped queries, windows, soft cap, sinks, experts, latent cache, fused projections, parallel blocks, partial rope.
-FAMILIES = ["llama", "gemma2", "mixtral"]
+#: Grouped queries, windows, soft cap, sinks, experts, latent cache, fused projections, parallel blocks, partial rope,
+#: attention that a family writes out.
+FAMILIES = ["llama", "gemma2", "mixtral", "falcon"]
 MORE_FAMILIES = [
     "mistral",
     "gpt_oss",
@@ -26,6 +27,11 @@ MORE_FAMILIES = [
     "starcoder2",
     "olmo2",
     "granite",
+    "bloom",
+    "gptj",
+    "gpt_neo",
+    "codegen",
+    "xglm",
 ]
 
 CONTEXT = 9  # past the windows of 6

@@ -8,9 +8,9 @@ from dataclasses import replace
 from itertools import product
 
 import pytest
-from model_families import FAMILIES, captured, small
+from model_families import FAMILIES, OWN_ATTENTION, captured, small
 
-from models import latent
+from models import latent, own_attention
 from models.cache import windows
 from models.capture import VARIANTS, build, capture, record
 from models.decoder import hf_config
@@ -22,14 +22,10 @@ SOFTMAX = {"scores", "softmax_max", "softmax_exp", "softmax_norm", "weighted_val
 REFUSED = {
     "bert": "encoder-only",
     "roberta": "encoder-only",
-    "bloom": "attention code of its own",
-    "falcon": "attention code of its own",
-    "gptj": "attention code of its own",
-    "xglm": "attention code of its own",
 }
 
 #: Default configs that transformers itself cannot use, or code that looks at its data.
-UNUSABLE = {"dbrx", "mpt", "codegen", "gpt_neo"}
+UNUSABLE = {"dbrx"}
 
 #: Families with states, which `test_model_states` is about.
 STATES = {"mamba", "minimax"}
@@ -47,7 +43,8 @@ def points(key: tuple[bool, bool]) -> list[tuple[int, int, int]]:
 def test_a_family(family):
     config = small(family)
     graphs = captured(family)
-    model = build(hf_config(config), "float32")
+    own = {"attention_name": own_attention.NAME} if family in OWN_ATTENTION else {}
+    model = build(hf_config(config), "float32", **own)
     latent.keep(model, "latent")
     assert graphs["op"].parameter_bytes == 4 * graphs["op"].parameters == 4 * sum(p.numel() for p in {*model.parameters()})
     for key in VARIANTS:
@@ -159,6 +156,12 @@ def test_selecting_layers_is_capturing_fewer(family):
 
 def bare(op):
     return op.kind, op.path, op.layer, op.part, op.heads, op.dtype, op.shape, op.inputs
+
+
+def test_a_capture_reports_its_parts():
+    seen = []
+    capture(small("mistral", num_hidden_layers=1), on_progress=lambda done, total: seen.append((done, total)))
+    assert seen == [(done, 8) for done in range(1, 9)]  # four variants, before and beyond the window
 
 
 def test_a_block_alone_has_nothing_from_outside():

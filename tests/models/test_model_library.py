@@ -42,8 +42,10 @@ def captures(monkeypatch):
 
     class Capture:
         @staticmethod
-        def capture(config, dtype, mla):
+        def capture(config, dtype, mla, on_progress=None):
             made.append(config.name)
+            for done in (1, 2) if on_progress else ():
+                on_progress(done, 2)
             result = {}
             for granularity in ("op", "aten"):
                 data = load("llama-3.2-1b", granularity=granularity).to_json()
@@ -150,7 +152,7 @@ def test_a_capture_is_announced_only_on_a_terminal(cache, tiny, captures, monkey
     load(tiny, dtype="float16")
     out, err = capsys.readouterr()
     assert out == ""
-    assert err == f"capturing 'tiny' as float16, once; the graph is kept in {cache}\n"
+    assert err == f"capturing 'tiny' as float16, once; the graph is kept in {cache}\n\r50 %\r100 %\r\x1b[K"
     load(tiny, dtype="float16")
     assert capsys.readouterr() == ("", "")
 

@@ -27,6 +27,7 @@ KV_CACHE = {
     "ernie-4.5-21b-a3b": [(28, 2 * 4 * 128 * 2, None)],
     "gemma-2-2b": [(13, 2 * 4 * 256 * 2, None), (13, 2 * 4 * 256 * 2, 4096)],
     "gemma-3-1b": [(4, 2 * 1 * 256 * 2, None), (22, 2 * 1 * 256 * 2, 512)],  # every sixth layer sees all
+    "gemma-4-31b": [(10, 2 * 4 * 512 * 2, None), (50, 2 * 16 * 256 * 2, 1024)],  # every sixth layer sees all
     "glm-4.5-air": [(46, 2 * 8 * 128 * 2, None)],
     "gpt2": [(12, 2 * 12 * 64 * 4, None)],
     "gpt-oss-20b": [(12, 2 * 8 * 64 * 2, None), (12, 2 * 8 * 64 * 2, 128)],
