@@ -82,8 +82,6 @@ def _refuse_replicas(scenario: Scenario) -> None:
     if workload.batching.alone:
         message = "expected batches where there are replicas (mapping.parallel.data), found independent sequences"
         raise ConfigError("workload.batching.policy", message)
-    if workload.concurrency is not None:
-        raise ConfigError("mapping.parallel.data", f"expected 1 in a closed loop (workload.concurrency), found {parallel.data}")
     with about("workload.router"):
         ROUTERS.make(workload.router.name, workload.router.options)
 

@@ -52,6 +52,11 @@ class Arrivals:
         """The time of the next arrival, None if there is none before a request has ended."""
         return self.times[self._coming[0]] if self._coming else None
 
+    @property
+    def more(self) -> bool:
+        """Whether requests come whose time is not known yet, because others must end first."""
+        return self._closed and len(self.times) < len(self.requests)
+
     def take(self, now: int) -> int | None:
         """Take a request that has come by now: its number, None if there is none."""
         return self._coming.popleft() if self._coming and self.times[self._coming[0]] <= now else None

@@ -43,8 +43,8 @@ def loops(
     think: ps from the end of a request to the next, where `concurrency` limits them.
     """
     if batching.replicas > 1:
-        each = batching.loops
-        return [Batcher(batching, inbox, i // each * batching.devices) for i, inbox in enumerate(inboxes(batching, requests))]
+        each, boxes = batching.loops, inboxes(batching, Arrivals(requests, concurrency=concurrency, think=think))
+        return [Batcher(batching, inbox, i // each * batching.devices) for i, inbox in enumerate(boxes)]
     if not batching.settings.alone and (count := batching.loops_of(len(requests))) > 1:
         return [Batcher(batching, Arrivals(requests, only=range(i, len(requests), count))) for i in range(count)]
     if not batching.settings.alone:
@@ -143,7 +143,7 @@ class Batcher:
         So many do if no request arrives before they begin (`until`). It may be fewer than there are.
         """
         last, settings = self._last, self.batching.settings
-        if last is None or self._swaps or self.swapped or not self._decodes_on(last):
+        if last is None or self._swaps or self.swapped or self.listens or not self._decodes_on(last):
             return 0
         frees = bool(self.waiting) and self.batching.layout.windowed
         if self.batching.capacity is not None and (settings.kv.full != "wait" or frees):
@@ -155,6 +155,11 @@ class Batcher:
             block = settings.kv.block
             many = min(many, *(block - sequence.cached % block for sequence in self.running))
         return many - 1
+
+    @property
+    def listens(self) -> bool:
+        """Whether a step of another loop may bring it requests when it ends, so that it goes on where it has nothing to do."""
+        return isinstance(self.arrivals, Inbox) and self.arrivals.more
 
     @property
     def until(self) -> int | None:

@@ -8,7 +8,6 @@ take their turns in order of their numbers, and the request is routed once the f
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 from sim.base.errors import InputError
@@ -45,6 +44,11 @@ class Inbox:
         """The earliest time at which a request may be there: one that was routed here, or the next to be routed anywhere."""
         return self.times[self.routed[0]] if self.routed else self._front.arrivals.next
 
+    @property
+    def more(self) -> bool:
+        """Whether requests come whose time is not known yet."""
+        return self._front.arrivals.more
+
     def take(self, now: int) -> int | None:
         """Take a request that has come by now: its number, None if there is none."""
         self._front.route(now)
@@ -64,8 +68,8 @@ class Front:
     in turn.
     """
 
-    def __init__(self, requests: Sequence[Request], router: Router, replicas: int, loops: int) -> None:
-        self.requests, self.arrivals = requests, Arrivals(requests)
+    def __init__(self, arrivals: Arrivals, router: Router, replicas: int, loops: int) -> None:
+        self.requests, self.arrivals = arrivals.requests, arrivals
         self.loads = [Outstanding() for _ in range(replicas)]
         self.inboxes = [Inbox(self, replica) for replica in range(replicas) for _ in range(loops)]
         self._router, self._loops = router, loops
@@ -92,7 +96,7 @@ class Front:
         return replica
 
 
-def inboxes(batching: ResolvedBatching, requests: Sequence[Request]) -> list[Inbox]:
+def inboxes(batching: ResolvedBatching, arrivals: Arrivals) -> list[Inbox]:
     """The requests of each loop of each replica, with a router of their own."""
     router: Router = ROUTERS.make(batching.router.name, batching.router.options)
-    return Front(requests, router, batching.replicas, batching.loops).inboxes
+    return Front(arrivals, router, batching.replicas, batching.loops).inboxes

@@ -124,6 +124,26 @@ def test_requests_go_to_the_least_loaded(router: str) -> None:
     assert result.requests.queued.max() > 0
 
 
+@pytest.mark.parametrize("executor", ["simpy", "compiled"])
+def test_users_of_a_closed_loop_wake_idle_replicas(executor: Any) -> None:
+    """Four users whose requests are alike, at two replicas: as two users at each. One user goes from one to the other."""
+    both = run(closed(count=12, users=4, data=2, router="least_loaded"), executor=executor)
+    half = run(closed(count=6, users=2))
+    for replica in range(2):
+        assert alone(both.log, replica, 1) == alone(half.log, 0, 1)
+    one = run(closed(count=5, users=1, data=2), executor=executor).requests
+    assert one.replica is not None
+    assert one.replica.tolist() == [0, 1, 0, 1, 0]
+    assert one.arrival.tolist() == [0, *(one.last[:-1] + 10**6)]
+    assert len(set(one.e2e.tolist())) == 1
+
+
+def closed(count: int, users: int, **of: Any) -> sim.scenario.Scenario:
+    data = scenario([{"prompt": 20, "tokens": 3, "count": count}], full="wait", **of).to_dict()
+    data["workload"]["concurrency"] = {"users": users, "think": "1 us"}
+    return from_dict(data)
+
+
 class Counts:
     def __init__(self, requests: int, prompts: int = 0) -> None:
         self.requests, self.prompts = requests, prompts
@@ -202,6 +222,11 @@ def drawn(draw: st.DrawFn) -> dict[str, Any]:
         "step_overhead": draw(st.sampled_from(("0 us", "3 us"))),
     }  # fmt: skip
     if draw(st.booleans()):
+        workload["concurrency"] = {"users": draw(st.integers(1, 4)), "think": draw(st.sampled_from(("0 us", "30 us")))}
+        parallel = parallel | ({"micro_batches": 1} if "pipeline" in parallel else {})
+        for each in workload["sequences"]:
+            del each["arrival"]
+    if draw(st.booleans()):
         workload["prefill"] = {"chunk": 16}
     if draw(st.booleans()):
         workload["speculative"] = {"draft": 2, "acceptance": 0.5}
@@ -259,7 +284,6 @@ def test_reports_name_replicas() -> None:
     [
         ({"mapping": {"parallel": {"data": 3}}}, "mapping.parallel: expected data x tensor x pipeline of 2"),
         ({"workload": {"batching": "independent"}}, "workload.batching.policy: expected batches where there are replicas"),
-        ({"workload": {"concurrency": 2}}, "mapping.parallel.data: expected 1 in a closed loop"),
         ({"workload": {"router": "rund_robin"}}, "did you mean 'round_robin'"),
         ({"workload": {"router": {"name": "round_robin", "imbalance": 2}}}, "workload.router: unknown option 'imbalance'"),
         ({"workload": {"router": {"name": "prefix_aware", "imbalance": -1}}}, "expected a number of requests, 0 or more"),
