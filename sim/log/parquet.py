@@ -141,7 +141,7 @@ def _machine(metadata: Mapping[str, str]) -> Machine:
     return alike_devices(
         count, engines=int(metadata["sim.engines"]) // count, channels=int(metadata["sim.channels"]) // count,
         like=several.get("like", 1), link=several.get("link", 0), host=several.get("host", 0),
-        replicas=several.get("replicas", 1),
+        replicas=several.get("replicas", 1), linked="link" in several,
     )  # fmt: skip
 
 

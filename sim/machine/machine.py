@@ -95,12 +95,21 @@ def one_device(*, engines: int, channels: int = 1, like: int = 1, link: int = 0,
 
 
 def alike_devices(
-    count: int, *, engines: int, channels: int = 1, like: int = 1, link: int = 0, host: int = 0, replicas: int = 1
+    count: int,
+    *,
+    engines: int,
+    channels: int = 1,
+    like: int = 1,
+    link: int = 0,
+    host: int = 0,
+    replicas: int = 1,
+    linked: bool = False,
 ) -> Machine:
     """A machine of some devices of the same kind. engines, channels: of each device, its memory channels.
 
     like: devices that do the same, each of which one stands for. link: bytes/s of the link of a device to the others, if there
     are any. host: bytes/s of the link of a device to the host, 0 if there is none. replicas: groups that these devices make up.
+    linked: also replicas of one device have links.
     """
     names = _names(count, replicas)
     memory = [
@@ -111,7 +120,7 @@ def alike_devices(
     links = [
         Channel(name=f"{name}link", kind="link", device=device, bandwidth=link)
         for device, name in enumerate(names)
-        if like * count > replicas
+        if linked or like * count > replicas
     ]
     hosts = [
         Channel(name=f"{name}host link", kind="host", device=device, bandwidth=host)

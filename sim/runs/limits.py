@@ -47,7 +47,7 @@ def refuse(setup: Setup, *, rows: bool) -> None:
 def refuse_devices(scenario: Scenario) -> None:
     """Raise ConfigError for devices that nothing uses, or whose links have no costs."""
     count, parallel = scenario.hardware.devices.count, scenario.mapping.parallel
-    if parallel.data > 1:
+    if parallel.data > 1 or parallel.prefill:
         _refuse_replicas(scenario)
     elif parallel.pipeline == 1 and parallel.tensor != count:
         message = f"expected {count}, the number of devices (hardware.devices.count), found {parallel.tensor}"
@@ -79,6 +79,9 @@ def _refuse_replicas(scenario: Scenario) -> None:
         found = f"{parallel.data} x {parallel.tensor} x {parallel.pipeline}"
         message = f"data x tensor x pipeline of {count}, the number of devices (hardware.devices.count), found {found}"
         raise ConfigError("mapping.parallel", f"expected {message}")
+    if parallel.prefill >= parallel.data:
+        message = f"expected fewer than {parallel.data}, the replicas (mapping.parallel.data), found {parallel.prefill}"
+        raise ConfigError("mapping.parallel.prefill", message)
     if workload.batching.alone:
         message = "expected batches where there are replicas (mapping.parallel.data), found independent sequences"
         raise ConfigError("workload.batching.policy", message)

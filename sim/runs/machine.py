@@ -42,7 +42,7 @@ def machine_of(scenario: Scenario) -> Machine:
     return alike_devices(
         simulated, engines=hardware.engines.count, channels=hardware.memory.channels.count, like=devices.count // simulated,
         link=0 if devices.link is None else devices.link.bandwidth, host=0 if host is None else host.bandwidth,
-        replicas=scenario.mapping.parallel.data,
+        replicas=scenario.mapping.parallel.data, linked=scenario.mapping.parallel.prefill > 0,
     )  # fmt: skip
 
 
@@ -53,7 +53,8 @@ def links_of(scenario: Scenario) -> tuple[Link, ...]:
     """
     devices, host, simulated = scenario.hardware.devices, host_of(scenario), scenario.mapping.parallel.simulated
     found = list[Link]()
-    if devices.count > scenario.mapping.parallel.data and devices.link is not None:
+    parallel = scenario.mapping.parallel
+    if devices.link is not None and (devices.count > parallel.data or parallel.prefill):
         found += [_link_of("hardware.devices.link", devices.link)] * simulated
     if host is not None:
         found += [_link_of("hardware.host.link", host, host=True)] * simulated

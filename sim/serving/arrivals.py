@@ -6,6 +6,7 @@ from collections import Counter, deque
 from collections.abc import Sequence
 from itertools import groupby
 
+from sim.serving.sequence import SequenceState
 from sim.workload.requests import Request
 
 
@@ -60,6 +61,10 @@ class Arrivals:
     def take(self, now: int) -> int | None:
         """Take a request that has come by now: its number, None if there is none."""
         return self._coming.popleft() if self._coming and self.times[self._coming[0]] <= now else None
+
+    def state(self, number: int) -> SequenceState:
+        """The state in which a request begins."""
+        return SequenceState.of(number, self.requests[number])
 
     def ended(self, number: int, now: int) -> None:
         """Note that a request has ended; in a closed loop the next one comes."""

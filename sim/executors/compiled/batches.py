@@ -190,7 +190,7 @@ class Batches(Run):
         if batch is not None:
             self._begin(loop, batch)
             return loop.slot
-        arrival = loop.batcher.arrivals.next
+        arrival = loop.batcher.next_arrival
         if arrival is not None and arrival <= now:
             raise SimulationError(f"{len(loop.batcher.waiting)} requests wait and none can be served")
         if arrival is not None:

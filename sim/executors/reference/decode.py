@@ -221,7 +221,7 @@ def batched_loop(
             yield machine.turns.turn(number)
             batcher.ended(batch, env.now)
             machine.tell()
-        elif (arrival := batcher.arrivals.next) is None:
+        elif (arrival := batcher.next_arrival) is None:
             if not batcher.listens:
                 return
             yield machine.news
