@@ -68,6 +68,17 @@ def nearest_rank(percent: int, count: int) -> int:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Replicas:
+    """Work of replicas. first, last: number of the one that gave the first and the last token [request]; they differ where
+    some prefill and others decode. tokens: output tokens [replica].
+    """
+
+    first: npt.NDArray[np.int32]
+    last: npt.NDArray[np.int32]
+    tokens: Times
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Requests:
     """One entry per request in all columns but `gaps` and `of_gap`.
 
@@ -75,7 +86,7 @@ class Requests:
     tokens: output tokens. alone: ps that the critical chains of its steps computed and transferred. gaps: all inter-token
     latencies, request after request; of_gap: whose they are. counted: whether statistics take it in, or it belongs to the
     warm-up. begin, end: ps, the time that rates are of: from the end of the warm-up to the last token of the run.
-    emitted: output tokens in that time, whosever. replica: number of the one that served each; None if there is one.
+    emitted: output tokens in that time, whosever. by: what each replica did; None if there is one.
     """
 
     arrival: Times
@@ -90,7 +101,7 @@ class Requests:
     begin: int
     end: int
     emitted: int
-    replica: npt.NDArray[np.int32] | None = None
+    by: Replicas | None = None
 
     def __len__(self) -> int:
         return len(self.arrival)
@@ -128,10 +139,9 @@ class Requests:
             "queued": Distribution.of(self.queued[self.counted]),
         }
 
-    def of_replica(self, number: int) -> Requests:
-        """The same requests, of which statistics take in only those of a replica."""
-        assert self.replica is not None
-        return replace(self, counted=self.counted & (self.replica == number))
+    def only(self, which: npt.NDArray[np.bool_]) -> Requests:
+        """The same requests, of which statistics take in only some."""
+        return replace(self, counted=self.counted & which)
 
     @property
     def tokens_per_second(self) -> float:
@@ -196,16 +206,17 @@ def requests(log: EventLog, chains: Times, *, warmup_time: int = 0, warmup_reque
     return Requests(
         arrival=log.arrival, started=started, first=token[after - tokens], last=token[after - 1], tokens=tokens, alone=alone,
         gaps=(token[1:] - token[:-1])[same], of_gap=sequence[1:][same], counted=counted, begin=min(begin, finish), end=finish,
-        emitted=int((token > begin).sum()), replica=_replicas(log),
+        emitted=int((token > begin).sum()), by=_replicas(log, gives),
     )  # fmt: skip
 
 
-def _replicas(log: EventLog) -> npt.NDArray[np.int32] | None:
-    """The replica that served each request; None if there is one."""
+def _replicas(log: EventLog, gives: Times) -> Replicas | None:
+    """Work of each replica; None if there is one. gives: rows of members that got tokens, by sequence and time."""
     if log.machine.replicas == 1:
         return None
-    members = log.members
     of_graph = np.array([log.machine.replica_of(graph.first_device) for graph in log.graphs], dtype=np.int32)
-    found = np.zeros(len(log.arrival), dtype=np.int32)
-    found[members.sequence] = of_graph[log.steps.graph[members.step]]
-    return found
+    members = log.members
+    replica, sequence = of_graph[log.steps.graph[members.step[gives]]], members.sequence[gives]
+    begins = np.flatnonzero(np.append(True, sequence[1:] != sequence[:-1]))
+    tokens = np.bincount(replica, weights=members.emitted[gives], minlength=log.machine.replicas).astype(np.int64)
+    return Replicas(first=replica[begins], last=replica[np.append(begins[1:], len(sequence)) - 1], tokens=tokens)

@@ -142,7 +142,7 @@ def _machine(metadata: Mapping[str, str]) -> Machine:
     return alike_devices(
         count, engines=int(metadata["sim.engines"]) // count, channels=int(metadata["sim.channels"]) // count,
         like=several.get("like", 1), link=several.get("link", 0), host=several.get("host", 0),
-        replicas=several.get("replicas", 1), between=several.get("network", 0),
+        replicas=several.get("replicas", 1), linked="link" in several, between=several.get("network", 0),
         network=Network(**several["paths"]) if "paths" in several else None,
     )  # fmt: skip
 

@@ -113,14 +113,14 @@ def one_device(*, engines: int, channels: int = 1, like: int = 1, link: int = 0,
 
 def alike_devices(
     count: int, *, engines: int, channels: int = 1, like: int = 1, link: int = 0, host: int = 0, between: int = 0,
-    replicas: int = 1, network: Network | None = None,
+    replicas: int = 1, linked: bool = False, network: Network | None = None,
 ) -> Machine:  # fmt: skip
     """A machine of some devices of the same kind. engines, channels: of each device, its memory channels.
 
     like: devices that do the same, each of which one stands for. link: bytes/s of the link of a device to the others, if there
     are any. host: bytes/s of the link of a device to the host, 0 if there is none. between: bytes/s of the link of a device to
-    the network between islands, 0 if there is none. replicas: groups that these devices make up. network: which links there
-    are, None if one of each kind for each device.
+    the network between islands, 0 if there is none. replicas: groups that these devices make up. linked: also replicas of one
+    device have links. network: which links there are, None if one of each kind for each device.
     """
     names = _names(count, replicas)
     memory = [
@@ -129,7 +129,7 @@ def alike_devices(
         for number in range(channels)
     ]
     if network is None:
-        there: dict[Kind, bool] = {"link": like * count > replicas, "network": between > 0}
+        there: dict[Kind, bool] = {"link": linked or like * count > replicas, "network": between > 0}
         ports = [Port(kind, device, kind) for kind in there if there[kind] for device in range(count)]
     else:
         ports = list(network.ports)

@@ -40,6 +40,9 @@ KV_CLASS = {
     "state_load": "state_read", "state_store": "state_write", "state_swap_out": "state_read", "state_swap_in": "state_write",
 }  # fmt: skip
 
+#: Ops that send the KV cache or a state to another device.
+HAND_OVERS = ("kv_send", "state_send")
+
 SWAPS = frozenset(kind for kind in KV_CLASS if "swap" in kind)
 
 
@@ -133,6 +136,8 @@ class _Lowering:
     def _added(self, share: _Share, inputs: list[int]) -> int:
         """Add the tasks of a share of an op; returns the one after which its result can be used."""
         kind = self.ops.ops[share.op].kind
+        if kind in HAND_OVERS:
+            return self._send(share, kind, inputs, self._number(self.ops.ops[share.op].device))
         if kind in KV_CLASS:
             return self._add_kv_transfer(share, inputs)
         if kind == P2P:

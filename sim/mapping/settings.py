@@ -100,6 +100,19 @@ class Parallel(Section):
         description="Data parallelism: replicas of the model, each on `tensor` x `pipeline` devices of its own, with a KV "
         "cache and batches of its own; `workload.router` gives each request to one of them. Only for batches.",
     )
+    prefill: Whole = Field(
+        default=0,
+        ge=0,
+        lt=1024,
+        description="Disaggregation: replicas, the first ones, that only prefill prompts; the KV cache of each goes over their "
+        "links to the others, which decode. 0: each does both.",
+    )
+    hand_overs: Whole = Field(
+        default=4,
+        ge=1,
+        le=1024,
+        description="With `prefill`: KV caches that a replica sends at a time, which share its links.",
+    )
     tensor: Whole = Field(
         default=1, ge=1, le=1024, description="Tensor parallelism: devices that each hold a part of every layer of their stage."
     )

@@ -49,14 +49,29 @@ def _replicas(result: Result) -> dict[str, Any]:
 
 def _numbers(result: Result) -> range:
     """Numbers of the replicas, if there are several."""
-    return range(result.log.machine.replicas if result.requests.replica is not None else 0)
+    return range(0 if result.requests.by is None else result.log.machine.replicas)
 
 
 def _replica(requests: Requests, number: int) -> dict[str, Any]:
-    own = requests.of_replica(number)
-    times, served = own.times(), np.flatnonzero(requests.replica == number)
-    latencies = {f"{name}_ps": _distribution(times[name]) for name in ("ttft", "tpot", "e2e")}
-    return {"requests": len(served), "tokens": int(own.tokens[served].sum()), **latencies}
+    """Work of a replica: TTFT of requests whose first token it gave, the rest of those whose last token it gave."""
+    by = requests.by
+    assert by is not None
+    first, last = by.first == number, by.last == number
+    begun, ended = requests.only(first).times(), requests.only(last).times()
+    latencies = {"ttft_ps": begun["ttft"], "tpot_ps": ended["tpot"], "e2e_ps": ended["e2e"]}
+    return {
+        "requests": len(np.flatnonzero(first | last)), "tokens": int(by.tokens[number]),
+        **{name: _distribution(found) for name, found in latencies.items()},
+    }  # fmt: skip
+
+
+def _who(requests: Requests, number: int) -> dict[str, int]:
+    """The replica that served a request, and the one that prefilled it if that is another; none where there is one."""
+    by = requests.by
+    if by is None:
+        return {}
+    first, last = int(by.first[number]), int(by.last[number])
+    return {"replica": last} if first == last else {"prefilled_by": first, "replica": last}
 
 
 def bytes_saved(result: Result) -> int:
@@ -89,7 +104,7 @@ def data(result: Result) -> dict[str, Any]:
                 "sequence": number, "arrival_ps": arrival, "queued_ps": queued, "ttft_ps": ttft,
                 "tpot_ps": None if mean < 0 else mean, "e2e_ps": e2e, "tokens": tokens,
                 "slowdown": round(slowdown, 6), "counted": counted,
-                **({} if r.replica is None else {"replica": int(r.replica[number])}),
+                **_who(r, number),
             }
             for number, (arrival, queued, ttft, mean, e2e, tokens, slowdown, counted) in enumerate(
                 zip(

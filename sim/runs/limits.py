@@ -49,7 +49,7 @@ def refuse(setup: Setup, *, rows: bool) -> None:
 def refuse_devices(scenario: Scenario) -> None:
     """Raise ConfigError for devices that nothing uses, or whose links have no costs."""
     count, parallel = scenario.hardware.devices.count, scenario.mapping.parallel
-    if parallel.data > 1:
+    if parallel.data > 1 or parallel.prefill:
         _refuse_replicas(scenario)
     elif parallel.pipeline == 1 and parallel.tensor != count:
         message = f"expected {count}, the number of devices (hardware.devices.count), found {parallel.tensor}"
@@ -100,11 +100,15 @@ def _refuse_replicas(scenario: Scenario) -> None:
         found = f"{parallel.data} x {parallel.tensor} x {parallel.pipeline}"
         message = f"data x tensor x pipeline of {count}, the number of devices (hardware.devices.count), found {found}"
         raise ConfigError("mapping.parallel", f"expected {message}")
+    if parallel.prefill >= parallel.data:
+        message = f"expected fewer than {parallel.data}, the replicas (mapping.parallel.data), found {parallel.prefill}"
+        raise ConfigError("mapping.parallel.prefill", message)
+    if parallel.prefill and (scenario.hardware.devices.topology != "switch" or scenario.hardware.devices.islands is not None):
+        message = "expected a switch without islands where KV caches are handed over (mapping.parallel.prefill)"
+        raise ConfigError("hardware.devices.topology", message)
     if workload.batching.alone:
         message = "expected batches where there are replicas (mapping.parallel.data), found independent sequences"
         raise ConfigError("workload.batching.policy", message)
-    if workload.concurrency is not None:
-        raise ConfigError("mapping.parallel.data", f"expected 1 in a closed loop (workload.concurrency), found {parallel.data}")
     with about("workload.router"):
         ROUTERS.make(workload.router.name, workload.router.options)
 
@@ -127,7 +131,7 @@ def _refuse_connection(scenario: Scenario) -> None:
         raise ConfigError(key, message)
     if devices.topology in ("ring", "mesh") and parallel.copies == 1 < tensor:
         cycle = devices.topology == "ring" or has_cycle(island)
-        if island > tensor or parallel.algorithm != "ring" or not cycle:
+        if island > tensor or parallel.algorithm != "ring" or not cycle or 1 < parallel.context < tensor:
             where = f"on a {devices.topology} of {island} devices"
             whole = " (mapping.parallel.algorithm: ring keeps to neighbors)" if island <= tensor and cycle else ""
             message = f"expected false: {where} transfers cross several links, so that devices differ{whole}"

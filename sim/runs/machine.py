@@ -58,19 +58,19 @@ def machine_of(scenario: Scenario, shared: Shared) -> Machine:
     of = (
         simulated, hardware.engines.count, hardware.memory.channels.count, devices.count // simulated,
         0 if devices.link is None else devices.link.bandwidth, 0 if host is None else host.bandwidth, _between(devices),
-        scenario.mapping.parallel.data, network,
+        scenario.mapping.parallel.data, scenario.mapping.parallel.prefill > 0, network,
     )  # fmt: skip
     return shared.get("machine", of, lambda: _machine(*of))
 
 
 def _machine(
     simulated: int, engines: int, channels: int, like: int, link: int, host: int, between: int, replicas: int,
-    network: Network | None,
+    linked: bool, network: Network | None,
 ) -> Machine:  # fmt: skip
     """The machine of so many simulated devices, as `alike_devices`."""
     return alike_devices(
         simulated, engines=engines, channels=channels, like=like, link=link, host=host, between=between, replicas=replicas,
-        network=network,
+        linked=linked, network=network,
     )  # fmt: skip
 
 

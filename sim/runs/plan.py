@@ -273,7 +273,7 @@ def _arrivals(setup: Setup) -> tuple[int, ...]:
     if setup.batching is None:
         return tuple(arrivals)
     if setup.batching.replicas > 1:  # whose requests are routed as they arrive
-        return (min(arrivals),) * setup.batching.loops_of(len(arrivals))
+        return (min(arrivals) if setup.concurrency is None else 0,) * setup.batching.loops_of(len(arrivals))
     if not setup.batching.settings.alone and (loops := setup.batching.loops_of(len(arrivals))) > 1:
         return tuple(min(arrivals[i::loops]) for i in range(loops))
     if setup.concurrency is not None:  # a closed loop starts at 0

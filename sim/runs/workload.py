@@ -101,9 +101,12 @@ def batching(
     loops = 1 if written.alone else min(parallel.batches, len(sequences))
     if loops > 1:
         _refuse_what_cannot_be_dealt(scenario, sequences)
+    if parallel.prefill:
+        _refuse_what_cannot_be_handed_over(scenario, sequences)
     resolved = ResolvedBatching(
         settings=written, prefill=workload.prefill, speculation=drafts, sequences=ceil_div(most, loops), loops=loops,
-        replicas=parallel.data, router=workload.router, devices=parallel.group,
+        replicas=parallel.data, router=workload.router, devices=parallel.group, prefilling=parallel.prefill,
+        hand_overs=parallel.hand_overs if parallel.prefill else 0,
         layout=_layout(of_run, written.kv.block), capacity=None if capacity is None else capacity // loops,
         seed=scenario.seed,
     )  # fmt: skip
@@ -164,6 +167,19 @@ def _refuse_what_cannot_be_dealt(scenario: Scenario, sequences: Sequence[Request
         raise ConfigError(key, f"expected 1 in a closed loop (workload.concurrency), {found}")
     if any(each.group >= 0 or each.conversation >= 0 for each in sequences):
         raise ConfigError(key, f"expected 1 with samples of a prompt or conversations, {found}")
+
+
+def _refuse_what_cannot_be_handed_over(scenario: Scenario, sequences: Sequence[Request]) -> None:
+    """Raise ConfigError for requests whose KV cache cannot go from replicas that prefill to those that decode."""
+    key, workload = "mapping.parallel.prefill", scenario.workload
+    if any(not each.prompt for each in sequences):
+        raise ConfigError(key, "expected a prompt of each request: those that prefill have nothing else to do")
+    if any(each.group >= 0 for each in sequences):
+        raise ConfigError(key, "expected no samples of a prompt")
+    if workload.batching.kv.full == "swap":
+        raise ConfigError("workload.batching.kv.full", "expected wait or recompute with mapping.parallel.prefill, found 'swap'")
+    if workload.speculative is not None and workload.speculative.model is not None:
+        raise ConfigError("workload.speculative.model", "expected none with mapping.parallel.prefill")
 
 
 def routing(scenario: Scenario) -> Routing:

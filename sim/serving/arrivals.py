@@ -6,6 +6,7 @@ from collections import Counter, deque
 from collections.abc import Sequence
 from itertools import groupby
 
+from sim.serving.sequence import SequenceState
 from sim.workload.requests import Request
 
 
@@ -52,9 +53,18 @@ class Arrivals:
         """The time of the next arrival, None if there is none before a request has ended."""
         return self.times[self._coming[0]] if self._coming else None
 
+    @property
+    def more(self) -> bool:
+        """Whether requests come whose time is not known yet, because others must end first."""
+        return self._closed and len(self.times) < len(self.requests)
+
     def take(self, now: int) -> int | None:
         """Take a request that has come by now: its number, None if there is none."""
         return self._coming.popleft() if self._coming and self.times[self._coming[0]] <= now else None
+
+    def state(self, number: int) -> SequenceState:
+        """The state in which a request begins."""
+        return SequenceState.of(number, self.requests[number])
 
     def ended(self, number: int, now: int) -> None:
         """Note that a request has ended; in a closed loop the next one comes."""

@@ -46,7 +46,7 @@ class Batch:
     __slots__ = ("_members", "context", "emitted", "forks", "logits", "shape", "swap", "table", "tokens")
 
     def __init__(
-        self, members: Sequence[Member], swap: Literal["", "out", "in"] = "", forks: tuple[int, ...] = (), *,
+        self, members: Sequence[Member], swap: Literal["", "out", "in", "send"] = "", forks: tuple[int, ...] = (), *,
         draft: bool = False, device: int = 0,
     ) -> None:  # fmt: skip
         self._members: tuple[Member, ...] | None = tuple(members)

@@ -28,7 +28,7 @@ from sim.serving.blocks import KVBlocks
 from sim.serving.drafting import draft_steps
 from sim.serving.policies import BATCHING_POLICIES, BatchingPolicy
 from sim.serving.prefix import blocks_of
-from sim.serving.routed import Inbox, inboxes
+from sim.serving.routed import Front, Inbox
 from sim.serving.sequence import SequenceState
 from sim.serving.speculation import accepted
 from sim.workload.requests import Request
@@ -43,8 +43,7 @@ def loops(
     think: ps from the end of a request to the next, where `concurrency` limits them.
     """
     if batching.replicas > 1:
-        each = batching.loops
-        return [Batcher(batching, inbox, i // each * batching.devices) for i, inbox in enumerate(inboxes(batching, requests))]
+        return _of_replicas(batching, Front(Arrivals(requests, concurrency=concurrency, think=think), batching))
     if not batching.settings.alone and (count := batching.loops_of(len(requests))) > 1:
         return [Batcher(batching, Arrivals(requests, only=range(i, len(requests), count))) for i in range(count)]
     if not batching.settings.alone:
@@ -55,19 +54,36 @@ def loops(
     return [Batcher(batching, Arrivals(requests, only=(number,))) for number in range(len(requests))]
 
 
+def _of_replicas(batching: ResolvedBatching, front: Front) -> list[Batcher]:
+    """The loops of all replicas; after these those that hand over what some have prefilled, each of their batchers in turn."""
+    inboxes = front.pool.inboxes if front.pool is front.decoding else [*front.pool.inboxes, *front.decoding.inboxes]
+    prefilling = batching.prefilling * batching.loops
+    found = [
+        Batcher(batching, inbox, i // batching.loops * batching.devices, hands_over=i < prefilling)
+        for i, inbox in enumerate(inboxes)
+    ]
+    return found + [
+        HandOver(batching, of.arrivals, of.device, of=of)
+        for of in found[: prefilling : batching.loops]
+        for _ in range(batching.hand_overs)
+    ]
+
+
 @dataclass(slots=True, eq=False)
 class Batcher:
     """Makes up the steps of one loop.
 
     arrivals: may be shared by several loops, each of which serves one request at a time. device: the first one of those that
-    its steps run on. waiting: requests to be admitted,
-    those that were pre-empted first. running: admitted sequences, in order of admission. swapped: those whose cache is
-    out of the memory. blocks: the KV cache.
+    its steps run on. hands_over: it prefills; `prefilled` are sequences whose prompt is in the cache and is still to be sent to
+    replicas that decode. waiting: requests to be admitted, those that were pre-empted first. running: admitted sequences, in
+    order of admission. swapped: those whose cache is out of the memory. blocks: the KV cache.
     """
 
     batching: ResolvedBatching
     arrivals: Arrivals | Inbox
     device: int = 0
+    hands_over: bool = False
+    prefilled: deque[SequenceState] = field(default_factory=deque)
     waiting: deque[SequenceState] = field(default_factory=deque)
     running: list[SequenceState] = field(default_factory=list)
     swapped: deque[SequenceState] = field(default_factory=deque)
@@ -134,6 +150,9 @@ class Batcher:
             self.running.remove(sequence)
             self.blocks.free(sequence)
             self.arrivals.ended(sequence.number, now)
+        if self.hands_over:
+            self.prefilled += [s for s in self.running if not s.pending]
+            self.running = [s for s in self.running if s.pending]
         if self.batching.layout.windowed:
             self.blocks.free_unseen(self.running)
 
@@ -143,7 +162,7 @@ class Batcher:
         So many do if no request arrives before they begin (`until`). It may be fewer than there are.
         """
         last, settings = self._last, self.batching.settings
-        if last is None or self._swaps or self.swapped or not self._decodes_on(last):
+        if last is None or self._swaps or self.swapped or self.listens or not self._decodes_on(last):
             return 0
         frees = bool(self.waiting) and self.batching.layout.windowed
         if self.batching.capacity is not None and (settings.kv.full != "wait" or frees):
@@ -155,6 +174,16 @@ class Batcher:
             block = settings.kv.block
             many = min(many, *(block - sequence.cached % block for sequence in self.running))
         return many - 1
+
+    @property
+    def next_arrival(self) -> int | None:
+        """The time of the next arrival that could give it something to do; None if there is none, or others must end first."""
+        return None if self.hands_over and self.waiting else self.arrivals.next
+
+    @property
+    def listens(self) -> bool:
+        """Whether a step of another loop may bring it requests when it ends, so that it goes on where it has nothing to do."""
+        return isinstance(self.arrivals, Inbox) and self.arrivals.more
 
     @property
     def until(self) -> int | None:
@@ -182,9 +211,7 @@ class Batcher:
             number = self.arrivals.take(now)
             if number is None:
                 return
-            request = self.arrivals.requests[number]
-            context = request.context
-            self.waiting.append(SequenceState(number, request, context, request.prompt, drafted=context))
+            self.waiting.append(self.arrivals.state(number))
 
     def _admit(self) -> None:
         """Admit requests as the policy chooses them, until it stops or one does not fit."""
@@ -211,7 +238,7 @@ class Batcher:
         """Allocate the blocks that a request, or all samples of a prompt, need to be admitted; False if they do not fit."""
         first, request = samples[0], samples[0].request
         if request.group < 0:
-            whole = self.batching.settings.kv.full == "wait"
+            whole = self.batching.settings.kv.full == "wait" and not self.hands_over
             return self.blocks.admit(first, request.final if whole else first.cached + (first.pending or self._query(first)))
         if not self.blocks.allocate_samples(samples):
             return False
@@ -380,3 +407,38 @@ class Batcher:
             sequences=[s.number for s in sequences], steps=[s.decoded for s in sequences],
         )  # fmt: skip
         return [1 + count for count in right]
+
+
+@dataclass(slots=True, eq=False)
+class HandOver(Batcher):
+    """One of the loops that hand over what a replica has prefilled: steps that send one KV cache each, whole, through the link.
+
+    Blocks are freed when all of it has been sent, and then a router gives the request to a replica that decodes. of: a batcher
+    of the replica, whose prompts it takes.
+    """
+
+    of: Batcher = field(kw_only=True)
+    _sending: SequenceState | None = None
+
+    def next(self, now: int) -> Batch | None:
+        if not self.of.prefilled:
+            return None
+        sequence = self._sending = self.of.prefilled.popleft()
+        return Batch((Member(sequence.number, sequence.cached, 0, sequence.cached, 0, 0),), "send", device=self.device)
+
+    def ended(self, batch: Batch, now: int, steps: int = 1) -> None:
+        assert self._sending is not None
+        assert isinstance(self.arrivals, Inbox)
+        self.of.blocks.free(self._sending)
+        self.arrivals.hand_over(self._sending, now)
+
+    def steps_ahead(self) -> int:
+        return 0
+
+    @property
+    def next_arrival(self) -> int | None:
+        return None
+
+    @property
+    def until(self) -> int | None:
+        return None

@@ -14,7 +14,8 @@ class ResolvedBatching:
 
     settings, prefill, speculation: sections of the scenario; the last is None without drafts. sequences: most in a step. loops:
     batches in flight at a time in each of the replicas, each with its own share of the requests. router: gives requests to
-    replicas, where there are several. devices: of a replica, that are simulated. layout: pages of the KV cache of a loop.
+    replicas, where there are several. devices: of a replica, that are simulated. prefilling: replicas, the first ones,
+    that prefill for the others; hand_overs: caches that each of them sends at a time. layout: pages of the KV cache of a loop.
     capacity: its bytes, None if unbounded. seed: of accepted drafts.
     """
 
@@ -26,6 +27,8 @@ class ResolvedBatching:
     replicas: int = 1
     router: Router = field(default_factory=Router)
     devices: int = 1
+    prefilling: int = 0
+    hand_overs: int = 0
     layout: KVLayout = field(default_factory=lambda: KVLayout(16, ()))
     capacity: int | None = None
     seed: int = 0
@@ -37,7 +40,9 @@ class ResolvedBatching:
 
     def loops_of(self, requests: int) -> int:
         """Number of loops that serve so many requests."""
-        return requests if self.settings.alone else self.replicas * min(self.loops, requests)
+        return (
+            requests if self.settings.alone else self.replicas * min(self.loops, requests) + self.prefilling * self.hand_overs
+        )
 
     @property
     def prefills_again(self) -> bool:

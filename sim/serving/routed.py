@@ -3,19 +3,21 @@
 All replicas share a `Front`. It routes a request when the first of their loops takes its turn at or after the arrival, by what
 has ended before: nothing else changes what a replica has to do meanwhile. Where steps end in the instant of the arrival, loops
 take their turns in order of their numbers, and the request is routed once the first of them has ended its step.
+
+Where some replicas prefill and others decode, these are two pools, each with a router of its own. Requests come to the first;
+when their prompt has been handed over (`sim.serving.batcher.HandOver`), they go to the second.
 """
 
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 from sim.base.errors import InputError
 from sim.serving.arrivals import Arrivals
 from sim.serving.batching import ResolvedBatching
 from sim.serving.routers import ROUTERS, Router
-from sim.workload.requests import Request
+from sim.serving.sequence import SequenceState
 
 
 @dataclass(slots=True)
@@ -28,11 +30,11 @@ class Outstanding:
 
 
 class Inbox:
-    """The requests of one loop, as `Arrivals`."""
+    """The requests of one loop, as `Arrivals`. replica: its number in the pool."""
 
-    def __init__(self, front: Front, replica: int) -> None:
-        self._front, self._replica = front, replica
-        self.requests = front.requests
+    def __init__(self, front: Front, pool: Pool, replica: int) -> None:
+        self._front, self._pool, self._replica = front, pool, replica
+        self.requests = front.arrivals.requests
         self.routed: deque[int] = deque()  # requests that have arrived and were not taken
 
     @property
@@ -42,57 +44,104 @@ class Inbox:
 
     @property
     def next(self) -> int | None:
-        """The earliest time at which a request may be there: one that was routed here, or the next to be routed anywhere."""
-        return self.times[self.routed[0]] if self.routed else self._front.arrivals.next
+        """The earliest time at which a request may be there: one that was routed here, or the next to be routed anywhere.
+
+        None where they come when others have been handed over.
+        """
+        if self.routed:
+            return self.times[self.routed[0]]
+        return self._front.arrivals.next if self._pool is self._front.pool else None
+
+    @property
+    def more(self) -> bool:
+        """Whether requests come whose time is not known yet."""
+        return self._front.more
 
     def take(self, now: int) -> int | None:
         """Take a request that has come by now: its number, None if there is none."""
         self._front.route(now)
         return self.routed.popleft() if self.routed else None
 
+    def state(self, number: int) -> SequenceState:
+        """The state in which a request begins here."""
+        return self._pool.handed.pop(number, None) or SequenceState.of(number, self.requests[number])
+
+    def left(self, number: int, now: int) -> None:
+        """Note that a request has nothing more to do here."""
+        self._front.route(now - 1)  # those that came before were routed while it was there
+        load = self._pool.loads[self._replica]
+        load.requests -= 1
+        load.prompts -= self.requests[number].prompt
+
     def ended(self, number: int, now: int) -> None:
         """Note that a request has ended."""
-        self._front.route(now - 1)  # those that came before were routed while it was there
-        load, request = self._front.loads[self._replica], self.requests[number]
-        load.requests -= 1
-        load.prompts -= request.prompt
+        self.left(number, now)
+        self._front.ended += 1
         self._front.arrivals.ended(number, now)
 
+    def hand_over(self, sequence: SequenceState, now: int) -> None:
+        """Note that a prompt that was prefilled here has been handed over to the replicas that decode."""
+        self.left(sequence.number, now)
+        self._front.decoding.handed[sequence.number] = sequence.handed_over()
+        self._front.decoding.give(sequence.number)
 
-class Front:
-    """All requests of a run, and the router that gives them to the replicas. loops: of each replica, which serve its requests
-    in turn.
+
+class Pool:
+    """Replicas that do the same, and their router. loops: of each replica, which serve its requests in turn.
+
+    handed: requests whose prompt was prefilled elsewhere, in the state in which they go on here.
     """
 
-    def __init__(self, requests: Sequence[Request], router: Router, replicas: int, loops: int) -> None:
-        self.requests, self.arrivals = requests, Arrivals(requests)
+    def __init__(self, front: Front, router: Router, replicas: int, loops: int) -> None:
         self.loads = [Outstanding() for _ in range(replicas)]
-        self.inboxes = [Inbox(self, replica) for replica in range(replicas) for _ in range(loops)]
-        self._router, self._loops = router, loops
+        self.inboxes = [Inbox(front, self, replica) for replica in range(replicas) for _ in range(loops)]
+        self.handed: dict[int, SequenceState] = {}
+        self._front, self._router, self._loops = front, router, loops
         self._of_group: dict[int, int] = {}  # samples of one prompt -> their replica
 
-    def route(self, now: int) -> None:
-        """Route the requests that have come by now."""
-        while (number := self.arrivals.take(now)) is not None:
-            request = self.requests[number]
-            replica = self._of_group.get(request.group)
-            if replica is None:
-                replica = self._chosen(request)
-            if request.group >= 0:
-                self._of_group[request.group] = replica
-            load = self.loads[replica]
-            self.inboxes[replica * self._loops + load.routed % self._loops].routed.append(number)
-            load.requests, load.prompts, load.routed = load.requests + 1, load.prompts + request.prompt, load.routed + 1
+    def give(self, number: int) -> None:
+        """Give a request to a replica."""
+        request = self._front.arrivals.requests[number]
+        replica = self._of_group.get(request.group)
+        if replica is None:
+            replica = self._chosen(number)
+        if request.group >= 0:
+            self._of_group[request.group] = replica
+        load = self.loads[replica]
+        self.inboxes[replica * self._loops + load.routed % self._loops].routed.append(number)
+        load.requests, load.prompts, load.routed = load.requests + 1, load.prompts + request.prompt, load.routed + 1
 
-    def _chosen(self, request: Request) -> int:
+    def _chosen(self, number: int) -> int:
         """The replica that the router chooses. Raises InputError if there is no such one."""
-        replica = self._router.choose(request, self.loads)
+        replica = self._router.choose(self._front.arrivals.requests[number], self.loads)
         if type(replica) is not int or not 0 <= replica < len(self.loads):
             raise InputError(f"router: expected a replica from 0 to {len(self.loads) - 1}, found {replica!r}")
         return replica
 
 
-def inboxes(batching: ResolvedBatching, requests: Sequence[Request]) -> list[Inbox]:
-    """The requests of each loop of each replica, with a router of their own."""
+class Front:
+    """All requests of a run, and the pools that serve them. pool: where they come to. decoding: where they decode, the same one
+    if replicas do both. ended: requests that have.
+    """
+
+    def __init__(self, arrivals: Arrivals, batching: ResolvedBatching) -> None:
+        self.arrivals, self.ended = arrivals, 0
+        many = batching.prefilling or batching.replicas
+        self.pool = self.decoding = Pool(self, _router(batching), many, batching.loops)
+        if batching.prefilling:
+            self.decoding = Pool(self, _router(batching), batching.replicas - many, batching.loops)
+
+    @property
+    def more(self) -> bool:
+        """Whether replicas will be given requests at times that are not known yet."""
+        return self.arrivals.more or (self.pool is not self.decoding and self.ended < len(self.arrivals.requests))
+
+    def route(self, now: int) -> None:
+        """Route the requests that have come by now."""
+        while (number := self.arrivals.take(now)) is not None:
+            self.pool.give(number)
+
+
+def _router(batching: ResolvedBatching) -> Router:
     router: Router = ROUTERS.make(batching.router.name, batching.router.options)
-    return Front(requests, router, batching.replicas, batching.loops).inboxes
+    return router

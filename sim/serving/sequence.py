@@ -32,3 +32,12 @@ class SequenceState:
     drafted: int = 0
     shares: list[Hashable] = field(default_factory=list)
     filled: int = 0
+
+    @classmethod
+    def of(cls, number: int, request: Request) -> SequenceState:
+        """The state of a request that has come."""
+        return cls(number, request, request.context, request.prompt, drafted=request.context)
+
+    def handed_over(self) -> SequenceState:
+        """The state in which a request whose prompt was prefilled goes on elsewhere."""
+        return SequenceState(self.number, self.request, self.cached, 0, generated=self.generated, drafted=self.cached)

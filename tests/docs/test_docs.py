@@ -73,6 +73,7 @@ LONG = {
     "docs/guides/engines_per_channel.md",
     "docs/guides/kernels.md",
     "docs/guides/machines.md",
+    "docs/guides/replicas.md",
     "docs/guides/sharing.md",
     "docs/guides/what_helps.md",
 }

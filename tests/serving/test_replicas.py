@@ -56,6 +56,12 @@ def scenario(
     })  # fmt: skip
 
 
+def served_by(result: sim.Result) -> np.ndarray[Any, Any]:
+    """[request]: the replica that served it."""
+    assert result.requests.by is not None
+    return result.requests.by.last
+
+
 def alone(log: EventLog, replica: int, devices: int) -> dict[str, list[Any]]:
     """All that a replica did, as if it were the only one: its engines and channels from 0, its requests in their order."""
     first = np.array([graph.first_device for graph in log.graphs])[log.steps.graph]
@@ -113,8 +119,7 @@ def test_requests_go_to_the_least_loaded(router: str) -> None:
     """At each arrival the log knows which requests had not ended. In turn, that is not always so."""
     requests = [{"prompt": 16, "tokens": 1 + 37 * i % 11, "arrival": f"{60 * i} us"} for i in range(30)]
     result = run(scenario(requests, data=3, router=router))
-    arrival, last, replica = result.requests.arrival, result.requests.last, result.requests.replica
-    assert replica is not None
+    arrival, last, replica = result.requests.arrival, result.requests.last, served_by(result)
     followed = []
     for number in range(len(requests)):
         there = (np.arange(len(requests)) < number) & (last > arrival[number])
@@ -122,6 +127,26 @@ def test_requests_go_to_the_least_loaded(router: str) -> None:
         followed.append(replica[number] == loads.argmin())  # prompts are equal
     assert all(followed) == (router == "least_loaded")
     assert result.requests.queued.max() > 0
+
+
+@pytest.mark.parametrize("executor", ["simpy", "compiled"])
+def test_users_of_a_closed_loop_wake_idle_replicas(executor: Any) -> None:
+    """Four users whose requests are alike, at two replicas: as two users at each. One user goes from one to the other."""
+    both = run(closed(count=12, users=4, data=2, router="least_loaded"), executor=executor)
+    half = run(closed(count=6, users=2))
+    for replica in range(2):
+        assert alone(both.log, replica, 1) == alone(half.log, 0, 1)
+    one = run(closed(count=5, users=1, data=2), executor=executor).requests
+    assert one.by is not None
+    assert one.by.last.tolist() == [0, 1, 0, 1, 0]
+    assert one.arrival.tolist() == [0, *(one.last[:-1] + 10**6)]
+    assert len(set(one.e2e.tolist())) == 1
+
+
+def closed(count: int, users: int, **of: Any) -> sim.scenario.Scenario:
+    data = scenario([{"prompt": 20, "tokens": 3, "count": count}], full="wait", **of).to_dict()
+    data["workload"]["concurrency"] = {"users": users, "think": "1 us"}
+    return from_dict(data)
 
 
 class Counts:
@@ -202,6 +227,11 @@ def drawn(draw: st.DrawFn) -> dict[str, Any]:
         "step_overhead": draw(st.sampled_from(("0 us", "3 us"))),
     }  # fmt: skip
     if draw(st.booleans()):
+        workload["concurrency"] = {"users": draw(st.integers(1, 4)), "think": draw(st.sampled_from(("0 us", "30 us")))}
+        parallel = parallel | ({"micro_batches": 1} if "pipeline" in parallel else {})
+        for each in workload["sequences"]:
+            del each["arrival"]
+    if draw(st.booleans()):
         workload["prefill"] = {"chunk": 16}
     if draw(st.booleans()):
         workload["speculative"] = {"draft": 2, "acceptance": 0.5}
@@ -228,9 +258,7 @@ def test_samples_of_a_prompt_stay_together() -> None:
         {"prompt": 8, "tokens": 2},
         {"prompt": 20, "tokens": 3, "samples": 2},
     ]
-    replica = run(scenario(requests, data=2, full="wait")).requests.replica
-    assert replica is not None
-    assert replica.tolist() == [0, 0, 1, 0, 0]
+    assert served_by(run(scenario(requests, data=2, full="wait"))).tolist() == [0, 0, 1, 0, 0]
 
 
 def test_a_log_in_a_file_knows_replicas(tmp_path) -> None:
@@ -259,7 +287,8 @@ def test_reports_name_replicas() -> None:
     [
         ({"mapping": {"parallel": {"data": 3}}}, "mapping.parallel: expected data x tensor x pipeline of 2"),
         ({"workload": {"batching": "independent"}}, "workload.batching.policy: expected batches where there are replicas"),
-        ({"workload": {"concurrency": 2}}, "mapping.parallel.data: expected 1 in a closed loop"),
+        ({"mapping": {"parallel": {"data": 2, "prefill": 2}}}, "mapping.parallel.prefill: expected fewer than 2"),
+        ({"mapping": {"parallel": {"data": 2, "prefill": 1}}, "workload": {"sequences": [{}]}}, "a prompt of each request"),
         ({"workload": {"router": "rund_robin"}}, "did you mean 'round_robin'"),
         ({"workload": {"router": {"name": "round_robin", "imbalance": 2}}}, "workload.router: unknown option 'imbalance'"),
         ({"workload": {"router": {"name": "prefix_aware", "imbalance": -1}}}, "expected a number of requests, 0 or more"),
@@ -291,5 +320,83 @@ def test_the_guide_adds_a_router(tmp_path, monkeypatch: pytest.MonkeyPatch) -> N
     lab = install("replicas.md", tmp_path, monkeypatch)
     assert ROUTERS.names() == ["round_robin", "least_loaded", "prefix_aware", "by_length"]
     result = run(lab / "by_length.yaml")
-    assert result.requests.replica is not None
-    assert result.requests.replica.tolist() == [0, 1, 1, 1, 0]
+    assert served_by(result).tolist() == [0, 1, 1, 1, 0]
+
+
+def disaggregated(requests: list[dict[str, Any]], data: int = 2, prefill: int = 1, **parallel: Any) -> sim.scenario.Scenario:
+    return scenario(requests, data=data, full="wait", prefill=prefill, **parallel)
+
+
+KV = 2 * 2 * 512 * 2  # bytes of a token: keys and values of two layers, 8 heads of 64, bfloat16
+LAYER = KV // 2
+LATENCY = 10**6  # ps
+
+
+class TestHandOver:
+    def test_time_alone(self) -> None:
+        """a + sum of ceil(b / B) over the layers; the first token comes from one replica, the next from the other."""
+        requests = [{"prompt": 40, "tokens": 3}]
+        result, mixed = run(disaggregated(requests)), run(scenario(requests, full="wait"))
+        log = result.log
+        sends = [i for i in range(len(log.steps)) if log.graphs[log.steps.graph[i]].kinds == ("kv_send",)]
+        assert len(sends) == 1
+        took = int(log.steps.end[sends[0]] - log.steps.released[sends[0]])
+        assert took == LATENCY + 2 * 40 * LAYER * 10  # 100 GB/s: 10 ps a byte
+        assert result.metrics.bytes_sent == 40 * KV
+        assert result.requests.ttft.tolist() == mixed.requests.ttft.tolist()
+        assert result.requests.e2e.tolist() == [int(mixed.requests.e2e[0]) + took]
+        assert result.requests.by is not None
+        assert (result.requests.by.first.tolist(), result.requests.by.last.tolist()) == ([0], [1])
+        assert result.requests.by.tokens.tolist() == [1, 2]
+
+    @pytest.mark.parametrize("parallel", [{}, {"tensor": 2, "fold": False}, {"tensor": 2}, {"pipeline": 2}])
+    def test_bytes_are_those_of_the_prompts(self, parallel: dict[str, Any]) -> None:
+        """Each device sends its own part; a request of one token is not sent. Collectives send beside it."""
+        requests = [{"prompt": 33, "tokens": 4}, {"prompt": 7, "tokens": 1}, {"context": 9, "prompt": 12, "tokens": 2}]
+        log = run(disaggregated(requests, **parallel)).log
+        sends = np.array([graph.kinds[graph.kind[t]] == "kv_send" for graph in log.graphs for t in range(len(graph))])
+        of_form = np.cumsum([0, *(len(graph) for graph in log.graphs)])[log.steps.graph[log.tasks.step]] + log.tasks.task
+        assert int(log.bytes_moved()[sends[of_form]].sum()) * log.machine.like == (33 + 9 + 12) * KV
+
+    def test_hand_overs_contend(self) -> None:
+        """Two prompts in one step: their caches share the link, in turn under fifo; one after another with `hand_overs: 1`."""
+        requests = [{"prompt": 16, "tokens": 2, "count": 2}]
+        alone = LATENCY + 2 * 16 * LAYER * 10
+        for hand_overs, last in ((4, alone + 2 * 16 * LAYER * 10), (1, 2 * alone)):
+            log = run(disaggregated(requests, hand_overs=hand_overs)).log
+            steps = [i for i in range(len(log.steps)) if log.graphs[log.steps.graph[i]].kinds == ("kv_send",)]
+            ends = sorted(int(log.steps.end[i]) for i in steps)
+            begin = min(int(log.steps.released[i]) for i in steps)
+            assert ends[1] - begin == last
+
+    def test_free_blocks_let_prompts_in(self) -> None:
+        """A cache for one prompt: the next is prefilled when the one before has been sent, and not when it was prefilled."""
+        data = disaggregated([{"prompt": 40, "tokens": 2, "count": 3}]).to_dict()
+        data["workload"]["batching"]["kv"] = {"capacity": f"{48 * KV} B", "full": "wait"}
+        result = run(from_dict(data))
+        log = result.log
+        sends = [i for i in range(len(log.steps)) if log.graphs[log.steps.graph[i]].kinds == ("kv_send",)]
+        ends = sorted(int(log.steps.end[i]) for i in sends)
+        assert sorted(result.requests.started.tolist())[1:] == ends[:2]
+
+
+@st.composite
+def handing_over(draw: st.DrawFn) -> dict[str, Any]:
+    data = draw(drawn().filter(lambda data: "swap" not in str(data)))
+    for each in data["workload"]["sequences"]:
+        each["prompt"] = max(1, each["prompt"])
+    data["mapping"]["parallel"] |= {"prefill": draw(st.integers(1, data["mapping"]["parallel"]["data"] - 1))}
+    data["mapping"]["parallel"]["hand_overs"] = draw(st.integers(1, 3))
+    if draw(st.booleans()):
+        data["workload"]["batching"]["kv"] = {"prefix_cache": True, "capacity": "512 KiB"}
+    return data
+
+
+@given(handing_over())
+@settings(max_examples=8, deadline=None, suppress_health_check=[HealthCheck.too_slow, HealthCheck.filter_too_much])
+def test_both_executors_hand_over_alike(data: dict[str, Any]) -> None:
+    setup = plan(from_dict(data)).setup
+    expected, found = reference.simulate(setup), compiled.simulate(setup)
+    assert found is not None
+    assert_same(expected, found)
+    run(from_dict(data))  # which checks all invariants

@@ -27,7 +27,7 @@ from sim.executors.compiled.state import (
     K_RING_TAIL, LOG_FIELDS, LOOP_TABLE, LOOP_WORDS, L_BATCHED, L_CELLS_OF, L_NUMBER, L_SLOT, NEVER, NONE, NOW, READY,
     READY_WORDS, RING_ENTRY, SERVICES, SERVICE_FIELDS, SLOT_WORDS, S_AHEAD, S_BASE, S_COST, S_FIRST, S_FIRST_END, S_FORM, S_KEY,
     S_LOOP, S_MEMBERS, S_NEXT, S_NODES, S_OPERANDS, S_OPERANDS_END, S_OWNER, S_QUEUE, S_ROW, S_STEP, S_TASKS, S_TOKEN, S_UNTIL,
-    TIMES, TURN, TURN_LIST, WANTS_STEP,
+    TIMES, TURN, TURNS, TURN_LIST, WANTS_STEP,
 )  # fmt: skip
 from sim.executors.size import tasks_in_all
 from sim.executors.setup import Progress, Setup, lanes_of
@@ -71,7 +71,8 @@ class Loop:
     one while the host prepares it.
 
     The step may be the first of several in which its members decode on; token, row: of this first one. steps: how many they are
-    at most. ahead: how many the next are. shape: of its last step. entry: of the graph for this shape.
+    at most. ahead: how many the next are. shape: of its last step. entry: of the graph for this shape. listens: it has
+    nothing to do, and looks again when a step of another loop has ended.
     """
 
     entry: Entry
@@ -80,6 +81,7 @@ class Loop:
         self.number, self.batcher = number, batcher
         self.slot = self.token = self.row = 0
         self.ahead, self.steps = LEAST_AHEAD, 0
+        self.listens = False
         self.batch: Batch | None = None
         self.coming: Batch | None = None
         self.shape: Shape | None = None
@@ -120,6 +122,8 @@ class Batches(Run):
         self.graphs: list[TaskGraph] = []  # by number
         self.entries: dict[int, Entry] = {}  # of each, by id
         self.done = 0  # output tokens
+        self.woken: list[int] = []  # loops that take another turn in this instant, after those whose turn it is
+        self.woken_at = NONE  # that instant
         plan = self._lay_out_memory()
         self._lay_out_rows(part, ports=plan.ports)
         self._start_loops()
@@ -174,6 +178,7 @@ class Batches(Run):
         loop = self.loops[(int(self.m[self.m[TURN_LIST] + self.m[TURN]]) - self.table) // LOOP_WORDS]
         if loop.batch is not None:
             self._end(loop, loop.batch, now)
+            self._tell(now)
         if self.in_parts and self.rows >= PART:
             self._give()
         batch, prepared = (loop.batcher.next(now), False) if loop.coming is None else (loop.coming, True)
@@ -185,12 +190,27 @@ class Batches(Run):
         if batch is not None:
             self._begin(loop, batch)
             return loop.slot
-        arrival = loop.batcher.arrivals.next
+        arrival = loop.batcher.next_arrival
         if arrival is not None and arrival <= now:
             raise SimulationError(f"{len(loop.batcher.waiting)} requests wait and none can be served")
         if arrival is not None:
             self.wake(self.table + loop.number * LOOP_WORDS, arrival)
+        loop.listens = arrival is None and loop.batcher.listens
         return NONE
+
+    def _tell(self, now: int) -> None:
+        """Let loops that have nothing to do look again: in this instant, in order of number, after those whose turn it is."""
+        if now > self.woken_at:
+            self.woken, self.woken_at = [], now
+        first = int(self.m[TURN_LIST]) + int(self.m[TURNS]) - len(self.woken)
+        for loop in self.loops:
+            if loop.listens:
+                loop.listens = False
+                self.woken.append(loop.number)
+        self.woken.sort()
+        for i, number in enumerate(self.woken):
+            self.m[first + i] = self.table + number * LOOP_WORDS
+        self.m[TURNS] = first + len(self.woken) - int(self.m[TURN_LIST])
 
     def _end(self, loop: Loop, batch: Batch, now: int) -> None:
         steps, members, (graph, form, _) = int(self.m[loop.slot + S_TOKEN]) - loop.token + 1, len(batch), loop.entry

@@ -49,11 +49,17 @@ class Machine:
         self.ended = ended
         self.orders: dict[int, KVOrder] = {}  # by sequence, of those whose tokens are known
         self.turns = Turns(env)
+        self.news = env.event()  # happens when a step of a batched loop has ended
         self.engines = sum(map(len, devices))
         self.pools = [EnginePool(env, len(engines), limit=limit) for engines in devices]
         for pool, engines in zip(self.pools, devices, strict=True):
             for number in engines:
                 env.process(engine(env, number, pool, self.load, self.finished, overlap=overlap))
+
+    def tell(self) -> None:
+        """Let loops that have nothing to do look again: in this instant, after those whose turn it is."""
+        news, self.news = self.news, self.env.event()
+        news.succeed()
 
     def release(self, *steps: Step) -> None:
         """Let steps run from now on: tasks without inputs are ready, and operands ask for SRAM."""
@@ -215,8 +221,12 @@ def batched_loop(
             yield step.done
             yield machine.turns.turn(number)
             batcher.ended(batch, env.now)
-        elif (arrival := batcher.arrivals.next) is None:
-            return
+            machine.tell()
+        elif (arrival := batcher.next_arrival) is None:
+            if not batcher.listens:
+                return
+            yield machine.news
+            yield machine.turns.turn(number)
         elif arrival > env.now:
             yield env.timeout(arrival - env.now)
             yield machine.turns.turn(number)

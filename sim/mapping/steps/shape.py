@@ -13,15 +13,15 @@ class Shape(NamedTuple):
 
     several: for each member, whether it feeds in more than one token. logits: whether any are wanted.
     leaders: for each member the one that loads the context they share, -1 if it shares none; empty if none share.
-    swap: the KV cache of the members moves out of the device's memory or back in, and nothing else happens.
-    draft: it is a step of the draft model. tokens: new tokens of all members, on which the algorithm of all-reduces may depend.
-    device: the first device of the replica that it runs on.
+    swap: the KV cache of the members moves out of the device's memory or back in, or is sent to another, and nothing else
+    happens. draft: it is a step of the draft model. tokens: new tokens of all members, on which the algorithm of all-reduces
+    may depend. device: the first device of the replica that it runs on.
     """
 
     several: tuple[bool, ...]
     logits: bool = True
     leaders: tuple[int, ...] = ()
-    swap: Literal["", "out", "in"] = ""
+    swap: Literal["", "out", "in", "send"] = ""
     draft: bool = False
     tokens: int = 1
     device: int = 0

@@ -39,7 +39,10 @@ def stitch(captures: Captures, shape: Shape, *, together: bool = False) -> Stitc
 
 
 def swapped(ops: OpGraph, shape: Shape, *, together: bool = False) -> Stitched:
-    """The op graph of a step that swaps: one transfer a layer and member, of the member's whole cache or state there."""
+    """The op graph of a step that swaps: one transfer a layer and member, of the member's whole cache or state there.
+
+    So is that of a step that sends it to another device.
+    """
     polynomials = Polynomials(ops.polynomials)
     nothing = (polynomials.number(zero(ops.breaks, ops.masks)),) * len(QUANTITIES)
     transfers = []
@@ -47,8 +50,10 @@ def swapped(ops: OpGraph, shape: Shape, *, together: bool = False) -> Stitched:
     for op in ops.ops:
         if op.kind in _LOADED and (op.kind, op.layer) in kept:  # not where a layer reads the cache of another
             read, written = _LOADED[op.kind]
-            empty = replace(op, kind=op.kind.replace("load", f"swap_{shape.swap}"), inputs=(), costs=nothing, shape=())
-            transfers.append(empty.with_cost(read if shape.swap == "out" else written, op.costs[read]))
+            kind = op.kind.replace("load", "send" if shape.swap == "send" else f"swap_{shape.swap}")
+            empty = replace(op, kind=kind, inputs=(), costs=nothing, shape=())
+            quantity = {"out": read, "in": written, "send": QUANTITIES.index("act_write")}[shape.swap]
+            transfers.append(empty.with_cost(quantity, op.costs[read]))
     members = len(shape.several)
     graph = OpGraph(ops=tuple(transfers * members), polynomials=tuple(polynomials), breaks=ops.breaks, masks=ops.masks)
     owner = tuple(MEMBERS if together else member for member in range(members) for _ in transfers)

@@ -9,6 +9,7 @@ import numpy as np
 from sim.analysis.sram_waits import causes
 from sim.log import derived
 from sim.log.columns import is_large
+from sim.mapping.lowering import HAND_OVERS
 from sim.render.trace.canvas import HOST, WAIT_CHANNEL, WAIT_ENGINE, WAIT_INPUT, WAIT_SRAM, Canvas, Rows
 from sim.render.trace.requests import parts_taken
 from sim.render.trace.tracks import Role, Slices, lanes
@@ -36,7 +37,9 @@ def _loop(canvas: Canvas, number: int, step: int) -> str:
     log, name = canvas.log, f"loop {number}"
     if log.machine.replicas == 1:
         return name
-    return f"replica {log.machine.replica_of(log.graphs[log.steps.graph[step]].first_device)} {name}"
+    graph = log.graphs[log.steps.graph[step]]
+    does = "hand-over " if graph.kinds[0] in HAND_OVERS else ""
+    return f"replica {log.machine.replica_of(graph.first_device)} {does}{name}"
 
 
 def _sequence(canvas: Canvas, steps: Rows, parent: int) -> Slices:
