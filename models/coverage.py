@@ -114,6 +114,8 @@ def _filled(data: dict[str, Any]) -> dict[str, Any]:
     if isinstance(heads, int):
         data |= {"num_key_value_heads": data.get("num_key_value_heads") or heads}
         data |= {"head_dim": data["hidden_size"] // heads} if data.get("head_dim", 1) is None else {}
+    if set(data.get("layer_types") or ()) == {"linear_attention"}:  # a hybrid needs a layer that attends
+        data["layer_types"] = ["linear_attention", "full_attention"] * (data["num_hidden_layers"] // 2)
     return data | {key: value for key, value in _OPEN.items() if key in data and data[key] is None}
 
 
