@@ -77,8 +77,8 @@ class Batcher:
 
     arrivals: may be shared by several loops, each of which serves one request at a time. device: the first one of those that
     its steps run on. hands_over: it prefills; `prefilled` are sequences of its replica whose prompt is still to be sent to
-    others that decode, and their batchers. waiting: requests to be admitted, those that were pre-empted first. running: admitted
-    sequences, in order of admission. swapped: those whose cache is out of the memory. blocks: the KV cache.
+    others that decode, and their batchers. waiting: requests to be admitted, those that were pre-empted first. running:
+    admitted sequences, in order of admission. swapped: those whose cache is out of the memory. blocks: the KV cache.
     """
 
     batching: ResolvedBatching
