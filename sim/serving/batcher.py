@@ -62,8 +62,10 @@ def _of_replicas(batching: ResolvedBatching, front: Front) -> list[Batcher]:
         Batcher(batching, inbox, i // batching.loops * batching.devices, hands_over=i < prefilling)
         for i, inbox in enumerate(inboxes)
     ]
+    for i in range(prefilling):  # micro-batches of a replica hand over in order of their ends
+        found[i].prefilled = found[i // batching.loops * batching.loops].prefilled
     return found + [
-        HandOver(batching, of.arrivals, of.device, of=of)
+        HandOver(batching, of.arrivals, of.device, prefilled=of.prefilled)
         for of in found[: prefilling : batching.loops]
         for _ in range(batching.hand_overs)
     ]
@@ -74,16 +76,16 @@ class Batcher:
     """Makes up the steps of one loop.
 
     arrivals: may be shared by several loops, each of which serves one request at a time. device: the first one of those that
-    its steps run on. hands_over: it prefills; `prefilled` are sequences whose prompt is in the cache and is still to be sent to
-    replicas that decode. waiting: requests to be admitted, those that were pre-empted first. running: admitted sequences, in
-    order of admission. swapped: those whose cache is out of the memory. blocks: the KV cache.
+    its steps run on. hands_over: it prefills; `prefilled` are sequences of its replica whose prompt is still to be sent to
+    others that decode, and their batchers. waiting: requests to be admitted, those that were pre-empted first. running:
+    admitted sequences, in order of admission. swapped: those whose cache is out of the memory. blocks: the KV cache.
     """
 
     batching: ResolvedBatching
     arrivals: Arrivals | Inbox
     device: int = 0
     hands_over: bool = False
-    prefilled: deque[SequenceState] = field(default_factory=deque)
+    prefilled: deque[tuple[SequenceState, Batcher]] = field(default_factory=deque)
     waiting: deque[SequenceState] = field(default_factory=deque)
     running: list[SequenceState] = field(default_factory=list)
     swapped: deque[SequenceState] = field(default_factory=deque)
@@ -151,7 +153,7 @@ class Batcher:
             self.blocks.free(sequence)
             self.arrivals.ended(sequence.number, now)
         if self.hands_over:
-            self.prefilled += [s for s in self.running if not s.pending]
+            self.prefilled += [(s, self) for s in self.running if not s.pending]
             self.running = [s for s in self.running if s.pending]
         if self.batching.layout.windowed:
             self.blocks.free_unseen(self.running)
@@ -413,24 +415,24 @@ class Batcher:
 class HandOver(Batcher):
     """One of the loops that hand over what a replica has prefilled: steps that send one KV cache each, whole, through the link.
 
-    Blocks are freed when all of it has been sent, and then a router gives the request to a replica that decodes. of: a batcher
-    of the replica, whose prompts it takes.
+    Blocks are freed when all of it has been sent, and then a router gives the request to a replica that decodes.
     """
 
-    of: Batcher = field(kw_only=True)
-    _sending: SequenceState | None = None
+    _sending: tuple[SequenceState, Batcher] | None = None
 
     def next(self, now: int) -> Batch | None:
-        if not self.of.prefilled:
+        if not self.prefilled:
             return None
-        sequence = self._sending = self.of.prefilled.popleft()
+        self._sending = self.prefilled.popleft()
+        sequence, _ = self._sending
         return Batch((Member(sequence.number, sequence.cached, 0, sequence.cached, 0, 0),), "send", device=self.device)
 
     def ended(self, batch: Batch, now: int, steps: int = 1) -> None:
         assert self._sending is not None
         assert isinstance(self.arrivals, Inbox)
-        self.of.blocks.free(self._sending)
-        self.arrivals.hand_over(self._sending, now)
+        sequence, of = self._sending
+        of.blocks.free(sequence)
+        self.arrivals.hand_over(sequence, now)
 
     def steps_ahead(self) -> int:
         return 0

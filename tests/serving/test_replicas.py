@@ -352,7 +352,7 @@ class TestHandOver:
     @pytest.mark.parametrize("parallel", [{}, {"tensor": 2, "fold": False}, {"tensor": 2}, {"pipeline": 2}])
     def test_bytes_are_those_of_the_prompts(self, parallel: dict[str, Any]) -> None:
         """Each device sends its own part; a request of one token is not sent. Collectives send beside it."""
-        requests = [{"prompt": 33, "tokens": 4}, {"prompt": 7, "tokens": 1}, {"context": 9, "prompt": 12, "tokens": 2}]
+        requests = [{"prompt": 33, "tokens": 4}, {"context": 9, "prompt": 12, "tokens": 2}, {"prompt": 7, "tokens": 1}]
         log = run(disaggregated(requests, **parallel)).log
         sends = np.array([graph.kinds[graph.kind[t]] == "kv_send" for graph in log.graphs for t in range(len(graph))])
         of_form = np.cumsum([0, *(len(graph) for graph in log.graphs)])[log.steps.graph[log.tasks.step]] + log.tasks.task
