@@ -6,6 +6,9 @@
 t0 is the time from a launch to the first result, which no size of the kernel shortens. It is per task: an op in several tasks
 is several kernels. What a channel delivers to one transfer is its bandwidth, its `efficiency` and its port.
 
+A step that decodes one token of each sequence is replayed as a graph (CUDA graphs). One that feeds in more is not: the host
+launches kernel after kernel, which takes `prompt` more for each, if that is known.
+
 Bytes move on the channel, where others contend for it. Under `stream` a kernel asks for them after t0, its launch, and computes
 while they come: whatever it waits for is its transfer, and a faster channel helps. Under `blocking` an engine is busy for what
 is left of the time above when the operands are there. So alone, each takes exactly that time. Loads ahead (`prefetch`) are
@@ -25,6 +28,7 @@ from models.graph import QUANTITIES, IntArray, OpGraph, StepLanes
 from models.rewrites import COLLECTIVES, P2P
 from sim.cost.model import Caching, Rates, ceil_scaled
 from sim.cost.rows import COMPUTE, WORK, RateTable
+from sim.mapping.steps import BatchGraph
 from sim.mapping.tasks import TaskGraph
 
 FLOPS, WEIGHT = QUANTITIES.index("flops"), QUANTITIES.index("weight")
@@ -36,10 +40,16 @@ MATMUL, ATTENTION, OTHER = GROUPS = ("matmul", "attention", "other")
 COLLECTIVE = "collective"
 
 
+#: The key of t0 that is added in steps that are not replayed as a graph.
+PROMPT = "prompt"
+
+
 class KernelCosts(Caching):
     """Launch time, then the later of bytes and FLOPs at the rates that kernels reach; presets of devices bring the constants.
 
     t0: time of a kernel beside its bytes and FLOPs: one, or by `matmul`, `attention`, `other`, `collective` and kinds of op.
+    t0: time of a kernel beside its bytes and FLOPs: one, or by `matmul`, `attention`, `other` and kinds of op; `prompt` is
+    added to each in steps that feed in several tokens of a sequence.
     peak_share: share of the peak FLOP/s that products reach: one, or by number format and `any`.
     """
 
@@ -92,7 +102,8 @@ class KernelCosts(Caching):
         for kind in np.unique(ops.kind).tolist():
             if kind in self.t0:
                 times[ops.kind == kind] = self.t0[kind]
-        return np.asarray(times + self.overhead)
+        several = isinstance(ops, BatchGraph) and any(ops.shape.several)
+        return np.asarray(times + self.overhead + (self.t0.get(PROMPT, 0) if several else 0))
 
 
 class KernelRows:

@@ -11,6 +11,7 @@ from models.formats import product_formats
 from models.graph import OpGraph
 from sim.base.errors import ConfigError, InputError, about
 from sim.cost import COST_MODELS, CostModel, Rates
+from sim.cost.kernel_costs import PROMPT
 from sim.executors.setup import Link
 from sim.machine.arbiters import ARBITERS, Arbiter, Derated, Efficiency, KernelArbiter
 from sim.machine.arbiters.checked import Checked as CheckedArbiter
@@ -203,10 +204,18 @@ def _cost_options(scenario: Scenario) -> dict[str, Any]:
         "profile": None if cost.profile is None else str(scenario.folder / cost.profile),
         "otherwise": cost.otherwise,
         "jitter": cost.jitter or None,
-        "t0": cost.t0,
+        "t0": _t0(scenario),
         "peak_share": cost.peak_share,
     }
     return {**cost.options, **{name: value for name, value in known.items() if value is not None}}
+
+
+def _t0(scenario: Scenario) -> int | Mapping[str, int] | None:
+    """The launch times of kernels. With drafts those of prompts are left out: verification is replayed as a graph."""
+    t0 = scenario.cost.t0
+    if isinstance(t0, Mapping) and scenario.workload.speculative is not None:
+        return {name: time for name, time in t0.items() if name != PROMPT}
+    return t0
 
 
 def _rates(hardware: Hardware, *, overlap: bool) -> Rates:

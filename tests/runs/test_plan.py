@@ -149,7 +149,7 @@ def notes_with(formats: dict[str, Any], config: str = "llama-3.2-1b", **keys: An
 
 
 def test_rows_that_are_no_whole_blocks_are_noted(tmp_path: Path) -> None:
-    """Of 832 numbers three blocks of 256 take 768: a matrix that multiplies 832 inputs. Blocks of 32 are 26 of them."""
+    """Rows of 832 numbers: three blocks of 256 take 768 of them, and 26 blocks of 32 take all."""
     data = {"model_type": "llama", "hidden_size": 832, "intermediate_size": 2048, "num_hidden_layers": 2, "vocab_size": 512}
     data |= {"num_attention_heads": 13, "num_key_value_heads": 13, "dtype": "bfloat16"}
     config = tmp_path / "config.json"

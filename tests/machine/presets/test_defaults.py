@@ -27,7 +27,8 @@ def test_a_gpu_is_one_engine_that_runs_fused_kernels() -> None:
     assert (made.mapping.fuse.qkv, made.mapping.fuse.gate_up, made.cost.model) == (True, True, "kernel")
     assert (made.hardware.engines.count, made.hardware.engines.peak("bfloat16")) == (1, 989 * 10**12)
     assert made.hardware.memory.efficiency == {"1": 0.886}
-    assert made.cost.t0 == {"matmul": 3_600_000, "attention": 12_000_000, "other": 1_500_000, "residual": 0}
+    launches = {"matmul": 3_600_000, "attention": 12_000_000, "other": 1_500_000, "residual": 0, "prompt": 9_700_000}
+    assert made.cost.t0 == launches
 
 
 def test_the_cores_of_a_cpu_together_are_one_engine() -> None:
