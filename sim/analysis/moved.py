@@ -128,7 +128,7 @@ def _sums(
         counted = (piece == p) & chosen
         if counted.any():
             powers = (ops.terms_at(batch, query, context) * counted).sum(axis=-1)
-            total += np.tensordot(ops.table[:, p, :], powers, axes=1)
+            total += (ops.table[:, p, :] @ powers.reshape(len(powers), -1)).reshape(total.shape)
     return total
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import NamedTuple
 
 import numpy as np
@@ -74,8 +75,10 @@ class Run(ABC):
 
     def report(self) -> None:
         """Report progress: the output tokens since the last report, and the time."""
+        if self.progress is None:
+            return
         done = self.tokens()
-        if self.progress is not None and done > self.reported:
+        if done > self.reported:
             self.progress(done - self.reported, int(self.m[NOW]))
             self.reported = done
 
@@ -180,6 +183,7 @@ class Sequences(Run):
         self.costs = costs_of(setup, setup.graph)
         self.form = self.forms.add(setup.graph, self.costs.row_of)
         self.count = np.array([request.tokens for request in setup.sequences], dtype=np.int64)
+        self.begin, self.total = np.cumsum(self.count) - self.count, int(self.count.sum())
         self.known = setup.dependency == "known"
         lanes = max(1, COSTED // (self.costs.rows * len(self.count)))
         self.in_parts = sink is not None and not self.known
@@ -198,13 +202,12 @@ class Sequences(Run):
         Durations: of as many steps of each loop as are costed at a time. The KV order of known tokens. The table of loops has
         its place among the registers' areas.
         """
-        loops, steps = len(self.count), int(self.count.sum())
+        loops, steps, first = len(self.count), self.total, self.begin
         slots = steps if self.known else loops
         plan = MemoryPlan(self.setup, self.disciplines, loops=loops, cells=slots * self.form.nodes, recorded=True)
         layout = plan.layout
         slot, cell = layout.take(slots * SLOT_WORDS), layout.take(slots * self.form.nodes * plan.cell)
         self.steps, costs = layout.take(2 * steps), layout.take(int(self.lanes.sum()) * self.costs.rows * COST)
-        first = np.cumsum(self.count) - self.count
         place = first if self.known else np.arange(loops)
         table = self._loop_table(first)
         table[L_BASE], table[L_SLOT] = cell + place * self.form.nodes * plan.cell, slot + place * SLOT_WORDS
@@ -233,7 +236,7 @@ class Sequences(Run):
         In parts this table grows while loops overlap. Service intervals: one for each row at first, and one for each port at
         each channel; the table grows.
         """
-        steps = int(self.lanes.sum() if self.in_parts else self.count.sum())
+        steps = int(self.lanes.sum()) if self.in_parts else self.total
         if self.span is not None:
             steps, self.log = len(self.span.tokens), self.span.log
         else:
@@ -252,7 +255,7 @@ class Sequences(Run):
         """The order that the KV cache imposes on known tokens: stores that are missing, tokens that have stored, loads."""
         layout, graph, loops = plan.layout, self.setup.graph, len(self.count)
         stores = [len(graph.kv_stores[layer]) for layer in sorted(graph.kv_stores)]
-        missing = layout.take(int(self.count.sum()) * len(stores), np.tile(stores, int(self.count.sum())))
+        missing = layout.take(self.total * len(stores), np.tile(stores, self.total))
         table[L_MISSING] = missing + first * len(stores)
         table[L_FRONTIER] = layout.take(loops * len(stores)) + np.arange(loops) * len(stores)
         lists = kv_lists(graph, layout.words)
@@ -305,13 +308,13 @@ class Sequences(Run):
 
     def ends(self) -> Words:
         """Release and end of each step, [2, step]; a view."""
-        return self.m[self.steps : self.steps + 2 * int(self.count.sum())].reshape(-1, 2).T
+        return self.m[self.steps : self.steps + 2 * self.total].reshape(-1, 2).T
 
     def tokens(self) -> int:
         if self.known:
             return int((self.ends()[1] > 0).sum())
         token = self._loops()[L_TOKEN]
-        last = self.steps + 2 * (np.cumsum(self.count) - self.count + np.maximum(token - 1, 0)) + 1
+        last = self.steps + 2 * (self.begin + np.maximum(token - 1, 0)) + 1
         return int(token.sum()) - int(((token > 0) & (self.m[last] == 0)).sum())
 
     def verify(self) -> None:
@@ -335,13 +338,13 @@ class Sequences(Run):
     def _others_run(self, number: int) -> bool:
         """Whether a loop other than this one has begun and has not ended."""
         begun = {each.loop for each in self.stretches} - {number}
-        last = np.cumsum(self.count) - 1
+        last = self.begin + self.count - 1
         return any(self.ends()[1, last[each]] == 0 for each in begun)
 
     def _give(self) -> None:
         """Pass to the sink the steps that have ended since; their rows are free then."""
         assert self.sink is not None
-        size, begin = self.form.size, np.cumsum(self.count) - self.count
+        size, begin = self.form.size, self.begin
         stretches = sorted(self.stretches)
         if stretches != self.stretches:
             self.reorder([np.arange(each.row, each.after(size)) for each in stretches])
@@ -351,18 +354,21 @@ class Sequences(Run):
 
     def event_log(self) -> EventLog:
         """The event log, whose columns are the arrays themselves; without rows if a sink took them."""
-        every = slice(0, int(self.count.sum()))
+        every = slice(0, self.total)
         if self.in_parts:
             self._give()
-        elif self.sink is not None:
-            self.sink(self._part(every, rows=True))
-        return self._part(every, rows=self.sink is None)
+            return self._part(every, rows=False)
+        log = self._part(every, rows=True)
+        if self.sink is None:
+            return log
+        self.sink(log)
+        return replace(log, tasks=TaskTable.empty(), services=ServiceTable.empty())
 
     def _part(self, steps: slice | Words, *, rows: bool) -> EventLog:
         """The log of some steps, whose rows begin at 0, with rows or without."""
         size, requests = self.form.size, self.setup.sequences
         sequence = np.repeat(np.arange(len(requests), dtype=np.int32), self.count)
-        token = np.arange(len(sequence), dtype=np.int64) - np.repeat(np.cumsum(self.count) - self.count, self.count)
+        token = np.arange(len(sequence), dtype=np.int64) - np.repeat(self.begin, self.count)
         context = np.repeat(np.array([request.context for request in requests], dtype=np.int64), self.count) + token
         released, end = self.ends()[:, steps].copy()
         count = len(end)
