@@ -84,6 +84,8 @@ def test_a_link_between_devices_has_the_bound_of_its_own_work() -> None:
     }
     for parallel in ({"tensor": 2}, {"tensor": 2, "fold": False}):
         result = run(from_dict(split | {"mapping": {"parallel": parallel}}))
+        row = measure(Job.of(result.plan))
+        assert row["tokens_per_s_per_device"] == row["tokens_per_s"] / 2  # also where one device stands for both
         assert lower_bound(result.plan.setup, result.plan.rules) == result.bounds.link <= result.makespan
 
 

@@ -140,6 +140,39 @@ def test_a_full_disk_leaves_whole_rows_and_a_folder_to_go_on_with(
     assert rows(folder) == rows(tmp_path / "whole")
 
 
+SMALL_DISK = """
+mount -t tmpfs -o size=$SIZE none "$0" || exit 77
+"$@"
+status=$?
+cp -r "$0" "$KEPT"
+exit $status
+"""
+
+
+@pytest.mark.slow
+def test_a_disk_that_is_full_indeed_leaves_a_folder_to_go_on_with(written: Written, tmp_path: Path) -> None:
+    """A file system of 48 KiB, in a name space of its own: all rows together take some 55 KiB, in more files more."""
+    path, folder, kept = written(MANY.replace("x250", "x100")), tmp_path / "small", tmp_path / "kept"
+    folder.mkdir()
+    sweeps = [sys.executable, "-m", "sim", "sweep", str(path), "-j", "2", "-o", str(folder / "out")]
+    alone = ["unshare", "--user", "--map-root-user", "--mount", "sh", "-c", SMALL_DISK, str(folder), *sweeps]
+    settings = {**os.environ, "SIZE": "48k", "KEPT": str(kept)}
+    done = subprocess.run(alone, capture_output=True, text=True, env=settings, timeout=600, check=False)
+    if done.returncode == 77 or "unshare" in done.stderr:
+        pytest.skip("no file systems may be mounted here")
+    assert done.returncode == 1
+    assert "No space left on device" in done.stderr
+    assert "Traceback" not in done.stderr
+    before = len(rows(kept / "out"))
+    assert before < 800
+    assert not [each for each in (kept / "out").rglob("*") if each.suffix == ".part"]
+    again = subprocess.run([*sweeps[:-1], str(kept / "out")], capture_output=True, text=True, timeout=600, check=False)
+    assert again.returncode == 0, again.stderr
+    assert not before or f"{before:,} from before" in again.stdout
+    swept(load(path), tmp_path / "whole", Here())
+    assert rows(kept / "out") == rows(tmp_path / "whole")
+
+
 def test_an_estimate_is_of_a_few_runs(study: Study, written: Written) -> None:
     found = estimate(study, 2)
     assert 0 < found.seconds < 60

@@ -12,6 +12,7 @@ const axes = study.axes.map((axis, number) => {
     name: axis.key, title: axis.short, unit: "", axis: true, numeric: axis.numeric, order: axis.values,
     value: (i) => study.points.axes[number][i],
     group: (i) => (study.points.groups[number] ?? study.points.axes[number])[i], // near values together, where each has hardly two points
+    grouped: study.points.groups[number] !== null,
     text: (value) => texts.get(value) ?? (value === null ? "-" : axis.dimension ? quantity(axis.dimension, value) : String(value)),
   };
 }).filter((axis) => new Set(d3.range(count).map(axis.value)).size > 1);
@@ -110,8 +111,8 @@ function drawFront() {
 function drawCurve() {
   const x = curveX(), y = curveY(), by = curveBy() === x ? null : curveBy();
   if (!x) { byId("curves").hidden = true; return; }
-  const points = kept.filter((i) => usable(i, x, y));
-  const groups = d3.rollups(points, (group) => ({ mean: d3.mean(group, y.value), low: d3.min(group, y.value), high: d3.max(group, y.value), count: group.length }),
+  const points = kept.filter((i) => usable(i, x, y)), half = (i) => y.half(i) ?? 0;
+  const groups = d3.rollups(points, (group) => ({ mean: d3.mean(group, y.value), low: d3.min(group, (i) => y.value(i) - half(i)), high: d3.max(group, (i) => y.value(i) + half(i)), count: group.length }),
     (i) => (by ? by.group(i) : null), x.group);
   const rows = groups.flatMap(([name, inner]) => inner.map(([at, s]) => ({ name, at, ...s })));
   const names = by ? (by.order ?? d3.sort(new Set(rows.map((r) => r.name)))).filter((n) => rows.some((r) => r.name === n)) : [null];
@@ -126,12 +127,14 @@ function drawCurve() {
       Plot.dot(rows, { x: "at", y: "mean", fill: shade, r: 3 }),
       by ? Plot.text(rows, Plot.selectLast({ x: "at", y: "mean", z: "name", sort: "at", text: (r) => by.text(r.name), dx: 8, textAnchor: "start", fill: shade })) : null,
       Plot.tip(rows, Plot.pointer({ x: "at", y: "mean", fill: color("surface"), stroke: color("line"),
-        title: (r) => `${x.title}: ${x.text(r.at)}${by ? `\n${by.title}: ${by.text(r.name)}` : ""}\n${y.title}: ${y.text(r.mean)}${r.count > 1 ? `\nfrom ${y.text(r.low)} to ${y.text(r.high)}, ${r.count} points` : ""}` })),
+        title: (r) => `${x.title}: ${x.text(r.at)}${by ? `\n${by.title}: ${by.text(r.name)}` : ""}\n${y.title}: ${y.text(r.mean)}${r.high > r.low ? `\nfrom ${y.text(r.low)} to ${y.text(r.high)}, ${r.count} points` : ""}` })),
     ].filter(Boolean),
   });
   byId("curve-chart").replaceChildren(chart);
-  byId("curve-lead").textContent = `Means over all other axes; shaded: from the smallest to the largest of them.`;
+  byId("curve-lead").textContent = `Means over all other axes; shaded: from the smallest to the largest of them${study.seeds > 1 ? ", with the intervals over seeds" : ""}.${nearby(x, by)}`;
 }
+
+function nearby(...shown) { return shown.some((field) => field?.grouped) ? " Near values of an axis are one." : ""; }
 
 function drawHeat() {
   const x = heatX(), y = heatY(), z = heatZ();
@@ -151,7 +154,7 @@ function drawHeat() {
     ],
   });
   byId("heat-chart").replaceChildren(chart);
-  byId("heat-lead").textContent = `${z.title}: means over all other axes.`;
+  byId("heat-lead").textContent = `${z.title}: means over all other axes.${nearby(x, y)}`;
 }
 
 function drawParallel() {

@@ -1,0 +1,62 @@
+"""The page of a study in real headless Chromium."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from sim.study.answers import read_answers
+from sim.study.page import render
+from sim.study.points import load
+from tests.study.conftest import STUDY, Written, swept
+from tests.tools.perfetto_ui import Browser
+
+CLIPBOARD = "Object.defineProperty(navigator, 'clipboard', {value: {writeText: async (text) => { window.copied = text; }}})"
+PLACE = "(() => {{ const r = {0}.getBoundingClientRect(); return {{x: r.x + r.width / 2, y: r.y, height: r.height}}; }})()"
+
+
+def test_charts_follow_a_range_and_points_copy_their_command(written: Written, tmp_path: Path) -> None:
+    swept(load(written(STUDY)), tmp_path / "out")
+    answers = read_answers(tmp_path / "out")
+    (tmp_path / "page.html").write_text(render(answers))
+    try:
+        browser = Browser(1200, 1000)
+    except LookupError as missing:
+        pytest.skip(str(missing))
+    with browser:
+        browser.call("Log.enable")
+        browser.call("Page.navigate", url=(tmp_path / "page.html").as_uri())
+        browser.wait_for("document.querySelectorAll('#heat-chart rect, #heat-chart image').length > 6")
+        assert browser.evaluate("kept.length") == 6
+        assert browser.evaluate("document.querySelectorAll('#front-chart svg circle, #front-chart svg path').length") > 6
+        assert browser.evaluate("document.querySelector('#heat-chart image').getAttribute('href').slice(0, 10)") == "data:image"
+        assert "twice as much" in browser.evaluate("document.getElementById('effects-table').textContent")
+
+        browser.evaluate("document.getElementById('parallel').scrollIntoView()")
+        at = browser.evaluate(PLACE.format("document.querySelector('#parallel-chart .brush .overlay')"))
+        low, middle = at["y"] + at["height"], at["y"] + at["height"] / 2
+        for kind, y in (
+            ("mousePressed", middle),
+            ("mouseMoved", low - 20),
+            ("mouseMoved", low + 9),
+            ("mouseReleased", low + 9),
+        ):
+            browser.call("Input.dispatchMouseEvent", type=kind, x=at["x"], y=y, button="left", clickCount=1)
+        wanted = [p.number for p in answers.points if p.values["hardware.engines.count"] in (1, 2)]
+        assert browser.evaluate("kept.map((i) => study.points.number[i])") == wanted  # engines below the middle of 1 to 4
+        shown = browser.evaluate(
+            "[...document.querySelectorAll('#points-table tbody td:nth-child(2)')].map((c) => c.textContent)"
+        )
+        assert shown
+        assert set(shown) <= {"1", "2"}
+        assert browser.evaluate("document.getElementById('front-lead').textContent").startswith("4 points")
+
+        browser.evaluate(CLIPBOARD)
+        browser.evaluate("document.querySelector('#points-table tbody tr').click()")
+        number = int(browser.evaluate("document.querySelector('#points-table tbody td').textContent"))
+        (point,) = (each for each in answers.points if each.number == number)
+        assert browser.evaluate("window.copied") == answers.command(point)
+        browser.evaluate("document.getElementById('all').click()")
+        assert browser.evaluate("kept.length") == 6
+        assert not browser.errors()
