@@ -32,7 +32,7 @@ import numpy.typing as npt
 
 from sim.analysis.parts import PART_COUNT
 from sim.analysis.rules import Rules
-from sim.analysis.sums import sum_by
+from sim.analysis.sums import exact_sum, sum_by
 from sim.analysis.tally import SPENT, Fault, Tally
 from sim.base.errors import SimulationError
 from sim.log.tables import EventLog
@@ -100,6 +100,6 @@ def _verify(log: EventLog, result: Breakdown, whole: int) -> None:
             f"its parts sum to {result.tokens[bad[0]].sum()} ps"
         )
     for name in ("by_step", "by_sequence", "by_kind", "by_layer"):
-        total = sum(getattr(result, name).ravel().tolist())
+        total = exact_sum(getattr(result, name))
         if total != whole:
             raise SimulationError(f"invariant does not hold: {INVARIANT}: {name} sums to {total} ps, tasks to {whole} ps")

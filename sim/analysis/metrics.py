@@ -2,12 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import overload
+
+import numpy as np
+import numpy.typing as npt
 
 from sim.analysis.moved import Moved, moved_by_kind
 from sim.analysis.rules import ANY_RULES
 from sim.analysis.tally import COMPUTED, MOVED, Tally
 from sim.log.tables import EventLog
+
+Ints = npt.NDArray[np.integer]
+Times = npt.NDArray[np.int64]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -18,6 +26,47 @@ class Token:
     token: int
     start: int
     end: int
+
+
+class Tokens(Sequence[Token]):
+    """All output tokens, in columns [token]; each is made when it is asked for.
+
+    sequence, token: its numbers. start, end: ps.
+    """
+
+    def __init__(self, sequence: Ints, token: Ints, start: Times, end: Times) -> None:
+        self.sequence, self.token, self.start, self.end = sequence, token, start, end
+
+    @classmethod
+    def none(cls) -> Tokens:
+        return cls(*[np.zeros(0, dtype=np.int64)] * 4)
+
+    @property
+    def times(self) -> Times:
+        """Time of each token, ps."""
+        return self.end - self.start
+
+    def __len__(self) -> int:
+        return len(self.end)
+
+    @overload
+    def __getitem__(self, index: int) -> Token: ...
+
+    @overload
+    def __getitem__(self, index: slice) -> tuple[Token, ...]: ...
+
+    def __getitem__(self, index: int | slice) -> Token | tuple[Token, ...]:
+        if isinstance(index, slice):
+            return tuple(self[i] for i in range(*index.indices(len(self))))
+        return Token(
+            sequence=int(self.sequence[index]), token=int(self.token[index]),
+            start=int(self.start[index]), end=int(self.end[index]),
+        )  # fmt: skip
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Tokens) and all(map(np.array_equal, vars(self).values(), vars(other).values()))
+
+    __hash__ = None  # type: ignore[assignment]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -41,7 +90,7 @@ class Metrics:
 
     makespan: int
     tasks: int
-    tokens: tuple[Token, ...]
+    tokens: Tokens
     engine_busy: tuple[int, ...]
     channel_busy: int
     delivered: tuple[int, ...]
@@ -59,16 +108,10 @@ def metrics(log: EventLog, tally: Tally | None = None, *, totals: bool = False) 
     """
     tally = Tally.of(log, ANY_RULES) if tally is None else tally
     moved, steps = moved_by_kind(log), log.steps
-    columns = (steps.sequence, steps.token, steps.released, steps.end)
     return Metrics(
         makespan=log.makespan,
         tasks=tally.tasks,
-        tokens=()
-        if totals
-        else tuple(
-            Token(sequence=s, token=k, start=a, end=b)
-            for s, k, a, b in zip(*(column.tolist() for column in columns), strict=True)
-        ),
+        tokens=Tokens.none() if totals else Tokens(steps.sequence, steps.token, steps.released, steps.end),
         engine_busy=tuple(tally.engine_busy.tolist()),
         channel_busy=tally.channel_busy,
         delivered=tuple(tally.delivered.tolist()),

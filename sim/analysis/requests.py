@@ -27,6 +27,7 @@ import numpy as np
 import numpy.typing as npt
 
 from sim.analysis.parts import COMPUTE, TRANSFER
+from sim.analysis.sums import exact_sum
 from sim.base.errors import SimulationError
 from sim.base.units import PS_PER_S, ceil_div
 from sim.log.tables import EventLog
@@ -56,10 +57,10 @@ class Distribution:
         n = len(times)
         if not n:
             return None
-        ordered: list[int] = np.sort(times).tolist()
-        mean = (2 * sum(ordered) + n) // (2 * n)
-        p50, p90, p99 = (ordered[nearest_rank(p, n)] for p in PERCENTILES)
-        return cls(count=n, mean=mean, p50=p50, p90=p90, p99=p99, largest=ordered[-1])
+        ordered = np.sort(times)
+        mean = (2 * exact_sum(ordered) + n) // (2 * n)
+        p50, p90, p99 = (int(ordered[nearest_rank(p, n)]) for p in PERCENTILES)
+        return cls(count=n, mean=mean, p50=p50, p90=p90, p99=p99, largest=int(ordered[-1]))
 
 
 def nearest_rank(percent: int, count: int) -> int:
@@ -157,7 +158,7 @@ class Requests:
     def in_system(self) -> float:
         """Requests that have arrived and not ended, on average after the warm-up."""
         stay = np.maximum(self.last, self.begin) - np.maximum(self.arrival, self.begin)
-        return float(sum(stay.tolist()) / max(1, self.end - self.begin))
+        return float(exact_sum(stay) / max(1, self.end - self.begin))
 
     def fairness(self) -> dict[str, float | None]:
         """Jain's index over the counted requests: of output tokens per second end to end, and of slowdowns."""

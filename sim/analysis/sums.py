@@ -17,6 +17,7 @@ from sim.base.kernel import kernel
 from sim.log.columns import Ints
 
 LOW, HIGH = 0, 1
+CHUNK = 1 << 16  # entries that become Python integers at once
 
 
 @kernel
@@ -79,3 +80,11 @@ def split(whole: npt.NDArray[Any], weights: npt.NDArray[np.int64]) -> npt.NDArra
         until, total, each, rest = (column.astype(object) for column in (until, total, each, rest))
     ends = each[:, None] * until + rest[:, None] * until // total[:, None]
     return narrow(np.diff(ends, axis=1, prepend=0))
+
+
+def exact_sum(sums: npt.NDArray[Any]) -> int:
+    """Sum of all entries as a Python integer, which may pass int64."""
+    if sums.dtype == object:
+        return sum(sums.ravel().tolist())
+    flat = sums.ravel()
+    return sum(sum(flat[first : first + CHUNK].tolist()) for first in range(0, len(flat), CHUNK))

@@ -16,7 +16,7 @@ from pydantic_core import ErrorDetails
 from sim.base.documents import Document, KeyPath, Place, dotted
 from sim.base.errors import nearest
 from sim.base.quantities import show
-from sim.base.section import COUNT, LINE, LINES, ONE, TABLE, Choice, Section, Short
+from sim.base.section import COUNT, LINE, LINES, NAME, ONE, TABLE, Choice, Section, Short
 
 M = TypeVar("M", bound=Section)
 
@@ -188,6 +188,7 @@ _EXPECTED = {
 _PATTERNS = {
     COUNT: "a whole number from 1 to 999999",
     LINE: "a text on one line, without control characters",
+    NAME: "a name of at most 100 characters without slashes, line breaks or a leading dot",
     LINES: "a text without control characters other than tab and newline",
 }
 

@@ -64,6 +64,9 @@ LINE = rf"^[^{CONTROL}]*$"
 #: A text on several lines, without control characters but tab and newline.
 LINES = rf"^[^\x00-\x08\x0b-\x1f\x7f-\x9f{DIRECTION}]*$"
 
+#: Names become parts of file names: no control character, no slash, no leading dot or space, at most 100 characters.
+NAME = rf"^[^\s./\\{CONTROL}][^/\\{CONTROL}]{{0,99}}$"
+
 
 #: A number from 1, as a text: all keys of a document are.
 COUNT = "^[1-9][0-9]{0,5}$"

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
+import click
 from rich.console import Console
 from rich.status import Status
 from rich.text import Text
 
 from sim.base.kernel import when_compiling
+from sim.render.rows import as_json
 
 COMPILING = "compiling the code for large runs, once; this takes up to a minute"
 
@@ -20,6 +23,13 @@ def output(width: int | None = None) -> Console:
     if width is not None and not console.is_terminal:
         console.width = width
     return console
+
+
+def print_json(data: Any) -> None:
+    """Print data with `Rows` as one JSON object."""
+    for piece in as_json(data):
+        click.echo(piece, nl=False)
+    click.echo()
 
 
 @contextmanager

@@ -9,11 +9,11 @@ from typing import TYPE_CHECKING
 import click
 
 from sim.base.errors import InputError
-from sim.cli.console import output, status
+from sim.cli.console import output, print_json, status
 from sim.cli.options import complete_scenario, needs_all_ops
 from sim.cli.progress import simulating
 from sim.render import breakdown, explain, story
-from sim.render.summary import summary
+from sim.render.summary import summary_rows
 from sim.runs.result import Result
 from sim.runs.run import read, run
 from sim.runs.what_if import to_json as what_if_data
@@ -56,11 +56,11 @@ def command(
     if with_what_if:
         changes = what_if(result, status("simulating better machines"))
     if as_json:
-        data = summary(result, timing=False)
+        data = summary_rows(result, timing=False)
         data["critical_path"] = breakdown.critical_path(result, links=True)
         data["what_if"] = None if changes is None else what_if_data(changes)
         data["optimal"] = None if answer is None else breakdown.optimal(answer, result.makespan)
-        click.echo(json.dumps(data))
+        print_json(data)
         return
     console = output(120)
     console.print(explain.render(result), highlight=False)

@@ -15,13 +15,13 @@ from rich.console import Console
 from sim.base.errors import InputError
 from sim.base.files import check_output, kind_of
 from sim.base.units import format_bytes, format_time
-from sim.cli.console import output, status
+from sim.cli.console import output, print_json, status
 from sim.cli.options import needs_all_ops, scenario_arguments
 from sim.cli.progress import simulating
 from sim.executors import Executor
 from sim.render import terminal
 from sim.render.repeats import render as render_repeats
-from sim.render.summary import summary
+from sim.render.summary import summary_rows
 from sim.render.trace.of_result import traceable, write_trace
 from sim.runs import saved as storage
 from sim.runs.repeats import estimates, measure, numbers, to_json
@@ -129,7 +129,7 @@ def _show(result: Result, target: Path | None, as_json: bool, *, verbose: bool) 
             write_trace(result, target)
     written = perf_counter() - began
     if as_json:
-        click.echo(json.dumps(summary(result, trace=target if traced else None, write=written)))
+        print_json(summary_rows(result, trace=target if traced else None, write=written))
         return
     console = output()
     terminal.show(result, console, verbose=verbose)

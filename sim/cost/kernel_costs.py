@@ -39,7 +39,6 @@ MATMUL, ATTENTION, OTHER = GROUPS = ("matmul", "attention", "other")
 #: Group of ops between devices, which have the t0 of all others unless they have one of their own.
 COLLECTIVE = "collective"
 
-
 #: The key of t0 that is added in steps that are not replayed as a graph.
 PROMPT = "prompt"
 
@@ -47,9 +46,8 @@ PROMPT = "prompt"
 class KernelCosts(Caching):
     """Launch time, then the later of bytes and FLOPs at the rates that kernels reach; presets of devices bring the constants.
 
-    t0: time of a kernel beside its bytes and FLOPs: one, or by `matmul`, `attention`, `other`, `collective` and kinds of op.
-    t0: time of a kernel beside its bytes and FLOPs: one, or by `matmul`, `attention`, `other` and kinds of op; `prompt` is
-    added to each in steps that feed in several tokens of a sequence.
+    t0: time of a kernel beside its bytes and FLOPs: one, or by `matmul`, `attention`, `other`, `collective` and kinds of op;
+    `prompt` is added to each in steps that feed in several tokens of a sequence.
     peak_share: share of the peak FLOP/s that products reach: one, or by number format and `any`.
     """
 

@@ -60,8 +60,8 @@ class Cost(Choice):
         default=None,
         description="For `kernel`: time that a kernel takes beside its bytes and FLOPs; one, or by `matmul` (products with "
         "weights), `attention`, `other`, `collective` (between devices; that of `other` if it is missing), and kinds of op; "
-        "`prompt` is added to each kernel in steps that feed in several tokens of a sequence, which are not replayed as a graph "
-        "(without drafts). By default that of the preset.",
+        "`prompt` is added to each kernel in steps that feed in several tokens of a sequence, which are not replayed as a "
+        "graph (without drafts). By default that of the preset.",
         examples=["4 us", {"matmul": "3.6 us", "attention": "12 us", "other": "1.5 us"}],
     )
     peak_share: PeakShares | None = Field(

@@ -17,6 +17,7 @@ from sim.analysis.parts import PARTS, WITHOUT_LINKS
 from sim.analysis.rules import Rules
 from sim.cost import Extrapolation
 from sim.log.tables import EventLog
+from sim.render.rows import Index, Rows
 from sim.runs.result import Result
 
 if TYPE_CHECKING:  # needs OR-tools, which is an extra
@@ -49,17 +50,29 @@ def extrapolations(found: Sequence[Extrapolation]) -> list[str]:
 
 
 def totals(result: Result) -> dict[str, Any]:
-    """Over all tasks: `total`, `by_kind`, `by_layer`, `by_token`, `by_sequence`."""
+    """Over all tasks: `total`, `by_kind`, `by_layer`, `by_token`, `by_sequence`; the last two are `Rows`."""
     b, steps = result.breakdown, result.log.steps
+
+    def tokens(rows: Index) -> list[dict[str, Any]]:
+        columns = (steps.sequence, steps.token, b.by_step)
+        return [
+            {"sequence": sequence, "token": token, **parts(row)}
+            for sequence, token, row in zip(*(column[rows].tolist() for column in columns), strict=True)
+        ]
+
+    def sequences(rows: Index) -> list[dict[str, Any]]:
+        columns = (np.array(b.sequences), b.by_sequence)
+        return [
+            {"sequence": number, **parts(row)}
+            for number, row in zip(*(column[rows].tolist() for column in columns), strict=True)
+        ]
+
     return {
         "total": parts(b.total),
         "by_kind": [{"kind": name, **parts(row)} for name, row in zip(b.kinds, b.by_kind, strict=True)],
         "by_layer": [{"layer": layer, **parts(row)} for layer, row in zip(b.layers, b.by_layer, strict=True)],
-        "by_token": [
-            {"sequence": sequence, "token": token, **parts(row)}
-            for sequence, token, row in zip(steps.sequence.tolist(), steps.token.tolist(), b.by_step, strict=True)
-        ],
-        "by_sequence": [{"sequence": number, **parts(row)} for number, row in zip(b.sequences, b.by_sequence, strict=True)],
+        "by_token": Rows(len(b.by_step), tokens),
+        "by_sequence": Rows(len(b.sequences), sequences),
     }
 
 

@@ -12,6 +12,7 @@ from rich.text import Text
 
 from sim.analysis.parts import PARTS
 from sim.analysis.requests import TITLES
+from sim.analysis.sums import exact_sum
 from sim.base.units import format_bytes, format_energy, format_time
 from sim.render.requests import data, worth_showing
 from sim.runs.result import Result
@@ -84,7 +85,7 @@ def _numbers(results: Sequence[Result]) -> Iterator[Row]:
     yield row("makespan", "ps", lambda r: r.makespan)
     yield row("tokens", "", _emitted)
     if all(r.metrics.tokens for r in results):
-        yield row("time of a step", "ps", lambda r: sum(t.end - t.start for t in r.metrics.tokens) // len(r.metrics.tokens))
+        yield row("time of a step", "ps", lambda r: exact_sum(r.metrics.tokens.times) // len(r.metrics.tokens))
     yield row("engine utilization", "share", lambda r: _share(sum(r.metrics.engine_busy), r.makespan * r.log.engines))
     yield row("channel utilization", "share", _utilization)
     yield row("bytes read", "bytes", lambda r: r.metrics.bytes_read)

@@ -4,19 +4,33 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
+
 from sim.analysis.energy import BUSY, COMPUTE, IDLE, LINK, MEMORY, STATIC, Energy
 from sim.base.units import FJ_PER_J, format_energy
 from sim.render import breakdown
+from sim.render.rows import Index, Rows
 from sim.runs.result import Result
 
 
 def data(result: Result) -> dict[str, Any]:
-    """The key `energy` of the JSON of a run, in integers of femtojoules; empty if energy is not known."""
+    """The key `energy` of a summary, in integers of femtojoules, with `Rows` of tokens; empty if energy is not known."""
     energy, power = result.energy, result.power
     if energy is None or power is None:
         return {}
     machine, width = result.log.machine, result.series.width
     linked = bool(energy.link_parts or energy.unknown)
+
+    def tokens(rows: Index) -> list[dict[str, int]]:
+        return [
+            {"compute_fj": row[COMPUTE], "memory_fj": row[MEMORY], **_link(row, linked), "static_fj": row[STATIC]}
+            for row in energy.by_step[rows].tolist()
+        ]
+
+    def sequences(rows: Index) -> list[dict[str, int]]:
+        numbers, found = np.array(energy.sequences)[rows].tolist(), energy.by_sequence[rows].tolist()
+        return [{"sequence": sequence, "fj": fj} for sequence, fj in zip(numbers, found, strict=True)]
+
     return {
         "energy": {
             "total_fj": energy.total,
@@ -38,14 +52,8 @@ def data(result: Result) -> dict[str, Any]:
                 {"kind": kind, "compute_fj": row[COMPUTE], "memory_fj": row[MEMORY], **_link(row, linked)}
                 for kind, row in sorted(zip(energy.kinds, energy.by_kind.tolist(), strict=True), key=lambda item: -sum(item[1]))
             ],
-            "by_token": [
-                {"compute_fj": row[COMPUTE], "memory_fj": row[MEMORY], **_link(row, linked), "static_fj": row[STATIC]}
-                for row in energy.by_step.tolist()
-            ],
-            "by_sequence": [
-                {"sequence": sequence, "fj": fj}
-                for sequence, fj in zip(energy.sequences, energy.by_sequence.tolist(), strict=True)
-            ],
+            "by_token": Rows(len(energy.by_step), tokens),
+            "by_sequence": Rows(len(energy.sequences), sequences),
             "engines": [
                 {"name": name, "compute_fj": row[COMPUTE], "static_busy_fj": row[BUSY], "static_idle_fj": row[IDLE]}
                 for name, row in zip(machine.engine_names, energy.engines.tolist(), strict=True)

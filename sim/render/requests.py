@@ -14,6 +14,7 @@ from sim.analysis.goodput import Goodput
 from sim.analysis.requests import TITLES, Distribution, Requests
 from sim.base.units import format_bytes, format_time
 from sim.render.narrow import Fitted, glued
+from sim.render.rows import Index, Rows
 from sim.runs.result import Result
 
 MOST_REPLICAS = 16  # that a terminal has a row of
@@ -81,10 +82,9 @@ def bytes_saved(result: Result) -> int:
 
 
 def data(result: Result) -> dict[str, Any]:
-    """JSON-ready metrics. Times are integers of ps, null where nothing was measured; `each` lists all requests in order."""
+    """Metrics as plain data. Times are integers of ps, null where nothing was measured; `each` has `Rows` of all requests."""
     r, s = result.requests, result.series
     times = r.times()
-    tpot = r.tpot.tolist()
     return {
         "count": len(r),
         "counted": int(r.counted.sum()),
@@ -99,20 +99,7 @@ def data(result: Result) -> dict[str, Any]:
         **({} if result.goodput is None else {"goodput": _goodput(result.goodput)}),
         **_cache(result),
         **_replicas(result),
-        "each": [
-            {
-                "sequence": number, "arrival_ps": arrival, "queued_ps": queued, "ttft_ps": ttft,
-                "tpot_ps": None if mean < 0 else mean, "e2e_ps": e2e, "tokens": tokens,
-                "slowdown": round(slowdown, 6), "counted": counted,
-                **_who(r, number),
-            }
-            for number, (arrival, queued, ttft, mean, e2e, tokens, slowdown, counted) in enumerate(
-                zip(
-                    r.arrival.tolist(), r.queued.tolist(), r.ttft.tolist(), tpot, r.e2e.tolist(), r.tokens.tolist(),
-                    r.slowdown.tolist(), r.counted.tolist(), strict=True,
-                )
-            )
-        ],
+        "each": _each(r),
         "series": {
             "width_ps": s.width,
             "batch": _plain(s.batch),
@@ -121,7 +108,26 @@ def data(result: Result) -> dict[str, Any]:
             "kv_bytes": _plain(s.kv_bytes),
             "bytes_per_s": _plain(s.bytes_per_s),
         },
-    }  # fmt: skip
+    }
+
+
+def _each(r: Requests) -> Rows:
+    number = np.arange(len(r), dtype=np.int64)
+    columns = (number, r.arrival, r.queued, r.ttft, r.tpot, r.e2e, r.tokens, r.slowdown, r.counted)
+
+    def make(rows: Index) -> list[dict[str, Any]]:
+        return [
+            {
+                "sequence": sequence, "arrival_ps": arrival, "queued_ps": queued, "ttft_ps": ttft,
+                "tpot_ps": None if mean < 0 else mean, "e2e_ps": e2e, "tokens": tokens,
+                "slowdown": round(slowdown, 6), "counted": counted, **_who(r, sequence),
+            }
+            for sequence, arrival, queued, ttft, mean, e2e, tokens, slowdown, counted in zip(
+                *(column[rows].tolist() for column in columns), strict=True
+            )
+        ]  # fmt: skip
+
+    return Rows(len(r), make)
 
 
 def _distribution(found: Distribution | None) -> dict[str, int] | None:

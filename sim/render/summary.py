@@ -7,13 +7,22 @@ from typing import Any
 
 from sim.analysis.parts import LINK, WAIT_LINK
 from sim.render import breakdown, energy, requests
+from sim.render.rows import Index, Rows, plain
 from sim.runs.result import Result, Timing
 
 
 def summary(
     result: Result, *, trace: Path | None = None, timing: bool = True, write: float = 0.0, causes: bool = True
 ) -> dict[str, Any]:
-    """Plain data of a result, in a fixed order; times are integers of picoseconds.
+    """Plain data of a result, ready for `json.dumps`; the arguments are those of `summary_rows`."""
+    made: dict[str, Any] = plain(summary_rows(result, trace=trace, timing=timing, write=write, causes=causes))
+    return made
+
+
+def summary_rows(
+    result: Result, *, trace: Path | None = None, timing: bool = True, write: float = 0.0, causes: bool = True
+) -> dict[str, Any]:
+    """Plain data of a result, in a fixed order, with `Rows` for long lists; times are integers of picoseconds.
 
     `blame` and `critical_path` are None if no ops were recorded, and without `causes`; `energy` is there if figures of the
     machine are known.
@@ -26,7 +35,7 @@ def summary(
         causes: Include `blame` and `critical_path`, which take most of the time of a summary.
 
     Returns:
-        A dict of plain Python values, ready for `json.dumps`.
+        A dict for `sim.render.rows.as_json`.
     """
     m = result.metrics
     data: dict[str, Any] = {
@@ -63,17 +72,17 @@ def summary(
     return data
 
 
-def _tokens(result: Result) -> list[dict[str, Any]]:
-    return [
-        {
-            "sequence": token.sequence,
-            "token": token.token,
-            "start_ps": token.start,
-            "end_ps": token.end,
-            "breakdown_ps": breakdown.parts(parts),
-        }
-        for token, parts in zip(result.metrics.tokens, result.breakdown.tokens, strict=True)
-    ]
+def _tokens(result: Result) -> Rows:
+    tokens, parts = result.metrics.tokens, result.breakdown.tokens
+
+    def make(rows: Index) -> list[dict[str, Any]]:
+        columns = (tokens.sequence, tokens.token, tokens.start, tokens.end, parts)
+        return [
+            {"sequence": s, "token": t, "start_ps": start, "end_ps": end, "breakdown_ps": breakdown.parts(row)}
+            for s, t, start, end, row in zip(*(column[rows].tolist() for column in columns), strict=True)
+        ]
+
+    return Rows(len(tokens), make)
 
 
 def _memory(result: Result) -> dict[str, Any]:

@@ -9,6 +9,7 @@ from rich.text import Text
 from models.formats import product_formats
 from sim.analysis.bounds import few_tiles
 from sim.analysis.parts import LINK, WAIT_LINK
+from sim.analysis.sums import exact_sum
 from sim.base.units import format_bytes, format_rate, format_time
 from sim.log import derived
 from sim.machine.machine import Path
@@ -115,10 +116,10 @@ def _links(result: Result) -> str | None:
     what = "collectives" if count == 1 and machine.link("host") is None else "links"  # else not all that they carry
     if count == 1:
         sent = f"each sent {format_bytes(m.bytes_sent)} at {rate}, {used}{_between(result)}"
-        return f"{machine.like} devices, one shown; {sent}; {what} are {_exposed(result)}"
+        return f"{machine.like} devices, one shown; {sent}; {_exposed(result, f'{what} are')}"
     shown = f", {count} of them shown" if machine.like > 1 else ""
     sent = f"those sent {format_bytes(m.bytes_sent)} at {rate}, the busiest {used}{_between(result)}"
-    return f"{machine.like * count} devices{shown}; {sent}; {what} are {_exposed(result)}"
+    return f"{machine.like * count} devices{shown}; {sent}; {_exposed(result, f'{what} are')}"
 
 
 def _between(result: Result) -> str:
@@ -138,7 +139,7 @@ def _host(result: Result) -> str | None:
     used = _percent(m.delivered[number], m.makespan)
     busiest = "the busiest " if len(machine.devices) > 1 else ""
     links = "the link is" if len(machine.links) == 1 else "links are"
-    return f"{format_bytes(m.bytes_host)} moved at {rate}, {busiest}{used}; {links} {_exposed(result)}"
+    return f"{format_bytes(m.bytes_host)} moved at {rate}, {busiest}{used}; {_exposed(result, links)}"
 
 
 def _busiest(result: Result, kind: Path) -> int | None:
@@ -148,10 +149,12 @@ def _busiest(result: Result, kind: Path) -> int | None:
     return max(numbers, key=lambda link: result.metrics.delivered[link], default=None)
 
 
-def _exposed(result: Result) -> str:
-    """The share of the time of tokens on links, or waiting for them."""
+def _exposed(result: Result, links: str) -> str:
+    """The share of the time of tokens on links, or waiting for them. links: the subject of the sentence, with its verb."""
+    if not len(result.breakdown.tokens):
+        return f"their share of the time of tokens is not recorded (record: {result.scenario.record})"
     along = result.breakdown.tokens.sum(axis=0).tolist()
-    return f"{_percent(along[LINK] + along[WAIT_LINK], sum(along) or 1)} of the time of tokens"
+    return f"{links} {_percent(along[LINK] + along[WAIT_LINK], sum(along) or 1)} of the time of tokens"
 
 
 def _tokens(result: Result) -> str:
@@ -167,14 +170,14 @@ def _tokens(result: Result) -> str:
         model = result.scenario.model
         whole = model.config is not None and model.layers is None and model.scope == "model"
         return f"{each}; {rate}" if whole else each
-    times = sorted(t.end - t.start for t in tokens)
-    mean = sum(times) // len(times)
+    times = tokens.times
+    mean = exact_sum(times) // len(times)
     drafts = int(derived.drafts(result.log).sum())
     of_drafts = f" ({drafts:,} of the draft model)" if drafts else ""
     return (
         f"{of_all}{f' in {len(tokens):,} steps{of_drafts}' if batched else ''}; "
-        f"per {'step' if batched else 'token'} mean {format_time(mean)}, min {format_time(times[0])}, "
-        f"max {format_time(times[-1])}; {rate}"
+        f"per {'step' if batched else 'token'} mean {format_time(mean)}, min {format_time(int(times.min()))}, "
+        f"max {format_time(int(times.max()))}; {rate}"
     )
 
 

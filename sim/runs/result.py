@@ -13,7 +13,7 @@ from sim.analysis.breakdown import Breakdown
 from sim.analysis.critical_path import CriticalPath, critical_path
 from sim.analysis.energy import Energy
 from sim.analysis.goodput import Goodput, goodput
-from sim.analysis.metrics import Metrics
+from sim.analysis.metrics import Metrics, Tokens
 from sim.analysis.parts import PARTS
 from sim.analysis.power import Power, power
 from sim.analysis.requests import Requests
@@ -109,7 +109,8 @@ class Result:
         """The same result with only requests and totals."""
         none = np.zeros((0, len(PARTS)), dtype=np.int64)
         return replace(
-            self, log=replace(self.log, steps=StepTable.empty(), batched=None), metrics=replace(self.metrics, tokens=()),
+            self, log=replace(self.log, steps=StepTable.empty(), batched=None),
+            metrics=replace(self.metrics, tokens=Tokens.none()),
             breakdown=replace(self.breakdown, tokens=none, by_step=none),
             energy=self.energy and self.energy.without_steps(),
         )  # fmt: skip

@@ -18,7 +18,7 @@ from models.formats import Formats
 from sim.base.documents import Assignment, Document, from_plain, read
 from sim.base.documents import parse as parse_document
 from sim.base.problems import raise_first, translate
-from sim.base.section import Choice
+from sim.base.section import NAME, Choice
 from sim.cost.settings import Cost
 from sim.machine.settings import Arbiter, Engines, Hardware, Memory, Scheduler
 from sim.mapping.settings import Fuse, ModelMapping
@@ -26,7 +26,7 @@ from sim.scenario.completion import Completed, completed
 from sim.scenario.extends import extended, moved
 from sim.scenario.graph_op import GraphOp
 from sim.scenario.problems import WORDING, unknown_names
-from sim.scenario.sections import NAME, Model, Report, Scenario, SequenceGroup, Trace, Window, Workload
+from sim.scenario.sections import Model, Report, Scenario, SequenceGroup, Trace, Window, Workload
 from sim.workload.settings import Arrivals, Columns, Concurrency, Generate, Lengths, RequestTrace
 
 __all__ = [

@@ -7,7 +7,7 @@ from collections.abc import Collection, Iterator, Mapping
 from sim.base.documents import Document, KeyPath
 from sim.base.problems import Problem, Wording, one_of
 from sim.machine.settings import DTYPE
-from sim.scenario.sections import NAME, Scenario
+from sim.scenario.sections import Scenario
 
 #: Names that are open to third parties: what they name, the path of the choice, and the key of the name in its long form.
 OPEN_NAMES: tuple[tuple[str, KeyPath, str], ...] = (
@@ -56,7 +56,6 @@ WORDING = Wording(
         (("workload", "routing"), "literal_error"): "uniform, or a mapping with the key 'file'",
     },
     patterns={
-        NAME: "a name of at most 100 characters without slashes, line breaks or a leading dot",
         DTYPE: "torch's name of a number format, such as bfloat16",
     },
 )

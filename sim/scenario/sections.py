@@ -18,7 +18,7 @@ from pydantic import BeforeValidator, ConfigDict, Field, PrivateAttr, field_vali
 from sim.base.documents import Document, key_path
 from sim.base.errors import ConfigError, InputError
 from sim.base.quantities import Duration
-from sim.base.section import CONTROL, LINES, Section, Whole, default, integral, real
+from sim.base.section import LINES, NAME, Section, Whole, default, integral, real
 from sim.cost.settings import Cost
 from sim.machine.settings import Hardware, Scheduler
 from sim.mapping.settings import ModelMapping
@@ -27,9 +27,6 @@ from sim.scenario.paths import folder_of, with_absolute_paths
 from sim.serving.settings import Batching, Prefill, Router, Routing, Speculative
 from sim.workload.requests import MAX_CONTEXT, MAX_REQUESTS, MAX_TOKENS
 from sim.workload.settings import Concurrency, Generate, RequestTrace
-
-#: Names become parts of file names: no control character, no slash, no leading dot or space, at most 100 characters.
-NAME = rf"^[^\s./\\{CONTROL}][^/\\{CONTROL}]{{0,99}}$"
 
 
 class Model(Section):

@@ -36,6 +36,8 @@ DIMENSIONS = (DURATION, SIZE, BANDWIDTH, FLOP_RATE, REQUEST_RATE, FREQUENCY, ENE
 MOST = 100_000  # values of an axis
 DIGITS = 4  # significant, of values between the ends of a range
 
+LARGEST_NUMBER = 1e300  # of the ends of a range: products with them are finite
+
 _RANGE = re.compile(r"\s*(?P<low>.+?)\s*\.\.\s*(?P<high>.+?)(?:\s+x(?P<count>\d{1,6}))?(?:\s+(?P<scale>log|linear))?\s*")
 _NUMBER_UNIT = re.compile(r"\s*([+-]?[\d.]+(?:[eE][+-]?\d+)?)\s*(\D.*)?")
 
@@ -152,6 +154,8 @@ def parse_axis(key: str, text: str, place: Place) -> Axis | Span:
     if match := _RANGE.fullmatch(text):
         low, high = _with_unit([match["low"], match["high"]])
         count = None if match["count"] is None else int(match["count"])
+        if count is not None and not 1 <= count <= MOST:
+            raise place.error(f"{key}: expected a count from 1 to {MOST:,}, found {count}")
         return _spread(key, place, low, high, count, log=match["scale"] == "log")
     values = _with_unit(text.split(","))
     if any(not value.strip() for value in values):
@@ -231,7 +235,7 @@ def _number(text: str) -> int | float | None:
         value = scalar(text)
     except ValueError:
         return None
-    is_number = isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
+    is_number = isinstance(value, (int, float)) and not isinstance(value, bool) and abs(value) < LARGEST_NUMBER
     return value if is_number else None  # type: ignore[return-value]
 
 

@@ -16,9 +16,8 @@ from typing import Annotated, Any, Literal
 from pydantic import BeforeValidator, Field, GetJsonSchemaHandler, model_validator
 from pydantic_core import CoreSchema
 
-from sim.base.section import LINES, Section, Share, Text, Whole, default, real
+from sim.base.section import LINES, NAME, Section, Share, Text, Whole, default, real
 from sim.runs.repeats import MOST as MOST_REPEATS
-from sim.scenario.sections import NAME
 
 MOST_POINTS = 1_000_000
 MOST_TRIALS = 10_000

@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import json
 import random
+import shutil
 import signal
 import subprocess
 import sys
 import time
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
+
+from tests.tools.command import call
 
 SIM = (sys.executable, "-m", "sim")
 
@@ -58,11 +63,59 @@ def killed(name: str, times: int, folder: Path) -> None:
     assert [path.name for path in folder.iterdir()] == [out]
 
 
+def swept(times: int, folder: Path) -> None:
+    """End sweeps at random moments; each goes on where it was, and has the rows of one that was left alone."""
+    command = (*SIM, "sweep", "parallel", "--over", "hardware.engines.count=1..12", "--jobs", "2", "--out")
+    rng, began = random.Random("sweep"), time.monotonic()
+    subprocess.run([*command, "whole"], cwd=folder, check=True, capture_output=True)
+    took, whole = time.monotonic() - began, study_of(folder / "whole")
+    for number in range(times):
+        out = folder / str(number)
+        process = subprocess.Popen([*command, out.name], cwd=folder, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+        with suppress(subprocess.TimeoutExpired):
+            process.wait(took * rng.uniform(0, 1.1))
+            assert process.returncode == 0
+        if process.poll() is None:
+            process.send_signal(rng.choice(SIGNALS))
+        process.communicate(timeout=60)
+        until = time.monotonic() + 30
+        while left := inside(folder):
+            assert time.monotonic() < until, f"processes {left} live on without the one that began them"
+            time.sleep(0.05)
+        assert call([*command[3:], str(out)]).status == 0
+        assert study_of(out) == whole
+        assert not list(out.rglob("*.part"))
+        shutil.rmtree(out)
+
+
+def study_of(folder: Path) -> object:
+    """The points of a study, with their numbers."""
+    done = call(["study", str(folder), "--json"])
+    assert done.status == 0, done.stderr
+    return json.loads(done.stdout)["points"]
+
+
+def inside(folder: Path) -> list[str]:
+    """Processes whose working directory is a folder."""
+    found = []
+    for each in Path("/proc").glob("[0-9]*"):
+        with suppress(OSError):
+            if (each / "cwd").readlink() == folder:
+                found.append(each.name)
+    return found
+
+
 def test_one_kill(tmp_path: Path) -> None:
     killed("rounds", 1, tmp_path)
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("name", "times"), [("run", 6), ("report", 6), ("rounds", 8)])
+@pytest.mark.parametrize(("name", "times"), [("run", 25), ("report", 25), ("rounds", 25)])
 def test_many_kills(name: str, times: int, tmp_path: Path) -> None:
     killed(name, times, tmp_path)
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not Path("/proc/self/cwd").exists(), reason="needs /proc, to see what lives on")
+def test_many_kills_of_sweeps(tmp_path: Path) -> None:
+    swept(25, tmp_path)

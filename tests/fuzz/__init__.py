@@ -26,6 +26,7 @@ from sim.measure.partial import Partial
 from sim.render.trace.tokens import span_of
 from sim.runs.run import read
 from sim.runs.saved import load
+from sim.study import points
 from sim.workload import routing, trace
 
 ROOT = Path(__file__).parents[2]
@@ -79,6 +80,14 @@ class Kind:
 def _scenarios(folder: Path) -> list[bytes]:
     shutil.copytree(ROOT / "scenarios" / "profiles", folder / "profiles", dirs_exist_ok=True)
     return [path.read_bytes() for path in sorted((ROOT / "scenarios").glob("*.yaml"))]
+
+
+def _studies(folder: Path) -> list[bytes]:
+    _scenarios(folder)
+    for path in (ROOT / "scenarios").glob("*.yaml"):
+        shutil.copy(path, folder)
+    (folder / "studies").mkdir(exist_ok=True)
+    return [path.read_bytes() for path in sorted((ROOT / "scenarios" / "studies").glob("*.yaml"))]
 
 
 def _configs(_: Path) -> list[bytes]:
@@ -160,6 +169,7 @@ def _plan(path: Path) -> object:
 
 KINDS: dict[str, Kind] = {
     "scenario": Kind("a.yaml", _scenarios, read),
+    "study": Kind("studies/a.yaml", _studies, points.load),
     "config": Kind("config.json", _configs, lambda path: resolve(str(path))),
     "requests": Kind("a.csv", _requests, trace.read),
     "request lines": Kind("a.jsonl", _request_lines, trace.read),

@@ -244,7 +244,7 @@ class TestPipeline:
     def test_a_page_and_a_trace_have_each_device(self, base):
         """Lanes by device on the page; in the trace a group of engines, memory and link for each."""
         result = run(base, mapping__parallel__pipeline=2, hardware__memory__channels__count=2)
-        facts, columns = timeline(result)
+        facts, columns, _ = timeline(result)
         assert facts["engine_names"] == ["device 0 engine 0", "device 1 engine 0"]
         device = result.log.graphs[0].device[columns["task"]]
         moves = result.log.graphs[0].moves[columns["task"]]

@@ -247,7 +247,7 @@ class TestRuns:
 
     def test_a_page_has_the_link_beside_channels_that_share_each_transfer(self, base):
         result = sim.run(read(base, scenario(**{"hardware.memory.channels.count": 2})), executor="simpy")
-        facts, columns = timeline(result)
+        facts, columns, _ = timeline(result)
         assert facts["channel_names"] == ["channel 0", "channel 1", "link"]
         graph, task = result.log.graphs[0], columns["task"]
         sent = graph.kind[task] == graph.kinds.index("all_reduce_send")

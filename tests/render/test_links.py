@@ -48,6 +48,14 @@ def test_the_summary_has_the_busiest_link_to_the_host(stages: Result) -> None:
     assert used in printed(terminal.render(stages))
 
 
+def test_a_share_of_tokens_that_are_not_recorded_is_not_said(stages: Result) -> None:
+    """Without steps it is unknown, not 0 %."""
+    assert printed(terminal.render(stages)).count("of the time of tokens") == 2
+    text = printed(terminal.render(stages.without_steps()))
+    assert text.count("their share of the time of tokens is not recorded") == 2
+    assert "% of the time of tokens" not in text
+
+
 def test_a_host_link_carries_no_collectives() -> None:
     """All waits for links are one share of the time, so they are not called those of the collectives."""
     for parallel in ({"tensor": 2}, {"tensor": 2, "fold": False}):

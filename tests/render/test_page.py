@@ -13,13 +13,17 @@ from typing import Any
 import numpy as np
 import pytest
 
-from sim.render.page import DRAWING, finding, render
+import sim.render.page as page_module
+from sim.render.page import DRAWING, finding, render, run_data
 from sim.render.page.columns import pack
 from sim.render.page.document import LIBRARIES
 from sim.render.page.roofline import roofline
 from sim.render.page.timeline import _lanes, _over
 from sim.render.page.timeline import timeline as timeline_of
+from sim.render.rows import as_json
+from sim.render.summary import summary, summary_rows
 from sim.runs.run import read, run
+from sim.scenario import parse
 from sim.scenario.shipped import scenarios
 from tests.render.conftest import call, numbers
 
@@ -122,8 +126,10 @@ def test_what_intervals_give_to_parts_of_the_time_by_hand() -> None:
 def test_a_very_long_run_is_seen_whole(name: str) -> None:
     """First tasks one by one, then parts of the time: together they move every byte, and hold engines as long as they were."""
     result = run(scenarios()[name])
-    log, facts_and_columns = result.log, timeline_of(result, limit=200)
-    facts, columns = facts_and_columns
+    log = result.log
+    facts, columns, steps = timeline_of(result, limit=200)
+    assert steps.tolist() == sorted(set(log.tasks.step[np.argsort(log.tasks.start, kind="stable")[:50]]))
+    assert columns["step"].max() == len(steps) - 1
     horizon, makespan, bins = facts["horizon_ps"], facts["makespan_ps"], facts["bins"]
     assert (facts["tasks"], facts["shown"], len(columns["start"])) == (len(log.tasks), 50, 50)
     assert (horizon, makespan) == (np.sort(log.tasks.start)[50], log.makespan)
@@ -137,6 +143,39 @@ def test_a_very_long_run_is_seen_whole(name: str) -> None:
         assert held <= share[engine].sum() / 255 * width * (1 + 1e-6) <= held + makespan / 255 + bins
     tones = columns["bin_tone"].reshape(share.shape)[share > 0]
     assert {*tones.tolist()} <= {*range(min(len(result.metrics.kinds), 14) + 1)}
+
+
+@pytest.mark.parametrize("count", [7, 240, 241, 1000])
+def test_a_run_of_very_many_steps_is_seen_whole(count: int) -> None:
+    """Steps of 1 us, of which 100 are shown: sums and bars are those of all."""
+    graph = "{graph: [{name: a, duration: 1 us}]}"
+    result = run(parse(f"model: {graph}\nworkload: {{sequences: [{{tokens: {count}}}]}}"))
+    facts, columns, steps = timeline_of(result, most=100)
+    shown = min(count, 100)
+    assert (facts["steps_in_all"], facts["shown"], len(columns["start"])) == (count, shown, shown)
+    assert steps.tolist() == list(range(shown))
+    assert facts["sums"] == {"compute": count * 10**6}
+    assert sum(bar["steps"] for bar in facts["bars"]) == count
+    assert len(facts["bars"]) == -(-count // -(-count // 240))
+    assert all(bar["means"] == {"compute": 10**6} for bar in facts["bars"])
+    before = [bar["ends"][1][1] for bar in facts["bars"]]
+    assert [bar["ends"][0][1] for bar in facts["bars"]] == [0, *(end + 1 for end in before[:-1])]
+    assert before[-1] == count - 1
+
+
+def test_a_page_of_very_many_steps_and_requests_is_small(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(page_module, "STEPS", 50)
+    monkeypatch.setattr(page_module, "REQUESTS", 8)
+    graph = "{graph: [{name: a, duration: 1 us}]}"
+    result = run(parse(f"model: {graph}\nworkload: {{sequences: [{{tokens: 10, count: 20}}]}}"))
+    data = run_data(result)
+    assert len(data["summary"]["tokens"]) == len(data["summary"]["breakdown_ps"]["by_token"]) == 50
+    assert [each["sequence"] for each in data["summary"]["requests"]["each"]] == [0, 3, 6, 9, 12, 15, 18]
+    assert len(data["summary"]["breakdown_ps"]["by_sequence"]) == 8
+    assert data["timeline-data"]["steps_in_all"] == 200
+    whole = summary(result, timing=False)
+    assert (len(whole["tokens"]), len(whole["requests"]["each"])) == (200, 20)
+    assert "".join(as_json(summary_rows(result, timing=False))) == json.dumps(whole)
 
 
 @pytest.mark.parametrize("name", ["llama_1b_context_256", "two_sequences_processor_sharing", "two_sequences_fifo"])

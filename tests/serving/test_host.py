@@ -102,7 +102,7 @@ def test_executors_agree_beside_links_between_devices(arbiter: Any) -> None:
 
 def test_a_page_a_log_and_what_if_know_it(tmp_path: Any) -> None:
     result = sim.run(scenario(HOST))
-    facts, columns = timeline(result)
+    facts, columns, _ = timeline(result)
     assert facts["channel_names"][-1] == "host link"
     assert set(columns["channel"].tolist()) == {0, 1}
     found = what_if(result)

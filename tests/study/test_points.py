@@ -127,6 +127,9 @@ def test_samples_are_even(written: Written, method: str) -> None:
         ("axes: {seed: 1..2}\nobjectives: {makespan: smal}", r"3:24: objectives\.makespan: expected one of max, min"),
         ("axes: {seed: 1..2}\nzip: [{seed: [3]}]", r"3:8: seed: a second axis of the same key"),
         ("axes: {seed: 1..2000000}", r"2:14: seed: expected a range of at most"),
+        ("axes: {seed: 1..2 x999999}", r"2:14: seed: expected a count from 1 to 100,000, found 999999"),
+        (f"axes: {{mapping.fit: 1..{'9' * 309} x3}}", r"2:\d+: .*expected numbers"),
+        ("axes: {seed: 1..2}\nname: a/b", r"3:7: name: expected a name of at most 100 characters"),
         ("axis: {seed: 1..2}", r"2:1: unknown key 'axis' \(did you mean 'axes'"),
     ],
 )

@@ -20,15 +20,11 @@ from urllib.parse import quote
 
 from ruamel.yaml import YAML
 
-from sim.analysis.parts import PARTS
 from sim.base.errors import InputError
 from sim.executors.size import OnProgress, tasks_in_all
 from sim.render.explore.controls import controls
-from sim.render.page import DRAWING, finding
-from sim.render.page.columns import pack
+from sim.render.page import DRAWING, finding, run_data
 from sim.render.page.document import asset, document
-from sim.render.page.timeline import timeline
-from sim.render.summary import summary
 from sim.render.trace.of_result import write_trace
 from sim.render.view import ONLINE, address, local_ui, served
 from sim.runs.plan import plan
@@ -66,7 +62,7 @@ class Session:
         return document(
             asset("explore", "template.html"),
             {"title": html.escape(scenario.name), "description": html.escape(scenario.description)},
-            data={"explore": {"controls": [each.data() for each in controls(scenario, plan(scenario))], "parts": list(PARTS)}},
+            data={"explore": {"controls": [each.data() for each in controls(scenario, plan(scenario))]}},
             scripts=[*(asset("page", name) for name in DRAWING), asset("explore", "explore.js")],
             style=asset("explore", "explore.css"),
             policy="connect-src 'self'",
@@ -91,14 +87,12 @@ class Session:
         with self._running:
             result = self._run(assignments, page, number, on_progress)
             began = perf_counter()
-            facts, columns = timeline(result, SHOWN)
-            packed = pack(columns, level=1)
-            data = summary(result, timing=False, causes=False)
+            data = run_data(result, SHOWN, level=1, causes=False)
             timing = result.timing
             return {
-                "facts": {**facts, "layout": packed.layout},
-                "columns": packed.text,
-                "summary": data,
+                "facts": data["timeline-data"],
+                "columns": data["columns"],
+                "summary": data["summary"],
                 "finding": finding(result, None),
                 "command": self.command(assignments),
                 "executor": timing.executed.executor,

@@ -2,7 +2,7 @@
 /* The live page. A change of a control asks the server for a run of the scenario so changed, and draws it beside the pinned one. One
    request is under way at a time; of the changes that come meanwhile only the latest is asked for. */
 
-const { controls, parts: partNames } = embedded("explore");
+const { controls } = embedded("explore");
 const paint = new Paint();
 const PAGE = Math.random().toString(36).slice(2); // name of this page, for the server
 const PATIENCE = 600; // ms after which a run that is under way gives way to a newer change
@@ -85,7 +85,7 @@ class Side {
   /** Draw a run. other: one to compare it with, or null. whole, most: the ends of scales that both share, ps. */
   show({ of, data, run }, other, whole, most) {
     this.data = data; this.run = run;
-    const { summary, facts } = data, sums = partSums(summary.tokens, partNames);
+    const { summary, facts } = data, sums = Object.entries(facts.sums);
     this.part(".changes").textContent = told(of);
     this.part(".figures").replaceChildren(...figureList(figures(summary, facts), other && figures(other.data.summary, other.data.facts)));
     if (this.timeline) this.timeline.load(run, whole);
@@ -103,8 +103,8 @@ class Side {
 
   /** Draw what depends on the width. */
   draw() {
-    const box = this.part(".breakdown"), { summary, facts } = this.data, names = partSums(summary.tokens, partNames).map(([part]) => part);
-    box.replaceChildren(breakdownChart(summary.tokens, names, facts.words, box.clientWidth, this.most));
+    const box = this.part(".breakdown"), { facts } = this.data;
+    box.replaceChildren(breakdownChart(facts, Object.keys(facts.sums), box.clientWidth, this.most));
   }
 
   viewed(from, to, gutter) {
@@ -116,7 +116,7 @@ class Side {
 const sides = [];
 const [before, current] = ["Pinned", "Now"].map((title) => { sides.push(new Side(title)); return sides.at(-1); });
 
-const longest = (data) => longestBar(data.summary.tokens, partNames);
+const longest = (data) => longestBar(data.facts);
 
 /** Draw a new run, and how long the change took. */
 function show(run, began, received) {

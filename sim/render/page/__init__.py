@@ -3,7 +3,7 @@
 `document.html` is the frame of all pages, `template.html` the body of this one, `page.css` the looks; `data.js` unpacks what is
 embedded, `timeline.js` draws the timeline on a canvas, `charts.js` the charts with Observable Plot, `parts.js` tables, figures
 and legends, and `page.js` puts it together. Every number that the page shows comes from the JSON objects embedded in it;
-`summary` is the object that `sim run --json` prints.
+`run_data` has those of the run.
 """
 
 from __future__ import annotations
@@ -13,15 +13,21 @@ import json
 from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
+
 from sim.analysis.parts import PARTS
+from sim.base.units import ceil_div
 from sim.render import breakdown
 from sim.render.page.columns import pack
 from sim.render.page.document import asset, document
 from sim.render.page.roofline import roofline
-from sim.render.page.timeline import LIMIT, timeline
+from sim.render.page.timeline import LIMIT, STEPS, timeline
 from sim.render.requests import worth_showing
-from sim.render.summary import summary
+from sim.render.rows import plain
+from sim.render.summary import summary_rows
 from sim.runs.result import Result
+
+REQUESTS = 5_000  # requests that a page has one by one; of more, evenly spaced ones
 
 #: Scripts that draw a run, wherever: the report page and the live page share them.
 DRAWING = ("data.js", "timeline.js", "charts.js", "parts.js")
@@ -34,11 +40,8 @@ def render(result: Result, *, what_if: dict[str, Any] | None = None, overrides: 
     limit: most tasks on the timeline; everything else on the page always covers the whole run.
     """
     result.rows("a page")
-    facts, columns = timeline(result, limit)
-    packed = pack(columns)
     scenario = result.scenario
     explained = {
-        "parts": list(PARTS),
         "what_if": what_if,
         "roofline": roofline(result),
         "requests": worth_showing(result),
@@ -54,13 +57,32 @@ def render(result: Result, *, what_if: dict[str, Any] | None = None, overrides: 
             "overrides": html.escape("\n".join(f"--set {assignment}" for assignment in overrides)),
         },
         data={
-            "summary": summary(result, timing=False),
             "analyses": explained,
-            "timeline-data": {**facts, "layout": packed.layout},
-            "columns": packed.text,
+            **run_data(result, limit),
         },
         scripts=[asset("page", name) for name in (*DRAWING, "page.js")],
     )
+
+
+def run_data(result: Result, limit: int = LIMIT, *, level: int = 9, causes: bool = True) -> dict[str, Any]:
+    """Collect what a run is drawn from: `summary`, `timeline-data` and `columns`.
+
+    `summary` is the object that `sim run --json` prints, with the steps that are shown alone and with evenly spaced requests,
+    if there are very many. limit: most tasks on the timeline. level: of gzip. causes: as in `summary`.
+    """
+    facts, columns, steps = timeline(result, limit, STEPS)
+    packed = pack(columns, level=level)
+    data = summary_rows(result, timing=False, causes=causes)
+    every = max(1, ceil_div(len(result.requests), REQUESTS))
+    requests, breakdowns, joules = data["requests"], data["breakdown_ps"], data.get("energy", {})
+    requests["each"] = requests["each"].only(np.arange(0, len(result.requests), every))
+    for table, key in ((data, "tokens"), (breakdowns, "by_token"), (joules, "by_token")):
+        if key in table:
+            table[key] = table[key].only(steps)
+    for table in (breakdowns, joules):
+        if (rows := table.get("by_sequence")) is not None:
+            table["by_sequence"] = rows.only(np.arange(min(len(rows), REQUESTS)))
+    return {"summary": plain(data), "timeline-data": {**facts, "layout": packed.layout}, "columns": packed.text}
 
 
 def _extrapolated(result: Result) -> str:

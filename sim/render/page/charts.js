@@ -46,29 +46,18 @@ function bandwidthChart(run, from, to, width, gutter) {
   return chart;
 }
 
-const BARS = 240; // more bars than this are means of adjacent bars
+/** The time of the longest bar, ps: how far bars reach. */
+const longestBar = (facts) => d3.max(facts.bars, ({ means }) => d3.sum(Object.values(means))) ?? 0;
 
-/** The time of the longest token, of very many of the longest mean: how far bars reach. */
-function longestBar(tokens, parts) {
-  const size = Math.ceil(tokens.length / BARS), whole = (t) => parts.reduce((sum, part) => sum + (t.breakdown_ps[part] ?? 0), 0);
-  return d3.max(d3.range(0, tokens.length, size), (first) => d3.mean(tokens.slice(first, first + size), whole)) ?? 0;
-}
-
-/** Stacked parts of the time of each token; of very many, means of adjacent ones. words: for a sequence and a token. most: ps that
-    the scale reaches to, where it is shared. */
-function breakdownChart(tokens, parts, [owner, one], width, most = longestBar(tokens, parts)) {
-  tokens = [...tokens].sort((a, b) => a.start_ps - b.start_ps || a.sequence - b.sequence); // of several loops, too, in the order of time
-  const size = Math.ceil(tokens.length / BARS), bars = [], alone = tokens.every((t) => t.sequence === tokens[0].sequence);
-  for (let first = 0; first < tokens.length; first += size) {
-    const group = tokens.slice(first, first + size), last = group.at(-1);
-    const name = (t) => (alone ? `${t.token}` : `${t.sequence}:${t.token}`);
-    const label = size > 1 && group.length > 1 ? `${name(group[0])} to ${name(last)}, mean` : name(group[0]);
-    for (const part of parts) {
-      const ps = group.reduce((sum, t) => sum + (t.breakdown_ps[part] ?? 0), 0) / group.length;
-      if (ps) bars.push({ at: bars.length, index: first / size, label, part, ps });
-    }
-  }
-  const total = Math.ceil(tokens.length / size), [unit, scale] = UNITS.find(([, s]) => most >= s) ?? ["ps", 1];
+/** Stacked parts of the time of each token; of very many, means of adjacent ones. most: ps that the scale reaches to, where it is
+    shared. */
+function breakdownChart({ bars: groups, words: [owner, one], alone }, parts, width, most = longestBar({ bars: groups })) {
+  const name = ([sequence, token]) => (alone ? `${token}` : `${sequence}:${token}`);
+  const bars = groups.flatMap(({ ends: [first, last], steps, means }, index) => {
+    const label = steps > 1 ? `${name(first)} to ${name(last)}, mean` : name(first);
+    return parts.filter((part) => means[part]).map((part) => ({ index, label, part, ps: means[part] }));
+  });
+  const total = groups.length, [unit, scale] = UNITS.find(([, s]) => most >= s) ?? ["ps", 1];
   const labels = d3.rollup(bars, (g) => g[0].label, (d) => d.index);
   const few = total <= 8, room = few ? 46 : 60;
   const options = { ...BASE, width, ariaLabel: "Time of each token, in stacked parts", color: { domain: parts, range: parts.map(fill) } };
@@ -117,8 +106,9 @@ function seriesChart(values, step, makespan, title, { units = [["", 1]], per = "
 const QUEUED = "wait_policy", TO_FIRST = "wait_engine", DECODE = "compute"; // colors
 const LINES = 60; // requests of a Gantt chart
 
-/** Requests over time: queued, until the first token, and until the last one. Of very many, evenly spaced ones by arrival. */
-function ganttChart(each, width) {
+/** Requests over time: queued, until the first token, and until the last one. Of very many, evenly spaced ones by arrival. apart: of
+    how many requests one is in `each`. */
+function ganttChart(each, apart, width) {
   const order = [...each].sort((a, b) => a.arrival_ps - b.arrival_ps || a.sequence - b.sequence), every = Math.ceil(order.length / LINES);
   const shown = order.filter((_, i) => i % every === 0), end = d3.max(each, (r) => r.arrival_ps + r.e2e_ps) || 1;
   const [unit, scale] = UNITS.find(([, s]) => end >= s) ?? ["ps", 1], rows = shown.map((r) => r.sequence);
@@ -131,15 +121,15 @@ function ganttChart(each, width) {
     y: { type: "band", domain: rows, label: null, tickSize: 0, padding: 0.18, ticks: rows.filter((_, i) => i % labelled === 0) },
     marks: [
       Plot.barX(spans, { y: "sequence", x1: "from", x2: "to", fill: (d) => fill(d.color), title: (d) => `request ${d.sequence}: ${d.name}\n${time(d.to - d.from)}, from ${time(d.from)}`, tip: { fill: fill("surface") } }),
-      Plot.text([every > 1 ? `requests, one of ${every}` : "requests"], { frameAnchor: "top-left", dy: -18, dx: -50, textAnchor: "start", fill: fill("ink"), fontWeight: 600 }),
+      Plot.text([every * apart > 1 ? `requests, one of ${count(every * apart)}` : "requests"], { frameAnchor: "top-left", dy: -18, dx: -50, textAnchor: "start", fill: fill("ink"), fontWeight: 600 }),
     ],
   });
 }
 
-/** Shares of requests that are no slower than a time: steps at the times of the requests. */
-function cdfChart(values, title, width) {
+/** Shares of requests that are no slower than a time: steps at the times of the requests, of which one of `apart` is there. */
+function cdfChart(values, title, apart, width) {
   const sorted = [...values].sort((a, b) => a - b), end = sorted.at(-1) || 1;
-  if (sorted[0] === sorted.at(-1)) return note(`${title}: ${time(sorted[0])}, the same for all ${count(sorted.length)} requests.`);
+  if (sorted[0] === sorted.at(-1)) return note(`${title}: ${time(sorted[0])}, the same for all ${count(sorted.length)} requests${apart > 1 ? " that are shown" : ""}.`);
   const [unit, scale] = UNITS.find(([, s]) => end >= s) ?? ["ps", 1];
   const points = [{ at: 0, share: 0 }, ...sorted.map((at, i) => ({ at, share: 100 * (i + 1) / sorted.length }))];
   return Plot.plot({
@@ -148,7 +138,7 @@ function cdfChart(values, title, width) {
     y: { domain: [0, 100], label: null, ticks: [0, 50, 90, 100], tickSize: 0, grid: true, tickFormat: (v) => `${v} %` },
     marks: [
       Plot.lineY(points, { x: "at", y: "share", stroke: fill("compute"), strokeWidth: 1.6, curve: "step-after" }),
-      Plot.text([`${title}: requests that are no slower`], { frameAnchor: "top-left", dy: -26, dx: -78, textAnchor: "start", fill: fill("ink"), fontWeight: 600 }),
+      Plot.text([`${title}: requests that are no slower${apart > 1 ? `, by one of ${count(apart)}` : ""}`], { frameAnchor: "top-left", dy: -26, dx: -78, textAnchor: "start", fill: fill("ink"), fontWeight: 600 }),
       Plot.tip(points, Plot.pointerX({ x: "at", y: "share", title: (d) => `${d.share.toFixed(1)} %\n${time(Math.round(d.at))} or less`, fill: fill("surface") })),
     ],
   });

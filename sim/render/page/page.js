@@ -50,16 +50,22 @@ function checks() {
 }
 
 
+/** Title of a table of steps, which has the first of them. */
+function firstSteps() {
+  const all = facts.steps_in_all, [, one] = facts.words;
+  return all > ROWS ? `The first ${count(Math.min(ROWS, summary.tokens.length))} of ${count(all)} ${one}s` : `All ${one}s`;
+}
+
 function breakdown() {
-  const sums = partSums(summary.tokens, analyses.parts), parts = sums.map(([part]) => part), [, one] = facts.words;
+  const sums = Object.entries(facts.sums), parts = sums.map(([part]) => part), [, one] = facts.words;
   $("breakdown-title").textContent = `Where the time of each ${one} went`;
   $("breakdown-lead").textContent = `Along the critical chain of each ${one}: from its last task back through the input that ended last. The parts sum to its time exactly.`;
   $("breakdown-legend").append(...partLegend(sums));
   const shown = summary.tokens.slice(0, ROWS);
-  $("token-table").append(table(summary.tokens.length > ROWS ? `The first ${count(ROWS)} of ${count(summary.tokens.length)} ${one}s` : `All ${one}s`,
+  $("token-table").append(table(firstSteps(),
     [[one, (t) => `${t.sequence}.${t.token}`], ["starts", (t) => ps(t.start_ps)], ["takes", (t) => ps(t.end_ps - t.start_ps)],
       ...parts.map((part) => [words(part), (t) => ps(t.breakdown_ps[part])])], shown));
-  return () => $("breakdown-chart").replaceChildren(breakdownChart(summary.tokens, parts, facts.words, $("breakdown-chart").clientWidth));
+  return () => $("breakdown-chart").replaceChildren(breakdownChart(facts, parts, $("breakdown-chart").clientWidth));
 }
 
 /** What the prefix cache found, as the rest of a sentence; empty without one. */
@@ -87,7 +93,8 @@ function requests() {
   const names = [["time to first token", "ttft_ps"], ["time per output token", "tpot_ps"], ["inter-token latency", "itl_ps"], ["end to end", "e2e_ps"], ["queued", "queued_ps"]];
   $("requests-times").append(table("Percentiles are nearest ranks", [["", (r) => r[0]], ...["mean", "p50", "p90", "p99", "max"].map((of) => [of, (r) => ps(data[r[1]][of])])],
     names.filter(([, key]) => data[key])));
-  $("requests-table").append(table(data.each.length > ROWS ? `The first ${count(ROWS)} of ${count(data.each.length)}` : "All requests",
+  const apart = Math.ceil(data.count / data.each.length); // of how many requests one is here
+  $("requests-table").append(table(data.each.length > ROWS ? `The first ${count(ROWS)} of ${count(data.count)}${apart > 1 ? `, one of ${count(apart)}` : ""}` : "All requests",
     [["sequence", (r) => num(r.sequence)], ["arrives", (r) => ps(r.arrival_ps)], ["queued", (r) => ps(r.queued_ps)], ["first token", (r) => ps(r.ttft_ps)],
       ["per token", (r) => ps(r.tpot_ps)], ["end to end", (r) => ps(r.e2e_ps)], ["tokens", (r) => num(r.tokens)],
       ["slowdown", (r) => ({ value: r.slowdown, text: r.slowdown.toFixed(2) })]], data.each.slice(0, ROWS)));
@@ -99,8 +106,8 @@ function requests() {
   $("requests-legend").append(...[[QUEUED, "queued"], [TO_FIRST, "to the first token"], [DECODE, "decode"]].map(([color, name]) => make("span", {}, make("i", { style: `background: var(--${color})` }), name)));
   return () => {
     const box = $("requests-charts"), room = box.clientWidth, columns = Math.max(1, Math.floor((room + 24) / 444)), wide = (room - 24 * (columns - 1)) / columns;
-    $("requests-gantt").replaceChildren(ganttChart(data.each, $("requests-gantt").clientWidth));
-    box.replaceChildren(...latencies.map(([title, values]) => cdfChart(values, title, wide)),
+    $("requests-gantt").replaceChildren(ganttChart(data.each, apart, $("requests-gantt").clientWidth));
+    box.replaceChildren(...latencies.map(([title, values]) => cdfChart(values, title, apart, wide)),
       ...shown.map(([title, values, units]) => seriesChart(values, series.width_ps, summary.makespan_ps, title, units, wide)));
   };
 }
@@ -126,7 +133,7 @@ function energy() {
   $("energy-kinds").append(table("By kind of op", [["kind", (k) => ({ text: k.kind, kind: paint.of(k.kind) })], ["arithmetic", (k) => fj(k.compute_fj)],
     ["bytes moved", (k) => fj(moved(k))], ["share", (k) => of(k.compute_fj + moved(k))]], data.by_kind.filter((k) => k.compute_fj + moved(k))));
   const steps = summary.tokens.slice(0, ROWS).map((t, i) => ({ ...t, ...data.by_token[i] }));
-  $("energy-tokens").append(table(summary.tokens.length > ROWS ? `The first ${count(ROWS)} of ${count(summary.tokens.length)} ${one}s` : `All ${one}s`,
+  $("energy-tokens").append(table(firstSteps(),
     [[one, (t) => `${t.sequence}.${t.token}`], ["arithmetic", (t) => fj(t.compute_fj)], ["bytes moved", (t) => fj(moved(t))], ["static", (t) => fj(t.static_fj)]], steps));
   $("energy-machine").append(table("Machine", [["", (r) => r[0]], ["arithmetic or bytes", (r) => fj(r[1])], ["static while held", (r) => fj(r[2])], ["static while idle", (r) => fj(r[3])]], [
     ...data.engines.slice(0, 64).map((e) => [e.name, e.compute_fj, e.static_busy_fj, e.static_idle_fj]), ...data.channels.map((c) => [c.name, moved(c), 0, 0]),

@@ -91,10 +91,6 @@ function boundsTable({ bounds, makespan_ps: makespan }) {
   ], { lead: (r) => r[0] === "this run" });
 }
 
-/** Parts of the time of tokens, of those in `names` that took any: names and sums. */
-function partSums(tokens, names) {
-  return names.map((part) => [part, tokens.reduce((sum, token) => sum + (token.breakdown_ps[part] ?? 0), 0)]).filter(([, sum]) => sum);
-}
 function partLegend(sums) {
   const all = sums.reduce((sum, [, each]) => sum + each, 0);
   return sums.map(([part, sum]) => make("span", {}, make("i", { style: `background: var(--${part})` }), `${words(part)} ${percent(sum / all)}`));

@@ -111,7 +111,8 @@ class Timeline {
       if (!row && rows.length < OVERLAP) rows.push(row = []);
       if (row) row.push(i); else left++;
     });
-    head(this.#many(this.run.words[1] === "step" ? "Steps" : "Tokens", sequences.size, SEQUENCES) + (left ? `, without ${count(left)} that overlap these` : ""));
+    const { tokens, steps_in_all: all } = this.run, first = tokens.length < all ? `, the first ${count(tokens.length)} of ${count(all)}` : "";
+    head(this.#many(this.run.words[1] === "step" ? "Steps" : "Tokens", sequences.size, SEQUENCES) + first + (left ? `, without ${count(left)} that overlap these` : ""));
     for (const [number, rows] of [...sequences].slice(0, SEQUENCES))
       rows.forEach((items, n) => add({ type: "tokens", label: n ? "" : `${this.run.words[0]} ${number}`, items,
         begin: Float64Array.from(items, (i) => this.run.tokens[i].start_ps),

@@ -6,8 +6,9 @@ One row per task, in order of start; every time is an offset from the one before
 
 A task that moves nothing has served = moved = start. `rates` are the intervals in which a channel was serving.
 
-A run of more tasks than a page opens quickly shows the first of them one by one, and the time after them in `BINS` equal parts:
-what each engine and channel spent most of each part on, and how much of it was busy.
+A run of more tasks or steps than a page opens quickly shows the first of them one by one, and the time after them in `BINS`
+equal parts: what each engine and channel spent most of each part on, and how much of it was busy. Steps that are not shown are
+in sums, and in the means of bars.
 """
 
 from __future__ import annotations
@@ -19,12 +20,17 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from sim.analysis.parts import PARTS
+from sim.analysis.sums import exact_sum
+from sim.base.units import ceil_div
 from sim.log import derived
 from sim.log.tables import EventLog
 from sim.render.page.columns import Ints
 from sim.runs.result import Result
 
 LIMIT = 400_000  # tasks; a page with more of them is slow to open
+STEPS = 20_000  # steps that a page has one by one; a million of them would be 700 MB
+BARS = 240  # bars of the chart of steps; of more steps they are means of adjacent ones
 BINS = 1024  # parts that the time after the first tasks is shown in: about a pixel each
 ROWS = 48  # most engines, and most channels, that a page has rows for: `LANES` of `timeline.js`
 TONES = 14  # kinds with a color of their own, by the time they took; all others share one: `TONES` of `page.js`
@@ -32,11 +38,14 @@ TONES = 14  # kinds with a color of their own, by the time they took; all others
 Times = npt.NDArray[np.int64]
 
 
-def timeline(result: Result, limit: int = LIMIT) -> tuple[dict[str, Any], dict[str, Ints]]:
-    """Facts about the run, and columns of its tasks; of more than `limit`, those of the first and of the time after them."""
+def timeline(result: Result, limit: int = LIMIT, most: int = STEPS) -> tuple[dict[str, Any], dict[str, Ints], Times]:
+    """Facts about the run, columns of its tasks, and the numbers of the steps that are shown.
+
+    Of more tasks than `limit`, or more steps than `most`: those of the first, and of the time after them.
+    """
     log, tasks = result.log, result.log.tasks
     order = np.argsort(tasks.start, kind="stable")
-    shown = order if len(order) <= limit else order[: limit // 4]
+    shown, steps = _shown(log, order, limit, most)
     horizon = log.makespan if len(shown) == len(order) else int(tasks.start[order[len(shown)]])
     edges = _edges(horizon, log.makespan)
     moves, served, moved, channel = derived.service(log)
@@ -50,7 +59,7 @@ def timeline(result: Result, limit: int = LIMIT) -> tuple[dict[str, Any], dict[s
     templates = [[names.setdefault(graph.name(task), len(names)) for task in range(len(graph))] for graph in log.graphs]
     start = tasks.start[shown]
     columns: dict[str, Ints] = {
-        "step": tasks.step[shown],
+        "step": np.searchsorted(steps, tasks.step[shown]),
         "task": tasks.task[shown],
         "engine": tasks.engine[shown].astype(np.int64) + 1,
         "lane": np.where(moves, lane + 1, 0)[shown],
@@ -75,9 +84,40 @@ def timeline(result: Result, limit: int = LIMIT) -> tuple[dict[str, Any], dict[s
         "bins": len(edges) - 1,
         "names": list(names),
         **_machine(result),
-        **_steps(log, templates),
+        **_steps(log, templates, steps),
+        **_bars(result),
     }
-    return facts, columns
+    return facts, columns, steps
+
+
+def _shown(log: EventLog, order: Times, limit: int, most: int) -> tuple[Times, Times]:
+    """Rows of the tasks that are shown one by one, in their order, and the numbers of their steps, ascending."""
+    if len(order) <= limit and len(log.steps) <= most:
+        return order, np.arange(len(log.steps))
+    shown = order[: limit // 4]
+    steps, first = np.unique(log.tasks.step[shown], return_index=True)
+    if len(steps) > most:
+        shown = shown[: np.sort(first)[most]]
+        steps = np.unique(log.tasks.step[shown])
+    return shown, steps.astype(np.int64)
+
+
+def _bars(result: Result) -> dict[str, Any]:
+    """Parts of the time of all steps: their sums, and bars in order of time.
+
+    Of many steps a bar has the means of adjacent ones. ends: the first and the last of them, as (sequence, token).
+    """
+    steps, parts = result.log.steps, result.breakdown.tokens
+    order = np.lexsort((steps.sequence, steps.released))
+    size = max(1, ceil_div(len(order), BARS))
+    bars = []
+    for first in range(0, len(order), size):
+        of = order[first : first + size]
+        means = dict(zip(PARTS, parts[of].mean(axis=0).tolist(), strict=True))
+        ends = [[int(steps.sequence[i]), int(steps.token[i])] for i in (of[0], of[-1])]
+        bars.append({"ends": ends, "steps": len(of), "means": {part: ps for part, ps in means.items() if ps}})
+    sums = {part: exact_sum(parts[:, number]) for number, part in enumerate(PARTS)}
+    return {"sums": {part: ps for part, ps in sums.items() if ps}, "bars": bars, "alone": len(result.breakdown.sequences) < 2}
 
 
 def _machine(result: Result) -> dict[str, Any]:
@@ -98,9 +138,10 @@ def _machine(result: Result) -> dict[str, Any]:
     }
 
 
-def _steps(log: EventLog, templates: Sequence[Sequence[int]]) -> dict[str, Any]:
-    """Facts about the steps and their graphs. templates: the numbers of the names of each graph's tasks."""
+def _steps(log: EventLog, templates: Sequence[Sequence[int]], shown: Times) -> dict[str, Any]:
+    """Facts about the steps that are shown and their graphs. templates: the numbers of the names of each graph's tasks."""
     return {
+        "steps_in_all": len(log.steps),
         "graphs": [
             {
                 "name": list(template),
@@ -110,9 +151,9 @@ def _steps(log: EventLog, templates: Sequence[Sequence[int]]) -> dict[str, Any]:
             for graph, template in zip(log.graphs, templates, strict=True)
         ],
         "steps": {
-            "graph": log.steps.graph.tolist(),
-            "context": log.steps.context.tolist(),
-            "prefill": derived.prefills(log).astype(int).tolist(),
+            "graph": log.steps.graph[shown].tolist(),
+            "context": log.steps.context[shown].tolist(),
+            "prefill": derived.prefills(log)[shown].astype(int).tolist(),
         },
     }
 
