@@ -113,7 +113,7 @@ def test_all_devices_do_what_the_one_that_stands_for_them_does(base) -> None:
 
 
 def test_groups_exchange_among_themselves(base) -> None:
-    """Of four devices the first two divide positions, and the last two."""
+    """Devices 0 and 1 divide positions, and devices 2 and 3."""
     graph = run(base, mapping__parallel__fold="false").log.graphs[0]
     sent, combine = (graph.kinds.index(kind) for kind in ("context_scatter_send", "context_combine"))
     found = set()
