@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
 import pytest
 
 import models.library
@@ -109,6 +110,17 @@ def test_both_executors(base, fold: str, attention: str) -> None:
 
 def test_all_devices_do_what_the_one_that_stands_for_them_does(base) -> None:
     assert run(base).log.steps.end.tolist() == run(base, mapping__parallel__fold="false").log.steps.end.tolist()
+
+
+def test_groups_exchange_among_themselves(base) -> None:
+    """Devices 0 and 1 divide positions, and devices 2 and 3."""
+    graph = run(base, mapping__parallel__fold="false").log.graphs[0]
+    sent, combine = (graph.kinds.index(kind) for kind in ("context_scatter_send", "context_combine"))
+    found = set()
+    for task in np.flatnonzero(graph.kind == combine).tolist():
+        needed = graph.inputs[graph.input_start[task] : graph.input_start[task + 1]]
+        found.add((int(graph.device[task]), tuple(sorted(graph.device[needed[graph.kind[needed] == sent]].tolist()))))
+    assert found == {(0, (0, 1)), (1, (0, 1)), (2, (2, 3)), (3, (2, 3))}
 
 
 def test_a_device_holds_its_positions(base) -> None:
