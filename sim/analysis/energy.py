@@ -38,6 +38,7 @@ from sim.base.errors import SimulationError
 from sim.base.integers import LARGEST
 from sim.cost.amounts import AmountTable
 from sim.cost.fixed import largest_remainder
+from sim.log import derived
 from sim.log.tables import EventLog
 from sim.machine.energy import EnergyRates
 from sim.machine.machine import PATHS
@@ -163,6 +164,9 @@ class Ledger:
             return
         channel = np.full(len(log.tasks), -1, dtype=np.int64)
         channel[log.services.task] = log.services.channel
+        if log.machine.paths:  # a byte over several links counts once, for the first
+            first = derived.first_links(log)
+            channel = np.where(first >= 0, first, channel)
         for graph, steps, flops, moved in self._blocks(log):
             table = self._table(graph)
             row = log.steps.first[steps][:, None] + np.arange(len(graph))  # [lane, task]

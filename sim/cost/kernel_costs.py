@@ -6,8 +6,8 @@
 t0 is the time from a launch to the first result, which no size of the kernel shortens. It is per task: an op in several tasks
 is several kernels. What a channel delivers to one transfer is its bandwidth, its `efficiency` and its port.
 
-A step that decodes one token of each sequence is replayed as a graph (CUDA graphs). One that feeds in more is not: the host
-launches kernel after kernel, which takes `prompt` more for each, if that is known.
+A step that decodes one token of each sequence is replayed as a graph (CUDA graphs). One that feeds in more is not, and its
+products of few tokens do not fill a device: each kernel takes `prompt` more, if that is known.
 
 Bytes move on the channel, where others contend for it. Under `stream` a kernel asks for them after t0, its launch, and computes
 while they come: whatever it waits for is its transfer, and a faster channel helps. Under `blocking` an engine is busy for what
@@ -96,12 +96,15 @@ class KernelCosts(Caching):
         ops = graph.ops
         group = groups_of(ops)
         times = np.array([self.t0[name] for name in GROUPS], dtype=np.int64)[group]
-        times[np.isin(ops.kind, (*COLLECTIVES, P2P))] = self.t0.get(COLLECTIVE, self.t0[OTHER])
+        between = np.isin(ops.kind, (*COLLECTIVES, P2P))
+        times[between] = self.t0.get(COLLECTIVE, self.t0[OTHER])
         for kind in np.unique(ops.kind).tolist():
             if kind in self.t0:
                 times[ops.kind == kind] = self.t0[kind]
-        several = isinstance(ops, BatchGraph) and any(ops.shape.several)
-        return np.asarray(times + self.overhead + (self.t0.get(PROMPT, 0) if several else 0))
+        if isinstance(ops, BatchGraph) and any(ops.shape.several):
+            known = between & ((COLLECTIVE in self.t0) | np.isin(ops.kind, list(self.t0)))  # as measured, launched by the host
+            times[~known] += self.t0.get(PROMPT, 0)
+        return np.asarray(times + self.overhead)
 
 
 class KernelRows:

@@ -166,8 +166,8 @@ def service(log: EventLog) -> Service:
     channel = np.zeros(len(tasks), dtype=np.int16)
     channel[services.task] = services.channel
     if log.machine.paths:
-        first_link = _of_transfers(log, lambda path: path[0] if path else NONE)
-        channel = np.where(served & (first_link >= 0), first_link, channel)
+        first = first_links(log)
+        channel = np.where(served & (first >= 0), first, channel)
     return Service(moves, first, last, channel)
 
 
@@ -177,6 +177,11 @@ def service(log: EventLog) -> Service:
 def links_crossed(log: EventLog) -> npt.NDArray[np.int16] | int:
     """How many channels the transfer of a task crosses at once, on each of which it moves all of its bytes."""
     return _of_transfers(log, lambda path: len(path) or 1) if log.machine.paths else 1
+
+
+def first_links(log: EventLog) -> npt.NDArray[np.int16]:
+    """[row]: the first channel that the transfer of a task crosses of several at once, -1 if it crosses one."""
+    return _of_transfers(log, lambda path: path[0] if path else NONE)
 
 
 def _of_transfers(log: EventLog, of_path: Callable[[tuple[int, ...]], int]) -> npt.NDArray[np.int16]:

@@ -138,14 +138,19 @@ class Energy(Section):
     )
     link: ByteEnergy | None = Field(
         default=None,
-        description="Energy of a byte over a link between devices, as `byte`; null: not known, which the output says, and none "
-        "is counted.",
+        description="Energy of a byte over links between devices, however many it crosses, as `byte`; null: not known, which "
+        "the output says, and none is counted.",
         examples=["5.5 pJ/bit"],
     )
     host: ByteEnergy | None = Field(
         default=None,
         description="Energy of a byte over the link to the host, as `link`, with the memory of the host where that is known.",
         examples=["6.5 pJ/bit"],
+    )
+    network: ByteEnergy | None = Field(
+        default=None,
+        description="Energy of a byte over the network between islands of devices, as `link`.",
+        examples=["20 pJ/bit"],
     )
     static: StaticPower = default({}, description="Power that is drawn all along.")
 

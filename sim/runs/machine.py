@@ -242,7 +242,7 @@ def energy_of(hardware: Hardware, ops: OpGraph, parallel: Parallel) -> EnergyRat
     rates = EnergyRates(
         flop=flop * like if isinstance(flop, int) else {dtype: each * like for dtype, each in flop.items()},
         byte=_by_part("memory", energy.byte, like), link=_by_part("link", energy.link, like),
-        host=_by_part("host link", energy.host, like),
+        host=_by_part("host link", energy.host, like), network=_by_part("network link", energy.network, like),
         device=energy.static.device * count, engine=energy.static.engine * like,
     )  # fmt: skip
     for dtype in product_formats(ops):

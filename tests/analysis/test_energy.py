@@ -15,7 +15,7 @@ from sim.analysis.parts import PARTS
 from sim.analysis.sums import split
 from sim.base.errors import InputError
 from sim.log import derived
-from sim.mapping.tasks import HOST_BIT
+from sim.mapping.tasks import HOST_BIT, NETWORK_BIT
 from sim.render.energy import lines
 from sim.render.summary import summary
 from sim.runs.result import Result
@@ -179,7 +179,7 @@ def rows_of(found: Result) -> tuple[int, int, int]:
     for row, moved in enumerate(derived.bytes_moved(log).tolist()):
         graph, task = log.graphs[log.steps.graph[log.tasks.step[row]]], int(log.tasks.task[row])
         if graph.kind_of(task).endswith("_send"):
-            link += moved * sum(rates.link.values())
+            link += moved * sum((rates.network if graph.moves[task] & NETWORK_BIT else rates.link).values())
         elif graph.moves[task] & HOST_BIT:
             link += moved * sum(rates.host.values())
         else:
@@ -198,6 +198,7 @@ FIGURES = {
     "byte": {"dram": "6 pJ/bit", "path": "34.567 pJ/B"},
     "link": "5.501 pJ/bit",
     "host": {"pcie": "6.5 pJ/bit", "dram": "9 pJ/B"},
+    "network": "20.003 pJ/bit",
     "static": {"device": "99.999 W", "engine": "1.234 W"},
 }
 

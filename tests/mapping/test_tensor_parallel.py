@@ -182,13 +182,13 @@ class TestFastest:
 
     def test_one_shot_below_and_two_shot_beyond(self):
         """7 S / B < 1 us + 14 S / 8 B, so S < 450 kB / 5.25: 85,714 bytes, ten tokens of 8,192."""
-        fastest = Fastest(8, 8192, self.LINK)
+        fastest = Fastest(8, 8192, (self.LINK,))
         assert [fastest.algorithm(tokens) for tokens in (1, 10, 11, 4096)] == ["one_shot", "one_shot", "two_shot", "two_shot"]
         assert [fastest.least(tokens) for tokens in (1, 10, 11, 4096)] == [1, 1, 11, 11]
         assert fastest.changes() == [(11, "two_shot"), (1, "one_shot")]
 
     def test_two_devices_take_one_round(self):
-        assert Fastest(2, 8192, self.LINK).changes() == [(1, "one_shot")]
+        assert Fastest(2, 8192, (self.LINK,)).changes() == [(1, "one_shot")]
 
     @pytest.mark.parametrize("devices", [2, 3, 5, 8, 64])
     @pytest.mark.parametrize("latency", [0, 1_000, 1_000_000])
@@ -290,23 +290,23 @@ def test_the_tables_of_the_guide(library, sizes, within):
     for size, unit, measured, *printed in rows:
         amount = int(size) * {"B": 1, "KiB": 2**10, "MiB": 2**20}[unit]
         for (t0, algorithm, link), simulated, error in zip((PRESET, FITTED[library]), printed[::2], printed[1::2], strict=True):
-            time = t0 + time_alone(rounds("all_reduce", algorithm, 8), amount, link) / 1e6
+            time = t0 + time_alone(phases("all_reduce", algorithm, 8)[0], amount, link) / 1e6
             assert f"{time:.1f}" == simulated
             assert abs(100 * (time / float(measured) - 1) - int(error)) <= 1
         assert abs(int(printed[3])) <= within
 
 
 @pytest.mark.parametrize(
-    ("t0", "expected"), [({"collective": "18 us"}, 18), ({"collective": "18 us", "all_reduce": "7 us"}, 7), ({}, 1.5)]
+    ("t0", "expected"), [({"collective": "18 us"}, 18), ({"collective": "18 us", "all_reduce": "7 us"}, 7), ({}, 1.5 + 9.7)]
 )
 def test_a_launch_of_collectives(base, t0, expected):
-    """Each pays it beside its rounds; other kernels keep theirs."""
+    """Each pays it beside its rounds; other kernels keep theirs, and 9.7 us in a prompt."""
     given = scenario(**{"cost.model": "kernel", **{f"cost.t0.{kind}": time for kind, time in t0.items()}})
     result = sim.run(read(base, given), executor="simpy")
     (graph,), tasks = result.log.graphs, result.log.tasks
     of_kind = {kind: tasks.compute[graph.kind == graph.kinds.index(kind)] for kind in ("all_reduce", "norm")}
-    assert set(of_kind["all_reduce"].tolist()) == {int(expected * 1e6) + 1}  # and the picosecond that all work lasts at least
-    assert 1_500_000 < of_kind["norm"].max() < 7_000_000
+    assert set(of_kind["all_reduce"].tolist()) == {round(expected * 1e6) + 1}  # and the picosecond that all work lasts at least
+    assert 11_200_000 < of_kind["norm"].max() < 16_700_000
 
 
 @pytest.mark.slow

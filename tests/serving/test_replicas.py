@@ -62,6 +62,19 @@ def served_by(result: sim.Result) -> np.ndarray[Any, Any]:
     return result.requests.by.last
 
 
+def served(*columns: list[int]) -> list[tuple[int, ...]]:
+    """Service intervals (channel, task, start, end, work), each whole: links between devices are planned together, so that one
+    may be cut where nothing changes for it."""
+    found = list[tuple[int, ...]]()
+    for channel, task, start, end, work in sorted(zip(*columns, strict=True)):
+        if found and found[-1][:2] == (channel, task) and found[-1][3] == start:
+            *_, first, _, before = found.pop()
+            found.append((channel, task, first, end, before + work))
+        else:
+            found.append((channel, task, start, end, work))
+    return found
+
+
 def alone(log: EventLog, replica: int, devices: int) -> dict[str, list[Any]]:
     """All that a replica did, as if it were the only one: its engines and channels from 0, its requests in their order."""
     first = np.array([graph.first_device for graph in log.graphs])[log.steps.graph]
@@ -77,8 +90,10 @@ def alone(log: EventLog, replica: int, devices: int) -> dict[str, list[Any]]:
     each = log.engines // log.machine.replicas
     found["engine"] = [engine if engine < 0 else engine - replica * each for engine in found["engine"]]
     found |= {f"step {name}": getattr(log.steps, name)[steps].tolist() for name in ("token", "context", "released", "end")}
-    found |= {f"service {name}": getattr(log.services, name)[mine].tolist() for name in ("start", "end", "work")}
-    found["service channel"] = [place[channel] for channel in log.services.channel[mine].tolist()]
+    task = np.cumsum(rows)[log.services.task[mine]].tolist()
+    channel = [place[channel] for channel in log.services.channel[mine].tolist()]
+    times = [getattr(log.services, name)[mine].tolist() for name in ("start", "end", "work")]
+    found["services"] = served(channel, task, *times)
     found["sequence"] = np.searchsorted(numbers, log.members.sequence[members]).tolist()
     found["emitted"] = log.members.emitted[members].tolist()
     return found

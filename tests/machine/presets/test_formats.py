@@ -251,9 +251,13 @@ def held(name: str, layers: int | None = None, scope: str = "model", **formats: 
     return footprint(model, kept, Formats(**formats), whole=scope == "model", sequences=()).weights  # type: ignore[arg-type]
 
 
+#: Bytes of what steps read of a checkpoint beside parameters: a scalar of each layer.
+BUFFERS = {"gemma-4-31b": 60 * 2}
+
+
 @pytest.mark.parametrize("name", models.library.names())
 def test_a_whole_model_takes_its_parameters(name: str) -> None:
-    assert held(name) == models.library.load(name).parameter_bytes
+    assert held(name) == models.library.load(name).parameter_bytes + BUFFERS.get(name, 0)
 
 
 def test_parts_of_a_model_take_their_part() -> None:

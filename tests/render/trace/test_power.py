@@ -63,7 +63,7 @@ def test_tasks_have_their_joules(load: Callable[[Path], TraceProcessor], tmp_pat
 def dma(found: Result) -> int:
     """Energy of bytes that tasks without an engine move."""
     assert found.plan.rules.energy is not None
-    return int(found.log.bytes_moved()[found.log.tasks.engine < 0].sum()) * found.plan.rules.energy.of_byte
+    return int(found.log.bytes_moved()[found.log.tasks.engine < 0].sum()) * found.plan.rules.energy.of_byte[0]
 
 
 def test_a_window_has_its_own_part(load: Callable[[Path], TraceProcessor], tmp_path: Path) -> None:
