@@ -165,8 +165,8 @@ class Ledger:
         channel = np.full(len(log.tasks), -1, dtype=np.int64)
         channel[log.services.task] = log.services.channel
         if log.machine.paths:  # a byte over several links counts once, for the first
-            first = derived.first_links(log)
-            channel = np.where(first >= 0, first, channel)
+            out = derived.first_links(log)
+            channel = np.where(out >= 0, out, channel)
         for graph, steps, flops, moved in self._blocks(log):
             table = self._table(graph)
             row = log.steps.first[steps][:, None] + np.arange(len(graph))  # [lane, task]
