@@ -166,8 +166,8 @@ def service(log: EventLog) -> Service:
     channel = np.zeros(len(tasks), dtype=np.int16)
     channel[services.task] = services.channel
     if log.machine.paths:
-        first = first_links(log)
-        channel = np.where(served & (first >= 0), first, channel)
+        out = first_links(log)
+        channel = np.where(served & (out >= 0), out, channel)
     return Service(moves, first, last, channel)
 
 
