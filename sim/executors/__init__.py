@@ -18,7 +18,7 @@ from sim.base.errors import InputError, unknown
 from sim.base.kernel import MANY_TASKS, unavailable
 from sim.base.processes import can_fork, forked
 from sim.executors.setup import Progress, Setup
-from sim.executors.size import tasks_in_all
+from sim.executors.size import expected_tasks, tasks_in_all
 from sim.log.tables import EventLog, ServiceTable, TaskTable
 
 Executor = Literal["auto", "simpy", "compiled"]
@@ -104,8 +104,8 @@ def choose(setup: Setup, executor: Executor, many: int = MANY_TASKS) -> Executed
         raise unknown("executor", executor, get_args(Executor))
     if executor == "simpy":
         return Executed("simpy")
-    if executor == "auto" and many and tasks_in_all(setup)[0] < many:
-        return Executed("simpy", f"fewer than {many:,} tasks")
+    if executor == "auto" and many and expected_tasks(setup) < many:
+        return Executed("simpy", f"about {expected_tasks(setup):,} tasks, fewer than {many:,}")
     why = obstacle(setup)
     if not why:
         return Executed("compiled")

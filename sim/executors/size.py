@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from math import isqrt
 
 from sim.base.units import ceil_div
 from sim.executors.setup import Progress, Setup
@@ -67,6 +68,12 @@ def tasks_in_all(setup: Setup) -> tuple[int, int]:
         of_drafts = _shared(setup, *drafted, draft=True)
         return low + of_drafts[0], high + of_drafts[1]
     return low, high
+
+
+def expected_tasks(setup: Setup) -> int:
+    """Guess the tasks of a run: the fewest where all requests come at once, and so share steps; else between the bounds."""
+    fewest, most = tasks_in_all(setup)
+    return isqrt(fewest * most) if any(request.arrival for request in setup.sequences) else fewest
 
 
 def _shared(setup: Setup, fewest: list[int], most: list[int], *, draft: bool = False) -> tuple[int, int]:
