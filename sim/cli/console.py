@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import re
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import IO, Any, cast
 
 import click
 from rich.console import Console
@@ -14,12 +16,27 @@ from rich.text import Text
 from sim.base.kernel import when_compiling
 from sim.render.rows import as_json
 
+BLANKS = re.compile(r" +\n")
+
 COMPILING = "compiling the code for large runs, once; this takes up to a minute"
+
+
+class Trimmed:
+    """A stream without the blanks at the ends of lines with which rich fills the columns of tables."""
+
+    def __init__(self, file: IO[str]) -> None:
+        self._file = file
+
+    def write(self, text: str) -> int:
+        return self._file.write(BLANKS.sub("\n", text))
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._file, name)
 
 
 def output(width: int | None = None) -> Console:
     """Console for results. width: columns when stdout is not a terminal; None: 80."""
-    console = Console(markup=False, emoji=False)
+    console = Console(markup=False, emoji=False, file=cast("IO[str]", Trimmed(sys.stdout)))
     if width is not None and not console.is_terminal:
         console.width = width
     return console

@@ -293,3 +293,10 @@ def test_python_m_sim(tmp_path: Path) -> None:
         [Path(SIM).with_name("python"), "-m", "sim", "--version"], cwd=tmp_path, capture_output=True, text=True, check=False
     )
     assert done.stdout == f"sim, version {library.__version__}\n"
+
+
+def test_no_table_ends_in_blanks(sim: Sim) -> None:
+    for arguments in ("explain lockstep_fifo", "compare lockstep_fifo lockstep_processor_sharing", "list arbiters"):
+        lines = sim(*arguments.split()).stdout.splitlines()
+        assert len(lines) > 5
+        assert not [line for line in lines if line != line.rstrip()]
