@@ -27,6 +27,7 @@ KV_CACHE = {
     "ernie-4.5-21b-a3b": [(28, 2 * 4 * 128 * 2, None)],
     "gemma-2-2b": [(13, 2 * 4 * 256 * 2, None), (13, 2 * 4 * 256 * 2, 4096)],
     "gemma-3-1b": [(4, 2 * 1 * 256 * 2, None), (22, 2 * 1 * 256 * 2, 512)],  # every sixth layer sees all
+    "gemma-3n-e2b": [(4, 2 * 2 * 256 * 2, None), (16, 2 * 2 * 256 * 2, 512)],  # of 20 of its 30 layers
     "gemma-4-31b": [(10, 2 * 4 * 512 * 2, None), (50, 2 * 16 * 256 * 2, 1024)],  # every sixth layer sees all
     "glm-4.5-air": [(46, 2 * 8 * 128 * 2, None)],
     "gpt2": [(12, 2 * 12 * 64 * 4, None)],
@@ -57,6 +58,9 @@ KV_CACHE = {
     "qwen3-30b-a3b": [(48, 2 * 4 * 128 * 2, None)],
     "qwen3-next-80b-a3b": [(12, 2 * 2 * 256 * 2, None)],  # every fourth layer; the others keep states
 }
+
+#: Groups of layers that read the cache of another, as often as that one does, and keep none.
+SHARED_CACHE = {"gemma-3n-e2b": [(2, 2 * 2 * 256 * 2, None), (8, 2 * 2 * 256 * 2, 512)]}
 
 #: Experts of a layer, how many each token chooses, layers with experts, and parameters of one expert.
 EXPERTS = {
@@ -93,7 +97,8 @@ def test_bytes_of_the_cache_before_and_beyond_the_windows(name):
     for context in (0, 100, 127, 128, 511, 512, 4095, 4096, 20_000):
         kv_read, kv_write = graph.costs(context).sum(axis=1)[[QUANTITIES.index("kv_read"), QUANTITIES.index("kv_write")]]
         # A window of W holds W - 1 tokens, and the new one.
-        assert kv_read == sum(n * size * _seen(context, window) for n, size, window in KV_CACHE[name])
+        readers = KV_CACHE[name] + SHARED_CACHE.get(name, [])
+        assert kv_read == sum(n * size * _seen(context, window) for n, size, window in readers)
         assert kv_write == sum(n * size for n, size, _ in KV_CACHE[name])
 
 
