@@ -71,15 +71,16 @@ def test_16_mib_are_enough(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_small_chunks_sustain_more_until_they_delay_the_first_token(tmp_path: Path) -> None:
+def test_chunks_of_512_sustain_more_and_smaller_ones_delay_the_first_token(tmp_path: Path) -> None:
     swept(load(studies()["highest_rate_and_chunk"]), tmp_path / "out")
     answers = read_answers(tmp_path / "out")
     means = {point.values[CHUNK]: point.means[RATE] / 1e6 for point in answers.points}
-    assert 30 < means[8192] < means[2048] < means[512] < means[128] < 45
+    assert 27 < means[8192] < means[2048] < means[512] < 35
+    assert abs(means[128] - means[512]) < 1
     rows = [row for part in parts(tmp_path / "out") for row in read_part(part).to_pylist()]
     for seed in range(3):  # with the same requests the order is the same, though intervals over seeds overlap
         highest = [max(row[RATE] for row in rows if (row["seed"], row[CHUNK]) == (seed, chunk) and row["feasible"])
-                   for chunk in (8192, 2048, 512, 128)]  # fmt: skip
+                   for chunk in (8192, 2048, 512)]  # fmt: skip
         assert highest == sorted(highest)
     failing = {chunk: min((row for row in rows if row[CHUNK] == chunk and row["seed"] == 0 and not row["feasible"]),
                           key=lambda row: row[RATE]) for chunk in means}  # fmt: skip
