@@ -147,11 +147,18 @@ class _Reader:
         self.text, self.names = text, names
         self.columns: set[str] = set()
 
+    def _number(self, value: int) -> float:
+        """Raises InputError for a number that no float can be."""
+        try:
+            return float(value)
+        except OverflowError:
+            raise InputError(f"expected numbers below 1e308, found one of {value.bit_length()} bits") from None
+
     def read(self, node: ast.expr) -> _Node:
         """The value of a node, as a function of a row."""
         match node:
             case ast.Constant(value=bool() | int() | float() | str() as value):
-                fixed = float(value) if isinstance(value, int) and not isinstance(value, bool) else value
+                fixed = self._number(value) if isinstance(value, int) and not isinstance(value, bool) else value
                 return lambda _row: fixed
             case ast.Name() | ast.Attribute():
                 return self.column(node)

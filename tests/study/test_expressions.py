@@ -100,3 +100,8 @@ def test_arithmetic_is_that_of_python(text: str, a: float, b: float) -> None:
         assert found is None
     else:
         assert found == expected if math.isfinite(expected) else found is None
+
+
+def test_a_number_beyond_all_floats_is_refused() -> None:
+    with pytest.raises(InputError, match="expected numbers below 1e308, found one of 1329 bits"):
+        parse(f"makespan + {10**400}", ["makespan"])
