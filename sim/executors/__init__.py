@@ -104,8 +104,8 @@ def choose(setup: Setup, executor: Executor, many: int = MANY_TASKS) -> Executed
         raise unknown("executor", executor, get_args(Executor))
     if executor == "simpy":
         return Executed("simpy")
-    if executor == "auto" and many and expected_tasks(setup) < many:
-        return Executed("simpy", f"about {expected_tasks(setup):,} tasks, fewer than {many:,}")
+    if executor == "auto" and many and (tasks := expected_tasks(setup)) < many:
+        return Executed("simpy", f"about {tasks:,} tasks, fewer than {many:,}")
     why = obstacle(setup)
     if not why:
         return Executed("compiled")

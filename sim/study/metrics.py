@@ -8,6 +8,7 @@ from typing import Any, Literal
 from sim.analysis.findings import Analysis, Totals
 from sim.analysis.goodput import Goodput, goodput
 from sim.analysis.parts import PARTS
+from sim.base.units import format_bytes, format_energy, format_time
 from sim.executors import simulate
 from sim.study.batches import Job
 
@@ -21,6 +22,22 @@ class Metric:
     unit: Unit
     title: str
     whole: bool = False
+
+
+def with_unit(value: float, unit: str) -> str:
+    """A value as it is shown, such as `3.1 ms`; unit: as those of metrics, or empty."""
+    match unit:
+        case "ps":
+            return format_time(round(value))
+        case "fJ":
+            return format_energy(round(value))
+        case "B":
+            return format_bytes(value)
+        case "share":
+            return f"{value:.1%}"
+        case "W":
+            return f"{value:,.4g} W"
+    return f"{value:,.4g}" if abs(value) < 1e6 else f"{value:.4g}"
 
 
 _LATENCIES = {"ttft": "TTFT", "tpot": "TPOT", "itl": "ITL", "e2e": "end to end", "queued": "queued"}

@@ -14,10 +14,9 @@ from typing import Any
 
 import numpy as np
 
-from sim.base.units import format_bytes, format_energy, format_time
 from sim.study.batches import Job
 from sim.study.bounds import BOUNDED, EXACT, BoundsOf
-from sim.study.metrics import METRICS
+from sim.study.metrics import METRICS, with_unit
 from sim.study.points import Point, Study
 from sim.study.store import cell
 
@@ -112,19 +111,8 @@ def _is_number(study: Study, name: str) -> bool:
 def _told(row: Mapping[str, Any], columns: Iterable[str]) -> str:
     """The bounds of columns, in words; of the makespan if none of them has one."""
     bounded = [name for name in columns if name in BOUNDED or name in EXACT] or ["makespan_ps"]
-    return ", ".join(f"{METRICS[name].title} {_sense(name)} {_shown(METRICS[name].unit, row[name])}" for name in bounded)
+    return ", ".join(f"{METRICS[name].title} {_sense(name)} {with_unit(row[name], METRICS[name].unit)}" for name in bounded)
 
 
 def _sense(name: str) -> str:
     return "is" if name in EXACT else "at least" if BOUNDED[name] == "min" else "at most"
-
-
-def _shown(unit: str, value: float) -> str:
-    match unit:
-        case "ps":
-            return format_time(round(value))
-        case "fJ":
-            return format_energy(round(value))
-        case "B":
-            return format_bytes(value)
-    return f"{value:,.4g}"

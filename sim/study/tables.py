@@ -10,10 +10,9 @@ from rich.table import Table
 from rich.text import Text
 
 from sim.base.quantities import Dimension
-from sim.base.units import format_bytes, format_energy, format_time
 from sim.study.answers import Answers, PointOf
 from sim.study.effects import Change
-from sim.study.metrics import METRICS
+from sim.study.metrics import METRICS, with_unit
 from sim.study.search import Find
 
 FEW = 5  # interactions and effects that are shown
@@ -31,18 +30,7 @@ def show(column: str, value: float | None, dimension: Dimension | None = None) -
         return "-"
     if dimension is not None:
         return scaled(value, dimension)
-    match METRICS[column].unit if column in METRICS else "":
-        case "ps":
-            return format_time(round(value))
-        case "fJ":
-            return format_energy(round(value))
-        case "B":
-            return format_bytes(value)
-        case "share":
-            return f"{value:.1%}"
-        case "W":
-            return f"{value:,.4g} W"
-    return f"{value:,.4g}" if abs(value) < 1e6 else f"{value:.4g}"
+    return with_unit(value, METRICS[column].unit if column in METRICS else "")
 
 
 def spread(answers: Answers, point: PointOf, column: str) -> str:

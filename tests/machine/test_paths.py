@@ -146,6 +146,15 @@ def exact(requests) -> list[Fraction]:
     return ends
 
 
+#: Some transfers: when each is requested, its path, and its work.
+REQUESTS = st.lists(
+    st.tuples(
+        st.integers(0, 50), st.lists(st.integers(0, 5), min_size=1, max_size=3, unique=True).map(tuple), st.integers(1, 1000)
+    ),
+    min_size=1, max_size=8,
+)  # fmt: skip
+
+
 class TestService:
     def test_two_that_send_to_one(self):
         """Links out 0 and 1, in 2: they share the link in, until the shorter has ended."""
@@ -171,15 +180,7 @@ class TestService:
         env.run()
         assert ends == {2: 60, 0: 120, 3: 120, 1: 180}
 
-    @given(
-        st.lists(
-            st.tuples(
-                st.integers(0, 50), st.lists(st.integers(0, 5), min_size=1, max_size=3, unique=True).map(tuple),
-                st.integers(1, 1000),
-            ),
-            min_size=1, max_size=8,
-        )
-    )  # fmt: skip
+    @given(REQUESTS)
     def test_shared_as_exact_fractions_would_have_it(self, requests):
         """Each end rounds up, and each of some cuts may lose a picosecond of each transfer, which may delay others in turn."""
         ends, intervals = served(ProcessorSharing(), requests)
@@ -187,16 +188,7 @@ class TestService:
             assert abs(mine - best) <= 8 * len(requests) ** 2
         self.conserved(requests, intervals)
 
-    @given(
-        st.lists(
-            st.tuples(
-                st.integers(0, 50), st.lists(st.integers(0, 5), min_size=1, max_size=3, unique=True).map(tuple),
-                st.integers(1, 1000),
-            ),
-            min_size=1, max_size=8,
-        ),
-        st.sampled_from([Fifo(), ProcessorSharing(), Priority(), Weighted(weights=[3, 2, 1])]),
-    )  # fmt: skip
+    @given(REQUESTS, st.sampled_from([Fifo(), ProcessorSharing(), Priority(), Weighted(weights=[3, 2, 1])]))
     def test_bytes_are_conserved_on_each_link(self, requests, arbiter):
         _, intervals = served(arbiter, requests)
         self.conserved(requests, intervals)

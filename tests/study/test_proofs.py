@@ -17,7 +17,7 @@ from sim.study.answers import read_answers
 from sim.study.batches import Job
 from sim.study.bounds import BOUNDED, EXACT, BoundsOf, lower_bound
 from sim.study.metrics import measure
-from sim.study.points import load, over
+from sim.study.points import Study, load, over
 from sim.study.pool import Processes
 from sim.study.proofs import Proofs, generations
 from sim.study.store import parts
@@ -35,6 +35,14 @@ axes:
 columns: {area: 4 * engines.count + bandwidth / 10 GB/s}
 objectives: {makespan: min, area: min}
 """
+
+
+def compare_with_all(study: Study, folder: Path) -> None:
+    """Run a study with proofs, into `proven`, and without, into `every`: some points are skipped, and the front is the same."""
+    assert swept(study, folder / "proven").skipped > 0
+    swept(study, folder / "every", exhaustive=True)
+    proven, whole = read_answers(folder / "proven"), read_answers(folder / "every")
+    assert [point.number for point in proven.front()] == [point.number for point in whole.front()]
 
 
 @pytest.mark.parametrize(
@@ -151,11 +159,7 @@ axes:
 )
 def test_energy_has_a_lower_bound(written: Written, tmp_path: Path, objectives: str, constraint: str) -> None:
     study = load(written(f"{ENERGY}constraints: ['{constraint}']\nobjectives: {objectives}\n"))
-    skipped = swept(study, tmp_path / "proven").skipped
-    swept(study, tmp_path / "every", exhaustive=True)
-    assert skipped > 0
-    proven, whole = read_answers(tmp_path / "proven"), read_answers(tmp_path / "every")
-    assert [point.number for point in proven.front()] == [point.number for point in whole.front()]
+    compare_with_all(study, tmp_path)
     of_all = {row["point"]: row for row in rows(tmp_path / "every")}
     assert not any(of_all[row["point"]]["feasible"] for row in rows(tmp_path / "proven") if "infeasible" in str(row["error"]))
 
@@ -212,11 +216,7 @@ def test_throughput_has_an_upper_bound(written: Written, tmp_path: Path) -> None
         "objectives", "constraints: [tokens_per_s > 300]\nobjectives"
     )
     study = load(written(text))
-    skipped = swept(study, tmp_path / "proven").skipped
-    swept(study, tmp_path / "every", exhaustive=True)
-    assert skipped > 0
-    proven, whole = read_answers(tmp_path / "proven"), read_answers(tmp_path / "every")
-    assert [point.number for point in proven.front()] == [point.number for point in whole.front()]
+    compare_with_all(study, tmp_path)
     of_all = {row["point"]: row for row in rows(tmp_path / "every")}
     missed = [row for row in rows(tmp_path / "proven") if row["status"] == "skipped" and "infeasible" in row["error"]]
     assert missed
