@@ -21,10 +21,10 @@ def glued(text: str) -> str:
 
 
 def show(console: Console, shown: RenderableType) -> None:
-    """Print something with glued texts in it."""
+    """Print something with glued texts in it, without blanks at the ends of lines."""
     with console.capture() as captured:
         console.print(shown)
-    console.file.write(captured.get().replace(GLUE, " "))
+    console.file.write("".join(f"{line.rstrip()}\n" for line in captured.get().replace(GLUE, " ").splitlines()))
 
 
 class Fitted:
