@@ -67,14 +67,19 @@ def typed(command: str) -> tuple[int, str]:
     return done.returncode, done.stdout
 
 
-#: Pages whose commands take more than ten seconds together.
+#: Pages whose commands take more than two seconds of CPU time together.
 LONG = {
     "docs/guides/batches.md",
     "docs/guides/engines_per_channel.md",
     "docs/guides/kernels.md",
+    "docs/guides/large_runs.md",
     "docs/guides/machines.md",
+    "docs/guides/own_model.md",
+    "docs/guides/pipelines.md",
     "docs/guides/replicas.md",
     "docs/guides/sharing.md",
+    "docs/guides/tensor_parallelism.md",
+    "docs/guides/validate.md",
     "docs/guides/what_helps.md",
 }
 

@@ -73,7 +73,13 @@ def test_cold_it_compiles_and_warm_it_does_not(small):
     assert small()[:-1] == ["42"]
 
 
-@pytest.mark.parametrize(("ending", "harm"), [("nbi", "half"), ("nbi", "noise"), ("nbc", "half"), ("nbc", "gone")])
+@pytest.mark.parametrize(
+    ("ending", "harm"),
+    [
+        ("nbi", "noise"),
+        *(pytest.param(*each, marks=pytest.mark.slow) for each in (("nbi", "half"), ("nbc", "half"), ("nbc", "gone"))),
+    ],
+)
 def test_a_broken_file_is_replaced(small, tmp_path, ending, harm):
     small()
     (file,) = (tmp_path / "cache").rglob(f"*.{ending}")

@@ -139,14 +139,14 @@ def rounding() -> dict[str, Any]:
 relaxed = settings(deadline=None, suppress_health_check=list(HealthCheck))
 
 
-@settings(relaxed, max_examples=200)
+@settings(relaxed, max_examples=100)
 @given(written(), PARTS)
 @example(rounding(), 1)
 def test_graphs_of_every_kind_on_machines_of_every_kind(data, pause):
     both(drawn(data), pause)
 
 
-@settings(relaxed, max_examples=50)
+@settings(relaxed, max_examples=25)
 @given(served(), PARTS)
 def test_batches_of_real_models(data, pause):
     both(drawn(data), pause)
@@ -210,13 +210,6 @@ def test_many_graphs(data, pause):
 def test_many_batches(data, pause):
     setup = drawn(data)
     parts_are_the_whole(setup, pause, both(setup, pause))
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("name", shipped())
-def test_what_is_shipped(name):
-    setup = setup_of(read(shipped()[name], ["workload.generate.count=40"] if "serving" in name else []))
-    both(setup)
 
 
 @pytest.mark.parametrize("arbiter", ["fifo", "processor_sharing"])

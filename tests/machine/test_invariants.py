@@ -166,7 +166,7 @@ def scenarios() -> st.SearchStrategy[dict[str, Any]]:
     return drawn().filter(accepted)
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=50, deadline=None)
 @given(scenarios())
 def test_every_invariant_holds(data: dict[str, Any]):
     every_invariant_holds(data)

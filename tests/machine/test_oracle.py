@@ -103,7 +103,7 @@ def known(data: dict[str, Any]) -> dict[str, Any]:
     return data if data["scheduler"] in KNOWN else data | {"scheduler": "earliest"}
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=50, deadline=None)
 @given(scenarios().map(known))
 def test_the_executor_agrees_with_the_oracle(data):
     agrees(data)

@@ -45,7 +45,7 @@ def _models_shipped() -> list[ModelGraph]:
     return shipped()
 
 
-@pytest.mark.parametrize("name", FUSIONS)
+@pytest.mark.parametrize("name", [pytest.param(name, marks=[] if name == "all" else [pytest.mark.slow]) for name in FUSIONS])
 def test_weights_and_kv_of_every_model_stay_as_captured_and_flops_but_for_hidden_pairs(
     name: str, models_shipped: list[ModelGraph]
 ) -> None:

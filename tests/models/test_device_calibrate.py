@@ -66,6 +66,7 @@ def measured(tmp_path_factory):
     return profile, out, first
 
 
+@pytest.mark.slow
 def test_a_second_run_goes_on_where_the_first_stopped(measured):
     profile, out, first = measured
     kept = read_samples(out.with_suffix(".parquet"))
