@@ -205,10 +205,11 @@ def joined(parts: Sequence[Kernel]) -> list[Kernel]:
     sorts: dict[tuple[str, ...], list[Kernel]] = {}
     for part in parts:
         sorts.setdefault(part.kinds, []).append(part)
-    return [_together(of_sort) for of_sort in sorts.values()]
+    return [together(of_sort) for of_sort in sorts.values()]
 
 
-def _together(parts: Sequence[Kernel]) -> Kernel:
+def together(parts: Sequence[Kernel]) -> Kernel:
+    """One launch for the rows of several; its context is the mean over them."""
     if len(parts) == 1:
         return parts[0]
     first = parts[0].shapes

@@ -2,6 +2,7 @@
 
     measured                    max(scale * time by its timing + per_op, memory / bandwidth, FLOPs / peak)
     prompts, none measured      max(the time of decode attention for one token of each sequence, the same bounds)
+    prompts beside decodes      one launch where such were measured, else the launch of each
     small ops, not measured     at least the shortest launch that was measured
 
 The bound is physical: weights and KV cache come over the channel, products need the arithmetic. So a matmul of more rows than
@@ -10,16 +11,16 @@ any that was measured costs at least FLOPs / peak, which grows with its rows.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 
 import numpy as np
 
 from models.graph import IntArray
 from sim.base.quantities import DURATION
-from sim.cost.kernel import Kernel
+from sim.cost.kernel import Kernel, together
 from sim.cost.model import Rates
-from sim.cost.profile import MATMUL, PREFILL, DeviceProfile, Shapes, Timing, outside, time
+from sim.cost.profile import MATMUL, MIXED, PREFILL, DeviceProfile, Shapes, Timing, outside, time
 from sim.cost.profile.forms import Floats, at_rate
 
 #: Formats of the same bytes, whose kernels take as long on GPUs. Reports say where one stands for the other.
@@ -36,11 +37,31 @@ class Pricing:
         self.profile, self.machine = profile, machine
         self.shortest = _shortest(profile)
         self.loading = _loading_rate(profile)
+        self.mixed = any(timing.kind == MIXED for timing in profile.timings)
 
     def timing(self, kernel: Kernel) -> Timing | None:
         """Its timing in the format of its weights, of its arithmetic, or in one alike; None if it was not measured."""
         formats = (kernel.stored, kernel.dtype, ALIKE.get(kernel.dtype, ""))
         return next((found for dtype in formats if dtype and (found := self.profile.timing(kernel.kinds, dtype))), None)
+
+    def measured(self, launches: Sequence[Kernel]) -> list[Kernel]:
+        """Launches of a call, prompts apart from decodes, with those that the profile has for both together in place of two.
+
+        In each lane the kernels that are not launched have no sequences.
+        """
+        if not self.mixed:
+            return list(launches)
+        prompts = [each for each in launches if each.kinds[0] == PREFILL]
+        decodes = [each for each in launches if each.kinds[0] != PREFILL]
+        if len(prompts) != 1 or len(decodes) != 1:
+            return list(launches)
+        both = replace(together([*prompts, *decodes]), kinds=(MIXED,))
+        if self.timing(both) is None:
+            return list(launches)
+        mixed = (prompts[0].sequences > 0) & (decodes[0].sequences > 0)
+        parts = [replace(each, sequences=np.where(mixed, 0, each.sequences)) for each in launches]
+        found = [*parts, replace(both, sequences=np.where(mixed, both.sequences, 0))]
+        return [each for each in found if each.sequences.any()]
 
     def time(self, kernel: Kernel, timing: Timing) -> Floats:
         """Picoseconds of a launch [lane]; none where no sequence is of its sort."""

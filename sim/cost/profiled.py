@@ -177,7 +177,7 @@ class Profiled(Caching):
         """
         num, den = self.machine.alone
         work = time_at_rate(memory, self.machine.bandwidth)
-        parts = len(memory)
+        parts, launches = len(memory), self.pricing.measured(launches)
         timings = [self.pricing.timing(kernel) for kernel in launches]
         if None in timings:
             if op.kind not in ONLY_MOVES and self.otherwise is None:
@@ -213,7 +213,8 @@ class Profiled(Caching):
             parts = [part for kernels in each for part in kernels]
             if kind in ONLY_MOVES and self.pricing.timing(parts[0]) is None:
                 continue
-            if why := "; ".join(reason for kernel in joined(parts) for reason in self.pricing.reasons(kernel)):
+            launches = self.pricing.measured(joined(parts))
+            if why := "; ".join(reason for kernel in launches for reason in self.pricing.reasons(kernel)):
                 found.setdefault((kind, why), []).extend(rows)
         whole = np.zeros(len(graph.ops.ops))
         compute, _ = self.durations(graph, steps)

@@ -18,6 +18,7 @@ from sim.cost.profile.device import (
     ATTENTION,
     ELEMENTWISE,
     MATMUL,
+    MIXED,
     MULTI_HEAD,
     PREFILL,
     DeviceProfile,
@@ -36,8 +37,8 @@ from sim.cost.profile.samples import STREAMS, Samples, read_samples, shapes_of, 
 from sim.cost.profile.tables import KernelTables, cache_advice, read_tables
 
 __all__ = [
-    "ATTENTION", "DIMENSIONS", "ELEMENTWISE", "FORMS", "MULTI_HEAD", "MATMUL", "PREFILL", "STREAMS", "UNITS", "DeviceProfile",
-    "KernelTables", "cache_advice", "Outside", "Provenance", "Residual", "RowFit", "Samples", "Shapes", "Step", "Timing", "fit",
-    "hardware", "outside", "predict", "read_profile", "read_samples", "read_tables", "residual", "shapes_of", "time",
-    "write_profile", "write_samples",
+    "ATTENTION", "DIMENSIONS", "ELEMENTWISE", "FORMS", "MATMUL", "MIXED", "MULTI_HEAD", "PREFILL", "STREAMS", "UNITS",
+    "DeviceProfile", "KernelTables", "cache_advice", "Outside", "Provenance", "Residual", "RowFit", "Samples", "Shapes",
+    "Step", "Timing", "fit", "hardware", "outside", "predict", "read_profile", "read_samples", "read_tables", "residual",
+    "shapes_of", "time", "write_profile", "write_samples",
 ]  # fmt: skip

@@ -15,9 +15,10 @@ from sim.base.section import Section, Text, Whole, real
 
 #: Classes of kernels, for ops whose kind has no timing of its own. `attention`: all of a layer's attention as one kernel;
 #: `multi_head_attention`: the same where every head has keys of its own, which some libraries give another kernel;
-#: `prefill_attention`: attention of sequences that feed in several tokens each.
+#: `prefill_attention`: attention of sequences that feed in several tokens each; `mixed_attention`: one launch for such and for
+#: sequences that decode.
 MATMUL, ATTENTION, MULTI_HEAD, ELEMENTWISE = "matmul", "attention", "multi_head_attention", "elementwise"
-PREFILL = "prefill_attention"
+PREFILL, MIXED = "prefill_attention", "mixed_attention"
 
 
 Positive = Annotated[Whole, Field(ge=1)]

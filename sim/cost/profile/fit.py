@@ -20,6 +20,7 @@ from sim.base.units import PS_PER_S
 from sim.cost.profile.device import (
     ATTENTION,
     MATMUL,
+    MIXED,
     MULTI_HEAD,
     PREFILL,
     DeviceProfile,
@@ -55,8 +56,8 @@ def fit(
 ) -> DeviceProfile:  # fmt: skip
     """Fit a profile to samples.
 
-    bandwidth: bytes/s of the memory; by default the best that streams reached. cache: bytes of the last cache, where kernels
-    were measured with their operands in it if they fit. forms: of these each kind takes the one with the smallest median error;
+    bandwidth: bytes/s of the memory; by default the best that streams reached. cache: bytes of the last cache, from
+    which on kernels have a second rate. forms: of these each kind takes the one with the smallest median error;
     by default `sum` and `later`, with a cache `cached`. flops: peaks by number format. near: keep how far the form of attention
     is off at each shape, so that times near one are interpolated. Raises InputError if nothing can be fitted.
     """
@@ -67,8 +68,8 @@ def fit(
     timings = []
     for kind, dtype in sorted({(k, d) for k, d in zip(shapes.kind, shapes.dtype, strict=True)}):
         mine = shapes.take((shapes.kind == kind) & (shapes.dtype == dtype))
-        if kind == PREFILL:
-            timings.append(_prefill(mine, kind, dtype))
+        if kind in POOLED:
+            timings.append(_pooled(mine, kind, dtype))
             continue
         timing = _timing(mine, kind, dtype, forms, cache)
         timings.append(replace(timing, near=_near(timing, mine)) if near and kind in (ATTENTION, MULTI_HEAD) else timing)
@@ -152,15 +153,22 @@ def _timing(samples: Samples, kind: str, dtype: str, forms: Sequence[str], cache
     )  # fmt: skip
 
 
-def _prefill(samples: Samples, kind: str, dtype: str) -> Timing:
-    """Attention of prompts: overhead + bytes / bandwidth + FLOPs / rate, one fit for all numbers of rows."""
+#: Kinds with one fit for all numbers of rows, and the forms of which each has the better.
+POOLED = {PREFILL: ("sum",), MIXED: ("sum", "later")}
+
+
+def _pooled(samples: Samples, kind: str, dtype: str) -> Timing:
+    """Attention of prompts: by all of its bytes and FLOPs, whatever the number of rows."""
     shapes = shapes_of(samples)
     ranges = {name: getattr(shapes, name) for name in (*DIMENSIONS, *UNITS[:2])}
-    coefficients = fit_sum(shapes, samples.duration, UNITS[0])
-    found = residual(FORMS.get("sum").time(coefficients, shapes, UNITS[0]), samples.duration)
+    tried = []
+    for form in POOLED[kind]:
+        coefficients = PLAIN[form](shapes, samples.duration, UNITS[0])
+        tried.append((form, coefficients, residual(FORMS.get(form).time(coefficients, shapes, UNITS[0]), samples.duration)))
+    form, coefficients, found = min(tried, key=lambda each: each[-1].median)
     numbers = sorted({int(shapes.rows.min()), int(shapes.rows.max())})
     return Timing(
-        kind=kind, dtype=dtype, form="sum", unit=UNITS[0],
+        kind=kind, dtype=dtype, form=form, unit=UNITS[0],
         rows=dict.fromkeys(numbers, RowFit(coefficients=coefficients, residual=found)),
         ranges={name: (int(column.min()), int(column.max())) for name, column in ranges.items() if column.max()},
     )  # fmt: skip

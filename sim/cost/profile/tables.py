@@ -5,11 +5,11 @@
     date: "2026-11-22"
     bandwidth: 3.35 TB/s
     capacity: 80 GB          # optional
-    cache: 50 MB             # optional: the last cache, if kernels were timed with their operands in it
+    cache: 50 MB             # optional: the last cache of a GPU: kernels take the form `cached`
     flops: {bfloat16: 989 TFLOP/s}  # optional: peaks by number format
     tables:
       - file: gemm.parquet   # or .csv, in the folder of this file or the one that is named for it
-        kind: matmul         # or attention, prefill_attention, an op kind
+        kind: matmul         # or attention, prefill_attention, mixed_attention, an op kind
         where: {backend: [cublas, cutlass]}  # optional: rows with one of these values
         dtype: bfloat16
         unit: ms             # of the durations
@@ -17,8 +17,10 @@
         calibrate: {n: 8192, k: 8192}   # fit to rows up to this; report on all others
 
 A matmul of [rows, k] by [k, n] and an attention of `rows` sequences have their FLOPs and bytes by formula, and so has that of
-prompts: `rows` new tokens of `sequences` (1 if not named), with `context` tokens of each when it is done. For other kinds name
-columns for `bytes_read`, `bytes_written`, `elements` or `flops`.
+prompts: `rows` new tokens of `sequences` (1 if not named), with `context` tokens of each when it is done, under a causal mask.
+A `mixed_attention` is one launch for these and for `decodes` sequences with one token each, which attend to `decode_context`; a
+row of it without decodes is a prompt, one without new tokens a decode. For other kinds name columns for `bytes_read`,
+`bytes_written`, `elements` or `flops`.
 """
 
 from __future__ import annotations
@@ -45,7 +47,7 @@ from sim.base.problems import OneOf, validated
 from sim.base.quantities import BANDWIDTH, Bandwidth, FlopRate, Size, number, show
 from sim.base.section import Section, Text
 from sim.base.units import PS_PER_S, format_bytes
-from sim.cost.profile.device import ATTENTION, MATMUL, MULTI_HEAD, PREFILL, Provenance
+from sim.cost.profile.device import ATTENTION, MATMUL, MIXED, MULTI_HEAD, PREFILL, Provenance
 from sim.cost.profile.samples import NUMBERS, Samples
 
 UNITS = {"ps": 1, "ns": 10**3, "us": 10**6, "ms": 10**9, "s": 10**12}
@@ -54,6 +56,10 @@ ELEMENT = {"bfloat16": 2, "float16": 2, "float32": 4, "float8_e4m3fn": 1, "int8"
 #: Columns that a kind cannot do without.
 NEEDED = {MATMUL: ("rows", "n", "k"), ATTENTION: ("rows", "heads", "kv_heads", "head_dim", "context")}
 NEEDED[PREFILL] = NEEDED[ATTENTION]
+NEEDED[MIXED] = (*NEEDED[ATTENTION], "decodes", "decode_context")
+
+#: Columns of these that may be 0.
+MAY_BE_0 = {MIXED: ("rows", "context", "decodes", "decode_context")}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -104,7 +110,8 @@ def cache_advice(found: KernelTables) -> str | None:
         more = f"{int(beyond.sum()):,} rows move more than its {format_bytes(found.cache)}"
         return f"cache: {more} faster than {rate}, the largest {largest}: is it larger?"
     if found.cache is not None and not faster.any():
-        return f"cache: no row moves its bytes faster than {rate}: kernels that were timed with a cold cache need none"
+        still = f"kernels of more than {format_bytes(found.cache)} have a second rate all the same"
+        return f"cache: no row moves its bytes faster than {rate}, so that operands came from memory; {still}"
     return None
 
 
@@ -116,8 +123,8 @@ def _columns(type_: Any, *more: str) -> type[Section]:
 
 MAX_BYTES = 2**28  # of a CSV file; its values take some ten times as much memory
 
-#: A column that tables of prompts may have beside those of samples.
-SEQUENCES = "sequences"
+#: Columns beside those of samples, by the kinds that may have them.
+BESIDE = {PREFILL: ("sequences",), MIXED: ("sequences", "decodes", "decode_context")}
 
 Value = str | int | float
 
@@ -128,7 +135,7 @@ class _Table(Section):
     kind: Text
     dtype: Annotated[str, OneOf(ELEMENT)]
     unit: Annotated[str, OneOf(UNITS)]
-    columns: _columns(Text | int, SEQUENCES)  # type: ignore[valid-type]
+    columns: _columns(Text | int, *BESIDE[MIXED])  # type: ignore[valid-type]
     calibrate: _columns(int) | None = None  # type: ignore[valid-type]
 
 
@@ -150,42 +157,24 @@ def _samples(table: _Table, document: Document, index: int, folder: Path) -> tup
     def place(*path: str) -> Place:
         return document.place(("tables", index, *path))
 
-    file, kind, dtype, unit = table.file, table.kind, table.dtype, table.unit
-    given = table.columns.model_dump(exclude_none=True)
-    for name in (*NEEDED.get(kind, ()), "duration"):
-        if name not in given:
-            raise place("columns").error(f"the key {name!r} is missing")
+    file, kind, dtype = table.file, table.kind, table.dtype
     content = _read(folder / file)
     if not any(content.values()):
         raise place("file").error(f"{file}: expected a header and rows, found no rows")
-    content = _chosen(content, table, place)
-    columns: dict[str, Any] = {}
-    for name, source in given.items():
-        at = place("columns", name)
-        found = _values(content, source, file, at)
-        if name == "duration":
-            with np.errstate(over="ignore"):  # what is not finite is refused with its place
-                columns[name] = _whole(found * UNITS[unit], source, at)
-            continue
-        columns[name] = _whole(found, source, at)
-        least = 1 if name in ("rows", *NEEDED.get(kind, ())) else 0
-        if (wrong := np.flatnonzero((columns[name] < least) | (columns[name] != found))).size:
-            value = f"{found[wrong[0]]:.12g}"
-            raise at.error(f"column {source!r} of {file}: expected whole numbers from {least}, found {value}")
-    size, kinds = ELEMENT[dtype], [kind] * len(columns["duration"])
-    if kind == PREFILL:
-        columns.setdefault(SEQUENCES, np.ones_like(columns["rows"]))
+    columns = _whole_columns(table, _chosen(content, table, place), place)
+    kinds = _kinds(kind, columns)
+    if (kinds == "").any():
+        raise place("columns").error(f"{file}: expected rows or decodes, found a row that has neither")
     if kind in FORMULAS:
-        formula = FORMULAS[kind]
+        formula, size = FORMULAS[kind], ELEMENT[dtype]
         inexact = formula({name: column.astype(np.float64) for name, column in columns.items()}, size)
         if any((column >= 2**62).any() for column in inexact.values()):
             raise place().error(f"{file}: expected FLOPs and bytes below 2^62, found a larger {kind}")
         columns.update(formula(columns, size))
-    columns.pop(SEQUENCES, None)
-    if kind == ATTENTION:
-        kinds = np.where(columns["heads"] == columns["kv_heads"], MULTI_HEAD, ATTENTION).tolist()
+    for name in BESIDE.get(kind, ()):
+        columns.pop(name, None)
     try:
-        samples = Samples({**columns, "kind": kinds, "dtype": [dtype] * len(kinds)})
+        samples = Samples({**columns, "kind": kinds.tolist(), "dtype": [dtype] * len(kinds)})
     except ValueError as error:
         raise place().error(f"{file}: {error}") from None
     mask = np.ones(len(samples), dtype=np.bool_)
@@ -195,6 +184,51 @@ def _samples(table: _Table, document: Document, index: int, folder: Path) -> tup
         if not mask.any():
             raise place("calibrate").error("expected limits that leave rows to fit to, found none within them")
     return samples, mask
+
+
+def _whole_columns(table: _Table, content: dict[str, list[Any]], place: Callable[..., Place]) -> dict[str, Any]:
+    """The columns that a mapping names, as whole numbers; durations in ps."""
+    file, kind, given = table.file, table.kind, table.columns.model_dump(exclude_none=True)
+    for name in (*NEEDED.get(kind, ()), "duration"):
+        if name not in given:
+            raise place("columns").error(f"the key {name!r} is missing")
+    for name in set(BESIDE[MIXED]) - {*BESIDE.get(kind, ())} & {*given}:
+        kinds = " and ".join(each for each, names in BESIDE.items() if name in names)
+        raise place("columns", name).error(f"{name!r} is of {kinds}, found it in a table of {kind}")
+    columns: dict[str, Any] = {}
+    for name, source in given.items():
+        at = place("columns", name)
+        found = _values(content, source, file, at)
+        if name == "duration":
+            with np.errstate(over="ignore"):  # what is not finite is refused with its place
+                columns[name] = _whole(found * UNITS[table.unit], source, at)
+            continue
+        columns[name] = _whole(found, source, at)
+        least = 1 if name in ("rows", *NEEDED.get(kind, ())) and name not in MAY_BE_0.get(kind, ()) else 0
+        if (wrong := np.flatnonzero((columns[name] < least) | (columns[name] != found))).size:
+            value = f"{found[wrong[0]]:.12g}"
+            raise at.error(f"column {source!r} of {file}: expected whole numbers from {least}, found {value}")
+    if kind in BESIDE:
+        rows, named = columns["rows"], columns.get("sequences", np.ones_like(columns["rows"]))
+        columns["sequences"] = np.where(rows > 0, named, 0)
+        if (wrong := np.flatnonzero(rows < columns["sequences"])).size:
+            least, found = columns["sequences"][wrong[0]], rows[wrong[0]]
+            raise place("columns").error(f"{file}: expected rows of at least one for each of {least} sequences, found {found}")
+    return columns
+
+
+def _kinds(kind: str, columns: Mapping[str, Any]) -> npt.NDArray[Any]:
+    """The kind of each row: of attention by its heads, of mixed attention by the parts that it has; "" if it has none."""
+    if kind not in (ATTENTION, MIXED):
+        return np.full(len(columns["duration"]), kind, dtype=object)
+    decode = np.where(columns["heads"] == columns["kv_heads"], MULTI_HEAD, ATTENTION).astype(object)
+    if kind == ATTENTION:
+        return decode
+    prompts, decodes = columns["rows"] > 0, columns["decodes"] > 0
+    decode[prompts] = PREFILL
+    decode[prompts & decodes] = MIXED
+    decode[~prompts & ~decodes] = ""
+    return decode
 
 
 def _matmul(c: Mapping[str, Any], size: int) -> dict[str, Any]:
@@ -216,16 +250,25 @@ def _attention(c: Mapping[str, Any], size: int) -> dict[str, Any]:
 
 
 def _prefill(c: Mapping[str, Any], size: int) -> dict[str, Any]:
-    """As attention, of `rows` queries; FLOPs are those of all pairs, as op graphs count them."""
+    """As attention, of `rows` queries; the first of Q attends to Q - 1 tokens less than the last."""
+    hidden = c["rows"] * (c["rows"] - c["sequences"]) // (2 * np.maximum(c["sequences"], 1))  # pairs
     queries = size * c["rows"] * c["heads"] * c["head_dim"]
     return {
-        "flops": 4 * c["rows"] * c["heads"] * c["head_dim"] * c["context"],
-        "bytes_read": 2 * size * c[SEQUENCES] * c["kv_heads"] * c["head_dim"] * c["context"] + queries,
+        "flops": 4 * c["heads"] * c["head_dim"] * (c["rows"] * c["context"] - hidden),
+        "bytes_read": 2 * size * c["sequences"] * c["kv_heads"] * c["head_dim"] * c["context"] + queries,
         "bytes_written": queries,
     }
 
 
-FORMULAS = {MATMUL: _matmul, ATTENTION: _attention, PREFILL: _prefill}
+def _mixed(c: Mapping[str, Any], size: int) -> dict[str, Any]:
+    """The sums of both parts; context is the mean over rows."""
+    parts = _prefill(c, size), _attention({**c, "rows": c["decodes"], "context": c["decode_context"]}, size)
+    rows = c["rows"] + c["decodes"]
+    attended = c["rows"] * c["context"] + c["decodes"] * c["decode_context"]
+    return {**{name: parts[0][name] + parts[1][name] for name in parts[0]}, "rows": rows, "context": attended // rows}
+
+
+FORMULAS = {MATMUL: _matmul, ATTENTION: _attention, PREFILL: _prefill, MIXED: _mixed}
 
 
 # Columns --------------------------------------------------------------------------------------------------------------------

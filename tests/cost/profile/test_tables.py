@@ -2,16 +2,36 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+from functools import cache
 from pathlib import Path
 
 import numpy as np
 import pytest
 from click.testing import CliRunner
 
+import models.library
 from sim.base.errors import InputError
 from sim.cli import cli
-from sim.cost.profile import MULTI_HEAD, Samples, cache_advice, fit, predict, read_profile, read_tables, write_profile
-from sim.cost.profile.device import Provenance
+from sim.cost.model import Rates
+from sim.cost.profile import (
+    MULTI_HEAD,
+    DeviceProfile,
+    Provenance,
+    Samples,
+    cache_advice,
+    fit,
+    predict,
+    read_profile,
+    read_tables,
+    write_profile,
+)
+from sim.cost.profiled import Profiled, calls
+from sim.mapping.settings import ModelMapping
+from sim.mapping.steps import LaidOut, Shape, StepGraphs
+from sim.runs.model import Layout
+from sim.workload.routing import Uniform
+from tests.mapping.test_template import graphs, lanes
 
 MAPPING = """
 device: a device
@@ -68,7 +88,8 @@ def test_errors_by_time_count_a_row_as_much_as_it_takes(mapping: Path, tmp_path:
         (None, 1, None), ("10 MB", 4, None),
         (None, 4, "cache: 8 of 8 rows move their bytes faster than 1 TB/s, the largest 8.399 MB: name the size"),
         ("4 MB", 4, "rows move more than its 4.000 MB faster than 1 TB/s, the largest 8.399 MB: is it larger?"),
-        ("4 MB", 1, "cache: no row moves its bytes faster than 1 TB/s: kernels that were timed with a cold cache need none"),
+        ("4 MB", 1, "cache: no row moves its bytes faster than 1 TB/s, so that operands came from memory; kernels of more than "
+         "4.000 MB have a second rate all the same"),
     ],
 )  # fmt: skip
 def test_advice_on_the_cache(mapping: Path, tmp_path: Path, cache: str | None, faster: int, advice: str | None) -> None:
@@ -151,7 +172,8 @@ def test_attention_of_prompts_is_a_kind_of_its_own(tmp_path: Path, mapping: Path
     rows = [(b, q, 100 * p, h) for b in (1, 2) for q in (300, 900, 3000) for p in (0, 1, 40) for h in (8, 32)]
 
     def time(b: int, q: int, past: int, h: int) -> float:
-        flops, size = 4 * b * q * h * 64 * (past + q), 2 * 2 * b * 8 * 64 * (past + q) + 2 * 2 * b * q * h * 64
+        pairs = q * past + q * (q + 1) // 2  # of a causal mask
+        flops, size = 4 * b * h * 64 * pairs, 2 * 2 * b * 8 * 64 * (past + q) + 2 * 2 * b * q * h * 64
         return 5 + flops / 500e6 + size / 1e6
 
     lines = (f"{b},{q},{p},{h},{time(b, q, p, h):.6f}" for b, q, p, h in rows)
@@ -171,6 +193,137 @@ def test_attention_of_prompts_is_a_kind_of_its_own(tmp_path: Path, mapping: Path
     )
     samples = read_tables(mapping).samples
     assert predict(profile, samples) == pytest.approx(samples.duration, rel=1e-3)
+
+
+MIXED_MAPPING = """
+device: a device
+source: written by hand
+date: "2026-01-01"
+bandwidth: 2 TB/s
+flops: {bfloat16: 600 TFLOP/s}
+tables:
+  - file: mixed.csv
+    kind: mixed_attention
+    dtype: bfloat16
+    unit: us
+    columns: {rows: p * q, sequences: p, context: past + q, decodes: d, decode_context: kv, heads: 32, kv_heads: 8,
+              head_dim: 64, duration: time}
+"""
+
+
+def mixed_time(p: int, q: int, past: int, d: int, kv: int) -> float:
+    """5 us, then the later of bytes at 1 TB/s and FLOPs at 500 TFLOP/s, of p prompts of q tokens and d decodes together."""
+    flops = 4 * 32 * 64 * (p * (q * past + q * (q + 1) // 2) + d * kv)
+    size = 2 * 2 * 8 * 64 * (p * (past + q) + d * kv) + 2 * 2 * 32 * 64 * (p * q + d)
+    return 5 + max(flops / 500e6, size / 1e6)
+
+
+@pytest.fixture
+def mixed(tmp_path: Path) -> Path:
+    """A table in which prompts and decodes share launches, and in 7 of 25 rows have one of their own."""
+    rows = [(1, q, past, d, kv) for q in (64, 512, 3000) for past in (0, 2000) for d, kv in ((1, 500), (16, 2000), (64, 4000))]
+    rows += [(2, q, 100, 0, 0) for q in (128, 1024, 2048)] + [(0, 0, 0, d, 3000) for d in (1, 2, 8, 64)]
+    lines = (",".join(map(str, (*row, f"{mixed_time(*row):.6f}"))) for row in rows)
+    (tmp_path / "mixed.csv").write_text("p,q,past,d,kv,time\n" + "\n".join(lines) + "\n")
+    (tmp_path / "mixed.yaml").write_text(MIXED_MAPPING)
+    return tmp_path / "mixed.yaml"
+
+
+def test_prompts_and_decodes_in_one_launch_are_a_kind_of_its_own(mixed: Path, tmp_path: Path) -> None:
+    """The profile finds the constants of `mixed_time`, for rows with both parts and for those with one of them."""
+    result = CliRunner().invoke(cli, ["import-kernels", str(mixed), "-o", str(tmp_path / "device.yaml"), "--all"])
+    assert result.exit_code == 0, result.output
+    profile, samples = read_profile(tmp_path / "device.yaml"), read_tables(mixed).samples
+    assert {kind: int((samples.kind == kind).sum()) for kind in sorted(set(samples.kind))} == {
+        "attention": 4, "mixed_attention": 18, "prefill_attention": 3,
+    }  # fmt: skip
+    found = profile.timing(["mixed_attention"], "bfloat16")
+    assert found is not None
+    assert (found.form, list(found.rows)) == ("later", [64 + 1, 3000 + 64])
+    assert found.rows[65].coefficients == pytest.approx(
+        {"overhead": 5_000_000, "bandwidth": 10**12, "rate": 500 * 10**12}, rel=1e-3
+    )
+    of_both = samples.take(samples.kind == "mixed_attention")
+    assert predict(profile, of_both) == pytest.approx(of_both.duration, rel=1e-3)
+
+
+@cache
+def flash_attention(attention: str) -> StepGraphs:
+    """One layer of Llama 3.2 1B with attention as one kernel."""
+    mapping = ModelMapping.model_validate({
+        "kv": "operands", "execution": "stream", "heads": "fused", "softmax": "online", "attention": attention,
+    })  # fmt: skip
+    layout = Layout(mapping=mapping, layers=1, scope="model", kv_heads=8, element=2)
+    return StepGraphs(LaidOut(models.library.load("llama-3.2-1b").variants, layout), mapping, Uniform(0))
+
+
+def test_a_step_with_prompts_and_decodes_takes_the_time_of_their_one_launch(mixed: Path, tmp_path: Path) -> None:
+    """A prompt of 300 tokens beside decodes at 900 and 400: one launch; alone, or by a profile without them, one of each."""
+    CliRunner().invoke(cli, ["import-kernels", str(mixed), "-o", str(tmp_path / "device.yaml"), "--all"])
+    device = read_profile(tmp_path / "device.yaml")
+    apart = replace(device, timings=tuple(each for each in device.timings if each.kind != "mixed_attention"))
+    rates = Rates(flops=6 * 10**14, vector_flops=33 * 10**12, overhead=0, bandwidth=2 * 10**12, overlap=True)
+
+    def microseconds(profile: DeviceProfile, *members: tuple[int, int, int], attention: str = "batch") -> float:
+        costs = Profiled(machine=rates, seed=0, profile=profile, otherwise="roofline")
+        ops = flash_attention(attention)(Shape(tuple(query > 1 for _, query, _ in members))).ops
+        times = costs.op_times(ops, lanes(list(members), len(members)))
+        return float(times.whole[[op.kind == "attention" for op in ops.ops]].sum()) / 1e6
+
+    prompt, decodes = (0, 300, 0), ((900, 1, 900), (400, 1, 400))
+    mask = 2 * 300 * 301 // 2 / 1e6  # the captured kernel reads a mask of 2 bytes for each pair
+    flops = 4 * 32 * 64 * (300 * 301 // 2 + 901 + 401)
+    size = 2 * 2 * 8 * 64 * (300 + 901 + 401) + 2 * 2 * 32 * 64 * 302
+    for attention in ("batch", "sequence"):
+        whole = microseconds(device, prompt, *decodes, attention=attention)
+        assert whole == pytest.approx(5 + max(flops / 500e6, size / 1e6 + mask), rel=1e-3)
+    for members in ((prompt,), decodes):
+        assert microseconds(device, *members) == microseconds(apart, *members)
+    assert microseconds(apart, prompt, *decodes) == pytest.approx(
+        microseconds(apart, prompt) + microseconds(apart, *decodes), rel=1e-4
+    )
+    assert microseconds(device, prompt, *decodes) < microseconds(apart, prompt, *decodes) - 4  # a launch less
+
+
+@pytest.mark.parametrize(
+    ("row", "expected"),
+    [
+        ("0,0,0,0,9,3", r"mixed\.yaml:12:14: mixed\.csv: expected rows or decodes, found a row that has neither"),
+        ("1,9,0,-1,9,3", r"mixed\.yaml:12:70: column 'd' of mixed\.csv: expected whole numbers from 0, found -1"),
+        ("1,0.5,9,1,9,3", r"column 'p \* q' of mixed\.csv: expected whole numbers from 0, found 0\.5"),
+    ],
+)
+def test_rows_of_mixed_attention_that_no_launch_has_are_refused(mixed: Path, row: str, expected: str) -> None:
+    with mixed.with_suffix(".csv").open("a") as file:
+        file.write(f"{row}\n")
+    with pytest.raises(InputError, match=expected):
+        read_tables(mixed)
+
+
+def test_columns_of_mixed_attention_are_of_no_other_kind(mapping: Path) -> None:
+    mapping.write_text(MAPPING.replace("n: n,", "n: n, decodes: m,"))
+    with pytest.raises(InputError, match=r"map\.yaml:11:39: 'decodes' is of mixed_attention, found it in a table of matmul"):
+        read_tables(mapping)
+    mapping.write_text(MAPPING.replace("kind: matmul", "kind: mixed_attention"))
+    with pytest.raises(InputError, match=r"map\.yaml:11:14: the key 'heads' is missing"):
+        read_tables(mapping)
+
+
+def test_more_sequences_than_new_tokens_are_refused(mixed: Path) -> None:
+    mixed.write_text(MIXED_MAPPING.replace("sequences: p", "sequences: 100"))
+    with pytest.raises(InputError, match=r"expected rows of at least one for each of 100 sequences, found 64"):
+        read_tables(mixed)
+
+
+@pytest.mark.parametrize(("new", "past"), [(300, 0), (7, 1000)])
+def test_flops_of_prompts_are_those_of_the_op_graph(mixed: Path, new: int, past: int) -> None:
+    """A causal mask lets Q N + Q (Q + 1) / 2 pairs through, in tables as in graphs."""
+    (mixed.parent / "mixed.csv").write_text(f"p,q,past,d,kv,time\n1,{new},{past},0,0,9\n")
+    ops = graphs("llama-3.2-1b", "operands")(Shape((True,))).ops
+    step = lanes([(past, new, past)], 1)
+    launch = next(each[0][0] for rows, each in calls(ops, step) if ops.ops[rows[0]].kind == "attention")
+    pairs = new * past + new * (new + 1) // 2
+    assert read_tables(mixed).samples.flops.tolist() == launch.shapes.flops.tolist() == [4 * 32 * 64 * pairs]
 
 
 def attention_samples(contexts: list[int], factor: float) -> Samples:
