@@ -8,9 +8,11 @@ number of batches that are handed out follows the number of workers, which may c
 from __future__ import annotations
 
 import os
+import pickle
 from collections.abc import Callable
 from concurrent.futures import BrokenExecutor, Future
 from contextlib import suppress
+from functools import partial
 from importlib import import_module
 from logging import CRITICAL
 from time import monotonic
@@ -20,12 +22,20 @@ from sim import __version__
 from sim.base.cores import CORES
 from sim.base.errors import InputError
 from sim.study.batches import Batch, Outcome
-from sim.study.pool import without_main, work
+from sim.study.pool import context, without_main, work
 
 LOCAL = "local"
 WAIT = "10 s"  # for a scheduler
 RETRIES = 2  # runs of a batch again after an error of its worker
 FRESH = 1.0  # seconds for which a number of workers is used
+
+#: Settings that turn off measurements which take a twentieth of the time: samples of the line that a worker runs (100 a
+#: second), ticks that show how late an event loop is (50), and records of the use of the system (2).
+QUIET = {
+    "distributed.worker.profile.enabled": False,
+    "distributed.admin.tick.interval": "1s",
+    "distributed.admin.system-monitor.interval": "5s",
+}
 
 
 class Cluster:
@@ -42,16 +52,28 @@ class Cluster:
         self._counted, self._threads = float("-inf"), 1
         distributed = dask("distributed")
         if address == LOCAL:
-            with without_main():
-                cluster = distributed.LocalCluster(
-                    n_workers=count, threads_per_worker=1, processes=True, dashboard_address=None, host="127.0.0.1",
-                    memory_limit=None, silence_logs=CRITICAL,
-                )  # fmt: skip
-            self._end.append(cluster.close)
+            cluster = self._started(distributed, count)
         try:
             self._client = distributed.Client(cluster if address == LOCAL else address, timeout=WAIT, set_as_default=False)
         except (OSError, TimeoutError, ValueError) as error:
             raise InputError(f"--cluster {address}: {str(error).splitlines()[0]}") from None
+
+    alone = False
+
+    def _started(self, distributed: Any, count: int) -> Any:
+        """Worker processes on this machine, which begin as those of a pool do."""
+        settings = {**QUIET, "distributed.worker.multiprocessing-method": context("distributed").get_start_method()}
+        set_while = dask("dask").config.set(settings)  # for all that it starts later, too, in place of lost ones
+        with without_main():
+            cluster = distributed.LocalCluster(
+                n_workers=count, threads_per_worker=1, processes=True, dashboard_address=None, host="127.0.0.1",
+                memory_limit=None, silence_logs=CRITICAL,
+            )  # fmt: skip
+        self._end += [cluster.close, partial(set_while.__exit__, None, None, None)]
+        return cluster
+
+    def expect(self, left: int) -> None:
+        """It does not matter."""
 
     @property
     def width(self) -> int:
@@ -66,7 +88,7 @@ class Cluster:
         """Send a batch. The future raises BrokenExecutor if it lost several workers, InputError if the scheduler is gone."""
         made: Future[list[Outcome]] = Future()
         try:
-            sent = self._client.submit(work_there, batch, __version__, pure=False, retries=RETRIES)
+            sent = self._client.submit(work_there, pickle.dumps(batch), __version__, pure=False, retries=RETRIES)
         except Exception as error:  # the client is closed
             raise self._gone() from error
         self._futures.add(sent)
@@ -111,12 +133,15 @@ class Cluster:
                 end()
 
 
-def work_there(batch: Batch, version: str) -> list[Outcome]:
-    """Run a batch on a worker, with one core. Raises InputError if it has another version of the program."""
+def work_there(batch: bytes, version: str) -> list[Outcome]:
+    """Run a batch on a worker, with one core. Raises InputError if it has another version of the program.
+
+    batch: pickled, so that the scheduler passes it on as it is.
+    """
     if version != __version__:
         raise InputError(f"a worker has version {__version__} of the program, expected {version}")
     os.environ[CORES] = "1"
-    return work(batch)
+    return work(pickle.loads(batch))
 
 
 def dask(module: str) -> Any:

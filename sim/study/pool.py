@@ -9,14 +9,26 @@ import sys
 from collections.abc import Callable, Iterator
 from concurrent.futures import Executor, Future, ProcessPoolExecutor
 from contextlib import contextmanager, suppress
+from multiprocessing import forkserver, resource_tracker
 from multiprocessing.connection import wait
-from threading import Thread
+from threading import RLock, Thread
+from time import perf_counter
 from types import ModuleType
 from typing import Any, Protocol
 
 from sim.base.cores import CORES
-from sim.study.batches import Batch, Outcome, run
+from sim.study.batches import Batch, Job, Outcome, run
 from sim.study.metrics import measure
+
+#: Module that processes share.
+READY = "sim.study.ready"
+
+#: Seconds that runs must take this process for others to be started, and after which that is judged.
+PAYS, ENOUGH = 3.0, 0.1
+
+_HIDDEN = RLock()  # one thread at a time hides the main module
+
+SMALL = 100_000  # tasks of a run that takes some ten milliseconds, and as many megabytes
 
 
 class Pool(Protocol):
@@ -25,6 +37,15 @@ class Pool(Protocol):
     @property
     def width(self) -> int:
         """Batches that run at a time; it may change."""
+        ...
+
+    @property
+    def alone(self) -> bool:
+        """Whether batches run in this process, while it submits them; it may change."""
+        ...
+
+    def expect(self, left: int) -> None:
+        """Take note of how many runs are left, at most."""
         ...
 
     def submit(self, batch: Batch) -> Future[list[Outcome]]:
@@ -48,7 +69,10 @@ def work(batch: Batch) -> list[Outcome]:
 class Here:
     """Runs batches in this process, one after the other."""
 
-    width = 1
+    width, alone = 1, True
+
+    def expect(self, left: int) -> None:
+        """It does not matter."""
 
     def submit(self, batch: Batch) -> Future[list[Outcome]]:
         future: Future[list[Outcome]] = Future()
@@ -65,16 +89,22 @@ class Here:
 class Processes:
     """Processes on this machine, each with one core.
 
-    They start anew (`spawn`), so they hold nothing of this one but the modules that simulate: not the command line, not torch,
-    not the script of a user, which is kept from running again in them.
+    They hold nothing of this one but the modules that simulate: not the command line, not torch, not the script of a user,
+    which is kept from running again in them. On Linux they are forks of a server that has imported and loaded all that they
+    need (`sim.study.ready`), so that they begin in milliseconds and share its memory; elsewhere each starts anew (`spawn`).
     """
+
+    alone = False
 
     def __init__(self, count: int) -> None:
         self.width = count
         self._start()
 
     def _start(self) -> None:
-        self._pool = ProcessPoolExecutor(self.width, multiprocessing.get_context("spawn"), initializer=_begin)
+        self._pool = ProcessPoolExecutor(self.width, context(), initializer=_begin)
+
+    def expect(self, left: int) -> None:
+        """It does not matter."""
 
     def submit(self, batch: Batch) -> Future[list[Outcome]]:
         with without_main():
@@ -92,11 +122,78 @@ class Processes:
                 process.terminate()
 
 
+class Growing:
+    """This process, and processes beside it once they pay.
+
+    Few small runs end here before processes have begun. What may take long, or much memory, runs in processes from the start,
+    and so does all that follows: if it is killed, this process is not.
+    """
+
+    def __init__(self, count: int) -> None:
+        self.width = count
+        self._here = Here()
+        self._processes: Processes | None = None
+        self._starts: Thread | None = None  # runs until a process has begun; None if no run is to be here
+        self._since, self._runs = 0.0, 0
+
+    @property
+    def alone(self) -> bool:
+        """Until a process has begun."""
+        return self._processes is None or (self._starts is not None and self._starts.is_alive())
+
+    def expect(self, left: int) -> None:
+        """Start processes if runs that are left take this one much longer than it takes to start them."""
+        if self._processes is None and self._runs:
+            spent = perf_counter() - self._since
+            if spent > ENOUGH and left * spent / self._runs > PAYS:
+                self._starts = Thread(target=self._start, args=[self._started()], daemon=True)
+                self._starts.start()
+
+    @staticmethod
+    def _start(processes: Processes) -> None:
+        with suppress(Exception):  # the next batch that is submitted raises it, too
+            processes.submit(Batch([])).result()
+
+    def submit(self, batch: Batch) -> Future[list[Outcome]]:
+        if not self.alone or not all(map(_is_small, batch.jobs)):
+            self._starts = None
+            return self._started().submit(batch)
+        if self._since:
+            self._runs += len(batch)
+        done = self._here.submit(batch)
+        self._since = self._since or perf_counter()  # the first batch also loads compiled code
+        return done
+
+    def _started(self) -> Processes:
+        if self._processes is None:
+            self._processes = Processes(self.width)
+        return self._processes
+
+    def renew(self) -> None:
+        self._starts = None
+        self._started().renew()
+
+    def close(self, *, now: bool = False) -> None:
+        if self._processes is not None:
+            self._processes.close(now=now)
+
+
+def _is_small(job: Job) -> bool:
+    """Whether a run takes milliseconds, which is known before it."""
+    setup = job.setup
+    return setup.batching is None and len(setup.graph) * sum(request.tokens for request in setup.sequences) < SMALL
+
+
 class Foreign:
     """Any executor, such as that of a Dask client. width: batches that it runs at a time."""
 
     def __init__(self, executor: Executor, width: int, close: Callable[[], None] = lambda: None) -> None:
         self._executor, self.width, self._close = executor, width, close
+
+    alone = False
+
+    def expect(self, left: int) -> None:
+        """It does not matter."""
 
     def submit(self, batch: Batch) -> Future[list[Outcome]]:
         return self._executor.submit(work, batch)
@@ -112,7 +209,26 @@ class Foreign:
 
 def pool(count: int) -> Pool:
     """As many processes; this one alone if one is enough."""
-    return Processes(count) if count > 1 else Here()
+    return Growing(count) if count > 1 else Here()
+
+
+def context(*modules: str) -> Any:
+    """The way in which processes begin. modules: that they need besides those which simulate.
+
+    One server serves all pools of this process; it ends with this process. It is not used on macOS, whose frameworks keep
+    threads that forks lack.
+    """
+    if sys.platform != "linux":
+        return multiprocessing.get_context("spawn")
+    found = multiprocessing.get_context("forkserver")
+    found.set_forkserver_preload([*modules, READY])
+    resource_tracker.ensure_running()  # it takes signals up again, so it comes first
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        forkserver.ensure_running()  # Ctrl-C is for this process: those that begin now inherit that it is blocked
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+    return found
 
 
 def _begin() -> None:
@@ -134,9 +250,10 @@ def _end_with_parent() -> None:
 @contextmanager
 def without_main() -> Iterator[None]:
     """Hide the main module while processes start: they would import it, and with it the command line or a user's script."""
-    main: Any = sys.modules["__main__"]
-    sys.modules["__main__"] = ModuleType("__main__")
-    try:
-        yield
-    finally:
-        sys.modules["__main__"] = main
+    with _HIDDEN:
+        main: Any = sys.modules["__main__"]
+        sys.modules["__main__"] = ModuleType("__main__")
+        try:
+            yield
+        finally:
+            sys.modules["__main__"] = main

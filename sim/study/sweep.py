@@ -21,7 +21,7 @@ from sim.study.search import Find, exact
 from sim.study.store import FAILED, OK, SKIPPED, Store, cell
 
 #: Seconds that a batch is to take, and the most jobs in one.
-SECONDS, MOST = 0.25, 256
+SECONDS, MOST = 0.5, 512
 
 JUDGED = 200  # points of which an estimate says how many proofs skip
 
@@ -180,7 +180,7 @@ class _Runner:
 
     def _ahead(self) -> int:
         """Batches to hand out at a time: one waits for each process, so that none is idle."""
-        return 1 if isinstance(self.pool, Here) else 2 * self.pool.width
+        return 1 if self.pool.alone else 2 * self.pool.width
 
     def _tasks(self, todo: Iterator[Point]) -> Iterator[_Task]:
         """Batches of planned points; points that cannot be planned get their rows at once."""
@@ -225,13 +225,14 @@ class _Runner:
                 lost.append(task)
                 continue
             self._adapt(len(task.points), perf_counter() - task.began)
+            self.pool.expect(self.counts.runs - self.counts.before - self.counts.done)
             self._finish(task.points, outcomes)
         if lost:
             self._killed(lost)
 
     def _adapt(self, jobs: int, seconds: float) -> None:
         """Choose the size of batches so that one takes about `SECONDS`, of which it waits for half in a pool."""
-        waits = 1 if isinstance(self.pool, Here) else 2
+        waits = 1 if self.pool.alone else 2
         wanted = int(jobs * SECONDS * waits / max(seconds, 1e-6))
         self.size = max(1, min(wanted, 2 * self.size, MOST))
 

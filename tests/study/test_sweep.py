@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -14,10 +15,11 @@ from typing import Any
 import pytest
 
 from sim.base.errors import InputError
+from sim.study import pool
 from sim.study import store as storage
 from sim.study.batches import Batch, Job
 from sim.study.points import Study, load
-from sim.study.pool import Foreign, Here, Processes, work
+from sim.study.pool import Foreign, Growing, Here, Processes, without_main, work
 from sim.study.store import FAILED, Store, parts, read_part
 from sim.study.sweep import estimate
 from tests.study.conftest import BASE, STUDY, Written, swept
@@ -57,12 +59,12 @@ def test_rows_do_not_depend_on_the_executor(study: Study, tmp_path: Path) -> Non
 
 
 def test_a_process_of_a_study_imports_neither_torch_nor_the_command_line(study: Study) -> None:
-    pool = Processes(1)
+    one = Processes(1)
     try:
-        pool.submit(Batch([Job.of(study.plan(next(study.points())))])).result()
-        loaded = pool._pool.submit(eval, "sorted(__import__('sys').modules)").result()
+        one.submit(Batch([Job.of(study.plan(next(study.points())))])).result()
+        loaded = one._pool.submit(eval, "sorted(__import__('sys').modules)").result()
     finally:
-        pool.close(now=True)
+        one.close(now=True)
     assert "sim.study.metrics" in loaded
     assert not {"torch", "transformers", "sim.cli", "click", "pytest"} & set(loaded)
 
@@ -198,26 +200,62 @@ class Killing(Processes):
         self.left, self.times, self.kills = after, times, 0
 
     def submit(self, batch: Batch) -> Any:
-        future = super().submit(batch)
         self.left -= 1
-        if self.left <= 0 and self.kills < self.times:
-            self.kills += 1
-            time.sleep(0.05)
-            os.kill(next(iter(self._pool._processes)), signal.SIGKILL)
-        return future
+        if self.left > 0 or self.kills >= self.times:
+            return super().submit(batch)
+        self.kills += 1
+        with without_main():
+            lost = self._pool.submit(time.sleep, 60)  # in place of the batch, which could end before the signal comes
+        os.kill(next(iter(self._pool._processes)), signal.SIGKILL)
+        return lost
+
+
+def test_processes_begin_once_they_pay(written: Written, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Few small runs are in this process. Where more are left, or one may be large, others run them, with the same rows."""
+    monkeypatch.setattr(pool, "Processes", lambda count: Foreign(ThreadPoolExecutor(count), count))  # they begin at once
+    few, many = load(written()), load(written(MANY.replace("x250", "x4"), name="many.yaml"))
+    swept(few, tmp_path / "here", growing := Growing(2))
+    assert growing._processes is None
+    with monkeypatch.context() as large:
+        large.setattr(pool, "SMALL", 0)
+        swept(few, tmp_path / "large", growing := Growing(2))
+    assert growing._processes is not None
+    assert growing._runs == 0
+    monkeypatch.setattr(pool, "PAYS", 0.0)
+    monkeypatch.setattr(pool, "ENOUGH", 0.0)
+    swept(many, tmp_path / "both", growing := Growing(2))
+    assert growing._processes is not None
+    assert 0 < growing._runs < many.runs
+    swept(many, tmp_path / "all")
+    assert rows(tmp_path / "here") == rows(tmp_path / "large")
+    assert rows(tmp_path / "both") == rows(tmp_path / "all")
+
+
+def test_no_run_is_in_this_process_after_a_kill(study: Study, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    growing = Growing(2)
+    job = Job.of(study.plan(next(study.points())))
+    assert growing.submit(Batch([job])).done()
+    assert growing._processes is None
+    growing.renew()
+    try:
+        monkeypatch.setattr(growing._here, "submit", lambda batch: pytest.fail("in this process"))
+        assert not growing.alone
+        assert growing.submit(Batch([job])).result()[0].values == work(Batch([job]))[0].values
+    finally:
+        growing.close(now=True)
 
 
 def test_a_killed_process_loses_no_point(study: Study, tmp_path: Path) -> None:
-    pool = Killing(2, after=2)
-    counts = swept(study, tmp_path / "killed", pool)
-    assert (pool.kills, counts.done, counts.failed) == (1, 6, 0)
+    killing = Killing(2, after=2)
+    counts = swept(study, tmp_path / "killed", killing)
+    assert (killing.kills, counts.done, counts.failed) == (1, 6, 0)
     swept(study, tmp_path / "whole")
     assert rows(tmp_path / "killed") == rows(tmp_path / "whole")
 
 
 def test_a_point_that_always_kills_its_process_is_a_row(study: Study, tmp_path: Path) -> None:
-    pool = Killing(1, after=1, times=100)
-    counts = swept(load_first(study), tmp_path / "out", pool)
+    killing = Killing(1, after=1, times=100)
+    counts = swept(load_first(study), tmp_path / "out", killing)
     assert (counts.done, counts.failed) == (1, 1)
     assert "killed" in rows(tmp_path / "out")[0]["error"]
 
@@ -267,11 +305,20 @@ def test_a_killed_sweep_goes_on_where_it_was(written: Written, tmp_path: Path, n
     assert rows(folder) == rows(tmp_path / "whole")
 
 
+def family(process: int) -> Iterator[int]:
+    """A process and all that it has started."""
+    yield process
+    for children in Path(f"/proc/{process}/task").glob("*/children"):
+        for child in children.read_text().split():
+            yield from family(int(child))
+
+
 @pytest.mark.slow
 def test_processes_end_with_a_killed_parent(written: Written, tmp_path: Path) -> None:
-    process = sweeping(written(MANY), tmp_path / "out", 2)
-    until_rows(tmp_path / "out", process, 1)
-    children = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
+    process = sweeping(written(MANY.replace("x250", "x2500")), tmp_path / "out", 2)
+    while len(children := list(family(process.pid))[1:]) < 3:  # a worker, its server, the tracker of resources
+        assert process.poll() is None, process.communicate()
+        time.sleep(0.05)
     process.kill()
     process.communicate(timeout=60)
     end = time.monotonic() + 30
