@@ -1,20 +1,23 @@
-"""Mixture of experts: how many distinct experts the tokens of a step choose.
+"""Mixture of experts: how many distinct experts the tokens of a step choose, and how many tokens go to other devices.
 
 The weights of an expert are read once in a step, however many of its tokens choose it. So the weight bytes of a step's
 expert ops are those of the distinct experts that its tokens choose, while the arithmetic is that of every choice. With
 T tokens that each choose k of E experts evenly, the expected number of distinct ones is E (1 - (1 - k/E)^T).
+
+Where tokens are sent to the devices of their experts, each is sent once to a device, however many of the experts there it
+chooses. Of n devices with equally many experts, one of evenly chosen ones is expected to need 1 - C(E - E/n, k) / C(E, k).
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
 
-from sim.base.kernel import loaded
+from sim.base.kernel import kernel, loaded, small
 
 IntArray = npt.NDArray[np.int64]
 
@@ -30,6 +33,8 @@ class Experts:
     """The experts of one op. count: E. top_k: how many each token chooses. bytes: weight bytes of one expert.
 
     first, held: those that the device of the op has, where they are dealt out to several; held is 0 if it has all.
+    share, shares: for an op that sends tokens to these experts, or brings back what these made of them: bytes are those of a
+    token, and of the tokens of a step, divided over so many devices, it sends those of this one; shares is 0 for other ops.
     """
 
     count: int
@@ -37,6 +42,8 @@ class Experts:
     bytes: int
     first: int = 0
     held: int = 0
+    share: int = 0
+    shares: int = 0
 
     @property
     def here(self) -> range:
@@ -51,7 +58,7 @@ class Experts:
 class Routing(Protocol):
     """Choice of experts by tokens: a function of sequence, position and layer, and of nothing else.
 
-    It may also have `distinct(layers, members, experts)`, which counts as `distinct_of` does, by compiled code.
+    It may also have `counted(layers, members, experts)`, which counts as `counted_of` does, by compiled code.
     """
 
     def choose(self, layer: IntArray, sequence: IntArray, position: IntArray, experts: Experts) -> IntArray:
@@ -80,6 +87,45 @@ class Tokens:
             lanes=query.shape[1],
         )
 
+    def of_share(self, share: int, shares: int) -> Tokens:
+        """The tokens of each step that one of several devices has, where they are divided over these: see `share_of`."""
+        many = np.bincount(self.lane, minlength=self.lanes)
+        place = np.arange(len(self.lane)) - (np.cumsum(many) - many)[self.lane]
+        first, last = (share_of(many, each, shares)[self.lane] for each in (share, share + 1))
+        own = (first <= place) & (place < last)
+        return Tokens(self.sequence[own], self.position[own], self.lane[own], self.lanes)
+
+
+@small
+@kernel
+def share_of(tokens: Any, share: Any, shares: Any) -> Any:
+    """The first of the tokens of a step that is in a share: shares are of tokens that follow, the first ones are larger."""
+    return -(-(tokens * share) // shares)
+
+
+def counted(routing: Routing | None, experts: Experts, layers: Sequence[int], tokens: Tokens) -> IntArray:
+    """By how many the bytes of an op with experts count in some layers, [layer, lane]: `sent`, or else `distinct`."""
+    return (sent if experts.shares else distinct)(routing, experts, layers, tokens)
+
+
+def sent(routing: Routing | None, experts: Experts, layers: Sequence[int], tokens: Tokens) -> IntArray:
+    """Number of tokens of a share of each step that choose experts of a device, in some layers: [layer, lane].
+
+    Without a routing, the largest possible number: all of them.
+    """
+    layer, own = np.asarray(layers, dtype=np.int64), tokens.of_share(experts.share, experts.shares)
+    if routing is None:
+        return np.tile(np.bincount(own.lane, minlength=own.lanes).astype(np.int64), (len(layer), 1))
+    result = np.zeros((len(layer), own.lanes), dtype=np.int64)
+    most = max(1, _BLOCK // max(1, len(layer) * experts.top_k))
+    for start in range(0, len(own.lane), most):
+        part = slice(start, min(start + most, len(own.lane)))
+        row, token = (grid.ravel() for grid in np.mgrid[: len(layer), part])  # every layer with every token
+        chosen = routing.choose(layer[row], own.sequence[token], own.position[token], experts)
+        there = ((chosen >= experts.here.start) & (chosen < experts.here.stop)).any(axis=1)
+        np.add.at(result, (row, own.lane[token]), there)
+    return result
+
 
 def distinct(routing: Routing | None, experts: Experts, layers: Sequence[int], tokens: Tokens) -> IntArray:
     """Number of distinct experts of a device that the tokens of each step choose in some layers: [layer, lane].
@@ -106,15 +152,12 @@ def distinct(routing: Routing | None, experts: Experts, layers: Sequence[int], t
     return result
 
 
-def distinct_of(routing: Routing | None, experts: Experts, layers: IntArray, members: IntArray) -> IntArray:
-    """Number of distinct experts of a device [layer, lane] that members [lane, member, field] choose."""
+def counted_of(routing: Routing | None, experts: Experts, layers: IntArray, members: IntArray) -> IntArray:
+    """As `counted`, of members [lane, member, field]."""
     query = members[:, :, M_QUERY]
-    if routing is None:
-        most = np.minimum(experts.top_k * query.sum(axis=1), len(experts.here))
-        return np.tile(most, (len(layers), 1))
-    compiled = getattr(routing, "distinct", None)
+    compiled = getattr(routing, "counted", None)
     if compiled is not None and loaded():
         found: IntArray = compiled(layers, members, experts)
         return found
     tokens = Tokens.of(members[:, :, M_SEQUENCE].T, members[:, :, M_CONTEXT].T, query.T)
-    return distinct(routing, experts, layers.tolist(), tokens)
+    return counted(routing, experts, layers.tolist(), tokens)

@@ -30,10 +30,11 @@ from models.rewrites.heads import with_kv_heads
 from models.rewrites.in_place import read_in_place
 from models.rewrites.kernels import between_kernels, without_weight_casts
 from models.rewrites.resident import bytes_kept, without_resident
-from models.rewrites.sharding import ALL_REDUCE, COLLECTIVES, CONTEXT, shard
+from models.rewrites.sharding import ALL_REDUCE, COLLECTIVES, CONTEXT, EXCHANGE_SENDS, EXCHANGES, shard
 
 __all__ = [
-    "ALL_REDUCE", "COLLECTIVES", "CONTEXT", "P2P", "between_kernels", "bytes_kept", "check_arithmetic", "chunked", "fuse",
+    "ALL_REDUCE", "COLLECTIVES", "CONTEXT", "EXCHANGES", "EXCHANGE_SENDS", "P2P",
+    "between_kernels", "bytes_kept", "check_arithmetic", "chunked", "fuse",
     "over_positions", "read_in_place", "refuse_context", "shard", "staged", "unfolded", "with_formats", "with_kv_heads",
     "without_resident", "without_weight_casts",
 ]  # fmt: skip

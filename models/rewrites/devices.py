@@ -12,17 +12,20 @@
 Where an op needs a result of another stage, a `p2p` op sends that from the device that has it; once to each stage. The tokens
 that are sampled on the last stage go back to the first by way of the host, whose time is that of the scenario.
 
-`unfolded` has the ops of one device once for each of the devices that it stands for.
+`unfolded` has the ops of one device once for each of the devices that it stands for. Where tokens go to the devices of their
+experts, or come back, an exchange becomes a launch on each device and a transfer to each other one, beginning with the next: so
+no two devices begin with the same receiver.
 """
 
 from __future__ import annotations
 
 from dataclasses import replace
 
+from models.experts import Experts
 from models.graph import QUANTITIES, Op, OpGraph
 from models.polynomials import Polynomials, zero
 from models.rewrites.kernels import Comparison, result_bytes
-from models.rewrites.sharding import ACT_WRITE, WEIGHT
+from models.rewrites.sharding import ACT_WRITE, DISPATCH, EXCHANGES, WEIGHT
 from sim.base.errors import ConfigError
 
 #: Kind of the op that sends a result from one device to another.
@@ -49,14 +52,55 @@ def unfolded(ops: OpGraph, copies: int) -> OpGraph:
     """
     if copies == 1:
         return ops
-    return replace(ops, ops=tuple(_copied(op, copies, copy) for op in ops.ops for copy in range(copies)))
+    return _Copies(ops, copies).graph()
 
 
-def _copied(op: Op, copies: int, copy: int) -> Op:
-    """The op of one of the devices that do the same."""
-    experts = op.experts and replace(op.experts, first=copy * op.experts.held)
-    inputs = tuple(j * copies + copy for j in op.inputs)
-    return replace(op, device=op.device * copies + copy, inputs=inputs, experts=experts)
+class _Copies:
+    """Collects the ops of all devices. place: [op][copy], the ops here after which that device has its result."""
+
+    def __init__(self, ops: OpGraph, copies: int) -> None:
+        self.whole, self.copies = ops, copies
+        self.made: list[Op] = []
+        self.place: list[list[list[int]]] = []
+
+    def graph(self) -> OpGraph:
+        for op in self.whole.ops:
+            experts = op.experts if op.kind not in EXCHANGES else None
+            each = [
+                self._add(self._copy(op, copy, experts and replace(experts, first=copy * experts.held)))
+                for copy in range(self.copies)
+            ]  # fmt: skip
+            self.place.append([[at] for at in each])
+            if op.kind in EXCHANGES:
+                self._exchange(op, each)
+        return replace(self.whole, ops=tuple(self.made))
+
+    def _add(self, op: Op) -> int:
+        self.made.append(op)
+        return len(self.made) - 1
+
+    def _copy(self, op: Op, copy: int, experts: Experts | None) -> Op:
+        """The op of one of the devices that do the same; of an exchange its launch, which sends nothing."""
+        inputs = tuple(sorted(at for j in op.inputs for at in self.place[j][copy]))
+        costs = op.costs if op.kind not in EXCHANGES else (op.costs[WEIGHT],) * len(op.costs)
+        return replace(op, device=op.device * self.copies + copy, inputs=inputs, costs=costs, experts=experts)
+
+    def _exchange(self, op: Op, launches: list[int]) -> None:
+        """Add the transfers of an exchange, from each device to each other one.
+
+        Tokens go to the device that has the experts, from the one that has the tokens, and back.
+        """
+        assert op.experts is not None
+        for source in range(self.copies):
+            for further in range(1, self.copies):
+                target = (source + further) % self.copies
+                at, share = (target, source) if op.kind == DISPATCH else (source, target)
+                experts = replace(op.experts, first=at * op.experts.held, share=share)
+                device = op.device * self.copies + source
+                sent = replace(
+                    op, kind=f"{op.kind}_send", part=f"to {target}", device=device, inputs=(launches[source],), experts=experts
+                )
+                self.place[-1][target].append(self._add(sent))
 
 
 class _Stages:

@@ -25,7 +25,7 @@ def bytes_kept(size: int, resident: Fraction) -> int:
 def _streamed(op: Op, resident: Fraction, polynomials: Polynomials) -> Op:
     """The op with what is streamed of its weights. Of experts, a share of each is resident."""
     weight, experts = polynomials[op.costs[WEIGHT]], op.experts
-    if experts is None:
+    if experts is None or experts.shares:
         rest = each_term(lambda term: term - bytes_kept(term, resident), weight)
     else:
         whole, left = experts.bytes, experts.bytes - bytes_kept(experts.bytes, resident)

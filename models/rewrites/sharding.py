@@ -15,6 +15,10 @@ Sharding follows from the kinds that capture gives to ops, and from the data flo
 With `sequence` (Korthikanti et al., 2022, sequence parallelism) a `reduce_scatter` leaves each device the sums of 1/n of the
 tokens, if residuals and norms are all that reads them. These do 1/n of their work, up to the `all_gather` of what others need.
 
+With `exchange` scattered tokens go from the device that has them to those of their experts alone: a router chooses for its own
+tokens, an `expert_dispatch` sends them, and an `expert_combine` brings back the sums that a device has made for each of them,
+as the `alltoall` dispatcher of Megatron-LM and DeepEP do. Shared experts get all tokens; their sums are reduced and scattered.
+
 An op that needs a whole result gets it from an `all_reduce` (of partial results) or an `all_gather` (of split ones), which
 stands behind the op that computed it. The sampler needs whole logits, so they are gathered.
 
@@ -41,11 +45,17 @@ ALL_REDUCE, ALL_GATHER, REDUCE_SCATTER = SHARDED = ("all_reduce", "all_gather", 
 CONTEXT = ("context_gather", "context_scatter")
 COLLECTIVES = (*SHARDED, *CONTEXT)
 
+#: Ops that send tokens to the devices of the experts that they choose, and bring back what these made of them; and the
+#: transfers of these, one to each other device.
+EXCHANGES = DISPATCH, COMBINE = ("expert_dispatch", "expert_combine")
+EXCHANGE_SENDS = tuple(f"{kind}_send" for kind in EXCHANGES)
+
 #: Collectives that add up partial results.
 REDUCING = (ALL_REDUCE, REDUCE_SCATTER)
 
-#: Ops within layers that work on each token alone, with all of its columns.
+#: Ops within layers that work on each token alone, with all of its columns; and those that do so before tokens are sent.
 OF_TOKENS = ("norm", "residual")
+OF_OWN_TOKENS = ("router", "dispatch")
 
 FLOPS, WEIGHT, ACT_WRITE = (QUANTITIES.index(name) for name in ("flops", "weight", "act_write"))
 
@@ -73,7 +83,7 @@ Work = Literal["whole", "split", "scattered"]
 class _Sharding:
     """The states of the results of ops, and the ops of one device. heads, kv_heads: of attention in the whole model.
 
-    dealt: experts are dealt out, not cut. sequence: residuals and norms are of some tokens.
+    dealt: experts are dealt out, not cut. sequence: residuals and norms are of some tokens. exchange: experts get these sent.
     """
 
     ops: OpGraph
@@ -82,6 +92,7 @@ class _Sharding:
     kv_heads: int
     dealt: bool
     sequence: bool
+    exchange: bool
     of_keys: set[int] = field(init=False)
 
     def __post_init__(self) -> None:
@@ -101,11 +112,11 @@ class _Sharding:
         return self.kv_share if i in self.of_keys or op.kind in CACHE else equal
 
 
-def shard(ops: OpGraph, devices: int, *, dealt: bool = False, sequence: bool = False) -> OpGraph:
+def shard(ops: OpGraph, devices: int, *, dealt: bool = False, sequence: bool = False, exchange: bool = False) -> OpGraph:
     """The op graph of one of some devices, with collectives. Raises ConfigError if the model does not divide.
 
     dealt: whole experts are dealt out to devices, and this one has the first of them (`unfolded` gives others theirs).
-    sequence: residuals and norms are of 1/n of the tokens on each device.
+    sequence: residuals and norms are of 1/n of the tokens on each device. exchange: these go to the devices of their experts.
     """
     if devices == 1:
         return ops
@@ -117,15 +128,21 @@ def shard(ops: OpGraph, devices: int, *, dealt: bool = False, sequence: bool = F
     _refuse_heads(devices, attention.heads, attention.kv_heads)
     if dealt:
         _refuse_experts(ops, devices)
-    sharding = _Sharding(ops, devices, attention.heads, attention.kv_heads, dealt, sequence)
+    sharding = _Sharding(ops, devices, attention.heads, attention.kv_heads, dealt, sequence, exchange)
     sharded = _Builder(sharding).graph()
     if sequence and all(op.kind != REDUCE_SCATTER for op in sharded.ops):
         raise ConfigError("mapping.parallel.sequence", "expected false: no norm or residual reads the sums of an all-reduce")
+    if exchange and all(op.kind != DISPATCH for op in sharded.ops):
+        message = "expected all_gather: no experts read what a norm makes of some tokens"
+        raise ConfigError("mapping.parallel.dispatch", message)
     return sharded
 
 
 class _Builder:
-    """Collects the ops of one device. place: [captured op], its index here; collective: that of its result, once made."""
+    """Collects the ops of one device. place: [captured op], its index here; collective: that of its result, once made.
+
+    exchanged: layers whose experts are sent their tokens.
+    """
 
     def __init__(self, sharding: _Sharding) -> None:
         self.sharding, self.captured = sharding, sharding.ops
@@ -137,6 +154,7 @@ class _Builder:
         self.state: list[State] = []
         self.place: list[int] = []
         self.collective: dict[int, int] = {}
+        self.exchanged: set[int] = set()
 
     def graph(self) -> OpGraph:
         for i, op in enumerate(self.captured.ops):
@@ -152,8 +170,12 @@ class _Builder:
         inputs = []
         for j in op.inputs:
             needed = self.state[j] in ("whole", work) or self._adds(op)
-            if work == "scattered" and self.state[j] == "partial":
-                inputs.append(self._sent(j, REDUCE_SCATTER))
+            if op.experts is not None and self.state[j] == "scattered":
+                if self.captured.ops[j].kind != "router":  # the choice comes with the tokens
+                    inputs.append(self._exchanged(j, op, DISPATCH))
+            elif work == "scattered" and self.state[j] == "partial":
+                of = self.captured.ops[j]
+                inputs.append(self._sent(j, REDUCE_SCATTER) if of.experts is None else self._exchanged(j, of, COMBINE))
             else:
                 inputs.append(self.place[j] if needed else self._gathered(j))
         self.state.append(state)
@@ -163,6 +185,8 @@ class _Builder:
     def _plan(self, i: int, op: Op) -> tuple[State, Work]:
         """The state of the result of an op, and whether a device does all of its work or a part."""
         if any(self.state[j] == "scattered" or self._is_scattered(j) for j in op.inputs) and _of_tokens(op):
+            return "scattered", "scattered"
+        if self._is_of_own_tokens(op):
             return "scattered", "scattered"
         split_input = any(self.state[j] == "split" for j in op.inputs)
         if op.kind == "lm_head":
@@ -182,6 +206,15 @@ class _Builder:
         if op.kind == "norm" and split_input and not _by_head(op):
             return "whole", "whole"
         return ("split", "split") if split_input else ("whole", "whole")
+
+    def _is_of_own_tokens(self, op: Op) -> bool:
+        """Whether an op, on the way to experts that get their tokens sent or on that back, works on tokens of the device."""
+        if not self.sharding.exchange:
+            return False
+        adds = op.kind in ADDING and not op.heads
+        if any(self.state[j] == "scattered" for j in op.inputs):
+            return adds or op.kind in OF_OWN_TOKENS
+        return adds and op.layer in self.exchanged and any(self.captured.ops[j].experts is not None for j in op.inputs)
 
     def _adds(self, op: Op) -> bool:
         """Whether an op may work on partial results: all of its inputs are, but for weights of experts."""
@@ -246,11 +279,30 @@ class _Builder:
         """The index of the collective that makes the result of a captured op whole on all devices; it is added once."""
         return self._sent(i, ALL_REDUCE if self.state[i] == "partial" else ALL_GATHER)
 
-    def _sent(self, i: int, kind: str) -> int:
-        """The index of the collective of the result of a captured op; it is added once."""
+    def _exchanged(self, i: int, product: Op, kind: str) -> int:
+        """The index of the exchange of the tokens that a product with experts reads or makes; it is added once."""
+        if i not in self.collective:
+            self.exchanged.add(product.layer)
+            experts = product.experts
+            assert experts is not None
+            last = next(  # whose result has as many columns as a token, for each choice
+                op for op in self.captured.ops if op.layer == product.layer and op.kind in ROWS and op.experts is not None
+            )
+            made = result_bytes(self.captured, last, self.compare)
+            token = sum(made[0]) // experts.top_k
+            held, shares = experts.count // self.sharding.devices, self.sharding.devices
+            most = each_term(lambda term: _rounded_up(term, Fraction(1, experts.top_k * shares)), made)
+            number = self.polynomials.number(most)
+            at = self._sent(i, kind, number)
+            self.made[at] = replace(self.made[at], experts=replace(experts, bytes=token, held=held, shares=shares))
+        return self.collective[i]
+
+    def _sent(self, i: int, kind: str, sent: int | None = None) -> int:
+        """The index of the collective of the result of a captured op; it is added once. sent: its bytes, if not the result."""
         if i not in self.collective:
             op = self.captured.ops[i]
-            sent = self.polynomials.number(result_bytes(self.captured, op, self.compare))
+            if sent is None:
+                sent = self.polynomials.number(result_bytes(self.captured, op, self.compare))
             costs = tuple(sent if quantity == ACT_WRITE else self.nothing for quantity in range(len(QUANTITIES)))
             self.collective[i] = len(self.made)
             self.made.append(

@@ -8,15 +8,14 @@ from typing import Literal, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from models.experts import Tokens, distinct
-from models.graph import QUANTITIES, IntArray, OpGraph, StepLanes
+from models.experts import Tokens, counted
+from models.graph import IntArray, OpGraph, StepLanes
 from sim.base.memo import Memo
 from sim.log.tables import EventLog
 from sim.mapping.steps import BatchGraph
 from sim.mapping.tasks import CLASS_BIT, CLASS_QUANTITY, HOST_BIT, LINK_BIT, WRITE_BITS, TaskGraph
 
 _LANES = 512  # steps at once, so that sums of powers stay far from int64
-WEIGHT = QUANTITIES.index("weight")
 
 
 class Moved(NamedTuple):
@@ -113,8 +112,8 @@ def _op_totals(ops: OpGraph, lanes: StepLanes) -> IntArray:
     if ops.routed:
         tokens = Tokens.of(members.sequence, members.context, members.query)
         for each in ops.routed:
-            counts = distinct(ops.routing, each.experts, each.layers, tokens).sum(axis=1)
-            costs[WEIGHT, each.ops] = counts[each.layer] * each.size
+            counts = counted(ops.routing, each.experts, each.layers, tokens).sum(axis=1)
+            costs[each.quantity, each.ops] = counts[each.layer] * each.size
     return costs
 
 

@@ -14,7 +14,7 @@ from sim.mapping.collectives import Fastest
 from sim.mapping.steps import fastest_of
 from sim.render import breakdown
 from sim.runs.extrapolations import extrapolations
-from sim.runs.holdings import holdings
+from sim.runs.holdings import exchanges, holdings
 from sim.runs.machine import connection_of, link_rates
 from sim.runs.model import models_of
 from sim.runs.plan import plan
@@ -67,6 +67,11 @@ def _devices(scenario: Scenario) -> Iterator[str]:
         fastest = fastest_of(each.variants, scenario.mapping, link_rates(scenario), connection_of(scenario))
         if fastest is not None:
             yield f"all-reduces of {each.model.name}: {_algorithms(fastest)}"
+        for exchange in exchanges(each):
+            size, others = format_bytes(exchange.bytes), parallel.tensor - 1
+            there = f"a token goes to the devices of its experts in {exchange.layers} layers, {size} to each and back"
+            average = f"{float(exchange.devices):.3g} of the {others} other devices on average"
+            yield f"experts of {each.model.name}: {there}; evenly chosen ones are on {average}"
     like = scenario.hardware.devices.count // parallel.simulated
     if parallel.data > 1:
         yield f"{parallel.data} replicas behind the router {scenario.workload.router.name}, each of these devices:"

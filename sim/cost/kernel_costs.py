@@ -25,7 +25,7 @@ import numpy as np
 import numpy.typing as npt
 
 from models.graph import QUANTITIES, IntArray, OpGraph, StepLanes
-from models.rewrites import COLLECTIVES, P2P
+from models.rewrites import COLLECTIVES, EXCHANGES, P2P
 from sim.cost.model import Caching, Rates, ceil_scaled
 from sim.cost.rows import COMPUTE, WORK, RateTable
 from sim.mapping.steps import BatchGraph
@@ -96,7 +96,7 @@ class KernelCosts(Caching):
         ops = graph.ops
         group = groups_of(ops)
         times = np.array([self.t0[name] for name in GROUPS], dtype=np.int64)[group]
-        between = np.isin(ops.kind, (*COLLECTIVES, P2P))
+        between = np.isin(ops.kind, (*COLLECTIVES, *EXCHANGES, P2P))
         times[between] = self.t0.get(COLLECTIVE, self.t0[OTHER])
         for kind in np.unique(ops.kind).tolist():
             if kind in self.t0:

@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from models.experts import M_CONTEXT, M_QUERY, distinct_of
+from models.experts import M_CONTEXT, M_QUERY, counted_of
 from models.graph import QUANTITIES, IntArray, Members, StepLanes
 from models.masks import pairs
 from models.op import MONOMIALS
@@ -193,10 +193,10 @@ class RateTable:
         )
 
     def _routed(self, members: IntArray) -> IntArray:
-        """[lane, value]: bytes of the distinct experts that tokens choose."""
+        """[lane, value]: bytes of the distinct experts that tokens choose, or of tokens that are sent to some."""
         ops: Any = self.graph.ops
         counts = [
-            distinct_of(ops.routing, each.experts, layers, members)
+            counted_of(ops.routing, each.experts, layers, members)
             for each, layers in zip(ops.routed, self._layers, strict=True)
         ]  # fmt: skip
         return np.asarray(np.concatenate(counts)[self._place].T * self.rows.routed[:, 2])
@@ -281,12 +281,12 @@ def _is_routed(graph: TaskGraph, op: int) -> bool:
 
 
 def _routed(graph: TaskGraph, op: npt.NDArray[np.int32], row: IntArray, terms: int) -> IntArray:
-    """Have the weights of ops with experts be values of their own, after those of the terms."""
+    """Have the weights of ops with experts, or the tokens sent to these, be values of their own, after those of the terms."""
     found: dict[tuple[int, int, int], int] = {}
-    weight = R_BYTES + BYTE_CLASSES.index("weight")
     for which, each in enumerate(getattr(graph.ops, "routed", ())):
         about = {int(o): (which, int(layer), int(size)) for o, layer, size in zip(each.ops, each.layer, each.size, strict=True)}
+        column = R_BYTES + BYTE_CLASSES.index("weight" if each.quantity == WEIGHT else "link")
         for i, number in enumerate(op.tolist()):
-            if number in about and row[i, weight] >= 0:
-                row[i, weight] = terms + found.setdefault(about[number], len(found))
+            if number in about and row[i, column] >= 0:
+                row[i, column] = terms + found.setdefault(about[number], len(found))
     return np.array(list(found), dtype=np.int64).reshape(-1, 3)

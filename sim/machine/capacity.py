@@ -86,7 +86,7 @@ def _held(ops: OpGraph, chosen: npt.NDArray[np.bool_] | None = None) -> int:
     read: list[int] = ops.costs(0)[WEIGHT].tolist()
     counted = [True] * len(ops.ops) if chosen is None else chosen.tolist()
     return sum(
-        size if op.experts is None else len(op.experts.here) * op.experts.bytes
+        size if op.experts is None or op.experts.shares else len(op.experts.here) * op.experts.bytes
         for op, size, counts in zip(ops.ops, read, counted, strict=True)
         if counts and "embedding" not in op.kind
     )

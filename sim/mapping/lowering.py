@@ -15,6 +15,7 @@
 | streamed weights   | private operands of their task; under `prefetch` a `weight_load` of their own, by a DMA     |
 | collective         | its launch on an engine, then a DMA's transfers on the link, round by round                |
 | p2p                | its launch on an engine, then a DMA's transfer on the link                                  |
+| expert_dispatch, .. | a launch on an engine; each of its sends, an op of its own, is a DMA's transfer on the link  |
 | off-chip results   | an `act_store` after each task, and operand bytes (or under `prefetch` an `act_load`) before |
 """
 
@@ -27,7 +28,7 @@ import numpy as np
 import numpy.typing as npt
 
 from models.graph import QUANTITIES, OpGraph
-from models.rewrites import COLLECTIVES, P2P, read_in_place, without_resident
+from models.rewrites import COLLECTIVES, EXCHANGE_SENDS, P2P, read_in_place, without_resident
 from sim.mapping.collectives import ALIKE, Connection, Phase, phases
 from sim.mapping.grid import Grid, is_joined, shares_needed
 from sim.mapping.settings import ModelMapping, Offload
@@ -84,7 +85,7 @@ class _Lowering:
 
     rows: [task], its `_COLUMNS`. inputs: [task], tasks and joins that it needs; join j is -1 - j. joins: [join], tasks that
     it waits for. results: [op][share], the task after which the result can be used. received: op -> further such tasks, which
-    send to its device. receiver: op that sends to another stage -> the simulated device there.
+    send to its device. receiver: op that sends to another stage, or tokens to another device -> the simulated device there.
     """
 
     def __init__(self, ops: OpGraph, mapping: ModelMapping, *, host: bool, connection: Connection) -> None:
@@ -94,7 +95,7 @@ class _Lowering:
         self.has = {name: _some(ops, name).tolist() for name in QUANTITIES}
         self.offloaded = offloaded(ops, mapping.offload).tolist()
         self.owner_of = _owners(ops)
-        self.receiver = {j: op.device for op in ops.ops for j in op.inputs if ops.ops[j].kind == P2P}
+        self.receiver = {j: op.device for op in ops.ops for j in op.inputs if ops.ops[j].kind in (P2P, *EXCHANGE_SENDS)}
         self.kinds: dict[str, int] = {}
         self.rows: list[tuple[int, ...]] = []
         self.inputs: list[list[int]] = []
@@ -138,6 +139,8 @@ class _Lowering:
         kind = self.ops.ops[share.op].kind
         if kind in HAND_OVERS:
             return self._send(share, kind, inputs, self._number(self.ops.ops[share.op].device))
+        if kind in EXCHANGE_SENDS:
+            return self._send(share, kind, inputs, self._number(self.receiver[share.op]))
         if kind in KV_CLASS:
             return self._add_kv_transfer(share, inputs)
         if kind == P2P:

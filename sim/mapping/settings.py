@@ -129,6 +129,11 @@ class Parallel(Section):
         description="Expert parallelism: 1, so that each expert is cut like other matrices, or `tensor`, so that whole experts "
         "are dealt out to the devices of a stage, all of which are simulated then. Only for batches.",
     )
+    dispatch: Literal["all_gather", "all_to_all"] = Field(
+        default="all_gather",
+        description="With `expert`: the tokens that a device of experts gets. `all_gather`: all, of which it takes those that "
+        "choose them; `all_to_all`: those alone, once each, from the devices that have them with `sequence: true`, and back.",
+    )
     micro_batches: Whole | None = Field(
         default=None,
         ge=1,
@@ -168,9 +173,20 @@ class Parallel(Section):
         "(reduce-scatter), does residuals and norms of these, and an all-gather follows; as many bytes, norms divided.",
     )
 
+    @model_validator(mode="after")
+    def _tokens_are_on_devices(self) -> Parallel:
+        if self.exchange and not (self.sequence and self.expert > 1):
+            raise ValueError("expected 'dispatch: all_to_all' only with 'expert' above 1 and 'sequence: true'")
+        return self
+
     def devices_of(self, kind: str) -> int:
         """Number of devices that take part in a collective of this kind."""
         return self.context if kind in CONTEXT else self.tensor
+
+    @property
+    def exchange(self) -> bool:
+        """Whether tokens are sent to the devices of their experts."""
+        return self.dispatch == "all_to_all"
 
     @property
     def simulated(self) -> int:

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from fractions import Fraction
+from math import comb
 
+from models.experts import Experts
 from models.graph import QUANTITIES, OpGraph
-from models.rewrites import COLLECTIVES, P2P
+from models.rewrites import COLLECTIVES, EXCHANGE_SENDS, P2P
 from sim.machine.capacity import footprint
 from sim.machine.kv_cache import kept_groups
 from sim.mapping.collectives import phases
@@ -68,6 +72,36 @@ def _holding(of: Modeled, device: int, parallel: Parallel) -> Holding:
         sequence=sum(group.bytes for group in groups if group.window == 0),
         sends=sends,
     )
+
+
+@dataclass(frozen=True, slots=True)
+class Exchange:
+    """Tokens that are sent to the devices of their experts: bytes of one, in how many layers, and how many there are.
+
+    devices: others that a token goes to, on average, if it chooses its experts evenly.
+    """
+
+    bytes: int
+    layers: int
+    devices: Fraction
+
+
+def exchanges(of: Modeled) -> list[Exchange]:
+    """The exchanges of a model, alike ones together; none if tokens are not sent to the devices of their experts."""
+    first = Counter(  # one transfer of each
+        op.experts for op in of.ops.ops if op.kind == EXCHANGE_SENDS[0] and op.experts is not None and op.experts.first == 0
+        and op.experts.share == 1
+    )  # fmt: skip
+    return [Exchange(experts.bytes, many, others_of(experts)) for experts, many in first.items()]
+
+
+def others_of(experts: Experts) -> Fraction:
+    """Devices beside its own that have experts which a token chooses, on average, if it chooses evenly.
+
+    Each has none of them with C(E - E/n, k) / C(E, k).
+    """
+    none = Fraction(comb(experts.count - experts.held, experts.top_k), comb(experts.count, experts.top_k))
+    return (experts.shares - 1) * (1 - none)
 
 
 def _on(ops: OpGraph, device: int) -> OpGraph:

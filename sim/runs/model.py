@@ -74,7 +74,9 @@ class Layout:
             fused = between_kernels(fused)
         stored = with_formats(with_kv_heads(fused, self.kv_heads), mapping.formats, element=self.element)
         parallel = mapping.parallel
-        sharded = shard(stored, parallel.tensor, dealt=parallel.expert > 1, sequence=parallel.sequence)
+        sharded = shard(
+            stored, parallel.tensor, dealt=parallel.expert > 1, sequence=parallel.sequence, exchange=parallel.exchange
+        )
         if parallel.context > 1:
             refuse_context(parallel.tensor, next((op.kv_heads for op in stored.ops if op.kv_heads), 1), parallel.context)
         sharded = chunked(over_positions(sharded, parallel.tensor, parallel.context), parallel.overlap_chunks)

@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from models.experts import M_CONTEXT, M_QUERY, M_SEQUENCE, Experts, IntArray
+from models.experts import M_CONTEXT, M_QUERY, M_SEQUENCE, Experts, IntArray, share_of
 from sim.base.errors import InputError, nearest
 from sim.base.files import check_readable
 from sim.base.kernel import kernel, launch, small
@@ -72,12 +72,16 @@ class Uniform:
             chosen[:, i] = np.where(taken, last, number)
         return chosen
 
-    def distinct(self, layers: IntArray, members: IntArray, experts: Experts, *, compiled: bool = True) -> IntArray:
-        """Numbers of distinct experts of a device that tokens of steps choose [layer, lane]. members: [lane, member, field]."""
+    def counted(self, layers: IntArray, members: IntArray, experts: Experts, *, compiled: bool = True) -> IntArray:
+        """As `models.experts.counted`, [layer, lane]. members: [lane, member, field]."""
         found = np.zeros((len(layers), len(members)), dtype=np.int64)
         seen, chosen = np.zeros(experts.count, dtype=np.int64), np.zeros(experts.top_k, dtype=np.int64)
         here = np.array([experts.here.start, experts.here.stop], dtype=np.int64)
-        launch(count_distinct, compiled=compiled)(found, self.seed, layers, members, seen, chosen, here)
+        if experts.shares:
+            of = np.array([experts.share, experts.shares], dtype=np.int64)
+            launch(count_sent, compiled=compiled)(found, self.seed, layers, members, seen, chosen, here, of)
+        else:
+            launch(count_distinct, compiled=compiled)(found, self.seed, layers, members, seen, chosen, here)
         return found
 
 
@@ -100,6 +104,32 @@ def count_distinct(found: Any, seed: int, layers: Any, members: Any, seen: Any, 
                 for position in range(first, first + members[lane, member, M_QUERY]):
                     if many < here[1] - here[0]:
                         many += choose_experts(mixed(stream ^ position), seen, chosen, here, place)
+            found[i, lane] = many
+
+
+@kernel
+def count_sent(found: Any, seed: int, layers: Any, members: Any, seen: Any, chosen: Any, here: Any, of: Any) -> None:
+    """Count the tokens of a share of each step that choose some of the experts here, in each layer and lane.
+
+    of: the share, and how many there are. Others as in `count_distinct`.
+    """
+    place = 0
+    for lane in range(members.shape[0]):
+        tokens = 0
+        for member in range(members.shape[1]):
+            tokens += members[lane, member, M_QUERY]
+        first, last = share_of(tokens, of[0], of[1]), share_of(tokens, of[0] + 1, of[1])
+        for i in range(layers.shape[0]):
+            of_layer = mixed(mixed(mixed(seed) ^ layers[i]))
+            before, many = 0, 0
+            for member in range(members.shape[1]):
+                query, context = members[lane, member, M_QUERY], members[lane, member, M_CONTEXT]
+                stream = mixed(mixed(of_layer ^ members[lane, member, M_SEQUENCE]))
+                for token in range(max(first - before, 0), min(last - before, query)):
+                    place += 1
+                    if choose_experts(mixed(stream ^ (context + token)), seen, chosen, here, place) > 0:
+                        many += 1
+                before += query
             found[i, lane] = many
 
 

@@ -321,3 +321,17 @@ def test_the_throughput_of_the_guide(devices, tmp_path):
     rate = int(result.requests.tokens.sum()) / (result.makespan / 1e12)
     assert round(rate) == simulated
     assert round(100 * (rate / published - 1)) == error
+
+
+@pytest.mark.parametrize("devices", [1, 8])
+def test_the_latency_of_the_guide(devices, tmp_path):
+    """Llama 2 7B on H100s, as the guide has it: what is simulated, without and with a host time, and how far from published."""
+    guide = (Path(__file__).parents[2] / "docs/guides/tensor_parallelism.md").read_text(encoding="utf-8")
+    (tmp_path / "nemo.yaml").write_text(re.search(r"```yaml\n# nemo.yaml\n(.*?)```", guide, flags=re.DOTALL)[1])
+    figure = r" ([\d.]+) ms \| (-?\d+) % \|"
+    published, *found = re.search(rf"^\| {devices} \| ([\d.]+) ms \|{figure}{figure}$", guide, flags=re.MULTILINE).groups()
+    each = [f"hardware.devices.count={devices}", f"mapping.parallel.tensor={devices}"]
+    for host, simulated, error in zip(("0 ms", "1.93 ms"), found[::2], found[1::2], strict=True):
+        result = sim.run(read(tmp_path / "nemo.yaml", [*each, f"workload.step_overhead={host}", "record=steps"]))
+        assert f"{result.makespan / 1e9:.1f}" == simulated
+        assert round(100 * (result.makespan / 1e9 / float(published) - 1)) == int(error)

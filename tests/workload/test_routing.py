@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from models.experts import Experts, Tokens, distinct, distinct_of
+from models.experts import Experts, Tokens, counted, counted_of, distinct, share_of
 from sim.base.errors import InputError
 from sim.workload.routing import Uniform, WrittenRoutes, read
 
@@ -125,6 +125,7 @@ def test_counted_in_blocks_or_by_sets_it_is_the_same(monkeypatch, block):
 
 
 @pytest.mark.parametrize("compiled", [False, True])
+@pytest.mark.parametrize("sends", [False, True])
 @settings(max_examples=40, deadline=None)
 @given(
     seed=st.integers(0, 2**63 - 1),
@@ -134,16 +135,27 @@ def test_counted_in_blocks_or_by_sets_it_is_the_same(monkeypatch, block):
         st.lists(st.tuples(st.integers(0, 10**6), st.integers(0, 2**31), st.integers(0, 5)), min_size=2, max_size=2),
         min_size=1, max_size=3,
     ),
+    share=st.integers(1, 5).flatmap(lambda shares: st.tuples(st.integers(0, shares - 1), st.just(shares))),
 )  # fmt: skip
-def test_the_kernel_counts_what_vectors_choose(compiled, seed, shape, layers, steps):
+def test_the_kernel_counts_what_vectors_choose(compiled, sends, seed, shape, layers, steps, share):
     """members: [lane, member, (sequence, context, new tokens)]."""
-    experts, members = Experts(count=shape[0], top_k=shape[1], bytes=1), np.array(steps, dtype=np.int64)
+    held = {"first": shape[0] // 2, "held": -(-shape[0] // 4), "share": share[0], "shares": share[1]} if sends else {}
+    experts, members = Experts(count=shape[0], top_k=shape[1], bytes=1, **held), np.array(steps, dtype=np.int64)
     tokens = Tokens.of(*(members[:, :, column].T for column in range(3)))
-    expected = distinct(Uniform(seed), experts, layers, tokens)
-    found = Uniform(seed).distinct(np.array(layers), members, experts, compiled=compiled)
+    expected = counted(Uniform(seed), experts, layers, tokens)
+    found = Uniform(seed).counted(np.array(layers), members, experts, compiled=compiled)
     assert found.tolist() == expected.tolist()
-    assert distinct_of(Uniform(seed), experts, np.array(layers), members).tolist() == expected.tolist()
-    assert distinct_of(None, experts, np.array(layers), members).tolist() == distinct(None, experts, layers, tokens).tolist()
+    assert counted_of(Uniform(seed), experts, np.array(layers), members).tolist() == expected.tolist()
+    assert counted_of(None, experts, np.array(layers), members).tolist() == counted(None, experts, layers, tokens).tolist()
+    assert (expected <= counted(None, experts, layers, tokens)).all()
+
+
+@pytest.mark.parametrize("tokens", [0, 1, 3, 4, 17])
+def test_shares_are_all_tokens_of_a_step_and_differ_by_one(tokens):
+    bounds = [share_of(tokens, share, 4) for share in range(5)]
+    sizes = np.diff(bounds).tolist()
+    assert (bounds[0], bounds[-1]) == (0, tokens)
+    assert sizes[0] == max(sizes) <= min(sizes) + 1
 
 
 def written(path, *rows):
@@ -163,7 +175,7 @@ def test_given_choices(tmp_path):
     tokens = Tokens(*vectors([0, 1], [7, 7], [0, 0]), lanes=1)
     assert distinct(routing, experts, [0], tokens).tolist() == [[3]]  # 1, 3 and 2
     members = np.array([[[0, 7, 1], [1, 7, 1]]])
-    assert distinct_of(routing, experts, np.array([0]), members).tolist() == [[3]]
+    assert counted_of(routing, experts, np.array([0]), members).tolist() == [[3]]
     with pytest.raises(InputError, match=r"^.*routing\.jsonl: .* none for sequence 0, position 8, layer 0$"):
         routing.choose(*vectors([0], [0], [8]), experts)
     for count, top_k in ((3, 2), (4, 3)):

@@ -9,14 +9,14 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from models.experts import Experts, Routing, Tokens, distinct
+from models.experts import Experts, Routing, Tokens, counted
 from models.graph import QUANTITIES, IntArray, Op, OpGraph, Polynomial, StepLanes
 from models.masks import Mask
 from sim.mapping.steps.shape import MEMBERS, Shape
 from sim.mapping.steps.stitch import Stitched
 from sim.mapping.template import Blocks, Repeated, first_of_each, rows
 
-WEIGHT = QUANTITIES.index("weight")
+WEIGHT, ACT_WRITE = QUANTITIES.index("weight"), QUANTITIES.index("act_write")
 
 #: Columns of parameters: 0 for all new tokens, 1 for the logits, then the members, then what each of them loads. These two
 #: stand for the sum over members, and the sum over what each of them loads.
@@ -27,7 +27,7 @@ class Routed(NamedTuple):
     """Ops whose tokens choose among alike experts.
 
     experts: their number and choice, without their size. layers: those of these ops, ascending. ops: [op], its index in the
-    graph. layer: [op], the place of its layer in `layers`. size: [op], bytes of one expert.
+    graph. layer: [op], the place of its layer in `layers`. size: [op], bytes of one expert, or of a token that is sent to some.
     """
 
     experts: Experts
@@ -35,6 +35,11 @@ class Routed(NamedTuple):
     ops: IntArray
     layer: IntArray
     size: IntArray
+
+    @property
+    def quantity(self) -> int:
+        """Which of `QUANTITIES` depends on the choice: weights, or what is sent."""
+        return ACT_WRITE if self.experts.shares else WEIGHT
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -48,7 +53,7 @@ class BatchGraph(OpGraph):
     logits, 1, 0); 2 + m (1, query, context) of member m; 2 + members + m (1, query, loads) of member m. `SUM`: the sum of the
     costs at the columns of all members, by `cost_index` of those that feed in one token and by `several_index` of those that
     feed in several; `SUM_OF_LOADS`: the same at the columns of what they load.
-    routed: ops whose weights are instead those of the distinct experts that tokens choose.
+    routed: ops whose weights, or bytes that they send, are instead those that follow from the experts that tokens choose.
     """
 
     template: Template
@@ -129,8 +134,8 @@ class BatchGraph(OpGraph):
         if self.routed:
             tokens = Tokens.of(members.sequence, members.context, members.query)
             for each in self.routed:
-                counts = distinct(self.routing, each.experts, each.layers, tokens)
-                costs[WEIGHT, each.ops] = counts[each.layer] * each.size[:, None]
+                counts = counted(self.routing, each.experts, each.layers, tokens)
+                costs[each.quantity, each.ops] = counts[each.layer] * each.size[:, None]
         return np.asarray(costs)
 
     def _of_all(self, values: IntArray, query: IntArray) -> IntArray:
