@@ -32,7 +32,7 @@ def shown(what: RenderableType, width: int) -> list[str]:
 
 @pytest.fixture(scope="module")
 def pages(served: Result) -> dict[str, RenderableType]:
-    """What commands print, by name."""
+    """Printed output of commands, by name."""
     short = run(scenarios()["two_tokens_4_engines"])
     data = compare.compare([short, run(scenarios()["two_tokens_8_engines"])])
     told = story.render_token(story.token(short, 0, 1), short.log.owner_words)
