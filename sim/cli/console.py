@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -14,9 +13,8 @@ from rich.status import Status
 from rich.text import Text
 
 from sim.base.kernel import when_compiling
+from sim.render.narrow import trimmed
 from sim.render.rows import as_json
-
-BLANKS = re.compile(r" +\n")
 
 COMPILING = "compiling the code for large runs, once; this takes up to a minute"
 
@@ -28,7 +26,7 @@ class Trimmed:
         self._file = file
 
     def write(self, text: str) -> int:
-        return self._file.write(BLANKS.sub("\n", text))
+        return self._file.write(trimmed(text))
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._file, name)

@@ -12,7 +12,7 @@ from sim.base.errors import InputError
 from sim.cli.console import output, print_json, status
 from sim.cli.options import complete_scenario, needs_all_ops
 from sim.cli.progress import simulating
-from sim.render import breakdown, explain, story
+from sim.render import breakdown, explain, narrow, story
 from sim.render.summary import summary_rows
 from sim.runs.result import Result
 from sim.runs.run import read, run
@@ -63,11 +63,11 @@ def command(
         print_json(data)
         return
     console = output(120)
-    console.print(explain.render(result), highlight=False)
+    narrow.show(console, explain.render(result))
     if answer is not None:
         console.print(f"\n{answer.sentence(result.makespan)}", highlight=False)
     if changes is not None:
-        console.print(explain.what_would_help(changes), highlight=False)
+        narrow.show(console, explain.what_would_help(changes))
 
 
 def _numbers(token: str) -> tuple[int, int]:
@@ -85,11 +85,11 @@ def _tell(result: Result, token: tuple[int, int] | None, request: int | None, *,
     if token is not None:
         data["token"] = told = story.token(result, *token)
         if not as_json:
-            console.print(story.render_token(told, result.log.owner_words), highlight=False)
+            narrow.show(console, story.render_token(told, result.log.owner_words))
     if request is not None:
         data["request"] = told = story.request(result, request)
         if not as_json:
-            console.print(story.render_request(told), highlight=False)
+            narrow.show(console, story.render_request(told))
     if as_json:
         click.echo(json.dumps(data))
 

@@ -6,12 +6,12 @@ from pathlib import Path
 
 import click
 import numpy as np
-from rich.table import Table
 
 from sim.base.files import check_output
 from sim.cli.console import output
 from sim.cost.profile import cache_advice, fit, predict, read_tables, write_profile, write_samples
 from sim.cost.profile.fit import residual
+from sim.render.narrow import Fitting
 
 
 @click.command("import-kernels")
@@ -44,7 +44,7 @@ def command(mapping: Path, folder: Path | None, out: Path, everything: bool, sam
         capacity=found.capacity, cache=found.cache, flops=found.flops, near=everything,
     )  # fmt: skip
     predicted = predict(profile, found.samples)
-    table = Table(box=None, pad_edge=False, header_style="bold")
+    table = Fitting(drop=("rows",), header_style="bold")
     for name in ("kernels", "form", "", "rows", "median", "p90", "by time"):
         table.add_column(name, justify="left" if name in ("kernels", "form", "") else "right")
     for timing in profile.timings:

@@ -142,15 +142,26 @@ TITLES = {"batching": "policy", "costs": "cost model"}
 
 
 def _show_table(rows: Sequence[Sequence[str]]) -> None:
-    """Print rows with columns of equal width; on a terminal the last one is wrapped where it does not fit."""
+    """Print rows with columns of equal width.
+
+    On a terminal the last one is wrapped where it does not fit, and left out where little is left for it.
+    """
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    before = sum(widths[:-1]) + 2 * (len(widths) - 1)
-    left = get_terminal_size().columns - before if sys.stdout.isatty() else 0
+    if sys.stdout.isatty():
+        while len(widths) > 2 and _left(widths) < min(NARROWEST, widths[-1]):
+            del widths[-1]
+            rows = [row[:-1] for row in rows]
+    left, indent = _left(widths) if sys.stdout.isatty() else 0, sum(widths[:-1]) + 2 * (len(widths) - 1)
     for row in rows:
         start = "".join(f"{cell.ljust(width)}  " for cell, width in zip(row[:-1], widths, strict=False))
         first, *more = textwrap.wrap(row[-1], left) or [""] if left >= NARROWEST else [row[-1]]
-        for line in (start + first, *(" " * before + text for text in more)):
+        for line in (start + first, *(" " * indent + text for text in more)):
             click.echo(line.rstrip())
+
+
+def _left(widths: Sequence[int]) -> int:
+    """Columns of the terminal that are left for the last column of a table."""
+    return get_terminal_size().columns - sum(widths[:-1]) - 2 * (len(widths) - 1)
 
 
 NARROWEST = 20  # columns that text is wrapped in; where fewer are left, it runs over

@@ -6,7 +6,6 @@ from dataclasses import replace
 from pathlib import Path
 
 import click
-from rich.table import Table
 
 from models.config import DTYPES, resolve
 from sim.base.errors import InputError
@@ -14,6 +13,7 @@ from sim.base.files import check_output, kind_of
 from sim.cli.console import output
 from sim.cli.options import device_module
 from sim.cost.profile import DeviceProfile
+from sim.render.narrow import Fitting
 
 
 @click.command("profile")
@@ -55,7 +55,7 @@ def command(
 
 def show(profile: DeviceProfile) -> None:
     """Print the fitted timings with their errors on the samples."""
-    table = Table(box=None, pad_edge=False, header_style="bold")
+    table = Fitting(header_style="bold")
     for name in ("ops", "form", "shapes", "median", "p90"):
         table.add_column(name, justify="left" if name in ("ops", "form") else "right")
     for timing in profile.timings:

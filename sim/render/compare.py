@@ -14,6 +14,7 @@ from sim.analysis.parts import PARTS
 from sim.analysis.requests import TITLES
 from sim.analysis.sums import exact_sum
 from sim.base.units import format_bytes, format_energy, format_time
+from sim.render.narrow import Fitting
 from sim.render.requests import data, worth_showing
 from sim.runs.result import Result
 
@@ -204,16 +205,19 @@ def _listed(names: Sequence[str]) -> str:
 def _settings(keys: Mapping[str, Sequence[Any]], names: Sequence[str]) -> RenderableType:
     if not keys:
         return Text("none")
-    table = _table("key", *names)
+    table = Table(box=None, pad_edge=False, header_style="dim")  # of texts, which wrap
+    table.add_column("key", overflow="fold")
+    for name in names:
+        table.add_column(name, justify="right", overflow="fold")
     for key, values in keys.items():
         table.add_row(key, *("" if value is None else str(value) for value in values))
     return table
 
 
-def _results(rows: Sequence[Mapping[str, Any]], names: Sequence[str]) -> Table:
+def _results(rows: Sequence[Mapping[str, Any]], names: Sequence[str]) -> Fitting:
     """Two sides have columns of their difference and ratio; more of them have their ratio to the first beside each."""
     two = len(names) == 2
-    table = _table("", *names, *(("difference", "ratio") if two else ()))
+    table = _table("", *names, *(("difference", "ratio") if two else ()), drop=("difference", "ratio"))
     for row in rows:
         shown = [_format(value, row["unit"]) for value in row["values"]]
         changes = [_ratio(ratio, row, i) for i, ratio in enumerate(row["ratios"])]
@@ -231,8 +235,8 @@ def _ratio(ratio: float | None, row: Mapping[str, Any], i: int) -> str:
     return "" if ratio is None else f"{ratio:.3f}x"
 
 
-def _table(first: str, *columns: str) -> Table:
-    table = Table(box=None, pad_edge=False, header_style="dim")
+def _table(first: str, *columns: str, drop: Sequence[str] = ()) -> Fitting:
+    table = Fitting(drop=drop)
     table.add_column(first)
     for name in columns:
         table.add_column(name, justify="right")

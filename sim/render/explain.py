@@ -14,6 +14,7 @@ from sim.analysis.blame import Matrix
 from sim.analysis.parts import PARTS
 from sim.base.units import format_time
 from sim.render import breakdown
+from sim.render.narrow import Fitting
 from sim.render.terminal import above
 from sim.runs.result import Result
 from sim.runs.what_if import WhatIf
@@ -59,7 +60,7 @@ def what_would_help(found: WhatIf) -> RenderableType:
     before = found.as_it_is
     serves, open_loop = before.service is not None, found.arrivals is not None
     served = (*(("TTFT", "TPOT") if serves else ()), *(("sustains",) if serves and open_loop else ()))
-    table = _table("change", "makespan", *served, "speed-up", last="")
+    table = _table("change", "makespan", *served, "speed-up", last="", drop=("TPOT", "TTFT", "makespan"))
     for change in ((before,) if serves else ()) + found.changes:
         speedup = change.speedup(before)
         cells = [] if change.service is None else [format_time(change.service.ttft), _time(change.service.tpot)]
@@ -81,8 +82,8 @@ def _section(title: str, body: RenderableType) -> list[RenderableType]:
     return [Text(), Text(title, style="bold"), body]
 
 
-def _table(first: str, *columns: str, last: str | None = None) -> Table:
-    table = Table(box=None, pad_edge=False, header_style="dim")
+def _table(first: str, *columns: str, last: str | None = None, drop: Sequence[str] = ()) -> Fitting:
+    table = Fitting(drop=drop)
     table.add_column(first, no_wrap=True)
     for name in columns:
         table.add_column(name, justify="right", no_wrap=True)
@@ -91,7 +92,7 @@ def _table(first: str, *columns: str, last: str | None = None) -> Table:
     return table
 
 
-def _tokens(result: Result, one: str) -> Table:
+def _tokens(result: Result, one: str) -> Fitting:
     log, rows, titles = result.log, result.breakdown.tokens, breakdown.titles(result.log)
     names = [f"{s}.{t}" for s, t in zip(log.steps.sequence.tolist(), log.steps.token.tolist(), strict=True)]
     if len(names) <= MANY:
@@ -106,10 +107,12 @@ def _tokens(result: Result, one: str) -> Table:
 
 def _parts(
     what: str, names: Sequence[str], rows: Times, titles: tuple[str, ...] = PARTS, *, by_size: bool = True
-) -> Table:  # fmt: skip
-    """Table of time parts, one row per name; columns that are all zero are left out."""
+) -> Fitting:  # fmt: skip
+    """Table of time parts, one row per name; columns that are all zero are left out, and the smallest where it is narrow."""
     shown = np.flatnonzero(rows.any(axis=0))
-    table = _table(what, "time", *(titles[part].replace("_", " ") for part in shown))
+    columns = [titles[part].replace("_", " ") for part in shown]
+    sums = rows[:, shown].sum(axis=0)
+    table = _table(what, "time", *columns, drop=[columns[i] for i in np.argsort(sums, kind="stable")])
     order = np.argsort(-rows.sum(axis=1), kind="stable") if by_size else np.arange(len(rows))
     for i in order[:MANY]:
         table.add_row(names[i], format_time(int(rows[i].sum())), *_cells(rows[i][shown]))
@@ -129,7 +132,7 @@ def _blame(owner: str, by_owner: Matrix, by_kind: Matrix, alone: str) -> Rendera
     return Group(_causes(owner, by_owner, alone), Text(), kinds) if len(by_owner.names) > 1 else kinds
 
 
-def _causes(what: str, matrix: Matrix, alone: str) -> Table:
+def _causes(what: str, matrix: Matrix, alone: str) -> Fitting:
     table = _table(what, "waited", last="caused by")
     for who, whom, ps in matrix.largest(FEW):
         table.add_row(who, format_time(ps), alone if whom == "alone" else whom)
@@ -152,7 +155,7 @@ def _critical(result: Result) -> Table:
     return table
 
 
-def _bounds(result: Result) -> Table:
+def _bounds(result: Result) -> Fitting:
     b = result.bounds
     table = _table("bound", "time", "this run is")
     for name, ps in (

@@ -6,17 +6,17 @@ from collections.abc import Mapping
 from typing import Any
 
 from rich.console import Group, RenderableType
-from rich.table import Table
 from rich.text import Text
 
 from sim.base.units import format_time
+from sim.render.narrow import Fitting
 
 
 def render(data: Mapping[str, Any]) -> RenderableType:
     """Render the data of `sim.runs.repeats.to_json` as a table."""
     seeds = data["seeds"]
     head = Text.assemble((data["scenario"], "bold"), f"  {len(seeds)} runs, seeds {seeds[0]} to {seeds[-1]}")
-    table = Table(box=None, pad_edge=False, header_style="dim")
+    table = Fitting(drop=("max", "min"))
     table.add_column("")
     for name in ("mean", "± 95 %", "min", "max"):
         table.add_column(name, justify="right")

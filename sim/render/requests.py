@@ -13,7 +13,7 @@ from rich.table import Table
 from sim.analysis.goodput import Goodput
 from sim.analysis.requests import TITLES, Distribution, Requests
 from sim.base.units import format_bytes, format_time
-from sim.render.narrow import Fitted, glued
+from sim.render.narrow import fitted, glued
 from sim.render.rows import Index, Rows
 from sim.runs.result import Result
 
@@ -202,7 +202,7 @@ def render(result: Result) -> RenderableType:
         for name, found in r.times().items()
         if found is not None and found.largest
     ]
-    latencies = Fitted(("", "mean", "p50", "p90", "p99", "max"), rows, drop=("p90", "max", "mean"))
+    latencies = fitted(("", "mean", "p50", "p90", "p99", "max"), rows, drop=("p90", "max", "mean"))
     return Group(facts, latencies, *_table_of_replicas(result))
 
 
@@ -216,7 +216,7 @@ def _table_of_replicas(result: Result) -> Iterator[RenderableType]:
         rows.append((str(number), f"{found['requests']:,}", f"{found['tokens']:,}", *means, p99))
     if rows:
         columns = ("replica", "requests", "tokens", "TTFT, mean", "TPOT, mean", "end to end, mean", "p99")
-        yield Fitted(columns, rows, drop=("p99", "end to end, mean", "tokens"))
+        yield fitted(columns, rows, drop=("p99", "end to end, mean", "tokens"))
 
 
 def _short(number: float) -> str:

@@ -6,7 +6,6 @@ from collections.abc import Sequence
 from typing import Any
 
 from rich.console import Group, RenderableType
-from rich.table import Table
 from rich.text import Text
 
 from sim.analysis.parts import (
@@ -26,6 +25,7 @@ from sim.base.errors import InputError
 from sim.base.units import format_time
 from sim.log import derived
 from sim.render.breakdown import parts as by_name
+from sim.render.narrow import Fitting, glued
 from sim.runs.result import Result
 
 LINES = 60  # of a story; tasks whose waits are short are summed up where there are more
@@ -126,7 +126,7 @@ def render_token(data: dict[str, Any], words: tuple[str, str]) -> RenderableType
     title = f"token {data['token']} of sequence {data['sequence']}"
     if words[1] != "token":
         title += f", made by step {data['step']}"
-    return Group(Text(title, style="bold"), Text(_sums(data)), Text(), _lines(data["tasks"]))
+    return Group(Text(title, style="bold"), Text(glued(_sums(data))), Text(), _lines(data["tasks"]))
 
 
 def render_request(data: dict[str, Any]) -> RenderableType:
@@ -148,10 +148,10 @@ def render_request(data: dict[str, Any]) -> RenderableType:
         if i in shown:
             took = format_time(step["end_ps"] - step["start_ps"])
             table.add_row(
-                format_time(step["start_ps"]), _made(step), took, _shares(step["breakdown_ps"]), _longest(step["tasks"])
+                format_time(step["start_ps"]), _made(step), took, _shares(step["breakdown_ps"]), glued(_longest(step["tasks"]))
             )  # fmt: skip
     more = [] if not left_out else [Text(f"and {left_out:,} shorter steps", style="dim")]
-    return Group(Text(head, style="bold"), Text(", ".join(times)), Text(), table, *more)
+    return Group(Text(head, style="bold"), Text(glued(", ".join(times))), Text(), table, *more)
 
 
 def _chosen(steps: Sequence[dict[str, Any]]) -> tuple[set[int], int]:
@@ -192,7 +192,7 @@ def _parts(parts: dict[str, int]) -> str:
     return ", ".join(f"{name.replace('_', ' ')} {format_time(ps)}" for name, ps in parts.items() if ps)
 
 
-def _lines(tasks: Sequence[dict[str, Any]]) -> Table:
+def _lines(tasks: Sequence[dict[str, Any]]) -> Fitting:
     """A line for each task that waited long, and one for the tasks between two of them together."""
     table = _table("ready at", "task", "took", "what it did")
     least = _least(tasks)
@@ -200,13 +200,13 @@ def _lines(tasks: Sequence[dict[str, Any]]) -> Table:
 
     def flush() -> None:
         if group:
-            table.add_row(*_together(group), style="dim" if len(group) > 1 else None)
+            table.add_row(*map(glued, _together(group)), style="dim" if len(group) > 1 else "")
             group.clear()
 
     for task in tasks:
         if _waited(task) >= least:
             flush()
-            table.add_row(*_together([task]))
+            table.add_row(*map(glued, _together([task])))
         else:
             group.append(task)
     flush()
@@ -265,8 +265,8 @@ def _wait(part: str, ps: int, task: dict[str, Any]) -> str:
     }[part]
 
 
-def _table(*columns: str) -> Table:
-    table = Table(box=None, pad_edge=False, header_style="dim")
+def _table(*columns: str) -> Fitting:
+    table = Fitting()
     for name in columns:
         right = name in {"took", "at", "ready at"}
         table.add_column(name, justify="right" if right else "left", no_wrap=right)

@@ -14,7 +14,7 @@ from sim.base.units import format_bytes, format_rate, format_time
 from sim.log import derived
 from sim.machine.machine import Path
 from sim.render import breakdown, energy, narrow, requests
-from sim.render.narrow import Fitted, glued
+from sim.render.narrow import Fitting, fitted, glued
 from sim.runs.result import Result
 
 TOP = 12  # rows of the table of kinds
@@ -210,7 +210,7 @@ def above(gap: float) -> str:
     return f"{gap:.1%} above" if gap < 9 else f"{1 + gap:,.0f}x the least"
 
 
-def _kinds(result: Result) -> Fitted:
+def _kinds(result: Result) -> Fitting:
     kinds = result.metrics.kinds
     rows = [
         (
@@ -219,7 +219,7 @@ def _kinds(result: Result) -> Fitted:
         )
         for k in kinds[:TOP]
     ]  # fmt: skip
-    return Fitted(
+    return fitted(
         ("op", "tasks", "on engines", "on channel", "bytes"), rows, drop=("tasks", "bytes", "on channel"),
         last=f"and {len(kinds) - TOP} more" if len(kinds) > TOP else "",
     )  # fmt: skip

@@ -7,11 +7,11 @@ from typing import Any
 
 import numpy as np
 from rich.console import Group, RenderableType
-from rich.table import Table
 from rich.text import Text
 
 from sim.base.units import format_time
 from sim.render.breakdown import extrapolations
+from sim.render.narrow import Fitting
 from sim.runs.validation import LARGE, Comparison, Row, within
 
 
@@ -67,9 +67,9 @@ def _numbers(row: Row) -> dict[str, float]:
     }  # fmt: skip
 
 
-def _table(comparison: Comparison) -> Table:
+def _table(comparison: Comparison) -> Fitting:
     title = f"batch {comparison.batch}, context {comparison.context:,}, {len(comparison.steps)} rounds"
-    table = Table(box=None, pad_edge=False, header_style="bold", title=title, title_justify="left")
+    table = Fitting(drop=("spread", "ops"), header_style="bold", title=title)
     table.add_column("op")
     for name in ("ops", "measured", "spread", "predicted", "error", "noise"):
         table.add_column(name, justify="right")
@@ -78,7 +78,7 @@ def _table(comparison: Comparison) -> Table:
         table.add_row(
             "the step" if whole else "all ops" if row.name == "ops" else row.name, "" if whole else f"{row.ops:,}",
             format_time(row.measured), f"{row.spread:.1%}", format_time(row.predicted), f"{row.error:+.1%}", f"{row.noise:.1%}",
-            style="bold" if whole else None,
+            style="bold" if whole else "",
         )  # fmt: skip
     return table
 

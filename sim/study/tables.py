@@ -10,6 +10,7 @@ from rich.table import Table
 from rich.text import Text
 
 from sim.base.quantities import Dimension
+from sim.render.narrow import Fitting
 from sim.study.answers import Answers, PointOf
 from sim.study.effects import Change
 from sim.study.metrics import METRICS, with_unit
@@ -114,7 +115,7 @@ def _head(answers: Answers) -> RenderableType:
 def _searches(answers: Answers, find: Find) -> RenderableType:
     """A table of searches: the interval of each, and what a reader must know."""
     title = f"{find.words} {find.key} at which {' and '.join(answers.manifest['constraints'])}"
-    table = Table(box=None, pad_edge=False, header_style="dim", title=title, title_justify="left", title_style="bold")
+    table = Fitting(title=title, drop=("runs", "interval"))
     for axis in answers.axes.values():
         table.add_column(axis.short, justify="right")
     for name in ("mean", "interval", "runs"):
@@ -139,7 +140,8 @@ def search_cells(find: Find, point: PointOf) -> tuple[str, str, str, str]:
 def _points(answers: Answers, name: str, points: Sequence[PointOf]) -> RenderableType:
     """A table of points: their axes, and columns that objectives and constraints are about."""
     columns = [name for name in dict.fromkeys([*answers.objectives, *answers.manifest["columns"]]) if name not in answers.axes]
-    table = Table(box=None, pad_edge=False, header_style="dim", title=name, title_justify="left", title_style="bold")
+    least = [*reversed([title(column) for column in columns[1:]]), *reversed([axis.short for axis in answers.axes.values()])]
+    table = Fitting(title=name, drop=least)
     table.add_column("point", justify="right")
     for axis in answers.axes.values():
         table.add_column(axis.short, justify="right")
@@ -157,8 +159,7 @@ def _effects(answers: Answers, objective: str) -> Iterable[RenderableType]:
         return
     main = [each for each in effects if len(each.axes) == 1][:FEW]
     both = [each for each in effects if len(each.axes) == 2 and each.share >= 0.005][:FEW]
-    table = Table(box=None, pad_edge=False, header_style="dim", title=f"effects on {title(objective)}", title_justify="left",
-                  title_style="bold")  # fmt: skip
+    table = Fitting(title=f"effects on {title(objective)}")
     table.add_column("axis")
     table.add_column("variance", justify="right")
     changes = answers.sensitivities(objective)

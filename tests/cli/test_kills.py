@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import multiprocessing
+import os
 import random
 import shutil
 import signal
@@ -10,10 +12,13 @@ import subprocess
 import sys
 import time
 from contextlib import suppress
+from multiprocessing.context import ForkServerProcess
 from pathlib import Path
 
 import pytest
 
+from sim.cost.profile import read_profile
+from tests.tools import tiny_profile
 from tests.tools.command import call
 
 SIM = (sys.executable, "-m", "sim")
@@ -88,6 +93,37 @@ def swept(times: int, folder: Path) -> None:
         shutil.rmtree(out)
 
 
+def profiled(times: int, folder: Path) -> None:
+    """End `sim profile` at random moments; the next run goes on from the last round, and leaves the two files of a profile."""
+    processes = multiprocessing.get_context("forkserver")
+    processes.set_forkserver_preload(["tests.tools.tiny_profile", "sim.measure.calibrate"])  # torch, once for all
+    rng, out = random.Random("profile"), folder / "out.yaml"
+
+    def begun() -> ForkServerProcess:
+        process = processes.Process(target=tiny_profile.profile, args=(out,))
+        process.start()
+        return process
+
+    begun().join()  # with the import of torch
+    began = time.monotonic()
+    begun().join()
+    took = time.monotonic() - began
+    for _ in range(times):
+        process = begun()
+        process.join(took * rng.uniform(0, 1.1))
+        if process.exitcode is None and process.pid is not None:
+            os.kill(process.pid, rng.choice(SIGNALS))
+            process.join(60)
+        assert process.exitcode is not None
+        if out.exists():
+            assert read_profile(out).provenance.rounds == tiny_profile.TINY.rounds
+    last = begun()
+    last.join()
+    assert last.exitcode == 0
+    assert read_profile(out).provenance.rounds == tiny_profile.TINY.rounds
+    assert sorted(path.name for path in folder.iterdir()) == ["out.parquet", "out.yaml"]
+
+
 def study_of(folder: Path) -> object:
     """The points of a study, with their numbers."""
     done = call(["study", str(folder), "--json"])
@@ -110,7 +146,7 @@ def test_one_kill(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("name", "times"), [("run", 25), ("report", 25), ("rounds", 25)])
+@pytest.mark.parametrize(("name", "times"), [("run", 25), ("report", 25), ("rounds", 13)])
 def test_many_kills(name: str, times: int, tmp_path: Path) -> None:
     killed(name, times, tmp_path)
 
@@ -119,3 +155,9 @@ def test_many_kills(name: str, times: int, tmp_path: Path) -> None:
 @pytest.mark.skipif(not Path("/proc/self/cwd").exists(), reason="needs /proc, to see what lives on")
 def test_many_kills_of_sweeps(tmp_path: Path) -> None:
     swept(25, tmp_path)
+
+
+@pytest.mark.slow
+def test_many_kills_of_profiles(tmp_path: Path) -> None:
+    pytest.importorskip("torch")
+    profiled(12, tmp_path)

@@ -1,10 +1,10 @@
 """Damaged files of every kind that the program reads, made from sound ones by a seeded random generator.
 
-    python -m tests.fuzz KIND [--first N] [--count N] [--seconds S]
+    python -m tests.fuzz KIND [--first N] [--count N] [--seconds S] [--least N]
 
 An input is either read, or refused by an `InputError` of one printable line; anything else is a defect. Input number i
-of a kind depends on i alone, so that a failure can be repeated. The process may take 6 GiB more than it has, and an input
-30 seconds.
+of a kind depends on i alone, so that a failure can be repeated; `--least` inputs are made however long it takes. The process
+may take 6 GiB more than it has, and an input 30 seconds.
 """
 
 from __future__ import annotations

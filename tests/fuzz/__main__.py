@@ -24,6 +24,7 @@ def main() -> int:
     parser.add_argument("--first", type=int, default=0)
     parser.add_argument("--count", type=int, default=10**6)
     parser.add_argument("--seconds", type=float, default=60)
+    parser.add_argument("--least", type=int, default=0)
     given = parser.parse_args()
     kind, refused, number, failures = KINDS[given.kind], 0, given.first, 0
     with tempfile.TemporaryDirectory() as name:
@@ -35,8 +36,8 @@ def main() -> int:
             int(line.split()[1]) * 1024 for line in Path("/proc/self/status").read_text().splitlines() if "VmSize" in line
         )
         resource.setrlimit(resource.RLIMIT_AS, (in_use + MEMORY, -1))
-        until = time.monotonic() + given.seconds
-        while number < given.first + given.count and time.monotonic() < until:
+        until, least = time.monotonic() + given.seconds, given.first + given.least
+        while number < given.first + given.count and (number < least or time.monotonic() < until):
             faulthandler.dump_traceback_later(30, exit=True)
             try:
                 refused += bool(attempt(kind, sound, number, folder))

@@ -16,24 +16,11 @@ from sim.cost.profile import STREAMS, Samples, fit, read_profile, read_samples
 from sim.measure import calibrate as calibration
 from sim.measure.partial import Partial
 from sim.measure.place import place
-from sim.measure.plan import CALIBRATION, FULL, QUICK, Plan, _llama
+from sim.measure.plan import CALIBRATION, FULL, QUICK, Plan
 from sim.measure.streams import LOADS, Streams, counts
 from sim.runs.run import run
 from sim.scenario import parse
-
-TINY = Plan(
-    name="tiny", models=(_llama("one", 64, 160, 4, 2, 16, 512, layers=2), _llama("two", 96, 224, 6, 6, 16, 1024, layers=1)),
-    unseen=(_llama("other", 80, 192, 5, 1, 16, 768, layers=2),), batches=(1, 2), contexts=(16, 40), rounds=3, least=3,
-    seconds=0, stream=0.001,
-)  # fmt: skip
-
-
-def little_memory(patch: pytest.MonkeyPatch) -> None:
-    """Small buffers of streams, and a small buffer to read before a step, for tests."""
-    patch.setattr("sim.measure.streams.LEAST_POOL", 2**20)
-    patch.setattr("sim.measure.streams.CHUNK", {"cpu": 2**18})
-    patch.setattr("sim.measure.streams.last_cache", lambda _: 0)
-    patch.setattr("sim.measure.real.EVICT", {"cpu": 2**20})
+from tests.tools.tiny_profile import TINY, little_memory
 
 
 @pytest.fixture(autouse=True)

@@ -35,7 +35,6 @@ NONE = -1  # no cell, engine or row
     AGE,
     AGE_TIME,
     BOUND,
-    IDLE,
     TURNS,
     TURN,
     SRAM_FREE,
@@ -45,16 +44,16 @@ NONE = -1  # no cell, engine or row
     SRAM_CHANGED,
     SERVICES,
     TOO_LARGE,
-) = range(15)
+) = range(14)
 # constants of the run,
 (
     ENGINES, LIMIT, OVERLAP, CHANNELS, MEMORY_CHANNELS, ROUTE, SRAM, RANKING, CHAINED, KNOWN, RECORDED, LAYERS, CELL,
     DEVICES, DEVICE_ENGINES, READY_WORDS, IDLE_WORDS,
-) = range(15, 32)  # fmt: skip
+) = range(14, 31)  # fmt: skip
 # and addresses: of heaps, lists and tables. READY and IDLES: heaps of the first device; those of the others stand behind them,
 # READY_WORDS and IDLE_WORDS apart
-READY, RUNNING, IDLES, WAKES, TURN_LIST, CHANNEL_TABLE, LOOP_TABLE, BOUND_TABLE, KV = range(32, 41)
-REGISTERS = 41
+READY, RUNNING, IDLES, WAKES, TURN_LIST, CHANNEL_TABLE, LOOP_TABLE, BOUND_TABLE, KV = range(31, 40)
+REGISTERS = 40
 
 # The phases of an instant: completions, then steps and all else
 COMPLETE, STEPS = range(2)
