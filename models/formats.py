@@ -256,26 +256,25 @@ def row_length(ops: OpGraph, op: Op) -> int:
 
 
 def misaligned(ops: OpGraph, formats: Formats) -> Iterator[str]:
-    """Lines about matrices whose rows are no whole blocks of their format, which engines store in another format.
+    """Lines about matrices whose rows are no whole blocks, or groups, of their format, which engines store in another one.
 
     llama.cpp takes q5_0 for q4_K and q8_0 for q6_K (github.com/ggml-org/llama.cpp/pull/3747).
     """
     found: dict[tuple[str, int], list[str]] = {}
     for op in ops.ops:
         name = formats.name_of_weights(weight_kind(op)) if is_matrix(ops, op) else None
-        if name is None or name not in BLOCKS:
+        if name is None or not formats.storage(name).group:
             continue
         length = row_length(ops, op)
-        if length % BLOCKS[name].group and op.kind not in (kinds := found.setdefault((name, length), [])):
+        if length % formats.storage(name).group and op.kind not in (kinds := found.setdefault((name, length), [])):
             kinds.append(op.kind)
     for (name, length), kinds in found.items():
-        block = BLOCKS[name].group
-        other = FALLBACKS.get(name)
-        instead = f", as llama.cpp in {other}" if other else ""
-        yield (
-            f"{', '.join(kinds)}: rows of {length:,} weights are no multiple of {block}, a block of {name}; counted in whole "
-            f"blocks, but engines store such rows in another format{instead}"
-        )
+        start = f"{', '.join(kinds)}: rows of {length:,} weights are no multiple of {formats.storage(name).group}"
+        if name not in BLOCKS:
+            yield f"{start}, a group of {name}; counted without regard to rows, but engines need groups that divide them"
+            continue
+        instead = f", as llama.cpp in {FALLBACKS[name]}" if name in FALLBACKS else ""
+        yield (f"{start}, a block of {name}; counted in whole blocks, but engines store such rows in another format{instead}")
 
 
 def multiplies(ops: OpGraph, op: Op) -> bool:

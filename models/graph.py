@@ -106,7 +106,7 @@ class OpGraph:
         return self.costs(steps.context)
 
     def alike(self) -> npt.NDArray[np.intp]:
-        """[op]: the first op of the same dtype that has the same costs in every step."""
+        """[op]: the first op of the same dtype and format of weights that has the same costs in every step."""
         if "alike" not in self._made:
             self._made["alike"] = self._first_alike()
         made: npt.NDArray[np.intp] = self._made["alike"]
@@ -114,8 +114,8 @@ class OpGraph:
 
     def _first_alike(self, *keys: IntArray) -> npt.NDArray[np.intp]:
         """[op]: the first op with equal costs. keys: [op] each, further columns that costs depend on."""
-        _, dtype = np.unique(self.dtype, return_inverse=True)
-        columns = np.vstack([dtype, *keys, self.cost_index, self.several_index])
+        dtype, weights = (np.unique(labels, return_inverse=True)[1] for labels in (self.dtype, self.weights))
+        columns = np.vstack([dtype, weights, *keys, self.cost_index, self.several_index])
         _, first, which = np.unique(columns, axis=1, return_index=True, return_inverse=True)
         return first[which]
 
@@ -128,6 +128,11 @@ class OpGraph:
     def dtype(self) -> npt.NDArray[np.str_]:
         """[op]: its compute type."""
         return self._labels("dtype")
+
+    @property
+    def weights(self) -> npt.NDArray[np.str_]:
+        """[op]: the format in memory of the matrix that it reads; empty if as captured."""
+        return self._labels("weights")
 
     @property
     def device(self) -> IntArray:

@@ -1,8 +1,8 @@
 """Number formats: bytes by class, and the format that products are computed in.
 
-Converting numbers is not counted. A cost that grows with batch, query or context is rounded up term by term, so that it is
-never below the exact value. Of the weights of a product, as many numbers are the matrix as it has multiplications for
-one token; the rest (biases) stays as captured.
+Converting numbers is no FLOP here; costs of kernels may have a time for it. A cost that grows with batch, query or context is
+rounded up term by term, so that it is never below the exact value. Of the weights of a product, as many numbers are the matrix
+as it has multiplications for one token; the rest (biases) stays as captured.
 """
 
 from __future__ import annotations

@@ -158,7 +158,7 @@ def _way(loc: KeyPath, kind: str, unions: Sequence[KeyPath]) -> tuple[KeyPath, b
     Pydantic puts the tag of a union, and "[key]" for a key, between the keys; an author may have written the same as a
     key, so only what stands where pydantic puts it is left out. The keys of tables are texts, as are their errors.
     """
-    is_key = loc[-1:] == ("[key]",) and kind.startswith("string_")
+    is_key = loc[-1:] == ("[key]",) and kind.startswith(("string_", "literal_"))
     path = loc[:-1] if is_key else loc
     for union in unions:
         if path[: len(union)] == union and path[len(union) : len(union) + 1] in ((ONE,), (TABLE,)):

@@ -1,10 +1,13 @@
 """Kernel costs: what one kernel takes that runs alone, with constants that were fitted to a device.
 
     time of a kernel = t0 + the later of (bytes / what the channel delivers) and (roofline time on an engine at the share of
-                       the peak that kernels reach)
+                       the peak that kernels reach, and for weights in some formats bytes of them / rate of unpacking)
 
 t0 is the time from a launch to the first result, which no size of the kernel shortens. It is per task: an op in several tasks
 is several kernels. What a channel delivers to one transfer is its bandwidth, its `efficiency` and its port.
+
+Engines without arithmetic in a format convert weights of it first, on the units that multiply: that takes time by the bytes of
+these, on top of the products. Where it is shorter than their way from memory, it is hidden.
 
 A step that decodes one token of each sequence is replayed as a graph (CUDA graphs). One that feeds in more is not, and its
 products of few tokens do not fill a device: each kernel takes `prompt` more, if that is known.
@@ -49,13 +52,14 @@ class KernelCosts(Caching):
     t0: time of a kernel beside its bytes and FLOPs: one, or by `matmul`, `attention`, `other`, `collective` and kinds of op;
     `prompt` is added to each in steps that feed in several tokens of a sequence.
     peak_share: share of the peak FLOP/s that products reach: one, or by number format and `any`.
+    unpack: bytes/s of weights that an engine converts for its arithmetic, by format of weights.
     """
 
     CACHES = ("_tables",)
 
     def __init__(
         self, *, machine: Rates, seed: int, t0: int | Mapping[str, int] | None = None,
-        peak_share: float | Mapping[str, float] | None = None,
+        peak_share: float | Mapping[str, float] | None = None, unpack: Mapping[str, int] | None = None,
     ) -> None:  # fmt: skip
         if t0 is None or peak_share is None:
             raise ValueError(f"{'t0' if t0 is None else 'peak_share'}: expected a value, which the preset does not have")
@@ -64,7 +68,7 @@ class KernelCosts(Caching):
             raise ValueError(f"t0: expected a time for {', '.join(missing)}")
         self.seed = seed
         shares = peak_share if isinstance(peak_share, Mapping) else {"any": peak_share}
-        self.machine = replace(machine, flops=_reached(machine.flops, shares), overhead=0)
+        self.machine = replace(machine, flops=_reached(machine.flops, shares), overhead=0, unpack=unpack or {})
         self.overhead = machine.overhead
         self._clear()
 

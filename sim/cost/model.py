@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from math import gcd
 from typing import Any, ClassVar, Protocol
 
@@ -25,7 +25,8 @@ class Rates:
     bytes/s of a channel of the memory, and of the links to devices, to the host and to a network, if there are any.
 
     alone: the share of a channel (numerator, denominator) that a transfer gets while no other wants any. overlap: an engine
-    computes while the operands of its task load (`stream`), not after (`blocking`).
+    computes while the operands of its task load (`stream`), not after (`blocking`). unpack: bytes/s of weights that an engine
+    converts for its arithmetic, by their format; those of other formats take no time.
     """
 
     flops: int | Mapping[str, int]
@@ -37,6 +38,7 @@ class Rates:
     network: int = 1
     alone: tuple[int, int] = (1, 1)
     overlap: bool = False
+    unpack: Mapping[str, int] = field(default_factory=dict)
 
     def peak(self, dtype: str) -> int | None:
         """FLOP/s of one engine in `dtype`, None if that is not known."""

@@ -3,12 +3,13 @@
 Most ops of a model divide evenly into their tasks, and layers are alike, so a step of thousands of tasks has some fifty rows.
 Per step, a kernel evaluates the polynomials of the ops at the sizes of its members, and then each row:
 
-    time on an engine = the later of FLOPs / peak and elements / vector rate, + overhead
+    time on an engine = the later of (FLOPs / peak + weights / rate of unpacking) and elements / vector rate, + overhead
     time on the channel = bytes / bandwidth
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -39,13 +40,13 @@ SUM_OF_LOADS, SUM, TOKENS, LOGITS, FIRST_MEMBER = -2, -1, 0, 1, 2
 # A table of members [lane, member, field]: M_SEQUENCE, M_CONTEXT, M_QUERY, and the cached tokens that a member loads itself
 M_LOADS = 3
 
-# A row: terms of its FLOPs, elements and bytes by class (-1: none), its share, what it does, and ps per FLOP and per byte as
-# fractions.
+# A row: terms of its FLOPs, elements and bytes by class (-1: none), its share, what it does, ps per FLOP and per byte as
+# fractions, and the term of weights that it unpacks (-1: none) with ps per byte of these.
 R_FLOPS, R_ELEMENTS, R_BYTES = 0, 1, 2
-R_PART, R_PARTS, R_COMPUTES, R_MOVES, R_PEAK, R_PEAK_OF, R_SPEED, R_SPEED_OF = range(
-    2 + len(BYTE_CLASSES), 10 + len(BYTE_CLASSES)
+R_PART, R_PARTS, R_COMPUTES, R_MOVES, R_PEAK, R_PEAK_OF, R_SPEED, R_SPEED_OF, R_PACKED, R_UNPACK, R_UNPACK_OF = range(
+    2 + len(BYTE_CLASSES), 13 + len(BYTE_CLASSES)
 )
-ROW_FIELDS = 10 + len(BYTE_CLASSES)
+ROW_FIELDS = 13 + len(BYTE_CLASSES)
 
 # Rates: ps per element as a fraction, overhead in ps
 VECTOR, VECTOR_OF, OVERHEAD = range(3)
@@ -147,6 +148,8 @@ def fill_row(out: Any, row: Any, value: Any, rates: Any, lane: int, i: int) -> N
         elements = share(value[lane, row[i, R_ELEMENTS]], part, parts)
         flops = share(value[lane, row[i, R_FLOPS]], part, parts)
         products = mul_div_up(flops, row[i, R_PEAK], row[i, R_PEAK_OF])
+        if row[i, R_PACKED] >= 0:  # by the units that multiply, or before them
+            products += mul_div_up(share(value[lane, row[i, R_PACKED]], part, parts), row[i, R_UNPACK], row[i, R_UNPACK_OF])
         vector = mul_div_up(elements, rates[VECTOR], rates[VECTOR_OF])  # on units of its own: at best it overlaps the products
         compute = max(1, max(products, vector) + rates[OVERHEAD])
     size, work = 0, 0
@@ -231,9 +234,10 @@ def rows_of(graph: TaskGraph, machine: Rates) -> Rows:
     row[:, R_FLOPS], row[:, R_ELEMENTS] = place[FLOPS], place[VECTOR_OPS]
     for i, name in enumerate(BYTE_CLASSES):
         row[:, R_BYTES + i] = np.where(graph.moves[first] & CLASS_BIT[name], place[CLASS_QUANTITY[name]], -1)
-    routed = _routed(graph, op, row, len(term))
     row[:, R_PART], row[:, R_PARTS] = graph.part[first], graph.parts[first]
     row[:, R_COMPUTES], row[:, R_MOVES] = graph.computes[first], graph.moves[first] != 0
+    row[:, R_PACKED] = np.where(_packed(graph, op, row, machine.unpack), place[WEIGHT], -1)
+    routed = _routed(graph, op, row, len(term))
     row[:, R_SPEED], row[:, R_SPEED_OF] = fraction(machine.bandwidth)
     for bit, bandwidth in ((LINK_BIT, machine.link), (HOST_BIT, machine.host), (NETWORK_BIT, machine.network)):
         chosen = graph.moves[first] & bit != 0
@@ -251,6 +255,17 @@ def rows_of(graph: TaskGraph, machine: Rates) -> Rows:
             raise ConfigError("hardware.engines.flops", message)
         row[dtypes == dtype, R_PEAK], row[dtypes == dtype, R_PEAK_OF] = fraction(peak)
     return Rows(of, row, np.ascontiguousarray(term), routed)
+
+
+def _packed(graph: TaskGraph, op: npt.NDArray[np.int32], row: IntArray, unpack: Mapping[str, int]) -> npt.NDArray[np.bool_]:
+    """[row]: whether it unpacks weights, of which it is given the time of a byte."""
+    formats, computes = graph.ops.weights[op], row[:, R_COMPUTES] != 0
+    found = np.zeros(len(op), dtype=np.bool_)
+    for name, rate in unpack.items():
+        chosen = computes & (formats == name)
+        row[chosen, R_UNPACK], row[chosen, R_UNPACK_OF] = fraction(rate)
+        found |= chosen
+    return found
 
 
 def _alike(graph: TaskGraph) -> tuple[npt.NDArray[np.intp], npt.NDArray[np.intp]]:
@@ -281,12 +296,17 @@ def _is_routed(graph: TaskGraph, op: int) -> bool:
 
 
 def _routed(graph: TaskGraph, op: npt.NDArray[np.int32], row: IntArray, terms: int) -> IntArray:
-    """Have the weights of ops with experts, or the tokens sent to these, be values of their own, after those of the terms."""
+    """Have the weights of ops with experts, loaded or unpacked, or the tokens sent to these, be values of their own.
+
+    They come after those of the terms.
+    """
     found: dict[tuple[int, int, int], int] = {}
     for which, each in enumerate(getattr(graph.ops, "routed", ())):
         about = {int(o): (which, int(layer), int(size)) for o, layer, size in zip(each.ops, each.layer, each.size, strict=True)}
-        column = R_BYTES + BYTE_CLASSES.index("weight" if each.quantity == WEIGHT else "link")
+        loaded, sent = (R_BYTES + BYTE_CLASSES.index(name) for name in ("weight", "link"))
+        fields = (loaded, R_PACKED) if each.quantity == WEIGHT else (sent,)
         for i, number in enumerate(op.tolist()):
-            if number in about and row[i, column] >= 0:
-                row[i, column] = terms + found.setdefault(about[number], len(found))
+            for field in fields:
+                if number in about and row[i, field] >= 0:
+                    row[i, field] = terms + found.setdefault(about[number], len(found))
     return np.array(list(found), dtype=np.int64).reshape(-1, 3)

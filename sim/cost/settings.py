@@ -6,7 +6,8 @@ from typing import Annotated, Literal
 
 from pydantic import Discriminator, Field, Tag
 
-from sim.base.quantities import Duration
+from models.formats import WeightFormat
+from sim.base.quantities import Bandwidth, Duration
 from sim.base.section import ONE, TABLE, Choice, Share, form
 
 #: The name of a shipped table, or the table itself: duration by op kind.
@@ -69,4 +70,12 @@ class Cost(Choice):
         description="For `kernel`: share of the peak FLOP/s that products reach; one, or by number format, with `any` for "
         "others. By default that of the preset.",
         examples=[0.8, {"bfloat16": 0.8, "any": 0.7}],
+    )
+    unpack: dict[WeightFormat, Bandwidth] | None = Field(
+        default=None,
+        min_length=1,
+        description="For `kernel`: bytes/s of weights that an engine unpacks, by format of weights: time beside its products, "
+        "hidden where it is shorter than the loading of the same bytes. Formats without a rate take no time. By default that "
+        "of the preset.",
+        examples=[{"q4_0": "290 GB/s"}],
     )

@@ -206,6 +206,7 @@ def _cost_options(scenario: Scenario) -> dict[str, Any]:
         "jitter": cost.jitter or None,
         "t0": _t0(scenario),
         "peak_share": cost.peak_share,
+        "unpack": cost.unpack,
     }
     return {**cost.options, **{name: value for name, value in known.items() if value is not None}}
 

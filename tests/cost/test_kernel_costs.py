@@ -48,6 +48,73 @@ def test_a_kernel_alone_takes_its_launch_and_the_later_of_bytes_and_flops(execut
     assert one_kernel(flops, weight, execution) == T0 + max(bytes_alone, arithmetic)
 
 
+@pytest.mark.parametrize("execution", ["stream", "blocking"])
+@pytest.mark.parametrize(("rate", "hidden"), [(20 * 10**9, False), (10**12, True)])
+@pytest.mark.parametrize(
+    ("weights", "bits"), [("q4_0", 4.5), ({"default": "q4_0", "lm_head": "bf16"}, 4.5), ("bf16", 16), ("mxfp4", 4.25)]
+)
+def test_weights_that_are_unpacked_take_their_time_beside_the_products(
+    execution: str, rate: int, hidden: bool, weights: str | dict[str, str], bits: float
+) -> None:
+    """Per kernel t0 + the later of bytes and (FLOPs + packed bytes / rate), for weights in q4_0 alone."""
+    written = {
+        "model": {"config": "llama-3.2-1b", "layers": 1, "scope": "block"},
+        "hardware": {"engines": {"count": 1, "flops": "1 TFLOP/s"}, "memory": {"bandwidth": "100 GB/s"}},
+        "mapping": {"execution": execution, "heads": "fused", "kv": "operands", "softmax": "online",
+                    "formats": {"weights": weights}},
+        "cost": {"model": "kernel", "t0": "4 us", "peak_share": SHARE, "unpack": {"q4_0": f"{rate} B/s"}},
+    }  # fmt: skip
+    log = sim.run(from_dict(written, known=known_names())).log
+    (task,) = [i for i in range(len(log.graphs[0])) if log.graphs[0].kind_of(i) == "down_proj"]
+    numbers = 8192 * 2048
+    packed, products = numbers * bits / 8, 2 * numbers * 10**12 / (SHARE * FLOPS)
+    unpacking = 0 if bits != 4.5 else packed * 10**12 / rate
+    loading = packed * 10**12 / BANDWIDTH
+    assert int(log.tasks.end[task] - log.tasks.start[task]) == pytest.approx(T0 + max(loading, products + unpacking), abs=3)
+    assert (loading > products + unpacking) == (hidden or bits != 4.5)
+
+
+def test_tiles_unpack_their_share_and_prompts_unpack_once() -> None:
+    """Four engines, each with a quarter of the weights; 64 rows of a prompt share the weights."""
+    written = {
+        "model": {"config": "llama-3.2-1b", "layers": 1, "scope": "block"},
+        "hardware": {"engines": {"count": 4, "flops": "1 TFLOP/s"}, "memory": {"bandwidth": "100 TB/s"}},
+        "mapping": {"execution": "stream", "kv": "operands", "softmax": "online", "tiles": "engines",
+                    "formats": {"weights": "q4_0"}},
+        "cost": {"model": "kernel", "t0": "4 us", "peak_share": SHARE, "unpack": {"q4_0": "20 GB/s"}},
+        "workload": {"sequences": [{"prompt": 64, "tokens": 1}]},
+    }  # fmt: skip
+    log = sim.run(from_dict(written, known=known_names())).log
+    tasks = [i for i in range(len(log.graphs[0])) if log.graphs[0].kind_of(i) == "down_proj"]
+    quarter = 8192 * 2048 // 4
+    wanted = T0 + 64 * 2 * quarter * 10**12 / (SHARE * FLOPS) + quarter * 4.5 / 8 * 10**12 / (20 * 10**9)
+    assert (log.tasks.end[tasks] - log.tasks.start[tasks]).tolist() == pytest.approx([wanted] * 4, abs=3)
+
+
+@pytest.mark.parametrize("executor", ["simpy", "compiled"])
+def test_experts_are_unpacked_as_many_as_are_read(executor: str) -> None:
+    """The bytes of the experts that two tokens choose, at 1 TB/s: longer than they load, and than they are multiplied."""
+    written = {
+        "model": {"config": "mixtral-8x7b", "layers": 1, "scope": "block"},
+        "hardware": {"engines": {"count": 1, "flops": "1000 TFLOP/s"}, "memory": {"bandwidth": "100 TB/s"}},
+        "mapping": {"execution": "stream", "heads": "fused", "kv": "operands", "softmax": "online",
+                    "formats": {"weights": {"experts": "mxfp4"}}},
+        "cost": {"model": "kernel", "t0": "4 us", "peak_share": 1, "unpack": {"mxfp4": "1 TB/s"}},
+        "workload": {"sequences": [{"context": 10, "tokens": 1, "count": 2}], "batching": "continuous"},
+    }  # fmt: skip
+    found = sim.run(from_dict(written, known=known_names()), executor=executor)
+    expert, graph = 4096 * 14336 * 17 // 32, found.log.graphs[0]
+    experts = {i for i in range(len(graph)) if graph.ops.ops[graph.op[i]].weights == "mxfp4" and graph.computes[i]}
+    table = found.to_pandas()
+    assert experts
+    for task in experts:
+        size = int(table["bytes"][task])
+        products = int(table["flops"][task]) / 1000
+        assert size % expert == 0
+        assert size >= 2 * expert
+        assert found.log.tasks.end[task] - found.log.tasks.start[task] == pytest.approx(T0 + size + products, abs=3)
+
+
 def test_loads_ahead_are_transfers_of_their_own() -> None:
     assert one_kernel(10**6, 10**6, "prefetch") == 20_000_000 + T0 + 1_250_000
 
@@ -147,6 +214,11 @@ def test_both_executors_agree(execution: str) -> None:
         ({"model": "kernel", "t0": "1 us"}, "peak_share: expected a value, which the preset does not have"),
         ({"model": "kernel", "t0": {"matmul": "1 us"}, "peak_share": 1}, "t0: expected a time for attention, other"),
         ({"model": "kernel", "t0": "1 us", "peak_share": 1.5}, r"cost\.peak_share: .*found 1\.5"),
+        (
+            {"model": "kernel", "t0": "1 us", "peak_share": 1, "unpack": {"q4": "1 GB/s"}},
+            r"cost\.unpack\.q4: expected one of bf16, .*found 'q4'",
+        ),
+        ({"model": "kernel", "t0": "1 us", "peak_share": 1, "unpack": "1 GB/s"}, r"cost\.unpack: expected a mapping"),
     ],
 )
 def test_errors_in_options(cost: dict[str, Any], message: str) -> None:

@@ -160,8 +160,11 @@ def test_rows_that_are_no_whole_blocks_are_noted(tmp_path: Path) -> None:
     assert "llama.cpp in q5_0" in line
     assert line.startswith("q_proj, k_proj, v_proj, o_proj, gate_proj, up_proj, lm_head: ")
     assert not notes_with({"weights": "q4_0"}, str(config))
+    (line,) = notes_with({"weights": "int4"}, str(config))  # groups of 128: six and a half
+    assert "rows of 832 weights are no multiple of 128, a group of int4; counted without regard to rows" in line
+    assert not notes_with({"weights": "int4", "group": 64}, str(config))
+    assert not notes_with({"weights": "int8"}, str(config))
     assert not notes_with({"weights": {"lm_head": "q6_K"}})
-    assert not notes_with({"weights": "int4"}, str(config))
 
 
 def test_rows_of_experts_are_those_of_one_expert() -> None:

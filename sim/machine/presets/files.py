@@ -54,10 +54,10 @@ def complete(preset: Preset, data: Mapping[str, Any]) -> tuple[dict[str, Any], l
     whole = use.engines == "one" and "count" not in engines
     if whole:
         brought.append("hardware.engines.count: 1")
-    cost = _cost(preset, data)
+    cost = _cost(preset, data, engines=1 if whole else preset.engines.value)
     if cost is not data.get("cost"):
         made["cost"] = cost
-        brought += _constants(_as_mapping(data.get("cost")))
+        brought += _constants(preset, _as_mapping(data.get("cost")))
     by_kernel = _as_mapping(cost).get("model") == "kernel"
     achievable = memory.get("achievable", by_kernel and preset.achievable is not None and "efficiency" not in memory)
     one = whole or engines.get("count") == 1  # which stands for the device, or has no other to share the bandwidth with
@@ -92,20 +92,21 @@ def _as_mapping(cost: Any) -> Mapping[str, Any]:
     return {"model": cost} if isinstance(cost, str) else cost if isinstance(cost, Mapping) else {}
 
 
-def _cost(preset: Preset, data: Mapping[str, Any]) -> Any:
-    """The section `cost`: as written, or that of the preset; for `kernel` completed by its constants."""
+def _cost(preset: Preset, data: Mapping[str, Any], *, engines: int) -> Any:
+    """The section `cost`: as written, or that of the preset; for `kernel` completed by its constants of one of `engines`."""
     cost = data.get("cost", preset.use.cost if preset.kernel is not None else None)
     if preset.kernel is None or _as_mapping(cost).get("model") != "kernel":
         return data.get("cost")
-    constants = over(preset.use.cost, preset.kernel.options())
+    constants = over(preset.use.cost, preset.kernel.options(engines))
     return over(constants, _as_mapping(cost))
 
 
-def _constants(written: Mapping[str, Any]) -> list[str]:
+def _constants(preset: Preset, written: Mapping[str, Any]) -> list[str]:
     """Return the parts of `cost` that are those of the preset: the cost model, or constants of the one that is written."""
     if not written:
         return ["cost: kernel"]
-    return [f"cost.{key}" for key in ("t0", "peak_share") if not isinstance(written.get(key), (str, float, int))]
+    known = ("t0", "peak_share", *(["unpack"] if preset.kernel is not None and preset.kernel.unpack else []))
+    return [f"cost.{key}" for key in known if not isinstance(written.get(key), (str, float, int))]
 
 
 def _brought(section: str, defaults: Mapping[str, Any], written: Mapping[str, Any]) -> list[str]:

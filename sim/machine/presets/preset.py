@@ -18,6 +18,7 @@ from pydantic import (
     model_validator,
 )
 
+from models.formats import WeightFormat
 from sim.base.documents import read
 from sim.base.problems import validated
 from sim.base.quantities import (
@@ -132,15 +133,19 @@ class PeakShare(Figure):
 class Kernel(Section):
     """Constants of the cost model `kernel`.
 
-    t0: by `matmul`, `attention`, `other`, `collective` and kinds of op. peak: by number format, or under `any`.
+    t0: by `matmul`, `attention`, `other`, `collective` and kinds of op. peak: by number format, or under `any`. unpack: bytes/s
+    of weights that the device unpacks, by format of weights.
     """
 
     t0: dict[str, LaunchTime]
     peak: dict[str, PeakShare]
+    unpack: dict[WeightFormat, BytesRate] = Field(default_factory=dict)
 
-    def options(self) -> dict[str, Any]:
-        """Options of the cost model, as plain data."""
+    def options(self, engines: int) -> dict[str, Any]:
+        """Options of the cost model for one of so many engines, as plain data."""
+        rates = {name: BANDWIDTH.format(figure.value // engines) for name, figure in self.unpack.items()}
         return {
+            **({"unpack": rates} if rates else {}),
             "t0": {kind: DURATION.format(figure.value) for kind, figure in self.t0.items()},
             "peak_share": {dtype: figure.value for dtype, figure in self.peak.items()},
         }
@@ -285,6 +290,7 @@ class Preset(Section):
             if isinstance(found, Kernel):
                 yield from ((f"{key}.t0.{name}", figure) for name, figure in found.t0.items())
                 yield from ((f"{key}.peak.{name}", figure) for name, figure in found.peak.items())
+                yield from ((f"{key}.unpack.{name}", figure) for name, figure in found.unpack.items())
             elif isinstance(found, PresetLink):
                 yield from ((f"{key}.{name}", getattr(found, name)) for name in ("bandwidth", "latency"))
             elif isinstance(found, PresetEnergy):
