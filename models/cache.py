@@ -32,10 +32,21 @@ class AppendLayer(DynamicLayer):
     """The cache of one layer, with `context` tokens already in it.
 
     A layer with a window W holds the last min(context, W - 1) of them: with the new token that is what a query sees.
+    kv_heads: how many there are, if the family repeats each for the heads that share it before it appends them (Falcon 40B);
+    engines keep one of them.
     """
 
-    def __init__(self, index: int, context: int, window: int | None, allocate: Allocate, expand: Expand | None = None) -> None:
+    def __init__(
+        self,
+        index: int,
+        context: int,
+        window: int | None,
+        allocate: Allocate,
+        expand: Expand | None = None,
+        kv_heads: int | None = None,
+    ) -> None:
         super().__init__()
+        self.kv_heads = kv_heads
         self.index, self.context, self.window, self.allocate, self.expand = index, context, window, allocate, expand
         self.past = context if window is None else min(context, window - 1)
         self.is_sliding = window is not None
@@ -54,6 +65,9 @@ class AppendLayer(DynamicLayer):
             raise NotImplementedError("one layer of its cache is written twice in a step, which is not supported")
         if self.expand is not None:
             key_states, value_states = self.expand(key_states, value_states)
+        if self.kv_heads is not None and key_states.shape[1] > self.kv_heads:
+            group = key_states.shape[1] // self.kv_heads
+            key_states, value_states = key_states[:, ::group], value_states[:, ::group]
         new = key_states.shape[-2]
         with role(ASIDE):
             self.keys, self.values = (
@@ -172,6 +186,7 @@ def append_cache(
     Raises InputError for a model with a cache of another kind.
     """
     cache = DynamicCache(config=config)
+    repeated = getattr(config, "num_kv_heads", None) if getattr(config, "new_decoder_architecture", False) else None
     for i, layer in enumerate(cache.layers):
         if states and i in states:
             cache.layers[i] = states[i]
@@ -179,7 +194,7 @@ def append_cache(
                 window = getattr(layer, "sliding_window", None)
                 cache.layers[i] = StateAppendLayer(states[i], AppendLayer(i, context, window, allocate))
         elif type(layer) is DynamicLayer:
-            cache.layers[i] = AppendLayer(i, context, None, allocate, (expand or {}).get(i))
+            cache.layers[i] = AppendLayer(i, context, None, allocate, (expand or {}).get(i), repeated)
         elif type(layer) is DynamicSlidingWindowLayer:
             cache.layers[i] = AppendLayer(i, context, layer.sliding_window, allocate)
         elif type(layer) is DynamicIndexedLayer:

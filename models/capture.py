@@ -16,7 +16,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass
 from importlib.metadata import version
-from itertools import pairwise
+from itertools import pairwise, zip_longest
 from typing import Any
 from weakref import WeakKeyDictionary
 
@@ -38,7 +38,7 @@ from models.grouping import Group, group, single
 from models.indexers import choose_last, chosen_tokens
 from models.op import OF_STATE
 from models.polynomials import Polynomials
-from models.recorder import Recorder
+from models.recorder import Modules, Recorder
 from models.recording import STORES, Node, Recording
 from models.repeats import Firsts, firsts, passed_by, places
 from models.routed import choose_experts
@@ -58,6 +58,9 @@ _CHUNK = 64
 
 #: Results of `_states`, by model.
 _STATES: WeakKeyDictionary[PreTrainedModel, dict[int, StateShapes]] = WeakKeyDictionary()
+
+#: Modules of each model that is being captured.
+_MODULES: WeakKeyDictionary[PreTrainedModel, Modules] = WeakKeyDictionary()
 
 
 def build(config: PretrainedConfig, dtype: str, device: str = "meta", attention_name: str = attention.NAME) -> PreTrainedModel:
@@ -107,7 +110,9 @@ def arguments(model: PreTrainedModel, point: Point, cache: Any, tokens: torch.Te
 def record(model: PreTrainedModel, point: Point) -> Recording:
     """Record one step at (B, Q, N) on the meta device."""
     config = model.config.get_text_config(decoder=True)
-    recorder = Recorder(model, config.num_hidden_layers)
+    if model not in _MODULES:
+        _MODULES[model] = Modules.of(model, config.num_hidden_layers)
+    recorder = Recorder(model, config.num_hidden_layers, modules=_MODULES[model])
     choose_last(model, point)
 
     def allocate(layer: int, shape: tuple[int, ...], past: int, like: torch.Tensor) -> torch.Tensor:
@@ -130,9 +135,10 @@ def record(model: PreTrainedModel, point: Point) -> Recording:
 
 
 def _cache_kinds(model: PreTrainedModel) -> list[tuple[Any, ...]]:
-    """By layer, the kind of its cache."""
-    layers = DynamicCache(config=model.config.get_text_config(decoder=True)).layers
-    return [(type(layer).__name__, getattr(layer, "sliding_window", None)) for layer in layers]
+    """By layer, the kind of its cache, and its type: a layer that reads the cache of another has none."""
+    config = model.config.get_text_config(decoder=True)
+    caches = [(type(layer).__name__, getattr(layer, "sliding_window", None)) for layer in DynamicCache(config=config).layers]
+    return list(zip_longest(caches, getattr(config, "layer_types", None) or ()))
 
 
 def _states(model: PreTrainedModel) -> dict[int, StateShapes]:
@@ -256,13 +262,17 @@ def _attends(nodes: Sequence[Node]) -> bool:
 def _variant(
     model: PreTrainedModel, key: tuple[bool, bool], breaks: tuple[int, ...], chunk: int, parts: Iterator[None]
 ) -> Variant:
-    """One variant of a step. Layers that are alike are captured once, and verified by recordings of all layers."""
+    """One variant of a step. Layers that are alike are captured once; recordings of all layers verify them.
+
+    Each variant has one at its first point. Those at further points are of several sequences and tokens, whose costs have
+    all monomials.
+    """
     plans = [plan(*key, low, high, chunk) for low, high in pairwise((0, *breaks, None)) if low is not None]
     whole = record(model, plans[0].solve[0])
     first = firsts(whole, _cache_kinds(model)) if whole.hands_on is not None else {}
     if len(set(first.values())) < len(first):
         with suppress(Exception):  # of layers that take more from each other than they hand on
-            return _verified(model, plans, whole, first, breaks, parts)
+            return _verified(model, plans, whole, first, breaks, parts, further=all(key))
     return _solved(model, plans, whole, breaks, parts)
 
 
@@ -292,9 +302,12 @@ def _verified(
     first: Firsts,
     breaks: tuple[int, ...],
     parts: Iterator[None],
+    *,
+    further: bool,
 ) -> Variant:
     """The variant of all layers from recordings of one of each kind. first: by layer, the one that it is like.
 
+    further: whether to verify it by recordings of all layers at further points.
     Raises InputError if the costs of all layers at further points are others.
     """
     with passed_by(model, whole, first):
@@ -302,12 +315,12 @@ def _verified(
     where = places(whole, short.recording, first)
     costs = short.costs[where]
     exact = [node.role not in OF_STATE for node in whole.nodes]  # scans in chunks are near their line
-    for p, chosen in enumerate(plans):
+    for p, chosen in enumerate(plans) if further else ():
         point = chosen.check[-1]
-        further = record(model, point)
-        _same_ops(whole, further, point)
+        other = record(model, point)
+        _same_ops(whole, other, point)
         found = (costs[:, :, p] @ np.array(powers(point), dtype=np.int64)).tolist()
-        if any(sure and tuple(mine) != node.costs for sure, mine, node in zip(exact, found, further.nodes, strict=True)):
+        if any(sure and tuple(mine) != node.costs for sure, mine, node in zip(exact, found, other.nodes, strict=True)):
             raise InputError(f"layers that are alike have other costs at (B, Q, N) = {point}")
     return Variant(recording=whole, costs=costs, shapes=tuple(short.shapes[i] for i in where))
 

@@ -167,6 +167,15 @@ def _cyclic(nodes: list[Node], home: list[int]) -> set[int]:
     return {g for g in left if sizes[g] > 1}
 
 
+def _above(paths: Iterable[str]) -> set[str]:
+    """The modules that hold modules at some of the paths."""
+    found: set[str] = set()
+    for path in paths:
+        parts = path.split(".")
+        found.update(".".join(parts[:n]) for n in range(1, len(parts)))
+    return found
+
+
 class _Labels:
     """Labels the nodes of a recording, rule by rule; a rule never overwrites the label of an earlier one."""
 
@@ -182,6 +191,8 @@ class _Labels:
         self.by_layer: dict[int, list[int]] = {}
         for i, node in enumerate(self.nodes):
             self.by_layer.setdefault(node.layer, []).append(i)
+        self.mixtures = _above(path for path in self.classes if "expert" in path)
+        self.attends = _above(path for path, name in self.classes.items() if "attention" in name.lower())
         self._by_origin()
         for layer, indices in self.by_layer.items():
             if layer >= 0:
@@ -201,8 +212,10 @@ class _Labels:
 
     def _by_origin(self) -> None:
         """Label by place in the code: attention roles, norms, rope, masks, routers, embeddings."""
+        norms: dict[str, str] = {}  # by path, as several nodes share it
         for i, node in enumerate(self.nodes):
-            norm = self._inside(node.path, lambda name, leaf: "norm" in name or leaf.startswith("ln_"))
+            if (norm := norms.get(node.path)) is None:
+                norm = norms[node.path] = self._norm(node.path)
             parts = node.path.split(".")
             if node.role in (*ROLES, *latent.ROLES, *TRANSFERS, *OF_STATE):
                 self._set(i, node.role, part=CHOSEN if node.hint == CHOSEN else "")
@@ -214,19 +227,21 @@ class _Labels:
                 self._set(i, "mask")
             elif node.name == "aten.embedding":
                 self._set(i, "embedding")
-            elif node.layer >= 0 and (at := next((k for k, part in enumerate(parts) if part in _ROUTERS), 0)):
-                owner = ".".join(parts[:at])
-                if any(path.startswith(owner + ".") and "expert" in path for path in self.classes):
-                    self._set(i, "router", ".".join(parts[: at + 1]))
+            elif (at := self._router_at(parts)) and node.layer >= 0:
+                self._set(i, "router", ".".join(parts[: at + 1]))
 
-    def _inside(self, path: str, matches: Callable[[str, str], bool]) -> str:
-        """The outermost module on `path`, below the decoder layer, that matches by class name or by own name."""
+    def _router_at(self, parts: list[str]) -> int:
+        """The place among the modules on a path of the router of a mixture, 0 if there is none."""
+        at = next((k for k, part in enumerate(parts) if part in _ROUTERS), 0)
+        return at if ".".join(parts[:at]) in self.mixtures else 0
+
+    def _norm(self, path: str) -> str:
+        """The outermost norm on `path`, by its class or its own name; empty if there is none. None of them has attention."""
         parts = path.split(".")
         for n in range(1, len(parts) + 1):
             prefix = ".".join(parts[:n])
-            if matches(self.classes.get(prefix, "").lower(), parts[n - 1]) and not any(
-                other.startswith(prefix + ".") and "attention" in name.lower() for other, name in self.classes.items()
-            ):
+            named = "norm" in self.classes.get(prefix, "").lower() or parts[n - 1].startswith("ln_")
+            if named and prefix not in self.attends:
                 return prefix
         return ""
 

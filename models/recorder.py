@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import math
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache
@@ -20,8 +20,9 @@ from types import FrameType
 from typing import Any
 
 import torch
+from torch.nn.modules.module import register_module_forward_hook, register_module_forward_pre_hook
 from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_leaves, tree_map
+from torch.utils._pytree import tree_map
 from torch.utils.flop_counter import flop_registry
 
 from models import shapes
@@ -52,6 +53,10 @@ _OUTSIDE = {"step", "active"}
 _HINTS = (("rotary", "rope"), ("rope", "rope"), ("mask", "mask"), ("experts_forward", "experts"))
 
 
+#: Tensors with the pieces of memory behind them.
+_Operands = list[tuple[torch.Tensor, Storage]]
+
+
 @dataclass(frozen=True, slots=True)
 class TensorRef:
     """A tensor as a place in its storage."""
@@ -63,14 +68,50 @@ class TensorRef:
     dtype: torch.dtype
 
 
+@dataclass(frozen=True, slots=True)
+class Modules:
+    """Modules of a model, and the tensors of its checkpoint: the same for all of its recordings.
+
+    paths: of each module. classes: names, by path. layers_path: of the list of layers. saved: tensors with their names.
+    """
+
+    paths: Mapping[torch.nn.Module, str]
+    classes: dict[str, str]
+    layers_path: str
+    saved: tuple[tuple[str, torch.Tensor], ...]
+
+    @classmethod
+    def of(cls, model: torch.nn.Module, layers: int) -> Modules:
+        """The modules of a model with so many layers. Raises InputError if it has no list of so many."""
+        paths = {module: path for path, module in model.named_modules()}
+        names = model.state_dict(keep_vars=True)
+        # Constants that the code computes (rope frequencies, causal masks) are not weights.
+        buffers = ((name, buffer) for name, buffer in model.named_buffers() if name in names)
+        return cls(
+            paths=paths,
+            classes={path: type(module).__name__ for module, path in paths.items()},
+            layers_path=_layers_path(model, layers),
+            saved=(*model.named_parameters(), *buffers),
+        )
+
+
 class Recorder(TorchDispatchMode):
     """Records while it is active. keep_calls: keep functions and arguments, so that the ops can be run again.
 
     names_only: record only `issued`, without inputs and costs, so that kernels without a cost formula may run.
+    modules: those of the model, if they are known.
     issued: aten name and role of every op that is not a view, in order, helper work included.
     """
 
-    def __init__(self, model: torch.nn.Module, layers: int, *, keep_calls: bool = False, names_only: bool = False) -> None:
+    def __init__(
+        self,
+        model: torch.nn.Module,
+        layers: int,
+        *,
+        keep_calls: bool = False,
+        names_only: bool = False,
+        modules: Modules | None = None,
+    ) -> None:
         super().__init__()
         self.nodes: list[Node] = []
         self.issued: list[tuple[str, str]] = []
@@ -79,17 +120,13 @@ class Recorder(TorchDispatchMode):
         self.kv_shape = (0, 0)
         self._states: dict[int, list[torch.Tensor]] = {}
         self._paths: list[str] = [""]
-        self._names = {module: path for path, module in model.named_modules()}
-        self.classes = {path: type(module).__name__ for module, path in self._names.items()}
-        self.layers_path = _layers_path(model, layers)
+        made = modules or Modules.of(model, layers)
+        self._names, self.classes, self.layers_path = made.paths, made.classes, made.layers_path
         self._layers = set(model.get_submodule(self.layers_path).children())
         self._results: set[int | None] = set()
-        for name, parameter in model.named_parameters():
-            self._storage(parameter).kind, self._storage(parameter).name = "weight", name
-        saved = model.state_dict(keep_vars=True)
-        for name, buffer in model.named_buffers():
-            if name in saved:  # constants that the code computes (rope frequencies, causal masks) are not weights
-                self._storage(buffer).kind, self._storage(buffer).name = "weight", name
+        for name, tensor in made.saved:
+            storage = self._storage(tensor)
+            storage.kind, storage.name = "weight", name
 
     def recording(self, result: torch.Tensor) -> Recording:
         """The recorded ops, with the loads and stores of the cache made explicit.
@@ -129,10 +166,8 @@ class Recorder(TorchDispatchMode):
     @contextmanager
     def active(self) -> Iterator[None]:
         """Record the ops that the model issues inside."""
-        handles = []
-        for module in self._names:
-            handles.append(module.register_forward_pre_hook(self._enter))
-            handles.append(module.register_forward_hook(self._leave, always_call=True, with_kwargs=True))
+        # Two hooks on all modules; two on each would take as long as the ops.
+        handles = (register_module_forward_pre_hook(self._enter), register_module_forward_hook(self._leave, with_kwargs=True))
         try:
             with self:
                 yield
@@ -141,7 +176,7 @@ class Recorder(TorchDispatchMode):
                 handle.remove()
 
     def _enter(self, module: torch.nn.Module, _: Any) -> None:
-        self._paths.append(self._names[module])
+        self._paths.append(self._names.get(module, self._paths[-1]))
 
     def _leave(self, module: torch.nn.Module, args: Any, options: Any, result: Any) -> None:
         self._paths.pop()
@@ -150,19 +185,22 @@ class Recorder(TorchDispatchMode):
 
     def _storage(self, tensor: torch.Tensor) -> Storage:
         raw = tensor.untyped_storage()
-        return self.storages.setdefault(raw._cdata, Storage(keep=raw))
+        known = self.storages.get(raw._cdata)
+        if known is None:
+            known = self.storages[raw._cdata] = Storage(keep=raw)
+        return known
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
         out = shapes.result_of(func, args, kwargs)
         name, aside = func._overloadpacket.__name__, current_role()[0] == ASIDE
-        results = [t for t in tree_leaves(out) if isinstance(t, torch.Tensor)]
+        results = _tensors(out)
         written = [t for t in _written(func, args, kwargs) if isinstance(t, torch.Tensor)]
-        operands = _tensors(args) + _tensors(kwargs)
         if name.startswith(("empty", "new_empty")) or (not results and not written):
             for tensor in () if aside else results:
                 self._storage(tensor)
             return out
+        operands = [*_tensors(args), *_tensors(kwargs)]
         held = {t.untyped_storage()._cdata for t in operands}
         fresh = [t for t in results if t.untyped_storage()._cdata not in held]
         if not fresh and not written:
@@ -170,12 +208,11 @@ class Recorder(TorchDispatchMode):
         self.issued.append((f"aten.{name}", current_role()[0]))
         if aside or self.names_only:
             return out
-        read = [t for t in operands if not (name in OVERWRITES and t is args[0])]
-        for tensor in read:
-            storage = self._storage(tensor)
+        read = [(t, self._storage(t)) for t in operands if not (name in OVERWRITES and t is args[0])]
+        for _, storage in read:
             if storage.kind == "state" and not storage.writers:
                 self._load_state(storage.layer)
-        self._append(func, name, args, kwargs, out, read, fresh + written)
+        self._append(func, name, args, kwargs, out, read, [(t, self._storage(t)) for t in (*fresh, *written)])
         return out
 
     def _load_state(self, cache: int) -> None:
@@ -196,18 +233,17 @@ class Recorder(TorchDispatchMode):
             )
         )
 
-    def _append(self, func: Any, name: str, args: Any, kwargs: Any, out: Any, read: list[Any], made: list[Any]) -> None:
+    def _append(self, func: Any, name: str, args: Any, kwargs: Any, out: Any, read: _Operands, made: _Operands) -> None:
         index = len(self.nodes)
         path = self._paths[-1]
         role, heads = current_role()
         hint = _hint(sys._getframe(2))
         inputs: set[int] = set()
-        for tensor in read:
-            storage = self._storage(tensor)
+        for _, storage in read:
             inputs.update(storage.writers)
             storage.readers.add(index)
         inputs.update(writer for tensor in needed() for writer in self._storage(tensor).writers)
-        if any(self._storage(tensor).kind == "state" for tensor in made):
+        if any(storage.kind == "state" for _, storage in made):
             if name != "copy_":
                 raise NotImplementedError(f"{name} at {path!r} changes the state of its layer in place")
             role = STATE_STORE  # families also copy to it themselves
@@ -215,8 +251,7 @@ class Recorder(TorchDispatchMode):
         flops = _flops(func, name, args, kwargs, out)
         experts = self._experts(name, hint, read)
         costs = self._costs(name, hint, flops, read, made, cache_append=cache_append, state_store=role == STATE_STORE)
-        for tensor in made:
-            storage = self._storage(tensor)
+        for _, storage in made:
             if storage.kind == "cache":
                 # Two appends must not hide each other: an op that reads the cache needs both.
                 storage.writers = (*storage.writers, index)
@@ -232,6 +267,7 @@ class Recorder(TorchDispatchMode):
         calls: tuple[Any, ...] = ()
         if self.keep_calls:
             calls = ((func, *tensor_refs((args, kwargs)), tensor_refs(out)),)
+        first, storage = made[0]
         self.nodes.append(
             Node(
                 name=f"aten.{name}",
@@ -240,45 +276,39 @@ class Recorder(TorchDispatchMode):
                 role=role,
                 heads=heads,
                 hint=hint,
-                dtype=str(made[0].dtype).removeprefix("torch."),
-                shape=tuple(made[0].shape),
+                dtype=str(first.dtype).removeprefix("torch."),
+                shape=tuple(first.shape),
                 inputs=tuple(sorted(inputs)),
                 costs=costs,
                 experts=experts,
-                cache=self._storage(made[0]).layer,
-                weights=tuple(sorted({self._storage(t).name for t in read if self._storage(t).kind == "weight"})),
-                reads=tuple(self._reads(tensor) for tensor in _distinct(read)) if self._states else (),
-                makes=tuple(tensor.untyped_storage()._cdata for tensor in made) if self._states else (),
+                cache=storage.layer,
+                weights=tuple(sorted({storage.name for _, storage in read if storage.kind == "weight"})),
+                reads=tuple(_reads(*each) for each in _distinct(read)) if self._states else (),
+                makes=tuple(tensor.untyped_storage()._cdata for tensor, _ in made) if self._states else (),
                 calls=calls,
                 issued=(len(self.issued) - 1,),
             )
         )
 
-    def _reads(self, tensor: torch.Tensor) -> tuple[Any, int, int, bool]:
-        """A tensor that an op reads: its place, its storage, its bytes on chip or of weights, and whether of weights."""
-        cell, kind = tensor.untyped_storage()._cdata, self._storage(tensor).kind
-        place = (cell, tuple(tensor.shape), tensor.stride(), int(tensor.storage_offset()))
-        return place, cell, _bytes(tensor) if kind in ("activation", "weight") else 0, kind == "weight"
-
     def _layer(self, path: str) -> int:
         prefix = self.layers_path + "."
         return int(path[len(prefix) :].split(".", 1)[0]) if path.startswith(prefix) else -1
 
-    def _experts(self, name: str, hint: str, read: list[Any]) -> tuple[int, int]:
-        if name not in GATHERS or hint != "experts" or self._storage(read[0]).kind != "weight":
+    def _experts(self, name: str, hint: str, read: _Operands) -> tuple[int, int]:
+        if name not in GATHERS or hint != "experts" or read[0][1].kind != "weight":
             return 0, 0
-        return read[0].shape[0], _bytes(read[0]) // read[0].shape[0]
+        all_of = read[0][0]
+        return all_of.shape[0], _bytes(all_of) // all_of.shape[0]
 
     def _costs(
-        self, name: str, hint: str, flops: int, read: list[Any], made: list[Any], *, cache_append: bool, state_store: bool
+        self, name: str, hint: str, flops: int, read: _Operands, made: _Operands, *, cache_append: bool, state_store: bool
     ) -> tuple[int, ...]:
         weight = kv_write = act_read = act_write = state_write = 0
         gathered = False
-        for position, tensor in enumerate(_distinct(read)):
-            storage = self._storage(tensor)
+        for position, (tensor, storage) in enumerate(_distinct(read)):
             size = _bytes(tensor)
             if name in GATHERS and position == 0:
-                size = made[0].numel() * tensor.element_size()
+                size = made[0][0].numel() * tensor.element_size()
                 gathered = storage.kind == "weight" and hint == "experts"
             if storage.kind == "weight":
                 weight += size
@@ -293,8 +323,7 @@ class Recorder(TorchDispatchMode):
                 act_read += size - old
             elif storage.kind == "activation" and not state_store:  # a state is stored from where its scan has it
                 act_read += size
-        for tensor in made:
-            storage = self._storage(tensor)
+        for tensor, storage in made:
             if gathered:
                 storage.kind = "gathered"
             elif storage.kind == "cache":
@@ -305,9 +334,9 @@ class Recorder(TorchDispatchMode):
                 act_write += _bytes(tensor)
         vector_ops = 0
         if not flops and not gathered and not cache_append:
-            results = [t.numel() for t in made]
+            results = [t.numel() for t, _ in made]
             produced = max(results) if name == CHOICE else sum(results)
-            consumed = 0 if name in GATHERS else max((t.numel() for t in read), default=0)
+            consumed = 0 if name in GATHERS else max((t.numel() for t, _ in read), default=0)
             vector_ops = max(produced, consumed)
         return flops, vector_ops, weight, 0, kv_write, act_read, act_write, 0, state_write
 
@@ -324,22 +353,37 @@ def _layers_path(model: torch.nn.Module, layers: int) -> str:
 
 
 def _hands_on(hidden: Any, result: Any) -> int | None:
-    """How a layer returns what it makes of its input: 0 as a tensor, else the length of the tuple that holds nothing else."""
-    first, *others = result if isinstance(result, tuple) and result else (result,)
-    alike = isinstance(first, torch.Tensor) and isinstance(hidden, torch.Tensor) and first.shape == hidden.shape
-    if not alike or any(other is not None for other in others):
+    """How a layer returns what it makes of its input: 0 as a tensor, else the length of the tuple that starts with it."""
+    first = result[0] if isinstance(result, tuple) and result else result
+    if not isinstance(first, torch.Tensor) or not isinstance(hidden, torch.Tensor) or first.shape != hidden.shape:
         return None
     return len(result) if isinstance(result, tuple) else 0
 
 
 def _tensors(tree: Any) -> list[torch.Tensor]:
-    return [leaf for leaf in tree_leaves(tree) if isinstance(leaf, torch.Tensor)]
+    """Tensors among arguments or results of an op, which are nested in nothing but tuples, lists and dicts."""
+    if isinstance(tree, torch.Tensor):
+        return [tree]
+    if isinstance(tree, dict):
+        tree = tree.values()
+    elif not isinstance(tree, (tuple, list)):
+        return []
+    return [found for each in tree for found in _tensors(each)]
 
 
-def _distinct(tensors: list[torch.Tensor]) -> list[torch.Tensor]:
+def _distinct(operands: _Operands) -> _Operands:
     """Each operand once, even if an op takes it twice (`x * x`)."""
-    keys = [(t.untyped_storage()._cdata, t.shape, t.stride(), t.storage_offset()) for t in tensors]
-    return [t for i, t in enumerate(tensors) if keys.index(keys[i]) == i]
+    if len(operands) < 2:
+        return operands
+    keys = [(id(storage), t.shape, t.stride(), t.storage_offset()) for t, storage in operands]
+    return [each for i, each in enumerate(operands) if keys.index(keys[i]) == i]
+
+
+def _reads(tensor: torch.Tensor, storage: Storage) -> tuple[Any, int, int, bool]:
+    """A tensor that an op reads: its place, its storage, its bytes on chip or of weights, and whether of weights."""
+    cell = tensor.untyped_storage()._cdata
+    place = (cell, tuple(tensor.shape), tensor.stride(), int(tensor.storage_offset()))
+    return place, cell, _bytes(tensor) if storage.kind in ("activation", "weight") else 0, storage.kind == "weight"
 
 
 def _bytes(tensor: torch.Tensor) -> int:
@@ -370,14 +414,19 @@ def _flops(func: Any, name: str, args: Any, kwargs: Any, out: Any) -> int:
 
 def _hint(frame: FrameType | None) -> str:
     while frame is not None:
-        function = frame.f_code.co_name
-        if function in _OUTSIDE:
-            return ""
-        for part, hint in _HINTS:
-            if part in function:
-                return hint
+        hint = _hint_of(frame.f_code.co_name)
+        if hint is not None:
+            return hint
         frame = frame.f_back
     return ""
+
+
+@cache
+def _hint_of(function: str) -> str | None:
+    """The hint for ops issued inside of a function, empty if no function outside of it has one; None to look there."""
+    if function in _OUTSIDE:
+        return ""
+    return next((hint for part, hint in _HINTS if part in function), None)
 
 
 def tensor_refs(tree: Any) -> Any:

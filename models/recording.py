@@ -89,8 +89,8 @@ class Node:
 class Recording:
     """The ops of one step in program order, with module classes by path, and the path of the list of layers.
 
-    hands_on: how all layers return what they make of their input: 0 as a tensor of its shape, n as the first of a tuple of n
-    whose others are None; None if it is not that simple.
+    hands_on: how all layers return what they make of their input: 0 as a tensor of its shape, n as the first of a tuple of n;
+    None if it is not that simple.
     """
 
     nodes: list[Node]
@@ -102,14 +102,16 @@ class Recording:
 
 
 def alive(nodes: list[Node], results: tuple[int, ...]) -> list[Node]:
-    """The ops that `results` and the stores of caches and states depend on, renumbered."""
+    """The ops that `results` and the stores of caches and states depend on, renumbered; they are no copies."""
     alive = {i for i, node in enumerate(nodes) if node.role in STORES} | set(results)
     for i in reversed(range(len(nodes))):  # inputs come before the ops that need them
         if i in alive:
             alive.update(nodes[i].inputs)
+    kept = [nodes[i] for i in sorted(alive)]
     new_index = {i: n for n, i in enumerate(sorted(alive))}
-    # An op that another must not overtake may have no reader of its own.
-    return [replace(nodes[i], inputs=tuple(new_index[j] for j in nodes[i].inputs)) for i in new_index]
+    for node in kept:  # changed in place, as copies of some thousand nodes take a while
+        node.inputs = tuple(new_index[j] for j in node.inputs)
+    return kept
 
 
 def by_first_use(nodes: list[Node]) -> list[Node]:
@@ -130,6 +132,8 @@ def by_first_use(nodes: list[Node]) -> list[Node]:
             }
             order[begin:end] = [i for block in sorted(blocks, key=used.__getitem__) for i in block]
         begin = max(end, begin + 1)
+    if order == sorted(order):
+        return nodes
     place = {old: new for new, old in enumerate(order)}
     return [
         replace(
@@ -169,9 +173,12 @@ def with_transfers(nodes: Sequence[Node], storages: Mapping[int, Storage]) -> li
         elif node.role == STATE_LOAD:
             state_loads[node.layer] = node
     loads = _loads(nodes, copies, storages) | {(STATE_STORE, layer): node for layer, node in state_loads.items()}
+    begin: dict[int, int] = {}  # of each layer
+    for i, node in enumerate(nodes):
+        begin.setdefault(node.layer, i)
     first_of: dict[int, list[tuple[str, int]]] = {}
     for key in loads:
-        first_of.setdefault(next(i for i, node in enumerate(nodes) if node.layer == key[1]), []).append(key)
+        first_of.setdefault(begin[key[1]], []).append(key)
 
     result: list[Node] = []
     sources: dict[int, tuple[int, ...]] = {}  # node -> nodes of the result that an op which reads it needs

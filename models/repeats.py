@@ -15,7 +15,8 @@ from typing import Any
 
 import torch
 
-from models.recording import Node, Recording
+from models.cache import KV_STORE
+from models.recording import KV_LOAD, Node, Recording
 
 #: First of its kind, by layer.
 Firsts = Mapping[int, int]
@@ -32,7 +33,17 @@ def firsts(recording: Recording, kinds: Sequence[Hashable]) -> dict[int, int]:
         place = {i: n for n, i in enumerate(indices)}
         ops = tuple(_facts(recording.nodes[i], place, recording.layers_path) for i in indices)
         result[layer] = known.setdefault((kinds[layer] if layer < len(kinds) else layer, ops), layer)
-    return result
+    return result | {layer: layer for layer in _read_by(recording, set(result.values()))}
+
+
+def _read_by(recording: Recording, layers: set[int]) -> set[int]:
+    """Layers from which some layers take more than what each hands on to the next: those whose KV cache they read."""
+    roles: dict[int, set[str]] = {}
+    for node in recording.nodes:
+        roles.setdefault(node.layer, set()).add(node.role)
+    reading = {layer for layer in layers if KV_LOAD in roles[layer] and KV_STORE not in roles[layer]}
+    nodes = recording.nodes
+    return {nodes[j].layer for node in nodes if node.layer in reading for j in node.inputs if nodes[j].layer >= 0}
 
 
 def _facts(node: Node, place: Mapping[int, int], layers_path: str) -> Hashable:
@@ -46,15 +57,26 @@ def _facts(node: Node, place: Mapping[int, int], layers_path: str) -> Hashable:
 
 @contextmanager
 def passed_by(model: torch.nn.Module, recording: Recording, first: Firsts) -> Iterator[None]:
-    """Let the model pass by layers that are not the first of their kind: they hand on what they get."""
+    """Let the model pass by layers that are not the first of their kind: they hand on what they get.
+
+    What a layer returns beside its result (the tokens that its indexer chose) is handed on as the last one returned it.
+    """
     layers: Any = model.get_submodule(recording.layers_path)
     passed = [layers[layer] for layer in first if first[layer] != layer]
     before = [vars(layer).get("forward") for layer in passed]
+    beside: list[Any] = [None] * max((recording.hands_on or 0) - 1, 0)
+
+    def keep(_module: Any, _args: Any, result: Any) -> None:
+        beside[:] = result[1:] if isinstance(result, tuple) else ()
+
+    hooks = [layers[layer].register_forward_hook(keep) for layer in first if first[layer] == layer]
     for layer in passed:
-        layer.forward = _Pass(recording.hands_on or 0)
+        layer.forward = _Pass(recording.hands_on or 0, beside)
     try:
         yield
     finally:
+        for hook in hooks:
+            hook.remove()
         for layer, forward in zip(passed, before, strict=True):
             del layer.forward
             if forward is not None:
@@ -62,14 +84,17 @@ def passed_by(model: torch.nn.Module, recording: Recording, first: Firsts) -> It
 
 
 class _Pass:
-    """A layer's forward function that returns its input. length: of the tuple that it returns, 0 if it returns a tensor."""
+    """A layer's forward function that returns its input. length: of the tuple that it returns, 0 if it returns a tensor.
 
-    def __init__(self, length: int) -> None:
-        self.length = length
+    beside: what is in the tuple after the input.
+    """
+
+    def __init__(self, length: int, beside: Sequence[Any]) -> None:
+        self.length, self.beside = length, beside
 
     def __call__(self, *args: Any, **options: Any) -> Any:
         hidden = args[0] if args else options["hidden_states"]
-        return (hidden, *[None] * (self.length - 1)) if self.length else hidden
+        return (hidden, *self.beside) if self.length else hidden
 
 
 def places(whole: Recording, short: Recording, first: Firsts) -> list[int]:

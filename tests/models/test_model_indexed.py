@@ -24,10 +24,9 @@ _SIZES: dict[str, Any] = {
 
 
 def config(model_type: str, **changes: Any) -> ModelConfig:
-    return small(model_type, **_SIZES, **changes)
+    return small(model_type, **(_SIZES | changes))
 
 
-@cache
 @cache
 def graph(model_type: str = "deepseek_v32", indexers: tuple[str, ...] = ()) -> ModelGraph:
     changes = {"indexer_types": list(indexers)} if indexers else {}

@@ -30,6 +30,9 @@ KV_CACHE = {
     "gemma-3n-e2b": [(4, 2 * 2 * 256 * 2, None), (16, 2 * 2 * 256 * 2, 512)],  # of 20 of its 30 layers
     "gemma-4-31b": [(10, 2 * 4 * 512 * 2, None), (50, 2 * 16 * 256 * 2, 1024)],  # every sixth layer sees all
     "glm-4.5-air": [(46, 2 * 8 * 128 * 2, None)],
+    "glm-5": [(78, (512 + 64) * 2, 2048), (78, 128 * 2, None)],
+    "granite-4.0-h-small": [(4, 2 * 8 * 128 * 2, None)],  # every tenth layer
+    "kimi-k2": [(61, (512 + 64) * 2, None)],
     "gpt2": [(12, 2 * 12 * 64 * 4, None)],
     "gpt-oss-20b": [(12, 2 * 8 * 64 * 2, None), (12, 2 * 8 * 64 * 2, 128)],
     "gpt-oss-120b": [(18, 2 * 8 * 64 * 2, None), (18, 2 * 8 * 64 * 2, 128)],
@@ -69,6 +72,9 @@ EXPERTS = {
     "deepseek-v3.2": (256, 8, 58, 3 * 7168 * 2048),
     "ernie-4.5-21b-a3b": (64, 6, 27, 3 * 2560 * 1536),
     "glm-4.5-air": (128, 8, 45, 3 * 4096 * 1408),
+    "glm-5": (256, 8, 75, 3 * 6144 * 2048),  # the first three have none
+    "granite-4.0-h-small": (72, 10, 40, 3 * 4096 * 768),
+    "kimi-k2": (384, 8, 60, 3 * 7168 * 2048),  # the first has none
     "jamba-v0.1": (16, 2, 16, 3 * 4096 * 14336),  # every other layer
     "llama-4-scout": (16, 1, 48, 3 * 5120 * 8192),
     "gpt-oss-120b": (128, 4, 36, 3 * 2880 * 2880 + 3 * 2880),
