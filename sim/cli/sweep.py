@@ -96,7 +96,8 @@ def _study(name: str, axes: tuple[str, ...], overrides: tuple[str, ...], repeats
 
 def _dry_run(study: Study, jobs: int) -> None:
     """Print the size of a study."""
-    axes = ", ".join(f"{key} ({len(axis.values)})" for key, axis in study.keys.items())
+    ranges = {} if study.optimize is None else study.optimize.spans
+    axes = ", ".join(f"{key} ({'a range' if key in ranges else len(axis.values)})" for key, axis in study.keys.items())
     seeds = f" x {study.repeats} seeds = {study.runs:,} runs" if study.repeats > 1 else ""
     with status("running a few points"):
         found = estimate(study)

@@ -3,7 +3,7 @@
 The front holds the points that no other one dominates: none is at least as good in all objectives and better in one. The main
 effect of an axis on an objective is by how much the objective's mean over all other axes differs between the axis's values; the
 share of an effect is its part of the variance, as in an analysis of variance (`sim.study.effects`). The knee of a curve is the
-value after which the next step brings less than a tenth of what the whole axis brings, and so do all after it.
+first value after which all further ones together bring less than a tenth of what the whole axis brings.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from sim.study.optimize import told
 from sim.study.search import Find, Found, bracket_of, exact, found
 from sim.study.store import OK, SKIPPED, parts, read_manifest, read_part
 
-KNEE = 0.1  # share of the whole gain below which a step is not worth it
+KNEE = 0.1  # share of the whole gain below which the rest of an axis is not worth it
 
 
 @dataclass(frozen=True, slots=True)
@@ -177,11 +177,10 @@ class Answers:
             if not values:
                 continue
             y = [self.sign(objective) * effect.means[v] for v in values]
-            gain = y[0] - y[-1]
-            if gain <= 0:
+            gain = y[0] - min(y)
+            if y[-1] >= y[0]:
                 continue
-            steps = [(y[i] - y[i + 1]) / gain for i in range(len(y) - 1)]
-            last = max((i for i, step in enumerate(steps) if step >= KNEE), default=-1) + 1
+            last = next(i for i, each in enumerate(y) if each - min(y[i:]) < KNEE * gain)
             if last < len(values) - 1:
                 found.append(Knee(axis=effect.axes[0], objective=objective, value=values[last], gained=(y[0] - y[last]) / gain))
         return found

@@ -18,6 +18,7 @@ from pydantic_core import CoreSchema
 
 from sim.base.section import LINES, NAME, Section, Share, Text, Whole, default, real
 from sim.runs.repeats import MOST as MOST_REPEATS
+from sim.scenario import json_schema as json_schema_of_scenarios
 
 MOST_POINTS = 1_000_000
 MOST_TRIALS = 10_000
@@ -160,3 +161,31 @@ class StudyFile(Section):
         if not self.objectives:
             raise ValueError("expected at least one objective")
         return self
+
+
+def json_schema() -> dict[str, Any]:
+    """The JSON Schema (draft 2020-12) of study files, for editors.
+
+    It accepts every valid study. `scenario` may have any keys of a scenario, and no key of these is required there, because
+    `extends` may bring it. Keys of axes, values of them, and names in expressions are checked only when a study is read.
+    """
+    schema, scenario = StudyFile.model_json_schema(mode="validation"), json_schema_of_scenarios()
+    definitions = {name: _without_required(each) for name, each in scenario.pop("$defs").items()}
+    for key in ("$schema", "anyOf"):
+        del scenario[key]
+    definitions["Scenario"] = {**_without_required(scenario), "title": "Scenario"}
+    schema["$defs"] = {**schema["$defs"], **definitions}
+    written = schema["properties"]["scenario"]
+    written["anyOf"] = [{"$ref": "#/$defs/Scenario"}, {"type": "null"}]
+    schema["anyOf"] = [{"required": ["extends"]}, {"required": ["scenario"]}]
+    return {"$schema": "https://json-schema.org/draft/2020-12/schema", **schema}
+
+
+def _without_required(schema: Any) -> Any:
+    """A schema of which no key is required. Of several forms more than one may fit then."""
+    if isinstance(schema, list):
+        return [_without_required(each) for each in schema]
+    if not isinstance(schema, dict):
+        return schema
+    kept = {key: each for key, each in schema.items() if key != "required" or not isinstance(each, list)}
+    return {"anyOf" if key == "oneOf" else key: _without_required(each) for key, each in kept.items()}

@@ -59,11 +59,17 @@ def test_a_product_is_an_interaction_alone() -> None:
     assert {each.axes: each.share for each in answers.effects("cost")} == pytest.approx({("x",): 0, ("y",): 0, ("x", "y"): 1})
 
 
-def test_the_knee_is_where_every_further_step_brings_less_than_a_tenth() -> None:
+def test_the_knee_is_where_all_further_steps_bring_less_than_a_tenth() -> None:
     # 1/x over 1, 2, 4, 8, 16: gains of 1/2, 1/4, 1/8, 1/16 of 15/16; the step to 8 brings 13 %, that to 16 brings 7 %
     knee = made({(x,): 1 / x for x in (1, 2, 4, 8, 16)}, "x").knees("cost")[0]
     assert (knee.value, knee.gained) == (8, pytest.approx((7 / 8) / (15 / 16)))
     assert made({(x,): -x for x in (1, 2, 3, 4)}, "x").knees("cost") == []  # every step helps
+    # small steps: of 40 along a line none brings a tenth, and yet only the last four bring less together
+    line = made({(x,): float(-x) for x in range(41)}, "x").knees("cost")[0]
+    assert (line.value, line.gained) == (37, pytest.approx(37 / 40))
+    # with noise: 10 at 1, 1 at 2, and a little worse at 3; all of the gain is at 2
+    best = made({(x,): y for x, y in ((1, 10.0), (2, 1.0), (3, 1.5))}, "x").knees("cost")[0]
+    assert (best.value, best.gained) == (2, 1.0)
 
 
 def test_means_and_intervals_are_those_of_the_seeds(written: Written, tmp_path: Path) -> None:

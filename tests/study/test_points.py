@@ -8,7 +8,9 @@ from itertools import product
 from pathlib import Path
 from typing import Any
 
+import jsonschema
 import pytest
+from ruamel.yaml import YAML
 
 from sim.base.documents import Place
 from sim.base.errors import InputError
@@ -16,6 +18,8 @@ from sim.runs.run import read, run
 from sim.scenario import Scenario
 from sim.study.axes import Axis, parse_axis
 from sim.study.points import Study, load, over
+from sim.study.sections import json_schema
+from sim.study.shipped import studies
 from tests.study.conftest import STUDY, Written
 
 
@@ -202,3 +206,26 @@ def _made(make: Callable[..., Scenario], *arguments: Any) -> str | tuple[Any, ..
     except InputError as error:
         return str(error)
     return made, made.to_dict(), made.from_preset
+
+
+def test_the_schema_accepts_studies_and_refuses_unknown_keys() -> None:
+    schema = json_schema()
+    jsonschema.Draft202012Validator.check_schema(schema)
+    judge = jsonschema.Draft202012Validator(schema)
+    texts = [STUDY, *(path.read_text() for path in studies().values())]
+    assert [judge.is_valid(YAML(typ="safe").load(text)) for text in texts] == [True] * len(texts)
+    whole = {"extends": "base.yaml", "axes": {"model.layers": [1, 2]}}
+    for change, valid in [
+        ({}, True),
+        ({"extends": None, "scenario": None}, True),  # which base there is, a reader checks
+        ({"scenario": {"hardware": {"memory": {"arbiter": {"weights": "1 1"}}}}}, True),  # the base has the rest
+        ({"find": "largest workload.generate.arrivals.rate"}, True),
+        ({"axis": {}}, False),
+        ({"scenario": {"hardware": {"engine": {}}}}, False),
+        ({"scenario": {"record": "some"}}, False),
+        ({"find": "most workload.generate.arrivals.rate"}, False),
+        ({"objectives": {"makespan": "low"}}, False),
+        ({"optimize": {"sampler": "tpe"}}, False),  # how many trials?
+    ]:
+        assert judge.is_valid({**whole, **change}) == valid, change
+    assert not judge.is_valid({"axes": {"model.layers": [1, 2]}})

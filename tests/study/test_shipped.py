@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from sim.study.answers import Answers, read_answers
-from sim.study.points import load
+from sim.study.points import load, spread
 from sim.study.shipped import studies
 from sim.study.store import parts, read_part
 from tests.study.conftest import swept
@@ -18,9 +19,8 @@ RATE, CHUNK = "workload.generate.arrivals.rate", "workload.prefill.chunk"
 @pytest.mark.parametrize("name", studies())
 def test_all_points_of_shipped_studies_can_be_planned(name: str) -> None:
     study = load(studies()[name])
-    points = list(study.points())
-    for point in (points[0], points[-1]):
-        study.plan(point if study.find is None else study.at(point, study.find.first))
+    for point in spread(study, 3):
+        study.plan(point)
 
 
 def swept_answers(name: str, folder: Path) -> Answers:
@@ -68,6 +68,22 @@ def test_16_mib_are_enough(tmp_path: Path) -> None:
     assert abs(enough / 2**24 - 1) < 0.001
     assert min(takes.values()) == takes["prefetch", enough]
     assert takes["stream", least] == min(takes[execution, least] for execution in ("blocking", "stream", "prefetch"))
+
+
+@pytest.mark.slow
+def test_chosen_chips_are_smaller_than_random_ones(tmp_path: Path) -> None:
+    """By margins that other releases of Optuna, which choose other chips, keep, too."""
+    study = load(studies()["chip_by_optimization"])
+    assert study.optimize is not None
+    swept(study, tmp_path / "chosen")
+    swept(replace(study, optimize=replace(study.optimize, sampler="random")), tmp_path / "random")
+    chosen, random = (read_answers(tmp_path / name).points for name in ("chosen", "random"))
+    assert len(chosen) <= len(random) == 480
+    smallest = [min(p.means["area"] for p in each if p.means["makespan_ps"] <= 20e9) for each in (chosen, random)]
+    assert smallest[0] < 0.9 * smallest[1]
+    front = [p for p in read_answers(tmp_path / "chosen").front() if p.means["makespan_ps"] <= 20e9]
+    assert {p.values["mapping.execution"] for p in front} <= {"prefetch", "stream"}
+    assert max(p.values["hardware.engines.count"] for p in front) <= 8
 
 
 @pytest.mark.slow
