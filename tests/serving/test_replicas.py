@@ -325,6 +325,17 @@ class Nowhere:
         return len(loads)
 
 
+def test_replicas_that_send_nothing_need_no_link() -> None:
+    """They run as with one; where a cache is handed over, or a layer shared, there must be one."""
+    data = scenario([{"prompt": 20, "tokens": 3, "count": 4}], data=2).to_dict()
+    with_link = run(from_dict(data))
+    data["hardware"]["devices"]["link"] = None
+    assert_same(run(from_dict(data)).log, with_link.log)
+    for parallel in ({"data": 2, "prefill": 1}, {"tensor": 2}):
+        with pytest.raises(InputError, match="hardware.devices: expected the key 'link' where devices send to each other"):
+            run(from_dict(data | {"mapping": FEW_TASKS | {"parallel": parallel}}))
+
+
 def test_a_router_that_chooses_no_replica_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(ROUTERS._builtin, "nowhere", Nowhere)
     with pytest.raises(InputError, match="expected a replica from 0 to 1, found 2"):
