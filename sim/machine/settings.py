@@ -195,13 +195,11 @@ class Devices(Section):
         "with the next and the one before; `mesh`: each with its neighbors in rows and columns, as square as their number "
         "allows; `all_to_all`: each pair. Of an island, where there are `islands`.",
     )
-    link: Link | None = Field(default=None, description="Each link; needed where there are several devices.")
+    link: Link | None = Field(default=None, description="Each link; needed where devices share a model, or hand over KV caches.")
     islands: Islands | None = Field(default=None, description="Islands of devices, joined by a network. null: all are one.")
 
     @model_validator(mode="after")
     def _linked(self) -> Devices:
-        if self.count > 1 and self.link is None:
-            raise ValueError("expected the key 'link' where there are several devices")
         if self.islands is not None and self.count % self.islands.size:
             raise ValueError(f"expected islands of a size that divides the {self.count} devices, found {self.islands.size}")
         return self

@@ -113,6 +113,11 @@ class Parallel(Section):
         le=1024,
         description="With `prefill`: KV caches that a replica sends at a time, which share its links.",
     )
+    hand_over: Literal["whole", "layers"] = Field(
+        default="whole",
+        description="With `prefill`: a KV cache is sent when its prompt has ended (`whole`), or each layer sends what it "
+        "stores while the step goes on (`layers`), and what was cached before follows.",
+    )
     tensor: Whole = Field(
         default=1, ge=1, le=1024, description="Tensor parallelism: devices that each hold a part of every layer of their stage."
     )
@@ -197,6 +202,11 @@ class Parallel(Section):
     def group(self) -> int:
         """Number of devices of a replica that are simulated."""
         return self.pipeline * self.copies
+
+    @property
+    def prefill_devices(self) -> int:
+        """Number of devices that are simulated of replicas that prefill for others."""
+        return self.prefill * self.group
 
     @property
     def copies(self) -> int:

@@ -58,6 +58,8 @@ def refuse_devices(scenario: Scenario) -> None:
         found = f"{parallel.tensor} x {parallel.pipeline}"
         message = f"expected tensor x pipeline of {count}, the number of devices (hardware.devices.count), found {found}"
         raise ConfigError("mapping.parallel", message)
+    if scenario.hardware.devices.link is None and (parallel.prefill or parallel.tensor * parallel.pipeline > 1):
+        raise ConfigError("hardware.devices", "expected the key 'link' where devices send to each other (mapping.parallel)")
     if parallel.expert not in (1, parallel.tensor):
         message = f"expected 1 or {parallel.tensor}, the devices of a stage (mapping.parallel.tensor), found {parallel.expert}"
         raise ConfigError("mapping.parallel.expert", message)

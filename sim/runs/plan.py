@@ -8,6 +8,7 @@ from fractions import Fraction
 from typing import Any, Literal
 
 from models.graph import ModelGraph, OpGraph
+from models.rewrites import with_sends
 from sim.analysis.goodput import Slo
 from sim.analysis.rules import Rules
 from sim.base.errors import ConfigError, unknown
@@ -18,7 +19,7 @@ from sim.machine.kv_cache import LayerGroup, kept_groups
 from sim.machine.machine import Path
 from sim.mapping.lowering import offloaded, weight_matmuls
 from sim.mapping.settings import Execution, Offload
-from sim.mapping.steps import Shape, StepGraphs
+from sim.mapping.steps import LaidOut, Shape, StepGraphs
 from sim.runs.limits import refuse, refuse_devices, refuse_parts_of_prompts, refuse_unknown_kinds, refuse_unknown_sequences
 from sim.runs.machine import (
     arbiter_of,
@@ -195,8 +196,11 @@ def step_graphs(scenario: Scenario, of_run: Sequence[Modeled]) -> StepGraphs:
     drafts = [
         StepGraphs(each.variants, on_engines, Uniform(scenario.seed), connection=connection, links=links) for each in of_run[1:]
     ]
+    routes, variants, prefilling = routing(scenario), of_run[0].variants, None
+    if mapping.parallel.prefill and mapping.parallel.hand_over == "layers":
+        prefilling = StepGraphs(LaidOut(variants, with_sends), on_engines, routes, connection=connection, links=links)
     return StepGraphs(
-        of_run[0].variants, on_engines, routing(scenario), draft=drafts[0] if drafts else None,
+        variants, on_engines, routes, draft=drafts[0] if drafts else None, prefilling=prefilling,
         written=scenario.model.config is None, host=host_of(scenario) is not None, connection=connection, links=links,
     )  # fmt: skip
 

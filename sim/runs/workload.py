@@ -106,7 +106,7 @@ def batching(
     resolved = ResolvedBatching(
         settings=written, prefill=workload.prefill, speculation=drafts, sequences=ceil_div(most, loops), loops=loops,
         replicas=parallel.data, router=workload.router, devices=parallel.group, prefilling=parallel.prefill,
-        hand_overs=parallel.hand_overs if parallel.prefill else 0,
+        hand_overs=parallel.hand_overs if parallel.prefill else 0, by_layer=parallel.hand_over == "layers",
         layout=_layout(of_run, written.kv.block), capacity=None if capacity is None else capacity // loops,
         seed=scenario.seed,
     )  # fmt: skip

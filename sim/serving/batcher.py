@@ -153,10 +153,24 @@ class Batcher:
             self.blocks.free(sequence)
             self.arrivals.ended(sequence.number, now)
         if self.hands_over:
-            self.prefilled += [(s, self) for s in self.running if not s.pending]
-            self.running = [s for s in self.running if s.pending]
+            for sequence in [s for s in self.running if not s.pending]:
+                self.running.remove(sequence)
+                if self.unsent(sequence):
+                    self.prefilled.append((sequence, self))
+                else:
+                    self.handed_over(sequence, now)
         if self.batching.layout.windowed:
             self.blocks.free_unseen(self.running)
+
+    def unsent(self, sequence: SequenceState) -> int:
+        """Tokens in the cache of a sequence that no step has sent to other replicas."""
+        return sequence.cached - (sequence.fed if self.batching.by_layer else 0)
+
+    def handed_over(self, sequence: SequenceState, now: int) -> None:
+        """Take note that all of the cache of a sequence has been sent to replicas that decode."""
+        assert isinstance(self.arrivals, Inbox)
+        self.blocks.free(sequence)
+        self.arrivals.hand_over(sequence, now)
 
     def steps_ahead(self) -> int:
         """After `next`: how many steps would follow that one in which its members, and no others, decode one token each.
@@ -199,6 +213,7 @@ class Batcher:
             if sequence.pending:
                 sequence.pending -= member.query
                 sequence.cached += member.query
+                sequence.fed += member.query
                 if not sequence.pending and sequence.request.group >= 0:
                     self._fork(sequence)
             else:
@@ -269,7 +284,7 @@ class Batcher:
         else:
             # Prefill all that was cached, and the token to be fed in next, which gives the one after it.
             sequence.pending = sequence.cached + (sequence.pending or 1)
-            sequence.cached = sequence.drafted = 0
+            sequence.cached = sequence.drafted = sequence.fed = 0
             self.waiting.appendleft(sequence)
 
     def _swap_in(self) -> None:
@@ -413,9 +428,10 @@ class Batcher:
 
 @dataclass(slots=True, eq=False)
 class HandOver(Batcher):
-    """One of the loops that hand over what a replica has prefilled: steps that send one KV cache each, whole, through the link.
+    """One of the loops that hand over what a replica has prefilled: steps that send one KV cache each through the link.
 
-    Blocks are freed when all of it has been sent, and then a router gives the request to a replica that decodes.
+    They send all of it, but for what steps have sent layer by layer. Blocks are freed when all has been sent, and then a router
+    gives the request to a replica that decodes.
     """
 
     _sending: tuple[SequenceState, Batcher] | None = None
@@ -425,14 +441,13 @@ class HandOver(Batcher):
             return None
         self._sending = self.prefilled.popleft()
         sequence, _ = self._sending
-        return Batch((Member(sequence.number, sequence.cached, 0, sequence.cached, 0, 0),), "send", device=self.device)
+        many = self.unsent(sequence)
+        return Batch((Member(sequence.number, many, 0, many, 0, 0),), "send", device=self.device)
 
     def ended(self, batch: Batch, now: int, steps: int = 1) -> None:
         assert self._sending is not None
-        assert isinstance(self.arrivals, Inbox)
         sequence, of = self._sending
-        of.blocks.free(sequence)
-        self.arrivals.hand_over(sequence, now)
+        of.handed_over(sequence, now)
 
     def steps_ahead(self) -> int:
         return 0

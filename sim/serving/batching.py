@@ -15,7 +15,8 @@ class ResolvedBatching:
     settings, prefill, speculation: sections of the scenario; the last is None without drafts. sequences: most in a step. loops:
     batches in flight at a time in each of the replicas, each with its own share of the requests. router: gives requests to
     replicas, where there are several. devices: of a replica, that are simulated. prefilling: replicas, the first ones,
-    that prefill for the others; hand_overs: caches that each of them sends at a time. layout: pages of the KV cache of a loop.
+    that prefill for the others; hand_overs: caches that each of them sends at a time; by_layer: their steps send what they
+    store. layout: pages of the KV cache of a loop.
     capacity: its bytes, None if unbounded. seed: of accepted drafts.
     """
 
@@ -29,6 +30,7 @@ class ResolvedBatching:
     devices: int = 1
     prefilling: int = 0
     hand_overs: int = 0
+    by_layer: bool = False
     layout: KVLayout = field(default_factory=lambda: KVLayout(16, ()))
     capacity: int | None = None
     seed: int = 0

@@ -16,7 +16,8 @@ class SequenceState:
     generated: output tokens. decoded: steps in which it has decoded, pre-emptions included. allocated: tokens that its pages
     are for. held: bytes of the pages that it has to itself. forked: it waits until the first sample of its prompt has
     prefilled it for all. shared: cached tokens that it shares with the other samples of its prompt. drafted: tokens in its KV
-    cache of the draft model. shares: blocks of the prefix cache that it holds. filled: its leading blocks that are full.
+    cache of the draft model. fed: cached tokens that were prefilled here. shares: blocks of the prefix cache that it holds.
+    filled: its leading blocks that are full.
     """
 
     number: int
@@ -30,6 +31,7 @@ class SequenceState:
     forked: bool = False
     shared: int = 0
     drafted: int = 0
+    fed: int = 0
     shares: list[Hashable] = field(default_factory=list)
     filled: int = 0
 

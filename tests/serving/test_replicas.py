@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
 import sim
@@ -325,6 +325,17 @@ class Nowhere:
         return len(loads)
 
 
+def test_replicas_that_send_nothing_need_no_link() -> None:
+    """They run as with one; where a cache is handed over, or a layer shared, there must be one."""
+    data = scenario([{"prompt": 20, "tokens": 3, "count": 4}], data=2).to_dict()
+    with_link = run(from_dict(data))
+    data["hardware"]["devices"]["link"] = None
+    assert_same(run(from_dict(data)).log, with_link.log)
+    for parallel in ({"data": 2, "prefill": 1}, {"tensor": 2}):
+        with pytest.raises(InputError, match="hardware.devices: expected the key 'link' where devices send to each other"):
+            run(from_dict(data | {"mapping": FEW_TASKS | {"parallel": parallel}}))
+
+
 def test_a_router_that_chooses_no_replica_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(ROUTERS._builtin, "nowhere", Nowhere)
     with pytest.raises(InputError, match="expected a replica from 0 to 1, found 2"):
@@ -395,6 +406,61 @@ class TestHandOver:
         assert sorted(result.requests.started.tolist())[1:] == ends[:2]
 
 
+def layered(
+    requests: list[dict[str, Any]], bandwidth: str = "100 GB/s", chunk: int | None = None, **parallel: Any
+) -> sim.Result:
+    """As `disaggregated`, with prompts in one piece if no chunk is given, over a link of this bandwidth."""
+    data = disaggregated(requests, **parallel).to_dict()
+    data["workload"]["prefill"]["chunk"] = chunk
+    data["hardware"]["devices"]["link"]["bandwidth"] = bandwidth
+    return run(from_dict(data))
+
+
+def of_kind(log: EventLog, kind: str) -> np.ndarray[Any, Any]:
+    """[row]: whether it is a task of this kind."""
+    kinds = np.array([graph.kinds[kind] for graph in log.graphs for kind in graph.kind.tolist()])
+    first = np.cumsum([0, *(len(graph) for graph in log.graphs)])
+    return np.asarray(kinds[first[log.steps.graph[log.tasks.step]] + log.tasks.task] == kind)
+
+
+class TestHandOverByLayer:
+    def test_a_lone_prompt_over_a_fast_link(self) -> None:
+        """Sends end before the step does, so that all of what `whole` takes for them, a + sum of ceil(b / B), is saved."""
+        requests = [{"prompt": 200, "tokens": 3}]
+        whole, layers = (layered(requests, "100 GB/s", hand_over=each) for each in ("whole", "layers"))
+        assert layers.requests.ttft.tolist() == whole.requests.ttft.tolist()
+        assert int(whole.requests.e2e[0] - layers.requests.e2e[0]) == LATENCY + 2 * 200 * LAYER * 10
+        assert layers.metrics.bytes_sent == whole.metrics.bytes_sent == 200 * KV
+
+    def test_a_lone_prompt_over_a_slow_link(self) -> None:
+        """The link is busy from the first store on: a + sum of ceil(b / B) after that, and the step lasts as long."""
+        log = layered([{"prompt": 200, "tokens": 2}], "1 MB/s", hand_over="layers").log
+        begin = log.tasks.end[of_kind(log, "kv_store")].min()
+        assert log.tasks.end[of_kind(log, "kv_send")].max() == begin + LATENCY + 2 * 200 * LAYER * 10**6
+        assert log.steps.end[0] == log.tasks.end[of_kind(log, "kv_send")].max()
+
+    @pytest.mark.parametrize("parallel", [{}, {"tensor": 2, "fold": False}, {"tensor": 2}, {"pipeline": 2}])
+    @pytest.mark.parametrize("chunk", [None, 5])
+    def test_bytes_are_those_of_the_prompts(self, parallel: dict[str, Any], chunk: int | None) -> None:
+        """Each device sends its own part, chunk by chunk, also of a request of one token; what was cached before follows."""
+        requests = [{"prompt": 33, "tokens": 4}, {"context": 9, "prompt": 12, "tokens": 2}, {"prompt": 7, "tokens": 1}]
+        log = layered(requests, chunk=chunk, hand_over="layers", **parallel).log
+        assert int(log.bytes_moved()[of_kind(log, "kv_send")].sum()) * log.machine.like == (33 + 9 + 12 + 7) * KV
+        after = [i for i in range(len(log.steps)) if log.graphs[log.steps.graph[i]].kinds == ("kv_send",)]
+        assert [int(log.steps.context[i]) for i in after] == [9]
+
+    @given(
+        prompt=st.integers(1, 200), context=st.sampled_from((0, 20)),
+        bandwidth=st.sampled_from(("1 MB/s", "300 MB/s", "10 GB/s", "1 TB/s")),
+    )  # fmt: skip
+    @settings(max_examples=6, deadline=None, suppress_health_check=[HealthCheck.too_slow], phases=[Phase.generate])
+    def test_a_prompt_in_one_piece_is_never_later_than_whole(self, prompt: int, context: int, bandwidth: str) -> None:
+        requests = [{"context": context, "prompt": prompt, "tokens": 2}]
+        whole, layers = (layered(requests, bandwidth, hand_over=each) for each in ("whole", "layers"))
+        assert layers.makespan <= whole.makespan
+        assert layers.metrics.bytes_sent == whole.metrics.bytes_sent
+
+
 @st.composite
 def handing_over(draw: st.DrawFn) -> dict[str, Any]:
     data = draw(drawn().filter(lambda data: "swap" not in str(data)))
@@ -402,6 +468,7 @@ def handing_over(draw: st.DrawFn) -> dict[str, Any]:
         each["prompt"] = max(1, each["prompt"])
     data["mapping"]["parallel"] |= {"prefill": draw(st.integers(1, data["mapping"]["parallel"]["data"] - 1))}
     data["mapping"]["parallel"]["hand_overs"] = draw(st.integers(1, 3))
+    data["mapping"]["parallel"]["hand_over"] = draw(st.sampled_from(("whole", "layers")))
     if draw(st.booleans()):
         data["workload"]["batching"]["kv"] = {"prefix_cache": True, "capacity": "512 KiB"}
     return data

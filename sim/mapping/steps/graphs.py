@@ -31,15 +31,17 @@ KEYS: Memo[str] = Memo(2**16)
 class StepGraphs:
     """Task graphs by the shape of a step, each made once.
 
-    routing: the experts that tokens choose. draft: graphs of the draft model, if steps have one. written: the graph is that of
-    the scenario, and of any step. host, connection: as in `lower`. links: as in `Fastest`, by which `auto` chooses algorithms.
+    routing: the experts that tokens choose. draft: graphs of the draft model, if steps have one. prefilling: those of replicas,
+    the first ones, that send what they store. written: the graph is that of the scenario, and of any step. host, connection: as
+    in `lower`. links: as in `Fastest`, by which `auto` chooses algorithms.
     """
 
     def __init__(
         self, variants: Variants, mapping: ModelMapping, routing: Routing | None = None, *, draft: StepGraphs | None = None,
-        written: bool = False, host: bool = False, connection: Connection = ALIKE, links: Sequence[LinkRates] = (),
+        prefilling: StepGraphs | None = None, written: bool = False, host: bool = False, connection: Connection = ALIKE,
+        links: Sequence[LinkRates] = (),
     ) -> None:  # fmt: skip
-        self.captured, self.draft, self.written = variants, draft, written
+        self.captured, self.draft, self.prefilling, self.written = variants, draft, prefilling, written
         # Before stitching: a stitched graph no longer says which member's KV load an operand replaces.
         self.variants = LaidOut(variants, read_in_place) if mapping.kv == "operands" else variants
         self.mapping, self.routing, self.host, self.connection = mapping, routing, host, connection
@@ -53,6 +55,12 @@ class StepGraphs:
 
     def __call__(self, shape: Shape) -> TaskGraph:
         """Return the task graph of a step of this shape. Raises ConfigError if captures do not correspond."""
+        if self.prefilling is not None and not shape.swap and shape.device < self.mapping.parallel.prefill_devices:
+            return self.prefilling(shape)
+        return self._of_shape(shape)
+
+    def _of_shape(self, shape: Shape) -> TaskGraph:
+        """The task graph of a step, wherever it runs."""
         if shape.device:
             return self._of_replica(shape)
         if shape.draft:
@@ -72,7 +80,7 @@ class StepGraphs:
 
     def _of_replica(self, shape: Shape) -> TaskGraph:
         """The task graph of a step of a replica: that of the first one, on other devices."""
-        made = self(shape._replace(device=0))
+        made = self._of_shape(shape._replace(device=0))
         key = id(made), shape.device
         if key not in self._replicas:
             parallel = self.mapping.parallel
