@@ -115,8 +115,8 @@ SESSIONS = (
                       "--set-b mapping.formats.arithmetic=fp8",
                  keep=("makespan", "TTFT", "TPOT", "bytes a token", "joules a token", "energy")),
         ),
-        answer="It sustains 41.6 requests a second, and 51.6 with weights in 8 bits. At 2.26 a second steps have few sequences, "
-               "and each token pays for all weights: with fp8 it takes 0.590x the time and 0.808x the energy.",
+        answer="It sustains 41.6 requests a second, and 51.6 with weights in 8 bits. At 2.26 a second steps have few "
+               "sequences, and each token pays for all weights: with fp8 it takes 0.590x the time and 0.808x the energy.",
     ),
     Session(
         user="A researcher of scheduling",
