@@ -227,7 +227,9 @@ def _checked(where: str, data: Any, name: str) -> ModelConfig:
     if not isinstance(data.get("model_type"), str):
         near = nearest("model_type", data) if "model_type" not in data else ""
         raise InputError(f"{where}: no model_type{near}; expected the config.json of a Hugging Face model")
-    architectures = texts(data.get("architectures"))
+    architectures = data.get("architectures") or []
+    if not isinstance(architectures, list) or not all(isinstance(each, str) for each in architectures):
+        raise InputError(f"{where}: architectures: expected a list of class names, found {show(data['architectures'])}")
     if data.get("is_encoder_decoder"):
         raise InputError(
             f"{where}: {show(data['model_type'])} is an encoder-decoder; only causal (decoder-only) models are supported"

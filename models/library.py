@@ -11,6 +11,7 @@ import json
 import os
 import sys
 import tempfile
+import time
 from functools import lru_cache
 from importlib import import_module
 from importlib.metadata import PackageNotFoundError, version
@@ -29,6 +30,9 @@ GRAPHS = Path(__file__).parent / "graphs"
 
 #: Environment variable with the folder of captured graphs.
 CACHE_VARIABLE = "DECODE_SIM_CACHE"
+
+#: Time between two lines about the progress of a capture, where there is no terminal.
+SECONDS = 10
 
 GRANULARITIES = ("op", "aten")
 
@@ -63,16 +67,15 @@ def load(
                 continue
             if not installed or graph.provenance.get("transformers") == _version("transformers"):
                 return graph
-    if sys.stderr.isatty():  # a person is waiting; a pipe gets only the results
-        sys.stderr.write(f"capturing {show(model.name)} as {dtype}, once; the graph is kept in {cache_folder()}\n")
+    what = f"capturing {show(model.name)} as {dtype}"
+    if sys.stderr.isatty():
+        sys.stderr.write(f"{what}, once; the graph is kept in {cache_folder()}\n")
     try:
         # torch is imported only here: it takes seconds, and a run of a known model must not wait for it.
         module = import_module("models.capture")
     except ImportError as error:
-        raise InputError(
-            f"capturing {show(model.name)} as {dtype} needs torch and transformers (pip install torch transformers)"
-        ) from error
-    captured: dict[str, ModelGraph] = module.capture(model, dtype, mla, _show if sys.stderr.isatty() else None)
+        raise InputError(f"{what} needs torch and transformers (pip install torch transformers)") from error
+    captured: dict[str, ModelGraph] = module.capture(model, dtype, mla, _show if sys.stderr.isatty() else _Lines(what))
     for name, graph in captured.items():
         _write_cache(_cached(model, dtype, name, mla if keeps_latents(graph) else MLA_FORMS[0]), graph)
     return captured[granularity]
@@ -82,6 +85,19 @@ def _show(done: int, total: int) -> None:
     """Show how much of a capture is done, in one line of the terminal that the next one overwrites."""
     sys.stderr.write(f"\r{100 * done // total} %" + "\r\x1b[K" * (done == total))
     sys.stderr.flush()
+
+
+class _Lines:
+    """Lines on standard error that is no terminal, such as the log of a job: one for each ten seconds that a capture takes."""
+
+    def __init__(self, what: str) -> None:
+        self.what, self.last = what, time.monotonic()
+
+    def __call__(self, done: int, total: int) -> None:
+        if (now := time.monotonic()) >= self.last + SECONDS and done < total:
+            self.last = now
+            sys.stderr.write(f"{self.what}: {100 * done // total} %\n")
+            sys.stderr.flush()
 
 
 def keeps_latents(graph: ModelGraph) -> bool:

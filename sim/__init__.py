@@ -6,7 +6,7 @@
     print(result.makespan, result.bounds.lower)
 
 `sim.load` reads a scenario, `sim.run` runs one and returns a `sim.Result`; `sim.explain`, `sim.compare` and `sim.report` show
-results, and `sim.write_trace` writes a trace.
+results, `sim.sweep` runs a study, and `sim.write_trace` writes a trace.
 `sim.save_log` and `sim.load_log` store event logs as Parquet.
 """
 
@@ -22,6 +22,7 @@ _PUBLIC = {
     "explain": "sim.api.calls:explain",
     "compare": "sim.api.calls:compare",
     "report": "sim.api.calls:report",
+    "sweep": "sim.api.study:sweep",
     "Result": "sim.api.result:Result",
     "Scenario": "sim.scenario:Scenario",
     "InputError": "sim.base.errors:InputError",
@@ -46,6 +47,7 @@ __all__ = [
     "run",
     "save_log",
     "summary",
+    "sweep",
     "write_trace",
 ]
 
@@ -55,3 +57,7 @@ def __getattr__(name: str) -> Any:
         raise AttributeError(f"module 'sim' has no attribute {name!r}")
     module, attribute = _PUBLIC[name].split(":")
     return getattr(import_module(module), attribute)
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

@@ -8,6 +8,8 @@ from typing import Any
 
 from rich.console import Console, RenderableType
 
+from sim.render.narrow import GLUE
+
 WIDTH = 120  # columns
 FORMAT = '<pre style="font-family: monospace; line-height: 1.3; overflow-x: auto">{code}</pre>'
 
@@ -26,10 +28,10 @@ class Shown:
         return console
 
     def __str__(self) -> str:
-        return "\n".join(line.rstrip() for line in self._console().export_text().splitlines())
+        return "\n".join(line.rstrip() for line in self._console().export_text().replace(GLUE, " ").splitlines())
 
     def __repr__(self) -> str:
         return str(self)
 
     def _repr_html_(self) -> str:
-        return self._console().export_html(inline_styles=True, code_format=FORMAT)
+        return self._console().export_html(inline_styles=True, code_format=FORMAT).replace(GLUE, " ")

@@ -18,7 +18,7 @@ from sim.cli.options import complete_scenario
 from sim.runs.run import read
 from sim.scenario.shipped import find_scenario
 from sim.study.cluster import LOCAL, Cluster
-from sim.study.points import Study, load, over
+from sim.study.points import Study, check, load, over
 from sim.study.pool import Pool, pool
 from sim.study.shipped import find_study
 from sim.study.store import FAILED, Store
@@ -49,6 +49,7 @@ def command(
 ) -> None:  # fmt: skip
     """Run all points of a study on all cores. The same command goes on where an earlier one was interrupted."""
     study = _study(name, axes, overrides, repeats)
+    check(study)
     count = jobs or cores()
     folder = out or Path("studies") / study.name
     if dry_run:

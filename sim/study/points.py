@@ -34,6 +34,9 @@ from sim.study.samples import sample
 from sim.study.search import Find
 from sim.study.sections import MOST_POINTS, StudyFile
 
+#: Points of which one must be a valid scenario, before a study is run.
+CHECKED = 50
+
 #: Column of the names of cases.
 CASE = "case"
 
@@ -420,6 +423,22 @@ def _sampled(spans: Mapping[str, Span], shares: npt.NDArray[np.float64], keys: d
         keys[key], values = placed(key, [span.at(share) for share in column.tolist()])
         columns.append([(keys[key], value) for value in values])
     return list(zip(*columns, strict=True))
+
+
+def check(study: Study) -> None:
+    """Raise InputError, that of the first, if of some points from all over a study none is a valid scenario.
+
+    Then a key is misspelled, or its values are of another kind. Points that only cannot be run are rows with an error.
+    """
+    first: InputError | None = None
+    for point in spread(study, CHECKED):
+        try:
+            study.scenario(point)
+            return
+        except InputError as error:
+            first = first or error
+    if first is not None:
+        raise first
 
 
 def spread(study: Study, count: int) -> list[Point]:

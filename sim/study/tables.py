@@ -54,8 +54,8 @@ def setting(answers: Answers, key: str, value: Any) -> str:
     return answers.axes[key].texts.get(value, str(value)) if value is not None else "-"
 
 
-def render(answers: Answers, count: int = 5) -> RenderableType:
-    """All answers that fit a few screens. count: best points of each objective."""
+def render(answers: Answers, count: int = 5, *, again: bool = True) -> RenderableType:
+    """All answers that fit a few screens. count: best points of each objective. again: with the command for the best point."""
     body: list[RenderableType] = [_head(answers)]
     if answers.find is not None:
         body += [Text(), _searches(answers, answers.find)]
@@ -73,7 +73,7 @@ def render(answers: Answers, count: int = 5) -> RenderableType:
     for objective in answers.objectives:
         body += _effects(answers, objective)
     best = answers.best(next(iter(answers.objectives)), 1)
-    if best:
+    if best and again:
         body += [Text(), Text.assemble(("the best point again, with its trace\n", "dim"), answers.command(best[0]))]
     return Group(*body)
 

@@ -132,3 +132,44 @@ def test_charts_show_all_of_the_run(pyplot: object, batched: sim.Result) -> None
     rows = batched.plot.requests()
     assert len(rows.patches) == 3 * len(batched.requests)
     assert rows.get_xlabel() == "time (ms)"
+
+
+def test_a_study_is_what_the_commands_make(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    pytest.importorskip("pandas")
+    monkeypatch.chdir(tmp_path)
+    axes = {"hardware.engines.count": [1, 4], "mapping.heads": ["fused", "split"]}
+    swept = sim.sweep("parallel", axes, ["hardware.memory.arbiter=fifo"], jobs=1)
+    assert not list(tmp_path.iterdir())
+    words = [f"{key}={','.join(map(str, values))}" for key, values in axes.items()]
+    over = [word for text in words for word in ("--over", text)]
+    assert call(["sweep", "parallel", *over, "--set", "hardware.memory.arbiter=fifo", "--out", "rows"]).status == 0
+    assert swept.data | {"base": "rows/base.yaml"} == data_of("study", "rows")
+    frame = swept.to_pandas().set_index(["hardware.engines.count", "mapping.heads"])
+    for count, heads in ((1, "fused"), (4, "split")):
+        overrides = [f"hardware.engines.count={count}", f"mapping.heads={heads}", "hardware.memory.arbiter=fifo"]
+        assert frame.makespan_ps[count, heads] == sim.run("parallel", overrides).makespan
+    assert "sim run" not in str(swept)  # its folder is gone
+    assert "sim run rows/base.yaml" in str(sim.sweep("parallel", axes, ["hardware.memory.arbiter=fifo"], folder="rows"))
+    assert "best by makespan" in swept._repr_html_()
+
+
+def test_no_study() -> None:
+    with pytest.raises(sim.InputError, match=r"hardware.engines: unknown key 'cont' \(did you mean 'count'\?\)"):
+        sim.sweep("parallel", {"hardware.engines.cont": [1, 2]})
+    with pytest.raises(sim.InputError, match=r"hardware\.engines\.count: expected numbers or texts without commas"):
+        sim.sweep("parallel", {"hardware.engines.count": []})
+    with pytest.raises(sim.InputError, match="axes: expected values by key"):
+        sim.sweep(PLAIN)
+    with pytest.raises(sim.InputError, match="expected only with axes"):
+        sim.sweep("engines_and_bandwidth", repeats=2)
+
+
+def test_names_are_completed() -> None:
+    assert dir(sim) == sorted(sim.__all__)
+    assert all(getattr(sim, name) is not None for name in dir(sim))
+
+
+def test_stories_have_plain_blanks() -> None:
+    told = sim.explain("two_tokens_4_engines", token=(0, 1))
+    assert "waited 3.100 ms for token 0's kv_store" in str(told)
+    assert "\ue000" not in str(told) + told._repr_html_()

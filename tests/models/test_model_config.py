@@ -245,8 +245,14 @@ def test_a_home_that_nobody_has():
     assert "home directory" in error_of("~nobody-has-this-name/config.json")
 
 
-def test_architectures_of_another_type_say_nothing(tmp_path):
-    for value in (7, [7], "LlamaForCausalLM", {}):
+@pytest.mark.parametrize("value", [7, [7], "LlamaForCausalLM", {"LlamaForCausalLM": 1}])
+def test_architectures_of_another_type(tmp_path, value):
+    path = write(tmp_path / "config.json", {**LLAMA, "architectures": value})
+    assert error_of(str(path)).startswith(f"{path}: architectures: expected a list of class names, found ")
+
+
+def test_architectures_may_be_missing(tmp_path):
+    for value in (None, []):
         assert resolve(str(write(tmp_path / "config.json", {**LLAMA, "architectures": value}))).data["model_type"] == "llama"
 
 

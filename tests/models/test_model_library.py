@@ -179,3 +179,15 @@ def test_every_shipped_graph_fits_its_config(path):
     assert data["provenance"]["granularity"] == granularity
     assert data["provenance"]["mla"] in (form, "none")
     assert shipped_path(name, granularity, form) == path
+
+
+def test_in_a_pipe_a_long_capture_has_a_line_each_ten_seconds(monkeypatch, capsys):
+    now = 100.0
+    monkeypatch.setattr(library.time, "monotonic", lambda: now)
+    lines = library._Lines("capturing 'tiny' as float32")
+    for done in range(1, 9):
+        now += 4  # 104 to 132 s
+        lines(done, 8)
+    written = capsys.readouterr()
+    assert written.out == ""
+    assert written.err == "capturing 'tiny' as float32: 37 %\ncapturing 'tiny' as float32: 75 %\n"

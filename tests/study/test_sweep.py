@@ -23,6 +23,7 @@ from sim.study.pool import Foreign, Growing, Here, Processes, without_main, work
 from sim.study.store import FAILED, Store, parts, read_part
 from sim.study.sweep import estimate
 from tests.study.conftest import BASE, STUDY, Written, swept
+from tests.tools.command import call
 from tests.tools.full_disk import fill_disk
 
 MANY = """\
@@ -93,6 +94,17 @@ def test_a_point_that_fails_is_a_row_with_its_error(written: Written, tmp_path: 
     assert swept(study, tmp_path / "out").done == 0
     assert swept(study, tmp_path / "out", again=[FAILED]).done == 1
     assert rows(tmp_path / "out") == [good, bad]
+
+
+def test_a_misspelled_axis_is_refused_before_anything_is_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    done = call(["sweep", "parallel", "--over", "hardware.engines.cont=1,2"])
+    assert done.status == 2
+    assert done.stderr == (
+        "error: --set hardware.engines.cont=1: hardware.engines: unknown key 'cont' (did you mean 'count'?); valid: "
+        + done.stderr.partition("valid: ")[2]
+    )
+    assert not list(tmp_path.iterdir())
 
 
 @pytest.mark.parametrize(
