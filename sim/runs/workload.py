@@ -79,12 +79,13 @@ def _refuse_late(found: Sequence[Request], key: str) -> None:
 
 
 def batching(
-    scenario: Scenario, of_run: Sequence[Modeled], sequences: Sequence[Request], capacity: int | None
+    scenario: Scenario, of_run: Sequence[Modeled], sequences: Sequence[Request], capacity: int | None,
+    tiers: Sequence[int | None] = (),
 ) -> ResolvedBatching | None:  # fmt: skip
     """The batching of a scenario; None if each step is one sequence that decodes one token.
 
-    of_run: the models, whose caches are paged. capacity: bytes for KV caches, None if unbounded. Raises ConfigError if the
-    scenario cannot be batched, or a request could never be served.
+    of_run: the models, whose caches are paged. capacity: bytes for KV caches, None if unbounded. tiers: the same in each
+    tier, of each replica. Raises ConfigError if the scenario cannot be batched, or a request could never be served.
     """
     workload = scenario.workload
     alone = workload.batching.alone and workload.speculative is None and workload.concurrency is None
@@ -108,6 +109,7 @@ def batching(
         replicas=parallel.data, router=workload.router, devices=parallel.group, prefilling=parallel.prefill,
         hand_overs=parallel.hand_overs if parallel.prefill else 0,
         layout=_layout(of_run, written.kv.block), capacity=None if capacity is None else capacity // loops,
+        tiers=tuple(None if space is None else space // loops for space in tiers),
         seed=scenario.seed,
     )  # fmt: skip
     if written.kv.prefix_cache:

@@ -24,13 +24,19 @@ class KVPages(Section):
         description="When the KV cache is full. `wait`: a request is admitted only when all that it will ever hold fits. "
         "Otherwise it is admitted when its prompt fits, and when others need blocks, the sequence admitted last is pre-empted: "
         "`recompute`: it is prefilled again later; `swap`: its cache moves out of the memory and back in, over the link to the "
-        "host (`hardware.host`), or where there is none at the speed of the memory channel.",
+        "host (`hardware.host`) or the next tier that has space (`hardware.tiers`; where none has, it is prefilled again), or "
+        "without any at the speed of the memory channel.",
     )
     prefix_cache: bool = Field(
         default=False,
         description="Full blocks stay in memory and are shared by requests whose tokens begin alike, least recently used first "
         "to go; a prompt computes what is not there. For models all of whose layers keep all tokens.",
     )
+
+    @property
+    def spills(self) -> bool:
+        """Whether blocks that are evicted go to tiers."""
+        return False
 
 
 class Batching(Short):

@@ -42,7 +42,8 @@ function machine() {
   $("engine-table").append(table("Time that engines were held", [["engine", (e) => e.name], ["held", (e) => ps(e.busy_ps)], ["of the run", (e) => share(e.utilization)]], summary.engines.slice(0, 64)));
   $("memory-table").append(table("Memory", [["", (r) => r[0]], ["", (r) => r[1]]], [["read", size(memory.bytes_read)], ["written", size(memory.bytes_written)],
     ["channel serving", ps(memory.busy_ps)], ["of its bandwidth", share(memory.utilization)],
-    ...(links?.bytes_host === undefined ? [] : [["to and from the host", size(links.bytes_host)]])]));
+    ...Object.entries(links?.bytes_tiers ?? (links?.bytes_host === undefined ? {} : { host: links.bytes_host }))
+      .map(([tier, bytes]) => [`to and from the ${tier}`, size(bytes)])]));
 }
 
 function checks() {
