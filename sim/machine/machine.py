@@ -14,7 +14,7 @@ Path = Literal["memory", "link", "host", "network", "tier 1", "tier 2", "tier 3"
 #: Kinds of channels; their indices are those of latencies and other facts about a path.
 PATHS: tuple[Path, ...] = get_args(Path)
 
-#: Those of them that lead to a memory beside that of the device, nearest first: `host` is the first tier, whatever its name.
+#: Kinds of links to memories beside that of the device, nearest first: `host` is that to the first tier, whatever its name.
 TIER_PATHS: tuple[Path, ...] = ("host", *PATHS[PATHS.index("tier 1") :])
 
 

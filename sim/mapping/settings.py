@@ -302,7 +302,7 @@ class ModelMapping(Section):
 
     @property
     def offloads(self) -> tuple[Offload, ...]:
-        """What is offloaded, and where to: of an op, the first that fits it holds."""
+        """Weights that are offloaded, with their tiers: of an op, the first that fits it holds."""
         return () if self.offload is None else (self.offload,) if isinstance(self.offload, Offload) else self.offload
 
     @model_validator(mode="after")

@@ -78,9 +78,8 @@ def _hardware(data: Any, document: Document) -> Completed:
 def _links(data: Any, document: Document) -> tuple[Any, list[Problem]]:
     """A scenario with the figures of the links that it names, and a problem for each name that there is not."""
     problems = list[Problem]()
-    tiers = (
-        data.get("hardware", {}).get("tiers") if isinstance(data, Mapping) and isinstance(data.get("hardware"), Mapping) else ()
-    )
+    hardware = data.get("hardware") if isinstance(data, Mapping) else None
+    tiers = hardware.get("tiers") if isinstance(hardware, Mapping) else None
     of_tiers = [(*TIERS, number, "link") for number in range(len(tiers))] if isinstance(tiers, list | tuple) else []
     for path in (*LINKS, *of_tiers):
         if name := _text(data, (*path, "preset")):
@@ -106,7 +105,10 @@ def _completed_at(data: Any, path: KeyPath, figures: Mapping[str, Any]) -> Any:
 def _text(data: Any, path: KeyPath) -> str:
     """The text at a path of plain data; empty if there is none."""
     for key in path:
-        data = data.get(key) if isinstance(data, Mapping) else data[key] if isinstance(data, list | tuple) else None  # type: ignore[index]
+        if isinstance(data, Mapping):
+            data = data.get(key)
+        else:
+            data = data[key] if isinstance(data, list | tuple) and isinstance(key, int) else None
     return data if isinstance(data, str) else ""
 
 

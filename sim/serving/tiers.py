@@ -1,7 +1,7 @@
 """Tiers: what a loop keeps of KV caches in the memory of the host, or in others beside that of the device.
 
-What has no space in one tier goes to the next: of what is there the coldest moves on first, as long as that makes space for what
-comes. So what was used last is nearest. A swapped cache is colder than those that were swapped after it: it returns later.
+What has no space in one tier goes to the next: of what is there the coldest moves on first, as long as that makes space for
+what comes. So what was used last is nearest. A swapped cache is colder than those that were swapped after it: it returns later.
 """
 
 from __future__ import annotations
@@ -23,10 +23,10 @@ class Move(NamedTuple, Generic[Item]):
 
 @dataclass(slots=True)
 class Tiers(Generic[Item]):
-    """What is in each tier.
+    """Contents of each tier.
 
-    capacity: bytes of each tier, nearest first, None if unbounded. lossy: the coldest is lost where no tier has space; else what
-    comes is refused. used: bytes that are held; taken, freed: bytes that have come to each tier, and have left it; so taken =
+    capacity: bytes of each tier, nearest first, None if unbounded. lossy: the coldest is lost where no tier has space; else
+    what comes is refused. used: bytes that are held; taken, freed: bytes that have come to each tier, and have left it; so taken =
     freed + used. lost: items that left the last tier for want of space.
     """
 
@@ -48,7 +48,7 @@ class Tiers(Generic[Item]):
     def put(self, item: Item, size: int) -> list[Move[Item]] | None:
         """Put something of so many bytes, the warmest of all, into the first tier that can take it.
 
-        Returns the moves in the order in which they must be made, its own last; None, and nothing changes, if no tier has space.
+        Returns the moves in the order in which they must be made, its own last; None, without a change, if none has space.
         """
         for tier in range(len(self.capacity)):
             moves = self._space(tier, size, dict(self._held), list(self.used))
