@@ -41,7 +41,7 @@ from sim.machine.machine import TIER_PATHS, Machine, alike_devices
 from sim.machine.network import Network
 from sim.mapping.steps import BatchGraph, Shape
 from sim.mapping.tasks import TaskGraph
-from sim.serving.cache import CacheUse
+from sim.serving.cache import CacheUse, TierUse
 
 #: Gives the task graph of a step.
 Graphs = Callable[[Shape], TaskGraph]
@@ -150,7 +150,12 @@ def _machine(metadata: Mapping[str, str]) -> Machine:
 
 def _cache(metadata: Mapping[str, str]) -> CacheUse | None:
     """Use of the prefix cache, if there was one."""
-    return CacheUse(*map(int, json.loads(metadata["sim.cache"]))) if "sim.cache" in metadata else None
+    if "sim.cache" not in metadata:
+        return None
+    tokens, hits, evicted, *tiers = json.loads(metadata["sim.cache"])
+    return CacheUse(
+        int(tokens), int(hits), int(evicted), tuple(TierUse(*map(int, each)) for each in (tiers[0] if tiers else ()))
+    )
 
 
 _MEMBERS = ("step", "sequence", "context", "query", "loads", "logits", "emitted")

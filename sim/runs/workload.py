@@ -122,10 +122,15 @@ def _refuse_prefix_cache(batching: ResolvedBatching, sequences: Sequence[Request
     """Raise ConfigError for a prefix cache of what it cannot share."""
     key, layout = "workload.batching.kv.prefix_cache", batching.layout
     if layout.windowed or layout.state:
-        what = "sliding windows" if layout.windowed else "a state"
+        what = (
+            "sliding windows, which free blocks before a request ends" if layout.windowed else "a state, of which none is kept"
+        )
         raise ConfigError(key, f"expected a model whose layers keep all tokens: some have {what}")
     if batching.settings.kv.full == "swap":
-        raise ConfigError(key, "expected full: wait or recompute with a prefix cache, found 'swap'")
+        raise ConfigError(
+            key, "expected full: wait or recompute with a prefix cache, found 'swap'; with recompute and evicted: tiers a "
+            "sequence that was pre-empted finds its blocks in the tiers",
+        )  # fmt: skip
     if batching.drafts:
         raise ConfigError(key, "expected no draft model with a prefix cache")
     if any(request.group >= 0 for request in sequences):

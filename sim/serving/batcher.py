@@ -120,6 +120,8 @@ class Batcher:
         if self._swaps:
             return self._swap_step()
         self._admit()
+        if self.blocks.moves:
+            return self._move_step()
         if self._last is not None and self._decodes_on(self._last):
             self._last, self._decoding_on = self._last.decoded_on(), True
             return self._last
@@ -299,6 +301,12 @@ class Batcher:
         self._in_step, self._last, self._decoding_on = [], None, False
         member = Member(sequence.number, sequence.cached, 0, sequence.cached, 0, 0)
         return Batch((member,), swap, tier=tier, device=self.device)
+
+    def _move_step(self) -> Batch:
+        """The step that makes the next move of blocks."""
+        swap, tier, number, tokens = self.blocks.moves.popleft()
+        self._in_step, self._last, self._decoding_on = [], None, False
+        return Batch((Member(number, tokens, 0, tokens, 0, 0),), swap, tier=tier, device=self.device)
 
     # Drafts
 

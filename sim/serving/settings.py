@@ -33,10 +33,22 @@ class KVPages(Section):
         "to go; a prompt computes what is not there. For models all of whose layers keep all tokens.",
     )
 
+    evicted: Literal["lost", "tiers"] = Field(
+        default="lost",
+        description="Blocks of the prefix cache that are evicted: they are lost, or go to the first tier (`hardware.host`, "
+        "`hardware.tiers`), and down the list from one that is full. What is found there is loaded over the link of its tier.",
+    )
+
     @property
     def spills(self) -> bool:
         """Whether blocks that are evicted go to tiers."""
-        return False
+        return self.evicted == "tiers"
+
+    @model_validator(mode="after")
+    def _evicts(self) -> KVPages:
+        if self.spills and not self.prefix_cache:
+            raise ValueError("expected 'evicted: tiers' only with prefix_cache: true")
+        return self
 
 
 class Batching(Short):

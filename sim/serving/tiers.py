@@ -26,8 +26,8 @@ class Tiers(Generic[Item]):
     """Contents of each tier.
 
     capacity: bytes of each tier, nearest first, None if unbounded. lossy: the coldest is lost where no tier has space; else
-    what comes is refused. used: bytes that are held; taken, freed: bytes that have come to each tier, and have left it; so taken =
-    freed + used. lost: items that left the last tier for want of space.
+    what comes is refused. used: bytes that are held; taken, freed: bytes that have come to each tier, and have left it, so that
+    taken = freed + used. evicted: items that left each tier for want of space; from the last they are lost.
     """
 
     capacity: tuple[int | None, ...]
@@ -35,11 +35,11 @@ class Tiers(Generic[Item]):
     used: list[int] = field(init=False)
     taken: list[int] = field(init=False)
     freed: list[int] = field(init=False)
-    lost: list[int] = field(init=False)
+    evicted: list[int] = field(init=False)
     _held: dict[Item, tuple[int, int]] = field(default_factory=dict)  # tier and bytes, coldest first
 
     def __post_init__(self) -> None:
-        self.used, self.taken, self.freed, self.lost = ([0] * len(self.capacity) for _ in range(4))
+        self.used, self.taken, self.freed, self.evicted = ([0] * len(self.capacity) for _ in range(4))
 
     def tier_of(self, item: Item) -> int:
         """The tier where something is, -1 if in none."""
@@ -103,8 +103,8 @@ class Tiers(Generic[Item]):
             where, _ = self._held[move.item]
             self.used[where] -= move.size
             self.freed[where] += move.size
+            self.evicted[where] += 1
         if move.tier == len(self.capacity):
-            self.lost[-1] += 1
             del self._held[move.item]
             return
         self._held[move.item] = move.tier, move.size  # in its place, if it was there: no warmer than before

@@ -52,7 +52,7 @@ def test_what_has_no_room_is_refused_or_lost() -> None:
     assert strict.put("b", 10) is None
     assert strict.tier_of("a") == 0
     assert lossy.put("b", 10) == [Move("a", 1, 10), Move("b", 0, 10)]  # out of the last tier
-    assert (lossy.tier_of("a"), lossy.lost) == (-1, [1])
+    assert (lossy.tier_of("a"), lossy.evicted) == (-1, [1])
     assert lossy.put("c", 11) is None
 
 
