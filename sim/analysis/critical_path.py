@@ -35,9 +35,6 @@ from sim.mapping.operands import operands_of
 
 Times = npt.NDArray[np.int64]
 
-#: Names of resources that transfers go through, in the order of `PATHS`.
-PATH_NAMES = ("channel", "link", "host link", "network link")
-
 
 class Place(IntEnum):
     """Where the time of a link was spent."""
@@ -104,8 +101,8 @@ class CriticalPath:
         return dict(sorted(sums.items(), key=lambda item: (-item[1], item[0])))
 
     def by_resource(self, log: EventLog, rules: Rules) -> dict[str, int]:
-        """Picoseconds of each resource: `engine n`, and at full speed `channel`, `link` between devices, `host link` and
-        `network link`, and what transfers lost to that, and so on.
+        """Picoseconds of each resource: `engine n`, and at full speed those of `Machine.path_names`,
+        what transfers lost to that, and so on.
 
         Lost to `port` or `efficiency` is what a transfer of the memory loses that is alone, to `sharing` the rest.
         """
@@ -115,7 +112,7 @@ class CriticalPath:
         sums = dict(zip(log.machine.engine_names, of_engine, strict=True))
         served, links = self.place == Place.CHANNEL, tasks_of(log).link
         path = links[self.row[served]] if len(links) else np.zeros(int(served.sum()), dtype=np.int8)
-        sums |= zip(PATH_NAMES, sum_by(self.work[served], path, len(PATHS)).tolist(), strict=True)
+        sums |= zip(log.machine.path_names, sum_by(self.work[served], path, len(PATHS)).tolist(), strict=True)
         lost, best = (span - self.work)[served], rules.fastest
         alone = -(-self.work[served] * (best.denominator - best.numerator) // best.numerator)
         sums[rules.limit] = int(np.minimum(lost, alone)[path == 0].sum())

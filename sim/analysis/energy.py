@@ -6,7 +6,7 @@ Four things take energy. All products are of integers, so nothing is rounded:
 | ------- | ------------------------------------------------------------------------------------------------ |
 | compute | FLOPs of matrix products, times fJ of a FLOP in their arithmetic                                  |
 | memory  | bytes through a channel of the memory, times fJ of a byte                                        |
-| link    | bytes over a link to other devices or to the host, times fJ of a byte over it                     |
+| link    | bytes over a link to other devices, to the host or another tier, times fJ of a byte over it       |
 | static  | picoseconds of the run, times milliwatts of the device and of each engine, whether it runs or not |
 
 Static energy belongs to the steps in progress, at each instant in equal parts; while there is none, it is idle. Between two
@@ -30,7 +30,6 @@ import numpy.typing as npt
 from models.graph import StepLanes
 from sim.analysis.blame import Blame, Matrix
 from sim.analysis.breakdown import Breakdown
-from sim.analysis.critical_path import PATH_NAMES
 from sim.analysis.metrics import Metrics
 from sim.analysis.parts import PART_COUNT, PARTS, WAIT_CHANNEL, WAIT_ENGINE, WAIT_LINK
 from sim.analysis.sums import narrow, split, sum_by, sum_of, times
@@ -41,7 +40,7 @@ from sim.cost.fixed import largest_remainder
 from sim.log import derived
 from sim.log.tables import EventLog
 from sim.machine.energy import EnergyRates
-from sim.machine.machine import PATHS
+from sim.machine.machine import PATHS, TIER_PATHS
 from sim.machine.routes import stripe
 from sim.mapping.tasks import TaskGraph
 
@@ -99,7 +98,7 @@ class Energy:
 
     @cached_property
     def link(self) -> int:
-        """Energy of bytes over links, between devices and to the host."""
+        """Energy of bytes over links, between devices and to tiers."""
         return sum(self.by_kind[:, LINK].tolist())
 
     @cached_property
@@ -220,8 +219,9 @@ class Ledger:
         by_step = _table(compute, memory, link, static)
         sequences, by_sequence = _by_sequence(log, narrow(by_step.astype(object).sum(axis=1)))
         busy = np.array(metrics.engine_busy, dtype=object)
+        host, *others = (*metrics.bytes_tiers, *(0,) * (len(TIER_PATHS) - len(metrics.bytes_tiers)))
         moved = (
-            metrics.bytes_read + metrics.bytes_written, metrics.bytes_sent - self._between, metrics.bytes_host, self._between,
+            metrics.bytes_read + metrics.bytes_written, metrics.bytes_sent - self._between, host, self._between, *others,
         )  # fmt: skip
         names = sorted(kinds)
         parts = [{name: rate * count for name, rate in of.items()} for of, count in zip(rates.paths, moved, strict=True)]
@@ -232,7 +232,9 @@ class Ledger:
             engines=_table(self._engines, busy * rates.engine, (makespan - busy) * rates.engine),
             channels=tuple(map(int, self._channels)), device=rates.device * makespan,
             memory_parts=parts[0], link_parts=_links(parts[1:], moved[1:]),
-            unknown=tuple(name for name, count, of in zip(PATH_NAMES, moved, rates.paths, strict=True) if count and not of),
+            unknown=tuple(
+                name for name, count, of in zip(log.machine.path_names, moved, rates.paths, strict=True) if count and not of
+            ),
         )  # fmt: skip
         _verify(result, rates.power(engines))
         return result

@@ -84,8 +84,8 @@ class Kind:
 class Metrics:
     """`engine_busy`: ps per engine. `channel_busy`: ps in which some channel of the memory served.
 
-    `delivered`: ps of bandwidth of each channel, links included. `bytes_sent`: to other devices. `bytes_host`: to or
-    from the host.
+    `delivered`: ps of bandwidth of each channel, links included. `bytes_sent`: to other devices. `bytes_tiers`: to or
+    from each tier, the host first.
     """
 
     makespan: int
@@ -97,8 +97,13 @@ class Metrics:
     bytes_read: int
     bytes_written: int
     bytes_sent: int
-    bytes_host: int = 0
+    bytes_tiers: tuple[int, ...] = ()
     kinds: tuple[Kind, ...]
+
+    @property
+    def bytes_host(self) -> int:
+        """Bytes to and from all tiers."""
+        return sum(self.bytes_tiers)
 
 
 def metrics(log: EventLog, tally: Tally | None = None, *, totals: bool = False) -> Metrics:
@@ -118,7 +123,7 @@ def metrics(log: EventLog, tally: Tally | None = None, *, totals: bool = False) 
         bytes_read=sum(each.read for each in moved.values()),
         bytes_written=sum(each.written for each in moved.values()),
         bytes_sent=sum(each.sent for each in moved.values()),
-        bytes_host=sum(each.host for each in moved.values()),
+        bytes_tiers=tuple(sum(each.tiers[tier] for each in moved.values()) for tier in range(len(log.machine.tiers))),
         kinds=() if totals else _kinds(tally, moved),
     )
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from functools import partial
-from typing import Literal, NamedTuple
+from typing import Literal, NamedTuple, get_args
 
 import numpy as np
 import numpy.typing as npt
@@ -13,21 +13,34 @@ from models.graph import IntArray, OpGraph, StepLanes
 from sim.base.memo import Memo
 from sim.log.tables import EventLog
 from sim.mapping.steps import BatchGraph
-from sim.mapping.tasks import CLASS_BIT, CLASS_QUANTITY, HOST_BIT, LINK_BIT, WRITE_BITS, TaskGraph
+from sim.mapping.tasks import CLASS_BIT, CLASS_QUANTITY, HOST_BIT, LINK_BIT, TIER_SHIFT, WRITE_BITS, TaskGraph
 
 _LANES = 512  # steps at once, so that sums of powers stay far from int64
 
 
 class Moved(NamedTuple):
-    """Bytes read from the memory, written to it, sent to other devices, and moved to or from the host."""
+    """Bytes read from the memory, written to it, sent to other devices, and moved to or from each tier, of which `host` is the
+    first.
+    """
 
     read: int
     written: int
     sent: int
     host: int = 0
+    tier_1: int = 0
+    tier_2: int = 0
+    tier_3: int = 0
+
+    @property
+    def tiers(self) -> tuple[int, ...]:
+        """Bytes of each tier."""
+        return self[TIERS:]
 
 
-Way = Literal["read", "written", "sent", "host"]
+#: Ways of bytes by name; from `TIERS` on those of tiers.
+Way = Literal["read", "written", "sent", "host", "tier_1", "tier_2", "tier_3"]
+WAYS: tuple[Way, ...] = get_args(Way)
+TIERS = WAYS.index("host")
 
 
 class _Source(NamedTuple):
@@ -75,9 +88,10 @@ def _sources(graph: TaskGraph) -> list[_Source]:
         tasks = np.flatnonzero(graph.moves & bit)
         for kind in np.unique(graph.kind[tasks]).tolist():
             mine = tasks[graph.kind[tasks] == kind]
-            hosted = graph.moves[mine] & HOST_BIT != 0
+            tier = np.where(graph.moves[mine] & HOST_BIT, (graph.moves[mine] >> TIER_SHIFT).astype(np.int64), -1)
             way: Way = "sent" if bit == LINK_BIT else "written" if bit & WRITE_BITS else "read"
-            for each, chosen in ((way, mine[~hosted]), ("host", mine[hosted])):
+            for number, each in enumerate((way, *WAYS[TIERS:]), -1):
+                chosen = mine[tier == number]
                 if len(chosen):
                     ops = _whole_ops(graph, chosen)
                     found.append(

@@ -19,21 +19,27 @@ WITHOUT_LINKS = PARTS[:LINK]
 
 
 class Latency(NamedTuple):
-    """Picoseconds until a transfer arrives."""
+    """Picoseconds until a transfer arrives, over each of `sim.machine.machine.PATHS`."""
 
     memory: int
     link: int
     host: int
     network: int
+    tier_1: int
+    tier_2: int
+    tier_3: int
 
 
 class Conserving(NamedTuple):
-    """Whether channels are never idle while a transfer is eligible."""
+    """Whether channels are never idle while a transfer is eligible, those of each of `sim.machine.machine.PATHS`."""
 
     memory: bool
     link: bool
     host: bool
     network: bool
+    tier_1: bool
+    tier_2: bool
+    tier_3: bool
 
 
 @kernel

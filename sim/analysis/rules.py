@@ -10,6 +10,7 @@ from typing import Literal
 from sim.analysis.parts import Conserving, Latency
 from sim.machine.energy import EnergyRates
 from sim.machine.kv_cache import LayerGroup
+from sim.machine.machine import TIER_PATHS
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -21,8 +22,8 @@ class Rules:
     if unbounded. stripes: over how many channels each transfer is spread (interleaved).
     efficiency: the least and the largest share of its bandwidth that a channel can deliver, however many it serves.
     kv_layers: layers that have a KV cache. energy: what ops, transfers and time cost; None if that is not known.
-    latency, link_latency, host_latency, network_latency: ps, of the memory, and of links between devices, to the host, and to
-    the network between islands. work_conserving_channel, .._link, .._host, .._network: as in `conserving`.
+    latency, link_latency, network_latency, tier_latencies: ps, of the memory, and of links between devices, to the network
+    between islands, and to each tier. work_conserving_channel, .._link, .._network, .._tiers: as in `conserving`.
     """
 
     arrivals: tuple[int, ...]
@@ -40,22 +41,24 @@ class Rules:
     energy: EnergyRates | None = None
     link_latency: int = 0
     work_conserving_link: bool = True
-    host_latency: int = 0
-    work_conserving_host: bool = True
     network_latency: int = 0
     work_conserving_network: bool = True
+    tier_latencies: tuple[int, ...] = ()
+    work_conserving_tiers: tuple[bool, ...] = ()
 
     @property
     def latencies(self) -> Latency:
         """Latencies as kernels take them."""
-        return Latency(self.latency, self.link_latency, self.host_latency, self.network_latency)
+        host, *others = self.tier_latencies + (0,) * (len(TIER_PATHS) - len(self.tier_latencies))
+        return Latency(self.latency, self.link_latency, host, self.network_latency, *others)
 
     @property
     def conserving(self) -> Conserving:
         """Conservation of work by channels, as kernels take it."""
+        host, *others = self.work_conserving_tiers + (True,) * (len(TIER_PATHS) - len(self.work_conserving_tiers))
         return Conserving(
-            self.work_conserving_channel, self.work_conserving_link, self.work_conserving_host, self.work_conserving_network
-        )
+            self.work_conserving_channel, self.work_conserving_link, host, self.work_conserving_network, *others
+        )  # fmt: skip
 
     @property
     def waits_for_sram(self) -> bool:

@@ -96,7 +96,8 @@ def cached(log: EventLog, window: int | None = None) -> Iterator[Levels]:
     """
     members, steps = log.members, log.steps
     order = np.lexsort((steps.released[members.step], members.sequence))
-    order = order[~derived.drafts(log)[members.step[order]]]  # the draft model's cache follows that of the model
+    left_out = derived.drafts(log) | derived.between_tiers(log)  # the draft model's cache follows that of the model
+    order = order[~left_out[members.step[order]]]
     by_sequence = members.sequence[order]
     begin = 0
     while begin < len(order):

@@ -15,7 +15,7 @@ from sim.mapping.steps import BatchGraph
 from sim.mapping.tasks import TaskGraph, path_of
 
 #: The picosecond of overhead, which is taken off again, keeps apart a task without FLOPs and one of a single FLOP.
-_UNIT = Rates(flops=PS_PER_S, vector_flops=PS_PER_S, overhead=1, bandwidth=PS_PER_S, link=PS_PER_S, host=PS_PER_S)
+_UNIT = Rates(flops=PS_PER_S, vector_flops=PS_PER_S, overhead=1, bandwidth=PS_PER_S, link=PS_PER_S)
 
 
 class AmountTable(RateTable):

@@ -22,7 +22,8 @@ _SAFE = 2**62
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Rates:
     """The rates that costs follow from: FLOP/s of one engine (for all dtypes or by dtype), its vector op/s, ps per task,
-    bytes/s of a channel of the memory, and of the links to devices, to the host and to a network, if there are any.
+    bytes/s of a channel of the memory, and of the links to devices, to a network, and to each tier (the host first), where
+    there are any.
 
     alone: the share of a channel (numerator, denominator) that a transfer gets while no other wants any. overlap: an engine
     computes while the operands of its task load (`stream`), not after (`blocking`). unpack: bytes/s of weights that an engine
@@ -34,8 +35,8 @@ class Rates:
     overhead: int
     bandwidth: int
     link: int = 1
-    host: int = 1
     network: int = 1
+    tiers: tuple[int, ...] = ()
     alone: tuple[int, int] = (1, 1)
     overlap: bool = False
     unpack: Mapping[str, int] = field(default_factory=dict)

@@ -25,12 +25,16 @@ from sim.base.kernel import kernel, launch, loaded
 from sim.base.memo import Memo
 from sim.base.units import PS_PER_S
 from sim.cost.model import Rates
-from sim.mapping.tasks import BYTE_CLASSES, CLASS_BIT, CLASS_QUANTITY, HOST_BIT, LINK_BIT, NETWORK_BIT, TaskGraph
+from sim.machine.machine import PATHS, TIER_PATHS
+from sim.mapping.tasks import BYTE_CLASSES, CLASS_BIT, CLASS_QUANTITY, TIER_SHIFT, TaskGraph, path_of
 
 FLOPS, VECTOR_OPS, WEIGHT = (QUANTITIES.index(name) for name in ("flops", "vector_ops", "weight"))
 
 # A term: polynomial for members that feed in one token, for those that feed in several, and the column of parameters.
 T_ONE, T_SEVERAL, T_COLUMN = range(3)
+
+#: More than the bits of `TaskGraph.moves`, with one more below them, can be.
+OF_MOVES = 1 << (TIER_SHIFT + 3)
 
 FIRST_OF_MASKS = len(MONOMIALS)  # of the coefficients of a polynomial; two for each mask, of its pairs and B times these
 
@@ -239,8 +243,10 @@ def rows_of(graph: TaskGraph, machine: Rates) -> Rows:
     row[:, R_PACKED] = np.where(_packed(graph, op, row, machine.unpack), place[WEIGHT], -1)
     routed = _routed(graph, op, row, len(term))
     row[:, R_SPEED], row[:, R_SPEED_OF] = fraction(machine.bandwidth)
-    for bit, bandwidth in ((LINK_BIT, machine.link), (HOST_BIT, machine.host), (NETWORK_BIT, machine.network)):
-        chosen = graph.moves[first] & bit != 0
+    path = path_of(graph.moves[first])
+    links = {"link": machine.link, "network": machine.network, **dict(zip(TIER_PATHS, machine.tiers, strict=False))}
+    for kind, bandwidth in links.items():
+        chosen = path == PATHS.index(kind)
         row[chosen, R_SPEED], row[chosen, R_SPEED_OF] = fraction(bandwidth)
     flops = term[place[FLOPS]]
     has_flops = (ops.table[flops[:, T_ONE]] | ops.table[flops[:, T_SEVERAL]]).any(axis=(1, 2))
@@ -273,7 +279,7 @@ def _alike(graph: TaskGraph) -> tuple[npt.NDArray[np.intp], npt.NDArray[np.intp]
     ops, parts = graph.ops, graph.parts.astype(np.int64)
     most = int(parts.max(initial=0)) + 1
     form = graph.moves.astype(np.int64) * 2 + graph.computes
-    key = (ops.alike()[graph.op] * most + parts) * 4 * NETWORK_BIT + form
+    key = (ops.alike()[graph.op] * most + parts) * OF_MOVES + form
     _, first, kind = np.unique(key, return_index=True, return_inverse=True)
     op = graph.op[first]
     even = parts[first] == 1

@@ -11,7 +11,7 @@ import numpy as np
 from models.graph import IntArray, Members, StepLanes
 from sim.cost import CostModel, launches_of
 from sim.machine.arbiters import Arbiter
-from sim.machine.machine import Machine, Path
+from sim.machine.machine import TIER_PATHS, Machine, Path
 from sim.machine.routes import Route
 from sim.machine.schedulers import Scheduler
 from sim.mapping.steps import Shape
@@ -113,14 +113,14 @@ class Setup:
 
     @property
     def units(self) -> list[Unit]:
-        """All channels by unit, in order: the memories, the links between devices, to the network, and to the host.
+        """All channels by unit, in order: the memories, the links between devices, to the network, and to each tier.
 
         Links between devices are one unit where transfers cross several of them, and those to the network another.
         """
         first = self.memory_channels
         found = [Unit(channels=range(i, i + 1), arbiter=self.arbiter, latency=self.latency) for i in range(first)]
         for number, link in enumerate(self.links, first):
-            joint = bool(self.machine.paths) and link.kind != "host"
+            joint = bool(self.machine.paths) and link.kind not in TIER_PATHS
             if joint and number > first and self.links[number - first - 1].kind == link.kind:
                 found[-1] = replace(found[-1], channels=range(found[-1].channels.start, number + 1))
             else:

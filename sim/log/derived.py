@@ -83,6 +83,12 @@ def drafts(log: EventLog) -> Mask:
     return np.isin(log.steps.graph, [number for number, graph in enumerate(log.graphs) if graph.draft])
 
 
+def between_tiers(log: EventLog) -> Mask:
+    """[step]: whether it moves blocks and caches to a tier because they are cold, or blocks back from one."""
+    moving = [any(kind.endswith(("_spill", "_fetch")) for kind in graph.kinds) for graph in log.graphs]
+    return np.isin(log.steps.graph, np.flatnonzero(moving))
+
+
 @_kept
 def prefills(log: EventLog) -> Mask:
     """Whether a step feeds in a part of a prompt, tokens without logits [step]; a draft has logits."""

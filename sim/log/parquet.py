@@ -37,11 +37,11 @@ from sim import __version__
 from sim.base.errors import InputError
 from sim.base.files import check_parquet, check_readable, whole_file
 from sim.log.tables import EventLog, MemberTable, ServiceTable, StepTable, TaskTable, in_loop_order
-from sim.machine.machine import Machine, alike_devices
+from sim.machine.machine import TIER_PATHS, Machine, alike_devices
 from sim.machine.network import Network
 from sim.mapping.steps import BatchGraph, Shape
 from sim.mapping.tasks import TaskGraph
-from sim.serving.cache import CacheUse
+from sim.serving.cache import CacheUse, TierUse
 
 #: Gives the task graph of a step.
 Graphs = Callable[[Shape], TaskGraph]
@@ -141,7 +141,8 @@ def _machine(metadata: Mapping[str, str]) -> Machine:
     count = int(several.get("count", 1))
     return alike_devices(
         count, engines=int(metadata["sim.engines"]) // count, channels=int(metadata["sim.channels"]) // count,
-        like=several.get("like", 1), link=several.get("link", 0), host=several.get("host", 0),
+        like=several.get("like", 1), link=several.get("link", 0),
+        tiers=several.get("tiers", {"host": several["host"]} if "host" in several else {}),
         replicas=several.get("replicas", 1), linked="link" in several, between=several.get("network", 0),
         network=Network(**several["paths"]) if "paths" in several else None,
     )  # fmt: skip
@@ -149,7 +150,12 @@ def _machine(metadata: Mapping[str, str]) -> Machine:
 
 def _cache(metadata: Mapping[str, str]) -> CacheUse | None:
     """Use of the prefix cache, if there was one."""
-    return CacheUse(*map(int, json.loads(metadata["sim.cache"]))) if "sim.cache" in metadata else None
+    if "sim.cache" not in metadata:
+        return None
+    tokens, hits, evicted, *tiers = json.loads(metadata["sim.cache"])
+    return CacheUse(
+        int(tokens), int(hits), int(evicted), tuple(TierUse(*map(int, each)) for each in (tiers[0] if tiers else ()))
+    )
 
 
 _MEMBERS = ("step", "sequence", "context", "query", "loads", "logits", "emitted")
@@ -263,10 +269,13 @@ class Writer:
         if part.cache is not None:
             self._facts["sim.cache"] = json.dumps(part.cache)
         if part.machine.links or part.machine.replicas > 1:
-            bandwidth = {part.machine.channels[link].kind: part.machine.channels[link].bandwidth for link in part.machine.links}
+            links = [part.machine.channels[number] for number in part.machine.links]
+            bandwidth = {link.kind: link.bandwidth for link in links if link.kind not in TIER_PATHS}
+            of_tiers = [next((link.bandwidth for link in links if link.kind == kind), 0) for kind in TIER_PATHS]
+            tiers = {"tiers": dict(zip(part.machine.tiers, of_tiers, strict=False))} if part.machine.tiers else {}
             several = {"like": part.machine.like, "count": len(part.machine.devices), "replicas": part.machine.replicas}
             paths = {} if part.machine.network is None else {"paths": asdict(part.machine.network)}
-            self._facts["sim.devices"] = json.dumps({**several, **bandwidth, **paths})
+            self._facts["sim.devices"] = json.dumps({**several, **bandwidth, **tiers, **paths})
         self._steps += len(part.steps)
         self._rows += len(part.tasks)
         self._intervals += len(part.services)

@@ -11,15 +11,16 @@ import numpy.typing as npt
 from models.formats import ELEMENT, WEIGHT, Formats, stored_bytes
 from models.graph import ModelGraph, OpGraph
 from sim.machine.kv_cache import KVLayout, layer_groups, state_bytes
+from sim.mapping.tasks import MOST_TIERS
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Footprint:
-    """Bytes that a run holds in memory. weights: those in the memory of the host (`host`) are not among them."""
+    """Bytes that a run holds in memory. weights: those in each tier (`tiers`) are not among them."""
 
     weights: int
     kv: int
-    host: int = 0
+    tiers: tuple[int, ...] = ()
 
     @property
     def total(self) -> int:
@@ -31,35 +32,35 @@ class Holder:
     """Bytes that a model holds in memory, whatever its sequences. layout: of the KV cache, without pages."""
 
     weights: int
-    host: int
+    tiers: tuple[int, ...]
     layout: KVLayout
 
     def with_sequences(self, sequences: Iterable[tuple[int, int]]) -> Footprint:
         """The footprint with some sequences, as in `footprint`."""
         kv = sum(self.layout.held_in_all(context, context, 1) * count for context, count in sequences)
-        return Footprint(weights=self.weights, kv=kv, host=self.host)
+        return Footprint(weights=self.weights, kv=kv, tiers=self.tiers)
 
 
 def footprint(
     model: ModelGraph, kept: OpGraph, formats: Formats, *, whole: bool, sequences: Iterable[tuple[int, int]],
-    hosted: npt.NDArray[np.bool_] | None = None,
+    tier: npt.NDArray[np.int8] | None = None,
 ) -> Footprint:  # fmt: skip
     """Compute the bytes that a run holds in memory.
 
     kept: the ops that are simulated, bytes already in `formats`. whole: with embedding and LM head.
     sequences: for each group (final context, how many); a cache has no pages, and holds the tokens that later ones would see.
-    hosted: [op], whether its weights are in the memory of the host; None: none are.
+    tier: [op], the number of the tier where its weights are, -1 for the memory; None: all are there.
     """
-    return holder(model, kept, formats, whole=whole, hosted=hosted).with_sequences(sequences)
+    return holder(model, kept, formats, whole=whole, tier=tier).with_sequences(sequences)
 
 
 def holder(
-    model: ModelGraph, kept: OpGraph, formats: Formats, *, whole: bool, hosted: npt.NDArray[np.bool_] | None = None
+    model: ModelGraph, kept: OpGraph, formats: Formats, *, whole: bool, tier: npt.NDArray[np.int8] | None = None
 ) -> Holder:
     """The part of a footprint that does not depend on the sequences. Arguments as in `footprint`."""
-    host = 0 if hosted is None else _held(kept, hosted)
+    tiers = () if tier is None else tuple(_held(kept, tier == number) for number in range(MOST_TIERS))
     return Holder(
-        weights=_weights(model, kept, formats, whole=whole) - host, host=host,
+        weights=_weights(model, kept, formats, whole=whole) - sum(tiers), tiers=tiers,
         layout=KVLayout(1, layer_groups(kept), state_bytes(kept)),
     )  # fmt: skip
 

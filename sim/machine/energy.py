@@ -6,21 +6,22 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from models.formats import rate_of
+from sim.machine.machine import TIER_PATHS
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EnergyRates:
     """flop: fJ of a FLOP of a matrix product, one for all formats or by torch's name of the arithmetic. byte: fJ of a byte
-    through a channel of the memory, by the part that takes them; link, host, network: the same of a byte between devices, to or
-    from the host, and between islands of devices, however many links it crosses; empty if that is not known. device, engine:
-    static power of the device, and of each engine, in mW, which are fJ a picosecond.
+    through a channel of the memory, by the part that takes them; link, network, tiers: the same of a byte between devices,
+    between islands of devices, however many links it crosses, and to or from each tier (the host first); empty if that is not
+    known. device, engine: static power of the device, and of each engine, in mW, which are fJ a picosecond.
     """
 
     flop: int | Mapping[str, int]
     byte: Mapping[str, int]
     link: Mapping[str, int] = field(default_factory=dict)
-    host: Mapping[str, int] = field(default_factory=dict)
     network: Mapping[str, int] = field(default_factory=dict)
+    tiers: tuple[Mapping[str, int], ...] = ()
     device: int = 0
     engine: int = 0
 
@@ -31,7 +32,9 @@ class EnergyRates:
     @property
     def paths(self) -> tuple[Mapping[str, int], ...]:
         """Femtojoules of a byte by part, of each of `PATHS`."""
-        return self.byte, self.link, self.host, self.network
+        none: Mapping[str, int] = {}
+        host, *others = (*self.tiers, *(none,) * (len(TIER_PATHS) - len(self.tiers)))
+        return self.byte, self.link, host, self.network, *others
 
     @property
     def of_byte(self) -> tuple[int, ...]:

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Literal, get_args
 
 from sim.machine.network import Kind, Network, Port
 
-Path = Literal["memory", "link", "host", "network"]
+Path = Literal["memory", "link", "host", "network", "tier 1", "tier 2", "tier 3"]
 
 #: Kinds of channels; their indices are those of latencies and other facts about a path.
 PATHS: tuple[Path, ...] = get_args(Path)
+
+#: Kinds of links to memories beside that of the device, nearest first: `host` is that to the first tier, whatever its name.
+TIER_PATHS: tuple[Path, ...] = ("host", *PATHS[PATHS.index("tier 1") :])
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -24,7 +28,7 @@ class Device:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Channel:
-    """A path that transfers share: to the memory of a device, a link between devices, one to the host, or to a network.
+    """A path that transfers share: to the memory of a device, a link between devices, one to a tier, or to a network.
 
     device: the number of its device. bandwidth: of a link, bytes/s; 0 for a memory, whose bandwidth the log has.
     """
@@ -38,10 +42,11 @@ class Channel:
 @dataclass(frozen=True, kw_only=True)
 class Machine:
     """devices: by number. channels: by number, memories of all devices, then links between them, links to the network between
-    islands of them, and links to the host.
+    islands of them, and links to each tier.
 
     like: devices that each of these stands for. replicas: groups of equally many devices, in order, that share nothing.
-    network: which links transfers between devices cross; None if each crosses that of its own device.
+    network: which links transfers between devices cross; None if each crosses that of its own device. tiers: names of the
+    memories beside that of the device that it has links to, such as that of the host.
     """
 
     devices: tuple[Device, ...]
@@ -49,6 +54,7 @@ class Machine:
     like: int = 1
     replicas: int = 1
     network: Network | None = None
+    tiers: tuple[str, ...] = ()
 
     @cached_property
     def paths(self) -> tuple[tuple[int, ...], ...]:
@@ -93,12 +99,19 @@ class Machine:
 
     @property
     def links(self) -> tuple[int, ...]:
-        """Numbers of the channels that are links, to other devices and to the host."""
+        """Numbers of the channels that are links, to other devices and to tiers."""
         return tuple(number for number, channel in enumerate(self.channels) if channel.kind != "memory")
 
     def link(self, kind: Path) -> int | None:
-        """Number of the link between devices, or to the host; None if there is none."""
+        """Number of the first link of a kind; None if there is none."""
         return next((number for number in self.links if self.channels[number].kind == kind), None)
+
+    @property
+    def path_names(self) -> tuple[str, ...]:
+        """Names of what transfers go through, in the order of `PATHS`."""
+        names = {"memory": "channel", "link": "link", "network": "network link", "host": "host link"}
+        names |= {path: f"{name} link" for path, name in zip(TIER_PATHS, self.tiers, strict=False)}
+        return tuple(names.get(path, f"{path} link") for path in PATHS)
 
     @property
     def memories(self) -> int:
@@ -106,21 +119,21 @@ class Machine:
         return len(self.channels) - len(self.links)
 
 
-def one_device(*, engines: int, channels: int = 1, like: int = 1, link: int = 0, host: int = 0) -> Machine:
+def one_device(*, engines: int, channels: int = 1, like: int = 1, link: int = 0) -> Machine:
     """A machine that is one device, all of whose engines share all of its memory channels; see `alike_devices`."""
-    return alike_devices(1, engines=engines, channels=channels, like=like, link=link, host=host)
+    return alike_devices(1, engines=engines, channels=channels, like=like, link=link)
 
 
 def alike_devices(
-    count: int, *, engines: int, channels: int = 1, like: int = 1, link: int = 0, host: int = 0, between: int = 0,
-    replicas: int = 1, linked: bool = False, network: Network | None = None,
+    count: int, *, engines: int, channels: int = 1, like: int = 1, link: int = 0, tiers: Mapping[str, int] | None = None,
+    between: int = 0, replicas: int = 1, linked: bool = False, network: Network | None = None,
 ) -> Machine:  # fmt: skip
     """A machine of some devices of the same kind. engines, channels: of each device, its memory channels.
 
     like: devices that do the same, each of which one stands for. link: bytes/s of the link of a device to the others, if there
-    are any. host: bytes/s of the link of a device to the host, 0 if there is none. between: bytes/s of the link of a device to
-    the network between islands, 0 if there is none. replicas: groups that these devices make up. linked: also replicas of one
-    device have links. network: which links there are, None if one of each kind for each device.
+    are any. tiers: bytes/s of the link of a device to each tier, by its name, nearest first. between: bytes/s of the link
+    of a device to the network between islands, 0 if there is none. replicas: groups that these devices make up. linked: also
+    replicas of one device have links. network: which links there are, None if one of each kind for each device.
     """
     names = _names(count, replicas)
     memory = [
@@ -140,16 +153,19 @@ def alike_devices(
         )
         for port in ports
     ]  # fmt: skip
-    hosts = [
-        Channel(name=f"{name}host link", kind="host", device=device, bandwidth=host)
+    tiers = tiers or {}
+    beside = [
+        Channel(name=f"{name}{tier} link", kind=kind, device=device, bandwidth=bandwidth)
+        for kind, (tier, bandwidth) in zip(TIER_PATHS, tiers.items(), strict=False)
         for device, name in enumerate(names)
-        if host
     ]
     devices = tuple(
         Device(name=name.strip() or "device", engines=range(number * engines, (number + 1) * engines))
         for number, name in enumerate(names)
     )
-    return Machine(devices=devices, channels=(*memory, *links, *hosts), like=like, replicas=replicas, network=network)
+    return Machine(
+        devices=devices, channels=(*memory, *links, *beside), like=like, replicas=replicas, network=network, tiers=tuple(tiers)
+    )  # fmt: skip
 
 
 def _names(count: int, replicas: int) -> list[str]:

@@ -17,7 +17,7 @@ from __future__ import annotations
 from typing import Literal
 
 from sim.base.kernel import kernel
-from sim.mapping.tasks import CLASS_BIT, HOST_BIT, LINK_BIT, NETWORK_BIT
+from sim.mapping.tasks import CLASS_BIT, HOST_BIT, LINK_BIT, NETWORK_BIT, TIER_SHIFT
 
 Route = Literal["interleaved", "sequence", "class"]
 
@@ -36,16 +36,16 @@ ACTIVATION_BITS = CLASS_BIT["act_read"] | CLASS_BIT["act_write"]
 
 @kernel
 def unit_of(
-    route: int, sequence: int, moves: int, channels: int, device: int, devices: int, units: int, joint: bool
+    route: int, sequence: int, moves: int, channels: int, device: int, devices: int, beside: int, joint: bool
 ) -> int:  # fmt: skip
     """The unit of a transfer by the number of the route, its sequence and its byte classes, or `ALL_CHANNELS` of its device.
 
     A unit is a channel, or with `joint` all links between devices, and all to the network between islands: see `units_of`.
     channels: those of the memory of a device. All memories have the first numbers, device by device; then come the links
-    between devices, to the network, and to the host, the last of all `units`.
+    between devices, to the network, and to each tier, of which `beside` is the first unit.
     """
     if moves & HOST_BIT:
-        return units - devices + device
+        return beside + int(moves >> TIER_SHIFT) * devices + device
     first = device * channels
     if moves & LINK_BIT:
         between = int(moves & NETWORK_BIT != 0)

@@ -9,6 +9,7 @@ from pydantic import Discriminator, Field, Tag, model_validator
 from models.formats import rate_of
 from sim.base.quantities import Bandwidth, Duration, EnergyPerByte, EnergyPerFlop, FlopRate, Power, Size
 from sim.base.section import ONE, TABLE, Choice, CountKey, Section, Share, Whole, default, form
+from sim.mapping.tasks import MOST_TIERS
 
 DTYPE = "^[a-z][a-z0-9_]*$"
 
@@ -213,8 +214,35 @@ class Devices(Section):
 class Host(Section):
     """The host of the device, whose memory takes what does not stay in that of the device."""
 
-    memory: Size | None = Field(default=None, description="Size of the memory of the host: weights there must fit. null: any.")
+    memory: Size | None = Field(
+        default=None, description="Size of the memory of the host: weights and caches there must fit. null: any."
+    )
     link: Link = Field(description="The link to the host, such as PCIe: what is swapped or offloaded moves over it.")
+
+
+class Tier(Section):
+    """A memory beside that of the device: CXL memory, an SSD. What does not stay nearer goes there over a link of its own."""
+
+    name: str = Field(
+        pattern="^[a-z][a-z0-9_-]{0,31}$",
+        description="A name of your own; `host` is that of `hardware.host`, and `memory` that of the device.",
+        examples=["ssd", "cxl"],
+    )
+    capacity: Size | None = Field(default=None, description="Size of the tier: what is there must fit. null: any.")
+    bandwidth: Bandwidth | None = Field(
+        default=None, description="Bandwidth of the tier itself, where that is less than its link has; null: that of the link."
+    )
+    latency: Duration = default("0 us", description="Delay of every transfer by the tier itself, on top of that of its link.")
+    link: Link = Field(description="The link of each device to the tier.", examples=[{"preset": "nvme-pcie-4"}])
+    energy: ByteEnergy | None = Field(
+        default=None,
+        description="Energy of a byte over the link, with that of the tier, as `hardware.energy.host`; null: not known.",
+    )
+
+    @property
+    def rate(self) -> int:
+        """Bytes/s of transfers: the least of the tier and of its link."""
+        return self.link.bandwidth if self.bandwidth is None else min(self.bandwidth, self.link.bandwidth)
 
 
 class Hardware(Section):
@@ -240,10 +268,17 @@ class Hardware(Section):
     devices: Devices = default({}, description="Several such devices, with links between them.")
     host: Host | None = Field(
         default=None,
-        description="The host, and the link to it. null, or with a cost model that does not follow bytes: caches that are "
-        "swapped move at the speed of the memory channel.",
+        description="The host, and the link to it: the first tier. null without `tiers`, or with a cost model that does "
+        "not follow bytes: caches that are swapped move at the speed of the memory channel.",
         examples=[{"link": {"bandwidth": "54 GB/s"}}],
     )
+    tiers: tuple[Tier, ...] = Field(
+        default=(), strict=False, max_length=MOST_TIERS - 1,
+        description="Memories after that of the host, nearest first: what has no space in one goes to the next. They take "
+        "weights (`mapping.offload`), caches that are swapped (`kv.full: swap`), and blocks of the prefix cache "
+        "(`kv.evicted: tiers`).",
+        examples=[[{"name": "ssd", "capacity": "4 TB", "link": {"preset": "nvme-pcie-4"}}]],
+    )  # fmt: skip
     sram: Size | None = Field(
         default=None,
         description="On-chip memory for operands in use (weights, and the KV cache that a step loads), and for resident "
@@ -256,10 +291,23 @@ class Hardware(Section):
         description="What ops, transfers and time cost in energy; null: not known, and there is no energy in the output.",
     )
 
+    @property
+    def tier_names(self) -> tuple[str, ...]:
+        """Names of the memories beside that of the device, nearest first."""
+        return (*(("host",) if self.host is not None else ()), *(tier.name for tier in self.tiers))
+
     @model_validator(mode="after")
     def _one_source(self) -> Hardware:
         if self.preset is not None and self.from_profile is not None:
             raise ValueError("expected only one of the keys 'preset' and 'from_profile', found both")
+        return self
+
+    @model_validator(mode="after")
+    def _own_names(self) -> Hardware:
+        names = [tier.name for tier in self.tiers]
+        for i, name in enumerate(names):
+            if name in ("host", "memory", *names[:i]):
+                raise ValueError(f"expected names of tiers that differ, and none 'host' or 'memory', found {name!r}")
         return self
 
     @model_validator(mode="after")

@@ -4,14 +4,15 @@
 | ------------------ | ------------------------------------------------------------------------------------------ |
 | kv_load, kv_store  | one transfer task; under `blocking` it holds an engine, else a DMA issues it                |
 | state_load, state_store | the same, of the state of a layer                                                      |
-| kv_swap_out, ..    | the same, over the link to the host where the machine has one                              |
+| kv_swap_out, ..    | the same, over the link to the host or another tier where the machine has one              |
+| kv_spill, kv_fetch | the same, of cold blocks and caches: to a tier, and back to the memory                     |
 | kv_load, state_load | with `kv: operands` no task: the cache is a private operand of the ops that read it        |
 | kv_load            | with `kv_loads: head` one for each head of the cache, shared by the query heads of its group |
 | per-head op        | one task per head if heads are split; the same head of two ops depends one to one           |
 | op with splits     | one task per split of the keys (and head): it needs its own split of the cache              |
 | weight matmul      | `tiles` tasks, each with its columns of the weights; `act` is tiled along with its inputs   |
 | resident weights   | no transfer; where only a share is resident, the rest is moved                              |
-| offloaded weights  | a `host_load` of their own, over the link to the host; of experts, once they are chosen        |
+| offloaded weights  | a `host_load` of their own, over the link to their tier; of experts, once they are chosen      |
 | streamed weights   | private operands of their task; under `prefetch` a `weight_load` of their own, by a DMA     |
 | collective         | its launch on an engine, then a DMA's transfers on the link, round by round                |
 | p2p                | its launch on an engine, then a DMA's transfer on the link                                  |
@@ -21,6 +22,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from fractions import Fraction
 from typing import Any, NamedTuple
 
@@ -32,31 +34,35 @@ from models.rewrites import COLLECTIVES, EXCHANGE_SENDS, P2P, read_in_place, wit
 from sim.mapping.collectives import ALIKE, Connection, Phase, phases
 from sim.mapping.grid import Grid, is_joined, shares_needed
 from sim.mapping.settings import ModelMapping, Offload
-from sim.mapping.tasks import CACHED_BITS, CLASS_BIT, HOST_BIT, LINK_BIT, NETWORK_BIT, Links, TaskGraph, with_links
+from sim.mapping.tasks import CACHED_BITS, CLASS_BIT, LINK_BIT, NETWORK_BIT, Links, TaskGraph, to_tier, with_links
 from sim.mapping.template import rows
 
 #: Ops that move the KV cache or a state, and their byte class at the device's memory: a swap-out reads it.
 KV_CLASS = {
     "kv_load": "kv_read", "kv_store": "kv_write", "kv_swap_out": "kv_read", "kv_swap_in": "kv_write",
     "state_load": "state_read", "state_store": "state_write", "state_swap_out": "state_read", "state_swap_in": "state_write",
+    "kv_spill": "kv_read", "kv_fetch": "kv_write", "state_spill": "state_read", "state_fetch": "state_write",
 }  # fmt: skip
 
 #: Ops that send the KV cache or a state to another device.
 HAND_OVERS = ("kv_send", "state_send")
 
-SWAPS = frozenset(kind for kind in KV_CLASS if "swap" in kind)
+SWAPS = frozenset(kind for kind in KV_CLASS if kind.partition("_")[2] not in ("load", "store"))
 
 
-def lower(ops: OpGraph, mapping: ModelMapping, *, host: bool = False, connection: Connection = ALIKE) -> TaskGraph:
+def lower(
+    ops: OpGraph, mapping: ModelMapping, *, tiers: Sequence[str] = (), tier: int = 0, connection: Connection = ALIKE
+) -> TaskGraph:
     """Make the task graph of one step.
 
-    host: the machine has a link to a host, over which caches are swapped. connection: of its devices.
+    tiers: names of the memories beside that of the device to which the machine has links; over that to number `tier` caches
+    are swapped. connection: of its devices.
     """
     if mapping.kv == "operands":
         ops = read_in_place(ops)
     if isinstance(mapping.residency, Fraction):
         ops = without_resident(ops, mapping.residency)
-    lowering = _Lowering(ops, mapping, host=host, connection=connection)
+    lowering = _Lowering(ops, mapping, tiers=tiers, tier=tier, connection=connection)
     for i in range(len(ops.ops)):
         lowering.add_op(i)
     return lowering.graph()
@@ -88,12 +94,13 @@ class _Lowering:
     send to its device. receiver: op that sends to another stage, or tokens to another device -> the simulated device there.
     """
 
-    def __init__(self, ops: OpGraph, mapping: ModelMapping, *, host: bool, connection: Connection) -> None:
-        self.ops, self.mapping, self.host, self.connection = ops, mapping, host, connection
+    def __init__(self, ops: OpGraph, mapping: ModelMapping, *, tiers: Sequence[str], tier: int, connection: Connection) -> None:
+        self.ops, self.mapping, self.connection = ops, mapping, connection
+        self.swapped_over = to_tier(tier) if tiers else 0
         self.blocking, self.prefetch = mapping.execution == "blocking", mapping.execution == "prefetch"
         self.grids = _grids(ops, mapping)
         self.has = {name: _some(ops, name).tolist() for name in QUANTITIES}
-        self.offloaded = offloaded(ops, mapping.offload).tolist()
+        self.offloaded = offloaded(ops, mapping.offloads, tiers).tolist()
         self.owner_of = _owners(ops)
         self.receiver = {j: op.device for op in ops.ops for j in op.inputs if ops.ops[j].kind in (P2P, *EXCHANGE_SENDS)}
         self.kinds: dict[str, int] = {}
@@ -207,7 +214,7 @@ class _Lowering:
         """Add the transfer of a share of the KV cache; returns it."""
         op = self.ops.ops[share.op]
         moved = CLASS_BIT[KV_CLASS[op.kind]]
-        path = HOST_BIT if self.host and op.kind in SWAPS else 0
+        path = self.swapped_over if op.kind in SWAPS else 0
         task = self._add(share, op.kind, inputs, engine=self.blocking, moves=moved | path)
         by_layer = self.kv_loads if moved & CACHED_BITS else self.kv_stores
         by_layer.setdefault(self.owner_of.get(share.op, op.layer), []).append(task)
@@ -219,10 +226,10 @@ class _Lowering:
         cached = [CLASS_BIT[name] for name in ("kv_read", "state_read") if self.has[name][i]]
         operands = list(cached)  # that the engine loads itself
         loads = []
-        if self.offloaded[i]:
+        if self.offloaded[i] >= 0:
             # Which experts are needed is known when the tokens have chosen; all other weights are needed at every step.
             known = op.experts is None
-            moves = CLASS_BIT["weight"] | HOST_BIT
+            moves = CLASS_BIT["weight"] | to_tier(self.offloaded[i])
             loads.append(self._add(share, "host_load", [] if known else inputs, moves=moves, prefetch=known))
         elif self.mapping.residency != "resident" and self.has["weight"][i]:
             if self.prefetch:
@@ -291,10 +298,16 @@ def weight_matmuls(ops: OpGraph) -> npt.NDArray[np.bool_]:
     return _some(ops, "flops") & _some(ops, "weight")
 
 
-def offloaded(ops: OpGraph, offload: Offload | None) -> npt.NDArray[np.bool_]:
-    """[op]: whether its weights are in the memory of the host."""
-    if offload is None:
-        return np.zeros(len(ops), dtype=np.bool_)
+def offloaded(ops: OpGraph, offloads: Sequence[Offload], tiers: Sequence[str]) -> npt.NDArray[np.int8]:
+    """[op]: the number of the tier where its weights are, -1 for the memory of the device. tiers: their names."""
+    found = np.full(len(ops), -1, dtype=np.int8)
+    for offload in reversed(offloads):
+        found[_of(ops, offload)] = 0 if offload.tier is None else tiers.index(offload.tier)
+    return found
+
+
+def _of(ops: OpGraph, offload: Offload) -> npt.NDArray[np.bool_]:
+    """[op]: whether its weights are among those to offload."""
     kind = np.array([op.kind for op in ops.ops])
     if offload.weights == "experts":
         chosen = np.array([op.experts is not None for op in ops.ops])

@@ -74,7 +74,7 @@ class Fuse(Section):
 
 
 class Offload(Section):
-    """Weights that stay in the memory of the host, and are loaded over the link to it at every step."""
+    """Weights that stay in the memory of the host, or in another tier, and are loaded over the link to it at every step."""
 
     weights: Annotated[
         Annotated[Literal["all", "experts"], Tag(ONE)]
@@ -88,6 +88,19 @@ class Offload(Section):
     layers: Whole | None = Field(
         default=None, ge=1, description="Only of so many layers, the first ones; null: of all, and outside of layers."
     )
+    tier: str | None = Field(
+        default=None,
+        min_length=1,
+        description="Name of the tier: `host`, or one of `hardware.tiers`; null: the first of them.",
+        examples=["ssd"],
+    )
+
+
+#: Weights in one tier, or a list of these.
+Offloads = Annotated[
+    Annotated[Offload, Tag(ONE)] | Annotated[tuple[Offload, ...], Field(min_length=1, max_length=64, strict=False), Tag(TABLE)],
+    Discriminator(listed),
+]
 
 
 class Parallel(Section):
@@ -258,10 +271,14 @@ class ModelMapping(Section):
         "weights must fit `hardware.sram`, if that is bounded, and leave the rest of it to operands in flight.",
         examples=["streamed", {"resident": 0.4}],
     )
-    offload: Offload | None = Field(
+    offload: Offloads | None = Field(
         default=None,
-        description="Weights in the memory of the host (`hardware.host`); null: none. Only with `model.config`.",
-        examples=[{"weights": "experts", "layers": 20}],
+        description="Weights in the memory of the host (`hardware.host`) or another tier (`hardware.tiers`); null: none. Of a "
+        "list, the first entry that fits an op holds. Only with `model.config`.",
+        examples=[
+            {"weights": "experts", "layers": 20},
+            [{"weights": "experts", "layers": 20}, {"weights": "experts", "tier": "ssd"}],
+        ],
     )
     activations: Literal["on_chip", "off_chip"] = Field(
         default="on_chip", description="Whether results between ops stay on chip or travel through the channel."
@@ -308,6 +325,11 @@ class ModelMapping(Section):
         tiles = self.tiles.get(kind, self.tiles.get("default", 1)) if isinstance(self.tiles, dict) else self.tiles
         assert isinstance(tiles, int)
         return tiles
+
+    @property
+    def offloads(self) -> tuple[Offload, ...]:
+        """Weights that are offloaded, with their tiers: of an op, the first that fits it holds."""
+        return () if self.offload is None else (self.offload,) if isinstance(self.offload, Offload) else self.offload
 
     @model_validator(mode="after")
     def _consistent(self) -> ModelMapping:

@@ -29,11 +29,17 @@ CLASS_BIT = {name: 1 << i for i, name in enumerate(BYTE_CLASSES)}
 LINK_BIT = CLASS_BIT["link"]
 ALL_BYTES = sum(CLASS_BIT.values())
 
-#: Beside byte classes in `TaskGraph.moves`: these bytes move over the link to the host, not through the memory.
+#: Beside byte classes in `TaskGraph.moves`: these bytes move over the link to a tier, such as the memory of the host, not
+#: through the memory of the device.
 HOST_BIT = 1 << len(BYTE_CLASSES)
 
 #: Beside the bit of a link: these bytes move over the network between islands of devices.
 NETWORK_BIT = HOST_BIT << 1
+
+#: Beside `HOST_BIT`: where the number of the tier begins, in two bits; the host is 0.
+TIER_SHIFT = len(BYTE_CLASSES) + 2
+MOST_TIERS = 4
+TIER_BITS = (MOST_TIERS - 1) << TIER_SHIFT
 WRITE_BITS = CLASS_BIT["kv_write"] | CLASS_BIT["act_write"] | CLASS_BIT["state_write"]
 
 #: Byte classes of what a step reads of what its sequences keep: rows of a KV cache, and states.
@@ -45,7 +51,14 @@ DRAFT = "draft "
 
 def path_of(moves: npt.NDArray[np.uint16]) -> npt.NDArray[np.int8]:
     """Over which path bytes move, as an index into `sim.machine.machine.PATHS`: [task], from `TaskGraph.moves`."""
-    return np.select([moves & bit != 0 for bit in (NETWORK_BIT, HOST_BIT, LINK_BIT)], [3, 2, 1]).astype(np.int8)
+    tier = (moves >> TIER_SHIFT).astype(np.int64)
+    of_tier = np.where(tier > 0, 3 + tier, 2)
+    return np.select([moves & bit != 0 for bit in (NETWORK_BIT, HOST_BIT, LINK_BIT)], [3, of_tier, 1]).astype(np.int8)
+
+
+def to_tier(number: int) -> int:
+    """Bits of `TaskGraph.moves` for bytes over the link to a tier."""
+    return HOST_BIT | number << TIER_SHIFT
 
 
 class ByLayer(Mapping[int, tuple[int, ...]]):
@@ -101,7 +114,7 @@ class TaskGraph:
     layer: decoder layer, -1 outside of layers.
     engine: True if an engine is held while it runs, False if a DMA issues it.
     computes: True if it does its op's arithmetic.
-    moves: bits of `CLASS_BIT`: the bytes that it moves through the channel; 0 if none. `HOST_BIT`: over the link to the host;
+    moves: bits of `CLASS_BIT`: the bytes that it moves through the channel; 0 if none. `to_tier`: over the link to a tier;
     `NETWORK_BIT`: over that to the network between islands.
     to: number of the device that a transfer over links goes to, among all, simulated or not; -1 for all else.
     prefetch: True for a load that waits for nothing but space in SRAM.
@@ -248,7 +261,7 @@ class TaskGraph:
             which = np.arange(len(self.ops)) if ops is None else ops
             most = int(self.parts.max(initial=0)) + 1
             form = self.moves.astype(np.int64) * 2 + self.computes
-            _, compact = first_of_each(form, 4 * NETWORK_BIT)
+            _, compact = first_of_each(form, 2 << (TIER_SHIFT + 2))
             forms = int(compact.max(initial=0)) + 1
             share = (which[self.op] * most + self.parts) * forms + compact
             self._made[name] = first_of_each(share, len(which) * most * forms)

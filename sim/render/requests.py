@@ -39,8 +39,19 @@ def _cache(result: Result) -> dict[str, Any]:
             "hit_rate": round(cache.hits / cache.tokens, 6) if cache.tokens else None,
             "bytes_saved": bytes_saved(result),
             "evicted_blocks": cache.evicted,
+            **({"tiers": _tiers(result)} if cache.tiers else {}),
         }
     }
+
+
+def _tiers(result: Result) -> list[dict[str, Any]]:
+    """Use of each tier by the prefix cache; tokens that were found there are among all that were."""
+    cache = result.log.cache
+    of_tiers = () if cache is None else cache.tiers
+    return [
+        {"name": name, "hits": use.hits, "bytes_spilled": use.bytes, "evicted_blocks": use.evicted}
+        for name, use in zip(result.log.machine.tiers, of_tiers, strict=False)
+    ]
 
 
 def _replicas(result: Result) -> dict[str, Any]:
@@ -195,6 +206,9 @@ def render(result: Result) -> RenderableType:
         rate = f" ({cache.hits / cache.tokens:.1%})" if cache.tokens else ""
         saved = f"{format_bytes(bytes_saved(result))} of KV cache were there; {cache.evicted:,} blocks evicted"
         facts.add_row("prefix", glued(f"{found} found{rate}: {saved}"))
+        for each in _tiers(result):
+            spilled = f"{format_bytes(each['bytes_spilled'])} spilled to it, {each['evicted_blocks']:,} blocks evicted"
+            facts.add_row(f"in {each['name']}", glued(f"{each['hits']:,} of these tokens, {spilled}"))
     if left_out == len(r):
         return Group(facts, *_table_of_replicas(result))
     rows = [

@@ -106,7 +106,7 @@ def _channels(result: Result) -> list[dict[str, Any]]:
 
 
 def _links(result: Result) -> dict[str, Any]:
-    """The key `links`; none where there is one device, and no link to a host.
+    """The key `links`; none where there is one device, and no link to a tier.
 
     exposed_ps: on the chains of tokens, None if no steps were recorded.
     """
@@ -115,12 +115,15 @@ def _links(result: Result) -> dict[str, Any]:
         return {}
     tokens = result.breakdown.tokens
     along = tokens.sum(axis=0)
-    host = {"bytes_host": result.metrics.bytes_host} if machine.link("host") is not None else {}
+    moved = dict(zip(machine.tiers, result.metrics.bytes_tiers, strict=True))
+    tiers: dict[str, Any] = {"bytes_host": moved["host"]} if "host" in moved else {}
+    if set(moved) - {"host"}:
+        tiers["bytes_tiers"] = moved
     return {
         "links": {
             "devices": machine.like * len(machine.devices),
             "bytes_sent": result.metrics.bytes_sent,
-            **host,
+            **tiers,
             "exposed_ps": int(along[LINK] + along[WAIT_LINK]) if len(tokens) else None,
             "channels": _channels(result)[machine.memories :],
         }

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 from rich.console import Console, Group, RenderableType
 from rich.table import Table
 from rich.text import Text
@@ -12,7 +14,7 @@ from sim.analysis.parts import LINK, WAIT_LINK
 from sim.analysis.sums import exact_sum
 from sim.base.units import format_bytes, format_rate, format_time
 from sim.log import derived
-from sim.machine.machine import Path
+from sim.machine.machine import TIER_PATHS, Path
 from sim.render import breakdown, energy, narrow, requests
 from sim.render.narrow import Fitting, fitted, glued
 from sim.runs.result import Result
@@ -41,8 +43,8 @@ def render(result: Result, *, verbose: bool = False) -> RenderableType:
     facts.add_row("memory", glued(_memory(result)))
     if (links := _links(result)) is not None:
         facts.add_row("links", glued(links))
-    if (host := _host(result)) is not None:
-        facts.add_row("host", glued(host))
+    for tier, moved in _tiers(result):
+        facts.add_row(tier, glued(moved))
     facts.add_row("engines", glued(_engines(result)))
     if log.step_overhead:
         total = f", {format_time(log.step_overhead * len(log.steps))} in all" if len(log.steps) else ""
@@ -113,7 +115,7 @@ def _links(result: Result) -> str | None:
     count = len(machine.devices)
     rate = format_rate(machine.channels[number].bandwidth, "B/s")
     used = _percent(m.delivered[number], m.makespan)
-    what = "collectives" if count == 1 and machine.link("host") is None else "links"  # else not all that they carry
+    what = "collectives" if count == 1 and not machine.tiers else "links"  # else not all that they carry
     if count == 1:
         sent = f"each sent {format_bytes(m.bytes_sent)} at {rate}, {used}{_between(result)}"
         return f"{machine.like} devices, one shown; {sent}; {_exposed(result, f'{what} are')}"
@@ -130,16 +132,17 @@ def _between(result: Result) -> str:
     return f", between islands at {rate}, {_percent(result.metrics.delivered[number], result.makespan)}"
 
 
-def _host(result: Result) -> str | None:
-    """Bytes over the links to the host, the busiest of them, and the time of tokens that waits for links; None without one."""
+def _tiers(result: Result) -> Iterator[tuple[str, str]]:
+    """Each tier, bytes over its links, and the busiest of them; with the first the time of tokens that waits for links."""
     machine, m = result.log.machine, result.metrics
-    if (number := _busiest(result, "host")) is None:
-        return None
-    rate = format_rate(machine.channels[number].bandwidth, "B/s")
-    used = _percent(m.delivered[number], m.makespan)
     busiest = "the busiest " if len(machine.devices) > 1 else ""
     links = "the link is" if len(machine.links) == 1 else "links are"
-    return f"{format_bytes(m.bytes_host)} moved at {rate}, {busiest}{used}; {_exposed(result, links)}"
+    for tier, kind, moved in zip(machine.tiers, TIER_PATHS, m.bytes_tiers, strict=False):
+        number = _busiest(result, kind)
+        assert number is not None
+        rate = format_rate(machine.channels[number].bandwidth, "B/s")
+        shown = f"{format_bytes(moved)} moved at {rate}, {busiest}{_percent(m.delivered[number], m.makespan)}"
+        yield tier, f"{shown}; {_exposed(result, links)}" if kind == TIER_PATHS[0] else shown
 
 
 def _busiest(result: Result, kind: Path) -> int | None:

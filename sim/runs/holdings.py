@@ -115,11 +115,11 @@ def _weights(of: Modeled, ops: OpGraph, *, first: bool) -> int:
     Where that is the same tensor as the LM head, and this is on another device, there are two of it.
     """
     whole, formats = of.scenario.model.scope == "model" and first and not of.shared, of.formats
-    hosted = offloaded(ops, of.scenario.mapping.offload)
-    held = footprint(of.model, ops, formats, whole=whole, sequences=(), hosted=hosted).weights
+    tier = offloaded(ops, *of.offloads)
+    held = footprint(of.model, ops, formats, whole=whole, sequences=(), tier=tier).weights
     if not whole or any(op.kind == "lm_head" for op in ops.ops):
         return held
-    tables = held - footprint(of.model, ops, formats, whole=False, sequences=(), hosted=hosted).weights
+    tables = held - footprint(of.model, ops, formats, whole=False, sequences=(), tier=tier).weights
     head = next((i for i, op in enumerate(of.ops.ops) if op.kind == "lm_head"), None)
     return held if tables or head is None else held + int(of.ops.costs(0)[WEIGHT, head]) * of.scenario.mapping.parallel.tensor
 

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from dataclasses import replace
 from fractions import Fraction
-from typing import Any
+from typing import Any, NamedTuple
 
 from models.formats import product_formats
 from models.graph import OpGraph
-from sim.base.errors import ConfigError, InputError, about
+from sim.base.errors import ConfigError, InputError, about, unknown
 from sim.cost import COST_MODELS, CostModel, Rates
 from sim.cost.kernel_costs import PROMPT
 from sim.executors.setup import Link
@@ -17,14 +18,14 @@ from sim.machine.arbiters import ARBITERS, Arbiter, Derated, Efficiency, KernelA
 from sim.machine.arbiters.checked import Checked as CheckedArbiter
 from sim.machine.arbiters.paths import PATH_ARBITERS, shares_paths
 from sim.machine.energy import EnergyRates
-from sim.machine.machine import Machine, Path, alike_devices
+from sim.machine.machine import TIER_PATHS, Machine, Path, alike_devices
 from sim.machine.network import Network
 from sim.machine.schedulers import SCHEDULERS, Scheduler
 from sim.machine.schedulers.checked import Checked as CheckedScheduler
 from sim.machine.settings import Devices
 from sim.machine.settings import Link as LinkSection
 from sim.mapping.collectives import Connection, LinkRates
-from sim.mapping.settings import Parallel
+from sim.mapping.settings import Offload, Parallel
 from sim.runs.shared import Shared
 from sim.runs.written import written_costs
 from sim.scenario import Hardware, Memory, Scenario
@@ -52,26 +53,28 @@ def arbiter_of(memory: Memory, shared: Shared) -> Arbiter:
 
 def machine_of(scenario: Scenario, shared: Shared) -> Machine:
     """Engines and channels of the devices that are simulated, which stand for all."""
-    hardware, host, simulated = scenario.hardware, host_of(scenario), scenario.mapping.parallel.simulated
+    hardware, simulated = scenario.hardware, scenario.mapping.parallel.simulated
     devices = hardware.devices
     several = devices.count > scenario.mapping.parallel.data
     network = None if (links := network_of(scenario)).plain or not several else links
     of = (
         simulated, hardware.engines.count, hardware.memory.channels.count, devices.count // simulated,
-        0 if devices.link is None else devices.link.bandwidth, 0 if host is None else host.bandwidth, _between(devices),
+        0 if devices.link is None else devices.link.bandwidth,
+        tuple((tier.name, tier.rate) for tier in tiers_of(scenario)), _between(devices),
         scenario.mapping.parallel.data, scenario.mapping.parallel.prefill > 0, network,
     )  # fmt: skip
     return shared.get("machine", of, lambda: _machine(*of))
 
 
 def _machine(
-    simulated: int, engines: int, channels: int, like: int, link: int, host: int, between: int, replicas: int,
+    simulated: int, engines: int, channels: int, like: int, link: int, tiers: tuple[tuple[str, int], ...], between: int,
+    replicas: int,
     linked: bool, network: Network | None,
 ) -> Machine:  # fmt: skip
     """The machine of so many simulated devices, as `alike_devices`."""
     return alike_devices(
-        simulated, engines=engines, channels=channels, like=like, link=link, host=host, between=between, replicas=replicas,
-        linked=linked, network=network,
+        simulated, engines=engines, channels=channels, like=like, link=link, tiers=dict(tiers), between=between,
+        replicas=replicas, linked=linked, network=network,
     )  # fmt: skip
 
 
@@ -104,13 +107,15 @@ def links_of(scenario: Scenario, machine: Machine) -> tuple[Link, ...]:
     sections: dict[Path, tuple[str, LinkSection | None]] = {
         "link": ("hardware.devices.link", devices.link),
         "network": ("hardware.devices.islands.link", None if devices.islands is None else devices.islands.link),
-        "host": ("hardware.host.link", host_of(scenario)),
     }
     made = {
-        kind: _link_of(key, section, kind, joint=bool(machine.paths) and kind != "host")
+        kind: _link_of(key, section, kind, joint=bool(machine.paths))
         for kind, (key, section) in sections.items()
         if section is not None
     }
+    for kind, tier in zip(TIER_PATHS, tiers_of(scenario), strict=False):
+        of_link = _link_of(f"{tier.key}.link", tier.link, kind, joint=False)
+        made[kind] = replace(of_link, bandwidth=tier.rate, latency=tier.latency)
     return tuple(made[machine.channels[number].kind] for number in machine.links)
 
 
@@ -130,23 +135,61 @@ def _link_of(key: str, link: LinkSection, kind: Path, *, joint: bool) -> Link:
     return Link(arbiter=arbiter, bandwidth=link.bandwidth, latency=link.latency, kind=kind)
 
 
-def host_of(scenario: Scenario) -> LinkSection | None:
-    """The link to the host, if the scenario has something that moves over it; otherwise the machine goes without.
+class ResolvedTier(NamedTuple):
+    """A memory beside that of the device. key: where it is written. rate: bytes/s, and latency: ps, with the link."""
+
+    name: str
+    key: str
+    capacity_key: str
+    capacity: int | None
+    rate: int
+    latency: int
+    link: LinkSection
+    energy: int | Mapping[str, int] | None
+
+
+def known_tiers(hardware: Hardware) -> list[ResolvedTier]:
+    """All tiers that are written, nearest first: that of the host, if there is one, and the others."""
+    host, energy = hardware.host, hardware.energy
+    found = []
+    if host is not None:
+        of_host = None if energy is None else energy.host
+        key, link = "hardware.host", host.link
+        found.append(ResolvedTier("host", key, f"{key}.memory", host.memory, link.bandwidth, link.latency, link, of_host))
+    for number, tier in enumerate(hardware.tiers):
+        key, latency = f"hardware.tiers[{number}]", tier.latency + tier.link.latency
+        found.append(ResolvedTier(tier.name, key, f"{key}.capacity", tier.capacity, tier.rate, latency, tier.link, tier.energy))
+    return found
+
+
+def tiers_of(scenario: Scenario) -> list[ResolvedTier]:
+    """The tiers, if the scenario has something that moves to or from them; otherwise the machine goes without.
 
     Raises ConfigError for weights that would come over a link that is not there, or in times that do not follow from bytes.
     """
-    host, offload = scenario.hardware.host, scenario.mapping.offload
-    if offload is not None:
+    tiers, kv = known_tiers(scenario.hardware), scenario.workload.batching.kv
+    for key, moved in (("mapping.offload", bool(scenario.mapping.offloads)), ("workload.batching.kv.evicted", kv.spills)):
+        if not moved:
+            continue
         if scenario.model.config is None:
-            raise ConfigError("mapping.offload", "expected a model.config")
-        if host is None:
-            raise ConfigError("mapping.offload", "expected hardware.host, with the link that weights come over")
+            raise ConfigError(key, "expected a model.config")
+        if not tiers:
+            raise ConfigError(key, "expected hardware.host or hardware.tiers, with the link over which it moves")
         if scenario.cost.model not in BY_BYTES:
-            message = f"expected {' or '.join(BY_BYTES)} with mapping.offload: times on links follow from bytes"
+            message = f"expected {' or '.join(BY_BYTES)} with {key}: times on links follow from bytes"
             raise ConfigError("cost.model", message)
-        return host.link
-    swaps = scenario.workload.batching.kv.full == "swap" and scenario.model.config is not None
-    return host.link if host is not None and swaps and scenario.cost.model in BY_BYTES else None
+        return tiers
+    swaps = kv.full == "swap" and scenario.model.config is not None
+    return tiers if swaps and scenario.cost.model in BY_BYTES else []
+
+
+def refuse_unknown_tiers(scenario: Scenario) -> None:
+    """Raise ConfigError for weights that are offloaded to a tier that the machine does not have."""
+    names, offload = scenario.hardware.tier_names, scenario.mapping.offload
+    for number, each in enumerate(scenario.mapping.offloads):
+        if each.tier is not None and each.tier not in names:
+            key = "mapping.offload" if isinstance(offload, Offload) else f"mapping.offload[{number}]"
+            raise ConfigError(f"{key}.tier", str(unknown("tier", each.tier, names)))
 
 
 def _arbiter(key: str, path: Memory | LinkSection, cap: tuple[int, int]) -> Arbiter:
@@ -225,7 +268,7 @@ def _rates(hardware: Hardware, *, overlap: bool) -> Rates:
         flops=engines.flops, vector_flops=engines.vector_flops, overhead=engines.overhead, bandwidth=memory.bandwidth,
         alone=_alone(memory), overlap=overlap,
         link=1 if hardware.devices.link is None else hardware.devices.link.bandwidth,
-        host=1 if hardware.host is None else hardware.host.link.bandwidth, network=_between(hardware.devices) or 1,
+        network=_between(hardware.devices) or 1, tiers=tuple(tier.rate for tier in known_tiers(hardware)),
     )  # fmt: skip
 
 
@@ -243,7 +286,8 @@ def energy_of(hardware: Hardware, ops: OpGraph, parallel: Parallel) -> EnergyRat
     rates = EnergyRates(
         flop=flop * like if isinstance(flop, int) else {dtype: each * like for dtype, each in flop.items()},
         byte=_by_part("memory", energy.byte, like), link=_by_part("link", energy.link, like),
-        host=_by_part("host link", energy.host, like), network=_by_part("network link", energy.network, like),
+        network=_by_part("network link", energy.network, like),
+        tiers=tuple(_by_part(f"{tier.name} link", tier.energy, like) for tier in known_tiers(hardware)),
         device=energy.static.device * count, engine=energy.static.engine * like,
     )  # fmt: skip
     for dtype in product_formats(ops):

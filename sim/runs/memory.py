@@ -9,6 +9,7 @@ from fractions import Fraction
 from sim.base.errors import ConfigError
 from sim.base.units import format_bytes
 from sim.runs.holdings import holdings
+from sim.runs.machine import known_tiers
 from sim.runs.model import Modeled
 from sim.scenario import Scenario
 from sim.workload.requests import Request
@@ -21,8 +22,8 @@ def kv_capacity(scenario: Scenario, of_run: Sequence[Modeled], sequences: Sequen
     """
     capacity, left = scenario.hardware.memory.capacity, scenario.workload.batching.kv.capacity
     batched = not scenario.workload.batching.alone
-    if scenario.mapping.offload is not None:
-        _refuse_large_host(scenario, _of_host(scenario, of_run))
+    if scenario.mapping.offloads:
+        tier_space(scenario, of_run)
     if scenario.mapping.parallel.group > 1:
         return _capacity_of_all(scenario, of_run, sequences)
     if capacity is not None and scenario.model.config is not None:
@@ -71,36 +72,41 @@ def held_by_tier(scenario: Scenario, of_run: Sequence[Modeled]) -> tuple[tuple[s
     """Bytes by the memory that holds them: (memory, what, bytes) of weights, and of the most that KV caches may take.
 
     None of a written graph, whose weights may be anything; of several simulated devices, which each hold their own, only those
-    of the host. The memory is that of one device, the host that of all.
+    of tiers. The memory is that of one device, tiers are those of all.
     """
     if scenario.model.config is None:
         return ()
-    host = _of_host(scenario, of_run)
-    of_host = [("host", "weights", host)] if host else []
+    names = scenario.hardware.tier_names
+    of_tiers = [(name, "weights", held) for name, held in zip(names, _of_tiers(scenario, of_run), strict=False) if held]
     if scenario.mapping.parallel.group > 1:
-        return tuple(of_host)
+        return tuple(of_tiers)
     weights = sum(each.holder.weights for each in of_run)
-    found = [("memory", "weights", weights), *of_host]
+    found = [("memory", "weights", weights), *of_tiers]
     capacity, kv = scenario.hardware.memory.capacity, scenario.workload.batching.kv.capacity
     if kv is None and capacity is not None and not scenario.workload.batching.alone:
         kv = max(0, capacity - weights)
     return (*found, ("memory", "KV cache, at most", kv)) if kv is not None else tuple(found)
 
 
-def _of_host(scenario: Scenario, of_run: Sequence[Modeled]) -> int:
-    """Bytes of weights in the memory of the host, of all devices that have it."""
+def _of_tiers(scenario: Scenario, of_run: Sequence[Modeled]) -> list[int]:
+    """Bytes of weights in each tier, of all devices that have it."""
     like = scenario.hardware.devices.count // scenario.mapping.parallel.group
-    return like * sum(each.holder.host for each in of_run)
+    return [like * sum(held) for held in zip(*(each.holder.tiers for each in of_run), strict=True)]
 
 
-def _refuse_large_host(scenario: Scenario, weights: int) -> None:
-    """Raise ConfigError for weights that exceed the memory of the host."""
-    memory = None if scenario.hardware.host is None else scenario.hardware.host.memory
-    if memory is not None and weights > memory:
-        message = (
-            f"{format_bytes(weights)} of weights are {format_bytes(weights - memory)} more than the {format_bytes(memory)}"
-        )
-        raise ConfigError("hardware.host.memory", f"{message} of the host")
+def tier_space(scenario: Scenario, of_run: Sequence[Modeled]) -> list[int | None]:
+    """Bytes that weights leave in each tier to the caches of a replica; None if unbounded.
+
+    Raises ConfigError if weights exceed a tier.
+    """
+    sharing = scenario.hardware.devices.count // scenario.mapping.parallel.group
+    space = list[int | None]()
+    for tier, weights in zip(known_tiers(scenario.hardware), _of_tiers(scenario, of_run), strict=False):
+        if tier.capacity is not None and weights > tier.capacity:
+            more = f"{format_bytes(weights)} of weights are {format_bytes(weights - tier.capacity)} more than the"
+            raise ConfigError(tier.capacity_key, f"{more} {format_bytes(tier.capacity)} of the {tier.name}")
+        space.append(None if tier.capacity is None else (tier.capacity - weights) // sharing)
+    return space
 
 
 def resident_bytes(scenario: Scenario, of_run: Sequence[Modeled]) -> int:

@@ -30,6 +30,7 @@ from sim.base.errors import ConfigError, about
 from sim.base.memo import Memo
 from sim.machine.capacity import Holder, holder
 from sim.mapping.lowering import offloaded
+from sim.mapping.settings import Offload
 from sim.mapping.steps import LaidOut, Variants
 from sim.runs.written import written_model
 from sim.scenario import Fuse, ModelMapping, Scenario
@@ -144,12 +145,16 @@ class Modeled:
         """Its number formats, as `formats_of`."""
         return formats_of(self.scenario)
 
+    @property
+    def offloads(self) -> tuple[Sequence[Offload], Sequence[str]]:
+        """The weights to offload, and the names of the tiers."""
+        return self.scenario.mapping.offloads, self.scenario.hardware.tier_names
+
     @cached_property
     def holder(self) -> Holder:
         """The bytes that it holds in memory."""
         whole = self.scenario.model.scope == "model" and not self.shared
-        hosted = offloaded(self.kept, self.scenario.mapping.offload)
-        return holder(self.model, self.kept, self.formats, whole=whole, hosted=hosted)
+        return holder(self.model, self.kept, self.formats, whole=whole, tier=offloaded(self.kept, *self.offloads))
 
 
 def models_of(scenario: Scenario) -> list[Modeled]:

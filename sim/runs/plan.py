@@ -16,7 +16,7 @@ from sim.executors.setup import Setup
 from sim.machine.arbiters import Derated
 from sim.machine.energy import EnergyRates
 from sim.machine.kv_cache import LayerGroup, kept_groups
-from sim.machine.machine import Path
+from sim.machine.machine import TIER_PATHS, Path
 from sim.mapping.lowering import offloaded, weight_matmuls
 from sim.mapping.settings import Execution, Offload
 from sim.mapping.steps import LaidOut, Shape, StepGraphs
@@ -26,13 +26,14 @@ from sim.runs.machine import (
     connection_of,
     costs_of,
     energy_of,
-    host_of,
     link_rates,
     links_of,
     machine_of,
+    refuse_unknown_tiers,
     scheduler_of,
+    tiers_of,
 )  # fmt: skip
-from sim.runs.memory import held_by_tier, kv_capacity, resident_bytes
+from sim.runs.memory import held_by_tier, kv_capacity, resident_bytes, tier_space
 from sim.runs.model import Modeled, models_of, notes_of
 from sim.runs.shared import Shared
 from sim.runs.workload import batching, check_routing, routing, traced
@@ -77,6 +78,7 @@ def plan(scenario: Scenario, shared: Shared | None = None) -> Plan:
     """
     shared = Shared() if shared is None else shared
     with scenario.located():
+        refuse_unknown_tiers(scenario)
         modeled = shared.get("models", _of_models(scenario), lambda: _modeled(scenario))
         of_run = modeled.of_run
         sequences, ignored = traced(scenario)
@@ -120,7 +122,7 @@ def _of_models(scenario: Scenario) -> tuple[Any, ...]:
     hardware = scenario.hardware
     return (
         scenario.model, scenario.mapping, scenario.workload.speculative, hardware.engines.flops, hardware.sram is None,
-        scenario.folder,
+        scenario.folder, hardware.tier_names,
     )  # fmt: skip
 
 
@@ -143,7 +145,8 @@ def _setup(scenario: Scenario, of_run: Sequence[Modeled], sequences: Sequence[Re
     held = resident_bytes(scenario, of_run)
     for each in of_run:
         _refuse_long_sequences(each.model, sequences)
-    batches = batching(scenario, of_run, sequences, kv_capacity(scenario, of_run, sequences))
+    space = tier_space(scenario, of_run) if tiers_of(scenario) else []
+    batches = batching(scenario, of_run, sequences, kv_capacity(scenario, of_run, sequences), space)
     if any(each.model.prefix for each in of_run):
         refuse_parts_of_prompts(batches, sequences)
     graphs = step_graphs(scenario, of_run)
@@ -201,7 +204,8 @@ def step_graphs(scenario: Scenario, of_run: Sequence[Modeled]) -> StepGraphs:
         prefilling = StepGraphs(LaidOut(variants, with_sends), on_engines, routes, connection=connection, links=links)
     return StepGraphs(
         variants, on_engines, routes, draft=drafts[0] if drafts else None, prefilling=prefilling,
-        written=scenario.model.config is None, host=host_of(scenario) is not None, connection=connection, links=links,
+        written=scenario.model.config is None, tiers=tuple(tier.name for tier in tiers_of(scenario)),
+        connection=connection, links=links,
     )  # fmt: skip
 
 
@@ -222,21 +226,25 @@ def _refuse_unknown_tiles(mapping: ModelMapping, ops: OpGraph) -> None:
 
 def _refuse_unknown_offload(mapping: ModelMapping, ops: OpGraph) -> None:
     """Raise ConfigError for weights to offload that the model does not have."""
-    if mapping.offload is None:
+    if not mapping.offloads:
         return
-    wanted = mapping.offload.weights
-    if wanted == "experts" and all(op.experts is None for op in ops.ops):
-        raise ConfigError("mapping.offload.weights", "expected all, or kinds of ops: the model has no experts")
-    kinds = {op.kind for op, weights in zip(ops.ops, offloaded(ops, Offload(weights="all")), strict=True) if weights}
-    for kind in wanted if isinstance(wanted, tuple) else ():
-        if kind not in kinds:
-            raise ConfigError("mapping.offload.weights", str(unknown("kind of op with weights", kind, kinds)))
+    everything = offloaded(ops, [Offload(weights="all")], ["host"])
+    kinds = {op.kind for op, tier in zip(ops.ops, everything.tolist(), strict=True) if tier >= 0}
+    for number, offload in enumerate(mapping.offloads):
+        key = "mapping.offload" if isinstance(mapping.offload, Offload) else f"mapping.offload[{number}]"
+        wanted = offload.weights
+        if wanted == "experts" and all(op.experts is None for op in ops.ops):
+            raise ConfigError(f"{key}.weights", "expected all, or kinds of ops: the model has no experts")
+        for kind in wanted if isinstance(wanted, tuple) else ():
+            if kind not in kinds:
+                raise ConfigError(f"{key}.weights", str(unknown("kind of op with weights", kind, kinds)))
 
 
 def _rules(
     setup: Setup, execution: Execution, kv_layers: tuple[LayerGroup, ...], energy: EnergyRates | None
 ) -> Rules:  # fmt: skip
     efficiency = setup.arbiter.efficiency if isinstance(setup.arbiter, Derated) else None
+    of_tiers = TIER_PATHS[: len(setup.machine.tiers)]
     return Rules(
         arrivals=_arrivals(setup),
         dependency=setup.dependency,
@@ -245,10 +253,10 @@ def _rules(
         cap=setup.arbiter.cap,
         link_latency=_latency(setup, "link"),
         work_conserving_link=_conserves(setup, "link"),
-        host_latency=_latency(setup, "host"),
-        work_conserving_host=_conserves(setup, "host"),
         network_latency=_latency(setup, "network"),
         work_conserving_network=_conserves(setup, "network"),
+        tier_latencies=tuple(_latency(setup, kind) for kind in of_tiers),
+        work_conserving_tiers=tuple(_conserves(setup, kind) for kind in of_tiers),
         stripes=setup.memory_channels_each if setup.route == "interleaved" else 1,
         efficiency=(efficiency.least, efficiency.most) if efficiency is not None else (Fraction(1), Fraction(1)),
         kv_layers=kv_layers,
@@ -267,7 +275,7 @@ def _latency(setup: Setup, kind: Path) -> int:
 
 def _conserves(setup: Setup, kind: Path) -> bool:
     """Whether no link of a kind is idle while a transfer could be served. One may wait for the other links that it crosses."""
-    joint = bool(setup.machine.paths) and kind != "host"
+    joint = bool(setup.machine.paths) and kind not in TIER_PATHS
     return not joint and all(link.arbiter.work_conserving for link in setup.links if link.kind == kind)
 
 

@@ -79,12 +79,13 @@ def _refuse_late(found: Sequence[Request], key: str) -> None:
 
 
 def batching(
-    scenario: Scenario, of_run: Sequence[Modeled], sequences: Sequence[Request], capacity: int | None
+    scenario: Scenario, of_run: Sequence[Modeled], sequences: Sequence[Request], capacity: int | None,
+    tiers: Sequence[int | None] = (),
 ) -> ResolvedBatching | None:  # fmt: skip
     """The batching of a scenario; None if each step is one sequence that decodes one token.
 
-    of_run: the models, whose caches are paged. capacity: bytes for KV caches, None if unbounded. Raises ConfigError if the
-    scenario cannot be batched, or a request could never be served.
+    of_run: the models, whose caches are paged. capacity: bytes for KV caches, None if unbounded. tiers: the same in each
+    tier, of each replica. Raises ConfigError if the scenario cannot be batched, or a request could never be served.
     """
     workload = scenario.workload
     alone = workload.batching.alone and workload.speculative is None and workload.concurrency is None
@@ -108,6 +109,7 @@ def batching(
         replicas=parallel.data, router=workload.router, devices=parallel.group, prefilling=parallel.prefill,
         hand_overs=parallel.hand_overs if parallel.prefill else 0, by_layer=parallel.hand_over == "layers",
         layout=_layout(of_run, written.kv.block), capacity=None if capacity is None else capacity // loops,
+        tiers=tuple(None if space is None else space // loops for space in tiers),
         seed=scenario.seed,
     )  # fmt: skip
     if written.kv.prefix_cache:
@@ -120,10 +122,15 @@ def _refuse_prefix_cache(batching: ResolvedBatching, sequences: Sequence[Request
     """Raise ConfigError for a prefix cache of what it cannot share."""
     key, layout = "workload.batching.kv.prefix_cache", batching.layout
     if layout.windowed or layout.state:
-        what = "sliding windows" if layout.windowed else "a state"
+        what = (
+            "sliding windows, which free blocks before a request ends" if layout.windowed else "a state, of which none is kept"
+        )
         raise ConfigError(key, f"expected a model whose layers keep all tokens: some have {what}")
     if batching.settings.kv.full == "swap":
-        raise ConfigError(key, "expected full: wait or recompute with a prefix cache, found 'swap'")
+        raise ConfigError(
+            key, "expected full: wait or recompute with a prefix cache, found 'swap'; with recompute and evicted: tiers a "
+            "sequence that was pre-empted finds its blocks in the tiers",
+        )  # fmt: skip
     if batching.drafts:
         raise ConfigError(key, "expected no draft model with a prefix cache")
     if any(request.group >= 0 for request in sequences):

@@ -19,6 +19,9 @@ PROFILE = ("cost", "profile")
 #: Links, whose figures may be those of a name.
 LINKS = (("hardware", "devices", "link"), ("hardware", "devices", "islands", "link"), ("hardware", "host", "link"))
 
+#: Tiers, each of which has a link.
+TIERS = ("hardware", "tiers")
+
 
 class Completed(NamedTuple):
     """The plain data of a scenario with figures and defaults of its preset or profile.
@@ -75,7 +78,10 @@ def _hardware(data: Any, document: Document) -> Completed:
 def _links(data: Any, document: Document) -> tuple[Any, list[Problem]]:
     """A scenario with the figures of the links that it names, and a problem for each name that there is not."""
     problems = list[Problem]()
-    for path in LINKS:
+    hardware = data.get("hardware") if isinstance(data, Mapping) else None
+    tiers = hardware.get("tiers") if isinstance(hardware, Mapping) else None
+    of_tiers = [(*TIERS, number, "link") for number in range(len(tiers))] if isinstance(tiers, list | tuple) else []
+    for path in (*LINKS, *of_tiers):
         if name := _text(data, (*path, "preset")):
             try:
                 figures = find_link(name).section()
@@ -86,17 +92,23 @@ def _links(data: Any, document: Document) -> tuple[Any, list[Problem]]:
     return data, problems
 
 
-def _completed_at(data: Mapping[str, Any], path: KeyPath, figures: Mapping[str, Any]) -> dict[str, Any]:
+def _completed_at(data: Any, path: KeyPath, figures: Mapping[str, Any]) -> Any:
     """Plain data, with figures that what is written at a path lacks."""
-    key, *rest = map(str, path)
+    key, *rest = path
     below = data[key]
-    return {**data, key: _completed_at(below, tuple(rest), figures) if rest else {**figures, **below}}
+    made = _completed_at(below, tuple(rest), figures) if rest else {**figures, **below}
+    if isinstance(data, Mapping):
+        return {**data, key: made}
+    return [made if number == key else each for number, each in enumerate(data)]
 
 
 def _text(data: Any, path: KeyPath) -> str:
     """The text at a path of plain data; empty if there is none."""
     for key in path:
-        data = data.get(key) if isinstance(data, Mapping) else None
+        if isinstance(data, Mapping):
+            data = data.get(key)
+        else:
+            data = data[key] if isinstance(data, list | tuple) and isinstance(key, int) else None
     return data if isinstance(data, str) else ""
 
 

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from itertools import chain
-from typing import Literal, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
-from sim.mapping.steps import Shape
+from sim.mapping.steps import Shape, Swap
 
 
 class Member(NamedTuple):
@@ -38,7 +38,7 @@ class Batch:
 
     table: int64 [member, field of Member]. swap: direction in which the KV cache of the only member moves, in a step that does
     nothing else. forks: sequences outside of the step whose first token comes from the logits of another sample of their
-    prompt. draft: it is a step of the draft model, from which no member gets a token. device: as in `Shape`.
+    prompt. draft: it is a step of the draft model, from which no member gets a token. device, tier: as in `Shape`.
     emitted: output tokens of members and forks. context, tokens, logits: totals over the members, of their context, query and
     logits. shape: everything that the structure of the step's graph depends on.
     """
@@ -46,8 +46,8 @@ class Batch:
     __slots__ = ("_members", "context", "emitted", "forks", "logits", "shape", "swap", "table", "tokens")
 
     def __init__(
-        self, members: Sequence[Member], swap: Literal["", "out", "in", "send"] = "", forks: tuple[int, ...] = (), *,
-        draft: bool = False, device: int = 0,
+        self, members: Sequence[Member], swap: Swap = "", forks: tuple[int, ...] = (), *,
+        draft: bool = False, device: int = 0, tier: int = 0,
     ) -> None:  # fmt: skip
         self._members: tuple[Member, ...] | None = tuple(members)
         _, context, query, _, logits, emitted, leader = zip(*members, strict=True)
@@ -59,7 +59,7 @@ class Batch:
         leaders = leader if max(leader) >= 0 else ()
         self.shape = Shape(
             several=tuple(q > 1 for q in query), logits=self.logits > 0, leaders=leaders, swap=swap, draft=draft,
-            tokens=self.tokens, device=device,
+            tokens=self.tokens, device=device, tier=tier,
         )  # fmt: skip
 
     def __len__(self) -> int:

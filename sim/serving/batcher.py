@@ -11,7 +11,8 @@ ended (`ended`). It never looks ahead: its answers depend on the requests that h
    at most. After such a step decodes come first again.
 4. The KV cache is paged. `full: wait` allocates blocks for all that a request will ever hold. `recompute` and `swap` admit a
    request as soon as its prompt fits; when a sequence then finds no block for its next tokens, the one admitted last is
-   pre-empted: it gives up all of its blocks, to be prefilled again, or swapped out and back in through the channel.
+   pre-empted: it gives up all of its blocks, to be prefilled again, or swapped out and back in through the channel. Swapped
+   caches are in tiers (`sim.serving.tiers`); where none has space, the sequence is prefilled again.
 """
 
 from __future__ import annotations
@@ -19,8 +20,8 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Literal
 
+from sim.mapping.steps import Swap
 from sim.serving.arrivals import Arrivals
 from sim.serving.batch import Batch, Member
 from sim.serving.batching import ResolvedBatching
@@ -31,6 +32,7 @@ from sim.serving.prefix import blocks_of
 from sim.serving.routed import Front, Inbox
 from sim.serving.sequence import SequenceState
 from sim.serving.speculation import accepted
+from sim.serving.tiers import Tiers
 from sim.workload.requests import Request
 
 
@@ -78,7 +80,8 @@ class Batcher:
     arrivals: may be shared by several loops, each of which serves one request at a time. device: the first one of those that
     its steps run on. hands_over: it prefills; `prefilled` are sequences of its replica whose prompt is still to be sent to
     others that decode, and their batchers. waiting: requests to be admitted, those that were pre-empted first. running:
-    admitted sequences, in order of admission. swapped: those whose cache is out of the memory. blocks: the KV cache.
+    admitted sequences, in order of admission. swapped: those whose cache is out of the memory, the first to return first.
+    blocks: the KV cache. tiers: where swapped caches are.
     """
 
     batching: ResolvedBatching
@@ -90,7 +93,8 @@ class Batcher:
     running: list[SequenceState] = field(default_factory=list)
     swapped: deque[SequenceState] = field(default_factory=deque)
     blocks: KVBlocks = field(init=False)
-    _swaps: deque[tuple[SequenceState, Literal["out", "in"]]] = field(default_factory=deque)  # moves still to be made
+    tiers: Tiers[SequenceState] = field(init=False)
+    _swaps: deque[tuple[SequenceState, Swap, int]] = field(default_factory=deque)  # moves still to be made, each over a link
     _in_step: list[SequenceState] = field(default_factory=list)  # the sequences of the members of the step in progress
     _drafts: deque[Batch] = field(default_factory=deque)  # steps of the draft model still to be made
     _verifying: Batch | None = None  # the step that comes after them
@@ -102,6 +106,7 @@ class Batcher:
 
     def __post_init__(self) -> None:
         self.blocks = blocks_of(self.batching)
+        self.tiers = Tiers(self.batching.tiers or (None,))
         self._policy = BATCHING_POLICIES.make(self.batching.settings.policy, {})
 
     def next(self, now: int) -> Batch | None:
@@ -115,6 +120,8 @@ class Batcher:
         if self._swaps:
             return self._swap_step()
         self._admit()
+        if self.blocks.moves:
+            return self._move_step()
         if self._last is not None and self._decodes_on(self._last):
             self._last, self._decoding_on = self._last.decoded_on(), True
             return self._last
@@ -278,14 +285,20 @@ class Batcher:
     def _preempt(self, sequence: SequenceState) -> None:
         self.running.remove(sequence)
         self.blocks.free(sequence)
-        if self.batching.settings.kv.full == "swap" and sequence.cached:
-            self._swaps.append((sequence, "out"))
+        if self.batching.settings.kv.full == "swap" and sequence.cached and self._put(sequence):
             self.swapped.appendleft(sequence)
         else:
             # Prefill all that was cached, and the token to be fed in next, which gives the one after it.
             sequence.pending = sequence.cached + (sequence.pending or 1)
             sequence.cached = sequence.drafted = sequence.fed = 0
             self.waiting.appendleft(sequence)
+
+    def _put(self, sequence: SequenceState) -> bool:
+        """Have the cache of a sequence move out to a tier, and colder ones to make space there; False if no tier has any."""
+        moves = self.tiers.put(sequence, self.batching.layout.held_in_all(sequence.cached, sequence.cached, 1))
+        for move in moves or ():
+            self._swaps.append((move.item, "out" if move.item is sequence else "spill", move.tier))
+        return moves is not None
 
     def _swap_in(self) -> None:
         """Have swapped sequences run again, as long as their cache and their next tokens fit."""
@@ -295,13 +308,20 @@ class Batcher:
                 break
             self.swapped.popleft()
             self.running.append(sequence)
-            self._swaps.append((sequence, "in"))
+            self._swaps.append((sequence, "in", self.tiers.take(sequence)))
 
     def _swap_step(self) -> Batch:
         """The step that makes the next move."""
-        sequence, direction = self._swaps.popleft()
+        sequence, swap, tier = self._swaps.popleft()
         self._in_step, self._last, self._decoding_on = [], None, False
-        return Batch((Member(sequence.number, sequence.cached, 0, sequence.cached, 0, 0),), direction, device=self.device)
+        member = Member(sequence.number, sequence.cached, 0, sequence.cached, 0, 0)
+        return Batch((member,), swap, tier=tier, device=self.device)
+
+    def _move_step(self) -> Batch:
+        """The step that makes the next move of blocks."""
+        swap, tier, number, tokens = self.blocks.moves.popleft()
+        self._in_step, self._last, self._decoding_on = [], None, False
+        return Batch((Member(number, tokens, 0, tokens, 0, 0),), swap, tier=tier, device=self.device)
 
     # Drafts
 

@@ -16,8 +16,8 @@ class ResolvedBatching:
     batches in flight at a time in each of the replicas, each with its own share of the requests. router: gives requests to
     replicas, where there are several. devices: of a replica, that are simulated. prefilling: replicas, the first ones,
     that prefill for the others; hand_overs: caches that each of them sends at a time; by_layer: their steps send what they
-    store. layout: pages of the KV cache of a loop.
-    capacity: its bytes, None if unbounded. seed: of accepted drafts.
+    store. layout: pages of the KV cache of a loop. capacity: its bytes, None if unbounded. tiers: bytes of each tier for a
+    loop, None if unbounded. seed: of accepted drafts.
     """
 
     settings: Batching = field(default_factory=Batching)
@@ -33,6 +33,7 @@ class ResolvedBatching:
     by_layer: bool = False
     layout: KVLayout = field(default_factory=lambda: KVLayout(16, ()))
     capacity: int | None = None
+    tiers: tuple[int | None, ...] = ()
     seed: int = 0
 
     @property
@@ -49,7 +50,8 @@ class ResolvedBatching:
     @property
     def prefills_again(self) -> bool:
         """Whether a sequence may lose its KV cache, and be prefilled with all of its tokens."""
-        return self.capacity is not None and self.settings.kv.full == "recompute"
+        full, bounded = self.settings.kv.full, bool(self.tiers) and None not in self.tiers
+        return self.capacity is not None and (full == "recompute" or (full == "swap" and bounded))
 
     def at_once(self, pending: int) -> int:
         """Most new tokens in a step of a sequence with so many tokens to prefill, from here to its end."""

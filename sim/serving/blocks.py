@@ -5,9 +5,12 @@ Samples of one prompt share the pages that it fills, which are freed with the la
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
+from sim.mapping.steps import Swap
 from sim.serving.batching import ResolvedBatching
 from sim.serving.cache import CacheUse
 from sim.serving.sequence import SequenceState
@@ -22,12 +25,27 @@ class SharedPages:
     held: int
 
 
+class BlockMove(NamedTuple):
+    """A move of full blocks between tiers, over the link of one: `spill` to it, or `fetch` from it.
+
+    sequence: number of the one for which it is made. tokens: in all of these blocks.
+    """
+
+    swap: Swap
+    tier: int
+    sequence: int
+    tokens: int
+
+
 @dataclass(slots=True)
 class KVBlocks:
-    """Pages of a KV cache; `batching` has their layout and the capacity. used: bytes that are allocated."""
+    """Pages of a KV cache; `batching` has their layout and the capacity. used: bytes that are allocated. moves: of blocks, that
+    must be made before the next step.
+    """
 
     batching: ResolvedBatching
     used: int = 0
+    moves: deque[BlockMove] = field(default_factory=deque)
     _sharing: dict[int, SharedPages] = field(default_factory=dict)  # by group
 
     @property

@@ -4,6 +4,9 @@ A block is known by its content: its tokens and all tokens before it. From the e
 requests find it. Each that holds it counts as a reference; without any it stays in memory, least recently released first to be
 evicted where others need its place. A request frees its last block first, so that beginnings stay longest.
 
+With `evicted: tiers` such a block goes to the first tier, unless it is in one still, and is found there; then it is loaded
+before the step that needs it. The first tier keeps a copy of what is loaded from it, others do not.
+
 Content is what requests say of it: ids of the blocks of their prompt (`prefix`), or turns of one conversation, each of which
 begins with all of the one before. All other tokens are a request's own, which finds them again after it was pre-empted.
 vLLM shares blocks by the same rules (https://docs.vllm.ai/en/latest/design/prefix_caching/); there a block can be found in the
@@ -12,14 +15,16 @@ step that fills it.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Hashable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 
 from sim.base.units import ceil_div
 from sim.serving.batching import ResolvedBatching
-from sim.serving.blocks import KVBlocks
-from sim.serving.cache import CacheUse
+from sim.serving.blocks import BlockMove, KVBlocks
+from sim.serving.cache import CacheUse, TierUse
 from sim.serving.sequence import SequenceState
+from sim.serving.tiers import Tiers
 from sim.workload.requests import Request
 
 
@@ -58,22 +63,27 @@ class SharedBlocks(KVBlocks):
     """Blocks of a KV cache with a prefix cache. used: bytes that sequences hold, shared blocks once.
 
     The layers keep all tokens, so that a block is `page` bytes. asked, hits: tokens of prompts that were looked up, and found.
-    evicted: blocks.
+    evicted: blocks. tiers: blocks in each tier; there are none where what is evicted is lost. fetched: tokens found in each.
     """
 
     asked: int = 0
     hits: int = 0
     evicted: int = 0
+    tiers: Tiers[Hashable] = field(init=False)
+    fetched: list[int] = field(init=False)
     _contents: Contents = field(init=False)
     _holders: dict[Hashable, int] = field(default_factory=dict)  # of blocks that can be found: sequences that hold each
     _free: dict[Hashable, None] = field(default_factory=dict)  # those without holders, least recently released first
 
     def __post_init__(self) -> None:
         self._contents = Contents(self.batching.layout.block)
+        self.tiers = Tiers(self.batching.tiers if self.batching.settings.kv.spills else (), lossy=True)
+        self.fetched = [0] * len(self.tiers.capacity)
 
     @property
     def use(self) -> CacheUse:
-        return CacheUse(self.asked, self.hits, self.evicted)
+        of_tiers = zip(self.fetched, self.tiers.taken, self.tiers.evicted, strict=True)
+        return CacheUse(self.asked, self.hits, self.evicted, tuple(TierUse(*each) for each in of_tiers))
 
     @property
     def page(self) -> int:
@@ -86,21 +96,27 @@ class SharedBlocks(KVBlocks):
         Returns False, and changes nothing, if they do not fit.
         """
         found = self._found(sequence)
-        revived = sum(not self._holders[key] for key in found)
+        placed = sum(self._holders.get(key, 0) == 0 for key in found)  # that no sequence holds, or that are in tiers
         missing = ceil_div(tokens, self.batching.layout.block) - len(found)
-        if not self._fits((missing + revived) * self.page):
+        if not self._fits((missing + placed) * self.page):
             return False
         if sequence.pending:
             self.asked += sequence.cached + sequence.pending
+        fetched = Counter(self._fetch(key) for key in found if key not in self._holders)
         for key in found:
-            self._holders[key] += 1
+            self._holders[key] = self._holders.get(key, 0) + 1
             self._free.pop(key, None)
-        self.used += revived * self.page
-        hits = len(found) * self.batching.layout.block
+        self.used += placed * self.page
+        block = self.batching.layout.block
+        hits = len(found) * block
         self.hits += hits
         sequence.shares, sequence.filled = found, len(found)
         sequence.cached, sequence.pending = sequence.cached + hits, sequence.pending - hits
-        return self.grow(sequence, tokens)
+        grown = self.grow(sequence, tokens)
+        for tier, blocks in sorted(fetched.items()):
+            self.fetched[tier] += blocks * block
+            self.moves.append(BlockMove("fetch", tier, sequence.number, blocks * block))
+        return grown
 
     def grow(self, sequence: SequenceState, tokens: int) -> bool:
         blocks = ceil_div(max(sequence.allocated, tokens), self.batching.layout.block)
@@ -110,7 +126,7 @@ class SharedBlocks(KVBlocks):
         sequence.allocated = max(sequence.allocated, tokens)
         sequence.held += missing
         self.used += missing
-        self._evict()
+        self._evict(sequence.number)
         return True
 
     def filled(self, sequences: Iterable[SequenceState]) -> None:
@@ -142,18 +158,33 @@ class SharedBlocks(KVBlocks):
             return found
         for i in range((sequence.pending - 1) // self.batching.layout.block):
             key = self._contents.key(sequence.number, sequence.request, i)
-            if key not in self._holders:
+            if key not in self._holders and self.tiers.tier_of(key) < 0:
                 break
             found.append(key)
         return found
 
-    def _evict(self) -> None:
-        """Evict blocks that no sequence holds until all fit."""
-        capacity = self.batching.capacity
+    def _fetch(self, key: Hashable) -> int:
+        """Take note that a block is loaded from its tier; returns that."""
+        tier = self.tiers.tier_of(key)
+        if tier:
+            return self.tiers.take(key)
+        self.tiers.touch(key)
+        return tier
+
+    def _evict(self, sequence: int) -> None:
+        """Evict blocks that no sequence holds until all fit. sequence: number of the one that takes their place."""
+        capacity, spilled = self.batching.capacity, Counter[int]()
         while capacity is not None and self.used + len(self._free) * self.page > capacity:
             key = next(iter(self._free))
             del self._free[key], self._holders[key]
             self.evicted += 1
+            if self.tiers.tier_of(key) >= 0:
+                self.tiers.touch(key)
+            else:
+                spilled.update(move.tier for move in self.tiers.put(key, self.page) or ())
+        for tier, blocks in sorted(spilled.items(), reverse=True):
+            if tier < len(self.tiers.capacity):
+                self.moves.append(BlockMove("spill", tier, sequence, blocks * self.batching.layout.block))
 
 
 def blocks_of(batching: ResolvedBatching) -> KVBlocks:

@@ -24,13 +24,31 @@ class KVPages(Section):
         description="When the KV cache is full. `wait`: a request is admitted only when all that it will ever hold fits. "
         "Otherwise it is admitted when its prompt fits, and when others need blocks, the sequence admitted last is pre-empted: "
         "`recompute`: it is prefilled again later; `swap`: its cache moves out of the memory and back in, over the link to the "
-        "host (`hardware.host`), or where there is none at the speed of the memory channel.",
+        "host (`hardware.host`) or the next tier that has space (`hardware.tiers`; where none has, it is prefilled again), or "
+        "without any at the speed of the memory channel.",
     )
     prefix_cache: bool = Field(
         default=False,
         description="Full blocks stay in memory and are shared by requests whose tokens begin alike, least recently used first "
         "to go; a prompt computes what is not there. For models all of whose layers keep all tokens.",
     )
+
+    evicted: Literal["lost", "tiers"] = Field(
+        default="lost",
+        description="Blocks of the prefix cache that are evicted: they are lost, or go to the first tier (`hardware.host`, "
+        "`hardware.tiers`), and down the list from one that is full. What is found there is loaded over the link of its tier.",
+    )
+
+    @property
+    def spills(self) -> bool:
+        """Whether blocks that are evicted go to tiers."""
+        return self.evicted == "tiers"
+
+    @model_validator(mode="after")
+    def _evicts(self) -> KVPages:
+        if self.spills and not self.prefix_cache:
+            raise ValueError("expected 'evicted: tiers' only with prefix_cache: true")
+        return self
 
 
 class Batching(Short):

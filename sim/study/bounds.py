@@ -26,7 +26,7 @@ from sim.base.units import PS_PER_S, ceil_div
 from sim.cost.amounts import AmountTable
 from sim.executors.setup import Setup
 from sim.machine.energy import EnergyRates
-from sim.mapping.tasks import HOST_BIT, LINK_BIT, NETWORK_BIT, TaskGraph
+from sim.mapping.tasks import HOST_BIT, LINK_BIT, NETWORK_BIT, TIER_BITS, TaskGraph
 from sim.study.batches import Job
 from sim.study.metrics import devices
 
@@ -129,7 +129,7 @@ def _tasks_of_links(setup: Setup) -> tuple[npt.NDArray[np.intp], list[npt.NDArra
     """The tasks of a step that move bytes over links, and of these those of each link that is used."""
     graph, found = setup.graph, defaultdict[object, list[int]](list)
     on_links = np.flatnonzero(graph.moves & (LINK_BIT | HOST_BIT))
-    bits = (graph.moves[on_links] & (LINK_BIT | HOST_BIT | NETWORK_BIT)).tolist()
+    bits = (graph.moves[on_links] & (LINK_BIT | HOST_BIT | NETWORK_BIT | TIER_BITS)).tolist()
     for task, kind, device, to in zip(
         on_links.tolist(), bits, graph.device[on_links].tolist(), graph.to[on_links].tolist(), strict=True
     ):

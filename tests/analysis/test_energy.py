@@ -181,7 +181,7 @@ def rows_of(found: Result) -> tuple[int, int, int]:
         if graph.kind_of(task).endswith("_send"):
             link += moved * sum((rates.network if graph.moves[task] & NETWORK_BIT else rates.link).values())
         elif graph.moves[task] & HOST_BIT:
-            link += moved * sum(rates.host.values())
+            link += moved * sum(rates.tiers[0].values())
         else:
             memory += moved * sum(rates.byte.values())
     return compute, memory, link

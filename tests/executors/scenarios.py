@@ -103,7 +103,12 @@ def machines() -> st.SearchStrategy[dict[str, Any]]:
     )
     engines = st.fixed_dictionaries({"count": st.integers(1, 4)}, optional={"overhead": st.just("300 ns")})
     host = st.builds(lambda link: {"link": link}, links())
-    return st.fixed_dictionaries({"memory": memory, "engines": engines}, optional={"host": host})
+    small = st.builds(lambda link, size: {"link": link, "memory": size}, links(), st.sampled_from(("0 B", "90 KB", "400 KB")))
+    ssd = st.builds(lambda link: [{"name": "ssd", "link": link}], links())
+    return st.one_of(
+        st.fixed_dictionaries({"memory": memory, "engines": engines}, optional={"host": host}),
+        st.fixed_dictionaries({"memory": memory, "engines": engines, "host": small, "tiers": ssd}),
+    )
 
 
 def links() -> st.SearchStrategy[dict[str, Any]]:

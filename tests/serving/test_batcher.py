@@ -28,14 +28,15 @@ from sim.workload.requests import Request
 def resolved(
     policy: str, *, sequences: int = 1, blocks: int | None = None, chunk: int | None = None,
     speculation: Speculative | None = None, seed: int = 0, max_tokens: int | None = None,
-    groups: tuple[LayerGroup, ...] = (LayerGroup(None, 100),), **kv: object,
+    groups: tuple[LayerGroup, ...] = (LayerGroup(None, 100),), tiers: tuple[int | None, ...] = (), **kv: object,
 ) -> ResolvedBatching:  # fmt: skip
-    """blocks: of a model whose tokens take 100 B. kv: settings of the KV cache, `block` and `full`."""
+    """blocks: of a model whose tokens take 100 B. tiers: blocks of each. kv: settings of the KV cache, `block` and `full`."""
     batching = Batching(policy=policy, max_tokens=max_tokens, kv=kv)
     layout = KVLayout(batching.kv.block, groups)
     return ResolvedBatching(
         settings=batching, prefill=Prefill(chunk=chunk), speculation=speculation,
         sequences=sequences, layout=layout, capacity=None if blocks is None else blocks * layout.block * 100, seed=seed,
+        tiers=tuple(None if each is None else each * layout.block * 100 for each in tiers),
     )  # fmt: skip
 
 

@@ -18,6 +18,7 @@ from sim.render.summary import summary
 from sim.runs.plan import plan
 from sim.scenario import from_dict
 from sim.serving.batcher import loops
+from sim.serving.cache import CacheUse, TierUse
 from sim.serving.prefix import SharedBlocks
 from sim.workload.requests import Request
 from tests.executors import assert_same
@@ -55,14 +56,44 @@ class TestByHand:
         requests = [asked(9, 1, 2), asked(9, 1, 2), asked(5, 3), asked(9, 1, 2), asked(5, 3)]
         fed, blocks = served(requests, sequences=1, blocks=3)
         assert fed == [(0, 0, 9), (2, 0, 5), (3, 4, 5), (4, 0, 5)]  # that of 1 feeds in its last token alone
-        assert blocks.use == (9 + 9 + 5 + 9 + 5, 8 + 4, 3)
+        assert blocks.use == CacheUse(9 + 9 + 5 + 9 + 5, 8 + 4, 3)
         assert blocks.used == 0
+
+    @pytest.mark.parametrize(
+        ("tiers", "use", "moves"),
+        [
+            # What goes first in the memory, 2, goes to the tier with request 2, and 3 with request 3, which finds 1 in the
+            # memory and loads 2; request 4 loads 3, and 2 goes out without a move: the first tier has it still.
+            ((2,), [TierUse(8, 2, 0)], [(2, "spill", 0), (3, "spill", 0), (3, "fetch", 0), (4, "fetch", 0)]),
+            # There is space for one: with request 3 block 2, loaded just before, moves on. It is in the second tier when it
+            # is evicted again.
+            (
+                (1, None), [TierUse(8, 2, 1), TierUse(0, 1, 0)],
+                [(2, "spill", 0), (3, "spill", 1), (3, "spill", 0), (3, "fetch", 0), (4, "fetch", 0)],
+            ),
+        ],
+    )  # fmt: skip
+    def test_what_is_evicted_is_found_in_tiers(
+        self, tiers: tuple[int | None, ...], use: list[TierUse], moves: list[tuple[int, str, int]]
+    ) -> None:
+        """The trace of `test_least_recently_used`: of 37 tokens 20 are found, of 5 prompts nothing is computed twice."""
+        requests = [asked(9, 1, 2), asked(9, 1, 2), asked(5, 3), asked(9, 1, 2), asked(5, 3)]
+        batching = resolved("continuous", sequences=1, blocks=3, tiers=tiers, block=BLOCK, prefix_cache=True, evicted="tiers")
+        (batcher,) = loops(batching, requests)
+        steps = [batch for _, batch in drive([batcher])]
+        computed = [(m.sequence, m.context, m.query) for batch in steps for m in batch.members if m.query]
+        assert computed == [(0, 0, 9), (1, 8, 1), (2, 0, 5), (3, 8, 1), (4, 4, 1)]
+        page = BLOCK * 100
+        in_bytes = [TierUse(each.hits, each.bytes * page, each.evicted) for each in use]
+        assert batcher.blocks.use == CacheUse(37, 8 + 8 + 4, 3, tuple(in_bytes))
+        moved = [(m.sequence, b.shape.swap, b.shape.tier, m.context) for b in steps if b.shape.swap for m in b.members]
+        assert moved == [(*move, BLOCK) for move in moves]
 
     def test_without_a_limit_each_prefix_is_computed_once(self) -> None:
         requests = [asked(10, i % 2, 7, tokens=3) for i in range(6)]
         fed, blocks = served(requests, sequences=1)
         assert fed == [(0, 0, 10), (1, 0, 10), *((i, 8, 2) for i in range(2, 6))]
-        assert blocks.use == (60, 4 * 8, 0)
+        assert blocks.use == CacheUse(60, 4 * 8, 0)
 
     def test_a_prefix_is_all_that_comes_before(self) -> None:
         """A block of the same id behind another beginning is another one; the last token is always computed."""
@@ -108,9 +139,11 @@ cases = st.lists(
 @given(cases, st.integers(1, 4), st.none() | st.integers(10, 16), st.sampled_from(("wait", "recompute")), st.data())
 def test_blocks_are_conserved(requests: list[Request], sequences: int, blocks: int | None, full: str, data: Any) -> None:
     chunk = data.draw(st.sampled_from((None, 3, 8)))
+    tiers = data.draw(st.sampled_from(((), (3,), (2, None), (0, 2, 3))))
     batching = resolved(
-        "continuous", sequences=sequences, blocks=blocks, full=full, chunk=chunk, block=BLOCK, prefix_cache=True
-    )
+        "continuous", sequences=sequences, blocks=blocks, full=full, chunk=chunk, block=BLOCK, prefix_cache=True, tiers=tiers,
+        evicted="tiers" if tiers else "lost",
+    )  # fmt: skip
     if not feasible(batching, requests):
         return
     (batcher,) = loops(batching, requests)
@@ -125,6 +158,9 @@ def test_blocks_are_conserved(requests: list[Request], sequences: int, blocks: i
         assert {key for key, count in cache._holders.items() if not count} == set(cache._free)
         if blocks is not None:
             assert cache.used + cache.page * len(cache._free) <= blocks * cache.page
+        for tier, limit in enumerate(tiers):
+            assert cache.tiers.used[tier] == cache.tiers.taken[tier] - cache.tiers.freed[tier]
+            assert limit is None or cache.tiers.used[tier] <= limit * cache.page
         many = 1 + (batcher.steps_ahead() if ahead else 0)
         steps += [(now, batch if not i else batch.decoded_on(i)) for i in range(many)]
         batcher.ended(batch, now, many)
@@ -154,11 +190,17 @@ GENERATED = {
 @pytest.mark.parametrize(
     "kv", [{}, {"capacity": f"{16 * 30 * 4096} B"}, {"capacity": f"{16 * 15 * 4096} B", "full": "recompute"}]
 )
+@pytest.mark.parametrize("tiers", ["lost", "tiers"])
 @pytest.mark.parametrize("arrivals", [{}, {"process": "poisson", "rate": "2000/s"}])
-def test_executors_agree(kv: dict[str, Any], arrivals: dict[str, Any]) -> None:
-    batching = GENERATED["batching"] | {"kv": {"prefix_cache": True, **kv}}
+def test_executors_agree(kv: dict[str, Any], arrivals: dict[str, Any], tiers: str) -> None:
+    batching = GENERATED["batching"] | {"kv": {"prefix_cache": True, "evicted": tiers, **kv}}
     generate = GENERATED["generate"] | ({"arrivals": arrivals} if arrivals else {})
-    setup = plan(scenario(generate=generate, batching=batching)).setup
+    data = scenario(generate=generate, batching=batching).to_dict()
+    data["hardware"] |= {
+        "host": {"memory": f"{16 * 5 * 4096} B", "link": {"bandwidth": "50 GB/s"}},
+        "tiers": [{"name": "ssd", "link": {"bandwidth": "7 GB/s"}}],
+    }
+    setup = plan(from_dict(data)).setup
     log = reference.simulate(setup)
     other = compiled.simulate(setup)
     assert other is not None
@@ -208,7 +250,7 @@ def test_turns_by_hand() -> None:
     batching = {"policy": "continuous", "kv": {"prefix_cache": True}}
     log = plan(scenario(generate=generate, batching=batching, concurrency=1)).setup
     assert [request.prompt for request in log.sequences] == [300, 540, 780] * 3
-    assert reference.simulate(log).cache == (3 * (300 + 540 + 780), 16 * (3 * (21 + 36) + 2 * 6), 0)
+    assert reference.simulate(log).cache == CacheUse(3 * (300 + 540 + 780), 16 * (3 * (21 + 36) + 2 * 6), 0)
 
 
 def test_hash_ids_of_mooncake(tmp_path: Path) -> None:
@@ -221,7 +263,7 @@ def test_hash_ids_of_mooncake(tmp_path: Path) -> None:
     log = sim.run(scenario(trace=str(path), batching=batching)).log
     context = [int(log.members.context[np.flatnonzero(log.members.sequence == number)[0]]) for number in range(3)]
     assert context == [0, 512, 592]
-    assert log.cache == (1800, 512 + 592, 0)
+    assert log.cache == CacheUse(1800, 512 + 592, 0)
     path.write_text("\n".join(line.replace("hash_ids", "other") for line in lines))
     columns = {"arrival": "timestamp", "prompt": "input_length", "tokens": "output_length", "prefix": "other"}
     trace = {"file": str(path), "columns": columns, "unit": "ms"}

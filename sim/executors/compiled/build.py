@@ -11,7 +11,8 @@ import numpy.typing as npt
 from sim.base.pointers import pointer_to
 from sim.executors.compiled.heaps import ENTRY
 from sim.executors.compiled.state import (
-    AGE, AGE_TIME, BOUND_TABLE, BY_AGE, BY_CLASS, BY_KIND, BY_PATH, BY_REST, BY_RULE, BY_SEQUENCE, CELL, CHAINED, CHANNELS,
+    AGE, AGE_TIME, BESIDE,
+    BOUND_TABLE, BY_AGE, BY_CLASS, BY_KIND, BY_PATH, BY_REST, BY_RULE, BY_SEQUENCE, CELL, CHAINED, CHANNELS,
     CHANNEL_TABLE, CHANNEL_WORDS, CLASS, COMPLETE, DEVICES, DEVICE_ENGINES, ENGINES, EXCLUSIVE, FIRST_PART, IDLES, IDLE_WORDS,
     IN_ORDER, KNOWN, K_ARRIVALS, K_BURST, K_CAP, K_CAP_OF, K_CLASSES, K_CLASS_COUNT, K_DENOMINATOR, K_DERATED, K_DISCIPLINE,
     K_EFFICIENCIES, K_EFFICIENCY, K_FIRST, K_FIXED_RATES, K_HEADS, K_HEAP, K_HOPS, K_LAST, K_LAST_PORT, K_LATENCY, K_LATER,
@@ -205,5 +206,5 @@ def registers(setup: Setup, *, recorded: bool) -> dict[int, int]:
         SRAM: NONE if setup.sram is None else setup.sram, SRAM_FREE: setup.sram or 0, SRAM_FIRST: NONE, SRAM_LAST: NONE,
         RANKING: RANKINGS[type(scheduler)], CHAINED: int(isinstance(scheduler, Sticky)),
         KNOWN: int(setup.dependency == "known"), RECORDED: int(recorded), DEVICES: setup.devices,
-        DEVICE_ENGINES: setup.engines_each,
+        DEVICE_ENGINES: setup.engines_each, BESIDE: len(setup.units) - setup.devices * len(setup.machine.tiers),
     }  # fmt: skip

@@ -16,8 +16,9 @@ from sim.executors.compiled.state import (
     USED, USED_END, USERS,
 )  # fmt: skip
 from sim.executors.setup import Setup
+from sim.machine.machine import PATHS
 from sim.mapping.operands import Operands, operands_of
-from sim.mapping.tasks import HOST_BIT, LINK_BIT, NETWORK_BIT, TaskGraph
+from sim.mapping.tasks import TaskGraph, path_of
 
 
 @dataclass(slots=True)
@@ -87,11 +88,11 @@ class Forms:
         channels = self.setup.machine.channels
         kinds = {channels[unit.channels.start].kind: i for i, unit in enumerate(self.setup.units)}
         found = np.zeros(len(graph), dtype=np.int64)
-        for kind, bit in (("memory", 0), ("link", LINK_BIT), ("network", NETWORK_BIT), ("host", HOST_BIT)):
-            if kind in kinds:
-                discipline = self.disciplines[kinds[kind]]
-                levels = np.array([discipline.level(each) for each in graph.plain_kinds], dtype=np.int64)[graph.kind]
-                found = np.where(graph.moves & bit, levels, found) if bit else levels
+        path = path_of(graph.moves)
+        for kind, number in kinds.items():
+            discipline = self.disciplines[number]
+            levels = np.array([discipline.level(each) for each in graph.plain_kinds], dtype=np.int64)[graph.kind]
+            found = np.where(path == PATHS.index(kind), levels, found)
         return found
 
     def _add_operands(self, operands: Operands, tasks: npt.NDArray[np.int64], at: int) -> int:

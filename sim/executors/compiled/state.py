@@ -48,12 +48,12 @@ NONE = -1  # no cell, engine or row
 # constants of the run,
 (
     ENGINES, LIMIT, OVERLAP, CHANNELS, MEMORY_CHANNELS, ROUTE, SRAM, RANKING, CHAINED, KNOWN, RECORDED, LAYERS, CELL,
-    DEVICES, DEVICE_ENGINES, READY_WORDS, IDLE_WORDS,
-) = range(14, 31)  # fmt: skip
+    DEVICES, DEVICE_ENGINES, READY_WORDS, IDLE_WORDS, BESIDE,
+) = range(14, 32)  # fmt: skip
 # and addresses: of heaps, lists and tables. READY and IDLES: heaps of the first device; those of the others stand behind them,
 # READY_WORDS and IDLE_WORDS apart
-READY, RUNNING, IDLES, WAKES, TURN_LIST, CHANNEL_TABLE, LOOP_TABLE, BOUND_TABLE, KV = range(31, 40)
-REGISTERS = 40
+READY, RUNNING, IDLES, WAKES, TURN_LIST, CHANNEL_TABLE, LOOP_TABLE, BOUND_TABLE, KV = range(32, 41)
+REGISTERS = 41
 
 # The phases of an instant: completions, then steps and all else
 COMPLETE, STEPS = range(2)

@@ -6,6 +6,7 @@ from sim.base.kernel import kernel, small
 from sim.executors.compiled.heaps import push
 from sim.executors.compiled.skew import add
 from sim.executors.compiled.state import (
+    BESIDE,
     BOUND, BOUND_TABLE, BYTES, CELL, CHAIN, CHAINED, CHANNELS, CHANNEL_TABLE, CHANNEL_WORDS, COMPUTE, COST, COST_ROW, C_COMPUTE,
     C_END, C_ENGINE, C_LAUNCHED, C_LOADED, C_READY, C_START, C_WORK, DEVICE, DEVICES, ENDED, ENGINES, FORM, HELD, HOME, IDLES,
     IDLE_WORDS, INPUTS, KNOWN, KV, K_ARRIVALS, K_ARRIVED, K_LATENCY, K_LINK_COUNT, K_PART, K_PATHS, K_RING, K_RING_SIZE,
@@ -85,7 +86,7 @@ def issue(m: Memory, f: Forms, log: Log, slot: int, task: int, requester: int) -
     moves = f[m[slot + S_FORM] + task * FORM + MOVES]
     device = f[m[slot + S_FORM] + task * FORM + DEVICE]
     owner, path = owner_of(m, f, slot, task), f[m[slot + S_FORM] + task * FORM + PATH]
-    number = unit_of(m[ROUTE], owner, moves, m[MEMORY_CHANNELS], device, m[DEVICES], m[CHANNELS], path != NONE)
+    number = unit_of(m[ROUTE], owner, moves, m[MEMORY_CHANNELS], device, m[DEVICES], m[BESIDE], path != NONE)
     if path != NONE:  # a requester has one transfer at a time at the first link of a path
         channel = m[CHANNEL_TABLE] + number * CHANNEL_WORDS
         m[cell + REQUESTER] = requester * m[channel + K_LINK_COUNT] + m[m[m[channel + K_PATHS] + 2 * path]]

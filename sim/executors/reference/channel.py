@@ -199,12 +199,13 @@ class Channels:
     """All channels, and the route that chooses one of those of a device's memory, or all of them, for a transfer.
 
     channels: one for each unit (see `sim.executors.setup`). memories: how many of them, the first ones, are those of memories,
-    of which each of so many devices has as many. To the others only transfers go that have bytes for them.
+    of which each of so many devices has as many. To the others only transfers go that have bytes for them. tiers: links of each
+    device to tiers; these have the last units.
     """
 
     def __init__(
         self, env: Environment, channels: Sequence[Channel], route: Route = "interleaved", *, memories: int | None = None,
-        devices: int = 1,
+        devices: int = 1, tiers: int = 0,
     ) -> None:  # fmt: skip
         memories = len(channels) if memories is None else memories
         if not memories or route not in ROUTES:
@@ -213,12 +214,13 @@ class Channels:
         self.channels = channels
         self.devices = devices
         self.memory = memories // devices
+        self.beside = len(channels) - devices * tiers
         self.route = ROUTES[route]
 
     def request(self, transfer: Transfer, device: int = 0) -> simpy.Event:
         """Issue a transfer of a device; the event happens when its last byte has arrived."""
         number = unit_of(
-            self.route, transfer.sequence, transfer.moves, self.memory, device, self.devices, len(self.channels),
+            self.route, transfer.sequence, transfer.moves, self.memory, device, self.devices, self.beside,
             bool(transfer.path),
         )  # fmt: skip
         if number != ALL_CHANNELS:

@@ -53,7 +53,9 @@ def _machine(env: Environment, setup: Setup, record: Record) -> Machine:
     return Machine(
         env, devices=[device.engines for device in setup.machine.devices], limit=setup.scheduler.engines,
         overlap=setup.overlap,
-        channels=Channels(env, channels, setup.route, memories=setup.memory_channels, devices=setup.devices),
+        channels=Channels(
+            env, channels, setup.route, memories=setup.memory_channels, devices=setup.devices, tiers=len(setup.machine.tiers)
+        ),
         sram=None if setup.sram is None else Sram(env, setup.sram),
         ended=record.ended,
     )  # fmt: skip

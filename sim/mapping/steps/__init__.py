@@ -35,10 +35,11 @@ from __future__ import annotations
 from sim.mapping.steps.batch_graph import BatchGraph, Template
 from sim.mapping.steps.captures import Captures, LaidOut, Variants
 from sim.mapping.steps.graphs import StepGraphs, fastest_of, with_algorithm
-from sim.mapping.steps.shape import LOGITS, MEMBERS, TOKENS, Shape
+from sim.mapping.steps.shape import LOGITS, MEMBERS, TOKENS, Shape, Swap
 from sim.mapping.steps.stitch import stitch, swapped
 
 __all__ = [
-    "LOGITS", "MEMBERS", "TOKENS", "BatchGraph", "Captures", "LaidOut", "Shape", "StepGraphs", "Template", "Variants",
+    "LOGITS", "MEMBERS", "TOKENS", "BatchGraph", "Captures", "LaidOut", "Shape", "StepGraphs", "Swap",
+    "Template", "Variants",
     "fastest_of", "stitch", "swapped", "with_algorithm",
 ]  # fmt: skip

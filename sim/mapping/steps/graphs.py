@@ -32,21 +32,21 @@ class StepGraphs:
     """Task graphs by the shape of a step, each made once.
 
     routing: the experts that tokens choose. draft: graphs of the draft model, if steps have one. prefilling: those of replicas,
-    the first ones, that send what they store. written: the graph is that of the scenario, and of any step. host, connection: as
-    in `lower`. links: as in `Fastest`, by which `auto` chooses algorithms.
+    the first ones, that send what they store. written: the graph is that of the scenario, and of any step. tiers, connection:
+    as in `lower`. links: as in `Fastest`, by which `auto` chooses algorithms.
     """
 
     def __init__(
         self, variants: Variants, mapping: ModelMapping, routing: Routing | None = None, *, draft: StepGraphs | None = None,
-        prefilling: StepGraphs | None = None, written: bool = False, host: bool = False, connection: Connection = ALIKE,
+        prefilling: StepGraphs | None = None, written: bool = False, tiers: tuple[str, ...] = (), connection: Connection = ALIKE,
         links: Sequence[LinkRates] = (),
     ) -> None:  # fmt: skip
         self.captured, self.draft, self.prefilling, self.written = variants, draft, prefilling, written
         # Before stitching: a stitched graph no longer says which member's KV load an operand replaces.
         self.variants = LaidOut(variants, read_in_place) if mapping.kv == "operands" else variants
-        self.mapping, self.routing, self.host, self.connection = mapping, routing, host, connection
+        self.mapping, self.routing, self.tiers, self.connection = mapping, routing, tiers, connection
         self.fastest = fastest_of(variants, mapping, links, connection)
-        self._key = KEYS.of(mapping, (host, connection), lambda: repr((mapping, host, connection))) + repr(self.fastest)
+        self._key = KEYS.of(mapping, (tiers, connection), lambda: repr((mapping, tiers, connection))) + repr(self.fastest)
         self._graphs: dict[Shape, TaskGraph] = {}
         self._drafts: dict[int, TaskGraph] = {}  # by id of the draft model's graph, which that keeps alive
         self._replicas: dict[tuple[int, int], TaskGraph] = {}  # by id of that of the first replica, and first device
@@ -103,7 +103,7 @@ class StepGraphs:
     def _make(self, shape: Shape) -> TaskGraph:
         """The task graph of this shape, made now."""
         if self._is_plain(shape):
-            return lower(self.variants[False, False], self._mapping_of(shape), host=self.host, connection=self.connection)
+            return lower(self.variants[False, False], self._mapping_of(shape), tiers=self.tiers, connection=self.connection)
         sort = shape if self.mapping.attention == "batch" else template_of(shape)
         if sort not in self._templates:
             template = TEMPLATES.of(self.captured[False, False], (self._key, sort), lambda: self._template(sort))
@@ -117,7 +117,7 @@ class StepGraphs:
             stitched = swapped(self.captured[False, False], sort, together=together)
         else:
             stitched = stitch(self._captures, sort, together=together)
-        return TaskTemplate(stitched, self._mapping_of(sort), host=self.host, connection=self.connection)
+        return TaskTemplate(stitched, self._mapping_of(sort), tiers=self.tiers, tier=sort.tier, connection=self.connection)
 
     def _mapping_of(self, shape: Shape) -> ModelMapping:
         """The mapping with the algorithm of a step."""

@@ -7,24 +7,29 @@ from typing import Literal, NamedTuple
 #: Owners of ops beside the numbers of members: all new tokens, rows of logits, all members in one kernel.
 TOKENS, LOGITS, MEMBERS = -1, -2, -3
 
+#: Moves of caches, in steps that do nothing else.
+Swap = Literal["", "out", "in", "send", "spill", "fetch"]
+
 
 class Shape(NamedTuple):
     """All that the structure of a step depends on.
 
     several: for each member, whether it feeds in more than one token. logits: whether any are wanted.
     leaders: for each member the one that loads the context they share, -1 if it shares none; empty if none share.
-    swap: the KV cache of the members moves out of the device's memory or back in, or is sent to another, and nothing else
-    happens. draft: it is a step of the draft model. tokens: new tokens of all members, on which the algorithm of all-reduces
-    may depend. device: the first device of the replica that it runs on.
+    swap: the KV cache of the members moves out of the device's memory or back in, or is sent to another device, and nothing
+    else happens; `spill`: what is cold moves to a tier, from the memory or a nearer tier; `fetch`: blocks come back from one.
+    tier: over the link to which it moves. draft: it is a step of the draft model. tokens: new tokens of all members, on which
+    the algorithm of all-reduces may depend. device: the first device of the replica that it runs on.
     """
 
     several: tuple[bool, ...]
     logits: bool = True
     leaders: tuple[int, ...] = ()
-    swap: Literal["", "out", "in", "send"] = ""
+    swap: Swap = ""
     draft: bool = False
     tokens: int = 1
     device: int = 0
+    tier: int = 0
 
     @property
     def plain(self) -> bool:
@@ -40,7 +45,7 @@ class Shape(NamedTuple):
         if self.plain:
             return self
         if self.swap:
-            return Shape((False,), logits=False, swap=self.swap)
+            return Shape((False,), logits=False, swap=self.swap, tier=self.tier)
         if not any(self.several):
             return Shape((False, False), logits=self.logits, tokens=self.tokens)
         return Shape((True,) if all(self.several) else (False, True), logits=self.logits, tokens=self.tokens)
@@ -52,7 +57,7 @@ def template_of(shape: Shape) -> Shape:
     If members share a prompt, each of these is followed by one more of each sort: the members that share its prompt.
     """
     if shape.swap:
-        return Shape((False,), logits=False, swap=shape.swap)
+        return Shape((False,), logits=False, swap=shape.swap, tier=shape.tier)
     sorts = tuple(dict.fromkeys(shape.several))
     if not shape.leaders:
         return Shape(sorts, logits=shape.logits, tokens=shape.tokens)

@@ -50,9 +50,10 @@ def swapped(ops: OpGraph, shape: Shape, *, together: bool = False) -> Stitched:
     for op in ops.ops:
         if op.kind in _LOADED and (op.kind, op.layer) in kept:  # not where a layer reads the cache of another
             read, written = _LOADED[op.kind]
-            kind = op.kind.replace("load", "send" if shape.swap == "send" else f"swap_{shape.swap}")
+            kind = op.kind.replace("load", f"swap_{shape.swap}" if shape.swap in ("out", "in") else shape.swap)
             empty = replace(op, kind=kind, inputs=(), costs=nothing, shape=())
-            quantity = {"out": read, "in": written, "send": QUANTITIES.index("act_write")}[shape.swap]
+            sent = QUANTITIES.index("act_write")
+            quantity = {"out": read, "spill": read, "in": written, "fetch": written, "send": sent}[shape.swap]
             transfers.append(empty.with_cost(quantity, op.costs[read]))
     members = len(shape.several)
     graph = OpGraph(ops=tuple(transfers * members), polynomials=tuple(polynomials), breaks=ops.breaks, masks=ops.masks)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 
 from models.experts import Routing
@@ -23,14 +25,15 @@ class TaskTemplate:
     """A template with its lowered tasks.
 
     one_each: each op is one task. kv: int8 [task], 1 if it loads from the KV cache, 2 if it stores. node: [item], the node of
-    the task graph that an item of the blocks is: a task, or a join, which stands behind the tasks that it needs. host,
-    connection: as in `lower`.
+    the task graph that an item of the blocks is: a task, or a join, which stands behind the tasks that it needs. tiers,
+    tier, connection: as in `lower`.
     """
 
     def __init__(
-        self, stitched: Stitched, mapping: ModelMapping, *, host: bool = False, connection: Connection = ALIKE
-    ) -> None:
-        self.tasks = tasks = lower(stitched.ops, mapping, host=host, connection=connection)
+        self, stitched: Stitched, mapping: ModelMapping, *, tiers: Sequence[str] = (), tier: int = 0,
+        connection: Connection = ALIKE,
+    ) -> None:  # fmt: skip
+        self.tasks = tasks = lower(stitched.ops, mapping, tiers=tiers, tier=tier, connection=connection)
         self.ops = ops = Template(stitched._replace(ops=tasks.ops))
         links, self.node = tasks.links, np.arange(len(tasks))
         op, inputs, start = tasks.op.astype(np.int64), links.inputs.astype(np.int64), links.input_start.astype(np.int64)

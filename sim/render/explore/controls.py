@@ -105,7 +105,7 @@ def _machine(scenario: Scenario, plan: Plan) -> Iterator[Control]:
         )  # fmt: skip
     if link is not None and devices.count > 1:
         yield _quantity("hardware.devices.link.bandwidth", "link bandwidth", MACHINE, link.bandwidth, BANDWIDTH)
-    if hardware.host is not None and any(each.kind == "host" for each in plan.setup.links):
+    if hardware.host is not None and "host" in plan.setup.machine.tiers:
         yield _quantity("hardware.host.link.bandwidth", "host link", MACHINE, hardware.host.link.bandwidth, BANDWIDTH)
 
 

@@ -115,9 +115,12 @@ def finding(result: Result, what_if: dict[str, Any] | None) -> str:
 
 def _over_links(result: Result) -> str:
     """Name what moves over the links of the machine."""
-    if result.log.machine.link("host") is None:
+    machine = result.log.machine
+    if not machine.tiers:
         return "collectives between devices"
-    return "the link to the host" if result.log.machine.link("link") is None else "links between devices and to the host"
+    links = "the link to" if len(machine.tiers) == 1 else "links to"
+    beside = " and ".join(f"the {tier}" for tier in machine.tiers)
+    return f"{links} {beside}" if machine.link("link") is None else f"links between devices and to {beside}"
 
 
 def _written(result: Result) -> str:

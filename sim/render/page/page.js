@@ -42,7 +42,8 @@ function machine() {
   $("engine-table").append(table("Time that engines were held", [["engine", (e) => e.name], ["held", (e) => ps(e.busy_ps)], ["of the run", (e) => share(e.utilization)]], summary.engines.slice(0, 64)));
   $("memory-table").append(table("Memory", [["", (r) => r[0]], ["", (r) => r[1]]], [["read", size(memory.bytes_read)], ["written", size(memory.bytes_written)],
     ["channel serving", ps(memory.busy_ps)], ["of its bandwidth", share(memory.utilization)],
-    ...(links?.bytes_host === undefined ? [] : [["to and from the host", size(links.bytes_host)]])]));
+    ...Object.entries(links?.bytes_tiers ?? (links?.bytes_host === undefined ? {} : { host: links.bytes_host }))
+      .map(([tier, bytes]) => [`to and from the ${tier}`, size(bytes)])]));
 }
 
 function checks() {
@@ -70,7 +71,8 @@ function breakdown() {
 
 /** What the prefix cache found, as the rest of a sentence; empty without one. */
 function cacheUse(found) {
-  return found ? `; ${count(found.hits)} of ${count(found.tokens)} tokens of prompts were in the prefix cache, ${count(found.evicted_blocks)} blocks were evicted` : "";
+  return found ? `; ${count(found.hits)} of ${count(found.tokens)} tokens of prompts were in the prefix cache, ${count(found.evicted_blocks)} blocks were evicted${
+    (found.tiers ?? []).map((tier) => `; ${count(tier.hits)} of these tokens were in the ${tier.name}, to which ${size(tier.bytes_spilled)} were spilled and from which ${count(tier.evicted_blocks)} blocks were evicted`).join("")}` : "";
 }
 
 /** Request metrics; returns the function that draws the charts. A single request has none. */

@@ -10,7 +10,7 @@ import numpy as np
 from sim.analysis.power import Power
 from sim.analysis.series import Levels, batches, cached
 from sim.log import derived
-from sim.machine.machine import Path
+from sim.machine.machine import TIER_PATHS, Machine, Path
 from sim.render.trace.canvas import WAIT_CHANNEL, Canvas, Rows
 from sim.render.trace.counters import clip, level, number, rate, rate_unit
 from sim.render.trace.tracks import Counter, Role, Slices, lanes, thin
@@ -89,7 +89,7 @@ def _paths(canvas: Canvas, root: int, places: Places) -> Places:
     tracks: tuple[tuple[Path, str, str], ...] = (
         ("link", f"Links {like}", "What this device sends to the others; all devices do the same."),
         ("network", f"Network {like}", "What this device sends to other islands; all devices do the same."),
-        ("host", "Host", "What moves between the memory of the device and its host."),
+        *_tiers(machine),
     )
     for kind, title, what in tracks:
         if machine.link(kind) is not None:
@@ -112,9 +112,17 @@ def _several(canvas: Canvas, root: int) -> Places:
             paths[-1]["link"] = tracks.add("Link", group, sends)
         if machine.link("network") is not None:
             paths[-1]["network"] = tracks.add("Network", group, "What this device sends to other islands, and gets from them.")
-        if machine.link("host") is not None:
-            paths[-1]["host"] = tracks.add("Host", group, "What moves between the memory of the device and its host.")
+        paths[-1] |= {kind: tracks.add(title, group, what) for kind, title, what in _tiers(machine)}
     return Places(engines, [paths[channel.device][channel.kind] for channel in machine.channels])
+
+
+def _tiers(machine: Machine) -> list[tuple[Path, str, str]]:
+    """The kind of the links to each tier, with the title and the description of their group."""
+    of_host = ("Host", "What moves between the memory of the device and its host.")
+    return [
+        (kind, *(of_host if tier == "host" else (f"Tier {tier}", "What moves to this tier from nearer ones, and from there.")))
+        for kind, tier in zip(TIER_PATHS, machine.tiers, strict=False)
+    ]
 
 
 def counters(canvas: Canvas, tracks: CounterTracks, power: Power | None) -> Iterator[Counter]:
