@@ -32,14 +32,14 @@ class StepGraphs:
     """Task graphs by the shape of a step, each made once.
 
     routing: the experts that tokens choose. draft: graphs of the draft model, if steps have one. prefilling: those of replicas,
-    the first ones, that send what they store. written: the graph is that of the scenario, and of any step. tiers, connection:
-    as in `lower`. links: as in `Fastest`, by which `auto` chooses algorithms.
+    the first ones, that send what they store. written: the graph is that of the scenario, and of any step. tiers and
+    connection: as in `lower`. links: as in `Fastest`, by which `auto` chooses algorithms.
     """
 
     def __init__(
         self, variants: Variants, mapping: ModelMapping, routing: Routing | None = None, *, draft: StepGraphs | None = None,
-        prefilling: StepGraphs | None = None, written: bool = False, tiers: tuple[str, ...] = (), connection: Connection = ALIKE,
-        links: Sequence[LinkRates] = (),
+        prefilling: StepGraphs | None = None, written: bool = False, tiers: tuple[str, ...] = (),
+        connection: Connection = ALIKE, links: Sequence[LinkRates] = (),
     ) -> None:  # fmt: skip
         self.captured, self.draft, self.prefilling, self.written = variants, draft, prefilling, written
         # Before stitching: a stitched graph no longer says which member's KV load an operand replaces.
