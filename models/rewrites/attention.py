@@ -34,7 +34,7 @@ PARTIAL = 4
 def fuse_attention(ops: OpGraph, element: int, splits: int, *, chunked: bool, prefix: bool = False) -> OpGraph:
     """Make each attention one op, of `splits` parts, without scores that its mask hides.
 
-    Such a kernel follows from positions which keys a query sees: a mask is neither written nor read (FlashAttention takes a flag
+    Such a kernel knows from positions which keys a query sees: no mask is written or read (FlashAttention takes a flag
     or the size of a window). What an indexer chooses, and biases of pairs, are read.
 
     element: bytes of a captured number. chunked, prefix: as in `masks_of`.
