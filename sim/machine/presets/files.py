@@ -95,10 +95,11 @@ def _as_mapping(cost: Any) -> Mapping[str, Any]:
 def _cost(preset: Preset, data: Mapping[str, Any], *, engines: int) -> Any:
     """The section `cost`: as written, or that of the preset; for `kernel` completed by its constants of one of `engines`."""
     cost = data.get("cost", preset.use.cost if preset.kernel is not None else None)
-    if preset.kernel is None or _as_mapping(cost).get("model") != "kernel":
+    as_mapping = _as_mapping(cost)
+    if preset.kernel is None or "kernel" not in (as_mapping.get("model"), as_mapping.get("otherwise")):
         return data.get("cost")
     constants = over(preset.use.cost, preset.kernel.options(engines))
-    return over(constants, _as_mapping(cost))
+    return over(constants, as_mapping)
 
 
 def _constants(preset: Preset, written: Mapping[str, Any]) -> list[str]:
