@@ -31,7 +31,7 @@ PRESET = {"h100_sxm": "h100-sxm", "a100_sxm": "a100-80g-sxm"}
 #: FLOP/s in bfloat16 by the datasheets, for the roofline.
 PEAK = {"h100_sxm": 989 * 10**12, "a100_sxm": 312 * 10**12}
 
-#: What ops take that the tables lack.
+#: Costs of ops that the tables lack.
 OTHERWISE = ("roofline", "kernel")
 
 BATCHES = ((1, 1), (2, 8), (9, 32), (33, 128), (129, 4096))
@@ -123,8 +123,8 @@ first token. No profile was fitted to these figures; constants of the preset wer
     yield f"""
 The median errors, with `roofline` and `kernel`, are {decode} in decode, and {prompts} for lone prompts: decode misses its aim,
 and so do prompts by `roofline`. The tables have no attention of prompts, and no products of more than 128 rows: these take
-FLOPs at the peak, or by `kernel` at the share of it that kernels reach. Ops that are no products are not in the tables either, and
-take the shortest launch there, or a launch of the preset. Kernels
+FLOPs at the peak, or by `kernel` at the share of it that kernels reach. Ops that are no products are not in the tables either,
+and take the shortest launch there, or a launch of the preset. Kernels
 are vLLM's: TensorRT-LLM and gpt-fast have their own, and llama.cpp of May 2024 is slower than any of them on an A100. The graph
 of mixtures lacks kernels that sort tokens by expert. No figures in 16 bits on an H100 of a model that ships are in the table.
 """
