@@ -11,7 +11,7 @@ these n * (head_dim + 2) numbers, touches each once, and writes the result.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Container, Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -21,7 +21,7 @@ from models.masks import Mask
 from models.polynomials import Polynomials
 from models.rewrites.groups import Replacement, cost, numbers, replaced
 from models.rewrites.softmax import attention_chains
-from models.rewrites.visible import made_masks, masks_of, visible, visible_only
+from models.rewrites.visible import made_masks, masks_of, visible, visible_only, without_mask
 from sim.base.errors import ConfigError
 
 #: Keys that an online softmax takes at a time; FlashAttention-2 takes 64 to 256, by head size and machine.
@@ -34,6 +34,9 @@ PARTIAL = 4
 def fuse_attention(ops: OpGraph, element: int, splits: int, *, chunked: bool, prefix: bool = False) -> OpGraph:
     """Make each attention one op, of `splits` parts, without scores that its mask hides.
 
+    Such a kernel knows from positions which keys a query sees: no mask is written or read (FlashAttention takes a flag
+    or the size of a window). What an indexer chooses, and biases of pairs, are read.
+
     element: bytes of a captured number. chunked, prefix: as in `masks_of`.
 
     Raises ConfigError where the captured costs do not show what an attention reads and writes.
@@ -42,10 +45,11 @@ def fuse_attention(ops: OpGraph, element: int, splits: int, *, chunked: bool, pr
     first = [chain[0] for chain in chains]
     ops, masks = masks_of(ops, first, chunked=chunked, prefix=prefix)
     polynomials = Polynomials(ops.polynomials)
+    implied = dict(made_masks(ops, first, masks))
     made = [
-        _replacement(ops, chain, mask, element, splits, polynomials) for chain, mask in zip(chains, masks, strict=True)
-    ]  # fmt: skip
-    made += [visible_only(ops, i, mask, polynomials) for i, mask in made_masks(ops, first, masks)]
+        _replacement(ops, chain, mask, element, splits, polynomials, implied) for chain, mask in zip(chains, masks, strict=True)
+    ]
+    made += [visible_only(ops, i, mask, polynomials, but=("act_read", "act_write")) for i, mask in implied.items()]
     fused = replaced(ops, made, polynomials)
     if splits == 1:
         return fused
@@ -57,9 +61,13 @@ def fuse_attention(ops: OpGraph, element: int, splits: int, *, chunked: bool, pr
 
 
 def _replacement(
-    ops: OpGraph, chain: Sequence[int], mask: Mask | None, element: int, splits: int, polynomials: Polynomials
-) -> Replacement:
-    """The attention that stands for a chain of ops, and the `combine` of its parts if there are several."""
+    ops: OpGraph, chain: Sequence[int], mask: Mask | None, element: int, splits: int, polynomials: Polynomials,
+    implied: Container[int],
+) -> Replacement:  # fmt: skip
+    """The attention that stands for a chain of ops, and the `combine` of its parts if there are several.
+
+    implied: masks that are not read.
+    """
     first, last = ops.ops[chain[0]], ops.ops[chain[-1]]
     scores = cost(ops, chain[2], "vector_ops")  # the exponential touches each score once
     key_dim, head_dim = (_per_score(ops, i, scores) for i in (chain[0], chain[-1]))
@@ -67,6 +75,8 @@ def _replacement(
     # Queries, keys and values are read: all but the probabilities, and what elementwise ops read of each other.
     outer = [chain[0], chain[-1]]
     read = cost(ops, outer, "act_read") - element * (cost(ops, outer, "vector_ops") + scores)
+    if mask is not None and any(i in implied for op in chain for i in ops.ops[op].inputs):
+        read = without_mask(ops, mask, read, element)
     written = cost(ops, chain[-1], "act_write") - element * cost(ops, chain[-1], "vector_ops")
     if (read < 0).any() or (written < 0).any():
         raise ConfigError("mapping.softmax", f"cannot tell what {first.path} reads and writes; expected three_pass")

@@ -9,7 +9,7 @@ That a prompt sees itself whole (prefix LM) no shape shows: it is a fact of the 
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Container, Iterable, Iterator
 from dataclasses import replace
 
 import numpy as np
@@ -68,9 +68,14 @@ def visible(ops: OpGraph, mask: Mask | None, all_pairs: IntArray) -> IntArray:
     return result
 
 
-def visible_only(ops: OpGraph, op: int, mask: Mask, polynomials: Polynomials) -> Replacement:
-    """An op with the costs of the pairs that a mask lets through."""
-    costs = {quantity: visible(ops, mask, cost(ops, op, quantity)) for quantity in QUANTITIES}
+def without_mask(ops: OpGraph, mask: Mask, read: IntArray, element: int) -> IntArray:
+    """Bytes that an attention reads [piece, term], without those of its mask: up to `element` for each pair of all."""
+    return read - _all_pairs(ops, mask, np.minimum(read[:, _OF_QUERY_SQUARED], element))
+
+
+def visible_only(ops: OpGraph, op: int, mask: Mask, polynomials: Polynomials, but: Container[str] = ()) -> Replacement:
+    """An op with the costs of the pairs that a mask lets through. but: quantities of which it costs nothing."""
+    costs = {quantity: visible(ops, mask, cost(ops, op, quantity)) for quantity in QUANTITIES if quantity not in but}
     return Replacement([op], (replace(ops.ops[op], costs=numbers(polynomials, ops, costs)),))
 
 

@@ -30,11 +30,12 @@ ALIKE = {"float16": "bfloat16", "bfloat16": "float16"}
 class Pricing:
     """Times of launches by a profile.
 
-    profile: the measurements. machine: rates of the scenario, None if they say nothing of the device.
+    profile: the measurements. machine: rates of the scenario, None if they say nothing of the device. reached: they are those
+    that kernels reach, which hold for what is beyond the measurements in place of peaks.
     """
 
-    def __init__(self, profile: DeviceProfile, machine: Rates | None) -> None:
-        self.profile, self.machine = profile, machine
+    def __init__(self, profile: DeviceProfile, machine: Rates | None, *, reached: bool = False) -> None:
+        self.profile, self.machine, self.reached = profile, machine, reached
         self.shortest = _shortest(profile)
         self.loading = _loading_rate(profile)
         self.mixed = any(timing.kind == MIXED for timing in profile.timings)
@@ -94,7 +95,7 @@ class Pricing:
     def _peak(self, timing: Timing, *, beyond: bool) -> int | None:
         """FLOP/s of an engine. beyond: if the profile does not say, that of the scenario, which measurements overrule."""
         peak = self.profile.flops.get(timing.dtype)
-        if peak is None and beyond and self.machine is not None:
+        if (peak is None or self.reached) and beyond and self.machine is not None:
             return self.machine.peak(timing.dtype)
         return peak
 
@@ -103,7 +104,7 @@ class Pricing:
         timing = self.timing(kernel)
         if timing is None:
             launch = f", at least the shortest launch, {DURATION.format(self.shortest)}" if self.shortest else ""
-            yield f"not measured: roofline, a lower bound{launch}"
+            yield "not measured: kernel costs" if self.reached else f"not measured: roofline, a lower bound{launch}"
             return
         if kernel.stored and timing.dtype != kernel.stored:
             yield f"weights in {kernel.stored}: not measured, times are those of {timing.dtype} for as many bytes"

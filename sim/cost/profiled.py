@@ -11,9 +11,9 @@ An op that was measured to be faster than its bytes can come from memory read th
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 from weakref import WeakKeyDictionary
 
 import numpy as np
@@ -23,6 +23,7 @@ from models.graph import QUANTITIES, IntArray, Op, OpGraph, StepLanes
 from sim.base.errors import ConfigError, nearest
 from sim.base.quantities import MAXIMUM
 from sim.cost.calls import Call, Sizes, calls_of
+from sim.cost.kernel_costs import KernelCosts
 from sim.cost.kernels import ONLY_MOVES, Kernel, joined, kernels_of
 from sim.cost.model import Caching, Extrapolation, Rates, ceil_scaled, time_at_rate
 from sim.cost.pricing import Pricing
@@ -68,21 +69,35 @@ class Profiled(Caching):
     """Durations of each kind of op as measured on a real device.
 
     profile: the path of a device profile.
-    otherwise: costs of ops that it lacks, `roofline`; null: they are errors.
+    otherwise: costs of ops that it lacks, `roofline` or `kernel`; null: they are errors. By `kernel` also products of more
+    rows than it has, and prompts, are at the share of the peak that kernels reach.
+    t0: with `otherwise: kernel`, as for `kernel`.
+    peak_share: likewise.
+    unpack: likewise.
     """
 
     CACHES = ("_calls", "_made", "_first")
 
-    def __init__(self, *, machine: Rates, seed: int, profile: str | DeviceProfile, otherwise: str | None = None) -> None:
-        if otherwise not in (None, "roofline"):
-            raise ValueError(f"otherwise: expected roofline, found {otherwise!r}")
+    def __init__(
+        self, *, machine: Rates, seed: int, profile: str | DeviceProfile, otherwise: str | None = None,
+        t0: int | Mapping[str, int] | None = None, peak_share: float | Mapping[str, float] | None = None,
+        unpack: Mapping[str, int] | None = None,
+    ) -> None:  # fmt: skip
+        if otherwise not in (None, "roofline", "kernel"):
+            raise ValueError(f"otherwise: expected roofline or kernel, found {otherwise!r}")
+        constants: dict[str, Any] = {"t0": t0, "peak_share": peak_share, "unpack": unpack}
+        written = [name for name, value in constants.items() if value is not None]
+        if written and otherwise != "kernel":
+            raise ValueError(f"{written[0]}: expected only with otherwise: kernel")
         if not isinstance(profile, (str, DeviceProfile)):
             raise ValueError(f"profile: expected the path of a device profile, found {profile!r}")
         self.machine = machine
         self.seed = seed
         self.profile = profile if isinstance(profile, DeviceProfile) else read_profile(profile)
-        self.otherwise = Roofline(machine=machine, seed=seed) if otherwise else None
-        self.pricing = Pricing(self.profile, machine if otherwise else None)
+        self.kernel = KernelCosts(machine=machine, seed=seed, **constants) if otherwise == "kernel" else None
+        self.otherwise = self.kernel or (Roofline(machine=machine, seed=seed) if otherwise else None)
+        reached = self.kernel and self.kernel.machine
+        self.pricing = Pricing(self.profile, reached or (machine if otherwise else None), reached=reached is not None)
         self._clear()
 
     def _clear(self) -> None:
@@ -109,8 +124,11 @@ class Profiled(Caching):
         compute = np.where(overlaps[:, None], whole, whole - loading)
         if self.otherwise is not None:
             bound, _, rows = self.otherwise.distinct(graph, steps)
-            launch = np.where(times.measured[graph.op[tasks]][:, None], 0, bound[rows[tasks]])
-            compute = np.maximum(compute, launch)
+            launch = bound[rows[tasks]]
+            if self.kernel is not None:  # its operands are loaded after its launch
+                t0 = self.kernel.launches(graph)[tasks][:, None]
+                launch = np.where(overlaps[:, None], np.maximum(launch, t0 + loading), launch)
+            compute = np.maximum(compute, np.where(times.measured[graph.op[tasks]][:, None], 0, launch))
         compute = np.where(overlaps[:, None], compute - ceil_scaled(work, *reversed(self.machine.alone)), compute)
         return np.where(computes[:, None], np.maximum(compute, 1), 0), work, index
 
@@ -183,7 +201,7 @@ class Profiled(Caching):
             if op.kind not in ONLY_MOVES and self.otherwise is None:
                 raise self._unknown(op)
             loading = ceil_scaled(work, den, num)
-            least = 0 if op.kind in ONLY_MOVES else self.pricing.shortest
+            least = 0 if op.kind in ONLY_MOVES or self.kernel is not None else self.pricing.shortest
             whole = np.maximum(loading, _parts(np.full(work.shape[1:], least), np.ones_like(work), least=0))
             return whole, loading, work, False
         alone = sum(self.pricing.time(kernel, timing) for kernel, timing in zip(launches, timings, strict=True) if timing)

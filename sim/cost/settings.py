@@ -53,9 +53,11 @@ class Cost(Choice):
         description="For `profiled`: path of a device profile, from the folder of the scenario.",
         examples=["device.yaml"],
     )
-    otherwise: Literal["roofline"] | None = Field(
+    otherwise: Literal["roofline", "kernel"] | None = Field(
         default=None,
-        description="For `profiled`: what ops cost that the profile lacks, and the report lists them; null: they are errors.",
+        description="For `profiled`: what ops cost that the profile lacks, and the report lists them: a lower bound, or by "
+        "`t0`, `peak_share` and `unpack`, of the preset or written, which then also hold for products of more rows than were "
+        "measured; null: they are errors.",
     )
     t0: LaunchTimes | None = Field(
         default=None,

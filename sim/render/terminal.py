@@ -12,11 +12,13 @@ from models.formats import product_formats
 from sim.analysis.bounds import few_tiles
 from sim.analysis.parts import LINK, WAIT_LINK
 from sim.analysis.sums import exact_sum
+from sim.base.quantities import BANDWIDTH
 from sim.base.units import format_bytes, format_rate, format_time
 from sim.log import derived
 from sim.machine.machine import TIER_PATHS, Path
 from sim.render import breakdown, energy, narrow, requests
 from sim.render.narrow import Fitting, fitted, glued
+from sim.runs.machine import one_port_at_a_time
 from sim.runs.result import Result
 
 TOP = 12  # rows of the table of kinds
@@ -68,6 +70,10 @@ def render(result: Result, *, verbose: bool = False) -> RenderableType:
         many = "one task" if tiles == 1 else f"{tiles} tasks"
         advice = f"each weight matmul is {many}, for {result.log.engines} engines; mapping.tiles: engines would spread them"
         facts.add_row("advice", Text(advice, style="yellow"))
+    if one_port_at_a_time(result.scenario.hardware):
+        port = BANDWIDTH.format(result.scenario.hardware.memory.port_bandwidth or 0)
+        advice = f"fifo serves one transfer at a time, at no more than the {port} of its port; "
+        facts.add_row("advice", Text(f"{advice}hardware.memory.arbiter: processor_sharing serves all at once", style="yellow"))
     for i, extrapolation in enumerate(breakdown.extrapolations(result.extrapolations)):
         facts.add_row("" if i else "extrapolated", Text(extrapolation, style="yellow"))
     served = [requests.render(result), Text()] if requests.worth_showing(result) else []

@@ -320,6 +320,11 @@ def port_share(memory: Memory) -> tuple[int, int]:
     return num, LARGEST_CAP
 
 
+def one_port_at_a_time(hardware: Hardware) -> bool:
+    """Whether transfers of several engines come one by one, each no faster than a port lets it (`fifo`)."""
+    return hardware.memory.arbiter.name == "fifo" and hardware.engines.count > 1 and port_share(hardware.memory) != (1, 1)
+
+
 def efficiency_of(memory: Memory) -> Efficiency | None:
     """The efficiency of the channel as small fractions: 0.54 is 27/50."""
     if memory.efficiency is None:

@@ -15,6 +15,7 @@
 | `weights in int8`    | weights at half the bits (or in `int4`, ...), computed as before; only with costs that follow bytes |
 | `batch x2`           | twice the `max_batch`; only where more requests than that come                                     |
 | `no sharing losses`  | the channel serves one transfer at a time, in order of arrival, as long as its port lets it (`fifo`) |
+| `processor_sharing`  | the channel serves all transfers at once; only where `fifo` serves one at the pace of a port       |
 | `prefetch`           | `mapping.execution: prefetch`                                                                     |
 | `tiles: engines`     | `mapping.tiles: engines`; only where weight matmuls leave engines idle                             |
 | `earliest`           | `scheduler: earliest`; only where the scheduler left engines idle that a ready task could have used |
@@ -48,7 +49,7 @@ from sim.executors import side_by_side, simulate
 from sim.executors.setup import Setup
 from sim.log.tables import EventLog
 from sim.mapping.tasks import HOST_BIT, LINK_BIT, TaskGraph
-from sim.runs.machine import BY_BYTES
+from sim.runs.machine import BY_BYTES, one_port_at_a_time
 from sim.runs.model import formats_of
 from sim.runs.plan import plan
 from sim.runs.result import Result
@@ -241,6 +242,8 @@ class _Runs:
         as_it_is = partial(Change, makespan=result.makespan, note="as it is")
         if scenario.hardware.memory.arbiter.name == "fifo":
             yield partial(as_it_is, name="no sharing losses")
+            if one_port_at_a_time(scenario.hardware):
+                yield partial(self._overridden, "processor_sharing", "hardware.memory.arbiter=processor_sharing")
         else:
             yield partial(self._overridden, "no sharing losses", "hardware.memory.arbiter=fifo")
         if scenario.mapping.execution == "prefetch":
@@ -383,6 +386,12 @@ def _limit(result: Result, times: dict[str, float], gain: _Gain) -> str:
         return (
             f"The scheduler is the bottleneck: {name} leaves engines idle, and {gain('list scheduling', policy)}; "
             f"{bandwidth}, {more}"
+        )
+    shared = times.get("processor_sharing", 1.0)
+    if shared >= NOTABLE and shared > max(times.get("bandwidth x2", 1.0), times.get("engines x2", 1.0), sram):
+        several = gain("serving several at once (processor_sharing)", shared)
+        return (
+            f"The arbiter is the bottleneck: fifo serves one transfer at a time, at the pace of one port, and {several}; {more}"
         )
     if sram >= NOTABLE and sram > max(times.get("bandwidth x2", 1.0), times.get("engines x2", 1.0)):
         return f"SRAM is the bottleneck: {gain('twice as much', sram)}; {bandwidth}, {more}"

@@ -7,10 +7,13 @@ import re
 
 import pytest
 from click.testing import CliRunner
+from rich.console import Console
 
 from sim.analysis.bounds import few_tiles
 from sim.analysis.parts import PARTS
 from sim.cli import cli
+from sim.render import terminal
+from sim.runs.result import Result
 from sim.runs.run import known_names, read, run
 from sim.runs.what_if import bottleneck, what_if
 from sim.scenario import from_dict
@@ -27,6 +30,14 @@ def call(*arguments: str) -> str:
     done = CliRunner().invoke(cli, arguments, catch_exceptions=False)
     assert done.exit_code == 0, done.output
     return done.stdout
+
+
+def shown(result: Result) -> str:
+    """The summary, in one line."""
+    console = Console(width=200)
+    with console.capture() as found:
+        console.print(terminal.render(result))
+    return " ".join(found.get().split())
 
 
 def test_lockstep():
@@ -319,3 +330,28 @@ def test_more_sram_does_not_cure_what_the_channel_causes():
     speedups, _, result, _ = help_for("llama_1b_context_256", "hardware.sram=8 MiB", *SRAM)
     assert speedups["unbounded SRAM"] == pytest.approx(1, abs=0.01)
     assert result.breakdown.tokens[:, PARTS.index("wait_sram")].sum() < 0.01 * result.makespan
+
+
+def test_one_port_at_a_time():
+    """Multiprocessors of an H100 draw a 40th of the bandwidth each: in turn that is all they get, 40 at once get all of it."""
+    base = {
+        "model": {"config": "llama-3.1-8b", "layers": 1, "scope": "block"}, "mapping": {"tiles": "engines"}, "cost": "roofline",
+        "hardware": {"preset": "h100-sxm", "engines": {"count": 40}},
+    }  # fmt: skip
+    found = run(from_dict(base))
+    help_ = what_if(found)
+    speedups = {change.name: change.speedup(help_.as_it_is) for change in help_.changes}
+    assert speedups["processor_sharing"] == pytest.approx(40, rel=0.05)
+    assert help_.bottleneck.startswith(
+        "The arbiter is the bottleneck: fifo serves one transfer at a time, at the pace of one port"
+    )
+    assert "arbiter: processor_sharing" in shown(found)
+
+    def at_once(engines: int) -> int:
+        memory = {"arbiter": "processor_sharing"}
+        hardware = {"preset": "h100-sxm", "engines": {"count": engines}, "memory": memory}
+        return run(from_dict({**base, "hardware": hardware})).makespan
+
+    assert at_once(20) == pytest.approx(2 * at_once(40), rel=0.02)
+    assert at_once(80) == pytest.approx(at_once(40), rel=0.02)
+    assert "advice" not in shown(run(from_dict({**base, "hardware": {"preset": "h100-sxm"}})))

@@ -130,6 +130,23 @@ def test_scores_of_a_chunk_travel_once(context: int) -> None:
     assert kernel("llama-4-scout", "scores", 1, context) == (2 * (48 * 128 + seen), 2 * 40 * seen)
 
 
+@pytest.mark.parametrize(("name", "heads", "kv_heads", "size"), [("llama-3.1-8b", 32, 8, 128), ("gemma-3-1b", 4, 1, 256)])
+@pytest.mark.parametrize(("query", "context"), [(2, 0), (512, 0), (512, 4000), (4096, 100)])
+def test_attention_in_one_kernel_reads_no_mask(
+    name: str, heads: int, kv_heads: int, size: int, query: int, context: int
+) -> None:
+    """Queries and the new keys and values are read, a row of results for each query is written; a mask moves nothing."""
+    model = models.library.load(name)
+    ops = between_kernels(fuse(model.step(1, query).select(8), element=2, softmax="online", chunked=model.chunked))
+    read, written = moved(ops, context, 1, query)
+    attention, mask = (ops.kind == kind for kind in ("attention", "mask"))
+    assert set(read[attention].tolist()) == {2 * query * size * (heads + 2 * kv_heads)}
+    assert set(written[attention].tolist()) == {2 * query * size * heads}
+    assert mask.any()
+    assert not read[mask].any()
+    assert not written[mask].any()
+
+
 def test_the_router_of_deepseek_v3_converts_no_weights() -> None:
     """It multiplies in float32 by weights that are stored in bfloat16: 256 experts, 7,168 numbers each."""
     captured = models.library.load("deepseek-v3").step()

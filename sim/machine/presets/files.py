@@ -28,6 +28,10 @@ def find(name: str, folder: Path = Path()) -> Preset:
     return _shipped(name)
 
 
+#: Keys of `cost` that are constants of kernels: alone they are those of the cost model that a preset brings.
+CONSTANTS = frozenset({"t0", "peak_share", "unpack"})
+
+
 def is_path(name: str) -> bool:
     """Whether a preset is named by the path of its file."""
     return Path(name).suffix in (".yaml", ".yml")
@@ -95,10 +99,13 @@ def _as_mapping(cost: Any) -> Mapping[str, Any]:
 def _cost(preset: Preset, data: Mapping[str, Any], *, engines: int) -> Any:
     """The section `cost`: as written, or that of the preset; for `kernel` completed by its constants of one of `engines`."""
     cost = data.get("cost", preset.use.cost if preset.kernel is not None else None)
-    if preset.kernel is None or _as_mapping(cost).get("model") != "kernel":
+    as_mapping = _as_mapping(cost)
+    if as_mapping and as_mapping.keys() <= CONSTANTS:
+        as_mapping = {**preset.use.cost, **as_mapping}
+    if preset.kernel is None or "kernel" not in (as_mapping.get("model"), as_mapping.get("otherwise")):
         return data.get("cost")
     constants = over(preset.use.cost, preset.kernel.options(engines))
-    return over(constants, _as_mapping(cost))
+    return over(constants, as_mapping)
 
 
 def _constants(preset: Preset, written: Mapping[str, Any]) -> list[str]:

@@ -12,14 +12,18 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import sim
+from sim.base.errors import InputError
 from sim.base.units import PS_PER_S
 from sim.cost.kernel import Kernel
+from sim.cost.kernel_costs import KernelCosts
 from sim.cost.kernels import joined
 from sim.cost.model import Rates
 from sim.cost.pricing import Pricing
 from sim.cost.profile import DeviceProfile, Shapes, Step, read_profile
 from sim.cost.profiled import Profiled, calls
+from sim.machine.presets import find
 from sim.mapping.steps import Shape
+from sim.runs.run import known_names
 from sim.scenario import from_dict
 from tests.cost.profile.test_profiled import OPS, profile, scenario, timing
 from tests.executors import assert_same
@@ -264,6 +268,59 @@ def test_an_op_that_was_not_measured_takes_a_launch() -> None:
     norms = np.unique(graph.op[kinds == "norm"])
     whole = [int(compute[(graph.op == op) & graph.computes].sum()) for op in norms]
     assert all(time == pytest.approx(1_250_000, rel=0.01) for time in whole)
+
+
+REST = {"t0": {"matmul": 4_000_000, "attention": 9_000_000, "other": 2_000_000}, "peak_share": 0.5}
+
+
+def test_what_was_not_measured_takes_kernel_costs() -> None:
+    """A norm takes its t0, a product that was not measured t0 + the later of its bytes and its FLOPs at half of the peak."""
+    norms_alone = profile(timing("norm", overhead=3_000_000))
+    machine = replace(H100, overlap=True)
+    graph = graphs("llama-3.2-1b", "operands")(Shape((False,)))
+    steps = replace(lanes([(100, 1, 100)], 1), members=None) if graph.ops.members is None else lanes([(100, 1, 100)], 1)
+    kinds = np.array([graph.ops.ops[i].kind for i in graph.op])
+    by_kernel = KernelCosts(machine=machine, seed=0, **REST)
+    found, wanted = (
+        costs.durations(graph, steps)
+        for costs in (Profiled(machine=machine, seed=0, profile=norms_alone, otherwise="kernel", **REST), by_kernel)
+    )
+    launches = by_kernel.launches(graph)
+    for kind in ("rope", "q_proj", "down_proj", "lm_head", "act"):
+        tasks = np.flatnonzero((kinds == kind) & graph.computes)
+        whole = found[0][tasks] + found[1][tasks]  # loads after what is left of its time, as with measured ones
+        alone = launches[tasks, None] + np.maximum(wanted[0][tasks] - launches[tasks, None], wanted[1][tasks])
+        assert np.abs(whole - alone).max() <= 2, kind
+    norm = np.flatnonzero((kinds == "norm") & graph.computes)
+    assert (found[0][norm] + found[1][norm]).ravel().tolist() == pytest.approx([3_000_000] * len(norm), rel=0.01)
+
+
+def test_beyond_the_table_products_reach_the_share_of_the_peak() -> None:
+    """A prompt of 2,048 tokens: FLOPs at 0.8 of 989 TFLOP/s beyond 128 rows, at the peak with `roofline`."""
+    measured = shipped("h100_sxm")
+    shares = {"t0": REST["t0"], "peak_share": 0.8}
+    costs = Profiled(machine=H100, seed=0, profile=measured, otherwise="kernel", **shares)
+    launch, flops = matmul(2048, 28672, 4096), 2 * 2048 * 28672 * 4096
+    reached, peak = (price(each, launch) for each in (costs.pricing, Pricing(measured, H100)))
+    assert reached - peak == pytest.approx(flops / 989e12 * (1 / 0.8 - 1) * PS_PER_S, rel=1e-6)
+    within = matmul(64, 28672, 4096)
+    assert price(costs.pricing, within) == price(Pricing(measured, H100), within)
+    norm = kernel(("norm", "elementwise"), 1, memory=4096, elements=2048)
+    assert list(costs.pricing.reasons(norm)) == ["not measured: kernel costs"]
+
+
+def test_a_preset_brings_the_constants_of_what_was_not_measured() -> None:
+    written = {
+        "model": {"config": "llama-3.2-1b", "layers": 1}, "hardware": {"preset": "h100-sxm"},
+        "cost": {"model": "profiled", "profile": str(PROFILES / "h100_sxm.yaml"), "otherwise": "kernel"},
+    }  # fmt: skip
+    made = from_dict(written, known=known_names())
+    assert made.cost.peak_share == find("h100-sxm").kernel.options(1)["peak_share"]  # type: ignore[union-attr]
+    assert sim.run(made).makespan > 0
+    with pytest.raises(InputError, match=r"t0: expected only with otherwise: kernel"):
+        sim.run(from_dict({**written, "cost": {**written["cost"], "otherwise": "roofline", "t0": "1 us"}}))
+    with pytest.raises(InputError, match=r"t0: expected a value, which the preset does not have"):
+        sim.run(from_dict({**written, "hardware": {}}))
 
 
 def test_the_executors_agree_on_prompts() -> None:

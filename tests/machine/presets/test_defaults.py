@@ -52,6 +52,14 @@ def test_each_written_key_wins_and_is_not_said_to_be_of_the_preset() -> None:
     assert not said & {"mapping.softmax", "mapping.fuse.qkv", "cost", "hardware.memory.achievable"}
 
 
+def test_constants_alone_are_those_of_the_cost_model_of_the_preset() -> None:
+    made = scenario("h100-sxm", cost={"t0": {"matmul": "1 us"}})
+    assert made == scenario("h100-sxm", cost={"model": "kernel", "t0": {"matmul": "1 us"}})
+    assert override(scenario("h100-sxm"), ["cost.t0.prompt=0 us"]).cost.t0["prompt"] == 0  # type: ignore[index]
+    with pytest.raises(InputError, match="cost: the key 'model' is missing"):
+        scenario("h100-sxm", cost={"t0": {"matmul": "1 us"}, "jitter": 0.1})
+
+
 def test_other_costs_bring_no_constants_and_the_peak() -> None:
     made = scenario("h100-sxm", cost="roofline")
     assert (made.cost.t0, made.hardware.memory.efficiency) == (None, None)
