@@ -106,6 +106,14 @@ class IndexedAppendLayer(AppendLayer):
         return self.index_keys
 
 
+class BlockIndexedAppendLayer(IndexedAppendLayer):
+    """The cache of a layer whose indexer chooses blocks of tokens."""
+
+    def update_index(self, idx_k: torch.Tensor) -> torch.Tensor:
+        """Append the keys [B, 1, Q, D] of new tokens; returns all [B, 1, past + Q, D]."""
+        return self.update_indexer(idx_k.squeeze(1)).unsqueeze(1)
+
+
 class StateLayer(LinearAttentionLayer):
     """The state of one layer as a step finds it; the step replaces all of it.
 
@@ -199,6 +207,8 @@ def append_cache(
             cache.layers[i] = AppendLayer(i, context, layer.sliding_window, allocate)
         elif type(layer) is DynamicIndexedLayer:
             cache.layers[i] = IndexedAppendLayer(i, context, None, allocate, (expand or {}).get(i))
+        elif isinstance(layer, DynamicLayer) and hasattr(layer, "update_index"):
+            cache.layers[i] = BlockIndexedAppendLayer(i, context, None, allocate)
         elif type(layer).__name__ != "DummyLayer":  # a dummy shares the cache of another layer
             raise InputError(
                 f"model_type {config.model_type!r}: layer {i} keeps a cache of another kind ({type(layer).__name__}); "
