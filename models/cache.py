@@ -14,7 +14,13 @@ from typing import Any
 
 import torch
 from transformers import DynamicCache, PretrainedConfig
-from transformers.cache_utils import DynamicIndexedLayer, DynamicLayer, DynamicSlidingWindowLayer, LinearAttentionLayer
+from transformers.cache_utils import (
+    DynamicIndexedLayer,
+    DynamicLayer,
+    DynamicSlidingWindowLayer,
+    LinearAttentionAndFullAttentionLayer,
+    LinearAttentionLayer,
+)
 
 from models.attention import ASIDE, role
 from models.latent import Expand
@@ -147,8 +153,11 @@ class StateLayer(LinearAttentionLayer):
         return recurrent_states
 
 
-class StateAppendLayer(StateLayer, AppendLayer):  # type: ignore[misc, override]  # transformers combines them so, too
-    """The cache of a layer that keeps a state and attends to a KV cache."""
+class StateAppendLayer(StateLayer, AppendLayer, LinearAttentionAndFullAttentionLayer):  # type: ignore[misc, override]
+    """The cache of a layer that keeps a state and attends to a KV cache.
+
+    transformers combines them so, too, and knows by the class that the layer attends, when it makes masks.
+    """
 
     def __init__(self, state: StateLayer, rows: AppendLayer) -> None:
         self.__dict__.update({**state.__dict__, **rows.__dict__})
