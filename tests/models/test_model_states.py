@@ -142,9 +142,9 @@ def test_layers_that_keep_a_state_and_see_a_window_or_all_tokens() -> None:
     """Inkling: convolutions of width 4 over keys, values and what attention and MLP get, in layers of two kinds."""
     data = {
         "model_type": "inkling_text", "num_hidden_layers": 2, "layer_types": ["hybrid_sliding", "hybrid"], "hidden_size": 64,
-        "intermediate_size": 64, "dense_intermediate_size": 64, "vocab_size": 128, "num_attention_heads": 4, "num_key_value_heads": 2,
-        "head_dim": 16, "swa_num_attention_heads": 4, "swa_num_key_value_heads": 4, "swa_head_dim": 16, "sliding_window_size": 16,
-        "d_rel": 4, "rel_extent": 32, "n_routed_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 16,
+        "intermediate_size": 64, "vocab_size": 128, "num_attention_heads": 4, "num_key_value_heads": 2, "head_dim": 16,
+        "swa_num_attention_heads": 4, "swa_num_key_value_heads": 4, "swa_head_dim": 16, "sliding_window_size": 16, "d_rel": 4,
+        "rel_extent": 32, "n_routed_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 16,
     }  # fmt: skip
     with quiet():
         model = build(hf_config(ModelConfig(name="small", data=data)), "bfloat16")
