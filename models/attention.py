@@ -28,7 +28,7 @@ ROLES = ("scores", "softmax_max", "softmax_exp", "softmax_norm", "weighted_value
 
 #: Tensors that some families hand to their attention and that would change its result. Ignoring them would be a silent
 #: error, so they are refused.
-_UNSUPPORTED = ("alibi", "head_mask", "relative_position_bias", "block_indices")
+_UNSUPPORTED = ("alibi", "head_mask", "relative_position_bias")
 
 #: Role of helper work (allocating a buffer, evaluating the mask), which the recorder leaves out.
 ASIDE = "aside"
@@ -93,6 +93,7 @@ def attend(
     softcap: float | None = None,
     s_aux: torch.Tensor | None = None,  # [H], attention sink: a score per head without a value
     indices: torch.Tensor | None = None,  # [B, Q, K], the keys that an indexer has chosen for each query
+    block_indices: torch.Tensor | None = None,  # [B, KV, Q, K], the same where it chooses for each head of keys
     position_bias: torch.Tensor | None = None,  # [B, 1 or H, Q, T], added to the scores
     **options: Any,
 ) -> torch.Tensor:
@@ -107,6 +108,8 @@ def attend(
     for name in _UNSUPPORTED:
         if options.get(name) is not None:
             raise NotImplementedError(f"its attention takes {name!r}, which is not supported")
+    if block_indices is not None:
+        indices = block_indices[:, 0]
     if indices is not None:
         operands, value, attention_mask = _chosen(indices, operands, value, attention_mask)
     B, H, Q, _ = operands[0][0].shape

@@ -14,7 +14,13 @@ from typing import Any
 
 import torch
 from transformers import DynamicCache, PretrainedConfig
-from transformers.cache_utils import DynamicIndexedLayer, DynamicLayer, DynamicSlidingWindowLayer, LinearAttentionLayer
+from transformers.cache_utils import (
+    DynamicIndexedLayer,
+    DynamicLayer,
+    DynamicSlidingWindowLayer,
+    LinearAttentionAndFullAttentionLayer,
+    LinearAttentionLayer,
+)
 
 from models.attention import ASIDE, role
 from models.latent import Expand
@@ -106,6 +112,14 @@ class IndexedAppendLayer(AppendLayer):
         return self.index_keys
 
 
+class BlockIndexedAppendLayer(IndexedAppendLayer):
+    """The cache of a layer whose indexer chooses blocks of tokens."""
+
+    def update_index(self, idx_k: torch.Tensor) -> torch.Tensor:
+        """Append the keys [B, 1, Q, D] of new tokens; returns all [B, 1, past + Q, D]."""
+        return self.update_indexer(idx_k.squeeze(1)).unsqueeze(1)
+
+
 class StateLayer(LinearAttentionLayer):
     """The state of one layer as a step finds it; the step replaces all of it.
 
@@ -139,8 +153,11 @@ class StateLayer(LinearAttentionLayer):
         return recurrent_states
 
 
-class StateAppendLayer(StateLayer, AppendLayer):  # type: ignore[misc, override]  # transformers combines them so, too
-    """The cache of a layer that keeps a state and attends to a KV cache."""
+class StateAppendLayer(StateLayer, AppendLayer, LinearAttentionAndFullAttentionLayer):  # type: ignore[misc, override]
+    """The cache of a layer that keeps a state and attends to a KV cache.
+
+    transformers combines them so, too, and knows by the class that the layer attends, when it makes masks.
+    """
 
     def __init__(self, state: StateLayer, rows: AppendLayer) -> None:
         self.__dict__.update({**state.__dict__, **rows.__dict__})
@@ -199,6 +216,8 @@ def append_cache(
             cache.layers[i] = AppendLayer(i, context, layer.sliding_window, allocate)
         elif type(layer) is DynamicIndexedLayer:
             cache.layers[i] = IndexedAppendLayer(i, context, None, allocate, (expand or {}).get(i))
+        elif isinstance(layer, DynamicLayer) and hasattr(layer, "update_index"):
+            cache.layers[i] = BlockIndexedAppendLayer(i, context, None, allocate)
         elif type(layer).__name__ != "DummyLayer":  # a dummy shares the cache of another layer
             raise InputError(
                 f"model_type {config.model_type!r}: layer {i} keeps a cache of another kind ({type(layer).__name__}); "

@@ -116,6 +116,13 @@ def _filled(data: dict[str, Any]) -> dict[str, Any]:
         data |= {"head_dim": data["hidden_size"] // heads} if data.get("head_dim", 1) is None else {}
     if set(data.get("layer_types") or ()) == {"linear_attention"}:  # a hybrid needs a layer that attends
         data["layer_types"] = ["linear_attention", "full_attention"] * (data["num_hidden_layers"] // 2)
+    count = data.get("num_hidden_layers", 0)
+    if data.get("layer_types", ()) is None:
+        data["layer_types"] = (["conv", "full_attention"] * count)[:count]
+    if data.get("attn_layer_indices", ()) is None:
+        data["attn_layer_indices"] = list(range(1, count, 2))
+    if isinstance(data.get("attn_config"), dict):
+        data["attn_config"] |= {"rope_theta": 10000.0, "clip_qkv": 8.0}
     return data | {key: value for key, value in _OPEN.items() if key in data and data[key] is None}
 
 

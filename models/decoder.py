@@ -44,6 +44,9 @@ _LEFT_OUT = (*QUANTIZATION, "auto_map")
 
 _ROPE = ("rope_scaling", "rope_parameters")
 
+#: Keys of a text model that a wrapper may have among its own.
+_OF_TEXT = ("hidden_size", "num_hidden_layers", "intermediate_size", "vocab_size", "sliding_window", "num_key_value_heads")
+
 #: Wrappers that decode after a prompt which sees itself whole; their text models alone have a causal mask.
 _PREFIX = ("paligemma",)
 
@@ -214,7 +217,7 @@ def _tied(model_type: Any) -> list[bool]:
 def _inside(outer: PretrainedConfig, data: Mapping[str, Any]) -> PretrainedConfig:
     """The config of the text model of a wrapper, whose keys stand among its own (`data`)."""
     text: PretrainedConfig = outer.get_text_config(decoder=True)
-    if any(key in data and getattr(text, key, data[key]) != data[key] for key in ("hidden_size", "num_hidden_layers")):
+    if any(key in data and getattr(text, key, data[key]) != data[key] for key in _OF_TEXT):
         text = CONFIG_MAPPING[text.model_type].from_dict(dict(data))  # its class dropped them
     if text is not outer and getattr(outer, "tie_word_embeddings", None) is not None:
         text.tie_word_embeddings = outer.tie_word_embeddings

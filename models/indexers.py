@@ -3,6 +3,9 @@
 DeepSeek Sparse Attention (DeepSeek-V3.2, https://arxiv.org/abs/2512.02556, section 2.1) chooses k = 2,048 tokens for a query.
 A decode step reads the indexer's keys of all N tokens of the context, and the cache of min(N, k - 1): the query's own token is
 among those it sees. Several queries of a step are counted as if they chose the same tokens wherever they can.
+
+MiniMax-M3 chooses blocks of tokens, 16 of 128, among them the query's own. They are counted as 2,048 tokens, whole blocks,
+though the query sees its own block only up to itself: at most 127 tokens, or 6 %, too many.
 """
 
 # torch and transformers are only partly typed.
@@ -19,22 +22,41 @@ from models.costs import Point
 #: The attribute of an indexer with the number of tokens that it chooses for a query.
 _CHOSEN = "index_topk"
 
-#: Where an indexer keeps that number during a capture.
+#: The attributes of one that chooses blocks: how many, and the tokens of a block.
+_BLOCKS, _BLOCK = "topk_blocks", "block_size"
+
+#: Where an indexer keeps the number of tokens during a capture.
 _OF_CONFIG = "_chosen_by_config"
 
 
 def _indexers(model: torch.nn.Module) -> list[Any]:
-    return [module for module in model.modules() if isinstance(getattr(module, _CHOSEN, None), int)]
+    return [module for module in model.modules() if _chosen_by(module) is not None]
+
+
+def _chosen_by(module: Any) -> int | None:
+    """The number of tokens that a module chooses for a query by its config, None if it does not choose any."""
+    if _OF_CONFIG in vars(module):
+        return int(vars(module)[_OF_CONFIG])
+    if isinstance(getattr(module, _CHOSEN, None), int):
+        return int(getattr(module, _CHOSEN))
+    blocks, size = getattr(module, _BLOCKS, None), getattr(module, _BLOCK, None)
+    return blocks * size if isinstance(blocks, int) and isinstance(size, int) else None
 
 
 def chosen_tokens(model: torch.nn.Module) -> set[int]:
     """The numbers of tokens that indexers choose for a query."""
-    return {getattr(module, _OF_CONFIG, getattr(module, _CHOSEN)) for module in _indexers(model)}
+    return {most for module in model.modules() if (most := _chosen_by(module)) is not None}
 
 
 def choose_last(model: torch.nn.Module, point: Point) -> None:
-    """Let indexers choose as many tokens as queries of a step (B, Q, N) see together: k - 1 cached ones, and the new ones."""
+    """Let indexers choose as many tokens as queries of a step (B, Q, N) see together: k - 1 cached ones, and the new ones.
+
+    Those of blocks choose blocks of one token: a number of blocks is no polynomial in N.
+    """
     _, Q, N = point
     for module in _indexers(model):
-        most = vars(module).setdefault(_OF_CONFIG, getattr(module, _CHOSEN))
-        setattr(module, _CHOSEN, min(N, most - 1) + Q)
+        most = vars(module).setdefault(_OF_CONFIG, _chosen_by(module))
+        of_blocks = hasattr(module, _BLOCKS)
+        setattr(module, _BLOCKS if of_blocks else _CHOSEN, min(N, most - 1) + Q)
+        if of_blocks:
+            setattr(module, _BLOCK, 1)

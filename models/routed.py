@@ -1,4 +1,7 @@
-"""Experts that a family multiplies all in one dense product, as products with those that tokens choose.
+"""Experts as products with those that tokens choose, where a family multiplies all of them, or one after another.
+
+Families that loop over the experts that some token has chosen (Step 3.5, DBRX) look at the values of tensors to find them;
+their products are the same.
 
 Llama 4 gives every token to every expert, with an input of 0 where the router did not choose it. An engine multiplies the
 chosen ones alone, which gives the same result: an expert has no biases, so it makes 0 of 0.
@@ -17,10 +20,50 @@ import torch
 
 
 def choose_experts(model: torch.nn.Module) -> None:
-    """Replace dense products with all experts by products with the chosen ones, in every mixture that has some."""
+    """Replace dense products with all experts, and loops over some, by products with the chosen ones, in every mixture."""
     for module in model.modules():
         if _is_dense(module):
             module.forward = partial(_forward, module)
+        elif _is_loop(module) and all(hasattr(module, name) for name in ("gate_up_proj", "down_proj", "_apply_gate")):
+            module.forward = partial(_joined_experts_forward, module)
+        elif _is_loop(module) and all(hasattr(getattr(module, "mlp", None), name) for name in ("w1", "v1", "w2")):
+            module.forward = partial(_flat_experts_forward, module)
+
+
+def _is_loop(module: Any) -> bool:
+    """Whether a module multiplies experts one after another; where transformers can choose how, its function is wrapped."""
+    function = type(module).forward
+    named = list(inspect.signature(function).parameters) == ["self", "hidden_states", "top_k_index", "top_k_weights"]
+    return named and inspect.unwrap(function) is function
+
+
+def _joined_experts_forward(experts: Any, hidden: torch.Tensor, chosen: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
+    """The mixture [T, D] of tokens [T, D], of experts [E, 2 F, D] and [E, D, F]. chosen, scores: [T, k]."""
+    taken, which = _for_each_choice(hidden, chosen)
+    made = experts._apply_gate(torch.bmm(taken, experts.gate_up_proj[which].transpose(1, 2)))  # [T * k, 1, F]
+    return _sum_of_choices(torch.bmm(made, experts.down_proj[which].transpose(1, 2)), scores)
+
+
+def _flat_experts_forward(experts: Any, hidden: torch.Tensor, chosen: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
+    """The mixture [B, Q, D] of tokens [B, Q, D], of experts [E * F, D] one below another. chosen, scores: [B * Q, k]."""
+    mlp = experts.mlp
+    taken, which = _for_each_choice(hidden.reshape(-1, hidden.shape[-1]), chosen)
+    of_all = (-1, experts.ffn_hidden_size, experts.hidden_size)
+    gate = mlp.activation_fn(torch.bmm(taken, mlp.w1.view(of_all)[which].transpose(1, 2)))  # [T * k, 1, F]
+    made = gate * torch.bmm(taken, mlp.v1.view(of_all)[which].transpose(1, 2))
+    return _sum_of_choices(torch.bmm(made, mlp.w2.view(of_all)[which]), scores).view_as(hidden)
+
+
+def _for_each_choice(hidden: torch.Tensor, chosen: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Tokens [T, D] once for each of their choices [T, k], as [T * k, 1, D], and the experts [T * k]."""
+    tokens, top_k = chosen.shape
+    return hidden.unsqueeze(1).expand(-1, top_k, -1).reshape(tokens * top_k, 1, -1), chosen.reshape(-1)
+
+
+def _sum_of_choices(made: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
+    """The sum [T, D] of what experts make of each choice, [T * k, 1, D], times its score [T, k]."""
+    tokens, top_k = scores.shape
+    return (made.view(tokens, top_k, -1) * scores.unsqueeze(-1).to(made.dtype)).sum(dim=1)
 
 
 def _is_dense(module: Any) -> bool:

@@ -123,6 +123,14 @@ def test_the_check_counts_windows() -> None:
         planned("gemma-3-1b", {"sequences": gemma, "batching": {**one, "kv": {"capacity": "143032319 B"}}})
 
 
+def test_blocks_of_an_engine_hold_as_many_tokens_as_it_logs() -> None:
+    """vLLM logs 1,478 blocks of 16 for 3,099,590,656 B of Llama 3.1 8B, 131,072 B a token: 23,648 tokens, and no more."""
+    batching = {"policy": "continuous", "kv": {"capacity": "3099590656 B", "block": 16}}
+    planned("llama-3.1-8b", {"sequences": [{"prompt": 23_645, "tokens": 4}], "batching": batching})  # the last is not cached
+    with pytest.raises(InputError, match=r"23,649 tokens in 1,479 blocks .*, more than the 1,478 blocks \(23,648 tokens"):
+        planned("llama-3.1-8b", {"sequences": [{"prompt": 23_646, "tokens": 4}], "batching": batching})
+
+
 def test_memory_of_sequences_that_are_not_batched() -> None:
     """At 32,001 tokens of Gemma 3 1B, 4 layers hold all and 22 the 511 that the next one would see."""
     weights, each = 2 * models.library.load("gemma-3-1b").parameters, (4 * 32_001 + 22 * 511) * 1024

@@ -11,8 +11,11 @@ from model_families import _SMALL, FAMILIES, small
 from models.capture import build, record
 from models.config import ModelConfig
 from models.decoder import TextDecoder, hf_config
+from models.graph import QUANTITIES
 from models.recording import Recording
 from sim.base.errors import InputError
+
+KV_READ = QUANTITIES.index("kv_read")
 
 QWEN3 = {**_SMALL, "head_dim": 8}
 
@@ -52,6 +55,19 @@ def test_a_wrapper_decodes_as_the_text_model_inside(wrapper: str, text: str) -> 
         wrapped = {"model_type": wrapper, "tie_word_embeddings": tied, "vision_config": {}, "text_config": decoder}
         assert costs(recorded(**wrapped)) == costs(recorded(**{**alone, "tie_word_embeddings": tied}))
         assert parameters(**wrapped) == parameters(**{**alone, "tie_word_embeddings": tied})
+
+
+def test_windows_of_a_wrapper() -> None:
+    """Gemma 3 27B at 131,072 tokens: 10 of 62 layers keep all, the others 1,023; of 16 heads of 128. 10.41 GiB in all."""
+    text = {
+        "model_type": "gemma3_text", "hidden_size": 5376, "num_hidden_layers": 6, "num_attention_heads": 32,
+        "num_key_value_heads": 16, "head_dim": 128, "sliding_window": 1024, "vocab_size": 64, "intermediate_size": 64,
+    }  # fmt: skip
+    data = {"model_type": "gemma3", "vision_config": {}, "text_config": text}
+    nodes = record(build(hf_config(ModelConfig(name="made", data=data)), "bfloat16"), (1, 1, 131_072)).nodes
+    window, whole = 1023 * 8192, 131_072 * 8192
+    assert [node.costs[KV_READ] for node in nodes if node.name == "kv_load"] == [*[window] * 5, whole]
+    assert 10 * whole + 52 * window == 11_173_199_872
 
 
 def test_a_wrapper_may_have_the_keys_of_its_decoder_among_its_own() -> None:

@@ -87,3 +87,24 @@ def test_what_an_indexer_computes_is_one_op():
     flops = step.costs(40)[QUANTITIES.index("flops")].tolist()
     assert [flops[step.ops.index(op)] for op in found] == [41 * (2 * INDEX_HEADS * INDEX + 2 * INDEX_HEADS)] * 2
     assert sum(op.kind == "index_proj" for op in step.ops) == 2 * 3
+
+
+#: A layer that attends to all tokens, and one whose indexer chooses three blocks of two, for both heads of keys.
+OF_BLOCKS: dict[str, Any] = {
+    "head_dim": 8, "rotary_dim": 4, "layer_types": ["full_attention", "minimax_m3_sparse"], "num_local_experts": 4,
+    "num_experts_per_tok": 2, "mlp_layer_types": ["dense", "sparse"], "dense_intermediate_size": 48,
+    "shared_intermediate_size": 24, "index_n_heads": 2, "index_head_dim": INDEX, "index_block_size": 2, "index_topk_blocks": 3,
+}  # fmt: skip
+
+
+def test_chosen_blocks_are_read_whole():
+    made = capture(small("minimax_m3_vl_text", **OF_BLOCKS))["op"]
+    row = 2 * 2 * 8 * 4  # keys and values of two heads, in float32
+    for N in (1, K - 2, K - 1, K, 41):
+        assert total(made, "kv_read", N, B=3) == 3 * (N * row + min(N, K - 1) * row + N * INDEX * 4)
+        assert total(made, "kv_write", N, B=3) == 3 * (2 * row + INDEX * 4)
+    step = made.step()
+    flops = step.costs(41)[QUANTITIES.index("flops")].tolist()
+    assert [f for f, op in zip(flops, step.ops, strict=True) if op.kind == "scores"] == [2 * 4 * 8 * 42, 2 * 4 * 8 * K]
+    assert layer_groups(step) == (LayerGroup(None, 2 * row + INDEX * 4),)
+    assert (made.kv_heads, made.head_dim) == (2, 8)

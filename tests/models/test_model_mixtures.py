@@ -7,6 +7,8 @@ import torch
 from transformers import CONFIG_MAPPING, AutoModelForCausalLM
 
 from models.capture import build, quiet, record
+from models.config import ModelConfig
+from models.decoder import hf_config, make
 from models.graph import QUANTITIES
 from models.routed import choose_experts
 
@@ -62,6 +64,39 @@ def check(model_type: str) -> None:
     assert 1 <= chosen < count
     for tokens in (1, 3):
         assert experts_read(config, tokens) == {(count, chosen)}
+
+
+#: Small models whose code loops over experts.
+LOOPS: dict[str, dict[str, Any]] = {
+    "step3p5": {
+        "hidden_size": 32, "intermediate_size": 16, "moe_intermediate_size": 16, "share_expert_dim": 16, "vocab_size": 64,
+        "num_hidden_layers": 2, "num_attention_heads": 4, "num_key_value_heads": 2, "head_dim": 8, "n_routed_experts": 4,
+        "num_experts_per_tok": 2, "mlp_layer_types": ["dense", "sparse"], "layer_types": ["full_attention"] * 2,
+        "sliding_window": 8,
+    },
+    "dbrx": {
+        "d_model": 32, "n_heads": 4, "n_layers": 2, "max_seq_len": 64, "vocab_size": 64,
+        "ffn_config": {"ffn_hidden_size": 16, "moe_num_experts": 4, "moe_top_k": 2},
+        "attn_config": {"kv_n_heads": 2, "clip_qkv": 8, "rope_theta": 500000},
+    },
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("model_type", LOOPS)
+def test_experts_one_after_another_make_what_chosen_ones_make(model_type: str) -> None:
+    config = hf_config(ModelConfig(name="small", data={"model_type": model_type, **LOOPS[model_type]}))
+    assert experts_read(config, 3) == {(4, 2)}
+    torch.manual_seed(0)
+    model = make(config, dtype=torch.float32).eval()
+    for weights in model.parameters():
+        torch.nn.init.normal_(weights, std=0.3)
+    tokens = torch.randint(0, 64, (2, 7))
+    with torch.no_grad():
+        looped = model(input_ids=tokens).logits
+        choose_experts(model)
+        chosen = model(input_ids=tokens).logits
+    assert any("forward" in vars(module) for module in model.modules())
+    torch.testing.assert_close(chosen, looped, rtol=1e-4, atol=1e-5)
 
 
 @pytest.mark.parametrize("chosen", [1, 2])

@@ -108,6 +108,13 @@ def test_bytes_of_the_cache_before_and_beyond_the_windows(name):
         assert kv_write == sum(n * size for n, size, _ in KV_CACHE[name])
 
 
+def test_a_step_of_gemma_3n_reads_the_caches_that_layers_share() -> None:
+    """At 32,000 tokens 6 of 30 layers read all of them and 24 a window of 512, of two heads of 256; 20 keep what they read."""
+    costs = load("gemma-3n-e2b").step().costs(32_000).sum(axis=1)
+    assert costs[QUANTITIES.index("kv_read")] == (6 * 32_000 + 24 * 511) * 2048 == 418_332_672
+    assert costs[QUANTITIES.index("kv_write")] == 20 * 2048
+
+
 def _seen(context: int, window: int | None) -> int:
     """Cached tokens that the next one sees."""
     if window is None:

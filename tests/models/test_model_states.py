@@ -5,8 +5,9 @@ from typing import Any
 
 import pytest
 
-from models.capture import capture
+from models.capture import build, capture, quiet, record
 from models.config import ModelConfig
+from models.decoder import hf_config
 from models.graph import QUANTITIES, ModelGraph, OpGraph
 from sim.machine.kv_cache import KVLayout, LayerGroup, kept_groups, layer_groups, state_bytes
 
@@ -135,6 +136,26 @@ def test_a_graph_with_states_is_stored_and_read_again(delta: ModelGraph) -> None
     again = ModelGraph.from_json(json.loads(json.dumps(delta.to_json())))
     for key, ops in delta.variants.items():
         assert again.variants[key] == ops
+
+
+def test_layers_that_keep_a_state_and_see_a_window_or_all_tokens() -> None:
+    """Inkling: convolutions of width 4 over keys, values and what attention and MLP get, in layers of two kinds."""
+    data = {
+        "model_type": "inkling_text", "num_hidden_layers": 2, "layer_types": ["hybrid_sliding", "hybrid"], "hidden_size": 64,
+        "intermediate_size": 64, "vocab_size": 128, "num_attention_heads": 4, "num_key_value_heads": 2, "head_dim": 16,
+        "swa_num_attention_heads": 4, "swa_num_key_value_heads": 4, "swa_head_dim": 16, "sliding_window_size": 16, "d_rel": 4,
+        "rel_extent": 32, "n_routed_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 16,
+    }  # fmt: skip
+    with quiet():
+        model = build(hf_config(ModelConfig(name="small", data=data)), "bfloat16")
+        nodes = record(model, (2, 3, 1000)).nodes
+    loads = {(node.name, node.layer): sum(node.costs) for node in nodes if node.name in ("kv_load", "state_load")}
+    assert loads == {
+        ("kv_load", 0): 2 * 15 * 2 * 4 * 16 * 2,
+        ("kv_load", 1): 2 * 1000 * 2 * 2 * 16 * 2,
+        ("state_load", 0): 2 * 3 * (2 * 4 * 16 + 2 * 64) * 4,
+        ("state_load", 1): 2 * 3 * (2 * 2 * 16 + 2 * 64) * 4,
+    }
 
 
 @pytest.mark.slow
