@@ -16,6 +16,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
+from compileall import compile_dir
 from functools import partial
 from importlib.util import find_spec
 from itertools import chain
@@ -36,7 +37,7 @@ from sim.study.sweep import sweep
 SCENARIOS = Path(__file__).parents[1] / "scenarios"
 LOOP = 20  # runs of `sim.run`
 DASK = 4  # worker processes of the cluster
-FORKS = 8  # processes of which the time to start is a mean
+FORKS = 20  # processes of which the time to start is a mean
 HEAD = ("study", "runs", "executor", "runs/s", "per CPU s", "over `sim.run`", "of the above", "memory")
 TARGETS = {"two tokens of a block": 500, "a whole decode step": 200}  # runs a second on two cores
 
@@ -89,7 +90,9 @@ class Peak:
         self._thread = Thread(target=self._watch, daemon=True)
 
     def _watch(self) -> None:
-        while not self._over.wait(1.0):
+        over = False
+        while not over:
+            over = self._over.wait(1.0)
             try:
                 now = sum(map(held, family(os.getpid()))) * 1024 / 1e6
             except OSError:  # a process ended meanwhile
@@ -138,10 +141,11 @@ def in_a_loop(study: Study) -> float:
 
 def start(count: int) -> float:
     """CPU seconds from nothing to the first answers of processes, with the start of the server that they are forks of."""
-    before, processes = spent(), Processes(count)
-    for answer in [processes.submit(Batch([])) for _ in range(count)]:
-        answer.result()
-    processes.close()
+    before = spent()
+    for _ in range(count):
+        one = Processes(1)
+        one.submit(Batch([])).result()
+        one.close()
     forkserver._forkserver._stop()
     return spent() - before
 
@@ -149,11 +153,19 @@ def start(count: int) -> float:
 def starts() -> str:
     """A line on the start of processes."""
     one, more = start(1), start(1 + FORKS)
-    return f"A process starts in {one:.2f} s of CPU time, each further one in {(more - one) / FORKS:.2f} s (target 1 s)."
+    further = max(0.0, more - one) / FORKS
+    return f"A process starts in {one:.2f} s of CPU time, each further one in {further:.2f} s (target 1 s)."
+
+
+def keep_bytecode() -> None:
+    """Write the bytecode of modules, which processes find wherever the program is installed: here it may never be written."""
+    for package in ("sim", "models"):
+        compile_dir(str(SCENARIOS.parent / package), quiet=1)
 
 
 def rows(points: int, count: int) -> Iterator[tuple[str, ...]]:
     """Cells of a table, as `HEAD`."""
+    keep_bytecode()
     executors: dict[str, Callable[[], Pool]] = {"this process": Here, f"{count} processes": partial(pool, count)}
     if find_spec("distributed") is not None:
         executors[f"Dask, {DASK} workers"] = partial(Cluster, LOCAL, DASK)

@@ -8,6 +8,9 @@ from __future__ import annotations
 
 import gc
 import os
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 from sim.base.cores import CORES
 from sim.runs.compile_ahead import SEQUENCES
@@ -20,9 +23,21 @@ from sim.study.metrics import measure
 def load() -> None:
     """Load all that simulates. It starts no threads, which forks would lack."""
     os.environ[CORES] = "1"
-    measure(Job.of(plan(from_dict(SEQUENCES))))
+    with _without("scipy"):  # Numba imports it for products of matrices, which no kernel has: a tenth of all this
+        measure(Job.of(plan(from_dict(SEQUENCES))))
     gc.collect()
     gc.freeze()  # what is collected no more is not written to, so forks go on to share it
+
+
+@contextmanager
+def _without(module: str) -> Iterator[None]:
+    """Let a module that is not imported yet appear as not installed."""
+    sys.modules.setdefault(module, None)  # type: ignore[arg-type]
+    try:
+        yield
+    finally:
+        if sys.modules[module] is None:
+            del sys.modules[module]
 
 
 load()

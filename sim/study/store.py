@@ -18,9 +18,12 @@ import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from importlib import import_module
+from operator import index
 from pathlib import Path
 from time import monotonic
 from typing import Any
+
+import numpy as np
 
 from sim import __version__
 from sim.base.errors import InputError
@@ -122,8 +125,8 @@ class Store:
         """Write all rows that wait. Raises OSError if the disk is full; the rows are kept."""
         if not self._waiting:
             return
-        columns = {name: [row.get(name) for row in self._waiting] for name in self._schema.names}
-        table = pyarrow("pyarrow").table(columns, schema=self._schema)
+        columns = [column([row.get(field.name) for row in self._waiting], field.type) for field in self._schema]
+        table = pyarrow("pyarrow").Table.from_arrays(columns, schema=self._schema)
         self._write(self.folder / ROWS / f"part-{self._next:06d}.parquet", table)
         self._next += 1
         self._waiting.clear()
@@ -156,6 +159,32 @@ def _type(axis: Axis) -> Any:
     if axis.types <= {int, float} and axis.types:
         return arrow.int64() if axis.types == {int} else arrow.float64()
     return arrow.string()
+
+
+def column(values: Sequence[Any], kind: Any) -> Any:
+    """An Arrow array of booleans, int64, float64 or texts, with None where there is no value.
+
+    It is made of its buffers: `pyarrow.array` imports pandas, where it is installed, which takes longer than many a study.
+    Raises OverflowError for integers that int64 does not hold, TypeError for other numbers among them.
+    """
+    arrow = pyarrow("pyarrow")
+    there = [value is not None for value in values]
+    buffers = [None if all(there) else _bits(there)]
+    if kind == arrow.string():
+        texts = [b"" if value is None else value.encode() for value in values]
+        ends = np.cumsum([0, *map(len, texts)], dtype=np.int32)
+        buffers += [arrow.py_buffer(ends), arrow.py_buffer(b"".join(texts))]
+    elif kind == arrow.bool_():
+        buffers.append(_bits([bool(value) for value in values]))
+    else:
+        dtype, exact = (np.int64, index) if kind == arrow.int64() else (np.float64, float)
+        buffers.append(arrow.py_buffer(np.array([0 if value is None else exact(value) for value in values], dtype=dtype)))
+    return arrow.Array.from_buffers(kind, len(values), buffers)
+
+
+def _bits(flags: Sequence[bool]) -> Any:
+    """Flags as Arrow packs them, the first in the lowest bit."""
+    return pyarrow("pyarrow").py_buffer(np.packbits(np.array(flags, dtype=bool), bitorder="little"))
 
 
 def cell(axis: Axis, column: Any, text: str) -> Any:

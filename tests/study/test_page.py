@@ -7,10 +7,20 @@ from pathlib import Path
 import pytest
 
 from sim.study.answers import read_answers
-from sim.study.page import render
+from sim.study.page import _groups, render
 from sim.study.points import load
 from tests.study.conftest import STUDY, Written, swept
 from tests.tools.perfetto_ui import Browser
+
+
+def test_values_are_grouped_where_few_combinations_were_run() -> None:
+    grid = [[x for x in range(20) for _ in range(20)], [y for _ in range(20) for y in range(20)]]
+    assert _groups(grid) == [None, None]
+    assert _groups([axis[:150] for axis in grid]) == [None, None]  # a half of 8 x 20
+    found = _groups([[7 * n % 101 for n in range(100)], [3 * n % 89 for n in range(100)], [n % 4 for n in range(100)]])
+    assert found[2] is None  # there are few values
+    assert [len(set(each)) for each in found[:2] if each is not None] == [6, 6]
+
 
 CLIPBOARD = "Object.defineProperty(navigator, 'clipboard', {value: {writeText: async (text) => { window.copied = text; }}})"
 PLACE = "(() => {{ const r = {0}.getBoundingClientRect(); return {{x: r.x + r.width / 2, y: r.y, height: r.height}}; }})()"
@@ -52,6 +62,8 @@ def test_charts_follow_a_range_and_points_copy_their_command(written: Written, t
         assert set(shown) <= {"1", "2"}
         assert browser.evaluate("document.getElementById('front-lead').textContent").startswith("4 points")
 
+        values = "[wide([1, 20]), wide([1, 21]), wide([0, 21]), ticks([8, 90], 6), ticks([8, 300], 6), ticks([0.2, 7], 6)]"
+        assert browser.evaluate(values) == [False, True, False, 6, [10, 20, 50, 100, 200], [0.2, 0.5, 1, 2, 5]]
         browser.evaluate(CLIPBOARD)
         browser.evaluate("document.querySelector('#points-table tbody tr').click()")
         number = int(browser.evaluate("document.querySelector('#points-table tbody td').textContent"))

@@ -9,10 +9,13 @@ import sys
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from multiprocessing import forkserver
 from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from sim.base.errors import InputError
 from sim.study import pool
@@ -20,8 +23,8 @@ from sim.study import store as storage
 from sim.study.batches import Batch, Job
 from sim.study.points import Study, load
 from sim.study.pool import Foreign, Growing, Here, Processes, without_main, work
-from sim.study.store import FAILED, Store, parts, read_part
-from sim.study.sweep import estimate
+from sim.study.store import FAILED, Store, column, parts, read_part
+from sim.study.sweep import Counts, estimate
 from tests.study.conftest import BASE, STUDY, Written, swept
 from tests.tools.command import call
 from tests.tools.full_disk import fill_disk
@@ -204,6 +207,41 @@ def test_an_estimate_says_what_proofs_save(written: Written) -> None:
     assert estimate(load(written(fast_first)), 1).saved == 0.75  # bytes alone take the others longer than the first
 
 
+@settings(max_examples=20, deadline=None)
+@given(
+    st.lists(st.none() | st.integers(-(2**63), 2**63 - 1), max_size=20), st.lists(st.none() | st.floats(), max_size=20),
+    st.lists(st.none() | st.text(max_size=5).filter(lambda text: text.isprintable()), max_size=20),
+    st.lists(st.none() | st.booleans(), max_size=20),
+)  # fmt: skip
+def test_columns_are_those_of_pyarrow(whole: list[Any], real: list[Any], texts: list[Any], flags: list[Any]) -> None:
+    import pyarrow
+
+    for values, kind in ((whole, "int64"), (real, "float64"), (texts, "string"), (flags, "bool")):
+        made = column(values, pyarrow.type_for_alias(kind))
+        made.validate(full=True)
+        assert made.null_count == values.count(None)
+        assert str(made.to_pylist()) == str(values)  # as text, because a NaN equals nothing
+    for value, error in ((2**63, OverflowError), (0.5, TypeError)):
+        with pytest.raises(error):
+            column([value], pyarrow.int64())
+
+
+@pytest.mark.slow
+def test_a_sweep_imports_pandas_no_more_than_torch(written: Written, tmp_path: Path) -> None:
+    command = f"""
+import sys
+from sim.cli import main
+try:
+    main(["sweep", {str(written())!r}, "-j", "1", "-o", {str(tmp_path / "out")!r}])
+except SystemExit as end:
+    assert not end.code
+assert not {{"pandas", "torch"}} & set(sys.modules)
+"""
+    done = subprocess.run([sys.executable, "-c", command], capture_output=True, text=True, timeout=120, check=False)
+    assert done.returncode == 0, done.stderr
+    assert len(rows(tmp_path / "out")) == 6
+
+
 class Killing(Processes):
     """Processes of which one is killed with SIGKILL after some batches."""
 
@@ -291,6 +329,24 @@ def until_rows(folder: Path, process: subprocess.Popen[str], files: int) -> None
         assert process.poll() is None, process.communicate()
         assert time.monotonic() < end
         time.sleep(0.05)
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(sys.platform != "linux", reason="there is no server of forks")
+def test_a_killed_server_of_forks_loses_no_point(written: Written, tmp_path: Path) -> None:
+    killed = list[int]()
+
+    def kill(counts: Counts) -> None:
+        if counts.done > 20 and not killed:
+            killed.append(forkserver._forkserver._forkserver_pid)  # type: ignore[attr-defined]
+            os.kill(killed[0], signal.SIGKILL)
+
+    study = load(written(MANY.replace("x250", "x25")))
+    counts = swept(study, tmp_path / "killed", Processes(2), on_progress=kill)
+    assert killed
+    assert (counts.done, counts.failed) == (200, 0)
+    swept(study, tmp_path / "whole")
+    assert rows(tmp_path / "killed") == rows(tmp_path / "whole")
 
 
 @pytest.mark.slow

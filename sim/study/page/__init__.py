@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import html
 from importlib.resources import files
+from math import prod
 from typing import Any
 
 from sim.render.page.document import document
@@ -11,6 +12,8 @@ from sim.study.answers import Answers, PointOf
 from sim.study.effects import grouped
 from sim.study.metrics import METRICS
 from sim.study.tables import change, search_cells, setting, show, title
+
+FEW = 0.25  # share of all combinations below which values of axes are grouped
 
 
 def data(answers: Answers) -> dict[str, Any]:
@@ -48,7 +51,7 @@ def data(answers: Answers) -> dict[str, Any]:
             "feasible": [p.feasible for p in points],
             "front": [p.number in on_front for p in points],
             "axes": [[p.values.get(key) for p in points] for key in answers.axes],
-            "groups": [_groups([p.values.get(key) for p in points]) for key in answers.axes],
+            "groups": _groups([[p.values.get(key) for p in points] for key in answers.axes]),
             "means": [[p.means.get(name) for p in points] for name in names],
             "sets": [[list(each) for each in p.sets.items()] for p in points],
             "halves": [[p.halves.get(name) for p in points] for name in names],
@@ -72,11 +75,14 @@ def data(answers: Answers) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def _groups(values: list[Any]) -> list[Any] | None:
-    """Values with the middle of a group in place of each, where an axis has nearly as many as there are points; else None."""
-    few = 3 * len(set(values)) <= len(values)
-    found = values if few else grouped(values)
-    return None if found == values else found
+def _groups(axes: list[list[Any]]) -> list[list[Any] | None]:
+    """Values [axis, point] with the middle of a group in place of each, where few of all combinations were run, as in samples.
+
+    None for axes that stay as they are.
+    """
+    points, combinations = max(map(len, axes), default=0), prod(len(set(values)) for values in axes)
+    found = [grouped(values) if FEW * combinations > points else values for values in axes]
+    return [None if of == values else of for of, values in zip(found, axes, strict=True)]
 
 
 def _of_search(answers: Answers, column: str) -> dict[str, str]:

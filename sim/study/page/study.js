@@ -72,11 +72,23 @@ function label(i, ...more) {
   const wanted = [...new Set([...objectives, ...more.filter((field) => field && !field.axis)])];
   return [`point ${study.points.number[i]}${study.points.front[i] ? ", on the front" : ""}`, ...lines, ...wanted.map((f) => `${f.title}: ${f.text(f.value(i))}`)].join("\n");
 }
+/** Whether numbers have so wide a range that most of them would share one end of a linear scale. */
+function wide(values) {
+  const [low, high] = d3.extent(values);
+  return low > 0 && high > 20 * low;
+}
+function ticks(values, linear) { // 1, 2 and 5 times powers of ten, on a logarithmic scale
+  return wide(values) ? d3.scaleLog(d3.extent(values), [0, 1]).ticks(10).filter((v) => [1, 2, 5].includes(Math.round(v / 10 ** Math.floor(Math.log10(v) + 1e-9)))) : linear;
+}
+function position(field, values) {
+  return field.numeric ? { type: wide(values) ? "log" : "linear", ticks: ticks(values, 6) } : { type: "point", domain: field.order };
+}
+
 function colors(field, points) {
   if (!field) return () => color("accent");
   if (field.numeric && new Set(points.map(field.value)).size > 8) {
     const extent = d3.extent(points, field.value);
-    const scale = d3.scaleSequential(extent, d3.interpolateViridis);
+    const scale = (wide(extent) ? d3.scaleSequentialLog : d3.scaleSequential)(extent, d3.interpolateViridis);
     return (i) => scale(field.value(i));
   }
   const names = field.order ?? [...new Set(points.map(field.value))].sort(d3.ascending);
@@ -91,9 +103,9 @@ function drawFront() {
   const line = d3.sort(front, x.value);
   const chart = Plot.plot({
     width: width("front-chart"), height: 420, marginLeft: 72, marginBottom: 44, style: { background: "none" },
-    x: { label: `${x.title} →`, tickFormat: x.text, grid: true, ticks: 6, type: x.numeric ? "linear" : "point" }, y: { label: `↑ ${y.title}`, tickFormat: y.text, grid: true, ticks: 6, type: y.numeric ? "linear" : "point" },
+    x: { ...position(x, points.map(x.value)), label: `${x.title} →`, tickFormat: x.text, grid: true }, y: { ...position(y, points.map(y.value)), label: `↑ ${y.title}`, tickFormat: y.text, grid: true },
     marks: [
-      x !== y && objectives.includes(x) && objectives.includes(y) ? Plot.line(line, { x: x.value, y: y.value, stroke: color("faint"), strokeDasharray: "3 3" }) : null,
+      x !== y && objectives.includes(x) && objectives.includes(y) ? Plot.line(line, { x: x.value, y: y.value, stroke: color("faint"), strokeWidth: 1.5, strokeDasharray: "4 3" }) : null,
       Plot.dot(points, {
         x: x.value, y: y.value, fill: (i) => (study.points.feasible[i] ? fill(i) : "none"), stroke: fill, r: (i) => (study.points.front[i] ? 5 : 3),
         fillOpacity: 0.85, symbol: "circle",
@@ -117,10 +129,9 @@ function drawCurve() {
   const rows = groups.flatMap(([name, inner]) => inner.map(([at, s]) => ({ name, at, ...s })));
   const names = by ? (by.order ?? d3.sort(new Set(rows.map((r) => r.name)))).filter((n) => rows.some((r) => r.name === n)) : [null];
   const shade = (r) => (by ? color(`k${names.indexOf(r.name) % 14}`) : color("accent"));
-  const position = x.numeric ? { type: d3.max(rows, (r) => r.at) > 20 * d3.min(rows, (r) => r.at) && d3.min(rows, (r) => r.at) > 0 ? "log" : "linear" } : { type: "point", domain: x.order };
   const chart = Plot.plot({
     width: width("curve-chart"), height: 360, marginLeft: 72, marginRight: 90, marginBottom: 44, style: { background: "none" },
-    x: { ...position, label: `${x.title} →`, tickFormat: x.text, ticks: x.numeric ? 6 : undefined }, y: { label: `↑ ${y.title}`, tickFormat: y.text, grid: true, zero: d3.min(rows, (r) => r.low) > 0 },
+    x: { ...position(x, rows.map((r) => r.at)), label: `${x.title} →`, tickFormat: x.text }, y: { label: `↑ ${y.title}`, tickFormat: y.text, grid: true, zero: d3.min(rows, (r) => r.low) > 0 },
     marks: [
       Plot.areaY(rows, { x: "at", y1: "low", y2: "high", z: "name", sort: "at", fill: shade, fillOpacity: 0.12 }),
       Plot.lineY(rows, { x: "at", y: "mean", z: "name", sort: "at", stroke: shade, strokeWidth: 2 }),
@@ -134,7 +145,7 @@ function drawCurve() {
   byId("curve-lead").textContent = `Means over all other axes; shaded: from the smallest to the largest of them${study.seeds > 1 ? ", with the intervals over seeds" : ""}.${nearby(x, by)}`;
 }
 
-function nearby(...shown) { return shown.some((field) => field?.grouped) ? " Near values of an axis are one." : ""; }
+function nearby(...shown) { return shown.some((field) => field?.grouped) ? " Values of an axis that are near each other are taken together." : ""; }
 
 function drawHeat() {
   const x = heatX(), y = heatY(), z = heatZ();
@@ -165,7 +176,8 @@ function drawParallel() {
   const place = d3.scalePoint(dims.map((d) => d.name), [side, w - side]);
   const scales = new Map(dims.map((d) => {
     const values = d3.range(count).map(d.value).filter((v) => v !== null);
-    return [d.name, d.numeric ? d3.scaleLinear(d3.extent(values), [h - 20, top]) : d3.scalePoint(d.order, [h - 20, top])];
+    const ends = [h - 20, top];
+    return [d.name, d.numeric ? (wide(values) ? d3.scaleLog : d3.scaleLinear)(d3.extent(values), ends) : d3.scalePoint(d.order, ends)];
   }));
   const svg = d3.create("svg").attr("width", w).attr("height", h).attr("viewBox", [0, 0, w, h]);
   const first = objectives[0];
@@ -188,7 +200,7 @@ function drawParallel() {
   const axis = svg.append("g").selectAll("g").data(dims).join("g").attr("class", "axis").attr("transform", (d) => `translate(${place(d.name)},0)`);
   axis.each(function (d) {
     const scale = scales.get(d.name), drawn = d3.axisLeft(scale).tickFormat(d.text);
-    if (d.numeric) drawn.ticks(5); else drawn.tickValues(d.order.filter((_, i) => i % Math.ceil(d.order.length / 8) === 0));
+    if (d.numeric) drawn.tickValues(ticks(scale.domain(), scale.ticks(5))); else drawn.tickValues(d.order.filter((_, i) => i % Math.ceil(d.order.length / 8) === 0));
     d3.select(this).call(drawn);
     d3.select(this).append("g").attr("class", "brush").call(d3.brushY().extent([[-10, top], [10, h - 20]]).on("brush end", ({ selection }) => {
       if (selection) ranges.set(d.name, selection); else ranges.delete(d.name);
