@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from models.experts import M_CONTEXT, M_QUERY, counted_of
+from models.experts import M_CONTEXT, M_QUERY, Count, counted_of
 from models.graph import QUANTITIES, IntArray, Members, StepLanes
 from models.masks import pairs
 from models.op import MONOMIALS
@@ -26,7 +26,7 @@ from sim.base.units import PS_PER_S
 from sim.cost.model import Rates
 from sim.mapping.tasks import BYTE_CLASSES, CLASS_BIT, CLASS_QUANTITY, HOST_BIT, LINK_BIT, NETWORK_BIT, TaskGraph
 
-FLOPS, VECTOR_OPS, WEIGHT = (QUANTITIES.index(name) for name in ("flops", "vector_ops", "weight"))
+FLOPS, VECTOR_OPS = (QUANTITIES.index(name) for name in ("flops", "vector_ops"))
 
 # A term: polynomial for members that feed in one token, for those that feed in several, and the column of parameters.
 T_ONE, T_SEVERAL, T_COLUMN = range(3)
@@ -46,6 +46,11 @@ R_PART, R_PARTS, R_COMPUTES, R_MOVES, R_PEAK, R_PEAK_OF, R_SPEED, R_SPEED_OF = r
     2 + len(BYTE_CLASSES), 10 + len(BYTE_CLASSES)
 )
 ROW_FIELDS = 10 + len(BYTE_CLASSES)
+
+#: Field of a row of what grows with a count by the experts that tokens choose.
+COLUMN_OF: dict[Count, int] = {
+    "distinct": R_BYTES + BYTE_CLASSES.index("weight"), "sent": R_BYTES + BYTE_CLASSES.index("link"), "chosen": R_FLOPS,
+}  # fmt: skip
 
 # Rates: ps per element as a fraction, overhead in ps
 VECTOR, VECTOR_OF, OVERHEAD = range(3)
@@ -193,10 +198,10 @@ class RateTable:
         )
 
     def _routed(self, members: IntArray) -> IntArray:
-        """[lane, value]: bytes of the distinct experts that tokens choose, or of tokens that are sent to some."""
+        """[lane, value]: bytes of distinct experts, and of tokens that are sent to some, and FLOPs of choices."""
         ops: Any = self.graph.ops
         counts = [
-            counted_of(ops.routing, each.experts, layers, members)
+            counted_of(ops.routing, each.experts, layers, members, each.of)
             for each, layers in zip(ops.routed, self._layers, strict=True)
         ]  # fmt: skip
         return np.asarray(np.concatenate(counts)[self._place].T * self.rows.routed[:, 2])
@@ -281,11 +286,11 @@ def _is_routed(graph: TaskGraph, op: int) -> bool:
 
 
 def _routed(graph: TaskGraph, op: npt.NDArray[np.int32], row: IntArray, terms: int) -> IntArray:
-    """Have the weights of ops with experts, or the tokens sent to these, be values of their own, after those of the terms."""
+    """Have what grows with counts by the experts that tokens choose be values of their own, after those of the terms."""
     found: dict[tuple[int, int, int], int] = {}
     for which, each in enumerate(getattr(graph.ops, "routed", ())):
         about = {int(o): (which, int(layer), int(size)) for o, layer, size in zip(each.ops, each.layer, each.size, strict=True)}
-        column = R_BYTES + BYTE_CLASSES.index("weight" if each.quantity == WEIGHT else "link")
+        column = COLUMN_OF[each.of]
         for i, number in enumerate(op.tolist()):
             if number in about and row[i, column] >= 0:
                 row[i, column] = terms + found.setdefault(about[number], len(found))

@@ -195,7 +195,9 @@ class Devices(Section):
         "with the next and the one before; `mesh`: each with its neighbors in rows and columns, as square as their number "
         "allows; `all_to_all`: each pair. Of an island, where there are `islands`.",
     )
-    link: Link | None = Field(default=None, description="Each link; needed where devices share a model, or hand over KV caches.")
+    link: Link | None = Field(
+        default=None, description="Each link; needed where devices share a model, or hand over KV caches."
+    )
     islands: Islands | None = Field(default=None, description="Islands of devices, joined by a network. null: all are one.")
 
     @model_validator(mode="after")

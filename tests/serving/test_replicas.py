@@ -332,7 +332,7 @@ def test_replicas_that_send_nothing_need_no_link() -> None:
     data["hardware"]["devices"]["link"] = None
     assert_same(run(from_dict(data)).log, with_link.log)
     for parallel in ({"data": 2, "prefill": 1}, {"tensor": 2}):
-        with pytest.raises(InputError, match="hardware.devices: expected the key 'link' where devices send to each other"):
+        with pytest.raises(InputError, match=r"hardware.devices: expected the key 'link' where devices send to each other"):
             run(from_dict(data | {"mapping": FEW_TASKS | {"parallel": parallel}}))
 
 
