@@ -2,7 +2,8 @@
 
 The weights of an expert are read once in a step, however many of its tokens choose it. So the weight bytes of a step's
 expert ops are those of the distinct experts that its tokens choose, while the arithmetic is that of every choice. With
-T tokens that each choose k of E experts evenly, the expected number of distinct ones is E (1 - (1 - k/E)^T).
+T tokens that each choose k of E experts evenly, the expected number of distinct ones is E (1 - (1 - k/E)^T). Where experts are
+dealt out to devices, the arithmetic of each is that of the choices of its own.
 
 Where tokens are sent to the devices of their experts, each is sent once to a device, however many of the experts there it
 chooses. Of n devices with equally many experts, one of evenly chosen ones is expected to need 1 - C(E - E/n, k) / C(E, k).
@@ -12,7 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -23,6 +24,10 @@ IntArray = npt.NDArray[np.int64]
 
 #: The first columns of a table of members [lane, member, field]: sequence, tokens in its cache, tokens that it feeds in.
 M_SEQUENCE, M_CONTEXT, M_QUERY = range(3)
+
+#: Counts of a step by the experts that its tokens choose: distinct ones of a device, tokens of a share that are sent to it, and
+#: choices of experts of it.
+Count = Literal["distinct", "sent", "chosen"]
 
 #: Largest numbers of choices, and of marks of (layer, step, expert), in memory at once.
 _BLOCK = 2**22
@@ -35,6 +40,7 @@ class Experts:
     first, held: those that the device of the op has, where they are dealt out to several; held is 0 if it has all.
     share, shares: for an op that sends tokens to these experts, or brings back what these made of them: bytes are those of a
     token, and of the tokens of a step, divided over so many devices, it sends those of this one; shares is 0 for other ops.
+    flops: of one choice of a token, where experts are dealt out; 0 if all choices are of experts here.
     """
 
     count: int
@@ -44,6 +50,7 @@ class Experts:
     held: int = 0
     share: int = 0
     shares: int = 0
+    flops: int = 0
 
     @property
     def here(self) -> range:
@@ -58,7 +65,7 @@ class Experts:
 class Routing(Protocol):
     """Choice of experts by tokens: a function of sequence, position and layer, and of nothing else.
 
-    It may also have `counted(layers, members, experts)`, which counts as `counted_of` does, by compiled code.
+    It may also have `counted(layers, members, experts, count)`, which counts as `counted_of` does, by compiled code.
     """
 
     def choose(self, layer: IntArray, sequence: IntArray, position: IntArray, experts: Experts) -> IntArray:
@@ -103,27 +110,32 @@ def share_of(tokens: Any, share: Any, shares: Any) -> Any:
     return -(-(tokens * share) // shares)
 
 
-def counted(routing: Routing | None, experts: Experts, layers: Sequence[int], tokens: Tokens) -> IntArray:
-    """By how many the bytes of an op with experts count in some layers, [layer, lane]: `sent`, or else `distinct`."""
-    return (sent if experts.shares else distinct)(routing, experts, layers, tokens)
+def counted(
+    routing: Routing | None, experts: Experts, layers: Sequence[int], tokens: Tokens, count: Count = "distinct"
+) -> IntArray:
+    """A count of each step in some layers, [layer, lane]."""
+    if count == "distinct":
+        return distinct(routing, experts, layers, tokens)
+    return _of_tokens(routing, experts, layers, tokens, sends=count == "sent")
 
 
-def sent(routing: Routing | None, experts: Experts, layers: Sequence[int], tokens: Tokens) -> IntArray:
-    """Number of tokens of a share of each step that choose experts of a device, in some layers: [layer, lane].
+def _of_tokens(routing: Routing | None, experts: Experts, layers: Sequence[int], tokens: Tokens, *, sends: bool) -> IntArray:
+    """Numbers of choices of experts of a device, or if it sends, of tokens of a share that choose some: [layer, lane].
 
-    Without a routing, the largest possible number: all of them.
+    Without a routing, the largest possible ones.
     """
-    layer, own = np.asarray(layers, dtype=np.int64), tokens.of_share(experts.share, experts.shares)
+    layer, own = np.asarray(layers, dtype=np.int64), tokens.of_share(experts.share, experts.shares) if sends else tokens
+    most_each = 1 if sends else min(experts.top_k, len(experts.here))
     if routing is None:
-        return np.tile(np.bincount(own.lane, minlength=own.lanes).astype(np.int64), (len(layer), 1))
+        return np.tile(most_each * np.bincount(own.lane, minlength=own.lanes).astype(np.int64), (len(layer), 1))
     result = np.zeros((len(layer), own.lanes), dtype=np.int64)
     most = max(1, _BLOCK // max(1, len(layer) * experts.top_k))
     for start in range(0, len(own.lane), most):
         part = slice(start, min(start + most, len(own.lane)))
         row, token = (grid.ravel() for grid in np.mgrid[: len(layer), part])  # every layer with every token
         chosen = routing.choose(layer[row], own.sequence[token], own.position[token], experts)
-        there = ((chosen >= experts.here.start) & (chosen < experts.here.stop)).any(axis=1)
-        np.add.at(result, (row, own.lane[token]), there)
+        here = ((chosen >= experts.here.start) & (chosen < experts.here.stop)).sum(axis=1)
+        np.add.at(result, (row, own.lane[token]), np.minimum(here, most_each))
     return result
 
 
@@ -152,12 +164,14 @@ def distinct(routing: Routing | None, experts: Experts, layers: Sequence[int], t
     return result
 
 
-def counted_of(routing: Routing | None, experts: Experts, layers: IntArray, members: IntArray) -> IntArray:
+def counted_of(
+    routing: Routing | None, experts: Experts, layers: IntArray, members: IntArray, count: Count = "distinct"
+) -> IntArray:
     """As `counted`, of members [lane, member, field]."""
     query = members[:, :, M_QUERY]
     compiled = getattr(routing, "counted", None)
     if compiled is not None and loaded():
-        found: IntArray = compiled(layers, members, experts)
+        found: IntArray = compiled(layers, members, experts, count)
         return found
     tokens = Tokens.of(members[:, :, M_SEQUENCE].T, members[:, :, M_CONTEXT].T, query.T)
-    return counted(routing, experts, layers.tolist(), tokens)
+    return counted(routing, experts, layers.tolist(), tokens, count)

@@ -95,7 +95,9 @@ class _Chunks:
             if re.fullmatch(r"\d+", shape[k]) and int(shape[k]) == columns:
                 shape[k] = str(columns // self.chunks)
                 break
-        experts = op.experts and replace(op.experts, bytes=self._part(op.experts.bytes, chunk))
+        experts = op.experts and replace(
+            op.experts, bytes=self._part(op.experts.bytes, chunk), flops=self._part(op.experts.flops, chunk)
+        )
         costs = tuple(self._part_of(cost, chunk) for cost in op.costs)
         return replace(
             op,

@@ -265,7 +265,9 @@ class _Builder:
         )
         experts = op.experts and replace(op.experts, bytes=_rounded_up(op.experts.bytes, share))
         if op.experts is not None and self.sharding.dealt:
-            experts = replace(op.experts, held=op.experts.count // self.sharding.devices)
+            captured = self.captured.polynomials[op.costs[FLOPS]][0]  # of all choices of each token
+            held, choice = op.experts.count // self.sharding.devices, sum(captured) // op.experts.top_k
+            experts = replace(op.experts, held=held, flops=choice)
         heads = op.heads // self.sharding.devices if op.kv_heads else int(op.heads * self.sharding.kv_share)
         return replace(
             op, inputs=inputs, costs=costs, experts=experts, heads=heads, kv_heads=int(op.kv_heads * self.sharding.kv_share)
@@ -294,7 +296,7 @@ class _Builder:
             most = each_term(lambda term: _rounded_up(term, Fraction(1, experts.top_k * shares)), made)
             number = self.polynomials.number(most)
             at = self._sent(i, kind, number)
-            self.made[at] = replace(self.made[at], experts=replace(experts, bytes=token, held=held, shares=shares))
+            self.made[at] = replace(self.made[at], experts=replace(experts, bytes=token, held=held, shares=shares, flops=0))
         return self.collective[i]
 
     def _sent(self, i: int, kind: str, sent: int | None = None) -> int:

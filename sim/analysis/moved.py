@@ -126,7 +126,7 @@ def _op_totals(ops: OpGraph, lanes: StepLanes) -> IntArray:
     if ops.routed:
         tokens = Tokens.of(members.sequence, members.context, members.query)
         for each in ops.routed:
-            counts = counted(ops.routing, each.experts, each.layers, tokens).sum(axis=1)
+            counts = counted(ops.routing, each.experts, each.layers, tokens, each.of).sum(axis=1)
             costs[each.quantity, each.ops] = counts[each.layer] * each.size
     return costs
 

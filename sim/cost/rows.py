@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from models.experts import M_CONTEXT, M_QUERY, counted_of
+from models.experts import M_CONTEXT, M_QUERY, Count, counted_of
 from models.graph import QUANTITIES, IntArray, Members, StepLanes
 from models.masks import pairs
 from models.op import MONOMIALS
@@ -51,6 +51,13 @@ R_PART, R_PARTS, R_COMPUTES, R_MOVES, R_PEAK, R_PEAK_OF, R_SPEED, R_SPEED_OF, R_
     2 + len(BYTE_CLASSES), 13 + len(BYTE_CLASSES)
 )
 ROW_FIELDS = 13 + len(BYTE_CLASSES)
+
+#: Fields of a row of what grows with a count by the experts that tokens choose: weights as loaded and as unpacked, what is sent, ..
+FIELDS_OF: dict[Count, tuple[int, ...]] = {
+    "distinct": (R_BYTES + BYTE_CLASSES.index("weight"), R_PACKED),
+    "sent": (R_BYTES + BYTE_CLASSES.index("link"),),
+    "chosen": (R_FLOPS,),
+}
 
 # Rates: ps per element as a fraction, overhead in ps
 VECTOR, VECTOR_OF, OVERHEAD = range(3)
@@ -200,10 +207,10 @@ class RateTable:
         )
 
     def _routed(self, members: IntArray) -> IntArray:
-        """[lane, value]: bytes of the distinct experts that tokens choose, or of tokens that are sent to some."""
+        """[lane, value]: bytes of distinct experts, and of tokens that are sent to some, and FLOPs of choices."""
         ops: Any = self.graph.ops
         counts = [
-            counted_of(ops.routing, each.experts, layers, members)
+            counted_of(ops.routing, each.experts, layers, members, each.of)
             for each, layers in zip(ops.routed, self._layers, strict=True)
         ]  # fmt: skip
         return np.asarray(np.concatenate(counts)[self._place].T * self.rows.routed[:, 2])
@@ -302,17 +309,12 @@ def _is_routed(graph: TaskGraph, op: int) -> bool:
 
 
 def _routed(graph: TaskGraph, op: npt.NDArray[np.int32], row: IntArray, terms: int) -> IntArray:
-    """Have the weights of ops with experts, loaded or unpacked, or the tokens sent to these, be values of their own.
-
-    They come after those of the terms.
-    """
+    """Have what grows with counts by the experts that tokens choose be values of their own, after those of the terms."""
     found: dict[tuple[int, int, int], int] = {}
     for which, each in enumerate(getattr(graph.ops, "routed", ())):
         about = {int(o): (which, int(layer), int(size)) for o, layer, size in zip(each.ops, each.layer, each.size, strict=True)}
-        loaded, sent = (R_BYTES + BYTE_CLASSES.index(name) for name in ("weight", "link"))
-        fields = (loaded, R_PACKED) if each.quantity == WEIGHT else (sent,)
         for i, number in enumerate(op.tolist()):
-            for field in fields:
+            for field in FIELDS_OF[each.of]:
                 if number in about and row[i, field] >= 0:
                     row[i, field] = terms + found.setdefault(about[number], len(found))
     return np.array(list(found), dtype=np.int64).reshape(-1, 3)

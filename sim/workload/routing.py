@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from models.experts import M_CONTEXT, M_QUERY, M_SEQUENCE, Experts, IntArray, share_of
+from models.experts import M_CONTEXT, M_QUERY, M_SEQUENCE, Count, Experts, IntArray, share_of
 from sim.base.errors import InputError, nearest
 from sim.base.files import check_readable
 from sim.base.kernel import kernel, launch, small
@@ -72,14 +72,18 @@ class Uniform:
             chosen[:, i] = np.where(taken, last, number)
         return chosen
 
-    def counted(self, layers: IntArray, members: IntArray, experts: Experts, *, compiled: bool = True) -> IntArray:
+    def counted(
+        self, layers: IntArray, members: IntArray, experts: Experts, count: Count = "distinct", *, compiled: bool = True
+    ) -> IntArray:
         """As `models.experts.counted`, [layer, lane]. members: [lane, member, field]."""
         found = np.zeros((len(layers), len(members)), dtype=np.int64)
         seen, chosen = np.zeros(experts.count, dtype=np.int64), np.zeros(experts.top_k, dtype=np.int64)
         here = np.array([experts.here.start, experts.here.stop], dtype=np.int64)
-        if experts.shares:
-            of = np.array([experts.share, experts.shares], dtype=np.int64)
-            launch(count_sent, compiled=compiled)(found, self.seed, layers, members, seen, chosen, here, of)
+        if count != "distinct":
+            sends = count == "sent"
+            of = np.array([experts.share, experts.shares] if sends else [0, 1], dtype=np.int64)
+            most = 1 if sends else experts.top_k
+            launch(count_tokens, compiled=compiled)(found, self.seed, layers, members, seen, chosen, here, of, most)
         else:
             launch(count_distinct, compiled=compiled)(found, self.seed, layers, members, seen, chosen, here)
         return found
@@ -108,10 +112,12 @@ def count_distinct(found: Any, seed: int, layers: Any, members: Any, seen: Any, 
 
 
 @kernel
-def count_sent(found: Any, seed: int, layers: Any, members: Any, seen: Any, chosen: Any, here: Any, of: Any) -> None:
-    """Count the tokens of a share of each step that choose some of the experts here, in each layer and lane.
+def count_tokens(
+    found: Any, seed: int, layers: Any, members: Any, seen: Any, chosen: Any, here: Any, of: Any, most: int
+) -> None:
+    """Count the choices of experts here by the tokens of a share of each step, in each layer and lane.
 
-    of: the share, and how many there are. Others as in `count_distinct`.
+    of: the share, and how many there are. most: that count of one token. Others as in `count_distinct`.
     """
     place = 0
     for lane in range(members.shape[0]):
@@ -127,8 +133,7 @@ def count_sent(found: Any, seed: int, layers: Any, members: Any, seen: Any, chos
                 stream = mixed(mixed(of_layer ^ members[lane, member, M_SEQUENCE]))
                 for token in range(max(first - before, 0), min(last - before, query)):
                     place += 1
-                    if choose_experts(mixed(stream ^ (context + token)), seen, chosen, here, place) > 0:
-                        many += 1
+                    many += min(choose_experts(mixed(stream ^ (context + token)), seen, chosen, here, place), most)
                 before += query
             found[i, lane] = many
 

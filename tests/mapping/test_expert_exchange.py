@@ -13,7 +13,8 @@ from click.testing import CliRunner
 
 import models.library
 import sim
-from models.experts import Experts, Tokens, sent
+from models.experts import Experts, Tokens, counted
+from models.graph import QUANTITIES
 from models.rewrites import shard, unfolded
 from sim.analysis.parts import PARTS
 from sim.base.errors import ConfigError
@@ -28,6 +29,7 @@ DEVICES, EXPERTS, LAYERS = 4, 8, 2
 LATENCY, BANDWIDTH = 1_000_000, 450 * 10**9
 TOKEN = 4096 * 2  # bytes of the hidden state of a token of Mixtral
 WORK = ceil_div(TOKEN * PS_PER_S, BANDWIDTH)
+FLOPS = QUANTITIES.index("flops")
 SHARED = {"hardware__devices__link__arbiter": "processor_sharing"}
 
 
@@ -131,6 +133,31 @@ def test_bytes_are_those_of_the_tokens_that_choose(base) -> None:
     assert sent_by_pair(result, "expert_combine_send") == back
 
 
+def flops_of_experts(result: sim.Result) -> np.ndarray:
+    """FLOPs of products with experts by device, in all steps and layers."""
+    log, found = result.log, np.zeros(DEVICES, dtype=np.int64)
+    for step, number in enumerate(log.steps.graph.tolist()):
+        ops = log.graphs[number].ops
+        flops = ops.costs_of(log.lanes(np.array([step])))[FLOPS, :, 0]
+        for i, op in enumerate(ops.ops):
+            if op.experts is not None:
+                found[op.device] += flops[i]
+    return found
+
+
+@pytest.mark.parametrize("dispatch", ["all_gather", "all_to_all"])
+def test_arithmetic_is_that_of_the_choices_of_each_device(base, dispatch) -> None:
+    """Two choices of each of 16 tokens: evenly on all devices, or all on the first. In all as much as with experts cut."""
+    each = 2 * (4096 * 2 * 14336 + 14336 * 4096)  # of a choice: gate and up projections, and the down projection
+    given = {"mapping__parallel__dispatch": dispatch}
+    even, first = (flops_of_experts(run(base, routes=routes, **given)) for routes in (to_each, lambda i: [0, 1]))
+    assert even.tolist() == [LAYERS * 2 * 16 // DEVICES * each] * DEVICES
+    assert first.tolist() == [LAYERS * 2 * 16 * each, 0, 0, 0]
+    drawn = flops_of_experts(run(base, **given))
+    assert drawn.sum() == even.sum()
+    assert len(set(drawn.tolist())) > 1
+
+
 @pytest.mark.parametrize("kind", ["expert_dispatch", "expert_combine"])
 def test_a_step_of_one_token(base, kind) -> None:
     """The first device has it, and the others send none."""
@@ -185,20 +212,15 @@ def test_more_devices_that_a_token_goes_to_by_the_formula() -> None:
     assert others_of(experts) == 3 * Fraction(13, 28) == 3 * (1 - Fraction(comb(6, 2), comb(8, 2)))
     many = 100_000
     tokens = Tokens(np.zeros(many, np.int64), np.arange(many), np.zeros(many, np.int64), 1)
-    found = sum(
-        int(
-            sent(Uniform(1), Experts(count=8, top_k=2, bytes=1, first=2 * device, held=2, share=0, shares=4), [0], tokens)[0, 0]
-        )
-        for device in (1, 2, 3)
-    )
+    each = (Experts(count=8, top_k=2, bytes=1, first=2 * device, held=2, share=0, shares=4) for device in (1, 2, 3))
+    found = sum(int(counted(Uniform(1), there, [0], tokens, "sent")[0, 0]) for there in each)
     assert found / (many / 4) == pytest.approx(3 * 13 / 28, rel=0.02)
 
 
 def test_without_routes_all_tokens_count() -> None:
     tokens = Tokens(*np.zeros((3, 10), np.int64), 1)
-    found = [
-        int(sent(None, Experts(count=8, top_k=2, bytes=1, held=2, share=s, shares=4), [0, 1], tokens)[1, 0]) for s in range(4)
-    ]
+    each = (Experts(count=8, top_k=2, bytes=1, held=2, share=share, shares=4) for share in range(4))
+    found = [int(counted(None, there, [0, 1], tokens, "sent")[1, 0]) for there in each]
     assert found == [3, 2, 3, 2]
 
 

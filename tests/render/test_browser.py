@@ -25,6 +25,9 @@ Open = Callable[..., Browser]
 
 CTRL = 2
 
+#: Latencies of requests, in the order of tables.
+NAMES = ("ttft", "tpot", "e2e")
+
 
 def view(browser: Browser) -> tuple[float, float]:
     browser.evaluate("new Promise((done) => requestAnimationFrame(() => requestAnimationFrame(done)))")
@@ -291,6 +294,24 @@ def test_requests(tmp_path: Path, opened: Open) -> None:
     ]
     assert browser.evaluate("[...document.querySelectorAll('#requests-charts figure, #requests-charts svg')].length") >= 4
     assert "NaN" not in browser.evaluate("document.getElementById('requests').outerHTML")
+
+
+def test_replicas(tmp_path: Path, opened: Open) -> None:
+    """A row for each: the one that prefills gives first tokens alone, so it has no time per token."""
+    (tmp_path / "two.yaml").write_text(
+        "model: {config: llama-3.2-1b, layers: 1, scope: block}\n"
+        "workload: {sequences: [{prompt: 16, tokens: 3, count: 2}], batching: {policy: continuous}}\n"
+        "hardware: {devices: {count: 2, link: {bandwidth: 100 GB/s}}}\n"
+        "mapping: {heads: fused, parallel: {data: 2, prefill: 1}}\n"
+    )
+    call("report", str(tmp_path / "two.yaml"), "--no-what-if", "-o", str(tmp_path / "page.html"))
+    browser, data = opened(tmp_path / "page.html"), numbers(str(tmp_path / "two.yaml"))["requests"]["replicas"]
+    shown = [
+        [i, each["requests"], each["tokens"], *(each[f"{name}_ps"]["mean"] if each[f"{name}_ps"] else "-" for name in NAMES)]
+        for i, each in enumerate(data)
+    ]
+    assert [row[:-1] for row in cells(browser, "requests-replicas")] == [[str(row[0]), *row[1:]] for row in shown]
+    assert [row[3:5] for row in shown] == [[data[0]["ttft_ps"]["mean"], "-"], ["-", data[1]["tpot_ps"]["mean"]]]
 
 
 def test_steps_that_feed_in_a_prompt_stand_apart(tmp_path: Path, opened: Open) -> None:

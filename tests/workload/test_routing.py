@@ -125,7 +125,7 @@ def test_counted_in_blocks_or_by_sets_it_is_the_same(monkeypatch, block):
 
 
 @pytest.mark.parametrize("compiled", [False, True])
-@pytest.mark.parametrize("sends", [False, True])
+@pytest.mark.parametrize("count", ["distinct", "sent", "chosen"])
 @settings(max_examples=40, deadline=None)
 @given(
     seed=st.integers(0, 2**63 - 1),
@@ -137,17 +137,18 @@ def test_counted_in_blocks_or_by_sets_it_is_the_same(monkeypatch, block):
     ),
     share=st.integers(1, 5).flatmap(lambda shares: st.tuples(st.integers(0, shares - 1), st.just(shares))),
 )  # fmt: skip
-def test_the_kernel_counts_what_vectors_choose(compiled, sends, seed, shape, layers, steps, share):
+def test_the_kernel_counts_what_vectors_choose(compiled, count, seed, shape, layers, steps, share):
     """members: [lane, member, (sequence, context, new tokens)]."""
-    held = {"first": shape[0] // 2, "held": -(-shape[0] // 4), "share": share[0], "shares": share[1]} if sends else {}
+    held = {"first": shape[0] // 2, "held": -(-shape[0] // 4), "share": share[0], "shares": share[1]}
     experts, members = Experts(count=shape[0], top_k=shape[1], bytes=1, **held), np.array(steps, dtype=np.int64)
     tokens = Tokens.of(*(members[:, :, column].T for column in range(3)))
-    expected = counted(Uniform(seed), experts, layers, tokens)
-    found = Uniform(seed).counted(np.array(layers), members, experts, compiled=compiled)
+    expected = counted(Uniform(seed), experts, layers, tokens, count)
+    found = Uniform(seed).counted(np.array(layers), members, experts, count, compiled=compiled)
     assert found.tolist() == expected.tolist()
-    assert counted_of(Uniform(seed), experts, np.array(layers), members).tolist() == expected.tolist()
-    assert counted_of(None, experts, np.array(layers), members).tolist() == counted(None, experts, layers, tokens).tolist()
-    assert (expected <= counted(None, experts, layers, tokens)).all()
+    most = counted(None, experts, layers, tokens, count)
+    assert counted_of(Uniform(seed), experts, np.array(layers), members, count).tolist() == expected.tolist()
+    assert counted_of(None, experts, np.array(layers), members, count).tolist() == most.tolist()
+    assert (expected <= most).all()
 
 
 @pytest.mark.parametrize("tokens", [0, 1, 3, 4, 17])

@@ -9,14 +9,17 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from models.experts import Experts, Routing, Tokens, counted
+from models.experts import Count, Experts, Routing, Tokens, counted
 from models.graph import QUANTITIES, IntArray, Op, OpGraph, Polynomial, StepLanes
 from models.masks import Mask
 from sim.mapping.steps.shape import MEMBERS, Shape
 from sim.mapping.steps.stitch import Stitched
 from sim.mapping.template import Blocks, Repeated, first_of_each, rows
 
-WEIGHT, ACT_WRITE = QUANTITIES.index("weight"), QUANTITIES.index("act_write")
+FLOPS, WEIGHT, ACT_WRITE = (QUANTITIES.index(name) for name in ("flops", "weight", "act_write"))
+
+#: Quantity of an op that depends on the experts that tokens choose, by the count that it grows with.
+COUNTED: dict[Count, int] = {"distinct": WEIGHT, "sent": ACT_WRITE, "chosen": FLOPS}
 
 #: Columns of parameters: 0 for all new tokens, 1 for the logits, then the members, then what each of them loads. These two
 #: stand for the sum over members, and the sum over what each of them loads.
@@ -26,10 +29,12 @@ SUM, SUM_OF_LOADS = -1, -2
 class Routed(NamedTuple):
     """Ops whose tokens choose among alike experts.
 
-    experts: their number and choice, without their size. layers: those of these ops, ascending. ops: [op], its index in the
-    graph. layer: [op], the place of its layer in `layers`. size: [op], bytes of one expert, or of a token that is sent to some.
+    of: the count that they grow with. experts: their number and choice, without their size. layers: those of these ops,
+    ascending. ops: [op], its index in the graph. layer: [op], the place of its layer in `layers`. size: [op], bytes of one
+    expert, or of a token that is sent to some, or FLOPs of a choice.
     """
 
+    of: Count
     experts: Experts
     layers: list[int]
     ops: IntArray
@@ -38,8 +43,8 @@ class Routed(NamedTuple):
 
     @property
     def quantity(self) -> int:
-        """Which of `QUANTITIES` depends on the choice: weights, or what is sent."""
-        return ACT_WRITE if self.experts.shares else WEIGHT
+        """Which of `QUANTITIES` depends on the choice."""
+        return COUNTED[self.of]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -53,7 +58,7 @@ class BatchGraph(OpGraph):
     logits, 1, 0); 2 + m (1, query, context) of member m; 2 + members + m (1, query, loads) of member m. `SUM`: the sum of the
     costs at the columns of all members, by `cost_index` of those that feed in one token and by `several_index` of those that
     feed in several; `SUM_OF_LOADS`: the same at the columns of what they load.
-    routed: ops whose weights, or bytes that they send, are instead those that follow from the experts that tokens choose.
+    routed: ops whose weights, FLOPs, or bytes that they send, follow from the experts that tokens choose instead.
     """
 
     template: Template
@@ -134,7 +139,7 @@ class BatchGraph(OpGraph):
         if self.routed:
             tokens = Tokens.of(members.sequence, members.context, members.query)
             for each in self.routed:
-                counts = counted(self.routing, each.experts, each.layers, tokens)
+                counts = counted(self.routing, each.experts, each.layers, tokens, each.of)
                 costs[each.quantity, each.ops] = counts[each.layer] * each.size[:, None]
         return np.asarray(costs)
 
@@ -238,12 +243,15 @@ class Template:
 
 
 def _routed(ops: OpGraph) -> Iterator[Routed]:
-    """The ops with experts, grouped by number and choice of these, whatever their size."""
-    groups: dict[Experts, list[int]] = {}
+    """The ops with experts, grouped by what they count, and by number and choice of these, whatever their size."""
+    groups: dict[tuple[Count, Experts], list[tuple[int, int]]] = {}  # (op, size)
     for i, op in enumerate(ops.ops):
         if op.experts is not None:
-            groups.setdefault(replace(op.experts, bytes=0), []).append(i)
-    for experts, which in groups.items():
-        layers, layer = np.unique([ops.ops[i].layer for i in which], return_inverse=True)
-        size = [each.bytes for i in which if (each := ops.ops[i].experts) is not None]
-        yield Routed(experts, layers.tolist(), np.array(which), layer, np.array(size, dtype=np.int64))
+            alike = replace(op.experts, bytes=0, flops=0)
+            groups.setdefault(("sent" if op.experts.shares else "distinct", alike), []).append((i, op.experts.bytes))
+            if op.experts.flops:
+                groups.setdefault(("chosen", alike), []).append((i, op.experts.flops))
+    for (count, experts), each in groups.items():
+        which, size = np.array(each, dtype=np.int64).T
+        layers, layer = np.unique([ops.ops[i].layer for i in which.tolist()], return_inverse=True)
+        yield Routed(count, experts, layers.tolist(), which, layer, size)
