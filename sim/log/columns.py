@@ -101,6 +101,7 @@ class FormTable:
         self.graphs: tuple[TaskGraph, ...] = ()
         self.groups: list[tuple[int, int]] = []
         self._kind: dict[str, int] = {}
+        self._kinds: list[str] = []
         self._layer: dict[int, int] = {}
         self._number: dict[tuple[int, int], int] = {}  # of a group
         self._parts: dict[str, list[npt.NDArray[np.integer]]] = {name: [] for name in Forms._fields}
@@ -110,7 +111,10 @@ class FormTable:
 
     @property
     def kinds(self) -> list[str]:
-        return list(self._kind)
+        """One list until there are more kinds, since loops over kinds ask for it."""
+        if len(self._kinds) < len(self._kind):
+            self._kinds = list(self._kind)
+        return self._kinds
 
     @property
     def layers(self) -> list[int]:

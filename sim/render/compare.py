@@ -163,9 +163,10 @@ def _tokens(results: Sequence[Result]) -> list[dict[str, Any]]:
 
 def _sources(results: Sequence[Result]) -> list[dict[str, Any]]:
     kinds = sorted({kind for result in results for kind in result.breakdown.kinds})
+    place = {kind: i for i, kind in enumerate(kinds)}
     table = np.zeros((len(results), len(kinds), len(PARTS)), dtype=object)  # sums may pass int64
     for side, result in zip(table, results, strict=True):
-        side[[kinds.index(kind) for kind in result.breakdown.kinds]] = result.breakdown.by_kind // _emitted(result)
+        side[[place[kind] for kind in result.breakdown.kinds]] = result.breakdown.by_kind // _emitted(result)
     differences = table[1:] - table[0]
     largest = abs(differences).max(axis=0)  # [kind, part]
     found = [divmod(int(i), len(PARTS)) for i in np.argsort(-largest, axis=None, kind="stable")]

@@ -198,6 +198,9 @@ def test_all_scenarios_are_checked_before_any_runs(tmp_path: Path, fails: Callab
 def test_no_permission_to_write(tmp_path: Path, fails: Callable[..., str]) -> None:
     (tmp_path / "file").touch()
     assert "file is a file; expected a folder" in fails("run", "parallel", "--out", "file")
+    assert (
+        fails("report", "parallel", "--out", "file") == "--out: file is a file; expected a folder, or a name that ends in .html"
+    )
     assert fails("run", "parallel", "--out", "file/below") == "file/below/parallel.pftrace: file is no folder"
     closed = tmp_path / "closed"
     closed.mkdir(mode=0o500)

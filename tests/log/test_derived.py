@@ -36,3 +36,12 @@ def test_transfers_are_served_while_their_tasks_last(devices: dict[str, Any]) ->
         device = log.graphs[0].device[tasks.task[row]]
         channel = log.machine.channels[found.channel[row]]
         assert (channel.device, channel.name.endswith(" in")) == (device, False)
+
+
+def test_names_of_kinds_are_listed_once() -> None:
+    """Loops over kinds ask for the list: 10,000 kinds would make lists of 10,000 names as often."""
+    graph = [{"name": f"op {i}", "kind": f"kind {i}", "duration": "1 us"} for i in range(3)]
+    log = run(sim.scenario.from_dict({"model": {"graph": graph}, "workload": {"sequences": [{"tokens": 1}]}})).log
+    forms = derived.forms(log)
+    assert sorted(forms.kinds) == ["kind 0", "kind 1", "kind 2"]
+    assert forms.kinds is forms.kinds

@@ -89,11 +89,12 @@ function seriesChart(values, step, makespan, title, { units = [["", 1]], per = "
   const [unit, scale] = UNITS.find(([, s]) => end >= s) ?? ["ps", 1];
   points.push({ at: end, value: points.at(-1).value });
   const most = d3.max(points, (d) => d.value), [of, size] = units.find(([, s]) => most >= s) ?? units.at(-1);
+  const whole = units[0][0] === "" && most <= 4; // a count: its axis has whole numbers
   const format = (value) => `${(+(value / size).toPrecision(4)).toLocaleString("en")} ${of}${per}`.trim();
   return Plot.plot({
     ...BASE, width, height: 150, marginLeft: 80, marginRight: 8, marginTop: 24, marginBottom: 30, ariaLabel: `${title} over time`,
     x: { domain: [0, end / scale], transform: (at) => at / scale, label: `${unit} →`, ticks: Math.max(2, Math.floor(width / 90)), tickSize: 3 },
-    y: { domain: [0, most / size * 1.04 || 1], transform: (value) => value / size, label: null, ticks: 3, tickSize: 0, grid: true, tickFormat: (v) => format(v * size) },
+    y: { domain: [0, most / size * 1.04 || 1], transform: (value) => value / size, label: null, ticks: whole ? d3.range(0, most + 1) : 3, tickSize: 0, grid: true, tickFormat: (v) => format(v * size) },
     marks: [
       Plot.areaY(points, { x: "at", y: "value", fill: fill("transfer"), fillOpacity: 0.45, curve: "step-after" }),
       Plot.lineY(points, { x: "at", y: "value", stroke: fill("compute"), strokeWidth: 1.2, curve: "step-after" }),

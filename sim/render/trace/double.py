@@ -3,7 +3,7 @@
     MODEL
       measured    step > layer > op, as the device ran it
       simulated   the same as the simulator has it
-      simulated is ahead by     milliseconds, at the end of each op (below 0: behind)
+      simulated is ahead by     ms or us, at the end of each op (below 0: behind)
 
 Each step begins at the same instant on both lines, so that the one that is ahead can be seen. Ops of one name have one color.
 """
@@ -18,7 +18,7 @@ import numpy as np
 
 from models.graph import IntArray, OpGraph
 from sim.base.files import whole_file
-from sim.base.units import PS_PER_MS
+from sim.base.units import PS_PER_MS, PS_PER_US
 from sim.render.trace.protobuf import Part
 from sim.render.trace.track_event import (
     Events,
@@ -65,16 +65,19 @@ def write_double(path: str | os.PathLike[str], title: str, pairs: Sequence[Pair]
         tracks.add(MEASURED, group, "What the real model did, by torch's profiler. Gaps are code between ops."),
         tracks.add(SIMULATED, group, "What the simulator makes of it. Time between ops is part of the ops here."),
     )
-    ahead = tracks.add(AHEAD, group, "By how much the simulated op ended before the measured one.", "ms")
+    ends = [_leads(pair) for pair in pairs]
+    largest = max((int(np.abs(lead).max(initial=0)) for _, lead in ends), default=0)
+    unit, size = ("ms", PS_PER_MS) if largest >= PS_PER_MS else ("us", PS_PER_US)  # the UI shows 0.15 ms as "150m ms"
+    ahead = tracks.add(AHEAD, group, "By how much the simulated op ended before the measured one.", unit)
     hues, begin = Strings(), 0
     groups: list[Slices] = []
     leads: list[Counter] = []
     details: list[dict[str, int | str]] = [{}]  # of steps and layers: none
-    for pair in pairs:
+    for pair, (time, lead) in zip(pairs, ends, strict=True):
         for track, run in zip(lines, (pair.measured, pair.simulated), strict=True):
             groups += _slices(pair, run, track, begin, len(details), interned, hues)
         details += _details(pair)
-        leads.append(_lead(pair, ahead, begin))
+        leads.append(thin(Counter(ahead, time + begin, lead / size)))
         longer = max(pair.measured.length, pair.simulated.length)
         begin += longer + longer // GAP
     slices = Slices.concatenate(groups)
@@ -93,13 +96,13 @@ def write_double(path: str | os.PathLike[str], title: str, pairs: Sequence[Pair]
         file.write(metadata_packet(metadata))
         file.write(b"".join(map(track_packet, tracks.all)) + interned.packet())
         file.write(packets.data)
-        for lead in leads:
-            file.write(counter_packets(to_ns(lead.time), lead.track, lead.value).data)
+        for counter in leads:
+            file.write(counter_packets(to_ns(counter.time), counter.track, counter.value).data)
     return len(slices)
 
 
-def _lead(pair: Pair, track: int, begin: int) -> Counter:
-    """Measured end - simulated end of each op, at the measured one; 0 at the beginning of the step."""
+def _leads(pair: Pair) -> tuple[IntArray, IntArray]:
+    """The measured end of each op, and measured end - simulated end, in ps; 0 at the beginning of the step."""
     ends = []
     for run in (pair.measured, pair.simulated):
         end = np.full(len(pair.ops.ops), -1, dtype=np.int64)
@@ -108,8 +111,7 @@ def _lead(pair: Pair, track: int, begin: int) -> Counter:
     both = np.flatnonzero((ends[0] >= 0) & (ends[1] >= 0))
     order = both[np.argsort(ends[0][both], kind="stable")]
     measured, simulated = ends[0][order], ends[1][order]
-    time = np.concatenate([[0], measured]) + begin
-    return thin(Counter(track, time, np.concatenate([[0.0], (measured - simulated) / PS_PER_MS])))
+    return np.concatenate([[0], measured]), np.concatenate([[0], measured - simulated])
 
 
 def name_of(ops: OpGraph, op: int) -> str:
