@@ -78,7 +78,8 @@ def held_by_tier(scenario: Scenario, of_run: Sequence[Modeled]) -> tuple[tuple[s
         return ()
     names = scenario.hardware.tier_names
     of_tiers = [(name, "weights", held) for name, held in zip(names, _of_tiers(scenario, of_run), strict=False) if held]
-    if (kv := scenario.workload.batching.kv).spills or (kv.full == "swap" and tiers_of(scenario)):
+    pages = scenario.workload.batching.kv
+    if pages.spills or (pages.full == "swap" and tiers_of(scenario)):
         sharing = scenario.hardware.devices.count // scenario.mapping.parallel.group
         space = zip(names, tier_space(scenario, of_run), strict=True)
         of_tiers += [(name, "KV caches, at most", each * sharing) for name, each in space if each is not None]
