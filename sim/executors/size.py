@@ -46,7 +46,8 @@ def tasks_in_all(setup: Setup) -> tuple[int, int]:
 
     One more sequence in a step adds tasks of its own and shares the others: there are fewest tasks where steps are as full as
     they may be and all drafts are accepted, most where sequences never share a step and no draft is accepted. Swaps,
-    prefills after a preemption, chunks that a prefix cache saves, and those that the draft model takes in are not counted.
+    moves of blocks, prefills after a preemption, chunks that a prefix cache saves, and those that the draft model takes in are
+    not counted.
     """
     one, batching = len(setup.graph), setup.batching
     if batching is None or setup.graphs is None:

@@ -9,7 +9,7 @@ from fractions import Fraction
 from sim.base.errors import ConfigError
 from sim.base.units import format_bytes
 from sim.runs.holdings import holdings
-from sim.runs.machine import known_tiers
+from sim.runs.machine import known_tiers, tiers_of
 from sim.runs.model import Modeled
 from sim.scenario import Scenario
 from sim.workload.requests import Request
@@ -78,6 +78,11 @@ def held_by_tier(scenario: Scenario, of_run: Sequence[Modeled]) -> tuple[tuple[s
         return ()
     names = scenario.hardware.tier_names
     of_tiers = [(name, "weights", held) for name, held in zip(names, _of_tiers(scenario, of_run), strict=False) if held]
+    pages = scenario.workload.batching.kv
+    if pages.spills or (pages.full == "swap" and tiers_of(scenario)):
+        sharing = scenario.hardware.devices.count // scenario.mapping.parallel.group
+        space = zip(names, tier_space(scenario, of_run), strict=True)
+        of_tiers += [(name, "KV caches, at most", each * sharing) for name, each in space if each is not None]
     if scenario.mapping.parallel.group > 1:
         return tuple(of_tiers)
     weights = sum(each.holder.weights for each in of_run)

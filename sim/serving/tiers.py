@@ -10,6 +10,8 @@ from collections.abc import Hashable
 from dataclasses import dataclass, field
 from typing import Generic, NamedTuple, TypeVar
 
+from sim.base.errors import SimulationError
+
 Item = TypeVar("Item", bound=Hashable)
 
 
@@ -64,11 +66,21 @@ class Tiers(Generic[Item]):
         tier, size = self._held.pop(item)
         self.used[tier] -= size
         self.freed[tier] += size
+        self._verify(tier)
         return tier
 
     def touch(self, item: Item) -> None:
         """Make something the warmest of its tier, where it stays."""
         self._held[item] = self._held.pop(item)
+
+    def _verify(self, tier: int) -> None:
+        """Raise SimulationError where a tier has lost bytes, or holds more than it can."""
+        used, limit = self.used[tier], self.capacity[tier]
+        if used != self.taken[tier] - self.freed[tier] or used < 0 or (limit is not None and used > limit):
+            held = f"{self.taken[tier]} taken, {self.freed[tier]} freed, {used} held of {limit}"
+            raise SimulationError(
+                f"invariant does not hold: bytes taken by tier {tier} = freed + held, within its capacity: {held}"
+            )
 
     def _space(self, tier: int, size: int, held: dict[Item, tuple[int, int]], used: list[int]) -> list[Move[Item]] | None:
         """Moves that make space for so many bytes in a tier; None if none do. held, used: as they are by then, changed."""
@@ -110,3 +122,4 @@ class Tiers(Generic[Item]):
         self._held[move.item] = move.tier, move.size  # in its place, if it was there: no warmer than before
         self.used[move.tier] += move.size
         self.taken[move.tier] += move.size
+        self._verify(move.tier)

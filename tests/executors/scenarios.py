@@ -103,7 +103,7 @@ def machines() -> st.SearchStrategy[dict[str, Any]]:
     )
     engines = st.fixed_dictionaries({"count": st.integers(1, 4)}, optional={"overhead": st.just("300 ns")})
     host = st.builds(lambda link: {"link": link}, links())
-    small = st.builds(lambda link, size: {"link": link, "memory": size}, links(), st.sampled_from(("0 B", "90 KB", "400 KB")))
+    small = st.builds(lambda link, size: {"link": link, "memory": size}, links(), st.sampled_from(("1 KB", "90 KB", "400 KB")))
     ssd = st.builds(lambda link: [{"name": "ssd", "link": link}], links())
     return st.one_of(
         st.fixed_dictionaries({"memory": memory, "engines": engines}, optional={"host": host}),
@@ -187,6 +187,9 @@ def served(draw: st.DrawFn, *, devices: bool = False) -> dict[str, Any]:
     kinds |= {"act_load"} if mapping["execution"] == "prefetch" and mapping.get("activations") == "off_chip" else set()
     machine["memory"]["arbiter"] = with_effect(machine["memory"]["arbiter"], sequences_of(workload), kinds)
     cost = "roofline" if devices else draw(st.sampled_from(COSTS))
+    kv, samples = workload["batching"].get("kv"), any("samples" in each for each in workload.get("sequences", ()))
+    if kv is not None and kv["full"] != "swap" and "tiers" in machine and cost == "roofline" and not samples:
+        kv |= {"prefix_cache": True, "evicted": "tiers"}
     if devices or (cost == "roofline" and "kv" not in workload["batching"] and draw(st.booleans())):
         parallel = mapping["parallel"] = draw(parallelism())
         machine["devices"] = {"count": parallel.get("tensor", 1) * parallel.get("pipeline", 1), **draw(connections())}

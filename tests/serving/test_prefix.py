@@ -89,6 +89,15 @@ class TestByHand:
         moved = [(m.sequence, b.shape.swap, b.shape.tier, m.context) for b in steps if b.shape.swap for m in b.members]
         assert moved == [(*move, BLOCK) for move in moves]
 
+    def test_what_is_loaded_from_the_first_tier_is_the_warmest_there(self) -> None:
+        """Before request 4 the tier has 1 and 3; it loads 1, and block 4, which goes out for it, takes the place of 3."""
+        requests = [asked(9, 1, 2), asked(5, 3), asked(5, 4), asked(5, 5), asked(5, 1), asked(5, 3)]
+        batching = resolved("continuous", sequences=1, blocks=3, tiers=(2,), block=BLOCK, prefix_cache=True, evicted="tiers")
+        (batcher,) = loops(batching, requests)
+        steps = [batch for _, batch in drive([batcher])]
+        computed = [(m.sequence, m.context, m.query) for batch in steps for m in batch.members if m.query]
+        assert computed == [(0, 0, 9), (1, 0, 5), (2, 0, 5), (3, 0, 5), (4, 4, 1), (5, 0, 5)]
+
     def test_without_a_limit_each_prefix_is_computed_once(self) -> None:
         requests = [asked(10, i % 2, 7, tokens=3) for i in range(6)]
         fed, blocks = served(requests, sequences=1)

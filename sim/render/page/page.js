@@ -72,7 +72,7 @@ function breakdown() {
 /** What the prefix cache found, as the rest of a sentence; empty without one. */
 function cacheUse(found) {
   return found ? `; ${count(found.hits)} of ${count(found.tokens)} tokens of prompts were in the prefix cache, ${count(found.evicted_blocks)} blocks were evicted${
-    (found.tiers ?? []).map((tier) => `; ${count(tier.hits)} of these tokens were in the ${tier.name}, to which ${size(tier.bytes_spilled)} were spilled and from which ${count(tier.evicted_blocks)} blocks were evicted`).join("")}` : "";
+    (found.tiers ?? []).map((tier) => `; ${count(tier.hits)} of these tokens were in the ${tier.name}, to which ${size(tier.bytes_spilled).text} were spilled and from which ${count(tier.evicted_blocks)} blocks were evicted`).join("")}` : "";
 }
 
 /** Request metrics; returns the function that draws the charts. A single request has none. */
