@@ -52,7 +52,7 @@ R_PART, R_PARTS, R_COMPUTES, R_MOVES, R_PEAK, R_PEAK_OF, R_SPEED, R_SPEED_OF, R_
 )
 ROW_FIELDS = 13 + len(BYTE_CLASSES)
 
-#: Fields of a row of what grows with a count by the experts that tokens choose: weights as loaded and as unpacked, what is sent, ..
+#: Fields of a row that grow with a count by the experts that tokens choose: weights loaded and unpacked, bytes sent, FLOPs.
 FIELDS_OF: dict[Count, tuple[int, ...]] = {
     "distinct": (R_BYTES + BYTE_CLASSES.index("weight"), R_PACKED),
     "sent": (R_BYTES + BYTE_CLASSES.index("link"),),
