@@ -64,6 +64,9 @@ def test_charts_follow_a_range_and_points_copy_their_command(written: Written, t
 
         values = "[wide([1, 20]), wide([1, 21]), wide([0, 21]), ticks([8, 90], 6), ticks([8, 300], 6), ticks([0.2, 7], 6)]"
         assert browser.evaluate(values) == [False, True, False, 6, [10, 20, 50, 100, 200], [0.2, 0.5, 1, 2, 5]]
+        rows = "[['a', 1, 3], ['a', 9, 3], ['b', 9, 3], ['c', 2, 3], ['d', 9, 2]]"
+        lasts = f"apart({rows}.map(([name, mean, at]) => ({{name, mean, at, low: 0, high: 13}})), 13)"
+        assert browser.evaluate(f"{lasts}.map((r) => [r.name, r.y])") == [["a", 9], ["b", -4], ["d", 9], ["c", -17]]
         browser.evaluate(CLIPBOARD)
         browser.evaluate("document.querySelector('#points-table tbody tr').click()")
         number = int(browser.evaluate("document.querySelector('#points-table tbody td').textContent"))

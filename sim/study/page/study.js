@@ -126,23 +126,38 @@ function drawCurve() {
   const points = kept.filter((i) => usable(i, x, y)), half = (i) => y.half(i) ?? 0;
   const groups = d3.rollups(points, (group) => ({ mean: d3.mean(group, y.value), low: d3.min(group, (i) => y.value(i) - half(i)), high: d3.max(group, (i) => y.value(i) + half(i)), count: group.length }),
     (i) => (by ? by.group(i) : null), x.group);
-  const rows = groups.flatMap(([name, inner]) => inner.map(([at, s]) => ({ name, at, ...s })));
+  const place = (r) => (x.numeric ? r.at : x.order.indexOf(r.at));
+  const rows = d3.sort(groups.flatMap(([name, inner]) => inner.map(([at, s]) => ({ name, at, ...s }))), place);
   const names = by ? (by.order ?? d3.sort(new Set(rows.map((r) => r.name)))).filter((n) => rows.some((r) => r.name === n)) : [null];
   const shade = (r) => (by ? color(`k${names.indexOf(r.name) % 14}`) : color("accent"));
+  const of = d3.rollup(rows, ([r]) => r, (r) => r.name, (r) => r.at), along = [...new Set(rows.map(place))].sort(d3.ascending).map((p) => (x.numeric ? p : x.order[p]));
+  const whole = names.flatMap((name) => along.map((at) => of.get(name)?.get(at) ?? { name, at, mean: NaN, low: NaN, high: NaN })); // lines end where no point was run
   const chart = Plot.plot({
     width: width("curve-chart"), height: 360, marginLeft: 72, marginRight: 90, marginBottom: 44, style: { background: "none" },
     x: { ...position(x, rows.map((r) => r.at)), label: `${x.title} →`, tickFormat: x.text }, y: { label: `↑ ${y.title}`, tickFormat: y.text, grid: true, zero: d3.min(rows, (r) => r.low) > 0 },
     marks: [
-      Plot.areaY(rows, { x: "at", y1: "low", y2: "high", z: "name", sort: "at", fill: shade, fillOpacity: 0.12 }),
-      Plot.lineY(rows, { x: "at", y: "mean", z: "name", sort: "at", stroke: shade, strokeWidth: 2 }),
+      Plot.areaY(whole, { x: "at", y1: "low", y2: "high", z: "name", fill: shade, fillOpacity: 0.12 }),
+      Plot.lineY(whole, { x: "at", y: "mean", z: "name", stroke: shade, strokeWidth: 2 }),
       Plot.dot(rows, { x: "at", y: "mean", fill: shade, r: 3 }),
-      by ? Plot.text(rows, Plot.selectLast({ x: "at", y: "mean", z: "name", sort: "at", text: (r) => by.text(r.name), dx: 8, textAnchor: "start", fill: shade })) : null,
+      by ? Plot.text(apart(rows, 320), { x: "at", y: "y", text: (r) => by.text(r.name), dx: 8, textAnchor: "start", fill: shade }) : null,
       Plot.tip(rows, Plot.pointer({ x: "at", y: "mean", fill: color("surface"), stroke: color("line"),
         title: (r) => `${x.title}: ${x.text(r.at)}${by ? `\n${by.title}: ${by.text(r.name)}` : ""}\n${y.title}: ${y.text(r.mean)}${r.high > r.low ? `\nfrom ${y.text(r.low)} to ${y.text(r.high)}, ${r.count} points` : ""}` })),
     ].filter(Boolean),
   });
   byId("curve-chart").replaceChildren(chart);
   byId("curve-lead").textContent = `Means over all other axes; shaded: from the smallest to the largest of them${study.seeds > 1 ? ", with the intervals over seeds" : ""}.${nearby(x, by)}`;
+}
+
+/** The last row of each name, with a place y for its label, a line of text from others that end there, on a chart of so many pixels. */
+function apart(rows, pixels) {
+  const last = [...new Map(rows.map((r) => [r.name, r])).values()];
+  const [low, high] = [Math.min(0, d3.min(rows, (r) => r.low)), d3.max(rows, (r) => r.high)];
+  const sign = d3.mean(last, (r) => r.mean) > (low + high) / 2 ? -1 : 1; // away from the nearer edge
+  const ends = new Map();
+  return d3.sort(last, (r) => sign * r.mean).map((r) => {
+    ends.set(r.at, Math.max(sign * r.mean, (ends.get(r.at) ?? -Infinity) + (13 * (high - low)) / pixels));
+    return { ...r, y: sign * ends.get(r.at) };
+  });
 }
 
 function nearby(...shown) { return shown.some((field) => field?.grouped) ? " Values of an axis that are near each other are taken together." : ""; }
@@ -173,7 +188,8 @@ function drawParallel() {
   const own = columns.filter((c) => study.derived.includes(c.name) && !objectives.includes(c) && varies(c));
   const dims = [...axes, ...objectives.filter((field) => !field.axis), ...own].slice(0, 10);
   const [w, h, top, side] = [width("parallel-chart"), 340, 40, 60];
-  const place = d3.scalePoint(dims.map((d) => d.name), [side, w - side]);
+  const longest = dims[0].numeric ? 0 : d3.max(dims[0].order, (value) => dims[0].text(value).length); // names left of the first axis
+  const place = d3.scalePoint(dims.map((d) => d.name), [Math.max(side, Math.min(w / 4, 14 + 7 * longest)), w - side]);
   const scales = new Map(dims.map((d) => {
     const values = d3.range(count).map(d.value).filter((v) => v !== null);
     const ends = [h - 20, top];
