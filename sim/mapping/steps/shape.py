@@ -15,7 +15,7 @@ class Shape(NamedTuple):
     leaders: for each member the one that loads the context they share, -1 if it shares none; empty if none share.
     swap: the KV cache of the members moves out of the device's memory or back in, or is sent to another, and nothing else
     happens. draft: it is a step of the draft model. tokens: new tokens of all members, on which the algorithm of all-reduces
-    may depend. device: the first device of the replica that it runs on.
+    may depend. device, to: the first device of the replica that it runs on, and of the one that a cache goes to; -1 for none.
     """
 
     several: tuple[bool, ...]
@@ -25,6 +25,7 @@ class Shape(NamedTuple):
     draft: bool = False
     tokens: int = 1
     device: int = 0
+    to: int = -1
 
     @property
     def plain(self) -> bool:
