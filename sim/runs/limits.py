@@ -105,9 +105,12 @@ def _refuse_replicas(scenario: Scenario) -> None:
     if parallel.prefill >= parallel.data:
         message = f"expected fewer than {parallel.data}, the replicas (mapping.parallel.data), found {parallel.prefill}"
         raise ConfigError("mapping.parallel.prefill", message)
-    if parallel.prefill and (scenario.hardware.devices.topology != "switch" or scenario.hardware.devices.islands is not None):
-        message = "expected a switch without islands where KV caches are handed over (mapping.parallel.prefill)"
-        raise ConfigError("hardware.devices.topology", message)
+    if parallel.prefill and scenario.hardware.devices.islands is not None:
+        message = "expected no islands where KV caches are handed over (mapping.parallel.prefill)"
+        raise ConfigError("hardware.devices.islands", message)
+    if parallel.prefill and parallel.hand_over == "layers" and scenario.hardware.devices.topology != "switch":
+        message = "expected whole where devices have several links: receivers are not known before a prompt has ended"
+        raise ConfigError("mapping.parallel.hand_over", message)
     if workload.batching.alone:
         message = "expected batches where there are replicas (mapping.parallel.data), found independent sequences"
         raise ConfigError("workload.batching.policy", message)

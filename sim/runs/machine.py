@@ -55,7 +55,7 @@ def machine_of(scenario: Scenario, shared: Shared) -> Machine:
     """Engines and channels of the devices that are simulated, which stand for all."""
     hardware, simulated = scenario.hardware, scenario.mapping.parallel.simulated
     devices = hardware.devices
-    several = devices.count > scenario.mapping.parallel.data
+    several = devices.count > scenario.mapping.parallel.data or scenario.mapping.parallel.prefill > 0
     network = None if (links := network_of(scenario)).plain or not several else links
     of = (
         simulated, hardware.engines.count, hardware.memory.channels.count, devices.count // simulated,

@@ -38,7 +38,7 @@ class Batch:
 
     table: int64 [member, field of Member]. swap: direction in which the KV cache of the only member moves, in a step that does
     nothing else. forks: sequences outside of the step whose first token comes from the logits of another sample of their
-    prompt. draft: it is a step of the draft model, from which no member gets a token. device, tier: as in `Shape`.
+    prompt. draft: it is a step of the draft model, from which no member gets a token. device, tier, to: as in `Shape`.
     emitted: output tokens of members and forks. context, tokens, logits: totals over the members, of their context, query and
     logits. shape: everything that the structure of the step's graph depends on.
     """
@@ -47,7 +47,7 @@ class Batch:
 
     def __init__(
         self, members: Sequence[Member], swap: Swap = "", forks: tuple[int, ...] = (), *,
-        draft: bool = False, device: int = 0, tier: int = 0,
+        draft: bool = False, device: int = 0, tier: int = 0, to: int = -1,
     ) -> None:  # fmt: skip
         self._members: tuple[Member, ...] | None = tuple(members)
         _, context, query, _, logits, emitted, leader = zip(*members, strict=True)
@@ -59,7 +59,7 @@ class Batch:
         leaders = leader if max(leader) >= 0 else ()
         self.shape = Shape(
             several=tuple(q > 1 for q in query), logits=self.logits > 0, leaders=leaders, swap=swap, draft=draft,
-            tokens=self.tokens, device=device, tier=tier,
+            tokens=self.tokens, device=device, tier=tier, to=to,
         )  # fmt: skip
 
     def __len__(self) -> int:

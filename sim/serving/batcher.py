@@ -450,8 +450,8 @@ class Batcher:
 class HandOver(Batcher):
     """One of the loops that hand over what a replica has prefilled: steps that send one KV cache each through the link.
 
-    They send all of it, but for what steps have sent layer by layer. Blocks are freed when all has been sent, and then a router
-    gives the request to a replica that decodes.
+    They send all of it, but for what steps have sent layer by layer, to the replica that a router chooses now. When all has
+    been sent, blocks are freed, and the request is given to that replica.
     """
 
     _sending: tuple[SequenceState, Batcher] | None = None
@@ -461,8 +461,9 @@ class HandOver(Batcher):
             return None
         self._sending = self.prefilled.popleft()
         sequence, _ = self._sending
-        many = self.unsent(sequence)
-        return Batch((Member(sequence.number, many, 0, many, 0, 0),), "send", device=self.device)
+        assert isinstance(self.arrivals, Inbox)
+        many, to = self.unsent(sequence), self.arrivals.receiver(sequence.number) * self.batching.devices
+        return Batch((Member(sequence.number, many, 0, many, 0, 0),), "send", device=self.device, to=to)
 
     def ended(self, batch: Batch, now: int, steps: int = 1) -> None:
         assert self._sending is not None

@@ -5,7 +5,7 @@ has ended before: nothing else changes what a replica has to do meanwhile. Where
 take their turns in order of their numbers, and the request is routed once the first of them has ended its step.
 
 Where some replicas prefill and others decode, these are two pools, each with a router of its own. Requests come to the first;
-when their prompt has been handed over (`sim.serving.batcher.HandOver`), they go to the second.
+the second router chooses when the hand-over of a prompt begins (`sim.serving.batcher.HandOver`), and they go there at its end.
 """
 
 from __future__ import annotations
@@ -79,6 +79,10 @@ class Inbox:
         self._front.ended += 1
         self._front.arrivals.ended(number, now)
 
+    def receiver(self, number: int) -> int:
+        """The replica, among all, that a prompt which was prefilled here will be handed over to."""
+        return self._front.batching.prefilling + self._front.decoding.choose(number)
+
     def hand_over(self, sequence: SequenceState, now: int) -> None:
         """Note that a prompt that was prefilled here has been handed over to the replicas that decode."""
         self.left(sequence.number, now)
@@ -89,18 +93,28 @@ class Inbox:
 class Pool:
     """Replicas that do the same, and their router. loops: of each replica, which serve its requests in turn.
 
-    handed: requests whose prompt was prefilled elsewhere, in the state in which they go on here.
+    handed: requests whose prompt was prefilled elsewhere, in the state in which they go on here. chosen: replicas of requests
+    that have been routed and are not there yet.
     """
 
     def __init__(self, front: Front, router: Router, replicas: int, loops: int) -> None:
         self.loads = [Outstanding() for _ in range(replicas)]
         self.inboxes = [Inbox(front, self, replica) for replica in range(replicas) for _ in range(loops)]
         self.handed: dict[int, SequenceState] = {}
+        self.chosen: dict[int, int] = {}
         self._front, self._router, self._loops = front, router, loops
         self._of_group: dict[int, int] = {}  # samples of one prompt -> their replica
 
     def give(self, number: int) -> None:
-        """Give a request to a replica."""
+        """Give a request to the replica that was chosen for it, or is chosen now."""
+        replica = self.chosen[number] if number in self.chosen else self.choose(number)
+        del self.chosen[number]
+        load = self.loads[replica]
+        self.inboxes[replica * self._loops + load.routed % self._loops].routed.append(number)
+        load.routed += 1
+
+    def choose(self, number: int) -> int:
+        """Choose the replica of a request, which has it to do from now on."""
         request = self._front.arrivals.requests[number]
         replica = self._of_group.get(request.group)
         if replica is None:
@@ -108,8 +122,9 @@ class Pool:
         if request.group >= 0:
             self._of_group[request.group] = replica
         load = self.loads[replica]
-        self.inboxes[replica * self._loops + load.routed % self._loops].routed.append(number)
-        load.requests, load.prompts, load.routed = load.requests + 1, load.prompts + request.prompt, load.routed + 1
+        load.requests, load.prompts = load.requests + 1, load.prompts + request.prompt
+        self.chosen[number] = replica
+        return replica
 
     def _chosen(self, number: int) -> int:
         """The replica that the router chooses. Raises InputError if there is no such one."""
@@ -125,7 +140,7 @@ class Front:
     """
 
     def __init__(self, arrivals: Arrivals, batching: ResolvedBatching) -> None:
-        self.arrivals, self.ended = arrivals, 0
+        self.arrivals, self.batching, self.ended = arrivals, batching, 0
         many = batching.prefilling or batching.replicas
         self.pool = self.decoding = Pool(self, _router(batching), many, batching.loops)
         if batching.prefilling:

@@ -395,6 +395,19 @@ class TestHandOver:
             begin = min(int(log.steps.released[i]) for i in steps)
             assert ends[1] - begin == last
 
+    @pytest.mark.parametrize(
+        ("data", "topology", "times"), [(3, "switch", 2), (4, "switch", 1), (3, "all_to_all", 1), (3, "ring", 1)]
+    )
+    def test_what_goes_to_one_replica_shares_the_link_into_it(self, data: int, topology: str, times: int) -> None:
+        """Two replicas end their prompts at once: over a switch one cache waits for the other, where one replica decodes."""
+        given = disaggregated([{"prompt": 16, "tokens": 2, "count": 2}], data=data, prefill=2).to_dict()
+        given["hardware"]["devices"]["topology"] = topology
+        log = run(from_dict(given)).log
+        sends = log.tasks.end[of_kind(log, "kv_send")], log.tasks.ready[of_kind(log, "kv_send")]
+        assert len(sends[0]) == 2 * 2
+        assert len(set(sends[1].tolist())) == 1
+        assert sends[0].max() - sends[1].min() == LATENCY + times * 2 * 16 * LAYER * 10
+
     def test_free_blocks_let_prompts_in(self) -> None:
         """A cache for one prompt: the next is prefilled when the one before has been sent, and not when it was prefilled."""
         data = disaggregated([{"prompt": 40, "tokens": 2, "count": 3}]).to_dict()
@@ -469,6 +482,9 @@ def handing_over(draw: st.DrawFn) -> dict[str, Any]:
     data["mapping"]["parallel"] |= {"prefill": draw(st.integers(1, data["mapping"]["parallel"]["data"] - 1))}
     data["mapping"]["parallel"]["hand_overs"] = draw(st.integers(1, 3))
     data["mapping"]["parallel"]["hand_over"] = draw(st.sampled_from(("whole", "layers")))
+    if data["mapping"]["parallel"]["hand_over"] == "whole":
+        data["hardware"]["devices"]["topology"] = draw(st.sampled_from(("switch", "ring", "mesh", "all_to_all")))
+        data["hardware"]["devices"]["link"] = LINK | {"arbiter": draw(st.sampled_from(("fifo", "processor_sharing")))}
     if draw(st.booleans()):
         data["workload"]["batching"]["kv"] = {"prefix_cache": True, "capacity": "512 KiB"}
     return data

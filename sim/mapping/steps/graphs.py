@@ -49,7 +49,7 @@ class StepGraphs:
         self._key = KEYS.of(mapping, (tiers, connection), lambda: repr((mapping, tiers, connection))) + repr(self.fastest)
         self._graphs: dict[Shape, TaskGraph] = {}
         self._drafts: dict[int, TaskGraph] = {}  # by id of the draft model's graph, which that keeps alive
-        self._replicas: dict[tuple[int, int], TaskGraph] = {}  # by id of that of the first replica, and first device
+        self._replicas: dict[tuple[int, int, int], TaskGraph] = {}  # by id of that of the first replica, `device` and `to`
         self._templates: dict[Shape, TaskTemplate] = {}
         self._captures = Captures(self.variants)
 
@@ -61,7 +61,7 @@ class StepGraphs:
 
     def _of_shape(self, shape: Shape) -> TaskGraph:
         """The task graph of a step, wherever it runs."""
-        if shape.device:
+        if shape.device or shape.to >= 0:
             return self._of_replica(shape)
         if shape.draft:
             return self._of_draft(shape)
@@ -79,12 +79,13 @@ class StepGraphs:
         return self._graphs[shape]
 
     def _of_replica(self, shape: Shape) -> TaskGraph:
-        """The task graph of a step of a replica: that of the first one, on other devices."""
-        made = self._of_shape(shape._replace(device=0))
-        key = id(made), shape.device
+        """The task graph of a step of a replica: that of the first one, on other devices, or with another receiver."""
+        made = self._of_shape(shape._replace(device=0, to=-1))
+        key = id(made), shape.device, shape.to
         if key not in self._replicas:
             parallel = self.mapping.parallel
-            first = shape.device * (parallel.tensor // parallel.copies)  # among all devices, simulated or not
+            receiver = shape.device if shape.to < 0 else shape.to
+            first = receiver * (parallel.tensor // parallel.copies)  # among all devices, simulated or not
             self._replicas[key] = replace(made, first_device=shape.device, to=np.where(made.to < 0, made.to, made.to + first))
         return self._replicas[key]
 

@@ -19,7 +19,8 @@ class Shape(NamedTuple):
     swap: the KV cache of the members moves out of the device's memory or back in, or is sent to another device, and nothing
     else happens; `spill`: what is cold moves to a tier, from the memory or a nearer tier; `fetch`: blocks come back from one.
     tier: over the link to which it moves. draft: it is a step of the draft model. tokens: new tokens of all members, on which
-    the algorithm of all-reduces may depend. device: the first device of the replica that it runs on.
+    the algorithm of all-reduces may depend. device, to: the first device of the replica that it runs on, and of the one that a
+    cache goes to; -1 for none.
     """
 
     several: tuple[bool, ...]
@@ -30,6 +31,7 @@ class Shape(NamedTuple):
     tokens: int = 1
     device: int = 0
     tier: int = 0
+    to: int = -1
 
     @property
     def plain(self) -> bool:
