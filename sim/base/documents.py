@@ -28,7 +28,7 @@ from ruamel.yaml.events import (
 )
 from ruamel.yaml.reader import ReaderError
 
-from sim.base.errors import InputError, nearest
+from sim.base.errors import InputError, nearest, nearest_file
 from sim.base.files import is_input, siblings
 from sim.base.quantities import show
 
@@ -205,7 +205,7 @@ def read(path: str | Path) -> Document:
             is_input(path)
             data = file.read(MAX_BYTES + 1)
     except FileNotFoundError:
-        raise InputError(f"{source}: no such file{nearest(path.name, siblings(path, ('.yaml', '.yml')))}") from None
+        raise InputError(f"{source}: no such file{nearest_file(path.name, siblings(path, ('.yaml', '.yml')))}") from None
     except IsADirectoryError:
         raise InputError(f"{source}: expected a YAML file, found a directory") from None
     except PermissionError:

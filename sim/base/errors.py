@@ -6,9 +6,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from difflib import get_close_matches
+from pathlib import PurePath
 
 
 def one_line(text: str) -> str:
@@ -62,11 +63,25 @@ def nearest(word: str, valid: Iterable[str]) -> str:
 
     If `word` has three letters or more, names that begin with it are preferred: `h100` is closer to `h100-sxm` than to `h200`.
     """
-    by_lower = {v.lower(): v for v in valid}
-    low = str(word).lower()
-    longer = [v for v in by_lower if len(low) >= 3 and v.startswith(low)]
+    return _hint(_closest(str(word), {v: v for v in valid}))
+
+
+def nearest_file(name: str, files: Iterable[str]) -> str:
+    """The same hint for the name of a file: endings do not count, since all names share one."""
+    return _hint(_closest(PurePath(name).stem, {PurePath(each).stem: each for each in files}))
+
+
+def _hint(name: str | None) -> str:
+    return f" (did you mean {name!r}?)" if name is not None else ""
+
+
+def _closest(word: str, names: Mapping[str, str]) -> str | None:
+    """The name whose key is closest to a word, None if none is near."""
+    by_lower = {key.lower(): name for key, name in names.items()}
+    low = word.lower()
+    longer = [key for key in by_lower if len(low) >= 3 and key.startswith(low)]
     close = [min(longer, key=len)] if longer else get_close_matches(low, by_lower, n=1, cutoff=0.5 if len(low) <= 6 else 0.6)
-    return f" (did you mean {by_lower[close[0]]!r}?)" if close else ""
+    return by_lower[close[0]] if close else None
 
 
 def unknown(what: str, word: str, valid: Iterable[str]) -> InputError:

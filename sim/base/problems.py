@@ -6,6 +6,7 @@ import re
 import sys
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from difflib import get_close_matches
 from typing import Any, TypeVar, get_args, get_origin
 
 from annotated_types import Ge, Gt, Le, Lt
@@ -19,6 +20,9 @@ from sim.base.quantities import show
 from sim.base.section import COUNT, LINE, LINES, NAME, ONE, TABLE, Choice, Section, Short
 
 M = TypeVar("M", bound=Section)
+
+#: Similarity of two words from which one may be a misspelling of the other, though they are keys of different sections.
+ALIKE = 0.8
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,7 +108,13 @@ def translate(details: list[ErrorDetails], document: Document, wording: Wording)
             yield Problem(document.place(path[:-1], key=True), path[:-1], f"the key {path[-1]!r} is missing", True)
         elif kind == "extra_forbidden":
             valid = list(_fields(wording.root, inner[:-1]))
-            hint = nearest(str(path[-1]), valid) or _elsewhere(wording, str(path[-1]))
+            key = str(path[-1])
+            hint = (
+                nearest(key, get_close_matches(key, valid, n=1, cutoff=ALIKE))
+                or _elsewhere(wording, [key])
+                or nearest(key, valid)
+                or _elsewhere(wording, _alike(wording, key))
+            )
             message = f"unknown key {show(path[-1])}{hint}; valid: {', '.join(valid)}"
             yield Problem(document.place(path, key=True), path[:-1], message)
         elif (inner, kind) in wording.words:
@@ -125,12 +135,17 @@ def translate(details: list[ErrorDetails], document: Document, wording: Wording)
             yield Problem(place, document.find(path)[1], f"expected {subject}{expected}, found {show(found)}")
 
 
-def _elsewhere(wording: Wording, key: str) -> str:
+def _elsewhere(wording: Wording, keys: Sequence[str]) -> str:
     """The hint that a key is one of other sections: of the whole document's, with the whole path to write."""
     found = sorted(
-        {dotted(path) for path in _paths(wording.root, ()) if path[-1] == key}, key=lambda way: (way.count("."), way)
+        {dotted(path) for path in _paths(wording.root, ()) if path[-1] in keys}, key=lambda way: (way.count("."), way)
     )
     return f" (did you mean {' or '.join(found[:3])}?)" if found and not wording.at else ""
+
+
+def _alike(wording: Wording, key: str) -> list[str]:
+    """The name of a key of any section that is written almost like this one."""
+    return get_close_matches(key, {str(path[-1]) for path in _paths(wording.root, ())}, n=1, cutoff=ALIKE)
 
 
 def _paths(section: type[BaseModel], at: KeyPath) -> Iterator[KeyPath]:

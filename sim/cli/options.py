@@ -4,16 +4,24 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from importlib import import_module
+from pathlib import Path
 from typing import Any
 
 import click
 import click.shell_completion
 
 from sim.base.errors import InputError
+from sim.base.files import kind_of, shown
 from sim.scenario import Scenario
 from sim.scenario.shipped import scenarios
 
 Command = Callable[..., Any]
+
+#: Endings of files, which a folder of results will not have.
+FILES = frozenset({
+    ".csv", ".gz", ".htm", ".html", ".json", ".parquet", ".pb", ".pdf", ".perfetto-trace", ".pftrace", ".png", ".proto", ".svg",
+    ".trace", ".txt", ".yaml", ".yml", ".zip",
+})  # fmt: skip
 
 
 def scenario_arguments(command: Command) -> Command:
@@ -30,6 +38,15 @@ def needs_all_ops(scenario: Scenario, wanted: str) -> None:
     if scenario.record != "all":
         advice = "--set record=all records every op, if the run fits in memory"
         raise scenario.error("record", f"expected all for {wanted}, found {scenario.record}; {advice}")
+
+
+def check_folder(out: Path, or_else: str) -> None:
+    """Raise InputError if `--out` is a file, or is not there and has the name of one; `or_else` says what could stand there."""
+    found = kind_of(out)
+    if found not in {None, "folder"}:
+        raise InputError(f"--out: {shown(out)} is a file; expected a folder, or {or_else}")
+    if found is None and out.suffix.lower() in FILES:
+        raise InputError(f"--out: {shown(out)}: expected a folder, or {or_else}")
 
 
 def complete_scenario(_ctx: click.Context, _param: click.Parameter, incomplete: str) -> list[Any]:

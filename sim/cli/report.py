@@ -6,10 +6,9 @@ from pathlib import Path
 
 import click
 
-from sim.base.errors import InputError
 from sim.base.files import check_output, kind_of, whole_file
 from sim.cli.console import status
-from sim.cli.options import complete_scenario, needs_all_ops
+from sim.cli.options import check_folder, complete_scenario, needs_all_ops
 from sim.cli.progress import simulating
 from sim.render.page import render
 from sim.runs.run import read, run
@@ -32,8 +31,7 @@ def command(name: str, out: Path | None, overrides: tuple[str, ...], with_what_i
     scenario = read(path, list(overrides))
     out = out or Path("traces")
     if kind_of(out) == "folder" or out.suffix not in {".html", ".htm"}:
-        if kind_of(out) not in {None, "folder"}:
-            raise InputError(f"--out: {out} is a file; expected a folder, or a name that ends in .html")
+        check_folder(out, "a name that ends in .html")
         out = out / f"{path.stem}.html"
     check_output(out)
     needs_all_ops(scenario, "a page")

@@ -16,7 +16,7 @@ from sim.base.errors import InputError
 from sim.base.files import check_output, kind_of
 from sim.base.units import format_bytes, format_time
 from sim.cli.console import output, print_json, status
-from sim.cli.options import needs_all_ops, scenario_arguments
+from sim.cli.options import check_folder, needs_all_ops, scenario_arguments
 from sim.cli.progress import simulating
 from sim.executors import Executor
 from sim.render import terminal
@@ -102,8 +102,7 @@ def _targets(out: Path, paths: Sequence[Path], trace_format: str | None) -> list
     named = next((name for name in TRACE_FORMATS if out.name.endswith(f".{name}")), None)
     found = kind_of(out)
     if named is None or found == "folder":
-        if found not in {None, "folder"}:
-            raise InputError(f"--out: {out} is a file; expected a folder, or a name that ends in .{', .'.join(TRACE_FORMATS)}")
+        check_folder(out, f"a name that ends in .{', .'.join(TRACE_FORMATS)}")
         return [out / f"{path.stem}.{trace_format or TRACE_FORMATS[0]}" for path in paths]
     if trace_format not in (None, named):
         raise InputError(f"--out: {out}: expected a name that ends in .{trace_format}, as --trace-format says")

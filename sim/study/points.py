@@ -201,6 +201,8 @@ def _content(path: Path) -> str:
 def load(path: Path) -> Study:
     """Read the file of a study. Raises InputError, with line and column, for whatever is wrong."""
     document = read(path)
+    if document.root.child("model") is not None and document.root.child("axes") is None:
+        raise InputError(f"{path}: expected a study, found a scenario; --over KEY=VALUES gives it axes")
     written = validated(document, StudyFile)
     name = written.name if document.root.child("name") is not None else path.stem
     base = _base(document, name)

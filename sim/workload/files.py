@@ -15,7 +15,7 @@ from decimal import Decimal, InvalidOperation
 from pathlib import Path
 from typing import Any, Literal, TextIO
 
-from sim.base.errors import InputError, nearest
+from sim.base.errors import InputError, nearest_file
 from sim.base.files import HARMLESS, check_expansion, check_readable, kind_of, siblings
 from sim.base.quantities import show
 
@@ -62,7 +62,7 @@ def rows_of(path: Path, form: Format | None) -> Iterator[Iterator[Row]]:
             else:
                 yield _objects(path, _values(path, _lines(path, file)))
     except FileNotFoundError:
-        raise InputError(f"{path}: no such file{nearest(path.name, siblings(path, _SUFFIXES))}") from None
+        raise InputError(f"{path}: no such file{nearest_file(path.name, siblings(path, _SUFFIXES))}") from None
     except (OSError, EOFError, zlib.error, UnicodeDecodeError) as error:
         reason = "not UTF-8" if isinstance(error, UnicodeDecodeError) else getattr(error, "strerror", None) or error
         raise InputError(f"{str(path)!r}: cannot be read: {reason}") from None

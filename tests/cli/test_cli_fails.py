@@ -165,7 +165,15 @@ tables:
         (["rn", "parallel"], "No such command 'rn' (did you mean 'run'?)"),
         (["run", "parallel", "--out", "a.pftrace", "--trace-format", "json"], "expected a name that ends in .json"),
         (["run", "parallel", "--set", "bandwidth=1 GB/s"], "(did you mean hardware.memory.bandwidth or hardware.devices.link"),
-        (["run", "parallel", "--set", "workload.prefix_caching=1"], "unknown key 'prefix_caching'; valid: sequences"),
+        (
+            ["run", "parallel", "--set", "mapping.tensor=2"],
+            "mapping: unknown key 'tensor' (did you mean mapping.parallel.tensor?)",
+        ),
+        (["run", "parallel", "--set", "prefix_caching=true"], "(did you mean workload.batching.kv.prefix_cache?)"),
+        (["run", "parallel", "--out", "a.html"], "--out: a.html: expected a folder, or a name that ends in .pftrace"),
+        (["report", "parallel", "--out", "a.pdf"], "--out: a.pdf: expected a folder, or a name that ends in .html"),
+        (["run", "parallel", "--set", "hardware.engine=2"], "hardware: unknown key 'engine' (did you mean 'engines'?)"),
+        (["run", "parallel", "--set", "workload.xyzzy=1"], "unknown key 'xyzzy'; valid: sequences"),
         (["run", "zebra"], "no shipped scenario of that name; `sim list scenarios` has them"),
         (["run", "parallel", "--jsn"], "'--json'"),
         (["run", "parallel", "--trace-format", "xml"], "'pftrace', 'pftrace.gz', 'json'"),
@@ -193,6 +201,14 @@ def test_all_scenarios_are_checked_before_any_runs(tmp_path: Path, fails: Callab
     (tmp_path / "mine.yaml").write_text(SCENARIO.replace("fifo", "fifi"))
     assert fails("run", "parallel", "mine.yaml").startswith("mine.yaml:6:42")
     assert not (tmp_path / "traces").exists()
+
+
+def test_endings_of_files_do_not_make_them_near(tmp_path: Path, fails: Callable[..., str]) -> None:
+    (tmp_path / "s.yaml").write_text(SCENARIO)
+    assert fails("run", "nope.yaml") == "nope.yaml: no such file"
+    (tmp_path / "chip.yaml").write_text(SCENARIO)
+    assert fails("run", "chip.yml") == "chip.yml: no such file (did you mean 'chip.yaml'?)"
+    assert fails("sweep", "chip.yaml") == "chip.yaml: expected a study, found a scenario; --over KEY=VALUES gives it axes"
 
 
 def test_no_permission_to_write(tmp_path: Path, fails: Callable[..., str]) -> None:
