@@ -176,7 +176,8 @@ def _row(model_type: str, *, filled: bool) -> Row:
 
 def wrong_experts(data: Mapping[str, Any], graph: ModelGraph) -> str:
     """A word if a config has experts and a step does not choose among as many of them; else empty."""
-    counts = {part[key] for part in parts(data) for key in _EXPERTS if isinstance(part.get(key), int)}
+    mixtures = [part for part in parts(data) if part.get("is_moe") is not False]  # Doge has the number, and no experts
+    counts = {part[key] for part in mixtures for key in _EXPERTS if isinstance(part.get(key), int)}
     found = {op.experts.count for op in graph.step().ops if op.experts is not None}
     return "" if not any(count > 1 for count in counts) or found & counts else "wrong experts"
 

@@ -40,4 +40,5 @@ def test_other_experts_than_those_of_the_config_are_seen():
     dense, mixture = captured("llama")["op"], captured("mixtral")["op"]
     assert wrong_experts({"num_experts": 8}, dense) == wrong_experts({"num_experts": 8}, mixture) == "wrong experts"
     assert wrong_experts({"num_experts": 1}, dense) == wrong_experts({}, dense) == ""
+    assert wrong_experts({"num_experts": 8, "is_moe": False}, dense) == ""
     assert wrong_experts({"num_local_experts": 4}, mixture) == ""
