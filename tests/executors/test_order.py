@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 import sim.scenario
 from sim.base.errors import InputError
 from sim.executors import reference
+from sim.executors.compiled.driver import in_order
 from sim.executors.reference.instant import DISPATCH, PLAN, SRAM, STEPS, Environment, Phase, Turns
 from sim.executors.reference.sram import Sram
 from sim.log.tables import EventLog
@@ -288,3 +289,11 @@ def test_progress_counts_each_output_token_once():
     )
     assert sum(tokens for tokens, _ in told) == 6
     assert [now for _, now in told] == sorted(log.steps.end.tolist())
+
+
+@given(st.lists(st.tuples(st.integers(0, 5), st.integers(0, 3))), st.booleans())
+def test_service_intervals_are_in_order_of_ends_then_channels(rows, recorded):
+    """As two stable sorts have them, whether they were recorded as they ended or not."""
+    end, channel = np.array([(2**62 - row[0], row[1]) for row in rows], dtype=np.int64).reshape(-1, 2).T
+    end = np.sort(end) if recorded else end
+    assert in_order(end, channel).tolist() == np.lexsort((channel, end)).tolist()

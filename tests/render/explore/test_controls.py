@@ -74,6 +74,10 @@ def test_devices_with_experts_and_the_host_have_controls_whose_stops_run() -> No
     for stop in ("1", "2", "8"):
         parallel = changed(dealt, written(count, stop)).mapping.parallel
         assert (parallel.tensor, parallel.expert) == (int(stop), int(stop))
+    exchanged = read(scenarios()["h100_mixtral_experts_all_to_all"], ["model.layers=1"])
+    count = of(exchanged)["hardware.devices.count"]
+    assert count.stops[0] == "2"  # one device has no others that it could send tokens to
+    assert changed(exchanged, written(count, "2")).mapping.parallel.exchange
     offload = of(read(scenarios()["offload_experts"]))
     assert "mapping.weights" not in offload
     assert offload["hardware.host.link.bandwidth"].given in offload["hardware.host.link.bandwidth"].stops
