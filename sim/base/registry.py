@@ -92,6 +92,8 @@ class Registry(Collection[str], Generic[T]):
         takes = self.parameters(name)
         if not any(parameter.kind is Parameter.VAR_KEYWORD for parameter in takes.values()):
             for option in options:
+                if option not in takes and option in self.given:  # by the program, not by a scenario
+                    raise InputError(f"{self.what} {name!r}: expected a constructor that takes {option!r}, found one without")
                 if option not in takes:
                     valid = [key for key in takes if key not in self.given]
                     known = f"{nearest(option, valid)}; valid: {', '.join(valid)}" if valid else ", which takes none"

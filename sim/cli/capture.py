@@ -5,13 +5,16 @@ from __future__ import annotations
 import json
 
 import click
-from rich.table import Table
 
 import models.library
 from models.config import MLA_FORMS
 from models.graph import QUANTITIES, IntArray, OpGraph
 from sim.base.errors import InputError
 from sim.cli.console import output
+from sim.render.narrow import Fitting
+
+#: Columns that a narrow terminal leaves out, the first of them first.
+LEAST = ("needs", "act_write", "act_read", "path", "result", "kv_write", "vector_ops")
 
 
 @click.command("capture")
@@ -47,7 +50,7 @@ def command(
                    "dtype": op.dtype, "shape": op.shape, "inputs": op.inputs, "experts": experts}  # fmt: skip
             click.echo(json.dumps({**row, **{name: int(costs[q, i]) for q, name in enumerate(QUANTITIES)}}))
         return
-    table = Table(box=None, pad_edge=False, header_style="bold", title_justify="left",
+    table = Fitting(drop=LEAST, header_style="bold",
                   title=f"{model}: {model.parameters:,} parameters; a step of {batch} x {query} tokens, context {context}"
                         + ("; weights of as many experts as can be distinct" if routed else ""),
                   )  # fmt: skip

@@ -117,14 +117,14 @@ def _needed(columns: Sequence[_Column], *, whole_heading: bool) -> int:
 
 
 def _widths(columns: Sequence[_Column], room: int) -> list[int]:
-    """Widths of columns: of texts that do not fit, each gets an equal share of its length."""
+    """Widths of columns: texts share what is left, the narrowest column growing first."""
     whole_heading = _needed(columns, whole_heading=True) <= room
     widths = [column.least(whole_heading=whole_heading) for column in columns]
     for _ in range(room - _needed(columns, whole_heading=whole_heading)):
         narrow = [i for i, column in enumerate(columns) if not column.whole and widths[i] < column.longest]
         if not narrow:
             break
-        widths[min(narrow, key=lambda i: widths[i] / columns[i].longest)] += 1
+        widths[min(narrow, key=lambda i: widths[i])] += 1
     return widths
 
 

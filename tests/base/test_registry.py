@@ -40,6 +40,12 @@ def test_a_parameter_that_the_program_passes_is_no_option() -> None:
         WAYS.make("patient", {"cap": 1, "patienc": 2})
 
 
+def test_a_constructor_that_does_not_take_what_the_program_passes() -> None:
+    ways: Registry[type] = Registry("way to wait", {"bare": object}, given=("cap",))
+    with pytest.raises(InputError, match=r"^way to wait 'bare': expected a constructor that takes 'cap', found one without$"):
+        ways.make("bare", {"cap": 1})
+
+
 def test_made_with_its_options() -> None:
     assert WAYS.make("patient", {"cap": 1, "patience": 3}).patience == 3
     with pytest.raises(InputError, match=r"^way to wait 'patient': the option 'cap' is missing$"):

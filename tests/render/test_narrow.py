@@ -13,6 +13,7 @@ from sim.render.narrow import Fitting, fitted, show, trimmed
 from sim.runs.result import Result
 from sim.runs.run import run
 from sim.scenario.shipped import scenarios
+from tests.tools.command import call
 
 
 @pytest.fixture(scope="module")
@@ -102,3 +103,13 @@ def test_what_matters_comes_first(served: Result) -> None:
 def test_how_far_above_the_bound() -> None:
     assert terminal.above(0.123) == "12.3% above"
     assert terminal.above(88.61) == "90x the least"
+
+
+@pytest.mark.parametrize("columns", ["60", "80"])
+def test_op_graphs_on_a_terminal(columns: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", columns)
+    monkeypatch.setattr("sim.cli.capture.output", lambda _: Console(width=int(columns), markup=False, emoji=False))
+    lines = call(["capture", "llama-3.2-1b", "--layers", "1"]).stdout.splitlines()
+    assert max(map(len, lines)) <= int(columns)
+    assert not any("…" in line for line in lines)
+    assert re.search(r"^ *4  q_proj .* 8,388,608", "\n".join(lines), re.MULTILINE)
