@@ -461,3 +461,19 @@ def test_a_channel_that_is_shared_is_one_row(opened: Open, tmp_path: Path) -> No
     )
     browser.call("Input.dispatchMouseEvent", type="mouseMoved", **point)
     assert browser.evaluate(f"document.querySelector('#tip b').textContent === timeline.run.name({lane}.items[0])") is True
+
+
+def test_tiers_have_their_bytes_and_hits(opened: Open, tmp_path: Path) -> None:
+    """In words, and in the table of the memory, as in JSON; a size is an object, which a sentence would not show."""
+    assignments = ["model.layers=1", "model.scope=block", "workload.generate.tokens=2", "hardware.host.memory=2 MB"]
+    result = run(read(scenarios()["conversations_tiers"], [*assignments, "workload.batching.kv.capacity=16 MB"]))
+    path = tmp_path / "tiers.html"
+    path.write_text(render(result))
+    browser = opened(path)
+    host, ssd = sim.summary(result)["requests"]["prefix_cache"]["tiers"]
+    assert host["hits"] < ssd["hits"]
+    lead = browser.evaluate("document.getElementById('requests-lead').textContent")
+    assert f"{ssd['hits']:,} of these tokens were in the ssd, to which" in lead
+    assert "object" not in lead
+    rows = dict(cells(browser, "memory-table"))
+    assert [rows[f"to and from the {tier}"] for tier in ("host", "ssd")] == list(result.metrics.bytes_tiers)

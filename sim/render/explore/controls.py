@@ -108,6 +108,9 @@ def _machine(scenario: Scenario, plan: Plan) -> Iterator[Control]:
         yield _quantity("hardware.devices.link.bandwidth", "link bandwidth", MACHINE, link.bandwidth, BANDWIDTH)
     if hardware.host is not None and "host" in plan.setup.machine.tiers:
         yield _quantity("hardware.host.link.bandwidth", "host link", MACHINE, hardware.host.link.bandwidth, BANDWIDTH)
+    for number, tier in enumerate(hardware.tiers if plan.setup.machine.tiers else ()):
+        key = f"hardware.tiers[{number}].link.bandwidth"
+        yield _quantity(key, f"{tier.name} link", MACHINE, tier.link.bandwidth, BANDWIDTH)
 
 
 def _workload(scenario: Scenario, plan: Plan) -> Iterator[Control]:

@@ -81,6 +81,11 @@ def test_devices_with_experts_and_the_host_have_controls_whose_stops_run() -> No
     offload = of(read(scenarios()["offload_experts"]))
     assert "mapping.weights" not in offload
     assert offload["hardware.host.link.bandwidth"].given in offload["hardware.host.link.bandwidth"].stops
+    tiers = read(scenarios()["conversations_tiers"])
+    ssd = of(tiers)["hardware.tiers[0].link.bandwidth"]
+    assert (ssd.title, ssd.given in ssd.stops) == ("ssd link", True)
+    assert changed(tiers, written(ssd, ssd.given)) == tiers
+    assert changed(tiers, written(ssd, ssd.stops[0])).hardware.tiers[0].rate < tiers.hardware.tiers[0].rate
 
 
 def test_stops_are_round_and_around_the_value() -> None:
