@@ -294,6 +294,9 @@ def test_requests(tmp_path: Path, opened: Open) -> None:
     ]
     assert browser.evaluate("[...document.querySelectorAll('#requests-charts figure, #requests-charts svg')].length") >= 4
     assert "NaN" not in browser.evaluate("document.getElementById('requests').outerHTML")
+    chart = "svg[aria-label='sequences in a step over time']"
+    ticks = f"""[...document.querySelectorAll("{chart} [aria-label='y-axis tick label'] text")]"""
+    assert browser.evaluate(f"{ticks}.map((tick) => tick.textContent)") == ["0", "1", "2", "3", "4"]  # no half of a sequence
 
 
 def test_replicas(tmp_path: Path, opened: Open) -> None:
