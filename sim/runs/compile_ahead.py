@@ -1,6 +1,6 @@
 """Compile all shipped kernels into the cache: `python -m sim.runs.compile_ahead`, which `make setup` runs.
 
-Kernels are compiled when they are first called, so two small scenarios are run that call all of them.
+Kernels are compiled when they are first called, so three small scenarios are run that call all of them.
 """
 
 from __future__ import annotations
@@ -20,8 +20,14 @@ BATCHES = {
 }  # fmt: skip
 
 
+EXCHANGES = BATCHES | {
+    "hardware": {"devices": {"count": 2, "link": {"bandwidth": "100 GB/s"}}},
+    "mapping": {"parallel": {"tensor": 2, "expert": 2, "sequence": True, "dispatch": "all_to_all"}},
+}
+
+
 def main() -> None:
-    for data in (SEQUENCES, BATCHES):
+    for data in (SEQUENCES, BATCHES, EXCHANGES):
         result = run(from_dict(data), executor="compiled")
         # These properties are computed when they are read.
         _ = result.critical_path, result.blame, derived.chains(result.log), derived.last_input(result.log)
