@@ -25,6 +25,7 @@ from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_N
 from models.capture import capture
 from models.config import ModelConfig, parts
 from models.graph import ModelGraph
+from models.masks import CHUNKED
 from models.recording import CHOSEN
 from sim.base.errors import InputError
 
@@ -58,8 +59,9 @@ _HEAD = """\
 # Model types
 
 Which causal model types of transformers {version} can be captured: {captured} of the {decoders} that decode with a cache
-of their own. `python -m models.coverage` makes this table from the default config of each type, with a few layers. Configs
-with other sizes of a type that is captured are captured, too. `sim check` says the whole reason where one is not.
+of their own. `python -m models.coverage` makes this table from the default config of each type, with a few layers, and with
+values where it leaves open what a model needs. Configs with other sizes of a type that is captured are captured, too.
+`sim check` says the whole reason where one is not.
 
 | word | reason |
 | --- | --- |
@@ -191,8 +193,9 @@ def facts(graph: ModelGraph) -> str:
     """Caches and experts of a step, in words: `KV, window 4096, state, 8 of 128 experts`."""
     ops = graph.step().ops
     kinds = {op.kind for op in ops}
-    bound = "choice of" if any(op.part == CHOSEN for op in ops) else "chunk" if graph.chunked else "window"
+    bound = "choice of" if any(op.part == CHOSEN for op in ops) else "window"
     windows = [f"{bound} {each + 1}" for each in graph.step().breaks]
+    windows += [f"chunk {mask.size}" for mask in graph.step().masks if mask.kind == CHUNKED]
     experts = dict.fromkeys(f"{op.experts.top_k} of {op.experts.count} experts" for op in ops if op.experts is not None)
     caches = [word for word, kind in (("KV", "kv_load"), ("state", "state_load")) if kind in kinds]
     latent = ["latent KV" if each == "KV" and graph.provenance.get("mla") != "none" else each for each in caches]

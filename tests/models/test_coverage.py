@@ -7,8 +7,9 @@ from importlib.metadata import version
 import pytest
 from model_families import captured
 
-from models.coverage import TABLE, rows, small, types, written, wrong_experts
+from models.coverage import TABLE, facts, rows, small, types, written, wrong_experts
 from models.coverage import row as row_of
+from models.library import load
 
 FAST = ("llama", "gpt2", "qwen3_moe")
 SLOW = ("deepseek_v32", "falcon_h1", "gemma2", "gpt_oss", "mamba2", "qwen3_next")
@@ -42,3 +43,10 @@ def test_other_experts_than_those_of_the_config_are_seen():
     assert wrong_experts({"num_experts": 1}, dense) == wrong_experts({}, dense) == ""
     assert wrong_experts({"num_experts": 8, "is_moe": False}, dense) == ""
     assert wrong_experts({"num_local_experts": 4}, mixture) == ""
+
+
+def test_facts_of_a_step():
+    assert facts(load("llama-4-scout")) == "KV, chunk 8192, 1 of 16 experts"
+    assert facts(load("gpt-oss-20b")) == "KV, window 128, 4 of 32 experts"
+    assert facts(load("glm-5")) == "latent KV, choice of 2048, 8 of 256 experts"
+    assert facts(load("granite-4.0-h-small")) == "KV, state, 10 of 72 experts"
