@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
-from pydantic import ConfigDict, Discriminator, Field, Tag, model_validator
+from pydantic import Discriminator, Field, Tag, model_validator
 
 from models.formats import rate_of
 from sim.base.quantities import Bandwidth, Duration, EnergyPerByte, EnergyPerFlop, FlopRate, Power, Size
@@ -156,15 +156,8 @@ class Energy(Section):
     static: StaticPower = default({}, description="Power that is drawn all along.")
 
 
-def without_required(schema: dict[str, Any]) -> None:
-    """Have a JSON Schema require no key: a preset may bring them."""
-    del schema["required"]
-
-
 class Link(Section):
     """A link of a device: to a switch, to another device, to a network, or to the host."""
-
-    model_config = ConfigDict(json_schema_extra=without_required)
 
     preset: str | None = Field(
         default=None,
@@ -173,9 +166,7 @@ class Link(Section):
         "instead.",
         examples=["nvlink-4"],
     )
-    bandwidth: Bandwidth = Field(
-        description="Bandwidth of the link in each direction; required without a preset that has it.", examples=["450 GB/s"]
-    )
+    bandwidth: Bandwidth = Field(description="Bandwidth of the link in each direction.", examples=["450 GB/s"])
     latency: Duration = default(
         "1 us", description="Delay of every transfer, with the software that starts it. It does not occupy the link."
     )
@@ -225,15 +216,10 @@ class Devices(Section):
 class Host(Section):
     """The host of the device, whose memory takes what does not stay in that of the device."""
 
-    model_config = ConfigDict(json_schema_extra=without_required)
-
     memory: Size | None = Field(
         default=None, description="Size of the memory of the host: weights and caches there must fit. null: any."
     )
-    link: Link = Field(
-        description="The link to the host, such as PCIe: what is swapped or offloaded moves over it; required without a preset "
-        "of the hardware that has it."
-    )
+    link: Link = Field(description="The link to the host, such as PCIe: what is swapped or offloaded moves over it.")
 
 
 class Tier(Section):

@@ -16,7 +16,6 @@ from hypothesis import strategies as st
 from sim.base.documents import parse as parse_document
 from sim.base.errors import InputError
 from sim.machine.presets import PRESETS
-from sim.runs.run import known_names
 from sim.runs.workload import requests
 from sim.scenario import Known, Scenario, from_dict, json_schema, load, override, parse
 
@@ -354,16 +353,6 @@ def test_schema_and_check_refuse(assignment: str) -> None:
     with pytest.raises(InputError):
         parse(TEXT, overrides=[assignment])
     assert not VALIDATOR.is_valid(parse_document(TEXT).override([assignment]).plain())
-
-
-@pytest.mark.parametrize("keys", [
-    "host: {memory: 200 MB}", "tiers: [{name: ssd, link: {preset: nvme-pcie-4}}]",
-    "devices: {count: 8, link: {preset: nvlink-4}, islands: {size: 4, link: {preset: network-400g}}}",
-])  # fmt: skip
-def test_what_a_preset_brings_is_not_required_in_the_schema(keys: str) -> None:
-    text = f"model: {{config: llama-3.2-1b}}\nhardware:\n  preset: h100-sxm\n  {keys}\n"
-    from_dict(parse_document(text).plain(), known=known_names())
-    VALIDATOR.validate(parse_document(text).plain())
 
 
 @pytest.mark.parametrize("path", SHIPPED, ids=lambda path: path.stem)
