@@ -39,7 +39,8 @@ class Problem:
 class Wording:
     """Words for errors of one model that the model itself does not hold.
 
-    at: path of the model's section in the document. unions: paths, from there, where one value or a table may be written.
+    at: path of the model's section in the document. unions: paths, from there, where one value or a table may be written;
+    `ANY` stands for the number of an item.
     words: expected values by path and kind of error, patterns: by regular expression.
     """
 
@@ -127,7 +128,8 @@ def translate(details: list[ErrorDetails], document: Document, wording: Wording)
         else:
             expected = _EXPECTED.get(kind, detail["msg"])
             if kind == "string_pattern_mismatch":
-                expected = {**_PATTERNS, **wording.patterns}[context["pattern"]]
+                of_pattern = {**_PATTERNS, **wording.patterns}
+                expected = of_pattern.get(context["pattern"], "a text that matches {pattern}")
             elif kind == "model_type":
                 expected = _mapping(_section(wording.root, inner) or wording.root)
             expected = expected.format(range=_range(wording.root, inner), **context)
@@ -176,10 +178,14 @@ def _way(loc: KeyPath, kind: str, unions: Sequence[KeyPath]) -> tuple[KeyPath, b
     is_key = loc[-1:] == ("[key]",) and kind.startswith(("string_", "literal_"))
     path = loc[:-1] if is_key else loc
     for union in unions:
-        if path[: len(union)] == union and path[len(union) : len(union) + 1] in ((ONE,), (TABLE,)):
-            path = union + path[len(union) + 1 :]
+        size = len(union)
+        if path[size : size + 1] in ((ONE,), (TABLE,)) and all(a in (b, ANY) for a, b in zip(union, path, strict=False)):
+            path = path[:size] + path[size + 1 :]
     return path, is_key
 
+
+#: The number of any item of a list, in the path of a union.
+ANY = "*"
 
 _EXPECTED = {
     "int_type": "a whole number{range}",
@@ -194,6 +200,7 @@ _EXPECTED = {
     "dict_type": "a mapping",
     "tuple_type": "a list",
     "too_short": "at least one item",
+    "too_long": "at most {max_length} items",
     "greater_than": "a number{range}",
     "greater_than_equal": "a number{range}",
     "less_than": "a number{range}",

@@ -12,6 +12,10 @@ from sim.base.section import ONE, TABLE, Choice, CountKey, Section, Share, Whole
 from sim.mapping.tasks import MOST_TIERS
 
 DTYPE = "^[a-z][a-z0-9_]*$"
+#: Names of memories and links that are no tiers of their own.
+TAKEN = ("host", "link", "memory", "network")
+
+TIER_NAME = "^[a-z][a-z0-9_-]{0,31}$"
 
 DtypeName = Annotated[str, Field(pattern=DTYPE)]
 
@@ -226,8 +230,8 @@ class Tier(Section):
     """A memory beside that of the device: CXL memory, an SSD. What does not stay nearer goes there over a link of its own."""
 
     name: str = Field(
-        pattern="^[a-z][a-z0-9_-]{0,31}$",
-        description="A name of your own; `host` is that of `hardware.host`, and `memory` that of the device.",
+        pattern=TIER_NAME,
+        description="A name of your own; `host`, `link`, `memory` and `network` are those of other parts.",
         examples=["ssd", "cxl"],
     )
     capacity: Size | None = Field(default=None, description="Size of the tier: what is there must fit. null: any.")
@@ -308,8 +312,8 @@ class Hardware(Section):
     def _own_names(self) -> Hardware:
         names = [tier.name for tier in self.tiers]
         for i, name in enumerate(names):
-            if name in ("host", "memory", *names[:i]):
-                raise ValueError(f"expected names of tiers that differ, and none 'host' or 'memory', found {name!r}")
+            if name in (*TAKEN, *names[:i]):
+                raise ValueError(f"expected names of tiers that differ, and none of {', '.join(TAKEN)}, found {name!r}")
         return self
 
     @model_validator(mode="after")

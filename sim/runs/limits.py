@@ -359,6 +359,23 @@ def _largest_steps(setup: Setup, request: Request) -> Iterator[tuple[Batch, int]
         yield Batch((decode,), draft=True), request.tokens * setup.batching.speculation.draft
         if prompt:
             yield Batch((prefill,), draft=True), 1
+    yield from _moves(setup, decode)
+
+
+def _moves(setup: Setup, last: Member) -> Iterator[tuple[Batch, int]]:
+    """The moves of the KV cache of a request: once out and back in, down the list of tiers, and to another replica."""
+    batching = setup.batching
+    if batching is None or batching.settings.alone:
+        return
+    all_of_it, tiers = (last._replace(query=0, logits=0, emitted=0),), range(len(setup.machine.tiers))
+    if batching.capacity is not None and batching.settings.kv.full == "swap":
+        for tier in tiers or (0,):
+            yield Batch(all_of_it, "out", tier=tier), 2
+    if batching.capacity is not None and batching.settings.kv.spills:
+        for tier in tiers:
+            yield Batch(all_of_it, "fetch", tier=tier), 2
+    if batching.prefilling:
+        yield Batch(all_of_it, "send", to=batching.prefilling * batching.devices), 1
 
 
 def _least_efficiency(setup: Setup) -> Fraction:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from fractions import Fraction
+from functools import partial
 from typing import Any, Literal
 
 from models.graph import ModelGraph, OpGraph
@@ -195,17 +196,15 @@ def step_graphs(scenario: Scenario, of_run: Sequence[Modeled]) -> StepGraphs:
     _refuse_unknown_offload(mapping, ops)
     on_engines = of_run[0].on_engines(scenario.hardware.engines.count)
     # A file of routing is about the model alone.
-    links, connection = link_rates(scenario), connection_of(scenario)
-    drafts = [
-        StepGraphs(each.variants, on_engines, Uniform(scenario.seed), connection=connection, links=links) for each in of_run[1:]
-    ]
+    tiers = tuple(tier.name for tier in tiers_of(scenario))
+    of_machine = partial(StepGraphs, tiers=tiers, connection=connection_of(scenario), links=link_rates(scenario))
+    drafts = [of_machine(each.variants, on_engines, Uniform(scenario.seed)) for each in of_run[1:]]
     routes, variants, prefilling = routing(scenario), of_run[0].variants, None
     if mapping.parallel.prefill and mapping.parallel.hand_over == "layers":
-        prefilling = StepGraphs(LaidOut(variants, with_sends), on_engines, routes, connection=connection, links=links)
-    return StepGraphs(
+        prefilling = of_machine(LaidOut(variants, with_sends), on_engines, routes)
+    return of_machine(
         variants, on_engines, routes, draft=drafts[0] if drafts else None, prefilling=prefilling,
-        written=scenario.model.config is None, tiers=tuple(tier.name for tier in tiers_of(scenario)),
-        connection=connection, links=links,
+        written=scenario.model.config is None,
     )  # fmt: skip
 
 

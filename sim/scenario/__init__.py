@@ -121,6 +121,10 @@ def as_written(scenario: Scenario, folder: Path) -> dict[str, Any]:
     return {"name": scenario.name, **data}
 
 
+#: Sections that presets complete, of a device or of a link, so that none of their keys need be written.
+COMPLETED = ("Energy", "Host", "Link")
+
+
 def json_schema() -> dict[str, Any]:
     """The JSON Schema (draft 2020-12) of scenario files, for editors.
 
@@ -130,6 +134,8 @@ def json_schema() -> dict[str, Any]:
     schema = Scenario.model_json_schema(mode="validation")
     del schema["required"]
     schema["anyOf"] = [{"required": ["model"]}, {"required": ["extends"]}]
+    for section in COMPLETED:
+        del schema["$defs"][section]["required"]
     return {"$schema": "https://json-schema.org/draft/2020-12/schema", **schema}
 
 

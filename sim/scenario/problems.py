@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Collection, Iterator, Mapping
 
 from sim.base.documents import Document, KeyPath
-from sim.base.problems import Problem, Wording, one_of
-from sim.machine.settings import DTYPE
+from sim.base.problems import ANY, Problem, Wording, one_of
+from sim.machine.settings import DTYPE, TIER_NAME
 from sim.scenario.sections import Scenario
 
 #: Names that are open to third parties: what they name, the path of the choice, and the key of the name in its long form.
@@ -46,6 +46,9 @@ WORDING = Wording(
         ("mapping", "weights"),
         ("mapping", "formats", "weights"),
         ("mapping", "tiles"),
+        ("mapping", "offload"),
+        ("mapping", "offload", "weights"),
+        ("mapping", "offload", ANY, "weights"),
         ("workload", "routing"),
         ("workload", "speculative", "acceptance"),
         *(("workload", "generate", name) for name in ("context", "prompt", "tokens")),
@@ -57,5 +60,6 @@ WORDING = Wording(
     },
     patterns={
         DTYPE: "torch's name of a number format, such as bfloat16",
+        TIER_NAME: "a name of at most 32 lower-case letters, digits, - and _ that begins with a letter",
     },
 )

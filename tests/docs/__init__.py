@@ -20,7 +20,7 @@ from sim.machine.arbiters import ARBITERS
 from sim.machine.schedulers import SCHEDULERS
 from sim.machine.settings import DTYPE
 from sim.runs.run import read
-from sim.scenario import json_schema
+from sim.scenario import COMPLETED, json_schema
 from sim.scenario.shipped import scenarios
 from sim.study.metrics import METRICS
 from sim.study.sections import StudyFile
@@ -71,9 +71,9 @@ def _table(section: dict[str, Any], schema: dict[str, Any]) -> Iterator[str]:
     yield "| key | value | default | description |"
     yield "| --- | --- | --- | --- |"
     for key, field in section["properties"].items():
-        default = (
-            f"`{_plain(field['default'])}`" if "default" in field else "required" if key in section.get("required", ()) else ""
-        )
+        needed = "required" if key in section.get("required", ()) else ""
+        completed = "required, or of a preset" if section.get("title") in COMPLETED else needed
+        default = f"`{_plain(field['default'])}`" if "default" in field else completed
         named = schema["$defs"].get(field.get("$ref", "").rpartition("/")[2], {})
         text = field.get("description", named.get("description", "")).replace("\n", " ")
         yield f"| `{key}` | {_value(field)} | {default} | {text} |".replace("  ", " ")

@@ -23,6 +23,7 @@ from sim.executors.compiled import batches, driver, rules, spans
 from sim.executors.setup import Setup
 from sim.executors.size import tasks_in_all
 from sim.log.tables import EventLog, in_loop_order, joined
+from sim.mapping.tasks import CLASS_BIT, to_tier
 from sim.runs.plan import plan
 from sim.runs.run import read, run
 from sim.scenario.shipped import scenarios as shipped
@@ -388,3 +389,40 @@ def test_the_choice_of_executor_does_not_show():
     scenario = read(shipped()["batching_continuous"], ["model.layers=1", "model.scope=block"])
     setup = setup_of(scenario)
     assert_same(*(simulate(setup, executor)[0] for executor in ("simpy", "compiled")))
+
+
+def test_the_longest_path_goes_on_behind_a_join():
+    """Joins stand between tasks of several devices: nodes that are no tasks."""
+    setup = setup_of(sim.scenario.from_dict({
+        "model": {"config": "qwen1.5-moe-a2.7b", "layers": 2}, "scheduler": "critical_path",
+        "workload": {"batching": "continuous", "sequences": [{"context": 20, "tokens": 1, "count": 2}]},
+        "hardware": {"devices": {"count": 4, "link": {"bandwidth": "64 GB/s"}}},
+        "mapping": {"parallel": {"tensor": 4, "expert": 4}},
+    }))  # fmt: skip
+    assert both(setup).graphs[0].links.joins
+
+
+OFFLOADED = {
+    "layers that are sent": ({"hardware": {"devices": {"count": 2, "link": {"bandwidth": "64 GB/s"}}},
+        "mapping": {"parallel": {"data": 2, "prefill": 1, "hand_over": "layers"}}}, 2),
+    "drafts": ({"workload": {"speculative": {"draft": 2, "acceptance": 1, "model": "llama-3.2-1b"}}}, 2),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(("more", "shapes"), OFFLOADED.values(), ids=OFFLOADED.keys())
+def test_weights_come_from_their_tier_in_steps_of_every_kind(more, shapes):
+    """As many bytes in each step as the tier holds of the model of that step."""
+    data = {
+        "model": {"config": "llama-3.2-1b", "layers": 1, "scope": "block"},
+        "workload": {"batching": "continuous", "sequences": [{"prompt": 7, "tokens": 3, "count": 2}]},
+        "hardware": {"tiers": [{"name": "cxl"}, {"name": "ssd"}]}, "mapping": {"offload": {"weights": "all", "tier": "ssd"}},
+    }  # fmt: skip
+    for tier in data["hardware"]["tiers"]:
+        tier["link"] = {"bandwidth": "7 GB/s"}
+    merged = {key: value | more.get(key, {}) for key, value in data.items()}
+    log = both(setup_of(sim.scenario.from_dict(merged)))
+    assert len(log.graphs) >= shapes
+    for graph in log.graphs:
+        loads = [graph.moves[task] for task in range(len(graph)) if graph.kind_of(task).removeprefix("draft ") == "host_load"]
+        assert loads
+        assert set(loads) == {CLASS_BIT["weight"] | to_tier(1)}

@@ -362,6 +362,15 @@ def test_shipped_scenarios_are_valid_in_both(path: Path) -> None:
     VALIDATOR.validate(scenario.to_dict())
 
 
+@pytest.mark.parametrize(
+    "written", ["host: {memory: 1 GB}", "devices: {count: 2, link: {arbiter: fifo}}", "energy: {network: 20 pJ/bit}"]
+)
+def test_what_a_preset_completes_is_valid_in_both(written: str) -> None:
+    text = f"{MINIMAL}hardware: {{preset: h100-sxm, {written}}}\n"
+    VALIDATOR.validate(parse_document(text).plain())
+    VALIDATOR.validate(parse(text).to_dict())
+
+
 def test_what_to_dict_gives_is_valid_in_the_schema() -> None:
     VALIDATOR.validate(parse(TEXT).to_dict())
     VALIDATOR.validate(parse(MINIMAL).to_dict())

@@ -208,6 +208,26 @@ def test_weights_in_two_tiers() -> None:
         ),
         ({"hardware": {"tiers": [{**SSD, "name": "host"}]}}, "expected names of tiers that differ"),
         ({"hardware": {"tiers": [SSD, SSD]}}, "expected names of tiers that differ"),
+        ({"hardware": {"tiers": [{**SSD, "name": "network"}]}}, "expected names of tiers that differ, and none of host, link"),
+        ({"hardware": {"tiers": [{**SSD, "name": "SSD 1"}]}}, r"tiers\[0\]\.name: expected a name of .* lower-case letters"),
+        (
+            {"hardware": {"tiers": [{**SSD, "name": f"t{number}"} for number in range(4)]}},
+            r"hardware\.tiers: expected at most 3 items",
+        ),
+        (
+            {"mapping": {"offload": {"weights": "alll"}}},
+            r"mapping\.offload\.weights: expected one of all, experts, found 'alll'",
+        ),
+        ({"mapping": {"offload": [{"layers": 0}]}}, r"mapping\.offload\[0\]\.layers: expected a number from 1, found 0"),
+        ({"mapping": {"offload": [{"teir": "ssd"}]}}, r"mapping\.offload\[0\]: unknown key 'teir' \(did you mean 'tier'\?\)"),
+        # 84 tokens of 4,096 B: eight requests take 8 x 2 x 344,064 s out and in.
+        (
+            {
+                "hardware": {"tiers": [{**SSD, "bandwidth": "1 B/s"}]},
+                "workload": {"sequences": [{"prompt": 60, "tokens": 25, "count": 8}]},
+            },
+            "hardware: so slow that the run could take more than 4,611,686 s",
+        ),
         ({"hardware": {"tiers": [{"name": "ssd"}]}}, r"hardware\.tiers\[0\]: the key 'link' is missing"),
         ({"hardware": {"tiers": [{"name": "ssd", "link": {"preset": "nvme"}}]}}, "unknown link 'nvme'.*nvme-pcie-4"),
         (

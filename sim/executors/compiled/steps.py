@@ -137,7 +137,7 @@ def set_ranks(m: Memory, f: Forms, slot: int) -> None:
             line = m[slot + S_COST] + f[form + task * FORM + COST_ROW] * COST
             m[rank + task * m[CELL]] = m[line + COMPUTE] + m[line + WORK]
     if m[RANKING] == LONGEST_PATH:
-        remaining_paths(f, form + OUT, FORM, m, rank, m[CELL], m[slot + S_TASKS])
+        remaining_paths(f, form + OUT, FORM, m, rank, m[CELL], m[slot + S_TASKS], m[slot + S_NODES])
 
 
 @kernel
