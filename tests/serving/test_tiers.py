@@ -220,6 +220,10 @@ def test_weights_in_two_tiers() -> None:
         ),
         ({"mapping": {"offload": [{"layers": 0}]}}, r"mapping\.offload\[0\]\.layers: expected a number from 1, found 0"),
         ({"mapping": {"offload": [{"teir": "ssd"}]}}, r"mapping\.offload\[0\]: unknown key 'teir' \(did you mean 'tier'\?\)"),
+        (
+            {"hardware": {"sram": "100 MB"}, "mapping": {"weights": {"resident": 0.5}, "offload": {"weights": "all"}}},
+            r"hardware\.sram: 121\.643 MB of resident weights are 21\.643 MB more than the 100\.000 MB",
+        ),
         # 84 tokens of 4,096 B: eight requests take 8 x 2 x 344,064 s out and in.
         (
             {
