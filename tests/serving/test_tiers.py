@@ -12,6 +12,7 @@ import sim
 from sim.base.errors import InputError
 from sim.base.units import PS_PER_S, ceil_div
 from sim.executors import compiled, reference
+from sim.render import story
 from sim.render.summary import summary
 from sim.runs.plan import plan
 from sim.scenario import from_dict
@@ -124,6 +125,16 @@ def test_caches_go_down_the_list(executor: Any) -> None:
         t for swap, tier, t, _ in found if (swap, tier) == ("in", 1)
     )
     assert [channel.name for channel in result.log.machine.channels] == ["channel 0", "host link", "ssd link"]
+
+
+def test_the_story_of_a_request_says_what_moved() -> None:
+    """Out to the host, from there to the SSD, and back from there; the first decodes without a move."""
+    result = sim.run(scenario())
+    told = [[step["moved"] for step in story.request(result, number)["steps"] if step["moved"]] for number in range(5)]
+    assert told[0] == []
+    out, back = "64 cached tokens moved out over the host link", "64 cached tokens moved back in over the host link"
+    assert [out.replace("64", "80"), back.replace("64", "80")] in told
+    assert [out, out.replace("host", "ssd"), back.replace("host", "ssd")] in told
 
 
 @pytest.mark.parametrize("arbiter", ["fifo", "processor_sharing"])
