@@ -84,7 +84,7 @@ def request(result: Result, sequence: int) -> dict[str, Any]:
     }  # fmt: skip
 
 
-#: What steps that only move a cache do, by the ends of kinds of their tasks.
+#: Words for steps that only move a cache, by the ends of kinds of their tasks.
 MOVES = {
     "_swap_out": "moved out", "_swap_in": "moved back in", "_spill": "moved out", "_fetch": "loaded", "_send": "sent",
 }  # fmt: skip
