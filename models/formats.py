@@ -14,7 +14,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from fractions import Fraction
-from math import ceil
+from math import ceil, isqrt
 from typing import Annotated, Any, Literal, NamedTuple, get_args
 
 from pydantic import Discriminator, Field, Tag, model_validator
@@ -266,15 +266,25 @@ def misaligned(ops: OpGraph, formats: Formats) -> Iterator[str]:
         if name is None or not formats.storage(name).group:
             continue
         length = row_length(ops, op)
-        if length % formats.storage(name).group and op.kind not in (kinds := found.setdefault((name, length), [])):
+        if length % _columns(formats.storage(name).group) and op.kind not in (kinds := found.setdefault((name, length), [])):
             kinds.append(op.kind)
     for (name, length), kinds in found.items():
-        start = f"{', '.join(kinds)}: rows of {length:,} weights are no multiple of {formats.storage(name).group}"
+        start = f"{', '.join(kinds)}: rows of {length:,} weights are no multiple of {_columns(formats.storage(name).group)}"
         if name not in BLOCKS:
             yield f"{start}, a group of {name}; counted without regard to rows, but engines need groups that divide them"
             continue
         instead = f", as llama.cpp in {FALLBACKS[name]}" if name in FALLBACKS else ""
         yield (f"{start}, a block of {name}; counted in whole blocks, but engines store such rows in another format{instead}")
+
+
+#: From so many numbers on a group is a square of several rows, such as 128 x 128 of fp8; those of one row have 16 to 256.
+SQUARE = 1024
+
+
+def _columns(group: int) -> int:
+    """Numbers of a row that share a scale."""
+    side = isqrt(group)
+    return side if group >= SQUARE and side * side == group else group
 
 
 def multiplies(ops: OpGraph, op: Op) -> bool:

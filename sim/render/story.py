@@ -24,6 +24,8 @@ from sim.analysis.story import NONE, Link, Stories, members_of, step_of
 from sim.base.errors import InputError
 from sim.base.units import format_time
 from sim.log import derived
+from sim.log.tables import EventLog
+from sim.mapping.tasks import path_of
 from sim.render.breakdown import parts as by_name
 from sim.render.narrow import Fitting, glued
 from sim.runs.result import Result
@@ -73,13 +75,29 @@ def request(result: Result, sequence: int) -> dict[str, Any]:
         emitted += int(members.emitted[row])
         steps.append({
             "query": int(members.query[row]), "emitted": int(members.emitted[row]), "tokens": emitted,
-            "batch": int((members.step == step).sum()), **_step(result, stories, step),
+            "batch": int((members.step == step).sum()), "moved": _moved(log, row), **_step(result, stories, step),
         })  # fmt: skip
     return {
         "request": sequence, "arrival_ps": int(r.arrival[sequence]), "queued_ps": int(r.queued[sequence]),
         "ttft_ps": int(r.ttft[sequence]), "tpot_ps": int(r.tpot[sequence]) if r.tpot[sequence] >= 0 else None,
         "e2e_ps": int(r.e2e[sequence]), "tokens": int(r.tokens[sequence]), "steps": steps,
     }  # fmt: skip
+
+
+#: Words for steps that only move a cache, by the ends of kinds of their tasks.
+MOVES = {
+    "_swap_out": "moved out", "_swap_in": "moved back in", "_spill": "moved out", "_fetch": "loaded", "_send": "sent",
+}  # fmt: skip
+
+
+def _moved(log: EventLog, member: int) -> str | None:
+    """The move that a step makes of a cache, for a row of the member table; None where it computes."""
+    graph = log.graphs[log.steps.graph[log.members.step[member]]]
+    done = next((words for end, words in MOVES.items() if graph.kinds[0].endswith(end)), None)
+    if done is None or log.members.query[member]:
+        return None
+    link = log.machine.path_names[int(path_of(graph.moves[:1])[0])]
+    return f"{int(log.members.context[member]):,} cached tokens {done} over the {link}"
 
 
 def _there_is(result: Result, sequence: int) -> str:
@@ -162,7 +180,9 @@ def _chosen(steps: Sequence[dict[str, Any]]) -> tuple[set[int], int]:
 
 
 def _made(step: dict[str, Any]) -> str:
-    """`token 3`, `512 tokens fed in`."""
+    """`token 3`, `512 tokens fed in`, `16 cached tokens moved out over the host link`."""
+    if step["moved"]:
+        return str(step["moved"])
     several = f", in a batch of {step['batch']}" if step["batch"] > 1 else ""
     first, last = step["tokens"] - step["emitted"], step["tokens"] - 1
     made = "" if not step["emitted"] else f"token {last}" if first == last else f"tokens {first} to {last}"

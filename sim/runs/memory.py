@@ -120,7 +120,8 @@ def resident_bytes(scenario: Scenario, of_run: Sequence[Modeled]) -> int:
     if sram is None or share == "streamed":
         return 0
     written = scenario.model.config is None
-    weights = of_run[0].model.parameter_bytes if written else sum(each.holder.weights for each in of_run)
+    everywhere = (each.holder.weights + sum(each.holder.tiers) for each in of_run)  # the others of each op come from there
+    weights = of_run[0].model.parameter_bytes if written else sum(everywhere)
     held = weights if share == "resident" else math.ceil(weights * share)
     if held > sram:
         most = 1000 * sram // weights

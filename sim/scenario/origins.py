@@ -33,7 +33,13 @@ def origins(scenario: Scenario) -> list[Origin]:
 
 def _source(document: Document, whole: Any, path: KeyPath, bringer: str) -> str:
     """Origin of the value at a path. whole: the data with figures of the preset or profile, which `bringer` names."""
-    return _written(document, path) or (bringer if _is_in(whole, path) else "default")
+    return _written(document, path) or (_of_link(document, path) or bringer if _is_in(whole, path) else "default")
+
+
+def _of_link(document: Document, path: KeyPath) -> str:
+    """The preset of a link that brings a value beside its name; empty if none is written there."""
+    name, reached = document.find((*path[:-1], "preset"))
+    return f"preset {name.value}" if reached == (*path[:-1], "preset") and len(path) > len(("hardware", "preset")) else ""
 
 
 def _leaves(data: Any, path: KeyPath = ()) -> Iterator[tuple[KeyPath, Any]]:

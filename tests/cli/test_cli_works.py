@@ -206,6 +206,7 @@ def test_every_device_has_a_first_scenario(device: str) -> None:
 
 def test_check_shows_where_each_value_is_from(sim: Sim, tmp_path: Path) -> None:
     lines = ["model: {config: llama-3.2-1b}", "hardware:", "  preset: h100-sxm", "  memory: {arbiter: fifo}"]
+    lines += ["  tiers: [{name: ssd, link: {preset: nvme-pcie-4}}]"]
     (tmp_path / "mine.yaml").write_text("\n".join(lines))
     told = sim("check", "mine.yaml", "--set", "hardware.memory.latency=200 ns").stdout
     rows = [re.split(r"  +", line.strip()) for line in told.splitlines() if re.match(r"  \w[\w.\[\]]*  ", line)]
@@ -215,6 +216,8 @@ def test_check_shows_where_each_value_is_from(sim: Sim, tmp_path: Path) -> None:
     assert found["hardware.memory.arbiter"] == ["fifo", "line 4"]
     assert found["hardware.memory.latency"] == ["200 ns", "--set"]
     assert found["hardware.memory.bandwidth"] == [find("h100-sxm").bandwidth.text, "preset h100-sxm"]
+    assert found["hardware.host.link.bandwidth"] == ["54 GB/s", "preset h100-sxm"]
+    assert found["hardware.tiers[0].link.bandwidth"] == ["7 GB/s", "preset nvme-pcie-4"]
     assert found["mapping.mla"] == ["latent", "default"]
     assert "mapping.mla" not in sim("check", "mine.yaml", "--not-resolved").stdout
 

@@ -184,9 +184,13 @@ def served(draw: st.DrawFn, *, devices: bool = False) -> dict[str, Any]:
             machine["sram"], mapping["tiles"] = draw(st.sampled_from(("10 MiB", "40 MiB"))), 8
     kinds = {"weight_load"} if mapping["execution"] == "prefetch" and mapping.get("weights") != "resident" else set()
     kinds |= {"kv_load", "kv_store"} - ({"kv_load"} if mapping.get("kv") == "operands" else set())
+    tier = "ssd" if "tiers" in machine else "host" if "host" in machine else None
+    cost = "roofline" if devices else draw(st.sampled_from(COSTS))
+    if tier and cost == "roofline" and mapping.get("weights", "streamed") == "streamed" and draw(st.integers(0, 2)) == 0:
+        mapping["offload"] = {"weights": "all", "tier": tier}
+        kinds -= {"weight_load"}
     kinds |= {"act_load"} if mapping["execution"] == "prefetch" and mapping.get("activations") == "off_chip" else set()
     machine["memory"]["arbiter"] = with_effect(machine["memory"]["arbiter"], sequences_of(workload), kinds)
-    cost = "roofline" if devices else draw(st.sampled_from(COSTS))
     kv, samples = workload["batching"].get("kv"), any("samples" in each for each in workload.get("sequences", ()))
     if kv is not None and kv["full"] != "swap" and "tiers" in machine and cost == "roofline" and not samples:
         kv |= {"prefix_cache": True, "evicted": "tiers"}

@@ -165,6 +165,10 @@ def test_rows_that_are_no_whole_blocks_are_noted(tmp_path: Path) -> None:
     assert not notes_with({"weights": "int4", "group": 64}, str(config))
     assert not notes_with({"weights": "int8"}, str(config))
     assert not notes_with({"weights": {"lm_head": "q6_K"}})
+    # Of 128 x 128 as in fp8 checkpoints a row has 128: 832 is six and a half, 2,048 (down_proj) are 16. Of 64 x 64 it has 13.
+    (line,) = notes_with({"weights": "fp8", "group": 128 * 128, "scale": 4}, str(config))
+    assert "rows of 832 weights are no multiple of 128, a group of fp8" in line
+    assert not notes_with({"weights": "fp8", "group": 64 * 64, "scale": 4}, str(config))
 
 
 def test_rows_of_experts_are_those_of_one_expert() -> None:

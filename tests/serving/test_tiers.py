@@ -12,6 +12,7 @@ import sim
 from sim.base.errors import InputError
 from sim.base.units import PS_PER_S, ceil_div
 from sim.executors import compiled, reference
+from sim.render import story
 from sim.render.summary import summary
 from sim.runs.plan import plan
 from sim.scenario import from_dict
@@ -126,6 +127,16 @@ def test_caches_go_down_the_list(executor: Any) -> None:
     assert [channel.name for channel in result.log.machine.channels] == ["channel 0", "host link", "ssd link"]
 
 
+def test_the_story_of_a_request_says_what_moved() -> None:
+    """Out to the host, from there to the SSD, and back from there; the first decodes without a move."""
+    result = sim.run(scenario())
+    told = [[step["moved"] for step in story.request(result, number)["steps"] if step["moved"]] for number in range(5)]
+    assert told[0] == []
+    out, back = "64 cached tokens moved out over the host link", "64 cached tokens moved back in over the host link"
+    assert [out.replace("64", "80"), back.replace("64", "80")] in told
+    assert [out, out.replace("host", "ssd"), back.replace("host", "ssd")] in told
+
+
 @pytest.mark.parametrize("arbiter", ["fifo", "processor_sharing"])
 @pytest.mark.parametrize("devices", [1, 2])
 def test_executors_agree(arbiter: str, devices: int) -> None:
@@ -220,6 +231,10 @@ def test_weights_in_two_tiers() -> None:
         ),
         ({"mapping": {"offload": [{"layers": 0}]}}, r"mapping\.offload\[0\]\.layers: expected a number from 1, found 0"),
         ({"mapping": {"offload": [{"teir": "ssd"}]}}, r"mapping\.offload\[0\]: unknown key 'teir' \(did you mean 'tier'\?\)"),
+        (
+            {"hardware": {"sram": "100 MB"}, "mapping": {"weights": {"resident": 0.5}, "offload": {"weights": "all"}}},
+            r"hardware\.sram: 121\.643 MB of resident weights are 21\.643 MB more than the 100\.000 MB",
+        ),
         # 84 tokens of 4,096 B: eight requests take 8 x 2 x 344,064 s out and in.
         (
             {
