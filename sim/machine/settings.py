@@ -207,6 +207,8 @@ class Devices(Section):
 
     @model_validator(mode="after")
     def _linked(self) -> Devices:
+        if self.link is None and (self.topology != "switch" or self.islands is not None):
+            raise ValueError("expected 'topology' and 'islands' only with 'link'")
         if self.islands is not None and self.count % self.islands.size:
             raise ValueError(f"expected islands of a size that divides the {self.count} devices, found {self.islands.size}")
         return self

@@ -192,7 +192,10 @@ class Parallel(Section):
     )
 
     @model_validator(mode="after")
-    def _tokens_are_on_devices(self) -> Parallel:
+    def _options_have_an_effect(self) -> Parallel:
+        for name in ("hand_over", "hand_overs"):
+            if not self.prefill and getattr(self, name) != type(self).model_fields[name].default:
+                raise ValueError(f"expected {name!r} only with 'prefill' above 0")
         if self.exchange and not (self.sequence and self.expert > 1):
             raise ValueError("expected 'dispatch: all_to_all' only with 'expert' above 1 and 'sequence: true'")
         return self

@@ -139,16 +139,20 @@ def _between(result: Result) -> str:
 
 
 def _tiers(result: Result) -> Iterator[tuple[str, str]]:
-    """Each tier, bytes over its links, and the busiest of them; with the first the time of tokens that waits for links."""
+    """Each tier, bytes over its links, and the busiest of them; with the first the time of tokens that waits for links.
+
+    That time is with the links between devices where there are any.
+    """
     machine, m = result.log.machine, result.metrics
     busiest = "the busiest " if len(machine.devices) > 1 else ""
     links = "the link is" if len(machine.links) == 1 else "links are"
+    with_devices = _busiest(result, "link") is not None
     for tier, kind, moved in zip(machine.tiers, TIER_PATHS, m.bytes_tiers, strict=False):
         number = _busiest(result, kind)
         assert number is not None
         rate = format_rate(machine.channels[number].bandwidth, "B/s")
         shown = f"{format_bytes(moved)} moved at {rate}, {busiest}{_percent(m.delivered[number], m.makespan)}"
-        yield tier, f"{shown}; {_exposed(result, links)}" if kind == TIER_PATHS[0] else shown
+        yield tier, f"{shown}; {_exposed(result, links)}" if kind == TIER_PATHS[0] and not with_devices else shown
 
 
 def _busiest(result: Result, kind: Path) -> int | None:

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import fields
+from functools import reduce
+from operator import getitem
 from typing import Any
 
 import numpy as np
@@ -334,6 +337,20 @@ def test_replicas_that_send_nothing_need_no_link() -> None:
     for parallel in ({"data": 2, "prefill": 1}, {"tensor": 2}):
         with pytest.raises(InputError, match=r"hardware.devices: expected the key 'link' where devices send to each other"):
             run(from_dict(data | {"mapping": FEW_TASKS | {"parallel": parallel}}))
+
+
+@pytest.mark.parametrize(("changes", "message"), [
+    ({"mapping.parallel.hand_over": "layers"}, "mapping.parallel: expected 'hand_over' only with 'prefill' above 0"),
+    ({"mapping.parallel.hand_overs": 3}, "mapping.parallel: expected 'hand_overs' only with 'prefill' above 0"),
+    ({"hardware.devices": {"count": 2, "topology": "ring"}}, "expected 'topology' and 'islands' only with 'link'"),
+])  # fmt: skip
+def test_options_without_an_effect_are_errors(changes: dict[str, Any], message: str) -> None:
+    data = scenario([{"prompt": 20, "tokens": 3}], data=2).to_dict()
+    for path, value in changes.items():
+        *sections, key = path.split(".")
+        reduce(getitem, sections, data)[key] = value
+    with pytest.raises(InputError, match=re.escape(message)):
+        from_dict(data)
 
 
 def test_a_router_that_chooses_no_replica_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
