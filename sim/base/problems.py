@@ -17,7 +17,7 @@ from pydantic_core import ErrorDetails
 from sim.base.documents import Document, KeyPath, Place, dotted
 from sim.base.errors import nearest
 from sim.base.quantities import show
-from sim.base.section import COUNT, LINE, LINES, NAME, ONE, TABLE, Choice, Section, Short
+from sim.base.section import COUNT, IDENTIFIER, LINE, LINES, NAME, ONE, TABLE, Choice, Section, Short
 
 M = TypeVar("M", bound=Section)
 
@@ -211,6 +211,7 @@ _PATTERNS = {
     COUNT: "a whole number from 1 to 999999",
     LINE: "a text on one line, without control characters",
     NAME: "a name of at most 100 characters without slashes, line breaks or a leading dot",
+    IDENTIFIER: "a name of at most 61 letters, digits and _ that begins with no digit",
     LINES: "a text without control characters other than tab and newline",
 }
 

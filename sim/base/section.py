@@ -68,6 +68,9 @@ LINES = rf"^[^\x00-\x08\x0b-\x1f\x7f-\x9f{DIRECTION}]*$"
 NAME = rf"^[^\s./\\{CONTROL}][^/\\{CONTROL}]{{0,99}}$"
 
 
+#: Names that stand in expressions.
+IDENTIFIER = "^[A-Za-z_][A-Za-z0-9_]{0,60}$"
+
 #: A number from 1, as a text: all keys of a document are.
 COUNT = "^[1-9][0-9]{0,5}$"
 CountKey = Annotated[str, Field(pattern=COUNT)]

@@ -16,7 +16,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BeforeValidator, Field, GetJsonSchemaHandler, model_validator
 from pydantic_core import CoreSchema
 
-from sim.base.section import LINES, NAME, Section, Share, Text, Whole, default, real
+from sim.base.section import IDENTIFIER, LINES, NAME, Section, Share, Text, Whole, default, real
 from sim.runs.repeats import MOST as MOST_REPEATS
 from sim.scenario import json_schema as json_schema_of_scenarios
 
@@ -24,7 +24,6 @@ MOST_POINTS = 1_000_000
 MOST_TRIALS = 10_000
 
 #: A name in expressions.
-IDENTIFIER = r"^[A-Za-z_][A-Za-z0-9_]{0,60}$"
 Identifier = Annotated[str, Field(pattern=IDENTIFIER)]
 Number = Annotated[float, BeforeValidator(real)]
 
