@@ -215,8 +215,9 @@ def test_hostile_text_stays_text(tmp_path: Path) -> None:
 
 
 def test_the_sentence_without_what_if() -> None:
-    sentence = finding(run(scenarios()["two_sequences_fifo"]), None)
+    sentence = finding(run(scenarios()["two_tokens_4_engines"]), None)
     assert re.fullmatch(r"\d+% of the time of the tokens is spent .*; the run is [\d.]+% above its lower bound\.", sentence)
+    assert finding(run(scenarios()["two_sequences_fifo"]), None).endswith("; the run is at its lower bound.")
     assert "% of the time of the steps is spent" in finding(run(read(scenarios()["batch_8"], ["model.layers=1"])), None)
 
 

@@ -109,8 +109,9 @@ def finding(result: Result, what_if: dict[str, Any] | None) -> str:
     }[part]  # fmt: skip
     share = sums[part] / (sum(sums.values()) or 1)
     gap = result.bounds.gap(result.makespan)
+    distance = "at" if gap < 0.0005 else f"{gap:.1%} above" if gap < 9 else f"{1 + gap:,.0f}x"
     ones = "tokens" if result.log.batched is None else "steps"
-    return f"{share:.0%} of the time of the {ones} {where}; the run is {gap:.1%} above its lower bound."
+    return f"{share:.0%} of the time of the {ones} {where}; the run is {distance} its lower bound."
 
 
 def _over_links(result: Result) -> str:
