@@ -103,7 +103,8 @@ def _head(answers: Answers) -> RenderableType:
         facts.add_row("failed", Text(f"{answers.failed:,} runs; {answers.errors[0][0]}", style="yellow"))
     if manifest["constraints"]:
         met = sum(point.feasible for point in answers.points)
-        facts.add_row("constraints", f"{'; '.join(manifest['constraints'])}: {met:,} points meet them")
+        points = "1 point meets" if met == 1 else f"{met:,} points meet"
+        facts.add_row("constraints", f"{'; '.join(manifest['constraints'])}: {points} them")
     for key, axis in answers.axes.items():
         texts = list(axis.texts.values())
         shown = ", ".join(texts) if len(texts) <= 8 else f"{texts[0]} to {texts[-1]}, {len(texts)} values"
