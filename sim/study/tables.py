@@ -60,7 +60,7 @@ def render(answers: Answers, count: int = 5, *, again: bool = True) -> Renderabl
     if answers.find is not None:
         body += [Text(), _searches(answers, answers.find)]
     if not answers.feasible:
-        body.append(Text("no point meets all constraints and has all objectives", style="yellow"))
+        body.append(Text(_nothing(answers), style="yellow"))
     for objective in answers.objectives:
         if answers.feasible:
             name = f"best by {title(objective)} ({answers.objectives[objective]})"
@@ -76,6 +76,14 @@ def render(answers: Answers, count: int = 5, *, again: bool = True) -> Renderabl
     if best and again:
         body += [Text(), Text.assemble(("the best point again, with its trace\n", "dim"), answers.command(best[0]))]
     return Group(*body)
+
+
+def _nothing(answers: Answers) -> str:
+    """The reason for which there is no best point: an objective that no run has, or constraints."""
+    missing = [title(name) for name in answers.objectives if not any(name in point.means for point in answers.points)]
+    if missing and answers.points:
+        return f"no run has a value for {', '.join(missing)}, so no point is the best"
+    return "no point meets all constraints and has all objectives"
 
 
 def _head(answers: Answers) -> RenderableType:

@@ -155,3 +155,12 @@ def test_an_axis_may_be_an_objective(written: Written, tmp_path: Path) -> None:
     shown = " ".join(call(["study", str(tmp_path / "out")]).stdout.split())
     assert "best by hardware.memory.bandwidth (min)" in shown
     assert "Pareto front: 2 of 2 points" in shown
+
+
+def test_an_objective_that_no_run_has_is_named(written: Written, tmp_path: Path) -> None:
+    """The base has no figures of energy, so that no run has joules."""
+    study = load(written("extends: base.yaml\naxes: {hardware.memory.bandwidth: '50,100 GB/s'}\n"
+                         "objectives: {makespan: min, energy per token: min}\n"))  # fmt: skip
+    swept(study, tmp_path / "out")
+    shown = " ".join(call(["study", str(tmp_path / "out")]).stdout.split())
+    assert "no run has a value for energy per token, so no point is the best" in shown
