@@ -72,10 +72,15 @@ def render(answers: Answers, count: int = 5, *, again: bool = True) -> Renderabl
         body += [Text(), _points(answers, name, front[:MOST])]
     for objective in answers.objectives:
         body += _effects(answers, objective)
-    best = answers.best(next(iter(answers.objectives)), 1)
-    if best and again:
-        body += [Text(), Text.assemble(("the best point again, with its trace\n", "dim"), answers.command(best[0]))]
+    if again and (command := best_again(answers)) is not None:
+        body += [Text(), command]
     return Group(*body)
+
+
+def best_again(answers: Answers) -> Text | None:
+    """The command that runs the best point again, to be printed without line breaks; None if there is none."""
+    best = answers.best(next(iter(answers.objectives)), 1)
+    return Text.assemble(("the best point again, with its trace\n", "dim"), answers.command(best[0])) if best else None
 
 
 def _nothing(answers: Answers) -> str:
@@ -148,7 +153,9 @@ def search_cells(find: Find, point: PointOf) -> tuple[str, str, str, str]:
 
 def _points(answers: Answers, name: str, points: Sequence[PointOf]) -> RenderableType:
     """A table of points: their axes, and columns that objectives and constraints are about."""
-    columns = [name for name in dict.fromkeys([*answers.objectives, *answers.manifest["columns"]]) if name not in answers.axes]
+    manifest = answers.manifest
+    asked = dict.fromkeys([*answers.objectives, *manifest["columns"], *manifest.get("limited", [])])
+    columns = [name for name in asked if name not in answers.axes]
     least = [*reversed([title(column) for column in columns[1:]]), *reversed([axis.short for axis in answers.axes.values()])]
     table = Fitting(title=name, drop=least)
     table.add_column("point", justify="right")

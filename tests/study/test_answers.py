@@ -109,6 +109,23 @@ def test_the_command_of_a_point_runs_it_again(folder: Path) -> None:
     assert json.loads(out)["makespan_ps"] == best.means["makespan_ps"]
 
 
+def test_a_point_of_a_study_without_ops_runs_again_with_them(written: Written, tmp_path: Path) -> None:
+    """The study keeps steps; its command, and that of its page, keep ops, and tables show what constraints are about."""
+    study = load(written("extends: base.yaml\nscenario: {record: steps}\naxes: {hardware.memory.bandwidth: '50,100 GB/s'}\n"
+                         "constraints: [mean TPOT < 1 s]\nobjectives: {makespan: min}\n"))  # fmt: skip
+    swept(study, tmp_path / "out")
+    answers = read_answers(tmp_path / "out")
+    command = shlex.split(answers.command(answers.best("makespan_ps", 1)[0]))
+    assert "record=all" in command
+    assert data(answers)["again"] == [["record", "all"]]
+    status, _, error = call([*command[1:], "-o", str(tmp_path / "one.pftrace")])
+    assert status == 0, error
+    assert (tmp_path / "one.pftrace").stat().st_size > 1000
+    shown = call(["study", str(tmp_path / "out")]).stdout
+    assert "TPOT, mean" in shown
+    assert shown.splitlines()[-1] == answers.command(answers.best("makespan_ps", 1)[0])  # in one line, however long
+
+
 def test_tables_csv_json_and_page_show_the_same(folder: Path) -> None:
     status, out, _ = call(["study", str(folder)])
     assert status == 0
