@@ -50,6 +50,11 @@ def format_bytes(count: float) -> str:
     return f"{count:.0f} B"
 
 
+def format_number(value: float) -> str:
+    """A number to read, with four significant digits or all before the decimal point: `0.5384`, `785.2`, `14,041`."""
+    return f"{value:,.4g}" if abs(value) < 9999.5 else f"{value:,.0f}"
+
+
 def format_rate(per_second: float, what: str) -> str:
     """A rate to read: `format_rate(1e11, "B/s")` gives `100 GB/s`."""
     for prefix, size in (("T", 1e12), ("G", 1e9), ("M", 1e6), ("k", 1e3)):

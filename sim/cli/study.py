@@ -14,7 +14,7 @@ from sim.base.files import kind_of, shown, whole_file
 from sim.cli.console import output, status
 from sim.study.answers import read_answers
 from sim.study.page import data, render
-from sim.study.tables import csv_rows
+from sim.study.tables import best_again, csv_rows
 from sim.study.tables import render as render_tables
 
 
@@ -45,4 +45,8 @@ def command(folder: Path, count: int, page: Path | None, as_csv: bool, as_json: 
     elif as_json:
         click.echo(json.dumps(data(answers)))
     elif page is None:
-        output(120).print(render_tables(answers, count), highlight=False)
+        console = output(120)
+        console.print(render_tables(answers, count, again=False), highlight=False)
+        if (again := best_again(answers)) is not None:
+            console.print()
+            console.print(again, highlight=False, soft_wrap=True)  # a command in one line can be copied

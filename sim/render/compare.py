@@ -13,7 +13,7 @@ from rich.text import Text
 from sim.analysis.parts import PARTS
 from sim.analysis.requests import TITLES
 from sim.analysis.sums import exact_sum
-from sim.base.units import format_bytes, format_energy, format_time
+from sim.base.units import format_bytes, format_energy, format_number, format_time
 from sim.render.narrow import Fitting
 from sim.render.requests import data, worth_showing
 from sim.runs.result import Result
@@ -89,9 +89,9 @@ def _numbers(results: Sequence[Result]) -> Iterator[Row]:
         yield row("time of a step", "ps", lambda r: exact_sum(r.metrics.tokens.times) // len(r.metrics.tokens))
     yield row("engine utilization", "share", lambda r: _share(sum(r.metrics.engine_busy), r.makespan * r.log.engines))
     yield row("channel utilization", "share", _utilization)
-    yield row("bytes read", "bytes", lambda r: r.metrics.bytes_read)
-    yield row("bytes written", "bytes", lambda r: r.metrics.bytes_written)
-    yield row("bytes a token", "bytes", lambda r: (r.metrics.bytes_read + r.metrics.bytes_written) // _emitted(r))
+    yield row("bytes read", "bytes", lambda r: r.metrics.bytes_read * r.log.machine.like)
+    yield row("bytes written", "bytes", lambda r: r.metrics.bytes_written * r.log.machine.like)
+    yield row("bytes a token", "bytes", lambda r: _moved(r) // _emitted(r))
     yield row("longest path", "ps", lambda r: r.bounds.critical_path)
     yield row("lower bound", "ps", lambda r: r.bounds.lower)
     yield row("above the lower bound", "share", lambda r: round(r.bounds.gap(r.makespan), 6))
@@ -123,6 +123,11 @@ def _occurring(title: str, sides: Sequence[Any]) -> Iterator[Row]:
 def _emitted(result: Result) -> int:
     """Output tokens, at least 1."""
     return max(1, int(result.requests.tokens.sum()))
+
+
+def _moved(result: Result) -> int:
+    """Bytes read and written by all devices, also by those that one stands for."""
+    return (result.metrics.bytes_read + result.metrics.bytes_written) * result.log.machine.like
 
 
 def _utilization(result: Result) -> float:
@@ -256,4 +261,4 @@ def _format(value: float, unit: str, *, sign: bool = False) -> str:
     if unit == "share":
         points = round(100 * value, 1)
         return f"{points:+.1f} pp" if sign and points else "0.0 pp" if sign else f"{value:.1%}"
-    return plus + (f"{value:,.4g}" if isinstance(value, float) else f"{value:,}")
+    return plus + (format_number(value) if isinstance(value, float) else f"{value:,}")

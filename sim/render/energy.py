@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from sim.analysis.energy import BUSY, COMPUTE, IDLE, LINK, MEMORY, STATIC, Energy
-from sim.base.units import FJ_PER_J, format_energy
+from sim.base.units import FJ_PER_J, format_energy, format_number
 from sim.render import breakdown
 from sim.render.rows import Index, Rows
 from sim.runs.result import Result
@@ -93,7 +93,7 @@ def lines(result: Result) -> list[str]:
     unknown = [f"without that of bytes over the {' and the '.join(energy.unknown)}: not known"] if energy.unknown else []
     per_token = f", {format_energy(energy.per_token)}/token, {_tokens_per_joule(energy):.4g} tokens/J" if energy.tokens else ""
     return [
-        f"{format_energy(energy.total)}, {energy.watts:.4g} W on average{per_token}",
+        f"{format_energy(energy.total)}, {format_number(energy.watts)} W on average{per_token}",
         ", ".join(f"{name} {_share(part, energy)}{text.get(name, '')}" for name, part in shares),
         *unknown,
     ]

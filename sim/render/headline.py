@@ -5,7 +5,7 @@ from __future__ import annotations
 from html import escape
 
 from sim.analysis.parts import PARTS
-from sim.base.units import format_bytes, format_energy, format_time
+from sim.base.units import format_bytes, format_energy, format_number, format_time
 from sim.render.page import finding
 from sim.render.requests import worth_showing
 from sim.render.terminal import above
@@ -23,7 +23,7 @@ def rows(result: Result) -> list[tuple[str, str]]:
     engines = sum(m.engine_busy) / (result.makespan * result.log.engines or 1)
     found = [
         ("makespan", format_time(result.makespan)),
-        ("tokens", f"{int(r.tokens.sum()):,}, {r.tokens_per_second:,.4g} a second"),
+        ("tokens", f"{int(r.tokens.sum()):,}, {format_number(r.tokens_per_second)} a second"),
     ]
     if worth_showing(result):
         times = r.times()
@@ -36,7 +36,7 @@ def rows(result: Result) -> list[tuple[str, str]]:
         ("bound", f"at least {format_time(result.bounds.lower)}; this run is {above(result.bounds.gap(result.makespan))}"),
     ]
     if result.energy is not None:
-        found.append(("energy", f"{format_energy(result.energy.per_token)} a token, {result.energy.watts:.4g} W"))
+        found.append(("energy", f"{format_energy(result.energy.per_token)} a token, {format_number(result.energy.watts)} W"))
     return found
 
 

@@ -8,7 +8,7 @@ from typing import Any
 from rich.console import Group, RenderableType
 from rich.text import Text
 
-from sim.base.units import format_time
+from sim.base.units import format_number, format_time
 from sim.render.narrow import Fitting
 
 
@@ -32,4 +32,4 @@ def render(data: Mapping[str, Any]) -> RenderableType:
 def _format(value: float, unit: str) -> str:
     if unit == "ps":
         return format_time(round(value))
-    return f"{value:.1%}" if unit == "share" else f"{value:,.4g}"
+    return f"{value:.1%}" if unit == "share" else format_number(value)

@@ -186,9 +186,10 @@ def _tokens(result: Result) -> str:
     times = tokens.times
     mean = exact_sum(times) // len(times)
     drafts = int(derived.drafts(result.log).sum())
+    steps = "1 step" if len(tokens) == 1 else f"{len(tokens):,} steps"
     of_drafts = f" ({drafts:,} of the draft model)" if drafts else ""
     return (
-        f"{of_all}{f' in {len(tokens):,} steps{of_drafts}' if batched else ''}; "
+        f"{of_all}{f' in {steps}{of_drafts}' if batched else ''}; "
         f"per {'step' if batched else 'token'} mean {format_time(mean)}, min {format_time(int(times.min()))}, "
         f"max {format_time(int(times.max()))}; {rate}"
     )

@@ -15,7 +15,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from models.formats import Formats
-from sim.base.documents import Assignment, Document, from_plain, read
+from sim.base.documents import Assignment, Document, assignment, from_plain, read
 from sim.base.documents import parse as parse_document
 from sim.base.problems import raise_first, translate
 from sim.base.section import NAME, Choice
@@ -23,6 +23,7 @@ from sim.cost.settings import Cost
 from sim.machine.settings import Arbiter, Engines, Hardware, Memory, Scheduler
 from sim.mapping.settings import Fuse, ModelMapping
 from sim.scenario.completion import Completed, completed
+from sim.scenario.extends import KEY as EXTENDS
 from sim.scenario.extends import extended, moved
 from sim.scenario.graph_op import GraphOp
 from sim.scenario.problems import WORDING, unknown_names
@@ -76,12 +77,12 @@ def load(path: str | Path, overrides: Sequence[str] = (), known: Known | None = 
     known: valid names of policies by what they are (`arbiter`, `scheduler`, `cost`).
     Raises InputError in one line, `file:line:column: key: expected ..., found ...`, for anything that is wrong.
     """
-    return _validate(read(path).override(overrides), known, Path(path).stem)
+    return _validate(_changed(read(path), overrides), known, Path(path).stem)
 
 
 def parse(text: str, source: str = "<string>", overrides: Sequence[str] = (), known: Known | None = None) -> Scenario:
     """Read a scenario from YAML text, as `load` does. source: name of the text in errors."""
-    return _validate(parse_document(text, source).override(overrides), known)
+    return _validate(_changed(parse_document(text, source), overrides), known)
 
 
 def from_dict(
@@ -92,7 +93,7 @@ def from_dict(
 
     complete: it has all figures of its preset or profile, as `Scenario.to_dict` writes them, so that no file is opened.
     """
-    return _validate(from_plain(data, source).override(overrides), known, complete=complete)
+    return _validate(_changed(from_plain(data, source), overrides), known, complete=complete)
 
 
 def override(scenario: Scenario, assignments: Sequence[str], known: Known | None = None) -> Scenario:
@@ -137,6 +138,17 @@ def json_schema() -> dict[str, Any]:
     for section in COMPLETED:
         del schema["$defs"][section]["required"]
     return {"$schema": "https://json-schema.org/draft/2020-12/schema", **schema}
+
+
+def _changed(document: Document, overrides: Sequence[str]) -> Document:
+    """The document with assignments applied to the keys of its bases, too: `sequences.0` may be an item of a base.
+
+    Assignments of `extends` itself come first, because they choose the bases.
+    """
+    read_ones = [assignment(text) for text in overrides]
+    bases = [each for each in read_ones if each.keys == (EXTENDS,)]
+    rest = [each for each in read_ones if each.keys != (EXTENDS,)]
+    return extended(document.assigned(bases)).assigned(rest) if rest else document.assigned(bases)
 
 
 def _validate(

@@ -110,6 +110,12 @@ class Answers:
     trials: int | None = None
 
     @property
+    def again(self) -> Mapping[str, str]:
+        """Keys that the command of each point sets, so that it has a trace."""
+        again: Mapping[str, str] = self.manifest.get("again", {})
+        return again
+
+    @property
     def feasible(self) -> list[PointOf]:
         """The points that meet all constraints and have all objectives."""
         return [p for p in self.points if p.feasible and all(name in p.means for name in self.objectives)]
@@ -199,7 +205,7 @@ class Answers:
         """The command that runs a point again, with its trace."""
         words = [f"--set {_quoted(f'{key}={axis.texts[point.values[key]]}')}" for key, axis in self.axes.items()
                  if key not in {"case", "seed"} and point.values.get(key) is not None]  # fmt: skip
-        words += [f"--set {_quoted(f'{key}={text}')}" for key, text in point.sets.items()]
+        words += [f"--set {_quoted(f'{key}={text}')}" for key, text in {**self.again, **point.sets}.items()]
         words.append(f"--set seed={point.seed}")
         return " ".join(["sim run", _quoted(str(self.folder / "base.yaml")), *words])
 

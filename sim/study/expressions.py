@@ -32,6 +32,8 @@ UNITS: dict[str, float] = {
 
 _UNIT = "|".join(re.escape(unit) for unit in sorted(UNITS, key=len, reverse=True))
 _QUANTITY = re.compile(rf"(?<![\w.])(\d+(?:\.\d*)?(?:[eE][+-]?\d+)?)\s*({_UNIT})(?![\w%])")
+#: Parts of a dotted name that are numbers (`sequences.0.count`), which Python's grammar has no names for.
+_NUMBERED = re.compile(r"(?<![\w.])[A-Za-z_]\w*(?:\.\w+)+")
 _STATISTIC = re.compile(r"\b(mean|p50|p90|p99)\s+(ttft|tpot|itl|e2e|end to end|queued)\b", re.IGNORECASE)
 _PHRASES = {"energy per token": "energy_per_token", "time per token": "time_per_token"}
 
@@ -115,6 +117,7 @@ def _plain(text: str) -> str:
     for words, name in _PHRASES.items():
         text = re.sub(rf"\b{words}\b", name, text, flags=re.IGNORECASE)
     text = _STATISTIC.sub(lambda m: f"{m[2].lower().replace('end to end', 'e2e')}_{m[1].lower()}", text)
+    text = _NUMBERED.sub(lambda m: re.sub(r"\.(?=\d+(?:\.|$))", "._", m[0]), text)
     return _QUANTITY.sub(lambda m: f"({m[1]} * {UNITS[m[2]]!r})", text).strip()
 
 
@@ -203,7 +206,7 @@ def dotted_name(node: ast.expr) -> str:
     if isinstance(node, ast.Name):
         return node.id
     if isinstance(node, ast.Attribute):
-        return f"{dotted_name(node.value)}.{node.attr}"
+        return f"{dotted_name(node.value)}.{node.attr[1:] if re.fullmatch('_[0-9]+', node.attr) else node.attr}"
     raise InputError(f"expected the name of a column, found {ast.unparse(node)!r}")
 
 

@@ -8,7 +8,7 @@ from typing import Any, Literal
 from sim.analysis.findings import Analysis, Totals
 from sim.analysis.goodput import Goodput, goodput
 from sim.analysis.parts import PARTS
-from sim.base.units import format_bytes, format_energy, format_time
+from sim.base.units import format_bytes, format_energy, format_number, format_time
 from sim.executors import simulate
 from sim.study.batches import Job
 
@@ -36,8 +36,8 @@ def with_unit(value: float, unit: str) -> str:
         case "share":
             return f"{value:.1%}"
         case "W":
-            return f"{value:,.4g} W"
-    return f"{value:,.4g}" if abs(value) < 1e6 else f"{value:.4g}"
+            return f"{format_number(value)} W"
+    return format_number(value) if abs(value) < 1e6 else f"{value:.4g}"
 
 
 _LATENCIES = {"ttft": "TTFT", "tpot": "TPOT", "itl": "ITL", "e2e": "end to end", "queued": "queued"}

@@ -214,10 +214,18 @@ def manifest(study: Study) -> dict[str, Any]:
         "columns": {name: each.text for name, each in study.columns.items()},
         "constraints": [each.text for each in study.constraints],
         "objectives": dict(study.objectives),
+        "limited": sorted({column for each in study.constraints for column in each.columns}),
+        "again": _again(study),
         "find": None if study.find is None else study.find.to_json(),
         "optimize": None if study.optimize is None else study.optimize.to_json(),
         "parts": study.parts,
     }
+
+
+def _again(study: Study) -> dict[str, str]:
+    """Keys, beside its axes, with which a point runs again so that it has a trace: its ops are recorded."""
+    whole = study.base.record == "all" or study.base.trace.window is not None or "record" in study.keys
+    return {} if whole else {"record": "all"}
 
 
 def read_manifest(folder: Path) -> dict[str, Any]:

@@ -60,7 +60,7 @@ def render(answers: Answers, count: int = 5, *, again: bool = True) -> Renderabl
     if answers.find is not None:
         body += [Text(), _searches(answers, answers.find)]
     if not answers.feasible:
-        body.append(Text("no point meets all constraints and has all objectives", style="yellow"))
+        body.append(Text(_nothing(answers), style="yellow"))
     for objective in answers.objectives:
         if answers.feasible:
             name = f"best by {title(objective)} ({answers.objectives[objective]})"
@@ -72,10 +72,23 @@ def render(answers: Answers, count: int = 5, *, again: bool = True) -> Renderabl
         body += [Text(), _points(answers, name, front[:MOST])]
     for objective in answers.objectives:
         body += _effects(answers, objective)
-    best = answers.best(next(iter(answers.objectives)), 1)
-    if best and again:
-        body += [Text(), Text.assemble(("the best point again, with its trace\n", "dim"), answers.command(best[0]))]
+    if again and (command := best_again(answers)) is not None:
+        body += [Text(), command]
     return Group(*body)
+
+
+def best_again(answers: Answers) -> Text | None:
+    """The command that runs the best point again, to be printed without line breaks; None if there is none."""
+    best = answers.best(next(iter(answers.objectives)), 1)
+    return Text.assemble(("the best point again, with its trace\n", "dim"), answers.command(best[0])) if best else None
+
+
+def _nothing(answers: Answers) -> str:
+    """The reason for which there is no best point: an objective that no run has, or constraints."""
+    missing = [title(name) for name in answers.objectives if not any(name in point.means for point in answers.points)]
+    if missing and answers.points:
+        return f"no run has a value for {', '.join(missing)}, so no point is the best"
+    return "no point meets all constraints and has all objectives"
 
 
 def _head(answers: Answers) -> RenderableType:
@@ -103,7 +116,8 @@ def _head(answers: Answers) -> RenderableType:
         facts.add_row("failed", Text(f"{answers.failed:,} runs; {answers.errors[0][0]}", style="yellow"))
     if manifest["constraints"]:
         met = sum(point.feasible for point in answers.points)
-        facts.add_row("constraints", f"{'; '.join(manifest['constraints'])}: {met:,} points meet them")
+        points = "1 point meets" if met == 1 else f"{met:,} points meet"
+        facts.add_row("constraints", f"{'; '.join(manifest['constraints'])}: {points} them")
     for key, axis in answers.axes.items():
         texts = list(axis.texts.values())
         shown = ", ".join(texts) if len(texts) <= 8 else f"{texts[0]} to {texts[-1]}, {len(texts)} values"
@@ -139,7 +153,9 @@ def search_cells(find: Find, point: PointOf) -> tuple[str, str, str, str]:
 
 def _points(answers: Answers, name: str, points: Sequence[PointOf]) -> RenderableType:
     """A table of points: their axes, and columns that objectives and constraints are about."""
-    columns = [name for name in dict.fromkeys([*answers.objectives, *answers.manifest["columns"]]) if name not in answers.axes]
+    manifest = answers.manifest
+    asked = dict.fromkeys([*answers.objectives, *manifest["columns"], *manifest.get("limited", [])])
+    columns = [name for name in asked if name not in answers.axes]
     least = [*reversed([title(column) for column in columns[1:]]), *reversed([axis.short for axis in answers.axes.values()])]
     table = Fitting(title=name, drop=least)
     table.add_column("point", justify="right")

@@ -11,6 +11,7 @@ from rich.console import Console
 
 from sim.analysis.bounds import few_tiles
 from sim.analysis.parts import PARTS
+from sim.base.units import format_number
 from sim.cli import cli
 from sim.render import terminal
 from sim.runs.result import Result
@@ -194,6 +195,21 @@ def test_times_of_tasks_are_those_of_a_token():
     assert numbers["tokens"]["ratios"] == [2]
     assert numbers["bytes read"]["ratios"] == [pytest.approx(2, rel=0.01)]
     assert numbers["bytes a token"]["ratios"] == numbers["transfer, tasks of a token"]["ratios"] == [pytest.approx(1, rel=0.01)]
+
+
+def test_bytes_are_those_of_all_devices_also_where_one_stands_for_them():
+    words = ["h100_llama_8b_tensor_parallel_2", "--set", "model.layers=1", "--set-b", "mapping.parallel.fold=false", "--json"]
+    numbers = {row["name"]: row for row in json.loads(call("compare", *words))["numbers"]}
+    for name in ("bytes read", "bytes written", "bytes a token"):
+        one, both = numbers[name]["values"]
+        assert one == both > 0
+
+
+@pytest.mark.parametrize(
+    ("value", "text"), [(0.53841, "0.5384"), (785.24, "785.2"), (9999.4, "9,999"), (9999.6, "10,000"), (-27405.4, "-27,405")]
+)
+def test_numbers_are_shown_without_exponents(value: float, text: str):
+    assert format_number(value) == text
 
 
 def test_compare_with_itself():

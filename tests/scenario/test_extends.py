@@ -88,6 +88,21 @@ def test_a_base_that_cannot_be_used_is_refused_at_its_key(tmp_path: Path, text: 
         read(written(tmp_path, "mine.yaml", text))
 
 
+def test_assignments_apply_to_the_keys_of_the_base(tmp_path: Path) -> None:
+    written(tmp_path, "base.yaml", BASE)
+    written(tmp_path, "other.yaml", BASE.replace("context: 4, tokens: 2", "context: 7, tokens: 5"))
+    path = written(tmp_path, "mine.yaml", "extends: base.yaml\n")
+
+    def group(*assignments: str) -> tuple[int, int]:
+        [found] = read(path, list(assignments)).workload.sequences or []
+        return found.context, found.tokens
+
+    assert group("workload.sequences.0.tokens=3") == (4, 3)
+    assert group("workload.sequences[0].tokens=3", "extends=other.yaml") == (7, 3)
+    assert group("extends=other.yaml") == (7, 5)
+    assert group("workload={sequences: [{}]}") == (0, 1)  # a section is replaced, as that of a scenario without a base
+
+
 def test_the_schema_takes_a_scenario_without_a_model_that_extends_another() -> None:
     schema = jsonschema.Draft202012Validator(json_schema())
     assert schema.is_valid({"extends": "two_tokens_4_engines"})

@@ -109,6 +109,23 @@ def test_the_command_of_a_point_runs_it_again(folder: Path) -> None:
     assert json.loads(out)["makespan_ps"] == best.means["makespan_ps"]
 
 
+def test_a_point_of_a_study_without_ops_runs_again_with_them(written: Written, tmp_path: Path) -> None:
+    """The study keeps steps; its command, and that of its page, keep ops, and tables show what constraints are about."""
+    study = load(written("extends: base.yaml\nscenario: {record: steps}\naxes: {hardware.memory.bandwidth: '50,100 GB/s'}\n"
+                         "constraints: [mean TPOT < 1 s]\nobjectives: {makespan: min}\n"))  # fmt: skip
+    swept(study, tmp_path / "out")
+    answers = read_answers(tmp_path / "out")
+    command = shlex.split(answers.command(answers.best("makespan_ps", 1)[0]))
+    assert "record=all" in command
+    assert data(answers)["again"] == [["record", "all"]]
+    status, _, error = call([*command[1:], "-o", str(tmp_path / "one.pftrace")])
+    assert status == 0, error
+    assert (tmp_path / "one.pftrace").stat().st_size > 1000
+    shown = call(["study", str(tmp_path / "out")]).stdout
+    assert "TPOT, mean" in shown
+    assert shown.splitlines()[-1] == answers.command(answers.best("makespan_ps", 1)[0])  # in one line, however long
+
+
 def test_tables_csv_json_and_page_show_the_same(folder: Path) -> None:
     status, out, _ = call(["study", str(folder)])
     assert status == 0
@@ -155,3 +172,12 @@ def test_an_axis_may_be_an_objective(written: Written, tmp_path: Path) -> None:
     shown = " ".join(call(["study", str(tmp_path / "out")]).stdout.split())
     assert "best by hardware.memory.bandwidth (min)" in shown
     assert "Pareto front: 2 of 2 points" in shown
+
+
+def test_an_objective_that_no_run_has_is_named(written: Written, tmp_path: Path) -> None:
+    """The base has no figures of energy, so that no run has joules."""
+    study = load(written("extends: base.yaml\naxes: {hardware.memory.bandwidth: '50,100 GB/s'}\n"
+                         "objectives: {makespan: min, energy per token: min}\n"))  # fmt: skip
+    swept(study, tmp_path / "out")
+    shown = " ".join(call(["study", str(tmp_path / "out")]).stdout.split())
+    assert "no run has a value for energy per token, so no point is the best" in shown

@@ -55,6 +55,19 @@ def test_only_arithmetic_on_columns_is_read(text: str) -> None:
         parse(text, COLUMNS)
 
 
+@pytest.mark.parametrize(
+    ("text", "value"),
+    [
+        ("sequences.0.count", 3.0),
+        ("2 * sequences.0.count + workload.sequences.10.count / 0.5", 26.0),  # 2 x 3 + 10 / 0.5
+        ("sequences.0.count<4", True),
+    ],
+)
+def test_a_part_of_a_name_may_be_a_number(text: str, value: object) -> None:
+    row = {"workload.sequences.0.count": 3, "workload.sequences.10.count": 10}
+    assert parse(text, row)(row) == value
+
+
 def test_names_that_could_be_two_columns_or_none_are_refused() -> None:
     with pytest.raises(InputError, match=r"'x\.count' or 'y\.count'|x\.count or y\.count"):
         parse("count", ["x.count", "y.count"])

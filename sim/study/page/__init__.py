@@ -71,6 +71,7 @@ def data(answers: Answers) -> dict[str, Any]:
             for objective in answers.objectives
             for k in answers.knees(objective)
         ],
+        "again": [list(each) for each in answers.again.items()],
         "base": str(answers.folder / "base.yaml"),
     }  # fmt: skip
 

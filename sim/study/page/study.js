@@ -46,8 +46,8 @@ function command(i) {
   const sets = study.axes.map((axis, number) => [axis, study.points.axes[number][i]])
     .filter(([axis, value]) => value !== null && axis.key !== "case" && axis.key !== "seed")
     .map(([axis, value]) => `--set ${quoted(`${axis.key}=${axis.texts[axis.values.indexOf(value)]}`)}`);
-  const searched = study.points.sets[i].map(([key, text]) => `--set ${quoted(`${key}=${text}`)}`);
-  return ["sim run", quoted(study.base), ...sets, ...searched, `--set seed=${study.points.seed[i]}`].join(" ");
+  const beside = [...study.again, ...study.points.sets[i]].map(([key, text]) => `--set ${quoted(`${key}=${text}`)}`);
+  return ["sim run", quoted(study.base), ...sets, ...beside, `--set seed=${study.points.seed[i]}`].join(" ");
 }
 async function copy(i) {
   const text = command(i);
