@@ -23,7 +23,7 @@ and two shots are those of custom all-reduce kernels in inference engines.
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 from models.rewrites.sharding import ALL_GATHER, ALL_REDUCE, REDUCE_SCATTER
 from sim.base.units import PS_PER_S, ceil_div
@@ -42,6 +42,10 @@ class Connection(NamedTuple):
 
     island: int = 0
     several: bool = False
+
+    def crosses(self, source: Any, target: Any) -> Any:
+        """Whether devices of these numbers, one each or arrays, are in different islands: what is sent crosses the network."""
+        return source // self.island != target // self.island if self.island else False
 
 
 #: All devices in one island, each with one link.

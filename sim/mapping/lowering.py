@@ -195,8 +195,7 @@ class _Lowering:
 
     def _send(self, share: _Share, kind: str, needed: list[int], to: int) -> int:
         """Add a transfer to another device, by its number among all; returns it."""
-        island, source = self.connection.island, self._number(self.ops.ops[share.op].device)
-        across = island > 0 and source // island != to // island
+        across = self.connection.crosses(self._number(self.ops.ops[share.op].device), to)
         return self._add(share, kind, needed, moves=LINK_BIT | NETWORK_BIT * across, to=to)
 
     def _number(self, device: int) -> int:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -133,6 +134,64 @@ class TestByHand:
         assert blocks.hits > 0
         again = [context for sequence, context, _ in fed[2:] if sequence == 1]
         assert again in ([], [4], [8])
+
+
+class TestLeastRecentlyUsed:
+    """Prompts of one block that can be found and one token more, served one at a time: see `hits_of`."""
+
+    @staticmethod
+    def hits_of(references: Sequence[int], places: int, tier: int = 0) -> tuple[int, int]:
+        """Prompts found in a memory with places for so many blocks, and in a tier for more, which does not keep what it gives.
+
+        A block more is for the last token of the prompt in progress. The first tier, which keeps a copy, has no place.
+        """
+        requests = [asked(BLOCK + 1, each) for each in references]
+        spills: dict[str, Any] = {"tiers": (0, tier), "evicted": "tiers"} if tier else {}
+        batching = resolved("continuous", sequences=1, blocks=places + 1, block=BLOCK, prefix_cache=True, **spills)
+        (batcher,) = loops(batching, requests)
+        drive([batcher])
+        use = batcher.blocks.use
+        assert use is not None
+        in_tier = use.tiers[1].hits if tier else 0
+        return (use.hits - in_tier) // BLOCK, in_tier // BLOCK
+
+    @pytest.mark.parametrize("places", [1, 3, 4, 5, 6])
+    def test_a_cycle_has_all_hits_or_none(self, places: int) -> None:
+        """The next of 5 prompts in turn, 4 times, is the one that went out last; 5 places have it from the second time on."""
+        assert self.hits_of([*range(5)] * 4, places) == (15 if places >= 5 else 0, 0)
+
+    @pytest.mark.parametrize(("places", "tier"), [(1, 3), (1, 4), (3, 1), (3, 2)])
+    def test_a_cycle_over_a_tier(self, places: int, tier: int) -> None:
+        """With 5 places of both together the next of 5 is always the one that is longest in the tier."""
+        assert self.hits_of([*range(5)] * 4, places, tier) == (0, 15 if places + tier >= 5 else 0)
+
+    def test_there_and_back(self) -> None:
+        """0 1 2 3 2 1 0 1 2 3 2 1 0: on the way back from either end 2 places have the one before it, 3 the two before it.
+
+        With 3 places of 4 the ends are missed as well, each time but the first that is computed: 0, 3, 0.
+        """
+        references = [0, 1, 2, 3, 2, 1, 0, 1, 2, 3, 2, 1, 0]
+        assert [self.hits_of(references, places)[0] for places in (1, 2, 3, 4)] == [0, 3, 6, 9]
+
+    def test_independent_references(self) -> None:
+        """Hits of n prompts that are equally likely, with places for c and d of them: c / n in memory, d / n in the tier.
+
+        One is found where fewer others than there are places have come since it came last. Once all places are taken, hits of
+        either are binomial.
+        """
+        prompts, places, tier, count = 8, 3, 2, 400
+        references = np.random.default_rng(5).integers(prompts, size=count).tolist()
+        expected = [0, 0]
+        for i, each in enumerate(references):
+            if each in references[:i]:  # others since then, and itself
+                since = len(set(references[i - references[:i][::-1].index(each) : i]))
+                expected[0] += since < places
+                expected[1] += places <= since < places + tier
+        assert self.hits_of(references, places, tier) == tuple(expected)
+        assert self.hits_of(references, places) == (expected[0], 0)
+        assert self.hits_of(references, places + tier) == (sum(expected), 0)
+        for hits, share in zip(expected, (places / prompts, tier / prompts), strict=True):
+            assert abs(hits - count * share) < 3 * (count * share * (1 - share)) ** 0.5
 
 
 cases = st.lists(

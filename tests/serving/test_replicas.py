@@ -307,6 +307,13 @@ def test_reports_name_replicas() -> None:
         ({"workload": {"batching": "independent"}}, "workload.batching.policy: expected batches where there are replicas"),
         ({"mapping": {"parallel": {"data": 2, "prefill": 2}}}, "mapping.parallel.prefill: expected fewer than 2"),
         ({"mapping": {"parallel": {"data": 2, "prefill": 1}}, "workload": {"sequences": [{}]}}, "a prompt of each request"),
+        (
+            {
+                "mapping": {"parallel": {"data": 4, "prefill": 1, "hand_over": "layers"}},
+                "hardware": ONE | {"devices": {"count": 4, "link": LINK, "islands": {"size": 2, "link": LINK}}},
+            },
+            "mapping.parallel.hand_over: expected whole where devices have several links: receivers are not known",
+        ),
         ({"workload": {"router": "rund_robin"}}, "did you mean 'round_robin'"),
         ({"workload": {"router": {"name": "round_robin", "imbalance": 2}}}, "workload.router: unknown option 'imbalance'"),
         ({"workload": {"router": {"name": "prefix_aware", "imbalance": -1}}}, "expected a number of requests, 0 or more"),
@@ -370,6 +377,14 @@ def disaggregated(requests: list[dict[str, Any]], data: int = 2, prefill: int = 
     return scenario(requests, data=data, full="wait", prefill=prefill, **parallel)
 
 
+def in_islands(data: dict[str, Any]) -> dict[str, Any]:
+    """The devices of a scenario for four replicas of as many each, two in an island; between islands a network."""
+    parallel = data["mapping"]["parallel"]
+    each = parallel.get("tensor", 1) * parallel.get("pipeline", 1)
+    network = {"bandwidth": "25 GB/s", "latency": "3 us"}
+    return data["hardware"]["devices"] | {"count": 4 * each, "islands": {"size": 2 * each, "link": network}}
+
+
 KV = 2 * 2 * 512 * 2  # bytes of a token: keys and values of two layers, 8 heads of 64, bfloat16
 LAYER = KV // 2
 LATENCY = 10**6  # ps
@@ -424,6 +439,28 @@ class TestHandOver:
         assert len(sends[0]) == 2 * 2
         assert len(set(sends[1].tolist())) == 1
         assert sends[0].max() - sends[1].min() == LATENCY + times * 2 * 16 * LAYER * 10
+
+    @pytest.mark.parametrize("topology", ["switch", "all_to_all"])
+    @pytest.mark.parametrize("parallel", [{}, {"tensor": 2}, {"tensor": 2, "fold": False}, {"pipeline": 2}])
+    def test_between_islands(self, parallel: dict[str, Any], topology: str) -> None:
+        """Replica 0 sends to 1, of its island, over links, and to 2 and 3 over the network alone: a' + sum of ceil(b / B').
+
+        Requests come far apart, and those that decode get them in turn; all devices of a replica send at the same time.
+        """
+        requests = [{"prompt": 40, "tokens": 2, "arrival": f"{9 * i} ms"} for i in range(3)]
+        data = disaggregated(requests, data=4, **parallel).to_dict()
+        data["hardware"]["devices"] = in_islands(data) | {"topology": topology}
+        log = run(from_dict(data)).log
+        assert_same(compiled.simulate(plan(from_dict(data)).setup), log)
+        found = []
+        for step in range(len(log.steps)):
+            if log.graphs[log.steps.graph[step]].kinds == ("kv_send",):
+                served = np.unique(log.services.channel[log.tasks.step[log.services.task] == step]).tolist()
+                kinds = {log.machine.channels[channel].kind for channel in served}
+                found.append((kinds, int(log.steps.end[step] - log.steps.released[step])))
+        each = 40 * KV // (data["hardware"]["devices"]["count"] // 4)  # bytes of a device
+        inside, across = ({"link"}, LATENCY + each * 10), ({"network"}, 3 * LATENCY + each * 40)  # 100 GB/s and 25 GB/s
+        assert found == [inside, across, across]
 
     def test_free_blocks_let_prompts_in(self) -> None:
         """A cache for one prompt: the next is prefilled when the one before has been sent, and not when it was prefilled."""
@@ -502,6 +539,8 @@ def handing_over(draw: st.DrawFn) -> dict[str, Any]:
     if data["mapping"]["parallel"]["hand_over"] == "whole":
         data["hardware"]["devices"]["topology"] = draw(st.sampled_from(("switch", "ring", "mesh", "all_to_all")))
         data["hardware"]["devices"]["link"] = LINK | {"arbiter": draw(st.sampled_from(("fifo", "processor_sharing")))}
+        if draw(st.booleans()):
+            data["mapping"]["parallel"]["data"], data["hardware"]["devices"] = 4, in_islands(data)
     if draw(st.booleans()):
         data["workload"]["batching"]["kv"] = {"prefix_cache": True, "capacity": "512 KiB"}
     return data

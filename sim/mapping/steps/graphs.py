@@ -18,7 +18,7 @@ from sim.mapping.steps.captures import Captures, LaidOut, Variants
 from sim.mapping.steps.shape import Shape, template_of
 from sim.mapping.steps.stitch import stitch, swapped
 from sim.mapping.steps.task_template import TaskTemplate
-from sim.mapping.tasks import DRAFT, TaskGraph
+from sim.mapping.tasks import DRAFT, NETWORK_BIT, TaskGraph
 
 #: Task graphs and templates of earlier runs, by the laid-out graph of one sequence: half a million tasks take some 30 MB.
 GRAPHS: Memo[TaskGraph] = Memo(2**19)
@@ -83,10 +83,13 @@ class StepGraphs:
         made = self._of_shape(shape._replace(device=0, to=-1))
         key = id(made), shape.device, shape.to
         if key not in self._replicas:
-            parallel = self.mapping.parallel
+            parallel, network = self.mapping.parallel, np.uint16(NETWORK_BIT)
             receiver = shape.device if shape.to < 0 else shape.to
-            first = receiver * (parallel.tensor // parallel.copies)  # among all devices, simulated or not
-            self._replicas[key] = replace(made, first_device=shape.device, to=np.where(made.to < 0, made.to, made.to + first))
+            each = parallel.tensor // parallel.copies  # devices that a simulated one stands for
+            to = np.where(made.to < 0, made.to, made.to + receiver * each)
+            of = replace(made, first_device=shape.device, to=to)
+            across = (to >= 0) & self.connection.crosses(of.device * each, to)
+            self._replicas[key] = replace(of, moves=made.moves & ~network | across * network)
         return self._replicas[key]
 
     def _of_draft(self, shape: Shape) -> TaskGraph:
