@@ -15,7 +15,7 @@ from sim.analysis.parts import PARTS
 from sim.analysis.sums import split
 from sim.base.errors import InputError
 from sim.log import derived
-from sim.mapping.tasks import HOST_BIT, NETWORK_BIT
+from sim.mapping.tasks import HOST_BIT, NETWORK_BIT, TIER_SHIFT
 from sim.render.energy import lines
 from sim.render.summary import summary
 from sim.runs.result import Result
@@ -185,7 +185,7 @@ def rows_of(found: Result) -> tuple[int, int, int]:
             by_switch = found.scenario.hardware.devices.topology == "switch"
             link += of_link * (2 if network or by_switch else max(1, len(crossed)))
         elif graph.moves[task] & HOST_BIT:
-            link += moved * sum(rates.tiers[0].values())
+            link += moved * sum(rates.tiers[int(graph.moves[task]) >> TIER_SHIFT].values())  # none where it is not known
         else:
             memory += moved * sum(rates.byte.values())
     return compute, memory, link

@@ -63,7 +63,7 @@ def test_the_summary_is_what_the_command_prints(batched: sim.Result) -> None:
 
 def test_results_show_themselves(batched: sim.Result) -> None:
     page = batched._repr_html_()
-    for part in ("scenario", "makespan", "TTFT", "tokens", "of its bandwidth", "above its lower bound"):
+    for part in ("scenario", "makespan", "TTFT", "tokens", "of its bandwidth", "at its lower bound"):
         assert part in page
     assert "<script" not in page
     shown = sim.compare("multi_head", "multi_head", names=["a", "b"])
