@@ -6,7 +6,7 @@ Four things take energy. All products are of integers, so nothing is rounded:
 | ------- | ------------------------------------------------------------------------------------------------ |
 | compute | FLOPs of matrix products, times fJ of a FLOP in their arithmetic                                  |
 | memory  | bytes through a channel of the memory, times fJ of a byte                                        |
-| link    | bytes over a link to other devices, to the host or another tier, times fJ of a byte over it       |
+| link    | bytes over each link to other devices, to the host or another tier, times fJ of a byte over it    |
 | static  | picoseconds of the run, times milliwatts of the device and of each engine, whether it runs or not |
 
 Static energy belongs to the steps in progress, at each instant in equal parts; while there is none, it is idle. Between two
@@ -37,12 +37,11 @@ from sim.base.errors import SimulationError
 from sim.base.integers import LARGEST
 from sim.cost.amounts import AmountTable
 from sim.cost.fixed import largest_remainder
-from sim.log import derived
 from sim.log.tables import EventLog
 from sim.machine.energy import EnergyRates
-from sim.machine.machine import PATHS, TIER_PATHS
+from sim.machine.machine import PATHS, TIER_PATHS, Machine, Path
 from sim.machine.routes import stripe
-from sim.mapping.tasks import TaskGraph
+from sim.mapping.tasks import TaskGraph, path_of
 
 Ints = npt.NDArray[np.int64]
 
@@ -52,6 +51,9 @@ INVARIANT = "energy of ops, transfers and static power sums exactly to that of t
 #: Columns of the table of steps (of kinds all but the last), and of engines.
 COMPUTE, MEMORY, LINK, STATIC = range(4)
 BUSY, IDLE = 1, 2
+
+#: Paths between devices.
+BETWEEN: tuple[Path, ...] = ("link", "network")
 
 _AT_ONCE = 1 << 20  # tasks or rows of steps that are looked at together
 MW_PER_W = 1000
@@ -155,7 +157,7 @@ class Ledger:
         self._rates, self._stripes, self._of_byte = rates, stripes, np.array(rates.of_byte, dtype=object)
         self._engines, self._channels = np.zeros(engines, dtype=object), np.zeros(channels, dtype=object)
         self._tables: dict[int, AmountTable] = {}
-        self._between = 0  # bytes over links to the network between islands
+        self._crossed = dict[Path, int]()  # bytes between devices, once for each link that they cross
 
     def add(self, log: EventLog) -> None:
         """Take in a whole log, or the next part of one; where there is one engine and one channel, all is theirs."""
@@ -163,11 +165,8 @@ class Ledger:
             return
         channel = np.full(len(log.tasks), -1, dtype=np.int64)
         channel[log.services.task] = log.services.channel
-        if log.machine.paths:  # a byte over several links counts once, for the first
-            out = derived.first_links(log)
-            channel = np.where(out >= 0, out, channel)
         for graph, steps, flops, moved in self._blocks(log):
-            table = self._table(graph)
+            table = self._table(graph, log.machine)
             row = log.steps.first[steps][:, None] + np.arange(len(graph))  # [lane, task]
             engine = log.tasks.engine[row].astype(np.int64)
             for rate, chosen in by_rate(self._rates, table):
@@ -177,9 +176,12 @@ class Ledger:
                 self._engines += sum_by(mine[keep], held[keep], len(self._engines)).astype(object) * rate
             for path, first in enumerate(_first_channels(log)):
                 tasks = np.flatnonzero(table.path[table.rows.of] == path)
-                if len(tasks):
+                size = moved[:, table.rows.of[tasks]]
+                if len(tasks) and PATHS[path] in BETWEEN:
+                    self._add_crossed(log, graph, tasks, size, first)
+                elif len(tasks):
                     device = np.broadcast_to(graph.device[tasks], (len(steps), len(tasks)))
-                    self._add_bytes(path, moved[:, table.rows.of[tasks]], channel[row[:, tasks]], device, first)
+                    self._add_bytes(path, size, channel[row[:, tasks]], device, first)
 
     def _add_bytes(self, path: int, moved: Ints, channel: Ints, device: Ints, first: int) -> None:
         """Add bytes over a path, [lane, task]. A transfer that no channel served counts for the `first` of its path."""
@@ -194,9 +196,25 @@ class Ledger:
             sums += sum_by(moved.ravel(), of, len(sums)).astype(object)
         self._channels += sums * self._of_byte[path]
 
-    def _table(self, graph: TaskGraph) -> AmountTable:
+    def _add_crossed(self, log: EventLog, graph: TaskGraph, tasks: Ints, moved: Ints, first: int) -> None:
+        """Add bytes of transfers to other devices, [lane, task], for each link that they cross.
+
+        first: the first channel of their path. One that stands for all links of a way has the bytes of all of them.
+        """
+        machine, table = log.machine, self._table(graph, log.machine)
+        own = machine.network is None
+        ways = (first + graph.device[tasks])[:, None] if own else machine.ways[_numbers(graph, machine)[tasks]]
+        each = table.hops[tasks] // np.maximum((ways >= 0).sum(axis=1), 1)
+        for place in range(ways.shape[1]):
+            there = ways[:, place] >= 0
+            size = moved[:, there] * each[there]
+            of = np.broadcast_to(ways[there, place], size.shape)
+            sums = sum_by(size.ravel(), of.ravel(), len(self._channels)).astype(object)
+            self._channels += sums * self._of_byte[table.path[table.rows.of[tasks[0]]]]
+
+    def _table(self, graph: TaskGraph, machine: Machine) -> AmountTable:
         if id(graph) not in self._tables:  # which the table keeps alive
-            self._tables[id(graph)] = AmountTable(graph)
+            self._tables[id(graph)] = AmountTable(graph, hops_of(graph, machine, self._rates))
         return self._tables[id(graph)]
 
     def _blocks(self, log: EventLog) -> Iterator[tuple[TaskGraph, npt.NDArray[np.intp], Ints, Ints]]:
@@ -206,7 +224,7 @@ class Ledger:
             size = max(1, _AT_ONCE // max(1, len(graph)))
             for first in range(0, len(steps), size):
                 block = steps[first : first + size]
-                yield graph, block, *self._table(graph).amounts(log.lanes(block))
+                yield graph, block, *self._table(graph, log.machine).amounts(log.lanes(block))
 
     def result(self, log: EventLog, breakdown: Breakdown, metrics: Metrics, tokens: int) -> Energy:
         """The energy of a whole run, whose log needs no rows. Raises SimulationError if sums differ."""
@@ -221,7 +239,7 @@ class Ledger:
         busy = np.array(metrics.engine_busy, dtype=object)
         host, *others = (*metrics.bytes_tiers, *(0,) * (len(TIER_PATHS) - len(metrics.bytes_tiers)))
         moved = (
-            metrics.bytes_read + metrics.bytes_written, metrics.bytes_sent - self._between, host, self._between, *others,
+            metrics.bytes_read + metrics.bytes_written, self._crossed["link"], host, self._crossed["network"], *others,
         )  # fmt: skip
         names = sorted(kinds)
         parts = [{name: rate * count for name, rate in of.items()} for of, count in zip(rates.paths, moved, strict=True)]
@@ -245,9 +263,9 @@ class Ledger:
         of_rate: dict[int, Ints] = {}
         moved = np.zeros((len(PATHS), count), dtype=np.int64)
         for graph, steps, flops, size in self._blocks(log):
-            table = self._table(graph)
+            table = self._table(graph, log.machine)
             for path in np.unique(table.path).tolist():
-                moved[path, steps] = size @ (table.count * (table.path == path))
+                moved[path, steps] = size @ (table.crossed * (table.path == path))
             whole = np.zeros(len(table.count), dtype=object)  # [row], fJ of arithmetic of a task, in all steps
             for rate, chosen in by_rate(self._rates, table):
                 of_rate.setdefault(rate, np.zeros(count, dtype=np.int64))[steps] = flops @ (table.count * chosen)
@@ -258,12 +276,31 @@ class Ledger:
                 rows = table.rows.of[graph.kind == number]
                 sums = kinds.setdefault(name, [0, 0, 0])
                 for column, each in enumerate(amounts):
-                    sums[column] += int(sum((each * np.bincount(rows, minlength=len(each))).tolist()))
+                    many = np.zeros(len(each), dtype=np.int64)
+                    np.add.at(many, rows, 1 if column == COMPUTE else table.hops[graph.kind == number])
+                    sums[column] += int(sum((each * many).tolist()))
         compute = sum((times(each, rate).astype(object) for rate, each in of_rate.items()), np.zeros(count, dtype=object))
         memory, *links = (times(each, rate) for each, rate in zip(moved, self._rates.of_byte, strict=True))
-        self._between = int(sum_of(moved[PATHS.index("network")]))
+        self._crossed = {kind: int(sum_of(moved[PATHS.index(kind)])) for kind in BETWEEN}
         of_links = sum((each.astype(object) for each in links), np.zeros(count, dtype=object))
         return narrow(compute), memory, narrow(of_links), kinds
+
+
+def hops_of(graph: TaskGraph, machine: Machine, rates: EnergyRates | None) -> Ints:
+    """[task]: links that its transfer crosses; 1 for one to a memory or a tier, and where there are no figures."""
+    if rates is None:
+        return np.ones(len(graph), dtype=np.int64)
+    least: Ints = np.array(rates.least_links, dtype=np.int64)[path_of(graph.moves)]
+    if machine.network is None or not len(machine.ways):
+        return least
+    crossed = (machine.ways[_numbers(graph, machine)] >= 0).sum(axis=1)
+    return np.where(graph.to >= 0, np.maximum(crossed, least), least)
+
+
+def _numbers(graph: TaskGraph, machine: Machine) -> Ints:
+    """[task]: the number of the way of its transfer to another device in `Machine.ways`; 0 for all else."""
+    assert machine.network is not None
+    return np.where(graph.to >= 0, graph.device.astype(np.int64) * machine.network.count + graph.to, 0)
 
 
 def _first_channels(log: EventLog) -> tuple[int, ...]:
@@ -291,10 +328,10 @@ def by_rate(rates: EnergyRates, table: AmountTable) -> list[tuple[int, npt.NDArr
 def energy_of(table: AmountTable, rates: EnergyRates, steps: StepLanes) -> int:
     """Femtojoules of arithmetic and of transfers of some steps of a graph, whichever way they are scheduled."""
     flops, moved = table.amounts(steps)
-    whole = sum_of(moved) * np.array(rates.of_byte, dtype=object)[table.path]
+    whole = sum_of(moved) * np.array(rates.of_byte, dtype=object)[table.path] * table.crossed
     for rate, chosen in by_rate(rates, table):
-        whole += sum_of(flops) * chosen * rate
-    return int(sum((whole * table.count).tolist()))
+        whole += sum_of(flops) * chosen * rate * table.count
+    return int(sum(whole.tolist()))
 
 
 def _table(*columns: npt.NDArray[Any]) -> npt.NDArray[Any]:

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from sim.analysis.energy import MW_PER_W, STATIC, Energy
+from sim.analysis.energy import MW_PER_W, STATIC, Energy, hops_of
 from sim.analysis.rules import Rules
 from sim.analysis.sums import times
 from sim.base.integers import LARGEST
@@ -90,11 +90,13 @@ def _arithmetic(log: EventLog, rates: EnergyRates) -> npt.NDArray[Any]:
 
 
 def _moved(log: EventLog, rates: EnergyRates) -> npt.NDArray[Any]:
-    """Energy of the bytes of each task, fJ [row]: each moves them over one path."""
+    """Energy of the bytes of each task, fJ [row]: each moves them over one path, of one link or several."""
     found: npt.NDArray[Any] = np.zeros(len(log.tasks), dtype=np.int64)
+    of_graph = [hops_of(graph, log.machine, rates) for graph in log.graphs]
+    hops = np.concatenate([np.zeros(0, dtype=np.int64), *of_graph])[derived.form(log)]
     for path, rate in enumerate(rates.of_byte):
         if rate:
-            found = found + times(derived.path_bytes(log, path), rate)
+            found = found + times(derived.path_bytes(log, path) * hops, rate)
     return found
 
 

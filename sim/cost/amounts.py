@@ -22,15 +22,19 @@ class AmountTable(RateTable):
     """FLOPs of matrix products, and bytes moved, of steps of one task graph.
 
     dtype: [row], the arithmetic of its tasks. path: [row], over which of `PATHS` they move. count: [row], tasks of a step.
+    hops: [task], links that its transfer crosses, 1 if none are given. crossed: [row], those of all its tasks of a step.
     """
 
-    def __init__(self, graph: TaskGraph) -> None:
+    def __init__(self, graph: TaskGraph, hops: IntArray | None = None) -> None:
         super().__init__(graph, _UNIT)
         self.rates[VECTOR] = 0
         _, first = np.unique(self.rows.of, return_index=True)
         self.path: npt.NDArray[np.int8] = path_of(graph.moves[first])
         self.dtype: npt.NDArray[np.str_] = graph.ops.dtype[graph.op[first]]
         self.count = np.bincount(self.rows.of, minlength=len(self.rows.row)).astype(np.int64)
+        self.hops = np.ones(len(graph), dtype=np.int64) if hops is None else hops
+        self.crossed = np.zeros_like(self.count)
+        np.add.at(self.crossed, self.rows.of, self.hops)
 
     def amounts(self, steps: StepLanes) -> tuple[IntArray, IntArray]:
         """FLOPs and bytes of a task of each row, [lane, row] each."""

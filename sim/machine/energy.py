@@ -6,15 +6,16 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from models.formats import rate_of
-from sim.machine.machine import TIER_PATHS
+from sim.machine.machine import PATHS, TIER_PATHS, Path
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EnergyRates:
     """flop: fJ of a FLOP of a matrix product, one for all formats or by torch's name of the arithmetic. byte: fJ of a byte
-    through a channel of the memory, by the part that takes them; link, network, tiers: the same of a byte between devices,
-    between islands of devices, however many links it crosses, and to or from each tier (the host first); empty if that is not
-    known. device, engine: static power of the device, and of each engine, in mW, which are fJ a picosecond.
+    through a channel of the memory, by the part that takes them; link, network, tiers: the same of a byte over a link between
+    devices, over one to the network between islands, and to or from each tier (the host first); empty if that is not known.
+    hops: links that a transfer between devices crosses at least, also where one device stands for both ends.
+    device, engine: static power of the device, and of each engine, in mW, which are fJ a picosecond.
     """
 
     flop: int | Mapping[str, int]
@@ -22,6 +23,7 @@ class EnergyRates:
     link: Mapping[str, int] = field(default_factory=dict)
     network: Mapping[str, int] = field(default_factory=dict)
     tiers: tuple[Mapping[str, int], ...] = ()
+    hops: int = 1
     device: int = 0
     engine: int = 0
 
@@ -40,6 +42,12 @@ class EnergyRates:
     def of_byte(self) -> tuple[int, ...]:
         """Femtojoules of a byte through each of `PATHS`, all parts together."""
         return tuple(sum(parts.values()) for parts in self.paths)
+
+    @property
+    def least_links(self) -> tuple[int, ...]:
+        """Links of each of `PATHS` that a transfer crosses at least: to the network one out and one in."""
+        of: dict[Path, int] = {"link": self.hops, "network": 2}
+        return tuple(of.get(path, 1) for path in PATHS)
 
     def power(self, engines: int) -> int:
         """Static power of the machine, mW."""

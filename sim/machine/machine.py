@@ -7,6 +7,9 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Literal, get_args
 
+import numpy as np
+import numpy.typing as npt
+
 from sim.machine.network import Kind, Network, Port
 
 Path = Literal["memory", "link", "host", "network", "tier 1", "tier 2", "tier 3"]
@@ -62,6 +65,14 @@ class Machine:
         if self.network is None:
             return ()
         return tuple(tuple(self.memories + port for port in path) for path in self.network.paths)
+
+    @cached_property
+    def ways(self) -> npt.NDArray[np.int64]:
+        """[path, place]: `paths` as a table, -1 behind the end of each."""
+        found = np.full((len(self.paths), max(map(len, self.paths), default=0)), -1, dtype=np.int64)
+        for number, path in enumerate(self.paths):
+            found[number, : len(path)] = path
+        return found
 
     def crossed(self, device: int, to: int) -> tuple[int, ...]:
         """The channels that a transfer of a device to another crosses; empty where that is one, which its kind says."""

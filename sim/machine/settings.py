@@ -143,8 +143,8 @@ class Energy(Section):
     )
     link: ByteEnergy | None = Field(
         default=None,
-        description="Energy of a byte over links between devices, however many it crosses, as `byte`; null: not known, which "
-        "the output says, and none is counted.",
+        description="Energy of a byte over each link between devices that it crosses (by way of a switch two), as `byte`; "
+        "null: not known, which the output says, and none is counted.",
         examples=["5.5 pJ/bit"],
     )
     host: ByteEnergy | None = Field(
@@ -154,7 +154,7 @@ class Energy(Section):
     )
     network: ByteEnergy | None = Field(
         default=None,
-        description="Energy of a byte over the network between islands of devices, as `link`.",
+        description="Energy of a byte over a link to the network between islands, of which it crosses two, as `link`.",
         examples=["20 pJ/bit"],
     )
     static: StaticPower = default({}, description="Power that is drawn all along.")

@@ -293,6 +293,7 @@ def energy_of(hardware: Hardware, ops: OpGraph, parallel: Parallel) -> EnergyRat
         byte=_by_part("memory", energy.byte, like), link=_by_part("link", energy.link, like),
         network=_by_part("network link", energy.network, like),
         tiers=tuple(_by_part(f"{tier.name} link", tier.energy, like) for tier in known_tiers(hardware)),
+        hops=2 if hardware.devices.topology == "switch" else 1,
         device=energy.static.device * count, engine=energy.static.engine * like,
     )  # fmt: skip
     for dtype in product_formats(ops):

@@ -19,7 +19,7 @@ import numpy as np
 import numpy.typing as npt
 
 from models.graph import IntArray, StepLanes
-from sim.analysis.energy import energy_of
+from sim.analysis.energy import energy_of, hops_of
 from sim.analysis.moved import Moved, add_moved
 from sim.analysis.rules import Rules
 from sim.base.units import PS_PER_S, ceil_div
@@ -87,7 +87,7 @@ class BoundsOf:
         graph = setup.graph
         requests = tuple((request.context, request.tokens) for request in setup.sequences)
         flop = None if rates is None else (repr(rates.flop), rates.of_byte)
-        key = (id(graph), requests, flop)
+        key = (id(graph), requests, flop, None if rates is None else (rates.hops, setup.machine.network))
         if key not in self._found:
             self._found[key] = (graph, self._sums(setup, rates))  # the entry keeps the graph alive, so no other has its id
             while len(self._found) > KEPT:
@@ -96,7 +96,7 @@ class BoundsOf:
 
     def _sums(self, setup: Setup, rates: EnergyRates | None) -> Amounts:
         graph, sums, energy = setup.graph, dict[str, Moved](), 0
-        table = None if rates is None else AmountTable(graph)
+        table = None if rates is None else AmountTable(graph, hops_of(graph, setup.machine, rates))
         for lanes in _lanes(setup):
             if self._bytes:
                 add_moved(graph, lanes, sums)

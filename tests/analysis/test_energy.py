@@ -179,7 +179,11 @@ def rows_of(found: Result) -> tuple[int, int, int]:
     for row, moved in enumerate(derived.bytes_moved(log).tolist()):
         graph, task = log.graphs[log.steps.graph[log.tasks.step[row]]], int(log.tasks.task[row])
         if graph.kind_of(task).endswith("_send"):
-            link += moved * sum((rates.network if graph.moves[task] & NETWORK_BIT else rates.link).values())
+            network = graph.moves[task] & NETWORK_BIT != 0
+            of_link = moved * sum((rates.network if network else rates.link).values())
+            crossed = log.machine.crossed(int(graph.device[task]), int(graph.to[task]))
+            by_switch = found.scenario.hardware.devices.topology == "switch"
+            link += of_link * (2 if network or by_switch else max(1, len(crossed)))
         elif graph.moves[task] & HOST_BIT:
             link += moved * sum(rates.tiers[0].values())
         else:
@@ -282,7 +286,7 @@ def test_steps_of_one_graph_with_different_numbers_of_members() -> None:
     assert (energy_of(found).compute, energy_of(found).memory, energy_of(found).link) == rows_of(found)
 
 
-def linked(energy: dict[str, Any], mapping: dict[str, Any], devices: int = 1) -> Result:
+def linked(energy: dict[str, Any], mapping: dict[str, Any], devices: int = 1, topology: str = "switch") -> Result:
     """Two layers of Llama 3.2 1B that decode two tokens, in bfloat16, on devices with links of each kind."""
     link = {"bandwidth": "50 GB/s"}
     return run(sim.scenario.from_dict({
@@ -290,25 +294,32 @@ def linked(energy: dict[str, Any], mapping: dict[str, Any], devices: int = 1) ->
         "workload": {"sequences": [{"context": 100, "tokens": 2}]},
         "hardware": {
             "engines": {"count": 1, "flops": "1 TFLOP/s", "vector_flops": "1 TFLOP/s"}, "host": {"link": link},
-            "devices": {"count": devices, "link": link} if devices > 1 else {},
+            "devices": {"count": devices, "link": link, "topology": topology} if devices > 1 else {},
             "energy": {"flop": "1 pJ/FLOP", "byte": "10 pJ/B", **energy},
         },
     }, known=known_names()))  # fmt: skip
 
 
+@pytest.mark.parametrize(("topology", "hops"), [("switch", 2), ("ring", 1), ("mesh", 1), ("all_to_all", 1)])
 @pytest.mark.parametrize("fold", [True, False])
-def test_links_between_devices(fold: bool) -> None:
-    """Four devices: a ring all-reduce of 2,048 numbers sends 6 times a quarter of them from each, twice a layer."""
+def test_links_between_devices(fold: bool, topology: str, hops: int) -> None:
+    """Four devices: a ring all-reduce of 2,048 numbers sends 6 times a quarter of them from each, twice a layer.
+
+    A byte crosses one link to a neighbor, two by way of a switch: that of its device, and that of the next one.
+    """
     parallel = {"tensor": 4, "algorithm": "ring", "fold": fold}
-    found = linked({"link": "2 pJ/B"}, {"parallel": parallel}, devices=4)
+    found = linked({"link": "2 pJ/B"}, {"parallel": parallel}, devices=4, topology=topology)
     energy = energy_of(found)
     ring = 4 * 6 * 2048 * 2 // 4  # bytes of an all-reduce over all devices
     sends = {kind: row[2] for kind, row in zip(energy.kinds, energy.by_kind.tolist(), strict=True) if row[2]}
     in_layers = sum(fj for kind, fj in sends.items() if "reduce" in kind)
-    assert in_layers == 2 * 2 * 2 * ring * 2000, sends
-    assert energy.link == sum(sends.values()) == found.metrics.bytes_sent * (4 if fold else 1) * 2000
+    assert in_layers == 2 * 2 * 2 * ring * 2000 * hops, sends
+    assert energy.link == sum(sends.values()) == found.metrics.bytes_sent * (4 if fold else 1) * 2000 * hops
     channels = dict(zip([each.name for each in found.log.machine.channels], energy.channels, strict=True))
-    assert sum(fj for name, fj in channels.items() if name.endswith("link") and "host" not in name) == energy.link
+    of_links = [fj for name, fj in channels.items() if "link" in name and "host" not in name]
+    assert sum(of_links) == energy.link
+    if topology == "switch" and not fold:  # each device sends as much as it gets
+        assert of_links == [energy.link // 8] * 8
     assert energy.link_parts == {"link": energy.link}
     assert energy.unknown == ()
     assert sum(energy.by_step[:, 2].tolist()) == energy.link
