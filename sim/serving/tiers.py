@@ -6,6 +6,7 @@ what comes. So what was used last is nearest. A swapped cache is colder than tho
 
 from __future__ import annotations
 
+from collections import OrderedDict
 from collections.abc import Hashable
 from dataclasses import dataclass, field
 from typing import Generic, NamedTuple, TypeVar
@@ -23,6 +24,13 @@ class Move(NamedTuple, Generic[Item]):
     size: int
 
 
+class Held(NamedTuple):
+    """Something in a tier: bytes, and when it was used last, as a count of uses."""
+
+    size: int
+    used: int
+
+
 @dataclass(slots=True)
 class Tiers(Generic[Item]):
     """Contents of each tier.
@@ -38,14 +46,17 @@ class Tiers(Generic[Item]):
     taken: list[int] = field(init=False)
     freed: list[int] = field(init=False)
     evicted: list[int] = field(init=False)
-    _held: dict[Item, tuple[int, int]] = field(default_factory=dict)  # tier and bytes, coldest first
+    _held: list[OrderedDict[Item, Held]] = field(init=False)  # of each tier, coldest first
+    _tier: dict[Item, int] = field(default_factory=dict)
+    _uses: int = 0
 
     def __post_init__(self) -> None:
         self.used, self.taken, self.freed, self.evicted = ([0] * len(self.capacity) for _ in range(4))
+        self._held = [OrderedDict() for _ in self.capacity]
 
     def tier_of(self, item: Item) -> int:
         """The tier where something is, -1 if in none."""
-        return self._held.get(item, (-1, 0))[0]
+        return self._tier.get(item, -1)
 
     def put(self, item: Item, size: int) -> list[Move[Item]] | None:
         """Put something of so many bytes, the warmest of all, into the first tier that can take it.
@@ -53,73 +64,84 @@ class Tiers(Generic[Item]):
         Returns the moves in the order in which they must be made, its own last; None, without a change, if none has space.
         """
         for tier in range(len(self.capacity)):
-            moves = self._space(tier, size, dict(self._held), list(self.used))
-            if moves is not None:
-                moves = [*moves, Move(item, tier, size)]
-                for move in moves:
-                    self._make(move)
-                return moves
+            moved = list[tuple[Item, int, Held]]()
+            if self._make_space(tier, size, moved):
+                self._uses += 1
+                self._hold(tier, item, Held(size, self._uses))
+                self.taken[tier] += size
+                for _, to, held in moved:
+                    self._count(to, held)
+                self._verify(tier)
+                return [*(Move(which, to, held.size) for which, to, held in moved), Move(item, tier, size)]
+            for which, to, held in reversed(moved):
+                if to < len(self.capacity):
+                    self._drop(to, which)
+                self._hold(to - 1, which, held)
         return None
 
     def take(self, item: Item) -> int:
         """Take something out; returns the tier where it was."""
-        tier, size = self._held.pop(item)
-        self.used[tier] -= size
-        self.freed[tier] += size
+        tier = self._tier[item]
+        self.freed[tier] += self._drop(tier, item).size
         self._verify(tier)
         return tier
 
     def touch(self, item: Item) -> None:
         """Make something the warmest of its tier, where it stays."""
-        self._held[item] = self._held.pop(item)
+        tier = self._tier[item]
+        self._uses += 1
+        self._hold(tier, item, self._drop(tier, item)._replace(used=self._uses))
 
-    def _verify(self, tier: int) -> None:
-        """Raise SimulationError where a tier has lost bytes, or holds more than it can."""
-        used, limit = self.used[tier], self.capacity[tier]
-        if used != self.taken[tier] - self.freed[tier] or used < 0 or (limit is not None and used > limit):
-            held = f"{self.taken[tier]} taken, {self.freed[tier]} freed, {used} held of {limit}"
-            raise SimulationError(
-                f"invariant does not hold: bytes taken by tier {tier} = freed + held, within its capacity: {held}"
-            )
+    def _make_space(self, tier: int, size: int, moved: list[tuple[Item, int, Held]]) -> bool:
+        """Move what is coldest down until a tier has space for so many bytes; False if it never has.
 
-    def _space(self, tier: int, size: int, held: dict[Item, tuple[int, int]], used: list[int]) -> list[Move[Item]] | None:
-        """Moves that make space for so many bytes in a tier; None if none do. held, used: as they are by then, changed."""
+        moved: what has moved so far, each to the tier after its own.
+        """
         if tier == len(self.capacity):
-            return [] if self.lossy else None
+            return self.lossy
         limit = self.capacity[tier]
         if limit is None:
-            return []
+            return True
         if size > limit:
-            return None
-        moves = list[Move[Item]]()
-        for item, (where, its_size) in list(held.items()):
-            if used[tier] + size <= limit:
-                break
-            if where != tier:
-                continue
-            before = self._space(tier + 1, its_size, held, used)
-            if before is None:
-                return None
-            moves += [*before, Move(item, tier + 1, its_size)]
-            used[tier] -= its_size
+            return False
+        while self.used[tier] + size > limit:
+            item, held = next(iter(self._held[tier].items()))
+            if not self._make_space(tier + 1, held.size, moved):
+                return False
+            self._drop(tier, item)
             if tier + 1 < len(self.capacity):
-                held[item] = tier + 1, its_size
-                used[tier + 1] += its_size
-            else:
-                del held[item]
-        return moves
+                self._hold(tier + 1, item, held)
+            moved.append((item, tier + 1, held))
+        return True
 
-    def _make(self, move: Move[Item]) -> None:
-        """Make a move; to after the last tier it is lost."""
-        if move.item in self._held:
-            where, _ = self._held[move.item]
-            self.used[where] -= move.size
-            self.freed[where] += move.size
-            self.evicted[where] += 1
-        if move.tier == len(self.capacity):
-            del self._held[move.item]
-            return
-        self._held[move.item] = move.tier, move.size  # in its place, if it was there: no warmer than before
-        self.used[move.tier] += move.size
-        self.taken[move.tier] += move.size
-        self._verify(move.tier)
+    def _hold(self, tier: int, item: Item, held: Held) -> None:
+        """Have something in a tier, after all that is colder."""
+        of = self._held[tier]
+        in_order = not of or of[next(reversed(of))].used < held.used
+        of[item], self._tier[item] = held, tier
+        self.used[tier] += held.size
+        if not in_order:  # rare: something was put into this tier past a nearer one
+            self._held[tier] = OrderedDict(sorted(of.items(), key=lambda each: each[1].used))
+
+    def _drop(self, tier: int, item: Item) -> Held:
+        held = self._held[tier].pop(item)
+        del self._tier[item]
+        self.used[tier] -= held.size
+        return held
+
+    def _count(self, to: int, held: Held) -> None:
+        """Count what a move has brought to a tier from the one before it."""
+        self.freed[to - 1] += held.size
+        self.evicted[to - 1] += 1
+        if to < len(self.capacity):
+            self.taken[to] += held.size
+
+    def _verify(self, tier: int) -> None:
+        """Raise SimulationError where a tier has lost bytes, or holds more than it can; and those after it."""
+        for each in range(tier, len(self.capacity)):
+            used, limit = self.used[each], self.capacity[each]
+            if used != self.taken[each] - self.freed[each] or used < 0 or (limit is not None and used > limit):
+                held = f"{self.taken[each]} taken, {self.freed[each]} freed, {used} held of {limit}"
+                raise SimulationError(
+                    f"invariant does not hold: bytes taken by tier {each} = freed + held, within its capacity: {held}"
+                )

@@ -257,3 +257,23 @@ def test_refusals(change: dict[str, Any], message: str) -> None:
         data[section] = {**data.get(section, {}), **keys}
     with pytest.raises(InputError, match=message):
         sim.run(data)
+
+
+def test_what_moves_down_is_no_warmer_than_before() -> None:
+    """`b` goes past the first tier, for which it is too large; `a` comes down after it, and is lost before it."""
+    tiers: Tiers[str] = Tiers((3, 9), lossy=True)
+    assert tiers.put("a", 2) == [Move("a", 0, 2)]
+    assert tiers.put("b", 5) == [Move("b", 1, 5)]
+    assert tiers.put("c", 2) == [Move("a", 1, 2), Move("c", 0, 2)]
+    assert tiers.put("d", 3) == [Move("c", 1, 2), Move("d", 0, 3)]
+    assert tiers.put("e", 2) == [Move("a", 2, 2), Move("b", 2, 5), Move("d", 1, 3), Move("e", 0, 2)]
+    assert (tiers.used, tiers.evicted) == ([2, 5], [3, 2])
+
+
+def test_what_is_refused_changes_nothing() -> None:
+    """`a` could go down for `c`, `b` no further."""
+    tiers: Tiers[str] = Tiers((5, 2))
+    assert [tiers.put("a", 2), tiers.put("b", 3)] == [[Move("a", 0, 2)], [Move("b", 0, 3)]]
+    assert tiers.put("c", 4) is None
+    assert (tiers.used, tiers.taken, tiers.freed, tiers.evicted) == ([5, 0], [5, 0], [0, 0], [0, 0])
+    assert tiers.put("d", 2) == [Move("a", 1, 2), Move("d", 0, 2)]  # which is still the coldest
