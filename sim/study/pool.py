@@ -187,10 +187,10 @@ def _is_small(job: Job) -> bool:
 class Foreign:
     """Any executor, such as that of a Dask client. width: batches that it runs at a time."""
 
+    alone = False
+
     def __init__(self, executor: Executor, width: int, close: Callable[[], None] = lambda: None) -> None:
         self._executor, self.width, self._close = executor, width, close
-
-    alone = False
 
     def expect(self, left: int) -> None:
         """It does not matter."""

@@ -1,9 +1,12 @@
 from __future__ import annotations
 
 from dataclasses import fields
+from pathlib import Path
 
 import numpy as np
+import pytest
 
+import sim
 from sim.log.tables import EventLog
 
 
@@ -18,3 +21,12 @@ def assert_same(a: EventLog, b: EventLog) -> None:
     assert (a.engines, a.channels, a.bandwidth, len(a.graphs)) == (b.engines, b.channels, b.bandwidth, len(b.graphs))
     assert a.arrival.tolist() == b.arrival.tolist()
     assert (a.batched is None) == (b.batched is None)
+
+
+def assert_saved(result: sim.Result, folder: Path) -> None:
+    """A log that is saved and loaded again is the same, with its machine."""
+    pytest.importorskip("pyarrow")
+    sim.save_log(result.log, result.scenario, folder / "run.parquet")
+    log, _ = sim.load_log(folder / "run.parquet")
+    assert log.machine == result.log.machine
+    assert_same(result.log, log)

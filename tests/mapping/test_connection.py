@@ -15,7 +15,7 @@ from sim.runs.holdings import holdings
 from sim.runs.machine import network_of
 from sim.runs.model import models_of
 from sim.runs.run import read
-from tests.executors import assert_same
+from tests.executors import assert_same, assert_saved
 from tests.render.test_links import printed
 
 LLAMA = "llama-3.1-8b"
@@ -274,7 +274,4 @@ class TestNamedLinks:
 def test_a_log_keeps_its_links(base, tmp_path):
     pytest.importorskip("pyarrow")
     result = run(base, topology="mesh", fold="false", islands=ISLANDS)
-    sim.save_log(result.log, result.scenario, tmp_path / "run.parquet")
-    log, _ = sim.load_log(tmp_path / "run.parquet")
-    assert log.machine == result.log.machine
-    assert_same(result.log, log)
+    assert_saved(result, tmp_path)

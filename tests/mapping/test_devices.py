@@ -24,7 +24,7 @@ from sim.runs.holdings import holdings
 from sim.runs.model import models_of
 from sim.runs.plan import plan
 from sim.runs.run import read
-from tests.executors import assert_same
+from tests.executors import assert_same, assert_saved
 
 LLAMA = "llama-3.1-8b"
 LATENCY, BANDWIDTH = 1_000_000, 450 * 10**9
@@ -276,10 +276,7 @@ class TestPipeline:
     def test_a_log_keeps_its_devices(self, base, tmp_path):
         pytest.importorskip("pyarrow")
         result = run(base, mapping__parallel__pipeline=2)
-        sim.save_log(result.log, result.scenario, tmp_path / "run.parquet")
-        log, _ = sim.load_log(tmp_path / "run.parquet")
-        assert log.machine == result.log.machine
-        assert_same(result.log, log)
+        assert_saved(result, tmp_path)
 
 
 def mixture(tmp_path, **changes: object) -> sim.Result:

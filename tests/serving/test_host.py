@@ -16,7 +16,7 @@ from sim.render.summary import summary
 from sim.runs.plan import plan
 from sim.runs.what_if import what_if
 from sim.scenario import from_dict
-from tests.executors import assert_same
+from tests.executors import assert_same, assert_saved
 
 LAYER = 2048  # bytes of the KV cache of a token in a layer of Llama 3.2 1B
 LAYERS, LATENCY = 2, 7_000_000
@@ -111,11 +111,7 @@ def test_a_page_a_log_and_what_if_know_it(tmp_path: Any) -> None:
     times, _ = swaps(result)
     halved = sum(-(-((time - LATENCY) // LAYERS) // 2) * LAYERS + LATENCY for time in times)
     assert result.makespan - faster.makespan == sum(times) - halved
-    pytest.importorskip("pyarrow")
-    sim.save_log(result.log, result.scenario, tmp_path / "run.parquet")
-    log, _ = sim.load_log(tmp_path / "run.parquet")
-    assert log.machine == result.log.machine
-    assert_same(result.log, log)
+    assert_saved(result, tmp_path)
 
 
 def test_presets_bring_it_where_something_is_swapped() -> None:

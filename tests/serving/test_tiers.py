@@ -17,7 +17,7 @@ from sim.render.summary import summary
 from sim.runs.plan import plan
 from sim.scenario import from_dict
 from sim.serving.tiers import Move, Tiers
-from tests.executors import assert_same
+from tests.executors import assert_same, assert_saved
 
 LAYER = 2048  # bytes of the KV cache of a token in a layer of Llama 3.2 1B
 LAYERS = 2
@@ -184,11 +184,7 @@ def test_energy_and_a_log_know_tiers(tmp_path: Any) -> None:
     assert result.energy.link == 55_000 * result.metrics.bytes_tiers[1]
     assert result.energy.unknown == ("host link",)
     assert {"host link", "ssd link"} <= set(result.critical_path.by_resource(result.log, result.plan.rules))
-    pytest.importorskip("pyarrow")
-    sim.save_log(result.log, result.scenario, tmp_path / "run.parquet")
-    log, _ = sim.load_log(tmp_path / "run.parquet")
-    assert log.machine == result.log.machine
-    assert_same(result.log, log)
+    assert_saved(result, tmp_path)
 
 
 def test_weights_in_two_tiers() -> None:
