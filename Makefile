@@ -7,6 +7,9 @@ BIN := .venv/bin
 run: setup
 	$(BIN)/sim run scenarios/two_tokens_4_engines.yaml
 
+# Tests start hundreds of Python processes: they keep their bytecode, whatever the environment says.
+test test-all explore: export PYTHONDONTWRITEBYTECODE =
+
 test: setup
 	$(BIN)/python -m pytest -m "not slow" -n auto
 

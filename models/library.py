@@ -145,7 +145,7 @@ def _read(path: Path) -> ModelGraph | None:
         return None
 
 
-@lru_cache(maxsize=32)
+@lru_cache(maxsize=64)  # more than ship: loops over all of them decode each once
 def _decoded(path: Path, _stamp: int) -> ModelGraph:
     return ModelGraph.from_json(json.loads(gzip.decompress(path.read_bytes())))
 

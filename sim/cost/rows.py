@@ -224,7 +224,8 @@ class RateTable:
 
 def table_of(members: Members) -> IntArray:
     """[lane, member, field]."""
-    return np.stack([column.T for column in (members.sequence, members.context, members.query, members.loads)], axis=2)
+    columns = (members.sequence, members.context, members.query, members.loads)
+    return np.ascontiguousarray(np.stack([column.T for column in columns], axis=2))
 
 
 def fraction(rate: int) -> tuple[int, int]:

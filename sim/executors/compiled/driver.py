@@ -115,7 +115,7 @@ class Run(ABC):
         """Service intervals in order of their ends, and at one time in order of channels."""
         table = self.service[:, : int(self.m[SERVICES])]
         if self.setup.channels > 1:
-            table = table[:, in_order(table[I_END], table[I_CHANNEL])]
+            table = np.take(table, in_order(table[I_END], table[I_CHANNEL]), axis=1)
         return ServiceTable(
             task=table[I_TASK], channel=table[I_CHANNEL].astype(np.int16), start=table[I_START], end=table[I_END],
             work=table[I_WORK],
@@ -127,7 +127,7 @@ class Run(ABC):
         rows: all that were used, in pieces.
         """
         source = np.concatenate(rows)
-        self.log = self.log[:, source]
+        self.log = np.take(self.log, source, axis=1)  # row-major, where an index of columns would give column-major
         target = np.empty(int(source.max(initial=-1)) + 1, dtype=np.int64)
         target[source] = np.arange(len(source))
         tasks = self.service[I_TASK, : int(self.m[SERVICES])]
