@@ -37,7 +37,7 @@ from models.graph import QUANTITIES, ModelGraph, Op, OpGraph
 from models.grouping import Group, group, single
 from models.indexers import choose_last, chosen_tokens
 from models.op import OF_STATE
-from models.polynomials import Polynomials
+from models.polynomials import Pieces
 from models.recorder import Modules, Recorder
 from models.recording import STORES, Node, Recording
 from models.repeats import Firsts, firsts, passed_by, places
@@ -49,6 +49,9 @@ from sim.base.errors import InputError
 VARIANTS = ((False, False), (False, True), (True, False), (True, True))
 
 GRANULARITIES = ("op", "aten")
+
+#: A point, and the recording of a step of the whole model there.
+Recorded = tuple[Point, Recording]
 
 #: Is given how much of a capture is done, and how much there is.
 OnProgress = Callable[[int, int], None]
@@ -203,12 +206,10 @@ def capture(
     hf = hf_config(config)
     dtype = dtype_of(config, dtype)
     try:
-        model, form = _captured_by(hf, dtype, mla)
-        text = model.config.get_text_config(decoder=True)
-        breaks = tuple(w - 1 for w in sorted({*windows(text), *chosen_tokens(model)}) if w > 1)
-        chunk = _chunk(model)
+        model, form, first = _captured_by(hf, dtype, mla)
+        breaks, chunk = _breaks(model), _chunk(model)
         parts = _parts(len(VARIANTS) * (len(breaks) + 1), on_progress)
-        variants = {key: _variant(model, key, breaks, chunk, parts) for key in VARIANTS}
+        variants = {key: _variant(model, key, breaks, chunk, parts, first) for key in VARIANTS}
     except InputError as error:
         raise InputError(str(error) if str(error).startswith(f"{config.name}: ") else f"{config.name}: {error}") from None
     except Exception as error:  # whatever a model's own code may raise on tensors without data
@@ -226,9 +227,16 @@ def _parts(total: int, on_progress: OnProgress | None) -> Iterator[None]:
         yield
 
 
-def _captured_by(hf: PretrainedConfig, dtype: str, mla: str) -> tuple[PreTrainedModel, str]:
-    """The model with the attention by which it can be captured, and the form of its cache, `none` if it is no choice.
+def _breaks(model: PreTrainedModel) -> tuple[int, ...]:
+    """The contexts at which the costs of a model have a new piece."""
+    bounds = {*windows(model.config.get_text_config(decoder=True)), *chosen_tokens(model)}
+    return tuple(bound - 1 for bound in sorted(bounds) if bound > 1)
 
+
+def _captured_by(hf: PretrainedConfig, dtype: str, mla: str) -> tuple[PreTrainedModel, str, Recorded]:
+    """The model with the attention by which it can be captured, the form of its cache, and a recording of all layers.
+
+    The form is `none` if it is no choice.
     Raises InputError if a step has no KV cache and no state, or attention that is not recognized, else what the first raises.
     """
     first: Exception | None = None
@@ -236,10 +244,12 @@ def _captured_by(hf: PretrainedConfig, dtype: str, mla: str) -> tuple[PreTrained
         try:
             model = build(hf, dtype, attention_name=name)
             form = mla if latent.keep(model, mla) else "none"
-            nodes = record(model, (1, 1, 5)).nodes
+            point = _plans((False, False), _breaks(model))[0].solve[0]
+            recording = record(model, point)
         except Exception as error:  # such as of families with a table of their own of attentions, or that need a mask
             first = first or error
             continue
+        nodes = recording.nodes
         stores = {node.name for node in nodes}.intersection(STORES)
         if not stores:
             raise InputError(
@@ -247,7 +257,7 @@ def _captured_by(hf: PretrainedConfig, dtype: str, mla: str) -> tuple[PreTrained
                 "(encoder-only, or not written for the cache interface of transformers)"
             )
         if KV_STORE not in stores or _attends(nodes):
-            return model, form
+            return model, form, (point, recording)
     if first is not None and first.args != (attention.NAME,):
         raise first
     raise InputError(f"model_type {hf.model_type!r} has attention code of its own in a form that is not known")
@@ -259,32 +269,44 @@ def _attends(nodes: Sequence[Node]) -> bool:
     return all(layers <= {node.layer for node in nodes if node.role == part} for part in attention.ROLES)
 
 
+def _plans(key: tuple[bool, bool], breaks: tuple[int, ...], chunk: int = 1) -> list[Plan]:
+    """The points of a variant, by piece."""
+    return [plan(*key, low, high, chunk) for low, high in pairwise((0, *breaks, None)) if low is not None]
+
+
 def _variant(
-    model: PreTrainedModel, key: tuple[bool, bool], breaks: tuple[int, ...], chunk: int, parts: Iterator[None]
+    model: PreTrainedModel,
+    key: tuple[bool, bool],
+    breaks: tuple[int, ...],
+    chunk: int,
+    parts: Iterator[None],
+    made: Recorded,
 ) -> Variant:
     """One variant of a step. Layers that are alike are captured once; recordings of all layers verify them.
 
-    Each variant has one at its first point. Those at further points are of several sequences and tokens, whose costs have
-    all monomials.
+    Each variant has one of these at a point of its first piece. That of several sequences and tokens, whose costs have all
+    monomials, has one in each piece, where the costs are checked. made: a recording that was made before.
     """
-    plans = [plan(*key, low, high, chunk) for low, high in pairwise((0, *breaks, None)) if low is not None]
-    whole = record(model, plans[0].solve[0])
+    plans = _plans(key, breaks, chunk)
+    points = [each.check[-1] for each in plans] if all(key) else [plans[0].solve[0]]
+    whole = made[1] if made[0] == points[0] else record(model, points[0])
     first = firsts(whole, _cache_kinds(model)) if whole.hands_on is not None else {}
     if len(set(first.values())) < len(first):
         with suppress(Exception):  # of layers that take more from each other than they hand on
-            return _verified(model, plans, whole, first, breaks, parts, further=all(key))
-    return _solved(model, plans, whole, breaks, parts)
+            return _verified(model, plans, (points, whole), first, breaks, parts)
+    return _solved(model, plans, (points[0], whole), breaks, parts)
 
 
 def _solved(
-    model: PreTrainedModel, plans: Sequence[Plan], reference: Recording, breaks: tuple[int, ...], parts: Iterator[None]
+    model: PreTrainedModel, plans: Sequence[Plan], made: Recorded, breaks: tuple[int, ...], parts: Iterator[None]
 ) -> Variant:
-    """The costs and shapes of the ops of a recording, from recordings at the points of all pieces."""
+    """The costs and shapes of the ops of a recording that was made before, from recordings at the points of all pieces."""
     costs, dims = [], []
+    reference = made[1]
     for chosen in plans:
         rows: list[list[int]] = []
         for point in (*chosen.solve, *chosen.check):
-            recording = record(model, point)
+            recording = reference if point == made[0] else record(model, point)
             _same_ops(reference, recording, point)
             rows.append([v for n in recording.nodes for v in n.costs] + [d for n in recording.nodes for d in n.shape])
         piece = _solve(chosen, rows, reference)
@@ -298,26 +320,24 @@ def _solved(
 def _verified(
     model: PreTrainedModel,
     plans: Sequence[Plan],
-    whole: Recording,
+    made: tuple[Sequence[Point], Recording],
     first: Firsts,
     breaks: tuple[int, ...],
     parts: Iterator[None],
-    *,
-    further: bool,
 ) -> Variant:
     """The variant of all layers from recordings of one of each kind. first: by layer, the one that it is like.
 
-    further: whether to verify it by recordings of all layers at further points.
-    Raises InputError if the costs of all layers at further points are others.
+    made: points at which all layers are recorded, one by piece, and the recording at the first of them.
+    Raises InputError if the costs of all layers are others than those of their kind.
     """
+    points, whole = made
     with passed_by(model, whole, first):
-        short = _solved(model, plans, record(model, plans[0].solve[0]), breaks, parts)
+        short = _solved(model, plans, (points[0], record(model, points[0])), breaks, parts)
     where = places(whole, short.recording, first)
     costs = short.costs[where]
     exact = [node.role not in OF_STATE for node in whole.nodes]  # scans in chunks are near their line
-    for p, chosen in enumerate(plans) if further else ():
-        point = chosen.check[-1]
-        other = record(model, point)
+    for p, point in enumerate(points):
+        other = whole if p == 0 else record(model, point)
         _same_ops(whole, other, point)
         found = (costs[:, :, p] @ np.array(powers(point), dtype=np.int64)).tolist()
         if any(sure and tuple(mine) != node.costs for sure, mine, node in zip(exact, found, other.nodes, strict=True)):
@@ -428,14 +448,14 @@ def _positions(model: PreTrainedModel) -> int | None:
     return limit if limit and any(limit <= table.num_embeddings <= limit + 2 for table in tables) else None
 
 
-def _experts(nodes: list[Node], weight: Sequence[Sequence[int]], key: tuple[bool, bool]) -> Experts | None:
+def _experts(nodes: list[Node], weight: np.ndarray[Any, np.dtype[np.int64]], key: tuple[bool, bool]) -> Experts | None:
     """The experts of an op made of these nodes. weight: polynomial of its weight bytes, [piece, monomial]."""
     gathers = [node for node in nodes if node.experts != (0, 0)]
     if not gathers:
         return None
     count, size = gathers[0].experts[0], sum(node.experts[1] for node in gathers)
     B, Q = (2 if many else 1 for many in key)
-    chosen = {sum(c * p for c, p in zip(piece, powers((B, Q, 0)), strict=True)) for piece in weight}
+    chosen = {sum(c * p for c, p in zip(piece, powers((B, Q, 0)), strict=True)) for piece in weight.tolist()}
     top_k, rest = divmod(chosen.pop(), size * B * Q)
     if rest or chosen or any(node.experts[0] != count for node in gathers):
         raise InputError(f"the experts at {gathers[0].path!r} are not gathered one by one, a fixed number for each token")
@@ -446,11 +466,10 @@ def _op_graph(variant: Variant, key: tuple[bool, bool], breaks: tuple[int, ...],
     nodes = variant.recording.nodes
     groups: list[Group] = group(variant.recording) if granularity == "op" else [single(i, n) for i, n in enumerate(nodes)]
     home = {i: g for g, members in enumerate(groups) for i in members.nodes}
-    polynomials = Polynomials()
+    totals = _totals(variant.costs, groups)
+    polynomials, numbers = _numbered(totals)
     ops = []
     for g, members in enumerate(groups):
-        total = variant.costs[list(members.nodes)].sum(axis=0)  # [quantity, piece, monomial]
-        costs = [tuple(tuple(piece) for piece in quantity) for quantity in total.tolist()]
         result = members.result
         ops.append(
             Op(
@@ -463,8 +482,26 @@ def _op_graph(variant: Variant, key: tuple[bool, bool], breaks: tuple[int, ...],
                 dtype=members.dtype or nodes[result].dtype,
                 shape=variant.shapes[result],
                 inputs=tuple(sorted({home[j] for i in members.nodes for j in nodes[i].inputs} - {g})),
-                costs=tuple(map(polynomials.number, costs)),
-                experts=_experts([nodes[i] for i in members.nodes], costs[QUANTITIES.index("weight")], key),
+                costs=tuple(numbers[g]),
+                experts=_experts([nodes[i] for i in members.nodes], totals[g, QUANTITIES.index("weight")], key),
             )
         )
-    return OpGraph(ops=tuple(ops), polynomials=tuple(polynomials), breaks=breaks)
+    return OpGraph(ops=tuple(ops), polynomials=polynomials, breaks=breaks)
+
+
+def _totals(costs: np.ndarray[Any, np.dtype[np.int64]], groups: Sequence[Group]) -> np.ndarray[Any, np.dtype[np.int64]]:
+    """Costs of groups, the sums of those of their nodes: [group, quantity, piece, monomial]."""
+    totals = np.zeros((len(groups), *costs.shape[1:]), dtype=np.int64)
+    home = [g for g, members in enumerate(groups) for _ in members.nodes]
+    np.add.at(totals, home, costs[[i for members in groups for i in members.nodes]])
+    return totals
+
+
+def _numbered(totals: np.ndarray[Any, np.dtype[np.int64]]) -> tuple[tuple[Pieces, ...], list[list[int]]]:
+    """Distinct polynomials of costs [group, quantity, piece, monomial], in order of first use, and their numbers."""
+    groups, quantities, pieces, monomials = totals.shape
+    _, first, which = np.unique(totals.reshape(groups * quantities, -1), axis=0, return_index=True, return_inverse=True)
+    order = np.argsort(first)
+    numbers = np.argsort(order)[which.reshape(groups, quantities)]
+    distinct = totals.reshape(-1, pieces, monomials)[first[order]].tolist()
+    return tuple(tuple(map(tuple, each)) for each in distinct), numbers.tolist()

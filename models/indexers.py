@@ -14,6 +14,7 @@ though the query sees its own block only up to itself: at most 127 tokens, or 6 
 from __future__ import annotations
 
 from typing import Any
+from weakref import WeakKeyDictionary
 
 import torch
 
@@ -29,8 +30,14 @@ _BLOCKS, _BLOCK = "topk_blocks", "block_size"
 _OF_CONFIG = "_chosen_by_config"
 
 
+#: The indexers of models.
+_INDEXERS: WeakKeyDictionary[torch.nn.Module, list[Any]] = WeakKeyDictionary()
+
+
 def _indexers(model: torch.nn.Module) -> list[Any]:
-    return [module for module in model.modules() if _chosen_by(module) is not None]
+    if model not in _INDEXERS:
+        _INDEXERS[model] = [module for module in model.modules() if _chosen_by(module) is not None]
+    return _INDEXERS[model]
 
 
 def _chosen_by(module: Any) -> int | None:
@@ -45,7 +52,7 @@ def _chosen_by(module: Any) -> int | None:
 
 def chosen_tokens(model: torch.nn.Module) -> set[int]:
     """The numbers of tokens that indexers choose for a query."""
-    return {most for module in model.modules() if (most := _chosen_by(module)) is not None}
+    return {most for module in _indexers(model) if (most := _chosen_by(module)) is not None}
 
 
 def choose_last(model: torch.nn.Module, point: Point) -> None:

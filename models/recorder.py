@@ -163,6 +163,11 @@ class Recorder(TorchDispatchMode):
         storage.kind, storage.layer = "state", layer
         self._states.setdefault(layer, []).append(part)
 
+    @classmethod
+    def _should_skip_dynamo(cls) -> bool:
+        """Whether torch guards each call of the recorder against its compiler, which no step here runs under."""
+        return False
+
     @contextmanager
     def active(self) -> Iterator[None]:
         """Record the ops that the model issues inside."""
@@ -364,11 +369,13 @@ def _tensors(tree: Any) -> list[torch.Tensor]:
     """Tensors among arguments or results of an op, which are nested in nothing but tuples, lists and dicts."""
     if isinstance(tree, torch.Tensor):
         return [tree]
-    if isinstance(tree, dict):
-        tree = tree.values()
-    elif not isinstance(tree, (tuple, list)):
-        return []
-    return [found for each in tree for found in _tensors(each)]
+    found: list[torch.Tensor] = []
+    for each in tree.values() if isinstance(tree, dict) else tree if isinstance(tree, (tuple, list)) else ():
+        if isinstance(each, torch.Tensor):
+            found.append(each)
+        elif isinstance(each, (tuple, list)):
+            found += _tensors(each)
+    return found
 
 
 def _distinct(operands: _Operands) -> _Operands:
@@ -388,7 +395,10 @@ def _reads(tensor: torch.Tensor, storage: Storage) -> tuple[Any, int, int, bool]
 
 def _bytes(tensor: torch.Tensor) -> int:
     """Bytes of the memory behind a tensor: an expanded dimension (stride 0) counts once."""
-    sizes = (size if stride else 1 for size, stride in zip(tensor.shape, tensor.stride(), strict=True))
+    strides = tensor.stride()
+    if 0 not in strides:
+        return tensor.numel() * tensor.element_size()
+    sizes = (size if stride else 1 for size, stride in zip(tensor.shape, strides, strict=True))
     return math.prod(sizes) * tensor.element_size()
 
 

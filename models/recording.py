@@ -115,7 +115,7 @@ def alive(nodes: list[Node], results: tuple[int, ...]) -> list[Node]:
 
 
 def by_first_use(nodes: list[Node]) -> list[Node]:
-    """Nodes with similar calls of one module in the order in which their results are first used.
+    """Nodes, no copies, with similar calls of one module in the order in which their results are first used.
 
     Some families iterate over a set of names, such as the kinds of their layers, and call one module for each, in an order
     that differs between runs of Python.
@@ -135,14 +135,10 @@ def by_first_use(nodes: list[Node]) -> list[Node]:
     if order == sorted(order):
         return nodes
     place = {old: new for new, old in enumerate(order)}
-    return [
-        replace(
-            nodes[i],
-            inputs=tuple(sorted(place[j] for j in nodes[i].inputs)),
-            sources=tuple(tuple(sorted(place[j] for j in source)) for source in nodes[i].sources),
-        )
-        for i in order
-    ]
+    for node in nodes:
+        node.inputs = tuple(sorted(place[j] for j in node.inputs))
+        node.sources = tuple(tuple(sorted(place[j] for j in source)) for source in node.sources)
+    return [nodes[i] for i in order]
 
 
 def _like_blocks(nodes: Sequence[Node], begin: int, end: int) -> list[range]:
@@ -159,7 +155,7 @@ def _like_blocks(nodes: Sequence[Node], begin: int, end: int) -> list[range]:
 
 
 def with_transfers(nodes: Sequence[Node], storages: Mapping[int, Storage]) -> list[Node]:
-    """Nodes with one load and one store of each layer's cache and state, in place of the ops that write them.
+    """Nodes, no copies, with one load and one store of each layer's cache and state, in place of the ops that write them.
 
     The loads come first in their layer and have no inputs. A load moves what is there from before the step once, however
     many ops of the layer read it: afterwards it is on chip. A layer that reads the cache of another loads it again. An op that
@@ -198,7 +194,8 @@ def with_transfers(nodes: Sequence[Node], storages: Mapping[int, Storage]) -> li
             inputs |= needed
         if node.role not in STORES:
             sources[i] = (len(result),)
-            result.append(replace(node, inputs=tuple(sorted(inputs))))
+            node.inputs = tuple(sorted(inputs))
+            result.append(node)
             continue
         load, of_layer = load_of.get((node.role, node.layer)), copies[node.role, node.layer]
         # An append needs neither the rows in front of its own, nor the other copy; a reader needs those rows, too.

@@ -14,8 +14,8 @@ from typing import Any
 import torch
 from torch.utils._pytree import tree_leaves
 
-#: Size, stride and dtype of a result.
-_Meta = tuple[torch.Size, tuple[int, ...], torch.dtype]
+#: Sizes, strides and dtypes of results; of one that is no tuple the only ones.
+_Meta = tuple[tuple[torch.Size, tuple[int, ...], torch.dtype], ...]
 
 #: Most results that are kept.
 _MOST = 2**16
@@ -24,8 +24,9 @@ _KNOWN: dict[Any, _Meta] = {}
 
 
 def result_of(func: Any, args: Any, kwargs: Any) -> Any:
-    """The result of an op. Of one that returns a new tensor without data, the shape is looked up if it is known."""
-    if not _returns_new(func):
+    """The result of an op. Of one that returns new tensors without data, the shapes are looked up if they are known."""
+    count = _new_tensors(func)
+    if not count:
         return func(*args, **kwargs)
     try:
         key = (func, _sign(args), _sign(tuple(kwargs.items())))
@@ -33,12 +34,15 @@ def result_of(func: Any, args: Any, kwargs: Any) -> Any:
     except (TypeError, ValueError):  # an argument that has no hash, or a tensor with data
         return func(*args, **kwargs)
     if known is not None:
-        return torch.empty_strided(known[0], known[1], dtype=known[2], device="meta")
+        made = tuple(torch.empty_strided(size, stride, dtype=dtype, device="meta") for size, stride, dtype in known)
+        return made if count > 1 else made[0]
     out = func(*args, **kwargs)
-    if isinstance(out, torch.Tensor) and out.device.type == "meta" and len(_KNOWN) < _MOST:
+    results = out if isinstance(out, tuple) else (out,)
+    new = all(isinstance(each, torch.Tensor) and each.device.type == "meta" for each in results)
+    if new and len(results) == count and len(_KNOWN) < _MOST:
         operands = {each.untyped_storage()._cdata for each in tree_leaves((args, kwargs)) if isinstance(each, torch.Tensor)}
-        if out.untyped_storage()._cdata not in operands:  # some views do not say that they are
-            _KNOWN[key] = (out.shape, out.stride(), out.dtype)
+        if not operands.intersection(each.untyped_storage()._cdata for each in results):  # some views do not say that they are
+            _KNOWN[key] = tuple((each.shape, each.stride(), each.dtype) for each in results)
     return out
 
 
@@ -54,8 +58,9 @@ def _sign(value: Any) -> Any:
 
 
 @cache
-def _returns_new(func: Any) -> bool:
-    """Whether an op returns one new tensor and writes to none of its operands."""
+def _new_tensors(func: Any) -> int:
+    """The number of new tensors that an op returns; 0 if it returns anything else, or writes to an operand."""
     schema = func._schema
-    new = len(schema.returns) == 1 and schema.returns[0].alias_info is None and str(schema.returns[0].type) == "Tensor"
-    return new and all(argument.alias_info is None or not argument.alias_info.is_write for argument in schema.arguments)
+    new = all(each.alias_info is None and str(each.type) == "Tensor" for each in schema.returns)
+    writes = any(argument.alias_info is not None and argument.alias_info.is_write for argument in schema.arguments)
+    return len(schema.returns) if new and not writes else 0

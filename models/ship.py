@@ -2,6 +2,7 @@
 
 Without names, those of all shipped configs. Graphs at the granularity `aten` ship for `ATEN` only; those of models with
 latent attention ship in every form of their cache, unless an index chooses what they read: no engine expands these.
+The index of all shipped models (`models.index`) is written anew.
 """
 
 from __future__ import annotations
@@ -10,7 +11,9 @@ import sys
 
 from models.capture import capture
 from models.config import MLA_FORMS, names, resolve
-from models.library import GRAPHS, encode, keeps_latents, shipped_path
+from models.graph import QUANTITIES, ModelGraph
+from models.index import Summary, store
+from models.library import GRAPHS, encode, keeps_latents, load, shipped_path
 from models.recording import CHOSEN
 
 #: Models whose raw graphs ship as well.
@@ -31,6 +34,20 @@ def main(chosen: list[str]) -> None:
                     print(f"{path.name}: {path.stat().st_size} bytes; {graph.parameters} parameters; ops: {ops}")
             if not keeps_latents(graphs["op"]) or any(op.part == CHOSEN for op in graphs["op"].step().ops):
                 break
+    store({name: summary_of(load(name)) for name in names() if shipped_path(name, "op").exists()})
+
+
+def summary_of(model: ModelGraph) -> Summary:
+    """The facts of a model that the index has."""
+    return Summary(
+        parameters=model.parameters,
+        parameter_bytes=model.parameter_bytes,
+        dtype=model.dtype,
+        layers=model.layers,
+        hidden=model.hidden,
+        kv_bytes=int(model.step().costs(0)[QUANTITIES.index("kv_write")].sum()),
+        experts=None if model.experts is None else (model.experts.top_k, model.experts.count),
+    )
 
 
 if __name__ == "__main__":

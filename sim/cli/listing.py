@@ -4,116 +4,31 @@ from __future__ import annotations
 
 import sys
 import textwrap
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
+from importlib import import_module
 from shutil import get_terminal_size
-from typing import Any
 
 import click
 
-import models.library
-from models.graph import QUANTITIES
+from models.index import summaries
 from sim.base.errors import unknown
-from sim.base.registry import Registry
 from sim.base.units import format_bytes
-from sim.cost import COST_MODELS
-from sim.machine.arbiters import ARBITERS
-from sim.machine.links import find as find_link
-from sim.machine.links import names as link_names
-from sim.machine.presets import PRESETS, Figure, find
-from sim.machine.schedulers import SCHEDULERS
-from sim.runs.run import read
-from sim.scenario.shipped import scenarios
-from sim.serving.policies import BATCHING_POLICIES
-from sim.serving.routers import ROUTERS
-
-
-def _scenarios() -> list[tuple[str, ...]]:
-    return [(name, " ".join(read(path).description.split())) for name, path in scenarios().items()]
-
 
 #: Columns of the table of models.
 MODELS = ("model", "parameters", "weights", "layers", "hidden", "KV cache a token", "experts a token")
 
+#: Tables with figures of each name, and tables with a line about each.
+DEVICES, LISTS = ("hardware", "links"), ("models", "arbiters", "schedulers", "batching", "routers", "costs", "scenarios")
+
 
 def _models() -> list[tuple[str, ...]]:
     rows = list[tuple[str, ...]]()
-    for name in models.library.names():
-        model = models.library.load(name)
-        kv = int(model.step().costs(0)[QUANTITIES.index("kv_write")].sum())
+    for name, model in summaries().items():
         size = f"{format_bytes(model.parameter_bytes)} {model.dtype}"
-        experts = f"{model.experts.top_k} of {model.experts.count}" if model.experts is not None else ""
-        rows.append((name, f"{model.parameters:,}", size, str(model.layers), str(model.hidden), f"{kv:,} B", experts))
+        experts = "{} of {}".format(*model.experts) if model.experts is not None else ""
+        facts = (f"{model.parameters:,}", size, str(model.layers), str(model.hidden), f"{model.kv_bytes:,} B", experts)
+        rows.append((name, *facts))
     return rows
-
-
-#: Columns of the table of machines.
-HARDWARE = ("device", "bf16 peak", "memory", "bandwidth", "engines", "")
-
-
-def _hardware() -> list[tuple[str, ...]]:
-    """The table of machines: name and figures of each, and its title. An asterisk marks what is unsure."""
-    rows = list[tuple[str, ...]]()
-    for name in PRESETS.names():
-        preset = find(name)
-        peak = preset.peak.get("bfloat16") or preset.peak.get("any")
-        bandwidth = "not published" if preset.unpublished else _short(preset.bandwidth)
-        rows.append((name, _short(peak), _short(preset.capacity), bandwidth, _short(preset.engines), preset.title))
-    return rows
-
-
-def _short(figure: Figure | None) -> str:
-    """A figure in a table."""
-    return "-" if figure is None else f"{figure.text}{'*' if figure.unsure else ''}"
-
-
-def _machine(name: str) -> list[tuple[str, str]]:
-    """Every figure of a preset, with its source and what is uncertain about it, and the software it was fitted to."""
-    preset = find(name)
-    rows = [(key, _figure(figure)) for key, figure in preset.figures()]
-    rows += [("software", str(software)) for software in preset.software]
-    return [*rows, ("bandwidth", f"not published: {preset.unpublished}")] if preset.unpublished else rows
-
-
-def _figure(figure: Figure) -> str:
-    notes = [f"{word}: {note}" for word in ("derived", "unsure") if (note := getattr(figure, word))]
-    return "; ".join([f"{figure.text}  {figure.source}", *notes])
-
-
-#: Columns of the table of links.
-LINKS = ("link", "bandwidth", "latency", "")
-
-
-def _links() -> list[tuple[str, ...]]:
-    """The table of links: name, figures in one direction, and title."""
-    found = [(name, find_link(name)) for name in link_names()]
-    return [(name, _short(link.bandwidth), _short(link.latency), link.title) for name, link in found]
-
-
-def _link(name: str) -> list[tuple[str, str]]:
-    """Both figures of a link, with their sources."""
-    link = find_link(name)
-    return [(key, _figure(getattr(link, key))) for key in ("bandwidth", "latency")]
-
-
-def _of(registry: Registry[Any]) -> Callable[[], list[tuple[str, ...]]]:
-    return lambda: list[tuple[str, ...]](registry.summaries())
-
-
-#: Names with figures: columns of the table, its rows, and the figures of one.
-DEVICES: dict[str, tuple[tuple[str, ...], Callable[[], list[tuple[str, ...]]], Callable[[str], Sequence[tuple[str, ...]]]]] = {
-    "hardware": (HARDWARE, _hardware, _machine),
-    "links": (LINKS, _links, _link),
-}
-
-LISTS: dict[str, Callable[[], list[tuple[str, ...]]]] = {
-    "models": _models,
-    "arbiters": _of(ARBITERS),
-    "schedulers": _of(SCHEDULERS),
-    "batching": _of(BATCHING_POLICIES),
-    "routers": _of(ROUTERS),
-    "costs": _of(COST_MODELS),
-    "scenarios": _scenarios,
-}
 
 
 @click.command("list")
@@ -124,11 +39,13 @@ def command(what: str, name: str | None) -> None:
 
     For hardware and links, NAME lists every figure with its source.
     """
-    if what in DEVICES:
-        head, every, one = DEVICES[what]
+    # Tables of all else know the simulator, which takes longer to import than the table of models to print.
+    tables = import_module("sim.cli.lists") if what != "models" else None
+    if tables is not None and what in DEVICES:
+        head, every, one = tables.DEVICES[what]
         _show_table([head, *every()] if name is None else one(name))
         return
-    rows = LISTS[what]()
+    rows: list[tuple[str, ...]] = tables.LISTS[what]() if tables is not None else _models()
     if name:
         names = [row[0] for row in rows]
         if name not in names:

@@ -43,3 +43,7 @@ def test_importing_sim_imports_next_to_nothing(tmp_path: Path) -> None:
 
 def test_help_imports_only_click(tmp_path: Path) -> None:
     assert not imported(main("--help"), tmp_path) & {"numpy", "simpy", "pydantic", "rich", *HEAVY}
+
+
+def test_the_table_of_models_waits_neither_for_graphs_nor_for_the_simulator(tmp_path: Path) -> None:
+    assert not imported(main("list", "models"), tmp_path) & {"numpy", "simpy", "pydantic", "rich", *HEAVY}

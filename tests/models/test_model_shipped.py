@@ -14,7 +14,9 @@ import pytest
 from models.capture import capture
 from models.config import MLA_FORMS, names, notes, resolve
 from models.graph import QUANTITIES
+from models.index import summaries
 from models.library import encode, load, shipped_path
+from models.ship import summary_of
 
 ROOT = Path(__file__).parents[2]
 
@@ -143,6 +145,15 @@ def test_experts(name):
 @pytest.mark.parametrize("name", names())
 def test_learned_positions(name):
     assert load(name).positions == {"gpt2": 1024, "opt-1.3b": 2048}.get(name)
+
+
+def test_the_index_has_the_shipped_models_in_order():
+    assert tuple(summaries()) == names()
+
+
+@pytest.mark.parametrize("name", names())
+def test_the_index_agrees_with_the_graph(name):
+    assert summaries()[name] == summary_of(load(name))
 
 
 @pytest.mark.slow

@@ -45,7 +45,8 @@ def test_layers_that_stand_for_others(name: str, monkeypatch: pytest.MonkeyPatch
         model = build(hf_config(config), "float32")
         keep(model, "latent")
         plans = [plan(False, False, low, high) for low, high in pairwise((0, *window, None)) if low is not None]
-        whole = record(model, plans[0].solve[0])
+        points = [each.check[-1] for each in plans]
+        whole = record(model, points[0])
         first = firsts(whole, of_capture._cache_kinds(model))
         assert [first[layer] for layer in range(len(expected))] == expected
         counts: list[int] = []
@@ -56,8 +57,8 @@ def test_layers_that_stand_for_others(name: str, monkeypatch: pytest.MonkeyPatch
             return made
 
         monkeypatch.setattr(of_capture, "record", counted)
-        alike = of_capture._verified(model, plans, whole, first, window, repeat(None), further=True)
-        assert counts.count(len(whole.nodes)) == len(plans)  # all other recordings are of the first layers of their kind
-        each = of_capture._solved(model, plans, whole, window, repeat(None))
+        alike = of_capture._verified(model, plans, (points, whole), first, window, repeat(None))
+        assert counts.count(len(whole.nodes)) == len(plans) - 1  # all others are of the first layers of their kind
+        each = of_capture._solved(model, plans, (points[0], whole), window, repeat(None))
     np.testing.assert_array_equal(alike.costs, each.costs)
     assert alike.shapes == each.shapes
