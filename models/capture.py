@@ -32,7 +32,6 @@ from models.chunks import in_chunks
 from models.config import CAPTURE_VERSION, MLA_FORMS, ModelConfig, dtype_of
 from models.costs import Plan, Point, along_tokens, plan, powers, shape_text, solve
 from models.decoder import hf_config, make, one_line, sees_whole_prompt
-from models.experts import Experts
 from models.graph import QUANTITIES, ModelGraph, Op, OpGraph
 from models.grouping import Group, group, single
 from models.indexers import choose_last, chosen_tokens
@@ -41,8 +40,8 @@ from models.polynomials import Polynomials
 from models.recorder import Modules, Recorder
 from models.recording import STORES, Node, Recording
 from models.repeats import Firsts, firsts, passed_by, places
-from models.routed import choose_experts
-from models.states import StateShapes, state_shapes
+from models.routed import choose_experts, idle_experts, with_experts
+from models.states import StateShapes, exact_windows, state_shapes
 from sim.base.errors import InputError
 
 #: The variants of a step, by (B > 1, Q > 1).
@@ -135,7 +134,10 @@ def record(model: PreTrainedModel, point: Point) -> Recording:
 
 
 def _cache_kinds(model: PreTrainedModel) -> list[tuple[Any, ...]]:
-    """By layer, the kind of its cache, and its type: a layer that reads the cache of another has none."""
+    """By layer, the kind of its cache, and its type: a layer that reads the cache of another has none.
+
+    Layers that attend several times are all of one kind.
+    """
     config = model.config.get_text_config(decoder=True)
     caches = [(type(layer).__name__, getattr(layer, "sliding_window", None)) for layer in DynamicCache(config=config).layers]
     return list(zip_longest(caches, getattr(config, "layer_types", None) or ()))
@@ -145,12 +147,14 @@ def _states(model: PreTrainedModel) -> dict[int, StateShapes]:
     """The states that the layers of the model keep, by layer: what is in the cache after a first token."""
     if model not in _STATES:
         cache: Any = DynamicCache(config=model.config.get_text_config(decoder=True))
+        exact: set[int] = set()
         if any(isinstance(layer, LinearAttentionCacheLayerMixin) for layer in cache.layers):
             own = own_cache(model)
             cache = cache if own is None else own()
             with torch.no_grad():
                 model(**arguments(model, (1, 1, 0), cache))
-        _STATES[model] = state_shapes(cache.layers, getattr(cache, "linear_cache", ()))
+                exact = exact_windows(cache, lambda: model(**arguments(model, (1, 1, 1), cache)))
+        _STATES[model] = state_shapes(cache.layers, getattr(cache, "linear_cache", ()), exact)
     return _STATES[model]
 
 
@@ -389,10 +393,11 @@ def _model_graph(
     recording = variants[False, False].recording
     parameters = dict.fromkeys(model.parameters())  # each shared tensor once
     kv_heads, head_dim = recording.kv_shape
-    graphs = {key: _op_graph(variant, key, breaks, granularity, kv_heads) for key, variant in variants.items()}
+    idle = idle_experts(model)
+    graphs = {key: _op_graph(variant, key, breaks, granularity, kv_heads, idle) for key, variant in variants.items()}
     return ModelGraph(
         name=config.name,
-        layers=text.num_hidden_layers,
+        layers=sum(1 for _ in model.get_submodule(recording.layers_path).children()),
         hidden=text.hidden_size,
         heads=next((node.heads for node in recording.nodes if node.role == "scores"), 0),
         kv_heads=kv_heads,
@@ -428,21 +433,14 @@ def _positions(model: PreTrainedModel) -> int | None:
     return limit if limit and any(limit <= table.num_embeddings <= limit + 2 for table in tables) else None
 
 
-def _experts(nodes: list[Node], weight: Sequence[Sequence[int]], key: tuple[bool, bool]) -> Experts | None:
-    """The experts of an op made of these nodes. weight: polynomial of its weight bytes, [piece, monomial]."""
-    gathers = [node for node in nodes if node.experts != (0, 0)]
-    if not gathers:
-        return None
-    count, size = gathers[0].experts[0], sum(node.experts[1] for node in gathers)
-    B, Q = (2 if many else 1 for many in key)
-    chosen = {sum(c * p for c, p in zip(piece, powers((B, Q, 0)), strict=True)) for piece in weight}
-    top_k, rest = divmod(chosen.pop(), size * B * Q)
-    if rest or chosen or any(node.experts[0] != count for node in gathers):
-        raise InputError(f"the experts at {gathers[0].path!r} are not gathered one by one, a fixed number for each token")
-    return Experts(count=count, top_k=top_k, bytes=size)
-
-
-def _op_graph(variant: Variant, key: tuple[bool, bool], breaks: tuple[int, ...], granularity: str, kv_heads: int) -> OpGraph:
+def _op_graph(
+    variant: Variant,
+    key: tuple[bool, bool],
+    breaks: tuple[int, ...],
+    granularity: str,
+    kv_heads: int,
+    idle: Mapping[str, int],
+) -> OpGraph:
     nodes = variant.recording.nodes
     groups: list[Group] = group(variant.recording) if granularity == "op" else [single(i, n) for i, n in enumerate(nodes)]
     home = {i: g for g, members in enumerate(groups) for i in members.nodes}
@@ -451,6 +449,7 @@ def _op_graph(variant: Variant, key: tuple[bool, bool], breaks: tuple[int, ...],
     for g, members in enumerate(groups):
         total = variant.costs[list(members.nodes)].sum(axis=0)  # [quantity, piece, monomial]
         costs = [tuple(tuple(piece) for piece in quantity) for quantity in total.tolist()]
+        experts, costs = with_experts([nodes[i] for i in members.nodes], costs, key, idle)
         result = members.result
         ops.append(
             Op(
@@ -464,7 +463,7 @@ def _op_graph(variant: Variant, key: tuple[bool, bool], breaks: tuple[int, ...],
                 shape=variant.shapes[result],
                 inputs=tuple(sorted({home[j] for i in members.nodes for j in nodes[i].inputs} - {g})),
                 costs=tuple(map(polynomials.number, costs)),
-                experts=_experts([nodes[i] for i in members.nodes], costs[QUANTITIES.index("weight")], key),
+                experts=experts,
             )
         )
     return OpGraph(ops=tuple(ops), polynomials=tuple(polynomials), breaks=breaks)

@@ -41,7 +41,7 @@ def _models() -> list[tuple[str, ...]]:
         model = models.library.load(name)
         kv = int(model.step().costs(0)[QUANTITIES.index("kv_write")].sum())
         size = f"{format_bytes(model.parameter_bytes)} {model.dtype}"
-        experts = f"{model.experts.top_k} of {model.experts.count}" if model.experts is not None else ""
+        experts = str(model.experts) if model.experts is not None else ""
         rows.append((name, f"{model.parameters:,}", size, str(model.layers), str(model.hidden), f"{kv:,} B", experts))
     return rows
 
