@@ -41,8 +41,8 @@ from models.polynomials import Pieces
 from models.recorder import Modules, Recorder
 from models.recording import STORES, Node, Recording
 from models.repeats import Firsts, firsts, passed_by, places
-from models.routed import choose_experts
-from models.states import StateShapes, state_shapes
+from models.routed import choose_experts, idle_experts, with_experts
+from models.states import StateShapes, exact_windows, state_shapes
 from sim.base.errors import InputError
 
 #: The variants of a step, by (B > 1, Q > 1).
@@ -138,7 +138,10 @@ def record(model: PreTrainedModel, point: Point) -> Recording:
 
 
 def _cache_kinds(model: PreTrainedModel) -> list[tuple[Any, ...]]:
-    """By layer, the kind of its cache, and its type: a layer that reads the cache of another has none."""
+    """By layer, the kind of its cache, and its type: a layer that reads the cache of another has none.
+
+    Layers that attend several times are all of one kind.
+    """
     config = model.config.get_text_config(decoder=True)
     caches = [(type(layer).__name__, getattr(layer, "sliding_window", None)) for layer in DynamicCache(config=config).layers]
     return list(zip_longest(caches, getattr(config, "layer_types", None) or ()))
@@ -148,12 +151,14 @@ def _states(model: PreTrainedModel) -> dict[int, StateShapes]:
     """The states that the layers of the model keep, by layer: what is in the cache after a first token."""
     if model not in _STATES:
         cache: Any = DynamicCache(config=model.config.get_text_config(decoder=True))
+        exact: set[int] = set()
         if any(isinstance(layer, LinearAttentionCacheLayerMixin) for layer in cache.layers):
             own = own_cache(model)
             cache = cache if own is None else own()
             with torch.no_grad():
                 model(**arguments(model, (1, 1, 0), cache))
-        _STATES[model] = state_shapes(cache.layers, getattr(cache, "linear_cache", ()))
+                exact = exact_windows(cache, lambda: model(**arguments(model, (1, 1, 1), cache)))
+        _STATES[model] = state_shapes(cache.layers, getattr(cache, "linear_cache", ()), exact)
     return _STATES[model]
 
 
@@ -409,10 +414,11 @@ def _model_graph(
     recording = variants[False, False].recording
     parameters = dict.fromkeys(model.parameters())  # each shared tensor once
     kv_heads, head_dim = recording.kv_shape
-    graphs = {key: _op_graph(variant, key, breaks, granularity, kv_heads) for key, variant in variants.items()}
+    idle = idle_experts(model)
+    graphs = {key: _op_graph(variant, key, breaks, granularity, kv_heads, idle) for key, variant in variants.items()}
     return ModelGraph(
         name=config.name,
-        layers=text.num_hidden_layers,
+        layers=sum(1 for _ in model.get_submodule(recording.layers_path).children()),
         hidden=text.hidden_size,
         heads=next((node.heads for node in recording.nodes if node.role == "scores"), 0),
         kv_heads=kv_heads,
@@ -448,25 +454,24 @@ def _positions(model: PreTrainedModel) -> int | None:
     return limit if limit and any(limit <= table.num_embeddings <= limit + 2 for table in tables) else None
 
 
-def _experts(nodes: list[Node], weight: np.ndarray[Any, np.dtype[np.int64]], key: tuple[bool, bool]) -> Experts | None:
-    """The experts of an op made of these nodes. weight: polynomial of its weight bytes, [piece, monomial]."""
-    gathers = [node for node in nodes if node.experts != (0, 0)]
-    if not gathers:
-        return None
-    count, size = gathers[0].experts[0], sum(node.experts[1] for node in gathers)
-    B, Q = (2 if many else 1 for many in key)
-    chosen = {sum(c * p for c, p in zip(piece, powers((B, Q, 0)), strict=True)) for piece in weight.tolist()}
-    top_k, rest = divmod(chosen.pop(), size * B * Q)
-    if rest or chosen or any(node.experts[0] != count for node in gathers):
-        raise InputError(f"the experts at {gathers[0].path!r} are not gathered one by one, a fixed number for each token")
-    return Experts(count=count, top_k=top_k, bytes=size)
-
-
-def _op_graph(variant: Variant, key: tuple[bool, bool], breaks: tuple[int, ...], granularity: str, kv_heads: int) -> OpGraph:
+def _op_graph(
+    variant: Variant,
+    key: tuple[bool, bool],
+    breaks: tuple[int, ...],
+    granularity: str,
+    kv_heads: int,
+    idle: Mapping[str, int],
+) -> OpGraph:
     nodes = variant.recording.nodes
     groups: list[Group] = group(variant.recording) if granularity == "op" else [single(i, n) for i, n in enumerate(nodes)]
     home = {i: g for g, members in enumerate(groups) for i in members.nodes}
     totals = _totals(variant.costs, groups)
+    experts: list[Experts | None] = []
+    for total, members in zip(totals, groups, strict=True):
+        mine, found = [nodes[i] for i in members.nodes], None
+        if any(node.experts != (0, 0) for node in mine):
+            found, total[:] = with_experts(mine, _pieces(total), key, idle)
+        experts.append(found)
     polynomials, numbers = _numbered(totals)
     ops = []
     for g, members in enumerate(groups):
@@ -483,7 +488,7 @@ def _op_graph(variant: Variant, key: tuple[bool, bool], breaks: tuple[int, ...],
                 shape=variant.shapes[result],
                 inputs=tuple(sorted({home[j] for i in members.nodes for j in nodes[i].inputs} - {g})),
                 costs=tuple(numbers[g]),
-                experts=_experts([nodes[i] for i in members.nodes], totals[g, QUANTITIES.index("weight")], key),
+                experts=experts[g],
             )
         )
     return OpGraph(ops=tuple(ops), polynomials=polynomials, breaks=breaks)
@@ -495,6 +500,11 @@ def _totals(costs: np.ndarray[Any, np.dtype[np.int64]], groups: Sequence[Group])
     home = [g for g, members in enumerate(groups) for _ in members.nodes]
     np.add.at(totals, home, costs[[i for members in groups for i in members.nodes]])
     return totals
+
+
+def _pieces(total: np.ndarray[Any, np.dtype[np.int64]]) -> list[Pieces]:
+    """Costs [quantity, piece, monomial] as integers of Python."""
+    return [tuple(map(tuple, quantity)) for quantity in total.tolist()]
 
 
 def _numbered(totals: np.ndarray[Any, np.dtype[np.int64]]) -> tuple[tuple[Pieces, ...], list[list[int]]]:

@@ -180,7 +180,7 @@ def wrong_experts(data: Mapping[str, Any], graph: ModelGraph) -> str:
     """A word if a config has experts and a step does not choose among as many of them; else empty."""
     mixtures = [part for part in parts(data) if part.get("is_moe") is not False]  # Doge has the number, and no experts
     counts = {part[key] for part in mixtures for key in _EXPERTS if isinstance(part.get(key), int)}
-    found = {op.experts.count for op in graph.step().ops if op.experts is not None}
+    found = {op.experts.working for op in graph.step().ops if op.experts is not None}
     return "" if not any(count > 1 for count in counts) or found & counts else "wrong experts"
 
 
@@ -196,7 +196,7 @@ def facts(graph: ModelGraph) -> str:
     bound = "choice of" if any(op.part == CHOSEN for op in ops) else "window"
     windows = [f"{bound} {each + 1}" for each in graph.step().breaks]
     windows += [f"chunk {mask.size}" for mask in graph.step().masks if mask.kind == CHUNKED]
-    experts = dict.fromkeys(f"{op.experts.top_k} of {op.experts.count} experts" for op in ops if op.experts is not None)
+    experts = dict.fromkeys(f"{op.experts} experts" for op in ops if op.experts is not None)
     caches = [word for word, kind in (("KV", "kv_load"), ("state", "state_load")) if kind in kinds]
     latent = ["latent KV" if each == "KV" and graph.provenance.get("mla") != "none" else each for each in caches]
     return ", ".join([*latent, *windows, *experts])

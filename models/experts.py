@@ -37,29 +37,41 @@ _BLOCK = 2**22
 class Experts:
     """The experts of one op. count: E. top_k: how many each token chooses. bytes: weight bytes of one expert.
 
+    idle: how many of them, the last ones, return the token and have no weights. bytes of them are never read.
     first, held: those that the device of the op has, where they are dealt out to several; held is 0 if it has all.
     share, shares: for an op that sends tokens to these experts, or brings back what these made of them: bytes are those of a
     token, and of the tokens of a step, divided over so many devices, it sends those of this one; shares is 0 for other ops.
-    flops: of one choice of a token, where experts are dealt out; 0 if all choices are of experts here.
+    flops: of one choice of a token, where some are not of experts here; 0 if all are.
     """
 
     count: int
     top_k: int
     bytes: int
+    idle: int = 0
     first: int = 0
     held: int = 0
     share: int = 0
     shares: int = 0
     flops: int = 0
 
+    def __str__(self) -> str:
+        return f"{self.top_k} of {self.working}" + (f" + {self.idle} idle" if self.idle else "")
+
+    @property
+    def working(self) -> int:
+        """Number of experts that have weights."""
+        return self.count - self.idle
+
     @property
     def here(self) -> range:
         """The experts that the device has."""
-        return range(self.first, self.first + (self.held or self.count))
+        return range(self.first, self.first + (self.held or self.working))
 
     def __post_init__(self) -> None:
         if not 1 <= self.top_k <= self.count:
             raise ValueError(f"expected each token to choose 1 to {self.count} experts, found {self.top_k}")
+        if not 0 <= self.idle < self.count:
+            raise ValueError(f"expected fewer idle experts than {self.count}, found {self.idle}")
 
 
 class Routing(Protocol):

@@ -37,6 +37,9 @@ OF_ALL = QUANTITIES.index("state_read")
 #: Fields of an op that are stored as they are.
 _COLUMNS = ("kind", "path", "layer", "part", "heads", "dtype", "shape", "inputs", "costs")
 
+#: Fields of experts as stored.
+_EXPERTS = ("count", "top_k", "bytes", "idle", "flops")
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class OpGraph:
@@ -197,7 +200,7 @@ class OpGraph:
         columns = {name: [getattr(op, name) for op in self.ops] for name in _COLUMNS}
         if not self.table[self.cost_index[OF_ALL:]].any():  # the quantities of states, which few models keep
             columns["costs"] = [costs[:OF_ALL] for costs in columns["costs"]]
-        columns["experts"] = [op.experts and (op.experts.count, op.experts.top_k, op.experts.bytes) for op in self.ops]
+        columns["experts"] = [op.experts and _written(op.experts) for op in self.ops]
         masks = {"masks": self.masks} if self.masks else {}
         return {"breaks": self.breaks, "polynomials": self.polynomials, "ops": columns, **masks}
 
@@ -217,7 +220,7 @@ class OpGraph:
             Op(
                 kind=kind, path=path, layer=layer, part=part, heads=heads, kv_heads=kv_heads if heads else 0, dtype=dtype,
                 shape=tuple(shape), inputs=tuple(inputs), costs=tuple(costs),
-                experts=experts and Experts(count=experts[0], top_k=experts[1], bytes=experts[2]),
+                experts=experts and Experts(**dict(zip(_EXPERTS, experts, strict=False))),
             )
             for kind, path, layer, part, heads, dtype, shape, inputs, costs, experts in zip(
                 *(columns[name] for name in (*_COLUMNS, "experts")),
@@ -225,6 +228,12 @@ class OpGraph:
             )
         )  # fmt: skip
         return cls(ops=ops, polynomials=tuple(polynomials), breaks=tuple(data["breaks"]), masks=masks)
+
+
+def _written(experts: Experts) -> tuple[int, ...]:
+    """The fields of experts as they were captured; the last ones only where some are idle."""
+    fields = tuple(getattr(experts, name) for name in _EXPERTS)
+    return fields if experts.idle else fields[:3]
 
 
 def terms(masks: Sequence[Mask]) -> int:
@@ -262,7 +271,7 @@ class ModelGraph:
     variants: Mapping[tuple[bool, bool], OpGraph]
 
     def __str__(self) -> str:
-        experts = f" with {self.experts.top_k} of {self.experts.count} experts a token" if self.experts is not None else ""
+        experts = f" with {self.experts} experts a token" if self.experts is not None else ""
         return f"{self.name}{experts}"
 
     def step(self, batch: int = 1, query: int = 1) -> OpGraph:

@@ -296,13 +296,20 @@ class _Labels:
 
     def _attention(self, indices: list[int]) -> None:
         """Label projections and rope by the operands of attention that they compute."""
+        scores = [i for i in indices if self.nodes[i].role == "scores"]
+        paths = dict.fromkeys(self.nodes[i].path for i in scores)
+        for path in paths:  # of one attention, or of several, one after another
+            self._one_attention(path, indices if len(paths) == 1 else [i for i in indices if self._is_in(path, i)])
+
+    def _is_in(self, path: str, i: int) -> bool:
+        return f"{self.nodes[i].path}.".startswith(f"{path}.")
+
+    def _one_attention(self, path: str, indices: list[int]) -> None:
+        """As `_attention`, of the attention at a path. indices: nodes of its layer, or its own if the layer has others."""
         among = set(indices)
         scores = [i for i in indices if self.nodes[i].role == "scores"]
         stores = [i for i in indices if self.nodes[i].role == KV_STORE]
-        if not scores:
-            return
-        path = self.nodes[scores[0]].path
-        own = {i for i in among if self.nodes[i].path == path or self.nodes[i].path.startswith(path + ".")}
+        own = {i for i in among if self._is_in(path, i)}
         roles = {*ROLES, KV_LOAD, KV_STORE}
         keys = {i for s in stores for i in self.nodes[s].sources[0]}
         values = {i for s in stores for i in self.nodes[s].sources[1]}

@@ -15,7 +15,7 @@ INDEX = Path(__file__).parent / "graphs" / "index.json"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Summary:
-    """Facts of a model. kv_bytes: bytes that a token appends to the KV cache. experts: that each token chooses, of how many."""
+    """Facts of a model. kv_bytes: that a token appends to the KV cache. experts: those that each token chooses, `6 of 64`."""
 
     parameters: int
     parameter_bytes: int
@@ -23,13 +23,12 @@ class Summary:
     layers: int
     hidden: int
     kv_bytes: int
-    experts: tuple[int, int] | None
+    experts: str | None
 
 
 def summaries() -> dict[str, Summary]:
     """The shipped models by name, in alphabetical order."""
-    found = json.loads(INDEX.read_text(encoding="utf-8"))
-    return {name: Summary(**facts | {"experts": facts["experts"] and tuple(facts["experts"])}) for name, facts in found.items()}
+    return {name: Summary(**facts) for name, facts in json.loads(INDEX.read_text(encoding="utf-8")).items()}
 
 
 def store(found: dict[str, Summary]) -> None:

@@ -347,14 +347,22 @@ class Recorder(TorchDispatchMode):
 
 
 def _layers_path(model: torch.nn.Module, layers: int) -> str:
-    """Path of the list of decoder layers: the outermost list of that many modules."""
-    lists = [
-        path for path, module in model.named_modules() if isinstance(module, torch.nn.ModuleList) and len(module) == layers
-    ]
-    if not lists:
+    """Path of the list of decoder layers: the outermost list of that many modules.
+
+    Where a layer attends several times (twice in LongCat-Flash), the config counts each time: then it is the only list that
+    is as far out as any and has a divisor of that many modules.
+    """
+    lists: dict[str, int] = {
+        path: len(module) for path, module in model.named_modules() if isinstance(module, torch.nn.ModuleList)
+    }
+    alike = [path for path, length in lists.items() if length == layers]
+    if alike:
+        return min(alike, key=lambda path: path.count("."))
+    depth = min((path.count(".") for path in lists), default=0)
+    outer = [path for path in lists if path.count(".") == depth]
+    if len(outer) != 1 or layers % lists[outer[0]]:
         raise InputError(f"{type(model).__name__} has no list of {layers} decoder layers")
-    outermost: str = min(lists, key=lambda path: str(path).count("."))
-    return outermost
+    return outer[0]
 
 
 def _hands_on(hidden: Any, result: Any) -> int | None:

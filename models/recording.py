@@ -24,6 +24,9 @@ CHOSEN = "chosen"
 #: Roles of the copies to a cache or a state; those of a layer become one op.
 STORES = (KV_STORE, STATE_STORE)
 
+#: Role of the copies to a cache or a state, a layer that uses it, and its number among those of the model.
+Key = tuple[str, int, int]
+
 #: Ops that only move a cache or a state.
 TRANSFERS = (KV_LOAD, STATE_LOAD, *STORES)
 
@@ -155,49 +158,49 @@ def _like_blocks(nodes: Sequence[Node], begin: int, end: int) -> list[range]:
 
 
 def with_transfers(nodes: Sequence[Node], storages: Mapping[int, Storage]) -> list[Node]:
-    """Nodes, no copies, with one load and one store of each layer's cache and state, in place of the ops that write them.
+    """Nodes, no copies, with one load and one store of each cache and state of a layer, in place of the ops that write them.
 
-    The loads come first in their layer and have no inputs. A load moves what is there from before the step once, however
-    many ops of the layer read it: afterwards it is on chip. A layer that reads the cache of another loads it again. An op that
-    reads the cache needs the load and the ops that made the new rows; nothing waits for a store.
+    The loads come first in their layer and have no inputs; that of a further cache of the layer comes first in its attention.
+    A load moves what is there from before the step once, however many ops of the layer read it: afterwards it is on chip. A
+    layer that reads the cache of another loads it again. An op that reads the cache needs the load and the ops that made the
+    new rows; nothing waits for a store.
     """
-    copies: dict[tuple[str, int], list[int]] = {}  # (role, layer) -> its copies, such as of the keys, then of the values
-    state_loads: dict[int, Node] = {}
+    copies: dict[Key, list[int]] = {}  # its copies, such as of the keys, then of the values
+    state_loads: dict[Key, Node] = {}
     for i, node in enumerate(nodes):
         if node.role in STORES:
-            copies.setdefault((node.role, node.layer), []).append(i)
+            copies.setdefault((node.role, node.layer, node.cache), []).append(i)
         elif node.role == STATE_LOAD:
-            state_loads[node.layer] = node
-    loads = _loads(nodes, copies, storages) | {(STATE_STORE, layer): node for layer, node in state_loads.items()}
-    begin: dict[int, int] = {}  # of each layer
-    for i, node in enumerate(nodes):
-        begin.setdefault(node.layer, i)
-    first_of: dict[int, list[tuple[str, int]]] = {}
-    for key in loads:
-        first_of.setdefault(begin[key[1]], []).append(key)
+            state_loads[STATE_STORE, node.layer, node.cache] = node
+    loads = _loads(nodes, copies, storages) | state_loads
+    first_of: dict[int, list[Key]] = {}
+    for key, i in _places(nodes, loads).items():
+        first_of.setdefault(i, []).append(key)
 
     result: list[Node] = []
     sources: dict[int, tuple[int, ...]] = {}  # node -> nodes of the result that an op which reads it needs
-    load_of: dict[tuple[str, int], int] = {}
+    load_of: dict[Key, int] = {}
     for i, node in enumerate(nodes):
         for key in first_of.get(i, ()):
             load_of[key] = len(result)
             result.append(loads[key])
         if node.role == STATE_LOAD:
-            sources[i] = (load_of[STATE_STORE, node.layer],)
+            sources[i] = (load_of[STATE_STORE, node.layer, node.cache],)
             continue
         inputs = set()
         for j in node.inputs:
             needed = set(sources[j])
             if nodes[j].role == KV_STORE and nodes[j].layer != node.layer:  # it loads the cache of another layer itself
-                needed = needed - {load_of[KV_STORE, nodes[j].layer]} | {load_of[KV_STORE, node.layer]}
+                cache = nodes[j].cache
+                needed = needed - {load_of[KV_STORE, nodes[j].layer, cache]} | {load_of[KV_STORE, node.layer, cache]}
             inputs |= needed
         if node.role not in STORES:
             sources[i] = (len(result),)
             node.inputs = tuple(sorted(inputs))
             result.append(node)
             continue
-        load, of_layer = load_of.get((node.role, node.layer)), copies[node.role, node.layer]
+        key = node.role, node.layer, node.cache
+        load, of_layer = load_of.get(key), copies[key]
         # An append needs neither the rows in front of its own, nor the other copy; a reader needs those rows, too.
         before = {load} if node.role == KV_STORE and load is not None else set()
         sources[i] = tuple(sorted(before | inputs))
@@ -207,23 +210,35 @@ def with_transfers(nodes: Sequence[Node], storages: Mapping[int, Storage]) -> li
     return result
 
 
-def _loads(
-    nodes: Sequence[Node], copies: Mapping[tuple[str, int], list[int]], storages: Mapping[int, Storage]
-) -> dict[tuple[str, int], Node]:
+def _places(nodes: Sequence[Node], loads: Mapping[Key, Node]) -> dict[Key, int]:
+    """The node before which each load comes."""
+    begin: dict[int, int] = {}  # of each layer
+    first: dict[tuple[str, int], int] = {}  # cache of each layer
+    for i, node in enumerate(nodes):
+        begin.setdefault(node.layer, i)
+    result = {}
+    for (role, layer, cache), load in loads.items():
+        inside = (i for i, node in enumerate(nodes) if f"{node.path}.".startswith(f"{load.path}."))
+        result[role, layer, cache] = begin[layer] if first.setdefault((role, layer), cache) == cache else next(inside)
+    return result
+
+
+def _loads(nodes: Sequence[Node], copies: Mapping[Key, list[int]], storages: Mapping[int, Storage]) -> dict[Key, Node]:
     """The load of each layer that reads a KV cache, its own or that of another."""
     caches: dict[int, list[Storage]] = {}
     for storage in storages.values():
         if storage.kind == "cache":
             caches.setdefault(storage.layer, []).append(storage)
     loads = {
-        (role, layer): _load(nodes[of_layer[0]], layer, caches[nodes[of_layer[0]].cache])
-        for (role, layer), of_layer in copies.items()
+        (role, layer, cache): _load(nodes[of_layer[0]], layer, caches[cache])
+        for (role, layer, cache), of_layer in copies.items()
         if role == KV_STORE
     }
     for node in nodes:
         for j in node.inputs:
-            if nodes[j].role == KV_STORE and nodes[j].layer != node.layer and (KV_STORE, node.layer) not in loads:
-                loads[KV_STORE, node.layer] = replace(_load(nodes[j], node.layer, caches[nodes[j].cache]), path=node.path)
+            key = KV_STORE, node.layer, nodes[j].cache
+            if nodes[j].role == KV_STORE and nodes[j].layer != node.layer and key not in loads:
+                loads[key] = replace(_load(nodes[j], node.layer, caches[nodes[j].cache]), path=node.path)
     return loads
 
 

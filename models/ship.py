@@ -46,7 +46,7 @@ def summary_of(model: ModelGraph) -> Summary:
         layers=model.layers,
         hidden=model.hidden,
         kv_bytes=int(model.step().costs(0)[QUANTITIES.index("kv_write")].sum()),
-        experts=None if model.experts is None else (model.experts.top_k, model.experts.count),
+        experts=None if model.experts is None else str(model.experts),
     )
 
 

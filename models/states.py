@@ -11,7 +11,7 @@ src/llama-memory-recurrent.cpp); `mapping.formats.state` says otherwise.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -31,11 +31,11 @@ class StateShapes:
     states: int
 
 
-def state_shapes(layers: Sequence[Any], beside: Sequence[Any] = ()) -> dict[int, StateShapes]:
+def state_shapes(layers: Sequence[Any], beside: Sequence[Any] = (), exact: Collection[int] = ()) -> dict[int, StateShapes]:
     """By layer, what layers of a transformers cache hold after a step of one sequence; those without a state are left out.
 
-    A convolution of width K needs K - 1 past inputs; transformers keeps K. beside: by layer, its state where the cache keeps
-    it outside of its layers, else something empty.
+    A convolution of width K needs K - 1 past inputs; transformers keeps K, but in layers `exact`, which keep what they need.
+    beside: by layer, its state where the cache keeps it outside of its layers, else something empty.
     """
     if len(beside):
         parts_of = {i: state for i, state in enumerate(beside) if len(state)}
@@ -44,13 +44,31 @@ def state_shapes(layers: Sequence[Any], beside: Sequence[Any] = ()) -> dict[int,
     for number, layer in enumerate(layers):
         conv, recurrent = getattr(layer, "conv_states", {}), getattr(layer, "recurrent_states", {})
         parts = StateShapes(
-            {i: (_window(t.shape), t.dtype) for i, t in conv.items() if t is not None},
+            {i: (tuple(t.shape) if number in exact else _window(t.shape), t.dtype) for i, t in conv.items() if t is not None},
             {i: (tuple(t.shape), t.dtype) for i, t in recurrent.items() if t is not None},
             max(len(conv), len(recurrent)),
         )
         if parts.conv or parts.recurrent:
             shapes[number] = parts
     return shapes
+
+
+def exact_windows(cache: Any, step: Callable[[], Any]) -> set[int]:
+    """The layers that keep as many past inputs of a convolution as they need. step: a further step of one token.
+
+    Their code joins past inputs and new ones itself, and hands the cache as many as it keeps; that of others hands it new ones.
+    """
+    found: set[int] = set()
+    update = cache.update_conv_state
+
+    def watched(conv_states: Any, layer_idx: int, *args: Any, **options: Any) -> Any:
+        if conv_states.shape[-1] > 1:
+            found.add(layer_idx)
+        return update(conv_states, layer_idx, *args, **options)
+
+    cache.update_conv_state = watched
+    step()
+    return found
 
 
 def _window(shape: tuple[int, ...]) -> tuple[int, ...]:

@@ -68,7 +68,7 @@ def _converted(
             unit = experts.bytes
             kept = _split(unit, storage, element, size)
             experts = replace(experts, bytes=kept)
-            stored = each_term(lambda term: term // unit * kept, polynomials[costs[WEIGHT]])
+            stored = each_term(lambda term: term * kept // unit, polynomials[costs[WEIGHT]])
         costs[WEIGHT] = polynomials.number(stored)
     dtype = formats.arithmetic_of(op, matmul=matrix) if multiplies(ops, op) else op.dtype
     return replace(op, costs=tuple(costs), experts=experts, dtype=dtype, weights=name or op.weights)

@@ -263,11 +263,13 @@ class _Builder:
         costs = tuple(
             cost if name in kept else self._shared(cost, share) for name, cost in zip(QUANTITIES, op.costs, strict=True)
         )
-        experts = op.experts and replace(op.experts, bytes=_rounded_up(op.experts.bytes, share))
+        experts = op.experts and replace(
+            op.experts, bytes=_rounded_up(op.experts.bytes, share), flops=_rounded_up(op.experts.flops, share)
+        )
         if op.experts is not None and self.sharding.dealt:
             captured = self.captured.polynomials[op.costs[FLOPS]][0]  # of all choices of each token
-            held, choice = op.experts.count // self.sharding.devices, sum(captured) // op.experts.top_k
-            experts = replace(op.experts, held=held, flops=choice)
+            held, choice = op.experts.working // self.sharding.devices, sum(captured) // op.experts.top_k
+            experts = replace(op.experts, held=held, flops=op.experts.flops or choice)
         heads = op.heads // self.sharding.devices if op.kv_heads else int(op.heads * self.sharding.kv_share)
         return replace(
             op, inputs=inputs, costs=costs, experts=experts, heads=heads, kv_heads=int(op.kv_heads * self.sharding.kv_share)
@@ -292,7 +294,7 @@ class _Builder:
             )
             made = result_bytes(self.captured, last, self.compare)
             token = sum(made[0]) // experts.top_k
-            held, shares = experts.count // self.sharding.devices, self.sharding.devices
+            held, shares = experts.working // self.sharding.devices, self.sharding.devices
             most = each_term(lambda term: _rounded_up(term, Fraction(1, experts.top_k * shares)), made)
             number = self.polynomials.number(most)
             at = self._sent(i, kind, number)
@@ -352,7 +354,7 @@ def _refuse_heads(devices: int, heads: int, kv_heads: int) -> None:
 
 def _refuse_experts(ops: OpGraph, devices: int) -> None:
     """Raise ConfigError if there are no experts, or they do not divide."""
-    count = next((op.experts.count for op in ops.ops if op.experts is not None), 0)
+    count = next((op.experts.working for op in ops.ops if op.experts is not None), 0)
     if not count:
         raise ConfigError("mapping.parallel.expert", "expected 1: the model has no experts")
     if count % devices:

@@ -11,6 +11,19 @@ from contextlib import contextmanager
 from difflib import get_close_matches
 from pathlib import PurePath
 
+#: Names of number formats that mean the same.
+_FORMATS = (
+    ("bf16", "bfloat16"),
+    ("fp16", "float16", "f16", "half"),
+    ("fp32", "float32", "f32", "float"),
+    ("fp8", "float8_e4m3fn", "float8", "float8_e4m3", "fp8_e4m3", "e4m3"),
+    ("fp4", "float4_e2m1fn_x2", "float4", "e2m1"),
+    ("q4_K", "q4_k_m", "q4_k_s"),
+)
+
+#: Number formats of as many bits, which are suggested where the first is not known.
+_AS_LARGE = {"fp16": "bf16", "float16": "bf16", "f16": "bf16", "half": "bf16", "fp8_e5m2": "fp8", "float8_e5m2": "fp8"}
+
 
 def one_line(text: str) -> str:
     """A text on one line, with escapes for what a terminal would not print as it is, such as control characters."""
@@ -61,9 +74,18 @@ def about(key: str) -> Iterator[None]:
 def nearest(word: str, valid: Iterable[str]) -> str:
     """Return `` (did you mean 'x'?)`` for the valid name closest to `word`, or an empty string.
 
-    If `word` has three letters or more, names that begin with it are preferred: `h100` is closer to `h100-sxm` than to `h200`.
+    Another name of the same number format is the closest (`float16` for `fp16`). If `word` has three letters or more, names
+    that begin with it are preferred then: `h100` is closer to `h100-sxm` than to `h200`.
     """
-    return _hint(_closest(str(word), {v: v for v in valid}))
+    word, names = str(word), tuple(valid)
+    format_ = same_format(word, names) or same_format(_AS_LARGE.get(word.lower(), ""), names)
+    return _hint(format_ or _closest(word, {v: v for v in names}))
+
+
+def same_format(word: str, valid: Iterable[str]) -> str | None:
+    """The valid name of the number format that `word` names, None if it names none, or no name of it is valid."""
+    names, word = set(valid), word.lower().removeprefix("torch.")
+    return next((name for group in _FORMATS if word in map(str.lower, group) for name in group if name in names), None)
 
 
 def nearest_file(name: str, files: Iterable[str]) -> str:

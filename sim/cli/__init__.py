@@ -6,6 +6,7 @@ Each command is a module of its own, imported on first use, so that `sim --help`
 from __future__ import annotations
 
 import os
+import re
 import signal
 import sys
 from collections.abc import Iterator
@@ -115,6 +116,13 @@ def cli() -> None:
     """Where does LLM decode wait? Simulate engines that share a memory channel."""
 
 
+def _nearest_choice(error: click.ClickException) -> str:
+    """A hint to the nearest of the choices of an option, empty if the error is about something else."""
+    choices = getattr(getattr(getattr(error, "param", None), "type", None), "choices", None)
+    found = re.search(r"'([^']*)' is not one of", error.message)
+    return nearest(found[1], choices) if choices and found else ""
+
+
 def main(arguments: list[str] | None = None) -> None:
     """Run the command line and exit; entry point of the `sim` command."""
     if sys.stdout is None:
@@ -131,7 +139,8 @@ def main(arguments: list[str] | None = None) -> None:
         click.echo(error.format_message(), err=True)
         status = 2
     except click.ClickException as error:  # wrong options: click's own words, in one line
-        click.echo(f"error: {one_line(' '.join(error.format_message().split()))}", err=True)
+        text, hint = one_line(" ".join(error.format_message().split())), _nearest_choice(error)
+        click.echo(f"error: {text.removesuffix('.') + hint if hint else text}", err=True)
         status = 2
     except InputError as error:
         click.echo(f"error: {error}", err=True)

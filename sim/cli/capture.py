@@ -74,7 +74,7 @@ def _of_distinct_experts(graph: OpGraph, costs: IntArray) -> bool:
 
     costs: [quantity, op], in which every choice of every token counts.
     """
-    most = [op.experts.count * op.experts.bytes if op.experts is not None else None for op in graph.ops]
+    most = [op.experts.working * op.experts.bytes if op.experts is not None else None for op in graph.ops]
     weight = costs[QUANTITIES.index("weight")]
     over = [i for i, limit in enumerate(most) if limit is not None and weight[i] > limit]
     for i in over:

@@ -25,9 +25,8 @@ def _models() -> list[tuple[str, ...]]:
     rows = list[tuple[str, ...]]()
     for name, model in summaries().items():
         size = f"{format_bytes(model.parameter_bytes)} {model.dtype}"
-        experts = "{} of {}".format(*model.experts) if model.experts is not None else ""
-        facts = (f"{model.parameters:,}", size, str(model.layers), str(model.hidden), f"{model.kv_bytes:,} B", experts)
-        rows.append((name, *facts))
+        kv = f"{model.kv_bytes:,} B"
+        rows.append((name, f"{model.parameters:,}", size, str(model.layers), str(model.hidden), kv, model.experts or ""))
     return rows
 
 

@@ -9,6 +9,7 @@ import click
 
 import models.library
 import sim.scenario
+from models.config import resolve
 from sim.base.errors import InputError, unknown
 from sim.base.files import check_output
 from sim.machine.presets import PRESETS, find
@@ -26,7 +27,7 @@ SCHEMA = Path(sim.__file__).with_name("schema.json")
 def command(path: Path | None, model: str | None, device: str | None, use: str | None) -> None:
     """Write a commented scenario to begin with. On a terminal it asks for what is not given.
 
-    FILE is by default MODEL-DEVICE.yaml; a file that exists stays as it is.
+    FILE is by default MODEL-DEVICE.yaml; a file that exists stays as it is. A model that does not ship is captured first.
     """
     model = model or _asked("model", "Which model? A name of `sim list models`, an id on the hub, or a config.json")
     if "/" not in model and not model.endswith(".json") and model not in models.library.names():
@@ -38,7 +39,13 @@ def command(path: Path | None, model: str | None, device: str | None, use: str |
     path = path or Path(f"{Path(model).stem if model.endswith('.json') else model.rpartition('/')[2]}-{device}.yaml")
     check_output(path)
     text = starter(model, device, use, title=find(device).title, schema=str(SCHEMA))
-    sim.scenario.parse(text, str(path), known=known_names())
+    if path.exists():
+        raise InputError(f"{path}: expected a new file, found one that exists")
+    scenario = sim.scenario.parse(text, str(path), known=known_names())
+    try:
+        models.library.load(resolve(model, scenario.folder))  # so that a model that cannot be captured gets no scenario
+    except InputError as error:
+        raise InputError(f"--model: {error}") from None
     try:
         with path.open("x", encoding="utf-8") as file:
             file.write(text)

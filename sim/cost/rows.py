@@ -19,7 +19,7 @@ from models.experts import M_CONTEXT, M_QUERY, Count, counted_of
 from models.graph import QUANTITIES, IntArray, Members, StepLanes
 from models.masks import pairs
 from models.op import MONOMIALS
-from sim.base.errors import ConfigError
+from sim.base.errors import ConfigError, same_format
 from sim.base.integers import mul_div_up
 from sim.base.kernel import kernel, launch, loaded
 from sim.base.memo import Memo
@@ -265,7 +265,9 @@ def rows_of(graph: TaskGraph, machine: Rates) -> Rows:
         if peak is None:
             task = int(first[np.flatnonzero((dtypes == dtype) & has_flops)[0]])
             known = "" if isinstance(machine.flops, int) else ", ".join(machine.flops)
-            message = f"op {graph.kind_of(task)!r} computes in {dtype}, known here: {known}"
+            written = None if isinstance(machine.flops, int) else same_format(dtype, machine.flops)
+            advice = f"; write {dtype} instead of {written}" if written is not None else ""
+            message = f"op {graph.kind_of(task)!r} computes in {dtype}, known here: {known}{advice}"
             raise ConfigError("hardware.engines.flops", message)
         row[dtypes == dtype, R_PEAK], row[dtypes == dtype, R_PEAK_OF] = fraction(peak)
     return Rows(of, row, np.ascontiguousarray(term), routed)

@@ -6,6 +6,7 @@ import re
 from collections import Counter
 from pathlib import Path
 from statistics import median
+from typing import Any
 
 import pytest
 
@@ -24,7 +25,10 @@ from benchmarks.fidelity.public import (
     two_lines,
 )
 from benchmarks.pages import BY_HAND
+from models.graph import QUANTITIES
 from sim.machine.presets import PRESETS, find
+from sim.runs.model import op_graphs
+from sim.scenario import from_dict
 
 ROOT = Path(__file__).parents[2]
 PAGE = (ROOT / "docs/reference/fidelity_public.md").read_text(encoding="utf-8")
@@ -160,6 +164,29 @@ def test_no_figure_moves_its_weights_faster_than_the_memory(preset: str, weights
     at_least, bound = bytes_read / bandwidth, seconds(FOUND, each, "roofline")
     assert at_least <= bound <= measured(each)
     assert bound < 1.05 * at_least
+
+
+#: Format of llama-2-7b in gpt-fast, and its README's tokens/s with the bandwidth in GB/s, on one A100.
+GPT_FAST: dict[str, tuple[dict[str, Any], float, float]] = {
+    "bf16": ({}, 104.9, 1397.31),
+    "int8": ({"weights": {"default": "int8", "embedding": "bf16"}, "group": 4096, "scale": 2}, 155.58, 1069.20),
+    "int4 g32": ({"weights": {"default": "int4", "embedding": "bf16"}, "group": 32, "scale": 4}, 196.80, 862.69),
+}
+
+
+@pytest.mark.parametrize("name", GPT_FAST)
+def test_bandwidths_of_gpt_fast_are_those_of_all_weights(name: str) -> None:
+    """gpt-fast multiplies tokens/s by the bytes of all weights, with the embedding, of which a step reads one row.
+
+    Its tokens/s are the mean of five runs and its bandwidth that of the last one, which differ by up to 1.2 % (bf16).
+    """
+    formats, speed, bandwidth = GPT_FAST[name]
+    written = {"model": {"config": "llama-2-7b"}, "mapping": {"formats": formats}}
+    ops = op_graphs(from_dict(written))[1][False, False]
+    read = int(ops.costs(5)[QUANTITIES.index("weight")].sum())
+    counted = read + (32000 - 1) * 4096 * 2
+    assert row("a100-80g-sxm", name).value == speed
+    assert bandwidth * 1e9 / counted == pytest.approx(speed, rel={"bf16": 0.012, "int8": 0.0003, "int4 g32": 0.002}[name])
 
 
 @pytest.mark.slow

@@ -25,6 +25,7 @@ def before_all_else(folder: Path) -> dict[str, str]:
     [
         (["llama-3.2-1"], "unknown model config 'llama-3.2-1' (did you mean 'llama-3.2-1b'?)"),
         (["gpt2", "--device", "tpu"], "'tpu' is not one of 'cpu', 'cuda', 'mps'"),
+        (["gpt2", "--dtype", "bf16"], "'float16', 'float32' (did you mean 'bfloat16'?)"),
         (["gpt2", "--trace", "a.html"], "trace file 'a.html': expected a name that ends in .pftrace"),
         (["gpt2", "--trace", "a.json"], "--trace: expected a name that ends in .pftrace or .pftrace.gz, found 'a.json'"),
         (["gpt2", "--band", "5"], "--band: expected --profile DEVICE.yaml as well"),

@@ -182,6 +182,17 @@ def test_new_keeps_a_file_that_exists(sim: Sim, tmp_path: Path) -> None:
     assert (tmp_path / "mine.yaml").read_text() == "model: mine\n"
 
 
+def test_new_writes_nothing_for_a_model_that_cannot_run(sim: Sim, tmp_path: Path) -> None:
+    (tmp_path / "encoder").mkdir()
+    (tmp_path / "encoder" / "config.json").write_text(json.dumps({"model_type": "bert", "is_decoder": False}))
+    failed = sim("new", "mine.yaml", "--model", "./encoder", "--device", "l4", "--use", "one", status=2)
+    (tmp_path / "other.yaml").write_text("model: {config: ./encoder}\n")
+    checked = sim("check", "other.yaml", status=2).stderr
+    assert failed.stderr == checked.replace("other.yaml:1:17: model.config", "--model")
+    assert "encoder-only" in failed.stderr
+    assert not (tmp_path / "mine.yaml").exists()
+
+
 def test_new_asks_a_person_and_nobody_else(process: Sim, tmp_path: Path) -> None:
     failed = process("new", "--model", "gpt2", "--use", "one", stdin=subprocess.DEVNULL, status=2)
     assert failed.stderr == "error: expected --device, because there is no terminal to ask\n"

@@ -79,6 +79,11 @@ LOOPS: dict[str, dict[str, Any]] = {
         "ffn_config": {"ffn_hidden_size": 16, "moe_num_experts": 4, "moe_top_k": 2},
         "attn_config": {"kv_n_heads": 2, "clip_qkv": 8, "rope_theta": 500000},
     },
+    "longcat_flash": {  # two of six experts return the token
+        "num_layers": 1, "hidden_size": 32, "ffn_hidden_size": 48, "expert_ffn_hidden_size": 16, "vocab_size": 64,
+        "num_attention_heads": 4, "q_lora_rank": 16, "kv_lora_rank": 16, "qk_nope_head_dim": 8, "qk_rope_head_dim": 4,
+        "head_dim": 4, "v_head_dim": 8, "n_routed_experts": 4, "zero_expert_num": 2, "moe_topk": 2,
+    },
 }  # fmt: skip
 
 

@@ -158,6 +158,22 @@ def test_layers_that_keep_a_state_and_see_a_window_or_all_tokens() -> None:
     }
 
 
+def test_windows_that_are_kept_as_they_are_needed() -> None:
+    """Zaya: two convolutions of width 2 over queries and keys need two past inputs, and half of the values the last token."""
+    data = {
+        "model_type": "zaya", "num_hidden_layers": 2, "hidden_size": 64, "vocab_size": 128, "num_attention_heads": 4,
+        "num_key_value_heads": 2, "head_dim": 16, "num_experts": 4, "moe_intermediate_size": 16, "router_hidden_size": 8,
+    }  # fmt: skip
+    with quiet():
+        nodes = record(build(hf_config(ModelConfig(name="small", data=data)), "bfloat16"), (3, 2, 1000)).nodes
+    moved = {(node.name, node.layer): sum(node.costs) for node in nodes if node.name in ("kv_load", "state_load")}
+    state = 4 * (2 * (4 + 2) * 16 + 2 * 16 // 2)
+    assert moved == {
+        **{("kv_load", layer): 3 * 1000 * 2 * 2 * 16 * 2 for layer in (0, 1)},
+        **{("state_load", layer): 3 * state for layer in (0, 1)},
+    }
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("model_type", FAMILIES)
 def test_families(model_type: str) -> None:

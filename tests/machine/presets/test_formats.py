@@ -176,6 +176,13 @@ def test_arithmetic_whose_peak_is_not_known_is_an_error() -> None:
         on_engine({"down": "fp8"})
 
 
+def test_a_peak_under_another_name_is_named() -> None:
+    """Rates of arithmetic are written as torch names formats."""
+    written = {"model": {"config": "llama-3.2-1b", "layers": 1}, "hardware": {"engines": {"flops": {"bf16": "1 TFLOP/s"}}}}
+    with pytest.raises(InputError, match=r"computes in bfloat16, known here: bf16; write bfloat16 instead of bf16$"):
+        plan(from_dict(written))
+
+
 def test_the_summary_names_the_arithmetic() -> None:
     def line(**mapping: object) -> str:
         written = {"model": {"config": "llama-3.2-1b", "layers": 1}, "mapping": mapping}
