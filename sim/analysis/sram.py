@@ -2,29 +2,51 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from typing import NamedTuple
+
 import numpy as np
 
+from sim.log.columns import Ints
 from sim.log.derived import cost_blocks
 from sim.log.tables import EventLog
 from sim.mapping.operands import operand_bytes, operands_of
+from sim.mapping.tasks import TaskGraph
 
 
-def most_in_use(log: EventLog) -> int:
-    """The most bytes of operands that are in use at one time."""
-    times, sizes = [np.zeros(0, dtype=np.int64)], [np.zeros(0, dtype=np.int64)]
+class Uses(NamedTuple):
+    """Operands of a block of steps of one graph.
+
+    task: [operand], which loads it. begin, end: ps, and size: bytes, [operand, step].
+    """
+
+    graph: TaskGraph
+    task: Ints
+    begin: Ints
+    end: Ints
+    size: Ints
+
+
+def uses(log: EventLog) -> Iterator[Uses]:
+    """The operands of all steps, block by block."""
     for graph, steps, costs in cost_blocks(log):
         operands = operands_of(graph)
         if not len(operands.task):
             continue
         first = log.steps.first[steps]  # [step]
-        size = operand_bytes(graph, operands, costs)  # [operand, step]
         begin = log.tasks.start[first + operands.task[:, None]]
         user = np.repeat(np.arange(len(graph)), np.diff(operands.used_start))  # [use], as is `load`
         load = operands.number(len(graph))[operands.used]
         end = np.zeros_like(begin)
         np.maximum.at(end, load, log.tasks.end[first + user[:, None]])
-        times += [begin.ravel(), end.ravel()]
-        sizes += [size.ravel(), -size.ravel()]
-    time, change = np.concatenate(times), np.concatenate(sizes)
-    order = np.lexsort((change, time))  # what is freed at an instant comes first
+        yield Uses(graph, operands.task, begin, end, operand_bytes(graph, operands, costs))
+
+
+def most_in_use(log: EventLog) -> int:
+    """The most bytes of operands that are in use at one time."""
+    none = np.zeros(0, dtype=np.int64)
+    found = [(use.begin.ravel(), use.end.ravel(), use.size.ravel()) for use in uses(log)]
+    begin, end, size = (np.concatenate(columns) for columns in zip((none, none, none), *found, strict=True))
+    change = np.concatenate([size, -size])
+    order = np.lexsort((change, np.concatenate([begin, end])))  # what is freed at an instant comes first
     return int(np.cumsum(change[order]).max(initial=0))

@@ -73,19 +73,32 @@ def _queues(log: EventLog, runs: Ints) -> tuple[Ints, Ints]:
             (tasks.ready, tasks.start, held[tasks.ready[held] < tasks.start[held]]),
         )
     )
-    starts = (tasks.start[holds], tasks.ready[waits], runs[0])
-    ends = (tasks.end[holds], tasks.start[waits], runs[1])
-    time = np.concatenate([*starts, *ends])
-    order = np.argsort(time, kind="stable")
-    time = time[order]
-    counts = []  # of tasks on engines, of tasks that wait for one, of channels' runs: after each time
-    for which in range(len(starts)):
-        change = [np.full(len(each), sign if i == which else 0, dtype=np.int64)
-                  for sign, columns in ((1, starts), (-1, ends)) for i, each in enumerate(columns)]  # fmt: skip
-        counts.append(np.cumsum(np.concatenate(change)[order]))
-    busy, waiting, serving = counts
+    time, (busy, waiting, serving) = counts_over_time(
+        (tasks.start[holds], tasks.end[holds]), (tasks.ready[waits], tasks.start[waits]), (runs[0], runs[1])
+    )
     on = ((busy == log.engines) & (waiting > 0) & (serving == 0))[:-1] & (time[:-1] < time[1:])
     return time[:-1][on], time[1:][on]
+
+
+def counts_over_time(*groups: tuple[Ints, Ints]) -> tuple[Ints, list[Ints]]:
+    """All begins and ends [edge] of groups of intervals, in order of time, and how many of each group last after each of them.
+
+    groups: begin, end [interval].
+    """
+    edges = [edge for number in (0, 1) for edge in (group[number] for group in groups)]  # all begins, then all ends
+    time = np.concatenate(edges)
+    order = np.argsort(time, kind="stable")
+    counts = []
+    for which in range(len(groups)):
+        change = [np.full(len(edge), (1, -1)[i // len(groups)] if i % len(groups) == which else 0, dtype=np.int64)
+                  for i, edge in enumerate(edges)]  # fmt: skip
+        counts.append(np.cumsum(np.concatenate(change)[order]))
+    return time[order], counts
+
+
+def stretches(begin: Ints, before: Ints) -> tuple[Ints, Ints]:
+    """Begin and end of the stretches of a clock of `Causes`."""
+    return begin, begin + np.diff(before)
 
 
 def _outside(begin: Ints, end: Ints, runs: Ints) -> npt.NDArray[np.bool_]:

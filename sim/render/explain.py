@@ -11,9 +11,10 @@ from rich.table import Table
 from rich.text import Text
 
 from sim.analysis.blame import Matrix
+from sim.analysis.occupancy import Occupancy
 from sim.analysis.parts import PARTS
-from sim.base.units import format_time
-from sim.render import breakdown
+from sim.base.units import format_bytes, format_time
+from sim.render import breakdown, sram
 from sim.render.narrow import Fitting
 from sim.render.terminal import above
 from sim.runs.result import Result
@@ -50,6 +51,8 @@ def render(result: Result) -> RenderableType:
     ):
         if by_kind.largest(1):
             sections += _section(title, _blame(owners[found.owner], by_owner, by_kind, alone))
+    if result.occupancy is not None and result.occupancy.wait:
+        sections += _section("What SRAM held while loads waited for space", _held(result.occupancy))
     sections += _section("Critical path of the run", _critical(result))
     sections += _section("Bounds", _bounds(result))
     return Group(*sections)
@@ -137,6 +140,16 @@ def _causes(what: str, matrix: Matrix, alone: str) -> Fitting:
     for who, whom, ps in matrix.largest(FEW):
         table.add_row(who, format_time(ps), alone if whom == "alone" else whom)
     return table
+
+
+def _held(found: Occupancy) -> RenderableType:
+    """Operands that held SRAM, by kind: the mean of their bytes while loads waited, and their share of the wait."""
+    itself = ("of it for SRAM itself",) if found.wait_sram else ()
+    table = _table("operands", "held on average", "share of the wait", *itself, drop=(*itself, "held on average"))
+    for each in found.by_kind[:MANY]:
+        cells = format_bytes(each.byte_ps // found.wait), f"{each.wait / found.wait:.1%}"
+        table.add_row(sram.title(each), *cells, *(format_time(each.wait_sram) for _ in itself))
+    return Group(Text(f"{format_bytes(found.most)} of {format_bytes(found.capacity)} in use at most"), table)
 
 
 def _critical(result: Result) -> Table:

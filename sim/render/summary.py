@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from sim.analysis.parts import LINK, WAIT_LINK
-from sim.render import breakdown, energy, requests
+from sim.render import breakdown, energy, requests, sram
 from sim.render.rows import Index, Rows, plain
 from sim.runs.result import Result, Timing
 
@@ -60,6 +60,7 @@ def summary_rows(
         "breakdown_ps": breakdown.totals(result),
         "blame": breakdown.blame(result.blame, result.plan.rules) if causes and result.log.has_rows else None,
         "critical_path": breakdown.critical_path(result) if causes and result.log.has_rows else None,
+        **(sram.data(result) if causes else {}),
         **energy.data(result),
         "extrapolations": [{"kind": d.kind, "ops": d.ops, "share": d.share, "why": d.why} for d in result.extrapolations],
         "notes": list(result.plan.notes),

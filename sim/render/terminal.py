@@ -16,7 +16,7 @@ from sim.base.quantities import BANDWIDTH
 from sim.base.units import format_bytes, format_rate, format_time
 from sim.log import derived
 from sim.machine.machine import TIER_PATHS, Path
-from sim.render import breakdown, energy, narrow, requests
+from sim.render import breakdown, energy, narrow, requests, sram
 from sim.render.narrow import Fitting, fitted, glued
 from sim.runs.machine import one_port_at_a_time
 from sim.runs.result import Result
@@ -47,6 +47,8 @@ def render(result: Result, *, verbose: bool = False) -> RenderableType:
         facts.add_row("links", glued(links))
     for tier, moved in _tiers(result):
         facts.add_row(tier, glued(moved))
+    if (occupied := sram.line(result)) is not None:
+        facts.add_row("SRAM", glued(occupied))
     facts.add_row("engines", glued(_engines(result)))
     if log.step_overhead:
         total = f", {format_time(log.step_overhead * len(log.steps))} in all" if len(log.steps) else ""

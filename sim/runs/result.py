@@ -14,6 +14,7 @@ from sim.analysis.critical_path import CriticalPath, critical_path
 from sim.analysis.energy import Energy
 from sim.analysis.goodput import Goodput, goodput
 from sim.analysis.metrics import Metrics, Tokens
+from sim.analysis.occupancy import Occupancy, occupancy
 from sim.analysis.parts import PARTS
 from sim.analysis.power import Power, power
 from sim.analysis.requests import Requests
@@ -89,6 +90,13 @@ class Result:
     def blame(self) -> Blame:
         """Causes of waits for engines and channels. Raises InputError if ops were not recorded."""
         return blame(self.rows("blame"), self.plan.rules, self.breakdown)
+
+    @cached_property
+    def occupancy(self) -> Occupancy | None:
+        """Operands that held SRAM while loads waited; None if it is unbounded. Raises InputError if ops were not recorded."""
+        if self.plan.rules.sram is None:
+            return None
+        return occupancy(self.rows("the occupancy of SRAM"), self.plan.rules, self.breakdown)
 
     @cached_property
     def critical_path(self) -> CriticalPath:

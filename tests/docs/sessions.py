@@ -91,7 +91,7 @@ SESSIONS = (
         question="An accelerator for Llama 3.1 8B: how many engines, and how much bandwidth?",
         steps=(
             Step(type="sim run chip.yaml --no-trace", files=(("chip.yaml", CHIP),),
-                 keep=("makespan", "tokens", "memory", "engines", "bounds", "is ")),
+                 keep=("makespan", "tokens", "memory", "SRAM", "engines", "bounds", "is ")),
             Step(type="sim explain chip.yaml", keep=(*HELP, "fewer", "SRAM", "unbounded")),
             Step(say="The channel is the limit. How many engines does a faster one need?",
                  type="sim sweep chip.yaml --over hardware.engines.count=2,4,8,16 "

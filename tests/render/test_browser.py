@@ -109,6 +109,15 @@ def test_energy_has_a_section_where_figures_are_known(page: Path, opened: Open, 
     assert sum(sum(row[1:]) for row in cells(browser, "energy-machine")) == data["total_fj"]
 
 
+def test_operands_in_sram_have_a_table_where_it_is_bounded(page: Path, opened: Open, tmp_path: Path) -> None:
+    assert opened(page).evaluate("document.getElementById('sram').hidden") is True
+    bounded = ("weights_half_on_chip", "--set", "model.layers=2")
+    call("report", *bounded, "-o", str(tmp_path / "page.html"), "--no-what-if")
+    browser, data = opened(tmp_path / "page.html"), numbers(*bounded)["sram"]
+    shown = cells(browser, "sram")
+    assert [row[1] for row in shown] == [round(row["byte_ps"] / data["wait_ps"]) for row in data["by_kind"]]
+
+
 def test_the_timeline_knows_the_tasks(page: Path, opened: Open) -> None:
     browser, data = opened(page), numbers("two_tokens_4_engines")
     busy = browser.evaluate(

@@ -46,3 +46,13 @@ def test_ops_of_a_window_are_kept_whatever_is_recorded() -> None:
     assert len(result.window.steps) == 2, "known tokens overlap: both steps are under way"
     with pytest.raises(sim.InputError, match=r"record: expected all for a page, found steps"):
         result.rows("a page")
+
+
+def test_operands_in_sram_are_shown_where_it_is_bounded_and_ops_are_recorded() -> None:
+    assert "sram" not in summary("two_tokens_4_engines")
+    assert summary("weights_half_on_chip", "record=steps")["sram"] is None
+    data = summary("weights_half_on_chip")
+    assert data["sram"]["most_bytes"] <= data["sram"]["bytes"] < 160_000_000, "what resident weights leave"
+    for table in (data["sram"]["by_kind"], data["sram"]["by_layer"]):
+        assert sum(row["wait_ps"] for row in table) == data["sram"]["wait_ps"] > 0
+        assert sum(row["wait_sram_ps"] for row in table) == data["breakdown_ps"]["total"]["wait_sram"]

@@ -179,6 +179,17 @@ function blame() {
   return show;
 }
 
+/** Operands that held SRAM while loads waited for space, where it is bounded. */
+function sram() {
+  const data = summary.sram;
+  $("sram").hidden = !data?.wait_ps;
+  if (!data?.wait_ps) return;
+  const columns = [["operands", (k) => (k.operand === "weights" ? `${k.kind} weights` : k.operand)],
+    ["held on average", (k) => size(Math.round(k.byte_ps / data.wait_ps))], ["of the wait", (k) => share(k.wait_ps / data.wait_ps)]];
+  if (data.wait_sram_ps) columns.push(["of it for SRAM itself", (k) => ps(k.wait_sram_ps)]);
+  $("sram").append(table(`What SRAM held while loads waited for space; ${bytes(data.most_bytes)} of ${bytes(data.bytes)} in use at most`, columns, data.by_kind.slice(0, ROWS)));
+}
+
 function roofline() {
   const data = analyses.roofline, some = data.kinds.length > 0;
   $("roofline-lead").textContent = !some ? "The ops of this run have times, but no FLOPs: there is nothing to place under a roof."
@@ -194,7 +205,7 @@ function roofline() {
 
 async function main() {
   const sections = { figures: () => $("figures").append(...figureList(figures(summary, facts))), bounds: () => $("bounds-table").append(boundsTable(summary)),
-    help, path, kinds, machine, checks, breakdown, energy, requests, blame, roofline };
+    help, path, kinds, machine, checks, breakdown, energy, requests, blame, sram, roofline };
   const charts = Object.entries(sections).map(([id, fill]) => [id, guarded(id === "figures" || id === "checks" ? "notes" : id, fill)]).filter(([, draw]) => typeof draw === "function");
   const draw = () => charts.forEach(([id, chart]) => guarded(id, chart));
   draw();

@@ -1,0 +1,54 @@
+"""Occupancy of SRAM: as plain data for the JSON, and as text for the terminal."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from sim.analysis.occupancy import Held, Occupancy
+from sim.base.units import format_bytes
+from sim.runs.result import Result
+
+NAMED = 4  # kinds of operands that the line of the summary names
+
+
+def data(result: Result) -> dict[str, Any]:
+    """The key `sram` of a summary, None if ops were not recorded; empty if SRAM is unbounded."""
+    if result.plan.rules.sram is None:
+        return {}
+    found = result.occupancy if result.log.has_rows else None
+    if found is None:
+        return {"sram": None}
+
+    def rows(held: tuple[Held, ...], of: str) -> list[dict[str, Any]]:
+        return [
+            {"operand": h.operand, of: h.of, "byte_ps": h.byte_ps, "wait_ps": h.wait, "wait_sram_ps": h.wait_sram} for h in held
+        ]
+
+    return {
+        "sram": {
+            "bytes": found.capacity, "most_bytes": found.most, "wait_ps": found.wait, "wait_sram_ps": found.wait_sram,
+            "by_kind": rows(found.by_kind, "kind"), "by_layer": rows(found.by_layer, "layer"),
+        }
+    }  # fmt: skip
+
+
+def line(result: Result) -> str | None:
+    """Line of the summary; None if SRAM is unbounded, or if ops were not recorded."""
+    found = result.occupancy if result.log.has_rows else None
+    if found is None:
+        return None
+    most = f"{format_bytes(found.most)} of {format_bytes(found.capacity)} in use at most"
+    if not found.wait:
+        return f"{most}; no load waited for space"
+    named = ", ".join(f"{title(each)} {share(each, found)}" for each in found.by_kind[:NAMED])
+    return f"{most}; while loads waited for space, it held {named}"
+
+
+def title(held: Held) -> str:
+    """Name of a kind of operands: `gate_proj weights`, `kv_load` for the KV cache."""
+    return f"{held.of} {held.operand}" if held.operand == "weights" else held.operand
+
+
+def share(held: Held, of: Occupancy) -> str:
+    """Share of the wait for space."""
+    return f"{held.wait / of.wait:.0%}"
