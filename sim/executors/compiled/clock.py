@@ -1,4 +1,4 @@
-"""What happens next at channels, and what has changed at an instant: so that an instant costs nothing for all that rests.
+"""Find what happens next at channels, and keep what an instant has changed: it then costs nothing for all that rests.
 
 The clock is a tournament: a tree of as many leaves as there are units of channels, rounded up to a power of two, in which the
 leaf of a unit is the time of its next event, and every other node the earlier of the two below it. The root is the node 1, and
