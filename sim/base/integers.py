@@ -11,6 +11,7 @@ from sim.base.kernel import kernel
 LOW32 = 0xFFFFFFFF
 LARGEST = 2**62  # of every quantity that enters a simulation
 SMALL = 2**31  # the product of two that are below fits
+MIDDLING = 2**42  # times 2^20, what is below fits
 
 
 @kernel
@@ -54,13 +55,15 @@ def mul_div(a: int, b: int, c: int) -> int:
     high, low = product_high(a, b), product_low(a, b)
     if high == 0:
         return low // c
-    quotient, rest = 0, high % c  # high < c, or the quotient would not fit
-    for bit in range(61, -1, -1):
-        rest = (rest << 1) | ((low >> bit) & 1)  # below 2 c
-        quotient <<= 1
-        if rest >= c:
-            rest -= c
-            quotient |= 1
+    # Long division, by as many bits at a time as leave what is divided below 2^62; high < c, or the quotient would not fit.
+    quotient, rest, bit = 0, high % c, 62
+    digit = 20 if c < MIDDLING else 1
+    while bit > 0:
+        bits = min(digit, bit)
+        bit -= bits
+        rest = (rest << bits) | ((low >> bit) & ((1 << bits) - 1))
+        quotient = (quotient << bits) | rest // c
+        rest %= c
     return quotient
 
 

@@ -3,8 +3,8 @@
 Read `state.py` first, the layout of a run's memory. Then `loop.py`: `advance` goes from instant to instant, and each phase of
 an instant is a function. `tasks.py` has the transitions of a task, `steps.py` releases steps and admits operands to SRAM,
 `engines.py` dispatches tasks, and `channels.py` divides a channel by one of five disciplines (`exclusive.py`, `turns.py`,
-`classes.py`, `rest.py`, `written.py`) over the queues of `ports.py`; `heaps.py` and `skew.py` are their heaps. All of these are
-kernels, which run as plain Python as well.
+`classes.py`, `rest.py`, `written.py`) over the queues of `ports.py`; `heaps.py` and `skew.py` are their heaps, and
+`clock.py` says which of them have something to do. All of these are kernels, which run as plain Python as well.
 
 The rest is Python around the loop. `rules.py` says which setups can run here; `build.py` lays out the memory, `forms.py` the
 task graphs, `costs.py` the durations. `driver.py` (sequences) and `batches.py` (batches) serve the loop whenever `advance`

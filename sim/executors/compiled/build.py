@@ -11,16 +11,15 @@ import numpy.typing as npt
 from sim.base.pointers import pointer_to
 from sim.executors.compiled.heaps import ENTRY
 from sim.executors.compiled.state import (
-    AGE, AGE_TIME, BESIDE,
-    BOUND_TABLE, BY_AGE, BY_CLASS, BY_KIND, BY_PATH, BY_REST, BY_RULE, BY_SEQUENCE, CELL, CHAINED, CHANNELS,
-    CHANNEL_TABLE, CHANNEL_WORDS, CLASS, COMPLETE, DEVICES, DEVICE_ENGINES, ENGINES, EXCLUSIVE, FIRST_PART, IDLES, IDLE_WORDS,
-    IN_ORDER, KNOWN, K_ARRIVALS, K_BURST, K_CAP, K_CAP_OF, K_CLASSES, K_CLASS_COUNT, K_DENOMINATOR, K_DERATED, K_DISCIPLINE,
-    K_EFFICIENCIES, K_EFFICIENCY, K_FIRST, K_FIXED_RATES, K_HEADS, K_HEAP, K_HOPS, K_LAST, K_LAST_PORT, K_LATENCY, K_LATER,
-    K_LINKS, K_LINK_COUNT, K_MEMORY, K_MEMORY_WORDS, K_MOST, K_NUMBER, K_ONE, K_PART, K_PATHS, K_PORTS, K_PREEMPTIVE, K_READS,
-    K_RECORDS, K_RING, K_RING_SIZE, K_RULE, K_SEQUENCE_CLASS, K_SERVED, K_SHARE, K_TIMER, K_TURN, K_UNTIL, K_URGENCY, LIMIT,
-    LONGEST_PATH, LOOP_TABLE, LOOP_WORDS, MEMORY_CHANNELS, NEVER, NONE, OLDEST, OVERLAP, PART, PHASE, RANKING, READY,
-    READY_WORDS, RECORDED, REGISTERS, RING_ENTRY, ROUTE, RUNNING, SHORTEST, SRAM, SRAM_FIRST, SRAM_FREE, SRAM_LAST,
-    TURN_BY_TURN, TURN_LIST, WAKES, W_CAPACITY, W_HEAP, W_WEIGHT,
+    AGE, AGE_TIME, BESIDE, BOUND_TABLE, BY_AGE, BY_CLASS, BY_KIND, BY_PATH, BY_REST, BY_RULE, BY_SEQUENCE, CELL, CHAINED,
+    CHANNELS, CHANNEL_TABLE, CHANNEL_WORDS, CLASS, CLOCK, CLOCK_LEAVES, COMPLETE, DEVICES, DEVICE_ENGINES, DEVICE_MARKS,
+    DISPATCH_LIST, ENGINES, EXCLUSIVE, FIRST_PART, IDLES, IDLE_WORDS, IN_ORDER, KNOWN, K_ARRIVALS, K_BURST, K_CAP, K_CAP_OF,
+    K_CLASSES, K_CLASS_COUNT, K_DENOMINATOR, K_DERATED, K_DISCIPLINE, K_EFFICIENCIES, K_EFFICIENCY, K_FIRST, K_FIXED_RATES,
+    K_HEADS, K_HEAP, K_HOPS, K_LAST, K_LAST_PORT, K_LATENCY, K_LATER, K_LINKS, K_LINK_COUNT, K_MEMORY, K_MEMORY_WORDS, K_MOST,
+    K_NUMBER, K_ONE, K_PART, K_PATHS, K_PORTS, K_PREEMPTIVE, K_READS, K_RECORDS, K_RING, K_RING_SIZE, K_RULE, K_SEQUENCE_CLASS,
+    K_SERVED, K_SHARE, K_TIMER, K_TURN, K_UNTIL, K_URGENCY, LIMIT, LONGEST_PATH, LOOP_TABLE, LOOP_WORDS, MEMORY_CHANNELS, NEVER,
+    NONE, OLDEST, OVERLAP, PART, PHASE, PLAN_LIST, RANKING, READY, READY_WORDS, RECORDED, REGISTERS, RING_ENTRY, ROUTE, RUNNING,
+    SHORTEST, SRAM, SRAM_FIRST, SRAM_FREE, SRAM_LAST, TURN_BY_TURN, TURN_LIST, WAKES, W_CAPACITY, W_HEAP, W_WEIGHT,
 )  # fmt: skip
 from sim.executors.setup import Setup, Unit
 from sim.machine.arbiters.disciplines import MOST, Discipline
@@ -90,6 +89,7 @@ class MemoryPlan:
             LOOP_TABLE: layout.take(loops * LOOP_WORDS), CHANNEL_TABLE: layout.take(len(setup.units) * CHANNEL_WORDS),
         }  # fmt: skip
         self.registers.update(addresses)
+        self._clock(len(setup.units))
         self.channels = [
             {**self._channel(number, unit, discipline), **self._policy(discipline), K_LATENCY: unit.latency}
             for number, (unit, discipline) in enumerate(zip(setup.units, disciplines, strict=True))
@@ -119,6 +119,14 @@ class MemoryPlan:
             m[idle] = len(device.engines)
             m[idle + 1 : idle + 1 + ENTRY * len(device.engines) : ENTRY] = device.engines
         return m
+
+    def _clock(self, units: int) -> None:
+        """The clock of channels, and the lists of what an instant has changed."""
+        leaves = 1 << (units - 1).bit_length()
+        self.registers |= {
+            CLOCK: self.layout.take(2 * leaves, NEVER), CLOCK_LEAVES: leaves, PLAN_LIST: self.layout.take(units),
+            DISPATCH_LIST: self.layout.take(self.setup.devices), DEVICE_MARKS: self.layout.take(self.setup.devices),
+        }  # fmt: skip
 
     def _idle_heaps(self) -> int:
         """The address of the heaps of idle engines, one for each device."""

@@ -16,13 +16,14 @@ from __future__ import annotations
 
 from sim.base.kernel import kernel
 from sim.executors.compiled.classes import admit_by_class, deliver_to_classes, end_of_class_transfers, plan_classes
+from sim.executors.compiled.clock import mark_unit, set_clock
 from sim.executors.compiled.exclusive import admit_by_urgency, deliver_to_one, plan_exclusive
 from sim.executors.compiled.paths import admit_to_paths, deliver_to_paths, plan_paths
 from sim.executors.compiled.ports import depart, queue_arrivals
 from sim.executors.compiled.rest import admit_to_list, deliver_to_list, end_of_listed, plan_list
 from sim.executors.compiled.state import (
-    BY_CLASS, BY_PATH, BY_REST, BY_RULE, EXCLUSIVE, K_ARRIVED, K_DISCIPLINE, K_FIRED, K_NEW, K_PART, K_READS, K_SERVED, K_SINCE,
-    K_TIMER, K_TURN, NEVER, NONE, NOW, P_LEFT, TURN_BY_TURN, Forms, Log, Memory,
+    BY_CLASS, BY_PATH, BY_REST, BY_RULE, EXCLUSIVE, K_DISCIPLINE, K_FIRED, K_NEW, K_PART, K_READS, K_SERVED, K_SINCE, K_TIMER,
+    K_TURN, NEVER, NONE, NOW, P_LEFT, TURN_BY_TURN, Forms, Log, Memory,
 )  # fmt: skip
 from sim.executors.compiled.turns import admit_by_requester, plan_turn
 from sim.executors.compiled.written import plan_written
@@ -31,6 +32,7 @@ from sim.executors.compiled.written import plan_written
 @kernel
 def timer_due(m: Memory, f: Forms, log: Log, service: Log, channel: int) -> None:
     """Deliver the work of the interval that ends now; transfers that have all of theirs depart."""
+    mark_unit(m, channel)
     m[channel + K_TIMER] = NEVER
     m[channel + K_FIRED] = 1
     deliver(m, f, service, channel)
@@ -73,8 +75,6 @@ def deliver(m: Memory, f: Forms, service: Log, channel: int) -> None:
 def plan(m: Memory, f: Forms, service: Log, channel: int) -> None:
     """Phase 5: divide the channel anew, once all arrivals and departures of an instant are known."""
     fired = m[channel + K_FIRED]
-    if m[channel + K_ARRIVED] == 0 and not fired:
-        return
     m[channel + K_FIRED] = 0
     queue_arrivals(m, channel)
     if m[channel + K_DISCIPLINE] == EXCLUSIVE:
@@ -101,3 +101,4 @@ def plan(m: Memory, f: Forms, service: Log, channel: int) -> None:
         admit_by_class(m, f, channel)
         plan_classes(m, f, channel)
     m[channel + K_NEW] = 0
+    set_clock(m, channel)

@@ -6,16 +6,18 @@ from sim.base.kernel import kernel, small
 from sim.executors.compiled.heaps import ENTRY, pop, push
 from sim.executors.compiled.skew import goes_before, without_root
 from sim.executors.compiled.state import (
-    BOUND, BOUND_TABLE, CELL, CHAIN, CHAINED, DEVICES, DEVICE_ENGINES, FORM, HOME, IDLES, IDLE_WORDS, LIMIT, NONE, READY,
-    READY_WORDS, SLOT, S_BASE, S_FORM, TASK, Forms, Log, Memory,
+    BOUND, BOUND_TABLE, CELL, CHAIN, CHAINED, DEVICE_ENGINES, DEVICE_MARKS, DISPATCH_LIST, FORM, HOME, IDLES, IDLE_WORDS, LIMIT,
+    NONE, READY, READY_WORDS, SLOT, S_BASE, S_FORM, TASK, TO_DISPATCH, Forms, Log, Memory,
 )  # fmt: skip
 from sim.executors.compiled.tasks import take
 
 
 @kernel
 def dispatch(m: Memory, f: Forms, log: Log) -> None:
-    """Give ready tasks of each device to its free engines, as long as there are both."""
-    for device in range(m[DEVICES]):
+    """Give ready tasks of each device where something has changed to its free engines, as long as there are both."""
+    for i in range(m[TO_DISPATCH]):
+        device = m[m[DISPATCH_LIST] + i]
+        m[m[DEVICE_MARKS] + device] = 0
         ready, idles = m[READY] + device * m[READY_WORDS], m[IDLES] + device * m[IDLE_WORDS]
         may_start = m[LIMIT] - m[DEVICE_ENGINES] + m[idles]  # engines
         if m[BOUND] > 0:
@@ -24,6 +26,7 @@ def dispatch(m: Memory, f: Forms, log: Log) -> None:
         while m[ready] > 0 and m[idles] > 0 and may_start > 0:
             take_ready(m, f, log, ready, next_idle(m, idles))
             may_start -= 1
+    m[TO_DISPATCH] = 0
 
 
 @small

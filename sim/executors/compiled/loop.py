@@ -15,12 +15,13 @@ from __future__ import annotations
 
 from sim.base.kernel import kernel, small
 from sim.executors.compiled.channels import plan, timer_due
+from sim.executors.compiled.clock import first_arrival, next_due
 from sim.executors.compiled.engines import dispatch
 from sim.executors.compiled.heaps import pop
 from sim.executors.compiled.state import (
-    CHANNELS, CHANNEL_TABLE, CHANNEL_WORDS, COMPLETE, DONE, K_HOPS, K_PENDING, K_RING, K_RING_HEAD, K_RING_SIZE, K_RING_TAIL,
-    K_TIMER, L_BATCHED, L_SLOT, NEVER, NONE, NOW, OUT_OF_RANGE, PAUSED, PHASE, RECORDED, RING_ENTRY, RUNNING, SERVICES, STEPS,
-    TOO_LARGE, TURN, TURNS, TURN_LIST, WAKES, WANTS_COSTS, WANTS_GRANTS, WANTS_STEP, Forms, Log, Memory,
+    CLOCK, COMPLETE, DONE, K_RING_HEAD, K_RING_TAIL, K_TIMER, L_BATCHED, L_SLOT, NEVER, NONE, NOW, OUT_OF_RANGE, PAUSED, PHASE,
+    PLAN_LIST, RECORDED, ROWS_WANTED, RUNNING, SERVICES, STEPS, TOO_LARGE, TO_PLAN, TURN, TURNS, TURN_LIST, WAKES, WANTS_COSTS,
+    WANTS_GRANTS, WANTS_STEP, Forms, Log, Memory,
 )  # fmt: skip
 from sim.executors.compiled.steps import admit_operands, decode_on, go_on, release_batch
 from sim.executors.compiled.tasks import arrive, go_on_engine
@@ -42,7 +43,7 @@ def advance(m: Memory, f: Forms, log: Log, service: Log, instants: int, slot: in
                 return OUT_OF_RANGE
             if now == NEVER:
                 return DONE
-            if m[RECORDED] and not rows_suffice(m, service.shape[1]):
+            if m[RECORDED] and m[SERVICES] + m[ROWS_WANTED] > service.shape[1]:
                 return WANTS_GRANTS
             m[NOW] = now
             complete(m, f, log, service)
@@ -53,8 +54,9 @@ def advance(m: Memory, f: Forms, log: Log, service: Log, instants: int, slot: in
                 return wanted
         admit_operands(m, f, log)
         dispatch(m, f, log)
-        for i in range(m[CHANNELS]):
-            plan(m, f, service, m[CHANNEL_TABLE] + i * CHANNEL_WORDS)
+        for i in range(m[TO_PLAN]):
+            plan(m, f, service, m[m[PLAN_LIST] + i])
+        m[TO_PLAN] = 0
         m[PHASE] = COMPLETE
     return PAUSED
 
@@ -63,35 +65,12 @@ def advance(m: Memory, f: Forms, log: Log, service: Log, instants: int, slot: in
 @kernel
 def next_instant(m: Memory) -> int:
     """The time of the next event, NEVER if there is none."""
-    now = NEVER
+    now = m[m[CLOCK] + 1]
     if m[m[RUNNING]] > 0:
-        now = m[m[RUNNING] + 1]
-    for i in range(m[CHANNELS]):
-        channel = m[CHANNEL_TABLE] + i * CHANNEL_WORDS
-        now = min(now, m[channel + K_TIMER])
-        if m[channel + K_RING_HEAD] < m[channel + K_RING_TAIL]:
-            now = min(now, m[first_arrival(m, channel)])
+        now = min(now, m[m[RUNNING] + 1])
     if m[m[WAKES]] > 0:
         now = min(now, m[m[WAKES] + 1])
     return now
-
-
-@small
-@kernel
-def first_arrival(m: Memory, channel: int) -> int:
-    """The address of the next cell that arrives at a channel, and of its time."""
-    return m[channel + K_RING] + RING_ENTRY * (m[channel + K_RING_HEAD] % m[channel + K_RING_SIZE])
-
-
-@small
-@kernel
-def rows_suffice(m: Memory, rows: int) -> bool:
-    """Whether a service interval of every pending transfer can be recorded: channels deliver once an instant."""
-    wanted = m[SERVICES]
-    for i in range(m[CHANNELS]):
-        channel = m[CHANNEL_TABLE] + i * CHANNEL_WORDS
-        wanted += m[channel + K_PENDING] * m[channel + K_HOPS]
-    return wanted <= rows
 
 
 @kernel
@@ -102,13 +81,14 @@ def complete(m: Memory, f: Forms, log: Log, service: Log) -> None:
         cell = m[m[RUNNING] + 3]
         pop(m, m[RUNNING])
         go_on_engine(m, f, log, cell)
-    for i in range(m[CHANNELS]):
-        channel = m[CHANNEL_TABLE] + i * CHANNEL_WORDS
+    channel = next_due(m, NONE)
+    while channel != NONE:
         if m[channel + K_TIMER] == now:
             timer_due(m, f, log, service, channel)
         while m[channel + K_RING_HEAD] < m[channel + K_RING_TAIL] and m[first_arrival(m, channel)] == now:
             arrive(m, m[first_arrival(m, channel) + 1], channel)
             m[channel + K_RING_HEAD] += 1
+        channel = next_due(m, channel)
     while m[m[WAKES]] > 0 and m[m[WAKES] + 1] == now:
         m[m[TURN_LIST] + m[TURNS]] = m[m[WAKES] + 2]
         m[TURNS] += 1

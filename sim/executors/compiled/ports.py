@@ -5,9 +5,9 @@ from __future__ import annotations
 from sim.base.integers import mul_div, mul_div_up
 from sim.base.kernel import kernel, small
 from sim.executors.compiled.state import (
-    I_CHANNEL, I_END, I_START, I_TASK, I_WORK, K_ARRIVALS, K_ARRIVED, K_FIRED, K_HEADS, K_NEW, K_NUMBER, K_ORDER, K_PART,
-    K_PENDING, K_PORTS, NONE, NOW, P_BEHIND, P_ORDER, RECORDED, REQUESTER, SERVICES, SLOT, S_KEY, S_ROW, TASK, Forms, Log,
-    Memory,
+    I_CHANNEL, I_END, I_START, I_TASK, I_WORK, K_ARRIVALS, K_ARRIVED, K_FIRED, K_HEADS, K_HOPS, K_NEW, K_NUMBER, K_ORDER,
+    K_PART, K_PENDING, K_PORTS, NONE, NOW, P_BEHIND, P_ORDER, RECORDED, REQUESTER, ROWS_WANTED, SERVICES, SLOT, S_KEY, S_ROW,
+    TASK, Forms, Log, Memory,
 )  # fmt: skip
 from sim.executors.compiled.tasks import part_arrived
 
@@ -34,6 +34,7 @@ def queue_arrivals(m: Memory, channel: int) -> None:
         m[m[heads + i] + place + P_ORDER] = m[channel + K_ORDER]
         m[channel + K_ORDER] += 1
     m[channel + K_PENDING] += m[channel + K_NEW]
+    m[ROWS_WANTED] += m[channel + K_NEW] * m[channel + K_HOPS]
 
 
 @kernel
@@ -48,6 +49,7 @@ def depart(m: Memory, f: Forms, log: Log, channel: int, cell: int) -> None:
         m[m[channel + K_HEADS] + m[channel + K_NEW]] = behind
         m[channel + K_NEW] += 1
     m[channel + K_PENDING] -= 1
+    m[ROWS_WANTED] -= m[channel + K_HOPS]
     part_arrived(m, f, log, cell)
 
 

@@ -28,7 +28,7 @@ Log = Any  # int64 [field, row]
 NEVER = 2**62  # a time that does not come
 NONE = -1  # no cell, engine or row
 
-# Registers, at addresses from 0: the progress of the run,
+# Registers, at addresses from 0: the progress of the run (ROWS_WANTED: most service intervals that may end at one time),
 (
     NOW,
     PHASE,
@@ -44,16 +44,23 @@ NONE = -1  # no cell, engine or row
     SRAM_CHANGED,
     SERVICES,
     TOO_LARGE,
-) = range(14)
+    ROWS_WANTED,
+    TO_PLAN,
+    TO_DISPATCH,
+) = range(17)
 # constants of the run,
 (
     ENGINES, LIMIT, OVERLAP, CHANNELS, MEMORY_CHANNELS, ROUTE, SRAM, RANKING, CHAINED, KNOWN, RECORDED, LAYERS, CELL,
-    DEVICES, DEVICE_ENGINES, READY_WORDS, IDLE_WORDS, BESIDE,
-) = range(14, 32)  # fmt: skip
+    DEVICES, DEVICE_ENGINES, READY_WORDS, IDLE_WORDS, BESIDE, CLOCK_LEAVES,
+) = range(17, 36)  # fmt: skip
 # and addresses: of heaps, lists and tables. READY and IDLES: heaps of the first device; those of the others stand behind them,
-# READY_WORDS and IDLE_WORDS apart
-READY, RUNNING, IDLES, WAKES, TURN_LIST, CHANNEL_TABLE, LOOP_TABLE, BOUND_TABLE, KV = range(32, 41)
-REGISTERS = 41
+# READY_WORDS and IDLE_WORDS apart. CLOCK: see `sim.executors.compiled.clock`. PLAN_LIST: of TO_PLAN units that are to be
+# divided anew. DISPATCH_LIST: of TO_DISPATCH devices that may have tasks to dispatch, each with a mark in DEVICE_MARKS
+(
+    READY, RUNNING, IDLES, WAKES, TURN_LIST, CHANNEL_TABLE, LOOP_TABLE, BOUND_TABLE, KV, CLOCK, PLAN_LIST, DISPATCH_LIST,
+    DEVICE_MARKS,
+) = range(36, 49)  # fmt: skip
+REGISTERS = 49
 
 # The phases of an instant: completions, then steps and all else
 COMPLETE, STEPS = range(2)

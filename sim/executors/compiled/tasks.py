@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 from sim.base.kernel import kernel, small
+from sim.executors.compiled.clock import mark_device, mark_unit, set_clock
 from sim.executors.compiled.heaps import push
 from sim.executors.compiled.skew import add
 from sim.executors.compiled.state import (
-    BESIDE,
-    BOUND, BOUND_TABLE, BYTES, CELL, CHAIN, CHAINED, CHANNELS, CHANNEL_TABLE, CHANNEL_WORDS, COMPUTE, COST, COST_ROW, C_COMPUTE,
-    C_END, C_ENGINE, C_LAUNCHED, C_LOADED, C_READY, C_START, C_WORK, DEVICE, DEVICES, ENDED, ENGINES, FORM, HELD, HOME, IDLES,
-    IDLE_WORDS, INPUTS, KNOWN, KV, K_ARRIVALS, K_ARRIVED, K_LATENCY, K_LINK_COUNT, K_PART, K_PATHS, K_RING, K_RING_SIZE,
-    K_RING_TAIL, LAUNCH, LAYERS, L_FRONTIER, L_MISSING, L_SLOT, L_TOKENS, MEMBER, MEMORY_CHANNELS, MOVES, NONE, NOW, OUT,
-    OUT_END, OVERLAP, PARTS, PATH, PREFETCH, P_LEFT, RANK, READY, READY_WORDS, REQUESTER, RING_ENTRY, ROUTE, RUNNING, SLOT,
-    SLOT_WORDS, SRAM, SRAM_CHANGED, SRAM_FREE, STORES, S_BASE, S_COST, S_FORM, S_KEY, S_LEFT, S_LOOP, S_MEMBERS, S_OWNER,
-    S_QUEUE, S_ROW, S_STEP, S_TASKS, S_TOKEN, TASK, TURNS, TURN_LIST, USED, USED_END, USERS, USES, WAITING, WORK, Forms, Log,
-    Memory,
+    BESIDE, BOUND, BOUND_TABLE, BYTES, CELL, CHAIN, CHAINED, CHANNELS, CHANNEL_TABLE, CHANNEL_WORDS, COMPUTE, COST, COST_ROW,
+    C_COMPUTE, C_END, C_ENGINE, C_LAUNCHED, C_LOADED, C_READY, C_START, C_WORK, DEVICE, DEVICES, ENDED, ENGINES, FORM, HELD,
+    HOME, IDLES, IDLE_WORDS, INPUTS, KNOWN, KV, K_ARRIVALS, K_ARRIVED, K_LATENCY, K_LINK_COUNT, K_PART, K_PATHS, K_RING,
+    K_RING_HEAD, K_RING_SIZE, K_RING_TAIL, LAUNCH, LAYERS, L_FRONTIER, L_MISSING, L_SLOT, L_TOKENS, MEMBER, MEMORY_CHANNELS,
+    MOVES, NONE, NOW, OUT, OUT_END, OVERLAP, PARTS, PATH, PREFETCH, P_LEFT, RANK, READY, READY_WORDS, REQUESTER, RING_ENTRY,
+    ROUTE, RUNNING, SLOT, SLOT_WORDS, SRAM, SRAM_CHANGED, SRAM_FREE, STORES, S_BASE, S_COST, S_FORM, S_KEY, S_LEFT, S_LOOP,
+    S_MEMBERS, S_OWNER, S_QUEUE, S_ROW, S_STEP, S_TASKS, S_TOKEN, TASK, TURNS, TURN_LIST, USED, USED_END, USERS, USES, WAITING,
+    WORK, Forms, Log, Memory,
 )  # fmt: skip
 from sim.machine.routes import ALL_CHANNELS, stripe, unit_of
 
@@ -36,6 +36,7 @@ def begin(m: Memory, f: Forms, log: Log, slot: int, task: int) -> None:
     if not f[form + HELD]:
         issue_dma(m, f, log, slot, task)
         return
+    mark_device(m, f[form + DEVICE])
     if m[CHAINED]:
         home = m[m[slot + S_BASE] + f[form + CHAIN] * m[CELL] + HOME]
         if home >= 0:
@@ -109,6 +110,8 @@ def send(m: Memory, cell: int, channel: int, work: int) -> None:
         m[entry] = m[NOW] + m[channel + K_LATENCY]
         m[entry + 1] = cell
         m[channel + K_RING_TAIL] += 1
+        if m[channel + K_RING_TAIL] == m[channel + K_RING_HEAD] + 1:  # it is the first
+            set_clock(m, channel)
     else:
         arrive(m, cell, channel)
 
@@ -117,6 +120,7 @@ def send(m: Memory, cell: int, channel: int, work: int) -> None:
 @kernel
 def arrive(m: Memory, cell: int, channel: int) -> None:
     """It is at the channel, which learns of it at the end of the instant."""
+    mark_unit(m, channel)
     m[m[channel + K_ARRIVALS] + m[channel + K_ARRIVED]] = cell
     m[channel + K_ARRIVED] += 1
 
@@ -185,6 +189,7 @@ def finish(m: Memory, f: Forms, log: Log, cell: int) -> None:
     log[C_END, row] = m[NOW]
     m[cell + WAITING] = f[form + INPUTS]
     if f[form + HELD]:
+        mark_device(m, f[form + DEVICE])
         push(m, m[IDLES] + f[form + DEVICE] * m[IDLE_WORDS], log[C_ENGINE, row], row, row)
     for i in range(f[form + OUT], f[form + OUT_END]):
         if f[i] < m[slot + S_TASKS]:

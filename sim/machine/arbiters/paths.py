@@ -147,15 +147,21 @@ def divide_time(table: Table, at: int, flows: int, links: int, count: int, elaps
                 table[links + table[j] * LINK + WANTED] += table[flow + RATE]
                 table[links + table[j] * LINK + LAST] = i
     for link in range(count):
-        table[links + link * LINK + LEFT] = mul_div(elapsed, table[links + link * LINK + WANTED], WHOLE)
+        table[links + link * LINK + LEFT] = work_of(elapsed, table[links + link * LINK + WANTED])
     for i in range(flows):
         flow = at + i * FLOW
-        amount = mul_div(elapsed, table[flow + RATE], WHOLE)
+        amount = work_of(elapsed, table[flow + RATE])
         if table[flow + RATE] > 0 and is_last(table, flow, links, i):
             amount = least_left(table, flow, links)
         table[flow + AMOUNT] = amount
         for j in range(table[flow + BEGIN], table[flow + END]):
             table[links + table[j] * LINK + LEFT] -= amount
+
+
+@kernel
+def work_of(elapsed: int, rate: int) -> int:
+    """The work that is done in a time at a rate over `WHOLE`, rounded down; both mostly are nothing or all."""
+    return elapsed if rate == WHOLE else 0 if rate == 0 else mul_div(elapsed, rate, WHOLE)
 
 
 @kernel
