@@ -83,7 +83,7 @@ def _names(_stamp: int) -> tuple[str, ...]:
 
 
 def notes(name: str) -> dict[str, Any]:
-    """Notes of a shipped config: `_source`, and `_parameters` as published."""
+    """Notes of a shipped config: `_source`, `_parameters` as published, and `_confirmed` if its sizes are from other places."""
     data = json.loads((CONFIGS / f"{name}.json").read_text(encoding="utf-8"))
     return {key: value for key, value in data.items() if key.startswith("_")}
 
