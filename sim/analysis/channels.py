@@ -6,15 +6,20 @@ time; a transfer that was eligible before that, and is served now, waited while 
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
+import numpy as np
+
 from sim.analysis.parts import Conserving, Latency, on_link
 from sim.base.integers import mul_div
 from sim.base.kernel import kernel
 from sim.log.columns import NONE, Ints, Services, Tasks
 
 #: Rows of `state` [.., channel]: the latest interval, what it delivered, since when the channel is busy, all it delivered,
-#: the first row that waited while it was idle; ANY_BUSY, of channel 0, is how long some channel was busy.
-LATEST_START, LATEST_END, IN_LATEST, BUSY_SINCE, DELIVERED, IDLE_ROW, ANY_BUSY = range(7)
-STATE_ROWS = 7
+#: the first row that waited while it was idle; ANY_BUSY, of channel 0, is how long some channel was busy, in BUSY_RUNS
+#: stretches.
+LATEST_START, LATEST_END, IN_LATEST, BUSY_SINCE, DELIVERED, IDLE_ROW, ANY_BUSY, BUSY_RUNS = range(8)
+STATE_ROWS = 8
 
 #: Faults that a pass finds.
 NOTHING, NOT_IN_ORDER, TOO_MUCH, OVERLAP = range(4)
@@ -41,7 +46,7 @@ def follow_channels(
     latency, conserving: of channels of the memory, and of links to devices and to the host. memories: channels of the memory,
     the first ones.
     delivered: [row], work that each task got.
-    width, bins: see `deliver_over_time`; runs: see `any_busy`.
+    width, bins: see `deliver_over_time`; runs: see `busy_runs`.
     """
     task, channel, start, end, work = g.task, g.channel, g.start, g.end, g.work
     latest = 0
@@ -69,7 +74,10 @@ def follow_channels(
             known = state[IDLE_ROW, where]
             state[IDLE_ROW, where] = row if known == NONE else min(known, row)
     deliver_over_time(g, memories, width, bins)
-    state[ANY_BUSY, 0] = any_busy(g, memories, runs)
+    count = busy_runs(g, memories, runs)
+    state[BUSY_RUNS, 0] = count
+    for k in range(count):
+        state[ANY_BUSY, 0] += runs[1, k] - runs[0, k]
     return NOTHING
 
 
@@ -101,15 +109,6 @@ def spread(bins: Ints, width: int, begin: int, until: int, amount: int) -> None:
 
 
 @kernel
-def any_busy(g: Services, memories: int, runs: Ints) -> int:
-    """Picoseconds in which some channel of the memory served; runs: see `busy_runs`."""
-    busy = 0
-    for k in range(busy_runs(g, memories, runs)):
-        busy += runs[1, k] - runs[0, k]
-    return busy
-
-
-@kernel
 def busy_runs(g: Services, memories: int, runs: Ints) -> int:
     """Fill `runs` [start or end, run] with the stretches in which some channel of the memory served; returns how many.
 
@@ -130,3 +129,13 @@ def busy_runs(g: Services, memories: int, runs: Ints) -> int:
         runs[1, count] = until
         count += 1
     return count
+
+
+def union(runs: Sequence[Ints]) -> int:
+    """Picoseconds in some of the stretches of several runs, each [start or end, stretch]."""
+    start, end = np.concatenate([np.zeros((2, 0), dtype=np.int64), *runs], axis=1)
+    order = np.argsort(start, kind="stable")
+    start, end = start[order], end[order]
+    reached = np.maximum.accumulate(end)  # by all that began before
+    until = np.concatenate([start[:1], reached[:-1]])
+    return int(np.maximum(end - np.maximum(start, until), 0).sum())

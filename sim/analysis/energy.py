@@ -183,6 +183,15 @@ class Ledger:
                     device = np.broadcast_to(graph.device[tasks], (len(steps), len(tasks)))
                     self._add_bytes(path, size, channel[row[:, tasks]], device, first)
 
+    @classmethod
+    def beside(cls, ledgers: Sequence[Ledger]) -> Ledger:
+        """The ledger of a run of several that share no loop, engine or channel."""
+        first = ledgers[0]
+        made = cls(first._rates, engines=len(first._engines), channels=len(first._channels), stripes=first._stripes)
+        for each in ledgers:
+            made._engines, made._channels = made._engines + each._engines, made._channels + each._channels
+        return made
+
     def _add_bytes(self, path: int, moved: Ints, channel: Ints, device: Ints, first: int) -> None:
         """Add bytes over a path, [lane, task]. A transfer that no channel served counts for the `first` of its path."""
         sums: npt.NDArray[Any] = np.zeros(len(self._channels), dtype=object)

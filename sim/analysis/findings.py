@@ -9,6 +9,7 @@ Parts must be separate in time, as those of a single decode loop are: a step is 
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from sim.analysis.bounds import Bounds, bounds
@@ -44,14 +45,24 @@ class Findings(Totals):
 
 
 class Analysis:
-    """Adds up a run. compiled: also where few rows come at a time."""
+    """Adds up a run. compiled: also where few rows come at a time. apart: it is of one of several runs that `beside` takes."""
 
-    def __init__(self, rules: Rules, *, engines: int, channels: int, compiled: bool = False) -> None:
+    def __init__(
+        self, rules: Rules, *, engines: int, channels: int, compiled: bool = False, apart: bool = False
+    ) -> None:  # fmt: skip
         self._rules = rules
-        self._tally = Tally(rules, engines=engines, channels=channels, compiled=compiled)
+        self._tally = Tally(rules, engines=engines, channels=channels, compiled=compiled, keep_runs=apart)
         self._ledger: Ledger | None = None
         if rules.energy is not None:
             self._ledger = Ledger(rules.energy, engines=engines, channels=channels, stripes=rules.stripes)
+
+    @classmethod
+    def beside(cls, parts: Sequence[Analysis], log: EventLog) -> Analysis:
+        """The analysis of a run of several that share no loop, engine or channel. log: of all, as `sim.log.tables.beside`."""
+        made = cls(parts[0]._rules, engines=log.engines, channels=log.channels)
+        made._tally = Tally.beside([each._tally for each in parts], log.graphs, made._rules)
+        made._ledger = made._ledger and Ledger.beside([each._ledger for each in parts if each._ledger is not None])
+        return made
 
     def add(self, part: EventLog) -> None:
         """Take in a whole log, or the next part of one: consecutive whole steps, whose rows begin at 0.

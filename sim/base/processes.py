@@ -29,13 +29,16 @@ from sim.base.errors import SimError
 T = TypeVar("T")
 R = TypeVar("R")
 
+#: Work on one item.
+Work = Callable[[T], R]
+
 
 def can_fork() -> bool:
     """Whether this process may be forked now."""
     return sys.platform == "linux" and threading.active_count() == 1 and not multiprocessing.current_process().daemon
 
 
-def forked(work: Callable[[T], R], items: Sequence[T], count: int) -> Iterator[R]:
+def forked(work: Work[T, R], items: Sequence[T], count: int) -> Iterator[R]:
     """The results of work on each item in order, by so many processes, which begin now. `can_fork` must hold.
 
     They end when the iterator does, at once if it is closed early or interrupted. Raises what the work raises, SimError if a

@@ -9,10 +9,12 @@ import click
 
 from sim.base.units import format_bytes
 from sim.cli.options import scenario_arguments
+from sim.executors.setup import Setup
 from sim.executors.size import tasks_in_all
 from sim.mapping.collectives import Fastest
 from sim.mapping.steps import fastest_of
 from sim.render import breakdown
+from sim.runs.apart import together
 from sim.runs.extrapolations import extrapolations
 from sim.runs.holdings import exchanges, holdings
 from sim.runs.machine import connection_of, link_rates
@@ -51,13 +53,13 @@ def command(names: tuple[str, ...], overrides: tuple[str, ...], resolved: bool |
             click.echo(f"  trace: not used: {', '.join(map(repr, planned.ignored))}")
         for extrapolation in breakdown.extrapolations(extrapolations(setup)):
             click.echo(f"  extrapolated: {extrapolation}")
-        for line in _devices(scenario):
+        for line in _devices(scenario, setup):
             click.echo(f"  {line}")
         if resolved:
             _show(scenario)
 
 
-def _devices(scenario: Scenario) -> Iterator[str]:
+def _devices(scenario: Scenario, setup: Setup) -> Iterator[str]:
     """A line for each simulated device of several: its layers, what it keeps, and what it sends in a step of one token."""
     parallel = scenario.mapping.parallel
     if scenario.hardware.devices.count == 1:
@@ -74,6 +76,8 @@ def _devices(scenario: Scenario) -> Iterator[str]:
             yield f"experts of {each.model.name}: {there}; evenly chosen ones are on {average}"
     like = scenario.hardware.devices.count // parallel.simulated
     if parallel.data > 1:
+        why = together(setup)
+        yield f"replicas are simulated {f'together: {why}' if why else 'side by side where that pays (sim run -j)'}"
         yield f"{parallel.data} replicas behind the router {scenario.workload.router.name}, each of these devices:"
     for number, held in enumerate(holdings(of_run)):
         name = f"device {number}" if like == 1 else f"devices {number * like} to {(number + 1) * like - 1}, each"

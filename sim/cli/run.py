@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from time import perf_counter
 from typing import get_args
@@ -12,6 +13,7 @@ from typing import get_args
 import click
 from rich.console import Console
 
+from sim.base.cores import cores
 from sim.base.errors import InputError
 from sim.base.files import check_output, kind_of
 from sim.base.units import format_bytes, format_time
@@ -24,11 +26,15 @@ from sim.render.repeats import render as render_repeats
 from sim.render.summary import summary_rows
 from sim.render.trace.of_result import traceable, write_trace
 from sim.runs import saved as storage
+from sim.runs.apart import MANY, NEVER, Apart, together
+from sim.runs.plan import plan
 from sim.runs.repeats import estimates, measure, numbers, to_json
 from sim.runs.result import Result
 from sim.runs.run import read, run
 from sim.scenario import Scenario
 from sim.scenario.shipped import find_scenario
+from sim.study.cluster import LOCAL, Cluster
+from sim.study.pool import InOrder, Processes
 
 TRACE_FORMATS = ("pftrace", "pftrace.gz", "json")
 LARGE = 10**8  # bytes; a trace above this size is better compressed
@@ -50,6 +56,10 @@ LARGE = 10**8  # bytes; a trace above this size is better compressed
     metavar="N",
     help="Run N times, with consecutive seeds from the scenario's: means and 95 % confidence intervals, no trace.",
 )
+@click.option("-j", "--jobs", type=click.IntRange(1, 1024), help="Processes for repeats, and for replicas that can be "
+              "simulated alone.  [default: one for each core, if that pays]")  # fmt: skip
+@click.option("--cluster", metavar="ADDRESS|local", help="Run these on a Dask cluster: the address of its scheduler, or local "
+              "for worker processes on this machine.")  # fmt: skip
 @click.option("--save-log", type=click.Path(path_type=Path, dir_okay=False), metavar="FILE.parquet",
               help="Save the event log together with the scenario; needs pyarrow.")  # fmt: skip
 @click.option("--log-only", is_flag=True,
@@ -66,6 +76,8 @@ def command(
     save_log: Path | None,
     log_only: bool,
     repeats: int | None,
+    jobs: int | None,
+    cluster: str | None,
     verbose: bool,
 ) -> None:
     """Run scenarios: files, or names of shipped scenarios (`sim list scenarios`)."""
@@ -78,9 +90,12 @@ def command(
     elif repeats is not None:
         if save_log is not None:
             raise InputError("--repeats: expected no --save-log, which holds one run")
-        for scenario in scenarios:
-            _repeated(scenario, repeats, as_json, executor)
+        with _beside(jobs, cluster) as apart:
+            for scenario in scenarios:
+                _repeated(scenario, repeats, as_json, executor, apart)
     else:
+        if jobs is not None or cluster is not None:
+            _check_apart(scenarios, "--jobs" if cluster is None else "--cluster")
         if save_log is not None:
             needs_all_ops(scenarios[0], "an event log in a file")
         targets = _targets(out, paths, trace_format)
@@ -89,12 +104,36 @@ def command(
             raise InputError(f"{twice}: two scenarios would write this file; run them separately with --out")
         for target in targets if with_trace else ():
             check_output(target)
-        for scenario, target in zip(scenarios, targets, strict=True):
-            with simulating(scenario.name) as on_progress:
-                result = run(scenario, executor=executor, on_progress=on_progress)
-            if save_log is not None:
-                storage.save(result.log, scenario, save_log)
-            _show(result, target if with_trace else None, as_json, verbose=verbose)
+        with _beside(jobs, cluster) as apart:
+            for scenario, target in zip(scenarios, targets, strict=True):
+                with simulating(scenario.name) as on_progress:
+                    result = run(scenario, executor=executor, on_progress=on_progress, apart=apart)
+                if save_log is not None:
+                    storage.save(result.log, scenario, save_log)
+                _show(result, target if with_trace else None, as_json, verbose=verbose)
+
+
+@contextmanager
+def _beside(jobs: int | None, cluster: str | None) -> Iterator[Apart]:
+    """How runs that need nothing of each other run side by side while the block runs; processes start when they are needed."""
+    if cluster not in (None, LOCAL) and jobs is not None:
+        raise InputError("--jobs: expected only without --cluster ADDRESS, whose workers are those of the cluster")
+    count = jobs or cores()
+    if cluster is None and count == 1:
+        yield Apart(least=MANY if jobs is None else NEVER)
+        return
+    with InOrder(lambda: Processes(count) if cluster is None else Cluster(cluster, count)) as beside:
+        yield Apart(beside, least=MANY if jobs is None and cluster is None else 0)
+
+
+def _check_apart(scenarios: Sequence[Scenario], option: str) -> None:
+    """Say which scenarios are one run, whatever the option asks for. Raises InputError if none has replicas."""
+    found = {scenario.name: together(plan(scenario).setup) for scenario in scenarios}
+    if all(why is None for why in found.values()):
+        raise InputError(f"{option}: expected --repeats, or a scenario with replicas (mapping.parallel.data)")
+    for name, why in found.items():
+        if why:
+            click.echo(f"{name}: replicas are simulated together: {why}", err=True)
 
 
 def _targets(out: Path, paths: Sequence[Path], trace_format: str | None) -> list[Path]:
@@ -161,10 +200,12 @@ def _show_trace(console: Console, target: Path, scenario: Scenario, makespan: in
         console.print(f"       it is empty: {when}", highlight=False)
 
 
-def _repeated(scenario: Scenario, count: int, as_json: bool, executor: Executor) -> None:
+def _repeated(scenario: Scenario, count: int, as_json: bool, executor: Executor, apart: Apart) -> None:
     """Run a scenario with several seeds and print means and confidence intervals."""
     found: list[dict[str, tuple[str, float]]] = []
-    runs = measure(scenario, count, numbers, executor=executor)  # before the status, which is a thread: then no forks are safe
+    beside = apart.beside if not apart.least else None  # else forks or threads, which pay sooner
+    # Before the status, which is a thread: then no forks are safe.
+    runs = measure(scenario, count, numbers, executor=executor, beside=beside)
     with status(f"simulating {scenario.name}"):
         found.extend(runs)
     data = to_json(scenario, estimates(found), count)

@@ -116,6 +116,10 @@ class FormTable:
             self._kinds = list(self._kind)
         return self._kinds
 
+    def name(self, group: tuple[int, int]) -> tuple[str, int]:
+        """The kind and layer of a group."""
+        return self.kinds[group[0]], group[1]
+
     @property
     def layers(self) -> list[int]:
         return list(self._layer)

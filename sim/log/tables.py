@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field, fields, replace
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -16,7 +17,7 @@ from models.graph import Members, StepLanes
 from sim.log import derived
 from sim.machine.machine import Machine
 from sim.mapping.tasks import TaskGraph
-from sim.serving.cache import CacheUse
+from sim.serving.cache import CacheUse, in_all
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -267,13 +268,36 @@ def joined(logs: Sequence[EventLog]) -> EventLog:
                 shift = moved if name != "tasks" else {"step": step}
                 columns = {f.name: getattr(table, f.name) for f in fields(table)}
                 tables[name].append({key: column + shift.get(key, 0) for key, column in columns.items()})
-        step, row = step + len(log.steps), row + len(log.tasks)
+        step, row = step + len(log.steps), row + _size(log.steps, log.graphs)
     types = {"steps": StepTable, "tasks": TaskTable, "services": ServiceTable, "batched": MemberTable}
     made: dict[str, Any] = {
         name: types[name](**{key: np.concatenate([each[key] for each in parts]) for key in parts[0]}) if parts else None
         for name, parts in tables.items()
     }
     return replace(logs[-1], **made)
+
+
+def _size(steps: StepTable, graphs: Sequence[TaskGraph]) -> int:
+    """Tasks of steps whose rows begin at 0, also where they are not kept."""
+    return int(steps.first[-1]) + len(graphs[int(steps.graph[-1])]) if len(steps) else 0
+
+
+def beside(logs: Sequence[EventLog]) -> EventLog:
+    """One log of several runs at a time that share no loop, engine or channel, in order of their loops."""
+    graphs: tuple[TaskGraph, ...] = ()
+    moved = []
+    for log in logs:
+        steps = replace(log.steps, graph=log.steps.graph + np.int32(len(graphs)))
+        graphs += log.graphs
+        moved.append(replace(log, graphs=graphs, steps=steps))
+    return replace(_in_order_of_ends(joined(moved)), cache=in_all(log.cache for log in logs))
+
+
+def _in_order_of_ends(log: EventLog) -> EventLog:
+    """The log with its service intervals in order of their ends, and at one time in order of channels."""
+    order = np.lexsort((log.services.channel, log.services.end))
+    columns = {f.name: getattr(log.services, f.name)[order] for f in fields(ServiceTable)}
+    return replace(log, services=ServiceTable(**columns))
 
 
 def in_loop_order(log: EventLog) -> EventLog:
@@ -314,8 +338,18 @@ class Window:
             under_way &= part.steps.released < self.end
         steps = np.flatnonzero(under_way)
         if len(steps):
-            self._parts.append(part.part(int(steps[0]), int(steps[-1]) + 1))
+            loop = part.steps.sequence[steps]
+            first = np.flatnonzero(np.diff(loop, prepend=-1))  # of each loop, of which a part may have several
+            for begin, after in pairwise([*first.tolist(), len(steps)]):
+                self._parts.append(part.part(int(steps[begin]), int(steps[after - 1]) + 1))
 
     def log(self) -> EventLog | None:
         """The log of these steps; None if there are none."""
-        return in_loop_order(joined(self._parts)) if self._parts else None
+        if not self._parts:
+            return None
+        log = in_loop_order(_in_order_of_ends(joined(self._parts)))
+        used, graph = np.unique(log.steps.graph, return_inverse=True)
+        return replace(
+            log, graphs=tuple(log.graphs[number] for number in used.tolist()),
+            steps=replace(log.steps, graph=graph.astype(np.int32)),
+        )  # fmt: skip

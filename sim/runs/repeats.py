@@ -17,9 +17,11 @@ from typing import Any, TypeVar
 from sim.analysis.requests import TITLES
 from sim.base.errors import InputError
 from sim.executors import Executor, side_by_side
-from sim.runs.plan import plan
+from sim.runs.apart import NEVER, Apart, Beside
+from sim.runs.plan import Plan, plan
 from sim.runs.result import Result
-from sim.runs.run import known_names, run
+from sim.runs.run import known_names, run, run_plan
+from sim.runs.shared import Shared
 from sim.scenario import Scenario, override
 
 R = TypeVar("R")
@@ -53,16 +55,25 @@ def repeat(scenario: Scenario, count: int, *, executor: Executor = "auto") -> It
 
 
 def measure(
-    scenario: Scenario, count: int, wanted: Callable[[Result], R], *, executor: Executor = "auto"
+    scenario: Scenario, count: int, wanted: Callable[[Result], R], *, executor: Executor = "auto", beside: Beside | None = None
 ) -> Iterator[R]:  # fmt: skip
     """Yield `wanted(result)` of each run of `repeat`. Runs start now, in processes if that is faster, so it must be picklable.
 
-    Raises InputError for a count below 2 or above `MOST`, and for a scenario that cannot run.
+    beside: where they run instead; it gets plans, in which all files are read. Raises InputError for a count below 2 or above
+    `MOST`, and for a scenario that cannot run.
     """
     scenarios = _with_seeds(scenario, count)
+    if beside is not None:
+        shared = Shared()
+        return beside(partial(_wanted, wanted, executor), ((each, plan(each, shared)) for each in scenarios))
     # Graphs made once here are available in all processes.
     setup = plan(scenario).setup
     return side_by_side(lambda each: wanted(run(each, executor=executor)), scenarios, setup)
+
+
+def _wanted(wanted: Callable[[Result], R], executor: Executor, planned: tuple[Scenario, Plan]) -> R:
+    """What is wanted of a run."""
+    return wanted(run_plan(*planned, 0, executor=executor, apart=Apart(least=NEVER)))
 
 
 def _with_seeds(scenario: Scenario, count: int) -> list[Scenario]:

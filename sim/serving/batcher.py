@@ -40,10 +40,13 @@ def loops(
     batching: ResolvedBatching, requests: Sequence[Request], *, concurrency: int | None = None, think: int = 0
 ) -> list[Batcher]:
     """The loops of a run: one for all requests, or some that take them in turn, or some for each replica, or for each request
-    one, or `concurrency` that serve one at a time.
+    one, or `concurrency` that serve one at a time. Those of a replica alone have the numbers from `batching.first_loop` on.
 
     think: ps from the end of a request to the next, where `concurrency` limits them.
     """
+    if batching.only is not None:
+        mine, device = batching.only.requests, batching.only.replica * batching.devices
+        return [Batcher(batching, Arrivals(requests, only=mine[i :: batching.loops]), device) for i in range(batching.loops)]
     if batching.replicas > 1:
         return _of_replicas(batching, Front(Arrivals(requests, concurrency=concurrency, think=think), batching))
     if not batching.settings.alone and (count := batching.loops_of(len(requests))) > 1:

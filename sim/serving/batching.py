@@ -9,6 +9,14 @@ from sim.serving.settings import Batching, Prefill, Router, Speculative
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Only:
+    """A replica of several that is simulated alone. requests: numbers of those that are routed to it, in order of arrival."""
+
+    replica: int
+    requests: tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class ResolvedBatching:
     """How steps are made up.
 
@@ -16,8 +24,9 @@ class ResolvedBatching:
     batches in flight at a time in each of the replicas, each with its own share of the requests. router: gives requests to
     replicas, where there are several. devices: of a replica, that are simulated. prefilling: replicas, the first ones,
     that prefill for the others; hand_overs: caches that each of them sends at a time; by_layer: their steps send what they
-    store. layout: pages of the KV cache of a loop. capacity: its bytes, None if unbounded. tiers: bytes of each tier for a
-    loop, None if unbounded. seed: of accepted drafts.
+    store. only: the one replica that is simulated, None for all (`sim.serving.routed.routed`). layout: pages of the KV cache
+    of a loop. capacity: its bytes, None if unbounded. tiers: bytes of each tier for a loop, None if unbounded. seed: of
+    accepted drafts.
     """
 
     settings: Batching = field(default_factory=Batching)
@@ -31,10 +40,16 @@ class ResolvedBatching:
     prefilling: int = 0
     hand_overs: int = 0
     by_layer: bool = False
+    only: Only | None = None
     layout: KVLayout = field(default_factory=lambda: KVLayout(16, ()))
     capacity: int | None = None
     tiers: tuple[int | None, ...] = ()
     seed: int = 0
+
+    @property
+    def first_loop(self) -> int:
+        """Number of the first loop that is simulated."""
+        return 0 if self.only is None else self.only.replica * self.loops
 
     @property
     def drafts(self) -> bool:

@@ -10,14 +10,16 @@ the second router chooses when the hand-over of a prompt begins (`sim.serving.ba
 
 from __future__ import annotations
 
-from collections import deque
+from collections import defaultdict, deque
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from sim.base.errors import InputError
 from sim.serving.arrivals import Arrivals
-from sim.serving.batching import ResolvedBatching
+from sim.serving.batching import Only, ResolvedBatching
 from sim.serving.routers import ROUTERS, Router
 from sim.serving.sequence import SequenceState
+from sim.workload.requests import Request
 
 
 @dataclass(slots=True)
@@ -155,6 +157,19 @@ class Front:
         """Route the requests that have come by now."""
         while (number := self.arrivals.take(now)) is not None:
             self.pool.give(number)
+
+
+def routed(batching: ResolvedBatching, requests: Sequence[Request]) -> list[Only] | None:
+    """The requests of each replica that has any; None unless that is known before a run: in an open loop, behind a router that
+    looks at requests alone, where no replica hands over to others.
+    """
+    if batching.replicas == 1 or batching.prefilling or not getattr(_router(batching), "static", False):
+        return None
+    front, of = Front(Arrivals(requests), batching), defaultdict[int, list[int]](list)
+    latest = max(request.arrival for request in requests)
+    while (number := front.arrivals.take(latest)) is not None:
+        of[front.pool.choose(number)].append(number)
+    return [Only(replica=replica, requests=tuple(of[replica])) for replica in sorted(of)]
 
 
 def _router(batching: ResolvedBatching) -> Router:

@@ -95,7 +95,7 @@ class Batching(Short):
 class Router(Choice):
     """Choice of the replica that serves a request: a name, or a mapping of `name` and its options."""
 
-    examples = ("round_robin", "least_loaded", "prefix_aware")
+    examples = ("round_robin", "least_loaded", "prefix_hash", "prefix_aware")
 
     name: str = Field(default="round_robin", min_length=1, description="Name of the router.")
 

@@ -16,13 +16,16 @@ from functools import partial
 from importlib import import_module
 from logging import CRITICAL
 from time import monotonic
-from typing import Any
+from typing import Any, TypeVar
 
 from sim import __version__
 from sim.base.cores import CORES
 from sim.base.errors import InputError
-from sim.study.batches import Batch, Outcome
-from sim.study.pool import context, without_main, work
+from sim.base.processes import Work
+from sim.study.pool import context, without_main
+
+T = TypeVar("T")
+R = TypeVar("R")
 
 LOCAL = "local"
 WAIT = "10 s"  # for a scheduler
@@ -84,19 +87,21 @@ class Cluster:
             self._counted = monotonic()
         return self._threads
 
-    def submit(self, batch: Batch) -> Future[list[Outcome]]:
-        """Send a batch. The future raises BrokenExecutor if it lost several workers, InputError if the scheduler is gone."""
-        made: Future[list[Outcome]] = Future()
+    def submit(self, work: Work[T, R], item: T) -> Future[R]:
+        """Send an item, such as a batch. The future raises what the work raises, BrokenExecutor if it lost several workers, and
+        InputError if the scheduler is gone.
+        """
+        made: Future[R] = Future()
         try:
-            sent = self._client.submit(work_there, pickle.dumps(batch), __version__, pure=False, retries=RETRIES)
+            sent = self._client.submit(work_there, pickle.dumps((work, item)), __version__, pure=False, retries=RETRIES)
         except Exception as error:  # the client is closed
             raise self._gone() from error
         self._futures.add(sent)
         sent.add_done_callback(lambda future: self._ended(future, made))
         return made
 
-    def _ended(self, sent: Any, made: Future[list[Outcome]]) -> None:
-        """Pass on the outcome of a batch."""
+    def _ended(self, sent: Any, made: Future[Any]) -> None:
+        """Pass on the result of an item."""
         self._futures.discard(sent)
         try:
             if sent.status == "finished":
@@ -133,15 +138,16 @@ class Cluster:
                 end()
 
 
-def work_there(batch: bytes, version: str) -> list[Outcome]:
-    """Run a batch on a worker, with one core. Raises InputError if it has another version of the program.
+def work_there(task: bytes, version: str) -> Any:
+    """Do work on an item on a worker, with one core. Raises InputError if it has another version of the program.
 
-    batch: pickled, so that the scheduler passes it on as it is.
+    task: both, pickled, so that the scheduler passes them on as they are.
     """
     if version != __version__:
         raise InputError(f"a worker has version {__version__} of the program, expected {version}")
     os.environ[CORES] = "1"
-    return work(pickle.loads(batch))
+    work, item = pickle.loads(task)
+    return work(item)
 
 
 def dask(module: str) -> Any:

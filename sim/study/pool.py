@@ -6,19 +6,26 @@ import multiprocessing
 import os
 import signal
 import sys
-from collections.abc import Callable, Iterator
-from concurrent.futures import Executor, Future, ProcessPoolExecutor
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import BrokenExecutor, Executor, Future, ProcessPoolExecutor
 from contextlib import contextmanager, suppress
+from itertools import islice
 from multiprocessing import forkserver, resource_tracker
 from multiprocessing.connection import wait
 from threading import RLock, Thread
 from time import perf_counter
 from types import ModuleType
-from typing import Any, Protocol
+from typing import Any, Protocol, Self, TypeVar
 
 from sim.base.cores import CORES
+from sim.base.errors import SimError
+from sim.base.processes import Work
 from sim.study.batches import Batch, Job, Outcome, run
 from sim.study.metrics import measure
+
+T = TypeVar("T")
+R = TypeVar("R")
 
 #: Module that processes share.
 READY = "sim.study.ready"
@@ -32,24 +39,24 @@ SMALL = 100_000  # tasks of a run that takes some ten milliseconds, and as many 
 
 
 class Pool(Protocol):
-    """Runs batches, `width` at a time."""
+    """Does work on items that can be pickled, such as batches of runs, `width` at a time."""
 
     @property
     def width(self) -> int:
-        """Batches that run at a time; it may change."""
+        """Items at a time; it may change."""
         ...
 
     @property
     def alone(self) -> bool:
-        """Whether batches run in this process, while it submits them; it may change."""
+        """Whether the work is done in this process, while it submits it; it may change."""
         ...
 
     def expect(self, left: int) -> None:
         """Take note of how many runs are left, at most."""
         ...
 
-    def submit(self, batch: Batch) -> Future[list[Outcome]]:
-        """Run a batch. The future raises BrokenExecutor if its process was killed."""
+    def submit(self, work: Work[T, R], item: T, /) -> Future[R]:
+        """Do work on an item. The future raises what it raises, and BrokenExecutor if its process was killed."""
         ...
 
     def renew(self) -> None:
@@ -67,16 +74,16 @@ def work(batch: Batch) -> list[Outcome]:
 
 
 class Here:
-    """Runs batches in this process, one after the other."""
+    """Does all in this process, one after the other."""
 
     width, alone = 1, True
 
     def expect(self, left: int) -> None:
         """It does not matter."""
 
-    def submit(self, batch: Batch) -> Future[list[Outcome]]:
-        future: Future[list[Outcome]] = Future()
-        future.set_result(work(batch))
+    def submit(self, work: Work[T, R], item: T) -> Future[R]:
+        future: Future[R] = Future()
+        future.set_result(work(item))
         return future
 
     def renew(self) -> None:
@@ -106,9 +113,9 @@ class Processes:
     def expect(self, left: int) -> None:
         """It does not matter."""
 
-    def submit(self, batch: Batch) -> Future[list[Outcome]]:
+    def submit(self, work: Work[T, R], item: T) -> Future[R]:
         with without_main():
-            return self._pool.submit(work, batch)
+            return self._pool.submit(work, item)
 
     def renew(self) -> None:
         self._pool.shutdown(wait=False, cancel_futures=True)
@@ -152,15 +159,15 @@ class Growing:
     @staticmethod
     def _start(processes: Processes) -> None:
         with suppress(Exception):  # the next batch that is submitted raises it, too
-            processes.submit(Batch([])).result()
+            processes.submit(work, Batch([])).result()
 
-    def submit(self, batch: Batch) -> Future[list[Outcome]]:
-        if not self.alone or not all(map(_is_small, batch.jobs)):
+    def submit(self, work: Work[T, R], item: T) -> Future[R]:
+        if not self.alone or not (isinstance(item, Batch) and all(map(_is_small, item.jobs))):
             self._starts = None
-            return self._started().submit(batch)
+            return self._started().submit(work, item)
         if self._since:
-            self._runs += len(batch)
-        done = self._here.submit(batch)
+            self._runs += len(item)
+        done = self._here.submit(work, item)
         self._since = self._since or perf_counter()  # the first batch also loads compiled code
         return done
 
@@ -185,7 +192,7 @@ def _is_small(job: Job) -> bool:
 
 
 class Foreign:
-    """Any executor, such as that of a Dask client. width: batches that it runs at a time."""
+    """Any executor, such as that of a Dask client. width: items at a time."""
 
     alone = False
 
@@ -195,8 +202,8 @@ class Foreign:
     def expect(self, left: int) -> None:
         """It does not matter."""
 
-    def submit(self, batch: Batch) -> Future[list[Outcome]]:
-        return self._executor.submit(work, batch)
+    def submit(self, work: Work[T, R], item: T) -> Future[R]:
+        return self._executor.submit(work, item)
 
     def renew(self) -> None:
         """The executor itself replaces processes."""
@@ -210,6 +217,36 @@ class Foreign:
 def pool(count: int) -> Pool:
     """As many processes; this one alone if one is enough."""
     return Growing(count) if count > 1 else Here()
+
+
+class InOrder:
+    """Does work beside this process by a pool, which is made at the first use: results come in the order of items.
+
+    Raises what the work raises, SimError if a process was killed.
+    """
+
+    def __init__(self, make: Callable[[], Pool]) -> None:
+        self._make = make
+        self._pool: Pool | None = None
+
+    def __call__(self, work: Work[T, R], items: Iterable[T]) -> Iterator[R]:
+        self._pool = self._pool or self._make()
+        left, under_way = iter(items), deque[Future[R]]()
+        try:
+            while True:
+                under_way.extend(self._pool.submit(work, item) for item in islice(left, 2 * self._pool.width - len(under_way)))
+                if not under_way:
+                    return
+                yield under_way.popleft().result()
+        except BrokenExecutor:
+            raise SimError("a process that ran beside this one was killed: it may have lacked memory") from None
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        if self._pool is not None:
+            self._pool.close(now=kind is not None)
 
 
 def context(*modules: str) -> Any:

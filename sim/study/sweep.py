@@ -15,7 +15,7 @@ from sim.base.errors import SimError
 from sim.study.batches import Batch, Job, Outcome
 from sim.study.optimize import TRIALS, Optimize, Told, Trials, means, worst
 from sim.study.points import CASE, Choice, Point, Study, spread
-from sim.study.pool import Here, Pool
+from sim.study.pool import Here, Pool, work
 from sim.study.proofs import Proofs, generations
 from sim.study.search import Find, exact
 from sim.study.store import FAILED, OK, SKIPPED, Store, cell
@@ -207,7 +207,7 @@ class _Runner:
     def _submit(self, task: _Task) -> None:
         task.began = perf_counter()
         try:
-            self.running[self.pool.submit(task.batch)] = task
+            self.running[self.pool.submit(work, task.batch)] = task
         except BrokenExecutor:
             self._killed([task])
 
@@ -316,7 +316,7 @@ def estimate(study: Study, count: int = 6) -> Estimate:
     for i, point in enumerate([points[0], *points]):
         began = perf_counter()
         try:
-            outcome = here.submit(Batch([Job.of(study.plan(point))])).result()[0]
+            outcome = here.submit(work, Batch([Job.of(study.plan(point))])).result()[0]
         except SimError as refused:
             outcome = Outcome(None, str(refused))
         error = error or outcome.error

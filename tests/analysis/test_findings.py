@@ -15,7 +15,7 @@ import sim.runs.run
 from models.graph import OpGraph
 from sim.analysis.blame import blame
 from sim.analysis.bounds import _gaps, bounds
-from sim.analysis.channels import any_busy, deliver_over_time
+from sim.analysis.channels import busy_runs, deliver_over_time, union
 from sim.analysis.checks import CHECKS, check
 from sim.analysis.findings import Analysis, Findings, analyze
 from sim.analysis.metrics import metrics
@@ -276,7 +276,10 @@ def test_busy_and_work_over_time(intervals: list[tuple[int, int]], width: int) -
     start, end = (np.array([span[i] for span in spans], dtype=np.int64) for i in (0, 1))
     services = Services(*(memoryview(column) for column in (start, start, start, end, end - start)))
     instants = [time for span in spans for time in range(*span)]
-    assert any_busy(services, 2**15, np.zeros((2, len(spans) + 1), dtype=np.int64)) == len(set(instants))
+    runs = np.zeros((2, len(spans) + 1), dtype=np.int64)
+    runs = runs[:, : busy_runs(services, 2**15, runs)]
+    assert (runs[1] - runs[0]).sum() == len(set(instants))
+    assert union([np.array([start, end])]) == union([runs[:, ::2], runs[:, 1::2]]) == len(set(instants))
     bins = np.zeros(60 // width + 1, dtype=np.int64)
     deliver_over_time(services, 2**15, width, bins)
     assert bins.tolist() == np.bincount(np.array(instants, dtype=np.int64) // width, minlength=len(bins)).tolist()

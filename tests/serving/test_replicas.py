@@ -24,6 +24,7 @@ from sim.runs import saved
 from sim.runs.plan import plan
 from sim.runs.run import run
 from sim.scenario import from_dict
+from sim.serving.routed import Outstanding
 from sim.serving.routers import ROUTERS, Load, Router
 from sim.workload.requests import Request
 from tests.executors import assert_same
@@ -270,6 +271,20 @@ def test_both_executors_are_equal(data: dict[str, Any]) -> None:
     assert [graph.first_device for graph in expected.graphs] == [graph.first_device for graph in found.graphs]
 
 
+def test_a_hash_chooses_the_same_replica_for_what_begins_alike() -> None:
+    """CRC-32 (zlib) of "1" is 0x83DCEFB7, of "1,2" 0x2B0E6C9B, of "1,3" 0x5C095C0D; what has neither is given in turn."""
+    loads, prompts = [Outstanding() for _ in range(5)], [{"prefix": (1, 2)}, {"prefix": (1, 3)}, {}, {"prefix": (1,)}, {}]
+
+    def chosen(requests: list[dict[str, Any]], **options: int) -> list[int]:
+        router: Router = ROUTERS.make("prefix_hash", options)
+        return [router.choose(Request(context=0, tokens=1, arrival=0, prompt=9, **each), loads) for each in requests]
+
+    one, two, three = 0x83DCEFB7 % 5, 0x2B0E6C9B % 5, 0x5C095C0D % 5
+    assert chosen(prompts) == [one, one, 0, one, 1]
+    assert chosen(prompts, blocks=2) == [two, three, 0, one, 1]
+    assert len(set(chosen([{"conversation": 5, "prefix": (each,)} for each in range(9)]))) == 1
+
+
 def test_samples_of_a_prompt_stay_together() -> None:
     requests = [
         {"prompt": 20, "tokens": 3, "samples": 2},
@@ -317,6 +332,7 @@ def test_reports_name_replicas() -> None:
         ({"workload": {"router": "rund_robin"}}, "did you mean 'round_robin'"),
         ({"workload": {"router": {"name": "round_robin", "imbalance": 2}}}, "workload.router: unknown option 'imbalance'"),
         ({"workload": {"router": {"name": "prefix_aware", "imbalance": -1}}}, "expected a number of requests, 0 or more"),
+        ({"workload": {"router": {"name": "prefix_hash", "blocks": 0}}}, "blocks: expected a number of blocks, 1 or more"),
     ],
 )
 def test_what_cannot_be_run_is_refused(change: dict[str, Any], message: str) -> None:
@@ -368,7 +384,7 @@ def test_a_router_that_chooses_no_replica_is_an_error(monkeypatch: pytest.Monkey
 
 def test_the_guide_adds_a_router(tmp_path, monkeypatch: pytest.MonkeyPatch) -> None:
     lab = install("replicas.md", tmp_path, monkeypatch)
-    assert ROUTERS.names() == ["round_robin", "least_loaded", "prefix_aware", "by_length"]
+    assert ROUTERS.names() == ["round_robin", "least_loaded", "prefix_hash", "prefix_aware", "by_length"]
     result = run(lab / "by_length.yaml")
     assert served_by(result).tolist() == [0, 1, 1, 1, 0]
 

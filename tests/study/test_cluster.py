@@ -16,11 +16,12 @@ from typing import Any
 import pytest
 
 from sim.base.errors import InputError
+from sim.base.processes import Work
 from sim.study import cluster as clusters
-from sim.study.batches import Batch, Outcome
+from sim.study.batches import Batch
 from sim.study.cluster import LOCAL, Cluster
 from sim.study.points import Study, load
-from sim.study.pool import Here
+from sim.study.pool import Here, work
 from tests.study.conftest import Written, swept
 from tests.study.test_sweep import MANY, rows
 from tests.tools.command import call
@@ -39,7 +40,7 @@ def test_rows_are_those_of_one_process(study: Study, tmp_path: Path, monkeypatch
         assert swept(study, tmp_path / "dask", pool).done == 6
         other = Cluster(local.scheduler_address)
         monkeypatch.setattr(clusters, "__version__", "0.0.0")
-        future = other.submit(Batch([]))
+        future = other.submit(work, Batch([]))
         monkeypatch.undo()
         with pytest.raises(InputError, match=r"expected 0\.0\.0"):
             future.result(timeout=60)
@@ -90,8 +91,8 @@ class Killing(Cluster):
         super().__init__(address)
         self.left, self.victim = after, victim
 
-    def submit(self, batch: Batch) -> Future[list[Outcome]]:
-        future = super().submit(batch)
+    def submit(self, work: Work[Any, Any], item: Any) -> Future[Any]:
+        future = super().submit(work, item)
         self.left -= 1
         if self.left == 0:
             time.sleep(0.05)

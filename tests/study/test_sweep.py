@@ -18,6 +18,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sim.base.errors import InputError
+from sim.base.processes import Work
 from sim.study import pool
 from sim.study import store as storage
 from sim.study.batches import Batch, Job
@@ -65,7 +66,7 @@ def test_rows_do_not_depend_on_the_executor(study: Study, tmp_path: Path) -> Non
 def test_a_process_of_a_study_imports_neither_torch_nor_the_command_line(study: Study) -> None:
     one = Processes(1)
     try:
-        one.submit(Batch([Job.of(study.plan(next(study.points())))])).result()
+        one.submit(work, Batch([Job.of(study.plan(next(study.points())))])).result()
         loaded = one._pool.submit(eval, "sorted(__import__('sys').modules)").result()
     finally:
         one.close(now=True)
@@ -249,10 +250,10 @@ class Killing(Processes):
         super().__init__(count)
         self.left, self.times, self.kills = after, times, 0
 
-    def submit(self, batch: Batch) -> Any:
+    def submit(self, work: Work[Any, Any], item: Any) -> Any:
         self.left -= 1
         if self.left > 0 or self.kills >= self.times:
-            return super().submit(batch)
+            return super().submit(work, item)
         self.kills += 1
         with without_main():
             lost = self._pool.submit(time.sleep, 60)  # in place of the batch, which could end before the signal comes
@@ -284,13 +285,13 @@ def test_processes_begin_once_they_pay(written: Written, tmp_path: Path, monkeyp
 def test_no_run_is_in_this_process_after_a_kill(study: Study, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     growing = Growing(2)
     job = Job.of(study.plan(next(study.points())))
-    assert growing.submit(Batch([job])).done()
+    assert growing.submit(work, Batch([job])).done()
     assert growing._processes is None
     growing.renew()
     try:
         monkeypatch.setattr(growing._here, "submit", lambda batch: pytest.fail("in this process"))
         assert not growing.alone
-        assert growing.submit(Batch([job])).result()[0].values == work(Batch([job]))[0].values
+        assert growing.submit(work, Batch([job])).result()[0].values == work(Batch([job]))[0].values
     finally:
         growing.close(now=True)
 

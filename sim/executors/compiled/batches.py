@@ -115,6 +115,7 @@ class Batches(Run):
         else:
             batchers = [part.batcher]
         self.loops = [Loop(number, batcher) for number, batcher in enumerate(batchers)]
+        self.first_loop = setup.batching.first_loop
         self.in_parts = sink is not None and len(batchers) == 1
         self.kept = array("q")  # [step, field] of those that have ended
         self.counts, self.member_rows = array("q"), array("q")  # members of each step, and their columns one after another
@@ -216,7 +217,8 @@ class Batches(Run):
         steps, members, (graph, form, _) = int(self.m[loop.slot + S_TOKEN]) - loop.token + 1, len(batch), loop.entry
         times = self.m[loop.times.at : loop.times.at + TIMES * steps].tolist()
         for i in range(steps):
-            self.kept.extend((loop.number, loop.token + i, batch.context + i * members, graph, loop.row + i * form.size))
+            step = self.first_loop + loop.number, loop.token + i, batch.context + i * members, graph
+            self.kept.extend((*step, loop.row + i * form.size))
             self.kept.extend((times[TIMES * i] - self.setup.step_overhead, times[TIMES * i + 1]))
         self.counts.extend([members + len(batch.forks)] * steps)
         self.member_rows.frombytes((batch.table + ONE_MORE * np.arange(steps)[:, None, None]).tobytes())
@@ -241,7 +243,7 @@ class Batches(Run):
         self.rows += loop.steps * form.size
         m, slot, members_at, until = self.m, loop.slot, loop.members.at, loop.batcher.until
         m[members_at : members_at + members] = batch.table[:, M_SEQUENCE]
-        first, others = m[members_at], len(self.setup.sequences) + loop.number
+        first, others = m[members_at], len(self.setup.sequences) + self.first_loop + loop.number
         m[slot + S_LOOP] = self.table + loop.number * LOOP_WORDS
         m[slot + S_KEY] = (loop.number << LOOP_BITS) + loop.token
         m[slot + S_FORM], m[slot + S_TASKS], m[slot + S_NODES] = form.at, form.size, form.nodes
@@ -270,7 +272,7 @@ class Batches(Run):
         self._reserve(loop, form, costs, len(batch), steps)
         out = self.m[loop.costs.at : loop.costs.at + steps * costs.rows * COST].reshape(steps, costs.rows, COST)
         try:
-            costs.fill(out, lanes_of(loop.number, loop.token, batch, steps))
+            costs.fill(out, lanes_of(self.first_loop + loop.number, loop.token, batch, steps))
         except InputError:  # maybe of a step that will not come
             if steps == 1:
                 raise
@@ -445,4 +447,5 @@ class Batches(Run):
         times: dict[int, int] = {}
         for loop in self.loops:
             times |= loop.batcher.arrivals.times
-        return np.array([times.get(number, 0) for number in range(len(self.setup.sequences))], dtype=np.int64)
+        requests = enumerate(self.setup.sequences)  # of other replicas, where one runs alone, too
+        return np.array([times.get(number, request.arrival) for number, request in requests], dtype=np.int64)

@@ -31,7 +31,7 @@ def simulate(setup: Setup, progress: Progress | None = None) -> EventLog:
         batchers = loops(setup.batching, setup.sequences, concurrency=setup.concurrency, think=setup.think)
         processes = [
             batched_loop(machine, number, batcher, steps.of_batch, setup.step_overhead)
-            for number, batcher in enumerate(batchers)
+            for number, batcher in enumerate(batchers, setup.batching.first_loop)
         ]
     else:
         sequence_process = sampled_sequence if setup.dependency == "sampled" else known_sequence

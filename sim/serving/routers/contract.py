@@ -2,6 +2,9 @@
 
 A request is routed once, when it arrives, and stays where it is. A router is asked in order of arrival; it may remember what it
 has answered, for the time of one run. It decides from what it is asked, never from a clock or a random number.
+
+A router that looks at requests alone, never at loads, may say so by a class attribute `static = True`. Then it is known before
+a run which replica serves which requests, and replicas can be simulated as runs of their own (`sim.runs.apart`).
 """
 
 from __future__ import annotations

@@ -11,6 +11,8 @@ from sim.workload.requests import Request
 class RoundRobin:
     """Replicas in turn, in order of arrival, whatever they have to do."""
 
+    static = True
+
     def __init__(self) -> None:
         self._routed = 0
 
