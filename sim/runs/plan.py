@@ -285,9 +285,8 @@ def _arrivals(setup: Setup) -> tuple[int, ...]:
         return tuple(arrivals)
     if setup.batching.replicas > 1:  # whose requests are routed as they arrive
         return (min(arrivals) if setup.concurrency is None else 0,) * setup.batching.loops_of(len(arrivals))
-    if not setup.batching.settings.alone and (loops := setup.batching.loops_of(len(arrivals))) > 1:
-        return tuple(min(arrivals[i::loops]) for i in range(loops))
+    if not setup.batching.settings.alone and (loops := setup.batching.batches_of(len(arrivals))) > 1:
+        return tuple(min(arrivals[i::loops]) for i in range(loops)) * (1 + setup.batching.beside)
     if setup.concurrency is not None:  # a closed loop starts at 0
-        shared = 1 if not setup.batching.settings.alone else min(setup.concurrency, len(arrivals))
-        return (0,) * shared
-    return tuple(arrivals) if setup.batching.settings.alone else (min(arrivals),)
+        return (0,) * (min(setup.concurrency, len(arrivals)) if setup.batching.settings.alone else 1 + setup.batching.beside)
+    return tuple(arrivals) if setup.batching.settings.alone else (min(arrivals),) * (1 + setup.batching.beside)

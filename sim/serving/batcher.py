@@ -1,4 +1,4 @@
-"""Batching: the members of each step, by policy, token budget, prefill chunks, drafts, and capacity of the KV cache.
+"""Batching: what each step of a loop does, by policy, token budget, prefill chunks, drafts, and capacity of the KV cache.
 
 A `Batcher` is a state machine without a clock. A decode loop asks it for the next step (`next`) and reports when that step has
 ended (`ended`). It never looks ahead: its answers depend on the requests that have arrived and the steps that have ended.
@@ -13,67 +13,27 @@ ended (`ended`). It never looks ahead: its answers depend on the requests that h
    request as soon as its prompt fits; when a sequence then finds no block for its next tokens, the one admitted last is
    pre-empted: it gives up all of its blocks, to be prefilled again, or swapped out and back in through the channel. Swapped
    caches are in tiers (`sim.serving.tiers`); where none has space, the sequence is prefilled again.
+5. Moves of caches and blocks are steps of their own. `moves: between`: of this loop, so that all wait. `beside`: of another
+   (`sim.serving.movers.Mover`), while sequences that need none of them go on. A sequence takes part in steps again when all of
+   its moves have ended, and blocks that one gives up can be used when they are out.
 """
 
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from sim.mapping.steps import Swap
 from sim.serving.arrivals import Arrivals
 from sim.serving.batch import Batch, Member
 from sim.serving.batching import ResolvedBatching
-from sim.serving.blocks import KVBlocks
+from sim.serving.blocks import CacheMove, KVBlocks
+from sim.serving.composer import Composer
 from sim.serving.drafting import draft_steps
 from sim.serving.policies import BATCHING_POLICIES, BatchingPolicy
 from sim.serving.prefix import blocks_of
-from sim.serving.routed import Front, Inbox
+from sim.serving.routed import Inbox
 from sim.serving.sequence import SequenceState
-from sim.serving.speculation import accepted
 from sim.serving.tiers import Tiers
-from sim.workload.requests import Request
-
-
-def loops(
-    batching: ResolvedBatching, requests: Sequence[Request], *, concurrency: int | None = None, think: int = 0
-) -> list[Batcher]:
-    """The loops of a run: one for all requests, or some that take them in turn, or some for each replica, or for each request
-    one, or `concurrency` that serve one at a time. Those of a replica alone have the numbers from `batching.first_loop` on.
-
-    think: ps from the end of a request to the next, where `concurrency` limits them.
-    """
-    if batching.only is not None:
-        mine, device = batching.only.requests, batching.only.replica * batching.devices
-        return [Batcher(batching, Arrivals(requests, only=mine[i :: batching.loops]), device) for i in range(batching.loops)]
-    if batching.replicas > 1:
-        return _of_replicas(batching, Front(Arrivals(requests, concurrency=concurrency, think=think), batching))
-    if not batching.settings.alone and (count := batching.loops_of(len(requests))) > 1:
-        return [Batcher(batching, Arrivals(requests, only=range(i, len(requests), count))) for i in range(count)]
-    if not batching.settings.alone:
-        return [Batcher(batching, Arrivals(requests, concurrency=concurrency, think=think))]
-    if concurrency is not None:
-        arrivals = Arrivals(requests, concurrency=concurrency, think=think)
-        return [Batcher(batching, arrivals) for _ in range(min(concurrency, len(requests)))]
-    return [Batcher(batching, Arrivals(requests, only=(number,))) for number in range(len(requests))]
-
-
-def _of_replicas(batching: ResolvedBatching, front: Front) -> list[Batcher]:
-    """The loops of all replicas; after these those that hand over what some have prefilled, each of their batchers in turn."""
-    inboxes = front.pool.inboxes if front.pool is front.decoding else [*front.pool.inboxes, *front.decoding.inboxes]
-    prefilling = batching.prefilling * batching.loops
-    found = [
-        Batcher(batching, inbox, i // batching.loops * batching.devices, hands_over=i < prefilling)
-        for i, inbox in enumerate(inboxes)
-    ]
-    for i in range(prefilling):  # micro-batches of a replica hand over in order of their ends
-        found[i].prefilled = found[i // batching.loops * batching.loops].prefilled
-    return found + [
-        HandOver(batching, of.arrivals, of.device, prefilled=of.prefilled)
-        for of in found[: prefilling : batching.loops]
-        for _ in range(batching.hand_overs)
-    ]
 
 
 @dataclass(slots=True, eq=False)
@@ -83,8 +43,8 @@ class Batcher:
     arrivals: may be shared by several loops, each of which serves one request at a time. device: the first one of those that
     its steps run on. hands_over: it prefills; `prefilled` are sequences of its replica whose prompt is still to be sent to
     others that decode, and their batchers. waiting: requests to be admitted, those that were pre-empted first. running:
-    admitted sequences, in order of admission. swapped: those whose cache is out of the memory, the first to return first.
-    blocks: the KV cache. tiers: where swapped caches are.
+    admitted sequences, in order of admission. swapped: those whose cache is out of the memory, or on its way, the first to
+    return first. blocks: the KV cache, with the moves that are still to be made. tiers: where swapped caches are.
     """
 
     batching: ResolvedBatching
@@ -97,19 +57,21 @@ class Batcher:
     swapped: deque[SequenceState] = field(default_factory=deque)
     blocks: KVBlocks = field(init=False)
     tiers: Tiers[SequenceState] = field(init=False)
-    _swaps: deque[tuple[SequenceState, Swap, int]] = field(default_factory=deque)  # moves still to be made, each over a link
+    _moving: CacheMove | None = None  # the move that is the step in progress
+    _short: bool = False  # sequences wait for blocks that others give up
     _in_step: list[SequenceState] = field(default_factory=list)  # the sequences of the members of the step in progress
     _drafts: deque[Batch] = field(default_factory=deque)  # steps of the draft model still to be made
     _verifying: Batch | None = None  # the step that comes after them
     _last: Batch | None = None  # the step that `next` returned last, unless it was a swap
-    _overdue: SequenceState | None = None  # a prompt for which decodes left too little in the last step
     _decoding_on: bool = False  # that step decodes one token of each member, as the one before it did
     _admitted: bool = False  # requests joined before that step
     _policy: BatchingPolicy = field(init=False)
+    _composer: Composer = field(init=False)
 
     def __post_init__(self) -> None:
         self.blocks = blocks_of(self.batching)
         self.tiers = Tiers(self.batching.tiers or (None,))
+        self._composer = Composer(self.batching)
         self._policy = BATCHING_POLICIES.make(self.batching.settings.policy, {})
 
     def next(self, now: int) -> Batch | None:
@@ -118,17 +80,16 @@ class Batcher:
             return self._next_of_round()
         self._queue_arrivals(now)
         self._preempt_until_all_fit()
-        if not self._swaps:
+        if self.batching.beside or not self.blocks.moves:
             self._swap_in()
-        if self._swaps:
-            return self._swap_step()
-        self._admit()
-        if self.blocks.moves:
+        if self.batching.beside or not self.blocks.moves:
+            self._admit()
+        if self.blocks.moves and not self.batching.beside:
             return self._move_step()
         if self._last is not None and self._decodes_on(self._last):
             self._last, self._decoding_on = self._last.decoded_on(), True
             return self._last
-        members, self._in_step = self._compose()
+        members, self._in_step = self._composer.members(self.running)
         self._last, self._decoding_on = (
             Batch(members, forks=self._forks(members), device=self.device) if members else None,
             False,
@@ -144,7 +105,11 @@ class Batcher:
 
         steps: that it and those after it have ended in which its members decoded on, so many in all.
         """
-        if batch.swap or batch.shape.draft:
+        if self._moving is not None:
+            self.moved(self._moving)
+            self._moving = None
+            return
+        if batch.shape.draft:
             return
         decoded = steps
         if not self._decoding_on:
@@ -188,7 +153,7 @@ class Batcher:
         So many do if no request arrives before they begin (`until`). It may be fewer than there are.
         """
         last, settings = self._last, self.batching.settings
-        if last is None or self._swaps or self.swapped or self.listens or not self._decodes_on(last):
+        if last is None or self.swapped or self.blocks.moving or self._is_given_more or not self._decodes_on(last):
             return 0
         frees = bool(self.waiting) and self.batching.layout.windowed
         if self.batching.capacity is not None and (settings.kv.full != "wait" or frees):
@@ -208,7 +173,22 @@ class Batcher:
 
     @property
     def listens(self) -> bool:
-        """Whether a step of another loop may bring it requests when it ends, so that it goes on where it has nothing to do."""
+        """Whether the end of a step of another loop may give it something to do: requests that it brings, or blocks."""
+        return bool(self.blocks.moving) or (self._is_given_more and self.next_arrival is None)
+
+    @property
+    def queued(self) -> bool:
+        """Whether moves wait for the loop that makes them beside the steps of this one."""
+        return self.batching.beside and bool(self.blocks.moves)
+
+    @property
+    def over(self) -> bool:
+        """Whether it has nothing to do any more."""
+        return not (self.waiting or self.running or self.swapped or self._is_given_more) and self.arrivals.next is None
+
+    @property
+    def _is_given_more(self) -> bool:
+        """Whether requests come at times that are not known yet."""
         return isinstance(self.arrivals, Inbox) and self.arrivals.more
 
     @property
@@ -244,7 +224,7 @@ class Batcher:
         """Admit requests as the policy chooses them, until it stops or one does not fit."""
         remaining = len(self.running)
         self._admitted = False
-        while self.waiting and not self.swapped and len(self.running) < self.batching.sequences:
+        while self.waiting and not (self.swapped or self._short) and len(self.running) < self.batching.sequences:
             chosen = self._policy.choose(self.waiting, remaining)
             if chosen is None:
                 return
@@ -266,7 +246,9 @@ class Batcher:
         first, request = samples[0], samples[0].request
         if request.group < 0:
             whole = self.batching.settings.kv.full == "wait" and not self.hands_over
-            return self.blocks.admit(first, request.final if whole else first.cached + (first.pending or self._query(first)))
+            return self.blocks.admit(
+                first, request.final if whole else first.cached + (first.pending or self._composer.query(first))
+            )
         if not self.blocks.allocate_samples(samples):
             return False
         for sequence in samples:
@@ -279,52 +261,64 @@ class Batcher:
         """Allocate blocks for the next tokens of all that decode; while they do not fit, pre-empt the one admitted last."""
         if self.batching.settings.kv.full == "wait":
             return
+        owed = 0  # bytes for sequences that wait until others have given them up
         for sequence in self.running.copy():
-            while sequence in self.running and not sequence.pending:
-                if self.blocks.grow(sequence, sequence.cached + self._query(sequence)):
+            sequence.stalled = False
+            while sequence in self.running and not (sequence.pending or sequence.moving or sequence.stalled):
+                tokens = sequence.cached + self._composer.query(sequence)
+                if self.blocks.grow(sequence, tokens, leave=owed):
                     break
-                self._preempt(self.running[-1])
+                lacks = self.blocks.lacks(sequence, tokens)
+                if self.blocks.fits(owed + lacks - sum(each.held for each in self.swapped)) or self.running[-1].moving:
+                    sequence.stalled, owed = True, owed + lacks
+                else:
+                    self._preempt(self.running[-1])
+        self._short = owed > 0
 
     def _preempt(self, sequence: SequenceState) -> None:
         self.running.remove(sequence)
-        self.blocks.free(sequence)
+        sequence.stalled = False
         if self.batching.settings.kv.full == "swap" and sequence.cached and self._put(sequence):
             self.swapped.appendleft(sequence)
-        else:
-            # Prefill all that was cached, and the token to be fed in next, which gives the one after it.
-            sequence.pending = sequence.cached + (sequence.pending or 1)
-            sequence.cached = sequence.drafted = sequence.fed = 0
-            self.waiting.appendleft(sequence)
+            if not self.batching.beside:
+                self.blocks.free(sequence)
+            return
+        self.blocks.free(sequence)
+        # Prefill all that was cached, and the token to be fed in next, which gives the one after it.
+        sequence.pending = sequence.cached + (sequence.pending or 1)
+        sequence.cached = sequence.drafted = sequence.fed = 0
+        self.waiting.appendleft(sequence)
 
     def _put(self, sequence: SequenceState) -> bool:
         """Have the cache of a sequence move out to a tier, and colder ones to make space there; False if no tier has any."""
         moves = self.tiers.put(sequence, self.batching.layout.held_in_all(sequence.cached, sequence.cached, 1))
         for move in moves or ():
-            self._swaps.append((move.item, "out" if move.item is sequence else "spill", move.tier))
+            self.blocks.move("out" if move.item is sequence else "spill", move.tier, move.item, move.item.cached)
         return moves is not None
 
     def _swap_in(self) -> None:
         """Have swapped sequences run again, as long as their cache and their next tokens fit."""
-        while self.swapped and len(self.running) < self.batching.sequences:
+        while self.swapped and len(self.running) < self.batching.sequences and not self._short:
             sequence = self.swapped[0]
-            if not self.blocks.grow(sequence, sequence.cached + (sequence.pending or self._query(sequence))):
+            tokens = sequence.cached + (sequence.pending or self._composer.query(sequence))
+            if sequence.moving or not self.blocks.grow(sequence, tokens):
                 break
             self.swapped.popleft()
             self.running.append(sequence)
-            self._swaps.append((sequence, "in", self.tiers.take(sequence)))
-
-    def _swap_step(self) -> Batch:
-        """The step that makes the next move."""
-        sequence, swap, tier = self._swaps.popleft()
-        self._in_step, self._last, self._decoding_on = [], None, False
-        member = Member(sequence.number, sequence.cached, 0, sequence.cached, 0, 0)
-        return Batch((member,), swap, tier=tier, device=self.device)
+            self.blocks.move("in", self.tiers.take(sequence), sequence, sequence.cached)
 
     def _move_step(self) -> Batch:
-        """The step that makes the next move of blocks."""
-        swap, tier, number, tokens = self.blocks.moves.popleft()
+        """The step that makes the next move."""
+        self._moving = self.blocks.moves.popleft()
         self._in_step, self._last, self._decoding_on = [], None, False
-        return Batch((Member(number, tokens, 0, tokens, 0, 0),), swap, tier=tier, device=self.device)
+        return self._moving.step(self.device)
+
+    def moved(self, move: CacheMove) -> None:
+        """Take note that a move has ended."""
+        self.blocks.moving -= 1
+        move.sequence.moving -= 1
+        if move.swap == "out" and self.batching.beside:
+            self.blocks.free(move.sequence)
 
     # Drafts
 
@@ -360,126 +354,8 @@ class Batcher:
                 sequence.forked, sequence.pending, sequence.cached = False, 0, first.cached
                 sequence.generated += 1
 
-    # The members of a step
-
     def _decodes_on(self, last: Batch) -> bool:
-        """Whether all members of the last step, and no others, decode one more token, so that `_compose` would repeat it."""
+        """Whether all members of the last step, and no others, decode one more token, so that composing would repeat it."""
         if self._in_step != self.running or self.batching.speculation is not None or any(last.shape.several):
             return False
         return not any(sequence.pending for sequence in self.running)
-
-    def _compose(self) -> tuple[list[Member], list[SequenceState]]:
-        """The members of a step and their sequences: decodes first, then prefills, each in order of admission."""
-        overdue, self._overdue = self._overdue, None
-        kept = overdue.pending if overdue is not None and overdue in self.running else 0
-        decoding, drafting, budget = self._choose_decodes(kept)
-        prefilling, chunks = self._choose_prefills(budget, may_wait=bool(kept) or not decoding)
-        members = self._decodes(decoding, drafting)
-        for sequence, query in zip(prefilling, chunks, strict=True):
-            last = int(query == sequence.pending)
-            members.append(Member(sequence.number, sequence.cached, query, sequence.cached, last, last))
-        return members, decoding + prefilling
-
-    def _choose_decodes(self, kept: int) -> tuple[list[SequenceState], list[int], int | None]:
-        """The sequences that decode, the tokens that each feeds in, and what is left of the budget (None if unbounded).
-
-        kept: tokens of the budget that they leave to prefill.
-        """
-        budget = self.batching.settings.max_tokens
-        chosen, queries = list[SequenceState](), list[int]()
-        for sequence in self.running:
-            if sequence.pending or sequence.forked:
-                continue
-            query = self._query(sequence)
-            if budget is not None:
-                if query > budget - kept:
-                    continue
-                budget -= query
-            chosen.append(sequence)
-            queries.append(query)
-        return chosen, queries, budget
-
-    def _choose_prefills(self, budget: int | None, *, may_wait: bool) -> tuple[list[SequenceState], list[int]]:
-        """The sequences that are prefilled, and the tokens of each: none after the first that does not fit the budget.
-
-        may_wait: that one need not come first in the next step.
-        """
-        chunk = self.batching.prefill.chunk
-        chosen, queries = list[SequenceState](), list[int]()
-        for sequence in self.running:
-            if not sequence.pending or sequence.forked:
-                continue
-            query = sequence.pending if chunk is None else min(sequence.pending, chunk)
-            if budget is not None:
-                query = min(query, budget) if chunk is not None else query
-                if not query or query > budget:
-                    self._overdue = None if may_wait or chosen or chunk is not None else sequence
-                    break
-                budget -= query
-            chosen.append(sequence)
-            queries.append(query)
-        return chosen, queries
-
-    def _query(self, sequence: SequenceState) -> int:
-        """Tokens that a decoding sequence feeds in: the last one, and no more drafts than it still needs tokens after it."""
-        missing = sequence.request.tokens - sequence.generated
-        return 1 + (min(self.batching.speculation.draft, missing - 1) if self.batching.speculation is not None else 0)
-
-    def _decodes(self, sequences: Sequence[SequenceState], queries: Sequence[int]) -> list[Member]:
-        """Members that decode. The first sample of a prompt loads the cache that all samples in the step share."""
-        members = list[Member]()
-        leaders: dict[int, int] = {}  # group -> member
-        decoding = zip(sequences, queries, self._emitted(sequences, queries), strict=True)
-        for number, (sequence, query, emitted) in enumerate(decoding):
-            leader, loads = -1, sequence.cached
-            if sequence.shared and leaders.setdefault(sequence.request.group, number) != number:
-                leader, loads = leaders[sequence.request.group], sequence.cached - sequence.shared
-            members.append(Member(sequence.number, sequence.cached, query, loads, query, emitted, leader))
-        return members
-
-    def _emitted(self, sequences: Sequence[SequenceState], queries: Sequence[int]) -> Sequence[int]:
-        """Output tokens of sequences that decode: one each, and the drafts that are accepted."""
-        speculation = self.batching.speculation
-        if speculation is None:
-            return queries
-        right = accepted(
-            speculation.acceptance, [query - 1 for query in queries], seed=self.batching.seed,
-            sequences=[s.number for s in sequences], steps=[s.decoded for s in sequences],
-        )  # fmt: skip
-        return [1 + count for count in right]
-
-
-@dataclass(slots=True, eq=False)
-class HandOver(Batcher):
-    """One of the loops that hand over what a replica has prefilled: steps that send one KV cache each through the link.
-
-    They send all of it, but for what steps have sent layer by layer, to the replica that a router chooses now. When all has
-    been sent, blocks are freed, and the request is given to that replica.
-    """
-
-    _sending: tuple[SequenceState, Batcher] | None = None
-
-    def next(self, now: int) -> Batch | None:
-        if not self.prefilled:
-            return None
-        self._sending = self.prefilled.popleft()
-        sequence, _ = self._sending
-        assert isinstance(self.arrivals, Inbox)
-        many, to = self.unsent(sequence), self.arrivals.receiver(sequence.number) * self.batching.devices
-        return Batch((Member(sequence.number, many, 0, many, 0, 0),), "send", device=self.device, to=to)
-
-    def ended(self, batch: Batch, now: int, steps: int = 1) -> None:
-        assert self._sending is not None
-        sequence, of = self._sending
-        of.handed_over(sequence, now)
-
-    def steps_ahead(self) -> int:
-        return 0
-
-    @property
-    def next_arrival(self) -> int | None:
-        return None
-
-    @property
-    def until(self) -> int | None:
-        return None

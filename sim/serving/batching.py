@@ -56,11 +56,21 @@ class ResolvedBatching:
         """Whether a draft model takes steps of its own."""
         return self.speculation is not None and self.speculation.model is not None
 
+    @property
+    def beside(self) -> bool:
+        """Whether moves to and from tiers are made by loops of their own, beside those that they are for."""
+        kv = self.settings.kv
+        return kv.moves == "beside" and self.capacity is not None and (kv.full == "swap" or kv.spills)
+
+    def batches_of(self, requests: int) -> int:
+        """Number of loops that batch so many requests."""
+        return self.replicas * min(self.loops, requests)
+
     def loops_of(self, requests: int) -> int:
-        """Number of loops that serve so many requests."""
-        return (
-            requests if self.settings.alone else self.replicas * min(self.loops, requests) + self.prefilling * self.hand_overs
-        )
+        """Number of loops that serve so many requests, with those that move caches."""
+        if self.settings.alone:
+            return requests
+        return (1 + self.beside) * self.batches_of(requests) + self.prefilling * self.hand_overs
 
     @property
     def prefills_again(self) -> bool:

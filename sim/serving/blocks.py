@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from typing import NamedTuple
 
 from sim.mapping.steps import Swap
+from sim.serving.batch import Batch, Member
 from sim.serving.batching import ResolvedBatching
 from sim.serving.cache import CacheUse
 from sim.serving.sequence import SequenceState
@@ -25,27 +26,34 @@ class SharedPages:
     held: int
 
 
-class BlockMove(NamedTuple):
-    """A move of full blocks between tiers, over the link of one: `spill` to it, or `fetch` from it.
+class CacheMove(NamedTuple):
+    """A move over the link of a tier: of the cache of a sequence `out` to it or back `in`, of a cache or of blocks on to it
+    (`spill`), or of blocks from it (`fetch`).
 
-    sequence: number of the one for which it is made. tokens: in all of these blocks.
+    sequence: the one whose cache moves, or for which blocks do: it takes part in no step meanwhile. tokens: that move.
     """
 
     swap: Swap
     tier: int
-    sequence: int
+    sequence: SequenceState
     tokens: int
+
+    def step(self, device: int) -> Batch:
+        """The step that makes it."""
+        member = Member(self.sequence.number, self.tokens, 0, self.tokens, 0, 0)
+        return Batch((member,), self.swap, tier=self.tier, device=device)
 
 
 @dataclass(slots=True)
 class KVBlocks:
-    """Pages of a KV cache; `batching` has their layout and the capacity. used: bytes that are allocated. moves: of blocks, that
-    must be made before the next step.
+    """Pages of a KV cache; `batching` has their layout and the capacity. used: bytes that are allocated. moves: to and from
+    tiers that are still to be begun, in order. moving: how many have not ended.
     """
 
     batching: ResolvedBatching
     used: int = 0
-    moves: deque[BlockMove] = field(default_factory=deque)
+    moves: deque[CacheMove] = field(default_factory=deque)
+    moving: int = 0
     _sharing: dict[int, SharedPages] = field(default_factory=dict)  # by group
 
     @property
@@ -53,16 +61,28 @@ class KVBlocks:
         """Use of the prefix cache; None without one."""
         return None
 
-    def grow(self, sequence: SequenceState, tokens: int) -> bool:
-        """Allocate what a sequence lacks to get to so many tokens; returns False, and changes nothing, if it does not fit."""
-        before, sequence.allocated = sequence.allocated, max(sequence.allocated, tokens)
-        missing = _own(self.batching, sequence) - sequence.held
-        if not self._fits(missing):
-            sequence.allocated = before
+    def lacks(self, sequence: SequenceState, tokens: int) -> int:
+        """Bytes that a sequence lacks to get to so many tokens."""
+        return _own(self.batching, sequence, max(sequence.allocated, tokens)) - sequence.held
+
+    def grow(self, sequence: SequenceState, tokens: int, *, leave: int = 0) -> bool:
+        """Allocate what a sequence lacks to get to so many tokens; returns False, and changes nothing, if it does not fit.
+
+        leave: bytes that are left for others.
+        """
+        missing = self.lacks(sequence, tokens)
+        if missing > 0 and not self.fits(missing + leave):
             return False
+        sequence.allocated = max(sequence.allocated, tokens)
         sequence.held += missing
         self.used += missing
         return True
+
+    def move(self, swap: Swap, tier: int, sequence: SequenceState, tokens: int) -> None:
+        """Have so many tokens move to or from a tier, after all moves before."""
+        self.moves.append(CacheMove(swap, tier, sequence, tokens))
+        self.moving += 1
+        sequence.moving += 1
 
     def admit(self, sequence: SequenceState, tokens: int) -> bool:
         """Allocate what a sequence that joins needs to get to so many tokens, as `grow`."""
@@ -75,12 +95,12 @@ class KVBlocks:
         """Allocate everything that the samples of a prompt will ever hold; returns False if it does not fit."""
         request = samples[0].request
         needed = bytes_of_samples(self.batching, request, len(samples))
-        if not self._fits(needed):
+        if not self.fits(needed):
             return False
         for sample in samples:
             sample.shared = request.context + request.prompt
             sample.allocated = max(request.final, sample.shared)
-            sample.held = _own(self.batching, sample)
+            sample.held = _own(self.batching, sample, sample.allocated)
         self.used += needed
         self._sharing[request.group] = SharedPages(list(samples), needed - sum(sample.held for sample in samples))
         return True
@@ -88,7 +108,7 @@ class KVBlocks:
     def free_unseen(self, sequences: Sequence[SequenceState]) -> None:
         """Free the pages of sequences that no later query sees, and what they do not need after all."""
         for sequence in sequences:
-            unseen = sequence.held - _own(self.batching, sequence)
+            unseen = sequence.held - _own(self.batching, sequence, sequence.allocated)
             sequence.held -= unseen
             self.used -= unseen
         for pages in self._sharing.values():
@@ -112,7 +132,8 @@ class KVBlocks:
         pages.held -= unseen
         self.used -= unseen
 
-    def _fits(self, missing: int) -> bool:
+    def fits(self, missing: int) -> bool:
+        """Whether so many bytes can be allocated."""
         return self.batching.capacity is None or self.used + missing <= self.batching.capacity
 
 
@@ -130,8 +151,8 @@ def _shared(batching: ResolvedBatching, request: Request, cached: int) -> int:
     return batching.layout.held(cached, full, batching.at_once(request.prompt))
 
 
-def _own(batching: ResolvedBatching, sequence: SequenceState) -> int:
-    """Bytes that a sequence holds, without the pages it shares, on its way to the tokens allocated to it."""
+def _own(batching: ResolvedBatching, sequence: SequenceState, allocated: int) -> int:
+    """Bytes that a sequence holds, without the pages it shares, on its way to so many tokens."""
     pending = 0 if sequence.shared else sequence.pending  # of a shared prompt, no more than a page is left out of it
     most = batching.at_once(pending)
-    return batching.layout.held_in_all(sequence.cached, sequence.allocated, most, after=sequence.shared)
+    return batching.layout.held_in_all(sequence.cached, allocated, most, after=sequence.shared)

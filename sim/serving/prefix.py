@@ -21,7 +21,7 @@ from dataclasses import dataclass, field
 
 from sim.base.units import ceil_div
 from sim.serving.batching import ResolvedBatching
-from sim.serving.blocks import BlockMove, KVBlocks
+from sim.serving.blocks import KVBlocks
 from sim.serving.cache import CacheUse, TierUse
 from sim.serving.sequence import SequenceState
 from sim.serving.tiers import Tiers
@@ -98,7 +98,7 @@ class SharedBlocks(KVBlocks):
         found = self._found(sequence)
         placed = sum(self._holders.get(key, 0) == 0 for key in found)  # that no sequence holds, or that are in tiers
         missing = ceil_div(tokens, self.batching.layout.block) - len(found)
-        if not self._fits((missing + placed) * self.page):
+        if not self.fits((missing + placed) * self.page):
             return False
         if sequence.pending:
             self.asked += sequence.cached + sequence.pending
@@ -115,18 +115,17 @@ class SharedBlocks(KVBlocks):
         grown = self.grow(sequence, tokens)
         for tier, blocks in sorted(fetched.items()):
             self.fetched[tier] += blocks * block
-            self.moves.append(BlockMove("fetch", tier, sequence.number, blocks * block))
+            self.move("fetch", tier, sequence, blocks * block)
         return grown
 
-    def grow(self, sequence: SequenceState, tokens: int) -> bool:
+    def lacks(self, sequence: SequenceState, tokens: int) -> int:
         blocks = ceil_div(max(sequence.allocated, tokens), self.batching.layout.block)
-        missing = (blocks - len(sequence.shares)) * self.page - sequence.held
-        if not self._fits(missing):
+        return (blocks - len(sequence.shares)) * self.page - sequence.held
+
+    def grow(self, sequence: SequenceState, tokens: int, *, leave: int = 0) -> bool:
+        if not KVBlocks.grow(self, sequence, tokens, leave=leave):
             return False
-        sequence.allocated = max(sequence.allocated, tokens)
-        sequence.held += missing
-        self.used += missing
-        self._evict(sequence.number)
+        self._evict(sequence)
         return True
 
     def filled(self, sequences: Iterable[SequenceState]) -> None:
@@ -171,8 +170,8 @@ class SharedBlocks(KVBlocks):
         self.tiers.touch(key)
         return tier
 
-    def _evict(self, sequence: int) -> None:
-        """Evict blocks that no sequence holds until all fit. sequence: number of the one that takes their place."""
+    def _evict(self, sequence: SequenceState) -> None:
+        """Evict blocks that no sequence holds until all fit. sequence: the one that takes their place."""
         capacity, spilled = self.batching.capacity, Counter[int]()
         while capacity is not None and self.used + len(self._free) * self.page > capacity:
             key = next(iter(self._free))
@@ -184,7 +183,7 @@ class SharedBlocks(KVBlocks):
                 spilled.update(move.tier for move in self.tiers.put(key, self.page) or ())
         for tier, blocks in sorted(spilled.items(), reverse=True):
             if tier < len(self.tiers.capacity):
-                self.moves.append(BlockMove("spill", tier, sequence, blocks * self.batching.layout.block))
+                self.move("spill", tier, sequence, blocks * self.batching.layout.block)
 
 
 def blocks_of(batching: ResolvedBatching) -> KVBlocks:

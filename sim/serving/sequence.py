@@ -17,7 +17,8 @@ class SequenceState:
     are for. held: bytes of the pages that it has to itself. forked: it waits until the first sample of its prompt has
     prefilled it for all. shared: cached tokens that it shares with the other samples of its prompt. drafted: tokens in its KV
     cache of the draft model. fed: cached tokens that were prefilled here. shares: blocks of the prefix cache that it holds.
-    filled: its leading blocks that are full.
+    filled: its leading blocks that are full. moving: moves to and from tiers that it waits for. stalled: it waits for blocks
+    that others give up.
     """
 
     number: int
@@ -34,6 +35,13 @@ class SequenceState:
     fed: int = 0
     shares: list[Hashable] = field(default_factory=list)
     filled: int = 0
+    moving: int = 0
+    stalled: bool = False
+
+    @property
+    def ready(self) -> bool:
+        """Whether it can take part in a step."""
+        return not (self.forked or self.moving or self.stalled)
 
     @classmethod
     def of(cls, number: int, request: Request) -> SequenceState:

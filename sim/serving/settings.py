@@ -39,6 +39,12 @@ class KVPages(Section):
         "`hardware.tiers`), and down the list from one that is full. What is found there is loaded over the link of its tier.",
     )
 
+    moves: Literal["beside", "between"] = Field(
+        default="beside",
+        description="Moves of caches and blocks to and from tiers. `beside`: they go on beside steps, one after another, and a "
+        "sequence takes part in steps once its own have ended. `between`: each is a step of its own, for which all wait.",
+    )
+
     @property
     def spills(self) -> bool:
         """Whether blocks that are evicted go to tiers."""

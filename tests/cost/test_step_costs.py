@@ -21,7 +21,8 @@ from sim.mapping.tasks import TaskGraph
 from sim.runs.plan import plan
 from sim.runs.run import read
 from sim.scenario.shipped import scenarios
-from sim.serving.batcher import Batcher, loops
+from sim.serving.batcher import Batcher
+from sim.serving.loops import loops
 from tests.executors import assert_same
 from tests.machine.test_written_graph import TEXT
 

@@ -71,7 +71,10 @@ def workloads(draw: st.DrawFn, config: str) -> dict[str, Any]:
                 for each in workload["sequences"]
             )
             blocks = -(-wanted // block) + each_more(draw, block)
-            batching["kv"] = {"capacity": f"{blocks * block * TOKEN_BYTES[config]} B", "block": block, "full": full}
+            moves = draw(st.sampled_from(("beside", "between")))
+            batching["kv"] = {
+                "capacity": f"{blocks * block * TOKEN_BYTES[config]} B", "block": block, "full": full, "moves": moves,
+            }  # fmt: skip
     if draw(st.integers(0, 2)) == 0:
         workload["prefill"] = {"chunk": draw(st.sampled_from((1, 7, 16)))}
     if draw(st.integers(0, 2)) == 0:

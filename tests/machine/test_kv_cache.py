@@ -15,7 +15,8 @@ from sim.machine.kv_cache import KVLayout, LayerGroup, layer_groups
 from sim.runs.plan import Plan, plan
 from sim.runs.run import run
 from sim.scenario import from_dict
-from sim.serving.batcher import Batcher, loops
+from sim.serving.batcher import Batcher
+from sim.serving.loops import loops
 
 GEMMA_3 = (LayerGroup(None, 4 * 1024), LayerGroup(512, 22 * 1024))  # a KV head of 256, keys and values, 2 B each
 GPT_OSS = (LayerGroup(None, 12 * 2048), LayerGroup(128, 12 * 2048))  # 8 heads of 64

@@ -16,9 +16,10 @@ from sim.base.errors import InputError
 from sim.base.kernel import launch
 from sim.machine.kv_cache import KVLayout, LayerGroup
 from sim.serving.batch import Batch, Member
-from sim.serving.batcher import Batcher, loops
+from sim.serving.batcher import Batcher
 from sim.serving.batching import ResolvedBatching
 from sim.serving.limits import check_feasible
+from sim.serving.loops import loops
 from sim.serving.policies import BATCHING_POLICIES, Waiting
 from sim.serving.settings import Batching, Prefill, Speculative
 from sim.serving.speculation import accepted, count_accepted
@@ -30,8 +31,10 @@ def resolved(
     speculation: Speculative | None = None, seed: int = 0, max_tokens: int | None = None,
     groups: tuple[LayerGroup, ...] = (LayerGroup(None, 100),), tiers: tuple[int | None, ...] = (), **kv: object,
 ) -> ResolvedBatching:  # fmt: skip
-    """blocks: of a model whose tokens take 100 B. tiers: blocks of each. kv: settings of the KV cache, `block` and `full`."""
-    batching = Batching(policy=policy, max_tokens=max_tokens, kv=kv)
+    """blocks: of a model whose tokens take 100 B. tiers: blocks of each. kv: settings of the KV cache, such as `block`. Moves
+    are steps of the loop, unless these say otherwise.
+    """
+    batching = Batching(policy=policy, max_tokens=max_tokens, kv={"moves": "between", **kv})
     layout = KVLayout(batching.kv.block, groups)
     return ResolvedBatching(
         settings=batching, prefill=Prefill(chunk=chunk), speculation=speculation,

@@ -339,7 +339,7 @@ def test_every_step_is_as_in_the_brute_force(
 ) -> None:  # fmt: skip
     asked, rules = case
     capacity = None if rules["blocks"] is None else f"{rules['blocks'] * 8 * KV * len(windows)} B"
-    kv = {"block": 8, "full": rules["full"], "capacity": capacity}
+    kv = {"block": 8, "full": rules["full"], "capacity": capacity, "moves": "between"}
     limits = {"max_batch": rules["max_batch"], "max_tokens": rules["max_tokens"], "kv": kv}
     scenario = {
         "model": {"config": "llama-3.2-1b" if len(windows) == 1 else qwen, "layers": len(windows), "scope": "block"},

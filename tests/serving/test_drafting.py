@@ -20,7 +20,7 @@ from sim.runs.run import run
 from sim.runs.saved import load, save
 from sim.scenario import from_dict
 from sim.serving.batch import Batch
-from sim.serving.batcher import loops
+from sim.serving.loops import loops
 from sim.serving.settings import DraftModel, Speculative
 from sim.workload.requests import Request
 from tests.executors import assert_same

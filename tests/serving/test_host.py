@@ -24,14 +24,14 @@ HOST = {"link": {"bandwidth": "54 GB/s", "latency": "7 us"}}
 
 
 def scenario(host: dict[str, Any] | None = None, **changed: Any) -> sim.Scenario:
-    """Three requests of 60 tokens and 25 more, of whose caches two fit."""
+    """Three requests of 60 tokens and 25 more, of whose caches two fit; all wait for moves."""
     hardware = {"engines": {"count": 1}, "memory": {"bandwidth": "3 TB/s"}, **({"host": host} if host else {})}
     return from_dict({
         "model": {"config": "llama-3.2-1b", "layers": LAYERS, "scope": "block"},
         "hardware": hardware,
         "workload": {
             "sequences": [{"prompt": 60, "tokens": 25, "count": 3}],
-            "batching": {"policy": "continuous", "kv": {"capacity": "0.85 MB", "full": "swap"}},
+            "batching": {"policy": "continuous", "kv": {"capacity": "0.85 MB", "full": "swap", "moves": "between"}},
         },
         "mapping": {"heads": "fused"},
     } | changed)  # fmt: skip

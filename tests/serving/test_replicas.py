@@ -241,7 +241,10 @@ def drawn(draw: st.DrawFn) -> dict[str, Any]:
         "router": draw(st.sampled_from([*ROUTERS.names(), {"name": "prefix_aware", "imbalance": 0}])),
         "batching": {
             "policy": draw(st.sampled_from(("static", "continuous"))), "max_batch": draw(st.integers(2, 4)),
-            "kv": {"capacity": "512 KiB", "full": draw(st.sampled_from(("wait", "recompute", "swap")))},
+            "kv": {
+                "capacity": "512 KiB", "full": draw(st.sampled_from(("wait", "recompute", "swap"))),
+                "moves": draw(st.sampled_from(("beside", "between"))),
+            },
         },
         "step_overhead": draw(st.sampled_from(("0 us", "3 us"))),
     }  # fmt: skip

@@ -83,7 +83,10 @@ def test_bytes_taken_are_freed_or_held(lossy: bool) -> None:
 
 
 def scenario(ssd: dict[str, Any] | None = SSD, *, host: Any = HOST, **changed: Any) -> sim.Scenario:
-    """Five requests of 60 tokens and 25 more, of which four fit the memory until they grow, and one the host."""
+    """Five requests of 60 tokens and 25 more, of which four fit the memory until they grow, and one the host.
+
+    All wait for moves.
+    """
     return from_dict({
         "model": {"config": "llama-3.2-1b", "layers": LAYERS, "scope": "block"},
         "hardware": {
@@ -91,7 +94,9 @@ def scenario(ssd: dict[str, Any] | None = SSD, *, host: Any = HOST, **changed: A
         },
         "workload": {
             "sequences": [{"prompt": 60, "tokens": 25, "count": 5}],
-            "batching": {"policy": "continuous", "kv": {"capacity": f"{17 * 16 * TOKEN} B", "full": "swap"}},
+            "batching": {
+                "policy": "continuous", "kv": {"capacity": f"{17 * 16 * TOKEN} B", "full": "swap", "moves": "between"},
+            },
         },
         "mapping": {"heads": "fused"},
     } | changed)  # fmt: skip

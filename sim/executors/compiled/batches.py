@@ -27,13 +27,14 @@ from sim.executors.compiled.state import (
     K_RING_TAIL, LOG_FIELDS, LOOP_TABLE, LOOP_WORDS, L_BATCHED, L_CELLS_OF, L_NUMBER, L_SLOT, NEVER, NONE, NOW, READY,
     READY_WORDS, RING_ENTRY, SERVICES, SERVICE_FIELDS, SLOT_WORDS, S_AHEAD, S_BASE, S_COST, S_FIRST, S_FIRST_END, S_FORM, S_KEY,
     S_LOOP, S_MEMBERS, S_NEXT, S_NODES, S_OPERANDS, S_OPERANDS_END, S_OWNER, S_QUEUE, S_ROW, S_STEP, S_TASKS, S_TOKEN, S_UNTIL,
-    TIMES, TURN, TURNS, TURN_LIST, WANTS_STEP,
+    TIMES, TURN, TURNS, TURN_LIST, WAKES, WANTS_STEP,
 )  # fmt: skip
 from sim.executors.size import tasks_in_all
 from sim.executors.setup import Progress, Setup, lanes_of
 from models.experts import M_SEQUENCE
 from sim.serving.batch import ONE_MORE, Batch
-from sim.serving.batcher import Batcher, loops
+from sim.serving.batcher import Batcher
+from sim.serving.loops import loops
 from sim.serving.cache import in_all
 from sim.mapping.tasks import TaskGraph
 
@@ -72,7 +73,7 @@ class Loop:
 
     The step may be the first of several in which its members decode on; token, row: of this first one. steps: how many they are
     at most. ahead: how many the next are. shape: of its last step. entry: of the graph for this shape. listens: it has
-    nothing to do, and looks again when a step of another loop has ended.
+    nothing to do, and looks again when a step of another loop has ended. wakes: when it goes on by itself, None if it does not.
     """
 
     entry: Entry
@@ -82,6 +83,7 @@ class Loop:
         self.slot = self.token = self.row = 0
         self.ahead, self.steps = LEAST_AHEAD, 0
         self.listens = False
+        self.wakes: int | None = None
         self.batch: Batch | None = None
         self.coming: Batch | None = None
         self.shape: Shape | None = None
@@ -124,7 +126,7 @@ class Batches(Run):
         self.entries: dict[int, Entry] = {}  # of each, by id
         self.done = 0  # output tokens
         self.woken: list[int] = []  # loops that take another turn in this instant, after those whose turn it is
-        self.woken_at = NONE  # that instant
+        self.woken_at, self.woken_from = NONE, 0  # that instant, and the place of the first in the list of turns
         plan = self._lay_out_memory()
         self._lay_out_rows(part, ports=plan.ports)
         self._start_loops()
@@ -159,7 +161,7 @@ class Batches(Run):
         for loop in self.loops:
             place = self.table + loop.number * LOOP_WORDS
             self.m[place + L_NUMBER], self.m[place + L_BATCHED], self.m[place + L_SLOT] = loop.number, 1, loop.slot
-            self.wake(place, 0)
+            self._wake(loop, 0)
 
     def execute(self) -> None:
         go, slot = compile_kernel(advance), NONE
@@ -177,6 +179,7 @@ class Batches(Run):
         """End the step of the loop whose turn it is, and make up the next; returns its slot, NONE if there is none now."""
         now = int(self.m[NOW])
         loop = self.loops[(int(self.m[self.m[TURN_LIST] + self.m[TURN]]) - self.table) // LOOP_WORDS]
+        loop.listens, loop.wakes = False, None
         if loop.batch is not None:
             self._end(loop, loop.batch, now)
             self._tell(now)
@@ -184,9 +187,11 @@ class Batches(Run):
             self._give()
         batch, prepared = (loop.batcher.next(now), False) if loop.coming is None else (loop.coming, True)
         loop.coming = None
+        if not prepared and loop.batcher.queued:
+            self._tell(now)
         if batch is not None and self.setup.step_overhead and not prepared:
             loop.coming = batch
-            self.wake(self.table + loop.number * LOOP_WORDS, now + self.setup.step_overhead)
+            self._wake(loop, now + self.setup.step_overhead)
             return NONE
         if batch is not None:
             self._begin(loop, batch)
@@ -195,23 +200,42 @@ class Batches(Run):
         if arrival is not None and arrival <= now:
             raise SimulationError(f"{len(loop.batcher.waiting)} requests wait and none can be served")
         if arrival is not None:
-            self.wake(self.table + loop.number * LOOP_WORDS, arrival)
-        loop.listens = arrival is None and loop.batcher.listens
+            self._wake(loop, arrival)
+        loop.listens = loop.batcher.listens
         return NONE
+
+    def _wake(self, loop: Loop, time: int) -> None:
+        """Have a loop go on at a time."""
+        loop.wakes = time
+        self.wake(self.table + loop.number * LOOP_WORDS, time)
 
     def _tell(self, now: int) -> None:
         """Let loops that have nothing to do look again: in this instant, in order of number, after those whose turn it is."""
-        if now > self.woken_at:
-            self.woken, self.woken_at = [], now
-        first = int(self.m[TURN_LIST]) + int(self.m[TURNS]) - len(self.woken)
+        m, turn = self.m, int(self.m[TURN])
+        if now > self.woken_at or turn >= self.woken_from:  # no loop was woken yet, or the loops that were take their turns
+            first, turns = int(m[TURN_LIST]), int(m[TURNS])
+            m[first : first + turns - turn] = m[first + turn : first + turns].copy()  # the list is as long as two rounds
+            m[TURN], m[TURNS] = 0, turns - turn
+            self.woken, self.woken_at, self.woken_from = [], now, turns - turn
         for loop in self.loops:
-            if loop.listens:
+            if loop.listens and loop.wakes != now:
                 loop.listens = False
+                if loop.wakes is not None:
+                    self._sleep_on(loop)
                 self.woken.append(loop.number)
         self.woken.sort()
+        first = int(m[TURN_LIST]) + self.woken_from
         for i, number in enumerate(self.woken):
-            self.m[first + i] = self.table + number * LOOP_WORDS
-        self.m[TURNS] = first + len(self.woken) - int(self.m[TURN_LIST])
+            m[first + i] = self.table + number * LOOP_WORDS
+        m[TURNS] = self.woken_from + len(self.woken)
+
+    def _sleep_on(self, loop: Loop) -> None:
+        """Take back the time at which a loop would go on by itself, since it goes on before."""
+        heap, place = int(self.m[WAKES]), self.table + loop.number * LOOP_WORDS
+        entries = self.m[heap + 1 : heap + 1 + ENTRY * int(self.m[heap])].reshape(-1, ENTRY)
+        kept = sorted(entry for entry in entries.tolist() if entry[1] != place)  # in order they are a heap
+        entries[: len(kept)] = np.reshape(kept, (-1, ENTRY))
+        loop.wakes, self.m[heap] = None, len(kept)
 
     def _end(self, loop: Loop, batch: Batch, now: int) -> None:
         steps, members, (graph, form, _) = int(self.m[loop.slot + S_TOKEN]) - loop.token + 1, len(batch), loop.entry

@@ -26,7 +26,8 @@ from sim.executors.setup import Progress, Setup
 from sim.executors.size import tasks_in_all
 from sim.log.tables import EventLog
 from sim.serving.batch import Batch
-from sim.serving.batcher import Batcher, loops
+from sim.serving.batcher import Batcher
+from sim.serving.loops import loops
 from sim.serving.blocks import KVBlocks
 
 WORTH = 1 << 16  # tasks of a span, at least: some 20 ms, against 1 ms to lay out another machine and start a thread

@@ -212,6 +212,8 @@ def batched_loop(
     yield machine.turns.turn(number)
     while True:
         batch = batcher.next(env.now)
+        if batcher.queued:
+            machine.tell()
         if batch is not None:
             step = step_of(number, batch)
             if overhead:
@@ -222,13 +224,12 @@ def batched_loop(
             yield machine.turns.turn(number)
             batcher.ended(batch, env.now)
             machine.tell()
-        elif (arrival := batcher.next_arrival) is None:
-            if not batcher.listens:
-                return
-            yield machine.news
-            yield machine.turns.turn(number)
-        elif arrival > env.now:
-            yield env.timeout(arrival - env.now)
-            yield machine.turns.turn(number)
-        else:
+            continue
+        arrival = batcher.next_arrival
+        if arrival is None and not batcher.listens:
+            return
+        if arrival is not None and arrival <= env.now:
             raise SimulationError(f"{len(batcher.waiting)} requests wait and none can be served")
+        events = [] if arrival is None else [env.timeout(arrival - env.now)]
+        yield env.any_of([*events, machine.news] if batcher.listens else events)
+        yield machine.turns.turn(number)

@@ -17,8 +17,9 @@ from sim.executors.reference.step import Steps
 from sim.executors.setup import Progress, Setup, Unit
 from sim.log.tables import EventLog
 from sim.machine.arbiters.paths import PathArbiter
-from sim.serving.batcher import Batcher, loops
+from sim.serving.batcher import Batcher
 from sim.serving.cache import in_all
+from sim.serving.loops import loops
 
 
 def simulate(setup: Setup, progress: Progress | None = None) -> EventLog:

@@ -1,0 +1,62 @@
+"""The loops of a run: those that serve requests, and beside them those that move KV caches."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from sim.serving.arrivals import Arrivals
+from sim.serving.batcher import Batcher
+from sim.serving.batching import ResolvedBatching
+from sim.serving.movers import HandOver, Mover
+from sim.serving.routed import Front
+from sim.workload.requests import Request
+
+
+def loops(
+    batching: ResolvedBatching, requests: Sequence[Request], *, concurrency: int | None = None, think: int = 0
+) -> list[Batcher]:
+    """The loops of a run: one for all requests, or some that take them in turn, or some for each replica, or for each request
+    one, or `concurrency` that serve one at a time; then those that move caches. Those of a replica alone have the numbers from
+    `batching.first_loop` on.
+
+    think: ps from the end of a request to the next, where `concurrency` limits them.
+    """
+    if batching.only is not None:
+        mine, device = batching.only.requests, batching.only.replica * batching.devices
+        return [Batcher(batching, Arrivals(requests, only=mine[i :: batching.loops]), device) for i in range(batching.loops)]
+    if batching.replicas > 1:
+        return _of_replicas(batching, Front(Arrivals(requests, concurrency=concurrency, think=think), batching))
+    if batching.settings.alone:
+        if concurrency is None:
+            return [Batcher(batching, Arrivals(requests, only=(number,))) for number in range(len(requests))]
+        arrivals = Arrivals(requests, concurrency=concurrency, think=think)
+        return [Batcher(batching, arrivals) for _ in range(min(concurrency, len(requests)))]
+    count = batching.batches_of(len(requests))
+    if count > 1:
+        found = [Batcher(batching, Arrivals(requests, only=range(i, len(requests), count))) for i in range(count)]
+    else:
+        found = [Batcher(batching, Arrivals(requests, concurrency=concurrency, think=think))]
+    return found + _movers(found)
+
+
+def _of_replicas(batching: ResolvedBatching, front: Front) -> list[Batcher]:
+    """The loops of all replicas; after these those that hand over what some have prefilled, each of their batchers in turn."""
+    inboxes = front.pool.inboxes if front.pool is front.decoding else [*front.pool.inboxes, *front.decoding.inboxes]
+    prefilling = batching.prefilling * batching.loops
+    found = [
+        Batcher(batching, inbox, i // batching.loops * batching.devices, hands_over=i < prefilling)
+        for i, inbox in enumerate(inboxes)
+    ]
+    for i in range(prefilling):  # micro-batches of a replica hand over in order of their ends
+        found[i].prefilled = found[i // batching.loops * batching.loops].prefilled
+    hand_overs = [
+        HandOver(batching, of.arrivals, of.device, prefilled=of.prefilled)
+        for of in found[: prefilling : batching.loops]
+        for _ in range(batching.hand_overs)
+    ]
+    return [*found, *hand_overs, *_movers(found)]
+
+
+def _movers(batchers: Sequence[Batcher]) -> list[Batcher]:
+    """A mover for each batcher whose moves are made beside its steps."""
+    return [Mover(each.batching, each.arrivals, each.device, of=each) for each in batchers if each.batching.beside]
