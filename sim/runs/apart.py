@@ -57,6 +57,8 @@ def together(setup: Setup) -> str | None:
         return None
     if batching.prefilling:
         return "some replicas prefill for the others"
+    if batching.beside:  # the loops that move caches are numbered after those of all replicas
+        return "caches are moved beside their steps"
     if setup.concurrency is not None:
         return "a user's next request depends on when the last one ended"
     if setup.machine.paths:

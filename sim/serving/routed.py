@@ -161,9 +161,9 @@ class Front:
 
 def routed(batching: ResolvedBatching, requests: Sequence[Request]) -> list[Only] | None:
     """The requests of each replica that has any; None unless that is known before a run: in an open loop, behind a router that
-    looks at requests alone, where no replica hands over to others or moves caches beside its steps, in loops of its own.
+    looks at requests alone, where no replica hands over to others.
     """
-    if batching.replicas == 1 or batching.prefilling or batching.beside or not getattr(_router(batching), "static", False):
+    if batching.replicas == 1 or batching.prefilling or not getattr(_router(batching), "static", False):
         return None
     front, of = Front(Arrivals(requests), batching), defaultdict[int, list[int]](list)
     latest = max(request.arrival for request in requests)
