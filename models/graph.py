@@ -262,7 +262,7 @@ class ModelGraph:
     variants: Mapping[tuple[bool, bool], OpGraph]
 
     def __str__(self) -> str:
-        experts = f" with {self.experts.top_k} of {self.experts.count} experts a token" if self.experts is not None else ""
+        experts = f" with {self.experts.top_k} of {self.experts.count} experts per token" if self.experts is not None else ""
         return f"{self.name}{experts}"
 
     def step(self, batch: int = 1, query: int = 1) -> OpGraph:

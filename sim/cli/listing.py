@@ -32,7 +32,7 @@ def _scenarios() -> list[tuple[str, ...]]:
 
 
 #: Columns of the table of models.
-MODELS = ("model", "parameters", "weights", "layers", "hidden", "KV cache a token", "experts a token")
+MODELS = ("model", "parameters", "weights", "layers", "hidden", "KV cache per token", "experts per token")
 
 
 def _models() -> list[tuple[str, ...]]:
