@@ -37,7 +37,7 @@ def test_a_task_waits_behind_the_one_on_its_engine():
 
 
 def test_a_load_waits_for_space_that_other_operands_hold():
-    """Of 8 B q_proj holds 4 until it ends at 14, and up_proj 2 until 7: the 6 B of o_proj wait until 14, for no others."""
+    """A load of 6 B waits until 14: of 8 B, q_proj holds 4 until it ends then, and up_proj 2 until 7."""
     b = GraphBuilder()
     b.add("q_proj", flops=10, weight=4)
     b.add("up_proj", flops=1, weight=2)
