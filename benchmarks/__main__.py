@@ -148,7 +148,7 @@ def layers(options: argparse.Namespace) -> Lines:
     rates = rounds(contenders, options.rounds, options.shortest)
     yield f"""## Executors and analyses
 
-One sequence, fifo, {len(base.setup.graph):,} tasks a step: the first three simulate {workload.few} steps, the others
+One sequence, fifo, {len(base.setup.graph):,} tasks per step: the first three simulate {workload.few} steps, the others
 {workload.many:,}.
 """
     yield table("", "tasks/s", "times idiomatic")

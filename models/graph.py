@@ -271,7 +271,7 @@ class ModelGraph:
     variants: Mapping[tuple[bool, bool], OpGraph]
 
     def __str__(self) -> str:
-        experts = f" with {self.experts} experts a token" if self.experts is not None else ""
+        experts = f" with {self.experts} experts per token" if self.experts is not None else ""
         return f"{self.name}{experts}"
 
     def step(self, batch: int = 1, query: int = 1) -> OpGraph:

@@ -85,12 +85,37 @@ class Row(Section):
         return self
 
 
+class Step(Section):
+    """Times of an engine, and what they were derived from. t0: by kind of op. host: before each step."""
+
+    name: Text
+    t0: dict[str, str]
+    host: str = "0 s"
+    source: str
+    derived: Text
+
+
+class Beside(Section):
+    """Times of an engine that a preset lacks: steps to add to its rows, each of them alone."""
+
+    engine: Text
+    version: Text
+    preset: str
+    steps: list[Step]
+
+    def rows(self, found: Table) -> list[Row]:
+        """The rows of decoding by the engine."""
+        wanted = (self.engine, self.version, self.preset)
+        return [r for r in found.rows if (r.engine, r.version, r.preset) == wanted and r.measure not in PROMPTS]
+
+
 class Table(Section):
     """All published figures. classes: presets by class of device. formats: settings of `mapping.formats` by name."""
 
     classes: dict[str, list[str]]
     formats: dict[str, dict[str, Any]]
     sources: dict[str, Source]
+    beside: list[Beside]
     rows: list[Row]
 
     def class_of(self, row: Row) -> str:
@@ -119,14 +144,18 @@ def table(path: Path = TABLE) -> Table:
     return validated(read(path), Table)
 
 
-def scenario(found: Table, row: Row, sequences: Mapping[str, int], cost: Cost = None) -> dict[str, Any]:
-    """The scenario of one step: model, preset, formats, and a batch of equal sequences. cost: in place of the preset's."""
+def scenario(found: Table, row: Row, sequences: Mapping[str, int], cost: Cost = None, host: str = "0 s") -> dict[str, Any]:
+    """The scenario of one step: model, preset, formats, and a batch of equal sequences.
+
+    cost: in place of the preset's. host: its time before each step.
+    """
     formats = found.formats[row.format]
     return {
         "model": {"config": row.model},
         "workload": {
             "sequences": [{**sequences, "count": row.batch}],
             **({"batching": {"policy": "static", "max_batch": row.batch}} if row.batch > 1 else {}),
+            "step_overhead": host,
         },
         "hardware": {"preset": row.preset, **row.hardware},
         **({"mapping": {"formats": formats}} if formats else {}),
@@ -134,16 +163,16 @@ def scenario(found: Table, row: Row, sequences: Mapping[str, int], cost: Cost = 
     }
 
 
-def seconds(found: Table, row: Row, cost: Cost = None) -> float:
+def seconds(found: Table, row: Row, cost: Cost = None, host: str = "0 s") -> float:
     """Simulated seconds of what a row measures: a step, a prompt, or a batch from its prompts to its last tokens."""
     decode, prompt = {"context": row.context or row.prompt + row.tokens // 2}, {"prompt": row.prompt}
     if row.measure == "throughput":
-        return _step(found, row, prompt, cost) + (row.tokens - 1) * _step(found, row, decode, cost)
-    return _step(found, row, prompt if row.measure in PROMPTS else decode, cost)
+        return _step(found, row, prompt, cost, host) + (row.tokens - 1) * _step(found, row, decode, cost, host)
+    return _step(found, row, prompt if row.measure in PROMPTS else decode, cost, host)
 
 
-def _step(found: Table, row: Row, sequences: Mapping[str, int], cost: Cost) -> float:
-    return sim.run(from_dict(scenario(found, row, sequences, cost), known=known_names())).makespan / 1e12
+def _step(found: Table, row: Row, sequences: Mapping[str, int], cost: Cost, host: str) -> float:
+    return sim.run(from_dict(scenario(found, row, sequences, cost, host), known=known_names())).makespan / 1e12
 
 
 def measured(row: Row) -> float:
@@ -184,6 +213,8 @@ costs that the preset brings. Figures are those of others, of engines on one dev
         yield from _rows(found, rows)
     yield "\n## Figures that constants were fitted to\n"
     yield from _rows(found, fitted)
+    for beside in found.beside:
+        yield from _beside(found, beside)
     yield "\n## Sources\n\n| source | published |\n| --- | --- |"
     for source in found.sources.values():
         yield f"| [{source.title}]({source.url}) | {source.date} |"
@@ -261,6 +292,28 @@ def _rows(found: Table, rows: Sequence[Compared]) -> Iterator[str]:
             f"{shown(each)} {unit}", f"{100 * each.error:+.0f} %", f"[{source.title}]({source.url}){left}",
         ]  # fmt: skip
         yield f"| {' | '.join(cells)} |"
+
+
+def _beside(found: Table, beside: Beside) -> Iterator[str]:
+    yield f"""
+## {beside.engine} {beside.version} on {beside.preset}, told apart
+
+Decoding with the times of this engine that the preset lacks, as a scenario would write them. They come from figures that
+neither judge nor are fitted to:
+"""
+    for step in beside.steps:
+        settings = [*(f"`cost.t0.{kind}: {time}`" for kind, time in step.t0.items())]
+        settings += [f"`workload.step_overhead: {step.host}`"] if "host" in step.model_fields_set else []
+        source = found.sources[step.source]
+        yield f"- *{step.name}*: {', '.join(settings)}. {step.derived} ([{source.title}]({source.url}))."
+    names = ["model", "context", "published", "preset alone", *(step.name for step in beside.steps)]
+    yield f"\n| {' | '.join(names)} |\n| --- |{' ---: |' * (len(names) - 1)}"
+    for row in beside.rows(found):
+        took = measured(row)
+        each = [seconds(found, row)]
+        each += [seconds(found, row, {"model": "kernel", "t0": step.t0}, step.host) for step in beside.steps]
+        cells = [row.model, f"{row.context:,}", f"{row.value:g} ms"]
+        yield f"| {' | '.join([*cells, *(f'{1e3 * time:.2f} ms, {100 * (time / took - 1):+.0f} %' for time in each)])} |"
 
 
 def shown(each: Compared) -> str:

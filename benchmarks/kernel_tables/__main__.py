@@ -95,7 +95,7 @@ first token. No profile was fitted to these figures; constants of the preset wer
 
 | device | model | engine | what | batch | context or prompt | by these, roofline | by these, kernel | by preset |
 | --- | --- | --- | --- | ---: | ---: | ---: | ---: | ---: |"""
-    figures, errors = public.table(), dict[tuple[str, bool], list[float]]()
+    figures, errors, apart = public.table(), dict[tuple[str, bool], list[float]](), list[str]()
     with TemporaryDirectory() as there:
         for name in PEAK:
             found, path = read_tables(HERE / f"{name}.yaml", folder), Path(there) / f"{name}.yaml"
@@ -105,6 +105,7 @@ first token. No profile was fitted to these figures; constants of the preset wer
             )  # fmt: skip
             write_profile(profile, path)
             costs = [{"model": "profiled", "profile": str(path), "otherwise": otherwise} for otherwise in OTHERWISE]
+            apart += list(told_apart(figures, PRESET[name], path))
             for row in figures.rows:
                 if row.preset == PRESET[name] and row.format == "bf16":
                     took = public.measured(row)
@@ -127,7 +128,25 @@ FLOPs at the peak, or by `kernel` at the share of it that kernels reach. Ops tha
 and take the shortest launch there, or a launch of the preset. Kernels
 are vLLM's: TensorRT-LLM and gpt-fast have their own, and llama.cpp of May 2024 is slower than any of them on an A100. The graph
 of mixtures lacks kernels that sort tokens by expert. No figures in 16 bits on an H100 of a model that ships are in the table.
+
+The mixture by the engine whose kernels these are, with the times of that engine which the tables lack
+([from other figures](fidelity_public.md#vllm-2025-07-on-a100-80g-sxm-told-apart)), and `otherwise: kernel`:
+
+| device | model | engine | context | by these | {" | ".join(step.name for step in figures.beside[0].steps)} |
+| --- | --- | --- | ---: | ---: |{" ---: |" * len(figures.beside[0].steps)}
+{chr(10).join(apart)}
 """
+
+
+def told_apart(figures: public.Table, preset: str, profile: Path) -> Iterator[str]:
+    """Rows of engines whose times beside kernels are known, by a profile, without and with these."""
+    cost = {"model": "profiled", "profile": str(profile), "otherwise": "kernel"}
+    for beside in figures.beside:
+        for row in beside.rows(figures) if beside.preset == preset else ():
+            each = [public.seconds(figures, row, cost)]
+            each += [public.seconds(figures, row, {**cost, "t0": step.t0}, step.host) for step in beside.steps]
+            errors = [f"{100 * (time / public.measured(row) - 1):+.0f} %" for time in each]
+            yield f"| {' | '.join([row.preset, row.model, f'{row.engine} {row.version}', f'{row.context:,}', *errors])} |"
 
 
 def noise(found: KernelTables) -> Iterator[str]:

@@ -1,4 +1,4 @@
-"""Goodput: the requests a second that meet a service level objective, and the share that does.
+"""Goodput: the requests per second that meet a service level objective, and the share that does.
 
 A request meets an objective if it exceeds none of its limits: on TTFT, on TPOT (one token has no TPOT, and meets any), and end
 to end. With warm-up requests left out, over the time that rates are of:

@@ -2,12 +2,14 @@
 
 The tasks are the chain along which `sim.analysis.breakdown` splits the time of the step, so the parts of all links sum to the
 token's row there. `behind` names what was in the way: for an engine, the task that it ran before; for the channel, the
-transfers that it served meanwhile; for an input, the task of another token that ended last.
+transfers that it served meanwhile; for SRAM, the loads of operands that held it; for an input, the task of another token that
+ended last.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 import numpy.typing as npt
@@ -28,6 +30,7 @@ from sim.analysis.parts import (
     service,
 )
 from sim.analysis.rules import Rules
+from sim.analysis.sram import all_uses
 from sim.analysis.sram_waits import causes, queued, served
 from sim.log import derived
 from sim.log.columns import is_large, tasks_of
@@ -44,7 +47,8 @@ class Link:
 
     parts: ps, by `sim.analysis.parts`; they sum to end - begin. source: row of the task of another token that it waited for,
     -1 if none. engine: row of the task that its engine ran before, -1 if none. channel: transfers that channels served while it
-    waited for one, (row, ps at full speed), the largest first.
+    waited for one, (row, ps at full speed), the largest first. sram: loads whose operands held SRAM while it waited for space,
+    those of the most bytes for the longest time first.
     """
 
     row: int
@@ -53,6 +57,7 @@ class Link:
     source: int
     engine: int
     channel: tuple[tuple[int, int], ...]
+    sram: tuple[int, ...] = ()
 
     @property
     def waited(self) -> int:
@@ -69,6 +74,10 @@ class Stories:
         self._waited_for = causes(log, bounded_sram=rules.sram is not None, compiled=is_large(log))
         self._busy = [_all_busy(log, device.engines) for device in log.machine.devices]
         self._tasks = tasks_of(log)
+
+    @cached_property
+    def _uses(self) -> tuple[Times, Times, Times, Times]:
+        return all_uses(self._log)
 
     def of(self, step: int) -> tuple[Link, ...]:
         """The story of a step, in order of time. step: row of the step table."""
@@ -88,7 +97,8 @@ class Stories:
             before = int(derived.previous_on_engine(self._log)[row])
         if parts[WAIT_CHANNEL] or parts[WAIT_LINK]:
             others = self._served_others(row, meanwhile)
-        return Link(row=row, begin=begin, parts=tuple(map(int, parts)), source=source, engine=before, channel=others)
+        held = self._held_sram(row) if parts[WAIT_SRAM] else ()
+        return Link(row=row, begin=begin, parts=tuple(map(int, parts)), source=source, engine=before, channel=others, sram=held)
 
     def _parts(self, row: int, begin: int) -> list[int]:
         """Parts of [begin, end] of a task, as `sim.analysis.breakdown` defines them."""
@@ -127,6 +137,14 @@ class Stories:
         rows, place = np.unique(s.task[mine], return_inverse=True)
         total = np.bincount(place, weights=work, minlength=len(rows))
         return tuple((int(rows[i]), round(total[i])) for i in np.argsort(-total, kind="stable"))
+
+    def _held_sram(self, row: int) -> tuple[int, ...]:
+        """Loads whose operands were in SRAM while a load waited for space, by bytes times picoseconds, the largest first."""
+        loads, begin, end, size = self._uses
+        ready, start = self._log.tasks.ready[row], self._log.tasks.start[row]
+        meanwhile = np.flatnonzero((begin < start) & (end > ready))
+        span = np.minimum(end[meanwhile], start) - np.maximum(begin[meanwhile], ready)
+        return tuple(loads[meanwhile[np.argsort(-span * size[meanwhile].astype(np.float64), kind="stable")]].tolist())
 
     def _channels_of(self, row: int) -> list[int]:
         """The channels that the transfer of a task shares with others: memory or links of its device."""

@@ -21,7 +21,7 @@ from sim.base.errors import InputError, nearest
 from sim.base.units import PS_PER_S
 
 #: Largest value of any quantity in base units: it leaves space for a few sums in an int64, and is beyond any machine
-#: (10^6 seconds in picoseconds, an exabyte, an exabyte a second).
+#: (10^6 seconds in picoseconds, an exabyte, an exabyte per second).
 MAXIMUM = 10**18
 
 _NUMBER = r"(?:\d+(?:\.\d*)?|\.\d+)(?:[eE][+-]?\d+)?"

@@ -40,7 +40,7 @@ def command(names: tuple[str, ...], overrides: tuple[str, ...], resolved: bool |
         scenario = read(path, list(overrides))
         planned = plan(scenario)
         setup = planned.setup
-        step = f"{len(planned.ops):,} ops, {len(setup.graph):,} tasks a step"
+        step = f"{len(planned.ops):,} ops, {len(setup.graph):,} tasks per step"
         click.echo(f"{path}: ok: {planned.model}, {step}, {_in_all(*tasks_in_all(setup))}")
         if scenario.from_preset:
             click.echo(f"  from preset: {', '.join(scenario.from_preset)}")
@@ -83,7 +83,7 @@ def _devices(scenario: Scenario, setup: Setup) -> Iterator[str]:
         name = f"device {number}" if like == 1 else f"devices {number * like} to {(number + 1) * like - 1}, each"
         layers = "no layers" if held.layers is None else f"layers {held.layers[0]} to {held.layers[1]}"
         state = f", {format_bytes(held.sequence)} a sequence" if held.sequence else ""
-        kept = f"{format_bytes(held.weights)} of weights, {format_bytes(held.kv)} of KV cache a token{state}"
+        kept = f"{format_bytes(held.weights)} of weights, {format_bytes(held.kv)} of KV cache per token{state}"
         sent = ", ".join(f"{many} {kind} of {format_bytes(size)}" for kind, (many, size) in held.sends.items())
         yield f"{name}: {layers}, {kept}; sends {sent or 'nothing'} in a step of one token"
 
@@ -91,7 +91,9 @@ def _devices(scenario: Scenario, setup: Setup) -> Iterator[str]:
 def _algorithms(fastest: Fastest) -> str:
     """The algorithms that are fastest alone, by tokens of a step."""
     *larger, (_, smallest) = fastest.changes()
-    beyond = [f"{name} from {tokens:,} tokens a step ({format_bytes(tokens * fastest.bytes)})" for tokens, name in larger[::-1]]
+    beyond = [
+        f"{name} from {tokens:,} tokens per step ({format_bytes(tokens * fastest.bytes)})" for tokens, name in larger[::-1]
+    ]
     return ", ".join([smallest, *beyond])
 
 

@@ -15,7 +15,7 @@ from sim.base.errors import unknown
 from sim.base.units import format_bytes
 
 #: Columns of the table of models.
-MODELS = ("model", "parameters", "weights", "layers", "hidden", "KV cache a token", "experts a token")
+MODELS = ("model", "parameters", "weights", "layers", "hidden", "KV cache per token", "experts per token")
 
 #: Tables with figures of each name, and tables with a line about each.
 DEVICES, LISTS = ("hardware", "links"), ("models", "arbiters", "schedulers", "batching", "routers", "costs", "scenarios")

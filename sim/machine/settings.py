@@ -37,7 +37,7 @@ class Engines(Section):
         examples=["2 TFLOP/s", {"bfloat16": "2 TFLOP/s"}],
     )
     vector_flops: FlopRate = default(
-        "100 GFLOP/s", description="Rate of one engine for all that is no matrix product, in elements a second."
+        "100 GFLOP/s", description="Rate of one engine for all that is no matrix product, in elements per second."
     )
     overhead: Duration = default(
         "0 us", description="Launch: fixed time that every compute task takes on top, before it loads its own operands."

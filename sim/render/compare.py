@@ -91,7 +91,7 @@ def _numbers(results: Sequence[Result]) -> Iterator[Row]:
     yield row("channel utilization", "share", _utilization)
     yield row("bytes read", "bytes", lambda r: r.metrics.bytes_read * r.log.machine.like)
     yield row("bytes written", "bytes", lambda r: r.metrics.bytes_written * r.log.machine.like)
-    yield row("bytes a token", "bytes", lambda r: _moved(r) // _emitted(r))
+    yield row("bytes per token", "bytes", lambda r: _moved(r) // _emitted(r))
     yield row("longest path", "ps", lambda r: r.bounds.critical_path)
     yield row("lower bound", "ps", lambda r: r.bounds.lower)
     yield row("above the lower bound", "share", lambda r: round(r.bounds.gap(r.makespan), 6))
@@ -100,7 +100,7 @@ def _numbers(results: Sequence[Result]) -> Iterator[Row]:
     energies = [r.energy for r in results if r.energy is not None]
     if len(energies) == len(results):
         yield "energy", "fJ", [e.total for e in energies]
-        yield "energy a token", "fJ", [e.per_token for e in energies]
+        yield "energy per token", "fJ", [e.per_token for e in energies]
         yield "mean power, W", "", [round(e.watts, 6) for e in energies]
     yield from _parts(results)
 

@@ -23,7 +23,7 @@ def rows(result: Result) -> list[tuple[str, str]]:
     engines = sum(m.engine_busy) / (result.makespan * result.log.engines or 1)
     found = [
         ("makespan", format_time(result.makespan)),
-        ("tokens", f"{int(r.tokens.sum()):,}, {format_number(r.tokens_per_second)} a second"),
+        ("tokens", f"{int(r.tokens.sum()):,}, {format_number(r.tokens_per_second)} per second"),
     ]
     if worth_showing(result):
         times = r.times()
@@ -36,7 +36,7 @@ def rows(result: Result) -> list[tuple[str, str]]:
         ("bound", f"at least {format_time(result.bounds.lower)}; this run is {above(result.bounds.gap(result.makespan))}"),
     ]
     if result.energy is not None:
-        found.append(("energy", f"{format_energy(result.energy.per_token)} a token, {format_number(result.energy.watts)} W"))
+        found.append(("energy", f"{format_energy(result.energy.per_token)} per token, {format_number(result.energy.watts)} W"))
     return found
 
 

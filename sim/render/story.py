@@ -128,6 +128,8 @@ def _link(result: Result, link: Link) -> dict[str, Any]:
         behind["wait_link" if link.parts[WAIT_LINK] else "wait_channel"] = [
             named(result, row, link.row) for row, _ in link.channel
         ]
+    if link.sram:
+        behind["wait_sram"] = [named(result, row, link.row) for row in link.sram]
     return {
         "row": link.row, "name": log.name(link.row), "layer": _layer(result, link.row),
         "engine": int(tasks.engine[link.row]) if tasks.engine[link.row] >= 0 else None,
@@ -265,7 +267,7 @@ def _wait(part: str, ps: int, task: dict[str, Any]) -> str:
     """`waited 1.500 ms for the channel behind token 0's kv_store`."""
     names = task["behind"].get(part, [])
     others = len(names) - NAMED
-    behind = ", ".join(names[:NAMED]) + (f" and {others} more" if others > 0 else "")
+    behind = ", ".join(names[:NAMED]) + (f" and {others:,} more" if others > 0 else "")
     time = f"waited {format_time(ps)}"
     if part == PARTS[WAIT_INPUT]:
         return f"{time} for {behind or 'the KV cache'}"
@@ -280,7 +282,7 @@ def _wait(part: str, ps: int, task: dict[str, Any]) -> str:
     if part == PARTS[WAIT_LINK]:
         return f"{time} for the link behind {behind}" if behind else f"{time} for the link"
     return {
-        PARTS[WAIT_SRAM]: f"{time} for space in SRAM",
+        PARTS[WAIT_SRAM]: f"{time} for space in SRAM" + (f", held by {behind}" if behind else ""),
         PARTS[WAIT_POLICY]: f"{time} although an engine was idle",
     }[part]
 

@@ -91,7 +91,7 @@ def _costs(result: Result) -> str | None:
     if not formats:
         return "roofline: a lower bound, real kernels are slower"
     flops = result.scenario.hardware.engines.flops
-    rates = f"at {format_rate(flops, 'FLOP/s')} an engine in any format" if isinstance(flops, int) else "at peak"
+    rates = f"at {format_rate(flops, 'FLOP/s')} per engine in any format" if isinstance(flops, int) else "at peak"
     return f"roofline: a lower bound with products in {', '.join(formats)} {rates}; real kernels are slower"
 
 
@@ -105,9 +105,8 @@ def _memory(result: Result) -> str:
         rate = f" at {f'{len(through)} x ' if len(through) > 1 else ''}{format_rate(memory.bandwidth, 'B/s')}"
     if len(through) == 1:
         best = result.plan.rules.efficiency[1]
-        of_best = (
-            f", {_percent(through[0] * best.denominator, m.makespan * best.numerator)} of what it delivers" if best < 1 else ""
-        )
+        achieved = _percent(through[0] * best.denominator, m.makespan * best.numerator)
+        of_best = f" ({achieved} of achievable)" if best < 1 else ""
         return f"{moved}{rate}; channel {_percent(through[0], m.makespan)}{of_best}"
     used = ", ".join(f"{i} {_percent(delivered, m.makespan)}" for i, delivered in enumerate(through[:MANY]))
     return f"{moved}{rate}; channels {used}{' ...' if len(through) > MANY else ''}"

@@ -1,7 +1,7 @@
 """Scenario files: read, checked and frozen, with the place of every key kept for later errors.
 
 `load("scenarios/two_tokens_4_engines.yaml", ["hardware.memory.bandwidth=50 GB/s"])` gives a `Scenario` whose
-`hardware.memory.bandwidth` is 50_000_000_000 (bytes a second). Errors that only a later stage finds are raised with
+`hardware.memory.bandwidth` is 50_000_000_000 (bytes per second). Errors that only a later stage finds are raised with
 their place: `raise scenario.error("model.layers", "expected 1 to 16, found 40")`.
 """
 

@@ -252,7 +252,7 @@ class Report(Section):
     )
     slo: Slo | None = Field(
         default=None,
-        description="A service level objective; reports have the goodput: requests a second that meet it, and their share.",
+        description="A service level objective; reports have the goodput: requests per second that meet it, and their share.",
         examples=[{"ttft": "500 ms", "tpot": "30 ms"}],
     )
 

@@ -170,7 +170,7 @@ class WrittenRoutes:
         """Look up recorded choices. Raises InputError for a missing token, and for choices that the model cannot make."""
         if self.experts.shape[1] != experts.top_k or int(self.experts.max(initial=0)) >= experts.count:
             raise InputError(
-                f"{self.source}: expected {experts.top_k} experts from 0 to {experts.count - 1} a token, "
+                f"{self.source}: expected {experts.top_k} experts from 0 to {experts.count - 1} per token, "
                 f"found {self.experts.shape[1]} up to {int(self.experts.max(initial=0))}"
             )
         wanted = _key(layer, sequence, position)

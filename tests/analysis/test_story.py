@@ -6,7 +6,7 @@ import json
 
 import pytest
 
-from sim.analysis.parts import COMPUTE, TRANSFER, WAIT_CHANNEL, WAIT_ENGINE
+from sim.analysis.parts import COMPUTE, TRANSFER, WAIT_CHANNEL, WAIT_ENGINE, WAIT_SRAM
 from sim.analysis.story import NONE, Stories
 from tests.analysis.machine import run
 from tests.analysis.test_what_if import call
@@ -34,6 +34,35 @@ def test_a_task_waits_behind_the_one_on_its_engine():
     log, rules = run(b.graph(), engines=1)
     (link,) = Stories(log, rules).of(0)
     assert (log.name(link.row), log.name(link.engine), link.parts[WAIT_ENGINE]) == ("b", "a", 5)
+
+
+def test_a_load_waits_for_space_that_other_operands_hold():
+    """A load of 6 B waits until 14: of 8 B, q_proj holds 4 until it ends then, and up_proj 2 until 7."""
+    b = GraphBuilder()
+    b.add("q_proj", flops=10, weight=4)
+    b.add("up_proj", flops=1, weight=2)
+    b.add("o_proj", flops=1, weight=6)
+    log, rules = run(b.graph(), engines=2, sram=8)
+    load, product = Stories(log, rules).of(0)
+    assert (load.parts[WAIT_CHANNEL], load.parts[WAIT_SRAM], log.tasks.start[load.row]) == (6, 8, 14)
+    assert [log.name(row) for row in load.sram] == ["weight_load q_proj", "weight_load up_proj"]
+    assert product.sram == ()
+
+
+def test_the_terminal_names_what_held_sram():
+    bounded = ("--set", "hardware.sram=4 MiB", "--set", "mapping.tiles=32", "--set", "hardware.memory.latency=100 us")
+    page = " ".join(
+        call(
+            "explain",
+            "llama_1b_context_256",
+            *bounded,
+            "--set",
+            "model={config: llama-3.2-1b, layers: 1, scope: block}",
+            "--token",
+            "0.0",
+        ).split()
+    )
+    assert "for space in SRAM, held by weight_load" in page
 
 
 def test_the_second_token_waits_for_the_store_of_the_first():

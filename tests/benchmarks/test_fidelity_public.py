@@ -58,7 +58,8 @@ def test_every_row_names_a_preset_a_model_a_format_and_a_source() -> None:
         assert each.preset in PRESETS.names()
         assert each.model in models.library.names()
     assert {each.format for each in FOUND.rows} == FOUND.formats.keys()
-    assert {each.source for each in FOUND.rows} == FOUND.sources.keys()
+    steps = [step for beside in FOUND.beside for step in beside.steps]
+    assert {each.source for each in (*FOUND.rows, *steps)} == FOUND.sources.keys()
     classed = Counter(preset for presets in FOUND.classes.values() for preset in presets)
     assert set(classed.values()) == {1}
     assert {FOUND.class_of(each) for each in FOUND.rows} == AIMS.keys()
@@ -85,6 +86,33 @@ def test_a_row_without_its_sizes_is_an_error() -> None:
     text = FOUND.rows[0].model_dump(exclude_defaults=True) | {"context": 0}
     with pytest.raises(ValueError, match="decode: expected context"):
         Row(**text)
+
+
+def test_times_of_an_engine_beside_the_preset_are_what_they_were_derived_from() -> None:
+    """A layer of Qwen3-30B-A3B reads 8 experts of 3 x 2048 x 768 numbers of 2 bytes; five of its kernels are in the graph."""
+    (vllm,) = FOUND.beside
+    preset = find(vllm.preset)
+    known, achievable = preset.kernel, preset.achievable
+    assert known is not None
+    assert achievable is not None
+    launches = 2 * known.t0["matmul"].value + 3 * known.t0["other"].value
+    fused = 109.21e6 - 8 * 3 * 2048 * 768 * 2 / (1.555 * achievable.value["1"]) - launches  # ps; 1.555 TB/s: bytes/ps
+    wanted = known.t0["other"].value + fused
+    assert {step.t0["dispatch"] for step in vllm.steps} == {f"{wanted / 1e6:.1f} us"}
+    small = Row(**{**vllm.rows(FOUND)[0].model_dump(), "model": "qwen3-0.6b", "value": 4.2})
+    assert vllm.steps[-1].host == f"{1e3 * (measured(small) - seconds(FOUND, small)):.1f} ms"
+
+
+def test_times_of_an_engine_explain_what_its_mixture_takes_beside_the_preset() -> None:
+    """Alone 21 % too fast; with the kernels of routing, and host times of two dense models, the published time is enclosed."""
+    (vllm,) = FOUND.beside
+    each = vllm.rows(FOUND)[0]
+    times = [seconds(FOUND, each, {"model": "kernel", "t0": step.t0}, step.host) for step in vllm.steps]
+    alone, routing, least, most = seconds(FOUND, each), *times
+    assert routing == pytest.approx(alone + 48 * 25.4e-6, abs=1e-9), "48 layers"
+    assert least == pytest.approx(routing + 0.59e-3, abs=1e-9)
+    assert alone < least < measured(each) < most
+    assert f"| {each.value:g} ms | {1e3 * alone:.2f} ms, -21 % | {1e3 * routing:.2f} ms, " in PAGE
 
 
 def test_constants_that_rows_were_fitted_to_are_of_their_engine() -> None:

@@ -238,8 +238,8 @@ def test_check(sim: Sim) -> None:
     told = sim("check", *names).stdout.splitlines()
     lines = [line for line in told if not line.startswith("  ")]
     assert len(lines) == len(names)
-    assert f"{scenarios()['parallel']}: ok: llama-3.2-1b, 21 ops, 21 tasks a step, 21 in all" in lines
-    assert any(line.endswith("212 tasks a step, about 8,900 to 54,000 in all") for line in lines)
+    assert f"{scenarios()['parallel']}: ok: llama-3.2-1b, 21 ops, 21 tasks per step, 21 in all" in lines
+    assert any(line.endswith("212 tasks per step, about 8,900 to 54,000 in all") for line in lines)
 
 
 @pytest.mark.parametrize(

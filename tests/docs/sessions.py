@@ -78,13 +78,13 @@ SESSIONS = (
         steps=(
             Step(type="sim new --model llama-3.2-1b --device raspberry-pi-5 --use one"),
             Step(type="sim run llama-3.2-1b-raspberry-pi-5.yaml", keep=("makespan", "tokens", "4.5 tokens", "memory", "trace")),
-            Step(say="4.5 tokens a second, which is slow. What would make it faster?",
+            Step(say="4.5 tokens per second, which is slow. What would make it faster?",
                  type="sim explain llama-3.2-1b-raspberry-pi-5.yaml", keep=HELP),
             Step(say="Memory is the limit, so weights in fewer bits should help as much as memory that is faster:",
                  type="sim run llama-3.2-1b-raspberry-pi-5.yaml --no-trace --set mapping.formats.weights=q4_0",
                  keep=("tokens", "memory")),
         ),
-        answer="In 4 bits it may be: 14.7 tokens a second. `sim view` opens the trace in the Perfetto UI.",
+        answer="In 4 bits it may be: 14.7 tokens per second. `sim view` opens the trace in the Perfetto UI.",
     ),
     Session(
         user="An architect",
@@ -113,9 +113,9 @@ SESSIONS = (
             Step(type="sim explain llama-3.1-8b-h100-sxm.yaml", keep=(*HELP, "as it is", "batch", "more", "sustained", "last")),
             Step(type="sim compare llama-3.1-8b-h100-sxm.yaml --set-b mapping.formats.weights=fp8 "
                       "--set-b mapping.formats.arithmetic=fp8",
-                 keep=("makespan", "TTFT", "TPOT", "bytes a token", "joules a token", "energy")),
+                 keep=("makespan", "TTFT", "TPOT", "bytes per token", "joules per token", "energy")),
         ),
-        answer="It sustains 41.6 requests a second, and 51.6 with weights in 8 bits. At 2.26 a second steps have few "
+        answer="It sustains 41.6 requests per second, and 51.6 with weights in 8 bits. At 2.26 per second steps have few "
                "sequences, and each token pays for all weights: with fp8 it takes 0.590x the time and 0.808x the energy.",
     ),
     Session(

@@ -161,7 +161,7 @@ def test_the_router_of_deepseek_v3_converts_no_weights() -> None:
 
 
 def test_capture_shows_no_more_weights_than_the_model_has() -> None:
-    """Mixtral reads 2 of 8 experts a token: eight tokens choose 16, of which 8 are distinct."""
+    """Mixtral reads 2 of 8 experts per token: eight tokens choose 16, of which 8 are distinct."""
     parts = ["capture", "mixtral-8x7b", "--batch", "8"]
     ops = list(map(json.loads, CliRunner().invoke(cli, [*parts, "--json"]).output.splitlines()))
     model = models.library.load("mixtral-8x7b")

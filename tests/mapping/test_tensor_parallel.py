@@ -170,7 +170,7 @@ class TestTimes:
 
 
 class TestFastest:
-    """Llama 8B on eight devices, 450 GB/s and 1 us: 8,192 bytes a token, one round of 7 messages or two of 7/8."""
+    """Llama 8B on eight devices, 450 GB/s and 1 us: 8,192 bytes per token, one round of 7 messages or two of 7/8."""
 
     LINK = LinkRates(450 * 10**9, 1_000_000)
 
@@ -218,7 +218,7 @@ class TestFastest:
     def test_check_says_which(self, base):
         arguments = [word for each in scenario(**{"mapping.parallel.algorithm": "auto"}) for word in ("--set", each)]
         printed = CliRunner().invoke(cli, ["check", str(base), *arguments, "--not-resolved"]).output
-        assert "all-reduces of llama-3.1-8b: one_shot, two_shot from 11 tokens a step (90.112 kB)" in printed
+        assert "all-reduces of llama-3.1-8b: one_shot, two_shot from 11 tokens per step (90.112 kB)" in printed
         assert "sends 2 all_reduce of 114.688 kB in a step of one token" in printed
 
     def test_a_log_keeps_the_algorithms(self, base, tmp_path):

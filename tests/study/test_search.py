@@ -26,7 +26,7 @@ from tests.tools.command import call
 
 
 def rates(low: int, high: int, *, largest: bool = True, tolerance: float = 0.02) -> Find:
-    """A search for a rate between two numbers of requests a second."""
+    """A search for a rate between two numbers of requests per second."""
     return Find(key="workload.generate.arrivals.rate", largest=largest, low=Fraction(low * 10**6), high=Fraction(high * 10**6),
                 whole=False, dimension=REQUEST_RATE, tolerance=tolerance)  # fmt: skip
 

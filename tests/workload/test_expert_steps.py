@@ -232,7 +232,7 @@ def test_a_file_must_have_all_tokens_of_the_run(tmp_path: Path) -> None:
         result({**workload, "routing": file}, layers=1)
     file = routes(tmp_path / "r.jsonl", *rows, (1, 8, [0, 8]))
     with pytest.raises(
-        InputError, match=r"workload\.routing\.file: .* expected 2 experts from 0 to 7 a token, found 2 up to 8"
+        InputError, match=r"workload\.routing\.file: .* expected 2 experts from 0 to 7 per token, found 2 up to 8"
     ):
         result({**workload, "routing": file}, layers=1)
     with pytest.raises(InputError, match=r"workload\.routing\.file: .*nowhere: no such file"):

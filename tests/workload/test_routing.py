@@ -180,7 +180,7 @@ def test_given_choices(tmp_path):
     with pytest.raises(InputError, match=r"^.*routing\.jsonl: .* none for sequence 0, position 8, layer 0$"):
         routing.choose(*vectors([0], [0], [8]), experts)
     for count, top_k in ((3, 2), (4, 3)):
-        with pytest.raises(InputError, match=rf"expected {top_k} experts from 0 to {count - 1} a token, found 2 up to 3"):
+        with pytest.raises(InputError, match=rf"expected {top_k} experts from 0 to {count - 1} per token, found 2 up to 3"):
             routing.choose(*vectors([0], [0], [7]), Experts(count=count, top_k=top_k, bytes=1))
 
 

@@ -6,7 +6,7 @@ A preset is a YAML file; `a100-80g-sxm.yaml` beside this file is an example. Fig
     sources:        short names for where figures are from
     engines:        how many engines it is simulated as (streaming multiprocessors, compute units, cores)
     peak:           dense FLOP/s by torch's name of the number format, or under `any` one rate for all
-    vector:         elements a second of all that is no matrix product
+    vector:         elements per second of all that is no matrix product
     bandwidth:      peak bytes/s of memory; `unpublished: why` if there is no figure
     achievable:     share of it that kernels reach once they run, or a table of shares by number of concurrent readers
     port_bandwidth: the most that one engine draws

@@ -126,7 +126,7 @@ class Run {
     return points.map(([times, totals]) => new Integral(Float64Array.from(times), Float64Array.from(totals)));
   }
 
-  /** Bytes a second, over all channels, on average in a span. */
+  /** Bytes per second, over all channels, on average in a span. */
   rate(from, to) { return this.rates.reduce((sum, each) => sum + each.mean(from, to), 0) * this.bandwidth; }
 }
 

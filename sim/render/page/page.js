@@ -128,7 +128,7 @@ function energy() {
   const fj = (value) => ({ value, text: value ? joules(value) : "–" }), of = (value) => percent(value / (data.total_fj || 1));
   const moved = (row) => (row.memory_fj ?? 0) + (row.link_fj ?? 0), unknown = data.link_unknown ?? [];
   const caused = Object.entries(data.waiting_by_cause_fj ?? {}).flatMap(([resource, causes]) => Object.entries(causes).map(([kind, value]) => [resource, kind, value]));
-  $("energy-lead").textContent = `${joules(data.total_fj)} in all, ${joules(data.joules_per_token * 1e15)} a token; ${data.watts.toPrecision(4)} W on average. `
+  $("energy-lead").textContent = `${joules(data.total_fj)} in all, ${joules(data.joules_per_token * 1e15)} per token; ${data.watts.toPrecision(4)} W on average. `
     + "Static power is drawn all along: what of it was drawn while tokens waited is the energy of waiting."
     + (unknown.length ? ` Energy of bytes over the ${unknown.join(" and the ")} is not known, and not counted.` : "");
   const shares = (title, rows) => table(title, [["", (r) => r[0]], ["energy", (r) => fj(r[1])], ["share", (r) => of(r[1])]], rows.filter(([, value]) => value));

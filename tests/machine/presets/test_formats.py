@@ -190,7 +190,7 @@ def test_the_summary_names_the_arithmetic() -> None:
         show(sim.run(from_dict(written)), console)
         return next(line for line in printed.getvalue().splitlines() if line.startswith("times"))
 
-    assert "products in bfloat16 at 2 TFLOP/s an engine in any format; real kernels are slower" in line()
+    assert "products in bfloat16 at 2 TFLOP/s per engine in any format; real kernels are slower" in line()
     assert "products in bfloat16, int8 at" in line(formats={"weights": "int8", "arithmetic": "int8"})
 
 
