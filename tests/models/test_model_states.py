@@ -9,6 +9,7 @@ from models.capture import build, capture, quiet, record
 from models.config import ModelConfig
 from models.decoder import hf_config
 from models.graph import QUANTITIES, ModelGraph, OpGraph
+from models.grouping import group
 from sim.machine.kv_cache import KVLayout, LayerGroup, kept_groups, layer_groups, state_bytes
 
 STATE_READ, STATE_WRITE, KV_WRITE, FLOPS, VECTOR = (
@@ -211,7 +212,9 @@ def test_states_outside_of_the_cache_of_transformers(model_type: str) -> None:
     with quiet():
         model = build(hf_config(ModelConfig(name="small", data={"model_type": model_type, **fields})), "bfloat16")
         for batch, query in ((1, 1), (3, 1), (2, 5)):
-            nodes = record(model, (batch, query, 1000)).nodes
+            recording = record(model, (batch, query, 1000))
+            nodes = recording.nodes
+            assert {each.kind for each in group(recording) if each.kind.startswith("aten.")} <= {"aten.mul"}  # of the embedding
             for name, quantity in (("state_load", STATE_READ), ("state_store", STATE_WRITE)):
                 moved = {node.layer: node.costs[quantity] for node in nodes if node.name == name}
                 assert moved == {layer: batch * state for layer, state in layers.items()}
