@@ -30,13 +30,14 @@ from models import attention, latent, own_attention
 from models.cache import KV_STORE, StateLayer, append_cache, own_cache, windows
 from models.chunks import in_chunks
 from models.config import CAPTURE_VERSION, MLA_FORMS, ModelConfig, dtype_of
-from models.costs import Plan, Point, along_tokens, plan, powers, shape_text, solve
+from models.costs import Plan, Point, along_tokens, plan, powers, shape_texts, solve
 from models.decoder import hf_config, make, one_line, sees_whole_prompt
 from models.experts import Experts
 from models.graph import QUANTITIES, ModelGraph, Op, OpGraph
 from models.grouping import Group, group, single
 from models.indexers import choose_last, chosen_tokens
 from models.op import OF_STATE
+from models.own_states import OwnStates, found_in
 from models.polynomials import Pieces
 from models.recorder import Modules, Recorder
 from models.recording import STORES, Node, Recording
@@ -62,6 +63,9 @@ _CHUNK = 64
 #: Results of `_states`, by model.
 _STATES: WeakKeyDictionary[PreTrainedModel, dict[int, StateShapes]] = WeakKeyDictionary()
 
+#: Results of `_own_states`, by model.
+_OWN_STATES: WeakKeyDictionary[PreTrainedModel, OwnStates | None] = WeakKeyDictionary()
+
 #: Modules of each model that is being captured.
 _MODULES: WeakKeyDictionary[PreTrainedModel, Modules] = WeakKeyDictionary()
 
@@ -85,10 +89,18 @@ def build(config: PretrainedConfig, dtype: str, device: str = "meta", attention_
 
 @torch.no_grad()
 def step(
-    model: PreTrainedModel, recorder: Recorder, point: Point, cache: Any, tokens: torch.Tensor | None = None
+    model: PreTrainedModel,
+    recorder: Recorder,
+    point: Point,
+    cache: Any,
+    tokens: torch.Tensor | None = None,
+    states: Mapping[str, Any] | None = None,
 ) -> torch.Tensor:
-    """Run one step at (B, Q, N) under the recorder; returns the logits of the last token of each sequence [B, 1, V]."""
-    options = arguments(model, point, cache, tokens)
+    """Run one step at (B, Q, N) under the recorder; returns the logits of the last token of each sequence [B, 1, V].
+
+    states: arguments of a model with states of its own.
+    """
+    options = {**arguments(model, point, cache, tokens), **(states or {})}
     own = model.config._attn_implementation == own_attention.NAME
     with own_attention.OwnAttention(recorder.is_cache) if own else nullcontext(), recorder.active():
         logits: torch.Tensor = model(**options).logits
@@ -102,7 +114,7 @@ def arguments(model: PreTrainedModel, point: Point, cache: Any, tokens: torch.Te
     tokens = torch.zeros(B, Q, dtype=torch.long, device=device) if tokens is None else tokens
     parameters = inspect.signature(model.forward).parameters
     named = "past_key_values" if "past_key_values" in parameters else "cache_params"  # without attention
-    options: dict[str, Any] = {"input_ids": tokens, named: cache, "use_cache": True}
+    options: dict[str, Any] = {"input_ids": tokens, "use_cache": True, **({named: cache} if named in parameters else {})}
     if "position_ids" in parameters:
         options["position_ids"] = (torch.arange(Q, device=device) + N).expand(B, Q).contiguous()
     if "logits_to_keep" in parameters:
@@ -132,9 +144,19 @@ def record(model: PreTrainedModel, point: Point) -> Recording:
             recorder.register_state(part, number)
         return StateLayer(conv, recurrent, shapes.states)
 
-    states = {number: state(number, shapes) for number, shapes in _states(model).items()}
-    cache = append_cache(config, point[2], allocate, latent.expansions(model), states, own_cache(model) if states else None)
-    return recorder.recording(step(model, recorder, point, cache))
+    states, own = {number: state(number, shapes) for number, shapes in _states(model).items()}, _own_states(model)
+    class_of_cache = own_cache(model) if states else None
+    placed: Any = nullcontext({})
+    if own is not None:
+        tensors = own.tensors(point[0], model.device)
+        for layer, parts in tensors.items():
+            for part in parts:
+                recorder.register_state(part, layer, own.mixer(layer))
+        states |= {layer: StateLayer({}, {}, 1) for layer in tensors}  # nothing asks for it
+        placed = own.placed(model, tensors, point[2])
+    cache = append_cache(config, point[2], allocate, latent.expansions(model), states, class_of_cache)
+    with placed as options:
+        return recorder.recording(step(model, recorder, point, cache, states=options))
 
 
 def _cache_kinds(model: PreTrainedModel) -> list[tuple[Any, ...]]:
@@ -162,16 +184,41 @@ def _states(model: PreTrainedModel) -> dict[int, StateShapes]:
     return _STATES[model]
 
 
+def _own_states(model: PreTrainedModel) -> OwnStates | None:
+    """The states that the model keeps outside of the cache of transformers, None if it keeps none there."""
+    if model not in _OWN_STATES:
+        found, kept = None, DynamicCache(config=model.config.get_text_config(decoder=True)).layers
+        linear = any(isinstance(layer, LinearAttentionCacheLayerMixin) for layer in kept)
+        named = "past_key_values" in inspect.signature(model.forward).parameters
+        if not _states(model) and (linear or not named):
+            options = arguments(model, (1, 1, 0), None)
+            with torch.no_grad():
+                found = found_in(model, _MODULES[model].layers_path, lambda: model(**options))
+        _OWN_STATES[model] = found
+    return _OWN_STATES[model]
+
+
 def _chunk(model: PreTrainedModel) -> int:
-    """Tokens that the model scans at once; 1 where it scans one by one, or keeps no state."""
-    if not _states(model):
-        return 1
-    two, three = (record(model, (1, Q, 5)).nodes for Q in (2, 3))
-    if sum(len(node.issued) for node in two) != sum(len(node.issued) for node in three):
+    """Tokens that the model scans at once; where it scans one by one, or keeps no state, the fewest of which costs are linear.
+
+    A model may scan fewer tokens than a chunk one by one (xLSTM).
+    """
+    own = _own_states(model)
+    if not _states(model) and own is None:
         return 1
     text = model.config.get_text_config(decoder=True)
-    sizes = [getattr(text, name, None) for name in ("chunk_size", "mamba_chunk_size")]
-    return max([size for size in sizes if isinstance(size, int)], default=_CHUNK)
+    sizes = [size for name in ("chunk_size", "mamba_chunk_size") if isinstance(size := getattr(text, name, None), int)]
+    two, three = (_issued(model, Q) for Q in (2, 3))
+    if two == three:
+        return max(sizes, default=_CHUNK)
+    if own is not None and sizes and _issued(model, max(sizes)) < 2 * three:
+        return max(sizes)
+    return 1 if own is None else own.window + 1
+
+
+def _issued(model: PreTrainedModel, queries: int) -> int:
+    """Number of aten ops of a step that feeds in so many tokens."""
+    return sum(len(node.issued) for node in record(model, (1, queries, 5)).nodes)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -257,10 +304,9 @@ def _captured_by(hf: PretrainedConfig, dtype: str, mla: str) -> tuple[PreTrained
         nodes = recording.nodes
         stores = {node.name for node in nodes}.intersection(STORES)
         if not stores:
-            raise InputError(
-                f"model_type {hf.model_type!r} has no KV cache, and no state, that can be captured "
-                "(encoder-only, or not written for the cache interface of transformers)"
-            )
+            own = "state" in inspect.signature(model.forward).parameters
+            none = "has no KV cache, and no state, that can be captured (encoder-only, or not written for the cache interface)"
+            raise InputError(f"model_type {hf.model_type!r} {'keeps states in an argument of its own' if own else none}")
         if KV_STORE not in stores or _attends(nodes):
             return model, form, (point, recording)
     if first is not None and first.args != (attention.NAME,):
@@ -319,7 +365,9 @@ def _solved(
         costs.append(piece[:split].reshape(len(reference.nodes), len(QUANTITIES), -1))
         dims.append(piece[split:])
         next(parts)
-    return Variant(recording=reference, costs=np.stack(costs, axis=2), shapes=_shapes(reference, dims, breaks))
+    return Variant(
+        recording=reference, costs=np.stack(costs, axis=2), shapes=shape_texts(reference.nodes, np.stack(dims, axis=1), breaks)
+    )
 
 
 def _verified(
@@ -380,24 +428,6 @@ def _solve(chosen: Plan, rows: list[list[int]], reference: Recording) -> np.ndar
         node = reference.nodes[bad // len(QUANTITIES)] if bad < costs else owners[bad - costs]
         raise InputError(f"{what} of {node.name} at {node.path!r} is not a polynomial in batch, query tokens and context")
     return table
-
-
-def _shapes(
-    reference: Recording, dims: list[np.ndarray[Any, np.dtype[np.int64]]], breaks: tuple[int, ...]
-) -> tuple[tuple[str, ...], ...]:
-    pieces = np.stack(dims, axis=1)  # [dim, piece, monomial]
-    texts: dict[bytes, str] = {}
-    flat = [texts.setdefault(p.tobytes(), "") or _remember(texts, p, breaks) for p in pieces]
-    result, at = [], 0
-    for node in reference.nodes:
-        result.append(tuple(flat[at : at + len(node.shape)]))
-        at += len(node.shape)
-    return tuple(result)
-
-
-def _remember(texts: dict[bytes, str], pieces: np.ndarray[Any, np.dtype[np.int64]], breaks: tuple[int, ...]) -> str:
-    texts[pieces.tobytes()] = shape_text(pieces.tolist(), breaks)
-    return texts[pieces.tobytes()]
 
 
 def _model_graph(

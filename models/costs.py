@@ -164,6 +164,16 @@ def shape_text(pieces: Sequence[Sequence[int]], breaks: Sequence[int]) -> str:
     return text(pieces[0])
 
 
+def shape_texts(nodes: Sequence[Any], dims: npt.NDArray[np.int64], breaks: tuple[int, ...]) -> tuple[tuple[str, ...], ...]:
+    """Shapes of nodes as texts. dims: [dim, piece, monomial], the dimensions of all nodes one after another."""
+    texts: dict[bytes, str] = {}  # many dimensions are alike
+    for pieces in dims:
+        if pieces.tobytes() not in texts:
+            texts[pieces.tobytes()] = shape_text(pieces.tolist(), breaks)
+    flat = iter([texts[pieces.tobytes()] for pieces in dims])
+    return tuple(tuple(next(flat) for _ in node.shape) for node in nodes)
+
+
 def _frozen(coefficients: Sequence[int], context: int) -> tuple[int, ...]:
     """The polynomial with N held at `context`."""
     result: dict[Any, int] = dict.fromkeys(MONOMIALS, 0)

@@ -13,9 +13,10 @@ import json
 import multiprocessing
 import re
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +25,7 @@ from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_N
 
 from models.capture import capture
 from models.config import ModelConfig, parts
-from models.graph import ModelGraph
+from models.graph import QUANTITIES, ModelGraph
 from models.masks import CHUNKED
 from models.recording import CHOSEN
 from sim.base.errors import InputError
@@ -49,7 +50,7 @@ _EXPERTS = ("num_experts", "num_local_experts", "n_routed_experts", "moe_num_exp
 _REASONS = {
     "own attention": r"attention code of its own|its attention takes|outside of expand_kv",
     "no cache": r"has no KV cache",
-    "own cache": r"cache of another kind|is written twice|no list of \d+ decoder layers",
+    "own cache": r"cache of another kind|argument of its own|is written twice|no list of \d+ decoder layers",
     "reads data": r"meta tensor|data-dependent|nonzero|\.item\(\)",
     "changes with the step": r"ops of the model change|not a polynomial|do not grow",
     "default config": r"rejects the config|ClassValidation|has no attribute|NoneType|get_seq_length|no list of",
@@ -123,6 +124,8 @@ def _filled(data: dict[str, Any]) -> dict[str, Any]:
         data["layer_types"] = (["conv", "full_attention"] * count)[:count]
     if data.get("attn_layer_indices", ()) is None:
         data["attn_layer_indices"] = list(range(1, count, 2))
+    if data.get("rope_parameters") == {}:  # by type of layer
+        data["rope_parameters"] = {kind: {"rope_type": "default", "rope_theta": 10000.0} for kind in set(data["layer_types"])}
     if isinstance(data.get("attn_config"), dict):
         data["attn_config"] |= {"rope_theta": 10000.0, "clip_qkv": 8.0}
     return data | {key: value for key, value in _OPEN.items() if key in data and data[key] is None}
@@ -148,8 +151,9 @@ def _cut(data: dict[str, Any], layers: int) -> dict[str, Any]:
         data[name] = [value[i] for i in chosen]
     for name, value in data.items():
         if name.startswith("per_layer") and isinstance(value, dict):  # by number of the layer
-            data[name] = {str(n): found for n, i in enumerate(chosen) if (found := value.get(i, value.get(str(i)))) is not None}
-    return data | {key: len(chosen)}
+            of = {int(number): found for number, found in value.items()}  # numbers may be written as `02`
+            data[name] = {str(n): of[i] for n, i in enumerate(chosen) if of.get(i) is not None}
+    return data | {key: len(chosen) for key in (*_COUNTS, "num_blocks") if data.get(key) == count}
 
 
 def _is_config(value: Any) -> bool:
@@ -193,13 +197,22 @@ def facts(graph: ModelGraph) -> str:
     """Caches and experts of a step, in words: `KV, window 4096, state, 8 of 128 experts`."""
     ops = graph.step().ops
     kinds = {op.kind for op in ops}
-    bound = "choice of" if any(op.part == CHOSEN for op in ops) else "window"
-    windows = [f"{bound} {each + 1}" for each in graph.step().breaks]
+    windows = sorted({f"{kind} {size}" for kind, size in _bounds(graph)})
     windows += [f"chunk {mask.size}" for mask in graph.step().masks if mask.kind == CHUNKED]
     experts = dict.fromkeys(f"{op.experts} experts" for op in ops if op.experts is not None)
     caches = [word for word, kind in (("KV", "kv_load"), ("state", "state_load")) if kind in kinds]
     latent = ["latent KV" if each == "KV" and graph.provenance.get("mla") != "none" else each for each in caches]
     return ", ".join([*latent, *windows, *experts])
+
+
+def _bounds(graph: ModelGraph) -> Iterator[tuple[str, int]]:
+    """The most tokens that layers see, where their loads begin to grow otherwise, and whether they choose them."""
+    step = graph.step()
+    for op in step.ops:
+        pieces = step.polynomials[op.costs[QUANTITIES.index("kv_read")]]
+        for at, (before, after) in zip(step.breaks, pairwise(pieces), strict=True):
+            if before != after:
+                yield "choice of" if op.part == CHOSEN else "window", at + 1
 
 
 def _work(model_type: str, pipe: Any) -> None:

@@ -10,7 +10,7 @@ Nothing is lost: a group's costs are the sums of its nodes', activations that ne
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 
 from models import latent
@@ -142,7 +142,7 @@ def _connected(nodes: list[Node], labels: list[Label | None]) -> list[int]:
 
 
 def _cyclic(nodes: list[Node], home: list[int]) -> set[int]:
-    """Groups of several nodes that lie on or between cycles of the graph of groups."""
+    """Groups of several nodes that lie on cycles of the graph of groups."""
     needs: dict[int, set[int]] = {}
     feeds: dict[int, set[int]] = {}
     for i, node in enumerate(nodes):
@@ -164,7 +164,20 @@ def _cyclic(nodes: list[Node], home: list[int]) -> set[int]:
     sizes: dict[int, int] = {}
     for g in home:
         sizes[g] = sizes.get(g, 0) + 1
-    return {g for g in left if sizes[g] > 1}
+    return {g for g in left if sizes[g] > 1 and _meets_itself(g, needs, left)}
+
+
+def _meets_itself(start: int, needs: Mapping[int, set[int]], among: set[int]) -> bool:
+    """Whether a group needs its own result, by way of groups of `among`."""
+    seen: set[int] = set()
+    stack = [start]
+    while stack:
+        found = needs.get(stack.pop(), set()) & among - seen
+        if start in found:
+            return True
+        seen |= found
+        stack += found
+    return False
 
 
 def _above(paths: Iterable[str]) -> set[str]:

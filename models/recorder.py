@@ -119,11 +119,13 @@ class Recorder(TorchDispatchMode):
         self.keep_calls, self.names_only = keep_calls, names_only
         self.kv_shape = (0, 0)
         self._states: dict[int, list[torch.Tensor]] = {}
+        self._mixers: dict[int, str] = {}
         self._paths: list[str] = [""]
         made = modules or Modules.of(model, layers)
         self._names, self.classes, self.layers_path = made.paths, made.classes, made.layers_path
         self._layers = set(model.get_submodule(self.layers_path).children())
         self._results: set[int | None] = set()
+        self._weights = [name for name, _ in made.saved]
         for name, tensor in made.saved:
             storage = self._storage(tensor)
             storage.kind, storage.name = "weight", name
@@ -157,11 +159,12 @@ class Recorder(TorchDispatchMode):
         known = raw._cdata in self.storages and self.storages[raw._cdata].kind == "cache"
         return known and raw.nbytes() == tensor.numel() * tensor.element_size()
 
-    def register_state(self, part: torch.Tensor, layer: int) -> None:
-        """Register a part of the state of a layer."""
+    def register_state(self, part: torch.Tensor, layer: int, mixer: str = "") -> None:
+        """Register a part of the state of a layer. mixer: path of the module that it belongs to; empty: that which reads it."""
         storage = self._storage(part)
         storage.kind, storage.layer = "state", layer
         self._states.setdefault(layer, []).append(part)
+        self._mixers[layer] = mixer
 
     @classmethod
     def _should_skip_dynamo(cls) -> bool:
@@ -222,14 +225,16 @@ class Recorder(TorchDispatchMode):
 
     def _load_state(self, cache: int) -> None:
         """Add the load of a layer's state. cache: its number among the layers of the cache."""
-        parts = self._states[cache]
+        parts, path = self._states[cache], self._mixers[cache] or self._paths[-1]
+        while path and not any(name.startswith(f"{path}.") for name in self._weights):  # a kernel, and no mixer
+            path = path.rpartition(".")[0]
         for part in parts:
             self._storage(part).writers = (len(self.nodes),)
         self.nodes.append(
             Node(
                 name=STATE_LOAD,
-                path=self._paths[-1],
-                layer=self._layer(self._paths[-1]),
+                path=path,
+                layer=self._layer(path),
                 role=STATE_LOAD,
                 dtype=str(parts[-1].dtype).removeprefix("torch."),
                 shape=tuple(parts[-1].shape),
@@ -277,7 +282,7 @@ class Recorder(TorchDispatchMode):
             Node(
                 name=f"aten.{name}",
                 path=path,
-                layer=self._layer(path),
+                layer=storage.layer if role == STATE_STORE and self._layer(path) < 0 else self._layer(path),
                 role=role,
                 heads=heads,
                 hint=hint,

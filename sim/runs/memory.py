@@ -68,11 +68,14 @@ def _capacity_of_all(scenario: Scenario, of_run: Sequence[Modeled], sequences: S
     return min(left) if left and batched else None
 
 
-def held_by_tier(scenario: Scenario, of_run: Sequence[Modeled]) -> tuple[tuple[str, str, int], ...]:
+def held_by_tier(
+    scenario: Scenario, of_run: Sequence[Modeled], sequences: Sequence[Request]
+) -> tuple[tuple[str, str, int], ...]:
     """Bytes by the memory that holds them: (memory, what, bytes) of weights, and of the most that KV caches may take.
 
-    None of a written graph, whose weights may be anything; of several simulated devices, which each hold their own, only those
-    of tiers. The memory is that of one device, tiers are those of all.
+    Of independent sequences that is what their caches and states take in the end. None of a written graph, whose weights may be
+    anything; of several simulated devices, which each hold their own, only those of tiers. The memory is that of one device,
+    tiers are those of all.
     """
     if scenario.model.config is None:
         return ()
@@ -87,10 +90,20 @@ def held_by_tier(scenario: Scenario, of_run: Sequence[Modeled]) -> tuple[tuple[s
         return tuple(of_tiers)
     weights = sum(each.holder.weights for each in of_run)
     found = [("memory", "weights", weights), *of_tiers]
+    if scenario.workload.batching.alone:
+        return (*found, *_of_sequences(of_run, sequences))
     capacity, kv = scenario.hardware.memory.capacity, scenario.workload.batching.kv.capacity
-    if kv is None and capacity is not None and not scenario.workload.batching.alone:
+    if kv is None and capacity is not None:
         kv = max(0, capacity - weights)
     return (*found, ("memory", "KV cache, at most", kv)) if kv is not None else tuple(found)
+
+
+def _of_sequences(of_run: Sequence[Modeled], sequences: Sequence[Request]) -> list[tuple[str, str, int]]:
+    """Bytes of the KV caches and of the states of all sequences in the end, those that are none left out."""
+    final = [(request.final, 1) for request in sequences]
+    held = sum(each.holder.with_sequences(final).kv for each in of_run)
+    states = sum(each.holder.layout.state for each in of_run) * sum(1 for request in sequences if request.final)
+    return [("memory", what, size) for what, size in (("KV cache", held - states), ("states", states)) if size]
 
 
 def _of_tiers(scenario: Scenario, of_run: Sequence[Modeled]) -> list[int]:

@@ -105,7 +105,7 @@ def plan(scenario: Scenario, shared: Shared | None = None) -> Plan:
         slo=_slo(scenario),
         notes=modeled.notes,
         ignored=ignored,
-        held=held_by_tier(scenario, of_run),
+        held=held_by_tier(scenario, of_run, sequences),
     )
 
 

@@ -9,8 +9,10 @@ import pytest
 
 from models.graph import QUANTITIES
 from models.library import load
-from sim.runs.run import run
+from sim.runs.plan import plan
+from sim.runs.run import read, run
 from sim.scenario import from_dict
+from sim.scenario.shipped import find_scenario
 
 GUIDE = (Path(__file__).parents[2] / "docs/guides/hybrids.md").read_text(encoding="utf-8")
 ROW = re.compile(r"^\| ([\d,]+) \| (\d+) \| ([\d.]+) ms \| ([\d.]+) ms \|$", re.MULTILINE)
@@ -36,6 +38,19 @@ def test_bytes():
     assert 2 * STATE // (163_840 - 65_536) == 3_192
     assert all(f"{n:,}" in GUIDE for n in (58_600, 10_100, 4_900, 3_192))
     assert [f"{each / 1e9:.2f}" for each in (131_072 * 65_536 + STATE, 131_072 * 163_840)] == ["8.75", "21.47"]
+
+
+def test_memory_of_listed_sequences():
+    """Caches at the final contexts, of one token more, and states, beside the weights."""
+    held = {}
+    for name in ("hybrid_128k", "dense_128k"):
+        held[name] = {what: size for memory, what, size in plan(read(find_scenario(name), [])).held if memory == "memory"}
+    assert {what: held["hybrid_128k"][what] for what in ("KV cache", "states")} == {
+        "KV cache": 131_073 * 65_536,
+        "states": STATE,
+    }
+    assert held["dense_128k"]["KV cache"] == 131_073 * 163_840
+    assert held["dense_128k"].keys() == {"weights", "KV cache"}
 
 
 @pytest.mark.slow

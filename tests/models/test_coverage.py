@@ -12,7 +12,10 @@ from models.coverage import row as row_of
 from models.library import load
 
 FAST = ("llama", "gpt2", "qwen3_moe")
-SLOW = ("deepseek_v32", "falcon_h1", "gemma2", "gpt_oss", "mamba2", "qwen3_next")
+SLOW = (
+    "deepseek_v32", "dots3_note_text", "falcon_h1", "gemma2", "gpt_oss", "longcat_flash", "mamba2", "qwen3_next",
+    "recurrent_gemma", "xlstm", "zaya",
+)  # fmt: skip
 
 
 @pytest.mark.parametrize("model_type", [*FAST, *(pytest.param(each, marks=pytest.mark.slow) for each in SLOW)])

@@ -1,5 +1,7 @@
 """LongCat-Flash by hand: two attentions a layer with a latent cache each, and experts that compute nothing."""
 
+import json
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -9,7 +11,10 @@ from models.capture import capture
 from models.config import ModelConfig
 from models.experts import Experts, Tokens, counted
 from models.graph import QUANTITIES, ModelGraph, OpGraph
+from sim.runs.run import run
+from sim.scenario import from_dict
 from sim.workload.routing import Uniform
+from tests.executors import assert_same
 
 FLOPS, WEIGHT, KV_READ, KV_WRITE = (QUANTITIES.index(name) for name in ("flops", "weight", "kv_read", "kv_write"))
 
@@ -122,3 +127,17 @@ def test_a_graph_with_idle_experts_is_stored_and_read_again(longcat: ModelGraph)
 def test_some_experts_have_weights(idle: int) -> None:
     with pytest.raises(ValueError, match="idle experts"):
         Experts(count=4, top_k=1, bytes=1, idle=idle)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("expert", [1, 4])
+def test_both_executors_count_them_alike_on_one_device_and_on_four(tmp_path: Path, expert: int) -> None:
+    (tmp_path / "config.json").write_text(json.dumps({**SMALL, "dtype": "bfloat16"}))
+    written: dict[str, Any] = {
+        "model": {"config": str(tmp_path / "config.json")},
+        "workload": {"sequences": [{"context": 9, "tokens": 3, "count": 6}], "batching": "continuous"},
+        "hardware": {"preset": "h100-sxm", "devices": {"count": expert}},
+        "mapping": {"parallel": {"tensor": expert, "expert": expert}},
+    }
+    logs = [run(from_dict(written), executor=name).log for name in ("simpy", "compiled")]
+    assert_same(*logs)

@@ -9,6 +9,7 @@ from models.capture import build, capture, quiet, record
 from models.config import ModelConfig
 from models.decoder import hf_config
 from models.graph import QUANTITIES, ModelGraph, OpGraph
+from models.grouping import group
 from sim.machine.kv_cache import KVLayout, LayerGroup, kept_groups, layer_groups, state_bytes
 
 STATE_READ, STATE_WRITE, KV_WRITE, FLOPS, VECTOR = (
@@ -187,3 +188,46 @@ def test_families(model_type: str) -> None:
     assert kinds.count("conv") == kinds.count("state_load") * (model_type != "minimax")
     assert not [kind for kind in kinds if kind in ("aten.mm", "aten.addmm", "aten.bmm")]
     assert totals(model.step(1, 2000), 0, 1, 2000)[FLOPS] > 900 * totals(model.step(1, 2), 0, 1, 2)[FLOPS]
+
+
+#: Models that keep states outside of the cache of transformers, and by hand the bytes of the states of each layer.
+OWN: dict[str, tuple[dict[str, Any], dict[int, int]]] = {
+    "recurrent_gemma": (  # of RG-LRU, one number a channel, and of its convolution of width 4 the last 3 inputs
+        {
+            "num_hidden_layers": 3, "hidden_size": 64, "lru_width": 64, "intermediate_size": 96, "vocab_size": 128,
+            "num_attention_heads": 4, "num_key_value_heads": 1, "attention_window_size": 32,
+        },
+        dict.fromkeys((0, 1), 64 * (1 + 3) * 4),
+    ),
+    "xlstm": (  # a head has a matrix of keys and values, their normalizer and a maximum
+        {"num_hidden_layers": 2, "num_blocks": 2, "hidden_size": 128, "embedding_dim": 128, "num_heads": 4, "vocab_size": 128},
+        dict.fromkeys((0, 1), 4 * (16 * 32 + 16 + 1) * 4),
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("model_type", OWN)
+def test_states_outside_of_the_cache_of_transformers(model_type: str) -> None:
+    fields, layers = OWN[model_type]
+    with quiet():
+        model = build(hf_config(ModelConfig(name="small", data={"model_type": model_type, **fields})), "bfloat16")
+        for batch, query in ((1, 1), (3, 1), (2, 5)):
+            recording = record(model, (batch, query, 1000))
+            nodes = recording.nodes
+            assert {each.kind for each in group(recording) if each.kind.startswith("aten.")} <= {"aten.mul"}  # of the embedding
+            for name, quantity in (("state_load", STATE_READ), ("state_store", STATE_WRITE)):
+                moved = {node.layer: node.costs[quantity] for node in nodes if node.name == name}
+                assert moved == {layer: batch * state for layer, state in layers.items()}
+            rows = [node.costs[QUANTITIES.index("kv_read")] for node in nodes if node.name == "kv_load"]
+            assert rows == ([batch * 31 * 2 * 16 * 2] if model_type == "recurrent_gemma" else [])
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("model_type", OWN)
+def test_graphs_with_states_outside_of_the_cache(model_type: str) -> None:
+    fields, layers = OWN[model_type]
+    model = graph_of({"model_type": model_type, **fields})
+    for batch, query in ((1, 1), (3, 1), (2, 300)):
+        costs = totals(model.step(batch, query), 1000, batch, query)
+        assert costs[STATE_READ] == costs[STATE_WRITE] == batch * sum(layers.values())
+    assert totals(model.step(1, 640), 0, 1, 640)[FLOPS] > 9 * totals(model.step(1, 64), 0, 1, 64)[FLOPS]
