@@ -18,9 +18,10 @@ ended (`ended`). It never looks ahead: its answers depend on the requests that h
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
+from sim.base.errors import SimulationError
 from sim.mapping.steps import Swap
 from sim.serving.arrivals import Arrivals
 from sim.serving.batch import Batch, Member
@@ -57,6 +58,19 @@ def loops(
         arrivals = Arrivals(requests, concurrency=concurrency, think=think)
         return [Batcher(batching, arrivals) for _ in range(min(concurrency, len(requests)))]
     return [Batcher(batching, Arrivals(requests, only=(number,))) for number in range(len(requests))]
+
+
+def stretches(batcher: Batcher, now: int) -> Iterator[tuple[Batch, int]]:
+    """The steps of a loop whose requests have all come: the first of those in which its members decode on, and how many.
+
+    Raises SimulationError if requests wait and none can be served.
+    """
+    while (batch := batcher.next(now)) is not None:
+        many = batcher.steps_ahead() + 1
+        yield batch, many
+        batcher.ended(batch, now, many)
+    if batcher.arrivals.next is not None:
+        raise SimulationError(f"{len(batcher.waiting)} requests wait and none can be served")
 
 
 def _of_replicas(batching: ResolvedBatching, front: Front) -> list[Batcher]:
