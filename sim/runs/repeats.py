@@ -72,7 +72,7 @@ def measure(
 
 
 def _wanted(wanted: Callable[[Result], R], executor: Executor, planned: tuple[Scenario, Plan]) -> R:
-    """What is wanted of a run."""
+    """Return what is wanted of a run."""
     return wanted(run_plan(*planned, 0, executor=executor, apart=Apart(least=NEVER)))
 
 

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
+from sim.base.errors import SimulationError
 from sim.serving.arrivals import Arrivals
+from sim.serving.batch import Batch
 from sim.serving.batcher import Batcher
 from sim.serving.batching import ResolvedBatching
 from sim.serving.movers import HandOver, Mover
@@ -60,3 +62,16 @@ def _of_replicas(batching: ResolvedBatching, front: Front) -> list[Batcher]:
 def _movers(batchers: Sequence[Batcher]) -> list[Batcher]:
     """A mover for each batcher whose moves are made beside its steps."""
     return [Mover(each.batching, each.arrivals, each.device, of=each) for each in batchers if each.batching.beside]
+
+
+def stretches(batcher: Batcher, now: int) -> Iterator[tuple[Batch, int]]:
+    """The steps of a loop whose requests have all come: the first of those in which its members decode on, and how many.
+
+    Raises SimulationError if requests wait and none can be served.
+    """
+    while (batch := batcher.next(now)) is not None:
+        many = batcher.steps_ahead() + 1
+        yield batch, many
+        batcher.ended(batch, now, many)
+    if batcher.arrivals.next is not None:
+        raise SimulationError(f"{len(batcher.waiting)} requests wait and none can be served")

@@ -129,7 +129,8 @@ def values(found: Totals, count: int, within: Goodput | None = None) -> dict[str
         if times_of is not None:
             row |= {f"{name}_{each}_ps": getattr(times_of, each) for each in _STATISTICS}
     if times["tpot"] is not None:
-        row["tokens_per_s_per_user"] = 1e12 / times["tpot"].mean
+        if times["tpot"].mean:  # else drafts gave all tokens of each request at once
+            row["tokens_per_s_per_user"] = 1e12 / times["tpot"].mean
     elif len(served) == 1:
         row["tokens_per_s_per_user"] = served.tokens_per_second
     spent = found.breakdown.tokens.sum(axis=0, dtype=float).tolist()

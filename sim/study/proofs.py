@@ -71,7 +71,7 @@ class Proofs:
         row |= {"seed": point.seed, **bounds}
         for name, expression in self._study.columns.items():
             if name in self._known:
-                row[name] = expression(row)
+                row[name] = expression(row) if all(row.get(column) is not None for column in expression.columns) else None
         if missed := self._missed(row):
             constraint, column = missed
             return f"infeasible: {constraint}; {_told(row, [column])}", low
@@ -88,7 +88,8 @@ class Proofs:
         """A constraint that cannot be met, and the column whose bound shows it; None if there is none."""
         for constraint in self._study.constraints:
             if constraint.columns <= self._known:
-                if not constraint(row):
+                # What a run alone shows, such as the bytes of steps that depend on times, is None.
+                if all(row.get(name) is not None for name in constraint.columns) and not constraint(row):
                     return constraint.text, "makespan_ps"
             elif (limit := constraint.limit) is not None and BOUNDED.get(limit.column) == ("min" if limit.below else "max"):
                 value, sign = row.get(limit.column), 1 if limit.below else -1

@@ -6,20 +6,23 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import assume, given, settings
+from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
 
+from sim.analysis.rules import Rules
 from sim.base.errors import InputError
+from sim.executors.setup import Setup
 from sim.runs.plan import plan
 from sim.runs.run import read, run
 from sim.scenario import from_dict
 from sim.study.answers import read_answers
 from sim.study.batches import Job
-from sim.study.bounds import BOUNDED, EXACT, BoundsOf, lower_bound
+from sim.study.bounds import BOUNDED, EXACT, Bounds, BoundsOf
 from sim.study.metrics import measure
 from sim.study.points import Study, load, over
 from sim.study.pool import Processes
 from sim.study.proofs import Proofs, generations
+from sim.study.steps import known_steps
 from sim.study.store import parts
 from tests.executors.scenarios import served
 from tests.machine.test_invariants import with_effect
@@ -35,6 +38,13 @@ axes:
 columns: {area: 4 * engines.count + bandwidth / 10 GB/s}
 objectives: {makespan: min, area: min}
 """
+
+
+def lower_bound(setup: Setup, rules: Rules) -> int:
+    """The bound of the makespan of a run whose steps are known, ps."""
+    loops = known_steps(setup)
+    assert loops is not None
+    return Bounds.of(setup, rules, loops).makespan
 
 
 def compare_with_all(study: Study, folder: Path) -> None:
@@ -53,9 +63,8 @@ def test_no_run_is_below_its_bound(name: str) -> None:
     scenario = read(f"scenarios/{name}.yaml", ["record=steps"])
     made = plan(scenario)
     low = lower_bound(made.setup, made.rules)
-    assert low is not None
     result = run(scenario)
-    assert 0 < low <= result.bounds.lower <= result.makespan
+    assert 0 < low <= result.makespan
     assert result.requests.tokens_per_second <= sum(request.tokens for request in made.setup.sequences) * 10**12 / low
     assert result.requests.end == result.makespan  # which makes it a bound of tokens/s: the last token ends the run
     if name == "two_sequences_fifo":  # one channel: all of its work
@@ -78,7 +87,6 @@ def test_a_link_delivers_all_of_its_bandwidth() -> None:
     }  # fmt: skip
     result = run(from_dict(offloads))
     low = lower_bound(result.plan.setup, result.plan.rules)
-    assert low is not None
     assert low <= result.bounds.lower <= result.makespan
     assert abs(low - 2 * 128256 * 2048 * 2 * 10**12 / (54 * 10**9)) < 2 * 2048  # each transfer rounds up
 
@@ -115,6 +123,19 @@ def decoding(draw: st.DrawFn) -> dict[str, Any]:
     return scenario
 
 
+def check_bounds(bounds: dict[str, Any], found: dict[str, Any]) -> None:
+    """No bound is beyond what a run gave, and what is known before it is what it gave."""
+    for name, value in bounds.items():
+        if value is None:
+            assert name in ("tpot_mean_ps", "tokens_per_s_per_user"), name
+        elif name in EXACT:
+            assert found[name] == value, name
+        elif BOUNDED[name] == "min":
+            assert 0 < value <= found[name] or value == found[name] == 0, name
+        else:
+            assert value >= found[name], name
+
+
 @settings(max_examples=10, deadline=None)
 @given(decoding())
 def test_random_runs_are_not_below_their_bounds(scenario: dict[str, Any]) -> None:
@@ -126,15 +147,7 @@ def test_random_runs_are_not_below_their_bounds(scenario: dict[str, Any]) -> Non
     bounds = BoundsOf(frozenset({"bytes_moved", "energy_fj"}))(job)
     assert bounds is not None
     assert bounds.keys() == {*BOUNDED, *EXACT}
-    found = measure(job)
-    for name, value in bounds.items():
-        assert value is not None
-        if name in EXACT:
-            assert found[name] == value, name
-        elif BOUNDED[name] == "min":
-            assert 0 < value <= found[name] or value == found[name] == 0, name
-        else:
-            assert value >= found[name], name
+    check_bounds(bounds, measure(job))
 
 
 ENERGY = """\
@@ -178,9 +191,69 @@ def test_bytes_are_known_before_a_run(written: Written, tmp_path: Path) -> None:
     assert all(row["error"].startswith("infeasible") for row in rows(tmp_path / "out")[2:])
 
 
-def test_batches_have_no_bound_before_a_run() -> None:
-    made = plan(read("scenarios/batch_8.yaml"))
-    assert lower_bound(made.setup, made.rules) is None
+def test_a_batch_has_the_bound_of_its_steps() -> None:
+    """One engine runs the kernels of a step one after another, and nothing else happens: the bound is the makespan.
+
+    Between the tokens of each request are the same steps, so that the bound of the TPOT is exact, too.
+    """
+    workload = {"sequences": [{"context": 512, "tokens": 3, "count": 4}], "batching": "continuous"}
+    made = {"model": {"config": "llama-3.2-1b", "layers": 2}, "hardware": {"preset": "h100-sxm"}, "workload": workload}
+    job = Job.of(plan(from_dict(made)))
+    bounds, found = BoundsOf(frozenset())(job), measure(job)
+    assert bounds is not None
+    for name in ("makespan_ps", "tpot_mean_ps", "tokens_per_s", "tokens_per_s_per_user"):
+        assert bounds[name] == found[name], name
+
+
+def test_a_run_ends_after_its_last_request_has_come() -> None:
+    """Where requests come one after another their times decide which steps there are; in a closed loop nothing is known."""
+    workload = {"sequences": [{"prompt": 9, "tokens": 2, "arrival": f"{3 * i} ms"} for i in range(4)], "batching": "continuous"}
+    made = {"model": {"config": "llama-3.2-1b", "layers": 1}, "hardware": {"preset": "generic-npu"}, "workload": workload}
+    job = Job.of(plan(from_dict(made)))
+    bounds, found = BoundsOf(frozenset({"bytes_moved"}))(job), measure(job)
+    assert bounds is not None
+    assert bounds["makespan_ps"] == 9 * 10**9 + 1 <= found["makespan_ps"]
+    assert bounds["tokens_per_s"] == 8 * 10**12 / (9 * 10**9 + 1) >= found["tokens_per_s"]
+    assert (bounds["tokens"], bounds["tpot_mean_ps"], bounds.get("bytes_moved")) == (8, None, None)
+    for each in workload["sequences"]:
+        del each["arrival"]
+    workload["concurrency"] = {"users": 2}
+    assert BoundsOf(frozenset())(Job.of(plan(from_dict(made)))) is None
+
+
+def test_a_limit_on_bytes_that_are_not_known_refutes_nothing(written: Written, tmp_path: Path) -> None:
+    """Requests that come at times of their own: the constraint cannot be judged before a run, the rate can."""
+    text = """\
+scenario:
+  model: {config: llama-3.2-1b, layers: 1, scope: block}
+  workload:
+    generate: {count: 6, arrivals: {process: uniform, rate: 10/s}, prompt: 20, tokens: 2}
+    batching: continuous
+axes: {workload.generate.arrivals.rate: '10,20,40,80/s'}
+constraints: [bytes_moved < 1 TB, bytes_moved / tokens < 1 TB]
+objectives: {tokens_per_s: max, rate: max}
+"""
+    study = load(written(text.replace("process: uniform", "process: constant")))
+    compare_with_all(study, tmp_path)
+    assert all("dominated" in row["error"] for row in rows(tmp_path / "proven") if row["status"] == "skipped")
+
+
+@settings(max_examples=6, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@given(served(), st.booleans())
+def test_random_batches_are_not_below_their_bounds(scenario: dict[str, Any], together: bool) -> None:
+    """together: all requests come at once, so that all steps are known."""
+    for each in scenario["workload"].get("sequences", ()) if together else ():
+        each.pop("arrival", None)
+    scenario["hardware"]["energy"] = {
+        "flop": "3 pJ/FLOP", "byte": "5 pJ/B", "link": "2 pJ/B", "host": "4 pJ/B", "static": {"device": "7 W", "engine": "2 W"},
+    }  # fmt: skip
+    try:
+        job = Job.of(plan(from_dict(scenario)))
+    except InputError:
+        assume(False)
+    bounds = BoundsOf(frozenset({"bytes_moved", "energy_fj"}))(job)
+    assume(bounds is not None)
+    check_bounds(bounds, measure(job))
 
 
 def test_generations_are_all_points_once(written: Written) -> None:
@@ -257,3 +330,14 @@ def test_proofs_apply_only_to_what_is_bounded(written: Written) -> None:
         assert Proofs(study).applies == applies, objectives
     assert not Proofs(load(written(GRID + "repeats: 2\n"))).applies
     assert not Proofs(over(load(written(GRID)).base, ["scheduler=earliest,sticky"])).applies  # no objective is asked for
+
+
+def test_a_user_has_no_rate_where_all_tokens_come_at_once() -> None:
+    """Two drafts that are right give three tokens in one step: no time passes between them."""
+    workload = {"sequences": [{"context": 5, "tokens": 3}] * 2, "speculative": {"draft": 2, "acceptance": 1}}
+    made = {"model": {"config": "llama-3.2-1b", "layers": 1, "scope": "block"}, "hardware": {"preset": "generic-npu"}}
+    job = Job.of(plan(from_dict(made | {"workload": workload})))
+    found, bounds = measure(job), BoundsOf(frozenset())(job)
+    assert bounds is not None
+    assert (found["tpot_mean_ps"], found["tokens_per_s_per_user"]) == (0, None)
+    assert (bounds["tpot_mean_ps"], bounds["tokens_per_s_per_user"]) == (None, None)

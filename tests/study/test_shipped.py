@@ -53,7 +53,9 @@ def test_order_moves_latency_not_the_end(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 def test_formats_before_batch(tmp_path: Path) -> None:
-    front = swept_answers("batch_context_format", tmp_path / "out").front()
+    answers = swept_answers("batch_context_format", tmp_path / "out")
+    assert (len(answers.points), answers.skipped) == (16, 92)
+    front = answers.front()
     assert {(p.values["hardware.preset"], p.values["mapping.formats.weights"]) for p in front} == {("b200", "int4")}
     assert {p.values["workload.sequences.0.context"] for p in front} == {512}
     assert [round(p.means["tokens_per_s_per_user"]) for p in (front[0], front[-1])] == [582, 428]

@@ -17,7 +17,6 @@ from typing import Any
 import numpy as np
 
 from sim.base.cores import cores
-from sim.base.errors import SimulationError
 from sim.executors.compiled.batches import Batches, Part
 from sim.executors.compiled.driver import Run, Sequences, Span
 from sim.executors.compiled.rules import Disciplines
@@ -27,7 +26,7 @@ from sim.executors.size import tasks_in_all
 from sim.log.tables import EventLog
 from sim.serving.batch import Batch
 from sim.serving.batcher import Batcher
-from sim.serving.loops import loops
+from sim.serving.loops import loops, stretches
 from sim.serving.blocks import KVBlocks
 
 WORTH = 1 << 16  # tasks of a span, at least: some 20 ms, against 1 ms to lay out another machine and start a thread
@@ -128,10 +127,6 @@ def _batches(setup: Setup, disciplines: Disciplines, count: int) -> Sequence[Run
 
 def _all_steps(batcher: Batcher, now: int) -> Iterator[tuple[Batch, int]]:
     """The steps of a loop whose requests have all come, each with the number of those after it that follow by decoding on."""
-    while (batch := batcher.next(now)) is not None:
-        ahead = batcher.steps_ahead()
-        yield batch, ahead
-        yield from ((batch.decoded_on(step), ahead - step) for step in range(1, ahead + 1))
-        batcher.ended(batch, now, ahead + 1)
-    if batcher.arrivals.next is not None:
-        raise SimulationError(f"{len(batcher.waiting)} requests wait and none can be served")
+    for batch, many in stretches(batcher, now):
+        yield batch, many - 1
+        yield from ((batch.decoded_on(step), many - 1 - step) for step in range(1, many))
