@@ -36,7 +36,7 @@ def scenario(sequences: list[dict[str, Any]], *, policy: str = "continuous", **c
 
 
 def queue(setup: Setup) -> tuple[list[dict[str, int]], list[tuple[int, int]]]:
-    """Time in the queue of each request by reason, without zeros, in both executors; begin and end of steps of the first loop."""
+    """Time in the queue of each request by reason, without zeros, in both executors; begin and end of steps of loop 0."""
     log = reference.simulate(setup)
     assert_same(log, compiled.simulate(setup))
     assert log.queue is not None
