@@ -34,7 +34,7 @@ def resolved(
     """blocks: of a model whose tokens take 100 B. tiers: blocks of each. kv: settings of the KV cache, such as `block`. Moves
     are steps of the loop, unless these say otherwise.
     """
-    batching = Batching(policy=policy, max_tokens=max_tokens, kv={"moves": "between", **kv})
+    batching = Batching(policy=policy, max_tokens=max_tokens, kv={"moves": "between", **kv} if kv else {})
     layout = KVLayout(batching.kv.block, groups)
     return ResolvedBatching(
         settings=batching, prefill=Prefill(chunk=chunk), speculation=speculation,
