@@ -87,7 +87,8 @@ class Requests:
     tokens: output tokens. alone: ps that the critical chains of its steps computed and transferred. gaps: all inter-token
     latencies, request after request; of_gap: whose they are. counted: whether statistics take it in, or it belongs to the
     warm-up. begin, end: ps, the time that rates are of: from the end of the warm-up to the last token of the run.
-    emitted: output tokens in that time, whosever. by: what each replica did; None if there is one.
+    emitted: output tokens in that time, whosever. by: what each replica did; None if there is one. waits: ps [request, reason]
+    of `queued`, by `sim.serving.queue.Reason`; None where nothing was batched.
     """
 
     arrival: Times
@@ -103,6 +104,7 @@ class Requests:
     end: int
     emitted: int
     by: Replicas | None = None
+    waits: Times | None = None
 
     def __len__(self) -> int:
         return len(self.arrival)
@@ -194,9 +196,9 @@ def requests(log: EventLog, chains: Times, *, warmup_time: int = 0, warmup_reque
         raise SimulationError(f"invariant does not hold: every request ends: sequence {int(tokens.argmin())} got no token")
     after = np.cumsum(tokens)
     same = sequence[1:] == sequence[:-1]
-    takes_part = members.query > 0
-    started = np.full(n, np.iinfo(np.int64).max)
-    np.minimum.at(started, members.sequence[takes_part], log.steps.released[members.step[takes_part]])
+    started = log.started
+    if log.queue is not None and ((log.queue < 0).any() or (log.queue.sum(axis=1) != started - log.arrival).any()):
+        raise SimulationError("invariant does not hold: the time of each request in the queue is the sum of its parts")
     alone = np.zeros(n, dtype=np.int64)
     np.add.at(alone, members.sequence, (chains[:, COMPUTE] + chains[:, TRANSFER])[members.step])
     arrived = np.argsort(log.arrival, kind="stable")
@@ -207,7 +209,7 @@ def requests(log: EventLog, chains: Times, *, warmup_time: int = 0, warmup_reque
     return Requests(
         arrival=log.arrival, started=started, first=token[after - tokens], last=token[after - 1], tokens=tokens, alone=alone,
         gaps=(token[1:] - token[:-1])[same], of_gap=sequence[1:][same], counted=counted, begin=min(begin, finish), end=finish,
-        emitted=int((token > begin).sum()), by=_replicas(log, gives),
+        emitted=int((token > begin).sum()), by=_replicas(log, gives), waits=log.queue,
     )  # fmt: skip
 
 

@@ -42,6 +42,7 @@ from sim.machine.network import Network
 from sim.mapping.steps import BatchGraph, Shape
 from sim.mapping.tasks import TaskGraph
 from sim.serving.cache import CacheUse, TierUse
+from sim.serving.queue import Reason
 
 #: Gives the task graph of a step.
 Graphs = Callable[[Shape], TaskGraph]
@@ -130,7 +131,7 @@ def _parsed(source: str, table: Any, metadata: Mapping[str, str], graphs_of: Gra
         machine=_machine(metadata),
         bandwidth=int(metadata["sim.bandwidth"]),
         sram=json.loads(metadata.get("sim.sram", "null")), step_overhead=int(metadata.get("sim.step_overhead", 0)),
-        batched=members, arrival=arrival, cache=_cache(metadata),
+        batched=members, arrival=arrival, cache=_cache(metadata), queue=_queue(metadata, len(arrival)),
     )  # fmt: skip
     return in_loop_order(log)
 
@@ -156,6 +157,13 @@ def _cache(metadata: Mapping[str, str]) -> CacheUse | None:
     return CacheUse(
         int(tokens), int(hits), int(evicted), tuple(TierUse(*map(int, each)) for each in (tiers[0] if tiers else ()))
     )
+
+
+def _queue(metadata: Mapping[str, str], requests: int) -> IntArray | None:
+    """Times in the queue, if anything was batched. Raises ValueError if they are not those of so many requests."""
+    if "sim.queue" not in metadata:
+        return None
+    return np.array(json.loads(metadata["sim.queue"]), dtype=np.int64).reshape(requests, len(Reason))
 
 
 _MEMBERS = ("step", "sequence", "context", "query", "loads", "logits", "emitted")
@@ -268,6 +276,8 @@ class Writer:
         }  # fmt: skip
         if part.cache is not None:
             self._facts["sim.cache"] = json.dumps(part.cache)
+        if part.queue is not None:
+            self._facts["sim.queue"] = json.dumps(part.queue.ravel().tolist())
         if part.machine.links or part.machine.replicas > 1:
             links = [part.machine.channels[number] for number in part.machine.links]
             bandwidth = {link.kind: link.bandwidth for link in links if link.kind not in TIER_PATHS}

@@ -144,7 +144,8 @@ class EventLog:
 
     sram: bytes for operands in use, None if unbounded. step_overhead: ps of the host, with which each step begins. batched: the
     members of each step; None where each step is one sequence that decodes one token. arrival: ps, when each sequence came.
-    cache: use of the prefix cache; None without one. made: columns derived so far, by name (`sim.log.derived`).
+    cache: use of the prefix cache; None without one. queue: int64 [request, reason], ps that each waited before its first step,
+    by `sim.serving.queue.Reason`; None where nothing was batched. made: columns derived so far, by name (`sim.log.derived`).
     """
 
     graphs: tuple[TaskGraph, ...]
@@ -158,6 +159,7 @@ class EventLog:
     batched: MemberTable | None = None
     arrival: npt.NDArray[np.int64] = field(default_factory=lambda: np.zeros(0, dtype=np.int64))
     cache: CacheUse | None = None
+    queue: npt.NDArray[np.int64] | None = None
     made: dict[str, Any] = field(default_factory=dict, init=False, repr=False, compare=False)
 
     @property
@@ -178,6 +180,16 @@ class EventLog:
         if "members" not in self.made:
             self.made["members"] = MemberTable.plain(self.steps)
         found: MemberTable = self.made["members"]
+        return found
+
+    @property
+    def started(self) -> npt.NDArray[np.int64]:
+        """Release of the first step that each request takes part in, ps [request]."""
+        members, found = self.members, np.full(len(self.arrival), np.iinfo(np.int64).max)
+        takes_part = (members.query > 0) | (
+            members.emitted > 0
+        )  # samples get a first token from a prompt that they do not feed in
+        np.minimum.at(found, members.sequence[takes_part], self.steps.released[members.step[takes_part]])
         return found
 
     def lanes(self, steps: npt.NDArray[np.integer]) -> StepLanes:

@@ -13,12 +13,15 @@ from rich.text import Text
 from sim.analysis.blame import Matrix
 from sim.analysis.occupancy import Occupancy
 from sim.analysis.parts import PARTS
+from sim.analysis.requests import Requests
 from sim.base.units import format_bytes, format_time
 from sim.render import breakdown, sram
 from sim.render.narrow import Fitting
+from sim.render.requests import largest_first
 from sim.render.terminal import above
 from sim.runs.result import Result
 from sim.runs.what_if import WhatIf
+from sim.serving.queue import TITLES
 
 MANY = 12  # rows of a table; the others are summed up as "and n more"
 FEW = 5
@@ -53,6 +56,8 @@ def render(result: Result) -> RenderableType:
             sections += _section(title, _blame(owners[found.owner], by_owner, by_kind, alone))
     if result.occupancy is not None and result.occupancy.wait:
         sections += _section("What SRAM held while loads waited for space", _held(result.occupancy))
+    if (queue := _queue(result.requests)).styles:
+        sections += _section("What requests waited for in the queue", queue)
     sections += _section("Critical path of the run", _critical(result))
     sections += _section("Bounds", _bounds(result))
     return Group(*sections)
@@ -105,6 +110,17 @@ def _tokens(result: Result, one: str) -> Fitting:
     shown = np.flatnonzero(rows[slowest].any(axis=0))
     mean = rows.sum(axis=0) // len(rows)
     table.add_row(f"mean of {len(rows):,}", format_time(int(mean.sum())), *_cells(mean[shown]), style="bold")
+    return table
+
+
+def _queue(requests: Requests) -> Fitting:
+    """A row for each reason: time of all requests, its share, requests that waited for it, and the longest wait."""
+    table = _table("for", "time", "share", "requests", "longest")
+    waits = np.zeros((0, len(TITLES)), dtype=np.int64) if requests.waits is None else requests.waits[requests.counted]
+    total = waits.sum()
+    for reason, ps in largest_first(waits.sum(axis=0)):
+        of = waits[:, reason]
+        table.add_row(TITLES[reason], format_time(ps), f"{ps / total:.1%}", f"{(of > 0).sum():,}", format_time(int(of.max())))
     return table
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 import numpy as np
@@ -16,6 +16,8 @@ from sim.base.units import format_bytes, format_time
 from sim.render.narrow import fitted, glued
 from sim.render.rows import Index, Rows
 from sim.runs.result import Result
+from sim.serving.queue import TITLES as TITLES_OF_REASONS
+from sim.serving.queue import Reason
 
 MOST_REPLICAS = 16  # that a terminal has a row of
 
@@ -52,6 +54,29 @@ def _tiers(result: Result) -> list[dict[str, Any]]:
         {"name": name, "hits": use.hits, "bytes_spilled": use.bytes, "evicted_blocks": use.evicted}
         for name, use in zip(result.log.machine.tiers, of_tiers, strict=False)
     ]
+
+
+def queued_for(waits: Iterable[int]) -> dict[str, int]:
+    """JSON-ready time in the queue by reason, ps."""
+    return {reason.name.lower(): int(ps) for reason, ps in zip(Reason, waits, strict=True)}
+
+
+def largest_first(waits: Iterable[int]) -> list[tuple[Reason, int]]:
+    """Reasons for which requests waited, the one for which they waited longest first; ps."""
+    return sorted(((reason, int(ps)) for reason, ps in zip(Reason, waits, strict=True) if ps), key=lambda each: -each[1])
+
+
+def _queue(r: Requests) -> dict[str, Any]:
+    """The key `queued_for_ps`; none where nothing was batched."""
+    return {} if r.waits is None else {"queued_for_ps": queued_for(r.waits[r.counted].sum(axis=0))}
+
+
+def _queue_line(r: Requests) -> str:
+    """Shares of the time in the queue, by reason; empty if no request waited."""
+    waits = [] if r.waits is None else largest_first(r.waits[r.counted].sum(axis=0))
+    whole = sum(ps for _, ps in waits)
+    shares = ", ".join(f"{ps / whole:.1%} for {TITLES_OF_REASONS[reason]}" for reason, ps in waits)
+    return f"{format_time(whole)} of all requests: {shares}" if waits else ""
 
 
 def _replicas(result: Result) -> dict[str, Any]:
@@ -108,6 +133,7 @@ def data(result: Result) -> dict[str, Any]:
         "in_system": round(r.in_system, 6),
         "fairness": {name: None if index is None else round(index, 6) for name, index in r.fairness().items()},
         **({} if result.goodput is None else {"goodput": _goodput(result.goodput)}),
+        **_queue(r),
         **_cache(result),
         **_replicas(result),
         "each": _each(r),
@@ -132,6 +158,7 @@ def _each(r: Requests) -> Rows:
                 "sequence": sequence, "arrival_ps": arrival, "queued_ps": queued, "ttft_ps": ttft,
                 "tpot_ps": None if mean < 0 else mean, "e2e_ps": e2e, "tokens": tokens,
                 "slowdown": round(slowdown, 6), "counted": counted, **_who(r, sequence),
+                **({} if r.waits is None else {"queued_for_ps": queued_for(r.waits[sequence])}),
             }
             for sequence, arrival, queued, ttft, mean, e2e, tokens, slowdown, counted in zip(
                 *(column[rows].tolist() for column in columns), strict=True
@@ -201,6 +228,8 @@ def render(result: Result) -> RenderableType:
     of_tokens, of_slowdown = r.fairness().values()
     if len(r) - left_out > 1 and of_tokens is not None and of_slowdown is not None:
         facts.add_row("fairness", glued(f"{of_tokens:.3f} of tokens/s, {of_slowdown:.3f} of slowdowns (Jain's index)"))
+    if line := _queue_line(r):
+        facts.add_row("queue", glued(line))
     if (cache := result.log.cache) is not None:
         found = f"{cache.hits:,} of {cache.tokens:,} tokens of prompts"
         rate = f" ({cache.hits / cache.tokens:.1%})" if cache.tokens else ""

@@ -28,7 +28,9 @@ from sim.log.tables import EventLog
 from sim.mapping.tasks import path_of
 from sim.render.breakdown import parts as by_name
 from sim.render.narrow import Fitting, glued
+from sim.render.requests import largest_first, queued_for
 from sim.runs.result import Result
+from sim.serving.queue import TITLES
 
 LINES = 60  # of a story; tasks whose waits are short are summed up where there are more
 IN_TIME = tuple(PARTS[part] for part in (WAIT_INPUT, WAIT_ENGINE, WAIT_POLICY, WAIT_SRAM, WAIT_CHANNEL, WAIT_LINK))
@@ -79,6 +81,7 @@ def request(result: Result, sequence: int) -> dict[str, Any]:
         })  # fmt: skip
     return {
         "request": sequence, "arrival_ps": int(r.arrival[sequence]), "queued_ps": int(r.queued[sequence]),
+        **({} if r.waits is None else {"queued_for_ps": queued_for(r.waits[sequence])}),
         "ttft_ps": int(r.ttft[sequence]), "tpot_ps": int(r.tpot[sequence]) if r.tpot[sequence] >= 0 else None,
         "e2e_ps": int(r.e2e[sequence]), "tokens": int(r.tokens[sequence]), "steps": steps,
     }  # fmt: skip
@@ -162,8 +165,8 @@ def render_request(data: dict[str, Any]) -> RenderableType:
     for i, step in enumerate(data["steps"]):
         paused = step["start_ps"] - before
         if paused > 0 and i in shown:
-            what = "queued" if i == 0 else "paused, without a step"
-            table.add_row(format_time(before), what, format_time(paused), "", "")
+            what, waits = ("paused, without a step", {}) if i else ("queued", data.get("queued_for_ps", {}))
+            table.add_row(format_time(before), what, format_time(paused), "", glued(_queued(waits)))
         before = step["end_ps"]
         if i in shown:
             took = format_time(step["end_ps"] - step["start_ps"])
@@ -172,6 +175,11 @@ def render_request(data: dict[str, Any]) -> RenderableType:
             )  # fmt: skip
     more = [] if not left_out else [Text(f"and {left_out:,} shorter steps", style="dim")]
     return Group(Text(head, style="bold"), Text(glued(", ".join(times))), Text(), table, *more)
+
+
+def _queued(waits: dict[str, int]) -> str:
+    """`for free KV blocks 3 ms`; empty if nothing is known of it."""
+    return ", ".join(f"for {TITLES[reason]} {format_time(ps)}" for reason, ps in largest_first(waits.values())) if waits else ""
 
 
 def _chosen(steps: Sequence[dict[str, Any]]) -> tuple[set[int], int]:

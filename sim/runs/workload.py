@@ -131,8 +131,11 @@ def _refuse_prefix_cache(batching: ResolvedBatching, sequences: Sequence[Request
             key, "expected full: wait or recompute with a prefix cache, found 'swap'; with recompute and evicted: tiers a "
             "sequence that was pre-empted finds its blocks in the tiers",
         )  # fmt: skip
-    if batching.drafts:
-        raise ConfigError(key, "expected no draft model with a prefix cache")
+    if batching.drafts and batching.settings.kv.spills:
+        raise ConfigError(
+            "workload.batching.kv.evicted",
+            "expected 'lost' with a draft model: its cache does not move to tiers",
+        )
     if any(request.group >= 0 for request in sequences):
         raise ConfigError(key, "expected no samples with a prefix cache: their prompt is shared already")
     if any(request.prefix and not request.prefix_tokens for request in sequences):

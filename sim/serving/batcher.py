@@ -31,6 +31,7 @@ from sim.serving.composer import Composer
 from sim.serving.drafting import draft_steps
 from sim.serving.policies import BATCHING_POLICIES, BatchingPolicy
 from sim.serving.prefix import blocks_of
+from sim.serving.queue import Queue, Reason
 from sim.serving.routed import Inbox
 from sim.serving.sequence import SequenceState
 from sim.serving.tiers import Tiers
@@ -45,6 +46,7 @@ class Batcher:
     others that decode, and their batchers. waiting: requests to be admitted, those that were pre-empted first. running:
     admitted sequences, in order of admission. swapped: those whose cache is out of the memory, or on its way, the first to
     return first. blocks: the KV cache, with the moves that are still to be made. tiers: where swapped caches are.
+    queue: what requests wait for before their first step.
     """
 
     batching: ResolvedBatching
@@ -57,6 +59,8 @@ class Batcher:
     swapped: deque[SequenceState] = field(default_factory=deque)
     blocks: KVBlocks = field(init=False)
     tiers: Tiers[SequenceState] = field(init=False)
+    queue: Queue = field(default_factory=Queue)
+    _unbegun: list[SequenceState] = field(default_factory=list)  # admitted, and in no step yet
     _moving: CacheMove | None = None  # the move that is the step in progress
     _short: bool = False  # sequences wait for blocks that others give up
     _in_step: list[SequenceState] = field(default_factory=list)  # the sequences of the members of the step in progress
@@ -82,9 +86,12 @@ class Batcher:
         self._preempt_until_all_fit()
         if self.batching.beside or not self.blocks.moves:
             self._swap_in()
-        if self.batching.beside or not self.blocks.moves:
-            self._admit()
-        if self.blocks.moves and not self.batching.beside:
+        reason = self._admit(now) if self.batching.beside or not self.blocks.moves else Reason.MOVES
+        moving = bool(self.blocks.moves) and not self.batching.beside
+        if self.waiting:
+            self.queue.blocked(now, Reason.MOVES if moving else reason)
+        if moving:
+            self._note_holds(now, moving=True)
             return self._move_step()
         if self._last is not None and self._decodes_on(self._last):
             self._last, self._decoding_on = self._last.decoded_on(), True
@@ -94,6 +101,7 @@ class Batcher:
             Batch(members, forks=self._forks(members), device=self.device) if members else None,
             False,
         )
+        self._note_holds(now)
         if self._last is not None and self.batching.drafts:
             self._verifying = self._last
             self._drafts += self._draft(self._last)
@@ -219,22 +227,53 @@ class Batcher:
             if number is None:
                 return
             self.waiting.append(self.arrivals.state(number))
+            if not self.waiting[-1].begun:
+                self.queue.joined[number] = now
 
-    def _admit(self) -> None:
-        """Admit requests as the policy chooses them, until it stops or one does not fit."""
+    def _admit(self, now: int) -> Reason:
+        """Admit requests as the policy chooses them, until it stops or one does not fit; returns what the others wait for."""
         remaining = len(self.running)
         self._admitted = False
-        while self.waiting and not (self.swapped or self._short) and len(self.running) < self.batching.sequences:
+        while self.waiting:
+            if self.swapped or self._short:
+                return Reason.KV_BLOCKS
+            if len(self.running) == self.batching.sequences:
+                return Reason.MAX_BATCH
             chosen = self._policy.choose(self.waiting, remaining)
             if chosen is None:
-                return
+                return Reason.POLICY
             samples = self._samples(self.waiting[chosen])
-            if len(self.running) + len(samples) > self.batching.sequences or not self._allocate(samples):
-                return
+            if len(self.running) + len(samples) > self.batching.sequences:
+                return Reason.MAX_BATCH
+            if not self._allocate(samples):
+                return Reason.KV_BLOCKS
             for sequence in samples:
                 self.waiting.remove(sequence)
                 self.running.append(sequence)
+                if not sequence.begun and sequence not in self._unbegun:
+                    self.queue.admit(sequence.number, now)
+                    self._unbegun.append(sequence)
             self._admitted = True
+        return Reason.STEP
+
+    def _note_holds(self, now: int, *, moving: bool = False) -> None:
+        """Note what requests wait for that are admitted and not in the step made up last. moving: one for which all wait."""
+        if not self._unbegun:
+            return
+        members = set[int]()
+        if self._last is not None and not moving:
+            members = {sequence.number for sequence in self._in_step}.union(self._last.forks)
+        for sequence in self._unbegun:
+            if sequence.number in members:
+                sequence.begun = True
+                self.queue.begin(sequence.number, now)
+            elif sequence.moving or moving:
+                self.queue.hold(sequence.number, now, Reason.MOVES)
+            elif sequence not in self.running or sequence.stalled:
+                self.queue.hold(sequence.number, now, Reason.KV_BLOCKS)
+            else:
+                self.queue.hold(sequence.number, now, Reason.PROMPT if sequence.forked else Reason.MAX_TOKENS)
+        self._unbegun = [sequence for sequence in self._unbegun if not sequence.begun]
 
     def _samples(self, chosen: SequenceState) -> list[SequenceState]:
         """All samples of a waiting request's prompt, which are admitted together; a request without others alone."""

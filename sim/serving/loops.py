@@ -67,11 +67,13 @@ def _movers(batchers: Sequence[Batcher]) -> list[Batcher]:
 def stretches(batcher: Batcher, now: int) -> Iterator[tuple[Batch, int]]:
     """The steps of a loop whose requests have all come: the first of those in which its members decode on, and how many.
 
-    Raises SimulationError if requests wait and none can be served.
+    To the batcher each step takes 1 ps, so that its times are numbers of steps. Raises SimulationError if requests wait and
+    none can be served.
     """
     while (batch := batcher.next(now)) is not None:
         many = batcher.steps_ahead() + 1
         yield batch, many
+        now += many
         batcher.ended(batch, now, many)
     if batcher.arrivals.next is not None:
         raise SimulationError(f"{len(batcher.waiting)} requests wait and none can be served")

@@ -5,7 +5,8 @@ requests find it. Each that holds it counts as a reference; without any it stays
 evicted where others need its place. A request frees its last block first, so that beginnings stay longest.
 
 With `evicted: tiers` such a block goes to the first tier, unless it is in one still, and is found there; then it is loaded
-before the step that needs it. The first tier keeps a copy of what is loaded from it, others do not.
+before the step that needs it. The first tier keeps a copy of what is loaded from it, others do not. With a draft model a block
+holds the cache of both models, and is found once both have filled it.
 
 Content is what requests say of it: ids of the blocks of their prompt (`prefix`), or turns of one conversation, each of which
 begins with all of the one before. All other tokens are a request's own, which finds them again after it was pre-empted.
@@ -112,6 +113,7 @@ class SharedBlocks(KVBlocks):
         self.hits += hits
         sequence.shares, sequence.filled = found, len(found)
         sequence.cached, sequence.pending = sequence.cached + hits, sequence.pending - hits
+        sequence.drafted += hits
         grown = self.grow(sequence, tokens)
         for tier, blocks in sorted(fetched.items()):
             self.fetched[tier] += blocks * block
@@ -131,7 +133,9 @@ class SharedBlocks(KVBlocks):
     def filled(self, sequences: Iterable[SequenceState]) -> None:
         """Let others find the blocks that sequences have filled, but those that have been there already."""
         for sequence in sequences:
-            full = sequence.cached // self.batching.layout.block
+            # A block has the cache of the draft model, too, which takes tokens in after the model has.
+            cached = min(sequence.cached, sequence.drafted) if self.batching.drafts else sequence.cached
+            full = cached // self.batching.layout.block
             for i in range(sequence.filled, full):
                 key = self._contents.key(sequence.number, sequence.request, i)
                 if key not in self._holders:

@@ -18,7 +18,7 @@ class SequenceState:
     prefilled it for all. shared: cached tokens that it shares with the other samples of its prompt. drafted: tokens in its KV
     cache of the draft model. fed: cached tokens that were prefilled here. shares: blocks of the prefix cache that it holds.
     filled: its leading blocks that are full. moving: moves to and from tiers that it waits for. stalled: it waits for blocks
-    that others give up.
+    that others give up. begun: it has taken part in a step.
     """
 
     number: int
@@ -37,6 +37,7 @@ class SequenceState:
     filled: int = 0
     moving: int = 0
     stalled: bool = False
+    begun: bool = False
 
     @property
     def ready(self) -> bool:
@@ -50,4 +51,6 @@ class SequenceState:
 
     def handed_over(self) -> SequenceState:
         """The state in which a request whose prompt was prefilled goes on elsewhere."""
-        return SequenceState(self.number, self.request, self.cached, 0, generated=self.generated, drafted=self.cached)
+        return SequenceState(
+            self.number, self.request, self.cached, 0, generated=self.generated, drafted=self.cached, begun=True
+        )  # fmt: skip

@@ -21,6 +21,8 @@ def assert_same(a: EventLog, b: EventLog) -> None:
     assert (a.engines, a.channels, a.bandwidth, len(a.graphs)) == (b.engines, b.channels, b.bandwidth, len(b.graphs))
     assert a.arrival.tolist() == b.arrival.tolist()
     assert (a.batched is None) == (b.batched is None)
+    assert (a.queue is None) == (b.queue is None)
+    assert a.queue is None or b.queue is None or a.queue.tolist() == b.queue.tolist()
 
 
 def assert_saved(result: sim.Result, folder: Path) -> None:

@@ -73,7 +73,7 @@ def planned(model: str, workload: dict[str, Any], **memory: object) -> Plan:
 def admitted(plan: Plan) -> Batcher:
     """A batcher that has admitted what fits."""
     assert plan.setup.batching is not None
-    (batcher,) = loops(plan.setup.batching, plan.setup.sequences)
+    batcher, *_ = loops(plan.setup.batching, plan.setup.sequences)
     assert batcher.next(0) is not None
     return batcher
 

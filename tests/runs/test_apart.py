@@ -116,7 +116,12 @@ def test_percentiles_are_of_all_requests() -> None:
         ({"router": "least_loaded"}, {}, {}, "the router least_loaded looks at what each of them has to do"),
         ({"router": "prefix_aware"}, {}, {}, "the router prefix_aware looks at"),
         ({"concurrency": {"users": 2}}, {}, {}, "a user's next request depends on when the last one ended"),
-        ({"batching": {"policy": "continuous", "kv": {"capacity": "1 MiB", "full": "swap"}}}, {}, {}, "caches are moved beside"),
+        (
+            {"batching": {"policy": "continuous", "kv": {"capacity": "1 MiB", "full": "swap"}}},
+            {},
+            {},
+            "caches are moved",
+        ),
         ({}, {"link": {"bandwidth": "50 GB/s"}}, {"prefill": 1}, "some replicas prefill for the others"),
         ({}, {"count": 4, "link": {"bandwidth": "50 GB/s"}}, {"pipeline": 2}, "links between their devices"),
     ],

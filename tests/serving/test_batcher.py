@@ -34,8 +34,7 @@ def resolved(
     """blocks: of a model whose tokens take 100 B. tiers: blocks of each. kv: settings of the KV cache, such as `block`. Moves
     are steps of the loop, unless these say otherwise.
     """
-    between = {} if policy == "independent" else {"moves": "between"}
-    batching = Batching(policy=policy, max_tokens=max_tokens, kv=between | kv)
+    batching = Batching(policy=policy, max_tokens=max_tokens, kv={"moves": "between", **kv} if kv else {})
     layout = KVLayout(batching.kv.block, groups)
     return ResolvedBatching(
         settings=batching, prefill=Prefill(chunk=chunk), speculation=speculation,

@@ -64,6 +64,24 @@ def test_the_draft_model_takes_in_a_prompt_chunk_by_chunk_after_the_model() -> N
     ]  # fmt: skip
 
 
+def test_a_prefix_is_found_by_both_models() -> None:
+    """A prompt of 18 tokens begins with 16 that the one before it had, in four blocks. Each model computes the other two alone.
+
+    The first request fills the blocks of the draft model with its first draft, and leaves them when it ends. The third wants no
+    drafts, and finds them as well; of its own text, that draft model never has a token, so the fourth computes it again.
+    """
+    asked = [
+        Request(context=0, prompt=18, tokens=tokens, arrival=0, prefix=(text,), prefix_tokens=16)
+        for tokens, text in ((3, 1), (3, 1), (1, 1), (1, 2), (1, 2))
+    ]
+    found = rows(rounds(asked, (0,), 1, policy="continuous", sequences=1, block=4, prefix_cache=True))
+    assert found == [
+        ("verify", [(0, 18, 1)]), ("draft", [(0, 19, 1)]), ("verify", [(18, 2, 2)]), ("verify", [(19, 1, 1)]),
+        ("verify", [(16, 2, 1)]), ("draft", [(16, 3, 1)]), ("verify", [(18, 2, 2)]), ("verify", [(19, 1, 1)]),
+        ("verify", [(16, 2, 1)]), ("verify", [(0, 18, 1)]), ("verify", [(0, 18, 1)]),
+    ]  # fmt: skip
+
+
 def test_sequences_draft_together_as_long_as_each_needs_drafts() -> None:
     """The second needs one more token after the next, so one draft; the third is prefilled meanwhile and drafts never."""
     asked = [Request(context=8, tokens=4, arrival=0), Request(context=5, tokens=2, arrival=0)]
@@ -163,6 +181,10 @@ BATCHES = {
         "sequences": [{"prompt": 30, "tokens": 9, "count": 3}],
         "batching": {"policy": "continuous", "kv": {"capacity": "1500 kB", "block": 4, "full": "recompute"}},
     },
+    "prefixes": {
+        "generate": {"count": 5, "prompt": 6, "tokens": 5, "prefixes": {"count": 2, "tokens": 20}},
+        "batching": {"policy": "continuous", "max_batch": 2, "kv": {"block": 4, "prefix_cache": True}},
+    },
 }  # fmt: skip
 
 
@@ -230,6 +252,17 @@ def test_what_a_draft_model_cannot_do(
     }  # fmt: skip
     with pytest.raises((ConfigError, InputError), match=rf"{key}: .*{message}"):
         plan(from_dict({**LIKE, "workload": workload}))
+
+
+def test_the_cache_of_a_draft_model_does_not_move_to_tiers() -> None:
+    kv = {"capacity": "1 GB", "prefix_cache": True, "evicted": "tiers"}
+    workload = {
+        "sequences": [{"prompt": 9, "tokens": 5}], "batching": {"policy": "continuous", "kv": kv},
+        "speculative": {"draft": 2, "acceptance": 0.5, "model": "gpt2"},
+    }  # fmt: skip
+    hardware = {**LIKE["hardware"], "host": {"link": {"bandwidth": "50 GB/s"}}}
+    with pytest.raises(InputError, match=r"workload\.batching\.kv\.evicted: expected 'lost' with a draft model"):
+        plan(from_dict({**LIKE, "hardware": hardware, "workload": workload}))
 
 
 def test_a_saved_log_has_its_draft_steps(tmp_path: Any) -> None:

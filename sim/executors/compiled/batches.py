@@ -7,6 +7,7 @@ loop goes through them by itself until a request arrives.
 from __future__ import annotations
 
 from array import array
+from dataclasses import replace
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -35,6 +36,7 @@ from models.experts import M_SEQUENCE
 from sim.serving.batch import ONE_MORE, Batch
 from sim.serving.batcher import Batcher
 from sim.serving.loops import loops
+from sim.serving.queue import queue_times
 from sim.serving.cache import in_all
 from sim.mapping.tasks import TaskGraph
 
@@ -183,8 +185,6 @@ class Batches(Run):
         if loop.batch is not None:
             self._end(loop, loop.batch, now)
             self._tell(now)
-        if self.in_parts and self.rows >= PART:
-            self._give()
         batch, prepared = (loop.batcher.next(now), False) if loop.coming is None else (loop.coming, True)
         loop.coming = None
         if not prepared and loop.batcher.queued:
@@ -194,6 +194,8 @@ class Batches(Run):
             self._wake(loop, now + self.setup.step_overhead)
             return NONE
         if batch is not None:
+            if self.in_parts and self.rows >= PART:  # the last part is left for the end
+                self._give()
             self._begin(loop, batch)
             return loop.slot
         arrival = loop.batcher.next_arrival
@@ -404,20 +406,29 @@ class Batches(Run):
         if any(loop.batch is not None for loop in self.loops):
             raise SimulationError("the simulation ended with work left")
 
-    def _give(self) -> None:
-        """Pass to the sink the steps that have ended since; their rows are free then."""
+    def _give(self, queue: Words | None = None) -> None:
+        """Pass to the sink the steps that have ended since; their rows are free then. queue: of the log, known at the end."""
         assert self.sink is not None
         if self.given < len(self.ended()):
-            self.sink(self._part(slice(self.given, len(self.ended())), rows=True))
+            self.sink(replace(self._part(slice(self.given, len(self.ended())), rows=True), queue=queue))
         self.given, self.given_members = len(self.ended()), len(self.member_rows) // MEMBER_FIELDS
         self.rows = self.m[SERVICES] = 0
 
     def event_log(self) -> EventLog:
         """The event log, in order of loops and their steps; without rows if a sink took them."""
-        if self.sink is not None:
-            self._give()
-            self.given = self.given_members = 0
-        return self._part(slice(0, len(self.ended())), rows=self.sink is None)
+        every = slice(0, len(self.ended()))
+        if self.sink is None:
+            return self._with_queue(self._part(every, rows=True))
+        given, self.given, self.given_members = (self.given, self.given_members), 0, 0
+        log = self._with_queue(self._part(every, rows=False))
+        self.given, self.given_members = given
+        self._give(log.queue)
+        return log
+
+    def _with_queue(self, log: EventLog) -> EventLog:
+        """The log of all steps with what requests waited for in queues."""
+        queues = [loop.batcher.queue for loop in self.loops]
+        return replace(log, queue=queue_times(queues, log.arrival, log.started, log.steps.released))
 
     def _part(self, steps: slice, *, rows: bool) -> EventLog:
         """The log of some steps, whose rows begin at 0, with rows or without."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from copy import deepcopy
+from dataclasses import replace
 from functools import partial
 
 import numpy as np
@@ -20,6 +21,7 @@ from sim.machine.arbiters.paths import PathArbiter
 from sim.serving.batcher import Batcher
 from sim.serving.cache import in_all
 from sim.serving.loops import loops
+from sim.serving.queue import queue_times
 
 
 def simulate(setup: Setup, progress: Progress | None = None) -> EventLog:
@@ -46,7 +48,10 @@ def simulate(setup: Setup, progress: Progress | None = None) -> EventLog:
     for batcher in batchers:
         times |= batcher.arrivals.times
     arrival = np.array([times[number] for number in range(len(times))], dtype=np.int64)
-    return record.log(arrival, in_all(batcher.blocks.use for batcher in batchers))
+    log = record.log(arrival, in_all(batcher.blocks.use for batcher in batchers))
+    if not batchers:
+        return log
+    return replace(log, queue=queue_times((batcher.queue for batcher in batchers), arrival, log.started, log.steps.released))
 
 
 def _machine(env: Environment, setup: Setup, record: Record) -> Machine:

@@ -9,7 +9,7 @@ import numpy as np
 from sim.analysis.sram_waits import causes
 from sim.log import derived
 from sim.log.columns import is_large
-from sim.mapping.lowering import HAND_OVERS
+from sim.mapping.lowering import HAND_OVERS, SWAPS
 from sim.render.trace.canvas import HOST, WAIT_CHANNEL, WAIT_ENGINE, WAIT_INPUT, WAIT_SRAM, Canvas, Rows
 from sim.render.trace.requests import parts_taken
 from sim.render.trace.tracks import Role, Slices, lanes
@@ -26,20 +26,20 @@ def sequences(canvas: Canvas) -> Iterator[Slices]:
     for number in np.unique(steps.sequence[shown]):
         mine = shown[steps.sequence[shown] == number]
         if batched:
-            parent = canvas.tracks.add(_loop(canvas, int(number), int(mine[0])), root, "A decode loop, step by step.")
+            parent = canvas.tracks.add(_loop(canvas, int(number), mine), root, "A decode loop, step by step.")
         else:
             parent = canvas.tracks.add(f"sequence {number}", root, "One request, token by token.")
         yield _sequence(canvas, mine, parent).within(canvas.window)
 
 
-def _loop(canvas: Canvas, number: int, step: int) -> str:
-    """Name of a loop, with that of its replica where there are several. step: one of its steps."""
-    log, name = canvas.log, f"loop {number}"
-    if log.machine.replicas == 1:
-        return name
-    graph = log.graphs[log.steps.graph[step]]
-    does = "hand-over " if graph.kinds[0] in HAND_OVERS else ""
-    return f"replica {log.machine.replica_of(graph.first_device)} {does}{name}"
+def _loop(canvas: Canvas, number: int, steps: Rows) -> str:
+    """Name of a loop: of one that only moves caches it says so, and of which replica it is where there are several."""
+    log = canvas.log
+    graphs = [log.graphs[graph] for graph in np.unique(log.steps.graph[steps]).tolist()]
+    does = "hand-over " if graphs[0].kinds[0] in HAND_OVERS else ""
+    does = "moves of caches, " if all(graph.kinds[0] in SWAPS for graph in graphs) else does
+    of = f"replica {log.machine.replica_of(graphs[0].first_device)} " if log.machine.replicas > 1 else ""
+    return f"{of}{does}loop {number}"
 
 
 def _sequence(canvas: Canvas, steps: Rows, parent: int) -> Slices:
