@@ -18,6 +18,7 @@ from sim.log import derived
 from sim.machine.machine import Machine
 from sim.mapping.tasks import TaskGraph
 from sim.serving.cache import CacheUse, in_all
+from sim.serving.queue import NEVER
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -184,11 +185,10 @@ class EventLog:
 
     @property
     def started(self) -> npt.NDArray[np.int64]:
-        """Release of the first step that each request takes part in, ps [request]."""
-        members, found = self.members, np.full(len(self.arrival), np.iinfo(np.int64).max)
-        takes_part = (members.query > 0) | (
-            members.emitted > 0
-        )  # samples get a first token from a prompt that they do not feed in
+        """Release of the first step that each request takes part in, ps [request]; NEVER where it is in none."""
+        members, found = self.members, np.full(len(self.arrival), NEVER)
+        # Samples get a first token from a prompt that they do not feed in.
+        takes_part = (members.query > 0) | (members.emitted > 0)
         np.minimum.at(found, members.sequence[takes_part], self.steps.released[members.step[takes_part]])
         return found
 
@@ -302,7 +302,9 @@ def beside(logs: Sequence[EventLog]) -> EventLog:
         steps = replace(log.steps, graph=log.steps.graph + np.int32(len(graphs)))
         graphs += log.graphs
         moved.append(replace(log, graphs=graphs, steps=steps))
-    return replace(_in_order_of_ends(joined(moved)), cache=in_all(log.cache for log in logs))
+    queues = [log.queue for log in logs if log.queue is not None]
+    queue = np.sum(queues, axis=0) if queues else None
+    return replace(_in_order_of_ends(joined(moved)), cache=in_all(log.cache for log in logs), queue=queue)
 
 
 def _in_order_of_ends(log: EventLog) -> EventLog:
@@ -356,12 +358,12 @@ class Window:
                 self._parts.append(part.part(int(steps[begin]), int(steps[after - 1]) + 1))
 
     def log(self) -> EventLog | None:
-        """The log of these steps; None if there are none."""
+        """The log of these steps, without the waits of requests before them; None if there are none."""
         if not self._parts:
             return None
         log = in_loop_order(_in_order_of_ends(joined(self._parts)))
         used, graph = np.unique(log.steps.graph, return_inverse=True)
         return replace(
-            log, graphs=tuple(log.graphs[number] for number in used.tolist()),
+            log, graphs=tuple(log.graphs[number] for number in used.tolist()), queue=None,
             steps=replace(log.steps, graph=graph.astype(np.int32)),
         )  # fmt: skip

@@ -13,6 +13,9 @@ import numpy as np
 
 from models.graph import IntArray
 
+#: Start of a request that is in no step.
+NEVER = np.iinfo(np.int64).max
+
 
 class Reason(IntEnum):
     """Reasons to wait: for the end of a step; to be admitted; and, once admitted, to be in a step.
@@ -95,14 +98,15 @@ class Queue:
 def queue_times(queues: Iterable[Queue], arrival: IntArray, started: IntArray, released: IntArray) -> IntArray:
     """Picoseconds that each request waited in the queue, by `Reason`: int64 [request, reason], in all started - arrival.
 
-    arrival, started: [request], ps; of its first step. released: ps [step] of the only loop, where stamps are numbers of steps.
+    arrival, started: [request], ps; of its first step, NEVER where another replica serves it, which waited for nothing here.
+    released: ps [step] of the only loop, where stamps are numbers of steps.
     """
     found = np.zeros((len(arrival), len(Reason)), dtype=np.int64)
     for queue in queues:
         for number, reason, wait in queue.waits(partial(_time, released, queue.first)):
             found[number, reason] += wait
     found[:, Reason.STEP] = 0
-    found[:, Reason.STEP] = started - arrival - found.sum(axis=1)
+    found[:, Reason.STEP] = np.where(started == NEVER, 0, started - arrival - found.sum(axis=1))
     return found
 
 
