@@ -197,10 +197,10 @@ def test_times_of_tasks_are_those_of_a_token():
     assert numbers["bytes a token"]["ratios"] == numbers["transfer, tasks of a token"]["ratios"] == [pytest.approx(1, rel=0.01)]
 
 
-def test_bytes_are_those_of_all_devices_also_where_one_stands_for_them():
+def test_bytes_and_tasks_are_those_of_all_devices_also_where_one_stands_for_them():
     words = ["h100_llama_8b_tensor_parallel_2", "--set", "model.layers=1", "--set-b", "mapping.parallel.fold=false", "--json"]
     numbers = {row["name"]: row for row in json.loads(call("compare", *words))["numbers"]}
-    for name in ("bytes read", "bytes written", "bytes a token"):
+    for name in ("bytes read", "bytes written", "bytes a token", "compute, tasks of a token", "transfer, tasks of a token"):
         one, both = numbers[name]["values"]
         assert one == both > 0
 

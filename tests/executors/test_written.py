@@ -293,7 +293,7 @@ class PythonWholeChannel(Arbiter):
 
 
 class Waiting(WholeChannel):
-    """It serves nobody until two are there, or for ever."""
+    """No transfer is served, although it says that it never leaves the channel idle."""
 
     rule = staticmethod(kernel(lambda pending, count, shares, memory: 1))
 

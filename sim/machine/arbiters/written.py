@@ -32,7 +32,7 @@ QUANTUM, PORT, PORT_OF, OWN = range(4)
 
 MOST_SHARES = 2**40
 
-#: What a plan may break, and what was expected.
+#: Rules that a plan may break, and what was expected.
 SOUND, NO_DENOMINATOR, NO_QUANTUM, NEGATIVE, ABOVE_WHOLE, ABOVE_PORT, IDLE = range(7)
 EXPECTED = {
     NO_DENOMINATOR: "a denominator from 1 to 2^40", NO_QUANTUM: "a quantum from 0 to 2^40", NEGATIVE: "shares from 0 on",
@@ -45,7 +45,7 @@ EXPECTED = {
 def flaw(
     table: Any, at: int, count: int, denominator: int, quantum: int, cap: int, cap_of: int, conserving: int
 ) -> int:  # fmt: skip
-    """What is wrong with a plan, SOUND if nothing is. table, at: where its shares are. cap, cap_of: those of a port."""
+    """Find what is wrong with a plan, SOUND if nothing is. table, at: where its shares are. cap, cap_of: those of a port."""
     if denominator < 1 or denominator > MOST_SHARES:
         return NO_DENOMINATOR
     if quantum < 0 or quantum > MOST_SHARES:
