@@ -23,7 +23,8 @@ from fractions import Fraction
 import numpy as np
 
 from sim.analysis.rules import Rules
-from sim.analysis.tally import COMPUTED, MOVED, TRANSFERS, Tally
+from sim.analysis.tally import Tally
+from sim.analysis.tally_kernels import COMPUTED, MOVED, TRANSFERS
 from sim.base.units import ceil_div
 from sim.log.columns import in_order
 from sim.log.tables import EventLog

@@ -11,7 +11,8 @@ import numpy.typing as npt
 
 from sim.analysis.moved import Moved, moved_by_kind
 from sim.analysis.rules import ANY_RULES
-from sim.analysis.tally import COMPUTED, MOVED, Tally
+from sim.analysis.tally import Tally
+from sim.analysis.tally_kernels import COMPUTED, MOVED
 from sim.log.tables import EventLog
 
 Ints = npt.NDArray[np.integer]
