@@ -33,8 +33,8 @@ import numpy.typing as npt
 from sim.analysis.parts import PART_COUNT
 from sim.analysis.rules import Rules
 from sim.analysis.sums import exact_sum, sum_by
-from sim.analysis.tally import Fault, Tally
-from sim.analysis.tally_kernels import SPENT
+from sim.analysis.tally import Tally
+from sim.analysis.tally_kernels import SPENT, Fault
 from sim.base.errors import SimulationError
 from sim.log.tables import EventLog
 

@@ -10,7 +10,8 @@ from functools import partial
 
 from sim.analysis.bounds import Bounds
 from sim.analysis.rules import Rules
-from sim.analysis.tally import Fault, Tally
+from sim.analysis.tally import Tally
+from sim.analysis.tally_kernels import Fault
 from sim.base.errors import SimulationError
 from sim.base.units import ceil_div, format_time
 from sim.log.inputs import tokens_overlap

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from enum import IntEnum
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -28,6 +27,7 @@ from sim.analysis.tally_kernels import (
     STEP_COLUMNS,
     STEP_COMPUTED,
     STEP_MOVED,
+    Fault,
     follow_sequences,
     tally_steps,
 )  # fmt: skip
@@ -59,20 +59,6 @@ Times = npt.NDArray[np.int64]
 
 BINS = 200  # at most, of a run, for means over time
 MANY = 1 << 16  # tasks from which a second thread pays
-
-
-class Fault(IntEnum):
-    """Faults of a run. `bad` [fault] holds the first row of the first kinds, or -1."""
-
-    OUT_OF_ORDER = 0
-    BEFORE_INPUT = 1
-    ENGINE_SHARED = 2
-    TOO_FAST = 3
-    KV_ORDER = 4
-    NOT_DELIVERED = 5
-    ABOVE_BANDWIDTH = 6
-    IDLE = 7
-    SRAM = 8
 
 
 class _Tables(NamedTuple):

@@ -1,6 +1,8 @@
-"""Kernels of `sim.analysis.tally`: a pass over the tasks of steps, and one along the sequences."""
+"""Kernels of `sim.analysis.tally`: faults and sums of the rows of a step, and what follows from step to step."""
 
 from __future__ import annotations
+
+from enum import IntEnum
 
 from sim.analysis.engines import Work, by_start, sweep_engines
 from sim.analysis.longest_path import extend_path
@@ -35,7 +37,21 @@ COLUMNS = PART_COUNT + 4
 STEP_COMPUTED, STEP_MOVED = range(PART_COUNT, PART_COUNT + 2)
 STEP_COLUMNS = PART_COUNT + 2
 
-#: Faults that passes over steps find, as `Fault`.
+
+class Fault(IntEnum):
+    """Faults of a run. `bad` [fault] holds the first row of the first kinds, or -1."""
+
+    OUT_OF_ORDER = 0
+    BEFORE_INPUT = 1
+    ENGINE_SHARED = 2
+    TOO_FAST = 3
+    KV_ORDER = 4
+    NOT_DELIVERED = 5
+    ABOVE_BANDWIDTH = 6
+    IDLE = 7
+    SRAM = 8
+
+
 OUT_OF_ORDER, BEFORE_INPUT, ENGINE_SHARED, TOO_FAST = range(4)
 
 

@@ -215,6 +215,8 @@ def _replacements(inner: list[bool]) -> list[tuple[Any, str, Callable[..., Any]]
         for function in library._final_module.functions:
             if function.linkage.name == "linkonce_odr" and not function.is_declaration:  # it was linked in
                 function.linkage = "internal"
+                # With another name: a function that is compiled alone and calls the same kernel would be bound to this one.
+                function.name += ".private"
         original(library)
 
     def finalize(original: Any, library: Any) -> None:

@@ -11,8 +11,9 @@ import click
 from sim.base.errors import InputError
 from sim.base.files import kind_of, shown
 from sim.base.quantities import DURATION, QuantityError
+from sim.base.units import format_time
 from sim.render.trace import FORMATS
-from sim.render.trace.tokens import span_of
+from sim.render.trace.tokens import end_before, span_of
 from sim.render.view import ONLINE, ONLINE_PORT, local_ui, served, traces
 
 
@@ -97,5 +98,8 @@ def _span(trace: Path, token: str | None, when: str | None) -> tuple[int, int]:
         except QuantityError as error:
             raise InputError(f"--time: {error}") from None
         end = last[0] if last else begin
+        if (ended := end_before(trace, begin)) is not None:
+            last_time, found = format_time(ended * 1000), format_time(begin * 1000)
+            raise InputError(f"--time: expected a time within the trace, which ends at {last_time}, found {found}")
         around = 0 if last else max(begin // 100, 500)
     return max(begin - around, 0), max(end + around, begin + 1)

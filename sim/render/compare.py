@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
@@ -111,7 +112,7 @@ def _parts(results: Sequence[Result]) -> Iterator[Row]:
     if all(len(rows) for rows in chains):
         one = "step" if any(r.log.batched is not None for r in results) else "token"
         yield from _occurring(f"chain of a {one}", [rows.sum(axis=0) // len(rows) for rows in chains])
-    yield from _occurring("tasks of a token", [r.breakdown.total // _emitted(r) for r in results])
+    yield from _occurring("tasks of a token", [_for_each_token(r, r.breakdown.total) for r in results])
 
 
 def _occurring(title: str, sides: Sequence[Any]) -> Iterator[Row]:
@@ -128,6 +129,12 @@ def _emitted(result: Result) -> int:
 def _moved(result: Result) -> int:
     """Bytes read and written by all devices, also by those that one stands for."""
     return (result.metrics.bytes_read + result.metrics.bytes_written) * result.log.machine.like
+
+
+def _for_each_token(result: Result, times: npt.NDArray[Any]) -> npt.NDArray[Any]:
+    """Times of the tasks of all devices, also of those that one stands for, for each output token; products may pass int64."""
+    whole: npt.NDArray[Any] = times.astype(object) * result.log.machine.like // _emitted(result)
+    return whole
 
 
 def _utilization(result: Result) -> float:
@@ -171,7 +178,7 @@ def _sources(results: Sequence[Result]) -> list[dict[str, Any]]:
     place = {kind: i for i, kind in enumerate(kinds)}
     table = np.zeros((len(results), len(kinds), len(PARTS)), dtype=object)  # sums may pass int64
     for side, result in zip(table, results, strict=True):
-        side[[place[kind] for kind in result.breakdown.kinds]] = result.breakdown.by_kind // _emitted(result)
+        side[[place[kind] for kind in result.breakdown.kinds]] = _for_each_token(result, result.breakdown.by_kind)
     differences = table[1:] - table[0]
     largest = abs(differences).max(axis=0)  # [kind, part]
     found = [divmod(int(i), len(PARTS)) for i in np.argsort(-largest, axis=None, kind="stable")]

@@ -136,6 +136,10 @@ def _link_of(key: str, link: LinkSection, kind: Path, *, joint: bool) -> Link:
     arbiter = _arbiter(key, link, (1, 1))
     if joint and not shares_paths(arbiter):
         message = f"expected {PATH_ARBITERS} where transfers cross several links, found {link.arbiter.name}"
+        if link.arbiter.name == "round_robin":
+            message += ", whose turns are those of one link; with short bursts it comes near to processor_sharing"
+        if link.arbiter.name == "proportional":
+            message += " with a finer unit than 1/65,536 of the bandwidth for its demands"
         raise ConfigError(f"{key}.arbiter", message)
     return Link(arbiter=arbiter, bandwidth=link.bandwidth, latency=link.latency, kind=kind)
 

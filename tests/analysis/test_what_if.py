@@ -199,10 +199,10 @@ def test_times_of_tasks_are_those_of_a_token():
     )
 
 
-def test_bytes_are_those_of_all_devices_also_where_one_stands_for_them():
+def test_bytes_and_tasks_are_those_of_all_devices_also_where_one_stands_for_them():
     words = ["h100_llama_8b_tensor_parallel_2", "--set", "model.layers=1", "--set-b", "mapping.parallel.fold=false", "--json"]
     numbers = {row["name"]: row for row in json.loads(call("compare", *words))["numbers"]}
-    for name in ("bytes read", "bytes written", "bytes per token"):
+    for name in ("bytes read", "bytes written", "bytes per token", "compute, tasks of a token", "transfer, tasks of a token"):
         one, both = numbers[name]["values"]
         assert one == both > 0
 

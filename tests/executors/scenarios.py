@@ -117,7 +117,9 @@ def machines() -> st.SearchStrategy[dict[str, Any]]:
 def links() -> st.SearchStrategy[dict[str, Any]]:
     return st.fixed_dictionaries({
         "bandwidth": st.sampled_from(("450 GB/s", "64 GB/s", "1 GB/s")), "latency": st.one_of(st.just("0 ns"), times("ns")),
-        "arbiter": st.sampled_from(("fifo", "processor_sharing", {"name": "round_robin", "burst": "1 KiB"}, "priority")),
+        "arbiter": st.sampled_from(
+            ("fifo", "processor_sharing", {"name": "round_robin", "burst": "1 KiB"}, "priority", "proportional")
+        ),
     })  # fmt: skip
 
 

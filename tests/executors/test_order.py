@@ -17,6 +17,7 @@ import sim.scenario
 from sim.base.errors import InputError
 from sim.executors import reference
 from sim.executors.compiled.driver import in_order
+from sim.executors.compiled.state import I_CHANNEL, I_END, I_TASK, SERVICE_FIELDS
 from sim.executors.reference.instant import DISPATCH, PLAN, SRAM, STEPS, Environment, Phase, Turns
 from sim.executors.reference.sram import Sram
 from sim.log.tables import EventLog
@@ -296,4 +297,9 @@ def test_service_intervals_are_in_order_of_ends_then_channels(rows, recorded):
     """As two stable sorts have them, whether they were recorded as they ended or not."""
     end, channel = np.array([(2**62 - row[0], row[1]) for row in rows], dtype=np.int64).reshape(-1, 2).T
     end = np.sort(end) if recorded else end
-    assert in_order(end, channel).tolist() == np.lexsort((channel, end)).tolist()
+    table = np.zeros((SERVICE_FIELDS, len(rows) + 2), dtype=np.int64)  # with space for more
+    table[I_TASK, : len(rows)], table[I_END, : len(rows)], table[I_CHANNEL, : len(rows)] = np.arange(len(rows)), end, channel
+    expected = np.lexsort((channel, end))
+    found = in_order(table, len(rows))
+    assert found[I_TASK].tolist() == expected.tolist()
+    assert (found[I_END].tolist(), found[I_CHANNEL].tolist()) == (end[expected].tolist(), channel[expected].tolist())

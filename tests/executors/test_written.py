@@ -16,11 +16,12 @@ from hypothesis import strategies as st
 
 import sim.scenario
 from sim.base.errors import InputError
-from sim.base.integers import ceil_div
+from sim.base.integers import ceil_div, mul_div
 from sim.base.kernel import kernel
 from sim.executors import choose, compiled, reference, simulate
 from sim.executors.setup import Setup
 from sim.machine.arbiters import Arbiter, Derated, KernelArbiter, Plan, Transfer
+from sim.machine.arbiters.checked import Checked
 from sim.machine.arbiters.written import (
     AGE,
     IN_SERVICE,
@@ -263,8 +264,60 @@ class TooMuch(KernelArbiter):
 
 @pytest.mark.parametrize("executor", ["simpy", "compiled"])
 def test_shares_above_the_whole_are_refused_by_name(executor):
-    with pytest.raises(InputError, match=r"arbiter TooMuch: expected shares .* found \[2\] of 1, quantum 0"):
+    expected = r"arbiter TooMuch: expected shares that sum to .* found shares \[2\] of 1, quantum 0 \(channel \d, at \d+ ps\)"
+    with pytest.raises(InputError, match=expected):
         simulate(setup_of(BATCH, TooMuch), executor)
+
+
+@kernel
+def whole_channel(pending, count, shares, memory):
+    shares[0] = 1
+    return 1
+
+
+class WholeChannel(KernelArbiter):
+    """One at a time, at the speed of the channel instead of that of a port."""
+
+    work_conserving = True
+    rule = staticmethod(whole_channel)
+
+
+class PythonWholeChannel(Arbiter):
+    work_conserving = True
+
+    def __init__(self, *, cap: tuple[int, int] = (1, 1)) -> None:
+        self.cap = cap
+
+    def plan(self, pending: Sequence[Transfer]) -> Plan:
+        return Plan([(pending[0], 1)], 1)
+
+
+class Waiting(WholeChannel):
+    """No transfer is served, although it says that it never leaves the channel idle."""
+
+    rule = staticmethod(kernel(lambda pending, count, shares, memory: 1))
+
+
+@pytest.mark.parametrize("executor", ["simpy", "compiled"])
+@pytest.mark.parametrize(
+    ("factory", "expected"),
+    [
+        (WholeChannel, r"arbiter WholeChannel: expected no share above the cap of a port 1/4, found shares \[1.* of 1"),
+        (Waiting, r"arbiter Waiting: expected a share above 0, as work_conserving says, found shares \[0.* of 1"),
+    ],
+)
+def test_plans_above_the_cap_of_a_port_and_idle_ones_are_refused(factory, expected, executor):
+    data = {**BATCH, "hardware": {**BATCH["hardware"], "memory": BATCH["hardware"]["memory"] | {"port_bandwidth": "25 GB/s"}}}
+    with pytest.raises(InputError, match=expected + r", quantum 0 \(channel \d, at .*s\)"):
+        simulate(setup_of(data, factory), executor)
+
+
+def test_plans_of_classes_are_checked_likewise():
+    setup = setup_of(BATCH, PythonWholeChannel)
+    whole = Checked(PythonWholeChannel(cap=(1, 4)), "whole")
+    expected = r"arbiter 'whole' .* shares of at most 1/4, the cap .* found 1/1 \(channel \d, at \d+ ps\)"
+    with pytest.raises(InputError, match=expected):
+        simulate(replace(setup, arbiter=whole), "simpy")
 
 
 @kernel
@@ -272,7 +325,7 @@ def slow(pending, count, shares, memory):
     """The first gets next to nothing while others are there."""
     for i in range(count):
         shares[i] = 1
-    shares[count - 1] = MOST_SHARES - count + 1
+    shares[count - 1] = min(MOST_SHARES - count + 1, mul_div(MOST_SHARES, memory[PORT], memory[PORT_OF]))
     return MOST_SHARES
 
 

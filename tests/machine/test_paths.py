@@ -75,10 +75,31 @@ class TestShares:
         plan = PathArbiter(ProcessorSharing(), 0, 1).plan([transfer(i, (A,)) for i in range(17)])
         assert [share for _, share in plan.shares] == [WHOLE // 17] * 16 + [WHOLE - 16 * (WHOLE // 17)]
 
+    def test_demands_of_kinds_are_weights_that_no_share_exceeds(self):
+        """A link of 10 GB/s: one that draws 6 leaves 4; on A two of them and one of 2 have 14, so that each gets 5/7 of it."""
+        arbiter = Proportional(bandwidth=10**10, demand={"send": "6 GB/s", "move": "2 GB/s"})
+        assert shares(arbiter, [(A,), (B, C)]) == [Fraction(6, 10)] * 2
+        pending = [transfer(0, (A,)), transfer(1, (A, B)), transfer(2, (A,), kind="move"), transfer(3, (B,))]
+        plan = PathArbiter(arbiter, 0, 2).plan(pending)
+        assert [Fraction(share, WHOLE) for _, share in plan.shares] == [
+            Fraction(6, 14), Fraction(6, 14), Fraction(2, 14), 1 - Fraction(6, 14),
+        ]  # fmt: skip
+
+    def test_what_is_left_of_each_is_its_weight(self):
+        """A gives 3/4 and 1/4; the second leaves 3/4 of B to the third."""
+        pending = [transfer(0, (A,), 3072), transfer(1, (A, B), 1024), transfer(2, (B,), 1024)]
+        plan = PathArbiter(Proportional(bandwidth=10**9), 0, 2).plan(pending)
+        assert [Fraction(share, WHOLE) for _, share in plan.shares] == [Fraction(3, 4), Fraction(1, 4), Fraction(3, 4)]
+
+    def test_weights_of_long_transfers_have_16_places(self):
+        pending = [transfer(0, (A,), 2**40), transfer(1, (A,), 2**39 + 1)]
+        plan = PathArbiter(Proportional(bandwidth=10**9), 0, 1).plan(pending)
+        assert [Fraction(share, WHOLE) for _, share in plan.shares] == [Fraction(2, 3), Fraction(1, 3)]
+
     def test_others_cannot(self):
         assert not shares_paths(RoundRobin(bandwidth=10**9))
-        assert not shares_paths(Proportional(bandwidth=10**9))
-        with pytest.raises(ValueError, match="expected fifo, priority, processor_sharing or weighted, found RoundRobin"):
+        assert not shares_paths(Proportional(bandwidth=999_999_937, demand={"send": "999 MB/s"}))
+        with pytest.raises(ValueError, match=r"expected fifo, priority, .*, weighted or proportional, found RoundRobin"):
             PathArbiter(RoundRobin(bandwidth=10**9), 0, 1)
 
 

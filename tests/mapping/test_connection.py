@@ -82,6 +82,11 @@ class TestTopologies:
     def test_closed_forms(self, base, topology, algorithm, expected, fold):
         assert sends(run(base, topology=topology, algorithm=algorithm, fold=fold)) == {expected}
 
+    def test_a_transfer_draws_no_more_than_its_demand(self, base):
+        demand = "{name: proportional, demand: {all_reduce_send: 150 GB/s}}"
+        found = sends(run(base, topology="all_to_all", algorithm="two_shot", fold="false", arbiter=demand))
+        assert found == {2 * (LATENCY + 3 * PART)}
+
     def test_two_shot_on_a_ring_that_shares(self, base):
         """Forward go parts to devices 1, 2, 3 and 4 further, one after the other: k of them cross each link at a time."""
         result = run(base, topology="ring", fold="false", arbiter="processor_sharing")
@@ -205,6 +210,8 @@ VARIANTS: list[dict[str, object]] = [
     {"topology": "ring", "fold": "false", "arbiter": "{name: priority, preemptive: true}", "algorithm": "two_shot"},
     {"fold": "false", "islands": ISLANDS, "arbiter": "{name: priority, classes: [all_gather_send]}"},
     {"topology": "ring", "fold": "false", "islands": ISLANDS},
+    {"topology": "mesh", "fold": "false", "arbiter": "proportional", "algorithm": "one_shot"},
+    {"topology": "ring", "fold": "false", "arbiter": "{name: proportional, demand: {all_reduce_send: 200 GB/s}}"},
 ]  # fmt: skip
 
 
@@ -238,7 +245,7 @@ class TestRefusals:
             ({"islands": ISLANDS.replace("4", "3", 1)}, r"islands of a size that divides the 8 devices, found 3"),
             (
                 {"topology": "all_to_all", "arbiter": "round_robin"},
-                r"link.arbiter: expected fifo, priority, processor_sharing or weighted where transfers cross .* round_robin",
+                r"link.arbiter: expected fifo, .*, weighted or proportional where transfers cross .* round_robin, whose turns",
             ),
             (
                 {

@@ -94,6 +94,8 @@ def plan(m: Memory, f: Forms, service: Log, channel: int) -> None:
         admit_to_list(m, channel)
         plan_written(m, f, service, channel)
     elif m[channel + K_DISCIPLINE] == BY_PATH:
+        if m[channel + K_READS]:
+            deliver(m, f, service, channel)
         admit_to_paths(m, channel)
         plan_paths(m, f, service, channel)
     elif m[channel + K_NEW] > 0 or fired:  # else all in service go on as before

@@ -10,7 +10,7 @@ from __future__ import annotations
 from sim.base.kernel import kernel, small
 from sim.executors.compiled.state import (
     CHANNEL_TABLE, CHANNEL_WORDS, CLOCK, CLOCK_LEAVES, DEVICE_MARKS, DISPATCH_LIST, K_ARRIVED, K_FIRED, K_RING, K_RING_HEAD,
-    K_RING_SIZE, K_RING_TAIL, K_TIMER, NONE, NOW, PLAN_LIST, RING_ENTRY, TO_DISPATCH, TO_PLAN, Memory,
+    K_RING_SIZE, K_RING_TAIL, K_TIMER, NEVER, NONE, NOW, PLAN_LIST, RING_ENTRY, TO_DISPATCH, TO_PLAN, Memory,
 )  # fmt: skip
 
 
@@ -25,7 +25,7 @@ def first_arrival(m: Memory, channel: int) -> int:
 @kernel
 def set_clock(m: Memory, channel: int) -> None:
     """Set the time of the next event of a unit: its timer, or an arrival."""
-    time = m[channel + K_TIMER]
+    time = min(m[channel + K_TIMER], NEVER)  # which shares next to nothing may pass
     if m[channel + K_RING_HEAD] < m[channel + K_RING_TAIL]:
         time = min(time, m[first_arrival(m, channel)])
     clock = m[CLOCK]

@@ -10,7 +10,7 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from sim.base.kernel import compile_kernel
+from sim.base.kernel import compile_kernel, kernel
 from sim.base.errors import SimulationError
 from sim.log.tables import EventLog, ServiceTable, StepTable, TaskTable
 from sim.executors.compiled.build import MemoryPlan, Words, requesters
@@ -31,6 +31,7 @@ from models.graph import StepLanes
 
 INSTANTS = 1 << 20  # between reports of progress, with a chance for Ctrl-C: about a tenth of a second
 COSTED = 1 << 17  # rows of durations in memory at once, of all sequences together, about
+MANY_IN_ONE = 1 << 10  # rows of one instant that one passes as they are sorted: beyond it, another way is faster
 PART = 1 << 18  # tasks that a sink takes at a time, about: few enough that their columns stay in the processor's cache
 
 #: Takes a part of a log: consecutive steps, whose rows begin at 0. Its arrays are used again when it returns.
@@ -113,9 +114,8 @@ class Run(ABC):
 
     def services(self) -> ServiceTable:
         """Service intervals in order of their ends, and at one time in order of channels."""
-        table = self.service[:, : int(self.m[SERVICES])]
-        if self.setup.channels > 1:
-            table = np.take(table, in_order(table[I_END], table[I_CHANNEL]), axis=1)
+        count = int(self.m[SERVICES])
+        table = in_order(self.service, count) if self.setup.channels > 1 else self.service[:, :count]
         return ServiceTable(
             task=table[I_TASK], channel=table[I_CHANNEL].astype(np.int16), start=table[I_START], end=table[I_END],
             work=table[I_WORK],
@@ -142,17 +142,34 @@ class Run(ABC):
         )  # fmt: skip
 
 
-def in_order(end: Words, channel: Words) -> npt.NDArray[np.intp]:
-    """The order of service intervals by end, then channel; equal ones as they are.
+def in_order(table: Words, count: int) -> Words:
+    """The first rows of a table of service intervals [field, row], so many, by end, then channel; equal ones as they are.
 
-    Intervals are recorded as they end, so that only those of one instant are not in order yet. A sort that makes use of that
-    takes a fifth of the time that sorting by two columns does.
+    Intervals are recorded as they end, so that only those of one instant are not in order yet: they are sorted in place.
     """
-    passed = np.diff(end, prepend=end[:1])
-    if (passed < 0).any():
-        return np.lexsort((channel, end))
-    instant = np.cumsum(passed > 0)
-    return np.argsort(instant * (int(channel.max(initial=0)) + 1) + channel, kind="stable")
+    if compile_kernel(sort_instants)(table, count):
+        return table[:, :count]
+    return np.take(table, np.lexsort((table[I_CHANNEL, :count], table[I_END, :count])), axis=1)
+
+
+@kernel
+def sort_instants(table: Words, count: int) -> bool:
+    """Sort the rows of each instant by channel, by insertion; False if ends are not in order, or an instant has very many."""
+    for i in range(1, count):
+        end, channel, j = table[I_END, i], table[I_CHANNEL, i], i
+        if end < table[I_END, i - 1]:
+            return False
+        while j > 0 and i - j < MANY_IN_ONE and table[I_END, j - 1] == end and table[I_CHANNEL, j - 1] > channel:
+            j -= 1
+        if i - j == MANY_IN_ONE:
+            return False
+        if j < i:
+            for field in range(SERVICE_FIELDS):
+                moved = table[field, i]
+                for k in range(i, j, -1):
+                    table[field, k] = table[field, k - 1]
+                table[field, j] = moved
+    return True
 
 
 def widened(table: Words, used: int, wanted: int) -> Words:

@@ -7,8 +7,9 @@ from sim.executors.compiled.classes import class_of
 from sim.executors.compiled.exclusive import urgency
 from sim.executors.compiled.ports import kept, record_on, time_for
 from sim.executors.compiled.state import (
-    FORM, K_HEADS, K_HEAP, K_LATER, K_LINKS, K_LINK_COUNT, K_NEW, K_NUMBER, K_ONE, K_PART, K_PATHS, K_PREEMPTIVE, K_RECORDS,
-    K_SERVED, K_SINCE, K_TIMER, NEVER, NONE, NOW, PATH, P_LEFT, P_SERVED, SLOT, S_FORM, TASK, W_WEIGHT, Forms, Log, Memory,
+    FORM, K_HEADS, K_HEAP, K_LATER, K_LINKS, K_LINK_COUNT, K_MOST, K_NEW, K_NUMBER, K_ONE, K_PART, K_PATHS, K_PREEMPTIVE,
+    K_READS, K_RECORDS, K_SERVED, K_SINCE, K_TIMER, NEVER, NONE, NOW, PATH, P_LEFT, P_SERVED, SLOT, S_FORM, TASK, W_WEIGHT,
+    Forms, Log, Memory,
 )  # fmt: skip
 from sim.machine.arbiters.paths import (
     AMOUNT,
@@ -22,6 +23,8 @@ from sim.machine.arbiters.paths import (
     divide_time,
     fill,
     first_on_all,
+    places_of,
+    weight_by_rest,
 )
 
 
@@ -44,13 +47,18 @@ def plan_paths(m: Memory, f: Forms, service: Log, channel: int) -> None:
     count, links, number = m[heap], m[channel + K_LINKS], m[channel + K_LINK_COUNT]
     if count == 0:
         return
+    largest = 0
+    if m[channel + K_READS]:
+        for i in range(count):
+            largest = max(largest, m[m[heap + 1 + i] + m[channel + K_PART] + P_LEFT])
+    places = places_of(largest)
     for i in range(count):
-        describe_flow(m, f, channel, m[heap + 1 + i], flows + i * FLOW)
+        describe_flow(m, f, channel, m[heap + 1 + i], flows + i * FLOW, places)
     if m[channel + K_ONE]:
         first_on_all(m, flows, count, links, number, m[channel + K_LATER])
     else:
-        fill(m, flows, count, links, number)
-    same = m[channel + K_SERVED] != NONE
+        fill(m, flows, count, links, number, m[channel + K_MOST])
+    same = m[channel + K_SERVED] != NONE and not m[channel + K_READS]
     for i in range(count):
         same = same and m[flows + i * FLOW + NEXT] == m[flows + i * FLOW + RATE]
     if not same:
@@ -58,12 +66,14 @@ def plan_paths(m: Memory, f: Forms, service: Log, channel: int) -> None:
 
 
 @kernel
-def describe_flow(m: Memory, f: Forms, channel: int, cell: int, flow: int) -> None:
+def describe_flow(m: Memory, f: Forms, channel: int, cell: int, flow: int, places: int) -> None:
     """Write the path of a transfer, and its weight or urgency; one that is served goes on, unless it may be pre-empted."""
     path = m[channel + K_PATHS] + 2 * f[m[m[cell + SLOT] + S_FORM] + m[cell + TASK] * FORM + PATH]
     m[flow + BEGIN] = m[path]
     m[flow + END] = m[path + 1]
-    if not m[channel + K_ONE]:
+    if m[channel + K_READS]:
+        m[flow + WEIGHT] = weight_by_rest(m[cell + m[channel + K_PART] + P_LEFT], places)
+    elif not m[channel + K_ONE]:
         m[flow + WEIGHT] = m[class_of(m, f, channel, cell) + W_WEIGHT]
     elif m[cell + m[channel + K_PART] + P_SERVED] and not m[channel + K_PREEMPTIVE]:
         m[flow + WEIGHT] = -1

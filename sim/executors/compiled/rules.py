@@ -63,4 +63,6 @@ def _discipline(arbiter: Arbiter, ports: int) -> Discipline | None:
 def _of_paths(arbiter: Arbiter) -> Discipline | None:
     """The discipline of links that are divided together."""
     plain = path_discipline(arbiter)
-    return None if plain is None else replace(plain, kind="paths", one=plain.kind == "exclusive")
+    if plain is None:
+        return None
+    return replace(plain, kind="paths", one=plain.kind == "exclusive", reads=plain.kind == "outstanding")

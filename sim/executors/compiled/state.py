@@ -129,9 +129,9 @@ LOOP_WORDS = 29
 (
     K_LATENCY, K_DISCIPLINE, K_URGENCY, K_PREEMPTIVE, K_SHARE, K_DENOMINATOR, K_BURST,
     K_CLASS_COUNT, K_CAP, K_CAP_OF, K_FIXED_RATES, K_MOST, K_DERATED, K_RULE, K_MEMORY_WORDS, K_READS, K_SEQUENCE_CLASS,
-    K_EFFICIENCY, K_EFFICIENCIES, K_LINK_COUNT, K_LINKS, K_PATHS, K_HOPS, K_ONE,
-) = range(29, 53)  # fmt: skip
-CHANNEL_WORDS = 53
+    K_EFFICIENCY, K_EFFICIENCIES, K_LINK_COUNT, K_LINKS, K_PATHS, K_HOPS, K_ONE, K_CONSERVES,
+) = range(29, 54)  # fmt: skip
+CHANNEL_WORDS = 54
 RING_ENTRY = 2  # the time at which it arrives, and the cell
 
 # A class: the first three fields are those of `sim.machine.arbiters.rules`. W_HEAP: address. W_CAPACITY: entries

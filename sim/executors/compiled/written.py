@@ -8,13 +8,13 @@ from sim.base.pointers import call
 from sim.executors.compiled.ports import time_for
 from sim.executors.compiled.rest import deliver_to_list
 from sim.executors.compiled.state import (
-    CLASS, FORM, K_CLASSES, K_DERATED, K_EFFICIENCIES, K_EFFICIENCY, K_HEAP, K_LATER, K_MEMORY, K_MEMORY_WORDS, K_PART,
-    K_READS, K_RECORDS, K_RULE, K_SERVED, K_SINCE, K_TIMER, K_WHOLE, LEVEL, MOVES, NEVER, NONE, NOW, P_LEFT, P_ORDER, P_SERVED,
-    P_WORK, REQUESTER, SLOT, S_AGE, S_FORM, S_TOKEN, TASK, TOO_LARGE, W_SHARE, Forms, Log, Memory,
+    CLASS, FORM, K_CAP, K_CAP_OF, K_CLASSES, K_CONSERVES, K_DERATED, K_EFFICIENCIES, K_EFFICIENCY, K_HEAP, K_LATER, K_MEMORY,
+    K_MEMORY_WORDS, K_PART, K_READS, K_RECORDS, K_RULE, K_SERVED, K_SINCE, K_TIMER, K_WHOLE, LEVEL, MOVES, NEVER, NONE, NOW,
+    P_LEFT, P_ORDER, P_SERVED, P_WORK, REQUESTER, SLOT, S_AGE, S_FORM, S_TOKEN, TASK, TOO_LARGE, W_SHARE, Forms, Log, Memory,
 )  # fmt: skip
 from sim.executors.compiled.tasks import owner_of
 from sim.machine.arbiters.rules import derated
-from sim.machine.arbiters.written import MOST_SHARES, TRANSFER_WORDS
+from sim.machine.arbiters.written import SOUND, TRANSFER_WORDS, flaw
 
 
 @kernel
@@ -51,13 +51,11 @@ def plan_written(m: Memory, f: Forms, service: Log, channel: int) -> None:
     records, size = m[channel + K_RECORDS], count * TRANSFER_WORDS
     denominator = call(m, m[channel + K_RULE], records, size, count, shares, memory, m[channel + K_MEMORY_WORDS])
     quantum, wanted, served = m[memory], 0, 0
-    if denominator < 1 or denominator > MOST_SHARES or quantum < 0 or quantum > MOST_SHARES:
+    cap, cap_of, conserves = m[channel + K_CAP], m[channel + K_CAP_OF], m[channel + K_CONSERVES]
+    if flaw(m, shares, count, denominator, quantum, cap, cap_of, conserves) != SOUND:
         m[TOO_LARGE] = 1  # the reference says what is wrong
         return
     for i in range(count):
-        if m[shares + i] < 0 or m[shares + i] > denominator - wanted:
-            m[TOO_LARGE] = 1
-            return
         wanted += m[shares + i]
         served += int(m[shares + i] > 0)
     if m[channel + K_DERATED] and served > 0:

@@ -24,10 +24,10 @@ from dataclasses import replace
 
 import simpy
 
-from sim.base.units import ceil_div
+from sim.base.units import ceil_div, format_time
 from sim.executors.reference.instant import PLAN, Environment, Phase
 from sim.machine.arbiters import Arbiter, Plan, Transfer
-from sim.machine.arbiters.contract import Program
+from sim.machine.arbiters.contract import PlanError, Program
 from sim.machine.arbiters.paths import PathArbiter
 from sim.machine.routes import ALL_CHANNELS, ROUTES, Route, stripe, unit_of
 
@@ -56,16 +56,18 @@ def program_order(request: Request) -> Program:
 class Channel:
     """One memory channel.
 
-    arbiter: divides it. served: called for each service interval. latency: ps before a transfer reaches it.
+    arbiter: divides it. served: called for each service interval. latency: ps before a transfer reaches it. name: for errors.
     """
 
-    def __init__(self, env: Environment, arbiter: Arbiter, served: Served, *, latency: int = 0) -> None:
+    def __init__(
+        self, env: Environment, arbiter: Arbiter, served: Served, *, latency: int = 0, name: str = "channel"
+    ) -> None:  # fmt: skip
         if latency < 0:
             raise ValueError(f"latency: expected 0 or more, found {latency}")
         self.env = env
         self.arbiter = arbiter
         self.served = served
-        self.latency = latency
+        self.latency, self.name = latency, name
         self.arrived: list[Request] = []  # in this instant
         self.heads: list[Request] = []  # of a queue since this instant
         self.queues: dict[object, deque[Request]] = {}  # by requester; the head is at the channel
@@ -105,7 +107,7 @@ class Channel:
         self._admit()
         if self.arbiter.reads_remaining:
             self._deliver()
-        plan = self.arbiter.plan(self.pending) if self.pending else IDLE
+        plan = self._asked() if self.pending else IDLE
         if plan == self.plan and plan.quantum is None and not self.arbiter.reads_remaining:
             return
         self._deliver()
@@ -119,6 +121,13 @@ class Channel:
             wait = min(ceil_div(transfer.remaining * plan.denominator, share) for transfer, share in plan.shares)
             self.timer = self.env.timeout(wait if plan.quantum is None else min(wait, plan.quantum))
             self.timer.callbacks.append(self._due)
+
+    def _asked(self) -> Plan:
+        """The plan of the arbiter for the pending transfers. Raises PlanError that says where and when."""
+        try:
+            return self.arbiter.plan(self.pending)
+        except PlanError as error:
+            raise PlanError(f"{error} ({self.name}, at {format_time(self.env.now)})") from error
 
     def _admit(self) -> None:
         """Queue the transfers that have arrived, and let new heads of queues come to the channel."""

@@ -55,7 +55,8 @@ def simulate(setup: Setup, progress: Progress | None = None) -> EventLog:
 
 
 def _machine(env: Environment, setup: Setup, record: Record) -> Machine:
-    channels = [_channel(env, unit, record) for unit in setup.units]
+    names = [channel.name for channel in setup.machine.channels]
+    channels = [_channel(env, unit, record, names[unit.channels.start]) for unit in setup.units]
     return Machine(
         env, devices=[device.engines for device in setup.machine.devices], limit=setup.scheduler.engines,
         overlap=setup.overlap,
@@ -67,8 +68,8 @@ def _machine(env: Environment, setup: Setup, record: Record) -> Machine:
     )  # fmt: skip
 
 
-def _channel(env: Environment, unit: Unit, record: Record) -> Channel:
+def _channel(env: Environment, unit: Unit, record: Record, name: str) -> Channel:
     first, arbiter = unit.channels.start, deepcopy(unit.arbiter)
     if unit.joint:
         return Links(env, PathArbiter(arbiter, first, len(unit.channels)), record.served, latency=unit.latency)
-    return Channel(env, arbiter, partial(record.served, first), latency=unit.latency)
+    return Channel(env, arbiter, partial(record.served, first), latency=unit.latency, name=name)

@@ -7,7 +7,7 @@ from typing import Any
 
 from sim.base.errors import InputError
 from sim.base.quantities import show
-from sim.machine.arbiters.contract import Arbiter, Plan, Ratio, Transfer
+from sim.machine.arbiters.contract import Arbiter, Plan, PlanError, Ratio, Transfer
 
 
 class Checked(Arbiter):
@@ -62,11 +62,16 @@ class Checked(Arbiter):
             left.remove(id(transfer))
         if (whole := sum(share for _, share in shares)) > denominator:
             raise self._error("plan: expected shares that sum to at most 1", f"{whole}/{denominator}")
+        num, den = self.cap
+        if (most := max((share for _, share in shares), default=0)) * den > num * denominator:
+            raise self._error(f"plan: expected shares of at most {num}/{den}, the cap of a port", f"{most}/{denominator}")
+        if self.work_conserving and pending and not shares:
+            raise self._error("plan: expected that a pending transfer is served, as work_conserving says", "none")
         return plan
 
-    def _error(self, expected: str, found: object) -> InputError:
+    def _error(self, expected: str, found: object) -> PlanError:
         what = f"{type(found).__name__}: {found}" if isinstance(found, Exception) else f"found {found}"
-        return InputError(" ".join(f"arbiter {self.name!r} ({type(self.arbiter).__module__}): {expected}; {what}".split()))
+        return PlanError(" ".join(f"arbiter {self.name!r} ({type(self.arbiter).__module__}): {expected}; {what}".split()))
 
 
 def _whole(value: object) -> bool:

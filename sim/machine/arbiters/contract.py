@@ -14,6 +14,8 @@ from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple, Protocol
 
+from sim.base.errors import InputError
+
 #: A fraction of a channel: numerator and denominator.
 Ratio = tuple[int, int]
 
@@ -61,6 +63,10 @@ class Plan(NamedTuple):
     quantum: int | None = None
 
 
+class PlanError(InputError):
+    """A plan that breaks the contract: the arbiter, what was expected and what was found. The channel adds place and time."""
+
+
 class Arbiter(Protocol):
     """Divides a channel among pending transfers; see the module for the contract.
 
@@ -68,7 +74,7 @@ class Arbiter(Protocol):
     parameter of that name. An option that it cannot use is a ValueError that says what was expected and what was found.
 
     cap: the largest share that one requester's port can draw, as (numerator, denominator).
-    work_conserving: it never leaves the channel idle.
+    work_conserving: it never leaves the channel idle. Each plan of a third party is checked for that, and for the cap.
     reads_remaining: its answers depend on `Transfer.remaining`. The channel then credits all work before it asks; else it
     does so only when the plan changes, which is cheaper and keeps intervals of service whole.
     kinds, numbers: kinds of transfers and numbers of sequences that its options name: those that do not exist are errors.

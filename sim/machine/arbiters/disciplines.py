@@ -29,7 +29,7 @@ class Discipline:
     cap: share of a lone transfer, at most. weights: of each class; with `whole` they are rates, which shrink where
     their sum exceeds it. efficiency: of the channel with n transfers in service, [n] from 0.
     one: with `paths`, which several links share, one at a time on each.
-    rule, memory: of a `KernelArbiter`; reads: it reads what is left.
+    rule, memory: of a `KernelArbiter`; reads: it reads what is left; conserves: it never leaves the channel idle.
     """
 
     kind: Literal["exclusive", "turns", "classes", "outstanding", "rule", "paths"]
@@ -45,6 +45,7 @@ class Discipline:
     rule: Callable[[Any, int, Any, Any], int] | None = None
     memory: tuple[int, ...] = ()
     reads: bool = False
+    conserves: bool = False
     one: bool = False
 
     def level(self, kind: str) -> int:
@@ -96,6 +97,7 @@ def _by_rule(arbiter: KernelArbiter) -> Discipline:
     return Discipline(
         kind="rule", cap=arbiter.cap, levels={kind: i for i, kind in enumerate(arbiter.kinds)}, other=-1,
         rule=type(arbiter).rule, memory=tuple(arbiter.memory), reads=arbiter.reads_remaining,
+        conserves=bool(arbiter.work_conserving),
     )  # fmt: skip
 
 

@@ -1,7 +1,8 @@
 """Paths: links that are divided together, because transfers cross several of them at once.
 
 Rates are max-min fair with the weights of the arbiter: nothing can be added to one without taking from another that has no
-more by its weight (progressive filling: Bertsekas and Gallager, Data Networks, 1992, section 6.5.2). An arbiter that serves one
+more by its weight (progressive filling: Bertsekas and Gallager, Data Networks, 1992, section 6.5.2). Weights by demand are the
+rates of transfers that are alone, above which none is filled, or what is left of each. An arbiter that serves one
 transfer at a time serves each that comes first on all links of its path; one that comes first on some of them waits, and they
 with it.
 
@@ -29,7 +30,7 @@ from sim.machine.arbiters.disciplines import Discipline
 Table = Any  # a list or an int64 array
 
 #: Names for errors, of the arbiters that can divide paths.
-PATH_ARBITERS = "fifo, priority, processor_sharing or weighted"
+PATH_ARBITERS = "fifo, priority, processor_sharing, weighted or proportional"
 
 #: A share that is all of a link: a multiple of each number to 16, so large that no share of a transfer is rounded to 0.
 WHOLE = 720_720 << 20
@@ -50,8 +51,11 @@ NONE = -1
 
 
 @kernel
-def fill(table: Table, at: int, flows: int, links: int, count: int) -> None:
-    """Write the max-min fair shares NEXT of flows. at: address of the first. links, count: of the records of links."""
+def fill(table: Table, at: int, flows: int, links: int, count: int, whole: int) -> None:
+    """Write the max-min fair shares NEXT of flows. at: address of the first. links, count: of the records of links.
+
+    whole: the weight that is all of a link, where weights are rates that no share exceeds; else 0.
+    """
     for i in range(flows):
         table[at + i * FLOW + NEXT] = NONE
     for link in range(count):
@@ -62,6 +66,12 @@ def fill(table: Table, at: int, flows: int, links: int, count: int) -> None:
             return
         record = links + bottleneck * LINK
         level, last = table[record + LEFT] // table[record + WANTED], table[record + LAST]
+        if whole > 0 and level * whole >= WHOLE:  # all of them reach their rates
+            for i in range(flows):
+                flow = at + i * FLOW
+                if table[flow + NEXT] == NONE:
+                    table[flow + NEXT] = table[flow + WEIGHT] * WHOLE // whole
+            return
         for i in range(flows):
             flow = at + i * FLOW
             if table[flow + NEXT] == NONE and crosses(table, flow, bottleneck):
@@ -94,6 +104,21 @@ def tightest(table: Table, at: int, flows: int, links: int, count: int) -> int:
             if found == NONE or level < least:
                 found, least = link, level
     return found
+
+
+@kernel
+def places_of(largest: int) -> int:
+    """By how many binary places what is left of transfers is shifted, so that the largest is at most a weight."""
+    places = 0
+    while largest >> places > MOST_WEIGHT:
+        places += 1
+    return places
+
+
+@kernel
+def weight_by_rest(left: int, places: int) -> int:
+    """The weight of a transfer by what is left of it, to the precision of the largest weight; at least 1."""
+    return max(1, left >> places)
 
 
 @kernel
@@ -184,9 +209,9 @@ def path_discipline(arbiter: Arbiter) -> Discipline | None:
     found: Discipline | None = given(arbiter) if given is not None else None
     if found is None or tuple(found.cap) != ALL or found.efficiency:
         return None
-    if found.kind == "exclusive":
+    if found.kind in {"exclusive", "outstanding"}:
         return found
-    return found if found.kind == "classes" and not found.whole and max(found.weights) <= MOST_WEIGHT else None
+    return found if found.kind == "classes" and max(*found.weights, found.whole) <= MOST_WEIGHT else None
 
 
 class PathArbiter(Arbiter):
@@ -203,15 +228,17 @@ class PathArbiter(Arbiter):
         if discipline is None:
             raise ValueError(f"expected {PATH_ARBITERS}, found {type(arbiter).__name__}")
         self.division, self.first, self.count = discipline, first, count
+        self.reads_remaining = discipline.kind == "outstanding"
 
     def plan(self, pending: Sequence[Transfer]) -> Plan:
         table, links, order = self._table(pending)
+        places = places_of(max(transfer.remaining for transfer in pending))
         for i, transfer in enumerate(pending):
-            table[i * FLOW + WEIGHT] = self._weight(transfer)
+            table[i * FLOW + WEIGHT] = self._weight(transfer, places)
         if self.division.kind == "exclusive":
             first_on_all(table, 0, len(pending), links, self.count, order)
         else:
-            fill(table, 0, len(pending), links, self.count)
+            fill(table, 0, len(pending), links, self.count, self.division.whole)
         shares = [(transfer, table[i * FLOW + NEXT]) for i, transfer in enumerate(pending)]
         return Plan([(transfer, share) for transfer, share in shares if share], WHOLE)
 
@@ -223,9 +250,11 @@ class PathArbiter(Arbiter):
         divide_time(table, 0, len(shares), links, self.count, elapsed)
         return [table[i * FLOW + AMOUNT] for i in range(len(shares))]
 
-    def _weight(self, transfer: Transfer) -> int:
+    def _weight(self, transfer: Transfer, places: int) -> int:
         """The weight of a transfer, or its urgency; one that is served goes on, unless it may be pre-empted."""
         division = self.division
+        if division.kind == "outstanding":
+            return weight_by_rest(transfer.remaining, places)
         if division.kind == "exclusive":
             if transfer.in_service and not division.preemptive:
                 return -1

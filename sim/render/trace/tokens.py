@@ -1,4 +1,4 @@
-"""When a token of a native trace begins and ends, read from the trace itself."""
+"""Times in a native trace, read from the trace itself: when a token begins and ends, and when the trace does."""
 
 from __future__ import annotations
 
@@ -25,8 +25,7 @@ def span_of(path: Path, sequence: int, token: int) -> tuple[int, int]:
     Raises InputError if the trace has no such token, or is not a native one.
     """
     try:
-        with gzip.open(path) if path.suffix == ".gz" else path.open("rb") as file:
-            data = file.read(LARGEST + 1)
+        data = _unpacked(path)
         if len(data) > LARGEST:
             raise InputError(f"{shown(path)}: larger than {LARGEST:,} bytes; a time is found faster: --time")
         found = _search(data, sequence, token)
@@ -35,6 +34,27 @@ def span_of(path: Path, sequence: int, token: int) -> tuple[int, int]:
     if found is None:
         raise InputError(f"{shown(path)}: no token {sequence}.{token} in this trace")
     return found
+
+
+def end_before(path: Path, time: int) -> int | None:
+    """The last nanosecond of a trace that ends before a time; None if it does not, is no native one, or is very large."""
+    try:
+        data, last = _unpacked(path), 0
+        if len(data) > LARGEST:
+            return None
+        for fields in _packets(data):
+            last = max(last, fields.get(8, (0, 0))[0])
+            if last >= time:
+                return None
+    except (OSError, EOFError, LookupError, ValueError, zlib.error):
+        return None
+    return last
+
+
+def _unpacked(path: Path) -> bytes:
+    """The bytes of a trace, or the first of a very large one."""
+    with gzip.open(path) if path.suffix == ".gz" else path.open("rb") as file:
+        return file.read(LARGEST + 1)
 
 
 def _search(data: bytes, sequence: int, token: int) -> tuple[int, int] | None:

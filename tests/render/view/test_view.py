@@ -22,7 +22,7 @@ import pytest
 import sim.render.view
 from sim.base.errors import InputError
 from sim.render.trace import write
-from sim.render.trace.tokens import span_of
+from sim.render.trace.tokens import end_before, span_of
 from sim.render.trace.tracks import to_ns
 from sim.render.view import ONLINE, ONLINE_PORT, PINNED, Viewer, address, local_ui, served
 from tests.render.trace.logs import decoder, run
@@ -160,6 +160,16 @@ def test_a_token_is_found_in_the_trace(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="not a native trace"):
         span_of(tmp_path / "b.pftrace", 0, 99)
     assert arguments(address(ONLINE, "x", (10, 20)))["visEnd"] == ["20"]
+
+
+def test_a_time_beyond_the_end_of_the_trace(trace: Path) -> None:
+    end = int(to_ns(run(decoder()).steps.end.max()))
+    assert end_before(trace, end) is None
+    assert end_before(trace, end + 1) == end
+    process = command(str(trace), "--time", f"{end + 1} ns..{end + 9} ns", "--no-browser")
+    out, err = process.communicate(timeout=60)
+    assert (process.returncode, out, err.count("\n")) == (2, "", 1)
+    assert err.startswith("error: --time: expected a time within the trace, which ends at ")
 
 
 def test_a_port_in_use() -> None:
