@@ -83,6 +83,7 @@ def test_each_attention_waits_for_its_own_cache_alone(longcat: ModelGraph) -> No
     ops = longcat.step().ops
     loads = {i: op.path for i, op in enumerate(ops) if op.kind == "kv_load"}
     assert list(loads.values()) == [f"model.layers.{layer}.self_attn.{n}" for layer in (0, 1) for n in (0, 1)]
+    assert [sum(op.kind == kind for op in ops) for kind in ("k_up_proj", "v_up_proj")] == [4, 4]  # scales are no products
     for i, path in loads.items():
         assert {op.path for op in ops if i in op.inputs} == {path}
 
