@@ -56,8 +56,7 @@ class AppendLayer(DynamicLayer):
         self.index, self.context, self.window, self.allocate, self.expand = index, context, window, allocate, expand
         self.past = context if window is None else min(context, window - 1)
         self.is_sliding = window is not None
-        self.keys: torch.Tensor | None = None  # [B, KV, past + Q, D]
-        self.values: torch.Tensor | None = None
+        self.keys = self.values = torch.empty(0, device="meta")  # until the step writes them [B, KV, past + Q, D]
         self.is_initialized = True
 
     def update(
@@ -67,7 +66,7 @@ class AppendLayer(DynamicLayer):
 
         With an expanded cache the arguments are latents; their expansion is appended and returned.
         """
-        if self.keys is not None:
+        if self.keys is not None and self.keys.numel():
             raise NotImplementedError("one layer of its cache is written twice in a step, which is not supported")
         if self.expand is not None:
             key_states, value_states = self.expand(key_states, value_states)
@@ -204,7 +203,10 @@ def append_cache(
     """
     cache = DynamicCache(config=config)
     repeated = getattr(config, "num_kv_heads", None) if getattr(config, "new_decoder_architecture", False) else None
+    images = getattr(config, "cross_attention_layers", None) or ()  # layers that attend to an image alone, skipped without one
     for i, layer in enumerate(cache.layers):
+        if i in images:
+            continue
         if states and i in states:
             cache.layers[i] = states[i]
             if isinstance(layer, DynamicLayer):

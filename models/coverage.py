@@ -56,6 +56,26 @@ _REASONS = {
     "default config": r"rejects the config|ClassValidation|has no attribute|NoneType|get_seq_length|no list of",
 }
 
+#: Why types are refused, beside the word.
+_WHY = {
+    "blt": "groups bytes into patches, whose lengths follow from the text",
+    "cpmant": "takes all tokens of a sequence in every step, and leaves out those in its cache",
+    "deepseek_v4": "compresses the rows of its cache",
+    "gemma4_assistant": "drafts for another model, whose KV cache it reads",
+    "gemma4_unified_assistant": "drafts for another model, whose KV cache it reads",
+    "git": "masks a prompt by other ops than later tokens",
+    "hrm_text": "runs two stacks of layers several times for a token, with a cache for each time",
+    "jetmoe": "sorts the choices of its experts by their values",
+    "openai-gpt": "computes all earlier tokens again for each new one",
+    "qwen4_exp": "its indexer keeps one key for several tokens",
+    "qwen4_exp_text": "its indexer keeps one key for several tokens",
+    "reformer": "attends by hashes of values",
+    "rwkv": "mixes sequences of a batch that feed in one token each (in transformers 5.23)",
+    "xlm": "reads the lengths of its sequences",
+    "xlnet": "keeps memories of earlier segments instead of a KV cache",
+    "xmod": "chooses adapters by the language of each token",
+}
+
 _HEAD = """\
 # Model types
 
@@ -75,7 +95,7 @@ values where it leaves open what a model needs. Configs with other sizes of a ty
 | default config | transformers cannot run the default config of the type |
 | own code | its code fails on shapes alone, or when it is called as a decoder is |
 
-| type | captured | a step has |
+| type | captured | a step has, or why not |
 | --- | --- | --- |
 """
 
@@ -87,7 +107,7 @@ _LINE = re.compile(r"\| `([\w.-]+)` \| ([\w -]+) \| (.*) \|")
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """A line of the table. result: `captured`, or why not. facts: of a step of a captured type. detail: the error."""
+    """A line of the table. result: `captured`, or why not. facts: of a step, or the reason in a line. detail: the error."""
 
     model_type: str
     result: str
@@ -190,7 +210,7 @@ def wrong_experts(data: Mapping[str, Any], graph: ModelGraph) -> str:
 
 def _refused(model_type: str, text: str) -> Row:
     word = next((word for word, pattern in _REASONS.items() if re.search(pattern, text)), "own code")
-    return Row(model_type, word, detail=" ".join(text.split())[:300])
+    return Row(model_type, word, _WHY.get(model_type, ""), detail=" ".join(text.split())[:300])
 
 
 def facts(graph: ModelGraph) -> str:

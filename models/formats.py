@@ -243,6 +243,8 @@ def is_matrix(ops: OpGraph, op: Op) -> bool:
 
 def matrix_numbers(ops: OpGraph, op: Op) -> int:
     """Numbers of the matrix (of one expert) that an op multiplies by: its multiplications for one token; 0 if it has none."""
+    if op.experts is not None and op.experts.flops:  # not every choice multiplies
+        return op.experts.flops // 2
     flops = ops.polynomials[op.costs[FLOPS]][0]
     token = sum(flops[i] for i, (_, _, context) in enumerate(MONOMIALS) if not context)
     return token // (2 * (1 if op.experts is None else op.experts.top_k))

@@ -426,7 +426,10 @@ class _Labels:
 
     def _same_module(self, indices: list[int]) -> None:
         """Label ops that a linear module issues besides its product, such as a separate bias addition."""
-        of_module = {label[1]: label for i in indices if self._linear(i) and (label := self.labels[i])}
+        linears = [
+            i for i in indices if self._linear(i) and self.nodes[i].role not in latent.ROLES
+        ]  # those are attention's own
+        of_module = {label[1]: label for i in linears if (label := self.labels[i])}
         for i in indices:
             if self.labels[i] is None and (found := of_module.get(self.nodes[i].path)):
                 self._set(i, *found)

@@ -45,7 +45,7 @@ def command(
     routed = _of_distinct_experts(graph, costs)
     if as_json:
         for i, op in enumerate(graph.ops):
-            experts = op.experts and {"count": op.experts.count, "top_k": op.experts.top_k, "bytes": op.experts.bytes}
+            experts = op.experts and {name: getattr(op.experts, name) for name in ("count", "top_k", "bytes", "idle")}
             row = {"op": i, "kind": op.kind, "part": op.part, "path": op.path, "layer": op.layer, "heads": op.heads,
                    "dtype": op.dtype, "shape": op.shape, "inputs": op.inputs, "experts": experts}  # fmt: skip
             click.echo(json.dumps({**row, **{name: int(costs[q, i]) for q, name in enumerate(QUANTITIES)}}))

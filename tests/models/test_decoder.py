@@ -167,3 +167,18 @@ def test_an_encoder_of_the_layers_of_a_decoder_is_refused(kind: str, seen: objec
     with pytest.raises(InputError, match=r"^made: its tokens see later ones \(use_bidirectional_attention\), so it does not d"):
         hf_config(config)
     hf_config(ModelConfig(name="made", data={"model_type": "gemma4_text", "use_bidirectional_attention": "vision"}))
+
+
+def test_layers_that_attend_to_an_image_are_skipped_without_one() -> None:
+    """Llama 3.2 Vision, three layers of which the second attends to an image: text reads two, and the LM head."""
+    D, F, V, KV, kept = 64, 96, 128, 2 * 16, 2
+    inner = {
+        "model_type": "mllama_text_model", "num_hidden_layers": 3, "cross_attention_layers": [1], "hidden_size": D,
+        "intermediate_size": F, "vocab_size": V, "num_attention_heads": 4, "num_key_value_heads": 2, "pad_token_id": 0,
+    }  # fmt: skip
+    config = ModelConfig(name="small", data={"model_type": "mllama", "text_config": inner, "tie_word_embeddings": False})
+    nodes = record(build(hf_config(config), "bfloat16"), (1, 1, 1000)).nodes
+    costs = dict(zip(QUANTITIES, map(sum, zip(*(node.costs for node in nodes), strict=True)), strict=True))
+    layer = 2 * D * D + 2 * D * KV + 3 * D * F + 2 * D
+    assert costs["weight"] == 2 * (kept * layer + V * D + D + D)  # the last norm, and a row of the embedding
+    assert costs["kv_read"] == kept * 1000 * 2 * KV * 2

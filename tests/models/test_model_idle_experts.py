@@ -10,7 +10,9 @@ import pytest
 from models.capture import capture
 from models.config import ModelConfig
 from models.experts import Experts, Tokens, counted
+from models.formats import Formats
 from models.graph import QUANTITIES, ModelGraph, OpGraph
+from models.rewrites import with_formats
 from sim.runs.run import run
 from sim.scenario import from_dict
 from sim.workload.routing import Uniform
@@ -83,6 +85,7 @@ def test_each_attention_waits_for_its_own_cache_alone(longcat: ModelGraph) -> No
     ops = longcat.step().ops
     loads = {i: op.path for i, op in enumerate(ops) if op.kind == "kv_load"}
     assert list(loads.values()) == [f"model.layers.{layer}.self_attn.{n}" for layer in (0, 1) for n in (0, 1)]
+    assert [sum(op.kind == kind for op in ops) for kind in ("k_up_proj", "v_up_proj")] == [4, 4]  # scales are no products
     for i, path in loads.items():
         assert {op.path for op in ops if i in op.inputs} == {path}
 
@@ -103,6 +106,14 @@ def test_flops_of_a_choice_are_those_of_one_expert(longcat: ModelGraph) -> None:
     of = [op.experts for op in longcat.step().ops if op.experts is not None and op.layer == 0]
     assert sum(each.flops for each in of) == 2 * expert(SMALL)
     assert sum(each.bytes for each in of) == 2 * expert(SMALL)
+
+
+def test_experts_in_a_format_are_whole_in_it(longcat: ModelGraph) -> None:
+    """In fp8 a byte each: none of an expert stays as captured because some choices do no work."""
+    ops = with_formats(longcat.step(), Formats(weights="fp8"), element=2)
+    assert sum(op.experts.bytes for op in ops.ops if op.experts is not None and op.layer == 0) == expert(SMALL)
+    found = sum(ops.costs(9)[WEIGHT, i] for i, op in enumerate(ops.ops) if op.experts is not None)
+    assert found == 2 * 2 * expert(SMALL)  # layers, experts on average
 
 
 def test_a_batch_reads_the_distinct_experts_with_weights() -> None:
