@@ -111,7 +111,8 @@ def _dry_run(study: Study, jobs: int) -> None:
     jobs = min(jobs, study.runs)
     click.echo(f"{study.name}: {len(study):,} {'points' if study.optimize is None else 'trials'}{seeds} of {axes}")
     seconds = found.seconds * study.runs * (1 - (found.saved or 0)) / jobs
-    click.echo(f"about {_time(seconds)} with {jobs} processes ({found.seconds * 1000:.1f} ms a run)")
+    takes = "less than a second" if seconds < 1 else f"about {_time(seconds)}"
+    click.echo(f"{takes} with {jobs} process{'es' * (jobs > 1)} ({found.seconds * 1000:.1f} ms a run)")
     if found.saved is not None:
         click.echo(f"proofs save at least about {found.saved:.0%} of runs, by the results of a few")
     if found.error:
