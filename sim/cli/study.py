@@ -21,7 +21,12 @@ from sim.study.tables import render as render_tables
 @click.command("study")
 @click.argument("folder", metavar="DIR", type=click.Path(path_type=Path))
 @click.option(
-    "--best", "count", type=click.IntRange(1, 1000), default=5, show_default=True, help="Best points of each objective."
+    "--best",
+    "count",
+    type=click.IntRange(1, 1000),
+    default=5,
+    metavar="N",
+    help="Show N best points of each objective.  [default: 5]",
 )
 @click.option("--page", "-o", type=click.Path(path_type=Path, dir_okay=False), help="Write one self-contained HTML page.")
 @click.option("--csv", "as_csv", is_flag=True, help="Print a line of CSV for each point, with means over seeds.")

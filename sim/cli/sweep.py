@@ -28,26 +28,32 @@ from sim.study.sweep import Counts, OnSweep, estimate, sweep
 @click.command("sweep")
 @click.argument("name", metavar="STUDY|SCENARIO", shell_complete=complete_scenario)
 @click.option("--over", "axes", multiple=True, metavar="KEY=VALUES",
-              help="Axis over a key of a scenario, instead of the file of a study: 1..16, or 50,100,200GB/s, or "
+              help="Without a study: an axis over a key of a scenario, such as 1..16, 50,100,200GB/s or "
               "'50..400 GB/s x8 log'. Can be repeated.")  # fmt: skip
 @click.option("--set", "overrides", multiple=True, metavar="KEY=VALUE", help="With --over: change a value of the scenario.")
 @click.option(
-    "--repeats", type=click.IntRange(1, 1000), default=1, help="With --over: runs of each point, with consecutive seeds."
+    "--repeats",
+    type=click.IntRange(1, 1000),
+    default=1,
+    metavar="N",
+    help="With --over: run each point N times, with consecutive seeds.",
 )
-@click.option("-j", "--jobs", type=click.IntRange(1, 1024), help="Processes.  [default: one for each core]")
+@click.option(
+    "-j", "--jobs", type=click.IntRange(1, 1024), metavar="N", help="Number of processes.  [default: one for each core]"
+)
 @click.option("--cluster", metavar="ADDRESS|local", help="Run on a Dask cluster: the address of its scheduler, or local for "
               "worker processes on this machine.")  # fmt: skip
 @click.option("-o", "--out", type=click.Path(path_type=Path, file_okay=False), help="Folder of rows.  [default: studies/NAME]")
 @click.option(
-    "--dry-run", is_flag=True, help="Print how many runs there are and about how long they take, and run none of them."
+    "--dry-run", is_flag=True, help="Check the study, print how many runs there are and about how long they take, and stop."
 )
-@click.option("--exhaustive", is_flag=True, help="Run points, too, that lower bounds prove to be of no use.")
-@click.option("--retry-failed", is_flag=True, help="Run points again that ended with an error.")
+@click.option("--exhaustive", is_flag=True, help="Also run points that lower bounds prove to be of no use.")
+@click.option("--retry-failed", is_flag=True, help="Run points that ended with an error again.")
 def command(
     name: str, axes: tuple[str, ...], overrides: tuple[str, ...], repeats: int, jobs: int | None, cluster: str | None,
     out: Path | None, dry_run: bool, exhaustive: bool, retry_failed: bool,
 ) -> None:  # fmt: skip
-    """Run all points of a study on all cores. The same command goes on where an earlier one was interrupted."""
+    """Run all points of a study on all cores. After an interruption the same command goes on."""
     study = _study(name, axes, overrides, repeats)
     check(study)
     count = jobs or cores()
@@ -105,7 +111,8 @@ def _dry_run(study: Study, jobs: int) -> None:
     jobs = min(jobs, study.runs)
     click.echo(f"{study.name}: {len(study):,} {'points' if study.optimize is None else 'trials'}{seeds} of {axes}")
     seconds = found.seconds * study.runs * (1 - (found.saved or 0)) / jobs
-    click.echo(f"about {_time(seconds)} with {jobs} processes ({found.seconds * 1000:.1f} ms a run)")
+    takes = "less than a second" if seconds < 1 else f"about {_time(seconds)}"
+    click.echo(f"{takes} with {jobs} process{'es' * (jobs > 1)} ({found.seconds * 1000:.1f} ms a run)")
     if found.saved is not None:
         click.echo(f"proofs save at least about {found.saved:.0%} of runs, by the results of a few")
     if found.error:

@@ -17,6 +17,7 @@ from pydantic import ValidationError
 from models.formats import Formats
 from sim.base.documents import Assignment, Document, assignment, from_plain, read
 from sim.base.documents import parse as parse_document
+from sim.base.errors import InputError
 from sim.base.problems import raise_first, translate
 from sim.base.section import NAME, Choice
 from sim.cost.settings import Cost
@@ -28,6 +29,7 @@ from sim.scenario.extends import extended, moved
 from sim.scenario.graph_op import GraphOp
 from sim.scenario.problems import WORDING, unknown_names
 from sim.scenario.sections import Model, Report, Scenario, SequenceGroup, Trace, Window, Workload
+from sim.scenario.shipped import a_study
 from sim.workload.settings import Arrivals, Columns, Concurrency, Generate, Lengths, RequestTrace
 
 __all__ = [
@@ -66,6 +68,9 @@ __all__ = [
     "parse",
 ]
 
+#: Keys that only the file of a study has.
+STUDY_KEYS = ("scenario", "axes", "zip", "cases", "sample", "find", "optimize", "objectives", "constraints")
+
 #: The names that `arbiter`, `scheduler` and `cost` may have; kinds that are not listed are not checked here.
 Known = Mapping[str, Collection[str]]
 
@@ -77,7 +82,10 @@ def load(path: str | Path, overrides: Sequence[str] = (), known: Known | None = 
     known: valid names of policies by what they are (`arbiter`, `scheduler`, `cost`).
     Raises InputError in one line, `file:line:column: key: expected ..., found ...`, for anything that is wrong.
     """
-    return _validate(_changed(read(path), overrides), known, Path(path).stem)
+    document = read(path)
+    if any(document.root.child(key) is not None for key in STUDY_KEYS):
+        raise InputError(a_study(str(path)))
+    return _validate(_changed(document, overrides), known, Path(path).stem)
 
 
 def parse(text: str, source: str = "<string>", overrides: Sequence[str] = (), known: Known | None = None) -> Scenario:

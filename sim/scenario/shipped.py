@@ -15,6 +15,11 @@ def scenarios() -> dict[str, Path]:
     return {path.stem: path for path in sorted(SCENARIOS.glob("*.yaml"))}
 
 
+def a_study(name: str) -> str:
+    """The error of a command about scenarios that was given a study."""
+    return f"{shown(name)}: expected a scenario, found a study; `sim sweep {shown(name)} --dry-run` checks it"
+
+
 def find_scenario(name: str) -> Path:
     """A path as it is, or a shipped scenario by its name; raises InputError with the nearest shipped name."""
     if name.endswith((".pftrace", ".pftrace.gz")):
@@ -31,6 +36,8 @@ def find_scenario(name: str) -> Path:
     shipped = scenarios()
     if name.replace("-", "_") in shipped:  # as titles of runs have it
         return shipped[name.replace("-", "_")]
+    if (SCENARIOS / "studies" / f"{path.name}.yaml").is_file():
+        raise InputError(a_study(name))
     raise InputError(
         f"{shown(name)}: no such file, and no shipped scenario of that name{nearest(name, shipped)}; "
         "`sim list scenarios` has them"

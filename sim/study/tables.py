@@ -110,10 +110,10 @@ def _head(answers: Answers) -> RenderableType:
     if answers.skipped:
         facts.add_row(
             "proven",
-            f"{answers.skipped:,} runs skipped: by lower bounds they are dominated or infeasible; effects are of the others",
+            f"{_runs(answers.skipped)} skipped: dominated or infeasible by lower bounds; effects are of the others",
         )
     if answers.failed:
-        facts.add_row("failed", Text(f"{answers.failed:,} runs; {answers.errors[0][0]}", style="yellow"))
+        facts.add_row("failed", Text(f"{_runs(answers.failed)}; {answers.errors[0][0]}", style="yellow"))
     if manifest["constraints"]:
         met = sum(point.feasible for point in answers.points)
         points = "1 point meets" if met == 1 else f"{met:,} points meet"
@@ -199,9 +199,14 @@ def _effects(answers: Answers, objective: str) -> Iterable[RenderableType]:
         )
 
 
+def _runs(count: int) -> str:
+    return f"{count:,} run{'s' * (count != 1)}"
+
+
 def change(found: Change) -> str:
     """A relative change with its 95 % interval."""
-    return f"{found.mean:+.0%} ({found.low:+.0%} to {found.high:+.0%})"
+    mean, low, high = (f"{value:+.0%}" if round(100 * value) else "0%" for value in (found.mean, found.low, found.high))
+    return f"{mean} ({low} to {high})"
 
 
 def _means(answers: Answers, key: str, objective: str, means: Mapping[Any, float]) -> str:

@@ -9,7 +9,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from sim.study.effects import GROUPS, grouped, parts, sensitivities
+from sim.study.effects import GROUPS, Change, grouped, parts, sensitivities
+from sim.study.tables import change
 
 
 @given(st.sets(st.tuples(st.integers(0, 3), st.integers(0, 4)), min_size=15))
@@ -67,8 +68,8 @@ def test_a_power_law_changes_by_its_exponent() -> None:
     y = np.array([z**0.5 / x * (2 if kind == "b" else 1) for x, z, kind in points])
     found = sensitivities(y, {"x": [p[0] for p in points], "z": [p[1] for p in points], "kind": [p[2] for p in points]})
     assert found.keys() == {"x", "z"}
-    for key, change in (("x", -0.5), ("z", 2**0.5 - 1)):
-        assert (found[key].low, found[key].mean, found[key].high) == pytest.approx((change,) * 3)
+    for key, expected in (("x", -0.5), ("z", 2**0.5 - 1)):
+        assert (found[key].low, found[key].mean, found[key].high) == pytest.approx((expected,) * 3)
 
 
 def test_an_interval_has_the_true_change_in_95_of_100_cases() -> None:
@@ -87,3 +88,8 @@ def test_axes_that_change_together_are_not_told_apart() -> None:
     both = parts(np.array([8.0, 4, 2, 1.5]), {"x": x, "twice": [2 * v for v in x]})
     assert both is not None
     assert both.axes["x"] == both.axes["twice"] == pytest.approx(1)
+
+
+def test_a_change_of_nothing_has_no_sign() -> None:
+    assert change(Change(-0.003, -0.004, 0.004)) == "0% (0% to 0%)"
+    assert change(Change(-0.052, -0.09, 0.01)) == "-5% (-9% to +1%)"

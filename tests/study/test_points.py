@@ -15,12 +15,13 @@ from ruamel.yaml import YAML
 from sim.base.documents import Place
 from sim.base.errors import InputError
 from sim.runs.run import read, run
-from sim.scenario import Scenario
+from sim.scenario import STUDY_KEYS, Scenario
 from sim.study.axes import Axis, parse_axis
 from sim.study.points import Study, load, over
-from sim.study.sections import json_schema
+from sim.study.sections import StudyFile, json_schema
 from sim.study.shipped import studies
 from tests.study.conftest import STUDY, Written
+from tests.tools.command import call
 
 
 def texts(key: str, text: str) -> list[str]:
@@ -229,3 +230,13 @@ def test_the_schema_accepts_studies_and_refuses_unknown_keys() -> None:
     ]:
         assert judge.is_valid({**whole, **change}) == valid, change
     assert not judge.is_valid({"axes": {"model.layers": [1, 2]}})
+
+
+def test_a_study_is_no_scenario() -> None:
+    """A command about scenarios says in one line that it was given a study, by its file or its name."""
+    for name in ("engines_and_bandwidth", str(studies()["highest_rate_and_chunk"])):
+        for command in ("check", "run"):
+            done = call([command, name])
+            assert (done.status, done.stdout) == (2, "")
+            assert done.stderr == f"error: {name}: expected a scenario, found a study; `sim sweep {name} --dry-run` checks it\n"
+    assert set(STUDY_KEYS) == set(StudyFile.model_fields) - set(Scenario.model_fields) - {"repeats", "columns"}
