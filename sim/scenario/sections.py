@@ -54,7 +54,7 @@ class Model(Section):
     scope: Literal["block", "model"] = Field(
         default="model", description="`block`: the decoder layers alone; `model`: with embedding and LM head."
     )
-    dtype: Literal["bfloat16", "float16", "float32"] | None = Field(
+    dtype: Literal["float32", "bfloat16", "float16"] | None = Field(
         default=None,
         description="Number format of weights and KV cache; null takes that of the config, bfloat16 if it names none.",
     )

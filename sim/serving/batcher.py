@@ -303,7 +303,7 @@ class Batcher:
         owed = 0  # bytes for sequences that wait until others have given them up
         for sequence in self.running.copy():
             sequence.stalled = False
-            while sequence in self.running and not (sequence.pending or sequence.moving or sequence.stalled):
+            while not (sequence.pending or sequence.moving or sequence.stalled):  # one of which they are once pre-empted
                 tokens = sequence.cached + self._composer.query(sequence)
                 if self.blocks.grow(sequence, tokens, leave=owed):
                     break

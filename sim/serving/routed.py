@@ -5,7 +5,7 @@ has ended before: nothing else changes what a replica has to do meanwhile. Where
 take their turns in order of their numbers, and the request is routed once the first of them has ended its step.
 
 Where some replicas prefill and others decode, these are two pools, each with a router of its own. Requests come to the first;
-the second router chooses when the hand-over of a prompt begins (`sim.serving.batcher.HandOver`), and they go there at its end.
+the second router chooses when the hand-over of a prompt begins (`sim.serving.movers.HandOver`), and they go there at its end.
 """
 
 from __future__ import annotations
