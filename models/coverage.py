@@ -25,7 +25,7 @@ from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_N
 from models.capture import capture
 from models.config import ModelConfig, parts
 from models.graph import ModelGraph
-from models.masks import CHUNKED
+from models.masks import CHUNKED, ROWS
 from models.recording import CHOSEN
 from sim.base.errors import InputError
 
@@ -194,12 +194,19 @@ def facts(graph: ModelGraph) -> str:
     ops = graph.step().ops
     kinds = {op.kind for op in ops}
     bound = "choice of" if any(op.part == CHOSEN for op in ops) else "window"
-    windows = [f"{bound} {each + 1}" for each in graph.step().breaks]
+    rates = sorted({mask.size for mask in graph.step().masks if mask.kind == ROWS})
+    windows = [_of_rows(each, rates) if rates else f"{bound} {each + 1}" for each in graph.step().breaks]
+    windows += [f"a row for {' or '.join(map(str, rates))} tokens"] if rates else []
     windows += [f"chunk {mask.size}" for mask in graph.step().masks if mask.kind == CHUNKED]
     experts = dict.fromkeys(f"{op.experts.top_k} of {op.experts.count} experts" for op in ops if op.experts is not None)
     caches = [word for word, kind in (("KV", "kv_load"), ("state", "state_load")) if kind in kinds]
     latent = ["latent KV" if each == "KV" and graph.provenance.get("mla") != "none" else each for each in caches]
     return ", ".join([*latent, *windows, *experts])
+
+
+def _of_rows(stop: int, rates: Sequence[int]) -> str:
+    """A context at which costs beside compressed rows stop growing: k rows are there, or a window of tokens is full."""
+    return f"window {stop + 1}" if stop % rates[0] else f"choice of {stop // rates[0]} rows"
 
 
 def _work(model_type: str, pipe: Any) -> None:

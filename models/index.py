@@ -15,7 +15,7 @@ INDEX = Path(__file__).parent / "graphs" / "index.json"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Summary:
-    """Facts of a model. kv_bytes: bytes that a token appends to the KV cache. experts: that each token chooses, of how many."""
+    """Facts of a model. kv_bytes: bytes that a token adds to the KV cache. experts: that each token chooses, of how many."""
 
     parameters: int
     parameter_bytes: int
