@@ -33,6 +33,9 @@ _UNSUPPORTED = ("alibi", "head_mask", "relative_position_bias")
 #: Role of helper work (allocating a buffer, evaluating the mask), which the recorder leaves out.
 ASIDE = "aside"
 
+#: Attribute of keys that attention reads, with the tensor by which an indexer has chosen them among others.
+CHOSEN_BY = "chosen_by"
+
 _stack: list[tuple[str, int, tuple[torch.Tensor, ...]]] = []
 
 
@@ -115,8 +118,9 @@ def attend(
     B, H, Q, _ = operands[0][0].shape
     KV, T, Dv = value.shape[1:]
     G = H // KV
+    chosen_by = vars(value).get(CHOSEN_BY, indices)
 
-    with role("scores", H, after=() if indices is None else (indices,)):
+    with role("scores", H, after=() if chosen_by is None else (chosen_by,)):
         (query, key), *others = operands
         scores = torch.matmul(query.reshape(B, KV, G * Q, query.shape[-1]), key.transpose(2, 3))  # [B, KV, G*Q, T]
         for query, key in others:  # each product is added to the sum as it is made
@@ -174,7 +178,12 @@ def mask(
     attention_mask: torch.Tensor | None = None,
     **options: Any,
 ) -> torch.Tensor | None:
-    """Mask for `three_pass_attention`, [B, 1, Q, T]; None, at no cost, where one query sees every key of the cache."""
+    """Mask for `three_pass_attention`, [B, 1, Q, T]; None, at no cost, where one query sees every key of the cache.
+
+    None, too, beside compressed rows, of which a kernel knows by their places which a query sees.
+    """
+    if hasattr(options.get("config"), "compress_rates"):
+        return None
     indexed = hasattr(options.get("config"), "index_topk")  # an indexer takes no other mask than a tensor
     if q_length == 1 and attention_mask is None and not indexed:
         with role(ASIDE), suppress(RuntimeError):

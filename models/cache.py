@@ -73,16 +73,20 @@ class AppendLayer(DynamicLayer):
         if self.kv_heads is not None and key_states.shape[1] > self.kv_heads:
             group = key_states.shape[1] // self.kv_heads
             key_states, value_states = key_states[:, ::group], value_states[:, ::group]
-        new = key_states.shape[-2]
-        with role(ASIDE):
-            self.keys, self.values = (
-                self.allocate(self.index, (*rows.shape[:-2], self.past + new, rows.shape[-1]), self.past, rows)
-                for rows in (key_states, value_states)
-            )
-        with role(KV_STORE):
-            self.keys.narrow(-2, self.past, new).copy_(key_states)
-            self.values.narrow(-2, self.past, new).copy_(value_states)
+        if value_states is key_states:  # rows that are both are kept once
+            self.keys = self.values = self._kept(key_states)
+        else:
+            self.keys, self.values = (self._kept(rows) for rows in (key_states, value_states))
         return self.keys, self.values
+
+    def _kept(self, rows: torch.Tensor) -> torch.Tensor:
+        """A buffer with the past rows, and with new ones [B, KV, Q, D] appended."""
+        new = rows.shape[-2]
+        with role(ASIDE):
+            buffer = self.allocate(self.index, (*rows.shape[:-2], self.past + new, rows.shape[-1]), self.past, rows)
+        with role(KV_STORE):
+            buffer.narrow(-2, self.past, new).copy_(rows)
+        return buffer
 
     def get_mask_sizes(self, query_length: int) -> tuple[int, int]:
         """Number of keys that the step sees, and the position of the first."""
@@ -194,11 +198,12 @@ def append_cache(
     expand: Mapping[int, Expand] | None = None,
     states: Mapping[int, StateLayer] | None = None,
     own: type[DynamicCache] | None = None,
+    made: Mapping[int, AppendLayer] | None = None,
 ) -> DynamicCache:
     """The cache for one step after `context` tokens, with each layer's kind and window as transformers reads the config.
 
     expand: by layer, the function that expands latents to rows of the cache. states: the states of layers that keep one.
-    own: the class of cache that the model insists on.
+    own: the class of cache that the model insists on. made: by layer, caches of other kinds.
     Raises InputError for a model with a cache of another kind.
     """
     cache = DynamicCache(config=config)
@@ -212,6 +217,8 @@ def append_cache(
             if isinstance(layer, DynamicLayer):
                 window = getattr(layer, "sliding_window", None)
                 cache.layers[i] = StateAppendLayer(states[i], AppendLayer(i, context, window, allocate))
+        elif made and i in made:
+            cache.layers[i] = made[i]
         elif type(layer) is DynamicLayer:
             cache.layers[i] = AppendLayer(i, context, None, allocate, (expand or {}).get(i), repeated)
         elif type(layer) is DynamicSlidingWindowLayer:
@@ -226,9 +233,9 @@ def append_cache(
                 "only KV caches, and states of a fixed size, can be captured"
             )
     if own is not None:
-        made: Any = type(own.__name__, (OwnStates, own), {})()
-        made.layers, made.layer_class_to_replicate = cache.layers, None
-        return made  # type: ignore[no-any-return]
+        kept: Any = type(own.__name__, (OwnStates, own), {})()
+        kept.layers, kept.layer_class_to_replicate = cache.layers, None
+        return kept  # type: ignore[no-any-return]
     return cache
 
 

@@ -13,10 +13,10 @@ import inspect
 import logging
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, nullcontext, suppress
-from dataclasses import dataclass
+from contextlib import contextmanager, nullcontext
+from functools import partial
 from importlib.metadata import version
-from itertools import pairwise, zip_longest
+from itertools import zip_longest
 from typing import Any
 from weakref import WeakKeyDictionary
 
@@ -29,30 +29,27 @@ from transformers.utils import logging as transformers_logging
 from models import attention, latent, own_attention
 from models.cache import KV_STORE, StateLayer, append_cache, own_cache, windows
 from models.chunks import in_chunks
+from models.compressed import JoinedRows, compressed_layers, rates
 from models.config import CAPTURE_VERSION, MLA_FORMS, ModelConfig, dtype_of
-from models.costs import Plan, Point, along_tokens, plan, powers, shape_texts, solve
+from models.costs import Point
 from models.decoder import hf_config, make, one_line, sees_whole_prompt
 from models.experts import Experts
-from models.graph import QUANTITIES, ModelGraph, Op, OpGraph
+from models.graph import ModelGraph, Op, OpGraph
 from models.grouping import Group, group, single
 from models.indexers import choose_last, chosen_tokens
-from models.op import OF_STATE
 from models.own_states import OwnStates, found_in
 from models.polynomials import Pieces
 from models.recorder import Modules, Recorder
 from models.recording import STORES, Node, Recording
-from models.repeats import Firsts, firsts, passed_by, places
 from models.routed import choose_experts, idle_experts, with_experts
 from models.states import StateShapes, exact_windows, state_shapes
+from models.variants import Layers, Recorded, Variant, captured, first_point
 from sim.base.errors import InputError
 
 #: The variants of a step, by (B > 1, Q > 1).
 VARIANTS = ((False, False), (False, True), (True, False), (True, True))
 
 GRANULARITIES = ("op", "aten")
-
-#: A point, and the recording of a step of the whole model there.
-Recorded = tuple[Point, Recording]
 
 #: Is given how much of a capture is done, and how much there is.
 OnProgress = Callable[[int, int], None]
@@ -102,7 +99,8 @@ def step(
     """
     options = {**arguments(model, point, cache, tokens), **(states or {})}
     own = model.config._attn_implementation == own_attention.NAME
-    with own_attention.OwnAttention(recorder.is_cache) if own else nullcontext(), recorder.active():
+    seen = own_attention.OwnAttention(recorder.is_cache) if own else nullcontext()
+    with seen, JoinedRows(getattr(cache, "layers", ())), recorder.active():
         logits: torch.Tensor = model(**options).logits
     return logits
 
@@ -154,7 +152,8 @@ def record(model: PreTrainedModel, point: Point) -> Recording:
                 recorder.register_state(part, layer, own.mixer(layer))
         states |= {layer: StateLayer({}, {}, 1) for layer in tensors}  # nothing asks for it
         placed = own.placed(model, tensors, point[2])
-    cache = append_cache(config, point[2], allocate, latent.expansions(model), states, class_of_cache)
+    compressed = compressed_layers(config, point[2], allocate)
+    cache = append_cache(config, point[2], allocate, latent.expansions(model), states, class_of_cache, compressed)
     with placed as options:
         return recorder.recording(step(model, recorder, point, cache, states=options))
 
@@ -167,6 +166,11 @@ def _cache_kinds(model: PreTrainedModel) -> list[tuple[Any, ...]]:
     config = model.config.get_text_config(decoder=True)
     caches = [(type(layer).__name__, getattr(layer, "sliding_window", None)) for layer in DynamicCache(config=config).layers]
     return list(zip_longest(caches, getattr(config, "layer_types", None) or ()))
+
+
+def _rates(model: PreTrainedModel) -> list[int]:
+    """By layer, the tokens that a compressed row of its cache stands for; 0 if it keeps none."""
+    return rates(DynamicCache(config=model.config.get_text_config(decoder=True)).layers)
 
 
 def _states(model: PreTrainedModel) -> dict[int, StateShapes]:
@@ -221,15 +225,6 @@ def _issued(model: PreTrainedModel, queries: int) -> int:
     return sum(len(node.issued) for node in record(model, (1, queries, 5)).nodes)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Variant:
-    """The raw ops of one variant with their exact costs [node, quantity, piece, monomial] and symbolic shapes."""
-
-    recording: Recording
-    costs: np.ndarray[Any, np.dtype[np.int64]]
-    shapes: tuple[tuple[str, ...], ...]
-
-
 @contextmanager
 def quiet() -> Iterator[None]:
     """Keep transformers from printing.
@@ -261,7 +256,8 @@ def capture(
         model, form, first = _captured_by(hf, dtype, mla)
         breaks, chunk = _breaks(model), _chunk(model)
         parts = _parts(len(VARIANTS) * (len(breaks) + 1), on_progress)
-        variants = {key: _variant(model, key, breaks, chunk, parts, first) for key in VARIANTS}
+        layers = Layers(model, partial(record, model), _cache_kinds(model), _rates(model))
+        variants = {key: captured(layers, key, breaks, chunk, parts, first) for key in VARIANTS}
     except InputError as error:
         raise InputError(str(error) if str(error).startswith(f"{config.name}: ") else f"{config.name}: {error}") from None
     except Exception as error:  # whatever a model's own code may raise on tensors without data
@@ -296,7 +292,7 @@ def _captured_by(hf: PretrainedConfig, dtype: str, mla: str) -> tuple[PreTrained
         try:
             model = build(hf, dtype, attention_name=name)
             form = mla if latent.keep(model, mla) else "none"
-            point = _plans((False, False), _breaks(model))[0].solve[0]
+            point = first_point((False, False), _breaks(model), _rates(model))
             recording = record(model, point)
         except Exception as error:  # such as of families with a table of their own of attentions, or that need a mask
             first = first or error
@@ -318,116 +314,6 @@ def _attends(nodes: Sequence[Node]) -> bool:
     """Whether each layer that appends to a KV cache attends to one in all passes."""
     layers = {node.layer for node in nodes if node.role == KV_STORE}
     return all(layers <= {node.layer for node in nodes if node.role == part} for part in attention.ROLES)
-
-
-def _plans(key: tuple[bool, bool], breaks: tuple[int, ...], chunk: int = 1) -> list[Plan]:
-    """The points of a variant, by piece."""
-    return [plan(*key, low, high, chunk) for low, high in pairwise((0, *breaks, None)) if low is not None]
-
-
-def _variant(
-    model: PreTrainedModel,
-    key: tuple[bool, bool],
-    breaks: tuple[int, ...],
-    chunk: int,
-    parts: Iterator[None],
-    made: Recorded,
-) -> Variant:
-    """One variant of a step. Layers that are alike are captured once; recordings of all layers verify them.
-
-    Each variant has one of these at a point of its first piece. That of several sequences and tokens, whose costs have all
-    monomials, has one in each piece, where the costs are checked. made: a recording that was made before.
-    """
-    plans = _plans(key, breaks, chunk)
-    points = [each.check[-1] for each in plans] if all(key) else [plans[0].solve[0]]
-    whole = made[1] if made[0] == points[0] else record(model, points[0])
-    first = firsts(whole, _cache_kinds(model)) if whole.hands_on is not None else {}
-    if len(set(first.values())) < len(first):
-        with suppress(Exception):  # of layers that take more from each other than they hand on
-            return _verified(model, plans, (points, whole), first, breaks, parts)
-    return _solved(model, plans, (points[0], whole), breaks, parts)
-
-
-def _solved(
-    model: PreTrainedModel, plans: Sequence[Plan], made: Recorded, breaks: tuple[int, ...], parts: Iterator[None]
-) -> Variant:
-    """The costs and shapes of the ops of a recording that was made before, from recordings at the points of all pieces."""
-    costs, dims = [], []
-    reference = made[1]
-    for chosen in plans:
-        rows: list[list[int]] = []
-        for point in (*chosen.solve, *chosen.check):
-            recording = reference if point == made[0] else record(model, point)
-            _same_ops(reference, recording, point)
-            rows.append([v for n in recording.nodes for v in n.costs] + [d for n in recording.nodes for d in n.shape])
-        piece = _solve(chosen, rows, reference)
-        split = len(reference.nodes) * len(QUANTITIES)
-        costs.append(piece[:split].reshape(len(reference.nodes), len(QUANTITIES), -1))
-        dims.append(piece[split:])
-        next(parts)
-    return Variant(
-        recording=reference, costs=np.stack(costs, axis=2), shapes=shape_texts(reference.nodes, np.stack(dims, axis=1), breaks)
-    )
-
-
-def _verified(
-    model: PreTrainedModel,
-    plans: Sequence[Plan],
-    made: tuple[Sequence[Point], Recording],
-    first: Firsts,
-    breaks: tuple[int, ...],
-    parts: Iterator[None],
-) -> Variant:
-    """The variant of all layers from recordings of one of each kind. first: by layer, the one that it is like.
-
-    made: points at which all layers are recorded, one by piece, and the recording at the first of them.
-    Raises InputError if the costs of all layers are others than those of their kind.
-    """
-    points, whole = made
-    with passed_by(model, whole, first):
-        short = _solved(model, plans, (points[0], record(model, points[0])), breaks, parts)
-    where = places(whole, short.recording, first)
-    costs = short.costs[where]
-    exact = [node.role not in OF_STATE for node in whole.nodes]  # scans in chunks are near their line
-    for p, point in enumerate(points):
-        other = whole if p == 0 else record(model, point)
-        _same_ops(whole, other, point)
-        found = (costs[:, :, p] @ np.array(powers(point), dtype=np.int64)).tolist()
-        if any(sure and tuple(mine) != node.costs for sure, mine, node in zip(exact, found, other.nodes, strict=True)):
-            raise InputError(f"layers that are alike have other costs at (B, Q, N) = {point}")
-    return Variant(recording=whole, costs=costs, shapes=tuple(short.shapes[i] for i in where))
-
-
-def _same_ops(reference: Recording, recording: Recording, point: Point) -> None:
-    for i, (a, b) in enumerate(zip(reference.nodes, recording.nodes, strict=False)):
-        if a.signature != b.signature:
-            raise InputError(
-                f"the ops of the model change with the step: op {i} is {a.name} at {a.path!r}, "
-                f"but {b.name} at {b.path!r} for (B, Q, N) = {point}"
-            )
-    if len(reference.nodes) != len(recording.nodes):
-        raise InputError(
-            f"the ops of the model change with the step: {len(reference.nodes)}, "
-            f"but {len(recording.nodes)} for (B, Q, N) = {point}"
-        )
-
-
-def _solve(chosen: Plan, rows: list[list[int]], reference: Recording) -> np.ndarray[Any, np.dtype[np.int64]]:
-    values = np.array(rows, dtype=np.int64)
-    count = len(chosen.solve)
-    chunked = np.flatnonzero([node.role in OF_STATE for node in reference.nodes for _ in QUANTITIES])
-    lines = along_tokens(chosen, values[:, chunked])
-    if lines is None:
-        raise InputError("the scans of the model do not grow in proportion to the tokens that they take")
-    values[:, chunked] = lines
-    table, bad = solve(chosen, values[:count], values[count:])
-    if bad is not None:
-        costs = len(reference.nodes) * len(QUANTITIES)
-        what = QUANTITIES[bad % len(QUANTITIES)] if bad < costs else "shape"
-        owners = [n for n in reference.nodes for _ in n.shape]
-        node = reference.nodes[bad // len(QUANTITIES)] if bad < costs else owners[bad - costs]
-        raise InputError(f"{what} of {node.name} at {node.path!r} is not a polynomial in batch, query tokens and context")
-    return table
 
 
 def _model_graph(
@@ -521,7 +407,7 @@ def _op_graph(
                 experts=experts[g],
             )
         )
-    return OpGraph(ops=tuple(ops), polynomials=polynomials, breaks=breaks)
+    return OpGraph(ops=tuple(ops), polynomials=polynomials, breaks=breaks, masks=variant.masks)
 
 
 def _totals(costs: np.ndarray[Any, np.dtype[np.int64]], groups: Sequence[Group]) -> np.ndarray[Any, np.dtype[np.int64]]:

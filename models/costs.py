@@ -7,16 +7,18 @@ arithmetic is on integers: a fractional coefficient or a failed check is an erro
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 from math import lcm
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from models.graph import MONOMIALS
+from models.masks import CLOSED, ROWS, Mask
 
 #: (B, Q, N) of one capture.
 Point = tuple[int, int, int]
@@ -29,6 +31,11 @@ class Plan:
     monomials: tuple[int, ...]
     solve: tuple[Point, ...]
     check: tuple[Point, ...]
+
+    @property
+    def checked(self) -> Point:
+        """The last point that verifies."""
+        return self.check[-1]
 
 
 def plan(many_sequences: bool, many_queries: bool, low: int, high: int | None, chunk: int = 1) -> Plan:
@@ -58,7 +65,7 @@ def plan(many_sequences: bool, many_queries: bool, low: int, high: int | None, c
     return Plan(monomials=free, solve=solve, check=tuple(check))
 
 
-def _inverse(rows: Sequence[Sequence[int]]) -> tuple[list[list[int]], int]:
+def inverse(rows: Sequence[Sequence[int]]) -> tuple[list[list[int]], int]:
     """The inverse of an integer matrix, as an integer matrix over one common denominator."""
     n = len(rows)
     work = [[Fraction(v) for v in row] + [Fraction(int(i == j)) for j in range(n)] for i, row in enumerate(rows)]
@@ -69,9 +76,9 @@ def _inverse(rows: Sequence[Sequence[int]]) -> tuple[list[list[int]], int]:
         for r in range(n):
             if r != i and work[r][i]:
                 work[r] = [a - work[r][i] * b for a, b in zip(work[r], work[i], strict=True)]
-    inverse = [row[n:] for row in work]
-    common = lcm(*(v.denominator for row in inverse for v in row))
-    return [[int(v * common) for v in row] for row in inverse], common
+    rows_of = [row[n:] for row in work]
+    common = lcm(*(v.denominator for row in rows_of for v in row))
+    return [[int(v * common) for v in row] for row in rows_of], common
 
 
 def powers(point: Point) -> list[int]:
@@ -88,7 +95,7 @@ def solve(
     Returns the coefficients, and the number of the first row that no polynomial fits (None if all do).
     """
     matrix = [[powers(p)[m] for m in plan.monomials] for p in plan.solve]
-    inverse, common = _inverse(matrix)
+    inverted, common = inverse(matrix)
     # Layers repeat, so few rows are distinct; Python integers cannot overflow.
     rows = np.concatenate([solved, checked]).T
     distinct, where = np.unique(rows, axis=0, return_inverse=True)
@@ -97,7 +104,7 @@ def solve(
     at_checks = [powers(p) for p in plan.check]
     for r, row in enumerate(distinct.tolist()):
         known, expected = row[: len(plan.solve)], row[len(plan.solve) :]
-        scaled = [sum(a * v for a, v in zip(line, known, strict=True)) for line in inverse]
+        scaled = [sum(a * v for a, v in zip(line, known, strict=True)) for line in inverted]
         coefficients = [0] * len(MONOMIALS)
         for m, value in zip(plan.monomials, scaled, strict=True):
             coefficients[m], rest = divmod(value, common)
@@ -140,43 +147,77 @@ def along_tokens(plan: Plan, values: npt.NDArray[np.int64]) -> npt.NDArray[np.in
     return lines if (np.abs(exact - values) * 10 <= values + 1).all() else None
 
 
-def text(coefficients: Sequence[int], context: str = "N") -> str:
-    """A polynomial as text, such as `N+Q` or `8*B`."""
+#: The most rows that are read, and whether those that a step makes are among them.
+Most = tuple[int, bool]
+
+
+def text(
+    coefficients: Sequence[int], context: str = "N", masks: Sequence[Mask] = (), most: Mapping[int, Most] = MappingProxyType({})
+) -> str:
+    """A polynomial as text, such as `N+Q`, `8*B`, or with terms of compressed rows `N+floor((N+Q)/4)`.
+
+    most: by rate.
+    """
     terms: list[tuple[int, str]] = []
     names = ("B", "Q", context)
-    for exponents, c in zip(MONOMIALS, coefficients, strict=True):
+    for exponents, c in zip(MONOMIALS, coefficients, strict=False):
         if c:
             factors = [name for name, e in zip(names, exponents, strict=True) for _ in range(e)]
             head = [str(c)] if c != 1 or not factors else []
             terms.append((-sum(exponents) - 2 * exponents[2], "*".join(head + factors)))
-    return "+".join(t for _, t in sorted(terms, key=lambda item: item[0])).replace("+-", "-") or "0"
+    written = [t for _, t in sorted(terms, key=lambda item: item[0])]
+    for rate, (before, closed) in _rows(coefficients, masks).items():
+        bound, joint = most.get(rate, (0, True))
+        both = before if (joint if bound else before == closed) else 0
+        rows = ((both, f"floor((N+Q)/{rate})"), (before - both, f"floor(N/{rate})"), (closed - both, f"closed({rate})"))
+        for count, word in rows:
+            if count:
+                bounded = f"min({word},{bound})" if bound and not word.startswith("closed") else word
+                written.append(bounded if count == 1 else f"{count}*{bounded}")
+    return "+".join(written).replace("+-", "-") or "0"
 
 
-def shape_text(pieces: Sequence[Sequence[int]], breaks: Sequence[int]) -> str:
-    """A dimension, given piece by piece, as one text, with `min(N,b)` where it stops growing at a break b."""
-    if all(tuple(p) == tuple(pieces[0]) for p in pieces):
-        return text(pieces[0])
-    for k, b in enumerate(breaks):
-        if all(tuple(p) == tuple(pieces[0]) for p in pieces[: k + 1]) and all(
-            tuple(p) == _frozen(pieces[0], b) for p in pieces[k + 1 :]
-        ):
-            return text(pieces[0], f"min(N,{b})")
-    return text(pieces[0])
+def _rows(coefficients: Sequence[int], masks: Sequence[Mask]) -> dict[int, tuple[int, int]]:
+    """By rate, the coefficients of the rows before a step and of those that it makes."""
+    counts = {mask: coefficients[len(MONOMIALS) + 2 * i] for i, mask in enumerate(masks)}
+    rates = sorted({mask.size for mask in masks})
+    return {rate: (counts.get(Mask(ROWS, rate), 0), counts.get(Mask(CLOSED, rate), 0)) for rate in rates}
 
 
-def shape_texts(nodes: Sequence[Any], dims: npt.NDArray[np.int64], breaks: tuple[int, ...]) -> tuple[tuple[str, ...], ...]:
-    """Shapes of nodes as texts. dims: [dim, piece, monomial], the dimensions of all nodes one after another."""
-    texts: dict[bytes, str] = {}  # many dimensions are alike
-    for pieces in dims:
-        if pieces.tobytes() not in texts:
-            texts[pieces.tobytes()] = shape_text(pieces.tolist(), breaks)
-    flat = iter([texts[pieces.tobytes()] for pieces in dims])
-    return tuple(tuple(next(flat) for _ in node.shape) for node in nodes)
+def shape_text(pieces: Sequence[Sequence[int]], breaks: Sequence[int], masks: Sequence[Mask] = ()) -> str:
+    """A dimension, given piece by piece, as one text, with `min(N,b)` where it stops growing at a break b.
+
+    masks: terms of compressed rows, which stop growing where an indexer chooses as many as it can.
+    """
+    first = pieces[0]
+    if all(tuple(p) == tuple(first) for p in pieces):
+        return text(first, masks=masks)
+    at_n = MONOMIALS.index((0, 0, 1))
+    stops = [b for b, p in zip(breaks, pieces[1:], strict=True) if first[at_n] and not p[at_n]][:1]
+    most = {
+        rate: (b // rate, _rows(p, masks)[rate][1] == closed - before)
+        for rate, (before, closed) in _rows(first, masks).items()
+        for b, p in reversed([*zip(breaks, pieces[1:], strict=True)])
+        if before and not _rows(p, masks)[rate][0]
+    }
+    for p, start in zip(pieces[1:], breaks, strict=True):
+        frozen = list(_frozen(first, stops[0])) if stops and start >= stops[0] else list(first)
+        for i, mask in enumerate(masks):
+            bound, joint = most.get(mask.size, (0, True))
+            if bound and start >= bound * mask.size:
+                at = len(MONOMIALS) + 2 * i
+                if mask.kind == ROWS:
+                    frozen[0], frozen[at] = frozen[0] + first[at] * bound, 0
+                elif mask.kind == CLOSED and joint:
+                    frozen[at] -= _rows(first, masks)[mask.size][0]
+        if frozen != list(p):
+            return text(first, masks=masks)
+    return text(first, f"min(N,{stops[0]})" if stops else "N", masks, most)
 
 
 def _frozen(coefficients: Sequence[int], context: int) -> tuple[int, ...]:
     """The polynomial with N held at `context`."""
     result: dict[Any, int] = dict.fromkeys(MONOMIALS, 0)
-    for (b, q, n), c in zip(MONOMIALS, coefficients, strict=True):
+    for (b, q, n), c in zip(MONOMIALS, coefficients, strict=False):
         result[b, q, 0] += c * context**n
-    return tuple(result[m] for m in MONOMIALS)
+    return (*(result[m] for m in MONOMIALS), *coefficients[len(MONOMIALS) :])

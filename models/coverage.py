@@ -26,7 +26,7 @@ from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_N
 from models.capture import capture
 from models.config import ModelConfig, parts
 from models.graph import QUANTITIES, ModelGraph
-from models.masks import CHUNKED
+from models.masks import CHUNKED, ROWS
 from models.recording import CHOSEN
 from sim.base.errors import InputError
 
@@ -60,7 +60,6 @@ _REASONS = {
 _WHY = {
     "blt": "groups bytes into patches, whose lengths follow from the text",
     "cpmant": "takes all tokens of a sequence in every step, and leaves out those in its cache",
-    "deepseek_v4": "compresses the rows of its cache",
     "gemma4_assistant": "drafts for another model, whose KV cache it reads",
     "gemma4_unified_assistant": "drafts for another model, whose KV cache it reads",
     "git": "masks a prompt by other ops than later tokens",
@@ -217,7 +216,12 @@ def facts(graph: ModelGraph) -> str:
     """Caches and experts of a step, in words: `KV, window 4096, state, 8 of 128 experts`."""
     ops = graph.step().ops
     kinds = {op.kind for op in ops}
-    windows = sorted({f"{kind} {size}" for kind, size in _bounds(graph)})
+    rates = sorted({mask.size for mask in graph.step().masks if mask.kind == ROWS})
+    if rates:
+        windows = [_of_rows(each, rates) for each in graph.step().breaks]
+        windows.append(f"a row for {' or '.join(map(str, rates))} tokens")
+    else:
+        windows = sorted({f"{kind} {size}" for kind, size in _bounds(graph)})
     windows += [f"chunk {mask.size}" for mask in graph.step().masks if mask.kind == CHUNKED]
     experts = dict.fromkeys(f"{op.experts} experts" for op in ops if op.experts is not None)
     caches = [word for word, kind in (("KV", "kv_load"), ("state", "state_load")) if kind in kinds]
@@ -233,6 +237,11 @@ def _bounds(graph: ModelGraph) -> Iterator[tuple[str, int]]:
         for at, (before, after) in zip(step.breaks, pairwise(pieces), strict=True):
             if before != after:
                 yield "choice of" if op.part == CHOSEN else "window", at + 1
+
+
+def _of_rows(stop: int, rates: Sequence[int]) -> str:
+    """A context at which costs beside compressed rows stop growing: k rows are there, or a window of tokens is full."""
+    return f"window {stop + 1}" if stop % rates[0] else f"choice of {stop // rates[0]} rows"
 
 
 def _work(model_type: str, pipe: Any) -> None:

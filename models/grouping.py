@@ -49,6 +49,12 @@ _PROJECTIONS = {
 #: Kind of the op that scores all tokens and chooses the best.
 INDEXER = "indexer"
 
+#: Kind of the op that makes compressed rows of the windows of tokens that a step ends.
+COMPRESS = "compress"
+
+#: Kind of the op that mixes the streams of a residual that has several.
+HYPER = "hyper_connection"
+
 _ROUTERS = {"gate", "router"}
 
 
@@ -206,6 +212,9 @@ class _Labels:
             self.by_layer.setdefault(node.layer, []).append(i)
         self.mixtures = _above(path for path in self.classes if "expert" in path)
         self.attends = _above(path for path, name in self.classes.items() if "attention" in name.lower())
+        self._hyper_connections()
+        for indices in self.by_layer.values():
+            self._compressor(indices)
         self._by_origin()
         for layer, indices in self.by_layer.items():
             if layer >= 0:
@@ -242,6 +251,25 @@ class _Labels:
                 self._set(i, "embedding")
             elif (at := self._router_at(parts)) and node.layer >= 0:
                 self._set(i, "router", ".".join(parts[: at + 1]))
+
+    def _hyper_connections(self) -> None:
+        """Label what mixes the streams of a residual: weights made by a small product, and the sums by them."""
+        modules = [path for path, name in self.classes.items() if "hyper" in name.lower()]
+        for i, node in enumerate(self.nodes):
+            for path in modules:
+                if f"{node.path}.".startswith(f"{path}."):
+                    self._set(i, HYPER, path)
+
+    def _compressor(self, indices: list[int]) -> None:
+        """Label what makes compressed rows of tokens: all that leads to the store of a cache in a module of that name."""
+        own = {i for i in indices if "compressor" in self.nodes[i].path.split(".")}
+        for i in self._back((i for i in indices if self.nodes[i].role == KV_STORE), own | set(indices)) & own:
+            if self._linear(i):
+                self._set(i, "compress_proj")
+            elif self.nodes[i].role != KV_STORE:
+                parts = self.nodes[i].path.split(".")
+                last = max(n for n, part in enumerate(parts) if part in ("compressor", "indexer"))
+                self._set(i, COMPRESS, ".".join(parts[: last + 1]))
 
     def _router_at(self, parts: list[str]) -> int:
         """The place among the modules on a path of the router of a mixture, 0 if there is none."""
@@ -325,7 +353,8 @@ class _Labels:
         own = {i for i in among if self._is_in(path, i)}
         roles = {*ROLES, KV_LOAD, KV_STORE}
         keys = {i for s in stores for i in self.nodes[s].sources[0]}
-        values = {i for s in stores for i in self.nodes[s].sources[1]}
+        both = any(label and label[0] == COMPRESS for i in indices if (label := self.labels[i]))  # a row is key and value
+        values = keys if both else {i for s in stores for i in self.nodes[s].sources[:2][-1]}
         # Nodes between the cache and the scores (the expansion of a latent cache) do not belong to the queries.
         unpacked = self._forth((i for i in indices if self.nodes[i].role == KV_LOAD), among) - set(stores)
         queries = {j for j in self.nodes[scores[0]].inputs if j in own and self.nodes[j].role not in roles}
@@ -349,12 +378,13 @@ class _Labels:
                 elif i in after:
                     self._set(i, "o_proj")
             elif self.nodes[i].hint == "rope":
-                self._set(i, "rope", path, "q" if operands == "q" else "k" if operands in {"k", "v", "kv"} else "table")
+                part = "q" if operands == "q" else "k" if operands in {"k", "v", "kv"} else "table"
+                self._set(i, "rope", path, part if i not in after else "out")
         # Rope of a part of the head ends in a concatenation outside of the function.
         for i in sorted(own):
             for j in self.nodes[i].inputs:
                 label = self.labels[j]
-                if label and label[0] == "rope" and label[2] in ("q", "k") and self.nodes[i].name == "aten.cat":
+                if label and label[0] == "rope" and label[2] in ("q", "k", "out") and self.nodes[i].name == "aten.cat":
                     self._set(i, *label)
 
     def _experts(self, indices: list[int]) -> None:
@@ -440,6 +470,8 @@ class _Labels:
             node = self.nodes[i]
             at_layer = node.path == f"{self.layers_path}.{node.layer}"
             if self.labels[i] is None and at_layer and node.name in ("aten.add", "aten.add_") and len(node.inputs) > 1:
+                if self._of_streams(i):
+                    continue
                 self.labels[i] = ("residual", node.path, "")
                 for j in node.inputs:
                     alone = self.users[j] == [i]
@@ -450,6 +482,17 @@ class _Labels:
                         and self.nodes[j].name != "aten.add"
                     ):
                         self.labels[j] = ("residual", node.path, "")
+
+    def _of_streams(self, total: int) -> bool:
+        """Label a sum of streams that a hyper-connection mixes, with all that only leads to it; returns whether it is one."""
+        path = self.nodes[total].path
+        inner = {i for i in self.by_layer[self.nodes[total].layer] if self.nodes[i].path == path and self.labels[i] is None}
+        inner = {i for i in inner if i == total or self.nodes[i].name != self.nodes[total].name}  # that is the sum before
+        found = self._back([total], inner)
+        mixers = [label for i in found for j in self.nodes[i].inputs if (label := self.labels[j]) and label[0] == HYPER]
+        for i in found if mixers else ():
+            self._set(i, "residual", part=mixers[0][1].split(".")[-1])
+        return bool(mixers)
 
     def _outside(self, indices: list[int]) -> None:
         linears = [i for i in indices if self._linear(i)]

@@ -15,7 +15,7 @@ INDEX = Path(__file__).parent / "graphs" / "index.json"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Summary:
-    """Facts of a model. kv_bytes: that a token appends to the KV cache. experts: those that each token chooses, `6 of 64`."""
+    """Facts of a model. kv_bytes: that a token adds to the KV cache. experts: those that each token chooses, `6 of 64`."""
 
     parameters: int
     parameter_bytes: int

@@ -115,6 +115,10 @@ def _of_method(method: str, found: Mapping[str, Any], decoder: Mapping[str, Any]
         return None
     if method == "mxfp4":  # attention and the rest are left out by name, or not at all
         kinds, left = {"default": None, "attention": None, "experts": kinds["experts"]}, [n for n in left if "experts" in n]
+    if (
+        decoder.get("expert_dtype") or found.get("expert_dtype")
+    ) == "fp4":  # of DeepSeek-V4, in blocks of 32 that share a scale
+        kinds["experts"] = Scheme("mxfp4", {}, kinds["default"].arithmetic if kinds["default"] is not None else None)
     formats = {"weights": _weights(kinds), **options, **_arithmetic(kinds, dtype), **_kv(found)}
     try:
         as_formats(formats, Formats())

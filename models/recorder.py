@@ -322,6 +322,8 @@ class Recorder(TorchDispatchMode):
                 gathered = storage.kind == "weight" and hint == "experts"
             if storage.kind == "weight":
                 weight += size
+            elif storage.kind == "cache" and (not tensor.numel() or name.startswith("new_")):
+                continue  # it reads nothing, or no more than the type
             elif storage.kind == "cache":
                 box = box_of(tensor.shape, tensor.stride(), int(tensor.storage_offset()), storage.shape)
                 if box is None:

@@ -82,7 +82,7 @@ def with_experts(
 def _chosen(gathers: Sequence[Node], weight: Pieces, size: int, key: tuple[bool, bool]) -> int:
     """Number of experts that a token chooses. weight: of the op, as [piece, monomial]. size: bytes of one."""
     B, Q = (2 if many else 1 for many in key)
-    chosen = {sum(c * p for c, p in zip(piece, powers((B, Q, 0)), strict=True)) for piece in weight}
+    chosen = {sum(c * p for c, p in zip(piece, powers((B, Q, 0)), strict=False)) for piece in weight}
     top_k, rest = divmod(chosen.pop(), size * B * Q)
     if rest or chosen or any(node.experts[0] != gathers[0].experts[0] for node in gathers):
         raise InputError(f"the experts at {gathers[0].path!r} are not gathered one by one, a fixed number for each token")

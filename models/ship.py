@@ -11,9 +11,10 @@ import sys
 
 from models.capture import capture
 from models.config import MLA_FORMS, names, resolve
-from models.graph import QUANTITIES, ModelGraph
+from models.graph import MONOMIALS, QUANTITIES, ModelGraph, OpGraph
 from models.index import Summary, store
 from models.library import GRAPHS, encode, keeps_latents, load, shipped_path
+from models.masks import ROWS
 from models.recording import CHOSEN
 
 #: Models whose raw graphs ship as well.
@@ -45,9 +46,19 @@ def summary_of(model: ModelGraph) -> Summary:
         dtype=model.dtype,
         layers=model.layers,
         hidden=model.hidden,
-        kv_bytes=int(model.step().costs(0)[QUANTITIES.index("kv_write")].sum()),
+        kv_bytes=_kept(model.step()),
         experts=None if model.experts is None else str(model.experts),
     )
+
+
+def _kept(step: OpGraph) -> int:
+    """Bytes that a token adds to a KV cache, on average: what a step writes; of a compressed cache what it reads for it."""
+    rows = {len(MONOMIALS) + 2 * i: mask.size for i, mask in enumerate(step.masks) if mask.kind == ROWS}
+    if not rows:
+        return int(step.costs(0)[QUANTITIES.index("kv_write")].sum())
+    read = step.table[step.cost_index[QUANTITIES.index("kv_read")], 0].sum(axis=0)  # before windows are full
+    of_tokens = sum(int(read[i]) for i, (_, _, context) in enumerate(MONOMIALS) if context)
+    return of_tokens + sum(-(-int(read[at]) // rate) for at, rate in rows.items())
 
 
 if __name__ == "__main__":

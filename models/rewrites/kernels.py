@@ -17,6 +17,7 @@ import numpy as np
 
 from models.formats import is_matrix, matrix_numbers
 from models.graph import MONOMIALS, QUANTITIES, Op, OpGraph, Polynomial, terms
+from models.masks import OF_ROWS
 from models.op import OF_STATE
 from models.polynomials import Pieces, Polynomials, added, each_term, zero
 
@@ -114,6 +115,8 @@ def result_bytes(ops: OpGraph, op: Op, compare: Comparison) -> Pieces:
     if not size or not op.shape or not any(map(any, write)):
         return write
     masked = [number for number in range(len(ops.masks)) if any(any(piece[_of_mask(number)]) for piece in write)]
+    if any(ops.masks[number].kind in OF_ROWS for number in masked) or any("floor(" in each for each in op.shape):
+        return write
     where = _of_mask(masked[0]) if masked else slice(len(MONOMIALS))
     whole = []
     for start in (0, *ops.breaks):

@@ -5,6 +5,8 @@ Which mask a layer has follows from the captured graph: the keys of Q new tokens
 min(N, W - 1) + Q (a window of W tokens, or chunks as long; or W tokens that an indexer chooses). The op that makes a mask makes
 no more of it than is used. A step with one new token each stays as captured, and so does an indexer: its kernel has no softmax.
 That a prompt sees itself whole (prefix LM) no shape shows: it is a fact of the model.
+
+Of compressed rows a query sees those of windows that have ended (see `models.masks`), of which an indexer may choose some.
 """
 
 from __future__ import annotations
@@ -15,7 +17,7 @@ from dataclasses import replace
 import numpy as np
 
 from models.graph import MONOMIALS, QUANTITIES, IntArray, OpGraph
-from models.masks import CAUSAL, CHUNKED, PREFIX, WINDOW, Mask
+from models.masks import CAUSAL, CHUNKED, COMPRESSED, PREFIX, QUERY_CLOSED, QUERY_ROWS, WINDOW, Mask
 from models.polynomials import Polynomials, with_masks
 from models.rewrites.groups import Replacement, cost, numbers
 from sim.base.errors import ConfigError
@@ -35,7 +37,8 @@ def masks_of(ops: OpGraph, scores: Iterable[int], *, chunked: bool, prefix: bool
     found = [_mask(ops, op, CHUNKED if chunked else WINDOW) for op in scores]
     if prefix:
         found = [None if mask is None else Mask(PREFIX, mask.size) for mask in found]
-    masks = tuple(dict.fromkeys((*ops.masks, *(mask for mask in found if mask is not None))))
+    of_rows = [Mask(COMPRESSED, mask.size) for mask in ops.masks if mask.kind == QUERY_ROWS]
+    masks = tuple(dict.fromkeys((*ops.masks, *of_rows, *(mask for mask in found if mask is not None))))
     polynomials = tuple(with_masks(pieces, ops.masks, masks) for pieces in ops.polynomials)
     return replace(ops, polynomials=polynomials, masks=masks), found
 
@@ -46,6 +49,7 @@ def _mask(ops: OpGraph, scores: int, bounded: int) -> Mask | None:
     size = flops[:, _OF_QUERY_SQUARED]  # [piece, by batch or not]: FLOPs of a pair
     if not size.any():
         return None
+    flops = flops - _of_rows(ops, flops, size)
     causal = flops[-1, _OF_QUERY_AND_CONTEXT].any()
     mask = Mask(CAUSAL) if causal else Mask(bounded, 1 + int(flops[-1, _OF_QUERY].sum() // size[-1].sum()))
     if (flops != _all_pairs(ops, mask, size)).any():
@@ -61,10 +65,51 @@ def visible(ops: OpGraph, mask: Mask | None, all_pairs: IntArray) -> IntArray:
     if mask is None:
         return all_pairs
     size = all_pairs[:, _OF_QUERY_SQUARED]
-    result = all_pairs - _all_pairs(ops, mask, size)
+    of_rows = _of_rows(ops, all_pairs, size)
+    result = all_pairs - of_rows - _all_pairs(ops, mask, size) + _seen_rows(ops, of_rows)
     assert not result[:, [*_OF_QUERY_SQUARED, *_OF_QUERY_AND_CONTEXT]].any(), "a cost of pairs that are not those of the scores"
     first = len(MONOMIALS) + 2 * ops.masks.index(mask)
     result[:, first : first + 2] += size
+    return result
+
+
+def _of_rows(ops: OpGraph, all_pairs: IntArray, size: IntArray) -> IntArray:
+    """The part of a cost [piece, term] of all pairs that is of pairs with compressed rows; 0 if there are none.
+
+    size: [piece, (alone, by batch)], the cost of a pair. Where an indexer chooses as many as it can, their number is constant,
+    and makes what a query costs beside the tokens of its window larger than where all rows are read.
+    """
+    result = np.zeros_like(all_pairs)
+    for i, mask in enumerate(ops.masks):
+        if mask.kind in (QUERY_ROWS, QUERY_CLOSED):
+            at = len(MONOMIALS) + 2 * i
+            result[:, at : at + 2] = all_pairs[:, at : at + 2]
+    for piece in range(1, len(all_pairs)):
+        if result[0].any() and not all_pairs[piece, _OF_QUERY_AND_CONTEXT].any() and _chooses(ops, result, piece):
+            before = next(
+                p for p in range(piece) if not all_pairs[p, _OF_QUERY_AND_CONTEXT].any() and not _chooses(ops, result, p)
+            )
+            result[piece, _OF_QUERY] = all_pairs[piece, _OF_QUERY] - all_pairs[before, _OF_QUERY]
+    return result
+
+
+def _chooses(ops: OpGraph, of_rows: IntArray, piece: int) -> bool:
+    """Whether the rows that a step reads no longer grow with the context. of_rows: [piece, term]."""
+    grows = [len(MONOMIALS) + 2 * i for i, mask in enumerate(ops.masks) if mask.kind == QUERY_ROWS]
+    return bool(of_rows[0].any()) and not any(of_rows[piece, at : at + 2].any() for at in grows)
+
+
+def _seen_rows(ops: OpGraph, of_rows: IntArray) -> IntArray:
+    """A cost [piece, term] of the pairs with compressed rows that queries see: rows of ended windows, or those chosen."""
+    result = of_rows.copy()
+    for i, mask in enumerate(ops.masks):
+        at = len(MONOMIALS) + 2 * i
+        if mask.kind == QUERY_CLOSED:
+            result[:, at : at + 2] = 0
+        elif mask.kind == QUERY_ROWS:
+            seen = len(MONOMIALS) + 2 * ops.masks.index(Mask(COMPRESSED, mask.size))
+            result[:, seen : seen + 2] += of_rows[:, at : at + 2]
+            result[:, at : at + 2] = 0
     return result
 
 

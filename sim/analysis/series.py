@@ -68,7 +68,10 @@ def series(
     count = max(1, ceil_div(log.makespan, width))
     batch, most = batches(log), int(2 * log.members.loads.sum() + log.members.query.sum())
     tokens = _means(cached(log), most, width, count)
-    held = [tokens if group.window is None else _means(cached(log, group.window), most, width, count) for group in kv_layers]
+    held = [
+        tokens if group[::2] == (None, 1) else _means(cached(log, group.window, group.rate), most, width, count)
+        for group in kv_layers
+    ]
     return Series(
         width=width,
         batch=_means([batch], int(batch.value.sum()), width, count),
@@ -86,13 +89,13 @@ def batches(log: EventLog) -> Levels:
     return Levels(start=log.steps.released, end=log.steps.end, value=size)
 
 
-def cached(log: EventLog, window: int | None = None) -> Iterator[Levels]:
+def cached(log: EventLog, window: int | None = None, rate: int = 1) -> Iterator[Levels]:
     """Tokens in the KV cache: from the release of a step what it found and what it adds, after its end what the next one finds.
 
     Before its first step and after its last one a sequence holds nothing, nor while its cache is swapped out: that counts until
     it is out, and again from when it moves in. Some sequences at a time, since a long run has millions of members.
     window: of a layer, which finds no more than the tokens that a query sees before its own; None if it sees all; 0 counts
-    sequences instead of tokens.
+    sequences instead of tokens. rate: tokens of a row, if rows are counted.
     """
     members, steps = log.members, log.steps
     order = np.lexsort((steps.released[members.step], members.sequence))
@@ -103,11 +106,11 @@ def cached(log: EventLog, window: int | None = None) -> Iterator[Levels]:
     while begin < len(order):
         last = by_sequence[min(begin + MEMBERS, len(order)) - 1]
         after = int(np.searchsorted(by_sequence, last, side="right"))
-        yield from _cached(log, order[begin:after], window)
+        yield from _cached(log, order[begin:after], window, rate)
         begin = after
 
 
-def _cached(log: EventLog, rows: npt.NDArray[np.intp], window: int | None) -> Iterator[Levels]:
+def _cached(log: EventLog, rows: npt.NDArray[np.intp], window: int | None, rate: int) -> Iterator[Levels]:
     """The levels of some sequences. rows: of the table of members, by sequence and time; all columns below are [row]."""
     members, steps = log.members, log.steps
     sequence, step = members.sequence[rows], members.step[rows]
@@ -118,8 +121,8 @@ def _cached(log: EventLog, rows: npt.NDArray[np.intp], window: int | None) -> It
     until = np.where(goes_on, np.append(released[1:], 0), end)
     end = np.minimum(end, until)  # steps of known tokens overlap: the last that was released holds all
     in_memory = goes_on & ~_swapped_out(sequence, (fed == 0) & (members.emitted[rows] == 0))
-    yield Levels(start=released, end=end, value=found if window == 0 else found + fed)
-    yield Levels(start=end, end=np.maximum(until, end), value=np.where(in_memory, np.append(found[1:], 0), 0))
+    yield Levels(start=released, end=end, value=found if window == 0 else (found + fed) // rate)
+    yield Levels(start=end, end=np.maximum(until, end), value=np.where(in_memory, np.append(found[1:], 0) // rate, 0))
 
 
 def _swapped_out(sequence: npt.NDArray[np.integer], swaps: npt.NDArray[np.bool_]) -> npt.NDArray[np.bool_]:

@@ -5,6 +5,9 @@ window keep a page until the sequence ends. Layers with a window of W tokens kee
 tokens in the cache, and new ones as they are fed in; a page is freed at the end of the step after which no later query sees
 any of it. vLLM does the same (`SlidingWindowManager` in vllm/v1/core/single_type_kv_cache_manager.py; its design is described
 at https://docs.vllm.ai/en/latest/design/hybrid_kv_cache_manager/), but makes the pages of all groups equally large.
+
+Compressed caches (see `models.compressed`) keep a row for each m tokens: the pages of T tokens hold floor(T / m) rows. What
+waits for the end of a window is of a fixed size, as a state is.
 """
 
 from __future__ import annotations
@@ -17,6 +20,7 @@ from typing import NamedTuple
 import numpy as np
 
 from models.graph import MONOMIALS, QUANTITIES, IntArray, OpGraph
+from models.masks import CHUNKED, CLOSED, ROWS, Mask
 from sim.base.memo import Memo
 from sim.base.units import ceil_div
 
@@ -27,11 +31,18 @@ class LayerGroup(NamedTuple):
     """Layers that keep equally many tokens.
 
     window: tokens that a query sees, its own included; None if it sees all; 0 of a state, whose size is fixed. bytes: of one
-    token, or of the state, in all of these layers.
+    row, or of the state, in all of these layers. rate: tokens that a row stands for, more than one in a compressed cache; a row
+    is made when the last of them comes.
     """
 
     window: int | None
     bytes: int
+    rate: int = 1
+
+    @property
+    def token_bytes(self) -> int:
+        """Bytes that a token appends, on average, rounded up."""
+        return ceil_div(self.bytes, self.rate)
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,7 +56,7 @@ class KVLayout:
     @property
     def token_bytes(self) -> int:
         """Bytes that one token appends, in all layers."""
-        return sum(group.bytes for group in self.groups)
+        return sum(group.token_bytes for group in self.groups)
 
     @property
     def windowed(self) -> bool:
@@ -59,11 +70,17 @@ class KVLayout:
         step, `tokens - cached <= most`, it holds exactly that.
         """
         first, end = after // self.block, ceil_div(tokens, self.block)
-        return sum(self.block * group.bytes * self._pages(group.window, cached, first, end, most) for group in self.groups)
+        return sum(group.bytes * self._rows(group, cached, first, end, most) for group in self.groups)
 
     def held_in_all(self, cached: int, tokens: int, most: int, *, after: int = 0) -> int:
         """Bytes of the pages of a sequence, as `held`, and of its state, which it has from its first token on."""
         return self.held(cached, tokens, most, after=after) + (self.state if tokens else 0)
+
+    def _rows(self, group: LayerGroup, cached: int, first: int, end: int, most: int) -> int:
+        """Rows in the pages from `first` to `end` that a group of layers holds at most, as in `held`."""
+        if group.rate > 1:  # of no window
+            return max(0, end * self.block // group.rate - first * self.block // group.rate)
+        return self.block * self._pages(group.window, cached, first, end, most)
 
     def _pages(self, window: int | None, cached: int, first: int, end: int, most: int) -> int:
         """Number of pages from `first` to `end` that a group of layers holds at most, as in `held`."""
@@ -75,8 +92,11 @@ class KVLayout:
 
 
 def state_bytes(ops: OpGraph) -> int:
-    """Bytes of the states of one sequence, in all layers. ops: the step of one sequence that decodes one token."""
-    return int(ops.costs(0)[STATE_WRITE].sum())
+    """Bytes of the states of one sequence, in all layers, and of the buffers of its compressed caches.
+
+    ops: the step of one sequence that decodes one token.
+    """
+    return int(ops.costs(0)[STATE_WRITE].sum()) + sum(of.buffer for of in _compressed(ops).values())
 
 
 def kept_groups(ops: OpGraph) -> tuple[LayerGroup, ...]:
@@ -105,12 +125,57 @@ def _grouped(ops: OpGraph) -> tuple[LayerGroup, ...]:
     written: list[int] = ops.costs(0)[KV_WRITE].tolist()
     layer = np.array([op.layer for op in ops.ops], dtype=np.int64)
     chooses = {op.layer for op in ops.ops if op.part == "chosen"}
-    sizes = Counter[int | None]()
+    sizes = Counter[tuple[int | None, int]]()
+    compressed = _compressed(ops)
+    for number, of in compressed.items():
+        window = _window(grows[layer == number].any(axis=0).tolist(), ops.breaks)
+        sizes[window, 1] += of.recent
+        sizes[None, of.rate] += of.row
     for number in dict.fromkeys(op.layer for op, size in zip(ops.ops, written, strict=True) if size):
+        if number in compressed:
+            continue
         window = None if number in chooses else _window(grows[layer == number].any(axis=0).tolist(), ops.breaks)
         window = window or _chunk(ops, reads[layer == number])
-        sizes[window] += sum(size for op, size in zip(ops.ops, written, strict=True) if op.layer == number)
-    return tuple(LayerGroup(window, sizes[window]) for window in sorted(sizes, key=lambda window: (window is not None, window)))
+        sizes[window, 1] += sum(size for op, size in zip(ops.ops, written, strict=True) if op.layer == number)
+    return tuple(
+        LayerGroup(window, sizes[window, rate], rate)
+        for window, rate in sorted(sizes, key=lambda of: (of[0] is not None, of[0], of[1]))
+    )
+
+
+class _Compressed(NamedTuple):
+    """Bytes of a layer with a compressed cache. rate: as in `LayerGroup`. row: of a compressed row, with keys of an indexer.
+
+    recent: of a token in its window. buffer: of what waits for the end of a window of `rate` tokens, and of the one before.
+    """
+
+    rate: int
+    row: int
+    recent: int
+    buffer: int
+
+
+def _compressed(ops: OpGraph) -> dict[int, _Compressed]:
+    """The layers that have a compressed cache, from their costs.
+
+    In the first piece a step reads all rows, and all tokens of the window, which begins to lose some at the end of that piece.
+    It writes a row of the buffer for each token. When it ends a window it reads the rows of that but its own, and what is kept
+    of the one before.
+    """
+    found: dict[int, _Compressed] = {}
+    at = {mask: len(MONOMIALS) + 2 * i for i, mask in enumerate(ops.masks) if mask.kind in (ROWS, CLOSED)}
+    by_layer = {op.layer: i for i, op in enumerate(ops.ops) if op.kind == "kv_load"}
+    for layer, i in by_layer.items():
+        read = ops.table[ops.cost_index[KV_READ, i], 0]  # [term]
+        store = next((j for j, op in enumerate(ops.ops) if op.kind == "kv_store" and op.layer == layer), i)
+        for mask, term in at.items():
+            if mask.kind == ROWS and (row := int(read[term] + read[term + 1])):
+                ends = at.get(Mask(CLOSED, mask.size))
+                recent = int(read[[n for n, (_, _, context) in enumerate(MONOMIALS) if context]].sum())
+                waits = int(ops.costs(0)[KV_WRITE, store]) - recent
+                before = int(read[ends : ends + 2].sum()) - (mask.size - 1) * waits if ends is not None else 0
+                found[layer] = _Compressed(mask.size, row, recent, mask.size * waits + before)
+    return found
 
 
 def _chunk(ops: OpGraph, reads: IntArray) -> int | None:
@@ -119,7 +184,8 @@ def _chunk(ops: OpGraph, reads: IntArray) -> int | None:
     Its pages are kept as those of a window of as many tokens.
     """
     of_masks = reads[:, :, len(MONOMIALS) :]  # two terms for each mask
-    return next((mask.size for i, mask in enumerate(ops.masks) if of_masks[:, :, 2 * i : 2 * i + 2].any()), None)
+    chunks = ((i, mask.size) for i, mask in enumerate(ops.masks) if mask.kind == CHUNKED)
+    return next((size for i, size in chunks if of_masks[:, :, 2 * i : 2 * i + 2].any()), None)
 
 
 def _window(grows: Sequence[bool], breaks: Sequence[int]) -> int | None:

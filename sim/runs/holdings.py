@@ -68,7 +68,7 @@ def _holding(of: Modeled, device: int, parallel: Parallel) -> Holding:
     return Holding(
         layers=(min(layers), max(layers)) if layers else None,
         weights=_weights(of, ops, first=device < parallel.copies),
-        kv=sum(group.bytes for group in groups if group.window != 0),
+        kv=sum(group.token_bytes for group in groups if group.window != 0),
         sequence=sum(group.bytes for group in groups if group.window == 0),
         sends=sends,
     )

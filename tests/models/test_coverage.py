@@ -54,4 +54,6 @@ def test_facts_of_a_step():
     assert facts(load("llama-4-scout")) == "KV, chunk 8192, 1 of 16 experts"
     assert facts(load("gpt-oss-20b")) == "KV, window 128, 4 of 32 experts"
     assert facts(load("glm-5")) == "latent KV, choice of 2048, 8 of 256 experts"
+    flash = "KV, window 128, choice of 512 rows, a row for 4 or 128 tokens, 6 of 256 experts"
+    assert facts(load("deepseek-v4-flash")) == flash
     assert facts(load("granite-4.0-h-small")) == "KV, state, 10 of 72 experts"

@@ -215,6 +215,15 @@ def test_fp8_by_blocks() -> None:
     assert fp8 == pytest.approx(kept + (bf16 - kept) * (1 + 4 / 128**2) / 2, rel=1e-6)
 
 
+def test_deepseek_v4_has_experts_in_four_bits() -> None:
+    """By `expert_dtype` of its config; all other weights are in fp8 by blocks."""
+    found = quantization(resolve("deepseek-v4-flash").data)
+    assert found is not None
+    kept = {"router": "bf16", "lm_head": "bf16", "embedding": "bf16"}
+    assert found.formats["weights"] == {"default": "fp8", **kept, "experts": "mxfp4"}
+    assert found.formats["arithmetic"] == {"default": "fp8", "router": "bf16", "lm_head": "bf16"}
+
+
 def test_minimax_m2_is_in_fp8_as_published() -> None:
     """The hub has 4 bytes for each 128 x 128 numbers of attention and experts; router, embedding and LM head are bfloat16."""
     bf16, fp8 = weights_of("minimax-m2", weights="bf16"), weights_of("minimax-m2")

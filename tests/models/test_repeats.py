@@ -14,10 +14,12 @@ from test_model_shared_kv import GEMMA_3N
 from models import capture as of_capture
 from models.capture import build, quiet, record
 from models.config import ModelConfig
-from models.costs import plan
+from models.costs import Point, plan
 from models.decoder import hf_config
 from models.latent import keep
+from models.recording import Recording
 from models.repeats import firsts
+from models.variants import Layers, solved, verified
 
 
 def _sparse(layers: int) -> dict[str, Any]:
@@ -39,7 +41,7 @@ MODELS: dict[str, tuple[ModelConfig, list[int], tuple[int, ...]]] = {
 
 
 @pytest.mark.parametrize("name", MODELS)
-def test_layers_that_stand_for_others(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_layers_that_stand_for_others(name: str) -> None:
     config, expected, window = MODELS[name]
     with quiet():
         model = build(hf_config(config), "float32")
@@ -51,14 +53,14 @@ def test_layers_that_stand_for_others(name: str, monkeypatch: pytest.MonkeyPatch
         assert [first[layer] for layer in range(len(expected))] == expected
         counts: list[int] = []
 
-        def counted(*args: Any) -> Any:
-            made = record(*args)
+        def counted(point: Point) -> Recording:
+            made = record(model, point)
             counts.append(len(made.nodes))
             return made
 
-        monkeypatch.setattr(of_capture, "record", counted)
-        alike = of_capture._verified(model, plans, (points, whole), first, window, repeat(None))
+        layers = Layers(model, counted, of_capture._cache_kinds(model), of_capture._rates(model))
+        alike = verified(layers, plans, (points, whole), first, window, repeat(None))
         assert counts.count(len(whole.nodes)) == len(plans) - 1  # all others are of the first layers of their kind
-        each = of_capture._solved(model, plans, (points[0], whole), window, repeat(None))
+        each = solved(layers, plans, (points[0], whole), window, repeat(None))
     np.testing.assert_array_equal(alike.costs, each.costs)
     assert alike.shapes == each.shapes
