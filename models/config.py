@@ -19,7 +19,7 @@ from sim.base.files import in_home, is_input, kind_of, shown
 from sim.base.quantities import show
 
 #: Increase it whenever a capture of the same model may differ: stored graphs are then captured again.
-CAPTURE_VERSION = 4
+CAPTURE_VERSION = 5
 
 CONFIGS = Path(__file__).parent / "configs"
 

@@ -95,7 +95,8 @@ def test_memory_holds_what_is_left(capsys: pytest.CaptureFixture[str], tmp_path:
     )
     held = {(memory, what): size for memory, what, size in plan(read(path, [])).held}
     mlp = 32 * 3 * 4096 * 14336 * 2
-    assert held == {("memory", "weights"): 2 * 8_030_261_248 - mlp, ("host", "weights"): mlp}
+    kept = 101 * 2 * 32 * 8 * 128 * 2  # keys and values of a step at context 100
+    assert held == {("memory", "weights"): 2 * 8_030_261_248 - mlp, ("memory", "KV cache"): kept, ("host", "weights"): mlp}
     with pytest.raises(SystemExit, match="0"):
         main(["check", str(path)])
     assert "host: weights 11.274 GB" in capsys.readouterr().out
