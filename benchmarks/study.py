@@ -28,7 +28,7 @@ from typing import NamedTuple
 from sim.base.cores import cores
 from sim.runs.run import read, run
 from sim.study.batches import Batch
-from sim.study.cluster import LOCAL, Cluster
+from sim.study.cluster import local
 from sim.study.points import Study, over, spread
 from sim.study.pool import Here, Pool, Processes, pool
 from sim.study.store import Store
@@ -169,7 +169,7 @@ def rows(points: int, count: int) -> Iterator[tuple[str, ...]]:
     measured(next(iter(studies(1).values()))(), Here)  # for imports of what writes rows
     executors: dict[str, Callable[[], Pool]] = {"this process": Here, f"{count} processes": partial(pool, count)}
     if find_spec("distributed") is not None:
-        executors[f"Dask, {DASK} workers"] = partial(Cluster, LOCAL, DASK)
+        executors[f"Dask, {DASK} workers"] = partial(local, DASK)
     for name, made in studies(points).items():
         loop, before = in_a_loop(made()), None
         for title, make in executors.items():

@@ -17,7 +17,7 @@ from sim.cli.console import status
 from sim.cli.options import complete_scenario
 from sim.runs.run import read
 from sim.scenario.shipped import find_scenario
-from sim.study.cluster import LOCAL, Cluster
+from sim.study.cluster import LOCAL, Cluster, local
 from sim.study.points import Study, check, load, over
 from sim.study.pool import Pool, pool
 from sim.study.shipped import find_study
@@ -77,7 +77,9 @@ def command(
 
 
 def _pool(cluster: str | None, count: int) -> Pool:
-    return pool(count) if cluster is None else Cluster(cluster, count)
+    if cluster is None:
+        return pool(count)
+    return local(count) if cluster == LOCAL else Cluster(cluster)
 
 
 def summary_line(folder: Path, counts: Counts) -> str:

@@ -14,6 +14,7 @@ from concurrent.futures import BrokenExecutor, Future
 from contextlib import suppress
 from functools import partial
 from importlib import import_module
+from importlib.util import find_spec
 from logging import CRITICAL
 from time import monotonic
 from typing import Any, TypeVar
@@ -22,12 +23,13 @@ from sim import __version__
 from sim.base.cores import CORES
 from sim.base.errors import InputError
 from sim.base.processes import Work
-from sim.study.pool import context, without_main
+from sim.study.pool import Growing, Pool, context, without_main
 
 T = TypeVar("T")
 R = TypeVar("R")
 
 LOCAL = "local"
+NEEDED = "--cluster needs Dask: pip install 'decode-sim[cluster]'"
 WAIT = "10 s"  # for a scheduler
 RETRIES = 2  # runs of a batch again after an error of its worker
 FRESH = 1.0  # seconds for which a number of workers is used
@@ -150,9 +152,19 @@ def work_there(task: bytes, version: str) -> Any:
     return work(item)
 
 
+def local(count: int) -> Pool:
+    """This process, and a cluster of so many worker processes on this machine once that pays: it takes seconds to start.
+
+    Raises InputError if Dask is not installed.
+    """
+    if find_spec("distributed") is None:
+        raise InputError(NEEDED)
+    return Growing(count, partial(Cluster, LOCAL, count))
+
+
 def dask(module: str) -> Any:
     """A module of Dask. Raises InputError if it is not installed."""
     try:
         return import_module(module)
     except ImportError:
-        raise InputError("--cluster needs Dask: pip install 'decode-sim[cluster]'") from None
+        raise InputError(NEEDED) from None

@@ -130,40 +130,42 @@ class Processes:
 
 
 class Growing:
-    """This process, and processes beside it once they pay.
+    """This process, and a pool beside it once that pays.
 
-    Few small runs end here before processes have begun. What may take long, or much memory, runs in processes from the start,
+    Few small runs end here before the pool has begun. What may take long, or much memory, runs in the pool from the start,
     and so does all that follows: if it is killed, this process is not.
+
+    width: of the pool. make: makes it; processes, if nothing else is said.
     """
 
-    def __init__(self, count: int) -> None:
-        self.width = count
+    def __init__(self, width: int, make: Callable[[], Pool] | None = None) -> None:
+        self.width = width
+        self._make = make or (lambda: Processes(width))
         self._here = Here()
-        self._processes: Processes | None = None
-        self._starts: Thread | None = None  # runs until a process has begun; None if no run is to be here
+        self._beside: Pool | None = None
+        self._starts: Thread | None = None  # runs until the pool has done something; None if no run is to be here
         self._since, self._runs = 0.0, 0
 
     @property
     def alone(self) -> bool:
-        """Until a process has begun."""
-        return self._processes is None or (self._starts is not None and self._starts.is_alive())
+        """Until the pool has begun."""
+        return self._starts.is_alive() if self._starts is not None else self._beside is None
 
     def expect(self, left: int) -> None:
-        """Start processes if runs that are left take this one much longer than it takes to start them."""
-        if self._processes is None and self._runs:
+        """Start the pool if runs that are left take this process much longer than it takes to start."""
+        if self._beside is None and self._starts is None and self._runs:
             spent = perf_counter() - self._since
             if spent > ENOUGH and left * spent / self._runs > PAYS:
-                self._starts = Thread(target=self._start, args=[self._started()], daemon=True)
+                self._starts = Thread(target=self._start, daemon=True)
                 self._starts.start()
 
-    @staticmethod
-    def _start(processes: Processes) -> None:
+    def _start(self) -> None:
         with suppress(Exception):  # the next batch that is submitted raises it, too
-            processes.submit(work, Batch([])).result()
+            self._beside = self._make()
+            self._beside.submit(work, Batch([])).result()
 
     def submit(self, work: Work[T, R], item: T) -> Future[R]:
         if not self.alone or not (isinstance(item, Batch) and all(map(_is_small, item.jobs))):
-            self._starts = None
             return self._started().submit(work, item)
         if self._since:
             self._runs += len(item)
@@ -171,18 +173,23 @@ class Growing:
         self._since = self._since or perf_counter()  # the first batch also loads compiled code
         return done
 
-    def _started(self) -> Processes:
-        if self._processes is None:
-            self._processes = Processes(self.width)
-        return self._processes
+    def _started(self) -> Pool:
+        """The pool, in which all runs are from now on."""
+        if self._starts is not None:
+            self._starts.join()
+            self._starts = None
+        if self._beside is None:
+            self._beside = self._make()
+        return self._beside
 
     def renew(self) -> None:
-        self._starts = None
         self._started().renew()
 
     def close(self, *, now: bool = False) -> None:
-        if self._processes is not None:
-            self._processes.close(now=now)
+        if self._starts is not None:
+            self._starts.join()
+        if self._beside is not None:
+            self._beside.close(now=now)
 
 
 def _is_small(job: Job) -> bool:

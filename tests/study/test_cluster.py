@@ -18,8 +18,9 @@ import pytest
 from sim.base.errors import InputError
 from sim.base.processes import Work
 from sim.study import cluster as clusters
-from sim.study.batches import Batch
-from sim.study.cluster import LOCAL, Cluster
+from sim.study import pool as pools
+from sim.study.batches import Batch, Job
+from sim.study.cluster import LOCAL, Cluster, local
 from sim.study.points import Study, load
 from sim.study.pool import Here, work
 from tests.study.conftest import Written, swept
@@ -135,3 +136,36 @@ def test_worker_processes_of_a_local_cluster_need_no_files(study: Study, tmp_pat
         (tmp_path / name).unlink()
     assert swept(study, tmp_path / "dask", pool).done == 6
     assert rows(tmp_path / "dask") == rows(tmp_path / "here")
+
+
+@pytest.mark.slow
+def test_a_local_cluster_begins_beside_runs(written: Written, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Few runs are over before; of more, the first ones are in this process, with the same rows."""
+    few, many = load(written()), load(written(MANY, name="many.yaml"))
+    pool = local(2)
+    swept(few, tmp_path / "few", pool)
+    assert pool.alone
+    monkeypatch.setattr(pools, "PAYS", 0.0)
+    monkeypatch.setattr(pools, "ENOUGH", 0.0)
+    swept(many, tmp_path / "many", begun := local(2))
+    assert not begun.alone
+    swept(many, tmp_path / "here", Here())
+    assert rows(tmp_path / "many") == rows(tmp_path / "here")
+
+
+def test_a_cluster_that_cannot_begin_is_an_error(study: Study, monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(*_: object) -> Any:
+        raise InputError("no port is free")
+
+    monkeypatch.setattr(clusters, "Cluster", broken)
+    monkeypatch.setattr(pools, "ENOUGH", 0.0)
+    monkeypatch.setattr(pools, "PAYS", 0.0)
+    pool, job = local(2), Job.of(study.plan(next(study.points())))
+    for _ in range(2):
+        pool.submit(work, Batch([job]))
+    pool.expect(1000)
+    while pool.alone:
+        time.sleep(0.001)
+    with pytest.raises(InputError, match="no port is free"):
+        pool.submit(work, Batch([job]))
+    pool.close()

@@ -266,16 +266,16 @@ def test_processes_begin_once_they_pay(written: Written, tmp_path: Path, monkeyp
     monkeypatch.setattr(pool, "Processes", lambda count: Foreign(ThreadPoolExecutor(count), count))  # they begin at once
     few, many = load(written()), load(written(MANY.replace("x250", "x4"), name="many.yaml"))
     swept(few, tmp_path / "here", growing := Growing(2))
-    assert growing._processes is None
+    assert growing._beside is None
     with monkeypatch.context() as large:
         large.setattr(pool, "SMALL", 0)
         swept(few, tmp_path / "large", growing := Growing(2))
-    assert growing._processes is not None
+    assert growing._beside is not None
     assert growing._runs == 0
     monkeypatch.setattr(pool, "PAYS", 0.0)
     monkeypatch.setattr(pool, "ENOUGH", 0.0)
     swept(many, tmp_path / "both", growing := Growing(2))
-    assert growing._processes is not None
+    assert growing._beside is not None
     assert 0 < growing._runs < many.runs
     swept(many, tmp_path / "all")
     assert rows(tmp_path / "here") == rows(tmp_path / "large")
@@ -286,7 +286,7 @@ def test_no_run_is_in_this_process_after_a_kill(study: Study, tmp_path: Path, mo
     growing = Growing(2)
     job = Job.of(study.plan(next(study.points())))
     assert growing.submit(work, Batch([job])).done()
-    assert growing._processes is None
+    assert growing._beside is None
     growing.renew()
     try:
         monkeypatch.setattr(growing._here, "submit", lambda batch: pytest.fail("in this process"))
