@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from itertools import pairwise
 
 from models.graph import MONOMIALS, Polynomial, terms
 from models.masks import Mask
@@ -66,3 +67,19 @@ def with_masks(pieces: Pieces, masks: Sequence[Mask], wanted: Sequence[Mask]) ->
         (*piece[: len(MONOMIALS)], *(term for at in first for term in (piece[at : at + 2] if at >= 0 else (0, 0))))
         for piece in pieces
     )
+
+
+def unchosen(pieces: Pieces, masks: Sequence[Mask]) -> Pieces:
+    """The bytes of all rows of a layer, from those that are read where an indexer chooses some of them.
+
+    It changes what is read where a piece begins from which on not all rows are: of a compressed cache, one where the terms of
+    its rows differ from those before, while its window may end at others.
+    """
+    first = len(MONOMIALS) if masks else 0
+    left = [0] * terms(masks)  # what later pieces lack, by term
+    made = [pieces[0]]
+    for before, after in pairwise(pieces):
+        if before[first:] != after[first:]:
+            left = [each + old - new for each, old, new in zip(left, before, after, strict=True)]
+        made.append(tuple(term + each for term, each in zip(after, left, strict=True)))
+    return tuple(made)

@@ -90,3 +90,16 @@ def test_swapping_moves_the_cache_and_nothing_else() -> None:
         graph = stitched(model, Shape((False,), swap=direction))  # type: ignore[arg-type]
         moved = dict(zip(QUANTITIES, graph.costs_of(lanes([300], [0], 0))[:, :, 0].sum(axis=1).tolist(), strict=True))
         assert moved == dict.fromkeys(QUANTITIES, 0) | {quantity: 32_768 * 300}
+
+
+@pytest.mark.parametrize(
+    ("name", "size"),
+    [
+        ("deepseek-v3.2", 61 * 1_408 * 10_000),  # latents and keys of the indexer
+        # Windows of 127 in all layers; a row with the keys of an indexer for 4 tokens in 21 of them, one for 128 in 20.
+        ("deepseek-v4-flash", 43 * 1_024 * 127 + 21 * 1_280 * 2_500 + 20 * 1_024 * 78),
+    ],
+)
+def test_all_rows_are_swapped_also_those_that_are_not_chosen(name: str, size: int) -> None:
+    graph = stitched(models.library.load(name), Shape((False,), swap="out"))
+    assert int(graph.costs_of(lanes([10_000], [0], 0)).sum()) == size

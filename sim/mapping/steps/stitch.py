@@ -7,7 +7,7 @@ from dataclasses import replace
 from typing import NamedTuple
 
 from models.graph import QUANTITIES, Op, OpGraph
-from models.polynomials import Polynomials, at_breaks, with_masks, zero
+from models.polynomials import Polynomials, at_breaks, unchosen, with_masks, zero
 from sim.base.errors import ConfigError
 from sim.mapping.steps.captures import Capture, Captures, Role
 from sim.mapping.steps.shape import LOGITS, MEMBERS, TOKENS, Shape
@@ -54,7 +54,10 @@ def swapped(ops: OpGraph, shape: Shape, *, together: bool = False) -> Stitched:
             empty = replace(op, kind=kind, inputs=(), costs=nothing, shape=())
             sent = QUANTITIES.index("act_write")
             quantity = {"out": read, "spill": read, "in": written, "fetch": written, "send": sent}[shape.swap]
-            transfers.append(empty.with_cost(quantity, op.costs[read]))
+            all_rows = op.costs[read]
+            if op.part == "chosen":
+                all_rows = polynomials.number(unchosen(ops.polynomials[all_rows], ops.masks))
+            transfers.append(empty.with_cost(quantity, all_rows))
     members = len(shape.several)
     graph = OpGraph(ops=tuple(transfers * members), polynomials=tuple(polynomials), breaks=ops.breaks, masks=ops.masks)
     owner = tuple(MEMBERS if together else member for member in range(members) for _ in transfers)
