@@ -17,10 +17,11 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator
 from compileall import compile_dir
+from concurrent.futures import ProcessPoolExecutor
 from functools import partial
 from importlib.util import find_spec
 from itertools import chain
-from multiprocessing import forkserver
+from multiprocessing import forkserver, get_context
 from pathlib import Path
 from threading import Event, Thread
 from typing import NamedTuple
@@ -30,7 +31,7 @@ from sim.runs.run import read, run
 from sim.study.batches import Batch
 from sim.study.cluster import local
 from sim.study.points import Study, over, spread
-from sim.study.pool import Here, Pool, Processes, pool
+from sim.study.pool import Here, Pool, Processes, pool, work
 from sim.study.store import Store
 from sim.study.sweep import sweep
 
@@ -129,6 +130,17 @@ def measured(study: Study, make: Callable[[], Pool]) -> Measured:
     return Measured(study.runs / wall, study.runs / cpu, peak.megabytes)
 
 
+def twice(make: Callable[[], Study]) -> Measured:
+    """Rates of two processes that share nothing, each with the whole study: what two cores leave of the rate of one."""
+    with ProcessPoolExecutor(2, get_context("fork")) as both:
+        each = [made.result() for made in [both.submit(_here, make) for _ in range(2)]]
+    return Measured(sum(one.wall for one in each), sum(one.cpu for one in each) / 2, sum(one.megabytes for one in each))
+
+
+def _here(make: Callable[[], Study]) -> Measured:
+    return measured(make(), Here)
+
+
 def in_a_loop(study: Study) -> float:
     """Runs per second of CPU time of `sim.run`."""
     points = spread(study, LOOP)
@@ -144,7 +156,7 @@ def start(count: int) -> float:
     before = spent()
     for _ in range(count):
         one = Processes(1)
-        one.submit(Batch([])).result()
+        one.submit(work, Batch([])).result()
         one.close()
     forkserver._forkserver._stop()
     return spent() - before
@@ -171,16 +183,19 @@ def rows(points: int, count: int) -> Iterator[tuple[str, ...]]:
     if find_spec("distributed") is not None:
         executors[f"Dask, {DASK} workers"] = partial(local, DASK)
     for name, made in studies(points).items():
-        loop, before = in_a_loop(made()), None
+        study, loop, before = made(), in_a_loop(made()), None
         for title, make in executors.items():
-            study = made()
-            found = measured(study, make)
-            kept = "" if before is None else f"{found.cpu / before:.0%}"
+            found = measured(made(), make)
+            yield _cells(name, study.runs, title, found, found.cpu / loop, before)
+            if make is Here:
+                yield _cells(name, 2 * study.runs, "two of these at once", both := twice(made), both.cpu / loop, found.cpu)
             before = found.cpu
-            yield (
-                name, f"{study.runs:,}", title, f"{found.wall:,.0f}", f"{found.cpu:,.0f}", f"{found.cpu / loop:.2g}", kept,
-                f"{found.megabytes:,.0f} MB",
-            )  # fmt: skip
+
+
+def _cells(name: str, runs: int, title: str, found: Measured, of_loop: float, before: float | None) -> tuple[str, ...]:
+    kept = "" if before is None else f"{found.cpu / before:.0%}"
+    figures = f"{found.wall:,.0f}", f"{found.cpu:,.0f}", f"{of_loop:.2g}", kept, f"{found.megabytes:,.0f} MB"
+    return (name, f"{runs:,}", title, *figures)
 
 
 def section(options: argparse.Namespace) -> Iterator[str]:
@@ -189,8 +204,9 @@ def section(options: argparse.Namespace) -> Iterator[str]:
 
 `sim sweep` of small points, with the start of processes, or of a Dask cluster, and all rows on disk. Processes begin where they
 pay: until then, and where few runs are left, runs are in this process. Rates per CPU second are compared with a loop of
-`sim.run` in one process, and with the executor in the row above: two processes with one, workers of Dask with two processes.
-Memory is that of all processes, with shared pages counted once. Targets on two idle cores:
+`sim.run` in one process, and with the executor above: two processes with one, workers of Dask with two processes. Two commands
+at once, which share nothing, show how much of the rate of one the machine leaves to each. Memory is that of all processes, with
+shared pages counted once. Targets on two idle cores:
 {" and ".join(f"{n} runs/s of {name}" for name, n in TARGETS.items())}, 500 MB, 90 % of one process, and 80 % of two with Dask.
 """
     yield f"| {' | '.join(HEAD)} |\n|{' --- |' * len(HEAD)}"
