@@ -96,6 +96,25 @@ class TestOtherModels:
         for i in down:
             assert weight[ops.ops[i].path] == ops.costs(0)[QUANTITIES.index("weight"), i]
 
+    @pytest.mark.parametrize("name", ["deepseek-v3.2", "deepseek-v4-flash"])
+    def test_keys_of_an_indexer_leave_all_layers_cut(self, name):
+        """Products of a layer end the way back from its cache, so that layers before it are cut as well."""
+        model = models.library.load(name)
+        ops = model.step()
+        parts = shard(ops, 8)
+        row = QUANTITIES.index("weight")
+        whole, cut = ({(op.kind, op.path): int(w) for op, w in zip(g.ops, g.costs(0)[row], strict=True)} for g in (ops, parts))
+        for kind, path in whole:
+            if kind in ("gate_up_proj", "down_proj", "o_proj") or (path.endswith("q_b_proj") and kind == "q_proj"):
+                assert whole[kind, path] == 8 * cut[kind, path]
+        assert len(of_kind(parts, "all_reduce")) == 2 * model.layers
+        assert len(of_kind(parts, "all_gather")) == 1
+
+    def test_groups_of_heads_that_do_not_divide(self):
+        """The first of two products behind the attention of DeepSeek-V4 is one for each of 8 groups of heads."""
+        with pytest.raises(ConfigError, match="a divisor of the 8 groups of heads of o_proj, found 16; 8 would do"):
+            shard(models.library.load("deepseek-v4-flash").step(), 16)
+
     def test_experts_are_cut_not_dealt(self):
         """Each device has an eighth of every expert, so all of them work on each token."""
         ops = models.library.load("mixtral-8x7b").step()
