@@ -238,7 +238,7 @@ class TestFastest:
         arguments = [word for each in scenario(**{"mapping.parallel.algorithm": "auto"}) for word in ("--set", each)]
         printed = CliRunner().invoke(cli, ["check", str(base), *arguments, "--not-resolved"]).output
         assert "all-reduces of llama-3.1-8b: one_shot, two_shot from 11 tokens per step (90.112 kB)" in printed
-        assert "sends 2 all_reduce of 114.688 kB in a step of one token" in printed
+        assert "sends 2 all_reduce (114.688 kB in all) in a step of one token" in printed
 
     def test_a_log_keeps_the_algorithms(self, base, tmp_path):
         pytest.importorskip("pyarrow")
