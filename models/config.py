@@ -110,7 +110,10 @@ def resolve(config: str, folder: Path | None = None) -> ModelConfig:
     if _HUB_ID.fullmatch(config):
         shipped = hub_ids().get(config.lower())
         return resolve(shipped) if shipped is not None else _from_hub(config)
-    raise InputError(f"unknown model config {show(config)}{nearest(config[:200], names())}; known: {', '.join(names())}")
+    raise InputError(
+        f"unknown model config {show(config)}{nearest(config[:200], names())}; known: {', '.join(names())}; "
+        "others by the path of their config.json, or by their id on the Hugging Face hub (owner/name)"
+    )
 
 
 def _folder_name(path: Path) -> str:

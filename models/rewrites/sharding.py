@@ -6,6 +6,7 @@ Sharding follows from the kinds that capture gives to ops, and from the data flo
 | ------------------------------------ | ------------------------------------------------------------------------------- |
 | q, k, v, gate and up projections, LM head | computes 1/n of the columns of the weights; the result is split               |
 | o and down projections               | computes with 1/n of the rows; results are *partial*, an `all_reduce` adds them up |
+| the first of two o projections, by groups of heads | has 1/n of the groups; the result is split                        |
 | attention, KV cache                  | has 1/n of the heads; of the cache at least one head, so those are replicated beyond |
 | a latent KV cache, its down-projections | the same on all devices                                                      |
 | experts                              | holds 1/n of each, or dealt out, each n-th; one `all_reduce` after they are combined |
@@ -62,6 +63,9 @@ FLOPS, WEIGHT, ACT_WRITE = (QUANTITIES.index(name) for name in ("flops", "weight
 #: Products whose columns are split, unless the result is normalized as a whole; and those whose rows are.
 COLUMNS = ("q_proj", "k_proj", "v_proj", "qk_proj", "qv_proj", "kv_proj", "qkv_proj", "gate_proj", "up_proj", "gate_up_proj")
 ROWS = ("o_proj", "down_proj")
+
+#: Products that make nothing but keys and values.
+KEYS = ("k_proj", "v_proj", "kv_proj")
 
 #: Products with weights of each head.
 BY_HEAD = ("k_up_proj", "v_up_proj")
@@ -194,9 +198,9 @@ class _Builder:
         if op.heads or op.kind in CACHE or op.kind in BY_HEAD:
             return "split", "split"
         if op.kind in ROWS and split_input:
-            return "partial", "split"
-        if op.kind in COLUMNS and self._is_product(op):
-            if self._is_normalized(i):
+            return ("split" if self._is_of_groups(i) else "partial"), "split"
+        if op.kind in COLUMNS and _is_product(self.captured, op):
+            if self._is_normalized(i) or self._is_of_all_keys(i, op):
                 return "whole", "whole"
             if op.experts is None or not self.sharding.dealt:
                 self._refuse_columns(op)
@@ -226,15 +230,32 @@ class _Builder:
         of_tokens = self.sharding.sequence and self.state[i] == "partial" and self.captured.ops[i].kind != "router"
         return of_tokens and all(_of_tokens(self.captured.ops[k]) for k in self.readers[i])
 
-    def _is_product(self, op: Op) -> bool:
-        """Whether an op multiplies by weights."""
-        return all(any(map(any, self.captured.polynomials[op.costs[quantity]])) for quantity in (FLOPS, WEIGHT))
+    def _is_of_groups(self, i: int) -> bool:
+        """Whether a product with rows is one for each group of heads, as the first of two o projections (DeepSeek-V4).
+
+        Raises ConfigError if the groups do not divide.
+        """
+        op = self.captured.ops[i]
+        if op.experts is not None or not any(self.captured.ops[k].kind in ROWS for k in self.readers[i]):
+            return False
+        groups, devices = int(op.shape[0]), self.sharding.devices
+        if groups % devices:
+            raise ConfigError(
+                "mapping.parallel.tensor",
+                f"expected a divisor of the {groups} groups of heads of {op.kind}, found {devices}; "
+                f"{_largest(devices, groups)} would do",
+            )
+        return True
 
     def _is_normalized(self, i: int) -> bool:
         """Whether the result goes through a norm of all its columns to a further product, as low-rank projections do."""
         norms = [j for j in self.readers[i] if self.captured.ops[j].kind == "norm" and not _by_head(self.captured.ops[j])]
         latent = any(self.captured.ops[k].kind in CACHE for j in norms for k in self.readers[j])
-        return latent or any(self._is_product(self.captured.ops[k]) for j in norms for k in self.readers[j])
+        return latent or any(_is_product(self.captured, self.captured.ops[k]) for j in norms for k in self.readers[j])
+
+    def _is_of_all_keys(self, i: int, op: Op) -> bool:
+        """Whether a product makes keys and values alone, of all heads, because each device holds these."""
+        return op.kind in KEYS and i in self.sharding.of_keys and self.sharding.kv_share == 1
 
     def _refuse_columns(self, op: Op) -> None:
         columns, devices = columns_of(op), self.sharding.devices
@@ -259,7 +280,8 @@ class _Builder:
         if op.kind == "lm_head":
             columns = columns_of(op)
             share = Fraction(-(-columns // self.sharding.devices), columns)
-        kept = {"act_read"} if op.kind in COLUMNS or op.kind == "lm_head" else {"act_write"} if op.kind in ROWS else set()
+        partial = op.kind in ROWS and not self._is_of_groups(i)
+        kept = {"act_read"} if op.kind in COLUMNS or op.kind == "lm_head" else {"act_write"} if partial else set()
         costs = tuple(
             cost if name in kept else self._shared(cost, share) for name, cost in zip(QUANTITIES, op.costs, strict=True)
         )
@@ -337,8 +359,13 @@ def keys_and_values(ops: OpGraph) -> Iterator[int]:
             continue
         seen.add(i)
         yield i
-        if ops.ops[i].kind not in COLUMNS:
+        if not _is_product(ops, ops.ops[i]):
             todo += ops.ops[i].inputs
+
+
+def _is_product(ops: OpGraph, op: Op) -> bool:
+    """Whether an op multiplies by weights."""
+    return all(any(map(any, ops.polynomials[op.costs[quantity]])) for quantity in (FLOPS, WEIGHT))
 
 
 def _refuse_heads(devices: int, heads: int, kv_heads: int) -> None:

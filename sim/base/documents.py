@@ -443,7 +443,7 @@ def _assign(node: Node, keys: tuple[str, ...], value: Node, place: Place, done: 
         items[int(key)] = _assign(items[int(key)], tuple(rest), value, place, here)
         return _collection(items, node.place, {})
     if node.value is not None and not isinstance(node.value, Mapping):
-        raise place.error(f"{done} is {show(node.value)}, which has nothing inside to set")
+        raise place.error(f"{done} is {show(node.value)}, not a mapping; set it as a whole: '{done}={{..., {key}: ...}}'")
     entries = dict(node.value or {})
     _check_text(key, place)
     entries[key] = _assign(entries.get(key, Node(None, place)), tuple(rest), value, place, here)

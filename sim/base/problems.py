@@ -112,6 +112,7 @@ def translate(details: list[ErrorDetails], document: Document, wording: Wording)
             key = str(path[-1])
             hint = (
                 nearest(key, get_close_matches(key, valid, n=1, cutoff=ALIKE))
+                or _longer_or_shorter(key, valid)
                 or _elsewhere(wording, [key])
                 or nearest(key, valid)
                 or _elsewhere(wording, _alike(wording, key))
@@ -135,6 +136,12 @@ def translate(details: list[ErrorDetails], document: Document, wording: Wording)
             expected = expected.format(range=_range(wording.root, inner), **context)
             subject = "as key " if is_key else ""
             yield Problem(place, document.find(path)[1], f"expected {subject}{expected}, found {show(found)}")
+
+
+def _longer_or_shorter(key: str, valid: Sequence[str]) -> str:
+    """The hint that a key lacks words of a valid one, or has more of them: `prefix` for `prefix_cache`."""
+    found = [name for name in valid if name.startswith(f"{key}_") or key.startswith(f"{name}_")]
+    return f" (did you mean {found[0]!r}?)" if len(found) == 1 else ""
 
 
 def _elsewhere(wording: Wording, keys: Sequence[str]) -> str:

@@ -84,7 +84,7 @@ def _devices(scenario: Scenario, setup: Setup) -> Iterator[str]:
         layers = "no layers" if held.layers is None else f"layers {held.layers[0]} to {held.layers[1]}"
         state = f", {format_bytes(held.sequence)} a sequence" if held.sequence else ""
         kept = f"{format_bytes(held.weights)} of weights, {format_bytes(held.kv)} of KV cache per token{state}"
-        sent = ", ".join(f"{many} {kind} of {format_bytes(size)}" for kind, (many, size) in held.sends.items())
+        sent = ", ".join(f"{many} {kind} ({format_bytes(size)} in all)" for kind, (many, size) in held.sends.items())
         yield f"{name}: {layers}, {kept}; sends {sent or 'nothing'} in a step of one token"
 
 

@@ -58,8 +58,8 @@ LARGE = 10**8  # bytes; a trace above this size is better compressed
 )
 @click.option("-j", "--jobs", type=click.IntRange(1, 1024), metavar="N", help="Number of processes, for repeats and "
               "for replicas that can be simulated side by side.  [default: one for each core, if that pays]")  # fmt: skip
-@click.option("--cluster", metavar="ADDRESS|local", help="Run these on a Dask cluster: the address of its scheduler, or local "
-              "for worker processes on this machine.")  # fmt: skip
+@click.option("--cluster", metavar="ADDRESS|local", help="Run repeats and replicas on a Dask cluster: the "
+              "address of its scheduler, or local for worker processes on this machine.")  # fmt: skip
 @click.option("--save-log", type=click.Path(path_type=Path, dir_okay=False), metavar="FILE.parquet",
               help="Save the event log together with the scenario; needs pyarrow.")  # fmt: skip
 @click.option("--log-only", is_flag=True,

@@ -116,7 +116,7 @@ def _dry_run(study: Study, jobs: int) -> None:
     takes = "less than a second" if seconds < 1 else f"about {_time(seconds)}"
     click.echo(f"{takes} with {jobs} process{'es' * (jobs > 1)} ({found.seconds * 1000:.1f} ms a run)")
     if found.saved is not None:
-        click.echo(f"proofs save at least about {found.saved:.0%} of runs, by the results of a few")
+        click.echo(f"proofs will save about {found.saved:.0%} of the runs or more, by the results of a few points")
     if found.error:
         click.echo(f"some points cannot run: {found.error}")
 

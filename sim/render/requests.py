@@ -76,7 +76,7 @@ def _queue_line(r: Requests) -> str:
     waits = [] if r.waits is None else largest_first(r.waits[r.counted].sum(axis=0))
     whole = sum(ps for _, ps in waits)
     shares = ", ".join(f"{ps / whole:.1%} for {TITLES_OF_REASONS[reason]}" for reason, ps in waits)
-    return f"{format_time(whole)} of all requests: {shares}" if waits else ""
+    return f"{format_time(whole)} summed over requests: {shares}" if waits else ""
 
 
 def _replicas(result: Result) -> dict[str, Any]:

@@ -222,7 +222,7 @@ def _bounds(result: Result) -> str:
 
 def above(gap: float) -> str:
     """Distance of a run above a bound, in words. gap: as a share of the bound."""
-    return f"{gap:.1%} above" if gap < 9 else f"{1 + gap:,.0f}x the least"
+    return f"{gap:.1%} above" if gap < 9 else f"{1 + gap:,.0f}x as long"
 
 
 def _kinds(result: Result) -> Fitting:

@@ -354,8 +354,7 @@ class Batcher:
 
     def moved(self, move: CacheMove) -> None:
         """Take note that a move has ended."""
-        self.blocks.moving -= 1
-        move.sequence.moving -= 1
+        self.blocks.moved(move)
         if move.swap == "out" and self.batching.beside:
             self.blocks.free(move.sequence)
 

@@ -30,13 +30,15 @@ class CacheMove(NamedTuple):
     """A move over the link of a tier: of the cache of a sequence `out` to it or back `in`, of a cache or of blocks on to it
     (`spill`), or of blocks from it (`fetch`).
 
-    sequence: the one whose cache moves, or for which blocks do: it takes part in no step meanwhile. tokens: that move.
+    sequence: the one whose cache moves, or for which blocks do: it takes part in no step meanwhile. tokens: that move. others:
+    sequences that have found blocks that are on their way, and wait for them, too.
     """
 
     swap: Swap
     tier: int
     sequence: SequenceState
     tokens: int
+    others: list[SequenceState]
 
     def step(self, device: int) -> Batch:
         """The step that makes it."""
@@ -78,11 +80,18 @@ class KVBlocks:
         self.used += missing
         return True
 
-    def move(self, swap: Swap, tier: int, sequence: SequenceState, tokens: int) -> None:
+    def move(self, swap: Swap, tier: int, sequence: SequenceState, tokens: int) -> CacheMove:
         """Have so many tokens move to or from a tier, after all moves before."""
-        self.moves.append(CacheMove(swap, tier, sequence, tokens))
+        self.moves.append(CacheMove(swap, tier, sequence, tokens, []))
         self.moving += 1
         sequence.moving += 1
+        return self.moves[-1]
+
+    def moved(self, move: CacheMove) -> None:
+        """Take note that a move has ended."""
+        self.moving -= 1
+        for sequence in (move.sequence, *move.others):
+            sequence.moving -= 1
 
     def admit(self, sequence: SequenceState, tokens: int) -> bool:
         """Allocate what a sequence that joins needs to get to so many tokens, as `grow`."""

@@ -11,8 +11,25 @@ from sim.serving.routed import Inbox
 from sim.serving.sequence import SequenceState
 
 
+class _Moves(Batcher):
+    """Steps that are asked for one by one, by what batchers do: no request arrives here, and none is waited for."""
+
+    __slots__ = ()
+
+    def steps_ahead(self) -> int:
+        return 0
+
+    @property
+    def next_arrival(self) -> int | None:
+        return None
+
+    @property
+    def until(self) -> int | None:
+        return None
+
+
 @dataclass(slots=True, eq=False)
-class HandOver(Batcher):
+class HandOver(_Moves):
     """One of the loops that hand over what a replica has prefilled: steps that send one KV cache each through the link.
 
     They send all of it, but for what steps have sent layer by layer, to the replica that a router chooses now. When all has
@@ -35,20 +52,9 @@ class HandOver(Batcher):
         sequence, of = self._sending
         of.handed_over(sequence, now)
 
-    def steps_ahead(self) -> int:
-        return 0
-
-    @property
-    def next_arrival(self) -> int | None:
-        return None
-
-    @property
-    def until(self) -> int | None:
-        return None
-
 
 @dataclass(slots=True, eq=False)
-class Mover(Batcher):
+class Mover(_Moves):
     """The loop that moves caches between the memory of a batcher and its tiers, one after another as they were asked for.
 
     So an engine with one stream for copies does. Whatever takes the place of what leaves is moved after it.
@@ -67,17 +73,6 @@ class Mover(Batcher):
         assert self._moving is not None
         self.of.moved(self._moving)
 
-    def steps_ahead(self) -> int:
-        return 0
-
-    @property
-    def next_arrival(self) -> int | None:
-        return None
-
     @property
     def listens(self) -> bool:
         return not self.of.over
-
-    @property
-    def until(self) -> int | None:
-        return None

@@ -5,8 +5,8 @@ requests find it. Each that holds it counts as a reference; without any it stays
 evicted where others need its place. A request frees its last block first, so that beginnings stay longest.
 
 With `evicted: tiers` such a block goes to the first tier, unless it is in one still, and is found there; then it is loaded
-before the step that needs it. The first tier keeps a copy of what is loaded from it, others do not. With a draft model a block
-holds the cache of both models, and is found once both have filled it.
+before the step that needs it. Other requests that find it meanwhile wait for it, too. The first tier keeps a copy of what is
+loaded from it, others do not. With a draft model a block holds the cache of both models, and is found once both have filled it.
 
 Content is what requests say of it: ids of the blocks of their prompt (`prefix`), or turns of one conversation, each of which
 begins with all of the one before. All other tokens are a request's own, which finds them again after it was pre-empted.
@@ -16,13 +16,13 @@ step that fills it.
 
 from __future__ import annotations
 
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Hashable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 
 from sim.base.units import ceil_div
 from sim.serving.batching import ResolvedBatching
-from sim.serving.blocks import KVBlocks
+from sim.serving.blocks import CacheMove, KVBlocks
 from sim.serving.cache import CacheUse, TierUse
 from sim.serving.sequence import SequenceState
 from sim.serving.tiers import Tiers
@@ -75,6 +75,7 @@ class SharedBlocks(KVBlocks):
     _contents: Contents = field(init=False)
     _holders: dict[Hashable, int] = field(default_factory=dict)  # of blocks that can be found: sequences that hold each
     _free: dict[Hashable, None] = field(default_factory=dict)  # those without holders, least recently released first
+    _coming: dict[Hashable, CacheMove] = field(default_factory=dict)  # blocks that are on their way from a tier
 
     def __post_init__(self) -> None:
         self._contents = Contents(self.batching.layout.block)
@@ -103,8 +104,11 @@ class SharedBlocks(KVBlocks):
             return False
         if sequence.pending:
             self.asked += sequence.cached + sequence.pending
-        fetched = Counter(self._fetch(key) for key in found if key not in self._holders)
+        self._await(sequence, found)
+        fetched = defaultdict[int, list[Hashable]](list)
         for key in found:
+            if key not in self._holders:
+                fetched[self._fetch(key)].append(key)
             self._holders[key] = self._holders.get(key, 0) + 1
             self._free.pop(key, None)
         self.used += placed * self.page
@@ -115,10 +119,16 @@ class SharedBlocks(KVBlocks):
         sequence.cached, sequence.pending = sequence.cached + hits, sequence.pending - hits
         sequence.drafted += hits
         grown = self.grow(sequence, tokens)
-        for tier, blocks in sorted(fetched.items()):
-            self.fetched[tier] += blocks * block
-            self.move("fetch", tier, sequence, blocks * block)
+        for tier, keys in sorted(fetched.items()):
+            tokens = len(keys) * block
+            self.fetched[tier] += tokens
+            self._coming |= dict.fromkeys(keys, self.move("fetch", tier, sequence, tokens))
         return grown
+
+    def moved(self, move: CacheMove) -> None:
+        KVBlocks.moved(self, move)
+        if move.swap == "fetch":
+            self._coming = {key: coming for key, coming in self._coming.items() if coming is not move}
 
     def lacks(self, sequence: SequenceState, tokens: int) -> int:
         blocks = ceil_div(max(sequence.allocated, tokens), self.batching.layout.block)
@@ -165,6 +175,12 @@ class SharedBlocks(KVBlocks):
                 break
             found.append(key)
         return found
+
+    def _await(self, sequence: SequenceState, found: Iterable[Hashable]) -> None:
+        """Have a sequence wait for blocks that it finds, and that are on their way for another."""
+        for move in {id(move): move for key in found if (move := self._coming.get(key)) is not None}.values():
+            move.others.append(sequence)
+            sequence.moving += 1
 
     def _fetch(self, key: Hashable) -> int:
         """Take note that a block is loaded from its tier; returns that."""

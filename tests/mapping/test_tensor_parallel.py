@@ -96,6 +96,25 @@ class TestOtherModels:
         for i in down:
             assert weight[ops.ops[i].path] == ops.costs(0)[QUANTITIES.index("weight"), i]
 
+    @pytest.mark.parametrize("name", ["deepseek-v3.2", "deepseek-v4-flash"])
+    def test_keys_of_an_indexer_leave_all_layers_cut(self, name):
+        """Products of a layer end the way back from its cache, so that layers before it are cut as well."""
+        model = models.library.load(name)
+        ops = model.step()
+        parts = shard(ops, 8)
+        row = QUANTITIES.index("weight")
+        whole, cut = ({(op.kind, op.path): int(w) for op, w in zip(g.ops, g.costs(0)[row], strict=True)} for g in (ops, parts))
+        for kind, path in whole:
+            if kind in ("gate_up_proj", "down_proj", "o_proj") or (path.endswith("q_b_proj") and kind == "q_proj"):
+                assert whole[kind, path] == 8 * cut[kind, path]
+        assert len(of_kind(parts, "all_reduce")) == 2 * model.layers
+        assert len(of_kind(parts, "all_gather")) == 1
+
+    def test_groups_of_heads_that_do_not_divide(self):
+        """The first of two products behind the attention of DeepSeek-V4 is one for each of 8 groups of heads."""
+        with pytest.raises(ConfigError, match="a divisor of the 8 groups of heads of o_proj, found 16; 8 would do"):
+            shard(models.library.load("deepseek-v4-flash").step(), 16)
+
     def test_experts_are_cut_not_dealt(self):
         """Each device has an eighth of every expert, so all of them work on each token."""
         ops = models.library.load("mixtral-8x7b").step()
@@ -219,7 +238,7 @@ class TestFastest:
         arguments = [word for each in scenario(**{"mapping.parallel.algorithm": "auto"}) for word in ("--set", each)]
         printed = CliRunner().invoke(cli, ["check", str(base), *arguments, "--not-resolved"]).output
         assert "all-reduces of llama-3.1-8b: one_shot, two_shot from 11 tokens per step (90.112 kB)" in printed
-        assert "sends 2 all_reduce of 114.688 kB in a step of one token" in printed
+        assert "sends 2 all_reduce (114.688 kB in all) in a step of one token" in printed
 
     def test_a_log_keeps_the_algorithms(self, base, tmp_path):
         pytest.importorskip("pyarrow")

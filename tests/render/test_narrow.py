@@ -102,7 +102,7 @@ def test_what_matters_comes_first(served: Result) -> None:
 
 def test_how_far_above_the_bound() -> None:
     assert terminal.above(0.123) == "12.3% above"
-    assert terminal.above(88.61) == "90x the least"
+    assert terminal.above(88.61) == "90x as long"
 
 
 @pytest.mark.parametrize("columns", ["60", "80"])

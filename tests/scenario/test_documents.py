@@ -188,7 +188,7 @@ def test_an_override_changes_one_use_of_an_alias() -> None:
         ("a.b=[1", "--set a.b=[1: not valid YAML: expected ',' or ']'"),
         ("a.b={c: 1, c: 2}", "--set a.b={c: 1, c: 2}: duplicate key 'c'"),
         ("a.b=*x", "--set a.b=*x: unknown alias *x"),
-        ("a.b.c=1", "--set a.b.c=1: a.b is 1, which has nothing inside to set"),
+        ("a.b.c=1", "--set a.b.c=1: a.b is 1, not a mapping; set it as a whole: 'a.b={..., c: ...}'"),
         ("l.2=1", "--set l.2=1: l is a list of 1, expected an index below that, found '2'"),
         ("l.x=1", "--set l.x=1: l is a list of 1"),
         (".".join("a" * 60) + "=1", "--set a.a.a"),

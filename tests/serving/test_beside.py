@@ -150,3 +150,33 @@ def test_a_prompt_waits_for_its_blocks_while_others_decode(executor: Any) -> Non
         there = max((end for _, end, _, of, _ in steps.moves if of == sequence), default=0)
         begin = int(log.steps.released[log.members.step[row]])
         assert begin == min(start for start, *_ in steps.batch if start > there or not there)
+
+
+@pytest.mark.parametrize("executor", ["simpy", "compiled"])
+def test_blocks_on_their_way_are_not_there_yet(executor: Any) -> None:
+    """Text 1 has 4 blocks, text 2 has 6; one of either and the rest of a prompt fill the 7 beside a request that decodes.
+
+    The last two ask for text 1. When they come, all that they evict is in the host already, so that one move is left, the load
+    of text 1 for the first of them. It takes 5.2 ms at 50 MB/s. The other one, which moves nothing, computes nothing before.
+    """
+    workload = {
+        "sequences": [{"prompt": 1, "tokens": 200}],
+        "batching": {
+            "policy": "continuous", "max_batch": 3,
+            "kv": {"capacity": f"{20 * BLOCK} B", "prefix_cache": True, "evicted": "tiers"},
+        },
+    }  # fmt: skip
+    setup = plan(scenario(workload, 50 * 10**6)).setup
+    asked = Request(context=0, tokens=1, arrival=0, prompt=0, prefix_tokens=16)
+    one = replace(asked, prompt=16 * 4 + 1, prefix=(0, 1, 2, 3))
+    two = replace(asked, prompt=16 * 6 + 1, prefix=(4, 5, 6, 7, 8, 9))
+    setup = replace(setup, sequences=[*setup.sequences, one, two, one, one, two, one, one])
+    log = (reference if executor == "simpy" else compiled).simulate(setup)
+    assert log is not None
+    steps = Steps(log)
+    begin, end, *last = steps.moves[-1]
+    assert last == ["fetch", 6, 64]
+    assert end - begin == LAYERS * ceil_div(64 * LAYER * PS_PER_S, 50 * 10**6)
+    assert len([0 for start, *_ in steps.batch if begin <= start < end]) > 3
+    (first,) = [start for start, _, members in steps.batch if 7 in members]
+    assert first == min(start for start, *_ in steps.batch if start > end)

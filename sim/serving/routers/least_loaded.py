@@ -14,7 +14,7 @@ def least(loads: Sequence[Load], among: Sequence[int]) -> int:
 
 
 class LeastLoaded:
-    """The replica with the fewest requests that have not ended; of several, that with the fewest tokens of their prompts."""
+    """The replica with the fewest requests that have not ended; among equals, the fewest tokens of prompts."""
 
     def choose(self, request: Request, loads: Sequence[Load]) -> int:
         return least(loads, range(len(loads)))

@@ -10,7 +10,7 @@ from sim.workload.requests import Request
 
 
 class PrefixHash:
-    """The replica that a hash of the first blocks of the prompt says, or of its conversation; all others in turn.
+    """The replica that a hash of the first blocks of the prompt, or of its conversation, gives; others in turn.
 
     blocks: how many of the ids of blocks with which the prompt begins are hashed. It needs to know nothing of replicas, as the
     session routing of vLLM's production stack does (https://docs.vllm.ai/projects/production-stack), and evens out nothing.
