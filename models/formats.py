@@ -20,6 +20,7 @@ from typing import Annotated, Any, Literal, NamedTuple, get_args
 from pydantic import Discriminator, Field, Tag, model_validator
 
 from models.graph import MONOMIALS, QUANTITIES, Op, OpGraph
+from models.op import HYPER
 from sim.base.section import ONE, TABLE, Section, Whole, default, form
 
 ELEMENT = {"bfloat16": 2, "float16": 2, "float32": 4}  # bytes, by torch's name
@@ -231,8 +232,11 @@ def rate_of(rates: int | Mapping[str, int], dtype: str) -> int | None:
 def is_matrix(ops: OpGraph, op: Op) -> bool:
     """Whether the weights of an op are a matrix: it multiplies by them, or looks rows up in them.
 
-    Products whose FLOPs grow with the context multiply by the KV cache: weights of attention are vectors (sinks).
+    Products whose FLOPs grow with the context multiply by the KV cache: weights of attention are vectors (sinks). What a
+    hyper-connection multiplies by is a parameter of its own that engines keep in float32, no layer that is quantized.
     """
+    if op.kind == HYPER:
+        return False
     if op.experts is not None or "embedding" in op.kind:
         return True
     flops, weight = ops.polynomials[op.costs[FLOPS]], ops.polynomials[op.costs[WEIGHT]]

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from models import latent
 from models.attention import ROLES
 from models.cache import KV_STORE
-from models.op import OF_STATE, SCAN, WINDOW
+from models.op import HYPER, OF_STATE, SCAN, WINDOW
 from models.recording import CHOSEN, KV_LOAD, TRANSFERS, Node, Recording
 from models.scans import CONVOLUTION
 from models.states import STATE_LOAD
@@ -51,9 +51,6 @@ INDEXER = "indexer"
 
 #: Kind of the op that makes compressed rows of the windows of tokens that a step ends.
 COMPRESS = "compress"
-
-#: Kind of the op that mixes the streams of a residual that has several.
-HYPER = "hyper_connection"
 
 _ROUTERS = {"gate", "router"}
 

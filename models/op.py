@@ -22,6 +22,9 @@ SCAN = "scan"
 WINDOW, GATES = "conv_window", "gates"
 OF_STATE = (WINDOW, SCAN, GATES)
 
+#: Kind of the op that mixes the streams of a residual that has several.
+HYPER = "hyper_connection"
+
 #: Exponents of (B, Q, N). Every cost of a decoder is a sum of these: nothing is more than linear in the batch and the
 #: context, and only attention within the new tokens is quadratic in Q.
 MONOMIALS = (

@@ -18,7 +18,7 @@ import numpy as np
 from models.formats import is_matrix, matrix_numbers
 from models.graph import MONOMIALS, QUANTITIES, Op, OpGraph, Polynomial, terms
 from models.masks import OF_ROWS
-from models.op import OF_STATE
+from models.op import HYPER, OF_STATE
 from models.polynomials import Pieces, Polynomials, added, each_term, zero
 
 ACT_READ, ACT_WRITE, VECTOR = (QUANTITIES.index(name) for name in ("act_read", "act_write", "vector_ops"))
@@ -34,7 +34,8 @@ _SAMPLE = (2, 3, 64)
 
 
 def without_weight_casts(ops: OpGraph) -> OpGraph:
-    """The op graph without conversions of weights to float32 in each step, as of the router of DeepSeek-V3.
+    """The op graph without conversions of weights to float32 in each step, as of the router of DeepSeek-V3 and of
+    hyper-connections, which checkpoints have in float32.
 
     A kernel reads weights once, in the format that they are stored in, and converts them on the way to its registers.
     """
@@ -46,7 +47,8 @@ def without_weight_casts(ops: OpGraph) -> OpGraph:
 
 def _without_cast(ops: OpGraph, op: Op, polynomials: Polynomials) -> Op:
     """An op that does not copy its weights as float32; the same op if it does not now."""
-    if op.dtype != "float32" or op.experts is not None or not is_matrix(ops, op):
+    multiplies = op.dtype == "float32" and op.experts is None and is_matrix(ops, op)
+    if not multiplies and op.kind != HYPER:
         return op
     numbers = matrix_numbers(ops, op)
     copied = {VECTOR: numbers, ACT_READ: SIZES["float32"] * numbers, ACT_WRITE: SIZES["float32"] * numbers}

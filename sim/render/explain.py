@@ -48,9 +48,10 @@ def render(result: Result) -> RenderableType:
     if len(b.sequences) > 1:
         word = result.log.owner_words[0]
         sections += _section(f"By {word}", _parts("", [f"{word} {n}" for n in b.sequences], b.by_sequence))
+    channels = "the channel or a link" if result.log.machine.links else "the channel"
     for title, by_owner, by_kind in (
         ("Causes of waits for an engine", found.engine_by_owner, found.engine_by_kind),
-        ("Causes of waits for the channel", found.channel_by_owner, found.channel_by_kind),
+        (f"Causes of waits for {channels}", found.channel_by_owner, found.channel_by_kind),
     ):
         if by_kind.largest(1):
             sections += _section(title, _blame(owners[found.owner], by_owner, by_kind, alone))

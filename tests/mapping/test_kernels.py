@@ -9,8 +9,9 @@ from click.testing import CliRunner
 
 import models.library
 import sim
+from models.formats import Formats, misaligned
 from models.graph import QUANTITIES, IntArray, OpGraph
-from models.rewrites import between_kernels, fuse, without_weight_casts
+from models.rewrites import between_kernels, fuse, with_formats, without_weight_casts
 from models.rewrites.fusion import Softmax
 from sim.cli import cli
 from sim.scenario import from_dict
@@ -158,6 +159,20 @@ def test_the_router_of_deepseek_v3_converts_no_weights() -> None:
         assert set(changed[QUANTITIES.index(quantity), routers].tolist()) == {size * numbers}, quantity
     assert changed.sum() == len(routers) * 9 * numbers, "nothing else"
     assert set(after[QUANTITIES.index("weight"), routers].tolist()) == {2 * (numbers + 256)}, "with biases"
+
+
+def test_hyper_connections_convert_no_weights_and_keep_their_format() -> None:
+    """A layer of DeepSeek-V4 has two, which make 24 numbers of 4 streams of 4,096; checkpoints keep them out of fp8."""
+    captured = models.library.load("deepseek-v4-flash").step()
+    numbers = 24 * 4 * 4096
+    ops = with_formats(without_weight_casts(captured), Formats(weights="fp8", scale=4, group=128**2), element=2)
+    i = next(i for i, op in enumerate(captured.ops) if op.kind == "hyper_connection")
+    before, after = captured.costs(100)[:, i], ops.costs(100)[:, i]
+    changed = dict(zip(QUANTITIES, (before - after).tolist(), strict=True))
+    assert {name: amount for name, amount in changed.items() if amount} == {
+        "vector_ops": numbers, "act_read": 4 * numbers, "act_write": 4 * numbers
+    }  # fmt: skip
+    assert not list(misaligned(captured, Formats(weights="fp8", scale=4, group=128**2)))
 
 
 def test_capture_shows_no_more_weights_than_the_model_has() -> None:

@@ -155,7 +155,7 @@ function blame() {
   $("blame").hidden = !data;
   if (!data) return () => {};
   const waited = (resource) => data[resource].by_kind.wait_ps.flat().concat(data[resource].by_kind.alone_ps).reduce((a, b) => a + b, 0);
-  const resources = [["channel", "the memory channel"], ["engine", "an engine"]].filter(([name]) => waited(name));
+  const resources = [["channel", facts.channel_names.length > facts.channels ? "channels and links" : "the memory channel"], ["engine", "an engine"]].filter(([name]) => waited(name));
   $("blame-resource").append(...resources.map(([value, name]) => make("option", { value, textContent: `waits for ${name}` })));
   $("blame-group").append(make("option", { value: "by_kind", textContent: "by kind of op" }), make("option", { value: "by_owner", textContent: `by ${data.owner === "token" ? facts.words[1] : data.owner}` }));
   if (!resources.length) { $("blame-lead").textContent = "No task waited for an engine or for the channel."; $("blame").querySelector(".tools").hidden = true; }

@@ -57,7 +57,8 @@ class Timeline {
     for (let n = 0; !complete && n < (run.interleaved ? 1 : run.channels); n++) lanes(n); // it may have served later only
     const numbers = [...channels.keys()].sort((a, b) => a - b);
     if (numbers.length) {
-      head(this.#many(run.channels > 1 ? "Memory channels" : "Memory channel", numbers.length, LANES));
+      const memory = run.channels > 1 ? "Memory channels" : "Memory channel";
+      head(this.#many(numbers.at(-1) < run.channels ? memory : `${memory} and links`, numbers.length, LANES));
       for (const number of numbers.slice(0, LANES)) add(this.#channel(number, channels.get(number)));
       const queued = where((i) => run.lane[i] && run.served[i] > run.issued[i]);
       if (complete && queued.length)

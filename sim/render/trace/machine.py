@@ -48,7 +48,7 @@ def machine(canvas: Canvas, critical: Rows | None, *, powered: bool) -> tuple[Sl
         places = _paths(canvas, root, places)
     rates = _rate_tracks(canvas, places.channels)
     description = "Transfers issued and not yet complete, served or queued."
-    group = root if several else places.channels[0]
+    group = places.channels[0] if len(set(places.channels)) == 1 else root  # it counts those of all channels
     outstanding = tracks.add("outstanding transfers", group, description, "transfers")
     groups += _memory(canvas, places.channels)
     description = "Power of the machine: arithmetic while it runs, bytes while they move, and static power."

@@ -83,6 +83,11 @@ def test_swaps_are_on_the_link_to_the_host(load: Load, tmp_path: Path) -> None:
         "JOIN track AS parent ON track.parent_id = parent.id WHERE parent.name = 'Host'"
     )
     assert most["rate"] == pytest.approx(20, rel=1e-3)
+    (outstanding,) = trace.query(
+        "SELECT parent.name AS parent FROM track JOIN track AS parent ON track.parent_id = parent.id "
+        "WHERE track.name = 'outstanding transfers'"
+    )
+    assert outstanding["parent"] == "Machine", "those on the link count, too"
     loops = trace.query("SELECT name FROM track WHERE name GLOB '*loop *' ORDER BY name")
     assert [row["name"] for row in loops] == ["loop 0", "moves of caches, loop 1"]
 
