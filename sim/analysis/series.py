@@ -54,8 +54,9 @@ class Levels:
 
     @classmethod
     def joined(cls, parts: Iterable[Levels]) -> Levels:
-        """The levels of all parts."""
-        columns = zip(*((each.start, each.end, each.value) for each in parts), strict=True)
+        """The levels of all parts, of which there may be none: those of a time in which the draft model alone takes steps."""
+        none = np.zeros(0, dtype=np.int64)
+        columns = zip((none, none, none), *((each.start, each.end, each.value) for each in parts), strict=True)
         start, end, value = map(np.concatenate, columns)
         return cls(start=start, end=end, value=value)
 

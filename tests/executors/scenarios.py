@@ -1,4 +1,4 @@
-"""Random scenarios of real models: batches, prompts, drafts, full caches, experts, closed loops, tiles, cost models."""
+"""Random scenarios of real models: batches, prompts, drafts, full caches, experts, closed loops, replicas, tiles, costs."""
 
 from __future__ import annotations
 
@@ -16,6 +16,7 @@ XEON = str(next(iter(shipped().values())).parent / "profiles" / "xeon_1_thread.y
 
 DENSE = ("llama-3.2-1b", "gemma-3-1b", "gpt2", "qwen3-0.6b")
 OTHERS = ("qwen3-30b-a3b", "deepseek-v2-lite", "gpt-oss-20b")  # experts, latents, windows
+COMPRESSED = "deepseek-v4-flash"  # layers 2 and 3, from 0, have a row for 4 and for 128 tokens, the first two a window alone
 
 
 #: A prompt in the middle of which the window of Gemma 3 is full, that of gpt-oss long before.
@@ -174,10 +175,14 @@ def sequences_of(workload: dict[str, Any]) -> int:
 
 
 @st.composite
-def served(draw: st.DrawFn, *, devices: bool = False) -> dict[str, Any]:
-    """A scenario; a few of them are refused, as what cannot be. devices: there are several, else only in some."""
-    config = draw(st.sampled_from((*DENSE, DENSE[0], DENSE[0], *OTHERS)))
+def served(draw: st.DrawFn, *, devices: bool = False, more: bool = False) -> dict[str, Any]:
+    """A scenario; a few of them are refused, as what cannot be. devices: there are several, else only in some. more: with
+    compressed caches and replicas.
+    """
+    config = draw(st.sampled_from((*DENSE, DENSE[0], DENSE[0], *OTHERS, *([COMPRESSED] if more else []))))
     model = {"config": config, "scope": draw(st.sampled_from(("block", "block", "model"))), "layers": draw(st.integers(1, 2))}
+    if config == COMPRESSED:
+        model["layers"] = draw(st.integers(3, 4))
     workload = draw(workloads(config))
     if "kv" in workload["batching"]:
         model["layers"] = 1
@@ -201,20 +206,23 @@ def served(draw: st.DrawFn, *, devices: bool = False) -> dict[str, Any]:
         kv |= {"prefix_cache": True, "evicted": "tiers"}
     if devices or (cost == "roofline" and "kv" not in workload["batching"] and draw(st.booleans())):
         parallel = mapping["parallel"] = draw(parallelism())
-        machine["devices"] = {"count": parallel.get("tensor", 1) * parallel.get("pipeline", 1), **draw(connections())}
+        if more and workload["batching"]["policy"] != "independent" and draw(st.integers(0, 2)) == 0:
+            parallel["data"], workload["router"] = 2, draw(st.sampled_from(("round_robin", "least_loaded", "prefix_hash")))
+        count = parallel.get("data", 1) * parallel.get("tensor", 1) * parallel.get("pipeline", 1)
+        machine["devices"] = {"count": count, **draw(connections())}
         if (
             "tensor" in parallel
-            and config in OTHERS
+            and config in (*OTHERS, COMPRESSED)
             and workload["batching"]["policy"] != "independent"
             and draw(st.booleans())
         ):
             parallel["expert"] = parallel["tensor"]
         if parallel.get("tensor") and config == "gemma-3-1b" and mapping.get("softmax") == "online":
             parallel["context"] = draw(st.sampled_from((1, 2)))  # it has one KV head
-        if parallel.get("pipeline", 1) > 1 or parallel.get("expert") or not parallel.get("fold", True):
+        if parallel.get("pipeline", 1) > 1 or parallel.get("expert") or parallel.get("data") or not parallel.get("fold", True):
             machine["sram"] = None
         if parallel.get("pipeline", 1) > 1:
-            model["layers"] = 2
+            model["layers"] = 4 if config == COMPRESSED else 2
     return {
         "model": model, "workload": workload, "hardware": machine, "mapping": mapping,
         "scheduler": draw(st.sampled_from(SCHEDULERS)), "cost": cost, "seed": draw(st.integers(0, 3)),

@@ -148,13 +148,13 @@ def test_graphs_of_every_kind_on_machines_of_every_kind(data, pause):
 
 
 @settings(relaxed, max_examples=25)
-@given(served(), PARTS)
+@given(served(more=True), PARTS)
 def test_batches_of_real_models(data, pause):
     both(drawn(data), pause)
 
 
 @settings(relaxed, max_examples=20)
-@given(served(devices=True), PARTS)
+@given(served(devices=True, more=True), PARTS)
 def test_batches_on_several_devices(data, pause):
     both(drawn(data), pause)
 
@@ -207,7 +207,7 @@ def test_many_graphs(data, pause):
 
 @pytest.mark.slow
 @settings(relaxed, max_examples=400)
-@given(served(), PARTS)
+@given(served(more=True), PARTS)
 def test_many_batches(data, pause):
     setup = drawn(data)
     parts_are_the_whole(setup, pause, both(setup, pause))

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 import sim
+from sim.render.trace.of_result import write_trace
 from sim.runs.run import read
 from sim.scenario.shipped import find_scenario
 
@@ -46,6 +48,22 @@ def test_ops_of_a_window_are_kept_whatever_is_recorded() -> None:
     assert len(result.window.steps) == 2, "known tokens overlap: both steps are under way"
     with pytest.raises(sim.InputError, match=r"record: expected all for a page, found steps"):
         result.rows("a page")
+
+
+def test_a_window_of_nothing_but_drafts_has_a_trace(tmp_path: Path) -> None:
+    """The first step drafts. Its cache is not counted, since it follows that of the model."""
+    result = sim.run({
+        "model": {"config": "llama-3.2-1b", "layers": 1, "scope": "block"},
+        "workload": {
+            "sequences": [{"context": 5, "tokens": 3}], "batching": "continuous",
+            "speculative": {"draft": 1, "acceptance": 1, "model": {"config": "llama-3.2-1b", "layers": 1}},
+        },
+        "record": "steps", "trace": {"window": {"end": "1 ns"}},
+    })  # fmt: skip
+    assert result.window is not None
+    assert len(result.window.steps) == 1
+    write_trace(result, tmp_path / "run.pftrace")
+    assert (tmp_path / "run.pftrace").stat().st_size > 0
 
 
 def test_operands_in_sram_are_shown_where_it_is_bounded_and_ops_are_recorded() -> None:
