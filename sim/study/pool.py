@@ -135,7 +135,7 @@ class Growing:
     Few small runs end here before the pool has begun. What may take long, or much memory, runs in the pool from the start,
     and so does all that follows: if it is killed, this process is not.
 
-    width: of the pool. make: makes it; processes, if nothing else is said.
+    width: of the pool. make: makes it; processes by default.
     """
 
     def __init__(self, width: int, make: Callable[[], Pool] | None = None) -> None:
