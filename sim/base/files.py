@@ -202,15 +202,25 @@ def _temporary(target: Path, path: StrPath, made: list[Path]) -> BinaryIO:
             made.clear()
             error.filename = str(path)
             raise
-        if fcntl is not None:
-            with suppress(OSError):  # a file system without locks
-                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        if os.fstat(handle).st_nlink:  # another process may have taken it for a leftover before it was locked
+        # Another process may have taken it for a leftover before it was locked: it is gone, or will be.
+        if _locked(handle) and os.fstat(handle).st_nlink:
             break
         os.close(handle)
     with suppress(OSError, AttributeError):
         os.fchmod(handle, stat.S_IMODE(target.stat().st_mode) if target.exists() else 0o666 & ~_mask())
     return os.fdopen(handle, "wb")
+
+
+def _locked(handle: int) -> bool:
+    """Lock a file, where its file system has locks; False if another process has locked it."""
+    if fcntl is not None:
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return False
+        except OSError:  # no locks
+            pass
+    return True
 
 
 def _mask() -> int:

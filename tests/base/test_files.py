@@ -57,6 +57,26 @@ def test_threads_write_one_file_whole(tmp_path: Path) -> None:
     assert leftovers(tmp_path) == []
 
 
+def test_a_file_that_is_taken_for_a_leftover_before_it_is_locked_is_made_anew(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fcntl = pytest.importorskip("fcntl")
+    lock, taken = fcntl.flock, list[Path]()
+
+    def locked_by_another_first(handle: int, how: int) -> None:
+        if not taken:
+            taken.append(tmp_path / leftovers(tmp_path)[0])
+            lock(os.open(taken[0], os.O_RDONLY), how)
+        lock(handle, how)
+
+    monkeypatch.setattr(fcntl, "flock", locked_by_another_first)
+    with whole_file(tmp_path / "a") as file:
+        taken[0].unlink()
+        file.write(b"whole")
+    assert (tmp_path / "a").read_bytes() == b"whole"
+    assert leftovers(tmp_path) == []
+
+
 def test_what_a_killed_run_left_is_removed_by_the_next_and_what_is_in_use_is_not(tmp_path: Path) -> None:
     killed = (
         "import sys, time; from sim.base.files import whole_file\n"
