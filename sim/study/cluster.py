@@ -55,6 +55,8 @@ class Cluster:
         self._end: list[Callable[[], None]] = []
         self._futures: set[Any] = set()
         self._counted, self._threads = float("-inf"), 1
+        if address == LOCAL:
+            context("distributed")  # the server of processes imports Dask while this process does
         distributed = dask("distributed")
         if address == LOCAL:
             cluster = self._started(distributed, count)
@@ -159,7 +161,7 @@ def local(count: int) -> Pool:
     """
     if find_spec("distributed") is None:
         raise InputError(NEEDED)
-    return Growing(count, partial(Cluster, LOCAL, count))
+    return Growing(count, partial(Cluster, LOCAL, count), waits=True)
 
 
 def dask(module: str) -> Any:

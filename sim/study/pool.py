@@ -135,11 +135,12 @@ class Growing:
     Few small runs end here before the pool has begun. What may take long, or much memory, runs in the pool from the start,
     and so does all that follows: if it is killed, this process is not.
 
-    width: of the pool. make: makes it; processes by default.
+    width: of the pool. make: makes it; processes by default. waits: no runs are here while it begins, since they would take
+    turns with threads of this process that start it.
     """
 
-    def __init__(self, width: int, make: Callable[[], Pool] | None = None) -> None:
-        self.width = width
+    def __init__(self, width: int, make: Callable[[], Pool] | None = None, *, waits: bool = False) -> None:
+        self.width, self._waits = width, waits
         self._make = make or (lambda: Processes(width))
         self._here = Here()
         self._beside: Pool | None = None
@@ -158,6 +159,8 @@ class Growing:
             if spent > ENOUGH and left * spent / self._runs > PAYS:
                 self._starts = Thread(target=self._start, daemon=True)
                 self._starts.start()
+                if self._waits:
+                    self._starts.join()
 
     def _start(self) -> None:
         with suppress(Exception):  # the next batch that is submitted raises it, too
