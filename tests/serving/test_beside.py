@@ -120,25 +120,29 @@ def test_executors_agree(change: dict[str, Any]) -> None:
     assert {"kv_swap_out", "kv_swap_in"} <= {graph.kinds[0] for graph in log.graphs}
 
 
+def with_prefixes(executor: str, requests: list[Request], *, tokens: int, max_batch: int, capacity: int) -> EventLog:
+    """A run of requests with prefixes beside one that decodes so many tokens; what the cache evicts goes to the host."""
+    kv = {"capacity": f"{capacity} B", "prefix_cache": True, "evicted": "tiers"}
+    workload = {
+        "sequences": [{"prompt": 1, "tokens": tokens}],
+        "batching": {"policy": "continuous", "max_batch": max_batch, "kv": kv},
+    }
+    setup = plan(scenario(workload, 50 * 10**6)).setup
+    setup = replace(setup, sequences=[*setup.sequences, *requests])
+    log = (reference if executor == "simpy" else compiled).simulate(setup)
+    assert log is not None
+    return log
+
+
 @pytest.mark.parametrize("executor", ["simpy", "compiled"])
 def test_a_prompt_waits_for_its_blocks_while_others_decode(executor: Any) -> None:
     """Two texts of 64 tokens take turns in three blocks beside a request that decodes: found in the host, they are loaded.
 
     A prompt of 65 tokens computes one of them, once the 64 others are there; the one that decodes waits for no move.
     """
-    workload = {
-        "sequences": [{"prompt": 1, "tokens": 100}],
-        "batching": {
-            "policy": "continuous", "max_batch": 2,
-            "kv": {"capacity": f"{12 * BLOCK} B", "prefix_cache": True, "evicted": "tiers"},
-        },
-    }  # fmt: skip
-    setup = plan(scenario(workload, 50 * 10**6)).setup
     asked = Request(context=0, tokens=1, arrival=0, prompt=65, prefix_tokens=64)
     texts = [replace(asked, prefix=(text,)) for text in (1, 2, 1)]
-    setup = replace(setup, sequences=[*setup.sequences, *texts])
-    log = (reference if executor == "simpy" else compiled).simulate(setup)
-    assert log is not None
+    log = with_prefixes(executor, texts, tokens=100, max_batch=2, capacity=12 * BLOCK)
     steps = Steps(log)
     assert [move[2:] for move in steps.moves] == [("spill", 2, 64), ("spill", 3, 64), ("fetch", 3, 64)]
     assert all(0 in members for *_, members in steps.batch[:100])
@@ -159,20 +163,10 @@ def test_blocks_on_their_way_are_not_there_yet(executor: Any) -> None:
     The last two ask for text 1. When they come, all that they evict is in the host already, so that one move is left, the load
     of text 1 for the first of them. It takes 5.2 ms at 50 MB/s. The other one, which moves nothing, computes nothing before.
     """
-    workload = {
-        "sequences": [{"prompt": 1, "tokens": 200}],
-        "batching": {
-            "policy": "continuous", "max_batch": 3,
-            "kv": {"capacity": f"{20 * BLOCK} B", "prefix_cache": True, "evicted": "tiers"},
-        },
-    }  # fmt: skip
-    setup = plan(scenario(workload, 50 * 10**6)).setup
     asked = Request(context=0, tokens=1, arrival=0, prompt=0, prefix_tokens=16)
     one = replace(asked, prompt=16 * 4 + 1, prefix=(0, 1, 2, 3))
     two = replace(asked, prompt=16 * 6 + 1, prefix=(4, 5, 6, 7, 8, 9))
-    setup = replace(setup, sequences=[*setup.sequences, one, two, one, one, two, one, one])
-    log = (reference if executor == "simpy" else compiled).simulate(setup)
-    assert log is not None
+    log = with_prefixes(executor, [one, two, one, one, two, one, one], tokens=200, max_batch=3, capacity=20 * BLOCK)
     steps = Steps(log)
     begin, end, *last = steps.moves[-1]
     assert last == ["fetch", 6, 64]
