@@ -81,6 +81,15 @@ def load(
     return captured[granularity]
 
 
+def ships(config: str, granularity: str, dtype: str | None, mla: str) -> bool:
+    """Whether the graph that `load` returns ships with the package, so that it neither reads other files nor captures."""
+    if config not in names():
+        return False
+    model = resolve(config)
+    found = (_read(shipped_path(model.name, granularity, form)) for form in (mla, MLA_FORMS[0]))
+    return any(graph is not None and _fits(graph, model, dtype_of(model, dtype), granularity, mla) for graph in found)
+
+
 def _show(done: int, total: int) -> None:
     """Show how much of a capture is done, in one line of the terminal that the next one overwrites."""
     sys.stderr.write(f"\r{100 * done // total} %" + "\r\x1b[K" * (done == total))

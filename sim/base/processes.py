@@ -21,6 +21,7 @@ from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
+from contextlib import contextmanager
 from typing import Any, TypeVar
 
 from sim.base.cores import CORES
@@ -38,6 +39,25 @@ def can_fork() -> bool:
     return sys.platform == "linux" and threading.active_count() == 1 and not multiprocessing.current_process().daemon
 
 
+@contextmanager
+def uninterrupted() -> Iterator[None]:
+    """Hold back Ctrl-C, which is for this process: those that begin in this context inherit that it is blocked."""
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+@contextmanager
+def forking() -> Iterator[None]:
+    """Fork this process in this context, where `can_fork` holds."""
+    with uninterrupted(), warnings.catch_warnings():
+        # Python 3.12 warns of any other thread: those left are of BLAS, which looks after itself in a fork.
+        warnings.simplefilter("ignore", DeprecationWarning)
+        yield
+
+
 def forked(work: Work[T, R], items: Sequence[T], count: int) -> Iterator[R]:
     """The results of work on each item in order, by so many processes, which begin now. `can_fork` must hold.
 
@@ -46,9 +66,7 @@ def forked(work: Work[T, R], items: Sequence[T], count: int) -> Iterator[R]:
     """
     before = set(multiprocessing.active_children())
     pool = ProcessPoolExecutor(count, multiprocessing.get_context("fork"), initializer=_begin, initargs=(work, items))
-    with warnings.catch_warnings():
-        # Python 3.12 warns of any other thread: those left are of BLAS, which looks after itself in a fork.
-        warnings.simplefilter("ignore", DeprecationWarning)
+    with forking():
         under_way = deque(pool.submit(_do, number) for number in range(min(2 * count, len(items))))
     started = set(multiprocessing.active_children()) - before
     return _results(pool, started, under_way, len(items))

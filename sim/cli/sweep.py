@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from time import monotonic
 
 import click
 from rich.console import Console
@@ -23,6 +24,8 @@ from sim.study.pool import Pool, pool
 from sim.study.shipped import find_study
 from sim.study.store import FAILED, Store
 from sim.study.sweep import Counts, OnSweep, estimate, sweep
+
+REFRESH = 0.1  # seconds between two drawings of the line of progress
 
 
 @click.command("sweep")
@@ -135,13 +138,18 @@ def _progress(study: Study) -> Iterator[OnSweep | None]:
         yield None
         return
     with Progress(
-        TextColumn("{task.description}", markup=False), BarColumn(), _Runs(), console=console, transient=True
-    ) as shown:
-        line = shown.add_task(study.name, total=None, failed=0)
+        TextColumn("{task.description}", markup=False), BarColumn(), _Runs(), console=console, transient=True,
+        auto_refresh=False,  # by a thread, beside which no process can be forked
+    ) as shown:  # fmt: skip
+        line, drawn = shown.add_task(study.name, total=None, failed=0), monotonic()
 
         def on_progress(counts: Counts) -> None:
             left = counts.runs - counts.before
             shown.update(line, total=left, completed=counts.done, failed=counts.failed)
+            nonlocal drawn
+            if monotonic() - drawn >= REFRESH:
+                shown.refresh()
+                drawn = monotonic()
 
         yield on_progress
 

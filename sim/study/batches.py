@@ -1,7 +1,8 @@
 """Batches of points, as they are sent to a process that needs no files: large parts are kept there.
 
-Points of a study share task graphs and models, which are far larger than the rest of a plan. A batch is pickled with a digest
-in place of each of these; they follow as parts, which the receiving process makes once, however many batches name them. Points
+A point that can be planned without files is sent as the values that it changes of the base scenario, others as plans. Points
+of a study share their base, task graphs and models, which are far larger than the rest. A batch is pickled with a digest in
+place of each of these; they follow as parts, which the receiving process makes once, however many batches name them. Points
 that differ in delays alone have the same graph there, and all that is derived from it.
 """
 
@@ -14,20 +15,20 @@ from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from threading import RLock
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
 from models.graph import ModelGraph, OpGraph
 from sim.analysis.goodput import Slo
 from sim.analysis.rules import Rules
+from sim.base.documents import Assignment
 from sim.base.errors import SimError
 from sim.executors.setup import Setup
 from sim.mapping.tasks import TaskGraph
-
-if TYPE_CHECKING:  # processes that run batches make no plans
-    from sim.runs.plan import Plan
+from sim.runs.plan import Plan
+from sim.study.planner import Planner
 
 #: Types whose objects points share.
-SHARED = (TaskGraph, OpGraph, ModelGraph)
+SHARED = (Planner, TaskGraph, OpGraph, ModelGraph)
 
 KEPT = 64  # parts that a process keeps
 
@@ -54,6 +55,22 @@ class Job:
             warmup_requests=planned.warmup_requests, slo=planned.slo,
         )  # fmt: skip
 
+    def job(self) -> Job:
+        """Itself: it is planned."""
+        return self
+
+
+@dataclass(frozen=True, slots=True)
+class Unplanned:
+    """A point that the process which runs it plans. values: that it changes of the base of its planner."""
+
+    planner: Planner
+    values: tuple[Assignment, ...]
+
+    def job(self) -> Job:
+        """Its job. Raises InputError if it cannot be run."""
+        return Job.of(self.planner.plan(self.values))
+
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
@@ -66,7 +83,7 @@ class Outcome:
 class Batch:
     """Jobs that one task of an executor runs. It is packed when it is pickled, so in one process it costs nothing."""
 
-    def __init__(self, jobs: Sequence[Job]) -> None:
+    def __init__(self, jobs: Sequence[Job | Unplanned]) -> None:
         self.jobs = jobs
 
     def __len__(self) -> int:
@@ -80,9 +97,9 @@ class Batch:
 def run(batch: Batch, measure: Callable[[Job], dict[str, Any]]) -> list[Outcome]:
     """Run all jobs of a batch. An error is an outcome; only a lack of memory or an interrupt ends it."""
     found = []
-    for job in batch.jobs:
+    for each in batch.jobs:
         try:
-            found.append(Outcome(measure(job)))
+            found.append(Outcome(measure(each.job())))
         except SimError as error:
             found.append(Outcome(None, str(error)))
         except Exception as error:  # a point must not end the study

@@ -161,7 +161,7 @@ def local(count: int) -> Pool:
     """
     if find_spec("distributed") is None:
         raise InputError(NEEDED)
-    return Growing(count, partial(Cluster, LOCAL, count), waits=True)
+    return Growing(count, partial(Cluster, LOCAL, count))
 
 
 def dask(module: str) -> Any:

@@ -21,15 +21,15 @@ from sim.base.documents import Assignment, Document, Node, Place, from_plain, ke
 from sim.base.errors import InputError
 from sim.base.files import in_home, kind_of
 from sim.base.problems import validated
-from sim.runs.plan import Plan, plan
+from sim.runs.plan import Plan
 from sim.runs.run import known_names
-from sim.runs.shared import Shared
-from sim.scenario import Scenario, assigned, from_document
-from sim.scenario.paths import PATHS
+from sim.scenario import Scenario, from_document
 from sim.study.axes import Axis, Span, Value, axis, between, parse_axis, placed, plain, read_axis
+from sim.study.batches import Unplanned
 from sim.study.expressions import Expression, parse
 from sim.study.metrics import METRICS
 from sim.study.optimize import Optimize, Space
+from sim.study.planner import Planner, named_files, needs_files
 from sim.study.samples import sample
 from sim.study.search import Find
 from sim.study.sections import MOST_POINTS, StudyFile
@@ -57,14 +57,6 @@ class Point:
         """Arguments of `--set` that make the scenario of this point from the base."""
         made = [f"{axis.key}={value.text}" for axis, value in self.settings if axis.key != CASE]
         return (*made, f"seed={self.seed}")
-
-
-@dataclass(slots=True)
-class _Made:
-    """Values that were assigned before, and the scenario that was made last, which points share."""
-
-    assignments: dict[tuple[str, str], Assignment] = field(default_factory=dict)
-    latest: Scenario | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -121,29 +113,43 @@ class Study:
 
     def plan(self, point: Point) -> Plan:
         """The plan of a point. Raises InputError for a point that cannot be run."""
-        return plan(self.scenario(point), self._shared)
+        return self._planner.plan(self._values(point))
+
+    def unplanned(self, point: Point) -> Unplanned:
+        """A point as a process plans it that has no files."""
+        return Unplanned(self._planner, self._values(point))
 
     def scenario(self, point: Point) -> Scenario:
         """The scenario of a point. Raises InputError for one that is not valid."""
+        return self._planner.scenario(self._values(point))
+
+    @cached_property
+    def needs_files(self) -> bool:
+        """Whether plans of its points need files, as `planner.needs_files`."""
+        changed = {key: [value.text for value in axis.values] for key, axis in self.keys.items()}
+        return needs_files(self.base, changed if self.find is None else {**changed, self.find.key: []})
+
+    @cached_property
+    def _planner(self) -> Planner:
+        return Planner(self.base)
+
+    @cached_property
+    def _assigned(self) -> dict[tuple[str, str], Assignment]:
+        """Values that were assigned before, which points share."""
+        return {}
+
+    def _values(self, point: Point) -> tuple[Assignment, ...]:
+        """The values of a point."""
         wanted = [self._assignment(axis, value) for axis, value in point.settings if axis.key != CASE]
         if self.repeats > 1:
             wanted.append(Assignment(("seed",), Node(point.seed, Place("repeats")), Place("repeats")))
-        self._made.latest = assigned(self.base, wanted, known_names(), like=self._made.latest)
-        return self._made.latest
-
-    @cached_property
-    def _made(self) -> _Made:
-        return _Made()
-
-    @cached_property
-    def _shared(self) -> Shared:
-        return Shared()
+        return tuple(wanted)
 
     def _assignment(self, axis: Axis, value: Value) -> Assignment:
         key = (axis.key, value.text)
-        if key not in self._made.assignments:
-            self._made.assignments[key] = axis.assignment(value)
-        return self._made.assignments[key]
+        if key not in self._assigned:
+            self._assigned[key] = axis.assignment(value)
+        return self._assigned[key]
 
     @cached_property
     def parts(self) -> dict[str, str]:
@@ -180,14 +186,7 @@ def _digest(data: Any) -> str:
 
 def _files(base: Scenario) -> dict[str, str]:
     """Digests of the files that a scenario names, by their keys."""
-    found: dict[str, str] = {}
-    data = base.to_dict()
-    for path in PATHS:
-        value: Any = data
-        for key in path:
-            value = value.get(key) if isinstance(value, dict) else None
-        if isinstance(value, str):
-            found[".".join(path)] = _content(base.folder / value)
+    found = {key: _content(base.folder / path) for key, path in named_files(base)}
     if base.model.config is not None:
         found["model.config"] = _content(in_home(base.model.config))
     return found

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import multiprocessing
 import os
 import signal
@@ -10,6 +11,7 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import BrokenExecutor, Executor, Future, ProcessPoolExecutor
 from contextlib import contextmanager, suppress
+from importlib import import_module
 from itertools import islice
 from multiprocessing import forkserver, resource_tracker
 from multiprocessing.connection import wait
@@ -20,18 +22,22 @@ from typing import Any, Protocol, Self, TypeVar
 
 from sim.base.cores import CORES
 from sim.base.errors import SimError
-from sim.base.processes import Work
-from sim.study.batches import Batch, Job, Outcome, run
+from sim.base.kernel import loaded
+from sim.base.processes import Work, can_fork, forking, uninterrupted
+from sim.study.batches import Batch, Job, Outcome, Unplanned, run
 from sim.study.metrics import measure
 
 T = TypeVar("T")
 R = TypeVar("R")
 
-#: Module that processes share.
-READY = "sim.study.ready"
+#: Module that the server of processes imports.
+SERVER = "sim.study.server"
 
 #: Seconds that runs must take this process for others to be started, and after which that is judged.
 PAYS, ENOUGH = 3.0, 0.1
+
+#: The same where they are forks of this process, which takes some 10 ms for each.
+FORKS_PAY = 0.3
 
 _HIDDEN = RLock()  # one thread at a time hides the main module
 
@@ -96,9 +102,10 @@ class Here:
 class Processes:
     """Processes on this machine, each with one core.
 
-    They hold nothing of this one but the modules that simulate: not the command line, not torch, not the script of a user,
-    which is kept from running again in them. On Linux they are forks of a server that has imported and loaded all that they
-    need (`sim.study.ready`), so that they begin in milliseconds and share its memory; elsewhere each starts anew (`spawn`).
+    Where this process can be forked they are forks of it, which begin in milliseconds and share all that it has loaded.
+    Elsewhere they hold the modules that simulate, and nothing else: not the command line, not torch, not the script of a
+    user, which is kept from running again in them. On Linux they are then forks of a server that has imported and loaded all
+    that they need (`sim.study.server`), so that they share its memory; elsewhere each starts anew (`spawn`).
     """
 
     alone = False
@@ -108,7 +115,14 @@ class Processes:
         self._start()
 
     def _start(self) -> None:
-        self._pool = ProcessPoolExecutor(self.width, context(), initializer=_begin)
+        if not can_fork():
+            self._pool = ProcessPoolExecutor(self.width, context(), initializer=_begin)
+            return
+        if not loaded():
+            import_module("sim.study.ready").load()
+        self._pool = ProcessPoolExecutor(self.width, multiprocessing.get_context("fork"), initializer=_begin)
+        with forking():
+            self._pool.submit(work, Batch([]))  # all begin now: from here on this process has other threads
 
     def expect(self, left: int) -> None:
         """It does not matter."""
@@ -135,16 +149,15 @@ class Growing:
     Few small runs end here before the pool has begun. What may take long, or much memory, runs in the pool from the start,
     and so does all that follows: if it is killed, this process is not.
 
-    width: of the pool. make: makes it; processes by default. waits: no runs are here while it begins, since they would take
-    turns with threads of this process that start it.
+    width: of the pool. make: makes it; processes by default. Forks begin at once. A server of forks begins beside further runs;
+    no runs are here while another pool begins, since they would take turns with threads of this process that start it.
     """
 
-    def __init__(self, width: int, make: Callable[[], Pool] | None = None, *, waits: bool = False) -> None:
-        self.width, self._waits = width, waits
-        self._make = make or (lambda: Processes(width))
+    def __init__(self, width: int, make: Callable[[], Pool] | None = None) -> None:
+        self.width, self._made = width, make
         self._here = Here()
         self._beside: Pool | None = None
-        self._starts: Thread | None = None  # runs until the pool has done something; None if no run is to be here
+        self._starts: Thread | None = None  # runs until a pool that begins beside runs has done something
         self._since, self._runs = 0.0, 0
 
     @property
@@ -154,18 +167,24 @@ class Growing:
 
     def expect(self, left: int) -> None:
         """Start the pool if runs that are left take this process much longer than it takes to start."""
-        if self._beside is None and self._starts is None and self._runs:
-            spent = perf_counter() - self._since
-            if spent > ENOUGH and left * spent / self._runs > PAYS:
-                self._starts = Thread(target=self._start, daemon=True)
-                self._starts.start()
-                if self._waits:
-                    self._starts.join()
+        if not self.alone or self._starts is not None or not self._runs:
+            return
+        spent, forks = perf_counter() - self._since, self._made is None and can_fork()
+        if spent < ENOUGH or left * spent / self._runs < (FORKS_PAY if forks else PAYS):
+            return
+        if forks or self._made is not None:
+            self._started()
+        else:
+            self._starts = Thread(target=self._start, daemon=True)
+            self._starts.start()
 
     def _start(self) -> None:
         with suppress(Exception):  # the next batch that is submitted raises it, too
             self._beside = self._make()
             self._beside.submit(work, Batch([])).result()
+
+    def _make(self) -> Pool:
+        return Processes(self.width) if self._made is None else self._made()
 
     def submit(self, work: Work[T, R], item: T) -> Future[R]:
         if not self.alone or not (isinstance(item, Batch) and all(map(_is_small, item.jobs))):
@@ -195,8 +214,10 @@ class Growing:
             self._beside.close(now=now)
 
 
-def _is_small(job: Job) -> bool:
-    """Whether a run takes milliseconds, which is known before it."""
+def _is_small(job: Job | Unplanned) -> bool:
+    """Whether a run takes milliseconds, which is known before it once it is planned."""
+    if isinstance(job, Unplanned):
+        return False
     setup = job.setup
     return setup.batching is None and len(setup.graph) * sum(request.tokens for request in setup.sequences) < SMALL
 
@@ -268,18 +289,16 @@ def context(*modules: str) -> Any:
     if sys.platform != "linux":
         return multiprocessing.get_context("spawn")
     found = multiprocessing.get_context("forkserver")
-    found.set_forkserver_preload([*modules, READY])
+    found.set_forkserver_preload([*modules, SERVER])
     resource_tracker.ensure_running()  # it takes signals up again, so it comes first
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
-    try:
-        forkserver.ensure_running()  # Ctrl-C is for this process: those that begin now inherit that it is blocked
-    finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+    with uninterrupted():
+        forkserver.ensure_running()
     return found
 
 
 def _begin() -> None:
     """Set up a process: Ctrl-C goes to the one that waits for it, and it has one core, so that it starts no threads."""
+    gc.freeze()  # what it shares is not written to
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
     os.environ[CORES] = "1"

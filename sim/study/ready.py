@@ -1,18 +1,13 @@
-"""Memory that processes of a study share: the fork server imports this module, and each of its forks has all of it in memory.
-
-That is all modules that simulate and measure, and their compiled code, which the run of a small example loads: a second for
-each process otherwise, and 90 MB.
+"""Load all that simulates and measures, and its compiled code, so that forks begin with it: a second and 90 MB for each of them
+otherwise.
 """
 
 from __future__ import annotations
 
-import gc
-import os
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from sim.base.cores import CORES
 from sim.runs.compile_ahead import SEQUENCES
 from sim.runs.plan import plan
 from sim.scenario import from_dict
@@ -21,12 +16,9 @@ from sim.study.metrics import measure
 
 
 def load() -> None:
-    """Load all that simulates. It starts no threads, which forks would lack."""
-    os.environ[CORES] = "1"
+    """Run a small example. It starts no threads, which forks would lack."""
     with _without("scipy"):  # Numba imports it for products of matrices, which no kernel has: a tenth of all this
         measure(Job.of(plan(from_dict(SEQUENCES))))
-    gc.collect()
-    gc.freeze()  # what is collected no more is not written to, so forks go on to share it
 
 
 @contextmanager
@@ -38,6 +30,3 @@ def _without(module: str) -> Iterator[None]:
     finally:
         if sys.modules[module] is None:
             del sys.modules[module]
-
-
-load()

@@ -12,7 +12,7 @@ from typing import Any
 
 from sim import __version__
 from sim.base.errors import SimError
-from sim.study.batches import Batch, Job, Outcome
+from sim.study.batches import Batch, Job, Outcome, Unplanned
 from sim.study.optimize import TRIALS, Optimize, Told, Trials, means, worst
 from sim.study.points import CASE, Choice, Point, Study, spread
 from sim.study.pool import Here, Pool, work
@@ -183,17 +183,11 @@ class _Runner:
         return 1 if self.pool.alone else 2 * self.pool.width
 
     def _tasks(self, todo: Iterator[Point]) -> Iterator[_Task]:
-        """Batches of planned points; points that cannot be planned get their rows at once."""
-        points, jobs = list[Point](), list[Job]()
+        """Batches of points."""
+        points, jobs = list[Point](), list[Job | Unplanned]()
         for point in todo:
-            try:
-                job = Job.of(self.study.plan(point))
-                refuted = None if self.proofs is None else self.proofs.refute(point, job)
-            except SimError as error:
-                self._finish([point], [Outcome(None, str(error))])
-                continue
-            if refuted is not None:
-                self._skip(point, *refuted)
+            job = self._job(point)
+            if job is None:
                 continue
             jobs.append(job)
             points.append(point)
@@ -203,6 +197,20 @@ class _Runner:
                 points, jobs = [], []
         if jobs:
             yield _Task(points, Batch(jobs))
+
+    def _job(self, point: Point) -> Job | Unplanned | None:
+        """A point as it is run; None if it needs no run and has its row. Here it is planned only if no other process can."""
+        if self.proofs is None and not self.pool.alone and not self.study.needs_files:
+            return self.study.unplanned(point)
+        try:
+            job = Job.of(self.study.plan(point))
+            refuted = None if self.proofs is None else self.proofs.refute(point, job)
+        except SimError as error:
+            self._finish([point], [Outcome(None, str(error))])
+            return None
+        if refuted is not None:
+            self._skip(point, *refuted)
+        return job if refuted is None else None
 
     def _submit(self, task: _Task) -> None:
         task.began = perf_counter()

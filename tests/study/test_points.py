@@ -49,6 +49,38 @@ def test_axes_as_text(text: str, expected: list[str]) -> None:
     assert texts("key", text) == expected
 
 
+@pytest.mark.parametrize(
+    ("axis", "needs"),
+    [
+        ("hardware.memory.bandwidth=50,100 GB/s", False),
+        ("hardware.preset=h100-sxm,a100-sxm-80gb", False),
+        ("hardware.preset=h100-sxm,mine.yaml", True),
+        ("model.config=llama-3.2-1b,gpt2", False),
+        ("model.config=llama-3.2-1b,mine/config.json", True),
+        ("model.dtype=float32,bfloat16", True),  # captured when it is first used
+        ("cost.profile=mine.json,yours.json", True),
+        ("cost=roofline,kernel", True),  # a section in which a file may be named
+        ("workload.trace.limit=1,2", True),
+        ("workload.prefill.chunk=1,2", False),
+    ],
+)
+def test_points_that_need_files(axis: str, needs: bool) -> None:
+    """Files that ship with the program are there wherever a point is planned."""
+    assert over(read("scenarios/llama_1b_context_2048.yaml"), [axis]).needs_files == needs
+
+
+def test_points_of_a_base_that_names_files_need_them(tmp_path: Path) -> None:
+    config = tmp_path / "config.json"
+    config.write_text(Path("models/configs/llama-3.2-1b.json").read_text())
+    for change, needs in (
+        (f"model.config={config}", True),
+        ("model.config=llama-3.2-1b", False),
+        ("model.dtype=float32", True),
+    ):
+        base = read("scenarios/llama_1b_context_2048.yaml", [change])
+        assert over(base, ["hardware.engines.count=1,2"]).needs_files == needs
+
+
 def test_points_are_all_combinations_and_the_last_axis_changes_fastest(study: Study) -> None:
     points = list(study.points())
     found = [tuple(value.text for _, value in point.settings) for point in points]

@@ -21,7 +21,7 @@ from sim.base.errors import InputError
 from sim.base.processes import Work
 from sim.study import pool
 from sim.study import store as storage
-from sim.study.batches import Batch, Job
+from sim.study.batches import Batch, Job, Outcome
 from sim.study.points import Study, load
 from sim.study.pool import Foreign, Growing, Here, Processes, without_main, work
 from sim.study.store import FAILED, Store, column, parts, read_part
@@ -63,6 +63,13 @@ def test_rows_do_not_depend_on_the_executor(study: Study, tmp_path: Path) -> Non
     assert rows(tmp_path / "here") == rows(tmp_path / "processes") == rows(tmp_path / "threads")
 
 
+@pytest.fixture
+def threads(monkeypatch: pytest.MonkeyPatch) -> None:
+    """This process has other threads, so that it is not forked."""
+    monkeypatch.setattr(pool, "can_fork", lambda: False)
+
+
+@pytest.mark.usefixtures("threads")
 def test_a_process_of_a_study_imports_neither_torch_nor_the_command_line(study: Study) -> None:
     one = Processes(1)
     try:
@@ -84,6 +91,26 @@ def test_a_batch_is_small_and_shares_graphs(study: Study) -> None:
     assert again.jobs[0].setup.graph is again.jobs[1].setup.graph
     assert pickle.loads(pickle.dumps(Batch(jobs))).jobs[0].setup.graph is again.jobs[0].setup.graph  # in a later batch, too
     assert [each.values for each in work(again)] == [each.values for each in work(Batch(jobs))]
+
+
+def test_points_are_planned_where_they_run(written: Written) -> None:
+    """A batch of them is their base, which is kept, and a few words for each; errors are those of plans made here."""
+    import pickle
+
+    study = load(written("extends: base.yaml\naxes: {model.layers: [1, 99], hardware.engines.count: 1..8}\n"))
+    points = list(study.points())
+    assert not study.needs_files
+    sent = [pickle.dumps(Batch([study.unplanned(point) for point in points[:count]])) for count in (1, 8, 16)]
+    assert len(sent[1]) - len(sent[0]) < 7 * 200
+    assert len(sent[2]) < 8000
+    first, second = pickle.loads(sent[1]), pickle.loads(sent[2])
+    assert first.jobs[0].planner is second.jobs[0].planner
+    found = work(second)
+    assert found[:8] == work(Batch([Job.of(study.plan(point)) for point in points[:8]]))
+    for point, outcome in zip(points[8:], found[8:], strict=True):
+        with pytest.raises(InputError) as refused:
+            study.plan(point)
+        assert outcome == Outcome(None, str(refused.value))
 
 
 def test_a_point_that_fails_is_a_row_with_its_error(written: Written, tmp_path: Path) -> None:
@@ -139,6 +166,25 @@ def test_one_process_at_a_time_runs_a_study(study: Study, tmp_path: Path) -> Non
     with Store(tmp_path / "out", study).opened(), pytest.raises(InputError, match="another process runs this study now"):
         swept(study, tmp_path / "out")
     swept(study, tmp_path / "out")
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="no forks")
+def test_a_fork_does_not_keep_a_study_from_going_on(study: Study, tmp_path: Path) -> None:
+    begun, begins = os.pipe()
+    with Store(tmp_path / "out", study).opened():
+        fork = os.fork()
+        if not fork:
+            os.write(begins, b".")
+            time.sleep(60)
+            os._exit(0)
+    try:
+        os.read(begun, 1)
+        swept(study, tmp_path / "out")
+    finally:
+        os.kill(fork, signal.SIGKILL)
+        os.waitpid(fork, 0)
+        os.close(begun)
+        os.close(begins)
 
 
 def test_a_full_disk_leaves_whole_rows_and_a_folder_to_go_on_with(
@@ -333,6 +379,7 @@ def until_rows(folder: Path, process: subprocess.Popen[str], files: int) -> None
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("threads")
 @pytest.mark.skipif(sys.platform != "linux", reason="there is no server of forks")
 def test_a_killed_server_of_forks_loses_no_point(written: Written, tmp_path: Path) -> None:
     killed = list[int]()
@@ -383,9 +430,15 @@ def family(process: int) -> Iterator[int]:
 
 
 @pytest.mark.slow
-def test_processes_end_with_a_killed_parent(written: Written, tmp_path: Path) -> None:
-    process = sweeping(written(MANY.replace("x250", "x2500")), tmp_path / "out", 2)
-    while len(children := list(family(process.pid))[1:]) < 3:  # a worker, its server, the tracker of resources
+@pytest.mark.parametrize("threads", ["", "threading.Thread(target=time.sleep, args=(100,), daemon=True).start();"])
+def test_processes_end_with_a_killed_parent(written: Written, tmp_path: Path, threads: str) -> None:
+    """Forks of the parent; beside threads a worker, the server that it is a fork of, and the tracker of resources."""
+    words = ["sweep", str(written(MANY.replace("x250", "x2500"))), "-j", "2", "-o", str(tmp_path / "out")]
+    program = f"import sys, threading, time; from sim.cli import main; {threads} main(sys.argv[1:])"
+    process = subprocess.Popen(
+        [sys.executable, "-c", program, *words], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+    while len(children := list(family(process.pid))[1:]) < (3 if threads else 2):
         assert process.poll() is None, process.communicate()
         time.sleep(0.05)
     process.kill()
