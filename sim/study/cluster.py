@@ -22,8 +22,9 @@ from typing import Any, TypeVar
 from sim import __version__
 from sim.base.cores import CORES
 from sim.base.errors import InputError
-from sim.base.processes import Work
-from sim.study.pool import Growing, Pool, context, without_main
+from sim.base.processes import Work, can_fork
+from sim.study.pool import Growing, Pool
+from sim.study.server import context, without_main
 
 T = TypeVar("T")
 R = TypeVar("R")
@@ -56,7 +57,9 @@ class Cluster:
         self._futures: set[Any] = set()
         self._counted, self._threads = float("-inf"), 1
         if address == LOCAL:
-            context("distributed")  # the server of processes imports Dask while this process does
+            if can_fork():
+                dask("distributed")  # the server of processes is a fork of this one, and has it, too
+            context("distributed")  # else the server imports it while this process does
         distributed = dask("distributed")
         if address == LOCAL:
             cluster = self._started(distributed, count)
@@ -65,7 +68,8 @@ class Cluster:
         except (OSError, TimeoutError, ValueError) as error:
             raise InputError(f"--cluster {address}: {str(error).splitlines()[0]}") from None
 
-    alone = False
+    #: A batch takes scheduler, client and worker 4 ms of CPU time.
+    alone, least = False, 0.1
 
     def _started(self, distributed: Any, count: int) -> Any:
         """Worker processes on this machine, which begin as those of a pool do."""

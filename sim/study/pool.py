@@ -2,44 +2,34 @@
 
 from __future__ import annotations
 
-import gc
 import multiprocessing
 import os
 import signal
-import sys
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import BrokenExecutor, Executor, Future, ProcessPoolExecutor
-from contextlib import contextmanager, suppress
-from importlib import import_module
+from contextlib import suppress
 from itertools import islice
-from multiprocessing import forkserver, resource_tracker
 from multiprocessing.connection import wait
-from threading import RLock, Thread
-from time import perf_counter
-from types import ModuleType
-from typing import Any, Protocol, Self, TypeVar
+from threading import Thread
+from time import perf_counter, sleep
+from typing import Protocol, Self, TypeVar
 
 from sim.base.cores import CORES
 from sim.base.errors import SimError
-from sim.base.kernel import loaded
-from sim.base.processes import Work, can_fork, forking, uninterrupted
+from sim.base.processes import Work
 from sim.study.batches import Batch, Job, Outcome, Unplanned, run
 from sim.study.metrics import measure
+from sim.study.server import begins_at_once, context, without_main
 
 T = TypeVar("T")
 R = TypeVar("R")
 
-#: Module that the server of processes imports.
-SERVER = "sim.study.server"
-
 #: Seconds that runs must take this process for others to be started, and after which that is judged.
 PAYS, ENOUGH = 3.0, 0.1
 
-#: The same where they are forks of this process, which takes some 10 ms for each.
-FORKS_PAY = 0.3
-
-_HIDDEN = RLock()  # one thread at a time hides the main module
+#: The same where they begin at once, which takes some 10 ms for each.
+SOON = 0.3
 
 SMALL = 100_000  # tasks of a run that takes some ten milliseconds, and as many megabytes
 
@@ -55,6 +45,11 @@ class Pool(Protocol):
     @property
     def alone(self) -> bool:
         """Whether the work is done in this process, while it submits it; it may change."""
+        ...
+
+    @property
+    def least(self) -> float:
+        """Seconds that an item should take or more, since to send it has a cost."""
         ...
 
     def expect(self, left: int) -> None:
@@ -82,7 +77,7 @@ def work(batch: Batch) -> list[Outcome]:
 class Here:
     """Does all in this process, one after the other."""
 
-    width, alone = 1, True
+    width, alone, least = 1, True, 0.0
 
     def expect(self, left: int) -> None:
         """It does not matter."""
@@ -102,34 +97,29 @@ class Here:
 class Processes:
     """Processes on this machine, each with one core.
 
-    Where this process can be forked they are forks of it, which begin in milliseconds and share all that it has loaded.
-    Elsewhere they hold the modules that simulate, and nothing else: not the command line, not torch, not the script of a
-    user, which is kept from running again in them. On Linux they are then forks of a server that has imported and loaded all
-    that they need (`sim.study.server`), so that they share its memory; elsewhere each starts anew (`spawn`).
+    On Linux they are forks of a server (`sim.study.server`), so that they begin in milliseconds and share its memory; elsewhere
+    each starts anew (`spawn`). They do not run the script of a user again.
     """
 
-    alone = False
+    alone, least = False, 0.02
 
     def __init__(self, count: int) -> None:
         self.width = count
         self._start()
 
     def _start(self) -> None:
-        if not can_fork():
-            self._pool = ProcessPoolExecutor(self.width, context(), initializer=_begin)
-            return
-        if not loaded():
-            import_module("sim.study.ready").load()
-        self._pool = ProcessPoolExecutor(self.width, multiprocessing.get_context("fork"), initializer=_begin)
-        with forking():
-            self._pool.submit(work, Batch([]))  # all begin now: from here on this process has other threads
+        self._pool = ProcessPoolExecutor(self.width, context(), initializer=_begin)
 
     def expect(self, left: int) -> None:
         """It does not matter."""
 
     def submit(self, work: Work[T, R], item: T) -> Future[R]:
-        with without_main():
-            return self._pool.submit(work, item)
+        try:
+            with without_main():
+                return self._pool.submit(work, item)
+        except OSError as error:  # the server was killed just now
+            sleep(ENOUGH)
+            raise BrokenExecutor(str(error)) from error
 
     def renew(self) -> None:
         self._pool.shutdown(wait=False, cancel_futures=True)
@@ -149,8 +139,8 @@ class Growing:
     Few small runs end here before the pool has begun. What may take long, or much memory, runs in the pool from the start,
     and so does all that follows: if it is killed, this process is not.
 
-    width: of the pool. make: makes it; processes by default. Forks begin at once. A server of forks begins beside further runs;
-    no runs are here while another pool begins, since they would take turns with threads of this process that start it.
+    width: of the pool. make: makes it; processes by default. They begin at once where that takes milliseconds, else beside
+    further runs; no runs are here while another pool begins, since they would take turns with threads of this process.
     """
 
     def __init__(self, width: int, make: Callable[[], Pool] | None = None) -> None:
@@ -165,14 +155,19 @@ class Growing:
         """Until the pool has begun."""
         return self._starts.is_alive() if self._starts is not None else self._beside is None
 
+    @property
+    def least(self) -> float:
+        """As that of the pool, once it has begun."""
+        return 0.0 if self.alone or self._beside is None else self._beside.least
+
     def expect(self, left: int) -> None:
         """Start the pool if runs that are left take this process much longer than it takes to start."""
         if not self.alone or self._starts is not None or not self._runs:
             return
-        spent, forks = perf_counter() - self._since, self._made is None and can_fork()
-        if spent < ENOUGH or left * spent / self._runs < (FORKS_PAY if forks else PAYS):
+        spent, at_once = perf_counter() - self._since, self._made is None and begins_at_once()
+        if spent < ENOUGH or left * spent / self._runs < (SOON if at_once else PAYS):
             return
-        if forks or self._made is not None:
+        if at_once or self._made is not None:
             self._started()
         else:
             self._starts = Thread(target=self._start, daemon=True)
@@ -225,7 +220,7 @@ def _is_small(job: Job | Unplanned) -> bool:
 class Foreign:
     """Any executor, such as that of a Dask client. width: items at a time."""
 
-    alone = False
+    alone, least = False, 0.0
 
     def __init__(self, executor: Executor, width: int, close: Callable[[], None] = lambda: None) -> None:
         self._executor, self.width, self._close = executor, width, close
@@ -280,25 +275,8 @@ class InOrder:
             self._pool.close(now=kind is not None)
 
 
-def context(*modules: str) -> Any:
-    """The way in which processes begin. modules: that they need besides those which simulate.
-
-    One server serves all pools of this process; it ends with this process. It is not used on macOS, whose frameworks keep
-    threads that forks lack.
-    """
-    if sys.platform != "linux":
-        return multiprocessing.get_context("spawn")
-    found = multiprocessing.get_context("forkserver")
-    found.set_forkserver_preload([*modules, SERVER])
-    resource_tracker.ensure_running()  # it takes signals up again, so it comes first
-    with uninterrupted():
-        forkserver.ensure_running()
-    return found
-
-
 def _begin() -> None:
     """Set up a process: Ctrl-C goes to the one that waits for it, and it has one core, so that it starts no threads."""
-    gc.freeze()  # what it shares is not written to
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
     os.environ[CORES] = "1"
@@ -311,15 +289,3 @@ def _end_with_parent() -> None:
     if parent is not None:
         wait([parent.sentinel])
         os._exit(1)
-
-
-@contextmanager
-def without_main() -> Iterator[None]:
-    """Hide the main module while processes start: they would import it, and with it the command line or a user's script."""
-    with _HIDDEN:
-        main: Any = sys.modules["__main__"]
-        sys.modules["__main__"] = ModuleType("__main__")
-        try:
-            yield
-        finally:
-            sys.modules["__main__"] = main

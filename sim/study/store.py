@@ -21,7 +21,7 @@ from importlib import import_module
 from operator import index
 from pathlib import Path
 from time import monotonic
-from typing import Any, TextIO
+from typing import Any
 
 import numpy as np
 
@@ -259,20 +259,6 @@ def _write(path: Path, data: Mapping[str, Any]) -> None:
         file.write((json.dumps(data, indent=1) + "\n").encode())
 
 
-#: Files whose locks this process holds.
-_LOCKED = set[TextIO]()
-
-
-def _close_locked() -> None:
-    """Close them in a fork of this process, which would hold the locks when this process has ended."""
-    while _LOCKED:
-        _LOCKED.pop().close()
-
-
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_close_locked)
-
-
 @contextmanager
 def _locked(folder: Path) -> Iterator[None]:
     """Hold the lock of a folder; the system releases it when the process ends, however that is."""
@@ -288,10 +274,8 @@ def _locked(folder: Path) -> Iterator[None]:
             raise InputError(f"{folder}: another process runs this study now") from None
         file.write(f"{os.getpid()}\n")
         file.flush()
-        _LOCKED.add(file)
         try:
             yield
         finally:
-            _LOCKED.discard(file)
             with suppress(OSError):
                 file.truncate(0)

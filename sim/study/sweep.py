@@ -92,7 +92,7 @@ class _Runner:
         self.study, self.store, self.pool, self.counts, self.on_progress = study, store, pool, counts, on_progress
         self.running: dict[Future[list[Outcome]], _Task] = {}
         self.suspects: deque[_Task] = deque()  # a process was killed while they ran: they are run again one at a time
-        self.size = 2  # jobs of the next batch
+        self.size, self.least = 2, 1  # jobs of the next batch, and the fewest that it should have
         self.left = 0  # points that no batch has yet
         self.proofs: Proofs | None = None
         self.found: list[dict[str, Any]] | None = None  # rows of a generation, if later ones depend on them
@@ -191,7 +191,7 @@ class _Runner:
                 continue
             jobs.append(job)
             points.append(point)
-            if len(jobs) >= min(self.size, self.left // (2 * self.pool.width)):
+            if len(jobs) >= min(self.size, max(self.least, self.left // (2 * self.pool.width))):
                 self.left -= len(jobs)
                 yield _Task(points, Batch(jobs))
                 points, jobs = [], []
@@ -241,8 +241,9 @@ class _Runner:
     def _adapt(self, jobs: int, seconds: float) -> None:
         """Choose the size of batches so that one takes about `SECONDS`, of which it waits for half in a pool."""
         waits = 1 if self.pool.alone else 2
-        wanted = int(jobs * SECONDS * waits / max(seconds, 1e-6))
-        self.size = max(1, min(wanted, 2 * self.size, MOST))
+        rate = jobs * waits / max(seconds, 1e-6)
+        self.size = max(1, min(int(rate * SECONDS), 2 * self.size, MOST))
+        self.least = max(1, int(rate * self.pool.least))
 
     def _killed(self, lost: list[_Task]) -> None:
         """Start processes again. A batch that was lost alone is taken apart; a point gets a row with an error."""

@@ -19,11 +19,12 @@ from hypothesis import strategies as st
 
 from sim.base.errors import InputError
 from sim.base.processes import Work
-from sim.study import pool
+from sim.study import pool, server
 from sim.study import store as storage
 from sim.study.batches import Batch, Job, Outcome
 from sim.study.points import Study, load
-from sim.study.pool import Foreign, Growing, Here, Processes, without_main, work
+from sim.study.pool import Foreign, Growing, Here, Processes, work
+from sim.study.server import without_main
 from sim.study.store import FAILED, Store, column, parts, read_part
 from sim.study.sweep import Counts, estimate
 from tests.study.conftest import BASE, STUDY, Written, swept
@@ -64,12 +65,15 @@ def test_rows_do_not_depend_on_the_executor(study: Study, tmp_path: Path) -> Non
 
 
 @pytest.fixture
-def threads(monkeypatch: pytest.MonkeyPatch) -> None:
-    """This process has other threads, so that it is not forked."""
-    monkeypatch.setattr(pool, "can_fork", lambda: False)
+def anew(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """The server of processes is no fork of this process, as where this one has other threads."""
+    forkserver._forkserver._stop()  # type: ignore[attr-defined]
+    monkeypatch.setattr(server, "can_fork", lambda: False)
+    yield
+    forkserver._forkserver._stop()  # type: ignore[attr-defined]
 
 
-@pytest.mark.usefixtures("threads")
+@pytest.mark.usefixtures("anew")
 def test_a_process_of_a_study_imports_neither_torch_nor_the_command_line(study: Study) -> None:
     one = Processes(1)
     try:
@@ -168,23 +172,15 @@ def test_one_process_at_a_time_runs_a_study(study: Study, tmp_path: Path) -> Non
     swept(study, tmp_path / "out")
 
 
-@pytest.mark.skipif(not hasattr(os, "fork"), reason="no forks")
-def test_a_fork_does_not_keep_a_study_from_going_on(study: Study, tmp_path: Path) -> None:
-    begun, begins = os.pipe()
-    with Store(tmp_path / "out", study).opened():
-        fork = os.fork()
-        if not fork:
-            os.write(begins, b".")
-            time.sleep(60)
-            os._exit(0)
+def test_a_process_does_not_hold_the_lock_of_a_study(study: Study, tmp_path: Path) -> None:
+    forkserver._forkserver._stop()  # type: ignore[attr-defined]  # one that begins now could have it
+    one = Processes(1)
     try:
-        os.read(begun, 1)
+        with Store(tmp_path / "out", study).opened():
+            one.submit(work, Batch([])).result()
         swept(study, tmp_path / "out")
     finally:
-        os.kill(fork, signal.SIGKILL)
-        os.waitpid(fork, 0)
-        os.close(begun)
-        os.close(begins)
+        one.close(now=True)
 
 
 def test_a_full_disk_leaves_whole_rows_and_a_folder_to_go_on_with(
@@ -318,7 +314,7 @@ def test_processes_begin_once_they_pay(written: Written, tmp_path: Path, monkeyp
         swept(few, tmp_path / "large", growing := Growing(2))
     assert growing._beside is not None
     assert growing._runs == 0
-    monkeypatch.setattr(pool, "PAYS", 0.0)
+    monkeypatch.setattr(pool, "SOON", 0.0)
     monkeypatch.setattr(pool, "ENOUGH", 0.0)
     swept(many, tmp_path / "both", growing := Growing(2))
     assert growing._beside is not None
@@ -379,9 +375,9 @@ def until_rows(folder: Path, process: subprocess.Popen[str], files: int) -> None
 
 
 @pytest.mark.slow
-@pytest.mark.usefixtures("threads")
 @pytest.mark.skipif(sys.platform != "linux", reason="there is no server of forks")
 def test_a_killed_server_of_forks_loses_no_point(written: Written, tmp_path: Path) -> None:
+    """The next one is no fork of this process, where there may be threads of the pool."""
     killed = list[int]()
 
     def kill(counts: Counts) -> None:
@@ -432,13 +428,13 @@ def family(process: int) -> Iterator[int]:
 @pytest.mark.slow
 @pytest.mark.parametrize("threads", ["", "threading.Thread(target=time.sleep, args=(100,), daemon=True).start();"])
 def test_processes_end_with_a_killed_parent(written: Written, tmp_path: Path, threads: str) -> None:
-    """Forks of the parent; beside threads a worker, the server that it is a fork of, and the tracker of resources."""
+    """A worker, the server that it is a fork of, and the tracker of resources."""
     words = ["sweep", str(written(MANY.replace("x250", "x2500"))), "-j", "2", "-o", str(tmp_path / "out")]
     program = f"import sys, threading, time; from sim.cli import main; {threads} main(sys.argv[1:])"
     process = subprocess.Popen(
         [sys.executable, "-c", program, *words], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
     )
-    while len(children := list(family(process.pid))[1:]) < (3 if threads else 2):
+    while len(children := list(family(process.pid))[1:]) < 3:
         assert process.poll() is None, process.communicate()
         time.sleep(0.05)
     process.kill()
