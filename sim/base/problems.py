@@ -131,9 +131,9 @@ def translate(details: list[ErrorDetails], document: Document, wording: Wording)
             if kind == "string_pattern_mismatch":
                 of_pattern = {**_PATTERNS, **wording.patterns}
                 expected = of_pattern.get(context["pattern"], "a text that matches {pattern}")
-            elif kind == "model_type":
-                expected = _mapping(_section(wording.root, inner) or wording.root)
             expected = expected.format(range=_range(wording.root, inner), **context)
+            if kind == "model_type":
+                expected = _mapping(_section(wording.root, inner), found) if inner else "a mapping"
             subject = "as key " if is_key else ""
             yield Problem(place, document.find(path)[1], f"expected {subject}{expected}, found {show(found)}")
 
@@ -169,11 +169,32 @@ def _paths(section: type[BaseModel], at: KeyPath) -> Iterator[KeyPath]:
 DEEPEST = 4  # sections within sections that hints look into
 
 
-def _mapping(section: type[BaseModel]) -> str:
-    """The forms in which a section may be written, for an error."""
+def _mapping(section: type[BaseModel] | None, found: object) -> str:
+    """The forms in which a section may be written, for an error: with the key that takes what was found, or with all keys."""
+    if section is None:
+        return "a mapping"
     if issubclass(section, Choice):
         return "a name, or a mapping with a name and options"
-    return section.expected if issubclass(section, Short) else "a mapping"
+    if issubclass(section, Short):
+        return section.expected
+    fields = section.model_fields
+    taking = [name for name in fields if _takes(section, name, found)]
+    needed = [name for name in taking if fields[name].is_required()]
+    taking = needed or [name for name in taking if name == "preset"] or taking
+    if len(taking) == 1:
+        return f"a mapping, such as {{{taking[0]}: {found}}}"
+    return f"a mapping (keys: {', '.join(fields)})"
+
+
+def _takes(section: type[BaseModel], name: str, found: object) -> bool:
+    """Whether a value of one line may be written for a key of a section."""
+    if not isinstance(found, str | int | float):
+        return False
+    try:
+        section.model_validate({name: found})
+    except ValidationError as error:
+        return all(detail["loc"][:1] != (name,) for detail in error.errors(include_url=False))
+    return True
 
 
 def _way(loc: KeyPath, kind: str, unions: Sequence[KeyPath]) -> tuple[KeyPath, bool]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from math import prod
 from typing import Any, NamedTuple
@@ -26,7 +26,9 @@ ONLY_MOVES = frozenset(KV_CLASS)
 #: Torch's names of formats of weights; kernels that read weights in such a format are measured by this name.
 STORED = {"fp8": "float8_e4m3fn", "int8": "int8", "int4": "int4"}
 
-_MIN = re.compile(r"min\(N,(\d+)\)")
+#: Parts of dimensions as `models.costs.text` writes them: rows of compressed caches, and a part that stops growing.
+_ROWS = re.compile(r"floor\((N|\(N\+Q\))/(\d+)\)|closed\((\d+)\)")
+_MIN = re.compile(r"min\((\w+),(\d+)\)")
 
 #: Columns of shapes that add up where several ops are one kernel.
 SUMMED = ("rows", "flops", "elements", "bytes", "shared")
@@ -93,16 +95,27 @@ class Sized(NamedTuple):
         return Attention((op.kv_heads or op.heads) * of, size * of, context)
 
     def extent(self, text: str) -> IntArray:
-        """A dimension of an op such as `8*B` or `min(N,4095)+1`."""
-        limit = _MIN.search(text)
-        past = np.minimum(self.past, int(limit[1])) if limit else self.past
-        value: Mapping[str, IntArray] = {"B": self.batch, "Q": self.query, "N": past}
+        """A dimension of an op such as `8*B`, `min(N,4095)+1` or `floor((N+Q)/4)`."""
+        value: dict[str, IntArray] = {"B": self.batch, "Q": self.query, "N": self.past}
+
+        def named(array: IntArray) -> str:
+            value[name := f"part{len(value)}"] = array
+            return name
+
+        def rows(found: re.Match[str]) -> str:
+            tokens, rate, closed = found.groups()
+            size = int(rate or closed)
+            before, after = self.past // size, (self.past + self.query) // size
+            return named(after - before if closed else before if tokens == "N" else after)
+
+        text = _ROWS.sub(rows, text)
+        text = _MIN.sub(lambda found: named(np.minimum(value[found[1]], int(found[2]))), text)
         terms = [
             prod((value[f] if f in value else int(f) for f in term.split("*")), start=1)
-            for term in _MIN.sub("N", text).replace("-", "+-").split("+")
+            for term in text.replace("-", "+-").split("+")
             if term
         ]
-        return np.broadcast_to(np.asarray(sum(terms), dtype=np.int64), past.shape)
+        return np.broadcast_to(np.asarray(sum(terms), dtype=np.int64), self.past.shape)
 
     def width(self) -> IntArray:
         """Numbers of the result of one row; of fused products, which have no one shape, by the bytes they write."""

@@ -180,7 +180,8 @@ def _tokens(result: Result) -> str:
     if not tokens:
         return f"{of_all}; {rate}"
     if len(tokens) <= MANY and not batched:
-        each = ", ".join(f"{t.sequence}.{t.token} in {format_time(t.end - t.start)}" for t in tokens)
+        names = ["1"] if len(tokens) == 1 else [f"{t.sequence}.{t.token}" for t in tokens]
+        each = ", ".join(f"{name} in {format_time(t.end - t.start)}" for name, t in zip(names, tokens, strict=True))
         model = result.scenario.model
         whole = model.config is not None and model.layers is None and model.scope == "model"
         return f"{each}; {rate}" if whole else each

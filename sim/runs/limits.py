@@ -28,6 +28,7 @@ from sim.serving.batch import Batch, Member
 from sim.serving.batching import ResolvedBatching
 from sim.serving.prefix import bytes_held
 from sim.serving.routers import ROUTERS
+from sim.serving.settings import Router
 from sim.workload.requests import Request
 
 DISTINCT = 256  # most distinct requests whose times are estimated one by one before a run
@@ -58,6 +59,9 @@ def refuse_devices(scenario: Scenario) -> None:
         found = f"{parallel.tensor} x {parallel.pipeline}"
         message = f"expected tensor x pipeline of {count}, the number of devices (hardware.devices.count), found {found}"
         raise ConfigError("mapping.parallel", message)
+    if parallel.data == 1 and scenario.workload.router != Router():
+        found = f"{scenario.workload.router.name!r}: one replica (mapping.parallel.data) gets all requests"
+        raise ConfigError("workload.router", f"expected round_robin, found {found}")
     if scenario.hardware.devices.link is None and (parallel.prefill or parallel.tensor * parallel.pipeline > 1):
         raise ConfigError("hardware.devices", "expected the key 'link' where devices send to each other (mapping.parallel)")
     if parallel.expert not in (1, parallel.tensor):

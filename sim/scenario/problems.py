@@ -56,6 +56,9 @@ WORDING = Wording(
     words={
         (("cost", "table"), "string_type"): "the name of a table, or a mapping of op kinds to durations",
         (("hardware", "memory", "efficiency"), "dict_type"): 'shares by number of transfers, such as {"1": 0.54, "4": 0.68}',
+        (("workload", "batching", "kv", "evicted"), "literal_error"): (
+            "lost, or tiers: hardware.host and hardware.tiers, nearest first"
+        ),
         (("workload", "routing"), "literal_error"): "uniform, or a mapping with the key 'file'",
     },
     patterns={

@@ -60,7 +60,7 @@ class ResolvedBatching:
     def beside(self) -> bool:
         """Whether moves to and from tiers are made by loops of their own, beside those that they are for."""
         kv = self.settings.kv
-        return kv.moves == "beside" and self.capacity is not None and (kv.full == "swap" or kv.spills)
+        return kv.moves == "beside" and self.capacity is not None and kv.moving
 
     def batches_of(self, requests: int) -> int:
         """Number of loops that batch so many requests."""

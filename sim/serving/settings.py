@@ -42,7 +42,8 @@ class KVPages(Section):
     moves: Literal["beside", "between"] = Field(
         default="beside",
         description="Moves of caches and blocks to and from tiers. `beside`: they go on beside steps, one after another, and a "
-        "sequence takes part in steps once its own have ended. `between`: each is a step of its own, for which all wait.",
+        "sequence takes part in steps once its own have ended. `between`: each is a step of its own, for which all wait; only "
+        "with `full: swap` or `evicted: tiers`.",
     )
 
     @property
@@ -50,10 +51,17 @@ class KVPages(Section):
         """Whether blocks that are evicted go to tiers."""
         return self.evicted == "tiers"
 
+    @property
+    def moving(self) -> bool:
+        """Whether caches or blocks move to tiers and back."""
+        return self.full == "swap" or self.spills
+
     @model_validator(mode="after")
-    def _evicts(self) -> KVPages:
+    def _options_have_an_effect(self) -> KVPages:
         if self.spills and not self.prefix_cache:
             raise ValueError("expected 'evicted: tiers' only with prefix_cache: true")
+        if self.moves == "between" and not self.moving:
+            raise ValueError("expected 'moves: between' only with 'full: swap' or 'evicted: tiers': nothing else moves")
         return self
 
 

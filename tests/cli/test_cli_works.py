@@ -33,7 +33,7 @@ def test_run_by_name_by_path_and_anywhere(sim: Sim, process: Sim, tmp_path: Path
     by_name = process("run", "parallel", "--no-trace").stdout
     assert by_name == sim("run", SCENARIOS / "parallel.yaml", "--no-trace").stdout
     assert by_name == sim("run", "copy.yaml", "--no-trace").stdout
-    assert "makespan  7.067 ms, 21 tasks" in by_name
+    assert "makespan  7.067 ms, 21 tasks\ntokens    1 in 7.067 ms\n" in by_name
     assert [path.name for path in tmp_path.iterdir() if path.name != "cache"] == ["copy.yaml"]
 
 

@@ -11,6 +11,8 @@ from tests.machine.test_invariants import arbiters, with_effect
 
 SCHEDULERS = ("serial", "earliest", "sticky", "critical_path", "oldest_token", "shortest")
 TRANSFERS = ("kv_load", "kv_store", "weight_load", "act_load")
+#: Rules for a full KV cache, of which only swaps move something.
+WHEN_FULL = ({"full": "wait"}, {"full": "recompute"}, {"full": "swap"}, {"full": "swap", "moves": "between"})
 TOKEN_BYTES = {"llama-3.2-1b": 2048, "gpt-oss-20b": 2048}  # of the KV cache of a layer; that of gpt-oss-20b has a window
 XEON = str(next(iter(shipped().values())).parent / "profiles" / "xeon_1_thread.yaml")
 
@@ -66,16 +68,14 @@ def workloads(draw: st.DrawFn, config: str) -> dict[str, Any]:
             st.fixed_dictionaries({}, optional={"max_batch": st.integers(3, 5), "max_tokens": st.integers(36, 60)})
         )
         if config in TOKEN_BYTES and "sequences" in workload and draw(st.booleans()):
-            full, block = draw(st.sampled_from(("wait", "recompute", "swap"))), draw(st.sampled_from((4, 16)))
+            block = draw(st.sampled_from((4, 16)))
             wanted = max(
                 (each.get("prompt", 0) + each.get("context", 0) + each["tokens"] + 4) * each.get("samples", 1)
                 for each in workload["sequences"]
             )
             blocks = -(-wanted // block) + each_more(draw, block)
-            moves = draw(st.sampled_from(("beside", "between")))
-            batching["kv"] = {
-                "capacity": f"{blocks * block * TOKEN_BYTES[config]} B", "block": block, "full": full, "moves": moves,
-            }  # fmt: skip
+            capacity = f"{blocks * block * TOKEN_BYTES[config]} B"
+            batching["kv"] = {"capacity": capacity, "block": block, **draw(st.sampled_from(WHEN_FULL))}
     if draw(st.integers(0, 2)) == 0:
         workload["prefill"] = {"chunk": draw(st.sampled_from((1, 7, 16)))}
     if draw(st.integers(0, 2)) == 0:
@@ -198,6 +198,9 @@ def served(draw: st.DrawFn, *, devices: bool = False, more: bool = False) -> dic
     cost = "roofline" if devices else draw(st.sampled_from(COSTS))
     if tier and cost == "roofline" and mapping.get("weights", "streamed") == "streamed" and draw(st.integers(0, 2)) == 0:
         mapping["offload"] = {"weights": "all", "tier": tier}
+        link = (machine["tiers"][0] if tier == "ssd" else machine["host"])["link"]
+        if isinstance(link["arbiter"], dict):  # weights in turns of 1 KiB would be a hundred thousand turns a step
+            link["arbiter"] = {"name": "round_robin", "burst": "64 KiB"}
         kinds -= {"weight_load"}
     kinds |= {"act_load"} if mapping["execution"] == "prefetch" and mapping.get("activations") == "off_chip" else set()
     machine["memory"]["arbiter"] = with_effect(machine["memory"]["arbiter"], sequences_of(workload), kinds)

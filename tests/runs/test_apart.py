@@ -79,7 +79,7 @@ def drawn(draw: st.DrawFn) -> Scenario:
         "router": draw(st.sampled_from(("round_robin", "prefix_hash"))),
         "batching": {
             "policy": draw(st.sampled_from(("static", "continuous"))), "max_batch": draw(st.integers(2, 4)),
-            "kv": {"capacity": "512 KiB", "full": full, "moves": "between"},
+            "kv": {"capacity": "512 KiB", "full": full, **({"moves": "between"} if full == "swap" else {})},
         },
         "step_overhead": draw(st.sampled_from(("0 us", "3 us"))),
         "prefill": {"chunk": draw(st.sampled_from((None, 16)))},

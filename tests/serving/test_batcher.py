@@ -31,10 +31,10 @@ def resolved(
     speculation: Speculative | None = None, seed: int = 0, max_tokens: int | None = None,
     groups: tuple[LayerGroup, ...] = (LayerGroup(None, 100),), tiers: tuple[int | None, ...] = (), **kv: object,
 ) -> ResolvedBatching:  # fmt: skip
-    """blocks: of a model whose tokens take 100 B. tiers: blocks of each. kv: settings of the KV cache, such as `block`. Moves
+    """blocks: of a model whose tokens take 100 B. tiers: blocks of each. kv: settings of the KV cache, such as `block`. Swaps
     are steps of the loop, unless these say otherwise.
     """
-    batching = Batching(policy=policy, max_tokens=max_tokens, kv={"moves": "between", **kv} if kv else {})
+    batching = Batching(policy=policy, max_tokens=max_tokens, kv={"moves": "between", **kv} if kv.get("full") == "swap" else kv)
     layout = KVLayout(batching.kv.block, groups)
     return ResolvedBatching(
         settings=batching, prefill=Prefill(chunk=chunk), speculation=speculation,

@@ -28,6 +28,7 @@ from sim.serving.routed import Outstanding
 from sim.serving.routers import ROUTERS, Load, Router
 from sim.workload.requests import Request
 from tests.executors import assert_same
+from tests.executors.scenarios import WHEN_FULL
 from tests.guides import install
 
 REQUESTS = [
@@ -128,9 +129,12 @@ def test_two_replicas_are_two_runs(parallel: dict[str, int]) -> None:
     ]
 
 
-@pytest.mark.parametrize("router", ROUTERS.names())
-def test_one_replica_is_none(router: str) -> None:
-    assert_same(run(scenario(REQUESTS, router=router)).log, run(scenario(REQUESTS)).log)
+@pytest.mark.parametrize("router", ["least_loaded", {"name": "prefix_aware", "imbalance": 3}])
+def test_one_replica_needs_no_router(router: Any) -> None:
+    with pytest.raises(
+        InputError, match=r"workload.router: expected round_robin, found '\w+': one replica \(mapping.parallel.data"
+    ):
+        run(scenario(REQUESTS, router=router))
 
 
 @pytest.mark.parametrize("router", ["round_robin", "least_loaded"])
@@ -242,8 +246,7 @@ def drawn(draw: st.DrawFn) -> dict[str, Any]:
         "batching": {
             "policy": draw(st.sampled_from(("static", "continuous"))), "max_batch": draw(st.integers(2, 4)),
             "kv": {
-                "capacity": "512 KiB", "full": draw(st.sampled_from(("wait", "recompute", "swap"))),
-                "moves": draw(st.sampled_from(("beside", "between"))),
+                "capacity": "512 KiB", **draw(st.sampled_from(WHEN_FULL)),
             },
         },
         "step_overhead": draw(st.sampled_from(("0 us", "3 us"))),
@@ -368,6 +371,7 @@ def test_replicas_that_send_nothing_need_no_link() -> None:
 @pytest.mark.parametrize(("changes", "message"), [
     ({"mapping.parallel.hand_over": "layers"}, "mapping.parallel: expected 'hand_over' only with 'prefill' above 0"),
     ({"mapping.parallel.hand_overs": 3}, "mapping.parallel: expected 'hand_overs' only with 'prefill' above 0"),
+    ({"workload.batching.kv.full": "wait", "workload.batching.kv.moves": "between"}, "expected 'moves: between' only with"),
     ({"hardware.devices": {"count": 2, "topology": "ring"}}, "expected 'topology' and 'islands' only with 'link'"),
 ])  # fmt: skip
 def test_options_without_an_effect_are_errors(changes: dict[str, Any], message: str) -> None:

@@ -10,6 +10,7 @@ import pytest
 
 import models.library
 from sim.base.errors import InputError
+from sim.cost.kernel import Sized
 from sim.cost.kernels import kernels
 from sim.cost.profile import (
     DeviceProfile,
@@ -24,7 +25,8 @@ from sim.cost.profile import (
     write_profile,
 )
 from sim.runs.run import run
-from sim.scenario import Scenario, load
+from sim.scenario import Scenario, from_dict, load
+from sim.scenario.shipped import SCENARIOS
 from tests.executors import assert_same
 
 NONE = Residual(samples=1, median=0.0, p90=0.0)
@@ -187,3 +189,21 @@ def test_samples_of_a_model_give_a_profile_of_it() -> None:
                 rows.setdefault(name, []).append(value)
     found = fit(Samples(rows), HERE, bandwidth=BANDWIDTH)
     assert max(fit.residual.p90 for timing in found.timings for fit in timing.rows.values()) < 0.01
+
+
+@pytest.mark.parametrize(("text", "expected"), [
+    ("8*B", [16, 16]), ("min(N,20)+1", [8, 21]), ("2*N-1*Q", [11, 77]),
+    ("floor(N/4)", [1, 10]), ("floor((N+Q)/4)", [2, 10]), ("closed(4)", [1, 0]),
+    ("N+3*min(floor(N/4),8)", [10, 64]), ("Q+min(floor((N+Q)/4),8)", [5, 11]),
+])  # fmt: skip
+def test_dimensions_of_ops(text: str, expected: list[int]) -> None:
+    """At 7 and 40 tokens in the cache, 3 new ones, batch 2: of four tokens each, 1 and 10 rows are full, and then 2 and 10."""
+    at = Sized(LLAMA.ops[0], np.zeros((1, 2), np.int64), np.array([2, 2]), np.array([3, 3]), np.array([7, 40]))
+    assert at.extent(text).tolist() == expected
+
+
+def test_a_model_with_compressed_caches_has_costs_of_a_profile() -> None:
+    profile = {"model": "profiled", "profile": str(SCENARIOS / "profiles" / "xeon_1_thread.yaml"), "otherwise": "roofline"}
+    model = {"config": "deepseek-v4-flash", "layers": 3, "scope": "block"}
+    result = run(from_dict({"model": model, "mapping": {"heads": "fused"}, "cost": profile}))
+    assert result.makespan >= result.bounds.lower > 0

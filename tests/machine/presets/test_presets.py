@@ -134,7 +134,7 @@ def test_peak_bandwidth_by_roofline_and_the_achievable_one_where_it_is_asked_for
             r"hardware: expected memory\.achievable only where .* preset 'generic-npu' has none",
         ),
         ("{memory: {achievable: true}}", r"hardware: expected memory\.achievable only where .* no preset is named"),
-        ("{preset: l4, memory: 5}", r"hardware\.memory: expected a mapping, found 5"),
+        ("{preset: l4, memory: 5}", r"hardware\.memory: expected a mapping \(keys: bandwidth, .*, capacity\), found 5"),
         ("{preset: l4, engines: {counts: 5}}", r"hardware\.engines: unknown key 'counts' \(did you mean 'count'\?\)"),
     ],
 )
