@@ -14,7 +14,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import NamedTuple
 
 import numpy as np
@@ -45,18 +45,84 @@ class LayerGroup(NamedTuple):
         return ceil_div(self.bytes, self.rate)
 
 
+class BlockGroup(NamedTuple):
+    """Layers that keep the same blocks, and free them together. block: tokens in one. window: as in `LayerGroup`.
+
+    Blocks of a state are its copies: block i has the state after the tokens of all blocks up to i, and a step reads the copy
+    of the token before it and writes that of its last token.
+    """
+
+    block: int
+    window: int | None
+    layers: tuple[LayerGroup, ...]
+
+    @property
+    def is_state(self) -> bool:
+        """Whether its blocks are copies of a state."""
+        return self.window == 0
+
+    def bytes(self, first: int, end: int) -> int:
+        """Bytes of the blocks from `first` to the one before `end`."""
+        if end <= first:
+            return 0
+        if self.is_state:
+            return (end - first) * sum(of.bytes for of in self.layers)
+        first, end = first * self.block, end * self.block
+        return sum(of.bytes * (end // of.rate - first // of.rate) for of in self.layers)
+
+    @property
+    def reach(self) -> int | None:
+        """Tokens that a query sees, its own included; None if it sees all. Of a state it needs that of the token before it."""
+        return 2 if self.is_state else self.window
+
+    def seen(self, cached: int) -> int:
+        """The first block that the query after so many cached tokens sees."""
+        return 0 if self.reach is None else max(0, cached + 1 - self.reach) // self.block
+
+    def leaves(self, cached: int) -> int:
+        """Tokens more than `cached`, the query after which no longer sees the first block that it sees now; for windows."""
+        return (self.seen(cached) + 1) * self.block - (cached + 1 - (self.reach or 0))
+
+    def most(self, tokens: int) -> int | None:
+        """Most blocks that steps of no more than so many new tokens see, wherever they begin; None if that has no limit."""
+        if self.window is None:
+            return None
+        if self.is_state:
+            return 2  # the one that is read and the one that is written
+        # A step has the window - 1 tokens that its first query sees, and its new ones; these may begin at the end of a block.
+        return ceil_div(self.window + tokens - 2, self.block) + 1
+
+    def held(self, first: int, end: int, tokens: int, *, apart: int = 0) -> int:
+        """Bytes of blocks from `first` to `end` that steps of no more than so many new tokens have at most at a time.
+
+        apart: bytes of some of these blocks that are counted elsewhere.
+        """
+        held, most = self.bytes(first, end) - apart, self.most(tokens)
+        return held if most is None else min(held, self.bytes(0, most))
+
+
 @dataclass(frozen=True, slots=True)
 class KVLayout:
-    """The layout of a paged KV cache. block: tokens in a page. state: bytes that a sequence has beside, whatever its length."""
+    """The layout of a paged KV cache. block: tokens in a page. state: bytes that a sequence has beside, whatever its length.
+
+    block_groups: the groups of layers, those together that have the same window.
+    """
 
     block: int
     groups: tuple[LayerGroup, ...]
     state: int = 0
+    block_groups: tuple[BlockGroup, ...] = field(init=False, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        windows = dict.fromkeys(group.window for group in self.groups)
+        by_window = (tuple(group for group in self.groups if group.window == window) for window in windows)
+        groups = tuple(BlockGroup(self.block, window, of) for window, of in zip(windows, by_window, strict=True))
+        object.__setattr__(self, "block_groups", groups)
 
     @property
     def token_bytes(self) -> int:
         """Bytes that one token appends, in all layers."""
-        return sum(group.token_bytes for group in self.groups)
+        return sum(group.token_bytes for group in self.groups if group.window != 0)
 
     @property
     def windowed(self) -> bool:
@@ -70,25 +136,11 @@ class KVLayout:
         step, `tokens - cached <= most`, it holds exactly that.
         """
         first, end = after // self.block, ceil_div(tokens, self.block)
-        return sum(group.bytes * self._rows(group, cached, first, end, most) for group in self.groups)
+        return sum(group.held(max(first, group.seen(cached)), end, most) for group in self.block_groups)
 
     def held_in_all(self, cached: int, tokens: int, most: int, *, after: int = 0) -> int:
         """Bytes of the pages of a sequence, as `held`, and of its state, which it has from its first token on."""
         return self.held(cached, tokens, most, after=after) + (self.state if tokens else 0)
-
-    def _rows(self, group: LayerGroup, cached: int, first: int, end: int, most: int) -> int:
-        """Rows in the pages from `first` to `end` that a group of layers holds at most, as in `held`."""
-        if group.rate > 1:  # of no window
-            return max(0, end * self.block // group.rate - first * self.block // group.rate)
-        return self.block * self._pages(group.window, cached, first, end, most)
-
-    def _pages(self, window: int | None, cached: int, first: int, end: int, most: int) -> int:
-        """Number of pages from `first` to `end` that a group of layers holds at most, as in `held`."""
-        if window is None:
-            return max(0, end - first)
-        seen = max(0, cached - window + 1) // self.block  # the first page that the next query sees
-        # A step has the window - 1 tokens that its first query sees, and its new ones; these may begin at the end of a page.
-        return max(0, min(end - max(first, seen), ceil_div(window + most - 2, self.block) + 1))
 
 
 def state_bytes(ops: OpGraph) -> int:

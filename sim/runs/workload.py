@@ -121,11 +121,13 @@ def batching(
 def _refuse_prefix_cache(batching: ResolvedBatching, sequences: Sequence[Request]) -> None:
     """Raise ConfigError for a prefix cache of what it cannot share."""
     key, layout = "workload.batching.kv.prefix_cache", batching.layout
-    if layout.windowed or layout.state:
-        what = (
-            "sliding windows, which free blocks before a request ends" if layout.windowed else "a state, of which none is kept"
+    if layout.state:
+        raise ConfigError(key, "expected a model without states: of those none is kept")
+    if layout.windowed and batching.settings.kv.spills:
+        raise ConfigError(
+            "workload.batching.kv.evicted",
+            "expected 'lost' with sliding windows: a move to or from a tier is of the same tokens in all layers",
         )
-        raise ConfigError(key, f"expected a model whose layers keep all tokens: some have {what}")
     if batching.settings.kv.full == "swap":
         raise ConfigError(
             key, "expected full: wait or recompute with a prefix cache, found 'swap'; with recompute and evicted: tiers a "

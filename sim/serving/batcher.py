@@ -169,9 +169,7 @@ class Batcher:
         if self.waiting and self._admitted and len(self.running) < self.batching.sequences:
             return 0  # the policy is asked about another batch than before
         many = min(sequence.request.tokens - sequence.generated for sequence in self.running)
-        if settings.kv.prefix_cache:  # blocks can be found from the end of the step that fills them
-            block = settings.kv.block
-            many = min(many, *(block - sequence.cached % block for sequence in self.running))
+        many = min(many, *(self.blocks.steady(sequence) for sequence in self.running))
         return many - 1
 
     @property

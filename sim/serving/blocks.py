@@ -65,7 +65,13 @@ class KVBlocks:
 
     def lacks(self, sequence: SequenceState, tokens: int) -> int:
         """Bytes that a sequence lacks to get to so many tokens."""
-        return _own(self.batching, sequence, max(sequence.allocated, tokens)) - sequence.held
+        return self.own(sequence, max(sequence.allocated, tokens)) - sequence.held
+
+    def own(self, sequence: SequenceState, allocated: int) -> int:
+        """Bytes that a sequence holds, without the pages it shares, on its way to so many tokens."""
+        pending = 0 if sequence.shared else sequence.pending  # of a shared prompt, no more than a page is left out of it
+        most = self.batching.at_once(pending)
+        return self.batching.layout.held_in_all(sequence.cached, allocated, most, after=sequence.shared)
 
     def grow(self, sequence: SequenceState, tokens: int, *, leave: int = 0) -> bool:
         """Allocate what a sequence lacks to get to so many tokens; returns False, and changes nothing, if it does not fit.
@@ -97,6 +103,10 @@ class KVBlocks:
         """Allocate what a sequence that joins needs to get to so many tokens, as `grow`."""
         return self.grow(sequence, tokens)
 
+    def steady(self, sequence: SequenceState) -> int:
+        """Steps of a sequence that decodes one token in each, at the end of the last of which its blocks may change."""
+        return sequence.request.tokens - sequence.generated
+
     def filled(self, sequences: Iterable[SequenceState]) -> None:
         """Take note of what a step has put into the cache of sequences."""
 
@@ -109,7 +119,7 @@ class KVBlocks:
         for sample in samples:
             sample.shared = request.context + request.prompt
             sample.allocated = max(request.final, sample.shared)
-            sample.held = _own(self.batching, sample, sample.allocated)
+            sample.held = self.own(sample, sample.allocated)
         self.used += needed
         self._sharing[request.group] = SharedPages(list(samples), needed - sum(sample.held for sample in samples))
         return True
@@ -117,7 +127,7 @@ class KVBlocks:
     def free_unseen(self, sequences: Sequence[SequenceState]) -> None:
         """Free the pages of sequences that no later query sees, and what they do not need after all."""
         for sequence in sequences:
-            unseen = sequence.held - _own(self.batching, sequence, sequence.allocated)
+            unseen = sequence.held - self.own(sequence, sequence.allocated)
             sequence.held -= unseen
             self.used -= unseen
         for pages in self._sharing.values():
@@ -158,10 +168,3 @@ def _shared(batching: ResolvedBatching, request: Request, cached: int) -> int:
     block = batching.layout.block
     full = (request.context + request.prompt) // block * block
     return batching.layout.held(cached, full, batching.at_once(request.prompt))
-
-
-def _own(batching: ResolvedBatching, sequence: SequenceState, allocated: int) -> int:
-    """Bytes that a sequence holds, without the pages it shares, on its way to so many tokens."""
-    pending = 0 if sequence.shared else sequence.pending  # of a shared prompt, no more than a page is left out of it
-    most = batching.at_once(pending)
-    return batching.layout.held_in_all(sequence.cached, allocated, most, after=sequence.shared)

@@ -1,81 +1,62 @@
 """The prefix cache: full blocks of the KV cache by what they hold, shared by requests whose tokens begin alike.
 
-A block is known by its content: its tokens and all tokens before it. From the end of the step in which it was filled, other
-requests find it. Each that holds it counts as a reference; without any it stays in memory, least recently released first to be
-evicted where others need its place. A request frees its last block first, so that beginnings stay longest.
+A block is known by its content (`sim.serving.contents`) and the group of layers whose keys and values it has. From the end of
+the step in which it was filled, other requests find it. Each that holds it counts as a reference; without any it stays in
+memory, least recently released first to be evicted where others need its place. A request frees its last block first, so that
+beginnings stay longest.
+
+A prompt finds the longest beginning of which all groups have what its next token sees: layers without a window all blocks,
+those with a window of W tokens the blocks of the last W - 1 tokens. A block that the window has left is released, not lost.
 
 With `evicted: tiers` such a block goes to the first tier, unless it is in one still, and is found there; then it is loaded
 before the step that needs it. Other requests that find it meanwhile wait for it, too. The first tier keeps a copy of what is
 loaded from it, others do not. With a draft model a block holds the cache of both models, and is found once both have filled it.
 
-Content is what requests say of it: ids of the blocks of their prompt (`prefix`), or turns of one conversation, each of which
-begins with all of the one before. All other tokens are a request's own, which finds them again after it was pre-empted.
-vLLM shares blocks by the same rules (https://docs.vllm.ai/en/latest/design/prefix_caching/); there a block can be found in the
-step that fills it.
+vLLM shares blocks by the same rules (https://docs.vllm.ai/en/latest/design/prefix_caching/ and
+https://docs.vllm.ai/en/latest/design/hybrid_kv_cache_manager/); there a block can be found in the step that fills it.
 """
 
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Hashable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 
 from sim.base.units import ceil_div
+from sim.machine.kv_cache import BlockGroup
 from sim.serving.batching import ResolvedBatching
 from sim.serving.blocks import CacheMove, KVBlocks
 from sim.serving.cache import CacheUse, TierUse
-from sim.serving.sequence import SequenceState
+from sim.serving.contents import Content, Contents
+from sim.serving.sequence import Key, SequenceState, Share, Shares
 from sim.serving.tiers import Tiers
 from sim.workload.requests import Request
 
 
 @dataclass(slots=True)
-class Contents:
-    """Keys of blocks of `block` tokens by what they hold: the same key if their tokens, and all before them, are the same.
-
-    Tokens that a request has in its cache when it comes are its own.
-    """
-
-    block: int
-    _paths: dict[tuple[int, int], int] = field(default_factory=dict)  # (path before it, id) -> path; 0 is the beginning
-    _of: dict[int, tuple[int, ...]] = field(default_factory=dict)  # request -> the path to each id of its prefix
-
-    def key(self, number: int, request: Request, i: int) -> Hashable:
-        """The key of block i of a request."""
-        end = (i + 1) * self.block
-        if request.context:
-            return ("own", number, i)
-        if end <= min(request.prompt, len(request.prefix) * request.prefix_tokens):
-            return ("prefix", self._path(number, request)[ceil_div(end, request.prefix_tokens) - 1], i)
-        return ("own", number, i) if request.conversation < 0 else ("turns", request.conversation, i)
-
-    def _path(self, number: int, request: Request) -> tuple[int, ...]:
-        if number not in self._of:
-            path, paths = 0, []
-            for each in request.prefix:
-                path = self._paths.setdefault((path, each), len(self._paths) + 1)
-                paths.append(path)
-            self._of[number] = tuple(paths)
-        return self._of[number]
-
-
-@dataclass(slots=True)
 class SharedBlocks(KVBlocks):
-    """Blocks of a KV cache with a prefix cache. used: bytes that sequences hold, shared blocks once.
+    """Blocks of a KV cache with a prefix cache. used: bytes that sequences hold. kept: bytes of blocks that none holds.
 
-    The layers keep all tokens, so that a block is `page` bytes. asked, hits: tokens of prompts that were looked up, and found.
-    evicted: blocks. tiers: blocks in each tier; there are none where what is evicted is lost. fetched: tokens found in each.
+    A block that several hold counts once: it is counted apart from what each has for itself. Windows need more care, because a
+    sequence has blocks reserved that it will take when its window has left others. So a block that it has filled, or was the
+    only one to find, counts within what it has reserved; if others find it meanwhile, it is counted apart as well, since they
+    may hold it when that sequence has already taken another in its place.
+
+    asked, hits: tokens of prompts that were looked up, and found. evicted: blocks. tiers: blocks in each tier; there are none
+    where what is evicted is lost. fetched: tokens found in each.
     """
 
     asked: int = 0
     hits: int = 0
     evicted: int = 0
-    tiers: Tiers[Hashable] = field(init=False)
+    kept: int = 0
+    tiers: Tiers[Key] = field(init=False)
     fetched: list[int] = field(init=False)
     _contents: Contents = field(init=False)
-    _holders: dict[Hashable, int] = field(default_factory=dict)  # of blocks that can be found: sequences that hold each
-    _free: dict[Hashable, None] = field(default_factory=dict)  # those without holders, least recently released first
-    _coming: dict[Hashable, CacheMove] = field(default_factory=dict)  # blocks that are on their way from a tier
+    _holders: dict[Key, int] = field(default_factory=dict)  # of blocks that can be found: sequences that hold each as `apart`
+    _reserved: set[Key] = field(default_factory=set)  # those that count within what a sequence has reserved
+    _free: dict[Key, int] = field(default_factory=dict)  # bytes of those that none holds, least recently released first
+    _coming: dict[Key, CacheMove] = field(default_factory=dict)  # blocks that are on their way from a tier
 
     def __post_init__(self) -> None:
         self._contents = Contents(self.batching.layout.block)
@@ -88,9 +69,8 @@ class SharedBlocks(KVBlocks):
         return CacheUse(self.asked, self.hits, self.evicted, tuple(TierUse(*each) for each in of_tiers))
 
     @property
-    def page(self) -> int:
-        """Bytes of a block."""
-        return self.batching.layout.block * self.batching.layout.token_bytes
+    def _groups(self) -> tuple[BlockGroup, ...]:
+        return self.batching.layout.block_groups
 
     def admit(self, sequence: SequenceState, tokens: int) -> bool:
         """Allocate blocks up to so many tokens, of which those are found that are cached; these it need not prefill.
@@ -98,31 +78,24 @@ class SharedBlocks(KVBlocks):
         Returns False, and changes nothing, if they do not fit.
         """
         found = self._found(sequence)
-        placed = sum(self._holders.get(key, 0) == 0 for key in found)  # that no sequence holds, or that are in tiers
-        missing = ceil_div(tokens, self.batching.layout.block) - len(found)
-        if not self.fits((missing + placed) * self.page):
+        hits = len(found) * self.batching.layout.block
+        shares = [self._shares(g, sequence.cached + hits, found) for g in range(len(self._groups))]
+        placed = sum(self._size(each) for of in shares for each in of.blocks if each.apart and not self._holders.get(each.key))
+        if not self.fits(placed + self._reserve(shares, tokens, sequence.pending - hits)):
             return False
         if sequence.pending:
             self.asked += sequence.cached + sequence.pending
-        self._await(sequence, found)
-        fetched = defaultdict[int, list[Hashable]](list)
-        for key in found:
-            if key not in self._holders:
-                fetched[self._fetch(key)].append(key)
-            self._holders[key] = self._holders.get(key, 0) + 1
-            self._free.pop(key, None)
-        self.used += placed * self.page
-        block = self.batching.layout.block
-        hits = len(found) * block
         self.hits += hits
-        sequence.shares, sequence.filled = found, len(found)
+        sequence.shares, sequence.filled = shares, len(found)
         sequence.cached, sequence.pending = sequence.cached + hits, sequence.pending - hits
         sequence.drafted += hits
+        self.used += placed
+        fetched = self._take(sequence)
         grown = self.grow(sequence, tokens)
         for tier, keys in sorted(fetched.items()):
-            tokens = len(keys) * block
-            self.fetched[tier] += tokens
-            self._coming |= dict.fromkeys(keys, self.move("fetch", tier, sequence, tokens))
+            many = len(keys) * self.batching.layout.block
+            self.fetched[tier] += many
+            self._coming |= dict.fromkeys(keys, self.move("fetch", tier, sequence, many))
         return grown
 
     def moved(self, move: CacheMove) -> None:
@@ -130,15 +103,14 @@ class SharedBlocks(KVBlocks):
         if move.swap == "fetch":
             self._coming = {key: coming for key, coming in self._coming.items() if coming is not move}
 
-    def lacks(self, sequence: SequenceState, tokens: int) -> int:
-        blocks = ceil_div(max(sequence.allocated, tokens), self.batching.layout.block)
-        return (blocks - len(sequence.shares)) * self.page - sequence.held
-
     def grow(self, sequence: SequenceState, tokens: int, *, leave: int = 0) -> bool:
         if not KVBlocks.grow(self, sequence, tokens, leave=leave):
             return False
         self._evict(sequence)
         return True
+
+    def own(self, sequence: SequenceState, allocated: int) -> int:
+        return self._reserve(sequence.shares, allocated, sequence.pending)
 
     def filled(self, sequences: Iterable[SequenceState]) -> None:
         """Let others find the blocks that sequences have filled, but those that have been there already."""
@@ -147,42 +119,130 @@ class SharedBlocks(KVBlocks):
             cached = min(sequence.cached, sequence.drafted) if self.batching.drafts else sequence.cached
             full = cached // self.batching.layout.block
             for i in range(sequence.filled, full):
-                key = self._contents.key(sequence.number, sequence.request, i)
-                if key not in self._holders:
-                    self._holders[key] = 1
-                    sequence.shares.append(key)
-                    sequence.held -= self.page
+                content = self._contents.of(sequence.number, sequence.request, i)
+                for g, shares in enumerate(sequence.shares):
+                    if i >= shares.first and (g, content) not in self._holders:
+                        self._publish(sequence, Share((g, content), apart=self._groups[g].window is None))
             sequence.filled = full
+
+    def free_unseen(self, sequences: Sequence[SequenceState]) -> None:
+        for sequence in sequences:
+            for group, shares in zip(self._groups, sequence.shares, strict=True):
+                first = group.seen(sequence.cached)
+                if first > shares.first:
+                    shares.first = first
+                    left = list[Share]()
+                    while shares.blocks and shares.blocks[0].number < first:
+                        left.append(shares.blocks.popleft())
+                    self._release(shares, reversed(left))
+            more = self.own(sequence, sequence.allocated) - sequence.held
+            sequence.held += more
+            self.used += more
+            self._evict(sequence)
 
     def free(self, sequence: SequenceState) -> None:
         self.used -= sequence.held
-        for key in reversed(sequence.shares):
-            self._holders[key] -= 1
-            if not self._holders[key]:
-                self._free[key] = None
-                self.used -= self.page
+        for each in sorted((each for of in sequence.shares for each in of.blocks), key=lambda each: -each.number):
+            self._release(sequence.shares[each.group], (each,))
         sequence.held = sequence.allocated = sequence.filled = 0
         sequence.shares = []
 
-    def _found(self, sequence: SequenceState) -> list[Hashable]:
-        """The keys of the leading blocks of a sequence that are cached; its last token is always computed."""
-        found = list[Hashable]()
-        if sequence.cached:
-            return found
-        for i in range((sequence.pending - 1) // self.batching.layout.block):
-            key = self._contents.key(sequence.number, sequence.request, i)
-            if key not in self._holders and self.tiers.tier_of(key) < 0:
-                break
-            found.append(key)
-        return found
+    def steady(self, sequence: SequenceState) -> int:
+        fills = self.batching.layout.block - sequence.cached % self.batching.layout.block
+        return min([fills, *(group.leaves(sequence.cached) for group in self._groups if group.window is not None)])
 
-    def _await(self, sequence: SequenceState, found: Iterable[Hashable]) -> None:
-        """Have a sequence wait for blocks that it finds, and that are on their way for another."""
-        for move in {id(move): move for key in found if (move := self._coming.get(key)) is not None}.values():
+    def _found(self, sequence: SequenceState) -> list[Content]:
+        """The leading blocks of a sequence that it need not compute; its last token is always computed."""
+        contents, found = list[Content](), 0
+        if sequence.cached:
+            return contents
+        block, groups = self.batching.layout.block, self._groups
+        runs = [0] * len(groups)  # blocks of each group that are there, and have none before them that is not
+        for i in range((sequence.pending - 1) // block):
+            contents.append(content := self._contents.of(sequence.number, sequence.request, i))
+            for g in range(len(groups)):
+                runs[g] = runs[g] + 1 if (g, content) in self._holders or self.tiers.tier_of((g, content)) >= 0 else 0
+            lacks = [group for group, run in zip(groups, runs, strict=True) if run < i + 1 - group.seen((i + 1) * block)]
+            if not lacks:
+                found = i + 1
+            elif any(group.window is None for group in lacks):
+                break
+        return contents[:found]
+
+    def _shares(self, g: int, cached: int, found: Sequence[Content]) -> Shares:
+        """The blocks of a group that a sequence with so many cached tokens holds of those that it has found."""
+        first = self._groups[g].seen(cached)
+        shares = Shares(first)
+        for content in found[first:]:
+            key = g, content
+            apart = self._groups[g].window is None or bool(self._holders.get(key)) or key in self._reserved
+            self._hold(shares, Share(key, apart=apart))
+        return shares
+
+    def _reserve(self, shares: Sequence[Shares], allocated: int, pending: int) -> int:
+        """Bytes that a sequence has for itself on its way to so many tokens, of which so many are to be prefilled."""
+        end, most = ceil_div(allocated, self.batching.layout.block), self.batching.at_once(pending)
+        return sum(group.held(of.first, end, most, apart=of.apart) for group, of in zip(self._groups, shares, strict=True))
+
+    def _size(self, share: Share) -> int:
+        """Bytes of a block."""
+        return self._groups[share.group].bytes(share.number, share.number + 1)
+
+    def _hold(self, shares: Shares, share: Share) -> None:
+        """Add a block to those that a sequence holds."""
+        shares.blocks.append(share)
+        if share.apart:
+            shares.apart += self._size(share)
+
+    def _take(self, sequence: SequenceState) -> dict[int, list[Key]]:
+        """Have a sequence hold the blocks that it has found; returns those that are loaded, by tier."""
+        self._await(sequence)
+        fetched = defaultdict[int, list[Key]](list)
+        for each in (each for of in sequence.shares for each in of.blocks):
+            if each.key not in self._holders:
+                fetched[self._fetch(each.key)].append(each.key)
+                self._holders[each.key] = 0
+            self.kept -= self._free.pop(each.key, 0)
+            self._count(each)
+        return fetched
+
+    def _count(self, share: Share) -> None:
+        """Count a block for one more sequence."""
+        if share.apart:
+            self._holders[share.key] += 1
+        else:
+            self._reserved.add(share.key)
+
+    def _publish(self, sequence: SequenceState, share: Share) -> None:
+        """Let others find a block that a sequence has filled."""
+        self._holders[share.key] = 0
+        self._count(share)
+        self._hold(sequence.shares[share.group], share)
+        if share.apart:
+            sequence.held -= self._size(share)
+
+    def _release(self, shares: Shares, left: Iterable[Share]) -> None:
+        """Have a sequence no longer hold some blocks, which it has left in this order."""
+        for share in left:
+            size = self._size(share)
+            if share.apart:
+                shares.apart -= size
+                self._holders[share.key] -= 1
+                self.used -= 0 if self._holders[share.key] else size
+            else:
+                self._reserved.remove(share.key)
+            if not self._holders[share.key] and share.key not in self._reserved:
+                self._free[share.key] = size
+                self.kept += size
+
+    def _await(self, sequence: SequenceState) -> None:
+        """Have a sequence wait for blocks that it has found, and that are on their way for another."""
+        keys = (each.key for of in sequence.shares for each in of.blocks)
+        for move in {id(move): move for key in keys if (move := self._coming.get(key)) is not None}.values():
             move.others.append(sequence)
             sequence.moving += 1
 
-    def _fetch(self, key: Hashable) -> int:
+    def _fetch(self, key: Key) -> int:
         """Take note that a block is loaded from its tier; returns that."""
         tier = self.tiers.tier_of(key)
         if tier:
@@ -193,14 +253,16 @@ class SharedBlocks(KVBlocks):
     def _evict(self, sequence: SequenceState) -> None:
         """Evict blocks that no sequence holds until all fit. sequence: the one that takes their place."""
         capacity, spilled = self.batching.capacity, Counter[int]()
-        while capacity is not None and self.used + len(self._free) * self.page > capacity:
+        while capacity is not None and self.used + self.kept > capacity:
             key = next(iter(self._free))
-            del self._free[key], self._holders[key]
+            size = self._free.pop(key)
+            self.kept -= size
+            del self._holders[key]
             self.evicted += 1
             if self.tiers.tier_of(key) >= 0:
                 self.tiers.touch(key)
             else:
-                spilled.update(move.tier for move in self.tiers.put(key, self.page) or ())
+                spilled.update(move.tier for move in self.tiers.put(key, size) or ())
         for tier, blocks in sorted(spilled.items(), reverse=True):
             if tier < len(self.tiers.capacity):
                 self.move("spill", tier, sequence, blocks * self.batching.layout.block)
@@ -216,12 +278,16 @@ def bytes_held(batching: ResolvedBatching, members: Sequence[tuple[Request, int]
 
     With a prefix cache blocks of a prompt count once that earlier ones of these have, too.
     """
-    layout, held, shared = batching.layout, 0, set[Hashable]()
+    layout, held, shared = batching.layout, 0, set[Key]()
     contents = Contents(layout.block)
     for number, (request, tokens) in enumerate(members):
         held += layout.held_in_all(0, tokens, 1)
         if batching.settings.kv.prefix_cache:
-            keys = {contents.key(number, request, i) for i in range(min(request.prompt - 1, tokens) // layout.block)}
-            held -= len(keys & shared) * layout.block * layout.token_bytes
-            shared |= keys
+            of_prompt = [contents.of(number, request, i) for i in range(min(request.prompt - 1, tokens) // layout.block)]
+            for g, group in enumerate(layout.block_groups):
+                if group.is_state:  # each has one of its own
+                    continue
+                keys = {(g, content) for content in of_prompt[group.seen(tokens) :]}
+                held -= sum(group.bytes(content.number, content.number + 1) for _, content in keys & shared)
+                shared |= keys
         yield held

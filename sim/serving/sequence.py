@@ -2,10 +2,45 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable
+from collections import deque
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
+from sim.serving.contents import Content
 from sim.workload.requests import Request
+
+#: A block of the prefix cache: the number of the group of layers, and what it holds.
+Key = tuple[int, Content]
+
+
+class Share(NamedTuple):
+    """A block of the prefix cache that a sequence holds. apart: whether it counts once for all that hold it; else it counts
+    within what the sequence has for itself.
+    """
+
+    key: Key
+    apart: bool
+
+    @property
+    def group(self) -> int:
+        """Number of its group of layers."""
+        return self.key[0]
+
+    @property
+    def number(self) -> int:
+        """Number of the block in a sequence."""
+        return self.key[1].number
+
+
+@dataclass(slots=True)
+class Shares:
+    """Blocks of a group of layers that a sequence holds, and that others can find. first: the first block that it holds at all.
+    apart: bytes of those that count apart.
+    """
+
+    first: int
+    blocks: deque[Share] = field(default_factory=deque)
+    apart: int = 0
 
 
 @dataclass(slots=True, eq=False)
@@ -16,9 +51,9 @@ class SequenceState:
     generated: output tokens. decoded: steps in which it has decoded, pre-emptions included. allocated: tokens that its pages
     are for. held: bytes of the pages that it has to itself. forked: it waits until the first sample of its prompt has
     prefilled it for all. shared: cached tokens that it shares with the other samples of its prompt. drafted: tokens in its KV
-    cache of the draft model. fed: cached tokens that were prefilled here. shares: blocks of the prefix cache that it holds.
-    filled: its leading blocks that are full. moving: moves to and from tiers that it waits for. stalled: it waits for blocks
-    that others give up. begun: it has taken part in a step.
+    cache of the draft model. fed: cached tokens that were prefilled here. shares: blocks of the prefix cache that it holds, by
+    group of layers. filled: its leading blocks that are full. moving: moves to and from tiers that it waits for. stalled: it
+    waits for blocks that others give up. begun: it has taken part in a step.
     """
 
     number: int
@@ -33,7 +68,7 @@ class SequenceState:
     shared: int = 0
     drafted: int = 0
     fed: int = 0
-    shares: list[Hashable] = field(default_factory=list)
+    shares: list[Shares] = field(default_factory=list)
     filled: int = 0
     moving: int = 0
     stalled: bool = False

@@ -30,7 +30,7 @@ class KVPages(Section):
     prefix_cache: bool = Field(
         default=False,
         description="Full blocks stay in memory and are shared by requests whose tokens begin alike, least recently used first "
-        "to go; a prompt computes what is not there. For models all of whose layers keep all tokens.",
+        "to go; a prompt computes what is not there. Of layers with a sliding window it needs the blocks that the window sees.",
     )
 
     evicted: Literal["lost", "tiers"] = Field(

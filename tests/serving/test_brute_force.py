@@ -201,7 +201,11 @@ class BruteForce:
             self.running.remove(s)
             self.lose(s)
         for s in self.running:
-            self.held[s.number] = self.pages(s, s.reach)
+            self.left(s)
+
+    def left(self, s: Seq) -> None:
+        """Free the pages that its windows have left."""
+        self.held[s.number] = self.pages(s, s.reach)
 
     def filled(self, s: Seq) -> None:
         pass
@@ -215,69 +219,119 @@ class BruteForce:
             s.cached, s.out, s.steps = s.cached + 1 + right, s.out + 1 + right, s.steps + 1
 
 
-class Sharing(BruteForce):
-    """With a prefix cache. A block is the list of all tokens up to its end, by names that are equal where tokens are.
+#: A layer, and all tokens up to the end of a page, by names that are equal where tokens are.
+Page = tuple[int, list[Any]]
 
-    kept: blocks that no sequence has, the one left longest ago first. mine: those of each sequence that others find.
-    full: blocks that each had filled. begins: the prefix of each request, 8 tokens long or more.
+
+class Sharing(BruteForce):
+    """With a prefix cache.
+
+    kept: pages that no sequence has, the one left longest ago first. apart: those of each sequence that count once for all that
+    have them. within: those that count as its own. low: the first page of each layer that it has. full: pages that each had
+    filled. begins: the prefix of each request, 8 tokens long or more.
     """
 
     def __init__(self, *given: Any, begins: list[tuple[str, int]]) -> None:
-        self.kept: list[list[Any]] = []
-        self.mine: dict[int, list[list[Any]]] = {}
+        self.kept: list[Page] = []
+        self.apart: dict[int, list[Page]] = {}
+        self.within: dict[int, list[Page]] = {}
+        self.low: dict[int, list[int]] = {}
         self.full: dict[int, int] = {}
         self.begins, self.found, self.evicted = begins, 0, 0
         super().__init__(*given)
 
-    def block(self, s: Seq, i: int) -> list[Any]:
+    def page(self, s: Seq, layer: int, i: int) -> Page:
         name, length = self.begins[s.number]
-        return [(name, t) if t < min(length, s.prompt) and not s.context else (s.number, t) for t in range(8 * i + 8)]
+        return layer, [(name, t) if t < min(length, s.prompt) and not s.context else (s.number, t) for t in range(8 * i + 8)]
 
-    def there(self) -> list[list[Any]]:
-        return self.kept + [block for blocks in self.mine.values() for block in blocks]
+    def had(self) -> list[Page]:
+        """Pages that some sequence has."""
+        return [page for pages in (*self.apart.values(), *self.within.values()) for page in pages]
+
+    def lows(self, cached: int) -> list[int]:
+        """The first page of each layer that the query after so many tokens sees."""
+        return [(cached - seen(cached, window)) // 8 for window in self.windows]
 
     def pages(self, s: Seq, tokens: int) -> int:
-        return -(-tokens // 8) - len(self.mine.get(s.number, []))
+        most = max(1, min(s.todo, self.rules["chunk"] or s.todo, self.rules["max_tokens"] or s.todo))
+        total = 0
+        for layer, window in enumerate(self.windows):
+            mine = len(range(self.lows(s.cached)[layer], -(-tokens // 8)))
+            mine -= sum(page[0] == layer for page in self.apart.get(s.number, []))
+            spans = [{t // 8 for t in range(at, at + window - 1 + most)} for at in range(8)] if window else []
+            total += min([mine, *([max(map(len, spans))] if spans else [])])
+        return total
 
-    def fits(self, s: Seq, tokens: int, found: list[list[Any]] | None = None) -> bool:
-        mine = self.mine.get(s.number, found or [])
-        held = mine + [block for blocks in self.mine.values() for block in blocks]
-        shared = [block for i, block in enumerate(held) if block not in held[:i]]
-        own = sum(each for number, each in self.held.items() if number != s.number)
-        new = -(-max(s.reach, tokens) // 8) - len(mine)
-        if self.rules["blocks"] and len(shared) + own + new > self.rules["blocks"]:
+    def fits(self, s: Seq, tokens: int) -> bool:
+        reach = max(s.reach, tokens)
+        shared: list[Page] = []
+        for pages in self.apart.values():
+            shared += [page for page in pages if page not in shared]
+        own = self.pages(s, reach) + sum(each for number, each in self.held.items() if number != s.number)
+        if self.rules["blocks"] and len(shared) + own > self.rules["blocks"] * len(self.windows):
             return False
-        self.mine[s.number] = list(mine)
-        self.kept = [block for block in self.kept if block not in mine]
-        s.reach, self.held[s.number] = max(s.reach, tokens), new
-        while self.rules["blocks"] and len(self.kept) + len(shared) + own + new > self.rules["blocks"]:
-            self.kept.pop(0)
-            self.evicted += 1
+        s.reach, self.held[s.number] = reach, self.pages(s, reach)
+        self.evict(len(shared) + own)
         return True
 
+    def evict(self, used: int) -> None:
+        self.kept = [page for page in self.kept if page not in self.had()]
+        while self.rules["blocks"] and len(self.kept) + used > self.rules["blocks"] * len(self.windows):
+            self.kept.pop(0)
+            self.evicted += 1
+
     def joins(self, s: Seq, tokens: int) -> bool:
-        found: list[list[Any]] = []
-        while not s.cached and 8 * len(found) + 8 < s.todo and self.block(s, len(found)) in self.there():
-            found.append(self.block(s, len(found)))
-        if not self.fits(s, tokens, found):
+        there, found = self.kept + self.had(), 0
+        for n in range(1, max(0, s.todo - 1) // 8 + 1) if not s.cached else ():
+            lows = self.lows(8 * n)
+            if all(self.page(s, layer, i) in there for layer, low in enumerate(lows) for i in range(low, n)):
+                found = n
+        had, at, todo = self.had(), s.cached, s.todo
+        s.cached, s.todo = at + 8 * found, todo - 8 * found
+        self.low[s.number] = self.lows(s.cached)
+        pages = [self.page(s, layer, i) for layer, low in enumerate(self.low[s.number]) for i in range(low, found)]
+        self.within[s.number] = [page for page in pages if self.windows[page[0]] is not None and page not in had]
+        self.apart[s.number] = [page for page in pages if page not in self.within[s.number]]
+        if not self.fits(s, tokens):
+            del self.within[s.number], self.apart[s.number]
+            s.cached, s.todo = at, todo
             return False
-        s.cached, s.todo = s.cached + 8 * len(found), s.todo - 8 * len(found)
-        self.found += 8 * len(found)
-        self.full[s.number] = len(found)
+        self.found += 8 * found
+        self.full[s.number] = found
         return True
 
     def filled(self, s: Seq) -> None:
         for i in range(self.full[s.number], s.cached // 8):
-            if (block := self.block(s, i)) not in self.there():
-                self.mine[s.number].append(block)
-                self.held[s.number] -= 1
+            for layer, window in enumerate(self.windows):
+                page = self.page(s, layer, i)
+                if i < self.low[s.number][layer] or page in self.kept + self.had():
+                    continue
+                (self.apart if window is None else self.within)[s.number].append(page)
+                self.held[s.number] -= window is None
         self.full[s.number] = s.cached // 8
+
+    def left(self, s: Seq) -> None:
+        low, self.low[s.number] = self.low[s.number], self.lows(s.cached)
+        for layer, first in enumerate(self.low[s.number]):
+            for i in range(first - 1, low[layer] - 1, -1):
+                self.drop(s, self.page(s, layer, i))
+        super().left(s)
+        shared = [page for pages in self.apart.values() for page in pages]
+        self.evict(len([i for i, page in enumerate(shared) if page not in shared[:i]]) + sum(self.held.values()))
+
+    def drop(self, s: Seq, page: Page) -> None:
+        for pages in (self.apart[s.number], self.within[s.number]):
+            if page in pages:
+                pages.remove(page)
+                if page not in self.had():
+                    self.kept.append(page)
 
     def lose(self, s: Seq) -> None:
         super().lose(s)
-        for block in reversed(self.mine.pop(s.number)):
-            if block not in self.there():
-                self.kept.append(block)
+        for i in range(self.full[s.number] - 1, -1, -1):
+            for layer in range(len(self.windows)):
+                self.drop(s, self.page(s, layer, i))
+        del self.apart[s.number], self.within[s.number]
 
 
 def time_of_others(graph: TaskGraph) -> int:
@@ -384,24 +438,26 @@ def steps_of(log: EventLog) -> list[Any]:
     return found
 
 
+@pytest.mark.parametrize("windows", [(None,), (None, WINDOW)])
 @settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
-@given(cases(), st.lists(st.tuples(st.integers(0, 1), st.sampled_from((8, 16, 20))), min_size=6, max_size=6), st.booleans())
+@given(cases(), st.lists(st.tuples(st.integers(0, 1), st.sampled_from((8, 16, 20, 56))), min_size=6, max_size=6), st.booleans())
 def test_prefixes_are_as_in_the_brute_force(
-    tmp_path: Path, case: tuple[list[dict[str, int]], dict[str, Any]], begins: list[tuple[int, int]], compiled: bool
+    tmp_path: Path, qwen: str, windows: Windows, case: tuple[list[dict[str, int]], dict[str, Any]],
+    begins: list[tuple[int, int]], compiled: bool,
 ) -> None:  # fmt: skip
-    """Each request may begin with 8, 16 or 20 tokens of one of two texts; the ids are of 4 tokens."""
+    """Each request may begin with 8, 16, 20 or 56 tokens of one of two texts; the ids are of 4 tokens."""
     asked, rules = sorted(case[0], key=lambda each: each["arrival"]), case[1] | {"drafts": 0}
     first = asked[0]["arrival"]
     asked = [
         each
         | {
-            "arrival": each["arrival"] - first, "prompt": each["prompt"] and each["prompt"] + 9,
+            "arrival": each["arrival"] - first, "prompt": each["prompt"] and each["prompt"] + 41,
             "context": each["context"] if each["context"] > 36 else 0,
         }
         for each in asked
     ]  # fmt: skip
     rules["full"] = "wait" if rules["full"] == "swap" else rules["full"]
-    for limit, more in (("blocks", 2), ("max_tokens", 9)):  # what prompts have more than in other cases
+    for limit, more in (("blocks", 5), ("max_tokens", 41)):  # what prompts have more than in other cases
         rules[limit] = rules[limit] and rules[limit] + more
     rows = [
         each | {"hash_ids": [text * 10 + i for i in range(length // 4)]}
@@ -410,10 +466,10 @@ def test_prefixes_are_as_in_the_brute_force(
     path = tmp_path / "trace.jsonl"
     path.write_text("\n".join(json.dumps(row) for row in rows))
     kv = {"block": 8, "full": rules["full"], "prefix_cache": True}
-    kv["capacity"] = None if rules["blocks"] is None else f"{rules['blocks'] * 8 * KV} B"
+    kv["capacity"] = None if rules["blocks"] is None else f"{rules['blocks'] * 8 * KV * len(windows)} B"
     limits = {"max_batch": rules["max_batch"], "max_tokens": rules["max_tokens"], "kv": kv}
     scenario = {
-        "model": {"config": "llama-3.2-1b", "layers": 1, "scope": "block"},
+        "model": {"config": "llama-3.2-1b" if len(windows) == 1 else qwen, "layers": len(windows), "scope": "block"},
         "workload": {
             "trace": {"file": str(path), "unit": "ps", "prefix_tokens": 4},
             "batching": {"policy": rules["policy"], **limits}, "prefill": {"chunk": rules["chunk"]},
@@ -422,7 +478,7 @@ def test_prefixes_are_as_in_the_brute_force(
     }  # fmt: skip
     log = run(from_dict(scenario), executor="compiled" if compiled else "simpy").log
     texts = [(f"text {text}", length) for text, length in begins]
-    expected = Sharing(asked, rules, others_of(log), (None,), begins=texts)
+    expected = Sharing(asked, rules, others_of(log), windows, begins=texts)
     assert steps_of(log) == expected.steps
     assert log.cache is not None
     assert (log.cache.hits, log.cache.evicted) == (expected.found, expected.evicted)

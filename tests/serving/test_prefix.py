@@ -21,9 +21,10 @@ from sim.scenario import from_dict
 from sim.serving.cache import CacheUse, TierUse
 from sim.serving.loops import loops
 from sim.serving.prefix import SharedBlocks
+from sim.serving.sequence import SequenceState
 from sim.workload.requests import Request
 from tests.executors import assert_same
-from tests.serving.test_batcher import drive, emitted, feasible, resolved
+from tests.serving.test_batcher import GROUPS, drive, emitted, feasible, resolved
 
 BLOCK = 4  # tokens
 
@@ -203,14 +204,38 @@ cases = st.lists(
 )  # fmt: skip
 
 
+def assert_conserved(cache: SharedBlocks, running: Sequence[SequenceState]) -> None:
+    """Bytes that are used are those that each sequence has for itself, and those that count apart, once each."""
+    sizes = {key: cache._groups[key[0]].bytes(0, 1) for key in cache._holders}
+    apart = [each.key for sequence in running for shares in sequence.shares for each in shares.blocks if each.apart]
+    within = [each.key for sequence in running for shares in sequence.shares for each in shares.blocks if not each.apart]
+    assert all(apart.count(key) == count for key, count in cache._holders.items())
+    assert len(within) == len(set(within))
+    assert set(within) == cache._reserved
+    assert cache._free == {key: sizes[key] for key, count in cache._holders.items() if not count and key not in within}
+    assert cache.used == sum(sequence.held for sequence in running) + sum(sizes[key] for key in set(apart))
+    assert cache.kept == sum(cache._free.values())
+    assert cache.batching.capacity is None or cache.used + cache.kept <= cache.batching.capacity
+    block = cache.batching.layout.block
+    for sequence in running:
+        for g, group in enumerate(cache._groups):
+            first, shares = group.seen(sequence.cached), sequence.shares[g]
+            assert all(first <= each.number < -(-sequence.allocated // block) for each in shares.blocks)
+            # All blocks that it has now fit what is counted for it.
+            now = group.bytes(first, -(-sequence.cached // block))
+            assert now <= shares.apart + cache._groups[g].held(
+                first, -(-sequence.allocated // block), cache.batching.at_once(sequence.pending), apart=shares.apart
+            )
+
+
 @settings(max_examples=60, deadline=None)
 @given(cases, st.integers(1, 4), st.none() | st.integers(10, 16), st.sampled_from(("wait", "recompute")), st.data())
 def test_blocks_are_conserved(requests: list[Request], sequences: int, blocks: int | None, full: str, data: Any) -> None:
-    chunk = data.draw(st.sampled_from((None, 3, 8)))
-    tiers = data.draw(st.sampled_from(((), (3,), (2, None), (0, 2, 3))))
+    chunk, groups = data.draw(st.sampled_from((None, 3, 8))), data.draw(st.sampled_from(GROUPS))
+    tiers = data.draw(st.sampled_from(((), (3,), (2, None), (0, 2, 3)))) if len(groups) == 1 else ()
     batching = resolved(
         "continuous", sequences=sequences, blocks=blocks, full=full, chunk=chunk, block=BLOCK, prefix_cache=True, tiers=tiers,
-        evicted="tiers" if tiers else "lost",
+        evicted="tiers" if tiers else "lost", groups=groups,
     )  # fmt: skip
     if not feasible(batching, requests):
         return
@@ -219,23 +244,18 @@ def test_blocks_are_conserved(requests: list[Request], sequences: int, blocks: i
     assert isinstance(cache, SharedBlocks)
     ahead, steps, now = data.draw(st.booleans()), [], 0
     while (batch := batcher.next(now)) is not None:
-        held = sum(sequence.held for sequence in batcher.running) + cache.page * sum(1 for n in cache._holders.values() if n)
-        assert cache.used == held
-        holders = [key for sequence in batcher.running for key in sequence.shares]
-        assert all(holders.count(key) == count for key, count in cache._holders.items())
-        assert {key for key, count in cache._holders.items() if not count} == set(cache._free)
-        if blocks is not None:
-            assert cache.used + cache.page * len(cache._free) <= blocks * cache.page
+        assert_conserved(cache, batcher.running)
         for tier, limit in enumerate(tiers):
             assert cache.tiers.used[tier] == cache.tiers.taken[tier] - cache.tiers.freed[tier]
-            assert limit is None or cache.tiers.used[tier] <= limit * cache.page
+            assert limit is None or cache.tiers.used[tier] <= limit * BLOCK * 100
         many = 1 + (batcher.steps_ahead() if ahead else 0)
         steps += [(now, batch if not i else batch.decoded_on(i)) for i in range(many)]
         batcher.ended(batch, now, many)
     assert not batcher.waiting
     assert cache.used == 0
     assert emitted(steps) == {number: request.tokens for number, request in enumerate(requests)}
-    plain = loops(resolved("continuous", sequences=sequences, full=full, chunk=chunk, block=BLOCK), requests)
+    assert cache.kept == sum(cache._free.values())
+    plain = loops(resolved("continuous", sequences=sequences, full=full, chunk=chunk, block=BLOCK, groups=groups), requests)
     if blocks is None:  # as many tokens fewer as were found
         computed = [sum(m.query for _, b in each for m in b.members) for each in (steps, drive(plain))]
         assert computed[0] == computed[1] - cache.hits
@@ -345,7 +365,6 @@ def test_hash_ids_of_mooncake(tmp_path: Path) -> None:
     [
         ({"kv": {"prefix_cache": True, "full": "swap", "capacity": "1 GB"}}, "expected full: wait or recompute"),
         ({"samples": 2}, "expected no samples"),
-        ({"model": "gemma-3-1b"}, "expected a model whose layers keep all tokens: some have sliding windows"),
     ],
 )
 def test_refusals(changes: dict[str, Any], message: str) -> None:
