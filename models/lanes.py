@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
+from models.experts import share_of
 from models.op import IntArray
 
 
@@ -25,6 +26,19 @@ class Members:
     query: IntArray
     loads: IntArray
     logits: IntArray
+
+    def of_chunk(self, chunk: int, chunks: int) -> Members:
+        """The members with a chunk of the new tokens of each step. Chunks are equal but for a token, the first ones larger.
+
+        Tokens of all members are cut one after another; a member without any in the chunk has a query of 0. Those in earlier
+        chunks are in its KV cache, from which it loads them itself.
+        """
+        end = np.cumsum(self.query, axis=0)
+        begin, tokens = end - self.query, end[-1]
+        first = np.maximum(begin, share_of(tokens, chunk, chunks))
+        query = np.maximum(np.minimum(end, share_of(tokens, chunk + 1, chunks)) - first, 0)
+        before = np.where(query > 0, first - begin, 0)
+        return replace(self, context=self.context + before, query=query, loads=self.loads + before)
 
     @classmethod
     def side_by_side(cls, parts: Sequence[Members]) -> Members:
@@ -52,3 +66,8 @@ class StepLanes:
     token: IntArray
     context: IntArray
     members: Members | None = None
+
+    def of_chunk(self, chunk: int, chunks: int) -> StepLanes:
+        """The steps with what a chunk of so many has of their tokens: see `Members.of_chunk`."""
+        assert self.members is not None
+        return self if chunks == 1 else replace(self, members=self.members.of_chunk(chunk, chunks))

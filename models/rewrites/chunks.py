@@ -101,7 +101,7 @@ class _Chunks:
         costs = tuple(self._part_of(cost, chunk) for cost in op.costs)
         return replace(
             op,
-            part=f"{op.part} chunk {chunk}".strip(),
+            part=f"{op.part} columns {chunk}".strip(),
             shape=tuple(shape),
             inputs=self._inputs(op, chunk),
             costs=costs,

@@ -116,6 +116,11 @@ def _op_totals(ops: OpGraph, lanes: StepLanes) -> IntArray:
     if not isinstance(ops, BatchGraph):
         one = np.ones_like(lanes.context)
         return np.asarray(_sums(ops, one * ops.batch, one, lanes.context)[ops.cost_index])
+    return ops.by_chunk(lanes, partial(_step_totals, ops))
+
+
+def _step_totals(ops: BatchGraph, lanes: StepLanes) -> IntArray:
+    """`_op_totals` of steps with members."""
     sizes = ops.parameters(lanes)  # [column, lane] each
     members = lanes.members
     assert members is not None

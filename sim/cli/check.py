@@ -74,6 +74,10 @@ def _devices(scenario: Scenario, setup: Setup) -> Iterator[str]:
             there = f"a token goes to the devices of its experts in {exchange.layers} layers, {size} to each and back"
             average = f"{float(exchange.devices):.3g} of the {others} other devices on average"
             yield f"experts of {each.model.name}: {there}; evenly chosen ones are on {average}"
+    if parallel.token_chunks > 1:
+        least = max(parallel.token_chunks, parallel.token_chunks_from)
+        chunks = f"{parallel.token_chunks} chunks of tokens, each of which reads the weights"
+        yield f"steps of {least:,} new tokens or more are in {chunks}"
     like = scenario.hardware.devices.count // parallel.simulated
     if parallel.data > 1:
         why = together(setup)

@@ -9,7 +9,7 @@ Per step, a kernel evaluates the polynomials of the ops at the sizes of its memb
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -30,8 +30,9 @@ from sim.mapping.tasks import BYTE_CLASSES, CLASS_BIT, CLASS_QUANTITY, TIER_SHIF
 
 FLOPS, VECTOR_OPS, WEIGHT = (QUANTITIES.index(name) for name in ("flops", "vector_ops", "weight"))
 
-# A term: polynomial for members that feed in one token, for those that feed in several, and the column of parameters.
-T_ONE, T_SEVERAL, T_COLUMN = range(3)
+# A term: polynomial for members that feed in one token, for those that feed in several, the column of parameters, and the chunk
+# of tokens.
+T_ONE, T_SEVERAL, T_COLUMN, T_CHUNK = range(4)
 
 #: More than the bits of `TaskGraph.moves`, with one more below them, can be.
 OF_MOVES = 1 << (TIER_SHIFT + 3)
@@ -41,7 +42,11 @@ FIRST_OF_MASKS = len(MONOMIALS)  # of the coefficients of a polynomial; two for 
 # Columns of parameters; from FIRST_MEMBER on those of members, then what each of them loads.
 SUM_OF_LOADS, SUM, TOKENS, LOGITS, FIRST_MEMBER = -2, -1, 0, 1, 2
 
-# A table of members [lane, member, field]: M_SEQUENCE, M_CONTEXT, M_QUERY, and the cached tokens that a member loads itself
+# Sizes of a step; from S_TOKENS on the new tokens of each chunk.
+S_BATCH, S_CONTEXT, S_LOGITS, S_TOKENS = range(4)
+
+# A table of members [lane, member of each chunk, field]: M_SEQUENCE, M_CONTEXT, M_QUERY, and the cached tokens that a member
+# loads itself
 M_LOADS = 3
 
 # A row: terms of its FLOPs, elements and bytes by class (-1: none), its share, what it does, ps per FLOP and per byte as
@@ -85,8 +90,8 @@ def fill(
     """Durations of each row in each lane.
 
     out: [lane, row, (compute ps, work ps, bytes)]. table: [polynomial, piece, coefficient]. masks: [mask, (kind, size)].
-    value: [lane, term], scratch; what is beyond the terms is given. sizes: [lane, (batch, context, new tokens, rows of
-    logits)]. members: [lane, member, field].
+    value: [lane, term], scratch; what is beyond the terms is given. sizes: [lane, (batch, context, rows of logits, and the new
+    tokens of each chunk)]. members: [lane, member of each chunk, field].
     """
     for lane in range(out.shape[0]):
         for i in range(term.shape[0]):
@@ -98,13 +103,14 @@ def fill(
 @kernel
 def term_value(table: Any, breaks: Any, masks: Any, term: Any, i: int, sizes: Any, members: Any, lane: int) -> int:
     """A quantity of an op in a step."""
-    column, count = term[i, T_COLUMN], members.shape[1]
+    column, chunks = term[i, T_COLUMN], sizes.shape[1] - S_TOKENS
+    count = members.shape[1] // chunks
     if count == 0:  # one sequence that decodes one token
-        return polynomial(table, breaks, masks, term[i, T_ONE], sizes[lane, 0], 1, sizes[lane, 1])
+        return polynomial(table, breaks, masks, term[i, T_ONE], sizes[lane, S_BATCH], 1, sizes[lane, S_CONTEXT])
     if column == TOKENS:
-        return polynomial(table, breaks, masks, term[i, T_ONE], sizes[lane, 2], 1, 0)
+        return polynomial(table, breaks, masks, term[i, T_ONE], sizes[lane, S_TOKENS + term[i, T_CHUNK]], 1, 0)
     if column == LOGITS:
-        return polynomial(table, breaks, masks, term[i, T_ONE], sizes[lane, 3], 1, 0)
+        return polynomial(table, breaks, masks, term[i, T_ONE], sizes[lane, S_LOGITS], 1, 0)
     if column >= FIRST_MEMBER:
         member = column - FIRST_MEMBER
         of = M_CONTEXT
@@ -113,8 +119,11 @@ def term_value(table: Any, breaks: Any, masks: Any, term: Any, i: int, sizes: An
         return polynomial(table, breaks, masks, term[i, T_ONE], 1, members[lane, member, M_QUERY], members[lane, member, of])
     total = 0
     of = M_CONTEXT if column == SUM else M_LOADS
-    for member in range(count):
+    first = term[i, T_CHUNK] * count
+    for member in range(first, first + count):
         query = members[lane, member, M_QUERY]
+        if chunks > 1 and query == 0:
+            continue
         which = term[i, T_SEVERAL] if query > 1 else term[i, T_ONE]
         total += polynomial(table, breaks, masks, which, 1, query, members[lane, member, of])
     return total
@@ -186,6 +195,7 @@ class RateTable:
         self.rows = ROWS.of(graph, repr(machine), lambda: rows_of(graph, machine))
         self.breaks = np.array(graph.ops.breaks, dtype=np.int64)
         self.masks = np.array(graph.ops.masks, dtype=np.int64).reshape(-1, 2)
+        self.chunks: int = getattr(graph.ops, "chunks", 1)
         self.rates = np.array([*fraction(machine.vector_flops), machine.overhead], dtype=np.int64)
         self._layers: list[IntArray] = [np.array(each.layers, dtype=np.int64) for each in getattr(graph.ops, "routed", ())]
         first = np.cumsum([0, *map(len, self._layers)])
@@ -193,24 +203,30 @@ class RateTable:
 
     def fill(self, out: IntArray, steps: StepLanes, *, compiled: bool) -> None:
         """Write [lane, row, (compute, work, bytes)]."""
-        lanes, rows, ops = len(steps.context), self.rows, self.graph.ops
-        sizes, members = np.zeros((lanes, 4), dtype=np.int64), np.zeros((lanes, 0, 4), dtype=np.int64)
-        sizes[:, 0], sizes[:, 1] = self.graph.ops.batch, steps.context
+        lanes, rows, ops, chunks = len(steps.context), self.rows, self.graph.ops, self.chunks
+        sizes, members = np.zeros((lanes, S_TOKENS + chunks), dtype=np.int64), np.zeros((lanes, 0, 4), dtype=np.int64)
+        sizes[:, S_BATCH], sizes[:, S_CONTEXT] = self.graph.ops.batch, steps.context
+        each = [members]
         if steps.members is not None and self.graph.ops.members is not None:
-            members = table_of(steps.members)
-            sizes[:, 2], sizes[:, 3] = members[:, :, M_QUERY].sum(axis=1), steps.members.logits
+            each = [table_of(steps.members.of_chunk(chunk, chunks)) for chunk in range(chunks)]
+            members = each[0] if chunks == 1 else np.concatenate(each, axis=1)
+            sizes[:, S_LOGITS] = steps.members.logits
+            sizes[:, S_TOKENS:] = np.stack([of[:, :, M_QUERY].sum(axis=1) for of in each], axis=1)
         value = np.empty((lanes, len(rows.term) + len(rows.routed)), dtype=np.int64)
         if len(rows.routed):
-            value[:, len(rows.term) :] = self._routed(members)
+            value[:, len(rows.term) :] = self._routed(each)
         launch(fill, compiled=compiled)(
             out, ops.table, self.breaks, self.masks, rows.term, rows.row, value, sizes, members, self.rates
         )
 
-    def _routed(self, members: IntArray) -> IntArray:
-        """[lane, value]: bytes of distinct experts, and of tokens that are sent to some, and FLOPs of choices."""
+    def _routed(self, members: Sequence[IntArray]) -> IntArray:
+        """[lane, value]: bytes of distinct experts, and of tokens that are sent to some, and FLOPs of choices.
+
+        members: of each chunk.
+        """
         ops: Any = self.graph.ops
         counts = [
-            counted_of(ops.routing, each.experts, layers, members, each.of)
+            counted_of(ops.routing, each.experts, layers, members[each.chunk], each.of)
             for each, layers in zip(ops.routed, self._layers, strict=True)
         ]  # fmt: skip
         return np.asarray(np.concatenate(counts)[self._place].T * self.rows.routed[:, 2])
@@ -238,9 +254,10 @@ def rows_of(graph: TaskGraph, machine: Rates) -> Rows:
     """Sort the tasks of a graph into rows. Raises ConfigError if it computes in a format whose peak is not known."""
     first, of = _alike(graph)
     ops, op = graph.ops, graph.op[first]
-    column = _columns(graph)[op]
-    wanted = np.stack([ops.cost_index[:, op], ops.several_index[:, op], np.broadcast_to(column, (len(QUANTITIES), len(op)))])
-    term, place = np.unique(wanted.reshape(3, -1).T, axis=0, return_inverse=True)
+    every = np.ones((len(QUANTITIES), 1), dtype=np.int64)
+    column, chunk = (every * _labels(graph, name)[op] for name in ("column", "chunk"))
+    wanted = np.stack([ops.cost_index[:, op], ops.several_index[:, op], column, chunk])
+    term, place = np.unique(wanted.reshape(len(wanted), -1).T, axis=0, return_inverse=True)
     place = place.reshape(len(QUANTITIES), len(op))
     row = np.zeros((len(first), ROW_FIELDS), dtype=np.int64)
     row[:, R_FLOPS], row[:, R_ELEMENTS] = place[FLOPS], place[VECTOR_OPS]
@@ -301,10 +318,10 @@ def _alike(graph: TaskGraph) -> tuple[npt.NDArray[np.intp], npt.NDArray[np.intp]
     return first, of
 
 
-def _columns(graph: TaskGraph) -> IntArray:
-    """[op]: its column of parameters."""
-    column: IntArray | None = getattr(graph.ops, "column", None)
-    return np.zeros(len(graph.ops), dtype=np.int64) if column is None else column
+def _labels(graph: TaskGraph, name: str) -> IntArray:
+    """[op]: its `column` of parameters, or its `chunk` of tokens; 0 where steps are of one sequence that decodes one token."""
+    found: IntArray | None = getattr(graph.ops, name, None)
+    return np.zeros(len(graph.ops), dtype=np.int64) if found is None else found
 
 
 def _is_routed(graph: TaskGraph, op: int) -> bool:

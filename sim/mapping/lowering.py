@@ -101,7 +101,7 @@ class _Lowering:
         self.grids = _grids(ops, mapping)
         self.has = {name: _some(ops, name).tolist() for name in QUANTITIES}
         self.offloaded = offloaded(ops, mapping.offloads, tiers).tolist()
-        self.owner_of = _owners(ops)
+        self.owner_of = cache_owners(ops)
         self.receiver = {j: op.device for op in ops.ops for j in op.inputs if ops.ops[j].kind in (P2P, *EXCHANGE_SENDS)}
         self.kinds: dict[str, int] = {}
         self.rows: list[tuple[int, ...]] = []
@@ -277,7 +277,7 @@ class _Lowering:
         return Links(len(self.joins), *rows(consumers, inputs, len(needs)), *rows(inputs, consumers, len(needs)))
 
 
-def _owners(ops: OpGraph) -> dict[int, int]:
+def cache_owners(ops: OpGraph) -> dict[int, int]:
     """For ops that read the KV cache of another layer, that layer: its new rows are stored there, and attended to here."""
     stored = {i: op.layer for op in ops.ops if op.kind == "kv_store" for i in op.inputs}
     owning = {op.layer for op in ops.ops if op.kind == "kv_store"}

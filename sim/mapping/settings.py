@@ -177,7 +177,18 @@ class Parallel(Section):
         description="Chunks of columns in which partial results are computed and all-reduced, so that a chunk is on its way "
         "while the next one is computed; each is a kernel with a launch of its own. 1: no overlap.",
     )
-
+    token_chunks: Whole = Field(
+        default=1,
+        ge=1,
+        le=64,
+        description="Chunks of the new tokens of a step. Each goes through all layers with kernels, collectives and reads of "
+        "weights of its own, so that collectives of one overlap what others compute. With `attention: batch`. 1: no overlap.",
+    )
+    token_chunks_from: Whole = Field(
+        default=512,
+        ge=2,
+        description="With `token_chunks`: new tokens of a step from which on they are in chunks; smaller steps stay whole.",
+    )
     context: Whole = Field(
         default=1,
         ge=1,
@@ -196,6 +207,8 @@ class Parallel(Section):
         for name in ("hand_over", "hand_overs"):
             if not self.prefill and getattr(self, name) != type(self).model_fields[name].default:
                 raise ValueError(f"expected {name!r} only with 'prefill' above 0")
+        if self.token_chunks == 1 and "token_chunks_from" in self.model_fields_set:
+            raise ValueError("expected 'token_chunks_from' only with 'token_chunks' above 1")
         if self.exchange and not (self.sequence and self.expert > 1):
             raise ValueError("expected 'dispatch: all_to_all' only with 'expert' above 1 and 'sequence: true'")
         return self
@@ -228,6 +241,10 @@ class Parallel(Section):
     def copies(self) -> int:
         """Number of devices of a stage that are simulated."""
         return 1 if self.fold and self.expert == 1 else self.tensor
+
+    def chunks_of(self, tokens: int) -> int:
+        """Number of chunks of a step with so many new tokens."""
+        return self.token_chunks if tokens >= max(self.token_chunks_from, self.token_chunks) else 1
 
     @property
     def batches(self) -> int:

@@ -73,6 +73,14 @@ def refuse_devices(scenario: Scenario) -> None:
     if parallel.overlap_chunks > 1 and parallel.tensor == 1:
         message = f"expected 1 without tensor parallelism, which has all-reduces, found {parallel.overlap_chunks}"
         raise ConfigError("mapping.parallel.overlap_chunks", message)
+    if parallel.token_chunks > 1 and parallel.tensor == 1:
+        message = f"expected 1 without tensor parallelism, which has all-reduces, found {parallel.token_chunks}"
+        raise ConfigError("mapping.parallel.token_chunks", message)
+    if parallel.token_chunks > 1 and scenario.mapping.attention != "batch":
+        message = (
+            f"expected 1 with mapping.attention: {scenario.mapping.attention}, found {parallel.token_chunks}; write batch there"
+        )
+        raise ConfigError("mapping.parallel.token_chunks", message)
     if parallel.sequence and parallel.tensor == 1:
         raise ConfigError("mapping.parallel.sequence", "expected false without tensor parallelism, found true")
     if (engines := parallel.simulated * scenario.hardware.engines.count) > MOST_ENGINES:
@@ -86,13 +94,15 @@ def refuse_devices(scenario: Scenario) -> None:
         raise ConfigError("cost.model", f"expected {expected} with several devices: times on links follow from bytes")
 
 
-def refuse_parts_of_prompts(batching: ResolvedBatching | None, sequences: Sequence[Request]) -> None:
+def refuse_parts_of_prompts(batching: ResolvedBatching | None, sequences: Sequence[Request], token_chunks: int) -> None:
     """Raise ConfigError where prompts would be fed in by parts to a model whose prompts see themselves whole."""
     if batching is None or not any(request.prompt for request in sequences):
         return
     why = "all tokens of a prompt see each other in this model"
     if batching.prefill.chunk is not None:
         raise ConfigError("workload.prefill.chunk", f"{why}: expected null")
+    if token_chunks > 1:
+        raise ConfigError("mapping.parallel.token_chunks", f"{why}: expected 1, found {token_chunks}")
     if batching.settings.kv.prefix_cache:
         raise ConfigError("workload.batching.kv.prefix_cache", f"{why}, so none can share its begin; expected false")
     if batching.prefills_again:

@@ -149,7 +149,7 @@ def _setup(scenario: Scenario, of_run: Sequence[Modeled], sequences: Sequence[Re
     space = tier_space(scenario, of_run) if tiers_of(scenario) else []
     batches = batching(scenario, of_run, sequences, kv_capacity(scenario, of_run, sequences), space)
     if any(each.model.prefix for each in of_run):
-        refuse_parts_of_prompts(batches, sequences)
+        refuse_parts_of_prompts(batches, sequences, scenario.mapping.parallel.token_chunks)
     graphs = step_graphs(scenario, of_run)
     costs, machine = costs_of(scenario, shared), machine_of(scenario, shared)
     check_routing(graphs.routing, of_run[0].ops, sequences, again=_prefills_again(batches))

@@ -98,6 +98,16 @@ def test_prompts_that_see_themselves_whole_come_in_one_piece(tmp_path: Path, wor
     assert "\n" not in str(caught.value)
 
 
+def test_such_prompts_are_in_no_chunks_of_tokens(tmp_path: Path) -> None:
+    data = of_prefix(tmp_path)
+    data["hardware"]["devices"] = {"count": 2, "link": {"bandwidth": "1 GB/s"}}
+    data["mapping"] |= {"attention": "batch", "parallel": {"tensor": 2, "token_chunks": 2}}
+    with pytest.raises(
+        InputError, match=r"parallel.token_chunks: all tokens of a prompt see each other in this model: expected 1, found 2"
+    ):
+        plan(from_dict(data))
+
+
 @pytest.mark.parametrize("workload", [{}, {"batching": {**BATCHED, "max_tokens": 300}}])
 def test_such_prompts_charge_all_pairs_and_answers_those_before_them(tmp_path: Path, workload: Any) -> None:
     """Two products of 2 FLOPs, 2 layers, 4 heads of 8: of P^2 pairs, then of P + 1 keys."""

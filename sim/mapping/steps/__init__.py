@@ -25,6 +25,7 @@ Weights of experts are those of the distinct experts that the new tokens of a st
 | `shape`         | the shape of a step, and of the template for it                                      |
 | `captures`      | captured graphs with what stitching needs to know of their ops                       |
 | `stitch`        | a graph op by op                                                                     |
+| `token_chunks`  | a graph in which the new tokens are in chunks                                        |
 | `batch_graph`   | the op graph of a step, from the template's                                          |
 | `task_template` | the task graph of a step, from the template's                                        |
 | `graphs`        | `StepGraphs`: all of this on request, once for each shape                            |

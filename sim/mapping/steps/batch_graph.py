@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -31,7 +31,7 @@ class Routed(NamedTuple):
 
     of: the count that they grow with. experts: their number and choice, without their size. layers: those of these ops,
     ascending. ops: [op], its index in the graph. layer: [op], the place of its layer in `layers`. size: [op], bytes of one
-    expert, or of a token that is sent to some, or FLOPs of a choice.
+    expert, or of a token that is sent to some, or FLOPs of a choice. chunk: of the tokens that choose.
     """
 
     of: Count
@@ -40,6 +40,7 @@ class Routed(NamedTuple):
     ops: IntArray
     layer: IntArray
     size: IntArray
+    chunk: int = 0
 
     @property
     def quantity(self) -> int:
@@ -58,6 +59,7 @@ class BatchGraph(OpGraph):
     logits, 1, 0); 2 + m (1, query, context) of member m; 2 + members + m (1, query, loads) of member m. `SUM`: the sum of the
     costs at the columns of all members, by `cost_index` of those that feed in one token and by `several_index` of those that
     feed in several; `SUM_OF_LOADS`: the same at the columns of what they load.
+    chunk: int64 [op], the chunk of the new tokens that its costs are of (`StepLanes.of_chunk`), 0 if there is one.
     routed: ops whose weights, FLOPs, or bytes that they send, follow from the experts that tokens choose instead.
     """
 
@@ -71,6 +73,7 @@ class BatchGraph(OpGraph):
     source: IntArray = field(init=False, repr=False, compare=False)
     member: IntArray = field(init=False, repr=False, compare=False)
     column: IntArray = field(init=False, repr=False, compare=False)
+    chunk: IntArray = field(init=False, repr=False, compare=False)
     routed: tuple[Routed, ...] = field(init=False, repr=False, compare=False)
     repeated: Repeated = field(init=False, repr=False, compare=False)
 
@@ -82,7 +85,8 @@ class BatchGraph(OpGraph):
         made: dict[str, Any] = {
             "polynomials": of.polynomials, "breaks": of.breaks, "masks": of.masks, "table": of.table, "_made": {},
             "repeated": repeated,
-            "source": source, "member": member, "column": np.where(member >= 0, loads, template.column[source]),
+            "source": source, "member": member, "chunk": template.chunk[source],
+            "column": np.where(member >= 0, loads, template.column[source]),
             "routed": tuple(each._replace(ops=repeated.place(each.ops)) for each in template.routed),
         }  # fmt: skip
         for name, value in made.items():
@@ -130,7 +134,23 @@ class BatchGraph(OpGraph):
         labels: npt.NDArray[np.str_] = getattr(self.template.ops, name)[self.source]
         return labels
 
+    @property
+    def chunks(self) -> int:
+        """Number of chunks of the new tokens."""
+        return self.shape.chunks
+
+    def by_chunk(self, steps: StepLanes, costs: Callable[[StepLanes], IntArray]) -> IntArray:
+        """Costs [quantity, op, ..] of which each op has those of its chunk. costs: of all ops in steps of such tokens."""
+        found = costs(steps.of_chunk(0, self.chunks))
+        for chunk in range(1, self.chunks):
+            own = self.chunk == chunk
+            found[:, own] = costs(steps.of_chunk(chunk, self.chunks))[:, own]
+        return found
+
     def costs_of(self, steps: StepLanes) -> IntArray:
+        return self.by_chunk(steps, self._costs_of)
+
+    def _costs_of(self, steps: StepLanes) -> IntArray:
         sizes = self.parameters(steps)
         values = self.evaluate(*(column.ravel() for column in sizes)).reshape(-1, *sizes[0].shape)  # [polynomial, column, lane]
         members = steps.members
@@ -206,7 +226,8 @@ class Template:
     ops: the graph. owner: int64 [op], as in `BatchGraph`. segment: int64 [op], as in `Stitched`. together: one kernel serves
     all members; mixed: some of which may feed in one token, and some several. sorts: by whether a member feeds in several
     tokens, the one that stands for it. loads: [op], whether it loads from the KV cache. column: int64 [op], as in `BatchGraph`,
-    of ops that are no member's. alike: int64 [op], the first one that costs the same wherever it is. routed: ops with experts.
+    of ops that are no member's. chunk: int64 [op], as there. alike: int64 [op], the first one that costs the same wherever it
+    is. routed: ops with experts.
     """
 
     def __init__(self, stitched: Stitched) -> None:
@@ -222,10 +243,11 @@ class Template:
         self.mixed = any(op.several is not None for op in ops.ops)
         self.loads = ops.kind == "kv_load"
         self.column = np.where(self.owner == MEMBERS, np.where(self.loads, SUM_OF_LOADS, SUM), -1 - self.owner)
-        self.routed = tuple(_routed(ops))
+        self.chunk = np.array(stitched.chunk or (0,) * len(ops), dtype=np.int64)
+        self.routed = tuple(_routed(ops, self.chunk.tolist()))
         # In each layer the tokens choose anew, so ops with experts are like no other.
         chosen = np.array([i if op.experts is not None else -1 for i, op in enumerate(ops.ops)], dtype=np.int64)
-        self.alike = OpGraph._first_alike(ops, chosen)
+        self.alike = OpGraph._first_alike(ops, chosen, self.chunk)
 
     def repeat(self, blocks: Blocks, shape: Shape) -> Repeated:
         """Blocks as often as there are members."""
@@ -242,16 +264,16 @@ class Template:
         return blocks.repeat(sort, like, leader)
 
 
-def _routed(ops: OpGraph) -> Iterator[Routed]:
-    """The ops with experts, grouped by what they count, and by number and choice of these, whatever their size."""
-    groups: dict[tuple[Count, Experts], list[tuple[int, int]]] = {}  # (op, size)
+def _routed(ops: OpGraph, chunk: Sequence[int]) -> Iterator[Routed]:
+    """The ops with experts, grouped by what they count, by number and choice of these, whatever their size, and by chunk."""
+    groups: dict[tuple[Count, Experts, int], list[tuple[int, int]]] = {}  # (op, size)
     for i, op in enumerate(ops.ops):
         if op.experts is not None:
             alike = replace(op.experts, bytes=0, flops=0)
-            groups.setdefault(("sent" if op.experts.shares else "distinct", alike), []).append((i, op.experts.bytes))
+            groups.setdefault(("sent" if op.experts.shares else "distinct", alike, chunk[i]), []).append((i, op.experts.bytes))
             if op.experts.flops:
-                groups.setdefault(("chosen", alike), []).append((i, op.experts.flops))
-    for (count, experts), each in groups.items():
+                groups.setdefault(("chosen", alike, chunk[i]), []).append((i, op.experts.flops))
+    for (count, experts, of_chunk), each in groups.items():
         which, size = np.array(each, dtype=np.int64).T
         layers, layer = np.unique([ops.ops[i].layer for i in which.tolist()], return_inverse=True)
-        yield Routed(count, experts, layers.tolist(), which, layer, size)
+        yield Routed(count, experts, layers.tolist(), which, layer, size, of_chunk)

@@ -11,6 +11,7 @@ from models.experts import Routing
 from models.graph import QUANTITIES
 from models.rewrites import ALL_REDUCE, read_in_place
 from sim.base.memo import Memo
+from sim.base.units import ceil_div
 from sim.mapping.collectives import ALIKE, AUTO, Connection, Fastest, LinkRates
 from sim.mapping.lowering import lower
 from sim.mapping.settings import ModelMapping, Parallel
@@ -18,6 +19,7 @@ from sim.mapping.steps.captures import Captures, LaidOut, Variants
 from sim.mapping.steps.shape import Shape, template_of
 from sim.mapping.steps.stitch import stitch, swapped
 from sim.mapping.steps.task_template import TaskTemplate
+from sim.mapping.steps.token_chunks import in_chunks
 from sim.mapping.tasks import DRAFT, NETWORK_BIT, TaskGraph
 
 #: Task graphs and templates of earlier runs, by the laid-out graph of one sequence: half a million tasks take some 30 MB.
@@ -65,7 +67,10 @@ class StepGraphs:
             return self._of_replica(shape)
         if shape.draft:
             return self._of_draft(shape)
-        shape = shape._replace(tokens=1 if self.fastest is None or shape.swap else self.fastest.least(shape.tokens))
+        chunks = 1 if shape.swap else self.mapping.parallel.chunks_of(shape.tokens)
+        tokens = ceil_div(shape.tokens, chunks)  # of a collective
+        tokens = 1 if self.fastest is None or shape.swap else self.fastest.least(tokens)
+        shape = shape._replace(tokens=tokens, chunks=chunks)
         if self.written:
             shape = Shape((False,))
         if self.mapping.attention == "batch":
@@ -120,7 +125,7 @@ class StepGraphs:
         if sort.swap:  # transfers as large as the KV loads, which `read_in_place` takes out
             stitched = swapped(self.captured[False, False], sort, together=together)
         else:
-            stitched = stitch(self._captures, sort, together=together)
+            stitched = in_chunks(stitch(self._captures, sort, together=together), sort.chunks)
         return TaskTemplate(stitched, self._mapping_of(sort), tiers=self.tiers, tier=sort.tier, connection=self.connection)
 
     def _mapping_of(self, shape: Shape) -> ModelMapping:

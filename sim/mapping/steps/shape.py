@@ -20,7 +20,7 @@ class Shape(NamedTuple):
     else happens; `spill`: what is cold moves to a tier, from the memory or a nearer tier; `fetch`: blocks come back from one.
     tier: over the link to which it moves. draft: it is a step of the draft model. tokens: new tokens of all members, on which
     the algorithm of all-reduces may depend. device, to: the first device of the replica that it runs on, and of the one that a
-    cache goes to; -1 for none.
+    cache goes to; -1 for none. chunks: of the new tokens.
     """
 
     several: tuple[bool, ...]
@@ -32,6 +32,7 @@ class Shape(NamedTuple):
     device: int = 0
     tier: int = 0
     to: int = -1
+    chunks: int = 1
 
     @property
     def plain(self) -> bool:
@@ -49,8 +50,10 @@ class Shape(NamedTuple):
         if self.swap:
             return Shape((False,), logits=False, swap=self.swap, tier=self.tier)
         if not any(self.several):
-            return Shape((False, False), logits=self.logits, tokens=self.tokens)
-        return Shape((True,) if all(self.several) else (False, True), logits=self.logits, tokens=self.tokens)
+            several: tuple[bool, ...] = (False, False)
+        else:
+            several = (True,) if all(self.several) else (False, True)
+        return Shape(several, logits=self.logits, tokens=self.tokens, chunks=self.chunks)
 
 
 def template_of(shape: Shape) -> Shape:

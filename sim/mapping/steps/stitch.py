@@ -20,7 +20,8 @@ class Stitched(NamedTuple):
     """A graph that was stitched op by op.
 
     owner: [op], a member, or `TOKENS`, `LOGITS` or `MEMBERS`. segment: [op], ascending: a segment holds the ops of the members,
-    one after another, and then one that they share. together: one kernel serves all members.
+    one after another, and then one that they share. together: one kernel serves all members. chunk: [op], the chunk of tokens
+    that it works on; empty if there is one.
     """
 
     ops: OpGraph
@@ -28,6 +29,7 @@ class Stitched(NamedTuple):
     segment: tuple[int, ...]
     shape: Shape
     together: bool
+    chunk: tuple[int, ...] = ()
 
 
 def stitch(captures: Captures, shape: Shape, *, together: bool = False) -> Stitched:

@@ -98,7 +98,9 @@ def _machine(scenario: Scenario, plan: Plan) -> Iterator[Control]:
     devices, link, parallel = hardware.devices, hardware.devices.link, scenario.mapping.parallel
     if link is not None and parallel.tensor == devices.count and parallel.expert in (1, parallel.tensor):
         dealt = ("mapping.parallel.expert={value}",) if parallel.expert > 1 else ()
-        least = 1 if parallel.sequence or parallel.overlap_chunks > 1 else 0  # which one device cannot do
+        least = (
+            1 if parallel.sequence or max(parallel.overlap_chunks, parallel.token_chunks) > 1 else 0
+        )  # which one device cannot do
         yield Control(
             key="hardware.devices.count", title="devices (tensor parallelism)", group=MACHINE, given=str(devices.count),
             stops=_texts({2**i for i in range(least, 5)} | {devices.count}),
