@@ -14,7 +14,9 @@ that are sampled on the last stage go back to the first by way of the host, whos
 
 `unfolded` has the ops of one device once for each of the devices that it stands for. Where tokens go to the devices of their
 experts, or come back, an exchange becomes a launch on each device and a transfer to each other one, beginning with the next: so
-no two devices begin with the same receiver.
+no two devices begin with the same receiver. Where devices have sequences of their own, one without tokens takes part, too: it
+launches an exchange when it has launched the one before. What comes back to a device is part of what is done for its sequences,
+so transfers back stand in the order of their distance: first each device's transfer to the next one.
 """
 
 from __future__ import annotations
@@ -25,7 +27,7 @@ from models.experts import Experts
 from models.graph import QUANTITIES, Op, OpGraph
 from models.polynomials import Polynomials, zero
 from models.rewrites.kernels import Comparison, result_bytes
-from models.rewrites.sharding import ACT_WRITE, DISPATCH, EXCHANGES, WEIGHT
+from models.rewrites.sharding import ACT_WRITE, COMBINE, DISPATCH, EXCHANGES, WEIGHT
 from sim.base.errors import ConfigError
 
 #: Kind of the op that sends a result from one device to another.
@@ -62,6 +64,8 @@ class _Copies:
         self.whole, self.copies = ops, copies
         self.made: list[Op] = []
         self.place: list[list[list[int]]] = []
+        self.launches: list[int] = []  # [copy]: of the last exchange
+        self.apart = any(op.own for op in ops.ops)
 
     def graph(self) -> OpGraph:
         for op in self.whole.ops:
@@ -72,7 +76,10 @@ class _Copies:
             ]  # fmt: skip
             self.place.append([[at] for at in each])
             if op.kind in EXCHANGES:
+                if self.apart:
+                    self._follow(each)
                 self._exchange(op, each)
+                self.launches = each
         return replace(self.whole, ops=tuple(self.made))
 
     def _add(self, op: Op) -> int:
@@ -85,22 +92,30 @@ class _Copies:
         costs = op.costs if op.kind not in EXCHANGES else (op.costs[WEIGHT],) * len(op.costs)
         return replace(op, device=op.device * self.copies + copy, inputs=inputs, costs=costs, experts=experts)
 
+    def _follow(self, launches: list[int]) -> None:
+        """Have each launch of an exchange follow that of the one before, which matters where a device has no tokens."""
+        for before, at in zip(self.launches, launches, strict=False):
+            launch = self.made[at]
+            self.made[at] = replace(launch, inputs=tuple(sorted({*launch.inputs, before})))
+
     def _exchange(self, op: Op, launches: list[int]) -> None:
         """Add the transfers of an exchange, from each device to each other one.
 
         Tokens go to the device that has the experts, from the one that has the tokens, and back.
         """
         assert op.experts is not None
-        for source in range(self.copies):
-            for further in range(1, self.copies):
-                target = (source + further) % self.copies
-                at, share = (target, source) if op.kind == DISPATCH else (source, target)
-                experts = replace(op.experts, first=at * op.experts.held, share=share)
-                device = op.device * self.copies + source
-                sent = replace(
-                    op, kind=f"{op.kind}_send", part=f"to {target}", device=device, inputs=(launches[source],), experts=experts
-                )
-                self.place[-1][target].append(self._add(sent))
+        pairs = [(source, further) for source in range(self.copies) for further in range(1, self.copies)]
+        if self.apart and op.kind == COMBINE:
+            pairs.sort(key=lambda pair: pair[1])
+        for source, further in pairs:
+            target = (source + further) % self.copies
+            at, share = (target, source) if op.kind == DISPATCH else (source, target)
+            experts = replace(op.experts, first=at * op.experts.held, share=share)
+            device = op.device * self.copies + source
+            sent = replace(
+                op, kind=f"{op.kind}_send", part=f"to {target}", device=device, inputs=(launches[source],), experts=experts
+            )
+            self.place[-1][target].append(self._add(sent))
 
 
 class _Stages:

@@ -26,6 +26,7 @@ from sim.base.memo import Memo
 from sim.base.units import PS_PER_S
 from sim.cost.model import Rates
 from sim.machine.machine import PATHS, TIER_PATHS
+from sim.mapping.steps.batch_graph import OWN_LOGITS, OWN_TOKENS, PER_HOME, SUM, BatchGraph
 from sim.mapping.tasks import BYTE_CLASSES, CLASS_BIT, CLASS_QUANTITY, TIER_SHIFT, TaskGraph, path_of
 
 FLOPS, VECTOR_OPS, WEIGHT = (QUANTITIES.index(name) for name in ("flops", "vector_ops", "weight"))
@@ -38,11 +39,16 @@ OF_MOVES = 1 << (TIER_SHIFT + 3)
 
 FIRST_OF_MASKS = len(MONOMIALS)  # of the coefficients of a polynomial; two for each mask, of its pairs and B times these
 
-# Columns of parameters; from FIRST_MEMBER on those of members, then what each of them loads.
-SUM_OF_LOADS, SUM, TOKENS, LOGITS, FIRST_MEMBER = -2, -1, 0, 1, 2
+# Columns of parameters, as in `sim.mapping.steps.batch_graph`: from FIRST_MEMBER on those of members, then what each of them
+# loads; below 0 PER_HOME for the members of each device.
+TOKENS, LOGITS, FIRST_MEMBER = 0, 1, 2
 
-# A table of members [lane, member, field]: M_SEQUENCE, M_CONTEXT, M_QUERY, and the cached tokens that a member loads itself
-M_LOADS = 3
+# A table of members [lane, member, field]: M_SEQUENCE, M_CONTEXT, M_QUERY, the cached tokens that a member loads itself, and
+# its device.
+M_LOADS, M_HOME, MEMBER_FIELDS = 3, 4, 5
+
+# Sizes of a step: batch, context, new tokens, rows of logits; then new tokens and rows of logits of the members of each device
+FIRST_HOME = 4
 
 # A row: terms of its FLOPs, elements and bytes by class (-1: none), its share, what it does, ps per FLOP and per byte as
 # fractions, and the term of weights that it unpacks (-1: none) with ps per byte of these.
@@ -86,7 +92,7 @@ def fill(
 
     out: [lane, row, (compute ps, work ps, bytes)]. table: [polynomial, piece, coefficient]. masks: [mask, (kind, size)].
     value: [lane, term], scratch; what is beyond the terms is given. sizes: [lane, (batch, context, new tokens, rows of
-    logits)]. members: [lane, member, field].
+    logits, then the last two of each device)]. members: [lane, member, field].
     """
     for lane in range(out.shape[0]):
         for i in range(term.shape[0]):
@@ -111,9 +117,15 @@ def term_value(table: Any, breaks: Any, masks: Any, term: Any, i: int, sizes: An
         if member >= count:
             member, of = member - count, M_LOADS
         return polynomial(table, breaks, masks, term[i, T_ONE], 1, members[lane, member, M_QUERY], members[lane, member, of])
+    home, of_home = (-1 - column) // PER_HOME, -1 - (-1 - column) % PER_HOME
+    if of_home in (OWN_TOKENS, OWN_LOGITS):
+        own = FIRST_HOME + 2 * home + OWN_TOKENS - of_home
+        return polynomial(table, breaks, masks, term[i, T_ONE], sizes[lane, own], 1, 0)
     total = 0
-    of = M_CONTEXT if column == SUM else M_LOADS
+    of = M_CONTEXT if of_home == SUM else M_LOADS
     for member in range(count):
+        if members[lane, member, M_HOME] != home:
+            continue
         query = members[lane, member, M_QUERY]
         which = term[i, T_SEVERAL] if query > 1 else term[i, T_ONE]
         total += polynomial(table, breaks, masks, which, 1, query, members[lane, member, of])
@@ -188,17 +200,23 @@ class RateTable:
         self.masks = np.array(graph.ops.masks, dtype=np.int64).reshape(-1, 2)
         self.rates = np.array([*fraction(machine.vector_flops), machine.overhead], dtype=np.int64)
         self._layers: list[IntArray] = [np.array(each.layers, dtype=np.int64) for each in getattr(graph.ops, "routed", ())]
+        self._homes: int = graph.ops.template.homes if isinstance(graph.ops, BatchGraph) else 0
         first = np.cumsum([0, *map(len, self._layers)])
         self._place = first[self.rows.routed[:, 0]] + self.rows.routed[:, 1]  # among the layers of all routed ops
 
     def fill(self, out: IntArray, steps: StepLanes, *, compiled: bool) -> None:
         """Write [lane, row, (compute, work, bytes)]."""
         lanes, rows, ops = len(steps.context), self.rows, self.graph.ops
-        sizes, members = np.zeros((lanes, 4), dtype=np.int64), np.zeros((lanes, 0, 4), dtype=np.int64)
+        sizes = np.zeros((lanes, FIRST_HOME + 2 * self._homes), dtype=np.int64)
+        members = np.zeros((lanes, 0, MEMBER_FIELDS), dtype=np.int64)
         sizes[:, 0], sizes[:, 1] = self.graph.ops.batch, steps.context
         if steps.members is not None and self.graph.ops.members is not None:
             members = table_of(steps.members)
-            sizes[:, 2], sizes[:, 3] = members[:, :, M_QUERY].sum(axis=1), steps.members.logits
+            sizes[:, 2], sizes[:, 3] = members[:, :, M_QUERY].sum(axis=1), steps.members.logits.sum(axis=0)
+            for home in range(self._homes):
+                at = steps.members.home == home
+                for i, column in enumerate((steps.members.query, steps.members.logits)):
+                    sizes[:, FIRST_HOME + 2 * home + i] = np.where(at, column, 0).sum(axis=0)
         value = np.empty((lanes, len(rows.term) + len(rows.routed)), dtype=np.int64)
         if len(rows.routed):
             value[:, len(rows.term) :] = self._routed(members)
@@ -209,10 +227,12 @@ class RateTable:
     def _routed(self, members: IntArray) -> IntArray:
         """[lane, value]: bytes of distinct experts, and of tokens that are sent to some, and FLOPs of choices."""
         ops: Any = self.graph.ops
-        counts = [
-            counted_of(ops.routing, each.experts, layers, members, each.of)
-            for each, layers in zip(ops.routed, self._layers, strict=True)
-        ]  # fmt: skip
+        counts = list[IntArray]()
+        for each, layers in zip(ops.routed, self._layers, strict=True):
+            if each.home >= 0:
+                there = members.copy()
+                there[:, :, M_QUERY] = each.there(members[:, :, M_QUERY], members[:, :, M_HOME])
+            counts.append(counted_of(ops.routing, each.experts, layers, members if each.home < 0 else there, each.of))
         return np.asarray(np.concatenate(counts)[self._place].T * self.rows.routed[:, 2])
 
     def durations(self, steps: StepLanes) -> IntArray:
@@ -224,7 +244,7 @@ class RateTable:
 
 def table_of(members: Members) -> IntArray:
     """[lane, member, field]."""
-    columns = (members.sequence, members.context, members.query, members.loads)
+    columns = (members.sequence, members.context, members.query, members.loads, members.home)
     return np.ascontiguousarray(np.stack([column.T for column in columns], axis=2))
 
 

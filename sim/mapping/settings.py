@@ -147,10 +147,17 @@ class Parallel(Section):
         description="Expert parallelism: 1, so that each expert is cut like other matrices, or `tensor`, so that whole experts "
         "are dealt out to the devices of a stage, all of which are simulated then. Only for batches.",
     )
+    attention: Literal["tensor", "data"] = Field(
+        default="tensor",
+        description="Attention on the devices of `tensor`. `tensor`: each has some of the heads, of all sequences; `data` "
+        "(data-parallel attention, with `expert` and `dispatch: all_to_all`): each has sequences of its own and all weights "
+        "but those of experts, which are dealt out; `workload.router` gives each request to one of them.",
+    )
     dispatch: Literal["all_gather", "all_to_all"] = Field(
         default="all_gather",
         description="With `expert`: the tokens that a device of experts gets. `all_gather`: all, of which it takes those that "
-        "choose them; `all_to_all`: those alone, once each, from the devices that have them with `sequence: true`, and back.",
+        "choose them; `all_to_all`: those alone, once each, from the devices that have them with `sequence: true` or "
+        "`attention: data`, and back.",
     )
     micro_batches: Whole | None = Field(
         default=None,
@@ -196,13 +203,31 @@ class Parallel(Section):
         for name in ("hand_over", "hand_overs"):
             if not self.prefill and getattr(self, name) != type(self).model_fields[name].default:
                 raise ValueError(f"expected {name!r} only with 'prefill' above 0")
-        if self.exchange and not (self.sequence and self.expert > 1):
-            raise ValueError("expected 'dispatch: all_to_all' only with 'expert' above 1 and 'sequence: true'")
+        if self.exchange and self.attention == "tensor" and not (self.sequence and self.expert > 1):
+            message = "expected 'dispatch: all_to_all' only with 'expert' above 1 and 'sequence: true'"
+            raise ValueError(f"{message}, or with 'attention: data'")
+        if self.attention == "data":
+            self._refuse_what_is_not_apart()
         return self
+
+    def _refuse_what_is_not_apart(self) -> None:
+        """Raise ValueError for what devices with sequences of their own do not do."""
+        if self.expert != self.tensor or not self.exchange:
+            message = f"'expert: {self.tensor}' (as many as 'tensor') and 'dispatch: all_to_all' with 'attention: data'"
+            raise ValueError(f"expected {message}, found expert: {self.expert} and dispatch: {self.dispatch}")
+        for name in ("pipeline", "prefill", "context", "overlap_chunks", "sequence"):
+            plain, found = type(self).model_fields[name].default, getattr(self, name)
+            if found != plain:
+                raise ValueError(f"expected {name}: {str(plain).lower()} with 'attention: data', found {str(found).lower()}")
 
     def devices_of(self, kind: str) -> int:
         """Number of devices that take part in a collective of this kind."""
         return self.context if kind in CONTEXT else self.tensor
+
+    @property
+    def homes(self) -> int:
+        """Number of devices of a replica that have sequences of their own; 0 if all work on the same."""
+        return self.tensor if self.attention == "data" and self.tensor > 1 else 0
 
     @property
     def exchange(self) -> bool:
