@@ -1,6 +1,7 @@
 """Ops on several simulated devices: pipeline stages, and each of the devices that tensor parallelism makes alike.
 
-`staged` gives each stage an equal range of layers:
+`staged` gives each stage a range of layers: as many as a scenario says, or equally many. Those that are left over go to stages
+before the last, which has the LM head, as in vLLM (`get_pp_indices`): of 62 layers four stages have 15, 16, 16 and 15.
 
 | op                                             | runs on                                                               |
 | ---------------------------------------------- | --------------------------------------------------------------------- |
@@ -21,6 +22,7 @@ so transfers back stand in the order of their distance: first each device's tran
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 
 from models.experts import Experts
@@ -34,17 +36,26 @@ from sim.base.errors import ConfigError
 P2P = "p2p"
 
 
-def staged(ops: OpGraph, stages: int) -> OpGraph:
-    """The op graph in so many pipeline stages. Raises ConfigError if layers do not divide."""
+def staged(ops: OpGraph, stages: int, layers: Sequence[int] | None = None) -> OpGraph:
+    """The op graph in so many pipeline stages. layers: of each stage; None: as many as `layers_of_stages`.
+
+    Raises ConfigError if these are not all layers, or stages would have none.
+    """
     if stages == 1:
         return ops
-    layers = ops.layers()
-    if layers % stages:
-        fitting = ", ".join(str(n) for n in range(1, layers + 1) if layers % n == 0)
-        raise ConfigError(
-            "mapping.parallel.pipeline", f"expected a divisor of the {layers} layers, found {stages}; possible: {fitting}"
-        )
-    return _Stages(ops, stages).graph()
+    count = ops.layers()
+    if stages > count:
+        raise ConfigError("mapping.parallel.pipeline", f"expected at most {count}, one stage for each layer, found {stages}")
+    if layers is not None and sum(layers) != count:
+        message = f"expected a sum of {count}, the layers of the model, found {' + '.join(map(str, layers))} = {sum(layers)}"
+        raise ConfigError("mapping.parallel.layers", message)
+    return _Stages(ops, layers_of_stages(count, stages) if layers is None else layers).graph()
+
+
+def layers_of_stages(layers: int, stages: int) -> list[int]:
+    """Layers of each stage: equally many, and one more of those before the last, the later ones first, where some are left."""
+    each, left = divmod(layers, stages)
+    return [each + (stages - 2 - left < stage < stages - 1) for stage in range(stages)]
 
 
 def unfolded(ops: OpGraph, copies: int) -> OpGraph:
@@ -121,9 +132,9 @@ class _Copies:
 class _Stages:
     """Collects the ops of all stages. place: (captured op, stage) -> the index here of its result on that stage."""
 
-    def __init__(self, ops: OpGraph, stages: int) -> None:
-        self.captured, self.stages = ops, stages
-        self.each = ops.layers() // stages  # layers
+    def __init__(self, ops: OpGraph, layers: Sequence[int]) -> None:
+        self.captured, self.stages = ops, len(layers)
+        self.stage_of = [stage for stage, many in enumerate(layers) for _ in range(many)]  # [layer]
         self.polynomials, self.compare = Polynomials(ops.polynomials), Comparison(ops)
         self.nothing = self.polynomials.number(zero(ops.breaks, ops.masks))
         self.home: list[int] = []  # [captured op]: its stage
@@ -142,7 +153,7 @@ class _Stages:
     def _find_home(self, op: Op) -> None:
         """Note where the next captured op runs."""
         behind_layers = any(self.captured.ops[j].layer >= 0 or self.home[j] for j in op.inputs)
-        self.home.append(op.layer // self.each if op.layer >= 0 else (self.stages - 1) * behind_layers)
+        self.home.append(self.stage_of[op.layer] if op.layer >= 0 else (self.stages - 1) * behind_layers)
         weights = any(map(any, self.captured.polynomials[op.costs[WEIGHT]]))
         self.anywhere.append(op.layer < 0 and not weights and not behind_layers and all(self.anywhere[j] for j in op.inputs))
 

@@ -138,7 +138,16 @@ class Parallel(Section):
         default=1,
         ge=1,
         le=1024,
-        description="Pipeline parallelism: stages of equally many layers; activations are sent from each to the next.",
+        description="Pipeline parallelism: stages that each have some of the layers; each sends activations to the next.",
+    )
+    layers: tuple[Annotated[Whole, Field(ge=1)], ...] | None = Field(
+        default=None,
+        min_length=2,
+        max_length=1024,
+        strict=False,
+        description="With `pipeline`: layers of each stage; null: equally many, and one more for each one that is left over in "
+        "the stages before the last, later ones first, as in vLLM (61 layers on 4 stages: 15, 15, 16, 15).",
+        examples=[[15, 16, 16, 14]],
     )
     expert: Whole = Field(
         default=1,
@@ -203,6 +212,9 @@ class Parallel(Section):
         for name in ("hand_over", "hand_overs"):
             if not self.prefill and getattr(self, name) != type(self).model_fields[name].default:
                 raise ValueError(f"expected {name!r} only with 'prefill' above 0")
+        if self.layers is not None and len(self.layers) != self.pipeline:
+            message = f"expected as many 'layers' as stages ('pipeline: {self.pipeline}'), found {len(self.layers)}"
+            raise ValueError(message if self.pipeline > 1 else "expected 'layers' only with 'pipeline' above 1")
         if self.exchange and self.attention == "tensor" and not (self.sequence and self.expert > 1):
             message = "expected 'dispatch: all_to_all' only with 'expert' above 1 and 'sequence: true'"
             raise ValueError(f"{message}, or with 'attention: data'")

@@ -82,7 +82,7 @@ class Layout:
         if parallel.context > 1:
             refuse_context(parallel.tensor, next((op.kv_heads for op in stored.ops if op.kv_heads), 1), parallel.context)
         sharded = chunked(over_positions(sharded, parallel.tensor, parallel.context), parallel.overlap_chunks)
-        return unfolded(staged(sharded, parallel.pipeline), parallel.copies)
+        return unfolded(staged(sharded, parallel.pipeline, parallel.layers), parallel.copies)
 
 
 def op_graphs(scenario: Scenario) -> tuple[ModelGraph, Variants]:

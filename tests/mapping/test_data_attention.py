@@ -186,6 +186,20 @@ def test_devices_without_sequences_take_part(base) -> None:
     )
 
 
+@pytest.mark.parametrize("attention", ["sequence", "batch"])
+def test_nothing_but_tokens_to_experts_goes_to_other_devices(base, attention) -> None:
+    """Samples of a prompt share what one of them loads: on their device, which is the second one here."""
+    result = run(
+        base, mapping__attention=attention, mapping__execution="prefetch", mapping__kv="transfers",
+        workload__sequences="[{context: 70, tokens: 4}, {prompt: 40, tokens: 3, samples: 3}]",
+    )  # fmt: skip
+    assert set(homes(result).values()) == {0, 1}
+    for graph in result.log.graphs:
+        needs = np.repeat(np.arange(len(graph)), np.diff(graph.input_start))
+        across = graph.inputs[graph.device[needs] != graph.device[graph.inputs]]
+        assert {graph.kind_of(task) for task in across} == {"expert_dispatch_send", "expert_combine_send"}
+
+
 def test_one_device_is_no_parallelism(base) -> None:
     one = {"tensor": 1, "expert": 1, "attention": "data", "dispatch": "all_to_all"}
     assert_same(run(base, parallel=one, **MIXED).log, run(base, parallel={}, **MIXED).log)
