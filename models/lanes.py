@@ -16,9 +16,9 @@ class Members:
     """Sequences that take part in some steps of one graph, int64 [member, lane].
 
     sequence: its number. context: its tokens in the KV cache. query: tokens that it feeds in. loads: how many of the cached
-    tokens it loads itself; another member loads the rest, which they share. Where lanes have different numbers of members, the
-    rest of the column is 0: with no query, a member takes no part.
-    logits: [lane], rows of logits that all members together need.
+    tokens it loads itself; another member loads the rest, which they share. logits: rows of logits that it needs. home: the
+    device that it is on, where devices have sequences of their own. Where lanes have different numbers of members, the rest of
+    the column is 0: with no query, a member takes no part.
     """
 
     sequence: IntArray
@@ -26,6 +26,7 @@ class Members:
     query: IntArray
     loads: IntArray
     logits: IntArray
+    home: IntArray
 
     def of_chunk(self, chunk: int, chunks: int) -> Members:
         """The members with a chunk of the new tokens of each step. Chunks are equal but for a token, the first ones larger.
@@ -49,9 +50,9 @@ class Members:
                 [np.pad(column, ((0, most - len(column)), (0, 0))) for part in parts for column in (getattr(part, name),)],
                 axis=1,
             )
-            for name in ("sequence", "context", "query", "loads")
+            for name in cls.__dataclass_fields__
         }
-        return cls(**columns, logits=np.concatenate([part.logits for part in parts]))
+        return cls(**columns)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

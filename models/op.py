@@ -56,6 +56,7 @@ class Op:
     weights: format in memory of a matrix that it reads, a name of `models.formats.Formats`; empty if as captured.
     several: for a kernel that serves all members of a step, the op of members that feed in several tokens; None: the same.
     device: the simulated device that it runs on.
+    own: it works on the tokens of the sequences of its device alone, where devices have sequences of their own.
     """
 
     kind: str
@@ -73,6 +74,7 @@ class Op:
     weights: str = ""
     several: Op | None = None
     device: int = 0
+    own: bool = False
 
     def with_cost(self, quantity: int, polynomial: int) -> Op:
         """The op with another cost. quantity: index in `QUANTITIES`. polynomial: index in `OpGraph.polynomials`."""

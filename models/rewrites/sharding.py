@@ -20,6 +20,9 @@ With `exchange` scattered tokens go from the device that has them to those of th
 tokens, an `expert_dispatch` sends them, and an `expert_combine` brings back the sums that a device has made for each of them,
 as the `alltoall` dispatcher of Megatron-LM and DeepEP do. Shared experts get all tokens; their sums are reduced and scattered.
 
+With `apart` (data-parallel attention) each device has sequences of its own from the embedding to the LM head, with all weights
+but those of experts, and sends tokens to the devices of their experts in the same way. No other op needs what others have.
+
 An op that needs a whole result gets it from an `all_reduce` (of partial results) or an `all_gather` (of split ones), which
 stands behind the op that computed it. The sampler needs whole logits, so they are gathered.
 
@@ -88,6 +91,7 @@ class _Sharding:
     """The states of the results of ops, and the ops of one device. heads, kv_heads: of attention in the whole model.
 
     dealt: experts are dealt out, not cut. sequence: residuals and norms are of some tokens. exchange: experts get these sent.
+    apart: devices have sequences of their own.
     """
 
     ops: OpGraph
@@ -97,6 +101,7 @@ class _Sharding:
     dealt: bool
     sequence: bool
     exchange: bool
+    apart: bool
     of_keys: set[int] = field(init=False)
 
     def __post_init__(self) -> None:
@@ -116,14 +121,19 @@ class _Sharding:
         return self.kv_share if i in self.of_keys or op.kind in CACHE else equal
 
 
-def shard(ops: OpGraph, devices: int, *, dealt: bool = False, sequence: bool = False, exchange: bool = False) -> OpGraph:
+def shard(
+    ops: OpGraph, devices: int, *, dealt: bool = False, sequence: bool = False, exchange: bool = False, apart: bool = False
+) -> OpGraph:  # fmt: skip
     """The op graph of one of some devices, with collectives. Raises ConfigError if the model does not divide.
 
     dealt: whole experts are dealt out to devices, and this one has the first of them (`unfolded` gives others theirs).
     sequence: residuals and norms are of 1/n of the tokens on each device. exchange: these go to the devices of their experts.
+    apart: each device has sequences of its own, and sends their tokens to the devices of their experts.
     """
     if devices == 1:
         return ops
+    if apart:
+        return _apart(ops, devices)
     attention = next((op for op in ops.ops if op.heads and op.kv_heads), None)
     if attention is None:
         raise ConfigError("mapping.parallel.tensor", "expected 1: the model has no attention whose heads can be split")
@@ -132,7 +142,7 @@ def shard(ops: OpGraph, devices: int, *, dealt: bool = False, sequence: bool = F
     _refuse_heads(devices, attention.heads, attention.kv_heads)
     if dealt:
         _refuse_experts(ops, devices)
-    sharding = _Sharding(ops, devices, attention.heads, attention.kv_heads, dealt, sequence, exchange)
+    sharding = _Sharding(ops, devices, attention.heads, attention.kv_heads, dealt, sequence, exchange, apart=False)
     sharded = _Builder(sharding).graph()
     if sequence and all(op.kind != REDUCE_SCATTER for op in sharded.ops):
         raise ConfigError("mapping.parallel.sequence", "expected false: no norm or residual reads the sums of an all-reduce")
@@ -140,6 +150,12 @@ def shard(ops: OpGraph, devices: int, *, dealt: bool = False, sequence: bool = F
         message = "expected all_gather: no experts read what a norm makes of some tokens"
         raise ConfigError("mapping.parallel.dispatch", message)
     return sharded
+
+
+def _apart(ops: OpGraph, devices: int) -> OpGraph:
+    """The op graph of one of some devices that have sequences of their own."""
+    _refuse_experts(ops, devices)
+    return _Builder(_Sharding(ops, devices, 1, 1, dealt=True, sequence=False, exchange=True, apart=True)).graph()
 
 
 class _Builder:
@@ -164,7 +180,7 @@ class _Builder:
         for i, op in enumerate(self.captured.ops):
             self._add(i, op)
         for i, op in enumerate(self.captured.ops):
-            if op.kind == "lm_head" and self.state[i] != "whole":
+            if op.kind == "lm_head" and self.state[i] == "split":
                 self._gathered(i)
         return replace(self.captured, ops=tuple(self.made), polynomials=tuple(self.polynomials))
 
@@ -188,6 +204,8 @@ class _Builder:
 
     def _plan(self, i: int, op: Op) -> tuple[State, Work]:
         """The state of the result of an op, and whether a device does all of its work or a part."""
+        if self.sharding.apart:
+            return self._plan_apart(op)
         if any(self.state[j] == "scattered" or self._is_scattered(j) for j in op.inputs) and _of_tokens(op):
             return "scattered", "scattered"
         if self._is_of_own_tokens(op):
@@ -210,6 +228,14 @@ class _Builder:
         if op.kind == "norm" and split_input and not _by_head(op):
             return "whole", "whole"
         return ("split", "split") if split_input else ("whole", "whole")
+
+    def _plan_apart(self, op: Op) -> tuple[State, Work]:
+        """As `_plan`, where devices have sequences of their own: only products with experts, and what is between them, are of
+        tokens of all devices.
+        """
+        if op.experts is not None:
+            return ("partial" if op.kind in ROWS else "split"), "split"
+        return ("split", "split") if any(self.state[j] == "split" for j in op.inputs) else ("scattered", "scattered")
 
     def _is_of_own_tokens(self, op: Op) -> bool:
         """Whether an op, on the way to experts that get their tokens sent or on that back, works on tokens of the device."""
@@ -270,6 +296,8 @@ class _Builder:
         """The op with what one device does of it."""
         if work == "whole":
             return replace(op, inputs=inputs)
+        if work == "scattered" and self.sharding.apart:
+            return replace(op, inputs=inputs, own=True)
         if work == "scattered":
             each = Fraction(1, self.sharding.devices)
             shared = (

@@ -8,8 +8,7 @@ from typing import Literal, NamedTuple, get_args
 import numpy as np
 import numpy.typing as npt
 
-from models.experts import Tokens, counted
-from models.graph import IntArray, OpGraph, StepLanes
+from models.graph import IntArray, Members, OpGraph, StepLanes
 from sim.base.memo import Memo
 from sim.log.tables import EventLog
 from sim.mapping.steps import BatchGraph
@@ -125,14 +124,11 @@ def _step_totals(ops: BatchGraph, lanes: StepLanes) -> IntArray:
     members = lanes.members
     assert members is not None
     if ops.template.together:
-        costs = _of_all_members(ops, sizes, members.query)
+        costs = _of_all_members(ops, sizes, members)
     else:
-        costs = np.asarray(_sums(ops, *sizes)[ops.cost_index, ops.column])
-    if ops.routed:
-        tokens = Tokens.of(members.sequence, members.context, members.query)
-        for each in ops.routed:
-            counts = counted(ops.routing, each.experts, each.layers, tokens, each.of).sum(axis=1)
-            costs[each.quantity, each.ops] = counts[each.layer] * each.size
+        costs = np.asarray(_sums(ops, *sizes)[ops.cost_index, ops.places])
+    for each, counts in ops.counts(members):
+        costs[each.quantity, each.ops] = counts.sum(axis=1)[each.layer] * each.size
     return costs
 
 
@@ -150,12 +146,15 @@ def _sums(
     return total
 
 
-def _of_all_members(ops: BatchGraph, sizes: tuple[IntArray, IntArray, IntArray], query: IntArray) -> IntArray:
+def _of_all_members(ops: BatchGraph, sizes: tuple[IntArray, IntArray, IntArray], members: Members) -> IntArray:
     """`_op_totals` where kernels serve all members: sums over members as in `BatchGraph.costs_of`, and over steps."""
-    count = len(query)
-    values = [_sums(ops, sizes[0][:2], sizes[1][:2], sizes[2][:2])]
-    for chosen in ops.summed_members(query):
-        for part in (slice(2, 2 + count), slice(2 + count, None)):  # at members' contexts, and at what they load
-            batch, query_of, context = (column[part].reshape(1, -1) for column in sizes)
-            values.append(_sums(ops, batch, query_of, context, chosen.ravel()))
+    count = len(members.query)
+    batch, query, context = sizes
+    values = [_sums(ops, batch[:2], query[:2], context[:2])]
+    for chosen in ops.summed_members(members):
+        for part in (slice(2, 2 + count), slice(2 + count, 2 + 2 * count)):  # at members' contexts, and at what they load
+            at, query_at, context_at = (column[part].reshape(1, -1) for column in sizes)
+            values.append(_sums(ops, at, query_at, context_at, chosen.ravel()))
+    of_devices = slice(2 + 2 * count, None)
+    values.append(_sums(ops, batch[of_devices], query[of_devices], context[of_devices]))
     return ops.costs_from_sums(np.concatenate(values, axis=1))

@@ -49,15 +49,15 @@ class AmountTable(RateTable):
         if members is None or not isinstance(ops, BatchGraph) or ops.members != 0:
             yield slice(None), steps
             return
-        counted = np.logical_or.reduce(ops.summed_members(members.query))  # [member, lane]
+        counted = np.logical_or.reduce(ops.summed_members(members))  # [member, lane]
         order, count = np.argsort(~counted, axis=0, kind="stable"), np.maximum(counted.sum(axis=0), 1)
         for many in np.unique(count).tolist():
             lanes = np.flatnonzero(count == many)
             columns = {
                 name: np.take_along_axis(getattr(members, name), order, axis=0)[:many, lanes]
-                for name in ("sequence", "context", "query", "loads")
+                for name in Members.__dataclass_fields__
             }
             yield lanes, StepLanes(
                 sequence=steps.sequence[lanes], token=steps.token[lanes], context=steps.context[lanes],
-                members=Members(**columns, logits=members.logits[lanes]),
+                members=Members(**columns),
             )  # fmt: skip

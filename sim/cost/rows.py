@@ -26,6 +26,7 @@ from sim.base.memo import Memo
 from sim.base.units import PS_PER_S
 from sim.cost.model import Rates
 from sim.machine.machine import PATHS, TIER_PATHS
+from sim.mapping.steps.batch_graph import OWN_LOGITS, OWN_TOKENS, PER_HOME, SUM, BatchGraph
 from sim.mapping.tasks import BYTE_CLASSES, CLASS_BIT, CLASS_QUANTITY, TIER_SHIFT, TaskGraph, path_of
 
 FLOPS, VECTOR_OPS, WEIGHT = (QUANTITIES.index(name) for name in ("flops", "vector_ops", "weight"))
@@ -39,15 +40,17 @@ OF_MOVES = 1 << (TIER_SHIFT + 3)
 
 FIRST_OF_MASKS = len(MONOMIALS)  # of the coefficients of a polynomial; two for each mask, of its pairs and B times these
 
-# Columns of parameters; from FIRST_MEMBER on those of members, then what each of them loads.
-SUM_OF_LOADS, SUM, TOKENS, LOGITS, FIRST_MEMBER = -2, -1, 0, 1, 2
+# Columns of parameters, as in `sim.mapping.steps.batch_graph`: from FIRST_MEMBER on those of members, then what each of them
+# loads; below 0 PER_HOME for the members of each device.
+TOKENS, LOGITS, FIRST_MEMBER = 0, 1, 2
 
-# Sizes of a step; from S_TOKENS on the new tokens of each chunk.
-S_BATCH, S_CONTEXT, S_LOGITS, S_TOKENS = range(4)
+# Sizes of a step; from S_TOKENS on the new tokens of each chunk. Where devices have sequences of their own there is one chunk,
+# and from FIRST_HOME on are new tokens and rows of logits of the members of each device.
+S_BATCH, S_CONTEXT, S_LOGITS, S_TOKENS, FIRST_HOME = range(5)
 
-# A table of members [lane, member of each chunk, field]: M_SEQUENCE, M_CONTEXT, M_QUERY, and the cached tokens that a member
-# loads itself
-M_LOADS = 3
+# A table of members [lane, member of each chunk, field]: M_SEQUENCE, M_CONTEXT, M_QUERY, the cached tokens that a member loads
+# itself, and its device.
+M_LOADS, M_HOME, MEMBER_FIELDS = 3, 4, 5
 
 # A row: terms of its FLOPs, elements and bytes by class (-1: none), its share, what it does, ps per FLOP and per byte as
 # fractions, and the term of weights that it unpacks (-1: none) with ps per byte of these.
@@ -85,26 +88,27 @@ class Rows(NamedTuple):
 
 @kernel
 def fill(
-    out: Any, table: Any, breaks: Any, masks: Any, term: Any, row: Any, value: Any, sizes: Any, members: Any, rates: Any
-) -> None:
+    out: Any, table: Any, breaks: Any, masks: Any, term: Any, row: Any, value: Any, sizes: Any, members: Any, chunks: int,
+    rates: Any,
+) -> None:  # fmt: skip
     """Durations of each row in each lane.
 
     out: [lane, row, (compute ps, work ps, bytes)]. table: [polynomial, piece, coefficient]. masks: [mask, (kind, size)].
     value: [lane, term], scratch; what is beyond the terms is given. sizes: [lane, (batch, context, rows of logits, and the new
-    tokens of each chunk)]. members: [lane, member of each chunk, field].
+    tokens of each chunk, or of all and then new tokens and rows of logits of each device)]. members: [lane, member of each
+    chunk, field]. chunks: of the new tokens.
     """
     for lane in range(out.shape[0]):
         for i in range(term.shape[0]):
-            value[lane, i] = term_value(table, breaks, masks, term, i, sizes, members, lane)
+            value[lane, i] = term_value(table, breaks, masks, term, i, sizes, members, chunks, lane)
         for i in range(row.shape[0]):
             fill_row(out, row, value, rates, lane, i)
 
 
 @kernel
-def term_value(table: Any, breaks: Any, masks: Any, term: Any, i: int, sizes: Any, members: Any, lane: int) -> int:
+def term_value(table: Any, breaks: Any, masks: Any, term: Any, i: int, sizes: Any, members: Any, chunks: int, lane: int) -> int:
     """A quantity of an op in a step."""
-    column, chunks = term[i, T_COLUMN], sizes.shape[1] - S_TOKENS
-    count = members.shape[1] // chunks
+    column, count = term[i, T_COLUMN], members.shape[1] // chunks
     if count == 0:  # one sequence that decodes one token
         return polynomial(table, breaks, masks, term[i, T_ONE], sizes[lane, S_BATCH], 1, sizes[lane, S_CONTEXT])
     if column == TOKENS:
@@ -117,10 +121,16 @@ def term_value(table: Any, breaks: Any, masks: Any, term: Any, i: int, sizes: An
         if member >= count:
             member, of = member - count, M_LOADS
         return polynomial(table, breaks, masks, term[i, T_ONE], 1, members[lane, member, M_QUERY], members[lane, member, of])
+    home, of_home = (-1 - column) // PER_HOME, -1 - (-1 - column) % PER_HOME
+    if of_home in (OWN_TOKENS, OWN_LOGITS):
+        own = FIRST_HOME + 2 * home + OWN_TOKENS - of_home
+        return polynomial(table, breaks, masks, term[i, T_ONE], sizes[lane, own], 1, 0)
     total = 0
-    of = M_CONTEXT if column == SUM else M_LOADS
+    of = M_CONTEXT if of_home == SUM else M_LOADS
     first = term[i, T_CHUNK] * count
     for member in range(first, first + count):
+        if members[lane, member, M_HOME] != home:
+            continue
         query = members[lane, member, M_QUERY]
         if chunks > 1 and query == 0:
             continue
@@ -198,25 +208,31 @@ class RateTable:
         self.chunks: int = getattr(graph.ops, "chunks", 1)
         self.rates = np.array([*fraction(machine.vector_flops), machine.overhead], dtype=np.int64)
         self._layers: list[IntArray] = [np.array(each.layers, dtype=np.int64) for each in getattr(graph.ops, "routed", ())]
+        self._homes: int = graph.ops.template.homes if isinstance(graph.ops, BatchGraph) else 0
         first = np.cumsum([0, *map(len, self._layers)])
         self._place = first[self.rows.routed[:, 0]] + self.rows.routed[:, 1]  # among the layers of all routed ops
 
     def fill(self, out: IntArray, steps: StepLanes, *, compiled: bool) -> None:
         """Write [lane, row, (compute, work, bytes)]."""
         lanes, rows, ops, chunks = len(steps.context), self.rows, self.graph.ops, self.chunks
-        sizes, members = np.zeros((lanes, S_TOKENS + chunks), dtype=np.int64), np.zeros((lanes, 0, 4), dtype=np.int64)
+        sizes = np.zeros((lanes, S_TOKENS + chunks + 2 * self._homes), dtype=np.int64)
+        members = np.zeros((lanes, 0, MEMBER_FIELDS), dtype=np.int64)
         sizes[:, S_BATCH], sizes[:, S_CONTEXT] = self.graph.ops.batch, steps.context
         each = [members]
         if steps.members is not None and self.graph.ops.members is not None:
             each = [table_of(steps.members.of_chunk(chunk, chunks)) for chunk in range(chunks)]
             members = each[0] if chunks == 1 else np.concatenate(each, axis=1)
-            sizes[:, S_LOGITS] = steps.members.logits
-            sizes[:, S_TOKENS:] = np.stack([of[:, :, M_QUERY].sum(axis=1) for of in each], axis=1)
+            sizes[:, S_LOGITS] = steps.members.logits.sum(axis=0)
+            sizes[:, S_TOKENS : S_TOKENS + chunks] = np.stack([of[:, :, M_QUERY].sum(axis=1) for of in each], axis=1)
+            for home in range(self._homes):
+                at = steps.members.home == home
+                for i, column in enumerate((steps.members.query, steps.members.logits)):
+                    sizes[:, FIRST_HOME + 2 * home + i] = np.where(at, column, 0).sum(axis=0)
         value = np.empty((lanes, len(rows.term) + len(rows.routed)), dtype=np.int64)
         if len(rows.routed):
             value[:, len(rows.term) :] = self._routed(each)
         launch(fill, compiled=compiled)(
-            out, ops.table, self.breaks, self.masks, rows.term, rows.row, value, sizes, members, self.rates
+            out, ops.table, self.breaks, self.masks, rows.term, rows.row, value, sizes, members, chunks, self.rates
         )
 
     def _routed(self, members: Sequence[IntArray]) -> IntArray:
@@ -225,10 +241,13 @@ class RateTable:
         members: of each chunk.
         """
         ops: Any = self.graph.ops
-        counts = [
-            counted_of(ops.routing, each.experts, layers, members[each.chunk], each.of)
-            for each, layers in zip(ops.routed, self._layers, strict=True)
-        ]  # fmt: skip
+        counts = list[IntArray]()
+        for each, layers in zip(ops.routed, self._layers, strict=True):
+            there = members[each.chunk]
+            if each.home >= 0:
+                there = there.copy()
+                there[:, :, M_QUERY] = each.there(there[:, :, M_QUERY], there[:, :, M_HOME])
+            counts.append(counted_of(ops.routing, each.experts, layers, there, each.of))
         return np.asarray(np.concatenate(counts)[self._place].T * self.rows.routed[:, 2])
 
     def durations(self, steps: StepLanes) -> IntArray:
@@ -240,7 +259,7 @@ class RateTable:
 
 def table_of(members: Members) -> IntArray:
     """[lane, member, field]."""
-    columns = (members.sequence, members.context, members.query, members.loads)
+    columns = (members.sequence, members.context, members.query, members.loads, members.home)
     return np.ascontiguousarray(np.stack([column.T for column in columns], axis=2))
 
 

@@ -16,7 +16,7 @@ from sim.machine.routes import Route
 from sim.machine.schedulers import Scheduler
 from sim.mapping.steps import Shape
 from sim.mapping.tasks import TaskGraph
-from sim.serving.batch import ONE_MORE, Batch
+from sim.serving.batch import CONTEXT, HOME, LOADS, LOGITS, ONE_MORE, QUERY, SEQUENCE, Batch
 from sim.serving.batching import ResolvedBatching
 from sim.workload.requests import Request
 
@@ -135,6 +135,7 @@ def lanes_of(number: int, token: int, batch: Batch, lanes: int = 1) -> StepLanes
     return StepLanes(
         sequence=np.full(lanes, number), token=token + later, context=batch.context + len(batch) * later,
         members=Members(
-            sequence=table[:, 0], context=table[:, 1], query=table[:, 2], loads=table[:, 3], logits=np.full(lanes, batch.logits)
+            sequence=table[:, SEQUENCE], context=table[:, CONTEXT], query=table[:, QUERY], loads=table[:, LOADS],
+            logits=table[:, LOGITS], home=table[:, HOME],
         ),
     )  # fmt: skip

@@ -84,7 +84,7 @@ def _shared(setup: Setup, fewest: list[int], most: list[int], *, draft: bool = F
     """
     assert setup.graphs is not None
     assert setup.batching is not None
-    steps = max(*fewest, ceil_div(sum(fewest), setup.batching.sequences))
+    steps = max(*fewest, ceil_div(sum(fewest), setup.batching.sequences * max(1, setup.batching.homes)))
     low, high = list[int](), list[int]()
     for tokens in (1, MANY_TOKENS):
         one, two = (len(setup.graphs(Shape((False,) * count, draft=draft, tokens=tokens))) for count in (1, 2))

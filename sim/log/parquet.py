@@ -166,7 +166,7 @@ def _queue(metadata: Mapping[str, str], requests: int) -> IntArray | None:
     return np.array(json.loads(metadata["sim.queue"]), dtype=np.int64).reshape(requests, len(Reason))
 
 
-_MEMBERS = ("step", "sequence", "context", "query", "loads", "logits", "emitted")
+_MEMBERS = ("step", "sequence", "context", "query", "loads", "logits", "emitted", "home")
 
 
 class _Batched:
@@ -210,11 +210,11 @@ def _batches(
     stored = json.loads(metadata["sim.batches"])
     if not stored:
         return (graphs_of(Shape((False,))),), np.zeros(steps, dtype=np.int32), None
-    graphs = tuple(graphs_of(Shape(tuple(a), b, tuple(c), *rest)) for a, b, c, *rest in stored["shapes"])
-    wide = ("context", "loads")
-    columns: dict[str, Any] = {
-        name: np.array(stored["members"][name], dtype=np.int64 if name in wide else np.int32) for name in _MEMBERS
-    }
+    shapes: list[list[Any]] = [[tuple(each) if isinstance(each, list) else each for each in of] for of in stored["shapes"]]
+    graphs = tuple(graphs_of(Shape(*shape)) for shape in shapes)
+    wide, members = ("context", "loads"), stored["members"]
+    members.setdefault("home", [0] * len(members["step"]))  # which logs had not before there were any
+    columns: dict[str, Any] = {name: np.array(members[name], dtype=np.int64 if name in wide else np.int32) for name in _MEMBERS}
     return graphs, np.array(stored["graph"], dtype=np.int32), MemberTable(**columns)
 
 

@@ -115,7 +115,7 @@ class MemberTable:
     step: row of the step table. sequence: which. context: its tokens in the KV cache when the step starts. query: tokens that
     it fed in (several in prefill and verification; 0: its cache was swapped, or it got its first token from another sample of
     its prompt). loads: cached tokens that were loaded for it alone. logits: rows of logits for it. emitted: output tokens that
-    it got when the step ended.
+    it got when the step ended. home: the device of its replica that it was on, where devices have sequences of their own.
     """
 
     step: npt.NDArray[np.int32]
@@ -125,6 +125,7 @@ class MemberTable:
     loads: npt.NDArray[np.int64]
     logits: npt.NDArray[np.int32]
     emitted: npt.NDArray[np.int32]
+    home: npt.NDArray[np.int32]
 
     def __len__(self) -> int:
         return len(self.step)
@@ -135,8 +136,9 @@ class MemberTable:
         one = np.ones(len(steps), dtype=np.int32)
         number = np.arange(len(steps), dtype=np.int32)
         return cls(
-            step=number, sequence=steps.sequence, context=steps.context, loads=steps.context, query=one, logits=one, emitted=one
-        )
+            step=number, sequence=steps.sequence, context=steps.context, loads=steps.context, query=one, logits=one,
+            emitted=one, home=np.zeros_like(one),
+        )  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -209,11 +211,10 @@ class EventLog:
         # Those of the graph come first among the rows of a step.
         rows = first + np.arange(most)[:, None]  # [member, lane]
         there = rows < last
-        columns = (self.batched.sequence, self.batched.context, self.batched.query, self.batched.loads, self.batched.logits)
-        sequence, context, query, loads, logits = (
-            np.where(there, column[np.where(there, rows, 0)], 0).astype(np.int64) for column in columns
+        columns = {name: getattr(self.batched, name) for name in Members.__dataclass_fields__}
+        return Members(
+            **{name: np.where(there, each[np.where(there, rows, 0)], 0).astype(np.int64) for name, each in columns.items()}
         )
-        return Members(sequence=sequence, context=context, query=query, loads=loads, logits=logits.sum(axis=0))
 
     @property
     def makespan(self) -> int:

@@ -138,7 +138,16 @@ class Parallel(Section):
         default=1,
         ge=1,
         le=1024,
-        description="Pipeline parallelism: stages of equally many layers; activations are sent from each to the next.",
+        description="Pipeline parallelism: stages that each have some of the layers; each sends activations to the next.",
+    )
+    layers: tuple[Annotated[Whole, Field(ge=1)], ...] | None = Field(
+        default=None,
+        min_length=2,
+        max_length=1024,
+        strict=False,
+        description="With `pipeline`: layers of each stage; null: equally many, and one more for each one that is left over in "
+        "the stages before the last, later ones first, as in vLLM (61 layers on 4 stages: 15, 15, 16, 15).",
+        examples=[[15, 16, 16, 14]],
     )
     expert: Whole = Field(
         default=1,
@@ -147,10 +156,17 @@ class Parallel(Section):
         description="Expert parallelism: 1, so that each expert is cut like other matrices, or `tensor`, so that whole experts "
         "are dealt out to the devices of a stage, all of which are simulated then. Only for batches.",
     )
+    attention: Literal["tensor", "data"] = Field(
+        default="tensor",
+        description="Attention on the devices of `tensor`. `tensor`: each has some of the heads, of all sequences; `data` "
+        "(data-parallel attention, with `expert` and `dispatch: all_to_all`): each has sequences of its own and all weights "
+        "but those of experts, which are dealt out; `workload.router` gives each request to one of them.",
+    )
     dispatch: Literal["all_gather", "all_to_all"] = Field(
         default="all_gather",
         description="With `expert`: the tokens that a device of experts gets. `all_gather`: all, of which it takes those that "
-        "choose them; `all_to_all`: those alone, once each, from the devices that have them with `sequence: true`, and back.",
+        "choose them; `all_to_all`: those alone, once each, from the devices that have them with `sequence: true` or "
+        "`attention: data`, and back.",
     )
     micro_batches: Whole | None = Field(
         default=None,
@@ -209,13 +225,34 @@ class Parallel(Section):
                 raise ValueError(f"expected {name!r} only with 'prefill' above 0")
         if self.token_chunks == 1 and "token_chunks_from" in self.model_fields_set:
             raise ValueError("expected 'token_chunks_from' only with 'token_chunks' above 1")
-        if self.exchange and not (self.sequence and self.expert > 1):
-            raise ValueError("expected 'dispatch: all_to_all' only with 'expert' above 1 and 'sequence: true'")
+        if self.layers is not None and len(self.layers) != self.pipeline:
+            message = f"expected as many 'layers' as stages ('pipeline: {self.pipeline}'), found {len(self.layers)}"
+            raise ValueError(message if self.pipeline > 1 else "expected 'layers' only with 'pipeline' above 1")
+        if self.exchange and self.attention == "tensor" and not (self.sequence and self.expert > 1):
+            message = "expected 'dispatch: all_to_all' only with 'expert' above 1 and 'sequence: true'"
+            raise ValueError(f"{message}, or with 'attention: data'")
+        if self.attention == "data":
+            self._refuse_what_is_not_apart()
         return self
+
+    def _refuse_what_is_not_apart(self) -> None:
+        """Raise ValueError for what devices with sequences of their own do not do."""
+        if self.expert != self.tensor or not self.exchange:
+            message = f"'expert: {self.tensor}' (as many as 'tensor') and 'dispatch: all_to_all' with 'attention: data'"
+            raise ValueError(f"expected {message}, found expert: {self.expert} and dispatch: {self.dispatch}")
+        for name in ("pipeline", "prefill", "context", "overlap_chunks", "token_chunks", "sequence"):
+            plain, found = type(self).model_fields[name].default, getattr(self, name)
+            if found != plain:
+                raise ValueError(f"expected {name}: {str(plain).lower()} with 'attention: data', found {str(found).lower()}")
 
     def devices_of(self, kind: str) -> int:
         """Number of devices that take part in a collective of this kind."""
         return self.context if kind in CONTEXT else self.tensor
+
+    @property
+    def homes(self) -> int:
+        """Number of devices of a replica that have sequences of their own; 0 if all work on the same."""
+        return self.tensor if self.attention == "data" and self.tensor > 1 else 0
 
     @property
     def exchange(self) -> bool:

@@ -5,6 +5,10 @@ In program order a step alternates between items of each member and items that s
     segment 0                 segment 1                 ...
     [m0 m0][m1 m1][m2 m2] s   [m0][m1][m2] s s          m: a block of a member's own items, s: an item that is shared
 
+Where devices have members of their own, what serves the members of one device are blocks, too, which a step has or has not:
+
+    [m0 m0][m1 m1][m2 m2]   [d0 d0][d1 d1] s            d: a block of a device, behind those of members
+
 A template has few members, each of which represents all that are like it. The graph of a step has, for each member, a copy
 of the block and the edges of its representative.
 """
@@ -21,16 +25,17 @@ IntArray = npt.NDArray[np.int64]
 Int32Array = npt.NDArray[np.int32]
 
 
-#: Place of one end of an edge: a shared item, an item of the member itself, or of the member that it shares a prompt with.
-SHARED, OWN, OTHER = range(3)
+#: Place of one end of an edge: a shared item, an item of the member itself, or of the member that it shares a prompt with, or
+#: of its device.
+SHARED, OWN, OTHER, HOME = range(4)
 _NONE = np.zeros(0, dtype=np.int64)
 
 
 class Edges(NamedTuple):
     """Edges of a template that are repeated together: for each member that is like `member`, or once if that is -1.
 
-    into, of: the kinds of their ends (`SHARED`, `OWN`, `OTHER`). group, offset, input_group, input_offset: places of consumers
-    and sources; offsets are [edge, 1].
+    into, of: the kinds of their ends (`SHARED`, `OWN`, `OTHER`, `HOME`). group, offset, input_group, input_offset: places of
+    consumers and sources; offsets are [edge, 1].
     """
 
     member: int
@@ -47,12 +52,13 @@ class Blocks:
 
     owner: int64 [item], the member it belongs to, below 0 if it is shared. segment: int64 [item], ascending.
     inputs, start: the items that each needs, CSR, ascending. plain: number of members at the front that share no prompt; the
-    edges of the others show whose prompt they share.
+    edges of the others show whose prompt they share. members: number of owners that are members; those after them are devices.
     """
 
     def __init__(
-        self, owner: IntArray, segment: IntArray, inputs: npt.NDArray[np.integer], start: npt.NDArray[np.integer], plain: int
-    ) -> None:
+        self, owner: IntArray, segment: IntArray, inputs: npt.NDArray[np.integer], start: npt.NDArray[np.integer], plain: int,
+        members: int,
+    ) -> None:  # fmt: skip
         is_own = owner >= 0  # [item]
         items = np.arange(len(owner))
         own_items, self.shared = items[is_own], items[~is_own]
@@ -74,21 +80,23 @@ class Blocks:
         self.offset[is_own] = own_items - self.first[own_member, own_segment]
         self.group[~is_own] = np.searchsorted(begins, self.shared)
         self.offset[~is_own] = np.arange(len(self.shared))
-        self.edges = self._edges(owner, inputs.astype(np.int64), start.astype(np.int64), plain)
+        self.edges = self._edges(owner, inputs.astype(np.int64), start.astype(np.int64), plain, members)
 
-    def _edges(self, owner: IntArray, inputs: IntArray, start: IntArray, plain: int) -> list[Edges]:
+    def _edges(self, owner: IntArray, inputs: IntArray, start: IntArray, plain: int, members: int) -> list[Edges]:
         """The edges of each member, and those between shared items, by the kinds of their ends."""
         consumer = np.repeat(np.arange(len(owner)), np.diff(start))  # [edge], as are all below
         source, into = owner[inputs], owner[consumer]
         chosen = [(-1, SHARED, SHARED, (into < 0) & (source < 0))]
         for member in range(int(owner.max(initial=-1)) + 1):
-            mine = into == member
-            chosen += [
-                (member, OWN, SHARED, mine & (source < 0)),
-                (member, OWN, OWN, mine & (source == member)),
-                (member, OWN, OTHER, mine & (source >= 0) & (source != member)),
-            ]
+            mine, others = into == member, (source >= 0) & (source != member)
+            chosen.append((member, OWN, SHARED, mine & (source < 0)))
+            chosen.append((member, OWN, OWN, mine & (source == member)))
+            if member < members:
+                chosen.append((member, OWN, OTHER, mine & others & (source < members)))
+            chosen.append((member, OWN, HOME, mine & others & (source >= members)))
             if member < plain:
+                chosen.append((member, HOME, OWN, (into >= members) & (source == member)))
+            if member < plain or member >= members:
                 chosen.append((member, SHARED, OWN, (into < 0) & (source == member)))
         places = (self.group[consumer], self.offset[consumer, None], self.group[inputs], self.offset[inputs, None])
         return [
@@ -97,11 +105,11 @@ class Blocks:
             if mask.any()
         ]
 
-    def repeat(self, block: IntArray, like: IntArray, leader: IntArray) -> Repeated:
-        """The items of a step. All arguments are int64 [member].
+    def repeat(self, block: IntArray, like: IntArray, leader: IntArray, home: IntArray) -> Repeated:
+        """The items of a step. All arguments are int64 [member]; devices that have members come after all members.
 
         block: the member of the template with the same blocks. like: the one with the same edges. leader: the member of the
-        step that loads the context they share, -1 if there is none.
+        step that loads the context they share, home: the place of its device; -1 if there is none.
         """
         members, segments = len(block), self.count.shape[1]
         size = self.count[block].T.ravel()  # [segment x member], in program order
@@ -119,7 +127,7 @@ class Blocks:
         within = counting - np.repeat(before, size)
         source[place] = np.repeat(self.first[block].T.ravel(), size) + within
         member[place] = np.repeat(np.tile(np.arange(members), segments), size)
-        return Repeated(self, begin, source, member, block, like, leader)
+        return Repeated(self, begin, source, member, block, like, leader, home)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -127,7 +135,7 @@ class Repeated:
     """The items of a step.
 
     begin: int64 [segment, member], see `Blocks.repeat`. source: int64 [item], the item of the template. member: int64 [item],
-    the member it belongs to, -1 if it is shared. block, like, leader: int64 [member], as there.
+    the member it belongs to, -1 if it is shared. block, like, leader, home: int64 [member], as there.
     """
 
     blocks: Blocks
@@ -137,6 +145,7 @@ class Repeated:
     block: IntArray
     like: IntArray
     leader: IntArray
+    home: IntArray
 
     def __len__(self) -> int:
         return len(self.source)
@@ -158,7 +167,7 @@ class Repeated:
         for edges in self.blocks.edges:
             # Of each edge [edge, 1] one for each member like that of the template [1, member].
             members = np.flatnonzero((self.like if edges.into == OWN else self.block) == edges.member)
-            columns = {SHARED: shared, OWN: members, OTHER: self.leader[members]}
+            columns = {SHARED: shared, OWN: members, OTHER: self.leader[members], HOME: self.home[members]}
             if edges.member < 0:
                 members = shared
             into = self.begin[edges.group][:, columns[edges.into]] + edges.offset

@@ -55,6 +55,8 @@ def together(setup: Setup) -> str | None:
     batching = setup.batching
     if batching is None or batching.replicas == 1:
         return None
+    if batching.homes:
+        return "requests are routed to the devices of all of them"
     if batching.prefilling:
         return "some replicas prefill for the others"
     if batching.beside:  # the loops that move caches are numbered after those of all replicas

@@ -45,7 +45,8 @@ def kv_capacity(scenario: Scenario, of_run: Sequence[Modeled], sequences: Sequen
 def _capacity_of_all(scenario: Scenario, of_run: Sequence[Modeled], sequences: Sequence[Request]) -> int | None:
     """Bytes for KV caches on all simulated devices of a replica together, None if unbounded, as `kv_capacity`.
 
-    The device that is full first limits all of them: a token takes its bytes on each.
+    The device that is full first limits all of them: a token takes its bytes on each. Where devices have sequences of their own
+    these are the bytes of one, and a token takes all of its bytes there.
     """
     capacity, written = scenario.hardware.memory.capacity, scenario.workload.batching.kv.capacity
     batched = not scenario.workload.batching.alone
@@ -64,7 +65,7 @@ def _capacity_of_all(scenario: Scenario, of_run: Sequence[Modeled], sequences: S
             )
         own = written if written is not None else None if capacity is None else capacity - device.weights
         if own is not None and share:
-            left.append(int(own / share))
+            left.append(own if scenario.mapping.parallel.homes else int(own / share))
     return min(left) if left and batched else None
 
 

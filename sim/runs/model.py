@@ -76,12 +76,13 @@ class Layout:
         stored = with_formats(with_kv_heads(fused, self.kv_heads), mapping.formats, element=self.element)
         parallel = mapping.parallel
         sharded = shard(
-            stored, parallel.tensor, dealt=parallel.expert > 1, sequence=parallel.sequence, exchange=parallel.exchange
-        )
+            stored, parallel.tensor, dealt=parallel.expert > 1, sequence=parallel.sequence, exchange=parallel.exchange,
+            apart=parallel.homes > 0,
+        )  # fmt: skip
         if parallel.context > 1:
             refuse_context(parallel.tensor, next((op.kv_heads for op in stored.ops if op.kv_heads), 1), parallel.context)
         sharded = chunked(over_positions(sharded, parallel.tensor, parallel.context), parallel.overlap_chunks)
-        return unfolded(staged(sharded, parallel.pipeline), parallel.copies)
+        return unfolded(staged(sharded, parallel.pipeline, parallel.layers), parallel.copies)
 
 
 def op_graphs(scenario: Scenario) -> tuple[ModelGraph, Variants]:
@@ -123,6 +124,13 @@ class Modeled:
     def ops(self) -> OpGraph:
         """The step of one sequence that decodes one token."""
         return self.variants[False, False]
+
+    @cached_property
+    def caching(self) -> OpGraph:
+        """Ops that keep the cache or the state of a sequence: those of one device where each has sequences of its own."""
+        if not self.scenario.mapping.parallel.homes:
+            return self.ops
+        return replace(self.ops, ops=tuple(replace(op, inputs=()) for op in self.ops.ops if op.device == 0))
 
     @cached_property
     def kept(self) -> OpGraph:

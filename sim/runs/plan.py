@@ -210,7 +210,7 @@ def step_graphs(scenario: Scenario, of_run: Sequence[Modeled]) -> StepGraphs:
 
 def kept_layers_of(of_run: Sequence[Modeled]) -> tuple[LayerGroup, ...]:
     """Layers that keep a KV cache or a state, of all models of a run."""
-    return tuple(group for each in of_run for group in kept_groups(each.ops))
+    return tuple(group for each in of_run for group in kept_groups(each.caching))
 
 
 def _refuse_unknown_tiles(mapping: ModelMapping, ops: OpGraph) -> None:
@@ -283,7 +283,7 @@ def _arrivals(setup: Setup) -> tuple[int, ...]:
     arrivals = [request.arrival for request in setup.sequences]
     if setup.batching is None:
         return tuple(arrivals)
-    if setup.batching.replicas > 1:  # whose requests are routed as they arrive
+    if setup.batching.replicas > 1 or setup.batching.homes:  # whose requests are routed as they arrive
         return (min(arrivals) if setup.concurrency is None else 0,) * setup.batching.loops_of(len(arrivals))
     if not setup.batching.settings.alone and (loops := setup.batching.batches_of(len(arrivals))) > 1:
         return tuple(min(arrivals[i::loops]) for i in range(loops)) * (1 + setup.batching.beside)

@@ -104,9 +104,12 @@ def batching(
         _refuse_what_cannot_be_dealt(scenario, sequences)
     if parallel.prefill:
         _refuse_what_cannot_be_handed_over(scenario, sequences)
+    if parallel.homes:
+        _refuse_moves(scenario)
     resolved = ResolvedBatching(
         settings=written, prefill=workload.prefill, speculation=drafts, sequences=ceil_div(most, loops), loops=loops,
-        replicas=parallel.data, router=workload.router, devices=parallel.group, prefilling=parallel.prefill,
+        replicas=parallel.data, router=workload.router, devices=parallel.group, homes=parallel.homes,
+        prefilling=parallel.prefill,
         hand_overs=parallel.hand_overs if parallel.prefill else 0, by_layer=parallel.hand_over == "layers",
         layout=_layout(of_run, written.kv.block), capacity=None if capacity is None else capacity // loops,
         tiers=tuple(None if space is None else space // loops for space in tiers),
@@ -146,8 +149,8 @@ def _refuse_prefix_cache(batching: ResolvedBatching, sequences: Sequence[Request
 
 def _layout(of_run: Sequence[Modeled], block: int) -> KVLayout:
     """The layout of the caches of all models together."""
-    groups = tuple(group for each in of_run for group in layer_groups(each.ops))
-    return KVLayout(block, groups, sum(state_bytes(each.ops) for each in of_run))
+    groups = tuple(group for each in of_run for group in layer_groups(each.caching))
+    return KVLayout(block, groups, sum(state_bytes(each.caching) for each in of_run))
 
 
 def _refuse_what_cannot_be_batched(scenario: Scenario, sequences: Sequence[Request]) -> None:
@@ -192,6 +195,17 @@ def _refuse_what_cannot_be_handed_over(scenario: Scenario, sequences: Sequence[R
         raise ConfigError("workload.batching.kv.full", "expected wait or recompute with mapping.parallel.prefill, found 'swap'")
     if workload.speculative is not None and workload.speculative.model is not None:
         raise ConfigError("workload.speculative.model", "expected none with mapping.parallel.prefill")
+
+
+def _refuse_moves(scenario: Scenario) -> None:
+    """Raise ConfigError for steps of one device, where devices take all steps together."""
+    kv, speculative, why = scenario.workload.batching.kv, scenario.workload.speculative, "with mapping.parallel.attention: data"
+    if kv.full == "swap":
+        raise ConfigError("workload.batching.kv.full", f"expected wait or recompute {why}, found 'swap'")
+    if kv.spills:
+        raise ConfigError("workload.batching.kv.evicted", f"expected lost {why}, found 'tiers'")
+    if speculative is not None and speculative.model is not None:
+        raise ConfigError("workload.speculative.model", f"expected none {why}")
 
 
 def routing(scenario: Scenario) -> Routing:

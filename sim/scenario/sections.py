@@ -120,8 +120,8 @@ class Workload(Section):
     batching: Batching = default("independent", description="Which sequences share a step.")
     router: Router = default(
         "round_robin",
-        description="Which replica of the model serves a request; chosen as it arrives. Only with replicas "
-        "(`mapping.parallel.data`).",
+        description="Which replica of the model serves a request (`mapping.parallel.data`), or which device where each has "
+        "sequences of its own (`mapping.parallel.attention: data`); chosen as it arrives. Only with these.",
     )
     prefill: Prefill = default({}, description="How prompts are prefilled.")
     speculative: Speculative | None = Field(default=None, description="Speculative decoding; null: one token at a time.")

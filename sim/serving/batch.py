@@ -17,7 +17,8 @@ class Member(NamedTuple):
 
     sequence: its number. context: tokens in its KV cache. query: new tokens that it feeds in. loads: cached tokens that it
     loads itself. logits: rows of logits that are needed. emitted: output tokens that it gets from the step. leader: the
-    member that loads the cache that both share, -1 if it loads all of its own.
+    member that loads the cache that both share, -1 if it loads all of its own. home: the device of its replica that it is on,
+    where devices have sequences of their own.
     """
 
     sequence: int
@@ -27,7 +28,11 @@ class Member(NamedTuple):
     logits: int
     emitted: int
     leader: int = -1
+    home: int = 0
 
+
+#: Columns of the table of a batch.
+SEQUENCE, CONTEXT, QUERY, LOADS, LOGITS, EMITTED, LEADER, HOME = range(len(Member._fields))
 
 #: Added to a member that decodes one token for its next step: one more token in its cache and to load. int64 [field of Member]
 ONE_MORE = np.array([name in ("context", "loads") for name in Member._fields], dtype=np.int64)
@@ -50,7 +55,7 @@ class Batch:
         draft: bool = False, device: int = 0, tier: int = 0, to: int = -1,
     ) -> None:  # fmt: skip
         self._members: tuple[Member, ...] | None = tuple(members)
-        _, context, query, _, logits, emitted, leader = zip(*members, strict=True)
+        _, context, query, _, logits, emitted, leader, _ = zip(*members, strict=True)
         words = np.fromiter(chain.from_iterable(members), dtype=np.int64, count=len(members) * len(Member._fields))
         self.table: npt.NDArray[np.int64] = words.reshape(len(members), -1)
         self.swap, self.forks = swap, forks
@@ -72,6 +77,22 @@ class Batch:
         if self._members is None:
             self._members = tuple(map(Member._make, self.table.tolist()))
         return self._members
+
+    @classmethod
+    def of_devices(cls, parts: Sequence[tuple[int, Batch]]) -> Batch:
+        """The step of all devices that have sequences of their own: (device, its batch) of those that have something to do."""
+        members, forks = list[Member](), list[int]()
+        for home, part in parts:
+            first = len(members)
+            for each in part.members:
+                leader = each.leader if each.leader < 0 else first + each.leader
+                members.append(each._replace(leader=leader, home=home))
+            forks += part.forks
+        whole = cls(members, forks=tuple(forks), device=parts[0][1].shape.device)
+        homes = tuple(member.home for member in members)
+        sampling = tuple(sorted({member.home for member in members if member.logits}))
+        whole.shape = whole.shape._replace(homes=homes, sampling=sampling)
+        return whole
 
     def decoded_on(self, steps: int = 1) -> Batch:
         """The step so many after this one, where all members have decoded one token in each and decode another."""

@@ -21,6 +21,7 @@ ended (`ended`). It never looks ahead: its answers depend on the requests that h
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from sim.serving.arrivals import Arrivals
@@ -171,6 +172,11 @@ class Batcher:
         many = min(sequence.request.tokens - sequence.generated for sequence in self.running)
         many = min(many, *(self.blocks.steady(sequence) for sequence in self.running))
         return many - 1
+
+    @property
+    def parts(self) -> Sequence[Batcher]:
+        """The batchers that make up steps of this loop: itself, or those of devices that have sequences of their own."""
+        return (self,)
 
     @property
     def next_arrival(self) -> int | None:

@@ -22,11 +22,12 @@ class ResolvedBatching:
 
     settings, prefill, speculation: sections of the scenario; the last is None without drafts. sequences: most in a step. loops:
     batches in flight at a time in each of the replicas, each with its own share of the requests. router: gives requests to
-    replicas, where there are several. devices: of a replica, that are simulated. prefilling: replicas, the first ones,
-    that prefill for the others; hand_overs: caches that each of them sends at a time; by_layer: their steps send what they
-    store. only: the one replica that is simulated, None for all (`sim.serving.routed.routed`). layout: pages of the KV cache
-    of a loop. capacity: its bytes, None if unbounded. tiers: bytes of each tier for a loop, None if unbounded. seed: of
-    accepted drafts.
+    replicas, where there are several. devices: of a replica, that are simulated. homes: how many of them have sequences of
+    their own, with these limits each, to which the router gives requests then; 0 if all work on the same. prefilling: replicas,
+    the first ones, that prefill for the others; hand_overs: caches that each of them sends at a time; by_layer: their steps
+    send what they store. only: the one replica that is simulated, None for all (`sim.serving.routed.routed`). layout: pages of
+    the KV cache of a loop. capacity: its bytes, None if unbounded. tiers: bytes of each tier for a loop, None if unbounded.
+    seed: of accepted drafts.
     """
 
     settings: Batching = field(default_factory=Batching)
@@ -37,6 +38,7 @@ class ResolvedBatching:
     replicas: int = 1
     router: Router = field(default_factory=Router)
     devices: int = 1
+    homes: int = 0
     prefilling: int = 0
     hand_overs: int = 0
     by_layer: bool = False

@@ -9,6 +9,7 @@ from sim.serving.arrivals import Arrivals
 from sim.serving.batch import Batch
 from sim.serving.batcher import Batcher
 from sim.serving.batching import ResolvedBatching
+from sim.serving.lockstep import Lockstep
 from sim.serving.movers import HandOver, Mover
 from sim.serving.routed import Front
 from sim.workload.requests import Request
@@ -26,7 +27,7 @@ def loops(
     if batching.only is not None:
         mine, device = batching.only.requests, batching.only.replica * batching.devices
         return [Batcher(batching, Arrivals(requests, only=mine[i :: batching.loops]), device) for i in range(batching.loops)]
-    if batching.replicas > 1:
+    if batching.replicas > 1 or batching.homes:
         return _of_replicas(batching, Front(Arrivals(requests, concurrency=concurrency, think=think), batching))
     if batching.settings.alone:
         if concurrency is None:
@@ -43,6 +44,8 @@ def loops(
 
 def _of_replicas(batching: ResolvedBatching, front: Front) -> list[Batcher]:
     """The loops of all replicas; after these those that hand over what some have prefilled, each of their batchers in turn."""
+    if batching.homes:
+        return _of_devices(batching, front)
     inboxes = front.pool.inboxes if front.pool is front.decoding else [*front.pool.inboxes, *front.decoding.inboxes]
     prefilling = batching.prefilling * batching.loops
     found = [
@@ -57,6 +60,19 @@ def _of_replicas(batching: ResolvedBatching, front: Front) -> list[Batcher]:
         for _ in range(batching.hand_overs)
     ]
     return [*found, *hand_overs, *_movers(found)]
+
+
+def _of_devices(batching: ResolvedBatching, front: Front) -> list[Batcher]:
+    """The loops of replicas whose devices have sequences of their own: requests are routed to devices, in order of replicas."""
+    found = list[Batcher]()
+    for replica in range(batching.replicas):
+        first = replica * batching.homes * batching.loops
+        inboxes = front.pool.inboxes[first : first + batching.homes * batching.loops]
+        device = replica * batching.devices
+        for loop in range(batching.loops):
+            each = [Batcher(batching, inbox, device) for inbox in inboxes[loop :: batching.loops]]
+            found.append(Lockstep(batching, inboxes[loop], device, of=each))
+    return found
 
 
 def _movers(batchers: Sequence[Batcher]) -> list[Batcher]:

@@ -143,7 +143,7 @@ class Front:
 
     def __init__(self, arrivals: Arrivals, batching: ResolvedBatching) -> None:
         self.arrivals, self.batching, self.ended = arrivals, batching, 0
-        many = batching.prefilling or batching.replicas
+        many = batching.prefilling or batching.replicas * max(1, batching.homes)
         self.pool = self.decoding = Pool(self, _router(batching), many, batching.loops)
         if batching.prefilling:
             self.decoding = Pool(self, _router(batching), batching.replicas - many, batching.loops)
@@ -161,9 +161,9 @@ class Front:
 
 def routed(batching: ResolvedBatching, requests: Sequence[Request]) -> list[Only] | None:
     """The requests of each replica that has any; None unless that is known before a run: in an open loop, behind a router that
-    looks at requests alone, where no replica hands over to others.
+    looks at requests alone, where no replica hands over to others, or routes them to devices of its own.
     """
-    if batching.replicas == 1 or batching.prefilling or not getattr(_router(batching), "static", False):
+    if batching.replicas == 1 or batching.prefilling or batching.homes or not getattr(_router(batching), "static", False):
         return None
     front, of = Front(Arrivals(requests), batching), defaultdict[int, list[int]](list)
     latest = max(request.arrival for request in requests)

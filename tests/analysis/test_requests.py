@@ -41,7 +41,8 @@ def log_of(arrival: list[int], steps: list[Step], services: tuple[tuple[int, int
             released=np.array([s[0] for s in steps], dtype=np.int64), end=np.array([s[1] for s in steps], dtype=np.int64),
         ),
         batched=MemberTable(
-            step=step, sequence=sequence, context=context, query=query, loads=context, logits=emitted, emitted=emitted
+            step=step, sequence=sequence, context=context, query=query, loads=context, logits=emitted, emitted=emitted,
+            home=0 * emitted,
         ),
         arrival=np.array(arrival, dtype=np.int64),
     )  # fmt: skip

@@ -49,7 +49,8 @@ def test_members_of_batched_steps() -> None:
     assert members.sequence.tolist() == [[0, 0], [1, 1]]
     assert members.context.tolist() == members.loads.tolist() == [[5, 6], [70, 71]]
     assert members.query.tolist() == [[1, 1], [1, 1]]
-    assert members.logits.tolist() == [2, 2]
+    assert members.logits.tolist() == [[1, 1], [1, 1]]
+    assert members.home.tolist() == [[0, 0], [0, 0]]
     load = derived.kind(log) == derived.forms(log).kinds.index("kv_load")
     assert derived.bytes_moved(log)[load].sum() == 2 * 512 * 2 * (5 + 6 + 70 + 71)
 

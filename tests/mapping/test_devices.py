@@ -12,6 +12,7 @@ import models.library
 import sim
 from models.graph import QUANTITIES
 from models.rewrites import P2P, shard, staged, unfolded
+from models.rewrites.devices import layers_of_stages
 from sim.analysis.parts import PARTS
 from sim.base.errors import ConfigError
 from sim.base.units import ceil_div
@@ -151,11 +152,30 @@ class TestStages:
         assert staged(ops, 1) is ops
         assert unfolded(ops, 1) is ops
 
-    def test_layers_that_do_not_divide(self):
-        with pytest.raises(
-            ConfigError, match=r"pipeline: expected a divisor of the 32 layers, found 3; possible: 1, 2, 4, 8, 16, 32"
-        ):
-            staged(models.library.load(LLAMA).step(), 3)
+    @pytest.mark.parametrize(
+        ("layers", "each"),
+        [(3, [2, 1]), (4, [1, 2, 1]), (5, [2, 2, 1]), (61, [15, 15, 16, 15]), (62, [15, 16, 16, 15]), (8, [2, 2, 2, 2])],
+    )
+    def test_layers_that_do_not_divide(self, layers, each):
+        """As vLLM divides them: the first three are cases of its tests (tests/distributed/test_pipeline_partition.py)."""
+        assert layers_of_stages(layers, len(each)) == each
+
+    def test_layers_of_each_stage(self):
+        """All that the model does, once, wherever stages begin; with a rope table more, and a send."""
+        ops = models.library.load(LLAMA).step()
+        parts = staged(ops, 3, [20, 3, 9])
+        of_stage = [{op.layer for op in parts.ops if op.device == stage and op.layer >= 0} for stage in range(3)]
+        assert of_stage == [{*range(20)}, {*range(20, 23)}, {*range(23, 32)}]
+        for name in ("weight", "kv_read", "kv_write", "flops"):
+            number = QUANTITIES.index(name)
+            assert parts.costs(100)[number].sum() == ops.costs(100)[number].sum()
+
+    def test_no_stages_of_these_layers(self):
+        ops = models.library.load(LLAMA).step()
+        with pytest.raises(ConfigError, match=r"pipeline: expected at most 32, one stage for each layer, found 33"):
+            staged(ops, 33)
+        with pytest.raises(ConfigError, match=r"layers: expected a sum of 32, the layers of the model, found 20 \+ 3 = 23"):
+            staged(ops, 2, [20, 3])
 
     def test_copies_stand_together(self):
         ops = staged(shard(models.library.load(LLAMA).step(), 2), 2)
@@ -186,6 +206,22 @@ class TestPipeline:
         send = LATENCY + ceil_div(HIDDEN * 10**12, BANDWIDTH)
         launches = batches - 1 + stages - 1  # of sends: of the first batch at each stage, and of all others at the first
         assert result.makespan == (batches + stages - 1) * stage + (stages - 1) * send + launches
+
+    @pytest.mark.parametrize("executor", ["simpy", "compiled"])
+    @pytest.mark.parametrize("layers", [None, [1, 3, 1]])
+    def test_the_largest_stage_sets_the_pace(self, base, layers, executor):
+        """One token of each of 4 batches: the first goes through all stages, and the largest ends a batch each of its turns."""
+        given = {} if layers is None else {"mapping__parallel__layers": layers}
+        result = run(
+            base, executor=executor, model__layers=5, model__scope="block", mapping__parallel__pipeline=3, **STREAM, **given,
+            workload__sequences="[{context: 512, tokens: 1, count: 4}]",
+        )  # fmt: skip
+        alone = [
+            stage_of(base, many, **STREAM, workload__sequences="[{context: 512, tokens: 1}]") for many in layers or [2, 2, 1]
+        ]
+        send = LATENCY + ceil_div(HIDDEN * 10**12, BANDWIDTH)
+        launches = 2 + 3  # of sends: of the first batch at two stages, and of the others at the one that they wait for
+        assert result.makespan == sum(alone) + 3 * max(alone) + 2 * send + launches
 
     @pytest.mark.parametrize("executor", ["simpy", "compiled"])
     def test_micro_batches_take_requests_in_turn(self, base, executor):
@@ -378,6 +414,12 @@ class TestMemory:
         held = holdings(models_of(scenario))
         layer, table = 2 * (4096 * (4096 + 4096 + 2 * 1024) + 3 * 4096 * 14336 + 2 * 4096), 128_256 * 4096 * 2
         assert [each.weights for each in held] == [8 * layer + table, 8 * layer, 8 * layer, 8 * layer + table + 2 * 4096]
+        other = read(base, ["mapping.parallel.pipeline=3", "hardware.preset=h100-sxm", "hardware.devices.count=3"])
+        of_three = [(each.layers, each.weights, each.kv) for each in holdings(models_of(other))]
+        assert of_three == [
+            ((0, 10), 11 * layer + table, 11 * 4096), ((11, 21), 11 * layer, 11 * 4096),
+            ((22, 31), 10 * layer + table + 2 * 4096, 10 * 4096),
+        ]  # fmt: skip
         assert [each.kv for each in held] == [8 * 4096] * 4
         assert [each.layers for each in held] == [(0, 7), (8, 15), (16, 23), (24, 31)]
         assert [each.sends for each in held] == [{"p2p": (1, HIDDEN)}] * 3 + [{}]
@@ -446,6 +488,8 @@ class TestRefused:
                 {"workload.speculative": "{draft: 2, acceptance: 0.5, model: {config: llama-3.2-1b}}"},
                 r"mapping.parallel.pipeline: expected 1 with a draft model",
             ),
+            ({"mapping.parallel.layers": "[1, 2]"}, r"parallel.layers: expected a sum of 2, .* found 1 \+ 2 = 3"),
+            ({"mapping.parallel.layers": "[1, 2, 3]"}, r"expected as many 'layers' as stages \('pipeline: 2'\), found 3"),
         ],
     )  # fmt: skip
     def test_messages(self, base, changes, message):

@@ -66,9 +66,10 @@ def lanes(members: list[tuple[int, int, int]], logits: int) -> StepLanes:
     """One step of members with (context, new tokens, tokens loaded)."""
     context, query, loads = (np.array(column, dtype=np.int64)[:, None] for column in zip(*members, strict=True))
     sequence, one = np.arange(len(members))[:, None], np.zeros(1, dtype=np.int64)
+    rows = np.where(sequence == 0, logits, 0)
     return StepLanes(
         sequence=one, token=one, context=context.sum(axis=0),
-        members=Members(sequence=sequence, context=context, query=query, loads=loads, logits=np.array([logits])),
+        members=Members(sequence=sequence, context=context, query=query, loads=loads, logits=rows, home=0 * rows),
     )  # fmt: skip
 
 

@@ -312,3 +312,12 @@ def test_tokens_that_are_sent_to_their_experts_alone_take_fewer_bytes() -> None:
     sent = {name: moved.sent for name, moved in moved_by_kind(result.log).items()}
     assert sent["expert_dispatch_send"] == sent["expert_combine_send"]
     assert sent["expert_dispatch_send"] == pytest.approx(32 * 8 * 2049 * 8192 * 3 * 13 / 28, rel=0.01)
+
+
+def test_data_parallel_attention_reads_each_cache_once() -> None:
+    """Latents of 128 x 8,192 tokens: with tensor parallelism on each of four devices. Experts are read as often."""
+    data, tensor = (run(f"h100_deepseek_v2_lite_attention_{name}") for name in ("data", "tensor"))
+    read = [moved_by_kind(result.log)["attention"].read for result in (data, tensor)]
+    assert read[1] == 4 * read[0]
+    assert read[0] == 128 * sum(27 * (512 + 64) * 2 * (8192 + token) for token in range(2))
+    assert 2 * data.makespan < tensor.makespan

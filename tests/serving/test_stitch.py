@@ -17,10 +17,10 @@ EXACT = [QUANTITIES.index(name) for name in ("flops", "weight", "kv_read", "kv_w
 def lanes(context: list[int], query: list[int], logits: int, loads: list[int] | None = None) -> StepLanes:
     """One step of members with these contexts and new tokens."""
     columns = [np.array(column, dtype=np.int64)[:, None] for column in (context, query, context if loads is None else loads)]
-    number = np.zeros(1, dtype=np.int64)
+    number, sequence = np.zeros(1, dtype=np.int64), np.arange(len(context))[:, None]
     members = Members(
-        sequence=np.arange(len(context))[:, None], context=columns[0], query=columns[1], loads=columns[2],
-        logits=np.array([logits]),
+        sequence=sequence, context=columns[0], query=columns[1], loads=columns[2], logits=np.where(sequence == 0, logits, 0),
+        home=0 * sequence,
     )  # fmt: skip
     return StepLanes(sequence=number, token=number, context=columns[0].sum(axis=0), members=members)
 

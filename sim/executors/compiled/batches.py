@@ -33,7 +33,7 @@ from sim.executors.compiled.state import (
 from sim.executors.size import tasks_in_all
 from sim.executors.setup import Progress, Setup, lanes_of
 from models.experts import M_SEQUENCE
-from sim.serving.batch import ONE_MORE, Batch
+from sim.serving.batch import ONE_MORE, Batch, Member
 from sim.serving.batcher import Batcher
 from sim.serving.loops import loops
 from sim.serving.queue import queue_times
@@ -43,7 +43,7 @@ from sim.mapping.tasks import TaskGraph
 LOOP_BITS = 40  # the key of a step is (loop << 40) + step: 10^12 steps, 4 million loops
 FIRST_ROWS = 1 << 16
 MOST_AT_FIRST = 1 << 26  # rows; 6 GB of addresses
-MEMBER_FIELDS = 7
+MEMBER_FIELDS = len(Member._fields)
 LEAST_AHEAD, MOST_AHEAD = 4, 32  # steps that are worked out at once, where members decode on
 AHEAD = 1 << 17  # their durations
 
@@ -249,7 +249,7 @@ class Batches(Run):
         self.counts.extend([members + len(batch.forks)] * steps)
         self.member_rows.frombytes((batch.table + ONE_MORE * np.arange(steps)[:, None, None]).tobytes())
         for fork in batch.forks:
-            self.member_rows.extend((fork, 0, 0, 0, 0, 1, -1))
+            self.member_rows.extend((fork, 0, 0, 0, 0, 1, -1, 0))
         self.done += batch.emitted * steps
         self.report()
         self.m[loop.slot + S_AHEAD] = 0
@@ -427,7 +427,7 @@ class Batches(Run):
 
     def _with_queue(self, log: EventLog) -> EventLog:
         """The log of all steps with what requests waited for in queues."""
-        queues = [loop.batcher.queue for loop in self.loops]
+        queues = [part.queue for loop in self.loops for part in loop.batcher.parts]
         return replace(log, queue=queue_times(queues, log.arrival, log.started, log.steps.released))
 
     def _part(self, steps: slice, *, rows: bool) -> EventLog:
@@ -452,7 +452,7 @@ class Batches(Run):
             machine=self.setup.machine, bandwidth=self.setup.bandwidth, sram=self.setup.sram,
             step_overhead=self.setup.step_overhead,
             batched=self._members(order), arrival=self._arrival(),
-            cache=in_all(loop.batcher.blocks.use for loop in self.loops),
+            cache=in_all(part.blocks.use for loop in self.loops for part in loop.batcher.parts),
         )  # fmt: skip
 
     def _tasks(self, size: Any) -> TaskTable:
@@ -471,10 +471,10 @@ class Batches(Run):
             counts = counts[order - begin]
             source = np.arange(len(rows)) + np.repeat(first[order - begin] - (np.cumsum(counts) - counts), counts)
         short, long = np.int32, np.int64
-        names = ("sequence", "context", "query", "loads", "logits", "emitted")
         columns = {
             name: rows[source, field].astype(long if name in ("context", "loads") else short)
-            for field, name in enumerate(names)
+            for field, name in enumerate(Member._fields)
+            if name != "leader"
         }
         return MemberTable(step=np.repeat(np.arange(len(counts), dtype=np.int32), counts), **columns)
 

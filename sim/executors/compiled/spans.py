@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import InitVar, dataclass
+from dataclasses import dataclass, field
 from itertools import accumulate, pairwise
 from typing import Any
 
@@ -27,8 +27,6 @@ from sim.log.tables import EventLog
 from sim.serving.batch import Batch
 from sim.serving.batcher import Batcher
 from sim.serving.loops import loops, stretches
-from sim.serving.queue import Queue
-from sim.serving.blocks import KVBlocks
 
 WORTH = 1 << 16  # tasks of a span, at least: some 20 ms, against 1 ms to lay out another machine and start a thread
 
@@ -83,20 +81,16 @@ def _sequence(setup: Setup, disciplines: Disciplines, count: int) -> Sequence[Ru
 class Known(Batcher):
     """A batcher whose steps are known in advance. steps: each with the number of those after it that follow by decoding on.
 
-    kept: the KV cache at the end of the run. waits: its queue, whose stamps are numbers of steps.
+    of: the batcher that made them up, with the KV cache at the end of the run, and a queue whose stamps are numbers of steps.
     """
 
     steps: Sequence[tuple[Batch, int]] = ()
     begun: int = 0
-    kept: InitVar[KVBlocks | None] = None
-    waits: InitVar[Queue | None] = None
+    of: Batcher = field(kw_only=True)
 
-    def __post_init__(self, kept: KVBlocks | None, waits: Queue | None) -> None:
-        Batcher.__post_init__(self)
-        if kept is not None:
-            self.blocks = kept
-        if waits is not None:
-            self.queue = waits
+    @property
+    def parts(self) -> Sequence[Batcher]:
+        return self.of.parts
 
     def next(self, now: int) -> Batch | None:
         return self.steps[self.begun][0] if self.begun < len(self.steps) else None
@@ -117,10 +111,10 @@ def _batches(setup: Setup, disciplines: Disciplines, count: int) -> Sequence[Run
     # All graphs are made here: threads must share them, because a log distinguishes graphs by identity.
     first = np.cumsum([0, *(len(setup.graphs(step.shape)) for step, _ in steps)])
     log = np.empty((LOG_FIELDS, first[-1]), dtype=np.int64)
-    blocks, waits = batcher.blocks, batcher.queue  # with the use of the prefix cache, and with waits, in all steps
-    waits.first = setup.sequences[0].arrival
+    for part in batcher.parts:
+        part.queue.first = setup.sequences[0].arrival
     cuts = np.unique([0, *np.searchsorted(first, first[-1] * np.arange(1, count) // count), len(steps)]).tolist()
-    each = [Known(setup.batching, batcher.arrivals, steps=steps[i:j], kept=blocks, waits=waits) for i, j in pairwise(cuts)]
+    each = [Known(setup.batching, batcher.arrivals, steps=steps[i:j], of=batcher) for i, j in pairwise(cuts)]
     parts = [
         Part(known, begin, int(first[begin]), int(first[after] - first[begin]), log)
         for known, (begin, after) in zip(each, pairwise(cuts), strict=True)

@@ -17,15 +17,15 @@ from sim.executors.reference.step import Step
 from sim.executors.setup import Progress, Setup
 from sim.log.tables import EventLog, MemberTable, ServiceTable, StepTable, TaskTable
 from sim.machine.arbiters import Transfer
-from sim.serving.batch import Batch
+from sim.serving.batch import LEADER, Batch
 from sim.serving.cache import CacheUse
 
 _STEPS = ("sequence", "token", "context", "graph", "released", "end")
 _TASKS = ("engine", "ready", "start", "loaded", "end", "compute", "work", "launched")
 _SERVICE = ("task", "channel", "start", "end", "work")
-_MEMBERS = ("step", "sequence", "context", "query", "loads", "logits", "emitted")
+_MEMBERS = ("step", "sequence", "context", "query", "loads", "logits", "emitted", "home")
 _NARROW: dict[str, Any] = dict.fromkeys(("engine", "channel"), np.int16)
-_NARROW |= dict.fromkeys(("step", "sequence", "token", "graph", "query", "logits", "emitted"), np.int32)
+_NARROW |= dict.fromkeys(("step", "sequence", "token", "graph", "query", "logits", "emitted", "home"), np.int32)
 
 
 class Record:
@@ -114,6 +114,6 @@ def member_table(batches: Sequence[Batch]) -> MemberTable:
     """The member table of consecutive steps; forks have zeros, but for the one token that they get."""
     rows: list[tuple[int, ...]] = []
     for step, batch in enumerate(batches):
-        rows += [(step, *member[:6]) for member in batch.members]
-        rows += [(step, sequence, 0, 0, 0, 0, 1) for sequence in batch.forks]
+        rows += [(step, *member[:LEADER], member.home) for member in batch.members]
+        rows += [(step, sequence, 0, 0, 0, 0, 1, 0) for sequence in batch.forks]
     return MemberTable(**_columns(_MEMBERS, np.array(rows, dtype=np.int64).T))

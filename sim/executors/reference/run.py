@@ -48,10 +48,11 @@ def simulate(setup: Setup, progress: Progress | None = None) -> EventLog:
     for batcher in batchers:
         times |= batcher.arrivals.times
     arrival = np.array([times[number] for number in range(len(times))], dtype=np.int64)
-    log = record.log(arrival, in_all(batcher.blocks.use for batcher in batchers))
+    parts = [part for batcher in batchers for part in batcher.parts]
+    log = record.log(arrival, in_all(part.blocks.use for part in parts))
     if not batchers:
         return log
-    return replace(log, queue=queue_times((batcher.queue for batcher in batchers), arrival, log.started, log.steps.released))
+    return replace(log, queue=queue_times((part.queue for part in parts), arrival, log.started, log.steps.released))
 
 
 def _machine(env: Environment, setup: Setup, record: Record) -> Machine:

@@ -73,6 +73,8 @@ class StepGraphs:
         shape = shape._replace(tokens=tokens, chunks=chunks)
         if self.written:
             shape = Shape((False,))
+        if self.mapping.parallel.homes:
+            shape = shape.at_home()
         if self.mapping.attention == "batch":
             shape = shape.together()
         if shape not in self._graphs:
@@ -113,7 +115,10 @@ class StepGraphs:
         """The task graph of this shape, made now."""
         if self._is_plain(shape):
             return lower(self.variants[False, False], self._mapping_of(shape), tiers=self.tiers, connection=self.connection)
-        sort = shape if self.mapping.attention == "batch" else template_of(shape)
+        if self.mapping.attention == "batch":
+            sort = shape._replace(homes=(), sampling=())
+        else:
+            sort = template_of(shape, self.mapping.parallel.homes)
         if sort not in self._templates:
             template = TEMPLATES.of(self.captured[False, False], (self._key, sort), lambda: self._template(sort))
             self._templates[sort] = template
@@ -125,7 +130,8 @@ class StepGraphs:
         if sort.swap:  # transfers as large as the KV loads, which `read_in_place` takes out
             stitched = swapped(self.captured[False, False], sort, together=together)
         else:
-            stitched = in_chunks(stitch(self._captures, sort, together=together), sort.chunks)
+            stitched = stitch(self._captures, sort, together=together, homes=self.mapping.parallel.homes)
+            stitched = in_chunks(stitched, sort.chunks)
         return TaskTemplate(stitched, self._mapping_of(sort), tiers=self.tiers, tier=sort.tier, connection=self.connection)
 
     def _mapping_of(self, shape: Shape) -> ModelMapping:

@@ -20,7 +20,8 @@ class Shape(NamedTuple):
     else happens; `spill`: what is cold moves to a tier, from the memory or a nearer tier; `fetch`: blocks come back from one.
     tier: over the link to which it moves. draft: it is a step of the draft model. tokens: new tokens of all members, on which
     the algorithm of all-reduces may depend. device, to: the first device of the replica that it runs on, and of the one that a
-    cache goes to; -1 for none. chunks: of the new tokens.
+    cache goes to; -1 for none. chunks: of the new tokens. homes: for each member the device that it is on, where devices have
+    sequences of their own, and sampling: the devices that need rows of logits, ascending; empty if all work on the same.
     """
 
     several: tuple[bool, ...]
@@ -33,6 +34,8 @@ class Shape(NamedTuple):
     tier: int = 0
     to: int = -1
     chunks: int = 1
+    homes: tuple[int, ...] = ()
+    sampling: tuple[int, ...] = ()
 
     @property
     def plain(self) -> bool:
@@ -42,29 +45,39 @@ class Shape(NamedTuple):
     def together(self) -> Shape:
         """The shape that stands for all steps like this one if one kernel serves all members.
 
-        It matters only whether some of them feed in one token and some several. A plain shape stays so: a lone sequence has
-        its own kernels.
+        It matters only whether some of them feed in one token and some several, and which devices have any. A plain shape
+        stays so: a lone sequence has its own kernels.
         """
-        if self.plain:
+        if self.plain and not self.homes:
             return self
         if self.swap:
             return Shape((False,), logits=False, swap=self.swap, tier=self.tier)
-        if not any(self.several):
-            several: tuple[bool, ...] = (False, False)
-        else:
-            several = (True,) if all(self.several) else (False, True)
-        return Shape(several, logits=self.logits, tokens=self.tokens, chunks=self.chunks)
+        several = (False, False) if not any(self.several) else (True,) if all(self.several) else (False, True)
+        homes = tuple(sorted(set(self.homes)))  # which have any
+        return Shape(
+            several, logits=self.logits, tokens=self.tokens, chunks=self.chunks, homes=homes, sampling=self.sampling
+        )  # fmt: skip
+
+    def at_home(self) -> Shape:
+        """This shape where devices have sequences of their own: if it does not say where, all members are on the first."""
+        if self.homes:
+            return self
+        return self._replace(homes=(0,) * len(self.several), sampling=(0,) if self.logits else ())
 
 
-def template_of(shape: Shape) -> Shape:
+def template_of(shape: Shape, homes: int = 0) -> Shape:
     """The shape of the template for a step: one member of each sort, in the order in which the step has them.
 
     If members share a prompt, each of these is followed by one more of each sort: the members that share its prompt.
+    homes: devices that have sequences of their own; the template has one of each sort on each of them.
     """
     if shape.swap:
         return Shape((False,), logits=False, swap=shape.swap, tier=shape.tier)
     sorts = tuple(dict.fromkeys(shape.several))
-    if not shape.leaders:
-        return Shape(sorts, logits=shape.logits, tokens=shape.tokens)
-    leaders = [-1] * len(sorts) + [leader for leader in range(len(sorts)) for _ in sorts]
-    return Shape(sorts + sorts * len(sorts), logits=shape.logits, leaders=tuple(leaders), tokens=shape.tokens)
+    several, at = sorts * max(1, homes), [home for home in range(homes) for _ in sorts]
+    leaders: tuple[int, ...] = ()
+    if shape.leaders:
+        leaders = (-1,) * len(several) + tuple(leader for leader in range(len(several)) for _ in sorts)
+        at += [home for home in at for _ in sorts]
+        several += sorts * len(several)
+    return Shape(several, logits=shape.logits, leaders=leaders, tokens=shape.tokens, homes=tuple(at))

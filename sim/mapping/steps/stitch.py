@@ -8,6 +8,7 @@ from typing import NamedTuple
 
 from models.graph import QUANTITIES, Op, OpGraph
 from models.polynomials import Polynomials, at_breaks, unchosen, with_masks, zero
+from models.rewrites import EXCHANGE_SENDS
 from sim.base.errors import ConfigError
 from sim.mapping.steps.captures import Capture, Captures, Role
 from sim.mapping.steps.shape import LOGITS, MEMBERS, TOKENS, Shape
@@ -20,8 +21,9 @@ class Stitched(NamedTuple):
     """A graph that was stitched op by op.
 
     owner: [op], a member, or `TOKENS`, `LOGITS` or `MEMBERS`. segment: [op], ascending: a segment holds the ops of the members,
-    one after another, and then one that they share. together: one kernel serves all members. chunk: [op], the chunk of tokens
-    that it works on; empty if there is one.
+    one after another, or those of the devices, and then one that all share. together: one kernel serves all members. chunk:
+    [op], the chunk of tokens that it works on; empty if there is one. homes: devices that have members of their own, 0 if all
+    work on the same. home: [op], that of the only members that it serves, -1 if it serves all, or is a member's.
     """
 
     ops: OpGraph
@@ -30,14 +32,17 @@ class Stitched(NamedTuple):
     shape: Shape
     together: bool
     chunk: tuple[int, ...] = ()
+    homes: int = 0
+    home: tuple[int, ...] = ()
 
 
-def stitch(captures: Captures, shape: Shape, *, together: bool = False) -> Stitched:
-    """The op graph of a step of this shape. together: one kernel serves all members, as in `Shape.together`.
+def stitch(captures: Captures, shape: Shape, *, together: bool = False, homes: int = 0) -> Stitched:
+    """The op graph of a step of this shape. together: one kernel serves all members, as in `Shape.together`. homes: as in
+    `Stitched`; the shape says where members are, unless they are together.
 
     Raises ConfigError if captures do not correspond.
     """
-    return _Stitching(captures, shape, together=together).graph()
+    return _Stitching(captures, shape, together=together, homes=homes).graph()
 
 
 def swapped(ops: OpGraph, shape: Shape, *, together: bool = False) -> Stitched:
@@ -66,6 +71,16 @@ def swapped(ops: OpGraph, shape: Shape, *, together: bool = False) -> Stitched:
     return Stitched(graph, owner, (0,) * len(owner), shape, together)
 
 
+def _home(op: Op) -> int:
+    """The device whose members an op serves alone, -1 if it serves all: transfers of tokens to experts are for those that have
+    the tokens, and so is what brings back what experts made of them.
+    """
+    if op.kind in EXCHANGE_SENDS:
+        assert op.experts is not None
+        return op.experts.share
+    return op.device if op.own else -1
+
+
 class _Stitching:
     """Collects the ops of one graph.
 
@@ -73,15 +88,16 @@ class _Stitching:
     stand in front of the same op in its own capture.
     """
 
-    def __init__(self, captures: Captures, shape: Shape, *, together: bool) -> None:
-        self.shape, self.together = shape, together
+    def __init__(self, captures: Captures, shape: Shape, *, together: bool, homes: int) -> None:
+        self.shape, self.together, self.homes = shape, together, homes
         self.spine = captures[True, any(shape.several)]
         with_logits = captures[True, True]
         self.logits = {role for i, role in enumerate(with_logits.roles) if with_logits.of_logits[i]}
         alone = {several: captures[False, several] for several in sorted(set(shape.several))}
         self.of_member = [alone[several] for several in shape.several]  # [member]: its capture
         if together:
-            self.of_member = [captures.merged if len(alone) > 1 else self.of_member[0]]
+            self.of_member = [captures.merged if len(alone) > 1 else self.of_member[0]] * max(1, homes)
+        self.home_of = range(homes) if together else shape.homes  # [member]
         graphs = [capture.graph for capture in (self.spine, *alone.values())]
         self.breaks = tuple(sorted({b for graph in graphs for b in graph.breaks}))
         self.masks = tuple(dict.fromkeys(mask for graph in graphs for mask in graph.masks))
@@ -90,6 +106,8 @@ class _Stitching:
         self.ops: list[Op] = []
         self.owner: list[int] = []
         self.segment: list[int] = []
+        self.home: list[int] = []
+        self.of_devices: list[tuple[int, int]] = []  # (home, op of the spine) still to be added
         self.shared_ops: dict[Role, int] = {}  # role -> index in `ops`
         self.member_ops: list[dict[Role, int]] = [{} for _ in self.of_member]  # [member]: the same of its own ops
 
@@ -99,16 +117,22 @@ class _Stitching:
         for i, role in enumerate(self.spine.roles):
             if self.spine.per_member[i]:
                 continue
-            for member, ops in enumerate(before):
-                self._add_of_member(member, ops.get(role, []), segment=i)
-            if role not in self.logits:
-                self._add_shared(i, TOKENS)
-            elif self.shape.logits:
-                self._add_shared(i, LOGITS)
-        for member, ops in enumerate(before):
-            self._add_of_member(member, ops.get(None, []), segment=len(self.spine.roles))
+            self._add_of_members([ops.get(role, []) for ops in before])
+            if role in self.logits and not self.shape.logits:
+                continue
+            home = _home(self.spine.graph.ops[i]) if self.homes else -1
+            if home >= 0:
+                if self._comes_again(home, self.spine.graph.ops[i]):
+                    self._add_of_devices()
+                self.of_devices.append((home, i))
+            else:
+                self._add_of_devices()
+                self._add_shared(i)
+        self._add_of_members([ops.get(None, []) for ops in before])
+        self._add_of_devices()
         graph = OpGraph(ops=tuple(self.ops), polynomials=tuple(self.polynomials), breaks=self.breaks, masks=self.masks)
-        return Stitched(graph, tuple(self.owner), tuple(self.segment), self.shape, self.together)
+        owner, segment, of = tuple(self.owner), tuple(self.segment), tuple(self.home)
+        return Stitched(graph, owner, segment, self.shape, self.together, homes=self.homes, home=of)
 
     def _by_next_shared(self, capture: Capture) -> dict[Role | None, list[int]]:
         """The ops of a member in its capture, by the role of the next shared op (None: there is none)."""
@@ -121,25 +145,57 @@ class _Stitching:
                 next_shared = capture.roles[i]
         return result
 
+    def _add_of_members(self, each: Sequence[Sequence[int]]) -> None:
+        """Add ops of each member, behind those of devices that come before; none if no member has any."""
+        if not any(each):
+            return
+        self._add_of_devices()
+        segment = self._next_segment()
+        for member, ops in enumerate(each):
+            self._add_of_member(member, ops, segment=segment)
+
+    def _comes_again(self, home: int, op: Op) -> bool:
+        """Whether a transfer is for a device that had some before those of others: their order is that of their senders."""
+        before = [other for other, _ in self.of_devices]
+        return op.kind in EXCHANGE_SENDS and home in before and before[-1] != home
+
+    def _add_of_devices(self) -> None:
+        """Add the ops that serve the members of one device, which do not depend on those of others, device by device."""
+        segment = self._next_segment()
+        for home, i in sorted(self.of_devices):
+            self._add_shared(i, home=home, segment=segment)
+        self.of_devices.clear()
+
+    def _next_segment(self) -> int:
+        return self.segment[-1] + 1 if self.segment else 0
+
     def _add_of_member(self, member: int, ops: Sequence[int], *, segment: int) -> None:
         capture = self.of_member[member]
         for i in ops:
+            if self.homes and capture.graph.ops[i].device != self.home_of[member]:
+                continue
             self.member_ops[member][capture.roles[i]] = len(self.ops)
             inputs: set[int] = set()
             for j in capture.graph.ops[i].inputs:
                 inputs |= self._sources(member, j)
-            self._add(capture, i, MEMBERS if self.together else member, inputs, segment)
+            home = self.home_of[member] if self.homes and self.together else -1
+            self._add(capture, i, MEMBERS if self.together else member, inputs, segment, home)
 
-    def _add_shared(self, i: int, owner: int) -> None:
+    def _add_shared(self, i: int, *, home: int = -1, segment: int | None = None) -> None:
+        """Add an op of the spine. home: it serves the members of this device alone. segment: None: that of the op before."""
         inputs = set()
         for j in self.spine.graph.ops[i].inputs:
             role = self.spine.roles[j]
             if self.spine.per_member[j]:
-                inputs |= {self._op_of_member(member, role) for member in range(len(self.of_member))}
+                there = (member for member in range(len(self.of_member)) if home < 0 or self.home_of[member] == home)
+                inputs |= {self._op_of_member(member, role) for member in there}
             else:
                 inputs.add(self.shared_ops[role])
-        self.shared_ops[self.spine.roles[i]] = len(self.ops)
-        self._add(self.spine, i, owner, inputs, segment=i)
+        role = self.spine.roles[i]
+        self.shared_ops[role] = len(self.ops)
+        if segment is None:
+            segment = self.segment[-1] if self.segment else 0
+        self._add(self.spine, i, LOGITS if role in self.logits else TOKENS, inputs, segment, home)
 
     def _sources(self, member: int, j: int) -> set[int]:
         """Ops that have the result of op j of a member's capture: its own, the shared one, or the sources of its inputs."""
@@ -159,12 +215,13 @@ class _Stitching:
             raise ConfigError("mapping.granularity", f"a batch of {graph} lacks {role[0]!r} at {role[2]}; expected op")
         return self.member_ops[member][role]
 
-    def _add(self, capture: Capture, i: int, owner: int, inputs: set[int], segment: int) -> None:
+    def _add(self, capture: Capture, i: int, owner: int, inputs: set[int], segment: int, home: int) -> None:
         op = capture.graph.ops[i]
         several = op.several and self._renumbered(capture.graph, op.several)
         self.ops.append(replace(self._renumbered(capture.graph, op), inputs=tuple(sorted(inputs)), several=several))
         self.owner.append(owner)
         self.segment.append(segment)
+        self.home.append(home)
 
     def _renumbered(self, graph: OpGraph, op: Op) -> Op:
         """An op of a capture with the numbers that its costs have here."""

@@ -43,7 +43,7 @@ class TaskTemplate:
             self.node = np.argsort(np.append(np.arange(len(tasks)), last), kind="stable")
             op, inputs, start = op[self.node], *_in_items(inputs, start, self.node)
         self.one_each = np.array_equal(op, np.arange(len(tasks.ops)))
-        self.blocks = Blocks(ops.owner[op], ops.segment[op], inputs, start, ops.plain)
+        self.blocks = Blocks(ops.block[op], ops.segment[op], inputs, start, ops.plain, ops.members)
         self.kv = np.zeros(len(tasks), dtype=np.int8)
         for number, by_layer in ((1, tasks.kv_loads), (2, tasks.kv_stores)):
             self.kv[[task for of_layer in by_layer.values() for task in of_layer]] = number
