@@ -223,7 +223,7 @@ class Parallel(Section):
         for name in ("hand_over", "hand_overs"):
             if not self.prefill and getattr(self, name) != type(self).model_fields[name].default:
                 raise ValueError(f"expected {name!r} only with 'prefill' above 0")
-        if self.token_chunks == 1 and "token_chunks_from" in self.model_fields_set:
+        if self.token_chunks == 1 and self.token_chunks_from != type(self).model_fields["token_chunks_from"].default:
             raise ValueError("expected 'token_chunks_from' only with 'token_chunks' above 1")
         if self.layers is not None and len(self.layers) != self.pipeline:
             message = f"expected as many 'layers' as stages ('pipeline: {self.pipeline}'), found {len(self.layers)}"

@@ -59,7 +59,7 @@ def refuse_devices(scenario: Scenario) -> None:
         found = f"{parallel.tensor} x {parallel.pipeline}"
         message = f"expected tensor x pipeline of {count}, the number of devices (hardware.devices.count), found {found}"
         raise ConfigError("mapping.parallel", message)
-    if parallel.data == 1 and scenario.workload.router != Router():
+    if parallel.data == 1 and not parallel.homes and scenario.workload.router != Router():
         found = f"{scenario.workload.router.name!r}: one replica (mapping.parallel.data) gets all requests"
         raise ConfigError("workload.router", f"expected round_robin, found {found}")
     if scenario.hardware.devices.link is None and (parallel.prefill or parallel.tensor * parallel.pipeline > 1):

@@ -55,12 +55,12 @@ def test_tokens_of_all_members_are_cut_one_after_another() -> None:
         name: np.array(values)[:, None]
         for name, values in (("sequence", [3, 1, 7]), ("context", [90, 20, 4]), ("query", [1, 1, 11]), ("loads", [90, 15, 4]))
     }
-    whole = Members(**lane, logits=np.array([3]))
+    whole = Members(**lane, logits=np.ones((3, 1), dtype=np.int64), home=np.zeros((3, 1), dtype=np.int64))
     first, second = (whole.of_chunk(chunk, 2) for chunk in range(2))
     assert (first.query.ravel().tolist(), second.query.ravel().tolist()) == ([1, 1, 5], [0, 0, 6])
     assert (first.context.ravel().tolist(), second.context.ravel().tolist()) == ([90, 20, 4], [90, 20, 9])
     assert (first.loads.ravel().tolist(), second.loads.ravel().tolist()) == ([90, 15, 4], [90, 15, 9])
-    assert (first.sequence.ravel().tolist(), first.logits.tolist()) == ([3, 1, 7], [3])
+    assert (first.sequence.ravel().tolist(), first.logits.ravel().tolist()) == ([3, 1, 7], [1, 1, 1])
 
 
 def graph_of(setup: Setup, batch: Batch) -> TaskGraph:
