@@ -10,7 +10,6 @@ that several of them share count once (PSS of Linux).
 from __future__ import annotations
 
 import argparse
-import os
 import resource
 import sys
 import tempfile
@@ -26,6 +25,7 @@ from pathlib import Path
 from threading import Event, Thread
 from typing import NamedTuple
 
+from benchmarks.memory import Peak
 from sim.base.cores import cores
 from sim.runs.run import read, run
 from sim.study.batches import Batch
@@ -61,53 +61,6 @@ def spent() -> float:
     """CPU seconds of this process and of those beside it that have ended."""
     both = (resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))
     return sum(each.ru_utime + each.ru_stime for each in both)
-
-
-def family(process: int) -> Iterator[int]:
-    """A process and all that it has started, as far as the system tells."""
-    yield process
-    for children in Path(f"/proc/{process}/task").glob("*/children"):
-        for child in children.read_text().split():
-            yield from family(int(child))
-
-
-def held(process: int) -> int:
-    """Kilobytes of memory of a process, its share of shared pages; 0 if it has ended."""
-    try:
-        lines = Path(f"/proc/{process}/smaps_rollup").read_text().splitlines()
-    except OSError:
-        return 0
-    return sum(int(line.split()[1]) for line in lines if line.startswith("Pss:"))
-
-
-class Peak:
-    """Largest memory of this process and those beside it, looked at every second while the context lasts.
-
-    megabytes: of all. seconds: CPU time that it took to look.
-    """
-
-    def __init__(self) -> None:
-        self.megabytes, self.seconds, self._over = 0.0, 0.0, Event()
-        self._thread = Thread(target=self._watch, daemon=True)
-
-    def _watch(self) -> None:
-        over = False
-        while not over:
-            over = self._over.wait(1.0)
-            try:
-                now = sum(map(held, family(os.getpid()))) * 1024 / 1e6
-            except OSError:  # a process ended meanwhile
-                continue
-            self.megabytes = max(self.megabytes, now)
-            self.seconds = time.thread_time()
-
-    def __enter__(self) -> Peak:
-        self._thread.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._over.set()
-        self._thread.join()
 
 
 class Measured(NamedTuple):
@@ -166,7 +119,15 @@ def starts() -> str:
     """A line on the start of processes."""
     one, more = start(1), start(1 + FORKS)
     further = max(0.0, more - one) / FORKS
-    return f"A process starts in {one:.2f} s of CPU time, each further one in {further:.2f} s (target 1 s)."
+    over = Event()
+    (other := Thread(target=over.wait)).start()
+    anew = start(1)
+    over.set()
+    other.join()
+    return (
+        f"A process starts in {one:.2f} s of CPU time, each further one in {further:.2f} s; beside other threads, where its "
+        f"server is no fork of the command, in {anew:.2f} s (target 1 s)."
+    )
 
 
 def keep_bytecode() -> None:
