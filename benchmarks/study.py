@@ -2,15 +2,14 @@
 
 Points of `two_tokens_4_engines` on 1 to 16 engines and with contexts from 1 on, and of a whole decode step of Llama-3.2-1B on 1
 to 16 engines and with bandwidths from 50 GB/s on. Rates are of wall-clock time, which other programs on the machine lengthen,
-and of CPU time of all processes together, beside a loop of `sim.run` in one process. Each measurement begins without plans,
-processes or the server that they are forks of, and counts their start. Memory is that of all processes together, where pages
+and of CPU time of all processes together, beside a loop of `sim.run` in one process. Each measurement is in a new process, and
+counts the start of those beside it. Memory is that of all processes together, where pages
 that several of them share count once (PSS of Linux).
 """
 
 from __future__ import annotations
 
 import argparse
-import os
 import resource
 import sys
 import tempfile
@@ -24,8 +23,9 @@ from itertools import chain
 from multiprocessing import forkserver, get_context
 from pathlib import Path
 from threading import Event, Thread
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
+from benchmarks.memory import Peak
 from sim.base.cores import cores
 from sim.runs.run import read, run
 from sim.study.batches import Batch
@@ -35,11 +35,13 @@ from sim.study.pool import Here, Pool, Processes, pool, work
 from sim.study.store import Store
 from sim.study.sweep import sweep
 
+R = TypeVar("R")
+
 SCENARIOS = Path(__file__).parents[1] / "scenarios"
 LOOP = 20  # runs of `sim.run`
 DASK = 4  # worker processes of the cluster
 FORKS = 20  # processes of which the time to start is a mean
-HEAD = ("study", "runs", "executor", "runs/s", "per CPU s", "over `sim.run`", "of the above", "memory")
+HEAD = ("study", "runs", "executor", "runs/s", "per CPU s", "over `sim.run`", "of the above", "by the clock", "memory")
 TARGETS = {"two tokens of a block": 500, "a whole decode step": 200}  # runs a second on two cores
 
 
@@ -63,53 +65,6 @@ def spent() -> float:
     return sum(each.ru_utime + each.ru_stime for each in both)
 
 
-def family(process: int) -> Iterator[int]:
-    """A process and all that it has started, as far as the system tells."""
-    yield process
-    for children in Path(f"/proc/{process}/task").glob("*/children"):
-        for child in children.read_text().split():
-            yield from family(int(child))
-
-
-def held(process: int) -> int:
-    """Kilobytes of memory of a process, its share of shared pages; 0 if it has ended."""
-    try:
-        lines = Path(f"/proc/{process}/smaps_rollup").read_text().splitlines()
-    except OSError:
-        return 0
-    return sum(int(line.split()[1]) for line in lines if line.startswith("Pss:"))
-
-
-class Peak:
-    """Largest memory of this process and those beside it, looked at every second while the context lasts.
-
-    megabytes: of all. seconds: CPU time that it took to look.
-    """
-
-    def __init__(self) -> None:
-        self.megabytes, self.seconds, self._over = 0.0, 0.0, Event()
-        self._thread = Thread(target=self._watch, daemon=True)
-
-    def _watch(self) -> None:
-        over = False
-        while not over:
-            over = self._over.wait(1.0)
-            try:
-                now = sum(map(held, family(os.getpid()))) * 1024 / 1e6
-            except OSError:  # a process ended meanwhile
-                continue
-            self.megabytes = max(self.megabytes, now)
-            self.seconds = time.thread_time()
-
-    def __enter__(self) -> Peak:
-        self._thread.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._over.set()
-        self._thread.join()
-
-
 class Measured(NamedTuple):
     """wall, cpu: runs per second of wall-clock time and of CPU time. megabytes: most memory of all processes together."""
 
@@ -130,19 +85,28 @@ def measured(study: Study, make: Callable[[], Pool]) -> Measured:
     return Measured(study.runs / wall, study.runs / cpu, peak.megabytes)
 
 
-def twice(make: Callable[[], Study]) -> Measured:
+def apart(work: Callable[..., R], *given: object) -> R:
+    """The result of work in a new process, which has no threads, caches or processes that earlier work has left."""
+    with ProcessPoolExecutor(1, get_context("spawn")) as one:
+        return one.submit(work, *given).result()
+
+
+def once(make_study: Callable[[], Study], make: Callable[[], Pool]) -> Measured:
+    """As `measured`, after all that writes rows was imported."""
+    measured(next(iter(studies(1).values()))(), Here)
+    return measured(make_study(), make)
+
+
+def twice(make_study: Callable[[], Study], make: Callable[[], Pool]) -> Measured:
     """Rates of two processes that share nothing, each with the whole study: what two cores leave of the rate of one."""
-    with ProcessPoolExecutor(2, get_context("fork")) as both:
-        each = [made.result() for made in [both.submit(_here, make) for _ in range(2)]]
+    with ProcessPoolExecutor(2, get_context("spawn")) as both:
+        each = [made.result() for made in [both.submit(once, make_study, make) for _ in range(2)]]
     return Measured(sum(one.wall for one in each), sum(one.cpu for one in each) / 2, sum(one.megabytes for one in each))
 
 
-def _here(make: Callable[[], Study]) -> Measured:
-    return measured(make(), Here)
-
-
-def in_a_loop(study: Study) -> float:
+def in_a_loop(make_study: Callable[[], Study]) -> float:
     """Runs per second of CPU time of `sim.run`."""
+    study = make_study()
     points = spread(study, LOOP)
     run(study.scenario(points[0]))
     began = time.process_time()
@@ -166,7 +130,15 @@ def starts() -> str:
     """A line on the start of processes."""
     one, more = start(1), start(1 + FORKS)
     further = max(0.0, more - one) / FORKS
-    return f"A process starts in {one:.2f} s of CPU time, each further one in {further:.2f} s (target 1 s)."
+    over = Event()
+    (other := Thread(target=over.wait)).start()
+    anew = start(1)
+    over.set()
+    other.join()
+    return (
+        f"A process starts in {one:.2f} s of CPU time, each further one in {further:.2f} s; beside other threads, where its "
+        f"server is no fork of the command, in {anew:.2f} s (target 1 s)."
+    )
 
 
 def keep_bytecode() -> None:
@@ -178,23 +150,22 @@ def keep_bytecode() -> None:
 def rows(points: int, count: int) -> Iterator[tuple[str, ...]]:
     """Cells of a table, as `HEAD`."""
     keep_bytecode()
-    measured(next(iter(studies(1).values()))(), Here)  # for imports of what writes rows
     executors: dict[str, Callable[[], Pool]] = {"this process": Here, f"{count} processes": partial(pool, count)}
     if find_spec("distributed") is not None:
         executors[f"Dask, {DASK} workers"] = partial(local, DASK)
     for name, made in studies(points).items():
-        study, loop, before = made(), in_a_loop(made()), None
+        runs, loop, before = made().runs, apart(in_a_loop, made), None
         for title, make in executors.items():
-            found = measured(made(), make)
-            yield _cells(name, study.runs, title, found, found.cpu / loop, before)
+            found = apart(once, made, make)
+            yield _cells(name, runs, title, found, loop, before)
             if make is Here:
-                yield _cells(name, 2 * study.runs, "two of these at once", both := twice(made), both.cpu / loop, found.cpu)
-            before = found.cpu
+                yield _cells(name, 2 * runs, "two of these at once", twice(made, Here), loop, found)
+            before = found
 
 
-def _cells(name: str, runs: int, title: str, found: Measured, of_loop: float, before: float | None) -> tuple[str, ...]:
-    kept = "" if before is None else f"{found.cpu / before:.0%}"
-    figures = f"{found.wall:,.0f}", f"{found.cpu:,.0f}", f"{of_loop:.2g}", kept, f"{found.megabytes:,.0f} MB"
+def _cells(name: str, runs: int, title: str, found: Measured, loop: float, before: Measured | None) -> tuple[str, ...]:
+    kept = ("", "") if before is None else (f"{found.cpu / before.cpu:.0%}", f"{found.wall / before.wall:.0%}")
+    figures = f"{found.wall:,.0f}", f"{found.cpu:,.0f}", f"{found.cpu / loop:.2g}", *kept, f"{found.megabytes:,.0f} MB"
     return (name, f"{runs:,}", title, *figures)
 
 
@@ -220,7 +191,7 @@ def main() -> None:
     points = int(sys.argv[1]) if len(sys.argv) > 1 else 10_000
     count = int(sys.argv[2]) if len(sys.argv) > 2 else cores()
     for cells in chain([HEAD], rows(points, count)):
-        print("{:24} {:>7} {:18} {:>8} {:>10} {:>14} {:>12} {:>10}".format(*cells), flush=True)
+        print("{:24} {:>7} {:20} {:>7} {:>10} {:>14} {:>12} {:>12} {:>8}".format(*cells), flush=True)
     print(starts())
 
 

@@ -168,5 +168,12 @@ def _add(obj: object, parts: dict[str, bytes]) -> str:
     return digest
 
 
+def keep(shared: object) -> None:
+    """Let forks of this process have a shared object as it is here, with all that it has made, when it is sent to them."""
+    digest = _add(shared, {})
+    with _LOCK:
+        _MADE[digest] = shared
+
+
 def _unpacked(content: bytes, parts: dict[str, bytes]) -> Batch:
     return Batch(_Unpacker(io.BytesIO(content), parts).load())

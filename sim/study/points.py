@@ -113,15 +113,15 @@ class Study:
 
     def plan(self, point: Point) -> Plan:
         """The plan of a point. Raises InputError for a point that cannot be run."""
-        return self._planner.plan(self._values(point))
+        return self.planner.plan(self._values(point))
 
     def unplanned(self, point: Point) -> Unplanned:
         """A point as a process plans it that has no files."""
-        return Unplanned(self._planner, self._values(point))
+        return Unplanned(self.planner, self._values(point))
 
     def scenario(self, point: Point) -> Scenario:
         """The scenario of a point. Raises InputError for one that is not valid."""
-        return self._planner.scenario(self._values(point))
+        return self.planner.scenario(self._values(point))
 
     @cached_property
     def needs_files(self) -> bool:
@@ -130,7 +130,8 @@ class Study:
         return needs_files(self.base, changed if self.find is None else {**changed, self.find.key: []})
 
     @cached_property
-    def _planner(self) -> Planner:
+    def planner(self) -> Planner:
+        """The planner of all points, which keeps what they share."""
         return Planner(self.base)
 
     @cached_property

@@ -12,7 +12,7 @@ from contextlib import suppress
 from itertools import islice
 from multiprocessing.connection import wait
 from threading import Thread
-from time import perf_counter, sleep
+from time import process_time, sleep
 from typing import Protocol, Self, TypeVar
 
 from sim.base.cores import CORES
@@ -25,7 +25,7 @@ from sim.study.server import begins_at_once, context, without_main
 T = TypeVar("T")
 R = TypeVar("R")
 
-#: Seconds that runs must take this process for others to be started, and after which that is judged.
+#: CPU seconds that runs must take this process for others to be started, and after which that is judged.
 PAYS, ENOUGH = 3.0, 0.1
 
 #: The same where they begin at once, which takes some 10 ms for each.
@@ -164,7 +164,7 @@ class Growing:
         """Start the pool if runs that are left take this process much longer than it takes to start."""
         if not self.alone or self._starts is not None or not self._runs:
             return
-        spent, at_once = perf_counter() - self._since, self._made is None and begins_at_once()
+        spent, at_once = process_time() - self._since, self._made is None and begins_at_once()
         if spent < ENOUGH or left * spent / self._runs < (SOON if at_once else PAYS):
             return
         if at_once or self._made is not None:
@@ -187,7 +187,7 @@ class Growing:
         if self._since:
             self._runs += len(item)
         done = self._here.submit(work, item)
-        self._since = self._since or perf_counter()  # the first batch also loads compiled code
+        self._since = self._since or process_time()  # the first batch also loads compiled code
         return done
 
     def _started(self) -> Pool:

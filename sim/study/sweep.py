@@ -12,7 +12,7 @@ from typing import Any
 
 from sim import __version__
 from sim.base.errors import SimError
-from sim.study.batches import Batch, Job, Outcome, Unplanned
+from sim.study.batches import Batch, Job, Outcome, Unplanned, keep
 from sim.study.optimize import TRIALS, Optimize, Told, Trials, means, worst
 from sim.study.points import CASE, Choice, Point, Study, spread
 from sim.study.pool import Here, Pool, work
@@ -96,6 +96,8 @@ class _Runner:
         self.left = 0  # points that no batch has yet
         self.proofs: Proofs | None = None
         self.found: list[dict[str, Any]] | None = None  # rows of a generation, if later ones depend on them
+        if not study.needs_files:
+            keep(study.planner)
 
     def run_searches(self, find: Find) -> None:
         """Run all searches side by side: in each round the next value of each."""

@@ -117,6 +117,14 @@ def test_points_are_planned_where_they_run(written: Written) -> None:
         assert outcome == Outcome(None, str(refused.value))
 
 
+def test_a_fork_has_the_planner_of_a_sweep_as_it_is(study: Study, tmp_path: Path) -> None:
+    import pickle
+
+    swept(study, tmp_path / "out")
+    again = pickle.loads(pickle.dumps(Batch([study.unplanned(next(study.points()))])))
+    assert again.jobs[0].planner is study.planner
+
+
 def test_a_point_that_fails_is_a_row_with_its_error(written: Written, tmp_path: Path) -> None:
     study = load(written("extends: base.yaml\naxes: {model.layers: [1, 99]}\n"))
     counts = swept(study, tmp_path / "out")
