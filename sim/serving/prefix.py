@@ -7,6 +7,7 @@ beginnings stay longest.
 
 A prompt finds the longest beginning of which all groups have what its next token sees: layers without a window all blocks,
 those with a window of W tokens the blocks of the last W - 1 tokens. A block that the window has left is released, not lost.
+Of a state there is a copy at the end of a block where a step has ended there; a prompt needs that at the end of what it finds.
 
 With `evicted: tiers` such a block goes to the first tier, unless it is in one still, and is found there; then it is loaded
 before the step that needs it. Other requests that find it meanwhile wait for it, too. The first tier keeps a copy of what is
@@ -120,9 +121,11 @@ class SharedBlocks(KVBlocks):
             full = cached // self.batching.layout.block
             for i in range(sequence.filled, full):
                 content = self._contents.of(sequence.number, sequence.request, i)
-                for g, shares in enumerate(sequence.shares):
-                    if i >= shares.first and (g, content) not in self._holders:
-                        self._publish(sequence, Share((g, content), apart=self._groups[g].window is None))
+                for g, (group, shares) in enumerate(zip(self._groups, sequence.shares, strict=True)):
+                    if i < shares.first or (g, content) in self._holders:
+                        continue
+                    if not group.is_state or sequence.cached == (i + 1) * group.block:
+                        self._publish(sequence, Share((g, content), apart=group.window is None))
             sequence.filled = full
 
     def free_unseen(self, sequences: Sequence[SequenceState]) -> None:
@@ -281,7 +284,8 @@ def bytes_held(batching: ResolvedBatching, members: Sequence[tuple[Request, int]
     layout, held, shared = batching.layout, 0, set[Key]()
     contents = Contents(layout.block)
     for number, (request, tokens) in enumerate(members):
-        held += layout.held_in_all(0, tokens, 1)
+        cached = 0 if batching.settings.kv.full == "wait" else tokens - 1  # else blocks are allocated as they are needed
+        held += layout.held_in_all(cached, tokens, 1)
         if batching.settings.kv.prefix_cache:
             of_prompt = [contents.of(number, request, i) for i in range(min(request.prompt - 1, tokens) // layout.block)]
             for g, group in enumerate(layout.block_groups):

@@ -15,6 +15,7 @@ import sim
 from sim.base.errors import InputError
 from sim.executors import compiled, reference
 from sim.executors.compiled import rules, spans
+from sim.machine.kv_cache import LayerGroup
 from sim.render.summary import summary
 from sim.runs.plan import plan
 from sim.scenario import from_dict
@@ -195,6 +196,9 @@ class TestLeastRecentlyUsed:
             assert abs(hits - count * share) < 3 * (count * share * (1 - share)) ** 0.5
 
 
+#: Layers of a model whose tokens take 100 B, some with windows; and of one with a state, too.
+ALL_GROUPS = (*GROUPS, (LayerGroup(None, 60), LayerGroup(7, 40), LayerGroup(0, 500)))
+
 cases = st.lists(
     st.builds(
         asked, st.integers(0, 30), st.integers(0, 1), st.integers(0, 1), st.integers(0, 1),
@@ -231,7 +235,7 @@ def assert_conserved(cache: SharedBlocks, running: Sequence[SequenceState]) -> N
 @settings(max_examples=60, deadline=None)
 @given(cases, st.integers(1, 4), st.none() | st.integers(10, 16), st.sampled_from(("wait", "recompute")), st.data())
 def test_blocks_are_conserved(requests: list[Request], sequences: int, blocks: int | None, full: str, data: Any) -> None:
-    chunk, groups = data.draw(st.sampled_from((None, 3, 8))), data.draw(st.sampled_from(GROUPS))
+    chunk, groups = data.draw(st.sampled_from((None, 3, 8))), data.draw(st.sampled_from(ALL_GROUPS))
     tiers = data.draw(st.sampled_from(((), (3,), (2, None), (0, 2, 3)))) if len(groups) == 1 else ()
     batching = resolved(
         "continuous", sequences=sequences, blocks=blocks, full=full, chunk=chunk, block=BLOCK, prefix_cache=True, tiers=tiers,
