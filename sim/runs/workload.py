@@ -139,8 +139,6 @@ def _refuse_prefix_cache(batching: ResolvedBatching, sequences: Sequence[Request
             "workload.batching.kv.evicted",
             "expected 'lost' with a draft model: its cache does not move to tiers",
         )
-    if any(request.group >= 0 for request in sequences):
-        raise ConfigError(key, "expected no samples with a prefix cache: their prompt is shared already")
     if any(request.prefix and not request.prefix_tokens for request in sequences):
         raise ConfigError("workload.trace.prefix_tokens", "expected the number of tokens that each id of a prefix stands for")
 
@@ -166,7 +164,8 @@ def _refuse_what_cannot_be_batched(scenario: Scenario, sequences: Sequence[Reque
         if workload.batching.kv.full == "swap":
             raise ConfigError("workload.batching.kv.full", "expected 'wait' or 'recompute' with a draft model, found 'swap'")
         if any(each.group >= 0 for each in sequences):
-            raise ConfigError("workload.sequences", "expected no samples with a draft model")
+            key = "workload.sequences" if workload.generate is None else "workload.generate.samples"
+            raise ConfigError(key, "expected no samples with a draft model")
     if scenario.mapping.granularity != "op":
         raise ConfigError(
             "mapping.granularity", "expected 'op' for batching, prompts, speculation and step_overhead, found 'aten'"

@@ -7,9 +7,11 @@ from typing import Any
 import pytest
 
 from sim.base.errors import InputError
-from sim.executors import compiled, reference
+from sim.executors import compiled
 from sim.machine.kv_cache import KVLayout, LayerGroup
+from sim.render.summary import summary
 from sim.runs.plan import plan
+from sim.runs.run import run
 from sim.scenario import from_dict
 from sim.serving.batching import ResolvedBatching
 from sim.serving.cache import CacheUse
@@ -20,6 +22,7 @@ from sim.serving.settings import Prefill
 from tests.executors import assert_same
 from tests.serving.test_batcher import resolved
 from tests.serving.test_prefix import BLOCK, asked, served
+from tests.serving.test_states import BLOCK as OF_BLOCK
 from tests.serving.test_states import STATE, scenario
 
 LAYERS = (LayerGroup(None, 100), LayerGroup(0, 1000))  # blocks of 400 B, a state of 1,000 B
@@ -95,8 +98,8 @@ def test_executors_agree(full: str) -> None:
     data: dict[str, Any] = scenario(9 * STATE, full=full, prefix_cache=True, block=32).to_dict()
     del data["workload"]["sequences"]
     data["workload"] |= {"generate": {"count": 3, "turns": 3, "prompt": 50, "tokens": 20}, "concurrency": 3}
-    setup = plan(from_dict(data)).setup
-    log, other = reference.simulate(setup), compiled.simulate(setup)
+    result = run(from_dict(data), executor="simpy")
+    log, other = result.log, compiled.simulate(result.plan.setup)
     assert other is not None
     assert_same(log, other)
     assert log.cache == other.cache
@@ -104,6 +107,9 @@ def test_executors_agree(full: str) -> None:
     # Of 50, 120 and 190 tokens the turns before have 69 and 139 in the cache: 2 and 4 full blocks.
     assert (log.cache.tokens, log.cache.hits) == (3 * 360, 3 * 32 * 6)
     assert log.cache.evicted
+    assert (
+        summary(result, timing=False)["requests"]["prefix_cache"]["bytes_saved"] == log.cache.hits * OF_BLOCK // 16
+    )  # of keys and values, no states
 
 
 def test_a_draft_model_is_refused() -> None:
