@@ -38,7 +38,7 @@ def prefills(request: Request, setup: Setup) -> int:
     """Number of steps that the prompt of a request takes."""
     if not request.prompt or setup.batching is None:
         return 0
-    return ceil_div(request.prompt, setup.batching.prefill.chunk or request.prompt)
+    return setup.batching.chunks_of(request.prompt)
 
 
 def tasks_in_all(setup: Setup) -> tuple[int, int]:

@@ -125,6 +125,11 @@ class KVLayout:
         return sum(group.token_bytes for group in self.groups if group.window != 0)
 
     @property
+    def keeps_states(self) -> bool:
+        """Whether copies of a state are kept, at ends of blocks."""
+        return any(group.is_state for group in self.block_groups)
+
+    @property
     def windowed(self) -> bool:
         """Whether some layers free pages while a sequence goes on."""
         return any(group.window is not None for group in self.groups)

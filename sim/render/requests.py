@@ -114,7 +114,7 @@ def _who(requests: Requests, number: int) -> dict[str, int]:
 def bytes_saved(result: Result) -> int:
     """Bytes of the KV cache of tokens that were found in the prefix cache."""
     hits = 0 if result.log.cache is None else result.log.cache.hits
-    return hits * sum(group.bytes for group in result.plan.rules.kv_layers)
+    return hits * sum(group.token_bytes for group in result.plan.rules.kv_layers if group.window != 0)
 
 
 def data(result: Result) -> dict[str, Any]:

@@ -13,11 +13,12 @@ from models.graph import IntArray, OpGraph
 from sim.base.errors import ConfigError, about
 from sim.base.quantities import MAXIMUM
 from sim.base.units import PS_PER_S, ceil_div
-from sim.machine.kv_cache import KVLayout, layer_groups, state_bytes
+from sim.machine.kv_cache import KVLayout, LayerGroup, layer_groups, state_bytes
 from sim.runs.model import Modeled
 from sim.scenario import RequestTrace, Scenario
 from sim.serving.batching import ResolvedBatching
 from sim.serving.limits import check_feasible
+from sim.serving.settings import KVPages
 from sim.workload.generate import arrival_times, generate
 from sim.workload.requests import Request
 from sim.workload.routing import Uniform
@@ -111,7 +112,7 @@ def batching(
         replicas=parallel.data, router=workload.router, devices=parallel.group, homes=parallel.homes,
         prefilling=parallel.prefill,
         hand_overs=parallel.hand_overs if parallel.prefill else 0, by_layer=parallel.hand_over == "layers",
-        layout=_layout(of_run, written.kv.block), capacity=None if capacity is None else capacity // loops,
+        layout=_layout(of_run, written.kv), capacity=None if capacity is None else capacity // loops,
         tiers=tuple(None if space is None else space // loops for space in tiers),
         seed=scenario.seed,
     )  # fmt: skip
@@ -124,12 +125,12 @@ def batching(
 def _refuse_prefix_cache(batching: ResolvedBatching, sequences: Sequence[Request]) -> None:
     """Raise ConfigError for a prefix cache of what it cannot share."""
     key, layout = "workload.batching.kv.prefix_cache", batching.layout
-    if layout.state:
-        raise ConfigError(key, "expected a model without states: of those none is kept")
+    if layout.keeps_states and batching.drafts:
+        raise ConfigError(key, "expected false with states and a draft model, which takes in a prompt when its states are gone")
     if layout.windowed and batching.settings.kv.spills:
         raise ConfigError(
             "workload.batching.kv.evicted",
-            "expected 'lost' with sliding windows: a move to or from a tier is of the same tokens in all layers",
+            "expected 'lost' with sliding windows or states: a move to or from a tier is of the same tokens in all layers",
         )
     if batching.settings.kv.full == "swap":
         raise ConfigError(
@@ -141,16 +142,17 @@ def _refuse_prefix_cache(batching: ResolvedBatching, sequences: Sequence[Request
             "workload.batching.kv.evicted",
             "expected 'lost' with a draft model: its cache does not move to tiers",
         )
-    if any(request.group >= 0 for request in sequences):
-        raise ConfigError(key, "expected no samples with a prefix cache: their prompt is shared already")
     if any(request.prefix and not request.prefix_tokens for request in sequences):
         raise ConfigError("workload.trace.prefix_tokens", "expected the number of tokens that each id of a prefix stands for")
 
 
-def _layout(of_run: Sequence[Modeled], block: int) -> KVLayout:
-    """The layout of the caches of all models together."""
+def _layout(of_run: Sequence[Modeled], kv: KVPages) -> KVLayout:
+    """The layout of the caches of all models together; with a prefix cache copies of states are blocks of it."""
     groups = tuple(group for each in of_run for group in layer_groups(each.caching))
-    return KVLayout(block, groups, sum(state_bytes(each.caching) for each in of_run))
+    state = sum(state_bytes(each.caching) for each in of_run)
+    if state and kv.prefix_cache:
+        return KVLayout(kv.block, (*groups, LayerGroup(0, state)))
+    return KVLayout(kv.block, groups, state)
 
 
 def _refuse_what_cannot_be_batched(scenario: Scenario, sequences: Sequence[Request]) -> None:
@@ -165,7 +167,8 @@ def _refuse_what_cannot_be_batched(scenario: Scenario, sequences: Sequence[Reque
         if workload.batching.kv.full == "swap":
             raise ConfigError("workload.batching.kv.full", "expected 'wait' or 'recompute' with a draft model, found 'swap'")
         if any(each.group >= 0 for each in sequences):
-            raise ConfigError("workload.sequences", "expected no samples with a draft model")
+            key = "workload.sequences" if workload.generate is None else "workload.generate.samples"
+            raise ConfigError(key, "expected no samples with a draft model")
     if scenario.mapping.granularity != "op":
         raise ConfigError(
             "mapping.granularity", "expected 'op' for batching, prompts, speculation and step_overhead, found 'aten'"

@@ -188,7 +188,8 @@ class Workload(Section):
         plain = alone and self.speculative is None and self.concurrency is None and not self.step_overhead
         if self.dependency == "known" and not plain:
             raise ValueError("expected dependency 'known' only without batching, speculation, concurrency and step_overhead")
-        if any(group.samples > 1 for group in self.sequences or ()) and (alone or self.batching.kv.full != "wait"):
+        samples = [group.samples for group in self.sequences or ()] + ([] if self.generate is None else [self.generate.samples])
+        if max(samples, default=1) > 1 and (alone or self.batching.kv.full != "wait"):
             raise ValueError("expected samples only with 'static' or 'continuous' batching and kv.full 'wait'")
         return self
 

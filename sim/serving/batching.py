@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+from sim.base.units import ceil_div
 from sim.machine.kv_cache import KVLayout
 from sim.serving.settings import Batching, Prefill, Router, Speculative
 
@@ -79,6 +80,28 @@ class ResolvedBatching:
         """Whether a sequence may lose its KV cache, and be prefilled with all of its tokens."""
         full, bounded = self.settings.kv.full, bool(self.tiers) and None not in self.tiers
         return self.capacity is not None and (full == "recompute" or (full == "swap" and bounded))
+
+    def chunk_of(self, cached: int, pending: int, most: int | None) -> int:
+        """Tokens of the next chunk of a prompt of which so many are cached and so many pending. most: tokens, None: any number.
+
+        Where states are kept, a chunk ends at the end of a block if it can, and one ends at the last of them: as in vLLM, where
+        a state is kept where a step ends (`mamba_cache_mode: align`, https://github.com/vllm-project/vllm/pull/30877).
+        """
+        chunk = pending if most is None else min(pending, most)
+        if not self.layout.keeps_states:
+            return chunk
+        block = self.layout.block
+        end = min(cached + chunk, (cached + pending) // block * block) // block * block
+        return end - cached if end > cached else chunk
+
+    def chunks_of(self, prompt: int) -> int:
+        """Number of chunks of a prompt that is alone, as `chunk_of` makes them."""
+        chunk, block = self.prefill.chunk or prompt, self.layout.block
+        if not self.layout.keeps_states:
+            return ceil_div(prompt, chunk)
+        whole, rest = divmod(prompt, block)
+        to_end = ceil_div(whole, chunk // block) if chunk >= block else whole * ceil_div(block, chunk)
+        return to_end + ceil_div(rest, chunk)
 
     def at_once(self, pending: int) -> int:
         """Most new tokens in a step of a sequence with so many tokens to prefill, from here to its end."""

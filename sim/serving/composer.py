@@ -21,7 +21,7 @@ class Composer:
     def members(self, running: Sequence[SequenceState]) -> tuple[list[Member], list[SequenceState]]:
         """The members of the next step and their sequences: decodes first, then prefills, each in order of admission."""
         overdue, self._overdue = self._overdue, None
-        kept = overdue.pending if overdue is not None and overdue in running else 0
+        kept = self._chunk(overdue) if overdue is not None and overdue in running else 0
         ready = [sequence for sequence in running if sequence.ready]
         decoding, drafting, budget = self._choose_decodes(ready, kept)
         prefilling, chunks = self._choose_prefills(ready, budget, may_wait=bool(kept) or not decoding)
@@ -62,9 +62,9 @@ class Composer:
         for sequence in ready:
             if not sequence.pending:
                 continue
-            query = sequence.pending if chunk is None else min(sequence.pending, chunk)
+            query = self._chunk(sequence)
             if budget is not None:
-                query = min(query, budget) if chunk is not None else query
+                query = self._chunk(sequence, budget) if chunk is not None else query
                 if not query or query > budget:
                     self._overdue = None if may_wait or chosen or chunk is not None else sequence
                     break
@@ -72,6 +72,11 @@ class Composer:
             chosen.append(sequence)
             queries.append(query)
         return chosen, queries
+
+    def _chunk(self, sequence: SequenceState, budget: int | None = None) -> int:
+        """Tokens of the next chunk of a sequence that is prefilled, if it has a budget of no more than so many."""
+        limits = [limit for limit in (self.batching.prefill.chunk, budget) if limit is not None]
+        return self.batching.chunk_of(sequence.cached, sequence.pending, min(limits, default=None))
 
     def query(self, sequence: SequenceState) -> int:
         """Tokens that a decoding sequence feeds in: the last one, and no more drafts than it still needs tokens after it."""

@@ -42,8 +42,8 @@ def _check_pages(batching: ResolvedBatching, number: int, request: Request) -> N
 def _check_samples(batching: ResolvedBatching, request: Request, samples: int) -> None:
     """Check that so many samples of a request's prompt fit a step and the KV cache, which hold all of them at once."""
     if samples > batching.sequences:
-        message = f"expected at most max_batch {batching.sequences} samples, found {samples}"
-        raise ConfigError("workload.sequences", message)
+        message = f"expected at least {samples}, the samples of a prompt, which decode together; found {batching.sequences}"
+        raise ConfigError("workload.batching.max_batch", message)
     held = bytes_of_samples(batching, request, samples)
     if batching.capacity is not None and held > batching.capacity:
         raise ConfigError(

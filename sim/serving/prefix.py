@@ -7,6 +7,7 @@ beginnings stay longest.
 
 A prompt finds the longest beginning of which all groups have what its next token sees: layers without a window all blocks,
 those with a window of W tokens the blocks of the last W - 1 tokens. A block that the window has left is released, not lost.
+Of a state there is a copy at the end of a block where a step has ended there; a prompt needs that at the end of what it finds.
 
 With `evicted: tiers` such a block goes to the first tier, unless it is in one still, and is found there; then it is loaded
 before the step that needs it. Other requests that find it meanwhile wait for it, too. The first tier keeps a copy of what is
@@ -20,7 +21,7 @@ from __future__ import annotations
 
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from sim.base.units import ceil_div
 from sim.machine.kv_cache import BlockGroup
@@ -56,6 +57,7 @@ class SharedBlocks(KVBlocks):
     _holders: dict[Key, int] = field(default_factory=dict)  # of blocks that can be found: sequences that hold each as `apart`
     _reserved: set[Key] = field(default_factory=set)  # those that count within what a sequence has reserved
     _free: dict[Key, int] = field(default_factory=dict)  # bytes of those that none holds, least recently released first
+    _prompts: dict[int, tuple[SequenceState, list[SequenceState]]] = field(default_factory=dict)  # by group, and its samples
     _coming: dict[Key, CacheMove] = field(default_factory=dict)  # blocks that are on their way from a tier
 
     def __post_init__(self) -> None:
@@ -72,16 +74,16 @@ class SharedBlocks(KVBlocks):
     def _groups(self) -> tuple[BlockGroup, ...]:
         return self.batching.layout.block_groups
 
-    def admit(self, sequence: SequenceState, tokens: int) -> bool:
+    def admit(self, sequence: SequenceState, tokens: int, *, leave: int = 0) -> bool:
         """Allocate blocks up to so many tokens, of which those are found that are cached; these it need not prefill.
 
-        Returns False, and changes nothing, if they do not fit.
+        leave: bytes that are left for others. Returns False, and changes nothing, if they do not fit.
         """
         found = self._found(sequence)
         hits = len(found) * self.batching.layout.block
         shares = [self._shares(g, sequence.cached + hits, found) for g in range(len(self._groups))]
         placed = sum(self._size(each) for of in shares for each in of.blocks if each.apart and not self._holders.get(each.key))
-        if not self.fits(placed + self._reserve(shares, tokens, sequence.pending - hits)):
+        if not self.fits(placed + self._reserve(shares, tokens, sequence.pending - hits) + leave):
             return False
         if sequence.pending:
             self.asked += sequence.cached + sequence.pending
@@ -91,7 +93,7 @@ class SharedBlocks(KVBlocks):
         sequence.drafted += hits
         self.used += placed
         fetched = self._take(sequence)
-        grown = self.grow(sequence, tokens)
+        grown = self.grow(sequence, tokens, leave=leave)
         for tier, keys in sorted(fetched.items()):
             many = len(keys) * self.batching.layout.block
             self.fetched[tier] += many
@@ -110,35 +112,43 @@ class SharedBlocks(KVBlocks):
         return True
 
     def own(self, sequence: SequenceState, allocated: int) -> int:
-        return self._reserve(sequence.shares, allocated, sequence.pending)
+        return self._reserve(sequence.shares, allocated, 0 if sequence.shared else sequence.pending)
+
+    def allocate_samples(self, samples: Sequence[SequenceState]) -> bool:
+        """Allocate everything that the samples of a prompt will ever hold; returns False if it does not fit.
+
+        One more sequence, which is in no step, holds the full blocks of the prompt for all of them, until the last ends.
+        """
+        first, request, block = samples[0], samples[0].request, self.batching.layout.block
+        full = (request.context + request.prompt) // block
+        tokens = max(request.final, request.context + request.prompt)
+        each = self._reserve([Shares(full) for _ in self._groups], tokens, 0)
+        if not self.admit(first, full * block, leave=each * len(samples)):
+            return False
+        prompt = replace(first)
+        for sample in samples:
+            sample.shared, sample.allocated, sample.held, sample.filled = request.context + request.prompt, tokens, each, full
+            sample.shares = [Shares(full) for _ in self._groups]
+        self.used += each * len(samples)
+        self._evict(first)
+        self._prompts[request.group] = prompt, list(samples)
+        return True
 
     def filled(self, sequences: Iterable[SequenceState]) -> None:
         """Let others find the blocks that sequences have filled, but those that have been there already."""
         for sequence in sequences:
             # A block has the cache of the draft model, too, which takes tokens in after the model has.
             cached = min(sequence.cached, sequence.drafted) if self.batching.drafts else sequence.cached
-            full = cached // self.batching.layout.block
-            for i in range(sequence.filled, full):
-                content = self._contents.of(sequence.number, sequence.request, i)
-                for g, shares in enumerate(sequence.shares):
-                    if i >= shares.first and (g, content) not in self._holders:
-                        self._publish(sequence, Share((g, content), apart=self._groups[g].window is None))
-            sequence.filled = full
+            if sequence.request.group in self._prompts:
+                self._fill(self._prompts[sequence.request.group][0], cached)
+            self._fill(sequence, cached)
 
     def free_unseen(self, sequences: Sequence[SequenceState]) -> None:
         for sequence in sequences:
-            for group, shares in zip(self._groups, sequence.shares, strict=True):
-                first = group.seen(sequence.cached)
-                if first > shares.first:
-                    shares.first = first
-                    left = list[Share]()
-                    while shares.blocks and shares.blocks[0].number < first:
-                        left.append(shares.blocks.popleft())
-                    self._release(shares, reversed(left))
-            more = self.own(sequence, sequence.allocated) - sequence.held
-            sequence.held += more
-            self.used += more
-            self._evict(sequence)
+            self._leave(sequence)
+        for prompt, samples in self._prompts.values():
+            prompt.cached = min(sample.cached for sample in samples if not sample.forked)
+            self._leave(prompt)
 
     def free(self, sequence: SequenceState) -> None:
         self.used -= sequence.held
@@ -146,10 +156,43 @@ class SharedBlocks(KVBlocks):
             self._release(sequence.shares[each.group], (each,))
         sequence.held = sequence.allocated = sequence.filled = 0
         sequence.shares = []
+        prompt, samples = self._prompts.get(sequence.request.group, (sequence, []))
+        if sequence in samples:
+            samples.remove(sequence)
+            if not samples:
+                del self._prompts[sequence.request.group]
+                self.free(prompt)
 
     def steady(self, sequence: SequenceState) -> int:
         fills = self.batching.layout.block - sequence.cached % self.batching.layout.block
         return min([fills, *(group.leaves(sequence.cached) for group in self._groups if group.window is not None)])
+
+    def _fill(self, sequence: SequenceState, cached: int) -> None:
+        """Let others find the blocks of a sequence that are full with so many cached tokens."""
+        full = min(cached, sequence.allocated) // self.batching.layout.block
+        for i in range(sequence.filled, full):
+            content = self._contents.of(sequence.number, sequence.request, i)
+            for g, (group, shares) in enumerate(zip(self._groups, sequence.shares, strict=True)):
+                if i < shares.first or (g, content) in self._holders:
+                    continue
+                if not group.is_state or cached == (i + 1) * group.block:
+                    self._publish(sequence, Share((g, content), apart=group.window is None))
+        sequence.filled = max(sequence.filled, full)
+
+    def _leave(self, sequence: SequenceState) -> None:
+        """Release the blocks of a sequence that no later query sees, and what it does not need after all."""
+        for group, shares in zip(self._groups, sequence.shares, strict=True):
+            first = group.seen(sequence.cached)
+            if first > shares.first:
+                shares.first = first
+                left = list[Share]()
+                while shares.blocks and shares.blocks[0].number < first:
+                    left.append(shares.blocks.popleft())
+                self._release(shares, reversed(left))
+        more = self.own(sequence, sequence.allocated) - sequence.held
+        sequence.held += more
+        self.used += more
+        self._evict(sequence)
 
     def _found(self, sequence: SequenceState) -> list[Content]:
         """The leading blocks of a sequence that it need not compute; its last token is always computed."""
@@ -281,7 +324,8 @@ def bytes_held(batching: ResolvedBatching, members: Sequence[tuple[Request, int]
     layout, held, shared = batching.layout, 0, set[Key]()
     contents = Contents(layout.block)
     for number, (request, tokens) in enumerate(members):
-        held += layout.held_in_all(0, tokens, 1)
+        cached = 0 if batching.settings.kv.full == "wait" else tokens - 1  # else blocks are allocated as they are needed
+        held += layout.held_in_all(cached, tokens, 1)
         if batching.settings.kv.prefix_cache:
             of_prompt = [contents.of(number, request, i) for i in range(min(request.prompt - 1, tokens) // layout.block)]
             for g, group in enumerate(layout.block_groups):

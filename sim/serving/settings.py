@@ -30,7 +30,8 @@ class KVPages(Section):
     prefix_cache: bool = Field(
         default=False,
         description="Full blocks stay in memory and are shared by requests whose tokens begin alike, least recently used first "
-        "to go; a prompt computes what is not there. Of layers with a sliding window it needs the blocks that the window sees.",
+        "to go; a prompt computes what is not there. Of layers with a sliding window it needs the blocks that the window sees, "
+        "of those with a state a copy at the end of a block, where a step has ended; chunks of prompts end there.",
     )
 
     evicted: Literal["lost", "tiers"] = Field(

@@ -21,7 +21,10 @@ MICRO = 10**6  # rates count requests per 10^6 s
 
 
 def generate(wanted: Generate, seed: int) -> list[Request]:
-    """The requests, in order of arrival; the first arrives at 0. Those of conversations: one conversation after another."""
+    """The requests, in order of arrival; the first arrives at 0. Those of conversations: one conversation after another.
+
+    Samples of a prompt follow each other.
+    """
     count = wanted.count * wanted.turns
     prompt, context, tokens = (
         _lengths(getattr(wanted, name), most, Stream(seed, name), count)
@@ -31,7 +34,11 @@ def generate(wanted: Generate, seed: int) -> list[Request]:
         Request(arrival=arrival, context=c, prompt=p, tokens=t)
         for arrival, c, p, t in zip(arrival_times(wanted.arrivals, seed, count), context, prompt, tokens, strict=True)
     ]
-    return found if wanted.turns == 1 and wanted.prefixes is None else list(_in_turns(found, wanted, Stream(seed, "prefixes")))
+    if wanted.turns > 1 or wanted.prefixes is not None:
+        found = list(_in_turns(found, wanted, Stream(seed, "prefixes")))
+    if wanted.samples == 1:
+        return found
+    return [replace(request, group=number) for number, request in enumerate(found) for _ in range(wanted.samples)]
 
 
 def _in_turns(requests: Sequence[Request], wanted: Generate, stream: Stream) -> Iterator[Request]:

@@ -141,6 +141,19 @@ class Generate(Section):
         description="Turns of a conversation, each a request whose prompt is all of the turns before, answers included, and "
         "then its own; only in a closed loop. `count` is that of conversations.",
     )  # fmt: skip
+    samples: Whole = Field(
+        default=1, ge=1, le=1024,
+        description="Output sequences that each request samples from its prompt, sharing the KV cache of the prompt; all are "
+        "as long. `count` is that of prompts.",
+    )  # fmt: skip
+
+    @model_validator(mode="after")
+    def _few_enough(self) -> Generate:
+        if self.samples > 1 and self.turns > 1:
+            raise ValueError("expected samples 1 with turns: a turn follows one answer")
+        if self.count * self.samples > MAX_REQUESTS:
+            raise ValueError(f"expected at most {MAX_REQUESTS} sequences (count x samples), found {self.count * self.samples}")
+        return self
 
     @field_validator("tokens")
     @classmethod

@@ -45,6 +45,8 @@ class TestByHand:
         So blocks 1 and 0 of the window are evicted, which it has left first, the later one before the earlier one. Without
         them none of the beginnings of 4, 8 and 12 tokens can be gone on from, although the other layers have all of it.
         """
+        _, blocks = served([self.LONG], sequences=1, blocks=6, groups=LAYERS)
+        assert [(group, content.number) for group, content in blocks._free][:3] == [(1, 1), (1, 0), (1, 2)]
         fed, blocks = served([self.LONG, asked(5, 9)], sequences=1, blocks=6, groups=LAYERS)
         assert blocks.use == CacheUse(18, 0, 2)
         assert [group for group, content in blocks._holders if content.number < 2 and content.text != 4] == [0, 0]
