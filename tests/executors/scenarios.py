@@ -219,8 +219,6 @@ def served(draw: st.DrawFn, *, devices: bool = False, more: bool = False) -> dic
             parallel["expert"] = parallel["tensor"]
         if parallel.get("tensor") and config == "gemma-3-1b" and mapping.get("softmax") == "online":
             parallel["context"] = draw(st.sampled_from((1, 2)))  # it has one KV head
-        if parallel.get("pipeline", 1) > 1 or parallel.get("expert") or parallel.get("data") or not parallel.get("fold", True):
-            machine["sram"] = None
         if parallel.get("pipeline", 1) > 1:
             model["layers"] = 4 if config == COMPRESSED else 2
     return {
