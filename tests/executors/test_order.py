@@ -266,6 +266,10 @@ LOOPS: dict[str, dict[str, Any]] = {
         "workload": {"sequences": ALIKE}, "mapping": {"tiles": 64}, "scheduler": "sticky",
         "hardware": {"sram": "4 MiB", "memory": {"channels": {"count": 3}}},
     },
+    "devices that wait for each other, with SRAM each": {
+        "workload": {"sequences": ALIKE[:1]}, "mapping": {"tiles": 64, "parallel": {"tensor": 2, "fold": False}},
+        "hardware": {"sram": "2 MiB", "devices": {"count": 2, "link": {"bandwidth": "100 GB/s"}}},
+    },
     "batches": {
         "workload": {
             "sequences": [{"prompt": 20, "tokens": 3, "count": 3}, {"context": 9, "tokens": 3, "count": 2, "arrival": "9 us"}],

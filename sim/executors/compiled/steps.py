@@ -222,13 +222,18 @@ def join_queue(m: Memory, queue: int, fetch: int) -> None:
 def admit_operands(m: Memory, f: Forms, log: Log) -> None:
     """Give SRAM to the operands that fit: on each device to the first request that may be admitted, round by round.
 
-    Between rounds loops ask for more, in order of their numbers.
+    Between rounds loops ask for more, in order of their numbers. A device whose loops have no other needs no rounds.
     """
+    alone = m[REPLICA_DEVICES] == 1
     while m[TO_ADMIT] > 0:
         admitted = 0
         for i in range(m[TO_ADMIT]):
             queue = m[m[ADMIT_LIST] + i]
             fetch = first_admitted(m, queue)
+            while alone and fetch != NONE:
+                admit_group(m, f, log, fetch)
+                ask_for_next(m, f, fetch)
+                fetch = first_admitted(m, queue)
             if fetch == NONE:
                 m[queue + Q_MARKED] = 0
                 m[queue + Q_PASSED] = NONE
@@ -238,8 +243,11 @@ def admit_operands(m: Memory, f: Forms, log: Log) -> None:
                 admitted += 1
                 admit_group(m, f, log, fetch)
         m[TO_ADMIT] = admitted
+        loop = NONE
         for i in range(admitted):
-            ask_for_more(m, f, m[m[ADMITTED] + i])
+            if m[m[m[ADMITTED] + i] + F_LOOP] != loop:
+                loop = m[m[m[ADMITTED] + i] + F_LOOP]
+                ask_for_more(m, f, loop)
 
 
 @kernel
@@ -300,12 +308,9 @@ def admit_group(m: Memory, f: Forms, log: Log, fetch: int) -> None:
 
 
 @kernel
-def ask_for_more(m: Memory, f: Forms, fetch: int) -> None:
-    """Operands of a loop have been admitted: it asks for the next ones, also on devices on which these had to come first."""
-    if m[REPLICA_DEVICES] == 1:
-        ask_for_next(m, f, fetch)
-        return
-    first = m[m[fetch + F_LOOP] + L_FETCHES]
-    for other in range(first, first + m[REPLICA_DEVICES] * FETCH_WORDS, FETCH_WORDS):
-        if m[other + F_QUEUED] == 0:
-            ask_for_next(m, f, other)
+def ask_for_more(m: Memory, f: Forms, loop: int) -> None:
+    """Operands of a loop have been admitted: it asks for the next ones, on each device on which it has no request."""
+    first = m[loop + L_FETCHES]
+    for fetch in range(first, first + m[REPLICA_DEVICES] * FETCH_WORDS, FETCH_WORDS):
+        if m[fetch + F_QUEUED] == 0:
+            ask_for_next(m, f, fetch)
