@@ -129,7 +129,7 @@ class Machine:
         self.engines = simpy.Resource(env, capacity=setup.engines)
         self.queues = [{early: simpy.Resource(env, capacity=1) for early in (True, False)} for _ in setup.sequences]
         self.channels = [channel(env, arbiter, options) for _ in range(setup.channels)]
-        self.sram = None if setup.sram is None else simpy.Container(env, capacity=setup.sram, init=setup.sram)
+        self.sram = None if setup.sram is None else simpy.Container(env, capacity=setup.sram[0], init=setup.sram[0])
 
     def move(self, load: Load) -> Process:
         """Move bytes through one channel, or in equal parts through all."""

@@ -28,13 +28,13 @@ from sim.analysis.blame_kernels import OTHERS, REST, TASK, WAIT_ROWS, WAITED_ALO
 from sim.analysis.breakdown import Breakdown
 from sim.analysis.parts import WAIT_CHANNEL, WAIT_ENGINE, WAIT_LINK
 from sim.analysis.rules import Rules
-from sim.analysis.sram_waits import Causes, causes
+from sim.analysis.sram_waits import Causes, causes, stretches
 from sim.analysis.sums import narrow, sum_by
 from sim.base.errors import SimulationError
 from sim.base.kernel import launch
 from sim.cost.fixed import largest_remainder
 from sim.log import derived
-from sim.log.columns import Tasks, is_large, services_of, tasks_of, viewed
+from sim.log.columns import NONE, Tasks, is_large, services_of, tasks_of, viewed
 from sim.log.tables import EventLog
 
 Ints = npt.NDArray[np.int64]
@@ -170,7 +170,11 @@ class _Engines:
             for device in range(len(log.machine.devices))
         ]
         if len(waited_for.queue_begin):
-            self._passes.append(_by_time(_on_clock(t, waited_for), waited[~on_engine], held))
+            by_dma, device = waited[~on_engine], derived.device(log)
+            self._passes += [
+                _by_time(_on_clock(t, waited_for, each), by_dma[device[by_dma] == each], held[device[held] == each])
+                for each in range(len(log.machine.devices))
+            ]
         self._shift = _shift(log.engines * max(log.makespan, int(breakdown.total[WAIT_ENGINE])))
 
     def matrix(self, groups: _Groups, waits: npt.NDArray[Any]) -> Matrix:
@@ -195,16 +199,24 @@ def _by_time(t: Tasks, waited: Ints, held: Ints) -> tuple[Tasks, Ints, Ints, Int
     return t, by_ready, by_taken, by_start, by_end
 
 
-def _on_clock(t: Tasks, waited_for: Causes) -> Tasks:
-    """Tasks with times of the clock that runs while transfers wait for engines."""
-    begin, before = waited_for.queue_begin, waited_for.queue_before
+def _on_clock(t: Tasks, waited_for: Causes, device: int) -> Tasks:
+    """Tasks with times of the clock that runs while transfers wait for engines of a device."""
+    begin, end = stretches(waited_for.queue_begin, waited_for.queue_before, waited_for.queue_first, device)
+    if not len(begin):
+        return t._replace(ready=np.zeros_like(t.ready), start=np.zeros_like(t.start), end=np.zeros_like(t.end))
+    before = np.cumsum(end - begin) - (end - begin)
 
     def at(time: Ints) -> Ints:
         run = np.searchsorted(begin, time, side="right")  # runs that have begun
         last = np.maximum(run - 1, 0)
-        return np.asarray(np.where(run > 0, before[last] + np.minimum(time - begin[last], np.diff(before)[last]), 0))
+        return np.asarray(np.where(run > 0, before[last] + np.minimum(time - begin[last], (end - begin)[last]), 0))
 
     return t._replace(ready=at(t.ready), start=at(t.start), end=at(t.end))
+
+
+def _devices(log: EventLog, rules: Rules) -> Ints:
+    """[row]: the device of each task, as kernels take it; empty if SRAM is unbounded."""
+    return np.zeros(0, dtype=np.int64) if rules.sram is None else derived.device(log).astype(np.int64)
 
 
 class _Channel:
@@ -213,6 +225,7 @@ class _Channel:
     def __init__(self, log: EventLog, rules: Rules, breakdown: Breakdown, waited_for: Causes, *, compiled: bool) -> None:
         self._compiled, self._channels, services = compiled, log.channels, services_of(log)
         self._services = viewed(services, compiled=compiled)
+        self._memories, self._each = log.machine.memories, log.machine.memories // len(log.machine.devices)
         numerator, denominator = rules.fastest.as_integer_ratio()
         moves = log.tasks.work > 0
         queued = moves & (log.tasks.engine < 0) & (log.tasks.ready < log.tasks.start)
@@ -220,7 +233,7 @@ class _Channel:
         self._place = np.empty(len(log.tasks), dtype=np.int64)
         count = launch(channel_waits, compiled=compiled)(
             viewed(tasks_of(log), compiled=compiled), rules.latencies, rules.stripes, numerator, denominator,
-            rules.execution == "stream", viewed(waited_for, compiled=compiled), waits, self._place,
+            rules.execution == "stream", viewed(waited_for, compiled=compiled), _devices(log, rules), waits, self._place,
         )  # fmt: skip
         self._waits = np.ascontiguousarray(waits[:, :count])
         self._shift = _shift(int(breakdown.total[WAIT_CHANNEL] + breakdown.total[WAIT_LINK]) + count)
@@ -238,7 +251,7 @@ class _Channel:
         for channel in range(self._channels):
             launch(receive_on, compiled=self._compiled)(
                 self._services, channel, *self._scratch, self._place, self._waits, *self._of_waits, groups.of,
-                len(groups.names), self._shift, weights,
+                len(groups.names), self._shift, channel // self._each if channel < self._memories else NONE, weights,
             )  # fmt: skip
 
     def matrix(self, groups: _Groups) -> Matrix:

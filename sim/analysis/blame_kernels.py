@@ -13,8 +13,8 @@ from sim.log.columns import NONE, Ints, Services, Tasks
 MANY, HELD = 0, 1
 
 #: Rows of waits for the channel: the task, when its transfer could begin and when all had arrived, the part of the
-#: wait that no other transfer caused, the rest, what others received meanwhile, and whether it was not issued yet (1): while
-#: SRAM was full and the channel served others; then from `ready` to `start`.
+#: wait that no other transfer caused, the rest, what others received meanwhile, and the device for whose memory it was not
+#: issued yet (-1 if it was): while SRAM was full and the channel served others; then from `ready` to `start`.
 TASK, ISSUED, ARRIVED, WAITED_ALONE, REST, OTHERS, NOT_ISSUED = range(7)
 WAIT_ROWS = 7
 
@@ -77,13 +77,14 @@ def change_waiting(holds: Ints, waiting: Ints, seen: Ints, overlap: Ints, delaye
 @kernel
 def channel_waits(
     t: Tasks, latency: Latency, stripes: int, numerator: int, denominator: int, stream: bool,
-    waited_for: Causes, waits: Ints, place: Ints,
+    waited_for: Causes, device: Ints, waits: Ints, place: Ints,
 ) -> int:  # fmt: skip
     """Fill the first rows of `waits` [.., wait] for each transfer that waited; returns how many. place: [row], its wait or -1.
 
     One that also waited for SRAM has a second entry, of its time before it was issued.
 
-    numerator / denominator: the largest share of a channel that one transfer can get.
+    numerator / denominator: the largest share of a channel that one transfer can get. device: [row], empty if SRAM is
+    unbounded.
     """
     count = 0
     for row in range(len(t.work)):
@@ -92,9 +93,10 @@ def channel_waits(
             continue
         held, link, transfer = t.engine[row] >= 0, on_link(t, row), alone(t, row, latency, stripes)
         if not held and t.start[row] > t.ready[row]:
-            by_channel = served(waited_for, t.ready[row], t.start[row])
+            by_channel = served(waited_for, device[row], t.ready[row], t.start[row])
             waits[TASK, count], waits[ISSUED, count], waits[ARRIVED, count] = row, t.ready[row], t.start[row]
-            waits[WAITED_ALONE, count], waits[REST, count], waits[OTHERS, count], waits[NOT_ISSUED, count] = 0, by_channel, 0, 1
+            waits[WAITED_ALONE, count], waits[REST, count], waits[OTHERS, count] = 0, by_channel, 0
+            waits[NOT_ISSUED, count] = device[row]
             count += 1
         first = t.launched[row]
         computed, moved = service(held, t.start[row], t.loaded[row], t.end[row], t.compute[row], transfer, first, stream)
@@ -113,7 +115,7 @@ def channel_waits(
         waits[TASK, count], waits[ISSUED, count] = row, t.start[row] + first + latency[link]
         waits[ARRIVED, count] = t.loaded[row] if held else t.end[row]
         waits[WAITED_ALONE, count], waits[REST, count], waits[OTHERS, count] = by_port, wait - by_port, 0
-        waits[NOT_ISSUED, count] = 0
+        waits[NOT_ISSUED, count] = NONE
         place[row] = count
         count += 1
     return count
@@ -197,14 +199,16 @@ def received_by(g: Services, mine: Ints, first: Ints, before: Ints, interval: in
 @kernel
 def receive(
     g: Services, mine: Ints, first: Ints, before: Ints, waits: Ints, own: Ints, since: Ints, until: Ints, group: Ints,
-    cause: int, span: Ints, shift: int, weights: Ints,
+    cause: int, span: Ints, shift: int, memory: int, weights: Ints,
 ) -> None:  # fmt: skip
     """Add to each wait what others received meanwhile; or to `weights` [waiting, cause] the share of the group `cause`.
 
+    memory: the device to whose memory the channel leads, -1 if it is a link.
     own: [wait], what the transfer itself received on this channel. since, until: [wait], intervals of ISSUED and ARRIVED.
     """
     for wait in range(len(own)):
-        elsewhere = own[wait] == 0 and waits[NOT_ISSUED, wait] == 0  # on another channel
+        not_issued = waits[NOT_ISSUED, wait]
+        elsewhere = own[wait] == 0 if not_issued == NONE else not_issued != memory  # on another channel
         if elsewhere or until[wait] < span[0] or since[wait] > span[1]:
             continue
         received = received_by(g, mine, first, before, until[wait], waits[ARRIVED, wait])
@@ -222,9 +226,12 @@ def receive(
 @kernel
 def receive_on(
     g: Services, channel: int, mine: Ints, first: Ints, before: Ints, span: Ints, place: Ints, waits: Ints, own: Ints,
-    since: Ints, until: Ints, group: Ints, groups: int, shift: int, weights: Ints,
+    since: Ints, until: Ints, group: Ints, groups: int, shift: int, memory: int, weights: Ints,
 ) -> None:  # fmt: skip
-    """Add what others received on a channel during each wait to `weights` [waiting, cause]; without groups, to OTHERS."""
+    """Add what others received on a channel during each wait to `weights` [waiting, cause]; without groups, to OTHERS.
+
+    memory: the device to whose memory it leads, -1 if it is a link.
+    """
     intervals = channel_intervals(g, channel, mine, first)
     own_work(g, mine, first[intervals], place, own)
     locate(g, mine, first, intervals, waits, ISSUED, since)
@@ -232,4 +239,4 @@ def receive_on(
     for cause in range(NONE if groups == 0 else 0, groups):
         add_up(g, mine, first, intervals, group, cause, before, span)
         if before[intervals] > 0:
-            receive(g, mine, first, before, waits, own, since, until, group, cause, span, shift, weights)
+            receive(g, mine, first, before, waits, own, since, until, group, cause, span, shift, memory, weights)

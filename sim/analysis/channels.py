@@ -74,7 +74,7 @@ def follow_channels(
             known = state[IDLE_ROW, where]
             state[IDLE_ROW, where] = row if known == NONE else min(known, row)
     deliver_over_time(g, memories, width, bins)
-    count = busy_runs(g, memories, runs)
+    count = busy_runs(g, 0, memories, runs)
     state[BUSY_RUNS, 0] = count
     for k in range(count):
         state[ANY_BUSY, 0] += runs[1, k] - runs[0, k]
@@ -109,8 +109,8 @@ def spread(bins: Ints, width: int, begin: int, until: int, amount: int) -> None:
 
 
 @kernel
-def busy_runs(g: Services, memories: int, runs: Ints) -> int:
-    """Fill `runs` [start or end, run] with the stretches in which some channel of the memory served; returns how many.
+def busy_runs(g: Services, first: int, after: int, runs: Ints) -> int:
+    """Fill `runs` [start or end, run] with the stretches in which some channel of [first, after) served; returns how many.
 
     They do not touch.
 
@@ -119,7 +119,7 @@ def busy_runs(g: Services, memories: int, runs: Ints) -> int:
     start, end = g.start, g.end
     count = 0
     for i in range(len(start)):
-        if g.channel[i] >= memories:
+        if not first <= g.channel[i] < after:
             continue
         begin, until = start[i], end[i]
         while count > 0 and runs[1, count - 1] >= begin:  # it began before that one ended, so it takes it in

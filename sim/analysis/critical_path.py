@@ -165,7 +165,8 @@ class Index(NamedTuple):
 
     step_of: [row]. services_first: [row + 1] into `services`, the service intervals of each row in order of end. held,
     held_end: rows that engines ran, or that used operands in bounded SRAM, in order of end, and these ends in ps; steps,
-    steps_end: the same for steps. arrival: [sequence], ps. stored: [step, layer] of `sim.log.inputs.last_stores`.
+    steps_end: the same for steps. device: [row], empty where there is one, or SRAM is unbounded. arrival: [sequence], ps.
+    stored: [step, layer] of `sim.log.inputs.last_stores`.
     """
 
     step_of: Ints
@@ -175,6 +176,7 @@ class Index(NamedTuple):
     held_end: Ints
     steps: Ints
     steps_end: Ints
+    device: Ints
     arrival: Ints
     stored: Ints
 
@@ -304,7 +306,15 @@ def freed(t: Tasks, index: Index, row: int, for_sram: bool, state: Ints) -> int:
             return BY_ENGINE
         i += 1
     state[ROW] = index.held[first]
-    return BY_SRAM if engine < 0 or (for_sram and t.work[row] > 0) else BY_POLICY
+    if engine >= 0 and not (for_sram and t.work[row] > 0):
+        return BY_POLICY
+    i = first
+    while len(index.device) > 0 and i < len(index.held_end) and index.held_end[i] == now:
+        if index.device[index.held[i]] == index.device[row]:  # else it waited for what comes before it on another device
+            state[ROW] = index.held[i]
+            return BY_SRAM
+        i += 1
+    return BY_SRAM
 
 
 @kernel
@@ -347,7 +357,7 @@ def links_of(log: EventLog, rules: Rules) -> Times:
     index = viewed(
         Index(
             log.tasks.step.astype(np.int64), *_by_task(log, g), *_by_end(t, log, rules),
-            *_in_order(log.steps.end), arrivals_of(log, rules), derived.last_stores(log),
+            *_in_order(log.steps.end), _devices(log, rules), arrivals_of(log, rules), derived.last_stores(log),
         ),
         compiled=compiled,
     )  # fmt: skip
@@ -358,6 +368,12 @@ def links_of(log: EventLog, rules: Rules) -> Times:
     while not go(tasks, steps, forms, services, index, rules.latencies, stream, rules.waits_for_sram, links, state):
         links = np.concatenate([links, np.empty_like(links)])
     return np.ascontiguousarray(links[: state[LINKS]][::-1].T)
+
+
+def _devices(log: EventLog, rules: Rules) -> Times:
+    """`device` of the index."""
+    several = rules.sram is not None and len(log.machine.devices) > 1
+    return derived.device(log).astype(np.int64) if several else np.zeros(0, dtype=np.int64)
 
 
 def _by_task(log: EventLog, g: Services) -> tuple[Times, Times]:

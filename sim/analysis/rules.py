@@ -18,8 +18,8 @@ class Rules:
     """The semantics of a run, as plain values.
 
     arrivals: ps, per sequence. cap: largest share of the channel that one requester draws, (numerator, denominator).
-    open_loop: requests come at times of their own, not when others have ended. sram: bytes for operands that are in use, None
-    if unbounded. stripes: over how many channels each transfer is spread (interleaved).
+    open_loop: requests come at times of their own, not when others have ended. sram: bytes for operands that are in use on
+    each device, None if unbounded. stripes: over how many channels each transfer is spread (interleaved).
     efficiency: the least and the largest share of its bandwidth that a channel can deliver, however many it serves.
     kv_layers: layers that have a KV cache. energy: what ops, transfers and time cost; None if that is not known.
     latency, link_latency, network_latency, tier_latencies: ps, of the memory, and of links between devices, to the network
@@ -31,7 +31,7 @@ class Rules:
     execution: Literal["blocking", "stream", "prefetch"]
     latency: int
     cap: tuple[int, int]
-    sram: int | None
+    sram: tuple[int, ...] | None
     work_conserving_channel: bool
     work_conserving_scheduler: bool
     open_loop: bool = True

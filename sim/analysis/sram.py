@@ -1,4 +1,4 @@
-"""SRAM over time: operands are in use from the issue of their load to the end of the last task that uses them."""
+"""SRAM of devices over time: operands are in use from the issue of their load to the end of the last task that uses them."""
 
 from __future__ import annotations
 
@@ -44,17 +44,34 @@ def uses(log: EventLog) -> Iterator[Uses]:
         yield Uses(graph, operands.task, row, begin, end, operand_bytes(graph, operands, costs))
 
 
-def all_uses(log: EventLog) -> tuple[Ints, Ints, Ints, Ints]:
-    """Rows that load operands, begin and end of their use, ps, and bytes [use], of all steps."""
+class AllUses(NamedTuple):
+    """Operands of all steps [use]: the row that loads each, the device, begin and end of its use, ps, and bytes."""
+
+    row: Ints
+    device: Ints
+    begin: Ints
+    end: Ints
+    size: Ints
+
+
+def all_uses(log: EventLog) -> AllUses:
+    """The operands of all steps."""
     none = np.zeros(0, dtype=np.int64)
-    found = [(use.row.ravel(), use.begin.ravel(), use.end.ravel(), use.size.ravel()) for use in uses(log)]
-    row, begin, end, size = (np.concatenate(columns) for columns in zip((none,) * 4, *found, strict=True))
-    return row, begin, end, size
+    found = [
+        (use.row.ravel(), np.repeat(use.graph.device[use.task], use.row.shape[1]), use.begin.ravel(), use.end.ravel(),
+         use.size.ravel())
+        for use in uses(log)
+    ]  # fmt: skip
+    return AllUses(*(np.concatenate(columns) for columns in zip((none,) * len(AllUses._fields), *found, strict=True)))
 
 
-def most_in_use(log: EventLog) -> int:
-    """The most bytes of operands that are in use at one time."""
-    _, begin, end, size = all_uses(log)
+def most_in_use(log: EventLog) -> tuple[int, ...]:
+    """The most bytes of operands that are in use at one time, of each device."""
+    every = all_uses(log)
+    return tuple(_most(*(column[every.device == device] for column in every[2:])) for device in range(len(log.machine.devices)))
+
+
+def _most(begin: Ints, end: Ints, size: Ints) -> int:
     change = np.concatenate([size, -size])
     order = np.lexsort((change, np.concatenate([begin, end])))  # what is freed at an instant comes first
     return int(np.cumsum(change[order]).max(initial=0))

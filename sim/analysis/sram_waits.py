@@ -1,9 +1,10 @@
-"""Causes of waits for SRAM: what the machine does while the load of an operand waits for space.
+"""Causes of waits for SRAM: what a device does while the load of an operand waits for space.
 
-A load that finds SRAM full waits for the channel while some channel serves: with more space it would wait there. While all
-channels rest, every engine is busy and a further task is ready for one, it waits for an engine: SRAM holds operands that could
-be used, and a load that came earlier would be used no earlier. What is left is due to SRAM itself: operands that are used
-alone, or are in their latency, leave no space for those that would keep a channel or an engine busy.
+A load that finds SRAM full waits for the channel while some channel of the device's memory serves: with more space it would
+wait there. While all of them rest, every engine of the device is busy and a further task is ready for one, it waits for an
+engine: SRAM holds operands that could be used, and a load that came earlier would be used no earlier. What is left is due to
+SRAM itself: operands that are used alone, or are in their latency, leave no space for those that would keep a channel or an
+engine busy.
 """
 
 from __future__ import annotations
@@ -21,51 +22,65 @@ from sim.log.tables import EventLog
 
 
 class Causes(NamedTuple):
-    """Two clocks, int64 ps: one runs while some channel serves, the other while tasks queue for engines and channels rest.
+    """Two clocks of each device, int64 ps: one runs while some channel of its memory serves, the other while tasks queue for
+    its engines and these channels rest.
 
-    begin, before, of channels: [run], when each stretch begins; [run + 1], the clock then, and at the end. queue_begin,
-    queue_before: the same of engines.
+    begin, before, of channels: [run], when each stretch begins, device after device; [run + device], the clock then, and at the
+    end of the device's. first: [device + 1], the first run of each device. queue_begin, queue_before, queue_first: the same of
+    engines.
     """
 
     begin: Ints
     before: Ints
+    first: Ints
     queue_begin: Ints
     queue_before: Ints
+    queue_first: Ints
 
 
 @kernel
-def served(c: Causes, since: int, until: int) -> int:
-    """Picoseconds of [since, until) in which some channel served."""
-    count = len(c.begin)
-    return clock(c.begin, c.before, count, until) - clock(c.begin, c.before, count, since)
+def served(c: Causes, device: int, since: int, until: int) -> int:
+    """Picoseconds of [since, until) in which some channel of the memory of a device served."""
+    first, after = c.first[device], c.first[device + 1]
+    begin, before = c.begin[first:after], c.before[first + device : after + device + 1]
+    return clock(begin, before, after - first, until) - clock(begin, before, after - first, since)
 
 
 @kernel
-def queued(c: Causes, since: int, until: int) -> int:
-    """Picoseconds of [since, until) in which channels rested, all engines were busy, and a task was ready for one."""
-    count = len(c.queue_begin)
-    return clock(c.queue_begin, c.queue_before, count, until) - clock(c.queue_begin, c.queue_before, count, since)
+def queued(c: Causes, device: int, since: int, until: int) -> int:
+    """Picoseconds of [since, until) in which channels rest, all engines of a device are busy, and a task is ready for one."""
+    first, after = c.queue_first[device], c.queue_first[device + 1]
+    begin, before = c.queue_begin[first:after], c.queue_before[first + device : after + device + 1]
+    return clock(begin, before, after - first, until) - clock(begin, before, after - first, since)
 
 
 def causes(log: EventLog, *, bounded_sram: bool, compiled: bool) -> Causes:
     """The clocks of a log. Without a bound on SRAM they are not needed, and never run."""
+    devices = len(log.machine.devices)
     if not bounded_sram:
-        none, zero = np.zeros(0, dtype=np.int64), np.zeros(1, dtype=np.int64)
-        return Causes(none, zero, none, zero)
-    runs = np.empty((2, len(log.services) + 1), dtype=np.int64)
-    count = launch(busy_runs, compiled=compiled)(viewed(services_of(log), compiled=compiled), log.machine.memories, runs)
-    return Causes(*_clock(*runs[:, :count]), *_clock(*_queues(log, runs[:, :count])))
+        return Causes(*2 * _clocks([np.zeros((2, 0), dtype=np.int64)] * devices))
+    services, each = viewed(services_of(log), compiled=compiled), log.machine.memories // devices
+    serving = []
+    for device in range(devices):
+        runs = np.empty((2, len(log.services) + 1), dtype=np.int64)
+        count = launch(busy_runs, compiled=compiled)(services, device * each, (device + 1) * each, runs)
+        serving.append(runs[:, :count].copy())
+    queues = [_queues(log, device.engines, runs) for device, runs in zip(log.machine.devices, serving, strict=True)]
+    return Causes(*_clocks(serving), *_clocks(queues))
 
 
-def _clock(begin: Ints, end: Ints) -> tuple[Ints, Ints]:
-    return np.ascontiguousarray(begin), np.concatenate([[0], np.cumsum(end - begin)])
+def _clocks(runs: list[Ints]) -> tuple[Ints, Ints, Ints]:
+    """When stretches begin, clocks, and the first stretch of each device. runs: of each device [begin or end, run]."""
+    before = [np.concatenate([[0], np.cumsum(end - begin)]) for begin, end in runs]
+    first = np.cumsum([0, *(each.shape[1] for each in runs)])
+    return np.concatenate([begin for begin, _ in runs]), np.concatenate(before), first
 
 
-def _queues(log: EventLog, runs: Ints) -> tuple[Ints, Ints]:
-    """Begin and end of the stretches of the second clock. runs: [begin or end, run], those of the first one."""
+def _queues(log: EventLog, engines: range, runs: Ints) -> Ints:
+    """Stretches [begin or end, run] of the second clock of a device. runs: those of the first one."""
     tasks = log.tasks
     # The clock rests while a channel serves, so only what is partly outside of those stretches is sorted.
-    held = np.flatnonzero(tasks.engine >= 0)
+    held = np.flatnonzero((tasks.engine >= engines.start) & (tasks.engine < engines.stop))
     holds, waits = (
         each[_outside(begin[each], end[each], runs)]
         for begin, end, each in (
@@ -76,8 +91,8 @@ def _queues(log: EventLog, runs: Ints) -> tuple[Ints, Ints]:
     time, (busy, waiting, serving) = counts_over_time(
         (tasks.start[holds], tasks.end[holds]), (tasks.ready[waits], tasks.start[waits]), (runs[0], runs[1])
     )
-    on = ((busy == log.engines) & (waiting > 0) & (serving == 0))[:-1] & (time[:-1] < time[1:])
-    return time[:-1][on], time[1:][on]
+    on = ((busy == len(engines)) & (waiting > 0) & (serving == 0))[:-1] & (time[:-1] < time[1:])
+    return np.stack([time[:-1][on], time[1:][on]])
 
 
 def counts_over_time(*groups: tuple[Ints, Ints]) -> tuple[Ints, list[Ints]]:
@@ -96,9 +111,10 @@ def counts_over_time(*groups: tuple[Ints, Ints]) -> tuple[Ints, list[Ints]]:
     return time[order], counts
 
 
-def stretches(begin: Ints, before: Ints) -> tuple[Ints, Ints]:
-    """Begin and end of the stretches of a clock of `Causes`."""
-    return begin, begin + np.diff(before)
+def stretches(begin: Ints, before: Ints, first: Ints, device: int) -> tuple[Ints, Ints]:
+    """Begin and end of the stretches of a clock of a device, from the three columns of `Causes`."""
+    mine = slice(first[device], first[device + 1])
+    return begin[mine], begin[mine] + np.diff(before[mine.start + device : mine.stop + device + 1])
 
 
 def _outside(begin: Ints, end: Ints, runs: Ints) -> npt.NDArray[np.bool_]:

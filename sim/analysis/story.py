@@ -30,7 +30,7 @@ from sim.analysis.parts import (
     service,
 )
 from sim.analysis.rules import Rules
-from sim.analysis.sram import all_uses
+from sim.analysis.sram import AllUses, all_uses
 from sim.analysis.sram_waits import causes, queued, served
 from sim.log import derived
 from sim.log.columns import is_large, tasks_of
@@ -76,7 +76,7 @@ class Stories:
         self._tasks = tasks_of(log)
 
     @cached_property
-    def _uses(self) -> tuple[Times, Times, Times, Times]:
+    def _uses(self) -> AllUses:
         return all_uses(self._log)
 
     def of(self, step: int) -> tuple[Link, ...]:
@@ -119,8 +119,9 @@ class Stories:
             parts[WAIT_ENGINE] = self._busy[device].within(ready, start)
             parts[WAIT_SRAM if rules.waits_for_sram and work > 0 else WAIT_POLICY] = start - ready - parts[WAIT_ENGINE]
         elif start > ready:
-            by_channel = served(self._waited_for, ready, start)
-            parts[WAIT_ENGINE] = queued(self._waited_for, ready, start)
+            device = self._device(row)
+            by_channel = served(self._waited_for, device, ready, start)
+            parts[WAIT_ENGINE] = queued(self._waited_for, device, ready, start)
             parts[WAIT_CHANNEL] += by_channel
             parts[WAIT_SRAM] = start - ready - by_channel - parts[WAIT_ENGINE]
         return parts
@@ -140,18 +141,21 @@ class Stories:
 
     def _held_sram(self, row: int) -> tuple[int, ...]:
         """Loads whose operands were in SRAM while a load waited for space, by bytes times picoseconds, the largest first."""
-        loads, begin, end, size = self._uses
+        loads, device, begin, end, size = self._uses
         ready, start = self._log.tasks.ready[row], self._log.tasks.start[row]
-        meanwhile = np.flatnonzero((begin < start) & (end > ready))
+        meanwhile = np.flatnonzero((begin < start) & (end > ready) & (device == self._device(row)))
         span = np.minimum(end[meanwhile], start) - np.maximum(begin[meanwhile], ready)
         return tuple(loads[meanwhile[np.argsort(-span * size[meanwhile].astype(np.float64), kind="stable")]].tolist())
+
+    def _device(self, row: int) -> int:
+        """The device of a task."""
+        return int(derived.device(self._log)[row])
 
     def _channels_of(self, row: int) -> list[int]:
         """The channels that the transfer of a task shares with others: memory or links of its device."""
         log, kind = self._log, PATHS[on_link(self._tasks, row)]
         step = int(log.tasks.step[row])
-        graph, task = log.graphs[log.steps.graph[step]], log.tasks.task[row]
-        device = int(graph.device[task])
+        graph, task, device = log.graphs[log.steps.graph[step]], log.tasks.task[row], self._device(row)
         if crossed := log.machine.crossed(device, int(graph.to[task])):
             return list(crossed)
         return [

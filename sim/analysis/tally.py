@@ -259,8 +259,10 @@ class Tally:
             if bad[fault] != NONE:
                 row = int(bad[fault])
                 self._note(fault, sentence.format(name=log.name(row), engine=log.machine.engine_name(log.tasks.engine[row])))
-        if rules.sram is not None and (most := most_in_use(log)) > rules.sram:
-            self._note(Fault.SRAM, f"operands of {most} B were in use, with SRAM of {rules.sram} B")
+        if rules.sram is not None:
+            for device, most, sram in zip(log.machine.devices, most_in_use(log), rules.sram, strict=True):
+                if most > sram:
+                    self._note(Fault.SRAM, f"operands of {most} B were in use on {device.name}, with SRAM of {sram} B")
 
     def _follow_sequences(self, log: EventLog, tables: _Tables, *, compiled: bool) -> None:
         rules, steps, layers = self._rules, log.steps, len(self.forms.layers)

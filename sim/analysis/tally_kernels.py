@@ -132,7 +132,9 @@ def split_step(
             add(totals, by_step, mine, step, WAIT_ENGINE, for_engine)
             add(totals, by_step, mine, step, WAIT_SRAM if for_sram and work[row] > 0 else WAIT_POLICY, waited - for_engine)
         elif waited > 0:
-            by_channel, by_engine = served(waited_for, ready[row], start[row]), queued(waited_for, ready[row], start[row])
+            device = f.device[form + row - first]
+            by_channel = served(waited_for, device, ready[row], start[row])
+            by_engine = queued(waited_for, device, ready[row], start[row])
             add(totals, by_step, mine, step, WAIT_CHANNEL, by_channel)
             add(totals, by_step, mine, step, WAIT_ENGINE, by_engine)
             add(totals, by_step, mine, step, WAIT_SRAM, waited - by_channel - by_engine)
@@ -167,7 +169,9 @@ def follow_chain(
             tokens[step, WAIT_ENGINE] += all_busy[row - base]
             tokens[step, WAIT_SRAM if for_sram and work[row] > 0 else WAIT_POLICY] += waited - all_busy[row - base]
         elif waited > 0:
-            by_channel, by_engine = served(waited_for, ready[row], start[row]), queued(waited_for, ready[row], start[row])
+            device = f.device[form + row - first]
+            by_channel = served(waited_for, device, ready[row], start[row])
+            by_engine = queued(waited_for, device, ready[row], start[row])
             tokens[step, WAIT_CHANNEL] += by_channel
             tokens[step, WAIT_ENGINE] += by_engine
             tokens[step, WAIT_SRAM] += waited - by_channel - by_engine

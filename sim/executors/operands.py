@@ -27,15 +27,24 @@ def sram_use(setup: Setup, graph: TaskGraph, lanes: StepLanes) -> IntArray:
     """
     operands, costs = operands_of(graph), graph.ops.costs_of(lanes)
     size = operand_bytes(graph, operands, costs)
-    if setup.sram is not None:
-        together = operands.in_groups(size)
-        worst = int(together.max(axis=0, initial=0).argmax()) if together.size else 0  # [lane]
-        if together.size and together[:, worst].max() > setup.sram:
+    if setup.sram is not None and size.size:
+        device = graph.device[operands.task[operands.first]]  # [group]
+        above = operands.in_groups(size) - np.array(setup.sram)[device][:, None]  # [group, lane]
+        group, worst = np.unravel_index(above.argmax(), above.shape)
+        if above[group, worst] > 0:
             tokens = 1 if lanes.members is None else int(lanes.members.query[:, worst].sum())
-            advice = _what_would_fit(graph, operands, size[:, worst], costs[:, :, worst], setup.sram, tokens)
-            beside = f" (resident weights hold {format_bytes(setup.resident)} more)" if setup.resident else ""
+            advice = _what_would_fit(graph, operands, int(group), size[:, worst], costs[:, :, worst], setup, tokens)
+            resident = setup.resident[device[group]] if setup.resident else 0
+            beside = f" (resident weights hold {format_bytes(resident)} more)" if resident else ""
             raise ConfigError("hardware.sram", f"{advice}{beside}")
     return size
+
+
+def space_of(setup: Setup, device: int) -> str:
+    """Bytes of SRAM for operands on a device, as a message says it. SRAM is bounded."""
+    assert setup.sram is not None
+    of = f" of {setup.machine.devices[device].name}" if setup.devices > 1 else ""
+    return f"SRAM{of} has {format_bytes(setup.sram[device])}"
 
 
 class Costs(NamedTuple):
@@ -69,24 +78,26 @@ def refuse_large_activations(setup: Setup, graph: TaskGraph, lanes: StepLanes) -
     np.add.at(held, user, size[operands.number(len(graph))[operands.used]])
     whole = (graph.head < 0) & (of.weights[graph.op] > 0)
     activations = (np.where(whole, of.read[graph.op], graph.share(of.read)) + graph.share(of.written)) * graph.computes
-    task = int((held + activations).argmax())
-    if held[task] + activations[task] <= setup.sram or not activations[task]:
+    space = np.array(setup.sram)[graph.device]  # [task]
+    task = int((held + activations - space).argmax())
+    if held[task] + activations[task] <= space[task] or not activations[task]:
         return
+    sram = int(space[task])
     advice = ["mapping.activations: off_chip would move these through memory"]
     op = int(graph.op[task])
     if graph.ops.ops[op].heads and graph.kind_of(task) != "attention":
         advice.append("softmax: online would keep no scores")
-    tiles = _tiles_of(of, op, setup.sram) if whole[task] and of.products[op] and of.read[op] < setup.sram else MOST_TILES + 1
+    tiles = _tiles_of(of, op, sram) if whole[task] and of.products[op] and of.read[op] < sram else MOST_TILES + 1
     if tiles <= MOST_TILES:
         advice.append(f"mapping.tiles of {tiles} would fit twice")
     tokens = 1 if lanes.members is None else int(lanes.members.query[:, 0].sum())
-    if most := tokens * max(0, setup.sram - int(held[task])) // int(activations[task]) if tokens > 1 else 0:
+    if most := tokens * max(0, sram - int(held[task])) // int(activations[task]) if tokens > 1 else 0:
         advice.append(f"a step of {most} new tokens instead of {tokens} would fit (workload.prefill.chunk)")
     beside = f" beside {format_bytes(int(held[task]))} of operands" if held[task] else ""
     raise ConfigError(
         "hardware.sram",
         f"{graph.name(task)} has inputs and results of {format_bytes(int(activations[task]))}{beside}, "
-        f"SRAM has {format_bytes(setup.sram)}; {', '.join(advice)}",
+        f"{space_of(setup, int(graph.device[task]))}; {', '.join(advice)}",
     )
 
 
@@ -105,14 +116,15 @@ def _tiles_of(of: Costs, op: int, sram: int) -> int:
 
 
 def _what_would_fit(
-    graph: TaskGraph, operands: Operands, size: IntArray, costs: IntArray, sram: int, tokens: int
+    graph: TaskGraph, operands: Operands, largest: int, size: IntArray, costs: IntArray, setup: Setup, tokens: int
 ) -> str:  # fmt: skip
-    """The largest operands that are needed together, and with which tiles, parts of keys or new tokens they would fit.
+    """Operands that are needed together and do not fit, and with which tiles, parts of keys or new tokens they would.
 
-    size: [operand], bytes. costs: [quantity, op].
+    largest: their group. size: [operand], bytes. costs: [quantity, op].
     """
-    together = operands.in_groups(size)
-    largest = int(together.argmax())
+    assert setup.sram is not None
+    sram = min(setup.sram[device] for device in np.unique(graph.device).tolist())
+    together = int(operands.in_groups(size)[largest])
     task = int(operands.task[operands.first[largest]])
     name = graph.name(int(graph.links.outputs[graph.links.output_start[task]])) if graph.prefetch[task] else graph.name(task)
     if graph.moves[task] & CACHED_BITS:
@@ -124,7 +136,8 @@ def _what_would_fit(
     of_weights = [(tasks[0], int(sizes[0])) for tasks, sizes, kv in groups if not kv]
     of_kv = [_parts_of(graph, tasks, sizes, costs) for tasks, sizes, kv in groups if kv and sizes.sum() > sram]
     advice = [*_tiles_that_fit(graph, of_weights, _costs_of(graph, costs), sram, tokens), *_splits_that_fit(of_kv, sram)]
-    return f"{name} needs {format_bytes(int(together[largest]))} at once, SRAM has {format_bytes(sram)}; {' and '.join(advice)}"
+    space = space_of(setup, int(graph.device[task]))
+    return f"{name} needs {format_bytes(together)} at once, {space}; {' and '.join(advice)}"
 
 
 def _tiles_that_fit(graph: TaskGraph, use: list[tuple[int, int]], of: Costs, sram: int, tokens: int) -> list[str]:

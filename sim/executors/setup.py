@@ -53,8 +53,8 @@ class Setup:
     many requests there are at a time, each coming `think` ps after one has ended, and each step begins with `step_overhead` ps
     of the host. arbiter: of the memory; each channel of each run has a copy of its own. bandwidth: of each channel of the
     memory, bytes/s (kept with the log, it does not enter times). latency: of the memory, ps. links: those of the last channels
-    of the machine, in order of their numbers. sram: bytes for operands in flight, None if unbounded. resident: bytes of weights
-    that SRAM holds beside them.
+    of the machine, in order of their numbers. sram: bytes for operands in flight on each device, None if unbounded. resident:
+    bytes of weights that its SRAM holds beside them.
     """
 
     graph: TaskGraph
@@ -69,8 +69,8 @@ class Setup:
     route: Route = "interleaved"
     latency: int = 0
     links: tuple[Link, ...] = ()
-    sram: int | None = None
-    resident: int = 0
+    sram: tuple[int, ...] | None = None
+    resident: tuple[int, ...] = ()
     batching: ResolvedBatching | None = None
     graphs: Callable[[Shape], TaskGraph] | None = None
     concurrency: int | None = None

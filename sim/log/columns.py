@@ -65,8 +65,8 @@ class Forms(NamedTuple):
 
     first: int64 [graph + 1], the first form of each graph.
     input_start: int64 [form + 1], inputs: int32 [edge]: CSR of the tasks it needs, as indices within its graph, ascending.
-    group: int32 [form], its kind and layer, see `FormTable.groups`. loads: int32 [form], the layer (an index into
-    `FormTable.layers`) whose KV cache it loads, -1 if none.
+    group: int32 [form], its kind and layer, see `FormTable.groups`. device: int32 [form], on which it runs. loads: int32
+    [form], the layer (an index into `FormTable.layers`) whose KV cache it loads, -1 if none.
     kv_first: int64 [graph + 1] into kv_task, kv_layer, kv_stores: int64, the tasks of a graph that load or store KV cache
     (an index within the graph), of which layer, and 1 for a store.
     """
@@ -75,6 +75,7 @@ class Forms(NamedTuple):
     input_start: Ints
     inputs: Ints
     group: Ints
+    device: Ints
     loads: Ints
     kv_first: Ints
     kv_task: Ints
@@ -154,6 +155,7 @@ class FormTable:
         parts["input_start"].append(graph.input_start[:-1].astype(np.int64) + self._edges)
         parts["inputs"].append(graph.inputs)
         parts["group"].append(self._group(graph))
+        parts["device"].append(graph.device)
         loads = np.full(size, NONE, dtype=np.int32)
         parts["kv_first"].append(np.array([self._kv]))
         for stores, of_layer in ((0, graph.kv_loads), (1, graph.kv_stores)):
@@ -186,7 +188,7 @@ class FormTable:
         ends = {"first": self._forms, "input_start": self._edges, "kv_first": self._kv}
         columns = {}
         for name, parts in self._parts.items():
-            dtype = np.int32 if name in {"inputs", "group", "loads"} else np.int64
+            dtype = np.int32 if name in {"inputs", "group", "device", "loads"} else np.int64
             last = [np.array([ends[name]])] if name in ends else []
             columns[name] = np.concatenate([np.zeros(0, dtype=dtype), *parts, *last], dtype=dtype, casting="unsafe")
         return Forms(**columns)

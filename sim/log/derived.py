@@ -78,6 +78,12 @@ def layer(log: EventLog) -> npt.NDArray[np.int16]:
     return np.asarray(of_group[forms(log).columns.group][form(log)])
 
 
+@_kept
+def device(log: EventLog) -> npt.NDArray[np.int32]:
+    """Number of the device on which the task runs."""
+    return np.asarray(forms(log).columns.device[form(log)])
+
+
 def drafts(log: EventLog) -> Mask:
     """[step]: whether it is one of a draft model."""
     return np.isin(log.steps.graph, [number for number, graph in enumerate(log.graphs) if graph.draft])

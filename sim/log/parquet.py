@@ -14,9 +14,9 @@ One row per task, in the order of the task table, with the scenario in the file'
 | `services` | its service intervals: list of `order` (row of `EventLog.services`), `channel`, `start`, `end`, `work` |
 
 Metadata of the file: `sim.version`, `sim.scenario` (JSON, with every default), `sim.seed`, `sim.engines`, `sim.channels`,
-`sim.bandwidth` (bytes/s), `sim.step_overhead` (ps), `sim.sram` (bytes or null), `sim.arrival` (ps, of each
-sequence), `sim.batches` (JSON: the members of each step). The task graphs are not stored: they are made again from the scenario
-when a log is read.
+`sim.bandwidth` (bytes/s), `sim.step_overhead` (ps), `sim.sram` (bytes of each device, or null), `sim.arrival`
+(ps, of each sequence), `sim.batches` (JSON: the members of each step). The task graphs are not stored: they are made again from
+the scenario when a log is read.
 """
 
 from __future__ import annotations
@@ -130,10 +130,16 @@ def _parsed(source: str, table: Any, metadata: Mapping[str, str], graphs_of: Gra
         graphs=graphs, tasks=tasks, steps=steps, services=_services(table["services"].combine_chunks()),
         machine=_machine(metadata),
         bandwidth=int(metadata["sim.bandwidth"]),
-        sram=json.loads(metadata.get("sim.sram", "null")), step_overhead=int(metadata.get("sim.step_overhead", 0)),
+        sram=_sram(metadata), step_overhead=int(metadata.get("sim.step_overhead", 0)),
         batched=members, arrival=arrival, cache=_cache(metadata), queue=_queue(metadata, len(arrival)),
     )  # fmt: skip
     return in_loop_order(log)
+
+
+def _sram(metadata: Mapping[str, str]) -> tuple[int, ...] | None:
+    """Bytes of SRAM for operands on each device; files of version 0.1 and before have a number, since one device had it."""
+    found = json.loads(metadata.get("sim.sram", "null"))
+    return None if found is None else tuple(found) if isinstance(found, list) else (found,)
 
 
 def _machine(metadata: Mapping[str, str]) -> Machine:

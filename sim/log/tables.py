@@ -145,10 +145,11 @@ class MemberTable:
 class EventLog:
     """A whole run. bandwidth: of each channel, bytes/s.
 
-    sram: bytes for operands in use, None if unbounded. step_overhead: ps of the host, with which each step begins. batched: the
-    members of each step; None where each step is one sequence that decodes one token. arrival: ps, when each sequence came.
-    cache: use of the prefix cache; None without one. queue: int64 [request, reason], ps that each waited before its first step,
-    by `sim.serving.queue.Reason`; None where nothing was batched. made: columns derived so far, by name (`sim.log.derived`).
+    sram: bytes for operands in use on each device, None if unbounded. step_overhead: ps of the host, with which each step
+    begins. batched: the members of each step; None where each step is one sequence that decodes one token. arrival: ps, when
+    each sequence came. cache: use of the prefix cache; None without one. queue: int64 [request, reason], ps that each waited
+    before its first step, by `sim.serving.queue.Reason`; None where nothing was batched. made: columns derived so far, by name
+    (`sim.log.derived`).
     """
 
     graphs: tuple[TaskGraph, ...]
@@ -157,7 +158,7 @@ class EventLog:
     steps: StepTable
     machine: Machine
     bandwidth: int
-    sram: int | None = None
+    sram: tuple[int, ...] | None = None
     step_overhead: int = 0
     batched: MemberTable | None = None
     arrival: npt.NDArray[np.int64] = field(default_factory=lambda: np.zeros(0, dtype=np.int64))

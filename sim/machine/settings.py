@@ -289,9 +289,9 @@ class Hardware(Section):
     )  # fmt: skip
     sram: Size | None = Field(
         default=None,
-        description="On-chip memory for operands in use (weights, and the KV cache that a step loads), and for resident "
-        "weights; null: unbounded. Loads wait for space. What exceeds it is refused, with the tiles that fit: operands of a "
-        "task, and with `mapping.activations: on_chip` also its inputs and results.",
+        description="On-chip memory of each device for operands in use (weights, and the KV cache that a step loads), and "
+        "for resident weights; null: unbounded. Loads wait for space. What exceeds it is refused, with the tiles that fit: "
+        "operands of a task, and with `mapping.activations: on_chip` also its inputs and results.",
     )
 
     energy: Energy | None = Field(

@@ -1,21 +1,28 @@
 """Operands of tasks that take SRAM: weights, and the KV cache and states that a step loads.
 
 An operand comes with the task that loads it: a transfer, or a computing task that loads its own. It is in use from there to the
-end of the last task that reads it. SRAM is given to the operands of a step in the order in which tasks need them first: the
-KV cache of a layer comes after the projections before its attention, though its load could begin with the step.
+end of the last task that reads it, on one device. The SRAM of a device is given to the operands of a step there in the order in
+which tasks need them first: the KV cache of a layer comes after the projections before its attention, though its load could
+begin with the step.
 
 An operand that is in SRAM must never wait for one that is not, or runs could come to a halt. So where a task that frees an
-operand needs later ones first, all of these are *admitted together*. For a weight this is the weight alone.
+operand needs later ones of the device first, all of these are *admitted together*. For a weight this is the weight alone. What
+it needs on another device comes *before* it, if the two devices wait for each other, as those that add up partial sums do. A
+stage of a pipeline waits for the one before, and never the other way round: it loads ahead as far as it has space.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from itertools import pairwise
+from operator import ge
 from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
 from models.graph import IntArray
+from sim.base.errors import ConfigError
 from sim.base.kernel import kernel, launch, loaded
 from sim.base.memo import Memo
 from sim.mapping.tasks import CACHED_BITS, CLASS_BIT, HOST_BIT, TaskGraph
@@ -23,15 +30,17 @@ from sim.mapping.tasks import CACHED_BITS, CLASS_BIT, HOST_BIT, TaskGraph
 #: Bytes of these classes take SRAM while they are in use.
 OPERAND_BITS = CLASS_BIT["weight"] | CACHED_BITS
 
-UNKNOWN = -2
+NONE, UNKNOWN = -1, -2
 
 
 class Operands(NamedTuple):
-    """Operands of a task graph, in the order in which tasks need them.
+    """Operands of a task graph, device after device, those of each in the order in which tasks need them.
 
     task: int64 [operand], the task that loads it. users: int64 [operand], how many tasks use it. first: int64 [group], the
     first operand of each group that is admitted together. used, used_start: CSR of the operands (as numbers of their loading
-    tasks) that each task uses.
+    tasks) that each task uses. start: int64 [device + 1], the first operand of each device of the replica. before: int64
+    [group, device], the operand up to which all of a device have to be admitted before a group of another one, if the two wait
+    for each other; -1 if not. Where known tokens follow one another, all operands of the token before come first there, too.
     """
 
     task: IntArray
@@ -39,6 +48,8 @@ class Operands(NamedTuple):
     first: IntArray
     used: IntArray
     used_start: IntArray
+    start: IntArray
+    before: IntArray
 
     def groups(self) -> list[list[int]]:
         """The loading tasks of each group."""
@@ -58,7 +69,7 @@ KNOWN: Memo[Operands] = Memo(2**19, lambda operands: len(operands.used_start))
 
 
 def operands_of(graph: TaskGraph) -> Operands:
-    """The operands of a task graph."""
+    """The operands of a task graph. Raises ConfigError if those of several devices would have to be admitted together."""
     return KNOWN.of(graph, None, lambda: _operands_of(graph))
 
 
@@ -69,21 +80,89 @@ def _operands_of(graph: TaskGraph) -> Operands:
     load, user = _uses(graph, loads)
     needed = np.full(len(graph), len(graph))  # [task]: the first task that uses its operand
     np.minimum.at(needed, load, user)
-    task = loads[np.lexsort((loads, needed[loads]))]
-    number = numbered(task, len(graph))
+    device = graph.device - graph.first_device
+    task = loads[np.lexsort((loads, needed[loads], device[loads]))]
+    start = np.searchsorted(device[task], np.arange(int(device.max(initial=0)) + 2))
+    each = [_needed_on(graph, task, range(begin, end), load, user) for begin, end in pairwise(start)]
+    until = np.stack(each, axis=1)  # [operand, device]: the last operand there that is needed before it is free
+    own = until[np.arange(len(task)), device[task]]
+    ends = np.flatnonzero(np.maximum.accumulate(own) == np.arange(len(task)))
+    first = np.concatenate([[0], ends + 1])[:-1]
+    by_user = np.lexsort((load, user))
+    used_start = np.zeros(len(graph) + 1, dtype=np.int64)
+    np.cumsum(np.bincount(user, minlength=len(graph)), out=used_start[1:])
+    before = _before(until, first, start, _in_turns(graph, device))
+    users = np.bincount(load, minlength=len(graph))[task]
+    return Operands(task, users, first, load[by_user], used_start, start, before)
+
+
+def _needed_on(graph: TaskGraph, task: IntArray, mine: range, load: IntArray, user: IntArray) -> IntArray:
+    """[operand]: the last one of a device that is needed before it is free, -1 if none is.
+
+    task: [operand], the task that loads it. mine: the operands of the device. load, user: [use].
+    """
+    number = np.full(len(graph), -1)  # [task]: of the operand of the device that it loads
+    number[task[mine.start : mine.stop]] = mine
     last = np.full(len(graph) + graph.links.joins, -1)  # [node]: the last operand that must be there before it can end
     last[len(graph) :] = UNKNOWN
     np.maximum.at(last, user, number[load])
-    last[task] = np.maximum(last[task], number[task])
+    last[: len(graph)] = np.maximum(last[: len(graph)], number)
     launch(reach, compiled=loaded())(graph.links.inputs, graph.links.input_start, last, np.array([len(graph)]))
-    until = np.zeros(len(task), dtype=np.int64)  # [operand]: the last one that is needed before it is free
-    np.maximum.at(until, number[load], last[user])
-    ends = np.flatnonzero(np.maximum.accumulate(until) == np.arange(len(task)))
-    by_user = np.lexsort((load, user))
-    start = np.zeros(len(graph) + 1, dtype=np.int64)
-    np.cumsum(np.bincount(user, minlength=len(graph)), out=start[1:])
-    users = np.bincount(load, minlength=len(graph))[task]
-    return Operands(task, users, np.concatenate([[0], ends + 1])[:-1], load[by_user], start)
+    until = np.full(len(task), -1, dtype=np.int64)
+    np.maximum.at(until, numbered(task, len(graph))[load], last[user])
+    return until
+
+
+def _in_turns(graph: TaskGraph, device: IntArray) -> npt.NDArray[np.bool_]:
+    """[device, device]: whether each of two has a task that waits for one of the other, by way of others or not.
+
+    A load of the KV cache waits for the stores of earlier tokens.
+    """
+    count, links = int(device.max(initial=0)) + 1, graph.links
+    waits = np.eye(count, dtype=np.bool_)
+    if count == 1:
+        return waits
+    node = np.repeat(np.arange(len(graph) + links.joins), np.diff(links.input_start))
+    direct = (node < len(graph)) & (links.inputs < len(graph))
+    waits[device[node[direct]], device[links.inputs[direct]]] = True
+    for layer, loads in graph.kv_loads.items():
+        waits[np.ix_(np.unique(device[list(loads)]), np.unique(device[list(graph.kv_stores.get(layer, ()))]))] = True
+    for join in range(len(graph), len(graph) + links.joins):
+        needs = links.inputs[links.input_start[join] : links.input_start[join + 1]]
+        needed_by = links.outputs[links.output_start[join] : links.output_start[join + 1]]
+        waits[np.ix_(np.unique(device[needed_by]), np.unique(device[needs]))] = True
+    for by_way_of in range(count):
+        waits |= waits[:, by_way_of, None] & waits[by_way_of]
+    return waits & waits.T
+
+
+def _before(until: IntArray, first: IntArray, start: IntArray, in_turns: npt.NDArray[np.bool_]) -> IntArray:
+    """`Operands.before`. until: [operand, device]. in_turns: [device, device]. Raises ConfigError if there is no order."""
+    before = np.full((len(first), len(start) - 1), NONE, dtype=np.int64)
+    if len(start) == 2 or not len(first):
+        return before
+    of_group = np.searchsorted(start, first, side="right") - 1  # [group]: its device
+    others = in_turns[of_group] & (np.diff(start) > 0)
+    others[np.arange(len(first)), of_group] = False
+    before[:] = np.where(others, np.maximum.reduceat(until, first, axis=0) + 1, NONE)
+    _refuse_circles(before, np.append(first, len(until)), of_group, start)
+    return before
+
+
+def _refuse_circles(before: IntArray, first: IntArray, device: IntArray, start: IntArray) -> None:
+    """Raise ConfigError if groups of several devices have to come before one another. first: [group + 1]."""
+    admitted, groups = start[:-1].tolist(), np.searchsorted(device, np.arange(len(start))).tolist()
+    following, last, left = groups[:-1], groups[1:], len(before)
+    wanted: Sequence[list[int]] = before.tolist()
+    while left:
+        left_then = left
+        for number in range(len(following)):
+            while following[number] < last[number] and all(map(ge, admitted, wanted[following[number]])):
+                following[number] += 1
+                admitted[number] = int(first[following[number]])
+                left -= 1
+        if left == left_then:
+            raise ConfigError("hardware.sram", "expected null: devices need operands of each other's at once to free their own")
 
 
 def numbered(loads: IntArray, tasks: int) -> IntArray:

@@ -15,6 +15,7 @@ from sim.analysis.occupancy import Occupancy
 from sim.analysis.parts import PARTS
 from sim.analysis.requests import Requests
 from sim.base.units import format_bytes, format_time
+from sim.machine.machine import Machine
 from sim.render import breakdown, sram
 from sim.render.narrow import Fitting
 from sim.render.requests import largest_first
@@ -56,7 +57,7 @@ def render(result: Result) -> RenderableType:
         if by_kind.largest(1):
             sections += _section(title, _blame(owners[found.owner], by_owner, by_kind, alone))
     if result.occupancy is not None and result.occupancy.wait:
-        sections += _section("What SRAM held while loads waited for space", _held(result.occupancy))
+        sections += _section("What SRAM held while loads waited for space", _held(result))
     if (queue := _queue(result.requests)).styles:
         sections += _section("What requests waited for in the queue", queue)
     sections += _section("Critical path of the run", _critical(result))
@@ -159,14 +160,30 @@ def _causes(what: str, matrix: Matrix, alone: str) -> Fitting:
     return table
 
 
-def _held(found: Occupancy) -> RenderableType:
-    """Operands that held SRAM, by kind: the mean of their bytes while loads waited, and their share of the wait."""
+def _held(result: Result) -> RenderableType:
+    """Operands that held SRAM, by kind: the mean of their bytes while loads waited, and their share of the wait.
+
+    Of several devices, first a table of them.
+    """
+    found, machine = result.occupancy, result.log.machine
+    assert found is not None
     itself = ("of it for SRAM itself",) if found.wait_sram else ()
     table = _table("operands", "held on average", "share of the wait", *itself, drop=(*itself, "held on average"))
     for each in found.by_kind[:MANY]:
         cells = format_bytes(each.byte_ps // found.wait), f"{each.wait / found.wait:.1%}"
         table.add_row(sram.title(each), *cells, *(format_time(each.wait_sram) for _ in itself))
-    return Group(Text(f"{format_bytes(found.most)} of {format_bytes(found.capacity)} in use at most"), table)
+    devices = (_spaces(found, machine), Text()) if len(found.devices) > 1 else ()
+    return Group(Text(sram.fullest(found, machine)), *devices, table)
+
+
+def _spaces(found: Occupancy, machine: Machine) -> Fitting:
+    """The SRAM of each device: how full it was, and how long loads waited for it."""
+    itself = ("of it for SRAM itself",) if found.wait_sram else ()
+    table = _table("device", "in use at most", "loads waited", *itself, drop=itself)
+    for device, space in list(zip(machine.devices, found.devices, strict=True))[:MANY]:
+        most = f"{space.most / space.capacity:.1%}" if space.capacity else "0.0%"
+        table.add_row(device.name, most, format_time(space.wait), *(format_time(space.wait_sram) for _ in itself))
+    return table
 
 
 def _critical(result: Result) -> Table:

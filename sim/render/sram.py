@@ -6,6 +6,7 @@ from typing import Any
 
 from sim.analysis.occupancy import Held, Occupancy
 from sim.base.units import format_bytes
+from sim.machine.machine import Machine
 from sim.runs.result import Result
 
 NAMED = 4  # kinds of operands that the line of the summary names
@@ -24,12 +25,22 @@ def data(result: Result) -> dict[str, Any]:
             {"operand": h.operand, of: h.of, "byte_ps": h.byte_ps, "wait_ps": h.wait, "wait_sram_ps": h.wait_sram} for h in held
         ]
 
+    fullest, several = found.fullest, len(found.devices) > 1
     return {
         "sram": {
-            "bytes": found.capacity, "most_bytes": found.most, "wait_ps": found.wait, "wait_sram_ps": found.wait_sram,
+            "bytes": fullest.capacity, "most_bytes": fullest.most, "wait_ps": found.wait, "wait_sram_ps": found.wait_sram,
             "by_kind": rows(found.by_kind, "kind"), "by_layer": rows(found.by_layer, "layer"),
+            **({"devices": _devices(result, found)} if several else {}),
         }
     }  # fmt: skip
+
+
+def _devices(result: Result, found: Occupancy) -> list[dict[str, Any]]:
+    return [
+        {"name": device.name, "bytes": space.capacity, "most_bytes": space.most, "wait_ps": space.wait,
+         "wait_sram_ps": space.wait_sram}
+        for device, space in zip(result.log.machine.devices, found.devices, strict=True)
+    ]  # fmt: skip
 
 
 def line(result: Result) -> str | None:
@@ -37,11 +48,18 @@ def line(result: Result) -> str | None:
     found = result.occupancy if result.log.has_rows else None
     if found is None:
         return None
-    most = f"{format_bytes(found.most)} of {format_bytes(found.capacity)} in use at most"
+    most = fullest(found, result.log.machine)
     if not found.wait:
         return f"{most}; no load waited for space"
     named = ", ".join(f"{title(each)} {share(each, found)}" for each in found.by_kind[:NAMED])
     return f"{most}; while loads waited for space, it held {named}"
+
+
+def fullest(found: Occupancy, machine: Machine) -> str:
+    """How much was in use at most; of several devices, of the one with the largest share."""
+    space = found.fullest
+    where = f", on {machine.devices[found.devices.index(space)].name}" if len(found.devices) > 1 else ""
+    return f"{format_bytes(space.most)} of {format_bytes(space.capacity)} in use at most{where}"
 
 
 def title(held: Held) -> str:

@@ -27,13 +27,15 @@ ACT_WRITE, WEIGHT = QUANTITIES.index("act_write"), QUANTITIES.index("weight")
 class Holding:
     """Bytes that a simulated device keeps and sends.
 
-    layers: the first and the last of its layers; None if it has none. weights: bytes. kv: bytes that a token appends to its KV
-    cache; sequence: those of the state that it keeps of each sequence; all these of the draft model, too. sends: in a step of
-    one sequence that decodes one token, by kind, how many ops send, and bytes through its link.
+    layers: the first and the last of its layers; None if it has none. weights: bytes; offloaded: those in tiers, not among
+    these. kv: bytes that a token appends to its KV cache; sequence: those of the state that it keeps of each sequence; all
+    these of the draft model, too. sends: in a step of one sequence that decodes one token, by kind, how many ops send, and
+    bytes through its link.
     """
 
     layers: tuple[int, int] | None
     weights: int
+    offloaded: int
     kv: int
     sequence: int
     sends: dict[str, tuple[int, int]]
@@ -47,8 +49,8 @@ def holdings(of_run: Sequence[Modeled]) -> list[Holding]:
     for device in range(parallel.group):
         held, *beside = (_holding(of, device, parallel) for of in (model, *drafts))
         for each in beside:
-            weights, kv, sequence = held.weights + each.weights, held.kv + each.kv, held.sequence + each.sequence
-            held = replace(held, weights=weights, kv=kv, sequence=sequence)
+            sums = {name: getattr(held, name) + getattr(each, name) for name in ("weights", "offloaded", "kv", "sequence")}
+            held = replace(held, **sums)
         found.append(held)
     return found
 
@@ -68,6 +70,7 @@ def _holding(of: Modeled, device: int, parallel: Parallel) -> Holding:
     return Holding(
         layers=(min(layers), max(layers)) if layers else None,
         weights=_weights(of, ops, first=device < parallel.copies),
+        offloaded=sum(_tiers(of, ops)),
         kv=sum(group.token_bytes for group in groups if group.window != 0),
         sequence=sum(group.bytes for group in groups if group.window == 0),
         sends=sends,
@@ -107,6 +110,11 @@ def others_of(experts: Experts) -> Fraction:
 def _on(ops: OpGraph, device: int) -> OpGraph:
     """The ops of one device."""
     return replace(ops, ops=tuple(op for op in ops.ops if op.device == device))
+
+
+def _tiers(of: Modeled, ops: OpGraph) -> tuple[int, ...]:
+    """Bytes of the weights of a device in each tier."""
+    return footprint(of.model, ops, of.formats, whole=False, sequences=(), tier=offloaded(ops, *of.offloads)).tiers
 
 
 def _weights(of: Modeled, ops: OpGraph, *, first: bool) -> int:

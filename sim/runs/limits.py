@@ -87,8 +87,6 @@ def refuse_devices(scenario: Scenario) -> None:
         message = f"expected at most {MOST_ENGINES:,} engines of all devices that are simulated, found {engines:,}"
         raise ConfigError("hardware.engines.count", message)
     _refuse_connection(scenario)
-    if parallel.simulated > 1 and scenario.hardware.sram is not None:
-        raise ConfigError("hardware.sram", "expected null where several devices are simulated (mapping.parallel)")
     if count > 1 and scenario.cost.model not in BY_BYTES:
         expected = " or ".join(BY_BYTES)
         raise ConfigError("cost.model", f"expected {expected} with several devices: times on links follow from bytes")

@@ -128,21 +128,34 @@ def tier_space(scenario: Scenario, of_run: Sequence[Modeled]) -> list[int | None
     return space
 
 
-def resident_bytes(scenario: Scenario, of_run: Sequence[Modeled]) -> int:
-    """Bytes of SRAM that resident weights take, 0 if SRAM is unbounded. Raises ConfigError if they do not fit."""
-    sram, share = scenario.hardware.sram, scenario.mapping.residency
+def resident_bytes(scenario: Scenario, of_run: Sequence[Modeled]) -> tuple[int, ...]:
+    """Bytes of SRAM that resident weights take on each simulated device, 0 if SRAM is unbounded.
+
+    Raises ConfigError if they do not fit.
+    """
+    sram, share, parallel = scenario.hardware.sram, scenario.mapping.residency, scenario.mapping.parallel
     if sram is None or share == "streamed":
-        return 0
-    written = scenario.model.config is None
-    everywhere = (each.holder.weights + sum(each.holder.tiers) for each in of_run)  # the others of each op come from there
-    weights = of_run[0].model.parameter_bytes if written else sum(everywhere)
-    held = weights if share == "resident" else math.ceil(weights * share)
-    if held > sram:
-        most = 1000 * sram // weights
-        advice = f"; mapping.weights of {{resident: {most / 1000}}} would fit" if most else ""
-        raise ConfigError(
-            "hardware.sram",
-            f"{format_bytes(held)} of resident weights are {format_bytes(held - sram)} more than the {format_bytes(sram)} of "
-            f"SRAM{advice}",
-        )
-    return held
+        return (0,) * parallel.simulated
+    found = []
+    for device, weights in enumerate(_weights_of_devices(scenario, of_run)):
+        held = weights if share == "resident" else math.ceil(weights * share)
+        if held > sram:
+            most = 1000 * sram // weights
+            advice = f"; mapping.weights of {{resident: {most / 1000}}} would fit" if most else ""
+            where = f" of device {device}" if parallel.group > 1 else ""
+            raise ConfigError(
+                "hardware.sram",
+                f"{format_bytes(held)} of resident weights{where} are {format_bytes(held - sram)} more than the "
+                f"{format_bytes(sram)} of {'its ' if where else ''}SRAM{advice}",
+            )
+        found.append(held)
+    return tuple(found) * (parallel.simulated // len(found))
+
+
+def _weights_of_devices(scenario: Scenario, of_run: Sequence[Modeled]) -> list[int]:
+    """Bytes of the weights of each simulated device of a replica, wherever they are when they are not resident."""
+    if scenario.model.config is None:
+        return [of_run[0].model.parameter_bytes]
+    if scenario.mapping.parallel.group > 1:
+        return [device.weights + device.offloaded for device in holdings(of_run)]
+    return [sum(each.holder.weights + sum(each.holder.tiers) for each in of_run)]

@@ -171,7 +171,7 @@ def _setup(scenario: Scenario, of_run: Sequence[Modeled], sequences: Sequence[Re
         bandwidth=memory.bandwidth,
         route=memory.channels.route,
         latency=memory.latency,
-        sram=None if hardware.sram is None else hardware.sram - held,
+        sram=None if hardware.sram is None else tuple(hardware.sram - size for size in held),
         resident=held,
     )
 

@@ -228,7 +228,8 @@ class _Runs:
         if scenario.cost.model in BY_BYTES and launches_of(setup.costs, setup.graph).any():
             yield partial(self._changed, "no launches", replace(setup, costs=_Launchless(setup.costs)))
         if setup.sram is not None:
-            yield partial(self._changed, "SRAM x2", replace(setup, sram=2 * setup.sram + setup.resident))
+            twice = tuple(2 * free + held for free, held in zip(setup.sram, setup.resident, strict=True))
+            yield partial(self._changed, "SRAM x2", replace(setup, sram=twice))
             yield partial(self._changed, "unbounded SRAM", replace(setup, sram=None))
         if (half := _half_the_bits(scenario)) is not None:
             yield partial(self._overridden, f"weights in {half}", f"mapping.formats.weights={half}")

@@ -12,10 +12,10 @@ from models.graph import QUANTITIES, IntArray, OpGraph
 from sim.analysis.rules import Rules
 from sim.cost import StepLanes
 from sim.executors.reference import simulate
-from sim.executors.setup import Setup
+from sim.executors.setup import Link, Setup
 from sim.log.tables import EventLog
 from sim.machine.arbiters import ARBITERS
-from sim.machine.machine import one_device
+from sim.machine.machine import alike_devices
 from sim.machine.schedulers import SCHEDULERS
 from sim.mapping.lowering import lower
 from sim.mapping.operands import operand_bytes, operands_of
@@ -65,7 +65,12 @@ def setup(
     channels: int = 1, route: str = "interleaved", costs: UnitCosts | None = None, launch: int = 0,
     **options: object,
 ) -> Setup:  # fmt: skip
-    """requests: (tokens, arrival) of each sequence. spare: bytes of SRAM beside the least with which the graph can run."""
+    """requests: (tokens, arrival) of each sequence. spare: bytes of SRAM beside the least with which the graph can run.
+
+    Ops on several devices pass results from one to the other at once; their links have no transfers.
+    """
+    devices = 1 + int(ops.device.max(initial=0))
+    made = alike_devices(devices, engines=engines, channels=channels, link=1)
     graph = lower(ops, ModelMapping(execution=execution, weights=weights))
     costs = costs or UnitCosts()
     costs.launch = launch
@@ -74,16 +79,17 @@ def setup(
     return Setup(
         graph=graph,
         sequences=[Request(context=0, tokens=tokens, arrival=arrival) for tokens, arrival in requests],
-        dependency=dependency, costs=costs, machine=one_device(engines=engines, channels=channels),
+        dependency=dependency, costs=costs, machine=made,
+        links=tuple(Link(arbiter=ARBITERS.make("fifo", {}), bandwidth=1, latency=0) for _ in made.links),
         scheduler=SCHEDULERS.make(scheduler, {}), overlap=execution == "stream",
         arbiter=ARBITERS.make(arbiter, {"cap": cap, **options}), bandwidth=10**12,
-        route=route, latency=latency, sram=sram,
+        route=route, latency=latency, sram=None if sram is None else (sram,) * devices, resident=(0,) * devices,
     )  # fmt: skip
 
 
 def with_sram(made: Setup, sram: int) -> Setup:
-    """The same setup with so many bytes of SRAM for operands."""
-    return replace(made, sram=sram)
+    """The same setup with so many bytes of SRAM for operands on each device."""
+    return replace(made, sram=(sram,) * made.devices)
 
 
 def kind_of(log: EventLog, row: int) -> str:
@@ -95,7 +101,7 @@ def rules_of(made: Setup, execution: str) -> Rules:
     return Rules(
         arrivals=tuple(request.arrival for request in made.sequences), dependency=made.dependency, execution=execution,
         latency=made.latency, cap=made.arbiter.cap, sram=made.sram,
-        stripes=made.channels if made.route == "interleaved" else 1, efficiency=(Fraction(1), Fraction(1)),
+        stripes=made.memory_channels_each if made.route == "interleaved" else 1, efficiency=(Fraction(1), Fraction(1)),
         work_conserving_channel=made.arbiter.work_conserving, work_conserving_scheduler=made.scheduler.work_conserving,
     )  # fmt: skip
 

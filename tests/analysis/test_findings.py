@@ -277,7 +277,7 @@ def test_busy_and_work_over_time(intervals: list[tuple[int, int]], width: int) -
     services = Services(*(memoryview(column) for column in (start, start, start, end, end - start)))
     instants = [time for span in spans for time in range(*span)]
     runs = np.zeros((2, len(spans) + 1), dtype=np.int64)
-    runs = runs[:, : busy_runs(services, 2**15, runs)]
+    runs = runs[:, : busy_runs(services, 0, 2**15, runs)]
     assert (runs[1] - runs[0]).sum() == len(set(instants))
     assert union([np.array([start, end])]) == union([runs[:, ::2], runs[:, 1::2]]) == len(set(instants))
     bins = np.zeros(60 // width + 1, dtype=np.int64)

@@ -3,20 +3,21 @@
 from __future__ import annotations
 
 import dataclasses
-from fractions import Fraction
+from collections import Counter
 
 import numpy as np
 from hypothesis import given, settings
 
 from models.graph import OpGraph
 from sim.analysis.breakdown import breakdown
-from sim.analysis.occupancy import Occupancy, occupancy
+from sim.analysis.occupancy import Occupancy, Space, occupancy
 from sim.analysis.parts import WAIT_SRAM
 from sim.cost.fixed import largest_remainder
+from sim.log import derived
 from sim.log.tables import EventLog
 from sim.mapping.operands import operand_bytes, operands_of
 from tests.analysis.machine import run
-from tests.analysis.test_random import graphs, machines
+from tests.analysis.test_random import machines, of_any_devices
 from tests.graphs import GraphBuilder
 
 
@@ -41,7 +42,7 @@ def test_two_operands_share_the_wait_by_what_they_hold_and_for_how_long() -> Non
     b.add("up_proj", layer=1, flops=1, weight=2)
     b.add("o_proj", layer=2, flops=1, weight=6)
     found = found_in(b.graph(), engines=2, sram=8)
-    assert (found.capacity, found.most, found.wait, found.wait_sram) == (8, 6, 14, 8)
+    assert found.devices == (Space(capacity=8, most=6, wait=14, wait_sram=8),)
     assert rows(found) == [("weights", "q_proj", 4 * 14, 11, 8), ("weights", "up_proj", 2 * 7, 3, 0)]
     assert [(held.operand, held.of, held.wait) for held in found.by_layer] == [("weights", 0, 11), ("weights", 1, 3)]
 
@@ -54,7 +55,7 @@ def test_the_cache_holds_sram_until_its_last_use() -> None:
     b.add("weighted_values", load, scores, flops=3)
     b.add("o_proj", flops=1, weight=5)
     found = found_in(b.graph(), sram=10)
-    assert (found.most, found.wait, found.wait_sram) == (6, 11, 5)
+    assert (found.fullest.most, found.wait, found.wait_sram) == (6, 11, 5)
     assert rows(found) == [("KV cache", "kv_load", 66, 11, 5)]
 
 
@@ -72,7 +73,7 @@ def test_without_a_bound_there_is_nothing_to_show_and_with_enough_nothing_waits(
     log, rules = run(b.graph(), sram=None)
     assert occupancy(log, rules, breakdown(log, rules)) is None
     found = found_in(b.graph(), sram=4)
-    assert (found.most, found.wait, found.by_kind) == (4, 0, ())
+    assert (found.fullest.most, found.wait, found.by_kind) == (4, 0, ())
 
 
 def test_products_beyond_64_bits() -> None:
@@ -85,9 +86,10 @@ def test_products_beyond_64_bits() -> None:
     assert rows(found) == [("weights", "q_proj", big * (big + 1), big + 1, 1)]
 
 
-def by_instants(log: EventLog, sram: int, conserving: bool) -> tuple[Fraction, Fraction, dict[str, int]]:
-    """All waits for space, those for space itself, and byte-picoseconds by kind of op, counted one ps after the other."""
-    t, g = log.tasks, log.services
+def by_instants(log: EventLog, conserving: bool, device: int) -> tuple[int, int, dict[str, int]]:
+    """All waits for space on a device, those for space itself, and byte-picoseconds by kind of op, counted ps by ps."""
+    t, g, each, engines = log.tasks, log.services, log.machine.memories // len(log.machine.devices), log.machine.engines_each
+    mine, channels = derived.device(log) == device, g.channel // each == device
     graph = log.graphs[0]
     operands = operands_of(graph)
     sizes = operand_bytes(graph, operands, graph.ops.costs(0)).ravel().tolist()
@@ -101,34 +103,40 @@ def by_instants(log: EventLog, sram: int, conserving: bool) -> tuple[Fraction, F
     kinds = {int(task): graph.ops.ops[int(graph.op[task])].kind for task in operands.task}
     size = dict(zip(operands.task.tolist(), sizes, strict=True))
     for now in range(log.makespan):
-        waits = (t.ready <= now) & (now < t.start)
-        on_engines, busy = t.engine >= 0, ((t.engine >= 0) & (t.start <= now) & (now < t.end)).sum()
+        waits = mine & (t.ready <= now) & (now < t.start)
+        on_engines, busy = t.engine >= 0, (mine & (t.engine >= 0) & (t.start <= now) & (now < t.end)).sum()
         dma, own = int((waits & ~on_engines).sum()), int((waits & on_engines & (t.work > 0)).sum())
-        own *= conserving and busy < log.engines
-        caused = ((g.start <= now) & (now < g.end)).any() or (busy == log.engines and (waits & on_engines).any())
+        own *= conserving and busy < engines
+        caused = (channels & (g.start <= now) & (now < g.end)).any() or (busy == engines and (waits & on_engines).any())
         every, itself = every + dma + own, itself + (0 if caused else dma) + own
         for load, end in until.items():
-            if t.start[load] <= now < end:
+            if mine[load] and t.start[load] <= now < end:
                 kind = kinds[int(t.task[load])]
                 held[kind] = held.get(kind, 0) + size[int(t.task[load])] * (dma + own)
     return every, itself, {kind: byte_ps for kind, byte_ps in held.items() if byte_ps}
 
 
 @settings(max_examples=25, deadline=None)
-@given(graphs(), machines())
+@given(of_any_devices(), machines())
 def test_byte_picoseconds_are_those_of_all_instants(graph: OpGraph, machine: dict[str, object]) -> None:
     machine = {**machine, "spare": machine["spare"] or 0}
     log, rules = run(graph, **machine)
     parts = breakdown(log, rules)
     found = occupancy(log, rules, parts)
     assert found is not None
-    every, itself, held = by_instants(log, found.capacity, rules.waits_for_sram)
-    assert (found.wait, found.wait_sram) == (every, itself) == (every, parts.total[WAIT_SRAM])
-    sums: dict[str, int] = {}
-    for each in found.by_kind:
-        sums[str(each.of)] = sums.get(str(each.of), 0) + each.byte_ps
-    assert sums == held
+    expected = [by_instants(log, rules.waits_for_sram, device) for device in range(len(log.machine.devices))]
+    assert [(space.wait, space.wait_sram) for space in found.devices] == [(every, itself) for every, itself, _ in expected]
+    assert found.wait_sram == parts.total[WAIT_SRAM]
+    sums, shares = Counter[str](), Counter[str]()
+    for every, _, held in expected:
+        sums.update(held)
+        shares.update(dict(zip(held, largest_remainder(list(held.values()), every), strict=True)) if held else {})
+    assert {str(each.of): each.byte_ps for each in found.by_kind if each.operand == "weights"} == {
+        kind: byte_ps for kind, byte_ps in sums.items() if kind != "kv_load"
+    }
     for table in (found.by_kind, found.by_layer):
         if table:
-            assert np.sum([(each.wait, each.wait_sram) for each in table], axis=0).tolist() == [every, itself]
-            assert sorted(each.wait for each in table) == sorted(largest_remainder([each.byte_ps for each in table], every))
+            assert np.sum([(each.wait, each.wait_sram) for each in table], axis=0).tolist() == [found.wait, found.wait_sram]
+            assert sum(each.byte_ps for each in table) == sums.total()
+    if len(found.devices) == 1:
+        assert sorted(each.wait for each in found.by_kind) == sorted(shares.values())

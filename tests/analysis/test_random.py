@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given, reject, settings
 from hypothesis import strategies as st
 
 from models.graph import OpGraph
@@ -21,9 +21,13 @@ from sim.analysis.findings import analyze
 from sim.analysis.parts import PARTS, WAIT_ENGINE, WAIT_INPUT, WAIT_POLICY, WAIT_SRAM
 from sim.analysis.rules import Rules
 from sim.analysis.story import Stories
+from sim.base.errors import ConfigError
 from sim.cost.fixed import largest_remainder
 from sim.log import columns, derived
 from sim.log.tables import EventLog
+from sim.mapping.lowering import lower
+from sim.mapping.operands import operands_of
+from sim.mapping.settings import ModelMapping
 from tests.analysis.machine import run
 from tests.graphs import GraphBuilder
 
@@ -50,6 +54,26 @@ def graphs(draw: st.DrawFn) -> OpGraph:
 
 
 @st.composite
+def dealt_out(draw: st.DrawFn) -> OpGraph:
+    """A random graph on two or three devices. Operands are used where they are loaded."""
+    graph = draw(graphs())
+    home = list(range(len(graph.ops)))  # [op]: the first one that must be on the same device
+    for i, op in enumerate(graph.ops):
+        for j in op.inputs:
+            if graph.ops[j].kind == "kv_load":
+                home = [min(home[i], home[j]) if each in (home[i], home[j]) else each for each in home]
+    device = draw(st.lists(st.integers(0, draw(st.integers(1, 2))), min_size=len(home), max_size=len(home)))
+    dealt = dataclasses.replace(
+        graph, ops=tuple(dataclasses.replace(op, device=device[home[i]]) for i, op in enumerate(graph.ops))
+    )
+    try:
+        operands_of(lower(dealt, ModelMapping(execution="prefetch")))
+    except ConfigError:  # devices that would each need operands of the other at once
+        reject()
+    return dealt
+
+
+@st.composite
 def machines(draw: st.DrawFn) -> dict[str, object]:
     return {
         "execution": draw(st.sampled_from(("blocking", "stream", "prefetch"))),
@@ -67,8 +91,12 @@ def machines(draw: st.DrawFn) -> dict[str, object]:
     }
 
 
+def of_any_devices() -> st.SearchStrategy[OpGraph]:
+    return st.one_of(graphs(), dealt_out())
+
+
 @settings(max_examples=150, deadline=None)
-@given(graphs(), machines())
+@given(of_any_devices(), machines())
 def test_the_account_adds_up(graph: OpGraph, machine: dict[str, object]):
     log, rules = run(graph, **machine)
     check(log, rules, bounds(log, rules))
@@ -98,7 +126,7 @@ def test_the_account_adds_up(graph: OpGraph, machine: dict[str, object]):
 
 
 @settings(max_examples=100, deadline=None)
-@given(graphs(), machines())
+@given(of_any_devices(), machines())
 def test_compiled_kernels_find_the_same(graph: OpGraph, machine: dict[str, object]):
     log, rules = run(graph, **machine)
     with pytest.MonkeyPatch.context() as patch:
@@ -107,25 +135,39 @@ def test_compiled_kernels_find_the_same(graph: OpGraph, machine: dict[str, objec
     assert findings(log, rules) == compiled
 
 
+def by_instants(log: EventLog) -> tuple[np.ndarray, np.ndarray]:
+    """Picosecond by picosecond: [waiting, holding], tasks of a device that waited beside tasks that held its engines while none
+    was idle; and [step], transfers that waited for space in its SRAM while neither its channels nor its engines were the cause.
+    """
+    t, g, steps, each = log.tasks, log.services, len(log.steps), log.machine.memories // len(log.machine.devices)
+    held, device = t.engine >= 0, derived.device(log)
+    together, in_sram = np.zeros((steps, steps), dtype=np.int64), np.zeros(steps, dtype=np.int64)
+    for number, of in enumerate(log.machine.devices):
+        mine, channels = device == number, g.channel // each == number
+        for now in range(log.makespan):
+            holds, waits = mine & held & (t.start <= now) & (now < t.end), mine & (t.ready <= now) & (now < t.start)
+            queue, space, serves = waits & held, waits & ~held, (channels & (g.start <= now) & (now < g.end)).any()
+            all_busy = holds.sum() == len(of.engines)
+            if not serves and not (all_busy and queue.any()):
+                np.add.at(in_sram, t.step[space], 1)
+            if all_busy:
+                waiting = queue if serves or not queue.any() else waits
+                together += np.outer(*(np.bincount(t.step[those], minlength=steps) for those in (waiting, holds)))
+    return together, in_sram
+
+
 @settings(max_examples=60, deadline=None)
-@given(graphs(), machines())
+@given(of_any_devices(), machines())
 def test_engines_are_blamed_for_each_instant(graph: OpGraph, machine: dict[str, object]):
     """Against a count, picosecond by picosecond, of tasks that waited and tasks that held an engine while none was idle.
 
     A transfer that waits for SRAM waits for an engine while tasks queue for them and channels rest.
     """
     log, rules = run(graph, **machine)
-    t, g, steps = log.tasks, log.services, len(log.steps)
-    parts = breakdown(log, rules)
-    held, together = t.engine >= 0, np.zeros((steps, steps), dtype=np.int64)
-    for now in range(log.makespan):
-        holds, waits = held & (t.start <= now) & (now < t.end), (t.ready <= now) & (now < t.start)
-        queue, serves = waits & held, ((g.start <= now) & (now < g.end)).any()
-        if holds.sum() == log.engines:
-            waiting = queue if serves or not queue.any() else waits
-            together += np.outer(*(np.bincount(t.step[those], minlength=steps) for those in (waiting, holds)))
+    steps, parts = len(log.steps), breakdown(log, rules)
+    together, _ = by_instants(log)
     totals = parts.by_step[:, WAIT_ENGINE].tolist()
-    assert together.sum(axis=1).tolist() == [log.engines * total for total in totals]
+    assert together.sum(axis=1).tolist() == [log.machine.engines_each * total for total in totals]
     expected = [
         largest_remainder(row, total) if total else [0] * steps for row, total in zip(together.tolist(), totals, strict=True)
     ]
@@ -156,25 +198,15 @@ def test_a_queue_is_blamed_on_what_it_served(graph: OpGraph, machine: dict[str, 
 
 
 @settings(max_examples=60, deadline=None)
-@given(graphs(), machines())
+@given(of_any_devices(), machines())
 def test_waits_for_sram_have_causes(graph: OpGraph, machine: dict[str, object]):
     """Against a count, picosecond by picosecond, of transfers that wait for space, by what the machine does meanwhile."""
     log, rules = run(graph, **{**machine, "execution": "prefetch", "spare": machine["spare"] or 0})
-    t, g, steps = log.tasks, log.services, len(log.steps)
-    held, in_sram, together = t.engine >= 0, np.zeros(steps, dtype=np.int64), np.zeros((steps, steps), dtype=np.int64)
-    for now in range(log.makespan):
-        holds, waits = held & (t.start <= now) & (now < t.end), (t.ready <= now) & (now < t.start)
-        queue, space = waits & held, waits & ~held
-        all_busy, serves = holds.sum() == log.engines, ((g.start <= now) & (now < g.end)).any()
-        if not serves and not (all_busy and queue.any()):
-            np.add.at(in_sram, t.step[space], 1)
-        if all_busy:
-            waiting = queue if serves or not queue.any() else waits
-            together += np.outer(*(np.bincount(t.step[those], minlength=steps) for those in (waiting, holds)))
-    parts = breakdown(log, rules)
+    together, in_sram = by_instants(log)
+    parts, steps = breakdown(log, rules), len(log.steps)
     assert parts.by_step[:, WAIT_SRAM].tolist() == in_sram.tolist()
     totals = parts.by_step[:, WAIT_ENGINE].tolist()
-    assert together.sum(axis=1).tolist() == [log.engines * total for total in totals]
+    assert together.sum(axis=1).tolist() == [log.machine.engines_each * total for total in totals]
     expected = [
         largest_remainder(row, total) if total else [0] * steps for row, total in zip(together.tolist(), totals, strict=True)
     ]

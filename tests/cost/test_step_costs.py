@@ -155,7 +155,7 @@ def test_an_operand_that_does_not_fit_is_refused(cost: str) -> None:
     setup = setup_of(*BATCHES, PREFETCH, cost, LOADS)
     assert setup.batching is not None
     assert setup.graphs is not None
-    object.__setattr__(setup, "sram", 1000)
+    object.__setattr__(setup, "sram", (1000,))
     batch = loops(setup.batching, setup.sequences)[0].next(10**15)
     assert batch is not None
     costs = costs_of(setup, setup.graphs(batch.shape))

@@ -226,8 +226,6 @@ def served(draw: st.DrawFn, *, devices: bool = False, more: bool = False) -> dic
             parallel |= draw(
                 st.sampled_from(({}, {"token_chunks": 2, "token_chunks_from": 2}, {"token_chunks": 3, "token_chunks_from": 7}))
             )
-        if parallel.get("pipeline", 1) > 1 or parallel.get("expert") or parallel.get("data") or not parallel.get("fold", True):
-            machine["sram"] = None
         if parallel.get("pipeline", 1) > 1:
             model["layers"] = 4 if config == COMPRESSED else 2
     return {

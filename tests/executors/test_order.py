@@ -109,18 +109,18 @@ class TestSram:
     def serve(self, capacity: int, *loops: tuple[int, list[int], int]) -> list[tuple[int, int, int]]:
         """(time, loop, size) of each admission; loops are (number, sizes, how long each is held)."""
         env, served = Environment(), []
-        sram = Sram(env, capacity)
+        sram = Sram(env, [capacity])
 
         def loop(number: int, requested: list[int], held: int):
             for size in requested:
-                yield sram.get(number, size)
+                yield sram.get(0, number, size)
                 served.append((env.now, number, size))
-                env.timeout(held).callbacks.append(lambda _, size=size: sram.put(size))
+                env.timeout(held).callbacks.append(lambda _, size=size: sram.put(0, size))
 
         for each in loops:
             env.process(loop(*each))
         env.run()
-        assert sram.free == capacity
+        assert sram.free == [capacity]
         return served
 
     def test_requests_of_an_instant_queue_in_order_of_loops(self):
@@ -265,6 +265,10 @@ LOOPS: dict[str, dict[str, Any]] = {
     "sequences that share SRAM": {
         "workload": {"sequences": ALIKE}, "mapping": {"tiles": 64}, "scheduler": "sticky",
         "hardware": {"sram": "4 MiB", "memory": {"channels": {"count": 3}}},
+    },
+    "devices that wait for each other, with SRAM each": {
+        "workload": {"sequences": ALIKE[:1]}, "mapping": {"tiles": 64, "parallel": {"tensor": 2, "fold": False}},
+        "hardware": {"sram": "2 MiB", "devices": {"count": 2, "link": {"bandwidth": "100 GB/s"}}},
     },
     "batches": {
         "workload": {

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -9,12 +11,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import sim
-from models.graph import OpGraph
+from models.graph import Op, OpGraph
 from sim.analysis.breakdown import breakdown
 from sim.analysis.sram import most_in_use
 from sim.base.errors import ConfigError, InputError
+from sim.base.units import ceil_div
 from sim.executors import compiled, reference
 from sim.executors.setup import Setup
+from sim.log import derived
 from sim.log.tables import EventLog
 from sim.mapping.lowering import lower
 from sim.mapping.operands import operands_of
@@ -23,11 +27,13 @@ from sim.render.breakdown import parts
 from sim.runs.plan import plan
 from sim.scenario import from_dict
 from tests.analysis import machine
-from tests.analysis.test_random import graphs, machines
+from tests.analysis.test_random import dealt_out, graphs, machines
 from tests.executors.test_equal import assert_same
 from tests.graphs import GraphBuilder
 
 GB = 10**9
+
+several_requests = st.lists(st.tuples(st.integers(1, 2), st.integers(0, 9)), min_size=2, max_size=4)  # tokens, arrival
 
 
 def ends(log: EventLog) -> list[int]:
@@ -304,13 +310,148 @@ def test_inputs_results_and_the_tile_of_weights_fit_sram_together() -> None:
 
 
 @settings(max_examples=80, deadline=None)
-@given(
-    graphs(), machines(), st.integers(0, 6), st.lists(st.tuples(st.integers(1, 2), st.integers(0, 9)), min_size=2, max_size=4)
-)
+@given(graphs(), machines(), st.integers(0, 6), several_requests)
 def test_no_run_comes_to_a_halt(graph: OpGraph, drawn: dict[str, Any], spare: int, requests: list[tuple[int, int]]) -> None:
     """With the least SRAM that holds any operands which are needed together, several sequences all end; none exceeds SRAM."""
     made = machine.setup(graph, **{**drawn, "spare": spare, "requests": requests})
     log = on_both(made)
     assert len(log.steps) == sum(tokens for tokens, _ in requests)
     assert (log.tasks.end > log.tasks.start).all()
-    assert most_in_use(log) <= made.sram
+    assert most_in_use(log)[0] <= made.sram[0]
+
+
+def on_devices(graph: OpGraph, device: Callable[[Op], int]) -> OpGraph:
+    """The graph with each of its ops on a device."""
+    return replace(graph, ops=tuple(replace(op, device=device(op)) for op in graph.ops))
+
+
+@pytest.mark.parametrize("execution", ["blocking", "stream", "prefetch"])
+def test_each_device_has_sram_of_its_own(execution: str) -> None:
+    """Two copies of the attention of two layers, on a device each: both have the times of one alone, at each size."""
+    one = two_layers(load=10, compute=5)
+    twice = replace(one, ops=(*one.ops, *(replace(op, inputs=tuple(4 + i for i in op.inputs), device=1) for op in one.ops)))
+    for sram, wanted in ((10, [15, 30]), (19, [15, 30]), (20, [15, 25]), (None, [15, 25])):
+        log = on_both(machine.setup(twice, execution=execution, engines=2, sram=sram))
+        assert ends(log) == 2 * wanted, sram
+        assert most_in_use(log) == (min(sram or 20, 10 if sram == 19 else 20),) * 2
+    with pytest.raises(ConfigError, match=r"needs 10 B at once, SRAM of device 0 has 9 B"):
+        machine.run(twice, execution=execution, sram=9)
+
+
+def test_a_stage_loads_ahead_while_it_waits_for_the_one_before() -> None:
+    """Stage 0 loads 10 bytes and computes for 50 ps, until 60. Stage 1 has two ops of 10 bytes and 5 ps each.
+
+    With space for one, it loads the first in [0, 10), computes in [60, 65), loads the second then: 75, 80. With space for both
+    it has them at 20, and ends at 70.
+    """
+    b = GraphBuilder()
+    first = b.add("q_proj", flops=50, weight=10)
+    second = b.add("o_proj", first, layer=1, flops=5, weight=10)
+    b.add("up_proj", second, layer=1, flops=5, weight=10)
+    graph = on_devices(b.graph(), lambda op: op.layer)
+    for sram, wanted in ((10, [60, 65, 80]), (20, [60, 65, 70])):
+        log = on_both(machine.setup(graph, sram=sram))
+        assert ends(log) == wanted
+    assert operands_of(log.graphs[0]).before.tolist() == [[-1, -1]] * 3, "no stage waits for a later one"
+
+
+def test_devices_in_turns_load_no_further_ahead_than_the_others_have_space_for() -> None:
+    """q_proj on device 0, then v_proj on 1, then o_proj on 0, of 5 bytes each; on 1 also k_proj, before v_proj, for 20 ps.
+
+    Device 1 has space for one. k_proj loads in [0, 5) and ends at 25; only then is v_proj admitted, and with it o_proj, for
+    which device 0 has space all the time: they load until 30, v_proj ends at 31 and o_proj at 32.
+    """
+    b = GraphBuilder()
+    first = b.add("q_proj", flops=1, weight=5)
+    b.add("k_proj", flops=20, weight=5)
+    second = b.add("v_proj", first, flops=1, weight=5)
+    b.add("o_proj", second, flops=1, weight=5)
+    graph = on_devices(b.graph(), lambda op: int(op.kind in ("k_proj", "v_proj")))
+    made = replace(machine.setup(graph), sram=(10, 5))
+    log = on_both(made)
+    assert ends(log) == [6, 25, 31, 32]
+    operands = operands_of(made.graph)
+    assert [made.graph.name(task) for task in operands.task] == [f"weight_load {kind}_proj" for kind in "qokv"]
+    assert operands.before.tolist() == [[-1, 0], [-1, 4], [0, -1], [1, -1]]
+
+
+def test_operands_that_devices_need_of_each_other_at_once_are_refused() -> None:
+    """Caches on two devices, each used before and after the other's: neither can be freed before both are there."""
+    b = GraphBuilder()
+    loads = [b.add("kv_load", layer=device, kv_read=6) for device in (0, 1)]
+    scores = [b.add("scores", load, layer=device, flops=2) for device, load in enumerate(loads)]
+    for device, load in enumerate(loads):
+        b.add("weighted_values", load, scores[1 - device], layer=device, flops=3)
+    with pytest.raises(ConfigError, match="expected null: devices need operands of each other's at once"):
+        machine.run(on_devices(b.graph(), lambda op: op.layer), sram=100)
+
+
+def block(parallel: dict[str, Any], *, devices: int, sram: str, layers: int = 2, **rest: Any) -> EventLog:
+    """Some layers of Llama-3.2-1B, in tiles, for a batch of two sequences or two on their own."""
+    scenario: dict[str, Any] = {
+        "model": {"config": "llama-3.2-1b", "layers": layers, "scope": "block"},
+        "workload": {"sequences": [{"context": 100, "tokens": 2, "count": 2}], **rest},
+        "hardware": {"sram": sram},
+        "mapping": {"heads": "fused", "tiles": 8, "parallel": parallel},
+    }
+    if devices > 1:
+        scenario["hardware"]["devices"] = {"count": devices, "link": {"bandwidth": "450 GB/s", "latency": "1 us"}}
+    return on_both(plan(from_dict(scenario)).setup)
+
+
+@pytest.mark.parametrize("policy", ["independent", "continuous"])
+@pytest.mark.parametrize("sram", ["5 MiB", "20 MiB"])
+def test_devices_that_do_the_same_have_the_times_of_the_one_that_stands_for_them(policy: str, sram: str) -> None:
+    one = block({"tensor": 2}, devices=2, sram=sram, batching=policy)
+    both = block({"tensor": 2, "fold": False}, devices=2, sram=sram, batching=policy)
+    device = derived.device(both)
+    for column in ("ready", "start", "loaded", "end"):
+        for number in range(2):
+            mine = getattr(both.tasks, column)[device == number]
+            assert sorted(mine.tolist()) == sorted(getattr(one.tasks, column).tolist())
+
+
+@pytest.mark.parametrize("sram", ["5 MiB", "20 MiB"])
+def test_the_first_stage_has_the_times_of_a_device_alone(sram: str) -> None:
+    """One layer each: what stage 0 does in its first step, but for sending the result, is a run of one layer."""
+    alone = block({}, devices=1, layers=1, sram=sram, batching={"policy": "continuous", "max_batch": 1})
+    stages = block({"pipeline": 2, "micro_batches": 1}, devices=2, sram=sram, batching={"policy": "continuous", "max_batch": 1})
+    first = range(len(alone.graphs[0]))
+    mine = [row for row in range(len(stages.graphs[0])) if not derived.device(stages)[row] and "p2p" not in stages.name(row)]
+    for column in ("ready", "start", "loaded", "end"):
+        assert getattr(stages.tasks, column)[mine].tolist() == getattr(alone.tasks, column)[list(first)].tolist()
+
+
+def test_two_replicas_are_two_devices() -> None:
+    """Requests 0 and 1 on a replica each: both take as long as one alone."""
+    both = block({"data": 2}, devices=2, sram="5 MiB", batching="continuous")
+    one = block({}, devices=1, sram="5 MiB", batching={"policy": "continuous", "max_batch": 1})
+    assert both.steps.end[both.steps.sequence == 0].tolist() == both.steps.end[both.steps.sequence == 1].tolist()
+    assert both.makespan == one.steps.end[1]
+
+
+def test_resident_weights_of_each_stage_leave_the_rest_of_its_sram() -> None:
+    """Layers of 60,821,504 parameters of 2 bytes, and the last norm of 2,048 on the second stage: 40 % of them, rounded up."""
+    scenario = {
+        "model": {"config": "llama-3.2-1b", "layers": 2, "scope": "block"},
+        "hardware": {"sram": "60 MB", "devices": {"count": 2, "link": {"bandwidth": "450 GB/s"}}},
+        "mapping": {"tiles": 8, "weights": {"resident": 0.4}, "parallel": {"pipeline": 2}},
+    }
+    layer = 2 * 60_821_504
+    assert plan(from_dict(scenario)).setup.sram == tuple(60_000_000 - ceil_div(2 * size, 5) for size in (layer, layer))
+    scenario["hardware"]["sram"] = "40 MB"
+    with pytest.raises(InputError, match=r"48\.657 MB of resident weights of device 0 are 8\.657 MB more than the 40\.000"):
+        plan(from_dict(scenario))
+
+
+@settings(max_examples=80, deadline=None)
+@given(dealt_out(), machines(), st.integers(0, 6), several_requests)
+def test_devices_that_wait_for_each_other_do_not_halt(
+    graph: OpGraph, drawn: dict[str, Any], spare: int, requests: list[tuple[int, int]]
+) -> None:
+    """Ops anywhere on several devices, several sequences that each want a part of the least SRAM: all end."""
+    made = machine.setup(graph, **{**drawn, "spare": spare, "requests": requests})
+    log = on_both(made)
+    assert len(log.steps) == sum(tokens for tokens, _ in requests)
+    assert (log.tasks.end > log.tasks.start).all()
+    assert all(most <= sram for most, sram in zip(most_in_use(log), made.sram, strict=True))

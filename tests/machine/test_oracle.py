@@ -80,7 +80,7 @@ def tasks_of(setup: Setup) -> list[list[list[Task]]]:
 
 def agrees(data: dict[str, Any]) -> None:
     setup = plan(from_dict(data)).setup
-    rules = replace(rules_of(data), sram=setup.sram)  # less what resident weights hold
+    rules = replace(rules_of(data), sram=None if setup.sram is None else setup.sram[0])  # less what resident weights hold
     oracle = Oracle(rules, tasks_of(setup), [request.arrival for request in setup.sequences])
     oracle.run()
     log = reference.simulate(setup)

@@ -472,7 +472,7 @@ class TestRefused:
         ("changes", "message"),
         [
             ({"hardware.devices.count": 3}, r"mapping.parallel: expected tensor x pipeline of 3, .* found 1 x 2"),
-            ({"hardware.sram": "1 GB"}, r"hardware.sram: expected null where several devices are simulated"),
+            ({"hardware.sram": "1 MB"}, r"hardware.sram: lm_head needs 1\.051 GB at once, SRAM of device 1 has"),
             (
                 {"workload.concurrency.users": 2, "workload.batching.policy": "continuous"},
                 r"micro_batches: expected 1 in a closed loop .*, found none, which is one for each of 2 stages .*; write 1$",

@@ -11,16 +11,16 @@ import numpy.typing as npt
 from sim.base.pointers import pointer_to
 from sim.executors.compiled.heaps import ENTRY
 from sim.executors.compiled.state import (
-    AGE, AGE_TIME, BESIDE, BOUND_TABLE, BY_AGE, BY_CLASS, BY_KIND, BY_PATH, BY_REST, BY_RULE, BY_SEQUENCE, CELL, CHAINED,
-    CHANNELS, CHANNEL_TABLE, CHANNEL_WORDS, CLASS, CLOCK, CLOCK_LEAVES, COMPLETE, DEVICES, DEVICE_ENGINES, DEVICE_MARKS,
-    DISPATCH_LIST, ENGINES, EXCLUSIVE, FIRST_PART, IDLES, IDLE_WORDS, IN_ORDER, KNOWN, K_ARRIVALS, K_BURST, K_CAP, K_CAP_OF,
-    K_CLASSES, K_CLASS_COUNT, K_CONSERVES, K_DENOMINATOR, K_DERATED, K_DISCIPLINE, K_EFFICIENCIES, K_EFFICIENCY, K_FIRST,
-    K_FIXED_RATES, K_HEADS, K_HEAP, K_HOPS, K_LAST, K_LAST_PORT, K_LATENCY, K_LATER, K_LINKS, K_LINK_COUNT, K_MEMORY,
-    K_MEMORY_WORDS, K_MOST, K_NUMBER, K_ONE, K_PART, K_PATHS, K_PORTS, K_PREEMPTIVE, K_READS, K_RECORDS, K_RING, K_RING_SIZE,
-    K_RULE, K_SEQUENCE_CLASS, K_SERVED, K_SHARE, K_TIMER, K_TURN, K_UNTIL, K_URGENCY, LIMIT, LONGEST_PATH, LOOP_TABLE,
-    LOOP_WORDS, MEMORY_CHANNELS, NEVER, NONE, OLDEST, OVERLAP, PART, PHASE, PLAN_LIST, RANKING, READY, READY_WORDS, RECORDED,
-    REGISTERS, RING_ENTRY, ROUTE, RUNNING, SHORTEST, SRAM, SRAM_FIRST, SRAM_FREE, SRAM_LAST, TURN_BY_TURN, TURN_LIST, WAKES,
-    W_CAPACITY, W_HEAP, W_WEIGHT,
+    ADMITTED, ADMIT_LIST, AGE, AGE_TIME, BESIDE, BOUND_TABLE, BY_AGE, BY_CLASS, BY_KIND, BY_PATH, BY_REST, BY_RULE, BY_SEQUENCE,
+    CELL, CHAINED, CHANNELS, CHANNEL_TABLE, CHANNEL_WORDS, CLASS, CLOCK, CLOCK_LEAVES, COMPLETE, DEVICES, DEVICE_ENGINES,
+    DEVICE_MARKS, DISPATCH_LIST, ENGINES, EXCLUSIVE, FETCH_TABLE, FETCH_WORDS, FIRST_PART, F_DEVICE, F_LOOP, IDLES, IDLE_WORDS,
+    IN_ORDER, KNOWN, K_ARRIVALS, K_BURST, K_CAP, K_CAP_OF, K_CLASSES, K_CLASS_COUNT, K_CONSERVES, K_DENOMINATOR, K_DERATED,
+    K_DISCIPLINE, K_EFFICIENCIES, K_EFFICIENCY, K_FIRST, K_FIXED_RATES, K_HEADS, K_HEAP, K_HOPS, K_LAST, K_LAST_PORT, K_LATENCY,
+    K_LATER, K_LINKS, K_LINK_COUNT, K_MEMORY, K_MEMORY_WORDS, K_MOST, K_NUMBER, K_ONE, K_PART, K_PATHS, K_PORTS, K_PREEMPTIVE,
+    K_READS, K_RECORDS, K_RING, K_RING_SIZE, K_RULE, K_SEQUENCE_CLASS, K_SERVED, K_SHARE, K_TIMER, K_TURN, K_UNTIL, K_URGENCY,
+    LIMIT, LONGEST_PATH, LOOP_TABLE, LOOP_WORDS, L_FETCHES, MEMORY_CHANNELS, NEVER, NONE, OLDEST, OVERLAP, PART, PHASE,
+    PLAN_LIST, QUEUE_TABLE, QUEUE_WORDS, Q_FIRST, Q_FREE, Q_LAST, Q_PASSED, RANKING, READY, READY_WORDS, RECORDED, REGISTERS,
+    REPLICA_DEVICES, RING_ENTRY, ROUTE, RUNNING, SHORTEST, SRAM, TURN_BY_TURN, TURN_LIST, WAKES, W_CAPACITY, W_HEAP, W_WEIGHT,
 )  # fmt: skip
 from sim.executors.setup import Setup, Unit
 from sim.machine.arbiters.disciplines import MOST, Discipline
@@ -77,7 +77,7 @@ class MemoryPlan:
     """The memory that every run of a setup needs: registers, channels, heaps. cells: most in progress at one time."""
 
     def __init__(self, setup: Setup, disciplines: Sequence[Discipline], *, loops: int, cells: int, recorded: bool) -> None:
-        self.setup = setup
+        self.setup, self.loops = setup, loops
         self.layout = layout = Layout()
         self.ports = requesters(setup)
         self.registers = registers(setup, recorded=recorded)
@@ -88,6 +88,7 @@ class MemoryPlan:
             TURN_LIST: layout.take(2 * loops),
             BOUND_TABLE: layout.take(setup.engines, NONE),
             LOOP_TABLE: layout.take(loops * LOOP_WORDS), CHANNEL_TABLE: layout.take(len(setup.units) * CHANNEL_WORDS),
+            **self._sram(),
         }  # fmt: skip
         self.registers.update(addresses)
         self._clock(len(setup.units))
@@ -119,7 +120,30 @@ class MemoryPlan:
             idle = self.registers[IDLES] + number * self.registers[IDLE_WORDS]
             m[idle] = len(device.engines)
             m[idle + 1 : idle + 1 + ENTRY * len(device.engines) : ENTRY] = device.engines
+        if self.setup.sram is not None:
+            self._fill_sram(m, self.setup.sram)
         return m
+
+    def _sram(self) -> dict[int, int]:
+        """The addresses of queues for SRAM, one for each device, and of what waits in them; none if it is unbounded."""
+        devices, layout = self.setup.devices, self.layout
+        if self.setup.sram is None:
+            return {}
+        return {
+            QUEUE_TABLE: layout.take(devices * QUEUE_WORDS), ADMIT_LIST: layout.take(devices), ADMITTED: layout.take(devices),
+            FETCH_TABLE: layout.take(self.loops * self.registers[REPLICA_DEVICES] * FETCH_WORDS),
+        }  # fmt: skip
+
+    def _fill_sram(self, m: Words, sram: Sequence[int]) -> None:
+        """Fill in the queues and the fetches, and where those of each loop are. sram: bytes [device]."""
+        queues = _records(m, self.registers[QUEUE_TABLE], len(sram), QUEUE_WORDS)
+        queues[Q_FREE], queues[[Q_FIRST, Q_LAST, Q_PASSED]] = sram, NONE
+        first, each = self.registers[FETCH_TABLE], self.registers[REPLICA_DEVICES]
+        loops = _records(m, self.registers[LOOP_TABLE], self.loops, LOOP_WORDS)
+        loops[L_FETCHES] = first + np.arange(self.loops) * each * FETCH_WORDS
+        fetches = _records(m, first, self.loops * each, FETCH_WORDS)
+        fetches[F_LOOP] = self.registers[LOOP_TABLE] + np.repeat(np.arange(self.loops), each) * LOOP_WORDS
+        fetches[F_DEVICE] = np.tile(np.arange(each), self.loops)
 
     def _clock(self, units: int) -> None:
         """The clock of channels, and the lists of what an instant has changed."""
@@ -197,6 +221,11 @@ class MemoryPlan:
         return self.layout.take(2 * len(shares), [n for share in shares for n in share.as_integer_ratio()])
 
 
+def _records(m: Words, at: int, count: int, words: int) -> Words:
+    """Some records at an address [word, record]; a view."""
+    return m[at : at + count * words].reshape(count, words).T
+
+
 def requesters(setup: Setup) -> int:
     """Ports of engines, and two DMA queues of each sequence and of each loop."""
     owners = len(setup.sequences)
@@ -212,7 +241,7 @@ def registers(setup: Setup, *, recorded: bool) -> dict[int, int]:
     return {
         AGE: -1, AGE_TIME: NONE, PHASE: COMPLETE, ENGINES: setup.engines, LIMIT: limit, OVERLAP: int(setup.overlap),
         CHANNELS: len(setup.units), MEMORY_CHANNELS: setup.memory_channels_each, ROUTE: ROUTES[setup.route],
-        SRAM: NONE if setup.sram is None else setup.sram, SRAM_FREE: setup.sram or 0, SRAM_FIRST: NONE, SRAM_LAST: NONE,
+        SRAM: int(setup.sram is not None), REPLICA_DEVICES: setup.devices // setup.machine.replicas,
         RANKING: RANKINGS[type(scheduler)], CHAINED: int(isinstance(scheduler, Sticky)),
         KNOWN: int(setup.dependency == "known"), RECORDED: int(recorded), DEVICES: setup.devices,
         DEVICE_ENGINES: setup.engines_each, BESIDE: len(setup.units) - setup.devices * len(setup.machine.tiers),

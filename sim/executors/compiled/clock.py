@@ -9,8 +9,9 @@ from __future__ import annotations
 
 from sim.base.kernel import kernel, small
 from sim.executors.compiled.state import (
-    CHANNEL_TABLE, CHANNEL_WORDS, CLOCK, CLOCK_LEAVES, DEVICE_MARKS, DISPATCH_LIST, K_ARRIVED, K_FIRED, K_RING, K_RING_HEAD,
-    K_RING_SIZE, K_RING_TAIL, K_TIMER, NEVER, NONE, NOW, PLAN_LIST, RING_ENTRY, TO_DISPATCH, TO_PLAN, Memory,
+    ADMIT_LIST, CHANNEL_TABLE, CHANNEL_WORDS, CLOCK, CLOCK_LEAVES, DEVICE_MARKS, DISPATCH_LIST, K_ARRIVED, K_FIRED, K_RING,
+    K_RING_HEAD, K_RING_SIZE, K_RING_TAIL, K_TIMER, NEVER, NONE, NOW, PLAN_LIST, Q_MARKED, RING_ENTRY, TO_ADMIT, TO_DISPATCH,
+    TO_PLAN, Memory,
 )  # fmt: skip
 
 
@@ -82,3 +83,13 @@ def mark_device(m: Memory, device: int) -> None:
         m[m[DEVICE_MARKS] + device] = 1
         m[m[DISPATCH_LIST] + m[TO_DISPATCH]] = device
         m[TO_DISPATCH] += 1
+
+
+@small
+@kernel
+def mark_queue(m: Memory, queue: int) -> None:
+    """A queue for SRAM has a request or free bytes more, so that a request may be admitted."""
+    if m[queue + Q_MARKED] == 0:
+        m[queue + Q_MARKED] = 1
+        m[m[ADMIT_LIST] + m[TO_ADMIT]] = queue
+        m[TO_ADMIT] += 1

@@ -126,12 +126,16 @@ class WithBytes(Both):
 class InSram:
     """Durations and bytes of operands; those that are needed together must fit SRAM."""
 
-    def __init__(self, setup: Setup, graph: TaskGraph, sram: int, costs: Costs) -> None:
-        self.setup, self.graph, self.sram, self.costs = setup, graph, sram, costs
+    def __init__(self, setup: Setup, graph: TaskGraph, sram: tuple[int, ...], costs: Costs) -> None:
+        self.setup, self.graph, self.costs = setup, graph, costs
         self.rows, self.row_of = costs.rows, costs.row_of
-        groups = {tuple(sorted(self.row_of[group].tolist())) for group in operands_of(graph).groups()}  # most are alike
-        self._row = np.array([row for group in groups for row in group], dtype=np.int64)
-        self._first = np.cumsum([0, *map(len, groups)])[:-1]
+        device = graph.device
+        groups = {  # most are alike
+            (sram[int(device[group[0]])], *sorted(self.row_of[group].tolist())) for group in operands_of(graph).groups()
+        }
+        self._space = np.array([space for space, *_ in groups], dtype=np.int64)
+        self._row = np.array([row for _, *rows in groups for row in rows], dtype=np.int64)
+        self._first = np.cumsum([0, *(len(group) - 1 for group in groups)])[:-1]
 
     def fill(self, out: npt.NDArray[np.int64], lanes: StepLanes) -> None:
         self.costs.fill(out, lanes)
@@ -143,7 +147,7 @@ class InSram:
         if not len(self._first):
             return False
         together = np.add.reduceat(np.maximum(1, out[:, self._row, BYTES]), self._first, axis=1)
-        return bool((together > self.sram).any())
+        return bool((together > self._space).any())
 
 
 #: Bytes that pass through no SRAM that is counted: activations, and what is stored.

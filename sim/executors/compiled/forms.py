@@ -62,7 +62,7 @@ class Forms:
         first_end = first_output + len(links.outputs)
         operands = None if self.setup.sram is None else operands_of(graph)
         loads = first_end + len(starts)  # address
-        self.used = loads if operands is None else loads + 2 * len(operands.task) + len(operands.used)
+        self.used = loads if operands is None else loads + self._words(operands)
         if self.used > len(self.pool):
             grown = np.zeros(max(self.used, 2 * len(self.pool)), dtype=np.int64)
             grown[:at] = self.pool[:at]
@@ -95,16 +95,34 @@ class Forms:
             found = np.where(path == PATHS.index(kind), levels, found)
         return found
 
+    @property
+    def _devices(self) -> int:
+        """Devices of a replica."""
+        return self.setup.devices // self.setup.machine.replicas
+
+    def _words(self, operands: Operands) -> int:
+        """Words that the operands of a graph take."""
+        of_devices = self._devices + 1 + (len(operands.task) * self._devices if self._devices > 1 else 0)
+        return 2 * len(operands.task) + of_devices + len(operands.used)
+
     def _add_operands(self, operands: Operands, tasks: npt.NDArray[np.int64], at: int) -> int:
         """Put the operands of a graph into the pool; returns the address after the list of their tasks, which is `at`."""
-        count = len(operands.task)
+        count, devices = len(operands.task), self._devices
         after = np.append(operands.first, count)[1:]  # [group]: the operand after it
-        lists = self.pool[at : self.used]
-        lists[:count], lists[count : 2 * count] = operands.task, np.repeat(after, np.diff([*operands.first, count]))
-        lists[2 * count :] = operands.used
+        size = np.diff([*operands.first, count])  # [group]
+        start = np.full(devices + 1, count)  # a graph may end before the last device
+        start[: len(operands.start)] = operands.start[: devices + 1]
+        lists = [operands.task, np.repeat(after, size), start]
+        if devices > 1:
+            before = np.full((len(size), devices), NONE, dtype=np.int64)
+            before[:, : operands.before.shape[1]] = operands.before[:, :devices]
+            lists.append(np.repeat(before, size, axis=0).ravel())
+        whole = np.concatenate([*lists, operands.used])
+        self.pool[at : at + len(whole)] = whole
+        used = at + len(whole) - len(operands.used)
         tasks[USERS] = 0
         tasks[USERS, operands.task] = operands.users
-        tasks[USED], tasks[USED_END] = operands.used_start[:-1] + at + 2 * count, operands.used_start[1:] + at + 2 * count
+        tasks[USED], tasks[USED_END] = operands.used_start[:-1] + used, operands.used_start[1:] + used
         return at + count
 
 

@@ -10,6 +10,8 @@ registers, single words by the names below.
 | cell    | task or join of a step in progress             |
 | part    | channel that a transfer of a cell may go to; it lies within its cell |
 | loop    | decode loop: a sequence, or a loop of batched steps |
+| fetch   | device of a loop, whose SRAM its steps request in turn |
+| queue   | device: its SRAM, and the fetches that wait for it |
 | channel | memory channel, or links that are divided together |
 | class   | class of transfers at a channel                |
 
@@ -37,30 +39,27 @@ NONE = -1  # no cell, engine or row
     BOUND,
     TURNS,
     TURN,
-    SRAM_FREE,
-    SRAM_ASKED,
-    SRAM_FIRST,
-    SRAM_LAST,
-    SRAM_CHANGED,
     SERVICES,
     TOO_LARGE,
     ROWS_WANTED,
     TO_PLAN,
     TO_DISPATCH,
-) = range(17)
-# constants of the run,
+    TO_ADMIT,
+) = range(13)
+# constants of the run (REPLICA_DEVICES: devices of each replica; SRAM: whether it is bounded),
 (
     ENGINES, LIMIT, OVERLAP, CHANNELS, MEMORY_CHANNELS, ROUTE, SRAM, RANKING, CHAINED, KNOWN, RECORDED, LAYERS, CELL,
-    DEVICES, DEVICE_ENGINES, READY_WORDS, IDLE_WORDS, BESIDE, CLOCK_LEAVES,
-) = range(17, 36)  # fmt: skip
+    DEVICES, DEVICE_ENGINES, READY_WORDS, IDLE_WORDS, BESIDE, CLOCK_LEAVES, REPLICA_DEVICES,
+) = range(13, 33)  # fmt: skip
 # and addresses: of heaps, lists and tables. READY and IDLES: heaps of the first device; those of the others stand behind them,
 # READY_WORDS and IDLE_WORDS apart. CLOCK: see `sim.executors.compiled.clock`. PLAN_LIST: of TO_PLAN units that are to be
-# divided anew. DISPATCH_LIST: of TO_DISPATCH devices that may have tasks to dispatch, each with a mark in DEVICE_MARKS
+# divided anew. DISPATCH_LIST: of TO_DISPATCH devices that may have tasks to dispatch, each with a mark in DEVICE_MARKS.
+# ADMIT_LIST: of TO_ADMIT queues of SRAM that may have a request to admit. ADMITTED: of fetches that were, in one round
 (
     READY, RUNNING, IDLES, WAKES, TURN_LIST, CHANNEL_TABLE, LOOP_TABLE, BOUND_TABLE, KV, CLOCK, PLAN_LIST, DISPATCH_LIST,
-    DEVICE_MARKS,
-) = range(36, 49)  # fmt: skip
-REGISTERS = 49
+    DEVICE_MARKS, QUEUE_TABLE, FETCH_TABLE, ADMIT_LIST, ADMITTED,
+) = range(33, 50)  # fmt: skip
+REGISTERS = 50
 
 # The phases of an instant: completions, then steps and all else
 COMPLETE, STEPS = range(2)
@@ -94,7 +93,8 @@ P_SERVED, P_WORK = P_EARLIER, P_LATER
 PART = 5
 
 # A slot. S_FIRST, S_FIRST_END: addresses in the pool of graphs, of the list of tasks without inputs. S_OPERANDS,
-# S_OPERANDS_END: of the list of tasks that load operands; behind it, for each, the number of the first not admitted with it.
+# S_OPERANDS_END: of the list of tasks that load operands; behind it, for each, the number of the first not admitted with it,
+# then the first of each device, and their number; then of each what comes before it on each device (`Operands.before`).
 # S_STEP: address of its times. S_AHEAD: steps that may follow in it if they begin before S_UNTIL, costs S_NEXT words apart
 (
     S_LOOP, S_KEY, S_FORM, S_TASKS, S_NODES, S_BASE, S_ROW, S_LEFT, S_AGE, S_COST, S_STEP, S_QUEUE, S_OWNER, S_MEMBERS, S_TOKEN,
@@ -107,14 +107,24 @@ RELEASED, ENDED = range(2)
 TIMES = 2
 
 # A loop. L_CELLS_OF: the form that its cells are set up for. L_MISSING, L_FRONTIER: addresses of [token, layer] and [layer].
-# L_ASKED: the age of its request for SRAM, L_ADMITTED: of the last one that was admitted. L_BEHIND: the loop that asked next.
-# L_FETCH: the first operand of its request, a number in the list of the slot L_FETCH_SLOT. L_NEED: bytes
+# L_FETCHES: address of its fetches, one for each device of its replica
 (
     L_NUMBER, L_BATCHED, L_TOKENS, L_TOKEN, L_FORM, L_TASKS, L_NODES, L_BASE, L_SLOT, L_ROW, L_STEP, L_COST, L_COST_ROWS,
-    L_COST_FIRST, L_COST_LANES, L_KEY, L_FETCH_SLOT, L_FETCH, L_MISSING, L_FRONTIER, L_FIRST, L_FIRST_END, L_CELLS_OF,
-    L_ASKED, L_ADMITTED, L_BEHIND, L_OPERANDS, L_OPERANDS_END, L_NEED,
-) = range(29)  # fmt: skip
-LOOP_WORDS = 29
+    L_COST_FIRST, L_COST_LANES, L_KEY, L_MISSING, L_FRONTIER, L_FIRST, L_FIRST_END, L_CELLS_OF, L_OPERANDS, L_OPERANDS_END,
+    L_FETCHES,
+) = range(24)  # fmt: skip
+LOOP_WORDS = 24
+
+# A fetch. F_DEVICE: of the replica. F_NUMBER: the first operand that has no SRAM yet, in the list of the slot F_SLOT.
+# F_QUEUED: it has a request in the queue, of F_NEED bytes. F_ASKED: the age of its request, F_ADMITTED: of the last one that
+# was admitted. F_BEHIND: the fetch behind it in the queue
+F_LOOP, F_DEVICE, F_SLOT, F_NUMBER, F_QUEUED, F_NEED, F_ASKED, F_ADMITTED, F_BEHIND = range(9)
+FETCH_WORDS = 9
+
+# A queue of SRAM. Q_FREE: bytes. Q_ASKED: requests so far. Q_FIRST, Q_LAST: fetches. Q_PASSED: the last fetch that cannot be
+# admitted in this instant, nor those before it. Q_MARKED: it is in the list of those that may have a request to admit
+Q_FREE, Q_ASKED, Q_FIRST, Q_LAST, Q_PASSED, Q_MARKED = range(6)
+QUEUE_WORDS = 6
 
 # A channel. K_PART: offset of its parts in cells. K_PORTS: address of [requester] (head, tail) of queues. K_RING: address of a
 # ring of K_RING_SIZE cells that will arrive, each with its time

@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
-from sim.base.kernel import kernel
+from sim.base.kernel import kernel, small
+from sim.executors.compiled.clock import mark_queue
 from sim.executors.compiled.state import (
-    AGE, AGE_TIME, CELL, CHAINED, COMPUTE, COST, COST_ROW, FORM, HOME, INPUTS, IN_ORDER, KNOWN, KV, LAYERS, LONGEST_PATH,
-    L_ADMITTED, L_ASKED, L_BASE, L_BEHIND, L_CELLS_OF, L_COST, L_COST_FIRST, L_COST_LANES, L_COST_ROWS, L_FETCH, L_FETCH_SLOT,
-    L_FIRST, L_FIRST_END, L_FORM, L_KEY, L_NEED, L_NODES, L_NUMBER, L_OPERANDS, L_OPERANDS_END, L_ROW, L_SLOT, L_STEP, L_TASKS,
-    L_TOKEN, L_TOKENS, NONE, NOW, OLDEST, OUT, RANK, RANKING, RELEASED, SLOT, SLOT_WORDS, SRAM, SRAM_ASKED, SRAM_CHANGED,
-    SRAM_FIRST, SRAM_FREE, SRAM_LAST, S_AGE, S_AHEAD, S_BASE, S_COST, S_FIRST, S_FIRST_END, S_FORM, S_KEY, S_LEFT, S_LOOP,
-    S_NEXT, S_NODES, S_OPERANDS, S_OPERANDS_END, S_OWNER, S_QUEUE, S_ROW, S_STEP, S_TASKS, S_TOKEN, S_UNTIL, TASK, TIMES,
-    USERS, USES, WAITING, WORK, Forms, Log, Memory,
+    ADMITTED, ADMIT_LIST, AGE, AGE_TIME, CELL, CHAINED, COMPUTE, COST, COST_ROW, FETCH_WORDS, FORM, F_ADMITTED, F_ASKED,
+    F_BEHIND, F_DEVICE, F_LOOP, F_NEED, F_NUMBER, F_QUEUED, F_SLOT, HOME, INPUTS, IN_ORDER, KNOWN, KV, LAYERS, LONGEST_PATH,
+    L_BASE, L_CELLS_OF, L_COST, L_COST_FIRST, L_COST_LANES, L_COST_ROWS, L_FETCHES, L_FIRST, L_FIRST_END, L_FORM, L_KEY,
+    L_NODES, L_NUMBER, L_OPERANDS, L_OPERANDS_END, L_ROW, L_SLOT, L_STEP, L_TASKS, L_TOKEN, L_TOKENS, NONE, NOW, OLDEST, OUT,
+    Q_ASKED, Q_FIRST, Q_FREE, Q_LAST, Q_MARKED, Q_PASSED, RANK, RANKING, RELEASED, REPLICA_DEVICES, SLOT, SLOT_WORDS, SRAM,
+    S_AGE, S_AHEAD, S_BASE, S_COST, S_FIRST, S_FIRST_END, S_FORM, S_KEY, S_LEFT, S_LOOP, S_NEXT, S_NODES, S_OPERANDS,
+    S_OPERANDS_END, S_OWNER, S_QUEUE, S_ROW, S_STEP, S_TASKS, S_TOKEN, S_UNTIL, TASK, TIMES, TO_ADMIT, USERS, USES, WAITING,
+    WORK, Forms, Log, Memory,
 )  # fmt: skip
-from sim.executors.compiled.tasks import begin, make_ready, sram_need
+from sim.executors.compiled.tasks import begin, make_ready, queue_of, sram_need
 from sim.machine.schedulers import remaining_paths
+from sim.machine.sram import may_be_admitted
 
 
 @kernel
@@ -142,64 +145,158 @@ def set_ranks(m: Memory, f: Forms, slot: int) -> None:
 
 @kernel
 def ask_for_operands(m: Memory, f: Forms, loop: int) -> None:
-    """Request SRAM for the first operands of a loop's step; it has one request at a time."""
-    if m[SRAM] >= 0:
-        m[loop + L_FETCH_SLOT] = m[loop + L_SLOT]
-        m[loop + L_FETCH] = 0
-        ask_for_next(m, f, loop)
+    """Request SRAM for the first operands of a loop's step on each device; there it has one request at a time."""
+    if not m[SRAM]:
+        return
+    slot, first = m[loop + L_SLOT], m[loop + L_FETCHES]
+    after = first + m[REPLICA_DEVICES] * FETCH_WORDS
+    for fetch in range(first, after, FETCH_WORDS):
+        m[fetch + F_SLOT] = slot
+        m[fetch + F_NUMBER] = f[behind_operands(m, slot) + m[fetch + F_DEVICE]]
+    for fetch in range(first, after, FETCH_WORDS):
+        ask_for_next(m, f, fetch)
+
+
+@small
+@kernel
+def behind_operands(m: Memory, slot: int) -> int:
+    """The address behind the list of operands and what they are admitted with: of the first operand of each device."""
+    return 2 * m[slot + S_OPERANDS_END] - m[slot + S_OPERANDS]
 
 
 @kernel
-def ask_for_next(m: Memory, f: Forms, loop: int) -> None:
-    """Request SRAM for the next operands that are admitted together, if there are any, at the end of the queue."""
-    slot, number = m[loop + L_FETCH_SLOT], m[loop + L_FETCH]
+def ask_for_next(m: Memory, f: Forms, fetch: int) -> None:
+    """Request SRAM for the next operands on a device, at the end of its queue, if there are any that may be requested now."""
+    slot, number, loop = m[fetch + F_SLOT], m[fetch + F_NUMBER], m[fetch + F_LOOP]
     last = m[loop + L_SLOT] + ((m[loop + L_TOKENS] - 1) * SLOT_WORDS if m[KNOWN] else 0)
-    while m[slot + S_OPERANDS] + number == m[slot + S_OPERANDS_END]:
+    first = behind_operands(m, slot) + m[fetch + F_DEVICE]  # address, the same for all known tokens
+    while number == f[first + 1]:
         if slot == last:
             return
-        slot, number = slot + SLOT_WORDS, 0
-    m[loop + L_FETCH_SLOT] = slot
-    m[loop + L_FETCH] = number
-    m[loop + L_NEED] = 0
+        slot, number = slot + SLOT_WORDS, f[first]
+    m[fetch + F_SLOT] = slot
+    m[fetch + F_NUMBER] = number
+    if m[REPLICA_DEVICES] > 1 and not comes_next(m, f, loop, slot, number):
+        return
+    m[fetch + F_NEED] = 0
     for i in range(number, f[m[slot + S_OPERANDS_END] + number]):
-        m[loop + L_NEED] += sram_need(m, f, slot, f[m[slot + S_OPERANDS] + i])
-    m[loop + L_ASKED] = m[SRAM_ASKED]
-    m[loop + L_BEHIND] = NONE
-    m[SRAM_ASKED] += 1
-    if m[SRAM_FIRST] == NONE:
-        m[SRAM_FIRST] = loop
+        m[fetch + F_NEED] += sram_need(m, f, slot, f[m[slot + S_OPERANDS] + i])
+    join_queue(m, queue_of(m, f, slot, f[m[slot + S_OPERANDS] + number]), fetch)
+
+
+@kernel
+def comes_next(m: Memory, f: Forms, loop: int, slot: int, number: int) -> bool:
+    """Whether all operands that come before one, on other devices, have been admitted there."""
+    devices, starts = m[REPLICA_DEVICES], behind_operands(m, slot)
+    before = starts + devices + 1 + number * devices
+    for device in range(devices):
+        needed, other = f[before + device], m[loop + L_FETCHES] + device * FETCH_WORDS
+        if needed == NONE or m[other + F_SLOT] > slot:
+            continue
+        reached = m[other + F_NUMBER]
+        if m[other + F_SLOT] < slot:  # of known tokens, all operands of the one before come first
+            if m[other + F_SLOT] < slot - SLOT_WORDS or reached < f[starts + device + 1]:
+                return False
+            reached = f[starts + device]
+        if reached < needed:
+            return False
+    return True
+
+
+@kernel
+def join_queue(m: Memory, queue: int, fetch: int) -> None:
+    """A fetch makes a request, at the end of a queue."""
+    m[fetch + F_QUEUED] = 1
+    m[fetch + F_ASKED] = m[queue + Q_ASKED]
+    m[fetch + F_BEHIND] = NONE
+    m[queue + Q_ASKED] += 1
+    if m[queue + Q_FIRST] == NONE:
+        m[queue + Q_FIRST] = fetch
     else:
-        m[m[SRAM_LAST] + L_BEHIND] = loop
-    m[SRAM_LAST] = loop
-    m[SRAM_CHANGED] = 1
+        m[m[queue + Q_LAST] + F_BEHIND] = fetch
+    m[queue + Q_LAST] = fetch
+    mark_queue(m, queue)
 
 
 @kernel
 def admit_operands(m: Memory, f: Forms, log: Log) -> None:
-    """Give SRAM to the operands that fit, the oldest request first; no loop passes the same request twice.
+    """Give SRAM to the operands that fit: on each device to the first request that may be admitted, round by round.
 
-    One pass will do: requests that cannot be admitted now cannot after later ones have been, and new ones come to the end.
+    Between rounds loops ask for more, in order of their numbers. A device whose loops have no other needs no rounds.
     """
-    if m[SRAM_CHANGED] == 0:
-        return
-    before, loop = NONE, m[SRAM_FIRST]
-    while loop != NONE:
-        if m[loop + L_NEED] <= m[SRAM_FREE] and m[loop + L_ADMITTED] <= m[m[SRAM_FIRST] + L_ASKED]:
-            m[SRAM_FREE] -= m[loop + L_NEED]
-            m[loop + L_ADMITTED] = m[loop + L_ASKED]
-            leave_queue(m, loop, before)
-            admit_group(m, f, log, loop)
-            ask_for_next(m, f, loop)
-        else:
-            before = loop
-        loop = m[SRAM_FIRST] if before == NONE else m[before + L_BEHIND]
-    m[SRAM_CHANGED] = 0
+    alone = m[REPLICA_DEVICES] == 1
+    while m[TO_ADMIT] > 0:
+        admitted = 0
+        for i in range(m[TO_ADMIT]):
+            queue = m[m[ADMIT_LIST] + i]
+            fetch = first_admitted(m, queue)
+            while alone and fetch != NONE:
+                admit_group(m, f, log, fetch)
+                ask_for_next(m, f, fetch)
+                fetch = first_admitted(m, queue)
+            if fetch == NONE:
+                m[queue + Q_MARKED] = 0
+                m[queue + Q_PASSED] = NONE
+            else:
+                m[m[ADMIT_LIST] + admitted] = queue  # which may have another one in the next round
+                add_in_order(m, m[ADMITTED], admitted, fetch)
+                admitted += 1
+                admit_group(m, f, log, fetch)
+        m[TO_ADMIT] = admitted
+        loop = NONE
+        for i in range(admitted):
+            if m[m[m[ADMITTED] + i] + F_LOOP] != loop:
+                loop = m[m[m[ADMITTED] + i] + F_LOOP]
+                ask_for_more(m, f, loop)
 
 
 @kernel
-def admit_group(m: Memory, f: Forms, log: Log, loop: int) -> None:
+def first_admitted(m: Memory, queue: int) -> int:
+    """Give SRAM of a device to its first request that may be admitted, and return its fetch; NONE if there is none.
+
+    One pass an instant will do: what cannot be admitted now cannot after later ones have been, and new ones come to the end.
+    """
+    passed = m[queue + Q_PASSED]
+    fetch = m[queue + Q_FIRST] if passed == NONE else m[passed + F_BEHIND]
+    while fetch != NONE:
+        oldest = m[m[queue + Q_FIRST] + F_ASKED]
+        if may_be_admitted(m[fetch + F_NEED], m[queue + Q_FREE], m[fetch + F_ADMITTED], oldest):
+            m[queue + Q_FREE] -= m[fetch + F_NEED]
+            m[fetch + F_ADMITTED] = m[fetch + F_ASKED]
+            leave_queue(m, queue, fetch, passed)
+            break
+        passed, fetch = fetch, m[fetch + F_BEHIND]
+    m[queue + Q_PASSED] = passed
+    return fetch
+
+
+@kernel
+def leave_queue(m: Memory, queue: int, fetch: int, before: int) -> None:
+    """Take a fetch out of a queue. before: the one before it there, NONE if it is the first."""
+    m[fetch + F_QUEUED] = 0
+    if before == NONE:
+        m[queue + Q_FIRST] = m[fetch + F_BEHIND]
+    else:
+        m[before + F_BEHIND] = m[fetch + F_BEHIND]
+    if m[queue + Q_LAST] == fetch:
+        m[queue + Q_LAST] = before
+
+
+@small
+@kernel
+def add_in_order(m: Memory, at: int, count: int, fetch: int) -> None:
+    """Add a fetch to a list of some, which is in order of loops, as their addresses are."""
+    place = at + count
+    while place > at and m[place - 1] > fetch:
+        m[place] = m[place - 1]
+        place -= 1
+    m[place] = fetch
+
+
+@kernel
+def admit_group(m: Memory, f: Forms, log: Log, fetch: int) -> None:
     """Operands of a request have SRAM: loads whose inputs have ended begin."""
-    slot, first = m[loop + L_FETCH_SLOT], m[loop + L_FETCH]
+    slot, first = m[fetch + F_SLOT], m[fetch + F_NUMBER]
     after = f[m[slot + S_OPERANDS_END] + first]
     for i in range(first, after):
         task = f[m[slot + S_OPERANDS] + i]
@@ -207,15 +304,13 @@ def admit_group(m: Memory, f: Forms, log: Log, loop: int) -> None:
         m[cell + USES] = f[m[slot + S_FORM] + task * FORM + USERS]
         if m[cell + WAITING] == 0:
             begin(m, f, log, slot, task)
-    m[loop + L_FETCH] = after
+    m[fetch + F_NUMBER] = after
 
 
 @kernel
-def leave_queue(m: Memory, loop: int, before: int) -> None:
-    """Take a loop out of the queue for SRAM. before: the loop that asked before it, NONE if it is the first."""
-    if before == NONE:
-        m[SRAM_FIRST] = m[loop + L_BEHIND]
-    else:
-        m[before + L_BEHIND] = m[loop + L_BEHIND]
-    if m[SRAM_LAST] == loop:
-        m[SRAM_LAST] = before
+def ask_for_more(m: Memory, f: Forms, loop: int) -> None:
+    """Operands of a loop have been admitted: it asks for the next ones, on each device on which it has no request."""
+    first = m[loop + L_FETCHES]
+    for fetch in range(first, first + m[REPLICA_DEVICES] * FETCH_WORDS, FETCH_WORDS):
+        if m[fetch + F_QUEUED] == 0:
+            ask_for_next(m, f, fetch)

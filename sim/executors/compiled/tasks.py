@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from sim.base.kernel import kernel, small
-from sim.executors.compiled.clock import mark_device, mark_unit, set_clock
+from sim.executors.compiled.clock import mark_device, mark_queue, mark_unit, set_clock
 from sim.executors.compiled.heaps import push
 from sim.executors.compiled.skew import add
 from sim.executors.compiled.state import (
@@ -11,10 +11,10 @@ from sim.executors.compiled.state import (
     C_COMPUTE, C_END, C_ENGINE, C_LAUNCHED, C_LOADED, C_READY, C_START, C_WORK, DEVICE, DEVICES, ENDED, ENGINES, FORM, HELD,
     HOME, IDLES, IDLE_WORDS, INPUTS, KNOWN, KV, K_ARRIVALS, K_ARRIVED, K_LATENCY, K_LINK_COUNT, K_PART, K_PATHS, K_RING,
     K_RING_HEAD, K_RING_SIZE, K_RING_TAIL, LAUNCH, LAYERS, L_FRONTIER, L_MISSING, L_SLOT, L_TOKENS, MEMBER, MEMORY_CHANNELS,
-    MOVES, NONE, NOW, OUT, OUT_END, OVERLAP, PARTS, PATH, PREFETCH, P_LEFT, RANK, READY, READY_WORDS, REQUESTER, RING_ENTRY,
-    ROUTE, RUNNING, SLOT, SLOT_WORDS, SRAM, SRAM_CHANGED, SRAM_FREE, STORES, S_BASE, S_COST, S_FORM, S_KEY, S_LEFT, S_LOOP,
-    S_MEMBERS, S_OWNER, S_QUEUE, S_ROW, S_STEP, S_TASKS, S_TOKEN, TASK, TURNS, TURN_LIST, USED, USED_END, USERS, USES, WAITING,
-    WORK, Forms, Log, Memory,
+    MOVES, NONE, NOW, OUT, OUT_END, OVERLAP, PARTS, PATH, PREFETCH, P_LEFT, QUEUE_TABLE, QUEUE_WORDS, Q_FIRST, Q_FREE, RANK,
+    READY, READY_WORDS, REQUESTER, RING_ENTRY, ROUTE, RUNNING, SLOT, SLOT_WORDS, SRAM, STORES, S_BASE, S_COST, S_FORM, S_KEY,
+    S_LEFT, S_LOOP, S_MEMBERS, S_OWNER, S_QUEUE, S_ROW, S_STEP, S_TASKS, S_TOKEN, TASK, TURNS, TURN_LIST, USED, USED_END, USERS,
+    USES, WAITING, WORK, Forms, Log, Memory,
 )  # fmt: skip
 from sim.machine.routes import ALL_CHANNELS, stripe, unit_of
 
@@ -24,7 +24,7 @@ from sim.machine.routes import ALL_CHANNELS, stripe, unit_of
 def make_ready(m: Memory, f: Forms, log: Log, slot: int, task: int) -> None:
     """All inputs of a task have ended: it begins once its operands, if it loads any, have their SRAM."""
     log[C_READY, m[slot + S_ROW] + task] = m[NOW]
-    if m[SRAM] < 0 or f[m[slot + S_FORM] + task * FORM + USERS] == 0 or m[m[slot + S_BASE] + task * m[CELL] + USES] > 0:
+    if not m[SRAM] or f[m[slot + S_FORM] + task * FORM + USERS] == 0 or m[m[slot + S_BASE] + task * m[CELL] + USES] > 0:
         begin(m, f, log, slot, task)
 
 
@@ -198,7 +198,7 @@ def finish(m: Memory, f: Forms, log: Log, cell: int) -> None:
             join_input_ended(m, f, log, slot, f[i])
     if m[KNOWN] and f[form + STORES] >= 0:
         stored(m, f, log, slot, f[form + STORES])
-    if m[SRAM] >= 0:
+    if m[SRAM]:
         for i in range(f[form + USED], f[form + USED_END]):
             operand_used(m, f, slot, f[i])
     m[slot + S_LEFT] -= 1
@@ -243,8 +243,17 @@ def operand_used(m: Memory, f: Forms, slot: int, load: int) -> None:
     cell = m[slot + S_BASE] + load * m[CELL]
     m[cell + USES] -= 1
     if m[cell + USES] == 0:
-        m[SRAM_FREE] += sram_need(m, f, slot, load)
-        m[SRAM_CHANGED] = 1
+        queue = queue_of(m, f, slot, load)
+        m[queue + Q_FREE] += sram_need(m, f, slot, load)
+        if m[queue + Q_FIRST] != NONE:
+            mark_queue(m, queue)
+
+
+@small
+@kernel
+def queue_of(m: Memory, f: Forms, slot: int, load: int) -> int:
+    """The queue for SRAM of the device of an operand. load: the task that loads it."""
+    return m[QUEUE_TABLE] + f[m[slot + S_FORM] + load * FORM + DEVICE] * QUEUE_WORDS
 
 
 @small

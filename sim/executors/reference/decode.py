@@ -18,7 +18,7 @@ from sim.executors.reference.channel import Channels
 from sim.executors.reference.engines import EnginePool, engine
 from sim.executors.reference.instant import Environment, Turns
 from sim.executors.reference.sram import Sram
-from sim.executors.reference.step import Step, Task
+from sim.executors.reference.step import Group, Step, Task
 from sim.machine.arbiters import Transfer
 from sim.serving.batch import Batch
 from sim.serving.batcher import Batcher
@@ -36,7 +36,7 @@ class Machine:
     calls `load` for its operands, or a DMA moves it (`transfer`).
 
     devices: the engines of each. limit: engines of a device that may work at once, None for all. overlap: engines compute while
-    they load. sram: None if unbounded. ended: called with each step when its last task has ended.
+    they load. sram: of all devices, None if unbounded. ended: called with each step when its last task has ended.
     """
 
     def __init__(
@@ -68,21 +68,29 @@ class Machine:
                 if not task.waiting:
                     self.start(task)
         if self.sram is not None:
-            self.env.process(self.admit(steps, self.sram))
+            for device in range(len(steps[0].columns.groups)):
+                self.env.process(self.admit(steps, device, self.sram))
 
-    def admit(self, steps: Sequence[Step], sram: Sram) -> Process:
-        """Give operands SRAM in the order in which tasks need them, those at once that are needed together.
+    def admit(self, steps: Sequence[Step], device: int, sram: Sram) -> Process:
+        """Give operands SRAM of a device in the order in which tasks need them, those at once that are needed together.
 
-        A load whose inputs have ended begins then. `finished` of the last task that uses an operand frees its bytes.
+        A group is requested once what comes before it on other devices has been admitted there. A load whose inputs have ended
+        begins when it is admitted. `finished` of the last task that uses an operand frees its bytes. device: of the replica.
         """
-        for step in steps:
-            for group in step.columns.groups:
-                yield sram.get(step.sequence, sum(step.sram[number] for number in group))
-                for number in group:
+        for earlier, step in zip((None, *steps), steps, strict=False):
+            for group in step.columns.groups[device]:
+                while (first := comes_first(earlier, step, group)) is not None:
+                    yield first.more_admitted
+                size = sum(step.sram[number] for number in group.tasks)
+                yield sram.get(step.columns.device[group.tasks[0]], step.sequence, size)
+                for number in group.tasks:
                     task = step.tasks[number]
                     task.admitted = True
                     if not task.waiting:
                         self.begin(task)
+                step.admitted[device] = group.after
+                news, step.more_admitted = step.more_admitted, self.env.event()
+                news.succeed()
 
     def start(self, task: Task) -> None:
         """Note that all inputs of a task have ended; it begins once its operands, if it loads any, have their SRAM."""
@@ -141,13 +149,26 @@ class Machine:
         """Note that a task has ended which used the operands of another; with the last of them their bytes are free."""
         load.users -= 1
         if not load.users and self.sram is not None:
-            self.sram.put(load.step.sram[load.number])
+            self.sram.put(load.step.columns.device[load.number], load.step.sram[load.number])
 
     def input_ended(self, task: Task) -> None:
         """Note that an input of a task has ended; with the last of them the task may start."""
         task.waiting -= 1
         if not task.waiting:
             self.start(task)
+
+
+def comes_first(earlier: Step | None, step: Step, group: Group) -> Step | None:
+    """The step of which more operands have to be admitted, on other devices, before a group is requested; None if of none.
+
+    earlier: the step of the token before, None if the first of these steps is the one of the group.
+    """
+    for device, needed in enumerate(group.before):
+        if needed >= 0 and earlier is not None and not earlier.is_admitted(device):
+            return earlier
+        if step.admitted[device] < needed:
+            return step
+    return None
 
 
 class KVOrder:

@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 import numpy as np
 import simpy
@@ -20,7 +21,7 @@ from sim.executors.reference.instant import Environment
 from sim.executors.setup import Setup, lanes_of
 from sim.machine.arbiters.contract import Program
 from sim.machine.schedulers import StepView
-from sim.mapping.operands import operands_of
+from sim.mapping.operands import Operands, operands_of
 from sim.mapping.tasks import TaskGraph
 from sim.serving.batch import Batch
 from sim.workload.requests import Request
@@ -75,8 +76,10 @@ class Step:
 
     sequence, token: its numbers; where steps are batched, those of the loop and of its step. context: tokens in the KV cache.
     columns: of its graph. age: of its release, smaller is older. batch: its members, None for a sequence on its own. sram:
-    bytes of SRAM that operands take, by number of the task that loads them; empty if SRAM is unbounded. home: the engine of
-    each chain that has begun. left: tasks that have not ended. done: happens with the last of them, at `end`.
+    bytes of SRAM that operands take, by number of the task that loads them; empty if SRAM is unbounded. admitted: [device of
+    the replica], the first operand there that does not have its bytes yet; more_admitted: happens when another one gets them.
+    home: the engine of each chain that has begun. left: tasks that have not ended. done: happens with the last of them, at
+    `end`.
     """
 
     sequence: int
@@ -87,14 +90,30 @@ class Step:
     released: int
     batch: Batch | None
     sram: dict[int, int]
+    admitted: list[int]
+    more_admitted: simpy.Event
     done: simpy.Event
     tasks: list[Task] = field(default_factory=list)
     home: dict[int, int] = field(default_factory=dict)
     left: int = 0
     end: int = -1
 
+    def is_admitted(self, device: int) -> bool:
+        """Whether all of its operands on a device of the replica have been admitted."""
+        return self.admitted[device] == self.columns.start[device + 1]
+
     def __repr__(self) -> str:
         return f"Step(token {self.sequence}.{self.token}, {self.left} of {len(self.tasks)} tasks left)"
+
+
+class Group(NamedTuple):
+    """Operands that are admitted to SRAM together. tasks: that load them. after: the operand after them. before: [device of
+    the replica], the operand up to which all have to be admitted there before them, as in `Operands.before`.
+    """
+
+    tasks: list[int]
+    after: int
+    before: list[int]
 
 
 class GraphColumns:
@@ -116,14 +135,26 @@ class GraphColumns:
         self.member: list[int] | None = graph.ops.member[graph.op].tolist() if graph.ops.members is not None else None
         chains = setup.scheduler.chains(graph)
         self.chain: list[int | None] = [None] * len(graph) if chains is None else [int(chain) for chain in chains]
-        self.groups: list[list[int]] = []  # of tasks whose operands are admitted to SRAM together, in order
+        self.groups: list[list[Group]] = []  # of each device of the replica, in order
+        self.start: list[int] = [0]  # the first operand of each of these devices, and how many operands there are
         self.users: dict[int, int] = {}  # by loading task, how many tasks use its operands
         self.used: list[list[int]] = [[] for _ in range(len(graph))]  # the loading tasks of what each task uses
         if setup.sram is not None:
             operands = operands_of(graph)
-            self.groups = operands.groups()
+            self.start = operands.start.tolist()
+            self.groups = _groups(operands)
             self.users = dict(zip(operands.task.tolist(), operands.users.tolist(), strict=True))
             self.used = [each.tolist() for each in np.split(operands.used, operands.used_start[1:-1])]
+
+
+def _groups(operands: Operands) -> list[list[Group]]:
+    """The groups of operands of each device, in order."""
+    found: list[list[Group]] = [[] for _ in operands.start[1:]]
+    after = [*operands.first.tolist(), len(operands.task)][1:]
+    device = (np.searchsorted(operands.start, operands.first, side="right") - 1).tolist()
+    for number, tasks, end, before in zip(device, operands.groups(), after, operands.before.tolist(), strict=True):
+        found[number].append(Group(tasks, end, before))
+    return found
 
 
 class Steps:
@@ -175,7 +206,8 @@ class Steps:
             columns = self.columns[id(graph)] = GraphColumns(graph, self.setup)
         step = Step(
             sequence=number, token=token, context=context, columns=columns, age=self._age(), released=self.env.now, batch=batch,
-            sram=dict(zip(columns.users, sram.tolist(), strict=True)), done=self.env.event(), left=len(graph),
+            sram=dict(zip(columns.users, sram.tolist(), strict=True)), admitted=columns.start[:-1],
+            more_admitted=self.env.event(), done=self.env.event(), left=len(graph),
         )  # fmt: skip
         rank = self.setup.scheduler.ranks(StepView(graph, step.age, compute, work)).tolist()
         owner, dma = self._owners(columns, number, batch)

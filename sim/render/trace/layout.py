@@ -2,8 +2,9 @@
 
     Machine
       Engines     busy engines, ready queue (counters); engine n: what ran, with `channel wait` and `load` nested
-      Memory      GB/s (or TB/s) delivered, outstanding transfers (counters); for each channel lanes of transfers being served,
-                  and below them lanes of transfers that queue; with links, outstanding transfers are below all of them
+      Memory      GB/s (or TB/s) delivered, outstanding transfers (counters), and MB in SRAM, where it is bounded; for each
+                  channel lanes of transfers being served, and below them lanes of transfers that queue; with links, outstanding
+                  transfers are below all of them
       power       watts (counter), where energy figures are known
       critical path (if it is given)
       Requests    batch size, KV cache (counters), where there are several sequences

@@ -9,6 +9,7 @@ import numpy as np
 
 from sim.analysis.power import Power
 from sim.analysis.series import Levels, batches, cached
+from sim.analysis.sram import all_uses
 from sim.log import derived
 from sim.machine.machine import TIER_PATHS, Machine, Path
 from sim.render.trace.canvas import WAIT_CHANNEL, Canvas, Rows
@@ -17,15 +18,15 @@ from sim.render.trace.tracks import Counter, Role, Slices, lanes, thin
 
 
 class CounterTracks(NamedTuple):
-    """Tracks of the counters. rates: of each channel. requests: (batch size, KV cache); None if there is one sequence.
-
-    power: None if watts are not known.
+    """Tracks of the counters. rates: of each channel. sram: of each device, none where it is unbounded. requests: (batch size,
+    KV cache); None if there is one sequence. power: None if watts are not known.
     """
 
     busy: int
     ready: int
     rates: list[int]
     outstanding: int
+    sram: list[int]
     requests: tuple[int, int] | None
     power: int | None
 
@@ -50,6 +51,7 @@ def machine(canvas: Canvas, critical: Rows | None, *, powered: bool) -> tuple[Sl
     description = "Transfers issued and not yet complete, served or queued."
     group = places.channels[0] if len(set(places.channels)) == 1 else root  # it counts those of all channels
     outstanding = tracks.add("outstanding transfers", group, description, "transfers")
+    sram = _sram_tracks(canvas, places.channels)
     groups += _memory(canvas, places.channels)
     description = "Power of the machine: arithmetic while it runs, bytes while they move, and static power."
     power = tracks.add("power", root, description, "W") if powered else None
@@ -63,7 +65,7 @@ def machine(canvas: Canvas, critical: Rows | None, *, powered: bool) -> tuple[Sl
             tracks.add("KV cache", group, "Tokens in the KV cache of all sequences.", "tokens"),
         )
     return Slices.concatenate(groups).within(canvas.window), CounterTracks(
-        busy, ready, rates, outstanding, requests, power
+        busy, ready, rates, outstanding, sram, requests, power
     )  # fmt: skip
 
 
@@ -142,10 +144,33 @@ def _whole_counters(canvas: Canvas, tracks: CounterTracks) -> Iterator[Counter]:
         yield rate(track, log, channel)
     moving = np.flatnonzero(canvas.service.moves)
     yield number(tracks.outstanding, derived.issued(canvas.log)[moving], canvas.service.last[moving])
+    yield from _in_sram(canvas, tracks.sram)
     if tracks.requests is not None:
         batch, cache = tracks.requests
         yield level(batch, batches(log))
         yield level(cache, Levels.joined(cached(log)))
+
+
+def _sram_tracks(canvas: Canvas, groups: list[int]) -> list[int]:
+    """A track for the SRAM of each device, above its memory channels; none where it is unbounded. groups: of each channel."""
+    log = canvas.log
+    if log.sram is None:
+        return []
+    each, description = log.machine.memories // len(log.machine.devices), "Operands in use, from the issue of their load on."
+    return [
+        canvas.tracks.add("MB in SRAM", groups[device * each], description, "MB") for device in range(len(log.machine.devices))
+    ]
+
+
+def _in_sram(canvas: Canvas, tracks: list[int]) -> Iterator[Counter]:
+    """Megabytes of operands in the SRAM of each device. tracks: of each, if it is bounded."""
+    if not tracks:
+        return
+    every = all_uses(canvas.log)
+    for device, track in enumerate(tracks):
+        begin, end, size = (column[every.device == device] for column in every[2:])
+        held = level(track, Levels(start=begin, end=end, value=size))
+        yield Counter(track, held.time, held.value / 1e6)
 
 
 def _engines(canvas: Canvas, groups: list[int]) -> Iterator[Slices]:

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from sim.analysis.sram_waits import causes
+from sim.analysis.sram_waits import causes, stretches
 from sim.log import derived
 from sim.log.columns import is_large
 from sim.mapping.lowering import HAND_OVERS, SWAPS
@@ -113,7 +113,7 @@ def _chain(canvas: Canvas, steps: Rows, track: Rows) -> Iterator[Slices]:
         track=track[held], start=tasks.ready[on_engines], end=tasks.start[on_engines], row=on_engines, depth=2, category=wait,
         role=Role.PHASE, name=canvas.start_waits(on_engines), cause=derived.previous_on_engine(canvas.log)[on_engines],
     )  # fmt: skip
-    yield _before_issue(canvas, rows[~held], track[~held])
+    yield from _before_issue(canvas, rows[~held], track[~held])
     yield Slices.make(
         track=track, start=tasks.start[rows], end=tasks.end[rows], name=canvas.name_of(rows), row=rows, depth=2,
         category=canvas.categories("op"), role=Role.OP,
@@ -121,7 +121,7 @@ def _chain(canvas: Canvas, steps: Rows, track: Rows) -> Iterator[Slices]:
     yield from canvas.phases(rows, track, depth=3)
 
 
-def _before_issue(canvas: Canvas, rows: Rows, track: Rows) -> Slices:
+def _before_issue(canvas: Canvas, rows: Rows, track: Rows) -> Iterator[Slices]:
     """Waits of transfers before they are issued, for SRAM, split by their causes as in `sim.analysis.breakdown`.
 
     track: of each row.
@@ -130,10 +130,23 @@ def _before_issue(canvas: Canvas, rows: Rows, track: Rows) -> Slices:
     waited = tasks.ready[rows] < tasks.start[rows]
     rows, track = rows[waited], track[waited]
     clocks = causes(canvas.log, bounded_sram=len(rows) > 0, compiled=is_large(canvas.log))
-    begin = np.concatenate([clocks.begin, clocks.queue_begin])
-    end = begin + np.concatenate([np.diff(clocks.before), np.diff(clocks.queue_before)])
+    device = derived.device(canvas.log)[rows] if len(rows) else rows
+    for number in np.unique(device).tolist():
+        mine = device == number
+        serving = stretches(clocks.begin, clocks.before, clocks.first, number)
+        queues = stretches(clocks.queue_begin, clocks.queue_before, clocks.queue_first, number)
+        yield _split(canvas, rows[mine], track[mine], serving, queues)
+
+
+def _split(canvas: Canvas, rows: Rows, track: Rows, serving: tuple[Rows, Rows], queues: tuple[Rows, Rows]) -> Slices:
+    """Waits of transfers of a device before they are issued, by their causes.
+
+    track: of each row. serving, queues: begin and end of the stretches in which channels served, and engines were the cause.
+    """
+    tasks = canvas.log.tasks
+    begin, end = (np.concatenate(edges) for edges in zip(serving, queues, strict=True))
     of_channel, of_engine, of_sram = (canvas.names(name) for name in (WAIT_CHANNEL, WAIT_ENGINE, WAIT_SRAM))
-    name = np.repeat([of_channel, of_engine], [len(clocks.begin), len(clocks.queue_begin)])
+    name = np.repeat([of_channel, of_engine], [len(serving[0]), len(queues[0])])
     edges, place = np.unique(np.concatenate([begin, end]), return_inverse=True)
     after = np.full(len(edges) + 1, of_sram)  # the cause from each edge on; [0]: before the first
     after[place[: len(begin)] + 1] = name  # where one ends and none begins it is SRAM

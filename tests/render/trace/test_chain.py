@@ -18,7 +18,7 @@ from sim.render.trace.tracks import Role, Slices
 from sim.runs.run import read
 from sim.scenario.shipped import find_scenario
 from tests.analysis.machine import UnevenCosts, kind_of, run
-from tests.analysis.test_random import graphs, machines
+from tests.analysis.test_random import machines, of_any_devices
 from tests.graphs import GraphBuilder
 
 #: Name of a slice of a chain, which is of depth 2 -> parts of the breakdown; any other name is a task.
@@ -47,7 +47,7 @@ paces = st.lists(st.integers(1, 5), min_size=1, max_size=4)
 
 
 @settings(max_examples=150, deadline=None)
-@given(graphs(), machines(), paces)
+@given(of_any_devices(), machines(), paces)
 def test_a_chain_is_split_as_the_breakdown_has_it(graph: OpGraph, machine: dict[str, Any], each: list[int]) -> None:
     log, rules = run(graph, **{**machine, "requests": [(4, 0), (2, 3)], "costs": UnevenCosts(*each)})
     slices, names = chain(log)

@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
+from sim.render.trace.layout import Layout
 from sim.render.trace.tracks import Counter, Role, Slices, lanes, nesting_order, steps_of, thin, to_ns
+from tests.analysis.machine import run
+from tests.graphs import GraphBuilder
 
 intervals = st.lists(st.tuples(st.integers(0, 2), st.integers(0, 60), st.integers(1, 20)), min_size=1, max_size=40)
 
@@ -95,3 +100,25 @@ def test_step_functions(changes: list[tuple[int, int]]) -> None:
     assert (np.diff(ns) > 0).all()
     assert (np.diff(thinned.value) != 0).all()
     assert thinned.value[-1] == value[-1]
+
+
+def test_operands_in_sram_are_a_counter_of_each_device() -> None:
+    """Device 0 has space for one of two operands of 10 kB, which load for 10 ns and are used for 5: in [0, 15) and [15, 30).
+
+    Device 1 has one of 4 kB, in [0, 9).
+    """
+    b = GraphBuilder()
+    first = b.add("scores", b.add("kv_load", layer=0, kv_read=10_000), layer=0, flops=5_000)
+    b.add("scores", first, b.add("kv_load", layer=1, kv_read=10_000), layer=1, flops=5_000)
+    b.add("scores", b.add("kv_load", layer=2, kv_read=4_000), layer=2, flops=5_000)
+    graph = b.graph()
+    log, _ = run(replace(graph, ops=tuple(replace(op, device=op.layer // 2) for op in graph.ops)), sram=10_000)
+    layout = Layout(log)
+    layout.machine()
+    names = {number: track.name for number, track in enumerate(layout.tracks.all, 1)}
+    found = [(c.time.tolist(), c.value.tolist()) for c in layout.counters() if names[c.track] == "MB in SRAM"]
+    assert found == [([0, 30_000], [0.01, 0.0]), ([0, 9_000], [0.004, 0.0])]
+    unbounded, _ = run(graph)
+    layout = Layout(unbounded)
+    layout.machine()
+    assert "MB in SRAM" not in {track.name for track in layout.tracks.all}
