@@ -22,6 +22,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
+from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -70,10 +71,12 @@ def nearest_rank(percent: int, count: int) -> int:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Replicas:
-    """Work of replicas. first, last: number of the one that gave the first and the last token [request]; they differ where
-    some prefill and others decode. tokens: output tokens [replica].
+    """Work of replicas, or of devices that have sequences of their own, as `word` says. first, last: number of the one that
+    gave the first and the last token [request]; they differ where some prefill and others decode. tokens: output tokens
+    [replica].
     """
 
+    word: Literal["replica", "device"]
     first: npt.NDArray[np.int32]
     last: npt.NDArray[np.int32]
     tokens: Times
@@ -214,12 +217,21 @@ def requests(log: EventLog, chains: Times, *, warmup_time: int = 0, warmup_reque
 
 
 def _replicas(log: EventLog, gives: Times) -> Replicas | None:
-    """Work of each replica; None if there is one. gives: rows of members that got tokens, by sequence and time."""
-    if log.machine.replicas == 1:
+    """Work of each replica, or of each device where sequences are on several; None if there is one.
+
+    gives: rows of members that got tokens, by sequence and time.
+    """
+    members, machine = log.members, log.machine
+    of_devices = bool(members.home.any())
+    many = len(machine.devices) if of_devices else machine.replicas
+    if many == 1:
         return None
-    of_graph = np.array([log.machine.replica_of(graph.first_device) for graph in log.graphs], dtype=np.int32)
-    members = log.members
-    replica, sequence = of_graph[log.steps.graph[members.step[gives]]], members.sequence[gives]
+    first = [graph.first_device if of_devices else machine.replica_of(graph.first_device) for graph in log.graphs]
+    number = np.array(first, dtype=np.int32)[log.steps.graph[members.step[gives]]] + members.home[gives]
+    sequence = members.sequence[gives]
     begins = np.flatnonzero(np.append(True, sequence[1:] != sequence[:-1]))
-    tokens = np.bincount(replica, weights=members.emitted[gives], minlength=log.machine.replicas).astype(np.int64)
-    return Replicas(first=replica[begins], last=replica[np.append(begins[1:], len(sequence)) - 1], tokens=tokens)
+    tokens = np.bincount(number, weights=members.emitted[gives], minlength=many).astype(np.int64)
+    return Replicas(
+        word="device" if of_devices else "replica", first=number[begins],
+        last=number[np.append(begins[1:], len(sequence)) - 1], tokens=tokens,
+    )  # fmt: skip

@@ -11,7 +11,7 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 
 from sim.analysis.goodput import Goodput
-from sim.analysis.requests import TITLES, Distribution, Requests
+from sim.analysis.requests import TITLES, Distribution, Replicas, Requests
 from sim.base.units import format_bytes, format_time
 from sim.render.narrow import fitted, glued
 from sim.render.rows import Index, Rows
@@ -80,13 +80,14 @@ def _queue_line(r: Requests) -> str:
 
 
 def _replicas(result: Result) -> dict[str, Any]:
-    """The key `replicas`: requests that each served, their output tokens, and TTFT and TPOT; none where there is one."""
-    return {"replicas": [_replica(result.requests, number) for number in _numbers(result)]} if _numbers(result) else {}
+    """The key `replicas` or `devices`: requests that each served, output tokens, TTFT and TPOT; none where there is one."""
+    by = result.requests.by
+    return {} if by is None else {f"{by.word}s": [_replica(result.requests, number) for number in _numbers(by)]}
 
 
-def _numbers(result: Result) -> range:
-    """Numbers of the replicas, if there are several."""
-    return range(0 if result.requests.by is None else result.log.machine.replicas)
+def _numbers(by: Replicas) -> range:
+    """Numbers of the replicas, or of the devices."""
+    return range(len(by.tokens))
 
 
 def _replica(requests: Requests, number: int) -> dict[str, Any]:
@@ -103,12 +104,12 @@ def _replica(requests: Requests, number: int) -> dict[str, Any]:
 
 
 def _who(requests: Requests, number: int) -> dict[str, int]:
-    """The replica that served a request, and the one that prefilled it if that is another; none where there is one."""
+    """The replica or device that served a request, and the one that prefilled it if it is another; none where there is one."""
     by = requests.by
     if by is None:
         return {}
     first, last = int(by.first[number]), int(by.last[number])
-    return {"replica": last} if first == last else {"prefilled_by": first, "replica": last}
+    return {by.word: last} if first == last else {"prefilled_by": first, by.word: last}
 
 
 def bytes_saved(result: Result) -> int:
@@ -250,16 +251,17 @@ def render(result: Result) -> RenderableType:
 
 
 def _table_of_replicas(result: Result) -> Iterator[RenderableType]:
-    """A table of what each replica served; none where there is one. Of many, the first ones."""
-    rows = []
-    for number in _numbers(result)[:MOST_REPLICAS]:
+    """A table of what each replica or device served; none where there is one. Of many, the first ones."""
+    by, rows = result.requests.by, []
+    if by is None:
+        return
+    for number in _numbers(by)[:MOST_REPLICAS]:
         found = _replica(result.requests, number)
         means = [format_time(times["mean"]) if (times := found[f"{name}_ps"]) else "-" for name in ("ttft", "tpot", "e2e")]
         p99 = format_time(found["e2e_ps"]["p99"]) if found["e2e_ps"] else "-"
         rows.append((str(number), f"{found['requests']:,}", f"{found['tokens']:,}", *means, p99))
-    if rows:
-        columns = ("replica", "requests", "tokens", "TTFT, mean", "TPOT, mean", "end to end, mean", "p99")
-        yield fitted(columns, rows, drop=("p99", "end to end, mean", "tokens"))
+    columns = (by.word, "requests", "tokens", "TTFT, mean", "TPOT, mean", "end to end, mean", "p99")
+    yield fitted(columns, rows, drop=("p99", "end to end, mean", "tokens"))
 
 
 def _short(number: float) -> str:

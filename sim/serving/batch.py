@@ -44,11 +44,12 @@ class Batch:
     table: int64 [member, field of Member]. swap: direction in which the KV cache of the only member moves, in a step that does
     nothing else. forks: sequences outside of the step whose first token comes from the logits of another sample of their
     prompt. draft: it is a step of the draft model, from which no member gets a token. device, tier, to: as in `Shape`.
+    fork_homes: the devices that forks are on, where these have sequences of their own; empty: all are on the first.
     emitted: output tokens of members and forks. context, tokens, logits: totals over the members, of their context, query and
     logits. shape: everything that the structure of the step's graph depends on.
     """
 
-    __slots__ = ("_members", "context", "emitted", "forks", "logits", "shape", "swap", "table", "tokens")
+    __slots__ = ("_members", "context", "emitted", "fork_homes", "forks", "logits", "shape", "swap", "table", "tokens")
 
     def __init__(
         self, members: Sequence[Member], swap: Swap = "", forks: tuple[int, ...] = (), *,
@@ -58,7 +59,7 @@ class Batch:
         _, context, query, _, logits, emitted, leader, _ = zip(*members, strict=True)
         words = np.fromiter(chain.from_iterable(members), dtype=np.int64, count=len(members) * len(Member._fields))
         self.table: npt.NDArray[np.int64] = words.reshape(len(members), -1)
-        self.swap, self.forks = swap, forks
+        self.swap, self.forks, self.fork_homes = swap, forks, tuple[int, ...]()
         self.context, self.tokens, self.logits = sum(context), sum(query), sum(logits)
         self.emitted = sum(emitted) + len(forks)
         leaders = leader if max(leader) >= 0 else ()
@@ -78,17 +79,24 @@ class Batch:
             self._members = tuple(map(Member._make, self.table.tolist()))
         return self._members
 
+    @property
+    def forked(self) -> list[Member]:
+        """Forks as members that feed in nothing and get a token."""
+        homes = self.fork_homes or (0,) * len(self.forks)
+        return [Member(number, 0, 0, 0, 0, 1, home=home) for number, home in zip(self.forks, homes, strict=True)]
+
     @classmethod
     def of_devices(cls, parts: Sequence[tuple[int, Batch]]) -> Batch:
         """The step of all devices that have sequences of their own: (device, its batch) of those that have something to do."""
-        members, forks = list[Member](), list[int]()
+        members = list[Member]()
         for home, part in parts:
             first = len(members)
             for each in part.members:
                 leader = each.leader if each.leader < 0 else first + each.leader
                 members.append(each._replace(leader=leader, home=home))
-            forks += part.forks
-        whole = cls(members, forks=tuple(forks), device=parts[0][1].shape.device)
+        forks = tuple(fork for _, part in parts for fork in part.forks)
+        whole = cls(members, forks=forks, device=parts[0][1].shape.device)
+        whole.fork_homes = tuple(home for home, part in parts for _ in part.forks)
         homes = tuple(member.home for member in members)
         sampling = tuple(sorted({member.home for member in members if member.logits}))
         whole.shape = whole.shape._replace(homes=homes, sampling=sampling)
@@ -98,6 +106,6 @@ class Batch:
         """The step so many after this one, where all members have decoded one token in each and decode another."""
         after = Batch.__new__(Batch)
         after._members, after.table = None, self.table + steps * ONE_MORE
-        after.swap, after.forks, after.shape, after.emitted = "", (), self.shape, self.emitted
+        after.swap, after.forks, after.fork_homes, after.shape, after.emitted = "", (), (), self.shape, self.emitted
         after.context, after.tokens, after.logits = self.context + steps * len(self.table), self.tokens, self.logits
         return after

@@ -14,6 +14,7 @@ from models.experts import Experts
 from models.graph import QUANTITIES
 from sim.base.units import PS_PER_S, ceil_div
 from sim.cli import cli
+from sim.render.summary import summary
 from sim.runs.plan import plan
 from sim.runs.run import read
 from sim.workload.routing import Uniform
@@ -193,7 +194,8 @@ def test_nothing_but_tokens_to_experts_goes_to_other_devices(base, attention) ->
         base, mapping__attention=attention, mapping__execution="prefetch", mapping__kv="transfers",
         workload__sequences="[{context: 70, tokens: 4}, {prompt: 40, tokens: 3, samples: 3}]",
     )  # fmt: skip
-    assert set(homes(result).values()) == {0, 1}
+    members = result.log.members
+    assert set(zip(members.sequence.tolist(), members.home.tolist(), strict=True)) == {(0, 0), (1, 1), (2, 1), (3, 1)}
     for graph in result.log.graphs:
         needs = np.repeat(np.arange(len(graph)), np.diff(graph.input_start))
         across = graph.inputs[graph.device[needs] != graph.device[graph.inputs]]
@@ -268,6 +270,17 @@ def test_requests_go_where_a_router_says(base) -> None:
     given = {"workload__sequences": sequences, "workload__batching__policy": "continuous"}
     assert homes(run(base, workload__router="least_loaded", **given)) == {0: 0, 1: 1, 2: 2, 3: 3, 4: 1}
     assert homes(run(base, **given))[4] == 0  # in turn
+
+
+@pytest.mark.parametrize("replicas", [1, 2])
+def test_what_each_device_served(base, replicas) -> None:
+    """Requests and tokens of each device, of all replicas: six requests in turn; two of eight devices get none."""
+    found = summary(run(base, parallel={**APART, "data": replicas}, **MIXED))["requests"]
+    tokens, devices = [3, 3, 3, 5, 1, 1], DEVICES * replicas
+    expected = [tokens[device::devices] for device in range(devices)]
+    assert [(of["requests"], of["tokens"]) for of in found["devices"]] == [(len(each), sum(each)) for each in expected]
+    assert [of["ttft_ps"] is None for of in found["devices"]] == [not each for each in expected]
+    assert [of["device"] for of in found["each"]] == [number % devices for number in range(6)]
 
 
 @pytest.mark.parametrize(

@@ -326,6 +326,21 @@ def test_replicas(tmp_path: Path, opened: Open) -> None:
     assert [row[3:5] for row in shown] == [[data[0]["ttft_ps"]["mean"], "-"], ["-", data[1]["tpot_ps"]["mean"]]]
 
 
+def test_devices_with_sequences_of_their_own(tmp_path: Path, opened: Open) -> None:
+    """A row for each, as of replicas: three requests in turn."""
+    (tmp_path / "two.yaml").write_text(
+        "model: {config: mixtral-8x7b, layers: 1, scope: block}\n"
+        "workload: {sequences: [{prompt: 16, tokens: 3, count: 3}], batching: {policy: continuous}}\n"
+        "hardware: {devices: {count: 2, link: {bandwidth: 100 GB/s}}}\n"
+        "mapping: {heads: fused, parallel: {tensor: 2, expert: 2, attention: data, dispatch: all_to_all}}\n"
+    )
+    call("report", str(tmp_path / "two.yaml"), "--no-what-if", "-o", str(tmp_path / "page.html"))
+    browser = opened(tmp_path / "page.html")
+    assert [row[:3] for row in cells(browser, "requests-replicas")] == [["0", 2, 6], ["1", 1, 3]]
+    title = browser.evaluate("document.getElementById('requests-replicas').textContent")
+    assert title.startswith("By device")
+
+
 def test_steps_that_feed_in_a_prompt_stand_apart(tmp_path: Path, opened: Open) -> None:
     """A prompt of 4,096 tokens in eight chunks, beside four sequences that decode; and its request view."""
     call("report", "prefill_chunks_of_512", "--no-what-if", "-o", str(tmp_path / "page.html"), "--set", "model.layers=1")

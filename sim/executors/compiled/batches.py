@@ -248,8 +248,8 @@ class Batches(Run):
             self.kept.extend((times[TIMES * i] - self.setup.step_overhead, times[TIMES * i + 1]))
         self.counts.extend([members + len(batch.forks)] * steps)
         self.member_rows.frombytes((batch.table + ONE_MORE * np.arange(steps)[:, None, None]).tobytes())
-        for fork in batch.forks:
-            self.member_rows.extend((fork, 0, 0, 0, 0, 1, -1, 0))
+        for fork in batch.forked:
+            self.member_rows.extend(fork)
         self.done += batch.emitted * steps
         self.report()
         self.m[loop.slot + S_AHEAD] = 0

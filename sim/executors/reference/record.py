@@ -114,6 +114,5 @@ def member_table(batches: Sequence[Batch]) -> MemberTable:
     """The member table of consecutive steps; forks have zeros, but for the one token that they get."""
     rows: list[tuple[int, ...]] = []
     for step, batch in enumerate(batches):
-        rows += [(step, *member[:LEADER], member.home) for member in batch.members]
-        rows += [(step, sequence, 0, 0, 0, 0, 1, 0) for sequence in batch.forks]
+        rows += [(step, *member[:LEADER], member.home) for member in (*batch.members, *batch.forked)]
     return MemberTable(**_columns(_MEMBERS, np.array(rows, dtype=np.int64).T))

@@ -95,10 +95,11 @@ function requests() {
   const names = [["time to first token", "ttft_ps"], ["time per output token", "tpot_ps"], ["inter-token latency", "itl_ps"], ["end to end", "e2e_ps"], ["queued", "queued_ps"]];
   $("requests-times").append(table("Percentiles are nearest ranks", [["", (r) => r[0]], ...["mean", "p50", "p90", "p99", "max"].map((of) => [of, (r) => ps(data[r[1]][of])])],
     names.filter(([, key]) => data[key])));
-  const replicas = (data.replicas ?? []).map((each, number) => ({ ...each, number })), mean = (of) => (of ? ps(of.mean) : "-");
+  const word = data.devices ? "device" : "replica";
+  const replicas = (data[`${word}s`] ?? []).map((each, number) => ({ ...each, number })), mean = (of) => (of ? ps(of.mean) : "-");
   if (replicas.length) {
-    $("requests-replicas").append(table(replicas.length > ROWS ? `The first ${count(ROWS)} of ${count(replicas.length)} replicas` : "By replica",
-      [["replica", (r) => r.number], ["requests", (r) => num(r.requests)], ["tokens", (r) => num(r.tokens)], ["TTFT, mean", (r) => mean(r.ttft_ps)],
+    $("requests-replicas").append(table(replicas.length > ROWS ? `The first ${count(ROWS)} of ${count(replicas.length)} ${word}s` : `By ${word}`,
+      [[word, (r) => r.number], ["requests", (r) => num(r.requests)], ["tokens", (r) => num(r.tokens)], ["TTFT, mean", (r) => mean(r.ttft_ps)],
         ["TPOT, mean", (r) => mean(r.tpot_ps)], ["end to end, mean", (r) => mean(r.e2e_ps)], ["p99", (r) => (r.e2e_ps ? ps(r.e2e_ps.p99) : "-")]], replicas.slice(0, ROWS)));
   }
   const apart = Math.ceil(data.count / data.each.length); // of how many requests one is here
